@@ -1,0 +1,120 @@
+//! Instants as plain values: milliseconds since the Unix epoch.
+//!
+//! Deliberately absent: any way of asking what time it is (see [`crate::clock`]).
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One second in milliseconds.
+pub const SECOND_MS: i64 = 1_000;
+/// One minute in milliseconds.
+pub const MINUTE_MS: i64 = 60 * SECOND_MS;
+/// One hour in milliseconds.
+pub const HOUR_MS: i64 = 60 * MINUTE_MS;
+/// One day in milliseconds.
+pub const DAY_MS: i64 = 24 * HOUR_MS;
+
+/// An instant, in milliseconds since 1970-01-01T00:00:00Z. Displays as RFC 3339 with milliseconds.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(i64);
+
+impl Timestamp {
+    /// The Unix epoch.
+    pub const EPOCH: Self = Self(0);
+
+    /// From milliseconds since the epoch.
+    #[must_use]
+    pub const fn from_millis(millis: i64) -> Self {
+        Self(millis)
+    }
+
+    /// From whole seconds since the epoch, as `WeCom` writes `CreateTime`.
+    #[must_use]
+    pub const fn from_secs(secs: i64) -> Self {
+        Self(secs.saturating_mul(SECOND_MS))
+    }
+
+    /// Milliseconds since the epoch.
+    #[must_use]
+    pub const fn as_millis(self) -> i64 {
+        self.0
+    }
+
+    /// Whole seconds since the epoch, rounded down.
+    #[must_use]
+    pub const fn as_secs(self) -> i64 {
+        self.0.div_euclid(SECOND_MS)
+    }
+
+    /// This instant moved by `delta_ms`, saturating.
+    #[must_use]
+    pub const fn plus_ms(self, delta_ms: i64) -> Self {
+        Self(self.0.saturating_add(delta_ms))
+    }
+
+    /// Milliseconds from `earlier` to `self`; negative if `earlier` is later.
+    #[must_use]
+    pub const fn millis_since(self, earlier: Self) -> i64 {
+        self.0.saturating_sub(earlier.0)
+    }
+}
+
+impl fmt::Display for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(instant) => write!(f, "{instant:.3}"),
+            // Years beyond 9999 exist only in hostile input.
+            Err(_) => write!(f, "{}ms", self.0),
+        }
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+impl std::str::FromStr for Timestamp {
+    type Err = jiff::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(text.parse::<jiff::Timestamp>()?.as_millisecond()))
+    }
+}
+
+/// Serialises an instant as RFC 3339 text, for what leaves the program as JSON.
+pub mod rfc3339 {
+    use super::Timestamp;
+    use serde::Serializer;
+
+    /// Writes `2026-11-22T01:02:03.456Z`.
+    ///
+    /// # Errors
+    /// Only what the serializer itself reports.
+    pub fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(at)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn displays_as_rfc_3339_with_milliseconds() {
+        assert_eq!(Timestamp::from_millis(1_795_309_323_456).to_string(), "2026-11-22T01:02:03.456Z");
+        assert_eq!(Timestamp::from_secs(1_795_309_323).to_string(), "2026-11-22T01:02:03.000Z");
+        let back: Timestamp = "2026-11-22T01:02:03.456Z".parse().unwrap();
+        assert_eq!(back.as_millis(), 1_795_309_323_456);
+    }
+
+    #[test]
+    fn arithmetic_saturates_instead_of_overflowing() {
+        assert_eq!(Timestamp::from_millis(i64::MAX).plus_ms(1).as_millis(), i64::MAX);
+        assert_eq!(Timestamp::from_secs(i64::MAX).as_millis(), i64::MAX);
+        assert_eq!(Timestamp::from_millis(i64::MIN).millis_since(Timestamp::from_millis(1)), i64::MIN);
+    }
+}
