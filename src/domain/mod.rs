@@ -1,2 +1,15 @@
-//! x
+//! The rules, as pure values and functions: no clock, no I/O, no tokio.
+//!
+//! Start with [`join`]: it decides when a fan and a contact become a link. [`contact`] keeps what is known of
+//! a customer whatever order the news arrives in; [`quota`] keeps calls within WeCom's budgets.
+
+pub mod backoff;
+pub mod batch;
+pub mod contact;
+pub mod event;
+pub mod fan;
+pub mod ids;
+pub mod join;
+pub mod link;
+pub mod quota;
 pub mod time;

@@ -4,7 +4,8 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// One second in milliseconds.
 pub const SECOND_MS: i64 = 1_000;
@@ -16,8 +17,7 @@ pub const HOUR_MS: i64 = 60 * MINUTE_MS;
 pub const DAY_MS: i64 = 24 * HOUR_MS;
 
 /// An instant, in milliseconds since 1970-01-01T00:00:00Z. Displays as RFC 3339 with milliseconds.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Timestamp(i64);
 
 impl Timestamp {
@@ -85,17 +85,20 @@ impl std::str::FromStr for Timestamp {
     }
 }
 
-/// Serialises an instant as RFC 3339 text, for what leaves the program as JSON.
-pub mod rfc3339 {
-    use super::Timestamp;
-    use serde::Serializer;
+// Text (JSON) carries RFC 3339; binary records carry the number.
+impl Serialize for Timestamp {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        if to.is_human_readable() { to.collect_str(self) } else { to.serialize_i64(self.0) }
+    }
+}
 
-    /// Writes `2026-11-22T01:02:03.456Z`.
-    ///
-    /// # Errors
-    /// Only what the serializer itself reports.
-    pub fn serialize<S: Serializer>(at: &Timestamp, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(at)
+impl<'de> Deserialize<'de> for Timestamp {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        if from.is_human_readable() {
+            String::deserialize(from)?.parse().map_err(D::Error::custom)
+        } else {
+            i64::deserialize(from).map(Self)
+        }
     }
 }
 

@@ -1,0 +1,75 @@
+//! When to try again: bounded exponential waits with jitter, and the fixed schedule on which a customer
+//! without a pending id is asked about again. Randomness is a parameter.
+
+use super::time::{HOUR_MS, MINUTE_MS, SECOND_MS};
+
+/// Exponential growth between two bounds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// The wait after the first failure, in milliseconds.
+    pub first_ms: i64,
+    /// The longest wait, in milliseconds.
+    pub max_ms: i64,
+}
+
+impl Backoff {
+    /// For calls to WeCom that failed in passing: half a second up to two minutes.
+    pub const CALL: Self = Self { first_ms: 500, max_ms: 2 * MINUTE_MS };
+    /// For answers with a code nobody documented: slow from the start.
+    pub const UNKNOWN_CODE: Self = Self { first_ms: 30 * SECOND_MS, max_ms: 30 * MINUTE_MS };
+    /// For a parked app or dealer: the probe that finds out whether an operator mended it.
+    pub const PARKED: Self = Self { first_ms: 10 * SECOND_MS, max_ms: 5 * MINUTE_MS };
+
+    /// The wait after the `attempt`-th failure (from 1), in milliseconds. `jitter` in `0.0..1.0` spreads it
+    /// over the upper half, so that many waiters do not come back at once.
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, clippy::cast_precision_loss, reason = "waits are hours at most")]
+    pub fn wait_ms(self, attempt: u32, jitter: f64) -> i64 {
+        let doublings = attempt.saturating_sub(1).min(40);
+        let ceiling = self.first_ms.saturating_mul(1_i64 << doublings).min(self.max_ms);
+        let half = ceiling / 2;
+        half + ((ceiling - half) as f64 * jitter.clamp(0.0, 1.0)) as i64
+    }
+}
+
+/// How long after each unanswered question about a customer the next one is due.
+///
+/// WeCom names neither the delay until a new customer becomes convertible nor how a miss looks, and asks
+/// not to poll: so few questions, far apart.
+pub const REASK_AFTER_MS: [i64; 6] =
+    [MINUTE_MS, 10 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, 24 * HOUR_MS, 72 * HOUR_MS];
+
+/// The wait before the next question when `asked` of them have found nothing; `None` when enough were asked.
+#[must_use]
+pub fn reask_after_ms(asked: u32) -> Option<i64> {
+    let index = usize::try_from(asked.checked_sub(1)?).ok()?;
+    REASK_AFTER_MS.get(index).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn waits_stay_between_half_and_whole_of_the_bound(attempt in 0_u32..1000, jitter in 0.0_f64..1.0) {
+            let wait = Backoff::CALL.wait_ms(attempt, jitter);
+            prop_assert!(wait >= Backoff::CALL.first_ms / 2 && wait <= Backoff::CALL.max_ms);
+        }
+    }
+
+    #[test]
+    fn waits_grow_with_the_attempts() {
+        let waits: Vec<_> = (1..=9).map(|n| Backoff::CALL.wait_ms(n, 1.0)).collect();
+        assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 120_000]);
+    }
+
+    #[test]
+    fn a_customer_is_asked_about_seven_times_in_all() {
+        let waits: Vec<_> = (0..10).filter_map(reask_after_ms).collect();
+        assert_eq!(waits, REASK_AFTER_MS);
+        assert_eq!(reask_after_ms(0), None);
+        assert_eq!(reask_after_ms(7), None);
+    }
+}

@@ -1,0 +1,213 @@
+//! The identifiers of the field, each its own type.
+//!
+//! WeCom's ids are opaque and case-sensitive; the only rules here are the ones storage needs: a bounded
+//! length and no control characters (the store joins ids with NUL). `Debug` prints a short hash, so that a
+//! personal id cannot slip into a log; whoever really needs the text says [`as_str`](Unionid::as_str).
+//!
+//! Deliberately absent: any guess about prefixes (`wm…`, `wp…`) — they are not documented.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+/// Why a text cannot be an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IdError {
+    /// Nothing there.
+    #[error("is empty")]
+    Empty,
+    /// More than the bytes this kind of id may have.
+    #[error("is longer than {max} bytes")]
+    TooLong {
+        /// The longest accepted length in bytes.
+        max: usize,
+    },
+    /// A character that no id of WeCom has: a control character or white space.
+    #[error("contains white space or a control character")]
+    Character,
+}
+
+fn checked(text: &str, max: usize) -> Result<(), IdError> {
+    if text.is_empty() {
+        Err(IdError::Empty)
+    } else if text.len() > max {
+        Err(IdError::TooLong { max })
+    } else if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
+        Err(IdError::Character)
+    } else {
+        Ok(())
+    }
+}
+
+/// Eight hexadecimal digits that stand for `text` in a log: enough to follow one person through it, not
+/// enough to find out who that is.
+#[must_use]
+pub fn short_hash(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().take(4).fold(String::new(), |mut out, byte| {
+        use fmt::Write as _;
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+macro_rules! opaque_id {
+    ($(#[$doc:meta])* $name:ident, $max:literal, personal) => {
+        opaque_id!(@type $(#[$doc])* $name, $max);
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "#{}", short_hash(&self.0))
+            }
+        }
+    };
+    ($(#[$doc:meta])* $name:ident, $max:literal, public) => {
+        opaque_id!(@type $(#[$doc])* $name, $max);
+        impl fmt::Debug for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+    (@type $(#[$doc:meta])* $name:ident, $max:literal) => {
+        $(#[$doc])*
+        #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Box<str>);
+
+        impl $name {
+            /// The longest accepted text, in bytes.
+            pub const BYTES_MAX: usize = $max;
+
+            /// Takes `text` as it is.
+            ///
+            /// # Errors
+            /// [`IdError`] when it is empty, too long, or has white space or control characters in it.
+            pub fn new(text: impl AsRef<str>) -> Result<Self, IdError> {
+                let text = text.as_ref();
+                checked(text, $max)?;
+                Ok(Self(text.into()))
+            }
+
+            /// The text.
+            #[must_use]
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = IdError;
+            fn try_from(text: String) -> Result<Self, IdError> {
+                checked(&text, $max)?;
+                Ok(Self(text.into_boxed_str()))
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(id: $name) -> Self {
+                id.0.into_string()
+            }
+        }
+    };
+}
+
+opaque_id!(
+    /// The name of an app in our configuration: the `{app}` of `/callback/{app}`.
+    AppName, 64, public
+);
+opaque_id!(
+    /// A corp: the brand's (`ww…`) or, as the brand's app sees it, a dealer's (`wp…`).
+    CorpId, 128, public
+);
+opaque_id!(
+    /// A person across one WeChat open-platform account.
+    Unionid, 128, personal
+);
+opaque_id!(
+    /// A person inside one mini program.
+    Openid, 128, personal
+);
+opaque_id!(
+    /// A person as one corp's customer.
+    ExternalUserid, 128, personal
+);
+opaque_id!(
+    /// The bridge between the two sides; good for 90 days, meaningful inside one app only.
+    PendingId, 255, personal
+);
+opaque_id!(
+    /// A member of a corp: the one who follows a customer.
+    UserId, 128, personal
+);
+opaque_id!(
+    /// A customer group chat.
+    ChatId, 128, personal
+);
+
+impl CorpId {
+    /// Whether both name the same corp. Plain ids (`ww…`, `wx…`) are case-insensitive, encrypted ones
+    /// (`wp…`) are not.
+    #[must_use]
+    pub fn same_corp(&self, other: &str) -> bool {
+        let plain = |id: &str| {
+            id.get(..2).is_some_and(|p| p.eq_ignore_ascii_case("ww") || p.eq_ignore_ascii_case("wx"))
+        };
+        self.0.as_ref() == other
+            || (plain(&self.0) && plain(other) && self.0.eq_ignore_ascii_case(other))
+    }
+}
+
+/// One customer of one dealer, inside one app.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct ContactKey {
+    /// The app through which we see the dealer.
+    pub app: AppName,
+    /// The corp whose customer this is.
+    pub corp_id: CorpId,
+    /// The customer.
+    pub external_userid: ExternalUserid,
+}
+
+/// One fan of one app.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Serialize, Deserialize)]
+pub struct FanKey {
+    /// The app whose pending ids this fan gets.
+    pub app: AppName,
+    /// The fan.
+    pub unionid: Unionid,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn personal_ids_do_not_print_themselves() {
+        let unionid = Unionid::new("oINVENTED-unionid-0001").unwrap();
+        let printed = format!("{unionid:?}");
+        assert!(printed.starts_with('#') && printed.len() == 9, "{printed}");
+        assert!(!printed.contains("INVENTED"));
+    }
+
+    #[test]
+    fn ids_are_bounded_and_free_of_separators() {
+        assert_eq!(ExternalUserid::new(""), Err(IdError::Empty));
+        assert_eq!(ExternalUserid::new("x".repeat(129)), Err(IdError::TooLong { max: 128 }));
+        assert_eq!(ExternalUserid::new("a\0b"), Err(IdError::Character));
+        assert_eq!(ExternalUserid::new("a b"), Err(IdError::Character));
+        assert!(serde_json::from_str::<Unionid>("\"\"").is_err());
+    }
+
+    #[test]
+    fn plain_corp_ids_ignore_case_and_encrypted_ones_do_not() {
+        let plain = CorpId::new("ww00000000000000AA").unwrap();
+        assert!(plain.same_corp("ww00000000000000aa"));
+        let encrypted = CorpId::new("wpAAAA").unwrap();
+        assert!(encrypted.same_corp("wpAAAA") && !encrypted.same_corp("wpaaaa"));
+    }
+}

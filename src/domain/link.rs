@@ -1,0 +1,149 @@
+//! A link (a fan and a contact known to be one person), how it leaves the program, and the feed of changes.
+
+use serde::{Deserialize, Serialize};
+
+use super::contact::Contact;
+use super::ids::{AppName, ContactKey, CorpId, ExternalUserid, PendingId, Unionid, UserId};
+use super::time::Timestamp;
+
+/// Through what a link was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// A dealer added the customer and WeCom called back.
+    Callback,
+    /// The customer joined a dealer's group chat.
+    Chat,
+    /// The person was a dealer's customer before the fan was registered.
+    Existing,
+    /// The brand brought the pair along.
+    Import,
+    /// A periodic comparison with WeCom's customer lists.
+    Reconcile,
+}
+
+/// What is kept of a link, inside its [`Contact`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Link {
+    /// Stable id: that of the feed entry which announced the link.
+    pub link_id: String,
+    /// The fan.
+    pub unionid: Unionid,
+    /// The pending id both sides met at; `None` for a link found as [`Source::Existing`].
+    pub pending_id: Option<PendingId>,
+    /// Through what it was found.
+    pub source: Source,
+    /// When it was found.
+    pub linked_at: Timestamp,
+    /// How fresh the evidence is; the freshest wins should two fans ever claim one contact.
+    pub evidence_at: Timestamp,
+}
+
+/// The claim that a contact is a certain fan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The contact.
+    pub contact: ContactKey,
+    /// The fan.
+    pub unionid: Unionid,
+    /// Where they met, if at a pending id.
+    pub pending_id: Option<PendingId>,
+    /// Through what, if not through what brought the contact.
+    pub source: Option<Source>,
+    /// When WeCom said so.
+    pub evidence_at: Timestamp,
+}
+
+/// What kind of change a feed entry tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum ChangeType {
+    /// A link exists that did not.
+    #[serde(rename = "link.created")]
+    Created,
+    /// Another member follows the linked customer.
+    #[serde(rename = "link.follower_added")]
+    FollowerAdded,
+    /// A member follows the linked customer no longer.
+    #[serde(rename = "link.follower_removed")]
+    FollowerRemoved,
+    /// Anything else about a link: a follower's state, another fan.
+    #[serde(rename = "link.changed")]
+    Changed,
+    /// The person was forgotten.
+    #[serde(rename = "link.erased")]
+    Erased,
+}
+
+/// A member who follows the customer, as told to the brand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FollowerData {
+    /// The dealer's member.
+    pub user_id: UserId,
+    /// The `state` through which they met.
+    pub state: Option<String>,
+    /// When they met, to the second.
+    pub added_at: Timestamp,
+}
+
+/// A link as told to the brand: the `data` of a feed entry and the row of a look-up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkData {
+    /// Stable id of the link.
+    pub link_id: String,
+    /// The app.
+    pub app: AppName,
+    /// The fan.
+    pub unionid: Unionid,
+    /// The dealer's customer.
+    pub external_userid: ExternalUserid,
+    /// The dealer.
+    pub corp_id: CorpId,
+    /// The pending id both met at.
+    pub pending_id: Option<PendingId>,
+    /// Through what it was found.
+    pub source: Source,
+    /// Who follows the customer now, earliest first.
+    pub followers: Vec<FollowerData>,
+    /// Usable once, and only while it is valid (20 s after the add).
+    pub welcome_code: Option<String>,
+    /// When it was found.
+    pub linked_at: Timestamp,
+}
+
+impl LinkData {
+    /// The link of `contact`, if it has one, as of `now`.
+    #[must_use]
+    pub fn of(key: &ContactKey, contact: &Contact, now: Timestamp) -> Option<Self> {
+        let link = contact.link.as_ref()?;
+        Some(Self {
+            link_id: link.link_id.clone(),
+            app: key.app.clone(),
+            unionid: link.unionid.clone(),
+            external_userid: key.external_userid.clone(),
+            corp_id: key.corp_id.clone(),
+            pending_id: link.pending_id.clone(),
+            source: link.source,
+            followers: contact.followers_now(),
+            welcome_code: contact.welcome_code(now).map(str::to_owned),
+            linked_at: link.linked_at,
+        })
+    }
+}
+
+/// One entry of the feed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FeedEntry {
+    /// Position: strictly increasing, without gaps.
+    pub seq: u64,
+    /// Stable across redeliveries, never used twice.
+    pub id: String,
+    /// What kind of change.
+    #[serde(rename = "type")]
+    pub change: ChangeType,
+    /// When it was written.
+    pub occurred_at: Timestamp,
+    /// The app.
+    pub app: AppName,
+    /// The link after the change.
+    pub data: LinkData,
+}
