@@ -1,3 +1,4 @@
 //! x
+pub mod callback;
 pub mod clock;
 pub mod domain;

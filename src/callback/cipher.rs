@@ -1,0 +1,101 @@
+//! AES-256-CBC as WeCom uses it (document 90968).
+//!
+//! Three things differ from what libraries assume. The key's 43 base64 characters usually carry non-zero
+//! trailing bits, which a strict decoder refuses. The padding is PKCS#7 to **32** bytes, so pads of 17 to 32
+//! are common and a block-16 unpadder refuses them. And the plaintext has a header of its own:
+//! `random (16) ‖ length (4, big-endian, of bytes) ‖ message ‖ receive id`.
+//!
+//! Deliberately absent: encryption. We never send sealed text.
+
+use std::fmt;
+
+use aes::Aes256;
+use aes::cipher::block_padding::NoPadding;
+use aes::cipher::{BlockModeDecrypt, KeyIvInit};
+use base64::alphabet;
+use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurposeConfig};
+use secrecy::{ExposeSecret, SecretBox};
+
+use super::{Opened, Refusal};
+
+const LENIENT: GeneralPurpose = GeneralPurpose::new(
+    &alphabet::STANDARD,
+    GeneralPurposeConfig::new()
+        .with_decode_allow_trailing_bits(true)
+        .with_decode_padding_mode(DecodePaddingMode::Indifferent),
+);
+
+const KEY_CHARS: usize = 43;
+const HEADER_BYTES: usize = 20;
+const PAD_MAX: usize = 32;
+
+/// The decoded `EncodingAESKey`.
+pub struct AesKey(SecretBox<[u8; 32]>);
+
+/// Why a text is not an `EncodingAESKey`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AesKeyError {
+    /// Not 43 characters.
+    #[error("has {0} characters instead of 43")]
+    Length(usize),
+    /// A character other than a letter or digit.
+    #[error("has a character other than A-Z, a-z and 0-9")]
+    Character,
+}
+
+impl AesKey {
+    /// Decodes the 43 characters shown in the admin console.
+    ///
+    /// # Errors
+    /// [`AesKeyError`] when it is not 43 letters and digits.
+    pub fn decode(text: &str) -> Result<Self, AesKeyError> {
+        if text.len() != KEY_CHARS {
+            return Err(AesKeyError::Length(text.chars().count()));
+        }
+        if !text.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return Err(AesKeyError::Character);
+        }
+        let bytes = LENIENT.decode(text).map_err(|_| AesKeyError::Character)?;
+        let key: [u8; 32] = bytes.try_into().map_err(|_| AesKeyError::Length(text.len()))?;
+        Ok(Self(SecretBox::new(Box::new(key))))
+    }
+
+    /// Decrypts base64 text whose signature was verified.
+    pub(super) fn decrypt(&self, encrypted: &str) -> Result<Opened, Refusal> {
+        let mut plaintext = LENIENT.decode(encrypted).map_err(|_| Refusal::Cipher)?;
+        let key = self.0.expose_secret();
+        let (iv, _) = key.split_at(16);
+        let whole = cbc::Decryptor::<Aes256>::new_from_slices(key, iv)
+            .map_err(|_| Refusal::Cipher)?
+            .decrypt_padded::<NoPadding>(&mut plaintext)
+            .map_err(|_| Refusal::Cipher)?;
+        let length = unpadded_length(whole)?;
+        let (header, content) =
+            whole[..length].split_first_chunk::<HEADER_BYTES>().ok_or(Refusal::Length)?;
+        let [.., a, b, c, d] = *header;
+        let message_length = usize::try_from(u32::from_be_bytes([a, b, c, d])).map_err(|_| Refusal::Length)?;
+        if message_length > content.len() {
+            return Err(Refusal::Length);
+        }
+        let message = HEADER_BYTES..HEADER_BYTES + message_length;
+        let receive_id = message.end..length;
+        Ok(Opened { plaintext, message, receive_id })
+    }
+}
+
+/// The length without the padding: 1 to 32 bytes, all equal to their number.
+fn unpadded_length(whole: &[u8]) -> Result<usize, Refusal> {
+    let pad = *whole.last().ok_or(Refusal::Cipher)?;
+    let length = match usize::from(pad) {
+        count @ 1..=PAD_MAX => whole.len().checked_sub(count).ok_or(Refusal::Padding)?,
+        _ => return Err(Refusal::Padding),
+    };
+    let equal = whole[length..].iter().all(|byte| *byte == pad);
+    if equal { Ok(length) } else { Err(Refusal::Padding) }
+}
+
+impl fmt::Debug for AesKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AesKey([REDACTED])")
+    }
+}

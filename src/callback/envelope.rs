@@ -1,0 +1,48 @@
+//! The outer message: `<xml><ToUserName/><AgentID/><Encrypt/></xml>`, or the same as JSON with any of the
+//! capitalisations in use. Only the sealed text is taken; the rest is not authenticated.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use super::xml;
+
+/// The sealed text of an envelope; `None` when the body is not one.
+pub(super) fn encrypted(body: &[u8]) -> Option<Cow<'_, str>> {
+    let text = std::str::from_utf8(body).ok()?.trim_start_matches('\u{feff}').trim_start();
+    match text.as_bytes().first()? {
+        b'<' => from_xml(text),
+        b'{' => from_json(text),
+        _ => None,
+    }
+}
+
+fn from_xml(text: &str) -> Option<Cow<'_, str>> {
+    let mut found = None;
+    let mut times = 0;
+    xml::for_each_field(text, |name, value| {
+        if name == "Encrypt" {
+            times += 1;
+            found = Some(value);
+        }
+    })
+    .ok()?;
+    // Two of them would make it unclear which one was signed.
+    found.filter(|_| times == 1).map(trimmed)
+}
+
+fn from_json(text: &str) -> Option<Cow<'_, str>> {
+    #[derive(Deserialize)]
+    struct Envelope<'a> {
+        #[serde(alias = "Encrypt", borrow)]
+        encrypt: Cow<'a, str>,
+    }
+    serde_json::from_str::<Envelope<'_>>(text).ok().map(|envelope| trimmed(envelope.encrypt))
+}
+
+fn trimmed(text: Cow<'_, str>) -> Cow<'_, str> {
+    match text {
+        Cow::Borrowed(text) => Cow::Borrowed(text.trim()),
+        Cow::Owned(text) => Cow::Owned(text.trim().to_owned()),
+    }
+}

@@ -1,0 +1,198 @@
+//! The inner message: XML or JSON in, a typed [`Event`] out. Documents 92130, 90240, 95796.
+//!
+//! Deliberately absent: any reaction to an event, and fields nobody uses.
+
+use std::borrow::Cow;
+
+use serde::Deserialize;
+
+use super::xml;
+use crate::domain::event::{ContactChange, ContactEvent, Event, Kind, What};
+use crate::domain::ids::{CorpId, ExternalUserid, IdError, UserId};
+use crate::domain::time::Timestamp;
+
+/// The longest `State` and `WelcomeCode` kept, in bytes. WeCom's own limits are 64 characters and less.
+const SHORT_TEXT_BYTES_MAX: usize = 512;
+/// The latest `CreateTime` that can be meant: the year 9999.
+const CREATE_TIME_MAX: i64 = 253_402_300_799;
+
+/// Why a verified message cannot be acted upon. It is quarantined, not lost.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// Not UTF-8, not XML, not JSON.
+    #[error("not a readable message: {0}")]
+    Unreadable(String),
+    /// A field that this kind of event must have is not there.
+    #[error("the field {0} is missing")]
+    Missing(&'static str),
+    /// An id that cannot be one.
+    #[error("the field {field} {source}")]
+    Id {
+        /// Which.
+        field: &'static str,
+        /// Why.
+        source: IdError,
+    },
+    /// `CreateTime` is not a number of seconds.
+    #[error("the field CreateTime is not a time in seconds")]
+    Time,
+    /// `State` or `WelcomeCode` is longer than anything WeCom sends.
+    #[error("the field {0} is longer than 512 bytes")]
+    Long(&'static str),
+}
+
+/// The fields looked at, as text.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Fields<'a> {
+    #[serde(borrow)]
+    to_user_name: Option<Cow<'a, str>>,
+    #[serde(borrow, deserialize_with = "text_or_number")]
+    create_time: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    msg_type: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    event: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    change_type: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    info_type: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "UserID")]
+    user_id: Option<Cow<'a, str>>,
+    #[serde(borrow, rename = "ExternalUserID")]
+    external_userid: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    state: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    welcome_code: Option<Cow<'a, str>>,
+}
+
+fn text_or_number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(match value {
+        serde_json::Value::String(text) => Some(text.into()),
+        serde_json::Value::Number(number) => Some(number.to_string().into()),
+        _ => None,
+    })
+}
+
+/// Reads a verified message.
+///
+/// # Errors
+/// [`MessageError`] when it is not understood. A kind of event we do not act upon is understood.
+pub fn parse(message: &[u8]) -> Result<Event, MessageError> {
+    let text = std::str::from_utf8(message).map_err(|e| MessageError::Unreadable(e.to_string()))?;
+    let text = text.trim_start_matches('\u{feff}').trim_start();
+    let fields = if text.starts_with('{') {
+        serde_json::from_str(text).map_err(|e| MessageError::Unreadable(e.to_string()))?
+    } else {
+        from_xml(text)?
+    };
+    typed(&fields)
+}
+
+fn from_xml(text: &str) -> Result<Fields<'_>, MessageError> {
+    let mut fields = Fields::default();
+    xml::for_each_field(text, |name, value| {
+        let slot = match name {
+            "ToUserName" => &mut fields.to_user_name,
+            "CreateTime" => &mut fields.create_time,
+            "MsgType" => &mut fields.msg_type,
+            "Event" => &mut fields.event,
+            "ChangeType" => &mut fields.change_type,
+            "InfoType" => &mut fields.info_type,
+            "UserID" => &mut fields.user_id,
+            "ExternalUserID" => &mut fields.external_userid,
+            "State" => &mut fields.state,
+            "WelcomeCode" => &mut fields.welcome_code,
+            _ => return,
+        };
+        slot.get_or_insert(value);
+    })
+    .map_err(|e| MessageError::Unreadable(e.to_string()))?;
+    Ok(fields)
+}
+
+fn typed(fields: &Fields<'_>) -> Result<Event, MessageError> {
+    let kind = kind(fields)?;
+    // A suite's own events name no corp and carry `TimeStamp`; we only count them.
+    if kind == Kind::Suite {
+        let corp_id = fields.to_user_name.as_deref().unwrap_or("suite");
+        let corp_id = CorpId::new(corp_id).map_err(|source| MessageError::Id { field: "ToUserName", source })?;
+        return Ok(Event { corp_id, created_at: Timestamp::EPOCH, what: What::Ignored(kind) });
+    }
+    let corp_id = CorpId::new(required(fields.to_user_name.as_deref(), "ToUserName")?)
+        .map_err(|source| MessageError::Id { field: "ToUserName", source })?;
+    let created_at = create_time(required(fields.create_time.as_deref(), "CreateTime")?)?;
+    let change = match kind {
+        Kind::AddExternalContact => ContactChange::Added,
+        Kind::AddHalfExternalContact => ContactChange::HalfAdded,
+        Kind::DelExternalContact => ContactChange::DeletedByMember,
+        Kind::DelFollowUser => ContactChange::DeletedByCustomer,
+        Kind::EditExternalContact
+        | Kind::TransferFail
+        | Kind::MsgAuditApproved
+        | Kind::ChangeExternalChat
+        | Kind::ShareChainChange
+        | Kind::ChangeChain
+        | Kind::Suite
+        | Kind::OtherEvent
+        | Kind::Message => return Ok(Event { corp_id, created_at, what: What::Ignored(kind) }),
+    };
+    let what = What::Contact(ContactEvent {
+        change,
+        user_id: UserId::new(required(fields.user_id.as_deref(), "UserID")?)
+            .map_err(|source| MessageError::Id { field: "UserID", source })?,
+        external_userid: ExternalUserid::new(required(fields.external_userid.as_deref(), "ExternalUserID")?)
+            .map_err(|source| MessageError::Id { field: "ExternalUserID", source })?,
+        state: short(fields.state.as_deref(), "State")?,
+        welcome_code: short(fields.welcome_code.as_deref(), "WelcomeCode")?,
+    });
+    Ok(Event { corp_id, created_at, what })
+}
+
+fn kind(fields: &Fields<'_>) -> Result<Kind, MessageError> {
+    if fields.msg_type.is_none() && fields.info_type.is_some() {
+        return Ok(Kind::Suite);
+    }
+    if required(fields.msg_type.as_deref(), "MsgType")? != "event" {
+        return Ok(Kind::Message);
+    }
+    let change = fields.change_type.as_deref().map(str::trim);
+    Ok(match (required(fields.event.as_deref(), "Event")?, change) {
+        ("change_external_contact", Some(change)) => match change {
+            "add_external_contact" => Kind::AddExternalContact,
+            "add_half_external_contact" => Kind::AddHalfExternalContact,
+            "edit_external_contact" => Kind::EditExternalContact,
+            "del_external_contact" => Kind::DelExternalContact,
+            "del_follow_user" => Kind::DelFollowUser,
+            "transfer_fail" => Kind::TransferFail,
+            "msg_audit_approved" => Kind::MsgAuditApproved,
+            _ => Kind::OtherEvent,
+        },
+        ("change_external_contact", None) => return Err(MessageError::Missing("ChangeType")),
+        ("change_external_chat", _) => Kind::ChangeExternalChat,
+        ("share_chain_change" | "share_agent_change", _) => Kind::ShareChainChange,
+        ("change_chain", _) => Kind::ChangeChain,
+        _ => Kind::OtherEvent,
+    })
+}
+
+fn required<'a>(value: Option<&'a str>, field: &'static str) -> Result<&'a str, MessageError> {
+    value.map(str::trim).filter(|text| !text.is_empty()).ok_or(MessageError::Missing(field))
+}
+
+fn create_time(text: &str) -> Result<Timestamp, MessageError> {
+    match text.parse() {
+        Ok(secs @ 0..=CREATE_TIME_MAX) => Ok(Timestamp::from_secs(secs)),
+        _ => Err(MessageError::Time),
+    }
+}
+
+fn short(value: Option<&str>, field: &'static str) -> Result<Option<String>, MessageError> {
+    match value {
+        Some(text) if text.len() > SHORT_TEXT_BYTES_MAX => Err(MessageError::Long(field)),
+        Some("") | None => Ok(None),
+        Some(text) => Ok(Some(text.to_owned())),
+    }
+}
