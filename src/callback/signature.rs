@@ -6,12 +6,9 @@
 use sha1::{Digest, Sha1};
 use subtle::ConstantTimeEq;
 
-/// Forty lower-case hexadecimal digits.
-pub type Hex = [u8; 40];
-
-/// The signature of one callback under `token`.
+/// The signature of one callback under `token`: forty lower-case hexadecimal digits.
 #[must_use]
-pub fn sign(token: &str, timestamp: &str, nonce: &str, encrypted: &str) -> Hex {
+pub fn sign(token: &str, timestamp: &str, nonce: &str, encrypted: &str) -> [u8; 40] {
     let mut values = [token, timestamp, nonce, encrypted];
     values.sort_unstable();
     let mut sha1 = Sha1::new();
@@ -28,6 +25,6 @@ pub fn sign(token: &str, timestamp: &str, nonce: &str, encrypted: &str) -> Hex {
 }
 
 /// Whether `theirs` is `ours`, in a time that does not depend on where they differ.
-pub(super) fn equal(ours: &Hex, theirs: &str) -> bool {
+pub(super) fn equal(ours: &[u8; 40], theirs: &str) -> bool {
     ours.as_slice().ct_eq(theirs.as_bytes()).into()
 }

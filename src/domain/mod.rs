@@ -6,6 +6,7 @@
 pub mod backoff;
 pub mod batch;
 pub mod contact;
+pub mod dealer;
 pub mod event;
 pub mod fan;
 pub mod ids;

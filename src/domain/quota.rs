@@ -143,6 +143,38 @@ impl Ledger {
     }
 }
 
+/// The calls made of one API in the last minute; kept in memory, for the base limits that apply to every API
+/// (document 90312: 10,000 a minute for one corp).
+#[derive(Debug, Clone, Default)]
+pub struct MinuteLedger {
+    ring: Ring,
+    blocked_until: Option<Timestamp>,
+}
+
+impl MinuteLedger {
+    /// Counts one call at `now`.
+    ///
+    /// # Errors
+    /// When to ask again, if `limit` calls were made in the minute that ends now.
+    pub fn take(&mut self, now: Timestamp, limit: u32) -> Result<(), Timestamp> {
+        if let Some(until) = self.blocked_until.filter(|until| now < *until) {
+            return Err(until);
+        }
+        let (length, width) = (MINUTE_MS, SECOND_MS);
+        self.ring.drop_before(now, length, width);
+        if self.ring.sum() >= limit {
+            return Err(self.ring.first_gone_at(length, width).unwrap_or(now.plus_ms(length)));
+        }
+        self.ring.add(now, width, 1);
+        Ok(())
+    }
+
+    /// Stops all calls until `until`.
+    pub fn block(&mut self, until: Timestamp) {
+        self.blocked_until = Some(until);
+    }
+}
+
 /// The oldest bucket that can hold a call which WeCom still counts at `now`.
 fn oldest_bucket(now: Timestamp, length: i64, width: i64) -> i64 {
     (now.as_millis() - length - HOLD_MS - FLIGHT_MS).div_euclid(width)
@@ -259,6 +291,17 @@ mod tests {
         };
         assert!(retry_at.millis_since(earlier) <= HOUR_MS + 60_000, "{retry_at} after {earlier}");
         assert!(matches!(ledger.reserve(retry_at, 1, SMALL), Grant::Permits { .. }));
+    }
+
+    #[test]
+    fn a_minute_holds_so_many_calls_and_no_more() {
+        let mut ledger = MinuteLedger::default();
+        let start = Timestamp::from_secs(1_000_000);
+        assert!((0..10).all(|n| ledger.take(start.plus_ms(n), 10).is_ok()));
+        let retry_at = ledger.take(start.plus_ms(10), 10).unwrap_err();
+        assert!(retry_at.millis_since(start) >= MINUTE_MS && ledger.take(retry_at, 10).is_ok());
+        ledger.block(retry_at.plus_ms(MINUTE_MS));
+        assert_eq!(ledger.take(retry_at, 10), Err(retry_at.plus_ms(MINUTE_MS)));
     }
 
     #[test]

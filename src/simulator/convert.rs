@@ -1,0 +1,196 @@
+//! The three conversions: mint (97357), resolve (97357) and existing customers (95818).
+//!
+//! What the documents leave open is decided by `Options`; the rest follows their wording.
+//!
+//! Deliberately absent: tokens and limits, which `endpoints` has checked before.
+
+use rand::seq::SliceRandom;
+use serde_json::{Value, json};
+
+use super::api::{Answer, Errcode, object};
+use super::endpoints::Request;
+use super::options::{TokenRule, UnknownId, Unminted};
+use super::relations::Customer;
+use super::world::{CorpIdx, PersonIdx, World};
+use crate::domain::time::Timestamp;
+
+/// The documented size limit of a batch.
+const BATCH_IDS_MAX: usize = 100;
+
+impl World {
+    pub(super) fn unionid_to_pending_id(
+        &mut self,
+        caller: CorpIdx,
+        request: &Request,
+        now: Timestamp,
+    ) -> Answer {
+        let person = self.requested_person(caller, request)?;
+        if let Some(code) = self.people[person].reject_code {
+            return Err(Errcode(code));
+        }
+        Ok(object(json!({ "pending_id": self.mint(caller, person, now) })))
+    }
+
+    pub(super) fn unionid_to_external_userid(&self, caller: CorpIdx, request: &Request) -> Answer {
+        let only_corp = request.optional_text("corpid")?;
+        let person = self.requested_person(caller, request)?;
+        let corps = if let Some(corp_id) = only_corp {
+            vec![
+                self.member_corp(caller, corp_id)
+                    .map_err(|_| Errcode::NOT_IN_CHAIN)?,
+            ]
+        } else {
+            let dealers = self
+                .app(caller)
+                .map(|app| app.dealers.as_slice())
+                .unwrap_or_default();
+            [&[caller], dealers].concat()
+        };
+        let rows: Vec<Value> = corps
+            .into_iter()
+            .filter(|corp| self.is_shared(*corp))
+            .filter_map(|corp| self.customer_of.get(&(corp, person)))
+            .map(|index| &self.customers[*index])
+            .filter(|customer| customer.since.is_some())
+            .map(|customer| {
+                json!({ "corpid": self.corps[customer.corp].id, "external_userid": customer.external_userid })
+            })
+            .collect();
+        Ok(object(json!({ "external_userid_info": rows })))
+    }
+
+    fn requested_person(&self, caller: CorpIdx, request: &Request) -> Result<PersonIdx, Errcode> {
+        let unionid = request.text("unionid")?;
+        let openid = request.text("openid")?;
+        if let Some(code) = self.corps[caller].error {
+            return Err(Errcode(code));
+        }
+        let person = self.person(unionid).map_err(|_| Errcode::UNKNOWN_UNIONID)?;
+        if self.people[person].person.openid != openid {
+            return Err(Errcode::OPENID_MISMATCH);
+        }
+        Ok(person)
+    }
+
+    pub(super) fn external_userid_to_pending_id(
+        &mut self,
+        caller: CorpIdx,
+        request: &Request,
+        now: Timestamp,
+    ) -> Answer {
+        let ids = requested_ids(request)?;
+        let chat_id = request.optional_text("chat_id")?;
+        if !self.is_shared(caller) {
+            return Err(Errcode::NOT_SHARED);
+        }
+        self.check_token_kind(caller, &ids)?;
+        let ids = self.ids_in_chat(ids, chat_id)?;
+        self.check_corp_errors(caller, &ids)?;
+        if ids.iter().any(|id| self.poisoned.contains(*id)) {
+            return Err(Errcode::INVALID_EXTERNAL_USERID);
+        }
+
+        let mut rows = Vec::with_capacity(ids.len());
+        for id in ids {
+            let customer = self.visible_customer(caller, id, chat_id.is_some());
+            let pending_id = match customer {
+                None => match self.options.unknown_id {
+                    UnknownId::OmitRow => None,
+                    UnknownId::EmptyPendingId => Some(String::new()),
+                    UnknownId::FailBatch40096 => return Err(Errcode::INVALID_EXTERNAL_USERID),
+                },
+                Some(customer) => match (self.resolve(customer, now), self.options.unminted) {
+                    (Some(pending_id), _) => Some(pending_id.to_owned()),
+                    (None, Unminted::OmitRow) => None,
+                    (None, Unminted::EmptyPendingId) => Some(String::new()),
+                },
+            };
+            let is_hidden = self.use_up_hiding(id);
+            if let Some(pending_id) = pending_id.filter(|_| !is_hidden) {
+                rows.push(json!({ "external_userid": id, "pending_id": pending_id }));
+            }
+        }
+        // Nothing promises the order of the request.
+        rows.shuffle(&mut self.rng);
+        Ok(object(json!({ "result": rows })))
+    }
+
+    /// The upstream corp's own customers take its own token; a dealer's take what the rule says.
+    fn check_token_kind(&self, caller: CorpIdx, ids: &[&str]) -> Result<(), Errcode> {
+        let is_own = |id: &&str| self.known(id).is_some_and(|customer| customer.corp == caller);
+        let is_right = match (self.app(caller).is_some(), self.options.token_rule) {
+            (true, TokenRule::Downstream) => ids.iter().all(is_own),
+            (false, TokenRule::Upstream) => false,
+            (true, TokenRule::Upstream | TokenRule::Either)
+            | (false, TokenRule::Downstream | TokenRule::Either) => true,
+        };
+        if is_right {
+            Ok(())
+        } else {
+            Err(Errcode::WRONG_TOKEN_KIND)
+        }
+    }
+
+    /// With a group given, ids outside of it are ignored.
+    fn ids_in_chat<'a>(&self, ids: Vec<&'a str>, chat_id: Option<&str>) -> Result<Vec<&'a str>, Errcode> {
+        let Some(chat_id) = chat_id else {
+            return Ok(ids);
+        };
+        let chat = self.chats.get(chat_id).ok_or(Errcode::INVALID_PARAMETER)?;
+        Ok(ids
+            .into_iter()
+            .filter(|id| chat.external_userids.contains(*id))
+            .collect())
+    }
+
+    fn check_corp_errors(&self, caller: CorpIdx, ids: &[&str]) -> Result<(), Errcode> {
+        let concerned = ids
+            .iter()
+            .filter_map(|id| self.known(id))
+            .map(|customer| customer.corp)
+            .filter(|corp| self.upstream_of(*corp) == caller);
+        let mut corps = [self.upstream_of(caller), caller].into_iter().chain(concerned);
+        match corps.find_map(|corp| self.corps[corp].error) {
+            Some(code) => Err(Errcode(code)),
+            None => Ok(()),
+        }
+    }
+
+    fn known(&self, external_userid: &str) -> Option<&Customer> {
+        self.customer_by_id
+            .get(external_userid)
+            .map(|index| &self.customers[*index])
+    }
+
+    /// The customer behind an id, if the caller may see them: outside of groups that takes a follower.
+    fn visible_customer(&self, caller: CorpIdx, external_userid: &str, in_chat: bool) -> Option<&Customer> {
+        self.known(external_userid).filter(|customer| {
+            let is_in_scope = customer.corp == caller
+                || (self.app(caller).is_some() && self.upstream_of(customer.corp) == caller);
+            is_in_scope && (in_chat || customer.has_follower())
+        })
+    }
+
+    fn use_up_hiding(&mut self, external_userid: &str) -> bool {
+        let Some(calls_left) = self.hidden_rows.get_mut(external_userid) else {
+            return false;
+        };
+        *calls_left = calls_left.saturating_sub(1);
+        if *calls_left == 0 {
+            self.hidden_rows.remove(external_userid);
+        }
+        true
+    }
+}
+
+fn requested_ids(request: &Request) -> Result<Vec<&str>, Errcode> {
+    let ids = request.body["external_userid"]
+        .as_array()
+        .ok_or(Errcode::INVALID_PARAMETER)?;
+    if ids.is_empty() || ids.len() > BATCH_IDS_MAX {
+        return Err(Errcode::INVALID_PARAMETER);
+    }
+    ids.iter()
+        .map(|id| id.as_str().ok_or(Errcode::INVALID_PARAMETER))
+        .collect()
+}

@@ -1,0 +1,107 @@
+//! The control routes.
+
+use super::*;
+
+async fn ask(bench: &Bench, method: reqwest::Method, path: &str, body: Value) -> (u16, Value) {
+    let url = format!("{}/sim/{path}", bench.sim.base_url());
+    let response = bench.http.request(method, url).json(&body).send().await.unwrap();
+    (response.status().as_u16(), response.json().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_day_at_a_dealer_by_curl() {
+    use reqwest::Method;
+    let bench = Bench::start(Options::default()).await;
+    let (_, dealer) = ask(&bench, Method::POST, "dealers", json!({ "name": "One" })).await;
+    let (_, people) = ask(&bench, Method::POST, "people", json!({ "count": 2 })).await;
+    let person: Person = serde_json::from_value(people[0].clone()).unwrap();
+    bench.mint(&person).await;
+    let friends = json!({
+        "unionid": person.unionid, "corp_id": dealer["corp_id"], "user_id": "zhangsan", "state": "poster",
+    });
+    let (status, answer) = ask(&bench, Method::POST, "befriend", friends).await;
+    assert_eq!(status, 200, "{answer}");
+    let end = json!({
+        "upstream": bench.app.corp_id,
+        "unionid": person.unionid, "corp_id": dealer["corp_id"], "user_id": "zhangsan", "by": "customer",
+    });
+    assert_eq!(ask(&bench, Method::POST, "unfriend", end).await, (200, json!({})));
+
+    let (_, listed) = ask(&bench, Method::GET, "people", json!(null)).await;
+    assert_eq!(
+        listed[0]["customer_of"][0]["external_userid"],
+        answer["external_userid"]
+    );
+    assert_eq!(
+        listed[0]["customer_of"][0]["followers"]["zhangsan"]["is_deleted_by_customer"],
+        true
+    );
+    let (_, dealers) = ask(&bench, Method::GET, "dealers", json!(null)).await;
+    assert_eq!(dealers[0]["agent_id"], dealer["agent_id"]);
+
+    let fault = json!({ "api": "unionid_to_pending_id", "fault": { "errcode": 48_002 }, "times": 5 });
+    assert_eq!(ask(&bench, Method::POST, "faults", fault).await.0, 200);
+    assert_eq!(bench.mint_answer(&person).await["errcode"], 48_002);
+    let hang = json!({ "api": "all", "fault": "hang" });
+    assert_eq!(ask(&bench, Method::POST, "faults", hang).await.0, 200);
+    assert_eq!(ask(&bench, Method::DELETE, "faults", json!(null)).await.0, 200);
+    let token = bench.token().await;
+    let corp = json!({ "corp_id": bench.app.corp_id });
+    assert_eq!(ask(&bench, Method::POST, "tokens/revoke", corp).await.0, 200);
+    assert_ne!(bench.token().await, token);
+
+    let (_, state) = ask(&bench, Method::GET, "state", json!(null)).await;
+    assert_eq!(state["counts"]["people"], 2);
+    assert_eq!(state["counters"]["calls"]["unionid_to_pending_id"], 2);
+    assert_eq!(state["counters"]["errcodes"]["48002"], 1);
+}
+
+#[tokio::test]
+async fn nonsense_is_answered_with_its_reason() {
+    let bench = Bench::start(Options::default()).await;
+    for (path, body, reason) in [
+        ("people", json!({ "count": "two" }), "expected usize"),
+        (
+            "people",
+            json!({ "count": 1, "name": "x" }),
+            "unknown field `name`",
+        ),
+        (
+            "dealers",
+            json!({ "name": "x", "upstream": "ww0" }),
+            "no upstream corp ww0",
+        ),
+        (
+            "befriend",
+            json!({ "unionid": "o", "corp_id": "wp0", "user_id": "u" }),
+            "no corp wp0 here",
+        ),
+        (
+            "faults",
+            json!({ "api": "everything", "fault": "hang" }),
+            "`api` is \"all\" or an API",
+        ),
+        (
+            "faults",
+            json!({ "api": "all", "fault": "rain" }),
+            "unknown variant `rain`",
+        ),
+        ("tokens/revoke", json!({ "corp_id": "ww0" }), "no corp ww0"),
+    ] {
+        let (status, answer) = ask(&bench, reqwest::Method::POST, path, body).await;
+        assert_eq!(status, 400, "{path}");
+        assert!(answer["error"].as_str().unwrap().contains(reason), "{answer}");
+    }
+    bench.sim.add_app(bench.sim.invent_app());
+    let (status, answer) = ask(&bench, reqwest::Method::POST, "dealers", json!({ "name": "x" })).await;
+    assert_eq!(
+        (
+            status,
+            answer["error"]
+                .as_str()
+                .unwrap()
+                .contains("name the upstream corp")
+        ),
+        (400, true)
+    );
+}

@@ -1,0 +1,156 @@
+//! Transactions on the inbox: the durable queue of received events.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::{
+    Appended, Arrival, Content, EventId, EventRow, Happening, InboxEvent, Problem, QuarantineReason, Quarantined,
+    StoreError,
+};
+use super::keys;
+use super::records::Record;
+use super::txn::Txn;
+use crate::domain::time::Timestamp;
+
+/// sled wants small values; a quarantined message may have 64 KiB.
+const PART_BYTES: usize = 3 * 1024;
+
+impl Record for InboxEvent {}
+
+/// When a message was seen first.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Seen(pub(super) Timestamp);
+
+impl Record for Seen {}
+
+/// An event set aside for an operator.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) enum SetAside {
+    Dead { event: InboxEvent, died_at: Timestamp },
+    Quarantined(Quarantined),
+}
+
+impl Record for SetAside {}
+
+/// A part of a quarantined message.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct MessagePart(pub(super) Vec<u8>);
+
+impl Record for MessagePart {}
+
+impl From<SetAside> for EventRow {
+    fn from(aside: SetAside) -> Self {
+        match aside {
+            SetAside::Dead { event, died_at } => Self::Dead { event, died_at },
+            SetAside::Quarantined(quarantined) => Self::Quarantined(quarantined),
+        }
+    }
+}
+
+pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Result<Appended, StoreError> {
+    let Arrival { app, digest, received_at, content } = arrival;
+    let created_at = match &content {
+        Content::Event(happening) => happening.created_at,
+        Content::Quarantine { .. } => Timestamp::EPOCH,
+    };
+    let seen = keys::seen(created_at, &digest);
+    if txn.has(&seen)? {
+        return Ok(Appended::Duplicate);
+    }
+    if txn.counts().inbox + txn.counts().quarantined >= events_max {
+        return Err(StoreError::InboxFull { limit: events_max });
+    }
+    let id = next_id(txn);
+    txn.put(seen, &Seen(received_at))?;
+    match content {
+        Content::Event(happening) => {
+            let event =
+                InboxEvent { id, app, received_at, due_at: received_at, attempts: 0, problem: None, happening };
+            enqueue(txn, &event)?;
+        }
+        Content::Quarantine { reason, receive_id, message } => {
+            let message_bytes = u32::try_from(message.len()).unwrap_or(u32::MAX);
+            for (part, bytes) in message.chunks(PART_BYTES).enumerate() {
+                txn.put(keys::message_part(id, part as u64), &MessagePart(bytes.to_vec()))?;
+            }
+            let reason = bounded(reason);
+            let quarantined = Quarantined { id, app, received_at, reason, receive_id, message_bytes };
+            txn.put(keys::set_aside(id), &SetAside::Quarantined(quarantined))?;
+            txn.counts().quarantined += 1;
+        }
+    }
+    Ok(Appended::New(id))
+}
+
+/// A parser's complaint may quote its input.
+fn bounded(reason: QuarantineReason) -> QuarantineReason {
+    match reason {
+        QuarantineReason::NotUnderstood(text) => {
+            QuarantineReason::NotUnderstood(text.chars().take(200).collect())
+        }
+        QuarantineReason::ReceiveId => QuarantineReason::ReceiveId,
+    }
+}
+
+fn next_id(txn: &mut Txn<'_>) -> EventId {
+    txn.counts().event_head += 1;
+    EventId(txn.counts().event_head)
+}
+
+fn enqueue(txn: &mut Txn<'_>, event: &InboxEvent) -> Result<(), StoreError> {
+    txn.counts().inbox += 1;
+    txn.put(keys::inbox(event.due_at, event.id), event)
+}
+
+/// The event needs no more work.
+pub(super) fn done(txn: &mut Txn<'_>, event: &InboxEvent) {
+    txn.delete(keys::inbox(event.due_at, event.id));
+    txn.discount(|counts| &mut counts.inbox);
+}
+
+pub(super) fn reschedule(
+    txn: &mut Txn<'_>,
+    event: &InboxEvent,
+    due_at: Timestamp,
+    problem: Problem,
+    spent: bool,
+) -> Result<(), StoreError> {
+    done(txn, event);
+    let attempts = event.attempts + u32::from(spent);
+    enqueue(txn, &InboxEvent { due_at, attempts, problem: Some(problem), ..event.clone() })
+}
+
+/// Gives the event up.
+pub(super) fn bury(txn: &mut Txn<'_>, event: &InboxEvent, problem: Problem, now: Timestamp) -> Result<(), StoreError> {
+    done(txn, event);
+    let event = InboxEvent { problem: Some(problem), attempts: event.attempts + 1, ..event.clone() };
+    txn.counts().dead += 1;
+    txn.put(keys::set_aside(event.id), &SetAside::Dead { event, died_at: now })
+}
+
+pub(super) fn redrive(
+    txn: &mut Txn<'_>,
+    id: EventId,
+    becomes: Option<Happening>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let Some(aside) = txn.get::<SetAside>(&keys::set_aside(id))? else { return Ok(false) };
+    txn.delete(keys::set_aside(id));
+    match aside {
+        SetAside::Dead { event, .. } => {
+            txn.discount(|counts| &mut counts.dead);
+            enqueue(txn, &InboxEvent { due_at: now, attempts: 0, problem: None, ..event })?;
+        }
+        SetAside::Quarantined(Quarantined { app, received_at, .. }) => {
+            txn.discount(|counts| &mut counts.quarantined);
+            for key in txn.keys(&keys::message_parts(id), usize::MAX >> 1)? {
+                txn.delete(key);
+            }
+            if let Some(happening) = becomes {
+                let event =
+                    InboxEvent { id, app, received_at, due_at: now, attempts: 0, problem: None, happening };
+                enqueue(txn, &event)?;
+            }
+        }
+    }
+    Ok(true)
+}

@@ -1,0 +1,254 @@
+//! The layout of the one tree. A key is a kind byte, then parts; ids end with NUL (they hold none).
+//!
+//! | kind | key | value |
+//! | --- | --- | --- |
+//! | `m` | name | [`Meta`](super::txn::Meta): counters, format |
+//! | `i` | due · event number | an event to be worked on |
+//! | `x` | event number | a dead letter or a quarantined message |
+//! | `z` | event number · part | a part of a quarantined message |
+//! | `d` | hour of `CreateTime` · digest | a message seen |
+//! | `c` | `external_userid` · app · corp | a contact and its link |
+//! | `w` | due · contact | a contact to be asked about again |
+//! | `p` | `pending_id` · app | the fan minted with it |
+//! | `q` | `pending_id` · app · contact | a contact that has it |
+//! | `u` | unionid · app · contact | a contact linked to this fan |
+//! | `n` | unionid · app | a fan |
+//! | `t` | app · step · due · unionid | a call to be made for a fan |
+//! | `f` | sequence | a feed entry |
+//! | `g` | corp · api | a quota ledger |
+//! | `h` | app · corp | a dealer |
+//!
+//! Queues and the feed are in time order: sled keeps those small however much passes through them. Ids come
+//! before the app where people look things up without naming an app.
+
+use super::super::{EventId, MessageDigest, StoreError};
+use crate::domain::fan::FanStep;
+use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, FanKey, PendingId, Unionid};
+use crate::domain::time::{HOUR_MS, Timestamp};
+
+/// Builds a key part by part.
+#[derive(Debug, Clone)]
+pub(super) struct Key(Vec<u8>);
+
+impl Key {
+    fn kind(kind: u8) -> Self {
+        Self(vec![kind])
+    }
+
+    fn id(mut self, id: &str) -> Self {
+        self.0.extend(id.as_bytes());
+        self.0.push(0);
+        self
+    }
+
+    fn number(mut self, number: u64) -> Self {
+        self.0.extend(number.to_be_bytes());
+        self
+    }
+
+    /// Instants before the epoch sort as the epoch; they exist only in hostile input.
+    fn instant(self, at: Timestamp) -> Self {
+        self.number(u64::try_from(at.as_millis()).unwrap_or(0))
+    }
+
+    fn contact(self, key: &ContactKey) -> Self {
+        self.id(key.external_userid.as_str()).id(key.app.as_str()).id(key.corp_id.as_str())
+    }
+
+    fn done(self) -> Vec<u8> {
+        self.0
+    }
+}
+
+/// The first key after all that begin with `prefix`.
+pub(super) fn after(prefix: &[u8]) -> Vec<u8> {
+    let mut end = prefix.to_vec();
+    while let Some(last) = end.pop() {
+        if last < u8::MAX {
+            end.push(last + 1);
+            return end;
+        }
+    }
+    vec![u8::MAX; 9]
+}
+
+pub(super) fn meta() -> Vec<u8> {
+    b"mcounters".to_vec()
+}
+
+pub(super) fn inbox(due_at: Timestamp, id: EventId) -> Vec<u8> {
+    Key::kind(b'i').instant(due_at).number(id.0).done()
+}
+
+pub(super) fn inbox_until(due_at: Timestamp) -> Vec<u8> {
+    Key::kind(b'i').instant(due_at.plus_ms(1)).done()
+}
+
+pub(super) fn set_aside(id: EventId) -> Vec<u8> {
+    Key::kind(b'x').number(id.0).done()
+}
+
+pub(super) fn message_part(id: EventId, part: u64) -> Vec<u8> {
+    Key::kind(b'z').number(id.0).number(part).done()
+}
+
+pub(super) fn message_parts(id: EventId) -> Vec<u8> {
+    Key::kind(b'z').number(id.0).done()
+}
+
+/// The hour of `CreateTime` leads, which every copy of a message shares, so that old ones form a range.
+pub(super) fn seen(created_at: Timestamp, digest: &MessageDigest) -> Vec<u8> {
+    let mut key = seen_from(created_at);
+    key.extend(digest.0);
+    key
+}
+
+pub(super) fn seen_from(created_at: Timestamp) -> Vec<u8> {
+    let hour = u32::try_from(created_at.as_millis().div_euclid(HOUR_MS)).unwrap_or(0);
+    let mut key = vec![b'd'];
+    key.extend(hour.to_be_bytes());
+    key
+}
+
+pub(super) fn contact(key: &ContactKey) -> Vec<u8> {
+    Key::kind(b'c').contact(key).done()
+}
+
+pub(super) fn contacts_of(external_userid: &ExternalUserid) -> Vec<u8> {
+    Key::kind(b'c').id(external_userid.as_str()).done()
+}
+
+pub(super) fn reask(due_at: Timestamp, key: &ContactKey) -> Vec<u8> {
+    Key::kind(b'w').instant(due_at).contact(key).done()
+}
+
+pub(super) fn reask_until(due_at: Timestamp) -> Vec<u8> {
+    Key::kind(b'w').instant(due_at.plus_ms(1)).done()
+}
+
+pub(super) fn fan_at(pending_id: &PendingId, app: &AppName) -> Vec<u8> {
+    Key::kind(b'p').id(pending_id.as_str()).id(app.as_str()).done()
+}
+
+pub(super) fn contact_at(pending_id: &PendingId, key: &ContactKey) -> Vec<u8> {
+    Key::kind(b'q').id(pending_id.as_str()).id(key.app.as_str()).contact(key).done()
+}
+
+pub(super) fn contacts_at(pending_id: &PendingId, app: Option<&AppName>) -> Vec<u8> {
+    let key = Key::kind(b'q').id(pending_id.as_str());
+    app.map_or(key.clone(), |app| key.id(app.as_str())).done()
+}
+
+pub(super) fn linked(unionid: &Unionid, key: &ContactKey) -> Vec<u8> {
+    Key::kind(b'u').id(unionid.as_str()).id(key.app.as_str()).contact(key).done()
+}
+
+pub(super) fn linked_to(unionid: &Unionid) -> Vec<u8> {
+    Key::kind(b'u').id(unionid.as_str()).done()
+}
+
+pub(super) fn fan(key: &FanKey) -> Vec<u8> {
+    Key::kind(b'n').id(key.unionid.as_str()).id(key.app.as_str()).done()
+}
+
+pub(super) fn fans_of(unionid: &Unionid) -> Vec<u8> {
+    Key::kind(b'n').id(unionid.as_str()).done()
+}
+
+pub(super) fn fan_work(key: &FanKey, step: FanStep, due_at: Timestamp) -> Vec<u8> {
+    fan_queue(&key.app, step).instant(due_at).id(key.unionid.as_str()).done()
+}
+
+pub(super) fn fan_works(app: &AppName, step: FanStep) -> Vec<u8> {
+    fan_queue(app, step).done()
+}
+
+pub(super) fn fan_works_until(app: &AppName, step: FanStep, due_at: Timestamp) -> Vec<u8> {
+    fan_queue(app, step).instant(due_at.plus_ms(1)).done()
+}
+
+fn fan_queue(app: &AppName, step: FanStep) -> Key {
+    let mut key = Key::kind(b't').id(app.as_str());
+    key.0.push(match step {
+        FanStep::Mint => 1,
+        FanStep::AskExisting => 2,
+    });
+    key
+}
+
+pub(super) fn feed(seq: u64) -> Vec<u8> {
+    Key::kind(b'f').number(seq).done()
+}
+
+pub(super) fn ledger(corp: &CorpId, api: &str) -> Vec<u8> {
+    Key::kind(b'g').id(corp.as_str()).id(api).done()
+}
+
+pub(super) fn dealer(app: &AppName, corp: &CorpId) -> Vec<u8> {
+    Key::kind(b'h').id(app.as_str()).id(corp.as_str()).done()
+}
+
+pub(super) fn dealers(app: &AppName) -> Vec<u8> {
+    Key::kind(b'h').id(app.as_str()).done()
+}
+
+/// Reads keys back, part by part.
+pub(super) struct Parts<'a>(pub(super) &'a [u8]);
+
+impl<'a> Parts<'a> {
+    pub(super) fn of(key: &'a [u8]) -> Self {
+        Self(key.get(1..).unwrap_or_default())
+    }
+
+    pub(super) fn instant(&mut self) -> Result<Timestamp, StoreError> {
+        let (number, rest) = self.0.split_first_chunk::<8>().ok_or_else(damaged)?;
+        self.0 = rest;
+        Ok(Timestamp::from_millis(i64::try_from(u64::from_be_bytes(*number)).map_err(|_| damaged())?))
+    }
+
+    pub(super) fn id(&mut self) -> Result<&'a str, StoreError> {
+        let end = self.0.iter().position(|byte| *byte == 0).ok_or_else(damaged)?;
+        let (id, rest) = self.0.split_at(end);
+        self.0 = rest.get(1..).unwrap_or_default();
+        std::str::from_utf8(id).map_err(|_| damaged())
+    }
+
+    pub(super) fn contact(&mut self) -> Result<ContactKey, StoreError> {
+        let external_userid = ExternalUserid::new(self.id()?).map_err(|_| damaged())?;
+        let app = AppName::new(self.id()?).map_err(|_| damaged())?;
+        let corp_id = CorpId::new(self.id()?).map_err(|_| damaged())?;
+        Ok(ContactKey { app, corp_id, external_userid })
+    }
+}
+
+fn damaged() -> StoreError {
+    StoreError::Damaged("a key that does not parse".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_prefix_comes_right_after_its_last_key() {
+        assert_eq!(after(b"ab"), b"ac");
+        assert_eq!(after(&[b'a', 255]), b"b");
+        assert!(after(&[255]).as_slice() > [255_u8, 255].as_slice());
+    }
+
+    #[test]
+    fn queues_sort_by_time_and_keys_read_back() {
+        let early = inbox(Timestamp::from_secs(1), EventId(9));
+        let late = inbox(Timestamp::from_secs(2), EventId(1));
+        assert!(early < late && early < inbox_until(Timestamp::from_secs(1)) && late > inbox_until(Timestamp::from_secs(1)));
+        let key = ContactKey {
+            app: AppName::new("brand").unwrap(),
+            corp_id: CorpId::new("wpDEALER").unwrap(),
+            external_userid: ExternalUserid::new("wmX").unwrap(),
+        };
+        let bytes = reask(Timestamp::from_secs(5), &key);
+        let mut parts = Parts::of(&bytes);
+        assert_eq!(parts.instant().unwrap(), Timestamp::from_secs(5));
+        assert_eq!(parts.contact().unwrap(), key);
+    }
+}

@@ -1,0 +1,200 @@
+//! sled 0.34.7 behind the seam. What it needs to be trusted, each point found by measurement:
+//!
+//! * its sync made real: see [`durable_sync`](super::durable_sync); proven at every open;
+//! * `flush_every_ms(None)`: the background flusher swallows sync errors, and Linux reports each only once;
+//! * the blocking `flush()` from one thread: seven concurrent `flush_async` deadlock the database for good;
+//! * leftover `snap.*.generating` files deleted before opening: a kill during an earlier open leaves one, and
+//!   sled then calls the database corrupt;
+//! * opening inside `catch_unwind`: sled panics on damage it notices;
+//! * the folder synced after creation; sled never does;
+//! * a lock of our own, held for the life of the process;
+//! * a ballast file: a database on a full disk cannot even be opened, so there is something to give up.
+
+use std::fs::{DirBuilder, File};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use super::durable_sync;
+use super::engine::{Engine, EngineError, Rows, Write};
+
+const BALLAST_BYTES: u64 = 64 << 20;
+/// A database closed a moment ago in this process may still hold its lock.
+const REOPEN_WITHIN: Duration = Duration::from_secs(2);
+
+/// Why the store's folder could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Something about the folder itself.
+    #[error("cannot {attempted} {}", path.display())]
+    Folder {
+        /// What was attempted.
+        attempted: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another process has it.
+    #[error("{} is in use by another process\nhint: one folder serves one unionlink; stop the other one", .0.display())]
+    InUse(PathBuf),
+    /// sled could not read what is there.
+    #[error("the database in {} cannot be opened: {reason}\nhint: keep a copy of the folder before anything else", path.display())]
+    Database {
+        /// Where.
+        path: PathBuf,
+        /// What sled said.
+        reason: String,
+    },
+    /// The sync symbol is not ours.
+    #[error("writes would not be durable: this binary was linked without its own sync_file_range\nhint: build it with the project's Cargo.toml")]
+    NotDurable,
+    /// The content is of another program or version, or damaged.
+    #[error("the content of the store cannot be used: {0}")]
+    Content(super::StoreError),
+}
+
+pub(super) struct SledEngine {
+    db: sled::Db,
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl SledEngine {
+    /// Opens or creates the database in `folder`.
+    pub(super) fn open(folder: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
+        create_private(folder)?;
+        let lock = lock(folder)?;
+        let ballast = folder.join("ballast");
+        if free_bytes(folder).is_some_and(|free| free < BALLAST_BYTES) {
+            // Opening needs space: sled writes a snapshot and zeroes segments.
+            let _ = std::fs::remove_file(&ballast);
+        }
+        let path = folder.join("sled");
+        create_private(&path)?;
+        delete_unfinished_snapshots(&path)?;
+        let db = open_database(&path, cache_bytes)?;
+        for synced in [path.as_path(), folder] {
+            File::open(synced).and_then(|dir| dir.sync_all()).map_err(folder_error("sync", synced))?;
+        }
+        let engine = Self { db, folder: folder.to_owned(), _lock: lock };
+        let probe = || engine.commit(vec![(b"\0probe".to_vec(), Some(vec![1]))]);
+        if !durable_sync::proven(probe).map_err(|e| OpenError::Database { path, reason: e.0 })? {
+            return Err(OpenError::NotDurable);
+        }
+        keep_ballast(folder, &ballast);
+        Ok(engine)
+    }
+}
+
+fn folder_error<'a>(attempted: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> OpenError + 'a {
+    move |source| OpenError::Folder { attempted, path: path.to_owned(), source }
+}
+
+fn create_private(path: &Path) -> Result<(), OpenError> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(folder_error("create the folder", path))
+}
+
+fn lock(folder: &Path) -> Result<File, OpenError> {
+    let path = folder.join("lock");
+    let file = File::create(&path).map_err(folder_error("create", &path))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(folder.to_owned())),
+        Err(std::fs::TryLockError::Error(source)) => Err(folder_error("lock", &path)(source)),
+    }
+}
+
+fn delete_unfinished_snapshots(path: &Path) -> Result<(), OpenError> {
+    for entry in std::fs::read_dir(path).map_err(folder_error("read", path))? {
+        let entry = entry.map_err(folder_error("read", path))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            tracing::warn!(file = %name, "deleting a snapshot that an earlier start did not finish");
+            std::fs::remove_file(entry.path()).map_err(folder_error("delete", &entry.path()))?;
+        }
+    }
+    Ok(())
+}
+
+fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, OpenError> {
+    let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
+    let until = Instant::now() + REOPEN_WITHIN;
+    loop {
+        let reason = match catch_unwind(AssertUnwindSafe(|| config.open())) {
+            Ok(Ok(db)) => return Ok(db),
+            Ok(Err(sled::Error::Io(e))) if e.to_string().contains("lock") && Instant::now() < until => {
+                std::thread::park_timeout(Duration::from_millis(20));
+                continue;
+            }
+            Ok(Err(error)) => error.to_string(),
+            Err(panic) => format!("sled panicked: {}", panic_text(&*panic)),
+        };
+        return Err(OpenError::Database { path: path.to_owned(), reason });
+    }
+}
+
+pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}
+
+fn free_bytes(folder: &Path) -> Option<u64> {
+    rustix::fs::statvfs(folder).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+/// Sets space aside while there is plenty. Failing to is no reason not to serve.
+fn keep_ballast(folder: &Path, ballast: &Path) {
+    let complete = std::fs::metadata(ballast).is_ok_and(|meta| meta.len() >= BALLAST_BYTES);
+    if complete || free_bytes(folder).is_none_or(|free| free < 16 * BALLAST_BYTES) {
+        return;
+    }
+    let allocated = File::create(ballast).map_err(|e| e.to_string()).and_then(|file| {
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, BALLAST_BYTES)
+            .map_err(|e| e.to_string())
+    });
+    if let Err(reason) = allocated {
+        tracing::info!(reason, "no ballast file: this file system cannot set space aside");
+    }
+}
+
+fn engine_error(error: sled::Error) -> EngineError {
+    EngineError(error.to_string())
+}
+
+impl Engine for SledEngine {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        self.db.get(key).map(|value| value.map(|v| v.to_vec())).map_err(engine_error)
+    }
+
+    fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
+        if from >= to {
+            return Box::new(std::iter::empty());
+        }
+        let rows = self.db.range(from..to);
+        Box::new(rows.map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(engine_error)))
+    }
+
+    /// One batch on one tree, then one blocking flush: the acknowledgement rule of the whole program.
+    fn commit(&self, writes: Vec<Write>) -> Result<(), EngineError> {
+        let mut batch = sled::Batch::default();
+        for (key, value) in writes {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        self.db.apply_batch(batch).map_err(engine_error)?;
+        self.db.flush().map(|_| ()).map_err(engine_error)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        free_bytes(&self.folder)
+    }
+}

@@ -1,0 +1,115 @@
+//! What a business transaction sees and writes: the engine, under what its group has already decided, under
+//! its own writes. Nothing reaches the engine unless the whole transaction succeeds.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::super::{Counts, StoreError};
+use super::engine::{Engine, EngineError};
+use super::keys;
+use super::records::{Record, decode, encode};
+
+/// Decided but not yet committed writes; `None` deletes.
+pub(super) type Overlay = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
+
+/// The one record that every commit rewrites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Meta {
+    /// Made at random when the store was created; part of every feed id.
+    pub(super) store_id: [u8; 16],
+    /// How much there is, and the heads of the two sequences.
+    pub(super) counts: Counts,
+}
+
+impl Record for Meta {}
+
+pub(super) struct Txn<'a> {
+    engine: &'a dyn Engine,
+    group: &'a Overlay,
+    own: Overlay,
+    pub(super) meta: Meta,
+}
+
+impl<'a> Txn<'a> {
+    pub(super) fn new(engine: &'a dyn Engine, group: &'a Overlay, meta: Meta) -> Self {
+        Self { engine, group, own: Overlay::new(), meta }
+    }
+
+    /// The writes, once the transaction has succeeded.
+    pub(super) fn into_writes(self) -> (Overlay, Meta) {
+        (self.own, self.meta)
+    }
+
+    pub(super) fn counts(&mut self) -> &mut Counts {
+        &mut self.meta.counts
+    }
+
+    /// One less of something. A count that is off must not stop the service, so it stays at zero.
+    pub(super) fn discount(&mut self, which: impl FnOnce(&mut Counts) -> &mut u64) {
+        let count = which(&mut self.meta.counts);
+        *count = count.saturating_sub(1);
+    }
+
+    fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.own.get(key).or_else(|| self.group.get(key)) {
+            Some(decided) => Ok(decided.clone()),
+            None => self.engine.get(key).map_err(failed),
+        }
+    }
+
+    pub(super) fn get<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
+        self.bytes(key)?.map(|bytes| decode(key, &bytes)).transpose()
+    }
+
+    pub(super) fn has(&self, key: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.bytes(key)?.is_some())
+    }
+
+    pub(super) fn put<R: Record>(&mut self, key: Vec<u8>, record: &R) -> Result<(), StoreError> {
+        let bytes = encode(&key, record)?;
+        self.own.insert(key, Some(bytes));
+        Ok(())
+    }
+
+    /// A key that says everything by being there.
+    pub(super) fn mark(&mut self, key: Vec<u8>) {
+        self.own.insert(key, Some(Vec::new()));
+    }
+
+    pub(super) fn delete(&mut self, key: Vec<u8>) {
+        self.own.insert(key, None);
+    }
+
+    /// Up to `limit` keys that begin with `prefix`, in order.
+    pub(super) fn keys(&self, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        let end = keys::after(prefix);
+        let group = self.group.range(prefix.to_vec()..end.clone());
+        let own = self.own.range(prefix.to_vec()..end.clone());
+        let patch: BTreeMap<_, _> =
+            group.chain(own).map(|(key, value)| (key.clone(), value.is_some())).collect();
+        let mut found: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
+        for row in self.engine.range(prefix, &end).take(limit + patch.len()) {
+            found.insert(row.map_err(failed)?.0, true);
+        }
+        found.extend(patch);
+        Ok(found.into_iter().filter(|(_, there)| *there).map(|(key, _)| key).take(limit).collect())
+    }
+
+    /// The sequence and id that the next feed entry will have.
+    pub(super) fn next_feed_id(&self) -> (u64, String) {
+        let seq = self.meta.counts.feed_head + 1;
+        let digest = Sha256::new().chain_update(self.meta.store_id).chain_update(seq.to_be_bytes()).finalize();
+        let id = digest.iter().take(12).fold(String::from("lnk_"), |mut id, byte| {
+            use std::fmt::Write as _;
+            let _ = write!(id, "{byte:02x}");
+            id
+        });
+        (seq, id)
+    }
+}
+
+pub(super) fn failed(error: EngineError) -> StoreError {
+    StoreError::Failed(error.0)
+}
