@@ -1,0 +1,259 @@
+//! Every metric of the service, with its help text. Label values are closed sets, so no input can make more of
+//! them; what is a state rather than an event (queue lengths) is read from the store when somebody scrapes.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::Registry;
+
+use crate::callback::Refusal;
+use crate::domain::event::Kind;
+use crate::store::Counts;
+use crate::wecom::{Api, CallError, Class};
+
+/// What became of a request to the callback door.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DoorOutcome {
+    /// Stored; acknowledged.
+    Accepted,
+    /// Stored before; acknowledged.
+    Duplicate,
+    /// Needs no action; acknowledged.
+    Ignored,
+    /// Set aside for an operator; acknowledged.
+    Quarantined,
+    /// Not WeCom's.
+    Refused,
+    /// No such app.
+    UnknownApp,
+    /// Body over the limit.
+    TooLarge,
+    /// Could not be made durable; not acknowledged.
+    Unavailable,
+    /// A verification request, answered.
+    Verified,
+}
+
+impl DoorOutcome {
+    const ALL: [Self; 9] = [
+        Self::Accepted,
+        Self::Duplicate,
+        Self::Ignored,
+        Self::Quarantined,
+        Self::Refused,
+        Self::UnknownApp,
+        Self::TooLarge,
+        Self::Unavailable,
+        Self::Verified,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Duplicate => "duplicate",
+            Self::Ignored => "ignored",
+            Self::Quarantined => "quarantined",
+            Self::Refused => "refused",
+            Self::UnknownApp => "unknown_app",
+            Self::TooLarge => "too_large",
+            Self::Unavailable => "unavailable",
+            Self::Verified => "verified",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct EventType {
+    r#type: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Call {
+    api: &'static str,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct State {
+    state: &'static str,
+}
+
+const SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// The metrics and their registry.
+pub struct Metrics {
+    registry: Registry,
+    door: Family<Outcome, Counter>,
+    refusals: Family<Reason, Counter>,
+    events: Family<EventType, Counter>,
+    door_seconds: Histogram,
+    calls: Family<Call, Counter>,
+    call_seconds: Histogram,
+    resolved_ids: Counter,
+    connections_refused: Counter,
+    contacts: Family<State, Gauge>,
+    fans: Family<State, Gauge>,
+    inbox: Family<State, Gauge>,
+    links: Gauge,
+    feed_head: Gauge,
+    paused: Gauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let metrics = Self {
+            registry: Registry::with_prefix("unionlink"),
+            door: Family::default(),
+            refusals: Family::default(),
+            events: Family::default(),
+            door_seconds: Histogram::new(SECONDS),
+            calls: Family::default(),
+            call_seconds: Histogram::new(SECONDS),
+            resolved_ids: Counter::default(),
+            connections_refused: Counter::default(),
+            contacts: Family::default(),
+            fans: Family::default(),
+            inbox: Family::default(),
+            links: Gauge::default(),
+            feed_head: Gauge::default(),
+            paused: Gauge::default(),
+        };
+        // Counters exist from the start: a rate over one that appears with its first event misses it.
+        for outcome in DoorOutcome::ALL {
+            drop(metrics.door.get_or_create(&Outcome { outcome: outcome.as_str() }));
+        }
+        for refusal in Refusal::ALL {
+            drop(metrics.refusals.get_or_create(&Reason { reason: refusal.as_str() }));
+        }
+        metrics.registered()
+    }
+}
+
+impl Metrics {
+    fn registered(mut self) -> Self {
+        let r = &mut self.registry;
+        r.register("callbacks", "Requests to the callback door by outcome", self.door.clone());
+        r.register("callback_refusals", "Refused callbacks by reason", self.refusals.clone());
+        r.register("events", "Understood events by type, duplicates included", self.events.clone());
+        r.register(
+            "callback_seconds",
+            "From a callback's last byte to its answer, in seconds",
+            self.door_seconds.clone(),
+        );
+        r.register("wecom_calls", "Calls to WeCom by API and outcome", self.calls.clone());
+        r.register("wecom_call_seconds", "Duration of calls to WeCom, in seconds", self.call_seconds.clone());
+        r.register("resolved_ids", "External userids asked about", self.resolved_ids.clone());
+        r.register(
+            "connections_refused",
+            "Connections closed because too many were open",
+            self.connections_refused.clone(),
+        );
+        r.register("contacts", "Customers by state", self.contacts.clone());
+        r.register("fans", "Fans by state", self.fans.clone());
+        r.register("inbox_events", "Events in the inbox by state", self.inbox.clone());
+        r.register("links", "Links", self.links.clone());
+        r.register("feed_head", "Number of the newest feed entry", self.feed_head.clone());
+        r.register("paused", "Apps and dealers whose calls are paused", self.paused.clone());
+        self
+    }
+
+    /// A request to the callback door was answered.
+    pub fn door(&self, outcome: DoorOutcome, took: Duration) {
+        self.door.get_or_create(&Outcome { outcome: outcome.as_str() }).inc();
+        self.door_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A callback was refused.
+    pub fn refused(&self, refusal: Refusal) {
+        self.refusals.get_or_create(&Reason { reason: refusal.as_str() }).inc();
+    }
+
+    /// An event was understood.
+    pub fn event(&self, kind: Kind) {
+        self.events.get_or_create(&EventType { r#type: kind.as_str() }).inc();
+    }
+
+    /// A connection was closed because too many were open.
+    pub fn connection_refused(&self) {
+        self.connections_refused.inc();
+    }
+
+    /// So many ids were put into one call.
+    pub fn ids_asked(&self, ids: usize) {
+        self.resolved_ids.inc_by(ids as u64);
+    }
+
+    /// A call to WeCom ended.
+    pub fn wecom_call<T>(&self, api: Api, answer: &Result<T, CallError>, took: Duration) {
+        let outcome = match answer.as_ref().map_err(CallError::class) {
+            Ok(_) => "ok",
+            Err(Class::Transient) => "transient",
+            Err(Class::Token) => "token",
+            Err(Class::Rate) => "rate",
+            Err(Class::Item) => "item",
+            Err(Class::Configuration) => "configuration",
+            Err(Class::Unknown) => "unknown",
+        };
+        self.calls.get_or_create(&Call { api: api.as_str(), outcome }).inc();
+        self.call_seconds.observe(took.as_secs_f64());
+    }
+
+    /// How many calls of `api` ended, whatever their outcome.
+    #[must_use]
+    pub fn calls_of(&self, api: Api) -> u64 {
+        const OUTCOMES: [&str; 7] = ["ok", "transient", "token", "rate", "item", "configuration", "unknown"];
+        let count = |outcome| self.calls.get(&Call { api: api.as_str(), outcome }).map_or(0, |calls| calls.get());
+        OUTCOMES.into_iter().map(count).sum()
+    }
+
+    /// How many requests to the callback door had this outcome.
+    #[must_use]
+    pub fn door_count(&self, outcome: DoorOutcome) -> u64 {
+        self.door.get_or_create(&Outcome { outcome: outcome.as_str() }).get()
+    }
+
+    /// How many ids WeCom was asked about.
+    #[must_use]
+    pub fn ids_asked_count(&self) -> u64 {
+        self.resolved_ids.get()
+    }
+
+    /// The text that Prometheus reads, with the states as of now.
+    #[must_use]
+    pub fn scrape(&self, counts: &Counts, paused: usize) -> String {
+        let set = |family: &Family<State, Gauge>, state, value: u64| {
+            family.get_or_create(&State { state }).set(i64::try_from(value).unwrap_or(i64::MAX));
+        };
+        set(&self.inbox, "waiting", counts.inbox);
+        set(&self.inbox, "dead", counts.dead);
+        set(&self.inbox, "quarantined", counts.quarantined);
+        set(&self.contacts, "known", counts.contacts);
+        set(&self.contacts, "waiting", counts.waiting);
+        set(&self.contacts, "linked", counts.links);
+        set(&self.fans, "queued", counts.fans_queued);
+        set(&self.fans, "minted", counts.fans_minted);
+        set(&self.fans, "rejected", counts.fans_rejected);
+        self.links.set(i64::try_from(counts.links).unwrap_or(i64::MAX));
+        self.feed_head.set(i64::try_from(counts.feed_head).unwrap_or(i64::MAX));
+        self.paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
+        let mut out = String::new();
+        // Writing to a String does not fail.
+        let _ = text::encode(&mut out, &self.registry);
+        out
+    }
+}

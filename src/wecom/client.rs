@@ -1,0 +1,406 @@
+//! The real [`Platform`]: HTTP to WeCom.
+//!
+//! The access token travels in the query, as WeCom wants it, so no URL is ever printed: errors lose theirs
+//! before anybody sees them. Success is decided on `errcode` alone; some calls leave it out when all is well.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::{ExposeSecret, SecretString};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::limiter::Limiter;
+use super::tokens::{Token, TokenKey, Tokens};
+use super::{Api, CallError, Class, ListedDealer, Platform, TokenOf, Transport};
+use crate::clock::Clock;
+use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid, Openid, PendingId, Unionid};
+use crate::telemetry::metrics::Metrics;
+
+/// 上下游; left out, WeCom assumes 企业互联 and answers with an empty list.
+const BUSINESS_TYPE_CHAIN: u8 = 1;
+const DEALERS_PER_PAGE: u32 = 100;
+const PAGES_MAX: usize = 1_000;
+const ANSWER_BYTES_MAX: usize = 4 << 20;
+
+/// Where and how WeCom is reached.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// Scheme and host, without a slash at the end.
+    pub api_base: String,
+    /// An HTTP proxy.
+    pub proxy: Option<String>,
+    /// For connecting.
+    pub connect_timeout: Duration,
+    /// For a whole call.
+    pub timeout: Duration,
+}
+
+/// What identifies one app.
+#[derive(Debug, Clone)]
+pub struct AppCredentials {
+    /// The brand's corp.
+    pub corp_id: CorpId,
+    /// The app's id there.
+    pub agent_id: i64,
+    /// The app's secret.
+    pub secret: SecretString,
+}
+
+/// WeCom over HTTP.
+pub struct Client {
+    http: reqwest::Client,
+    api_base: String,
+    apps: HashMap<AppName, AppCredentials>,
+    tokens: Tokens,
+    limiter: Limiter,
+    clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
+}
+
+/// Why a client cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client for WeCom cannot be built")]
+pub struct ClientError(#[source] reqwest::Error);
+
+impl Client {
+    /// A client for these apps.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the proxy's address is malformed or the platform has no TLS roots.
+    pub fn new(
+        settings: &ClientSettings,
+        apps: HashMap<AppName, AppCredentials>,
+        limiter: Limiter,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, ClientError> {
+        // An error means that another client of this process was first, with the same provider.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(settings.connect_timeout)
+            .timeout(settings.timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("unionlink/", env!("CARGO_PKG_VERSION")))
+            .no_proxy();
+        if let Some(proxy) = &settings.proxy {
+            builder = builder.proxy(reqwest::Proxy::all(proxy).map_err(ClientError)?);
+        }
+        let http = builder.build().map_err(ClientError)?;
+        Ok(Self { http, api_base: settings.api_base.clone(), apps, tokens: Tokens::default(), limiter, clock, metrics })
+    }
+
+    fn app(&self, app: &AppName, api: Api) -> Result<&AppCredentials, CallError> {
+        // Work for an app that was since removed from the configuration waits until it is back.
+        self.apps.get(app).ok_or(CallError::Refused { api, errcode: 40_056, from_ip: None })
+    }
+
+    /// One call: permit, HTTP, verdict. `query` holds secrets.
+    async fn call(
+        &self,
+        corp: &CorpId,
+        api: Api,
+        query: &[(&str, &str)],
+        body: Option<&Value>,
+    ) -> Result<Value, CallError> {
+        self.limiter.permit(corp, api).await?;
+        let started = std::time::Instant::now();
+        let answer = self.exchange(api, query, body).await.and_then(|answer| verdict(api, answer));
+        self.metrics.wecom_call(api, &answer, started.elapsed());
+        if let Err(error) = &answer {
+            tracing::debug!(api = api.as_str(), %error, "call failed");
+            if error.class() == Class::Rate {
+                self.limiter.blocked(corp, api).await;
+            }
+        }
+        answer
+    }
+
+    async fn exchange(&self, api: Api, query: &[(&str, &str)], body: Option<&Value>) -> Result<Value, CallError> {
+        let broken = |error: reqwest::Error| CallError::Transport { api, cause: cause(&error) };
+        let url = self.url(api, query);
+        let request = match body {
+            Some(body) => self.http.post(url).json(body),
+            None => self.http.get(url),
+        };
+        let mut response = request.send().await.map_err(broken)?;
+        if response.status() != reqwest::StatusCode::OK {
+            let cause = Transport::Status(response.status().as_u16());
+            return Err(CallError::Transport { api, cause });
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(broken)? {
+            bytes.extend_from_slice(&chunk);
+            if bytes.len() > ANSWER_BYTES_MAX {
+                return Err(CallError::Transport { api, cause: Transport::Body });
+            }
+        }
+        serde_json::from_slice(&bytes).map_err(|_| CallError::Transport { api, cause: Transport::Body })
+    }
+
+    fn url(&self, api: Api, query: &[(&str, &str)]) -> String {
+        use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+        let mut url = format!("{}{}", self.api_base, api.path());
+        for (n, (name, value)) in query.iter().enumerate() {
+            url.push(if n == 0 { '?' } else { '&' });
+            url.push_str(name);
+            url.push('=');
+            url.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
+        }
+        url
+    }
+
+    async fn token(&self, app: &AppName, of: &TokenOf, api: Api) -> Result<Token, CallError> {
+        let credentials = self.app(app, api)?;
+        let now = self.clock.now();
+        match of {
+            TokenOf::Upstream => {
+                let fetch = async || {
+                    let query =
+                        [("corpid", credentials.corp_id.as_str()), ("corpsecret", credentials.secret.expose_secret())];
+                    let answer = self.call(&credentials.corp_id, Api::GetToken, &query, None).await?;
+                    self.parse_token(Api::GetToken, answer)
+                };
+                self.tokens.get(&token_key(app, of), now, fetch).await
+            }
+            TokenOf::Dealer { corp_id, agent_id } => {
+                let fetch = async || {
+                    let body = json!({
+                        "corpid": corp_id.as_str(), "business_type": BUSINESS_TYPE_CHAIN, "agentid": agent_id,
+                    });
+                    // Boxed: a dealer's token is fetched with the brand's, which is fetched the same way.
+                    let answer =
+                        Box::pin(self.call_as(app, &TokenOf::Upstream, Api::CorpGetToken, &body)).await?;
+                    self.parse_token(Api::CorpGetToken, answer)
+                };
+                self.tokens.get(&token_key(app, of), now, fetch).await
+            }
+        }
+    }
+
+    fn parse_token(&self, api: Api, answer: Value) -> Result<Token, CallError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            access_token: String,
+            #[serde(deserialize_with = "number")]
+            expires_in: i64,
+        }
+        let answer: Answer = parse(api, answer)?;
+        Ok(Token::new(answer.access_token, answer.expires_in, self.clock.now()))
+    }
+
+    /// A call with a token, repeated once with a fresh one if WeCom refuses it.
+    async fn call_as(&self, app: &AppName, of: &TokenOf, api: Api, body: &Value) -> Result<Value, CallError> {
+        let corp = &self.app(app, api)?.corp_id;
+        let token = self.token(app, of, api).await?;
+        let query = |token: &Token| token.value.clone();
+        let first = self.call(corp, api, &[("access_token", query(&token).expose_secret())], Some(body)).await;
+        match first {
+            Err(error) if error.class() == Class::Token => {
+                self.tokens.refuse(&token_key(app, of), &token).await;
+                let token = self.token(app, of, api).await?;
+                self.call(corp, api, &[("access_token", query(&token).expose_secret())], Some(body)).await
+            }
+            answer => answer,
+        }
+    }
+}
+
+fn token_key(app: &AppName, of: &TokenOf) -> TokenKey {
+    let dealer = match of {
+        TokenOf::Upstream => None,
+        TokenOf::Dealer { corp_id, agent_id } => Some((corp_id.clone(), *agent_id)),
+    };
+    (app.clone(), dealer)
+}
+
+fn cause(error: &reqwest::Error) -> Transport {
+    if error.is_timeout() {
+        Transport::Timeout
+    } else if error.is_connect() {
+        Transport::Connect
+    } else {
+        Transport::Broken
+    }
+}
+
+/// Whether an answer is a success.
+fn verdict(api: Api, answer: Value) -> Result<Value, CallError> {
+    let errcode = match answer.get("errcode") {
+        None if answer.is_object() => 0,
+        Some(Value::Number(number)) => number.as_i64().unwrap_or(i64::MAX),
+        Some(Value::String(text)) => text.parse().unwrap_or(i64::MAX),
+        _ => return Err(CallError::Transport { api, cause: Transport::Body }),
+    };
+    if errcode == 0 {
+        return Ok(answer);
+    }
+    let from_ip = answer.get("errmsg").and_then(Value::as_str).and_then(seen_ip);
+    Err(CallError::Refused { api, errcode, from_ip })
+}
+
+/// Our address in `… from ip: 9.30.0.138, more info at …`.
+fn seen_ip(errmsg: &str) -> Option<String> {
+    let (_, rest) = errmsg.split_once("from ip:")?;
+    let ip = rest.trim_start().split([',', ' ']).next()?;
+    ip.parse::<std::net::IpAddr>().ok().map(|ip| ip.to_string())
+}
+
+fn parse<T: DeserializeOwned>(api: Api, answer: Value) -> Result<T, CallError> {
+    serde_json::from_value(answer).map_err(|_| CallError::Transport { api, cause: Transport::Body })
+}
+
+/// A number that may come as text.
+fn number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+    match Value::deserialize(from)? {
+        Value::Number(number) => number.as_i64().ok_or_else(|| serde::de::Error::custom("not an integer")),
+        Value::String(text) => text.parse().map_err(serde::de::Error::custom),
+        _ => Err(serde::de::Error::custom("not a number")),
+    }
+}
+
+#[async_trait]
+impl Platform for Client {
+    async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<Vec<ListedDealer>, CallError> {
+        #[derive(Deserialize)]
+        struct Row {
+            corpid: CorpId,
+            #[serde(default)]
+            corp_name: String,
+            #[serde(deserialize_with = "number")]
+            agentid: i64,
+        }
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            corp_list: Vec<Row>,
+            #[serde(default)]
+            next_cursor: String,
+            ending: Option<Value>,
+        }
+        let api = Api::ListAppShareInfo;
+        let agent_id = self.app(app, api)?.agent_id;
+        let mut dealers = Vec::new();
+        let mut cursor = String::new();
+        for _ in 0..PAGES_MAX {
+            let mut body =
+                json!({"agentid": agent_id, "business_type": BUSINESS_TYPE_CHAIN, "limit": DEALERS_PER_PAGE});
+            if let Some(only) = only {
+                body["corpid"] = only.as_str().into();
+            }
+            if !cursor.is_empty() {
+                body["cursor"] = cursor.clone().into();
+            }
+            let page: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, &body).await?)?;
+            dealers.extend(page.corp_list.into_iter().map(|row| ListedDealer {
+                corp_id: row.corpid,
+                agent_id: row.agentid,
+                name: row.corp_name.chars().take(128).collect(),
+            }));
+            let ended = page.ending.is_some_and(|ending| ending == 1 || ending == "1" || ending == true);
+            if ended || page.next_cursor.is_empty() || page.next_cursor == cursor {
+                break;
+            }
+            cursor = page.next_cursor;
+        }
+        Ok(dealers)
+    }
+
+    async fn unionid_to_pending_id(
+        &self,
+        app: &AppName,
+        unionid: &Unionid,
+        openid: &Openid,
+    ) -> Result<PendingId, CallError> {
+        #[derive(Deserialize)]
+        struct Answer {
+            pending_id: PendingId,
+        }
+        let api = Api::UnionidToPendingId;
+        let body = json!({"unionid": unionid.as_str(), "openid": openid.as_str()});
+        let answer: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, &body).await?)?;
+        Ok(answer.pending_id)
+    }
+
+    async fn unionid_to_external_userid(
+        &self,
+        app: &AppName,
+        unionid: &Unionid,
+        openid: &Openid,
+    ) -> Result<Vec<(CorpId, ExternalUserid)>, CallError> {
+        #[derive(Deserialize)]
+        struct Row {
+            corpid: CorpId,
+            external_userid: ExternalUserid,
+        }
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            external_userid_info: Vec<Row>,
+        }
+        let api = Api::UnionidToExternalUserid;
+        let body = json!({"unionid": unionid.as_str(), "openid": openid.as_str()});
+        let answer: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, &body).await?)?;
+        Ok(answer.external_userid_info.into_iter().map(|row| (row.corpid, row.external_userid)).collect())
+    }
+
+    async fn external_userid_to_pending_id(
+        &self,
+        app: &AppName,
+        token: &TokenOf,
+        chat_id: Option<&ChatId>,
+        ids: &[ExternalUserid],
+    ) -> Result<Vec<(ExternalUserid, PendingId)>, CallError> {
+        #[derive(Deserialize)]
+        struct Row {
+            external_userid: String,
+            #[serde(default)]
+            pending_id: Option<String>,
+        }
+        #[derive(Deserialize)]
+        struct Answer {
+            #[serde(default)]
+            result: Option<Vec<Row>>,
+        }
+        let api = Api::ExternalUseridToPendingId;
+        let mut body = json!({"external_userid": ids.iter().map(ExternalUserid::as_str).collect::<Vec<_>>()});
+        if let Some(chat_id) = chat_id {
+            body["chat_id"] = chat_id.as_str().into();
+        }
+        let answer: Answer = parse(api, self.call_as(app, token, api, &body).await?)?;
+        // A row without a usable pending id says "not known", whatever form that takes.
+        let known = |row: Row| {
+            let pending_id = PendingId::new(row.pending_id?).ok()?;
+            Some((ExternalUserid::new(row.external_userid).ok()?, pending_id))
+        };
+        Ok(answer.result.unwrap_or_default().into_iter().filter_map(known).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn success_is_decided_on_the_code_alone() {
+        let api = Api::GetToken;
+        assert!(verdict(api, json!({"errcode": 0, "errmsg": "Warning: wrong json format."})).is_ok());
+        assert!(verdict(api, json!({"suite_access_token": "x"})).is_ok());
+        assert!(verdict(api, json!({"errcode": "0"})).is_ok());
+        assert_eq!(verdict(api, json!({"errcode": 42_001})).unwrap_err().class(), Class::Token);
+        assert_eq!(verdict(api, json!([])).unwrap_err().class(), Class::Transient);
+        assert_eq!(verdict(api, json!({"errcode": null})).unwrap_err().class(), Class::Transient);
+    }
+
+    #[test]
+    fn the_address_wecom_saw_is_found_in_its_message() {
+        let errmsg = "not allow to access from your ip, hint: [1], from ip: 9.30.0.138, more info at https://…";
+        assert_eq!(seen_ip(errmsg).as_deref(), Some("9.30.0.138"));
+        assert_eq!(seen_ip("from ip: secret"), None);
+        let error = verdict(Api::GetToken, json!({"errcode": 60_020, "errmsg": errmsg})).unwrap_err();
+        assert!(error.to_string().contains("企业可信IP"), "{error}");
+    }
+}

@@ -1,0 +1,139 @@
+//! What each of WeCom's codes means for us, and what an operator can do about it. Document 90313.
+//!
+//! Decisions follow the class, never the text of an answer.
+
+/// What kind of failure a code is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Class {
+    /// Passes by itself: try again soon.
+    Transient,
+    /// The token is no longer good: get another, once per token value.
+    Token,
+    /// A budget is used up: stop this API for its window.
+    Rate,
+    /// This one id will never work.
+    Item,
+    /// Somebody has to mend a setting: park the app or dealer, spend nothing, probe slowly.
+    Configuration,
+    /// Nobody documented it: a few slow tries.
+    Unknown,
+}
+
+/// The class of a code.
+#[must_use]
+pub const fn class(errcode: i64) -> Class {
+    match errcode {
+        -1 | 6_000 | 45_033 | 45_035 | 45_036 => Class::Transient,
+        40_014 | 42_001 | 41_001 | 42_009 | 40_082 => Class::Token,
+        45_009 | 45_011 => Class::Rate,
+        40_003 | 40_058 | 40_063 | 40_073 | 40_096 | 41_050 | 41_051 | 60_111 | 84_061 | 610_014 => Class::Item,
+        40_001
+        | 40_013
+        | 40_056
+        | 40_057
+        | 40_084
+        | 40_085
+        | 40_091
+        | 43_009
+        | 43_012
+        | 48_001..=48_011
+        | 50_003
+        | 60_011
+        | 60_020
+        | 60_030
+        | 60_031
+        | 81_013
+        | 84_074
+        | 85_010
+        | 85_011
+        | 92_002
+        | 301_002
+        | 301_007
+        | 301_042
+        | 610_015..=610_018
+        | 670_001
+        | 670_004
+        | 701_000..=701_999
+        | 845_001..=845_003 => Class::Configuration,
+        _ => Class::Unknown,
+    }
+}
+
+/// Whether a code may mean that the *other* corp's token would be accepted.
+#[must_use]
+pub const fn may_be_wrong_token(errcode: i64) -> bool {
+    matches!(errcode, 48_002 | 60_011 | 84_074 | 92_002 | 301_002)
+}
+
+/// What a code means and what to do about it, in one line for an operator.
+#[must_use]
+pub const fn remedy(errcode: i64) -> &'static str {
+    match errcode {
+        -1 => "WeCom is busy; it is tried again",
+        40_001 | 40_091 => "the secret is not that of this app; copy it again from the app's page in the admin console",
+        40_003 | 60_111 => "no such member",
+        40_013 => "no such corp id; copy it from 我的企业 in the admin console",
+        40_014 | 42_001 | 41_001 => "the access token is no longer valid; another one is fetched",
+        40_056 => "no such agent id",
+        40_058 => "a parameter is malformed or too long",
+        40_073 => "not a valid openid; it must come from the same mini program as the unionid",
+        40_096 => "not an external_userid this corp's app may see",
+        43_009 => "the corp is not verified; complete 企业认证",
+        45_009 | 45_011 => "the call limit is reached; the API is left alone for the documented window",
+        45_033 | 45_035 | 45_036 => "too many calls at once; it is tried again more slowly",
+        48_001 | 48_002 => "the app may not call this API; grant it in 客户联系 and 上下游 under 可调用接口的应用",
+        48_004 | 48_005 | 48_006 => "the permission was withdrawn; grant it again in the admin console",
+        48_011 => "the corp's activity is too low for customer data; see the notice in the admin console",
+        50_003 => "the app is disabled; enable it in the admin console",
+        60_011 | 60_030 | 60_031 | 81_013 => {
+            "the follower is outside the app's visible range; widen it at the corp concerned"
+        }
+        60_020 | 301_042 => "our address is not trusted; add it to the app's 企业可信IP (effective after a minute)",
+        84_061 => "this customer and this corp have no relation any more",
+        84_074 => "no permission for customers; the dealer's administrator must grant 企业客户权限 to the shared app",
+        92_002 => "a call across corps is not allowed with this token",
+        301_002 | 301_007 => "the token does not belong to an app that may do this",
+        610_014 => "not a valid unionid",
+        610_015 => "the open-platform account is not verified",
+        610_016 => "the corp is not verified",
+        610_017 | 845_002 | 845_003 => "mini program and corp have different subjects; they must be registered by one company",
+        610_018 => "openid and unionid are not of the same open-platform account",
+        670_001 => "the app is not shared with this dealer; share it in 上下游",
+        670_004 => "the corp is not in this chain; invite it in 上下游",
+        701_000..=701_999 => "a licence (接口调用许可) is missing",
+        845_001 => "the openid is not of a mini program or service account",
+        _ => "see https://developer.work.weixin.qq.com/document/path/90313",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_fall_into_the_documented_classes() {
+        for (class_expected, codes) in [
+            (Class::Transient, &[-1, 6_000, 45_033, 45_035][..]),
+            (Class::Token, &[40_014, 42_001, 41_001]),
+            (Class::Rate, &[45_009]),
+            (Class::Item, &[40_096, 84_061, 40_058, 610_014, 40_073]),
+            (Class::Configuration, &[40_001, 60_020, 48_002, 301_002, 670_001, 610_015, 845_003, 701_008, 48_011]),
+            (Class::Unknown, &[1, 99_999]),
+        ] {
+            for code in codes {
+                assert_eq!(class(*code), class_expected, "{code}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_configuration_code_has_a_remedy_of_its_own() {
+        let general = remedy(i64::MAX);
+        for code in [40_001, 40_013, 43_009, 48_002, 50_003, 60_011, 60_020, 84_074, 92_002, 301_002, 610_015, 610_016,
+            610_017, 610_018, 670_001, 670_004, 701_008, 845_001, 845_002, 845_003]
+        {
+            assert_eq!(class(code), Class::Configuration);
+            assert_ne!(remedy(code), general, "{code}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Access tokens: one per (app, corp), fetched by one caller while the others wait, replaced once per token
+//! value that WeCom refused.
+//!
+//! A fetch that failed is remembered for a moment too: without that, every caller in line behind it would try
+//! for itself, and WeCom bans an address for an hour after repeated wrong secrets (document 90313).
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use secrecy::{ExposeSecret, SecretString};
+
+use super::{CallError, Class};
+use crate::domain::ids::{AppName, CorpId};
+use crate::domain::time::{SECOND_MS, Timestamp};
+
+/// Whose token: the app's own (`None`), or that of the shared app at a dealer.
+pub(super) type TokenKey = (AppName, Option<(CorpId, i64)>);
+
+/// An access token.
+#[derive(Debug, Clone)]
+pub(super) struct Token {
+    pub(super) value: Arc<SecretString>,
+    refresh_at: Timestamp,
+}
+
+impl Token {
+    /// A token that WeCom gave at `now` for so many seconds. It is replaced five minutes before its end, or
+    /// after half its life if that is shorter.
+    pub(super) fn new(value: String, expires_in_secs: i64, now: Timestamp) -> Self {
+        let life_ms = expires_in_secs.clamp(1, 86_400) * SECOND_MS;
+        let refresh_at = now.plus_ms((life_ms - 300 * SECOND_MS).max(life_ms / 2));
+        Self { value: Arc::new(value.into()), refresh_at }
+    }
+}
+
+#[derive(Default)]
+enum Slot {
+    #[default]
+    Empty,
+    Full(Token),
+    Failed(CallError, Timestamp),
+}
+
+#[derive(Default)]
+pub(super) struct Tokens {
+    slots: Mutex<HashMap<TokenKey, Arc<tokio::sync::Mutex<Slot>>>>,
+}
+
+impl Tokens {
+    fn slot(&self, key: &TokenKey) -> Arc<tokio::sync::Mutex<Slot>> {
+        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
+        slots.entry(key.clone()).or_default().clone()
+    }
+
+    /// The token, fetched with `fetch` if there is none that is still good at `now`.
+    pub(super) async fn get(
+        &self,
+        key: &TokenKey,
+        now: Timestamp,
+        fetch: impl AsyncFnOnce() -> Result<Token, CallError>,
+    ) -> Result<Token, CallError> {
+        let slot = self.slot(key);
+        // Held while fetching: that is the single flight.
+        let mut slot = slot.lock().await;
+        match &*slot {
+            Slot::Full(token) if now < token.refresh_at => return Ok(token.clone()),
+            Slot::Failed(error, until) if now < *until => return Err(error.clone()),
+            Slot::Empty | Slot::Full(_) | Slot::Failed(..) => {}
+        }
+        match fetch().await {
+            Ok(token) => {
+                *slot = Slot::Full(token.clone());
+                Ok(token)
+            }
+            Err(error) => {
+                let pause_ms = match error.class() {
+                    Class::Transient | Class::Token => SECOND_MS / 4,
+                    Class::Rate | Class::Item | Class::Configuration | Class::Unknown => 5 * SECOND_MS,
+                };
+                *slot = Slot::Failed(error.clone(), now.plus_ms(pause_ms));
+                Err(error)
+            }
+        }
+    }
+
+    /// Notes that WeCom refused this token. Whoever comes with an older one changes nothing.
+    pub(super) async fn refuse(&self, key: &TokenKey, refused: &Token) {
+        let slot = self.slot(key);
+        let mut slot = slot.lock().await;
+        let same = |token: &Token| token.value.expose_secret() == refused.value.expose_secret();
+        if matches!(&*slot, Slot::Full(token) if same(token)) {
+            *slot = Slot::Empty;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    use super::*;
+    use crate::wecom::{Api, Transport};
+
+    fn key() -> TokenKey {
+        (AppName::new("brand").unwrap(), None)
+    }
+
+    #[tokio::test]
+    async fn twenty_callers_with_one_refused_token_fetch_one_new_one() {
+        let (tokens, fetched) = (Arc::new(Tokens::default()), Arc::new(AtomicU32::new(0)));
+        let now = Timestamp::from_secs(1_000);
+        let get = async |tokens: &Tokens, fetched: &AtomicU32| {
+            let fetch = async || {
+                let n = fetched.fetch_add(1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                Ok(Token::new(format!("token{n}"), 7_200, now))
+            };
+            tokens.get(&key(), now, fetch).await.unwrap()
+        };
+        let first = get(&tokens, &fetched).await;
+        let refuse_and_get = || async {
+            tokens.refuse(&key(), &first).await;
+            get(&tokens, &fetched).await
+        };
+        for _ in 0..20 {
+            let token = refuse_and_get().await;
+            assert_eq!(token.value.expose_secret(), "token1");
+        }
+        assert_eq!(fetched.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_failed_fetch_is_not_repeated_by_everybody_in_line() {
+        let (tokens, fetched) = (Tokens::default(), AtomicU32::new(0));
+        let now = Timestamp::from_secs(1_000);
+        let failing = async || {
+            fetched.fetch_add(1, Ordering::SeqCst);
+            Err(CallError::Transport { api: Api::GetToken, cause: Transport::Timeout })
+        };
+        for _ in 0..20 {
+            assert!(tokens.get(&key(), now, failing).await.is_err());
+        }
+        assert_eq!(fetched.load(Ordering::SeqCst), 1);
+        assert!(tokens.get(&key(), now.plus_ms(250), failing).await.is_err());
+        assert_eq!(fetched.load(Ordering::SeqCst), 2);
+    }
+
+    #[tokio::test]
+    async fn a_token_is_replaced_before_its_end() {
+        let tokens = Tokens::default();
+        let start = Timestamp::from_secs(1_000);
+        let fetch = |name: &'static str, at| async move || Ok(Token::new(name.to_owned(), 7_200, at));
+        let get = async |at, name| tokens.get(&key(), at, fetch(name, at)).await.unwrap().value;
+        assert_eq!(get(start, "first").await.expose_secret(), "first");
+        assert_eq!(get(start.plus_ms(6_899_999), "second").await.expose_secret(), "first");
+        assert_eq!(get(start.plus_ms(6_900_000), "second").await.expose_secret(), "second");
+    }
+}

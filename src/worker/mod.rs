@@ -1,0 +1,121 @@
+//! The loops that turn what is queued into links.
+//!
+//! | worker | takes | does |
+//! | --- | --- | --- |
+//! | [`resolve`] | due events and waiting customers | asks WeCom for their pending ids, up to 100 a call |
+//! | [`mint`] | fans | obtains their pending ids, and asks which dealers have them already |
+//! | [`sweep`] | nothing | deletes what has outlived its use, keeps the list of dealers fresh |
+//!
+//! All have one shape: an *activation* without arguments looks at the store and does what is due; it is woken by a
+//! signal **and** by a timer, so a lost signal costs a second, not an event. Killed at any instruction, an
+//! activation is simply repeated.
+//!
+//! When WeCom or a setting is at fault, work is not retried piece by piece: its scope (an app, a dealer) is
+//! paused ([`pause`]), the work waits in the store, and one call in a while finds out whether it is over.
+
+pub mod directory;
+pub mod mint;
+pub mod pause;
+pub mod resolve;
+pub mod sweep;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::domain::ids::{AppName, CorpId};
+use crate::domain::time::Timestamp;
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+use crate::wecom::Platform;
+use directory::Directory;
+use pause::Pauses;
+
+/// What wakes the workers.
+#[derive(Debug, Default)]
+pub struct Wake {
+    /// An event was appended or redriven.
+    pub inbox: Notify,
+    /// Fans were registered.
+    pub fans: Notify,
+}
+
+/// Which token converts a dealer's customers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConversionToken {
+    /// The dealer's; the brand's if that is refused; whichever worked is remembered per dealer.
+    Auto,
+    /// The dealer's.
+    Downstream,
+    /// The brand's.
+    Upstream,
+}
+
+/// What the workers need to know of an app.
+#[derive(Debug, Clone)]
+pub struct AppRules {
+    /// The brand's corp.
+    pub corp_id: CorpId,
+    /// Which token converts a dealer's customers.
+    pub conversion_token: ConversionToken,
+}
+
+/// What every worker is given.
+#[derive(Clone)]
+pub struct Context {
+    /// The durable state.
+    pub store: Arc<dyn Store>,
+    /// WeCom.
+    pub platform: Arc<dyn Platform>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// What wakes the workers.
+    pub wake: Arc<Wake>,
+    /// Who is left alone for now.
+    pub pauses: Arc<Pauses>,
+    /// The dealers.
+    pub directory: Arc<Directory>,
+    /// The apps.
+    pub apps: Arc<HashMap<AppName, AppRules>>,
+    /// Calls under way, waited for at the end.
+    pub calls: TaskTracker,
+    /// Calls to WeCom under way at once, per worker.
+    pub calls_max: usize,
+}
+
+impl Context {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
+
+/// The longest a worker sleeps without looking.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Activates until `stop`. `activate` returns how long there is nothing to do unless somebody signals.
+async fn run(wake: &Notify, stop: CancellationToken, mut activate: impl AsyncFnMut() -> Duration) {
+    while !stop.is_cancelled() {
+        // Registered before looking, so that a signal between look and wait is not lost.
+        let woken = wake.notified();
+        tokio::pin!(woken);
+        woken.as_mut().enable();
+        let idle = activate().await.min(LOOK_EVERY);
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = woken => {}
+            () = tokio::time::sleep(idle) => {}
+        }
+    }
+}
+
+/// How long from `now` until `at`.
+fn until(now: Timestamp, at: Timestamp) -> Duration {
+    Duration::from_millis(u64::try_from(at.millis_since(now)).unwrap_or(0))
+}

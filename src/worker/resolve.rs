@@ -1,0 +1,267 @@
+//! Turns customers into pending ids.
+//!
+//! Work waits in lanes, one per corp whose token converts it. A lane with no call in flight sends what it has
+//! at once; while a call is in flight it gathers, up to 100 ids. So a single customer waits for nobody, and a
+//! burst of n costs ⌈n/100⌉ calls. Answers are matched by id, never by position. A batch rejected because of
+//! one id is split in half until that id stands alone.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::pause::Scope;
+use super::{Context, ConversionToken, until};
+use crate::domain::batch::{IDS_PER_CALL_MAX, bisect};
+use crate::domain::dealer::TokenOwner;
+use crate::domain::ids::{AppName, ContactKey, CorpId};
+use crate::domain::time::{MINUTE_MS, Timestamp};
+use crate::store::{Problem, Verdict, Work};
+use crate::wecom::CallError;
+
+mod conversion;
+
+use conversion::{Failure, convert};
+
+/// Pieces of work held in memory at once.
+const HELD_MAX: usize = 2_000;
+/// Tries of an event that fails with a code nobody documented.
+const UNKNOWN_TRIES_MAX: u32 = 5;
+
+/// The corp whose token a lane's calls are made with, inside one app.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct LaneKey {
+    app: AppName,
+    /// The dealer, or the brand where its own token converts.
+    owner: CorpId,
+}
+
+#[derive(Default)]
+struct Lane {
+    waiting: VecDeque<Work>,
+    busy: bool,
+}
+
+struct Resolver {
+    context: Context,
+    lanes: Mutex<HashMap<LaneKey, Lane>>,
+    in_flight: Arc<tokio::sync::Semaphore>,
+}
+
+/// Runs until `stop`; calls under way go on, tracked by the context.
+pub async fn run(context: Context, stop: CancellationToken) {
+    let in_flight = Arc::new(tokio::sync::Semaphore::new(context.calls_max));
+    let resolver = Arc::new(Resolver { context, lanes: Mutex::default(), in_flight });
+    let context = resolver.context.clone();
+    super::run(&context.wake.inbox, stop, async || resolver.clone().activate().await).await;
+}
+
+/// What a failed call means, in words an operator can act upon.
+pub(super) fn problem_of(error: &CallError) -> Problem {
+    let text = match error {
+        CallError::Refused { from_ip: Some(ip), .. } => format!("{error} (WeCom saw us come from {ip})"),
+        _ => error.to_string(),
+    };
+    Problem { errcode: error.errcode(), text }
+}
+
+impl Resolver {
+    fn lanes(&self) -> std::sync::MutexGuard<'_, HashMap<LaneKey, Lane>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn activate(self: Arc<Self>) -> Duration {
+        let (store, now) = (&self.context.store, self.context.now());
+        let held: usize = self.lanes().values().map(|lane| lane.waiting.len()).sum();
+        let mut idle = super::LOOK_EVERY;
+        if held < HELD_MAX {
+            match store.lease(now, HELD_MAX - held).await {
+                Ok(work) => self.route(work, now).await,
+                Err(error) => {
+                    tracing::warn!(%error, "no work taken");
+                    return idle;
+                }
+            }
+        }
+        self.clone().start_calls();
+        match store.next_due().await {
+            // What is due already is held up by a full house; the next finished call signals.
+            Ok(Some(due_at)) if due_at > now => idle = idle.min(until(now, due_at)),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "the queue cannot be read"),
+        }
+        idle
+    }
+
+    /// Puts work into lanes, or settles what needs no call.
+    async fn route(&self, work: Vec<Work>, now: Timestamp) {
+        let mut settled = Vec::new();
+        for work in work {
+            match self.destination(&work, now).await {
+                Ok(key) => self.lanes().entry(key).or_default().waiting.push_back(work),
+                Err(verdict) => settled.push((work, verdict)),
+            }
+        }
+        self.settle(settled).await;
+    }
+
+    async fn destination(&self, work: &Work, now: Timestamp) -> Result<LaneKey, Verdict> {
+        let leaves = work.event.as_ref().is_some_and(|event| !event.happening.contact.change.is_add());
+        let known = work.known.as_ref().is_some_and(|c| c.pending_id.is_some() || c.link.is_some());
+        if leaves || known {
+            return Err(Verdict::Applied);
+        }
+        let ContactKey { app, corp_id, .. } = &work.contact;
+        let Some(rules) = self.context.apps.get(app) else {
+            let text = format!("no app named {app} in the configuration; put it back, or redrive later");
+            return Err(later(now.plus_ms(5 * MINUTE_MS), Problem { errcode: None, text }));
+        };
+        let scopes = [Scope::App(app.clone()), Scope::Corp(app.clone(), corp_id.clone())];
+        if let Some(pause) = self.context.pauses.of(&[&scopes[0], &scopes[1]], now) {
+            return Err(later(pause.until, pause.problem));
+        }
+        let upstream = match rules.conversion_token {
+            ConversionToken::Upstream => true,
+            ConversionToken::Downstream => false,
+            // A store that cannot be read here fails the lease before; then the lane's call finds out.
+            ConversionToken::Auto => matches!(
+                self.context.store.dealer(app, corp_id).await,
+                Ok(Some(dealer)) if dealer.token == Some(TokenOwner::Upstream)
+            ),
+        };
+        let owner = if upstream { rules.corp_id.clone() } else { corp_id.clone() };
+        Ok(LaneKey { app: app.clone(), owner })
+    }
+
+    /// Starts a call in each lane that has work and none in flight, as far as there is room.
+    fn start_calls(self: Arc<Self>) {
+        let mut lanes = self.lanes();
+        lanes.retain(|_, lane| lane.busy || !lane.waiting.is_empty());
+        for (key, lane) in lanes.iter_mut().filter(|(_, lane)| !lane.busy) {
+            let Ok(room) = self.in_flight.clone().try_acquire_owned() else { break };
+            let batch = take_batch(&mut lane.waiting);
+            lane.busy = true;
+            let (resolver, key) = (self.clone(), key.clone());
+            self.context.calls.spawn(async move {
+                resolver.work_off(&key, batch).await;
+                drop(room);
+                if let Some(lane) = resolver.lanes().get_mut(&key) {
+                    lane.busy = false;
+                }
+                resolver.context.wake.inbox.notify_one();
+            });
+        }
+    }
+
+    async fn work_off(&self, key: &LaneKey, batch: Vec<Work>) {
+        let mut todo = vec![batch];
+        while let Some(batch) = todo.pop() {
+            match convert(&self.context, &key.app, &key.owner, &batch).await {
+                Ok(found) => {
+                    let settled = batch.into_iter().map(|work| {
+                        let pending_id = found.get(&work.contact.external_userid).cloned();
+                        let verdict = pending_id.map_or(Verdict::Missed, Verdict::Resolved);
+                        (work, verdict)
+                    });
+                    self.settle(settled.collect()).await;
+                }
+                Err(Failure::Item(problem)) => match halves(batch) {
+                    Ok((head, tail)) => todo.extend([tail, head]),
+                    Err(same) => {
+                        let settled = same.into_iter().map(|work| {
+                            let verdict = blame(&work, problem.clone());
+                            (work, verdict)
+                        });
+                        self.settle(settled.collect()).await;
+                    }
+                },
+                Err(Failure::Unknown(problem, retry_at)) => {
+                    let settled = batch.into_iter().map(|work| {
+                        let verdict = unknown(&work, problem.clone(), retry_at);
+                        (work, verdict)
+                    });
+                    self.settle(settled.collect()).await;
+                }
+                Err(Failure::Paused(problem, resume_at)) => {
+                    // What is left would meet the same end.
+                    let rest = todo.drain(..).flatten().chain(batch);
+                    let settled = rest.map(|work| (work, later(resume_at, problem.clone())));
+                    self.settle(settled.collect()).await;
+                }
+            }
+        }
+    }
+
+    async fn settle(&self, outcomes: Vec<(Work, Verdict)>) {
+        if outcomes.is_empty() {
+            return;
+        }
+        for (work, verdict) in &outcomes {
+            if let Verdict::Dead(problem) = verdict {
+                tracing::warn!(contact = ?work.contact.external_userid, corp = %work.contact.corp_id,
+                    errcode = problem.errcode, problem = problem.text, "dead letter");
+            }
+        }
+        // On an error the leases end and the work is done again; WeCom answers the same.
+        if let Err(error) = self.context.store.settle(outcomes, self.context.now()).await {
+            tracing::warn!(%error, "outcomes not written; the work will be repeated");
+        }
+    }
+}
+
+fn later(due_at: Timestamp, problem: Problem) -> Verdict {
+    Verdict::Retry { due_at, problem, spent: false }
+}
+
+/// Work for up to 100 different customers; several pieces about one customer travel together.
+fn take_batch(waiting: &mut VecDeque<Work>) -> Vec<Work> {
+    let mut customers = std::collections::HashSet::new();
+    let mut batch = Vec::new();
+    while let Some(work) = waiting.front() {
+        if customers.len() == IDS_PER_CALL_MAX && !customers.contains(&work.contact.external_userid) {
+            break;
+        }
+        customers.insert(work.contact.external_userid.clone());
+        batch.extend(waiting.pop_front());
+    }
+    batch
+}
+
+/// Splits a batch by customer; `Err` with the same batch if it is all about one.
+fn halves(mut batch: Vec<Work>) -> Result<(Vec<Work>, Vec<Work>), Vec<Work>> {
+    let mut customers: Vec<_> = batch.iter().map(|work| work.contact.external_userid.clone()).collect();
+    customers.sort();
+    customers.dedup();
+    match bisect(customers) {
+        Some((head, _)) => {
+            let tail = batch.extract_if(.., |work| !head.contains(&work.contact.external_userid)).collect();
+            Ok((batch, tail))
+        }
+        None => Err(batch),
+    }
+}
+
+/// WeCom refuses this one id.
+fn blame(work: &Work, problem: Problem) -> Verdict {
+    use crate::domain::event::ContactChange;
+    let half_added = |change| matches!(change, ContactChange::HalfAdded);
+    match &work.event {
+        // Not yet a customer: WeCom may know this person once the member confirms.
+        Some(event) if half_added(event.happening.contact.change) => Verdict::Missed,
+        _ => Verdict::Dead(problem),
+    }
+}
+
+/// A code nobody documented: a few slow tries, then a dead letter.
+fn unknown(work: &Work, problem: Problem, retry_at: Timestamp) -> Verdict {
+    let before = work.event.as_ref();
+    let same_again = before.and_then(|event| event.problem.as_ref()).is_some_and(|p| p.errcode == problem.errcode);
+    if same_again && before.is_some_and(|event| event.attempts + 1 >= UNKNOWN_TRIES_MAX) {
+        return Verdict::Dead(problem);
+    }
+    Verdict::Retry { due_at: retry_at, problem, spent: true }
+}
+
+#[cfg(test)]
+mod tests;

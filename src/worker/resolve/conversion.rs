@@ -1,0 +1,196 @@
+//! One batch, one verdict: which token, what a refusal means, what to remember.
+//!
+//! WeCom's documents do not say whose token converts a dealer's customers. `auto` starts with the dealer's. If
+//! WeCom refuses that as the wrong one, or converts nothing with it, the brand's is tried, and whichever gave a
+//! result is remembered for this dealer. Until then a fruitless second try is not repeated within the hour, so
+//! that dealers without any fans do not cost twice the calls.
+
+use std::collections::HashMap;
+
+use super::super::pause::Scope;
+use super::super::{Context, ConversionToken};
+use super::problem_of;
+use crate::domain::backoff::Backoff;
+use crate::domain::dealer::TokenOwner;
+use crate::domain::ids::{AppName, CorpId, ExternalUserid, PendingId};
+use crate::domain::time::{MINUTE_MS, Timestamp};
+use crate::store::{Problem, StoreError, Work};
+use crate::wecom::{Api, CallError, Class, TokenOf, may_be_wrong_token};
+use crate::worker::directory::DirectoryError;
+
+/// Why a batch has no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// At least one id in it is at fault.
+    Item(Problem),
+    /// A code nobody documented; worth another try then.
+    Unknown(Problem, Timestamp),
+    /// Not the fault of any id: everything of this kind waits until then.
+    Paused(Problem, Timestamp),
+}
+
+type Found = HashMap<ExternalUserid, PendingId>;
+
+/// Asks WeCom about the customers of a batch.
+pub(super) async fn convert(
+    context: &Context,
+    app: &AppName,
+    owner: &CorpId,
+    batch: &[Work],
+) -> Result<Found, Failure> {
+    let mut ids: Vec<_> = batch.iter().map(|work| work.contact.external_userid.clone()).collect();
+    ids.sort();
+    ids.dedup();
+    let conversion = Conversion { context, app, owner, ids: &ids };
+    match conversion.run().await {
+        Ok(found) => {
+            context.pauses.worked(&Scope::App(app.clone()));
+            context.pauses.worked(&Scope::Corp(app.clone(), owner.clone()));
+            Ok(found)
+        }
+        Err(error) => Err(conversion.failure(error)),
+    }
+}
+
+struct Conversion<'a> {
+    context: &'a Context,
+    app: &'a AppName,
+    owner: &'a CorpId,
+    ids: &'a [ExternalUserid],
+}
+
+enum ConversionError {
+    Call(CallError),
+    Store(StoreError),
+    NotShared,
+}
+
+impl From<CallError> for ConversionError {
+    fn from(error: CallError) -> Self {
+        Self::Call(error)
+    }
+}
+
+impl From<DirectoryError> for ConversionError {
+    fn from(error: DirectoryError) -> Self {
+        match error {
+            DirectoryError::Call(error) => Self::Call(error),
+            DirectoryError::Store(error) => Self::Store(error),
+        }
+    }
+}
+
+impl Conversion<'_> {
+    async fn run(&self) -> Result<Found, ConversionError> {
+        let rules = self.context.apps.get(self.app).ok_or(ConversionError::NotShared)?;
+        if rules.corp_id == *self.owner {
+            return Ok(self.ask(&TokenOf::Upstream).await?);
+        }
+        let dealer = self.context.directory.find(self.app, self.owner).await?;
+        let auto = rules.conversion_token == ConversionToken::Auto;
+        let Some(dealer) = dealer else {
+            // Not listed as sharing the app. The brand's token may still do.
+            let asked = if auto { Some(self.ask(&TokenOf::Upstream).await) } else { None };
+            return match asked {
+                Some(Err(error)) if error.class() != Class::Configuration => Err(error.into()),
+                Some(Ok(found)) => Ok(found),
+                Some(Err(_)) | None => Err(ConversionError::NotShared),
+            };
+        };
+        let downstream = TokenOf::Dealer { corp_id: dealer.corp_id.clone(), agent_id: dealer.agent_id };
+        let first = self.ask(&downstream).await;
+        if !auto || dealer.token.is_some() && first.is_ok() {
+            return Ok(first?);
+        }
+        match &first {
+            Ok(found) if !found.is_empty() => {
+                self.remember(TokenOwner::Downstream).await;
+                return Ok(first?);
+            }
+            Ok(_) => {}
+            Err(error) if error.errcode().is_some_and(may_be_wrong_token) || error.class() == Class::Item => {}
+            Err(_) => return Ok(first?),
+        }
+        if self.context.directory.tried_in_vain(self.app, self.owner) {
+            return Ok(first?);
+        }
+        match self.ask(&TokenOf::Upstream).await {
+            Ok(found) if !found.is_empty() => {
+                self.remember(TokenOwner::Upstream).await;
+                Ok(found)
+            }
+            // An empty answer to the right question beats a refusal of the wrong one.
+            Ok(found) if first.as_ref().is_err_and(|error| error.class() != Class::Item) => Ok(found),
+            _ => {
+                self.context.directory.note_vain_try(self.app, self.owner);
+                Ok(first?)
+            }
+        }
+    }
+
+    async fn ask(&self, token: &TokenOf) -> Result<Found, CallError> {
+        self.context.metrics.ids_asked(self.ids.len());
+        let rows = self.context.platform.external_userid_to_pending_id(self.app, token, None, self.ids).await?;
+        Ok(rows.into_iter().collect())
+    }
+
+    async fn remember(&self, token: TokenOwner) {
+        if let Err(error) = self.context.store.remember_token(self.app, self.owner, token).await {
+            tracing::warn!(%error, "which token works was not written down; it is found out again");
+        }
+    }
+
+    /// What an error means for the batch, pausing whatever it hits.
+    fn failure(&self, error: ConversionError) -> Failure {
+        let now = self.context.now();
+        let corp = Scope::Corp(self.app.clone(), self.owner.clone());
+        let pause = |scope, problem: Problem, backoff| {
+            let until = self.context.pauses.failed(scope, problem.clone(), backoff, now);
+            Failure::Paused(problem, until)
+        };
+        let error = match error {
+            ConversionError::Call(error) => error,
+            ConversionError::Store(error) => {
+                let problem = Problem { errcode: None, text: error.to_string() };
+                return Failure::Paused(problem, now.plus_ms(Backoff::CALL.first_ms));
+            }
+            ConversionError::NotShared => {
+                let text = "WeCom does not list this corp as sharing the app; share it with the dealer in 上下游, \
+                            and have the dealer confirm the sensitive permissions";
+                return pause(corp, Problem { errcode: None, text: text.to_owned() }, Backoff::PARKED);
+            }
+        };
+        let problem = problem_of(&error);
+        match error.class() {
+            Class::Item => Failure::Item(problem),
+            Class::Unknown => {
+                let wait_ms = Backoff::UNKNOWN_CODE.wait_ms(1, rand::random());
+                Failure::Unknown(problem, now.plus_ms(wait_ms))
+            }
+            Class::Rate => {
+                let until = match error {
+                    CallError::NoPermit { retry_at, .. } => retry_at,
+                    _ => now.plus_ms(MINUTE_MS),
+                };
+                self.context.pauses.hold(corp, problem.clone(), now, until);
+                Failure::Paused(problem, until)
+            }
+            Class::Transient | Class::Token => pause(corp, problem, Backoff::CALL),
+            Class::Configuration => {
+                let scope = if hits_the_whole_app(&error) { Scope::App(self.app.clone()) } else { corp };
+                pause(scope, problem, Backoff::PARKED)
+            }
+        }
+    }
+}
+
+/// Whether a setting of the brand's own app is wrong, and not one of a dealer.
+fn hits_the_whole_app(error: &CallError) -> bool {
+    let CallError::Refused { api, errcode, .. } = error else { return false };
+    match api {
+        Api::GetToken | Api::ListAppShareInfo => true,
+        Api::CorpGetToken | Api::ExternalUseridToPendingId | Api::UnionidToPendingId | Api::UnionidToExternalUserid => {
+            matches!(errcode, 40_001 | 40_013 | 40_056 | 40_091 | 60_020 | 301_042)
+        }
+    }
+}
