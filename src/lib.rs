@@ -7,3 +7,4 @@ pub mod store;
 pub mod telemetry;
 pub mod wecom;
 pub mod worker;
+pub mod config;
