@@ -61,7 +61,9 @@ pub(super) fn for_each_field<'a>(
             }
             Event::CData(data) if depth == 2 => append(&mut value, data.into_inner()),
             // White space around a CDATA section is layout, not text.
-            Event::Text(data) if depth == 2 && !data.trim().is_empty() => append(&mut value, data.into_inner()),
+            Event::Text(data) if depth == 2 && !data.trim().is_empty() => {
+                append(&mut value, data.into_inner())
+            }
             Event::GeneralRef(reference) if depth == 2 => {
                 let character = if let Ok(Some(character)) = reference.resolve_char_ref() {
                     character
@@ -77,7 +79,11 @@ pub(super) fn for_each_field<'a>(
             Event::Eof => break,
         }
     }
-    if depth == 0 && roots == 1 { Ok(()) } else { Err(XmlError::Malformed) }
+    if depth == 0 && roots == 1 {
+        Ok(())
+    } else {
+        Err(XmlError::Malformed)
+    }
 }
 
 fn enter(elements: &mut usize, depth: usize) -> Result<(), XmlError> {

@@ -223,7 +223,11 @@ impl Environment {
     /// The process's.
     #[must_use]
     pub fn of_process() -> Self {
-        Self(std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect())
+        Self(
+            std::env::vars_os()
+                .filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?)))
+                .collect(),
+        )
     }
 
     fn get(&self, name: &str) -> Option<&str> {
@@ -231,7 +235,9 @@ impl Environment {
     }
 
     fn overrides(&self) -> Vec<(String, String)> {
-        let ours = |(name, value): (&String, &String)| Some((name.strip_prefix("UNIONLINK__")?.to_owned(), value.clone()));
+        let ours = |(name, value): (&String, &String)| {
+            Some((name.strip_prefix("UNIONLINK__")?.to_owned(), value.clone()))
+        };
         self.0.iter().filter_map(ours).collect()
     }
 }
@@ -247,8 +253,10 @@ impl FromIterator<(String, String)> for Environment {
 /// # Errors
 /// [`ConfigError`] with everything that is wrong.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: path.to_owned(),
+        source,
+    })?;
     parse(&text, path, environment)
 }
 
@@ -257,12 +265,17 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigErro
 /// # Errors
 /// As [`load`].
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Config, ConfigError> {
-    let table: Table =
-        text.parse().map_err(|source| ConfigError::Syntax { path: path.to_owned(), source })?;
+    let table: Table = text.parse().map_err(|source| ConfigError::Syntax {
+        path: path.to_owned(),
+        source,
+    })?;
     let (config, problems) = check(table, environment);
     match config {
         Some(config) if problems.is_empty() => Ok(config),
-        _ => Err(ConfigError::Problems { path: path.to_owned(), problems }),
+        _ => Err(ConfigError::Problems {
+            path: path.to_owned(),
+            problems,
+        }),
     }
 }
 
@@ -276,7 +289,11 @@ fn check(table: Table, environment: &Environment) -> (Option<Config>, Vec<Proble
     let mut apps = Vec::new();
     let app_sections = root.sections("apps");
     if app_sections.is_empty() {
-        root.problem("apps", "is missing: there must be at least one app", Some("see config/example.toml"));
+        root.problem(
+            "apps",
+            "is missing: there must be at least one app",
+            Some("see config/example.toml"),
+        );
     }
     for mut section in app_sections {
         let known: Vec<&App> = apps.iter().flatten().collect();
@@ -289,7 +306,17 @@ fn check(table: Table, environment: &Environment) -> (Option<Config>, Vec<Proble
     drop(root);
     let apps: Option<Vec<_>> = apps.into_iter().collect();
     let sinks: Option<Vec<_>> = sinks.into_iter().collect();
-    let config = (|| Some(Config { server: server?, admin: admin?, store, wecom, log, apps: apps?, sinks: sinks? }))();
+    let config = (|| {
+        Some(Config {
+            server: server?,
+            admin: admin?,
+            store,
+            wecom,
+            log,
+            apps: apps?,
+            sinks: sinks?,
+        })
+    })();
     (config, shared.into_problems())
 }
 
@@ -297,7 +324,11 @@ fn address(section: &mut Section, default: &str) -> Option<SocketAddr> {
     let text = section.text("listen").unwrap_or_else(|| default.to_owned());
     let parsed = text.parse();
     if parsed.is_err() {
-        section.problem("listen", format!("{text:?} is not an address and port"), Some("write 0.0.0.0:8080"));
+        section.problem(
+            "listen",
+            format!("{text:?} is not an address and port"),
+            Some("write 0.0.0.0:8080"),
+        );
     }
     parsed.ok()
 }
@@ -310,7 +341,14 @@ fn server(section: &mut Section) -> Option<Server> {
     let body_bytes_max = section.number("body_bytes_max", 65_536, 1_024..=1 << 20);
     let grace_ms = section.number("grace_ms", 10_000, 0..=600_000);
     let listen = listen?;
-    Some(Server { listen, connections_max, header_timeout_ms, body_timeout_ms, body_bytes_max, grace_ms })
+    Some(Server {
+        listen,
+        connections_max,
+        header_timeout_ms,
+        body_timeout_ms,
+        body_bytes_max,
+        grace_ms,
+    })
 }
 
 fn admin(section: &mut Section, environment: &Environment) -> Option<Admin> {
@@ -340,7 +378,9 @@ fn store(section: &mut Section) -> Store {
 }
 
 fn wecom(section: &mut Section) -> Wecom {
-    let base = section.text("api_base").unwrap_or_else(|| "https://qyapi.weixin.qq.com".to_owned());
+    let base = section
+        .text("api_base")
+        .unwrap_or_else(|| "https://qyapi.weixin.qq.com".to_owned());
     url(section, "api_base", &base);
     let proxy = section.text("proxy");
     if let Some(proxy) = &proxy {
@@ -393,10 +433,27 @@ fn app(section: &mut Section, environment: &Environment, known: &[&App]) -> Opti
         missing(section, "agent_id", "应用管理 → the app → AgentId");
     }
     let secret = required_secret(section, "secret", environment, "应用管理 → the app → Secret");
-    let token = required_secret(section, "callback_token", environment, "the app → 接收消息 → Token");
-    let aes_key = required_secret(section, "encoding_aes_key", environment, "the app → 接收消息 → EncodingAESKey");
-    if let Some(Err(error)) = aes_key.as_ref().map(|key| AesKey::decode(key.value.expose_secret())) {
-        section.problem("encoding_aes_key", error.to_string(), Some("copy all 43 characters from 接收消息"));
+    let token = required_secret(
+        section,
+        "callback_token",
+        environment,
+        "the app → 接收消息 → Token",
+    );
+    let aes_key = required_secret(
+        section,
+        "encoding_aes_key",
+        environment,
+        "the app → 接收消息 → EncodingAESKey",
+    );
+    if let Some(Err(error)) = aes_key
+        .as_ref()
+        .map(|key| AesKey::decode(key.value.expose_secret()))
+    {
+        section.problem(
+            "encoding_aes_key",
+            error.to_string(),
+            Some("copy all 43 characters from 接收消息"),
+        );
     }
     let accept_receive_ids = section.texts("accept_receive_ids");
     let conversion_token = section.choice(
@@ -432,7 +489,11 @@ fn name(section: &mut Section) -> Option<AppName> {
     match AppName::new(&text) {
         Ok(name) if text.chars().all(plain) => Some(name),
         _ => {
-            section.problem("name", format!("{text:?} is not a name"), Some("use up to 64 of A-Z a-z 0-9 - _ ."));
+            section.problem(
+                "name",
+                format!("{text:?} is not a name"),
+                Some("use up to 64 of A-Z a-z 0-9 - _ ."),
+            );
             None
         }
     }
@@ -458,8 +519,18 @@ fn sink(section: &mut Section, environment: &Environment) -> Option<Sink> {
         Some(target) => url(section, "url", target),
         None => section.problem("url", "is missing", None),
     }
-    let secret = required_secret(section, "secret", environment, "whsec_ and 24 to 64 random bytes in base64");
-    Some(Sink { name: name?, kind, url: target?, secret: secret? })
+    let secret = required_secret(
+        section,
+        "secret",
+        environment,
+        "whsec_ and 24 to 64 random bytes in base64",
+    );
+    Some(Sink {
+        name: name?,
+        kind,
+        url: target?,
+        secret: secret?,
+    })
 }
 
 fn required_secret(

@@ -52,16 +52,36 @@ impl Section {
             }
         }
         let shared = Rc::new(shared);
-        (Self { path: String::new(), table, known: Vec::new(), shared: shared.clone() }, shared)
+        (
+            Self {
+                path: String::new(),
+                table,
+                known: Vec::new(),
+                shared: shared.clone(),
+            },
+            shared,
+        )
     }
 
     pub(super) fn key(&self, name: &str) -> String {
-        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
+        if self.path.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{}.{name}", self.path)
+        }
     }
 
     pub(super) fn problem(&self, name: &str, reason: impl Into<String>, hint: Option<&str>) {
-        let key = if name.is_empty() { self.path.clone() } else { self.key(name) };
-        let problem = Problem { key, reason: reason.into(), hint: hint.map(str::to_owned) };
+        let key = if name.is_empty() {
+            self.path.clone()
+        } else {
+            self.key(name)
+        };
+        let problem = Problem {
+            key,
+            reason: reason.into(),
+            hint: hint.map(str::to_owned),
+        };
         self.shared.problems.borrow_mut().push(problem);
     }
 
@@ -76,12 +96,21 @@ impl Section {
         let table = match self.take(name) {
             Some(Value::Table(table)) => table,
             Some(other) => {
-                self.problem(name, format!("is {} instead of a table", kind(&other)), Some("write [section]"));
+                self.problem(
+                    name,
+                    format!("is {} instead of a table", kind(&other)),
+                    Some("write [section]"),
+                );
                 Table::new()
             }
             None => Table::new(),
         };
-        Self { path, table, known: Vec::new(), shared: self.shared.clone() }
+        Self {
+            path,
+            table,
+            known: Vec::new(),
+            shared: self.shared.clone(),
+        }
     }
 
     /// The tables of an array: `[[name]]`.
@@ -89,7 +118,11 @@ impl Section {
         let array = match self.take(name) {
             Some(Value::Array(array)) => array,
             Some(other) => {
-                self.problem(name, format!("is {} instead of a list of tables", kind(&other)), Some("write [[…]]"));
+                self.problem(
+                    name,
+                    format!("is {} instead of a list of tables", kind(&other)),
+                    Some("write [[…]]"),
+                );
                 Vec::new()
             }
             None => Vec::new(),
@@ -99,7 +132,12 @@ impl Section {
             let path = format!("{}[{n}]", self.key(name));
             match item {
                 Value::Table(table) => {
-                    sections.push(Self { path, table, known: Vec::new(), shared: self.shared.clone() });
+                    sections.push(Self {
+                        path,
+                        table,
+                        known: Vec::new(),
+                        shared: self.shared.clone(),
+                    });
                 }
                 other => self.problem(name, format!("has {} in it", kind(&other)), Some("write [[…]]")),
             }
@@ -122,7 +160,12 @@ impl Section {
     }
 
     /// A whole number between two bounds, or the default.
-    pub(super) fn number(&mut self, name: &'static str, default: u64, bounds: std::ops::RangeInclusive<u64>) -> u64 {
+    pub(super) fn number(
+        &mut self,
+        name: &'static str,
+        default: u64,
+        bounds: std::ops::RangeInclusive<u64>,
+    ) -> u64 {
         match self.take(name) {
             None => default,
             Some(Value::Integer(number)) if u64::try_from(number).is_ok_and(|n| bounds.contains(&n)) => {
@@ -130,7 +173,9 @@ impl Section {
             }
             Some(other) => {
                 let reason = match &other {
-                    Value::Integer(number) => format!("{number} is not between {} and {}", bounds.start(), bounds.end()),
+                    Value::Integer(number) => {
+                        format!("{number} is not between {} and {}", bounds.start(), bounds.end())
+                    }
                     other => format!("is {} instead of a whole number", kind(other)),
                 };
                 self.problem(name, reason, None);
@@ -144,7 +189,11 @@ impl Section {
             None => default,
             Some(Value::Boolean(flag)) => flag,
             Some(other) => {
-                self.problem(name, format!("is {} instead of true or false", kind(&other)), None);
+                self.problem(
+                    name,
+                    format!("is {} instead of true or false", kind(&other)),
+                    None,
+                );
                 default
             }
         }
@@ -153,7 +202,9 @@ impl Section {
     /// One of a few words, or the first of them.
     pub(super) fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> T {
         let default = choices[0].1;
-        let Some(word) = self.text(name) else { return default };
+        let Some(word) = self.text(name) else {
+            return default;
+        };
         if let Some((_, value)) = choices.iter().find(|(choice, _)| *choice == word) {
             return *value;
         }
@@ -167,7 +218,11 @@ impl Section {
             None => return Vec::new(),
             Some(Value::Array(array)) => array,
             Some(other) => {
-                self.problem(name, format!("is {} instead of a list", kind(&other)), Some("write [\"…\", \"…\"]"));
+                self.problem(
+                    name,
+                    format!("is {} instead of a list", kind(&other)),
+                    Some("write [\"…\", \"…\"]"),
+                );
                 return Vec::new();
             }
         };
@@ -263,7 +318,10 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Option<String> {
         }
         [index, inner @ ..] if !inner.is_empty() && index.parse::<usize>().is_ok() => {
             let index = index.parse::<usize>().ok()?;
-            let array = table.entry(first).or_insert_with(|| Value::Array(Vec::new())).as_array_mut()?;
+            let array = table
+                .entry(first)
+                .or_insert_with(|| Value::Array(Vec::new()))
+                .as_array_mut()?;
             if index == array.len() {
                 array.push(Value::Table(Table::new()));
             }
@@ -271,7 +329,10 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Option<String> {
             Some(format!("{first}[{index}].{key}"))
         }
         rest => {
-            let inner = table.entry(first).or_insert_with(|| Value::Table(Table::new())).as_table_mut()?;
+            let inner = table
+                .entry(first)
+                .or_insert_with(|| Value::Table(Table::new()))
+                .as_table_mut()?;
             Some(format!("{first}.{}", put(inner, rest, value)?))
         }
     }

@@ -5,7 +5,10 @@ use super::*;
 const KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
 
 fn environment(pairs: &[(&str, &str)]) -> Environment {
-    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    pairs
+        .iter()
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect()
 }
 
 fn minimal() -> String {
@@ -17,9 +20,10 @@ fn minimal() -> String {
 
 fn problems(text: &str, environment: &Environment) -> Vec<String> {
     match parse(text, Path::new("test.toml"), environment) {
-        Err(ConfigError::Problems { problems, .. }) => {
-            problems.into_iter().map(|p| format!("{} {}", p.key, p.reason)).collect()
-        }
+        Err(ConfigError::Problems { problems, .. }) => problems
+            .into_iter()
+            .map(|p| format!("{} {}", p.key, p.reason))
+            .collect(),
         other => panic!("{other:?}"),
     }
 }
@@ -33,15 +37,24 @@ fn the_defaults_file_says_what_the_code_does() {
     let nothing = Environment::default();
     let from_file = config(&format!("{DEFAULTS}\n{}", minimal()), &nothing);
     let from_code = config(&minimal(), &nothing);
-    assert_eq!(toml::to_string(&from_file).unwrap(), toml::to_string(&from_code).unwrap());
+    assert_eq!(
+        toml::to_string(&from_file).unwrap(),
+        toml::to_string(&from_code).unwrap()
+    );
 }
 
 #[test]
 fn what_the_defaults_file_comments_out_is_right_too() {
     let uncommented: String = DEFAULTS
         .lines()
-        .map(|line| line.strip_prefix("# ").filter(|rest| rest.starts_with('[') || rest.contains(" = ")).unwrap_or(line))
-        .filter(|line| !line.starts_with('#') && !line.contains("UNIONLINK__") && !line.contains("written as"))
+        .map(|line| {
+            line.strip_prefix("# ")
+                .filter(|rest| rest.starts_with('[') || rest.contains(" = "))
+                .unwrap_or(line)
+        })
+        .filter(|line| {
+            !line.starts_with('#') && !line.contains("UNIONLINK__") && !line.contains("written as")
+        })
         .map(|line| format!("{line}\n"))
         .collect();
     let environment = environment(&[
@@ -60,12 +73,15 @@ fn what_the_defaults_file_comments_out_is_right_too() {
 #[test]
 fn the_example_needs_only_its_secrets() {
     let text = include_str!("../../config/example.toml");
-    assert_eq!(problems(text, &Environment::default()), [
-        "admin.token environment variable UNIONLINK_ADMIN_TOKEN is not set",
-        "apps[0].callback_token environment variable UNIONLINK_BRAND_CALLBACK_TOKEN is not set",
-        "apps[0].encoding_aes_key environment variable UNIONLINK_BRAND_AES_KEY is not set",
-        "apps[0].secret environment variable UNIONLINK_BRAND_SECRET is not set",
-    ]);
+    assert_eq!(
+        problems(text, &Environment::default()),
+        [
+            "admin.token environment variable UNIONLINK_ADMIN_TOKEN is not set",
+            "apps[0].callback_token environment variable UNIONLINK_BRAND_CALLBACK_TOKEN is not set",
+            "apps[0].encoding_aes_key environment variable UNIONLINK_BRAND_AES_KEY is not set",
+            "apps[0].secret environment variable UNIONLINK_BRAND_SECRET is not set",
+        ]
+    );
 }
 
 #[test]
@@ -73,26 +89,31 @@ fn all_problems_are_told_at_once_each_with_its_place() {
     let text = "[server]\nlisten = \"nowhere\"\nlistn = 1\n[store]\ncache_mb = \"much\"\ndedupe_days = 0\n[typo]\nx = 1\n\
         [[apps]]\nname = \"a b\"\nencoding_aes_key = { value = \"short\" }\nconversion_token = \"both\"\n\
         quota = { per_hour = 0 }\nsecret = { envy = \"X\" }\n";
-    assert_eq!(problems(text, &Environment::default()), [
-        "apps[0].agent_id is missing",
-        "apps[0].callback_token is missing",
-        "apps[0].conversion_token \"both\" is not one of auto, downstream, upstream",
-        "apps[0].corp_id is missing",
-        "apps[0].encoding_aes_key has 5 characters instead of 43",
-        "apps[0].name \"a b\" is not a name",
-        "apps[0].quota.per_hour 0 is not between 1 and 4294967295",
-        "apps[0].secret has \"envy\" in it",
-        "server.listen \"nowhere\" is not an address and port",
-        "server.listn is not a known key",
-        "store.cache_mb is text instead of a whole number",
-        "store.dedupe_days 0 is not between 1 and 365",
-        "typo is not a known key",
-    ]);
+    assert_eq!(
+        problems(text, &Environment::default()),
+        [
+            "apps[0].agent_id is missing",
+            "apps[0].callback_token is missing",
+            "apps[0].conversion_token \"both\" is not one of auto, downstream, upstream",
+            "apps[0].corp_id is missing",
+            "apps[0].encoding_aes_key has 5 characters instead of 43",
+            "apps[0].name \"a b\" is not a name",
+            "apps[0].quota.per_hour 0 is not between 1 and 4294967295",
+            "apps[0].secret has \"envy\" in it",
+            "server.listen \"nowhere\" is not an address and port",
+            "server.listn is not a known key",
+            "store.cache_mb is text instead of a whole number",
+            "store.dedupe_days 0 is not between 1 and 365",
+            "typo is not a known key",
+        ]
+    );
 }
 
 #[test]
 fn a_slip_of_the_pen_gets_a_suggestion() {
-    let error = parse("[server]\nlistn = 1\n", Path::new("t"), &Environment::default()).unwrap_err().to_string();
+    let error = parse("[server]\nlistn = 1\n", Path::new("t"), &Environment::default())
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("did you mean listen?"), "{error}");
 }
 
@@ -114,18 +135,25 @@ fn the_environment_overrides_the_file() {
     assert_eq!(config.apps[0].accept_receive_ids, ["wpX"]);
     assert_eq!(config.apps[0].corp_id.as_str(), "007");
     assert_eq!(config.store.path, Path::new("2026"));
-    let wrong = problems(&minimal(), &super::tests::environment(&[("UNIONLINK__SERVER__PORT", "1")]));
+    let wrong = problems(
+        &minimal(),
+        &super::tests::environment(&[("UNIONLINK__SERVER__PORT", "1")]),
+    );
     assert_eq!(wrong, ["server.port is not a known key"]);
 }
 
 #[test]
 fn a_reachable_admin_listener_needs_a_token() {
     let open = format!("[admin]\nlisten = \"0.0.0.0:8081\"\n{}", minimal());
-    assert_eq!(problems(&open, &Environment::default()), [
-        "admin.token is missing, and 0.0.0.0:8081 can be reached from other machines"
-    ]);
+    assert_eq!(
+        problems(&open, &Environment::default()),
+        ["admin.token is missing, and 0.0.0.0:8081 can be reached from other machines"]
+    );
     config(&open, &environment(&[("UNIONLINK__ADMIN__TOKEN", "secret")]));
-    config(&format!("[admin]\nlisten = \"[::1]:8081\"\n{}", minimal()), &Environment::default());
+    config(
+        &format!("[admin]\nlisten = \"[::1]:8081\"\n{}", minimal()),
+        &Environment::default(),
+    );
 }
 
 #[test]

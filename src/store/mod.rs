@@ -84,7 +84,11 @@ impl MessageDigest {
     #[must_use]
     pub fn of(app: &AppName, message: &[u8]) -> Self {
         use sha2::{Digest, Sha256};
-        let digest = Sha256::new().chain_update(app.as_str()).chain_update([0]).chain_update(message).finalize();
+        let digest = Sha256::new()
+            .chain_update(app.as_str())
+            .chain_update([0])
+            .chain_update(message)
+            .finalize();
         let mut short = [0; 16];
         short.copy_from_slice(&digest[..16]);
         Self(short)
@@ -419,7 +423,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Up to `limit` events in `state` with a number above `after`, by number (`Waiting` and `Leased`: by the
     /// instant they are due).
-    async fn events(&self, state: EventState, after: EventId, limit: usize) -> Result<Vec<EventRow>, StoreError>;
+    async fn events(
+        &self,
+        state: EventState,
+        after: EventId,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError>;
 
     /// One dead or quarantined event.
     async fn event(&self, id: EventId) -> Result<Option<EventRow>, StoreError>;
@@ -429,7 +438,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Puts a dead letter back into the inbox, or replaces a quarantined message by the event it turned out to
     /// be (`None`: by nothing). Returns whether there was one.
-    async fn redrive(&self, id: EventId, becomes: Option<Happening>, now: Timestamp) -> Result<bool, StoreError>;
+    async fn redrive(
+        &self,
+        id: EventId,
+        becomes: Option<Happening>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// Registers fans. Answers in the same order.
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError>;
@@ -450,7 +464,11 @@ pub trait Store: Send + Sync + 'static {
     async fn next_fan_due(&self, app: &AppName, step: FanStep) -> Result<Option<Timestamp>, StoreError>;
 
     /// Writes down what came of it, with the links that follow.
-    async fn settle_fans(&self, outcomes: Vec<(FanWork, FanVerdict)>, now: Timestamp) -> Result<(), StoreError>;
+    async fn settle_fans(
+        &self,
+        outcomes: Vec<(FanWork, FanVerdict)>,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
 
     /// Reserves up to `want` calls of `api` for `corp`, durably, before any of them is made.
     async fn reserve(
@@ -483,7 +501,12 @@ pub trait Store: Send + Sync + 'static {
     async fn dealers(&self, app: &AppName) -> Result<Vec<Dealer>, StoreError>;
 
     /// Notes whose token converts a dealer's customers.
-    async fn remember_token(&self, app: &AppName, corp_id: &CorpId, owner: TokenOwner) -> Result<(), StoreError>;
+    async fn remember_token(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        owner: TokenOwner,
+    ) -> Result<(), StoreError>;
 
     /// Up to [`LINKS_MAX`] links, as of `now`.
     async fn links(&self, query: &LinkQuery, now: Timestamp) -> Result<Vec<LinkData>, StoreError>;

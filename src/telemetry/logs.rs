@@ -15,7 +15,9 @@ pub enum Format {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The filter does not parse.
-    #[error("log.filter {filter:?} is not a filter\nhint: write a level (info) or target=level pairs (info,unionlink=debug)")]
+    #[error(
+        "log.filter {filter:?} is not a filter\nhint: write a level (info) or target=level pairs (info,unionlink=debug)"
+    )]
     Filter {
         /// As configured.
         filter: String,
@@ -32,9 +34,13 @@ pub enum LogError {
 /// # Errors
 /// [`LogError`] says what is wrong with the filter.
 pub fn start(filter: &str, format: Format) -> Result<(), LogError> {
-    let parsed = EnvFilter::try_new(filter)
-        .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
-    let lines = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
+    let parsed = EnvFilter::try_new(filter).map_err(|source| LogError::Filter {
+        filter: filter.to_owned(),
+        source,
+    })?;
+    let lines = tracing_subscriber::fmt()
+        .with_env_filter(parsed)
+        .with_writer(std::io::stderr);
     let started = match format {
         Format::Text => lines.with_target(false).try_init(),
         Format::Json => lines.json().flatten_event(true).try_init(),

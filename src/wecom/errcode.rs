@@ -26,7 +26,9 @@ pub const fn class(errcode: i64) -> Class {
         -1 | 6_000 | 45_033 | 45_035 | 45_036 => Class::Transient,
         40_014 | 42_001 | 41_001 | 42_009 | 40_082 => Class::Token,
         45_009 | 45_011 => Class::Rate,
-        40_003 | 40_058 | 40_063 | 40_073 | 40_096 | 41_050 | 41_051 | 60_111 | 84_061 | 610_014 => Class::Item,
+        40_003 | 40_058 | 40_063 | 40_073 | 40_096 | 41_050 | 41_051 | 60_111 | 84_061 | 610_014 => {
+            Class::Item
+        }
         40_001
         | 40_013
         | 40_056
@@ -70,7 +72,9 @@ pub const fn may_be_wrong_token(errcode: i64) -> bool {
 pub const fn remedy(errcode: i64) -> &'static str {
     match errcode {
         -1 => "WeCom is busy; it is tried again",
-        40_001 | 40_091 => "the secret is not that of this app; copy it again from the app's page in the admin console",
+        40_001 | 40_091 => {
+            "the secret is not that of this app; copy it again from the app's page in the admin console"
+        }
         40_003 | 60_111 => "no such member",
         40_013 => "no such corp id; copy it from 我的企业 in the admin console",
         40_014 | 42_001 | 41_001 => "the access token is no longer valid; another one is fetched",
@@ -81,22 +85,30 @@ pub const fn remedy(errcode: i64) -> &'static str {
         43_009 => "the corp is not verified; complete 企业认证",
         45_009 | 45_011 => "the call limit is reached; the API is left alone for the documented window",
         45_033 | 45_035 | 45_036 => "too many calls at once; it is tried again more slowly",
-        48_001 | 48_002 => "the app may not call this API; grant it in 客户联系 and 上下游 under 可调用接口的应用",
+        48_001 | 48_002 => {
+            "the app may not call this API; grant it in 客户联系 and 上下游 under 可调用接口的应用"
+        }
         48_004 | 48_005 | 48_006 => "the permission was withdrawn; grant it again in the admin console",
         48_011 => "the corp's activity is too low for customer data; see the notice in the admin console",
         50_003 => "the app is disabled; enable it in the admin console",
         60_011 | 60_030 | 60_031 | 81_013 => {
             "the follower is outside the app's visible range; widen it at the corp concerned"
         }
-        60_020 | 301_042 => "our address is not trusted; add it to the app's 企业可信IP (effective after a minute)",
+        60_020 | 301_042 => {
+            "our address is not trusted; add it to the app's 企业可信IP (effective after a minute)"
+        }
         84_061 => "this customer and this corp have no relation any more",
-        84_074 => "no permission for customers; the dealer's administrator must grant 企业客户权限 to the shared app",
+        84_074 => {
+            "no permission for customers; the dealer's administrator must grant 企业客户权限 to the shared app"
+        }
         92_002 => "a call across corps is not allowed with this token",
         301_002 | 301_007 => "the token does not belong to an app that may do this",
         610_014 => "not a valid unionid",
         610_015 => "the open-platform account is not verified",
         610_016 => "the corp is not verified",
-        610_017 | 845_002 | 845_003 => "mini program and corp have different subjects; they must be registered by one company",
+        610_017 | 845_002 | 845_003 => {
+            "mini program and corp have different subjects; they must be registered by one company"
+        }
         610_018 => "openid and unionid are not of the same open-platform account",
         670_001 => "the app is not shared with this dealer; share it in 上下游",
         670_004 => "the corp is not in this chain; invite it in 上下游",
@@ -117,7 +129,12 @@ mod tests {
             (Class::Token, &[40_014, 42_001, 41_001]),
             (Class::Rate, &[45_009]),
             (Class::Item, &[40_096, 84_061, 40_058, 610_014, 40_073]),
-            (Class::Configuration, &[40_001, 60_020, 48_002, 301_002, 670_001, 610_015, 845_003, 701_008, 48_011]),
+            (
+                Class::Configuration,
+                &[
+                    40_001, 60_020, 48_002, 301_002, 670_001, 610_015, 845_003, 701_008, 48_011,
+                ],
+            ),
             (Class::Unknown, &[1, 99_999]),
         ] {
             for code in codes {
@@ -129,9 +146,10 @@ mod tests {
     #[test]
     fn every_configuration_code_has_a_remedy_of_its_own() {
         let general = remedy(i64::MAX);
-        for code in [40_001, 40_013, 43_009, 48_002, 50_003, 60_011, 60_020, 84_074, 92_002, 301_002, 610_015, 610_016,
-            610_017, 610_018, 670_001, 670_004, 701_008, 845_001, 845_002, 845_003]
-        {
+        for code in [
+            40_001, 40_013, 43_009, 48_002, 50_003, 60_011, 60_020, 84_074, 92_002, 301_002, 610_015,
+            610_016, 610_017, 610_018, 670_001, 670_004, 701_008, 845_001, 845_002, 845_003,
+        ] {
             assert_eq!(class(code), Class::Configuration);
             assert_ne!(remedy(code), general, "{code}");
         }

@@ -3,15 +3,15 @@
 //! Each (app, step) is a queue of its own with its own budget: one that is used up or refused holds nobody
 //! else. Calls are made side by side, as many as configured; the limiter says when.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::pause::Scope;
 use super::resolve::problem_of;
-use super::{Context, until};
+use super::{Activation, Context, until};
 use crate::domain::backoff::Backoff;
 use crate::domain::fan::{FanStep, Minted};
 use crate::domain::ids::AppName;
@@ -37,22 +37,34 @@ pub async fn run(context: Context, stop: CancellationToken) {
         .flat_map(|app| FanStep::ALL.map(|step| (app.clone(), step)))
         .map(|(app, step)| {
             let context = context.clone();
-            Arc::new(Queue { context, app, step, in_flight: AtomicUsize::new(0), worked_at: AtomicI64::new(0) })
+            Arc::new(Queue {
+                context,
+                app,
+                step,
+                in_flight: AtomicUsize::new(0),
+                worked_at: AtomicI64::new(0),
+            })
         })
         .collect();
-    super::run(&context.wake.fans, stop, async || {
+    super::run(&context.wake.fans, stop, queues).await;
+}
+
+impl Activation for Vec<Arc<Queue>> {
+    async fn activate(&mut self) -> Duration {
         let mut idle = super::LOOK_EVERY;
-        for queue in &queues {
+        for queue in self {
             idle = idle.min(queue.clone().activate().await);
         }
         idle
-    })
-    .await;
+    }
 }
 
 impl Queue {
     fn scopes(&self) -> [Scope; 2] {
-        [Scope::App(self.app.clone()), Scope::Fans(self.app.clone(), self.step)]
+        [
+            Scope::App(self.app.clone()),
+            Scope::Fans(self.app.clone(), self.step),
+        ]
     }
 
     async fn activate(self: Arc<Self>) -> Duration {
@@ -61,11 +73,23 @@ impl Queue {
         if let Some(pause) = self.context.pauses.of(&[&app, &fans], now) {
             return until(now, pause.until);
         }
-        let room = self.context.calls_max.saturating_sub(self.in_flight.load(Ordering::Relaxed));
+        let room = self
+            .context
+            .calls_max
+            .saturating_sub(self.in_flight.load(Ordering::Relaxed));
         // After a failure one call finds out whether it is over, not all at once.
-        let failing = self.context.pauses.all().iter().any(|(scope, pause)| pause.failures > 0 && *scope == fans);
+        let failing = self
+            .context
+            .pauses
+            .all()
+            .iter()
+            .any(|(scope, pause)| pause.failures > 0 && *scope == fans);
         let room = if failing { room.min(1) } else { room };
-        let leased = if room == 0 { Ok(Vec::new()) } else { store.lease_fans(&self.app, self.step, now, room).await };
+        let leased = if room == 0 {
+            Ok(Vec::new())
+        } else {
+            store.lease_fans(&self.app, self.step, now, room).await
+        };
         let work = match leased {
             Ok(work) => work,
             Err(error) => {
@@ -93,8 +117,12 @@ impl Queue {
     }
 
     async fn work_off(&self, work: FanWork) {
-        let (platform, app, unionid, openid) =
-            (&self.context.platform, &work.key.app, &work.key.unionid, &work.fan.openid);
+        let (platform, app, unionid, openid) = (
+            &self.context.platform,
+            &work.key.app,
+            &work.key.unionid,
+            &work.fan.openid,
+        );
         let answer = match self.step {
             FanStep::Mint => {
                 // Taken before the call: a pending id is never older than we think.
@@ -102,15 +130,18 @@ impl Queue {
                 let pending_id = platform.unionid_to_pending_id(app, unionid, openid).await;
                 pending_id.map(|pending_id| FanVerdict::Minted(Minted::new(pending_id, minted_at)))
             }
-            FanStep::AskExisting => {
-                platform.unionid_to_external_userid(app, unionid, openid).await.map(FanVerdict::Existing)
-            }
+            FanStep::AskExisting => platform
+                .unionid_to_external_userid(app, unionid, openid)
+                .await
+                .map(FanVerdict::Existing),
         };
         let now = self.context.now();
         let verdict = match answer {
             Ok(verdict) => {
                 self.worked_at.store(now.as_millis(), Ordering::Relaxed);
-                self.scopes().iter().for_each(|scope| self.context.pauses.worked(scope));
+                self.scopes()
+                    .iter()
+                    .for_each(|scope| self.context.pauses.worked(scope));
                 verdict
             }
             Err(error) => self.failed(&work, &error, now),
@@ -129,15 +160,24 @@ impl Queue {
             (Class::Rate, CallError::NoPermit { retry_at, .. }) => {
                 pauses.hold(fans, problem, now, *retry_at);
                 // Same place in the queue.
-                FanVerdict::Retry { due_at: work.due_at, spent: false }
+                FanVerdict::Retry {
+                    due_at: work.due_at,
+                    spent: false,
+                }
             }
             (Class::Rate, _) => {
                 pauses.hold(fans, problem, now, now.plus_ms(MINUTE_MS));
-                FanVerdict::Retry { due_at: work.due_at, spent: false }
+                FanVerdict::Retry {
+                    due_at: work.due_at,
+                    spent: false,
+                }
             }
             (Class::Transient | Class::Token, _) => {
                 pauses.failed(fans, problem, Backoff::CALL, now);
-                FanVerdict::Retry { due_at: work.due_at, spent: false }
+                FanVerdict::Retry {
+                    due_at: work.due_at,
+                    spent: false,
+                }
             }
             (Class::Item, CallError::Refused { errcode, .. }) => self.rejected(*errcode, error),
             (Class::Configuration, CallError::Refused { errcode, api, .. }) => {
@@ -149,7 +189,11 @@ impl Queue {
                 let whole_app = matches!(api, crate::wecom::Api::GetToken) || *errcode == 60_020;
                 let until = pauses.failed(if whole_app { app } else { fans }, problem, Backoff::PARKED, now);
                 // Behind the others: the next probe is made with another fan.
-                let due_at = if about_the_pair(*errcode) { until.plus_ms(1) } else { work.due_at };
+                let due_at = if about_the_pair(*errcode) {
+                    until.plus_ms(1)
+                } else {
+                    work.due_at
+                };
                 FanVerdict::Retry { due_at, spent: false }
             }
             (Class::Unknown | Class::Item | Class::Configuration, _) => {
@@ -158,7 +202,10 @@ impl Queue {
                     return self.rejected(errcode, error);
                 }
                 let wait_ms = Backoff::UNKNOWN_CODE.wait_ms(work.fan.attempts + 1, rand::random());
-                FanVerdict::Retry { due_at: now.plus_ms(wait_ms), spent: true }
+                FanVerdict::Retry {
+                    due_at: now.plus_ms(wait_ms),
+                    spent: true,
+                }
             }
         }
     }

@@ -20,6 +20,7 @@ pub mod resolve;
 pub mod sweep;
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,14 +100,20 @@ impl Context {
 /// The longest a worker sleeps without looking.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Activates until `stop`. `activate` returns how long there is nothing to do unless somebody signals.
-async fn run(wake: &Notify, stop: CancellationToken, mut activate: impl AsyncFnMut() -> Duration) {
+/// One look at what is due.
+trait Activation: Send {
+    /// Does what is due. Returns how long there is nothing to do unless somebody signals.
+    fn activate(&mut self) -> impl Future<Output = Duration> + Send;
+}
+
+/// Activates until `stop`, woken by `wake` or by the time the last activation gave.
+async fn run(wake: &Notify, stop: CancellationToken, mut task: impl Activation) {
     while !stop.is_cancelled() {
         // Registered before looking, so that a signal between look and wait is not lost.
         let woken = wake.notified();
         tokio::pin!(woken);
         woken.as_mut().enable();
-        let idle = activate().await.min(LOOK_EVERY);
+        let idle = task.activate().await.min(LOOK_EVERY);
         tokio::select! {
             () = stop.cancelled() => {}
             () = woken => {}

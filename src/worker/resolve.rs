@@ -12,7 +12,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::pause::Scope;
-use super::{Context, ConversionToken, until};
+use super::{Activation, Context, ConversionToken, until};
 use crate::domain::batch::{IDS_PER_CALL_MAX, bisect};
 use crate::domain::dealer::TokenOwner;
 use crate::domain::ids::{AppName, ContactKey, CorpId};
@@ -52,26 +52,31 @@ struct Resolver {
 /// Runs until `stop`; calls under way go on, tracked by the context.
 pub async fn run(context: Context, stop: CancellationToken) {
     let in_flight = Arc::new(tokio::sync::Semaphore::new(context.calls_max));
-    let resolver = Arc::new(Resolver { context, lanes: Mutex::default(), in_flight });
-    let context = resolver.context.clone();
-    super::run(&context.wake.inbox, stop, async || resolver.clone().activate().await).await;
+    let resolver = Arc::new(Resolver {
+        context,
+        lanes: Mutex::default(),
+        in_flight,
+    });
+    let wake = resolver.context.wake.clone();
+    super::run(&wake.inbox, stop, resolver).await;
 }
 
 /// What a failed call means, in words an operator can act upon.
 pub(super) fn problem_of(error: &CallError) -> Problem {
     let text = match error {
-        CallError::Refused { from_ip: Some(ip), .. } => format!("{error} (WeCom saw us come from {ip})"),
+        CallError::Refused {
+            from_ip: Some(ip), ..
+        } => format!("{error} (WeCom saw us come from {ip})"),
         _ => error.to_string(),
     };
-    Problem { errcode: error.errcode(), text }
+    Problem {
+        errcode: error.errcode(),
+        text,
+    }
 }
 
-impl Resolver {
-    fn lanes(&self) -> std::sync::MutexGuard<'_, HashMap<LaneKey, Lane>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn activate(self: Arc<Self>) -> Duration {
+impl Activation for Arc<Resolver> {
+    async fn activate(&mut self) -> Duration {
         let (store, now) = (&self.context.store, self.context.now());
         let held: usize = self.lanes().values().map(|lane| lane.waiting.len()).sum();
         let mut idle = super::LOOK_EVERY;
@@ -93,6 +98,12 @@ impl Resolver {
         }
         idle
     }
+}
+
+impl Resolver {
+    fn lanes(&self) -> std::sync::MutexGuard<'_, HashMap<LaneKey, Lane>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 
     /// Puts work into lanes, or settles what needs no call.
     async fn route(&self, work: Vec<Work>, now: Timestamp) {
@@ -107,8 +118,14 @@ impl Resolver {
     }
 
     async fn destination(&self, work: &Work, now: Timestamp) -> Result<LaneKey, Verdict> {
-        let leaves = work.event.as_ref().is_some_and(|event| !event.happening.contact.change.is_add());
-        let known = work.known.as_ref().is_some_and(|c| c.pending_id.is_some() || c.link.is_some());
+        let leaves = work
+            .event
+            .as_ref()
+            .is_some_and(|event| !event.happening.contact.change.is_add());
+        let known = work
+            .known
+            .as_ref()
+            .is_some_and(|c| c.pending_id.is_some() || c.link.is_some());
         if leaves || known {
             return Err(Verdict::Applied);
         }
@@ -130,8 +147,15 @@ impl Resolver {
                 Ok(Some(dealer)) if dealer.token == Some(TokenOwner::Upstream)
             ),
         };
-        let owner = if upstream { rules.corp_id.clone() } else { corp_id.clone() };
-        Ok(LaneKey { app: app.clone(), owner })
+        let owner = if upstream {
+            rules.corp_id.clone()
+        } else {
+            corp_id.clone()
+        };
+        Ok(LaneKey {
+            app: app.clone(),
+            owner,
+        })
     }
 
     /// Starts a call in each lane that has work and none in flight, as far as there is room.
@@ -139,7 +163,9 @@ impl Resolver {
         let mut lanes = self.lanes();
         lanes.retain(|_, lane| lane.busy || !lane.waiting.is_empty());
         for (key, lane) in lanes.iter_mut().filter(|(_, lane)| !lane.busy) {
-            let Ok(room) = self.in_flight.clone().try_acquire_owned() else { break };
+            let Ok(room) = self.in_flight.clone().try_acquire_owned() else {
+                break;
+            };
             let batch = take_batch(&mut lane.waiting);
             lane.busy = true;
             let (resolver, key) = (self.clone(), key.clone());
@@ -211,7 +237,11 @@ impl Resolver {
 }
 
 fn later(due_at: Timestamp, problem: Problem) -> Verdict {
-    Verdict::Retry { due_at, problem, spent: false }
+    Verdict::Retry {
+        due_at,
+        problem,
+        spent: false,
+    }
 }
 
 /// Work for up to 100 different customers; several pieces about one customer travel together.
@@ -230,12 +260,17 @@ fn take_batch(waiting: &mut VecDeque<Work>) -> Vec<Work> {
 
 /// Splits a batch by customer; `Err` with the same batch if it is all about one.
 fn halves(mut batch: Vec<Work>) -> Result<(Vec<Work>, Vec<Work>), Vec<Work>> {
-    let mut customers: Vec<_> = batch.iter().map(|work| work.contact.external_userid.clone()).collect();
+    let mut customers: Vec<_> = batch
+        .iter()
+        .map(|work| work.contact.external_userid.clone())
+        .collect();
     customers.sort();
     customers.dedup();
     match bisect(customers) {
         Some((head, _)) => {
-            let tail = batch.extract_if(.., |work| !head.contains(&work.contact.external_userid)).collect();
+            let tail = batch
+                .extract_if(.., |work| !head.contains(&work.contact.external_userid))
+                .collect();
             Ok((batch, tail))
         }
         None => Err(batch),
@@ -256,11 +291,17 @@ fn blame(work: &Work, problem: Problem) -> Verdict {
 /// A code nobody documented: a few slow tries, then a dead letter.
 fn unknown(work: &Work, problem: Problem, retry_at: Timestamp) -> Verdict {
     let before = work.event.as_ref();
-    let same_again = before.and_then(|event| event.problem.as_ref()).is_some_and(|p| p.errcode == problem.errcode);
+    let same_again = before
+        .and_then(|event| event.problem.as_ref())
+        .is_some_and(|p| p.errcode == problem.errcode);
     if same_again && before.is_some_and(|event| event.attempts + 1 >= UNKNOWN_TRIES_MAX) {
         return Verdict::Dead(problem);
     }
-    Verdict::Retry { due_at: retry_at, problem, spent: true }
+    Verdict::Retry {
+        due_at: retry_at,
+        problem,
+        spent: true,
+    }
 }
 
 #[cfg(test)]

@@ -6,49 +6,81 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::Context;
+use super::directory::DirectoryError;
 use super::pause::Scope;
 use super::resolve::problem_of;
+use super::{Activation, Context};
 use crate::domain::backoff::Backoff;
+use crate::domain::ids::AppName;
 use crate::domain::time::{DAY_MS, HOUR_MS, Timestamp};
-use crate::worker::directory::DirectoryError;
+use crate::wecom::Class;
 
 /// Runs until `stop`.
 pub async fn run(context: Context, stop: CancellationToken) {
-    let mut swept_at: Option<Timestamp> = None;
-    let mut listed_at: HashMap<_, Timestamp> = HashMap::new();
-    let nobody = Notify::new();
-    super::run(&nobody, stop, async || {
-        let now = context.now();
-        let due = |last: Option<&Timestamp>, every_ms| last.is_none_or(|at| now.millis_since(*at) >= every_ms);
-        if due(swept_at.as_ref(), HOUR_MS) {
-            match context.store.sweep(now).await {
+    let sweep = Sweep {
+        context,
+        swept_at: None,
+        listed_at: HashMap::new(),
+    };
+    super::run(&Notify::new(), stop, sweep).await;
+}
+
+struct Sweep {
+    context: Context,
+    swept_at: Option<Timestamp>,
+    listed_at: HashMap<AppName, Timestamp>,
+}
+
+impl Activation for Sweep {
+    async fn activate(&mut self) -> Duration {
+        let now = self.context.now();
+        if overdue(self.swept_at, HOUR_MS, now) {
+            match self.context.store.sweep(now).await {
                 Ok(0) => {}
                 Ok(deleted) => tracing::info!(deleted, "old records deleted"),
                 Err(error) => tracing::warn!(%error, "sweep put off"),
             }
-            swept_at = Some(now);
+            self.swept_at = Some(now);
         }
-        for app in context.apps.keys() {
-            let scope = Scope::App(app.clone());
-            let paused = context.pauses.of(&[&scope], now).is_some();
-            if paused || !due(listed_at.get(app), DAY_MS) {
-                continue;
-            }
-            match context.directory.refresh(app).await {
-                Ok(dealers) => {
-                    tracing::info!(%app, dealers, "dealers listed");
-                    context.pauses.worked(&scope);
-                    listed_at.insert(app.clone(), now);
-                }
-                Err(DirectoryError::Call(error)) => {
-                    let (problem, backoff) = (problem_of(&error), Backoff::PARKED);
-                    context.pauses.failed(scope, problem, backoff, now);
-                }
-                Err(DirectoryError::Store(error)) => tracing::warn!(%error, "dealers not kept"),
+        let apps = self.context.apps.clone();
+        for app in apps.keys() {
+            let due = overdue(self.listed_at.get(app).copied(), DAY_MS, now);
+            if due && self.list_dealers(app, now).await {
+                self.listed_at.insert(app.clone(), now);
             }
         }
-        Duration::from_secs(1)
-    })
-    .await;
+        super::LOOK_EVERY
+    }
+}
+
+fn overdue(last: Option<Timestamp>, every_ms: i64, now: Timestamp) -> bool {
+    last.is_none_or(|at| now.millis_since(at) >= every_ms)
+}
+
+impl Sweep {
+    async fn list_dealers(&self, app: &AppName, now: Timestamp) -> bool {
+        let scope = Scope::Dealers(app.clone());
+        if self.context.pauses.of(&[&scope], now).is_some() {
+            return false;
+        }
+        match self.context.directory.refresh(app).await {
+            Ok(dealers) => {
+                tracing::info!(%app, dealers, "dealers listed");
+                self.context.pauses.worked(&scope);
+                return true;
+            }
+            Err(DirectoryError::Call(error)) => {
+                let backoff = if error.class() == Class::Transient {
+                    Backoff::CALL
+                } else {
+                    Backoff::PARKED
+                };
+                self.context
+                    .pauses
+                    .failed(scope, problem_of(&error), backoff, now);
+            }
+            Err(DirectoryError::Store(error)) => tracing::warn!(%error, "dealers not kept"),
+        }
+        false
+    }
 }

@@ -43,7 +43,11 @@ impl World {
                     unionid: unionid(fan),
                     expires_at: Timestamp::from_secs(at + 90),
                 };
-                let claims = fan_arrives(self.meetings.entry(pending).or_default(), &pending_id(pending), fan);
+                let claims = fan_arrives(
+                    self.meetings.entry(pending).or_default(),
+                    &pending_id(pending),
+                    fan,
+                );
                 claims.iter().for_each(|claim| self.accept(claim));
             }
             Input::Resolved(person, dealer, pending) => {
@@ -76,7 +80,10 @@ impl World {
 
     fn links(&self) -> Vec<(ContactKey, Unionid)> {
         let link = |(key, contact): (&ContactKey, &Contact)| {
-            contact.link.as_ref().map(|link| (key.clone(), link.unionid.clone()))
+            contact
+                .link
+                .as_ref()
+                .map(|link| (key.clone(), link.unionid.clone()))
         };
         self.contacts.iter().filter_map(link).collect()
     }
@@ -142,6 +149,10 @@ proptest! {
 
 #[test]
 fn one_person_at_two_dealers_is_two_links() {
-    let world = world(&[Input::Resolved(1, 0, 7), Input::Minted(3, 1, 7), Input::Resolved(1, 1, 7)]);
+    let world = world(&[
+        Input::Resolved(1, 0, 7),
+        Input::Minted(3, 1, 7),
+        Input::Resolved(1, 1, 7),
+    ]);
     assert_eq!(world.links().len(), 2);
 }

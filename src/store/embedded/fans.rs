@@ -53,7 +53,9 @@ pub(super) fn settle(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let queue_key = keys::fan_work(&work.key, work.step, work.due_at);
-    let Some(mut fan) = txn.get::<Fan>(&keys::fan(&work.key))? else { return Ok(()) };
+    let Some(mut fan) = txn.get::<Fan>(&keys::fan(&work.key))? else {
+        return Ok(());
+    };
     if !txn.has(&queue_key)? {
         return Ok(());
     }
@@ -76,10 +78,17 @@ pub(super) fn settle(
             txn.counts().fans_minted += 1;
         }
         (FanVerdict::Existing(found), _) => {
-            fan.existing = Existing::Asked { at: now, found: u32::try_from(found.len()).unwrap_or(u32::MAX) };
+            fan.existing = Existing::Asked {
+                at: now,
+                found: u32::try_from(found.len()).unwrap_or(u32::MAX),
+            };
             for (corp_id, external_userid) in found {
                 let claim = Claim {
-                    contact: ContactKey { app: work.key.app.clone(), corp_id, external_userid },
+                    contact: ContactKey {
+                        app: work.key.app.clone(),
+                        corp_id,
+                        external_userid,
+                    },
                     unionid: work.key.unionid.clone(),
                     pending_id: None,
                     source: Some(Source::Existing),

@@ -3,8 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::{
-    Appended, Arrival, Content, EventId, EventRow, Happening, InboxEvent, Problem, QuarantineReason, Quarantined,
-    StoreError,
+    Appended, Arrival, Content, EventId, EventRow, Happening, InboxEvent, Problem, QuarantineReason,
+    Quarantined, StoreError,
 };
 use super::keys;
 use super::records::Record;
@@ -47,7 +47,12 @@ impl From<SetAside> for EventRow {
 }
 
 pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Result<Appended, StoreError> {
-    let Arrival { app, digest, received_at, content } = arrival;
+    let Arrival {
+        app,
+        digest,
+        received_at,
+        content,
+    } = arrival;
     let created_at = match &content {
         Content::Event(happening) => happening.created_at,
         Content::Quarantine { .. } => Timestamp::EPOCH,
@@ -63,17 +68,35 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
     txn.put(seen, &Seen(received_at))?;
     match content {
         Content::Event(happening) => {
-            let event =
-                InboxEvent { id, app, received_at, due_at: received_at, attempts: 0, problem: None, happening };
+            let event = InboxEvent {
+                id,
+                app,
+                received_at,
+                due_at: received_at,
+                attempts: 0,
+                problem: None,
+                happening,
+            };
             enqueue(txn, &event)?;
         }
-        Content::Quarantine { reason, receive_id, message } => {
+        Content::Quarantine {
+            reason,
+            receive_id,
+            message,
+        } => {
             let message_bytes = u32::try_from(message.len()).unwrap_or(u32::MAX);
             for (part, bytes) in message.chunks(PART_BYTES).enumerate() {
                 txn.put(keys::message_part(id, part as u64), &MessagePart(bytes.to_vec()))?;
             }
             let reason = bounded(reason);
-            let quarantined = Quarantined { id, app, received_at, reason, receive_id, message_bytes };
+            let quarantined = Quarantined {
+                id,
+                app,
+                received_at,
+                reason,
+                receive_id,
+                message_bytes,
+            };
             txn.put(keys::set_aside(id), &SetAside::Quarantined(quarantined))?;
             txn.counts().quarantined += 1;
         }
@@ -116,13 +139,30 @@ pub(super) fn reschedule(
 ) -> Result<(), StoreError> {
     done(txn, event);
     let attempts = event.attempts + u32::from(spent);
-    enqueue(txn, &InboxEvent { due_at, attempts, problem: Some(problem), ..event.clone() })
+    enqueue(
+        txn,
+        &InboxEvent {
+            due_at,
+            attempts,
+            problem: Some(problem),
+            ..event.clone()
+        },
+    )
 }
 
 /// Gives the event up.
-pub(super) fn bury(txn: &mut Txn<'_>, event: &InboxEvent, problem: Problem, now: Timestamp) -> Result<(), StoreError> {
+pub(super) fn bury(
+    txn: &mut Txn<'_>,
+    event: &InboxEvent,
+    problem: Problem,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     done(txn, event);
-    let event = InboxEvent { problem: Some(problem), attempts: event.attempts + 1, ..event.clone() };
+    let event = InboxEvent {
+        problem: Some(problem),
+        attempts: event.attempts + 1,
+        ..event.clone()
+    };
     txn.counts().dead += 1;
     txn.put(keys::set_aside(event.id), &SetAside::Dead { event, died_at: now })
 }
@@ -133,12 +173,22 @@ pub(super) fn redrive(
     becomes: Option<Happening>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let Some(aside) = txn.get::<SetAside>(&keys::set_aside(id))? else { return Ok(false) };
+    let Some(aside) = txn.get::<SetAside>(&keys::set_aside(id))? else {
+        return Ok(false);
+    };
     txn.delete(keys::set_aside(id));
     match aside {
         SetAside::Dead { event, .. } => {
             txn.discount(|counts| &mut counts.dead);
-            enqueue(txn, &InboxEvent { due_at: now, attempts: 0, problem: None, ..event })?;
+            enqueue(
+                txn,
+                &InboxEvent {
+                    due_at: now,
+                    attempts: 0,
+                    problem: None,
+                    ..event
+                },
+            )?;
         }
         SetAside::Quarantined(Quarantined { app, received_at, .. }) => {
             txn.discount(|counts| &mut counts.quarantined);
@@ -146,8 +196,15 @@ pub(super) fn redrive(
                 txn.delete(key);
             }
             if let Some(happening) = becomes {
-                let event =
-                    InboxEvent { id, app, received_at, due_at: now, attempts: 0, problem: None, happening };
+                let event = InboxEvent {
+                    id,
+                    app,
+                    received_at,
+                    due_at: now,
+                    attempts: 0,
+                    problem: None,
+                    happening,
+                };
                 enqueue(txn, &event)?;
             }
         }

@@ -31,8 +31,20 @@ impl Record for StoredEntry {}
 
 impl StoredEntry {
     pub(super) fn into_entry(self, seq: u64) -> FeedEntry {
-        let Self { id, change, occurred_at, data } = self;
-        FeedEntry { seq, id, change, occurred_at, app: data.app.clone(), data }
+        let Self {
+            id,
+            change,
+            occurred_at,
+            data,
+        } = self;
+        FeedEntry {
+            seq,
+            id,
+            change,
+            occurred_at,
+            app: data.app.clone(),
+            data,
+        }
     }
 }
 
@@ -40,7 +52,12 @@ impl StoredEntry {
 const MEETING_CONTACTS_MAX: usize = 1_000;
 
 /// Writes down what came of one piece of work.
-pub(super) fn settle(txn: &mut Txn<'_>, work: &Work, verdict: Verdict, now: Timestamp) -> Result<(), StoreError> {
+pub(super) fn settle(
+    txn: &mut Txn<'_>,
+    work: &Work,
+    verdict: Verdict,
+    now: Timestamp,
+) -> Result<(), StoreError> {
     let queue_key = match &work.id {
         WorkId::Event(due_at, id) => keys::inbox(*due_at, *id),
         WorkId::Reask(due_at, contact) => keys::reask(*due_at, contact),
@@ -50,12 +67,19 @@ pub(super) fn settle(txn: &mut Txn<'_>, work: &Work, verdict: Verdict, now: Time
         return Ok(());
     }
     match (verdict, &work.event) {
-        (Verdict::Retry { due_at, problem, spent }, Some(event)) => {
-            inbox::reschedule(txn, event, due_at, problem, spent)
-        }
+        (
+            Verdict::Retry {
+                due_at,
+                problem,
+                spent,
+            },
+            Some(event),
+        ) => inbox::reschedule(txn, event, due_at, problem, spent),
         (Verdict::Dead(problem), Some(event)) => inbox::bury(txn, event, problem, now),
         (Verdict::Retry { due_at, .. }, None) => {
-            let asked = contact(txn, &work.contact)?.and_then(|c| c.waiting).map_or(0, |w| w.asked);
+            let asked = contact(txn, &work.contact)?
+                .and_then(|c| c.waiting)
+                .map_or(0, |w| w.asked);
             update_contact(txn, &work.contact, now, |txn, contact| {
                 wait(txn, &work.contact, contact, asked, Some(due_at));
                 Ok(None)
@@ -71,9 +95,9 @@ pub(super) fn settle(txn: &mut Txn<'_>, work: &Work, verdict: Verdict, now: Time
                 inbox::done(txn, event);
             }
             update_contact(txn, &work.contact, now, |txn, contact| {
-                let news = event.as_ref().and_then(|event| {
-                    contact.follow(&event.happening.contact, event.happening.created_at)
-                });
+                let news = event
+                    .as_ref()
+                    .and_then(|event| contact.follow(&event.happening.contact, event.happening.created_at));
                 match answer {
                     Verdict::Resolved(pending_id) => {
                         wait(txn, &work.contact, contact, 0, None);
@@ -143,7 +167,10 @@ fn resolved(
 ) -> Result<Option<ChangeType>, StoreError> {
     contact.pending_id = Some(pending_id.clone());
     // Only the fan matters to the one who arrives; the other contacts are not loaded.
-    let mut meeting = Meeting { fan: txn.get(&keys::fan_at(pending_id, &key.app))?, ..Meeting::default() };
+    let mut meeting = Meeting {
+        fan: txn.get(&keys::fan_at(pending_id, &key.app))?,
+        ..Meeting::default()
+    };
     txn.mark(keys::contact_at(pending_id, key));
     match join::contact_arrives(&mut meeting, pending_id, key) {
         Some(claim) => accept(txn, key, contact, &claim, now),
@@ -159,10 +186,15 @@ pub(super) fn fan_arrives(
     fan: FanAtMeeting,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut meeting = Meeting { fan: txn.get(&keys::fan_at(pending_id, app))?, ..Meeting::default() };
+    let mut meeting = Meeting {
+        fan: txn.get(&keys::fan_at(pending_id, app))?,
+        ..Meeting::default()
+    };
     let prefix = keys::contacts_at(pending_id, Some(app));
     for key in txn.keys(&prefix, MEETING_CONTACTS_MAX)? {
-        meeting.contacts.insert(keys::Parts(&key[prefix.len()..]).contact()?);
+        meeting
+            .contacts
+            .insert(keys::Parts(&key[prefix.len()..]).contact()?);
     }
     let claims = join::fan_arrives(&mut meeting, pending_id, fan);
     if let Some(fan) = &meeting.fan {
@@ -211,9 +243,19 @@ fn tell(
     change: ChangeType,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let Some(data) = LinkData::of(key, contact, now) else { return Ok(()) };
+    let Some(data) = LinkData::of(key, contact, now) else {
+        return Ok(());
+    };
     let (seq, id) = txn.next_feed_id();
-    txn.put(keys::feed(seq), &StoredEntry { id, change, occurred_at: now, data })?;
+    txn.put(
+        keys::feed(seq),
+        &StoredEntry {
+            id,
+            change,
+            occurred_at: now,
+            data,
+        },
+    )?;
     txn.counts().feed_head = seq;
     Ok(())
 }

@@ -38,10 +38,18 @@ pub(super) async fn convert(
     owner: &CorpId,
     batch: &[Work],
 ) -> Result<Found, Failure> {
-    let mut ids: Vec<_> = batch.iter().map(|work| work.contact.external_userid.clone()).collect();
+    let mut ids: Vec<_> = batch
+        .iter()
+        .map(|work| work.contact.external_userid.clone())
+        .collect();
     ids.sort();
     ids.dedup();
-    let conversion = Conversion { context, app, owner, ids: &ids };
+    let conversion = Conversion {
+        context,
+        app,
+        owner,
+        ids: &ids,
+    };
     match conversion.run().await {
         Ok(found) => {
             context.pauses.worked(&Scope::App(app.clone()));
@@ -82,7 +90,11 @@ impl From<DirectoryError> for ConversionError {
 
 impl Conversion<'_> {
     async fn run(&self) -> Result<Found, ConversionError> {
-        let rules = self.context.apps.get(self.app).ok_or(ConversionError::NotShared)?;
+        let rules = self
+            .context
+            .apps
+            .get(self.app)
+            .ok_or(ConversionError::NotShared)?;
         if rules.corp_id == *self.owner {
             return Ok(self.ask(&TokenOf::Upstream).await?);
         }
@@ -90,14 +102,21 @@ impl Conversion<'_> {
         let auto = rules.conversion_token == ConversionToken::Auto;
         let Some(dealer) = dealer else {
             // Not listed as sharing the app. The brand's token may still do.
-            let asked = if auto { Some(self.ask(&TokenOf::Upstream).await) } else { None };
+            let asked = if auto {
+                Some(self.ask(&TokenOf::Upstream).await)
+            } else {
+                None
+            };
             return match asked {
                 Some(Err(error)) if error.class() != Class::Configuration => Err(error.into()),
                 Some(Ok(found)) => Ok(found),
                 Some(Err(_)) | None => Err(ConversionError::NotShared),
             };
         };
-        let downstream = TokenOf::Dealer { corp_id: dealer.corp_id.clone(), agent_id: dealer.agent_id };
+        let downstream = TokenOf::Dealer {
+            corp_id: dealer.corp_id.clone(),
+            agent_id: dealer.agent_id,
+        };
         let first = self.ask(&downstream).await;
         if !auto || dealer.token.is_some() && first.is_ok() {
             return Ok(first?);
@@ -108,7 +127,8 @@ impl Conversion<'_> {
                 return Ok(first?);
             }
             Ok(_) => {}
-            Err(error) if error.errcode().is_some_and(may_be_wrong_token) || error.class() == Class::Item => {}
+            Err(error) if error.errcode().is_some_and(may_be_wrong_token) || error.class() == Class::Item => {
+            }
             Err(_) => return Ok(first?),
         }
         if self.context.directory.tried_in_vain(self.app, self.owner) {
@@ -130,12 +150,21 @@ impl Conversion<'_> {
 
     async fn ask(&self, token: &TokenOf) -> Result<Found, CallError> {
         self.context.metrics.ids_asked(self.ids.len());
-        let rows = self.context.platform.external_userid_to_pending_id(self.app, token, None, self.ids).await?;
+        let rows = self
+            .context
+            .platform
+            .external_userid_to_pending_id(self.app, token, None, self.ids)
+            .await?;
         Ok(rows.into_iter().collect())
     }
 
     async fn remember(&self, token: TokenOwner) {
-        if let Err(error) = self.context.store.remember_token(self.app, self.owner, token).await {
+        if let Err(error) = self
+            .context
+            .store
+            .remember_token(self.app, self.owner, token)
+            .await
+        {
             tracing::warn!(%error, "which token works was not written down; it is found out again");
         }
     }
@@ -151,13 +180,23 @@ impl Conversion<'_> {
         let error = match error {
             ConversionError::Call(error) => error,
             ConversionError::Store(error) => {
-                let problem = Problem { errcode: None, text: error.to_string() };
+                let problem = Problem {
+                    errcode: None,
+                    text: error.to_string(),
+                };
                 return Failure::Paused(problem, now.plus_ms(Backoff::CALL.first_ms));
             }
             ConversionError::NotShared => {
                 let text = "WeCom does not list this corp as sharing the app; share it with the dealer in 上下游, \
                             and have the dealer confirm the sensitive permissions";
-                return pause(corp, Problem { errcode: None, text: text.to_owned() }, Backoff::PARKED);
+                return pause(
+                    corp,
+                    Problem {
+                        errcode: None,
+                        text: text.to_owned(),
+                    },
+                    Backoff::PARKED,
+                );
             }
         };
         let problem = problem_of(&error);
@@ -177,7 +216,11 @@ impl Conversion<'_> {
             }
             Class::Transient | Class::Token => pause(corp, problem, Backoff::CALL),
             Class::Configuration => {
-                let scope = if hits_the_whole_app(&error) { Scope::App(self.app.clone()) } else { corp };
+                let scope = if hits_the_whole_app(&error) {
+                    Scope::App(self.app.clone())
+                } else {
+                    corp
+                };
                 pause(scope, problem, Backoff::PARKED)
             }
         }
@@ -186,10 +229,16 @@ impl Conversion<'_> {
 
 /// Whether a setting of the brand's own app is wrong, and not one of a dealer.
 fn hits_the_whole_app(error: &CallError) -> bool {
-    let CallError::Refused { api, errcode, .. } = error else { return false };
+    let CallError::Refused { api, errcode, .. } = error else {
+        return false;
+    };
     match api {
-        Api::GetToken | Api::ListAppShareInfo => true,
-        Api::CorpGetToken | Api::ExternalUseridToPendingId | Api::UnionidToPendingId | Api::UnionidToExternalUserid => {
+        Api::GetToken => true,
+        Api::ListAppShareInfo
+        | Api::CorpGetToken
+        | Api::ExternalUseridToPendingId
+        | Api::UnionidToPendingId
+        | Api::UnionidToExternalUserid => {
             matches!(errcode, 40_001 | 40_013 | 40_056 | 40_091 | 60_020 | 301_042)
         }
     }

@@ -1,0 +1,319 @@
+//! The composition root: a checked configuration becomes a running service.
+//!
+//! Everything is built here and handed what it needs; nobody below knows the configuration.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::ExposeSecret;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::callback::{AesKey, AesKeyError, Keys};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::domain::ids::{AppName, CorpId};
+use crate::domain::quota::{Grant, Limits};
+use crate::domain::time::Timestamp;
+use crate::http::admin::{self, AdminApp, AdminState};
+use crate::http::callback::{self, CallbackState};
+use crate::http::door::{Door, DoorApp};
+use crate::http::{self};
+use crate::lifecycle::{Failure, Lifecycle};
+use crate::store::Store;
+use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
+use crate::telemetry::metrics::Metrics;
+use crate::wecom::{Api, AppCredentials, Client, ClientError, ClientSettings, Ledger, Limiter, Platform};
+use crate::worker::directory::Directory;
+use crate::worker::pause::Pauses;
+use crate::worker::{AppRules, Context, Wake, mint, resolve, sweep};
+
+/// Why a service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error("the store cannot be opened")]
+    Store(#[source] OpenError),
+    /// A listener cannot be bound.
+    #[error("cannot listen on {address} ({key})\nhint: is another process listening there?")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// The configuration's key.
+        key: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The client cannot be built.
+    #[error("WeCom cannot be spoken to")]
+    Client(#[source] ClientError),
+    /// A key was not checked.
+    #[error("the encoding_aes_key of app {app} {source}")]
+    Key {
+        /// Whose.
+        app: AppName,
+        /// Why.
+        source: AesKeyError,
+    },
+}
+
+/// A running service.
+pub struct App {
+    /// Where callbacks are received.
+    pub public_address: SocketAddr,
+    /// Where the admin API is.
+    pub admin_address: SocketAddr,
+    /// The durable state.
+    pub store: Arc<dyn Store>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    lifecycle: Lifecycle,
+    connections: TaskTracker,
+    calls: TaskTracker,
+    grace: Duration,
+}
+
+impl App {
+    /// Opens the store, binds the listeners and starts the workers. Stops when `stop` is cancelled.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing keeps running then.
+    pub async fn start(
+        config: &Config,
+        clock: Arc<dyn Clock>,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
+        let settings = Settings {
+            cache_mb: config.store.cache_mb,
+            free_mb_min: config.store.free_mb_min,
+            inbox_events_max: config.store.inbox_events_max,
+            dedupe_days: u32::try_from(config.store.dedupe_days).unwrap_or(u32::MAX),
+        };
+        let path = config.store.path.clone();
+        let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, settings)).await;
+        let store: Arc<dyn Store> = match opened {
+            Ok(store) => Arc::new(store.map_err(StartError::Store)?),
+            Err(panic) => {
+                let (path, reason) = (config.store.path.clone(), panic.to_string());
+                return Err(StartError::Store(OpenError::Database { path, reason }));
+            }
+        };
+        let public = listen(config.server.listen, "server.listen").await?;
+        let private = listen(config.admin.listen, "admin.listen").await?;
+        let metrics = Arc::new(Metrics::default());
+        let platform = platform(config, &store, &clock, &metrics)?;
+        let context = Context {
+            store: store.clone(),
+            directory: Arc::new(Directory::new(store.clone(), platform.clone(), clock.clone())),
+            platform,
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            wake: Arc::new(Wake::default()),
+            pauses: Arc::new(Pauses::default()),
+            apps: Arc::new(config.apps.iter().map(rules).collect()),
+            calls: TaskTracker::new(),
+            calls_max: size(config.wecom.calls_max),
+        };
+        let door_apps = config.apps.iter().map(door_app).collect::<Result<_, _>>()?;
+        let door = Arc::new(Door::new(door_apps, store.clone()));
+        let public_router = callback::router(Arc::new(CallbackState {
+            door: door.clone(),
+            store: store.clone(),
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            wake: context.wake.clone(),
+            body_bytes_max: size(config.server.body_bytes_max),
+            body_timeout: Duration::from_millis(config.server.body_timeout_ms),
+        }));
+        let admin_router = admin::router(Arc::new(AdminState {
+            store: store.clone(),
+            door,
+            clock: clock.clone(),
+            metrics: metrics.clone(),
+            wake: context.wake.clone(),
+            pauses: context.pauses.clone(),
+            apps: config.apps.iter().map(admin_app).collect(),
+            token: config.admin.token.as_ref().map(|token| token.value.clone()),
+            started_at: clock.now(),
+        }));
+
+        let app = Self {
+            public_address: local(&public, config.server.listen),
+            admin_address: local(&private, config.admin.listen),
+            store,
+            metrics,
+            lifecycle: Lifecycle::new(stop),
+            connections: TaskTracker::new(),
+            calls: context.calls.clone(),
+            grace: Duration::from_millis(config.server.grace_ms),
+        };
+        let limits = http::Limits {
+            connections_max: size(config.server.connections_max),
+            header_timeout: Duration::from_millis(config.server.header_timeout_ms),
+        };
+        app.serve("public listener", public, public_router, limits);
+        app.serve("admin listener", private, admin_router, limits);
+        let stop = || app.lifecycle.soft();
+        app.lifecycle
+            .supervise("resolve", resolve::run(context.clone(), stop()));
+        app.lifecycle
+            .supervise("mint", mint::run(context.clone(), stop()));
+        app.lifecycle.supervise("sweep", sweep::run(context, stop()));
+        let (store, lifecycle) = (app.store.clone(), app.lifecycle.clone());
+        app.lifecycle.supervise("store watch", async move {
+            let stop = lifecycle.soft();
+            tokio::select! {
+                reason = store.failed() => lifecycle.fail(Failure::Store(reason)),
+                () = stop.cancelled() => {}
+            }
+        });
+        tracing::info!(callbacks = %app.public_address, admin = %app.admin_address, apps = config.apps.len(), "serving");
+        Ok(app)
+    }
+
+    fn serve(&self, name: &'static str, listener: TcpListener, router: axum::Router, limits: http::Limits) {
+        let (metrics, connections) = (self.metrics.clone(), self.connections.clone());
+        let serving = http::serve(
+            listener,
+            router,
+            limits,
+            metrics,
+            connections,
+            self.lifecycle.soft(),
+        );
+        self.lifecycle.supervise(name, serving);
+    }
+
+    /// Runs until told to stop, then finishes what is under way and closes the store.
+    ///
+    /// # Errors
+    /// [`Failure`] when the service ended on its own.
+    pub async fn run(self) -> Result<(), Failure> {
+        let verdict = self
+            .lifecycle
+            .finish(&[&self.connections, &self.calls], self.grace)
+            .await;
+        self.store.close().await;
+        tracing::info!("stopped");
+        verdict
+    }
+}
+
+fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+async fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| StartError::Listen { address, key, source })
+}
+
+fn local(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
+    listener.local_addr().unwrap_or(configured)
+}
+
+fn rules(app: &config::App) -> (AppName, AppRules) {
+    let rules = AppRules {
+        corp_id: app.corp_id.clone(),
+        conversion_token: app.conversion_token,
+    };
+    (app.name.clone(), rules)
+}
+
+fn admin_app(app: &config::App) -> (AppName, AdminApp) {
+    let (corp_id, existing_customers, quota) = (app.corp_id.clone(), app.existing_customers, app.quota);
+    (
+        app.name.clone(),
+        AdminApp {
+            corp_id,
+            existing_customers,
+            quota,
+        },
+    )
+}
+
+fn door_app(app: &config::App) -> Result<DoorApp, StartError> {
+    let aes_key =
+        AesKey::decode(app.encoding_aes_key.value.expose_secret()).map_err(|source| StartError::Key {
+            app: app.name.clone(),
+            source,
+        })?;
+    Ok(DoorApp {
+        name: app.name.clone(),
+        keys: Keys::new(app.callback_token.value.clone(), aes_key),
+        corp_id: app.corp_id.clone(),
+        accept_receive_ids: app.accept_receive_ids.clone(),
+    })
+}
+
+fn platform(
+    config: &Config,
+    store: &Arc<dyn Store>,
+    clock: &Arc<dyn Clock>,
+    metrics: &Arc<Metrics>,
+) -> Result<Arc<dyn Platform>, StartError> {
+    let mut limits: HashMap<CorpId, Limits> = HashMap::new();
+    for app in &config.apps {
+        // Apps of one corp share one budget: the smallest that any of them names.
+        let shared = limits.entry(app.corp_id.clone()).or_insert(app.quota);
+        shared.per_hour = shared.per_hour.min(app.quota.per_hour);
+        shared.per_day = shared.per_day.min(app.quota.per_day);
+        shared.per_month = shared.per_month.min(app.quota.per_month);
+    }
+    let credentials = config.apps.iter().map(|app| {
+        let credentials = AppCredentials {
+            corp_id: app.corp_id.clone(),
+            agent_id: app.agent_id,
+            secret: app.secret.value.clone(),
+        };
+        (app.name.clone(), credentials)
+    });
+    let settings = ClientSettings {
+        api_base: config.wecom.api_base.clone(),
+        proxy: config.wecom.proxy.clone(),
+        connect_timeout: Duration::from_millis(config.wecom.connect_timeout_ms),
+        timeout: Duration::from_millis(config.wecom.timeout_ms),
+    };
+    let limiter = Limiter::new(Arc::new(StoredLedger(store.clone())), clock.clone(), limits);
+    let client = Client::new(
+        &settings,
+        credentials.collect(),
+        limiter,
+        clock.clone(),
+        metrics.clone(),
+    );
+    Ok(Arc::new(client.map_err(StartError::Client)?))
+}
+
+/// The quota ledger, kept in the store.
+struct StoredLedger(Arc<dyn Store>);
+
+#[async_trait]
+impl Ledger for StoredLedger {
+    async fn reserve(
+        &self,
+        corp: &CorpId,
+        api: Api,
+        limits: Limits,
+        want: u32,
+        now: Timestamp,
+    ) -> Result<Grant, String> {
+        self.0
+            .reserve(corp, api.as_str(), limits, want, now)
+            .await
+            .map_err(|e| e.to_string())
+    }
+
+    async fn block(&self, corp: &CorpId, api: Api, until: Timestamp) -> Result<(), String> {
+        self.0
+            .block(corp, api.as_str(), until)
+            .await
+            .map_err(|e| e.to_string())
+    }
+}

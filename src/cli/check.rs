@@ -1,0 +1,35 @@
+//! `unionlink check`: every problem of the configuration at once, or the configuration as it will be used.
+
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use super::{ConfigFile, print, say};
+use crate::config::{self, ConfigError, Environment};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Check {
+    #[command(flatten)]
+    file: ConfigFile,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        match config::load(&self.file.path, &Environment::of_process()) {
+            Ok(config) if self.json => print(&json!({"ok": true, "config": config}).to_string())?,
+            Ok(config) => {
+                print(toml::to_string(&config)?.trim_end())?;
+                say(&format!("{} is in order", self.file.path.display()));
+            }
+            Err(ConfigError::Problems { problems, .. }) if self.json => {
+                print(&json!({"ok": false, "problems": problems}).to_string())?;
+                return Ok(ExitCode::FAILURE);
+            }
+            Err(error) => return Err(error.into()),
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

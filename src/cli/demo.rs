@@ -1,0 +1,382 @@
+//! `unionlink demo`: the whole story on this machine, against the simulated platform, through real sockets.
+//!
+//! It judges itself: the simulator knows who is who, and a link that is missing or wrong fails the command.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+use super::{print, say};
+use crate::app::App;
+use crate::clock::SystemClock;
+use crate::config::{self, Environment};
+use crate::lifecycle;
+use crate::simulator::{AppSpec, Copies, Dealer, Event, Forgery, Options, Person, Simulator};
+
+mod summary;
+mod watcher;
+
+use summary::Summary;
+use watcher::Watcher;
+
+const DEALERS: usize = 5;
+const FANS: usize = 500;
+/// People a dealer had before they became fans.
+const LONG_STANDING: usize = 40;
+/// People whom a dealer adds before the brand knows them.
+const EARLY: usize = 30;
+/// Customers who are nobody's fans.
+const STRANGERS: usize = 40;
+const ADDS: usize = 400;
+const DUPLICATES: usize = 60;
+const FORGERIES: usize = 100;
+/// A round trip to WeCom, as from a Chinese data centre.
+const LATENCY_MS: u64 = 30;
+const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Demo {
+    /// Keep everything running afterwards, to look around
+    #[arg(long)]
+    stay: bool,
+    /// Print the summary as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Demo {
+    pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        let started = Instant::now();
+        let stage = Stage::set().await?;
+        let summary = stage.play(started).await?;
+        if self.json {
+            print(&summary.json().to_string())?;
+        } else {
+            print(&summary.text())?;
+        }
+        if self.stay {
+            say(&format!(
+                "\nstill running: admin API {}, simulated WeCom {}",
+                stage.api,
+                stage.wecom.base_url()
+            ));
+            say("stop with Ctrl-C");
+            let stop = CancellationToken::new();
+            lifecycle::listen_for_signals(stop.clone())?;
+            stop.cancelled().await;
+        }
+        stage.strike().await?;
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The platform, the service, and somebody who speaks to its API.
+struct Stage {
+    wecom: Simulator,
+    corp: AppSpec,
+    dealers: Vec<Dealer>,
+    http: reqwest::Client,
+    api: String,
+    stop: CancellationToken,
+    service: tokio::task::JoinHandle<Result<(), lifecycle::Failure>>,
+    _folder: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn set() -> anyhow::Result<Self> {
+        let options = Options {
+            latency_ms: LATENCY_MS,
+            seed: rand::random(),
+            ..Options::default()
+        };
+        let wecom = Simulator::start(options, Arc::new(SystemClock)).await?;
+        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let corp = wecom.invent_app();
+        // Where callbacks go is known once the service listens.
+        let callback = wecom.invent_callback("http://127.0.0.1/");
+        wecom.add_app(corp.clone());
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[store]\npath = {:?}\ncache_mb = 32\n\
+             free_mb_min = 1\n[wecom]\napi_base = \"{}\"\n[[apps]]\nname = \"brand\"\ncorp_id = \"{}\"\nagent_id = {}\n\
+             secret = \"{}\"\ncallback_token = \"{}\"\nencoding_aes_key = \"{}\"\n",
+            folder.path().join("data").display().to_string(),
+            wecom.base_url(),
+            corp.corp_id,
+            corp.agent_id,
+            corp.secret,
+            callback.token,
+            callback.aes_key
+        );
+        let config = config::parse(&text, "demo".as_ref(), &Environment::default())?;
+        let dealers: Vec<_> = (1..=DEALERS)
+            .map(|n| wecom.add_dealer(&corp.corp_id, &format!("Dealer {n}")))
+            .collect();
+        let stop = CancellationToken::new();
+        let app = App::start(&config, Arc::new(SystemClock), stop.clone()).await?;
+        let url = format!("http://{}/callback/brand", app.public_address);
+        wecom.set_callback(&corp.corp_id, crate::simulator::CallbackSpec { url, ..callback });
+        let api = format!("http://{}", app.admin_address);
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(Duration::from_secs(10))
+            .build()?;
+        let service = tokio::spawn(app.run());
+        say(&format!(
+            "simulated WeCom on {}, unionlink on {api}, sled in {}",
+            wecom.base_url(),
+            folder.path().display()
+        ));
+        Ok(Self {
+            wecom,
+            corp,
+            dealers,
+            http,
+            api,
+            stop,
+            service,
+            _folder: folder,
+        })
+    }
+
+    async fn strike(self) -> anyhow::Result<()> {
+        self.stop.cancel();
+        self.service.await??;
+        self.wecom.stop().await;
+        Ok(())
+    }
+
+    async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        Ok(self
+            .http
+            .get(format!("{}{path}", self.api))
+            .send()
+            .await?
+            .error_for_status()?
+            .json()
+            .await?)
+    }
+
+    async fn register(&self, people: &[Person]) -> anyhow::Result<()> {
+        let lines: Vec<_> = people
+            .iter()
+            .map(|p| json!({"unionid": p.unionid, "openid": p.openid}).to_string())
+            .collect();
+        let request = self
+            .http
+            .post(format!("{}/v1/fans", self.api))
+            .header("content-type", "application/x-ndjson")
+            .body(lines.join("\n"));
+        let receipt: Value = request.send().await?.error_for_status()?.json().await?;
+        ensure!(
+            receipt["accepted"] == people.len(),
+            "fans were not accepted: {receipt}"
+        );
+        Ok(())
+    }
+
+    /// Waits until the status says so.
+    async fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        let until = Instant::now() + GIVE_UP_AFTER;
+        loop {
+            let status = self.get("/v1/status").await?;
+            if is(&status) {
+                return Ok(status);
+            }
+            if Instant::now() > until {
+                bail!("gave up waiting for {what}; the status is {status}");
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn add(&self, person: &Person, dealer: usize, member: &str) -> (String, Event) {
+        let dealer = &self.dealers[dealer % self.dealers.len()];
+        let friendship = self.wecom.befriend(
+            &self.corp.corp_id,
+            &dealer.corp_id,
+            person,
+            member,
+            Some("spring-campaign"),
+        );
+        (friendship.external_userid, friendship.event)
+    }
+
+    async fn play(&self, started: Instant) -> anyhow::Result<Summary> {
+        ensure!(
+            self.wecom.verify_url(&self.corp.corp_id).await,
+            "the callback URL was not verified"
+        );
+        say("✓ callback URL verified, as the admin console does");
+
+        let people = self.wecom.add_people(FANS + EARLY + STRANGERS);
+        let (fans, rest) = people.split_at(FANS);
+        let (early, strangers) = rest.split_at(EARLY);
+        // These became customers before anybody was watching: no callback, no usable pending id.
+        for (n, person) in fans[..LONG_STANDING].iter().enumerate() {
+            let _ = self.add(person, n, "laowang");
+        }
+        let minting = Instant::now();
+        self.register(fans).await?;
+        self.until("fans to be minted", |s| s["fans"]["minted"] == FANS)
+            .await?;
+        say(&format!(
+            "✓ {FANS} fans registered and minted in {:.1} s",
+            minting.elapsed().as_secs_f64()
+        ));
+
+        let watcher = Watcher::start(self.http.clone(), format!("{}/v1/links/feed", self.api));
+        self.until("long-standing customers", |s| s["links"] == LONG_STANDING)
+            .await?;
+        say(&format!(
+            "✓ {LONG_STANDING} long-standing customers found without any callback"
+        ));
+
+        let mut sent: BTreeMap<String, Instant> = BTreeMap::new();
+        let mut early_events = Vec::new();
+        for (n, person) in early.iter().enumerate() {
+            early_events.push(self.add(person, n, "xiaoli").1);
+        }
+        self.deliver(early_events).await?;
+        say(&format!(
+            "✓ {EARLY} people added by dealers before the brand knows them"
+        ));
+
+        // Real life: a trickle from everywhere at once, several in one second by one member, some of them
+        // strangers, some delivered twice, forgeries in between.
+        let mut adds: Vec<_> = fans[LONG_STANDING..LONG_STANDING + ADDS]
+            .iter()
+            .chain(strangers)
+            .enumerate()
+            .collect();
+        let forging = {
+            let (wecom, corp) = (self.wecom.clone(), self.corp.corp_id.clone());
+            tokio::spawn(async move {
+                let mut statuses = wecom
+                    .deliver_forged(&corp, Forgery::Signature, FORGERIES / 2)
+                    .await;
+                for (status, n) in wecom.deliver_forged(&corp, Forgery::Cipher, FORGERIES / 2).await {
+                    *statuses.entry(status).or_default() += n;
+                }
+                statuses
+            })
+        };
+        let mut duplicates = 0;
+        while !adds.is_empty() {
+            let burst: Vec<_> = adds.drain(..adds.len().min(11)).collect();
+            let mut events = Vec::new();
+            for (n, person) in burst {
+                let (external_userid, event) = self.add(person, n % 7, "zhangsan");
+                sent.insert(external_userid, Instant::now());
+                events.push((event, n));
+            }
+            let again = events
+                .iter()
+                .find(|(_, n)| n % 5 == 0 && duplicates < DUPLICATES)
+                .cloned();
+            self.deliver(events.into_iter().map(|(event, _)| event).collect())
+                .await?;
+            if let Some((event, n)) = again {
+                let copies = if n % 2 == 0 {
+                    Copies::Identical
+                } else {
+                    Copies::Resealed
+                };
+                duplicates += self.wecom.deliver_copies(&event, 2, copies).await.len();
+            }
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+        let refused = forging.await?;
+        ensure!(
+            refused.keys().eq([&403]),
+            "a forged callback was not refused: {refused:?}"
+        );
+        say(&format!(
+            "✓ {ADDS} fans and {STRANGERS} strangers added, {duplicates} duplicates, {FORGERIES} forgeries"
+        ));
+
+        self.register(early).await?;
+        let links = LONG_STANDING + ADDS + EARLY;
+        let status = self
+            .until("links", |s| s["links"] == links && s["inbox"]["waiting"] == 0)
+            .await?;
+        say(&format!("✓ the {EARLY} early ones became fans, and links"));
+        let seen = watcher.finish(links).await?;
+        self.judge(&people, strangers).await?;
+        let latencies = sent
+            .iter()
+            .filter_map(|(id, at)| seen.get(id).map(|seen| seen.duration_since(*at)))
+            .collect();
+        let examples = self.examples(&people, &seen).await?;
+        Ok(Summary {
+            status,
+            counters: self.wecom.counters(),
+            latencies,
+            examples,
+            api: self.api.clone(),
+            took: started.elapsed(),
+        })
+    }
+
+    async fn deliver(&self, events: Vec<Event>) -> anyhow::Result<()> {
+        let lost = self
+            .wecom
+            .deliver_all(events, 16)
+            .await
+            .iter()
+            .filter(|d| !d.acknowledged)
+            .count();
+        ensure!(lost == 0, "{lost} genuine callbacks were not acknowledged");
+        Ok(())
+    }
+
+    /// Compares every link with what the platform knows.
+    async fn judge(&self, people: &[Person], strangers: &[Person]) -> anyhow::Result<()> {
+        let strangers: BTreeSet<_> = strangers.iter().map(|p| p.unionid.as_str()).collect();
+        let truth = self.wecom.truth();
+        let expected: BTreeSet<_> = truth
+            .iter()
+            .filter(|t| !strangers.contains(t.unionid.as_str()))
+            .map(|t| (t.unionid.clone(), t.corp_id.clone(), t.external_userid.clone()))
+            .collect();
+        let mut found = BTreeSet::new();
+        for person in people {
+            let answer = self.get(&format!("/v1/links?unionid={}", person.unionid)).await?;
+            for link in answer["links"].as_array().into_iter().flatten() {
+                let text = |name: &str| link[name].as_str().unwrap_or_default().to_owned();
+                found.insert((text("unionid"), text("corp_id"), text("external_userid")));
+            }
+        }
+        ensure!(
+            found == expected,
+            "{} links are missing and {} are wrong",
+            expected.difference(&found).count(),
+            found.difference(&expected).count()
+        );
+        Ok(())
+    }
+
+    /// One link of each kind, as the API tells it.
+    async fn examples(
+        &self,
+        people: &[Person],
+        seen: &BTreeMap<String, Instant>,
+    ) -> anyhow::Result<Vec<(&'static str, String, Value)>> {
+        ensure!(!seen.is_empty(), "the feed told of nothing");
+        let mut examples = Vec::new();
+        for (what, n) in [
+            ("added by a dealer", LONG_STANDING),
+            ("a customer since before", 0),
+            ("added before the brand knew", FANS),
+        ] {
+            let path = format!("/v1/links?unionid={}", people[n].unionid);
+            let answer = self.get(&path).await?;
+            examples.push((what, path, answer["links"][0].clone()));
+        }
+        Ok(examples)
+    }
+}

@@ -1,0 +1,136 @@
+//! What the demo says at its end.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::LATENCY_MS;
+use crate::simulator::{Api, Counters};
+
+pub(super) struct Summary {
+    pub(super) status: Value,
+    pub(super) counters: Counters,
+    pub(super) latencies: Vec<Duration>,
+    /// What it shows, the path that shows it, the link.
+    pub(super) examples: Vec<(&'static str, String, Value)>,
+    pub(super) api: String,
+    pub(super) took: Duration,
+}
+
+impl Summary {
+    /// The given fraction of the latencies is at most this long, in milliseconds.
+    fn latency_ms(&self, fraction: f64) -> f64 {
+        let mut sorted = self.latencies.clone();
+        sorted.sort_unstable();
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "a few hundred samples"
+        )]
+        let index = ((sorted.len() as f64 * fraction).ceil() as usize).saturating_sub(1);
+        sorted
+            .get(index)
+            .map_or(0.0, |latency| latency.as_secs_f64() * 1_000.0)
+    }
+
+    fn received(&self) -> u64 {
+        let door = &self.status["callbacks"];
+        ["accepted", "duplicates", "ignored", "quarantined", "refused"]
+            .iter()
+            .filter_map(|k| door[k].as_u64())
+            .sum()
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let calls = |api| json!({"calls": self.counters.calls_of(api), "ids": self.counters.ids_of(api)});
+        json!({
+            "fans_minted": self.status["fans"]["minted"],
+            "callbacks": {
+                "received": self.received(),
+                "duplicates_dropped": self.status["callbacks"]["duplicates"],
+                "forgeries_refused": self.status["callbacks"]["refused"],
+            },
+            "calls": {
+                "external_userid_to_pending_id": calls(Api::ExternalUseridToPendingId),
+                "unionid_to_pending_id": calls(Api::UnionidToPendingId),
+                "unionid_to_external_userid": calls(Api::UnionidToExternalUserid),
+            },
+            "links": self.status["links"],
+            "callback_to_link_ms": {"median": self.latency_ms(0.5), "p99": self.latency_ms(0.99), "api_round_trip": LATENCY_MS},
+            "examples": self.examples.iter().map(|(what, path, link)| json!({"what": what, "path": path, "link": link}))
+                .collect::<Vec<_>>(),
+            "seconds": self.took.as_secs_f64(),
+        })
+    }
+
+    pub(super) fn text(&self) -> String {
+        let mut out = String::new();
+        let status = &self.status;
+        let (resolve, mint) = (Api::ExternalUseridToPendingId, Api::UnionidToPendingId);
+        let existing = Api::UnionidToExternalUserid;
+        let rows = [
+            ("fans minted", status["fans"]["minted"].to_string(), String::new()),
+            (
+                "callbacks received",
+                self.received().to_string(),
+                format!(
+                    "{} duplicates dropped, {} forgeries refused",
+                    status["callbacks"]["duplicates"], status["callbacks"]["refused"]
+                ),
+            ),
+            (
+                "calls to resolve",
+                self.counters.calls_of(resolve).to_string(),
+                format!("for {} customer ids", self.counters.ids_of(resolve)),
+            ),
+            (
+                "calls for fans",
+                (self.counters.calls_of(mint) + self.counters.calls_of(existing)).to_string(),
+                format!(
+                    "{} mints, {} questions about existing customers",
+                    self.counters.calls_of(mint),
+                    self.counters.calls_of(existing)
+                ),
+            ),
+            (
+                "links made",
+                status["links"].to_string(),
+                "all checked against the platform's own records".to_owned(),
+            ),
+            (
+                "callback to link",
+                format!("{:.0} ms", self.latency_ms(0.5)),
+                format!(
+                    "median; p99 {:.0} ms; one call to WeCom takes {LATENCY_MS} ms here",
+                    self.latency_ms(0.99)
+                ),
+            ),
+        ];
+        // Writing to a String does not fail.
+        let _ = writeln!(out);
+        for (name, value, note) in rows {
+            let _ = writeln!(out, "  {name:<20}{value:>8}   {note}");
+        }
+        let _ = writeln!(out, "\n  three links, as the API tells them:");
+        for (what, path, link) in &self.examples {
+            let text = |name: &str| link[name].as_str().unwrap_or("-").to_owned();
+            let _ = writeln!(out, "\n  · {what}");
+            let _ = writeln!(
+                out,
+                "    {} ⇔ {} at {}",
+                text("unionid"),
+                text("external_userid"),
+                text("corp_id")
+            );
+            let _ = writeln!(out, "    curl '{}{path}'", self.api);
+        }
+        let _ = write!(
+            out,
+            "\n  {:.1} s in all; with --stay it keeps running and the commands above work",
+            self.took.as_secs_f64()
+        );
+        out
+    }
+}

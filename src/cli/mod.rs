@@ -1,0 +1,90 @@
+//! The commands. Data goes to standard output, talk to standard error; exit 0 ok, 1 failed, 2 usage.
+
+mod check;
+mod demo;
+mod serve;
+mod simulate;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config;
+
+/// Joins WeChat unionids with WeCom external_userids the moment a dealer adds a customer.
+#[derive(Debug, Parser)]
+#[command(name = "unionlink", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole story on this machine, with a simulated WeCom; needs no configuration
+    Demo(demo::Demo),
+    /// Run the service
+    Serve(ConfigFile),
+    /// Check the configuration and print it without its secrets
+    Check(check::Check),
+    /// Run the simulated WeCom platform alone, to develop against
+    Simulate(simulate::Simulate),
+}
+
+#[derive(Debug, clap::Args)]
+struct ConfigFile {
+    /// The configuration file
+    #[arg(long = "config", env = "UNIONLINK_CONFIG", default_value = config::DEFAULT_PATH, value_name = "FILE")]
+    path: PathBuf,
+}
+
+/// Runs the command on the command line.
+#[must_use]
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let result = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(anyhow::Error::from)
+        .and_then(|runtime| {
+            let result = runtime.block_on(async {
+                match cli.command {
+                    Command::Demo(demo) => Box::pin(demo.run()).await,
+                    Command::Serve(file) => Box::pin(serve::run(&file.path)).await,
+                    Command::Check(check) => check.run(),
+                    Command::Simulate(simulate) => Box::pin(simulate.run()).await,
+                }
+            });
+            // What is still under way after the grace time is safe to drop.
+            runtime.shutdown_timeout(std::time::Duration::from_millis(100));
+            result
+        });
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            let mut stderr = std::io::stderr().lock();
+            // There is nowhere left to complain to if this fails.
+            let _ = write!(stderr, "error: {error}");
+            for cause in error.chain().skip(1) {
+                let _ = write!(stderr, "\n  because: {cause}");
+            }
+            let _ = writeln!(stderr);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Prints a line of data.
+fn print(line: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    writeln!(stdout, "{line}")?;
+    stdout.flush()?;
+    Ok(())
+}
+
+/// Prints a line of talk.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{line}");
+}

@@ -1,0 +1,28 @@
+//! `unionlink serve`: the service.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::app::App;
+use crate::clock::SystemClock;
+use crate::config::{self, Environment};
+use crate::lifecycle;
+use crate::telemetry::logs;
+
+pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
+    let config = config::load(path, &Environment::of_process())?;
+    logs::start(&config.log.filter, config.log.format)?;
+    if let [first, ..] = &config.sinks[..] {
+        tracing::warn!(sink = %first.name, "sinks are not served by this version; read /v1/links/feed instead");
+    }
+    let stop = CancellationToken::new();
+    lifecycle::listen_for_signals(stop.clone())?;
+    App::start(&config, Arc::new(SystemClock), stop)
+        .await?
+        .run()
+        .await?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,126 @@
+//! `GET /v1/status`, `/metrics` and `/readyz`.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use serde_json::{Value, json};
+
+use super::{AdminApp, Problem, Shared};
+use crate::domain::time::{SECOND_MS, Timestamp};
+use crate::store::Counts;
+use crate::telemetry::metrics::DoorOutcome;
+use crate::wecom::Api;
+use crate::worker::pause::Scope;
+
+/// The funnel, ages, pauses with their reasons, quotas, dealers.
+pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
+    let now = state.clock.now();
+    let age = |at: Timestamp| now.millis_since(at) / SECOND_MS;
+    let counts = state.store.counts();
+    let mut dealers = serde_json::Map::new();
+    let mut quotas = Vec::new();
+    for (name, app) in &state.apps {
+        let known = state.store.dealers(name).await?;
+        let list: Vec<_> = known
+            .iter()
+            .map(|d| json!({"corp_id": d.corp_id, "name": d.name, "agent_id": d.agent_id, "token": d.token}))
+            .collect();
+        dealers.insert(name.to_string(), Value::Array(list));
+        for api in Api::ALL.into_iter().filter(|api| api.has_own_quota()) {
+            let used = state.store.quota_used(&app.corp_id, api.as_str(), now).await?;
+            quotas.push(quota(name.as_str(), app, api, used));
+        }
+    }
+    let paused: Vec<_> = state
+        .pauses
+        .all()
+        .into_iter()
+        .map(|(scope, pause)| {
+            let (kind, app, corp_id) = match &scope {
+                Scope::App(app) => ("app", app, None),
+                Scope::Dealers(app) => ("dealers", app, None),
+                Scope::Corp(app, corp_id) => ("corp", app, Some(corp_id)),
+                Scope::Fans(app, _) => ("fans", app, None),
+            };
+            json!({
+                "scope": kind, "app": app, "corp_id": corp_id,
+                "reason": pause.problem.text, "errcode": pause.problem.errcode,
+                "since": pause.since, "until": pause.until, "failures": pause.failures,
+            })
+        })
+        .collect();
+    let ready = state.store.ready();
+    let oldest = state.store.oldest_event().await?;
+    let Counts {
+        inbox,
+        dead,
+        quarantined,
+        contacts,
+        waiting,
+        links,
+        fans,
+        fans_queued,
+        fans_minted,
+        fans_rejected,
+        feed_head,
+        event_head: _,
+    } = counts;
+    let door = |outcome| state.metrics.door_count(outcome);
+    Ok(Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "started_at": state.started_at,
+        "now": now,
+        "ready": ready.is_ok(),
+        "not_ready_because": ready.err().map(|e| e.to_string()),
+        "callbacks": {
+            "accepted": door(DoorOutcome::Accepted),
+            "duplicates": door(DoorOutcome::Duplicate),
+            "ignored": door(DoorOutcome::Ignored),
+            "quarantined": door(DoorOutcome::Quarantined),
+            "refused": door(DoorOutcome::Refused),
+            "unavailable": door(DoorOutcome::Unavailable),
+        },
+        "inbox": {
+            "waiting": inbox, "dead": dead, "quarantined": quarantined,
+            "oldest_age_seconds": oldest.map(age),
+        },
+        "contacts": {"known": contacts, "waiting": waiting, "linked": links},
+        "fans": {"registered": fans, "queued": fans_queued, "minted": fans_minted, "rejected": fans_rejected},
+        "links": links,
+        "feed_head": feed_head,
+        "paused": paused,
+        "quotas": quotas,
+        "dealers": dealers,
+        "calls": Api::ALL.iter().map(|api| (api.as_str().to_owned(), state.metrics.calls_of(*api).into()))
+            .collect::<serde_json::Map<String, Value>>(),
+        "ids_asked": state.metrics.ids_asked_count(),
+    }))
+    .into_response())
+}
+
+fn quota(app: &str, rules: &AdminApp, api: Api, used: ([u32; 3], Option<Timestamp>)) -> Value {
+    let ([hour, day, month], blocked_until) = used;
+    let limits = rules.quota;
+    json!({
+        "app": app, "corp_id": rules.corp_id, "api": api.as_str(), "blocked_until": blocked_until,
+        "hour": {"used": hour, "limit": limits.per_hour},
+        "day": {"used": day, "limit": limits.per_day},
+        "month": {"used": month, "limit": limits.per_month},
+    })
+}
+
+/// For Prometheus.
+pub(super) async fn metrics(State(state): Shared) -> Response {
+    let text = state
+        .metrics
+        .scrape(&state.store.counts(), state.pauses.all().len());
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], text).into_response()
+}
+
+/// Whether a callback could be made durable now. Does not depend on WeCom.
+pub(super) async fn ready(State(state): Shared) -> Result<&'static str, Problem> {
+    state.store.ready()?;
+    Ok("ready\n")
+}

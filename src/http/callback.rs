@@ -1,0 +1,198 @@
+//! The public listener: `/callback/{app}` and `/livez`, and nothing else.
+//!
+//! The order is: app, query, size, signature, decryption, store, answer. Whoever is refused learns nothing: every
+//! refusal is the same empty 403. An event is acknowledged only after it is durable; whatever cannot be made
+//! durable is answered 503, so that WeCom may send it again.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::door::{Door, DoorApp, Meaning};
+use crate::callback::{Opened, Query, Refusal, Sealed};
+use crate::clock::Clock;
+use crate::store::{Appended, Arrival, Content, MessageDigest, Store};
+use crate::telemetry::metrics::{DoorOutcome, Metrics};
+use crate::worker::Wake;
+
+/// What the handlers share.
+pub struct CallbackState {
+    /// The apps.
+    pub door: Arc<Door>,
+    /// The durable state.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Whom to wake.
+    pub wake: Arc<Wake>,
+    /// The largest body.
+    pub body_bytes_max: usize,
+    /// For a body.
+    pub body_timeout: Duration,
+}
+
+/// The public router.
+pub fn router(state: Arc<CallbackState>) -> Router {
+    Router::new()
+        .route("/callback/{app}", get(verify).post(receive))
+        .route("/livez", get(|| async { "alive\n" }))
+        .method_not_allowed_fallback(|| async { StatusCode::NOT_FOUND })
+        .fallback(|| async { StatusCode::NOT_FOUND })
+        .with_state(state)
+}
+
+type Shared = State<Arc<CallbackState>>;
+
+/// WeCom checks the URL: it wants its echo back, decrypted, byte for byte, within a second (document 90930).
+async fn verify(State(state): Shared, Path(app): Path<String>, RawQuery(query): RawQuery) -> Response {
+    let started = Instant::now();
+    let (outcome, answer) = match state.door.app(&app) {
+        None => (DoorOutcome::UnknownApp, StatusCode::NOT_FOUND.into_response()),
+        Some(app) => match echo(app, query.as_deref()) {
+            Ok(opened) => {
+                let plain = [(header::CONTENT_TYPE, "text/plain")];
+                (
+                    DoorOutcome::Verified,
+                    (plain, opened.message().to_vec()).into_response(),
+                )
+            }
+            Err(refusal) => state.refuse(refusal),
+        },
+    };
+    state.metrics.door(outcome, started.elapsed());
+    answer
+}
+
+fn echo(app: &DoorApp, query: Option<&str>) -> Result<Opened, Refusal> {
+    let query = Query::parse(query.unwrap_or_default()).map_err(|_| Refusal::Query)?;
+    Sealed::from_echo(&query)?.open(&app.keys)
+}
+
+/// WeCom tells of an event (document 90930).
+async fn receive(
+    State(state): Shared,
+    Path(app): Path<String>,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Response {
+    let (outcome, answer, took) = match state.door.app(&app) {
+        None => (
+            DoorOutcome::UnknownApp,
+            StatusCode::NOT_FOUND.into_response(),
+            Duration::ZERO,
+        ),
+        Some(app) => state.receive(app, query.as_deref(), body).await,
+    };
+    state.metrics.door(outcome, took);
+    answer
+}
+
+impl CallbackState {
+    fn refuse(&self, refusal: Refusal) -> (DoorOutcome, Response) {
+        self.metrics.refused(refusal);
+        (DoorOutcome::Refused, StatusCode::FORBIDDEN.into_response())
+    }
+
+    async fn receive(
+        &self,
+        app: &DoorApp,
+        query: Option<&str>,
+        body: Body,
+    ) -> (DoorOutcome, Response, Duration) {
+        let Ok(query) = Query::parse(query.unwrap_or_default()) else {
+            let (outcome, answer) = self.refuse(Refusal::Query);
+            return (outcome, answer, Duration::ZERO);
+        };
+        let body = match super::read_body(body, self.body_bytes_max, self.body_timeout).await {
+            Ok(body) => body,
+            Err(status) => {
+                let outcome = match status {
+                    StatusCode::PAYLOAD_TOO_LARGE => DoorOutcome::TooLarge,
+                    _ => DoorOutcome::Refused,
+                };
+                return (outcome, status.into_response(), Duration::ZERO);
+            }
+        };
+        // From here on it is our time that passes, not the sender's.
+        let started = Instant::now();
+        let opened = Sealed::from_body(&query, &body).and_then(|sealed| sealed.open(&app.keys));
+        let (outcome, answer) = match opened {
+            Ok(opened) => self.keep(app, &opened).await,
+            Err(refusal) => self.refuse(refusal),
+        };
+        (outcome, answer, started.elapsed())
+    }
+
+    /// Makes a verified event durable, then acknowledges it.
+    async fn keep(&self, app: &DoorApp, opened: &Opened) -> (DoorOutcome, Response) {
+        match self.store_opened(app, opened).await {
+            Ok(outcome) => (outcome, "success".into_response()),
+            Err(error) => {
+                tracing::error!(app = %app.name, %error, "a callback could not be made durable and was not acknowledged");
+                (
+                    DoorOutcome::Unavailable,
+                    StatusCode::SERVICE_UNAVAILABLE.into_response(),
+                )
+            }
+        }
+    }
+
+    async fn store_opened(
+        &self,
+        app: &DoorApp,
+        opened: &Opened,
+    ) -> Result<DoorOutcome, crate::store::StoreError> {
+        let meaning = self
+            .door
+            .meaning(app, opened.receive_id(), opened.message())
+            .await?;
+        let (outcome, content) = match meaning {
+            Meaning::Ignore(kind) => {
+                self.metrics.event(kind);
+                return Ok(DoorOutcome::Ignored);
+            }
+            Meaning::Act(kind, happening) => {
+                self.metrics.event(kind);
+                (DoorOutcome::Accepted, Content::Event(happening))
+            }
+            Meaning::Quarantine(reason) => {
+                tracing::warn!(app = %app.name, ?reason, "a callback was quarantined");
+                let receive_id = String::from_utf8_lossy(opened.receive_id())
+                    .chars()
+                    .take(128)
+                    .collect();
+                let message = opened.message().to_vec();
+                (
+                    DoorOutcome::Quarantined,
+                    Content::Quarantine {
+                        reason,
+                        receive_id,
+                        message,
+                    },
+                )
+            }
+        };
+        let digest = MessageDigest::of(&app.name, opened.message());
+        let arrival = Arrival {
+            app: app.name.clone(),
+            digest,
+            received_at: self.clock.now(),
+            content,
+        };
+        match self.store.append(arrival).await? {
+            Appended::New(_) => {
+                self.wake.inbox.notify_one();
+                Ok(outcome)
+            }
+            Appended::Duplicate => Ok(DoorOutcome::Duplicate),
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! From the first signal to the exit code.
+//!
+//! Two stages. *Soft*: nothing new is begun, what is under way is finished. *Hard*: the grace time is over, or
+//! a second signal came; what is still under way is left to its fate, which is safe at any instruction. A task
+//! that ends before it was told to stops the whole process with a failing exit code: half a service is worse than
+//! one that a supervisor restarts.
+
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Why a service ended on its own.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Failure {
+    /// A task ended that should not have.
+    #[error("the task {0} ended unexpectedly")]
+    Task(&'static str),
+    /// The store failed for good.
+    #[error("the store failed: {0}")]
+    Store(String),
+}
+
+/// Holds a service's tasks together.
+#[derive(Clone)]
+pub struct Lifecycle {
+    soft: CancellationToken,
+    tasks: TaskTracker,
+    failure: Arc<Mutex<Option<Failure>>>,
+}
+
+impl Lifecycle {
+    /// A service that stops softly when `soft` is cancelled.
+    #[must_use]
+    pub fn new(soft: CancellationToken) -> Self {
+        Self {
+            soft,
+            tasks: TaskTracker::new(),
+            failure: Arc::default(),
+        }
+    }
+
+    /// Cancelled when nothing new is to be begun.
+    #[must_use]
+    pub fn soft(&self) -> CancellationToken {
+        self.soft.clone()
+    }
+
+    /// Runs a task that lasts as long as the service.
+    pub fn supervise(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
+        let lifecycle = self.clone();
+        let task = tokio::spawn(task);
+        self.tasks.spawn(async move {
+            let ended = task.await;
+            if ended.is_err() || !lifecycle.soft.is_cancelled() {
+                lifecycle.fail(Failure::Task(name));
+            }
+        });
+    }
+
+    /// Stops the service with a failing exit code.
+    pub fn fail(&self, failure: Failure) {
+        tracing::error!(%failure, "stopping");
+        self.failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(failure);
+        self.soft.cancel();
+    }
+
+    /// Waits for the soft stop, then up to `grace` for the tasks and for `under_way`.
+    pub async fn finish(&self, under_way: &[&TaskTracker], grace: Duration) -> Result<(), Failure> {
+        self.soft.cancelled().await;
+        tracing::info!(
+            grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
+            "stopping"
+        );
+        let all_done = async {
+            for tracker in [&[&self.tasks], under_way].concat() {
+                tracker.close();
+                tracker.wait().await;
+            }
+        };
+        if tokio::time::timeout(grace, all_done).await.is_err() {
+            tracing::warn!(
+                "the grace time is over; what is still under way will be repeated after the next start"
+            );
+        }
+        match self
+            .failure
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+        {
+            Some(failure) => Err(failure),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Cancels `soft` on SIGTERM or SIGINT.
+///
+/// # Errors
+/// When the system lets nobody listen for signals.
+pub fn listen_for_signals(soft: CancellationToken) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => tracing::info!("SIGTERM"),
+            _ = interrupt.recv() => tracing::info!("SIGINT"),
+        }
+        soft.cancel();
+    });
+    Ok(())
+}
