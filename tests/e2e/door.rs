@@ -1,0 +1,467 @@
+//! The callback door: every row of its table, every published vector, and the time-outs.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
+use unionlink::app::App;
+use unionlink::clock::SystemClock;
+use unionlink::config::{self, Environment};
+use unionlink::simulator::{Fault, Forgery, SealedCallback, Target};
+
+use crate::harness::{Setup, World};
+
+async fn post(world: &World, callback: &SealedCallback) -> (u16, String) {
+    let response = world
+        .http
+        .post(callback.full_url())
+        .body(callback.body.clone())
+        .send()
+        .await
+        .unwrap();
+    (response.status().as_u16(), response.text().await.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_published_vector_is_answered_as_wecom_wants_it() {
+    let vectors: Vec<Value> = serde_json::from_str(include_str!("../vectors/callback.json")).unwrap();
+    let text = |vector: &Value, field: &str| vector[field].as_str().unwrap_or_default().to_owned();
+    let folder = tempfile::tempdir().unwrap();
+    let mut configuration = format!(
+        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[store]\npath = {:?}\nfree_mb_min = 1\n\
+         [wecom]\napi_base = \"http://127.0.0.1:9\"\n",
+        folder.path().join("data").display().to_string()
+    );
+    let whole = |vector: &Value| {
+        let kind = text(vector, "kind");
+        kind == "url_verify" || kind.starts_with("post_")
+    };
+    for (n, vector) in vectors.iter().enumerate().filter(|(_, vector)| whole(vector)) {
+        configuration += &format!(
+            "[[apps]]\nname = \"v{n}\"\ncorp_id = \"ww{n}\"\nagent_id = 1\nsecret = \"s\"\ncallback_token = {:?}\n\
+             encoding_aes_key = {:?}\naccept_receive_ids = [{:?}]\n",
+            text(vector, "token"),
+            text(vector, "aes_key"),
+            text(vector, "decrypted_receive_id"),
+        );
+    }
+    let config = config::parse(&configuration, "vectors".as_ref(), &Environment::default())
+        .unwrap_or_else(|e| panic!("{e}"));
+    let stop = CancellationToken::new();
+    let app = App::start(&config, std::sync::Arc::new(SystemClock), stop.clone())
+        .await
+        .unwrap();
+    let (public, admin) = (app.public_address, app.admin_address);
+    let running = tokio::spawn(app.run());
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+
+    let (mut echoes, mut events) = (0, 0);
+    for (n, vector) in vectors.iter().enumerate() {
+        let query = format!(
+            "msg_signature={}&timestamp={}&nonce={}",
+            text(vector, "signature"),
+            text(vector, "timestamp"),
+            text(vector, "nonce")
+        );
+        let url = format!("http://{public}/callback/v{n}?{query}");
+        match vector["kind"].as_str().unwrap() {
+            "url_verify" => {
+                let response = http
+                    .get(format!("{url}&echostr={}", text(vector, "echostr_urlencoded")))
+                    .send()
+                    .await
+                    .unwrap();
+                assert_eq!(response.status(), 200, "{}", vector["source"]);
+                assert_eq!(response.text().await.unwrap(), text(vector, "expected_plaintext"));
+                echoes += 1;
+            }
+            kind if kind.starts_with("post_") => {
+                let response = http
+                    .post(url)
+                    .body(text(vector, "post_body"))
+                    .send()
+                    .await
+                    .unwrap();
+                assert_eq!(response.status(), 200, "{}", vector["source"]);
+                assert_eq!(response.text().await.unwrap(), "success");
+                events += 1;
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((echoes, events), (10, 19));
+    let status: Value = http
+        .get(format!("http://{admin}/v1/status"))
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
+    let seen = |name: &str| status["callbacks"][name].as_u64().unwrap();
+    assert_eq!(
+        seen("accepted") + seen("ignored") + seen("quarantined") + seen("duplicates"),
+        19
+    );
+    assert_eq!(seen("refused"), 0);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_url_is_verified_as_the_admin_console_does() {
+    let world = World::usual().await;
+    assert!(world.wecom.verify_url(&world.corp.corp_id).await);
+    let response = world
+        .http
+        .get(format!("{}/callback/brand?msg_signature=x", world.public))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(
+        (
+            response.status().as_u16(),
+            response.text().await.unwrap().as_str()
+        ),
+        (403, "")
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_is_the_same_empty_403() {
+    let world = World::usual().await;
+    let person = world.wecom.add_person();
+    let (_, event) = world.befriend(0, &person, "zhangsan");
+    let genuine = world.wecom.seal(&event);
+    let change = |query: &dyn Fn(&str) -> String, body: &dyn Fn(&str) -> String| SealedCallback {
+        url: genuine.url.clone(),
+        query: query(&genuine.query),
+        body: body(&genuine.body),
+    };
+    let same = |text: &str| text.to_owned();
+    let refused = [
+        change(&|q| q.replace("msg_signature", "signature"), &same),
+        change(&|q| q.replace("nonce=", "nonce=1"), &same),
+        change(&|q| q.replace("timestamp=", "timestamp=1"), &same),
+        change(&|_| String::new(), &same),
+        change(&same, &|b| b.replace("Encrypt", "Encrypted")),
+        change(&same, &|b| b.replace("<Encrypt><![CDATA[", "<Encrypt><![CDATA[A")),
+        change(&same, &|_| String::new()),
+        change(&same, &|_| "{}".to_owned()),
+        change(&same, &|_| "\u{0}\u{1}<<<<".to_owned()),
+        change(&same, &|b| format!("<!DOCTYPE xml [<!ENTITY a \"b\">]>{b}")),
+    ];
+    for callback in &refused {
+        assert_eq!(post(&world, callback).await, (403, String::new()), "{callback:?}");
+    }
+    for forgery in [Forgery::Signature, Forgery::Cipher, Forgery::Stranger] {
+        let statuses = world.wecom.deliver_forged(&world.corp.corp_id, forgery, 5).await;
+        if forgery == Forgery::Stranger {
+            // Properly sealed, for somebody else: WeCom's, so acknowledged and set aside.
+            assert!(
+                statuses.keys().all(|status| [200, 403].contains(status)),
+                "{statuses:?}"
+            );
+        } else {
+            assert_eq!(statuses, [(403, 5)].into(), "{forgery:?}");
+        }
+    }
+    assert_eq!(world.get("/v1/status").await["callbacks"]["accepted"], 0);
+    assert_eq!(post(&world, &genuine).await, (200, "success".to_owned()));
+    let metrics = world
+        .http
+        .get(format!("{}/metrics", world.admin))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    for reason in ["query", "envelope", "signature"] {
+        let none = format!("unionlink_callback_refusals_total{{reason=\"{reason}\"}} 0");
+        assert!(!metrics.contains(&none), "{reason} was not counted");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_json_envelope_is_taken_too() {
+    let world = World::usual().await;
+    let fans = world.mint(1).await;
+    let (_, event) = world.befriend(0, &fans[0], "zhangsan");
+    let sealed = world.wecom.seal(&event);
+    let encrypt = sealed
+        .body
+        .split("<Encrypt><![CDATA[")
+        .nth(1)
+        .unwrap()
+        .split("]]>")
+        .next()
+        .unwrap();
+    for name in ["encrypt", "Encrypt"] {
+        let body = json!({ name: encrypt, "tousername": "x", "agentid": 7 }).to_string();
+        let callback = SealedCallback {
+            body,
+            ..sealed.clone()
+        };
+        assert_eq!(post(&world, &callback).await, (200, "success".to_owned()));
+    }
+    world.linked(&fans[0], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_paths_and_methods_do_not_exist() {
+    let world = World::usual().await;
+    for path in [
+        "/",
+        "/callback",
+        "/callback/",
+        "/callback/nobody",
+        "/metrics",
+        "/v1/status",
+        "/readyz",
+        "/callback/brand/x",
+    ] {
+        let url = format!("{}{path}", world.public);
+        assert_eq!(
+            world.http.get(&url).send().await.unwrap().status(),
+            404,
+            "GET {path}"
+        );
+        assert_eq!(
+            world.http.post(&url).body("x").send().await.unwrap().status(),
+            404,
+            "POST {path}"
+        );
+    }
+    let url = format!("{}/callback/brand", world.public);
+    assert_eq!(world.http.delete(&url).send().await.unwrap().status(), 404);
+    assert_eq!(
+        world
+            .http
+            .get(format!("{}/livez", world.public))
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_over_the_limit_is_413() {
+    let world = World::usual().await;
+    let person = world.wecom.add_person();
+    let mut callback = world.wecom.seal(&world.befriend(0, &person, "zhangsan").1);
+    callback.body += &" ".repeat(65_536);
+    assert_eq!(post(&world, &callback).await.0, 413);
+    callback.body.truncate(65_536);
+    assert_eq!(post(&world, &callback).await, (200, "success".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_for_us_or_not_understood_is_quarantined_and_can_be_redriven() {
+    let mut world = World::usual().await;
+    let fans = world.mint(1).await;
+    let (_, event) = world.befriend(0, &fans[0], "zhangsan");
+    let stray = world.wecom.seal_with(&event, "wwSOMEBODYELSE000");
+    assert_eq!(post(&world, &stray).await, (200, "success".to_owned()));
+    assert_eq!(post(&world, &stray).await, (200, "success".to_owned()));
+    let gibberish = world.wecom.seal_text(&world.corp.corp_id, "not an event at all");
+    assert_eq!(post(&world, &gibberish).await, (200, "success".to_owned()));
+    let quarantined = world.get("/v1/events?state=quarantined").await["events"].clone();
+    let rows = quarantined.as_array().unwrap();
+    assert_eq!(rows.len(), 2);
+    assert_eq!(
+        (&rows[0]["reason"], &rows[0]["receive_id"]),
+        (&json!("receive_id"), &json!("wwSOMEBODYELSE000"))
+    );
+    assert_eq!(rows[1]["reason"], "not_understood");
+    assert!(rows[1]["detail"].as_str().unwrap().contains("XML"), "{}", rows[1]);
+    let redrive = async |world: &World, row: &Value| {
+        let url = format!(
+            "{}/v1/events/{}/redrive",
+            world.admin,
+            row["id"].as_str().unwrap()
+        );
+        let response = world.http.post(url).send().await.unwrap();
+        (
+            response.status().as_u16(),
+            response.json::<Value>().await.unwrap(),
+        )
+    };
+    let (status, problem) = redrive(&world, &rows[0]).await;
+    assert_eq!((status, &problem["code"]), (409, &json!("conflict")));
+    assert!(
+        problem["hint"].as_str().unwrap().contains("accept_receive_ids"),
+        "{problem}"
+    );
+    assert_eq!(redrive(&world, &rows[1]).await.0, 409);
+
+    world.stop().await.unwrap();
+    world.setup.app = "accept_receive_ids = [\"wwSOMEBODYELSE000\"]".into();
+    world.start().await;
+    assert_eq!(redrive(&world, &rows[0]).await.0, 200);
+    assert_eq!(redrive(&world, &rows[0]).await.0, 404);
+    world.linked(&fans[0], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dealers_own_id_as_receive_id_is_accepted() {
+    let world = World::usual().await;
+    let fans = world.mint(1).await;
+    world
+        .until("/v1/status", |s| {
+            s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)
+        })
+        .await;
+    let (_, event) = world.befriend(0, &fans[0], "zhangsan");
+    let sealed = world.wecom.seal_with(&event, &world.dealers[0].corp_id);
+    assert_eq!(post(&world, &sealed).await, (200, "success".to_owned()));
+    world.linked(&fans[0], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_made_durable_is_not_acknowledged() {
+    // A full inbox: the platform's API is down, so nothing leaves it.
+    let setup = Setup {
+        store: "inbox_events_max = 3".into(),
+        ..Setup::default()
+    };
+    let world = World::with(setup).await;
+    let fans = world.mint(4).await;
+    world.wecom.inject(Target::Every, Fault::Errcode(-1), None);
+    for fan in &fans[..3] {
+        world.add(0, fan, "zhangsan").await;
+    }
+    let (_, fourth) = world.befriend(0, &fans[3], "zhangsan");
+    let delivery = world.wecom.deliver_once(&fourth).await;
+    assert_eq!((delivery.acknowledged, delivery.status), (false, Some(503)));
+    world.wecom.clear_faults();
+    world.settle().await;
+    world.deliver(&fourth).await;
+    world.linked(&fans[3], 1).await;
+
+    // A disk with less space than wanted.
+    let mut starved = World::usual().await;
+    starved.stop().await.unwrap();
+    starved.setup.store = "free_mb_min = 1000000000".into();
+    // A key twice is not TOML; the usual line goes.
+    let text = starved
+        .configuration("127.0.0.1:0", "127.0.0.1:0")
+        .replace("free_mb_min = 1\n", "");
+    let config = config::parse(&text, "test".as_ref(), &Environment::default()).unwrap();
+    let stop = CancellationToken::new();
+    let app = App::start(&config, starved.clock.clone(), stop.clone())
+        .await
+        .unwrap();
+    let (public, admin) = (app.public_address, app.admin_address);
+    let running = tokio::spawn(app.run());
+    let (_, event) = starved.befriend(0, &starved.wecom.add_person(), "zhangsan");
+    let mut callback = starved.wecom.seal(&event);
+    callback.url = format!("http://{public}/callback/brand");
+    assert_eq!(post(&starved, &callback).await, (503, String::new()));
+    let ready = starved
+        .http
+        .get(format!("http://{admin}/readyz"))
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(ready.status(), 503);
+    assert_eq!(ready.json::<Value>().await.unwrap()["code"], "no_space");
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_heads_slow_bodies_and_idle_connections_are_cut_off() {
+    let server = "header_timeout_ms = 300\nbody_timeout_ms = 300".to_owned();
+    let world = World::with(Setup {
+        server,
+        ..Setup::default()
+    })
+    .await;
+    let person = world.wecom.add_person();
+    let callback = world.wecom.seal(&world.befriend(0, &person, "zhangsan").1);
+    let address = world.public.trim_start_matches("http://").to_owned();
+    let half_body = format!(
+        "POST /callback/brand?{} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n<xml>",
+        callback.query,
+        callback.body.len()
+    );
+    for (what, sent) in [
+        ("nothing", ""),
+        ("half a head", "POST /callback/brand HTTP/1.1\r\nHo"),
+        ("half a body", &half_body),
+    ] {
+        let started = Instant::now();
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "{what}: still open after {:?}", started.elapsed());
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(
+            answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
+            "{what}: {answer}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_are_bounded() {
+    let server = "connections_max = 3\nheader_timeout_ms = 400".to_owned();
+    let world = World::with(Setup {
+        server,
+        ..Setup::default()
+    })
+    .await;
+    let address = world.public.trim_start_matches("http://").to_owned();
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        stream
+            .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut start = [0; 15];
+        stream.read_exact(&mut start).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200 OK");
+        held.push(stream);
+    }
+    let mut fourth = TcpStream::connect(&address).await.unwrap();
+    let closed = fourth.read(&mut [0; 1]).await;
+    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    let metrics = world
+        .http
+        .get(format!("{}/metrics", world.admin))
+        .send()
+        .await
+        .unwrap()
+        .text()
+        .await
+        .unwrap();
+    assert!(
+        metrics.contains("unionlink_connections_refused_total 1"),
+        "{metrics}"
+    );
+    // Idle ones make room by themselves.
+    for stream in &mut held {
+        let mut rest = Vec::new();
+        tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest))
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    assert_eq!(
+        world
+            .http
+            .get(format!("{}/livez", world.public))
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        200
+    );
+}

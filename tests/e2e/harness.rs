@@ -1,0 +1,337 @@
+//! The whole service over real sockets against the simulated platform; tests read as conversations with both.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use unionlink::app::App;
+use unionlink::clock::{Clock, SystemClock};
+use unionlink::config::{self, Environment};
+use unionlink::domain::time::Timestamp;
+use unionlink::lifecycle::Failure;
+use unionlink::simulator::{AppSpec, CallbackSpec, Dealer, Event, Options, Person, SenderOptions, Simulator};
+
+/// How long anything may take before a test gives up on it.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The machine's time, plus whatever a test skips.
+#[derive(Default)]
+pub struct SkippingClock(AtomicI64);
+
+impl SkippingClock {
+    pub fn skip(&self, by: Duration) {
+        self.0
+            .fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+    }
+}
+
+impl Clock for SkippingClock {
+    fn now(&self) -> Timestamp {
+        SystemClock.now().plus_ms(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// What a test changes about the usual set-up.
+pub struct Setup {
+    pub options: Options,
+    /// Lines of the `[[apps]]` section.
+    pub app: String,
+    /// Further lines of whole sections: `[server]`, `[store]`, `[wecom]`, `[admin]`.
+    pub server: String,
+    pub store: String,
+    pub wecom: String,
+    pub admin: String,
+    pub dealers: usize,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let sender = SenderOptions {
+            retry_interval_ms: 20,
+            ..SenderOptions::default()
+        };
+        Self {
+            options: Options {
+                seed: 7,
+                sender,
+                ..Options::default()
+            },
+            app: String::new(),
+            server: String::new(),
+            store: String::new(),
+            wecom: String::new(),
+            admin: String::new(),
+            dealers: 2,
+        }
+    }
+}
+
+/// The platform, the service, and somebody who speaks to its API.
+pub struct World {
+    pub wecom: Simulator,
+    pub corp: AppSpec,
+    pub callback: CallbackSpec,
+    pub dealers: Vec<Dealer>,
+    pub clock: Arc<SkippingClock>,
+    pub http: reqwest::Client,
+    pub folder: tempfile::TempDir,
+    pub setup: Setup,
+    pub public: String,
+    pub admin: String,
+    running: Option<(CancellationToken, tokio::task::JoinHandle<Result<(), Failure>>)>,
+}
+
+impl World {
+    pub async fn usual() -> Self {
+        Self::with(Setup::default()).await
+    }
+
+    pub async fn with(setup: Setup) -> Self {
+        let clock = Arc::new(SkippingClock::default());
+        let wecom = Simulator::start(setup.options.clone(), clock.clone())
+            .await
+            .unwrap();
+        let mut corp = wecom.invent_app();
+        let callback = wecom.invent_callback("http://127.0.0.1:9/not-yet");
+        corp.callback = Some(callback.clone());
+        wecom.add_app(corp.clone());
+        let dealers = (0..setup.dealers)
+            .map(|n| wecom.add_dealer(&corp.corp_id, &format!("Dealer {n}")))
+            .collect();
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(PATIENCE)
+            .build()
+            .unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let mut world = Self {
+            wecom,
+            corp,
+            callback,
+            dealers,
+            clock,
+            http,
+            folder,
+            setup,
+            public: String::new(),
+            admin: String::new(),
+            running: None,
+        };
+        world.start().await;
+        world
+    }
+
+    /// The configuration file this world's service runs with.
+    pub fn configuration(&self, public: &str, admin: &str) -> String {
+        let Setup {
+            app,
+            server,
+            store,
+            wecom,
+            admin: admin_lines,
+            ..
+        } = &self.setup;
+        format!(
+            "[server]\nlisten = \"{public}\"\n{server}\n[admin]\nlisten = \"{admin}\"\n{admin_lines}\n\
+             [store]\npath = {:?}\ncache_mb = 16\nfree_mb_min = 1\n{store}\n[wecom]\napi_base = \"{}\"\n{wecom}\n\
+             [[apps]]\nname = \"brand\"\ncorp_id = \"{}\"\nagent_id = {}\nsecret = {{ value = \"{}\" }}\n\
+             callback_token = {{ value = \"{}\" }}\nencoding_aes_key = {{ value = \"{}\" }}\n{app}\n",
+            self.folder.path().join("data").display().to_string(),
+            self.wecom.base_url(),
+            self.corp.corp_id,
+            self.corp.agent_id,
+            self.corp.secret,
+            self.callback.token,
+            self.callback.aes_key,
+        )
+    }
+
+    pub async fn start(&mut self) {
+        assert!(self.running.is_none());
+        let text = self.configuration("127.0.0.1:0", "127.0.0.1:0");
+        let config =
+            config::parse(&text, "test".as_ref(), &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
+        let stop = CancellationToken::new();
+        let app = App::start(&config, self.clock.clone(), stop.clone())
+            .await
+            .unwrap_or_else(|e| panic!("{e:?}"));
+        self.public = format!("http://{}", app.public_address);
+        self.admin = format!("http://{}", app.admin_address);
+        let url = format!("{}/callback/brand", self.public);
+        self.wecom.set_callback(
+            &self.corp.corp_id,
+            CallbackSpec {
+                url,
+                ..self.callback.clone()
+            },
+        );
+        self.running = Some((stop, tokio::spawn(app.run())));
+    }
+
+    pub async fn stop(&mut self) -> Result<(), Failure> {
+        let (stop, running) = self.running.take().expect("it runs");
+        stop.cancel();
+        running.await.expect("it does not panic")
+    }
+
+    pub async fn restart(&mut self) {
+        self.stop().await.unwrap();
+        self.start().await;
+    }
+
+    // The platform's side.
+
+    pub fn befriend(&self, dealer: usize, person: &Person, member: &str) -> (String, Event) {
+        let dealer = &self.dealers[dealer].corp_id;
+        let friendship = self
+            .wecom
+            .befriend(&self.corp.corp_id, dealer, person, member, Some("spring"));
+        (friendship.external_userid, friendship.event)
+    }
+
+    /// A dealer adds a customer, and the callback is acknowledged.
+    pub async fn add(&self, dealer: usize, person: &Person, member: &str) -> String {
+        let (external_userid, event) = self.befriend(dealer, person, member);
+        self.deliver(&event).await;
+        external_userid
+    }
+
+    pub async fn deliver(&self, event: &Event) {
+        let delivery = self.wecom.deliver(event).await;
+        assert!(delivery.acknowledged, "not acknowledged: {delivery:?}");
+    }
+
+    // The brand's side.
+
+    pub async fn register(&self, people: &[Person]) {
+        let rows: Vec<_> = people
+            .iter()
+            .map(|p| json!({"unionid": p.unionid, "openid": p.openid}))
+            .collect();
+        let response = self
+            .http
+            .post(format!("{}/v1/fans", self.admin))
+            .json(&rows)
+            .send()
+            .await
+            .unwrap();
+        assert_eq!(response.status(), 202);
+        let receipt: Value = response.json().await.unwrap();
+        assert_eq!(receipt["rejected"], json!([]));
+    }
+
+    /// Registers people and waits until they have pending ids and were asked about.
+    pub async fn mint(&self, count: usize) -> Vec<Person> {
+        let people = self.wecom.add_people(count);
+        self.register(&people).await;
+        for person in &people {
+            let path = format!("/v1/fans/{}", person.unionid);
+            self.until(&path, |fan| fan["state"] == "minted").await;
+        }
+        people
+    }
+
+    pub async fn get(&self, path: &str) -> Value {
+        let response = self
+            .http
+            .get(format!("{}{path}", self.admin))
+            .send()
+            .await
+            .unwrap();
+        let status = response.status();
+        let text = response.text().await.unwrap();
+        serde_json::from_str(&text).unwrap_or_else(|e| panic!("{status} {path}: {e}: {text}"))
+    }
+
+    /// Reads `path` until it `is` as wanted.
+    pub async fn until(&self, path: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.get(path).await;
+            if is(&answer) {
+                return answer;
+            }
+            assert!(Instant::now() < give_up, "gave up on {path}: {answer:#}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until nothing is in the inbox.
+    pub async fn settle(&self) -> Value {
+        self.until("/v1/status", |status| status["inbox"]["waiting"] == 0)
+            .await
+    }
+
+    pub async fn links(&self, person: &Person) -> Vec<Value> {
+        self.get(&format!("/v1/links?unionid={}", person.unionid)).await["links"]
+            .as_array()
+            .unwrap()
+            .clone()
+    }
+
+    /// Waits until this fan has so many links.
+    pub async fn linked(&self, person: &Person, count: usize) -> Vec<Value> {
+        let path = format!("/v1/links?unionid={}", person.unionid);
+        let answer = self
+            .until(&path, |a| {
+                a["links"].as_array().is_some_and(|links| links.len() == count)
+            })
+            .await;
+        answer["links"].as_array().unwrap().clone()
+    }
+
+    pub async fn feed(&self) -> Vec<Value> {
+        self.get("/v1/links/feed?limit=1000").await["entries"]
+            .as_array()
+            .unwrap()
+            .clone()
+    }
+
+    pub async fn feed_types(&self) -> Vec<String> {
+        self.feed()
+            .await
+            .iter()
+            .map(|entry| entry["type"].as_str().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Judges every link of these fans against what the platform knows, and the feed against the links.
+    pub async fn judge(&self, fans: &[Person]) {
+        let truth = self.wecom.truth();
+        let mut links = 0;
+        for fan in fans {
+            let mut expected: Vec<_> = truth
+                .iter()
+                .filter(|t| t.unionid == fan.unionid)
+                .map(|t| (t.corp_id.clone(), t.external_userid.clone()))
+                .collect();
+            expected.sort();
+            let mut found: Vec<_> = self
+                .links(fan)
+                .await
+                .iter()
+                .map(|l| {
+                    (
+                        l["corp_id"].as_str().unwrap().to_owned(),
+                        l["external_userid"].as_str().unwrap().to_owned(),
+                    )
+                })
+                .collect();
+            found.sort();
+            assert_eq!(found, expected);
+            links += found.len();
+        }
+        let feed = self.feed().await;
+        assert!(
+            feed.iter().zip(1..).all(|(entry, seq)| entry["seq"] == seq),
+            "the feed has a gap"
+        );
+        let created = feed
+            .iter()
+            .filter(|entry| entry["type"] == "link.created")
+            .count();
+        assert_eq!(created, links, "each link is announced once");
+    }
+}

@@ -1,0 +1,490 @@
+//! The real binary as a process: killed, terminated, listened to.
+
+use std::collections::BTreeSet;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use unionlink::simulator::{CallbackSpec, Fault, Person, Target};
+
+use crate::harness::{PATIENCE, Setup, World};
+
+/// The service as a process of its own, on the ports and folder of a world whose in-process service stands still.
+struct Process {
+    world: World,
+    child: Option<Child>,
+    file: std::path::PathBuf,
+}
+
+impl Process {
+    async fn with(setup: Setup) -> Self {
+        let mut world = World::with(setup).await;
+        world.stop().await.unwrap();
+        let (public, admin) = (free_port(), free_port());
+        world.public = format!("http://{public}");
+        world.admin = format!("http://{admin}");
+        let file = world.folder.path().join("unionlink.toml");
+        std::fs::write(&file, world.configuration(&public, &admin)).unwrap();
+        let url = format!("{}/callback/brand", world.public);
+        world.wecom.set_callback(
+            &world.corp.corp_id,
+            CallbackSpec {
+                url,
+                ..world.callback.clone()
+            },
+        );
+        Self {
+            world,
+            child: None,
+            file,
+        }
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_unionlink"));
+        command
+            .arg("serve")
+            .arg("--config")
+            .arg(&self.file)
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command
+    }
+
+    async fn start(&mut self) {
+        self.child = Some(self.command().stderr(Stdio::null()).spawn().unwrap());
+        self.ready().await;
+    }
+
+    async fn ready(&mut self) {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let ready = self
+                .world
+                .http
+                .get(format!("{}/readyz", self.world.admin))
+                .send()
+                .await;
+            if ready.is_ok_and(|answer| answer.status() == 200) {
+                return;
+            }
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < give_up,
+                "not ready: {ended:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn kill(&mut self) {
+        self.child.take().unwrap().kill().await.unwrap();
+    }
+
+    async fn terminate(&self) {
+        let pid = self.child.as_ref().unwrap().id().unwrap().to_string();
+        assert!(
+            Command::new("kill")
+                .arg("-TERM")
+                .arg(pid)
+                .status()
+                .await
+                .unwrap()
+                .success()
+        );
+    }
+
+    async fn exit_code(&mut self) -> Option<i32> {
+        let child = self.child.as_mut().unwrap();
+        tokio::time::timeout(PATIENCE, child.wait())
+            .await
+            .expect("it exits")
+            .unwrap()
+            .code()
+    }
+}
+
+fn free_port() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    listener.local_addr().unwrap().to_string()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_under_load_it_loses_nothing_it_acknowledged_and_links_nothing_twice() {
+    const ROUNDS: u64 = 6;
+    let mut process = Process::with(Setup {
+        dealers: 3,
+        ..Setup::default()
+    })
+    .await;
+    // The ledger: kept here, outside of the process that is killed.
+    let mut acknowledged: Vec<(Person, String)> = Vec::new();
+    let mut accepted: Vec<Person> = Vec::new();
+    for round in 0..ROUNDS {
+        process.start().await;
+        let world = &process.world;
+        let fans = world.wecom.add_people(300);
+        // Fans and customers come at the same time, so the kill hits registration, mint, inbox and settlement.
+        let life = Duration::from_millis(150 + 130 * round);
+        let registering = async {
+            let mut registered = Vec::new();
+            for chunk in fans.chunks(20) {
+                let rows: Vec<_> = chunk
+                    .iter()
+                    .map(|p| json!({"unionid": p.unionid, "openid": p.openid}))
+                    .collect();
+                let sent = world
+                    .http
+                    .post(format!("{}/v1/fans", world.admin))
+                    .json(&rows)
+                    .send()
+                    .await;
+                if sent.is_ok_and(|answer| answer.status() == 202) {
+                    registered.extend_from_slice(chunk);
+                }
+            }
+            registered
+        };
+        let adding = async {
+            let mut kept = Vec::new();
+            for (n, chunk) in fans.chunks(10).enumerate() {
+                let (ids, events): (Vec<_>, Vec<_>) = chunk
+                    .iter()
+                    .map(|fan| world.befriend(n % 3, fan, "zhangsan"))
+                    .unzip();
+                for ((fan, id), event) in chunk.iter().zip(ids).zip(events) {
+                    if world.wecom.deliver_once(&event).await.acknowledged {
+                        kept.push((fan.clone(), id));
+                    }
+                }
+            }
+            kept
+        };
+        let pid = process.child.as_ref().unwrap().id().unwrap().to_string();
+        let killing = async {
+            tokio::time::sleep(life).await;
+            assert!(
+                Command::new("kill")
+                    .arg("-KILL")
+                    .arg(pid)
+                    .status()
+                    .await
+                    .unwrap()
+                    .success()
+            );
+        };
+        let (registered, kept, ()) = tokio::join!(registering, adding, killing);
+        accepted.extend(registered);
+        acknowledged.extend(kept);
+        process.kill().await;
+    }
+    assert!(
+        acknowledged.len() > 50 && accepted.len() > 50,
+        "{} and {}",
+        acknowledged.len(),
+        accepted.len()
+    );
+
+    process.start().await;
+    let world = &process.world;
+    for fan in &accepted {
+        world
+            .until(&format!("/v1/fans/{}", fan.unionid), |fan| {
+                fan["state"] == "minted"
+            })
+            .await;
+    }
+    let known: BTreeSet<_> = accepted.iter().map(|fan| &fan.unionid).collect();
+    for (fan, external_userid) in acknowledged
+        .iter()
+        .filter(|(fan, _)| known.contains(&fan.unionid))
+    {
+        let links = world.linked(fan, 1).await;
+        assert_eq!(links[0]["external_userid"], json!(external_userid));
+    }
+    world.settle().await;
+    let mut after = 0;
+    let mut created = BTreeSet::new();
+    let truth: BTreeSet<_> = world
+        .wecom
+        .truth()
+        .into_iter()
+        .map(|t| (t.unionid, t.external_userid))
+        .collect();
+    loop {
+        let page = world
+            .get(&format!("/v1/links/feed?after={after}&limit=500"))
+            .await;
+        let entries = page["entries"].as_array().unwrap();
+        if entries.is_empty() {
+            break;
+        }
+        for entry in entries {
+            after += 1;
+            assert_eq!(entry["seq"], after, "the feed has a gap");
+            if entry["type"] == "link.created" {
+                let text = |name: &str| entry["data"][name].as_str().unwrap().to_owned();
+                let pair = (text("unionid"), text("external_userid"));
+                assert!(truth.contains(&pair), "a wrong link");
+                assert!(created.insert(pair), "linked twice");
+            }
+        }
+    }
+    assert_eq!(world.get("/v1/status").await["links"], created.len());
+    assert_eq!(world.wecom.counters().quota_violations, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_kills_the_quota_is_never_exceeded() {
+    let mut setup = Setup {
+        app: "existing_customers = false\nquota = { per_hour = 60, per_day = 100, per_month = 150 }".into(),
+        ..Setup::default()
+    };
+    setup.options.quota = unionlink::simulator::Quota {
+        per_hour: 60,
+        per_day: 100,
+        per_month: 150,
+    };
+    let mut process = Process::with(setup).await;
+    let people = process.world.wecom.add_people(200);
+    process.start().await;
+    process.world.register(&people).await;
+    for n in 0..4 {
+        tokio::time::sleep(Duration::from_millis(15 * n)).await;
+        process.kill().await;
+        process.start().await;
+    }
+    let exhausted = |s: &Value| {
+        s["paused"]
+            .as_array()
+            .is_some_and(|p| p.iter().any(|p| p["scope"] == "fans"))
+    };
+    let status = process.world.until("/v1/status", exhausted).await;
+    let minted = status["fans"]["minted"].as_u64().unwrap();
+    // Each kill may waste the permits that were reserved and the calls that were under way, never more.
+    assert!((20..=60).contains(&minted), "{minted} minted");
+    let counters = process.world.wecom.counters();
+    assert_eq!((counters.quota_violations, counters.errcodes_of(45_009)), (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn told_to_stop_it_answers_what_is_under_way_and_exits_with_0() {
+    let mut process = Process::with(Setup::default()).await;
+    process.start().await;
+    let world = &process.world;
+    let fans = world.mint(2).await;
+    world.wecom.inject(Target::Every, Fault::Latency(500), None);
+    world.add(0, &fans[0], "zhangsan").await;
+    // A callback of which only half has arrived.
+    let callback = world.wecom.seal(&world.befriend(0, &fans[1], "zhangsan").1);
+    let address = world.public.trim_start_matches("http://").to_owned();
+    let mut stream = TcpStream::connect(&address).await.unwrap();
+    let head = format!(
+        "POST /callback/brand?{} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n",
+        callback.query,
+        callback.body.len()
+    );
+    let (first, second) = callback.body.split_at(40);
+    stream
+        .write_all(format!("{head}{first}").as_bytes())
+        .await
+        .unwrap();
+    stream.flush().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let told = Instant::now();
+    process.terminate().await;
+    // Nothing new.
+    let give_up = Instant::now() + PATIENCE;
+    while TcpStream::connect(&address).await.is_ok() {
+        assert!(Instant::now() < give_up, "it still listens");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    stream.write_all(second.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.ends_with("success"),
+        "{answer}"
+    );
+    assert_eq!(process.exit_code().await, Some(0));
+    assert!(
+        told.elapsed() < Duration::from_secs(5),
+        "it took {:?}",
+        told.elapsed()
+    );
+    // What it had acknowledged is linked by the next one.
+    process.world.wecom.clear_faults();
+    process.start().await;
+    for fan in &fans {
+        process.world.linked(fan, 1).await;
+    }
+    process.terminate().await;
+    assert_eq!(process.exit_code().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_log_at_the_default_level_holds_no_secret_and_no_id_in_full() {
+    let setup = Setup {
+        admin: "token = { value = \"CANARY-ADMIN-TOKEN\" }".into(),
+        ..Setup::default()
+    };
+    let mut process = Process::with(setup).await;
+    let mut child = process.command().stderr(Stdio::piped()).spawn().unwrap();
+    let mut stderr = child.stderr.take().unwrap();
+    process.child = Some(child);
+    let log = tokio::spawn(async move {
+        let mut log = String::new();
+        stderr.read_to_string(&mut log).await.unwrap();
+        log
+    });
+    process.ready().await;
+    let world = &process.world;
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+    let api = |method: reqwest::Method, path: &str| {
+        http.request(method, format!("{}{path}", world.admin))
+            .bearer_auth("CANARY-ADMIN-TOKEN")
+    };
+    let status = async || -> Value {
+        api(reqwest::Method::GET, "/v1/status")
+            .send()
+            .await
+            .unwrap()
+            .json()
+            .await
+            .unwrap()
+    };
+    let until = async |is: &dyn Fn(&Value) -> bool| {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let status = status().await;
+            if is(&status) {
+                return;
+            }
+            assert!(Instant::now() < give_up, "{status:#}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // A life with everything that makes a service talk: rejections, dead letters, pauses, quarantine, refusals.
+    let people = world.wecom.add_people(6);
+    world.wecom.reject_person(&people[5], Some(610_014));
+    let rows: Vec<_> = people
+        .iter()
+        .map(|p| json!({"unionid": p.unionid, "openid": p.openid}))
+        .collect();
+    assert_eq!(
+        api(reqwest::Method::POST, "/v1/fans")
+            .json(&rows)
+            .send()
+            .await
+            .unwrap()
+            .status(),
+        202
+    );
+    until(&|s| s["fans"]["minted"] == 5 && s["fans"]["rejected"] == 1).await;
+    let mut ids = Vec::new();
+    for (n, person) in people[..5].iter().enumerate() {
+        let (id, event) = world.befriend(n % 2, person, "zhangsan");
+        match n {
+            1 => world.wecom.poison(&id),
+            2 => world.wecom.inject(Target::Every, Fault::Reset, Some(1)),
+            3 => world.wecom.revoke_tokens(&world.corp.corp_id),
+            _ => {}
+        }
+        world.deliver(&event).await;
+        ids.push(id);
+    }
+    let stray = world
+        .wecom
+        .seal_with(&world.befriend(0, &people[0], "lisi").1, "wwSTRAY");
+    assert!(world.wecom.post(&stray).await.acknowledged);
+    until(&|s| s["links"] == 4 && s["inbox"]["dead"] == 1 && s["inbox"]["quarantined"] == 1).await;
+    world
+        .wecom
+        .set_dealer_error(&world.dealers[0].corp_id, Some(48_002));
+    world
+        .deliver(&world.befriend(0, &world.wecom.add_person(), "zhangsan").1)
+        .await;
+    until(&|s| s["paused"].as_array().is_some_and(|p| !p.is_empty())).await;
+    process.terminate().await;
+    assert_eq!(process.exit_code().await, Some(0));
+
+    let log = log.await.unwrap();
+    for expected in [
+        "serving",
+        "dead letter",
+        "paused",
+        "quarantined",
+        "rejected",
+        "stopped",
+    ] {
+        assert!(
+            log.contains(expected),
+            "the log does not speak of {expected:?}:\n{log}"
+        );
+    }
+    let world = &process.world;
+    let mut secrets = vec![
+        world.corp.secret.clone(),
+        world.callback.token.clone(),
+        world.callback.aes_key.clone(),
+        "CANARY-ADMIN-TOKEN".to_owned(),
+        "access_token".to_owned(),
+        "corpsecret".to_owned(),
+    ];
+    secrets.extend(people.iter().flat_map(|p| [p.unionid.clone(), p.openid.clone()]));
+    secrets.extend(
+        people
+            .iter()
+            .flat_map(|p| world.wecom.pending_ids(&world.corp.corp_id, p)),
+    );
+    secrets.extend(ids);
+    for secret in secrets {
+        assert!(!log.contains(&secret), "{secret} is in the log:\n{log}");
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_configuration_fails_with_1_and_a_wrong_command_line_with_2() {
+    let unionlink = |arguments: &[&str]| {
+        Command::new(env!("CARGO_BIN_EXE_unionlink"))
+            .args(arguments)
+            .env_clear()
+            .output()
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("unionlink.toml");
+    std::fs::write(&file, "[server]\nlistn = \"x\"\n[[apps]]\nname = \"brand\"\n").unwrap();
+    let file = file.to_str().unwrap();
+    for arguments in [&["check", "--config", file][..], &["serve", "--config", file]] {
+        let output = unionlink(arguments).await.unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        assert!(output.stdout.is_empty());
+        let told = String::from_utf8(output.stderr).unwrap();
+        for part in [
+            "server.listn is not a known key",
+            "did you mean listen?",
+            "apps[0].corp_id is missing",
+        ] {
+            assert!(told.contains(part), "{part:?} is not in {told}");
+        }
+    }
+    let output = unionlink(&["check", "--config", file, "--json"]).await.unwrap();
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &told["ok"]), (Some(1), &json!(false)));
+    assert!(told["problems"].as_array().unwrap().len() >= 5);
+    let missing = unionlink(&["check", "--config", "/nonexistent/unionlink.toml"])
+        .await
+        .unwrap();
+    assert_eq!(missing.status.code(), Some(1));
+    assert!(String::from_utf8(missing.stderr).unwrap().contains("hint:"));
+    for arguments in [&["frobnicate"][..], &["serve", "--frobnicate"], &[]] {
+        assert_eq!(
+            unionlink(arguments).await.unwrap().status.code(),
+            Some(2),
+            "{arguments:?}"
+        );
+    }
+}
