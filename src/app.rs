@@ -159,10 +159,8 @@ impl App {
         app.serve("public listener", public, public_router, limits);
         app.serve("admin listener", private, admin_router, limits);
         let stop = || app.lifecycle.soft();
-        app.lifecycle
-            .supervise("resolve", resolve::run(context.clone(), stop()));
-        app.lifecycle
-            .supervise("mint", mint::run(context.clone(), stop()));
+        app.lifecycle.supervise("resolve", resolve::run(context.clone(), stop()));
+        app.lifecycle.supervise("mint", mint::run(context.clone(), stop()));
         app.lifecycle.supervise("sweep", sweep::run(context, stop()));
         let (store, lifecycle) = (app.store.clone(), app.lifecycle.clone());
         app.lifecycle.supervise("store watch", async move {
@@ -178,14 +176,7 @@ impl App {
 
     fn serve(&self, name: &'static str, listener: TcpListener, router: axum::Router, limits: http::Limits) {
         let (metrics, connections) = (self.metrics.clone(), self.connections.clone());
-        let serving = http::serve(
-            listener,
-            router,
-            limits,
-            metrics,
-            connections,
-            self.lifecycle.soft(),
-        );
+        let serving = http::serve(listener, router, limits, metrics, connections, self.lifecycle.soft());
         self.lifecycle.supervise(name, serving);
     }
 
@@ -194,10 +185,7 @@ impl App {
     /// # Errors
     /// [`Failure`] when the service ended on its own.
     pub async fn run(self) -> Result<(), Failure> {
-        let verdict = self
-            .lifecycle
-            .finish(&[&self.connections, &self.calls], self.grace)
-            .await;
+        let verdict = self.lifecycle.finish(&[&self.connections, &self.calls], self.grace).await;
         self.store.close().await;
         tracing::info!("stopped");
         verdict
@@ -209,9 +197,7 @@ fn size(number: u64) -> usize {
 }
 
 async fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|source| StartError::Listen { address, key, source })
+    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, key, source })
 }
 
 fn local(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
@@ -219,31 +205,18 @@ fn local(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
 }
 
 fn rules(app: &config::App) -> (AppName, AppRules) {
-    let rules = AppRules {
-        corp_id: app.corp_id.clone(),
-        conversion_token: app.conversion_token,
-    };
+    let rules = AppRules { corp_id: app.corp_id.clone(), conversion_token: app.conversion_token };
     (app.name.clone(), rules)
 }
 
 fn admin_app(app: &config::App) -> (AppName, AdminApp) {
     let (corp_id, existing_customers, quota) = (app.corp_id.clone(), app.existing_customers, app.quota);
-    (
-        app.name.clone(),
-        AdminApp {
-            corp_id,
-            existing_customers,
-            quota,
-        },
-    )
+    (app.name.clone(), AdminApp { corp_id, existing_customers, quota })
 }
 
 fn door_app(app: &config::App) -> Result<DoorApp, StartError> {
-    let aes_key =
-        AesKey::decode(app.encoding_aes_key.value.expose_secret()).map_err(|source| StartError::Key {
-            app: app.name.clone(),
-            source,
-        })?;
+    let aes_key = AesKey::decode(app.encoding_aes_key.value.expose_secret())
+        .map_err(|source| StartError::Key { app: app.name.clone(), source })?;
     Ok(DoorApp {
         name: app.name.clone(),
         keys: Keys::new(app.callback_token.value.clone(), aes_key),
@@ -281,13 +254,7 @@ fn platform(
         timeout: Duration::from_millis(config.wecom.timeout_ms),
     };
     let limiter = Limiter::new(Arc::new(StoredLedger(store.clone())), clock.clone(), limits);
-    let client = Client::new(
-        &settings,
-        credentials.collect(),
-        limiter,
-        clock.clone(),
-        metrics.clone(),
-    );
+    let client = Client::new(&settings, credentials.collect(), limiter, clock.clone(), metrics.clone());
     Ok(Arc::new(client.map_err(StartError::Client)?))
 }
 
@@ -304,16 +271,10 @@ impl Ledger for StoredLedger {
         want: u32,
         now: Timestamp,
     ) -> Result<Grant, String> {
-        self.0
-            .reserve(corp, api.as_str(), limits, want, now)
-            .await
-            .map_err(|e| e.to_string())
+        self.0.reserve(corp, api.as_str(), limits, want, now).await.map_err(|e| e.to_string())
     }
 
     async fn block(&self, corp: &CorpId, api: Api, until: Timestamp) -> Result<(), String> {
-        self.0
-            .block(corp, api.as_str(), until)
-            .await
-            .map_err(|e| e.to_string())
+        self.0.block(corp, api.as_str(), until).await.map_err(|e| e.to_string())
     }
 }

@@ -35,11 +35,7 @@ impl Lifecycle {
     /// A service that stops softly when `soft` is cancelled.
     #[must_use]
     pub fn new(soft: CancellationToken) -> Self {
-        Self {
-            soft,
-            tasks: TaskTracker::new(),
-            failure: Arc::default(),
-        }
+        Self { soft, tasks: TaskTracker::new(), failure: Arc::default() }
     }
 
     /// Cancelled when nothing new is to be begun.
@@ -63,20 +59,17 @@ impl Lifecycle {
     /// Stops the service with a failing exit code.
     pub fn fail(&self, failure: Failure) {
         tracing::error!(%failure, "stopping");
-        self.failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get_or_insert(failure);
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
         self.soft.cancel();
     }
 
     /// Waits for the soft stop, then up to `grace` for the tasks and for `under_way`.
+    ///
+    /// # Errors
+    /// The [`Failure`] that stopped the service, if it was one.
     pub async fn finish(&self, under_way: &[&TaskTracker], grace: Duration) -> Result<(), Failure> {
         self.soft.cancelled().await;
-        tracing::info!(
-            grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX),
-            "stopping"
-        );
+        tracing::info!(grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX), "stopping");
         let all_done = async {
             for tracker in [&[&self.tasks], under_way].concat() {
                 tracker.close();
@@ -88,12 +81,7 @@ impl Lifecycle {
                 "the grace time is over; what is still under way will be repeated after the next start"
             );
         }
-        match self
-            .failure
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-        {
+        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             Some(failure) => Err(failure),
             None => Ok(()),
         }

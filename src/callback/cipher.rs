@@ -70,9 +70,7 @@ impl AesKey {
             .decrypt_padded::<NoPadding>(&mut plaintext)
             .map_err(|_| Refusal::Cipher)?;
         let length = unpadded_length(whole)?;
-        let (header, content) = whole[..length]
-            .split_first_chunk::<HEADER_BYTES>()
-            .ok_or(Refusal::Length)?;
+        let (header, content) = whole[..length].split_first_chunk::<HEADER_BYTES>().ok_or(Refusal::Length)?;
         let [.., a, b, c, d] = *header;
         let message_length =
             usize::try_from(u32::from_be_bytes([a, b, c, d])).map_err(|_| Refusal::Length)?;
@@ -81,11 +79,7 @@ impl AesKey {
         }
         let message = HEADER_BYTES..HEADER_BYTES + message_length;
         let receive_id = message.end..length;
-        Ok(Opened {
-            plaintext,
-            message,
-            receive_id,
-        })
+        Ok(Opened { plaintext, message, receive_id })
     }
 }
 

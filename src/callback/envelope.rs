@@ -9,10 +9,7 @@ use super::xml;
 
 /// The sealed text of an envelope; `None` when the body is not one.
 pub(super) fn encrypted(body: &[u8]) -> Option<Cow<'_, str>> {
-    let text = std::str::from_utf8(body)
-        .ok()?
-        .trim_start_matches('\u{feff}')
-        .trim_start();
+    let text = std::str::from_utf8(body).ok()?.trim_start_matches('\u{feff}').trim_start();
     match text.as_bytes().first()? {
         b'<' => from_xml(text),
         b'{' => from_json(text),
@@ -40,9 +37,7 @@ fn from_json(text: &str) -> Option<Cow<'_, str>> {
         #[serde(alias = "Encrypt", borrow)]
         encrypt: Cow<'a, str>,
     }
-    serde_json::from_str::<Envelope<'_>>(text)
-        .ok()
-        .map(|envelope| trimmed(envelope.encrypt))
+    serde_json::from_str::<Envelope<'_>>(text).ok().map(|envelope| trimmed(envelope.encrypt))
 }
 
 fn trimmed(text: Cow<'_, str>) -> Cow<'_, str> {

@@ -118,22 +118,12 @@ fn typed(fields: &Fields<'_>) -> Result<Event, MessageError> {
     // A suite's own events name no corp and carry `TimeStamp`; we only count them.
     if kind == Kind::Suite {
         let corp_id = fields.to_user_name.as_deref().unwrap_or("suite");
-        let corp_id = CorpId::new(corp_id).map_err(|source| MessageError::Id {
-            field: "ToUserName",
-            source,
-        })?;
-        return Ok(Event {
-            corp_id,
-            created_at: Timestamp::EPOCH,
-            what: What::Ignored(kind),
-        });
+        let corp_id =
+            CorpId::new(corp_id).map_err(|source| MessageError::Id { field: "ToUserName", source })?;
+        return Ok(Event { corp_id, created_at: Timestamp::EPOCH, what: What::Ignored(kind) });
     }
-    let corp_id = CorpId::new(required(fields.to_user_name.as_deref(), "ToUserName")?).map_err(|source| {
-        MessageError::Id {
-            field: "ToUserName",
-            source,
-        }
-    })?;
+    let corp_id = CorpId::new(required(fields.to_user_name.as_deref(), "ToUserName")?)
+        .map_err(|source| MessageError::Id { field: "ToUserName", source })?;
     let created_at = create_time(required(fields.create_time.as_deref(), "CreateTime")?)?;
     let change = match kind {
         Kind::AddExternalContact => ContactChange::Added,
@@ -149,34 +139,19 @@ fn typed(fields: &Fields<'_>) -> Result<Event, MessageError> {
         | Kind::Suite
         | Kind::OtherEvent
         | Kind::Message => {
-            return Ok(Event {
-                corp_id,
-                created_at,
-                what: What::Ignored(kind),
-            });
+            return Ok(Event { corp_id, created_at, what: What::Ignored(kind) });
         }
     };
     let what = What::Contact(ContactEvent {
         change,
-        user_id: UserId::new(required(fields.user_id.as_deref(), "UserID")?).map_err(|source| {
-            MessageError::Id {
-                field: "UserID",
-                source,
-            }
-        })?,
+        user_id: UserId::new(required(fields.user_id.as_deref(), "UserID")?)
+            .map_err(|source| MessageError::Id { field: "UserID", source })?,
         external_userid: ExternalUserid::new(required(fields.external_userid.as_deref(), "ExternalUserID")?)
-            .map_err(|source| MessageError::Id {
-                field: "ExternalUserID",
-                source,
-            })?,
+            .map_err(|source| MessageError::Id { field: "ExternalUserID", source })?,
         state: short(fields.state.as_deref(), "State")?,
         welcome_code: short(fields.welcome_code.as_deref(), "WelcomeCode")?,
     });
-    Ok(Event {
-        corp_id,
-        created_at,
-        what,
-    })
+    Ok(Event { corp_id, created_at, what })
 }
 
 fn kind(fields: &Fields<'_>) -> Result<Kind, MessageError> {
@@ -207,10 +182,7 @@ fn kind(fields: &Fields<'_>) -> Result<Kind, MessageError> {
 }
 
 fn required<'a>(value: Option<&'a str>, field: &'static str) -> Result<&'a str, MessageError> {
-    value
-        .map(str::trim)
-        .filter(|text| !text.is_empty())
-        .ok_or(MessageError::Missing(field))
+    value.map(str::trim).filter(|text| !text.is_empty()).ok_or(MessageError::Missing(field))
 }
 
 fn create_time(text: &str) -> Result<Timestamp, MessageError> {

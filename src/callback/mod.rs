@@ -48,14 +48,8 @@ pub enum Refusal {
 
 impl Refusal {
     /// Every reason, for metrics that start at zero.
-    pub const ALL: [Self; 6] = [
-        Self::Query,
-        Self::Envelope,
-        Self::Signature,
-        Self::Cipher,
-        Self::Padding,
-        Self::Length,
-    ];
+    pub const ALL: [Self; 6] =
+        [Self::Query, Self::Envelope, Self::Signature, Self::Cipher, Self::Padding, Self::Length];
 
     /// The name used in metrics.
     #[must_use]
@@ -108,10 +102,7 @@ impl<'a> Sealed<'a> {
     /// [`Refusal::Query`] without `echostr`.
     pub fn from_echo(query: &'a Query) -> Result<Self, Refusal> {
         let encrypted = query.echostr.as_deref().ok_or(Refusal::Query)?;
-        Ok(Self {
-            query,
-            encrypted: encrypted.into(),
-        })
+        Ok(Self { query, encrypted: encrypted.into() })
     }
 
     /// An event (POST): the sealed text is the `Encrypt` field of an XML or JSON envelope. Its other fields
@@ -120,10 +111,7 @@ impl<'a> Sealed<'a> {
     /// # Errors
     /// [`Refusal::Envelope`] when there is no such field.
     pub fn from_body(query: &'a Query, body: &'a [u8]) -> Result<Self, Refusal> {
-        Ok(Self {
-            query,
-            encrypted: envelope::encrypted(body).ok_or(Refusal::Envelope)?,
-        })
+        Ok(Self { query, encrypted: envelope::encrypted(body).ok_or(Refusal::Envelope)? })
     }
 
     /// Verifies the signature, then decrypts.
@@ -131,12 +119,7 @@ impl<'a> Sealed<'a> {
     /// # Errors
     /// The [`Refusal`] that applies; the cheapest checks come first.
     pub fn open(&self, keys: &Keys) -> Result<Opened, Refusal> {
-        let Query {
-            msg_signature,
-            timestamp,
-            nonce,
-            ..
-        } = self.query;
+        let Query { msg_signature, timestamp, nonce, .. } = self.query;
         let ours = sign(keys.token.expose_secret(), timestamp, nonce, &self.encrypted);
         if !signature::equal(&ours, msg_signature) {
             return Err(Refusal::Signature);

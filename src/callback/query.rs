@@ -51,9 +51,7 @@ impl Query {
             if value.len() > VALUE_BYTES_MAX || slot.is_some() {
                 return Err(QueryError::Malformed);
             }
-            let decoded = percent_decode_str(value)
-                .decode_utf8()
-                .map_err(|_| QueryError::Malformed)?;
+            let decoded = percent_decode_str(value).decode_utf8().map_err(|_| QueryError::Malformed)?;
             *slot = Some(Cow::into_owned(decoded));
         }
         Ok(Self {

@@ -9,13 +9,13 @@ use subtle::ConstantTimeEq;
 /// The signature of one callback under `token`: forty lower-case hexadecimal digits.
 #[must_use]
 pub fn sign(token: &str, timestamp: &str, nonce: &str, encrypted: &str) -> [u8; 40] {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut values = [token, timestamp, nonce, encrypted];
     values.sort_unstable();
     let mut sha1 = Sha1::new();
     for value in values {
         sha1.update(value);
     }
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut hex = [0; 40];
     for (pair, byte) in hex.chunks_exact_mut(2).zip(sha1.finalize()) {
         pair[0] = DIGITS[usize::from(byte >> 4)];

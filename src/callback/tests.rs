@@ -92,9 +92,7 @@ fn every_published_vector_opens_to_its_plaintext() {
             _ => continue,
         };
         let keys = keys(text(&vector, "token").unwrap(), text(&vector, "aes_key").unwrap());
-        let plain = sealed
-            .open(&keys)
-            .unwrap_or_else(|e| panic!("{e}: {}", vector["source"]));
+        let plain = sealed.open(&keys).unwrap_or_else(|e| panic!("{e}: {}", vector["source"]));
         assert_eq!(plain.message(), expected.as_bytes(), "{}", vector["source"]);
         if let Some(receive_id) = text(&vector, "decrypted_receive_id") {
             assert_eq!(plain.receive_id(), receive_id.as_bytes(), "{}", vector["source"]);
@@ -126,12 +124,7 @@ fn every_published_signature_is_reproduced() {
             text(&vector, "nonce").unwrap(),
             encrypted,
         );
-        assert_eq!(
-            std::str::from_utf8(&ours).unwrap(),
-            expected,
-            "{}",
-            vector["source"]
-        );
+        assert_eq!(std::str::from_utf8(&ours).unwrap(), expected, "{}", vector["source"]);
         signed += 1;
     }
     assert!(signed >= 15, "{signed}");
@@ -185,31 +178,21 @@ fn a_key_that_is_none_is_refused_with_the_reason() {
     assert_eq!(AesKey::decode("short").unwrap_err(), AesKeyError::Length(5));
     let with_plus = format!("{}+", &KEY[..42]);
     assert_eq!(AesKey::decode(&with_plus).unwrap_err(), AesKeyError::Character);
-    assert!(
-        !format!("{:?}", AesKey::decode(KEY).unwrap()).contains("97"),
-        "a key must not print itself"
-    );
+    assert!(!format!("{:?}", AesKey::decode(KEY).unwrap()).contains("97"), "a key must not print itself");
 }
 
 #[test]
 fn what_is_signed_but_malformed_is_refused_by_its_reason() {
     assert_eq!(open_signed("not base64!").unwrap_err(), Refusal::Cipher);
     assert_eq!(open_signed("").unwrap_err(), Refusal::Cipher);
-    assert_eq!(
-        open_signed(&STANDARD.encode([0; 15])).unwrap_err(),
-        Refusal::Cipher
-    );
+    assert_eq!(open_signed(&STANDARD.encode([0; 15])).unwrap_err(), Refusal::Cipher);
     let sealed = |plain: &[u8]| open_signed(&encrypt_raw(KEY, plain)).unwrap_err();
     assert_eq!(sealed(&[0; 32]), Refusal::Padding);
     assert_eq!(sealed(&[33; 64]), Refusal::Padding);
     let mut uneven = [5; 32];
     uneven[28] = 4;
     assert_eq!(sealed(&uneven), Refusal::Padding);
-    assert_eq!(
-        sealed(&[32; 32]),
-        Refusal::Length,
-        "nothing is left after the padding"
-    );
+    assert_eq!(sealed(&[32; 32]), Refusal::Length, "nothing is left after the padding");
     assert_eq!(sealed(&[32; 16]), Refusal::Padding, "more padding than text");
     let mut long = plaintext(b"hello", b"");
     long[16..20].copy_from_slice(&6_u32.to_be_bytes());
@@ -228,18 +211,9 @@ fn another_token_or_a_changed_byte_is_a_bad_signature() {
         nonce: "n".into(),
         echostr: Some(encrypted),
     };
-    assert!(
-        Sealed::from_echo(&query)
-            .unwrap()
-            .open(&keys("token", KEY))
-            .is_ok()
-    );
-    let refused = |query: &Query, token| {
-        Sealed::from_echo(query)
-            .unwrap()
-            .open(&keys(token, KEY))
-            .unwrap_err()
-    };
+    assert!(Sealed::from_echo(&query).unwrap().open(&keys("token", KEY)).is_ok());
+    let refused =
+        |query: &Query, token| Sealed::from_echo(query).unwrap().open(&keys(token, KEY)).unwrap_err();
     assert_eq!(refused(&query, "other"), Refusal::Signature);
     query.timestamp = "2".into();
     assert_eq!(refused(&query, "token"), Refusal::Signature);
@@ -259,9 +233,7 @@ fn an_add_is_read_with_all_its_fields() {
     let event = message::parse(ADD.as_bytes()).unwrap();
     assert_eq!(event.corp_id.as_str(), "wpDEALER");
     assert_eq!(event.created_at.as_secs(), 1_403_610_513);
-    let What::Contact(contact) = event.what else {
-        panic!("not a contact")
-    };
+    let What::Contact(contact) = event.what else { panic!("not a contact") };
     assert_eq!(contact.change, ContactChange::Added);
     assert_eq!(contact.user_id.as_str(), "zhangsan");
     assert_eq!(contact.external_userid.as_str(), "wmINVENTED");
@@ -271,10 +243,7 @@ fn an_add_is_read_with_all_its_fields() {
 
 #[test]
 fn cdata_order_and_white_space_do_not_matter() {
-    let plain = ADD
-        .replace("<![CDATA[", "")
-        .replace("]]>", "")
-        .replace("test&state", "test&amp;state");
+    let plain = ADD.replace("<![CDATA[", "").replace("]]>", "").replace("test&state", "test&amp;state");
     assert_eq!(message::parse(plain.as_bytes()), message::parse(ADD.as_bytes()));
     let spaced = ADD.replace("><", ">\n  <");
     let spaced = format!("\u{feff}<?xml version=\"1.0\"?>\n{spaced}\n");
@@ -301,24 +270,12 @@ fn every_change_type_is_told_apart() {
 
 #[test]
 fn what_is_not_understood_says_which_field_and_why() {
-    let error = |from: &str, to: &str| {
-        message::parse(ADD.replace(from, to).as_bytes())
-            .unwrap_err()
-            .to_string()
-    };
+    let error =
+        |from: &str, to: &str| message::parse(ADD.replace(from, to).as_bytes()).unwrap_err().to_string();
     assert_eq!(error("wmINVENTED", ""), "the field ExternalUserID is missing");
-    assert_eq!(
-        error("wmINVENTED", &"x".repeat(200)),
-        "the field ExternalUserID is longer than 128 bytes"
-    );
-    assert_eq!(
-        error("1403610513", "soon"),
-        "the field CreateTime is not a time in seconds"
-    );
-    assert_eq!(
-        error("1403610513", "-1"),
-        "the field CreateTime is not a time in seconds"
-    );
+    assert_eq!(error("wmINVENTED", &"x".repeat(200)), "the field ExternalUserID is longer than 128 bytes");
+    assert_eq!(error("1403610513", "soon"), "the field CreateTime is not a time in seconds");
+    assert_eq!(error("1403610513", "-1"), "the field CreateTime is not a time in seconds");
     assert!(error("<xml>", "<!DOCTYPE x [<!ENTITY a \"b\">]><xml>").contains("document type"));
     assert!(error("<xml>", &"<a>".repeat(20)).contains("nested deeper"));
     assert!(error("</xml>", &format!("{}</xml>", "<a/>".repeat(300))).contains("more than 256"));

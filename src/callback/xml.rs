@@ -62,7 +62,7 @@ pub(super) fn for_each_field<'a>(
             Event::CData(data) if depth == 2 => append(&mut value, data.into_inner()),
             // White space around a CDATA section is layout, not text.
             Event::Text(data) if depth == 2 && !data.trim().is_empty() => {
-                append(&mut value, data.into_inner())
+                append(&mut value, data.into_inner());
             }
             Event::GeneralRef(reference) if depth == 2 => {
                 let character = if let Ok(Some(character)) = reference.resolve_char_ref() {
@@ -74,16 +74,16 @@ pub(super) fn for_each_field<'a>(
             }
             Event::Text(data) if depth == 0 && !data.trim().is_empty() => return Err(XmlError::Malformed),
             Event::DocType(_) => return Err(XmlError::DocType),
-            Event::CData(_) | Event::Text(_) | Event::GeneralRef(_) => {}
-            Event::Decl(_) | Event::PI(_) | Event::Comment(_) => {}
+            Event::CData(_)
+            | Event::Text(_)
+            | Event::GeneralRef(_)
+            | Event::Decl(_)
+            | Event::PI(_)
+            | Event::Comment(_) => {}
             Event::Eof => break,
         }
     }
-    if depth == 0 && roots == 1 {
-        Ok(())
-    } else {
-        Err(XmlError::Malformed)
-    }
+    if depth == 0 && roots == 1 { Ok(()) } else { Err(XmlError::Malformed) }
 }
 
 fn enter(elements: &mut usize, depth: usize) -> Result<(), XmlError> {

@@ -89,11 +89,7 @@ struct Stage {
 
 impl Stage {
     async fn set() -> anyhow::Result<Self> {
-        let options = Options {
-            latency_ms: LATENCY_MS,
-            seed: rand::random(),
-            ..Options::default()
-        };
+        let options = Options { latency_ms: LATENCY_MS, seed: rand::random(), ..Options::default() };
         let wecom = Simulator::start(options, Arc::new(SystemClock)).await?;
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         let corp = wecom.invent_app();
@@ -113,34 +109,21 @@ impl Stage {
             callback.aes_key
         );
         let config = config::parse(&text, "demo".as_ref(), &Environment::default())?;
-        let dealers: Vec<_> = (1..=DEALERS)
-            .map(|n| wecom.add_dealer(&corp.corp_id, &format!("Dealer {n}")))
-            .collect();
+        let dealers: Vec<_> =
+            (1..=DEALERS).map(|n| wecom.add_dealer(&corp.corp_id, &format!("Dealer {n}"))).collect();
         let stop = CancellationToken::new();
         let app = App::start(&config, Arc::new(SystemClock), stop.clone()).await?;
         let url = format!("http://{}/callback/brand", app.public_address);
         wecom.set_callback(&corp.corp_id, crate::simulator::CallbackSpec { url, ..callback });
         let api = format!("http://{}", app.admin_address);
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(Duration::from_secs(10))
-            .build()?;
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
         let service = tokio::spawn(app.run());
         say(&format!(
             "simulated WeCom on {}, unionlink on {api}, sled in {}",
             wecom.base_url(),
             folder.path().display()
         ));
-        Ok(Self {
-            wecom,
-            corp,
-            dealers,
-            http,
-            api,
-            stop,
-            service,
-            _folder: folder,
-        })
+        Ok(Self { wecom, corp, dealers, http, api, stop, service, _folder: folder })
     }
 
     async fn strike(self) -> anyhow::Result<()> {
@@ -151,31 +134,19 @@ impl Stage {
     }
 
     async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        Ok(self
-            .http
-            .get(format!("{}{path}", self.api))
-            .send()
-            .await?
-            .error_for_status()?
-            .json()
-            .await?)
+        Ok(self.http.get(format!("{}{path}", self.api)).send().await?.error_for_status()?.json().await?)
     }
 
     async fn register(&self, people: &[Person]) -> anyhow::Result<()> {
-        let lines: Vec<_> = people
-            .iter()
-            .map(|p| json!({"unionid": p.unionid, "openid": p.openid}).to_string())
-            .collect();
+        let lines: Vec<_> =
+            people.iter().map(|p| json!({"unionid": p.unionid, "openid": p.openid}).to_string()).collect();
         let request = self
             .http
             .post(format!("{}/v1/fans", self.api))
             .header("content-type", "application/x-ndjson")
             .body(lines.join("\n"));
         let receipt: Value = request.send().await?.error_for_status()?.json().await?;
-        ensure!(
-            receipt["accepted"] == people.len(),
-            "fans were not accepted: {receipt}"
-        );
+        ensure!(receipt["accepted"] == people.len(), "fans were not accepted: {receipt}");
         Ok(())
     }
 
@@ -196,21 +167,13 @@ impl Stage {
 
     fn add(&self, person: &Person, dealer: usize, member: &str) -> (String, Event) {
         let dealer = &self.dealers[dealer % self.dealers.len()];
-        let friendship = self.wecom.befriend(
-            &self.corp.corp_id,
-            &dealer.corp_id,
-            person,
-            member,
-            Some("spring-campaign"),
-        );
+        let friendship =
+            self.wecom.befriend(&self.corp.corp_id, &dealer.corp_id, person, member, Some("spring-campaign"));
         (friendship.external_userid, friendship.event)
     }
 
     async fn play(&self, started: Instant) -> anyhow::Result<Summary> {
-        ensure!(
-            self.wecom.verify_url(&self.corp.corp_id).await,
-            "the callback URL was not verified"
-        );
+        ensure!(self.wecom.verify_url(&self.corp.corp_id).await, "the callback URL was not verified");
         say("✓ callback URL verified, as the admin console does");
 
         let people = self.wecom.add_people(FANS + EARLY + STRANGERS);
@@ -222,19 +185,12 @@ impl Stage {
         }
         let minting = Instant::now();
         self.register(fans).await?;
-        self.until("fans to be minted", |s| s["fans"]["minted"] == FANS)
-            .await?;
-        say(&format!(
-            "✓ {FANS} fans registered and minted in {:.1} s",
-            minting.elapsed().as_secs_f64()
-        ));
+        self.until("fans to be minted", |s| s["fans"]["minted"] == FANS).await?;
+        say(&format!("✓ {FANS} fans registered and minted in {:.1} s", minting.elapsed().as_secs_f64()));
 
         let watcher = Watcher::start(self.http.clone(), format!("{}/v1/links/feed", self.api));
-        self.until("long-standing customers", |s| s["links"] == LONG_STANDING)
-            .await?;
-        say(&format!(
-            "✓ {LONG_STANDING} long-standing customers found without any callback"
-        ));
+        self.until("long-standing customers", |s| s["links"] == LONG_STANDING).await?;
+        say(&format!("✓ {LONG_STANDING} long-standing customers found without any callback"));
 
         let mut sent: BTreeMap<String, Instant> = BTreeMap::new();
         let mut early_events = Vec::new();
@@ -242,23 +198,16 @@ impl Stage {
             early_events.push(self.add(person, n, "xiaoli").1);
         }
         self.deliver(early_events).await?;
-        say(&format!(
-            "✓ {EARLY} people added by dealers before the brand knows them"
-        ));
+        say(&format!("✓ {EARLY} people added by dealers before the brand knows them"));
 
         // Real life: a trickle from everywhere at once, several in one second by one member, some of them
         // strangers, some delivered twice, forgeries in between.
-        let mut adds: Vec<_> = fans[LONG_STANDING..LONG_STANDING + ADDS]
-            .iter()
-            .chain(strangers)
-            .enumerate()
-            .collect();
+        let mut adds: Vec<_> =
+            fans[LONG_STANDING..LONG_STANDING + ADDS].iter().chain(strangers).enumerate().collect();
         let forging = {
             let (wecom, corp) = (self.wecom.clone(), self.corp.corp_id.clone());
             tokio::spawn(async move {
-                let mut statuses = wecom
-                    .deliver_forged(&corp, Forgery::Signature, FORGERIES / 2)
-                    .await;
+                let mut statuses = wecom.deliver_forged(&corp, Forgery::Signature, FORGERIES / 2).await;
                 for (status, n) in wecom.deliver_forged(&corp, Forgery::Cipher, FORGERIES / 2).await {
                     *statuses.entry(status).or_default() += n;
                 }
@@ -274,43 +223,28 @@ impl Stage {
                 sent.insert(external_userid, Instant::now());
                 events.push((event, n));
             }
-            let again = events
-                .iter()
-                .find(|(_, n)| n % 5 == 0 && duplicates < DUPLICATES)
-                .cloned();
-            self.deliver(events.into_iter().map(|(event, _)| event).collect())
-                .await?;
+            let again = events.iter().find(|(_, n)| n % 5 == 0 && duplicates < DUPLICATES).cloned();
+            self.deliver(events.into_iter().map(|(event, _)| event).collect()).await?;
             if let Some((event, n)) = again {
-                let copies = if n % 2 == 0 {
-                    Copies::Identical
-                } else {
-                    Copies::Resealed
-                };
+                let copies = if n % 2 == 0 { Copies::Identical } else { Copies::Resealed };
                 duplicates += self.wecom.deliver_copies(&event, 2, copies).await.len();
             }
             tokio::time::sleep(Duration::from_millis(60)).await;
         }
         let refused = forging.await?;
-        ensure!(
-            refused.keys().eq([&403]),
-            "a forged callback was not refused: {refused:?}"
-        );
+        ensure!(refused.keys().eq([&403]), "a forged callback was not refused: {refused:?}");
         say(&format!(
             "✓ {ADDS} fans and {STRANGERS} strangers added, {duplicates} duplicates, {FORGERIES} forgeries"
         ));
 
         self.register(early).await?;
         let links = LONG_STANDING + ADDS + EARLY;
-        let status = self
-            .until("links", |s| s["links"] == links && s["inbox"]["waiting"] == 0)
-            .await?;
+        let status = self.until("links", |s| s["links"] == links && s["inbox"]["waiting"] == 0).await?;
         say(&format!("✓ the {EARLY} early ones became fans, and links"));
         let seen = watcher.finish(links).await?;
         self.judge(&people, strangers).await?;
-        let latencies = sent
-            .iter()
-            .filter_map(|(id, at)| seen.get(id).map(|seen| seen.duration_since(*at)))
-            .collect();
+        let latencies =
+            sent.iter().filter_map(|(id, at)| seen.get(id).map(|seen| seen.duration_since(*at))).collect();
         let examples = self.examples(&people, &seen).await?;
         Ok(Summary {
             status,
@@ -323,13 +257,7 @@ impl Stage {
     }
 
     async fn deliver(&self, events: Vec<Event>) -> anyhow::Result<()> {
-        let lost = self
-            .wecom
-            .deliver_all(events, 16)
-            .await
-            .iter()
-            .filter(|d| !d.acknowledged)
-            .count();
+        let lost = self.wecom.deliver_all(events, 16).await.iter().filter(|d| !d.acknowledged).count();
         ensure!(lost == 0, "{lost} genuine callbacks were not acknowledged");
         Ok(())
     }

@@ -13,9 +13,14 @@ use clap::{Parser, Subcommand};
 
 use crate::config;
 
-/// Joins WeChat unionids with WeCom external_userids the moment a dealer adds a customer.
+/// The command line.
 #[derive(Debug, Parser)]
-#[command(name = "unionlink", version, arg_required_else_help = true)]
+#[command(
+    name = "unionlink",
+    version,
+    about = "Joins WeChat unionids with WeCom external_userids the moment a dealer adds a customer",
+    arg_required_else_help = true
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

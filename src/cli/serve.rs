@@ -20,9 +20,6 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     }
     let stop = CancellationToken::new();
     lifecycle::listen_for_signals(stop.clone())?;
-    App::start(&config, Arc::new(SystemClock), stop)
-        .await?
-        .run()
-        .await?;
+    App::start(&config, Arc::new(SystemClock), stop).await?.run().await?;
     Ok(ExitCode::SUCCESS)
 }

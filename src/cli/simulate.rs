@@ -18,11 +18,7 @@ pub(super) struct Simulate {
     #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
     listen: SocketAddr,
     /// Where it sends callbacks
-    #[arg(
-        long,
-        default_value = "http://127.0.0.1:8080/callback/brand",
-        value_name = "URL"
-    )]
+    #[arg(long, default_value = "http://127.0.0.1:8080/callback/brand", value_name = "URL")]
     callback: String,
     /// Dealers to begin with
     #[arg(long, default_value_t = 3, value_name = "N")]
@@ -59,22 +55,15 @@ impl Simulate {
             .await
             .with_context(|| format!("cannot listen on {}", self.listen))?;
         let callback = simulator.invent_callback(&self.callback);
-        let app = AppSpec {
-            callback: Some(callback.clone()),
-            ..simulator.invent_app()
-        };
+        let app = AppSpec { callback: Some(callback.clone()), ..simulator.invent_app() };
         simulator.add_app(app.clone());
-        let dealers: Vec<_> = (1..=self.dealers)
-            .map(|n| simulator.add_dealer(&app.corp_id, &format!("Dealer {n}")))
-            .collect();
+        let dealers: Vec<_> =
+            (1..=self.dealers).map(|n| simulator.add_dealer(&app.corp_id, &format!("Dealer {n}"))).collect();
         let _ = simulator.add_people(self.people);
 
         print(&configuration(&simulator.base_url(), &app, &callback))?;
         let base = simulator.base_url();
-        say(&format!(
-            "simulated WeCom on {base}, callbacks to {}",
-            self.callback
-        ));
+        say(&format!("simulated WeCom on {base}, callbacks to {}", self.callback));
         say("save the lines above as config/unionlink.toml, run `unionlink serve`, then for example:");
         say(&format!("  curl {base}/sim/people"));
         if let Some(dealer) = dealers.first() {

@@ -205,14 +205,12 @@ pub enum ConfigError {
 }
 
 fn listed(path: &Path, problems: &[Problem]) -> String {
-    let mut text = format!("{} problem(s) in {}", problems.len(), path.display());
-    for Problem { key, reason, hint } in problems {
-        text.push_str(&format!("\n  {key} {reason}"));
-        if let Some(hint) = hint {
-            text.push_str(&format!("\n    hint: {hint}"));
-        }
-    }
-    text
+    let head = format!("{} problem(s) in {}", problems.len(), path.display());
+    let lines = problems.iter().map(|Problem { key, reason, hint }| match hint {
+        Some(hint) => format!("\n  {key} {reason}\n    hint: {hint}"),
+        None => format!("\n  {key} {reason}"),
+    });
+    std::iter::once(head).chain(lines).collect()
 }
 
 /// The environment, as far as it concerns us; a value, so that tests bring their own.
@@ -253,10 +251,8 @@ impl FromIterator<(String, String)> for Environment {
 /// # Errors
 /// [`ConfigError`] with everything that is wrong.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigError> {
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: path.to_owned(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     parse(&text, path, environment)
 }
 
@@ -265,17 +261,12 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigErro
 /// # Errors
 /// As [`load`].
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Config, ConfigError> {
-    let table: Table = text.parse().map_err(|source| ConfigError::Syntax {
-        path: path.to_owned(),
-        source,
-    })?;
+    let table: Table =
+        text.parse().map_err(|source| ConfigError::Syntax { path: path.to_owned(), source })?;
     let (config, problems) = check(table, environment);
     match config {
         Some(config) if problems.is_empty() => Ok(config),
-        _ => Err(ConfigError::Problems {
-            path: path.to_owned(),
-            problems,
-        }),
+        _ => Err(ConfigError::Problems { path: path.to_owned(), problems }),
     }
 }
 
@@ -289,11 +280,7 @@ fn check(table: Table, environment: &Environment) -> (Option<Config>, Vec<Proble
     let mut apps = Vec::new();
     let app_sections = root.sections("apps");
     if app_sections.is_empty() {
-        root.problem(
-            "apps",
-            "is missing: there must be at least one app",
-            Some("see config/example.toml"),
-        );
+        root.problem("apps", "is missing: there must be at least one app", Some("see config/example.toml"));
     }
     for mut section in app_sections {
         let known: Vec<&App> = apps.iter().flatten().collect();
@@ -306,17 +293,8 @@ fn check(table: Table, environment: &Environment) -> (Option<Config>, Vec<Proble
     drop(root);
     let apps: Option<Vec<_>> = apps.into_iter().collect();
     let sinks: Option<Vec<_>> = sinks.into_iter().collect();
-    let config = (|| {
-        Some(Config {
-            server: server?,
-            admin: admin?,
-            store,
-            wecom,
-            log,
-            apps: apps?,
-            sinks: sinks?,
-        })
-    })();
+    let config =
+        (|| Some(Config { server: server?, admin: admin?, store, wecom, log, apps: apps?, sinks: sinks? }))();
     (config, shared.into_problems())
 }
 
@@ -324,11 +302,7 @@ fn address(section: &mut Section, default: &str) -> Option<SocketAddr> {
     let text = section.text("listen").unwrap_or_else(|| default.to_owned());
     let parsed = text.parse();
     if parsed.is_err() {
-        section.problem(
-            "listen",
-            format!("{text:?} is not an address and port"),
-            Some("write 0.0.0.0:8080"),
-        );
+        section.problem("listen", format!("{text:?} is not an address and port"), Some("write 0.0.0.0:8080"));
     }
     parsed.ok()
 }
@@ -341,14 +315,7 @@ fn server(section: &mut Section) -> Option<Server> {
     let body_bytes_max = section.number("body_bytes_max", 65_536, 1_024..=1 << 20);
     let grace_ms = section.number("grace_ms", 10_000, 0..=600_000);
     let listen = listen?;
-    Some(Server {
-        listen,
-        connections_max,
-        header_timeout_ms,
-        body_timeout_ms,
-        body_bytes_max,
-        grace_ms,
-    })
+    Some(Server { listen, connections_max, header_timeout_ms, body_timeout_ms, body_bytes_max, grace_ms })
 }
 
 fn admin(section: &mut Section, environment: &Environment) -> Option<Admin> {
@@ -378,9 +345,7 @@ fn store(section: &mut Section) -> Store {
 }
 
 fn wecom(section: &mut Section) -> Wecom {
-    let base = section
-        .text("api_base")
-        .unwrap_or_else(|| "https://qyapi.weixin.qq.com".to_owned());
+    let base = section.text("api_base").unwrap_or_else(|| "https://qyapi.weixin.qq.com".to_owned());
     url(section, "api_base", &base);
     let proxy = section.text("proxy");
     if let Some(proxy) = &proxy {
@@ -433,27 +398,11 @@ fn app(section: &mut Section, environment: &Environment, known: &[&App]) -> Opti
         missing(section, "agent_id", "应用管理 → the app → AgentId");
     }
     let secret = required_secret(section, "secret", environment, "应用管理 → the app → Secret");
-    let token = required_secret(
-        section,
-        "callback_token",
-        environment,
-        "the app → 接收消息 → Token",
-    );
-    let aes_key = required_secret(
-        section,
-        "encoding_aes_key",
-        environment,
-        "the app → 接收消息 → EncodingAESKey",
-    );
-    if let Some(Err(error)) = aes_key
-        .as_ref()
-        .map(|key| AesKey::decode(key.value.expose_secret()))
-    {
-        section.problem(
-            "encoding_aes_key",
-            error.to_string(),
-            Some("copy all 43 characters from 接收消息"),
-        );
+    let token = required_secret(section, "callback_token", environment, "the app → 接收消息 → Token");
+    let aes_key =
+        required_secret(section, "encoding_aes_key", environment, "the app → 接收消息 → EncodingAESKey");
+    if let Some(Err(error)) = aes_key.as_ref().map(|key| AesKey::decode(key.value.expose_secret())) {
+        section.problem("encoding_aes_key", error.to_string(), Some("copy all 43 characters from 接收消息"));
     }
     let accept_receive_ids = section.texts("accept_receive_ids");
     let conversion_token = section.choice(
@@ -519,18 +468,9 @@ fn sink(section: &mut Section, environment: &Environment) -> Option<Sink> {
         Some(target) => url(section, "url", target),
         None => section.problem("url", "is missing", None),
     }
-    let secret = required_secret(
-        section,
-        "secret",
-        environment,
-        "whsec_ and 24 to 64 random bytes in base64",
-    );
-    Some(Sink {
-        name: name?,
-        kind,
-        url: target?,
-        secret: secret?,
-    })
+    let secret =
+        required_secret(section, "secret", environment, "whsec_ and 24 to 64 random bytes in base64");
+    Some(Sink { name: name?, kind, url: target?, secret: secret? })
 }
 
 fn required_secret(

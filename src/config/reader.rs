@@ -52,36 +52,16 @@ impl Section {
             }
         }
         let shared = Rc::new(shared);
-        (
-            Self {
-                path: String::new(),
-                table,
-                known: Vec::new(),
-                shared: shared.clone(),
-            },
-            shared,
-        )
+        (Self { path: String::new(), table, known: Vec::new(), shared: shared.clone() }, shared)
     }
 
     pub(super) fn key(&self, name: &str) -> String {
-        if self.path.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{}.{name}", self.path)
-        }
+        if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
     pub(super) fn problem(&self, name: &str, reason: impl Into<String>, hint: Option<&str>) {
-        let key = if name.is_empty() {
-            self.path.clone()
-        } else {
-            self.key(name)
-        };
-        let problem = Problem {
-            key,
-            reason: reason.into(),
-            hint: hint.map(str::to_owned),
-        };
+        let key = if name.is_empty() { self.path.clone() } else { self.key(name) };
+        let problem = Problem { key, reason: reason.into(), hint: hint.map(str::to_owned) };
         self.shared.problems.borrow_mut().push(problem);
     }
 
@@ -105,12 +85,7 @@ impl Section {
             }
             None => Table::new(),
         };
-        Self {
-            path,
-            table,
-            known: Vec::new(),
-            shared: self.shared.clone(),
-        }
+        Self { path, table, known: Vec::new(), shared: self.shared.clone() }
     }
 
     /// The tables of an array: `[[name]]`.
@@ -132,12 +107,7 @@ impl Section {
             let path = format!("{}[{n}]", self.key(name));
             match item {
                 Value::Table(table) => {
-                    sections.push(Self {
-                        path,
-                        table,
-                        known: Vec::new(),
-                        shared: self.shared.clone(),
-                    });
+                    sections.push(Self { path, table, known: Vec::new(), shared: self.shared.clone() });
                 }
                 other => self.problem(name, format!("has {} in it", kind(&other)), Some("write [[…]]")),
             }
@@ -189,11 +159,7 @@ impl Section {
             None => default,
             Some(Value::Boolean(flag)) => flag,
             Some(other) => {
-                self.problem(
-                    name,
-                    format!("is {} instead of true or false", kind(&other)),
-                    None,
-                );
+                self.problem(name, format!("is {} instead of true or false", kind(&other)), None);
                 default
             }
         }
@@ -318,10 +284,7 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Option<String> {
         }
         [index, inner @ ..] if !inner.is_empty() && index.parse::<usize>().is_ok() => {
             let index = index.parse::<usize>().ok()?;
-            let array = table
-                .entry(first)
-                .or_insert_with(|| Value::Array(Vec::new()))
-                .as_array_mut()?;
+            let array = table.entry(first).or_insert_with(|| Value::Array(Vec::new())).as_array_mut()?;
             if index == array.len() {
                 array.push(Value::Table(Table::new()));
             }
@@ -329,10 +292,7 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Option<String> {
             Some(format!("{first}[{index}].{key}"))
         }
         rest => {
-            let inner = table
-                .entry(first)
-                .or_insert_with(|| Value::Table(Table::new()))
-                .as_table_mut()?;
+            let inner = table.entry(first).or_insert_with(|| Value::Table(Table::new())).as_table_mut()?;
             Some(format!("{first}.{}", put(inner, rest, value)?))
         }
     }

@@ -25,10 +25,7 @@ impl Secret {
     /// A secret made by this program.
     #[must_use]
     pub fn made(value: String) -> Self {
-        Self {
-            value: value.into(),
-            source: "this program".to_owned(),
-        }
+        Self { value: value.into(), source: "this program".to_owned() }
     }
 }
 
@@ -40,15 +37,9 @@ pub(super) fn read(section: &mut Section, name: &'static str, environment: &Envi
         (Some(raw), Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_)) => {
             Ok((raw, "the environment".to_owned()))
         }
-        (overridden, Value::String(text)) => Ok((
-            text,
-            if overridden.is_some() {
-                "the environment"
-            } else {
-                "the file"
-            }
-            .to_owned(),
-        )),
+        (overridden, Value::String(text)) => {
+            Ok((text, if overridden.is_some() { "the environment" } else { "the file" }.to_owned()))
+        }
         (_, Value::Table(table)) if table.len() == 1 => match table.into_iter().next() {
             Some((kind, Value::String(text))) => from_table(&kind, text, environment),
             _ => Err(("is not written as a secret".to_owned(), Some(FORM))),
@@ -56,10 +47,7 @@ pub(super) fn read(section: &mut Section, name: &'static str, environment: &Envi
         _ => Err(("is not written as a secret".to_owned(), Some(FORM))),
     };
     match found {
-        Ok((text, source)) if !text.is_empty() => Some(Secret {
-            value: text.into(),
-            source,
-        }),
+        Ok((text, source)) if !text.is_empty() => Some(Secret { value: text.into(), source }),
         Ok((_, source)) => {
             section.problem(name, format!("is empty (from {source})"), None);
             None
@@ -80,16 +68,12 @@ fn from_table(kind: &str, text: String, environment: &Environment) -> Found {
         "value" => Ok((text, "the file".to_owned())),
         "env" => match environment.get(&text) {
             Some(value) => Ok((value.to_owned(), format!("environment variable {text}"))),
-            None => Err((
-                format!("environment variable {text} is not set"),
-                Some("export it before starting"),
-            )),
+            None => {
+                Err((format!("environment variable {text} is not set"), Some("export it before starting")))
+            }
         },
         "file" => match std::fs::read_to_string(&text) {
-            Ok(content) => Ok((
-                content.trim_end_matches(['\r', '\n']).to_owned(),
-                format!("file {text}"),
-            )),
+            Ok(content) => Ok((content.trim_end_matches(['\r', '\n']).to_owned(), format!("file {text}"))),
             Err(error) => Err((format!("file {text} cannot be read: {error}"), None)),
         },
         other => Err((format!("has {other:?} in it"), Some(FORM))),

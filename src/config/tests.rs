@@ -5,10 +5,7 @@ use super::*;
 const KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
 
 fn environment(pairs: &[(&str, &str)]) -> Environment {
-    pairs
-        .iter()
-        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-        .collect()
+    pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
 }
 
 fn minimal() -> String {
@@ -20,10 +17,9 @@ fn minimal() -> String {
 
 fn problems(text: &str, environment: &Environment) -> Vec<String> {
     match parse(text, Path::new("test.toml"), environment) {
-        Err(ConfigError::Problems { problems, .. }) => problems
-            .into_iter()
-            .map(|p| format!("{} {}", p.key, p.reason))
-            .collect(),
+        Err(ConfigError::Problems { problems, .. }) => {
+            problems.into_iter().map(|p| format!("{} {}", p.key, p.reason)).collect()
+        }
         other => panic!("{other:?}"),
     }
 }
@@ -37,26 +33,19 @@ fn the_defaults_file_says_what_the_code_does() {
     let nothing = Environment::default();
     let from_file = config(&format!("{DEFAULTS}\n{}", minimal()), &nothing);
     let from_code = config(&minimal(), &nothing);
-    assert_eq!(
-        toml::to_string(&from_file).unwrap(),
-        toml::to_string(&from_code).unwrap()
-    );
+    assert_eq!(toml::to_string(&from_file).unwrap(), toml::to_string(&from_code).unwrap());
 }
 
 #[test]
 fn what_the_defaults_file_comments_out_is_right_too() {
-    let uncommented: String = DEFAULTS
+    let key = |line: &&str| line.starts_with('[') || line.contains(" = ");
+    let prose = |line: &str| line.contains("UNIONLINK__") || line.contains("written as");
+    let lines: Vec<_> = DEFAULTS
         .lines()
-        .map(|line| {
-            line.strip_prefix("# ")
-                .filter(|rest| rest.starts_with('[') || rest.contains(" = "))
-                .unwrap_or(line)
-        })
-        .filter(|line| {
-            !line.starts_with('#') && !line.contains("UNIONLINK__") && !line.contains("written as")
-        })
-        .map(|line| format!("{line}\n"))
+        .map(|line| line.strip_prefix("# ").filter(key).unwrap_or(line))
+        .filter(|line| !line.starts_with('#') && !prose(line))
         .collect();
+    let uncommented = lines.join("\n");
     let environment = environment(&[
         ("UNIONLINK_ADMIN_TOKEN", "a"),
         ("UNIONLINK_BRAND_SECRET", "s"),
@@ -111,9 +100,8 @@ fn all_problems_are_told_at_once_each_with_its_place() {
 
 #[test]
 fn a_slip_of_the_pen_gets_a_suggestion() {
-    let error = parse("[server]\nlistn = 1\n", Path::new("t"), &Environment::default())
-        .unwrap_err()
-        .to_string();
+    let error =
+        parse("[server]\nlistn = 1\n", Path::new("t"), &Environment::default()).unwrap_err().to_string();
     assert!(error.contains("did you mean listen?"), "{error}");
 }
 
@@ -135,10 +123,7 @@ fn the_environment_overrides_the_file() {
     assert_eq!(config.apps[0].accept_receive_ids, ["wpX"]);
     assert_eq!(config.apps[0].corp_id.as_str(), "007");
     assert_eq!(config.store.path, Path::new("2026"));
-    let wrong = problems(
-        &minimal(),
-        &super::tests::environment(&[("UNIONLINK__SERVER__PORT", "1")]),
-    );
+    let wrong = problems(&minimal(), &super::tests::environment(&[("UNIONLINK__SERVER__PORT", "1")]));
     assert_eq!(wrong, ["server.port is not a known key"]);
 }
 
@@ -150,10 +135,7 @@ fn a_reachable_admin_listener_needs_a_token() {
         ["admin.token is missing, and 0.0.0.0:8081 can be reached from other machines"]
     );
     config(&open, &environment(&[("UNIONLINK__ADMIN__TOKEN", "secret")]));
-    config(
-        &format!("[admin]\nlisten = \"[::1]:8081\"\n{}", minimal()),
-        &Environment::default(),
-    );
+    config(&format!("[admin]\nlisten = \"[::1]:8081\"\n{}", minimal()), &Environment::default());
 }
 
 #[test]

@@ -14,20 +14,11 @@ pub struct Backoff {
 
 impl Backoff {
     /// For calls to WeCom that failed in passing: half a second up to two minutes.
-    pub const CALL: Self = Self {
-        first_ms: 500,
-        max_ms: 2 * MINUTE_MS,
-    };
+    pub const CALL: Self = Self { first_ms: 500, max_ms: 2 * MINUTE_MS };
     /// For answers with a code nobody documented: slow from the start.
-    pub const UNKNOWN_CODE: Self = Self {
-        first_ms: 30 * SECOND_MS,
-        max_ms: 30 * MINUTE_MS,
-    };
+    pub const UNKNOWN_CODE: Self = Self { first_ms: 30 * SECOND_MS, max_ms: 30 * MINUTE_MS };
     /// For a parked app or dealer: the probe that finds out whether an operator mended it.
-    pub const PARKED: Self = Self {
-        first_ms: 10 * SECOND_MS,
-        max_ms: 5 * MINUTE_MS,
-    };
+    pub const PARKED: Self = Self { first_ms: 10 * SECOND_MS, max_ms: 5 * MINUTE_MS };
 
     /// The wait after the `attempt`-th failure (from 1), in milliseconds. `jitter` in `0.0..1.0` spreads it
     /// over the upper half, so that many waiters do not come back at once.
@@ -49,14 +40,8 @@ impl Backoff {
 ///
 /// WeCom names neither the delay until a new customer becomes convertible nor how a miss looks, and asks
 /// not to poll: so few questions, far apart.
-pub const REASK_AFTER_MS: [i64; 6] = [
-    MINUTE_MS,
-    10 * MINUTE_MS,
-    HOUR_MS,
-    6 * HOUR_MS,
-    24 * HOUR_MS,
-    72 * HOUR_MS,
-];
+pub const REASK_AFTER_MS: [i64; 6] =
+    [MINUTE_MS, 10 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, 24 * HOUR_MS, 72 * HOUR_MS];
 
 /// The wait before the next question when `asked` of them have found nothing; `None` when enough were asked.
 #[must_use]
@@ -74,17 +59,15 @@ mod tests {
         #[test]
         fn waits_stay_between_half_and_whole_of_the_bound(attempt in 0_u32..1000, jitter in 0.0_f64..1.0) {
             let wait = Backoff::CALL.wait_ms(attempt, jitter);
-            prop_assert!(wait >= Backoff::CALL.first_ms / 2 && wait <= Backoff::CALL.max_ms);
+            let bounds = Backoff::CALL.first_ms / 2..=Backoff::CALL.max_ms;
+            prop_assert!(bounds.contains(&wait));
         }
     }
 
     #[test]
     fn waits_grow_with_the_attempts() {
         let waits: Vec<_> = (1..=9).map(|n| Backoff::CALL.wait_ms(n, 1.0)).collect();
-        assert_eq!(
-            waits,
-            [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 120_000]
-        );
+        assert_eq!(waits, [500, 1000, 2000, 4000, 8000, 16_000, 32_000, 64_000, 120_000]);
     }
 
     #[test]

@@ -84,19 +84,12 @@ impl Contact {
     pub fn follow(&mut self, event: &ContactEvent, created_at: Timestamp) -> Option<ChangeType> {
         let present = event.change.is_add();
         if let Some(code) = event.welcome_code.as_ref().filter(|_| present) {
-            let welcome = Welcome {
-                at: created_at,
-                code: code.clone(),
-            };
+            let welcome = Welcome { at: created_at, code: code.clone() };
             if self.welcome.as_ref().is_none_or(|known| *known < welcome) {
                 self.welcome = Some(welcome);
             }
         }
-        let news = News {
-            at: created_at,
-            present,
-            state: event.state.clone().filter(|_| present),
-        };
+        let news = News { at: created_at, present, state: event.state.clone().filter(|_| present) };
         let change = match self.followers.iter_mut().find(|f| f.user_id == event.user_id) {
             Some(known) if known.news >= news => return None,
             Some(known) => {
@@ -109,10 +102,7 @@ impl Contact {
                 }
             }
             None => {
-                self.followers.push(Follower {
-                    user_id: event.user_id.clone(),
-                    news,
-                });
+                self.followers.push(Follower { user_id: event.user_id.clone(), news });
                 self.prune();
                 present.then_some(ChangeType::FollowerAdded)
             }
@@ -258,10 +248,7 @@ mod tests {
     #[test]
     fn an_older_add_does_not_bring_back_a_follower_who_left() {
         let mut contact = Contact::new(Source::Callback, Timestamp::EPOCH);
-        contact.follow(
-            &event(1, ContactChange::DeletedByMember, None),
-            Timestamp::from_secs(20),
-        );
+        contact.follow(&event(1, ContactChange::DeletedByMember, None), Timestamp::from_secs(20));
         contact.follow(&event(1, ContactChange::Added, None), Timestamp::from_secs(10));
         assert!(contact.followers_now().is_empty());
         contact.follow(&event(1, ContactChange::Added, Some(1)), Timestamp::from_secs(30));
@@ -281,10 +268,7 @@ mod tests {
     #[test]
     fn the_number_of_followers_kept_is_bounded_and_those_who_left_go_first() {
         let mut contact = Contact::new(Source::Callback, Timestamp::EPOCH);
-        contact.follow(
-            &event(0, ContactChange::DeletedByMember, None),
-            Timestamp::from_secs(1_000),
-        );
+        contact.follow(&event(0, ContactChange::DeletedByMember, None), Timestamp::from_secs(1_000));
         for n in 0..FOLLOWERS_MAX {
             let mut add = event(1, ContactChange::Added, None);
             add.user_id = UserId::new(format!("m{n}")).unwrap();

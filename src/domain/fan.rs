@@ -54,11 +54,7 @@ impl Minted {
     /// A pending id obtained at `minted_at`.
     #[must_use]
     pub const fn new(pending_id: PendingId, minted_at: Timestamp) -> Self {
-        Self {
-            pending_id,
-            minted_at,
-            expires_at: minted_at.plus_ms(PENDING_ID_LIFE_MS),
-        }
+        Self { pending_id, minted_at, expires_at: minted_at.plus_ms(PENDING_ID_LIFE_MS) }
     }
 }
 
@@ -108,11 +104,7 @@ impl Fan {
             openid,
             registered_at,
             mint: Mint::Queued,
-            existing: if ask_existing {
-                Existing::Due
-            } else {
-                Existing::Off
-            },
+            existing: if ask_existing { Existing::Due } else { Existing::Off },
             attempts: 0,
         }
     }
@@ -171,20 +163,14 @@ mod tests {
         assert_eq!(fan.next_step(), Some(FanStep::Mint));
         fan.mint = Mint::Minted(Minted::new(PendingId::new("p").unwrap(), Timestamp::EPOCH));
         assert_eq!(fan.next_step(), Some(FanStep::AskExisting));
-        fan.existing = Existing::Asked {
-            at: Timestamp::EPOCH,
-            found: 0,
-        };
+        fan.existing = Existing::Asked { at: Timestamp::EPOCH, found: 0 };
         assert_eq!(fan.next_step(), None);
     }
 
     #[test]
     fn another_openid_gives_a_rejected_fan_another_chance() {
         let mut fan = fan(false);
-        fan.mint = Mint::Rejected {
-            errcode: 610_018,
-            at: Timestamp::EPOCH,
-        };
+        fan.mint = Mint::Rejected { errcode: 610_018, at: Timestamp::EPOCH };
         assert!(!fan.register_again(&Openid::new("oOPENID").unwrap()));
         assert_eq!(fan.next_step(), None);
         assert!(fan.register_again(&Openid::new("oOTHER").unwrap()));

@@ -44,14 +44,11 @@ fn checked(text: &str, max: usize) -> Result<(), IdError> {
 /// enough to find out who that is.
 #[must_use]
 pub fn short_hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes())
-        .iter()
-        .take(4)
-        .fold(String::new(), |mut out, byte| {
-            use fmt::Write as _;
-            let _ = write!(out, "{byte:02x}");
-            out
-        })
+    Sha256::digest(text.as_bytes()).iter().take(4).fold(String::new(), |mut out, byte| {
+        use fmt::Write as _;
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
 }
 
 macro_rules! opaque_id {
@@ -158,8 +155,7 @@ impl CorpId {
     #[must_use]
     pub fn same_corp(&self, other: &str) -> bool {
         let plain = |id: &str| {
-            id.get(..2)
-                .is_some_and(|p| p.eq_ignore_ascii_case("ww") || p.eq_ignore_ascii_case("wx"))
+            id.get(..2).is_some_and(|p| p.eq_ignore_ascii_case("ww") || p.eq_ignore_ascii_case("wx"))
         };
         self.0.as_ref() == other || (plain(&self.0) && plain(other) && self.0.eq_ignore_ascii_case(other))
     }
@@ -200,10 +196,7 @@ mod tests {
     #[test]
     fn ids_are_bounded_and_free_of_separators() {
         assert_eq!(ExternalUserid::new(""), Err(IdError::Empty));
-        assert_eq!(
-            ExternalUserid::new("x".repeat(129)),
-            Err(IdError::TooLong { max: 128 })
-        );
+        assert_eq!(ExternalUserid::new("x".repeat(129)), Err(IdError::TooLong { max: 128 }));
         assert_eq!(ExternalUserid::new("a\0b"), Err(IdError::Character));
         assert_eq!(ExternalUserid::new("a b"), Err(IdError::Character));
         assert!(serde_json::from_str::<Unionid>("\"\"").is_err());

@@ -42,11 +42,7 @@ pub fn fan_arrives(meeting: &mut Meeting, pending_id: &PendingId, fan: FanAtMeet
     if meeting.fan.as_ref().is_some_and(stands) {
         return Vec::new();
     }
-    let claims = meeting
-        .contacts
-        .iter()
-        .map(|contact| claim(&fan, pending_id, contact))
-        .collect();
+    let claims = meeting.contacts.iter().map(|contact| claim(&fan, pending_id, contact)).collect();
     meeting.fan = Some(fan);
     claims
 }

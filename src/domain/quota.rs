@@ -32,20 +32,13 @@ pub struct Limits {
 
 impl Limits {
     /// What document 97357 allows.
-    pub const DOCUMENTED: Self = Self {
-        per_hour: 100_000,
-        per_day: 480_000,
-        per_month: 7_500_000,
-    };
+    pub const DOCUMENTED: Self = Self { per_hour: 100_000, per_day: 480_000, per_month: 7_500_000 };
 }
 
 /// Length and bucket width of the three windows. Each has 360 buckets: a ledger stays near three kilobytes,
 /// and the part of a window lost to rounding stays under 0.3 %.
-const WINDOWS: [(i64, i64); 3] = [
-    (HOUR_MS, 10 * SECOND_MS),
-    (DAY_MS, 4 * MINUTE_MS),
-    (30 * DAY_MS, 2 * HOUR_MS),
-];
+const WINDOWS: [(i64, i64); 3] =
+    [(HOUR_MS, 10 * SECOND_MS), (DAY_MS, 4 * MINUTE_MS), (30 * DAY_MS, 2 * HOUR_MS)];
 
 /// The calls one corp has reserved for one API.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -110,10 +103,7 @@ impl Ledger {
         for (ring, (_, width)) in self.windows.iter_mut().zip(WINDOWS) {
             ring.add(now, width, count);
         }
-        Grant::Permits {
-            count,
-            valid_until: now.plus_ms(HOLD_MS),
-        }
+        Grant::Permits { count, valid_until: now.plus_ms(HOLD_MS) }
     }
 
     /// Stops all permits until `until`, after WeCom answered 45009.
@@ -133,12 +123,7 @@ impl Ledger {
         let mut used = [0; 3];
         for ((ring, (length, width)), sum) in self.windows.iter().zip(WINDOWS).zip(&mut used) {
             let oldest = oldest_bucket(now, length, width);
-            *sum = ring
-                .0
-                .iter()
-                .filter(|(bucket, _)| *bucket >= oldest)
-                .map(|(_, n)| n)
-                .sum();
+            *sum = ring.0.iter().filter(|(bucket, _)| *bucket >= oldest).map(|(_, n)| n).sum();
         }
         used
     }
@@ -178,10 +163,7 @@ impl MinuteLedger {
         let (length, width) = (MINUTE_MS, SECOND_MS);
         self.ring.drop_before(now, length, width);
         if self.ring.sum() >= limit {
-            return Err(self
-                .ring
-                .first_gone_at(length, width)
-                .unwrap_or(now.plus_ms(length)));
+            return Err(self.ring.first_gone_at(length, width).unwrap_or(now.plus_ms(length)));
         }
         self.ring.add(now, width, 1);
         Ok(())
@@ -222,9 +204,7 @@ impl Ring {
     /// When the oldest bucket leaves the window.
     fn first_gone_at(&self, length: i64, width: i64) -> Option<Timestamp> {
         let (bucket, _) = self.0.front()?;
-        Some(Timestamp::from_millis(
-            (bucket + 1) * width + length + HOLD_MS + FLIGHT_MS,
-        ))
+        Some(Timestamp::from_millis((bucket + 1) * width + length + HOLD_MS + FLIGHT_MS))
     }
 }
 
@@ -233,11 +213,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SMALL: Limits = Limits {
-        per_hour: 50,
-        per_day: 120,
-        per_month: 400,
-    };
+    const SMALL: Limits = Limits { per_hour: 50, per_day: 120, per_month: 400 };
 
     fn max_in_any_window(calls: &[i64], length: i64) -> usize {
         let mut from = 0;
@@ -289,11 +265,7 @@ mod tests {
 
     #[test]
     fn nearly_all_of_an_hours_quota_is_used_when_there_is_work() {
-        let limits = Limits {
-            per_hour: 100_000,
-            per_day: u32::MAX,
-            per_month: u32::MAX,
-        };
+        let limits = Limits { per_hour: 100_000, per_day: u32::MAX, per_month: u32::MAX };
         let (mut ledger, start, mut used) = (Ledger::default(), Timestamp::from_secs(1_000_000), 0_u32);
         let mut now = start;
         while now.millis_since(start) < 100 * HOUR_MS {
@@ -312,22 +284,13 @@ mod tests {
     fn a_clock_that_steps_back_neither_frees_nor_freezes_the_budget() {
         let mut ledger = Ledger::default();
         let start = Timestamp::from_secs(10_000_000);
-        assert!(matches!(
-            ledger.reserve(start, 50, SMALL),
-            Grant::Permits { count: 50, .. }
-        ));
+        assert!(matches!(ledger.reserve(start, 50, SMALL), Grant::Permits { count: 50, .. }));
         let earlier = start.plus_ms(-365 * DAY_MS);
         let Grant::Exhausted { retry_at } = ledger.reserve(earlier, 1, SMALL) else {
             panic!("the hour is used up")
         };
-        assert!(
-            retry_at.millis_since(earlier) <= HOUR_MS + 60_000,
-            "{retry_at} after {earlier}"
-        );
-        assert!(matches!(
-            ledger.reserve(retry_at, 1, SMALL),
-            Grant::Permits { .. }
-        ));
+        assert!(retry_at.millis_since(earlier) <= HOUR_MS + 60_000, "{retry_at} after {earlier}");
+        assert!(matches!(ledger.reserve(retry_at, 1, SMALL), Grant::Permits { .. }));
     }
 
     #[test]
@@ -346,15 +309,7 @@ mod tests {
         let mut ledger = Ledger::default();
         let now = Timestamp::from_secs(1_000_000);
         ledger.block(now.plus_ms(HOUR_MS));
-        assert_eq!(
-            ledger.reserve(now, 1, SMALL),
-            Grant::Exhausted {
-                retry_at: now.plus_ms(HOUR_MS)
-            }
-        );
-        assert!(matches!(
-            ledger.reserve(now.plus_ms(HOUR_MS), 1, SMALL),
-            Grant::Permits { .. }
-        ));
+        assert_eq!(ledger.reserve(now, 1, SMALL), Grant::Exhausted { retry_at: now.plus_ms(HOUR_MS) });
+        assert!(matches!(ledger.reserve(now.plus_ms(HOUR_MS), 1, SMALL), Grant::Permits { .. }));
     }
 }

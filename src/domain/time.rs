@@ -88,11 +88,7 @@ impl std::str::FromStr for Timestamp {
 // Text (JSON) carries RFC 3339; binary records carry the number.
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        if to.is_human_readable() {
-            to.collect_str(self)
-        } else {
-            to.serialize_i64(self.0)
-        }
+        if to.is_human_readable() { to.collect_str(self) } else { to.serialize_i64(self.0) }
     }
 }
 
@@ -112,14 +108,8 @@ mod tests {
 
     #[test]
     fn displays_as_rfc_3339_with_milliseconds() {
-        assert_eq!(
-            Timestamp::from_millis(1_795_309_323_456).to_string(),
-            "2026-11-22T01:02:03.456Z"
-        );
-        assert_eq!(
-            Timestamp::from_secs(1_795_309_323).to_string(),
-            "2026-11-22T01:02:03.000Z"
-        );
+        assert_eq!(Timestamp::from_millis(1_795_309_323_456).to_string(), "2026-11-22T01:02:03.456Z");
+        assert_eq!(Timestamp::from_secs(1_795_309_323).to_string(), "2026-11-22T01:02:03.000Z");
         let back: Timestamp = "2026-11-22T01:02:03.456Z".parse().unwrap();
         assert_eq!(back.as_millis(), 1_795_309_323_456);
     }
@@ -128,9 +118,6 @@ mod tests {
     fn arithmetic_saturates_instead_of_overflowing() {
         assert_eq!(Timestamp::from_millis(i64::MAX).plus_ms(1).as_millis(), i64::MAX);
         assert_eq!(Timestamp::from_secs(i64::MAX).as_millis(), i64::MAX);
-        assert_eq!(
-            Timestamp::from_millis(i64::MIN).millis_since(Timestamp::from_millis(1)),
-            i64::MIN
-        );
+        assert_eq!(Timestamp::from_millis(i64::MIN).millis_since(Timestamp::from_millis(1)), i64::MIN);
     }
 }

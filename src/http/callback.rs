@@ -59,10 +59,7 @@ async fn verify(State(state): Shared, Path(app): Path<String>, RawQuery(query): 
         Some(app) => match echo(app, query.as_deref()) {
             Ok(opened) => {
                 let plain = [(header::CONTENT_TYPE, "text/plain")];
-                (
-                    DoorOutcome::Verified,
-                    (plain, opened.message().to_vec()).into_response(),
-                )
+                (DoorOutcome::Verified, (plain, opened.message().to_vec()).into_response())
             }
             Err(refusal) => state.refuse(refusal),
         },
@@ -84,11 +81,7 @@ async fn receive(
     body: Body,
 ) -> Response {
     let (outcome, answer, took) = match state.door.app(&app) {
-        None => (
-            DoorOutcome::UnknownApp,
-            StatusCode::NOT_FOUND.into_response(),
-            Duration::ZERO,
-        ),
+        None => (DoorOutcome::UnknownApp, StatusCode::NOT_FOUND.into_response(), Duration::ZERO),
         Some(app) => state.receive(app, query.as_deref(), body).await,
     };
     state.metrics.door(outcome, took);
@@ -137,10 +130,7 @@ impl CallbackState {
             Ok(outcome) => (outcome, "success".into_response()),
             Err(error) => {
                 tracing::error!(app = %app.name, %error, "a callback could not be made durable and was not acknowledged");
-                (
-                    DoorOutcome::Unavailable,
-                    StatusCode::SERVICE_UNAVAILABLE.into_response(),
-                )
+                (DoorOutcome::Unavailable, StatusCode::SERVICE_UNAVAILABLE.into_response())
             }
         }
     }
@@ -150,10 +140,7 @@ impl CallbackState {
         app: &DoorApp,
         opened: &Opened,
     ) -> Result<DoorOutcome, crate::store::StoreError> {
-        let meaning = self
-            .door
-            .meaning(app, opened.receive_id(), opened.message())
-            .await?;
+        let meaning = self.door.meaning(app, opened.receive_id(), opened.message()).await?;
         let (outcome, content) = match meaning {
             Meaning::Ignore(kind) => {
                 self.metrics.event(kind);
@@ -165,28 +152,13 @@ impl CallbackState {
             }
             Meaning::Quarantine(reason) => {
                 tracing::warn!(app = %app.name, ?reason, "a callback was quarantined");
-                let receive_id = String::from_utf8_lossy(opened.receive_id())
-                    .chars()
-                    .take(128)
-                    .collect();
+                let receive_id = String::from_utf8_lossy(opened.receive_id()).chars().take(128).collect();
                 let message = opened.message().to_vec();
-                (
-                    DoorOutcome::Quarantined,
-                    Content::Quarantine {
-                        reason,
-                        receive_id,
-                        message,
-                    },
-                )
+                (DoorOutcome::Quarantined, Content::Quarantine { reason, receive_id, message })
             }
         };
         let digest = MessageDigest::of(&app.name, opened.message());
-        let arrival = Arrival {
-            app: app.name.clone(),
-            digest,
-            received_at: self.clock.now(),
-            content,
-        };
+        let arrival = Arrival { app: app.name.clone(), digest, received_at: self.clock.now(), content };
         match self.store.append(arrival).await? {
             Appended::New(_) => {
                 self.wake.inbox.notify_one();

@@ -43,10 +43,7 @@ impl Door {
     /// A door for these apps.
     #[must_use]
     pub fn new(apps: Vec<DoorApp>, store: Arc<dyn Store>) -> Self {
-        Self {
-            apps: apps.into_iter().map(|app| (app.name.clone(), app)).collect(),
-            store,
-        }
+        Self { apps: apps.into_iter().map(|app| (app.name.clone(), app)).collect(), store }
     }
 
     /// The app of this name.
@@ -69,19 +66,10 @@ impl Door {
             return Ok(Meaning::Quarantine(QuarantineReason::ReceiveId));
         }
         Ok(match message::parse(text) {
-            Ok(Event {
-                corp_id,
-                created_at,
-                what,
-            }) => match (what.kind(), what) {
-                (kind, What::Contact(contact)) => Meaning::Act(
-                    kind,
-                    Happening {
-                        corp_id,
-                        created_at,
-                        contact,
-                    },
-                ),
+            Ok(Event { corp_id, created_at, what }) => match (what.kind(), what) {
+                (kind, What::Contact(contact)) => {
+                    Meaning::Act(kind, Happening { corp_id, created_at, contact })
+                }
                 (_, What::Ignored(kind)) => Meaning::Ignore(kind),
             },
             Err(error) => Meaning::Quarantine(QuarantineReason::NotUnderstood(error.to_string())),

@@ -26,13 +26,7 @@ fn number<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            title,
-            detail: detail.into(),
-            hint: None,
-        }
+        Self { status, code, title, detail: detail.into(), hint: None }
     }
 
     pub(super) fn hint(mut self, hint: &'static str) -> Self {
@@ -41,31 +35,16 @@ impl Problem {
     }
 
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "bad_request",
-            "The request is malformed",
-            detail,
-        )
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", "The request is malformed", detail)
     }
 
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::NOT_FOUND,
-            "not_found",
-            "There is no such thing",
-            detail,
-        )
+        Self::new(StatusCode::NOT_FOUND, "not_found", "There is no such thing", detail)
     }
 
     pub(super) fn method_not_allowed() -> Self {
         let detail = "this path takes another method";
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "method_not_allowed",
-            "The method is not allowed",
-            detail,
-        )
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed", detail)
     }
 
     pub(super) fn unauthorized() -> Self {
@@ -81,25 +60,14 @@ impl Problem {
     /// A body that could not be read.
     pub(super) fn body(status: StatusCode) -> Self {
         match status {
-            StatusCode::PAYLOAD_TOO_LARGE => Self::new(
-                status,
-                "body_too_large",
-                "The body is too large",
-                "the body is over its limit",
-            )
-            .hint("send the rows in several requests"),
-            StatusCode::REQUEST_TIMEOUT => Self::new(
-                status,
-                "body_timeout",
-                "The body did not arrive in time",
-                "the body took too long",
-            ),
-            _ => Self::new(
-                status,
-                "body_broken",
-                "The body broke off",
-                "the body did not arrive whole",
-            ),
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Self::new(status, "body_too_large", "The body is too large", "the body is over its limit")
+                    .hint("send the rows in several requests")
+            }
+            StatusCode::REQUEST_TIMEOUT => {
+                Self::new(status, "body_timeout", "The body did not arrive in time", "the body took too long")
+            }
+            _ => Self::new(status, "body_broken", "The body broke off", "the body did not arrive whole"),
         }
     }
 }
@@ -107,27 +75,22 @@ impl Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let (code, hint) = match &error {
-            StoreError::NoSpace { .. } => (
-                "no_space",
-                Some("free space on the disk of [store] path; it resumes by itself"),
-            ),
+            StoreError::NoSpace { .. } => {
+                ("no_space", Some("free space on the disk of [store] path; it resumes by itself"))
+            }
             StoreError::InboxFull { .. } => {
                 ("inbox_full", Some("see /v1/status for what holds the inbox up"))
             }
             StoreError::Stalled => ("store_stalled", Some("try again; if it stays, look at the disk")),
-            StoreError::Failed(_) => (
-                "store_failed",
-                Some("restart the service; what was acknowledged is kept"),
-            ),
+            StoreError::Failed(_) => {
+                ("store_failed", Some("restart the service; what was acknowledged is kept"))
+            }
             StoreError::Damaged(_) => ("store_damaged", None),
             StoreError::Closed => ("store_closed", None),
         };
         tracing::warn!(%error, "request not served");
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self {
-            hint,
-            ..Self::new(status, code, "The store cannot do this now", error.to_string())
-        }
+        Self { hint, ..Self::new(status, code, "The store cannot do this now", error.to_string()) }
     }
 }
 
@@ -136,15 +99,9 @@ impl IntoResponse for Problem {
         let challenge = self.status == StatusCode::UNAUTHORIZED;
         let mut response = (self.status, Json(self)).into_response();
         let headers = response.headers_mut();
-        headers.insert(
-            header::CONTENT_TYPE,
-            header::HeaderValue::from_static("application/problem+json"),
-        );
+        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
         if challenge {
-            headers.insert(
-                header::WWW_AUTHENTICATE,
-                header::HeaderValue::from_static("Bearer"),
-            );
+            headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
         }
         response
     }

@@ -132,9 +132,7 @@ async fn add_dealer(State(shared): State<Arc<Shared>>, body: Bytes) -> Reply {
         let mut world = shared.world();
         let upstream = world.upstream_or_only(request.upstream.as_deref())?;
         let dealer = world.add_dealer(upstream, &request.name);
-        let change = Change::ShareChainChange {
-            agent_id: world.corps[upstream].agent_id,
-        };
+        let change = Change::ShareChainChange { agent_id: world.corps[upstream].agent_id };
         (dealer, world.event(upstream, &change, shared.clock.now()))
     };
     deliver_in_background(&shared, event);
@@ -259,9 +257,7 @@ async fn state(State(shared): State<Arc<Shared>>) -> Json<Value> {
 }
 
 fn counts(world: &World) -> Value {
-    let apps = (0..world.corps.len())
-        .filter(|corp| world.app(*corp).is_some())
-        .count();
+    let apps = (0..world.corps.len()).filter(|corp| world.app(*corp).is_some()).count();
     json!({
         "apps": apps,
         "dealers": world.corps.len() - apps,

@@ -35,15 +35,9 @@ impl World {
         let only_corp = request.optional_text("corpid")?;
         let person = self.requested_person(caller, request)?;
         let corps = if let Some(corp_id) = only_corp {
-            vec![
-                self.member_corp(caller, corp_id)
-                    .map_err(|_| Errcode::NOT_IN_CHAIN)?,
-            ]
+            vec![self.member_corp(caller, corp_id).map_err(|_| Errcode::NOT_IN_CHAIN)?]
         } else {
-            let dealers = self
-                .app(caller)
-                .map(|app| app.dealers.as_slice())
-                .unwrap_or_default();
+            let dealers = self.app(caller).map(|app| app.dealers.as_slice()).unwrap_or_default();
             [&[caller], dealers].concat()
         };
         let rows: Vec<Value> = corps
@@ -124,11 +118,7 @@ impl World {
             (true, TokenRule::Upstream | TokenRule::Either)
             | (false, TokenRule::Downstream | TokenRule::Either) => true,
         };
-        if is_right {
-            Ok(())
-        } else {
-            Err(Errcode::WRONG_TOKEN_KIND)
-        }
+        if is_right { Ok(()) } else { Err(Errcode::WRONG_TOKEN_KIND) }
     }
 
     /// With a group given, ids outside of it are ignored.
@@ -137,10 +127,7 @@ impl World {
             return Ok(ids);
         };
         let chat = self.chats.get(chat_id).ok_or(Errcode::INVALID_PARAMETER)?;
-        Ok(ids
-            .into_iter()
-            .filter(|id| chat.external_userids.contains(*id))
-            .collect())
+        Ok(ids.into_iter().filter(|id| chat.external_userids.contains(*id)).collect())
     }
 
     fn check_corp_errors(&self, caller: CorpIdx, ids: &[&str]) -> Result<(), Errcode> {
@@ -157,9 +144,7 @@ impl World {
     }
 
     fn known(&self, external_userid: &str) -> Option<&Customer> {
-        self.customer_by_id
-            .get(external_userid)
-            .map(|index| &self.customers[*index])
+        self.customer_by_id.get(external_userid).map(|index| &self.customers[*index])
     }
 
     /// The customer behind an id, if the caller may see them: outside of groups that takes a follower.
@@ -184,13 +169,9 @@ impl World {
 }
 
 fn requested_ids(request: &Request) -> Result<Vec<&str>, Errcode> {
-    let ids = request.body["external_userid"]
-        .as_array()
-        .ok_or(Errcode::INVALID_PARAMETER)?;
+    let ids = request.body["external_userid"].as_array().ok_or(Errcode::INVALID_PARAMETER)?;
     if ids.is_empty() || ids.len() > BATCH_IDS_MAX {
         return Err(Errcode::INVALID_PARAMETER);
     }
-    ids.iter()
-        .map(|id| id.as_str().ok_or(Errcode::INVALID_PARAMETER))
-        .collect()
+    ids.iter().map(|id| id.as_str().ok_or(Errcode::INVALID_PARAMETER)).collect()
 }

@@ -32,18 +32,12 @@ pub(super) struct Request {
 
 impl Request {
     fn param(&self, name: &str) -> Option<&str> {
-        self.params
-            .get(name)
-            .map(String::as_str)
-            .filter(|value| !value.is_empty())
+        self.params.get(name).map(String::as_str).filter(|value| !value.is_empty())
     }
 
     /// A required, non-empty text field.
     pub(super) fn text(&self, name: &str) -> Result<&str, Errcode> {
-        self.body[name]
-            .as_str()
-            .filter(|value| !value.is_empty())
-            .ok_or(Errcode::INVALID_PARAMETER)
+        self.body[name].as_str().filter(|value| !value.is_empty()).ok_or(Errcode::INVALID_PARAMETER)
     }
 
     /// An optional text field; empty counts as absent.
@@ -76,21 +70,14 @@ impl World {
     /// Checks the caller and charges the call, whatever becomes of it afterwards.
     pub(super) fn admit(&mut self, api: Api, request: &Request, now: Timestamp) -> Result<CorpIdx, Errcode> {
         if api.is_get() != request.is_get {
-            return Err(if api.is_get() {
-                Errcode::GET_REQUIRED
-            } else {
-                Errcode::POST_REQUIRED
-            });
+            return Err(if api.is_get() { Errcode::GET_REQUIRED } else { Errcode::POST_REQUIRED });
         }
         let caller = match api {
             Api::GetToken => self.admit_secret_holder(request, now)?,
             _ => self.admit_token_holder(request, now)?,
         };
         let base_limits = [self.options.base_per_minute, self.options.base_per_hour];
-        let ledger = self
-            .base_ledgers
-            .entry((caller, api))
-            .or_insert_with(Ledger::base);
+        let ledger = self.base_ledgers.entry((caller, api)).or_insert_with(Ledger::base);
         let charge = ledger.charge(now.as_millis(), &base_limits);
         self.counters.base_violations += u64::from(charge.is_violation);
         if !charge.is_admitted {
@@ -102,10 +89,7 @@ impl World {
         }
         if api.has_conversion_quota() {
             let limits = conversion_limits(&self.options.quota);
-            let ledger = self
-                .conversion_ledgers
-                .entry((caller, api))
-                .or_insert_with(Ledger::conversion);
+            let ledger = self.conversion_ledgers.entry((caller, api)).or_insert_with(Ledger::conversion);
             let charge = ledger.charge(now.as_millis(), &limits);
             self.counters.quota_violations += u64::from(charge.is_violation);
             if !charge.is_admitted {
@@ -118,11 +102,7 @@ impl World {
 
     fn admit_token_holder(&self, request: &Request, now: Timestamp) -> Result<CorpIdx, Errcode> {
         let value = request.param("access_token").ok_or(Errcode::TOKEN_MISSING)?;
-        let token = self
-            .tokens
-            .get(value)
-            .filter(|token| !token.is_revoked)
-            .ok_or(Errcode::INVALID_TOKEN)?;
+        let token = self.tokens.get(value).filter(|token| !token.is_revoked).ok_or(Errcode::INVALID_TOKEN)?;
         if token.expires_at <= now {
             return Err(Errcode::TOKEN_EXPIRED);
         }
@@ -132,11 +112,7 @@ impl World {
     fn admit_secret_holder(&mut self, request: &Request, now: Timestamp) -> Result<CorpIdx, Errcode> {
         let corp_id = request.param("corpid").ok_or(Errcode::CORP_ID_MISSING)?;
         let secret = request.param("corpsecret").ok_or(Errcode::SECRET_MISSING)?;
-        if self
-            .wrong_secrets
-            .get(&request.ip)
-            .is_some_and(|(_, until_ms)| now.as_millis() < *until_ms)
-        {
+        if self.wrong_secrets.get(&request.ip).is_some_and(|(_, until_ms)| now.as_millis() < *until_ms) {
             self.counters.blocked_calls += 1;
             return Err(Errcode::OVER_LIMIT);
         }
@@ -177,9 +153,7 @@ impl World {
     }
 
     fn list_app_share_info(&self, caller: CorpIdx, request: &Request) -> Answer {
-        let agent_id = request
-            .optional_number("agentid")?
-            .ok_or(Errcode::INVALID_PARAMETER)?;
+        let agent_id = request.optional_number("agentid")?.ok_or(Errcode::INVALID_PARAMETER)?;
         let business_type = request.optional_number("business_type")?.unwrap_or(0);
         let only_corp = request.optional_text("corpid")?;
         let limit = request.optional_number("limit")?.unwrap_or(0);
@@ -193,20 +167,14 @@ impl World {
         if limit > PAGE_CORPS_MAX {
             return Err(Errcode::INVALID_PARAMETER);
         }
-        let dealers = self
-            .app(caller)
-            .map(|app| app.dealers.as_slice())
-            .unwrap_or_default();
+        let dealers = self.app(caller).map(|app| app.dealers.as_slice()).unwrap_or_default();
         let listed: Vec<CorpIdx> = dealers
             .iter()
             .copied()
             .filter(|dealer| business_type == BUSINESS_TYPE_CHAIN && self.is_shared(*dealer))
             .filter(|dealer| only_corp.is_none_or(|only| self.corps[*dealer].id == only))
             .collect();
-        let page_corps = usize::try_from(limit)
-            .ok()
-            .filter(|corps| *corps > 0)
-            .unwrap_or(usize::MAX);
+        let page_corps = usize::try_from(limit).ok().filter(|corps| *corps > 0).unwrap_or(usize::MAX);
         let page: Vec<Value> = listed
             .iter()
             .skip(offset)
@@ -232,9 +200,7 @@ impl World {
 
     fn corp_gettoken(&mut self, caller: CorpIdx, request: &Request, now: Timestamp) -> Answer {
         let corp_id = request.text("corpid")?;
-        let agent_id = request
-            .optional_number("agentid")?
-            .ok_or(Errcode::INVALID_PARAMETER)?;
+        let agent_id = request.optional_number("agentid")?.ok_or(Errcode::INVALID_PARAMETER)?;
         let business_type = request.optional_number("business_type")?.unwrap_or(0);
         let dealer = self
             .member_corp(caller, corp_id)

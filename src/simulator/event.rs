@@ -117,65 +117,37 @@ pub(super) fn inner_xml(corp_id: &str, at: Timestamp, change: &Change) -> String
         .plain("CreateTime", &at.as_secs().to_string())
         .cdata("MsgType", "event");
     match change {
-        Change::AddExternalContact {
-            user_id,
-            external_userid,
-            state,
-            welcome_code,
-        } => xml
+        Change::AddExternalContact { user_id, external_userid, state, welcome_code } => xml
             .contact("add_external_contact", user_id, external_userid)
             .cdata_if("State", state.as_deref())
             .cdata_if("WelcomeCode", welcome_code.as_deref()),
-        Change::AddHalfExternalContact {
-            user_id,
-            external_userid,
-            state,
-            welcome_code,
-        } => xml
+        Change::AddHalfExternalContact { user_id, external_userid, state, welcome_code } => xml
             .contact("add_half_external_contact", user_id, external_userid)
             .cdata_if("State", state.as_deref())
             .cdata_if("WelcomeCode", welcome_code.as_deref()),
-        Change::EditExternalContact {
-            user_id,
-            external_userid,
-        } => xml.contact("edit_external_contact", user_id, external_userid),
-        Change::DelExternalContact {
-            user_id,
-            external_userid,
-            source,
-        } => xml
+        Change::EditExternalContact { user_id, external_userid } => {
+            xml.contact("edit_external_contact", user_id, external_userid)
+        }
+        Change::DelExternalContact { user_id, external_userid, source } => xml
             .contact("del_external_contact", user_id, external_userid)
             .cdata_if("Source", source.as_deref()),
-        Change::DelFollowUser {
-            user_id,
-            external_userid,
-        } => xml.contact("del_follow_user", user_id, external_userid),
-        Change::TransferFail {
-            user_id,
-            external_userid,
-            fail_reason,
-        } => xml
+        Change::DelFollowUser { user_id, external_userid } => {
+            xml.contact("del_follow_user", user_id, external_userid)
+        }
+        Change::TransferFail { user_id, external_userid, fail_reason } => xml
             .cdata("Event", EXTERNAL_CONTACT)
             .cdata("ChangeType", "transfer_fail")
             .cdata("FailReason", fail_reason)
             .cdata("UserID", user_id)
             .cdata("ExternalUserID", external_userid),
-        Change::MsgAuditApproved {
-            user_id,
-            external_userid,
-            welcome_code,
-        } => xml
+        Change::MsgAuditApproved { user_id, external_userid, welcome_code } => xml
             .contact("msg_audit_approved", user_id, external_userid)
             .cdata_if("WelcomeCode", welcome_code.as_deref()),
         Change::ChatMembersAdded { chat_id, member_ids } => xml.chat_members(chat_id, member_ids),
-        Change::ShareChainChange { agent_id } => xml
-            .cdata("Event", "share_chain_change")
-            .plain("AgentID", &agent_id.to_string()),
-        Change::ChangeChain {
-            change_type,
-            chain_id,
-            corp_ids,
-        } => xml
+        Change::ShareChainChange { agent_id } => {
+            xml.cdata("Event", "share_chain_change").plain("AgentID", &agent_id.to_string())
+        }
+        Change::ChangeChain { change_type, chain_id, corp_ids } => xml
             .cdata("Event", "change_chain")
             .cdata("ChangeType", change_type)
             .cdata("ChainId", chain_id)
@@ -277,10 +249,8 @@ mod tests {
     #[test]
     fn chat_and_chain_events_carry_their_lists() {
         let at = Timestamp::from_secs(1);
-        let chat = Change::ChatMembersAdded {
-            chat_id: "wr1".into(),
-            member_ids: vec!["Jack".into(), "wm1".into()],
-        };
+        let chat =
+            Change::ChatMembersAdded { chat_id: "wr1".into(), member_ids: vec!["Jack".into(), "wm1".into()] };
         let xml = inner_xml("wp1", at, &chat);
         assert!(xml.contains(
             "<MemChangeCnt>2</MemChangeCnt><MemChangeList><Item>Jack</Item><Item>wm1</Item></MemChangeList>"

@@ -73,11 +73,7 @@ pub(super) struct Taken {
 
 impl Faults {
     pub(super) fn inject(&mut self, target: Target, fault: Fault, times: Option<u32>) {
-        self.0.push(Injected {
-            target,
-            fault,
-            times_left: times,
-        });
+        self.0.push(Injected { target, fault, times_left: times });
     }
 
     pub(super) fn clear(&mut self) {
@@ -114,21 +110,9 @@ mod tests {
         faults.inject(Target::Every, Fault::Latency(5), None);
         faults.inject(Target::Every, Fault::Reset, Some(1));
         let one = faults.take(Api::GetToken);
-        assert_eq!(
-            one,
-            Taken {
-                latency_ms: 5,
-                fault: Some(Fault::Errcode(-1))
-            }
-        );
+        assert_eq!(one, Taken { latency_ms: 5, fault: Some(Fault::Errcode(-1)) });
         assert_eq!(faults.take(Api::GetCallbackIp).fault, Some(Fault::Reset));
-        assert_eq!(
-            faults.take(Api::GetToken),
-            Taken {
-                latency_ms: 5,
-                fault: None
-            }
-        );
+        assert_eq!(faults.take(Api::GetToken), Taken { latency_ms: 5, fault: None });
         faults.clear();
         assert_eq!(faults.take(Api::GetToken), Taken::default());
     }

@@ -153,14 +153,7 @@ impl Simulator {
         user_id: &str,
         state: Option<&str>,
     ) -> Friendship {
-        self.begin(
-            upstream_corp_id,
-            corp_id,
-            person,
-            user_id,
-            state,
-            Beginning::Confirmed,
-        )
+        self.begin(upstream_corp_id, corp_id, person, user_id, state, Beginning::Confirmed)
     }
 
     /// A person adds a member who does not confirm yet: no customer, and not convertible, until
@@ -239,10 +232,7 @@ impl Simulator {
     pub fn join_chat(&self, chat_id: &str, people: &[Person]) -> Event {
         let now = self.shared.clock.now();
         let mut world = self.shared.world();
-        let people: Result<Vec<_>, _> = people
-            .iter()
-            .map(|person| world.person(&person.unionid))
-            .collect();
+        let people: Result<Vec<_>, _> = people.iter().map(|person| world.person(&person.unionid)).collect();
         let people = known(people);
         known(world.join_chat(chat_id, &people, now))
     }
@@ -291,10 +281,7 @@ impl Simulator {
 
     /// Leaves the row of this id out of the next `calls` batches that ask for it.
     pub fn hide_rows(&self, external_userid: &str, calls: u32) {
-        self.shared
-            .world()
-            .hidden_rows
-            .insert(external_userid.to_owned(), calls);
+        self.shared.world().hidden_rows.insert(external_userid.to_owned(), calls);
     }
 
     /// Makes conversions of a dealer's ids answer `errcode`.
@@ -346,12 +333,7 @@ impl Simulator {
         let now_ms = self.shared.clock.now().as_millis();
         let mut world = self.shared.world();
         let corp = known(world.upstream(upstream_corp_id));
-        match world
-            .conversion_ledgers
-            .get_mut(&(corp, api))
-            .map(|ledger| ledger.used(now_ms))
-            .as_deref()
-        {
+        match world.conversion_ledgers.get_mut(&(corp, api)).map(|ledger| ledger.used(now_ms)).as_deref() {
             Some(&[hour, day, month]) => QuotaUse { hour, day, month },
             _ => QuotaUse::default(),
         }
@@ -362,10 +344,7 @@ impl Simulator {
     pub fn external_userid(&self, upstream_corp_id: &str, corp_id: &str, person: &Person) -> Option<String> {
         let world = self.shared.world();
         let key = known(pair(&world, upstream_corp_id, corp_id, person));
-        world
-            .customer_of
-            .get(&key)
-            .map(|index| world.customers[*index].external_userid.clone())
+        world.customer_of.get(&key).map(|index| world.customers[*index].external_userid.clone())
     }
 
     /// The pending ids of a person in an app that have not been minted over, oldest first.

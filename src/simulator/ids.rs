@@ -10,9 +10,7 @@ const ALPHANUMERIC: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwx
 const HEX: &[u8] = b"0123456789abcdef";
 
 fn from(alphabet: &[u8], rng: &mut StdRng, chars: usize) -> String {
-    (0..chars)
-        .map(|_| char::from(alphabet[rng.random_range(0..alphabet.len())]))
-        .collect()
+    (0..chars).map(|_| char::from(alphabet[rng.random_range(0..alphabet.len())])).collect()
 }
 
 /// A number below `bound`.

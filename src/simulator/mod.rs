@@ -106,9 +106,7 @@ pub struct Simulator {
 
 impl std::fmt::Debug for Simulator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Simulator")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
+        f.debug_struct("Simulator").field("address", &self.address).finish_non_exhaustive()
     }
 }
 
@@ -131,14 +129,8 @@ impl Simulator {
         let address = listener.local_addr()?;
         let shared = Arc::new(Shared::new(World::new(options), clock, http));
         let (tasks, stop) = (shared.tasks.clone(), shared.stop.clone());
-        shared
-            .tasks
-            .spawn(server::serve(listener, Arc::clone(&shared), tasks, stop.clone()));
-        Ok(Self {
-            shared,
-            address,
-            _stop_on_drop: Arc::new(stop.drop_guard()),
-        })
+        shared.tasks.spawn(server::serve(listener, Arc::clone(&shared), tasks, stop.clone()));
+        Ok(Self { shared, address, _stop_on_drop: Arc::new(stop.drop_guard()) })
     }
 
     /// Closes every connection and waits until nothing runs any more. Judges can still be asked afterwards.

@@ -78,11 +78,7 @@ pub struct Quota {
 
 impl Default for Quota {
     fn default() -> Self {
-        Self {
-            per_hour: 100_000,
-            per_day: 480_000,
-            per_month: 7_500_000,
-        }
+        Self { per_hour: 100_000, per_day: 480_000, per_month: 7_500_000 }
     }
 }
 

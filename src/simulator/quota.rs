@@ -43,12 +43,7 @@ struct Window {
 
 impl Window {
     const fn new(length_ms: i64, block_for: BlockFor) -> Self {
-        Self {
-            length_ms,
-            block_for,
-            calls: VecDeque::new(),
-            total: 0,
-        }
+        Self { length_ms, block_for, calls: VecDeque::new(), total: 0 }
     }
 
     fn count(&mut self, now_ms: i64) -> u64 {
@@ -107,10 +102,7 @@ impl Ledger {
     }
 
     const fn over(windows: Vec<Window>) -> Self {
-        Self {
-            windows,
-            blocked_until_ms: i64::MIN,
-        }
+        Self { windows, blocked_until_ms: i64::MIN }
     }
 
     /// Counts one call if every window has room and no block is in force.
@@ -132,18 +124,12 @@ impl Ledger {
                 window.record(now_ms);
             }
         }
-        Charge {
-            is_admitted,
-            is_violation,
-        }
+        Charge { is_admitted, is_violation }
     }
 
     /// Admitted calls in each window, shortest first.
     pub(super) fn used(&mut self, now_ms: i64) -> Vec<u64> {
-        self.windows
-            .iter_mut()
-            .map(|window| window.count(now_ms))
-            .collect()
+        self.windows.iter_mut().map(|window| window.count(now_ms)).collect()
     }
 }
 
@@ -156,10 +142,7 @@ pub(super) const fn conversion_limits(quota: &Quota) -> [u64; 3] {
 mod tests {
     use super::*;
 
-    const ADMITTED: Charge = Charge {
-        is_admitted: true,
-        is_violation: false,
-    };
+    const ADMITTED: Charge = Charge { is_admitted: true, is_violation: false };
 
     #[test]
     fn a_window_admits_its_limit_in_any_alignment() {
@@ -171,13 +154,7 @@ mod tests {
         // The call at 0 leaves the window exactly one hour later.
         assert_eq!(ledger.charge(HOUR_MS, &limits), ADMITTED);
         let over = ledger.charge(HOUR_MS + 1, &limits);
-        assert_eq!(
-            over,
-            Charge {
-                is_admitted: false,
-                is_violation: true
-            }
-        );
+        assert_eq!(over, Charge { is_admitted: false, is_violation: true });
         assert_eq!(ledger.used(HOUR_MS + 1), [3, 4, 4]);
     }
 
@@ -189,13 +166,7 @@ mod tests {
         assert!(ledger.charge(HOUR_MS / 2, &limits).is_violation);
         assert!(ledger.charge(HOUR_MS / 2 + 1, &limits).is_violation);
         let blocked = ledger.charge(HOUR_MS + 1, &limits);
-        assert_eq!(
-            blocked,
-            Charge {
-                is_admitted: false,
-                is_violation: false
-            }
-        );
+        assert_eq!(blocked, Charge { is_admitted: false, is_violation: false });
         assert!(ledger.charge(HOUR_MS + HOUR_MS / 2, &limits).is_admitted);
     }
 

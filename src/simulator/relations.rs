@@ -85,10 +85,7 @@ pub(super) enum Beginning {
 
 impl World {
     fn moment(&mut self, at: Timestamp) -> Moment {
-        Moment {
-            at,
-            sequence: self.next_sequence(),
-        }
+        Moment { at, sequence: self.next_sequence() }
     }
 
     /// The record of `person` at `corp`, made if there is none. Being recorded is not being a customer yet.
@@ -157,10 +154,7 @@ impl World {
                 welcome_code,
             },
         };
-        Friendship {
-            external_userid,
-            event: self.event(corp, &change, now),
-        }
+        Friendship { external_userid, event: self.event(corp, &change, now) }
     }
 
     pub(super) fn unfriend(
@@ -184,31 +178,18 @@ impl World {
         let change = if by_member {
             follower.is_deleted_by_member = true;
             let external_userid = self.customers[index].external_userid.clone();
-            Change::DelExternalContact {
-                user_id,
-                external_userid,
-                source: None,
-            }
+            Change::DelExternalContact { user_id, external_userid, source: None }
         } else {
             follower.is_deleted_by_customer = true;
             let external_userid = self.customers[index].external_userid.clone();
-            Change::DelFollowUser {
-                user_id,
-                external_userid,
-            }
+            Change::DelFollowUser { user_id, external_userid }
         };
         Ok(self.event(corp, &change, now))
     }
 
     pub(super) fn add_chat(&mut self, corp: CorpIdx) -> String {
         let chat_id = ids::chat_id(&mut self.rng);
-        self.chats.insert(
-            chat_id.clone(),
-            Chat {
-                corp,
-                external_userids: BTreeSet::new(),
-            },
-        );
+        self.chats.insert(chat_id.clone(), Chat { corp, external_userids: BTreeSet::new() });
         chat_id
     }
 
@@ -232,10 +213,7 @@ impl World {
         if let Some(chat) = self.chats.get_mut(chat_id) {
             chat.external_userids.extend(member_ids.iter().cloned());
         }
-        let change = Change::ChatMembersAdded {
-            chat_id: chat_id.to_owned(),
-            member_ids,
-        };
+        let change = Change::ChatMembersAdded { chat_id: chat_id.to_owned(), member_ids };
         Ok(self.event(corp, &change, now))
     }
 
@@ -253,11 +231,7 @@ impl World {
             }
             (Remint::SameIdNotRenewed, Some(live)) => live.value.clone(),
             (Remint::NewId, _) | (_, None) => {
-                known.push(PendingId {
-                    value: value.clone(),
-                    minted,
-                    expires_at,
-                });
+                known.push(PendingId { value: value.clone(), minted, expires_at });
                 value
             }
         }

@@ -71,10 +71,7 @@ impl Sealer {
             .filter(|_| is_well_formed)
             .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
             .ok_or(SimulatorError::BadAesKey)?;
-        Ok(Self {
-            token: token.to_owned(),
-            key,
-        })
+        Ok(Self { token: token.to_owned(), key })
     }
 
     /// `base64(aes-256-cbc(random ‖ length ‖ message ‖ receive id ‖ padding))`
@@ -104,14 +101,12 @@ impl Sealer {
         for part in parts {
             sha1.update(part.as_bytes());
         }
-        sha1.finalize()
-            .iter()
-            .fold(String::with_capacity(40), |mut hex, byte| {
-                for digit in [byte >> 4, byte & 0xf] {
-                    hex.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
-                }
-                hex
-            })
+        sha1.finalize().iter().fold(String::with_capacity(40), |mut hex, byte| {
+            for digit in [byte >> 4, byte & 0xf] {
+                hex.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+            }
+            hex
+        })
     }
 }
 
@@ -127,11 +122,7 @@ impl Salt {
     pub(super) fn draw(rng: &mut rand::rngs::StdRng, now_secs: i64) -> Self {
         let mut random = [0_u8; 16];
         rand::RngExt::fill(rng, &mut random);
-        Self {
-            random,
-            nonce: ids::nonce(rng),
-            timestamp: now_secs.to_string(),
-        }
+        Self { random, nonce: ids::nonce(rng), timestamp: now_secs.to_string() }
     }
 }
 
@@ -144,13 +135,7 @@ pub(super) fn seal(
     outer: Outer<'_>,
     salt: &Salt,
 ) -> SealedCallback {
-    envelope(
-        sealer,
-        url,
-        &sealer.encrypt(salt.random, message, receive_id),
-        outer,
-        salt,
-    )
+    envelope(sealer, url, &sealer.encrypt(salt.random, message, receive_id), outer, salt)
 }
 
 /// Signs and wraps something that is, or pretends to be, a ciphertext.
@@ -167,16 +152,9 @@ pub(super) fn envelope(
         outer.to_user_name, outer.agent_id,
     );
     let signature = sealer.signature(&salt.timestamp, &salt.nonce, encrypted);
-    let query = query(&[
-        ("msg_signature", &signature),
-        ("timestamp", &salt.timestamp),
-        ("nonce", &salt.nonce),
-    ]);
-    SealedCallback {
-        url: url.to_owned(),
-        query,
-        body,
-    }
+    let query =
+        query(&[("msg_signature", &signature), ("timestamp", &salt.timestamp), ("nonce", &salt.nonce)]);
+    SealedCallback { url: url.to_owned(), query, body }
 }
 
 /// The URL that verifies a callback configuration; the right answer to it is `echo`.

@@ -97,18 +97,8 @@ impl Shared {
     ) -> Result<SealedCallback, SimulatorError> {
         let (spec, sealer) = self.callback(&event.upstream_corp_id)?;
         let agent_id = event.agent_id.to_string();
-        let outer = Outer {
-            to_user_name: &event.to_user_name,
-            agent_id: &agent_id,
-        };
-        Ok(seal::seal(
-            &sealer,
-            &spec.url,
-            &event.inner,
-            receive_id,
-            outer,
-            &self.salt(),
-        ))
+        let outer = Outer { to_user_name: &event.to_user_name, agent_id: &agent_id };
+        Ok(seal::seal(&sealer, &spec.url, &event.inner, receive_id, outer, &self.salt()))
     }
 
     async fn attempt(&self, callback: &SealedCallback, timeout: Duration) -> Attempt {
@@ -131,18 +121,12 @@ impl Shared {
                 (None, String::new())
             }
         };
-        Attempt {
-            status,
-            answer,
-            round_trip: started.elapsed(),
-        }
+        Attempt { status, answer, round_trip: started.elapsed() }
     }
 
     /// Posts one callback once.
     pub(super) async fn post(&self, callback: &SealedCallback) -> Delivery {
-        let attempt = self
-            .attempt(callback, Duration::from_millis(self.sender_options().timeout_ms))
-            .await;
+        let attempt = self.attempt(callback, Duration::from_millis(self.sender_options().timeout_ms)).await;
         self.conclude(1, attempt)
     }
 
@@ -153,19 +137,13 @@ impl Shared {
             Ok(sealed) => sealed,
             Err(error) => {
                 tracing::debug!(%error, "event was not sent");
-                let nothing = Attempt {
-                    status: None,
-                    answer: String::new(),
-                    round_trip: Duration::ZERO,
-                };
+                let nothing = Attempt { status: None, answer: String::new(), round_trip: Duration::ZERO };
                 return self.conclude(0, nothing);
             }
         };
         let mut attempts = 1;
         loop {
-            let attempt = self
-                .attempt(&sealed, Duration::from_millis(options.timeout_ms))
-                .await;
+            let attempt = self.attempt(&sealed, Duration::from_millis(options.timeout_ms)).await;
             let is_final = match attempt.status {
                 Some(200) => true,
                 Some(_) => !options.retry_non_200,
@@ -210,17 +188,10 @@ impl Shared {
             let mut world = self.world();
             let mut noise = [0_u8; 192];
             world.rng.fill(&mut noise);
-            (
-                ids::callback_token(&mut world.rng),
-                ids::encoding_aes_key(&mut world.rng),
-                noise,
-            )
+            (ids::callback_token(&mut world.rng), ids::encoding_aes_key(&mut world.rng), noise)
         };
         let stranger = Sealer::new(&other_token, &other_key)?;
-        let outer = Outer {
-            to_user_name: upstream_corp_id,
-            agent_id: "1",
-        };
+        let outer = Outer { to_user_name: upstream_corp_id, agent_id: "1" };
         let message = "<xml><Event><![CDATA[forged]]></Event></xml>";
         Ok(match forgery {
             Forgery::Signature => {
@@ -242,9 +213,7 @@ impl Shared {
             let response = self.http.get(url).timeout(VERIFY_TIMEOUT).send().await?;
             Ok::<_, reqwest::Error>((response.status().as_u16(), response.bytes().await?))
         };
-        Ok(answered
-            .await
-            .is_ok_and(|(status, body)| status == 200 && body == echo.as_bytes()))
+        Ok(answered.await.is_ok_and(|(status, body)| status == 200 && body == echo.as_bytes()))
     }
 }
 
@@ -296,9 +265,7 @@ pub(super) async fn post_forged(
     while left > 0 {
         let piece = left.min(1_000);
         left -= piece;
-        let forged: Result<Vec<_>, _> = (0..piece)
-            .map(|_| shared.forge(upstream_corp_id, forgery))
-            .collect();
+        let forged: Result<Vec<_>, _> = (0..piece).map(|_| shared.forge(upstream_corp_id, forgery)).collect();
         for delivery in post_all(shared, forged?, FORGED_IN_FLIGHT_MAX).await {
             *statuses.entry(delivery.status.unwrap_or(0)).or_default() += 1;
         }
@@ -318,18 +285,12 @@ where
     let done = Arc::new(std::sync::Mutex::new(Vec::with_capacity(order.len())));
     let mut workers = JoinSet::new();
     for _ in 0..in_flight_max.clamp(1, order.len().max(1)) {
-        let (order, next, done, job) = (
-            Arc::clone(&order),
-            Arc::clone(&next),
-            Arc::clone(&done),
-            job.clone(),
-        );
+        let (order, next, done, job) =
+            (Arc::clone(&order), Arc::clone(&next), Arc::clone(&done), job.clone());
         workers.spawn(async move {
             while let Some(index) = order.get(next.fetch_add(1, Ordering::Relaxed)) {
                 let result = job(*index).await;
-                done.lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push((*index, result));
+                done.lock().unwrap_or_else(PoisonError::into_inner).push((*index, result));
             }
         });
     }

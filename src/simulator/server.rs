@@ -94,10 +94,7 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "simulator could not set TCP_NODELAY");
     }
-    let socket = Socket {
-        stream,
-        must_reset: Arc::clone(&must_reset),
-    };
+    let socket = Socket { stream, must_reset: Arc::clone(&must_reset) };
     let app = TowerToHyperService::new(router);
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
@@ -112,10 +109,8 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router) {
             Ok(response)
         }
     });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .serve_connection(TokioIo::new(socket), service)
-        .await;
+    let served =
+        http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(socket), service).await;
     if let Err(error) = served {
         tracing::debug!(%error, "simulator connection ended");
     }
@@ -131,9 +126,7 @@ fn router(shared: Arc<Shared>) -> Router {
                   body: Bytes| { call(state.0, api, peer.0, method, query.0, body) };
         router.route(api.path(), any(handler))
     });
-    apis.merge(control::routes())
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .with_state(shared)
+    apis.merge(control::routes()).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(shared)
 }
 
 /// One API call, faults included.
@@ -196,14 +189,9 @@ fn handle(
     let (response, is_answered) = match fault {
         None | Some(Fault::Latency(_) | Fault::Errcode(_)) => (json_response(body), true),
         Some(Fault::HttpStatus(status)) => (status_response(status), false),
-        Some(Fault::Garbage) => (
-            (
-                [(header::CONTENT_TYPE, "text/html")],
-                "<html>502 Bad Gateway</html>",
-            )
-                .into_response(),
-            false,
-        ),
+        Some(Fault::Garbage) => {
+            (([(header::CONTENT_TYPE, "text/html")], "<html>502 Bad Gateway</html>").into_response(), false)
+        }
         Some(Fault::Hang | Fault::Reset | Fault::ApplyThenDrop) => (reset_response(), false),
     };
     let call = Call {
@@ -232,9 +220,7 @@ fn json_response(body: Vec<u8>) -> Response {
 }
 
 fn status_response(status: u16) -> Response {
-    StatusCode::from_u16(status)
-        .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
-        .into_response()
+    StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR).into_response()
 }
 
 fn reset_response() -> Response {

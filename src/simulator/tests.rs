@@ -28,17 +28,11 @@ struct Bench {
 impl Bench {
     async fn start(options: Options) -> Self {
         let clock = Arc::new(ManualClock::new(Timestamp::from_secs(1_795_309_323)));
-        let sim = Simulator::start(options, Arc::clone(&clock) as Arc<dyn crate::clock::Clock>)
-            .await
-            .unwrap();
+        let sim =
+            Simulator::start(options, Arc::clone(&clock) as Arc<dyn crate::clock::Clock>).await.unwrap();
         let app = sim.invent_app();
         sim.add_app(app.clone());
-        Self {
-            sim,
-            clock,
-            app,
-            http: reqwest::Client::new(),
-        }
+        Self { sim, clock, app, http: reqwest::Client::new() }
     }
 
     async fn get(&self, api: Api, query: &str) -> Value {
@@ -52,12 +46,7 @@ impl Bench {
     }
 
     async fn post(&self, api: Api, token: &str, body: Value) -> Value {
-        self.try_post(api, token, &body)
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap()
+        self.try_post(api, token, &body).await.unwrap().json().await.unwrap()
     }
 
     /// The upstream token.
@@ -81,8 +70,7 @@ impl Bench {
 
     async fn mint_answer(&self, person: &Person) -> Value {
         let body = json!({ "unionid": person.unionid, "openid": person.openid });
-        self.post(Api::UnionidToPendingId, &self.token().await, body)
-            .await
+        self.post(Api::UnionidToPendingId, &self.token().await, body).await
     }
 
     async fn mint(&self, person: &Person) -> String {
@@ -92,20 +80,13 @@ impl Bench {
     }
 
     fn befriend(&self, dealer: &Dealer, person: &Person) -> String {
-        self.sim
-            .befriend(&self.app.corp_id, &dealer.corp_id, person, "zhangsan", None)
-            .external_userid
+        self.sim.befriend(&self.app.corp_id, &dealer.corp_id, person, "zhangsan", None).external_userid
     }
 
     /// Resolves with the dealer's token.
     async fn resolve(&self, dealer: &Dealer, ids: &[&str]) -> Value {
         let token = self.dealer_token(dealer).await;
-        self.post(
-            Api::ExternalUseridToPendingId,
-            &token,
-            json!({ "external_userid": ids }),
-        )
-        .await
+        self.post(Api::ExternalUseridToPendingId, &token, json!({ "external_userid": ids })).await
     }
 }
 

@@ -168,12 +168,7 @@ impl World {
 
     pub(super) fn add_app(&mut self, spec: AppSpec) {
         let id_stem = ids::stem(&mut self.rng);
-        let app = App {
-            secret: spec.secret,
-            callback: spec.callback,
-            dealers: Vec::new(),
-            id_stem,
-        };
+        let app = App { secret: spec.secret, callback: spec.callback, dealers: Vec::new(), id_stem };
         self.push_corp(Corp {
             id: spec.corp_id,
             agent_id: spec.agent_id,
@@ -191,10 +186,7 @@ impl World {
             id: corp_id.clone(),
             agent_id,
             name: name.to_owned(),
-            role: Role::Dealer {
-                upstream,
-                is_shared: true,
-            },
+            role: Role::Dealer { upstream, is_shared: true },
             error: None,
         });
         if let Role::Upstream(app) = &mut self.corps[upstream].role {
@@ -211,21 +203,14 @@ impl World {
     }
 
     pub(super) fn add_person(&mut self) -> Person {
-        let person = Person {
-            unionid: ids::person_id(&mut self.rng),
-            openid: ids::person_id(&mut self.rng),
-        };
+        let person = Person { unionid: ids::person_id(&mut self.rng), openid: ids::person_id(&mut self.rng) };
         self.insert_person(person.clone());
         person
     }
 
     pub(super) fn insert_person(&mut self, person: Person) {
-        self.person_by_unionid
-            .insert(person.unionid.clone(), self.people.len());
-        self.people.push(PersonState {
-            person,
-            reject_code: None,
-        });
+        self.person_by_unionid.insert(person.unionid.clone(), self.people.len());
+        self.people.push(PersonState { person, reject_code: None });
     }
 
     /// The upstream corp with this id.
@@ -260,10 +245,7 @@ impl World {
 
     /// Any corp, upstream or dealer.
     pub(super) fn any_corp(&self, corp_id: &str) -> Result<CorpIdx, SimulatorError> {
-        self.corp_by_id
-            .get(corp_id)
-            .copied()
-            .ok_or_else(|| SimulatorError::UnknownCorp(corp_id.to_owned()))
+        self.corp_by_id.get(corp_id).copied().ok_or_else(|| SimulatorError::UnknownCorp(corp_id.to_owned()))
     }
 
     pub(super) fn person(&self, unionid: &str) -> Result<PersonIdx, SimulatorError> {
@@ -283,9 +265,7 @@ impl World {
 
     /// What the ids that an upstream corp sees have in common.
     pub(super) fn id_stem(&self, upstream: CorpIdx) -> String {
-        self.app(upstream)
-            .map(|app| app.id_stem.clone())
-            .unwrap_or_default()
+        self.app(upstream).map(|app| app.id_stem.clone()).unwrap_or_default()
     }
 
     /// The upstream corp of a dealer; an upstream corp is its own.
@@ -329,14 +309,7 @@ impl World {
         let value = ids::access_token(&mut self.rng);
         let ttl_secs = self.options.token_ttl_secs;
         let expires_at = now.plus_ms(ttl_secs.saturating_mul(SECOND_MS));
-        self.tokens.insert(
-            value.clone(),
-            Token {
-                corp,
-                expires_at,
-                is_revoked: false,
-            },
-        );
+        self.tokens.insert(value.clone(), Token { corp, expires_at, is_revoked: false });
         self.current_token.insert(corp, value.clone());
         let corp_id = self.corps[corp].id.clone();
         *self.counters.tokens_issued.entry(corp_id).or_default() += 1;

@@ -20,11 +20,7 @@ trait Place {
     fn open_with(&self, settings: Settings) -> EmbeddedStore;
 
     fn open(&self) -> EmbeddedStore {
-        self.open_with(Settings {
-            cache_mb: 8,
-            free_mb_min: 1,
-            ..Settings::default()
-        })
+        self.open_with(Settings { cache_mb: 8, free_mb_min: 1, ..Settings::default() })
     }
 }
 
@@ -63,18 +59,11 @@ fn pending(n: u8) -> PendingId {
 }
 
 fn fan_key(n: u8) -> FanKey {
-    FanKey {
-        app: app(),
-        unionid: Unionid::new(format!("oFAN{n}")).unwrap(),
-    }
+    FanKey { app: app(), unionid: Unionid::new(format!("oFAN{n}")).unwrap() }
 }
 
 fn contact_key(person: u8, dealer: u8) -> ContactKey {
-    ContactKey {
-        app: app(),
-        corp_id: corp(dealer),
-        external_userid: customer(person),
-    }
+    ContactKey { app: app(), corp_id: corp(dealer), external_userid: customer(person) }
 }
 
 fn happening(person: u8, dealer: u8, member: u8, change: ContactChange, at_secs: i64) -> Happening {
@@ -106,11 +95,7 @@ fn added(person: u8, dealer: u8) -> Arrival {
 }
 
 fn new_fan(n: u8) -> NewFan {
-    NewFan {
-        key: fan_key(n),
-        openid: Openid::new(format!("oOPEN{n}")).unwrap(),
-        ask_existing: false,
-    }
+    NewFan { key: fan_key(n), openid: Openid::new(format!("oOPEN{n}")).unwrap(), ask_existing: false }
 }
 
 /// Leases one piece of work and settles it.
@@ -121,31 +106,13 @@ async fn work_off(store: &EmbeddedStore, now: Timestamp, verdict: Verdict) {
 
 async fn mint(store: &EmbeddedStore, fan: u8, pending_id: u8, now: Timestamp) {
     store.put_fans(vec![new_fan(fan)], now).await.unwrap();
-    let work = store
-        .lease_fans(&app(), FanStep::Mint, now, 1)
-        .await
-        .unwrap()
-        .pop()
-        .expect("there is a fan");
+    let work = store.lease_fans(&app(), FanStep::Mint, now, 1).await.unwrap().pop().expect("there is a fan");
     let minted = Minted::new(pending(pending_id), now);
-    store
-        .settle_fans(vec![(work, FanVerdict::Minted(minted))], now)
-        .await
-        .unwrap();
+    store.settle_fans(vec![(work, FanVerdict::Minted(minted))], now).await.unwrap();
 }
 
 async fn links_of(store: &EmbeddedStore, by: LinkBy) -> Vec<LinkData> {
-    store
-        .links(
-            &LinkQuery {
-                by,
-                corp_id: None,
-                app: None,
-            },
-            T0,
-        )
-        .await
-        .unwrap()
+    store.links(&LinkQuery { by, corp_id: None, app: None }, T0).await.unwrap()
 }
 
 async fn a_repeated_message_is_stored_once(place: &dyn Place) {
@@ -167,22 +134,8 @@ async fn leased_work_is_nobody_elses_until_the_process_ends(place: &dyn Place) {
     assert_eq!(store.lease(T0, 10).await.unwrap().len(), 1);
     assert_eq!(store.lease(T0, 10).await.unwrap().len(), 0);
     assert_eq!(store.next_due().await, Ok(None));
-    assert_eq!(
-        store
-            .events(EventState::Leased, EventId(0), 10)
-            .await
-            .unwrap()
-            .len(),
-        1
-    );
-    assert_eq!(
-        store
-            .events(EventState::Waiting, EventId(0), 10)
-            .await
-            .unwrap()
-            .len(),
-        0
-    );
+    assert_eq!(store.events(EventState::Leased, EventId(0), 10).await.unwrap().len(), 1);
+    assert_eq!(store.events(EventState::Waiting, EventId(0), 10).await.unwrap().len(), 0);
     let store = reopen(place, store).await;
     assert_eq!(store.lease(T0, 10).await.unwrap().len(), 1);
 }
@@ -223,20 +176,8 @@ async fn a_contact_meets_the_fan_in_either_order(place: &dyn Place) {
     assert_eq!(feed[0].id, feed[0].data.link_id);
     assert_ne!(feed[0].id, feed[1].id);
     assert_eq!(*store.feed_head().borrow(), 2);
-    assert_eq!(
-        store.feed(1, 10, T0.plus_ms(20_000)).await.unwrap()[0]
-            .data
-            .welcome_code,
-        None
-    );
-    let Counts {
-        links,
-        contacts,
-        inbox,
-        fans_minted,
-        feed_head,
-        ..
-    } = store.counts();
+    assert_eq!(store.feed(1, 10, T0.plus_ms(20_000)).await.unwrap()[0].data.welcome_code, None);
+    let Counts { links, contacts, inbox, fans_minted, feed_head, .. } = store.counts();
     assert_eq!((links, contacts, inbox, fans_minted, feed_head), (2, 2, 0, 2, 2));
 }
 
@@ -248,20 +189,10 @@ async fn one_person_at_two_dealers_is_two_links(place: &dyn Place) {
     }
     mint(&store, 7, 7, T0).await;
     let links = links_of(&store, LinkBy::Unionid(fan_key(7).unionid)).await;
-    assert_eq!(
-        links.iter().map(|l| &l.corp_id).collect::<Vec<_>>(),
-        [&corp(1), &corp(2)]
-    );
-    let by_dealer = LinkQuery {
-        by: LinkBy::PendingId(pending(7)),
-        corp_id: Some(corp(2)),
-        app: Some(app()),
-    };
+    assert_eq!(links.iter().map(|l| &l.corp_id).collect::<Vec<_>>(), [&corp(1), &corp(2)]);
+    let by_dealer = LinkQuery { by: LinkBy::PendingId(pending(7)), corp_id: Some(corp(2)), app: Some(app()) };
     assert_eq!(store.links(&by_dealer, T0).await.unwrap().len(), 1);
-    let elsewhere = LinkQuery {
-        app: Some(AppName::new("other").unwrap()),
-        ..by_dealer
-    };
+    let elsewhere = LinkQuery { app: Some(AppName::new("other").unwrap()), ..by_dealer };
     assert_eq!(store.links(&elsewhere, T0).await.unwrap().len(), 0);
 }
 
@@ -274,14 +205,7 @@ async fn work_settled_twice_counts_once(place: &dyn Place) {
     store.settle(vec![outcome.clone()], T0).await.unwrap();
     let store = reopen(place, store).await;
     store.settle(vec![outcome.clone(), outcome], T0).await.unwrap();
-    assert_eq!(
-        (
-            store.counts().links,
-            store.counts().inbox,
-            store.counts().feed_head
-        ),
-        (1, 0, 1)
-    );
+    assert_eq!((store.counts().links, store.counts().inbox, store.counts().feed_head), (1, 0, 1));
 }
 
 async fn a_customer_nobody_knows_yet_is_asked_about_on_schedule(place: &dyn Place) {
@@ -301,20 +225,12 @@ async fn a_customer_nobody_knows_yet_is_asked_about_on_schedule(place: &dyn Plac
     }
     assert_eq!((store.counts().waiting, store.next_due().await), (0, Ok(None)));
     // News about the customer starts over, and this time WeCom knows.
-    store
-        .append(arrival(happening(1, 1, 2, ContactChange::Added, 9)))
-        .await
-        .unwrap();
+    store.append(arrival(happening(1, 1, 2, ContactChange::Added, 9))).await.unwrap();
     work_off(&store, now, Verdict::Missed).await;
     assert_eq!(store.counts().waiting, 1);
     work_off(&store, now.plus_ms(MINUTE_MS), Verdict::Resolved(pending(1))).await;
     assert_eq!((store.counts().waiting, store.counts().links), (0, 1));
-    assert_eq!(
-        links_of(&store, LinkBy::ExternalUserid(customer(1))).await[0]
-            .followers
-            .len(),
-        2
-    );
+    assert_eq!(links_of(&store, LinkBy::ExternalUserid(customer(1))).await[0].followers.len(), 2);
 }
 
 async fn followers_of_a_link_come_and_go_on_the_feed(place: &dyn Place) {
@@ -328,68 +244,29 @@ async fn followers_of_a_link_come_and_go_on_the_feed(place: &dyn Place) {
         (1, ContactChange::DeletedByCustomer, 7),
         (1, ContactChange::Added, 3), // late news from before
     ] {
-        store
-            .append(arrival(happening(1, 1, member, change, at)))
-            .await
-            .unwrap();
+        store.append(arrival(happening(1, 1, member, change, at))).await.unwrap();
         work_off(&store, T0, Verdict::Applied).await;
     }
     let store = reopen(place, store).await;
-    let changes: Vec<_> = store
-        .feed(0, 10, T0)
-        .await
-        .unwrap()
-        .iter()
-        .map(|e| e.change)
-        .collect();
-    assert_eq!(
-        changes,
-        [
-            ChangeType::Created,
-            ChangeType::FollowerAdded,
-            ChangeType::FollowerRemoved
-        ]
-    );
+    let changes: Vec<_> = store.feed(0, 10, T0).await.unwrap().iter().map(|e| e.change).collect();
+    assert_eq!(changes, [ChangeType::Created, ChangeType::FollowerAdded, ChangeType::FollowerRemoved]);
     let links = links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await;
-    assert_eq!(
-        links[0]
-            .followers
-            .iter()
-            .map(|f| f.user_id.as_str())
-            .collect::<Vec<_>>(),
-        ["member2"]
-    );
+    assert_eq!(links[0].followers.iter().map(|f| f.user_id.as_str()).collect::<Vec<_>>(), ["member2"]);
 }
 
 async fn a_retry_comes_back_when_due_and_says_why(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
-    let problem = Problem {
-        errcode: Some(-1),
-        text: "busy".to_owned(),
-    };
+    let problem = Problem { errcode: Some(-1), text: "busy".to_owned() };
     let later = T0.plus_ms(HOUR_MS);
-    work_off(
-        &store,
-        T0,
-        Verdict::Retry {
-            due_at: later,
-            problem: problem.clone(),
-            spent: true,
-        },
-    )
-    .await;
+    work_off(&store, T0, Verdict::Retry { due_at: later, problem: problem.clone(), spent: true }).await;
     let store = reopen(place, store).await;
     assert_eq!(store.lease(T0, 1).await.unwrap().len(), 0);
     assert_eq!(store.next_due().await, Ok(Some(later)));
     let work = store.lease(later, 1).await.unwrap().pop().unwrap();
     let event = work.event.clone().unwrap();
     assert_eq!((event.attempts, event.problem.as_ref()), (1, Some(&problem)));
-    let unspent = Verdict::Retry {
-        due_at: later,
-        problem,
-        spent: false,
-    };
+    let unspent = Verdict::Retry { due_at: later, problem, spent: false };
     store.settle(vec![(work, unspent)], later).await.unwrap();
     let work = store.lease(later, 1).await.unwrap().pop().unwrap();
     assert_eq!(work.event.unwrap().attempts, 1);
@@ -399,23 +276,15 @@ async fn a_retry_comes_back_when_due_and_says_why(place: &dyn Place) {
 async fn a_dead_letter_is_kept_and_can_be_redriven(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
-    let problem = Problem {
-        errcode: Some(40_096),
-        text: "not a customer".to_owned(),
-    };
+    let problem = Problem { errcode: Some(40_096), text: "not a customer".to_owned() };
     work_off(&store, T0, Verdict::Dead(problem)).await;
     let store = reopen(place, store).await;
     assert_eq!((store.counts().dead, store.counts().inbox), (1, 0));
     let rows = store.events(EventState::Dead, EventId(0), 10).await.unwrap();
-    let EventRow::Dead { event, .. } = &rows[0] else {
-        panic!("{rows:?}")
-    };
+    let EventRow::Dead { event, .. } = &rows[0] else { panic!("{rows:?}") };
     assert_eq!(event.problem.as_ref().and_then(|p| p.errcode), Some(40_096));
     assert!(store.redrive(event.id, None, T0).await.unwrap());
-    assert!(
-        !store.redrive(event.id, None, T0).await.unwrap(),
-        "redriving is idempotent"
-    );
+    assert!(!store.redrive(event.id, None, T0).await.unwrap(), "redriving is idempotent");
     assert_eq!((store.counts().dead, store.counts().inbox), (0, 1));
     work_off(&store, T0, Verdict::Resolved(pending(1))).await;
 }
@@ -433,125 +302,54 @@ async fn a_quarantined_message_is_kept_whole_and_can_be_released(place: &dyn Pla
             message: message.clone(),
         },
     };
-    let Ok(Appended::New(id)) = store.append(quarantine.clone()).await else {
-        panic!("not stored")
-    };
+    let Ok(Appended::New(id)) = store.append(quarantine.clone()).await else { panic!("not stored") };
     assert_eq!(store.append(quarantine).await, Ok(Appended::Duplicate));
     let store = reopen(place, store).await;
     assert_eq!(store.quarantined_message(id).await.unwrap(), Some(message));
-    let rows = store
-        .events(EventState::Quarantined, EventId(0), 10)
-        .await
-        .unwrap();
-    let EventRow::Quarantined(row) = &rows[0] else {
-        panic!("{rows:?}")
-    };
+    let rows = store.events(EventState::Quarantined, EventId(0), 10).await.unwrap();
+    let EventRow::Quarantined(row) = &rows[0] else { panic!("{rows:?}") };
     assert_eq!((row.message_bytes, row.receive_id.as_str()), (60_000, "wwOTHER"));
-    assert!(
-        store
-            .redrive(id, Some(happening(1, 1, 1, ContactChange::Added, 0)), T0)
-            .await
-            .unwrap()
-    );
+    assert!(store.redrive(id, Some(happening(1, 1, 1, ContactChange::Added, 0)), T0).await.unwrap());
     assert_eq!(store.quarantined_message(id).await.unwrap(), None);
     assert_eq!((store.counts().quarantined, store.counts().inbox), (0, 1));
-    assert_eq!(
-        store.lease(T0, 1).await.unwrap()[0].event.as_ref().unwrap().id,
-        id
-    );
+    assert_eq!(store.lease(T0, 1).await.unwrap()[0].event.as_ref().unwrap().id, id);
 }
 
 async fn a_full_inbox_refuses_and_recovers(place: &dyn Place) {
-    let settings = Settings {
-        inbox_events_max: 2,
-        cache_mb: 8,
-        free_mb_min: 1,
-        ..Settings::default()
-    };
+    let settings = Settings { inbox_events_max: 2, cache_mb: 8, free_mb_min: 1, ..Settings::default() };
     let store = place.open_with(settings);
     store.append(added(1, 1)).await.unwrap();
     store.append(added(2, 1)).await.unwrap();
-    assert_eq!(
-        store.append(added(3, 1)).await,
-        Err(StoreError::InboxFull { limit: 2 })
-    );
+    assert_eq!(store.append(added(3, 1)).await, Err(StoreError::InboxFull { limit: 2 }));
     assert_eq!(
         store.append(added(1, 1)).await,
         Ok(Appended::Duplicate),
         "what is stored may be acknowledged"
     );
     work_off(&store, T0, Verdict::Missed).await;
-    assert!(
-        matches!(store.append(added(3, 1)).await, Ok(Appended::New(_))),
-        "a refusal left no trace"
-    );
+    assert!(matches!(store.append(added(3, 1)).await, Ok(Appended::New(_))), "a refusal left no trace");
 }
 
 async fn fans_are_registered_once_and_worked_on_step_by_step(place: &dyn Place) {
     let store = place.open();
-    let asking = NewFan {
-        ask_existing: true,
-        ..new_fan(1)
-    };
-    let twice = store
-        .put_fans(vec![asking.clone(), asking.clone()], T0)
-        .await
-        .unwrap();
+    let asking = NewFan { ask_existing: true, ..new_fan(1) };
+    let twice = store.put_fans(vec![asking.clone(), asking.clone()], T0).await.unwrap();
     assert_eq!(twice, [Registered::New, Registered::Known]);
     let store = reopen(place, store).await;
-    assert_eq!(
-        store.put_fans(vec![asking], T0).await.unwrap(),
-        [Registered::Known]
-    );
+    assert_eq!(store.put_fans(vec![asking], T0).await.unwrap(), [Registered::Known]);
     let work = store.lease_fans(&app(), FanStep::Mint, T0, 9).await.unwrap();
     assert_eq!(work.len(), 1);
-    assert_eq!(
-        store
-            .lease_fans(&app(), FanStep::Mint, T0, 9)
-            .await
-            .unwrap()
-            .len(),
-        0
-    );
-    assert_eq!(
-        store
-            .lease_fans(&app(), FanStep::AskExisting, T0, 9)
-            .await
-            .unwrap()
-            .len(),
-        0
-    );
-    let retry = FanVerdict::Retry {
-        due_at: T0.plus_ms(500),
-        spent: true,
-    };
-    store
-        .settle_fans(vec![(work[0].clone(), retry)], T0)
-        .await
-        .unwrap();
-    assert_eq!(
-        store.next_fan_due(&app(), FanStep::Mint).await,
-        Ok(Some(T0.plus_ms(500)))
-    );
+    assert_eq!(store.lease_fans(&app(), FanStep::Mint, T0, 9).await.unwrap().len(), 0);
+    assert_eq!(store.lease_fans(&app(), FanStep::AskExisting, T0, 9).await.unwrap().len(), 0);
+    let retry = FanVerdict::Retry { due_at: T0.plus_ms(500), spent: true };
+    store.settle_fans(vec![(work[0].clone(), retry)], T0).await.unwrap();
+    assert_eq!(store.next_fan_due(&app(), FanStep::Mint).await, Ok(Some(T0.plus_ms(500))));
     let later = T0.plus_ms(500);
-    let work = store
-        .lease_fans(&app(), FanStep::Mint, later, 9)
-        .await
-        .unwrap()
-        .pop()
-        .unwrap();
+    let work = store.lease_fans(&app(), FanStep::Mint, later, 9).await.unwrap().pop().unwrap();
     assert_eq!(work.fan.attempts, 1);
     let minted = FanVerdict::Minted(Minted::new(pending(1), later));
-    store
-        .settle_fans(vec![(work.clone(), minted.clone()), (work, minted)], later)
-        .await
-        .unwrap();
-    let work = store
-        .lease_fans(&app(), FanStep::AskExisting, later, 9)
-        .await
-        .unwrap()
-        .pop()
-        .unwrap();
+    store.settle_fans(vec![(work.clone(), minted.clone()), (work, minted)], later).await.unwrap();
+    let work = store.lease_fans(&app(), FanStep::AskExisting, later, 9).await.unwrap().pop().unwrap();
     let found = FanVerdict::Existing(vec![(corp(1), customer(1)), (corp(2), customer(2))]);
     store.settle_fans(vec![(work, found)], later).await.unwrap();
 
@@ -564,84 +362,37 @@ async fn fans_are_registered_once_and_worked_on_step_by_step(place: &dyn Place) 
         links.iter().map(|l| l.source).collect::<Vec<_>>(),
         [crate::domain::link::Source::Existing; 2]
     );
-    assert_eq!(
-        (
-            store.counts().fans,
-            store.counts().fans_queued,
-            store.counts().fans_minted
-        ),
-        (1, 0, 1)
-    );
+    assert_eq!((store.counts().fans, store.counts().fans_queued, store.counts().fans_minted), (1, 0, 1));
 }
 
 async fn a_rejected_fan_gets_another_chance_with_another_openid(place: &dyn Place) {
     let store = place.open();
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
-    let work = store
-        .lease_fans(&app(), FanStep::Mint, T0, 1)
-        .await
-        .unwrap()
-        .pop()
-        .unwrap();
-    store
-        .settle_fans(vec![(work, FanVerdict::Rejected { errcode: 610_018 })], T0)
-        .await
-        .unwrap();
+    let work = store.lease_fans(&app(), FanStep::Mint, T0, 1).await.unwrap().pop().unwrap();
+    store.settle_fans(vec![(work, FanVerdict::Rejected { errcode: 610_018 })], T0).await.unwrap();
     assert_eq!((store.counts().fans_rejected, store.counts().fans_queued), (1, 0));
     let fan = store.fans(&fan_key(1).unionid).await.unwrap().pop().unwrap().1;
-    assert_eq!(
-        fan.mint,
-        Mint::Rejected {
-            errcode: 610_018,
-            at: T0
-        }
-    );
-    let other = NewFan {
-        openid: Openid::new("oANOTHER").unwrap(),
-        ..new_fan(1)
-    };
-    assert_eq!(
-        store.put_fans(vec![other], T0).await.unwrap(),
-        [Registered::Replaced]
-    );
+    assert_eq!(fan.mint, Mint::Rejected { errcode: 610_018, at: T0 });
+    let other = NewFan { openid: Openid::new("oANOTHER").unwrap(), ..new_fan(1) };
+    assert_eq!(store.put_fans(vec![other], T0).await.unwrap(), [Registered::Replaced]);
     assert_eq!((store.counts().fans_rejected, store.counts().fans_queued), (0, 1));
-    assert_eq!(
-        store
-            .lease_fans(&app(), FanStep::Mint, T0, 1)
-            .await
-            .unwrap()
-            .len(),
-        1
-    );
+    assert_eq!(store.lease_fans(&app(), FanStep::Mint, T0, 1).await.unwrap().len(), 1);
 }
 
 async fn reserved_calls_are_remembered_through_a_restart(place: &dyn Place) {
     let store = place.open();
-    let limits = Limits {
-        per_hour: 10,
-        per_day: 100,
-        per_month: 1_000,
-    };
+    let limits = Limits { per_hour: 10, per_day: 100, per_month: 1_000 };
     let reserve =
         async |store: &EmbeddedStore, want| store.reserve(&corp(1), "mint", limits, want, T0).await.unwrap();
-    assert!(matches!(
-        reserve(&store, 7).await,
-        Grant::Permits { count: 7, .. }
-    ));
+    assert!(matches!(reserve(&store, 7).await, Grant::Permits { count: 7, .. }));
     let store = reopen(place, store).await;
-    assert!(matches!(
-        reserve(&store, 7).await,
-        Grant::Permits { count: 3, .. }
-    ));
+    assert!(matches!(reserve(&store, 7).await, Grant::Permits { count: 3, .. }));
     assert!(matches!(reserve(&store, 1).await, Grant::Exhausted { .. }));
     assert!(matches!(
         store.reserve(&corp(1), "existing", limits, 7, T0).await.unwrap(),
         Grant::Permits { count: 7, .. }
     ));
-    store
-        .block(&corp(1), "existing", T0.plus_ms(HOUR_MS))
-        .await
-        .unwrap();
+    store.block(&corp(1), "existing", T0.plus_ms(HOUR_MS)).await.unwrap();
     assert_eq!(
         store.quota_used(&corp(1), "existing", T0).await.unwrap(),
         ([7, 7, 7], Some(T0.plus_ms(HOUR_MS)))
@@ -657,24 +408,12 @@ async fn what_was_learnt_about_a_dealer_survives_a_new_list(place: &dyn Place) {
         listed_at: T0,
         token: None,
     };
-    store
-        .put_dealers(&app(), vec![dealer(1, "first"), dealer(2, "second")])
-        .await
-        .unwrap();
-    store
-        .remember_token(&app(), &corp(1), TokenOwner::Upstream)
-        .await
-        .unwrap();
-    store
-        .put_dealers(&app(), vec![dealer(1, "renamed")])
-        .await
-        .unwrap();
+    store.put_dealers(&app(), vec![dealer(1, "first"), dealer(2, "second")]).await.unwrap();
+    store.remember_token(&app(), &corp(1), TokenOwner::Upstream).await.unwrap();
+    store.put_dealers(&app(), vec![dealer(1, "renamed")]).await.unwrap();
     let store = reopen(place, store).await;
     let known = store.dealer(&app(), &corp(1)).await.unwrap().unwrap();
-    assert_eq!(
-        (known.name.as_str(), known.token),
-        ("renamed", Some(TokenOwner::Upstream))
-    );
+    assert_eq!((known.name.as_str(), known.token), ("renamed", Some(TokenOwner::Upstream)));
     assert_eq!(store.dealers(&app()).await.unwrap().len(), 2);
     assert_eq!(store.dealer(&app(), &corp(3)).await.unwrap(), None);
 }
@@ -750,10 +489,7 @@ contract!(
 
 #[test]
 fn one_folder_serves_one_store() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = folder.open();
     let second = EmbeddedStore::open(&folder.path().join("data"), Settings::default());
@@ -764,20 +500,13 @@ fn one_folder_serves_one_store() {
 #[test]
 fn a_snapshot_left_by_a_killed_start_does_not_stop_the_next() {
     let folder = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let store = folder.open();
         store.append(added(1, 1)).await.unwrap();
         store.close().await;
         drop(store);
-        std::fs::write(
-            folder.path().join("data/sled/snap.0000000000000001.generating"),
-            b"half",
-        )
-        .unwrap();
+        std::fs::write(folder.path().join("data/sled/snap.0000000000000001.generating"), b"half").unwrap();
         assert_eq!(folder.open().counts().inbox, 1);
     });
 }
@@ -785,19 +514,11 @@ fn a_snapshot_left_by_a_killed_start_does_not_stop_the_next() {
 #[test]
 fn less_free_space_than_wanted_refuses_before_the_engine_is_asked() {
     let folder = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let settings = Settings {
-            free_mb_min: u64::MAX >> 21,
-            ..Settings::default()
-        };
+        let settings = Settings { free_mb_min: u64::MAX >> 21, ..Settings::default() };
         let store = folder.open_with(settings);
-        let refusal = StoreError::NoSpace {
-            min_mb: u64::MAX >> 21,
-        };
+        let refusal = StoreError::NoSpace { min_mb: u64::MAX >> 21 };
         assert_eq!(store.append(added(1, 1)).await, Err(refusal.clone()));
         assert_eq!(store.ready(), Err(refusal));
     });
@@ -840,16 +561,10 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
                 }
             }
             Input::Event(person, dealer, member, change, at) => {
-                store
-                    .append(arrival(happening(*person, *dealer, *member, *change, *at)))
-                    .await
-                    .unwrap();
+                store.append(arrival(happening(*person, *dealer, *member, *change, *at))).await.unwrap();
                 for work in store.lease(T0, 9).await.unwrap() {
-                    let verdict = if change.is_add() {
-                        Verdict::Resolved(pending(*person))
-                    } else {
-                        Verdict::Applied
-                    };
+                    let verdict =
+                        if change.is_add() { Verdict::Resolved(pending(*person)) } else { Verdict::Applied };
                     store.settle(vec![(work, verdict)], T0).await.unwrap();
                 }
             }
@@ -864,19 +579,13 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
                 corp_id: link.corp_id.clone(),
                 external_userid: link.external_userid.clone(),
             };
-            assert_eq!(
-                key,
-                contact_key(person, if link.corp_id == corp(0) { 0 } else { 1 })
-            );
+            assert_eq!(key, contact_key(person, u8::from(link.corp_id != corp(0))));
             let followers = link.followers.iter().map(|f| format!("{f:?}")).collect();
             links.insert(key, (link.unionid.clone(), followers));
         }
     }
     let feed = store.feed(0, 1_000, T0).await.unwrap();
-    assert!(
-        feed.iter().zip(1..).all(|(entry, seq)| entry.seq == seq),
-        "the feed has a gap"
-    );
+    assert!(feed.iter().zip(1..).all(|(entry, seq)| entry.seq == seq), "the feed has a gap");
     let created = feed.iter().filter(|e| e.change == ChangeType::Created).count();
     assert_eq!(created, links.len(), "each link is announced once");
     assert_eq!(store.counts().links, links.len() as u64);

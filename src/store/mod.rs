@@ -84,11 +84,8 @@ impl MessageDigest {
     #[must_use]
     pub fn of(app: &AppName, message: &[u8]) -> Self {
         use sha2::{Digest, Sha256};
-        let digest = Sha256::new()
-            .chain_update(app.as_str())
-            .chain_update([0])
-            .chain_update(message)
-            .finalize();
+        let digest =
+            Sha256::new().chain_update(app.as_str()).chain_update([0]).chain_update(message).finalize();
         let mut short = [0; 16];
         short.copy_from_slice(&digest[..16]);
         Self(short)
@@ -524,6 +521,9 @@ pub trait Store: Send + Sync + 'static {
     async fn oldest_event(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Whether an event could be made durable now.
+    ///
+    /// # Errors
+    /// Why it could not.
     fn ready(&self) -> Result<(), StoreError>;
 
     /// Resolves when the store has failed for good, with the reason.

@@ -34,13 +34,9 @@ pub enum LogError {
 /// # Errors
 /// [`LogError`] says what is wrong with the filter.
 pub fn start(filter: &str, format: Format) -> Result<(), LogError> {
-    let parsed = EnvFilter::try_new(filter).map_err(|source| LogError::Filter {
-        filter: filter.to_owned(),
-        source,
-    })?;
-    let lines = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
-        .with_writer(std::io::stderr);
+    let parsed = EnvFilter::try_new(filter)
+        .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
+    let lines = tracing_subscriber::fmt().with_env_filter(parsed).with_writer(std::io::stderr);
     let started = match format {
         Format::Text => lines.with_target(false).try_init(),
         Format::Json => lines.json().flatten_event(true).try_init(),

@@ -92,9 +92,8 @@ struct State {
     state: &'static str,
 }
 
-const SECONDS: [f64; 14] = [
-    0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0,
-];
+const SECONDS: [f64; 14] =
+    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
 /// The metrics and their registry.
 pub struct Metrics {
@@ -136,14 +135,10 @@ impl Default for Metrics {
         };
         // Counters exist from the start: a rate over one that appears with its first event misses it.
         for outcome in DoorOutcome::ALL {
-            drop(metrics.door.get_or_create(&Outcome {
-                outcome: outcome.as_str(),
-            }));
+            drop(metrics.door.get_or_create(&Outcome { outcome: outcome.as_str() }));
         }
         for refusal in Refusal::ALL {
-            drop(metrics.refusals.get_or_create(&Reason {
-                reason: refusal.as_str(),
-            }));
+            drop(metrics.refusals.get_or_create(&Reason { reason: refusal.as_str() }));
         }
         metrics.registered()
     }
@@ -152,41 +147,17 @@ impl Default for Metrics {
 impl Metrics {
     fn registered(mut self) -> Self {
         let r = &mut self.registry;
-        r.register(
-            "callbacks",
-            "Requests to the callback door by outcome",
-            self.door.clone(),
-        );
-        r.register(
-            "callback_refusals",
-            "Refused callbacks by reason",
-            self.refusals.clone(),
-        );
-        r.register(
-            "events",
-            "Understood events by type, duplicates included",
-            self.events.clone(),
-        );
+        r.register("callbacks", "Requests to the callback door by outcome", self.door.clone());
+        r.register("callback_refusals", "Refused callbacks by reason", self.refusals.clone());
+        r.register("events", "Understood events by type, duplicates included", self.events.clone());
         r.register(
             "callback_seconds",
             "From a callback's last byte to its answer, in seconds",
             self.door_seconds.clone(),
         );
-        r.register(
-            "wecom_calls",
-            "Calls to WeCom by API and outcome",
-            self.calls.clone(),
-        );
-        r.register(
-            "wecom_call_seconds",
-            "Duration of calls to WeCom, in seconds",
-            self.call_seconds.clone(),
-        );
-        r.register(
-            "resolved_ids",
-            "External userids asked about",
-            self.resolved_ids.clone(),
-        );
+        r.register("wecom_calls", "Calls to WeCom by API and outcome", self.calls.clone());
+        r.register("wecom_call_seconds", "Duration of calls to WeCom, in seconds", self.call_seconds.clone());
+        r.register("resolved_ids", "External userids asked about", self.resolved_ids.clone());
         r.register(
             "connections_refused",
             "Connections closed because too many were open",
@@ -196,45 +167,25 @@ impl Metrics {
         r.register("fans", "Fans by state", self.fans.clone());
         r.register("inbox_events", "Events in the inbox by state", self.inbox.clone());
         r.register("links", "Links", self.links.clone());
-        r.register(
-            "feed_head",
-            "Number of the newest feed entry",
-            self.feed_head.clone(),
-        );
-        r.register(
-            "paused",
-            "Apps and dealers whose calls are paused",
-            self.paused.clone(),
-        );
+        r.register("feed_head", "Number of the newest feed entry", self.feed_head.clone());
+        r.register("paused", "Apps and dealers whose calls are paused", self.paused.clone());
         self
     }
 
     /// A request to the callback door was answered.
     pub fn door(&self, outcome: DoorOutcome, took: Duration) {
-        self.door
-            .get_or_create(&Outcome {
-                outcome: outcome.as_str(),
-            })
-            .inc();
+        self.door.get_or_create(&Outcome { outcome: outcome.as_str() }).inc();
         self.door_seconds.observe(took.as_secs_f64());
     }
 
     /// A callback was refused.
     pub fn refused(&self, refusal: Refusal) {
-        self.refusals
-            .get_or_create(&Reason {
-                reason: refusal.as_str(),
-            })
-            .inc();
+        self.refusals.get_or_create(&Reason { reason: refusal.as_str() }).inc();
     }
 
     /// An event was understood.
     pub fn event(&self, kind: Kind) {
-        self.events
-            .get_or_create(&EventType {
-                r#type: kind.as_str(),
-            })
-            .inc();
+        self.events.get_or_create(&EventType { r#type: kind.as_str() }).inc();
     }
 
     /// A connection was closed because too many were open.
@@ -258,46 +209,23 @@ impl Metrics {
             Err(Class::Configuration) => "configuration",
             Err(Class::Unknown) => "unknown",
         };
-        self.calls
-            .get_or_create(&Call {
-                api: api.as_str(),
-                outcome,
-            })
-            .inc();
+        self.calls.get_or_create(&Call { api: api.as_str(), outcome }).inc();
         self.call_seconds.observe(took.as_secs_f64());
     }
 
     /// How many calls of `api` ended, whatever their outcome.
     #[must_use]
     pub fn calls_of(&self, api: Api) -> u64 {
-        const OUTCOMES: [&str; 7] = [
-            "ok",
-            "transient",
-            "token",
-            "rate",
-            "item",
-            "configuration",
-            "unknown",
-        ];
-        let count = |outcome| {
-            self.calls
-                .get(&Call {
-                    api: api.as_str(),
-                    outcome,
-                })
-                .map_or(0, |calls| calls.get())
-        };
+        const OUTCOMES: [&str; 7] = ["ok", "transient", "token", "rate", "item", "configuration", "unknown"];
+        let count =
+            |outcome| self.calls.get(&Call { api: api.as_str(), outcome }).map_or(0, |calls| calls.get());
         OUTCOMES.into_iter().map(count).sum()
     }
 
     /// How many requests to the callback door had this outcome.
     #[must_use]
     pub fn door_count(&self, outcome: DoorOutcome) -> u64 {
-        self.door
-            .get_or_create(&Outcome {
-                outcome: outcome.as_str(),
-            })
-            .get()
+        self.door.get_or_create(&Outcome { outcome: outcome.as_str() }).get()
     }
 
     /// How many ids WeCom was asked about.
@@ -310,9 +238,7 @@ impl Metrics {
     #[must_use]
     pub fn scrape(&self, counts: &Counts, paused: usize) -> String {
         let set = |family: &Family<State, Gauge>, state, value: u64| {
-            family
-                .get_or_create(&State { state })
-                .set(i64::try_from(value).unwrap_or(i64::MAX));
+            family.get_or_create(&State { state }).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         set(&self.inbox, "waiting", counts.inbox);
         set(&self.inbox, "dead", counts.dead);
@@ -324,8 +250,7 @@ impl Metrics {
         set(&self.fans, "minted", counts.fans_minted);
         set(&self.fans, "rejected", counts.fans_rejected);
         self.links.set(i64::try_from(counts.links).unwrap_or(i64::MAX));
-        self.feed_head
-            .set(i64::try_from(counts.feed_head).unwrap_or(i64::MAX));
+        self.feed_head.set(i64::try_from(counts.feed_head).unwrap_or(i64::MAX));
         self.paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
         let mut out = String::new();
         // Writing to a String does not fail.

@@ -103,11 +103,7 @@ impl Client {
 
     fn app(&self, app: &AppName, api: Api) -> Result<&AppCredentials, CallError> {
         // Work for an app that was since removed from the configuration waits until it is back.
-        self.apps.get(app).ok_or(CallError::Refused {
-            api,
-            errcode: 40_056,
-            from_ip: None,
-        })
+        self.apps.get(app).ok_or(CallError::Refused { api, errcode: 40_056, from_ip: None })
     }
 
     /// One call: permit, HTTP, verdict. `query` holds secrets.
@@ -120,10 +116,7 @@ impl Client {
     ) -> Result<Value, CallError> {
         self.limiter.permit(corp, api).await?;
         let started = std::time::Instant::now();
-        let answer = self
-            .exchange(api, query, body)
-            .await
-            .and_then(|answer| verdict(api, answer));
+        let answer = self.exchange(api, query, body).await.and_then(|answer| verdict(api, answer));
         self.metrics.wecom_call(api, &answer, started.elapsed());
         if let Err(error) = &answer {
             tracing::debug!(api = api.as_str(), %error, "call failed");
@@ -140,10 +133,7 @@ impl Client {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Value, CallError> {
-        let broken = |error: reqwest::Error| CallError::Transport {
-            api,
-            cause: cause(&error),
-        };
+        let broken = |error: reqwest::Error| CallError::Transport { api, cause: cause(&error) };
         let url = self.url(api, query);
         let request = match body {
             Some(body) => self.http.post(url).json(body),
@@ -158,16 +148,10 @@ impl Client {
         while let Some(chunk) = response.chunk().await.map_err(broken)? {
             bytes.extend_from_slice(&chunk);
             if bytes.len() > ANSWER_BYTES_MAX {
-                return Err(CallError::Transport {
-                    api,
-                    cause: Transport::Body,
-                });
+                return Err(CallError::Transport { api, cause: Transport::Body });
             }
         }
-        serde_json::from_slice(&bytes).map_err(|_| CallError::Transport {
-            api,
-            cause: Transport::Body,
-        })
+        serde_json::from_slice(&bytes).map_err(|_| CallError::Transport { api, cause: Transport::Body })
     }
 
     fn url(&self, api: Api, query: &[(&str, &str)]) -> String {
@@ -192,9 +176,7 @@ impl Client {
                         ("corpid", credentials.corp_id.as_str()),
                         ("corpsecret", credentials.secret.expose_secret()),
                     ];
-                    let answer = self
-                        .call(&credentials.corp_id, Api::GetToken, &query, None)
-                        .await?;
+                    let answer = self.call(&credentials.corp_id, Api::GetToken, &query, None).await?;
                     self.parse_token(Api::GetToken, answer)
                 };
                 self.tokens.get(&token_key(app, of), now, fetch).await
@@ -222,11 +204,7 @@ impl Client {
             expires_in: i64,
         }
         let answer: Answer = parse(api, answer)?;
-        Ok(Token::new(
-            answer.access_token,
-            answer.expires_in,
-            self.clock.now(),
-        ))
+        Ok(Token::new(answer.access_token, answer.expires_in, self.clock.now()))
     }
 
     /// A call with a token, repeated once with a fresh one if WeCom refuses it.
@@ -234,25 +212,13 @@ impl Client {
         let corp = &self.app(app, api)?.corp_id;
         let token = self.token(app, of, api).await?;
         let query = |token: &Token| token.value.clone();
-        let first = self
-            .call(
-                corp,
-                api,
-                &[("access_token", query(&token).expose_secret())],
-                Some(body),
-            )
-            .await;
+        let first =
+            self.call(corp, api, &[("access_token", query(&token).expose_secret())], Some(body)).await;
         match first {
             Err(error) if error.class() == Class::Token => {
                 self.tokens.refuse(&token_key(app, of), &token).await;
                 let token = self.token(app, of, api).await?;
-                self.call(
-                    corp,
-                    api,
-                    &[("access_token", query(&token).expose_secret())],
-                    Some(body),
-                )
-                .await
+                self.call(corp, api, &[("access_token", query(&token).expose_secret())], Some(body)).await
             }
             answer => answer,
         }
@@ -284,21 +250,14 @@ fn verdict(api: Api, answer: Value) -> Result<Value, CallError> {
         Some(Value::Number(number)) => number.as_i64().unwrap_or(i64::MAX),
         Some(Value::String(text)) => text.parse().unwrap_or(i64::MAX),
         _ => {
-            return Err(CallError::Transport {
-                api,
-                cause: Transport::Body,
-            });
+            return Err(CallError::Transport { api, cause: Transport::Body });
         }
     };
     if errcode == 0 {
         return Ok(answer);
     }
     let from_ip = answer.get("errmsg").and_then(Value::as_str).and_then(seen_ip);
-    Err(CallError::Refused {
-        api,
-        errcode,
-        from_ip,
-    })
+    Err(CallError::Refused { api, errcode, from_ip })
 }
 
 /// Our address in `… from ip: 9.30.0.138, more info at …`.
@@ -309,18 +268,13 @@ fn seen_ip(errmsg: &str) -> Option<String> {
 }
 
 fn parse<T: DeserializeOwned>(api: Api, answer: Value) -> Result<T, CallError> {
-    serde_json::from_value(answer).map_err(|_| CallError::Transport {
-        api,
-        cause: Transport::Body,
-    })
+    serde_json::from_value(answer).map_err(|_| CallError::Transport { api, cause: Transport::Body })
 }
 
 /// A number that may come as text.
 fn number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     match Value::deserialize(from)? {
-        Value::Number(number) => number
-            .as_i64()
-            .ok_or_else(|| serde::de::Error::custom("not an integer")),
+        Value::Number(number) => number.as_i64().ok_or_else(|| serde::de::Error::custom("not an integer")),
         Value::String(text) => text.parse().map_err(serde::de::Error::custom),
         _ => Err(serde::de::Error::custom("not a number")),
     }
@@ -364,9 +318,7 @@ impl Platform for Client {
                 agent_id: row.agentid,
                 name: row.corp_name.chars().take(128).collect(),
             }));
-            let ended = page
-                .ending
-                .is_some_and(|ending| ending == 1 || ending == "1" || ending == true);
+            let ended = page.ending.is_some_and(|ending| ending == 1 || ending == "1" || ending == true);
             if ended || page.next_cursor.is_empty() || page.next_cursor == cursor {
                 break;
             }
@@ -410,11 +362,7 @@ impl Platform for Client {
         let api = Api::UnionidToExternalUserid;
         let body = json!({"unionid": unionid.as_str(), "openid": openid.as_str()});
         let answer: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, &body).await?)?;
-        Ok(answer
-            .external_userid_info
-            .into_iter()
-            .map(|row| (row.corpid, row.external_userid))
-            .collect())
+        Ok(answer.external_userid_info.into_iter().map(|row| (row.corpid, row.external_userid)).collect())
     }
 
     async fn external_userid_to_pending_id(
@@ -446,12 +394,7 @@ impl Platform for Client {
             let pending_id = PendingId::new(row.pending_id?).ok()?;
             Some((ExternalUserid::new(row.external_userid).ok()?, pending_id))
         };
-        Ok(answer
-            .result
-            .unwrap_or_default()
-            .into_iter()
-            .filter_map(known)
-            .collect())
+        Ok(answer.result.unwrap_or_default().into_iter().filter_map(known).collect())
     }
 }
 
@@ -462,24 +405,12 @@ mod tests {
     #[test]
     fn success_is_decided_on_the_code_alone() {
         let api = Api::GetToken;
-        assert!(
-            verdict(
-                api,
-                json!({"errcode": 0, "errmsg": "Warning: wrong json format."})
-            )
-            .is_ok()
-        );
+        assert!(verdict(api, json!({"errcode": 0, "errmsg": "Warning: wrong json format."})).is_ok());
         assert!(verdict(api, json!({"suite_access_token": "x"})).is_ok());
         assert!(verdict(api, json!({"errcode": "0"})).is_ok());
-        assert_eq!(
-            verdict(api, json!({"errcode": 42_001})).unwrap_err().class(),
-            Class::Token
-        );
+        assert_eq!(verdict(api, json!({"errcode": 42_001})).unwrap_err().class(), Class::Token);
         assert_eq!(verdict(api, json!([])).unwrap_err().class(), Class::Transient);
-        assert_eq!(
-            verdict(api, json!({"errcode": null})).unwrap_err().class(),
-            Class::Transient
-        );
+        assert_eq!(verdict(api, json!({"errcode": null})).unwrap_err().class(), Class::Transient);
     }
 
     #[test]

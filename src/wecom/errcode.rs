@@ -88,7 +88,7 @@ pub const fn remedy(errcode: i64) -> &'static str {
         48_001 | 48_002 => {
             "the app may not call this API; grant it in 客户联系 and 上下游 under 可调用接口的应用"
         }
-        48_004 | 48_005 | 48_006 => "the permission was withdrawn; grant it again in the admin console",
+        48_004..=48_006 => "the permission was withdrawn; grant it again in the admin console",
         48_011 => "the corp's activity is too low for customer data; see the notice in the admin console",
         50_003 => "the app is disabled; enable it in the admin console",
         60_011 | 60_030 | 60_031 | 81_013 => {
@@ -131,9 +131,7 @@ mod tests {
             (Class::Item, &[40_096, 84_061, 40_058, 610_014, 40_073]),
             (
                 Class::Configuration,
-                &[
-                    40_001, 60_020, 48_002, 301_002, 670_001, 610_015, 845_003, 701_008, 48_011,
-                ],
+                &[40_001, 60_020, 48_002, 301_002, 670_001, 610_015, 845_003, 701_008, 48_011],
             ),
             (Class::Unknown, &[1, 99_999]),
         ] {

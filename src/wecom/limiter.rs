@@ -61,13 +61,7 @@ impl Limiter {
     /// A limiter with each corp's own limits; a corp not named has the documented ones.
     #[must_use]
     pub fn new(ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, limits: HashMap<CorpId, Limits>) -> Self {
-        Self {
-            ledger,
-            clock,
-            limits,
-            reserved: Mutex::default(),
-            minutes: Mutex::default(),
-        }
+        Self { ledger, clock, limits, reserved: Mutex::default(), minutes: Mutex::default() }
     }
 
     /// Takes one permit for `api`, charged to `corp`.
@@ -110,9 +104,7 @@ impl Limiter {
         let now = self.clock.now();
         let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
         let minute = minutes.entry((corp.clone(), api)).or_default();
-        minute
-            .take(now, BASE_PER_MINUTE)
-            .map_err(|retry_at| CallError::NoPermit { api, retry_at })
+        minute.take(now, BASE_PER_MINUTE).map_err(|retry_at| CallError::NoPermit { api, retry_at })
     }
 
     /// WeCom answered 45009: stops `api` for as long as the window that it most likely meant (document 90313).
@@ -127,10 +119,7 @@ impl Limiter {
         } else {
             tracing::warn!(%corp, api = api.as_str(), "call limit reached; calls stop for a minute");
             let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
-            minutes
-                .entry((corp.clone(), api))
-                .or_default()
-                .block(now.plus_ms(MINUTE_MS));
+            minutes.entry((corp.clone(), api)).or_default().block(now.plus_ms(MINUTE_MS));
         }
     }
 }

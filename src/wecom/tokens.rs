@@ -29,10 +29,7 @@ impl Token {
     pub(super) fn new(value: String, expires_in_secs: i64, now: Timestamp) -> Self {
         let life_ms = expires_in_secs.clamp(1, 86_400) * SECOND_MS;
         let refresh_at = now.plus_ms((life_ms - 300 * SECOND_MS).max(life_ms / 2));
-        Self {
-            value: Arc::new(value.into()),
-            refresh_at,
-        }
+        Self { value: Arc::new(value.into()), refresh_at }
     }
 }
 
@@ -138,10 +135,7 @@ mod tests {
         let now = Timestamp::from_secs(1_000);
         let failing = async || {
             fetched.fetch_add(1, Ordering::SeqCst);
-            Err(CallError::Transport {
-                api: Api::GetToken,
-                cause: Transport::Timeout,
-            })
+            Err(CallError::Transport { api: Api::GetToken, cause: Transport::Timeout })
         };
         for _ in 0..20 {
             assert!(tokens.get(&key(), now, failing).await.is_err());
@@ -158,13 +152,7 @@ mod tests {
         let fetch = |name: &'static str, at| async move || Ok(Token::new(name.to_owned(), 7_200, at));
         let get = async |at, name| tokens.get(&key(), at, fetch(name, at)).await.unwrap().value;
         assert_eq!(get(start, "first").await.expose_secret(), "first");
-        assert_eq!(
-            get(start.plus_ms(6_899_999), "second").await.expose_secret(),
-            "first"
-        );
-        assert_eq!(
-            get(start.plus_ms(6_900_000), "second").await.expose_secret(),
-            "second"
-        );
+        assert_eq!(get(start.plus_ms(6_899_999), "second").await.expose_secret(), "first");
+        assert_eq!(get(start.plus_ms(6_900_000), "second").await.expose_secret(), "second");
     }
 }

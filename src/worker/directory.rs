@@ -35,13 +35,7 @@ impl Directory {
     /// A directory kept in `store`.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, platform: Arc<dyn Platform>, clock: Arc<dyn Clock>) -> Self {
-        Self {
-            store,
-            platform,
-            clock,
-            asking: tokio::sync::Mutex::default(),
-            vain: Mutex::default(),
-        }
+        Self { store, platform, clock, asking: tokio::sync::Mutex::default(), vain: Mutex::default() }
     }
 
     /// The dealer, asked of WeCom if the store does not know it; `None` if WeCom does not list it either.
@@ -89,19 +83,13 @@ impl Directory {
         let listed_at = self.clock.now();
         let dealers: Vec<_> = listed
             .into_iter()
-            .map(
-                |ListedDealer {
-                     corp_id,
-                     agent_id,
-                     name,
-                 }| Dealer {
-                    corp_id,
-                    agent_id,
-                    name,
-                    listed_at,
-                    token: None,
-                },
-            )
+            .map(|ListedDealer { corp_id, agent_id, name }| Dealer {
+                corp_id,
+                agent_id,
+                name,
+                listed_at,
+                token: None,
+            })
             .collect();
         let count = dealers.len();
         self.store.put_dealers(app, dealers).await?;

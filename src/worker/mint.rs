@@ -61,10 +61,7 @@ impl Activation for Vec<Arc<Queue>> {
 
 impl Queue {
     fn scopes(&self) -> [Scope; 2] {
-        [
-            Scope::App(self.app.clone()),
-            Scope::Fans(self.app.clone(), self.step),
-        ]
+        [Scope::App(self.app.clone()), Scope::Fans(self.app.clone(), self.step)]
     }
 
     async fn activate(self: Arc<Self>) -> Duration {
@@ -73,23 +70,13 @@ impl Queue {
         if let Some(pause) = self.context.pauses.of(&[&app, &fans], now) {
             return until(now, pause.until);
         }
-        let room = self
-            .context
-            .calls_max
-            .saturating_sub(self.in_flight.load(Ordering::Relaxed));
+        let room = self.context.calls_max.saturating_sub(self.in_flight.load(Ordering::Relaxed));
         // After a failure one call finds out whether it is over, not all at once.
-        let failing = self
-            .context
-            .pauses
-            .all()
-            .iter()
-            .any(|(scope, pause)| pause.failures > 0 && *scope == fans);
+        let failing =
+            self.context.pauses.all().iter().any(|(scope, pause)| pause.failures > 0 && *scope == fans);
         let room = if failing { room.min(1) } else { room };
-        let leased = if room == 0 {
-            Ok(Vec::new())
-        } else {
-            store.lease_fans(&self.app, self.step, now, room).await
-        };
+        let leased =
+            if room == 0 { Ok(Vec::new()) } else { store.lease_fans(&self.app, self.step, now, room).await };
         let work = match leased {
             Ok(work) => work,
             Err(error) => {
@@ -117,12 +104,8 @@ impl Queue {
     }
 
     async fn work_off(&self, work: FanWork) {
-        let (platform, app, unionid, openid) = (
-            &self.context.platform,
-            &work.key.app,
-            &work.key.unionid,
-            &work.fan.openid,
-        );
+        let (platform, app, unionid, openid) =
+            (&self.context.platform, &work.key.app, &work.key.unionid, &work.fan.openid);
         let answer = match self.step {
             FanStep::Mint => {
                 // Taken before the call: a pending id is never older than we think.
@@ -130,18 +113,15 @@ impl Queue {
                 let pending_id = platform.unionid_to_pending_id(app, unionid, openid).await;
                 pending_id.map(|pending_id| FanVerdict::Minted(Minted::new(pending_id, minted_at)))
             }
-            FanStep::AskExisting => platform
-                .unionid_to_external_userid(app, unionid, openid)
-                .await
-                .map(FanVerdict::Existing),
+            FanStep::AskExisting => {
+                platform.unionid_to_external_userid(app, unionid, openid).await.map(FanVerdict::Existing)
+            }
         };
         let now = self.context.now();
         let verdict = match answer {
             Ok(verdict) => {
                 self.worked_at.store(now.as_millis(), Ordering::Relaxed);
-                self.scopes()
-                    .iter()
-                    .for_each(|scope| self.context.pauses.worked(scope));
+                self.scopes().iter().for_each(|scope| self.context.pauses.worked(scope));
                 verdict
             }
             Err(error) => self.failed(&work, &error, now),
@@ -160,24 +140,15 @@ impl Queue {
             (Class::Rate, CallError::NoPermit { retry_at, .. }) => {
                 pauses.hold(fans, problem, now, *retry_at);
                 // Same place in the queue.
-                FanVerdict::Retry {
-                    due_at: work.due_at,
-                    spent: false,
-                }
+                FanVerdict::Retry { due_at: work.due_at, spent: false }
             }
             (Class::Rate, _) => {
                 pauses.hold(fans, problem, now, now.plus_ms(MINUTE_MS));
-                FanVerdict::Retry {
-                    due_at: work.due_at,
-                    spent: false,
-                }
+                FanVerdict::Retry { due_at: work.due_at, spent: false }
             }
             (Class::Transient | Class::Token, _) => {
-                pauses.failed(fans, problem, Backoff::CALL, now);
-                FanVerdict::Retry {
-                    due_at: work.due_at,
-                    spent: false,
-                }
+                pauses.failed(&fans, problem, Backoff::CALL, now);
+                FanVerdict::Retry { due_at: work.due_at, spent: false }
             }
             (Class::Item, CallError::Refused { errcode, .. }) => self.rejected(*errcode, error),
             (Class::Configuration, CallError::Refused { errcode, api, .. }) => {
@@ -187,13 +158,10 @@ impl Queue {
                     return self.rejected(*errcode, error);
                 }
                 let whole_app = matches!(api, crate::wecom::Api::GetToken) || *errcode == 60_020;
-                let until = pauses.failed(if whole_app { app } else { fans }, problem, Backoff::PARKED, now);
+                let until =
+                    pauses.failed(if whole_app { &app } else { &fans }, problem, Backoff::PARKED, now);
                 // Behind the others: the next probe is made with another fan.
-                let due_at = if about_the_pair(*errcode) {
-                    until.plus_ms(1)
-                } else {
-                    work.due_at
-                };
+                let due_at = if about_the_pair(*errcode) { until.plus_ms(1) } else { work.due_at };
                 FanVerdict::Retry { due_at, spent: false }
             }
             (Class::Unknown | Class::Item | Class::Configuration, _) => {
@@ -202,10 +170,7 @@ impl Queue {
                     return self.rejected(errcode, error);
                 }
                 let wait_ms = Backoff::UNKNOWN_CODE.wait_ms(work.fan.attempts + 1, rand::random());
-                FanVerdict::Retry {
-                    due_at: now.plus_ms(wait_ms),
-                    spent: true,
-                }
+                FanVerdict::Retry { due_at: now.plus_ms(wait_ms), spent: true }
             }
         }
     }

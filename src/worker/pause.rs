@@ -48,7 +48,7 @@ impl Pauses {
     }
 
     /// Notes a failure. Returns until when the scope is paused.
-    pub fn failed(&self, scope: Scope, problem: Problem, backoff: Backoff, now: Timestamp) -> Timestamp {
+    pub fn failed(&self, scope: &Scope, problem: Problem, backoff: Backoff, now: Timestamp) -> Timestamp {
         let mut pauses = self.lock();
         let pause = pauses.entry(scope.clone()).or_insert_with(|| Pause {
             since: now,
@@ -63,12 +63,7 @@ impl Pauses {
         pause.failures += 1;
         pause.until = now.plus_ms(backoff.wait_ms(pause.failures, rand::random()));
         pause.problem = problem;
-        let Pause {
-            until,
-            failures,
-            problem,
-            ..
-        } = pause.clone();
+        let Pause { until, failures, problem, .. } = pause.clone();
         if failures == 1 {
             tracing::warn!(?scope, errcode = problem.errcode, problem = problem.text, %until, "paused");
         }
@@ -101,19 +96,14 @@ impl Pauses {
     #[must_use]
     pub fn of(&self, scopes: &[&Scope], now: Timestamp) -> Option<Pause> {
         let pauses = self.lock();
-        scopes
-            .iter()
-            .find_map(|scope| pauses.get(scope).filter(|pause| now < pause.until).cloned())
+        scopes.iter().find_map(|scope| pauses.get(scope).filter(|pause| now < pause.until).cloned())
     }
 
     /// All pauses, those waiting for their probe to succeed included.
     #[must_use]
     pub fn all(&self) -> Vec<(Scope, Pause)> {
-        let mut all: Vec<_> = self
-            .lock()
-            .iter()
-            .map(|(scope, pause)| (scope.clone(), pause.clone()))
-            .collect();
+        let mut all: Vec<_> =
+            self.lock().iter().map(|(scope, pause)| (scope.clone(), pause.clone())).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
     }
@@ -127,21 +117,15 @@ mod tests {
     fn a_pause_grows_with_each_failed_probe_and_ends_with_the_first_success() {
         let pauses = Pauses::default();
         let scope = Scope::App(AppName::new("brand").unwrap());
-        let problem = || Problem {
-            errcode: Some(60_020),
-            text: "not trusted".to_owned(),
-        };
+        let problem = || Problem { errcode: Some(60_020), text: "not trusted".to_owned() };
         let start = Timestamp::from_secs(1_000);
-        let first = pauses.failed(scope.clone(), problem(), Backoff::PARKED, start);
+        let first = pauses.failed(&scope, problem(), Backoff::PARKED, start);
         assert!(pauses.of(&[&scope], start).is_some() && pauses.of(&[&scope], first).is_none());
         // Twenty calls under way at once are one failure.
         for _ in 0..20 {
-            assert_eq!(
-                pauses.failed(scope.clone(), problem(), Backoff::PARKED, start),
-                first
-            );
+            assert_eq!(pauses.failed(&scope, problem(), Backoff::PARKED, start), first);
         }
-        let second = pauses.failed(scope.clone(), problem(), Backoff::PARKED, first);
+        let second = pauses.failed(&scope, problem(), Backoff::PARKED, first);
         assert!(second.millis_since(first) >= 10_000);
         assert_eq!(pauses.all()[0].1.failures, 2);
         pauses.worked(&scope);

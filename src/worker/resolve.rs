@@ -52,11 +52,7 @@ struct Resolver {
 /// Runs until `stop`; calls under way go on, tracked by the context.
 pub async fn run(context: Context, stop: CancellationToken) {
     let in_flight = Arc::new(tokio::sync::Semaphore::new(context.calls_max));
-    let resolver = Arc::new(Resolver {
-        context,
-        lanes: Mutex::default(),
-        in_flight,
-    });
+    let resolver = Arc::new(Resolver { context, lanes: Mutex::default(), in_flight });
     let wake = resolver.context.wake.clone();
     super::run(&wake.inbox, stop, resolver).await;
 }
@@ -64,15 +60,10 @@ pub async fn run(context: Context, stop: CancellationToken) {
 /// What a failed call means, in words an operator can act upon.
 pub(super) fn problem_of(error: &CallError) -> Problem {
     let text = match error {
-        CallError::Refused {
-            from_ip: Some(ip), ..
-        } => format!("{error} (WeCom saw us come from {ip})"),
+        CallError::Refused { from_ip: Some(ip), .. } => format!("{error} (WeCom saw us come from {ip})"),
         _ => error.to_string(),
     };
-    Problem {
-        errcode: error.errcode(),
-        text,
-    }
+    Problem { errcode: error.errcode(), text }
 }
 
 impl Activation for Arc<Resolver> {
@@ -118,14 +109,8 @@ impl Resolver {
     }
 
     async fn destination(&self, work: &Work, now: Timestamp) -> Result<LaneKey, Verdict> {
-        let leaves = work
-            .event
-            .as_ref()
-            .is_some_and(|event| !event.happening.contact.change.is_add());
-        let known = work
-            .known
-            .as_ref()
-            .is_some_and(|c| c.pending_id.is_some() || c.link.is_some());
+        let leaves = work.event.as_ref().is_some_and(|event| !event.happening.contact.change.is_add());
+        let known = work.known.as_ref().is_some_and(|c| c.pending_id.is_some() || c.link.is_some());
         if leaves || known {
             return Err(Verdict::Applied);
         }
@@ -147,15 +132,8 @@ impl Resolver {
                 Ok(Some(dealer)) if dealer.token == Some(TokenOwner::Upstream)
             ),
         };
-        let owner = if upstream {
-            rules.corp_id.clone()
-        } else {
-            corp_id.clone()
-        };
-        Ok(LaneKey {
-            app: app.clone(),
-            owner,
-        })
+        let owner = if upstream { rules.corp_id.clone() } else { corp_id.clone() };
+        Ok(LaneKey { app: app.clone(), owner })
     }
 
     /// Starts a call in each lane that has work and none in flight, as far as there is room.
@@ -237,11 +215,7 @@ impl Resolver {
 }
 
 fn later(due_at: Timestamp, problem: Problem) -> Verdict {
-    Verdict::Retry {
-        due_at,
-        problem,
-        spent: false,
-    }
+    Verdict::Retry { due_at, problem, spent: false }
 }
 
 /// Work for up to 100 different customers; several pieces about one customer travel together.
@@ -260,17 +234,12 @@ fn take_batch(waiting: &mut VecDeque<Work>) -> Vec<Work> {
 
 /// Splits a batch by customer; `Err` with the same batch if it is all about one.
 fn halves(mut batch: Vec<Work>) -> Result<(Vec<Work>, Vec<Work>), Vec<Work>> {
-    let mut customers: Vec<_> = batch
-        .iter()
-        .map(|work| work.contact.external_userid.clone())
-        .collect();
+    let mut customers: Vec<_> = batch.iter().map(|work| work.contact.external_userid.clone()).collect();
     customers.sort();
     customers.dedup();
     match bisect(customers) {
         Some((head, _)) => {
-            let tail = batch
-                .extract_if(.., |work| !head.contains(&work.contact.external_userid))
-                .collect();
+            let tail = batch.extract_if(.., |work| !head.contains(&work.contact.external_userid)).collect();
             Ok((batch, tail))
         }
         None => Err(batch),
@@ -291,17 +260,12 @@ fn blame(work: &Work, problem: Problem) -> Verdict {
 /// A code nobody documented: a few slow tries, then a dead letter.
 fn unknown(work: &Work, problem: Problem, retry_at: Timestamp) -> Verdict {
     let before = work.event.as_ref();
-    let same_again = before
-        .and_then(|event| event.problem.as_ref())
-        .is_some_and(|p| p.errcode == problem.errcode);
+    let same_again =
+        before.and_then(|event| event.problem.as_ref()).is_some_and(|p| p.errcode == problem.errcode);
     if same_again && before.is_some_and(|event| event.attempts + 1 >= UNKNOWN_TRIES_MAX) {
         return Verdict::Dead(problem);
     }
-    Verdict::Retry {
-        due_at: retry_at,
-        problem,
-        spent: true,
-    }
+    Verdict::Retry { due_at: retry_at, problem, spent: true }
 }
 
 #[cfg(test)]

@@ -17,11 +17,7 @@ use crate::wecom::Class;
 
 /// Runs until `stop`.
 pub async fn run(context: Context, stop: CancellationToken) {
-    let sweep = Sweep {
-        context,
-        swept_at: None,
-        listed_at: HashMap::new(),
-    };
+    let sweep = Sweep { context, swept_at: None, listed_at: HashMap::new() };
     super::run(&Notify::new(), stop, sweep).await;
 }
 
@@ -70,14 +66,8 @@ impl Sweep {
                 return true;
             }
             Err(DirectoryError::Call(error)) => {
-                let backoff = if error.class() == Class::Transient {
-                    Backoff::CALL
-                } else {
-                    Backoff::PARKED
-                };
-                self.context
-                    .pauses
-                    .failed(scope, problem_of(&error), backoff, now);
+                let backoff = if error.class() == Class::Transient { Backoff::CALL } else { Backoff::PARKED };
+                self.context.pauses.failed(&scope, problem_of(&error), backoff, now);
             }
             Err(DirectoryError::Store(error)) => tracing::warn!(%error, "dealers not kept"),
         }

@@ -7,47 +7,21 @@ use crate::harness::{Setup, World};
 async fn send(request: reqwest::RequestBuilder) -> (u16, String, Value) {
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
-    let kind = response
-        .headers()
-        .get("content-type")
-        .map(|v| v.to_str().unwrap().to_owned())
-        .unwrap_or_default();
+    let kind =
+        response.headers().get("content-type").map(|v| v.to_str().unwrap().to_owned()).unwrap_or_default();
     let text = response.text().await.unwrap();
-    (
-        status,
-        kind,
-        serde_json::from_str(&text).unwrap_or(Value::String(text)),
-    )
+    (status, kind, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_bearer_of_the_token_is_served() {
     let admin = "token = { value = \"the-admin-token\" }".to_owned();
-    let world = World::with(Setup {
-        admin,
-        ..Setup::default()
-    })
-    .await;
-    for path in [
-        "/v1/status",
-        "/metrics",
-        "/v1/links?unionid=x",
-        "/v1/links/feed",
-        "/v1/events",
-    ] {
+    let world = World::with(Setup { admin, ..Setup::default() }).await;
+    for path in ["/v1/status", "/metrics", "/v1/links?unionid=x", "/v1/links/feed", "/v1/events"] {
         let url = format!("{}{path}", world.admin);
-        for token in [
-            None,
-            Some(""),
-            Some("wrong"),
-            Some("the-admin-toke"),
-            Some("the-admin-token "),
-        ] {
+        for token in [None, Some(""), Some("wrong"), Some("the-admin-toke"), Some("the-admin-token ")] {
             let request = match token {
-                Some(token) => world
-                    .http
-                    .get(&url)
-                    .header("authorization", format!("Bearer {token}x")),
+                Some(token) => world.http.get(&url).header("authorization", format!("Bearer {token}x")),
                 None => world.http.get(&url),
             };
             let (status, kind, body) = send(request).await;
@@ -56,18 +30,11 @@ async fn only_the_bearer_of_the_token_is_served() {
                 (401, "application/problem+json", &json!("unauthorized"))
             );
         }
-        assert_eq!(
-            send(world.http.get(&url).bearer_auth("the-admin-token")).await.0,
-            200,
-            "{path}"
-        );
+        assert_eq!(send(world.http.get(&url).bearer_auth("the-admin-token")).await.0, 200, "{path}");
     }
     // Health is for those who have no token.
     for path in ["/livez", "/readyz"] {
-        assert_eq!(
-            send(world.http.get(format!("{}{path}", world.admin))).await.0,
-            200
-        );
+        assert_eq!(send(world.http.get(format!("{}{path}", world.admin))).await.0, 200);
     }
 }
 
@@ -88,32 +55,19 @@ async fn fans_are_taken_one_by_one_as_a_list_and_line_by_line() {
         row(2),
         row(3)
     );
-    let request = world
-        .http
-        .post(&url)
-        .header("content-type", "application/x-ndjson")
-        .body(lines);
+    let request = world.http.post(&url).header("content-type", "application/x-ndjson").body(lines);
     let (status, _, body) = send(request).await;
-    assert_eq!(
-        (status, &body["accepted"], &body["known"]),
-        (202, &json!(2), &json!(0))
-    );
+    assert_eq!((status, &body["accepted"], &body["known"]), (202, &json!(2), &json!(0)));
     let rejected: Vec<_> = body["rejected"]
         .as_array()
         .unwrap()
         .iter()
         .map(|r| (r["line"].as_u64().unwrap(), r["reason"].as_str().unwrap()))
         .collect();
-    assert_eq!(
-        rejected.iter().map(|(line, _)| *line).collect::<Vec<_>>(),
-        [3, 4, 6, 7]
-    );
+    assert_eq!(rejected.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [3, 4, 6, 7]);
     assert_eq!(rejected[0].1, "unionid is empty");
     assert!(rejected[1].1.starts_with("not JSON"));
-    assert_eq!(
-        (rejected[2].1, rejected[3].1),
-        ("not an object", "there is no app named \"nobody\"")
-    );
+    assert_eq!((rejected[2].1, rejected[3].1), ("not an object", "there is no app named \"nobody\""));
 
     let (status, kind, body) = send(world.http.post(&url).body("{")).await;
     assert_eq!(
@@ -123,24 +77,12 @@ async fn fans_are_taken_one_by_one_as_a_list_and_line_by_line() {
     let (status, _, body) = send(world.http.post(&url).body(" ".repeat(17 << 20))).await;
     assert_eq!((status, &body["code"]), (413, &json!("body_too_large")));
 
-    let fan = world
-        .until(&format!("/v1/fans/{}", people[0].unionid), |fan| {
-            fan["state"] == "minted"
-        })
-        .await;
-    assert_eq!(
-        (&fan["openid"], &fan["app"]),
-        (&json!(people[0].openid), &json!("brand"))
-    );
+    let fan = world.until(&format!("/v1/fans/{}", people[0].unionid), |fan| fan["state"] == "minted").await;
+    assert_eq!((&fan["openid"], &fan["app"]), (&json!(people[0].openid), &json!("brand")));
     assert!(fan["pending_id"].is_string() && fan["minted_at"].is_string());
     let life = |fan: &Value| {
-        let at = |name: &str| {
-            fan[name]
-                .as_str()
-                .unwrap()
-                .parse::<unionlink::domain::time::Timestamp>()
-                .unwrap()
-        };
+        let at =
+            |name: &str| fan[name].as_str().unwrap().parse::<unionlink::domain::time::Timestamp>().unwrap();
         at("expires_at").millis_since(at("minted_at"))
     };
     assert_eq!(life(&fan), 90 * 24 * 3_600_000);
@@ -161,15 +103,8 @@ async fn malformed_questions_are_told_what_is_wrong_with_them() {
         ("/v1/nothing", 404),
     ] {
         let (status, kind, body) = send(world.http.get(format!("{}{path}", world.admin))).await;
-        assert_eq!(
-            (status, kind.as_str()),
-            (wanted, "application/problem+json"),
-            "{path}"
-        );
-        assert!(
-            !body["detail"].as_str().unwrap().is_empty() && body["title"].is_string(),
-            "{path}: {body}"
-        );
+        assert_eq!((status, kind.as_str()), (wanted, "application/problem+json"), "{path}");
+        assert!(!body["detail"].as_str().unwrap().is_empty() && body["title"].is_string(), "{path}: {body}");
     }
     let (status, _, _) = send(world.http.delete(format!("{}/v1/fans", world.admin))).await;
     assert_eq!(status, 405);
@@ -178,10 +113,7 @@ async fn malformed_questions_are_told_what_is_wrong_with_them() {
         assert_eq!(status, 404);
     }
     assert_eq!(world.get("/v1/links?unionid=nobody").await, json!({"links": []}));
-    assert_eq!(
-        world.get("/v1/links/feed?after=5").await,
-        json!({"entries": [], "next": 5})
-    );
+    assert_eq!(world.get("/v1/links/feed?after=5").await, json!({"entries": [], "next": 5}));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -212,27 +144,15 @@ async fn status_and_metrics_tell_the_same_story() {
     let fans = world.mint(3).await;
     world.add(0, &fans[0], "zhangsan").await;
     world.linked(&fans[0], 1).await;
-    let status = world
-        .until("/v1/status", |s| s["calls"]["unionid_to_external_userid"] == 3)
-        .await;
-    assert_eq!(
-        status["fans"],
-        json!({"registered": 3, "queued": 0, "minted": 3, "rejected": 0})
-    );
+    let status = world.until("/v1/status", |s| s["calls"]["unionid_to_external_userid"] == 3).await;
+    assert_eq!(status["fans"], json!({"registered": 3, "queued": 0, "minted": 3, "rejected": 0}));
     assert_eq!(
         (&status["links"], &status["ready"], &status["paused"]),
         (&json!(1), &json!(true), &json!([]))
     );
-    let mint = status["quotas"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .find(|q| q["api"] == "unionid_to_pending_id")
-        .unwrap();
-    assert_eq!(
-        (&mint["hour"]["used"], &mint["hour"]["limit"]),
-        (&json!(3), &json!(100_000))
-    );
+    let mint =
+        status["quotas"].as_array().unwrap().iter().find(|q| q["api"] == "unionid_to_pending_id").unwrap();
+    assert_eq!((&mint["hour"]["used"], &mint["hour"]["limit"]), (&json!(3), &json!(100_000)));
     let (_, kind, metrics) = send(world.http.get(format!("{}/metrics", world.admin))).await;
     assert!(kind.starts_with("application/openmetrics-text"));
     let metrics = metrics.as_str().unwrap();

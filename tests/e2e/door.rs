@@ -1,5 +1,6 @@
 //! The callback door: every row of its table, every published vector, and the time-outs.
 
+use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -14,13 +15,7 @@ use unionlink::simulator::{Fault, Forgery, SealedCallback, Target};
 use crate::harness::{Setup, World};
 
 async fn post(world: &World, callback: &SealedCallback) -> (u16, String) {
-    let response = world
-        .http
-        .post(callback.full_url())
-        .body(callback.body.clone())
-        .send()
-        .await
-        .unwrap();
+    let response = world.http.post(callback.full_url()).body(callback.body.clone()).send().await.unwrap();
     (response.status().as_u16(), response.text().await.unwrap())
 }
 
@@ -39,7 +34,8 @@ async fn every_published_vector_is_answered_as_wecom_wants_it() {
         kind == "url_verify" || kind.starts_with("post_")
     };
     for (n, vector) in vectors.iter().enumerate().filter(|(_, vector)| whole(vector)) {
-        configuration += &format!(
+        let _ = write!(
+            configuration,
             "[[apps]]\nname = \"v{n}\"\ncorp_id = \"ww{n}\"\nagent_id = 1\nsecret = \"s\"\ncallback_token = {:?}\n\
              encoding_aes_key = {:?}\naccept_receive_ids = [{:?}]\n",
             text(vector, "token"),
@@ -50,9 +46,7 @@ async fn every_published_vector_is_answered_as_wecom_wants_it() {
     let config = config::parse(&configuration, "vectors".as_ref(), &Environment::default())
         .unwrap_or_else(|e| panic!("{e}"));
     let stop = CancellationToken::new();
-    let app = App::start(&config, std::sync::Arc::new(SystemClock), stop.clone())
-        .await
-        .unwrap();
+    let app = App::start(&config, std::sync::Arc::new(SystemClock), stop.clone()).await.unwrap();
     let (public, admin) = (app.public_address, app.admin_address);
     let running = tokio::spawn(app.run());
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
@@ -78,12 +72,7 @@ async fn every_published_vector_is_answered_as_wecom_wants_it() {
                 echoes += 1;
             }
             kind if kind.starts_with("post_") => {
-                let response = http
-                    .post(url)
-                    .body(text(vector, "post_body"))
-                    .send()
-                    .await
-                    .unwrap();
+                let response = http.post(url).body(text(vector, "post_body")).send().await.unwrap();
                 assert_eq!(response.status(), 200, "{}", vector["source"]);
                 assert_eq!(response.text().await.unwrap(), "success");
                 events += 1;
@@ -92,19 +81,10 @@ async fn every_published_vector_is_answered_as_wecom_wants_it() {
         }
     }
     assert_eq!((echoes, events), (10, 19));
-    let status: Value = http
-        .get(format!("http://{admin}/v1/status"))
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let status: Value =
+        http.get(format!("http://{admin}/v1/status")).send().await.unwrap().json().await.unwrap();
     let seen = |name: &str| status["callbacks"][name].as_u64().unwrap();
-    assert_eq!(
-        seen("accepted") + seen("ignored") + seen("quarantined") + seen("duplicates"),
-        19
-    );
+    assert_eq!(seen("accepted") + seen("ignored") + seen("quarantined") + seen("duplicates"), 19);
     assert_eq!(seen("refused"), 0);
     stop.cancel();
     running.await.unwrap().unwrap();
@@ -114,19 +94,9 @@ async fn every_published_vector_is_answered_as_wecom_wants_it() {
 async fn the_url_is_verified_as_the_admin_console_does() {
     let world = World::usual().await;
     assert!(world.wecom.verify_url(&world.corp.corp_id).await);
-    let response = world
-        .http
-        .get(format!("{}/callback/brand?msg_signature=x", world.public))
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(
-        (
-            response.status().as_u16(),
-            response.text().await.unwrap().as_str()
-        ),
-        (403, "")
-    );
+    let response =
+        world.http.get(format!("{}/callback/brand?msg_signature=x", world.public)).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.text().await.unwrap().as_str()), (403, ""));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -160,25 +130,15 @@ async fn every_refusal_is_the_same_empty_403() {
         let statuses = world.wecom.deliver_forged(&world.corp.corp_id, forgery, 5).await;
         if forgery == Forgery::Stranger {
             // Properly sealed, for somebody else: WeCom's, so acknowledged and set aside.
-            assert!(
-                statuses.keys().all(|status| [200, 403].contains(status)),
-                "{statuses:?}"
-            );
+            assert!(statuses.keys().all(|status| [200, 403].contains(status)), "{statuses:?}");
         } else {
             assert_eq!(statuses, [(403, 5)].into(), "{forgery:?}");
         }
     }
     assert_eq!(world.get("/v1/status").await["callbacks"]["accepted"], 0);
     assert_eq!(post(&world, &genuine).await, (200, "success".to_owned()));
-    let metrics = world
-        .http
-        .get(format!("{}/metrics", world.admin))
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
+    let metrics =
+        world.http.get(format!("{}/metrics", world.admin)).send().await.unwrap().text().await.unwrap();
     for reason in ["query", "envelope", "signature"] {
         let none = format!("unionlink_callback_refusals_total{{reason=\"{reason}\"}} 0");
         assert!(!metrics.contains(&none), "{reason} was not counted");
@@ -191,20 +151,10 @@ async fn a_json_envelope_is_taken_too() {
     let fans = world.mint(1).await;
     let (_, event) = world.befriend(0, &fans[0], "zhangsan");
     let sealed = world.wecom.seal(&event);
-    let encrypt = sealed
-        .body
-        .split("<Encrypt><![CDATA[")
-        .nth(1)
-        .unwrap()
-        .split("]]>")
-        .next()
-        .unwrap();
+    let encrypt = sealed.body.split("<Encrypt><![CDATA[").nth(1).unwrap().split("]]>").next().unwrap();
     for name in ["encrypt", "Encrypt"] {
         let body = json!({ name: encrypt, "tousername": "x", "agentid": 7 }).to_string();
-        let callback = SealedCallback {
-            body,
-            ..sealed.clone()
-        };
+        let callback = SealedCallback { body, ..sealed.clone() };
         assert_eq!(post(&world, &callback).await, (200, "success".to_owned()));
     }
     world.linked(&fans[0], 1).await;
@@ -224,29 +174,12 @@ async fn other_paths_and_methods_do_not_exist() {
         "/callback/brand/x",
     ] {
         let url = format!("{}{path}", world.public);
-        assert_eq!(
-            world.http.get(&url).send().await.unwrap().status(),
-            404,
-            "GET {path}"
-        );
-        assert_eq!(
-            world.http.post(&url).body("x").send().await.unwrap().status(),
-            404,
-            "POST {path}"
-        );
+        assert_eq!(world.http.get(&url).send().await.unwrap().status(), 404, "GET {path}");
+        assert_eq!(world.http.post(&url).body("x").send().await.unwrap().status(), 404, "POST {path}");
     }
     let url = format!("{}/callback/brand", world.public);
     assert_eq!(world.http.delete(&url).send().await.unwrap().status(), 404);
-    assert_eq!(
-        world
-            .http
-            .get(format!("{}/livez", world.public))
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(world.http.get(format!("{}/livez", world.public)).send().await.unwrap().status(), 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -280,23 +213,13 @@ async fn what_is_not_for_us_or_not_understood_is_quarantined_and_can_be_redriven
     assert_eq!(rows[1]["reason"], "not_understood");
     assert!(rows[1]["detail"].as_str().unwrap().contains("XML"), "{}", rows[1]);
     let redrive = async |world: &World, row: &Value| {
-        let url = format!(
-            "{}/v1/events/{}/redrive",
-            world.admin,
-            row["id"].as_str().unwrap()
-        );
+        let url = format!("{}/v1/events/{}/redrive", world.admin, row["id"].as_str().unwrap());
         let response = world.http.post(url).send().await.unwrap();
-        (
-            response.status().as_u16(),
-            response.json::<Value>().await.unwrap(),
-        )
+        (response.status().as_u16(), response.json::<Value>().await.unwrap())
     };
     let (status, problem) = redrive(&world, &rows[0]).await;
     assert_eq!((status, &problem["code"]), (409, &json!("conflict")));
-    assert!(
-        problem["hint"].as_str().unwrap().contains("accept_receive_ids"),
-        "{problem}"
-    );
+    assert!(problem["hint"].as_str().unwrap().contains("accept_receive_ids"), "{problem}");
     assert_eq!(redrive(&world, &rows[1]).await.0, 409);
 
     world.stop().await.unwrap();
@@ -311,11 +234,7 @@ async fn what_is_not_for_us_or_not_understood_is_quarantined_and_can_be_redriven
 async fn a_dealers_own_id_as_receive_id_is_accepted() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
-    world
-        .until("/v1/status", |s| {
-            s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)
-        })
-        .await;
+    world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
     let (_, event) = world.befriend(0, &fans[0], "zhangsan");
     let sealed = world.wecom.seal_with(&event, &world.dealers[0].corp_id);
     assert_eq!(post(&world, &sealed).await, (200, "success".to_owned()));
@@ -325,10 +244,7 @@ async fn a_dealers_own_id_as_receive_id_is_accepted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_made_durable_is_not_acknowledged() {
     // A full inbox: the platform's API is down, so nothing leaves it.
-    let setup = Setup {
-        store: "inbox_events_max = 3".into(),
-        ..Setup::default()
-    };
+    let setup = Setup { store: "inbox_events_max = 3".into(), ..Setup::default() };
     let world = World::with(setup).await;
     let fans = world.mint(4).await;
     world.wecom.inject(Target::Every, Fault::Errcode(-1), None);
@@ -348,26 +264,17 @@ async fn what_cannot_be_made_durable_is_not_acknowledged() {
     starved.stop().await.unwrap();
     starved.setup.store = "free_mb_min = 1000000000".into();
     // A key twice is not TOML; the usual line goes.
-    let text = starved
-        .configuration("127.0.0.1:0", "127.0.0.1:0")
-        .replace("free_mb_min = 1\n", "");
+    let text = starved.configuration("127.0.0.1:0", "127.0.0.1:0").replace("free_mb_min = 1\n", "");
     let config = config::parse(&text, "test".as_ref(), &Environment::default()).unwrap();
     let stop = CancellationToken::new();
-    let app = App::start(&config, starved.clock.clone(), stop.clone())
-        .await
-        .unwrap();
+    let app = App::start(&config, starved.clock.clone(), stop.clone()).await.unwrap();
     let (public, admin) = (app.public_address, app.admin_address);
     let running = tokio::spawn(app.run());
     let (_, event) = starved.befriend(0, &starved.wecom.add_person(), "zhangsan");
     let mut callback = starved.wecom.seal(&event);
     callback.url = format!("http://{public}/callback/brand");
     assert_eq!(post(&starved, &callback).await, (503, String::new()));
-    let ready = starved
-        .http
-        .get(format!("http://{admin}/readyz"))
-        .send()
-        .await
-        .unwrap();
+    let ready = starved.http.get(format!("http://{admin}/readyz")).send().await.unwrap();
     assert_eq!(ready.status(), 503);
     assert_eq!(ready.json::<Value>().await.unwrap()["code"], "no_space");
     stop.cancel();
@@ -377,11 +284,7 @@ async fn what_cannot_be_made_durable_is_not_acknowledged() {
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_heads_slow_bodies_and_idle_connections_are_cut_off() {
     let server = "header_timeout_ms = 300\nbody_timeout_ms = 300".to_owned();
-    let world = World::with(Setup {
-        server,
-        ..Setup::default()
-    })
-    .await;
+    let world = World::with(Setup { server, ..Setup::default() }).await;
     let person = world.wecom.add_person();
     let callback = world.wecom.seal(&world.befriend(0, &person, "zhangsan").1);
     let address = world.public.trim_start_matches("http://").to_owned();
@@ -390,11 +293,9 @@ async fn slow_heads_slow_bodies_and_idle_connections_are_cut_off() {
         callback.query,
         callback.body.len()
     );
-    for (what, sent) in [
-        ("nothing", ""),
-        ("half a head", "POST /callback/brand HTTP/1.1\r\nHo"),
-        ("half a body", &half_body),
-    ] {
+    for (what, sent) in
+        [("nothing", ""), ("half a head", "POST /callback/brand HTTP/1.1\r\nHo"), ("half a body", &half_body)]
+    {
         let started = Instant::now();
         let mut stream = TcpStream::connect(&address).await.unwrap();
         stream.write_all(sent.as_bytes()).await.unwrap();
@@ -402,29 +303,19 @@ async fn slow_heads_slow_bodies_and_idle_connections_are_cut_off() {
         let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
         assert!(ended.is_ok(), "{what}: still open after {:?}", started.elapsed());
         let answer = String::from_utf8_lossy(&answer);
-        assert!(
-            answer.is_empty() || answer.starts_with("HTTP/1.1 408"),
-            "{what}: {answer}"
-        );
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{what}: {answer}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_are_bounded() {
     let server = "connections_max = 3\nheader_timeout_ms = 400".to_owned();
-    let world = World::with(Setup {
-        server,
-        ..Setup::default()
-    })
-    .await;
+    let world = World::with(Setup { server, ..Setup::default() }).await;
     let address = world.public.trim_start_matches("http://").to_owned();
     let mut held = Vec::new();
     for _ in 0..3 {
         let mut stream = TcpStream::connect(&address).await.unwrap();
-        stream
-            .write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-            .await
-            .unwrap();
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let mut start = [0; 15];
         stream.read_exact(&mut start).await.unwrap();
         assert_eq!(&start, b"HTTP/1.1 200 OK");
@@ -433,35 +324,13 @@ async fn connections_are_bounded() {
     let mut fourth = TcpStream::connect(&address).await.unwrap();
     let closed = fourth.read(&mut [0; 1]).await;
     assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
-    let metrics = world
-        .http
-        .get(format!("{}/metrics", world.admin))
-        .send()
-        .await
-        .unwrap()
-        .text()
-        .await
-        .unwrap();
-    assert!(
-        metrics.contains("unionlink_connections_refused_total 1"),
-        "{metrics}"
-    );
+    let metrics =
+        world.http.get(format!("{}/metrics", world.admin)).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("unionlink_connections_refused_total 1"), "{metrics}");
     // Idle ones make room by themselves.
     for stream in &mut held {
         let mut rest = Vec::new();
-        tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest))
-            .await
-            .unwrap()
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.unwrap().unwrap();
     }
-    assert_eq!(
-        world
-            .http
-            .get(format!("{}/livez", world.public))
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(world.http.get(format!("{}/livez", world.public)).send().await.unwrap().status(), 200);
 }

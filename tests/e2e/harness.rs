@@ -22,8 +22,7 @@ pub struct SkippingClock(AtomicI64);
 
 impl SkippingClock {
     pub fn skip(&self, by: Duration) {
-        self.0
-            .fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
+        self.0.fetch_add(i64::try_from(by.as_millis()).unwrap(), Ordering::SeqCst);
     }
 }
 
@@ -48,16 +47,9 @@ pub struct Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        let sender = SenderOptions {
-            retry_interval_ms: 20,
-            ..SenderOptions::default()
-        };
+        let sender = SenderOptions { retry_interval_ms: 20, ..SenderOptions::default() };
         Self {
-            options: Options {
-                seed: 7,
-                sender,
-                ..Options::default()
-            },
+            options: Options { seed: 7, sender, ..Options::default() },
             app: String::new(),
             server: String::new(),
             store: String::new(),
@@ -90,21 +82,14 @@ impl World {
 
     pub async fn with(setup: Setup) -> Self {
         let clock = Arc::new(SkippingClock::default());
-        let wecom = Simulator::start(setup.options.clone(), clock.clone())
-            .await
-            .unwrap();
+        let wecom = Simulator::start(setup.options.clone(), clock.clone()).await.unwrap();
         let mut corp = wecom.invent_app();
         let callback = wecom.invent_callback("http://127.0.0.1:9/not-yet");
         corp.callback = Some(callback.clone());
         wecom.add_app(corp.clone());
-        let dealers = (0..setup.dealers)
-            .map(|n| wecom.add_dealer(&corp.corp_id, &format!("Dealer {n}")))
-            .collect();
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .timeout(PATIENCE)
-            .build()
-            .unwrap();
+        let dealers =
+            (0..setup.dealers).map(|n| wecom.add_dealer(&corp.corp_id, &format!("Dealer {n}"))).collect();
+        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let mut world = Self {
             wecom,
@@ -125,14 +110,7 @@ impl World {
 
     /// The configuration file this world's service runs with.
     pub fn configuration(&self, public: &str, admin: &str) -> String {
-        let Setup {
-            app,
-            server,
-            store,
-            wecom,
-            admin: admin_lines,
-            ..
-        } = &self.setup;
+        let Setup { app, server, store, wecom, admin: admin_lines, .. } = &self.setup;
         format!(
             "[server]\nlisten = \"{public}\"\n{server}\n[admin]\nlisten = \"{admin}\"\n{admin_lines}\n\
              [store]\npath = {:?}\ncache_mb = 16\nfree_mb_min = 1\n{store}\n[wecom]\napi_base = \"{}\"\n{wecom}\n\
@@ -154,19 +132,12 @@ impl World {
         let config =
             config::parse(&text, "test".as_ref(), &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
         let stop = CancellationToken::new();
-        let app = App::start(&config, self.clock.clone(), stop.clone())
-            .await
-            .unwrap_or_else(|e| panic!("{e:?}"));
+        let app =
+            App::start(&config, self.clock.clone(), stop.clone()).await.unwrap_or_else(|e| panic!("{e:?}"));
         self.public = format!("http://{}", app.public_address);
         self.admin = format!("http://{}", app.admin_address);
         let url = format!("{}/callback/brand", self.public);
-        self.wecom.set_callback(
-            &self.corp.corp_id,
-            CallbackSpec {
-                url,
-                ..self.callback.clone()
-            },
-        );
+        self.wecom.set_callback(&self.corp.corp_id, CallbackSpec { url, ..self.callback.clone() });
         self.running = Some((stop, tokio::spawn(app.run())));
     }
 
@@ -185,9 +156,7 @@ impl World {
 
     pub fn befriend(&self, dealer: usize, person: &Person, member: &str) -> (String, Event) {
         let dealer = &self.dealers[dealer].corp_id;
-        let friendship = self
-            .wecom
-            .befriend(&self.corp.corp_id, dealer, person, member, Some("spring"));
+        let friendship = self.wecom.befriend(&self.corp.corp_id, dealer, person, member, Some("spring"));
         (friendship.external_userid, friendship.event)
     }
 
@@ -206,17 +175,8 @@ impl World {
     // The brand's side.
 
     pub async fn register(&self, people: &[Person]) {
-        let rows: Vec<_> = people
-            .iter()
-            .map(|p| json!({"unionid": p.unionid, "openid": p.openid}))
-            .collect();
-        let response = self
-            .http
-            .post(format!("{}/v1/fans", self.admin))
-            .json(&rows)
-            .send()
-            .await
-            .unwrap();
+        let rows: Vec<_> = people.iter().map(|p| json!({"unionid": p.unionid, "openid": p.openid})).collect();
+        let response = self.http.post(format!("{}/v1/fans", self.admin)).json(&rows).send().await.unwrap();
         assert_eq!(response.status(), 202);
         let receipt: Value = response.json().await.unwrap();
         assert_eq!(receipt["rejected"], json!([]));
@@ -234,12 +194,7 @@ impl World {
     }
 
     pub async fn get(&self, path: &str) -> Value {
-        let response = self
-            .http
-            .get(format!("{}{path}", self.admin))
-            .send()
-            .await
-            .unwrap();
+        let response = self.http.get(format!("{}{path}", self.admin)).send().await.unwrap();
         let status = response.status();
         let text = response.text().await.unwrap();
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{status} {path}: {e}: {text}"))
@@ -260,41 +215,27 @@ impl World {
 
     /// Waits until nothing is in the inbox.
     pub async fn settle(&self) -> Value {
-        self.until("/v1/status", |status| status["inbox"]["waiting"] == 0)
-            .await
+        self.until("/v1/status", |status| status["inbox"]["waiting"] == 0).await
     }
 
     pub async fn links(&self, person: &Person) -> Vec<Value> {
-        self.get(&format!("/v1/links?unionid={}", person.unionid)).await["links"]
-            .as_array()
-            .unwrap()
-            .clone()
+        self.get(&format!("/v1/links?unionid={}", person.unionid)).await["links"].as_array().unwrap().clone()
     }
 
     /// Waits until this fan has so many links.
     pub async fn linked(&self, person: &Person, count: usize) -> Vec<Value> {
         let path = format!("/v1/links?unionid={}", person.unionid);
-        let answer = self
-            .until(&path, |a| {
-                a["links"].as_array().is_some_and(|links| links.len() == count)
-            })
-            .await;
+        let answer =
+            self.until(&path, |a| a["links"].as_array().is_some_and(|links| links.len() == count)).await;
         answer["links"].as_array().unwrap().clone()
     }
 
     pub async fn feed(&self) -> Vec<Value> {
-        self.get("/v1/links/feed?limit=1000").await["entries"]
-            .as_array()
-            .unwrap()
-            .clone()
+        self.get("/v1/links/feed?limit=1000").await["entries"].as_array().unwrap().clone()
     }
 
     pub async fn feed_types(&self) -> Vec<String> {
-        self.feed()
-            .await
-            .iter()
-            .map(|entry| entry["type"].as_str().unwrap().to_owned())
-            .collect()
+        self.feed().await.iter().map(|entry| entry["type"].as_str().unwrap().to_owned()).collect()
     }
 
     /// Judges every link of these fans against what the platform knows, and the feed against the links.
@@ -324,14 +265,8 @@ impl World {
             links += found.len();
         }
         let feed = self.feed().await;
-        assert!(
-            feed.iter().zip(1..).all(|(entry, seq)| entry["seq"] == seq),
-            "the feed has a gap"
-        );
-        let created = feed
-            .iter()
-            .filter(|entry| entry["type"] == "link.created")
-            .count();
+        assert!(feed.iter().zip(1..).all(|(entry, seq)| entry["seq"] == seq), "the feed has a gap");
+        let created = feed.iter().filter(|entry| entry["type"] == "link.created").count();
         assert_eq!(created, links, "each link is announced once");
     }
 }

@@ -30,9 +30,7 @@ impl Summary {
             reason = "a few hundred samples"
         )]
         let index = ((sorted.len() as f64 * fraction).ceil() as usize).saturating_sub(1);
-        sorted
-            .get(index)
-            .map_or(0.0, |latency| latency.as_secs_f64() * 1_000.0)
+        sorted.get(index).map_or(0.0, |latency| latency.as_secs_f64() * 1_000.0)
     }
 
     fn received(&self) -> u64 {
@@ -117,13 +115,8 @@ impl Summary {
         for (what, path, link) in &self.examples {
             let text = |name: &str| link[name].as_str().unwrap_or("-").to_owned();
             let _ = writeln!(out, "\n  · {what}");
-            let _ = writeln!(
-                out,
-                "    {} ⇔ {} at {}",
-                text("unionid"),
-                text("external_userid"),
-                text("corp_id")
-            );
+            let _ =
+                writeln!(out, "    {} ⇔ {} at {}", text("unionid"), text("external_userid"), text("corp_id"));
             let _ = writeln!(out, "    curl '{}{path}'", self.api);
         }
         let _ = write!(

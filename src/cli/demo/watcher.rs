@@ -22,10 +22,7 @@ pub(super) struct Watcher {
 impl Watcher {
     pub(super) fn start(http: reqwest::Client, feed: String) -> Self {
         let (wanted, finish) = watch::channel(usize::MAX);
-        Self {
-            wanted,
-            reading: tokio::spawn(read(http, feed, finish)),
-        }
+        Self { wanted, reading: tokio::spawn(read(http, feed, finish)) }
     }
 
     /// Reads on until it has heard of so many links.
@@ -41,11 +38,7 @@ async fn read(http: reqwest::Client, feed: String, wanted: watch::Receiver<usize
     let mut seen = Seen::new();
     let mut after = 0;
     while seen.len() < *wanted.borrow() {
-        let page = http
-            .get(format!("{feed}?after={after}&limit=1000"))
-            .send()
-            .await?
-            .error_for_status()?;
+        let page = http.get(format!("{feed}?after={after}&limit=1000")).send().await?.error_for_status()?;
         let page: Value = page.json().await?;
         let now = Instant::now();
         for entry in page["entries"].as_array().into_iter().flatten() {

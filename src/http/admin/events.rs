@@ -116,31 +116,13 @@ fn row(row: EventRow, asked: StateName) -> Row {
     match row {
         EventRow::Inbox(event) => event_row(event, asked, None),
         EventRow::Dead { event, died_at } => event_row(event, StateName::Dead, Some(died_at)),
-        EventRow::Quarantined(Quarantined {
-            id,
-            app,
-            received_at,
-            reason,
-            receive_id,
-            message_bytes,
-        }) => {
+        EventRow::Quarantined(Quarantined { id, app, received_at, reason, receive_id, message_bytes }) => {
             let (reason, detail) = match reason {
                 QuarantineReason::ReceiveId => ("receive_id", None),
                 QuarantineReason::NotUnderstood(detail) => ("not_understood", Some(detail)),
             };
-            let about = About::Message {
-                reason,
-                detail,
-                receive_id,
-                message_bytes,
-            };
-            Row {
-                id: id.to_string(),
-                state: StateName::Quarantined,
-                app: app.into(),
-                received_at,
-                about,
-            }
+            let about = About::Message { reason, detail, receive_id, message_bytes };
+            Row { id: id.to_string(), state: StateName::Quarantined, app: app.into(), received_at, about }
         }
     }
 }
@@ -150,11 +132,7 @@ pub(super) async fn list(
     State(state): Shared,
     parsed: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let ListQuery {
-        state: asked,
-        after,
-        limit,
-    } = query(parsed)?;
+    let ListQuery { state: asked, after, limit } = query(parsed)?;
     let after = match after {
         Some(text) => event_id(&text)?,
         None => EventId(0),
@@ -180,11 +158,7 @@ pub(super) async fn redrive(State(state): Shared, Path(id): Path<String>) -> Res
             let message = state.store.quarantined_message(id).await?.ok_or_else(gone)?;
             let app = state.door.app(quarantined.app.as_str());
             let app = app.ok_or_else(|| Problem::conflict("its app is not in the configuration"))?;
-            match state
-                .door
-                .meaning(app, quarantined.receive_id.as_bytes(), &message)
-                .await?
-            {
+            match state.door.meaning(app, quarantined.receive_id.as_bytes(), &message).await? {
                 Meaning::Act(_, happening) => Some(happening),
                 Meaning::Ignore(_) => None,
                 Meaning::Quarantine(QuarantineReason::ReceiveId) => {
@@ -192,9 +166,7 @@ pub(super) async fn redrive(State(state): Shared, Path(id): Path<String>) -> Res
                         .hint("add it to accept_receive_ids of the app and restart"));
                 }
                 Meaning::Quarantine(QuarantineReason::NotUnderstood(reason)) => {
-                    return Err(Problem::conflict(format!(
-                        "the message is still not understood: {reason}"
-                    )));
+                    return Err(Problem::conflict(format!("the message is still not understood: {reason}")));
                 }
             }
         }

@@ -17,7 +17,7 @@ use crate::domain::time::Timestamp;
 use crate::store::{NewFan, Registered};
 
 const BODY_BYTES_MAX: usize = 16 << 20;
-const BODY_TIMEOUT: Duration = Duration::from_secs(60);
+const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 /// Rejected rows listed in one answer; all are counted.
 const REJECTED_LISTED_MAX: usize = 1_000;
 
@@ -40,23 +40,14 @@ pub(super) async fn register(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let body = crate::http::read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT)
-        .await
-        .map_err(Problem::body)?;
-    let content_type = headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .unwrap_or_default();
+    let body = crate::http::read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(Problem::body)?;
+    let content_type =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let rows: Vec<(u64, Result<Value, String>)> = if content_type.starts_with("application/x-ndjson") {
         let lines = body.split(|byte| *byte == b'\n').zip(1..);
         lines
             .filter(|(line, _)| !line.trim_ascii().is_empty())
-            .map(|(line, n)| {
-                (
-                    n,
-                    serde_json::from_slice(line).map_err(|e| format!("not JSON: {e}")),
-                )
-            })
+            .map(|(line, n)| (n, serde_json::from_slice(line).map_err(|e| format!("not JSON: {e}"))))
             .collect()
     } else {
         let value = serde_json::from_slice(&body).map_err(|e| {
@@ -105,11 +96,7 @@ impl AdminState {
         let unionid = Unionid::new(required("unionid")?).map_err(|e| of("unionid", e))?;
         let openid = Openid::new(required("openid")?).map_err(|e| of("openid", e))?;
         let ask_existing = self.apps.get(&app).is_some_and(|rules| rules.existing_customers);
-        Ok(NewFan {
-            key: FanKey { app, unionid },
-            openid,
-            ask_existing,
-        })
+        Ok(NewFan { key: FanKey { app, unionid }, openid, ask_existing })
     }
 }
 

@@ -13,9 +13,7 @@ use crate::store::{LinkBy, LinkQuery};
 
 /// The query of a request, with a problem that says what is wrong with it.
 pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
-    query
-        .map(|Query(query)| query)
-        .map_err(|error| Problem::bad_request(error.body_text()))
+    query.map(|Query(query)| query).map_err(|error| Problem::bad_request(error.body_text()))
 }
 
 #[derive(Deserialize)]
@@ -37,13 +35,7 @@ pub(super) async fn find(
     State(state): Shared,
     parsed: Result<Query<FindQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
-    let FindQuery {
-        unionid,
-        external_userid,
-        pending_id,
-        corp_id,
-        app,
-    } = query(parsed)?;
+    let FindQuery { unionid, external_userid, pending_id, corp_id, app } = query(parsed)?;
     let of = |name: &str, error: IdError| Problem::bad_request(format!("{name} {error}"));
     let by = match (unionid, external_userid, pending_id) {
         (Some(id), None, None) => LinkBy::Unionid(Unionid::new(id).map_err(|e| of("unionid", e))?),
@@ -58,15 +50,9 @@ pub(super) async fn find(
             .hint("the feed lists all links: /v1/links/feed?after=0"));
         }
     };
-    let corp_id = corp_id
-        .map(CorpId::new)
-        .transpose()
-        .map_err(|e| of("corp_id", e))?;
+    let corp_id = corp_id.map(CorpId::new).transpose().map_err(|e| of("corp_id", e))?;
     let app = app.map(AppName::new).transpose().map_err(|e| of("app", e))?;
-    let links = state
-        .store
-        .links(&LinkQuery { by, corp_id, app }, state.clock.now())
-        .await?;
+    let links = state.store.links(&LinkQuery { by, corp_id, app }, state.clock.now()).await?;
     Ok(Json(Found { links }).into_response())
 }
 

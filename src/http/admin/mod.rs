@@ -93,11 +93,7 @@ async fn authorised(State(state): Shared, request: Request, next: Next) -> Respo
             .headers()
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok())
-            .and_then(|value| {
-                value
-                    .strip_prefix("Bearer ")
-                    .or_else(|| value.strip_prefix("bearer "))
-            })
+            .and_then(|value| value.strip_prefix("Bearer ").or_else(|| value.strip_prefix("bearer ")))
             .unwrap_or_default();
         let (given, wanted) = (Sha256::digest(given), Sha256::digest(token.expose_secret()));
         if !bool::from(given.as_slice().ct_eq(wanted.as_slice())) {
@@ -112,9 +108,7 @@ impl AdminState {
     fn app(&self, name: Option<&str>) -> Result<AppName, String> {
         match name {
             Some(name) => {
-                let known = AppName::new(name)
-                    .ok()
-                    .filter(|name| self.apps.contains_key(name));
+                let known = AppName::new(name).ok().filter(|name| self.apps.contains_key(name));
                 known.ok_or_else(|| format!("there is no app named {name:?}"))
             }
             None => match self.apps.keys().next() {

@@ -112,9 +112,7 @@ fn quota(app: &str, rules: &AdminApp, api: Api, used: ([u32; 3], Option<Timestam
 
 /// For Prometheus.
 pub(super) async fn metrics(State(state): Shared) -> Response {
-    let text = state
-        .metrics
-        .scrape(&state.store.counts(), state.pauses.all().len());
+    let text = state.metrics.scrape(&state.store.counts(), state.pauses.all().len());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

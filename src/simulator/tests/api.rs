@@ -10,39 +10,20 @@ async fn a_token_is_the_same_until_it_expires_or_is_revoked() {
     bench.clock.advance_ms(7_199_000);
     assert_eq!(bench.token().await, first);
     assert_eq!(
-        bench
-            .get(Api::GetCallbackIp, &format!("access_token={first}"))
-            .await["ip_list"][0],
+        bench.get(Api::GetCallbackIp, &format!("access_token={first}")).await["ip_list"][0],
         "127.0.0.1"
     );
 
     bench.clock.advance_ms(1_000);
-    let expired = bench
-        .get(Api::GetCallbackIp, &format!("access_token={first}"))
-        .await;
+    let expired = bench.get(Api::GetCallbackIp, &format!("access_token={first}")).await;
     assert_eq!(expired["errcode"], 42_001);
-    assert!(
-        expired["errmsg"]
-            .as_str()
-            .unwrap()
-            .starts_with("access_token expired, hint: [1795316523_")
-    );
-    assert!(
-        expired["errmsg"]
-            .as_str()
-            .unwrap()
-            .contains(", from ip: 127.0.0.1, more info at ")
-    );
+    assert!(expired["errmsg"].as_str().unwrap().starts_with("access_token expired, hint: [1795316523_"));
+    assert!(expired["errmsg"].as_str().unwrap().contains(", from ip: 127.0.0.1, more info at "));
 
     let second = bench.token().await;
     assert_ne!(second, first);
     bench.sim.revoke_tokens(&bench.app.corp_id);
-    assert_eq!(
-        bench
-            .get(Api::GetCallbackIp, &format!("access_token={second}"))
-            .await["errcode"],
-        40_014
-    );
+    assert_eq!(bench.get(Api::GetCallbackIp, &format!("access_token={second}")).await["errcode"], 40_014);
     assert_ne!(bench.token().await, second);
     assert_eq!(bench.sim.counters().tokens_issued[&bench.app.corp_id], 3);
 }
@@ -51,22 +32,10 @@ async fn a_token_is_the_same_until_it_expires_or_is_revoked() {
 async fn token_errors_have_their_codes() {
     let bench = Bench::start(Options::default()).await;
     assert_eq!(bench.get(Api::GetCallbackIp, "").await["errcode"], 41_001);
-    assert_eq!(
-        bench.get(Api::GetCallbackIp, "access_token=nobody").await["errcode"],
-        40_014
-    );
-    assert_eq!(
-        bench.get(Api::GetToken, "corpid=ww0&corpsecret=x").await["errcode"],
-        40_013
-    );
-    assert_eq!(
-        bench.get(Api::UnionidToPendingId, "access_token=x").await["errcode"],
-        43_002
-    );
-    assert_eq!(
-        bench.post(Api::GetCallbackIp, "x", json!({})).await["errcode"],
-        43_001
-    );
+    assert_eq!(bench.get(Api::GetCallbackIp, "access_token=nobody").await["errcode"], 40_014);
+    assert_eq!(bench.get(Api::GetToken, "corpid=ww0&corpsecret=x").await["errcode"], 40_013);
+    assert_eq!(bench.get(Api::UnionidToPendingId, "access_token=x").await["errcode"], 43_002);
+    assert_eq!(bench.post(Api::GetCallbackIp, "x", json!({})).await["errcode"], 43_001);
 }
 
 #[tokio::test]
@@ -96,30 +65,22 @@ async fn dealers_are_listed_in_pages_or_all_at_once() {
 
     let all = list(json!({ "business_type": 1 })).await;
     assert_eq!(all["corp_list"].as_array().unwrap().len(), 4);
-    assert_eq!(
-        (all["ending"].as_u64(), all["next_cursor"].as_str()),
-        (Some(1), Some(""))
-    );
+    assert_eq!((all["ending"].as_u64(), all["next_cursor"].as_str()), (Some(1), Some("")));
 
     let mut seen = Vec::new();
     let mut cursor = String::new();
     loop {
         let page = list(json!({ "business_type": 1, "limit": 3, "cursor": cursor })).await;
         for corp in page["corp_list"].as_array().unwrap() {
-            seen.push((
-                corp["corpid"].as_str().unwrap().to_owned(),
-                corp["agentid"].as_u64().unwrap(),
-            ));
+            seen.push((corp["corpid"].as_str().unwrap().to_owned(), corp["agentid"].as_u64().unwrap()));
         }
         cursor = page["next_cursor"].as_str().unwrap().to_owned();
         if page["ending"] == 1 {
             break;
         }
     }
-    let shared: Vec<_> = dealers[..4]
-        .iter()
-        .map(|dealer| (dealer.corp_id.clone(), dealer.agent_id))
-        .collect();
+    let shared: Vec<_> =
+        dealers[..4].iter().map(|dealer| (dealer.corp_id.clone(), dealer.agent_id)).collect();
     assert_eq!(seen, shared);
     assert_eq!(cursor, "");
 
@@ -129,21 +90,12 @@ async fn dealers_are_listed_in_pages_or_all_at_once() {
     for not_the_chain in [json!({}), json!({ "business_type": 0 })] {
         let none = list(not_the_chain).await;
         assert_eq!(
-            (
-                none["errcode"].as_i64(),
-                none["corp_list"].as_array().map(Vec::len)
-            ),
+            (none["errcode"].as_i64(), none["corp_list"].as_array().map(Vec::len)),
             (Some(0), Some(0))
         );
     }
-    assert_eq!(
-        list(json!({ "business_type": 1, "limit": 101 })).await["errcode"],
-        40_058
-    );
-    assert_eq!(
-        list(json!({ "business_type": 1, "cursor": "7" })).await["errcode"],
-        40_058
-    );
+    assert_eq!(list(json!({ "business_type": 1, "limit": 101 })).await["errcode"], 40_058);
+    assert_eq!(list(json!({ "business_type": 1, "cursor": "7" })).await["errcode"], 40_058);
 }
 
 #[tokio::test]
@@ -152,20 +104,11 @@ async fn sharing_is_listed_only_for_the_upstream_agent_and_token() {
     let dealer = bench.dealer();
     let body = json!({ "agentid": dealer.agent_id, "business_type": 1 });
     let token = bench.token().await;
-    assert_eq!(
-        bench.post(Api::ListAppShareInfo, &token, body).await["errcode"],
-        40_056
-    );
-    assert_eq!(
-        bench.post(Api::ListAppShareInfo, &token, json!({})).await["errcode"],
-        40_058
-    );
+    assert_eq!(bench.post(Api::ListAppShareInfo, &token, body).await["errcode"], 40_056);
+    assert_eq!(bench.post(Api::ListAppShareInfo, &token, json!({})).await["errcode"], 40_058);
     let downstream = bench.dealer_token(&dealer).await;
     let body = json!({ "agentid": bench.app.agent_id, "business_type": 1 });
-    assert_eq!(
-        bench.post(Api::ListAppShareInfo, &downstream, body).await["errcode"],
-        301_002
-    );
+    assert_eq!(bench.post(Api::ListAppShareInfo, &downstream, body).await["errcode"], 301_002);
 }
 
 #[tokio::test]
@@ -175,9 +118,7 @@ async fn a_dealer_token_needs_the_shared_pair_and_the_business_type() {
     let token = bench.token().await;
     let ask = async |corp_id: &str, agent_id: u64, business_type: Value| {
         let body = json!({ "corpid": corp_id, "agentid": agent_id, "business_type": business_type });
-        bench.post(Api::CorpGetToken, &token, body).await["errcode"]
-            .as_i64()
-            .unwrap()
+        bench.post(Api::CorpGetToken, &token, body).await["errcode"].as_i64().unwrap()
     };
     assert_eq!(ask(&dealer.corp_id, dealer.agent_id, json!(1)).await, 0);
     assert_eq!(ask(&dealer.corp_id, dealer.agent_id, json!(0)).await, 670_001);
@@ -187,10 +128,7 @@ async fn a_dealer_token_needs_the_shared_pair_and_the_business_type() {
     bench.sim.share(&dealer.corp_id, false);
     assert_eq!(ask(&dealer.corp_id, dealer.agent_id, json!(1)).await, 670_001);
     bench.sim.share(&dealer.corp_id, true);
-    assert_ne!(
-        bench.dealer_token(&dealer).await,
-        bench.dealer_token(&other).await
-    );
+    assert_ne!(bench.dealer_token(&dealer).await, bench.dealer_token(&other).await);
 }
 
 #[tokio::test]

@@ -18,39 +18,21 @@ use super::*;
 /// The plaintext and the receive id of a callback, or what is wrong with it.
 fn open(spec: &CallbackSpec, query: &str, encrypted: &str) -> Result<(String, String), &'static str> {
     let field = |name: &str| {
-        let value = query
-            .split('&')
-            .find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
-            .unwrap();
-        percent_encoding::percent_decode_str(value)
-            .decode_utf8()
-            .unwrap()
-            .into_owned()
+        let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).unwrap();
+        percent_encoding::percent_decode_str(value).decode_utf8().unwrap().into_owned()
     };
-    let mut parts = [
-        spec.token.clone(),
-        field("timestamp"),
-        field("nonce"),
-        encrypted.to_owned(),
-    ];
+    let mut parts = [spec.token.clone(), field("timestamp"), field("nonce"), encrypted.to_owned()];
     parts.sort();
     let digest = Sha1::digest(parts.concat());
-    let signature = digest
-        .iter()
-        .fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
+    let signature = digest.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"));
     if signature != field("msg_signature") {
         return Err("signature");
     }
     // Replacing the last character by the one without surplus bits gives the same key.
     let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (head, last) = spec.aes_key.split_at(42);
-    let at = alphabet
-        .iter()
-        .position(|symbol| *symbol == last.as_bytes()[0])
-        .unwrap();
-    let key = STANDARD
-        .decode(format!("{head}{}=", char::from(alphabet[at & !3])))
-        .unwrap();
+    let at = alphabet.iter().position(|symbol| *symbol == last.as_bytes()[0]).unwrap();
+    let key = STANDARD.decode(format!("{head}{}=", char::from(alphabet[at & !3]))).unwrap();
     let mut plain = STANDARD.decode(encrypted).unwrap();
     let key: [u8; 32] = key.try_into().unwrap();
     let iv: [u8; 16] = key[..16].try_into().unwrap();
@@ -69,12 +51,7 @@ fn open(spec: &CallbackSpec, query: &str, encrypted: &str) -> Result<(String, St
 }
 
 fn encrypted_in(body: &str) -> &str {
-    body.split_once("<Encrypt><![CDATA[")
-        .unwrap()
-        .1
-        .split_once("]]></Encrypt>")
-        .unwrap()
-        .0
+    body.split_once("<Encrypt><![CDATA[").unwrap().1.split_once("]]></Encrypt>").unwrap().0
 }
 
 #[test]
@@ -91,31 +68,19 @@ fn seals_are_what_published_implementations_produce() {
         }
         let sealer = Sealer::new(text("token").unwrap_or(""), text("aes_key").unwrap()).unwrap();
         // The file writes random bytes as Latin-1.
-        let random: Vec<u8> = text("random16")
-            .unwrap()
-            .chars()
-            .map(|byte| u8::try_from(u32::from(byte)).unwrap())
-            .collect();
+        let random: Vec<u8> =
+            text("random16").unwrap().chars().map(|byte| u8::try_from(u32::from(byte)).unwrap()).collect();
         let random: [u8; 16] = random.try_into().unwrap();
-        let encrypted = sealer.encrypt(
-            random,
-            text("expected_plaintext").unwrap(),
-            text("receive_id").unwrap(),
-        );
-        let expected = text("encrypt")
-            .or(text("echostr"))
-            .unwrap_or_else(|| encrypted_in(text("post_body").unwrap()));
+        let encrypted =
+            sealer.encrypt(random, text("expected_plaintext").unwrap(), text("receive_id").unwrap());
+        let expected =
+            text("encrypt").or(text("echostr")).unwrap_or_else(|| encrypted_in(text("post_body").unwrap()));
         assert_eq!(encrypted, expected, "{}", vector["source"]);
         encrypted_seen += 1;
         if let (Some(timestamp), Some(nonce), Some(signature)) =
             (text("timestamp"), text("nonce"), text("signature"))
         {
-            assert_eq!(
-                sealer.signature(timestamp, nonce, expected),
-                signature,
-                "{}",
-                vector["source"]
-            );
+            assert_eq!(sealer.signature(timestamp, nonce, expected), signature, "{}", vector["source"]);
             verified_seen += 1;
         }
         if let Some(urlencoded) = text("echostr_urlencoded") {
@@ -125,21 +90,12 @@ fn seals_are_what_published_implementations_produce() {
                 timestamp: text("timestamp").unwrap().into(),
             };
             let echo = text("expected_plaintext").unwrap();
-            let url = verification_url(
-                &sealer,
-                "http://x/cb?a=1",
-                echo,
-                text("receive_id").unwrap(),
-                &salt,
-            );
+            let url = verification_url(&sealer, "http://x/cb?a=1", echo, text("receive_id").unwrap(), &salt);
             assert!(url.starts_with("http://x/cb?a=1&msg_signature="));
             assert!(url.ends_with(&format!("&echostr={urlencoded}")), "{url}");
         }
     }
-    assert!(
-        encrypted_seen >= 10 && verified_seen >= 5,
-        "{encrypted_seen} {verified_seen}"
-    );
+    assert!(encrypted_seen >= 10 && verified_seen >= 5, "{encrypted_seen} {verified_seen}");
     assert!(Sealer::new("t", "short").is_err());
     assert!(Sealer::new("t", &"+".repeat(43)).is_err());
 }
@@ -175,17 +131,14 @@ async fn echo(door: State<Arc<Door>>, query: RawQuery) -> String {
         return "\"quoted\"".to_owned();
     };
     let echostr = query.split_once("echostr=").unwrap().1;
-    let echostr = percent_encoding::percent_decode_str(echostr)
-        .decode_utf8()
-        .unwrap();
+    let echostr = percent_encoding::percent_decode_str(echostr).decode_utf8().unwrap();
     open(&spec, &query, &echostr).unwrap().0
 }
 
 async fn door() -> (Arc<Door>, String) {
     let door = Arc::new(Door::default());
-    let router = axum::Router::new()
-        .route("/cb", axum::routing::post(knock).get(echo))
-        .with_state(Arc::clone(&door));
+    let router =
+        axum::Router::new().route("/cb", axum::routing::post(knock).get(echo)).with_state(Arc::clone(&door));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/cb", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router).await });
@@ -193,15 +146,8 @@ async fn door() -> (Arc<Door>, String) {
 }
 
 async fn bench_with_door() -> (Bench, Arc<Door>, CallbackSpec, Dealer) {
-    let sender = SenderOptions {
-        retry_interval_ms: 1,
-        ..SenderOptions::default()
-    };
-    let bench = Bench::start(Options {
-        sender,
-        ..Options::default()
-    })
-    .await;
+    let sender = SenderOptions { retry_interval_ms: 1, ..SenderOptions::default() };
+    let bench = Bench::start(Options { sender, ..Options::default() }).await;
     let (door, url) = door().await;
     let spec = bench.sim.invent_callback(&url);
     bench.sim.set_callback(&bench.app.corp_id, spec.clone());
@@ -214,41 +160,25 @@ async fn a_dealers_event_reaches_the_upstream_url_and_opens_again() {
     let (bench, door, spec, dealer) = bench_with_door().await;
     let person = bench.sim.add_person();
     let corp = &bench.app.corp_id;
-    let friendship = bench
-        .sim
-        .befriend(corp, &dealer.corp_id, &person, "zhangsan", Some("海报"));
+    let friendship = bench.sim.befriend(corp, &dealer.corp_id, &person, "zhangsan", Some("海报"));
     let delivery = bench.sim.deliver(&friendship.event).await;
     assert!(delivery.acknowledged);
-    assert_eq!(
-        (delivery.attempts, delivery.status, delivery.answer.as_str()),
-        (1, Some(200), "success")
-    );
+    assert_eq!((delivery.attempts, delivery.status, delivery.answer.as_str()), (1, Some(200), "success"));
 
     let (query, body) = door.seen().remove(0);
-    assert!(body.contains(&format!(
-        "<ToUserName><![CDATA[{}]]></ToUserName>",
-        dealer.corp_id
-    )));
+    assert!(body.contains(&format!("<ToUserName><![CDATA[{}]]></ToUserName>", dealer.corp_id)));
     assert!(body.contains(&format!("<AgentID><![CDATA[{}]]></AgentID>", dealer.agent_id)));
     let (inner, receive_id) = open(&spec, &query, encrypted_in(&body)).unwrap();
     assert_eq!(inner, friendship.event.inner);
     assert_eq!(&receive_id, corp);
-    assert!(inner.contains(&format!(
-        "<ToUserName><![CDATA[{}]]></ToUserName>",
-        dealer.corp_id
-    )));
+    assert!(inner.contains(&format!("<ToUserName><![CDATA[{}]]></ToUserName>", dealer.corp_id)));
     assert!(inner.contains("<CreateTime>1795309323</CreateTime>"));
     assert!(inner.contains("<State><![CDATA[海报]]></State>"));
     assert!(inner.contains("<WelcomeCode>"));
 
-    bench
-        .sim
-        .configure(|options| options.sender.receive_id = ReceiveId::Dealer);
+    bench.sim.configure(|options| options.sender.receive_id = ReceiveId::Dealer);
     let sealed = bench.sim.seal(&friendship.event);
-    assert_eq!(
-        open(&spec, &sealed.query, encrypted_in(&sealed.body)).unwrap().1,
-        dealer.corp_id
-    );
+    assert_eq!(open(&spec, &sealed.query, encrypted_in(&sealed.body)).unwrap().1, dealer.corp_id);
     let sealed = bench.sim.seal_text(corp, "hello");
     assert_eq!(
         open(&spec, &sealed.query, encrypted_in(&sealed.body)).unwrap(),
@@ -262,10 +192,7 @@ async fn a_failed_callback_is_retried_three_times_and_sealed_afresh() {
     let (bench, door, spec, dealer) = bench_with_door().await;
     let event = bench.sim.event(
         &dealer.corp_id,
-        &Change::EditExternalContact {
-            user_id: "zhangsan".into(),
-            external_userid: "wm1".into(),
-        },
+        &Change::EditExternalContact { user_id: "zhangsan".into(), external_userid: "wm1".into() },
     );
     door.statuses.lock().unwrap().extend([500, 503, 403]);
     let delivery = bench.sim.deliver(&event).await;
@@ -273,31 +200,20 @@ async fn a_failed_callback_is_retried_three_times_and_sealed_afresh() {
     let seen = door.seen();
     for (index, (query, body)) in seen.iter().enumerate() {
         assert_eq!(open(&spec, query, encrypted_in(body)).unwrap().0, event.inner);
-        assert!(
-            !seen[..index].contains(&(query.clone(), body.clone())),
-            "a retry repeats the bytes"
-        );
+        assert!(!seen[..index].contains(&(query.clone(), body.clone())), "a retry repeats the bytes");
     }
 
     door.statuses.lock().unwrap().extend([500; 9]);
     let delivery = bench.sim.deliver(&event).await;
-    assert_eq!(
-        (delivery.acknowledged, delivery.attempts, delivery.status),
-        (false, 4, Some(500))
-    );
+    assert_eq!((delivery.acknowledged, delivery.attempts, delivery.status), (false, 4, Some(500)));
     let delivery = bench.sim.deliver_once(&event).await;
     assert_eq!((delivery.acknowledged, delivery.attempts), (false, 1));
-    bench
-        .sim
-        .configure(|options| options.sender.retry_non_200 = false);
+    bench.sim.configure(|options| options.sender.retry_non_200 = false);
     assert_eq!(bench.sim.deliver(&event).await.attempts, 1);
     door.statuses.lock().unwrap().clear();
 
     let callbacks = bench.sim.counters().callbacks;
-    assert_eq!(
-        (callbacks.attempts, callbacks.acknowledged, callbacks.gave_up),
-        (10, 1, 3)
-    );
+    assert_eq!((callbacks.attempts, callbacks.acknowledged, callbacks.gave_up), (10, 1, 3));
 }
 
 #[tokio::test]
@@ -312,16 +228,10 @@ async fn silence_is_retried_with_the_same_bytes_if_configured() {
     *door.delay.lock().unwrap() = Some(Duration::from_secs(5));
     let event = bench.sim.event(
         &dealer.corp_id,
-        &Change::DelFollowUser {
-            user_id: "zhangsan".into(),
-            external_userid: "wm1".into(),
-        },
+        &Change::DelFollowUser { user_id: "zhangsan".into(), external_userid: "wm1".into() },
     );
     let delivery = bench.sim.deliver(&event).await;
-    assert_eq!(
-        (delivery.acknowledged, delivery.attempts, delivery.status),
-        (false, 2, None)
-    );
+    assert_eq!((delivery.acknowledged, delivery.attempts, delivery.status), (false, 2, None));
     let seen = door.seen();
     assert_eq!(seen.len(), 2);
     assert_eq!(seen[0], seen[1]);
@@ -334,12 +244,7 @@ async fn many_events_are_delivered_in_another_order_and_reported_in_theirs() {
         .sim
         .add_people(50)
         .iter()
-        .map(|person| {
-            bench
-                .sim
-                .befriend(&bench.app.corp_id, &dealer.corp_id, person, "lisi", None)
-                .event
-        })
+        .map(|person| bench.sim.befriend(&bench.app.corp_id, &dealer.corp_id, person, "lisi", None).event)
         .collect();
     let deliveries = bench.sim.deliver_all(events.clone(), 1).await;
     assert_eq!(deliveries.len(), 50);
@@ -357,10 +262,7 @@ async fn many_events_are_delivered_in_another_order_and_reported_in_theirs() {
 async fn copies_forgeries_and_verification() {
     let (bench, door, spec, dealer) = bench_with_door().await;
     let corp = &bench.app.corp_id;
-    let event = bench
-        .sim
-        .befriend(corp, &dealer.corp_id, &bench.sim.add_person(), "lisi", None)
-        .event;
+    let event = bench.sim.befriend(corp, &dealer.corp_id, &bench.sim.add_person(), "lisi", None).event;
     for (copies, distinct) in [(Copies::Identical, 1), (Copies::Resealed, 5)] {
         assert_eq!(bench.sim.deliver_copies(&event, 5, copies).await.len(), 5);
         let mut seen = std::mem::take(&mut *door.seen.lock().unwrap());
@@ -368,11 +270,9 @@ async fn copies_forgeries_and_verification() {
         seen.dedup();
         assert_eq!(seen.len(), distinct);
     }
-    for (forgery, refused_for) in [
-        (Forgery::Signature, "signature"),
-        (Forgery::Stranger, "signature"),
-        (Forgery::Cipher, ""),
-    ] {
+    for (forgery, refused_for) in
+        [(Forgery::Signature, "signature"), (Forgery::Stranger, "signature"), (Forgery::Cipher, "")]
+    {
         assert_eq!(bench.sim.deliver_forged(corp, forgery, 3).await[&200], 3);
         for (query, body) in std::mem::take(&mut *door.seen.lock().unwrap()) {
             let reason = open(&spec, &query, encrypted_in(&body)).unwrap_err();
@@ -389,9 +289,7 @@ async fn copies_forgeries_and_verification() {
 async fn an_app_without_a_callback_receives_nothing() {
     let bench = Bench::start(Options::default()).await;
     let dealer = bench.dealer();
-    let event = bench
-        .sim
-        .event(&dealer.corp_id, &Change::ShareChainChange { agent_id: 1 });
+    let event = bench.sim.event(&dealer.corp_id, &Change::ShareChainChange { agent_id: 1 });
     let delivery = bench.sim.deliver(&event).await;
     assert_eq!((delivery.acknowledged, delivery.attempts), (false, 0));
 }

@@ -28,14 +28,8 @@ async fn a_day_at_a_dealer_by_curl() {
     assert_eq!(ask(&bench, Method::POST, "unfriend", end).await, (200, json!({})));
 
     let (_, listed) = ask(&bench, Method::GET, "people", json!(null)).await;
-    assert_eq!(
-        listed[0]["customer_of"][0]["external_userid"],
-        answer["external_userid"]
-    );
-    assert_eq!(
-        listed[0]["customer_of"][0]["followers"]["zhangsan"]["is_deleted_by_customer"],
-        true
-    );
+    assert_eq!(listed[0]["customer_of"][0]["external_userid"], answer["external_userid"]);
+    assert_eq!(listed[0]["customer_of"][0]["followers"]["zhangsan"]["is_deleted_by_customer"], true);
     let (_, dealers) = ask(&bench, Method::GET, "dealers", json!(null)).await;
     assert_eq!(dealers[0]["agent_id"], dealer["agent_id"]);
 
@@ -61,31 +55,11 @@ async fn nonsense_is_answered_with_its_reason() {
     let bench = Bench::start(Options::default()).await;
     for (path, body, reason) in [
         ("people", json!({ "count": "two" }), "expected usize"),
-        (
-            "people",
-            json!({ "count": 1, "name": "x" }),
-            "unknown field `name`",
-        ),
-        (
-            "dealers",
-            json!({ "name": "x", "upstream": "ww0" }),
-            "no upstream corp ww0",
-        ),
-        (
-            "befriend",
-            json!({ "unionid": "o", "corp_id": "wp0", "user_id": "u" }),
-            "no corp wp0 here",
-        ),
-        (
-            "faults",
-            json!({ "api": "everything", "fault": "hang" }),
-            "`api` is \"all\" or an API",
-        ),
-        (
-            "faults",
-            json!({ "api": "all", "fault": "rain" }),
-            "unknown variant `rain`",
-        ),
+        ("people", json!({ "count": 1, "name": "x" }), "unknown field `name`"),
+        ("dealers", json!({ "name": "x", "upstream": "ww0" }), "no upstream corp ww0"),
+        ("befriend", json!({ "unionid": "o", "corp_id": "wp0", "user_id": "u" }), "no corp wp0 here"),
+        ("faults", json!({ "api": "everything", "fault": "hang" }), "`api` is \"all\" or an API"),
+        ("faults", json!({ "api": "all", "fault": "rain" }), "unknown variant `rain`"),
         ("tokens/revoke", json!({ "corp_id": "ww0" }), "no corp ww0"),
     ] {
         let (status, answer) = ask(&bench, reqwest::Method::POST, path, body).await;
@@ -94,14 +68,5 @@ async fn nonsense_is_answered_with_its_reason() {
     }
     bench.sim.add_app(bench.sim.invent_app());
     let (status, answer) = ask(&bench, reqwest::Method::POST, "dealers", json!({ "name": "x" })).await;
-    assert_eq!(
-        (
-            status,
-            answer["error"]
-                .as_str()
-                .unwrap()
-                .contains("name the upstream corp")
-        ),
-        (400, true)
-    );
+    assert_eq!((status, answer["error"].as_str().unwrap().contains("name the upstream corp")), (400, true));
 }

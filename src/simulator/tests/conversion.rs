@@ -13,23 +13,12 @@ async fn a_customer_minted_before_resolves_at_every_dealer_under_another_id() {
     let (at_one, at_two) = (bench.befriend(&one, &person), bench.befriend(&two, &person));
     assert_ne!(at_one, at_two);
     assert_eq!(at_one.len(), 32);
-    assert_eq!(
-        rows(&bench.resolve(&one, &[&at_one]).await),
-        [(at_one.clone(), pending_id.clone())]
-    );
-    assert_eq!(
-        rows(&bench.resolve(&two, &[&at_two]).await),
-        [(at_two, pending_id)]
-    );
+    assert_eq!(rows(&bench.resolve(&one, &[&at_one]).await), [(at_one.clone(), pending_id.clone())]);
+    assert_eq!(rows(&bench.resolve(&two, &[&at_two]).await), [(at_two, pending_id)]);
     // Another dealer's id is unknown to this one.
     assert_eq!(rows(&bench.resolve(&two, &[&at_one]).await), []);
     assert_eq!(bench.sim.truth().len(), 2);
-    assert_eq!(
-        bench
-            .sim
-            .external_userid(&bench.app.corp_id, &one.corp_id, &person),
-        Some(at_one)
-    );
+    assert_eq!(bench.sim.external_userid(&bench.app.corp_id, &one.corp_id, &person), Some(at_one));
 }
 
 #[tokio::test]
@@ -37,33 +26,19 @@ async fn minting_refuses_what_the_documents_refuse() {
     let bench = Bench::start(Options::default()).await;
     let dealer = bench.dealer();
     let (person, other) = (bench.sim.add_person(), bench.sim.add_person());
-    let stranger = Person {
-        unionid: "o-nobody".into(),
-        openid: "o".into(),
-    };
+    let stranger = Person { unionid: "o-nobody".into(), openid: "o".into() };
     assert_eq!(bench.mint_answer(&stranger).await["errcode"], 610_014);
-    let mixed = Person {
-        openid: other.openid.clone(),
-        ..person.clone()
-    };
+    let mixed = Person { openid: other.openid.clone(), ..person.clone() };
     assert_eq!(bench.mint_answer(&mixed).await["errcode"], 610_018);
     let token = bench.token().await;
-    for incomplete in [
-        json!({}),
-        json!({ "unionid": person.unionid }),
-        json!({ "unionid": 1, "openid": "o" }),
-    ] {
-        assert_eq!(
-            bench.post(Api::UnionidToPendingId, &token, incomplete).await["errcode"],
-            40_058
-        );
+    for incomplete in
+        [json!({}), json!({ "unionid": person.unionid }), json!({ "unionid": 1, "openid": "o" })]
+    {
+        assert_eq!(bench.post(Api::UnionidToPendingId, &token, incomplete).await["errcode"], 40_058);
     }
     let body = json!({ "unionid": person.unionid, "openid": person.openid });
     let downstream = bench.dealer_token(&dealer).await;
-    assert_eq!(
-        bench.post(Api::UnionidToPendingId, &downstream, body).await["errcode"],
-        301_002
-    );
+    assert_eq!(bench.post(Api::UnionidToPendingId, &downstream, body).await["errcode"], 301_002);
     bench.sim.reject_person(&person, Some(610_017));
     assert_eq!(bench.mint_answer(&person).await["errcode"], 610_017);
     bench.sim.reject_person(&person, None);
@@ -81,38 +56,17 @@ async fn escaped_unicode_and_bodies_that_are_not_json_are_told_apart() {
         bench.token().await
     );
     let ask = async |body: &'static str| -> Value {
-        bench
-            .http
-            .post(&url)
-            .body(body)
-            .send()
-            .await
-            .unwrap()
-            .json()
-            .await
-            .unwrap()
+        bench.http.post(&url).body(body).send().await.unwrap().json().await.unwrap()
     };
-    assert_eq!(
-        ask(r#"{"unionid":"\u006f1","openid":"o"}"#).await["errcode"],
-        40_033
-    );
+    assert_eq!(ask(r#"{"unionid":"\u006f1","openid":"o"}"#).await["errcode"], 40_033);
     let answer = ask("unionid=o1").await;
     assert_eq!(answer["errcode"], 40_058);
-    assert!(
-        answer["errmsg"]
-            .as_str()
-            .unwrap()
-            .ends_with("Warning: wrong json format.")
-    );
+    assert!(answer["errmsg"].as_str().unwrap().ends_with("Warning: wrong json format."));
 }
 
 #[tokio::test]
 async fn a_pending_id_minted_after_the_friendship_does_not_resolve() {
-    let bench = Bench::start(Options {
-        conversion_window_ms: 1_000,
-        ..Options::default()
-    })
-    .await;
+    let bench = Bench::start(Options { conversion_window_ms: 1_000, ..Options::default() }).await;
     let dealer = bench.dealer();
     let (late, window) = (bench.sim.add_person(), bench.sim.add_person());
     let (late_id, window_id) = (bench.befriend(&dealer, &late), bench.befriend(&dealer, &window));
@@ -128,10 +82,7 @@ async fn a_pending_id_minted_after_the_friendship_does_not_resolve() {
     assert_eq!(rows(&bench.resolve(&dealer, &[&late_id]).await), []);
 
     bench.sim.configure(|options| options.late_mint_resolves = true);
-    assert_eq!(
-        rows(&bench.resolve(&dealer, &[&late_id, &window_id]).await).len(),
-        2
-    );
+    assert_eq!(rows(&bench.resolve(&dealer, &[&late_id, &window_id]).await).len(), 2);
 }
 
 #[tokio::test]
@@ -149,16 +100,10 @@ async fn order_within_one_millisecond_decides_whether_a_mint_was_in_time() {
 
 #[tokio::test]
 async fn a_pending_id_lives_90_days_unless_it_is_renewed() {
-    for (remint, resolves_after_90_days) in [
-        (Remint::SameId, true),
-        (Remint::SameIdNotRenewed, false),
-        (Remint::NewId, false),
-    ] {
-        let bench = Bench::start(Options {
-            remint,
-            ..Options::default()
-        })
-        .await;
+    for (remint, resolves_after_90_days) in
+        [(Remint::SameId, true), (Remint::SameIdNotRenewed, false), (Remint::NewId, false)]
+    {
+        let bench = Bench::start(Options { remint, ..Options::default() }).await;
         let dealer = bench.dealer();
         let person = bench.sim.add_person();
         let first = bench.mint(&person).await;
@@ -171,30 +116,19 @@ async fn a_pending_id_lives_90_days_unless_it_is_renewed() {
         assert_eq!(rows(&bench.resolve(&dealer, &[&external_userid]).await).len(), 1);
         bench.clock.advance_ms(1);
         let answer = bench.resolve(&dealer, &[&external_userid]).await;
-        assert_eq!(
-            rows(&answer).len(),
-            usize::from(resolves_after_90_days),
-            "{remint:?}"
-        );
+        assert_eq!(rows(&answer).len(), usize::from(resolves_after_90_days), "{remint:?}");
     }
 }
 
 #[tokio::test]
 async fn a_renewal_before_the_friendship_resolves_to_the_newest_id() {
-    let bench = Bench::start(Options {
-        remint: Remint::NewId,
-        ..Options::default()
-    })
-    .await;
+    let bench = Bench::start(Options { remint: Remint::NewId, ..Options::default() }).await;
     let dealer = bench.dealer();
     let person = bench.sim.add_person();
     bench.mint(&person).await;
     let second = bench.mint(&person).await;
     let external_userid = bench.befriend(&dealer, &person);
-    assert_eq!(
-        rows(&bench.resolve(&dealer, &[&external_userid]).await)[0].1,
-        second
-    );
+    assert_eq!(rows(&bench.resolve(&dealer, &[&external_userid]).await)[0].1, second);
     assert_eq!(bench.sim.pending_ids(&bench.app.corp_id, &person).len(), 2);
 }
 
@@ -207,10 +141,7 @@ async fn a_batch_has_one_to_a_hundred_ids() {
     assert_eq!(bench.resolve(&dealer, &["wm"; 100]).await["errcode"], 0);
     let token = bench.dealer_token(&dealer).await;
     let not_text = json!({ "external_userid": [1] });
-    assert_eq!(
-        bench.post(Api::ExternalUseridToPendingId, &token, not_text).await["errcode"],
-        40_058
-    );
+    assert_eq!(bench.post(Api::ExternalUseridToPendingId, &token, not_text).await["errcode"], 40_058);
     assert_eq!(bench.sim.counters().max_batch, 101);
 }
 
@@ -221,23 +152,13 @@ async fn the_kind_of_token_decides_and_the_rule_can_be_changed() {
     let person = bench.sim.add_person();
     bench.mint(&person).await;
     let external_userid = bench.befriend(&dealer, &person);
-    let own = bench
-        .sim
-        .befriend(&bench.app.corp_id, &bench.app.corp_id, &person, "boss", None)
-        .external_userid;
+    let own =
+        bench.sim.befriend(&bench.app.corp_id, &bench.app.corp_id, &person, "boss", None).external_userid;
     let (upstream, downstream) = (bench.token().await, bench.dealer_token(&dealer).await);
     let ask = async |token: &str, id: &str| {
-        let answer = bench
-            .post(
-                Api::ExternalUseridToPendingId,
-                token,
-                json!({ "external_userid": [id] }),
-            )
-            .await;
-        (
-            answer["errcode"].as_i64().unwrap(),
-            answer["result"].as_array().map_or(0, Vec::len),
-        )
+        let answer =
+            bench.post(Api::ExternalUseridToPendingId, token, json!({ "external_userid": [id] })).await;
+        (answer["errcode"].as_i64().unwrap(), answer["result"].as_array().map_or(0, Vec::len))
     };
     for (rule, with_upstream, with_downstream) in [
         (TokenRule::Downstream, (301_002, 0), (0, 1)),
@@ -246,11 +167,7 @@ async fn the_kind_of_token_decides_and_the_rule_can_be_changed() {
     ] {
         bench.sim.configure(|options| options.token_rule = rule);
         assert_eq!(ask(&upstream, &external_userid).await, with_upstream, "{rule:?}");
-        assert_eq!(
-            ask(&downstream, &external_userid).await,
-            with_downstream,
-            "{rule:?}"
-        );
+        assert_eq!(ask(&downstream, &external_userid).await, with_downstream, "{rule:?}");
         assert_eq!(ask(&upstream, &own).await, (0, 1), "{rule:?}");
     }
 }
@@ -260,26 +177,15 @@ async fn ids_that_do_not_convert_answer_as_configured() {
     let bench = Bench::start(Options::default()).await;
     let dealer = bench.dealer();
     let unminted = bench.befriend(&dealer, &bench.sim.add_person());
-    assert_eq!(
-        rows(&bench.resolve(&dealer, &["wm-unknown", &unminted]).await),
-        []
-    );
+    assert_eq!(rows(&bench.resolve(&dealer, &["wm-unknown", &unminted]).await), []);
     bench.sim.configure(|options| {
         options.unknown_id = UnknownId::EmptyPendingId;
         options.unminted = Unminted::EmptyPendingId;
     });
     let empty = rows(&bench.resolve(&dealer, &["wm-unknown", &unminted]).await);
-    assert_eq!(
-        empty.iter().map(|row| row.1.as_str()).collect::<Vec<_>>(),
-        ["", ""]
-    );
-    bench
-        .sim
-        .configure(|options| options.unknown_id = UnknownId::FailBatch40096);
-    assert_eq!(
-        bench.resolve(&dealer, &["wm-unknown", &unminted]).await["errcode"],
-        40_096
-    );
+    assert_eq!(empty.iter().map(|row| row.1.as_str()).collect::<Vec<_>>(), ["", ""]);
+    bench.sim.configure(|options| options.unknown_id = UnknownId::FailBatch40096);
+    assert_eq!(bench.resolve(&dealer, &["wm-unknown", &unminted]).await["errcode"], 40_096);
 }
 
 #[tokio::test]
@@ -291,31 +197,21 @@ async fn poisoned_hidden_deleted_and_half_added_customers() {
     bench.mint(&half).await;
     let id = bench.befriend(&dealer, &person);
     let corp = &bench.app.corp_id;
-    let half_id = bench
-        .sim
-        .befriend_half(corp, &dealer.corp_id, &half, "lisi", None)
-        .external_userid;
+    let half_id = bench.sim.befriend_half(corp, &dealer.corp_id, &half, "lisi", None).external_userid;
     assert_eq!(rows(&bench.resolve(&dealer, &[&id, &half_id]).await).len(), 1);
     assert_eq!(bench.befriend(&dealer, &half), half_id);
     assert_eq!(rows(&bench.resolve(&dealer, &[&id, &half_id]).await).len(), 2);
 
     bench.sim.hide_rows(&id, 2);
     for rows_seen in [1, 1, 2] {
-        assert_eq!(
-            rows(&bench.resolve(&dealer, &[&id, &half_id]).await).len(),
-            rows_seen
-        );
+        assert_eq!(rows(&bench.resolve(&dealer, &[&id, &half_id]).await).len(), rows_seen);
     }
     bench.sim.poison(&id);
     assert_eq!(bench.resolve(&dealer, &[&id, &half_id]).await["errcode"], 40_096);
     assert_eq!(rows(&bench.resolve(&dealer, &[&half_id]).await).len(), 1);
     bench.sim.cure(&id);
-    let _ = bench
-        .sim
-        .unfriend_by_member(corp, &dealer.corp_id, &person, "zhangsan");
-    let _ = bench
-        .sim
-        .unfriend_by_customer(corp, &dealer.corp_id, &person, "zhangsan");
+    let _ = bench.sim.unfriend_by_member(corp, &dealer.corp_id, &person, "zhangsan");
+    let _ = bench.sim.unfriend_by_customer(corp, &dealer.corp_id, &person, "zhangsan");
     assert_eq!(rows(&bench.resolve(&dealer, &[&id]).await).len(), 1);
     bench.sim.set_dealer_error(&dealer.corp_id, Some(48_002));
     assert_eq!(bench.resolve(&dealer, &[&id]).await["errcode"], 48_002);
@@ -333,10 +229,7 @@ async fn group_members_convert_with_the_chat_id_only() {
     bench.mint(&outsider).await;
     let chat_id = bench.sim.add_chat(&bench.app.corp_id, &dealer.corp_id);
     let event = bench.sim.join_chat(&chat_id, std::slice::from_ref(&member));
-    let id = bench
-        .sim
-        .external_userid(&bench.app.corp_id, &dealer.corp_id, &member)
-        .unwrap();
+    let id = bench.sim.external_userid(&bench.app.corp_id, &dealer.corp_id, &member).unwrap();
     assert!(event.inner.contains(&format!("<Item>{id}</Item>")));
     let outsider_id = bench.befriend(&dealer, &outsider);
 
@@ -347,10 +240,7 @@ async fn group_members_convert_with_the_chat_id_only() {
     assert_eq!(rows(&answer).len(), 1);
     assert_eq!(rows(&answer)[0].0, id);
     let body = json!({ "chat_id": "wr-nobody", "external_userid": [id] });
-    assert_eq!(
-        bench.post(Api::ExternalUseridToPendingId, &token, body).await["errcode"],
-        40_058
-    );
+    assert_eq!(bench.post(Api::ExternalUseridToPendingId, &token, body).await["errcode"], 40_058);
 }
 
 #[tokio::test]
@@ -361,17 +251,12 @@ async fn existing_customers_are_found_by_unionid() {
     let token = bench.token().await;
     let ask = async |extra: Value| {
         let mut body = json!({ "unionid": person.unionid, "openid": person.openid });
-        body.as_object_mut()
-            .unwrap()
-            .extend(extra.as_object().unwrap().clone());
+        body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
         bench.post(Api::UnionidToExternalUserid, &token, body).await
     };
     let none = ask(json!({})).await;
     assert_eq!(
-        (
-            none["errcode"].as_i64(),
-            none["external_userid_info"].as_array().map(Vec::len)
-        ),
+        (none["errcode"].as_i64(), none["external_userid_info"].as_array().map(Vec::len)),
         (Some(0), Some(0))
     );
     let (at_one, at_two) = (bench.befriend(&one, &person), bench.befriend(&two, &person));

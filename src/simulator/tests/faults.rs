@@ -11,16 +11,9 @@ async fn faults_that_answer() {
     let person = bench.sim.add_person();
     let body = json!({ "unionid": person.unionid, "openid": person.openid });
     let token = bench.token().await;
-    let ask = async || {
-        bench
-            .try_post(Api::UnionidToPendingId, &token, &body)
-            .await
-            .unwrap()
-    };
+    let ask = async || bench.try_post(Api::UnionidToPendingId, &token, &body).await.unwrap();
 
-    bench
-        .sim
-        .inject(Api::UnionidToPendingId, Fault::Errcode(42_001), Some(1));
+    bench.sim.inject(Api::UnionidToPendingId, Fault::Errcode(42_001), Some(1));
     assert_eq!(ask().await.json::<Value>().await.unwrap()["errcode"], 42_001);
     bench.sim.inject(Target::Every, Fault::HttpStatus(503), Some(1));
     assert_eq!(ask().await.status(), 503);
@@ -45,10 +38,7 @@ async fn a_reset_is_a_reset_on_the_wire() {
     bench.sim.inject(Api::GetToken, Fault::Reset, Some(1));
     let address = bench.sim.base_url().replace("http://", "");
     let mut stream = tokio::net::TcpStream::connect(address).await.unwrap();
-    stream
-        .write_all(b"GET /cgi-bin/gettoken HTTP/1.1\r\nhost: x\r\n\r\n")
-        .await
-        .unwrap();
+    stream.write_all(b"GET /cgi-bin/gettoken HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let read = stream.read(&mut [0; 16]).await;
     assert_eq!(read.unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
@@ -60,22 +50,10 @@ async fn a_dropped_answer_has_taken_effect_and_a_reset_call_has_not() {
     let body = json!({ "unionid": person.unionid, "openid": person.openid });
     let token = bench.token().await;
     bench.sim.inject(Api::UnionidToPendingId, Fault::Reset, Some(1));
-    assert!(
-        bench
-            .try_post(Api::UnionidToPendingId, &token, &body)
-            .await
-            .is_err()
-    );
+    assert!(bench.try_post(Api::UnionidToPendingId, &token, &body).await.is_err());
     assert!(bench.sim.pending_ids(&bench.app.corp_id, &person).is_empty());
-    bench
-        .sim
-        .inject(Api::UnionidToPendingId, Fault::ApplyThenDrop, Some(1));
-    assert!(
-        bench
-            .try_post(Api::UnionidToPendingId, &token, &body)
-            .await
-            .is_err()
-    );
+    bench.sim.inject(Api::UnionidToPendingId, Fault::ApplyThenDrop, Some(1));
+    assert!(bench.try_post(Api::UnionidToPendingId, &token, &body).await.is_err());
     assert_eq!(bench.sim.pending_ids(&bench.app.corp_id, &person).len(), 1);
     assert_eq!(bench.sim.counters().calls_of(Api::UnionidToPendingId), 2);
 }

@@ -5,14 +5,7 @@ use super::*;
 use crate::domain::time::HOUR_MS;
 
 fn small_quota() -> Options {
-    Options {
-        quota: Quota {
-            per_hour: 3,
-            per_day: 5,
-            per_month: 100,
-        },
-        ..Options::default()
-    }
+    Options { quota: Quota { per_hour: 3, per_day: 5, per_month: 100 }, ..Options::default() }
 }
 
 #[tokio::test]
@@ -33,14 +26,7 @@ async fn minting_beyond_the_hour_is_a_violation_and_blocks_for_an_hour() {
     assert_eq!((counters.quota_violations, counters.blocked_calls), (1, 1));
     assert_eq!(counters.errcodes_of(45_009), 2);
     let used = bench.sim.quota_use(&bench.app.corp_id, Api::UnionidToPendingId);
-    assert_eq!(
-        used,
-        QuotaUse {
-            hour: 1,
-            day: 4,
-            month: 4
-        }
-    );
+    assert_eq!(used, QuotaUse { hour: 1, day: 4, month: 4 });
 }
 
 #[tokio::test]
@@ -51,9 +37,7 @@ async fn the_two_conversions_have_ledgers_of_their_own() {
         bench.mint(&person).await;
     }
     let body = json!({ "unionid": person.unionid, "openid": person.openid });
-    let answer = bench
-        .post(Api::UnionidToExternalUserid, &bench.token().await, body)
-        .await;
+    let answer = bench.post(Api::UnionidToExternalUserid, &bench.token().await, body).await;
     assert_eq!(answer["errcode"], 0);
     assert_eq!(bench.sim.counters().quota_violations, 0);
 }
@@ -62,9 +46,7 @@ async fn the_two_conversions_have_ledgers_of_their_own() {
 async fn failed_calls_use_quota_too() {
     let bench = Bench::start(small_quota()).await;
     let person = bench.sim.add_person();
-    bench
-        .sim
-        .inject(Api::UnionidToPendingId, Fault::Errcode(-1), Some(2));
+    bench.sim.inject(Api::UnionidToPendingId, Fault::Errcode(-1), Some(2));
     for _ in 0..2 {
         assert_eq!(bench.mint_answer(&person).await["errcode"], -1);
     }
@@ -74,22 +56,13 @@ async fn failed_calls_use_quota_too() {
 
 #[tokio::test]
 async fn every_api_has_a_limit_per_minute_and_corp() {
-    let bench = Bench::start(Options {
-        base_per_minute: 3,
-        ..Options::default()
-    })
-    .await;
+    let bench = Bench::start(Options { base_per_minute: 3, ..Options::default() }).await;
     let token = bench.token().await;
     let ask = async || {
-        let answer = bench
-            .get(Api::GetCallbackIp, &format!("access_token={token}"))
-            .await;
+        let answer = bench.get(Api::GetCallbackIp, &format!("access_token={token}")).await;
         answer["errcode"].as_i64().unwrap()
     };
-    assert_eq!(
-        [ask().await, ask().await, ask().await, ask().await],
-        [0, 0, 0, 45_009]
-    );
+    assert_eq!([ask().await, ask().await, ask().await, ask().await], [0, 0, 0, 45_009]);
     assert_eq!(bench.sim.counters().base_violations, 1);
     bench.clock.advance_ms(60_000);
     assert_eq!(ask().await, 0);

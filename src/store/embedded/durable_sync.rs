@@ -18,10 +18,7 @@ mod linux {
 
     /// Replaces libc's function of this name for the whole program.
     #[unsafe(no_mangle)]
-    #[expect(
-        unsafe_code,
-        reason = "the one foreign call of the project; see the file's head"
-    )]
+    #[expect(unsafe_code, reason = "the one foreign call of the project; see the file's head")]
     extern "C" fn sync_file_range(
         fd: libc::c_int,
         _offset: libc::off64_t,

@@ -38,12 +38,7 @@ pub struct Memory(Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>);
 
 impl Engine for Memory {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        Ok(self
-            .0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(key)
-            .cloned())
+        Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
     }
 
     fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
@@ -51,10 +46,8 @@ impl Engine for Memory {
             return Box::new(std::iter::empty());
         }
         let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let rows: Vec<_> = map
-            .range(from.to_vec()..to.to_vec())
-            .map(|(k, v)| Ok((k.clone(), v.clone())))
-            .collect();
+        let rows: Vec<_> =
+            map.range(from.to_vec()..to.to_vec()).map(|(k, v)| Ok((k.clone(), v.clone()))).collect();
         Box::new(rows.into_iter())
     }
 

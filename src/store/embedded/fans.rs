@@ -78,17 +78,10 @@ pub(super) fn settle(
             txn.counts().fans_minted += 1;
         }
         (FanVerdict::Existing(found), _) => {
-            fan.existing = Existing::Asked {
-                at: now,
-                found: u32::try_from(found.len()).unwrap_or(u32::MAX),
-            };
+            fan.existing = Existing::Asked { at: now, found: u32::try_from(found.len()).unwrap_or(u32::MAX) };
             for (corp_id, external_userid) in found {
                 let claim = Claim {
-                    contact: ContactKey {
-                        app: work.key.app.clone(),
-                        corp_id,
-                        external_userid,
-                    },
+                    contact: ContactKey { app: work.key.app.clone(), corp_id, external_userid },
                     unionid: work.key.unionid.clone(),
                     pending_id: None,
                     source: Some(Source::Existing),

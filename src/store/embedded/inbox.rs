@@ -47,12 +47,7 @@ impl From<SetAside> for EventRow {
 }
 
 pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Result<Appended, StoreError> {
-    let Arrival {
-        app,
-        digest,
-        received_at,
-        content,
-    } = arrival;
+    let Arrival { app, digest, received_at, content } = arrival;
     let created_at = match &content {
         Content::Event(happening) => happening.created_at,
         Content::Quarantine { .. } => Timestamp::EPOCH,
@@ -79,24 +74,13 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
             };
             enqueue(txn, &event)?;
         }
-        Content::Quarantine {
-            reason,
-            receive_id,
-            message,
-        } => {
+        Content::Quarantine { reason, receive_id, message } => {
             let message_bytes = u32::try_from(message.len()).unwrap_or(u32::MAX);
             for (part, bytes) in message.chunks(PART_BYTES).enumerate() {
                 txn.put(keys::message_part(id, part as u64), &MessagePart(bytes.to_vec()))?;
             }
             let reason = bounded(reason);
-            let quarantined = Quarantined {
-                id,
-                app,
-                received_at,
-                reason,
-                receive_id,
-                message_bytes,
-            };
+            let quarantined = Quarantined { id, app, received_at, reason, receive_id, message_bytes };
             txn.put(keys::set_aside(id), &SetAside::Quarantined(quarantined))?;
             txn.counts().quarantined += 1;
         }
@@ -139,15 +123,7 @@ pub(super) fn reschedule(
 ) -> Result<(), StoreError> {
     done(txn, event);
     let attempts = event.attempts + u32::from(spent);
-    enqueue(
-        txn,
-        &InboxEvent {
-            due_at,
-            attempts,
-            problem: Some(problem),
-            ..event.clone()
-        },
-    )
+    enqueue(txn, &InboxEvent { due_at, attempts, problem: Some(problem), ..event.clone() })
 }
 
 /// Gives the event up.
@@ -158,11 +134,7 @@ pub(super) fn bury(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     done(txn, event);
-    let event = InboxEvent {
-        problem: Some(problem),
-        attempts: event.attempts + 1,
-        ..event.clone()
-    };
+    let event = InboxEvent { problem: Some(problem), attempts: event.attempts + 1, ..event.clone() };
     txn.counts().dead += 1;
     txn.put(keys::set_aside(event.id), &SetAside::Dead { event, died_at: now })
 }
@@ -180,15 +152,7 @@ pub(super) fn redrive(
     match aside {
         SetAside::Dead { event, .. } => {
             txn.discount(|counts| &mut counts.dead);
-            enqueue(
-                txn,
-                &InboxEvent {
-                    due_at: now,
-                    attempts: 0,
-                    problem: None,
-                    ..event
-                },
-            )?;
+            enqueue(txn, &InboxEvent { due_at: now, attempts: 0, problem: None, ..event })?;
         }
         SetAside::Quarantined(Quarantined { app, received_at, .. }) => {
             txn.discount(|counts| &mut counts.quarantined);
@@ -196,15 +160,8 @@ pub(super) fn redrive(
                 txn.delete(key);
             }
             if let Some(happening) = becomes {
-                let event = InboxEvent {
-                    id,
-                    app,
-                    received_at,
-                    due_at: now,
-                    attempts: 0,
-                    problem: None,
-                    happening,
-                };
+                let event =
+                    InboxEvent { id, app, received_at, due_at: now, attempts: 0, problem: None, happening };
                 enqueue(txn, &event)?;
             }
         }

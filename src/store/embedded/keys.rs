@@ -52,9 +52,7 @@ impl Key {
     }
 
     fn contact(self, key: &ContactKey) -> Self {
-        self.id(key.external_userid.as_str())
-            .id(key.app.as_str())
-            .id(key.corp_id.as_str())
+        self.id(key.external_userid.as_str()).id(key.app.as_str()).id(key.corp_id.as_str())
     }
 
     fn done(self) -> Vec<u8> {
@@ -133,11 +131,7 @@ pub(super) fn fan_at(pending_id: &PendingId, app: &AppName) -> Vec<u8> {
 }
 
 pub(super) fn contact_at(pending_id: &PendingId, key: &ContactKey) -> Vec<u8> {
-    Key::kind(b'q')
-        .id(pending_id.as_str())
-        .id(key.app.as_str())
-        .contact(key)
-        .done()
+    Key::kind(b'q').id(pending_id.as_str()).id(key.app.as_str()).contact(key).done()
 }
 
 pub(super) fn contacts_at(pending_id: &PendingId, app: Option<&AppName>) -> Vec<u8> {
@@ -146,11 +140,7 @@ pub(super) fn contacts_at(pending_id: &PendingId, app: Option<&AppName>) -> Vec<
 }
 
 pub(super) fn linked(unionid: &Unionid, key: &ContactKey) -> Vec<u8> {
-    Key::kind(b'u')
-        .id(unionid.as_str())
-        .id(key.app.as_str())
-        .contact(key)
-        .done()
+    Key::kind(b'u').id(unionid.as_str()).id(key.app.as_str()).contact(key).done()
 }
 
 pub(super) fn linked_to(unionid: &Unionid) -> Vec<u8> {
@@ -158,10 +148,7 @@ pub(super) fn linked_to(unionid: &Unionid) -> Vec<u8> {
 }
 
 pub(super) fn fan(key: &FanKey) -> Vec<u8> {
-    Key::kind(b'n')
-        .id(key.unionid.as_str())
-        .id(key.app.as_str())
-        .done()
+    Key::kind(b'n').id(key.unionid.as_str()).id(key.app.as_str()).done()
 }
 
 pub(super) fn fans_of(unionid: &Unionid) -> Vec<u8> {
@@ -169,10 +156,7 @@ pub(super) fn fans_of(unionid: &Unionid) -> Vec<u8> {
 }
 
 pub(super) fn fan_work(key: &FanKey, step: FanStep, due_at: Timestamp) -> Vec<u8> {
-    fan_queue(&key.app, step)
-        .instant(due_at)
-        .id(key.unionid.as_str())
-        .done()
+    fan_queue(&key.app, step).instant(due_at).id(key.unionid.as_str()).done()
 }
 
 pub(super) fn fan_works(app: &AppName, step: FanStep) -> Vec<u8> {
@@ -219,9 +203,7 @@ impl<'a> Parts<'a> {
     pub(super) fn instant(&mut self) -> Result<Timestamp, StoreError> {
         let (number, rest) = self.0.split_first_chunk::<8>().ok_or_else(damaged)?;
         self.0 = rest;
-        Ok(Timestamp::from_millis(
-            i64::try_from(u64::from_be_bytes(*number)).map_err(|_| damaged())?,
-        ))
+        Ok(Timestamp::from_millis(i64::try_from(u64::from_be_bytes(*number)).map_err(|_| damaged())?))
     }
 
     pub(super) fn id(&mut self) -> Result<&'a str, StoreError> {
@@ -235,11 +217,7 @@ impl<'a> Parts<'a> {
         let external_userid = ExternalUserid::new(self.id()?).map_err(|_| damaged())?;
         let app = AppName::new(self.id()?).map_err(|_| damaged())?;
         let corp_id = CorpId::new(self.id()?).map_err(|_| damaged())?;
-        Ok(ContactKey {
-            app,
-            corp_id,
-            external_userid,
-        })
+        Ok(ContactKey { app, corp_id, external_userid })
     }
 }
 

@@ -31,20 +31,8 @@ impl Record for StoredEntry {}
 
 impl StoredEntry {
     pub(super) fn into_entry(self, seq: u64) -> FeedEntry {
-        let Self {
-            id,
-            change,
-            occurred_at,
-            data,
-        } = self;
-        FeedEntry {
-            seq,
-            id,
-            change,
-            occurred_at,
-            app: data.app.clone(),
-            data,
-        }
+        let Self { id, change, occurred_at, data } = self;
+        FeedEntry { seq, id, change, occurred_at, app: data.app.clone(), data }
     }
 }
 
@@ -67,19 +55,12 @@ pub(super) fn settle(
         return Ok(());
     }
     match (verdict, &work.event) {
-        (
-            Verdict::Retry {
-                due_at,
-                problem,
-                spent,
-            },
-            Some(event),
-        ) => inbox::reschedule(txn, event, due_at, problem, spent),
+        (Verdict::Retry { due_at, problem, spent }, Some(event)) => {
+            inbox::reschedule(txn, event, due_at, problem, spent)
+        }
         (Verdict::Dead(problem), Some(event)) => inbox::bury(txn, event, problem, now),
         (Verdict::Retry { due_at, .. }, None) => {
-            let asked = contact(txn, &work.contact)?
-                .and_then(|c| c.waiting)
-                .map_or(0, |w| w.asked);
+            let asked = contact(txn, &work.contact)?.and_then(|c| c.waiting).map_or(0, |w| w.asked);
             update_contact(txn, &work.contact, now, |txn, contact| {
                 wait(txn, &work.contact, contact, asked, Some(due_at));
                 Ok(None)
@@ -167,13 +148,10 @@ fn resolved(
 ) -> Result<Option<ChangeType>, StoreError> {
     contact.pending_id = Some(pending_id.clone());
     // Only the fan matters to the one who arrives; the other contacts are not loaded.
-    let mut meeting = Meeting {
-        fan: txn.get(&keys::fan_at(pending_id, &key.app))?,
-        ..Meeting::default()
-    };
+    let mut meeting = Meeting { fan: txn.get(&keys::fan_at(pending_id, &key.app))?, ..Meeting::default() };
     txn.mark(keys::contact_at(pending_id, key));
     match join::contact_arrives(&mut meeting, pending_id, key) {
-        Some(claim) => accept(txn, key, contact, &claim, now),
+        Some(claim) => Ok(accept(txn, key, contact, &claim, now)),
         None => Ok(None),
     }
 }
@@ -186,15 +164,10 @@ pub(super) fn fan_arrives(
     fan: FanAtMeeting,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut meeting = Meeting {
-        fan: txn.get(&keys::fan_at(pending_id, app))?,
-        ..Meeting::default()
-    };
+    let mut meeting = Meeting { fan: txn.get(&keys::fan_at(pending_id, app))?, ..Meeting::default() };
     let prefix = keys::contacts_at(pending_id, Some(app));
     for key in txn.keys(&prefix, MEETING_CONTACTS_MAX)? {
-        meeting
-            .contacts
-            .insert(keys::Parts(&key[prefix.len()..]).contact()?);
+        meeting.contacts.insert(keys::Parts(&key[prefix.len()..]).contact()?);
     }
     let claims = join::fan_arrives(&mut meeting, pending_id, fan);
     if let Some(fan) = &meeting.fan {
@@ -206,7 +179,7 @@ pub(super) fn fan_arrives(
 /// A claim from elsewhere than the contact's own resolution.
 pub(super) fn settle_claim(txn: &mut Txn<'_>, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
     update_contact(txn, &claim.contact, now, |txn, contact| {
-        let change = accept(txn, &claim.contact, contact, claim, now)?;
+        let change = accept(txn, &claim.contact, contact, claim, now);
         if contact.waiting.is_some() {
             // Who this is has become known: no more questions.
             wait(txn, &claim.contact, contact, 0, None);
@@ -222,7 +195,7 @@ fn accept(
     contact: &mut Contact,
     claim: &Claim,
     now: Timestamp,
-) -> Result<Option<ChangeType>, StoreError> {
+) -> Option<ChangeType> {
     let before = contact.link.as_ref().map(|link| link.unionid.clone());
     let (_, link_id) = txn.next_feed_id();
     let change = contact.accept(claim, link_id, now);
@@ -233,7 +206,7 @@ fn accept(
         }
         txn.mark(keys::linked(&claim.unionid, key));
     }
-    Ok(change)
+    change
 }
 
 fn tell(
@@ -247,15 +220,7 @@ fn tell(
         return Ok(());
     };
     let (seq, id) = txn.next_feed_id();
-    txn.put(
-        keys::feed(seq),
-        &StoredEntry {
-            id,
-            change,
-            occurred_at: now,
-            data,
-        },
-    )?;
+    txn.put(keys::feed(seq), &StoredEntry { id, change, occurred_at: now, data })?;
     txn.counts().feed_head = seq;
     Ok(())
 }

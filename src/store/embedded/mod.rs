@@ -62,12 +62,7 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            cache_mb: 256,
-            free_mb_min: 256,
-            inbox_events_max: 1_000_000,
-            dedupe_days: 7,
-        }
+        Self { cache_mb: 256, free_mb_min: 256, inbox_events_max: 1_000_000, dedupe_days: 7 }
     }
 }
 
@@ -102,32 +97,16 @@ impl EmbeddedStore {
         let stored = engine.get(&key).map_err(|e| OpenError::Content(failed(e)))?;
         let meta = match stored {
             Some(bytes) => decode(&key, &bytes).map_err(OpenError::Content)?,
-            None => Meta {
-                store_id: rand::random(),
-                counts: Counts::default(),
-            },
+            None => Meta { store_id: rand::random(), counts: Counts::default() },
         };
         let writer = Writer::start(engine.clone(), meta, settings.free_mb_min).map_err(|source| {
-            OpenError::Folder {
-                attempted: "start the writer of",
-                path: "the store".into(),
-                source,
-            }
+            OpenError::Folder { attempted: "start the writer of", path: "the store".into(), source }
         })?;
-        Ok(Self {
-            engine,
-            writer,
-            settings,
-            leased: Mutex::default(),
-        })
+        Ok(Self { engine, writer, settings, leased: Mutex::default() })
     }
 
     fn read<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
-        self.engine
-            .get(key)
-            .map_err(failed)?
-            .map(|bytes| decode(key, &bytes))
-            .transpose()
+        self.engine.get(key).map_err(failed)?.map(|bytes| decode(key, &bytes)).transpose()
     }
 
     /// Rows that begin with `prefix`, decoded by `row`, up to `limit` of those it wants.
@@ -198,9 +177,7 @@ fn lease_key(id: &WorkId) -> Vec<u8> {
 impl Store for EmbeddedStore {
     async fn append(&self, arrival: Arrival) -> Result<Appended, StoreError> {
         let events_max = self.settings.inbox_events_max;
-        self.writer
-            .run(move |txn| inbox::append(txn, arrival, events_max))
-            .await
+        self.writer.run(move |txn| inbox::append(txn, arrival, events_max)).await
     }
 
     async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Work>, StoreError> {
@@ -212,12 +189,7 @@ impl Store for EmbeddedStore {
             }
             let event: InboxEvent = decode(key, value)?;
             let (id, contact) = (WorkId::Event(event.due_at, event.id), event.contact_key());
-            Ok(Some(Work {
-                id,
-                contact,
-                event: Some(event),
-                known: None,
-            }))
+            Ok(Some(Work { id, contact, event: Some(event), known: None }))
         })?;
         let reasks = self.rows(b"w", &keys::reask_until(now), limit - work.len(), |key, _| {
             if leased.contains(key) {
@@ -225,12 +197,7 @@ impl Store for EmbeddedStore {
             }
             let mut parts = keys::Parts::of(key);
             let (due_at, contact) = (parts.instant()?, parts.contact()?);
-            Ok(Some(Work {
-                id: WorkId::Reask(due_at, contact.clone()),
-                contact,
-                event: None,
-                known: None,
-            }))
+            Ok(Some(Work { id: WorkId::Reask(due_at, contact.clone()), contact, event: None, known: None }))
         })?;
         work.extend(reasks);
         for item in &mut work {
@@ -247,14 +214,9 @@ impl Store for EmbeddedStore {
     }
 
     async fn settle(&self, outcomes: Vec<(Work, Verdict)>, now: Timestamp) -> Result<(), StoreError> {
-        let outcomes = outcomes
-            .into_iter()
-            .map(|(work, verdict)| (lease_key(&work.id), (work, verdict, now)))
-            .collect();
-        self.settle_all(outcomes, |txn, (work, verdict, now)| {
-            links::settle(txn, &work, verdict, now)
-        })
-        .await
+        let outcomes =
+            outcomes.into_iter().map(|(work, verdict)| (lease_key(&work.id), (work, verdict, now))).collect();
+        self.settle_all(outcomes, |txn, (work, verdict, now)| links::settle(txn, &work, verdict, now)).await
     }
 
     async fn events(
@@ -296,10 +258,7 @@ impl Store for EmbeddedStore {
         };
         let prefix = keys::message_parts(id);
         let part = |key: &[u8], value: &[u8]| Ok(Some(decode::<MessagePart>(key, value)?.0));
-        Ok(Some(
-            self.rows(&prefix, &keys::after(&prefix), usize::MAX, part)?
-                .concat(),
-        ))
+        Ok(Some(self.rows(&prefix, &keys::after(&prefix), usize::MAX, part)?.concat()))
     }
 
     async fn redrive(
@@ -308,9 +267,7 @@ impl Store for EmbeddedStore {
         becomes: Option<Happening>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.writer
-            .run(move |txn| inbox::redrive(txn, id, becomes, now))
-            .await
+        self.writer.run(move |txn| inbox::redrive(txn, id, becomes, now)).await
     }
 
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {
@@ -319,10 +276,7 @@ impl Store for EmbeddedStore {
         for chunk in fans.chunks(FANS_PER_TRANSACTION) {
             let chunk = chunk.to_vec();
             let register = move |txn: &mut txn::Txn<'_>| {
-                chunk
-                    .iter()
-                    .map(|fan| fans::register(txn, fan, now))
-                    .collect::<Result<Vec<_>, _>>()
+                chunk.iter().map(|fan| fans::register(txn, fan, now)).collect::<Result<Vec<_>, _>>()
             };
             answers.push(self.writer.submit(register).await?);
         }
@@ -339,13 +293,7 @@ impl Store for EmbeddedStore {
             let mut parts = keys::Parts::of(key);
             parts.id()?;
             let app = AppName::new(parts.id()?).map_err(|e| StoreError::Damaged(e.to_string()))?;
-            Ok(Some((
-                FanKey {
-                    app,
-                    unionid: unionid.clone(),
-                },
-                decode(key, value)?,
-            )))
+            Ok(Some((FanKey { app, unionid: unionid.clone() }, decode(key, value)?)))
         })
     }
 
@@ -359,36 +307,19 @@ impl Store for EmbeddedStore {
         self.ready()?;
         let mut leased = self.leases();
         let prefix = keys::fan_works(app, step);
-        let due = self.rows(
-            &prefix,
-            &keys::fan_works_until(app, step, now),
-            limit,
-            |key, _| {
-                if leased.contains(key) {
-                    return Ok(None);
-                }
-                let mut parts = keys::Parts(&key[prefix.len()..]);
-                let (due_at, unionid) = (parts.instant()?, parts.id()?);
-                let unionid = Unionid::new(unionid).map_err(|e| StoreError::Damaged(e.to_string()))?;
-                Ok(Some((
-                    due_at,
-                    FanKey {
-                        app: app.clone(),
-                        unionid,
-                    },
-                    key.to_vec(),
-                )))
-            },
-        )?;
+        let due = self.rows(&prefix, &keys::fan_works_until(app, step, now), limit, |key, _| {
+            if leased.contains(key) {
+                return Ok(None);
+            }
+            let mut parts = keys::Parts(&key[prefix.len()..]);
+            let (due_at, unionid) = (parts.instant()?, parts.id()?);
+            let unionid = Unionid::new(unionid).map_err(|e| StoreError::Damaged(e.to_string()))?;
+            Ok(Some((due_at, FanKey { app: app.clone(), unionid }, key.to_vec())))
+        })?;
         let mut work = Vec::with_capacity(due.len());
         for (due_at, key, queue_key) in due {
             if let Some(fan) = self.read(&keys::fan(&key))? {
-                work.push(FanWork {
-                    key,
-                    step,
-                    due_at,
-                    fan,
-                });
+                work.push(FanWork { key, step, due_at, fan });
                 leased.insert(queue_key);
             }
         }
@@ -398,9 +329,7 @@ impl Store for EmbeddedStore {
     async fn next_fan_due(&self, app: &AppName, step: FanStep) -> Result<Option<Timestamp>, StoreError> {
         let prefix = keys::fan_works(app, step);
         let first = self.first_free(&prefix)?;
-        first
-            .map(|key| keys::Parts(&key[prefix.len()..]).instant())
-            .transpose()
+        first.map(|key| keys::Parts(&key[prefix.len()..]).instant()).transpose()
     }
 
     async fn settle_fans(
@@ -409,16 +338,10 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let with_key = |(work, verdict): (FanWork, FanVerdict)| {
-            (
-                keys::fan_work(&work.key, work.step, work.due_at),
-                (work, verdict, now),
-            )
+            (keys::fan_work(&work.key, work.step, work.due_at), (work, verdict, now))
         };
         let outcomes = outcomes.into_iter().map(with_key).collect();
-        self.settle_all(outcomes, |txn, (work, verdict, now)| {
-            fans::settle(txn, &work, verdict, now)
-        })
-        .await
+        self.settle_all(outcomes, |txn, (work, verdict, now)| fans::settle(txn, &work, verdict, now)).await
     }
 
     async fn reserve(
@@ -483,9 +406,7 @@ impl Store for EmbeddedStore {
 
     async fn dealers(&self, app: &AppName) -> Result<Vec<Dealer>, StoreError> {
         let prefix = keys::dealers(app);
-        self.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, value| {
-            decode(key, value).map(Some)
-        })
+        self.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, value| decode(key, value).map(Some))
     }
 
     async fn remember_token(
@@ -497,13 +418,7 @@ impl Store for EmbeddedStore {
         let key = keys::dealer(app, corp_id);
         self.writer
             .run(move |txn| match txn.get::<Dealer>(&key)? {
-                Some(dealer) => txn.put(
-                    key,
-                    &Dealer {
-                        token: Some(owner),
-                        ..dealer
-                    },
-                ),
+                Some(dealer) => txn.put(key, &Dealer { token: Some(owner), ..dealer }),
                 None => Ok(()),
             })
             .await
@@ -533,15 +448,9 @@ impl Store for EmbeddedStore {
 
     async fn feed(&self, after: u64, limit: usize, now: Timestamp) -> Result<Vec<FeedEntry>, StoreError> {
         let head = *self.writer.shared.feed_head().borrow();
-        let (from, to) = (
-            keys::feed(after.saturating_add(1)),
-            keys::feed(head.saturating_add(1)),
-        );
+        let (from, to) = (keys::feed(after.saturating_add(1)), keys::feed(head.saturating_add(1)));
         self.rows(&from, &to, limit, |key, value| {
-            let seq = key
-                .get(1..9)
-                .and_then(|bytes| bytes.try_into().ok())
-                .map_or(0, u64::from_be_bytes);
+            let seq = key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
             let mut entry = decode::<StoredEntry>(key, value)?.into_entry(seq);
             if now.millis_since(entry.occurred_at) >= 20 * SECOND_MS {
                 entry.data.welcome_code = None;
@@ -561,10 +470,7 @@ impl Store for EmbeddedStore {
     async fn oldest_event(&self) -> Result<Option<Timestamp>, StoreError> {
         let received = |key: &[u8], value: &[u8]| Ok(Some(decode::<InboxEvent>(key, value)?.received_at));
         // The queue is by due instant; a retried event sits behind younger ones, so look at more than one.
-        Ok(self
-            .rows(b"i", &keys::after(b"i"), 1_000, received)?
-            .into_iter()
-            .min())
+        Ok(self.rows(b"i", &keys::after(b"i"), 1_000, received)?.into_iter().min())
     }
 
     fn ready(&self) -> Result<(), StoreError> {
@@ -573,11 +479,7 @@ impl Store for EmbeddedStore {
 
     async fn failed(&self) -> String {
         let mut failure = self.writer.shared.failure();
-        let reason = failure
-            .wait_for(Option::is_some)
-            .await
-            .ok()
-            .and_then(|reason| reason.clone());
+        let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
         match reason {
             Some(reason) => reason,
             None => std::future::pending().await,
@@ -597,7 +499,9 @@ impl Store for EmbeddedStore {
             let chunk = chunk.to_vec();
             self.writer
                 .run(move |txn| {
-                    chunk.into_iter().for_each(|key| txn.delete(key));
+                    for key in chunk {
+                        txn.delete(key);
+                    }
                     Ok(())
                 })
                 .await?;

@@ -28,9 +28,7 @@ pub(super) fn decode<R: Record>(key: &[u8], bytes: &[u8]) -> Result<R, StoreErro
         let kind = key.first().copied().unwrap_or_default() as char;
         StoreError::Damaged(format!("{what} in a record of kind {kind:?}"))
     };
-    let (content, crc) = bytes
-        .split_last_chunk::<4>()
-        .ok_or_else(|| damaged("too few bytes"))?;
+    let (content, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| damaged("too few bytes"))?;
     if checksum(key, content) != u32::from_le_bytes(*crc) {
         return Err(damaged("a wrong checksum"));
     }

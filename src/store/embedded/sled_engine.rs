@@ -79,15 +79,9 @@ impl SledEngine {
         delete_unfinished_snapshots(&path)?;
         let db = open_database(&path, cache_bytes)?;
         for synced in [path.as_path(), folder] {
-            File::open(synced)
-                .and_then(|dir| dir.sync_all())
-                .map_err(folder_error("sync", synced))?;
+            File::open(synced).and_then(|dir| dir.sync_all()).map_err(folder_error("sync", synced))?;
         }
-        let engine = Self {
-            db,
-            folder: folder.to_owned(),
-            _lock: lock,
-        };
+        let engine = Self { db, folder: folder.to_owned(), _lock: lock };
         let probe = || engine.commit(vec![(b"\0probe".to_vec(), Some(vec![1]))]);
         if !durable_sync::proven(probe).map_err(|e| OpenError::Database { path, reason: e.0 })? {
             return Err(OpenError::NotDurable);
@@ -98,11 +92,7 @@ impl SledEngine {
 }
 
 fn folder_error<'a>(attempted: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> OpenError + 'a {
-    move |source| OpenError::Folder {
-        attempted,
-        path: path.to_owned(),
-        source,
-    }
+    move |source| OpenError::Folder { attempted, path: path.to_owned(), source }
 }
 
 fn create_private(path: &Path) -> Result<(), OpenError> {
@@ -137,10 +127,7 @@ fn delete_unfinished_snapshots(path: &Path) -> Result<(), OpenError> {
 }
 
 fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, OpenError> {
-    let config = sled::Config::new()
-        .path(path)
-        .cache_capacity(cache_bytes)
-        .flush_every_ms(None);
+    let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
     let until = Instant::now() + REOPEN_WITHIN;
     loop {
         let reason = match catch_unwind(AssertUnwindSafe(|| config.open())) {
@@ -152,10 +139,7 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, OpenError> {
             Ok(Err(error)) => error.to_string(),
             Err(panic) => format!("sled panicked: {}", panic_text(&*panic)),
         };
-        return Err(OpenError::Database {
-            path: path.to_owned(),
-            reason,
-        });
+        return Err(OpenError::Database { path: path.to_owned(), reason });
     }
 }
 
@@ -168,9 +152,7 @@ pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
 }
 
 fn free_bytes(folder: &Path) -> Option<u64> {
-    rustix::fs::statvfs(folder)
-        .ok()
-        .map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+    rustix::fs::statvfs(folder).ok().map(|stat| stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 /// Sets space aside while there is plenty. Failing to is no reason not to serve.
@@ -188,16 +170,14 @@ fn keep_ballast(folder: &Path, ballast: &Path) {
     }
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the shape that map_err wants")]
 fn engine_error(error: sled::Error) -> EngineError {
     EngineError(error.to_string())
 }
 
 impl Engine for SledEngine {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        self.db
-            .get(key)
-            .map(|value| value.map(|v| v.to_vec()))
-            .map_err(engine_error)
+        self.db.get(key).map(|value| value.map(|v| v.to_vec())).map_err(engine_error)
     }
 
     fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {

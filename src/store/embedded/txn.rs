@@ -34,12 +34,7 @@ pub(super) struct Txn<'a> {
 
 impl<'a> Txn<'a> {
     pub(super) fn new(engine: &'a dyn Engine, group: &'a Overlay, meta: Meta) -> Self {
-        Self {
-            engine,
-            group,
-            own: Overlay::new(),
-            meta,
-        }
+        Self { engine, group, own: Overlay::new(), meta }
     }
 
     /// The writes, once the transaction has succeeded.
@@ -92,30 +87,21 @@ impl<'a> Txn<'a> {
         let end = keys::after(prefix);
         let group = self.group.range(prefix.to_vec()..end.clone());
         let own = self.own.range(prefix.to_vec()..end.clone());
-        let patch: BTreeMap<_, _> = group
-            .chain(own)
-            .map(|(key, value)| (key.clone(), value.is_some()))
-            .collect();
+        let patch: BTreeMap<_, _> =
+            group.chain(own).map(|(key, value)| (key.clone(), value.is_some())).collect();
         let mut found: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
         for row in self.engine.range(prefix, &end).take(limit + patch.len()) {
             found.insert(row.map_err(failed)?.0, true);
         }
         found.extend(patch);
-        Ok(found
-            .into_iter()
-            .filter(|(_, there)| *there)
-            .map(|(key, _)| key)
-            .take(limit)
-            .collect())
+        Ok(found.into_iter().filter(|(_, there)| *there).map(|(key, _)| key).take(limit).collect())
     }
 
     /// The sequence and id that the next feed entry will have.
     pub(super) fn next_feed_id(&self) -> (u64, String) {
         let seq = self.meta.counts.feed_head + 1;
-        let digest = Sha256::new()
-            .chain_update(self.meta.store_id)
-            .chain_update(seq.to_be_bytes())
-            .finalize();
+        let digest =
+            Sha256::new().chain_update(self.meta.store_id).chain_update(seq.to_be_bytes()).finalize();
         let id = digest.iter().take(12).fold(String::from("lnk_"), |mut id, byte| {
             use std::fmt::Write as _;
             let _ = write!(id, "{byte:02x}");

@@ -99,9 +99,7 @@ impl Shared {
             return Err(StoreError::Failed(reason));
         }
         if self.free_mb.load(Ordering::Relaxed) < self.min_free_mb {
-            return Err(StoreError::NoSpace {
-                min_mb: self.min_free_mb,
-            });
+            return Err(StoreError::NoSpace { min_mb: self.min_free_mb });
         }
         if self.busy_for().is_some_and(|busy| busy > STALLED_AFTER) {
             return Err(StoreError::Stalled);
@@ -111,17 +109,12 @@ impl Shared {
 
     fn busy_for(&self) -> Option<Duration> {
         let since = self.busy_since.load(Ordering::Relaxed).checked_sub(1)?;
-        Some(
-            self.started
-                .elapsed()
-                .saturating_sub(Duration::from_millis(since)),
-        )
+        Some(self.started.elapsed().saturating_sub(Duration::from_millis(since)))
     }
 
     fn set_busy(&self, busy: bool) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
-        self.busy_since
-            .store(if busy { now } else { 0 }, Ordering::Relaxed);
+        self.busy_since.store(if busy { now } else { 0 }, Ordering::Relaxed);
     }
 
     fn fail(&self, reason: &str) {
@@ -154,31 +147,16 @@ impl Writer {
             started: Instant::now(),
             min_free_mb,
         });
-        let mut group = Group {
-            engine,
-            meta,
-            shared: shared.clone(),
-            space_looked_at: None,
-        };
+        let mut group = Group { engine, meta, shared: shared.clone(), space_looked_at: None };
         group.look_at_space();
-        let thread = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || {
-                if let Err(panic) = catch_unwind(AssertUnwindSafe(|| group.serve(inbox))) {
-                    group
-                        .shared
-                        .fail(&format!("the writer panicked: {}", panic_text(&*panic)));
-                }
-            })?;
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| group.serve(inbox))) {
+                group.shared.fail(&format!("the writer panicked: {}", panic_text(&*panic)));
+            }
+        })?;
         let watched = Arc::downgrade(&shared);
-        std::thread::Builder::new()
-            .name("store-watchdog".to_owned())
-            .spawn(move || watch_over(&watched))?;
-        Ok(Self {
-            jobs: Mutex::new(Some(jobs)),
-            thread: Mutex::new(Some(thread)),
-            shared,
-        })
+        std::thread::Builder::new().name("store-watchdog".to_owned()).spawn(move || watch_over(&watched))?;
+        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), shared })
     }
 
     /// Hands in a transaction; the receiver answers once it is durable or refused.
@@ -191,18 +169,10 @@ impl Writer {
         T: Send + 'static,
     {
         self.shared.ready()?;
-        let jobs = self
-            .jobs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
-            .ok_or(StoreError::Closed)?;
+        let jobs =
+            self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)?;
         let (reply, answer) = oneshot::channel();
-        let job = Box::new(Transaction {
-            work: Some(work),
-            result: None,
-            reply,
-        });
+        let job = Box::new(Transaction { work: Some(work), result: None, reply });
         match tokio::time::timeout(STALLED_AFTER, jobs.send(job)).await {
             Ok(Ok(())) => Ok(answer),
             Ok(Err(_)) => Err(self.gone()),
@@ -233,11 +203,7 @@ impl Writer {
     }
 
     fn gone(&self) -> StoreError {
-        self.shared
-            .failure
-            .borrow()
-            .clone()
-            .map_or(StoreError::Closed, StoreError::Failed)
+        self.shared.failure.borrow().clone().map_or(StoreError::Closed, StoreError::Failed)
     }
 
     /// Lets the thread finish what was handed in, and waits for its end.
@@ -293,22 +259,14 @@ impl Group {
                         job.finish(Ok(()));
                     }
                 }
-                next = if decided.len() < GROUP_KEYS_MAX {
-                    inbox.try_recv().ok()
-                } else {
-                    None
-                };
+                next = if decided.len() < GROUP_KEYS_MAX { inbox.try_recv().ok() } else { None };
             }
             self.commit(decided, &mut unanswered);
         }
     }
 
     fn commit(&mut self, decided: Overlay, unanswered: &mut Vec<Box<dyn Job>>) {
-        let durable = if decided.is_empty() {
-            Ok(())
-        } else {
-            self.write(decided)
-        };
+        let durable = if decided.is_empty() { Ok(()) } else { self.write(decided) };
         if let Err(error) = &durable {
             self.shared.fail(&error.to_string());
         }
@@ -341,10 +299,7 @@ impl Group {
     }
 
     fn look_at_space(&mut self) {
-        if self
-            .space_looked_at
-            .is_some_and(|at| at.elapsed() < SPACE_LOOKED_AT_EVERY)
-        {
+        if self.space_looked_at.is_some_and(|at| at.elapsed() < SPACE_LOOKED_AT_EVERY) {
             return;
         }
         self.space_looked_at = Some(Instant::now());

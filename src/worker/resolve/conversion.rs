@@ -38,18 +38,10 @@ pub(super) async fn convert(
     owner: &CorpId,
     batch: &[Work],
 ) -> Result<Found, Failure> {
-    let mut ids: Vec<_> = batch
-        .iter()
-        .map(|work| work.contact.external_userid.clone())
-        .collect();
+    let mut ids: Vec<_> = batch.iter().map(|work| work.contact.external_userid.clone()).collect();
     ids.sort();
     ids.dedup();
-    let conversion = Conversion {
-        context,
-        app,
-        owner,
-        ids: &ids,
-    };
+    let conversion = Conversion { context, app, owner, ids: &ids };
     match conversion.run().await {
         Ok(found) => {
             context.pauses.worked(&Scope::App(app.clone()));
@@ -90,11 +82,7 @@ impl From<DirectoryError> for ConversionError {
 
 impl Conversion<'_> {
     async fn run(&self) -> Result<Found, ConversionError> {
-        let rules = self
-            .context
-            .apps
-            .get(self.app)
-            .ok_or(ConversionError::NotShared)?;
+        let rules = self.context.apps.get(self.app).ok_or(ConversionError::NotShared)?;
         if rules.corp_id == *self.owner {
             return Ok(self.ask(&TokenOf::Upstream).await?);
         }
@@ -102,21 +90,14 @@ impl Conversion<'_> {
         let auto = rules.conversion_token == ConversionToken::Auto;
         let Some(dealer) = dealer else {
             // Not listed as sharing the app. The brand's token may still do.
-            let asked = if auto {
-                Some(self.ask(&TokenOf::Upstream).await)
-            } else {
-                None
-            };
+            let asked = if auto { Some(self.ask(&TokenOf::Upstream).await) } else { None };
             return match asked {
                 Some(Err(error)) if error.class() != Class::Configuration => Err(error.into()),
                 Some(Ok(found)) => Ok(found),
                 Some(Err(_)) | None => Err(ConversionError::NotShared),
             };
         };
-        let downstream = TokenOf::Dealer {
-            corp_id: dealer.corp_id.clone(),
-            agent_id: dealer.agent_id,
-        };
+        let downstream = TokenOf::Dealer { corp_id: dealer.corp_id.clone(), agent_id: dealer.agent_id };
         let first = self.ask(&downstream).await;
         if !auto || dealer.token.is_some() && first.is_ok() {
             return Ok(first?);
@@ -150,21 +131,13 @@ impl Conversion<'_> {
 
     async fn ask(&self, token: &TokenOf) -> Result<Found, CallError> {
         self.context.metrics.ids_asked(self.ids.len());
-        let rows = self
-            .context
-            .platform
-            .external_userid_to_pending_id(self.app, token, None, self.ids)
-            .await?;
+        let rows =
+            self.context.platform.external_userid_to_pending_id(self.app, token, None, self.ids).await?;
         Ok(rows.into_iter().collect())
     }
 
     async fn remember(&self, token: TokenOwner) {
-        if let Err(error) = self
-            .context
-            .store
-            .remember_token(self.app, self.owner, token)
-            .await
-        {
+        if let Err(error) = self.context.store.remember_token(self.app, self.owner, token).await {
             tracing::warn!(%error, "which token works was not written down; it is found out again");
         }
     }
@@ -174,29 +147,19 @@ impl Conversion<'_> {
         let now = self.context.now();
         let corp = Scope::Corp(self.app.clone(), self.owner.clone());
         let pause = |scope, problem: Problem, backoff| {
-            let until = self.context.pauses.failed(scope, problem.clone(), backoff, now);
+            let until = self.context.pauses.failed(&scope, problem.clone(), backoff, now);
             Failure::Paused(problem, until)
         };
         let error = match error {
             ConversionError::Call(error) => error,
             ConversionError::Store(error) => {
-                let problem = Problem {
-                    errcode: None,
-                    text: error.to_string(),
-                };
+                let problem = Problem { errcode: None, text: error.to_string() };
                 return Failure::Paused(problem, now.plus_ms(Backoff::CALL.first_ms));
             }
             ConversionError::NotShared => {
                 let text = "WeCom does not list this corp as sharing the app; share it with the dealer in 上下游, \
                             and have the dealer confirm the sensitive permissions";
-                return pause(
-                    corp,
-                    Problem {
-                        errcode: None,
-                        text: text.to_owned(),
-                    },
-                    Backoff::PARKED,
-                );
+                return pause(corp, Problem { errcode: None, text: text.to_owned() }, Backoff::PARKED);
             }
         };
         let problem = problem_of(&error);
@@ -216,11 +179,7 @@ impl Conversion<'_> {
             }
             Class::Transient | Class::Token => pause(corp, problem, Backoff::CALL),
             Class::Configuration => {
-                let scope = if hits_the_whole_app(&error) {
-                    Scope::App(self.app.clone())
-                } else {
-                    corp
-                };
+                let scope = if hits_the_whole_app(&error) { Scope::App(self.app.clone()) } else { corp };
                 pause(scope, problem, Backoff::PARKED)
             }
         }

@@ -28,24 +28,14 @@ fn work(n: u64, customer: usize, change: ContactChange) -> Work {
             },
         },
     };
-    let contact = ContactKey {
-        app,
-        corp_id,
-        external_userid,
-    };
-    Work {
-        id: WorkId::Event(at, EventId(n)),
-        contact,
-        event: Some(event),
-        known: None,
-    }
+    let contact = ContactKey { app, corp_id, external_userid };
+    Work { id: WorkId::Event(at, EventId(n)), contact, event: Some(event), known: None }
 }
 
 #[test]
 fn a_batch_holds_a_hundred_customers_and_all_that_is_known_about_each() {
-    let mut waiting: VecDeque<_> = (0..250)
-        .map(|n| work(n, usize::try_from(n).unwrap() / 2, ContactChange::Added))
-        .collect();
+    let mut waiting: VecDeque<_> =
+        (0..250).map(|n| work(n, usize::try_from(n).unwrap() / 2, ContactChange::Added)).collect();
     let batch = take_batch(&mut waiting);
     assert_eq!((batch.len(), waiting.len()), (200, 50));
     assert_eq!(take_batch(&mut waiting).len(), 50);
@@ -53,46 +43,27 @@ fn a_batch_holds_a_hundred_customers_and_all_that_is_known_about_each() {
 
 #[test]
 fn a_batch_is_halved_by_customer_until_one_stands_alone() {
-    let batch: Vec<_> = (0..6)
-        .map(|n| work(n, usize::try_from(n).unwrap() / 2, ContactChange::Added))
-        .collect();
+    let batch: Vec<_> =
+        (0..6).map(|n| work(n, usize::try_from(n).unwrap() / 2, ContactChange::Added)).collect();
     let (head, tail) = halves(batch).unwrap();
     assert_eq!((head.len(), tail.len()), (2, 4));
-    assert_eq!(
-        halves(head).unwrap_err().len(),
-        2,
-        "two events about one customer stay together"
-    );
+    assert_eq!(halves(head).unwrap_err().len(), 2, "two events about one customer stay together");
 }
 
 #[test]
 fn a_half_added_customer_is_never_given_up() {
-    let problem = Problem {
-        errcode: Some(40_096),
-        text: String::new(),
-    };
-    assert_eq!(
-        blame(&work(1, 1, ContactChange::HalfAdded), problem.clone()),
-        Verdict::Missed
-    );
-    assert_eq!(
-        blame(&work(1, 1, ContactChange::Added), problem.clone()),
-        Verdict::Dead(problem)
-    );
+    let problem = Problem { errcode: Some(40_096), text: String::new() };
+    assert_eq!(blame(&work(1, 1, ContactChange::HalfAdded), problem.clone()), Verdict::Missed);
+    assert_eq!(blame(&work(1, 1, ContactChange::Added), problem.clone()), Verdict::Dead(problem));
 }
 
 #[test]
 fn an_undocumented_code_gets_a_few_slow_tries() {
-    let problem = Problem {
-        errcode: Some(99_999),
-        text: String::new(),
-    };
+    let problem = Problem { errcode: Some(99_999), text: String::new() };
     let later = Timestamp::from_secs(60);
     let mut work = work(1, 1, ContactChange::Added);
     for _ in 1..UNKNOWN_TRIES_MAX {
-        let Verdict::Retry { spent: true, .. } = unknown(&work, problem.clone(), later) else {
-            panic!()
-        };
+        let Verdict::Retry { spent: true, .. } = unknown(&work, problem.clone(), later) else { panic!() };
         let event = work.event.as_mut().unwrap();
         event.attempts += 1;
         event.problem = Some(problem.clone());
