@@ -79,7 +79,7 @@ pub struct App {
 }
 
 impl App {
-    /// Opens the store, binds the listeners and starts the workers. Stops when `stop` is cancelled.
+    /// Binds the listeners, opens the store and starts the workers. Stops when `stop` is cancelled.
     ///
     /// # Errors
     /// [`StartError`]; nothing keeps running then.
@@ -88,6 +88,8 @@ impl App {
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
+        let public = listen(config.server.listen, "server.listen").await?;
+        let private = listen(config.admin.listen, "admin.listen").await?;
         let settings = Settings {
             cache_mb: config.store.cache_mb,
             free_mb_min: config.store.free_mb_min,
@@ -103,8 +105,6 @@ impl App {
                 return Err(StartError::Store(OpenError::Database { path, reason }));
             }
         };
-        let public = listen(config.server.listen, "server.listen").await?;
-        let private = listen(config.admin.listen, "admin.listen").await?;
         let metrics = Arc::new(Metrics::default());
         let platform = platform(config, &store, &clock, &metrics)?;
         let context = Context {

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use serde_json::json;
 
 use super::{ConfigFile, print, say};
-use crate::config::{self, ConfigError, Environment};
+use crate::config::{self, ConfigError, Environment, Problem};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
@@ -26,6 +26,11 @@ impl Check {
             }
             Err(ConfigError::Problems { problems, .. }) if self.json => {
                 print(&json!({"ok": false, "problems": problems}).to_string())?;
+                return Ok(ExitCode::FAILURE);
+            }
+            Err(error) if self.json => {
+                let problem = Problem { key: String::new(), reason: error.to_string(), hint: None };
+                print(&json!({"ok": false, "problems": [problem]}).to_string())?;
                 return Ok(ExitCode::FAILURE);
             }
             Err(error) => return Err(error.into()),

@@ -238,7 +238,7 @@ impl Shared {
     }
 }
 
-/// Whether one could be a slip of the other: at most two characters changed, added or dropped.
+/// Whether one could be a slip of the other: a few characters changed, added or dropped, fewer for short names.
 fn near(a: &str, b: &str) -> bool {
     let (a, b): (Vec<_>, Vec<_>) = (a.chars().collect(), b.chars().collect());
     let mut row: Vec<usize> = (0..=b.len()).collect();
@@ -250,7 +250,7 @@ fn near(a: &str, b: &str) -> bool {
             row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
         }
     }
-    row[b.len()] <= 2
+    row[b.len()] <= b.len().min(a.len()).div_ceil(4).min(2)
 }
 
 fn kind(value: &Value) -> &'static str {

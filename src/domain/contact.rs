@@ -179,8 +179,14 @@ impl Contact {
     pub fn welcome_code(&self, now: Timestamp) -> Option<&str> {
         self.welcome
             .as_ref()
-            .filter(|welcome| now.millis_since(welcome.at) < WELCOME_CODE_LIFE_MS)
+            .filter(|_| self.welcome_until() > Some(now))
             .map(|welcome| welcome.code.as_str())
+    }
+
+    /// Until when the newest welcome code can be used.
+    #[must_use]
+    pub fn welcome_until(&self) -> Option<Timestamp> {
+        self.welcome.as_ref().map(|welcome| welcome.at.plus_ms(WELCOME_CODE_LIFE_MS))
     }
 
     /// Drops a welcome code that can no longer be used.

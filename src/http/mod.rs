@@ -12,6 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::StatusCode;
+use http_body_util::BodyExt;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -99,17 +101,30 @@ async fn serve_connection(
 }
 
 /// A body read in time and within its limit, or the status that says why not.
+///
+/// A body over the limit is read on, and thrown away, up to twice the limit: a sender whose connection is closed
+/// while it still sends would never see the answer.
 pub(crate) async fn read_body(
-    body: axum::body::Body,
+    mut body: axum::body::Body,
     bytes_max: usize,
     within: Duration,
-) -> Result<axum::body::Bytes, axum::http::StatusCode> {
-    use axum::http::StatusCode;
-    use http_body_util::{BodyExt, LengthLimitError, Limited};
-    match tokio::time::timeout(within, Limited::new(body, bytes_max).collect()).await {
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(StatusCode::PAYLOAD_TOO_LARGE),
-        Ok(Err(_)) => Err(StatusCode::BAD_REQUEST),
+) -> Result<Vec<u8>, StatusCode> {
+    let mut bytes = Vec::new();
+    let mut length = 0_usize;
+    let read = async {
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|_| StatusCode::BAD_REQUEST)?.into_data() else { continue };
+            length += data.len();
+            if length <= bytes_max {
+                bytes.extend_from_slice(&data);
+            } else if length > 2 * bytes_max {
+                break;
+            }
+        }
+        if length > bytes_max { Err(StatusCode::PAYLOAD_TOO_LARGE) } else { Ok(()) }
+    };
+    match tokio::time::timeout(within, read).await {
+        Ok(result) => result.map(|()| bytes),
         Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
     }
 }

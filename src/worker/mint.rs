@@ -3,8 +3,8 @@
 //! Each (app, step) is a queue of its own with its own budget: one that is used up or refused holds nobody
 //! else. Calls are made side by side, as many as configured; the limiter says when.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,8 @@ struct Queue {
     in_flight: AtomicUsize,
     /// When WeCom last accepted a fan, in milliseconds; 0 for never.
     worked_at: AtomicI64,
+    /// The last rejection in the log: its code, when, and how many of its like were left out since.
+    rejection_said: Mutex<(i64, Timestamp, u64)>,
 }
 
 /// Runs all queues until `stop`; calls under way go on, tracked by the context.
@@ -43,6 +45,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
                 step,
                 in_flight: AtomicUsize::new(0),
                 worked_at: AtomicI64::new(0),
+                rejection_said: Mutex::default(),
             })
         })
         .collect();
@@ -150,12 +153,12 @@ impl Queue {
                 pauses.failed(&fans, problem, Backoff::CALL, now);
                 FanVerdict::Retry { due_at: work.due_at, spent: false }
             }
-            (Class::Item, CallError::Refused { errcode, .. }) => self.rejected(*errcode, error),
+            (Class::Item, CallError::Refused { errcode, .. }) => self.rejected(*errcode, error, now),
             (Class::Configuration, CallError::Refused { errcode, api, .. }) => {
                 // Should it concern this pair of ids only, others have lately been accepted.
                 let worked_at = Timestamp::from_millis(self.worked_at.load(Ordering::Relaxed));
                 if about_the_pair(*errcode) && now.millis_since(worked_at) < HOUR_MS {
-                    return self.rejected(*errcode, error);
+                    return self.rejected(*errcode, error, now);
                 }
                 let whole_app = matches!(api, crate::wecom::Api::GetToken) || *errcode == 60_020;
                 let until =
@@ -167,7 +170,7 @@ impl Queue {
             (Class::Unknown | Class::Item | Class::Configuration, _) => {
                 const TRIES_MAX: u32 = 5;
                 if let (Some(errcode), true) = (error.errcode(), work.fan.attempts + 1 >= TRIES_MAX) {
-                    return self.rejected(errcode, error);
+                    return self.rejected(errcode, error, now);
                 }
                 let wait_ms = Backoff::UNKNOWN_CODE.wait_ms(work.fan.attempts + 1, rand::random());
                 FanVerdict::Retry { due_at: now.plus_ms(wait_ms), spent: true }
@@ -175,8 +178,16 @@ impl Queue {
         }
     }
 
-    fn rejected(&self, errcode: i64, error: &CallError) -> FanVerdict {
-        tracing::warn!(app = %self.app, errcode, %error, "fan rejected");
+    fn rejected(&self, errcode: i64, error: &CallError, now: Timestamp) -> FanVerdict {
+        // A bad import rejects thousands for one reason: say it once a minute.
+        let mut said = self.rejection_said.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, at, unsaid) = *said;
+        if errcode == last && now.millis_since(at) < MINUTE_MS {
+            said.2 += 1;
+        } else {
+            tracing::warn!(app = %self.app, errcode, %error, unsaid, "fan rejected");
+            *said = (errcode, now, 0);
+        }
         FanVerdict::Rejected { errcode }
     }
 }

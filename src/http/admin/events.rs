@@ -1,13 +1,13 @@
 //! `GET /v1/events` and `POST /v1/events/{id}/redrive`.
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use super::links::query;
+use super::links::{id, query};
 use super::{Problem, Shared};
 use crate::domain::event::{ContactChange, Kind};
 use crate::domain::time::Timestamp;
@@ -149,8 +149,11 @@ fn event_id(text: &str) -> Result<EventId, Problem> {
 }
 
 /// Puts a dead letter back into the inbox; releases a quarantined message if it is understood by now.
-pub(super) async fn redrive(State(state): Shared, Path(id): Path<String>) -> Result<Response, Problem> {
-    let id = event_id(&id)?;
+pub(super) async fn redrive(
+    State(state): Shared,
+    path: Result<Path<String>, PathRejection>,
+) -> Result<Response, Problem> {
+    let id = event_id(&id(path)?)?;
     let gone = || Problem::not_found("no dead letter or quarantined message has this id");
     let becomes = match state.store.event(id).await?.ok_or_else(gone)? {
         EventRow::Inbox(_) | EventRow::Dead { .. } => None,

@@ -4,12 +4,14 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::links::{id, query};
 use super::{AdminState, Problem, Shared};
 use crate::domain::fan::{Existing, Fan, Mint};
 use crate::domain::ids::{FanKey, IdError, Openid, Unionid};
@@ -43,22 +45,23 @@ pub(super) async fn register(
     let body = crate::http::read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(Problem::body)?;
     let content_type =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let rows: Vec<(u64, Result<Value, String>)> = if content_type.starts_with("application/x-ndjson") {
-        let lines = body.split(|byte| *byte == b'\n').zip(1..);
-        lines
-            .filter(|(line, _)| !line.trim_ascii().is_empty())
-            .map(|(line, n)| (n, serde_json::from_slice(line).map_err(|e| format!("not JSON: {e}"))))
-            .collect()
-    } else {
-        let value = serde_json::from_slice(&body).map_err(|e| {
-            Problem::bad_request(format!("the body is not JSON: {e}"))
-                .hint("send one object, an array, or lines with Content-Type: application/x-ndjson")
-        })?;
-        match value {
-            Value::Array(rows) => (1..).zip(rows.into_iter().map(Ok)).collect(),
-            row => vec![(1, Ok(row))],
-        }
-    };
+    let rows: Vec<(u64, Result<Value, String>)> =
+        if content_type.to_ascii_lowercase().starts_with("application/x-ndjson") {
+            let lines = body.split(|byte| *byte == b'\n').zip(1..);
+            lines
+                .filter(|(line, _)| !line.trim_ascii().is_empty())
+                .map(|(line, n)| (n, serde_json::from_slice(line).map_err(|e| format!("not JSON: {e}"))))
+                .collect()
+        } else {
+            let value = serde_json::from_slice(&body).map_err(|e| {
+                Problem::bad_request(format!("the body is not JSON: {e}"))
+                    .hint("send one object, an array, or lines with Content-Type: application/x-ndjson")
+            })?;
+            match value {
+                Value::Array(rows) => (1..).zip(rows.into_iter().map(Ok)).collect(),
+                row => vec![(1, Ok(row))],
+            }
+        };
 
     let (mut receipt, mut fans) = (Receipt::default(), Vec::new());
     for (line, row) in rows {
@@ -156,9 +159,10 @@ impl<'a> FanView<'a> {
 /// One fan and its state.
 pub(super) async fn show(
     State(state): Shared,
-    Path(unionid): Path<String>,
-    Query(query): Query<ShowQuery>,
+    path: Result<Path<String>, PathRejection>,
+    parsed: Result<Query<ShowQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
+    let (unionid, query) = (id(path)?, query(parsed)?);
     let unionid = Unionid::new(&unionid).map_err(|e| Problem::bad_request(format!("unionid {e}")))?;
     let mut fans = state.store.fans(&unionid).await?;
     if let Some(app) = &query.app {

@@ -1,8 +1,8 @@
 //! `GET /v1/links` and `GET /v1/links/feed`.
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{Path, Query, State};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +14,11 @@ use crate::store::{LinkBy, LinkQuery};
 /// The query of a request, with a problem that says what is wrong with it.
 pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
     query.map(|Query(query)| query).map_err(|error| Problem::bad_request(error.body_text()))
+}
+
+/// The id in a request's path, with a problem that says what is wrong with it.
+pub(super) fn id(path: Result<Path<String>, PathRejection>) -> Result<String, Problem> {
+    path.map(|Path(id)| id).map_err(|error| Problem::bad_request(error.body_text()))
 }
 
 #[derive(Deserialize)]

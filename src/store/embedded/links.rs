@@ -24,14 +24,18 @@ pub(super) struct StoredEntry {
     id: String,
     change: ChangeType,
     occurred_at: Timestamp,
+    /// Until when the data's welcome code can be used.
+    welcome_until: Option<Timestamp>,
     data: LinkData,
 }
 
 impl Record for StoredEntry {}
 
 impl StoredEntry {
-    pub(super) fn into_entry(self, seq: u64) -> FeedEntry {
-        let Self { id, change, occurred_at, data } = self;
+    /// The entry as told at `now`: a welcome code that can no longer be used is left out.
+    pub(super) fn into_entry(self, seq: u64, now: Timestamp) -> FeedEntry {
+        let Self { id, change, occurred_at, welcome_until, mut data } = self;
+        data.welcome_code = data.welcome_code.filter(|_| welcome_until > Some(now));
         FeedEntry { seq, id, change, occurred_at, app: data.app.clone(), data }
     }
 }
@@ -220,7 +224,10 @@ fn tell(
         return Ok(());
     };
     let (seq, id) = txn.next_feed_id();
-    txn.put(keys::feed(seq), &StoredEntry { id, change, occurred_at: now, data })?;
+    txn.put(
+        keys::feed(seq),
+        &StoredEntry { id, change, occurred_at: now, welcome_until: contact.welcome_until(), data },
+    )?;
     txn.counts().feed_head = seq;
     Ok(())
 }

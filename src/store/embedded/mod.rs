@@ -16,7 +16,7 @@ mod sled_engine;
 mod txn;
 mod writer;
 
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -33,7 +33,7 @@ use crate::domain::fan::{Fan, FanStep};
 use crate::domain::ids::{AppName, ContactKey, CorpId, FanKey, Unionid};
 use crate::domain::link::{FeedEntry, LinkData};
 use crate::domain::quota::{Grant, Ledger, Limits};
-use crate::domain::time::{DAY_MS, SECOND_MS, Timestamp};
+use crate::domain::time::{DAY_MS, Timestamp};
 
 use engine::{Engine, Memory};
 use inbox::{MessagePart, Seen, SetAside};
@@ -41,7 +41,7 @@ use links::StoredEntry;
 use records::{Record, decode};
 pub use sled_engine::OpenError;
 use sled_engine::SledEngine;
-use txn::{Meta, failed};
+use txn::{Meta, Txn, failed};
 use writer::Writer;
 
 impl Record for Ledger {}
@@ -99,7 +99,7 @@ impl EmbeddedStore {
             Some(bytes) => decode(&key, &bytes).map_err(OpenError::Content)?,
             None => Meta { store_id: rand::random(), counts: Counts::default() },
         };
-        let writer = Writer::start(engine.clone(), meta, settings.free_mb_min).map_err(|source| {
+        let writer = Writer::start(&engine, meta, settings.free_mb_min).map_err(|source| {
             OpenError::Folder { attempted: "start the writer of", path: "the store".into(), source }
         })?;
         Ok(Self { engine, writer, settings, leased: Mutex::default() })
@@ -144,25 +144,43 @@ impl EmbeddedStore {
     async fn settle_all<O: Send + 'static>(
         &self,
         outcomes: Vec<(Vec<u8>, O)>,
-        settle: fn(&mut txn::Txn<'_>, O) -> Result<(), StoreError>,
+        settle: fn(&mut Txn<'_>, O) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let (mut lease_keys, mut answers) = (Vec::new(), Vec::new());
-        let mut first_error = Ok(());
-        for (lease_key, outcome) in outcomes {
-            lease_keys.push(lease_key);
-            match self.writer.submit(move |txn| settle(txn, outcome)).await {
-                Ok(answer) => answers.push(answer),
-                Err(error) => first_error = first_error.and(Err(error)),
-            }
-        }
-        for answer in answers {
-            first_error = first_error.and(self.writer.answer(answer).await);
-        }
+        let (lease_keys, outcomes): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
+        let transactions = outcomes.into_iter().map(|outcome| move |txn: &mut Txn<'_>| settle(txn, outcome));
+        let settled = self.run_all(transactions).await;
         let mut leased = self.leases();
         for key in &lease_keys {
             leased.remove(key);
         }
-        first_error
+        settled.map(|_| ())
+    }
+
+    /// Runs many transactions, several handed in ahead of their answers so that the writer can group them, and no
+    /// more than that so that others find room between them. All are attempted; the first error is returned.
+    async fn run_all<T, F>(&self, transactions: impl Iterator<Item = F> + Send) -> Result<Vec<T>, StoreError>
+    where
+        F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
+        T: Send + 'static,
+    {
+        const AHEAD_MAX: usize = 32;
+        let mut ahead = VecDeque::new();
+        let mut results = Vec::new();
+        for transaction in transactions {
+            if ahead.len() == AHEAD_MAX
+                && let Some(answer) = ahead.pop_front()
+            {
+                results.push(self.writer.answer(answer).await);
+            }
+            match self.writer.submit(transaction).await {
+                Ok(answer) => ahead.push_back(answer),
+                Err(error) => results.push(Err(error)),
+            }
+        }
+        for answer in ahead {
+            results.push(self.writer.answer(answer).await);
+        }
+        results.into_iter().collect()
     }
 }
 
@@ -272,19 +290,13 @@ impl Store for EmbeddedStore {
 
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {
         const FANS_PER_TRANSACTION: usize = 40;
-        let mut answers = Vec::new();
-        for chunk in fans.chunks(FANS_PER_TRANSACTION) {
+        let transactions = fans.chunks(FANS_PER_TRANSACTION).map(|chunk| {
             let chunk = chunk.to_vec();
-            let register = move |txn: &mut txn::Txn<'_>| {
+            move |txn: &mut Txn<'_>| {
                 chunk.iter().map(|fan| fans::register(txn, fan, now)).collect::<Result<Vec<_>, _>>()
-            };
-            answers.push(self.writer.submit(register).await?);
-        }
-        let mut registered = Vec::with_capacity(fans.len());
-        for answer in answers {
-            registered.extend(self.writer.answer(answer).await?);
-        }
-        Ok(registered)
+            }
+        });
+        Ok(self.run_all(transactions).await?.concat())
     }
 
     async fn fans(&self, unionid: &Unionid) -> Result<Vec<(FanKey, Fan)>, StoreError> {
@@ -451,11 +463,7 @@ impl Store for EmbeddedStore {
         let (from, to) = (keys::feed(after.saturating_add(1)), keys::feed(head.saturating_add(1)));
         self.rows(&from, &to, limit, |key, value| {
             let seq = key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
-            let mut entry = decode::<StoredEntry>(key, value)?.into_entry(seq);
-            if now.millis_since(entry.occurred_at) >= 20 * SECOND_MS {
-                entry.data.welcome_code = None;
-            }
-            Ok(Some(entry))
+            Ok(Some(decode::<StoredEntry>(key, value)?.into_entry(seq, now)))
         })
     }
 

@@ -10,7 +10,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -117,6 +117,11 @@ impl Shared {
         self.busy_since.store(if busy { now } else { 0 }, Ordering::Relaxed);
     }
 
+    fn look_at_space(&self, engine: &dyn Engine) {
+        let free_mb = engine.free_bytes().map_or(u64::MAX, |bytes| bytes >> 20);
+        self.free_mb.store(free_mb, Ordering::Relaxed);
+    }
+
     fn fail(&self, reason: &str) {
         tracing::error!(reason, "the store has failed; nothing is acknowledged any more");
         self.failure.send_if_modified(|known| {
@@ -136,7 +141,7 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread.
-    pub(super) fn start(engine: Arc<dyn Engine>, meta: Meta, min_free_mb: u64) -> std::io::Result<Self> {
+    pub(super) fn start(engine: &Arc<dyn Engine>, meta: Meta, min_free_mb: u64) -> std::io::Result<Self> {
         let (jobs, inbox) = mpsc::channel(WAITING_MAX);
         let shared = Arc::new(Shared {
             counts: Mutex::new(meta.counts),
@@ -147,15 +152,18 @@ impl Writer {
             started: Instant::now(),
             min_free_mb,
         });
-        let mut group = Group { engine, meta, shared: shared.clone(), space_looked_at: None };
-        group.look_at_space();
+        shared.look_at_space(&**engine);
+        let mut group =
+            Group { engine: engine.clone(), meta, shared: shared.clone(), space_looked_at: Instant::now() };
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| group.serve(inbox))) {
                 group.shared.fail(&format!("the writer panicked: {}", panic_text(&*panic)));
             }
         })?;
-        let watched = Arc::downgrade(&shared);
-        std::thread::Builder::new().name("store-watchdog".to_owned()).spawn(move || watch_over(&watched))?;
+        let (watched, disk) = (Arc::downgrade(&shared), Arc::downgrade(engine));
+        std::thread::Builder::new()
+            .name("store-watchdog".to_owned())
+            .spawn(move || watch_over(&watched, &disk))?;
         Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), shared })
     }
 
@@ -216,9 +224,12 @@ impl Writer {
     }
 }
 
-/// Looks once a second whether the writer is stuck in one commit.
-fn watch_over(shared: &std::sync::Weak<Shared>) {
-    while let Some(shared) = shared.upgrade() {
+/// Looks once a second whether the writer is stuck in one commit, and how much space there is: while there is too
+/// little nobody writes, so nobody else would notice that it has come back.
+fn watch_over(shared: &Weak<Shared>, engine: &Weak<dyn Engine>) {
+    while let (Some(shared), Some(engine)) = (shared.upgrade(), engine.upgrade()) {
+        shared.look_at_space(&*engine);
+        drop(engine);
         if shared.busy_for().is_some_and(|busy| busy > ABORT_AFTER) {
             tracing::error!("the store's writer is stuck in one commit; aborting the process");
             std::process::abort();
@@ -232,13 +243,16 @@ struct Group {
     engine: Arc<dyn Engine>,
     meta: Meta,
     shared: Arc<Shared>,
-    space_looked_at: Option<Instant>,
+    space_looked_at: Instant,
 }
 
 impl Group {
     fn serve(&mut self, mut inbox: mpsc::Receiver<Box<dyn Job>>) {
         while let Some(first) = inbox.blocking_recv() {
-            self.look_at_space();
+            if self.space_looked_at.elapsed() >= SPACE_LOOKED_AT_EVERY {
+                self.space_looked_at = Instant::now();
+                self.shared.look_at_space(&*self.engine);
+            }
             let mut decided = Overlay::new();
             let mut unanswered = Vec::new();
             let mut next = Some(first);
@@ -296,14 +310,5 @@ impl Group {
         let committed = self.engine.commit(writes).map_err(failed);
         self.shared.set_busy(false);
         committed
-    }
-
-    fn look_at_space(&mut self) {
-        if self.space_looked_at.is_some_and(|at| at.elapsed() < SPACE_LOOKED_AT_EVERY) {
-            return;
-        }
-        self.space_looked_at = Some(Instant::now());
-        let free_mb = self.engine.free_bytes().map_or(u64::MAX, |bytes| bytes >> 20);
-        self.shared.free_mb.store(free_mb, Ordering::Relaxed);
     }
 }
