@@ -36,8 +36,8 @@ async fn run() {
     let callback = wecom.invent_callback("http://127.0.0.1/callback/brand");
     wecom.add_app(unionlink::simulator::AppSpec { callback: Some(callback.clone()), ..corp.clone() });
     let dealer = wecom.add_dealer(&corp.corp_id, "Dealer");
-    // The door alone: the platform answers nothing, so the workers stand still.
-    wecom.inject(Target::Every, Fault::HttpStatus(503), None);
+    // The door alone: the platform never answers, so the workers stand still.
+    wecom.inject(Target::Every, Fault::Hang, None);
 
     let nothing = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nothing_address = nothing.local_addr().unwrap();
