@@ -1,5 +1,7 @@
 //! The configuration: defaults, overrides, and every problem at once.
 
+use secrecy::ExposeSecret;
+
 use super::*;
 
 const KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";

@@ -1,13 +1,11 @@
 //! What every store must do, run against every store, with drop-and-reopen.
 
-use std::collections::BTreeMap;
-
-use proptest::prelude::*;
+mod properties;
 
 use super::embedded::engine::Memory;
 use super::embedded::{EmbeddedStore, Settings};
 use super::*;
-use crate::domain::event::ContactChange;
+use crate::domain::event::{ContactChange, ContactEvent};
 use crate::domain::fan::{Existing, Mint};
 use crate::domain::ids::UserId;
 use crate::domain::link::ChangeType;
@@ -522,92 +520,4 @@ fn less_free_space_than_wanted_refuses_before_the_engine_is_asked() {
         assert_eq!(store.append(added(1, 1)).await, Err(refusal.clone()));
         assert_eq!(store.ready(), Err(refusal));
     });
-}
-
-/// What the world tells the store, in some order.
-#[derive(Debug, Clone)]
-enum Input {
-    Fan(u8),
-    Event(u8, u8, u8, ContactChange, i64),
-    Restart,
-}
-
-fn inputs() -> impl Strategy<Value = Vec<Input>> {
-    let change = proptest::sample::select(vec![
-        ContactChange::Added,
-        ContactChange::HalfAdded,
-        ContactChange::DeletedByMember,
-        ContactChange::DeletedByCustomer,
-    ]);
-    let one = prop_oneof![
-        3 => (0_u8..4).prop_map(Input::Fan),
-        6 => (0_u8..4, 0_u8..2, 0_u8..2, change, 0_i64..4).prop_map(|(p, d, m, c, at)| Input::Event(p, d, m, c, at)),
-        1 => Just(Input::Restart),
-    ];
-    proptest::collection::vec(one, 0..20)
-}
-
-/// Feeds the inputs and works everything off, with WeCom knowing that person n has pending id n.
-async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<String>)> {
-    let place = Memory::default();
-    let mut store = place.open();
-    for input in inputs {
-        match input {
-            Input::Fan(n) => {
-                store.put_fans(vec![new_fan(*n)], T0).await.unwrap();
-                for work in store.lease_fans(&app(), FanStep::Mint, T0, 9).await.unwrap() {
-                    let minted = FanVerdict::Minted(Minted::new(pending(*n), T0));
-                    store.settle_fans(vec![(work, minted)], T0).await.unwrap();
-                }
-            }
-            Input::Event(person, dealer, member, change, at) => {
-                store.append(arrival(happening(*person, *dealer, *member, *change, *at))).await.unwrap();
-                for work in store.lease(T0, 9).await.unwrap() {
-                    let verdict =
-                        if change.is_add() { Verdict::Resolved(pending(*person)) } else { Verdict::Applied };
-                    store.settle(vec![(work, verdict)], T0).await.unwrap();
-                }
-            }
-            Input::Restart => store = reopen(&place, store).await,
-        }
-    }
-    let mut links = BTreeMap::new();
-    for person in 0..4 {
-        for link in links_of(&store, LinkBy::Unionid(fan_key(person).unionid)).await {
-            let key = ContactKey {
-                app: link.app.clone(),
-                corp_id: link.corp_id.clone(),
-                external_userid: link.external_userid.clone(),
-            };
-            assert_eq!(key, contact_key(person, u8::from(link.corp_id != corp(0))));
-            let followers = link.followers.iter().map(|f| format!("{f:?}")).collect();
-            links.insert(key, (link.unionid.clone(), followers));
-        }
-    }
-    let feed = store.feed(0, 1_000, T0).await.unwrap();
-    assert!(feed.iter().zip(1..).all(|(entry, seq)| entry.seq == seq), "the feed has a gap");
-    let created = feed.iter().filter(|e| e.change == ChangeType::Created).count();
-    assert_eq!(created, links.len(), "each link is announced once");
-    assert_eq!(store.counts().links, links.len() as u64);
-    links
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(200))]
-
-    #[test]
-    fn any_order_and_repetition_of_the_same_inputs_ends_in_the_same_links(
-        inputs in inputs(), swaps in proptest::collection::vec((any::<usize>(), any::<usize>()), 40)
-    ) {
-        let mut other: Vec<_> = inputs.iter().chain(&inputs).cloned().collect();
-        for (a, b) in swaps {
-            if !other.is_empty() {
-                let len = other.len();
-                other.swap(a % len, b % len);
-            }
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let (first, second) = runtime.block_on(async { (final_links(&inputs).await, final_links(&other).await) });
-        prop_assert_eq!(first, second);
-    }
 }

@@ -1,7 +1,7 @@
 //! WeCom's API, as far as the join needs it.
 //!
 //! [`Platform`] is what the workers speak to; [`Client`] is the real one over HTTP. It takes a permit from the
-//! [`limiter`] before every call, keeps one token per (app, corp) ([`tokens`]), and turns every answer into a
+//! `limiter` before every call, keeps one token per (app, corp) (`tokens`), and turns every answer into a
 //! value or a [`CallError`] whose [`Class`] decides what happens next.
 //!
 //! Deliberately absent: every other API of WeCom, and any retry beyond the one a stale token earns. When to try
