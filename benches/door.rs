@@ -42,7 +42,11 @@ async fn run() {
     let nothing = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let nothing_address = nothing.local_addr().unwrap();
     let router = Router::new().route("/callback/brand", post(|| async { "success" }));
-    let limits = Limits { connections_max: 1_000, header_timeout: Duration::from_secs(5) };
+    let limits = Limits {
+        connections_max: 1_000,
+        header_timeout: Duration::from_secs(5),
+        connection_life: Duration::from_mins(2),
+    };
     let stop = CancellationToken::new();
     let metrics = Arc::new(Metrics::default());
     tokio::spawn(serve(nothing, router, limits, metrics, TaskTracker::new(), stop.clone()));

@@ -33,6 +33,9 @@ use crate::worker::directory::Directory;
 use crate::worker::pause::Pauses;
 use crate::worker::{AppRules, Context, Wake, mint, resolve, sweep};
 
+/// Long enough for a keep-alive connection to pay, short enough that nobody holds one for ever.
+const CONNECTION_LIFE: Duration = Duration::from_mins(2);
+
 /// Why a service cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -155,6 +158,7 @@ impl App {
         let limits = http::Limits {
             connections_max: size(config.server.connections_max),
             header_timeout: Duration::from_millis(config.server.header_timeout_ms),
+            connection_life: CONNECTION_LIFE,
         };
         app.serve("public listener", public, public_router, limits);
         app.serve("admin listener", private, admin_router, limits);
@@ -185,7 +189,15 @@ impl App {
     /// # Errors
     /// [`Failure`] when the service ended on its own.
     pub async fn run(self) -> Result<(), Failure> {
-        let verdict = self.lifecycle.finish(&[&self.connections, &self.calls], self.grace).await;
+        self.run_until(CancellationToken::new()).await
+    }
+
+    /// As [`run`](Self::run), but waits for nothing once `hard` is cancelled.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_until(self, hard: CancellationToken) -> Result<(), Failure> {
+        let verdict = self.lifecycle.finish(&[&self.connections, &self.calls], self.grace, &hard).await;
         self.store.close().await;
         tracing::info!("stopped");
         verdict

@@ -63,11 +63,16 @@ impl Lifecycle {
         self.soft.cancel();
     }
 
-    /// Waits for the soft stop, then up to `grace` for the tasks and for `under_way`.
+    /// Waits for the soft stop, then up to `grace`, or until `hard`, for the tasks and for `under_way`.
     ///
     /// # Errors
     /// The [`Failure`] that stopped the service, if it was one.
-    pub async fn finish(&self, under_way: &[&TaskTracker], grace: Duration) -> Result<(), Failure> {
+    pub async fn finish(
+        &self,
+        under_way: &[&TaskTracker],
+        grace: Duration,
+        hard: &CancellationToken,
+    ) -> Result<(), Failure> {
         self.soft.cancelled().await;
         tracing::info!(grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX), "stopping");
         let all_done = async {
@@ -76,10 +81,13 @@ impl Lifecycle {
                 tracker.wait().await;
             }
         };
-        if tokio::time::timeout(grace, all_done).await.is_err() {
-            tracing::warn!(
-                "the grace time is over; what is still under way will be repeated after the next start"
-            );
+        let cut_short = tokio::select! {
+            () = all_done => None,
+            () = tokio::time::sleep(grace) => Some("the grace time is over"),
+            () = hard.cancelled() => Some("told to stop twice"),
+        };
+        if let Some(why) = cut_short {
+            tracing::warn!(why, "what is still under way will be repeated after the next start");
         }
         match self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             Some(failure) => Err(failure),
@@ -88,19 +96,21 @@ impl Lifecycle {
     }
 }
 
-/// Cancels `soft` on SIGTERM or SIGINT.
+/// Cancels `soft` on the first SIGTERM or SIGINT, `hard` on the second.
 ///
 /// # Errors
 /// When the system lets nobody listen for signals.
-pub fn listen_for_signals(soft: CancellationToken) -> std::io::Result<()> {
+pub fn listen_for_signals(soft: CancellationToken, hard: CancellationToken) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM"),
-            _ = interrupt.recv() => tracing::info!("SIGINT"),
+        for stop in [soft, hard] {
+            tokio::select! {
+                _ = terminate.recv() => tracing::info!("SIGTERM"),
+                _ = interrupt.recv() => tracing::info!("SIGINT"),
+            }
+            stop.cancel();
         }
-        soft.cancel();
     });
     Ok(())
 }

@@ -12,7 +12,7 @@ use crate::domain::ids::{CorpId, ExternalUserid, IdError, UserId};
 use crate::domain::time::Timestamp;
 
 /// The longest `State` and `WelcomeCode` kept, in bytes. WeCom's own limits are 64 characters and less.
-const SHORT_TEXT_BYTES_MAX: usize = 512;
+const SHORT_TEXT_BYTES_MAX: usize = 256;
 /// The latest `CreateTime` that can be meant: the year 9999.
 const CREATE_TIME_MAX: i64 = 253_402_300_799;
 
@@ -37,7 +37,7 @@ pub enum MessageError {
     #[error("the field CreateTime is not a time in seconds")]
     Time,
     /// `State` or `WelcomeCode` is longer than anything WeCom sends.
-    #[error("the field {0} is longer than 512 bytes")]
+    #[error("the field {0} is longer than 256 bytes")]
     Long(&'static str),
 }
 

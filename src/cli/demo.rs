@@ -67,7 +67,7 @@ impl Demo {
             ));
             say("stop with Ctrl-C");
             let stop = CancellationToken::new();
-            lifecycle::listen_for_signals(stop.clone())?;
+            lifecycle::listen_for_signals(stop.clone(), stop.clone())?;
             stop.cancelled().await;
         }
         stage.strike().await?;

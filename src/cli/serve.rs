@@ -18,8 +18,8 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     if let [first, ..] = &config.sinks[..] {
         tracing::warn!(sink = %first.name, "sinks are not served by this version; read /v1/links/feed instead");
     }
-    let stop = CancellationToken::new();
-    lifecycle::listen_for_signals(stop.clone())?;
-    App::start(&config, Arc::new(SystemClock), stop).await?.run().await?;
+    let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
+    lifecycle::listen_for_signals(soft.clone(), hard.clone())?;
+    App::start(&config, Arc::new(SystemClock), soft).await?.run_until(hard).await?;
     Ok(ExitCode::SUCCESS)
 }

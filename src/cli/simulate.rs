@@ -74,7 +74,7 @@ impl Simulate {
         }
         say("stop with Ctrl-C");
         let stop = CancellationToken::new();
-        lifecycle::listen_for_signals(stop.clone())?;
+        lifecycle::listen_for_signals(stop.clone(), stop.clone())?;
         stop.cancelled().await;
         simulator.stop().await;
         Ok(ExitCode::SUCCESS)

@@ -97,8 +97,8 @@ pub struct Store {
 pub struct Wecom {
     /// Scheme and host.
     pub api_base: String,
-    /// HTTP proxy.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// HTTP proxy; may hold a password.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "without_password")]
     pub proxy: Option<String>,
     /// For connecting.
     pub connect_timeout_ms: u64,
@@ -174,6 +174,15 @@ fn conversion_name<S: serde::Serializer>(token: &ConversionToken, to: S) -> Resu
     })
 }
 
+#[expect(clippy::ref_option, reason = "the signature serde wants")]
+fn without_password<S: serde::Serializer>(url: &Option<String>, to: S) -> Result<S::Ok, S::Error> {
+    let url = url.as_deref().unwrap_or_default();
+    match (url.split_once("://"), url.rsplit_once('@')) {
+        (Some((scheme, _)), Some((_, host))) => to.serialize_str(&format!("{scheme}://[redacted]@{host}")),
+        _ => to.serialize_str(url),
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -185,13 +194,15 @@ pub enum ConfigError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The file is not TOML.
-    #[error("{} is not TOML", path.display())]
+    /// The file is not TOML. The line itself is not shown: it may hold a secret.
+    #[error("{} is not TOML: line {line}: {reason}", path.display())]
     Syntax {
         /// Which file.
         path: PathBuf,
-        /// Where and what.
-        source: toml::de::Error,
+        /// From 1.
+        line: usize,
+        /// What is wrong there.
+        reason: String,
     },
     /// The content does not do.
     #[error("{}", listed(path, problems))]
@@ -260,8 +271,11 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigErro
 /// # Errors
 /// As [`load`].
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Config, ConfigError> {
-    let table: Table =
-        text.parse().map_err(|source| ConfigError::Syntax { path: path.to_owned(), source })?;
+    let table: Table = text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let (line, reason) = (before.matches('\n').count() + 1, error.message().to_owned());
+        ConfigError::Syntax { path: path.to_owned(), line, reason }
+    })?;
     let (config, problems) = check(table, environment);
     match config {
         Some(config) if problems.is_empty() => Ok(config),

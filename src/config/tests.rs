@@ -141,6 +141,20 @@ fn a_reachable_admin_listener_needs_a_token() {
 }
 
 #[test]
+fn a_broken_line_is_named_but_not_shown() {
+    let text = "[server]\n\nsecret = { value = \"CANARY\n";
+    let error = parse(text, Path::new("t"), &Environment::default()).unwrap_err().to_string();
+    assert!(error.contains("line 3") && !error.contains("CANARY"), "{error}");
+}
+
+#[test]
+fn a_proxys_password_is_not_printed() {
+    let text = format!("[wecom]\nproxy = \"http://user:CANARY@proxy:3128\"\n{}", minimal());
+    let printed = toml::to_string(&config(&text, &Environment::default())).unwrap();
+    assert!(printed.contains("http://[redacted]@proxy:3128") && !printed.contains("CANARY"), "{printed}");
+}
+
+#[test]
 fn a_printed_configuration_shows_no_secret() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), "CANARY-FILE\n").unwrap();

@@ -12,7 +12,7 @@ use super::time::Timestamp;
 
 /// The most followers kept for one customer of one dealer, gone ones included. Beyond it the one whose news
 /// is oldest goes first, those who left before those who stay.
-pub const FOLLOWERS_MAX: usize = 128;
+pub const FOLLOWERS_MAX: usize = 48;
 
 /// What is kept of a customer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -122,18 +122,20 @@ impl Fan {
 
     /// Takes a repeated registration. Returns whether anything changed.
     ///
-    /// A new openid replaces the old one, and gives a rejected fan another chance: a wrong openid is the
-    /// usual reason for a rejection.
+    /// A new openid replaces the old one. A fan that was rejected gets another chance either way: the brand
+    /// may have mended what WeCom complained about.
     pub fn register_again(&mut self, openid: &Openid) -> bool {
-        if self.openid == *openid {
+        let rejected = matches!(self.mint, Mint::Rejected { .. });
+        let refused = matches!(self.existing, Existing::Refused { .. });
+        if self.openid == *openid && !rejected && !refused {
             return false;
         }
         self.openid = openid.clone();
         self.attempts = 0;
-        if matches!(self.mint, Mint::Rejected { .. }) {
+        if rejected {
             self.mint = Mint::Queued;
         }
-        if matches!(self.existing, Existing::Refused { .. }) {
+        if refused {
             self.existing = Existing::Due;
         }
         true
@@ -168,13 +170,15 @@ mod tests {
     }
 
     #[test]
-    fn another_openid_gives_a_rejected_fan_another_chance() {
+    fn registering_a_rejected_fan_again_gives_another_chance() {
         let mut fan = fan(false);
-        fan.mint = Mint::Rejected { errcode: 610_018, at: Timestamp::EPOCH };
         assert!(!fan.register_again(&Openid::new("oOPENID").unwrap()));
-        assert_eq!(fan.next_step(), None);
-        assert!(fan.register_again(&Openid::new("oOTHER").unwrap()));
-        assert_eq!(fan.next_step(), Some(FanStep::Mint));
+        for openid in ["oOPENID", "oOTHER"] {
+            fan.mint = Mint::Rejected { errcode: 610_018, at: Timestamp::EPOCH };
+            assert_eq!(fan.next_step(), None);
+            assert!(fan.register_again(&Openid::new(openid).unwrap()));
+            assert_eq!(fan.next_step(), Some(FanStep::Mint));
+        }
     }
 
     #[test]

@@ -132,46 +132,61 @@ impl Ledger {
     /// looks more recent than it was, never less.
     fn move_to(&mut self, now: Timestamp) {
         let back = self.latest.millis_since(now);
-        if back > 0 {
-            for (ring, (_, width)) in self.windows.iter_mut().zip(WINDOWS) {
-                for (bucket, _) in &mut ring.0 {
-                    *bucket -= back.div_euclid(width);
-                }
-            }
+        for (ring, (_, width)) in self.windows.iter_mut().zip(WINDOWS) {
+            ring.move_back(back, width);
         }
         self.latest = now;
     }
 }
 
-/// The calls made of one API in the last minute; kept in memory, for the base limits that apply to every API
-/// (document 90312: 10,000 a minute for one corp).
+/// Length, bucket width and limit of the base windows that apply to every API (document 90312).
+const BASE_WINDOWS: [(i64, i64, u32); 2] =
+    [(MINUTE_MS, SECOND_MS, 10_000), (HOUR_MS, 10 * SECOND_MS, 150_000)];
+
+/// The calls lately made of one API for one corp; kept in memory.
 #[derive(Debug, Clone, Default)]
-pub struct MinuteLedger {
-    ring: Ring,
+pub struct BaseLedger {
+    latest: Timestamp,
+    windows: [Ring; 2],
     blocked_until: Option<Timestamp>,
 }
 
-impl MinuteLedger {
+impl BaseLedger {
     /// Counts one call at `now`.
     ///
     /// # Errors
-    /// When to ask again, if `limit` calls were made in the minute that ends now.
-    pub fn take(&mut self, now: Timestamp, limit: u32) -> Result<(), Timestamp> {
+    /// When to ask again, if a window that ends now is full, or WeCom has blocked the API.
+    pub fn take(&mut self, now: Timestamp) -> Result<(), Timestamp> {
         if let Some(until) = self.blocked_until.filter(|until| now < *until) {
             return Err(until);
         }
-        let (length, width) = (MINUTE_MS, SECOND_MS);
-        self.ring.drop_before(now, length, width);
-        if self.ring.sum() >= limit {
-            return Err(self.ring.first_gone_at(length, width).unwrap_or(now.plus_ms(length)));
+        let back = self.latest.millis_since(now);
+        self.latest = now;
+        let mut retry_at = None;
+        for (ring, (length, width, limit)) in self.windows.iter_mut().zip(BASE_WINDOWS) {
+            ring.move_back(back, width);
+            ring.drop_before(now, length, width);
+            if ring.sum() >= limit {
+                retry_at = retry_at.max(ring.first_gone_at(length, width).or(Some(now.plus_ms(length))));
+            }
         }
-        self.ring.add(now, width, 1);
+        if let Some(retry_at) = retry_at {
+            return Err(retry_at);
+        }
+        for (ring, (_, width, _)) in self.windows.iter_mut().zip(BASE_WINDOWS) {
+            ring.add(now, width, 1);
+        }
         Ok(())
     }
 
-    /// Stops all calls until `until`.
-    pub fn block(&mut self, until: Timestamp) {
-        self.blocked_until = Some(until);
+    /// WeCom answered 45009: no calls for a minute, or, if that did not help, for an hour. Returns until when.
+    pub fn blocked(&mut self, now: Timestamp) -> Timestamp {
+        let again = self.blocked_until.is_some_and(|until| now.millis_since(until) < MINUTE_MS);
+        let running = self.blocked_until.is_some_and(|until| now < until);
+        if !running {
+            self.blocked_until = Some(now.plus_ms(if again { HOUR_MS } else { MINUTE_MS }));
+        }
+        self.blocked_until.unwrap_or(now)
     }
 }
 
@@ -181,6 +196,15 @@ fn oldest_bucket(now: Timestamp, length: i64, width: i64) -> i64 {
 }
 
 impl Ring {
+    /// The clock stepped back by `back` milliseconds, if that is positive.
+    fn move_back(&mut self, back: i64, width: i64) {
+        if back > 0 {
+            for (bucket, _) in &mut self.0 {
+                *bucket -= back.div_euclid(width);
+            }
+        }
+    }
+
     fn sum(&self) -> u32 {
         self.0.iter().map(|(_, n)| n).sum()
     }
@@ -294,14 +318,40 @@ mod tests {
     }
 
     #[test]
-    fn a_minute_holds_so_many_calls_and_no_more() {
-        let mut ledger = MinuteLedger::default();
+    fn a_minute_and_an_hour_hold_so_many_calls_and_no_more() {
+        let mut ledger = BaseLedger::default();
         let start = Timestamp::from_secs(1_000_000);
-        assert!((0..10).all(|n| ledger.take(start.plus_ms(n), 10).is_ok()));
-        let retry_at = ledger.take(start.plus_ms(10), 10).unwrap_err();
-        assert!(retry_at.millis_since(start) >= MINUTE_MS && ledger.take(retry_at, 10).is_ok());
-        ledger.block(retry_at.plus_ms(MINUTE_MS));
-        assert_eq!(ledger.take(retry_at, 10), Err(retry_at.plus_ms(MINUTE_MS)));
+        let (mut now, mut calls) = (start, Vec::new());
+        while now.millis_since(start) < 2 * HOUR_MS {
+            match ledger.take(now) {
+                Ok(()) => calls.push(now.as_millis()),
+                Err(retry_at) => now = retry_at,
+            }
+        }
+        assert!(
+            max_in_any_window(&calls, MINUTE_MS) == 10_000 && max_in_any_window(&calls, HOUR_MS) == 150_000
+        );
+    }
+
+    #[test]
+    fn a_clock_that_steps_back_does_not_freeze_the_base_limits() {
+        let mut ledger = BaseLedger::default();
+        let start = Timestamp::from_secs(10_000_000);
+        while ledger.take(start).is_ok() {}
+        let earlier = start.plus_ms(-30 * DAY_MS);
+        let retry_at = ledger.take(earlier).unwrap_err();
+        assert!(retry_at.millis_since(earlier) < 2 * MINUTE_MS);
+        assert!(ledger.take(retry_at).is_ok());
+    }
+
+    #[test]
+    fn a_block_that_did_not_help_becomes_longer() {
+        let mut ledger = BaseLedger::default();
+        let now = Timestamp::from_secs(1_000_000);
+        let until = ledger.blocked(now);
+        assert_eq!((until, ledger.take(now)), (now.plus_ms(MINUTE_MS), Err(until)));
+        assert_eq!(ledger.blocked(now), until, "calls that were under way say nothing new");
+        assert_eq!(ledger.blocked(until), until.plus_ms(HOUR_MS));
     }
 
     #[test]

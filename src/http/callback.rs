@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -52,9 +53,13 @@ pub fn router(state: Arc<CallbackState>) -> Router {
 type Shared = State<Arc<CallbackState>>;
 
 /// WeCom checks the URL: it wants its echo back, decrypted, byte for byte, within a second (document 90930).
-async fn verify(State(state): Shared, Path(app): Path<String>, RawQuery(query): RawQuery) -> Response {
+async fn verify(
+    State(state): Shared,
+    path: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Response {
     let started = Instant::now();
-    let (outcome, answer) = match state.door.app(&app) {
+    let (outcome, answer) = match state.app(path) {
         None => (DoorOutcome::UnknownApp, StatusCode::NOT_FOUND.into_response()),
         Some(app) => match echo(app, query.as_deref()) {
             Ok(opened) => {
@@ -76,11 +81,11 @@ fn echo(app: &DoorApp, query: Option<&str>) -> Result<Opened, Refusal> {
 /// WeCom tells of an event (document 90930).
 async fn receive(
     State(state): Shared,
-    Path(app): Path<String>,
+    path: Result<Path<String>, PathRejection>,
     RawQuery(query): RawQuery,
     body: Body,
 ) -> Response {
-    let (outcome, answer, took) = match state.door.app(&app) {
+    let (outcome, answer, took) = match state.app(path) {
         None => (DoorOutcome::UnknownApp, StatusCode::NOT_FOUND.into_response(), Duration::ZERO),
         Some(app) => state.receive(app, query.as_deref(), body).await,
     };
@@ -89,6 +94,10 @@ async fn receive(
 }
 
 impl CallbackState {
+    fn app(&self, path: Result<Path<String>, PathRejection>) -> Option<&DoorApp> {
+        path.ok().and_then(|Path(name)| self.door.app(&name))
+    }
+
     fn refuse(&self, refusal: Refusal) -> (DoorOutcome, Response) {
         self.metrics.refused(refusal);
         (DoorOutcome::Refused, StatusCode::FORBIDDEN.into_response())

@@ -31,6 +31,8 @@ pub struct Limits {
     pub connections_max: usize,
     /// For a request's head, its first byte included; an idle connection is closed after as long.
     pub header_timeout: Duration,
+    /// How long one connection may last, whatever happens on it.
+    pub connection_life: Duration,
 }
 
 const HEADERS_MAX: usize = 64;
@@ -66,37 +68,38 @@ pub async fn serve(
         };
         let (router, stop) = (router.clone(), stop.clone());
         connections.spawn(async move {
-            serve_connection(stream, router, limits.header_timeout, stop).await;
+            serve_connection(stream, router, limits, stop).await;
             drop(place);
         });
     }
 }
 
-async fn serve_connection(
-    stream: TcpStream,
-    router: Router,
-    header_timeout: Duration,
-    stop: CancellationToken,
-) {
+async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
     // Answers are small; waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
-        .header_read_timeout(header_timeout)
+        .header_read_timeout(limits.header_timeout)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX);
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
-    let ended = tokio::select! {
-        ended = connection.as_mut() => ended,
-        () = stop.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+    let finished = async {
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(limits.connection_life) => {}
         }
+        // The request under way is finished, and then it is over.
+        connection.as_mut().graceful_shutdown();
+        connection.await
     };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "connection ended early");
+    // A peer that sends requests and reads no answers meets no timer of hyper's.
+    match tokio::time::timeout(limits.connection_life * 2, finished).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "connection ended early"),
+        Err(_) => tracing::debug!("connection cut off"),
     }
 }
 

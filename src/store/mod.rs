@@ -74,6 +74,16 @@ pub struct Work {
     pub known: Option<Contact>,
 }
 
+impl Work {
+    /// When it was due.
+    #[must_use]
+    pub const fn due_at(&self) -> Timestamp {
+        match &self.id {
+            WorkId::Event(due_at, _) | WorkId::Reask(due_at, _) => *due_at,
+        }
+    }
+}
+
 /// Names a piece of work, with the instant it was due: an identity that goes stale when it is rescheduled.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum WorkId {
@@ -232,8 +242,8 @@ pub trait Store: Send + Sync + 'static {
     /// is atomic; one whose work is no longer there is passed over.
     async fn settle(&self, outcomes: Vec<(Work, Verdict)>, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Up to `limit` events in `state` with a number above `after`, by number (`Waiting` and `Leased`: by the
-    /// instant they are due).
+    /// Up to `limit` events in `state`: dead and quarantined ones by number, from above `after`; waiting and leased
+    /// ones by the instant they are due, from the first.
     async fn events(
         &self,
         state: EventState,
@@ -339,6 +349,9 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Why it could not.
     fn ready(&self) -> Result<(), StoreError>;
+
+    /// How many damaged records were come across since the start; they are left alone.
+    fn damaged(&self) -> usize;
 
     /// Resolves when the store has failed for good, with the reason.
     async fn failed(&self) -> String;

@@ -206,6 +206,7 @@ impl Metrics {
             Err(Class::Token) => "token",
             Err(Class::Rate) => "rate",
             Err(Class::Item) => "item",
+            Err(Class::Invisible) => "invisible",
             Err(Class::Configuration) => "configuration",
             Err(Class::Unknown) => "unknown",
         };
@@ -216,7 +217,8 @@ impl Metrics {
     /// How many calls of `api` ended, whatever their outcome.
     #[must_use]
     pub fn calls_of(&self, api: Api) -> u64 {
-        const OUTCOMES: [&str; 7] = ["ok", "transient", "token", "rate", "item", "configuration", "unknown"];
+        const OUTCOMES: [&str; 8] =
+            ["ok", "transient", "token", "rate", "item", "invisible", "configuration", "unknown"];
         let count =
             |outcome| self.calls.get(&Call { api: api.as_str(), outcome }).map_or(0, |calls| calls.get());
         OUTCOMES.into_iter().map(count).sum()

@@ -151,7 +151,7 @@ impl Client {
                 return Err(CallError::Transport { api, cause: Transport::Body });
             }
         }
-        serde_json::from_slice(&bytes).map_err(|_| CallError::Transport { api, cause: Transport::Body })
+        serde_json::from_slice(&bytes).map_err(|_| CallError::Transport { api, cause: Transport::NotJson })
     }
 
     fn url(&self, api: Api, query: &[(&str, &str)]) -> String {
@@ -271,6 +271,17 @@ fn parse<T: DeserializeOwned>(api: Api, answer: Value) -> Result<T, CallError> {
     serde_json::from_value(answer).map_err(|_| CallError::Transport { api, cause: Transport::Body })
 }
 
+/// The rows of a list that can be read. One that cannot must not spoil the others.
+fn rows<T: DeserializeOwned>(api: Api, list: Option<Vec<Value>>) -> impl Iterator<Item = T> {
+    list.unwrap_or_default().into_iter().filter_map(move |row| {
+        let read = serde_json::from_value(row);
+        if read.is_err() {
+            tracing::warn!(api = api.as_str(), "a row of the answer is malformed and was passed over");
+        }
+        read.ok()
+    })
+}
+
 /// A number that may come as text.
 fn number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
     match Value::deserialize(from)? {
@@ -293,10 +304,8 @@ impl Platform for Client {
         }
         #[derive(Deserialize)]
         struct Answer {
-            #[serde(default)]
-            corp_list: Vec<Row>,
-            #[serde(default)]
-            next_cursor: String,
+            corp_list: Option<Vec<Value>>,
+            next_cursor: Option<String>,
             ending: Option<Value>,
         }
         let api = Api::ListAppShareInfo;
@@ -313,16 +322,17 @@ impl Platform for Client {
                 body["cursor"] = cursor.clone().into();
             }
             let page: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, &body).await?)?;
-            dealers.extend(page.corp_list.into_iter().map(|row| ListedDealer {
+            dealers.extend(rows::<Row>(api, page.corp_list).map(|row| ListedDealer {
                 corp_id: row.corpid,
                 agent_id: row.agentid,
                 name: row.corp_name.chars().take(128).collect(),
             }));
             let ended = page.ending.is_some_and(|ending| ending == 1 || ending == "1" || ending == true);
-            if ended || page.next_cursor.is_empty() || page.next_cursor == cursor {
+            let next = page.next_cursor.unwrap_or_default();
+            if ended || next.is_empty() || next == cursor {
                 break;
             }
-            cursor = page.next_cursor;
+            cursor = next;
         }
         Ok(dealers)
     }
@@ -356,13 +366,13 @@ impl Platform for Client {
         }
         #[derive(Deserialize)]
         struct Answer {
-            #[serde(default)]
-            external_userid_info: Vec<Row>,
+            external_userid_info: Option<Vec<Value>>,
         }
         let api = Api::UnionidToExternalUserid;
         let body = json!({"unionid": unionid.as_str(), "openid": openid.as_str()});
         let answer: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, &body).await?)?;
-        Ok(answer.external_userid_info.into_iter().map(|row| (row.corpid, row.external_userid)).collect())
+        let found = rows::<Row>(api, answer.external_userid_info);
+        Ok(found.map(|row| (row.corpid, row.external_userid)).collect())
     }
 
     async fn external_userid_to_pending_id(
@@ -380,8 +390,7 @@ impl Platform for Client {
         }
         #[derive(Deserialize)]
         struct Answer {
-            #[serde(default)]
-            result: Option<Vec<Row>>,
+            result: Option<Vec<Value>>,
         }
         let api = Api::ExternalUseridToPendingId;
         let mut body = json!({"external_userid": ids.iter().map(ExternalUserid::as_str).collect::<Vec<_>>()});
@@ -394,7 +403,7 @@ impl Platform for Client {
             let pending_id = PendingId::new(row.pending_id?).ok()?;
             Some((ExternalUserid::new(row.external_userid).ok()?, pending_id))
         };
-        Ok(answer.result.unwrap_or_default().into_iter().filter_map(known).collect())
+        Ok(rows::<Row>(api, answer.result).filter_map(known).collect())
     }
 }
 
@@ -409,8 +418,8 @@ mod tests {
         assert!(verdict(api, json!({"suite_access_token": "x"})).is_ok());
         assert!(verdict(api, json!({"errcode": "0"})).is_ok());
         assert_eq!(verdict(api, json!({"errcode": 42_001})).unwrap_err().class(), Class::Token);
-        assert_eq!(verdict(api, json!([])).unwrap_err().class(), Class::Transient);
-        assert_eq!(verdict(api, json!({"errcode": null})).unwrap_err().class(), Class::Transient);
+        assert_eq!(verdict(api, json!([])).unwrap_err().class(), Class::Unknown);
+        assert_eq!(verdict(api, json!({"errcode": null})).unwrap_err().class(), Class::Unknown);
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub enum Class {
     Rate,
     /// This one id will never work.
     Item,
+    /// This one id, or whoever follows it, cannot be seen by the app now; may change.
+    Invisible,
     /// Somebody has to mend a setting: park the app or dealer, spend nothing, probe slowly.
     Configuration,
     /// Nobody documented it: a few slow tries.
@@ -26,6 +28,7 @@ pub const fn class(errcode: i64) -> Class {
         -1 | 6_000 | 45_033 | 45_035 | 45_036 => Class::Transient,
         40_014 | 42_001 | 41_001 | 42_009 | 40_082 => Class::Token,
         45_009 | 45_011 => Class::Rate,
+        60_011 | 60_030 | 60_031 | 81_013 => Class::Invisible,
         40_003 | 40_058 | 40_063 | 40_073 | 40_096 | 41_050 | 41_051 | 60_111 | 84_061 | 610_014 => {
             Class::Item
         }
@@ -40,11 +43,7 @@ pub const fn class(errcode: i64) -> Class {
         | 43_012
         | 48_001..=48_011
         | 50_003
-        | 60_011
         | 60_020
-        | 60_030
-        | 60_031
-        | 81_013
         | 84_074
         | 85_010
         | 85_011
@@ -133,6 +132,7 @@ mod tests {
                 Class::Configuration,
                 &[40_001, 60_020, 48_002, 301_002, 670_001, 610_015, 845_003, 701_008, 48_011],
             ),
+            (Class::Invisible, &[60_011, 81_013]),
             (Class::Unknown, &[1, 99_999]),
         ] {
             for code in codes {
@@ -145,8 +145,8 @@ mod tests {
     fn every_configuration_code_has_a_remedy_of_its_own() {
         let general = remedy(i64::MAX);
         for code in [
-            40_001, 40_013, 43_009, 48_002, 50_003, 60_011, 60_020, 84_074, 92_002, 301_002, 610_015,
-            610_016, 610_017, 610_018, 670_001, 670_004, 701_008, 845_001, 845_002, 845_003,
+            40_001, 40_013, 43_009, 48_002, 50_003, 60_020, 84_074, 92_002, 301_002, 610_015, 610_016,
+            610_017, 610_018, 670_001, 670_004, 701_008, 845_001, 845_002, 845_003,
         ] {
             assert_eq!(class(code), Class::Configuration);
             assert_ne!(remedy(code), general, "{code}");

@@ -2,7 +2,7 @@
 //!
 //! The two conversions with budgets of their own draw on a durable [`Ledger`]: permits are reserved, written
 //! down, and only then used, so a crash wastes a few and never overruns. As many are reserved at once as there
-//! are callers waiting, so none lie idle. Everything else has the base limit per minute, kept in memory.
+//! are callers waiting, so none lie idle. Everything has the base limits too, kept in memory.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,11 +13,8 @@ use async_trait::async_trait;
 use super::{Api, CallError};
 use crate::clock::Clock;
 use crate::domain::ids::CorpId;
-use crate::domain::quota::{Grant, Limits, MinuteLedger};
-use crate::domain::time::{HOUR_MS, MINUTE_MS, Timestamp};
-
-/// Calls of one API for one corp in a minute (document 90312).
-const BASE_PER_MINUTE: u32 = 10_000;
+use crate::domain::quota::{BaseLedger, Grant, Limits};
+use crate::domain::time::{HOUR_MS, Timestamp};
 
 /// Where reserved calls are written down.
 #[async_trait]
@@ -42,7 +39,7 @@ pub struct Limiter {
     clock: Arc<dyn Clock>,
     limits: HashMap<CorpId, Limits>,
     reserved: Mutex<HashMap<(CorpId, Api), Arc<Reserve>>>,
-    minutes: Mutex<HashMap<(CorpId, Api), MinuteLedger>>,
+    base: Mutex<HashMap<(CorpId, Api), BaseLedger>>,
 }
 
 #[derive(Default)]
@@ -61,7 +58,7 @@ impl Limiter {
     /// A limiter with each corp's own limits; a corp not named has the documented ones.
     #[must_use]
     pub fn new(ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, limits: HashMap<CorpId, Limits>) -> Self {
-        Self { ledger, clock, limits, reserved: Mutex::default(), minutes: Mutex::default() }
+        Self { ledger, clock, limits, reserved: Mutex::default(), base: Mutex::default() }
     }
 
     /// Takes one permit for `api`, charged to `corp`.
@@ -73,13 +70,7 @@ impl Limiter {
         if !api.has_own_quota() {
             return Ok(());
         }
-        let reserve = self
-            .reserved
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .entry((corp.clone(), api))
-            .or_default()
-            .clone();
+        let reserve = self.reserve_of(corp, api);
         reserve.waiting.fetch_add(1, Ordering::Relaxed);
         let mut permits = reserve.permits.lock().await;
         let waiting = reserve.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -100,11 +91,18 @@ impl Limiter {
         Ok(())
     }
 
+    fn reserve_of(&self, corp: &CorpId, api: Api) -> Arc<Reserve> {
+        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+        reserved.entry((corp.clone(), api)).or_default().clone()
+    }
+
     fn base_permit(&self, corp: &CorpId, api: Api) -> Result<(), CallError> {
         let now = self.clock.now();
-        let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
-        let minute = minutes.entry((corp.clone(), api)).or_default();
-        minute.take(now, BASE_PER_MINUTE).map_err(|retry_at| CallError::NoPermit { api, retry_at })
+        let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
+        base.entry((corp.clone(), api))
+            .or_default()
+            .take(now)
+            .map_err(|retry_at| CallError::NoPermit { api, retry_at })
     }
 
     /// WeCom answered 45009: stops `api` for as long as the window that it most likely meant (document 90313).
@@ -116,10 +114,12 @@ impl Limiter {
             if let Err(reason) = self.ledger.block(corp, api, until).await {
                 tracing::warn!(reason, "the block could not be written down");
             }
+            // What was reserved before is not to be used any more.
+            self.reserve_of(corp, api).permits.lock().await.count = 0;
         } else {
-            tracing::warn!(%corp, api = api.as_str(), "call limit reached; calls stop for a minute");
-            let mut minutes = self.minutes.lock().unwrap_or_else(PoisonError::into_inner);
-            minutes.entry((corp.clone(), api)).or_default().block(now.plus_ms(MINUTE_MS));
+            let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
+            let until = base.entry((corp.clone(), api)).or_default().blocked(now);
+            tracing::warn!(%corp, api = api.as_str(), %until, "call limit reached; calls stop");
         }
     }
 }

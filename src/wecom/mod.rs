@@ -91,7 +91,9 @@ pub enum Transport {
     Broken,
     /// An HTTP status other than 200.
     Status(u16),
-    /// A 200 whose body is not the JSON it should be.
+    /// A 200 whose body is not JSON: somebody in between, most likely.
+    NotJson,
+    /// JSON that is not what the documents promise.
     Body,
 }
 
@@ -102,6 +104,7 @@ impl std::fmt::Display for Transport {
             Self::Timeout => f.write_str("no answer in time"),
             Self::Broken => f.write_str("the connection broke"),
             Self::Status(status) => write!(f, "HTTP status {status}"),
+            Self::NotJson => f.write_str("an answer that is not JSON"),
             Self::Body => f.write_str("an answer that is not the documented JSON"),
         }
     }
@@ -152,6 +155,8 @@ impl CallError {
     pub fn class(&self) -> Class {
         match self {
             Self::Refused { errcode, .. } => class(*errcode),
+            // The platform answered, and will answer the same again: not to be tried without end.
+            Self::Transport { cause: Transport::Body, .. } => Class::Unknown,
             Self::Transport { .. } | Self::Ledger { .. } => Class::Transient,
             Self::NoPermit { .. } => Class::Rate,
         }

@@ -51,6 +51,19 @@ impl Directory {
         if let Some(dealer) = self.store.dealer(app, corp_id).await? {
             return Ok(Some(dealer));
         }
+        self.ask_for(app, corp_id).await
+    }
+
+    /// The dealer as WeCom lists it now.
+    ///
+    /// # Errors
+    /// As [`find`](Self::find).
+    pub async fn look_up(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, DirectoryError> {
+        let _asking = self.asking.lock().await;
+        self.ask_for(app, corp_id).await
+    }
+
+    async fn ask_for(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, DirectoryError> {
         let listed = self.platform.dealers(app, Some(corp_id)).await?;
         self.keep(app, listed).await?;
         Ok(self.store.dealer(app, corp_id).await?)

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::pause::Scope;
-use super::resolve::problem_of;
+use super::resolve::{hits_the_whole_app, problem_of};
 use super::{Activation, Context, until};
 use crate::domain::backoff::Backoff;
 use crate::domain::fan::{FanStep, Minted};
@@ -76,7 +76,7 @@ impl Queue {
         let room = self.context.calls_max.saturating_sub(self.in_flight.load(Ordering::Relaxed));
         // After a failure one call finds out whether it is over, not all at once.
         let failing =
-            self.context.pauses.all().iter().any(|(scope, pause)| pause.failures > 0 && *scope == fans);
+            self.context.pauses.all(now).iter().any(|(scope, pause)| pause.failures > 0 && *scope == fans);
         let room = if failing { room.min(1) } else { room };
         let leased =
             if room == 0 { Ok(Vec::new()) } else { store.lease_fans(&self.app, self.step, now, room).await };
@@ -150,27 +150,33 @@ impl Queue {
                 FanVerdict::Retry { due_at: work.due_at, spent: false }
             }
             (Class::Transient | Class::Token, _) => {
-                pauses.failed(&fans, problem, Backoff::CALL, now);
-                FanVerdict::Retry { due_at: work.due_at, spent: false }
+                // Behind the others: should it be this fan after all, the next probe is made with another.
+                let until = pauses.failed(&fans, problem, Backoff::CALL, now);
+                FanVerdict::Retry { due_at: until.plus_ms(1), spent: false }
             }
             (Class::Item, CallError::Refused { errcode, .. }) => self.rejected(*errcode, error, now),
             (Class::Configuration, CallError::Refused { errcode, api, .. }) => {
                 // Should it concern this pair of ids only, others have lately been accepted.
-                let worked_at = Timestamp::from_millis(self.worked_at.load(Ordering::Relaxed));
-                if about_the_pair(*errcode) && now.millis_since(worked_at) < HOUR_MS {
+                if about_the_pair(*errcode) && lately(self.worked_at.load(Ordering::Relaxed), now) {
                     return self.rejected(*errcode, error, now);
                 }
-                let whole_app = matches!(api, crate::wecom::Api::GetToken) || *errcode == 60_020;
+                let whole_app = hits_the_whole_app(*api, *errcode);
                 let until =
                     pauses.failed(if whole_app { &app } else { &fans }, problem, Backoff::PARKED, now);
                 // Behind the others: the next probe is made with another fan.
                 let due_at = if about_the_pair(*errcode) { until.plus_ms(1) } else { work.due_at };
                 FanVerdict::Retry { due_at, spent: false }
             }
-            (Class::Unknown | Class::Item | Class::Configuration, _) => {
+            (Class::Unknown | Class::Invisible | Class::Item | Class::Configuration, _) => {
                 const TRIES_MAX: u32 = 5;
-                if let (Some(errcode), true) = (error.errcode(), work.fan.attempts + 1 >= TRIES_MAX) {
-                    return self.rejected(errcode, error, now);
+                const NO_CODE: i64 = 0;
+                if lately(self.worked_at.load(Ordering::Relaxed), now) {
+                    if work.fan.attempts + 1 >= TRIES_MAX {
+                        return self.rejected(error.errcode().unwrap_or(NO_CODE), error, now);
+                    }
+                } else {
+                    // Nobody's call works: not the fault of this fan.
+                    pauses.failed(&fans, problem, Backoff::UNKNOWN_CODE, now);
                 }
                 let wait_ms = Backoff::UNKNOWN_CODE.wait_ms(work.fan.attempts + 1, rand::random());
                 FanVerdict::Retry { due_at: now.plus_ms(wait_ms), spent: true }
@@ -190,6 +196,11 @@ impl Queue {
         }
         FanVerdict::Rejected { errcode }
     }
+}
+
+/// Whether WeCom has accepted a fan within the hour, so that a refusal is about the one refused.
+fn lately(worked_at_ms: i64, now: Timestamp) -> bool {
+    now.millis_since(Timestamp::from_millis(worked_at_ms)) < HOUR_MS
 }
 
 /// Codes about the pair of ids: wrong for one fan, or, with a wrong mini program, for all.

@@ -61,7 +61,7 @@ impl Pauses {
             return pause.until;
         }
         pause.failures += 1;
-        pause.until = now.plus_ms(backoff.wait_ms(pause.failures, rand::random()));
+        pause.until = pause.until.max(now.plus_ms(backoff.wait_ms(pause.failures, rand::random())));
         pause.problem = problem;
         let Pause { until, failures, problem, .. } = pause.clone();
         if failures == 1 {
@@ -99,11 +99,18 @@ impl Pauses {
         scopes.iter().find_map(|scope| pauses.get(scope).filter(|pause| now < pause.until).cloned())
     }
 
-    /// All pauses, those waiting for their probe to succeed included.
+    /// Failures in a row of a scope.
     #[must_use]
-    pub fn all(&self) -> Vec<(Scope, Pause)> {
-        let mut all: Vec<_> =
-            self.lock().iter().map(|(scope, pause)| (scope.clone(), pause.clone())).collect();
+    pub fn failures(&self, scope: &Scope) -> u32 {
+        self.lock().get(scope).map_or(0, |pause| pause.failures)
+    }
+
+    /// All pauses: those that run at `now`, and those whose probe has yet to succeed.
+    #[must_use]
+    pub fn all(&self, now: Timestamp) -> Vec<(Scope, Pause)> {
+        let mut pauses = self.lock();
+        pauses.retain(|_, pause| pause.failures > 0 || now < pause.until);
+        let mut all: Vec<_> = pauses.iter().map(|(scope, pause)| (scope.clone(), pause.clone())).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
     }
@@ -127,8 +134,8 @@ mod tests {
         }
         let second = pauses.failed(&scope, problem(), Backoff::PARKED, first);
         assert!(second.millis_since(first) >= 10_000);
-        assert_eq!(pauses.all()[0].1.failures, 2);
+        assert_eq!(pauses.all(second)[0].1.failures, 2);
         pauses.worked(&scope);
-        assert!(pauses.all().is_empty());
+        assert!(pauses.all(second).is_empty());
     }
 }

@@ -13,19 +13,25 @@ use tokio_util::sync::CancellationToken;
 
 use super::pause::Scope;
 use super::{Activation, Context, ConversionToken, until};
+use crate::domain::backoff::Backoff;
 use crate::domain::batch::{IDS_PER_CALL_MAX, bisect};
 use crate::domain::dealer::TokenOwner;
 use crate::domain::ids::{AppName, ContactKey, CorpId};
-use crate::domain::time::{MINUTE_MS, Timestamp};
+use crate::domain::time::{MINUTE_MS, SECOND_MS, Timestamp};
 use crate::store::{Problem, Verdict, Work};
 use crate::wecom::CallError;
 
 mod conversion;
 
-use conversion::{Failure, convert};
+pub(super) use conversion::hits_the_whole_app;
+use conversion::{Blame, Failure, convert};
 
 /// Pieces of work held in memory at once.
-const HELD_MAX: usize = 2_000;
+const HELD_MAX: usize = 8_000;
+/// Of which one lane may hold so many; the rest of its backlog waits in the store, so that it keeps nobody out.
+const LANE_HELD_MAX: usize = 1_000;
+/// How long what a full lane cannot hold waits in the store.
+const LANE_FULL_WAIT_MS: i64 = 5 * SECOND_MS;
 /// Tries of an event that fails with a code nobody documented.
 const UNKNOWN_TRIES_MAX: u32 = 5;
 
@@ -70,24 +76,34 @@ impl Activation for Arc<Resolver> {
     async fn activate(&mut self) -> Duration {
         let (store, now) = (&self.context.store, self.context.now());
         let held: usize = self.lanes().values().map(|lane| lane.waiting.len()).sum();
-        let mut idle = super::LOOK_EVERY;
-        if held < HELD_MAX {
-            match store.lease(now, HELD_MAX - held).await {
-                Ok(work) => self.route(work, now).await,
+        let room = HELD_MAX.saturating_sub(held);
+        let mut more = false;
+        if room > 0 {
+            match store.lease(now, room).await {
+                Ok(work) => {
+                    more = work.len() == room;
+                    self.route(work, now).await;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "no work taken");
-                    return idle;
+                    return super::LOOK_EVERY;
                 }
             }
         }
-        self.clone().start_calls();
+        self.settle(self.clear_paused_lanes(now)).await;
+        self.start_calls();
+        if more {
+            return Duration::ZERO;
+        }
         match store.next_due().await {
             // What is due already is held up by a full house; the next finished call signals.
-            Ok(Some(due_at)) if due_at > now => idle = idle.min(until(now, due_at)),
-            Ok(_) => {}
-            Err(error) => tracing::warn!(%error, "the queue cannot be read"),
+            Ok(Some(due_at)) if due_at > now => until(now, due_at),
+            Ok(_) => super::LOOK_EVERY,
+            Err(error) => {
+                tracing::warn!(%error, "the queue cannot be read");
+                super::LOOK_EVERY
+            }
         }
-        idle
     }
 }
 
@@ -101,7 +117,17 @@ impl Resolver {
         let mut settled = Vec::new();
         for work in work {
             match self.destination(&work, now).await {
-                Ok(key) => self.lanes().entry(key).or_default().waiting.push_back(work),
+                Ok(key) => {
+                    let mut lanes = self.lanes();
+                    let lane = lanes.entry(key).or_default();
+                    if lane.waiting.len() < LANE_HELD_MAX {
+                        lane.waiting.push_back(work);
+                    } else {
+                        let text = "a backlog of this dealer is being worked off".to_owned();
+                        let problem = Problem { errcode: None, text };
+                        settled.push((work, later(now.plus_ms(LANE_FULL_WAIT_MS), problem)));
+                    }
+                }
                 Err(verdict) => settled.push((work, verdict)),
             }
         }
@@ -119,10 +145,6 @@ impl Resolver {
             let text = format!("no app named {app} in the configuration; put it back, or redrive later");
             return Err(later(now.plus_ms(5 * MINUTE_MS), Problem { errcode: None, text }));
         };
-        let scopes = [Scope::App(app.clone()), Scope::Corp(app.clone(), corp_id.clone())];
-        if let Some(pause) = self.context.pauses.of(&[&scopes[0], &scopes[1]], now) {
-            return Err(later(pause.until, pause.problem));
-        }
         let upstream = match rules.conversion_token {
             ConversionToken::Upstream => true,
             ConversionToken::Downstream => false,
@@ -133,17 +155,35 @@ impl Resolver {
             ),
         };
         let owner = if upstream { rules.corp_id.clone() } else { corp_id.clone() };
-        Ok(LaneKey { app: app.clone(), owner })
+        let corp = |corp_id: &CorpId| Scope::Corp(app.clone(), corp_id.clone());
+        match self.context.pauses.of(&[&Scope::App(app.clone()), &corp(corp_id), &corp(&owner)], now) {
+            Some(pause) => Err(later(pause.until, pause.problem)),
+            None => Ok(LaneKey { app: app.clone(), owner }),
+        }
     }
 
-    /// Starts a call in each lane that has work and none in flight, as far as there is room.
-    fn start_calls(self: Arc<Self>) {
+    /// Empties the lanes that were paused while work waited in them.
+    fn clear_paused_lanes(&self, now: Timestamp) -> Vec<(Work, Verdict)> {
+        let mut put_off = Vec::new();
+        for (LaneKey { app, owner }, lane) in self.lanes().iter_mut() {
+            let scopes = [Scope::App(app.clone()), Scope::Corp(app.clone(), owner.clone())];
+            if let Some(pause) = self.context.pauses.of(&[&scopes[0], &scopes[1]], now) {
+                let verdict = later(pause.until, pause.problem);
+                put_off.extend(lane.waiting.drain(..).map(|work| (work, verdict.clone())));
+            }
+        }
+        put_off
+    }
+
+    /// Starts a call in each lane that has work and none in flight, as far as there is room; whoever has waited
+    /// longest comes first.
+    fn start_calls(self: &Arc<Self>) {
         let mut lanes = self.lanes();
         lanes.retain(|_, lane| lane.busy || !lane.waiting.is_empty());
-        for (key, lane) in lanes.iter_mut().filter(|(_, lane)| !lane.busy) {
-            let Ok(room) = self.in_flight.clone().try_acquire_owned() else {
-                break;
-            };
+        let mut ready: Vec<_> = lanes.iter_mut().filter(|(_, lane)| !lane.busy).collect();
+        ready.sort_by_key(|(_, lane)| lane.waiting.front().map(Work::due_at));
+        for (key, lane) in ready {
+            let Ok(room) = self.in_flight.clone().try_acquire_owned() else { break };
             let batch = take_batch(&mut lane.waiting);
             lane.busy = true;
             let (resolver, key) = (self.clone(), key.clone());
@@ -161,40 +201,51 @@ impl Resolver {
     async fn work_off(&self, key: &LaneKey, batch: Vec<Work>) {
         let mut todo = vec![batch];
         while let Some(batch) = todo.pop() {
-            match convert(&self.context, &key.app, &key.owner, &batch).await {
-                Ok(found) => {
-                    let settled = batch.into_iter().map(|work| {
+            let settled = match convert(&self.context, &key.app, &key.owner, &batch).await {
+                Ok(found) => batch
+                    .into_iter()
+                    .map(|work| {
                         let pending_id = found.get(&work.contact.external_userid).cloned();
                         let verdict = pending_id.map_or(Verdict::Missed, Verdict::Resolved);
                         (work, verdict)
-                    });
-                    self.settle(settled.collect()).await;
-                }
-                Err(Failure::Item(problem)) => match halves(batch) {
-                    Ok((head, tail)) => todo.extend([tail, head]),
+                    })
+                    .collect(),
+                Err(Failure::OneOf(blame)) => match halves(batch) {
+                    Ok((head, tail)) => {
+                        todo.extend([tail, head]);
+                        continue;
+                    }
                     Err(same) => {
-                        let settled = same.into_iter().map(|work| {
-                            let verdict = blame(&work, problem.clone());
-                            (work, verdict)
-                        });
-                        self.settle(settled.collect()).await;
+                        let now = self.context.now();
+                        same.into_iter()
+                            .map(|work| {
+                                let verdict = alone(&work, &blame, now);
+                                (work, verdict)
+                            })
+                            .collect()
                     }
                 },
-                Err(Failure::Unknown(problem, retry_at)) => {
-                    let settled = batch.into_iter().map(|work| {
-                        let verdict = unknown(&work, problem.clone(), retry_at);
-                        (work, verdict)
-                    });
-                    self.settle(settled.collect()).await;
-                }
                 Err(Failure::Paused(problem, resume_at)) => {
-                    // What is left would meet the same end.
-                    let rest = todo.drain(..).flatten().chain(batch);
-                    let settled = rest.map(|work| (work, later(resume_at, problem.clone())));
-                    self.settle(settled.collect()).await;
+                    // What is left and would meet the same end is put off too.
+                    let now = self.context.now();
+                    let (same_end, rest) = todo.into_iter().partition(|other| self.paused(key, other, now));
+                    todo = rest;
+                    let put_off: Vec<Vec<Work>> = same_end;
+                    let put_off = put_off.into_iter().flatten().chain(batch);
+                    put_off.map(|work| (work, later(resume_at, problem.clone()))).collect()
                 }
-            }
+            };
+            self.settle(settled).await;
         }
+    }
+
+    /// Whether a call about this batch is paused.
+    fn paused(&self, LaneKey { app, owner }: &LaneKey, batch: &[Work], now: Timestamp) -> bool {
+        let corp = |corp_id: &CorpId| Scope::Corp(app.clone(), corp_id.clone());
+        batch.first().is_some_and(|work| {
+            let scopes = [Scope::App(app.clone()), corp(owner), corp(&work.contact.corp_id)];
+            self.context.pauses.of(&scopes.each_ref(), now).is_some()
+        })
     }
 
     async fn settle(&self, outcomes: Vec<(Work, Verdict)>) {
@@ -232,40 +283,47 @@ fn take_batch(waiting: &mut VecDeque<Work>) -> Vec<Work> {
     batch
 }
 
-/// Splits a batch by customer; `Err` with the same batch if it is all about one.
+/// Splits a batch by customer, those of one dealer side by side; `Err` with the same batch if it is all about one.
 fn halves(mut batch: Vec<Work>) -> Result<(Vec<Work>, Vec<Work>), Vec<Work>> {
-    let mut customers: Vec<_> = batch.iter().map(|work| work.contact.external_userid.clone()).collect();
+    let mut customers: Vec<_> = batch.iter().map(|work| work.contact.clone()).collect();
     customers.sort();
     customers.dedup();
     match bisect(customers) {
         Some((head, _)) => {
-            let tail = batch.extract_if(.., |work| !head.contains(&work.contact.external_userid)).collect();
+            let tail = batch.extract_if(.., |work| !head.contains(&work.contact)).collect();
             Ok((batch, tail))
         }
         None => Err(batch),
     }
 }
 
-/// WeCom refuses this one id.
-fn blame(work: &Work, problem: Problem) -> Verdict {
+/// What becomes of one customer whose question WeCom refuses, asked alone.
+fn alone(work: &Work, blame: &Blame, now: Timestamp) -> Verdict {
     use crate::domain::event::ContactChange;
-    let half_added = |change| matches!(change, ContactChange::HalfAdded);
-    match &work.event {
+    let Some(event) = &work.event else {
+        // A waiting customer: the schedule of questions bounds this.
+        return Verdict::Missed;
+    };
+    match blame {
+        // Seen once the follower comes into the app's range; the schedule asks again.
+        Blame::Invisible => Verdict::Missed,
         // Not yet a customer: WeCom may know this person once the member confirms.
-        Some(event) if half_added(event.happening.contact.change) => Verdict::Missed,
-        _ => Verdict::Dead(problem),
+        Blame::Item(_) if event.happening.contact.change == ContactChange::HalfAdded => Verdict::Missed,
+        Blame::Item(problem) => Verdict::Dead(problem.clone()),
+        Blame::Stuck(problem) => {
+            let due_at = now.plus_ms(Backoff::CALL.max_ms);
+            Verdict::Retry { due_at, problem: problem.clone(), spent: true }
+        }
+        // A code nobody documented: a few slow tries, then a dead letter.
+        Blame::Unknown(problem) => {
+            let same = event.problem.as_ref().is_some_and(|before| before.errcode == problem.errcode);
+            if same && event.attempts + 1 >= UNKNOWN_TRIES_MAX {
+                return Verdict::Dead(problem.clone());
+            }
+            let wait_ms = Backoff::UNKNOWN_CODE.wait_ms(event.attempts + 1, rand::random());
+            Verdict::Retry { due_at: now.plus_ms(wait_ms), problem: problem.clone(), spent: true }
+        }
     }
-}
-
-/// A code nobody documented: a few slow tries, then a dead letter.
-fn unknown(work: &Work, problem: Problem, retry_at: Timestamp) -> Verdict {
-    let before = work.event.as_ref();
-    let same_again =
-        before.and_then(|event| event.problem.as_ref()).is_some_and(|p| p.errcode == problem.errcode);
-    if same_again && before.is_some_and(|event| event.attempts + 1 >= UNKNOWN_TRIES_MAX) {
-        return Verdict::Dead(problem);
-    }
-    Verdict::Retry { due_at: retry_at, problem, spent: true }
 }
 
 #[cfg(test)]

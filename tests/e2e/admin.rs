@@ -44,7 +44,8 @@ async fn fans_are_taken_one_by_one_as_a_list_and_line_by_line() {
     let url = format!("{}/v1/fans", world.admin);
     let people = world.wecom.add_people(5);
     let row = |n: usize| json!({"unionid": people[n].unionid, "openid": people[n].openid});
-    let counts = |accepted, known| json!({"accepted": accepted, "known": known, "rejected": []});
+    let counts =
+        |accepted, known| json!({"accepted": accepted, "known": known, "rejected": [], "rejected_total": 0});
 
     let (status, _, body) = send(world.http.post(&url).json(&row(0))).await;
     assert_eq!((status, body), (202, counts(1, 0)));
@@ -99,7 +100,10 @@ async fn malformed_questions_are_told_what_is_wrong_with_them() {
         ("/v1/links?unionid=", 400),
         ("/v1/links/feed?after=soon", 400),
         ("/v1/events?state=lost", 400),
-        ("/v1/events?after=first", 400),
+        ("/v1/events?state=dead&after=first", 400),
+        ("/v1/events?state=waiting&after=evt_1", 400),
+        ("/v1/fans/%FF", 400),
+        ("/v1/fans/x?app=a&app=b", 400),
         ("/v1/nothing", 404),
     ] {
         let (status, kind, body) = send(world.http.get(format!("{}{path}", world.admin))).await;

@@ -168,6 +168,7 @@ async fn other_paths_and_methods_do_not_exist() {
         "/callback",
         "/callback/",
         "/callback/nobody",
+        "/callback/%FF",
         "/metrics",
         "/v1/status",
         "/readyz",

@@ -133,9 +133,13 @@ pub(super) async fn list(
     parsed: Result<Query<ListQuery>, QueryRejection>,
 ) -> Result<Response, Problem> {
     let ListQuery { state: asked, after, limit } = query(parsed)?;
-    let after = match after {
-        Some(text) => event_id(&text)?,
-        None => EventId(0),
+    let after = match (after, asked) {
+        (None, _) => EventId(0),
+        (Some(text), StateName::Dead | StateName::Quarantined) => event_id(&text)?,
+        (Some(_), StateName::Waiting | StateName::Leased) => {
+            return Err(Problem::bad_request("after is for state=dead and state=quarantined")
+                .hint("the queue changes while it is read; the first rows are those due first"));
+        }
     };
     let limit = limit.unwrap_or(EVENTS_DEFAULT).clamp(1, EVENTS_MAX);
     let rows = state.store.events(asked.into(), after, limit).await?;

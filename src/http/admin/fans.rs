@@ -20,7 +20,7 @@ use crate::store::{NewFan, Registered};
 
 const BODY_BYTES_MAX: usize = 16 << 20;
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
-/// Rejected rows listed in one answer; all are counted.
+/// Rejected rows listed in one answer.
 const REJECTED_LISTED_MAX: usize = 1_000;
 
 #[derive(Serialize, Default)]
@@ -28,6 +28,8 @@ struct Receipt {
     accepted: u64,
     known: u64,
     rejected: Vec<Rejected>,
+    /// Rows rejected in all, of which `rejected` lists the first thousand.
+    rejected_total: usize,
 }
 
 #[derive(Serialize)]
@@ -67,10 +69,12 @@ pub(super) async fn register(
     for (line, row) in rows {
         match row.and_then(|row| state.fan(&row)) {
             Ok(fan) => fans.push(fan),
-            Err(reason) if receipt.rejected.len() < REJECTED_LISTED_MAX => {
-                receipt.rejected.push(Rejected { line, reason });
+            Err(reason) => {
+                receipt.rejected_total += 1;
+                if receipt.rejected.len() < REJECTED_LISTED_MAX {
+                    receipt.rejected.push(Rejected { line, reason });
+                }
             }
-            Err(_) => {}
         }
     }
     for registered in state.store.put_fans(fans, state.clock.now()).await? {

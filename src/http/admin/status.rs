@@ -34,7 +34,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
     }
     let paused: Vec<_> = state
         .pauses
-        .all()
+        .all(now)
         .into_iter()
         .map(|(scope, pause)| {
             let (kind, app, corp_id) = match &scope {
@@ -73,6 +73,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
         "now": now,
         "ready": ready.is_ok(),
         "not_ready_because": ready.err().map(|e| e.to_string()),
+        "damaged_records": state.store.damaged(),
         "callbacks": {
             "accepted": door(DoorOutcome::Accepted),
             "duplicates": door(DoorOutcome::Duplicate),
@@ -112,7 +113,7 @@ fn quota(app: &str, rules: &AdminApp, api: Api, used: ([u32; 3], Option<Timestam
 
 /// For Prometheus.
 pub(super) async fn metrics(State(state): Shared) -> Response {
-    let text = state.metrics.scrape(&state.store.counts(), state.pauses.all().len());
+    let text = state.metrics.scrape(&state.store.counts(), state.pauses.all(state.clock.now()).len());
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

@@ -90,6 +90,8 @@ pub(super) fn settle(
                 links::settle_claim(txn, &claim, now)?;
             }
         }
+        // A refusal of an openid that was replaced meanwhile says nothing about the new one.
+        (FanVerdict::Rejected { .. }, _) if fan.openid != work.fan.openid => {}
         (FanVerdict::Rejected { errcode }, FanStep::Mint) => {
             fan.mint = Mint::Rejected { errcode, at: now };
             txn.discount(|counts| &mut counts.fans_queued);

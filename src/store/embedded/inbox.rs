@@ -56,7 +56,12 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
     if txn.has(&seen)? {
         return Ok(Appended::Duplicate);
     }
-    if txn.counts().inbox + txn.counts().quarantined >= events_max {
+    // Each has its own room: messages nobody understands must not crowd out those that are.
+    let held = match &content {
+        Content::Event(_) => txn.counts().inbox,
+        Content::Quarantine { .. } => txn.counts().quarantined,
+    };
+    if held >= events_max {
         return Err(StoreError::InboxFull { limit: events_max });
     }
     let id = next_id(txn);
@@ -108,12 +113,18 @@ fn enqueue(txn: &mut Txn<'_>, event: &InboxEvent) -> Result<(), StoreError> {
     txn.put(keys::inbox(event.due_at, event.id), event)
 }
 
-/// The event needs no more work.
-pub(super) fn done(txn: &mut Txn<'_>, event: &InboxEvent) {
-    txn.delete(keys::inbox(event.due_at, event.id));
+/// Takes the event out of the queue. Whether it was still there.
+pub(super) fn take(txn: &mut Txn<'_>, event: &InboxEvent) -> Result<bool, StoreError> {
+    let key = keys::inbox(event.due_at, event.id);
+    if !txn.has(&key)? {
+        return Ok(false);
+    }
+    txn.delete(key);
     txn.discount(|counts| &mut counts.inbox);
+    Ok(true)
 }
 
+/// Puts an event that was taken back, for later.
 pub(super) fn reschedule(
     txn: &mut Txn<'_>,
     event: &InboxEvent,
@@ -121,19 +132,17 @@ pub(super) fn reschedule(
     problem: Problem,
     spent: bool,
 ) -> Result<(), StoreError> {
-    done(txn, event);
     let attempts = event.attempts + u32::from(spent);
     enqueue(txn, &InboxEvent { due_at, attempts, problem: Some(problem), ..event.clone() })
 }
 
-/// Gives the event up.
+/// Sets an event that was taken aside, for an operator.
 pub(super) fn bury(
     txn: &mut Txn<'_>,
     event: &InboxEvent,
     problem: Problem,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    done(txn, event);
     let event = InboxEvent { problem: Some(problem), attempts: event.attempts + 1, ..event.clone() };
     txn.counts().dead += 1;
     txn.put(keys::set_aside(event.id), &SetAside::Dead { event, died_at: now })

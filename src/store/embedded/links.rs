@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{Problem, StoreError, Verdict, Work, WorkId};
+use super::super::{InboxEvent, StoreError, Verdict, Work, WorkId};
 use super::inbox;
 use super::keys;
 use super::records::Record;
@@ -43,65 +43,104 @@ impl StoredEntry {
 /// The most contacts that meet one fan: a person is a customer of so many dealers at most.
 const MEETING_CONTACTS_MAX: usize = 1_000;
 
-/// Writes down what came of one piece of work.
+/// Writes down what came of one piece of work. Its place in the queue is given up first, whatever the verdict, so
+/// that no verdict can leave it there.
 pub(super) fn settle(
     txn: &mut Txn<'_>,
     work: &Work,
     verdict: Verdict,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let queue_key = match &work.id {
-        WorkId::Event(due_at, id) => keys::inbox(*due_at, *id),
-        WorkId::Reask(due_at, contact) => keys::reask(*due_at, contact),
-    };
-    if !txn.has(&queue_key)? {
+    match &work.event {
+        Some(event) if inbox::take(txn, event)? => settle_event(txn, work, event, verdict, now),
+        None if take_reask(txn, &work.id)? => settle_reask(txn, &work.contact, verdict, now),
         // Settled before, by whoever leased it before a restart.
-        return Ok(());
+        Some(_) | None => Ok(()),
     }
-    match (verdict, &work.event) {
-        (Verdict::Retry { due_at, problem, spent }, Some(event)) => {
-            inbox::reschedule(txn, event, due_at, problem, spent)
+}
+
+fn settle_event(
+    txn: &mut Txn<'_>,
+    work: &Work,
+    event: &InboxEvent,
+    verdict: Verdict,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let key = &work.contact;
+    let answer = match verdict {
+        Verdict::Retry { due_at, problem, spent } => {
+            return inbox::reschedule(txn, event, due_at, problem, spent);
         }
-        (Verdict::Dead(problem), Some(event)) => inbox::bury(txn, event, problem, now),
-        (Verdict::Retry { due_at, .. }, None) => {
-            let asked = contact(txn, &work.contact)?.and_then(|c| c.waiting).map_or(0, |w| w.asked);
-            update_contact(txn, &work.contact, now, |txn, contact| {
-                wait(txn, &work.contact, contact, asked, Some(due_at));
+        Verdict::Dead(problem) => return inbox::bury(txn, event, problem, now),
+        Verdict::Resolved(pending_id) => Some(Some(pending_id)),
+        Verdict::Missed => Some(None),
+        Verdict::Applied => None,
+    };
+    update_contact(txn, key, now, |txn, contact| {
+        let news = contact.follow(&event.happening.contact, event.happening.created_at);
+        let created = match answer {
+            // News about the customer starts the schedule over.
+            Some(found) => answered(txn, key, contact, found, 0, now)?,
+            None => None,
+        };
+        Ok(created.or(news))
+    })
+}
+
+fn settle_reask(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    verdict: Verdict,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    update_contact(txn, key, now, |txn, contact| {
+        let asked = contact.waiting.take().map_or(0, |waiting| waiting.asked);
+        match verdict {
+            Verdict::Resolved(pending_id) => answered(txn, key, contact, Some(pending_id), asked, now),
+            Verdict::Missed | Verdict::Dead(_) => answered(txn, key, contact, None, asked, now),
+            Verdict::Retry { due_at, .. } => {
+                wait(txn, key, contact, Some(Waiting { asked, due_at: Some(due_at) }));
                 Ok(None)
-            })
-        }
-        (Verdict::Dead(Problem { .. }), None) => update_contact(txn, &work.contact, now, |txn, contact| {
-            let asked = contact.waiting.map_or(0, |w| w.asked);
-            wait(txn, &work.contact, contact, asked, None);
-            Ok(None)
-        }),
-        (answer @ (Verdict::Resolved(_) | Verdict::Missed | Verdict::Applied), event) => {
-            if let Some(event) = event {
-                inbox::done(txn, event);
             }
-            update_contact(txn, &work.contact, now, |txn, contact| {
-                let news = event
-                    .as_ref()
-                    .and_then(|event| contact.follow(&event.happening.contact, event.happening.created_at));
-                match answer {
-                    Verdict::Resolved(pending_id) => {
-                        wait(txn, &work.contact, contact, 0, None);
-                        contact.waiting = None;
-                        let created = resolved(txn, &work.contact, contact, &pending_id, now)?;
-                        Ok(created.or(news))
-                    }
-                    Verdict::Missed => {
-                        let asked = match (&work.id, contact.waiting) {
-                            (WorkId::Reask(..), Some(waiting)) => waiting.asked + 1,
-                            _ => 1,
-                        };
-                        let due_at = reask_after_ms(asked).map(|wait_ms| now.plus_ms(wait_ms));
-                        wait(txn, &work.contact, contact, asked, due_at);
-                        Ok(news)
-                    }
-                    _ => Ok(news),
-                }
-            })
+            // Who this is has become known in the meantime.
+            Verdict::Applied => Ok(None),
+        }
+    })
+}
+
+/// Gives up a waiting customer's place in the queue. Whether it was still there.
+fn take_reask(txn: &mut Txn<'_>, id: &WorkId) -> Result<bool, StoreError> {
+    let WorkId::Reask(due_at, contact) = id else { return Ok(false) };
+    let key = keys::reask(*due_at, contact);
+    if !txn.has(&key)? {
+        return Ok(false);
+    }
+    txn.delete(key);
+    txn.discount(|counts| &mut counts.waiting);
+    Ok(true)
+}
+
+/// WeCom answered the question about a contact, after `asked` earlier ones in vain.
+fn answered(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    contact: &mut Contact,
+    found: Option<PendingId>,
+    asked: u32,
+    now: Timestamp,
+) -> Result<Option<ChangeType>, StoreError> {
+    let known = contact.pending_id.is_some() || contact.link.is_some();
+    match found {
+        Some(pending_id) => {
+            wait(txn, key, contact, None);
+            resolved(txn, key, contact, &pending_id, now)
+        }
+        // Another question, asked at the same time, was answered: this answer is out of date.
+        None if known => Ok(None),
+        None => {
+            let due_at = reask_after_ms(asked + 1).map(|wait_ms| now.plus_ms(wait_ms));
+            wait(txn, key, contact, Some(Waiting { asked: asked + 1, due_at }));
+            Ok(None)
         }
     }
 }
@@ -131,16 +170,16 @@ fn update_contact(
 }
 
 /// Moves the contact's place in the queue of those to be asked about again.
-fn wait(txn: &mut Txn<'_>, key: &ContactKey, contact: &mut Contact, asked: u32, due_at: Option<Timestamp>) {
-    if let Some(due_before) = contact.waiting.and_then(|waiting| waiting.due_at) {
+fn wait(txn: &mut Txn<'_>, key: &ContactKey, contact: &mut Contact, waiting: Option<Waiting>) {
+    if let Some(due_before) = contact.waiting.and_then(|before| before.due_at) {
         txn.delete(keys::reask(due_before, key));
         txn.discount(|counts| &mut counts.waiting);
     }
-    if let Some(due_at) = due_at {
+    if let Some(due_at) = waiting.and_then(|waiting| waiting.due_at) {
         txn.mark(keys::reask(due_at, key));
         txn.counts().waiting += 1;
     }
-    contact.waiting = Some(Waiting { asked, due_at });
+    contact.waiting = waiting;
 }
 
 fn resolved(
@@ -184,11 +223,8 @@ pub(super) fn fan_arrives(
 pub(super) fn settle_claim(txn: &mut Txn<'_>, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
     update_contact(txn, &claim.contact, now, |txn, contact| {
         let change = accept(txn, &claim.contact, contact, claim, now);
-        if contact.waiting.is_some() {
-            // Who this is has become known: no more questions.
-            wait(txn, &claim.contact, contact, 0, None);
-            contact.waiting = None;
-        }
+        // Who this is has become known: no more questions.
+        wait(txn, &claim.contact, contact, None);
         Ok(change)
     })
 }

@@ -61,6 +61,8 @@ pub struct EmbeddedStore {
     writer: Writer,
     settings: Settings,
     leased: Mutex<HashSet<Vec<u8>>>,
+    /// Keys of records that failed their checksum.
+    damaged: Mutex<HashSet<Vec<u8>>>,
 }
 
 impl EmbeddedStore {
@@ -91,7 +93,7 @@ impl EmbeddedStore {
         let writer = Writer::start(&engine, meta, settings.free_mb_min).map_err(|source| {
             OpenError::Folder { attempted: "start the writer of", path: "the store".into(), source }
         })?;
-        Ok(Self { engine, writer, settings, leased: Mutex::default() })
+        Ok(Self { engine, writer, settings, leased: Mutex::default(), damaged: Mutex::default() })
     }
 
     fn read<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
@@ -121,10 +123,30 @@ impl EmbeddedStore {
         self.leased.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn damaged_keys(&self) -> std::sync::MutexGuard<'_, HashSet<Vec<u8>>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Passes over a damaged record, once said and from then on counted, so that it holds up nothing but itself.
+    fn undamaged<T>(&self, key: &[u8], read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+        match read {
+            Ok(value) => Ok(Some(value)),
+            Err(StoreError::Damaged(reason)) => {
+                if self.damaged_keys().insert(key.to_vec()) {
+                    tracing::error!(reason, "a damaged record is left alone");
+                }
+                Ok(None)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
     /// The first key of a queue that nobody works on.
     fn first_free(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let leased = self.leases();
-        let free = |key: &[u8], _: &[u8]| Ok((!leased.contains(key)).then(|| key.to_vec()));
+        let (leased, damaged) = (self.leases(), self.damaged_keys());
+        let free = |key: &[u8], _: &[u8]| {
+            Ok((!leased.contains(key) && !damaged.contains(key)).then(|| key.to_vec()))
+        };
         Ok(self.rows(prefix, &keys::after(prefix), 1, free)?.pop())
     }
 

@@ -78,8 +78,11 @@ impl SledEngine {
         create_private(&path)?;
         delete_unfinished_snapshots(&path)?;
         let db = open_database(&path, cache_bytes)?;
-        for synced in [path.as_path(), folder] {
-            File::open(synced).and_then(|dir| dir.sync_all()).map_err(folder_error("sync", synced))?;
+        // What was just created: sled's own files, then each folder that got a new entry.
+        let parent =
+            folder.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        for synced in [&path.join("conf"), &path.join("db"), &path, folder, parent] {
+            File::open(synced).and_then(|file| file.sync_all()).map_err(folder_error("sync", synced))?;
         }
         let engine = Self { db, folder: folder.to_owned(), _lock: lock };
         let probe = || engine.commit(vec![(b"\0probe".to_vec(), Some(vec![1]))]);

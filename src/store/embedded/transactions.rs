@@ -41,7 +41,7 @@ impl Store for EmbeddedStore {
             if leased.contains(key) {
                 return Ok(None);
             }
-            let event: InboxEvent = decode(key, value)?;
+            let Some(event) = self.undamaged(key, decode::<InboxEvent>(key, value))? else { return Ok(None) };
             let (id, contact) = (WorkId::Event(event.due_at, event.id), event.contact_key());
             Ok(Some(Work { id, contact, event: Some(event), known: None }))
         })?;
@@ -54,11 +54,17 @@ impl Store for EmbeddedStore {
             Ok(Some(Work { id: WorkId::Reask(due_at, contact.clone()), contact, event: None, known: None }))
         })?;
         work.extend(reasks);
-        for item in &mut work {
-            item.known = self.read::<Contact>(&keys::contact(&item.contact))?;
-            leased.insert(lease_key(&item.id));
+        let mut ready = Vec::with_capacity(work.len());
+        for mut item in work {
+            let key = keys::contact(&item.contact);
+            let known = self.read::<Contact>(&key).map(|known| item.known = known);
+            if self.undamaged(&key, known)?.is_some() {
+                ready.push(item);
+            }
         }
-        Ok(work)
+        // Last, so that an error on the way leaves nothing leased to nobody.
+        leased.extend(ready.iter().map(|item| lease_key(&item.id)));
+        Ok(ready)
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -80,16 +86,21 @@ impl Store for EmbeddedStore {
         limit: usize,
     ) -> Result<Vec<EventRow>, StoreError> {
         match state {
-            EventState::Waiting | EventState::Leased => {
-                let leased = self.leases();
+            EventState::Waiting => {
+                let leased = self.leases().clone();
                 self.rows(b"i", &keys::after(b"i"), limit, |key, value| {
-                    let wanted = leased.contains(key) == (state == EventState::Leased);
-                    if !wanted {
+                    if leased.contains(key) {
                         return Ok(None);
                     }
-                    let event: InboxEvent = decode(key, value)?;
-                    Ok((event.id > after).then_some(EventRow::Inbox(event)))
+                    Ok(self.undamaged(key, decode(key, value))?.map(EventRow::Inbox))
                 })
+            }
+            EventState::Leased => {
+                let mut leased: Vec<_> =
+                    self.leases().iter().filter(|key| key.starts_with(b"i")).cloned().collect();
+                leased.sort_unstable();
+                let events = leased.iter().take(limit).map(|key| self.read::<InboxEvent>(key));
+                events.filter_map(|event| event.map(|e| e.map(EventRow::Inbox)).transpose()).collect()
             }
             EventState::Dead | EventState::Quarantined => {
                 let from = keys::set_aside(EventId(after.0.saturating_add(1)));
@@ -164,13 +175,15 @@ impl Store for EmbeddedStore {
             let unionid = Unionid::new(unionid).map_err(|e| StoreError::Damaged(e.to_string()))?;
             Ok(Some((due_at, FanKey { app: app.clone(), unionid }, key.to_vec())))
         })?;
-        let mut work = Vec::with_capacity(due.len());
+        let (mut work, mut taken) = (Vec::with_capacity(due.len()), Vec::with_capacity(due.len()));
         for (due_at, key, queue_key) in due {
-            if let Some(fan) = self.read(&keys::fan(&key))? {
+            let fan_key = keys::fan(&key);
+            if let Some(Some(fan)) = self.undamaged(&fan_key, self.read(&fan_key))? {
                 work.push(FanWork { key, step, due_at, fan });
-                leased.insert(queue_key);
+                taken.push(queue_key);
             }
         }
+        leased.extend(taken);
         Ok(work)
     }
 
@@ -321,6 +334,10 @@ impl Store for EmbeddedStore {
         self.writer.shared.ready()
     }
 
+    fn damaged(&self) -> usize {
+        self.damaged_keys().len()
+    }
+
     async fn failed(&self) -> String {
         let mut failure = self.writer.shared.failure();
         let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
@@ -331,26 +348,31 @@ impl Store for EmbeddedStore {
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
-        const DELETED_PER_TRANSACTION: usize = 80;
-        const LOOKED_AT_MAX: usize = 50_000;
+        const LOOKED_AT_AT_ONCE: usize = 80;
         let cutoff = now.plus_ms(-DAY_MS * i64::from(self.settings.dedupe_days));
-        let old = self.rows(b"d", &keys::seen_from(cutoff), LOOKED_AT_MAX, |key, value| {
-            let Seen(received_at) = decode(key, value)?;
-            Ok(Some((received_at < cutoff).then(|| key.to_vec())))
-        })?;
-        let old: Vec<_> = old.into_iter().flatten().collect();
-        for chunk in old.chunks(DELETED_PER_TRANSACTION) {
-            let chunk = chunk.to_vec();
+        let (mut from, to, mut deleted) = (b"d".to_vec(), keys::seen_from(cutoff), 0);
+        loop {
+            let page = self.rows(&from, &to, LOOKED_AT_AT_ONCE, |key, value| {
+                let Seen(received_at) = self.undamaged(key, decode(key, value))?.unwrap_or(Seen(now));
+                Ok(Some((key.to_vec(), received_at < cutoff)))
+            })?;
+            let Some((last, _)) = page.last() else { return Ok(deleted) };
+            // The first key after the last one looked at.
+            from = [last.as_slice(), &[0]].concat();
+            let old: Vec<_> = page.into_iter().filter(|(_, old)| *old).map(|(key, _)| key).collect();
+            if old.is_empty() {
+                continue;
+            }
+            deleted += old.len() as u64;
             self.writer
                 .run(move |txn| {
-                    for key in chunk {
+                    for key in old {
                         txn.delete(key);
                     }
                     Ok(())
                 })
                 .await?;
         }
-        Ok(old.len() as u64)
     }
 
     async fn close(&self) {

@@ -74,7 +74,7 @@ pub(super) struct Shared {
     feed_head: watch::Sender<u64>,
     failure: watch::Sender<Option<String>>,
     free_mb: AtomicU64,
-    /// Milliseconds since `started` at which the current commit began, plus one; 0 when idle.
+    /// Milliseconds since `started` at which the current group began, plus one; 0 when idle.
     busy_since: AtomicU64,
     started: Instant,
     min_free_mb: u64,
@@ -157,6 +157,7 @@ impl Writer {
             Group { engine: engine.clone(), meta, shared: shared.clone(), space_looked_at: Instant::now() };
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| group.serve(inbox))) {
+                group.shared.set_busy(false);
                 group.shared.fail(&format!("the writer panicked: {}", panic_text(&*panic)));
             }
         })?;
@@ -206,8 +207,12 @@ impl Writer {
         F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
         T: Send + 'static,
     {
-        let answer = self.submit(work).await?;
-        self.answer(answer).await
+        // One deadline over both: WeCom waits five seconds in all.
+        let both = async {
+            let answer = self.submit(work).await?;
+            self.answer(answer).await
+        };
+        tokio::time::timeout(STALLED_AFTER, both).await.unwrap_or(Err(StoreError::Stalled))
     }
 
     fn gone(&self) -> StoreError {
@@ -253,6 +258,7 @@ impl Group {
                 self.space_looked_at = Instant::now();
                 self.shared.look_at_space(&*self.engine);
             }
+            self.shared.set_busy(true);
             let mut decided = Overlay::new();
             let mut unanswered = Vec::new();
             let mut next = Some(first);
@@ -276,18 +282,17 @@ impl Group {
                 next = if decided.len() < GROUP_KEYS_MAX { inbox.try_recv().ok() } else { None };
             }
             self.commit(decided, &mut unanswered);
+            self.shared.set_busy(false);
         }
     }
 
     fn commit(&mut self, decided: Overlay, unanswered: &mut Vec<Box<dyn Job>>) {
-        let durable = if decided.is_empty() { Ok(()) } else { self.write(decided) };
-        if let Err(error) = &durable {
-            self.shared.fail(&error.to_string());
-        }
-        // Once a commit has failed nothing decided on top of it may be answered as done.
-        let durable = match self.shared.failure.borrow().clone() {
+        // Once a commit has failed, nothing decided on top of it may be written or answered as done.
+        let failure = self.shared.failure.borrow().clone();
+        let durable = match failure {
             Some(reason) => Err(StoreError::Failed(reason)),
-            None => durable,
+            None if decided.is_empty() => Ok(()),
+            None => self.write(decided).inspect_err(|error| self.shared.fail(&error.to_string())),
         };
         if durable.is_ok() {
             let counts = self.meta.counts;
@@ -306,9 +311,6 @@ impl Group {
         let counters = encode(&key, &self.meta)?;
         let mut writes: Vec<_> = decided.into_iter().collect();
         writes.push((key, Some(counters)));
-        self.shared.set_busy(true);
-        let committed = self.engine.commit(writes).map_err(failed);
-        self.shared.set_busy(false);
-        committed
+        self.engine.commit(writes).map_err(failed)
     }
 }

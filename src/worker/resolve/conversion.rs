@@ -5,13 +5,13 @@
 //! result is remembered for this dealer. Until then a fruitless second try is not repeated within the hour, so
 //! that dealers without any fans do not cost twice the calls.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use super::super::pause::Scope;
 use super::super::{Context, ConversionToken};
 use super::problem_of;
 use crate::domain::backoff::Backoff;
-use crate::domain::dealer::TokenOwner;
+use crate::domain::dealer::{Dealer, TokenOwner};
 use crate::domain::ids::{AppName, CorpId, ExternalUserid, PendingId};
 use crate::domain::time::{MINUTE_MS, Timestamp};
 use crate::store::{Problem, StoreError, Work};
@@ -21,13 +21,28 @@ use crate::worker::directory::DirectoryError;
 /// Why a batch has no answer.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// At least one id in it is at fault.
-    Item(Problem),
-    /// A code nobody documented; worth another try then.
-    Unknown(Problem, Timestamp),
+    /// At least one id in it is at fault, or may be.
+    OneOf(Blame),
     /// Not the fault of any id: everything of this kind waits until then.
     Paused(Problem, Timestamp),
 }
+
+/// What an id is blamed for.
+#[derive(Debug)]
+pub(super) enum Blame {
+    /// It will never work.
+    Item(Problem),
+    /// The app may not see it now.
+    Invisible,
+    /// Nobody documented the code.
+    Unknown(Problem),
+    /// A code that should pass but does not.
+    Stuck(Problem),
+}
+
+/// Pauses after which an undocumented code, or one that should pass, is looked for in a single id.
+const UNKNOWN_PAUSES: u32 = 2;
+const TRANSIENT_PAUSES: u32 = 8;
 
 type Found = HashMap<ExternalUserid, PendingId>;
 
@@ -46,10 +61,18 @@ pub(super) async fn convert(
         Ok(found) => {
             context.pauses.worked(&Scope::App(app.clone()));
             context.pauses.worked(&Scope::Corp(app.clone(), owner.clone()));
+            for corp_id in corps(batch) {
+                context.pauses.worked(&Scope::Corp(app.clone(), corp_id.clone()));
+            }
             Ok(found)
         }
-        Err(error) => Err(conversion.failure(error)),
+        Err(error) => Err(conversion.failure(error, &corps(batch))),
     }
+}
+
+/// The corps whose customers a batch is about.
+fn corps(batch: &[Work]) -> BTreeSet<&CorpId> {
+    batch.iter().map(|work| &work.contact.corp_id).collect()
 }
 
 struct Conversion<'a> {
@@ -83,12 +106,11 @@ impl From<DirectoryError> for ConversionError {
 impl Conversion<'_> {
     async fn run(&self) -> Result<Found, ConversionError> {
         let rules = self.context.apps.get(self.app).ok_or(ConversionError::NotShared)?;
-        if rules.corp_id == *self.owner {
+        if rules.corp_id.same_corp(self.owner.as_str()) {
             return Ok(self.ask(&TokenOf::Upstream).await?);
         }
-        let dealer = self.context.directory.find(self.app, self.owner).await?;
         let auto = rules.conversion_token == ConversionToken::Auto;
-        let Some(dealer) = dealer else {
+        let Some(dealer) = self.context.directory.find(self.app, self.owner).await? else {
             // Not listed as sharing the app. The brand's token may still do.
             let asked = if auto { Some(self.ask(&TokenOf::Upstream).await) } else { None };
             return match asked {
@@ -97,9 +119,12 @@ impl Conversion<'_> {
                 Some(Err(_)) | None => Err(ConversionError::NotShared),
             };
         };
-        let downstream = TokenOf::Dealer { corp_id: dealer.corp_id.clone(), agent_id: dealer.agent_id };
-        let first = self.ask(&downstream).await;
-        if !auto || dealer.token.is_some() && first.is_ok() {
+        // Work may have been put into this lane before the brand's token was found to be the one.
+        if auto && dealer.token == Some(TokenOwner::Upstream) {
+            return Ok(self.ask(&TokenOf::Upstream).await?);
+        }
+        let first = self.ask_as(&dealer).await;
+        if !auto || dealer.token == Some(TokenOwner::Downstream) && first.is_ok() {
             return Ok(first?);
         }
         match &first {
@@ -129,6 +154,25 @@ impl Conversion<'_> {
         }
     }
 
+    /// Asks with the dealer's token. Should WeCom not know the dealer as listed, the list is out of date: it is
+    /// asked for once more.
+    async fn ask_as(&self, dealer: &Dealer) -> Result<Found, CallError> {
+        let token =
+            |dealer: &Dealer| TokenOf::Dealer { corp_id: dealer.corp_id.clone(), agent_id: dealer.agent_id };
+        let first = self.ask(&token(dealer)).await;
+        let outdated = matches!(
+            &first,
+            Err(CallError::Refused { api: Api::CorpGetToken, errcode: 40_013 | 40_056 | 670_001, .. })
+        );
+        if outdated
+            && let Ok(Some(listed)) = self.context.directory.look_up(self.app, self.owner).await
+            && listed.agent_id != dealer.agent_id
+        {
+            return self.ask(&token(&listed)).await;
+        }
+        first
+    }
+
     async fn ask(&self, token: &TokenOf) -> Result<Found, CallError> {
         self.context.metrics.ids_asked(self.ids.len());
         let rows =
@@ -142,11 +186,11 @@ impl Conversion<'_> {
         }
     }
 
-    /// What an error means for the batch, pausing whatever it hits.
-    fn failure(&self, error: ConversionError) -> Failure {
+    /// What an error means for a batch about these corps, pausing whatever it hits.
+    fn failure(&self, error: ConversionError, corps: &BTreeSet<&CorpId>) -> Failure {
         let now = self.context.now();
-        let corp = Scope::Corp(self.app.clone(), self.owner.clone());
-        let pause = |scope, problem: Problem, backoff| {
+        let of = |corp_id: &CorpId| Scope::Corp(self.app.clone(), corp_id.clone());
+        let pause = |scope: Scope, problem: Problem, backoff| {
             let until = self.context.pauses.failed(&scope, problem.clone(), backoff, now);
             Failure::Paused(problem, until)
         };
@@ -159,46 +203,51 @@ impl Conversion<'_> {
             ConversionError::NotShared => {
                 let text = "WeCom does not list this corp as sharing the app; share it with the dealer in 上下游, \
                             and have the dealer confirm the sensitive permissions";
-                return pause(corp, Problem { errcode: None, text: text.to_owned() }, Backoff::PARKED);
+                return pause(
+                    of(self.owner),
+                    Problem { errcode: None, text: text.to_owned() },
+                    Backoff::PARKED,
+                );
             }
         };
         let problem = problem_of(&error);
         match error.class() {
-            Class::Item => Failure::Item(problem),
-            Class::Unknown => {
-                let wait_ms = Backoff::UNKNOWN_CODE.wait_ms(1, rand::random());
-                Failure::Unknown(problem, now.plus_ms(wait_ms))
+            Class::Item => Failure::OneOf(Blame::Item(problem)),
+            Class::Invisible => Failure::OneOf(Blame::Invisible),
+            // Everybody's fault first, somebody's only when it does not pass.
+            Class::Unknown if self.context.pauses.failures(&of(self.owner)) < UNKNOWN_PAUSES => {
+                pause(of(self.owner), problem, Backoff::UNKNOWN_CODE)
             }
+            Class::Unknown => Failure::OneOf(Blame::Unknown(problem)),
             Class::Rate => {
                 let until = match error {
                     CallError::NoPermit { retry_at, .. } => retry_at,
                     _ => now.plus_ms(MINUTE_MS),
                 };
-                self.context.pauses.hold(corp, problem.clone(), now, until);
+                self.context.pauses.hold(of(self.owner), problem.clone(), now, until);
                 Failure::Paused(problem, until)
             }
-            Class::Transient | Class::Token => pause(corp, problem, Backoff::CALL),
-            Class::Configuration => {
-                let scope = if hits_the_whole_app(&error) { Scope::App(self.app.clone()) } else { corp };
-                pause(scope, problem, Backoff::PARKED)
+            Class::Transient
+                if error.errcode().is_some()
+                    && self.context.pauses.failures(&of(self.owner)) >= TRANSIENT_PAUSES =>
+            {
+                Failure::OneOf(Blame::Stuck(problem))
             }
+            Class::Transient | Class::Token => pause(of(self.owner), problem, Backoff::CALL),
+            Class::Configuration => match (&error, corps.first()) {
+                (CallError::Refused { api, errcode, .. }, _) if hits_the_whole_app(*api, *errcode) => {
+                    pause(Scope::App(self.app.clone()), problem, Backoff::PARKED)
+                }
+                // Several dealers share the brand's token here: find the one at fault, spare the others.
+                (_, Some(_)) if corps.len() > 1 => Failure::OneOf(Blame::Invisible),
+                (_, Some(corp_id)) => pause(of(corp_id), problem, Backoff::PARKED),
+                (_, None) => pause(of(self.owner), problem, Backoff::PARKED),
+            },
         }
     }
 }
 
 /// Whether a setting of the brand's own app is wrong, and not one of a dealer.
-fn hits_the_whole_app(error: &CallError) -> bool {
-    let CallError::Refused { api, errcode, .. } = error else {
-        return false;
-    };
-    match api {
-        Api::GetToken => true,
-        Api::ListAppShareInfo
-        | Api::CorpGetToken
-        | Api::ExternalUseridToPendingId
-        | Api::UnionidToPendingId
-        | Api::UnionidToExternalUserid => {
-            matches!(errcode, 40_001 | 40_013 | 40_056 | 40_091 | 60_020 | 301_042)
-        }
-    }
+pub(in crate::worker) const fn hits_the_whole_app(api: Api, errcode: i64) -> bool {
+    matches!(api, Api::GetToken) || matches!(errcode, 60_020 | 301_042)
 }
