@@ -226,26 +226,26 @@ impl Resolver {
                     }
                 },
                 Err(Failure::Paused(problem, resume_at)) => {
-                    // What is left and would meet the same end is put off too.
+                    // What is left and would meet the same end is put off too; the rest is asked.
                     let now = self.context.now();
-                    let (same_end, rest) = todo.into_iter().partition(|other| self.paused(key, other, now));
-                    todo = rest;
-                    let put_off: Vec<Vec<Work>> = same_end;
-                    let put_off = put_off.into_iter().flatten().chain(batch);
-                    put_off.map(|work| (work, later(resume_at, problem.clone()))).collect()
+                    let same_end = |work: &mut Work| self.paused(key, work, now);
+                    let mut put_off = batch;
+                    for other in &mut todo {
+                        put_off.extend(other.extract_if(.., same_end));
+                    }
+                    todo.retain(|other| !other.is_empty());
+                    put_off.into_iter().map(|work| (work, later(resume_at, problem.clone()))).collect()
                 }
             };
             self.settle(settled).await;
         }
     }
 
-    /// Whether a call about this batch is paused.
-    fn paused(&self, LaneKey { app, owner }: &LaneKey, batch: &[Work], now: Timestamp) -> bool {
+    /// Whether a call about this work is paused.
+    fn paused(&self, LaneKey { app, owner }: &LaneKey, work: &Work, now: Timestamp) -> bool {
         let corp = |corp_id: &CorpId| Scope::Corp(app.clone(), corp_id.clone());
-        batch.first().is_some_and(|work| {
-            let scopes = [Scope::App(app.clone()), corp(owner), corp(&work.contact.corp_id)];
-            self.context.pauses.of(&scopes.each_ref(), now).is_some()
-        })
+        let scopes = [Scope::App(app.clone()), corp(owner), corp(&work.contact.corp_id)];
+        self.context.pauses.of(&scopes.each_ref(), now).is_some()
     }
 
     async fn settle(&self, outcomes: Vec<(Work, Verdict)>) {

@@ -186,9 +186,11 @@ impl World {
     pub async fn mint(&self, count: usize) -> Vec<Person> {
         let people = self.wecom.add_people(count);
         self.register(&people).await;
+        let no_questions = self.setup.app.contains("existing_customers = false");
         for person in &people {
             let path = format!("/v1/fans/{}", person.unionid);
-            self.until(&path, |fan| fan["state"] == "minted").await;
+            let asked = |fan: &Value| no_questions || !fan["existing_asked_at"].is_null();
+            self.until(&path, |fan| fan["state"] == "minted" && asked(fan)).await;
         }
         people
     }
@@ -230,12 +232,15 @@ impl World {
         answer["links"].as_array().unwrap().clone()
     }
 
-    pub async fn feed(&self) -> Vec<Value> {
-        self.get("/v1/links/feed?limit=1000").await["entries"].as_array().unwrap().clone()
+    /// The feed, once it has so many entries. A link can be read a moment before it is durable; the feed waits.
+    pub async fn feed(&self, entries: usize) -> Vec<Value> {
+        let enough = |page: &Value| page["entries"].as_array().is_some_and(|found| found.len() >= entries);
+        let page = self.until("/v1/links/feed?limit=1000", enough).await;
+        page["entries"].as_array().unwrap().clone()
     }
 
-    pub async fn feed_types(&self) -> Vec<String> {
-        self.feed().await.iter().map(|entry| entry["type"].as_str().unwrap().to_owned()).collect()
+    pub async fn feed_types(&self, entries: usize) -> Vec<String> {
+        self.feed(entries).await.iter().map(|entry| entry["type"].as_str().unwrap().to_owned()).collect()
     }
 
     /// Judges every link of these fans against what the platform knows, and the feed against the links.
@@ -264,7 +269,7 @@ impl World {
             assert_eq!(found, expected);
             links += found.len();
         }
-        let feed = self.feed().await;
+        let feed = self.feed(links).await;
         assert!(feed.iter().zip(1..).all(|(entry, seq)| entry["seq"] == seq), "the feed has a gap");
         let created = feed.iter().filter(|entry| entry["type"] == "link.created").count();
         assert_eq!(created, links, "each link is announced once");

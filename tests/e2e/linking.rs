@@ -27,7 +27,7 @@ async fn a_customer_added_by_a_dealer_is_linked_to_the_fan() {
     assert_eq!(world.get(&path).await["links"], json!(links));
     let path = format!("/v1/links?pending_id={}", link["pending_id"].as_str().unwrap());
     assert_eq!(world.get(&path).await["links"], json!(links));
-    let entry = &world.feed().await[0];
+    let entry = &world.feed(1).await[0];
     assert_eq!(
         (&entry["seq"], &entry["type"], &entry["app"]),
         (&json!(1), &json!("link.created"), &json!("brand"))
@@ -35,7 +35,7 @@ async fn a_customer_added_by_a_dealer_is_linked_to_the_fan() {
     assert_eq!(entry["data"], *link);
     // The code is worth nothing twenty seconds later, and is told no more.
     world.clock.skip(Duration::from_secs(20));
-    assert_eq!(world.feed().await[0]["data"]["welcome_code"], json!(null));
+    assert_eq!(world.feed(1).await[0]["data"]["welcome_code"], json!(null));
     world.judge(&fans).await;
 }
 
@@ -72,7 +72,7 @@ async fn a_customer_from_before_is_found_by_asking() {
     world.add(0, &people[0], "wangwu").await;
     world.settle().await;
     assert_eq!(world.wecom.counters().calls_of(Api::ExternalUseridToPendingId), 0);
-    assert_eq!(world.feed_types().await[2..], ["link.follower_added"]);
+    assert_eq!(world.feed_types(3).await[2..], ["link.follower_added"]);
     world.judge(&people).await;
 }
 
@@ -146,7 +146,7 @@ async fn followers_come_and_go_whatever_the_order() {
     world.deliver(&deleted).await;
     world.settle().await;
     assert_eq!(world.links(&fans[0]).await[0]["followers"], json!([]), "the identity stays");
-    assert_eq!(world.feed_types().await, ["link.created", "link.follower_removed"]);
+    assert_eq!(world.feed_types(2).await, ["link.created", "link.follower_removed"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -484,6 +484,76 @@ async fn a_disorderly_crowd_over_a_restart_ends_in_the_right_links() {
     }
     world.settle().await;
     world.judge(&fans).await;
-    let seqs: BTreeSet<_> = world.feed().await.iter().map(|e| e["id"].as_str().unwrap().to_owned()).collect();
-    assert_eq!(seqs.len(), world.feed().await.len(), "every entry has an id of its own");
+    let feed = world.feed(1).await;
+    let ids: BTreeSet<_> = feed.iter().map(|entry| entry["id"].as_str().unwrap()).collect();
+    assert_eq!(ids.len(), feed.len(), "every entry has an id of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fan_whose_call_never_works_holds_up_nobody() {
+    let world = World::usual().await;
+    let people = world.wecom.add_people(40);
+    world.wecom.reject_person(&people[0], Some(-1));
+    world.register(&people[..1]).await;
+    world.until("/v1/status", |s| s["paused"][0]["errcode"] == -1).await;
+    world.register(&people[1..]).await;
+    world.until("/v1/status", |s| s["fans"]["minted"] == 39).await;
+    world.wecom.reject_person(&people[0], None);
+    world.until("/v1/status", |s| s["fans"]["minted"] == 40).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rejected_fan_registered_again_is_tried_again() {
+    let world = World::usual().await;
+    let people = world.wecom.add_people(1);
+    world.wecom.reject_person(&people[0], Some(610_014));
+    world.register(&people).await;
+    world.until("/v1/status", |s| s["fans"]["rejected"] == 1).await;
+    world.wecom.reject_person(&people[0], None);
+    world.register(&people).await;
+    let status = world.until("/v1/status", |s| s["fans"]["minted"] == 1).await;
+    assert_eq!(status["fans"]["rejected"], 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_dealer_at_fault_does_not_park_those_who_share_the_brands_token_with_it() {
+    let options = Options { token_rule: TokenRule::Upstream, ..Setup::default().options };
+    let app = "conversion_token = \"upstream\"".to_owned();
+    let world = World::with(Setup { options, app, dealers: 3, ..Setup::default() }).await;
+    let fans = world.mint(30).await;
+    world.wecom.set_dealer_error(&world.dealers[1].corp_id, Some(84_074));
+    // One batch with customers of all three.
+    world.wecom.inject(Api::ExternalUseridToPendingId, Fault::Latency(500), Some(1));
+    let events: Vec<_> =
+        fans.iter().enumerate().map(|(n, fan)| world.befriend(n % 3, fan, "zhangsan").1).collect();
+    assert!(world.wecom.deliver_all(events, 16).await.iter().all(|d| d.acknowledged));
+    let status = world.until("/v1/status", |s| s["links"] == 20 && s["inbox"]["waiting"] == 10).await;
+    let parked: Vec<_> = status["paused"].as_array().unwrap().iter().map(|p| &p["corp_id"]).collect();
+    assert_eq!(parked, [&json!(world.dealers[1].corp_id)]);
+    world.wecom.set_dealer_error(&world.dealers[1].corp_id, None);
+    world.clock.skip(Duration::from_mins(5));
+    world.until("/v1/status", |s| s["links"] == 30).await;
+    world.judge(&fans).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_nobody_documented_is_waited_out() {
+    let world = World::usual().await;
+    let fans = world.mint(3).await;
+    world.add(0, &fans[0], "zhangsan").await;
+    world.linked(&fans[0], 1).await;
+    world.wecom.inject(Api::ExternalUseridToPendingId, Fault::Errcode(987_654), None);
+    for fan in &fans[1..] {
+        world.add(0, fan, "zhangsan").await;
+    }
+    world.until("/v1/status", |s| s["paused"][0]["errcode"] == 987_654).await;
+    // No storm of calls, and nothing is given up.
+    let calls = world.wecom.counters().errcodes_of(987_654);
+    assert!(calls <= 4, "{calls} calls");
+    world.wecom.clear_faults();
+    world.clock.skip(Duration::from_mins(1));
+    for fan in &fans[1..] {
+        world.linked(fan, 1).await;
+    }
+    assert_eq!(world.get("/v1/status").await["inbox"]["dead"], 0);
 }

@@ -11,6 +11,8 @@ use super::*;
 enum Input {
     Fan(u8),
     Event(u8, u8, u8, ContactChange, i64),
+    /// WeCom has nothing to say at first, and is asked again in its time.
+    SlowEvent(u8, u8, u8, i64),
     Restart,
 }
 
@@ -24,6 +26,7 @@ fn inputs() -> impl Strategy<Value = Vec<Input>> {
     let one = prop_oneof![
         3 => (0_u8..4).prop_map(Input::Fan),
         6 => (0_u8..4, 0_u8..2, 0_u8..2, change, 0_i64..4).prop_map(|(p, d, m, c, at)| Input::Event(p, d, m, c, at)),
+        3 => (0_u8..4, 0_u8..2, 0_u8..2, 0_i64..4).prop_map(|(p, d, m, at)| Input::SlowEvent(p, d, m, at)),
         1 => Just(Input::Restart),
     ];
     proptest::collection::vec(one, 0..20)
@@ -50,9 +53,27 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
                     store.settle(vec![(work, verdict)], T0).await.unwrap();
                 }
             }
+            Input::SlowEvent(person, dealer, member, at) => {
+                let happening = happening(*person, *dealer, *member, ContactChange::Added, *at);
+                store.append(arrival(happening)).await.unwrap();
+                for work in store.lease(T0, 9).await.unwrap() {
+                    store.settle(vec![(work, Verdict::Missed)], T0).await.unwrap();
+                }
+            }
             Input::Restart => store = reopen(&place, store).await,
         }
     }
+    // Whoever waits is asked about again; whoever has become known meanwhile needs no answer.
+    let later = T0.plus_ms(MINUTE_MS);
+    for work in store.lease(later, 99).await.unwrap() {
+        let person =
+            work.contact.external_userid.as_str().strip_prefix("wmCUSTOMER").unwrap().parse().unwrap();
+        let known = work.known.as_ref().is_some_and(|contact| contact.pending_id.is_some());
+        let verdict = if known { Verdict::Applied } else { Verdict::Resolved(pending(person)) };
+        store.settle(vec![(work, verdict)], later).await.unwrap();
+    }
+    let Counts { inbox, waiting, .. } = store.counts();
+    assert_eq!((inbox, waiting, store.next_due().await), (0, 0, Ok(None)), "nothing is left behind");
     let mut links = BTreeMap::new();
     for person in 0..4 {
         for link in links_of(&store, LinkBy::Unionid(fan_key(person).unionid)).await {

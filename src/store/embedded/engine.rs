@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A key with its value, or with `None` to delete it.
-pub(super) type Write = (Vec<u8>, Option<Vec<u8>>);
+pub(in crate::store) type Write = (Vec<u8>, Option<Vec<u8>>);
 
 /// An I/O error of an engine; final.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -15,10 +15,10 @@ pub(super) type Write = (Vec<u8>, Option<Vec<u8>>);
 pub struct EngineError(pub String);
 
 /// Rows of a range, in key order. The first error ends it.
-pub(super) type Rows<'a> = Box<dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>), EngineError>> + 'a>;
+pub(in crate::store) type Rows<'a> = Box<dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>), EngineError>> + 'a>;
 
 /// An embedded key-value engine.
-pub(super) trait Engine: Send + Sync + 'static {
+pub(in crate::store) trait Engine: Send + Sync + 'static {
     /// The value of a key.
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError>;
 

@@ -83,7 +83,7 @@ impl EmbeddedStore {
         Self::over(Arc::new(memory), settings)
     }
 
-    fn over(engine: Arc<dyn Engine>, settings: Settings) -> Result<Self, OpenError> {
+    pub(in crate::store) fn over(engine: Arc<dyn Engine>, settings: Settings) -> Result<Self, OpenError> {
         let key = keys::meta();
         let stored = engine.get(&key).map_err(|e| OpenError::Content(failed(e)))?;
         let meta = match stored {
