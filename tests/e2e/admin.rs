@@ -44,8 +44,7 @@ async fn fans_are_taken_one_by_one_as_a_list_and_line_by_line() {
     let url = format!("{}/v1/fans", world.admin);
     let people = world.wecom.add_people(5);
     let row = |n: usize| json!({"unionid": people[n].unionid, "openid": people[n].openid});
-    let counts =
-        |accepted, known| json!({"accepted": accepted, "known": known, "rejected": [], "rejected_total": 0});
+    let counts = |accepted, known| json!({"accepted": accepted, "known": known, "rejected": []});
 
     let (status, _, body) = send(world.http.post(&url).json(&row(0))).await;
     assert_eq!((status, body), (202, counts(1, 0)));
@@ -69,6 +68,12 @@ async fn fans_are_taken_one_by_one_as_a_list_and_line_by_line() {
     assert_eq!(rejected[0].1, "unionid is empty");
     assert!(rejected[1].1.starts_with("not JSON"));
     assert_eq!((rejected[2].1, rejected[3].1), ("not an object", "there is no app named \"nobody\""));
+
+    let many = "x\n".repeat(1_200);
+    let request =
+        world.http.post(&url).header("content-type", "Application/X-NDJSON; charset=utf-8").body(many);
+    let (_, _, body) = send(request).await;
+    assert_eq!((body["rejected"].as_array().unwrap().len(), &body["rejected_total"]), (1_000, &json!(1_200)));
 
     let (status, kind, body) = send(world.http.post(&url).body("{")).await;
     assert_eq!(

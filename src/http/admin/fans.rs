@@ -28,8 +28,14 @@ struct Receipt {
     accepted: u64,
     known: u64,
     rejected: Vec<Rejected>,
-    /// Rows rejected in all, of which `rejected` lists the first thousand.
+    /// Rows rejected in all, told when `rejected` lists only the first thousand.
+    #[serde(skip_serializing_if = "few")]
     rejected_total: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde wants")]
+const fn few(rejected: &usize) -> bool {
+    *rejected <= REJECTED_LISTED_MAX
 }
 
 #[derive(Serialize)]
