@@ -114,3 +114,48 @@ pub fn listen_for_signals(soft: CancellationToken, hard: CancellationToken) -> s
     });
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GRACE: Duration = Duration::from_millis(200);
+
+    #[tokio::test]
+    async fn a_task_that_ends_by_itself_stops_the_service_and_fails_it() {
+        let lifecycle = Lifecycle::new(CancellationToken::new());
+        lifecycle.supervise("steady", {
+            let stop = lifecycle.soft();
+            async move { stop.cancelled().await }
+        });
+        lifecycle.supervise("short-lived", async {});
+        let verdict = lifecycle.finish(&[], GRACE, &CancellationToken::new()).await;
+        assert_eq!(verdict, Err(Failure::Task("short-lived")));
+    }
+
+    #[tokio::test]
+    async fn a_task_that_panics_fails_the_service_even_while_it_stops() {
+        let lifecycle = Lifecycle::new(CancellationToken::new());
+        let stop = lifecycle.soft();
+        lifecycle.supervise("fragile", async move {
+            stop.cancelled().await;
+            panic!("on purpose");
+        });
+        lifecycle.soft().cancel();
+        let verdict = lifecycle.finish(&[], GRACE, &CancellationToken::new()).await;
+        assert_eq!(verdict, Err(Failure::Task("fragile")));
+    }
+
+    #[tokio::test]
+    async fn what_takes_longer_than_the_grace_time_is_left_to_its_fate() {
+        let lifecycle = Lifecycle::new(CancellationToken::new());
+        let calls = TaskTracker::new();
+        calls.spawn(std::future::pending::<()>());
+        lifecycle.soft().cancel();
+        assert_eq!(lifecycle.finish(&[&calls], GRACE, &CancellationToken::new()).await, Ok(()));
+        let hard = CancellationToken::new();
+        hard.cancel();
+        let for_ever = Duration::from_hours(1);
+        assert_eq!(lifecycle.finish(&[&calls], for_ever, &hard).await, Ok(()));
+    }
+}

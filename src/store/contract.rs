@@ -1,8 +1,9 @@
 //! What every store must do, run against every store, with drop-and-reopen.
 
 mod properties;
+mod trouble;
 
-use super::embedded::engine::{Engine, EngineError, Memory, Rows, Write};
+use super::embedded::engine::Memory;
 use super::embedded::{EmbeddedStore, Settings};
 use super::*;
 use crate::domain::event::{ContactChange, ContactEvent};
@@ -484,86 +485,3 @@ contract!(
     many_callers_at_once_lose_nothing,
     a_closed_store_says_so,
 );
-
-#[test]
-fn one_folder_serves_one_store() {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let store = folder.open();
-    let second = EmbeddedStore::open(&folder.path().join("data"), Settings::default());
-    assert!(matches!(second, Err(super::embedded::OpenError::InUse(_))));
-    runtime.block_on(store.close());
-}
-
-#[test]
-fn a_snapshot_left_by_a_killed_start_does_not_stop_the_next() {
-    let folder = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let store = folder.open();
-        store.append(added(1, 1)).await.unwrap();
-        store.close().await;
-        drop(store);
-        std::fs::write(folder.path().join("data/sled/snap.0000000000000001.generating"), b"half").unwrap();
-        assert_eq!(folder.open().counts().inbox, 1);
-    });
-}
-
-/// An engine on a disk that fills up and is emptied again.
-struct TightDisk(Memory, std::sync::atomic::AtomicU64);
-
-impl Engine for TightDisk {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        self.0.get(key)
-    }
-
-    fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
-        self.0.range(from, to)
-    }
-
-    fn commit(&self, writes: Vec<Write>) -> Result<(), EngineError> {
-        self.0.commit(writes)
-    }
-
-    fn free_bytes(&self) -> Option<u64> {
-        Some(self.1.load(std::sync::atomic::Ordering::SeqCst))
-    }
-}
-
-#[tokio::test]
-async fn a_full_disk_refuses_before_the_engine_is_asked_and_resumes_when_there_is_space() {
-    let disk = std::sync::Arc::new(TightDisk(Memory::default(), u64::MAX.into()));
-    let settings = Settings { free_mb_min: 100, ..Settings::default() };
-    let store = EmbeddedStore::over(disk.clone(), settings).unwrap();
-    let refusal = StoreError::NoSpace { min_mb: 100 };
-    let set_free_mb = |mb: u64| disk.1.store(mb << 20, std::sync::atomic::Ordering::SeqCst);
-    let noticed = async |wanted: Result<(), StoreError>| {
-        while store.ready() != wanted {
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-    };
-    set_free_mb(99);
-    noticed(Err(refusal.clone())).await;
-    assert_eq!(store.append(added(1, 1)).await, Err(refusal.clone()));
-    assert_eq!(store.lease(T0, 1).await, Err(refusal));
-    // Nobody writes, and still it is noticed.
-    set_free_mb(101);
-    noticed(Ok(())).await;
-    assert!(matches!(store.append(added(1, 1)).await, Ok(Appended::New(_))));
-}
-
-#[tokio::test]
-async fn a_damaged_record_holds_up_nothing_but_itself() {
-    let memory = Memory::default();
-    let store = memory.open();
-    for person in 1..=3 {
-        store.append(added(person, 1)).await.unwrap();
-    }
-    let end = [b'j'];
-    let (key, mut value) = memory.range(b"i", &end).nth(1).unwrap().unwrap();
-    value[3] ^= 4;
-    memory.commit(vec![(key, Some(value))]).unwrap();
-    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 2);
-    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 0);
-    assert_eq!((store.damaged(), store.next_due().await), (1, Ok(None)));
-}

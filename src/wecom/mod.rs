@@ -7,6 +7,7 @@
 //! Deliberately absent: every other API of WeCom, and any retry beyond the one a stale token earns. When to try
 //! again is the workers' business.
 
+mod calls;
 mod client;
 mod errcode;
 mod limiter;

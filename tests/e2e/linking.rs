@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::{Setup, World};
 use serde_json::json;
-use unionlink::simulator::{Api, Change, Copies, Fault, Options, Target, TokenRule, UnknownId};
+use unionlink::simulator::{Api, Change, Copies, Fault, Options, TokenRule};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_customer_added_by_a_dealer_is_linked_to_the_fan() {
@@ -164,54 +164,6 @@ async fn a_half_added_customer_is_linked_once_the_member_confirms() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_missing_from_a_result_means_not_yet() {
-    let world = World::usual().await;
-    let fans = world.mint(3).await;
-    let (hidden, event) = world.befriend(0, &fans[0], "zhangsan");
-    world.wecom.hide_rows(&hidden, 2);
-    let mut events = vec![event];
-    events.extend(fans[1..].iter().map(|fan| world.befriend(0, fan, "zhangsan").1));
-    assert!(world.wecom.deliver_all(events, 3).await.iter().all(|d| d.acknowledged));
-    world.linked(&fans[1], 1).await;
-    world.linked(&fans[2], 1).await;
-    world.settle().await;
-    assert!(world.links(&fans[0]).await.is_empty());
-    for wait in [60, 600] {
-        let asked = world.wecom.counters().ids_of(Api::ExternalUseridToPendingId);
-        world.clock.skip(Duration::from_secs(wait));
-        world.until("/v1/status", |s| s["ids_asked"].as_u64() > Some(asked)).await;
-    }
-    world.linked(&fans[0], 1).await;
-    assert_eq!(world.get("/v1/status").await["contacts"]["waiting"], 0);
-    world.judge(&fans).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn one_bad_id_among_a_hundred_costs_only_itself() {
-    let world = World::usual().await;
-    let fans = world.mint(100).await;
-    // The first call is slow, so that the rest gathers into one batch.
-    world.wecom.inject(Api::ExternalUseridToPendingId, Fault::Latency(700), Some(1));
-    let (ids, events): (Vec<_>, Vec<_>) = fans.iter().map(|fan| world.befriend(0, fan, "zhangsan")).unzip();
-    world.wecom.poison(&ids[50]);
-    assert!(world.wecom.deliver_all(events, 32).await.iter().all(|d| d.acknowledged));
-    world.until("/v1/status", |s| s["links"] == 99 && s["inbox"]["waiting"] == 0).await;
-    let dead = world.get("/v1/events?state=dead").await;
-    assert_eq!(dead["events"].as_array().unwrap().len(), 1);
-    assert_eq!(dead["events"][0]["external_userid"], json!(ids[50]));
-    assert_eq!(dead["events"][0]["errcode"], 40_096);
-    let calls = world.wecom.counters().calls_of(Api::ExternalUseridToPendingId);
-    assert!(calls <= 20, "{calls} calls to find one bad id");
-    // Mended, it can be redriven.
-    world.wecom.cure(&ids[50]);
-    let id = dead["events"][0]["id"].as_str().unwrap();
-    let redriven = world.http.post(format!("{}/v1/events/{id}/redrive", world.admin)).send().await.unwrap();
-    assert_eq!(redriven.status(), 200);
-    world.linked(&fans[50], 1).await;
-    world.judge(&fans).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_burst_costs_a_call_for_each_hundred() {
     let world = World::with(Setup { dealers: 1, ..Setup::default() }).await;
     let fans = world.mint(301).await;
@@ -225,27 +177,6 @@ async fn a_burst_costs_a_call_for_each_hundred() {
     let counters = world.wecom.counters();
     assert!(counters.calls_of(Api::ExternalUseridToPendingId) <= 4, "{counters:?}");
     assert_eq!(counters.max_batch, 100);
-    world.judge(&fans).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_token_revoked_in_mid_flight_is_refreshed_once() {
-    let world = World::usual().await;
-    let fans = world.mint(20).await;
-    world.add(0, &fans[0], "zhangsan").await;
-    world.linked(&fans[0], 1).await;
-    let more = world.wecom.add_people(20);
-    let issued = |corp: &str| world.wecom.counters().tokens_issued.get(corp).copied().unwrap_or_default();
-    let (brand, dealer) = (world.corp.corp_id.clone(), world.dealers[0].corp_id.clone());
-    let before = (issued(&brand), issued(&dealer));
-    world.wecom.revoke_tokens(&brand);
-    world.wecom.revoke_tokens(&dealer);
-    // Twenty mints and twenty customers at once, all with the old tokens.
-    world.register(&more).await;
-    let events: Vec<_> = fans[1..].iter().map(|fan| world.befriend(0, fan, "zhangsan").1).collect();
-    assert!(world.wecom.deliver_all(events, 20).await.iter().all(|d| d.acknowledged));
-    world.until("/v1/status", |s| s["links"] == 20 && s["fans"]["minted"] == 40).await;
-    assert_eq!((issued(&brand), issued(&dealer)), (before.0 + 1, before.1 + 1));
     world.judge(&fans).await;
 }
 
@@ -299,133 +230,6 @@ async fn the_brands_own_customers_are_converted_with_its_own_token() {
     let friendship = world.wecom.befriend(brand, brand, &fans[0], "staff", None);
     world.deliver(&friendship.event).await;
     assert_eq!(world.linked(&fans[0], 1).await[0]["corp_id"], json!(brand));
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_platform_may_be_down_in_any_way_for_a_while() {
-    for fault in [
-        Fault::Errcode(-1),
-        Fault::Errcode(42_001),
-        Fault::HttpStatus(502),
-        Fault::Hang,
-        Fault::Reset,
-        Fault::Garbage,
-        Fault::ApplyThenDrop,
-        Fault::Latency(3_000),
-    ] {
-        let setup = Setup { wecom: "timeout_ms = 400\nconnect_timeout_ms = 200".into(), ..Setup::default() };
-        let world = World::with(setup).await;
-        let mut fans = world.mint(8).await;
-        let late = world.wecom.add_people(4);
-        world.wecom.inject(Target::Every, fault, None);
-        let events: Vec<_> =
-            fans.iter().enumerate().map(|(n, fan)| world.befriend(n % 2, fan, "zhangsan").1).collect();
-        // The door does not depend on the platform's API.
-        assert!(world.wecom.deliver_all(events, 4).await.iter().all(|d| d.acknowledged), "{fault:?}");
-        world.register(&late).await;
-        world.until("/v1/status", |s| s["paused"].as_array().is_some_and(|p| !p.is_empty())).await;
-        assert_eq!(world.get("/v1/status").await["links"], 0, "{fault:?}");
-        world.wecom.clear_faults();
-        world.until("/v1/status", |s| s["links"] == 8 && s["fans"]["minted"] == 12).await;
-        fans.extend(late);
-        world.judge(&fans).await;
-        assert_eq!(world.get("/v1/status").await["inbox"]["dead"], 0, "{fault:?}");
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dealer_at_fault_is_parked_with_its_reason_and_resumes_by_itself() {
-    let world = World::usual().await;
-    let fans = world.mint(3).await;
-    let dealer = world.dealers[0].corp_id.clone();
-    world.wecom.set_dealer_error(&dealer, Some(84_074));
-    world.add(0, &fans[0], "zhangsan").await;
-    let parked = |s: &serde_json::Value| {
-        s["paused"].as_array().is_some_and(|p| p.iter().any(|p| p["errcode"] == 84_074))
-    };
-    let status = world.until("/v1/status", parked).await;
-    let pause = &status["paused"][0];
-    assert_eq!((&pause["scope"], &pause["corp_id"]), (&json!("corp"), &json!(dealer)));
-    assert!(pause["reason"].as_str().unwrap().contains("企业客户权限"), "{pause}");
-    // The other dealer is not held up.
-    world.add(1, &fans[1], "lisi").await;
-    world.linked(&fans[1], 1).await;
-    // More events of the parked one cost no call.
-    let calls = world.wecom.counters().calls_of(Api::ExternalUseridToPendingId);
-    world.add(0, &fans[2], "zhangsan").await;
-    world.until("/v1/events?state=waiting", |e| e["events"].as_array().is_some_and(|e| e.len() == 2)).await;
-    assert_eq!(world.wecom.counters().calls_of(Api::ExternalUseridToPendingId), calls);
-    world.wecom.set_dealer_error(&dealer, None);
-    world.clock.skip(Duration::from_secs(10));
-    world.linked(&fans[0], 1).await;
-    world.linked(&fans[2], 1).await;
-    assert_eq!(world.settle().await["paused"], json!([]));
-    world.judge(&fans).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn an_untrusted_address_parks_the_app_and_names_it() {
-    let world = World::usual().await;
-    world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
-    world.wecom.inject(Target::Every, Fault::Errcode(60_020), None);
-    let people = world.wecom.add_people(1);
-    world.register(&people).await;
-    let status = world.until("/v1/status", |s| s["paused"][0]["errcode"] == 60_020).await;
-    let reason = status["paused"][0]["reason"].as_str().unwrap();
-    assert!(reason.contains("企业可信IP") && reason.contains("127.0.0.1"), "{reason}");
-    assert_eq!(world.http.get(format!("{}/readyz", world.admin)).send().await.unwrap().status(), 200);
-    world.wecom.clear_faults();
-    world.clock.skip(Duration::from_secs(10));
-    world.until("/v1/status", |s| s["fans"]["minted"] == 1 && s["paused"] == json!([])).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_fan_says_why_and_holds_up_nobody() {
-    let world = World::usual().await;
-    let people = world.wecom.add_people(12);
-    world.wecom.reject_person(&people[0], Some(610_014));
-    world.wecom.reject_person(&people[1], Some(610_018));
-    world.register(&people).await;
-    // 610018 may mean a wrong mini program: until it is clear that it does not, that fan is asked about slowly.
-    world.clock.skip(Duration::from_secs(15));
-    world.until("/v1/status", |s| s["fans"]["minted"] == 10).await;
-    world.clock.skip(Duration::from_secs(15));
-    world.until("/v1/status", |s| s["fans"]["rejected"] == 2).await;
-    let fan = world.get(&format!("/v1/fans/{}", people[0].unionid)).await;
-    assert_eq!(
-        (&fan["state"], &fan["errcode"], &fan["remedy"]),
-        (&json!("rejected"), &json!(610_014), &json!("not a valid unionid"))
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn unknown_ids_are_survived_in_each_way_the_platform_may_answer() {
-    for unknown_id in [UnknownId::OmitRow, UnknownId::EmptyPendingId, UnknownId::FailBatch40096] {
-        let options = Options { unknown_id, ..Setup::default().options };
-        let world = World::with(Setup { options, ..Setup::default() }).await;
-        let fans = world.mint(4).await;
-        let dealer = world.dealers[0].corp_id.clone();
-        let ghost = world.wecom.event(
-            &dealer,
-            &Change::AddExternalContact {
-                user_id: "zhangsan".into(),
-                external_userid: "wmNOBODYKNOWSTHISCUSTOMER".into(),
-                state: None,
-                welcome_code: None,
-            },
-        );
-        let mut events = vec![ghost];
-        events.extend(fans.iter().map(|fan| world.befriend(0, fan, "zhangsan").1));
-        assert!(world.wecom.deliver_all(events, 5).await.iter().all(|d| d.acknowledged));
-        for fan in &fans {
-            world.linked(fan, 1).await;
-        }
-        let status = world.settle().await;
-        let gone =
-            status["inbox"]["dead"].as_u64().unwrap() + status["contacts"]["waiting"].as_u64().unwrap();
-        assert_eq!(gone, 1, "{unknown_id:?}: {status}");
-        world.judge(&fans).await;
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -487,73 +291,4 @@ async fn a_disorderly_crowd_over_a_restart_ends_in_the_right_links() {
     let feed = world.feed(1).await;
     let ids: BTreeSet<_> = feed.iter().map(|entry| entry["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), feed.len(), "every entry has an id of its own");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_fan_whose_call_never_works_holds_up_nobody() {
-    let world = World::usual().await;
-    let people = world.wecom.add_people(40);
-    world.wecom.reject_person(&people[0], Some(-1));
-    world.register(&people[..1]).await;
-    world.until("/v1/status", |s| s["paused"][0]["errcode"] == -1).await;
-    world.register(&people[1..]).await;
-    world.until("/v1/status", |s| s["fans"]["minted"] == 39).await;
-    world.wecom.reject_person(&people[0], None);
-    world.until("/v1/status", |s| s["fans"]["minted"] == 40).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_fan_registered_again_is_tried_again() {
-    let world = World::usual().await;
-    let people = world.wecom.add_people(1);
-    world.wecom.reject_person(&people[0], Some(610_014));
-    world.register(&people).await;
-    world.until("/v1/status", |s| s["fans"]["rejected"] == 1).await;
-    world.wecom.reject_person(&people[0], None);
-    world.register(&people).await;
-    let status = world.until("/v1/status", |s| s["fans"]["minted"] == 1).await;
-    assert_eq!(status["fans"]["rejected"], 0);
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn one_dealer_at_fault_does_not_park_those_who_share_the_brands_token_with_it() {
-    let options = Options { token_rule: TokenRule::Upstream, ..Setup::default().options };
-    let app = "conversion_token = \"upstream\"".to_owned();
-    let world = World::with(Setup { options, app, dealers: 3, ..Setup::default() }).await;
-    let fans = world.mint(30).await;
-    world.wecom.set_dealer_error(&world.dealers[1].corp_id, Some(84_074));
-    // One batch with customers of all three.
-    world.wecom.inject(Api::ExternalUseridToPendingId, Fault::Latency(500), Some(1));
-    let events: Vec<_> =
-        fans.iter().enumerate().map(|(n, fan)| world.befriend(n % 3, fan, "zhangsan").1).collect();
-    assert!(world.wecom.deliver_all(events, 16).await.iter().all(|d| d.acknowledged));
-    let status = world.until("/v1/status", |s| s["links"] == 20 && s["inbox"]["waiting"] == 10).await;
-    let parked: Vec<_> = status["paused"].as_array().unwrap().iter().map(|p| &p["corp_id"]).collect();
-    assert_eq!(parked, [&json!(world.dealers[1].corp_id)]);
-    world.wecom.set_dealer_error(&world.dealers[1].corp_id, None);
-    world.clock.skip(Duration::from_mins(5));
-    world.until("/v1/status", |s| s["links"] == 30).await;
-    world.judge(&fans).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_code_nobody_documented_is_waited_out() {
-    let world = World::usual().await;
-    let fans = world.mint(3).await;
-    world.add(0, &fans[0], "zhangsan").await;
-    world.linked(&fans[0], 1).await;
-    world.wecom.inject(Api::ExternalUseridToPendingId, Fault::Errcode(987_654), None);
-    for fan in &fans[1..] {
-        world.add(0, fan, "zhangsan").await;
-    }
-    world.until("/v1/status", |s| s["paused"][0]["errcode"] == 987_654).await;
-    // No storm of calls, and nothing is given up.
-    let calls = world.wecom.counters().errcodes_of(987_654);
-    assert!(calls <= 4, "{calls} calls");
-    world.wecom.clear_faults();
-    world.clock.skip(Duration::from_mins(1));
-    for fan in &fans[1..] {
-        world.linked(fan, 1).await;
-    }
-    assert_eq!(world.get("/v1/status").await["inbox"]["dead"], 0);
 }

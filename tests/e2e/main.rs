@@ -10,3 +10,4 @@ mod door;
 mod harness;
 mod linking;
 mod process;
+mod trouble;

@@ -292,7 +292,10 @@ impl Group {
         let durable = match failure {
             Some(reason) => Err(StoreError::Failed(reason)),
             None if decided.is_empty() => Ok(()),
-            None => self.write(decided).inspect_err(|error| self.shared.fail(&error.to_string())),
+            None => self.write(decided).inspect_err(|error| match error {
+                StoreError::Failed(reason) => self.shared.fail(reason),
+                other => self.shared.fail(&other.to_string()),
+            }),
         };
         if durable.is_ok() {
             let counts = self.meta.counts;

@@ -1,0 +1,148 @@
+//! The embedded store on disks and files that misbehave.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+
+use super::super::embedded::engine::{Engine, EngineError, Memory, Rows, Write};
+use super::*;
+
+#[test]
+fn one_folder_serves_one_store() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.open();
+    let second = EmbeddedStore::open(&folder.path().join("data"), Settings::default());
+    assert!(matches!(second, Err(crate::store::embedded::OpenError::InUse(_))));
+    runtime.block_on(store.close());
+}
+
+#[test]
+fn a_snapshot_left_by_a_killed_start_does_not_stop_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let store = folder.open();
+        store.append(added(1, 1)).await.unwrap();
+        store.close().await;
+        drop(store);
+        std::fs::write(folder.path().join("data/sled/snap.0000000000000001.generating"), b"half").unwrap();
+        assert_eq!(folder.open().counts().inbox, 1);
+    });
+}
+
+/// An engine whose disk does as it is told.
+struct Disk {
+    memory: Memory,
+    free_mb: AtomicU64,
+    fails: AtomicBool,
+    stuck: AtomicBool,
+}
+
+impl Disk {
+    fn good() -> Arc<Self> {
+        Arc::new(Self {
+            memory: Memory::default(),
+            free_mb: u64::from(u32::MAX).into(),
+            fails: false.into(),
+            stuck: false.into(),
+        })
+    }
+
+    fn store(self: &Arc<Self>) -> EmbeddedStore {
+        EmbeddedStore::over(self.clone(), Settings { free_mb_min: 100, ..Settings::default() }).unwrap()
+    }
+}
+
+impl Engine for Disk {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        self.memory.get(key)
+    }
+
+    fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
+        self.memory.range(from, to)
+    }
+
+    fn commit(&self, writes: Vec<Write>) -> Result<(), EngineError> {
+        while self.stuck.load(SeqCst) {
+            std::thread::yield_now();
+        }
+        if self.fails.load(SeqCst) {
+            return Err(EngineError("input/output error".to_owned()));
+        }
+        self.memory.commit(writes)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        Some(self.free_mb.load(SeqCst) << 20)
+    }
+}
+
+#[tokio::test]
+async fn an_io_error_is_final_and_nothing_is_acknowledged_after_it() {
+    let disk = Disk::good();
+    let store = disk.store();
+    store.append(added(1, 1)).await.unwrap();
+    disk.fails.store(true, SeqCst);
+    let refusal = Err(StoreError::Failed("input/output error".into()));
+    assert!(matches!(store.append(added(2, 1)).await, Err(StoreError::Failed(_))));
+    // That the disk works again proves nothing about what it lost.
+    disk.fails.store(false, SeqCst);
+    assert_eq!(store.append(added(3, 1)).await, refusal);
+    assert!(store.failed().await.contains("input/output error"));
+    assert!(store.ready().is_err());
+    // A restart finds what was acknowledged and nothing else.
+    store.close().await;
+    assert_eq!(disk.store().lease(T0, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_stuck_disk_is_said_in_time_for_wecom_to_try_again() {
+    let disk = Disk::good();
+    let store = disk.store();
+    disk.stuck.store(true, SeqCst);
+    let started = std::time::Instant::now();
+    assert_eq!(store.append(added(1, 1)).await, Err(StoreError::Stalled));
+    assert!(started.elapsed() < std::time::Duration::from_millis(4_500), "WeCom waits five seconds");
+    disk.stuck.store(false, SeqCst);
+    // Whether it was stored is not known to the caller; the repetition finds out.
+    let again = store.append(added(1, 1)).await;
+    assert!(matches!(again, Ok(Appended::Duplicate | Appended::New(_))), "{again:?}");
+    assert_eq!(store.counts().inbox, 1);
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_before_the_engine_is_asked_and_resumes_when_there_is_space() {
+    let disk = Disk::good();
+    let store = disk.store();
+    let refusal = StoreError::NoSpace { min_mb: 100 };
+    let set_free_mb = |mb: u64| disk.free_mb.store(mb, SeqCst);
+    let noticed = async |wanted: Result<(), StoreError>| {
+        while store.ready() != wanted {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    set_free_mb(99);
+    noticed(Err(refusal.clone())).await;
+    assert_eq!(store.append(added(1, 1)).await, Err(refusal.clone()));
+    assert_eq!(store.lease(T0, 1).await, Err(refusal));
+    // Nobody writes, and still it is noticed.
+    set_free_mb(101);
+    noticed(Ok(())).await;
+    assert!(matches!(store.append(added(1, 1)).await, Ok(Appended::New(_))));
+}
+
+#[tokio::test]
+async fn a_damaged_record_holds_up_nothing_but_itself() {
+    let memory = Memory::default();
+    let store = memory.open();
+    for person in 1..=3 {
+        store.append(added(person, 1)).await.unwrap();
+    }
+    let end = [b'j'];
+    let (key, mut value) = memory.range(b"i", &end).nth(1).unwrap().unwrap();
+    value[3] ^= 4;
+    memory.commit(vec![(key, Some(value))]).unwrap();
+    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 2);
+    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 0);
+    assert_eq!((store.damaged(), store.next_due().await), (1, Ok(None)));
+}
