@@ -198,6 +198,7 @@ impl Stage {
             early_events.push(self.add(person, n, "xiaoli").1);
         }
         self.deliver(early_events).await?;
+        self.until("the early ones to be asked about", |s| s["inbox"]["waiting"] == 0).await?;
         say(&format!("✓ {EARLY} people added by dealers before the brand knows them"));
 
         // Real life: a trickle from everywhere at once, several in one second by one member, some of them

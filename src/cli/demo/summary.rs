@@ -109,7 +109,8 @@ impl Summary {
         // Writing to a String does not fail.
         let _ = writeln!(out);
         for (name, value, note) in rows {
-            let _ = writeln!(out, "  {name:<20}{value:>8}   {note}");
+            let row = format!("  {name:<20}{value:>8}   {note}");
+            let _ = writeln!(out, "{}", row.trim_end());
         }
         let _ = writeln!(out, "\n  three links, as the API tells them:");
         for (what, path, link) in &self.examples {
