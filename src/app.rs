@@ -120,6 +120,7 @@ impl App {
             pauses: Arc::new(Pauses::default()),
             apps: Arc::new(config.apps.iter().map(rules).collect()),
             calls: TaskTracker::new(),
+            panicked: CancellationToken::new(),
             calls_max: size(config.wecom.calls_max),
         };
         let door_apps = config.apps.iter().map(door_app).collect::<Result<_, _>>()?;
@@ -163,6 +164,13 @@ impl App {
         app.serve("public listener", public, public_router, limits);
         app.serve("admin listener", private, admin_router, limits);
         let stop = || app.lifecycle.soft();
+        let (panicked, soft) = (context.panicked.clone(), stop());
+        app.lifecycle.supervise("calls to WeCom", async move {
+            tokio::select! {
+                () = panicked.cancelled() => {}
+                () = soft.cancelled() => {}
+            }
+        });
         app.lifecycle.supervise("resolve", resolve::run(context.clone(), stop()));
         app.lifecycle.supervise("mint", mint::run(context.clone(), stop()));
         app.lifecycle.supervise("sweep", sweep::run(context, stop()));

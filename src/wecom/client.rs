@@ -195,8 +195,12 @@ impl Client {
         #[derive(Deserialize)]
         struct Answer {
             access_token: String,
-            #[serde(deserialize_with = "number")]
+            #[serde(deserialize_with = "number", default = "documented_life")]
             expires_in: i64,
+        }
+        /// In seconds (document 91039).
+        const fn documented_life() -> i64 {
+            7_200
         }
         let answer: Answer = parse(api, answer)?;
         Ok(Token::new(answer.access_token, answer.expires_in, self.clock.now()))

@@ -90,7 +90,7 @@ impl Queue {
         self.in_flight.fetch_add(work.len(), Ordering::Relaxed);
         for work in work {
             let queue = self.clone();
-            self.context.calls.spawn(async move {
+            self.context.spawn_call(async move {
                 queue.work_off(work).await;
                 queue.in_flight.fetch_sub(1, Ordering::Relaxed);
                 queue.context.wake.fans.notify_one();

@@ -87,6 +87,8 @@ pub struct Context {
     pub apps: Arc<HashMap<AppName, AppRules>>,
     /// Calls under way, waited for at the end.
     pub calls: TaskTracker,
+    /// Cancelled when one of them panics; a lane whose call vanished would wait for ever.
+    pub panicked: CancellationToken,
     /// Calls to WeCom under way at once, per worker.
     pub calls_max: usize,
 }
@@ -94,6 +96,15 @@ pub struct Context {
 impl Context {
     fn now(&self) -> Timestamp {
         self.clock.now()
+    }
+
+    fn spawn_call(&self, call: impl Future<Output = ()> + Send + 'static) {
+        let (call, panicked) = (tokio::spawn(call), self.panicked.clone());
+        self.calls.spawn(async move {
+            if call.await.is_err() {
+                panicked.cancel();
+            }
+        });
     }
 }
 

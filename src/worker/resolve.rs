@@ -187,7 +187,7 @@ impl Resolver {
             let batch = take_batch(&mut lane.waiting);
             lane.busy = true;
             let (resolver, key) = (self.clone(), key.clone());
-            self.context.calls.spawn(async move {
+            self.context.spawn_call(async move {
                 resolver.work_off(&key, batch).await;
                 drop(room);
                 if let Some(lane) = resolver.lanes().get_mut(&key) {
