@@ -135,6 +135,7 @@ impl Ledger {
         for (ring, (_, width)) in self.windows.iter_mut().zip(WINDOWS) {
             ring.move_back(back, width);
         }
+        self.blocked_until = self.blocked_until.map(|until| until.plus_ms(-back.max(0)));
         self.latest = now;
     }
 }

@@ -163,7 +163,6 @@ impl Client {
 
     async fn token(&self, app: &AppName, of: &TokenOf, api: Api) -> Result<Token, CallError> {
         let credentials = self.app(app, api)?;
-        let now = self.clock.now();
         match of {
             TokenOf::Upstream => {
                 let fetch = async || {
@@ -174,7 +173,7 @@ impl Client {
                     let answer = self.call(&credentials.corp_id, Api::GetToken, &query, None).await?;
                     self.parse_token(Api::GetToken, answer)
                 };
-                self.tokens.get(&token_key(app, of), now, fetch).await
+                self.tokens.get(&token_key(app, of), &*self.clock, fetch).await
             }
             TokenOf::Dealer { corp_id, agent_id } => {
                 let fetch = async || {
@@ -186,7 +185,7 @@ impl Client {
                         Box::pin(self.call_as(app, &TokenOf::Upstream, Api::CorpGetToken, &body)).await?;
                     self.parse_token(Api::CorpGetToken, answer)
                 };
-                self.tokens.get(&token_key(app, of), now, fetch).await
+                self.tokens.get(&token_key(app, of), &*self.clock, fetch).await
             }
         }
     }

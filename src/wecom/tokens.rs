@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use secrecy::SecretString;
 
 use super::{CallError, Class};
+use crate::clock::Clock;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::{SECOND_MS, Timestamp};
 
@@ -60,16 +61,17 @@ impl Tokens {
         slots.entry(key.clone()).or_default().clone()
     }
 
-    /// The token, fetched with `fetch` if there is none that is still good at `now`.
+    /// The token, fetched with `fetch` if there is none that is still good.
     pub(super) async fn get(
         &self,
         key: &TokenKey,
-        now: Timestamp,
+        clock: &dyn Clock,
         fetch: impl AsyncFnOnce() -> Result<Token, CallError>,
     ) -> Result<Token, CallError> {
         let slot = self.slot(key);
         // Held while fetching: that is the single flight.
         let mut slot = slot.lock().await;
+        let now = clock.now();
         match &slot.state {
             State::Full(token) if now < token.refresh_at => return Ok(token.clone()),
             State::Failed(error, until) if now < *until => return Err(error.clone()),
@@ -89,7 +91,7 @@ impl Tokens {
                         5 * SECOND_MS
                     }
                 };
-                slot.state = State::Failed(error.clone(), now.plus_ms(pause_ms));
+                slot.state = State::Failed(error.clone(), clock.now().plus_ms(pause_ms));
                 Err(error)
             }
         }
@@ -112,6 +114,7 @@ mod tests {
     use secrecy::ExposeSecret;
 
     use super::*;
+    use crate::clock::ManualClock;
     use crate::wecom::{Api, Transport};
 
     fn key() -> TokenKey {
@@ -129,7 +132,7 @@ mod tests {
                 // WeCom gives the same text while it believes it to be valid.
                 Ok(Token::new("token".to_owned(), 7_200, now))
             };
-            tokens.get(&key(), now, fetch).await.unwrap()
+            tokens.get(&key(), &ManualClock::new(now), fetch).await.unwrap()
         };
         let first = get(&tokens, &fetched).await;
         let refuse_and_get = || async {
@@ -152,10 +155,10 @@ mod tests {
             Err(CallError::Transport { api: Api::GetToken, cause: Transport::Timeout })
         };
         for _ in 0..20 {
-            assert!(tokens.get(&key(), now, failing).await.is_err());
+            assert!(tokens.get(&key(), &ManualClock::new(now), failing).await.is_err());
         }
         assert_eq!(fetched.load(Ordering::SeqCst), 1);
-        assert!(tokens.get(&key(), now.plus_ms(250), failing).await.is_err());
+        assert!(tokens.get(&key(), &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
         assert_eq!(fetched.load(Ordering::SeqCst), 2);
     }
 
@@ -164,7 +167,8 @@ mod tests {
         let tokens = Tokens::default();
         let start = Timestamp::from_secs(1_000);
         let fetch = |name: &'static str, at| async move || Ok(Token::new(name.to_owned(), 7_200, at));
-        let get = async |at, name| tokens.get(&key(), at, fetch(name, at)).await.unwrap().value;
+        let get =
+            async |at, name| tokens.get(&key(), &ManualClock::new(at), fetch(name, at)).await.unwrap().value;
         assert_eq!(get(start, "first").await.expose_secret(), "first");
         assert_eq!(get(start.plus_ms(6_899_999), "second").await.expose_secret(), "first");
         assert_eq!(get(start.plus_ms(6_900_000), "second").await.expose_secret(), "second");

@@ -17,7 +17,7 @@ use crate::domain::fan::{FanStep, Minted};
 use crate::domain::ids::AppName;
 use crate::domain::time::{HOUR_MS, MINUTE_MS, Timestamp};
 use crate::store::{FanVerdict, FanWork};
-use crate::wecom::{CallError, Class};
+use crate::wecom::{Api, CallError, Class};
 
 /// One queue.
 struct Queue {
@@ -77,7 +77,8 @@ impl Queue {
         // After a failure one call finds out whether it is over, not all at once.
         let failing =
             self.context.pauses.all(now).iter().any(|(scope, pause)| pause.failures > 0 && *scope == fans);
-        let room = if failing { room.min(1) } else { room };
+        let room =
+            if failing { room.min(usize::from(self.in_flight.load(Ordering::Relaxed) == 0)) } else { room };
         let leased =
             if room == 0 { Ok(Vec::new()) } else { store.lease_fans(&self.app, self.step, now, room).await };
         let work = match leased {
@@ -139,7 +140,7 @@ impl Queue {
         let problem = problem_of(error);
         let [app, fans] = self.scopes();
         let pauses = &self.context.pauses;
-        match (error.class(), error) {
+        match (class_for(self.step, error), error) {
             (Class::Rate, CallError::NoPermit { retry_at, .. }) => {
                 pauses.hold(fans, problem, now, *retry_at);
                 // Same place in the queue.
@@ -195,6 +196,20 @@ impl Queue {
             *said = (errcode, now, 0);
         }
         FanVerdict::Rejected { errcode }
+    }
+}
+
+/// What a failed call means for the fan: an answer to another call, for a token say, is never about the fan.
+fn class_for(step: FanStep, error: &CallError) -> Class {
+    let own = match step {
+        FanStep::Mint => Api::UnionidToPendingId,
+        FanStep::AskExisting => Api::UnionidToExternalUserid,
+    };
+    match (error.class(), error) {
+        (Class::Item | Class::Invisible, CallError::Refused { api, .. }) if *api != own => {
+            Class::Configuration
+        }
+        (class, _) => class,
     }
 }
 

@@ -32,6 +32,8 @@ const HELD_MAX: usize = 8_000;
 const LANE_HELD_MAX: usize = 1_000;
 /// How long what a full lane cannot hold waits in the store.
 const LANE_FULL_WAIT_MS: i64 = 5 * SECOND_MS;
+/// Customers asked about alone, in vain, before a search is given up as a general outage.
+const IN_VAIN_MAX: u32 = 3;
 /// Tries of an event that fails with a code nobody documented.
 const UNKNOWN_TRIES_MAX: u32 = 5;
 
@@ -77,12 +79,12 @@ impl Activation for Arc<Resolver> {
         let (store, now) = (&self.context.store, self.context.now());
         let held: usize = self.lanes().values().map(|lane| lane.waiting.len()).sum();
         let room = HELD_MAX.saturating_sub(held);
-        let mut more = false;
+        let (mut more, mut settled) = (false, Vec::new());
         if room > 0 {
             match store.lease(now, room).await {
                 Ok(work) => {
                     more = work.len() == room;
-                    self.route(work, now).await;
+                    settled = self.route(work, now).await;
                 }
                 Err(error) => {
                     tracing::warn!(%error, "no work taken");
@@ -90,8 +92,10 @@ impl Activation for Arc<Resolver> {
                 }
             }
         }
-        self.settle(self.clear_paused_lanes(now)).await;
+        settled.extend(self.clear_paused_lanes(now));
+        // Calls first: nobody waits for what is only written down.
         self.start_calls();
+        self.settle(settled).await;
         if more {
             return Duration::ZERO;
         }
@@ -112,9 +116,9 @@ impl Resolver {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts work into lanes, or settles what needs no call.
-    async fn route(&self, work: Vec<Work>, now: Timestamp) {
-        let mut settled = Vec::new();
+    /// Puts work into lanes. Returns what needs no call, or not now.
+    async fn route(&self, work: Vec<Work>, now: Timestamp) -> Vec<(Work, Verdict)> {
+        let (mut settled, mut put_off) = (Vec::new(), 0);
         for work in work {
             match self.destination(&work, now).await {
                 Ok(key) => {
@@ -125,13 +129,16 @@ impl Resolver {
                     } else {
                         let text = "a backlog of this dealer is being worked off".to_owned();
                         let problem = Problem { errcode: None, text };
-                        settled.push((work, later(now.plus_ms(LANE_FULL_WAIT_MS), problem)));
+                        // The longer the backlog the longer the wait, so that it is not rewritten for nothing.
+                        put_off += 1;
+                        let due_at = now.plus_ms(LANE_FULL_WAIT_MS * (1 + put_off / 1_000));
+                        settled.push((work, later(due_at, problem)));
                     }
                 }
                 Err(verdict) => settled.push((work, verdict)),
             }
         }
-        self.settle(settled).await;
+        settled
     }
 
     async fn destination(&self, work: &Work, now: Timestamp) -> Result<LaneKey, Verdict> {
@@ -200,23 +207,30 @@ impl Resolver {
 
     async fn work_off(&self, key: &LaneKey, batch: Vec<Work>) {
         let mut todo = vec![batch];
+        // The search for an id that spoils its batch ends when it looks as if all did.
+        let (mut searching, mut in_vain, mut any_ok) = (false, 0, false);
         while let Some(batch) = todo.pop() {
-            let settled = match convert(&self.context, &key.app, &key.owner, &batch).await {
-                Ok(found) => batch
-                    .into_iter()
-                    .map(|work| {
-                        let pending_id = found.get(&work.contact.external_userid).cloned();
-                        let verdict = pending_id.map_or(Verdict::Missed, Verdict::Resolved);
-                        (work, verdict)
-                    })
-                    .collect(),
+            let settled = match convert(&self.context, &key.app, &key.owner, &batch, searching).await {
+                Ok(found) => {
+                    any_ok = true;
+                    batch
+                        .into_iter()
+                        .map(|work| {
+                            let pending_id = found.get(&work.contact.external_userid).cloned();
+                            let verdict = pending_id.map_or(Verdict::Missed, Verdict::Resolved);
+                            (work, verdict)
+                        })
+                        .collect()
+                }
                 Err(Failure::OneOf(blame)) => match halves(batch) {
                     Ok((head, tail)) => {
+                        searching = true;
                         todo.extend([tail, head]);
                         continue;
                     }
                     Err(same) => {
                         let now = self.context.now();
+                        in_vain += u32::from(blame.may_be_everybodys());
                         same.into_iter()
                             .map(|work| {
                                 let verdict = alone(&work, &blame, now);
@@ -234,10 +248,19 @@ impl Resolver {
                         put_off.extend(other.extract_if(.., same_end));
                     }
                     todo.retain(|other| !other.is_empty());
+                    in_vain += 1;
                     put_off.into_iter().map(|work| (work, later(resume_at, problem.clone()))).collect()
                 }
             };
             self.settle(settled).await;
+            if in_vain >= IN_VAIN_MAX && !any_ok && !todo.is_empty() {
+                let text = "WeCom refuses one customer after another; it is tried again later".to_owned();
+                let (problem, now) = (Problem { errcode: None, text }, self.context.now());
+                let scope = Scope::Corp(key.app.clone(), key.owner.clone());
+                let until = self.context.pauses.failed(&scope, problem.clone(), Backoff::UNKNOWN_CODE, now);
+                let rest = todo.drain(..).flatten().map(|work| (work, later(until, problem.clone())));
+                self.settle(rest.collect()).await;
+            }
         }
     }
 
@@ -310,12 +333,8 @@ fn alone(work: &Work, blame: &Blame, now: Timestamp) -> Verdict {
         // Not yet a customer: WeCom may know this person once the member confirms.
         Blame::Item(_) if event.happening.contact.change == ContactChange::HalfAdded => Verdict::Missed,
         Blame::Item(problem) => Verdict::Dead(problem.clone()),
-        Blame::Stuck(problem) => {
-            let due_at = now.plus_ms(Backoff::CALL.max_ms);
-            Verdict::Retry { due_at, problem: problem.clone(), spent: true }
-        }
-        // A code nobody documented: a few slow tries, then a dead letter.
-        Blame::Unknown(problem) => {
+        // A code nobody documented, or one that should pass and does not: a few slow tries, then a dead letter.
+        Blame::Unknown(problem) | Blame::Stuck(problem) => {
             let same = event.problem.as_ref().is_some_and(|before| before.errcode == problem.errcode);
             if same && event.attempts + 1 >= UNKNOWN_TRIES_MAX {
                 return Verdict::Dead(problem.clone());

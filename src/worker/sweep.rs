@@ -13,6 +13,7 @@ use super::{Activation, Context};
 use crate::domain::backoff::Backoff;
 use crate::domain::ids::AppName;
 use crate::domain::time::{DAY_MS, HOUR_MS, Timestamp};
+use crate::store::Problem;
 use crate::wecom::Class;
 
 /// Runs until `stop`.
@@ -69,7 +70,10 @@ impl Sweep {
                 let backoff = if error.class() == Class::Transient { Backoff::CALL } else { Backoff::PARKED };
                 self.context.pauses.failed(&scope, problem_of(&error), backoff, now);
             }
-            Err(DirectoryError::Store(error)) => tracing::warn!(%error, "dealers not kept"),
+            Err(DirectoryError::Store(error)) => {
+                let problem = Problem { errcode: None, text: error.to_string() };
+                self.context.pauses.failed(&scope, problem, Backoff::CALL, now);
+            }
         }
         false
     }

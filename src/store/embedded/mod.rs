@@ -21,7 +21,8 @@ use std::collections::{HashSet, VecDeque};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::{Counts, LINKS_MAX, StoreError};
+use super::{Counts, LINKS_MAX, StoreError, Work};
+use crate::domain::contact::Contact;
 use crate::domain::dealer::Dealer;
 use crate::domain::ids::ContactKey;
 use crate::domain::quota::Ledger;
@@ -30,6 +31,7 @@ use engine::{Engine, Memory};
 use records::{Record, decode};
 pub use sled_engine::OpenError;
 use sled_engine::SledEngine;
+use transactions::lease_key;
 use txn::{Meta, Txn, failed};
 use writer::Writer;
 
@@ -141,6 +143,13 @@ impl EmbeddedStore {
         }
     }
 
+    /// A piece of work with what is known of its customer; `None` if that record is damaged.
+    fn known(&self, mut work: Work) -> Result<Option<Work>, StoreError> {
+        let key = keys::contact(&work.contact);
+        let known = self.read::<Contact>(&key).map(|known| work.known = known);
+        Ok(self.undamaged(&lease_key(&work.id), known)?.map(|()| work))
+    }
+
     /// The first key of a queue that nobody works on.
     fn first_free(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let (leased, damaged) = (self.leases(), self.damaged_keys());
@@ -151,7 +160,8 @@ impl EmbeddedStore {
     }
 
     /// Runs `settle` for each outcome as a transaction of its own, all handed in before the first answer, so
-    /// that the writer can group them. The leases end whatever happens: what was not settled is done again.
+    /// that the writer can group them. What was not settled is done again, unless a damaged record stands in its
+    /// way: that keeps its lease, and is counted, so that the same call is not made for it over and over.
     async fn settle_all<O: Send + 'static>(
         &self,
         outcomes: Vec<(Vec<u8>, O)>,
@@ -160,38 +170,49 @@ impl EmbeddedStore {
         let (lease_keys, outcomes): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
         let transactions = outcomes.into_iter().map(|outcome| move |txn: &mut Txn<'_>| settle(txn, outcome));
         let settled = self.run_all(transactions).await;
-        let mut leased = self.leases();
-        for key in &lease_keys {
-            leased.remove(key);
+        let mut first_error = Ok(());
+        for (key, settled) in lease_keys.iter().zip(settled) {
+            match self.undamaged(key, settled) {
+                Ok(None) => {}
+                Ok(Some(())) => drop(self.leases().remove(key)),
+                Err(error) => {
+                    self.leases().remove(key);
+                    first_error = first_error.and(Err(error));
+                }
+            }
         }
-        settled.map(|_| ())
+        first_error
     }
 
     /// Runs many transactions, several handed in ahead of their answers so that the writer can group them, and no
-    /// more than that so that others find room between them. All are attempted; the first error is returned.
-    async fn run_all<T, F>(&self, transactions: impl Iterator<Item = F> + Send) -> Result<Vec<T>, StoreError>
+    /// more than that so that others find room between them. All are attempted; the
+    /// results come in their order.
+    async fn run_all<T, F>(&self, transactions: impl Iterator<Item = F> + Send) -> Vec<Result<T, StoreError>>
     where
         F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
         T: Send + 'static,
     {
         const AHEAD_MAX: usize = 32;
-        let mut ahead = VecDeque::new();
-        let mut results = Vec::new();
+        let (mut ahead, mut results) = (VecDeque::new(), Vec::new());
         for transaction in transactions {
             if ahead.len() == AHEAD_MAX
-                && let Some(answer) = ahead.pop_front()
+                && let Some(submitted) = ahead.pop_front()
             {
-                results.push(self.writer.answer(answer).await);
+                results.push(self.answer(submitted).await);
             }
-            match self.writer.submit(transaction).await {
-                Ok(answer) => ahead.push_back(answer),
-                Err(error) => results.push(Err(error)),
-            }
+            ahead.push_back(self.writer.submit(transaction).await);
         }
-        for answer in ahead {
-            results.push(self.writer.answer(answer).await);
+        for submitted in ahead {
+            results.push(self.answer(submitted).await);
         }
-        results.into_iter().collect()
+        results
+    }
+
+    async fn answer<T>(
+        &self,
+        submitted: Result<tokio::sync::oneshot::Receiver<Result<T, StoreError>>, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.writer.answer(submitted?).await
     }
 
     /// The contacts that end the keys under `prefix`, behind the id of their app.

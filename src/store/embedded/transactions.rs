@@ -20,7 +20,7 @@ use crate::domain::link::{FeedEntry, LinkData};
 use crate::domain::quota::{Grant, Ledger, Limits};
 use crate::domain::time::{DAY_MS, Timestamp};
 
-fn lease_key(id: &WorkId) -> Vec<u8> {
+pub(super) fn lease_key(id: &WorkId) -> Vec<u8> {
     match id {
         WorkId::Event(due_at, id) => keys::inbox(*due_at, *id),
         WorkId::Reask(due_at, contact) => keys::reask(*due_at, contact),
@@ -43,28 +43,22 @@ impl Store for EmbeddedStore {
             }
             let Some(event) = self.undamaged(key, decode::<InboxEvent>(key, value))? else { return Ok(None) };
             let (id, contact) = (WorkId::Event(event.due_at, event.id), event.contact_key());
-            Ok(Some(Work { id, contact, event: Some(event), known: None }))
+            self.known(Work { id, contact, event: Some(event), known: None })
         })?;
         let reasks = self.rows(b"w", &keys::reask_until(now), limit - work.len(), |key, _| {
             if leased.contains(key) {
                 return Ok(None);
             }
             let mut parts = keys::Parts::of(key);
-            let (due_at, contact) = (parts.instant()?, parts.contact()?);
-            Ok(Some(Work { id: WorkId::Reask(due_at, contact.clone()), contact, event: None, known: None }))
+            let parsed = parts.instant().and_then(|due_at| Ok((due_at, parts.contact()?)));
+            let Some((due_at, contact)) = self.undamaged(key, parsed)? else { return Ok(None) };
+            let id = WorkId::Reask(due_at, contact.clone());
+            self.known(Work { id, contact, event: None, known: None })
         })?;
         work.extend(reasks);
-        let mut ready = Vec::with_capacity(work.len());
-        for mut item in work {
-            let key = keys::contact(&item.contact);
-            let known = self.read::<Contact>(&key).map(|known| item.known = known);
-            if self.undamaged(&key, known)?.is_some() {
-                ready.push(item);
-            }
-        }
         // Last, so that an error on the way leaves nothing leased to nobody.
-        leased.extend(ready.iter().map(|item| lease_key(&item.id)));
-        Ok(ready)
+        leased.extend(work.iter().map(|item| lease_key(&item.id)));
+        Ok(work)
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -143,7 +137,8 @@ impl Store for EmbeddedStore {
                 chunk.iter().map(|fan| fans::register(txn, fan, now)).collect::<Result<Vec<_>, _>>()
             }
         });
-        Ok(self.run_all(transactions).await?.concat())
+        let registered: Result<Vec<_>, _> = self.run_all(transactions).await.into_iter().collect();
+        Ok(registered?.concat())
     }
 
     async fn fans(&self, unionid: &Unionid) -> Result<Vec<(FanKey, Fan)>, StoreError> {
@@ -171,20 +166,16 @@ impl Store for EmbeddedStore {
                 return Ok(None);
             }
             let mut parts = keys::Parts(&key[prefix.len()..]);
-            let (due_at, unionid) = (parts.instant()?, parts.id()?);
-            let unionid = Unionid::new(unionid).map_err(|e| StoreError::Damaged(e.to_string()))?;
-            Ok(Some((due_at, FanKey { app: app.clone(), unionid }, key.to_vec())))
+            let parsed = parts.instant().and_then(|due_at| {
+                let unionid = Unionid::new(parts.id()?).map_err(|e| StoreError::Damaged(e.to_string()))?;
+                Ok((due_at, FanKey { app: app.clone(), unionid }))
+            });
+            let Some((due_at, fan_key)) = self.undamaged(key, parsed)? else { return Ok(None) };
+            let fan: Option<Option<Fan>> = self.undamaged(key, self.read(&keys::fan(&fan_key)))?;
+            Ok(fan.flatten().map(|fan| FanWork { key: fan_key, step, due_at, fan }))
         })?;
-        let (mut work, mut taken) = (Vec::with_capacity(due.len()), Vec::with_capacity(due.len()));
-        for (due_at, key, queue_key) in due {
-            let fan_key = keys::fan(&key);
-            if let Some(Some(fan)) = self.undamaged(&fan_key, self.read(&fan_key))? {
-                work.push(FanWork { key, step, due_at, fan });
-                taken.push(queue_key);
-            }
-        }
-        leased.extend(taken);
-        Ok(work)
+        leased.extend(due.iter().map(|work| keys::fan_work(&work.key, step, work.due_at)));
+        Ok(due)
     }
 
     async fn next_fan_due(&self, app: &AppName, step: FanStep) -> Result<Option<Timestamp>, StoreError> {
@@ -252,7 +243,8 @@ impl Store for EmbeddedStore {
             let key = keys::dealer(app, &dealer.corp_id);
             self.writer
                 .run(move |txn| {
-                    let known: Option<Dealer> = txn.get(&key)?;
+                    // A damaged record is as good as none here, and is mended by being written again.
+                    let known: Option<Dealer> = txn.get(&key).unwrap_or_default();
                     let token = known.and_then(|known| known.token).or(dealer.token);
                     txn.put(key, &Dealer { token, ..dealer })
                 })

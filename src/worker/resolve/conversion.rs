@@ -40,18 +40,30 @@ pub(super) enum Blame {
     Stuck(Problem),
 }
 
+impl Blame {
+    /// Whether it may as well be a general outage.
+    pub(super) const fn may_be_everybodys(&self) -> bool {
+        match self {
+            Self::Unknown(_) | Self::Stuck(_) => true,
+            Self::Item(_) | Self::Invisible => false,
+        }
+    }
+}
+
 /// Pauses after which an undocumented code, or one that should pass, is looked for in a single id.
 const UNKNOWN_PAUSES: u32 = 2;
 const TRANSIENT_PAUSES: u32 = 8;
 
 type Found = HashMap<ExternalUserid, PendingId>;
 
-/// Asks WeCom about the customers of a batch.
+/// Asks WeCom about the customers of a batch; `searching` for the id that spoils it, a failure that would otherwise
+/// be taken for everybody's is blamed on the batch.
 pub(super) async fn convert(
     context: &Context,
     app: &AppName,
     owner: &CorpId,
     batch: &[Work],
+    searching: bool,
 ) -> Result<Found, Failure> {
     let mut ids: Vec<_> = batch.iter().map(|work| work.contact.external_userid.clone()).collect();
     ids.sort();
@@ -66,7 +78,7 @@ pub(super) async fn convert(
             }
             Ok(found)
         }
-        Err(error) => Err(conversion.failure(error, &corps(batch))),
+        Err(error) => Err(conversion.failure(error, &corps(batch), searching)),
     }
 }
 
@@ -187,7 +199,7 @@ impl Conversion<'_> {
     }
 
     /// What an error means for a batch about these corps, pausing whatever it hits.
-    fn failure(&self, error: ConversionError, corps: &BTreeSet<&CorpId>) -> Failure {
+    fn failure(&self, error: ConversionError, corps: &BTreeSet<&CorpId>, searching: bool) -> Failure {
         let now = self.context.now();
         let of = |corp_id: &CorpId| Scope::Corp(self.app.clone(), corp_id.clone());
         let pause = |scope: Scope, problem: Problem, backoff| {
@@ -198,7 +210,7 @@ impl Conversion<'_> {
             ConversionError::Call(error) => error,
             ConversionError::Store(error) => {
                 let problem = Problem { errcode: None, text: error.to_string() };
-                return Failure::Paused(problem, now.plus_ms(Backoff::CALL.first_ms));
+                return pause(of(self.owner), problem, Backoff::CALL);
             }
             ConversionError::NotShared => {
                 let text = "WeCom does not list this corp as sharing the app; share it with the dealer in 上下游, \
@@ -211,11 +223,16 @@ impl Conversion<'_> {
             }
         };
         let problem = problem_of(&error);
+        let asked = matches!(error, CallError::Refused { api: Api::ExternalUseridToPendingId, .. });
         match error.class() {
+            // An answer to another call, for a token say, is never about a customer.
+            Class::Item | Class::Invisible if !asked => pause(of(self.owner), problem, Backoff::PARKED),
             Class::Item => Failure::OneOf(Blame::Item(problem)),
             Class::Invisible => Failure::OneOf(Blame::Invisible),
             // Everybody's fault first, somebody's only when it does not pass.
-            Class::Unknown if self.context.pauses.failures(&of(self.owner)) < UNKNOWN_PAUSES => {
+            Class::Unknown
+                if !searching && self.context.pauses.failures(&of(self.owner)) < UNKNOWN_PAUSES =>
+            {
                 pause(of(self.owner), problem, Backoff::UNKNOWN_CODE)
             }
             Class::Unknown => Failure::OneOf(Blame::Unknown(problem)),
@@ -229,7 +246,7 @@ impl Conversion<'_> {
             }
             Class::Transient
                 if error.errcode().is_some()
-                    && self.context.pauses.failures(&of(self.owner)) >= TRANSIENT_PAUSES =>
+                    && (searching || self.context.pauses.failures(&of(self.owner)) >= TRANSIENT_PAUSES) =>
             {
                 Failure::OneOf(Blame::Stuck(problem))
             }
