@@ -271,3 +271,23 @@ async fn a_code_nobody_documented_is_waited_out() {
     }
     assert_eq!(world.get("/v1/status").await["inbox"]["dead"], 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_wecom_answers_to_a_request_for_a_token_is_blamed_on_nobody() {
+    let world = World::usual().await;
+    let fans = world.mint(2).await;
+    let late = world.wecom.add_people(1);
+    for api in [Api::GetToken, Api::CorpGetToken] {
+        world.wecom.inject(api, Fault::Errcode(40_058), None);
+    }
+    world.wecom.revoke_tokens(&world.corp.corp_id);
+    world.add(0, &fans[0], "zhangsan").await;
+    world.register(&late).await;
+    world.until("/v1/status", |s| s["paused"].as_array().is_some_and(|paused| !paused.is_empty())).await;
+    let status = world.get("/v1/status").await;
+    assert_eq!((&status["inbox"]["dead"], &status["fans"]["rejected"]), (&json!(0), &json!(0)));
+    world.wecom.clear_faults();
+    world.clock.skip(Duration::from_secs(15));
+    world.linked(&fans[0], 1).await;
+    world.until("/v1/status", |s| s["fans"]["minted"] == 3).await;
+}
