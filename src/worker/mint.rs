@@ -73,12 +73,9 @@ impl Queue {
         if let Some(pause) = self.context.pauses.of(&[&app, &fans], now) {
             return until(now, pause.until);
         }
-        let room = self.context.calls_max.saturating_sub(self.in_flight.load(Ordering::Relaxed));
         // After a failure one call finds out whether it is over, not all at once.
-        let failing =
-            self.context.pauses.all(now).iter().any(|(scope, pause)| pause.failures > 0 && *scope == fans);
-        let room =
-            if failing { room.min(usize::from(self.in_flight.load(Ordering::Relaxed) == 0)) } else { room };
+        let calls_max = if self.context.pauses.failures(&fans) > 0 { 1 } else { self.context.calls_max };
+        let room = calls_max.saturating_sub(self.in_flight.load(Ordering::Relaxed));
         let leased =
             if room == 0 { Ok(Vec::new()) } else { store.lease_fans(&self.app, self.step, now, room).await };
         let work = match leased {
@@ -158,7 +155,7 @@ impl Queue {
             (Class::Item, CallError::Refused { errcode, .. }) => self.rejected(*errcode, error, now),
             (Class::Configuration, CallError::Refused { errcode, api, .. }) => {
                 // Should it concern this pair of ids only, others have lately been accepted.
-                if about_the_pair(*errcode) && lately(self.worked_at.load(Ordering::Relaxed), now) {
+                if about_the_pair(*errcode) && self.worked_lately(now) {
                     return self.rejected(*errcode, error, now);
                 }
                 let whole_app = hits_the_whole_app(*api, *errcode);
@@ -171,7 +168,7 @@ impl Queue {
             (Class::Unknown | Class::Invisible | Class::Item | Class::Configuration, _) => {
                 const TRIES_MAX: u32 = 5;
                 const NO_CODE: i64 = 0;
-                if lately(self.worked_at.load(Ordering::Relaxed), now) {
+                if self.worked_lately(now) {
                     if work.fan.attempts + 1 >= TRIES_MAX {
                         return self.rejected(error.errcode().unwrap_or(NO_CODE), error, now);
                     }
@@ -183,6 +180,12 @@ impl Queue {
                 FanVerdict::Retry { due_at: now.plus_ms(wait_ms), spent: true }
             }
         }
+    }
+
+    /// Whether WeCom has accepted a fan within the hour, so that a refusal is about the one refused.
+    fn worked_lately(&self, now: Timestamp) -> bool {
+        let worked_at = Timestamp::from_millis(self.worked_at.load(Ordering::Relaxed));
+        now.millis_since(worked_at) < HOUR_MS
     }
 
     fn rejected(&self, errcode: i64, error: &CallError, now: Timestamp) -> FanVerdict {
@@ -211,11 +214,6 @@ fn class_for(step: FanStep, error: &CallError) -> Class {
         }
         (class, _) => class,
     }
-}
-
-/// Whether WeCom has accepted a fan within the hour, so that a refusal is about the one refused.
-fn lately(worked_at_ms: i64, now: Timestamp) -> bool {
-    now.millis_since(Timestamp::from_millis(worked_at_ms)) < HOUR_MS
 }
 
 /// Codes about the pair of ids: wrong for one fan, or, with a wrong mini program, for all.

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::pause::Scope;
+use super::pause::{Pause, Scope};
 use super::{Activation, Context, ConversionToken, until};
 use crate::domain::backoff::Backoff;
 use crate::domain::batch::{IDS_PER_CALL_MAX, bisect};
@@ -162,8 +162,7 @@ impl Resolver {
             ),
         };
         let owner = if upstream { rules.corp_id.clone() } else { corp_id.clone() };
-        let corp = |corp_id: &CorpId| Scope::Corp(app.clone(), corp_id.clone());
-        match self.context.pauses.of(&[&Scope::App(app.clone()), &corp(corp_id), &corp(&owner)], now) {
+        match self.pause_of(app, [corp_id, &owner], now) {
             Some(pause) => Err(later(pause.until, pause.problem)),
             None => Ok(LaneKey { app: app.clone(), owner }),
         }
@@ -173,8 +172,7 @@ impl Resolver {
     fn clear_paused_lanes(&self, now: Timestamp) -> Vec<(Work, Verdict)> {
         let mut put_off = Vec::new();
         for (LaneKey { app, owner }, lane) in self.lanes().iter_mut() {
-            let scopes = [Scope::App(app.clone()), Scope::Corp(app.clone(), owner.clone())];
-            if let Some(pause) = self.context.pauses.of(&[&scopes[0], &scopes[1]], now) {
+            if let Some(pause) = self.pause_of(app, [owner, owner], now) {
                 let verdict = later(pause.until, pause.problem);
                 put_off.extend(lane.waiting.drain(..).map(|work| (work, verdict.clone())));
             }
@@ -242,7 +240,9 @@ impl Resolver {
                 Err(Failure::Paused(problem, resume_at)) => {
                     // What is left and would meet the same end is put off too; the rest is asked.
                     let now = self.context.now();
-                    let same_end = |work: &mut Work| self.paused(key, work, now);
+                    let same_end = |work: &mut Work| {
+                        self.pause_of(&key.app, [&work.contact.corp_id, &key.owner], now).is_some()
+                    };
                     let mut put_off = batch;
                     for other in &mut todo {
                         put_off.extend(other.extract_if(.., same_end));
@@ -264,11 +264,11 @@ impl Resolver {
         }
     }
 
-    /// Whether a call about this work is paused.
-    fn paused(&self, LaneKey { app, owner }: &LaneKey, work: &Work, now: Timestamp) -> bool {
+    /// What keeps calls about a corp's customers, made with another's token, from being made at `now`.
+    fn pause_of(&self, app: &AppName, [customers, owner]: [&CorpId; 2], now: Timestamp) -> Option<Pause> {
         let corp = |corp_id: &CorpId| Scope::Corp(app.clone(), corp_id.clone());
-        let scopes = [Scope::App(app.clone()), corp(owner), corp(&work.contact.corp_id)];
-        self.context.pauses.of(&scopes.each_ref(), now).is_some()
+        let scopes = [Scope::App(app.clone()), corp(customers), corp(owner)];
+        self.context.pauses.of(&scopes.each_ref(), now)
     }
 
     async fn settle(&self, outcomes: Vec<(Work, Verdict)>) {

@@ -185,8 +185,8 @@ impl EmbeddedStore {
     }
 
     /// Runs many transactions, several handed in ahead of their answers so that the writer can group them, and no
-    /// more than that so that others find room between them. All are attempted; the
-    /// results come in their order.
+    /// more than that so that others find room between them. All are attempted; the results
+    /// come in their order.
     async fn run_all<T, F>(&self, transactions: impl Iterator<Item = F> + Send) -> Vec<Result<T, StoreError>>
     where
         F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,

@@ -244,7 +244,10 @@ impl Store for EmbeddedStore {
             self.writer
                 .run(move |txn| {
                     // A damaged record is as good as none here, and is mended by being written again.
-                    let known: Option<Dealer> = txn.get(&key).unwrap_or_default();
+                    let known: Option<Dealer> = match txn.get(&key) {
+                        Err(StoreError::Damaged(_)) => None,
+                        read => read?,
+                    };
                     let token = known.and_then(|known| known.token).or(dealer.token);
                     txn.put(key, &Dealer { token, ..dealer })
                 })
