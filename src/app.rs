@@ -18,8 +18,8 @@ use crate::callback::{AesKey, AesKeyError, Keys};
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::domain::ids::{AppName, CorpId};
-use crate::domain::quota::{Grant, Limits};
-use crate::domain::time::Timestamp;
+use crate::domain::quota::{Budget, Grant, Limits, Share};
+use crate::domain::time::Moment;
 use crate::http;
 use crate::http::admin::{self, AdminApp, AdminState};
 use crate::http::callback::{self, CallbackState};
@@ -28,10 +28,10 @@ use crate::lifecycle::{Failure, Lifecycle};
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
 use crate::telemetry::metrics::Metrics;
-use crate::wecom::{Api, AppCredentials, Client, ClientError, ClientSettings, Ledger, Limiter, Platform};
+use crate::wecom::{Api, AppCredentials, Client, ClientError, ClientSettings, Ledgers, Limiter, Platform};
 use crate::worker::directory::Directory;
 use crate::worker::pause::Pauses;
-use crate::worker::{AppRules, Context, Wake, mint, resolve, sweep};
+use crate::worker::{AppRules, Context, MintRules, Wake, mint, renew, resolve, sweep};
 
 /// Long enough for a keep-alive connection to pay, short enough that nobody holds one for ever.
 const CONNECTION_LIFE: Duration = Duration::from_mins(2);
@@ -160,9 +160,11 @@ impl App {
             connections_max: size(config.server.connections_max),
             header_timeout: Duration::from_millis(config.server.header_timeout_ms),
             connection_life: CONNECTION_LIFE,
+            cut_off_after: Some(CONNECTION_LIFE * 2),
         };
         app.serve("public listener", public, public_router, limits);
-        app.serve("admin listener", private, admin_router, limits);
+        // An import may take hours in one request.
+        app.serve("admin listener", private, admin_router, http::Limits { cut_off_after: None, ..limits });
         let stop = || app.lifecycle.soft();
         let (panicked, soft) = (context.panicked.clone(), stop());
         app.lifecycle.supervise("calls to WeCom", async move {
@@ -173,6 +175,7 @@ impl App {
         });
         app.lifecycle.supervise("resolve", resolve::run(context.clone(), stop()));
         app.lifecycle.supervise("mint", mint::run(context.clone(), stop()));
+        app.lifecycle.supervise("renew", renew::run(context.clone(), stop()));
         app.lifecycle.supervise("sweep", sweep::run(context, stop()));
         let (store, lifecycle) = (app.store.clone(), app.lifecycle.clone());
         app.lifecycle.supervise("store watch", async move {
@@ -225,13 +228,24 @@ fn local(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
 }
 
 fn rules(app: &config::App) -> (AppName, AppRules) {
-    let rules = AppRules { corp_id: app.corp_id.clone(), conversion_token: app.conversion_token };
+    let mint = MintRules {
+        renew: app.renew,
+        same_id_extends: app.same_id_extends,
+        per_hour: app.quota.per_hour,
+        reserve_percent: app.quota.reserve_percent,
+    };
+    let rules = AppRules { corp_id: app.corp_id.clone(), conversion_token: app.conversion_token, mint };
     (app.name.clone(), rules)
 }
 
 fn admin_app(app: &config::App) -> (AppName, AdminApp) {
-    let (corp_id, existing_customers, quota) = (app.corp_id.clone(), app.existing_customers, app.quota);
-    (app.name.clone(), AdminApp { corp_id, existing_customers, quota })
+    let admin_app = AdminApp {
+        corp_id: app.corp_id.clone(),
+        existing_customers: app.existing_customers,
+        quota: app.quota.limits(),
+        reserve_percent: app.quota.reserve_percent,
+    };
+    (app.name.clone(), admin_app)
 }
 
 fn door_app(app: &config::App) -> Result<DoorApp, StartError> {
@@ -254,10 +268,8 @@ fn platform(
     let mut limits: HashMap<CorpId, Limits> = HashMap::new();
     for app in &config.apps {
         // Apps of one corp share one budget: the smallest that any of them names.
-        let shared = limits.entry(app.corp_id.clone()).or_insert(app.quota);
-        shared.per_hour = shared.per_hour.min(app.quota.per_hour);
-        shared.per_day = shared.per_day.min(app.quota.per_day);
-        shared.per_month = shared.per_month.min(app.quota.per_month);
+        let shared = limits.entry(app.corp_id.clone()).or_insert(app.quota.limits());
+        *shared = shared.and(app.quota.limits());
     }
     let credentials = config.apps.iter().map(|app| {
         let credentials = AppCredentials {
@@ -273,28 +285,28 @@ fn platform(
         connect_timeout: Duration::from_millis(config.wecom.connect_timeout_ms),
         timeout: Duration::from_millis(config.wecom.timeout_ms),
     };
-    let limiter = Limiter::new(Arc::new(StoredLedger(store.clone())), clock.clone(), limits);
+    let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), limits);
     let client = Client::new(&settings, credentials.collect(), limiter, clock.clone(), metrics.clone());
     Ok(Arc::new(client.map_err(StartError::Client)?))
 }
 
-/// The quota ledger, kept in the store.
-struct StoredLedger(Arc<dyn Store>);
+/// The ledgers of calls, kept in the store.
+struct StoredLedgers(Arc<dyn Store>);
 
 #[async_trait]
-impl Ledger for StoredLedger {
+impl Ledgers for StoredLedgers {
     async fn reserve(
         &self,
-        corp: &CorpId,
+        accounts: &[(String, Budget)],
         api: Api,
-        limits: Limits,
+        share: Share,
         want: u32,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Grant, String> {
-        self.0.reserve(corp, api.as_str(), limits, want, now).await.map_err(|e| e.to_string())
+        self.0.reserve(accounts, api.as_str(), share, want, now).await.map_err(|e| e.to_string())
     }
 
-    async fn block(&self, corp: &CorpId, api: Api, until: Timestamp) -> Result<(), String> {
-        self.0.block(corp, api.as_str(), until).await.map_err(|e| e.to_string())
+    async fn refused(&self, account: &str, budget: Budget, api: Api, now: Moment) -> Result<i64, String> {
+        self.0.refused(account, budget, api.as_str(), now).await.map_err(|e| e.to_string())
     }
 }

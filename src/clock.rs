@@ -3,14 +3,21 @@
 //! Everything that needs the wall clock is handed a [`Clock`]; clippy bans the ambient ones. Intervals
 //! between two things that happen in this process (time-outs, back-off waits) use tokio's timer instead.
 
+#[cfg(target_os = "linux")]
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Moment, Steady, Timestamp};
 
-/// A source of wall-clock time.
+/// A source of time.
 pub trait Clock: Send + Sync + 'static {
-    /// The current instant.
+    /// The current instant on the wall clock.
     fn now(&self) -> Timestamp;
+
+    /// The current instant on both clocks, for what must not be fooled by a wall clock that is set.
+    fn moment(&self) -> Moment {
+        Moment { wall: self.now(), steady: None }
+    }
 }
 
 /// The machine's clock.
@@ -24,6 +31,27 @@ impl Clock for SystemClock {
             std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX))
     }
+
+    fn moment(&self) -> Moment {
+        Moment { wall: self.now(), steady: steady() }
+    }
+}
+
+/// The time since the machine's start, sleep included, with a name for that start; survives a restart of this
+/// process. Linux only; elsewhere the wall clock is all there is.
+#[cfg(target_os = "linux")]
+fn steady() -> Option<Steady> {
+    static BOOT: LazyLock<Option<u64>> = LazyLock::new(|| {
+        let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+        u64::from_str_radix(id.trim().replace('-', "").get(..16)?, 16).ok()
+    });
+    let uptime = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Some(Steady { boot: (*BOOT)?, uptime_ms: uptime.tv_sec * 1_000 + uptime.tv_nsec / 1_000_000 })
+}
+
+#[cfg(not(target_os = "linux"))]
+const fn steady() -> Option<Steady> {
+    None
 }
 
 /// A clock that moves only when told to, for tests and simulations.
@@ -46,5 +74,21 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_machines_clock_tells_what_passed_whatever_the_wall_clock_shows() {
+        let first = SystemClock.moment();
+        let give_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
+        while SystemClock.moment().millis_since(first) < 5 {
+            assert!(std::time::Instant::now() < give_up, "it stands still");
+        }
+        let set_back = Moment { wall: Timestamp::EPOCH, ..SystemClock.moment() };
+        assert!(cfg!(not(target_os = "linux")) || set_back.millis_since(first) >= 5);
     }
 }

@@ -20,6 +20,7 @@ pub use reader::Problem;
 use reader::Section;
 pub use secret::Secret;
 
+use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Limits;
 use crate::telemetry::logs::Format;
@@ -140,8 +141,35 @@ pub struct App {
     pub conversion_token: ConversionToken,
     /// Whether WeCom is asked which dealers have a new fan already.
     pub existing_customers: bool,
+    /// Whose pending ids are renewed before their end.
+    #[serde(serialize_with = "renew_name")]
+    pub renew: Renew,
+    /// Whether WeCom prolongs a pending id that it gives again before its end.
+    pub same_id_extends: bool,
     /// Budget of each conversion with one of its own.
-    pub quota: Limits,
+    pub quota: Quota,
+}
+
+/// Budget of each conversion with one of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Quota {
+    /// In any hour.
+    pub per_hour: u32,
+    /// In any 24 hours.
+    pub per_day: u32,
+    /// In any 30 days.
+    pub per_month: u32,
+    /// Percent of each kept for those who register now.
+    pub reserve_percent: u8,
+}
+
+impl Quota {
+    /// The limits alone.
+    #[must_use]
+    pub const fn limits(self) -> Limits {
+        let Self { per_hour, per_day, per_month, .. } = self;
+        Limits { per_hour, per_day, per_month }
+    }
 }
 
 /// Where link changes go.
@@ -171,6 +199,15 @@ fn conversion_name<S: serde::Serializer>(token: &ConversionToken, to: S) -> Resu
         ConversionToken::Auto => "auto",
         ConversionToken::Downstream => "downstream",
         ConversionToken::Upstream => "upstream",
+    })
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde wants")]
+fn renew_name<S: serde::Serializer>(renew: &Renew, to: S) -> Result<S::Ok, S::Error> {
+    to.serialize_str(match renew {
+        Renew::All => "all",
+        Renew::Unlinked => "unlinked",
+        Renew::Never => "never",
     })
 }
 

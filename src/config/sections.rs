@@ -6,8 +6,9 @@ use secrecy::ExposeSecret;
 
 use super::reader::Section;
 use super::secret::{self, Secret};
-use super::{Admin, App, Environment, Log, Server, Sink, Store, Wecom};
+use super::{Admin, App, Environment, Log, Quota, Server, Sink, Store, Wecom};
 use crate::callback::AesKey;
+use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Limits;
 use crate::telemetry::logs::Format;
@@ -129,6 +130,9 @@ pub(super) fn app(section: &mut Section, environment: &Environment, known: &[&Ap
         ],
     );
     let existing_customers = section.flag("existing_customers", true);
+    let renew = section
+        .choice("renew", &[("all", Renew::All), ("unlinked", Renew::Unlinked), ("never", Renew::Never)]);
+    let same_id_extends = section.flag("same_id_extends", false);
     let quota = quota(&mut section.section("quota"));
     Some(App {
         name: name?,
@@ -140,6 +144,8 @@ pub(super) fn app(section: &mut Section, environment: &Environment, known: &[&Ap
         accept_receive_ids,
         conversion_token,
         existing_customers,
+        renew,
+        same_id_extends,
         quota,
     })
 }
@@ -163,16 +169,16 @@ fn name(section: &mut Section) -> Option<AppName> {
     }
 }
 
-fn quota(section: &mut Section) -> Limits {
+fn quota(section: &mut Section) -> Quota {
     let mut number = |name, default: u32| {
         let value = section.number(name, u64::from(default), 1..=u64::from(u32::MAX));
         u32::try_from(value).unwrap_or(default)
     };
-    Limits {
-        per_hour: number("per_hour", Limits::DOCUMENTED.per_hour),
-        per_day: number("per_day", Limits::DOCUMENTED.per_day),
-        per_month: number("per_month", Limits::DOCUMENTED.per_month),
-    }
+    let per_hour = number("per_hour", Limits::DOCUMENTED.per_hour);
+    let per_day = number("per_day", Limits::DOCUMENTED.per_day);
+    let per_month = number("per_month", Limits::DOCUMENTED.per_month);
+    let reserve_percent = u8::try_from(section.number("reserve_percent", 1, 0..=90)).unwrap_or(1);
+    Quota { per_hour, per_day, per_month, reserve_percent }
 }
 
 pub(super) fn sink(section: &mut Section, environment: &Environment) -> Option<Sink> {

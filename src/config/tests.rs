@@ -58,7 +58,10 @@ fn what_the_defaults_file_comments_out_is_right_too() {
     let config = config(&uncommented, &environment);
     assert_eq!((config.apps.len(), config.sinks.len()), (1, 1));
     assert!(config.wecom.proxy.is_some() && config.admin.token.is_some());
-    assert_eq!(config.apps[0].quota, Limits::DOCUMENTED);
+    assert_eq!(
+        (config.apps[0].quota.limits(), config.apps[0].quota.reserve_percent),
+        (Limits::DOCUMENTED, 1)
+    );
 }
 
 #[test]

@@ -10,21 +10,17 @@
 
 use std::collections::BTreeSet;
 
-use serde::{Deserialize, Serialize};
-
 use super::ids::{ContactKey, PendingId, Unionid};
 use super::link::Claim;
 use super::time::Timestamp;
 
 /// The fan known under a pending id.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FanAtMeeting {
     /// When the pending id was minted for this fan. First, so that the derived order is by freshness.
     pub minted_at: Timestamp,
     /// The fan.
     pub unionid: Unionid,
-    /// When WeCom stops exchanging the pending id.
-    pub expires_at: Timestamp,
 }
 
 /// All that is known under one `(app, pending_id)`.
@@ -38,8 +34,7 @@ pub struct Meeting {
 
 /// A fan was minted with this pending id. Returns the claims that follow, one for each contact waiting here.
 pub fn fan_arrives(meeting: &mut Meeting, pending_id: &PendingId, fan: FanAtMeeting) -> Vec<Claim> {
-    let stands = |known: &FanAtMeeting| (known.minted_at, &known.unionid) >= (fan.minted_at, &fan.unionid);
-    if meeting.fan.as_ref().is_some_and(stands) {
+    if meeting.fan.as_ref().is_some_and(|known| *known >= fan) {
         return Vec::new();
     }
     let claims = meeting.contacts.iter().map(|contact| claim(&fan, pending_id, contact)).collect();

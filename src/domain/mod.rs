@@ -1,7 +1,8 @@
 //! The rules, as pure values and functions: no clock, no I/O, no tokio.
 //!
 //! Start with [`join`]: it decides when a fan and a contact become a link. [`contact`] keeps what is known of
-//! a customer whatever order the news arrives in; [`quota`] keeps calls within WeCom's budgets.
+//! a customer whatever order the news arrives in; [`fan`] what time does to the brand's side; [`quota`]
+//! keeps calls within WeCom's budgets.
 
 pub mod backoff;
 pub mod batch;
@@ -9,8 +10,11 @@ pub mod contact;
 pub mod dealer;
 pub mod event;
 pub mod fan;
+pub mod forecast;
 pub mod ids;
 pub mod join;
 pub mod link;
+pub mod pace;
 pub mod quota;
+pub mod tally;
 pub mod time;

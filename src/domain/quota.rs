@@ -7,12 +7,15 @@
 //! Permits are reserved in blocks and written down before the first of them is used; a crash wastes at most
 //! one block. A block must be used within [`HOLD_MS`], and a call reaches WeCom at most [`FLIGHT_MS`] after
 //! that: both are added to each window's length, so that a late call still counts where WeCom counts it.
+//!
+//! A ledger has a time of its own that moves by what has passed ([`Moment::millis_since`]), so a wall clock that is
+//! set back or forth neither frees calls nor freezes them.
 
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS, Timestamp};
+use super::time::{DAY_MS, HOUR_MS, MINUTE_MS, Moment, SECOND_MS};
 
 /// How long a reserved permit may be used.
 pub const HOLD_MS: i64 = 5 * SECOND_MS;
@@ -33,21 +36,108 @@ pub struct Limits {
 impl Limits {
     /// What document 97357 allows.
     pub const DOCUMENTED: Self = Self { per_hour: 100_000, per_day: 480_000, per_month: 7_500_000 };
+
+    /// The tighter of both, window by window.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            per_hour: self.per_hour.min(other.per_hour),
+            per_day: self.per_day.min(other.per_day),
+            per_month: self.per_month.min(other.per_month),
+        }
+    }
 }
 
-/// Length and bucket width of the three windows. Each has 360 buckets: a ledger stays near three kilobytes,
-/// and the part of a window lost to rounding stays under 0.3 %.
-const WINDOWS: [(i64, i64); 3] =
-    [(HOUR_MS, 10 * SECOND_MS), (DAY_MS, 4 * MINUTE_MS), (30 * DAY_MS, 2 * HOUR_MS)];
+/// What a ledger is kept for, and so which windows it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Budget {
+    /// One of the two calls for fans: its own limits, under the base limit of every API.
+    Conversion(Limits),
+    /// Any other API, per corp (document 90312).
+    Corp,
+    /// Any API, per address of ours (document 90312).
+    Address,
+}
 
-/// The calls one corp has reserved for one API.
+/// One limit of a budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Window {
+    length_ms: i64,
+    /// Width of the buckets: at most 360 of them, so a ledger stays at a few kilobytes, and the part of a
+    /// window that is lost to rounding stays under 0.3 % (of a minute, which is never the limit that matters, 2 %).
+    width_ms: i64,
+    limit: u32,
+}
+
+const MINUTE: Window = Window { length_ms: MINUTE_MS, width_ms: SECOND_MS, limit: 10_000 };
+const HOUR: Window = Window { length_ms: HOUR_MS, width_ms: 10 * SECOND_MS, limit: 150_000 };
+const DAY: Window = Window { length_ms: DAY_MS, width_ms: 4 * MINUTE_MS, limit: u32::MAX };
+const MONTH: Window = Window { length_ms: 30 * DAY_MS, width_ms: 2 * HOUR_MS, limit: u32::MAX };
+const WINDOWS_MAX: usize = 4;
+
+impl Budget {
+    const fn windows(self) -> ([Window; WINDOWS_MAX], usize) {
+        match self {
+            Self::Conversion(limits) => (
+                [
+                    MINUTE,
+                    Window { limit: limits.per_hour, ..HOUR },
+                    Window { limit: limits.per_day, ..DAY },
+                    Window { limit: limits.per_month, ..MONTH },
+                ],
+                4,
+            ),
+            Self::Corp => ([MINUTE, HOUR, DAY, MONTH], 2),
+            Self::Address => {
+                ([Window { limit: 20_000, ..MINUTE }, Window { limit: 600_000, ..HOUR }, DAY, MONTH], 2)
+            }
+        }
+    }
+}
+
+/// How much of a budget a call may draw on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Share {
+    /// All of it.
+    Whole,
+    /// What is left when so many percent of every window are kept for calls that cannot wait.
+    Without {
+        /// Percent.
+        reserve_percent: u8,
+    },
+}
+
+impl Share {
+    /// The part of a limit that may be used.
+    #[must_use]
+    pub fn of(self, limit: u32) -> u32 {
+        match self {
+            Self::Whole => limit,
+            Self::Without { reserve_percent } => {
+                let reserve = u64::from(limit) * u64::from(reserve_percent.min(100)) / 100;
+                limit - u32::try_from(reserve).unwrap_or(limit)
+            }
+        }
+    }
+}
+
+/// The calls reserved for one account (a corp, or our address) and one API.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ledger {
-    /// Newest instant seen. The clock may step back; the ledger does not.
-    latest: Timestamp,
-    windows: [Ring; 3],
-    /// WeCom said 45009 in spite of us: nothing before this instant.
-    blocked_until: Option<Timestamp>,
+    seen: Option<Moment>,
+    /// Milliseconds that passed since the ledger was begun.
+    time: i64,
+    rings: [Ring; WINDOWS_MAX],
+    block: Option<Block>,
+}
+
+/// WeCom said 45009 in spite of us.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Block {
+    /// In the ledger's time.
+    until: i64,
+    /// How many times in a row it was said again after a block.
+    repeated: u32,
 }
 
 /// Non-empty buckets, oldest first, as (bucket number, calls).
@@ -57,310 +147,174 @@ struct Ring(VecDeque<(i64, u32)>);
 /// The answer to a request for permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
-    /// So many calls may be made until `valid_until`. Never zero.
-    Permits {
-        /// How many.
-        count: u32,
-        /// Until when; unused ones are lost then.
-        valid_until: Timestamp,
-    },
+    /// So many calls may be made within [`HOLD_MS`]. Never zero.
+    Permits(u32),
     /// None now.
     Exhausted {
-        /// When there will be at least one.
-        retry_at: Timestamp,
+        /// How long until there will be at least one, in milliseconds.
+        wait_ms: i64,
     },
 }
 
-impl Limits {
-    const fn as_array(self) -> [u32; 3] {
-        [self.per_hour, self.per_day, self.per_month]
+/// Calls counted against one window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Used {
+    /// In the hour that ends now.
+    pub hour: u32,
+    /// In the last 24 hours.
+    pub day: u32,
+    /// In the last 30 days.
+    pub month: u32,
+    /// WeCom blocks the API for so long, in milliseconds.
+    pub blocked_ms: Option<i64>,
+}
+
+/// Reserves up to `want` calls that count against several ledgers at once: in all of them, or in none.
+pub fn reserve(accounts: &mut [(&mut Ledger, Budget)], now: Moment, want: u32, share: Share) -> Grant {
+    let (mut count, mut wait_ms) = (want.max(1), 0);
+    for (ledger, budget) in accounts.iter_mut() {
+        match ledger.room(now, *budget, share) {
+            Ok(room) => count = count.min(room),
+            Err(room_after_ms) => wait_ms = wait_ms.max(room_after_ms),
+        }
     }
+    if wait_ms > 0 {
+        return Grant::Exhausted { wait_ms };
+    }
+    for (ledger, budget) in accounts {
+        ledger.take(*budget, count);
+    }
+    Grant::Permits(count)
 }
 
 impl Ledger {
-    /// Reserves up to `want` calls at `now`.
-    pub fn reserve(&mut self, now: Timestamp, want: u32, limits: Limits) -> Grant {
-        self.move_to(now);
-        if let Some(until) = self.blocked_until {
-            if now < until {
-                return Grant::Exhausted { retry_at: until };
-            }
-            self.blocked_until = None;
-        }
-        let mut count = want.max(1);
-        let mut retry_at = now;
-        for ((ring, (length, width)), limit) in self.windows.iter_mut().zip(WINDOWS).zip(limits.as_array()) {
-            ring.drop_before(now, length, width);
-            let left = limit.saturating_sub(ring.sum());
-            if left == 0 {
-                retry_at = retry_at.max(ring.first_gone_at(length, width).unwrap_or(now.plus_ms(length)));
-            }
-            count = count.min(left);
-        }
-        if count == 0 {
-            return Grant::Exhausted { retry_at };
-        }
-        for (ring, (_, width)) in self.windows.iter_mut().zip(WINDOWS) {
-            ring.add(now, width, count);
-        }
-        Grant::Permits { count, valid_until: now.plus_ms(HOLD_MS) }
-    }
-
-    /// Stops all permits until `until`, after WeCom answered 45009.
-    pub fn block(&mut self, until: Timestamp) {
-        self.blocked_until = Some(self.blocked_until.map_or(until, |known| known.max(until)));
-    }
-
-    /// Until when WeCom's 45009 keeps us from calling.
-    #[must_use]
-    pub fn blocked_until(&self, now: Timestamp) -> Option<Timestamp> {
-        self.blocked_until.filter(|until| now < *until)
-    }
-
-    /// Calls counted in the hour, the day and the month that end at `now`.
-    #[must_use]
-    pub fn used(&self, now: Timestamp) -> [u32; 3] {
-        let mut used = [0; 3];
-        for ((ring, (length, width)), sum) in self.windows.iter().zip(WINDOWS).zip(&mut used) {
-            let oldest = oldest_bucket(now, length, width);
-            *sum = ring.0.iter().filter(|(bucket, _)| *bucket >= oldest).map(|(_, n)| n).sum();
-        }
-        used
-    }
-
-    /// Adjusts to the clock having stepped back: everything counted moves back with it, so that the past
-    /// looks more recent than it was, never less.
-    fn move_to(&mut self, now: Timestamp) {
-        let back = self.latest.millis_since(now);
-        for (ring, (_, width)) in self.windows.iter_mut().zip(WINDOWS) {
-            ring.move_back(back, width);
-        }
-        self.blocked_until = self.blocked_until.map(|until| until.plus_ms(-back.max(0)));
-        self.latest = now;
-    }
-}
-
-/// Length, bucket width and limit of the base windows that apply to every API (document 90312).
-const BASE_WINDOWS: [(i64, i64, u32); 2] =
-    [(MINUTE_MS, SECOND_MS, 10_000), (HOUR_MS, 10 * SECOND_MS, 150_000)];
-
-/// The calls lately made of one API for one corp; kept in memory.
-#[derive(Debug, Clone, Default)]
-pub struct BaseLedger {
-    latest: Timestamp,
-    windows: [Ring; 2],
-    blocked_until: Option<Timestamp>,
-}
-
-impl BaseLedger {
-    /// Counts one call at `now`.
+    /// How many calls may be reserved now; never zero.
     ///
     /// # Errors
-    /// When to ask again, if a window that ends now is full, or WeCom has blocked the API.
-    pub fn take(&mut self, now: Timestamp) -> Result<(), Timestamp> {
-        if let Some(until) = self.blocked_until.filter(|until| now < *until) {
-            return Err(until);
+    /// In how many milliseconds there will be one.
+    fn room(&mut self, now: Moment, budget: Budget, share: Share) -> Result<u32, i64> {
+        self.move_to(now);
+        let time = self.time;
+        if let Some(block) = self.block.filter(|block| time < block.until) {
+            return Err(block.until - time);
         }
-        let back = self.latest.millis_since(now);
-        self.latest = now;
-        let mut retry_at = None;
-        for (ring, (length, width, limit)) in self.windows.iter_mut().zip(BASE_WINDOWS) {
-            ring.move_back(back, width);
-            ring.drop_before(now, length, width);
-            if ring.sum() >= limit {
-                retry_at = retry_at.max(ring.first_gone_at(length, width).or(Some(now.plus_ms(length))));
+        let (windows, count) = budget.windows();
+        let (mut room, mut wait_ms) = (u32::MAX, 0);
+        for (ring, window) in self.rings.iter_mut().zip(windows).take(count) {
+            ring.drop_before(time, window);
+            let limit = share.of(window.limit);
+            match limit.saturating_sub(ring.sum()) {
+                0 => {
+                    let room_at = ring.room_at(limit, window).unwrap_or(time + window.length_ms);
+                    wait_ms = wait_ms.max(room_at - time);
+                }
+                left => room = room.min(left),
             }
         }
-        if let Some(retry_at) = retry_at {
-            return Err(retry_at);
-        }
-        for (ring, (_, width, _)) in self.windows.iter_mut().zip(BASE_WINDOWS) {
-            ring.add(now, width, 1);
-        }
-        Ok(())
+        if wait_ms > 0 { Err(wait_ms) } else { Ok(room) }
     }
 
-    /// WeCom answered 45009: no calls for a minute, or, if that did not help, for an hour. Returns until when.
-    pub fn blocked(&mut self, now: Timestamp) -> Timestamp {
-        let again = self.blocked_until.is_some_and(|until| now.millis_since(until) < MINUTE_MS);
-        let running = self.blocked_until.is_some_and(|until| now < until);
-        if !running {
-            self.blocked_until = Some(now.plus_ms(if again { HOUR_MS } else { MINUTE_MS }));
+    fn take(&mut self, budget: Budget, count: u32) {
+        let (windows, windows_count) = budget.windows();
+        for (ring, window) in self.rings.iter_mut().zip(windows).take(windows_count) {
+            ring.add(self.time, window, count);
         }
-        self.blocked_until.unwrap_or(now)
+    }
+
+    /// WeCom answered 45009: no permits for as long as the window it most likely meant (document 90313). Which one
+    /// it does not say, so the shortest of the budget's own comes first, and a longer one each time that did not
+    /// help: an hour, the rest of the day in China, a day at a time; for the base limits a minute, then an hour.
+    /// Returns for how long, in milliseconds.
+    pub fn refused(&mut self, now: Moment, budget: Budget) -> i64 {
+        self.move_to(now);
+        let repeated = match self.block {
+            // Calls that were under way say nothing new.
+            Some(block) if self.time < block.until => return block.until - self.time,
+            Some(block) if self.time - block.until < HOUR_MS => block.repeated + 1,
+            _ => 0,
+        };
+        let length_ms = match (budget, repeated) {
+            (Budget::Conversion(_), 0) | (Budget::Corp | Budget::Address, 1..) => HOUR_MS,
+            (Budget::Conversion(_), 1) => rest_of_the_day_in_china(now),
+            (Budget::Conversion(_), _) => DAY_MS,
+            (Budget::Corp | Budget::Address, 0) => MINUTE_MS,
+        };
+        self.block = Some(Block { until: self.time + length_ms, repeated });
+        length_ms
+    }
+
+    /// What counts at `now`.
+    #[must_use]
+    pub fn used(&self, now: Moment) -> Used {
+        let time = self.time + self.passed(now);
+        let [_, hour, day, month] = &self.rings;
+        let sum = |ring: &Ring, window| {
+            let oldest = oldest_bucket(time, window);
+            ring.0.iter().filter(|(bucket, _)| *bucket >= oldest).map(|(_, n)| n).sum()
+        };
+        let blocked_ms = self.block.map(|block| block.until - time).filter(|ms| *ms > 0);
+        Used { hour: sum(hour, HOUR), day: sum(day, DAY), month: sum(month, MONTH), blocked_ms }
+    }
+
+    /// Calls of the last 30 days as (milliseconds ago, calls), oldest first.
+    #[must_use]
+    pub fn history(&self, now: Moment) -> Vec<(i64, u32)> {
+        let time = self.time + self.passed(now);
+        let [_, _, _, month] = &self.rings;
+        month.0.iter().map(|(bucket, calls)| ((time - bucket * MONTH.width_ms).max(0), *calls)).collect()
+    }
+
+    fn passed(&self, now: Moment) -> i64 {
+        self.seen.map_or(0, |seen| now.millis_since(seen))
+    }
+
+    fn move_to(&mut self, now: Moment) {
+        self.time += self.passed(now);
+        self.seen = Some(now);
     }
 }
 
-/// The oldest bucket that can hold a call which WeCom still counts at `now`.
-fn oldest_bucket(now: Timestamp, length: i64, width: i64) -> i64 {
-    (now.as_millis() - length - HOLD_MS - FLIGHT_MS).div_euclid(width)
+/// Milliseconds until midnight, UTC+8.
+const fn rest_of_the_day_in_china(now: Moment) -> i64 {
+    DAY_MS - (now.wall.as_millis() + 8 * HOUR_MS).rem_euclid(DAY_MS)
+}
+
+/// The oldest bucket that can hold a call which WeCom still counts at `time`.
+const fn oldest_bucket(time: i64, window: Window) -> i64 {
+    (time - window.length_ms - HOLD_MS - FLIGHT_MS).div_euclid(window.width_ms)
 }
 
 impl Ring {
-    /// The clock stepped back by `back` milliseconds, if that is positive.
-    fn move_back(&mut self, back: i64, width: i64) {
-        if back > 0 {
-            for (bucket, _) in &mut self.0 {
-                *bucket -= back.div_euclid(width);
-            }
-        }
-    }
-
     fn sum(&self) -> u32 {
         self.0.iter().map(|(_, n)| n).sum()
     }
 
-    fn add(&mut self, now: Timestamp, width: i64, count: u32) {
-        let bucket = now.as_millis().div_euclid(width);
+    fn add(&mut self, time: i64, window: Window, count: u32) {
+        let bucket = time.div_euclid(window.width_ms);
         match self.0.back_mut() {
-            // `>=`: after a step back, rounding may leave the last bucket one ahead.
-            Some((last, n)) if *last >= bucket => *n += count,
+            Some((last, n)) if *last == bucket => *n += count,
             _ => self.0.push_back((bucket, count)),
         }
     }
 
-    fn drop_before(&mut self, now: Timestamp, length: i64, width: i64) {
-        let oldest = oldest_bucket(now, length, width);
+    fn drop_before(&mut self, time: i64, window: Window) {
+        let oldest = oldest_bucket(time, window);
         while self.0.front().is_some_and(|(bucket, _)| *bucket < oldest) {
             self.0.pop_front();
         }
     }
 
-    /// When the oldest bucket leaves the window.
-    fn first_gone_at(&self, length: i64, width: i64) -> Option<Timestamp> {
-        let (bucket, _) = self.0.front()?;
-        Some(Timestamp::from_millis((bucket + 1) * width + length + HOLD_MS + FLIGHT_MS))
+    /// When so many old calls have left the window that less than `limit` are in it; `None` if that takes
+    /// more than all of them.
+    fn room_at(&self, limit: u32, window: Window) -> Option<i64> {
+        let mut sum = self.sum();
+        let (bucket, _) = self.0.iter().find(|(_, calls)| {
+            sum -= calls;
+            sum < limit
+        })?;
+        Some((bucket + 1) * window.width_ms + window.length_ms + HOLD_MS + FLIGHT_MS)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    const SMALL: Limits = Limits { per_hour: 50, per_day: 120, per_month: 400 };
-
-    fn max_in_any_window(calls: &[i64], length: i64) -> usize {
-        let mut from = 0;
-        let mut max = 0;
-        for (i, call) in calls.iter().enumerate() {
-            while calls[from] + length <= *call {
-                from += 1;
-            }
-            max = max.max(i + 1 - from);
-        }
-        max
-    }
-
-    proptest! {
-        /// Every permit is used, as late as it may be and as late as a call can arrive: still never over.
-        #[test]
-        fn no_window_of_any_alignment_is_ever_over(
-            steps in proptest::collection::vec((0_i64..3 * HOUR_MS, 1_u32..40, 0_i64..=HOLD_MS + FLIGHT_MS), 1..200)
-        ) {
-            let mut ledger = Ledger::default();
-            let (mut now, mut calls) = (Timestamp::from_secs(1_000_000), vec![]);
-            for (step, want, late) in steps {
-                now = now.plus_ms(step);
-                if let Grant::Permits { count, valid_until } = ledger.reserve(now, want, SMALL) {
-                    prop_assert!(count <= want && valid_until == now.plus_ms(HOLD_MS));
-                    calls.extend((0..count).map(|_| now.plus_ms(late).as_millis()));
-                }
-            }
-            calls.sort_unstable();
-            prop_assert!(max_in_any_window(&calls, HOUR_MS) <= 50);
-            prop_assert!(max_in_any_window(&calls, DAY_MS) <= 120);
-            prop_assert!(max_in_any_window(&calls, 30 * DAY_MS) <= 400);
-        }
-
-        #[test]
-        fn waiting_as_told_always_yields_a_permit(wants in proptest::collection::vec(1_u32..60, 1..60)) {
-            let mut ledger = Ledger::default();
-            let mut now = Timestamp::from_secs(1_000_000);
-            for want in wants {
-                if let Grant::Exhausted { retry_at } = ledger.reserve(now, want, SMALL) {
-                    prop_assert!(retry_at > now);
-                    now = retry_at;
-                    let granted = matches!(ledger.reserve(now, want, SMALL), Grant::Permits { .. });
-                    prop_assert!(granted);
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn nearly_all_of_an_hours_quota_is_used_when_there_is_work() {
-        let limits = Limits { per_hour: 100_000, per_day: u32::MAX, per_month: u32::MAX };
-        let (mut ledger, start, mut used) = (Ledger::default(), Timestamp::from_secs(1_000_000), 0_u32);
-        let mut now = start;
-        while now.millis_since(start) < 100 * HOUR_MS {
-            match ledger.reserve(now, 28 * 5, limits) {
-                Grant::Permits { count, .. } => {
-                    used += count;
-                    now = now.plus_ms(5_000);
-                }
-                Grant::Exhausted { retry_at } => now = retry_at,
-            }
-        }
-        assert!(used >= 9_900_000, "{used} of 10,000,000");
-    }
-
-    #[test]
-    fn a_clock_that_steps_back_neither_frees_nor_freezes_the_budget() {
-        let mut ledger = Ledger::default();
-        let start = Timestamp::from_secs(10_000_000);
-        assert!(matches!(ledger.reserve(start, 50, SMALL), Grant::Permits { count: 50, .. }));
-        let earlier = start.plus_ms(-365 * DAY_MS);
-        let Grant::Exhausted { retry_at } = ledger.reserve(earlier, 1, SMALL) else {
-            panic!("the hour is used up")
-        };
-        assert!(retry_at.millis_since(earlier) <= HOUR_MS + 60_000, "{retry_at} after {earlier}");
-        assert!(matches!(ledger.reserve(retry_at, 1, SMALL), Grant::Permits { .. }));
-    }
-
-    #[test]
-    fn a_minute_and_an_hour_hold_so_many_calls_and_no_more() {
-        let mut ledger = BaseLedger::default();
-        let start = Timestamp::from_secs(1_000_000);
-        let (mut now, mut calls) = (start, Vec::new());
-        while now.millis_since(start) < 2 * HOUR_MS {
-            match ledger.take(now) {
-                Ok(()) => calls.push(now.as_millis()),
-                Err(retry_at) => now = retry_at,
-            }
-        }
-        assert!(
-            max_in_any_window(&calls, MINUTE_MS) == 10_000 && max_in_any_window(&calls, HOUR_MS) == 150_000
-        );
-    }
-
-    #[test]
-    fn a_clock_that_steps_back_does_not_freeze_the_base_limits() {
-        let mut ledger = BaseLedger::default();
-        let start = Timestamp::from_secs(10_000_000);
-        while ledger.take(start).is_ok() {}
-        let earlier = start.plus_ms(-30 * DAY_MS);
-        let retry_at = ledger.take(earlier).unwrap_err();
-        assert!(retry_at.millis_since(earlier) < 2 * MINUTE_MS);
-        assert!(ledger.take(retry_at).is_ok());
-    }
-
-    #[test]
-    fn a_block_that_did_not_help_becomes_longer() {
-        let mut ledger = BaseLedger::default();
-        let now = Timestamp::from_secs(1_000_000);
-        let until = ledger.blocked(now);
-        assert_eq!((until, ledger.take(now)), (now.plus_ms(MINUTE_MS), Err(until)));
-        assert_eq!(ledger.blocked(now), until, "calls that were under way say nothing new");
-        assert_eq!(ledger.blocked(until), until.plus_ms(HOUR_MS));
-    }
-
-    #[test]
-    fn a_block_by_wecom_holds_until_its_end() {
-        let mut ledger = Ledger::default();
-        let now = Timestamp::from_secs(1_000_000);
-        ledger.block(now.plus_ms(HOUR_MS));
-        assert_eq!(ledger.reserve(now, 1, SMALL), Grant::Exhausted { retry_at: now.plus_ms(HOUR_MS) });
-        assert!(matches!(ledger.reserve(now.plus_ms(HOUR_MS), 1, SMALL), Grant::Permits { .. }));
-    }
-}
+mod tests;

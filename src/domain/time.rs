@@ -61,6 +61,38 @@ impl Timestamp {
     }
 }
 
+/// An instant on two clocks: the wall clock, which people and WeCom read and which may be set, and one that runs
+/// evenly from the machine's start, where there is one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moment {
+    /// What the wall clock shows.
+    pub wall: Timestamp,
+    /// The clock that cannot be set.
+    pub steady: Option<Steady>,
+}
+
+/// A reading of the clock that runs since the machine's start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steady {
+    /// Which start of the machine.
+    pub boot: u64,
+    /// Milliseconds since then, sleep included.
+    pub uptime_ms: i64,
+}
+
+impl Moment {
+    /// Milliseconds that passed since `earlier`; never negative. Exact while the machine runs, however the wall
+    /// clock is set meanwhile; across a restart of the machine the wall clock has to be believed.
+    #[must_use]
+    pub const fn millis_since(self, earlier: Self) -> i64 {
+        let elapsed = match (self.steady, earlier.steady) {
+            (Some(now), Some(then)) if now.boot == then.boot => now.uptime_ms.saturating_sub(then.uptime_ms),
+            _ => self.wall.millis_since(earlier.wall),
+        };
+        if elapsed < 0 { 0 } else { elapsed }
+    }
+}
+
 impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_millisecond(self.0) {

@@ -31,8 +31,10 @@ pub struct Limits {
     pub connections_max: usize,
     /// For a request's head, its first byte included; an idle connection is closed after as long.
     pub header_timeout: Duration,
-    /// How long one connection may last, whatever happens on it.
+    /// How long one connection may last; a request that is under way then is finished.
     pub connection_life: Duration,
+    /// When even that is cut off. A peer that sends requests and reads no answers meets no timer of hyper's.
+    pub cut_off_after: Option<Duration>,
 }
 
 const HEADERS_MAX: usize = 64;
@@ -95,8 +97,8 @@ async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, sto
         connection.as_mut().graceful_shutdown();
         connection.await
     };
-    // A peer that sends requests and reads no answers meets no timer of hyper's.
-    match tokio::time::timeout(limits.connection_life * 2, finished).await {
+    let within = limits.cut_off_after.unwrap_or(Duration::MAX);
+    match tokio::time::timeout(within, finished).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "connection ended early"),
         Err(_) => tracing::debug!("connection cut off"),

@@ -1,5 +1,6 @@
 //! What every store must do, run against every store, with drop-and-reopen.
 
+mod fans;
 mod properties;
 mod trouble;
 
@@ -7,9 +8,9 @@ use super::embedded::engine::Memory;
 use super::embedded::{EmbeddedStore, Settings};
 use super::*;
 use crate::domain::event::{ContactChange, ContactEvent};
-use crate::domain::fan::{Existing, Mint};
 use crate::domain::ids::UserId;
 use crate::domain::link::ChangeType;
+use crate::domain::quota::Limits;
 use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS};
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
@@ -94,7 +95,13 @@ fn added(person: u8, dealer: u8) -> Arrival {
 }
 
 fn new_fan(n: u8) -> NewFan {
-    NewFan { key: fan_key(n), openid: Openid::new(format!("oOPEN{n}")).unwrap(), ask_existing: false }
+    NewFan {
+        key: fan_key(n),
+        openid: Openid::new(format!("oOPEN{n}")).unwrap(),
+        ask_existing: false,
+        priority: Priority::Live,
+        minted: None,
+    }
 }
 
 /// Leases one piece of work and settles it.
@@ -103,11 +110,23 @@ async fn work_off(store: &EmbeddedStore, now: Timestamp, verdict: Verdict) {
     store.settle(vec![(work, verdict)], now).await.unwrap();
 }
 
+fn minted(pending_id: u8, now: Timestamp) -> FanVerdict {
+    FanVerdict::Minted { minted: Minted::new(pending(pending_id), now), same_id_extends: false }
+}
+
+async fn lease_fans(store: &EmbeddedStore, step: FanStep, now: Timestamp, limit: usize) -> Vec<FanWork> {
+    store.lease_fans(&app(), step, &Priority::ALL, now, limit).await.unwrap()
+}
+
+/// How many fans are where.
+async fn tally(store: &EmbeddedStore) -> Tally {
+    store.fan_tallies().await.unwrap().pop().map(|(_, tally)| tally).unwrap_or_default()
+}
+
 async fn mint(store: &EmbeddedStore, fan: u8, pending_id: u8, now: Timestamp) {
     store.put_fans(vec![new_fan(fan)], now).await.unwrap();
-    let work = store.lease_fans(&app(), FanStep::Mint, now, 1).await.unwrap().pop().expect("there is a fan");
-    let minted = Minted::new(pending(pending_id), now);
-    store.settle_fans(vec![(work, FanVerdict::Minted(minted))], now).await.unwrap();
+    let work = lease_fans(store, FanStep::Mint, now, 1).await.pop().expect("there is a fan");
+    store.settle_fans(vec![(work, minted(pending_id, now))], now).await.unwrap();
 }
 
 async fn links_of(store: &EmbeddedStore, by: LinkBy) -> Vec<LinkData> {
@@ -176,8 +195,8 @@ async fn a_contact_meets_the_fan_in_either_order(place: &dyn Place) {
     assert_ne!(feed[0].id, feed[1].id);
     assert_eq!(*store.feed_head().borrow(), 2);
     assert_eq!(store.feed(1, 10, T0.plus_ms(20_000)).await.unwrap()[0].data.welcome_code, None);
-    let Counts { links, contacts, inbox, fans_minted, feed_head, .. } = store.counts();
-    assert_eq!((links, contacts, inbox, fans_minted, feed_head), (2, 2, 0, 2, 2));
+    let Counts { links, contacts, inbox, feed_head, .. } = store.counts();
+    assert_eq!((links, contacts, inbox, tally(&store).await.minted, feed_head), (2, 2, 0, 2, 2));
 }
 
 async fn one_person_at_two_dealers_is_two_links(place: &dyn Place) {
@@ -329,73 +348,26 @@ async fn a_full_inbox_refuses_and_recovers(place: &dyn Place) {
     assert!(matches!(store.append(added(3, 1)).await, Ok(Appended::New(_))), "a refusal left no trace");
 }
 
-async fn fans_are_registered_once_and_worked_on_step_by_step(place: &dyn Place) {
-    let store = place.open();
-    let asking = NewFan { ask_existing: true, ..new_fan(1) };
-    let twice = store.put_fans(vec![asking.clone(), asking.clone()], T0).await.unwrap();
-    assert_eq!(twice, [Registered::New, Registered::Known]);
-    let store = reopen(place, store).await;
-    assert_eq!(store.put_fans(vec![asking], T0).await.unwrap(), [Registered::Known]);
-    let work = store.lease_fans(&app(), FanStep::Mint, T0, 9).await.unwrap();
-    assert_eq!(work.len(), 1);
-    assert_eq!(store.lease_fans(&app(), FanStep::Mint, T0, 9).await.unwrap().len(), 0);
-    assert_eq!(store.lease_fans(&app(), FanStep::AskExisting, T0, 9).await.unwrap().len(), 0);
-    let retry = FanVerdict::Retry { due_at: T0.plus_ms(500), spent: true };
-    store.settle_fans(vec![(work[0].clone(), retry)], T0).await.unwrap();
-    assert_eq!(store.next_fan_due(&app(), FanStep::Mint).await, Ok(Some(T0.plus_ms(500))));
-    let later = T0.plus_ms(500);
-    let work = store.lease_fans(&app(), FanStep::Mint, later, 9).await.unwrap().pop().unwrap();
-    assert_eq!(work.fan.attempts, 1);
-    let minted = FanVerdict::Minted(Minted::new(pending(1), later));
-    store.settle_fans(vec![(work.clone(), minted.clone()), (work, minted)], later).await.unwrap();
-    let work = store.lease_fans(&app(), FanStep::AskExisting, later, 9).await.unwrap().pop().unwrap();
-    let found = FanVerdict::Existing(vec![(corp(1), customer(1)), (corp(2), customer(2))]);
-    store.settle_fans(vec![(work, found)], later).await.unwrap();
-
-    let (key, fan) = store.fans(&fan_key(1).unionid).await.unwrap().pop().unwrap();
-    assert_eq!(key, fan_key(1));
-    assert_eq!(fan.minted().unwrap().expires_at, later.plus_ms(90 * DAY_MS));
-    assert_eq!(fan.existing, Existing::Asked { at: later, found: 2 });
-    let links = links_of(&store, LinkBy::Unionid(key.unionid)).await;
-    assert_eq!(
-        links.iter().map(|l| l.source).collect::<Vec<_>>(),
-        [crate::domain::link::Source::Existing; 2]
-    );
-    assert_eq!((store.counts().fans, store.counts().fans_queued, store.counts().fans_minted), (1, 0, 1));
-}
-
-async fn a_rejected_fan_gets_another_chance_with_another_openid(place: &dyn Place) {
-    let store = place.open();
-    store.put_fans(vec![new_fan(1)], T0).await.unwrap();
-    let work = store.lease_fans(&app(), FanStep::Mint, T0, 1).await.unwrap().pop().unwrap();
-    store.settle_fans(vec![(work, FanVerdict::Rejected { errcode: 610_018 })], T0).await.unwrap();
-    assert_eq!((store.counts().fans_rejected, store.counts().fans_queued), (1, 0));
-    let fan = store.fans(&fan_key(1).unionid).await.unwrap().pop().unwrap().1;
-    assert_eq!(fan.mint, Mint::Rejected { errcode: 610_018, at: T0 });
-    let other = NewFan { openid: Openid::new("oANOTHER").unwrap(), ..new_fan(1) };
-    assert_eq!(store.put_fans(vec![other], T0).await.unwrap(), [Registered::Replaced]);
-    assert_eq!((store.counts().fans_rejected, store.counts().fans_queued), (0, 1));
-    assert_eq!(store.lease_fans(&app(), FanStep::Mint, T0, 1).await.unwrap().len(), 1);
-}
-
 async fn reserved_calls_are_remembered_through_a_restart(place: &dyn Place) {
     let store = place.open();
     let limits = Limits { per_hour: 10, per_day: 100, per_month: 1_000 };
-    let reserve =
-        async |store: &EmbeddedStore, want| store.reserve(&corp(1), "mint", limits, want, T0).await.unwrap();
-    assert!(matches!(reserve(&store, 7).await, Grant::Permits { count: 7, .. }));
+    let accounts =
+        [(corp(1).as_str().to_owned(), Budget::Conversion(limits)), ("address".to_owned(), Budget::Address)];
+    let now = Moment { wall: T0, steady: None };
+    let reserve = async |store: &EmbeddedStore, api, want| {
+        store.reserve(&accounts, api, Share::Whole, want, now).await.unwrap()
+    };
+    assert_eq!(reserve(&store, "mint", 7).await, Grant::Permits(7));
     let store = reopen(place, store).await;
-    assert!(matches!(reserve(&store, 7).await, Grant::Permits { count: 3, .. }));
-    assert!(matches!(reserve(&store, 1).await, Grant::Exhausted { .. }));
-    assert!(matches!(
-        store.reserve(&corp(1), "existing", limits, 7, T0).await.unwrap(),
-        Grant::Permits { count: 7, .. }
-    ));
-    store.block(&corp(1), "existing", T0.plus_ms(HOUR_MS)).await.unwrap();
-    assert_eq!(
-        store.quota_used(&corp(1), "existing", T0).await.unwrap(),
-        ([7, 7, 7], Some(T0.plus_ms(HOUR_MS)))
-    );
+    assert_eq!(reserve(&store, "mint", 7).await, Grant::Permits(3));
+    assert!(matches!(reserve(&store, "mint", 1).await, Grant::Exhausted { .. }));
+    assert_eq!(reserve(&store, "existing", 7).await, Grant::Permits(7));
+    let (account, budget) = &accounts[0];
+    assert_eq!(store.refused(account, *budget, "existing", now).await, Ok(HOUR_MS));
+    let store = reopen(place, store).await;
+    let used = store.ledger(account, "existing").await.unwrap().used(now);
+    assert_eq!((used.hour, used.day, used.month, used.blocked_ms), (7, 7, 7, Some(HOUR_MS)));
+    assert_eq!(store.ledger("address", "mint").await.unwrap().used(now).hour, 10);
 }
 
 async fn what_was_learnt_about_a_dealer_survives_a_new_list(place: &dyn Place) {
@@ -448,12 +420,13 @@ async fn a_closed_store_says_so(place: &dyn Place) {
     assert_eq!(store.append(added(2, 1)).await, Err(StoreError::Closed));
 }
 
+/// Runs each behaviour of this module in memory and on a disk.
 macro_rules! contract {
     ($($behaviour:ident),* $(,)?) => {
         mod in_memory {
             $(#[tokio::test]
             async fn $behaviour() {
-                super::$behaviour(&super::Memory::default()).await;
+                super::$behaviour(&crate::store::embedded::engine::Memory::default()).await;
             })*
         }
         mod on_disk {
@@ -464,6 +437,7 @@ macro_rules! contract {
         }
     };
 }
+use contract;
 
 contract!(
     a_repeated_message_is_stored_once,
@@ -477,8 +451,6 @@ contract!(
     a_dead_letter_is_kept_and_can_be_redriven,
     a_quarantined_message_is_kept_whole_and_can_be_released,
     a_full_inbox_refuses_and_recovers,
-    fans_are_registered_once_and_worked_on_step_by_step,
-    a_rejected_fan_gets_another_chance_with_another_openid,
     reserved_calls_are_remembered_through_a_restart,
     what_was_learnt_about_a_dealer_survives_a_new_list,
     seen_messages_are_forgotten_after_their_time,

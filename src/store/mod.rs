@@ -26,11 +26,13 @@ use tokio::sync::watch;
 
 use crate::domain::contact::Contact;
 use crate::domain::dealer::{Dealer, TokenOwner};
-use crate::domain::fan::{Fan, FanStep, Minted};
+pub use crate::domain::fan::Registered;
+use crate::domain::fan::{Fan, FanStep, Minted, Priority, Renew};
 use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid};
 use crate::domain::link::{FeedEntry, LinkData};
-use crate::domain::quota::{Grant, Limits};
-use crate::domain::time::Timestamp;
+use crate::domain::quota::{Budget, Grant, Ledger, Share};
+use crate::domain::tally::Tally;
+use crate::domain::time::{Moment, Timestamp};
 
 /// Why the store did not do what it was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -124,17 +126,10 @@ pub struct NewFan {
     pub openid: Openid,
     /// Whether WeCom is to be asked which dealers have this person already.
     pub ask_existing: bool,
-}
-
-/// What became of a registration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Registered {
-    /// Not known before.
-    New,
-    /// Known, nothing changed.
-    Known,
-    /// Known; the openid was replaced.
-    Replaced,
+    /// Who goes first where quota is short.
+    pub priority: Priority,
+    /// A pending id that another system obtained.
+    pub minted: Option<Minted>,
 }
 
 /// Something to do for a fan.
@@ -144,17 +139,33 @@ pub struct FanWork {
     pub key: FanKey,
     /// Which call.
     pub step: FanStep,
-    /// When it was due; with `key` and `step` the identity of this work.
-    pub due_at: Timestamp,
+    /// In which queue it waited.
+    pub priority: Priority,
+    /// Where in that queue.
+    pub place: FanPlace,
     /// What is known.
     pub fan: Fan,
+}
+
+/// A place in a queue of fans, shared by those who were put there together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FanPlace {
+    /// When it was due.
+    pub due_at: Timestamp,
+    /// Makes it different from others due then.
+    pub number: u64,
 }
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FanVerdict {
     /// A pending id.
-    Minted(Minted),
+    Minted {
+        /// It.
+        minted: Minted,
+        /// Whether the same one again, before its end, lives for another 90 days.
+        same_id_extends: bool,
+    },
     /// The customers this person already is, and when WeCom said so.
     Existing(Vec<(CorpId, ExternalUserid)>),
     /// To be tried again.
@@ -211,14 +222,6 @@ pub struct Counts {
     pub waiting: u64,
     /// Links.
     pub links: u64,
-    /// Fans registered.
-    pub fans: u64,
-    /// Fans waiting to be minted.
-    pub fans_queued: u64,
-    /// Fans with a pending id.
-    pub fans_minted: u64,
-    /// Fans WeCom refuses.
-    pub fans_rejected: u64,
     /// The number of the newest feed entry.
     pub feed_head: u64,
     /// The number of the newest event.
@@ -272,17 +275,31 @@ pub trait Store: Send + Sync + 'static {
     /// A fan in every app that knows it.
     async fn fans(&self, unionid: &Unionid) -> Result<Vec<(FanKey, Fan)>, StoreError>;
 
-    /// Takes up to `limit` fans of `app` for whom `step` is due, as [`lease`](Store::lease) does.
+    /// How many fans of each app are where.
+    async fn fan_tallies(&self) -> Result<Vec<(AppName, Tally)>, StoreError>;
+
+    /// Takes up to `limit` fans of `app` for whom `step` is due, as [`lease`](Store::lease) does: those of the first
+    /// of `priorities` first.
     async fn lease_fans(
         &self,
         app: &AppName,
         step: FanStep,
+        priorities: &[Priority],
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<FanWork>, StoreError>;
 
-    /// When `step` is next due for a fan of `app` whom nobody works on.
-    async fn next_fan_due(&self, app: &AppName, step: FanStep) -> Result<Option<Timestamp>, StoreError>;
+    /// When `step` is next due for a fan of `app` in one of these queues whom nobody works on.
+    async fn next_fan_due(
+        &self,
+        app: &AppName,
+        step: FanStep,
+        priorities: &[Priority],
+    ) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Does what time alone does to fans of `app` up to `now`: pending ids fall due for renewal, end, are
+    /// forgotten. Looks at some of those who are due; returns how many, 0 when nobody is.
+    async fn review_fans(&self, app: &AppName, renew: Renew, now: Timestamp) -> Result<usize, StoreError>;
 
     /// Writes down what came of it, with the links that follow.
     async fn settle_fans(
@@ -291,26 +308,27 @@ pub trait Store: Send + Sync + 'static {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Reserves up to `want` calls of `api` for `corp`, durably, before any of them is made.
+    /// Reserves up to `want` calls of `api` on all these accounts, durably, before any of them is made.
     async fn reserve(
         &self,
-        corp: &CorpId,
+        accounts: &[(String, Budget)],
         api: &'static str,
-        limits: Limits,
+        share: Share,
         want: u32,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Grant, StoreError>;
 
-    /// Notes that WeCom blocks `api` for `corp` until then.
-    async fn block(&self, corp: &CorpId, api: &'static str, until: Timestamp) -> Result<(), StoreError>;
-
-    /// Calls counted against the hour, day and month ending at `now`, and WeCom's block if there is one.
-    async fn quota_used(
+    /// Notes that WeCom answered 45009. Returns for how long `api` is left alone, in milliseconds.
+    async fn refused(
         &self,
-        corp: &CorpId,
+        account: &str,
+        budget: Budget,
         api: &'static str,
-        now: Timestamp,
-    ) -> Result<([u32; 3], Option<Timestamp>), StoreError>;
+        now: Moment,
+    ) -> Result<i64, StoreError>;
+
+    /// The calls of `api` on an account.
+    async fn ledger(&self, account: &str, api: &'static str) -> Result<Ledger, StoreError>;
 
     /// Notes what WeCom says of an app's dealers. What was learnt about a dealer's token stays.
     async fn put_dealers(&self, app: &AppName, dealers: Vec<Dealer>) -> Result<(), StoreError>;

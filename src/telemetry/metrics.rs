@@ -12,6 +12,9 @@ use prometheus_client::registry::Registry;
 
 use crate::callback::Refusal;
 use crate::domain::event::Kind;
+use crate::domain::fan::{FanStep, Priority};
+use crate::domain::ids::CorpId;
+use crate::domain::tally::Tally;
 use crate::store::Counts;
 use crate::wecom::{Api, CallError, Class};
 
@@ -88,6 +91,19 @@ struct Call {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Queue {
+    api: &'static str,
+    priority: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Budget {
+    corp: String,
+    api: &'static str,
+    window: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct State {
     state: &'static str,
 }
@@ -108,6 +124,9 @@ pub struct Metrics {
     connections_refused: Counter,
     contacts: Family<State, Gauge>,
     fans: Family<State, Gauge>,
+    fans_waiting: Family<Queue, Gauge>,
+    quota_used: Family<Budget, Gauge>,
+    quota_limit: Family<Budget, Gauge>,
     inbox: Family<State, Gauge>,
     links: Gauge,
     feed_head: Gauge,
@@ -128,6 +147,9 @@ impl Default for Metrics {
             connections_refused: Counter::default(),
             contacts: Family::default(),
             fans: Family::default(),
+            fans_waiting: Family::default(),
+            quota_used: Family::default(),
+            quota_limit: Family::default(),
             inbox: Family::default(),
             links: Gauge::default(),
             feed_head: Gauge::default(),
@@ -165,6 +187,13 @@ impl Metrics {
         );
         r.register("contacts", "Customers by state", self.contacts.clone());
         r.register("fans", "Fans by state", self.fans.clone());
+        r.register(
+            "fans_waiting",
+            "Fans that wait for a call, by API and priority",
+            self.fans_waiting.clone(),
+        );
+        r.register("quota_used", "Calls counted against a window that ends now", self.quota_used.clone());
+        r.register("quota_limit", "Calls a window allows", self.quota_limit.clone());
         r.register("inbox_events", "Events in the inbox by state", self.inbox.clone());
         r.register("links", "Links", self.links.clone());
         r.register("feed_head", "Number of the newest feed entry", self.feed_head.clone());
@@ -236,9 +265,16 @@ impl Metrics {
         self.resolved_ids.get()
     }
 
+    /// Notes how much of one of WeCom's budgets is used. Corps and windows are those of the configuration.
+    pub fn quota(&self, corp: &CorpId, api: Api, window: &'static str, used: u32, limit: u32) {
+        let budget = Budget { corp: corp.to_string(), api: api.as_str(), window };
+        self.quota_used.get_or_create(&budget).set(used.into());
+        self.quota_limit.get_or_create(&budget).set(limit.into());
+    }
+
     /// The text that Prometheus reads, with the states as of now.
     #[must_use]
-    pub fn scrape(&self, counts: &Counts, paused: usize) -> String {
+    pub fn scrape(&self, counts: &Counts, fans: &Tally, paused: usize) -> String {
         let set = |family: &Family<State, Gauge>, state, value: u64| {
             family.get_or_create(&State { state }).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
@@ -248,9 +284,19 @@ impl Metrics {
         set(&self.contacts, "known", counts.contacts);
         set(&self.contacts, "waiting", counts.waiting);
         set(&self.contacts, "linked", counts.links);
-        set(&self.fans, "queued", counts.fans_queued);
-        set(&self.fans, "minted", counts.fans_minted);
-        set(&self.fans, "rejected", counts.fans_rejected);
+        set(&self.fans, "queued", fans.queued);
+        set(&self.fans, "minted", fans.minted);
+        set(&self.fans, "expired", fans.expired);
+        set(&self.fans, "rejected", fans.rejected);
+        for (step, api) in
+            [(FanStep::Mint, Api::UnionidToPendingId), (FanStep::AskExisting, Api::UnionidToExternalUserid)]
+        {
+            for priority in Priority::ALL {
+                let queue = Queue { api: api.as_str(), priority: priority.as_str() };
+                let waiting = i64::try_from(fans.waiting(step, priority)).unwrap_or(i64::MAX);
+                self.fans_waiting.get_or_create(&queue).set(waiting);
+            }
+        }
         self.links.set(i64::try_from(counts.links).unwrap_or(i64::MAX));
         self.feed_head.set(i64::try_from(counts.feed_head).unwrap_or(i64::MAX));
         self.paused.set(i64::try_from(paused).unwrap_or(i64::MAX));

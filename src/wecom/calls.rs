@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::client::Client;
 use super::{Api, CallError, ListedDealer, Platform, TokenOf, Transport};
 use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid, Openid, PendingId, Unionid};
+use crate::domain::quota::Share;
 
 /// 上下游; left out, WeCom assumes 企业互联 and answers with an empty list.
 pub(super) const BUSINESS_TYPE_CHAIN: u8 = 1;
@@ -71,7 +72,8 @@ impl Platform for Client {
             if !cursor.is_empty() {
                 body["cursor"] = cursor.clone().into();
             }
-            let page: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, &body).await?)?;
+            let page: Answer =
+                parse(api, self.call_as(app, &TokenOf::Upstream, api, Share::Whole, &body).await?)?;
             dealers.extend(rows::<Row>(api, page.corp_list).map(|row| ListedDealer {
                 corp_id: row.corpid,
                 agent_id: row.agentid,
@@ -92,6 +94,7 @@ impl Platform for Client {
         app: &AppName,
         unionid: &Unionid,
         openid: &Openid,
+        share: Share,
     ) -> Result<PendingId, CallError> {
         #[derive(Deserialize)]
         struct Answer {
@@ -99,7 +102,7 @@ impl Platform for Client {
         }
         let api = Api::UnionidToPendingId;
         let body = json!({"unionid": unionid.as_str(), "openid": openid.as_str()});
-        let answer: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, &body).await?)?;
+        let answer: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, share, &body).await?)?;
         Ok(answer.pending_id)
     }
 
@@ -108,6 +111,7 @@ impl Platform for Client {
         app: &AppName,
         unionid: &Unionid,
         openid: &Openid,
+        share: Share,
     ) -> Result<Vec<(CorpId, ExternalUserid)>, CallError> {
         #[derive(Deserialize)]
         struct Row {
@@ -120,7 +124,7 @@ impl Platform for Client {
         }
         let api = Api::UnionidToExternalUserid;
         let body = json!({"unionid": unionid.as_str(), "openid": openid.as_str()});
-        let answer: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, &body).await?)?;
+        let answer: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, share, &body).await?)?;
         let found = rows::<Row>(api, answer.external_userid_info);
         Ok(found.map(|row| (row.corpid, row.external_userid)).collect())
     }
@@ -147,7 +151,7 @@ impl Platform for Client {
         if let Some(chat_id) = chat_id {
             body["chat_id"] = chat_id.as_str().into();
         }
-        let answer: Answer = parse(api, self.call_as(app, token, api, &body).await?)?;
+        let answer: Answer = parse(api, self.call_as(app, token, api, Share::Whole, &body).await?)?;
         // A row without a usable pending id says "not known", whatever form that takes.
         let known = |row: Row| {
             let pending_id = PendingId::new(row.pending_id?).ok()?;

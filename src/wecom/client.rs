@@ -17,6 +17,7 @@ use super::tokens::{Token, TokenKey, Tokens};
 use super::{Api, CallError, Class, TokenOf, Transport};
 use crate::clock::Clock;
 use crate::domain::ids::{AppName, CorpId};
+use crate::domain::quota::Share;
 use crate::telemetry::metrics::Metrics;
 
 const ANSWER_BYTES_MAX: usize = 4 << 20;
@@ -106,17 +107,18 @@ impl Client {
         &self,
         corp: &CorpId,
         api: Api,
+        share: Share,
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Value, CallError> {
-        self.limiter.permit(corp, api).await?;
+        self.limiter.permit(corp, api, share).await?;
         let started = std::time::Instant::now();
         let answer = self.exchange(api, query, body).await.and_then(|answer| verdict(api, answer));
         self.metrics.wecom_call(api, &answer, started.elapsed());
         if let Err(error) = &answer {
             tracing::debug!(api = api.as_str(), %error, "call failed");
             if error.class() == Class::Rate {
-                self.limiter.blocked(corp, api).await;
+                self.limiter.refused(corp, api).await;
             }
         }
         answer
@@ -170,7 +172,8 @@ impl Client {
                         ("corpid", credentials.corp_id.as_str()),
                         ("corpsecret", credentials.secret.expose_secret()),
                     ];
-                    let answer = self.call(&credentials.corp_id, Api::GetToken, &query, None).await?;
+                    let answer =
+                        self.call(&credentials.corp_id, Api::GetToken, Share::Whole, &query, None).await?;
                     self.parse_token(Api::GetToken, answer)
                 };
                 self.tokens.get(&token_key(app, of), &*self.clock, fetch).await
@@ -181,8 +184,14 @@ impl Client {
                         "corpid": corp_id.as_str(), "business_type": BUSINESS_TYPE_CHAIN, "agentid": agent_id,
                     });
                     // Boxed: a dealer's token is fetched with the brand's, which is fetched the same way.
-                    let answer =
-                        Box::pin(self.call_as(app, &TokenOf::Upstream, Api::CorpGetToken, &body)).await?;
+                    let answer = Box::pin(self.call_as(
+                        app,
+                        &TokenOf::Upstream,
+                        Api::CorpGetToken,
+                        Share::Whole,
+                        &body,
+                    ))
+                    .await?;
                     self.parse_token(Api::CorpGetToken, answer)
                 };
                 self.tokens.get(&token_key(app, of), &*self.clock, fetch).await
@@ -211,18 +220,21 @@ impl Client {
         app: &AppName,
         of: &TokenOf,
         api: Api,
+        share: Share,
         body: &Value,
     ) -> Result<Value, CallError> {
         let corp = &self.app(app, api)?.corp_id;
         let token = self.token(app, of, api).await?;
-        let query = |token: &Token| token.value.clone();
-        let first =
-            self.call(corp, api, &[("access_token", query(&token).expose_secret())], Some(body)).await;
+        let call = async |token: &Token| {
+            let query = [("access_token", token.value.expose_secret())];
+            self.call(corp, api, share, &query, Some(body)).await
+        };
+        let first = call(&token).await;
         match first {
             Err(error) if error.class() == Class::Token => {
                 self.tokens.refuse(&token_key(app, of), &token).await;
                 let token = self.token(app, of, api).await?;
-                self.call(corp, api, &[("access_token", query(&token).expose_secret())], Some(body)).await
+                call(&token).await
             }
             answer => answer,
         }

@@ -1,8 +1,9 @@
 //! No call without a permit.
 //!
-//! The two conversions with budgets of their own draw on a durable [`Ledger`]: permits are reserved, written
-//! down, and only then used, so a crash wastes a few and never overruns. As many are reserved at once as there
-//! are callers waiting, so none lie idle. Everything has the base limits too, kept in memory.
+//! Every call counts against ledgers that are kept in the store: the corp's, with a budget of its own for the two
+//! conversions that have one, and that of our address. Permits are reserved, written down, and only then used, so a
+//! crash wastes a few and never overruns. Of a conversion's budget as many are reserved at once as there are callers
+//! waiting, so none lie idle; of the base limits, which are wide, a small block, so few calls wait for the disk.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -13,113 +14,116 @@ use async_trait::async_trait;
 use super::{Api, CallError};
 use crate::clock::Clock;
 use crate::domain::ids::CorpId;
-use crate::domain::quota::{BaseLedger, Grant, Limits};
-use crate::domain::time::{HOUR_MS, Timestamp};
+use crate::domain::quota::{Budget, Grant, HOLD_MS, Limits, Share};
+use crate::domain::time::Moment;
+
+/// The account of our own address, shared by all corps.
+const ADDRESS: &str = "address";
+/// Permits of the base limits reserved at once.
+const BASE_BLOCK: u32 = 16;
 
 /// Where reserved calls are written down.
 #[async_trait]
-pub trait Ledger: Send + Sync + 'static {
-    /// Reserves up to `want` calls; durable when it returns.
+pub trait Ledgers: Send + Sync + 'static {
+    /// Reserves up to `want` calls on all these accounts; durable when it returns.
     async fn reserve(
         &self,
-        corp: &CorpId,
+        accounts: &[(String, Budget)],
         api: Api,
-        limits: Limits,
+        share: Share,
         want: u32,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Grant, String>;
 
-    /// Notes that WeCom blocks an API.
-    async fn block(&self, corp: &CorpId, api: Api, until: Timestamp) -> Result<(), String>;
+    /// Notes that WeCom answered 45009. Returns for how long the API is left alone, in milliseconds.
+    async fn refused(&self, account: &str, budget: Budget, api: Api, now: Moment) -> Result<i64, String>;
 }
 
 /// Hands out permits.
 pub struct Limiter {
-    ledger: Arc<dyn Ledger>,
+    ledgers: Arc<dyn Ledgers>,
     clock: Arc<dyn Clock>,
     limits: HashMap<CorpId, Limits>,
-    reserved: Mutex<HashMap<(CorpId, Api), Arc<Reserve>>>,
-    base: Mutex<HashMap<(CorpId, Api), BaseLedger>>,
+    reserved: Mutex<HashMap<(CorpId, Api, Share), Arc<Reserve>>>,
 }
 
 #[derive(Default)]
 struct Reserve {
     waiting: AtomicU32,
-    permits: tokio::sync::Mutex<Permits>,
+    permits: tokio::sync::Mutex<Option<Permits>>,
 }
 
-#[derive(Default)]
 struct Permits {
     count: u32,
-    valid_until: Timestamp,
+    reserved_at: Moment,
 }
 
 impl Limiter {
     /// A limiter with each corp's own limits; a corp not named has the documented ones.
     #[must_use]
-    pub fn new(ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, limits: HashMap<CorpId, Limits>) -> Self {
-        Self { ledger, clock, limits, reserved: Mutex::default(), base: Mutex::default() }
+    pub fn new(ledgers: Arc<dyn Ledgers>, clock: Arc<dyn Clock>, limits: HashMap<CorpId, Limits>) -> Self {
+        Self { ledgers, clock, limits, reserved: Mutex::default() }
+    }
+
+    fn budget(&self, corp: &CorpId, api: Api) -> Budget {
+        if api.has_own_quota() {
+            Budget::Conversion(self.limits.get(corp).copied().unwrap_or(Limits::DOCUMENTED))
+        } else {
+            Budget::Corp
+        }
     }
 
     /// Takes one permit for `api`, charged to `corp`.
     ///
     /// # Errors
     /// [`CallError::NoPermit`] with the instant at which there will be one.
-    pub async fn permit(&self, corp: &CorpId, api: Api) -> Result<(), CallError> {
-        self.base_permit(corp, api)?;
-        if !api.has_own_quota() {
-            return Ok(());
-        }
-        let reserve = self.reserve_of(corp, api);
+    pub async fn permit(&self, corp: &CorpId, api: Api, share: Share) -> Result<(), CallError> {
+        let reserve = {
+            let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+            reserved.entry((corp.clone(), api, share)).or_default().clone()
+        };
         reserve.waiting.fetch_add(1, Ordering::Relaxed);
         let mut permits = reserve.permits.lock().await;
         let waiting = reserve.waiting.fetch_sub(1, Ordering::Relaxed);
-        let now = self.clock.now();
-        if permits.count == 0 || now >= permits.valid_until {
-            let limits = self.limits.get(corp).copied().unwrap_or(Limits::DOCUMENTED);
-            let grant = self
-                .ledger
-                .reserve(corp, api, limits, waiting.max(1), now)
-                .await
-                .map_err(|reason| CallError::Ledger { api, reason })?;
-            match grant {
-                Grant::Permits { count, valid_until } => *permits = Permits { count, valid_until },
-                Grant::Exhausted { retry_at } => return Err(CallError::NoPermit { api, retry_at }),
+        let now = self.clock.moment();
+        let usable = |permits: &Permits| permits.count > 0 && now.millis_since(permits.reserved_at) < HOLD_MS;
+        if !permits.as_ref().is_some_and(usable) {
+            *permits = None;
+            let budget = self.budget(corp, api);
+            let want = if budget == Budget::Corp { waiting.max(BASE_BLOCK) } else { waiting.max(1) };
+            let accounts = [(corp.as_str().to_owned(), budget), (ADDRESS.to_owned(), Budget::Address)];
+            let grant = self.ledgers.reserve(&accounts, api, share, want, now).await;
+            match grant.map_err(|reason| CallError::Ledger { api, reason })? {
+                Grant::Permits(count) => *permits = Some(Permits { count, reserved_at: now }),
+                Grant::Exhausted { wait_ms } => {
+                    return Err(CallError::NoPermit { api, retry_at: now.wall.plus_ms(wait_ms) });
+                }
             }
         }
-        permits.count -= 1;
+        if let Some(permits) = permits.as_mut() {
+            permits.count -= 1;
+        }
         Ok(())
     }
 
-    fn reserve_of(&self, corp: &CorpId, api: Api) -> Arc<Reserve> {
-        let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-        reserved.entry((corp.clone(), api)).or_default().clone()
-    }
-
-    fn base_permit(&self, corp: &CorpId, api: Api) -> Result<(), CallError> {
-        let now = self.clock.now();
-        let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
-        base.entry((corp.clone(), api))
-            .or_default()
-            .take(now)
-            .map_err(|retry_at| CallError::NoPermit { api, retry_at })
-    }
-
-    /// WeCom answered 45009: stops `api` for as long as the window that it most likely meant (document 90313).
-    pub async fn blocked(&self, corp: &CorpId, api: Api) {
-        let now = self.clock.now();
-        if api.has_own_quota() {
-            let until = now.plus_ms(HOUR_MS);
-            tracing::warn!(%corp, api = api.as_str(), %until, "call limit reached; calls stop for an hour");
-            if let Err(reason) = self.ledger.block(corp, api, until).await {
-                tracing::warn!(reason, "the block could not be written down");
+    /// WeCom answered 45009: stops `api` for `corp` for as long as the window that it most likely meant.
+    pub async fn refused(&self, corp: &CorpId, api: Api) {
+        let now = self.clock.moment();
+        match self.ledgers.refused(corp.as_str(), self.budget(corp, api), api, now).await {
+            Ok(blocked_ms) => {
+                let until = now.wall.plus_ms(blocked_ms);
+                tracing::warn!(%corp, api = api.as_str(), %until, "call limit reached; calls stop");
             }
-            // What was reserved before is not to be used any more.
-            self.reserve_of(corp, api).permits.lock().await.count = 0;
-        } else {
-            let mut base = self.base.lock().unwrap_or_else(PoisonError::into_inner);
-            let until = base.entry((corp.clone(), api)).or_default().blocked(now);
-            tracing::warn!(%corp, api = api.as_str(), %until, "call limit reached; calls stop");
+            Err(reason) => tracing::warn!(reason, "the block could not be written down"),
+        }
+        // What was reserved before is not to be used any more.
+        let reserves: Vec<_> = {
+            let reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+            let of_this = reserved.iter().filter(|((c, a, _), _)| c == corp && *a == api);
+            of_this.map(|(_, reserve)| reserve.clone()).collect()
+        };
+        for reserve in reserves {
+            *reserve.permits.lock().await = None;
         }
     }
 }

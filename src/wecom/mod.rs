@@ -15,11 +15,12 @@ mod tokens;
 
 pub use client::{AppCredentials, Client, ClientError, ClientSettings};
 pub use errcode::{Class, class, may_be_wrong_token, remedy};
-pub use limiter::{Ledger, Limiter};
+pub use limiter::{Ledgers, Limiter};
 
 use async_trait::async_trait;
 
 use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid, Openid, PendingId, Unionid};
+use crate::domain::quota::Share;
 use crate::domain::time::Timestamp;
 
 /// The calls made.
@@ -204,20 +205,22 @@ pub trait Platform: Send + Sync + 'static {
     /// The dealers that share the app; only the one named, if one is.
     async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<Vec<ListedDealer>, CallError>;
 
-    /// A pending id for a fan. One unit of the mint quota.
+    /// A pending id for a fan. One unit of `share` of the mint quota.
     async fn unionid_to_pending_id(
         &self,
         app: &AppName,
         unionid: &Unionid,
         openid: &Openid,
+        share: Share,
     ) -> Result<PendingId, CallError>;
 
-    /// The customers a fan already is, at all dealers. One unit of its own quota.
+    /// The customers a fan already is, at all dealers. One unit of `share` of its own quota.
     async fn unionid_to_external_userid(
         &self,
         app: &AppName,
         unionid: &Unionid,
         openid: &Openid,
+        share: Share,
     ) -> Result<Vec<(CorpId, ExternalUserid)>, CallError>;
 
     /// The pending ids of at most 100 customers; those WeCom knows nothing of are missing from the answer.

@@ -1,20 +1,24 @@
 //! Turns fans into pending ids, and asks which dealers have them already; paced by the quota.
 //!
 //! Each (app, step) is a queue of its own with its own budget: one that is used up or refused holds nobody
-//! else. Calls are made side by side, as many as configured; the limiter says when.
+//! else. In it those who cannot wait have calls and a part of the quota to themselves ([`Lane`]), so somebody who
+//! registers in the middle of an import of millions is minted at once. Calls are made side by side, as many as the
+//! round trip asks for; the limiter says when.
 
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
 
 use super::pause::Scope;
 use super::resolve::{hits_the_whole_app, problem_of};
-use super::{Activation, Context, until};
+use super::{Activation, Context, MintRules, until};
 use crate::domain::backoff::Backoff;
-use crate::domain::fan::{FanStep, Minted};
+use crate::domain::fan::{FanStep, Minted, Priority};
 use crate::domain::ids::AppName;
+use crate::domain::pace;
+use crate::domain::quota::Share;
 use crate::domain::time::{HOUR_MS, MINUTE_MS, Timestamp};
 use crate::store::{FanVerdict, FanWork};
 use crate::wecom::{Api, CallError, Class};
@@ -24,31 +28,34 @@ struct Queue {
     context: Context,
     app: AppName,
     step: FanStep,
-    in_flight: AtomicUsize,
+    rules: MintRules,
+    lanes: [Lane; 2],
+    /// The round trip of late, in milliseconds.
+    round_trip_ms: AtomicU64,
     /// When WeCom last accepted a fan, in milliseconds; 0 for never.
     worked_at: AtomicI64,
+    /// Refusals about the pair of ids since then.
+    refused_in_a_row: AtomicU32,
     /// The last rejection in the log: its code, when, and how many of its like were left out since.
     rejection_said: Mutex<(i64, Timestamp, u64)>,
 }
 
+/// A part of a queue with calls and a share of the quota of its own.
+struct Lane {
+    priorities: &'static [Priority],
+    share: Share,
+    /// What is paused when this share is used up.
+    scope: Scope,
+    in_flight: AtomicUsize,
+}
+
 /// Runs all queues until `stop`; calls under way go on, tracked by the context.
 pub async fn run(context: Context, stop: CancellationToken) {
-    let queues: Vec<_> = context
-        .apps
-        .keys()
-        .flat_map(|app| FanStep::ALL.map(|step| (app.clone(), step)))
-        .map(|(app, step)| {
-            let context = context.clone();
-            Arc::new(Queue {
-                context,
-                app,
-                step,
-                in_flight: AtomicUsize::new(0),
-                worked_at: AtomicI64::new(0),
-                rejection_said: Mutex::default(),
-            })
-        })
-        .collect();
+    let apps = context.apps.clone();
+    let queues = apps.iter().flat_map(|(app, rules)| {
+        FanStep::ALL.map(|step| Arc::new(Queue::new(&context, app, step, rules.mint)))
+    });
+    let queues: Vec<_> = queues.collect();
     super::run(&context.wake.fans, stop, queues).await;
 }
 
@@ -63,69 +70,126 @@ impl Activation for Vec<Arc<Queue>> {
 }
 
 impl Queue {
+    fn new(context: &Context, app: &AppName, step: FanStep, rules: MintRules) -> Self {
+        let lane =
+            |priorities, share, scope| Lane { priorities, share, scope, in_flight: AtomicUsize::new(0) };
+        let reserve_percent = rules.reserve_percent;
+        Self {
+            context: context.clone(),
+            app: app.clone(),
+            step,
+            rules,
+            lanes: [
+                lane(Priority::URGENT, Share::Whole, Scope::Fans(app.clone(), step)),
+                lane(
+                    Priority::PATIENT,
+                    Share::Without { reserve_percent },
+                    Scope::PatientFans(app.clone(), step),
+                ),
+            ],
+            round_trip_ms: AtomicU64::new(0),
+            worked_at: AtomicI64::new(0),
+            refused_in_a_row: AtomicU32::new(0),
+            rejection_said: Mutex::default(),
+        }
+    }
+
     fn scopes(&self) -> [Scope; 2] {
         [Scope::App(self.app.clone()), Scope::Fans(self.app.clone(), self.step)]
     }
 
     async fn activate(self: Arc<Self>) -> Duration {
-        let (store, now) = (&self.context.store, self.context.now());
+        let now = self.context.now();
         let [app, fans] = self.scopes();
         if let Some(pause) = self.context.pauses.of(&[&app, &fans], now) {
             return until(now, pause.until);
         }
+        let round_trip_ms = self.round_trip_ms.load(Ordering::Relaxed);
+        let calls_max = pace::calls_at_once(self.rules.per_hour, round_trip_ms, self.context.calls_max);
         // After a failure one call finds out whether it is over, not all at once.
-        let calls_max = if self.context.pauses.failures(&fans) > 0 { 1 } else { self.context.calls_max };
-        let room = calls_max.saturating_sub(self.in_flight.load(Ordering::Relaxed));
-        let leased =
-            if room == 0 { Ok(Vec::new()) } else { store.lease_fans(&self.app, self.step, now, room).await };
-        let work = match leased {
-            Ok(work) => work,
-            Err(error) => {
-                tracing::warn!(%error, "no fans taken");
-                return super::LOOK_EVERY;
+        let probing = self.context.pauses.failures(&fans) > 0 || self.context.pauses.failures(&app) > 0;
+        let mut idle = super::LOOK_EVERY;
+        for n in 0..self.lanes.len() {
+            let lane = &self.lanes[n];
+            if let Some(pause) = self.context.pauses.of(&[&lane.scope], now) {
+                idle = idle.min(until(now, pause.until));
+                continue;
             }
-        };
-        self.in_flight.fetch_add(work.len(), Ordering::Relaxed);
+            let in_flight = |lane: &Lane| lane.in_flight.load(Ordering::Relaxed);
+            let room = if probing {
+                1_usize.saturating_sub(self.lanes.iter().map(in_flight).sum())
+            } else {
+                calls_max.saturating_sub(in_flight(lane))
+            };
+            match self.clone().begin(n, room, now).await {
+                Ok(next) => idle = idle.min(next),
+                Err(error) => tracing::warn!(%error, "the queue of fans cannot be read"),
+            }
+        }
+        idle
+    }
+
+    /// Begins up to `room` calls for a lane. Returns how long it has nothing else to do.
+    async fn begin(
+        self: Arc<Self>,
+        lane: usize,
+        room: usize,
+        now: Timestamp,
+    ) -> Result<Duration, crate::store::StoreError> {
+        let (store, Lane { priorities, in_flight, .. }) = (&self.context.store, &self.lanes[lane]);
+        if room == 0 {
+            return Ok(super::LOOK_EVERY);
+        }
+        let work = store.lease_fans(&self.app, self.step, priorities, now, room).await?;
+        let all_begun = work.len() < room;
+        in_flight.fetch_add(work.len(), Ordering::Relaxed);
         for work in work {
             let queue = self.clone();
             self.context.spawn_call(async move {
-                queue.work_off(work).await;
-                queue.in_flight.fetch_sub(1, Ordering::Relaxed);
+                queue.work_off(work, &queue.lanes[lane]).await;
+                queue.lanes[lane].in_flight.fetch_sub(1, Ordering::Relaxed);
                 queue.context.wake.fans.notify_one();
             });
         }
-        match store.next_fan_due(&self.app, self.step).await {
-            Ok(Some(due_at)) if due_at > now => until(now, due_at),
-            Ok(_) => super::LOOK_EVERY,
-            Err(error) => {
-                tracing::warn!(%error, "the queue of fans cannot be read");
-                super::LOOK_EVERY
-            }
+        if !all_begun {
+            // The end of a call makes room, and wakes.
+            return Ok(super::LOOK_EVERY);
         }
+        let next = store.next_fan_due(&self.app, self.step, priorities).await?;
+        Ok(next.filter(|due_at| *due_at > now).map_or(super::LOOK_EVERY, |due_at| until(now, due_at)))
     }
 
-    async fn work_off(&self, work: FanWork) {
+    async fn work_off(&self, work: FanWork, lane: &Lane) {
         let (platform, app, unionid, openid) =
             (&self.context.platform, &work.key.app, &work.key.unionid, &work.fan.openid);
+        let began = Instant::now();
         let answer = match self.step {
             FanStep::Mint => {
                 // Taken before the call: a pending id is never older than we think.
                 let minted_at = self.context.now();
-                let pending_id = platform.unionid_to_pending_id(app, unionid, openid).await;
-                pending_id.map(|pending_id| FanVerdict::Minted(Minted::new(pending_id, minted_at)))
+                let pending_id = platform.unionid_to_pending_id(app, unionid, openid, lane.share).await;
+                pending_id.map(|pending_id| FanVerdict::Minted {
+                    minted: Minted::new(pending_id, minted_at),
+                    same_id_extends: self.rules.same_id_extends,
+                })
             }
             FanStep::AskExisting => {
-                platform.unionid_to_external_userid(app, unionid, openid).await.map(FanVerdict::Existing)
+                let customers = platform.unionid_to_external_userid(app, unionid, openid, lane.share).await;
+                customers.map(FanVerdict::Existing)
             }
         };
         let now = self.context.now();
         let verdict = match answer {
             Ok(verdict) => {
+                let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                let before_ms = self.round_trip_ms.load(Ordering::Relaxed);
+                self.round_trip_ms.store(pace::smoothed(before_ms, took_ms), Ordering::Relaxed);
                 self.worked_at.store(now.as_millis(), Ordering::Relaxed);
+                self.refused_in_a_row.store(0, Ordering::Relaxed);
                 self.scopes().iter().for_each(|scope| self.context.pauses.worked(scope));
                 verdict
             }
-            Err(error) => self.failed(&work, &error, now),
+            Err(error) => self.failed(&work, lane, &error, now),
         };
         // On an error the lease ends and the call is repeated: a pending id too many costs one call.
         if let Err(error) = self.context.store.settle_fans(vec![(work, verdict)], now).await {
@@ -133,19 +197,20 @@ impl Queue {
         }
     }
 
-    fn failed(&self, work: &FanWork, error: &CallError, now: Timestamp) -> FanVerdict {
+    fn failed(&self, work: &FanWork, lane: &Lane, error: &CallError, now: Timestamp) -> FanVerdict {
         let problem = problem_of(error);
         let [app, fans] = self.scopes();
         let pauses = &self.context.pauses;
+        let same_place = FanVerdict::Retry { due_at: work.place.due_at, spent: false };
         match (class_for(self.step, error), error) {
             (Class::Rate, CallError::NoPermit { retry_at, .. }) => {
-                pauses.hold(fans, problem, now, *retry_at);
-                // Same place in the queue.
-                FanVerdict::Retry { due_at: work.due_at, spent: false }
+                pauses.hold(lane.scope.clone(), problem, now, *retry_at);
+                same_place
             }
             (Class::Rate, _) => {
-                pauses.hold(fans, problem, now, now.plus_ms(MINUTE_MS));
-                FanVerdict::Retry { due_at: work.due_at, spent: false }
+                // The ledger knows for how long; the next call will be told.
+                pauses.hold(fans, problem, now, now.plus_ms(1));
+                same_place
             }
             (Class::Transient | Class::Token, _) => {
                 // Behind the others: should it be this fan after all, the next probe is made with another.
@@ -153,17 +218,25 @@ impl Queue {
                 FanVerdict::Retry { due_at: until.plus_ms(1), spent: false }
             }
             (Class::Item, CallError::Refused { errcode, .. }) => self.rejected(*errcode, error, now),
-            (Class::Configuration, CallError::Refused { errcode, api, .. }) => {
-                // Should it concern this pair of ids only, others have lately been accepted.
-                if about_the_pair(*errcode) && self.worked_lately(now) {
+            (Class::Configuration, CallError::Refused { errcode, .. }) if about_the_pair(*errcode) => {
+                // A wrong mini program is wrong for everybody, and is not to cost a call for each of millions. So
+                // it is one fan's own fault only if others are accepted before and after it is tried again.
+                const STRAYS_MAX: u32 = 3;
+                let in_a_row = self.refused_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+                if !self.worked_lately(now) || in_a_row > STRAYS_MAX {
+                    let until = pauses.failed(&fans, problem, Backoff::PARKED, now);
+                    // Behind the others: the next probe is made with another fan.
+                    return FanVerdict::Retry { due_at: until.plus_ms(1), spent: false };
+                }
+                if work.fan.attempts > 0 {
                     return self.rejected(*errcode, error, now);
                 }
-                let whole_app = hits_the_whole_app(*api, *errcode);
-                let until =
-                    pauses.failed(if whole_app { &app } else { &fans }, problem, Backoff::PARKED, now);
-                // Behind the others: the next probe is made with another fan.
-                let due_at = if about_the_pair(*errcode) { until.plus_ms(1) } else { work.due_at };
-                FanVerdict::Retry { due_at, spent: false }
+                FanVerdict::Retry { due_at: now.plus_ms(Backoff::PARKED.first_ms), spent: true }
+            }
+            (Class::Configuration, CallError::Refused { errcode, api, .. }) => {
+                let scope = if hits_the_whole_app(*api, *errcode) { &app } else { &fans };
+                pauses.failed(scope, problem, Backoff::PARKED, now);
+                same_place
             }
             (Class::Unknown | Class::Invisible | Class::Item | Class::Configuration, _) => {
                 const TRIES_MAX: u32 = 5;

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | [`resolve`] | due events and waiting customers | asks WeCom for their pending ids, up to 100 a call |
 //! | [`mint`] | fans | obtains their pending ids, and asks which dealers have them already |
+//! | [`renew`] | fans whom time has changed | puts them where they have to wait next |
 //! | [`sweep`] | nothing | deletes what has outlived its use, keeps the list of dealers fresh |
 //!
 //! All have one shape: an *activation* without arguments looks at the store and does what is due; it is woken by a
@@ -16,6 +17,7 @@
 pub mod directory;
 pub mod mint;
 pub mod pause;
+pub mod renew;
 pub mod resolve;
 pub mod sweep;
 
@@ -29,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Timestamp;
 use crate::store::Store;
@@ -64,6 +67,21 @@ pub struct AppRules {
     pub corp_id: CorpId,
     /// Which token converts a dealer's customers.
     pub conversion_token: ConversionToken,
+    /// How its fans are minted.
+    pub mint: MintRules,
+}
+
+/// How the fans of an app are minted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MintRules {
+    /// Whose pending ids are renewed.
+    pub renew: Renew,
+    /// Whether WeCom prolongs a pending id that it gives again.
+    pub same_id_extends: bool,
+    /// Calls an hour that the quota allows.
+    pub per_hour: u32,
+    /// Percent of every window kept for those who register now.
+    pub reserve_percent: u8,
 }
 
 /// What every worker is given.

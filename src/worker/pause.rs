@@ -23,6 +23,8 @@ pub enum Scope {
     Corp(AppName, CorpId),
     /// One of the calls made for an app's fans.
     Fans(AppName, FanStep),
+    /// The same, for all but those who register now: the rest of the quota is theirs.
+    PatientFans(AppName, FanStep),
 }
 
 /// Why and until when.

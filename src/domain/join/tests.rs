@@ -38,11 +38,7 @@ impl World {
     fn take(&mut self, input: &Input) {
         match *input {
             Input::Minted(fan, at, pending) => {
-                let fan = FanAtMeeting {
-                    minted_at: Timestamp::from_secs(at),
-                    unionid: unionid(fan),
-                    expires_at: Timestamp::from_secs(at + 90),
-                };
+                let fan = FanAtMeeting { minted_at: Timestamp::from_secs(at), unionid: unionid(fan) };
                 let claims =
                     fan_arrives(self.meetings.entry(pending).or_default(), &pending_id(pending), fan);
                 for claim in &claims {

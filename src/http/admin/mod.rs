@@ -38,6 +38,8 @@ pub struct AdminApp {
     pub existing_customers: bool,
     /// Its budget.
     pub quota: Limits,
+    /// Percent of it kept for those who register now.
+    pub reserve_percent: u8,
 }
 
 /// What the handlers share.

@@ -1,12 +1,17 @@
 //! `GET /v1/status`, `/metrics` and `/readyz`.
 
+mod quotas;
+
+use std::collections::HashMap;
+
 use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use super::{AdminApp, Problem, Shared};
+use super::{Problem, Shared};
+use crate::domain::tally::Tally;
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::store::Counts;
 use crate::telemetry::metrics::DoorOutcome;
@@ -18,20 +23,19 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
     let now = state.clock.now();
     let age = |at: Timestamp| now.millis_since(at) / SECOND_MS;
     let counts = state.store.counts();
+    let tallies: HashMap<_, _> = state.store.fan_tallies().await?.into_iter().collect();
+    let fans = sum(tallies.values());
     let mut dealers = serde_json::Map::new();
-    let mut quotas = Vec::new();
-    for (name, app) in &state.apps {
+    for name in state.apps.keys() {
         let known = state.store.dealers(name).await?;
         let list: Vec<_> = known
             .iter()
             .map(|d| json!({"corp_id": d.corp_id, "name": d.name, "agent_id": d.agent_id, "token": d.token}))
             .collect();
         dealers.insert(name.to_string(), Value::Array(list));
-        for api in Api::ALL.into_iter().filter(|api| api.has_own_quota()) {
-            let used = state.store.quota_used(&app.corp_id, api.as_str(), now).await?;
-            quotas.push(quota(name.as_str(), app, api, used));
-        }
     }
+    let queues = quotas::queues(&state, &tallies, now).await?;
+    let quotas = quotas::quotas(&state, &tallies).await?;
     let paused: Vec<_> = state
         .pauses
         .all(now)
@@ -42,6 +46,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
                 Scope::Dealers(app) => ("dealers", app, None),
                 Scope::Corp(app, corp_id) => ("corp", app, Some(corp_id)),
                 Scope::Fans(app, _) => ("fans", app, None),
+                Scope::PatientFans(app, _) => ("patient_fans", app, None),
             };
             json!({
                 "scope": kind, "app": app, "corp_id": corp_id,
@@ -52,20 +57,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
         .collect();
     let ready = state.store.ready();
     let oldest = state.store.oldest_event().await?;
-    let Counts {
-        inbox,
-        dead,
-        quarantined,
-        contacts,
-        waiting,
-        links,
-        fans,
-        fans_queued,
-        fans_minted,
-        fans_rejected,
-        feed_head,
-        event_head: _,
-    } = counts;
+    let Counts { inbox, dead, quarantined, contacts, waiting, links, feed_head, event_head: _ } = counts;
     let door = |outcome| state.metrics.door_count(outcome);
     Ok(Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -87,7 +79,11 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
             "oldest_age_seconds": oldest.map(age),
         },
         "contacts": {"known": contacts, "waiting": waiting, "linked": links},
-        "fans": {"registered": fans, "queued": fans_queued, "minted": fans_minted, "rejected": fans_rejected},
+        "fans": {
+            "registered": fans.registered, "queued": fans.queued, "minted": fans.minted,
+            "expired": fans.expired, "rejected": fans.rejected,
+        },
+        "queues": queues,
         "links": links,
         "feed_head": feed_head,
         "paused": paused,
@@ -100,22 +96,22 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
     .into_response())
 }
 
-fn quota(app: &str, rules: &AdminApp, api: Api, used: ([u32; 3], Option<Timestamp>)) -> Value {
-    let ([hour, day, month], blocked_until) = used;
-    let limits = rules.quota;
-    json!({
-        "app": app, "corp_id": rules.corp_id, "api": api.as_str(), "blocked_until": blocked_until,
-        "hour": {"used": hour, "limit": limits.per_hour},
-        "day": {"used": day, "limit": limits.per_day},
-        "month": {"used": month, "limit": limits.per_month},
+fn sum<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
+    tallies.fold(Tally::default(), |mut sum, tally| {
+        sum += tally;
+        sum
     })
 }
 
 /// For Prometheus.
-pub(super) async fn metrics(State(state): Shared) -> Response {
-    let text = state.metrics.scrape(&state.store.counts(), state.pauses.all(state.clock.now()).len());
+pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
+    let tallies = state.store.fan_tallies().await?;
+    quotas::note(&state).await?;
+    let fans = sum(tallies.iter().map(|(_, tally)| tally));
+    let paused = state.pauses.all(state.clock.now()).len();
+    let text = state.metrics.scrape(&state.store.counts(), &fans, paused);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
+    Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
 /// Whether a callback could be made durable now. Does not depend on WeCom.

@@ -40,9 +40,8 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
         match input {
             Input::Fan(n) => {
                 store.put_fans(vec![new_fan(*n)], T0).await.unwrap();
-                for work in store.lease_fans(&app(), FanStep::Mint, T0, 9).await.unwrap() {
-                    let minted = FanVerdict::Minted(Minted::new(pending(*n), T0));
-                    store.settle_fans(vec![(work, minted)], T0).await.unwrap();
+                for work in lease_fans(&store, FanStep::Mint, T0, 9).await {
+                    store.settle_fans(vec![(work, minted(*n, T0))], T0).await.unwrap();
                 }
             }
             Input::Event(person, dealer, member, change, at) => {

@@ -1,48 +1,72 @@
-//! Transactions on the brand's side: registering fans, and what came of the calls made for them.
+//! Transactions on the brand's side: registering fans, what came of the calls made for them, and what time does.
 
 use super::super::{FanVerdict, FanWork, NewFan, Registered, StoreError};
 use super::keys;
 use super::links;
-use super::records::Record;
+use super::queues::{OpenBooks, Waiting, leave};
+use super::roll::{self, Entry, FanNumber};
 use super::txn::Txn;
-use crate::domain::fan::{Existing, Fan, FanStep, Mint};
-use crate::domain::ids::{ContactKey, FanKey};
+use crate::domain::fan::{Existing, Fan, FanStep, Minted, Renew};
+use crate::domain::ids::{AppName, ContactKey, FanKey};
 use crate::domain::join::FanAtMeeting;
 use crate::domain::link::{Claim, Source};
 use crate::domain::time::Timestamp;
 
-impl Record for Fan {}
-
-pub(super) fn register(txn: &mut Txn<'_>, new: &NewFan, now: Timestamp) -> Result<Registered, StoreError> {
-    let key = keys::fan(&new.key);
-    let Some(mut fan) = txn.get::<Fan>(&key)? else {
-        let fan = Fan::new(new.openid.clone(), now, new.ask_existing);
-        txn.counts().fans += 1;
-        txn.counts().fans_queued += 1;
-        schedule(txn, &new.key, &fan, now);
-        txn.put(key, &fan)?;
-        return Ok(Registered::New);
-    };
-    let step_before = fan.next_step();
-    let was_rejected = matches!(fan.mint, Mint::Rejected { .. });
-    if !fan.register_again(&new.openid) {
-        return Ok(Registered::Known);
+/// Registers fans of one app. Answers in the same order.
+pub(super) fn register(
+    txn: &mut Txn<'_>,
+    app: &AppName,
+    fans: &[NewFan],
+    now: Timestamp,
+) -> Result<Vec<Registered>, StoreError> {
+    let mut books = OpenBooks::open(txn, app, now)?;
+    let mut registered = Vec::with_capacity(fans.len());
+    for new in fans {
+        registered.push(match register_one(txn, &mut books, new, now) {
+            // Nothing is known of this one; the others are not to suffer for it.
+            Err(StoreError::Damaged(_)) => Registered::Damaged,
+            other => other?,
+        });
     }
-    if was_rejected {
-        txn.discount(|counts| &mut counts.fans_rejected);
-        txn.counts().fans_queued += 1;
-    }
-    if step_before.is_none() {
-        schedule(txn, &new.key, &fan, now);
-    }
-    txn.put(key, &fan)?;
-    Ok(Registered::Replaced)
+    books.close(txn)?;
+    Ok(registered)
 }
 
-fn schedule(txn: &mut Txn<'_>, key: &FanKey, fan: &Fan, due_at: Timestamp) {
-    if let Some(step) = fan.next_step() {
-        txn.mark(keys::fan_work(key, step, due_at));
+fn register_one(
+    txn: &mut Txn<'_>,
+    books: &mut OpenBooks,
+    new: &NewFan,
+    now: Timestamp,
+) -> Result<Registered, StoreError> {
+    let known = roll::fan(txn, &new.key)?;
+    let (number, before) = match known {
+        Some(Entry { number, fan, .. }) => (number, Some(fan)),
+        None => (books.next_number(txn), None),
+    };
+    let mut fan =
+        before.clone().unwrap_or_else(|| Fan::new(new.openid.clone(), now, new.ask_existing, new.priority));
+    let mut changed = fan.register_again(&new.openid, new.priority);
+    if let Some(minted) = new.minted.clone()
+        && fan.adopt(minted.clone(), now)
+    {
+        changed = true;
+        arrive(txn, &new.key, &minted, now)?;
     }
+    if before.as_ref() != Some(&fan) {
+        roll::write(txn, number, &new.key, before.as_ref(), &fan)?;
+        books.replace(number, before.as_ref(), &fan, None);
+    }
+    Ok(match (before, changed) {
+        (None, _) => Registered::New,
+        (Some(_), true) => Registered::Changed,
+        (Some(_), false) => Registered::Known,
+    })
+}
+
+/// A fan has a pending id: meets who waits there.
+fn arrive(txn: &mut Txn<'_>, key: &FanKey, minted: &Minted, now: Timestamp) -> Result<(), StoreError> {
+    let arriving = FanAtMeeting { minted_at: minted.minted_at, unionid: key.unionid.clone() };
+    links::fan_arrives(txn, &key.app, &minted.pending_id, arriving, now)
 }
 
 /// Writes down what came of one call for a fan.
@@ -52,32 +76,29 @@ pub(super) fn settle(
     verdict: FanVerdict,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let queue_key = keys::fan_work(&work.key, work.step, work.due_at);
-    let Some(mut fan) = txn.get::<Fan>(&keys::fan(&work.key))? else {
+    let Some(Entry { number, fan: before, .. }) = roll::fan(txn, &work.key)? else {
         return Ok(());
     };
-    if !txn.has(&queue_key)? {
+    let place = keys::fan_place(&work.key.app, work.step, work.priority, work.place);
+    let stays = matches!(verdict, FanVerdict::Retry { due_at, .. } if due_at == work.place.due_at);
+    let was_there = if stays { txn.has(&place)? } else { leave(txn, place, &[number])? };
+    // Settled before, by whoever leased it before a restart; or no longer wanted.
+    if !was_there || before.lane(work.step).is_none() {
         return Ok(());
     }
-    txn.delete(queue_key);
+    let mut fan = before.clone();
+    let mut again = None;
     match (verdict, work.step) {
         (FanVerdict::Retry { due_at, spent }, step) => {
             fan.attempts += u32::from(spent);
-            txn.mark(keys::fan_work(&work.key, step, due_at));
-            return txn.put(keys::fan(&work.key), &fan);
+            again = (!stays && before.lane(step) == Some(work.priority)).then_some((step, due_at));
         }
-        (FanVerdict::Minted(minted), _) => {
-            let arriving = FanAtMeeting {
-                minted_at: minted.minted_at,
-                unionid: work.key.unionid.clone(),
-                expires_at: minted.expires_at,
-            };
-            links::fan_arrives(txn, &work.key.app, &minted.pending_id, arriving, now)?;
-            fan.mint = Mint::Minted(minted);
-            txn.discount(|counts| &mut counts.fans_queued);
-            txn.counts().fans_minted += 1;
+        (FanVerdict::Minted { minted, same_id_extends }, _) => {
+            arrive(txn, &work.key, &minted, now)?;
+            fan.minted(minted, same_id_extends);
         }
         (FanVerdict::Existing(found), _) => {
+            fan.attempts = 0;
             fan.existing = Existing::Asked { at: now, found: u32::try_from(found.len()).unwrap_or(u32::MAX) };
             for (corp_id, external_userid) in found {
                 let claim = Claim {
@@ -91,17 +112,60 @@ pub(super) fn settle(
             }
         }
         // A refusal of an openid that was replaced meanwhile says nothing about the new one.
-        (FanVerdict::Rejected { .. }, _) if fan.openid != work.fan.openid => {}
-        (FanVerdict::Rejected { errcode }, FanStep::Mint) => {
-            fan.mint = Mint::Rejected { errcode, at: now };
-            txn.discount(|counts| &mut counts.fans_queued);
-            txn.counts().fans_rejected += 1;
+        (FanVerdict::Rejected { .. }, step) if fan.openid != work.fan.openid => {
+            fan.attempts = 0;
+            again = Some((step, now));
         }
+        (FanVerdict::Rejected { errcode }, FanStep::Mint) => fan.rejected(errcode, now),
         (FanVerdict::Rejected { errcode }, FanStep::AskExisting) => {
+            fan.attempts = 0;
             fan.existing = Existing::Refused { errcode, at: now };
         }
     }
-    fan.attempts = 0;
-    schedule(txn, &work.key, &fan, now);
-    txn.put(keys::fan(&work.key), &fan)
+    let mut books = OpenBooks::open(txn, &work.key.app, now)?;
+    roll::write(txn, number, &work.key, Some(&before), &fan)?;
+    books.replace(number, Some(&before), &fan, again);
+    books.close(txn)
+}
+
+/// Looks at the first `limit` fans of one record of the timeline. Returns how many.
+pub(super) fn review(
+    txn: &mut Txn<'_>,
+    app: &AppName,
+    key: Vec<u8>,
+    limit: usize,
+    renew: Renew,
+    now: Timestamp,
+) -> Result<usize, StoreError> {
+    let Some(waiting) = txn.get::<Waiting>(&key)? else { return Ok(0) };
+    let due: Vec<FanNumber> = waiting.0.into_iter().take(limit).collect();
+    leave(txn, key, &due)?;
+    let mut books = OpenBooks::open(txn, app, now)?;
+    for number in &due {
+        match review_one(txn, &mut books, *number, renew, now) {
+            Err(StoreError::Damaged(reason)) => tracing::error!(reason, "a fan cannot be looked at"),
+            done => done?,
+        }
+    }
+    books.close(txn)?;
+    Ok(due.len())
+}
+
+fn review_one(
+    txn: &mut Txn<'_>,
+    books: &mut OpenBooks,
+    number: FanNumber,
+    renew: Renew,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let Some(Entry { key, fan: before, .. }) = roll::fan_at(txn, number)? else { return Ok(()) };
+    // Otherwise something happened since, and it is on the timeline elsewhere.
+    if before.review_at().is_some_and(|at| at <= now) {
+        let linked = !txn.keys(&keys::linked_in(&key.unionid, &key.app), 1)?.is_empty();
+        let mut fan = before.clone();
+        fan.review(now, linked, renew);
+        roll::write(txn, number, &key, Some(&before), &fan)?;
+        books.replace(number, Some(&before), &fan, None);
+    }
+    Ok(())
 }

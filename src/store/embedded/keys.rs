@@ -9,21 +9,23 @@
 //! | `d` | hour of `CreateTime` · digest | a message seen |
 //! | `c` | `external_userid` · app · corp | a contact and its link |
 //! | `w` | due · contact | a contact to be asked about again |
-//! | `p` | `pending_id` · app | the fan minted with it |
+//! | `n` | sheet number | sixteen [fans](super::roll) |
+//! | `t` | app · step · priority · due · number | fans to make a call for |
+//! | `r` | app · due · number | fans to look at again then |
+//! | `l` | app | how many fans are where; the heads of the queues |
 //! | `q` | `pending_id` · app · contact | a contact that has it |
 //! | `u` | unionid · app · contact | a contact linked to this fan |
-//! | `n` | unionid · app | a fan |
-//! | `t` | app · step · due · unionid | a call to be made for a fan |
 //! | `f` | sequence | a feed entry |
-//! | `g` | corp · api | a quota ledger |
+//! | `g` | account · api | a quota ledger |
 //! | `h` | app · corp | a dealer |
 //!
 //! Queues and the feed are in time order: sled keeps those small however much passes through them. Ids come
-//! before the app where people look things up without naming an app.
+//! before the app where people look things up without naming an app. There are many fans: why they lie
+//! together in the order they came is told in [`roll`](super::roll).
 
-use super::super::{EventId, MessageDigest, StoreError};
-use crate::domain::fan::FanStep;
-use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, FanKey, PendingId, Unionid};
+use super::super::{EventId, FanPlace, MessageDigest, StoreError};
+use crate::domain::fan::{FanStep, Priority};
+use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, PendingId, Unionid};
 use crate::domain::time::{HOUR_MS, Timestamp};
 
 /// Builds a key part by part.
@@ -38,6 +40,11 @@ impl Key {
     fn id(mut self, id: &str) -> Self {
         self.0.extend(id.as_bytes());
         self.0.push(0);
+        self
+    }
+
+    fn sheet(mut self, number: u32) -> Self {
+        self.0.extend(number.to_be_bytes());
         self
     }
 
@@ -126,10 +133,6 @@ pub(super) fn reask_until(due_at: Timestamp) -> Vec<u8> {
     Key::kind(b'w').instant(due_at.plus_ms(1)).done()
 }
 
-pub(super) fn fan_at(pending_id: &PendingId, app: &AppName) -> Vec<u8> {
-    Key::kind(b'p').id(pending_id.as_str()).id(app.as_str()).done()
-}
-
 pub(super) fn contact_at(pending_id: &PendingId, key: &ContactKey) -> Vec<u8> {
     Key::kind(b'q').id(pending_id.as_str()).id(key.app.as_str()).contact(key).done()
 }
@@ -143,45 +146,65 @@ pub(super) fn linked(unionid: &Unionid, key: &ContactKey) -> Vec<u8> {
     Key::kind(b'u').id(unionid.as_str()).id(key.app.as_str()).contact(key).done()
 }
 
+pub(super) fn linked_in(unionid: &Unionid, app: &AppName) -> Vec<u8> {
+    Key::kind(b'u').id(unionid.as_str()).id(app.as_str()).done()
+}
+
 pub(super) fn linked_to(unionid: &Unionid) -> Vec<u8> {
     Key::kind(b'u').id(unionid.as_str()).done()
 }
 
-pub(super) fn fan(key: &FanKey) -> Vec<u8> {
-    Key::kind(b'n').id(key.unionid.as_str()).id(key.app.as_str()).done()
+pub(super) fn sheet(number: u32) -> Vec<u8> {
+    Key::kind(b'n').sheet(number).done()
 }
 
-pub(super) fn fans_of(unionid: &Unionid) -> Vec<u8> {
-    Key::kind(b'n').id(unionid.as_str()).done()
+/// The number in the key of a sheet.
+pub(super) fn sheet_number(key: &[u8]) -> Result<u32, StoreError> {
+    let number = key.get(1..).and_then(|number| number.try_into().ok());
+    number.map(u32::from_be_bytes).ok_or_else(damaged)
 }
 
-pub(super) fn fan_work(key: &FanKey, step: FanStep, due_at: Timestamp) -> Vec<u8> {
-    fan_queue(&key.app, step).instant(due_at).id(key.unionid.as_str()).done()
+pub(super) fn fan_place(app: &AppName, step: FanStep, priority: Priority, place: FanPlace) -> Vec<u8> {
+    Key(fan_queue(app, step, priority)).instant(place.due_at).number(place.number).done()
 }
 
-pub(super) fn fan_works(app: &AppName, step: FanStep) -> Vec<u8> {
-    fan_queue(app, step).done()
-}
-
-pub(super) fn fan_works_until(app: &AppName, step: FanStep, due_at: Timestamp) -> Vec<u8> {
-    fan_queue(app, step).instant(due_at.plus_ms(1)).done()
-}
-
-fn fan_queue(app: &AppName, step: FanStep) -> Key {
+pub(super) fn fan_queue(app: &AppName, step: FanStep, priority: Priority) -> Vec<u8> {
     let mut key = Key::kind(b't').id(app.as_str());
-    key.0.push(match step {
-        FanStep::Mint => 1,
-        FanStep::AskExisting => 2,
-    });
-    key
+    key.0.extend([step as u8, priority as u8]);
+    key.done()
+}
+
+pub(super) fn fan_queue_until(
+    app: &AppName,
+    step: FanStep,
+    priority: Priority,
+    due_at: Timestamp,
+) -> Vec<u8> {
+    Key(fan_queue(app, step, priority)).instant(due_at.plus_ms(1)).done()
+}
+
+pub(super) fn review(app: &AppName, due_at: Timestamp, number: u64) -> Vec<u8> {
+    Key(reviews(app)).instant(due_at).number(number).done()
+}
+
+pub(super) fn reviews(app: &AppName) -> Vec<u8> {
+    Key::kind(b'r').id(app.as_str()).done()
+}
+
+pub(super) fn reviews_until(app: &AppName, due_at: Timestamp) -> Vec<u8> {
+    Key(reviews(app)).instant(due_at.plus_ms(1)).done()
+}
+
+pub(super) fn books(app: &AppName) -> Vec<u8> {
+    Key::kind(b'l').id(app.as_str()).done()
 }
 
 pub(super) fn feed(seq: u64) -> Vec<u8> {
     Key::kind(b'f').number(seq).done()
 }
 
-pub(super) fn ledger(corp: &CorpId, api: &str) -> Vec<u8> {
-    Key::kind(b'g').id(corp.as_str()).id(api).done()
+pub(super) fn ledger(account: &str, api: &str) -> Vec<u8> {
+    Key::kind(b'g').id(account).id(api).done()
 }
 
 pub(super) fn dealer(app: &AppName, corp: &CorpId) -> Vec<u8> {
@@ -201,9 +224,13 @@ impl<'a> Parts<'a> {
     }
 
     pub(super) fn instant(&mut self) -> Result<Timestamp, StoreError> {
+        Ok(Timestamp::from_millis(i64::try_from(self.number()?).map_err(|_| damaged())?))
+    }
+
+    pub(super) fn number(&mut self) -> Result<u64, StoreError> {
         let (number, rest) = self.0.split_first_chunk::<8>().ok_or_else(damaged)?;
         self.0 = rest;
-        Ok(Timestamp::from_millis(i64::try_from(u64::from_be_bytes(*number)).map_err(|_| damaged())?))
+        Ok(u64::from_be_bytes(*number))
     }
 
     pub(super) fn id(&mut self) -> Result<&'a str, StoreError> {

@@ -7,6 +7,7 @@ use super::super::{InboxEvent, StoreError, Verdict, Work, WorkId};
 use super::inbox;
 use super::keys;
 use super::records::Record;
+use super::roll;
 use super::txn::Txn;
 use crate::domain::backoff::reask_after_ms;
 use crate::domain::contact::{Contact, Waiting};
@@ -16,7 +17,6 @@ use crate::domain::link::{ChangeType, Claim, FeedEntry, LinkData, Source};
 use crate::domain::time::Timestamp;
 
 impl Record for Contact {}
-impl Record for FanAtMeeting {}
 
 /// A feed entry as stored: the sequence is in the key.
 #[derive(Debug, Serialize, Deserialize)]
@@ -191,7 +191,7 @@ fn resolved(
 ) -> Result<Option<ChangeType>, StoreError> {
     contact.pending_id = Some(pending_id.clone());
     // Only the fan matters to the one who arrives; the other contacts are not loaded.
-    let mut meeting = Meeting { fan: txn.get(&keys::fan_at(pending_id, &key.app))?, ..Meeting::default() };
+    let mut meeting = Meeting { fan: roll::fan_with(txn, &key.app, pending_id)?, ..Meeting::default() };
     txn.mark(keys::contact_at(pending_id, key));
     match join::contact_arrives(&mut meeting, pending_id, key) {
         Some(claim) => Ok(accept(txn, key, contact, &claim, now)),
@@ -207,15 +207,12 @@ pub(super) fn fan_arrives(
     fan: FanAtMeeting,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let mut meeting = Meeting { fan: txn.get(&keys::fan_at(pending_id, app))?, ..Meeting::default() };
+    let mut meeting = Meeting { fan: roll::fan_with(txn, app, pending_id)?, ..Meeting::default() };
     let prefix = keys::contacts_at(pending_id, Some(app));
     for key in txn.keys(&prefix, MEETING_CONTACTS_MAX)? {
         meeting.contacts.insert(keys::Parts(&key[prefix.len()..]).contact()?);
     }
     let claims = join::fan_arrives(&mut meeting, pending_id, fan);
-    if let Some(fan) = &meeting.fan {
-        txn.put(keys::fan_at(pending_id, app), fan)?;
-    }
     claims.iter().try_for_each(|claim| settle_claim(txn, claim, now))
 }
 

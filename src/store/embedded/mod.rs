@@ -1,6 +1,9 @@
 //! The store of one machine: business transactions (`inbox`, `links`, `fans`) over a small engine seam
 //! (`engine`), written by one thread (`writer`), kept by sled (`sled_engine`).
 //!
+//! Millions of fans lie on the `roll` in the order they came and wait in `queues`; an `index` in memory finds
+//! them. It is read while callbacks are accepted already; whoever needs a fan waits for it.
+//!
 //! One process owns the folder, so leases live in memory: a crash frees them at once, and taking one costs no
 //! write. Reads go straight to the engine from whatever thread asks; a row that is visible but not yet durable
 //! is harmless everywhere except on the feed, whose readers are told of durable entries only.
@@ -9,28 +12,41 @@ mod durable_sync;
 pub mod engine;
 mod fans;
 mod inbox;
+mod index;
 mod keys;
 mod links;
+mod queues;
 mod records;
+mod roll;
 mod sled_engine;
 mod transactions;
 mod txn;
 mod writer;
 
 use std::collections::{HashSet, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
 
-use super::{Counts, LINKS_MAX, StoreError, Work};
+use tokio::sync::watch;
+
+use super::{Counts, FanPlace, FanWork, LINKS_MAX, StoreError, Work};
 use crate::domain::contact::Contact;
 use crate::domain::dealer::Dealer;
-use crate::domain::ids::ContactKey;
+use crate::domain::fan::{FanStep, Priority};
+use crate::domain::ids::{AppName, ContactKey};
 use crate::domain::quota::Ledger;
+use crate::domain::time::Timestamp;
 
 use engine::{Engine, Memory};
+use index::{Clue, Index};
+use queues::Waiting;
 use records::{Record, decode};
+use roll::{Entry, FanNumber, Read, Sheet};
 pub use sled_engine::OpenError;
-use sled_engine::SledEngine;
+use sled_engine::{SledEngine, panic_text};
 use transactions::lease_key;
 use txn::{Meta, Txn, failed};
 use writer::Writer;
@@ -62,9 +78,18 @@ pub struct EmbeddedStore {
     engine: Arc<dyn Engine>,
     writer: Writer,
     settings: Settings,
+    index: Arc<RwLock<Index>>,
+    indexing: Indexing,
     leased: Mutex<HashSet<Vec<u8>>>,
     /// Keys of records that failed their checksum.
-    damaged: Mutex<HashSet<Vec<u8>>>,
+    damaged: Arc<Mutex<HashSet<Vec<u8>>>>,
+}
+
+/// The thread that reads the index, and how far it is.
+struct Indexing {
+    done: watch::Receiver<Option<Result<(), StoreError>>>,
+    cancel: Arc<AtomicBool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl EmbeddedStore {
@@ -90,12 +115,25 @@ impl EmbeddedStore {
         let stored = engine.get(&key).map_err(|e| OpenError::Content(failed(e)))?;
         let meta = match stored {
             Some(bytes) => decode(&key, &bytes).map_err(OpenError::Content)?,
-            None => Meta { store_id: rand::random(), counts: Counts::default() },
+            None => Meta { store_id: rand::random(), counts: Counts::default(), sheets: 0 },
         };
-        let writer = Writer::start(&engine, meta, settings.free_mb_min).map_err(|source| {
-            OpenError::Folder { attempted: "start the writer of", path: "the store".into(), source }
-        })?;
-        Ok(Self { engine, writer, settings, leased: Mutex::default(), damaged: Mutex::default() })
+        let not_started = |source| OpenError::Folder {
+            attempted: "start the threads of",
+            path: "the store".into(),
+            source,
+        };
+        let (index, damaged) = (Arc::default(), Arc::default());
+        let indexing = Indexing::start(&engine, &index, &damaged).map_err(not_started)?;
+        let writer =
+            Writer::start(&engine, index.clone(), meta, settings.free_mb_min).map_err(not_started)?;
+        Ok(Self { engine, writer, settings, index, indexing, leased: Mutex::default(), damaged })
+    }
+
+    /// Waits until fans can be found.
+    async fn indexed(&self) -> Result<(), StoreError> {
+        let mut done = self.indexing.done.clone();
+        let done = done.wait_for(Option::is_some).await;
+        done.map_or(Err(StoreError::Closed), |done| done.clone().unwrap_or(Ok(())))
     }
 
     fn read<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
@@ -159,6 +197,56 @@ impl EmbeddedStore {
         Ok(self.rows(prefix, &keys::after(prefix), 1, free)?.pop())
     }
 
+    /// Takes up to `limit` fans out of one queue. Places found stale are added to `stale`.
+    fn lease_of_queue(
+        &self,
+        app: &AppName,
+        step: FanStep,
+        priority: Priority,
+        now: Timestamp,
+        limit: usize,
+        stale: &mut Vec<(Vec<u8>, Vec<FanNumber>)>,
+    ) -> Result<Vec<FanWork>, StoreError> {
+        const LOOKED_AT_MAX: usize = 2_048;
+        let mut leased = self.leases();
+        let queue = keys::fan_queue(app, step, priority);
+        let (mut work, mut taken, mut looked_at) = (Vec::new(), HashSet::new(), 0);
+        for row in self.engine.range(&queue, &keys::fan_queue_until(app, step, priority, now)) {
+            if work.len() >= limit || looked_at >= LOOKED_AT_MAX {
+                break;
+            }
+            let (place_key, value) = row.map_err(failed)?;
+            let Some(waiting) = self.undamaged(&place_key, decode::<Waiting>(&place_key, &value))? else {
+                continue;
+            };
+            let mut parts = keys::Parts(&place_key[queue.len()..]);
+            let place = FanPlace { due_at: parts.instant()?, number: parts.number()? };
+            let mut stale_here = Vec::new();
+            for number in waiting.0 {
+                let lease = transactions::fan_lease(step, number);
+                // Who waited, was served, and waits again may have an old place in the same queue.
+                if work.len() >= limit || leased.contains(&lease) || taken.contains(&lease) {
+                    continue;
+                }
+                looked_at += 1;
+                let Some(entry) = self.undamaged(&lease, roll::fan_at(self, number))? else { continue };
+                match entry.filter(|entry| entry.fan.lane(step) == Some(priority)) {
+                    Some(Entry { key, fan, .. }) => {
+                        work.push(FanWork { key, step, priority, place, fan });
+                        taken.insert(lease);
+                    }
+                    None => stale_here.push(number),
+                }
+            }
+            if !stale_here.is_empty() {
+                stale.push((place_key, stale_here));
+            }
+        }
+        // Last, so that an error on the way leaves nothing leased to nobody.
+        leased.extend(taken);
+        Ok(work)
+    }
+
     /// Runs `settle` for each outcome as a transaction of its own, all handed in before the first answer, so
     /// that the writer can group them. What was not settled is done again, unless a damaged record stands in its
     /// way: that keeps its lease, and is counted, so that the same call is not made for it over and over.
@@ -215,6 +303,15 @@ impl EmbeddedStore {
         self.writer.answer(submitted?).await
     }
 
+    /// Stops what runs beside the writer.
+    async fn stop_indexing(&self) {
+        self.indexing.cancel.store(true, Ordering::Relaxed);
+        let thread = self.indexing.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
+        }
+    }
+
     /// The contacts that end the keys under `prefix`, behind the id of their app.
     fn contacts_in(&self, prefix: &[u8]) -> Result<Vec<ContactKey>, StoreError> {
         self.rows(prefix, &keys::after(prefix), LINKS_MAX, |key, _| {
@@ -223,4 +320,67 @@ impl EmbeddedStore {
             parts.contact().map(Some)
         })
     }
+}
+
+impl Read for EmbeddedStore {
+    fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
+        self.read(key)
+    }
+
+    fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        index.find(index.print(clue))
+    }
+}
+
+impl Indexing {
+    fn start(
+        engine: &Arc<dyn Engine>,
+        index: &Arc<RwLock<Index>>,
+        damaged: &Arc<Mutex<HashSet<Vec<u8>>>>,
+    ) -> std::io::Result<Self> {
+        let (tell, done) = watch::channel(None);
+        let cancel = Arc::new(AtomicBool::new(false));
+        let (engine, index, damaged, cancelled) =
+            (engine.clone(), index.clone(), damaged.clone(), cancel.clone());
+        let thread = std::thread::Builder::new().name("store-index".to_owned()).spawn(move || {
+            let reading = AssertUnwindSafe(|| read_index(&*engine, &index, &damaged, &cancelled));
+            let result = catch_unwind(reading).unwrap_or_else(|panic| {
+                Err(StoreError::Failed(format!("reading the roll panicked: {}", panic_text(&*panic))))
+            });
+            let _ = tell.send(Some(result));
+        })?;
+        Ok(Self { done, cancel, thread: Mutex::new(Some(thread)) })
+    }
+}
+
+fn read_index(
+    engine: &dyn Engine,
+    index: &RwLock<Index>,
+    damaged: &Mutex<HashSet<Vec<u8>>>,
+    cancelled: &AtomicBool,
+) -> Result<(), StoreError> {
+    // Nobody else needs it before this is done.
+    let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
+    for row in engine.range(b"n", &keys::after(b"n")) {
+        if cancelled.load(Ordering::Relaxed) {
+            return Err(StoreError::Closed);
+        }
+        let (key, value) = row.map_err(failed)?;
+        let sheet = decode::<Sheet>(&key, &value).and_then(|sheet| {
+            let number = keys::sheet_number(&key)?;
+            sheet.for_each_clue(number, |clue, fan| {
+                let print = index.print(clue);
+                index.set(print, fan, true);
+            })
+        });
+        match sheet {
+            Err(StoreError::Damaged(reason)) => {
+                tracing::error!(reason, "sixteen fans cannot be read; they are left alone");
+                damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+            }
+            other => other?,
+        }
+    }
+    Ok(())
 }

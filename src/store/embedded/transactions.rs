@@ -9,22 +9,32 @@ use super::super::{
 };
 use super::inbox::{MessagePart, Seen, SetAside};
 use super::links::StoredEntry;
+use super::queues::{Books, Waiting};
 use super::records::decode;
+use super::roll::FanNumber;
 use super::txn::Txn;
-use super::{EmbeddedStore, fans, inbox, keys, links};
+use super::{EmbeddedStore, fans, inbox, keys, links, queues, roll};
 use crate::domain::contact::Contact;
 use crate::domain::dealer::{Dealer, TokenOwner};
-use crate::domain::fan::{Fan, FanStep};
+use crate::domain::fan::{Fan, FanStep, Priority, Renew};
 use crate::domain::ids::{AppName, ContactKey, CorpId, FanKey, Unionid};
 use crate::domain::link::{FeedEntry, LinkData};
-use crate::domain::quota::{Grant, Ledger, Limits};
-use crate::domain::time::{DAY_MS, Timestamp};
+use crate::domain::quota::{self, Budget, Grant, Ledger, Share};
+use crate::domain::tally::Tally;
+use crate::domain::time::{DAY_MS, Moment, Timestamp};
 
 pub(super) fn lease_key(id: &WorkId) -> Vec<u8> {
     match id {
         WorkId::Event(due_at, id) => keys::inbox(*due_at, *id),
         WorkId::Reask(due_at, contact) => keys::reask(*due_at, contact),
     }
+}
+
+/// No key of a queue is as short.
+pub(super) fn fan_lease(step: FanStep, number: FanNumber) -> Vec<u8> {
+    let mut key = vec![b't', step as u8];
+    key.extend(number.0.to_be_bytes());
+    key
 }
 
 #[async_trait]
@@ -68,6 +78,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn settle(&self, outcomes: Vec<(Work, Verdict)>, now: Timestamp) -> Result<(), StoreError> {
+        self.indexed().await?;
         let outcomes =
             outcomes.into_iter().map(|(work, verdict)| (lease_key(&work.id), (work, verdict, now))).collect();
         self.settle_all(outcomes, |txn, (work, verdict, now)| links::settle(txn, &work, verdict, now)).await
@@ -130,11 +141,20 @@ impl Store for EmbeddedStore {
     }
 
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {
-        const FANS_PER_TRANSACTION: usize = 40;
-        let transactions = fans.chunks(FANS_PER_TRANSACTION).map(|chunk| {
-            let chunk = chunk.to_vec();
-            move |txn: &mut Txn<'_>| {
-                chunk.iter().map(|fan| fans::register(txn, fan, now)).collect::<Result<Vec<_>, _>>()
+        // Under the hundred keys of a group: sixteen share a sheet, but a pending id brings a review and whom it meets.
+        const PLAIN_PER_TRANSACTION: usize = 256;
+        const MINTED_PER_TRANSACTION: usize = 32;
+        self.indexed().await?;
+        let alike = fans.chunk_by(|a, b| a.key.app == b.key.app && a.minted.is_some() == b.minted.is_some());
+        let chunks = alike.flat_map(|fans| {
+            let minted = fans.first().is_some_and(|fan| fan.minted.is_some());
+            fans.chunks(if minted { MINTED_PER_TRANSACTION } else { PLAIN_PER_TRANSACTION })
+        });
+        let transactions = chunks.map(|chunk| {
+            let (chunk, app) = (chunk.to_vec(), chunk.first().map(|fan| fan.key.app.clone()));
+            move |txn: &mut Txn<'_>| match &app {
+                Some(app) => fans::register(txn, app, &chunk, now),
+                None => Ok(Vec::new()),
             }
         });
         let registered: Result<Vec<_>, _> = self.run_all(transactions).await.into_iter().collect();
@@ -142,12 +162,15 @@ impl Store for EmbeddedStore {
     }
 
     async fn fans(&self, unionid: &Unionid) -> Result<Vec<(FanKey, Fan)>, StoreError> {
-        let prefix = keys::fans_of(unionid);
-        self.rows(&prefix, &keys::after(&prefix), LINKS_MAX, |key, value| {
-            let mut parts = keys::Parts::of(key);
-            parts.id()?;
-            let app = AppName::new(parts.id()?).map_err(|e| StoreError::Damaged(e.to_string()))?;
-            Ok(Some((FanKey { app, unionid: unionid.clone() }, decode(key, value)?)))
+        self.indexed().await?;
+        Ok(roll::fans_of(self, unionid)?.into_iter().map(|entry| (entry.key, entry.fan)).collect())
+    }
+
+    async fn fan_tallies(&self) -> Result<Vec<(AppName, Tally)>, StoreError> {
+        self.rows(b"l", &keys::after(b"l"), usize::MAX, |key, value| {
+            let app =
+                AppName::new(keys::Parts::of(key).id()?).map_err(|e| StoreError::Damaged(e.to_string()))?;
+            Ok(self.undamaged(key, decode::<Books>(key, value))?.map(|books| (app, books.tally)))
         })
     }
 
@@ -155,33 +178,44 @@ impl Store for EmbeddedStore {
         &self,
         app: &AppName,
         step: FanStep,
+        priorities: &[Priority],
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<FanWork>, StoreError> {
         self.ready()?;
-        let mut leased = self.leases();
-        let prefix = keys::fan_works(app, step);
-        let due = self.rows(&prefix, &keys::fan_works_until(app, step, now), limit, |key, _| {
-            if leased.contains(key) {
-                return Ok(None);
-            }
-            let mut parts = keys::Parts(&key[prefix.len()..]);
-            let parsed = parts.instant().and_then(|due_at| {
-                let unionid = Unionid::new(parts.id()?).map_err(|e| StoreError::Damaged(e.to_string()))?;
-                Ok((due_at, FanKey { app: app.clone(), unionid }))
-            });
-            let Some((due_at, fan_key)) = self.undamaged(key, parsed)? else { return Ok(None) };
-            let fan: Option<Option<Fan>> = self.undamaged(key, self.read(&keys::fan(&fan_key)))?;
-            Ok(fan.flatten().map(|fan| FanWork { key: fan_key, step, due_at, fan }))
-        })?;
-        leased.extend(due.iter().map(|work| keys::fan_work(&work.key, step, work.due_at)));
-        Ok(due)
+        self.indexed().await?;
+        let mut stale = Vec::new();
+        let mut work = Vec::new();
+        for priority in priorities {
+            let left = limit - work.len();
+            work.extend(self.lease_of_queue(app, step, *priority, now, left, &mut stale)?);
+        }
+        for (place, numbers) in stale {
+            self.writer.run(move |txn| queues::leave(txn, place, &numbers)).await?;
+        }
+        Ok(work)
     }
 
-    async fn next_fan_due(&self, app: &AppName, step: FanStep) -> Result<Option<Timestamp>, StoreError> {
-        let prefix = keys::fan_works(app, step);
-        let first = self.first_free(&prefix)?;
-        first.map(|key| keys::Parts(&key[prefix.len()..]).instant()).transpose()
+    async fn next_fan_due(
+        &self,
+        app: &AppName,
+        step: FanStep,
+        priorities: &[Priority],
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let leased = self.leases().clone();
+        let mut next = None;
+        for priority in priorities {
+            let queue = keys::fan_queue(app, step, *priority);
+            let due = self.rows(&queue, &keys::after(&queue), 1, |key, value| {
+                let Some(waiting) = self.undamaged(key, decode::<Waiting>(key, value))? else {
+                    return Ok(None);
+                };
+                let free = waiting.0.iter().any(|number| !leased.contains(&fan_lease(step, *number)));
+                free.then(|| keys::Parts(&key[queue.len()..]).instant()).transpose()
+            })?;
+            next = next.into_iter().chain(due).min();
+        }
+        Ok(next)
     }
 
     async fn settle_fans(
@@ -189,53 +223,82 @@ impl Store for EmbeddedStore {
         outcomes: Vec<(FanWork, FanVerdict)>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        let with_key = |(work, verdict): (FanWork, FanVerdict)| {
-            (keys::fan_work(&work.key, work.step, work.due_at), (work, verdict, now))
-        };
-        let outcomes = outcomes.into_iter().map(with_key).collect();
-        self.settle_all(outcomes, |txn, (work, verdict, now)| fans::settle(txn, &work, verdict, now)).await
+        self.indexed().await?;
+        let mut keyed = Vec::with_capacity(outcomes.len());
+        for (work, verdict) in outcomes {
+            // A fan that is gone has no number, and needs no lease.
+            let number = roll::fan(self, &work.key)?.map(|entry| entry.number);
+            let lease = number.map_or_else(Vec::new, |number| fan_lease(work.step, number));
+            keyed.push((lease, (work, verdict, now)));
+        }
+        self.settle_all(keyed, |txn, (work, verdict, now)| fans::settle(txn, &work, verdict, now)).await
+    }
+
+    async fn review_fans(&self, app: &AppName, renew: Renew, now: Timestamp) -> Result<usize, StoreError> {
+        // Each may touch a sheet of its own.
+        const FANS_PER_TRANSACTION: usize = 32;
+        self.ready()?;
+        self.indexed().await?;
+        let first = self.rows(&keys::reviews(app), &keys::reviews_until(app, now), 1, |key, _| {
+            Ok((!self.damaged_keys().contains(key)).then(|| key.to_vec()))
+        })?;
+        let Some(key) = first.into_iter().next() else { return Ok(0) };
+        let (app, of) = (app.clone(), key.clone());
+        let reviewed =
+            self.writer.run(move |txn| fans::review(txn, &app, of, FANS_PER_TRANSACTION, renew, now)).await;
+        Ok(self.undamaged(&key, reviewed)?.unwrap_or(0))
     }
 
     async fn reserve(
         &self,
-        corp: &CorpId,
+        accounts: &[(String, Budget)],
         api: &'static str,
-        limits: Limits,
+        share: Share,
         want: u32,
-        now: Timestamp,
+        now: Moment,
     ) -> Result<Grant, StoreError> {
-        let key = keys::ledger(corp, api);
+        let accounts: Vec<_> =
+            accounts.iter().map(|(account, budget)| (keys::ledger(account, api), *budget)).collect();
         self.writer
             .run(move |txn| {
-                let mut ledger: Ledger = txn.get(&key)?.unwrap_or_default();
-                let grant = ledger.reserve(now, want, limits);
-                if let Grant::Permits { .. } = grant {
-                    txn.put(key, &ledger)?;
+                let ledgers = accounts.iter().map(|(key, _)| Ok(txn.get(key)?.unwrap_or_default()));
+                let mut ledgers = ledgers.collect::<Result<Vec<Ledger>, StoreError>>()?;
+                let mut charged: Vec<_> = ledgers
+                    .iter_mut()
+                    .zip(&accounts)
+                    .map(|(ledger, (_, budget))| (ledger, *budget))
+                    .collect();
+                let grant = quota::reserve(&mut charged, now, want, share);
+                if let Grant::Permits(_) = grant {
+                    for ((key, _), ledger) in accounts.into_iter().zip(&ledgers) {
+                        txn.put(key, ledger)?;
+                    }
                 }
                 Ok(grant)
             })
             .await
     }
 
-    async fn block(&self, corp: &CorpId, api: &'static str, until: Timestamp) -> Result<(), StoreError> {
-        let key = keys::ledger(corp, api);
+    async fn refused(
+        &self,
+        account: &str,
+        budget: Budget,
+        api: &'static str,
+        now: Moment,
+    ) -> Result<i64, StoreError> {
+        let key = keys::ledger(account, api);
         self.writer
             .run(move |txn| {
                 let mut ledger: Ledger = txn.get(&key)?.unwrap_or_default();
-                ledger.block(until);
-                txn.put(key, &ledger)
+                let blocked_ms = ledger.refused(now, budget);
+                txn.put(key, &ledger)?;
+                Ok(blocked_ms)
             })
             .await
     }
 
-    async fn quota_used(
-        &self,
-        corp: &CorpId,
-        api: &'static str,
-        now: Timestamp,
-    ) -> Result<([u32; 3], Option<Timestamp>), StoreError> {
-        let ledger: Ledger = self.read(&keys::ledger(corp, api))?.unwrap_or_default();
-        Ok((ledger.used(now), ledger.blocked_until(now)))
+    async fn ledger(&self, account: &str, api: &'static str) -> Result<Ledger, StoreError> {
+        Ok(self.read(&keys::ledger(account, api))?.unwrap_or_default())
     }
 
     async fn put_dealers(&self, app: &AppName, dealers: Vec<Dealer>) -> Result<(), StoreError> {
@@ -371,6 +434,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn close(&self) {
+        self.stop_indexing().await;
         self.writer.close().await;
     }
 }

@@ -2,14 +2,17 @@
 //! its own writes. Nothing reaches the engine unless the whole transaction succeeds.
 
 use std::collections::BTreeMap;
+use std::sync::{PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::super::{Counts, StoreError};
 use super::engine::{Engine, EngineError};
+use super::index::{Clue, Index, Print};
 use super::keys;
 use super::records::{Record, decode, encode};
+use super::roll::{FanNumber, Read};
 
 /// Decided but not yet committed writes; `None` deletes.
 pub(super) type Overlay = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
@@ -21,25 +24,49 @@ pub(super) struct Meta {
     pub(super) store_id: [u8; 16],
     /// How much there is, and the heads of the two sequences.
     pub(super) counts: Counts,
+    /// Sheets of fans begun.
+    pub(super) sheets: u32,
 }
 
-impl Record for Meta {}
+impl Record for Meta {
+    const VERSION: u8 = 2;
+}
 
 pub(super) struct Txn<'a> {
     engine: &'a dyn Engine,
+    index: &'a RwLock<Index>,
     group: &'a Overlay,
     own: Overlay,
+    own_index: Vec<(Print, FanNumber, bool)>,
+    pub(super) meta: Meta,
+}
+
+/// What a transaction leaves behind once it has succeeded.
+pub(super) struct Decided {
+    pub(super) writes: Overlay,
+    pub(super) index: Vec<(Print, FanNumber, bool)>,
     pub(super) meta: Meta,
 }
 
 impl<'a> Txn<'a> {
-    pub(super) fn new(engine: &'a dyn Engine, group: &'a Overlay, meta: Meta) -> Self {
-        Self { engine, group, own: Overlay::new(), meta }
+    pub(super) fn new(
+        engine: &'a dyn Engine,
+        index: &'a RwLock<Index>,
+        group: &'a Overlay,
+        meta: Meta,
+    ) -> Self {
+        Self { engine, index, group, own: Overlay::new(), own_index: Vec::new(), meta }
     }
 
     /// The writes, once the transaction has succeeded.
-    pub(super) fn into_writes(self) -> (Overlay, Meta) {
-        (self.own, self.meta)
+    pub(super) fn into_decided(self) -> Decided {
+        Decided { writes: self.own, index: self.own_index, meta: self.meta }
+    }
+
+    /// Notes in the index that a clue leads, or no longer leads, to a fan.
+    pub(super) fn index(&mut self, clue: &Clue<'_>, fan: FanNumber, leads: bool) {
+        let print = self.index.read().unwrap_or_else(PoisonError::into_inner).print(clue);
+        self.own_index.push((print, fan, leads));
     }
 
     pub(super) fn counts(&mut self) -> &mut Counts {
@@ -108,6 +135,23 @@ impl<'a> Txn<'a> {
             id
         });
         (seq, id)
+    }
+}
+
+impl Read for Txn<'_> {
+    fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
+        self.get(key)
+    }
+
+    fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber> {
+        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
+        let print = index.print(clue);
+        let mut found = index.find(print);
+        for (_, fan, leads) in self.own_index.iter().filter(|(own, ..)| *own == print) {
+            found.retain(|known| known != fan);
+            found.extend(leads.then_some(*fan));
+        }
+        found
     }
 }
 

@@ -10,7 +10,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -18,10 +18,12 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::{Counts, StoreError};
 use super::engine::Engine;
+use super::index::{Index, Print};
 use super::keys;
 use super::records::encode;
+use super::roll::FanNumber;
 use super::sled_engine::panic_text;
-use super::txn::{Meta, Overlay, Txn, failed};
+use super::txn::{Decided, Meta, Overlay, Txn, failed};
 
 /// Batches beyond a hundred keys make sled's memory grow without bound (13.5 GB against 0.6 GB for the same
 /// five million records). One is left for the counters that every group rewrites.
@@ -141,7 +143,12 @@ pub(super) struct Writer {
 
 impl Writer {
     /// Starts the thread.
-    pub(super) fn start(engine: &Arc<dyn Engine>, meta: Meta, min_free_mb: u64) -> std::io::Result<Self> {
+    pub(super) fn start(
+        engine: &Arc<dyn Engine>,
+        index: Arc<RwLock<Index>>,
+        meta: Meta,
+        min_free_mb: u64,
+    ) -> std::io::Result<Self> {
         let (jobs, inbox) = mpsc::channel(WAITING_MAX);
         let shared = Arc::new(Shared {
             counts: Mutex::new(meta.counts),
@@ -153,8 +160,9 @@ impl Writer {
             min_free_mb,
         });
         shared.look_at_space(&**engine);
+        let space_looked_at = Instant::now();
         let mut group =
-            Group { engine: engine.clone(), meta, shared: shared.clone(), space_looked_at: Instant::now() };
+            Group { engine: engine.clone(), index, meta, shared: shared.clone(), space_looked_at };
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| group.serve(inbox))) {
                 group.shared.set_busy(false);
@@ -246,6 +254,7 @@ fn watch_over(shared: &Weak<Shared>, engine: &Weak<dyn Engine>) {
 
 struct Group {
     engine: Arc<dyn Engine>,
+    index: Arc<RwLock<Index>>,
     meta: Meta,
     shared: Arc<Shared>,
     space_looked_at: Instant,
@@ -266,14 +275,15 @@ impl Group {
                 if let Err(refusal) = self.shared.ready() {
                     job.finish(Err(refusal));
                 } else {
-                    let mut txn = Txn::new(&*self.engine, &decided, self.meta);
+                    let mut txn = Txn::new(&*self.engine, &self.index, &decided, self.meta);
                     if job.run(&mut txn) {
-                        let (own, meta) = txn.into_writes();
-                        if !decided.is_empty() && decided.len() + own.len() > GROUP_KEYS_MAX {
+                        let Decided { writes, index, meta } = txn.into_decided();
+                        if !decided.is_empty() && decided.len() + writes.len() > GROUP_KEYS_MAX {
                             self.commit(std::mem::take(&mut decided), &mut unanswered);
                         }
                         self.meta = meta;
-                        decided.extend(own);
+                        decided.extend(writes);
+                        self.note(index);
                         unanswered.push(job);
                     } else {
                         job.finish(Ok(()));
@@ -283,6 +293,16 @@ impl Group {
             }
             self.commit(decided, &mut unanswered);
             self.shared.set_busy(false);
+        }
+    }
+
+    /// Before the commit, so that the next transaction finds them. Should the commit fail, the store has failed.
+    fn note(&self, changes: Vec<(Print, FanNumber, bool)>) {
+        if !changes.is_empty() {
+            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
+            for (print, fan, leads) in changes {
+                index.set(print, fan, leads);
+            }
         }
     }
 

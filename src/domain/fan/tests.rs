@@ -1,0 +1,170 @@
+use proptest::prelude::*;
+
+use super::*;
+
+fn openid(text: &str) -> Openid {
+    Openid::new(text).unwrap()
+}
+
+fn fan(ask_existing: bool) -> Fan {
+    Fan::new(openid("oOPENID"), Timestamp::EPOCH, ask_existing, Priority::Live)
+}
+
+fn minted(id: &str, day: i64) -> Minted {
+    Minted::new(PendingId::new(id).unwrap(), at(day))
+}
+
+const fn at(day: i64) -> Timestamp {
+    Timestamp::from_millis(day * DAY_MS)
+}
+
+#[test]
+fn mint_comes_before_the_question_about_existing_customers() {
+    let mut fan = fan(true);
+    assert_eq!((fan.lane(FanStep::Mint), fan.lane(FanStep::AskExisting)), (Some(Priority::Live), None));
+    fan.minted(minted("p", 0), false);
+    assert_eq!((fan.lane(FanStep::Mint), fan.lane(FanStep::AskExisting)), (None, Some(Priority::Live)));
+    fan.existing = Existing::Asked { at: at(0), found: 0 };
+    assert_eq!(fan.lane(FanStep::AskExisting), None);
+}
+
+#[test]
+fn registering_a_rejected_or_expired_fan_again_gives_another_chance() {
+    for over in [Mint::Rejected { errcode: 610_018, at: at(0) }, Mint::Expired] {
+        for id in ["oOPENID", "oOTHER"] {
+            let mut fan = fan(false);
+            assert!(!fan.register_again(&openid("oOPENID"), Priority::Live));
+            fan.mint = over;
+            assert_eq!(fan.lane(FanStep::Mint), None);
+            assert!(fan.register_again(&openid(id), Priority::Live));
+            assert_eq!((fan.lane(FanStep::Mint), fan.openid), (Some(Priority::Live), openid(id)));
+        }
+    }
+}
+
+#[test]
+fn somebody_imported_who_registers_now_moves_up_and_never_down() {
+    let mut fan = Fan::new(openid("oOPENID"), at(0), true, Priority::Bulk);
+    assert!(!fan.register_again(&openid("oOPENID"), Priority::Live));
+    assert_eq!((fan.mint, fan.existing), (Mint::Queued(Priority::Live), Existing::Due(Priority::Live)));
+    fan.register_again(&openid("oOPENID"), Priority::Bulk);
+    assert_eq!(fan.mint, Mint::Queued(Priority::Live));
+}
+
+/// Walks through a life: every review at its instant, every queued mint answered `late_days` afterwards with what
+/// `answer` gives. Returns all instants at which a pending id was obtained.
+fn live(
+    fan: &mut Fan,
+    until_day: i64,
+    late_days: i64,
+    renew: Renew,
+    answer: impl Fn(i64) -> String,
+) -> Vec<i64> {
+    let mut minted_on = vec![];
+    let (mut now, end) = (at(0), at(until_day));
+    while now < end {
+        let due = [fan.review_at(), fan.lane(FanStep::Mint).map(|_| now.plus_ms(late_days * DAY_MS))];
+        let Some(next) = due.into_iter().flatten().min().filter(|next| *next < end) else { break };
+        now = now.max(next);
+        if fan.review_at().is_some_and(|due| due <= now) {
+            fan.review(now, false, renew);
+            assert!(fan.review_at().is_none_or(|next| next > now), "a review that does not end: {fan:?}");
+        } else {
+            let day = now.as_millis() / DAY_MS;
+            fan.minted(minted(&answer(day), 0).at(now), false);
+            minted_on.push(day);
+        }
+    }
+    minted_on
+}
+
+impl Minted {
+    fn at(mut self, minted_at: Timestamp) -> Self {
+        self.minted_at = minted_at;
+        self
+    }
+}
+
+#[test]
+fn a_fan_is_minted_again_from_day_85_and_the_old_id_joins_until_after_its_end() {
+    let mut fan = fan(false);
+    assert_eq!(live(&mut fan, 84, 0, Renew::All, |day| format!("p{day}")), [0]);
+    assert_eq!((fan.state(at(84)), fan.review_at()), (FanState::Minted, Some(at(85))));
+    fan.review(at(85), false, Renew::All);
+    assert_eq!(fan.lane(FanStep::Mint), Some(Priority::RenewUnlinked));
+    fan.minted(minted("p85", 85), false);
+    let ids = |fan: &Fan| fan.ids.iter().map(|id| id.pending_id.as_str().to_owned()).collect::<Vec<_>>();
+    assert_eq!((ids(&fan), fan.review_at()), (vec!["p0".to_owned(), "p85".to_owned()], Some(at(97))));
+    fan.review(at(97), false, Renew::All);
+    assert_eq!((ids(&fan), fan.review_at()), (vec!["p85".to_owned()], Some(at(170))));
+}
+
+#[test]
+fn two_hundred_days_take_three_mints_and_never_a_gap() {
+    assert_eq!(live(&mut fan(false), 200, 0, Renew::All, |day| format!("p{day}")), [0, 85, 170]);
+}
+
+#[test]
+fn the_same_id_again_is_asked_for_once_more_when_it_has_ended() {
+    // Whether WeCom prolonged it is not known, so both readings are covered.
+    let mut fan = fan(false);
+    assert_eq!(live(&mut fan, 200, 0, Renew::All, |_| "p".to_owned()), [0, 85, 90, 175, 180]);
+    // Where it is known, that call is saved.
+    fan.review(at(265), false, Renew::All);
+    assert_eq!(fan.lane(FanStep::Mint), Some(Priority::RenewUnlinked));
+    fan.minted(minted("p", 265), true);
+    assert_eq!((fan.mint, fan.review_at(), fan.ids.len()), (Mint::Idle, Some(at(350)), 1));
+}
+
+#[test]
+fn who_is_not_renewed_expires_and_is_forgotten_by_the_join_a_week_later() {
+    for (renew, linked) in [(Renew::Never, false), (Renew::Unlinked, true)] {
+        let mut fan = fan(false);
+        fan.minted(minted("p", 0), false);
+        fan.review(at(85), linked, renew);
+        assert_eq!((fan.state(at(85)), fan.lane(FanStep::Mint)), (FanState::Minted, None));
+        fan.review(at(90), linked, renew);
+        assert_eq!((fan.state(at(90)), fan.live, fan.ids.len()), (FanState::Expired, false, 1));
+        fan.review(at(97), linked, renew);
+        assert_eq!((fan.ids.len(), fan.review_at(), fan.state(at(97))), (0, None, FanState::Expired));
+    }
+}
+
+#[test]
+fn who_is_linked_is_renewed_after_those_who_are_not() {
+    let mut fan = fan(false);
+    fan.minted(minted("p", 0), false);
+    fan.review(at(85), true, Renew::All);
+    assert_eq!(fan.lane(FanStep::Mint), Some(Priority::Renew));
+}
+
+#[test]
+fn an_imported_id_joins_at_once_and_is_renewed_in_its_time() {
+    let mut known = fan(true);
+    assert!(known.adopt(Minted::imported(PendingId::new("p").unwrap(), Some(at(10)), at(40)), at(40)));
+    assert_eq!((known.lane(FanStep::Mint), known.review_at()), (None, Some(at(95))));
+    assert!(!known.adopt(minted("p", 10), at(40)), "the same row twice says nothing new");
+    // Of unknown age: neither trusted for long nor minted again at once.
+    let mut unknown = fan(true);
+    assert!(unknown.adopt(Minted::imported(PendingId::new("p").unwrap(), None, at(100)), at(100)));
+    assert_eq!((unknown.lane(FanStep::Mint), unknown.review_at()), (None, Some(at(105))));
+    // Over: as if there were none.
+    let mut over = fan(true);
+    assert!(!over.adopt(minted("p", 10), at(100)));
+    assert_eq!(over.lane(FanStep::Mint), Some(Priority::Live));
+}
+
+proptest! {
+    /// Whatever the answers and however late they come, a life has no review that repeats itself, keeps few ids,
+    /// and has no gap longer than WeCom makes us wait.
+    #[test]
+    fn a_life_goes_on_whatever_wecom_answers(late_days in 0_i64..5, distinct in 1_i64..5, days in 100_i64..1_000) {
+        let mut fan = fan(false);
+        let minted_on = live(&mut fan, days, late_days, Renew::All, |day| format!("p{}", day % distinct));
+        prop_assert!(fan.ids.len() <= IDS_MAX);
+        for pair in minted_on.windows(2) {
+            prop_assert!(pair[1] - pair[0] <= 90 + late_days, "{minted_on:?}");
+        }
+        prop_assert!(i64::try_from(minted_on.len()).unwrap() >= days / (90 + late_days));
+    }
+}

@@ -1,0 +1,47 @@
+//! How many calls have to be under way at once to use a budget.
+
+use super::time::{HOUR_MS, MINUTE_MS};
+
+/// Never more, whatever the round trip; each is a connection.
+const AT_ONCE_MAX: u64 = 1_024;
+
+/// So many calls at once that an hour's limit can be used up in an hour when each takes `round_trip_ms`, with half
+/// again as many to spare; at least `floor`, with which a short round trip uses the hour up sooner.
+#[must_use]
+pub fn calls_at_once(per_hour: u32, round_trip_ms: u64, floor: usize) -> usize {
+    let needed = (u64::from(per_hour) * round_trip_ms * 3).div_ceil(2 * HOUR_MS.unsigned_abs());
+    usize::try_from(needed.min(AT_ONCE_MAX)).map_or(floor, |needed| needed.max(floor))
+}
+
+/// A round trip as seen over the last few calls: an eighth of each new one. One call counts for a minute at most.
+#[must_use]
+pub fn smoothed(before_ms: u64, latest_ms: u64) -> u64 {
+    let latest_ms = latest_ms.min(MINUTE_MS.unsigned_abs());
+    if before_ms == 0 { latest_ms } else { (before_ms * 7 + latest_ms).div_ceil(8) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hourly_quota_is_reachable_at_any_round_trip() {
+        for round_trip_ms in [1, 30, 200, 1_000, 5_000, 10_000] {
+            let at_once = calls_at_once(100_000, round_trip_ms, 8) as u64;
+            let per_hour = at_once * HOUR_MS.unsigned_abs() / round_trip_ms;
+            assert!(per_hour >= 110_000, "{per_hour} at {round_trip_ms} ms");
+        }
+        assert_eq!(calls_at_once(100_000, 30, 32), 32);
+        assert_eq!(calls_at_once(u32::MAX, 60_000, 32), 1_024);
+    }
+
+    #[test]
+    fn a_round_trip_follows_what_is_seen_lately() {
+        let mut seen = smoothed(0, 30);
+        assert_eq!(seen, 30);
+        for _ in 0..40 {
+            seen = smoothed(seen, 2_000);
+        }
+        assert!((1_900..=2_000).contains(&seen), "{seen}");
+    }
+}

@@ -1,0 +1,127 @@
+//! How many fans are where: the sum over all fans of what each one counts for, kept up as they change, so that
+//! nobody has to walk through millions of them to answer.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::fan::{Fan, FanState, FanStep, Mint, Priority};
+
+/// The fans of one app.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Tally {
+    /// All of them.
+    pub registered: u64,
+    /// Never minted yet.
+    pub queued: u64,
+    /// With a pending id within its life.
+    pub minted: u64,
+    /// Whose pending id is over.
+    pub expired: u64,
+    /// Whom WeCom refuses.
+    pub rejected: u64,
+    /// Waiting for a call, by step and priority.
+    lanes: [[u64; 4]; 2],
+    /// Due for renewal, by whole days since the epoch.
+    pub renewals: BTreeMap<i64, u64>,
+}
+
+impl Tally {
+    /// Counts a fan as it is now instead of as it was before.
+    pub fn replace(&mut self, before: Option<&Fan>, after: Option<&Fan>) {
+        if let Some(fan) = before {
+            self.shift(fan, |count| *count = count.saturating_sub(1));
+        }
+        if let Some(fan) = after {
+            self.shift(fan, |count| *count += 1);
+        }
+        self.renewals.retain(|_, count| *count > 0);
+    }
+
+    /// How many wait for this call with this priority.
+    #[must_use]
+    pub const fn waiting(&self, step: FanStep, priority: Priority) -> u64 {
+        self.lanes[step as usize][priority as usize]
+    }
+
+    fn shift(&mut self, fan: &Fan, by_one: impl Fn(&mut u64)) {
+        by_one(&mut self.registered);
+        by_one(match state(fan) {
+            FanState::Queued => &mut self.queued,
+            FanState::Minted => &mut self.minted,
+            FanState::Expired => &mut self.expired,
+            FanState::Rejected => &mut self.rejected,
+        });
+        for step in FanStep::ALL {
+            if let Some(priority) = fan.lane(step) {
+                by_one(&mut self.lanes[step as usize][priority as usize]);
+            }
+        }
+        if let Some(day) = fan.renewal_day() {
+            by_one(self.renewals.entry(day).or_default());
+        }
+    }
+}
+
+impl std::ops::AddAssign<&Self> for Tally {
+    fn add_assign(&mut self, other: &Self) {
+        self.registered += other.registered;
+        self.queued += other.queued;
+        self.minted += other.minted;
+        self.expired += other.expired;
+        self.rejected += other.rejected;
+        for (own, others) in self.lanes.iter_mut().flatten().zip(other.lanes.iter().flatten()) {
+            *own += others;
+        }
+        for (day, count) in &other.renewals {
+            *self.renewals.entry(*day).or_default() += count;
+        }
+    }
+}
+
+/// How far a fan was when last looked at: the count must not depend on when it is taken.
+const fn state(fan: &Fan) -> FanState {
+    match fan.mint {
+        _ if fan.live => FanState::Minted,
+        Mint::Rejected { .. } => FanState::Rejected,
+        Mint::Queued(_) if fan.ids.is_empty() => FanState::Queued,
+        Mint::Queued(_) | Mint::Idle | Mint::UntilEnd | Mint::Expired => FanState::Expired,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::fan::{Minted, Renew};
+    use crate::domain::ids::{Openid, PendingId};
+    use crate::domain::time::{DAY_MS, Timestamp};
+
+    #[test]
+    fn a_tally_is_what_its_fans_count_for_at_every_step_of_their_lives() {
+        let mut tally = Tally::default();
+        let mut fan = Fan::new(Openid::new("oOPENID").unwrap(), Timestamp::EPOCH, true, Priority::Bulk);
+        let mut become_ = |fan: &mut Fan, change: &dyn Fn(&mut Fan)| {
+            let before = (tally.registered > 0).then(|| fan.clone());
+            change(fan);
+            tally.replace(before.as_ref(), Some(fan));
+            let waiting = |step| Priority::ALL.map(|priority| tally.waiting(step, priority));
+            let states = [tally.queued, tally.minted, tally.expired, tally.rejected];
+            assert_eq!(states.iter().sum::<u64>(), 1);
+            (states, waiting(FanStep::Mint), waiting(FanStep::AskExisting), tally.renewals.clone())
+        };
+        let day = |day: i64| Timestamp::from_millis(day * DAY_MS);
+        let due = |on: i64| BTreeMap::from([(on, 1)]);
+        let none = BTreeMap::new();
+        assert_eq!(become_(&mut fan, &|_| {}), ([1, 0, 0, 0], [0, 0, 0, 1], [0; 4], none.clone()));
+        let mint = |fan: &mut Fan| fan.minted(Minted::new(PendingId::new("p").unwrap(), day(0)), false);
+        assert_eq!(become_(&mut fan, &mint), ([0, 1, 0, 0], [0; 4], [0, 0, 0, 1], due(85)));
+        let renew = |fan: &mut Fan| fan.review(day(85), false, Renew::All);
+        assert_eq!(become_(&mut fan, &renew), ([0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], none.clone()));
+        let end = |fan: &mut Fan| fan.review(day(90), false, Renew::All);
+        assert_eq!(become_(&mut fan, &end), ([0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], none.clone()));
+        let reject = |fan: &mut Fan| fan.rejected(610_014, day(91));
+        assert_eq!(become_(&mut fan, &reject), ([0, 0, 0, 1], [0; 4], [0, 0, 0, 1], none));
+        tally.replace(Some(&fan), None);
+        assert_eq!(tally, Tally::default());
+    }
+}

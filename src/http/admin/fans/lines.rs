@@ -1,0 +1,157 @@
+//! A body of any length as lines of bounded length, read as it arrives.
+
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::http::StatusCode;
+use http_body_util::BodyExt;
+
+/// The longest row. Ids are short.
+const LINE_BYTES_MAX: usize = 64 * 1024;
+/// What is read and thrown away after an early answer, so that a sender who is still sending sees it.
+const DRAINED_BYTES_MAX: usize = 64 << 20;
+const DRAINED_WITHIN: Duration = Duration::from_secs(5);
+
+/// The lines of a body that are not blank, numbered from 1.
+pub(super) struct Lines {
+    body: Body,
+    /// The longest pause of the sender.
+    pause_max: Duration,
+    frame: Bytes,
+    line: u64,
+    partial: Vec<u8>,
+    overlong: bool,
+    ended: bool,
+}
+
+/// A line's number and its bytes, or what is wrong with it.
+type Line = (u64, Result<Vec<u8>, String>);
+
+impl Lines {
+    pub(super) fn new(body: Body, pause_max: Duration) -> Self {
+        let (frame, partial) = (Bytes::new(), Vec::new());
+        Self { body, pause_max, frame, line: 0, partial, overlong: false, ended: false }
+    }
+
+    /// The next line; `None` after the last.
+    ///
+    /// # Errors
+    /// The status that says why the body ended early.
+    pub(super) async fn next(&mut self) -> Result<Option<Line>, StatusCode> {
+        loop {
+            if let Some(end) = self.frame.iter().position(|byte| *byte == b'\n') {
+                let rest = self.frame.split_off(end + 1);
+                let part = std::mem::replace(&mut self.frame, rest);
+                self.gather(&part[..end]);
+                if let Some(line) = self.complete() {
+                    return Ok(Some(line));
+                }
+                continue;
+            }
+            let part = std::mem::take(&mut self.frame);
+            self.gather(&part);
+            if self.ended {
+                let last = !self.partial.is_empty() || self.overlong;
+                return Ok(if last { self.complete() } else { None });
+            }
+            match tokio::time::timeout(self.pause_max, self.body.frame()).await {
+                Err(_) => return Err(StatusCode::REQUEST_TIMEOUT),
+                Ok(Some(Err(_))) => return Err(StatusCode::BAD_REQUEST),
+                Ok(Some(Ok(frame))) => self.frame = frame.into_data().unwrap_or_default(),
+                Ok(None) => self.ended = true,
+            }
+        }
+    }
+
+    fn gather(&mut self, part: &[u8]) {
+        if self.partial.len() + part.len() > LINE_BYTES_MAX {
+            self.overlong = true;
+            self.partial = Vec::new();
+        }
+        if !self.overlong {
+            self.partial.extend_from_slice(part);
+        }
+    }
+
+    fn complete(&mut self) -> Option<Line> {
+        self.line += 1;
+        let text = std::mem::take(&mut self.partial);
+        if std::mem::take(&mut self.overlong) {
+            return Some((self.line, Err(format!("longer than {} KiB", LINE_BYTES_MAX / 1024))));
+        }
+        (!text.trim_ascii().is_empty()).then_some((self.line, Ok(text)))
+    }
+
+    /// Reads on for a while without looking.
+    pub(super) async fn drain(&mut self) {
+        let mut drained = 0;
+        let reading = async {
+            while let Some(Ok(frame)) = self.body.frame().await {
+                drained += frame.into_data().map_or(0, |data| data.len());
+                if drained > DRAINED_BYTES_MAX {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(DRAINED_WITHIN, reading).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
+    use hyper::body::Frame;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    async fn all(chunks: Vec<Vec<u8>>) -> Vec<Line> {
+        let body = Body::new(Chunks(chunks.into_iter()));
+        let mut lines = Lines::new(body, Duration::from_secs(1));
+        let mut all = Vec::new();
+        while let Some(line) = lines.next().await.unwrap() {
+            assert!(lines.partial.capacity() <= 2 * LINE_BYTES_MAX);
+            all.push(line);
+        }
+        all
+    }
+
+    /// A body that arrives in these pieces.
+    struct Chunks(std::vec::IntoIter<Vec<u8>>);
+
+    impl hyper::body::Body for Chunks {
+        type Data = Bytes;
+        type Error = std::convert::Infallible;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+            Poll::Ready(self.0.next().map(|chunk| Ok(Frame::data(chunk.into()))))
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn lines_are_the_same_however_the_body_is_cut(text in "[ab\\n\\r ]{0,200}", cut in 1_usize..20) {
+            let chunks: Vec<_> = text.as_bytes().chunks(cut).map(<[u8]>::to_vec).collect();
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let expected: Vec<Line> = (1..)
+                .zip(text.split('\n'))
+                .filter(|(_, line)| !line.trim_ascii().is_empty())
+                .map(|(n, line)| (n, Ok(line.as_bytes().to_vec())))
+                .collect();
+            prop_assert_eq!(runtime.block_on(all(chunks)), expected);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_endless_line_is_rejected_and_the_next_one_read() {
+        let mut chunks = vec![vec![b'x'; 1 << 20]; 64];
+        chunks.push(b"\nnext".to_vec());
+        let lines = all(chunks).await;
+        assert_eq!(lines, [(1, Err("longer than 64 KiB".to_owned())), (2, Ok(b"next".to_vec()))]);
+    }
+}

@@ -1,0 +1,107 @@
+//! The brand's side in `/v1/status`: who waits for which call, what is left of the quota, and what that means.
+
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use super::super::{AdminState, Problem};
+use crate::domain::fan::{FanStep, Priority};
+use crate::domain::forecast::forecast;
+use crate::domain::ids::{AppName, CorpId};
+use crate::domain::quota::{Limits, Share};
+use crate::domain::tally::Tally;
+use crate::domain::time::{SECOND_MS, Timestamp};
+use crate::wecom::Api;
+
+const STEPS: [(FanStep, Api); 2] =
+    [(FanStep::Mint, Api::UnionidToPendingId), (FanStep::AskExisting, Api::UnionidToExternalUserid)];
+
+/// Every queue that is not empty, with the age of its head.
+pub(super) async fn queues(
+    state: &AdminState,
+    tallies: &HashMap<AppName, Tally>,
+    now: Timestamp,
+) -> Result<Vec<Value>, Problem> {
+    let mut queues = Vec::new();
+    for (app, tally) in tallies {
+        for (step, api) in STEPS {
+            for priority in Priority::ALL.into_iter().filter(|priority| tally.waiting(step, *priority) > 0) {
+                let head = state.store.next_fan_due(app, step, &[priority]).await?;
+                queues.push(json!({
+                    "app": app, "api": api.as_str(), "priority": priority.as_str(),
+                    "waiting": tally.waiting(step, priority),
+                    "oldest_age_seconds": head.map(|due_at| now.millis_since(due_at).max(0) / SECOND_MS),
+                }));
+            }
+        }
+    }
+    Ok(queues)
+}
+
+/// What is used and left of each budget, and what is to come.
+pub(super) async fn quotas(
+    state: &AdminState,
+    tallies: &HashMap<AppName, Tally>,
+) -> Result<Vec<Value>, Problem> {
+    let now = state.clock.moment();
+    let mut quotas = Vec::new();
+    for (name, app) in &state.apps {
+        // Apps of one corp share its budget, and so wait for each other.
+        let (limits, fans) = shared(state, &app.corp_id, tallies);
+        for (step, api) in STEPS {
+            let ledger = state.store.ledger(app.corp_id.as_str(), api.as_str()).await?;
+            let used = ledger.used(now);
+            let window = |used: u32, limit: u32| json!({"used": used, "limit": limit, "left": limit.saturating_sub(used)});
+            let mut quota = json!({
+                "app": name, "corp_id": app.corp_id, "api": api.as_str(),
+                "blocked_until": used.blocked_ms.map(|ms| now.wall.plus_ms(ms)),
+                "hour": window(used.hour, limits.per_hour),
+                "day": window(used.day, limits.per_day),
+                "month": window(used.month, limits.per_month),
+                "reserve_percent": app.reserve_percent,
+            });
+            if step == FanStep::Mint {
+                let patient = Share::Without { reserve_percent: app.reserve_percent };
+                let start = now.wall.plus_ms(used.blocked_ms.unwrap_or(0));
+                let to_come = forecast(&fans, &ledger.history(now), limits, patient, start);
+                quota["forecast"] = json!({
+                    "import_done_at": to_come.import_done_at,
+                    "renewals_late_from": to_come.renewals_late_from,
+                });
+            }
+            quotas.push(quota);
+        }
+    }
+    Ok(quotas)
+}
+
+/// Tells the metrics what is used of each budget.
+pub(super) async fn note(state: &AdminState) -> Result<(), Problem> {
+    let now = state.clock.moment();
+    for app in state.apps.values() {
+        let (limits, _) = shared(state, &app.corp_id, &HashMap::new());
+        for (_, api) in STEPS {
+            let used = state.store.ledger(app.corp_id.as_str(), api.as_str()).await?.used(now);
+            for (window, used, limit) in [
+                ("hour", used.hour, limits.per_hour),
+                ("day", used.day, limits.per_day),
+                ("month", used.month, limits.per_month),
+            ] {
+                state.metrics.quota(&app.corp_id, api, window, used, limit);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The budget that the apps of a corp share, and all their fans.
+fn shared(state: &AdminState, corp_id: &CorpId, tallies: &HashMap<AppName, Tally>) -> (Limits, Tally) {
+    let of_corp = state.apps.iter().filter(|(_, app)| app.corp_id == *corp_id);
+    let unlimited = Limits { per_hour: u32::MAX, per_day: u32::MAX, per_month: u32::MAX };
+    of_corp.fold((unlimited, Tally::default()), |(limits, mut fans), (name, app)| {
+        if let Some(tally) = tallies.get(name) {
+            fans += tally;
+        }
+        (limits.and(app.quota), fans)
+    })
+}

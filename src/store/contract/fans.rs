@@ -1,0 +1,291 @@
+//! The brand's side: registered, queued by priority, minted, renewed, expired, found again after a restart.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::fan::{Existing, FanState, Mint, Renew};
+
+async fn the_fan(store: &EmbeddedStore, n: u8) -> Fan {
+    store.fans(&fan_key(n).unionid).await.unwrap().pop().expect("it is registered").1
+}
+
+fn bulk(n: u8) -> NewFan {
+    NewFan { priority: Priority::Bulk, ..new_fan(n) }
+}
+
+fn with_id(n: u8, minted_at: Timestamp) -> NewFan {
+    NewFan { minted: Some(Minted::new(pending(n), minted_at)), ..bulk(n) }
+}
+
+async fn review_all(store: &EmbeddedStore, now: Timestamp) {
+    while store.review_fans(&app(), Renew::All, now).await.unwrap() > 0 {}
+}
+
+async fn fans_are_registered_once_and_worked_on_step_by_step(place: &dyn Place) {
+    let store = place.open();
+    let asking = NewFan { ask_existing: true, ..new_fan(1) };
+    let twice = store.put_fans(vec![asking.clone(), asking.clone()], T0).await.unwrap();
+    assert_eq!(twice, [Registered::New, Registered::Known]);
+    let store = reopen(place, store).await;
+    assert_eq!(store.put_fans(vec![asking], T0).await.unwrap(), [Registered::Known]);
+    let work = lease_fans(&store, FanStep::Mint, T0, 9).await;
+    assert_eq!(work.len(), 1);
+    assert_eq!(lease_fans(&store, FanStep::Mint, T0, 9).await.len(), 0);
+    assert_eq!(lease_fans(&store, FanStep::AskExisting, T0, 9).await.len(), 0);
+    let retry = FanVerdict::Retry { due_at: T0.plus_ms(500), spent: true };
+    store.settle_fans(vec![(work[0].clone(), retry)], T0).await.unwrap();
+    let later = T0.plus_ms(500);
+    assert_eq!(store.next_fan_due(&app(), FanStep::Mint, &Priority::ALL).await, Ok(Some(later)));
+    let work = lease_fans(&store, FanStep::Mint, later, 9).await.pop().unwrap();
+    assert_eq!(work.fan.attempts, 1);
+    let verdict = minted(1, later);
+    store.settle_fans(vec![(work.clone(), verdict.clone()), (work, verdict)], later).await.unwrap();
+    let work = lease_fans(&store, FanStep::AskExisting, later, 9).await.pop().unwrap();
+    let found = FanVerdict::Existing(vec![(corp(1), customer(1)), (corp(2), customer(2))]);
+    store.settle_fans(vec![(work, found)], later).await.unwrap();
+
+    let (key, fan) = store.fans(&fan_key(1).unionid).await.unwrap().pop().unwrap();
+    assert_eq!(key, fan_key(1));
+    assert_eq!(fan.newest().unwrap().expires_at(), later.plus_ms(90 * DAY_MS));
+    assert_eq!(fan.existing, Existing::Asked { at: later, found: 2 });
+    let links = links_of(&store, LinkBy::Unionid(key.unionid)).await;
+    assert_eq!(
+        links.iter().map(|l| l.source).collect::<Vec<_>>(),
+        [crate::domain::link::Source::Existing; 2]
+    );
+    let Tally { registered, queued, minted, .. } = tally(&store).await;
+    assert_eq!((registered, queued, minted), (1, 0, 1));
+}
+
+async fn a_rejected_fan_gets_another_chance_with_another_openid(place: &dyn Place) {
+    let store = place.open();
+    store.put_fans(vec![new_fan(1)], T0).await.unwrap();
+    let work = lease_fans(&store, FanStep::Mint, T0, 1).await.pop().unwrap();
+    store.settle_fans(vec![(work, FanVerdict::Rejected { errcode: 610_018 })], T0).await.unwrap();
+    let Tally { rejected, queued, .. } = tally(&store).await;
+    assert_eq!((rejected, queued), (1, 0));
+    assert_eq!(the_fan(&store, 1).await.mint, Mint::Rejected { errcode: 610_018, at: T0 });
+    let other = NewFan { openid: Openid::new("oANOTHER").unwrap(), ..new_fan(1) };
+    assert_eq!(store.put_fans(vec![other], T0).await.unwrap(), [Registered::Changed]);
+    let Tally { rejected, queued, .. } = tally(&store).await;
+    assert_eq!((rejected, queued), (0, 1));
+    assert_eq!(lease_fans(&store, FanStep::Mint, T0, 1).await.len(), 1);
+}
+
+async fn who_registers_now_goes_before_who_was_imported(place: &dyn Place) {
+    let store = place.open();
+    store.put_fans((0..200).map(bulk).collect(), T0).await.unwrap();
+    store.put_fans(vec![new_fan(250)], T0.plus_ms(1)).await.unwrap();
+    // Somebody out of the import registers now: moves up, and leaves an empty place behind.
+    assert_eq!(store.put_fans(vec![new_fan(7)], T0.plus_ms(2)).await.unwrap(), [Registered::Known]);
+    let store = reopen(place, store).await;
+    let waiting = tally(&store).await;
+    assert_eq!(waiting.waiting(FanStep::Mint, Priority::Live), 2);
+    assert_eq!(waiting.waiting(FanStep::Mint, Priority::Bulk), 199);
+    let now = T0.plus_ms(3);
+    let work = lease_fans(&store, FanStep::Mint, now, 10).await;
+    let keys: Vec<_> = work.iter().map(|work| work.key.clone()).collect();
+    let expected = [250, 7, 0, 1, 2, 3, 4, 5, 6, 8].map(fan_key);
+    assert_eq!(keys, expected);
+    assert_eq!(store.next_fan_due(&app(), FanStep::Mint, Priority::URGENT).await, Ok(None));
+    let rest = store.lease_fans(&app(), FanStep::Mint, Priority::PATIENT, now, 500).await.unwrap();
+    assert_eq!(rest.len(), 191);
+    let all = work.into_iter().chain(rest).map(|work| (work, FanVerdict::Rejected { errcode: 1 }));
+    store.settle_fans(all.collect(), now).await.unwrap();
+    // Whoever comes across the empty place clears it away.
+    assert_eq!(lease_fans(&store, FanStep::Mint, now, 1).await, []);
+    assert_eq!(store.next_fan_due(&app(), FanStep::Mint, &Priority::ALL).await, Ok(None), "nothing is left");
+}
+
+async fn a_fan_put_back_in_its_place_is_the_first_again(place: &dyn Place) {
+    let store = place.open();
+    store.put_fans((1..=3).map(bulk).collect(), T0).await.unwrap();
+    let work = lease_fans(&store, FanStep::Mint, T0, 1).await.pop().unwrap();
+    let again = FanVerdict::Retry { due_at: work.place.due_at, spent: false };
+    store.settle_fans(vec![(work, again)], T0).await.unwrap();
+    assert_eq!(lease_fans(&store, FanStep::Mint, T0, 1).await[0].key, fan_key(1));
+}
+
+async fn an_imported_pending_id_is_not_minted_again_and_meets_who_waits(place: &dyn Place) {
+    let store = place.open();
+    store.append(added(1, 1)).await.unwrap();
+    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    let minted_at = T0.plus_ms(-10 * DAY_MS);
+    let registered = store.put_fans(vec![with_id(1, minted_at), with_id(2, minted_at)], T0).await.unwrap();
+    assert_eq!(registered, [Registered::New; 2]);
+    assert_eq!(store.put_fans(vec![with_id(2, minted_at)], T0).await.unwrap(), [Registered::Known]);
+    assert_eq!(lease_fans(&store, FanStep::Mint, T0, 9).await, []);
+    assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 1);
+    let store = reopen(place, store).await;
+    // The other way round, and found again after the restart.
+    store.append(added(2, 1)).await.unwrap();
+    work_off(&store, T0, Verdict::Resolved(pending(2))).await;
+    assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(2).unionid)).await.len(), 1);
+    // Somebody who waited to be minted waits no longer.
+    store.put_fans(vec![bulk(3)], T0).await.unwrap();
+    assert_eq!(store.put_fans(vec![with_id(3, minted_at)], T0).await.unwrap(), [Registered::Changed]);
+    assert_eq!(lease_fans(&store, FanStep::Mint, T0, 9).await, []);
+    assert_eq!(tally(&store).await.minted, 3);
+}
+
+async fn two_hundred_days_of_a_fan(place: &dyn Place) {
+    let store = place.open();
+    mint(&store, 1, 1, T0).await;
+    let day = |n: i64| T0.plus_ms(n * DAY_MS);
+    review_all(&store, day(84)).await;
+    assert_eq!(lease_fans(&store, FanStep::Mint, day(84), 9).await, []);
+    let store = reopen(place, store).await;
+    // Renewed, and the old pending id joins until after its end.
+    review_all(&store, day(86)).await;
+    let waiting = tally(&store).await;
+    assert_eq!((waiting.minted, waiting.waiting(FanStep::Mint, Priority::RenewUnlinked)), (1, 1));
+    let work = lease_fans(&store, FanStep::Mint, day(86), 9).await.pop().unwrap();
+    assert_eq!(work.priority, Priority::RenewUnlinked);
+    store.settle_fans(vec![(work, minted(2, day(86)))], day(86)).await.unwrap();
+    for (n, pending_id, on) in [(1, 1, 89), (2, 2, 89), (3, 2, 120)] {
+        store.append(Arrival { received_at: day(on), ..added(n, 1) }).await.unwrap();
+        work_off(&store, day(on), Verdict::Resolved(pending(pending_id))).await;
+    }
+    let links = links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await;
+    assert_eq!(links.len(), 3);
+    // The first is forgotten: it belongs to nobody any more.
+    review_all(&store, day(98)).await;
+    let store = reopen(place, store).await;
+    let ids: Vec<_> = the_fan(&store, 1).await.ids.into_iter().map(|id| id.pending_id).collect();
+    assert_eq!(ids, [pending(2)]);
+    store.append(Arrival { received_at: day(121), ..added(4, 1) }).await.unwrap();
+    work_off(&store, day(121), Verdict::Resolved(pending(1))).await;
+    assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 3);
+    // Linked now, so renewed after those who are not; and when nobody gets to it, over.
+    review_all(&store, day(172)).await;
+    let waiting = tally(&store).await;
+    assert_eq!((waiting.minted, waiting.waiting(FanStep::Mint, Priority::Renew)), (1, 1));
+    review_all(&store, day(177)).await;
+    assert_eq!((tally(&store).await.minted, tally(&store).await.expired), (0, 1));
+    assert_eq!(the_fan(&store, 1).await.state(day(177)), FanState::Expired);
+    let work = lease_fans(&store, FanStep::Mint, day(200), 9).await.pop().unwrap();
+    store.settle_fans(vec![(work, minted(3, day(200)))], day(200)).await.unwrap();
+    assert_eq!(tally(&store).await.minted, 1);
+}
+
+async fn a_great_many_reviews_of_one_instant_are_all_made(place: &dyn Place) {
+    let store = place.open();
+    store.put_fans((0..250).map(|n| with_id(n, T0)).collect(), T0).await.unwrap();
+    let store = reopen(place, store).await;
+    let due = T0.plus_ms(86 * DAY_MS);
+    assert_eq!(tally(&store).await.renewals.values().sum::<u64>(), 250);
+    review_all(&store, due).await;
+    let waiting = tally(&store).await;
+    assert_eq!(waiting.waiting(FanStep::Mint, Priority::RenewUnlinked), 250);
+    assert_eq!(waiting.renewals, BTreeMap::new());
+    assert_eq!(lease_fans(&store, FanStep::Mint, due, 500).await.len(), 250);
+}
+
+contract!(
+    fans_are_registered_once_and_worked_on_step_by_step,
+    a_rejected_fan_gets_another_chance_with_another_openid,
+    who_registers_now_goes_before_who_was_imported,
+    a_fan_put_back_in_its_place_is_the_first_again,
+    an_imported_pending_id_is_not_minted_again_and_meets_who_waits,
+    two_hundred_days_of_a_fan,
+    a_great_many_reviews_of_one_instant_are_all_made,
+);
+
+/// What happens to the brand's side.
+#[derive(Debug, Clone)]
+enum Step {
+    Register(u8, Priority),
+    Import(u8, u8, i64),
+    Work(FanStep, usize, u8),
+    Pass(i64),
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let priority = prop_oneof![Just(Priority::Live), Just(Priority::Bulk)];
+    let one = prop_oneof![
+        4 => (0_u8..40, priority).prop_map(|(n, priority)| Step::Register(n, priority)),
+        2 => (0_u8..40, 0_u8..80, 0_i64..95).prop_map(|(n, id, age)| Step::Import(n, id, age)),
+        6 => (prop_oneof![Just(FanStep::Mint), Just(FanStep::AskExisting)], 1_usize..20, any::<u8>())
+            .prop_map(|(step, limit, answer)| Step::Work(step, limit, answer)),
+        3 => (0_i64..40).prop_map(Step::Pass),
+        1 => Just(Step::Restart),
+    ];
+    proptest::collection::vec(one, 0..60)
+}
+
+/// Lives through the steps; whatever they are, books, queues and timeline agree with the fans themselves.
+async fn live(steps: Vec<Step>) {
+    let place = Memory::default();
+    let (mut store, mut now) = (place.open(), T0);
+    for step in steps {
+        match step {
+            Step::Register(n, priority) => {
+                let fan = NewFan { ask_existing: n % 2 == 0, priority, ..new_fan(n) };
+                store.put_fans(vec![fan], now).await.unwrap();
+            }
+            Step::Import(n, id, age) => {
+                let minted = Minted::new(pending(id), now.plus_ms(-age * DAY_MS));
+                store.put_fans(vec![NewFan { minted: Some(minted), ..bulk(n) }], now).await.unwrap();
+            }
+            Step::Work(step, limit, answer) => {
+                for work in lease_fans(&store, step, now, limit).await {
+                    let verdict = match (answer % 5, step) {
+                        (0, _) => FanVerdict::Rejected { errcode: 610_014 },
+                        (1, _) => FanVerdict::Retry { due_at: now.plus_ms(DAY_MS), spent: true },
+                        (2, _) => FanVerdict::Retry { due_at: work.place.due_at, spent: false },
+                        (_, FanStep::Mint) => minted(answer, now),
+                        (_, FanStep::AskExisting) => FanVerdict::Existing(vec![(corp(1), customer(answer))]),
+                    };
+                    store.settle_fans(vec![(work, verdict)], now).await.unwrap();
+                }
+            }
+            Step::Pass(days) => {
+                now = now.plus_ms(days * DAY_MS);
+                review_all(&store, now.plus_ms(MINUTE_MS)).await;
+            }
+            Step::Restart => store = reopen(&place, store).await,
+        }
+    }
+    let (mut counted, mut wanted) = (Tally::default(), BTreeMap::<_, u64>::new());
+    for n in 0..40 {
+        for (_, fan) in store.fans(&fan_key(n).unionid).await.unwrap() {
+            counted.replace(None, Some(&fan));
+            for step in FanStep::ALL {
+                *wanted.entry((step, fan.lane(step))).or_default() += u64::from(fan.lane(step).is_some());
+            }
+        }
+    }
+    assert_eq!(tally(&store).await, counted, "the books say something else");
+    // Everybody who waits is found in the queue, once.
+    let late = now.plus_ms(2 * DAY_MS);
+    for step in FanStep::ALL {
+        for priority in Priority::ALL {
+            let leased = store.lease_fans(&app(), step, &[priority], late, 1_000).await.unwrap();
+            let wanted = wanted.get(&(step, Some(priority))).copied().unwrap_or(0);
+            assert_eq!(leased.len() as u64, wanted, "{step:?} {priority:?}");
+        }
+    }
+    // And whoever has a pending id now is on the timeline: two hundred days on, all of them are over or wait.
+    let end = now.plus_ms(200 * DAY_MS);
+    review_all(&store, end).await;
+    let over = tally(&store).await;
+    assert_eq!((over.minted, over.renewals.len()), (0, 0), "somebody was forgotten");
+    for n in 0..40 {
+        for (_, fan) in store.fans(&fan_key(n).unionid).await.unwrap() {
+            assert!(fan.ids.is_empty() && fan.review_at().is_none(), "{fan:?}");
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(150))]
+
+    #[test]
+    fn books_queues_and_timeline_agree_with_the_fans_after_any_history(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(live(steps));
+    }
+}

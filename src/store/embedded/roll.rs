@@ -1,0 +1,267 @@
+//! The roll of fans: sixteen to a sheet, in the order they came.
+//!
+//! A brand has up to 22.5 million live fans, each found in two ways: by unionid, and by pending id. What that
+//! costs is decided by sled, which pays memory per page (a page holds at most sixteen records of whatever size, and
+//! keeps some 500 bytes about it for ever) and disk per write (an update appends the whole record, every tenth
+//! rewrites its page, a full page is rewritten to be split, and a segment is not cleaned before half of it is
+//! dead). What was tried, as bytes on disk for each fan of about 100 bytes and one pending id:
+//!
+//! | layout | fans loaded | disk | resident |
+//! | --- | --- | --- | --- |
+//! | one record per fan, one per pending id, under random keys | 1.5 million | 580 and rising | 450, most of it for ever |
+//! | five fans, ten pending ids to a record, found by hash | 3.5 million | 890 and rising | 340 MiB in all |
+//! | two fans, four pending ids to a record, found by hash | 4.5 million | 580 and rising | 230 MiB in all |
+//! | fans in the order they came, both indexes in sled by hash | 1.5 million | 580 | 340 MiB in all |
+//!
+//! Random keys are what costs, however they are packed. So none are left: fans are appended, sixteen to a sheet,
+//! which is what sled does best, and are found through an [`Index`](super::index) in memory, read from the
+//! sheets when the store is opened. `benches/fans.rs` measures what that takes.
+//!
+//! Ids that are base64url, as WeCom's are, take three quarters of their text.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::{Deserialize, Serialize};
+
+use super::super::StoreError;
+use super::index::Clue;
+use super::keys;
+use super::records::Record;
+use super::txn::Txn;
+use crate::domain::fan::{Existing, Fan, Mint, Minted};
+use crate::domain::ids::{AppName, FanKey, Openid, PendingId, Unionid};
+use crate::domain::join::FanAtMeeting;
+use crate::domain::time::Timestamp;
+
+/// A fan's place on the roll; never given to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct FanNumber(pub(super) u32);
+
+const SHEET_FANS: u32 = 16;
+
+impl FanNumber {
+    pub(super) const fn first_on(sheet: u32) -> Self {
+        Self(sheet * SHEET_FANS)
+    }
+
+    /// The next line of the same sheet.
+    pub(super) const fn next_on_sheet(self) -> Option<Self> {
+        let next = self.0 + 1;
+        if next.is_multiple_of(SHEET_FANS) { None } else { Some(Self(next)) }
+    }
+
+    const fn sheet(self) -> u32 {
+        self.0 / SHEET_FANS
+    }
+
+    const fn line(self) -> usize {
+        (self.0 % SHEET_FANS) as usize
+    }
+}
+
+/// Fans of one app.
+#[derive(Serialize, Deserialize)]
+pub(super) struct Sheet {
+    app: AppName,
+    fans: Vec<Option<StoredFan>>,
+}
+
+impl Record for Sheet {}
+
+#[derive(Serialize, Deserialize)]
+struct StoredFan {
+    unionid: PackedId,
+    openid: PackedId,
+    registered_at: Timestamp,
+    ids: Vec<(PackedId, Timestamp)>,
+    live: bool,
+    mint: Mint,
+    existing: Existing,
+    attempts: u32,
+}
+
+/// Reads records and looks into the index, inside of a transaction or beside all of them.
+pub(super) trait Read {
+    fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError>;
+    /// The fans that may be meant; few, and usually the one.
+    fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber>;
+}
+
+/// A fan with who it is and where.
+pub(super) struct Entry {
+    pub(super) number: FanNumber,
+    pub(super) key: FanKey,
+    pub(super) fan: Fan,
+}
+
+/// The fan of this number.
+pub(super) fn fan_at(read: &impl Read, number: FanNumber) -> Result<Option<Entry>, StoreError> {
+    let Some(sheet) = read.record::<Sheet>(&keys::sheet(number.sheet()))? else { return Ok(None) };
+    let Sheet { app, fans } = sheet;
+    let Some(stored) = fans.into_iter().nth(number.line()).flatten() else { return Ok(None) };
+    let (unionid, fan) = stored.unpack()?;
+    Ok(Some(Entry { number, key: FanKey { app, unionid }, fan }))
+}
+
+/// A fan in every app that knows it.
+pub(super) fn fans_of(read: &impl Read, unionid: &Unionid) -> Result<Vec<Entry>, StoreError> {
+    let mut found = Vec::new();
+    for number in read.candidates(&Clue::Unionid(unionid)) {
+        found.extend(fan_at(read, number)?.filter(|entry| entry.key.unionid == *unionid));
+    }
+    found.sort_by(|a, b| a.key.app.cmp(&b.key.app));
+    Ok(found)
+}
+
+/// One fan.
+pub(super) fn fan(read: &impl Read, key: &FanKey) -> Result<Option<Entry>, StoreError> {
+    Ok(fans_of(read, &key.unionid)?.into_iter().find(|entry| entry.key.app == key.app))
+}
+
+/// The fan that has this pending id; the one minted last, should there be several.
+pub(super) fn fan_with(
+    read: &impl Read,
+    app: &AppName,
+    pending_id: &PendingId,
+) -> Result<Option<FanAtMeeting>, StoreError> {
+    let mut newest = None;
+    for number in read.candidates(&Clue::PendingId(pending_id)) {
+        let Some(Entry { key, fan, .. }) = fan_at(read, number)? else { continue };
+        let minted = fan.ids.iter().find(|id| id.pending_id == *pending_id && key.app == *app);
+        let at_meeting = minted.map(|id| FanAtMeeting { minted_at: id.minted_at, unionid: key.unionid });
+        newest = newest.max(at_meeting);
+    }
+    Ok(newest)
+}
+
+/// Writes a fan at its number, and keeps the index in step.
+pub(super) fn write(
+    txn: &mut Txn<'_>,
+    number: FanNumber,
+    key: &FanKey,
+    before: Option<&Fan>,
+    after: &Fan,
+) -> Result<(), StoreError> {
+    let sheet_key = keys::sheet(number.sheet());
+    let mut sheet = match txn.get::<Sheet>(&sheet_key)? {
+        Some(sheet) => sheet,
+        None => Sheet { app: key.app.clone(), fans: Vec::new() },
+    };
+    if sheet.fans.len() <= number.line() {
+        sheet.fans.resize_with(number.line() + 1, || None);
+    }
+    if let Some(line) = sheet.fans.get_mut(number.line()) {
+        *line = Some(StoredFan::pack(&key.unionid, after));
+    }
+    if before.is_none() {
+        txn.index(&Clue::Unionid(&key.unionid), number, true);
+    }
+    let old = before.map_or(&[][..], |fan| &fan.ids);
+    let has = |ids: &[Minted], id: &Minted| ids.iter().any(|other| other.pending_id == id.pending_id);
+    for id in old.iter().filter(|id| !has(&after.ids, id)) {
+        txn.index(&Clue::PendingId(&id.pending_id), number, false);
+    }
+    for id in after.ids.iter().filter(|id| !has(old, id)) {
+        txn.index(&Clue::PendingId(&id.pending_id), number, true);
+    }
+    txn.put(sheet_key, &sheet)
+}
+
+impl Sheet {
+    /// What the index has to know of a sheet.
+    pub(super) fn for_each_clue(
+        self,
+        sheet: u32,
+        mut add: impl FnMut(&Clue<'_>, FanNumber),
+    ) -> Result<(), StoreError> {
+        for (line, stored) in (0..).zip(self.fans) {
+            let Some(stored) = stored else { continue };
+            let number = FanNumber(FanNumber::first_on(sheet).0 + line);
+            let (unionid, fan) = stored.unpack()?;
+            add(&Clue::Unionid(&unionid), number);
+            fan.ids.iter().for_each(|id| add(&Clue::PendingId(&id.pending_id), number));
+        }
+        Ok(())
+    }
+}
+
+/// An id as stored: the bytes it stands for where it is base64url, else its text.
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum PackedId {
+    Text(String),
+    Base64(Vec<u8>),
+}
+
+impl PackedId {
+    fn of(id: &str) -> Self {
+        match URL_SAFE_NO_PAD.decode(id) {
+            // Only if nothing is lost on the way.
+            Ok(bytes) if URL_SAFE_NO_PAD.encode(&bytes) == id => Self::Base64(bytes),
+            _ => Self::Text(id.to_owned()),
+        }
+    }
+
+    fn unpack<T, E: std::fmt::Display>(
+        self,
+        parse: impl Fn(String) -> Result<T, E>,
+    ) -> Result<T, StoreError> {
+        let text = match self {
+            Self::Text(text) => text,
+            Self::Base64(bytes) => URL_SAFE_NO_PAD.encode(bytes),
+        };
+        parse(text).map_err(|e| StoreError::Damaged(e.to_string()))
+    }
+}
+
+impl StoredFan {
+    fn pack(unionid: &Unionid, fan: &Fan) -> Self {
+        let Fan { openid, registered_at, ids, live, mint, existing, attempts } = fan;
+        Self {
+            unionid: PackedId::of(unionid.as_str()),
+            openid: PackedId::of(openid.as_str()),
+            registered_at: *registered_at,
+            ids: ids.iter().map(|id| (PackedId::of(id.pending_id.as_str()), id.minted_at)).collect(),
+            live: *live,
+            mint: *mint,
+            existing: *existing,
+            attempts: *attempts,
+        }
+    }
+
+    fn unpack(self) -> Result<(Unionid, Fan), StoreError> {
+        let Self { unionid, openid, registered_at, ids, live, mint, existing, attempts } = self;
+        let minted = |(id, minted_at): (PackedId, Timestamp)| {
+            id.unpack(PendingId::new).map(|pending_id| Minted::new(pending_id, minted_at))
+        };
+        let fan = Fan {
+            openid: openid.unpack(Openid::new)?,
+            registered_at,
+            ids: ids.into_iter().map(minted).collect::<Result<_, _>>()?,
+            live,
+            mint,
+            existing,
+            attempts,
+        };
+        Ok((unionid.unpack(Unionid::new)?, fan))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn any_id_comes_back_as_it_was(id in "[A-Za-z0-9_=+/-]{1,64}") {
+            let back = PackedId::of(&id).unpack(Unionid::new).unwrap();
+            prop_assert_eq!(back.as_str(), id);
+        }
+    }
+
+    #[test]
+    fn wecoms_ids_take_three_quarters_of_their_text() {
+        let packed = postcard::to_stdvec(&PackedId::of("oqsZYKZsnL2zl2L6dbDqJNCAOcDk")).unwrap();
+        assert_eq!(packed.len(), 2 + 21);
+    }
+}

@@ -1,0 +1,41 @@
+//! Does what time does to fans: pending ids fall due for renewal, end, and are forgotten.
+
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{Activation, Context};
+
+/// Runs until `stop`.
+pub async fn run(context: Context, stop: CancellationToken) {
+    super::run(&Notify::new(), stop, Reviews(context)).await;
+}
+
+struct Reviews(Context);
+
+impl Activation for Reviews {
+    async fn activate(&mut self) -> Duration {
+        // Enough for 22.5 million fans that fall due on one day, in steps that let others write between them.
+        const STEPS_MAX: usize = 32;
+        let Context { store, apps, wake, .. } = &self.0;
+        let now = self.0.now();
+        let mut more = false;
+        for (app, rules) in &**apps {
+            for step in 0..STEPS_MAX {
+                match store.review_fans(app, rules.mint.renew, now).await {
+                    Ok(0) => break,
+                    Ok(_) => {
+                        wake.fans.notify_one();
+                        more |= step + 1 == STEPS_MAX;
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "fans that are due were not looked at");
+                        break;
+                    }
+                }
+            }
+        }
+        if more { Duration::ZERO } else { super::LOOK_EVERY }
+    }
+}
