@@ -2,6 +2,7 @@
 
 mod check;
 mod demo;
+mod fans;
 mod serve;
 mod simulate;
 
@@ -34,6 +35,8 @@ enum Command {
     Serve(ConfigFile),
     /// Check the configuration and print it without its secrets
     Check(check::Check),
+    /// Work with fans: import them from a file
+    Fans(fans::Fans),
     /// Run the simulated WeCom platform alone, to develop against
     Simulate(simulate::Simulate),
 }
@@ -59,6 +62,7 @@ pub fn main() -> ExitCode {
                     Command::Demo(demo) => Box::pin(demo.run()).await,
                     Command::Serve(file) => Box::pin(serve::run(&file.path)).await,
                     Command::Check(check) => check.run(),
+                    Command::Fans(fans) => Box::pin(fans.run()).await,
                     Command::Simulate(simulate) => Box::pin(simulate.run()).await,
                 }
             });

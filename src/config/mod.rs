@@ -3,6 +3,7 @@
 //! The file `config/default.toml` documents every key and is part of the binary; a test proves that it says what
 //! the code does. This is the only module that reads the environment.
 
+mod admin;
 mod reader;
 mod secret;
 mod sections;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml::Table;
 
+pub use admin::{AdminAccess, load_admin};
 pub use reader::Problem;
 use reader::Section;
 pub use secret::Secret;
@@ -308,16 +310,19 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigErro
 /// # Errors
 /// As [`load`].
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Config, ConfigError> {
-    let table: Table = text.parse().map_err(|error: toml::de::Error| {
-        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
-        let (line, reason) = (before.matches('\n').count() + 1, error.message().to_owned());
-        ConfigError::Syntax { path: path.to_owned(), line, reason }
-    })?;
-    let (config, problems) = check(table, environment);
+    let (config, problems) = check(table(text, path)?, environment);
     match config {
         Some(config) if problems.is_empty() => Ok(config),
         _ => Err(ConfigError::Problems { path: path.to_owned(), problems }),
     }
+}
+
+fn table(text: &str, path: &Path) -> Result<Table, ConfigError> {
+    text.parse().map_err(|error: toml::de::Error| {
+        let before = error.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+        let (line, reason) = (before.matches('\n').count() + 1, error.message().to_owned());
+        ConfigError::Syntax { path: path.to_owned(), line, reason }
+    })
 }
 
 fn check(table: Table, environment: &Environment) -> (Option<Config>, Vec<Problem>) {

@@ -154,7 +154,10 @@ async fn status_and_metrics_tell_the_same_story() {
     world.add(0, &fans[0], "zhangsan").await;
     world.linked(&fans[0], 1).await;
     let status = world.until("/v1/status", |s| s["calls"]["unionid_to_external_userid"] == 3).await;
-    assert_eq!(status["fans"], json!({"registered": 3, "queued": 0, "minted": 3, "expired": 0, "rejected": 0}));
+    assert_eq!(
+        status["fans"],
+        json!({"registered": 3, "queued": 0, "minted": 3, "expired": 0, "rejected": 0})
+    );
     assert_eq!(
         (&status["links"], &status["ready"], &status["paused"]),
         (&json!(1), &json!(true), &json!([]))

@@ -12,14 +12,23 @@ use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
 
-use super::roll::FanNumber;
-use crate::domain::ids::{PendingId, Unionid};
+use super::roll::{FanNumber, PackedRef};
 
 /// What a fan is looked for by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Clue<'a> {
-    Unionid(&'a Unionid),
-    PendingId(&'a PendingId),
+pub(super) struct Clue<'a> {
+    is_pending_id: bool,
+    id: PackedRef<'a>,
+}
+
+impl<'a> Clue<'a> {
+    pub(super) const fn unionid(id: PackedRef<'a>) -> Self {
+        Self { is_pending_id: false, id }
+    }
+
+    pub(super) const fn pending_id(id: PackedRef<'a>) -> Self {
+        Self { is_pending_id: true, id }
+    }
 }
 
 /// A clue's hash: its shard, and what is kept of it.
@@ -90,15 +99,16 @@ mod tests {
             steps in proptest::collection::vec((0_u8..30, 0_u32..4, any::<bool>()), 0..300)
         ) {
             let (mut index, mut plain) = (Index::default(), BTreeMap::<u8, BTreeSet<u32>>::new());
-            let ids: Vec<_> = (0..30).map(|n| Unionid::new(format!("oFAN{n}")).unwrap()).collect();
+            let ids: Vec<_> = (0..30).map(|n| format!("oFAN{n}")).collect();
+            let clue = |id: u8| Clue::unionid(PackedRef::Text(&ids[usize::from(id)]));
             for (id, fan, leads) in steps {
-                let print = index.print(&Clue::Unionid(&ids[usize::from(id)]));
+                let print = index.print(&clue(id));
                 index.set(print, FanNumber(fan), leads);
                 let fans = plain.entry(id).or_default();
                 if leads { fans.insert(fan) } else { fans.remove(&fan) };
             }
             for (id, fans) in plain {
-                let print = index.print(&Clue::Unionid(&ids[usize::from(id)]));
+                let print = index.print(&clue(id));
                 prop_assert_eq!(index.find(print).into_iter().map(|fan| fan.0).collect::<BTreeSet<_>>(), fans);
             }
         }

@@ -44,7 +44,7 @@ use engine::{Engine, Memory};
 use index::{Clue, Index};
 use queues::Waiting;
 use records::{Record, decode};
-use roll::{Entry, FanNumber, Read, Sheet};
+use roll::{Clues, Entry, FanNumber, Read};
 pub use sled_engine::OpenError;
 use sled_engine::{SledEngine, panic_text};
 use transactions::lease_key;
@@ -367,14 +367,14 @@ fn read_index(
             return Err(StoreError::Closed);
         }
         let (key, value) = row.map_err(failed)?;
-        let sheet = decode::<Sheet>(&key, &value).and_then(|sheet| {
-            let number = keys::sheet_number(&key)?;
-            sheet.for_each_clue(number, |clue, fan| {
+        let read = keys::sheet_number(&key).and_then(|number| {
+            Clues::read(&key, &value)?.for_each(number, |clue, fan| {
                 let print = index.print(clue);
                 index.set(print, fan, true);
-            })
+            });
+            Ok(())
         });
-        match sheet {
+        match read {
             Err(StoreError::Damaged(reason)) => {
                 tracing::error!(reason, "sixteen fans cannot be read; they are left alone");
                 damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(key);

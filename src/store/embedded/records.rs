@@ -4,8 +4,8 @@
 //! value that turns up in another's place is noticed too. The body is postcard: compact, and as stable as the
 //! order of the fields. A record whose fields change gets a new version and a conversion here.
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 
@@ -24,6 +24,14 @@ pub(super) fn encode<R: Record>(key: &[u8], record: &R) -> Result<Vec<u8>, Store
 }
 
 pub(super) fn decode<R: Record>(key: &[u8], bytes: &[u8]) -> Result<R, StoreError> {
+    decode_as::<R, R>(key, bytes)
+}
+
+/// Reads a record of type `R` as something with the same fields, which may borrow from it.
+pub(super) fn decode_as<'a, R: Record, T: Deserialize<'a>>(
+    key: &[u8],
+    bytes: &'a [u8],
+) -> Result<T, StoreError> {
     let damaged = |what: &str| {
         let kind = key.first().copied().unwrap_or_default() as char;
         StoreError::Damaged(format!("{what} in a record of kind {kind:?}"))

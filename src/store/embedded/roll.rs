@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::super::StoreError;
 use super::index::Clue;
 use super::keys;
-use super::records::Record;
+use super::records::{Record, decode_as};
 use super::txn::Txn;
 use crate::domain::fan::{Existing, Fan, Mint, Minted};
 use crate::domain::ids::{AppName, FanKey, Openid, PendingId, Unionid};
@@ -106,7 +106,8 @@ pub(super) fn fan_at(read: &impl Read, number: FanNumber) -> Result<Option<Entry
 /// A fan in every app that knows it.
 pub(super) fn fans_of(read: &impl Read, unionid: &Unionid) -> Result<Vec<Entry>, StoreError> {
     let mut found = Vec::new();
-    for number in read.candidates(&Clue::Unionid(unionid)) {
+    let packed = PackedId::of(unionid.as_str());
+    for number in read.candidates(&Clue::unionid(packed.borrowed())) {
         found.extend(fan_at(read, number)?.filter(|entry| entry.key.unionid == *unionid));
     }
     found.sort_by(|a, b| a.key.app.cmp(&b.key.app));
@@ -125,7 +126,8 @@ pub(super) fn fan_with(
     pending_id: &PendingId,
 ) -> Result<Option<FanAtMeeting>, StoreError> {
     let mut newest = None;
-    for number in read.candidates(&Clue::PendingId(pending_id)) {
+    let packed = PackedId::of(pending_id.as_str());
+    for number in read.candidates(&Clue::pending_id(packed.borrowed())) {
         let Some(Entry { key, fan, .. }) = fan_at(read, number)? else { continue };
         let minted = fan.ids.iter().find(|id| id.pending_id == *pending_id && key.app == *app);
         let at_meeting = minted.map(|id| FanAtMeeting { minted_at: id.minted_at, unionid: key.unionid });
@@ -154,46 +156,81 @@ pub(super) fn write(
         *line = Some(StoredFan::pack(&key.unionid, after));
     }
     if before.is_none() {
-        txn.index(&Clue::Unionid(&key.unionid), number, true);
+        txn.index(&Clue::unionid(PackedId::of(key.unionid.as_str()).borrowed()), number, true);
     }
     let old = before.map_or(&[][..], |fan| &fan.ids);
     let has = |ids: &[Minted], id: &Minted| ids.iter().any(|other| other.pending_id == id.pending_id);
     for id in old.iter().filter(|id| !has(&after.ids, id)) {
-        txn.index(&Clue::PendingId(&id.pending_id), number, false);
+        txn.index(&Clue::pending_id(PackedId::of(id.pending_id.as_str()).borrowed()), number, false);
     }
     for id in after.ids.iter().filter(|id| !has(old, id)) {
-        txn.index(&Clue::PendingId(&id.pending_id), number, true);
+        txn.index(&Clue::pending_id(PackedId::of(id.pending_id.as_str()).borrowed()), number, true);
     }
     txn.put(sheet_key, &sheet)
 }
 
-impl Sheet {
-    /// What the index has to know of a sheet.
-    pub(super) fn for_each_clue(
-        self,
-        sheet: u32,
-        mut add: impl FnMut(&Clue<'_>, FanNumber),
-    ) -> Result<(), StoreError> {
-        for (line, stored) in (0..).zip(self.fans) {
-            let Some(stored) = stored else { continue };
-            let number = FanNumber(FanNumber::first_on(sheet).0 + line);
-            let (unionid, fan) = stored.unpack()?;
-            add(&Clue::Unionid(&unionid), number);
-            fan.ids.iter().for_each(|id| add(&Clue::PendingId(&id.pending_id), number));
+/// A sheet as far as the index has to know it, read without a copy: there are millions when the store is opened.
+#[derive(Deserialize)]
+pub(super) struct Clues<'a> {
+    #[serde(borrow)]
+    _app: &'a str,
+    #[serde(borrow)]
+    fans: Vec<Option<CluesOfFan<'a>>>,
+}
+
+/// The fields of a [`StoredFan`], in its order.
+#[derive(Deserialize)]
+struct CluesOfFan<'a> {
+    #[serde(borrow)]
+    unionid: PackedRef<'a>,
+    #[serde(borrow)]
+    _openid: PackedRef<'a>,
+    _registered_at: Timestamp,
+    #[serde(borrow)]
+    ids: Vec<(PackedRef<'a>, Timestamp)>,
+    _live: bool,
+    _mint: Mint,
+    _existing: Existing,
+    _attempts: u32,
+}
+
+impl<'a> Clues<'a> {
+    pub(super) fn read(key: &[u8], bytes: &'a [u8]) -> Result<Self, StoreError> {
+        decode_as::<Sheet, Self>(key, bytes)
+    }
+
+    pub(super) fn for_each(&self, sheet: u32, mut add: impl FnMut(&Clue<'_>, FanNumber)) {
+        for (number, fan) in (FanNumber::first_on(sheet).0..).zip(&self.fans) {
+            let Some(fan) = fan else { continue };
+            add(&Clue::unionid(fan.unionid), FanNumber(number));
+            fan.ids.iter().for_each(|(id, _)| add(&Clue::pending_id(*id), FanNumber(number)));
         }
-        Ok(())
     }
 }
 
 /// An id as stored: the bytes it stands for where it is base64url, else its text.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum PackedId {
+pub(super) enum PackedId {
     Text(String),
     Base64(Vec<u8>),
 }
 
+/// The same, borrowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Deserialize)]
+pub(super) enum PackedRef<'a> {
+    Text(#[serde(borrow)] &'a str),
+    Base64(#[serde(borrow)] &'a [u8]),
+}
+
 impl PackedId {
-    fn of(id: &str) -> Self {
+    pub(super) fn borrowed(&self) -> PackedRef<'_> {
+        match self {
+            Self::Text(text) => PackedRef::Text(text),
+            Self::Base64(bytes) => PackedRef::Base64(bytes),
+        }
+    }
+
+    pub(super) fn of(id: &str) -> Self {
         match URL_SAFE_NO_PAD.decode(id) {
             // Only if nothing is lost on the way.
             Ok(bytes) if URL_SAFE_NO_PAD.encode(&bytes) == id => Self::Base64(bytes),

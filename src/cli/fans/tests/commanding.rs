@@ -1,0 +1,70 @@
+//! What a person types, and what a person sees.
+
+use std::time::Duration;
+
+use clap::Parser as _;
+
+use super::super::import::Job;
+use super::super::progress::Counts;
+use super::super::show::{Show, grouped};
+use super::super::source::Input;
+use super::super::{Command, Import};
+use crate::cli::Cli;
+use crate::config::Environment;
+
+fn import(arguments: &[&str]) -> Result<Box<Import>, String> {
+    let all = ["unionlink", "fans", "import"].iter().chain(arguments);
+    match Cli::try_parse_from(all).map_err(|error| error.to_string())?.command {
+        crate::cli::Command::Fans(fans) => {
+            let Command::Import(import) = fans.command;
+            Ok(import)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn job(arguments: &[&str]) -> Result<Job, String> {
+    let environment: Environment =
+        [("UNIONLINK_ADMIN_TOKEN".to_owned(), "CANARY".to_owned())].into_iter().collect();
+    import(arguments)?.job(&environment).map_err(|error| error.to_string())
+}
+
+#[test]
+fn a_named_service_and_a_dry_run_need_no_configuration() {
+    let none = ["--config", "/no/such/file"];
+    assert!(job(&[&["fans.csv"][..], &none].concat()).is_err());
+    let named = job(&[&["-", "--admin", "https://fans.example.com/"][..], &none].concat()).unwrap();
+    assert_eq!(named.input, Input::Stdin);
+    let access = named.access.unwrap();
+    assert_eq!(access.base_url, "https://fans.example.com");
+    assert!(access.token.is_some() && !format!("{access:?}").contains("CANARY"));
+    assert!(job(&[&["fans.csv", "--dry-run"][..], &none].concat()).unwrap().access.is_none());
+}
+
+#[test]
+fn an_address_that_will_not_do_is_refused_on_the_command_line() {
+    for (url, reason) in [
+        ("http://user:CANARY@host", "no password"),
+        ("ftp://host", "http://"),
+        ("http://host/?a=b", "no ?"),
+        ("host", "relative URL"),
+    ] {
+        let error = import(&["fans.csv", "--admin", url]).unwrap_err();
+        assert!(error.contains(reason), "{error}");
+    }
+    assert!(import(&["fans.csv", "--app", "two words"]).is_err());
+}
+
+#[test]
+fn a_plain_line_tells_rows_rate_share_and_time_left() {
+    let counts = Counts { rows: 120_000, ..Counts::default() };
+    let ten = Duration::from_secs(10);
+    let line = |show: &Show| show.line(&counts, 4_000, ten);
+    assert_eq!(line(&Show::new(false, Some(10_000), 0)), "120,000 rows · 12,000/s · 40 % · about 15 s left");
+    assert_eq!(line(&Show::new(false, None, 0)), "120,000 rows · 12,000/s");
+    // Only what this run did counts for its rate.
+    let resumed = Show::new(false, Some(10_000), 100_000);
+    resumed.advance(&Counts { rows: 100_000, ..counts }, 3_000);
+    assert_eq!(line(&resumed), "120,000 rows · 2,000/s · 40 % · about 1 min 0 s left");
+    assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+}

@@ -1,0 +1,188 @@
+//! Files as they come: wrong, damaged, in another encoding, or made to do harm.
+
+use std::io::{self, Read, Write as _};
+use std::path::Path;
+
+use super::super::import::Report;
+use super::super::records::{Position, Records};
+use super::super::split::{Flaw, Shape};
+use super::service::{Answer, Service, run};
+
+/// Imports these bytes as a file; the fans the service has then.
+async fn import(content: &[u8]) -> (anyhow::Result<Report>, Vec<String>) {
+    let service = Service::start(|_| Answer::Take).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fans");
+    std::fs::write(&path, content).unwrap();
+    let report = run(service.job(&path)).await;
+    (report, service.fans().into_keys().collect())
+}
+
+async fn imported(content: &[u8]) -> (u64, Vec<String>) {
+    let (report, fans) = import(content).await;
+    (report.unwrap().counts.rejected, fans)
+}
+
+async fn refused(content: &[u8]) -> String {
+    let (report, fans) = import(content).await;
+    assert!(fans.is_empty());
+    format!("{:#}", report.unwrap_err())
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// `head`, then the same byte so often, then `tail`.
+struct Flood {
+    head: &'static [u8],
+    left: u64,
+    tail: &'static [u8],
+}
+
+impl Read for Flood {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if !self.head.is_empty() {
+            return self.head.read(buffer);
+        }
+        if self.left == 0 {
+            return self.tail.read(buffer);
+        }
+        let size = usize::try_from(self.left).unwrap().min(buffer.len());
+        buffer[..size].fill(b'x');
+        self.left -= size as u64;
+        Ok(size)
+    }
+}
+
+#[test]
+fn a_line_of_a_gibibyte_is_one_bad_row() {
+    for shape in [Shape::Csv { delimiter: b',' }, Shape::Lines] {
+        let flood = Flood { head: b"a,b\nc,", left: 1 << 30, tail: b"\nd,e\n" };
+        let mut records = Records::new(flood, shape, Position { offset: 0, line: 1 });
+        assert_eq!(records.read().unwrap().unwrap().bytes, b"a,b");
+        let long = records.read().unwrap().unwrap();
+        // What is held of it is what the fixed buffer holds, and less is given out.
+        assert_eq!((long.line, long.flaw, long.bytes.len()), (2, Some(Flaw::TooLong), 1024));
+        let next = records.read().unwrap().unwrap();
+        assert_eq!((next.line, next.bytes), (3, &b"d,e"[..]));
+        assert_eq!(records.position().offset, 6 + (1 << 30) + 5);
+    }
+}
+
+#[tokio::test]
+async fn a_decompression_bomb_is_a_bad_row_too() {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    io::copy(
+        &mut Flood { head: b"unionid,openid\nu1,o1\n", left: 64 << 20, tail: b"\nu2,o2\n" },
+        &mut encoder,
+    )
+    .unwrap();
+    assert_eq!(imported(&encoder.finish().unwrap()).await, (1, vec!["u1".into(), "u2".into()]));
+}
+
+#[tokio::test]
+async fn bad_rows_do_not_harm_their_neighbours() {
+    let wide = vec!["x"; 10_000].join(",");
+    let content = [
+        b"\xEF\xBB\xBFunionid;openid\r\n\r\n".as_slice(),
+        b"u1;o1\r\n",
+        b"u\0;o\r\n",
+        b"u\xC3\x28;o\r\n",
+        wide.replace(',', ";").as_bytes(),
+        b"\r\n\"u;o\r\nu2;o2\r\n",
+        b"u3;\"o\"3\r\n",
+        b"\"u4\";\"o4\"",
+    ]
+    .concat();
+    assert_eq!(imported(&content).await, (5, vec!["u1".into(), "u2".into(), "u4".into()]));
+    let nd = b"{\"unionid\":\"u1\",\"openid\":\"o1\"}\n{\"unionid\":\n\xFF\n\n{\"unionid\":\"u2\",\"openid\":\"o2\"}";
+    assert_eq!(imported(nd).await, (2, vec!["u1".into(), "u2".into()]));
+    let deep = format!("{{\"unionid\":{}}}\n{{\"unionid\":\"u\",\"openid\":\"o\"}}\n", "[".repeat(60_000));
+    assert_eq!(imported(deep.as_bytes()).await, (1, vec!["u".into()]));
+}
+
+#[tokio::test]
+async fn a_header_of_ten_thousand_columns_is_read_if_the_two_are_there() {
+    let names: Vec<_> = (0..9_998).map(|n| format!("column{n}")).collect();
+    let content = format!("{},unionid,openid\n{}u1,o1\n", names.join(","), ",".repeat(9_998));
+    // Its header is longer than a record may be.
+    assert!(refused(content.as_bytes()).await.contains("longer than 64 KiB"));
+    let short = content.replace("column", "c");
+    assert_eq!(imported(short.as_bytes()).await, (0, vec!["u1".into()]));
+}
+
+#[tokio::test]
+async fn archives_are_read_through() {
+    let rows = b"unionid,openid\nu1,o1\nu2,o2\n";
+    let (first, second) = rows.split_at(20);
+    let members = [gzip(first), gzip(second)].concat();
+    assert_eq!(imported(&members).await.1, ["u1", "u2"]);
+    let frames = [zstd::encode_all(first, 3).unwrap(), zstd::encode_all(second, 3).unwrap()].concat();
+    assert_eq!(imported(&frames).await.1, ["u1", "u2"]);
+    assert!(refused(&gzip(&members)).await.contains("compressed twice"));
+    let inside = refused(&gzip(b"PK\x03\x04rest")).await;
+    assert!(inside.contains("ZIP") && inside.contains("inside its compression"), "{inside}");
+}
+
+#[tokio::test]
+async fn what_a_truncated_archive_still_holds_is_imported_and_the_end_is_told() {
+    use std::fmt::Write as _;
+    let mut text = "unionid,openid\n".to_owned();
+    for n in 0..50_000 {
+        writeln!(text, "u{n},o{}", n * 7919 % 50_021).unwrap();
+    }
+    for whole in [gzip(text.as_bytes()), zstd::encode_all(text.as_bytes(), 3).unwrap()] {
+        let (report, fans) = import(&whole[..whole.len() / 2]).await;
+        let error = report.unwrap_err().to_string();
+        assert!(error.contains("after line ") && error.contains("hint: it ends too early"), "{error}");
+        assert!((1_000..50_000).contains(&fans.len()), "{}", fans.len());
+        assert!(error.contains(&format!("after line {}:", fans.len() + 1)), "{error} {}", fans.len());
+    }
+    let mut damaged = gzip(text.as_bytes());
+    let middle = damaged.len() / 2;
+    damaged[middle..middle + 64].fill(0xFF);
+    let (report, _) = import(&damaged).await;
+    assert!(report.unwrap_err().to_string().contains("hint: "));
+}
+
+#[tokio::test]
+async fn a_zstd_window_that_would_need_much_memory_is_refused() {
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(27).unwrap();
+    encoder.long_distance_matching(true).unwrap();
+    encoder.write_all(b"unionid,openid\nu1,o1\n").unwrap();
+    let error = refused(&encoder.finish().unwrap()).await;
+    assert!(error.contains("hint: compress it again without --long"), "{error}");
+}
+
+#[tokio::test]
+async fn gb18030_is_read_as_what_it_is() {
+    let text = "昵称,微信unionid,小程序openid,应用名称\n老王,u1,o1,品牌\n小李,u2,o2,\n";
+    let content = encoding_rs::GB18030.encode(text).0;
+    assert_eq!(imported(&content).await, (0, vec!["u1".into(), "u2".into()]));
+}
+
+#[tokio::test]
+async fn wrong_files_are_refused_with_a_remedy() {
+    for (content, wanted) in [
+        (&b""[..], "is empty"),
+        (b"\n\n", "is empty"),
+        (b"PK\x03\x04", "save the sheet as CSV"),
+        (b"[{\"unionid\":\"u\"}]", "one object a line"),
+        (b"u1,o1\nu2,o2\n", "no column for unionid"),
+        (b"unionid,openid,OpenID\nu,o,o\n", "both recognised as openid"),
+        (b"\"unionid,openid\nu,o\n", "the header of"),
+    ] {
+        let error = refused(content).await;
+        assert!(error.contains(wanted) && error.contains("\nhint: "), "{error}");
+    }
+    let service = Service::start(|_| Answer::Take).await;
+    let folder = tempfile::tempdir().unwrap();
+    let error = run(service.job(folder.path())).await.unwrap_err().to_string();
+    assert!(error.contains("is a directory"), "{error}");
+    let error = format!("{:#}", run(service.job(Path::new("/no/such/file"))).await.unwrap_err());
+    assert!(error.contains("cannot read /no/such/file"), "{error}");
+}

@@ -1,0 +1,289 @@
+//! From a file to the service: nothing lost, nothing done twice, whatever happens on the way.
+
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+use super::super::progress::Counts;
+use super::service::{Answer, Service, run};
+
+const ROWS: usize = 20_000;
+
+fn folder_with(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(name);
+    std::fs::write(&path, content).unwrap();
+    (folder, path)
+}
+
+/// So many fans; every hundredth row is bad, every hundredth and first is refused by the service.
+fn fans(rows: usize) -> String {
+    let mut text = "unionid,openid,app\n".to_owned();
+    for n in 0..rows {
+        let (openid, app) = match n % 100 {
+            50 => ("", ""),
+            51 => ("o", "unknown"),
+            _ => ("o", ""),
+        };
+        writeln!(text, "u{n},{openid},{app}").unwrap();
+    }
+    text
+}
+
+fn good(rows: usize) -> usize {
+    (0..rows).filter(|n| !matches!(n % 100, 50 | 51)).count()
+}
+
+fn gzip(content: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(content).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// The lines in a rejects file, in its order.
+fn rejected_lines(path: &Path) -> Vec<u64> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()["line"].as_u64().unwrap()).collect()
+}
+
+fn bad_lines(rows: usize) -> Vec<u64> {
+    (0..rows).filter(|n| matches!(n % 100, 50 | 51)).map(|n| n as u64 + 2).collect()
+}
+
+fn progress_of(path: &Path) -> PathBuf {
+    PathBuf::from(format!("{}.progress", path.display()))
+}
+
+/// A reading thread lets go of its file a little after its import was dropped.
+async fn until_nobody_reads(path: &Path) {
+    while File::open(path).unwrap().try_lock().is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn every_row_is_taken_known_or_rejected_with_its_line() {
+    let service = Service::start(|_| Answer::Take).await;
+    let (folder, path) = folder_with("fans.csv", fans(2_500).as_bytes());
+    let rejects = folder.path().join("rejects");
+    let mut job = service.job(&path);
+    job.rejects = Some(rejects.clone());
+    let counts = run(job).await.unwrap().counts;
+    let accepted = good(2_500) as u64;
+    assert_eq!(counts, Counts { rows: 2_500, accepted, known: 0, rejected: 50 });
+    assert_eq!(rejected_lines(&rejects), bad_lines(2_500));
+    let first: Value =
+        serde_json::from_str(std::fs::read_to_string(&rejects).unwrap().lines().next().unwrap()).unwrap();
+    assert_eq!(first, serde_json::json!({"line": 52, "reason": "openid is missing", "row": "u50,,"}));
+    assert!(!progress_of(&path).exists(), "a complete import leaves no progress behind");
+    let again = run(service.job(&path)).await.unwrap().counts;
+    assert_eq!(again, Counts { rows: 2_500, accepted: 0, known: accepted, rejected: 50 });
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn refusals_and_broken_connections_lose_nobody() {
+    let service = Service::start(|n| match n % 5 {
+        1 => Answer::Refuse,
+        3 => Answer::TakeAndBreak,
+        _ => Answer::Take,
+    })
+    .await;
+    let (_folder, path) = folder_with("fans.csv", fans(ROWS).as_bytes());
+    let counts = run(service.job(&path)).await.unwrap().counts;
+    assert_eq!(service.fans().len(), good(ROWS));
+    assert_eq!((counts.rows, counts.accepted + counts.known), (ROWS as u64, good(ROWS) as u64));
+    assert!(counts.known > 0, "some answers were lost, so some rows were sent twice");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_killed_twice_goes_on_and_loses_nobody() {
+    for compressed in [false, true] {
+        let reached = std::sync::Arc::new(tokio::sync::Notify::new());
+        let service = Service::start({
+            let reached = reached.clone();
+            move |n| {
+                if n % 7 == 6 {
+                    reached.notify_one();
+                }
+                if n % 6 == 5 { Answer::TakeAndBreak } else { Answer::Take }
+            }
+        })
+        .await;
+        let content = fans(ROWS);
+        let content = if compressed { gzip(content.as_bytes()) } else { content.into_bytes() };
+        let (folder, path) = folder_with("fans", &content);
+        let rejects = folder.path().join("rejects");
+        for _ in 0..2 {
+            let mut job = service.job(&path);
+            job.rejects = Some(rejects.clone());
+            let import = tokio::spawn(run(job));
+            reached.notified().await;
+            import.abort();
+            assert!(import.await.is_err(), "it was to be killed before its end");
+            until_nobody_reads(&path).await;
+            assert!(progress_of(&path).exists());
+        }
+        let mut job = service.job(&path);
+        job.rejects = Some(rejects.clone());
+        let counts = run(job).await.unwrap().counts;
+        assert_eq!(service.fans().len(), good(ROWS));
+        assert_eq!((counts.rows, counts.rejected), (ROWS as u64, bad_lines(ROWS).len() as u64));
+        assert_eq!(rejected_lines(&rejects), bad_lines(ROWS));
+        assert!(!progress_of(&path).exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_interrupted_import_sends_no_row_twice() {
+    for content in [fans(ROWS).into_bytes(), zstd::encode_all(fans(ROWS).as_bytes(), 1).unwrap()] {
+        let stop = CancellationToken::new();
+        let service = Service::start({
+            let stop = stop.clone();
+            move |n| {
+                if n == 7 {
+                    stop.cancel();
+                }
+                Answer::Take
+            }
+        })
+        .await;
+        let (_folder, path) = folder_with("fans", &content);
+        let interrupted = service.job(&path).run(stop).await.unwrap();
+        let line = interrupted.interrupted_after.expect("it was interrupted");
+        // The header is line 1, and what was under way was waited for.
+        assert_eq!(line, interrupted.counts.rows + 1);
+        assert!(line >= 8_000, "{line}");
+        until_nobody_reads(&path).await;
+        let counts = run(service.job(&path)).await.unwrap().counts;
+        assert_eq!(counts.accepted, good(ROWS) as u64);
+        assert_eq!((counts.rows, counts.known), (ROWS as u64, 0));
+        let sent = ROWS - bad_lines(ROWS).len() / 2;
+        assert_eq!(service.rows.load(Ordering::SeqCst), sent, "no row was sent twice");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changed_meanwhile_is_not_gone_on_with() {
+    let stop = CancellationToken::new();
+    let service = Service::start({
+        let stop = stop.clone();
+        move |_| {
+            stop.cancel();
+            Answer::Take
+        }
+    })
+    .await;
+    let (_folder, path) = folder_with("fans.csv", fans(ROWS).as_bytes());
+    assert!(service.job(&path).run(stop).await.unwrap().interrupted_after.is_some());
+    until_nobody_reads(&path).await;
+
+    let mut job = service.job(&path);
+    job.reading.app = Some(crate::domain::ids::AppName::new("other").unwrap());
+    let error = run(job).await.unwrap_err().to_string();
+    assert!(error.contains("--app") && error.contains("hint: begin anew with --restart"), "{error}");
+
+    std::fs::write(&path, fans(100)).unwrap();
+    let error = run(service.job(&path)).await.unwrap_err().to_string();
+    assert!(error.contains("the file has changed since"), "{error}");
+    let mut job = service.job(&path);
+    job.restart = true;
+    assert_eq!(run(job).await.unwrap().counts.rows, 100);
+}
+
+#[tokio::test]
+async fn a_service_that_stays_silent_is_given_up_with_a_way_on() {
+    let service = Service::start(|_| Answer::Refuse).await;
+    let (_folder, path) = folder_with("fans.csv", b"unionid,openid\nu,o\n");
+    let mut job = service.job(&path);
+    job.patience.total = std::time::Duration::ZERO;
+    let error = run(job).await.unwrap_err().to_string();
+    assert!(error.contains("503") && error.contains("no space"), "{error}");
+    assert!(error.contains("hint: look at the disk; once it does, the same command goes on"), "{error}");
+    assert!(progress_of(&path).exists());
+
+    // Nobody listens at all.
+    let mut job = service.job(&path);
+    job.restart = true;
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    job.access.as_mut().unwrap().base_url = format!("http://{free}");
+    job.patience.total = std::time::Duration::ZERO;
+    let error = run(job).await.unwrap_err().to_string();
+    assert!(error.contains("refused"), "{error}");
+}
+
+#[tokio::test]
+async fn a_request_that_will_never_do_is_not_repeated() {
+    let (_folder, path) = folder_with("fans.csv", b"unionid,openid\nu,o\n");
+    for (answer, wanted) in [
+        (Answer::Fail(400), "400 Bad Request: that will not do\nhint: look at the disk"),
+        (Answer::Fail(413), "that will not do"),
+        (Answer::Stranger, "is it the admin listener's address?"),
+    ] {
+        let service = Service::start(move |_| answer).await;
+        let mut job = service.job(&path);
+        job.restart = true;
+        let error = run(job).await.unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+        assert_eq!(service.requests(), 1);
+    }
+    let service = Service::start(|_| Answer::Take).await;
+    let mut job = service.job(&path);
+    job.restart = true;
+    job.access.as_mut().unwrap().token = Some("CANARY".into());
+    let error = run(job).await.unwrap_err().to_string();
+    assert!(error.contains("refuses the admin token") && !error.contains("CANARY"), "{error}");
+}
+
+#[tokio::test]
+async fn a_dry_run_checks_every_row_and_leaves_no_trace() {
+    let service = Service::start(|_| Answer::Take).await;
+    let (folder, path) = folder_with("fans.csv", fans(2_500).as_bytes());
+    let mut job = service.job(&path);
+    job.access = None;
+    let counts = run(job).await.unwrap().counts;
+    assert_eq!(counts, Counts { rows: 2_500, accepted: 0, known: 0, rejected: 25 });
+    assert_eq!(service.requests(), 0);
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+}
+
+#[tokio::test]
+async fn progress_that_cannot_be_kept_stops_the_import_before_anything_is_sent() {
+    let service = Service::start(|_| Answer::Take).await;
+    let (folder, path) = folder_with("fans.csv", b"unionid,openid\nu,o\n");
+    let mut job = service.job(&path);
+    job.progress = Some(folder.path().join("no/such/folder"));
+    let error = run(job).await.unwrap_err();
+    assert!(
+        error.to_string().contains("hint: name a file that can be written with --progress FILE"),
+        "{error}"
+    );
+    for option in ["progress", "rejects"] {
+        let mut job = service.job(&path);
+        let file = Some(folder.path().join("./fans.csv"));
+        if option == "progress" {
+            job.progress = file;
+        } else {
+            job.rejects = file;
+        }
+        let error = run(job).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("--{option} names")), "{error}");
+    }
+    assert_eq!(service.requests(), 0);
+    assert_eq!(std::fs::read(&path).unwrap(), b"unionid,openid\nu,o\n");
+}
+
+#[tokio::test]
+async fn two_imports_of_one_file_do_not_run_at_once() {
+    let service = Service::start(|_| Answer::Take).await;
+    let (_folder, path) = folder_with("fans.csv", b"unionid,openid\nu,o\n");
+    let other = File::open(&path).unwrap();
+    other.lock().unwrap();
+    let error = format!("{:#}", run(service.job(&path)).await.unwrap_err());
+    assert!(error.contains("another import of it is under way"), "{error}");
+}

@@ -1,0 +1,199 @@
+//! What a file is, what its columns are, what its rows say.
+
+use serde_json::{Value, json};
+
+use super::super::format::{Encoding, Kind, kind};
+use super::super::header::{Column, Header};
+use super::super::instant::instant;
+use super::super::rows::{self, Rows};
+
+fn csv(header: &str) -> Rows {
+    let header = rows::header(header.as_bytes(), b',', Encoding::Utf8).unwrap();
+    Rows::of_csv(header, b',', Encoding::Utf8, None)
+}
+
+fn sent(rows: &mut Rows, record: &str) -> Value {
+    match rows.row(record.as_bytes()) {
+        Ok(Some(row)) => serde_json::to_value(row).unwrap(),
+        Ok(None) => Value::Null,
+        Err(reason) => reason.into(),
+    }
+}
+
+#[test]
+fn files_are_told_by_their_first_bytes() {
+    for (head, wanted) in [
+        (&b"\x1F\x8B\x08"[..], Kind::Gzip),
+        (b"\x28\xB5\x2F\xFD", Kind::Zstd),
+        (b"\xEF\xBB\xBF \n{\"unionid\":1}", Kind::Ndjson),
+        (b"unionid,openid\n", Kind::Csv),
+        (b"BZhunionid,openid\n", Kind::Csv),
+        (b"\xEF\xBB\xBF\r\n", Kind::Empty),
+        (b"", Kind::Empty),
+    ] {
+        assert_eq!(kind(head), wanted, "{head:?}");
+    }
+    let mut tar = vec![b'a'; 512];
+    tar[257..262].copy_from_slice(b"ustar");
+    let wide: Vec<u8> = "unionid,openid".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    for (head, what) in [
+        (&b"PK\x03\x04"[..], "xlsx"),
+        (b"\xD0\xCF\x11\xE0\xA1\xB1\x1A\xE1", ".xls"),
+        (b"7z\xBC\xAF\x27\x1C", "7z"),
+        (b"Rar!\x1A\x07\x01\x00", "RAR"),
+        (b"\xFD7zXZ\x00", "xz"),
+        (b"BZh91AY&SY", "bzip2"),
+        (b"%PDF-1.7", "PDF"),
+        (b"\xFF\xFEu\x00", "UTF-16"),
+        (&wide, "UTF-16"),
+        (b" [{}]", "JSON array"),
+        (b"<html>", "HTML"),
+        (&tar, "tar"),
+    ] {
+        let Kind::Foreign(foreign) = kind(head) else { panic!("{what} is not recognised") };
+        assert!(foreign.is.contains(what) && !foreign.hint.is_empty(), "{foreign:?}");
+    }
+}
+
+#[test]
+fn chinese_in_gb18030_is_told_from_a_damaged_byte_in_utf_8() {
+    let gb = |text: &str| encoding_rs::GB18030.encode(text).0.into_owned();
+    assert_eq!(Encoding::of(&gb("微信unionid,小程序openid\nu,o\n")), Encoding::Gb18030);
+    assert_eq!(Encoding::of(&gb("unionid,openid,备注\nu,o,老客户\n")), Encoding::Gb18030);
+    assert_eq!(Encoding::of("微信unionid,小程序openid\n".as_bytes()), Encoding::Utf8);
+    assert_eq!(Encoding::of(b"unionid,openid\nu,caf\xE9\nu,\xFF\nu,a\x80b\n"), Encoding::Utf8);
+    let mut damaged = "unionid,openid,备注\nu,o,老客户\nu,o,新客户\n".as_bytes().to_vec();
+    damaged.extend_from_slice(&gb("u,o,老客户\n"));
+    assert_eq!(Encoding::of(&damaged), Encoding::Utf8);
+    let cut = &"微信".as_bytes()[..5];
+    assert_eq!(Encoding::of(cut), Encoding::Utf8);
+}
+
+#[test]
+fn columns_go_by_many_names() {
+    for (name, column) in [
+        ("UnionID", Column::Unionid),
+        ("union_id", Column::Unionid),
+        ("\u{FEFF}微信 UnionID ", Column::Unionid),
+        ("用户unionid", Column::Unionid),
+        ("Open_ID", Column::Openid),
+        ("小程序openid", Column::Openid),
+        ("公众号OpenID", Column::Openid),
+        ("pendingid", Column::PendingId),
+        ("临时外部联系人ID", Column::PendingId),
+        ("pending_id获取时间", Column::MintedAt),
+        ("Minted-At", Column::MintedAt),
+        ("应用名称", Column::App),
+    ] {
+        assert_eq!(Column::of(name), Some(column), "{name}");
+    }
+    for name in ["", "id", "external_userid", "created_at", "创建时间", "unionid2"] {
+        assert_eq!(Column::of(name), None, "{name}");
+    }
+}
+
+#[test]
+fn a_header_that_does_not_do_says_what_would() {
+    let error = Header::new(&["昵称", "openid"]).unwrap_err().to_string();
+    assert!(error.contains("no column for unionid") && error.contains("\"昵称\""), "{error}");
+    assert!(error.contains("hint: ") && error.contains("微信unionid"), "{error}");
+    let error = Header::new(&["unionid", "小程序openid", "公众号openid"]).unwrap_err().to_string();
+    assert!(error.contains("2 (\"小程序openid\") and 3 (\"公众号openid\")"), "{error}");
+    let many: Vec<_> = (0..10_000).map(|n| format!("\x1B[2J{n}{}", "x".repeat(100))).collect();
+    let error = Header::new(&many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err().to_string();
+    assert!(error.len() < 1_500 && error.contains("and 9988 more") && !error.contains('\x1B'), "{error}");
+}
+
+#[test]
+fn rows_of_csv_say_what_their_columns_say() {
+    let mut rows = csv("昵称,unionid,openid,pending_id,获取时间,应用");
+    assert_eq!(
+        sent(&mut rows, "x,u1, o1 ,p1,2026-11-01 12:00:00,brand"),
+        json!({"unionid": "u1", "openid": "o1", "pending_id": "p1", "minted_at": "2026-11-01T04:00:00.000Z", "app": "brand"})
+    );
+    assert_eq!(sent(&mut rows, "\"a, \"\"b\"\"\",u1,o1"), json!({"unionid": "u1", "openid": "o1"}));
+    assert_eq!(sent(&mut rows, "x,u1,o1,,,,,"), json!({"unionid": "u1", "openid": "o1"}));
+    assert_eq!(sent(&mut rows, ",,, ,,"), Value::Null);
+    assert_eq!(sent(&mut rows, "   "), Value::Null);
+    assert_eq!(sent(&mut rows, "x,u1"), json!("openid is missing"));
+    assert_eq!(sent(&mut rows, "x,,o1"), json!("unionid is missing"));
+    assert_eq!(sent(&mut rows, "a,b,u1,o1,,,x"), json!("has 7 fields, and the header has 6"));
+    assert_eq!(sent(&mut rows, "x,u 1,o1"), json!("unionid contains white space or a control character"));
+    assert_eq!(sent(&mut rows, "x,u\0,o1"), json!("contains a NUL byte"));
+    let reason = sent(&mut rows, "x,u1,o1,p1,yesterday");
+    assert!(reason.as_str().unwrap().starts_with("minted_at is not a time"), "{reason}");
+    let invalid = rows.row(b"x,u1,o\xC3\x28").unwrap_err();
+    assert_eq!(invalid, "is not UTF-8 from its byte 7 on (see --encoding)");
+}
+
+#[test]
+fn rows_of_ndjson_say_what_their_members_say() {
+    let mut rows = Rows::of_ndjson(Some(crate::domain::ids::AppName::new("brand").unwrap()));
+    assert_eq!(
+        sent(&mut rows, r#"{"unionid":"u1","openid":"o1","minted_at":1793505600,"tags":[1],"app":null}"#),
+        json!({"unionid": "u1", "openid": "o1", "app": "brand", "minted_at": "2026-11-01T04:00:00.000Z"})
+    );
+    assert_eq!(sent(&mut rows, r#"{"unionid":"u1","openid":"o1","app":"other"}"#)["app"], "other");
+    for (record, reason) in [
+        (r#"{"unionid":"u1"}"#, "openid is missing"),
+        (r#"{"unionid":7,"openid":"o1"}"#, "unionid is not text"),
+        (r#"{"unionid":"","openid":"o1"}"#, "unionid is empty"),
+        (r#"{"unionid":"u1","UnionID":"u2","openid":"o1"}"#, "names unionid twice"),
+        (r#"["u1","o1"]"#, "is not an object"),
+        (r#"{"unionid":"u1",}"#, "is not JSON: trailing comma at column 17"),
+    ] {
+        assert_eq!(sent(&mut rows, record), json!(reason));
+    }
+}
+
+#[test]
+fn an_open_quote_is_told_from_a_remark_of_several_lines() {
+    let mut rows = csv("unionid,openid,备注");
+    for remark in ["u1,o1,\"two\nlines\"", "u1,o1,\"a\nb\nc,d\ne\"", "\"\nu1\",o1,x"] {
+        assert!(!rows.holds_an_open_quote(remark.as_bytes()), "{remark}");
+    }
+    for open in ["u1,\"o1,x\nu2,o2,\"", "u1,o1,\"x\nu2,o2,y\nu3,o3,\"", "u1,o1,\"x\nu2,o2,\",z"] {
+        assert!(rows.holds_an_open_quote(open.as_bytes()), "{open}");
+    }
+}
+
+#[test]
+fn instants_are_read_as_exports_write_them() {
+    for text in [
+        "2026-11-01T04:00:00Z",
+        "2026-11-01T12:00:00+08:00",
+        "2026-11-01 12:00:00",
+        "2026-11-01 12:00",
+        "2026-11-01T12:00:00.000",
+        "2026/11/1 12:00:00",
+        "2026/11/01 12:00",
+        "1793505600",
+        "1793505600000",
+    ] {
+        assert_eq!(
+            instant(text).map(|at| at.to_string()).as_deref(),
+            Some("2026-11-01T04:00:00.000Z"),
+            "{text}"
+        );
+    }
+    assert_eq!(instant("2026-11-01").unwrap().to_string(), "2026-10-31T16:00:00.000Z");
+    assert_eq!(instant("2026-11-01 12:00:00.25").unwrap().to_string(), "2026-11-01T04:00:00.250Z");
+    for text in [
+        "",
+        "0",
+        "45967.5",
+        "2026",
+        "2026-13-01",
+        "2026-11-31",
+        "2026-11-01 25:00",
+        "26/11/1",
+        "2026-11-01 12",
+        "2026-11-1-2",
+        "2026-11-01 12:00:00 PM",
+        "+026-11-01",
+        "明天",
+        "99999999999999999999",
+    ] {
+        assert_eq!(instant(text), None, "{text}");
+    }
+}
