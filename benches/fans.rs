@@ -4,6 +4,10 @@
 //! own transactions; then looks fans up, joins customers, closes, opens again, and does both again. Everything is
 //! durable when it is counted. Resident memory is the process's own, read from the system.
 
+#![expect(clippy::expect_used, reason = "a benchmark that panics has failed")]
+#![expect(clippy::print_stdout, reason = "its result")]
+#![expect(clippy::cast_precision_loss, reason = "rates for people")]
+
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 

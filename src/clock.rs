@@ -3,7 +3,6 @@
 //! Everything that needs the wall clock is handed a [`Clock`]; clippy bans the ambient ones. Intervals
 //! between two things that happen in this process (time-outs, back-off waits) use tokio's timer instead.
 
-#[cfg(target_os = "linux")]
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -33,7 +32,17 @@ impl Clock for SystemClock {
     }
 
     fn moment(&self) -> Moment {
-        Moment { wall: self.now(), steady: steady() }
+        /// The wall clock is looked at once: whoever sets it later changes nothing.
+        static FIRST: LazyLock<Moment> =
+            LazyLock::new(|| Moment { wall: SystemClock.now(), steady: steady() });
+        let first = *FIRST;
+        match steady() {
+            Some(now) => {
+                let now = Moment { wall: first.wall, steady: Some(now) };
+                Moment { wall: first.wall.plus_ms(now.millis_since(first)), ..now }
+            }
+            None => Moment { wall: self.now(), steady: None },
+        }
     }
 }
 

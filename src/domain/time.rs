@@ -65,7 +65,7 @@ impl Timestamp {
 /// evenly from the machine's start, where there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
-    /// What the wall clock shows.
+    /// What the wall clock shows, or would if nobody had set it since the process started.
     pub wall: Timestamp,
     /// The clock that cannot be set.
     pub steady: Option<Steady>,

@@ -49,7 +49,7 @@ mod fault;
 mod handle;
 mod ids;
 mod options;
-mod quota;
+pub(crate) mod quota;
 mod relations;
 mod seal;
 mod sender;

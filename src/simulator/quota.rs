@@ -69,16 +69,16 @@ impl Window {
 
 /// What one charge found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Charge {
+pub(crate) struct Charge {
     /// Within every window and not blocked.
-    pub(super) is_admitted: bool,
+    pub(crate) is_admitted: bool,
     /// A window was full: the caller overran a limit it should have known.
-    pub(super) is_violation: bool,
+    pub(crate) is_violation: bool,
 }
 
 /// The calls of one corp to one API.
 #[derive(Debug)]
-pub(super) struct Ledger {
+pub(crate) struct Ledger {
     windows: Vec<Window>,
     blocked_until_ms: i64,
 }
@@ -93,7 +93,7 @@ impl Ledger {
     }
 
     /// The limits of the unionid conversions, charged with [`conversion_limits`].
-    pub(super) fn conversion() -> Self {
+    pub(crate) fn conversion() -> Self {
         Self::over(vec![
             Window::new(HOUR_MS, BlockFor::Ms(HOUR_MS)),
             Window::new(DAY_MS, BlockFor::RestOfNaturalDay),
@@ -106,7 +106,7 @@ impl Ledger {
     }
 
     /// Counts one call if every window has room and no block is in force.
-    pub(super) fn charge(&mut self, now_ms: i64, limits: &[u64]) -> Charge {
+    pub(crate) fn charge(&mut self, now_ms: i64, limits: &[u64]) -> Charge {
         let is_blocked = now_ms < self.blocked_until_ms;
         let mut is_violation = false;
         for (window, limit) in self.windows.iter_mut().zip(limits) {
@@ -134,7 +134,7 @@ impl Ledger {
 }
 
 /// The limits of [`Ledger::conversion`], in its order.
-pub(super) const fn conversion_limits(quota: &Quota) -> [u64; 3] {
+pub(crate) const fn conversion_limits(quota: &Quota) -> [u64; 3] {
     [quota.per_hour, quota.per_day, quota.per_month]
 }
 

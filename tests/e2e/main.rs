@@ -7,7 +7,9 @@
 
 mod admin;
 mod door;
+mod fans;
 mod harness;
+mod kills;
 mod linking;
 mod process;
 mod trouble;

@@ -9,6 +9,7 @@
 //! meanwhile, and what does not exist cannot be at odds with the roll after a power cut.
 
 use std::hash::{BuildHasher, RandomState};
+use std::sync::{Mutex, PoisonError};
 
 use hashbrown::HashTable;
 
@@ -38,18 +39,20 @@ pub(super) struct Print {
     rest: u32,
 }
 
-/// The table grows by doubling, and a part of it is better to double than the whole.
+/// A table grows by doubling, and a part of it is better to double, and to lock, than the whole.
 const SHARDS: u64 = 256;
+
+type Shard = Mutex<HashTable<(u32, FanNumber)>>;
 
 /// The table.
 pub(super) struct Index {
-    shards: Vec<HashTable<(u32, FanNumber)>>,
+    shards: Vec<Shard>,
     random: RandomState,
 }
 
 impl Default for Index {
     fn default() -> Self {
-        Self { shards: (0..SHARDS).map(|_| HashTable::new()).collect(), random: RandomState::new() }
+        Self { shards: (0..SHARDS).map(|_| Shard::default()).collect(), random: RandomState::new() }
     }
 }
 
@@ -62,13 +65,15 @@ impl Index {
     /// The fans that may be meant.
     pub(super) fn find(&self, print: Print) -> Vec<FanNumber> {
         let Some(shard) = self.shards.get(print.shard) else { return Vec::new() };
+        let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         let same = shard.iter_hash(spread(print.rest)).filter(|(rest, _)| *rest == print.rest);
         same.map(|(_, fan)| *fan).collect()
     }
 
     /// Notes that a clue leads, or no longer leads, to a fan.
-    pub(super) fn set(&mut self, print: Print, fan: FanNumber, leads: bool) {
-        let Some(shard) = self.shards.get_mut(print.shard) else { return };
+    pub(super) fn set(&self, print: Print, fan: FanNumber, leads: bool) {
+        let Some(shard) = self.shards.get(print.shard) else { return };
+        let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
         let is = |entry: &(u32, FanNumber)| *entry == (print.rest, fan);
         match (shard.find_entry(spread(print.rest), is), leads) {
             (Ok(found), false) => drop(found.remove()),
@@ -98,7 +103,7 @@ mod tests {
         fn it_finds_what_a_plain_map_would(
             steps in proptest::collection::vec((0_u8..30, 0_u32..4, any::<bool>()), 0..300)
         ) {
-            let (mut index, mut plain) = (Index::default(), BTreeMap::<u8, BTreeSet<u32>>::new());
+            let (index, mut plain) = (Index::default(), BTreeMap::<u8, BTreeSet<u32>>::new());
             let ids: Vec<_> = (0..30).map(|n| format!("oFAN{n}")).collect();
             let clue = |id: u8| Clue::unionid(PackedRef::Text(&ids[usize::from(id)]));
             for (id, fan, leads) in steps {

@@ -27,8 +27,9 @@ use std::collections::{HashSet, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::watch;
 
@@ -78,7 +79,7 @@ pub struct EmbeddedStore {
     engine: Arc<dyn Engine>,
     writer: Writer,
     settings: Settings,
-    index: Arc<RwLock<Index>>,
+    index: Arc<Index>,
     indexing: Indexing,
     leased: Mutex<HashSet<Vec<u8>>>,
     /// Keys of records that failed their checksum.
@@ -123,7 +124,7 @@ impl EmbeddedStore {
             source,
         };
         let (index, damaged) = (Arc::default(), Arc::default());
-        let indexing = Indexing::start(&engine, &index, &damaged).map_err(not_started)?;
+        let indexing = Indexing::start(&engine, &index, meta.sheets, &damaged).map_err(not_started)?;
         let writer =
             Writer::start(&engine, index.clone(), meta, settings.free_mb_min).map_err(not_started)?;
         Ok(Self { engine, writer, settings, index, indexing, leased: Mutex::default(), damaged })
@@ -328,15 +329,15 @@ impl Read for EmbeddedStore {
     }
 
     fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber> {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        index.find(index.print(clue))
+        self.index.find(self.index.print(clue))
     }
 }
 
 impl Indexing {
     fn start(
         engine: &Arc<dyn Engine>,
-        index: &Arc<RwLock<Index>>,
+        index: &Arc<Index>,
+        sheets: u32,
         damaged: &Arc<Mutex<HashSet<Vec<u8>>>>,
     ) -> std::io::Result<Self> {
         let (tell, done) = watch::channel(None);
@@ -344,10 +345,30 @@ impl Indexing {
         let (engine, index, damaged, cancelled) =
             (engine.clone(), index.clone(), damaged.clone(), cancel.clone());
         let thread = std::thread::Builder::new().name("store-index".to_owned()).spawn(move || {
-            let reading = AssertUnwindSafe(|| read_index(&*engine, &index, &damaged, &cancelled));
+            let began = Instant::now();
+            let reading = AssertUnwindSafe(|| {
+                let readers = u32::try_from(std::thread::available_parallelism().map_or(1, usize::from));
+                let part = sheets.div_ceil(readers.unwrap_or(1).min(4)).max(1);
+                // Each reader takes a part of the roll.
+                std::thread::scope(|scope| {
+                    let parts = (0..sheets).step_by(part as usize).map(|first| {
+                        let sheets = first..first.saturating_add(part).min(sheets);
+                        let (engine, index, damaged, cancelled) = (&*engine, &*index, &*damaged, &*cancelled);
+                        scope.spawn(move || read_index(engine, index, sheets, damaged, cancelled))
+                    });
+                    let parts: Vec<_> = parts.collect();
+                    parts.into_iter().try_for_each(|part| {
+                        part.join()
+                            .unwrap_or_else(|panic| Err(StoreError::Failed(panic_text(&*panic).to_owned())))
+                    })
+                })
+            });
             let result = catch_unwind(reading).unwrap_or_else(|panic| {
                 Err(StoreError::Failed(format!("reading the roll panicked: {}", panic_text(&*panic))))
             });
+            if result.is_ok() && sheets > 0 {
+                tracing::info!(sheets, took_ms = began.elapsed().as_millis(), "fans can be found");
+            }
             let _ = tell.send(Some(result));
         })?;
         Ok(Self { done, cancel, thread: Mutex::new(Some(thread)) })
@@ -356,22 +377,18 @@ impl Indexing {
 
 fn read_index(
     engine: &dyn Engine,
-    index: &RwLock<Index>,
+    index: &Index,
+    sheets: std::ops::Range<u32>,
     damaged: &Mutex<HashSet<Vec<u8>>>,
     cancelled: &AtomicBool,
 ) -> Result<(), StoreError> {
-    // Nobody else needs it before this is done.
-    let mut index = index.write().unwrap_or_else(PoisonError::into_inner);
-    for row in engine.range(b"n", &keys::after(b"n")) {
+    for row in engine.range(&keys::sheet(sheets.start), &keys::sheet(sheets.end)) {
         if cancelled.load(Ordering::Relaxed) {
             return Err(StoreError::Closed);
         }
         let (key, value) = row.map_err(failed)?;
         let read = keys::sheet_number(&key).and_then(|number| {
-            Clues::read(&key, &value)?.for_each(number, |clue, fan| {
-                let print = index.print(clue);
-                index.set(print, fan, true);
-            });
+            Clues::read(&key, &value)?.for_each(number, |clue, fan| index.set(index.print(clue), fan, true));
             Ok(())
         });
         match read {

@@ -2,7 +2,6 @@
 //! its own writes. Nothing reaches the engine unless the whole transaction succeeds.
 
 use std::collections::BTreeMap;
-use std::sync::{PoisonError, RwLock};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -34,7 +33,7 @@ impl Record for Meta {
 
 pub(super) struct Txn<'a> {
     engine: &'a dyn Engine,
-    index: &'a RwLock<Index>,
+    index: &'a Index,
     group: &'a Overlay,
     own: Overlay,
     own_index: Vec<(Print, FanNumber, bool)>,
@@ -49,12 +48,7 @@ pub(super) struct Decided {
 }
 
 impl<'a> Txn<'a> {
-    pub(super) fn new(
-        engine: &'a dyn Engine,
-        index: &'a RwLock<Index>,
-        group: &'a Overlay,
-        meta: Meta,
-    ) -> Self {
+    pub(super) fn new(engine: &'a dyn Engine, index: &'a Index, group: &'a Overlay, meta: Meta) -> Self {
         Self { engine, index, group, own: Overlay::new(), own_index: Vec::new(), meta }
     }
 
@@ -65,8 +59,7 @@ impl<'a> Txn<'a> {
 
     /// Notes in the index that a clue leads, or no longer leads, to a fan.
     pub(super) fn index(&mut self, clue: &Clue<'_>, fan: FanNumber, leads: bool) {
-        let print = self.index.read().unwrap_or_else(PoisonError::into_inner).print(clue);
-        self.own_index.push((print, fan, leads));
+        self.own_index.push((self.index.print(clue), fan, leads));
     }
 
     pub(super) fn counts(&mut self) -> &mut Counts {
@@ -144,9 +137,8 @@ impl Read for Txn<'_> {
     }
 
     fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber> {
-        let index = self.index.read().unwrap_or_else(PoisonError::into_inner);
-        let print = index.print(clue);
-        let mut found = index.find(print);
+        let print = self.index.print(clue);
+        let mut found = self.index.find(print);
         for (_, fan, leads) in self.own_index.iter().filter(|(own, ..)| *own == print) {
             found.retain(|known| known != fan);
             found.extend(leads.then_some(*fan));

@@ -10,7 +10,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -145,7 +145,7 @@ impl Writer {
     /// Starts the thread.
     pub(super) fn start(
         engine: &Arc<dyn Engine>,
-        index: Arc<RwLock<Index>>,
+        index: Arc<Index>,
         meta: Meta,
         min_free_mb: u64,
     ) -> std::io::Result<Self> {
@@ -254,7 +254,7 @@ fn watch_over(shared: &Weak<Shared>, engine: &Weak<dyn Engine>) {
 
 struct Group {
     engine: Arc<dyn Engine>,
-    index: Arc<RwLock<Index>>,
+    index: Arc<Index>,
     meta: Meta,
     shared: Arc<Shared>,
     space_looked_at: Instant,
@@ -298,11 +298,8 @@ impl Group {
 
     /// Before the commit, so that the next transaction finds them. Should the commit fail, the store has failed.
     fn note(&self, changes: Vec<(Print, FanNumber, bool)>) {
-        if !changes.is_empty() {
-            let mut index = self.index.write().unwrap_or_else(PoisonError::into_inner);
-            for (print, fan, leads) in changes {
-                index.set(print, fan, leads);
-            }
+        for (print, fan, leads) in changes {
+            self.index.set(print, fan, leads);
         }
     }
 

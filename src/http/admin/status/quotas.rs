@@ -54,7 +54,7 @@ pub(super) async fn quotas(
             let window = |used: u32, limit: u32| json!({"used": used, "limit": limit, "left": limit.saturating_sub(used)});
             let mut quota = json!({
                 "app": name, "corp_id": app.corp_id, "api": api.as_str(),
-                "blocked_until": used.blocked_ms.map(|ms| now.wall.plus_ms(ms)),
+                "blocked_until": used.blocked_ms.map(|ms| state.clock.now().plus_ms(ms)),
                 "hour": window(used.hour, limits.per_hour),
                 "day": window(used.day, limits.per_day),
                 "month": window(used.month, limits.per_month),
@@ -62,7 +62,7 @@ pub(super) async fn quotas(
             });
             if step == FanStep::Mint {
                 let patient = Share::Without { reserve_percent: app.reserve_percent };
-                let start = now.wall.plus_ms(used.blocked_ms.unwrap_or(0));
+                let start = state.clock.now().plus_ms(used.blocked_ms.unwrap_or(0));
                 let to_come = forecast(&fans, &ledger.history(now), limits, patient, start);
                 quota["forecast"] = json!({
                     "import_done_at": to_come.import_done_at,

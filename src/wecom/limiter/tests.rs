@@ -1,0 +1,222 @@
+//! Seeded lives of the limiter over a store, judged by the simulated platform's own ledger: crashes, restarts, a
+//! machine started anew, a wall clock that is set, 45009, two apps of one corp and one of another.
+
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS, Steady, Timestamp};
+use crate::simulator::quota::{Ledger as Judge, conversion_limits};
+use crate::store::Store;
+use crate::store::embedded::engine::Memory;
+use crate::store::embedded::{EmbeddedStore, Settings};
+
+const LIMITS: Limits = Limits { per_hour: 60, per_day: 200, per_month: 900 };
+const PATIENT: Share = Share::Without { reserve_percent: 10 };
+const MINT: Api = Api::UnionidToPendingId;
+
+/// True time, what the wall shows, and which start of the machine it is.
+struct World {
+    true_ms: AtomicI64,
+    wall_off_ms: AtomicI64,
+    boot: AtomicU64,
+    booted_at_ms: AtomicI64,
+    /// True time and wall at the start of the process.
+    started: [AtomicI64; 2],
+}
+
+impl World {
+    fn start_process(&self) {
+        let true_ms = self.true_ms.load(SeqCst);
+        self.started[0].store(true_ms, SeqCst);
+        self.started[1].store(true_ms + self.wall_off_ms.load(SeqCst), SeqCst);
+    }
+
+    fn new() -> Arc<Self> {
+        let world = Self {
+            true_ms: 1_795_309_323_000.into(),
+            wall_off_ms: 0.into(),
+            boot: 1.into(),
+            booted_at_ms: 0.into(),
+            started: [0.into(), 0.into()],
+        };
+        world.start_process();
+        Arc::new(world)
+    }
+}
+
+impl Clock for World {
+    fn now(&self) -> Timestamp {
+        Timestamp::from_millis(self.true_ms.load(SeqCst) + self.wall_off_ms.load(SeqCst))
+    }
+
+    fn moment(&self) -> Moment {
+        let uptime_ms = self.true_ms.load(SeqCst) - self.booted_at_ms.load(SeqCst);
+        let since_start_ms = self.true_ms.load(SeqCst) - self.started[0].load(SeqCst);
+        let wall = Timestamp::from_millis(self.started[1].load(SeqCst) + since_start_ms);
+        Moment { wall, steady: Some(Steady { boot: self.boot.load(SeqCst), uptime_ms }) }
+    }
+}
+
+struct Stored(EmbeddedStore);
+
+#[async_trait]
+impl Ledgers for Stored {
+    async fn reserve(
+        &self,
+        accounts: &[(String, Budget)],
+        api: Api,
+        share: Share,
+        want: u32,
+        now: Moment,
+    ) -> Result<Grant, String> {
+        self.0.reserve(accounts, api.as_str(), share, want, now).await.map_err(|e| e.to_string())
+    }
+
+    async fn refused(&self, account: &str, budget: Budget, api: Api, now: Moment) -> Result<i64, String> {
+        self.0.refused(account, budget, api.as_str(), now).await.map_err(|e| e.to_string())
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// So many callers of one corp at once; their calls reach WeCom so much later.
+    Call {
+        corp: usize,
+        share: Share,
+        callers: usize,
+        late_ms: i64,
+    },
+    Pass(i64),
+    SetWall(i64),
+    /// The process is killed: what was reserved and not used is lost.
+    Crash,
+    /// The machine is started anew, a minute later, with a wall clock that is not ahead of what it was.
+    Reboot,
+    /// WeCom says 45009 for whatever reason of its own.
+    Refuse(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let share = prop_oneof![Just(Share::Whole), Just(PATIENT)];
+    let one = prop_oneof![
+        12 => (0_usize..2, share, 1_usize..30, 0_i64..10_000)
+            .prop_map(|(corp, share, callers, late_ms)| Step::Call { corp, share, callers, late_ms }),
+        4 => (0_i64..20 * MINUTE_MS).prop_map(Step::Pass),
+        2 => (0_i64..2 * DAY_MS).prop_map(Step::Pass),
+        1 => (-40 * DAY_MS..40 * DAY_MS).prop_map(Step::SetWall),
+        2 => Just(Step::Crash),
+        1 => Just(Step::Reboot),
+        1 => (0_usize..2).prop_map(Step::Refuse),
+    ];
+    proptest::collection::vec(one, 1..120)
+}
+
+fn corps() -> [CorpId; 2] {
+    ["wwFIRST", "wwSECOND"].map(|id| CorpId::new(id).unwrap())
+}
+
+fn limiter(memory: &Memory, clock: &Arc<World>) -> Limiter {
+    clock.start_process();
+    let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
+    let limits = corps().into_iter().map(|corp| (corp, LIMITS)).collect();
+    Limiter::new(Arc::new(Stored(store)), clock.clone(), limits)
+}
+
+async fn live(steps: Vec<Step>) {
+    let memory = Memory::default();
+    let clock = World::new();
+    let mut limiter = limiter(&memory, &clock);
+    let (mut arrivals, mut lowest_off_ms) = ([Vec::new(), Vec::new()], 0);
+    for step in steps {
+        match step {
+            Step::Call { corp, share, callers, late_ms } => {
+                for _ in 0..callers {
+                    if limiter.permit(&corps()[corp], MINT, share).await.is_ok() {
+                        arrivals[corp].push(clock.true_ms.load(SeqCst) + late_ms);
+                    }
+                }
+            }
+            Step::Pass(ms) => drop(clock.true_ms.fetch_add(ms, SeqCst)),
+            Step::SetWall(off_ms) => {
+                clock.wall_off_ms.store(off_ms, SeqCst);
+                lowest_off_ms = lowest_off_ms.min(off_ms);
+            }
+            Step::Crash => limiter = self::limiter(&memory, &clock),
+            Step::Reboot => {
+                clock.true_ms.fetch_add(MINUTE_MS, SeqCst);
+                clock.booted_at_ms.store(clock.true_ms.load(SeqCst), SeqCst);
+                clock.boot.fetch_add(1, SeqCst);
+                // A wall clock set forth just before the machine starts anew is the one case nobody can see.
+                clock.wall_off_ms.store(lowest_off_ms, SeqCst);
+                limiter = self::limiter(&memory, &clock);
+            }
+            Step::Refuse(corp) => {
+                limiter.refused(&corps()[corp], MINT).await;
+                let refused = limiter.permit(&corps()[corp], MINT, Share::Whole).await;
+                assert!(matches!(refused, Err(CallError::NoPermit { .. })), "{refused:?}");
+            }
+        }
+    }
+    let quota = crate::simulator::Quota {
+        per_hour: LIMITS.per_hour.into(),
+        per_day: LIMITS.per_day.into(),
+        per_month: LIMITS.per_month.into(),
+    };
+    for calls in &mut arrivals {
+        calls.sort_unstable();
+        let mut judge = Judge::conversion();
+        for at in calls {
+            assert!(judge.charge(*at, &conversion_limits(&quota)).is_admitted, "over quota");
+        }
+    }
+    // However it went, an hour's quota can be used up again, a month later.
+    for corp in corps() {
+        let _ = limiter.permit(&corp, MINT, Share::Whole).await;
+    }
+    clock.true_ms.fetch_add(31 * DAY_MS, SeqCst);
+    let (start, mut used) = (clock.true_ms.load(SeqCst), [0, 0]);
+    for (corp, used) in corps().iter().zip(&mut used) {
+        for (share, least) in [(PATIENT, 54), (Share::Whole, 60)] {
+            while limiter.permit(corp, MINT, share).await.is_ok() {
+                *used += 1;
+            }
+            assert_eq!(*used, least, "not all of the quota can be used");
+        }
+    }
+    assert!(clock.true_ms.load(SeqCst) - start < HOUR_MS);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(80))]
+
+    #[test]
+    fn no_life_goes_over_the_quota_and_each_can_use_all_of_it(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(live(steps));
+    }
+}
+
+#[tokio::test]
+async fn work_that_never_ends_uses_nearly_all_of_a_month() {
+    let clock = World::new();
+    let memory = Memory::default();
+    let (mut limiter, corp) = (limiter(&memory, &clock), corps()[0].clone());
+    let (start, mut used, mut crashed) = (clock.true_ms.load(SeqCst), 0_u32, 0);
+    while clock.true_ms.load(SeqCst) - start < 60 * DAY_MS {
+        match limiter.permit(&corp, MINT, Share::Whole).await {
+            Ok(()) => used += 1,
+            Err(CallError::NoPermit { retry_at, .. }) => {
+                clock.true_ms.fetch_add(retry_at.millis_since(clock.now()).max(1), SeqCst);
+                if used / 100 > crashed {
+                    crashed = used / 100;
+                    limiter = self::limiter(&memory, &clock);
+                }
+            }
+            Err(other) => panic!("{other}"),
+        }
+    }
+    // Two months of 900, and the month's buckets are two hours wide.
+    assert!((1_782..=1_800).contains(&used), "{used} of 1800");
+}

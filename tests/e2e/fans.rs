@@ -1,0 +1,192 @@
+//! The brand's side: imports, priorities, the reserve, renewal, and who is at fault when nothing can be minted.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use unionlink::simulator::{Api, Fault, Options, Person, Quota, Remint};
+
+use crate::harness::{Setup, World};
+
+fn ndjson(people: &[Person]) -> String {
+    let row = |p: &Person| json!({"unionid": p.unionid, "openid": p.openid}).to_string() + "\n";
+    people.iter().map(row).collect()
+}
+
+async fn post(world: &World, query: &str, body: impl Into<reqwest::Body>) -> Value {
+    let request = world.http.post(format!("{}/v1/fans{query}", world.admin));
+    let response = request.header("content-type", "application/x-ndjson").body(body).send().await.unwrap();
+    assert_eq!(response.status(), 202);
+    response.json().await.unwrap()
+}
+
+fn waiting(status: &Value, priority: &str) -> u64 {
+    let mint = |queue: &&Value| queue["api"] == "unionid_to_pending_id" && queue["priority"] == priority;
+    let queue = status["queues"].as_array().unwrap().iter().find(mint);
+    queue.map_or(0, |queue| queue["waiting"].as_u64().unwrap())
+}
+
+fn quota<'a>(status: &'a Value, api: &str) -> &'a Value {
+    status["quotas"].as_array().unwrap().iter().find(|quota| quota["api"] == api).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_any_length_is_taken_row_by_row() {
+    let world = World::with(Setup { app: "existing_customers = false".into(), ..Setup::default() }).await;
+    world.wecom.set_app_error(&world.corp.corp_id, Some(48_002));
+    let people = world.wecom.add_people(30_000);
+    let mut body = ndjson(&people);
+    body.push_str("not a row\n\n");
+    body.push_str(&json!({"unionid": people[0].unionid, "openid": people[0].openid}).to_string());
+    let receipt = post(&world, "", body).await;
+    assert_eq!((&receipt["accepted"], &receipt["known"]), (&json!(30_000), &json!(1)));
+    assert_eq!(receipt["rejected"].as_array().unwrap().len(), 1);
+    assert_eq!(receipt["rejected"][0]["line"], 30_001);
+    let status = world.get("/v1/status").await;
+    assert_eq!(status["fans"]["registered"], 30_000);
+    // The first thousand may be somebody registering now; so many more are an import.
+    assert_eq!(waiting(&status, "live"), 1_000);
+    assert_eq!(waiting(&status, "bulk"), 29_000);
+    assert!(quota(&status, "unionid_to_pending_id")["forecast"]["import_done_at"].is_string());
+    let wrong = world.http.post(format!("{}/v1/fans?priority=urgent", world.admin)).body("{}").send();
+    assert_eq!(wrong.await.unwrap().status(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_registers_in_the_middle_of_an_import_is_minted_at_once() {
+    let app = "existing_customers = false".into();
+    let world = World::with(Setup { app, ..Setup::default() }).await;
+    world.wecom.inject(Api::UnionidToPendingId, Fault::Latency(100), None);
+    let people = world.wecom.add_people(3_000);
+    post(&world, "?priority=bulk", ndjson(&people)).await;
+    world.until("/v1/status", |s| s["fans"]["minted"].as_u64() > Some(50)).await;
+    let person = world.wecom.add_person();
+    world.register(std::slice::from_ref(&person)).await;
+    let path = format!("/v1/fans/{}", person.unionid);
+    let fan = world.until(&path, |fan| fan["state"] == "minted").await;
+    let at = |name: &str| fan[name].as_str().unwrap().parse().unwrap();
+    let waited_ms = unionlink::domain::time::Timestamp::millis_since(at("minted_at"), at("registered_at"));
+    let status = world.get("/v1/status").await;
+    assert!(waiting(&status, "bulk") > 1_500, "the import is over already: {status:#}");
+    assert!(waited_ms < 1_000, "{waited_ms} ms");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_leaves_the_reserve_to_who_registers_now() {
+    let quota_line = "quota = { per_hour = 200, per_day = 1000, per_month = 5000, reserve_percent = 10 }";
+    let mut setup = Setup { app: format!("existing_customers = false\n{quota_line}"), ..Setup::default() };
+    setup.options.quota = Quota { per_hour: 200, per_day: 1_000, per_month: 5_000 };
+    let world = World::with(setup).await;
+    post(&world, "?priority=bulk", ndjson(&world.wecom.add_people(300))).await;
+    let held = |s: &Value| s["paused"].as_array().unwrap().iter().any(|p| p["scope"] == "patient_fans");
+    let status = world.until("/v1/status", |s| held(s) && s["fans"]["minted"] == 180).await;
+    assert_eq!(
+        quota(&status, "unionid_to_pending_id")["hour"],
+        json!({"used": 180, "limit": 200, "left": 20})
+    );
+    let people = world.wecom.add_people(20);
+    world.register(&people).await;
+    for person in &people {
+        world.until(&format!("/v1/fans/{}", person.unionid), |fan| fan["state"] == "minted").await;
+    }
+    let counters = world.wecom.counters();
+    assert_eq!((counters.calls_of(Api::UnionidToPendingId), counters.quota_violations), (200, 0));
+    // In an hour it goes on.
+    world.clock.skip(Duration::from_secs(3_700));
+    world.until("/v1/status", |s| s["fans"]["minted"] == 320).await;
+    assert_eq!(world.wecom.counters().quota_violations, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fans_are_renewed_before_their_end_whatever_wecom_returns() {
+    for remint in [Remint::NewId, Remint::SameId, Remint::SameIdNotRenewed] {
+        let options = Options { remint, ..Setup::default().options };
+        let world = World::with(Setup { options, ..Setup::default() }).await;
+        let fans = world.mint(3).await;
+        world.add(0, &fans[0], "zhangsan").await;
+        world.linked(&fans[0], 1).await;
+        let path = format!("/v1/fans/{}", fans[1].unionid);
+        let first = world.get(&path).await;
+        let calls = |s: &Value| s["calls"]["unionid_to_pending_id"].as_u64();
+        world.clock.skip(Duration::from_hours(86 * 24));
+        world.until("/v1/status", |s| calls(s) == Some(6)).await;
+        // Where WeCom gave the same one again, it is asked once more when that should have ended.
+        world.clock.skip(Duration::from_hours(5 * 24));
+        let renewed = |fan: &Value| {
+            fan["state"] == "minted" && fan["expires_at"].as_str() > first["expires_at"].as_str()
+        };
+        world.until(&path, renewed).await;
+        let asked_again = if remint == Remint::NewId { 6 } else { 9 };
+        world.until("/v1/status", |s| calls(s) == Some(asked_again)).await;
+        // Added by a dealer long after the first pending id was over.
+        world.add(1, &fans[1], "lisi").await;
+        world.linked(&fans[1], 1).await;
+        world.judge(&fans[..2]).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_imported_pending_id_is_not_minted_again() {
+    let setup = Setup { app: "existing_customers = false".into(), ..Setup::default() };
+    let mut world = World::with(setup).await;
+    let fans = world.mint(2).await;
+    let known = world.get(&format!("/v1/fans/{}", fans[0].unionid)).await;
+    let pending_id = known["pending_id"].as_str().unwrap();
+    // Another installation takes over what this one knew.
+    world.stop().await.unwrap();
+    std::fs::remove_dir_all(world.folder.path().join("data")).unwrap();
+    world.start().await;
+    let minted_at = known["minted_at"].as_str().unwrap();
+    let (unionid, openid) = (&fans[0].unionid, &fans[0].openid);
+    let row = json!({"unionid": unionid, "openid": openid, "pending_id": pending_id, "minted_at": minted_at});
+    let late =
+        json!({"unionid": "oX", "openid": "oY", "pending_id": "p", "minted_at": "2199-01-01T00:00:00Z"});
+    let receipt = post(&world, "?priority=bulk", format!("{row}\n{late}\n{row}\n")).await;
+    assert_eq!((&receipt["accepted"], &receipt["known"]), (&json!(1), &json!(1)));
+    assert_eq!(receipt["rejected"], json!([{"line": 2, "reason": "minted_at is in the future"}]));
+    let calls = world.wecom.counters().calls_of(Api::UnionidToPendingId);
+    world.add(0, &fans[0], "zhangsan").await;
+    world.linked(&fans[0], 1).await;
+    assert_eq!(world.wecom.counters().calls_of(Api::UnionidToPendingId), calls);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_mini_program_stops_minting_at_once_and_costs_no_fan() {
+    for errcode in [610_018, 845_003, 48_002, 60_020] {
+        let world = World::with(Setup { app: "existing_customers = false".into(), ..Setup::default() }).await;
+        // It worked a moment ago.
+        world.mint(2).await;
+        world.wecom.set_app_error(&world.corp.corp_id, Some(errcode));
+        post(&world, "?priority=bulk", ndjson(&world.wecom.add_people(500))).await;
+        let parked = |s: &Value| {
+            let paused = s["paused"].as_array().unwrap();
+            paused.iter().any(|p| p["errcode"] == errcode && p["failures"].as_u64() > Some(0))
+        };
+        let status = world.until("/v1/status", parked).await;
+        let calls = world.wecom.counters().calls_of(Api::UnionidToPendingId);
+        assert!(calls < 2 + 40, "{errcode}: {calls} calls were spent");
+        assert_eq!(status["fans"]["rejected"], 0);
+        // Mended by an operator, it goes on by itself.
+        world.wecom.set_app_error(&world.corp.corp_id, None);
+        world.clock.skip(Duration::from_mins(10));
+        world.until("/v1/status", |s| s["fans"]["minted"] == 502).await;
+        assert_eq!(world.get("/v1/status").await["fans"]["rejected"], 0, "{errcode}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_limit_reached_in_spite_of_it_all_is_waited_out_and_shown() {
+    let world = World::with(Setup { app: "existing_customers = false".into(), ..Setup::default() }).await;
+    world.wecom.inject(Api::UnionidToPendingId, Fault::Errcode(45_009), Some(1));
+    let people = world.wecom.add_people(3);
+    world.register(&people[..1]).await;
+    let blocked = |s: &Value| !quota(s, "unionid_to_pending_id")["blocked_until"].is_null();
+    world.until("/v1/status", blocked).await;
+    world.register(&people[1..]).await;
+    // Through a restart too: nothing is called before its time.
+    let mut world = world;
+    world.restart().await;
+    world.until("/v1/status", |s| s["paused"].as_array().is_some_and(|p| !p.is_empty())).await;
+    assert_eq!(world.wecom.counters().calls_of(Api::UnionidToPendingId), 1);
+    world.clock.skip(Duration::from_secs(3_601));
+    world.until("/v1/status", |s| s["fans"]["minted"] == 3).await;
+}

@@ -1,0 +1,92 @@
+//! Imports and minting through SIGKILL: nothing lost, nothing twice, never over the quota and nearly all of it.
+
+use std::fmt::Write as _;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::process::{Child, Command};
+use unionlink::simulator::{Api, Fault, Options, Quota};
+
+use crate::harness::Setup;
+use crate::process::Process;
+
+const PER_HOUR: u64 = 1_500;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn through_kills_the_quota_is_never_exceeded_and_nearly_all_of_it_used() {
+    let mut setup = Setup {
+        app: format!(
+            "existing_customers = false\nquota = {{ per_hour = {PER_HOUR}, per_day = 9000, per_month = 9000 }}"
+        ),
+        ..Setup::default()
+    };
+    setup.options.quota = Quota { per_hour: PER_HOUR, per_day: 9_000, per_month: 9_000 };
+    let mut process = Process::with(setup).await;
+    process.world.wecom.inject(Api::UnionidToPendingId, Fault::Latency(50), None);
+    let people = process.world.wecom.add_people(2_000);
+    process.start().await;
+    process.world.register(&people).await;
+    let calls = |process: &Process| process.world.wecom.counters().calls_of(Api::UnionidToPendingId);
+    // Killed once in each sixth of the quota.
+    for n in 1..=5 {
+        while calls(&process) < n * PER_HOUR / 6 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        process.kill().await;
+        process.start().await;
+    }
+    let exhausted =
+        |s: &Value| s["paused"].as_array().is_some_and(|p| p.iter().any(|p| p["scope"] == "fans"));
+    process.world.until("/v1/status", exhausted).await;
+    let calls = calls(&process);
+    assert!((PER_HOUR * 95 / 100..=PER_HOUR).contains(&calls), "{calls} of {PER_HOUR}");
+    let counters = process.world.wecom.counters();
+    assert_eq!((counters.quota_violations, counters.errcodes_of(45_009)), (0, 0));
+}
+
+fn import(process: &Process, file: &std::path::Path) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unionlink"));
+    command.args(["fans", "import", "--json", "--config"]).arg(&process.file).arg(file);
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    command.spawn().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_killed_twice_loses_no_fan_and_mints_none_twice() {
+    const ROWS: usize = 10_000;
+    let options =
+        Options { base_per_minute: 10_000_000, base_per_hour: 10_000_000, ..Setup::default().options };
+    let app =
+        "existing_customers = false\nquota = { per_hour = 1000, per_day = 1000, per_month = 1000 }".into();
+    let mut process = Process::with(Setup { options, app, ..Setup::default() }).await;
+    process.start().await;
+    let people = process.world.wecom.add_people(ROWS);
+    let mut rows = String::from("\u{feff}昵称,微信unionid,小程序openid\r\n");
+    for (n, person) in people.iter().enumerate() {
+        write!(rows, "\"fan, {n}\",{},{}\r\n", person.unionid, person.openid).unwrap();
+    }
+    rows.push_str("nobody,,oX\r\n");
+    let file = process.world.folder.path().join("fans.csv");
+    std::fs::write(&file, rows).unwrap();
+    for part in [3, 2] {
+        let mut child = import(&process, &file);
+        let so_far = |s: &Value| s["fans"]["registered"].as_u64() >= Some((ROWS / part) as u64);
+        process.world.until("/v1/status", so_far).await;
+        child.kill().await.unwrap();
+    }
+    let output = import(&process, &file).wait_with_output().await.unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(summary["rejected"], 1, "{summary:#}");
+    assert!(told.contains("unionid"), "{told}");
+    let status = process.world.until("/v1/status", |s| s["fans"]["minted"] == 990).await;
+    assert_eq!(status["fans"]["registered"], ROWS);
+    let calls = process.world.wecom.counters().calls_of(Api::UnionidToPendingId);
+    assert_eq!(calls, 990, "somebody was minted twice");
+    for person in people.iter().step_by(997) {
+        let fan = process.world.get(&format!("/v1/fans/{}", person.unionid)).await;
+        assert_eq!(fan["openid"], json!(person.openid));
+    }
+}
