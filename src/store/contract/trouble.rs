@@ -110,6 +110,27 @@ async fn a_stuck_disk_is_said_in_time_for_wecom_to_try_again() {
     assert_eq!(store.counts().inbox, 1);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn steady_work_is_not_taken_for_a_stuck_disk() {
+    let disk = Disk::good();
+    let store = disk.store();
+    let give_up = std::time::Instant::now() + std::time::Duration::from_millis(3_600);
+    // Four importers, so that there is always a transaction waiting, and none fills a group to the last key.
+    let import = async |importer: u32| {
+        let mut n = 0_u32;
+        while std::time::Instant::now() < give_up {
+            let fan = |n| NewFan {
+                key: FanKey { app: app(), unionid: Unionid::new(format!("o{importer}x{n}")).unwrap() },
+                ..new_fan(1)
+            };
+            store.put_fans((n..n + 1_024).map(fan).collect(), T0).await.unwrap();
+            n += 1_024;
+        }
+    };
+    tokio::join!(import(1), import(2), import(3), import(4));
+    assert_eq!(store.ready(), Ok(()));
+}
+
 #[tokio::test]
 async fn a_full_disk_refuses_before_the_engine_is_asked_and_resumes_when_there_is_space() {
     let disk = Disk::good();

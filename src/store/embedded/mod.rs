@@ -13,7 +13,9 @@ pub mod engine;
 mod fans;
 mod inbox;
 mod index;
+mod indexing;
 mod keys;
+mod ledgers;
 mod links;
 mod queues;
 mod records;
@@ -24,35 +26,28 @@ mod txn;
 mod writer;
 
 use std::collections::{HashSet, VecDeque};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Instant;
-
-use tokio::sync::watch;
 
 use super::{Counts, FanPlace, FanWork, LINKS_MAX, StoreError, Work};
 use crate::domain::contact::Contact;
 use crate::domain::dealer::Dealer;
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::ids::{AppName, ContactKey};
-use crate::domain::quota::Ledger;
 use crate::domain::time::Timestamp;
 
 use engine::{Engine, Memory};
 use index::{Clue, Index};
+use indexing::Indexing;
 use queues::Waiting;
 use records::{Record, decode};
-use roll::{Clues, Entry, FanNumber, Read};
+use roll::{Entry, FanNumber, Read};
 pub use sled_engine::OpenError;
-use sled_engine::{SledEngine, panic_text};
+use sled_engine::SledEngine;
 use transactions::lease_key;
 use txn::{Meta, Txn, failed};
 use writer::Writer;
 
-impl Record for Ledger {}
 impl Record for Dealer {}
 
 /// What can be set about a store.
@@ -74,6 +69,8 @@ impl Default for Settings {
     }
 }
 
+type DamagedKeys = Arc<Mutex<HashSet<Vec<u8>>>>;
+
 /// The store of one machine.
 pub struct EmbeddedStore {
     engine: Arc<dyn Engine>,
@@ -83,14 +80,7 @@ pub struct EmbeddedStore {
     indexing: Indexing,
     leased: Mutex<HashSet<Vec<u8>>>,
     /// Keys of records that failed their checksum.
-    damaged: Arc<Mutex<HashSet<Vec<u8>>>>,
-}
-
-/// The thread that reads the index, and how far it is.
-struct Indexing {
-    done: watch::Receiver<Option<Result<(), StoreError>>>,
-    cancel: Arc<AtomicBool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    damaged: DamagedKeys,
 }
 
 impl EmbeddedStore {
@@ -123,7 +113,7 @@ impl EmbeddedStore {
             path: "the store".into(),
             source,
         };
-        let (index, damaged) = (Arc::default(), Arc::default());
+        let (index, damaged) = (Arc::default(), DamagedKeys::default());
         let indexing = Indexing::start(&engine, &index, meta.sheets, &damaged).map_err(not_started)?;
         let writer =
             Writer::start(&engine, index.clone(), meta, settings.free_mb_min).map_err(not_started)?;
@@ -132,9 +122,7 @@ impl EmbeddedStore {
 
     /// Waits until fans can be found.
     async fn indexed(&self) -> Result<(), StoreError> {
-        let mut done = self.indexing.done.clone();
-        let done = done.wait_for(Option::is_some).await;
-        done.map_or(Err(StoreError::Closed), |done| done.clone().unwrap_or(Ok(())))
+        self.indexing.finished().await
     }
 
     fn read<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
@@ -304,15 +292,6 @@ impl EmbeddedStore {
         self.writer.answer(submitted?).await
     }
 
-    /// Stops what runs beside the writer.
-    async fn stop_indexing(&self) {
-        self.indexing.cancel.store(true, Ordering::Relaxed);
-        let thread = self.indexing.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(thread) = thread {
-            let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-        }
-    }
-
     /// The contacts that end the keys under `prefix`, behind the id of their app.
     fn contacts_in(&self, prefix: &[u8]) -> Result<Vec<ContactKey>, StoreError> {
         self.rows(prefix, &keys::after(prefix), LINKS_MAX, |key, _| {
@@ -331,73 +310,4 @@ impl Read for EmbeddedStore {
     fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber> {
         self.index.find(self.index.print(clue))
     }
-}
-
-impl Indexing {
-    fn start(
-        engine: &Arc<dyn Engine>,
-        index: &Arc<Index>,
-        sheets: u32,
-        damaged: &Arc<Mutex<HashSet<Vec<u8>>>>,
-    ) -> std::io::Result<Self> {
-        let (tell, done) = watch::channel(None);
-        let cancel = Arc::new(AtomicBool::new(false));
-        let (engine, index, damaged, cancelled) =
-            (engine.clone(), index.clone(), damaged.clone(), cancel.clone());
-        let thread = std::thread::Builder::new().name("store-index".to_owned()).spawn(move || {
-            let began = Instant::now();
-            let reading = AssertUnwindSafe(|| {
-                let readers = u32::try_from(std::thread::available_parallelism().map_or(1, usize::from));
-                let part = sheets.div_ceil(readers.unwrap_or(1).min(4)).max(1);
-                // Each reader takes a part of the roll.
-                std::thread::scope(|scope| {
-                    let parts = (0..sheets).step_by(part as usize).map(|first| {
-                        let sheets = first..first.saturating_add(part).min(sheets);
-                        let (engine, index, damaged, cancelled) = (&*engine, &*index, &*damaged, &*cancelled);
-                        scope.spawn(move || read_index(engine, index, sheets, damaged, cancelled))
-                    });
-                    let parts: Vec<_> = parts.collect();
-                    parts.into_iter().try_for_each(|part| {
-                        part.join()
-                            .unwrap_or_else(|panic| Err(StoreError::Failed(panic_text(&*panic).to_owned())))
-                    })
-                })
-            });
-            let result = catch_unwind(reading).unwrap_or_else(|panic| {
-                Err(StoreError::Failed(format!("reading the roll panicked: {}", panic_text(&*panic))))
-            });
-            if result.is_ok() && sheets > 0 {
-                tracing::info!(sheets, took_ms = began.elapsed().as_millis(), "fans can be found");
-            }
-            let _ = tell.send(Some(result));
-        })?;
-        Ok(Self { done, cancel, thread: Mutex::new(Some(thread)) })
-    }
-}
-
-fn read_index(
-    engine: &dyn Engine,
-    index: &Index,
-    sheets: std::ops::Range<u32>,
-    damaged: &Mutex<HashSet<Vec<u8>>>,
-    cancelled: &AtomicBool,
-) -> Result<(), StoreError> {
-    for row in engine.range(&keys::sheet(sheets.start), &keys::sheet(sheets.end)) {
-        if cancelled.load(Ordering::Relaxed) {
-            return Err(StoreError::Closed);
-        }
-        let (key, value) = row.map_err(failed)?;
-        let read = keys::sheet_number(&key).and_then(|number| {
-            Clues::read(&key, &value)?.for_each(number, |clue, fan| index.set(index.print(clue), fan, true));
-            Ok(())
-        });
-        match read {
-            Err(StoreError::Damaged(reason)) => {
-                tracing::error!(reason, "sixteen fans cannot be read; they are left alone");
-                damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
-            }
-            other => other?,
-        }
-    }
-    Ok(())
 }

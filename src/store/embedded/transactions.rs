@@ -13,13 +13,13 @@ use super::queues::{Books, Waiting};
 use super::records::decode;
 use super::roll::FanNumber;
 use super::txn::Txn;
-use super::{EmbeddedStore, fans, inbox, keys, links, queues, roll};
+use super::{EmbeddedStore, fans, inbox, keys, ledgers, links, queues, roll};
 use crate::domain::contact::Contact;
 use crate::domain::dealer::{Dealer, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
 use crate::domain::ids::{AppName, ContactKey, CorpId, FanKey, Unionid};
 use crate::domain::link::{FeedEntry, LinkData};
-use crate::domain::quota::{self, Budget, Grant, Ledger, Share};
+use crate::domain::quota::{Budget, Grant, Ledger, Share};
 use crate::domain::tally::Tally;
 use crate::domain::time::{DAY_MS, Moment, Timestamp};
 
@@ -259,23 +259,7 @@ impl Store for EmbeddedStore {
     ) -> Result<Grant, StoreError> {
         let accounts: Vec<_> =
             accounts.iter().map(|(account, budget)| (keys::ledger(account, api), *budget)).collect();
-        self.writer
-            .run(move |txn| {
-                let ledgers = accounts.iter().map(|(key, _)| Ok(txn.get(key)?.unwrap_or_default()));
-                let mut ledgers = ledgers.collect::<Result<Vec<Ledger>, StoreError>>()?;
-                let mut charged: Vec<_> = ledgers
-                    .iter_mut()
-                    .zip(&accounts)
-                    .map(|(ledger, (_, budget))| (ledger, *budget))
-                    .collect();
-                let grant = quota::reserve(&mut charged, now, want, share);
-                // In vain too: a ledger has to see each start of the machine to know what has passed since.
-                for ((key, _), ledger) in accounts.into_iter().zip(&ledgers) {
-                    txn.put(key, ledger)?;
-                }
-                Ok(grant)
-            })
-            .await
+        self.writer.run(move |txn| ledgers::reserve(txn, accounts, share, want, now)).await
     }
 
     async fn refused(
@@ -286,14 +270,7 @@ impl Store for EmbeddedStore {
         now: Moment,
     ) -> Result<i64, StoreError> {
         let key = keys::ledger(account, api);
-        self.writer
-            .run(move |txn| {
-                let mut ledger: Ledger = txn.get(&key)?.unwrap_or_default();
-                let blocked_ms = ledger.refused(now, budget);
-                txn.put(key, &ledger)?;
-                Ok(blocked_ms)
-            })
-            .await
+        self.writer.run(move |txn| ledgers::refused(txn, key, budget, now)).await
     }
 
     async fn ledger(&self, account: &str, api: &'static str) -> Result<Ledger, StoreError> {
@@ -433,7 +410,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn close(&self) {
-        self.stop_indexing().await;
+        self.indexing.stop().await;
         self.writer.close().await;
     }
 }

@@ -280,6 +280,8 @@ impl Group {
                         let Decided { writes, index, meta } = txn.into_decided();
                         if !decided.is_empty() && decided.len() + writes.len() > GROUP_KEYS_MAX {
                             self.commit(std::mem::take(&mut decided), &mut unanswered);
+                            // That was progress: under steady load one group follows the other in here.
+                            self.shared.set_busy(true);
                         }
                         self.meta = meta;
                         decided.extend(writes);
