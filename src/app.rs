@@ -109,7 +109,7 @@ impl App {
             }
         };
         let metrics = Arc::new(Metrics::default());
-        let platform = platform(config, &store, &clock, &metrics)?;
+        let platform = platform(config, &store, &clock, &metrics).await?;
         let context = Context {
             store: store.clone(),
             directory: Arc::new(Directory::new(store.clone(), platform.clone(), clock.clone())),
@@ -244,6 +244,7 @@ fn admin_app(app: &config::App) -> (AppName, AdminApp) {
         existing_customers: app.existing_customers,
         quota: app.quota.limits(),
         reserve_percent: app.quota.reserve_percent,
+        renew: app.renew,
     };
     (app.name.clone(), admin_app)
 }
@@ -259,7 +260,7 @@ fn door_app(app: &config::App) -> Result<DoorApp, StartError> {
     })
 }
 
-fn platform(
+async fn platform(
     config: &Config,
     store: &Arc<dyn Store>,
     clock: &Arc<dyn Clock>,
@@ -286,6 +287,7 @@ fn platform(
         timeout: Duration::from_millis(config.wecom.timeout_ms),
     };
     let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), limits);
+    limiter.begin().await;
     let client = Client::new(&settings, credentials.collect(), limiter, clock.clone(), metrics.clone());
     Ok(Arc::new(client.map_err(StartError::Client)?))
 }

@@ -15,7 +15,7 @@ pub trait Clock: Send + Sync + 'static {
 
     /// The current instant on both clocks, for what must not be fooled by a wall clock that is set.
     fn moment(&self) -> Moment {
-        Moment { wall: self.now(), steady: None }
+        Moment::on_the_wall(self.now(), None)
     }
 }
 
@@ -32,16 +32,11 @@ impl Clock for SystemClock {
     }
 
     fn moment(&self) -> Moment {
-        /// The wall clock is looked at once: whoever sets it later changes nothing.
-        static FIRST: LazyLock<Moment> =
-            LazyLock::new(|| Moment { wall: SystemClock.now(), steady: steady() });
-        let first = *FIRST;
-        match steady() {
-            Some(now) => {
-                let now = Moment { wall: first.wall, steady: Some(now) };
-                Moment { wall: first.wall.plus_ms(now.millis_since(first)), ..now }
-            }
-            None => Moment { wall: self.now(), steady: None },
+        static FIRST: LazyLock<Moment> = LazyLock::new(|| Moment::on_the_wall(SystemClock.now(), steady()));
+        let (first, now) = (*FIRST, Moment::on_the_wall(self.now(), steady()));
+        match now.steady {
+            Some(_) => Moment { unset: first.wall.plus_ms(now.millis_since(first)), ..now },
+            None => now,
         }
     }
 }

@@ -20,6 +20,9 @@ impl Backoff {
     /// For a parked app or dealer: the probe that finds out whether an operator mended it.
     pub const PARKED: Self = Self { first_ms: 10 * SECOND_MS, max_ms: 5 * MINUTE_MS };
 
+    /// For a pair of ids that WeCom refuses: the probes find out whether it is all of them.
+    pub const PAIR: Self = Self { first_ms: 10 * SECOND_MS, max_ms: MINUTE_MS };
+
     /// The wait after the `attempt`-th failure (from 1), in milliseconds. `jitter` in `0.0..1.0` spreads it
     /// over the upper half, so that many waiters do not come back at once.
     #[must_use]

@@ -116,11 +116,6 @@ pub enum Priority {
 impl Priority {
     /// All, the most urgent first.
     pub const ALL: [Self; 4] = [Self::Live, Self::RenewUnlinked, Self::Renew, Self::Bulk];
-    /// What may use the whole quota.
-    pub const URGENT: &'static [Self] = &[Self::Live];
-    /// What leaves the reserve alone.
-    pub const PATIENT: &'static [Self] = &[Self::RenewUnlinked, Self::Renew, Self::Bulk];
-
     /// The name that operators see.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -128,6 +123,42 @@ impl Priority {
             Self::Live => "live",
             Self::RenewUnlinked => "renew_unlinked",
             Self::Renew => "renew",
+            Self::Bulk => "bulk",
+        }
+    }
+}
+
+/// Priorities that share calls and a part of the quota.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Lane {
+    /// What may use the whole quota.
+    Live,
+    /// What leaves the reserve alone.
+    Renewals,
+    /// What leaves to renewals what they will need, too.
+    Bulk,
+}
+
+impl Lane {
+    /// All, the most urgent first.
+    pub const ALL: [Self; 3] = [Self::Live, Self::Renewals, Self::Bulk];
+
+    /// Who is in it, in their order.
+    #[must_use]
+    pub const fn priorities(self) -> &'static [Priority] {
+        match self {
+            Self::Live => &[Priority::Live],
+            Self::Renewals => &[Priority::RenewUnlinked, Priority::Renew],
+            Self::Bulk => &[Priority::Bulk],
+        }
+    }
+
+    /// The name that operators see.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Live => "live",
+            Self::Renewals => "renewals",
             Self::Bulk => "bulk",
         }
     }

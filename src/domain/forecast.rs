@@ -3,9 +3,7 @@
 //! The coming months are walked through in steps of an hour, with what was used lately, what waits, and what falls
 //! due each day. It assumes that every call works and that as many people register as before: none are added.
 
-use std::collections::{BTreeMap, VecDeque};
-
-use super::fan::{FanStep, PENDING_ID_LIFE_MS, Priority, RENEW_AFTER_MS};
+use super::fan::{FanStep, PENDING_ID_LIFE_MS, Priority, RENEW_AFTER_MS, Renew};
 use super::quota::{Limits, Share};
 use super::tally::Tally;
 use super::time::{DAY_MS, HOUR_MS, Timestamp};
@@ -13,8 +11,8 @@ use super::time::{DAY_MS, HOUR_MS, Timestamp};
 const STEP_MS: i64 = HOUR_MS;
 const DAY_STEPS: usize = 24;
 const MONTH_STEPS: usize = 30 * DAY_STEPS;
-/// How far it looks: past the second renewal of what is minted first.
-const HORIZON_STEPS: usize = 400 * DAY_STEPS;
+/// How far it looks: past the first renewal of what three months of the quota can mint.
+const HORIZON_STEPS: usize = 200 * DAY_STEPS;
 /// A renewal that waits longer comes after the end of the pending id.
 const RENEWAL_WAIT_STEPS: usize = 5 * DAY_STEPS;
 const _: () = assert!(PENDING_ID_LIFE_MS - RENEW_AFTER_MS == 5 * 24 * STEP_MS);
@@ -23,19 +21,21 @@ const _: () = assert!(PENDING_ID_LIFE_MS - RENEW_AFTER_MS == 5 * 24 * STEP_MS);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Forecast {
     /// When the last of those who wait for their first pending id will have it; `None` if nobody waits, or if it
-    /// will take more than a year.
+    /// will take more than half a year.
     pub import_done_at: Option<Timestamp>,
     /// From when on pending ids will end before the quota allows to renew them.
     pub renewals_late_from: Option<Timestamp>,
 }
 
-/// Walks through what is to come. `history` are calls lately made, as (milliseconds ago, calls).
+/// Walks through what is to come. `history` are calls lately made, as (milliseconds ago, calls). Whether somebody will
+/// be linked by then is not known, so `renew` other than never counts everybody.
 #[must_use]
 pub fn forecast(
     tally: &Tally,
     history: &[(i64, u32)],
     limits: Limits,
     patient: Share,
+    renew: Renew,
     now: Timestamp,
 ) -> Forecast {
     let mut pace = Pace::new(history, limits, patient);
@@ -43,24 +43,31 @@ pub fn forecast(
     let mut bulk = waiting(Priority::Bulk) + waiting(Priority::Live);
     let waits_at_all = bulk > 0;
     let mut renewals = waiting(Priority::RenewUnlinked) + waiting(Priority::Renew);
-    let mut due: BTreeMap<usize, u64> = BTreeMap::new();
-    for (day, count) in &tally.renewals {
-        // Spread over its day.
-        for hour in 0..DAY_STEPS {
-            let at = Timestamp::from_millis(day * DAY_MS + i64::try_from(hour).unwrap_or(0) * HOUR_MS);
-            let step = usize::try_from(at.millis_since(now) / STEP_MS).unwrap_or(0);
-            let part = count / DAY_STEPS as u64 + u64::from((hour as u64) < count % DAY_STEPS as u64);
-            *due.entry(step).or_default() += part;
+    let mut due = vec![0_u64; HORIZON_STEPS];
+    if renew != Renew::Never {
+        for (day, count) in &tally.renewals {
+            // Spread over its day.
+            for hour in 0..DAY_STEPS {
+                let at = Timestamp::from_millis(day * DAY_MS + i64::try_from(hour).unwrap_or(0) * HOUR_MS);
+                let step = usize::try_from(at.millis_since(now) / STEP_MS).unwrap_or(0);
+                let part = count / DAY_STEPS as u64 + u64::from((hour as u64) < count % DAY_STEPS as u64);
+                if let Some(due) = due.get_mut(step) {
+                    *due += part;
+                }
+            }
         }
     }
+    let mut to_come = renewals + due.iter().sum::<u64>();
     let renewed_after = usize::try_from(RENEW_AFTER_MS / STEP_MS).unwrap_or(usize::MAX);
-    let (mut forecast, mut fell_due, mut served) = (Forecast::default(), VecDeque::new(), 0_u64);
+    let (mut forecast, mut fell_due, mut served) = (Forecast::default(), vec![0_u64; HORIZON_STEPS], 0_u64);
     let mut all_due = renewals;
     for step in 0..HORIZON_STEPS {
-        let falls_due = due.remove(&step).unwrap_or(0);
-        renewals += falls_due;
-        all_due += falls_due;
-        fell_due.push_back(all_due);
+        if bulk == 0 && to_come == served {
+            break;
+        }
+        renewals += due[step];
+        all_due += due[step];
+        fell_due[step] = all_due;
         let room = pace.room();
         let renewed = renewals.min(room);
         let first = bulk.min(room - renewed);
@@ -68,19 +75,16 @@ pub fn forecast(
         bulk -= first;
         served += renewed;
         pace.made(renewed + first);
-        if renewed + first > 0 {
-            *due.entry(step + renewed_after).or_default() += renewed + first;
+        if let Some(due) = due.get_mut(step + renewed_after).filter(|_| renew != Renew::Never) {
+            *due += renewed + first;
+            to_come += renewed + first;
         }
         let at = || now.plus_ms((i64::try_from(step).unwrap_or(0) + 1) * STEP_MS);
         if waits_at_all && bulk == 0 && forecast.import_done_at.is_none() {
             forecast.import_done_at = Some(at());
         }
-        if fell_due.len() > RENEWAL_WAIT_STEPS && fell_due.pop_front().is_some_and(|overdue| served < overdue)
-        {
+        if step >= RENEWAL_WAIT_STEPS && served < fell_due[step - RENEWAL_WAIT_STEPS] {
             forecast.renewals_late_from = Some(at());
-            break;
-        }
-        if bulk == 0 && renewals == 0 && due.is_empty() {
             break;
         }
     }
@@ -89,7 +93,8 @@ pub fn forecast(
 
 /// Calls made per step, and how many more the windows allow.
 struct Pace {
-    steps: VecDeque<u64>,
+    /// The steps of a month before now, then those to come.
+    steps: Vec<u64>,
     day: u64,
     month: u64,
     limits: [u64; 3],
@@ -97,26 +102,25 @@ struct Pace {
 
 impl Pace {
     fn new(history: &[(i64, u32)], limits: Limits, share: Share) -> Self {
-        let mut steps = VecDeque::from(vec![0; MONTH_STEPS]);
+        let mut steps = vec![0; MONTH_STEPS];
         for (ago_ms, calls) in history {
             let back = usize::try_from(ago_ms / STEP_MS).unwrap_or(0);
             if let Some(step) = steps.iter_mut().rev().nth(back) {
                 *step += u64::from(*calls);
             }
         }
-        let day = steps.iter().rev().take(DAY_STEPS).sum();
-        let month = steps.iter().sum();
         let limits =
             [limits.per_hour, limits.per_day, limits.per_month].map(|limit| u64::from(share.of(limit)));
-        let mut pace = Self { steps, day, month, limits };
+        let mut pace = Self { day: 0, month: steps.iter().sum(), steps, limits };
+        pace.day = pace.steps[MONTH_STEPS - DAY_STEPS..].iter().sum();
         pace.forget();
         pace
     }
 
     /// Moves on by one step: what is oldest leaves its window.
     fn forget(&mut self) {
-        self.month -= self.steps.pop_front().unwrap_or(0);
-        self.day -= self.steps.iter().rev().nth(DAY_STEPS - 1).copied().unwrap_or(0);
+        self.month -= self.steps[self.steps.len() - MONTH_STEPS];
+        self.day -= self.steps[self.steps.len() - DAY_STEPS];
     }
 
     fn room(&self) -> u64 {
@@ -125,7 +129,7 @@ impl Pace {
     }
 
     fn made(&mut self, calls: u64) {
-        self.steps.push_back(calls);
+        self.steps.push(calls);
         self.day += calls;
         self.month += calls;
         self.forget();

@@ -81,7 +81,10 @@ impl Budget {
             Self::Conversion(limits) => (
                 [
                     MINUTE,
-                    Window { limit: limits.per_hour, ..HOUR },
+                    Window {
+                        limit: if limits.per_hour < HOUR.limit { limits.per_hour } else { HOUR.limit },
+                        ..HOUR
+                    },
                     Window { limit: limits.per_day, ..DAY },
                     Window { limit: limits.per_month, ..MONTH },
                 ],
@@ -96,14 +99,17 @@ impl Budget {
 }
 
 /// How much of a budget a call may draw on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
     /// All of it.
     Whole,
-    /// What is left when so many percent of every window are kept for calls that cannot wait.
+    /// What is left when so many percent of every window are kept for calls that cannot wait, and so many calls of
+    /// the month for others that will be due.
     Without {
-        /// Percent.
+        /// Percent of every window.
         reserve_percent: u8,
+        /// Calls of the month.
+        month_kept: u32,
     },
 }
 
@@ -113,10 +119,17 @@ impl Share {
     pub fn of(self, limit: u32) -> u32 {
         match self {
             Self::Whole => limit,
-            Self::Without { reserve_percent } => {
+            Self::Without { reserve_percent, .. } => {
                 let reserve = u64::from(limit) * u64::from(reserve_percent.min(100)) / 100;
                 limit - u32::try_from(reserve).unwrap_or(limit)
             }
+        }
+    }
+
+    const fn kept(self, window: Window) -> u32 {
+        match self {
+            Self::Without { month_kept, .. } if window.length_ms == MONTH.length_ms => month_kept,
+            Self::Whole | Self::Without { .. } => 0,
         }
     }
 }
@@ -169,7 +182,8 @@ pub struct Used {
     pub blocked_ms: Option<i64>,
 }
 
-/// Reserves up to `want` calls that count against several ledgers at once: in all of them, or in none.
+/// Reserves up to `want` calls that count against several ledgers at once: in all of them, or in none. With `want` 0
+/// the ledgers only take note of the time.
 pub fn reserve(accounts: &mut [(&mut Ledger, Budget)], now: Moment, want: u32, share: Share) -> Grant {
     let (mut count, mut wait_ms) = (want.max(1), 0);
     for (ledger, budget) in accounts.iter_mut() {
@@ -178,7 +192,7 @@ pub fn reserve(accounts: &mut [(&mut Ledger, Budget)], now: Moment, want: u32, s
             Err(room_after_ms) => wait_ms = wait_ms.max(room_after_ms),
         }
     }
-    if wait_ms > 0 {
+    if wait_ms > 0 || want == 0 {
         return Grant::Exhausted { wait_ms };
     }
     for (ledger, budget) in accounts {
@@ -202,7 +216,7 @@ impl Ledger {
         let (mut room, mut wait_ms) = (u32::MAX, 0);
         for (ring, window) in self.rings.iter_mut().zip(windows).take(count) {
             ring.drop_before(time, window);
-            let limit = share.of(window.limit);
+            let limit = share.of(window.limit).saturating_sub(share.kept(window));
             match limit.saturating_sub(ring.sum()) {
                 0 => {
                     let room_at = ring.room_at(limit, window).unwrap_or(time + window.length_ms);
@@ -270,7 +284,13 @@ impl Ledger {
 
     fn move_to(&mut self, now: Moment) {
         self.time += self.passed(now);
-        self.seen = Some(now);
+        // Two callers may come in the other order than they looked at the clock.
+        let (seen, now_steady) = (self.seen.and_then(|seen| seen.steady), now.steady);
+        let out_of_order = matches!((seen, now_steady),
+            (Some(seen), Some(now)) if seen.boot == now.boot && now.uptime_ms < seen.uptime_ms);
+        if !out_of_order {
+            self.seen = Some(now);
+        }
     }
 }
 

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::fan::{Fan, FanState, FanStep, Mint, Priority};
+use super::time::{DAY_MS, Timestamp};
 
 /// The fans of one app.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -42,6 +43,15 @@ impl Tally {
     #[must_use]
     pub const fn waiting(&self, step: FanStep, priority: Priority) -> u64 {
         self.lanes[step as usize][priority as usize]
+    }
+
+    /// How many wait for renewal, or will within so many days.
+    #[must_use]
+    pub fn renewals_within(&self, now: Timestamp, days: i64) -> u64 {
+        let until = now.as_millis().div_euclid(DAY_MS) + days;
+        let due: u64 = self.renewals.range(..=until).map(|(_, count)| count).sum();
+        let waiting = [Priority::RenewUnlinked, Priority::Renew];
+        due + waiting.iter().map(|priority| self.waiting(FanStep::Mint, *priority)).sum::<u64>()
     }
 
     fn shift(&mut self, fan: &Fan, by_one: impl Fn(&mut u64)) {
@@ -94,7 +104,6 @@ mod tests {
     use super::*;
     use crate::domain::fan::{Minted, Renew};
     use crate::domain::ids::{Openid, PendingId};
-    use crate::domain::time::{DAY_MS, Timestamp};
 
     #[test]
     fn a_tally_is_what_its_fans_count_for_at_every_step_of_their_lives() {

@@ -65,8 +65,10 @@ impl Timestamp {
 /// evenly from the machine's start, where there is one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
-    /// What the wall clock shows, or would if nobody had set it since the process started.
+    /// What the wall clock shows.
     pub wall: Timestamp,
+    /// What it would show if nobody had set it since the process started.
+    pub unset: Timestamp,
     /// The clock that cannot be set.
     pub steady: Option<Steady>,
 }
@@ -81,13 +83,24 @@ pub struct Steady {
 }
 
 impl Moment {
+    /// A moment of which the wall clock is believed.
+    #[must_use]
+    pub const fn on_the_wall(wall: Timestamp, steady: Option<Steady>) -> Self {
+        Self { wall, unset: wall, steady }
+    }
+
     /// Milliseconds that passed since `earlier`; never negative. Exact while the machine runs, however the wall
-    /// clock is set meanwhile; across a restart of the machine the wall clock has to be believed.
+    /// clock is set meanwhile; across a restart of the machine the wall clock has to be believed, as far as what it
+    /// shows and what it would have shown agree.
     #[must_use]
     pub const fn millis_since(self, earlier: Self) -> i64 {
         let elapsed = match (self.steady, earlier.steady) {
             (Some(now), Some(then)) if now.boot == then.boot => now.uptime_ms.saturating_sub(then.uptime_ms),
-            _ => self.wall.millis_since(earlier.wall),
+            _ => {
+                let now = if self.wall.0 < self.unset.0 { self.wall } else { self.unset };
+                let then = if earlier.wall.0 > earlier.unset.0 { earlier.wall } else { earlier.unset };
+                now.millis_since(then)
+            }
         };
         if elapsed < 0 { 0 } else { elapsed }
     }

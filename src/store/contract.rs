@@ -353,7 +353,7 @@ async fn reserved_calls_are_remembered_through_a_restart(place: &dyn Place) {
     let limits = Limits { per_hour: 10, per_day: 100, per_month: 1_000 };
     let accounts =
         [(corp(1).as_str().to_owned(), Budget::Conversion(limits)), ("address".to_owned(), Budget::Address)];
-    let now = Moment { wall: T0, steady: None };
+    let now = Moment::on_the_wall(T0, None);
     let reserve = async |store: &EmbeddedStore, api, want| {
         store.reserve(&accounts, api, Share::Whole, want, now).await.unwrap()
     };

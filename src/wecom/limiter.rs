@@ -44,7 +44,8 @@ pub struct Limiter {
     ledgers: Arc<dyn Ledgers>,
     clock: Arc<dyn Clock>,
     limits: HashMap<CorpId, Limits>,
-    reserved: Mutex<HashMap<(CorpId, Api, Share), Arc<Reserve>>>,
+    /// Permits of the whole budget, and of a share of it, are kept apart.
+    reserved: Mutex<HashMap<(CorpId, Api, bool), Arc<Reserve>>>,
 }
 
 #[derive(Default)]
@@ -65,6 +66,25 @@ impl Limiter {
         Self { ledgers, clock, limits, reserved: Mutex::default() }
     }
 
+    /// Lets the ledgers take note of the time while the wall clock is most likely right: after a start of the machine
+    /// it is all they have to go by.
+    pub async fn begin(&self) {
+        for corp in self.limits.keys() {
+            for api in Api::ALL.into_iter().filter(|api| api.has_own_quota()) {
+                let accounts = self.accounts(corp, api);
+                if let Err(reason) =
+                    self.ledgers.reserve(&accounts, api, Share::Whole, 0, self.clock.moment()).await
+                {
+                    tracing::warn!(reason, "the ledgers of calls cannot be written");
+                }
+            }
+        }
+    }
+
+    fn accounts(&self, corp: &CorpId, api: Api) -> [(String, Budget); 2] {
+        [(corp.as_str().to_owned(), self.budget(corp, api)), (ADDRESS.to_owned(), Budget::Address)]
+    }
+
     fn budget(&self, corp: &CorpId, api: Api) -> Budget {
         if api.has_own_quota() {
             Budget::Conversion(self.limits.get(corp).copied().unwrap_or(Limits::DOCUMENTED))
@@ -80,7 +100,7 @@ impl Limiter {
     pub async fn permit(&self, corp: &CorpId, api: Api, share: Share) -> Result<(), CallError> {
         let reserve = {
             let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-            reserved.entry((corp.clone(), api, share)).or_default().clone()
+            reserved.entry((corp.clone(), api, share == Share::Whole)).or_default().clone()
         };
         reserve.waiting.fetch_add(1, Ordering::Relaxed);
         let mut permits = reserve.permits.lock().await;
@@ -91,8 +111,7 @@ impl Limiter {
             *permits = None;
             let budget = self.budget(corp, api);
             let want = if budget == Budget::Corp { waiting.max(BASE_BLOCK) } else { waiting.max(1) };
-            let accounts = [(corp.as_str().to_owned(), budget), (ADDRESS.to_owned(), Budget::Address)];
-            let grant = self.ledgers.reserve(&accounts, api, share, want, now).await;
+            let grant = self.ledgers.reserve(&self.accounts(corp, api), api, share, want, now).await;
             match grant.map_err(|reason| CallError::Ledger { api, reason })? {
                 Grant::Permits(count) => *permits = Some(Permits { count, reserved_at: now }),
                 Grant::Exhausted { wait_ms } => {

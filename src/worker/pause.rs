@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 use crate::domain::backoff::Backoff;
-use crate::domain::fan::FanStep;
+use crate::domain::fan::{FanStep, Lane};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Timestamp;
 use crate::store::Problem;
@@ -23,8 +23,8 @@ pub enum Scope {
     Corp(AppName, CorpId),
     /// One of the calls made for an app's fans.
     Fans(AppName, FanStep),
-    /// The same, for all but those who register now: the rest of the quota is theirs.
-    PatientFans(AppName, FanStep),
+    /// The same, for some of them.
+    FanLane(AppName, FanStep, Lane),
 }
 
 /// Why and until when.

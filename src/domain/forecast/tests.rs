@@ -33,7 +33,8 @@ fn days_until(at: Option<Timestamp>) -> i64 {
 #[test]
 fn an_import_takes_as_long_as_the_tightest_window_says() {
     let done = |count, history: &[(i64, u32)]| {
-        forecast(&many(&fan(), count), history, Limits::DOCUMENTED, Share::Whole, NOW).import_done_at
+        forecast(&many(&fan(), count), history, Limits::DOCUMENTED, Share::Whole, Renew::All, NOW)
+            .import_done_at
     };
     assert_eq!(done(0, &[]), None);
     assert_eq!(done(90_000, &[]), Some(NOW.plus_ms(HOUR_MS)));
@@ -53,8 +54,12 @@ fn renewals_go_first_and_are_told_when_they_will_be_late() {
     let mut minted = fan();
     minted.minted(Minted::new(PendingId::new("p").unwrap(), NOW), false);
     // Three months of the quota can be kept alive for ever; more than that cannot.
-    let of = |tally: &Tally| forecast(tally, &[], limits, Share::Whole, NOW);
+    let of = |tally: &Tally| forecast(tally, &[], limits, Share::Whole, Renew::All, NOW);
     assert_eq!(of(&many(&minted, 2_000)).renewals_late_from, None);
+    assert_eq!(
+        forecast(&many(&minted, 3_000), &[], limits, Share::Whole, Renew::Never, NOW).renewals_late_from,
+        None
+    );
     // All of them are due on one day, and five days of the daily quota are not enough for them.
     let late = of(&many(&minted, 3_000)).renewals_late_from;
     assert_eq!(days_until(late), 90);

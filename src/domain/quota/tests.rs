@@ -6,11 +6,11 @@ use crate::domain::time::{Steady, Timestamp};
 const SMALL: Limits = Limits { per_hour: 50, per_day: 120, per_month: 400 };
 
 fn moment(wall_ms: i64, boot: u64, uptime_ms: i64) -> Moment {
-    Moment { wall: Timestamp::from_millis(wall_ms), steady: Some(Steady { boot, uptime_ms }) }
+    Moment::on_the_wall(Timestamp::from_millis(wall_ms), Some(Steady { boot, uptime_ms }))
 }
 
 const fn wall(wall: Timestamp) -> Moment {
-    Moment { wall, steady: None }
+    Moment::on_the_wall(wall, None)
 }
 
 fn one(ledger: &mut Ledger, limits: Limits, now: Moment, want: u32) -> Grant {
@@ -62,7 +62,7 @@ proptest! {
         let mut ledger = Ledger::default();
         let mut now = Timestamp::from_secs(1_000_000);
         for (want, patient) in wants {
-            let share = if patient { Share::Without { reserve_percent } } else { Share::Whole };
+            let share = if patient { Share::Without { reserve_percent, month_kept: 0 } } else { Share::Whole };
             let mut ask = |now| reserve(&mut [(&mut ledger, Budget::Conversion(SMALL))], wall(now), want, share);
             if let Grant::Exhausted { wait_ms } = ask(now) {
                 prop_assert!(wait_ms > 0);
@@ -96,11 +96,26 @@ fn what_cannot_wait_has_a_reserve_that_nobody_else_touches() {
     let mut ledger = Ledger::default();
     let now = wall(Timestamp::from_secs(1_000_000));
     let mut ask = |want, share| reserve(&mut [(&mut ledger, Budget::Conversion(SMALL))], now, want, share);
-    let patient = Share::Without { reserve_percent: 10 };
+    let patient = Share::Without { reserve_percent: 10, month_kept: 0 };
     assert_eq!(ask(99, patient), Grant::Permits(45));
     assert!(matches!(ask(1, patient), Grant::Exhausted { .. }));
     assert_eq!(ask(99, Share::Whole), Grant::Permits(5));
     assert!(matches!(ask(1, Share::Whole), Grant::Exhausted { .. }));
+}
+
+#[test]
+fn an_import_leaves_to_renewals_what_the_month_will_ask_for() {
+    let limits = Limits { per_hour: 1_000, per_day: 1_000, per_month: 1_000 };
+    let mut ledger = Ledger::default();
+    let now = wall(Timestamp::from_secs(1_000_000));
+    let mut ask = |month_kept| {
+        let share = Share::Without { reserve_percent: 0, month_kept };
+        reserve(&mut [(&mut ledger, Budget::Conversion(limits))], now, 2_000, share)
+    };
+    assert_eq!(ask(900), Grant::Permits(100));
+    assert!(matches!(ask(900), Grant::Exhausted { .. }));
+    assert!(matches!(ask(5_000), Grant::Exhausted { wait_ms } if wait_ms > 0));
+    assert_eq!(ask(0), Grant::Permits(900));
 }
 
 #[test]

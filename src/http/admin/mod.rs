@@ -21,6 +21,7 @@ use subtle::ConstantTimeEq;
 use super::door::Door;
 use super::problem::Problem;
 use crate::clock::Clock;
+use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Limits;
 use crate::domain::time::Timestamp;
@@ -40,6 +41,8 @@ pub struct AdminApp {
     pub quota: Limits,
     /// Percent of it kept for those who register now.
     pub reserve_percent: u8,
+    /// Whose pending ids are renewed.
+    pub renew: Renew,
 }
 
 /// What the handlers share.
@@ -111,7 +114,8 @@ impl AdminState {
         match name {
             Some(name) => {
                 let known = AppName::new(name).ok().filter(|name| self.apps.contains_key(name));
-                known.ok_or_else(|| format!("there is no app named {name:?}"))
+                let shown: String = name.chars().take(64).collect();
+                known.ok_or_else(|| format!("there is no app named {shown:?}"))
             }
             None => match self.apps.keys().next() {
                 Some(only) if self.apps.len() == 1 => Ok(only.clone()),

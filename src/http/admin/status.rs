@@ -46,7 +46,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
                 Scope::Dealers(app) => ("dealers", app, None),
                 Scope::Corp(app, corp_id) => ("corp", app, Some(corp_id)),
                 Scope::Fans(app, _) => ("fans", app, None),
-                Scope::PatientFans(app, _) => ("patient_fans", app, None),
+                Scope::FanLane(app, _, lane) => (lane.as_str(), app, None),
             };
             json!({
                 "scope": kind, "app": app, "corp_id": corp_id,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::fan::{Existing, FanState, Mint, Renew};
+use crate::domain::fan::{Existing, FanState, Lane, Mint, Renew};
 
 async fn the_fan(store: &EmbeddedStore, n: u8) -> Fan {
     store.fans(&fan_key(n).unionid).await.unwrap().pop().expect("it is registered").1
@@ -89,8 +89,8 @@ async fn who_registers_now_goes_before_who_was_imported(place: &dyn Place) {
     let keys: Vec<_> = work.iter().map(|work| work.key.clone()).collect();
     let expected = [250, 7, 0, 1, 2, 3, 4, 5, 6, 8].map(fan_key);
     assert_eq!(keys, expected);
-    assert_eq!(store.next_fan_due(&app(), FanStep::Mint, Priority::URGENT).await, Ok(None));
-    let rest = store.lease_fans(&app(), FanStep::Mint, Priority::PATIENT, now, 500).await.unwrap();
+    assert_eq!(store.next_fan_due(&app(), FanStep::Mint, Lane::Live.priorities()).await, Ok(None));
+    let rest = store.lease_fans(&app(), FanStep::Mint, Lane::Bulk.priorities(), now, 500).await.unwrap();
     assert_eq!(rest.len(), 191);
     let all = work.into_iter().chain(rest).map(|work| (work, FanVerdict::Rejected { errcode: 1 }));
     store.settle_fans(all.collect(), now).await.unwrap();

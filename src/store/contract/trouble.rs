@@ -104,6 +104,9 @@ async fn a_stuck_disk_is_said_in_time_for_wecom_to_try_again() {
     assert_eq!(store.append(added(1, 1)).await, Err(StoreError::Stalled));
     assert!(started.elapsed() < std::time::Duration::from_millis(4_500), "WeCom waits five seconds");
     disk.stuck.store(false, SeqCst);
+    while store.ready().is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
     // Whether it was stored is not known to the caller; the repetition finds out.
     let again = store.append(added(1, 1)).await;
     assert!(matches!(again, Ok(Appended::Duplicate | Appended::New(_))), "{again:?}");

@@ -24,7 +24,10 @@ pub(super) fn register(
     for new in fans {
         registered.push(match register_one(txn, &mut books, new, now) {
             // Nothing is known of this one; the others are not to suffer for it.
-            Err(StoreError::Damaged(_)) => Registered::Damaged,
+            Err(StoreError::Damaged(_)) => {
+                books.leave_sheet();
+                Registered::Damaged
+            }
             other => other?,
         });
     }
@@ -82,11 +85,21 @@ pub(super) fn settle(
     let place = keys::fan_place(&work.key.app, work.step, work.priority, work.place);
     let stays = matches!(verdict, FanVerdict::Retry { due_at, .. } if due_at == work.place.due_at);
     let was_there = if stays { txn.has(&place)? } else { leave(txn, place, &[number])? };
+    let mut fan = before.clone();
     // Settled before, by whoever leased it before a restart; or no longer wanted.
     if !was_there || before.lane(work.step).is_none() {
+        // A pending id that WeCom gave may be the one a dealer's customer has, wanted or not.
+        if let FanVerdict::Minted { minted, .. } = verdict
+            && fan.adopt(minted.clone(), now)
+        {
+            arrive(txn, &work.key, &minted, now)?;
+            let mut books = OpenBooks::open(txn, &work.key.app, now)?;
+            roll::write(txn, number, &work.key, Some(&before), &fan)?;
+            books.replace(number, Some(&before), &fan, None);
+            books.close(txn)?;
+        }
         return Ok(());
     }
-    let mut fan = before.clone();
     let mut again = None;
     match (verdict, work.step) {
         (FanVerdict::Retry { due_at, spent }, step) => {

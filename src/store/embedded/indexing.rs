@@ -14,7 +14,7 @@ use super::index::Index;
 use super::roll::Clues;
 use super::sled_engine::panic_text;
 use super::txn::failed;
-use super::{DamagedKeys, StoreError, keys};
+use super::{DamagedKeys, StoreError, keys, writer};
 
 /// The thread that reads the index, and how far it is.
 pub(super) struct Indexing {
@@ -29,6 +29,7 @@ impl Indexing {
         index: &Arc<Index>,
         sheets: u32,
         damaged: &DamagedKeys,
+        writer: Arc<writer::Shared>,
     ) -> std::io::Result<Self> {
         let (tell, done) = watch::channel(None);
         let cancel = Arc::new(AtomicBool::new(false));
@@ -56,8 +57,13 @@ impl Indexing {
             let result = catch_unwind(reading).unwrap_or_else(|panic| {
                 Err(StoreError::Failed(format!("reading the roll panicked: {}", panic_text(&*panic))))
             });
-            if result.is_ok() && sheets > 0 {
-                tracing::info!(sheets, took_ms = began.elapsed().as_millis(), "fans can be found");
+            match &result {
+                Ok(()) if sheets > 0 => {
+                    tracing::info!(sheets, took_ms = began.elapsed().as_millis(), "fans can be found");
+                }
+                Ok(()) | Err(StoreError::Closed) => {}
+                // As final as any other error of the engine.
+                Err(error) => writer.fail(&error.to_string()),
             }
             let _ = tell.send(Some(result));
         })?;

@@ -213,7 +213,14 @@ pub(super) fn fan_arrives(
         meeting.contacts.insert(keys::Parts(&key[prefix.len()..]).contact()?);
     }
     let claims = join::fan_arrives(&mut meeting, pending_id, fan);
-    claims.iter().try_for_each(|claim| settle_claim(txn, claim, now))
+    for claim in &claims {
+        match settle_claim(txn, claim, now) {
+            // The fan and the other customers are not to suffer for it.
+            Err(StoreError::Damaged(reason)) => tracing::error!(reason, "a customer cannot be linked"),
+            settled => settled?,
+        }
+    }
+    Ok(())
 }
 
 /// A claim from elsewhere than the contact's own resolution.

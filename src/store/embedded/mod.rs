@@ -114,9 +114,11 @@ impl EmbeddedStore {
             source,
         };
         let (index, damaged) = (Arc::default(), DamagedKeys::default());
-        let indexing = Indexing::start(&engine, &index, meta.sheets, &damaged).map_err(not_started)?;
+        let sheets = meta.sheets;
         let writer =
-            Writer::start(&engine, index.clone(), meta, settings.free_mb_min).map_err(not_started)?;
+            Writer::start(&engine, Arc::clone(&index), meta, settings.free_mb_min).map_err(not_started)?;
+        let indexing = Indexing::start(&engine, &index, sheets, &damaged, writer.shared.clone());
+        let indexing = indexing.map_err(not_started)?;
         Ok(Self { engine, writer, settings, index, indexing, leased: Mutex::default(), damaged })
     }
 

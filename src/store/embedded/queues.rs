@@ -54,7 +54,15 @@ pub(super) struct OpenBooks {
 
 impl OpenBooks {
     pub(super) fn open(txn: &Txn<'_>, app: &AppName, now: Timestamp) -> Result<Self, StoreError> {
-        let books = txn.get(&keys::books(app))?.unwrap_or_default();
+        let books = match txn.get(&keys::books(app)) {
+            Err(StoreError::Damaged(reason)) => {
+                tracing::error!(%app, reason, "the counts of an app's fans are lost and start anew");
+                // Above every number given before: those were counted up from one.
+                let number = u64::try_from(now.as_millis()).unwrap_or(0) << 8;
+                Books { number, ..Books::default() }
+            }
+            books => books?.unwrap_or_default(),
+        };
         Ok(Self { app: app.clone(), now, books, queued: BTreeMap::new(), reviews: BTreeMap::new() })
     }
 
@@ -67,6 +75,11 @@ impl OpenBooks {
         });
         self.books.free_line = number.next_on_sheet();
         number
+    }
+
+    /// Begins another sheet with the next fan, because the last one cannot be read.
+    pub(super) const fn leave_sheet(&mut self) {
+        self.books.free_line = None;
     }
 
     /// Counts a fan as it is now instead of as it was, and puts it where it has to wait. `again` is a call that was
@@ -134,7 +147,7 @@ impl OpenBooks {
         let end = self.books.ends[step as usize][priority as usize];
         let mut at_end = None;
         if let Some(place) = end.filter(|place| place.due_at <= self.now) {
-            let waiting: Option<Waiting> = txn.get(&keys::fan_place(&self.app, step, priority, place))?;
+            let waiting = undamaged(txn.get::<Waiting>(&keys::fan_place(&self.app, step, priority, place)))?;
             at_end = waiting.filter(|waiting| waiting.0.len() < NUMBERS_MAX).map(|waiting| (place, waiting));
         }
         let mut numbers = numbers;
@@ -157,8 +170,13 @@ impl OpenBooks {
         slot: Timestamp,
         mut numbers: Vec<FanNumber>,
     ) -> Result<(), StoreError> {
-        let first = keys::review(&self.app, slot, 0);
-        let mut waiting: Waiting = txn.get(&first)?.unwrap_or_default();
+        let mut first = keys::review(&self.app, slot, 0);
+        let filled = txn.get::<Waiting>(&first);
+        if matches!(filled, Err(StoreError::Damaged(_))) {
+            let place = self.place(slot);
+            first = keys::review(&self.app, slot, place.number);
+        }
+        let mut waiting = undamaged(filled)?.unwrap_or_default();
         waiting.0.append(&mut numbers);
         while waiting.0.len() > NUMBERS_MAX {
             let rest = waiting.0.split_off(NUMBERS_MAX);
@@ -167,6 +185,14 @@ impl OpenBooks {
             waiting.0 = rest;
         }
         txn.put(first, &waiting)
+    }
+}
+
+/// A damaged record is as good as none where something is to be added: it stays for whoever can mend it.
+fn undamaged<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Err(StoreError::Damaged(_)) => Ok(None),
+        other => other,
     }
 }
 

@@ -141,8 +141,9 @@ impl Store for EmbeddedStore {
     }
 
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {
-        // Under the hundred keys of a group: sixteen share a sheet, but a pending id brings a review and whom it meets.
-        const PLAIN_PER_TRANSACTION: usize = 256;
+        // Under the hundred keys of a group, should every one lie on a sheet of its own; a pending id also brings a
+        // review and whom it meets.
+        const PLAIN_PER_TRANSACTION: usize = 80;
         const MINTED_PER_TRANSACTION: usize = 32;
         self.indexed().await?;
         let alike = fans.chunk_by(|a, b| a.key.app == b.key.app && a.minted.is_some() == b.minted.is_some());
@@ -188,10 +189,19 @@ impl Store for EmbeddedStore {
         let mut work = Vec::new();
         for priority in priorities {
             let left = limit - work.len();
-            work.extend(self.lease_of_queue(app, step, *priority, now, left, &mut stale)?);
+            match self.lease_of_queue(app, step, *priority, now, left, &mut stale) {
+                Ok(more) => work.extend(more),
+                // What is leased has to be worked off; the error will be met again.
+                Err(error) if work.is_empty() => return Err(error),
+                Err(_) => break,
+            }
         }
         for (place, numbers) in stale {
-            self.writer.run(move |txn| queues::leave(txn, place, &numbers)).await?;
+            // Whoever comes across them next clears them away just as well.
+            if let Err(error) = self.writer.run(move |txn| queues::leave(txn, place, &numbers)).await {
+                tracing::debug!(%error, "left places were not cleared away");
+                break;
+            }
         }
         Ok(work)
     }

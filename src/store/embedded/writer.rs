@@ -124,7 +124,7 @@ impl Shared {
         self.free_mb.store(free_mb, Ordering::Relaxed);
     }
 
-    fn fail(&self, reason: &str) {
+    pub(super) fn fail(&self, reason: &str) {
         tracing::error!(reason, "the store has failed; nothing is acknowledged any more");
         self.failure.send_if_modified(|known| {
             let first = known.is_none();

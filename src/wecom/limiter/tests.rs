@@ -13,7 +13,7 @@ use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
 
 const LIMITS: Limits = Limits { per_hour: 60, per_day: 200, per_month: 900 };
-const PATIENT: Share = Share::Without { reserve_percent: 10 };
+const PATIENT: Share = Share::Without { reserve_percent: 10, month_kept: 0 };
 const MINT: Api = Api::UnionidToPendingId;
 
 /// True time, what the wall shows, and which start of the machine it is.
@@ -54,8 +54,8 @@ impl Clock for World {
     fn moment(&self) -> Moment {
         let uptime_ms = self.true_ms.load(SeqCst) - self.booted_at_ms.load(SeqCst);
         let since_start_ms = self.true_ms.load(SeqCst) - self.started[0].load(SeqCst);
-        let wall = Timestamp::from_millis(self.started[1].load(SeqCst) + since_start_ms);
-        Moment { wall, steady: Some(Steady { boot: self.boot.load(SeqCst), uptime_ms }) }
+        let unset = Timestamp::from_millis(self.started[1].load(SeqCst) + since_start_ms);
+        Moment { wall: self.now(), unset, steady: Some(Steady { boot: self.boot.load(SeqCst), uptime_ms }) }
     }
 }
 
@@ -151,6 +151,7 @@ async fn live(steps: Vec<Step>) {
                 // A wall clock set forth just before the machine starts anew is the one case nobody can see.
                 clock.wall_off_ms.store(lowest_off_ms, SeqCst);
                 limiter = self::limiter(&memory, &clock);
+                limiter.begin().await;
             }
             Step::Refuse(corp) => {
                 limiter.refused(&corps()[corp], MINT).await;

@@ -61,9 +61,9 @@ pub(super) async fn quotas(
                 "reserve_percent": app.reserve_percent,
             });
             if step == FanStep::Mint {
-                let patient = Share::Without { reserve_percent: app.reserve_percent };
+                let patient = Share::Without { reserve_percent: app.reserve_percent, month_kept: 0 };
                 let start = state.clock.now().plus_ms(used.blocked_ms.unwrap_or(0));
-                let to_come = forecast(&fans, &ledger.history(now), limits, patient, start);
+                let to_come = forecast(&fans, &ledger.history(now), limits, patient, app.renew, start);
                 quota["forecast"] = json!({
                     "import_done_at": to_come.import_done_at,
                     "renewals_late_from": to_come.renewals_late_from,
