@@ -29,9 +29,11 @@
 //!    makes no call without a permit.
 //! 5. [`domain::join`] decides, as a pure function, when the two sides are one person; [`domain::contact`] keeps
 //!    what is known of a customer whatever order the news arrives in.
-//! 6. [`http::admin`] is where the brand's systems read links and the feed, and operators see how it goes.
-//! 7. [`app`] puts it all together, [`lifecycle`] starts and stops it, [`cli`] is what a person types.
-//! 8. [`simulator`] is a working model of WeCom behind a socket: for the demo, for development, for the tests.
+//! 6. [`domain::fan`] is what time does to the brand's side, [`worker::renew`] does it; millions of fans lie in the
+//!    store's roll and wait in its queues, and [`domain::quota`] says whose turn it is and when.
+//! 7. [`http::admin`] is where the brand's systems read links and the feed, and operators see how it goes.
+//! 8. [`app`] puts it all together, [`lifecycle`] starts and stops it, [`cli`] is what a person types.
+//! 9. [`simulator`] is a working model of WeCom behind a socket: for the demo, for development, for the tests.
 //!
 //! Direction: `main → cli → app → { http, worker } → { store, wecom } → domain`, and `http → callback → domain`.
 //! `store` and `wecom` do not know each other; `http` and `worker` meet only in the store and a

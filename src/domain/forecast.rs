@@ -61,6 +61,7 @@ pub fn forecast(
     let renewed_after = usize::try_from(RENEW_AFTER_MS / STEP_MS).unwrap_or(usize::MAX);
     let (mut forecast, mut fell_due, mut served) = (Forecast::default(), vec![0_u64; HORIZON_STEPS], 0_u64);
     let mut all_due = renewals;
+    let mut soon: u64 = due.iter().take(MONTH_STEPS).sum();
     for step in 0..HORIZON_STEPS {
         if bulk == 0 && to_come == served {
             break;
@@ -70,7 +71,10 @@ pub fn forecast(
         fell_due[step] = all_due;
         let room = pace.room();
         let renewed = renewals.min(room);
-        let first = bulk.min(room - renewed);
+        // An import leaves to renewals what they will need within a month.
+        soon = soon.saturating_sub(due[step]) + due.get(step + MONTH_STEPS).copied().unwrap_or(0);
+        let kept = renewals + soon;
+        let first = bulk.min(room - renewed).min(pace.month_left().saturating_sub(kept));
         renewals -= renewed;
         bulk -= first;
         served += renewed;
@@ -83,9 +87,9 @@ pub fn forecast(
         if waits_at_all && bulk == 0 && forecast.import_done_at.is_none() {
             forecast.import_done_at = Some(at());
         }
-        if step >= RENEWAL_WAIT_STEPS && served < fell_due[step - RENEWAL_WAIT_STEPS] {
+        let late = step >= RENEWAL_WAIT_STEPS && served < fell_due[step - RENEWAL_WAIT_STEPS];
+        if late && forecast.renewals_late_from.is_none() {
             forecast.renewals_late_from = Some(at());
-            break;
         }
     }
     forecast
@@ -124,8 +128,13 @@ impl Pace {
     }
 
     fn room(&self) -> u64 {
-        let [hour, day, month] = self.limits;
-        hour.min(day.saturating_sub(self.day)).min(month.saturating_sub(self.month))
+        let [hour, day, _] = self.limits;
+        hour.min(day.saturating_sub(self.day)).min(self.month_left())
+    }
+
+    fn month_left(&self) -> u64 {
+        let [_, _, month] = self.limits;
+        month.saturating_sub(self.month)
     }
 
     fn made(&mut self, calls: u64) {

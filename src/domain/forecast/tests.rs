@@ -63,7 +63,15 @@ fn renewals_go_first_and_are_told_when_they_will_be_late() {
     // All of them are due on one day, and five days of the daily quota are not enough for them.
     let late = of(&many(&minted, 3_000)).renewals_late_from;
     assert_eq!(days_until(late), 90);
-    // An import waits for renewals that are due.
+    // An import leaves to renewals what they will need within a month.
+    let mut soon = fan();
+    soon.minted(Minted::new(PendingId::new("p").unwrap(), NOW.plus_ms(-65 * DAY_MS)), false);
+    let mut both = many(&soon, 7_400);
+    both += &many(&fan(), 100);
+    assert_eq!(days_until(of(&both).import_done_at), 0);
+    both += &many(&fan(), 100);
+    assert!(days_until(of(&both).import_done_at) >= 30);
+    // And waits for those that are due.
     minted.review(NOW.plus_ms(85 * DAY_MS), false, Renew::All);
     let mut both = many(&minted, 1_000);
     both += &many(&fan(), 100);
