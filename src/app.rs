@@ -293,7 +293,7 @@ async fn platform(
 }
 
 /// The ledgers of calls, kept in the store.
-struct StoredLedgers(Arc<dyn Store>);
+pub(crate) struct StoredLedgers(pub(crate) Arc<dyn Store>);
 
 #[async_trait]
 impl Ledgers for StoredLedgers {

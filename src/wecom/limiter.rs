@@ -115,7 +115,7 @@ impl Limiter {
             match grant.map_err(|reason| CallError::Ledger { api, reason })? {
                 Grant::Permits(count) => *permits = Some(Permits { count, reserved_at: now }),
                 Grant::Exhausted { wait_ms } => {
-                    return Err(CallError::NoPermit { api, retry_at: self.clock.now().plus_ms(wait_ms) });
+                    return Err(CallError::NoPermit { api, retry_at: now.wall.plus_ms(wait_ms) });
                 }
             }
         }
@@ -130,7 +130,7 @@ impl Limiter {
         let now = self.clock.moment();
         match self.ledgers.refused(corp.as_str(), self.budget(corp, api), api, now).await {
             Ok(blocked_ms) => {
-                let until = self.clock.now().plus_ms(blocked_ms);
+                let until = now.wall.plus_ms(blocked_ms);
                 tracing::warn!(%corp, api = api.as_str(), %until, "call limit reached; calls stop");
             }
             Err(reason) => tracing::warn!(reason, "the block could not be written down"),

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 use proptest::prelude::*;
 
 use super::*;
+use crate::app::StoredLedgers;
 use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS, Steady, Timestamp};
 use crate::simulator::quota::{Ledger as Judge, conversion_limits};
-use crate::store::Store;
 use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
 
@@ -59,26 +59,6 @@ impl Clock for World {
     }
 }
 
-struct Stored(EmbeddedStore);
-
-#[async_trait]
-impl Ledgers for Stored {
-    async fn reserve(
-        &self,
-        accounts: &[(String, Budget)],
-        api: Api,
-        share: Share,
-        want: u32,
-        now: Moment,
-    ) -> Result<Grant, String> {
-        self.0.reserve(accounts, api.as_str(), share, want, now).await.map_err(|e| e.to_string())
-    }
-
-    async fn refused(&self, account: &str, budget: Budget, api: Api, now: Moment) -> Result<i64, String> {
-        self.0.refused(account, budget, api.as_str(), now).await.map_err(|e| e.to_string())
-    }
-}
-
 #[derive(Debug, Clone)]
 enum Step {
     /// So many callers of one corp at once; their calls reach WeCom so much later.
@@ -121,7 +101,7 @@ fn limiter(memory: &Memory, clock: &Arc<World>) -> Limiter {
     clock.start_process();
     let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
     let limits = corps().into_iter().map(|corp| (corp, LIMITS)).collect();
-    Limiter::new(Arc::new(Stored(store)), clock.clone(), limits)
+    Limiter::new(Arc::new(StoredLedgers(Arc::new(store))), clock.clone(), limits)
 }
 
 async fn live(steps: Vec<Step>) {
