@@ -69,6 +69,7 @@ pub mod domain;
 pub mod http;
 pub mod lifecycle;
 pub mod simulator;
+pub mod sink;
 pub mod store;
 pub mod telemetry;
 pub mod wecom;

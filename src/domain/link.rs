@@ -130,8 +130,41 @@ impl LinkData {
     }
 }
 
+/// What an entry says of its link.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum EntryData {
+    /// The link after the change.
+    Link(LinkData),
+    /// All that is left of a link whose person was forgotten.
+    Erased {
+        /// Stable id of the link.
+        link_id: String,
+    },
+}
+
+impl EntryData {
+    /// The link, unless its person was forgotten.
+    #[must_use]
+    pub const fn link(&self) -> Option<&LinkData> {
+        match self {
+            Self::Link(link) => Some(link),
+            Self::Erased { .. } => None,
+        }
+    }
+
+    /// Stable id of the link.
+    #[must_use]
+    pub fn link_id(&self) -> &str {
+        match self {
+            Self::Link(link) => &link.link_id,
+            Self::Erased { link_id } => link_id,
+        }
+    }
+}
+
 /// One entry of the feed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FeedEntry {
     /// Position: strictly increasing, without gaps.
     pub seq: u64,
@@ -145,5 +178,5 @@ pub struct FeedEntry {
     /// The app.
     pub app: AppName,
     /// The link after the change.
-    pub data: LinkData,
+    pub data: EntryData,
 }

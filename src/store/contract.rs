@@ -190,11 +190,12 @@ async fn a_contact_meets_the_fan_in_either_order(place: &dyn Place) {
         feed.iter().map(|e| (e.seq, e.change)).collect::<Vec<_>>(),
         [(1, ChangeType::Created), (2, ChangeType::Created)]
     );
-    assert_eq!(feed[0].data.welcome_code.as_deref(), Some("WELCOME"));
-    assert_eq!(feed[0].id, feed[0].data.link_id);
+    let welcome_code = |entry: &FeedEntry| entry.data.link().and_then(|link| link.welcome_code.clone());
+    assert_eq!(welcome_code(&feed[0]).as_deref(), Some("WELCOME"));
+    assert_eq!(feed[0].id, feed[0].data.link_id());
     assert_ne!(feed[0].id, feed[1].id);
     assert_eq!(*store.feed_head().borrow(), 2);
-    assert_eq!(store.feed(1, 10, T0.plus_ms(20_000)).await.unwrap()[0].data.welcome_code, None);
+    assert_eq!(welcome_code(&store.feed(1, 10, T0.plus_ms(20_000)).await.unwrap()[0]), None);
     let Counts { links, contacts, inbox, feed_head, .. } = store.counts();
     assert_eq!((links, contacts, inbox, tally(&store).await.minted, feed_head), (2, 2, 0, 2, 2));
 }

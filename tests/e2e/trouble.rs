@@ -32,7 +32,7 @@ async fn a_row_missing_from_a_result_means_not_yet() {
         answer["links"].as_array().is_some_and(|links| links.len() == 1)
     };
     world.until(&path, linked).await;
-    assert_eq!(world.get("/v1/status").await["contacts"]["waiting"], 0);
+    world.until("/v1/status", |s| s["contacts"]["waiting"] == 0).await;
     world.judge(&fans).await;
 }
 
@@ -292,8 +292,8 @@ async fn what_wecom_answers_to_a_request_for_a_token_is_blamed_on_nobody() {
     world.wecom.revoke_tokens(&world.corp.corp_id);
     world.add(0, &fans[0], "zhangsan").await;
     world.register(&late).await;
-    world.until("/v1/status", |s| s["paused"].as_array().is_some_and(|paused| !paused.is_empty())).await;
-    let status = world.get("/v1/status").await;
+    let paused = |s: &serde_json::Value| s["paused"].as_array().is_some_and(|paused| !paused.is_empty());
+    let status = world.until("/v1/status", paused).await;
     assert_eq!((&status["inbox"]["dead"], &status["fans"]["rejected"]), (&json!(0), &json!(0)));
     world.wecom.clear_faults();
     world.clock.skip(Duration::from_secs(15));

@@ -11,9 +11,9 @@ use super::roll;
 use super::txn::Txn;
 use crate::domain::backoff::reask_after_ms;
 use crate::domain::contact::{Contact, Waiting};
-use crate::domain::ids::{ContactKey, PendingId};
+use crate::domain::ids::{AppName, ContactKey, PendingId};
 use crate::domain::join::{self, FanAtMeeting, Meeting};
-use crate::domain::link::{ChangeType, Claim, FeedEntry, LinkData, Source};
+use crate::domain::link::{ChangeType, Claim, EntryData, FeedEntry, LinkData, Source};
 use crate::domain::time::Timestamp;
 
 impl Record for Contact {}
@@ -26,7 +26,14 @@ pub(super) struct StoredEntry {
     occurred_at: Timestamp,
     /// Until when the data's welcome code can be used.
     welcome_until: Option<Timestamp>,
-    data: LinkData,
+    app: AppName,
+    data: StoredData,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum StoredData {
+    Link(LinkData),
+    Erased { link_id: String },
 }
 
 impl Record for StoredEntry {}
@@ -34,9 +41,15 @@ impl Record for StoredEntry {}
 impl StoredEntry {
     /// The entry as told at `now`: a welcome code that can no longer be used is left out.
     pub(super) fn into_entry(self, seq: u64, now: Timestamp) -> FeedEntry {
-        let Self { id, change, occurred_at, welcome_until, mut data } = self;
-        data.welcome_code = data.welcome_code.filter(|_| welcome_until > Some(now));
-        FeedEntry { seq, id, change, occurred_at, app: data.app.clone(), data }
+        let Self { id, change, occurred_at, welcome_until, app, data } = self;
+        let data = match data {
+            StoredData::Link(mut data) => {
+                data.welcome_code = data.welcome_code.filter(|_| welcome_until > Some(now));
+                EntryData::Link(data)
+            }
+            StoredData::Erased { link_id } => EntryData::Erased { link_id },
+        };
+        FeedEntry { seq, id, change, occurred_at, app, data }
     }
 }
 
@@ -202,7 +215,7 @@ fn resolved(
 /// A fan was minted: meets the contacts that wait at the pending id.
 pub(super) fn fan_arrives(
     txn: &mut Txn<'_>,
-    app: &crate::domain::ids::AppName,
+    app: &AppName,
     pending_id: &PendingId,
     fan: FanAtMeeting,
     now: Timestamp,
@@ -266,7 +279,14 @@ fn tell(
     let (seq, id) = txn.next_feed_id();
     txn.put(
         keys::feed(seq),
-        &StoredEntry { id, change, occurred_at: now, welcome_until: contact.welcome_until(), data },
+        &StoredEntry {
+            id,
+            change,
+            occurred_at: now,
+            welcome_until: contact.welcome_until(),
+            app: key.app.clone(),
+            data: StoredData::Link(data),
+        },
     )?;
     txn.counts().feed_head = seq;
     Ok(())
