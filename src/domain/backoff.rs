@@ -19,7 +19,8 @@ impl Backoff {
     pub const UNKNOWN_CODE: Self = Self { first_ms: 30 * SECOND_MS, max_ms: 30 * MINUTE_MS };
     /// For a parked app or dealer: the probe that finds out whether an operator mended it.
     pub const PARKED: Self = Self { first_ms: 10 * SECOND_MS, max_ms: 5 * MINUTE_MS };
-
+    /// For a sink whose receiver does not take what it is sent.
+    pub const DELIVERY: Self = Self { first_ms: SECOND_MS, max_ms: HOUR_MS };
     /// For a pair of ids that WeCom refuses: the probes find out whether it is all of them.
     pub const PAIR: Self = Self { first_ms: 10 * SECOND_MS, max_ms: MINUTE_MS };
 

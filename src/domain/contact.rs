@@ -14,6 +14,9 @@ use super::time::Timestamp;
 /// is oldest goes first, those who left before those who stay.
 pub const FOLLOWERS_MAX: usize = 48;
 
+/// Earlier pending ids kept of one customer; in the usual life there is none.
+const EARLIER_PENDING_IDS_MAX: usize = 4;
+
 /// What is kept of a customer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contact {
@@ -25,6 +28,8 @@ pub struct Contact {
     pub first_seen_at: Timestamp,
     /// What WeCom said this customer's pending id is.
     pub pending_id: Option<PendingId>,
+    /// What it said before, newest last; a fan minted with one of these is this customer too.
+    pub earlier_pending_ids: Vec<PendingId>,
     /// How often WeCom was asked without an answer, and when the next question is due.
     pub waiting: Option<Waiting>,
     /// The newest welcome code.
@@ -73,6 +78,7 @@ impl Contact {
             source,
             first_seen_at,
             pending_id: None,
+            earlier_pending_ids: Vec::new(),
             waiting: None,
             welcome: None,
             link: None,
@@ -110,6 +116,18 @@ impl Contact {
         // One canonical order, so that equal knowledge is an equal record.
         self.followers.sort_by(|a, b| a.user_id.cmp(&b.user_id));
         change.filter(|_| self.link.is_some())
+    }
+
+    /// Takes what WeCom says this customer's pending id is. Returns one that the customer is not found under any more,
+    /// because there are too many.
+    pub fn resolved(&mut self, pending_id: &PendingId) -> Option<PendingId> {
+        if self.pending_id.as_ref() == Some(pending_id) {
+            return None;
+        }
+        self.earlier_pending_ids.retain(|earlier| earlier != pending_id);
+        self.earlier_pending_ids.extend(self.pending_id.replace(pending_id.clone()));
+        let too_many = self.earlier_pending_ids.len() > EARLIER_PENDING_IDS_MAX;
+        too_many.then(|| self.earlier_pending_ids.remove(0))
     }
 
     fn prune(&mut self) {

@@ -124,6 +124,10 @@ opaque_id!(
     AppName, 64, public
 );
 opaque_id!(
+    /// A sink of the configuration.
+    SinkName, 64, public
+);
+opaque_id!(
     /// A corp: the brand's (`ww…`) or, as the brand's app sees it, a dealer's (`wp…`).
     CorpId, 128, public
 );

@@ -17,6 +17,9 @@ pub(super) struct Problem {
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'static str>,
+    /// With 410: the number of the oldest feed entry that is kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest: Option<u64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde wants")]
@@ -26,7 +29,7 @@ fn number<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, title, detail: detail.into(), hint: None }
+        Self { status, code, title, detail: detail.into(), hint: None, oldest: None }
     }
 
     pub(super) fn hint(mut self, hint: &'static str) -> Self {
@@ -57,6 +60,15 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, "conflict", "Not in this state", detail)
     }
 
+    /// A place in the feed that is no longer kept.
+    fn gone(oldest: u64) -> Self {
+        let detail = format!(
+            "the feed begins with entry {oldest}; go on with after={}, and read /v1/links/export for what was before",
+            oldest - 1
+        );
+        Self { oldest: Some(oldest), ..Self::new(StatusCode::GONE, "feed_gone", "No longer kept", detail) }
+    }
+
     /// A body that could not be read.
     pub(super) fn body(status: StatusCode) -> Self {
         match status {
@@ -74,6 +86,9 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        if let StoreError::Gone { oldest } = error {
+            return Self::gone(oldest);
+        }
         let (code, hint) = match &error {
             StoreError::NoSpace { .. } => {
                 ("no_space", Some("free space on the disk of [store] path; it resumes by itself"))
@@ -86,7 +101,8 @@ impl From<StoreError> for Problem {
                 ("store_failed", Some("restart the service; what was acknowledged is kept"))
             }
             StoreError::Damaged(_) => ("store_damaged", None),
-            StoreError::Closed => ("store_closed", None),
+            StoreError::SnapshotLost => ("snapshot_lost", Some("ask for fewer links, or at a quieter time")),
+            StoreError::Gone { .. } | StoreError::Closed => ("store_closed", None),
         };
         tracing::warn!(%error, "request not served");
         let status = StatusCode::SERVICE_UNAVAILABLE;

@@ -1,6 +1,8 @@
 //! What every store must do, run against every store, with drop-and-reopen.
 
 mod fans;
+mod feed;
+mod people;
 mod properties;
 mod trouble;
 
@@ -9,7 +11,7 @@ use super::embedded::{EmbeddedStore, Settings};
 use super::*;
 use crate::domain::event::{ContactChange, ContactEvent};
 use crate::domain::ids::UserId;
-use crate::domain::link::ChangeType;
+use crate::domain::link::{ChangeType, FeedEntry};
 use crate::domain::quota::Limits;
 use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS};
 

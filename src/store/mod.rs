@@ -10,26 +10,29 @@
 //! Deliberately absent: any call to WeCom, and any knowledge of HTTP.
 
 pub mod embedded;
+mod feed;
 mod inbox;
+mod people;
 
 #[cfg(test)]
 mod contract;
 
+pub use feed::{Cursor, CursorState, Feed, LinksSnapshot, Seek, Start};
 pub use inbox::{
     Appended, Arrival, Content, EventId, EventRow, EventState, Happening, InboxEvent, MessageDigest, Problem,
     QuarantineReason, Quarantined,
 };
+pub use people::{Erased, People, Person, Receipt, ReceiptId, Trace};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use crate::domain::contact::Contact;
 use crate::domain::dealer::{Dealer, TokenOwner};
 pub use crate::domain::fan::Registered;
 use crate::domain::fan::{Fan, FanStep, Minted, Priority, Renew};
 use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid};
-use crate::domain::link::{FeedEntry, LinkData};
+use crate::domain::link::LinkData;
 use crate::domain::quota::{Budget, Grant, Ledger, Share};
 use crate::domain::tally::Tally;
 use crate::domain::time::{Moment, Timestamp};
@@ -58,6 +61,15 @@ pub enum StoreError {
     /// A record does not carry its own checksum, or is of a version this program does not know.
     #[error("a stored record is damaged: {0}")]
     Damaged(String),
+    /// The feed no longer has what was asked for.
+    #[error("the feed begins with entry {oldest}; what was before is no longer kept")]
+    Gone {
+        /// The number of the oldest entry kept.
+        oldest: u64,
+    },
+    /// More changed while a snapshot was read than could be put aside for it.
+    #[error("so much changed meanwhile that the snapshot of the links was given up")]
+    SnapshotLost,
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,
@@ -224,13 +236,15 @@ pub struct Counts {
     pub links: u64,
     /// The number of the newest feed entry.
     pub feed_head: u64,
+    /// The number of the newest feed entry that is no longer kept.
+    pub feed_pruned: u64,
     /// The number of the newest event.
     pub event_head: u64,
 }
 
-/// The durable state.
+/// The durable state. What leaves it, and what is known of one person, are traits of their own: [`Feed`], [`People`].
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Store: Feed + People + Send + Sync + 'static {
     /// Stores a verified callback unless its like was stored before.
     async fn append(&self, arrival: Arrival) -> Result<Appended, StoreError>;
 
@@ -349,12 +363,6 @@ pub trait Store: Send + Sync + 'static {
 
     /// Up to [`LINKS_MAX`] links, as of `now`.
     async fn links(&self, query: &LinkQuery, now: Timestamp) -> Result<Vec<LinkData>, StoreError>;
-
-    /// Up to `limit` feed entries after `after`, durable ones only, as of `now`.
-    async fn feed(&self, after: u64, limit: usize, now: Timestamp) -> Result<Vec<FeedEntry>, StoreError>;
-
-    /// Follows the number of the newest durable feed entry.
-    fn feed_head(&self) -> watch::Receiver<u64>;
 
     /// How much there is of everything.
     fn counts(&self) -> Counts;

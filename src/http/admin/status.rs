@@ -57,7 +57,8 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
         .collect();
     let ready = state.store.ready();
     let oldest = state.store.oldest_event().await?;
-    let Counts { inbox, dead, quarantined, contacts, waiting, links, feed_head, event_head: _ } = counts;
+    let Counts { inbox, dead, quarantined, contacts, waiting, links, feed_head, feed_pruned, event_head: _ } =
+        counts;
     let door = |outcome| state.metrics.door_count(outcome);
     Ok(Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -86,6 +87,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
         "queues": queues,
         "links": links,
         "feed_head": feed_head,
+        "feed_oldest": feed_pruned + 1,
         "paused": paused,
         "quotas": quotas,
         "dealers": dealers,

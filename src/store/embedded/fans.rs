@@ -1,6 +1,7 @@
 //! Transactions on the brand's side: registering fans, what came of the calls made for them, and what time does.
 
 use super::super::{FanVerdict, FanWork, NewFan, Registered, StoreError};
+use super::forget;
 use super::keys;
 use super::links;
 use super::queues::{OpenBooks, Waiting, leave};
@@ -53,7 +54,8 @@ fn register_one(
         && fan.adopt(minted.clone(), now)
     {
         changed = true;
-        arrive(txn, &new.key, &minted, now)?;
+        // This is the registration that may bring a forgotten person back.
+        arrive(txn, &new.key, &minted, now, now)?;
     }
     if before.as_ref() != Some(&fan) {
         roll::write(txn, number, &new.key, before.as_ref(), &fan)?;
@@ -66,10 +68,16 @@ fn register_one(
     })
 }
 
-/// A fan has a pending id: meets who waits there.
-fn arrive(txn: &mut Txn<'_>, key: &FanKey, minted: &Minted, now: Timestamp) -> Result<(), StoreError> {
+/// A fan has a pending id: meets who waits there. Whether that is somebody who was forgotten since.
+fn arrive(
+    txn: &mut Txn<'_>,
+    key: &FanKey,
+    minted: &Minted,
+    registered_at: Timestamp,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
     let arriving = FanAtMeeting { minted_at: minted.minted_at, unionid: key.unionid.clone() };
-    links::fan_arrives(txn, &key.app, &minted.pending_id, arriving, now)
+    links::fan_arrives(txn, &key.app, &minted.pending_id, arriving, registered_at, now)
 }
 
 /// Writes down what came of one call for a fan.
@@ -92,7 +100,9 @@ pub(super) fn settle(
         if let FanVerdict::Minted { minted, .. } = verdict
             && fan.adopt(minted.clone(), now)
         {
-            arrive(txn, &work.key, &minted, now)?;
+            if arrive(txn, &work.key, &minted, fan.registered_at, now)? {
+                return forget::erase_fan(txn, &work.key, now).map(drop);
+            }
             let mut books = OpenBooks::open(txn, &work.key.app, now)?;
             roll::write(txn, number, &work.key, Some(&before), &fan)?;
             books.replace(number, Some(&before), &fan, None);
@@ -107,12 +117,19 @@ pub(super) fn settle(
             again = (!stays && before.lane(step) == Some(work.priority)).then_some((step, due_at));
         }
         (FanVerdict::Minted { minted, same_id_extends }, _) => {
-            arrive(txn, &work.key, &minted, now)?;
+            if arrive(txn, &work.key, &minted, fan.registered_at, now)? {
+                return forget::erase_fan(txn, &work.key, now).map(drop);
+            }
             fan.minted(minted, same_id_extends);
         }
         (FanVerdict::Existing(found), _) => {
             fan.attempts = 0;
             fan.existing = Existing::Asked { at: now, found: u32::try_from(found.len()).unwrap_or(u32::MAX) };
+            for (_, customer) in &found {
+                if forget::stands_between(txn, customer, fan.registered_at)? {
+                    return forget::erase_fan(txn, &work.key, now).map(drop);
+                }
+            }
             for (corp_id, external_userid) in found {
                 let claim = Claim {
                     contact: ContactKey { app: work.key.app.clone(), corp_id, external_userid },

@@ -18,14 +18,17 @@
 //! | `f` | sequence | a feed entry |
 //! | `g` | account · api | a quota ledger |
 //! | `h` | app · corp | a dealer |
+//! | `s` | sink | a cursor |
+//! | `e` | hash of an id | when its person was forgotten |
+//! | `p` | receipt | what was erased then |
 //!
 //! Queues and the feed are in time order: sled keeps those small however much passes through them. Ids come
 //! before the app where people look things up without naming an app. There are many fans: why they lie
 //! together in the order they came is told in [`roll`](super::roll).
 
-use super::super::{EventId, FanPlace, MessageDigest, StoreError};
+use super::super::{EventId, FanPlace, MessageDigest, ReceiptId, StoreError};
 use crate::domain::fan::{FanStep, Priority};
-use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, PendingId, Unionid};
+use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, PendingId, SinkName, Unionid};
 use crate::domain::time::{HOUR_MS, Timestamp};
 
 /// Builds a key part by part.
@@ -199,7 +202,7 @@ pub(super) fn books(app: &AppName) -> Vec<u8> {
     Key::kind(b'l').id(app.as_str()).done()
 }
 
-pub(super) fn feed(seq: u64) -> Vec<u8> {
+pub(in crate::store) fn feed(seq: u64) -> Vec<u8> {
     Key::kind(b'f').number(seq).done()
 }
 
@@ -209,6 +212,23 @@ pub(super) fn ledger(account: &str, api: &str) -> Vec<u8> {
 
 pub(super) fn dealer(app: &AppName, corp: &CorpId) -> Vec<u8> {
     Key::kind(b'h').id(app.as_str()).id(corp.as_str()).done()
+}
+
+pub(super) fn cursor(sink: &SinkName) -> Vec<u8> {
+    Key::kind(b's').id(sink.as_str()).done()
+}
+
+pub(super) fn forgotten(hash: [u8; 16]) -> Vec<u8> {
+    [b"e", hash.as_slice()].concat()
+}
+
+pub(super) fn receipt(id: ReceiptId) -> Vec<u8> {
+    [b"p", id.0.as_slice()].concat()
+}
+
+/// The number in the key of a feed entry.
+pub(super) fn feed_seq(key: &[u8]) -> Result<u64, StoreError> {
+    Parts::of(key).number()
 }
 
 pub(super) fn dealers(app: &AppName) -> Vec<u8> {

@@ -1,9 +1,9 @@
-//! Transactions on contacts, meetings, links and the feed; the pure rules are in [`crate::domain::join`] and
+//! Transactions on contacts, meetings and links; the pure rules are in [`crate::domain::join`] and
 //! [`crate::domain::contact`].
 
-use serde::{Deserialize, Serialize};
-
 use super::super::{InboxEvent, StoreError, Verdict, Work, WorkId};
+use super::feed;
+use super::forget;
 use super::inbox;
 use super::keys;
 use super::records::Record;
@@ -11,47 +11,12 @@ use super::roll;
 use super::txn::Txn;
 use crate::domain::backoff::reask_after_ms;
 use crate::domain::contact::{Contact, Waiting};
-use crate::domain::ids::{AppName, ContactKey, PendingId};
+use crate::domain::ids::{AppName, ContactKey, FanKey, PendingId};
 use crate::domain::join::{self, FanAtMeeting, Meeting};
-use crate::domain::link::{ChangeType, Claim, EntryData, FeedEntry, LinkData, Source};
+use crate::domain::link::{ChangeType, Claim, Source};
 use crate::domain::time::Timestamp;
 
 impl Record for Contact {}
-
-/// A feed entry as stored: the sequence is in the key.
-#[derive(Debug, Serialize, Deserialize)]
-pub(super) struct StoredEntry {
-    id: String,
-    change: ChangeType,
-    occurred_at: Timestamp,
-    /// Until when the data's welcome code can be used.
-    welcome_until: Option<Timestamp>,
-    app: AppName,
-    data: StoredData,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-enum StoredData {
-    Link(LinkData),
-    Erased { link_id: String },
-}
-
-impl Record for StoredEntry {}
-
-impl StoredEntry {
-    /// The entry as told at `now`: a welcome code that can no longer be used is left out.
-    pub(super) fn into_entry(self, seq: u64, now: Timestamp) -> FeedEntry {
-        let Self { id, change, occurred_at, welcome_until, app, data } = self;
-        let data = match data {
-            StoredData::Link(mut data) => {
-                data.welcome_code = data.welcome_code.filter(|_| welcome_until > Some(now));
-                EntryData::Link(data)
-            }
-            StoredData::Erased { link_id } => EntryData::Erased { link_id },
-        };
-        FeedEntry { seq, id, change, occurred_at, app, data }
-    }
-}
 
 /// The most contacts that meet one fan: a person is a customer of so many dealers at most.
 const MEETING_CONTACTS_MAX: usize = 1_000;
@@ -65,7 +30,13 @@ pub(super) fn settle(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     match &work.event {
-        Some(event) if inbox::take(txn, event)? => settle_event(txn, work, event, verdict, now),
+        Some(event) if inbox::take(txn, event)? => {
+            if forget::outlived(txn, event)? {
+                Ok(())
+            } else {
+                settle_event(txn, work, event, verdict, now)
+            }
+        }
         None if take_reask(txn, &work.id)? => settle_reask(txn, &work.contact, verdict, now),
         // Settled before, by whoever leased it before a restart.
         Some(_) | None => Ok(()),
@@ -176,7 +147,7 @@ fn update_contact(
     let mut contact = known.unwrap_or_else(|| Contact::new(Source::Callback, now));
     let news = change(txn, &mut contact)?;
     if let Some(news) = news {
-        tell(txn, key, &contact, news, now)?;
+        feed::tell(txn, key, &contact, news, now)?;
     }
     contact.drop_stale_welcome(now);
     txn.put(keys::contact(key), &contact)
@@ -202,24 +173,36 @@ fn resolved(
     pending_id: &PendingId,
     now: Timestamp,
 ) -> Result<Option<ChangeType>, StoreError> {
-    contact.pending_id = Some(pending_id.clone());
+    if let Some(too_old) = contact.resolved(pending_id) {
+        txn.delete(keys::contact_at(&too_old, key));
+    }
+    txn.mark(keys::contact_at(pending_id, key));
     // Only the fan matters to the one who arrives; the other contacts are not loaded.
     let mut meeting = Meeting { fan: roll::fan_with(txn, &key.app, pending_id)?, ..Meeting::default() };
-    txn.mark(keys::contact_at(pending_id, key));
+    if let Some(fan) = &meeting.fan {
+        let fan = FanKey { app: key.app.clone(), unionid: fan.unionid.clone() };
+        let registered_at = roll::fan(txn, &fan)?.map_or(now, |entry| entry.fan.registered_at);
+        if forget::stands_between(txn, &key.external_userid, registered_at)? {
+            forget::erase_fan(txn, &fan, now)?;
+            return Ok(None);
+        }
+    }
     match join::contact_arrives(&mut meeting, pending_id, key) {
         Some(claim) => Ok(accept(txn, key, contact, &claim, now)),
         None => Ok(None),
     }
 }
 
-/// A fan was minted: meets the contacts that wait at the pending id.
+/// A fan was minted: meets the contacts that wait at the pending id. Whether one of them was forgotten after the fan was
+/// registered: then nobody is linked, and the fan has to go too.
 pub(super) fn fan_arrives(
     txn: &mut Txn<'_>,
     app: &AppName,
     pending_id: &PendingId,
     fan: FanAtMeeting,
+    registered_at: Timestamp,
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<bool, StoreError> {
     let mut meeting = Meeting { fan: roll::fan_with(txn, app, pending_id)?, ..Meeting::default() };
     let prefix = keys::contacts_at(pending_id, Some(app));
     for key in txn.keys(&prefix, MEETING_CONTACTS_MAX)? {
@@ -227,13 +210,18 @@ pub(super) fn fan_arrives(
     }
     let claims = join::fan_arrives(&mut meeting, pending_id, fan);
     for claim in &claims {
+        if forget::stands_between(txn, &claim.contact.external_userid, registered_at)? {
+            return Ok(true);
+        }
+    }
+    for claim in &claims {
         match settle_claim(txn, claim, now) {
             // The fan and the other customers are not to suffer for it.
             Err(StoreError::Damaged(reason)) => tracing::error!(reason, "a customer cannot be linked"),
             settled => settled?,
         }
     }
-    Ok(())
+    Ok(false)
 }
 
 /// A claim from elsewhere than the contact's own resolution.
@@ -264,30 +252,4 @@ fn accept(
         txn.mark(keys::linked(&claim.unionid, key));
     }
     change
-}
-
-fn tell(
-    txn: &mut Txn<'_>,
-    key: &ContactKey,
-    contact: &Contact,
-    change: ChangeType,
-    now: Timestamp,
-) -> Result<(), StoreError> {
-    let Some(data) = LinkData::of(key, contact, now) else {
-        return Ok(());
-    };
-    let (seq, id) = txn.next_feed_id();
-    txn.put(
-        keys::feed(seq),
-        &StoredEntry {
-            id,
-            change,
-            occurred_at: now,
-            welcome_until: contact.welcome_until(),
-            app: key.app.clone(),
-            data: StoredData::Link(data),
-        },
-    )?;
-    txn.counts().feed_head = seq;
-    Ok(())
 }

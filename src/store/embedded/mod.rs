@@ -11,16 +11,20 @@
 mod durable_sync;
 pub mod engine;
 mod fans;
+mod feed;
+mod forget;
 mod inbox;
 mod index;
 mod indexing;
 mod keys;
 mod ledgers;
 mod links;
+mod people;
 mod queues;
 mod records;
 mod roll;
 mod sled_engine;
+mod snapshot;
 mod transactions;
 mod txn;
 mod writer;
@@ -44,6 +48,7 @@ use records::{Record, decode};
 use roll::{Entry, FanNumber, Read};
 pub use sled_engine::OpenError;
 use sled_engine::SledEngine;
+use snapshot::Snapshots;
 use transactions::lease_key;
 use txn::{Meta, Txn, failed};
 use writer::Writer;
@@ -78,9 +83,12 @@ pub struct EmbeddedStore {
     settings: Settings,
     index: Arc<Index>,
     indexing: Indexing,
+    snapshots: Arc<Snapshots>,
     leased: Mutex<HashSet<Vec<u8>>>,
     /// Keys of records that failed their checksum.
     damaged: DamagedKeys,
+    /// A random secret of this store, for hashes that nobody else can make.
+    salt: [u8; 16],
 }
 
 impl EmbeddedStore {
@@ -114,12 +122,24 @@ impl EmbeddedStore {
             source,
         };
         let (index, damaged) = (Arc::default(), DamagedKeys::default());
-        let sheets = meta.sheets;
+        let snapshots: Arc<Snapshots> = Arc::default();
+        let (sheets, salt) = (meta.sheets, meta.store_id);
         let writer =
-            Writer::start(&engine, Arc::clone(&index), meta, settings.free_mb_min).map_err(not_started)?;
+            Writer::start(&engine, Arc::clone(&index), snapshots.clone(), meta, settings.free_mb_min)
+                .map_err(not_started)?;
         let indexing = Indexing::start(&engine, &index, sheets, &damaged, writer.shared.clone());
         let indexing = indexing.map_err(not_started)?;
-        Ok(Self { engine, writer, settings, index, indexing, leased: Mutex::default(), damaged })
+        Ok(Self {
+            engine,
+            writer,
+            settings,
+            index,
+            indexing,
+            snapshots,
+            leased: Mutex::default(),
+            damaged,
+            salt,
+        })
     }
 
     /// Waits until fans can be found.
@@ -160,16 +180,7 @@ impl EmbeddedStore {
 
     /// Passes over a damaged record, once said and from then on counted, so that it holds up nothing but itself.
     fn undamaged<T>(&self, key: &[u8], read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-        match read {
-            Ok(value) => Ok(Some(value)),
-            Err(StoreError::Damaged(reason)) => {
-                if self.damaged_keys().insert(key.to_vec()) {
-                    tracing::error!(reason, "a damaged record is left alone");
-                }
-                Ok(None)
-            }
-            Err(other) => Err(other),
-        }
+        undamaged(&self.damaged, key, read)
     }
 
     /// A piece of work with what is known of its customer; `None` if that record is damaged.
@@ -304,12 +315,47 @@ impl EmbeddedStore {
     }
 }
 
+fn undamaged<T>(
+    damaged: &DamagedKeys,
+    key: &[u8],
+    read: Result<T, StoreError>,
+) -> Result<Option<T>, StoreError> {
+    match read {
+        Ok(value) => Ok(Some(value)),
+        Err(StoreError::Damaged(reason)) => {
+            if damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_vec()) {
+                tracing::error!(reason, "a damaged record is left alone");
+            }
+            Ok(None)
+        }
+        Err(other) => Err(other),
+    }
+}
+
 impl Read for EmbeddedStore {
     fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
         self.read(key)
     }
 
+    fn under(&self, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.rows(prefix, &keys::after(prefix), limit, |key, _| Ok(Some(key.to_vec())))
+    }
+
     fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber> {
         self.index.find(self.index.print(clue))
+    }
+}
+
+#[cfg(test)]
+pub(in crate::store) use keys::feed as feed_key;
+
+#[cfg(test)]
+impl EmbeddedStore {
+    /// Flips a bit of a record, behind the writer's back.
+    pub(in crate::store) fn spoil(&self, key: &[u8]) {
+        if let Ok(Some(mut value)) = self.engine.get(key) {
+            value[1] ^= 4;
+            assert!(self.engine.commit(vec![(key.to_vec(), Some(value))]).is_ok());
+        }
     }
 }

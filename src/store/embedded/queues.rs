@@ -107,6 +107,11 @@ impl OpenBooks {
         }
     }
 
+    /// Counts a fan no longer. Its places in queues are left to whoever comes across them.
+    pub(super) fn erase(&mut self, fan: &Fan) {
+        self.books.tally.replace(Some(fan), None);
+    }
+
     /// Puts a fan on the timeline, at the next slot that is still to come.
     fn look_again(&mut self, number: FanNumber, at: Timestamp) {
         let slot = at.max(self.now).as_millis().div_euclid(REVIEW_SLOT_MS) + 1;

@@ -83,6 +83,8 @@ struct StoredFan {
 /// Reads records and looks into the index, inside of a transaction or beside all of them.
 pub(super) trait Read {
     fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError>;
+    /// Up to `limit` keys that begin with `prefix`, in order.
+    fn under(&self, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError>;
     /// The fans that may be meant; few, and usually the one.
     fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber>;
 }
@@ -167,6 +169,22 @@ pub(super) fn write(
         txn.index(&Clue::pending_id(PackedId::of(id.pending_id.as_str()).borrowed()), number, true);
     }
     txn.put(sheet_key, &sheet)
+}
+
+/// Takes a fan off the roll. Its line stays empty: numbers left behind in queues must not lead to anybody else.
+pub(super) fn erase(txn: &mut Txn<'_>, number: FanNumber, key: &FanKey, fan: &Fan) -> Result<(), StoreError> {
+    let sheet_key = keys::sheet(number.sheet());
+    if let Some(mut sheet) = txn.get::<Sheet>(&sheet_key)? {
+        if let Some(line) = sheet.fans.get_mut(number.line()) {
+            *line = None;
+        }
+        txn.put(sheet_key, &sheet)?;
+    }
+    txn.index(&Clue::unionid(PackedId::of(key.unionid.as_str()).borrowed()), number, false);
+    for id in &fan.ids {
+        txn.index(&Clue::pending_id(PackedId::of(id.pending_id.as_str()).borrowed()), number, false);
+    }
+    Ok(())
 }
 
 /// A sheet as far as the index has to know it, read without a copy: there are millions when the store is opened.

@@ -1,14 +1,12 @@
 //! The business transactions as [`Store`] names them: each hands its part to the writer, or reads.
 
 use async_trait::async_trait;
-use tokio::sync::watch;
 
 use super::super::{
     Appended, Arrival, Counts, EventId, EventRow, EventState, FanVerdict, FanWork, Happening, InboxEvent,
     LINKS_MAX, LinkBy, LinkQuery, NewFan, Registered, Store, StoreError, Verdict, Work, WorkId,
 };
-use super::inbox::{MessagePart, Seen, SetAside};
-use super::links::StoredEntry;
+use super::inbox::{Seen, SetAside};
 use super::queues::{Books, Waiting};
 use super::records::decode;
 use super::roll::FanNumber;
@@ -18,7 +16,7 @@ use crate::domain::contact::Contact;
 use crate::domain::dealer::{Dealer, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
 use crate::domain::ids::{AppName, ContactKey, CorpId, FanKey, Unionid};
-use crate::domain::link::{FeedEntry, LinkData};
+use crate::domain::link::LinkData;
 use crate::domain::quota::{Budget, Grant, Ledger, Share};
 use crate::domain::tally::Tally;
 use crate::domain::time::{DAY_MS, Moment, Timestamp};
@@ -123,12 +121,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn quarantined_message(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(SetAside::Quarantined(_)) = self.read(&keys::set_aside(id))? else {
-            return Ok(None);
-        };
-        let prefix = keys::message_parts(id);
-        let part = |key: &[u8], value: &[u8]| Ok(Some(decode::<MessagePart>(key, value)?.0));
-        Ok(Some(self.rows(&prefix, &keys::after(&prefix), usize::MAX, part)?.concat()))
+        self.message(id)
     }
 
     async fn redrive(
@@ -349,19 +342,6 @@ impl Store for EmbeddedStore {
             links.extend(contact.and_then(|contact| LinkData::of(key, &contact, now)));
         }
         Ok(links)
-    }
-
-    async fn feed(&self, after: u64, limit: usize, now: Timestamp) -> Result<Vec<FeedEntry>, StoreError> {
-        let head = *self.writer.shared.feed_head().borrow();
-        let (from, to) = (keys::feed(after.saturating_add(1)), keys::feed(head.saturating_add(1)));
-        self.rows(&from, &to, limit, |key, value| {
-            let seq = key.get(1..9).and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_be_bytes);
-            Ok(Some(decode::<StoredEntry>(key, value)?.into_entry(seq, now)))
-        })
-    }
-
-    fn feed_head(&self) -> watch::Receiver<u64> {
-        self.writer.shared.feed_head()
     }
 
     fn counts(&self) -> Counts {

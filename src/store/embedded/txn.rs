@@ -28,7 +28,7 @@ pub(super) struct Meta {
 }
 
 impl Record for Meta {
-    const VERSION: u8 = 2;
+    const VERSION: u8 = 3;
 }
 
 pub(super) struct Txn<'a> {
@@ -104,17 +104,32 @@ impl<'a> Txn<'a> {
 
     /// Up to `limit` keys that begin with `prefix`, in order.
     pub(super) fn keys(&self, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.keys_from(prefix, prefix, limit)
+    }
+
+    /// The same, from a key on.
+    pub(super) fn keys_from(
+        &self,
+        from: &[u8],
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
         let end = keys::after(prefix);
-        let group = self.group.range(prefix.to_vec()..end.clone());
-        let own = self.own.range(prefix.to_vec()..end.clone());
+        let group = self.group.range(from.to_vec()..end.clone());
+        let own = self.own.range(from.to_vec()..end.clone());
         let patch: BTreeMap<_, _> =
             group.chain(own).map(|(key, value)| (key.clone(), value.is_some())).collect();
         let mut found: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
-        for row in self.engine.range(prefix, &end).take(limit + patch.len()) {
+        for row in self.engine.range(from, &end).take(limit + patch.len()) {
             found.insert(row.map_err(failed)?.0, true);
         }
         found.extend(patch);
         Ok(found.into_iter().filter(|(_, there)| *there).map(|(key, _)| key).take(limit).collect())
+    }
+
+    /// A random secret of this store, for hashes that nobody else can make.
+    pub(super) fn salt(&self) -> [u8; 16] {
+        self.meta.store_id
     }
 
     /// The sequence and id that the next feed entry will have.
@@ -134,6 +149,10 @@ impl<'a> Txn<'a> {
 impl Read for Txn<'_> {
     fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
         self.get(key)
+    }
+
+    fn under(&self, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.keys(prefix, limit)
     }
 
     fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber> {

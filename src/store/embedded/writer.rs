@@ -23,6 +23,7 @@ use super::keys;
 use super::records::encode;
 use super::roll::FanNumber;
 use super::sled_engine::panic_text;
+use super::snapshot::Snapshots;
 use super::txn::{Decided, Meta, Overlay, Txn, failed};
 
 /// Batches beyond a hundred keys make sled's memory grow without bound (13.5 GB against 0.6 GB for the same
@@ -146,6 +147,7 @@ impl Writer {
     pub(super) fn start(
         engine: &Arc<dyn Engine>,
         index: Arc<Index>,
+        snapshots: Arc<Snapshots>,
         meta: Meta,
         min_free_mb: u64,
     ) -> std::io::Result<Self> {
@@ -162,7 +164,7 @@ impl Writer {
         shared.look_at_space(&**engine);
         let space_looked_at = Instant::now();
         let mut group =
-            Group { engine: engine.clone(), index, meta, shared: shared.clone(), space_looked_at };
+            Group { engine: engine.clone(), index, snapshots, meta, shared: shared.clone(), space_looked_at };
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| group.serve(inbox))) {
                 group.shared.set_busy(false);
@@ -255,6 +257,7 @@ fn watch_over(shared: &Weak<Shared>, engine: &Weak<dyn Engine>) {
 struct Group {
     engine: Arc<dyn Engine>,
     index: Arc<Index>,
+    snapshots: Arc<Snapshots>,
     meta: Meta,
     shared: Arc<Shared>,
     space_looked_at: Instant,
@@ -333,6 +336,7 @@ impl Group {
         let counters = encode(&key, &self.meta)?;
         let mut writes: Vec<_> = decided.into_iter().collect();
         writes.push((key, Some(counters)));
+        self.snapshots.keep(&*self.engine, &writes).map_err(failed)?;
         self.engine.commit(writes).map_err(failed)
     }
 }

@@ -1,0 +1,177 @@
+//! How links leave the store: the feed and its end, cursors, snapshots.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::ids::SinkName;
+
+fn sink(name: &str) -> SinkName {
+    SinkName::new(name).unwrap()
+}
+
+/// One more link, and so one more entry of the feed, written at `now`.
+async fn link(store: &EmbeddedStore, person: u8, now: Timestamp) {
+    mint(store, person, person, now).await;
+    let arrival = Arrival { received_at: now, ..added(person, 1) };
+    store.append(arrival).await.unwrap();
+    work_off(store, now, Verdict::Resolved(pending(person))).await;
+}
+
+async fn seqs(store: &EmbeddedStore, after: u64) -> Result<Vec<u64>, StoreError> {
+    Ok(store.feed(after, 1_000, T0).await?.iter().map(|entry| entry.seq).collect())
+}
+
+async fn the_feed_is_pruned_by_age_and_only_behind_every_sink(place: &dyn Place) {
+    let store = place.open();
+    for person in 1..=6 {
+        link(&store, person, T0.plus_ms(i64::from(person) * DAY_MS)).await;
+    }
+    let (fast, slow) = (sink("fast"), sink("slow"));
+    for name in [&fast, &slow] {
+        store.open_cursor(name, Start::Beginning).await.unwrap();
+    }
+    assert!(store.advance(&fast, 0, 6).await.unwrap() && store.advance(&slow, 0, 3).await.unwrap());
+    let both = [fast.clone(), slow.clone()];
+    let cutoff = |days: i64| T0.plus_ms(days * DAY_MS);
+    assert_eq!(
+        store.prune_feed(cutoff(3), &both).await,
+        Ok(2),
+        "entries 1 and 2 are older than the third day"
+    );
+    assert_eq!(store.prune_feed(cutoff(9), &both).await, Ok(1), "the slow one still needs entry 4");
+    let store = reopen(place, store).await;
+    assert_eq!(seqs(&store, 3).await, Ok(vec![4, 5, 6]));
+    for after in [0, 2] {
+        assert_eq!(seqs(&store, after).await, Err(StoreError::Gone { oldest: 4 }));
+    }
+    assert_eq!(store.prune_feed(cutoff(9), &[sink("never-opened")]).await, Ok(0));
+    // A sink that left the configuration holds nothing up; should it come back, it is told what it missed.
+    assert_eq!(store.prune_feed(cutoff(9), &[fast]).await, Ok(3));
+    assert_eq!(seqs(&store, 6).await, Ok(vec![]));
+    assert_eq!(seqs(&store, 3).await, Err(StoreError::Gone { oldest: 7 }));
+    let (cursor, missed) = store.open_cursor(&slow, Start::Beginning).await.unwrap();
+    assert_eq!((cursor.after, missed), (6, 3));
+    link(&store, 7, T0).await;
+    assert_eq!(seqs(&store, 6).await, Ok(vec![7]));
+}
+
+async fn a_cursor_is_durable_and_obeys_the_hand_that_moved_it_last(place: &dyn Place) {
+    let store = place.open();
+    for person in 1..=4 {
+        link(&store, person, T0).await;
+    }
+    let crm = sink("crm");
+    assert_eq!(store.cursor(&crm).await, Ok(None));
+    let (late, _) = store.open_cursor(&sink("late"), Start::Now).await.unwrap();
+    assert_eq!(late.after, 4);
+    let (cursor, missed) = store.open_cursor(&crm, Start::Beginning).await.unwrap();
+    assert_eq!((cursor.after, cursor.epoch, missed), (0, 0, 0));
+    assert_eq!(store.advance(&crm, 0, 3).await, Ok(true));
+    assert_eq!(store.advance(&crm, 0, 2).await, Ok(false), "deliveries only go forward");
+    let store = reopen(place, store).await;
+    assert_eq!(store.open_cursor(&crm, Start::Now).await.unwrap().0.after, 3, "it was begun before");
+    let sought = store.seek(&crm, Seek::After(1)).await.unwrap().unwrap();
+    assert_eq!((sought.after, sought.epoch), (1, 1));
+    assert_eq!(store.advance(&crm, 0, 4).await, Ok(false), "what was under way must not undo it");
+    assert_eq!(store.cursor(&crm).await.unwrap().unwrap().after, 1);
+    assert_eq!(store.seek(&crm, Seek::Now).await.unwrap().unwrap().after, 4);
+    assert_eq!(store.seek(&crm, Seek::After(99)).await.unwrap().unwrap().after, 4);
+    assert_eq!(store.seek(&crm, Seek::Beginning).await.unwrap().unwrap().after, 0);
+    assert_eq!(store.seek(&sink("nobody"), Seek::Now).await, Ok(None));
+    let reason = "410 Gone".to_owned();
+    let state = CursorState::Disabled { since: T0, reason };
+    store.set_state(&crm, state.clone()).await.unwrap();
+    let store = reopen(place, store).await;
+    assert_eq!(store.cursor(&crm).await.unwrap().unwrap().state, state);
+    store.prune_feed(T0.plus_ms(DAY_MS), &[sink("late")]).await.unwrap();
+    assert_eq!(store.seek(&crm, Seek::After(2)).await, Err(StoreError::Gone { oldest: 5 }));
+}
+
+async fn a_damaged_entry_of_the_feed_holds_nobody_up(place: &dyn Place) {
+    let store = place.open();
+    for person in 1..=3 {
+        link(&store, person, T0).await;
+    }
+    store.spoil(&crate::store::embedded::feed_key(2));
+    assert_eq!(seqs(&store, 0).await, Ok(vec![1, 3]));
+    assert_eq!(store.damaged(), 1);
+    assert_eq!(store.prune_feed(T0.plus_ms(DAY_MS), &[]).await, Ok(3));
+}
+
+async fn all_of(snapshot: &mut Box<dyn LinksSnapshot>) -> Vec<String> {
+    let mut all = Vec::new();
+    loop {
+        let some = snapshot.next(T0).await.unwrap();
+        if some.is_empty() {
+            return all;
+        }
+        all.extend(some.iter().map(|link| format!("{link:?}")));
+    }
+}
+
+async fn a_snapshot_shows_one_instant_while_everything_changes(place: &dyn Place) {
+    let store = place.open();
+    for person in 0..40 {
+        link(&store, person, T0).await;
+    }
+    let mut before = store.snapshot().await.unwrap();
+    assert_eq!((before.links(), before.feed_head()), (40, 40));
+    let at_once = all_of(&mut store.snapshot().await.unwrap()).await;
+    assert_eq!(at_once.len(), 40);
+    // Every customer changes, some are new, one is forgotten.
+    for person in 0..60 {
+        if person >= 40 {
+            link(&store, person, T0).await;
+        }
+        store.append(arrival(happening(person, 1, 2, ContactChange::Added, 9))).await.unwrap();
+        work_off(&store, T0, Verdict::Resolved(pending(person))).await;
+    }
+    store.forget(&Person::Unionid(fan_key(7).unionid), None, T0).await.unwrap();
+    let shown = all_of(&mut before).await;
+    let mut wanted = at_once;
+    wanted.retain(|link| !link.contains(&format!("{:?}", fan_key(7).unionid)));
+    assert_eq!(shown.len(), 39);
+    assert_eq!(shown, wanted);
+    let mut after = store.snapshot().await.unwrap();
+    assert_eq!(all_of(&mut after).await.len(), 59);
+}
+
+contract!(
+    the_feed_is_pruned_by_age_and_only_behind_every_sink,
+    a_cursor_is_durable_and_obeys_the_hand_that_moved_it_last,
+    a_damaged_entry_of_the_feed_holds_nobody_up,
+    a_snapshot_shows_one_instant_while_everything_changes,
+);
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    /// Links are changed and added between any two pages of a snapshot.
+    #[test]
+    fn a_snapshot_is_of_the_instant_it_was_taken(
+        first in 1_u8..60, pages in proptest::collection::vec(proptest::collection::vec(0_u8..80, 0..4), 0..6)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Memory::default().open();
+            for person in 0..first {
+                link(&store, person, T0).await;
+            }
+            let wanted = all_of(&mut store.snapshot().await.unwrap()).await;
+            let mut snapshot = store.snapshot().await.unwrap();
+            let mut shown = Vec::new();
+            for (n, changes) in pages.into_iter().enumerate() {
+                for person in changes {
+                    let at = i64::try_from(n).unwrap();
+                    store.append(arrival(happening(person, 1, 3, ContactChange::Added, at))).await.unwrap();
+                    for work in store.lease(T0, 9).await.unwrap() {
+                        store.settle(vec![(work, Verdict::Resolved(pending(person)))], T0).await.unwrap();
+                    }
+                }
+                shown.extend(snapshot.next(T0).await.unwrap().iter().map(|link| format!("{link:?}")));
+            }
+            shown.extend(all_of(&mut snapshot).await);
+            assert_eq!(shown, wanted);
+        });
+    }
+}

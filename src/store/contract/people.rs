@@ -1,0 +1,299 @@
+//! One person: explained, and forgotten.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use proptest::prelude::*;
+
+use super::*;
+use crate::domain::link::Source;
+use crate::store::embedded::engine::Engine as _;
+
+/// Every way in which an id can lie in a record.
+fn forms(id: &str) -> Vec<Vec<u8>> {
+    let packed = URL_SAFE_NO_PAD.decode(id).ok();
+    [Some(id.as_bytes().to_vec()), packed].into_iter().flatten().collect()
+}
+
+/// The kinds of records in which something of this person is found.
+fn traces_of(memory: &Memory, n: u8) -> Vec<(char, &'static str)> {
+    let ids = [
+        ("unionid", fan_key(n).unionid.as_str().to_owned()),
+        ("openid", new_fan(n).openid.as_str().to_owned()),
+        ("external_userid", customer(n).as_str().to_owned()),
+        ("pending_id", pending(n).as_str().to_owned()),
+    ];
+    let mut found = Vec::new();
+    for row in memory.range(&[], &[u8::MAX; 9]) {
+        let (key, value) = row.unwrap();
+        for (what, id) in &ids {
+            let inside = |bytes: &[u8]| {
+                forms(id).iter().any(|form| bytes.windows(form.len()).any(|window| window == form))
+            };
+            if inside(&key) || inside(&value) {
+                found.push((key[0] as char, *what));
+            }
+        }
+    }
+    found
+}
+
+async fn quarantine(store: &EmbeddedStore, n: u8) {
+    let message = format!("<xml><ExternalUserID>{}</ExternalUserID></xml>", customer(n).as_str());
+    let arrival = Arrival {
+        app: app(),
+        digest: MessageDigest::of(&app(), message.as_bytes()),
+        received_at: T0,
+        content: Content::Quarantine {
+            reason: QuarantineReason::ReceiveId,
+            receive_id: "wwOTHER".to_owned(),
+            message: message.into_bytes(),
+        },
+    };
+    store.append(arrival).await.unwrap();
+}
+
+#[tokio::test]
+async fn of_a_forgotten_person_nothing_is_left_and_nobody_else_is_touched() {
+    let memory = Memory::default();
+    let store = memory.open();
+    let problem = || Problem { errcode: Some(40_096), text: "no such customer".to_owned() };
+    for n in 1..=3 {
+        mint(&store, n, n, T0).await;
+        for dealer in 1..=2 {
+            store.append(added(n, dealer)).await.unwrap();
+            work_off(&store, T0, Verdict::Resolved(pending(n))).await;
+        }
+        // Something of everything: a dead letter, a message nobody understood, an event in the inbox.
+        store.append(added(n, 3)).await.unwrap();
+        work_off(&store, T0, Verdict::Dead(problem())).await;
+        quarantine(&store, n).await;
+        store.append(added(n, 4)).await.unwrap();
+        let due_at = T0.plus_ms(DAY_MS);
+        work_off(&store, T0, Verdict::Retry { due_at, problem: problem(), spent: true }).await;
+    }
+    let before = [traces_of(&memory, 1), traces_of(&memory, 3)];
+    let request = Some("ticket 4711".to_owned());
+    let receipt = store.forget(&Person::Unionid(fan_key(2).unionid), request.clone(), T0).await.unwrap();
+    assert_eq!(traces_of(&memory, 2), []);
+    assert_eq!([traces_of(&memory, 1), traces_of(&memory, 3)], before);
+    let erased = Erased {
+        fans: 1,
+        contacts: 2,
+        links: 2,
+        events: 1,
+        dead_letters: 1,
+        quarantined: 1,
+        feed_entries: 2,
+    };
+    assert_eq!((receipt.erased, &receipt.request), (erased, &request));
+    assert_eq!(store.receipt(receipt.id).await.unwrap().as_ref(), Some(&receipt));
+    assert_eq!(receipt.id.to_string().parse(), Ok(receipt.id));
+    let Counts { inbox, dead, quarantined, contacts, links, feed_head, .. } = store.counts();
+    assert_eq!((inbox, dead, quarantined, contacts, links), (2, 2, 2, 4, 4));
+    assert_eq!(tally(&store).await.registered, 2);
+    // The feed has no gap, and says of these two links that they are no more: where they were, and at its end.
+    let feed = store.feed(0, 100, T0).await.unwrap();
+    assert!(feed.iter().zip(1..).all(|(entry, seq)| entry.seq == seq) && feed.len() as u64 == feed_head);
+    let gone: Vec<_> = feed.iter().filter(|entry| entry.change == ChangeType::Erased).collect();
+    assert_eq!(gone.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [3, 4, 7, 8]);
+    assert_eq!(gone[0].data.link_id(), gone[0].id, "the entry keeps its id");
+    assert_eq!(gone[2].data.link_id(), gone[0].data.link_id());
+    assert!(gone.iter().all(|entry| entry.data.link().is_none()));
+    // Asked once more there is nothing left to erase.
+    let again = store.forget(&Person::Unionid(fan_key(2).unionid), None, T0).await.unwrap();
+    assert_eq!((again.erased, &again.subject), (Erased::default(), &receipt.subject));
+}
+
+async fn a_forgotten_person_is_not_linked_again_until_registered_anew(place: &dyn Place) {
+    let store = place.open();
+    mint(&store, 1, 1, T0).await;
+    store.append(added(1, 1)).await.unwrap();
+    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    let at = T0.plus_ms(HOUR_MS);
+    // One event is on its way while the person is forgotten.
+    store.append(added(1, 2)).await.unwrap();
+    let on_its_way = store.lease(T0, 1).await.unwrap();
+    store.forget(&Person::ExternalUserid(customer(1)), None, at).await.unwrap();
+    store.settle(vec![(on_its_way[0].clone(), Verdict::Resolved(pending(1)))], at).await.unwrap();
+    let store = reopen(place, store).await;
+    assert_eq!((store.counts().contacts, store.counts().links), (0, 0));
+    assert_eq!(store.trace(fan_key(1).unionid.as_str()).await.unwrap().forgotten_at, Some(at));
+    // WeCom repeats an old callback, and then there is news.
+    assert_eq!(store.append(added(1, 1)).await, Ok(Appended::Duplicate));
+    let later = at.plus_ms(HOUR_MS);
+    store.append(Arrival { received_at: later, ..added(1, 3) }).await.unwrap();
+    work_off(&store, later, Verdict::Resolved(pending(1))).await;
+    assert_eq!((store.counts().contacts, store.counts().links), (1, 0));
+    mint(&store, 1, 1, later).await;
+    assert_eq!(links_of(&store, LinkBy::ExternalUserid(customer(1))).await[0].unionid, fan_key(1).unionid);
+    assert_eq!(store.counts().links, 1);
+}
+
+async fn a_customer_forgotten_before_anybody_knew_who_that_is_takes_the_fan_along(place: &dyn Place) {
+    let store = place.open();
+    // Three fans, registered before; how each of them would become the customer is different.
+    mint(&store, 1, 1, T0).await;
+    let asking = NewFan { ask_existing: true, ..new_fan(3) };
+    store.put_fans(vec![new_fan(2), asking], T0).await.unwrap();
+    let at = T0.plus_ms(HOUR_MS);
+    for n in 1..=3 {
+        store.forget(&Person::ExternalUserid(customer(n)), None, at).await.unwrap();
+    }
+    let later = at.plus_ms(HOUR_MS);
+    for n in 1..=2 {
+        store.append(Arrival { received_at: later, ..added(n, 1) }).await.unwrap();
+        work_off(&store, later, Verdict::Resolved(pending(n))).await;
+    }
+    for work in lease_fans(&store, FanStep::Mint, later, 9).await {
+        let n = if work.key == fan_key(2) { 2 } else { 3 };
+        store.settle_fans(vec![(work, minted(n, later))], later).await.unwrap();
+    }
+    for work in lease_fans(&store, FanStep::AskExisting, later, 9).await {
+        let existing = FanVerdict::Existing(vec![(corp(1), customer(3))]);
+        store.settle_fans(vec![(work, existing)], later).await.unwrap();
+    }
+    assert_eq!((store.counts().links, tally(&store).await.registered), (0, 0));
+    // Registered anew, they are linked, and those who waited as well.
+    for n in 1..=2 {
+        mint(&store, n, n, later).await;
+    }
+    assert_eq!(store.counts().links, 2);
+}
+
+async fn a_trace_gathers_what_is_kept_about_an_id(place: &dyn Place) {
+    let store = place.open();
+    mint(&store, 1, 1, T0).await;
+    store.append(added(1, 1)).await.unwrap();
+    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    store.append(added(1, 2)).await.unwrap();
+    store.append(added(2, 1)).await.unwrap();
+    quarantine(&store, 1).await;
+    let (fan, customer_1) = (fan_key(1), customer(1));
+    for id in [fan.unionid.as_str(), customer_1.as_str()] {
+        let trace = store.trace(id).await.unwrap();
+        assert_eq!(trace.fans.iter().map(|(key, _)| key).collect::<Vec<_>>(), [&fan], "{id}");
+        assert_eq!(trace.contacts.len(), 1);
+        assert_eq!(trace.contacts[0].1.link.as_ref().unwrap().source, Source::Callback);
+        let waiting = trace.events.iter().filter(|row| matches!(row, EventRow::Inbox(_))).count();
+        assert_eq!(waiting, 1);
+    }
+    assert_eq!(
+        store.trace(customer_1.as_str()).await.unwrap().events.len(),
+        2,
+        "the message names the customer"
+    );
+    let stranger = store.trace("oNOBODY").await.unwrap();
+    assert!(stranger.fans.is_empty() && stranger.contacts.is_empty() && stranger.events.is_empty());
+}
+
+contract!(
+    a_forgotten_person_is_not_linked_again_until_registered_anew,
+    a_customer_forgotten_before_anybody_knew_who_that_is_takes_the_fan_along,
+    a_trace_gathers_what_is_kept_about_an_id,
+);
+
+/// What happens around persons who are forgotten.
+#[derive(Debug, Clone)]
+enum Step {
+    Mint(u8),
+    Add(u8, u8),
+    /// Resolved under another pending id than before.
+    Another(u8, u8),
+    Miss(u8, u8),
+    Bury(u8, u8),
+    Quarantine(u8),
+    Restart,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let one = prop_oneof![
+        3 => (0_u8..3).prop_map(Step::Mint),
+        4 => (0_u8..3, 0_u8..2).prop_map(|(n, dealer)| Step::Add(n, dealer)),
+        1 => (0_u8..3, 0_u8..2).prop_map(|(n, dealer)| Step::Another(n, dealer)),
+        1 => (0_u8..3, 0_u8..2).prop_map(|(n, dealer)| Step::Miss(n, dealer)),
+        1 => (0_u8..3, 0_u8..2).prop_map(|(n, dealer)| Step::Bury(n, dealer)),
+        1 => (0_u8..3).prop_map(Step::Quarantine),
+        1 => Just(Step::Restart),
+    ];
+    proptest::collection::vec(one, 0..20)
+}
+
+async fn lived(steps: &[Step], by_unionid: bool) {
+    let memory = Memory::default();
+    let mut store = memory.open();
+    for (step, at) in steps.iter().zip(1..) {
+        let verdict = match step {
+            Step::Mint(n) => {
+                store.put_fans(vec![new_fan(*n)], T0).await.unwrap();
+                for work in lease_fans(&store, FanStep::Mint, T0, 1).await {
+                    store.settle_fans(vec![(work, minted(*n, T0))], T0).await.unwrap();
+                }
+                continue;
+            }
+            Step::Quarantine(n) => {
+                quarantine(&store, *n).await;
+                continue;
+            }
+            Step::Restart => {
+                store = reopen(&memory, store).await;
+                continue;
+            }
+            Step::Add(n, _) => Verdict::Resolved(pending(*n)),
+            Step::Another(n, _) => Verdict::Resolved(PendingId::new(format!("pend{n}-again")).unwrap()),
+            Step::Miss(..) => Verdict::Missed,
+            Step::Bury(..) => Verdict::Dead(Problem { errcode: None, text: String::new() }),
+        };
+        let (Step::Add(n, dealer) | Step::Another(n, dealer) | Step::Miss(n, dealer) | Step::Bury(n, dealer)) =
+            step
+        else {
+            continue;
+        };
+        store.append(arrival(happening(*n, *dealer, 1, ContactChange::Added, at))).await.unwrap();
+        for work in store.lease(T0, 9).await.unwrap() {
+            store.settle(vec![(work, verdict.clone())], T0).await.unwrap();
+        }
+    }
+    let others = [traces_of(&memory, 0), traces_of(&memory, 2)];
+    // By both ids: an unlinked customer and a fan are not known to be one person.
+    let (fan, contact) = (Person::Unionid(fan_key(1).unionid), Person::ExternalUserid(customer(1)));
+    for person in if by_unionid { [fan, contact] } else { [contact, fan] } {
+        store.forget(&person, None, T0).await.unwrap();
+    }
+    assert_eq!(traces_of(&memory, 1), []);
+    assert_eq!([traces_of(&memory, 0), traces_of(&memory, 2)], others);
+    let store = reopen(&memory, store).await;
+    let feed = store.feed(0, 1_000, T0).await.unwrap();
+    assert!(feed.iter().zip(1..).all(|(entry, seq)| entry.seq == seq), "the feed has a gap");
+    let mut links = std::collections::BTreeSet::new();
+    for entry in &feed {
+        match entry.change {
+            ChangeType::Erased => links.remove(entry.data.link_id()),
+            _ => links.insert(entry.data.link_id()),
+        };
+    }
+    assert_eq!(links.len() as u64, store.counts().links, "whoever follows the feed has the links");
+    assert_eq!(all_links(&store).await, store.counts().links);
+}
+
+async fn all_links(store: &EmbeddedStore) -> u64 {
+    let mut snapshot = store.snapshot().await.unwrap();
+    let mut all = 0;
+    loop {
+        match snapshot.next(T0).await.unwrap().len() {
+            0 => return all,
+            some => all += some as u64,
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn whatever_happened_forgetting_leaves_nothing_of_one_and_everything_of_the_others(
+        steps in steps(), by_unionid: bool
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(lived(&steps, by_unionid));
+    }
+}

@@ -1,0 +1,264 @@
+//! The feed: entries, the cursors in it, and their end.
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use super::super::{Cursor, CursorState, Feed, LinksSnapshot, Seek, Start, StoreError};
+use super::records::{Record, decode};
+use super::txn::Txn;
+use super::{EmbeddedStore, keys, snapshot};
+use crate::domain::contact::Contact;
+use crate::domain::ids::{AppName, ContactKey, SinkName};
+use crate::domain::link::{ChangeType, EntryData, FeedEntry, LinkData};
+use crate::domain::time::Timestamp;
+
+/// A feed entry as stored: the sequence is in the key.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct StoredEntry {
+    id: String,
+    change: ChangeType,
+    occurred_at: Timestamp,
+    /// Until when the data's welcome code can be used.
+    welcome_until: Option<Timestamp>,
+    app: AppName,
+    data: StoredData,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum StoredData {
+    Link(LinkData),
+    Erased { link_id: String },
+}
+
+impl Record for StoredEntry {}
+
+impl Record for Cursor {}
+
+impl StoredEntry {
+    /// The entry as told at `now`: a welcome code that can no longer be used is left out.
+    fn into_entry(self, seq: u64, now: Timestamp) -> FeedEntry {
+        let Self { id, change, occurred_at, welcome_until, app, data } = self;
+        let data = match data {
+            StoredData::Link(mut data) => {
+                data.welcome_code = data.welcome_code.filter(|_| welcome_until > Some(now));
+                EntryData::Link(data)
+            }
+            StoredData::Erased { link_id } => EntryData::Erased { link_id },
+        };
+        FeedEntry { seq, id, change, occurred_at, app, data }
+    }
+
+    /// The link, unless its person was forgotten.
+    pub(super) const fn link(&self) -> Option<&LinkData> {
+        match &self.data {
+            StoredData::Link(link) => Some(link),
+            StoredData::Erased { .. } => None,
+        }
+    }
+
+    /// The same entry with nothing of the person in it.
+    pub(super) fn erased(self) -> Self {
+        let link_id = match self.data {
+            StoredData::Link(LinkData { link_id, .. }) | StoredData::Erased { link_id } => link_id,
+        };
+        let data = StoredData::Erased { link_id };
+        Self { change: ChangeType::Erased, welcome_until: None, data, ..self }
+    }
+}
+
+/// Tells of a change of a linked contact.
+pub(super) fn tell(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    contact: &Contact,
+    change: ChangeType,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let Some(data) = LinkData::of(key, contact, now) else {
+        return Ok(());
+    };
+    append(txn, key.app.clone(), change, contact.welcome_until(), StoredData::Link(data), now)
+}
+
+/// Tells that a link is no more.
+pub(super) fn tell_erased(
+    txn: &mut Txn<'_>,
+    app: AppName,
+    link_id: String,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    append(txn, app, ChangeType::Erased, None, StoredData::Erased { link_id }, now)
+}
+
+fn append(
+    txn: &mut Txn<'_>,
+    app: AppName,
+    change: ChangeType,
+    welcome_until: Option<Timestamp>,
+    data: StoredData,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let (seq, id) = txn.next_feed_id();
+    txn.put(keys::feed(seq), &StoredEntry { id, change, occurred_at: now, welcome_until, app, data })?;
+    txn.counts().feed_head = seq;
+    Ok(())
+}
+
+/// Deletes the oldest entries, up to `limit`, if they were written before `cutoff` and all of `sinks` have them behind
+/// them. Returns how many. An entry that cannot be read is as old as those around it.
+fn prune(txn: &mut Txn<'_>, cutoff: Timestamp, sinks: &[SinkName], limit: u64) -> Result<u64, StoreError> {
+    let pruned = txn.counts().feed_pruned;
+    let mut until = txn.counts().feed_head.min(pruned.saturating_add(limit));
+    for sink in sinks {
+        // Read in here, so that a cursor which is moved back at this moment is not overtaken.
+        let cursor = txn.get::<Cursor>(&keys::cursor(sink))?;
+        until = until.min(cursor.map_or(0, |cursor| cursor.after));
+    }
+    let mut last = pruned;
+    for seq in pruned + 1..=until {
+        match txn.get::<StoredEntry>(&keys::feed(seq)) {
+            Ok(Some(entry)) if entry.occurred_at >= cutoff => break,
+            Ok(_) | Err(StoreError::Damaged(_)) => {}
+            Err(other) => return Err(other),
+        }
+        txn.delete(keys::feed(seq));
+        last = seq;
+    }
+    txn.counts().feed_pruned = last;
+    Ok(last - pruned)
+}
+
+/// Lets `change` work on a cursor. The cursor afterwards, if there is one.
+fn change_cursor(
+    txn: &mut Txn<'_>,
+    sink: &SinkName,
+    change: impl FnOnce(&mut Cursor) -> Result<(), StoreError>,
+) -> Result<Option<Cursor>, StoreError> {
+    let key = keys::cursor(sink);
+    let Some(mut cursor) = txn.get::<Cursor>(&key)? else { return Ok(None) };
+    change(&mut cursor)?;
+    txn.put(key, &cursor)?;
+    Ok(Some(cursor))
+}
+
+fn open_cursor(txn: &mut Txn<'_>, sink: &SinkName, start: Start) -> Result<(Cursor, u64), StoreError> {
+    let key = keys::cursor(sink);
+    let (head, pruned) = (txn.counts().feed_head, txn.counts().feed_pruned);
+    let known = match txn.get::<Cursor>(&key) {
+        Err(StoreError::Damaged(reason)) => {
+            tracing::error!(%sink, reason, "a cursor is lost; its sink gets everything that is kept again");
+            Some(Cursor { after: pruned, epoch: rand::random(), state: CursorState::Running })
+        }
+        known => known?,
+    };
+    let after = if start == Start::Now { head } else { pruned };
+    let mut cursor = known.unwrap_or(Cursor { after, epoch: 0, state: CursorState::Running });
+    let missed = pruned.saturating_sub(cursor.after);
+    cursor.after = cursor.after.clamp(pruned, head);
+    txn.put(key, &cursor)?;
+    Ok((cursor, missed))
+}
+
+#[async_trait]
+impl Feed for EmbeddedStore {
+    async fn feed(&self, after: u64, limit: usize, now: Timestamp) -> Result<Vec<FeedEntry>, StoreError> {
+        let head = *self.writer.shared.feed_head().borrow();
+        let (from, to) = (keys::feed(after.saturating_add(1)), keys::feed(head.saturating_add(1)));
+        let (mut entries, mut expected) = (Vec::new(), after.saturating_add(1));
+        for row in self.engine.range(&from, &to) {
+            if entries.len() >= limit {
+                return Ok(entries);
+            }
+            let (key, value) = row.map_err(super::failed)?;
+            let seq = keys::feed_seq(&key)?;
+            // Entries are deleted from the oldest on, perhaps at this moment.
+            if seq != expected {
+                return Err(StoreError::Gone { oldest: seq });
+            }
+            expected = seq + 1;
+            let stored = self.undamaged(&key, decode::<StoredEntry>(&key, &value))?;
+            entries.extend(stored.map(|stored| stored.into_entry(seq, now)));
+        }
+        if expected <= head {
+            return Err(StoreError::Gone { oldest: head + 1 });
+        }
+        Ok(entries)
+    }
+
+    fn feed_head(&self) -> watch::Receiver<u64> {
+        self.writer.shared.feed_head()
+    }
+
+    async fn prune_feed(&self, cutoff: Timestamp, sinks: &[SinkName]) -> Result<u64, StoreError> {
+        const DELETED_AT_ONCE: u64 = 80;
+        let mut deleted = 0;
+        loop {
+            let sinks = sinks.to_vec();
+            match self.writer.run(move |txn| prune(txn, cutoff, &sinks, DELETED_AT_ONCE)).await? {
+                0 => return Ok(deleted),
+                more => deleted += more,
+            }
+        }
+    }
+
+    async fn open_cursor(&self, sink: &SinkName, start: Start) -> Result<(Cursor, u64), StoreError> {
+        let sink = sink.clone();
+        self.writer.run(move |txn| open_cursor(txn, &sink, start)).await
+    }
+
+    async fn cursor(&self, sink: &SinkName) -> Result<Option<Cursor>, StoreError> {
+        self.read(&keys::cursor(sink))
+    }
+
+    async fn advance(&self, sink: &SinkName, epoch: u64, after: u64) -> Result<bool, StoreError> {
+        let sink = sink.clone();
+        let moved = self.writer.run(move |txn| {
+            let mut moved = false;
+            change_cursor(txn, &sink, |cursor| {
+                moved = cursor.epoch == epoch && cursor.after <= after;
+                if moved {
+                    cursor.after = after;
+                }
+                Ok(())
+            })?;
+            Ok(moved)
+        });
+        moved.await
+    }
+
+    async fn seek(&self, sink: &SinkName, to: Seek) -> Result<Option<Cursor>, StoreError> {
+        let sink = sink.clone();
+        let sought = self.writer.run(move |txn| {
+            let (head, pruned) = (txn.counts().feed_head, txn.counts().feed_pruned);
+            change_cursor(txn, &sink, |cursor| {
+                cursor.after = match to {
+                    Seek::After(after) if after < pruned => {
+                        return Err(StoreError::Gone { oldest: pruned + 1 });
+                    }
+                    Seek::After(after) => after.min(head),
+                    Seek::Beginning => pruned,
+                    Seek::Now => head,
+                };
+                cursor.epoch = cursor.epoch.wrapping_add(1);
+                Ok(())
+            })
+        });
+        sought.await
+    }
+
+    async fn set_state(&self, sink: &SinkName, state: CursorState) -> Result<Option<Cursor>, StoreError> {
+        let sink = sink.clone();
+        let set = self.writer.run(move |txn| {
+            change_cursor(txn, &sink, |cursor| {
+                cursor.state = state;
+                Ok(())
+            })
+        });
+        set.await
+    }
+
+    async fn snapshot(&self) -> Result<Box<dyn LinksSnapshot>, StoreError> {
+        snapshot::take(self).await
+    }
+}

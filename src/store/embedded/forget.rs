@@ -1,0 +1,341 @@
+//! Erasing a person, in one transaction.
+//!
+//! Looking for everything about a person means reading the whole inbox and feed, which the writer has no time for. So
+//! that is done beside it ([`search`]), and the transaction looks again only at what can have come in between. Should
+//! who the person is have changed meanwhile, it changes nothing and is asked again.
+//!
+//! What is left is a mark under a salted hash of each id: an event that was on its way finds it and vanishes, and a
+//! customer of that id is not linked to a fan who was registered before.
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::super::{
+    Erased, EventId, EventRow, InboxEvent, Person, Quarantined, Receipt, ReceiptId, StoreError,
+};
+use super::feed::{self, StoredEntry};
+use super::inbox::{MessagePart, SetAside};
+use super::queues::OpenBooks;
+use super::records::{Record, decode};
+use super::roll::{self, Entry, Read};
+use super::txn::Txn;
+use super::{EmbeddedStore, keys};
+use crate::domain::contact::Contact;
+use crate::domain::ids::{ContactKey, ExternalUserid, FanKey, Unionid};
+use crate::domain::time::{SECOND_MS, Timestamp};
+
+/// When the person of an id was forgotten.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(super) struct Forgotten(pub(super) Timestamp);
+
+impl Record for Forgotten {}
+
+impl Record for Receipt {}
+
+/// Ids that one person has. More than any person can have is somebody's mistake, and is cut off.
+const IDS_MAX: usize = 10_000;
+/// Looked at again inside of the transaction.
+const INBOX_AGAIN_MAX: usize = 10_000;
+
+fn salted(salt: [u8; 16], purpose: &str, id: &str) -> [u8; 16] {
+    let digest = Sha256::new().chain_update(salt).chain_update(purpose).chain_update([0]).chain_update(id);
+    let mut short = [0; 16];
+    short.copy_from_slice(&digest.finalize()[..16]);
+    short
+}
+
+fn mark(salt: [u8; 16], id: &str) -> Vec<u8> {
+    keys::forgotten(salted(salt, "forgotten", id))
+}
+
+/// When the person of this id was forgotten, if ever. A mark that cannot be read counts as one of this moment: better
+/// a customer too few than one who asked to be forgotten.
+pub(super) fn forgotten_at(
+    read: &impl Read,
+    salt: [u8; 16],
+    id: &str,
+) -> Result<Option<Timestamp>, StoreError> {
+    match read.record::<Forgotten>(&mark(salt, id)) {
+        Err(StoreError::Damaged(_)) => Ok(Some(Timestamp::from_millis(i64::MAX))),
+        found => Ok(found?.map(|Forgotten(at)| at)),
+    }
+}
+
+/// Whether an event that was received then is about a person who was forgotten since.
+pub(super) fn outlived(txn: &Txn<'_>, event: &InboxEvent) -> Result<bool, StoreError> {
+    let at = forgotten_at(txn, txn.salt(), event.happening.contact.external_userid.as_str())?;
+    Ok(at.is_some_and(|at| event.received_at <= at))
+}
+
+/// Whether this customer was forgotten after a fan was registered, and so is not that fan any more.
+pub(super) fn stands_between(
+    txn: &Txn<'_>,
+    customer: &ExternalUserid,
+    registered_at: Timestamp,
+) -> Result<bool, StoreError> {
+    let at = forgotten_at(txn, txn.salt(), customer.as_str())?;
+    Ok(at.is_some_and(|at| registered_at < at))
+}
+
+/// Erases a fan, with the customers linked to them: when they are forgotten, or turn out to be a customer who was. In
+/// the second case the feed keeps what it told of those links until its entries are old.
+pub(super) fn erase_fan(txn: &mut Txn<'_>, key: &FanKey, now: Timestamp) -> Result<bool, StoreError> {
+    let Some(Entry { number, fan, .. }) = roll::fan(txn, key)? else { return Ok(false) };
+    let prefix = keys::linked_in(&key.unionid, &key.app);
+    for linked in txn.keys(&prefix, IDS_MAX)? {
+        let contact = keys::Parts(&linked[prefix.len()..]).contact()?;
+        erase_contact(txn, &contact, &mut Erased::default(), now)?;
+    }
+    roll::erase(txn, number, key, &fan)?;
+    let mut books = OpenBooks::open(txn, &key.app, now)?;
+    books.erase(&fan);
+    books.close(txn)?;
+    let salt = txn.salt();
+    txn.put(mark(salt, key.unionid.as_str()), &Forgotten(now))?;
+    Ok(true)
+}
+
+/// The ids of one person.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Ids {
+    pub(super) unionids: BTreeSet<Unionid>,
+    pub(super) customers: BTreeSet<ExternalUserid>,
+    pub(super) contacts: BTreeSet<ContactKey>,
+}
+
+impl Ids {
+    /// Everything that is linked to what `person` names, and so on.
+    pub(super) fn of(read: &impl Read, person: &Person) -> Result<Self, StoreError> {
+        let mut ids = Self::default();
+        match person {
+            Person::Unionid(id) => drop(ids.unionids.insert(id.clone())),
+            Person::ExternalUserid(id) => drop(ids.customers.insert(id.clone())),
+        }
+        loop {
+            let before = ids.clone();
+            for unionid in &before.unionids {
+                let prefix = keys::linked_to(unionid);
+                for key in read.under(&prefix, IDS_MAX)? {
+                    let mut parts = keys::Parts(&key[prefix.len()..]);
+                    parts.id()?;
+                    ids.customers.insert(parts.contact()?.external_userid);
+                }
+            }
+            for customer in &before.customers {
+                for key in read.under(&keys::contacts_of(customer), IDS_MAX)? {
+                    // Who a damaged record was linked to is not known; it goes all the same.
+                    let link = match read.record::<Contact>(&key) {
+                        Err(StoreError::Damaged(_)) => None,
+                        contact => contact?.and_then(|contact| contact.link),
+                    };
+                    ids.unionids.extend(link.map(|link| link.unionid));
+                    ids.contacts.insert(keys::Parts::of(&key).contact()?);
+                }
+            }
+            if ids == before || ids.contacts.len() > IDS_MAX {
+                return Ok(ids);
+            }
+        }
+    }
+
+    fn has_event(&self, event: &InboxEvent) -> bool {
+        self.customers.contains(&event.happening.contact.external_userid)
+    }
+
+    fn in_entry(&self, entry: &StoredEntry) -> bool {
+        entry.link().is_some_and(|link| {
+            self.unionids.contains(&link.unionid) || self.customers.contains(&link.external_userid)
+        })
+    }
+
+    fn in_message(&self, message: &[u8]) -> bool {
+        let texts = self.unionids.iter().map(Unionid::as_str);
+        let mut texts = texts.chain(self.customers.iter().map(ExternalUserid::as_str));
+        texts.any(|id| message.windows(id.len()).any(|window| window == id.as_bytes()))
+    }
+}
+
+/// Where something about a person was found.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    inbox: Vec<Vec<u8>>,
+    aside: Vec<EventId>,
+    feed: Vec<u64>,
+    /// Later entries are still to be looked at.
+    feed_head: u64,
+    /// As are events that are due from here on.
+    due_from: Option<Timestamp>,
+}
+
+/// Reads everything that is not found by a person's ids.
+pub(super) fn search(store: &EmbeddedStore, ids: &Ids, now: Timestamp) -> Result<Found, StoreError> {
+    let feed_head = *store.writer.shared.feed_head().borrow();
+    let mut found = Found { feed_head, due_from: Some(now.plus_ms(-SECOND_MS)), ..Found::default() };
+    for row in store.engine.range(b"i", &keys::after(b"i")) {
+        let (key, value) = row.map_err(super::failed)?;
+        let event = store.undamaged(&key, decode::<InboxEvent>(&key, &value))?;
+        if event.is_some_and(|event| ids.has_event(&event)) {
+            found.inbox.push(key);
+        }
+    }
+    for row in store.engine.range(b"x", &keys::after(b"x")) {
+        let (key, value) = row.map_err(super::failed)?;
+        let Some(aside) = store.undamaged(&key, decode::<SetAside>(&key, &value))? else { continue };
+        let (id, about) = match EventRow::from(aside) {
+            EventRow::Dead { event, .. } | EventRow::Inbox(event) => (event.id, ids.has_event(&event)),
+            EventRow::Quarantined(Quarantined { id, .. }) => {
+                (id, ids.in_message(&store.message(id)?.unwrap_or_default()))
+            }
+        };
+        if about {
+            found.aside.push(id);
+        }
+    }
+    for row in store.engine.range(b"f", &keys::feed(feed_head.saturating_add(1))) {
+        let (key, value) = row.map_err(super::failed)?;
+        let entry = store.undamaged(&key, decode::<StoredEntry>(&key, &value))?;
+        if entry.is_some_and(|entry| ids.in_entry(&entry)) {
+            found.feed.push(keys::feed_seq(&key)?);
+        }
+    }
+    Ok(found)
+}
+
+/// Erases a person. `None` if who that is has changed since `ids` were gathered.
+pub(super) fn forget(
+    txn: &mut Txn<'_>,
+    person: &Person,
+    ids: &Ids,
+    mut found: Found,
+    request: Option<String>,
+    now: Timestamp,
+) -> Result<Option<Receipt>, StoreError> {
+    if Ids::of(txn, person)? != *ids {
+        return Ok(None);
+    }
+    let mut erased = Erased::default();
+    if let Some(due_from) = found.due_from {
+        for key in txn.keys_from(&keys::inbox(due_from, EventId(0)), b"i", INBOX_AGAIN_MAX)? {
+            if undamaged(txn.get::<InboxEvent>(&key))?.is_some_and(|event| ids.has_event(&event)) {
+                found.inbox.push(key);
+            }
+        }
+    }
+    for key in found.inbox {
+        if txn.has(&key)? {
+            txn.delete(key);
+            txn.discount(|counts| &mut counts.inbox);
+            erased.events += 1;
+        }
+    }
+    for id in found.aside {
+        erase_aside(txn, id, &mut erased)?;
+    }
+    // Entries of before, and those that were written meanwhile; not those that tell of this erasure.
+    let meanwhile: Vec<_> = (found.feed_head + 1..=txn.counts().feed_head).collect();
+    for seq in found.feed.into_iter().chain(meanwhile) {
+        let key = keys::feed(seq);
+        let entry = undamaged(txn.get::<StoredEntry>(&key))?.filter(|entry| ids.in_entry(entry));
+        if let Some(entry) = entry {
+            txn.put(key, &entry.erased())?;
+            erased.feed_entries += 1;
+        }
+    }
+    for key in &ids.contacts {
+        erase_contact(txn, key, &mut erased, now)?;
+    }
+    for unionid in &ids.unionids {
+        for Entry { key, .. } in roll::fans_of(txn, unionid)? {
+            erased.fans += u64::from(erase_fan(txn, &key, now)?);
+        }
+    }
+    let salt = txn.salt();
+    let texts = ids.unionids.iter().map(Unionid::as_str);
+    for id in texts.chain(ids.customers.iter().map(ExternalUserid::as_str)) {
+        txn.put(mark(salt, id), &Forgotten(now))?;
+    }
+    let named = match person {
+        Person::Unionid(id) => id.as_str(),
+        Person::ExternalUserid(id) => id.as_str(),
+    };
+    let subject = salted(salt, "subject", named).iter().fold(String::new(), |mut hex, byte| {
+        use std::fmt::Write as _;
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    });
+    let receipt = Receipt { id: ReceiptId(rand::random()), forgotten_at: now, request, subject, erased };
+    txn.put(keys::receipt(receipt.id), &receipt)?;
+    Ok(Some(receipt))
+}
+
+fn erase_contact(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    erased: &mut Erased,
+    now: Timestamp,
+) -> Result<(), StoreError> {
+    let record = keys::contact(key);
+    if !txn.has(&record)? {
+        return Ok(());
+    }
+    let contact = undamaged(txn.get::<Contact>(&record))?;
+    txn.delete(record);
+    txn.discount(|counts| &mut counts.contacts);
+    erased.contacts += 1;
+    let Some(contact) = contact else { return Ok(()) };
+    if let Some(due_at) = contact.waiting.and_then(|waiting| waiting.due_at) {
+        txn.delete(keys::reask(due_at, key));
+        txn.discount(|counts| &mut counts.waiting);
+    }
+    for pending_id in contact.pending_id.iter().chain(&contact.earlier_pending_ids) {
+        txn.delete(keys::contact_at(pending_id, key));
+    }
+    if let Some(link) = contact.link {
+        txn.delete(keys::linked(&link.unionid, key));
+        txn.discount(|counts| &mut counts.links);
+        erased.links += 1;
+        feed::tell_erased(txn, key.app.clone(), link.link_id, now)?;
+    }
+    Ok(())
+}
+
+fn erase_aside(txn: &mut Txn<'_>, id: EventId, erased: &mut Erased) -> Result<(), StoreError> {
+    match undamaged(txn.get::<SetAside>(&keys::set_aside(id)))? {
+        None => return Ok(()),
+        Some(SetAside::Dead { .. }) => {
+            txn.discount(|counts| &mut counts.dead);
+            erased.dead_letters += 1;
+        }
+        Some(SetAside::Quarantined(_)) => {
+            txn.discount(|counts| &mut counts.quarantined);
+            erased.quarantined += 1;
+            for key in txn.keys(&keys::message_parts(id), usize::MAX >> 1)? {
+                txn.delete(key);
+            }
+        }
+    }
+    txn.delete(keys::set_aside(id));
+    Ok(())
+}
+
+/// What cannot be read can be deleted all the same.
+fn undamaged<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Err(StoreError::Damaged(_)) => Ok(None),
+        other => other,
+    }
+}
+
+impl EmbeddedStore {
+    /// The whole text of a quarantined message.
+    pub(super) fn message(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
+        let Some(SetAside::Quarantined(_)) = self.read(&keys::set_aside(id))? else {
+            return Ok(None);
+        };
+        let prefix = keys::message_parts(id);
+        let part = |key: &[u8], value: &[u8]| Ok(Some(decode::<MessagePart>(key, value)?.0));
+        Ok(Some(self.rows(&prefix, &keys::after(&prefix), usize::MAX, part)?.concat()))
+    }
+}

@@ -1,0 +1,118 @@
+//! What is known of one person.
+
+use async_trait::async_trait;
+
+use super::super::{
+    EventRow, InboxEvent, People, Person, Quarantined, Receipt, ReceiptId, StoreError, Trace,
+};
+use super::forget::{self, Ids};
+use super::inbox::SetAside;
+use super::records::decode;
+use super::roll;
+use super::{EmbeddedStore, keys};
+use crate::domain::contact::Contact;
+use crate::domain::ids::{ContactKey, ExternalUserid, Unionid};
+use crate::domain::time::Timestamp;
+
+/// Rows of the inbox, and of what is set aside, that are looked at for an explanation.
+const EVENTS_LOOKED_AT_MAX: usize = 200_000;
+/// Of one person.
+const EVENTS_MAX: usize = 20;
+/// Who a person is can change while everything about them is searched for; hardly ever twice.
+const TRIES_MAX: usize = 10;
+
+impl EmbeddedStore {
+    fn contact(&self, key: &ContactKey) -> Result<Option<Contact>, StoreError> {
+        let record = keys::contact(key);
+        Ok(self.undamaged(&record, self.read(&record))?.flatten())
+    }
+
+    /// Events about one of these customers, or messages with one of these texts in them.
+    fn events_about(&self, customers: &[&ExternalUserid], id: &str) -> Result<Vec<EventRow>, StoreError> {
+        let about = |event: &InboxEvent| customers.contains(&&event.happening.contact.external_userid);
+        let mut found = Vec::new();
+        for row in self.engine.range(b"i", &keys::after(b"i")).take(EVENTS_LOOKED_AT_MAX) {
+            let (key, value) = row.map_err(super::failed)?;
+            let event = self.undamaged(&key, decode::<InboxEvent>(&key, &value))?;
+            found.extend(event.filter(|event| about(event)).map(EventRow::Inbox));
+            if found.len() >= EVENTS_MAX {
+                return Ok(found);
+            }
+        }
+        for row in self.engine.range(b"x", &keys::after(b"x")).take(EVENTS_LOOKED_AT_MAX) {
+            let (key, value) = row.map_err(super::failed)?;
+            let Some(aside) = self.undamaged(&key, decode::<SetAside>(&key, &value))? else { continue };
+            let row = EventRow::from(aside);
+            let wanted = match &row {
+                EventRow::Dead { event, .. } | EventRow::Inbox(event) => about(event),
+                EventRow::Quarantined(Quarantined { id: message, .. }) => {
+                    let message = self.message(*message)?.unwrap_or_default();
+                    message.windows(id.len()).any(|window| window == id.as_bytes())
+                }
+            };
+            found.extend(wanted.then_some(row));
+            if found.len() >= EVENTS_MAX {
+                break;
+            }
+        }
+        Ok(found)
+    }
+}
+
+#[async_trait]
+impl People for EmbeddedStore {
+    async fn trace(&self, id: &str) -> Result<Trace, StoreError> {
+        self.indexed().await?;
+        let mut trace =
+            Trace { forgotten_at: forget::forgotten_at(self, self.salt, id)?, ..Trace::default() };
+        let (mut unionids, mut contacts) = (Vec::new(), Vec::new());
+        if let Ok(unionid) = Unionid::new(id) {
+            contacts = self.contacts_in(&keys::linked_to(&unionid))?;
+            unionids.push(unionid);
+        }
+        if let Ok(customer) = ExternalUserid::new(id) {
+            let prefix = keys::contacts_of(&customer);
+            let of_key = |key: &[u8], _: &[u8]| keys::Parts::of(key).contact().map(Some);
+            contacts.extend(self.rows(&prefix, &keys::after(&prefix), EVENTS_MAX, of_key)?);
+        }
+        for key in contacts {
+            let Some(contact) = self.contact(&key)? else { continue };
+            unionids.extend(contact.link.as_ref().map(|link| link.unionid.clone()));
+            trace.contacts.push((key, contact));
+        }
+        unionids.sort_unstable();
+        unionids.dedup();
+        for unionid in &unionids {
+            trace.fans.extend(roll::fans_of(self, unionid)?.into_iter().map(|entry| (entry.key, entry.fan)));
+        }
+        let named = ExternalUserid::new(id).ok();
+        let mut customers: Vec<_> = trace.contacts.iter().map(|(key, _)| &key.external_userid).collect();
+        customers.extend(&named);
+        trace.events = self.events_about(&customers, id)?;
+        Ok(trace)
+    }
+
+    async fn forget(
+        &self,
+        person: &Person,
+        request: Option<String>,
+        now: Timestamp,
+    ) -> Result<Receipt, StoreError> {
+        self.indexed().await?;
+        for _ in 0..TRIES_MAX {
+            let ids = Ids::of(self, person)?;
+            let found = forget::search(self, &ids, now)?;
+            let (person, request) = (person.clone(), request.clone());
+            let forgotten =
+                self.writer.run(move |txn| forget::forget(txn, &person, &ids, found, request, now)).await?;
+            if let Some(receipt) = forgotten {
+                return Ok(receipt);
+            }
+        }
+        Err(StoreError::Stalled)
+    }
+
+    async fn receipt(&self, id: ReceiptId) -> Result<Option<Receipt>, StoreError> {
+        self.read(&keys::receipt(id))
+    }
+}
