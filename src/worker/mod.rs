@@ -5,6 +5,7 @@
 //! | [`resolve`] | due events and waiting customers | asks WeCom for their pending ids, up to 100 a call |
 //! | [`mint`] | fans | obtains their pending ids, and asks which dealers have them already |
 //! | [`renew`] | fans whom time has changed | puts them where they have to wait next |
+//! | [`deliver`] | entries of the feed | hands them to a sink |
 //! | [`sweep`] | nothing | deletes what has outlived its use, keeps the list of dealers fresh |
 //!
 //! All have one shape: an *activation* without arguments looks at the store and does what is due; it is woken by a
@@ -14,6 +15,7 @@
 //! When WeCom or a setting is at fault, work is not retried piece by piece: its scope (an app, a dealer) is
 //! paused ([`pause`]), the work waits in the store, and one call in a while finds out whether it is over.
 
+pub mod deliver;
 pub mod directory;
 pub mod mint;
 pub mod pause;

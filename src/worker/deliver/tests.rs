@@ -1,0 +1,281 @@
+//! A sink gets everything, in order, whatever happens on the way.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use async_trait::async_trait;
+use proptest::prelude::*;
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::domain::event::{ContactChange, ContactEvent};
+use crate::domain::fan::{FanStep, Minted, Priority};
+use crate::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid, UserId};
+use crate::domain::link::ChangeType;
+use crate::domain::time::{DAY_MS, HOUR_MS};
+use crate::store::embedded::engine::Memory;
+use crate::store::embedded::{EmbeddedStore, Settings};
+use crate::store::{
+    Arrival, Content, FanVerdict, Feed, Happening, MessageDigest, NewFan, People, Person, Seek, Verdict,
+};
+
+const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
+
+/// What a receiver answers to one delivery.
+#[derive(Debug, Clone, Copy)]
+struct Answer {
+    /// Entries that really arrive.
+    arrive: usize,
+    /// Entries it says have arrived, of those.
+    told: usize,
+    again: Again,
+}
+
+/// A receiver that notes what it gets and answers as it is told, well if nothing is left to tell.
+#[derive(Clone, Default)]
+struct Receiver(Arc<Mutex<(Vec<FeedEntry>, VecDeque<Answer>)>>);
+
+#[async_trait]
+impl Sink for Receiver {
+    fn batch_max(&self) -> usize {
+        3
+    }
+
+    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), Undelivered> {
+        let (log, answers) = &mut *self.0.lock().unwrap();
+        let Some(Answer { arrive, told, again }) = answers.pop_front() else {
+            log.extend_from_slice(entries);
+            return Ok(());
+        };
+        log.extend_from_slice(&entries[..arrive.min(entries.len())]);
+        Err(Undelivered { arrived: told.min(arrive).min(entries.len()), again, reason: "as told".to_owned() })
+    }
+}
+
+fn app() -> AppName {
+    AppName::new("brand").unwrap()
+}
+
+fn name() -> SinkName {
+    SinkName::new("crm").unwrap()
+}
+
+fn fan(n: u8) -> FanKey {
+    FanKey { app: app(), unionid: Unionid::new(format!("oFAN{n}")).unwrap() }
+}
+
+/// The whole of one run: what a disk keeps, what the receiver got, and the process that may die.
+struct World {
+    memory: Memory,
+    clock: Arc<ManualClock>,
+    receiver: Receiver,
+    store: Arc<EmbeddedStore>,
+    delivery: Delivery,
+    events: u32,
+}
+
+impl World {
+    fn start(memory: Memory, clock: Arc<ManualClock>, receiver: Receiver) -> Self {
+        let store = Arc::new(EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap());
+        let sink = Box::new(receiver.clone());
+        let delivery =
+            Delivery::new(store.clone(), clock.clone(), Arc::default(), name(), sink, Start::Beginning);
+        Self { memory, clock, receiver, store, delivery, events: 0 }
+    }
+
+    /// Nothing is written down on the way out.
+    async fn crash(self) -> Self {
+        self.store.close().await;
+        let events = self.events;
+        Self { events, ..Self::start(self.memory, self.clock, self.receiver) }
+    }
+
+    async fn deliver(&mut self) {
+        self.delivery.activate(&CancellationToken::new()).await;
+    }
+
+    /// A dealer's member adds a customer; a link, or news about one.
+    async fn add(&mut self, person: u8, member: u8) {
+        let now = self.clock.now();
+        let pending_id = PendingId::new(format!("pend{person}")).unwrap();
+        let openid = Openid::new(format!("oOPEN{person}")).unwrap();
+        let new =
+            NewFan { key: fan(person), openid, ask_existing: false, priority: Priority::Live, minted: None };
+        self.store.put_fans(vec![new], now).await.unwrap();
+        for work in self.store.lease_fans(&app(), FanStep::Mint, &Priority::ALL, now, 9).await.unwrap() {
+            let minted = Minted::new(pending_id.clone(), now);
+            let minted = FanVerdict::Minted { minted, same_id_extends: false };
+            self.store.settle_fans(vec![(work, minted)], now).await.unwrap();
+        }
+        self.events += 1;
+        let contact = ContactEvent {
+            change: ContactChange::Added,
+            user_id: UserId::new(format!("member{member}")).unwrap(),
+            external_userid: ExternalUserid::new(format!("wmCUSTOMER{person}")).unwrap(),
+            state: None,
+            welcome_code: None,
+        };
+        let corp_id = CorpId::new("wpDEALER").unwrap();
+        let created_at = now.plus_ms(i64::from(self.events));
+        let digest = MessageDigest::of(&app(), &self.events.to_be_bytes());
+        let content = Content::Event(Happening { corp_id, created_at, contact });
+        self.store.append(Arrival { app: app(), digest, received_at: now, content }).await.unwrap();
+        for work in self.store.lease(now, 9).await.unwrap() {
+            self.store.settle(vec![(work, Verdict::Resolved(pending_id.clone()))], now).await.unwrap();
+        }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Add(u8, u8),
+    Deliver,
+    Answers(Vec<Answer>),
+    Wait(i64),
+    Crash,
+    Rewind(u64),
+    Pause,
+    Resume,
+    Prune,
+    Forget(u8),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let again = prop_oneof![
+        4 => Just(Again::Later),
+        2 => (1_u64..5_000).prop_map(|ms| Again::After(Duration::from_millis(ms))),
+        1 => Just(Again::Never),
+    ];
+    let answer = (0_usize..4, 0_usize..4, again).prop_map(|(arrive, told, again)| Answer { arrive, told, again });
+    let one = prop_oneof![
+        8 => (0_u8..5, 0_u8..4).prop_map(|(person, member)| Step::Add(person, member)),
+        8 => Just(Step::Deliver),
+        3 => proptest::collection::vec(answer, 1..4).prop_map(Step::Answers),
+        3 => (0_i64..2 * HOUR_MS).prop_map(Step::Wait),
+        2 => Just(Step::Crash),
+        2 => (0_u64..20).prop_map(Step::Rewind),
+        1 => Just(Step::Pause),
+        2 => Just(Step::Resume),
+        1 => Just(Step::Prune),
+        1 => (0_u8..5).prop_map(Step::Forget),
+    ];
+    proptest::collection::vec(one, 0..60)
+}
+
+async fn run_through(steps: Vec<Step>) {
+    let clock = Arc::new(ManualClock::new(T0));
+    let mut world = World::start(Memory::default(), clock, Receiver::default());
+    for step in steps {
+        let now = world.clock.now();
+        match step {
+            Step::Add(person, member) => world.add(person, member).await,
+            Step::Deliver => world.deliver().await,
+            Step::Answers(answers) => world.receiver.0.lock().unwrap().1.extend(answers),
+            Step::Wait(ms) => world.clock.advance_ms(ms),
+            Step::Crash => world = world.crash().await,
+            Step::Rewind(after) => {
+                // Never forwards: what is skipped on purpose does not arrive.
+                let at = world.store.cursor(&name()).await.unwrap().map_or(0, |cursor| cursor.after);
+                let to = if after == 0 { Seek::Beginning } else { Seek::After(after.min(at)) };
+                match world.store.seek(&name(), to).await {
+                    Ok(_) | Err(StoreError::Gone { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+            Step::Pause => {
+                world.store.set_state(&name(), CursorState::Paused { since: now }).await.map(drop).unwrap();
+            }
+            Step::Resume => world.store.set_state(&name(), CursorState::Running).await.map(drop).unwrap(),
+            Step::Prune => {
+                world.store.prune_feed(now.plus_ms(-HOUR_MS), &[name()]).await.map(drop).unwrap();
+            }
+            Step::Forget(n) => {
+                let person = Person::Unionid(fan(n).unionid);
+                world.store.forget(&person, None, now).await.map(drop).unwrap();
+            }
+        }
+    }
+    // In the end the receiver is well and the sink is on.
+    world.receiver.0.lock().unwrap().1.clear();
+    world.deliver().await;
+    world.store.set_state(&name(), CursorState::Running).await.unwrap();
+    world.clock.advance_ms(DAY_MS);
+    world.deliver().await;
+    let head = world.store.counts().feed_head;
+    assert_eq!(world.store.cursor(&name()).await.unwrap().unwrap().after, head, "the cursor is written down");
+
+    let (mut newest, mut known, mut links) = (0, BTreeSet::new(), BTreeSet::new());
+    for entry in &world.receiver.0.lock().unwrap().0 {
+        assert!(entry.seq <= newest + 1, "{} came after {newest}", entry.seq);
+        newest = newest.max(entry.seq);
+        if known.insert(entry.id.clone()) {
+            match entry.change {
+                ChangeType::Erased => links.remove(entry.data.link_id()),
+                _ => links.insert(entry.data.link_id().to_owned()),
+            };
+        }
+    }
+    assert_eq!((newest, known.len() as u64), (head, head), "something never arrived");
+    let mut snapshot = world.store.snapshot().await.unwrap();
+    let kept: BTreeSet<_> =
+        snapshot.next(T0).await.unwrap().into_iter().map(|link| link.link_id).collect();
+    assert_eq!(links, kept, "whoever drops known ids ends with the links that there are");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn every_entry_arrives_in_order_whatever_happens(steps in steps()) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(run_through(steps));
+    }
+}
+
+#[tokio::test]
+async fn a_receiver_that_fails_is_tried_again_with_growing_waits_and_then_gets_everything_at_once() {
+    let clock = Arc::new(ManualClock::new(T0));
+    let mut world = World::start(Memory::default(), clock.clone(), Receiver::default());
+    let fails = Answer { arrive: 0, told: 0, again: Again::Later };
+    world.receiver.0.lock().unwrap().1.extend([fails; 30]);
+    for person in 0..9 {
+        world.add(person, 0).await;
+    }
+    let mut waits = Vec::new();
+    for _ in 0..30 {
+        world.deliver().await;
+        let progress = world.delivery.progress(|progress| progress.clone());
+        let due_at = progress.due_at.unwrap();
+        assert_eq!(progress.oldest_at, Some(T0));
+        waits.push(due_at.millis_since(clock.now()));
+        // A look before its time does nothing.
+        world.deliver().await;
+        assert_eq!(world.delivery.progress(|progress| progress.attempts), progress.attempts);
+        clock.advance_ms(due_at.millis_since(clock.now()));
+    }
+    assert!((500..=1_000).contains(&waits[0]) && waits.iter().all(|wait| *wait <= HOUR_MS), "{waits:?}");
+    assert!(waits[29] >= HOUR_MS / 2, "{waits:?}");
+    world.deliver().await;
+    let progress = world.delivery.progress(|progress| progress.clone());
+    assert_eq!((progress.after, progress.delivered, progress.failures), (9, 9, 30));
+    assert_eq!((progress.problem, progress.oldest_at), (None, None));
+}
+
+#[tokio::test]
+async fn who_wants_nothing_any_more_is_left_alone_until_resumed() {
+    let clock = Arc::new(ManualClock::new(T0));
+    let mut world = World::start(Memory::default(), clock.clone(), Receiver::default());
+    let gone = Answer { arrive: 0, told: 0, again: Again::Never };
+    world.receiver.0.lock().unwrap().1.push_back(gone);
+    world.add(1, 0).await;
+    world.deliver().await;
+    let reason = "as told".to_owned();
+    let disabled = CursorState::Disabled { since: T0, reason };
+    assert_eq!(world.store.cursor(&name()).await.unwrap().unwrap().state, disabled);
+    clock.advance_ms(DAY_MS);
+    let mut world = world.crash().await;
+    world.deliver().await;
+    assert!(world.receiver.0.lock().unwrap().0.is_empty());
+    world.store.set_state(&name(), CursorState::Running).await.unwrap();
+    world.deliver().await;
+    assert_eq!(world.receiver.0.lock().unwrap().0.len(), 1);
+}
