@@ -17,9 +17,9 @@ use tokio_util::task::TaskTracker;
 use crate::callback::{AesKey, AesKeyError, Keys};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::domain::ids::{AppName, CorpId};
+use crate::domain::ids::{AppName, CorpId, SinkName};
 use crate::domain::quota::{Budget, Grant, Limits, Share};
-use crate::domain::time::Moment;
+use crate::domain::time::{DAY_MS, Moment};
 use crate::http;
 use crate::http::admin::{self, AdminApp, AdminState};
 use crate::http::callback::{self, CallbackState};
@@ -29,6 +29,7 @@ use crate::store::Store;
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{Api, AppCredentials, Client, ClientError, ClientSettings, Ledgers, Limiter, Platform};
+use crate::worker::deliver::Sinks;
 use crate::worker::directory::Directory;
 use crate::worker::pause::Pauses;
 use crate::worker::{AppRules, Context, MintRules, Wake, mint, renew, resolve, sweep};
@@ -121,6 +122,8 @@ impl App {
             apps: Arc::new(config.apps.iter().map(rules).collect()),
             calls: TaskTracker::new(),
             panicked: CancellationToken::new(),
+            sinks: Arc::new(Sinks::new(config.sinks.iter().map(sink_name))),
+            feed_kept_ms: i64::try_from(config.store.feed_days).unwrap_or(0) * DAY_MS,
             calls_max: size(config.wecom.calls_max),
         };
         let door_apps = config.apps.iter().map(door_app).collect::<Result<_, _>>()?;
@@ -141,6 +144,11 @@ impl App {
             metrics: metrics.clone(),
             wake: context.wake.clone(),
             pauses: context.pauses.clone(),
+            sinks: context.sinks.clone(),
+            sink_kinds: config.sinks.iter().map(|sink| (sink_name(sink), sink.kind)).collect(),
+            pages: Arc::default(),
+            streams: admin::streams(),
+            stop: stop.clone(),
             apps: config.apps.iter().map(admin_app).collect(),
             token: config.admin.token.as_ref().map(|token| token.value.clone()),
             started_at: clock.now(),
@@ -213,6 +221,10 @@ impl App {
         tracing::info!("stopped");
         verdict
     }
+}
+
+fn sink_name(sink: &config::Sink) -> SinkName {
+    sink.name.clone()
 }
 
 fn size(number: u64) -> usize {

@@ -93,6 +93,8 @@ pub struct Store {
     pub inbox_events_max: u64,
     /// How long a message is remembered.
     pub dedupe_days: u64,
+    /// How long an entry of the feed is kept that every sink has.
+    pub feed_days: u64,
 }
 
 /// How WeCom is reached.

@@ -1,13 +1,14 @@
 //! A link (a fan and a contact known to be one person), how it leaves the program, and the feed of changes.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::contact::Contact;
 use super::ids::{AppName, ContactKey, CorpId, ExternalUserid, PendingId, Unionid, UserId};
 use super::time::Timestamp;
 
 /// Through what a link was found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
     /// A dealer added the customer and WeCom called back.
@@ -55,7 +56,7 @@ pub struct Claim {
 }
 
 /// What kind of change a feed entry tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub enum ChangeType {
     /// A link exists that did not.
     #[serde(rename = "link.created")]
@@ -75,30 +76,39 @@ pub enum ChangeType {
 }
 
 /// A member who follows the customer, as told to the brand.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FollowerData {
     /// The dealer's member.
+    #[schema(value_type = String, example = "zhangsan")]
     pub user_id: UserId,
     /// The `state` through which they met.
+    #[schema(example = "spring")]
     pub state: Option<String>,
     /// When they met, to the second.
+    #[schema(value_type = String, format = DateTime)]
     pub added_at: Timestamp,
 }
 
 /// A link as told to the brand: the `data` of a feed entry and the row of a look-up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkData {
     /// Stable id of the link.
+    #[schema(example = "lnk_0123456789abcdef01234567")]
     pub link_id: String,
     /// The app.
+    #[schema(value_type = String, example = "brand")]
     pub app: AppName,
     /// The fan.
+    #[schema(value_type = String, example = "oINVENTED-unionid-0001")]
     pub unionid: Unionid,
     /// The dealer's customer.
+    #[schema(value_type = String, example = "wmINVENTED-customer-0001")]
     pub external_userid: ExternalUserid,
     /// The dealer.
+    #[schema(value_type = String, example = "wpINVENTED-dealer-01")]
     pub corp_id: CorpId,
     /// The pending id both met at.
+    #[schema(value_type = Option<String>)]
     pub pending_id: Option<PendingId>,
     /// Through what it was found.
     pub source: Source,
@@ -107,6 +117,7 @@ pub struct LinkData {
     /// Usable once, and only while it is valid (20 s after the add).
     pub welcome_code: Option<String>,
     /// When it was found.
+    #[schema(value_type = String, format = DateTime)]
     pub linked_at: Timestamp,
 }
 
@@ -131,7 +142,7 @@ impl LinkData {
 }
 
 /// What an entry says of its link.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum EntryData {
     /// The link after the change.
@@ -164,18 +175,22 @@ impl EntryData {
 }
 
 /// One entry of the feed.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FeedEntry {
     /// Position: strictly increasing, without gaps.
+    #[schema(example = 42)]
     pub seq: u64,
     /// Stable across redeliveries, never used twice.
+    #[schema(example = "lnk_0123456789abcdef01234567")]
     pub id: String,
     /// What kind of change.
     #[serde(rename = "type")]
     pub change: ChangeType,
     /// When it was written.
+    #[schema(value_type = String, format = DateTime)]
     pub occurred_at: Timestamp,
     /// The app.
+    #[schema(value_type = String, example = "brand")]
     pub app: AppName,
     /// The link after the change.
     pub data: EntryData,

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod contact;
 pub mod dealer;
 pub mod event;
+pub mod explain;
 pub mod fan;
 pub mod forecast;
 pub mod ids;

@@ -4,14 +4,18 @@ use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::store::StoreError;
 
 /// What went wrong, for a program (`code`) and for a person.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Problem {
     #[serde(serialize_with = "number")]
+    #[schema(value_type = u16, example = 400)]
     status: StatusCode,
+    /// Stable; for programs.
+    #[schema(example = "bad_request")]
     code: &'static str,
     title: &'static str,
     detail: String,
@@ -56,8 +60,16 @@ impl Problem {
             .hint("send Authorization: Bearer <the value of admin.token>")
     }
 
+    pub(super) fn is_conflict(&self) -> bool {
+        self.status == StatusCode::CONFLICT
+    }
+
     pub(super) fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", "Not in this state", detail)
+    }
+
+    pub(super) fn busy(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too_busy", "No room for this now", detail)
     }
 
     /// A place in the feed that is no longer kept.

@@ -185,3 +185,14 @@ pub enum EventRow {
     /// Quarantined.
     Quarantined(Quarantined),
 }
+
+impl EventRow {
+    /// Its number.
+    #[must_use]
+    pub const fn id(&self) -> EventId {
+        match self {
+            Self::Inbox(event) | Self::Dead { event, .. } => event.id,
+            Self::Quarantined(quarantined) => quarantined.id,
+        }
+    }
+}

@@ -14,7 +14,7 @@ mod limiter;
 mod tokens;
 
 pub use client::{AppCredentials, Client, ClientError, ClientSettings};
-pub use errcode::{Class, class, may_be_wrong_token, remedy};
+pub use errcode::{Class, class, may_be_wrong_token, remedy, remedy_zh};
 pub use limiter::{Ledgers, Limiter};
 
 use async_trait::async_trait;

@@ -39,6 +39,7 @@ use crate::domain::time::Timestamp;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::Platform;
+use deliver::Sinks;
 use directory::Directory;
 use pause::Pauses;
 
@@ -111,6 +112,10 @@ pub struct Context {
     pub panicked: CancellationToken,
     /// Calls to WeCom under way at once, per worker.
     pub calls_max: usize,
+    /// The sinks that are served; the feed is kept until they have it.
+    pub sinks: Arc<Sinks>,
+    /// How long the feed is kept anyway.
+    pub feed_kept_ms: i64,
 }
 
 impl Context {

@@ -1,4 +1,4 @@
-//! Periodic care: old records deleted, the list of dealers kept fresh.
+//! Periodic care: old records and old entries of the feed deleted, the list of dealers kept fresh.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -36,6 +36,12 @@ impl Activation for Sweep {
                 Ok(0) => {}
                 Ok(deleted) => tracing::info!(deleted, "old records deleted"),
                 Err(error) => tracing::warn!(%error, "sweep put off"),
+            }
+            let sinks: Vec<_> = self.context.sinks.names().cloned().collect();
+            match self.context.store.prune_feed(now.plus_ms(-self.context.feed_kept_ms), &sinks).await {
+                Ok(0) => {}
+                Ok(deleted) => tracing::info!(deleted, "old entries of the feed deleted"),
+                Err(error) => tracing::warn!(%error, "the feed was not shortened"),
             }
             self.swept_at = Some(now);
         }

@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::time::Duration;
+use utoipa::{IntoParams, ToSchema};
 
 use super::links::{id, query};
 use super::{AdminState, Problem, Shared};
@@ -29,15 +30,24 @@ const ROWS_AT_ONCE: usize = 1_024;
 /// A request with more rows is an import, and what is beyond waits behind those who register now.
 const LIVE_ROWS_MAX: u64 = 1_000;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct RegisterQuery {
+    /// `live` or `bulk`: who goes first where quota is short. By default the first 1000 rows are live.
+    #[param(example = "live", pattern = "^(live|bulk)$")]
     priority: Option<String>,
 }
 
-#[derive(Serialize, Default)]
-struct Receipt {
+/// What became of the rows.
+#[derive(Serialize, Default, ToSchema)]
+pub(super) struct Receipt {
+    /// New ones, and known ones with news.
+    #[schema(example = 1)]
     accepted: u64,
+    /// Those that changed nothing.
+    #[schema(example = 0)]
     known: u64,
+    /// The first thousand.
     rejected: Vec<Rejected>,
     /// Rows rejected in all, told when `rejected` lists only the first thousand.
     #[serde(skip_serializing_if = "few")]
@@ -49,8 +59,9 @@ const fn few(rejected: &usize) -> bool {
     *rejected <= REJECTED_LISTED_MAX
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Rejected {
+    /// From 1.
     line: u64,
     reason: String,
 }
@@ -64,7 +75,38 @@ impl Receipt {
     }
 }
 
-/// One object, an array, or NDJSON of any length; answered after it is durable.
+/// A fan to register.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a description; rows are read one by one")]
+pub(super) struct FanRow {
+    /// May be left out with one app.
+    #[schema(example = "brand")]
+    app: Option<String>,
+    #[schema(example = "oINVENTED-unionid-0001")]
+    unionid: String,
+    #[schema(example = "oINVENTED-openid-0001")]
+    openid: String,
+    /// One that another system obtained; the fan is not minted before it is due for renewal.
+    pending_id: Option<String>,
+    /// When that was.
+    #[schema(format = DateTime)]
+    minted_at: Option<String>,
+}
+
+/// Register fans
+///
+/// One object, an array, or NDJSON of any length; answered after it is durable. Rows that are known change nothing; a
+/// new openid replaces the old one.
+#[utoipa::path(post, path = "/v1/fans", tag = "fans", params(RegisterQuery),
+    request_body(content(
+        (FanRow = "application/json"), (Vec<FanRow> = "application/json"), (FanRow = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 202, body = Receipt),
+        (status = 408, response = super::openapi::TooSlow),
+        (status = 413, response = super::openapi::TooLarge),
+        super::openapi::Errors,
+    ))]
 pub(super) async fn register(
     State(state): Shared,
     parsed: Result<Query<RegisterQuery>, QueryRejection>,
@@ -180,34 +222,48 @@ impl AdminState {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct ShowQuery {
+    /// Needed when several apps know this fan.
+    #[param(example = "brand")]
     app: Option<String>,
 }
 
-#[derive(Serialize)]
-struct FanView<'a> {
-    app: &'a str,
-    unionid: &'a str,
-    openid: &'a str,
+/// A fan and its state.
+#[derive(Serialize, ToSchema)]
+pub(super) struct FanView {
+    #[schema(example = "brand")]
+    app: String,
+    #[schema(example = "oINVENTED-unionid-0001")]
+    unionid: String,
+    openid: String,
+    /// `queued`, `minted`, `expired` or `rejected`.
+    #[schema(value_type = String, example = "minted")]
     state: &'static str,
+    #[schema(value_type = String, format = DateTime)]
     registered_at: Timestamp,
-    pending_id: Option<&'a str>,
+    pending_id: Option<String>,
+    #[schema(value_type = Option<String>, format = DateTime)]
     minted_at: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
     /// Older ones that still join.
-    older_pending_ids: Vec<&'a str>,
+    older_pending_ids: Vec<String>,
     /// With which priority it waits to be minted, for the first time or again.
+    #[schema(value_type = Option<String>)]
     waits_as: Option<&'static str>,
     errcode: Option<i64>,
+    #[schema(value_type = Option<String>)]
     remedy: Option<&'static str>,
+    #[schema(value_type = Option<String>, format = DateTime)]
     existing_asked_at: Option<Timestamp>,
     existing_found: Option<u32>,
     attempts: u32,
 }
 
-impl<'a> FanView<'a> {
-    fn new(key: &'a FanKey, fan: &'a Fan, now: Timestamp) -> Self {
+impl FanView {
+    fn new(key: &FanKey, fan: &Fan, now: Timestamp) -> Self {
         let errcode = match (fan.mint, fan.existing) {
             (Mint::Rejected { errcode, .. }, _) | (_, Existing::Refused { errcode, .. }) => Some(errcode),
             _ => None,
@@ -219,15 +275,15 @@ impl<'a> FanView<'a> {
         let newest = fan.newest();
         let older = fan.ids.iter().rev().skip(1);
         Self {
-            app: key.app.as_str(),
-            unionid: key.unionid.as_str(),
-            openid: fan.openid.as_str(),
+            app: key.app.to_string(),
+            unionid: key.unionid.as_str().to_owned(),
+            openid: fan.openid.as_str().to_owned(),
             state: fan.state(now).as_str(),
             registered_at: fan.registered_at,
-            pending_id: newest.map(|m| m.pending_id.as_str()),
+            pending_id: newest.map(|m| m.pending_id.as_str().to_owned()),
             minted_at: newest.map(|m| m.minted_at),
             expires_at: newest.map(Minted::expires_at),
-            older_pending_ids: older.map(|m| m.pending_id.as_str()).collect(),
+            older_pending_ids: older.map(|m| m.pending_id.as_str().to_owned()).collect(),
             waits_as: fan.lane(FanStep::Mint).map(Priority::as_str),
             errcode,
             remedy: errcode.map(crate::wecom::remedy),
@@ -238,12 +294,19 @@ impl<'a> FanView<'a> {
     }
 }
 
-/// One fan and its state.
+/// One fan and its state
+#[utoipa::path(get, path = "/v1/fans/{unionid}", tag = "fans",
+    params(("unionid" = String, Path, description = "The fan", example = "oINVENTED-unionid-0001"), ShowQuery),
+    responses(
+        (status = 200, body = FanView),
+        (status = 404, response = super::openapi::NotFound),
+        super::openapi::Errors,
+    ))]
 pub(super) async fn show(
     State(state): Shared,
     path: Result<Path<String>, PathRejection>,
     parsed: Result<Query<ShowQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
+) -> Result<Json<FanView>, Problem> {
     let (unionid, query) = (id(path)?, query(parsed)?);
     let unionid = Unionid::new(&unionid).map_err(|e| Problem::bad_request(format!("unionid {e}")))?;
     let mut fans = state.store.fans(&unionid).await?;
@@ -252,7 +315,7 @@ pub(super) async fn show(
     }
     match &fans[..] {
         [] => Err(Problem::not_found("no such fan is registered")),
-        [(key, fan)] => Ok(Json(FanView::new(key, fan, state.clock.now())).into_response()),
+        [(key, fan)] => Ok(Json(FanView::new(key, fan, state.clock.now()))),
         _ => Err(Problem::bad_request("several apps know this fan").hint("name one: ?app=NAME")),
     }
 }

@@ -1,14 +1,14 @@
-//! `GET /v1/links` and `GET /v1/links/feed`.
+//! `GET /v1/links`.
 
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
 
 use super::{Problem, Shared};
 use crate::domain::ids::{AppName, CorpId, ExternalUserid, IdError, PendingId, Unionid};
-use crate::domain::link::{FeedEntry, LinkData};
+use crate::domain::link::LinkData;
 use crate::store::{LinkBy, LinkQuery};
 
 /// The query of a request, with a problem that says what is wrong with it.
@@ -21,25 +21,39 @@ pub(super) fn id(path: Result<Path<String>, PathRejection>) -> Result<String, Pr
     path.map(|Path(id)| id).map_err(|error| Problem::bad_request(error.body_text()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
 pub(super) struct FindQuery {
+    /// Of this fan; exactly one of the three ids is needed.
+    #[param(example = "oINVENTED-unionid-0001")]
     unionid: Option<String>,
+    /// Of this customer.
     external_userid: Option<String>,
+    /// At this pending id.
     pending_id: Option<String>,
+    /// Only of this dealer.
     corp_id: Option<String>,
+    /// Only of this app.
     app: Option<String>,
 }
 
-#[derive(Serialize)]
-struct Found {
+/// Links.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Found {
     links: Vec<LinkData>,
 }
 
-/// The links of a fan, of a customer, or at a pending id.
+/// The links of a fan, of a customer, or at a pending id
+///
+/// At most 1000. An empty list when there is none.
+#[utoipa::path(get, path = "/v1/links", tag = "links", params(FindQuery), responses(
+    (status = 200, body = Found),
+    super::openapi::Errors,
+))]
 pub(super) async fn find(
     State(state): Shared,
     parsed: Result<Query<FindQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
+) -> Result<Json<Found>, Problem> {
     let FindQuery { unionid, external_userid, pending_id, corp_id, app } = query(parsed)?;
     let of = |name: &str, error: IdError| Problem::bad_request(format!("{name} {error}"));
     let by = match (unionid, external_userid, pending_id) {
@@ -58,33 +72,5 @@ pub(super) async fn find(
     let corp_id = corp_id.map(CorpId::new).transpose().map_err(|e| of("corp_id", e))?;
     let app = app.map(AppName::new).transpose().map_err(|e| of("app", e))?;
     let links = state.store.links(&LinkQuery { by, corp_id, app }, state.clock.now()).await?;
-    Ok(Json(Found { links }).into_response())
-}
-
-const ENTRIES_DEFAULT: usize = 100;
-const ENTRIES_MAX: usize = 1_000;
-
-#[derive(Deserialize)]
-pub(super) struct FeedQuery {
-    #[serde(default)]
-    after: u64,
-    limit: Option<usize>,
-}
-
-#[derive(Serialize)]
-struct Page {
-    entries: Vec<FeedEntry>,
-    next: u64,
-}
-
-/// The feed from a position on.
-pub(super) async fn feed(
-    State(state): Shared,
-    parsed: Result<Query<FeedQuery>, QueryRejection>,
-) -> Result<Response, Problem> {
-    let FeedQuery { after, limit } = query(parsed)?;
-    let limit = limit.unwrap_or(ENTRIES_DEFAULT).clamp(1, ENTRIES_MAX);
-    let entries = state.store.feed(after, limit, state.clock.now()).await?;
-    let next = entries.last().map_or(after, |entry| entry.seq);
-    Ok(Json(Page { entries, next }).into_response())
+    Ok(Json(Found { links }))
 }

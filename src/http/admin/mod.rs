@@ -1,34 +1,49 @@
 //! The private listener: the brand's own systems and operators. Contract in README.
 
 mod events;
+mod explain;
+mod export;
 mod fans;
+mod feed;
+mod forget;
 mod links;
+mod openapi;
+mod sinks;
 mod status;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::rejection::JsonRejection;
+use axum::extract::{DefaultBodyLimit, Extension, Request, State};
 use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::get;
+use axum::{Json, Router};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use utoipa::OpenApi as _;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use super::door::Door;
 use super::problem::Problem;
 use crate::clock::Clock;
 use crate::domain::fan::Renew;
-use crate::domain::ids::{AppName, CorpId};
+use crate::domain::ids::{AppName, CorpId, SinkName};
 use crate::domain::quota::Limits;
 use crate::domain::time::Timestamp;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::Wake;
+use crate::worker::deliver::Sinks;
 use crate::worker::pause::Pauses;
+pub use feed::Pages;
 
 /// What the admin API knows of an app.
 #[derive(Debug, Clone)]
@@ -59,6 +74,16 @@ pub struct AdminState {
     pub wake: Arc<Wake>,
     /// Who is left alone for now.
     pub pauses: Arc<Pauses>,
+    /// How the sinks do.
+    pub sinks: Arc<Sinks>,
+    /// The sinks of the configuration, each with its kind.
+    pub sink_kinds: BTreeMap<SinkName, &'static str>,
+    /// Pages of the feed that several readers want.
+    pub pages: Arc<Pages>,
+    /// Room for streams.
+    pub streams: Arc<Semaphore>,
+    /// Cancelled when what waits for news has to end.
+    pub stop: CancellationToken,
     /// The apps.
     pub apps: HashMap<AppName, AdminApp>,
     /// Bearer token; nobody is asked for one if there is none.
@@ -69,25 +94,69 @@ pub struct AdminState {
 
 type Shared = State<Arc<AdminState>>;
 
+/// Room for streams of the feed.
+#[must_use]
+pub fn streams() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(feed::STREAMS_MAX))
+}
+
+/// Bodies that are read whole; fans are read as a stream, under limits of their own.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
 /// The private router.
 pub fn router(state: Arc<AdminState>) -> Router {
-    let guarded = Router::new()
-        .route("/v1/fans", post(fans::register))
-        .route("/v1/fans/{unionid}", get(fans::show))
-        .route("/v1/links", get(links::find))
-        .route("/v1/links/feed", get(links::feed))
-        .route("/v1/events", get(events::list))
-        .route("/v1/events/{id}/redrive", post(events::redrive))
-        .route("/v1/status", get(status::show))
-        .route("/metrics", get(status::metrics))
+    let (guarded, description) = OpenApiRouter::with_openapi(openapi::Api::openapi())
+        .routes(routes!(fans::register))
+        .routes(routes!(fans::show))
+        .routes(routes!(links::find))
+        .routes(routes!(feed::feed))
+        .routes(routes!(feed::stream))
+        .routes(routes!(export::export))
+        .routes(routes!(sinks::list))
+        .routes(routes!(sinks::show))
+        .routes(routes!(sinks::pause))
+        .routes(routes!(sinks::resume))
+        .routes(routes!(sinks::rewind))
+        .routes(routes!(events::list))
+        .routes(routes!(events::show))
+        .routes(routes!(events::redrive))
+        .routes(routes!(events::redrive_all))
+        .routes(routes!(explain::show))
+        .routes(routes!(forget::forget))
+        .routes(routes!(forget::receipt))
+        .routes(routes!(status::show))
+        .routes(routes!(status::metrics))
+        .routes(routes!(openapi::describe))
+        .split_for_parts();
+    let guarded = guarded
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(Extension(Arc::new(description)))
         .route_layer(middleware::from_fn_with_state(state.clone(), authorised));
     Router::new()
         .merge(guarded)
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(status::ready))
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
-        .fallback(|| async { Problem::not_found("no such path; README lists them") })
+        .fallback(|| async { Problem::not_found("no such path; /openapi.json lists them") })
         .with_state(state)
+}
+
+/// Runs what reads much of the store beside the threads that serve everybody.
+async fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+    let runtime = tokio::runtime::Handle::current();
+    let done = tokio::task::spawn_blocking(move || runtime.block_on(work)).await;
+    done.map_err(|error| {
+        tracing::error!(%error, "a request was given up");
+        Problem::busy("this could not be done; see the log")
+    })
+}
+
+/// The body of a request, with a problem that says what is wrong with it.
+fn json<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
+    body.map(|Json(body)| body).map_err(|error| match error {
+        JsonRejection::BytesRejection(_) => Problem::body(error.status()),
+        other => Problem::bad_request(other.body_text()),
+    })
 }
 
 /// Lets a request pass that carries the admin token. Digests are compared, so the time tells neither content nor

@@ -18,7 +18,11 @@ use crate::telemetry::metrics::DoorOutcome;
 use crate::wecom::Api;
 use crate::worker::pause::Scope;
 
-/// The funnel, ages, pauses with their reasons, quotas, dealers.
+/// How it goes: the funnel, ages, pauses with their reasons, quotas with a forecast, dealers, sinks
+#[utoipa::path(get, path = "/v1/status", tag = "service", responses(
+    (status = 200, body = Object, description = "Fields may be added"),
+    super::openapi::Errors,
+))]
 pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
     let now = state.clock.now();
     let age = |at: Timestamp| now.millis_since(at) / SECOND_MS;
@@ -88,6 +92,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
         "links": links,
         "feed_head": feed_head,
         "feed_oldest": feed_pruned + 1,
+        "sinks": state.sink_views().await?,
         "paused": paused,
         "quotas": quotas,
         "dealers": dealers,
@@ -105,7 +110,11 @@ fn sum<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
     })
 }
 
-/// For Prometheus.
+/// Metrics for Prometheus
+#[utoipa::path(get, path = "/metrics", tag = "service", responses(
+    (status = 200, content_type = "application/openmetrics-text", body = String),
+    super::openapi::Errors,
+))]
 pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
     let tallies = state.store.fan_tallies().await?;
     quotas::note(&state).await?;
