@@ -1,10 +1,21 @@
 //! The commands. Data goes to standard output, talk to standard error; exit 0 ok, 1 failed, 2 usage.
 
+mod admin;
 mod check;
 mod demo;
+mod events;
+mod explain;
 mod fans;
+mod forget;
+mod instant;
+mod links;
+mod output;
 mod serve;
+mod show;
 mod simulate;
+mod table;
+#[cfg(test)]
+mod tests;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -37,6 +48,14 @@ enum Command {
     Check(check::Check),
     /// Work with fans: import them from a file
     Fans(fans::Fans),
+    /// Work with links: export them
+    Links(links::Links),
+    /// Work with events that failed or were set aside: list, show, redrive
+    Events(events::Events),
+    /// Tell why a person is, or is not, linked, and what to do
+    Explain(explain::Explain),
+    /// Erase a person everywhere, and print the receipt
+    Forget(forget::Forget),
     /// Run the simulated WeCom platform alone, to develop against
     Simulate(simulate::Simulate),
 }
@@ -63,6 +82,10 @@ pub fn main() -> ExitCode {
                     Command::Serve(file) => Box::pin(serve::run(&file.path)).await,
                     Command::Check(check) => check.run(),
                     Command::Fans(fans) => Box::pin(fans.run()).await,
+                    Command::Links(links) => Box::pin(links.run()).await,
+                    Command::Events(events) => Box::pin(events.run()).await,
+                    Command::Explain(explain) => Box::pin(explain.run()).await,
+                    Command::Forget(forget) => Box::pin(forget.run()).await,
                     Command::Simulate(simulate) => Box::pin(simulate.run()).await,
                 }
             });
@@ -72,6 +95,7 @@ pub fn main() -> ExitCode {
         });
     match result {
         Ok(code) => code,
+        Err(error) if error.is::<output::ReadEnough>() => ExitCode::SUCCESS,
         Err(error) => {
             let mut stderr = std::io::stderr().lock();
             // There is nowhere left to complain to if this fails.
@@ -88,9 +112,7 @@ pub fn main() -> ExitCode {
 /// Prints a line of data.
 fn print(line: &str) -> anyhow::Result<()> {
     let mut stdout = std::io::stdout().lock();
-    writeln!(stdout, "{line}")?;
-    stdout.flush()?;
-    Ok(())
+    output::written(writeln!(stdout, "{line}").and_then(|()| stdout.flush()))
 }
 
 /// Prints a line of talk.

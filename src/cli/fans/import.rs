@@ -19,8 +19,8 @@ use super::ledger::Ledger;
 use super::progress::{Counts, Identity, Kept, Progress, ProgressFile};
 use super::rejects::Rejects;
 use super::send::{Patience, Receipt, Service};
-use super::show::Show;
 use super::source::{Input, Reading, Source};
+use crate::cli::show::Show;
 use crate::config::AdminAccess;
 
 /// Requests under way at once.
@@ -133,7 +133,7 @@ impl Job {
                         return Ok(false);
                     };
                     ledger.enter(flight.batch, receipt, show)?;
-                    show.advance(&ledger.counts, ledger.read_bytes);
+                    show.advance(ledger.counts.rows, ledger.read_bytes);
                 }
                 _ = tick.tick() => ledger.save()?,
                 () = stop.cancelled(), if more => {

@@ -9,7 +9,7 @@ use super::progress::{Counts, Kept};
 use super::records::Position;
 use super::rejects::Rejects;
 use super::send::Receipt;
-use super::show::Show;
+use crate::cli::show::Show;
 
 pub(super) struct Ledger {
     pub(super) counts: Counts,

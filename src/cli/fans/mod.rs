@@ -1,8 +1,8 @@
 //! `unionlink fans import`: fans from a file, through the admin API of a running service.
 //!
 //! From left to right: `source` opens a file and recognises it (`format`, `header`); `records` (`split`) cuts it
-//! into records and `rows` (`instant`) makes fans of them; `batches` packs them, on a thread of its own; `send`
-//! carries them to the service; `ledger` accounts for what became of them (`rejects`, `progress`); `show` tells.
+//! into records and `rows` makes fans of them; `batches` packs them, on a thread of its own; `send`
+//! carries them to the service; `ledger` accounts for what became of them (`rejects`, `progress`).
 //!
 //! Deliberately absent: access to the store. The service has it, and goes on while fans are imported.
 
@@ -10,14 +10,12 @@ mod batches;
 mod format;
 mod header;
 mod import;
-mod instant;
 mod ledger;
 mod progress;
 mod records;
 mod rejects;
 mod rows;
 mod send;
-mod show;
 mod source;
 mod split;
 #[cfg(test)]
@@ -36,8 +34,9 @@ use self::format::Encoding;
 use self::import::{Job, Report};
 use self::send::Patience;
 use self::source::{Format, Input, Reading};
-use super::{ConfigFile, print, say};
-use crate::config::{self, AdminAccess, Environment};
+use super::admin::ToService;
+use super::{print, say, show};
+use crate::config::Environment;
 use crate::domain::ids::AppName;
 use crate::lifecycle;
 
@@ -72,10 +71,7 @@ struct Import {
     #[arg(value_name = "FILE|-")]
     file: PathBuf,
     #[command(flatten)]
-    config: ConfigFile,
-    /// The admin API, instead of what the configuration says; the token is taken from `UNIONLINK_ADMIN_TOKEN`
-    #[arg(long, value_name = "URL", value_parser = admin_url)]
-    admin: Option<String>,
+    service: ToService,
     /// The app of rows that name none
     #[arg(long, value_name = "NAME", value_parser = |name: &str| AppName::new(name))]
     app: Option<AppName>,
@@ -103,23 +99,6 @@ struct Import {
     /// Print the summary as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// An address the admin API can have. A password in it would end up in messages.
-fn admin_url(text: &str) -> Result<String, String> {
-    let url = reqwest::Url::parse(text).map_err(|error| error.to_string())?;
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err("it must begin with http:// or https:// and a host".to_owned());
-    }
-    if !url.username().is_empty() || url.password().is_some() {
-        return Err(
-            "there must be no password in it; the token is taken from UNIONLINK_ADMIN_TOKEN".to_owned()
-        );
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err("there must be no ? and no # in it".to_owned());
-    }
-    Ok(text.trim_end_matches('/').to_owned())
 }
 
 impl Fans {
@@ -163,11 +142,7 @@ impl Import {
     }
 
     fn job(&self, environment: &Environment) -> anyhow::Result<Job> {
-        let access = match &self.admin {
-            _ if self.dry_run => None,
-            Some(url) => Some(AdminAccess::at(url, environment)),
-            None => Some(config::load_admin(&self.config.path, environment)?),
-        };
+        let access = if self.dry_run { None } else { Some(self.service.access(environment)?) };
         let patience = Patience {
             first: Duration::from_millis(200),
             longest: Duration::from_secs(5),

@@ -8,7 +8,7 @@ use anyhow::{Context as _, bail};
 use serde_json::json;
 
 use super::batches::Bad;
-use super::show::Show;
+use crate::cli::show::Show;
 
 /// Bad rows told on standard error when no file is named for them.
 const SHOWN_MAX: u64 = 20;

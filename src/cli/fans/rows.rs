@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::format::Encoding;
 use super::header::{Column, Header, HeaderError};
-use super::instant::instant;
+use crate::cli::instant::instant;
 use crate::domain::ids::{AppName, IdError, Openid, PendingId, Unionid};
 use crate::domain::time::Timestamp;
 

@@ -5,11 +5,10 @@ use std::time::Duration;
 use clap::Parser as _;
 
 use super::super::import::Job;
-use super::super::progress::Counts;
-use super::super::show::{Show, grouped};
 use super::super::source::Input;
 use super::super::{Command, Import};
 use crate::cli::Cli;
+use crate::cli::show::{Show, grouped};
 use crate::config::Environment;
 
 fn import(arguments: &[&str]) -> Result<Box<Import>, String> {
@@ -57,14 +56,13 @@ fn an_address_that_will_not_do_is_refused_on_the_command_line() {
 
 #[test]
 fn a_plain_line_tells_rows_rate_share_and_time_left() {
-    let counts = Counts { rows: 120_000, ..Counts::default() };
     let ten = Duration::from_secs(10);
-    let line = |show: &Show| show.line(&counts, 4_000, ten);
+    let line = |show: &Show| show.line(120_000, 4_000, ten);
     assert_eq!(line(&Show::new(false, Some(10_000), 0)), "120,000 rows · 12,000/s · 40 % · about 15 s left");
     assert_eq!(line(&Show::new(false, None, 0)), "120,000 rows · 12,000/s");
     // Only what this run did counts for its rate.
     let resumed = Show::new(false, Some(10_000), 100_000);
-    resumed.advance(&Counts { rows: 100_000, ..counts }, 3_000);
+    resumed.advance(100_000, 3_000);
     assert_eq!(line(&resumed), "120,000 rows · 2,000/s · 40 % · about 1 min 0 s left");
     assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
 }

@@ -231,6 +231,7 @@ async fn a_request_that_will_never_do_is_not_repeated() {
         let error = run(job).await.unwrap_err().to_string();
         assert!(error.contains(wanted), "{error}");
         assert_eq!(service.requests(), 1);
+        until_nobody_reads(&path).await;
     }
     let service = Service::start(|_| Answer::Take).await;
     let mut job = service.job(&path);

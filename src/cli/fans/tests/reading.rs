@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 
 use super::super::format::{Encoding, Kind, kind};
 use super::super::header::{Column, Header};
-use super::super::instant::instant;
 use super::super::rows::{self, Rows};
+use crate::cli::instant::instant;
 
 fn csv(header: &str) -> Rows {
     let header = rows::header(header.as_bytes(), b',', Encoding::Utf8).unwrap();

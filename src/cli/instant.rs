@@ -1,6 +1,7 @@
-//! Reads the instants exports write: `minted_at`.
+//! Reads the instants that exports and people write.
 //!
-//! An instant without an offset is China time: every system that exports pending ids runs there.
+//! An instant without an offset is China time: every system that exports pending ids runs there, and so do those who
+//! ask about their links.
 
 use jiff::civil::DateTime;
 use jiff::tz::Offset;

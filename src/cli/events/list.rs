@@ -1,0 +1,163 @@
+//! `unionlink events list`: a table, and beneath it what helps.
+
+use std::process::ExitCode;
+
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{Filters, age, field};
+use crate::cli::admin::{AdminApi, ToService};
+use crate::cli::output::Output;
+use crate::cli::show::grouped;
+use crate::cli::table::{Table, plain};
+
+/// Rows in one answer.
+const PAGE_ROWS_MAX: usize = 1_000;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct List {
+    /// Only those in this state [default: dead and quarantined]
+    #[arg(long, value_name = "STATE", value_parser = ["dead", "quarantined", "waiting", "leased"])]
+    state: Option<String>,
+    #[command(flatten)]
+    filters: Filters,
+    /// At most so many of each state
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// All of them
+    #[arg(long, conflicts_with = "limit")]
+    all: bool,
+    #[command(flatten)]
+    pub(super) service: ToService,
+    /// Print the rows as NDJSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Deserialize)]
+struct Page {
+    events: Vec<Value>,
+    next: Option<String>,
+}
+
+/// What helps, for whom.
+struct Remedy {
+    text: String,
+    first_id: String,
+    others: u64,
+}
+
+/// What was found, ready to be shown.
+struct Found {
+    table: Table<7>,
+    remedies: Vec<Remedy>,
+}
+
+impl List {
+    pub(super) async fn ask(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
+        let header = ["ID", "STATE", "AGE", "APP", "CORP", "ERRCODE", "REASON"];
+        let mut found = Found { table: Table::new(header), remedies: Vec::new() };
+        let mut told = Vec::new();
+        let mut total = 0;
+        for state in self.states() {
+            let (rows, more) = self.read(api, out, state, &mut found).await?;
+            total += rows;
+            told.push(format!("{} {state}{}", grouped(rows.into()), if more { ", and more" } else { "" }));
+        }
+        if !self.json && total > 0 {
+            found.print(out)?;
+        }
+        let all = if told.iter().any(|told| told.contains("more")) { " (--all lists them)" } else { "" };
+        out.say(&format!("{}{all}", told.join("; ")));
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn states(&self) -> Vec<&str> {
+        let of_events_only = self.filters.corp_id.is_some() || self.filters.errcode.is_some();
+        match &self.state {
+            Some(state) => vec![state],
+            None if of_events_only => vec!["dead"],
+            None => vec!["dead", "quarantined"],
+        }
+    }
+
+    /// Reads what is in `state`: how many rows, and whether there are more.
+    async fn read(
+        &self,
+        api: &AdminApi,
+        out: &mut Output,
+        state: &str,
+        found: &mut Found,
+    ) -> anyhow::Result<(u64, bool)> {
+        let mut left = if self.all { usize::MAX } else { self.limit as usize };
+        let mut rows = 0;
+        let mut after: Option<String> = None;
+        loop {
+            let (errcode, limit) = (self.filters.errcode.map(|n| n.to_string()), left.min(PAGE_ROWS_MAX));
+            let url = api.address(
+                &["v1", "events"],
+                &[
+                    ("state", Some(state)),
+                    ("app", self.filters.app.as_ref().map(crate::domain::ids::AppName::as_str)),
+                    ("corp_id", self.filters.corp_id.as_ref().map(crate::domain::ids::CorpId::as_str)),
+                    ("errcode", errcode.as_deref()),
+                    ("reason", self.filters.reason.as_deref()),
+                    ("after", after.as_deref()),
+                    ("limit", Some(&limit.to_string())),
+                ],
+            );
+            let Page { events, next } = api.parsed(&api.get(url).await?)?;
+            for row in &events {
+                rows += 1;
+                if self.json {
+                    out.print(&row.to_string())?;
+                } else {
+                    found.add(row);
+                }
+            }
+            left = left.saturating_sub(events.len());
+            match next {
+                None => return Ok((rows, false)),
+                Some(_) if left == 0 => return Ok((rows, true)),
+                // It would go round in circles.
+                Some(_) if next == after => return Err(api.stranger(reqwest::StatusCode::OK)),
+                Some(_) => after = next,
+            }
+        }
+    }
+}
+
+impl Found {
+    fn add(&mut self, row: &Value) {
+        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let named = |name| or_none(field(row, name));
+        let more = field(row, "detail").or_else(|| field(row, "receive_id").filter(|id| !id.is_empty()));
+        let reason = match (field(row, "reason"), more) {
+            (Some(reason), Some(more)) => format!("{reason}: {more}"),
+            (reason, more) => or_none(reason.or(more)),
+        };
+        let (id, errcode) = (named("id"), named("errcode"));
+        let cells = [id, named("state"), or_none(age(row)), named("app"), named("corp_id"), errcode, reason];
+        self.table.push(cells);
+        if let Some(text) = field(row, "remedy") {
+            match self.remedies.iter_mut().find(|remedy| remedy.text == text) {
+                Some(remedy) => remedy.others += 1,
+                None => self.remedies.push(Remedy { text, first_id: named("id"), others: 0 }),
+            }
+        }
+    }
+
+    fn print(&self, out: &mut Output) -> anyhow::Result<()> {
+        for line in self.table.lines(out.columns) {
+            out.print(&line)?;
+        }
+        for Remedy { text, first_id, others } in &self.remedies {
+            let whose = match others {
+                0 => first_id.clone(),
+                n => format!("{first_id} and {} more", grouped((*n).into())),
+            };
+            out.print(&format!("\n{}\n  → {}", plain(&whose), plain(text)))?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,72 @@
+//! `unionlink events show`: everything about one event, as a block.
+
+use std::process::ExitCode;
+
+use serde_json::Value;
+
+use super::{age, event_id, field};
+use crate::cli::admin::{AdminApi, ToService};
+use crate::cli::output::Output;
+use crate::cli::table::{plain, plain_lines};
+use crate::store::EventId;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Show {
+    /// The event, as `events list` names it
+    #[arg(value_name = "ID", value_parser = event_id)]
+    id: EventId,
+    #[command(flatten)]
+    pub(super) service: ToService,
+    /// Print what the service answered, as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// The order in which fields are told; others follow.
+const FIELDS: [&str; 15] = [
+    "app",
+    "type",
+    "corp_id",
+    "external_userid",
+    "user_id",
+    "created_at",
+    "received_at",
+    "due_at",
+    "died_at",
+    "attempts",
+    "errcode",
+    "reason",
+    "detail",
+    "receive_id",
+    "message_bytes",
+];
+/// What has a place of its own.
+const APART: [&str; 5] = ["id", "state", "age_seconds", "remedy", "message"];
+
+impl Show {
+    pub(super) async fn ask(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
+        let body = api.get(api.address(&["v1", "events", &self.id.to_string()], &[])).await?;
+        let row: Value = api.parsed(&body)?;
+        if self.json {
+            out.print_answer(&body)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let named = |name| field(&row, name).map_or_else(|| "?".to_owned(), |text| plain(&text));
+        let since = age(&row).map(|age| format!(", {age} old")).unwrap_or_default();
+        out.print(&format!("{}: {}{since}", named("id"), named("state")))?;
+        let others = row.as_object().into_iter().flat_map(serde_json::Map::keys).map(String::as_str);
+        let others = others.filter(|name| !FIELDS.contains(name));
+        for name in FIELDS.into_iter().chain(others).filter(|name| !APART.contains(name)) {
+            if let Some(text) = field(&row, name) {
+                out.print(&format!("  {name:<15}  {}", plain(&text)))?;
+            }
+        }
+        if let Some(remedy) = field(&row, "remedy") {
+            out.print(&format!("  → {}", plain(&remedy)))?;
+        }
+        if let Some(message) = field(&row, "message") {
+            out.print(&format!("\n{}", plain_lines(&message)))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}

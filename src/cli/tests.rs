@@ -1,0 +1,6 @@
+//! What the commands ask of a service, and what they make of its answers.
+
+mod events;
+mod exporting;
+mod people;
+mod service;
