@@ -8,6 +8,7 @@ pub mod file;
 pub mod nats;
 #[cfg(test)]
 pub(crate) mod sample;
+pub mod webhook;
 
 use std::time::Duration;
 
