@@ -83,6 +83,7 @@ pub fn are_credentials(content: &str) -> bool {
 /// The sink.
 pub struct Nats {
     settings: Settings,
+    reconnects_max: usize,
     connection: Option<Connection>,
 }
 
@@ -96,7 +97,7 @@ impl Nats {
     /// A sink for one subject. The connection is made by the first delivery.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
-        Self { settings, connection: None }
+        Self { settings, reconnects_max: RECONNECTS_MAX, connection: None }
     }
 
     async fn publish(&mut self, entry: &FeedEntry) -> Result<(), String> {
@@ -154,7 +155,7 @@ impl Nats {
         let options = options
             .name("unionlink")
             .connection_timeout(WAIT_MAX)
-            .max_reconnects(RECONNECTS_MAX)
+            .max_reconnects(self.reconnects_max)
             .event_callback(move |event| {
                 match event {
                     Event::Connected => tell.send_replace(None),

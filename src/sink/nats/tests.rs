@@ -197,6 +197,51 @@ async fn a_login_is_used_and_a_wrong_one_told_without_it() {
 }
 
 #[tokio::test]
+async fn a_client_that_gave_up_is_replaced() {
+    let mut server = Server::start(&[]).await;
+    server.stream().await;
+    let mut sink = Nats { reconnects_max: 2, ..server.sink() };
+    deliver(&mut sink, 1, 1).await.unwrap();
+    server.kill().await;
+    let given_up = async {
+        while !deliver(&mut sink, 2, 2).await.unwrap_err().reason.contains("for minutes") {}
+        assert!(sink.connection.is_none());
+    };
+    tokio::time::timeout(WAIT_MAX, given_up).await.expect("the client gives up");
+    server.resume().await;
+    deliver_at_last(&mut sink, 2, 2).await;
+    assert_eq!(messages(&mut server.stream().await).await, expected(1, 2));
+}
+
+#[tokio::test]
+async fn what_the_server_complains_of_is_told() {
+    let permissions = tempfile::NamedTempFile::new().unwrap();
+    let text = "authorization { users = [{ user: u, password: p, permissions: { publish: \"other\" } }] }";
+    std::fs::write(permissions.path(), text).unwrap();
+    let server = Server::start(&["-c", permissions.path().to_str().unwrap()]).await;
+    let login = Login::Password { user: "u".to_owned(), password: "p".into() };
+    let undelivered = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
+    assert!(undelivered.reason.to_lowercase().contains("permissions violation"), "{undelivered}");
+}
+
+#[tokio::test]
+async fn a_server_behind_tls_is_trusted_when_the_operator_vouches_for_it() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let arguments = ["--tls", "--tlscert", cert.to_str().unwrap(), "--tlskey", key.to_str().unwrap()];
+    let server = Server::start(&arguments).await;
+    for (ca_file, says) in [(None, "certificate"), (Some(cert.clone()), "no stream takes the subject")] {
+        let url = format!("tls://localhost:{}", server.port);
+        let settings = Settings { url, subject: SUBJECT.to_owned(), login: Login::None, ca_file };
+        let undelivered = deliver(&mut Nats::new(settings), 1, 1).await.unwrap_err();
+        assert!(undelivered.reason.contains(says), "{undelivered}");
+    }
+}
+
+#[tokio::test]
 async fn a_credentials_file_that_is_none_is_told() {
     let login = Login::Credentials("/nonexistent/unionlink.creds".into());
     let settings =
