@@ -2,6 +2,8 @@
 //!
 //! Everything is built here and handed what it needs; nobody below knows the configuration.
 
+mod sinks;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
