@@ -43,6 +43,7 @@ async fn run() {
     let nothing_address = nothing.local_addr().unwrap();
     let router = Router::new().route("/callback/brand", post(|| async { "success" }));
     let limits = Limits {
+        write_timeout: Duration::from_secs(30),
         cut_off_after: None,
         connections_max: 1_000,
         header_timeout: Duration::from_secs(5),

@@ -2,6 +2,10 @@
 //!
 //! Everything is built here and handed what it needs; nobody below knows the configuration.
 
+mod sinks;
+
+pub use sinks::BuildError;
+
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use crate::callback::{AesKey, AesKeyError, Keys};
 use crate::clock::Clock;
 use crate::config::{self, Config};
-use crate::domain::ids::{AppName, CorpId, SinkName};
+use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::{Budget, Grant, Limits, Share};
 use crate::domain::time::{DAY_MS, Moment};
 use crate::http;
@@ -25,17 +29,21 @@ use crate::http::admin::{self, AdminApp, AdminState};
 use crate::http::callback::{self, CallbackState};
 use crate::http::door::{Door, DoorApp};
 use crate::lifecycle::{Failure, Lifecycle};
-use crate::store::Store;
+use crate::sink::Sink;
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
+use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{Api, AppCredentials, Client, ClientError, ClientSettings, Ledgers, Limiter, Platform};
 use crate::worker::deliver::Sinks;
 use crate::worker::directory::Directory;
 use crate::worker::pause::Pauses;
-use crate::worker::{AppRules, Context, MintRules, Wake, mint, renew, resolve, sweep};
+use crate::worker::{AppRules, Context, MintRules, Wake, deliver, mint, renew, resolve, sweep};
 
 /// Long enough for a keep-alive connection to pay, short enough that nobody holds one for ever.
 const CONNECTION_LIFE: Duration = Duration::from_mins(2);
+
+/// A peer that takes nothing for so long is cut off; a reader of the feed goes on when it connects again.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a service cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +72,9 @@ pub enum StartError {
         /// Why.
         source: AesKeyError,
     },
+    /// A sink cannot be set up.
+    #[error("not every sink can be set up")]
+    Sink(#[source] BuildError),
 }
 
 /// A running service.
@@ -94,23 +105,14 @@ impl App {
     ) -> Result<Self, StartError> {
         let public = listen(config.server.listen, "server.listen").await?;
         let private = listen(config.admin.listen, "admin.listen").await?;
-        let settings = Settings {
-            cache_mb: config.store.cache_mb,
-            free_mb_min: config.store.free_mb_min,
-            inbox_events_max: config.store.inbox_events_max,
-            dedupe_days: u32::try_from(config.store.dedupe_days).unwrap_or(u32::MAX),
-        };
-        let path = config.store.path.clone();
-        let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, settings)).await;
-        let store: Arc<dyn Store> = match opened {
-            Ok(store) => Arc::new(store.map_err(StartError::Store)?),
-            Err(panic) => {
-                let (path, reason) = (config.store.path.clone(), panic.to_string());
-                return Err(StartError::Store(OpenError::Database { path, reason }));
-            }
-        };
+        let store = open_store(config).await?;
         let metrics = Arc::new(Metrics::default());
         let platform = platform(config, &store, &clock, &metrics).await?;
+        // Before anything runs: what cannot be set up is found out now.
+        let mut sinks = Vec::new();
+        for sink in &config.sinks {
+            sinks.push((sink, sinks::build(sink, clock.clone()).map_err(StartError::Sink)?));
+        }
         let context = Context {
             store: store.clone(),
             directory: Arc::new(Directory::new(store.clone(), platform.clone(), clock.clone())),
@@ -122,7 +124,7 @@ impl App {
             apps: Arc::new(config.apps.iter().map(rules).collect()),
             calls: TaskTracker::new(),
             panicked: CancellationToken::new(),
-            sinks: Arc::new(Sinks::new(config.sinks.iter().map(sink_name))),
+            sinks: Arc::new(Sinks::new(config.sinks.iter().map(|sink| sink.name.clone()))),
             feed_kept_ms: i64::try_from(config.store.feed_days).unwrap_or(0) * DAY_MS,
             calls_max: size(config.wecom.calls_max),
         };
@@ -145,7 +147,7 @@ impl App {
             wake: context.wake.clone(),
             pauses: context.pauses.clone(),
             sinks: context.sinks.clone(),
-            sink_kinds: config.sinks.iter().map(|sink| (sink_name(sink), sink.kind)).collect(),
+            sink_kinds: config.sinks.iter().map(|sink| (sink.name.clone(), sink.target.kind())).collect(),
             pages: Arc::default(),
             streams: admin::streams(),
             stop: stop.clone(),
@@ -168,23 +170,13 @@ impl App {
             connections_max: size(config.server.connections_max),
             header_timeout: Duration::from_millis(config.server.header_timeout_ms),
             connection_life: CONNECTION_LIFE,
+            write_timeout: WRITE_TIMEOUT,
             cut_off_after: Some(CONNECTION_LIFE * 2),
         };
         app.serve("public listener", public, public_router, limits);
         // An import may take hours in one request.
         app.serve("admin listener", private, admin_router, http::Limits { cut_off_after: None, ..limits });
-        let stop = || app.lifecycle.soft();
-        let (panicked, soft) = (context.panicked.clone(), stop());
-        app.lifecycle.supervise("calls to WeCom", async move {
-            tokio::select! {
-                () = panicked.cancelled() => {}
-                () = soft.cancelled() => {}
-            }
-        });
-        app.lifecycle.supervise("resolve", resolve::run(context.clone(), stop()));
-        app.lifecycle.supervise("mint", mint::run(context.clone(), stop()));
-        app.lifecycle.supervise("renew", renew::run(context.clone(), stop()));
-        app.lifecycle.supervise("sweep", sweep::run(context, stop()));
+        app.work(context, sinks);
         let (store, lifecycle) = (app.store.clone(), app.lifecycle.clone());
         app.lifecycle.supervise("store watch", async move {
             let stop = lifecycle.soft();
@@ -195,6 +187,30 @@ impl App {
         });
         tracing::info!(callbacks = %app.public_address, admin = %app.admin_address, apps = config.apps.len(), "serving");
         Ok(app)
+    }
+
+    /// Starts the workers.
+    fn work(&self, context: Context, sinks: Vec<(&config::Sink, Box<dyn Sink>)>) {
+        let stop = || self.lifecycle.soft();
+        let (panicked, soft) = (context.panicked.clone(), stop());
+        self.lifecycle.supervise("calls to WeCom", async move {
+            tokio::select! {
+                () = panicked.cancelled() => {}
+                () = soft.cancelled() => {}
+            }
+        });
+        self.lifecycle.supervise("resolve", resolve::run(context.clone(), stop()));
+        self.lifecycle.supervise("mint", mint::run(context.clone(), stop()));
+        self.lifecycle.supervise("renew", renew::run(context.clone(), stop()));
+        for (settings, sink) in sinks {
+            let start = match settings.start {
+                config::Start::Beginning => Start::Beginning,
+                config::Start::Now => Start::Now,
+            };
+            let delivering = deliver::run(context.clone(), settings.name.clone(), sink, start, stop());
+            self.lifecycle.supervise("deliver", delivering);
+        }
+        self.lifecycle.supervise("sweep", sweep::run(context, stop()));
     }
 
     fn serve(&self, name: &'static str, listener: TcpListener, router: axum::Router, limits: http::Limits) {
@@ -223,8 +239,22 @@ impl App {
     }
 }
 
-fn sink_name(sink: &config::Sink) -> SinkName {
-    sink.name.clone()
+async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
+    let settings = Settings {
+        cache_mb: config.store.cache_mb,
+        free_mb_min: config.store.free_mb_min,
+        inbox_events_max: config.store.inbox_events_max,
+        dedupe_days: u32::try_from(config.store.dedupe_days).unwrap_or(u32::MAX),
+    };
+    let path = config.store.path.clone();
+    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, settings)).await;
+    match opened {
+        Ok(store) => Ok(Arc::new(store.map_err(StartError::Store)?)),
+        Err(panic) => {
+            let (path, reason) = (config.store.path.clone(), panic.to_string());
+            Err(StartError::Store(OpenError::Database { path, reason }))
+        }
+    }
 }
 
 fn size(number: u64) -> usize {

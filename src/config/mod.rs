@@ -7,6 +7,7 @@ mod admin;
 mod reader;
 mod secret;
 mod sections;
+mod sinks;
 #[cfg(test)]
 mod tests;
 
@@ -21,6 +22,7 @@ pub use admin::{AdminAccess, load_admin};
 pub use reader::Problem;
 use reader::Section;
 pub use secret::Secret;
+pub use sinks::{Address, FileTarget, NatsTarget, Sink, SinkTarget, Start, WebhookTarget};
 
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
@@ -174,19 +176,6 @@ impl Quota {
         let Self { per_hour, per_day, per_month, .. } = self;
         Limits { per_hour, per_day, per_month }
     }
-}
-
-/// Where link changes go.
-#[derive(Debug, Clone, Serialize)]
-pub struct Sink {
-    /// Its name.
-    pub name: AppName,
-    /// `webhook`.
-    pub kind: &'static str,
-    /// Where to.
-    pub url: String,
-    /// For the signature.
-    pub secret: Secret,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde wants")]
@@ -343,9 +332,10 @@ fn check(table: Table, environment: &Environment) -> (Option<Config>, Vec<Proble
         let known: Vec<&App> = apps.iter().flatten().collect();
         apps.push(sections::app(&mut section, environment, &known));
     }
-    let mut sinks = Vec::new();
+    let mut sinks: Vec<Option<Sink>> = Vec::new();
     for mut section in root.sections("sinks") {
-        sinks.push(sections::sink(&mut section, environment));
+        let known: Vec<&Sink> = sinks.iter().flatten().collect();
+        sinks.push(sinks::sink(&mut section, environment, &known));
     }
     drop(root);
     let apps: Option<Vec<_>> = apps.into_iter().collect();

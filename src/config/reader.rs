@@ -167,16 +167,27 @@ impl Section {
 
     /// One of a few words, or the first of them.
     pub(super) fn choice<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> T {
-        let default = choices[0].1;
-        let Some(word) = self.text(name) else {
-            return default;
-        };
-        if let Some((_, value)) = choices.iter().find(|(choice, _)| *choice == word) {
-            return *value;
+        self.one_of(name, choices).unwrap_or(choices[0].1)
+    }
+
+    /// One of a few words, the first of them if it is not there; `None`, noted as a problem, if it is another.
+    pub(super) fn one_of<T: Copy>(&mut self, name: &'static str, choices: &[(&str, T)]) -> Option<T> {
+        if !self.value_is_there(name) {
+            self.known.push(name);
+            return Some(choices[0].1);
         }
-        let words: Vec<_> = choices.iter().map(|(choice, _)| *choice).collect();
-        self.problem(name, format!("{word:?} is not one of {}", words.join(", ")), None);
-        default
+        let word = self.text(name)?;
+        let found = choices.iter().find(|(choice, _)| *choice == word);
+        if found.is_none() {
+            let words: Vec<_> = choices.iter().map(|(choice, _)| *choice).collect();
+            self.problem(name, format!("{word:?} is not one of {}", words.join(", ")), None);
+        }
+        found.map(|(_, value)| *value)
+    }
+
+    /// All that is left, whatever its names.
+    pub(super) fn rest(&mut self) -> Table {
+        std::mem::take(&mut self.table)
     }
 
     pub(super) fn texts(&mut self, name: &'static str) -> Vec<String> {

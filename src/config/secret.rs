@@ -31,9 +31,13 @@ impl Secret {
 
 /// Reads a secret; notes a problem if it is there but cannot be had.
 pub(super) fn read(section: &mut Section, name: &'static str, environment: &Environment) -> Option<Secret> {
-    let overridden = section.overridden(name);
     let value = section.value(name)?;
-    let found = match (overridden, value) {
+    take(section, name, value, environment)
+}
+
+/// Makes a secret of the value of `name`; notes a problem if it cannot be had.
+pub(super) fn take(section: &Section, name: &str, value: Value, environment: &Environment) -> Option<Secret> {
+    let found = match (section.overridden(name), value) {
         (Some(raw), Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_)) => {
             Ok((raw, "the environment".to_owned()))
         }

@@ -6,7 +6,7 @@ use secrecy::ExposeSecret;
 
 use super::reader::Section;
 use super::secret::{self, Secret};
-use super::{Admin, App, Environment, Log, Quota, Server, Sink, Store, Wecom};
+use super::{Admin, App, Environment, Log, Quota, Server, Store, Wecom};
 use crate::callback::AesKey;
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
@@ -151,7 +151,7 @@ pub(super) fn app(section: &mut Section, environment: &Environment, known: &[&Ap
     })
 }
 
-fn name(section: &mut Section) -> Option<AppName> {
+pub(super) fn name(section: &mut Section) -> Option<AppName> {
     let Some(text) = section.text("name") else {
         section.problem("name", "is missing", None);
         return None;
@@ -180,19 +180,6 @@ fn quota(section: &mut Section) -> Quota {
     let per_month = number("per_month", Limits::DOCUMENTED.per_month);
     let reserve_percent = u8::try_from(section.number("reserve_percent", 1, 0..=90)).unwrap_or(1);
     Quota { per_hour, per_day, per_month, reserve_percent }
-}
-
-pub(super) fn sink(section: &mut Section, environment: &Environment) -> Option<Sink> {
-    let name = name(section);
-    let kind = section.choice("kind", &[("webhook", "webhook")]);
-    let target = section.text("url");
-    match &target {
-        Some(target) => url(section, "url", target),
-        None => section.problem("url", "is missing", None),
-    }
-    let secret =
-        required_secret(section, "secret", environment, "whsec_ and 24 to 64 random bytes in base64");
-    Some(Sink { name: name?, kind, url: target?, secret: secret? })
 }
 
 fn required_secret(

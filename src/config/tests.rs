@@ -53,10 +53,13 @@ fn what_the_defaults_file_comments_out_is_right_too() {
         ("UNIONLINK_BRAND_SECRET", "s"),
         ("UNIONLINK_BRAND_CALLBACK_TOKEN", "t"),
         ("UNIONLINK_BRAND_AES_KEY", KEY),
-        ("UNIONLINK_CRM_SECRET", "whsec_x"),
+        ("UNIONLINK_CRM_SECRET", "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
+        ("UNIONLINK_CRM_PREVIOUS_SECRET", "whsec_cHJldmlvdXMtcHJldmlvdXMtcHJldmlvdXMtcHJldmk="),
+        ("UNIONLINK_CRM_AUTHORIZATION", "Bearer x"),
+        ("UNIONLINK_NATS_TOKEN", "n"),
     ]);
     let config = config(&uncommented, &environment);
-    assert_eq!((config.apps.len(), config.sinks.len()), (1, 1));
+    assert_eq!((config.apps.len(), config.sinks.len()), (1, 3));
     assert!(config.wecom.proxy.is_some() && config.admin.token.is_some());
     assert_eq!(
         (config.apps[0].quota.limits(), config.apps[0].quota.reserve_percent),

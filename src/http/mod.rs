@@ -19,6 +19,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -33,7 +34,9 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// How long one connection may last; a request that is under way then is finished.
     pub connection_life: Duration,
-    /// When even that is cut off. A peer that sends requests and reads no answers meets no timer of hyper's.
+    /// How long a peer may take nothing of what it is sent. Such a one meets no timer of hyper's.
+    pub write_timeout: Duration,
+    /// When even a request that is under way is cut off.
     pub cut_off_after: Option<Duration>,
 }
 
@@ -85,6 +88,8 @@ async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, sto
         .header_read_timeout(limits.header_timeout)
         .max_headers(HEADERS_MAX)
         .max_buf_size(HEAD_BYTES_MAX);
+    let mut stream = Box::pin(TimeoutStream::new(stream));
+    stream.as_mut().set_write_timeout_pinned(Some(limits.write_timeout));
     let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     tokio::pin!(connection);
     let finished = async {

@@ -4,6 +4,12 @@
 //! the worker that owns it: the durable cursor, when to try again, pausing, metrics. So a sink keeps no state that
 //! matters: killed at any instruction, it is handed the same entries once more, under the same ids.
 
+pub mod file;
+pub mod nats;
+#[cfg(test)]
+pub(crate) mod sample;
+pub mod webhook;
+
 use std::time::Duration;
 
 use async_trait::async_trait;

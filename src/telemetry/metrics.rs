@@ -13,7 +13,7 @@ use prometheus_client::registry::Registry;
 use crate::callback::Refusal;
 use crate::domain::event::Kind;
 use crate::domain::fan::{FanStep, Priority};
-use crate::domain::ids::CorpId;
+use crate::domain::ids::{CorpId, SinkName};
 use crate::domain::tally::Tally;
 use crate::store::Counts;
 use crate::wecom::{Api, CallError, Class};
@@ -104,6 +104,23 @@ struct Budget {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfSink {
+    sink: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Delivery {
+    sink: String,
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct SinkState {
+    sink: String,
+    state: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct State {
     state: &'static str,
 }
@@ -130,6 +147,11 @@ pub struct Metrics {
     inbox: Family<State, Gauge>,
     links: Gauge,
     feed_head: Gauge,
+    deliveries: Family<Delivery, Counter>,
+    delivered: Family<OfSink, Counter>,
+    sink_lag: Family<OfSink, Gauge>,
+    sink_lag_seconds: Family<OfSink, Gauge>,
+    sink_state: Family<SinkState, Gauge>,
     paused: Gauge,
 }
 
@@ -153,6 +175,11 @@ impl Default for Metrics {
             inbox: Family::default(),
             links: Gauge::default(),
             feed_head: Gauge::default(),
+            deliveries: Family::default(),
+            delivered: Family::default(),
+            sink_lag: Family::default(),
+            sink_lag_seconds: Family::default(),
+            sink_state: Family::default(),
             paused: Gauge::default(),
         };
         // Counters exist from the start: a rate over one that appears with its first event misses it.
@@ -197,6 +224,19 @@ impl Metrics {
         r.register("inbox_events", "Events in the inbox by state", self.inbox.clone());
         r.register("links", "Links", self.links.clone());
         r.register("feed_head", "Number of the newest feed entry", self.feed_head.clone());
+        r.register("deliveries", "Deliveries by sink and outcome", self.deliveries.clone());
+        r.register(
+            "delivered_entries",
+            "Entries that arrived at a sink, repetitions included",
+            self.delivered.clone(),
+        );
+        r.register("sink_lag_entries", "Entries that a sink has still to get", self.sink_lag.clone());
+        r.register(
+            "sink_lag_seconds",
+            "Age of the oldest entry that a sink has still to get",
+            self.sink_lag_seconds.clone(),
+        );
+        r.register("sink_state", "1 for the state a sink is in", self.sink_state.clone());
         r.register("paused", "Apps and dealers whose calls are paused", self.paused.clone());
         self
     }
@@ -263,6 +303,24 @@ impl Metrics {
     #[must_use]
     pub fn ids_asked_count(&self) -> u64 {
         self.resolved_ids.get()
+    }
+
+    /// A delivery to a sink ended, with so many entries arrived.
+    pub fn delivery(&self, sink: &SinkName, ok: bool, arrived: usize) {
+        let (sink, outcome) = (sink.to_string(), if ok { "ok" } else { "failed" });
+        self.deliveries.get_or_create(&Delivery { sink: sink.clone(), outcome }).inc();
+        self.delivered.get_or_create(&OfSink { sink }).inc_by(arrived as u64);
+    }
+
+    /// Notes how far a sink is, and in which of `states` it is.
+    pub fn sink(&self, sink: &str, lag: (u64, i64), state: &'static str, states: &[&'static str]) {
+        let of_sink = OfSink { sink: sink.to_owned() };
+        self.sink_lag.get_or_create(&of_sink).set(i64::try_from(lag.0).unwrap_or(i64::MAX));
+        self.sink_lag_seconds.get_or_create(&of_sink).set(lag.1);
+        for other in states {
+            let label = SinkState { sink: sink.to_owned(), state: other };
+            self.sink_state.get_or_create(&label).set(i64::from(*other == state));
+        }
     }
 
     /// Notes how much of one of WeCom's budgets is used. Corps and windows are those of the configuration.

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+use super::Context;
 use crate::clock::Clock;
 use crate::domain::backoff::Backoff;
 use crate::domain::ids::SinkName;
@@ -19,6 +20,7 @@ use crate::domain::link::FeedEntry;
 use crate::domain::time::Timestamp;
 use crate::sink::{Again, Sink, Undelivered};
 use crate::store::{Cursor, CursorState, Start, Store, StoreError};
+use crate::telemetry::metrics::Metrics;
 
 /// While there is more to deliver.
 const WRITTEN_DOWN_EVERY: Duration = Duration::from_millis(250);
@@ -88,17 +90,15 @@ impl Sinks {
 
 /// Delivers to one sink until `stop`.
 pub async fn run(
-    store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
-    sinks: Arc<Sinks>,
+    context: Context,
     name: SinkName,
     sink: Box<dyn Sink>,
     start: Start,
     stop: CancellationToken,
 ) {
-    let Some(served) = sinks.0.get(&name).cloned() else { return };
-    let mut head = store.feed_head();
-    let mut delivery = Delivery::new(store, clock, served.clone(), name, sink, start);
+    let Some(served) = context.sinks.0.get(&name).cloned() else { return };
+    let mut head = context.store.feed_head();
+    let mut delivery = Delivery::new(&context, served.clone(), name, sink, start);
     while !stop.is_cancelled() {
         // Registered before looking, so that a signal between look and wait is not lost.
         let woken = served.wake.notified();
@@ -119,6 +119,7 @@ pub async fn run(
 struct Delivery {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
+    metrics: Arc<Metrics>,
     served: Arc<Served>,
     name: SinkName,
     sink: Box<dyn Sink>,
@@ -132,14 +133,16 @@ struct Delivery {
 
 impl Delivery {
     fn new(
-        store: Arc<dyn Store>,
-        clock: Arc<dyn Clock>,
+        context: &Context,
         served: Arc<Served>,
         name: SinkName,
         sink: Box<dyn Sink>,
         start: Start,
     ) -> Self {
-        Self { store, clock, served, name, sink, start, cursor: None, after: 0, written_down: Instant::now() }
+        let Context { store, clock, metrics, .. } = context;
+        let (store, clock, metrics) = (store.clone(), clock.clone(), metrics.clone());
+        let (cursor, after, written_down) = (None, 0, Instant::now());
+        Self { store, clock, metrics, served, name, sink, start, cursor, after, written_down }
     }
 
     /// Delivers what there is. Returns how long there is nothing to do unless somebody signals.
@@ -222,6 +225,7 @@ impl Delivery {
             Ok(()) => entries.len(),
             Err(Undelivered { arrived, .. }) => *arrived,
         };
+        self.metrics.delivery(&self.name, delivered.is_ok(), arrived);
         if let Some(last) = entries.get(..arrived).and_then(<[_]>::last) {
             self.after = last.seq;
         }
@@ -284,7 +288,7 @@ impl Delivery {
     }
 
     /// How old the oldest entry is that waits, though nothing is delivered.
-    async fn tell_lag(&self, now: Timestamp) -> Result<(), StoreError> {
+    async fn tell_lag(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let next = self.store.feed(self.after, 1, now).await?;
         self.progress(|progress| progress.oldest_at = next.first().map(|entry| entry.occurred_at));
         Ok(())

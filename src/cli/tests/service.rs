@@ -39,6 +39,7 @@ impl Service {
         let service = Arc::new(Self { base_url, answering: Box::new(answering), asked: Mutex::default() });
         let router = Router::new().fallback(answer).with_state(service.clone());
         let limits = crate::http::Limits {
+            write_timeout: Duration::from_secs(30),
             cut_off_after: None,
             connections_max: 64,
             header_timeout: Duration::from_mins(1),

@@ -20,8 +20,8 @@ fn with_code(trouble: &Trouble) -> (String, String) {
     }
 }
 
-fn remedy(trouble: &Trouble) -> Option<Text> {
-    Some(text(trouble.en.clone(), trouble.zh.clone()))
+fn remedy(trouble: &Trouble) -> Text {
+    text(trouble.en.clone(), trouble.zh.clone())
 }
 
 pub(super) fn never_registered() -> Verdict {
@@ -44,10 +44,9 @@ pub(super) fn waiting_for_quota(until: Option<Timestamp>) -> Verdict {
             format!("the fan is registered and waits for its pending_id; its turn comes by about {until}"),
             format!("粉丝已登记，正在等待获取 pending_id，预计不晚于 {until}"),
         ),
-        None => text(
-            "the fan is registered and waits for its pending_id",
-            "粉丝已登记，正在等待获取 pending_id",
-        ),
+        None => {
+            text("the fan is registered and waits for its pending_id", "粉丝已登记，正在等待获取 pending_id")
+        }
     };
     let hint = text(
         "nothing to do; quotas in /v1/status shows what is used. Customers added before the pending_id is there are found through unionid_to_external_userid",
@@ -62,7 +61,7 @@ pub(super) fn minting_parked(trouble: &Trouble) -> Verdict {
         format!("the fan is registered, but no pending_ids are obtained for its app now{en}"),
         format!("粉丝已登记，但该应用目前暂停获取 pending_id{zh}"),
     );
-    verdict(Code::MintingParked, says, remedy(trouble))
+    verdict(Code::MintingParked, says, Some(remedy(trouble)))
 }
 
 pub(super) fn rejected(trouble: &Trouble) -> Verdict {
@@ -71,7 +70,7 @@ pub(super) fn rejected(trouble: &Trouble) -> Verdict {
         format!("WeCom refuses this unionid and openid{en}"),
         format!("企业微信拒绝了这一对 unionid 与 openid{zh}"),
     );
-    verdict(Code::RejectedByWecom, says, remedy(trouble))
+    verdict(Code::RejectedByWecom, says, Some(remedy(trouble)))
 }
 
 pub(super) fn not_added(ends: Option<Timestamp>) -> Verdict {
@@ -143,10 +142,12 @@ pub(super) fn dealer_parked(trouble: &Trouble) -> Verdict {
         None => (String::new(), String::new()),
     };
     let says = text(
-        format!("a dealer added this customer, but that dealer's customers cannot be asked about now{en}{again_en}"),
+        format!(
+            "a dealer added this customer, but that dealer's customers cannot be asked about now{en}{again_en}"
+        ),
         format!("下游企业已添加此客户，但目前无法查询该企业的客户{zh}{again_zh}"),
     );
-    verdict(Code::DealerParked, says, remedy(trouble))
+    verdict(Code::DealerParked, says, Some(remedy(trouble)))
 }
 
 pub(super) fn event_quarantined(id: &str, trouble: &Trouble) -> Verdict {
@@ -154,7 +155,7 @@ pub(super) fn event_quarantined(id: &str, trouble: &Trouble) -> Verdict {
         format!("a message about this customer is in quarantine: {id}"),
         format!("关于此客户的消息被隔离：{id}"),
     );
-    verdict(Code::EventQuarantined, says, remedy(trouble))
+    verdict(Code::EventQuarantined, says, Some(remedy(trouble)))
 }
 
 pub(super) fn event_dead(id: &str, trouble: &Trouble) -> Verdict {

@@ -91,7 +91,9 @@ pub(super) async fn feed(
     let wait = match wait.as_deref().map(duration) {
         None => Duration::ZERO,
         Some(Some(wait)) => wait.min(WAIT_MAX),
-        Some(None) => return Err(Problem::bad_request("wait is not a duration; they look like 30s or 500ms")),
+        Some(None) => {
+            return Err(Problem::bad_request("wait is not a duration; they look like 30s or 500ms"));
+        }
     };
     let give_up = tokio::time::Instant::now() + wait;
     let mut head = state.store.feed_head();
@@ -246,7 +248,8 @@ pub(super) async fn stream(
     let after = query(parsed)?.after;
     let after = last_event_id(&headers)?.or(after).unwrap_or_else(|| state.store.counts().feed_pruned);
     let place = state.streams.clone().try_acquire_owned();
-    let place = place.map_err(|_| Problem::busy("so many streams are open that there is no room for another"))?;
+    let place =
+        place.map_err(|_| Problem::busy("so many streams are open that there is no room for another"))?;
     // Whether it can begin there is told before anything is sent.
     state.store.feed(after, 1, state.clock.now()).await?;
     let AdminState { store, clock, pages, stop, .. } = &*state;

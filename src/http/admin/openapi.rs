@@ -2,7 +2,6 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use serde_json::Value;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi, SecurityRequirement};
 use utoipa::{IntoResponses, Modify, ToResponse};
@@ -85,7 +84,7 @@ impl Modify for Bearer {
 }
 
 /// This description
-#[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, body = Value), Errors))]
+#[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, body = Object), Errors))]
 pub(super) async fn describe(
     axum::extract::Extension(description): axum::extract::Extension<std::sync::Arc<OpenApi>>,
 ) -> Response {

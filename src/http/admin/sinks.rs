@@ -19,14 +19,14 @@ pub(super) struct SinkView {
     #[schema(example = "crm")]
     pub(super) name: String,
     #[schema(example = "webhook")]
-    pub(super) kind: &'static str,
+    kind: &'static str,
     pub(super) state: StateName,
     /// Since when it is paused or disabled.
     #[schema(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
     /// The number of the newest entry that arrived.
     #[schema(example = 42)]
-    pub(super) after: u64,
+    after: u64,
     /// Entries that have not arrived.
     #[schema(example = 0)]
     pub(super) lag_entries: u64,
@@ -34,11 +34,11 @@ pub(super) struct SinkView {
     #[schema(example = 0)]
     pub(super) lag_seconds: i64,
     /// Entries that arrived since the start, repetitions included.
-    pub(super) delivered: u64,
+    delivered: u64,
     /// Deliveries begun since the start.
-    pub(super) attempts: u64,
+    attempts: u64,
     /// Of those, how many failed.
-    pub(super) failures: u64,
+    failures: u64,
     /// Failures in a row.
     failures_in_a_row: u32,
     /// Why the last delivery failed, or why it is disabled.
@@ -64,6 +64,8 @@ pub(super) enum StateName {
 }
 
 impl StateName {
+    pub(super) const NAMES: [&'static str; 4] = ["running", "failing", "paused", "disabled"];
+
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -75,7 +77,14 @@ impl StateName {
 }
 
 impl SinkView {
-    fn new(name: &SinkName, kind: &'static str, cursor: Option<Cursor>, done: Progress, head: u64, now: Timestamp) -> Self {
+    fn new(
+        name: &SinkName,
+        kind: &'static str,
+        cursor: Option<Cursor>,
+        done: Progress,
+        head: u64,
+        now: Timestamp,
+    ) -> Self {
         // What has arrived is known before it is written down.
         let after = done.after.max(cursor.as_ref().map_or(0, |cursor| cursor.after));
         let lag_entries = head.saturating_sub(after);

@@ -10,6 +10,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
+use super::sinks::StateName;
 use super::{Problem, Shared};
 use crate::domain::tally::Tally;
 use crate::domain::time::{SECOND_MS, Timestamp};
@@ -118,6 +119,10 @@ fn sum<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
 pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
     let tallies = state.store.fan_tallies().await?;
     quotas::note(&state).await?;
+    for sink in state.sink_views().await? {
+        let lag = (sink.lag_entries, sink.lag_seconds);
+        state.metrics.sink(&sink.name, lag, sink.state.as_str(), &StateName::NAMES);
+    }
     let fans = sum(tallies.iter().map(|(_, tally)| tally));
     let paused = state.pauses.all(state.clock.now()).len();
     let text = state.metrics.scrape(&state.store.counts(), &fans, paused);

@@ -77,8 +77,18 @@ impl World {
     fn start(memory: Memory, clock: Arc<ManualClock>, receiver: Receiver) -> Self {
         let store = Arc::new(EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap());
         let sink = Box::new(receiver.clone());
-        let delivery =
-            Delivery::new(store.clone(), clock.clone(), Arc::default(), name(), sink, Start::Beginning);
+        let delivery = Delivery {
+            store: store.clone(),
+            clock: clock.clone(),
+            metrics: Arc::default(),
+            served: Arc::default(),
+            name: name(),
+            sink,
+            start: Start::Beginning,
+            cursor: None,
+            after: 0,
+            written_down: Instant::now(),
+        };
         Self { memory, clock, receiver, store, delivery, events: 0 }
     }
 
@@ -145,7 +155,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         2 => (1_u64..5_000).prop_map(|ms| Again::After(Duration::from_millis(ms))),
         1 => Just(Again::Never),
     ];
-    let answer = (0_usize..4, 0_usize..4, again).prop_map(|(arrive, told, again)| Answer { arrive, told, again });
+    let answer =
+        (0_usize..4, 0_usize..4, again).prop_map(|(arrive, told, again)| Answer { arrive, told, again });
     let one = prop_oneof![
         8 => (0_u8..5, 0_u8..4).prop_map(|(person, member)| Step::Add(person, member)),
         8 => Just(Step::Deliver),
@@ -216,8 +227,7 @@ async fn run_through(steps: Vec<Step>) {
     }
     assert_eq!((newest, known.len() as u64), (head, head), "something never arrived");
     let mut snapshot = world.store.snapshot().await.unwrap();
-    let kept: BTreeSet<_> =
-        snapshot.next(T0).await.unwrap().into_iter().map(|link| link.link_id).collect();
+    let kept: BTreeSet<_> = snapshot.next(T0).await.unwrap().into_iter().map(|link| link.link_id).collect();
     assert_eq!(links, kept, "whoever drops known ids ends with the links that there are");
 }
 

@@ -59,6 +59,7 @@ impl Service {
         let router = Router::new().route("/v1/fans", post(register)).with_state(service.clone());
         let metrics = crate::telemetry::metrics::Metrics::default();
         let limits = crate::http::Limits {
+            write_timeout: Duration::from_secs(30),
             cut_off_after: None,
             connections_max: 64,
             header_timeout: Duration::from_mins(1),

@@ -1,0 +1,287 @@
+//! The NATS sink against a real server with JetStream, started and killed by the test.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use async_nats::jetstream::stream::{Config, Stream};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::process::{Child, Command};
+
+use super::*;
+use crate::sink::sample::{entries, peer};
+
+const SUBJECT: &str = "unionlink.links";
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// A server with a store of its own.
+struct Server {
+    process: Option<Child>,
+    port: u16,
+    folder: TempDir,
+    arguments: Vec<String>,
+}
+
+impl Server {
+    async fn start(arguments: &[&str]) -> Self {
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
+        let mut server = Self { process: None, port, folder: tempfile::tempdir().unwrap(), arguments };
+        server.resume().await;
+        server
+    }
+
+    /// Starts the server on its port and waits until it speaks.
+    async fn resume(&mut self) {
+        let mut command = Command::new(peer("nats-server"));
+        command.args(["-js", "-a", "127.0.0.1", "-p", &self.port.to_string(), "-sd"]).arg(self.folder.path());
+        command.args(&self.arguments).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        self.process = Some(command.spawn().unwrap());
+        let speaks = async {
+            loop {
+                let mut greeting = [0; 4];
+                let connection = tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await;
+                if let Ok(mut connection) = connection
+                    && tokio::io::AsyncReadExt::read_exact(&mut connection, &mut greeting).await.is_ok()
+                {
+                    assert_eq!(&greeting, b"INFO");
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(WAIT_MAX, speaks).await.expect("the server starts");
+    }
+
+    /// SIGKILL.
+    async fn kill(&mut self) {
+        self.process.take().unwrap().kill().await.unwrap();
+    }
+
+    fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    fn sink(&self) -> Nats {
+        self.sink_as(Login::None)
+    }
+
+    fn sink_as(&self, login: Login) -> Nats {
+        Nats::new(Settings { url: self.url(), subject: SUBJECT.to_owned(), login, ca_file: None })
+    }
+
+    async fn stream(&self) -> Stream {
+        let context = jetstream::new(async_nats::connect(self.url()).await.unwrap());
+        let subjects = vec![SUBJECT.to_owned()];
+        let config = Config { name: "unionlink".to_owned(), subjects, ..Config::default() };
+        context.get_or_create_stream(config).await.unwrap()
+    }
+}
+
+/// What a stream holds: the id and the entry of each message, in its order.
+async fn messages(stream: &mut Stream) -> Vec<(String, Value)> {
+    let last = stream.info().await.unwrap().state.last_sequence;
+    let mut messages = Vec::new();
+    for sequence in 1..=last {
+        let message = stream.get_raw_message(sequence).await.unwrap();
+        assert_eq!(message.subject.as_str(), SUBJECT);
+        let id = message.headers.get(NATS_MESSAGE_ID).unwrap().as_str().to_owned();
+        messages.push((id, serde_json::from_slice(&message.payload).unwrap()));
+    }
+    messages
+}
+
+fn expected(first: u64, last: u64) -> Vec<(String, Value)> {
+    let pair = |entry: &FeedEntry| (entry.id.clone(), serde_json::to_value(entry).unwrap());
+    entries(first, last).iter().map(pair).collect()
+}
+
+async fn deliver(sink: &mut Nats, first: u64, last: u64) -> Result<(), Undelivered> {
+    tokio::time::timeout(WAIT_MAX, sink.deliver(&entries(first, last))).await.expect("a delivery has an end")
+}
+
+/// Delivers until it works, as the worker would, from where it got to.
+async fn deliver_at_last(sink: &mut Nats, mut first: u64, last: u64) {
+    let delivered = async {
+        while let Err(undelivered) = sink.deliver(&entries(first, last)).await {
+            assert_eq!(undelivered.again, Again::Later);
+            first += undelivered.arrived as u64;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(WAIT_MAX, delivered).await.expect("it works in the end");
+}
+
+#[tokio::test]
+async fn entries_are_in_the_stream_in_order_and_repeated_ones_once() {
+    let server = Server::start(&[]).await;
+    let mut stream = server.stream().await;
+    let mut sink = server.sink();
+    deliver(&mut sink, 1, 8).await.unwrap();
+    // As after a crash of ours between the acknowledgement and the cursor.
+    deliver(&mut server.sink(), 5, 10).await.unwrap();
+    deliver(&mut sink, 9, 12).await.unwrap();
+    assert_eq!(messages(&mut stream).await, expected(1, 12));
+}
+
+#[tokio::test]
+async fn a_missing_stream_is_told_with_the_remedy_and_needs_no_restart() {
+    let server = Server::start(&[]).await;
+    let mut sink = server.sink();
+    let undelivered = deliver(&mut sink, 1, 3).await.unwrap_err();
+    assert_eq!((undelivered.arrived, undelivered.again), (0, Again::Later));
+    assert!(
+        undelivered.reason.contains("nats stream add unionlink --subjects unionlink.links"),
+        "{undelivered}"
+    );
+    let mut stream = server.stream().await;
+    deliver(&mut sink, 1, 3).await.unwrap();
+    assert_eq!(messages(&mut stream).await, expected(1, 3));
+}
+
+#[tokio::test]
+async fn a_server_killed_in_between_gets_every_entry_once_and_in_order() {
+    let mut server = Server::start(&[]).await;
+    server.stream().await;
+    let mut sink = server.sink();
+    deliver(&mut sink, 1, 5).await.unwrap();
+    server.kill().await;
+    let undelivered = deliver(&mut sink, 6, 9).await.unwrap_err();
+    assert_eq!((undelivered.arrived, undelivered.again), (0, Again::Later));
+    server.resume().await;
+    deliver_at_last(&mut sink, 6, 9).await;
+    // Once more, under way.
+    let everything = entries(10, 265);
+    let (delivered, ()) = tokio::join!(sink.deliver(&everything), async {
+        tokio::task::yield_now().await;
+        server.kill().await;
+        server.resume().await;
+    });
+    let arrived = delivered.map_or_else(|undelivered| undelivered.arrived, |()| everything.len());
+    deliver_at_last(&mut sink, 10 + arrived as u64, 300).await;
+    assert_eq!(messages(&mut server.stream().await).await, expected(1, 300));
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there_yet_is_found_later() {
+    let mut server = Server::start(&[]).await;
+    server.stream().await;
+    server.kill().await;
+    let mut sink = server.sink();
+    let undelivered = deliver(&mut sink, 1, 1).await.unwrap_err();
+    assert!(undelivered.reason.starts_with("no connection to the NATS server"), "{undelivered}");
+    server.resume().await;
+    deliver_at_last(&mut sink, 1, 2).await;
+    assert_eq!(messages(&mut server.stream().await).await, expected(1, 2));
+}
+
+#[tokio::test]
+async fn a_login_is_used_and_a_wrong_one_told_without_it() {
+    let server = Server::start(&["--auth", "CANARY-right"]).await;
+    for login in [Login::None, Login::Token("CANARY-wrong".into())] {
+        let undelivered = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
+        assert!(undelivered.reason.contains("refuses the login"), "{undelivered}");
+        assert!(!undelivered.reason.contains("CANARY"), "{undelivered}");
+    }
+    let undelivered =
+        deliver(&mut server.sink_as(Login::Token("CANARY-right".into())), 1, 1).await.unwrap_err();
+    assert!(undelivered.reason.contains("no stream"), "{undelivered}");
+
+    let server = Server::start(&["--user", "unionlink", "--pass", "CANARY"]).await;
+    let login = Login::Password { user: "unionlink".to_owned(), password: "CANARY".into() };
+    let undelivered = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
+    assert!(undelivered.reason.contains("no stream"), "{undelivered}");
+}
+
+#[tokio::test]
+async fn a_client_that_gave_up_is_replaced() {
+    let mut server = Server::start(&[]).await;
+    server.stream().await;
+    let mut sink = Nats { reconnects_max: 2, ..server.sink() };
+    deliver(&mut sink, 1, 1).await.unwrap();
+    server.kill().await;
+    let given_up = async {
+        while !deliver(&mut sink, 2, 2).await.unwrap_err().reason.contains("for minutes") {}
+        assert!(sink.connection.is_none());
+    };
+    tokio::time::timeout(WAIT_MAX, given_up).await.expect("the client gives up");
+    server.resume().await;
+    deliver_at_last(&mut sink, 2, 2).await;
+    assert_eq!(messages(&mut server.stream().await).await, expected(1, 2));
+}
+
+#[tokio::test]
+async fn what_the_server_complains_of_is_told() {
+    let permissions = tempfile::NamedTempFile::new().unwrap();
+    let text = "authorization { users = [{ user: u, password: p, permissions: { publish: \"other\" } }] }";
+    std::fs::write(permissions.path(), text).unwrap();
+    let server = Server::start(&["-c", permissions.path().to_str().unwrap()]).await;
+    let login = Login::Password { user: "u".to_owned(), password: "p".into() };
+    let undelivered = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
+    assert!(undelivered.reason.to_lowercase().contains("permissions violation"), "{undelivered}");
+}
+
+#[tokio::test]
+async fn a_server_behind_tls_is_trusted_when_the_operator_vouches_for_it() {
+    let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
+    std::fs::write(&cert, made.cert.pem()).unwrap();
+    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+    let arguments = ["--tls", "--tlscert", cert.to_str().unwrap(), "--tlskey", key.to_str().unwrap()];
+    let server = Server::start(&arguments).await;
+    for (ca_file, says) in [(None, "certificate"), (Some(cert.clone()), "no stream takes the subject")] {
+        let url = format!("tls://localhost:{}", server.port);
+        let settings = Settings { url, subject: SUBJECT.to_owned(), login: Login::None, ca_file };
+        let undelivered = deliver(&mut Nats::new(settings), 1, 1).await.unwrap_err();
+        assert!(undelivered.reason.contains(says), "{undelivered}");
+    }
+}
+
+#[tokio::test]
+async fn a_credentials_file_that_is_none_is_told() {
+    let login = Login::Credentials("/nonexistent/unionlink.creds".into());
+    let settings =
+        Settings { url: "nats://127.0.0.1:1".to_owned(), subject: SUBJECT.to_owned(), login, ca_file: None };
+    let undelivered = deliver(&mut Nats::new(settings), 1, 1).await.unwrap_err();
+    assert!(undelivered.reason.contains("credentials_file /nonexistent/unionlink.creds"), "{undelivered}");
+    assert!(!are_credentials("no credentials"));
+}
+
+/// A server that takes messages and never acknowledges any.
+#[tokio::test(start_paused = true)]
+async fn a_missing_acknowledgement_ends_the_wait() {
+    use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (connection, _) = listener.accept().await.unwrap();
+        let mut connection = BufReader::new(connection);
+        let info = br#"INFO {"server_id":"x","version":"2.9.0","headers":true,"max_payload":1048576}"#;
+        connection.write_all(&[&info[..], b"\r\n"].concat()).await.unwrap();
+        let mut line = String::new();
+        while connection.read_line(&mut line).await.is_ok_and(|read| read > 0) {
+            if line.starts_with("PING") {
+                connection.write_all(b"PONG\r\n").await.unwrap();
+            }
+            line.clear();
+        }
+    });
+    let settings = Settings { url, subject: SUBJECT.to_owned(), login: Login::None, ca_file: None };
+    let undelivered = deliver(&mut Nats::new(settings), 1, 2).await.unwrap_err();
+    assert_eq!((undelivered.arrived, undelivered.again), (0, Again::Later));
+    assert!(undelivered.reason.contains("did not acknowledge within 5 s"), "{undelivered}");
+}
+
+#[test]
+fn subjects_are_those_that_can_be_published_to() {
+    for subject in ["unionlink.links", "a", "a.b-c_d.E1"] {
+        assert!(is_subject(subject), "{subject}");
+    }
+    for subject in ["", ".", "a.", ".a", "a..b", "a b", "a.*", "a.>", "链接", "a\n"] {
+        assert!(!is_subject(subject), "{subject}");
+    }
+}

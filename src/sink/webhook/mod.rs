@@ -1,0 +1,223 @@
+//! A sink that POSTs entries to a URL, signed after [Standard Webhooks](https://www.standardwebhooks.com).
+//!
+//! One attempt per delivery, in order; the worker decides when the next one is. The receiver says with the status
+//! alone how it went, its answer's body is read only so that the connection can be used again. Redirects are not
+//! followed: they would carry personal data to where no operator sent it.
+
+mod answer;
+mod reach;
+mod signing;
+#[cfg(test)]
+mod tests;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
+use reqwest::{Certificate, Url};
+use serde::Serialize;
+
+pub use reach::names_private_address;
+use reach::{PublicOnly, SystemNames};
+pub use signing::{SecretError, SigningKey};
+
+use super::{Again, Sink, Undelivered};
+use crate::clock::Clock;
+use crate::domain::link::FeedEntry;
+
+/// As much of an answer as is read, and for how long, to use its connection again.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+
+const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+
+/// Where and how a webhook is sent.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The receiver.
+    pub url: Url,
+    /// Signs.
+    pub key: SigningKey,
+    /// Signs as well, while receivers change from one secret to the next.
+    pub previous_key: Option<SigningKey>,
+    /// Sent along; see [`is_ours`].
+    pub headers: HeaderMap,
+    /// Entries in one request; from 2 on the body is a list.
+    pub batch: usize,
+    /// For one attempt, from resolving the name to the answer.
+    pub timeout: Duration,
+    /// Whether the URL's name may lead to private addresses.
+    pub private_addresses: bool,
+    /// Further roots of trust, as PEM.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Whether a header is written by the sink itself, or by HTTP.
+#[must_use]
+pub fn is_ours(name: &HeaderName) -> bool {
+    let name = name.as_str();
+    let hop = ["connection", "transfer-encoding", "upgrade", "te", "trailer", "expect"];
+    name.starts_with("webhook-")
+        || ["content-type", "content-length", "host"].contains(&name)
+        || hop.contains(&name)
+}
+
+/// Why a webhook cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum WebhookError {
+    /// The roots of trust cannot be read.
+    #[error("ca_file {} cannot be read", path.display())]
+    CaFile {
+        /// Which file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The roots of trust are none.
+    #[error("ca_file {} holds no certificate in PEM", path.display())]
+    NoCertificate {
+        /// Which file.
+        path: PathBuf,
+    },
+    /// The client cannot be built.
+    #[error("the HTTP client for a webhook cannot be built")]
+    Client(#[source] reqwest::Error),
+}
+
+/// The sink.
+pub struct Webhook {
+    http: reqwest::Client,
+    settings: Settings,
+    clock: Arc<dyn Clock>,
+}
+
+/// The body of a request with several entries.
+#[derive(Serialize)]
+struct Batch<'a> {
+    entries: &'a [FeedEntry],
+}
+
+impl Webhook {
+    /// A sink for one receiver.
+    ///
+    /// # Errors
+    /// [`WebhookError`] when the roots of trust cannot be had.
+    pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, WebhookError> {
+        Self::resolving(settings, clock, Arc::new(SystemNames))
+    }
+
+    fn resolving(
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        names: Arc<dyn reqwest::dns::Resolve>,
+    ) -> Result<Self, WebhookError> {
+        // An error means that another client of this process was first, with the same provider.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let private = settings.private_addresses || names_private_address(&settings.url);
+        let names = if private { names } else { Arc::new(PublicOnly(names)) };
+        let http = reqwest::Client::builder()
+            .timeout(settings.timeout)
+            .redirect(reqwest::redirect::Policy::none())
+            .retry(reqwest::retry::never())
+            .user_agent(concat!("unionlink/", env!("CARGO_PKG_VERSION")))
+            .dns_resolver(names)
+            .tls_certs_merge(roots(&settings)?)
+            .pool_max_idle_per_host(1)
+            .no_proxy()
+            .build()
+            .map_err(WebhookError::Client)?;
+        Ok(Self { http, settings, clock })
+    }
+
+    /// One request with these entries.
+    async fn post(&self, entries: &[FeedEntry]) -> Result<(), (Again, String)> {
+        let Some((id, body)) = self.message(entries) else {
+            return Ok(());
+        };
+        // Neither can happen with what the store hands out; should it ever, the operator sees it and nothing is lost.
+        let body =
+            body.map_err(|error| (Again::Later, format!("an entry cannot be written as JSON: {error}")))?;
+        let signed = self.signed(&id, &body);
+        let headers =
+            signed.map_err(|_| (Again::Later, "an entry's id cannot be sent in a header".to_owned()))?;
+        let request = self.http.post(self.settings.url.clone()).headers(headers).body(body);
+        let mut response = request.send().await.map_err(|error| (Again::Later, answer::broken(&error)))?;
+        let verdict = answer::verdict(response.status(), response.headers(), self.clock.now());
+        // The status has spoken: whatever becomes of the rest changes nothing.
+        let _ = tokio::time::timeout(ANSWER_TIMEOUT, drain(&mut response)).await;
+        verdict
+    }
+
+    /// The id and the body of the message with these entries; `None` without any.
+    fn message(&self, entries: &[FeedEntry]) -> Option<(String, serde_json::Result<Vec<u8>>)> {
+        let last = entries.last()?;
+        if self.settings.batch > 1 {
+            // The number tells a batch apart from another that ends in the same entry.
+            let id = format!("{}_{}", last.id, entries.len());
+            return Some((id, serde_json::to_vec(&Batch { entries })));
+        }
+        Some((last.id.clone(), serde_json::to_vec(last)))
+    }
+
+    fn signed(&self, id: &str, body: &[u8]) -> Result<HeaderMap, reqwest::header::InvalidHeaderValue> {
+        let timestamp_secs = self.clock.now().as_secs();
+        let mut signature = self.settings.key.sign(id, timestamp_secs, body);
+        if let Some(previous) = &self.settings.previous_key {
+            signature.push(' ');
+            signature.push_str(&previous.sign(id, timestamp_secs, body));
+        }
+        let mut headers = self.settings.headers.clone();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(WEBHOOK_ID, HeaderValue::from_str(id)?);
+        headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(timestamp_secs));
+        headers.insert(WEBHOOK_SIGNATURE, HeaderValue::from_str(&signature)?);
+        Ok(headers)
+    }
+}
+
+fn roots(settings: &Settings) -> Result<Vec<Certificate>, WebhookError> {
+    let Some(path) = settings.ca_file.clone() else {
+        return Ok(Vec::new());
+    };
+    match std::fs::read(&path) {
+        Err(source) => Err(WebhookError::CaFile { path, source }),
+        Ok(pem) => certificates(&pem).ok_or(WebhookError::NoCertificate { path }),
+    }
+}
+
+/// The certificates in a PEM file, if it holds any.
+#[must_use]
+pub fn certificates(pem: &[u8]) -> Option<Vec<Certificate>> {
+    Certificate::from_pem_bundle(pem).ok().filter(|found| !found.is_empty())
+}
+
+/// Reads an answer to its end if that is near; a connection whose answer was not read to the end is closed.
+async fn drain(response: &mut reqwest::Response) {
+    let mut bytes = 0;
+    while let Ok(Some(chunk)) = response.chunk().await {
+        bytes += chunk.len();
+        if bytes > ANSWER_BYTES_MAX {
+            return;
+        }
+    }
+}
+
+#[async_trait]
+impl Sink for Webhook {
+    fn batch_max(&self) -> usize {
+        self.settings.batch.max(1)
+    }
+
+    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), Undelivered> {
+        let mut arrived = 0;
+        for message in entries.chunks(self.batch_max()) {
+            self.post(message).await.map_err(|(again, reason)| Undelivered { arrived, again, reason })?;
+            arrived += message.len();
+        }
+        Ok(())
+    }
+}
