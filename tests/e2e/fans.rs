@@ -100,7 +100,8 @@ async fn an_import_leaves_the_reserve_to_who_registers_now() {
 async fn fans_are_renewed_before_their_end_whatever_wecom_returns() {
     for remint in [Remint::NewId, Remint::SameId, Remint::SameIdNotRenewed] {
         let options = Options { remint, ..Setup::default().options };
-        let world = World::with(Setup { options, ..Setup::default() }).await;
+        let store = "feed_days = 365".to_owned();
+        let world = World::with(Setup { options, store, ..Setup::default() }).await;
         let fans = world.mint(3).await;
         world.add(0, &fans[0], "zhangsan").await;
         world.linked(&fans[0], 1).await;

@@ -102,6 +102,7 @@ async fn killed_under_load_it_loses_nothing_it_acknowledged_and_links_nothing_tw
             }
             registered
         };
+        let begun = tokio::sync::Semaphore::new(0);
         let adding = async {
             let mut kept = Vec::new();
             for (n, chunk) in fans.chunks(10).enumerate() {
@@ -110,6 +111,7 @@ async fn killed_under_load_it_loses_nothing_it_acknowledged_and_links_nothing_tw
                 for ((fan, id), event) in chunk.iter().zip(ids).zip(events) {
                     if world.wecom.deliver_once(&event).await.acknowledged {
                         kept.push((fan.clone(), id));
+                        begun.add_permits(1);
                     }
                 }
             }
@@ -117,6 +119,8 @@ async fn killed_under_load_it_loses_nothing_it_acknowledged_and_links_nothing_tw
         };
         let pid = process.child.as_ref().unwrap().id().unwrap().to_string();
         let killing = async {
+            // However slow the machine is, it is under load when it dies.
+            let _ten = tokio::time::timeout(PATIENCE, begun.acquire_many(10)).await.unwrap().unwrap();
             tokio::time::sleep(life).await;
             assert!(Command::new("kill").arg("-KILL").arg(pid).status().await.unwrap().success());
         };
