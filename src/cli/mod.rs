@@ -13,6 +13,7 @@ mod output;
 mod serve;
 mod show;
 mod simulate;
+mod store;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -56,6 +57,8 @@ enum Command {
     Explain(explain::Explain),
     /// Erase a person everywhere, and print the receipt
     Forget(forget::Forget),
+    /// Care for the store's folder while the service is stopped: compact it
+    Store(store::Store),
     /// Run the simulated WeCom platform alone, to develop against
     Simulate(simulate::Simulate),
 }
@@ -86,6 +89,7 @@ pub fn main() -> ExitCode {
                     Command::Events(events) => Box::pin(events.run()).await,
                     Command::Explain(explain) => Box::pin(explain.run()).await,
                     Command::Forget(forget) => Box::pin(forget.run()).await,
+                    Command::Store(store) => Box::pin(store.run()).await,
                     Command::Simulate(simulate) => Box::pin(simulate.run()).await,
                 }
             });

@@ -1,14 +1,15 @@
-//! How another command of this program reaches the service: `[admin]` alone, so that the service's other secrets
-//! need not be at hand.
+//! What other commands of this program need of the configuration: `[admin]` alone to reach the service, `[store]`
+//! alone to find the folder, so that the service's secrets need not be at hand.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::Path;
+use std::rc::Rc;
 
 use secrecy::SecretString;
 use toml::Table;
 
-use super::reader::{Problem, Section};
-use super::{Admin, ConfigError, Environment, sections, table};
+use super::reader::{Problem, Section, Shared};
+use super::{Admin, ConfigError, Environment, Store, sections, table};
 
 /// Where the admin API is, and what it asks for.
 #[derive(Debug, Clone)]
@@ -43,10 +44,7 @@ pub(super) fn parse_admin(
     path: &Path,
     environment: &Environment,
 ) -> Result<AdminAccess, ConfigError> {
-    let mut whole = table(text, path)?;
-    let ours: Table = whole.remove_entry("admin").into_iter().collect();
-    let overrides = environment.overrides().into_iter().filter(|(name, _)| name.starts_with("ADMIN__"));
-    let (mut root, shared) = Section::root(ours, overrides.collect());
+    let (mut root, shared) = section_alone(text, path, environment, "admin")?;
     let admin = sections::admin(&mut root.section("admin"), environment);
     drop(root);
     let mut problems = shared.into_problems();
@@ -65,6 +63,39 @@ pub(super) fn parse_admin(
         _ => {}
     }
     Err(ConfigError::Problems { path: path.to_owned(), problems })
+}
+
+/// One section of the file, with what the environment says of it; nothing else is looked at.
+pub(super) fn section_alone(
+    text: &str,
+    path: &Path,
+    environment: &Environment,
+    name: &str,
+) -> Result<(Section, Rc<Shared>), ConfigError> {
+    let mut whole = table(text, path)?;
+    let ours: Table = whole.remove_entry(name).into_iter().collect();
+    let prefix = format!("{}__", name.to_ascii_uppercase());
+    let overrides = environment.overrides().into_iter().filter(|(name, _)| name.starts_with(&prefix));
+    Ok(Section::root(ours, overrides.collect()))
+}
+
+/// Reads only where the store is in the configuration in `path`: enough for a command that needs the folder and
+/// none of the service's secrets.
+///
+/// # Errors
+/// [`ConfigError`] with everything that is wrong there.
+pub fn load_store(path: &Path, environment: &Environment) -> Result<Store, ConfigError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+    let (mut root, shared) = section_alone(&text, path, environment, "store")?;
+    let store = sections::store(&mut root.section("store"));
+    drop(root);
+    let problems = shared.into_problems();
+    if problems.is_empty() {
+        Ok(store)
+    } else {
+        Err(ConfigError::Problems { path: path.to_owned(), problems })
+    }
 }
 
 /// Where a service that listens on `listen` is reached from its own machine.

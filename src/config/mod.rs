@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use toml::Table;
 
-pub use admin::{AdminAccess, load_admin};
+pub use admin::{AdminAccess, load_admin, load_store};
 pub use reader::Problem;
 use reader::Section;
 pub use secret::Secret;

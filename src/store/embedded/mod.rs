@@ -8,6 +8,7 @@
 //! write. Reads go straight to the engine from whatever thread asks; a row that is visible but not yet durable
 //! is harmless everywhere except on the feed, whose readers are told of durable entries only.
 
+mod compaction;
 mod durable_sync;
 pub mod engine;
 mod fans;
@@ -40,6 +41,7 @@ use crate::domain::fan::{FanStep, Priority};
 use crate::domain::ids::{AppName, ContactKey};
 use crate::domain::time::Timestamp;
 
+pub use compaction::{Compacted, compact};
 use engine::{Engine, Memory};
 use index::{Clue, Index};
 use indexing::Indexing;

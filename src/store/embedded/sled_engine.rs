@@ -17,8 +17,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::durable_sync;
 use super::engine::{Engine, EngineError, Rows, Write};
+use super::{compaction, durable_sync};
 
 const BALLAST_BYTES: u64 = 64 << 20;
 /// A database closed a moment ago in this process may still hold its lock.
@@ -74,6 +74,7 @@ impl SledEngine {
             // Opening needs space: sled writes a snapshot and zeroes segments.
             let _ = std::fs::remove_file(&ballast);
         }
+        compaction::recover(folder)?;
         let path = folder.join("sled");
         create_private(&path)?;
         delete_unfinished_snapshots(&path)?;
@@ -94,11 +95,14 @@ impl SledEngine {
     }
 }
 
-fn folder_error<'a>(attempted: &'static str, path: &'a Path) -> impl FnOnce(io::Error) -> OpenError + 'a {
+pub(super) fn folder_error<'a>(
+    attempted: &'static str,
+    path: &'a Path,
+) -> impl FnOnce(io::Error) -> OpenError + 'a {
     move |source| OpenError::Folder { attempted, path: path.to_owned(), source }
 }
 
-fn create_private(path: &Path) -> Result<(), OpenError> {
+pub(super) fn create_private(path: &Path) -> Result<(), OpenError> {
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -106,7 +110,7 @@ fn create_private(path: &Path) -> Result<(), OpenError> {
         .map_err(folder_error("create the folder", path))
 }
 
-fn lock(folder: &Path) -> Result<File, OpenError> {
+pub(super) fn lock(folder: &Path) -> Result<File, OpenError> {
     let path = folder.join("lock");
     let file = File::create(&path).map_err(folder_error("create", &path))?;
     match file.try_lock() {
@@ -116,7 +120,7 @@ fn lock(folder: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn delete_unfinished_snapshots(path: &Path) -> Result<(), OpenError> {
+pub(super) fn delete_unfinished_snapshots(path: &Path) -> Result<(), OpenError> {
     for entry in std::fs::read_dir(path).map_err(folder_error("read", path))? {
         let entry = entry.map_err(folder_error("read", path))?;
         let name = entry.file_name();
@@ -129,7 +133,7 @@ fn delete_unfinished_snapshots(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, OpenError> {
+pub(super) fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, OpenError> {
     let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
     let until = Instant::now() + REOPEN_WITHIN;
     loop {
