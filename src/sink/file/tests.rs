@@ -195,6 +195,23 @@ async fn two_writers_of_one_folder_do_not_mix() {
     assert_eq!(place.sequence(), [1, 2]);
 }
 
+#[tokio::test]
+async fn a_delivery_given_up_half_way_does_not_mix_with_the_next() {
+    let place = Place::new();
+    let mut sink = place.open(NO_ROTATION, true);
+    let started = std::future::poll_fn(|context| {
+        std::task::Poll::Ready(sink.deliver(&entries(1, 400)).as_mut().poll(context).is_pending())
+    });
+    assert!(started.await, "it was given up after it had begun");
+    sink.deliver(&entries(1, 500)).await.unwrap();
+    // Either order of the two is right; each is whole.
+    let mut sequence = place.sequence();
+    assert_eq!(sequence.len(), 900);
+    sequence.sort_unstable();
+    sequence.dedup();
+    assert_eq!(sequence, (1..=500).collect::<Vec<_>>());
+}
+
 const FOLDER: &str = "UNIONLINK_TEST_FOLDER";
 
 /// Files that may not grow: the kernel itself breaks a write half-way. The limit is a process's, so this is one.

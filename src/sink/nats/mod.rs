@@ -109,7 +109,11 @@ impl Nats {
         let connection = self.connected().await?;
         let sent = connection.jetstream.publish_with_headers(subject.clone(), headers, payload.into()).await;
         let acknowledged = match sent {
-            Ok(acknowledgement) => acknowledgement.await,
+            Ok(acknowledgement) => tokio::select! {
+                acknowledged = acknowledgement => acknowledged,
+                // Acknowledgements come over the connection that the message went over, or not at all.
+                () = connection.falls() => Err(PublishErrorKind::BrokenPipe.into()),
+            },
             Err(error) => Err(error),
         };
         // A duplicate is acknowledged too: the entry is there.
@@ -121,7 +125,7 @@ impl Nats {
 
     /// A connection that stands. While it does not, nothing is handed to the client: it would send it much later,
     /// behind the back of whoever was told that it had failed.
-    async fn connected(&mut self) -> Result<&Connection, String> {
+    async fn connected(&mut self) -> Result<&mut Connection, String> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await?,
@@ -158,10 +162,14 @@ impl Nats {
             .max_reconnects(self.reconnects_max)
             .event_callback(move |event| {
                 match event {
-                    Event::Connected => tell.send_replace(None),
-                    Event::ServerError(error) => tell.send_replace(Some(error.to_string())),
-                    _ => None,
-                };
+                    Event::Connected => tell.send_modify(|complaint| *complaint = None),
+                    Event::ServerError(error) => {
+                        tell.send_modify(|complaint| *complaint = Some(error.to_string()));
+                    }
+                    // No complaint, but news.
+                    Event::Disconnected => tell.send_modify(|_| {}),
+                    _ => {}
+                }
                 std::future::ready(())
             });
         let options = match &self.settings.ca_file {
@@ -192,6 +200,13 @@ impl Connection {
             self.news.changed().await.map_err(|_| GivenUp)?;
         }
         Ok(())
+    }
+
+    /// Waits until the connection does not stand any more.
+    async fn falls(&mut self) {
+        while self.jetstream.client().connection_state() == State::Connected
+            && self.news.changed().await.is_ok()
+        {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! The NATS sink against a real server with JetStream, started and killed by the test.
 
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use async_nats::jetstream;
@@ -15,6 +16,14 @@ use crate::sink::sample::{entries, peer};
 const SUBJECT: &str = "unionlink.links";
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
+/// A port that stays free while its server is dead: below those that the system hands out by itself.
+fn free_port() -> u16 {
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
+    let free = |port: &u16| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    std::iter::repeat_with(|| first + TRIED.fetch_add(1, Ordering::Relaxed)).take(1_000).find(free).unwrap()
+}
+
 /// A server with a store of its own.
 struct Server {
     process: Option<Child>,
@@ -25,9 +34,7 @@ struct Server {
 
 impl Server {
     async fn start(arguments: &[&str]) -> Self {
-        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = free.local_addr().unwrap().port();
-        drop(free);
+        let port = free_port();
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
         let mut server = Self { process: None, port, folder: tempfile::tempdir().unwrap(), arguments };
         server.resume().await;
