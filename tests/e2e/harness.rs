@@ -202,6 +202,12 @@ impl World {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{status} {path}: {e}: {text}"))
     }
 
+    /// The status and the text of an answer, whatever it is.
+    pub async fn text(&self, path: &str) -> (u16, String) {
+        let response = self.http.get(format!("{}{path}", self.admin)).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
     /// Reads `path` until it `is` as wanted.
     pub async fn until(&self, path: &str, is: impl Fn(&Value) -> bool) -> Value {
         let give_up = Instant::now() + PATIENCE;

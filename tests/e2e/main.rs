@@ -12,4 +12,6 @@ mod harness;
 mod kills;
 mod linking;
 mod process;
+mod receivers;
+mod sinks;
 mod trouble;

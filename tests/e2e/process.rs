@@ -62,8 +62,13 @@ impl Process {
     }
 
     async fn terminate(&self) {
+        self.signal("TERM").await;
+    }
+
+    /// Sends a signal and waits for nothing.
+    pub async fn signal(&self, name: &str) {
         let pid = self.child.as_ref().unwrap().id().unwrap().to_string();
-        assert!(Command::new("kill").arg("-TERM").arg(pid).status().await.unwrap().success());
+        assert!(Command::new("kill").arg(format!("-{name}")).arg(pid).status().await.unwrap().success());
     }
 
     async fn exit_code(&mut self) -> Option<i32> {
@@ -117,12 +122,11 @@ async fn killed_under_load_it_loses_nothing_it_acknowledged_and_links_nothing_tw
             }
             kept
         };
-        let pid = process.child.as_ref().unwrap().id().unwrap().to_string();
         let killing = async {
             // However slow the machine is, it is under load when it dies.
             let _ten = tokio::time::timeout(PATIENCE, begun.acquire_many(10)).await.unwrap().unwrap();
             tokio::time::sleep(life).await;
-            assert!(Command::new("kill").arg("-KILL").arg(pid).status().await.unwrap().success());
+            process.signal("KILL").await;
         };
         let (registered, kept, ()) = tokio::join!(registering, adding, killing);
         accepted.extend(registered);

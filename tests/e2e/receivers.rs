@@ -1,0 +1,126 @@
+//! Real receivers of links: an HTTP server that checks signatures, a NATS server, a folder. Each keeps what it got.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use serde_json::Value;
+use tokio::process::{Child, Command};
+
+use crate::harness::PATIENCE;
+
+/// `whsec_` and 24 bytes.
+pub const SECRET: &str = "whsec_dW5pb25saW5rLWludmVudGVkLXNlY3JldC0x";
+
+/// An HTTP server for webhooks.
+#[derive(Clone)]
+pub struct Webhook {
+    pub url: String,
+    received: Arc<Mutex<Vec<Value>>>,
+    status: Arc<AtomicU16>,
+}
+
+impl Webhook {
+    pub async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hooks", listener.local_addr().unwrap());
+        let webhook = Self { url, received: Arc::default(), status: Arc::new(AtomicU16::new(200)) };
+        let router = Router::new().route("/hooks", post(receive)).with_state(webhook.clone());
+        tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        webhook
+    }
+
+    /// From now on every request is answered so.
+    pub fn answers(&self, status: u16) {
+        self.status.store(status, Ordering::SeqCst);
+    }
+
+    pub fn received(&self) -> Vec<Value> {
+        self.received.lock().unwrap().clone()
+    }
+}
+
+async fn receive(State(webhook): State<Webhook>, headers: HeaderMap, body: Bytes) -> StatusCode {
+    let status = StatusCode::from_u16(webhook.status.load(Ordering::SeqCst)).unwrap();
+    if status.is_success() {
+        let entry: Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(headers["webhook-id"], entry["id"].as_str().unwrap());
+        assert!(headers["webhook-signature"].to_str().unwrap().starts_with("v1,"));
+        webhook.received.lock().unwrap().push(entry);
+    }
+    status
+}
+
+/// A NATS server with a stream for links.
+pub struct Nats {
+    pub url: String,
+    _process: Child,
+    _folder: tempfile::TempDir,
+}
+
+impl Nats {
+    pub async fn start() -> Self {
+        // The test binary itself lies in the build's folder, wherever that is.
+        let test = std::env::current_exe().unwrap();
+        let server =
+            test.ancestors().map(|folder| folder.join("peers/nats-server")).find(|path| path.exists());
+        let server = server.expect("nats-server is missing; run .ci/peers");
+        let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free);
+        let folder = tempfile::tempdir().unwrap();
+        let mut command = Command::new(server);
+        command.args(["-js", "-a", "127.0.0.1", "-p", &port.to_string(), "-sd"]).arg(folder.path());
+        command.stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let nats = Self {
+            url: format!("nats://127.0.0.1:{port}"),
+            _process: command.spawn().unwrap(),
+            _folder: folder,
+        };
+        let ready = async {
+            while nats.stream().await.is_none() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, ready).await.expect("the server starts");
+        nats
+    }
+
+    async fn stream(&self) -> Option<jetstream::stream::Stream> {
+        let context = jetstream::new(async_nats::connect(&self.url).await.ok()?);
+        let subjects = vec!["unionlink.links".to_owned()];
+        let config = jetstream::stream::Config { name: "links".to_owned(), subjects, ..Default::default() };
+        context.get_or_create_stream(config).await.ok()
+    }
+
+    pub async fn received(&self) -> Vec<Value> {
+        let mut stream = self.stream().await.unwrap();
+        let last = stream.info().await.unwrap().state.last_sequence;
+        let mut received = Vec::new();
+        for sequence in 1..=last {
+            let message = stream.get_raw_message(sequence).await.unwrap();
+            received.push(serde_json::from_slice(&message.payload).unwrap());
+        }
+        received
+    }
+}
+
+/// What the file sink wrote, every line of it JSON.
+pub fn lines_in(folder: &Path) -> Vec<Value> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
+        .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
+        .unwrap_or_default();
+    files.sort();
+    let texts = files.iter().map(|file| std::fs::read_to_string(file).unwrap());
+    texts
+        .flat_map(|text| text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>())
+        .collect()
+}

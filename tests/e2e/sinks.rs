@@ -1,0 +1,231 @@
+//! Links leave through every sink, whatever happens to the service or to a receiver.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Setup, World};
+use crate::process::Process;
+use crate::receivers::{Nats, SECRET, Webhook, lines_in};
+
+fn webhook(name: &str, url: &str) -> String {
+    format!(
+        "[[sinks]]\nname = \"{name}\"\nkind = \"webhook\"\nurl = \"{url}\"\nsecret = {{ value = \"{SECRET}\" }}\n"
+    )
+}
+
+fn file(folder: &Path) -> String {
+    format!("[[sinks]]\nname = \"archive\"\nkind = \"file\"\npath = {:?}\n", folder.display().to_string())
+}
+
+fn nats(url: &str) -> String {
+    format!("[[sinks]]\nname = \"bus\"\nkind = \"nats\"\nurl = \"{url}\"\n")
+}
+
+async fn whole_feed(world: &World) -> Vec<Value> {
+    let (mut after, mut feed) = (0, Vec::new());
+    loop {
+        let page = world.get(&format!("/v1/links/feed?after={after}&limit=1000")).await;
+        let entries = page["entries"].as_array().unwrap();
+        if entries.is_empty() {
+            return feed;
+        }
+        after = page["next"].as_u64().unwrap();
+        feed.extend(entries.iter().cloned());
+    }
+}
+
+/// Everything on the feed arrived, in order, and more than once only under the same id with the same content.
+fn judge(who: &str, received: &[Value], feed: &[Value]) {
+    let plain = |entry: &Value| {
+        let mut entry = entry.clone();
+        // Told only while it can be used.
+        entry["data"]["welcome_code"] = Value::Null;
+        entry
+    };
+    let wanted: BTreeMap<u64, Value> =
+        feed.iter().map(|entry| (entry["seq"].as_u64().unwrap(), plain(entry))).collect();
+    let (mut newest, mut seen) = (0, BTreeSet::new());
+    for entry in received {
+        let seq = entry["seq"].as_u64().unwrap();
+        assert!(seq <= newest + 1, "{who}: {seq} came after {newest}");
+        newest = newest.max(seq);
+        assert_eq!(Some(&plain(entry)), wanted.get(&seq), "{who}");
+        seen.insert(entry["id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!((newest, seen.len()), (feed.len() as u64, feed.len()), "{who}: something is missing");
+}
+
+/// Waits until every sink has everything.
+async fn caught_up(world: &World) -> Value {
+    let done = |s: &Value| s["sinks"].as_array().unwrap().iter().all(|sink| sink["after"] == s["feed_head"]);
+    world.until("/v1/status", done).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_under_load_nothing_is_missing_at_any_receiver() {
+    const ROUNDS: usize = 6;
+    let (hooks, bus, archive) = (Webhook::start().await, Nats::start().await, tempfile::tempdir().unwrap());
+    let folder = archive.path().join("links");
+    let app = webhook("crm", &hooks.url) + &nats(&bus.url) + &file(&folder);
+    let mut process = Process::with(Setup { app, ..Setup::default() }).await;
+    let (mut arrived, mut fans) = (0, Vec::new());
+    for round in 0..ROUNDS {
+        process.start().await;
+        let more = process.world.mint(60).await;
+        let world = &process.world;
+        let adding = async {
+            for fan in &more {
+                let (_, event) = world.befriend(0, fan, "zhangsan");
+                // Not acknowledged by a process that is dead; that is not this test's affair.
+                world.wecom.deliver_once(&event).await;
+            }
+        };
+        let killing = async {
+            // In the middle of deliveries: some have arrived, most have not.
+            while hooks.received().len() < arrived + 2 + 7 * round {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            process.signal("KILL").await;
+        };
+        tokio::time::timeout(Duration::from_secs(60), async { tokio::join!(adding, killing) })
+            .await
+            .expect("links arrive before the kill");
+        fans.extend(more);
+        process.kill().await;
+        arrived = hooks.received().len();
+    }
+    process.start().await;
+    process.world.settle().await;
+    let world = &process.world;
+    let status = caught_up(world).await;
+    assert!(status["links"].as_u64().unwrap() > 30, "{status}");
+    let feed = whole_feed(world).await;
+    judge("webhook", &hooks.received(), &feed);
+    judge("nats", &bus.received().await, &feed);
+    judge("file", &lines_in(&folder), &feed);
+    let twice = hooks.received().len() - feed.len();
+    eprintln!("{} entries, {twice} delivered again to the webhook after {ROUNDS} kills", feed.len());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_is_dead_for_an_hour_delays_nobody_else_and_catches_up_in_order() {
+    let (dead, well, archive) =
+        (Webhook::start().await, Webhook::start().await, tempfile::tempdir().unwrap());
+    let folder = archive.path().join("links");
+    let app = webhook("crm", &dead.url) + &webhook("cdp", &well.url) + &file(&folder);
+    let world = World::with(Setup { app, ..Setup::default() }).await;
+    dead.answers(500);
+    let fans = world.mint(60).await;
+    for fan in &fans {
+        world.add(0, fan, "zhangsan").await;
+        world.clock.skip(Duration::from_mins(1));
+    }
+    world.until("/v1/sinks/cdp", |sink| sink["after"] == 60).await;
+    world.until("/v1/sinks/archive", |sink| sink["after"] == 60).await;
+    let sink = world.until("/v1/sinks/crm", |sink| sink["failures"].as_u64() > Some(3)).await;
+    assert_eq!(
+        (&sink["state"], &sink["after"], &sink["lag_entries"]),
+        (&json!("failing"), &json!(0), &json!(60))
+    );
+    assert!(
+        sink["lag_seconds"].as_u64().unwrap() > 58 * 60 && sink["reason"].as_str().unwrap().contains("500")
+    );
+    // Tried ever more seldom: an hour of it is a dozen tries.
+    assert!(sink["attempts"].as_u64().unwrap() < 25, "{sink}");
+    let (_, metrics) = world.text("/metrics").await;
+    for line in [
+        "unionlink_sink_lag_entries{sink=\"crm\"} 60",
+        "unionlink_sink_lag_entries{sink=\"cdp\"} 0",
+        "unionlink_sink_state{sink=\"crm\",state=\"failing\"} 1",
+        "unionlink_delivered_entries_total{sink=\"cdp\"} 60",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
+    dead.answers(200);
+    world.clock.skip(Duration::from_hours(1));
+    caught_up(&world).await;
+    let feed = whole_feed(&world).await;
+    for (who, received) in [("crm", dead.received()), ("cdp", well.received()), ("file", lines_in(&folder))] {
+        assert_eq!(received.len(), 60, "{who}");
+        judge(who, &received, &feed);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_pauses_resumes_and_rewinds_a_sink() {
+    let hooks = Webhook::start().await;
+    let mut world = World::with(Setup { app: webhook("crm", &hooks.url), ..Setup::default() }).await;
+    let post = async |world: &World, what: &str, body: Value| {
+        let url = format!("{}/v1/sinks/crm/{what}", world.admin);
+        let response = world.http.post(url).json(&body).send().await.unwrap();
+        (response.status().as_u16(), response.json::<Value>().await.unwrap())
+    };
+    let fans = world.mint(6).await;
+    world.add(0, &fans[0], "zhangsan").await;
+    world.until("/v1/sinks/crm", |sink| sink["after"] == 1).await;
+    let (status, sink) = post(&world, "pause", json!({})).await;
+    assert_eq!((status, &sink["state"]), (200, &json!("paused")));
+    for fan in &fans[1..5] {
+        world.add(0, fan, "zhangsan").await;
+    }
+    world.feed(5).await;
+    // A pause outlives a restart.
+    world.restart().await;
+    let sink = world.until("/v1/sinks/crm", |sink| sink["lag_entries"] == 4).await;
+    assert_eq!((&sink["state"], &sink["after"]), (&json!("paused"), &json!(1)));
+    assert_eq!(hooks.received().len(), 1);
+    post(&world, "resume", json!({})).await;
+    world.until("/v1/sinks/crm", |sink| sink["after"] == 5).await;
+    assert_eq!(hooks.received().len(), 5);
+    // Back, and forwards over what a receiver cannot take.
+    assert_eq!(post(&world, "rewind", json!({"after": 3})).await.0, 200);
+    world.until("/v1/sinks/crm", |sink| sink["after"] == 5 && hooks.received().len() == 7).await;
+    hooks.answers(422);
+    world.add(0, &fans[5], "zhangsan").await;
+    world.until("/v1/sinks/crm", |sink| sink["state"] == "failing").await;
+    let (_, sink) = post(&world, "rewind", json!({"to": "now"})).await;
+    assert_eq!((&sink["after"], &sink["state"]), (&json!(6), &json!("running")));
+    let ids: BTreeSet<_> = hooks.received().iter().map(|entry| entry["id"].to_string()).collect();
+    assert_eq!((hooks.received().len(), ids.len()), (7, 5));
+    // Who wants nothing any more is left alone until somebody says otherwise.
+    hooks.answers(410);
+    world.add(1, &fans[5], "zhangsan").await;
+    world.until("/v1/sinks/crm", |sink| sink["state"] == "disabled").await;
+    hooks.answers(200);
+    post(&world, "resume", json!({})).await;
+    world.until("/v1/sinks/crm", |sink| sink["after"] == 7 && sink["state"] == "running").await;
+    for (what, body, wanted) in [
+        ("rewind", json!({}), 400),
+        ("rewind", json!({"after": 1, "to": "now"}), 400),
+        ("rewind", json!({"to": "yesterday"}), 400),
+    ] {
+        assert_eq!(post(&world, what, body).await.0, wanted);
+    }
+    assert_eq!(world.text("/v1/sinks/nobody").await.0, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sink_added_later_begins_where_it_is_told_to() {
+    let (old, all, new) = (Webhook::start().await, Webhook::start().await, Webhook::start().await);
+    let app = webhook("old", &old.url);
+    let mut world = World::with(Setup { app: app.clone(), ..Setup::default() }).await;
+    let fans = world.mint(3).await;
+    world.add(0, &fans[0], "zhangsan").await;
+    world.add(0, &fans[1], "zhangsan").await;
+    world.feed(2).await;
+    caught_up(&world).await;
+    world.setup.app = app + &webhook("all", &all.url) + &webhook("new", &new.url) + "start = \"now\"\n";
+    world.restart().await;
+    world.until("/v1/sinks/new", |sink| sink["after"] == 2).await;
+    world.add(0, &fans[2], "zhangsan").await;
+    world.feed(3).await;
+    caught_up(&world).await;
+    assert_eq!([&old, &all, &new].map(|hooks| hooks.received().len()), [3, 3, 1]);
+    // And it stays where it is when it is started again.
+    world.restart().await;
+    caught_up(&world).await;
+    assert_eq!([&old, &all, &new].map(|hooks| hooks.received().len()), [3, 3, 1]);
+}
