@@ -4,7 +4,7 @@
 //! the worker that owns it: the durable cursor, when to try again, pausing, metrics. So a sink keeps no state that
 //! matters: killed at any instruction, it is handed the same entries once more, under the same ids.
 //!
-//! [`webhook`] POSTs to a URL, [`nats`] publishes to a stream, [`file`] appends to files. None of them reads the
+//! [`webhook`] POSTs to a URL, [`nats`] publishes to a stream, [`mod@file`] appends to files. None of them reads the
 //! configuration or knows of the others.
 
 pub mod file;
