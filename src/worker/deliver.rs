@@ -209,6 +209,7 @@ impl Delivery {
             let after = self.after;
             self.progress(|progress| {
                 (progress.after, progress.due_at, progress.failures_in_a_row) = (after, None, 0);
+                progress.problem = None;
             });
         }
         self.cursor = Some(cursor.clone());
