@@ -7,11 +7,11 @@
 //! ```text
 //!                     verify · decrypt          ≤ 100 ids a call
 //!  WeCom ──callback──▶ http/callback ──▶ inbox ──▶ resolve ──┐
-//!                                     (durable,              ▼
-//!                                      then 200)          ┌──────┐
-//!                                                         │ join │──▶ links ──▶ feed
+//!                                     (durable,              ▼                   ┌──▶ deliver ──▶ sinks
+//!                                      then 200)          ┌──────┐               │
+//!                                                         │ join │──▶ links ──▶ feed ──▶ pages · stream
 //!                                                         └──────┘      │
-//!  brand ──fans──────▶ http/admin ──▶ fans ──▶ mint ─────────▲          └──▶ look-ups
+//!  brand ──fans──────▶ http/admin ──▶ fans ──▶ mint ─────────▲          └──▶ look-ups · export
 //!                                  (durable,  quota-paced
 //!                                   then 202)
 //! ```
@@ -31,13 +31,17 @@
 //!    what is known of a customer whatever order the news arrives in.
 //! 6. [`domain::fan`] is what time does to the brand's side, [`worker::renew`] does it; millions of fans lie in the
 //!    store's roll and wait in its queues, and [`domain::quota`] says whose turn it is and when.
-//! 7. [`http::admin`] is where the brand's systems read links and the feed, and operators see how it goes.
-//! 8. [`app`] puts it all together, [`lifecycle`] starts and stops it, [`cli`] is what a person types.
-//! 9. [`simulator`] is a working model of WeCom behind a socket: for the demo, for development, for the tests.
+//! 7. Links leave through the feed, which [`store::Feed`] keeps in order with a cursor for each sink.
+//!    [`worker::deliver`] hands its entries to the receivers behind [`sink::Sink`]: webhook, NATS, files.
+//! 8. [`http::admin`] is where the brand's systems read links and the feed, and operators see how it goes;
+//!    [`domain::explain`] says, as a pure function, why somebody is or is not linked; [`store::People`] forgets.
+//! 9. [`app`] puts it all together, [`lifecycle`] starts and stops it, [`cli`] is what a person types.
+//! 10. [`simulator`] is a working model of WeCom behind a socket: for the demo, for development, for the tests.
 //!
-//! Direction: `main → cli → app → { http, worker } → { store, wecom } → domain`, and `http → callback → domain`.
-//! `store` and `wecom` do not know each other; `http` and `worker` meet only in the store and a
-//! [`Notify`](worker::Wake). [`config`] is known to `cli` and `app` only; everything else receives the narrow struct it
+//! Direction: `main → cli → app → { http, worker } → { store, wecom, sink } → domain`, and `http → callback → domain`.
+//! `store`, `wecom` and `sink` do not know each other; `http` and `worker` meet only in the store, a
+//! [`Notify`](worker::Wake) and what workers tell of [pauses](worker::pause::Pauses) and
+//! [sinks](worker::deliver::Sinks). [`config`] is known to `cli` and `app` only; everything else receives the narrow struct it
 //! needs.
 //!
 //! # Invariants
