@@ -80,9 +80,10 @@ impl Sinks {
         Some(served.progress.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
-    /// Has a sink look at its cursor again, at once.
+    /// Has a sink look at its cursor again, at once, whatever it waits for.
     pub fn wake(&self, sink: &SinkName) {
         if let Some(served) = self.0.get(sink) {
+            served.progress.lock().unwrap_or_else(PoisonError::into_inner).due_at = None;
             served.wake.notify_one();
         }
     }

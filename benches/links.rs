@@ -1,0 +1,267 @@
+//! How fast links leave: the feed, streams of it, the export, and a webhook that has everything to catch up with after
+//! its receiver was dead, beside a bare client that posts the same bodies to the same receiver.
+//!
+//! `cargo bench --bench links [-- --links N]`
+
+#![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
+#![expect(clippy::print_stdout, reason = "its result")]
+#![expect(clippy::cast_precision_loss, reason = "rates")]
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::StatusCode;
+use axum::routing::post;
+use serde_json::Value;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use unionlink::app::App;
+use unionlink::clock::{Clock, SystemClock};
+use unionlink::config::{self, Environment};
+use unionlink::domain::event::{ContactChange, ContactEvent};
+use unionlink::domain::fan::{Minted, Priority};
+use unionlink::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid, UserId};
+use unionlink::store::embedded::{EmbeddedStore, Settings};
+use unionlink::store::{Arrival, Content, Happening, MessageDigest, NewFan, Store, Verdict};
+
+const SECRET: &str = "whsec_dW5pb25saW5rLWludmVudGVkLXNlY3JldC0x";
+const STREAMS: usize = 50;
+
+fn main() {
+    let arguments: Vec<_> = std::env::args().collect();
+    let links = arguments
+        .iter()
+        .position(|a| a == "--links")
+        .map_or(100_000, |at| arguments[at + 1].parse().unwrap());
+    tokio::runtime::Runtime::new().unwrap().block_on(run(links));
+}
+
+/// A store with so many links, each of another person.
+async fn fill(folder: &Path, links: u64) {
+    let store = EmbeddedStore::open(folder, Settings::default()).unwrap();
+    let now = SystemClock.now();
+    let app = AppName::new("brand").unwrap();
+    let pending = |n: u64| PendingId::new(format!("inventedPendingId{n:015}")).unwrap();
+    let numbers: Vec<_> = (0..links).collect();
+    for chunk in numbers.chunks(1_024) {
+        let fans = chunk.iter().map(|n| NewFan {
+            key: FanKey {
+                app: app.clone(),
+                unionid: Unionid::new(format!("oINVENTEDunionid{n:012}")).unwrap(),
+            },
+            openid: Openid::new(format!("oINVENTEDopenid{n:013}")).unwrap(),
+            ask_existing: false,
+            priority: Priority::Bulk,
+            minted: Some(Minted::new(pending(*n), now)),
+        });
+        store.put_fans(fans.collect(), now).await.unwrap();
+        let arrivals = chunk.iter().map(|n| {
+            let contact = ContactEvent {
+                change: ContactChange::Added,
+                user_id: UserId::new("zhangsan").unwrap(),
+                external_userid: ExternalUserid::new(format!("wmINVENTEDcustomer{n:014}")).unwrap(),
+                state: Some("spring".to_owned()),
+                welcome_code: None,
+            };
+            let corp_id = CorpId::new("wpINVENTEDdealer0000000000000000").unwrap();
+            let digest = MessageDigest::of(&app, &n.to_be_bytes());
+            let content = Content::Event(Happening { corp_id, created_at: now, contact });
+            store.append(Arrival { app: app.clone(), digest, received_at: now, content })
+        });
+        futures_util::future::join_all(arrivals).await;
+        let work = store.lease(now, 1_024).await.unwrap();
+        let settled = work.into_iter().map(|work| {
+            let digits = work.contact.external_userid.as_str().trim_start_matches("wmINVENTEDcustomer");
+            let verdict = Verdict::Resolved(pending(digits.parse().unwrap()));
+            (work, verdict)
+        });
+        store.settle(settled.collect(), now).await.unwrap();
+    }
+    assert_eq!(store.counts().feed_head, links);
+    store.close().await;
+}
+
+struct Service {
+    admin: String,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl Service {
+    async fn start(folder: &Path, sinks: &str) -> Self {
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[store]\npath = {:?}\n\
+             free_mb_min = 1\n[wecom]\napi_base = \"http://127.0.0.1:9\"\n[[apps]]\nname = \"brand\"\ncorp_id = \"wwINVENTED\"\n\
+             agent_id = 1\nsecret = \"x\"\ncallback_token = \"x\"\nencoding_aes_key = \"{}\"\n{sinks}",
+            folder.display().to_string(),
+            "a".repeat(43),
+        );
+        let config = config::parse(&text, "bench".as_ref(), &Environment::default()).unwrap();
+        let stop = CancellationToken::new();
+        let app = App::start(&config, Arc::new(SystemClock), stop.clone()).await.unwrap();
+        let admin = format!("http://{}", app.admin_address);
+        let running = tokio::spawn(async move { app.run().await.unwrap() });
+        Self { admin, stop, running }
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap();
+    }
+
+    async fn get(&self, http: &reqwest::Client, path: &str) -> Value {
+        http.get(format!("{}{path}", self.admin)).send().await.unwrap().json().await.unwrap()
+    }
+}
+
+/// Counts what it gets, and answers with whatever status it is told to.
+async fn receiver() -> (String, Arc<AtomicU64>, Arc<AtomicU16>) {
+    let (got, status) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU16::new(200)));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    let (counted, answered) = (got.clone(), status.clone());
+    let take = move |body: Bytes| {
+        let (got, status) = (counted.clone(), answered.clone());
+        async move {
+            got.fetch_add(u64::from(!body.is_empty()), Ordering::Relaxed);
+            StatusCode::from_u16(status.load(Ordering::Relaxed)).unwrap()
+        }
+    };
+    let router = Router::new().route("/", post(take));
+    tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+    (url, got, status)
+}
+
+fn resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10
+}
+
+fn told(what: &str, links: u64, took: Duration, more: &str) {
+    println!(
+        "{what:<44} {:>9.0} links/s   {:>7.2} s   {more}",
+        links as f64 / took.as_secs_f64(),
+        took.as_secs_f64()
+    );
+}
+
+async fn read_stream(http: &reqwest::Client, admin: &str, last: u64) {
+    let mut response = http.get(format!("{admin}/v1/links/stream")).send().await.unwrap();
+    let (end, mut tail) = (format!("id: {last}\n"), String::new());
+    while let Some(chunk) = response.chunk().await.unwrap() {
+        tail.push_str(std::str::from_utf8(&chunk).unwrap());
+        if tail.contains(&end) {
+            return;
+        }
+        tail = tail.split_off(tail.len().saturating_sub(64));
+    }
+}
+
+async fn run(links: u64) {
+    let place = tempfile::tempdir().unwrap();
+    let folder = place.path().join("data");
+    let begun = Instant::now();
+    fill(&folder, links).await;
+    println!("{links} links made in {:.1} s, durable\n", begun.elapsed().as_secs_f64());
+    rustls::crypto::ring::default_provider().install_default().unwrap();
+    let http = reqwest::Client::builder().no_proxy().build().unwrap();
+
+    let service = Service::start(&folder, "").await;
+    let begun = Instant::now();
+    let (mut after, mut bytes, mut some) = (0, 0, Vec::new());
+    while after < links {
+        let url = format!("{}/v1/links/feed?after={after}&limit=1000", service.admin);
+        let page = http.get(url).send().await.unwrap().bytes().await.unwrap();
+        bytes += page.len();
+        let page: Value = serde_json::from_slice(&page).unwrap();
+        after = page["next"].as_u64().unwrap();
+        if some.is_empty() {
+            some = page["entries"].as_array().unwrap().iter().map(Value::to_string).collect();
+        }
+    }
+    told("feed, a page of 1000 after the other", links, begun.elapsed(), &format!("{} MiB", bytes >> 20));
+
+    let begun = Instant::now();
+    read_stream(&http, &service.admin, links).await;
+    told("one stream", links, begun.elapsed(), "");
+    let begun = Instant::now();
+    let streams = (0..STREAMS).map(|_| read_stream(&http, &service.admin, links));
+    futures_util::future::join_all(streams).await;
+    told(&format!("{STREAMS} streams at once, all together"), links * STREAMS as u64, begun.elapsed(), "");
+
+    for format in ["ndjson", "csv"] {
+        let begun = Instant::now();
+        let url = format!("{}/v1/links/export?format={format}", service.admin);
+        let mut response = http.get(url).send().await.unwrap();
+        let (mut bytes, before, mut highest) = (0, resident_mib(), 0);
+        while let Some(chunk) = response.chunk().await.unwrap() {
+            bytes += chunk.len();
+            highest = highest.max(resident_mib());
+        }
+        let more = format!("{} MiB; resident {before} MiB, at most {highest} MiB", bytes >> 20);
+        told(&format!("export, {format}"), links, begun.elapsed(), &more);
+    }
+    service.stop().await;
+
+    // The same bodies by a bare client, for comparison.
+    let (url, _, status) = receiver().await;
+    let bodies = some.len().min(20_000);
+    let begun = Instant::now();
+    for body in &some[..bodies] {
+        let answer = http.post(&url).header("content-type", "application/json").body(body.clone()).send();
+        answer.await.unwrap().bytes().await.unwrap();
+    }
+    let bare = bodies as f64 / begun.elapsed().as_secs_f64();
+    println!("\n{:<44} {bare:>9.0} posts/s", "a bare client, one entry after the other");
+
+    for batch in [1, 100] {
+        let sink = format!(
+            "[[sinks]]\nname = \"crm{batch}\"\nkind = \"webhook\"\nurl = \"{url}\"\nsecret = \"{SECRET}\"\nbatch = {batch}\n"
+        );
+        // Dead first, with everything waiting: that must cost no memory.
+        status.store(503, Ordering::Relaxed);
+        let service = Service::start(&folder, &sink).await;
+        let before = resident_mib();
+        let path = format!("/v1/sinks/crm{batch}");
+        while service.get(&http, &path).await["failures"].as_u64() < Some(2) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let dead = resident_mib();
+        status.store(200, Ordering::Relaxed);
+        http.post(format!("{}{path}/resume", service.admin)).send().await.unwrap();
+        http.post(format!("{}{path}/rewind", service.admin))
+            .json(&serde_json::json!({"after": 0}))
+            .send()
+            .await
+            .unwrap();
+        let begun = Instant::now();
+        while service.get(&http, &path).await["after"].as_u64() < Some(links) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let took = begun.elapsed();
+        let ratio = links as f64 / took.as_secs_f64() / bare;
+        let more = format!(
+            "{ratio:.2} of the bare client; resident {before} MiB, dead {dead}, after {}",
+            resident_mib()
+        );
+        told(&format!("webhook catches up, batch = {batch}"), links, took, &more);
+        service.stop().await;
+    }
+    let archive = place.path().join("archive").display().to_string();
+    let service = Service::start(
+        &folder,
+        &format!("[[sinks]]\nname = \"archive\"\nkind = \"file\"\npath = {archive:?}\n"),
+    )
+    .await;
+    let begun = Instant::now();
+    while service.get(&http, "/v1/sinks/archive").await["after"].as_u64() < Some(links) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    told("file catches up", links, begun.elapsed(), "");
+    service.stop().await;
+}
