@@ -7,6 +7,7 @@
 
 mod admin;
 mod door;
+mod erasure;
 mod fans;
 mod harness;
 mod kills;

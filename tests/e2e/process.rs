@@ -61,7 +61,7 @@ impl Process {
         self.child.take().unwrap().kill().await.unwrap();
     }
 
-    async fn terminate(&self) {
+    pub async fn terminate(&self) {
         self.signal("TERM").await;
     }
 
@@ -71,7 +71,7 @@ impl Process {
         assert!(Command::new("kill").arg(format!("-{name}")).arg(pid).status().await.unwrap().success());
     }
 
-    async fn exit_code(&mut self) -> Option<i32> {
+    pub async fn exit_code(&mut self) -> Option<i32> {
         let child = self.child.as_mut().unwrap();
         tokio::time::timeout(PATIENCE, child.wait()).await.expect("it exits").unwrap().code()
     }
