@@ -255,8 +255,8 @@ pub(super) fn evidence(facts: &Facts) -> Vec<Evidence> {
             add(
                 Some(at),
                 "existing_asked",
-                format!("WeCom named {found} dealers' customers of this person"),
-                format!("企业微信返回此人已是 {found} 家企业的客户"),
+                format!("WeCom was asked who has this person already: {found} customers"),
+                format!("已向企业微信查询此人现有的客户关系：{found} 个"),
             );
         }
         if let FanIs::Rejected { at, trouble } = &fan.state {
