@@ -139,6 +139,7 @@ pub struct Text {
 
 /// What a verdict says, for programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema)]
+#[schema(as = VerdictCode)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// Neither a fan nor a customer of this id is known.

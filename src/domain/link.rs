@@ -147,11 +147,17 @@ impl LinkData {
 pub enum EntryData {
     /// The link after the change.
     Link(LinkData),
-    /// All that is left of a link whose person was forgotten.
-    Erased {
-        /// Stable id of the link.
-        link_id: String,
-    },
+    /// The person was forgotten.
+    Erased(ErasedLink),
+}
+
+/// All that is left of a link whose person was forgotten, and nothing else.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ErasedLink {
+    /// Stable id of the link.
+    #[schema(example = "lnk_0123456789abcdef01234567")]
+    pub link_id: String,
 }
 
 impl EntryData {
@@ -160,7 +166,7 @@ impl EntryData {
     pub const fn link(&self) -> Option<&LinkData> {
         match self {
             Self::Link(link) => Some(link),
-            Self::Erased { .. } => None,
+            Self::Erased(_) => None,
         }
     }
 
@@ -169,7 +175,7 @@ impl EntryData {
     pub fn link_id(&self) -> &str {
         match self {
             Self::Link(link) => &link.link_id,
-            Self::Erased { link_id } => link_id,
+            Self::Erased(erased) => &erased.link_id,
         }
     }
 }

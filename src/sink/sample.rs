@@ -1,6 +1,6 @@
 //! Invented entries for the sinks' tests, and where the programs are that these tests talk to.
 
-use crate::domain::link::{ChangeType, EntryData, FeedEntry, FollowerData, LinkData, Source};
+use crate::domain::link::{ChangeType, EntryData, ErasedLink, FeedEntry, FollowerData, LinkData, Source};
 use crate::domain::time::Timestamp;
 
 /// The entries from `first` to `last`, both included.
@@ -13,7 +13,7 @@ fn entry(seq: u64) -> FeedEntry {
     let id = format!("lnk_{seq:016x}");
     let app = "brand".to_owned().try_into().unwrap();
     if seq.is_multiple_of(7) {
-        let data = EntryData::Erased { link_id: id.clone() };
+        let data = EntryData::Erased(ErasedLink { link_id: id.clone() });
         return FeedEntry { seq, id, change: ChangeType::Erased, occurred_at: at, app, data };
     }
     let follower = FollowerData {

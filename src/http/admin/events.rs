@@ -37,8 +37,8 @@ pub(super) struct ListQuery {
     /// Behind this one; for dead letters and quarantined messages only.
     #[param(example = "evt_42")]
     after: Option<String>,
-    /// At most so many, 1000 at most.
-    #[param(default = 100, minimum = 1, maximum = 1000)]
+    /// At most so many; beyond 1 to 1000 it is the nearer of them.
+    #[param(default = 100)]
     limit: Option<usize>,
     /// Only of this app.
     app: Option<String>,
@@ -51,6 +51,7 @@ pub(super) struct ListQuery {
 }
 
 #[derive(Deserialize, Serialize, Default, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(as = EventState)]
 #[serde(rename_all = "snake_case")]
 enum StateName {
     #[default]
@@ -216,6 +217,7 @@ impl Filter {
 
 /// Events.
 #[derive(Serialize, ToSchema)]
+#[schema(as = EventList)]
 pub(super) struct List {
     events: Vec<Row>,
     /// What `after` has to be for the next page, if there may be more.
@@ -431,6 +433,7 @@ struct Refused {
 /// Put back everything that was set aside, or all of a kind
 #[utoipa::path(post, path = "/v1/events/redrive", tag = "events", request_body = RedriveAll, responses(
     (status = 200, body = RedrivenAll),
+    (status = 413, response = super::openapi::TooLarge),
     super::openapi::Errors,
 ))]
 pub(super) async fn redrive_all(

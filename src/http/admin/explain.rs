@@ -33,7 +33,6 @@ pub(super) struct Explanation {
     #[schema(example = "oINVENTED-unionid-0001")]
     id: String,
     /// What is, for programs.
-    #[schema(inline)]
     code: Code,
     /// What is, for people.
     text: Text,

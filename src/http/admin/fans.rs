@@ -93,13 +93,22 @@ pub(super) struct FanRow {
     minted_at: Option<String>,
 }
 
+/// One fan, or several.
+#[derive(ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "a description; rows are read one by one")]
+pub(super) enum FanRows {
+    One(FanRow),
+    Several(Vec<FanRow>),
+}
+
 /// Register fans
 ///
 /// One object, an array, or NDJSON of any length; answered after it is durable. Rows that are known change nothing; a
 /// new openid replaces the old one.
 #[utoipa::path(post, path = "/v1/fans", tag = "fans", params(RegisterQuery),
     request_body(content(
-        (FanRow = "application/json"), (Vec<FanRow> = "application/json"), (FanRow = "application/x-ndjson"),
+        (FanRows = "application/json"), (FanRow = "application/x-ndjson"),
     )),
     responses(
         (status = 202, body = Receipt),

@@ -46,11 +46,11 @@ pub(super) struct FeedQuery {
     /// Entries behind this one; without it from the oldest that is kept.
     #[param(example = 42)]
     after: Option<u64>,
-    /// At most so many entries, 1000 at most.
-    #[param(default = 100, minimum = 1, maximum = 1000)]
+    /// At most so many entries; beyond 1 to 1000 it is the nearer of them.
+    #[param(default = 100)]
     limit: Option<usize>,
     /// How long to wait for news if there is none: `30s`, `500ms`, or seconds; at most a minute.
-    #[param(example = "30s")]
+    #[param(example = "30s", pattern = "^[0-9]+(ms|s)?$")]
     wait: Option<String>,
 }
 
@@ -271,3 +271,6 @@ pub(super) async fn stream(
     headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
     Ok(response)
 }
+
+#[cfg(test)]
+mod tests;

@@ -72,6 +72,7 @@ impl From<Receipt> for ReceiptView {
 /// `link.erased` with the link's id only. Later callbacks are linked again only to a fan registered anew.
 #[utoipa::path(post, path = "/v1/forget", tag = "people", request_body = Forget, responses(
     (status = 200, body = ReceiptView),
+    (status = 413, response = super::openapi::TooLarge),
     super::openapi::Errors,
 ))]
 pub(super) async fn forget(

@@ -20,7 +20,6 @@ use axum::extract::{DefaultBodyLimit, Extension, Request, State};
 use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use axum::{Json, Router};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -105,7 +104,7 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// The private router.
 pub fn router(state: Arc<AdminState>) -> Router {
-    let (guarded, description) = OpenApiRouter::with_openapi(openapi::Api::openapi())
+    let (guarded, mut description) = OpenApiRouter::with_openapi(openapi::Api::openapi())
         .routes(routes!(fans::register))
         .routes(routes!(fans::show))
         .routes(routes!(links::find))
@@ -128,14 +127,18 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .routes(routes!(status::metrics))
         .routes(routes!(openapi::describe))
         .split_for_parts();
+    let (open, of_open) = OpenApiRouter::<Arc<AdminState>>::new()
+        .routes(routes!(status::live))
+        .routes(routes!(status::ready))
+        .split_for_parts();
+    description.merge(of_open);
     let guarded = guarded
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(Extension(Arc::new(description)))
         .route_layer(middleware::from_fn_with_state(state.clone(), authorised));
     Router::new()
         .merge(guarded)
-        .route("/livez", get(|| async { "alive\n" }))
-        .route("/readyz", get(status::ready))
+        .merge(open)
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .fallback(|| async { Problem::not_found("no such path; /openapi.json lists them") })
         .with_state(state)

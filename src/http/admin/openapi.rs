@@ -19,12 +19,17 @@ pub(super) enum Errors {
     #[response(status = 401, content_type = "application/problem+json")]
     #[expect(dead_code, reason = "a description")]
     Unauthorized(Problem),
-    /// The store cannot do this now: `no_space`, `inbox_full`, `store_stalled`, `store_failed`, `store_damaged`,
-    /// `store_closed`, `snapshot_lost`; or `too_busy`.
-    #[response(status = 503, content_type = "application/problem+json")]
+    #[response(status = 503)]
     #[expect(dead_code, reason = "a description")]
-    Unavailable(Problem),
+    Unavailable(#[ref_response] Unavailable),
 }
+
+/// The store cannot do this now: `no_space`, `inbox_full`, `store_stalled`, `store_failed`, `store_damaged`,
+/// `store_closed`, `snapshot_lost`; or `too_busy`.
+#[derive(ToResponse)]
+#[response(content_type = "application/problem+json")]
+#[expect(dead_code, reason = "a description")]
+pub(super) struct Unavailable(Problem);
 
 /// There is no such thing: `not_found`.
 #[derive(ToResponse)]
@@ -58,8 +63,8 @@ pub(super) struct TooSlow(Problem);
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
-    info(title = "unionlink admin API", description = "Fans in, links out, and what operators ask. Private: keep it off the internet."),
-    components(responses(NotFound, Conflict, Gone, TooLarge, TooSlow)),
+    info(title = "unionlink admin API", description = "Fans in, links out, and what operators ask. Private: keep it off the internet.\n\nErrors are `application/problem+json` with a stable `code`. A path that is not listed here is 404 `not_found`, a method that is not is 405 `method_not_allowed`."),
+    components(responses(NotFound, Conflict, Gone, TooLarge, TooSlow, Unavailable)),
     tags(
         (name = "fans", description = "The brand's side"),
         (name = "links", description = "What came of it"),

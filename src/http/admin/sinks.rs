@@ -51,6 +51,7 @@ pub(super) struct SinkView {
 }
 
 #[derive(Serialize, Clone, Copy, PartialEq, Eq, ToSchema)]
+#[schema(as = SinkState)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum StateName {
     /// Everything arrives.
@@ -145,6 +146,7 @@ fn no_such_sink() -> Problem {
 
 /// The sinks, and how they do.
 #[derive(Serialize, ToSchema)]
+#[schema(as = SinkList)]
 pub(super) struct List {
     sinks: Vec<SinkView>,
 }
@@ -252,6 +254,7 @@ enum End {
         (status = 404, response = super::openapi::NotFound),
         (status = 409, response = super::openapi::Conflict),
         (status = 410, response = super::openapi::Gone),
+        (status = 413, response = super::openapi::TooLarge),
         super::openapi::Errors,
     ))]
 pub(super) async fn rewind(

@@ -1,4 +1,4 @@
-//! `GET /v1/status`, `/metrics` and `/readyz`.
+//! `GET /v1/status`, `/metrics`, `/livez` and `/readyz`.
 
 mod quotas;
 
@@ -130,7 +130,21 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-/// Whether a callback could be made durable now. Does not depend on WeCom.
+/// Whether the service runs
+#[utoipa::path(get, path = "/livez", tag = "service", security(()), responses(
+    (status = 200, content_type = "text/plain", body = String),
+))]
+pub(super) async fn live() -> &'static str {
+    "alive\n"
+}
+
+/// Whether a callback could be made durable now
+///
+/// Does not depend on WeCom.
+#[utoipa::path(get, path = "/readyz", tag = "service", security(()), responses(
+    (status = 200, content_type = "text/plain", body = String),
+    (status = 503, response = super::openapi::Unavailable),
+))]
 pub(super) async fn ready(State(state): Shared) -> Result<&'static str, Problem> {
     state.store.ready()?;
     Ok("ready\n")

@@ -10,7 +10,7 @@ use super::txn::Txn;
 use super::{EmbeddedStore, keys, snapshot};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{AppName, ContactKey, SinkName};
-use crate::domain::link::{ChangeType, EntryData, FeedEntry, LinkData};
+use crate::domain::link::{ChangeType, EntryData, ErasedLink, FeedEntry, LinkData};
 use crate::domain::time::Timestamp;
 
 /// A feed entry as stored: the sequence is in the key.
@@ -44,7 +44,7 @@ impl StoredEntry {
                 data.welcome_code = data.welcome_code.filter(|_| welcome_until > Some(now));
                 EntryData::Link(data)
             }
-            StoredData::Erased { link_id } => EntryData::Erased { link_id },
+            StoredData::Erased { link_id } => EntryData::Erased(ErasedLink { link_id }),
         };
         FeedEntry { seq, id, change, occurred_at, app, data }
     }
