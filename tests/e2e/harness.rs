@@ -1,5 +1,6 @@
 //! The whole service over real sockets against the simulated platform; tests read as conversations with both.
 
+use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
@@ -57,6 +58,21 @@ impl Default for Setup {
             admin: String::new(),
             dealers: 2,
         }
+    }
+}
+
+/// What came of a command.
+#[derive(Debug)]
+pub struct Ran {
+    pub code: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Ran {
+    /// Its one JSON value.
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 }
 
@@ -172,6 +188,14 @@ impl World {
         assert!(delivery.acknowledged, "not acknowledged: {delivery:?}");
     }
 
+    /// Dealers add all of these, the n-th at the n-th dealer, and every callback is acknowledged.
+    pub async fn add_all(&self, people: &[Person], member: &str) {
+        let dealers = self.dealers.len();
+        let befriend = |(n, person)| self.befriend(n % dealers, person, member).1;
+        let events = people.iter().enumerate().map(befriend).collect();
+        assert!(self.wecom.deliver_all(events, 32).await.iter().all(|delivery| delivery.acknowledged));
+    }
+
     // The brand's side.
 
     pub async fn register(&self, people: &[Person]) {
@@ -206,6 +230,24 @@ impl World {
     pub async fn text(&self, path: &str) -> (u16, String) {
         let response = self.http.get(format!("{}{path}", self.admin)).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
+        let response = self.http.post(format!("{}{path}", self.admin)).json(body).send().await.unwrap();
+        (response.status().as_u16(), response.json().await.unwrap())
+    }
+
+    /// Runs the real binary with these arguments, towards this world's admin API.
+    pub async fn unionlink(&self, arguments: &[&str]) -> Ran {
+        let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unionlink"));
+        command.args(arguments).args(["--admin", &self.admin]).env_clear().stdin(Stdio::null());
+        let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
+        let output = output.expect("it ends").unwrap();
+        Ran {
+            code: output.status.code().unwrap(),
+            stdout: String::from_utf8(output.stdout).unwrap(),
+            stderr: String::from_utf8(output.stderr).unwrap(),
+        }
     }
 
     /// Reads `path` until it `is` as wanted.

@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
+use tokio::task::JoinHandle;
 use unionlink::simulator::{CallbackSpec, Fault, Person, Target};
 
 use crate::harness::{PATIENCE, Setup, World};
@@ -44,6 +45,26 @@ impl Process {
         self.ready().await;
     }
 
+    /// Starts it; what it logs is there once it has ended.
+    pub async fn start_listening(&mut self) -> JoinHandle<String> {
+        let mut child = self.command().stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = child.stderr.take().unwrap();
+        self.child = Some(child);
+        let log = tokio::spawn(async move {
+            let mut log = String::new();
+            stderr.read_to_string(&mut log).await.unwrap();
+            log
+        });
+        self.ready().await;
+        log
+    }
+
+    /// Told to stop, it exits with 0.
+    pub async fn stop(&mut self) {
+        self.terminate().await;
+        assert_eq!(self.exit_code().await, Some(0));
+    }
+
     async fn ready(&mut self) {
         let give_up = Instant::now() + PATIENCE;
         loop {
@@ -55,6 +76,10 @@ impl Process {
             assert!(ended.is_none() && Instant::now() < give_up, "not ready: {ended:?}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().unwrap().id().unwrap()
     }
 
     pub async fn kill(&mut self) {
@@ -222,15 +247,7 @@ async fn told_to_stop_it_answers_what_is_under_way_and_exits_with_0() {
 async fn its_log_at_the_default_level_holds_no_secret_and_no_id_in_full() {
     let setup = Setup { admin: "token = { value = \"CANARY-ADMIN-TOKEN\" }".into(), ..Setup::default() };
     let mut process = Process::with(setup).await;
-    let mut child = process.command().stderr(Stdio::piped()).spawn().unwrap();
-    let mut stderr = child.stderr.take().unwrap();
-    process.child = Some(child);
-    let log = tokio::spawn(async move {
-        let mut log = String::new();
-        stderr.read_to_string(&mut log).await.unwrap();
-        log
-    });
-    process.ready().await;
+    let log = process.start_listening().await;
     let world = &process.world;
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let api = |method: reqwest::Method, path: &str| {

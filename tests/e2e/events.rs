@@ -1,0 +1,267 @@
+//! What died or was set aside: found, looked at, and given another chance.
+
+use std::collections::BTreeSet;
+
+use serde_json::{Value, json};
+use unionlink::simulator::Person;
+
+use crate::harness::World;
+
+const STRAY: &str = "wwSOMEBODYELSE000";
+
+/// A world with three dead letters (two at the first dealer), and three quarantined messages: one for somebody else,
+/// one about the last fan for somebody else, and one that nobody understands.
+struct Trouble {
+    world: World,
+    fans: Vec<Person>,
+    customers: Vec<String>,
+}
+
+impl Trouble {
+    async fn usual() -> Self {
+        let world = World::usual().await;
+        let fans = world.mint(5).await;
+        let mut customers = Vec::new();
+        for (n, dealer) in [(0, 0), (1, 0), (2, 1)] {
+            let (customer, event) = world.befriend(dealer, &fans[n], "zhangsan");
+            world.wecom.poison(&customer);
+            world.deliver(&event).await;
+            // One after the other, so that their order is known.
+            world.until("/v1/status", |status| status["inbox"]["dead"] == n + 1).await;
+            customers.push(customer);
+        }
+        for fan in &fans[3..] {
+            let (customer, event) = world.befriend(0, fan, "zhangsan");
+            assert!(world.wecom.post(&world.wecom.seal_with(&event, STRAY)).await.acknowledged);
+            customers.push(customer);
+        }
+        let gibberish = world.wecom.seal_text(&world.corp.corp_id, "not an event at all");
+        assert!(world.wecom.post(&gibberish).await.acknowledged);
+        Self { world, fans, customers }
+    }
+
+    fn cure(&self) {
+        for customer in &self.customers {
+            self.world.wecom.cure(customer);
+        }
+    }
+
+    async fn list(&self, query: &str) -> Vec<Value> {
+        self.world.get(&format!("/v1/events?{query}")).await["events"].as_array().unwrap().clone()
+    }
+
+    async fn ids(&self, query: &str) -> Vec<String> {
+        self.list(query).await.iter().map(|row| row["id"].as_str().unwrap().to_owned()).collect()
+    }
+
+    async fn redrive(&self, body: Value) -> Value {
+        let (status, answer) = self.world.post("/v1/events/redrive", &body).await;
+        assert_eq!(status, 200, "{answer}");
+        answer
+    }
+
+    /// Accepts what was for somebody else, after a restart.
+    async fn accept_stray(&mut self) {
+        self.world.stop().await.unwrap();
+        self.world.setup.app = format!("accept_receive_ids = [\"{STRAY}\"]");
+        self.world.start().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_set_aside_is_found_by_each_filter() {
+    let trouble = Trouble::usual().await;
+    let (first, second) = (&trouble.world.dealers[0].corp_id, &trouble.world.dealers[1].corp_id);
+    for (query, found) in [
+        ("state=dead".to_owned(), 3),
+        ("state=dead&app=brand".to_owned(), 3),
+        ("state=dead&app=other".to_owned(), 0),
+        (format!("state=dead&corp_id={first}"), 2),
+        (format!("state=dead&corp_id={second}"), 1),
+        ("state=dead&errcode=40096".to_owned(), 3),
+        ("state=dead&errcode=40097".to_owned(), 0),
+        (format!("state=dead&errcode=40096&corp_id={second}"), 1),
+        ("state=quarantined".to_owned(), 3),
+        ("state=quarantined&reason=receive_id".to_owned(), 2),
+        ("state=quarantined&reason=not_understood".to_owned(), 1),
+        ("state=quarantined&reason=XML".to_owned(), 1),
+        ("state=quarantined&errcode=40096".to_owned(), 0),
+        (format!("state=quarantined&corp_id={first}"), 0),
+        ("state=waiting".to_owned(), 0),
+        ("state=leased".to_owned(), 0),
+        (String::new(), 0),
+    ] {
+        assert_eq!(trouble.list(&query).await.len(), found, "{query}");
+    }
+    let dead = trouble.list("state=dead").await;
+    for (row, customer) in dead.iter().zip(&trouble.customers) {
+        assert_eq!((&row["external_userid"], &row["state"]), (&json!(customer), &json!("dead")));
+        assert!(row["remedy"].is_string() && row["died_at"].is_string(), "{row}");
+        assert_eq!(row.get("message"), None, "messages are for those who ask for one");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_follow_each_other_without_a_gap() {
+    let trouble = Trouble::usual().await;
+    for (state, filter) in [("dead", ""), ("quarantined", ""), ("dead", "&errcode=40096")] {
+        let whole = trouble.ids(&format!("state={state}{filter}")).await;
+        for limit in 1..=3 {
+            let (mut read, mut after) = (Vec::new(), String::new());
+            loop {
+                let query = format!("state={state}{filter}&limit={limit}{after}");
+                let page = trouble.world.get(&format!("/v1/events?{query}")).await;
+                let rows = page["events"].as_array().unwrap();
+                assert!(rows.len() <= limit);
+                read.extend(rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()));
+                let Some(next) = page["next"].as_str() else { break };
+                assert_eq!(Some(next), read.last().map(String::as_str));
+                after = format!("&after={next}");
+            }
+            assert_eq!(read, whole, "{limit} at a time");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_of_them_is_shown_whole_with_its_message() {
+    let trouble = Trouble::usual().await;
+    let dead = trouble.list("state=dead").await;
+    let shown = trouble.world.get(&format!("/v1/events/{}", dead[0]["id"].as_str().unwrap())).await;
+    for name in ["id", "state", "external_userid", "errcode", "reason", "died_at", "attempts", "remedy"] {
+        assert_eq!(shown[name], dead[0][name], "{name}");
+    }
+    assert_eq!(shown.get("message"), None, "an event was understood, and its message is not kept");
+    let stray = trouble.ids("state=quarantined&reason=receive_id").await;
+    let shown = trouble.world.get(&format!("/v1/events/{}", stray[0])).await;
+    assert_eq!((&shown["state"], &shown["receive_id"]), (&json!("quarantined"), &json!(STRAY)));
+    let message = shown["message"].as_str().unwrap();
+    assert!(message.starts_with("<xml>") && message.contains(&trouble.customers[3]), "{message}");
+    assert_eq!(shown["message_bytes"], message.len());
+    let gibberish = trouble.ids("state=quarantined&reason=not_understood").await;
+    let shown = trouble.world.get(&format!("/v1/events/{}", gibberish[0])).await;
+    assert_eq!(shown["message"], "not an event at all");
+    for (id, wanted) in [("evt_4711", 404), ("evt_0", 404), ("evt_", 400), ("first", 400)] {
+        assert_eq!(trouble.world.text(&format!("/v1/events/{id}")).await.0, wanted, "{id}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_is_redriven_once_however_often_it_is_asked() {
+    let trouble = Trouble::usual().await;
+    trouble.cure();
+    let ids = trouble.ids("state=dead").await;
+    let path = format!("/v1/events/{}/redrive", ids[0]);
+    for redriven in [true, false, false] {
+        let (status, answer) = trouble.world.post(&path, &json!(null)).await;
+        assert_eq!((status, answer), (200, json!({"id": ids[0], "redriven": redriven})));
+        trouble.world.linked(&trouble.fans[0], 1).await;
+    }
+    assert_eq!(trouble.ids("state=dead").await, ids[1..]);
+    assert_eq!(trouble.world.text(&format!("/v1/events/{}", ids[0])).await.0, 404);
+    assert_eq!(trouble.world.get("/v1/status").await["links"], 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redriving_everything_puts_back_what_it_can_and_lists_what_was_refused() {
+    let mut trouble = Trouble::usual().await;
+    trouble.cure();
+    let quarantined = trouble.ids("state=quarantined").await;
+    let answer = trouble.redrive(json!({})).await;
+    assert_eq!((&answer["redriven"], &answer["refused_total"]), (&json!(3), &json!(3)));
+    let refused: Vec<_> = answer["refused"].as_array().unwrap().iter().map(|r| r["id"].clone()).collect();
+    assert_eq!(json!(refused), json!(quarantined));
+    for problem in answer["refused"].as_array().unwrap() {
+        assert_eq!((&problem["code"], &problem["status"]), (&json!("conflict"), &json!(409)));
+        assert!(!problem["detail"].as_str().unwrap().is_empty());
+    }
+    for fan in &trouble.fans[..3] {
+        trouble.world.linked(fan, 1).await;
+    }
+    // Again there is less to do, and the same is refused.
+    let answer = trouble.redrive(json!({})).await;
+    assert_eq!((&answer["redriven"], &answer["refused_total"]), (&json!(0), &json!(3)));
+    trouble.accept_stray().await;
+    let answer = trouble.redrive(json!({})).await;
+    assert_eq!((&answer["redriven"], &answer["refused_total"]), (&json!(2), &json!(1)));
+    for fan in &trouble.fans {
+        trouble.world.linked(fan, 1).await;
+    }
+    trouble.world.judge(&trouble.fans).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redriving_by_filter_touches_nothing_else() {
+    let mut trouble = Trouble::usual().await;
+    trouble.cure();
+    let second = trouble.world.dealers[1].corp_id.clone();
+    assert_eq!(trouble.redrive(json!({"errcode": 40_097})).await["redriven"], 0);
+    assert_eq!(trouble.redrive(json!({"app": "other"})).await["redriven"], 0);
+    assert_eq!(trouble.redrive(json!({"corp_id": second})).await["redriven"], 1);
+    trouble.world.linked(&trouble.fans[2], 1).await;
+    assert_eq!(trouble.list("state=dead").await.len(), 2);
+    trouble.accept_stray().await;
+    let answer = trouble.redrive(json!({"state": "quarantined", "reason": "receive_id"})).await;
+    assert_eq!(answer, json!({"redriven": 2, "refused": [], "refused_total": 0}));
+    for fan in &trouble.fans[3..] {
+        trouble.world.linked(fan, 1).await;
+    }
+    assert_eq!(trouble.list("state=dead").await.len(), 2);
+    assert_eq!(trouble.redrive(json!({"state": "dead", "errcode": 40_096})).await["redriven"], 2);
+    trouble.world.linked(&trouble.fans[0], 1).await;
+    for body in [json!({"state": "waiting"}), json!({"sate": "dead"}), json!({"errcode": "x"}), json!(1)] {
+        let (status, problem) = trouble.world.post("/v1/events/redrive", &body).await;
+        assert_eq!((status, &problem["code"]), (400, &json!("bad_request")), "{body}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_mended_dies_again_under_the_same_name() {
+    let trouble = Trouble::usual().await;
+    let ids = trouble.ids("state=dead").await;
+    assert_eq!(trouble.redrive(json!({"state": "dead"})).await["redriven"], 3);
+    trouble.world.until("/v1/status", |status| status["inbox"]["dead"] == 3).await;
+    let again: BTreeSet<_> = trouble.ids("state=dead").await.into_iter().collect();
+    assert_eq!(again, ids.into_iter().collect());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_commands_list_show_and_redrive() {
+    let trouble = Trouble::usual().await;
+    let world = &trouble.world;
+    let dead = trouble.ids("state=dead").await;
+    let stray = trouble.ids("state=quarantined").await;
+    let ran = world.unionlink(&["events", "list"]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(dead.iter().chain(&stray).all(|id| ran.stdout.contains(id.as_str())), "{ran:?}");
+    assert!(ran.stdout.contains("→") && ran.stderr.contains("3 dead; 3 quarantined"), "{ran:?}");
+    let ran = world.unionlink(&["events", "list", "--json", "--state", "dead", "--limit", "2"]).await;
+    let rows: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.iter().map(|row| &row["id"]).collect::<Vec<_>>(), [&json!(dead[0]), &json!(dead[1])]);
+    assert!(ran.stderr.contains("2 dead, and more"), "{ran:?}");
+
+    let ran = world.unionlink(&["events", "show", &stray[0]]).await;
+    assert!(ran.code == 0 && ran.stdout.contains(STRAY) && ran.stdout.contains("<xml>"), "{ran:?}");
+    let ran = world.unionlink(&["events", "show", &dead[0], "--json"]).await;
+    assert_eq!((ran.code, &ran.json()["errcode"]), (0, &json!(40_096)));
+    assert_eq!(world.unionlink(&["events", "show", "evt_4711"]).await.code, 1);
+
+    trouble.cure();
+    let ran = world.unionlink(&["events", "redrive", &dead[0]]).await;
+    assert_eq!((ran.code, ran.stdout), (0, format!("{} redriven\n", dead[0])));
+    world.linked(&trouble.fans[0], 1).await;
+    let ran = world.unionlink(&["events", "redrive", &dead[0], &stray[0]]).await;
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (1, format!("{} needs no redrive any more\n", dead[0]).as_str())
+    );
+    assert!(ran.stderr.contains("refused") && ran.stderr.contains("accept_receive_ids"), "{}", ran.stderr);
+    let ran = world.unionlink(&["events", "redrive", "--errcode", "40096", "--json"]).await;
+    assert_eq!((ran.code, &ran.json()["redriven"]), (0, &json!(2)));
+    for fan in &trouble.fans[..3] {
+        world.linked(fan, 1).await;
+    }
+    for arguments in [&[][..], &["evt_1", "--all"], &["first"]] {
+        assert_eq!(world.unionlink(&[&["events", "redrive"], arguments].concat()).await.code, 2);
+    }
+}

@@ -1,0 +1,228 @@
+//! All links at one instant: as they stand in the look-ups, whatever the format, over HTTP and by command.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use unionlink::simulator::Person;
+
+use crate::harness::{Setup, World};
+
+const COLUMNS: &str = "app,unionid,external_userid,corp_id,pending_id,source,linked_at,user_ids,states,\
+                       first_added_at,followers,link_id";
+
+/// What was exported, and what its head says: the position of the feed, and how many links there are.
+async fn export(world: &World, query: &str) -> (String, u64, u64) {
+    let response = world.http.get(format!("{}/v1/links/export{query}", world.admin)).send().await.unwrap();
+    assert_eq!(response.status(), 200, "{query}");
+    let number = |name: &str| response.headers()[name].to_str().unwrap().parse().unwrap();
+    let (feed, links) = (number("x-unionlink-feed"), number("x-unionlink-links"));
+    let kind = response.headers()["content-type"].to_str().unwrap();
+    assert!(kind.starts_with(if query.contains("csv") { "text/csv" } else { "application/x-ndjson" }));
+    (response.text().await.unwrap(), feed, links)
+}
+
+fn rows_of(ndjson: &str) -> Vec<Value> {
+    assert!(ndjson.is_empty() || ndjson.ends_with('\n'));
+    ndjson.lines().map(|line| timeless(serde_json::from_str(line).unwrap())).collect()
+}
+
+/// Without what is told only while it can be used.
+fn timeless(mut link: Value) -> Value {
+    link["welcome_code"] = Value::Null;
+    link
+}
+
+fn by_id(links: impl IntoIterator<Item = Value>) -> BTreeMap<String, Value> {
+    links.into_iter().map(|link| (link["link_id"].as_str().unwrap().to_owned(), link)).collect()
+}
+
+fn csv_rows(text: &str) -> Vec<BTreeMap<String, String>> {
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    assert_eq!(reader.headers().unwrap().iter().collect::<Vec<_>>().join(","), COLUMNS);
+    reader.deserialize().map(|row| row.unwrap()).collect()
+}
+
+/// Fans of whom some are linked once, some twice, some not at all; the first has two followers at one dealer.
+async fn with_links(setup: Setup) -> (World, Vec<Person>) {
+    let world = World::with(setup).await;
+    let fans = world.mint(12).await;
+    world.add_all(&fans[..10], "zhangsan").await;
+    world.add_all(&fans[1..5], "lisi").await;
+    world.until("/v1/status", |status| status["links"] == 14).await;
+    world.add(0, &fans[0], "wangwu").await;
+    world.until("/v1/status", |status| status["feed_head"] == 15).await;
+    (world, fans)
+}
+
+async fn all_links(world: &World, fans: &[Person]) -> BTreeMap<String, Value> {
+    let mut links = Vec::new();
+    for fan in fans {
+        links.extend(world.links(fan).await.into_iter().map(timeless));
+    }
+    by_id(links)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ndjson_is_what_the_look_ups_say_of_every_fan() {
+    let (world, fans) = with_links(Setup::default()).await;
+    let (text, feed, links) = export(&world, "").await;
+    let rows = rows_of(&text);
+    assert_eq!((rows.len(), feed, links), (14, 15, 14));
+    assert_eq!(by_id(rows), all_links(&world, &fans).await);
+    world.judge(&fans).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn csv_has_the_same_rows_with_and_without_a_byte_order_mark() {
+    let (world, fans) = with_links(Setup::default()).await;
+    let wanted = all_links(&world, &fans).await;
+    let (plain, feed, links) = export(&world, "?format=csv").await;
+    assert_eq!((feed, links), (15, 14));
+    assert!(plain.starts_with(COLUMNS) && plain.ends_with("\r\n"), "{plain}");
+    let (marked, ..) = export(&world, "?format=csv&bom=true").await;
+    assert_eq!(marked.strip_prefix('\u{feff}'), Some(plain.as_str()), "nothing here would be run by Excel");
+    let rows = csv_rows(&plain);
+    assert_eq!(rows.len(), 14);
+    for row in rows {
+        let link = &wanted[&row["link_id"]];
+        for name in ["app", "unionid", "external_userid", "corp_id", "pending_id", "source", "linked_at"] {
+            assert_eq!(json!(row[name]), link[name], "{name}");
+        }
+        let followers = link["followers"].as_array().unwrap();
+        let joined = |name: &str| {
+            followers.iter().map(|follower| follower[name].as_str().unwrap()).collect::<Vec<_>>().join(";")
+        };
+        assert_eq!((&row["user_ids"], &row["states"]), (&joined("user_id"), &joined("state")));
+        assert_eq!(json!(row["first_added_at"]), followers[0]["added_at"]);
+        assert_eq!(row["followers"], followers.len().to_string());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_excel_would_run_and_what_would_break_a_row_is_only_text() {
+    let world = World::usual().await;
+    let fans = world.mint(1).await;
+    let dealer = &world.dealers[0].corp_id;
+    let state = "=1+1,\"a\"\nb";
+    let friendship = world.wecom.befriend(&world.corp.corp_id, dealer, &fans[0], "zhangsan", Some(state));
+    world.deliver(&friendship.event).await;
+    world.linked(&fans[0], 1).await;
+    world.feed(1).await;
+    assert_eq!(csv_rows(&export(&world, "?format=csv").await.0)[0]["states"], state);
+    let (for_excel, ..) = export(&world, "?format=csv&bom=true").await;
+    assert_eq!(csv_rows(for_excel.trim_start_matches('\u{feff}'))[0]["states"], format!("'{state}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn filters_leave_out_rows_and_change_no_head() {
+    let world = World::usual().await;
+    let fans = world.mint(6).await;
+    world.add_all(&fans[..4], "zhangsan").await;
+    world.feed(4).await;
+    world.clock.skip(Duration::from_hours(2));
+    world.add_all(&fans[4..], "zhangsan").await;
+    world.feed(6).await;
+    let at = async |n: usize| world.links(&fans[n]).await[0]["linked_at"].as_str().unwrap().to_owned();
+    let later = at(4).await.min(at(5).await);
+    let dealer = &world.dealers[0].corp_id;
+    for (query, rows) in [
+        (format!("since={later}"), 2),
+        (format!("until={later}"), 4),
+        (format!("since={later}&until={later}"), 0),
+        (format!("corp_id={dealer}"), 3),
+        (format!("corp_id={dealer}&until={later}"), 2),
+        ("app=brand".to_owned(), 6),
+        ("app=other".to_owned(), 0),
+        ("corp_id=wpNobody".to_owned(), 0),
+    ] {
+        let (text, feed, links) = export(&world, &format!("?{query}")).await;
+        let found = rows_of(&text);
+        assert_eq!((found.len(), feed, links), (rows, 6, 6), "{query}");
+        assert!(!query.contains("corp_id") || found.iter().all(|row| row["corp_id"] == json!(dealer)));
+        let (csv, ..) = export(&world, &format!("?{query}&format=csv")).await;
+        assert_eq!(csv_rows(&csv).len(), rows, "{query}");
+    }
+    for query in ["since=yesterday", "format=xlsx", "bom=true", "corp_id=", "since=1&since=2"] {
+        let (status, text) = world.text(&format!("/v1/links/export?{query}")).await;
+        assert_eq!(status, 400, "{query}: {text}");
+        assert!(text.contains("bad_request"), "{text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_while_links_keep_coming_is_the_links_of_one_position_of_the_feed() {
+    const LINKS: usize = 400;
+    let app = "existing_customers = false".to_owned();
+    let world = World::with(Setup { app, ..Setup::default() }).await;
+    let fans = world.mint(LINKS).await;
+    let exporting = async {
+        let mut exports = Vec::new();
+        let mut seen = 0;
+        while seen < LINKS as u64 {
+            let (text, feed, links) = export(&world, "").await;
+            seen = feed;
+            exports.push((rows_of(&text), feed, links));
+        }
+        exports
+    };
+    let (exports, ()) = tokio::join!(exporting, world.add_all(&fans, "zhangsan"));
+    let made = |feed: u64, entries: &[Value]| -> BTreeSet<String> {
+        let until = entries.iter().filter(|entry| entry["seq"].as_u64().unwrap() <= feed);
+        until.map(|entry| entry["data"]["link_id"].as_str().unwrap().to_owned()).collect()
+    };
+    let entries = world.feed(LINKS).await;
+    assert!(entries.iter().all(|entry| entry["type"] == "link.created"));
+    let in_between = exports.iter().filter(|(_, feed, _)| (1..LINKS as u64).contains(feed)).count();
+    assert!(in_between > 2, "links came too fast: {in_between} exports in between");
+    for (rows, feed, links) in exports {
+        assert_eq!(rows.len() as u64, links);
+        assert_eq!(by_id(rows).into_keys().collect::<BTreeSet<_>>(), made(feed, &entries), "at {feed}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_writes_what_the_service_exports() {
+    let (world, fans) = with_links(Setup::default()).await;
+    let file = world.folder.path().join("links.ndjson");
+    let path = file.to_str().unwrap();
+    let ran = world.unionlink(&["links", "export", "--output", path]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{ran:?}");
+    assert!(ran.stderr.contains("14 rows") && ran.stderr.contains("the feed goes on after 15"), "{ran:?}");
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(by_id(rows_of(&written)), all_links(&world, &fans).await);
+
+    let ran = world.unionlink(&["links", "export"]).await;
+    assert_eq!((ran.code, by_id(rows_of(&ran.stdout))), (0, by_id(rows_of(&written))));
+
+    let dealer = world.dealers[1].corp_id.as_str();
+    let ran = world.unionlink(&["links", "export", "--excel", "--output", path, "--corp-id", dealer]).await;
+    assert_eq!(ran.code, 0, "{ran:?}");
+    let written = std::fs::read_to_string(&file).unwrap();
+    let rows = csv_rows(written.strip_prefix('\u{feff}').expect("it begins with a byte order mark"));
+    assert!(!rows.is_empty() && rows.len() < 14 && rows.iter().all(|row| row["corp_id"] == dealer));
+    assert!(ran.stderr.contains(&format!("{} rows", rows.len())), "{ran:?}");
+
+    let left: Vec<_> =
+        std::fs::read_dir(world.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".part")), "{left:?}");
+    for arguments in
+        [&["--excel", "--format", "ndjson"][..], &["--since", "yesterday"], &["--format", "xlsx"]]
+    {
+        assert_eq!(
+            world.unionlink(&[&["links", "export"], arguments].concat()).await.code,
+            2,
+            "{arguments:?}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_leaves_no_file_where_the_service_does_not_answer() {
+    let mut world = World::usual().await;
+    world.stop().await.unwrap();
+    let file = world.folder.path().join("links.csv");
+    let ran = world.unionlink(&["links", "export", "--output", file.to_str().unwrap()]).await;
+    assert_eq!((ran.code, file.exists()), (1, false), "{ran:?}");
+    assert!(ran.stderr.contains("hint:"), "{ran:?}");
+}
