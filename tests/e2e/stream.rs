@@ -172,6 +172,22 @@ async fn three_hundred_readers_each_get_every_entry_while_links_are_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_was_forgotten_a_moment_ago_is_in_no_stream_any_more() {
+    let world = with_links(3).await;
+    // Readers share what was read for one of them, and this one was just read.
+    let mut stream = Stream::of(&world, "?after=0").await;
+    let unionid = stream.next().await.unwrap().data["data"]["unionid"].clone();
+    assert_eq!(world.post("/v1/forget", &json!({"unionid": unionid})).await.0, 200);
+    let mut later = Stream::of(&world, "?after=0").await;
+    for seq in 1..=4 {
+        let event = later.next().await.unwrap();
+        assert_eq!(event.id, seq);
+        assert!(!event.data.to_string().contains(unionid.as_str().unwrap()), "{event:?}");
+        assert_eq!(event.name == "link.erased", seq == 1 || seq == 4, "{event:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn so_many_streams_are_open_and_no_more_until_one_ends() {
     const STREAMS_MAX: usize = 1_000;
     let world = World::usual().await;
