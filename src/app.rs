@@ -113,6 +113,9 @@ impl App {
         for sink in &config.sinks {
             sinks.push((sink, sinks::build(sink, clock.clone()).map_err(StartError::Sink)?));
         }
+        for sink in &config.sinks {
+            metrics.sink_known(&sink.name);
+        }
         let context = Context {
             store: store.clone(),
             directory: Arc::new(Directory::new(store.clone(), platform.clone(), clock.clone())),
@@ -150,6 +153,7 @@ impl App {
             sink_kinds: config.sinks.iter().map(|sink| (sink.name.clone(), sink.target.kind())).collect(),
             pages: Arc::default(),
             streams: admin::streams(),
+            heavy: admin::heavy(),
             stop: stop.clone(),
             apps: config.apps.iter().map(admin_app).collect(),
             token: config.admin.token.as_ref().map(|token| token.value.clone()),

@@ -23,8 +23,9 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Timestamp;
 use crate::lifecycle;
 
-/// How long the service may be silent in the middle of a transfer.
-const SILENCE_MAX: Duration = Duration::from_mins(1);
+/// How long the service may be silent in the middle of a transfer: it may look through millions of customers before it
+/// finds a link that a filter wants.
+const SILENCE_MAX: Duration = Duration::from_mins(10);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Links {

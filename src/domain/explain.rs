@@ -225,7 +225,7 @@ pub fn explain(facts: &Facts, now: Timestamp) -> (Verdict, Vec<Evidence>) {
         .or_else(|| forgotten(facts))
         .or_else(|| in_trouble(facts))
         .or_else(|| facts.contacts.first().map(unlinked))
-        .or_else(|| facts.fans.iter().map(alone).next())
+        .or_else(|| facts.fans.iter().min_by_key(|fan| hope(fan)).map(alone))
         .unwrap_or_else(texts::never_registered);
     (verdict, texts::evidence(facts))
 }
@@ -270,6 +270,16 @@ fn unlinked(contact: &ContactFacts) -> Verdict {
         texts::pending_id_unknown()
     } else {
         texts::no_pending_id(contact.asked.and_then(|(_, due_at)| due_at))
+    }
+}
+
+/// Of a fan in several apps the one that is nearest to a link says most.
+const fn hope(fan: &FanFacts) -> u8 {
+    match fan.state {
+        FanIs::Minted => 0,
+        FanIs::Waiting(_) => 1,
+        FanIs::Expired => 2,
+        FanIs::Rejected { .. } => 3,
     }
 }
 

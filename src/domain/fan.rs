@@ -31,7 +31,7 @@ const ASSUMED_AGE_MS: i64 = 80 * DAY_MS;
 pub struct Fan {
     /// The person inside the brand's mini program.
     pub openid: Openid,
-    /// When the brand first told us.
+    /// When the brand told us: for the first time, or again after somebody was forgotten.
     pub registered_at: Timestamp,
     /// The pending ids that join, newest last.
     pub ids: Vec<Minted>,

@@ -74,7 +74,8 @@ pub trait Feed: Send + Sync {
     /// Follows the number of the newest durable feed entry.
     fn feed_head(&self) -> watch::Receiver<u64>;
 
-    /// Deletes entries written before `cutoff` that all of `sinks` have behind them. Returns how many.
+    /// Deletes some of the entries written before `cutoff` that all of `sinks` have behind them. Returns how many, 0 when
+    /// there are no more.
     async fn prune_feed(&self, cutoff: Timestamp, sinks: &[SinkName]) -> Result<u64, StoreError>;
 
     /// The cursor of a sink that is to be served, begun at `start` if there is none. Returns also how many entries it
@@ -109,9 +110,9 @@ pub trait LinksSnapshot: Send {
     /// How many links there are.
     fn links(&self) -> u64;
 
-    /// Some more of them, nothing when there are no more. A person who was forgotten meanwhile is left out.
+    /// Some more of them, perhaps none; `None` when there are no more. A person who was forgotten meanwhile is left out.
     ///
     /// # Errors
     /// [`StoreError::SnapshotLost`] when too much changed meanwhile.
-    async fn next(&mut self, now: Timestamp) -> Result<Vec<LinkData>, StoreError>;
+    async fn next(&mut self, now: Timestamp) -> Result<Option<Vec<LinkData>>, StoreError>;
 }

@@ -155,6 +155,8 @@ pub struct FanWork {
     pub priority: Priority,
     /// Where in that queue.
     pub place: FanPlace,
+    /// Where the store keeps it; a fan who was forgotten and registered again is kept elsewhere.
+    pub number: u32,
     /// What is known.
     pub fan: Fan,
 }

@@ -111,6 +111,9 @@ pub trait People: Send + Sync {
         now: Timestamp,
     ) -> Result<Receipt, StoreError>;
 
+    /// Forgets whole those fans who turned out to be customers that were forgotten before. Returns how many.
+    async fn finish_forgetting(&self, now: Timestamp) -> Result<u64, StoreError>;
+
     /// A receipt.
     async fn receipt(&self, id: ReceiptId) -> Result<Option<Receipt>, StoreError>;
 }

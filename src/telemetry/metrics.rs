@@ -305,6 +305,15 @@ impl Metrics {
         self.resolved_ids.get()
     }
 
+    /// A sink will be delivered to: its counters exist from now on.
+    pub fn sink_known(&self, sink: &SinkName) {
+        let sink = sink.to_string();
+        for outcome in ["ok", "failed"] {
+            drop(self.deliveries.get_or_create(&Delivery { sink: sink.clone(), outcome }));
+        }
+        drop(self.delivered.get_or_create(&OfSink { sink }));
+    }
+
     /// A delivery to a sink ended, with so many entries arrived.
     pub fn delivery(&self, sink: &SinkName, ok: bool, arrived: usize) {
         let (sink, outcome) = (sink.to_string(), if ok { "ok" } else { "failed" });

@@ -30,8 +30,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How a sink is doing.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Progress {
-    /// The number of the newest entry that arrived.
+    /// The number of the newest entry that arrived,
     pub after: u64,
+    /// since the cursor was moved by hand so often.
+    pub epoch: u64,
     /// Entries that arrived since the start, repetitions included.
     pub delivered: u64,
     /// Deliveries begun since the start.
@@ -48,6 +50,19 @@ pub struct Progress {
     pub oldest_at: Option<Timestamp>,
     /// Entries that it will never get: they were deleted while nobody served it.
     pub missed: u64,
+}
+
+impl Progress {
+    /// The number of the newest entry that arrived, given the cursor as it is written down: that is a little behind,
+    /// unless it has just been moved by hand.
+    #[must_use]
+    pub fn arrived(&self, cursor: Option<&Cursor>) -> u64 {
+        match cursor {
+            Some(cursor) if cursor.epoch == self.epoch => self.after.max(cursor.after),
+            Some(cursor) => cursor.after,
+            None => self.after,
+        }
+    }
 }
 
 /// A sink that is served.
@@ -188,7 +203,11 @@ impl Delivery {
     /// Reads the cursor; an operator may have moved it.
     async fn look_at_cursor(&mut self) -> Result<Cursor, StoreError> {
         let stored = match &self.cursor {
-            Some(_) => self.store.cursor(&self.name).await?,
+            Some(_) => match self.store.cursor(&self.name).await {
+                // Opened again, it is mended.
+                Err(StoreError::Damaged(_)) => None,
+                cursor => cursor?,
+            },
             None => None,
         };
         let Some(cursor) = stored else {
@@ -197,7 +216,9 @@ impl Delivery {
                 tracing::error!(sink = %self.name, missed, "entries were deleted while nobody served this sink");
             }
             self.after = cursor.after;
-            self.progress(|progress| (progress.after, progress.missed) = (cursor.after, missed));
+            self.progress(|progress| {
+                (progress.after, progress.epoch, progress.missed) = (cursor.after, cursor.epoch, missed);
+            });
             self.cursor = Some(cursor.clone());
             return Ok(cursor);
         };
@@ -209,7 +230,8 @@ impl Delivery {
             // Whoever moves or resumes it wants to see at once what comes of it.
             let after = self.after;
             self.progress(|progress| {
-                (progress.after, progress.due_at, progress.failures_in_a_row) = (after, None, 0);
+                (progress.after, progress.epoch) = (after, cursor.epoch);
+                (progress.due_at, progress.failures_in_a_row) = (None, 0);
                 progress.problem = None;
             });
         }

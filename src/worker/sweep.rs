@@ -18,12 +18,13 @@ use crate::wecom::Class;
 
 /// Runs until `stop`.
 pub async fn run(context: Context, stop: CancellationToken) {
-    let sweep = Sweep { context, swept_at: None, listed_at: HashMap::new() };
+    let sweep = Sweep { context, stop: stop.clone(), swept_at: None, listed_at: HashMap::new() };
     super::run(&Notify::new(), stop, sweep).await;
 }
 
 struct Sweep {
     context: Context,
+    stop: CancellationToken,
     swept_at: Option<Timestamp>,
     listed_at: HashMap<AppName, Timestamp>,
 }
@@ -37,11 +38,9 @@ impl Activation for Sweep {
                 Ok(deleted) => tracing::info!(deleted, "old records deleted"),
                 Err(error) => tracing::warn!(%error, "sweep put off"),
             }
-            let sinks: Vec<_> = self.context.sinks.names().cloned().collect();
-            match self.context.store.prune_feed(now.plus_ms(-self.context.feed_kept_ms), &sinks).await {
-                Ok(0) => {}
-                Ok(deleted) => tracing::info!(deleted, "old entries of the feed deleted"),
-                Err(error) => tracing::warn!(%error, "the feed was not shortened"),
+            self.shorten_feed(now).await;
+            if let Err(error) = self.context.store.finish_forgetting(now).await {
+                tracing::warn!(%error, "a fan who was forgotten as a customer is not yet forgotten whole");
             }
             self.swept_at = Some(now);
         }
@@ -61,6 +60,25 @@ fn overdue(last: Option<Timestamp>, every_ms: i64, now: Timestamp) -> bool {
 }
 
 impl Sweep {
+    async fn shorten_feed(&self, now: Timestamp) {
+        let sinks: Vec<_> = self.context.sinks.names().cloned().collect();
+        let cutoff = now.plus_ms(-self.context.feed_kept_ms);
+        let mut deleted = 0;
+        while !self.stop.is_cancelled() {
+            match self.context.store.prune_feed(cutoff, &sinks).await {
+                Ok(0) => break,
+                Ok(some) => deleted += some,
+                Err(error) => {
+                    tracing::warn!(%error, "the feed was not shortened");
+                    break;
+                }
+            }
+        }
+        if deleted > 0 {
+            tracing::info!(deleted, "old entries of the feed deleted");
+        }
+    }
+
     async fn list_dealers(&self, app: &AppName, now: Timestamp) -> bool {
         let scope = Scope::Dealers(app.clone());
         if self.context.pauses.of(&[&scope], now).is_some() {

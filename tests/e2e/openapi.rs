@@ -81,6 +81,13 @@ async fn every_name_of_the_description_means_one_thing() {
         let pointer = part.split('"').next().unwrap();
         assert!(description.pointer(pointer).is_some(), "{pointer} leads nowhere");
     }
+    // Clients are generated with a function of that name for each operation.
+    let operations = description["paths"].as_object().unwrap().values().flat_map(|path| {
+        path.as_object().unwrap().values().map(|operation| operation["operationId"].as_str().unwrap())
+    });
+    let mut ids: Vec<_> = operations.collect();
+    ids.sort_unstable();
+    assert!(ids.windows(2).all(|pair| pair[0] != pair[1]), "{ids:?}");
     // Two types of one name would be described as one of them; each answer has the fields it is said to have.
     for (path, schema) in [
         ("/v1/sinks", "/paths/~1v1~1sinks/get"),

@@ -45,7 +45,7 @@ pub(super) struct Explanation {
 /// Why an id is, or is not, linked
 ///
 /// The id is a unionid or an `external_userid`. The codes are stable.
-#[utoipa::path(get, path = "/v1/explain/{id}", tag = "people",
+#[utoipa::path(operation_id = "explain", get, path = "/v1/explain/{id}", tag = "people",
     params(("id" = String, Path, description = "A unionid or an external_userid", example = "oINVENTED-unionid-0001")),
     responses(
         (status = 200, body = Explanation),
@@ -60,7 +60,7 @@ pub(super) async fn show(
         return Err(Problem::bad_request("an id has 1 to 255 bytes"));
     }
     let (store, asked) = (state.store.clone(), id.clone());
-    let trace = beside(async move { store.trace(&asked).await }).await??;
+    let trace = beside(&state, async move { store.trace(&asked).await }).await??;
     let facts = state.facts(trace).await?;
     let (Verdict { code, text, hint }, evidence) = explain(&facts, state.clock.now());
     Ok(Json(Explanation { id, code, text, hint, evidence }))
@@ -77,8 +77,8 @@ impl AdminState {
         facts.events = events.into_iter().map(|row| self.event_facts(row)).collect();
         let head = self.store.counts().feed_head;
         for name in self.sink_kinds.keys() {
-            let done = self.sinks.progress(name).unwrap_or_default();
-            let after = self.store.cursor(name).await?.map_or(0, |cursor| cursor.after).max(done.after);
+            let (done, cursor) = (self.sinks.progress(name).unwrap_or_default(), self.cursor(name).await?);
+            let after = done.arrived(cursor.as_ref());
             facts.sinks.push(SinkFacts {
                 name: name.clone(),
                 entries: head.saturating_sub(after),

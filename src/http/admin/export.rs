@@ -9,6 +9,9 @@ use futures_util::stream::try_unfold;
 use serde::Deserialize;
 use std::io;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
 use super::links::query;
@@ -18,6 +21,9 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::domain::link::LinkData;
 use crate::domain::time::Timestamp;
 use crate::store::LinksSnapshot;
+
+/// However slowly it is read.
+const LIFE: Duration = Duration::from_hours(2);
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -71,6 +77,9 @@ struct Export {
     clock: Arc<dyn Clock>,
     query: ExportQuery,
     begun: bool,
+    stop: CancellationToken,
+    until: Instant,
+    _place: OwnedSemaphorePermit,
 }
 
 impl Export {
@@ -93,9 +102,13 @@ impl Export {
             write_csv(&mut text, |csv| csv.write_record(COLUMNS))?;
         }
         self.begun = true;
-        loop {
-            let links = self.snapshot.next(self.clock.now()).await.map_err(io::Error::other)?;
-            let over = links.is_empty();
+        while text.is_empty() {
+            if self.stop.is_cancelled() || self.until <= Instant::now() {
+                return Err(io::Error::other("the export was given up"));
+            }
+            // What does not end is an error of the transfer, which the reader notices.
+            let some = self.snapshot.next(self.clock.now()).await.map_err(io::Error::other)?;
+            let Some(links) = some else { return Ok(None) };
             for link in links.iter().filter(|link| self.wants(link)) {
                 if csv {
                     write_csv(&mut text, |csv| csv.write_record(columns(link, self.query.bom)))?;
@@ -104,13 +117,9 @@ impl Export {
                     text.push(b'\n');
                 }
             }
-            // What does not end is an error of the transfer, which the reader notices.
-            match (text.is_empty(), over) {
-                (true, true) => return Ok(None),
-                (true, false) => tokio::task::yield_now().await,
-                (false, _) => return Ok(Some((text.into(), self))),
-            }
+            tokio::task::yield_now().await;
         }
+        Ok(Some((text.into(), self)))
     }
 }
 
@@ -154,7 +163,7 @@ fn harmless(cell: String) -> String {
 /// Streamed, however many there are. `x-unionlink-feed` is the position of the feed that the links stand for: who
 /// goes on reading there misses nothing. `x-unionlink-links` is how many links there are before any filter. A transfer
 /// that breaks off is incomplete.
-#[utoipa::path(get, path = "/v1/links/export", tag = "links", params(ExportQuery), responses(
+#[utoipa::path(operation_id = "export_links", get, path = "/v1/links/export", tag = "links", params(ExportQuery), responses(
     (status = 200, content(
         (crate::domain::link::LinkData = "application/x-ndjson"),
         (String = "text/csv", example = "app,unionid,external_userid,…\r\n"),
@@ -176,9 +185,20 @@ pub(super) async fn export(
         Format::Ndjson => "application/x-ndjson",
         Format::Csv => "text/csv; charset=utf-8; header=present",
     };
+    let place = state.heavy.clone().try_acquire_owned();
+    let place =
+        place.map_err(|_| Problem::busy("other requests read the whole store now; try again later"))?;
     let snapshot = state.store.snapshot().await?;
     let (feed, links) = (snapshot.feed_head(), snapshot.links());
-    let export = Export { snapshot, clock: state.clock.clone(), query, begun: false };
+    let export = Export {
+        snapshot,
+        clock: state.clock.clone(),
+        query,
+        begun: false,
+        stop: state.stop.clone(),
+        until: Instant::now() + LIFE,
+        _place: place,
+    };
     let mut response = Body::from_stream(try_unfold(export, Export::next)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));

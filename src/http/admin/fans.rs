@@ -106,7 +106,7 @@ pub(super) enum FanRows {
 ///
 /// One object, an array, or NDJSON of any length; answered after it is durable. Rows that are known change nothing; a
 /// new openid replaces the old one.
-#[utoipa::path(post, path = "/v1/fans", tag = "fans", params(RegisterQuery),
+#[utoipa::path(operation_id = "register_fans", post, path = "/v1/fans", tag = "fans", params(RegisterQuery),
     request_body(content(
         (FanRows = "application/json"), (FanRow = "application/x-ndjson"),
     )),
@@ -304,7 +304,7 @@ impl FanView {
 }
 
 /// One fan and its state
-#[utoipa::path(get, path = "/v1/fans/{unionid}", tag = "fans",
+#[utoipa::path(operation_id = "show_fan", get, path = "/v1/fans/{unionid}", tag = "fans",
     params(("unionid" = String, Path, description = "The fan", example = "oINVENTED-unionid-0001"), ShowQuery),
     responses(
         (status = 200, body = FanView),

@@ -77,7 +77,7 @@ fn duration(text: &str) -> Option<Duration> {
 /// The feed from a position on
 ///
 /// Read it again with `after` = `next`. Numbers are strictly increasing and without gaps; ids are stable.
-#[utoipa::path(get, path = "/v1/links/feed", tag = "links", params(FeedQuery), responses(
+#[utoipa::path(operation_id = "read_feed", get, path = "/v1/links/feed", tag = "links", params(FeedQuery), responses(
     (status = 200, body = Page),
     (status = 410, response = super::openapi::Gone),
     super::openapi::Errors,
@@ -185,7 +185,7 @@ struct Reader {
 impl Reader {
     /// What to send next; `None` ends the stream.
     async fn next(mut self) -> Result<Option<(Bytes, Self)>, std::io::Error> {
-        if self.over {
+        if self.over || self.stop.is_cancelled() {
             return Ok(None);
         }
         let heartbeat = tokio::time::sleep(HEARTBEAT_EVERY);
@@ -231,7 +231,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
 /// `id` is the number, `event` the type, `data` the entry. Goes on from `Last-Event-ID` or `after`; a comment every
 /// 15 seconds keeps the connection open. A reader that takes nothing for 30 seconds is cut off, and goes on when it
 /// connects again.
-#[utoipa::path(get, path = "/v1/links/stream", tag = "links", params(
+#[utoipa::path(operation_id = "stream_feed", get, path = "/v1/links/stream", tag = "links", params(
     StreamQuery,
     ("Last-Event-ID" = Option<u64>, Header, description = "The number of the last entry that arrived"),
 ), responses(

@@ -1,7 +1,8 @@
 //! `POST /v1/forget` and `GET /v1/forget/{receipt}`.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -70,16 +71,14 @@ impl From<Receipt> for ReceiptView {
 ///
 /// Fans, customers, links, events and the content of feed entries, in one transaction. Receivers are told
 /// `link.erased` with the link's id only. Later callbacks are linked again only to a fan registered anew.
-#[utoipa::path(post, path = "/v1/forget", tag = "people", request_body = Forget, responses(
+#[utoipa::path(operation_id = "forget", post, path = "/v1/forget", tag = "people", request_body = Forget, responses(
     (status = 200, body = ReceiptView),
+    (status = 408, response = super::openapi::TooSlow),
     (status = 413, response = super::openapi::TooLarge),
     super::openapi::Errors,
 ))]
-pub(super) async fn forget(
-    State(state): Shared,
-    body: Result<Json<Forget>, JsonRejection>,
-) -> Result<Json<ReceiptView>, Problem> {
-    let Forget { unionid, external_userid, request } = json(body)?;
+pub(super) async fn forget(State(state): Shared, body: Body) -> Result<Json<ReceiptView>, Problem> {
+    let Forget { unionid, external_userid, request } = json(body).await?;
     let of = |name: &str, error: IdError| Problem::bad_request(format!("{name} {error}"));
     let person = match (unionid, external_userid) {
         (Some(id), None) => Person::Unionid(Unionid::new(id).map_err(|e| of("unionid", e))?),
@@ -93,14 +92,14 @@ pub(super) async fn forget(
         return Err(Problem::bad_request(format!("request is longer than {REQUEST_CHARS_MAX} characters")));
     }
     let (store, now) = (state.store.clone(), state.clock.now());
-    let receipt = beside(async move { store.forget(&person, request, now).await }).await??;
+    let receipt = beside(&state, async move { store.forget(&person, request, now).await }).await??;
     state.pages.clear().await;
     tracing::info!(receipt = %receipt.id, "a person was forgotten");
     Ok(Json(receipt.into()))
 }
 
 /// A receipt
-#[utoipa::path(get, path = "/v1/forget/{receipt}", tag = "people",
+#[utoipa::path(operation_id = "show_receipt", get, path = "/v1/forget/{receipt}", tag = "people",
     params(("receipt" = String, Path, description = "Its name", example = "rcp_0123456789abcdef01234567")),
     responses(
         (status = 200, body = ReceiptView),

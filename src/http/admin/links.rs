@@ -46,7 +46,7 @@ pub(super) struct Found {
 /// The links of a fan, of a customer, or at a pending id
 ///
 /// At most 1000. An empty list when there is none.
-#[utoipa::path(get, path = "/v1/links", tag = "links", params(FindQuery), responses(
+#[utoipa::path(operation_id = "find_links", get, path = "/v1/links", tag = "links", params(FindQuery), responses(
     (status = 200, body = Found),
     super::openapi::Errors,
 ))]

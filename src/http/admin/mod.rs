@@ -14,14 +14,16 @@ mod status;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{DefaultBodyLimit, Extension, Request, State};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
 use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::{Json, Router};
 use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
@@ -81,6 +83,8 @@ pub struct AdminState {
     pub pages: Arc<Pages>,
     /// Room for streams.
     pub streams: Arc<Semaphore>,
+    /// Room for requests that read much of the store.
+    pub heavy: Arc<Semaphore>,
     /// Cancelled when what waits for news has to end.
     pub stop: CancellationToken,
     /// The apps.
@@ -99,7 +103,7 @@ pub fn streams() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(feed::STREAMS_MAX))
 }
 
-/// Bodies that are read whole; fans are read as a stream, under limits of their own.
+/// For a body that is read whole.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// The private router.
@@ -118,8 +122,8 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .routes(routes!(sinks::rewind))
         .routes(routes!(events::list))
         .routes(routes!(events::show))
-        .routes(routes!(events::redrive))
-        .routes(routes!(events::redrive_all))
+        .routes(routes!(events::redrive::one))
+        .routes(routes!(events::redrive::several))
         .routes(routes!(explain::show))
         .routes(routes!(forget::forget))
         .routes(routes!(forget::receipt))
@@ -133,7 +137,6 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .split_for_parts();
     description.merge(of_open);
     let guarded = guarded
-        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(Extension(Arc::new(description)))
         .route_layer(middleware::from_fn_with_state(state.clone(), authorised));
     Router::new()
@@ -144,8 +147,26 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .with_state(state)
 }
 
-/// Runs what reads much of the store beside the threads that serve everybody.
-async fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> Result<T, Problem> {
+/// Requests that read much of the store, at once.
+const HEAVY_MAX: usize = 4;
+/// How long such a request waits for its turn.
+const HEAVY_WAIT: Duration = Duration::from_secs(20);
+
+/// Room for requests that read much of the store.
+#[must_use]
+pub fn heavy() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(HEAVY_MAX))
+}
+
+/// Runs what reads much of the store beside the threads that serve everybody, a few at a time.
+async fn beside<T: Send + 'static>(
+    state: &AdminState,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Problem> {
+    let turn = tokio::time::timeout(HEAVY_WAIT, state.heavy.clone().acquire_owned()).await;
+    let Ok(Ok(_turn)) = turn else {
+        return Err(Problem::busy("other requests read the whole store now; try again later"));
+    };
     let runtime = tokio::runtime::Handle::current();
     let done = tokio::task::spawn_blocking(move || runtime.block_on(work)).await;
     done.map_err(|error| {
@@ -154,12 +175,12 @@ async fn beside<T: Send + 'static>(work: impl Future<Output = T> + Send + 'stati
     })
 }
 
-/// The body of a request, with a problem that says what is wrong with it.
-fn json<T>(body: Result<Json<T>, JsonRejection>) -> Result<T, Problem> {
-    body.map(|Json(body)| body).map_err(|error| match error {
-        JsonRejection::BytesRejection(_) => Problem::body(error.status()),
-        other => Problem::bad_request(other.body_text()),
-    })
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The JSON body of a request, with a problem that says what is wrong with it.
+async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
+    let bytes = super::read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(Problem::body)?;
+    serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(format!("the body: {error}")))
 }
 
 /// Lets a request pass that carries the admin token. Digests are compared, so the time tells neither content nor

@@ -89,7 +89,7 @@ impl Modify for Bearer {
 }
 
 /// This description
-#[utoipa::path(get, path = "/openapi.json", tag = "service", responses((status = 200, body = Object), Errors))]
+#[utoipa::path(operation_id = "describe", get, path = "/openapi.json", tag = "service", responses((status = 200, body = Object), Errors))]
 pub(super) async fn describe(
     axum::extract::Extension(description): axum::extract::Extension<std::sync::Arc<OpenApi>>,
 ) -> Response {

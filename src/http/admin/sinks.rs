@@ -1,7 +1,8 @@
 //! `/v1/sinks`: how the sinks do, and an operator's hand on them.
 
 use axum::Json;
-use axum::extract::rejection::{JsonRejection, PathRejection};
+use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -10,7 +11,7 @@ use super::links::id;
 use super::{AdminState, Problem, Shared};
 use crate::domain::ids::SinkName;
 use crate::domain::time::{SECOND_MS, Timestamp};
-use crate::store::{Cursor, CursorState, Seek};
+use crate::store::{Cursor, CursorState, Seek, StoreError};
 use crate::worker::deliver::Progress;
 
 /// A sink, and how it does.
@@ -86,8 +87,7 @@ impl SinkView {
         head: u64,
         now: Timestamp,
     ) -> Self {
-        // What has arrived is known before it is written down.
-        let after = done.after.max(cursor.as_ref().map_or(0, |cursor| cursor.after));
+        let after = done.arrived(cursor.as_ref());
         let lag_entries = head.saturating_sub(after);
         let oldest_at = done.oldest_at.filter(|_| lag_entries > 0);
         let failing = done.problem.map(|(_, reason)| reason);
@@ -123,9 +123,17 @@ impl AdminState {
         let mut views = Vec::new();
         for (name, kind) in &self.sink_kinds {
             let done = self.sinks.progress(name).unwrap_or_default();
-            views.push(SinkView::new(name, kind, self.store.cursor(name).await?, done, head, now));
+            views.push(SinkView::new(name, kind, self.cursor(name).await?, done, head, now));
         }
         Ok(views)
+    }
+
+    /// A cursor, unless its record is damaged: then it is soon begun anew.
+    pub(super) async fn cursor(&self, name: &SinkName) -> Result<Option<Cursor>, Problem> {
+        match self.store.cursor(name).await {
+            Err(StoreError::Damaged(_)) => Ok(None),
+            cursor => Ok(cursor?),
+        }
     }
 
     async fn sink_view(&self, name: &SinkName) -> Result<Json<SinkView>, Problem> {
@@ -152,7 +160,7 @@ pub(super) struct List {
 }
 
 /// The sinks, and how they do
-#[utoipa::path(get, path = "/v1/sinks", tag = "sinks", responses(
+#[utoipa::path(operation_id = "list_sinks", get, path = "/v1/sinks", tag = "sinks", responses(
     (status = 200, body = List),
     super::openapi::Errors,
 ))]
@@ -161,7 +169,7 @@ pub(super) async fn list(State(state): Shared) -> Result<Json<List>, Problem> {
 }
 
 /// One sink, and how it does
-#[utoipa::path(get, path = "/v1/sinks/{name}", tag = "sinks",
+#[utoipa::path(operation_id = "show_sink", get, path = "/v1/sinks/{name}", tag = "sinks",
     params(("name" = String, Path, description = "Its name in the configuration", example = "crm")),
     responses(
         (status = 200, body = SinkView),
@@ -189,7 +197,7 @@ fn not_begun() -> Problem {
 /// Stop delivering to a sink
 ///
 /// Nothing is lost: the feed is kept until the sink has it.
-#[utoipa::path(post, path = "/v1/sinks/{name}/pause", tag = "sinks",
+#[utoipa::path(operation_id = "pause_sink", post, path = "/v1/sinks/{name}/pause", tag = "sinks",
     params(("name" = String, Path, description = "Its name in the configuration", example = "crm")),
     responses(
         (status = 200, body = SinkView),
@@ -208,7 +216,7 @@ pub(super) async fn pause(
 /// Deliver to a sink again
 ///
 /// Ends a pause, enables a sink that its receiver disabled, and has one that fails tried at once.
-#[utoipa::path(post, path = "/v1/sinks/{name}/resume", tag = "sinks",
+#[utoipa::path(operation_id = "resume_sink", post, path = "/v1/sinks/{name}/resume", tag = "sinks",
     params(("name" = String, Path, description = "Its name in the configuration", example = "crm")),
     responses(
         (status = 200, body = SinkView),
@@ -247,23 +255,24 @@ enum End {
 /// Have a sink go on elsewhere in the feed
 ///
 /// Back, to have entries delivered again under the same ids; or forwards, to pass over what a receiver cannot take.
-#[utoipa::path(post, path = "/v1/sinks/{name}/rewind", tag = "sinks", request_body = Rewind,
+#[utoipa::path(operation_id = "rewind_sink", post, path = "/v1/sinks/{name}/rewind", tag = "sinks", request_body = Rewind,
     params(("name" = String, Path, description = "Its name in the configuration", example = "crm")),
     responses(
         (status = 200, body = SinkView),
         (status = 404, response = super::openapi::NotFound),
         (status = 409, response = super::openapi::Conflict),
         (status = 410, response = super::openapi::Gone),
-        (status = 413, response = super::openapi::TooLarge),
+        (status = 408, response = super::openapi::TooSlow),
+    (status = 413, response = super::openapi::TooLarge),
         super::openapi::Errors,
     ))]
 pub(super) async fn rewind(
     State(state): Shared,
     path: Result<Path<String>, PathRejection>,
-    body: Result<Json<Rewind>, JsonRejection>,
+    body: Body,
 ) -> Result<Json<SinkView>, Problem> {
     let name = state.sink_named(path)?;
-    let seek = match super::json(body)? {
+    let seek = match super::json(body).await? {
         Rewind { after: Some(after), to: None } => Seek::After(after),
         Rewind { after: None, to: Some(End::Beginning) } => Seek::Beginning,
         Rewind { after: None, to: Some(End::Now) } => Seek::Now,

@@ -20,7 +20,7 @@ use crate::wecom::Api;
 use crate::worker::pause::Scope;
 
 /// How it goes: the funnel, ages, pauses with their reasons, quotas with a forecast, dealers, sinks
-#[utoipa::path(get, path = "/v1/status", tag = "service", responses(
+#[utoipa::path(operation_id = "show_status", get, path = "/v1/status", tag = "service", responses(
     (status = 200, body = Object, description = "Fields may be added"),
     super::openapi::Errors,
 ))]
@@ -112,7 +112,7 @@ fn sum<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
 }
 
 /// Metrics for Prometheus
-#[utoipa::path(get, path = "/metrics", tag = "service", responses(
+#[utoipa::path(operation_id = "read_metrics", get, path = "/metrics", tag = "service", responses(
     (status = 200, content_type = "application/openmetrics-text", body = String),
     super::openapi::Errors,
 ))]
@@ -131,7 +131,7 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
 }
 
 /// Whether the service runs
-#[utoipa::path(get, path = "/livez", tag = "service", security(()), responses(
+#[utoipa::path(operation_id = "is_alive", get, path = "/livez", tag = "service", security(()), responses(
     (status = 200, content_type = "text/plain", body = String),
 ))]
 pub(super) async fn live() -> &'static str {
@@ -141,7 +141,7 @@ pub(super) async fn live() -> &'static str {
 /// Whether a callback could be made durable now
 ///
 /// Does not depend on WeCom.
-#[utoipa::path(get, path = "/readyz", tag = "service", security(()), responses(
+#[utoipa::path(operation_id = "is_ready", get, path = "/readyz", tag = "service", security(()), responses(
     (status = 200, content_type = "text/plain", body = String),
     (status = 503, response = super::openapi::Unavailable),
 ))]

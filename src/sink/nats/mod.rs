@@ -34,7 +34,7 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 const RECONNECTS_MAX: usize = 80;
 
 /// Entries of one delivery.
-const BATCH_MAX: usize = 256;
+const BATCH_MAX: usize = 32;
 
 /// Where and as whom messages are published.
 #[derive(Debug, Clone)]

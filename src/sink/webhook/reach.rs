@@ -45,14 +45,16 @@ const fn is_private_v6(ip: Ipv6Addr) -> bool {
         || ip.is_unspecified()
         || ip.is_multicast()
         || matches!(first, 0xfc00..=0xfdff) // unique local
+        || matches!(ip.segments(), [0x0064, 0xff9b, 1, ..] | [0x2001, 0, ..]) // local NAT64; Teredo
         || matches!(first, 0xfe80..=0xfeff) // link-local and the site-local of old
 }
 
-/// The IPv4 address that an IPv6 one stands for: mapped, translated (NAT64) or 6to4.
+/// The IPv4 address that an IPv6 one stands for: mapped, compatible, translated (SIIT, NAT64) or 6to4.
 fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match ip.segments() {
-        [0, 0, 0, 0, 0, 0xffff, high, low]
+        [0, 0, 0, 0, 0, 0 | 0xffff, high, low]
+        | [0, 0, 0, 0, 0xffff, 0, high, low]
         | [0x0064, 0xff9b, 0, 0, 0, 0, high, low]
         | [0x2002, high, low, ..] => Some(v4(high, low)),
         _ => None,

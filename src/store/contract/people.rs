@@ -160,6 +160,80 @@ async fn a_customer_forgotten_before_anybody_knew_who_that_is_takes_the_fan_alon
     assert_eq!(store.counts().links, 2);
 }
 
+async fn a_fan_registered_again_after_a_customer_was_forgotten_is_linked_to_that_customer(place: &dyn Place) {
+    let store = place.open();
+    mint(&store, 1, 1, T0).await;
+    let at = T0.plus_ms(HOUR_MS);
+    store.forget(&Person::ExternalUserid(customer(1)), None, at).await.unwrap();
+    // The brand says that this person is back, before anybody knew that customer and fan are one.
+    let later = at.plus_ms(HOUR_MS);
+    assert_eq!(store.put_fans(vec![new_fan(1)], later).await.unwrap(), [Registered::Known]);
+    store.append(Arrival { received_at: later, ..added(1, 1) }).await.unwrap();
+    work_off(&store, later, Verdict::Resolved(pending(1))).await;
+    assert_eq!((store.counts().links, tally(&store).await.registered), (1, 1));
+    let store = reopen(place, store).await;
+    assert_eq!(store.finish_forgetting(later).await, Ok(0));
+    assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 1);
+}
+
+async fn who_is_found_out_to_be_forgotten_is_forgotten_whole(place: &dyn Place) {
+    let store = place.open();
+    mint(&store, 1, 1, T0).await;
+    // Linked at one dealer, forgotten under the id that another dealer has.
+    store.append(added(1, 1)).await.unwrap();
+    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    let at = T0.plus_ms(HOUR_MS);
+    store.forget(&Person::ExternalUserid(customer(2)), None, at).await.unwrap();
+    store.append(Arrival { received_at: at.plus_ms(1), ..added(2, 2) }).await.unwrap();
+    work_off(&store, at.plus_ms(1), Verdict::Resolved(pending(1))).await;
+    let store = reopen(place, store).await;
+    assert_eq!((store.counts().links, tally(&store).await.registered), (1, 0));
+    assert_eq!(store.finish_forgetting(at.plus_ms(2)).await, Ok(1));
+    assert_eq!(store.counts().links, 0);
+    let feed = store.feed(0, 9, T0).await.unwrap();
+    assert!(feed.iter().all(|entry| entry.change == ChangeType::Erased), "{feed:?}");
+    assert_eq!(store.finish_forgetting(at.plus_ms(3)).await, Ok(0), "once");
+}
+
+#[tokio::test]
+async fn damaged_records_are_erased_as_far_as_anybody_can() {
+    let memory = Memory::default();
+    let store = memory.open();
+    mint(&store, 1, 1, T0).await;
+    for dealer in 1..=2 {
+        store.append(added(1, dealer)).await.unwrap();
+        work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    }
+    for n in [1, 2] {
+        quarantine(&store, n).await;
+    }
+    // A customer, and a part of a message about somebody else.
+    for kind in [b"c", b"z"] {
+        let (key, _) = memory.range(kind, &[kind[0] + 1]).last().unwrap().unwrap();
+        store.spoil(&key);
+    }
+    assert!(store.trace(customer(1).as_str()).await.is_ok());
+    let receipt = store.forget(&Person::Unionid(fan_key(1).unionid), None, T0).await.unwrap();
+    assert_eq!((receipt.erased.fans, receipt.erased.contacts, receipt.erased.quarantined), (1, 2, 1));
+    assert_eq!(traces_of(&memory, 1), []);
+    assert_eq!((store.counts().links, store.counts().contacts), (0, 0));
+}
+
+async fn work_on_a_fan_who_was_forgotten_meanwhile_comes_to_nothing(place: &dyn Place) {
+    let store = place.open();
+    store.put_fans(vec![new_fan(1)], T0).await.unwrap();
+    let before = lease_fans(&store, FanStep::Mint, T0, 9).await;
+    store.forget(&Person::Unionid(fan_key(1).unionid), None, T0).await.unwrap();
+    store.put_fans(vec![new_fan(1)], T0).await.unwrap();
+    let after = lease_fans(&store, FanStep::Mint, T0, 9).await;
+    assert_eq!(after.len(), 1);
+    store.settle_fans(vec![(before[0].clone(), minted(1, T0))], T0).await.unwrap();
+    assert_eq!(tally(&store).await.minted, 0, "that was another registration");
+    assert_eq!(lease_fans(&store, FanStep::Mint, T0, 9).await.len(), 0, "it is still being worked on");
+    store.settle_fans(vec![(after[0].clone(), minted(1, T0))], T0).await.unwrap();
+    assert_eq!(tally(&store).await.minted, 1);
+}
+
 async fn a_trace_gathers_what_is_kept_about_an_id(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
@@ -189,6 +263,9 @@ async fn a_trace_gathers_what_is_kept_about_an_id(place: &dyn Place) {
 contract!(
     a_forgotten_person_is_not_linked_again_until_registered_anew,
     a_customer_forgotten_before_anybody_knew_who_that_is_takes_the_fan_along,
+    a_fan_registered_again_after_a_customer_was_forgotten_is_linked_to_that_customer,
+    who_is_found_out_to_be_forgotten_is_forgotten_whole,
+    work_on_a_fan_who_was_forgotten_meanwhile_comes_to_nothing,
     a_trace_gathers_what_is_kept_about_an_id,
 );
 
@@ -278,12 +355,10 @@ async fn lived(steps: &[Step], by_unionid: bool) {
 async fn all_links(store: &EmbeddedStore) -> u64 {
     let mut snapshot = store.snapshot().await.unwrap();
     let mut all = 0;
-    loop {
-        match snapshot.next(T0).await.unwrap().len() {
-            0 => return all,
-            some => all += some as u64,
-        }
+    while let Some(some) = snapshot.next(T0).await.unwrap() {
+        all += some.len() as u64;
     }
+    all
 }
 
 proptest! {

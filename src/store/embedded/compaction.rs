@@ -41,7 +41,12 @@ struct Places {
 
 impl Places {
     fn of(folder: &Path) -> Self {
-        Self { live: folder.join("sled"), copy: folder.join("sled.copy"), old: folder.join("sled.old") }
+        // Names that nobody gives to a copy of their own.
+        Self {
+            live: folder.join("sled"),
+            copy: folder.join("sled.being-compacted"),
+            old: folder.join("sled.before-compaction"),
+        }
     }
 }
 
@@ -49,7 +54,7 @@ impl Places {
 pub(super) fn recover(folder: &Path) -> Result<(), OpenError> {
     let Places { live, copy, old } = Places::of(folder);
     if old.exists() && !live.exists() {
-        rename(folder, &copy, &live)?;
+        rename(folder, if copy.exists() { &copy } else { &old }, &live)?;
     }
     remove(&old)?;
     remove(&copy)
@@ -69,18 +74,10 @@ pub fn compact(folder: &Path, mut told: impl FnMut(u64)) -> Result<Compacted, Op
     recover(folder)?;
     delete_unfinished_snapshots(&places.live)?;
     let bytes_before = bytes_in(&places.live)?;
-    create_private(&places.copy)?;
-    let records = {
-        let from = open_database(&places.live, CACHE_BYTES)?;
-        let to = open_database(&places.copy, CACHE_BYTES)?;
-        // What sled finds damaged it may tell by panicking.
-        let copied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| copy(&from, &to, &mut told)));
-        let unreadable = |reason: String| OpenError::Database { path: places.live.clone(), reason };
-        match copied {
-            Ok(copied) => copied.map_err(|e| unreadable(e.to_string()))?,
-            Err(panic) => return Err(unreadable(format!("sled panicked: {}", panic_text(&*panic)))),
-        }
-    };
+    let records = copied(&places, &mut told).inspect_err(|_| {
+        // What is left of it the next start deletes.
+        let _ = std::fs::remove_dir_all(&places.copy);
+    })?;
     sync_all(&places.copy)?;
     sync(folder)?;
     rename(folder, &places.live, &places.old)?;
@@ -88,6 +85,19 @@ pub fn compact(folder: &Path, mut told: impl FnMut(u64)) -> Result<Compacted, Op
     remove(&places.old)?;
     sync(folder)?;
     Ok(Compacted { records, bytes_before, bytes_after: bytes_in(&places.live)? })
+}
+
+fn copied(places: &Places, told: &mut impl FnMut(u64)) -> Result<u64, OpenError> {
+    create_private(&places.copy)?;
+    let from = open_database(&places.live, CACHE_BYTES)?;
+    let to = open_database(&places.copy, CACHE_BYTES)?;
+    // What sled finds damaged it may tell by panicking.
+    let copied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| copy(&from, &to, told)));
+    let unreadable = |reason: String| OpenError::Database { path: places.live.clone(), reason };
+    match copied {
+        Ok(copied) => copied.map_err(|e| unreadable(e.to_string())),
+        Err(panic) => Err(unreadable(format!("sled panicked: {}", panic_text(&*panic)))),
+    }
 }
 
 fn copy(from: &sled::Db, to: &sled::Db, told: &mut impl FnMut(u64)) -> sled::Result<u64> {

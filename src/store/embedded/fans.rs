@@ -50,6 +50,16 @@ fn register_one(
     let mut fan =
         before.clone().unwrap_or_else(|| Fan::new(new.openid.clone(), now, new.ask_existing, new.priority));
     let mut changed = fan.register_again(&new.openid, new.priority);
+    // Somebody was forgotten since, perhaps this one, under an id that nobody knew to be theirs. Now they are back.
+    if before.is_some() && txn.meta.forgotten_at.is_some_and(|at| fan.registered_at < at) {
+        fan.registered_at = now;
+        for minted in &fan.ids {
+            arrive(txn, &new.key, minted, now, now)?;
+        }
+    }
+    if txn.meta.forgotten_at.is_some() && txn.has(&keys::to_forget(&new.key.unionid))? {
+        txn.delete(keys::to_forget(&new.key.unionid));
+    }
     if let Some(minted) = new.minted.clone()
         && fan.adopt(minted.clone(), now)
     {
@@ -87,9 +97,9 @@ pub(super) fn settle(
     verdict: FanVerdict,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let Some(Entry { number, fan: before, .. }) = roll::fan(txn, &work.key)? else {
-        return Ok(());
-    };
+    // Another number is another registration: this fan was forgotten meanwhile.
+    let known = roll::fan(txn, &work.key)?.filter(|entry| entry.number.0 == work.number);
+    let Some(Entry { number, fan: before, .. }) = known else { return Ok(()) };
     let place = keys::fan_place(&work.key.app, work.step, work.priority, work.place);
     let stays = matches!(verdict, FanVerdict::Retry { due_at, .. } if due_at == work.place.due_at);
     let was_there = if stays { txn.has(&place)? } else { leave(txn, place, &[number])? };
@@ -101,7 +111,7 @@ pub(super) fn settle(
             && fan.adopt(minted.clone(), now)
         {
             if arrive(txn, &work.key, &minted, fan.registered_at, now)? {
-                return forget::erase_fan(txn, &work.key, now).map(drop);
+                return forget::found_out(txn, &work.key, now);
             }
             let mut books = OpenBooks::open(txn, &work.key.app, now)?;
             roll::write(txn, number, &work.key, Some(&before), &fan)?;
@@ -118,7 +128,7 @@ pub(super) fn settle(
         }
         (FanVerdict::Minted { minted, same_id_extends }, _) => {
             if arrive(txn, &work.key, &minted, fan.registered_at, now)? {
-                return forget::erase_fan(txn, &work.key, now).map(drop);
+                return forget::found_out(txn, &work.key, now);
             }
             fan.minted(minted, same_id_extends);
         }
@@ -127,7 +137,7 @@ pub(super) fn settle(
             fan.existing = Existing::Asked { at: now, found: u32::try_from(found.len()).unwrap_or(u32::MAX) };
             for (_, customer) in &found {
                 if forget::stands_between(txn, customer, fan.registered_at)? {
-                    return forget::erase_fan(txn, &work.key, now).map(drop);
+                    return forget::found_out(txn, &work.key, now);
                 }
             }
             for (corp_id, external_userid) in found {

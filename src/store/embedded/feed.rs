@@ -192,14 +192,8 @@ impl Feed for EmbeddedStore {
 
     async fn prune_feed(&self, cutoff: Timestamp, sinks: &[SinkName]) -> Result<u64, StoreError> {
         const DELETED_AT_ONCE: u64 = 80;
-        let mut deleted = 0;
-        loop {
-            let sinks = sinks.to_vec();
-            match self.writer.run(move |txn| prune(txn, cutoff, &sinks, DELETED_AT_ONCE)).await? {
-                0 => return Ok(deleted),
-                more => deleted += more,
-            }
-        }
+        let sinks = sinks.to_vec();
+        self.writer.run(move |txn| prune(txn, cutoff, &sinks, DELETED_AT_ONCE)).await
     }
 
     async fn open_cursor(&self, sink: &SinkName, start: Start) -> Result<(Cursor, u64), StoreError> {

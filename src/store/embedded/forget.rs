@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::super::{
-    Erased, EventId, EventRow, InboxEvent, Person, Quarantined, Receipt, ReceiptId, StoreError,
+    Counts, Erased, EventId, EventRow, InboxEvent, Person, Quarantined, Receipt, ReceiptId, StoreError,
 };
 use super::feed::{self, StoredEntry};
 use super::inbox::{MessagePart, SetAside};
@@ -36,8 +36,8 @@ impl Record for Receipt {}
 
 /// Ids that one person has. More than any person can have is somebody's mistake, and is cut off.
 const IDS_MAX: usize = 10_000;
-/// Looked at again inside of the transaction.
-const INBOX_AGAIN_MAX: usize = 10_000;
+/// Looked at again inside of the transaction. An event beyond vanishes when its turn comes: see [`outlived`].
+const LOOKED_AT_AGAIN_MAX: usize = 10_000;
 
 fn salted(salt: [u8; 16], purpose: &str, id: &str) -> [u8; 16] {
     let digest = Sha256::new().chain_update(salt).chain_update(purpose).chain_update([0]).chain_update(id);
@@ -79,15 +79,16 @@ pub(super) fn stands_between(
     Ok(at.is_some_and(|at| registered_at < at))
 }
 
-/// Erases a fan, with the customers linked to them: when they are forgotten, or turn out to be a customer who was. In
-/// the second case the feed keeps what it told of those links until its entries are old.
-pub(super) fn erase_fan(txn: &mut Txn<'_>, key: &FanKey, now: Timestamp) -> Result<bool, StoreError> {
+/// Erases a fan who turned out to be a customer that was forgotten, and leaves the rest of that person to
+/// [`People::finish_forgetting`](super::super::People::finish_forgetting).
+pub(super) fn found_out(txn: &mut Txn<'_>, key: &FanKey, now: Timestamp) -> Result<(), StoreError> {
+    tracing::info!(app = %key.app, "a fan turned out to be a customer who was forgotten, and is forgotten too");
+    txn.mark(keys::to_forget(&key.unionid));
+    erase_fan(txn, key, now).map(drop)
+}
+
+fn erase_fan(txn: &mut Txn<'_>, key: &FanKey, now: Timestamp) -> Result<bool, StoreError> {
     let Some(Entry { number, fan, .. }) = roll::fan(txn, key)? else { return Ok(false) };
-    let prefix = keys::linked_in(&key.unionid, &key.app);
-    for linked in txn.keys(&prefix, IDS_MAX)? {
-        let contact = keys::Parts(&linked[prefix.len()..]).contact()?;
-        erase_contact(txn, &contact, &mut Erased::default(), now)?;
-    }
     roll::erase(txn, number, key, &fan)?;
     let mut books = OpenBooks::open(txn, &key.app, now)?;
     books.erase(&fan);
@@ -153,8 +154,22 @@ impl Ids {
     fn in_message(&self, message: &[u8]) -> bool {
         let texts = self.unionids.iter().map(Unionid::as_str);
         let mut texts = texts.chain(self.customers.iter().map(ExternalUserid::as_str));
-        texts.any(|id| message.windows(id.len()).any(|window| window == id.as_bytes()))
+        texts.any(|id| names(message, id))
     }
+}
+
+/// Whether a message has this id in it, and not only as a part of another.
+pub(super) fn names(message: &[u8], id: &str) -> bool {
+    let part_of_an_id = |byte: Option<&u8>| {
+        byte.is_some_and(|byte| {
+            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'@' | b'.')
+        })
+    };
+    message.windows(id.len()).enumerate().any(|(at, window)| {
+        window == id.as_bytes()
+            && !part_of_an_id(at.checked_sub(1).and_then(|before| message.get(before)))
+            && !part_of_an_id(message.get(at + id.len()))
+    })
 }
 
 /// Where something about a person was found.
@@ -163,16 +178,28 @@ pub(super) struct Found {
     inbox: Vec<Vec<u8>>,
     aside: Vec<EventId>,
     feed: Vec<u64>,
-    /// Later entries are still to be looked at.
+    /// Keys of customers whose record cannot be read, which would have named them.
+    leftover: Vec<Vec<u8>>,
+    /// Later entries of the feed are still to be looked at.
     feed_head: u64,
-    /// As are events that are due from here on.
-    due_from: Option<Timestamp>,
+    /// As are later events,
+    event_head: u64,
+    /// and those that are due from here on.
+    due_from: Timestamp,
 }
 
 /// Reads everything that is not found by a person's ids.
 pub(super) fn search(store: &EmbeddedStore, ids: &Ids, now: Timestamp) -> Result<Found, StoreError> {
-    let feed_head = *store.writer.shared.feed_head().borrow();
-    let mut found = Found { feed_head, due_from: Some(now.plus_ms(-SECOND_MS)), ..Found::default() };
+    let Counts { feed_head, event_head, .. } = store.writer.shared.counts();
+    let mut found = Found {
+        inbox: Vec::new(),
+        aside: Vec::new(),
+        feed: Vec::new(),
+        leftover: leftover(store, ids)?,
+        feed_head,
+        event_head,
+        due_from: now.plus_ms(-SECOND_MS),
+    };
     for row in store.engine.range(b"i", &keys::after(b"i")) {
         let (key, value) = row.map_err(super::failed)?;
         let event = store.undamaged(&key, decode::<InboxEvent>(&key, &value))?;
@@ -186,7 +213,8 @@ pub(super) fn search(store: &EmbeddedStore, ids: &Ids, now: Timestamp) -> Result
         let (id, about) = match EventRow::from(aside) {
             EventRow::Dead { event, .. } | EventRow::Inbox(event) => (event.id, ids.has_event(&event)),
             EventRow::Quarantined(Quarantined { id, .. }) => {
-                (id, ids.in_message(&store.message(id)?.unwrap_or_default()))
+                let message = store.undamaged(&key, store.message(id))?.flatten();
+                (id, ids.in_message(&message.unwrap_or_default()))
             }
         };
         if about {
@@ -203,26 +231,39 @@ pub(super) fn search(store: &EmbeddedStore, ids: &Ids, now: Timestamp) -> Result
     Ok(found)
 }
 
+/// Keys that only a contact's record knows of, of those whose record is damaged.
+fn leftover(store: &EmbeddedStore, ids: &Ids) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut found = Vec::new();
+    for contact in &ids.contacts {
+        let record = keys::contact(contact);
+        if !matches!(store.read::<Contact>(&record), Err(StoreError::Damaged(_))) {
+            continue;
+        }
+        for kind in [b"w", b"q", b"u"] {
+            for row in store.engine.range(kind, &keys::after(kind)) {
+                let (key, _) = row.map_err(super::failed)?;
+                // Without its kind a contact's key is the end of all of these.
+                found.extend(key.ends_with(&record[1..]).then_some(key));
+            }
+        }
+    }
+    Ok(found)
+}
+
 /// Erases a person. `None` if who that is has changed since `ids` were gathered.
 pub(super) fn forget(
     txn: &mut Txn<'_>,
     person: &Person,
     ids: &Ids,
     mut found: Found,
-    request: Option<String>,
+    (id, request): (ReceiptId, Option<String>),
     now: Timestamp,
 ) -> Result<Option<Receipt>, StoreError> {
     if Ids::of(txn, person)? != *ids {
         return Ok(None);
     }
     let mut erased = Erased::default();
-    if let Some(due_from) = found.due_from {
-        for key in txn.keys_from(&keys::inbox(due_from, EventId(0)), b"i", INBOX_AGAIN_MAX)? {
-            if undamaged(txn.get::<InboxEvent>(&key))?.is_some_and(|event| ids.has_event(&event)) {
-                found.inbox.push(key);
-            }
-        }
-    }
+    look_again(txn, ids, &mut found)?;
     for key in found.inbox {
         if txn.has(&key)? {
             txn.delete(key);
@@ -232,6 +273,14 @@ pub(super) fn forget(
     }
     for id in found.aside {
         erase_aside(txn, id, &mut erased)?;
+    }
+    for key in found.leftover {
+        match key.first() {
+            Some(b'w') => txn.discount(|counts| &mut counts.waiting),
+            Some(b'u') => txn.discount(|counts| &mut counts.links),
+            _ => {}
+        }
+        txn.delete(key);
     }
     // Entries of before, and those that were written meanwhile; not those that tell of this erasure.
     let meanwhile: Vec<_> = (found.feed_head + 1..=txn.counts().feed_head).collect();
@@ -246,6 +295,7 @@ pub(super) fn forget(
     for key in &ids.contacts {
         erase_contact(txn, key, &mut erased, now)?;
     }
+    txn.meta.forgotten_at = Some(now);
     for unionid in &ids.unionids {
         for Entry { key, .. } in roll::fans_of(txn, unionid)? {
             erased.fans += u64::from(erase_fan(txn, &key, now)?);
@@ -265,9 +315,45 @@ pub(super) fn forget(
         let _ = write!(hex, "{byte:02x}");
         hex
     });
-    let receipt = Receipt { id: ReceiptId(rand::random()), forgotten_at: now, request, subject, erased };
+    for unionid in &ids.unionids {
+        txn.delete(keys::to_forget(unionid));
+    }
+    let receipt = Receipt { id, forgotten_at: now, request, subject, erased };
     txn.put(keys::receipt(receipt.id), &receipt)?;
     Ok(Some(receipt))
+}
+
+/// What has come in, or has been set aside, since it was searched for.
+fn look_again(txn: &Txn<'_>, ids: &Ids, found: &mut Found) -> Result<(), StoreError> {
+    // An event that was in the inbox may have been given up since.
+    for key in &found.inbox {
+        let mut parts = keys::Parts::of(key);
+        parts.instant()?;
+        found.aside.push(EventId(parts.number()?));
+    }
+    for key in txn.keys_from(&keys::inbox(found.due_from, EventId(0)), b"i", LOOKED_AT_AGAIN_MAX)? {
+        if undamaged(txn.get::<InboxEvent>(&key))?.is_some_and(|event| ids.has_event(&event)) {
+            found.inbox.push(key);
+        }
+    }
+    let later = keys::set_aside(EventId(found.event_head.saturating_add(1)));
+    for key in txn.keys_from(&later, b"x", LOOKED_AT_AGAIN_MAX)? {
+        let Some(aside) = undamaged(txn.get::<SetAside>(&key))? else { continue };
+        let (id, about) = match aside {
+            SetAside::Dead { event, .. } => (event.id, ids.has_event(&event)),
+            SetAside::Quarantined(Quarantined { id, .. }) => {
+                let mut message = Vec::new();
+                for part in txn.keys(&keys::message_parts(id), usize::MAX >> 1)? {
+                    message.extend(undamaged(txn.get::<MessagePart>(&part))?.unwrap_or_default().0);
+                }
+                (id, ids.in_message(&message))
+            }
+        };
+        found.aside.extend(about.then_some(id));
+    }
+    found.aside.sort_unstable();
+    found.aside.dedup();
+    Ok(())
 }
 
 fn erase_contact(
@@ -339,3 +425,6 @@ impl EmbeddedStore {
         Ok(Some(self.rows(&prefix, &keys::after(&prefix), usize::MAX, part)?.concat()))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,7 +32,7 @@ pub(super) enum SetAside {
 impl Record for SetAside {}
 
 /// A part of a quarantined message.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(super) struct MessagePart(pub(super) Vec<u8>);
 
 impl Record for MessagePart {}

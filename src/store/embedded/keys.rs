@@ -21,6 +21,7 @@
 //! | `s` | sink | a cursor |
 //! | `e` | hash of an id | when its person was forgotten |
 //! | `p` | receipt | what was erased then |
+//! | `k` | unionid | somebody who is still to be forgotten whole |
 //!
 //! Queues and the feed are in time order: sled keeps those small however much passes through them. Ids come
 //! before the app where people look things up without naming an app. There are many fans: why they lie
@@ -224,6 +225,10 @@ pub(super) fn forgotten(hash: [u8; 16]) -> Vec<u8> {
 
 pub(super) fn receipt(id: ReceiptId) -> Vec<u8> {
     [b"p", id.0.as_slice()].concat()
+}
+
+pub(super) fn to_forget(unionid: &Unionid) -> Vec<u8> {
+    Key::kind(b'k').id(unionid.as_str()).done()
 }
 
 /// The number in the key of a feed entry.

@@ -180,10 +180,11 @@ fn resolved(
     // Only the fan matters to the one who arrives; the other contacts are not loaded.
     let mut meeting = Meeting { fan: roll::fan_with(txn, &key.app, pending_id)?, ..Meeting::default() };
     if let Some(fan) = &meeting.fan {
+        let linked_already = contact.link.as_ref().is_some_and(|link| link.unionid == fan.unionid);
         let fan = FanKey { app: key.app.clone(), unionid: fan.unionid.clone() };
         let registered_at = roll::fan(txn, &fan)?.map_or(now, |entry| entry.fan.registered_at);
-        if forget::stands_between(txn, &key.external_userid, registered_at)? {
-            forget::erase_fan(txn, &fan, now)?;
+        if !linked_already && forget::stands_between(txn, &key.external_userid, registered_at)? {
+            forget::found_out(txn, &fan, now)?;
             return Ok(None);
         }
     }

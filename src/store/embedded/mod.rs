@@ -116,7 +116,9 @@ impl EmbeddedStore {
         let stored = engine.get(&key).map_err(|e| OpenError::Content(failed(e)))?;
         let meta = match stored {
             Some(bytes) => decode(&key, &bytes).map_err(OpenError::Content)?,
-            None => Meta { store_id: rand::random(), counts: Counts::default(), sheets: 0 },
+            None => {
+                Meta { store_id: rand::random(), counts: Counts::default(), sheets: 0, forgotten_at: None }
+            }
         };
         let not_started = |source| OpenError::Folder {
             attempted: "start the threads of",
@@ -236,7 +238,7 @@ impl EmbeddedStore {
                 let Some(entry) = self.undamaged(&lease, roll::fan_at(self, number))? else { continue };
                 match entry.filter(|entry| entry.fan.lane(step) == Some(priority)) {
                     Some(Entry { key, fan, .. }) => {
-                        work.push(FanWork { key, step, priority, place, fan });
+                        work.push(FanWork { key, step, priority, place, number: number.0, fan });
                         taken.insert(lease);
                     }
                     None => stale_here.push(number),

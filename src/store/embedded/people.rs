@@ -1,5 +1,7 @@
 //! What is known of one person.
 
+use std::time::Duration;
+
 use async_trait::async_trait;
 
 use super::super::{
@@ -21,10 +23,24 @@ const EVENTS_MAX: usize = 20;
 /// Who a person is can change while everything about them is searched for; hardly ever twice.
 const TRIES_MAX: usize = 10;
 
+/// A transaction that was not answered in time stands all the same, unless the writer is beyond help.
+const LATE_LOOKS_MAX: u32 = 20;
+const LATE_LOOK_EVERY: Duration = Duration::from_millis(500);
+
 impl EmbeddedStore {
     fn contact(&self, key: &ContactKey) -> Result<Option<Contact>, StoreError> {
         let record = keys::contact(key);
         Ok(self.undamaged(&record, self.read(&record))?.flatten())
+    }
+
+    async fn late_receipt(&self, id: ReceiptId) -> Result<Receipt, StoreError> {
+        for _ in 0..LATE_LOOKS_MAX {
+            tokio::time::sleep(LATE_LOOK_EVERY).await;
+            if let Some(receipt) = self.read(&keys::receipt(id))? {
+                return Ok(receipt);
+            }
+        }
+        Err(StoreError::Stalled)
     }
 
     /// Events about one of these customers, or messages with one of these texts in them.
@@ -46,8 +62,8 @@ impl EmbeddedStore {
             let wanted = match &row {
                 EventRow::Dead { event, .. } | EventRow::Inbox(event) => about(event),
                 EventRow::Quarantined(Quarantined { id: message, .. }) => {
-                    let message = self.message(*message)?.unwrap_or_default();
-                    message.windows(id.len()).any(|window| window == id.as_bytes())
+                    let message = self.undamaged(&key, self.message(*message))?.flatten();
+                    forget::names(&message.unwrap_or_default(), id)
                 }
             };
             found.extend(wanted.then_some(row));
@@ -99,17 +115,39 @@ impl People for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Receipt, StoreError> {
         self.indexed().await?;
+        let id = ReceiptId(rand::random());
         for _ in 0..TRIES_MAX {
             let ids = Ids::of(self, person)?;
             let found = forget::search(self, &ids, now)?;
             let (person, request) = (person.clone(), request.clone());
-            let forgotten =
-                self.writer.run(move |txn| forget::forget(txn, &person, &ids, found, request, now)).await?;
-            if let Some(receipt) = forgotten {
-                return Ok(receipt);
+            let forgotten = self
+                .writer
+                .run(move |txn| forget::forget(txn, &person, &ids, found, (id, request), now))
+                .await;
+            match forgotten {
+                Ok(None) => {}
+                Ok(Some(receipt)) => return Ok(receipt),
+                // It may still happen, and whoever asked needs the proof.
+                Err(StoreError::Stalled) => return self.late_receipt(id).await,
+                Err(error) => return Err(error),
             }
         }
         Err(StoreError::Stalled)
+    }
+
+    async fn finish_forgetting(&self, now: Timestamp) -> Result<u64, StoreError> {
+        const AT_ONCE: usize = 100;
+        let unionids = self.rows(b"k", &keys::after(b"k"), AT_ONCE, |key, _| {
+            Ok(keys::Parts::of(key).id().ok().and_then(|id| Unionid::new(id).ok()))
+        })?;
+        let mut forgotten = 0;
+        for unionid in unionids {
+            let request = Some("found to be a customer who was forgotten before".to_owned());
+            let receipt = self.forget(&Person::Unionid(unionid), request, now).await?;
+            tracing::info!(receipt = %receipt.id, "a person was forgotten");
+            forgotten += 1;
+        }
+        Ok(forgotten)
     }
 
     async fn receipt(&self, id: ReceiptId) -> Result<Option<Receipt>, StoreError> {

@@ -48,8 +48,15 @@ impl Snapshots {
         readers.retain(|reader| reader.strong_count() > 0);
         for reader in readers.iter().filter_map(Weak::upgrade) {
             let mut kept = reader.0.lock().unwrap_or_else(PoisonError::into_inner);
-            for (key, _) in writes.iter().filter(|(key, _)| key.first() == Some(&b'c')) {
-                if kept.lost || *key < kept.read_to || kept.before.contains_key(key) {
+            for (key, value) in writes.iter().filter(|(key, _)| key.first() == Some(&b'c')) {
+                if kept.lost || *key < kept.read_to {
+                    continue;
+                }
+                if value.is_none() {
+                    // Forgotten: not to be shown, should the same customer be heard of again.
+                    kept.before.insert(key.clone(), None);
+                }
+                if kept.before.contains_key(key) {
                     continue;
                 }
                 let before = engine.get(key)?;
@@ -94,45 +101,38 @@ pub(super) async fn take(store: &EmbeddedStore) -> Result<Box<dyn LinksSnapshot>
 }
 
 impl Snapshot {
-    fn read(&self, now: Timestamp) -> Result<Vec<LinkData>, StoreError> {
-        let end = keys::after(b"c");
-        let mut links = Vec::new();
-        loop {
-            let from = {
-                let kept = self.aside.0.lock().unwrap_or_else(PoisonError::into_inner);
-                if kept.lost {
-                    return Err(StoreError::SnapshotLost);
-                }
-                if kept.read_to.is_empty() { b"c".to_vec() } else { kept.read_to.clone() }
-            };
-            let rows: Result<Vec<_>, _> = self.engine.range(&from, &end).take(ROWS_AT_A_TIME).collect();
-            let rows = rows.map_err(super::failed)?;
-            let Some((last, _)) = rows.last() else { return Ok(links) };
-            let next = [last.as_slice(), &[0]].concat();
-            let mut kept = self.aside.0.lock().unwrap_or_else(PoisonError::into_inner);
-            // Read first, looked up second: what changed in between has been put aside before it was overwritten.
-            for (key, value) in &rows {
-                let value = match kept.before.remove(key) {
-                    Some(before) => {
-                        kept.bytes -= key.len() + before.as_ref().map_or(0, Vec::len);
-                        before
-                    }
-                    None => Some(value.clone()),
-                };
-                let Some(value) = value else { continue };
-                let read = decode::<Contact>(key, &value)
-                    .and_then(|contact| Ok((keys::Parts::of(key).contact()?, contact)));
-                let Some((contact_key, contact)) = undamaged(&self.damaged, key, read)? else { continue };
-                links.extend(LinkData::of(&contact_key, &contact, now));
-            }
-            kept.read_to = next;
+    fn read(&self, now: Timestamp) -> Result<Option<Vec<LinkData>>, StoreError> {
+        let from = {
+            let kept = self.aside.0.lock().unwrap_or_else(PoisonError::into_inner);
             if kept.lost {
                 return Err(StoreError::SnapshotLost);
             }
-            if !links.is_empty() {
-                return Ok(links);
-            }
+            if kept.read_to.is_empty() { b"c".to_vec() } else { kept.read_to.clone() }
+        };
+        let rows = self.engine.range(&from, &keys::after(b"c")).take(ROWS_AT_A_TIME);
+        let rows = rows.collect::<Result<Vec<_>, _>>().map_err(super::failed)?;
+        let Some((last, _)) = rows.last() else { return Ok(None) };
+        let next = [last.as_slice(), &[0]].concat();
+        let mut links = Vec::new();
+        let mut kept = self.aside.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Read first, looked up second: what changed in between has been put aside before it was overwritten.
+        for (key, value) in &rows {
+            let value = match kept.before.remove(key) {
+                Some(before) => {
+                    let bytes = key.len() + before.as_ref().map_or(0, Vec::len);
+                    kept.bytes = kept.bytes.saturating_sub(bytes);
+                    before
+                }
+                None => Some(value.clone()),
+            };
+            let Some(value) = value else { continue };
+            let read = decode::<Contact>(key, &value)
+                .and_then(|contact| Ok((keys::Parts::of(key).contact()?, contact)));
+            let Some((contact_key, contact)) = undamaged(&self.damaged, key, read)? else { continue };
+            links.extend(LinkData::of(&contact_key, &contact, now));
         }
+        kept.read_to = next;
+        if kept.lost { Err(StoreError::SnapshotLost) } else { Ok(Some(links)) }
     }
 }
 
@@ -146,7 +146,7 @@ impl LinksSnapshot for Snapshot {
         self.links
     }
 
-    async fn next(&mut self, now: Timestamp) -> Result<Vec<LinkData>, StoreError> {
+    async fn next(&mut self, now: Timestamp) -> Result<Option<Vec<LinkData>>, StoreError> {
         self.read(now)
     }
 }

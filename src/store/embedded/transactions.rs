@@ -227,13 +227,9 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.indexed().await?;
-        let mut keyed = Vec::with_capacity(outcomes.len());
-        for (work, verdict) in outcomes {
-            // A fan that is gone has no number, and needs no lease.
-            let number = roll::fan(self, &work.key)?.map(|entry| entry.number);
-            let lease = number.map_or_else(Vec::new, |number| fan_lease(work.step, number));
-            keyed.push((lease, (work, verdict, now)));
-        }
+        let leased = |work: &FanWork| fan_lease(work.step, FanNumber(work.number));
+        let keyed =
+            outcomes.into_iter().map(|(work, verdict)| (leased(&work), (work, verdict, now))).collect();
         self.settle_all(keyed, |txn, (work, verdict, now)| fans::settle(txn, &work, verdict, now)).await
     }
 

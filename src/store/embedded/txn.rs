@@ -12,6 +12,7 @@ use super::index::{Clue, Index, Print};
 use super::keys;
 use super::records::{Record, decode, encode};
 use super::roll::{FanNumber, Read};
+use crate::domain::time::Timestamp;
 
 /// Decided but not yet committed writes; `None` deletes.
 pub(super) type Overlay = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
@@ -25,6 +26,8 @@ pub(super) struct Meta {
     pub(super) counts: Counts,
     /// Sheets of fans begun.
     pub(super) sheets: u32,
+    /// When somebody was forgotten last: who registers a fan again after that means it.
+    pub(super) forgotten_at: Option<Timestamp>,
 }
 
 impl Record for Meta {
