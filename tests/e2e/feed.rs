@@ -124,11 +124,11 @@ async fn whoever_waits_is_let_go_when_the_service_stops() {
         tokio::spawn(async move { http.get(url).send().await.unwrap().json::<Value>().await.unwrap() })
     };
     // Long enough to have arrived; should it not have, it is refused below, and the test fails.
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!waiting.is_finished());
     let told = Instant::now();
     world.stop().await.unwrap();
-    assert!(told.elapsed() < Duration::from_secs(5), "it took {:?}", told.elapsed());
+    assert!(told.elapsed() < Duration::from_secs(8), "it took {:?}", told.elapsed());
     assert_eq!(waiting.await.unwrap(), json!({"entries": [], "next": 4}));
 }
 
