@@ -1,7 +1,7 @@
 //! Feed → sinks: each sink has a task of its own, so a slow or dead receiver delays nobody else.
 //!
 //! One delivery at a time, in the order of the feed. The cursor is written down when it has nothing more to deliver, and
-//! at least every [`WRITTEN_DOWN_EVERY`] while it has: killed in between, the receiver gets the same entries again,
+//! at least every 250 ms while it has: killed in between, the receiver gets the same entries again,
 //! under the same ids. What fails is tried again, with growing waits, for ever; that is what keeps the order. An
 //! operator who wants to go on without it moves the cursor.
 
