@@ -272,11 +272,22 @@ impl World {
         self.get(&format!("/v1/links?unionid={}", person.unionid)).await["links"].as_array().unwrap().clone()
     }
 
-    /// Waits until this fan has so many links.
+    /// Waits until everything that can be read is durable, and counted: an export begins behind what is being written.
+    async fn durable(&self) {
+        let url = format!("{}/v1/links/export?corp_id=nobody", self.admin);
+        let give_up = Instant::now() + PATIENCE;
+        while self.http.get(&url).send().await.unwrap().status() != 200 {
+            assert!(Instant::now() < give_up, "gave up on an export");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Waits until this fan has so many links, durably.
     pub async fn linked(&self, person: &Person, count: usize) -> Vec<Value> {
         let path = format!("/v1/links?unionid={}", person.unionid);
         let answer =
             self.until(&path, |a| a["links"].as_array().is_some_and(|links| links.len() == count)).await;
+        self.durable().await;
         answer["links"].as_array().unwrap().clone()
     }
 
