@@ -15,7 +15,7 @@ use unionlink::lifecycle::Failure;
 use unionlink::simulator::{AppSpec, CallbackSpec, Dealer, Event, Options, Person, SenderOptions, Simulator};
 
 /// How long anything may take before a test gives up on it, on a machine that has much else to do.
-pub const PATIENCE: Duration = Duration::from_mins(1);
+pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// The machine's time, plus whatever a test skips.
 #[derive(Default)]
