@@ -7,7 +7,7 @@
 //! What is left is a mark under a salted hash of each id: an event that was on its way finds it and vanishes, and a
 //! customer of that id is not linked to a fan who was registered before.
 
-use std::collections::BTreeSet;
+mod ids;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -25,6 +25,7 @@ use super::{EmbeddedStore, keys};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{ContactKey, ExternalUserid, FanKey, Unionid};
 use crate::domain::time::{SECOND_MS, Timestamp};
+pub(super) use ids::{Ids, names};
 
 /// When the person of an id was forgotten.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -34,8 +35,6 @@ impl Record for Forgotten {}
 
 impl Record for Receipt {}
 
-/// Ids that one person has. More than any person can have is somebody's mistake, and is cut off.
-const IDS_MAX: usize = 10_000;
 /// Looked at again inside of the transaction. An event beyond vanishes when its turn comes: see [`outlived`].
 const LOOKED_AT_AGAIN_MAX: usize = 10_000;
 
@@ -96,80 +95,6 @@ fn erase_fan(txn: &mut Txn<'_>, key: &FanKey, now: Timestamp) -> Result<bool, St
     let salt = txn.salt();
     txn.put(mark(salt, key.unionid.as_str()), &Forgotten(now))?;
     Ok(true)
-}
-
-/// The ids of one person.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Ids {
-    pub(super) unionids: BTreeSet<Unionid>,
-    pub(super) customers: BTreeSet<ExternalUserid>,
-    pub(super) contacts: BTreeSet<ContactKey>,
-}
-
-impl Ids {
-    /// Everything that is linked to what `person` names, and so on.
-    pub(super) fn of(read: &impl Read, person: &Person) -> Result<Self, StoreError> {
-        let mut ids = Self::default();
-        match person {
-            Person::Unionid(id) => drop(ids.unionids.insert(id.clone())),
-            Person::ExternalUserid(id) => drop(ids.customers.insert(id.clone())),
-        }
-        loop {
-            let before = ids.clone();
-            for unionid in &before.unionids {
-                let prefix = keys::linked_to(unionid);
-                for key in read.under(&prefix, IDS_MAX)? {
-                    let mut parts = keys::Parts(&key[prefix.len()..]);
-                    parts.id()?;
-                    ids.customers.insert(parts.contact()?.external_userid);
-                }
-            }
-            for customer in &before.customers {
-                for key in read.under(&keys::contacts_of(customer), IDS_MAX)? {
-                    // Who a damaged record was linked to is not known; it goes all the same.
-                    let link = match read.record::<Contact>(&key) {
-                        Err(StoreError::Damaged(_)) => None,
-                        contact => contact?.and_then(|contact| contact.link),
-                    };
-                    ids.unionids.extend(link.map(|link| link.unionid));
-                    ids.contacts.insert(keys::Parts::of(&key).contact()?);
-                }
-            }
-            if ids == before || ids.contacts.len() > IDS_MAX {
-                return Ok(ids);
-            }
-        }
-    }
-
-    fn has_event(&self, event: &InboxEvent) -> bool {
-        self.customers.contains(&event.happening.contact.external_userid)
-    }
-
-    fn in_entry(&self, entry: &StoredEntry) -> bool {
-        entry.link().is_some_and(|link| {
-            self.unionids.contains(&link.unionid) || self.customers.contains(&link.external_userid)
-        })
-    }
-
-    fn in_message(&self, message: &[u8]) -> bool {
-        let texts = self.unionids.iter().map(Unionid::as_str);
-        let mut texts = texts.chain(self.customers.iter().map(ExternalUserid::as_str));
-        texts.any(|id| names(message, id))
-    }
-}
-
-/// Whether a message has this id in it, and not only as a part of another.
-pub(super) fn names(message: &[u8], id: &str) -> bool {
-    let part_of_an_id = |byte: Option<&u8>| {
-        byte.is_some_and(|byte| {
-            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'@' | b'.')
-        })
-    };
-    message.windows(id.len()).enumerate().any(|(at, window)| {
-        window == id.as_bytes()
-            && !part_of_an_id(at.checked_sub(1).and_then(|before| message.get(before)))
-            && !part_of_an_id(message.get(at + id.len()))
-    })
 }
 
 /// Where something about a person was found.
