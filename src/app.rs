@@ -30,8 +30,8 @@ use crate::http::callback::{self, CallbackState};
 use crate::http::door::{Door, DoorApp};
 use crate::lifecycle::{Failure, Lifecycle};
 use crate::sink::Sink;
+use crate::store::Store;
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
-use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{Api, AppCredentials, Client, ClientError, ClientSettings, Ledgers, Limiter, Platform};
 use crate::worker::deliver::Sinks;
@@ -207,11 +207,8 @@ impl App {
         self.lifecycle.supervise("mint", mint::run(context.clone(), stop()));
         self.lifecycle.supervise("renew", renew::run(context.clone(), stop()));
         for (settings, sink) in sinks {
-            let start = match settings.start {
-                config::Start::Beginning => Start::Beginning,
-                config::Start::Now => Start::Now,
-            };
-            let delivering = deliver::run(context.clone(), settings.name.clone(), sink, start, stop());
+            let delivering =
+                deliver::run(context.clone(), settings.name.clone(), sink, settings.start, stop());
             self.lifecycle.supervise("deliver", delivering);
         }
         self.lifecycle.supervise("sweep", sweep::run(context, stop()));

@@ -3,4 +3,4 @@
 mod events;
 mod exporting;
 mod people;
-mod service;
+pub(super) mod service;

@@ -22,7 +22,7 @@ pub use admin::{AdminAccess, load_admin, load_store};
 pub use reader::Problem;
 use reader::Section;
 pub use secret::Secret;
-pub use sinks::{Address, FileTarget, NatsTarget, Sink, SinkTarget, Start, WebhookTarget};
+pub use sinks::{Address, FileTarget, NatsTarget, Sink, SinkTarget, WebhookTarget};
 
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};

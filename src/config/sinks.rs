@@ -22,6 +22,7 @@ use super::sections::name;
 use crate::domain::ids::SinkName;
 use crate::sink::nats::{are_credentials, is_subject};
 use crate::sink::webhook::{SigningKey, certificates, is_ours, names_private_address};
+use crate::store::Start;
 
 /// Where link changes go.
 #[derive(Debug, Clone, Serialize)]
@@ -33,16 +34,6 @@ pub struct Sink {
     /// What kind of receiver, and where. Flat, as in the file; only printing does this, reading never.
     #[serde(flatten)]
     pub target: SinkTarget,
-}
-
-/// Where a sink begins that was not there before.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Start {
-    /// With the oldest entry of the feed that is kept.
-    Beginning,
-    /// With the next entry.
-    Now,
 }
 
 /// A kind of receiver.

@@ -47,7 +47,13 @@ fn checked(text: &str, max: usize) -> Result<(), IdError> {
 /// enough to find out who that is.
 #[must_use]
 pub fn short_hash(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().take(4).fold(String::new(), |mut out, byte| {
+    hex(&Sha256::digest(text.as_bytes())[..4])
+}
+
+/// Two hexadecimal digits for each byte.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut out, byte| {
         use fmt::Write as _;
         let _ = write!(out, "{byte:02x}");
         out

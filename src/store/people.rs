@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{EventRow, StoreError};
 use crate::domain::contact::Contact;
 use crate::domain::fan::Fan;
-use crate::domain::ids::{ContactKey, ExternalUserid, FanKey, Unionid};
+use crate::domain::ids::{ContactKey, ExternalUserid, FanKey, Unionid, hex};
 use crate::domain::time::Timestamp;
 
 /// A person, by one of the ids we know.
@@ -41,8 +41,7 @@ pub struct ReceiptId(pub [u8; 12]);
 
 impl fmt::Display for ReceiptId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("rcp_")?;
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        write!(f, "rcp_{}", hex(&self.0))
     }
 }
 

@@ -1,6 +1,5 @@
 //! Opens what is imported: a file or standard input, decompressed, recognised, its header read.
 
-use std::fmt::Write as _;
 use std::fs::{File, TryLockError};
 use std::io::{self, BufReader, Cursor, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -15,7 +14,7 @@ use super::format::{BOM, Encoding, HEAD_BYTES, Kind, kind};
 use super::records::{Position, Records};
 use super::rows::{self, Rows};
 use super::split::Shape;
-use crate::domain::ids::AppName;
+use crate::domain::ids::{AppName, hex};
 
 /// The most memory a zstd frame may ask for, as a power of two: what `zstd -19` uses, and twice that.
 const ZSTD_WINDOW_LOG_MAX: u32 = 24;
@@ -153,11 +152,7 @@ impl Regular {
         }
         let metadata = file.metadata()?;
         let modified = metadata.modified()?.duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        let digest = Sha256::digest(head);
-        let head_sha256 = digest.iter().fold(String::new(), |mut out, byte| {
-            let _ = write!(out, "{byte:02x}");
-            out
-        });
+        let head_sha256 = hex(&Sha256::digest(head));
         let modified_ms = i64::try_from(modified.as_millis()).unwrap_or(i64::MAX);
         Ok(Self { file, bytes: metadata.len(), modified_ms, head_sha256 })
     }

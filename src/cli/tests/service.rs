@@ -31,6 +31,25 @@ pub(super) struct Service {
     asked: Mutex<Vec<String>>,
 }
 
+/// Serves a router as the service serves its own, until the test is over.
+pub(in crate::cli) fn serve(listener: tokio::net::TcpListener, router: Router) {
+    let limits = crate::http::Limits {
+        write_timeout: Duration::from_secs(30),
+        cut_off_after: None,
+        connections_max: 64,
+        header_timeout: Duration::from_mins(1),
+        connection_life: Duration::from_mins(10),
+    };
+    tokio::spawn(crate::http::serve(
+        listener,
+        router,
+        limits,
+        Arc::new(crate::telemetry::metrics::Metrics::default()),
+        tokio_util::task::TaskTracker::new(),
+        CancellationToken::new(),
+    ));
+}
+
 impl Service {
     /// A service that answers each request, written as `GET /v1/events?state=dead`, a body behind it.
     pub(super) async fn start(answering: impl Fn(&str) -> Response + Send + Sync + 'static) -> Arc<Self> {
@@ -38,21 +57,7 @@ impl Service {
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let service = Arc::new(Self { base_url, answering: Box::new(answering), asked: Mutex::default() });
         let router = Router::new().fallback(answer).with_state(service.clone());
-        let limits = crate::http::Limits {
-            write_timeout: Duration::from_secs(30),
-            cut_off_after: None,
-            connections_max: 64,
-            header_timeout: Duration::from_mins(1),
-            connection_life: Duration::from_mins(10),
-        };
-        tokio::spawn(crate::http::serve(
-            listener,
-            router,
-            limits,
-            Arc::new(crate::telemetry::metrics::Metrics::default()),
-            tokio_util::task::TaskTracker::new(),
-            CancellationToken::new(),
-        ));
+        serve(listener, router);
         service
     }
 

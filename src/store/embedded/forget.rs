@@ -18,12 +18,12 @@ use super::super::{
 use super::feed::{self, StoredEntry};
 use super::inbox::{MessagePart, SetAside};
 use super::queues::OpenBooks;
-use super::records::{Record, decode};
+use super::records::{Record, decode, readable};
 use super::roll::{self, Entry, Read};
 use super::txn::Txn;
 use super::{EmbeddedStore, keys};
 use crate::domain::contact::Contact;
-use crate::domain::ids::{ContactKey, ExternalUserid, FanKey, Unionid};
+use crate::domain::ids::{ContactKey, ExternalUserid, FanKey, Unionid, hex};
 use crate::domain::time::{SECOND_MS, Timestamp};
 pub(super) use ids::{Ids, names};
 
@@ -211,7 +211,7 @@ pub(super) fn forget(
     let meanwhile: Vec<_> = (found.feed_head + 1..=txn.counts().feed_head).collect();
     for seq in found.feed.into_iter().chain(meanwhile) {
         let key = keys::feed(seq);
-        let entry = undamaged(txn.get::<StoredEntry>(&key))?.filter(|entry| ids.in_entry(entry));
+        let entry = readable(txn.get::<StoredEntry>(&key))?.filter(|entry| ids.in_entry(entry));
         if let Some(entry) = entry {
             txn.put(key, &entry.erased())?;
             erased.feed_entries += 1;
@@ -235,11 +235,7 @@ pub(super) fn forget(
         Person::Unionid(id) => id.as_str(),
         Person::ExternalUserid(id) => id.as_str(),
     };
-    let subject = salted(salt, "subject", named).iter().fold(String::new(), |mut hex, byte| {
-        use std::fmt::Write as _;
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    });
+    let subject = hex(&salted(salt, "subject", named));
     for unionid in &ids.unionids {
         txn.delete(keys::to_forget(unionid));
     }
@@ -257,19 +253,19 @@ fn look_again(txn: &Txn<'_>, ids: &Ids, found: &mut Found) -> Result<(), StoreEr
         found.aside.push(EventId(parts.number()?));
     }
     for key in txn.keys_from(&keys::inbox(found.due_from, EventId(0)), b"i", LOOKED_AT_AGAIN_MAX)? {
-        if undamaged(txn.get::<InboxEvent>(&key))?.is_some_and(|event| ids.has_event(&event)) {
+        if readable(txn.get::<InboxEvent>(&key))?.is_some_and(|event| ids.has_event(&event)) {
             found.inbox.push(key);
         }
     }
     let later = keys::set_aside(EventId(found.event_head.saturating_add(1)));
     for key in txn.keys_from(&later, b"x", LOOKED_AT_AGAIN_MAX)? {
-        let Some(aside) = undamaged(txn.get::<SetAside>(&key))? else { continue };
+        let Some(aside) = readable(txn.get::<SetAside>(&key))? else { continue };
         let (id, about) = match aside {
             SetAside::Dead { event, .. } => (event.id, ids.has_event(&event)),
             SetAside::Quarantined(Quarantined { id, .. }) => {
                 let mut message = Vec::new();
                 for part in txn.keys(&keys::message_parts(id), usize::MAX >> 1)? {
-                    message.extend(undamaged(txn.get::<MessagePart>(&part))?.unwrap_or_default().0);
+                    message.extend(readable(txn.get::<MessagePart>(&part))?.unwrap_or_default().0);
                 }
                 (id, ids.in_message(&message))
             }
@@ -291,7 +287,7 @@ fn erase_contact(
     if !txn.has(&record)? {
         return Ok(());
     }
-    let contact = undamaged(txn.get::<Contact>(&record))?;
+    let contact = readable(txn.get::<Contact>(&record))?;
     txn.delete(record);
     txn.discount(|counts| &mut counts.contacts);
     erased.contacts += 1;
@@ -313,7 +309,7 @@ fn erase_contact(
 }
 
 fn erase_aside(txn: &mut Txn<'_>, id: EventId, erased: &mut Erased) -> Result<(), StoreError> {
-    match undamaged(txn.get::<SetAside>(&keys::set_aside(id)))? {
+    match readable(txn.get::<SetAside>(&keys::set_aside(id)))? {
         None => return Ok(()),
         Some(SetAside::Dead { .. }) => {
             txn.discount(|counts| &mut counts.dead);
@@ -329,14 +325,6 @@ fn erase_aside(txn: &mut Txn<'_>, id: EventId, erased: &mut Erased) -> Result<()
     }
     txn.delete(keys::set_aside(id));
     Ok(())
-}
-
-/// What cannot be read can be deleted all the same.
-fn undamaged<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
-    match read {
-        Err(StoreError::Damaged(_)) => Ok(None),
-        other => other,
-    }
 }
 
 impl EmbeddedStore {

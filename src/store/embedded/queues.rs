@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{FanPlace, StoreError};
 use super::keys;
-use super::records::Record;
+use super::records::{Record, readable};
 use super::roll::FanNumber;
 use super::txn::Txn;
 use crate::domain::fan::{Fan, FanStep, Priority};
@@ -152,7 +152,7 @@ impl OpenBooks {
         let end = self.books.ends[step as usize][priority as usize];
         let mut at_end = None;
         if let Some(place) = end.filter(|place| place.due_at <= self.now) {
-            let waiting = undamaged(txn.get::<Waiting>(&keys::fan_place(&self.app, step, priority, place)))?;
+            let waiting = readable(txn.get::<Waiting>(&keys::fan_place(&self.app, step, priority, place)))?;
             at_end = waiting.filter(|waiting| waiting.0.len() < NUMBERS_MAX).map(|waiting| (place, waiting));
         }
         let mut numbers = numbers;
@@ -181,7 +181,7 @@ impl OpenBooks {
             let place = self.place(slot);
             first = keys::review(&self.app, slot, place.number);
         }
-        let mut waiting = undamaged(filled)?.unwrap_or_default();
+        let mut waiting = readable(filled)?.unwrap_or_default();
         waiting.0.append(&mut numbers);
         while waiting.0.len() > NUMBERS_MAX {
             let rest = waiting.0.split_off(NUMBERS_MAX);
@@ -190,14 +190,6 @@ impl OpenBooks {
             waiting.0 = rest;
         }
         txn.put(first, &waiting)
-    }
-}
-
-/// A damaged record is as good as none where something is to be added: it stays for whoever can mend it.
-fn undamaged<T>(read: Result<Option<T>, StoreError>) -> Result<Option<T>, StoreError> {
-    match read {
-        Err(StoreError::Damaged(_)) => Ok(None),
-        other => other,
     }
 }
 

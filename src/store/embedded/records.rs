@@ -48,6 +48,14 @@ pub(super) fn decode_as<'a, R: Record, T: Deserialize<'a>>(
     }
 }
 
+/// A record, none if it is damaged: for who adds to it or deletes it. Whoever can mend it finds it all the same.
+pub(super) fn readable<R>(read: Result<Option<R>, StoreError>) -> Result<Option<R>, StoreError> {
+    match read {
+        Err(StoreError::Damaged(_)) => Ok(None),
+        other => other,
+    }
+}
+
 fn checksum(key: &[u8], content: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(key);

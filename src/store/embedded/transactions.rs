@@ -8,7 +8,7 @@ use super::super::{
 };
 use super::inbox::{Seen, SetAside};
 use super::queues::{Books, Waiting};
-use super::records::decode;
+use super::records::{decode, readable};
 use super::roll::FanNumber;
 use super::txn::Txn;
 use super::{EmbeddedStore, fans, inbox, keys, ledgers, links, queues, roll};
@@ -282,10 +282,7 @@ impl Store for EmbeddedStore {
             self.writer
                 .run(move |txn| {
                     // A damaged record is as good as none here, and is mended by being written again.
-                    let known: Option<Dealer> = match txn.get(&key) {
-                        Err(StoreError::Damaged(_)) => None,
-                        read => read?,
-                    };
+                    let known = readable(txn.get::<Dealer>(&key))?;
                     let token = known.and_then(|known| known.token).or(dealer.token);
                     txn.put(key, &Dealer { token, ..dealer })
                 })

@@ -12,6 +12,7 @@ use super::index::{Clue, Index, Print};
 use super::keys;
 use super::records::{Record, decode, encode};
 use super::roll::{FanNumber, Read};
+use crate::domain::ids::hex;
 use crate::domain::time::Timestamp;
 
 /// Decided but not yet committed writes; `None` deletes.
@@ -140,12 +141,7 @@ impl<'a> Txn<'a> {
         let seq = self.meta.counts.feed_head + 1;
         let digest =
             Sha256::new().chain_update(self.meta.store_id).chain_update(seq.to_be_bytes()).finalize();
-        let id = digest.iter().take(12).fold(String::from("lnk_"), |mut id, byte| {
-            use std::fmt::Write as _;
-            let _ = write!(id, "{byte:02x}");
-            id
-        });
-        (seq, id)
+        (seq, format!("lnk_{}", hex(&digest[..12])))
     }
 }
 

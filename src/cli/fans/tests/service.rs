@@ -57,22 +57,7 @@ impl Service {
         let fans = Mutex::default();
         let service = Arc::new(Self { base_url, mood: Box::new(mood), requests, rows, fans });
         let router = Router::new().route("/v1/fans", post(register)).with_state(service.clone());
-        let metrics = crate::telemetry::metrics::Metrics::default();
-        let limits = crate::http::Limits {
-            write_timeout: Duration::from_secs(30),
-            cut_off_after: None,
-            connections_max: 64,
-            header_timeout: Duration::from_mins(1),
-            connection_life: Duration::from_mins(10),
-        };
-        tokio::spawn(crate::http::serve(
-            listener,
-            router,
-            limits,
-            Arc::new(metrics),
-            tokio_util::task::TaskTracker::new(),
-            CancellationToken::new(),
-        ));
+        crate::cli::tests::service::serve(listener, router);
         service
     }
 

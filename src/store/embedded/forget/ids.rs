@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use super::super::super::{InboxEvent, Person, StoreError};
 use super::super::feed::StoredEntry;
 use super::super::keys;
+use super::super::records::readable;
 use super::super::roll::Read;
 use crate::domain::contact::Contact;
 use crate::domain::ids::{ContactKey, ExternalUserid, Unionid};
@@ -41,10 +42,7 @@ impl Ids {
             for customer in &before.customers {
                 for key in read.under(&keys::contacts_of(customer), IDS_MAX)? {
                     // Who a damaged record was linked to is not known; it goes all the same.
-                    let link = match read.record::<Contact>(&key) {
-                        Err(StoreError::Damaged(_)) => None,
-                        contact => contact?.and_then(|contact| contact.link),
-                    };
+                    let link = readable(read.record::<Contact>(&key))?.and_then(|contact| contact.link);
                     ids.unionids.extend(link.map(|link| link.unionid));
                     ids.contacts.insert(keys::Parts::of(&key).contact()?);
                 }
