@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, EngineError, Rows, Write};
+use super::journal::JournalError;
 use super::{compaction, durable_sync};
 
 const BALLAST_BYTES: u64 = 64 << 20;
@@ -41,7 +42,10 @@ pub enum OpenError {
     #[error("{} is in use by another process\nhint: one folder serves one unionlink; stop the other one", .0.display())]
     InUse(PathBuf),
     /// sled could not read what is there.
-    #[error("the database in {} cannot be opened: {reason}\nhint: keep a copy of the folder before anything else", path.display())]
+    #[error(
+        "the database in {} cannot be opened: {reason}\nhint: keep a copy of the folder, then run unionlink store rebuild",
+        path.display()
+    )]
     Database {
         /// Where.
         path: PathBuf,
@@ -53,9 +57,25 @@ pub enum OpenError {
         "writes would not be durable: this binary was linked without its own sync_file_range\nhint: build it with the project's Cargo.toml"
     )]
     NotDurable,
+    /// The journal cannot be used, or not with this database.
+    #[error("the journal in {} cannot be used: {reason}\nhint: {hint}", path.display())]
+    Journal {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// The content is of another program or version, or damaged.
     #[error("the content of the store cannot be used: {0}")]
     Content(super::StoreError),
+}
+
+impl OpenError {
+    pub(super) fn journal(path: &Path, error: &JournalError) -> Self {
+        Self::Journal { path: path.to_owned(), reason: error.to_string(), hint: error.hint() }
+    }
 }
 
 pub(super) struct SledEngine {
