@@ -112,7 +112,7 @@ impl Store {
         match &self.command {
             Command::Verify(_) => {
                 let done = verify(folder, store.cache_mb << 20).with_context(|| attempted("verify"))?;
-                return told_verified(&done, json);
+                told_verified(&done, json)
             }
             Command::Backup(BackUp { to, .. }) => {
                 let done = backup(folder, to).with_context(|| attempted("back up"))?;
@@ -157,6 +157,9 @@ fn told_verified(done: &Verified, json: bool) -> anyhow::Result<ExitCode> {
         "{} records are in the database as they are in the journal of {} batches",
         done.records, done.batches
     ));
+    if done.redone > 0 {
+        say(&format!("the database lacked the last {} of them, and was given them", done.redone));
+    }
     for (kind, differ) in &done.differences {
         say(&format!(
             "records of kind {kind:?}: {} missing, {} with another value, {} that the journal has not",

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use super::OpenError;
 use super::fresh::{self, files_in, remove, rename, sync};
 use super::journal::care;
-use super::sled_engine::{delete_unfinished_snapshots, folder_error, lock};
+use super::sled_engine::{folder_error, lock};
 
 /// What a compaction came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -63,9 +63,8 @@ pub fn compact(folder: &Path, mut told: impl FnMut(u64)) -> Result<Compacted, Op
         let source = io::Error::from(io::ErrorKind::NotFound);
         return Err(folder_error("find a database in", folder)(source));
     }
+    care::settle(folder, fresh::CACHE_BYTES)?;
     let _lock = lock(folder)?;
-    recover(folder)?;
-    delete_unfinished_snapshots(&places.live)?;
     let bytes_before = bytes_in(&places.live)?;
     let records = copied(&places, &mut told).inspect_err(|_| {
         // What is left of it the next start deletes.

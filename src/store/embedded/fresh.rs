@@ -13,7 +13,7 @@ use super::sled_engine::{create_private, folder_error, open_database, panic_text
 const ROWS_AT_A_TIME: usize = 100;
 /// Bytes between two syncs.
 const SYNC_EVERY_BYTES: u64 = 32 << 20;
-const CACHE_BYTES: u64 = 64 << 20;
+pub(super) const CACHE_BYTES: u64 = 64 << 20;
 
 /// Opens a database to be read or filled here.
 pub(super) fn open(path: &Path) -> Result<sled::Db, OpenError> {

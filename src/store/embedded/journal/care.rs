@@ -13,7 +13,7 @@ use super::block::{Kind, Lineage};
 use super::files::{self, Piece, at};
 use super::fold::{self, Last};
 use super::sorted::{Entries, Merged, SortedReader};
-use super::{JournalError, Mark, Pieces, Span, Standing, aside, entries, records, redo, standing};
+use super::{JournalError, Journaled, Mark, Pieces, Span, Standing, aside, entries, records, redo, standing};
 
 /// The journal of the store in a folder.
 pub(in crate::store::embedded) fn journal_in(folder: &Path) -> PathBuf {
@@ -27,6 +27,8 @@ pub struct Verified {
     pub batches: u64,
     /// Records that are in both, and equal.
     pub records: u64,
+    /// Batches that the database lacked at its end, as after a crash; it has been given them.
+    pub redone: u64,
     /// What differs, by the first letter of the records' keys.
     pub differences: BTreeMap<char, Differences>,
 }
@@ -64,14 +66,15 @@ pub(super) fn compare(engine: &dyn Engine, journal: &Path) -> Result<Verified, J
     };
     // What a crash kept from one of them the next start would give it; that is no difference.
     let excused = if pieces.last() + 1 == mark.seq { mark.keys.clone() } else { Vec::new() };
-    if pieces.last() > mark.seq {
+    let redone = pieces.last().saturating_sub(mark.seq);
+    if redone > 0 {
         redo(engine, &mark, &pieces)?;
     }
     let cover = Cover::of(vec![pieces]);
     if let Some(problem) = cover.problem {
         return Err(problem);
     }
-    let mut verified = Verified { batches: cover.to, records: 0, differences: BTreeMap::new() };
+    let mut verified = Verified { batches: cover.to, records: 0, redone, differences: BTreeMap::new() };
     let mut ours = live(merged(&cover.pieces)?).peekable();
     let mut theirs = records(engine).peekable();
     loop {
@@ -82,8 +85,7 @@ pub(super) fn compare(engine: &dyn Engine, journal: &Path) -> Result<Verified, J
                 theirs.next().transpose()?;
                 continue;
             }
-            (Some(Ok((key, _))), None) => key.clone(),
-            (None, Some(Ok((key, _)))) => key.clone(),
+            (Some(Ok((key, _))), None) | (None, Some(Ok((key, _)))) => key.clone(),
             (Some(Ok((ours, _))), Some(Ok((theirs, _)))) => ours.min(theirs).clone(),
         };
         let ours = ours.next_if(|row| row.as_ref().is_ok_and(|(k, _)| *k == key)).transpose()?;
@@ -269,6 +271,17 @@ fn plan(journal: &Path, how: Rebuild<'_>) -> Result<Plan, JournalError> {
 fn unused(folder: &Path) -> PathBuf {
     let mut names = (1_u32..).map(|n| folder.join(format!("sled.set-aside-{n}")));
     names.find(|path| !path.exists()).unwrap_or_default()
+}
+
+/// Puts database and journal in step, and lets the database forget the keys of its last batch.
+pub(in crate::store::embedded) fn settle(folder: &Path, cache_bytes: u64) -> Result<(), OpenError> {
+    let journal = journal_in(folder);
+    let engine = SledEngine::open(folder, cache_bytes)?;
+    let settled = || match Mark::read(&engine)? {
+        Some(mark) if mark != Mark::OFF => Ok(Journaled::open(engine, &journal)?.commit(Vec::new())?),
+        _ => Ok(()),
+    };
+    settled().map_err(|error| OpenError::journal(&journal, &error))
 }
 
 /// Leaves nothing in the journal but what is live. Nobody may serve the store meanwhile.

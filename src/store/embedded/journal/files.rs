@@ -52,14 +52,14 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Piece>> {
         pieces.extend(parse(entry.map_err(at(folder))?.path()));
     }
     let sorted: Vec<(u64, u64)> = pieces.iter().filter_map(|piece| Some((piece.from, piece.to?))).collect();
-    let folded = sorted.iter().map(|(_, to)| *to).max().unwrap_or(0);
+    let behind = sorted.iter().map(|(_, to)| *to).max().unwrap_or(0);
     // Where a crash came between writing the larger one and deleting what it replaces, both are there.
     let replaced = |from: u64, to: u64| {
         sorted.iter().any(|(low, high)| *low <= from && to <= *high && (*low, *high) != (from, to))
     };
     pieces.retain(|piece| match piece.to {
         Some(to) => !replaced(piece.from, to),
-        None => piece.from > folded,
+        None => piece.from > behind,
     });
     pieces.sort_by_key(|piece| (piece.from, piece.to));
     Ok(pieces)

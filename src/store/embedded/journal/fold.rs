@@ -15,7 +15,7 @@ use super::segment::Content;
 use super::sorted::{Entries, Merged, SortedReader, SortedWriter, damaged};
 
 /// After a failure, a full disk for one.
-const AGAIN_AFTER: Duration = Duration::from_secs(60);
+const AGAIN_AFTER: Duration = Duration::from_mins(1);
 
 /// What is told to whoever folds.
 #[derive(Default)]
