@@ -25,7 +25,7 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::{Budget, Grant, Limits, Share};
 use crate::domain::time::{DAY_MS, Moment};
 use crate::http;
-use crate::http::admin::{self, AdminApp, AdminState};
+use crate::http::admin::{self, AdminApp, AdminState, Guard};
 use crate::http::callback::{self, CallbackState};
 use crate::http::door::{Door, DoorApp};
 use crate::lifecycle::{Failure, Lifecycle};
@@ -156,7 +156,10 @@ impl App {
             heavy: admin::heavy(),
             stop: stop.clone(),
             apps: config.apps.iter().map(admin_app).collect(),
-            token: config.admin.token.as_ref().map(|token| token.value.clone()),
+            guard: Guard::new(
+                config.admin.hosts.clone(),
+                config.admin.token.as_ref().map(|token| &token.value),
+            ),
             started_at: clock.now(),
         }));
 

@@ -78,6 +78,8 @@ pub struct Admin {
     /// Bearer token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
+    /// Names it is reached under, in lower case.
+    pub hosts: Vec<String>,
 }
 
 /// Where state is kept.
