@@ -82,6 +82,9 @@ pub(super) fn wecom(section: &mut Section) -> Wecom {
     let proxy = section.text("proxy");
     if let Some(proxy) = &proxy {
         url(section, "proxy", proxy);
+        if proxy.contains('@') {
+            section.holds_a_secret();
+        }
     }
     Wecom {
         api_base: base.trim_end_matches('/').to_owned(),

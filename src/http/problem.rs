@@ -91,8 +91,9 @@ impl Problem {
     /// A change that another site's page asks for.
     pub(super) fn cross_origin() -> Self {
         let detail = "pages of another origin may not change anything here";
-        Self::new(StatusCode::FORBIDDEN, "cross_origin", "From another origin", detail)
-            .hint("send no Origin header, or add the page's host to [admin] hosts if it is this service's own")
+        Self::new(StatusCode::FORBIDDEN, "cross_origin", "From another origin", detail).hint(
+            "send no Origin header, or add the page's host to [admin] hosts if it is this service's own",
+        )
     }
 
     #[cfg(test)]

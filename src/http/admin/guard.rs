@@ -140,7 +140,8 @@ impl Guard {
             let authority = authority.to_ascii_lowercase();
             authority.strip_suffix(default_port).map(str::to_owned).unwrap_or(authority)
         };
-        let configured = || matches!(host_of(authority), Some(Host::Name(name)) if self.hosts.contains(&name));
+        let configured =
+            || matches!(host_of(authority), Some(Host::Name(name)) if self.hosts.contains(&name));
         plain(authority) == plain(host) || configured()
     }
 
@@ -231,8 +232,9 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
 ];
 /// For answers that are no page. One that is says itself what it needs.
-const NO_PAGE: HeaderValue =
-    HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'");
+const NO_PAGE: HeaderValue = HeaderValue::from_static(
+    "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+);
 
 /// Adds what every answer carries.
 pub(super) async fn with_headers(request: Request, next: Next) -> Response {

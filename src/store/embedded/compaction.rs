@@ -12,9 +12,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::OpenError;
-use super::sled_engine::{
-    create_private, delete_unfinished_snapshots, folder_error, lock, open_database, panic_text,
-};
+use super::private::{create_folder, narrow};
+use super::sled_engine::{delete_unfinished_snapshots, folder_error, lock, open_database, panic_text};
 
 /// Records copied at a time; large batches make sled's memory grow without bound.
 const ROWS_AT_A_TIME: usize = 100;
@@ -71,6 +70,7 @@ pub fn compact(folder: &Path, mut told: impl FnMut(u64)) -> Result<Compacted, Op
         return Err(folder_error("find a database in", folder)(source));
     }
     let _lock = lock(folder)?;
+    narrow(folder);
     recover(folder)?;
     delete_unfinished_snapshots(&places.live)?;
     let bytes_before = bytes_in(&places.live)?;
@@ -88,7 +88,7 @@ pub fn compact(folder: &Path, mut told: impl FnMut(u64)) -> Result<Compacted, Op
 }
 
 fn copied(places: &Places, told: &mut impl FnMut(u64)) -> Result<u64, OpenError> {
-    create_private(&places.copy)?;
+    create_folder(&places.copy)?;
     let from = open_database(&places.live, CACHE_BYTES)?;
     let to = open_database(&places.copy, CACHE_BYTES)?;
     // What sled finds damaged it may tell by panicking.
@@ -176,8 +176,8 @@ mod tests {
     }
 
     fn write(folder: &Path, records: u32) {
-        create_private(folder).unwrap();
-        create_private(&folder.join("sled")).unwrap();
+        create_folder(folder).unwrap();
+        create_folder(&folder.join("sled")).unwrap();
         let db = open_database(&folder.join("sled"), 8 << 20).unwrap();
         for n in 0..records {
             db.insert(n.to_be_bytes(), vec![7; 100]).unwrap();
@@ -222,7 +222,7 @@ mod tests {
             let before = read(folder.path());
             let Places { live, copy, old } = Places::of(folder.path());
             // A copy that was being written; complete from the first renaming on.
-            create_private(&copy).unwrap();
+            create_folder(&copy).unwrap();
             if step > 0 {
                 let to = open_database(&copy, 8 << 20).unwrap();
                 super::copy(&open_database(&live, 8 << 20).unwrap(), &to, &mut |_| {}).unwrap();
