@@ -77,13 +77,12 @@ pub(super) type Unreadable = (String, Option<String>);
 fn from_table(section: &Section, kind: &str, text: String, environment: &Environment) -> Found {
     match kind {
         "value" => Ok(written_out(section, text)),
-        "env" => match environment.get(&text) {
-            Some(value) => Ok((value.to_owned(), format!("environment variable {text}"))),
-            None => {
-                let hint = "export it before starting".to_owned();
-                Err((format!("environment variable {text} is not set"), Some(hint)))
-            }
-        },
+        "env" => {
+            let hint = || Some("export it before starting".to_owned());
+            let value = environment.get(&text);
+            let value = value.ok_or_else(|| (format!("environment variable {text} is not set"), hint()))?;
+            Ok((value.to_owned(), format!("environment variable {text}")))
+        }
         "file" => {
             let content = private_file(text.as_ref())?;
             Ok((content.trim_end_matches(['\r', '\n']).to_owned(), format!("file {text}")))

@@ -121,9 +121,13 @@ impl Inside {
 
     /// Tells the connection to go that has kept us waiting for longest.
     fn send_away_the_oldest(&mut self) -> bool {
-        let first = |waiting: &BTreeMap<u64, _>| waiting.first_key_value().map_or(u64::MAX, |(turn, _)| *turn);
-        let oldest =
-            if first(&self.heads) <= first(&self.bodies) { self.heads.pop_first() } else { self.bodies.pop_first() };
+        let first =
+            |waiting: &BTreeMap<u64, _>| waiting.first_key_value().map_or(u64::MAX, |(turn, _)| *turn);
+        let oldest = if first(&self.heads) <= first(&self.bodies) {
+            self.heads.pop_first()
+        } else {
+            self.bodies.pop_first()
+        };
         self.send_away(oldest)
     }
 
@@ -313,22 +317,22 @@ mod tests {
     #[tokio::test]
     async fn the_one_that_was_silent_for_longest_goes() {
         let room = room(3);
-        let [a, b, c] = [room.enter().await, room.enter().await, room.enter().await].map(Option::unwrap);
-        a.head_is_whole(false);
-        a.answered();
-        b.head_is_whole(true);
-        let mut coming = Box::pin(room.enter());
-        // The body of b has been awaited for longer than anything else.
-        assert!(coming.as_mut().now_or_never().is_none() && told(&b) && !told(&a) && !told(&c));
-        drop(b);
-        let d = coming.await.unwrap();
-        let mut coming = Box::pin(room.enter());
-        assert!(coming.as_mut().now_or_never().is_none() && told(&c));
-        drop(c);
-        let e = coming.await.unwrap();
-        // Whoever has asked anew waits since then.
-        let mut coming = Box::pin(room.enter());
-        assert!(coming.as_mut().now_or_never().is_none() && told(&a) && !told(&d) && !told(&e));
+        let mut seats = Vec::new();
+        for _ in 0..3 {
+            seats.push(room.enter().await.unwrap());
+        }
+        seats[0].head_is_whole(false);
+        seats[0].answered();
+        seats[1].head_is_whole(true);
+        // The second one's body is awaited, then there is the third; the first one has asked anew.
+        for longest in [1, 1, 0] {
+            let mut coming = Box::pin(room.enter());
+            assert!(coming.as_mut().now_or_never().is_none());
+            let told: Vec<_> = seats.iter().map(|seat| told(seat)).collect();
+            assert_eq!(told.iter().position(|told| *told), Some(longest), "{told:?}");
+            drop(seats.remove(longest));
+            seats.push(coming.await.unwrap());
+        }
     }
 
     #[tokio::test]
