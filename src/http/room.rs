@@ -8,6 +8,7 @@
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
@@ -224,11 +225,12 @@ impl Drop for Seat {
 pub(super) struct Seated {
     router: TowerToHyperService<Router>,
     seat: Arc<Seat>,
+    asked_before: AtomicBool,
 }
 
 impl Seated {
     pub(super) fn new(router: Router, seat: Arc<Seat>) -> Self {
-        Self { router: TowerToHyperService::new(router), seat }
+        Self { router: TowerToHyperService::new(router), seat, asked_before: AtomicBool::new(false) }
     }
 }
 
@@ -243,7 +245,12 @@ impl Service<Request<Incoming>> for Seated {
         let request = request.map(|body| Body::new(Watched { body, seat: Watch::Coming(seat) }));
         let seat = self.seat.clone();
         let answer = self.router.call(request);
+        let asked_before = self.asked_before.swap(true, Ordering::Relaxed);
         Box::pin(async move {
+            if asked_before {
+                // Requests may have come all at once; hyper would serve sixteen before anybody else has a turn.
+                tokio::task::yield_now().await;
+            }
             let answer = answer.await?;
             Ok(answer.map(|body| Watched { body, seat: Watch::Leaving(seat) }))
         })

@@ -371,7 +371,8 @@ async fn no_secret_leaves_the_service_whatever_is_asked_and_whatever_is_logged()
     let people = world.wecom.add_people(5);
     let rows: Vec<_> = people.iter().map(|p| json!({"unionid": p.unionid, "openid": p.openid})).collect();
     assert_eq!(post("/v1/fans", json!(rows).to_string(), Canaries::ADMIN).await.0, 202);
-    until("minted", &|s| s["fans"]["minted"] == 5).await;
+    let asked = |s: &Value| s["fans"]["minted"] == 5 && s["calls"]["unionid_to_external_userid"] == 5;
+    until("minted", &asked).await;
     world.wecom.inject(Target::Every, Fault::Reset, Some(1));
     world.wecom.inject(Target::Every, Fault::Errcode(40_001), Some(1));
     world.wecom.revoke_tokens(&world.corp.corp_id);
