@@ -46,6 +46,8 @@ async fn run() {
         write_timeout: Duration::from_secs(30),
         cut_off_after: None,
         connections_max: 1_000,
+        head_bytes_max: 16 << 10,
+        bodies_bytes_max: Some(32 << 20),
         header_timeout: Duration::from_secs(5),
         connection_life: Duration::from_mins(2),
     };

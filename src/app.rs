@@ -2,6 +2,7 @@
 //!
 //! Everything is built here and handed what it needs; nobody below knows the configuration.
 
+mod descriptors;
 mod sinks;
 
 pub use sinks::BuildError;
@@ -14,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use secrecy::ExposeSecret;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -25,7 +26,7 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::{Budget, Grant, Limits, Share};
 use crate::domain::time::{DAY_MS, Moment};
 use crate::http;
-use crate::http::admin::{self, AdminApp, AdminState};
+use crate::http::admin::{self, AdminApp, AdminState, Guard};
 use crate::http::callback::{self, CallbackState};
 use crate::http::door::{Door, DoorApp};
 use crate::lifecycle::{Failure, Lifecycle};
@@ -41,6 +42,16 @@ use crate::worker::{AppRules, Context, MintRules, Wake, deliver, mint, renew, re
 
 /// Long enough for a keep-alive connection to pay, short enough that nobody holds one for ever.
 const CONNECTION_LIFE: Duration = Duration::from_mins(2);
+
+/// A callback's head has some hundred bytes; of the feed's readers, proxies may ask for more.
+const HEAD_BYTES_MAX: usize = 16 << 10;
+const ADMIN_HEAD_BYTES_MAX: usize = 32 << 10;
+
+/// All bodies of callbacks that are being read, together: thousands of genuine ones.
+const BODIES_BYTES_MAX: usize = 32 << 20;
+
+/// Connections that wait for being accepted; the system allows no more than net.core.somaxconn.
+const BACKLOG: u32 = 8_192;
 
 /// A peer that takes nothing for so long is cut off; a reader of the feed goes on when it connects again.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -103,8 +114,8 @@ impl App {
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
-        let public = listen(config.server.listen, "server.listen").await?;
-        let private = listen(config.admin.listen, "admin.listen").await?;
+        let public = listen(config.server.listen, "server.listen")?;
+        let private = listen(config.admin.listen, "admin.listen")?;
         let store = open_store(config).await?;
         let metrics = Arc::new(Metrics::default());
         let platform = platform(config, &store, &clock, &metrics).await?;
@@ -156,7 +167,10 @@ impl App {
             heavy: admin::heavy(),
             stop: stop.clone(),
             apps: config.apps.iter().map(admin_app).collect(),
-            token: config.admin.token.as_ref().map(|token| token.value.clone()),
+            guard: Guard::new(
+                config.admin.hosts.clone(),
+                config.admin.token.as_ref().map(|token| &token.value),
+            ),
             started_at: clock.now(),
         }));
 
@@ -170,8 +184,11 @@ impl App {
             calls: context.calls.clone(),
             grace: Duration::from_millis(config.server.grace_ms),
         };
+        let connections = descriptors::connections(config.server.connections_max);
         let limits = http::Limits {
-            connections_max: size(config.server.connections_max),
+            connections_max: size(connections.public),
+            head_bytes_max: HEAD_BYTES_MAX,
+            bodies_bytes_max: Some(BODIES_BYTES_MAX),
             header_timeout: Duration::from_millis(config.server.header_timeout_ms),
             connection_life: CONNECTION_LIFE,
             write_timeout: WRITE_TIMEOUT,
@@ -179,7 +196,14 @@ impl App {
         };
         app.serve("public listener", public, public_router, limits);
         // An import may take hours in one request.
-        app.serve("admin listener", private, admin_router, http::Limits { cut_off_after: None, ..limits });
+        let admin_limits = http::Limits {
+            connections_max: size(connections.admin),
+            head_bytes_max: ADMIN_HEAD_BYTES_MAX,
+            bodies_bytes_max: None,
+            cut_off_after: None,
+            ..limits
+        };
+        app.serve("admin listener", private, admin_router, admin_limits);
         app.work(context, sinks);
         let (store, lifecycle) = (app.store.clone(), app.lifecycle.clone());
         app.lifecycle.supervise("store watch", async move {
@@ -263,8 +287,15 @@ fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-async fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
-    TcpListener::bind(address).await.map_err(|source| StartError::Listen { address, key, source })
+fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {
+    let bound = || {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        // In a flood, who is genuine waits among all others: the more may wait, the fewer are turned away.
+        socket.listen(BACKLOG)
+    };
+    bound().map_err(|source| StartError::Listen { address, key, source })
 }
 
 fn local(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {

@@ -63,6 +63,15 @@ impl Query {
     }
 }
 
+impl Query {
+    /// Whether `msg_signature` has the form of one: forty lower-case hexadecimal digits. Known before the body is.
+    #[must_use]
+    pub fn has_a_signature(&self) -> bool {
+        let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        self.msg_signature.len() == 40 && self.msg_signature.bytes().all(digit)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +80,17 @@ mod tests {
     fn a_plus_stays_a_plus_and_percent_is_decoded_once() {
         let query = Query::parse("msg_signature=a&timestamp=1&nonce=n&echostr=+a%2Bb%2525%3D%3D").unwrap();
         assert_eq!(query.echostr.as_deref(), Some("+a+b%25=="));
+    }
+
+    #[test]
+    fn a_signature_is_told_from_other_texts() {
+        let has = |text: &str| {
+            Query::parse(&format!("msg_signature={text}&timestamp=1&nonce=n")).unwrap().has_a_signature()
+        };
+        assert!(has(&"0123456789abcdef".repeat(3)[..40]));
+        for text in ["", "x", &"A".repeat(40), &"a".repeat(39), &"a".repeat(41), &"é".repeat(20)] {
+            assert!(!has(text), "{text}");
+        }
     }
 
     #[test]

@@ -18,11 +18,16 @@ pub(super) struct Check {
 
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        match config::load(&self.file.path, &Environment::of_process()) {
+        let path = &self.file.path;
+        let loaded = config::load(path, &Environment::of_process());
+        if let Some(warning) = loaded.as_ref().ok().and_then(|config| config::exposed(path, config)) {
+            say(&format!("warning: {warning}"));
+        }
+        match loaded {
             Ok(config) if self.json => print(&json!({"ok": true, "config": config}).to_string())?,
             Ok(config) => {
                 print(toml::to_string(&config)?.trim_end())?;
-                say(&format!("{} is in order", self.file.path.display()));
+                say(&format!("{} is in order", path.display()));
             }
             Err(ConfigError::Problems { problems, .. }) if self.json => {
                 print(&json!({"ok": false, "problems": problems}).to_string())?;

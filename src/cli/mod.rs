@@ -74,6 +74,10 @@ struct ConfigFile {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
+    if matches!(cli.command, Command::Serve(_) | Command::Store(_)) {
+        // sled makes its files for whoever the umask lets in. Before there is any thread: the umask is the process's.
+        rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+    }
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -15,6 +15,9 @@ use crate::telemetry::logs;
 pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let config = config::load(path, &Environment::of_process())?;
     logs::start(&config.log.filter, config.log.format)?;
+    if let Some(warning) = config::exposed(path, &config) {
+        tracing::warn!("{warning}");
+    }
     let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
     lifecycle::listen_for_signals(soft.clone(), hard.clone())?;
     App::start(&config, Arc::new(SystemClock), soft).await?.run_until(hard).await?;

@@ -49,7 +49,7 @@ pub(super) fn parse_admin(
     drop(root);
     let mut problems = shared.into_problems();
     match admin {
-        Some(Admin { listen, token }) if problems.is_empty() => {
+        Some(Admin { listen, token, .. }) if problems.is_empty() => {
             if listen.port() != 0 {
                 let base_url = format!("http://{}", reachable(listen));
                 return Ok(AdminAccess { base_url, token: token.map(|token| token.value) });

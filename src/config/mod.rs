@@ -51,6 +51,9 @@ pub struct Config {
     /// Where link changes go.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub sinks: Vec<Sink>,
+    /// Whether a secret stands in the file itself.
+    #[serde(skip)]
+    pub holds_a_secret: bool,
 }
 
 /// The public listener.
@@ -78,6 +81,8 @@ pub struct Admin {
     /// Bearer token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub token: Option<Secret>,
+    /// Names it is reached under, in lower case.
+    pub hosts: Vec<String>,
 }
 
 /// Where state is kept.
@@ -298,6 +303,20 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigErro
     parse(&text, path, environment)
 }
 
+/// What an operator should hear of the file in `path`, though it is in order: it holds a secret, and everybody on the
+/// machine can read it.
+#[must_use]
+pub fn exposed(path: &Path, config: &Config) -> Option<String> {
+    let mode = std::fs::File::open(path).and_then(|file| secret::open_to_all(&file)).ok().flatten()?;
+    config.holds_a_secret.then(|| {
+        let path = path.display();
+        format!(
+            "{path} holds a secret and is open to every user of the machine (mode {mode:04o})\nhint: chmod 600 {path}, \
+             or 640 for a group; or write {{ env = \"NAME\" }} or {{ file = \"path\" }} instead of the secret"
+        )
+    })
+}
+
 /// Checks the configuration in `text`, which came from `path`.
 ///
 /// # Errors
@@ -342,8 +361,11 @@ fn check(table: Table, environment: &Environment) -> (Option<Config>, Vec<Proble
     drop(root);
     let apps: Option<Vec<_>> = apps.into_iter().collect();
     let sinks: Option<Vec<_>> = sinks.into_iter().collect();
-    let config =
-        (|| Some(Config { server: server?, admin: admin?, store, wecom, log, apps: apps?, sinks: sinks? }))();
+    let holds_a_secret = shared.has_a_secret();
+    let config = (|| {
+        let (server, admin, apps, sinks) = (server?, admin?, apps?, sinks?);
+        Some(Config { server, admin, store, wecom, log, apps, sinks, holds_a_secret })
+    })();
     (config, shared.into_problems())
 }
 

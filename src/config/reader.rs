@@ -1,6 +1,6 @@
 //! Reads a TOML table key by key and gathers every problem instead of stopping at the first.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -24,6 +24,8 @@ pub(super) struct Shared {
     problems: RefCell<Vec<Problem>>,
     /// Text of values that came from the environment, by key.
     overrides: BTreeMap<String, String>,
+    /// Whether a secret stands in the file itself.
+    holds_a_secret: Cell<bool>,
 }
 
 /// A table being read. What is left in it when it is dropped is unknown.
@@ -63,6 +65,11 @@ impl Section {
         let key = if name.is_empty() { self.path.clone() } else { self.key(name) };
         let problem = Problem { key, reason: reason.into(), hint: hint.map(str::to_owned) };
         self.shared.problems.borrow_mut().push(problem);
+    }
+
+    /// Notes that a secret stands in the file itself.
+    pub(super) fn holds_a_secret(&self) {
+        self.shared.holds_a_secret.set(true);
     }
 
     fn take(&mut self, name: &'static str) -> Option<Value> {
@@ -242,6 +249,11 @@ impl Drop for Section {
 }
 
 impl Shared {
+    /// Whether a secret stands in the file itself.
+    pub(super) fn has_a_secret(&self) -> bool {
+        self.holds_a_secret.get()
+    }
+
     pub(super) fn into_problems(self: Rc<Self>) -> Vec<Problem> {
         let mut problems = self.problems.take();
         problems.sort_by(|a, b| a.key.cmp(&b.key));

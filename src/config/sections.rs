@@ -38,15 +38,30 @@ pub(super) fn admin(section: &mut Section, environment: &Environment) -> Option<
     let listen = address(section, "127.0.0.1:8081");
     let written = section.value_is_there("token");
     let token = secret::read(section, "token", environment);
-    let listen = listen?;
-    if token.is_none() && !written && !listen.ip().is_loopback() {
+    if let Some(listen) = listen
+        && token.is_none()
+        && !written
+        && !listen.ip().is_loopback()
+    {
         section.problem(
             "token",
             format!("is missing, and {listen} can be reached from other machines"),
             Some("set token = { env = \"UNIONLINK_ADMIN_TOKEN\" }, or listen on 127.0.0.1"),
         );
     }
-    Some(Admin { listen, token })
+    let hosts = section.texts("hosts");
+    for host in hosts.iter().filter(|host| !is_host_name(host)) {
+        let hint = "write the name alone, unionlink.example.com: no scheme, no port, no *";
+        section.problem("hosts", format!("{host:?} is not a host name"), Some(hint));
+    }
+    let hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+    Some(Admin { listen: listen?, token, hosts })
+}
+
+fn is_host_name(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(plain);
+    text.len() <= 253 && text.split('.').all(is_label)
 }
 
 pub(super) fn store(section: &mut Section) -> Store {
@@ -68,6 +83,9 @@ pub(super) fn wecom(section: &mut Section) -> Wecom {
     let proxy = section.text("proxy");
     if let Some(proxy) = &proxy {
         url(section, "proxy", proxy);
+        if proxy.contains('@') {
+            section.holds_a_secret();
+        }
     }
     Wecom {
         api_base: base.trim_end_matches('/').to_owned(),

@@ -287,10 +287,10 @@ fn nats(section: &mut Section, environment: &Environment) -> Option<NatsTarget> 
     let password = secret::read(section, "password", environment);
     let credentials_file = section.text("credentials_file").map(PathBuf::from);
     if let Some(path) = &credentials_file {
-        match std::fs::read_to_string(path) {
+        match secret::private_file(path) {
             Ok(content) if are_credentials(&content) => {}
             Ok(_) => section.problem("credentials_file", "holds no credentials of NATS", None),
-            Err(error) => section.problem("credentials_file", format!("cannot be read: {error}"), None),
+            Err((reason, hint)) => section.problem("credentials_file", reason, hint.as_deref()),
         }
     }
     let ca_file = ca_file(section);

@@ -147,6 +147,69 @@ fn a_reachable_admin_listener_needs_a_token() {
 }
 
 #[test]
+fn names_of_the_admin_listener_are_names() {
+    let with = |hosts: &str| format!("[admin]\nhosts = {hosts}\n{}", minimal());
+    let text = with("[\"UnionLink.example.com\", \"unionlink-admin\"]");
+    let admin = config(&text, &Environment::default()).admin;
+    assert_eq!(admin.hosts, ["unionlink.example.com", "unionlink-admin"]);
+    for wrong in ["https://x", "x:8081", "*.x", "", "x..y", "[::1]", "x y", "x/", ".x"] {
+        let told = problems(&with(&format!("[{wrong:?}]")), &Environment::default());
+        assert_eq!(told, [format!("admin.hosts {wrong:?} is not a host name")]);
+    }
+}
+
+#[test]
+fn a_file_with_a_secret_is_not_for_everybody() {
+    use std::os::unix::fs::{PermissionsExt as _, symlink};
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("secret");
+    std::fs::write(&file, "CANARY\n").unwrap();
+    // As Kubernetes lays them out.
+    let link = folder.path().join("link");
+    symlink("secret", &link).unwrap();
+    let text = minimal().replace("{ value = \"s\" }", &format!("{{ file = {link:?} }}"));
+    for (mode, private) in [
+        (0o600, true),
+        (0o400, true),
+        (0o440, true),
+        (0o640, true),
+        (0o644, false),
+        (0o604, false),
+        (0o602, false),
+    ] {
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+        let parsed = parse(&text, Path::new("t"), &Environment::default());
+        if private {
+            assert_eq!(parsed.unwrap().apps[0].secret.value.expose_secret(), "CANARY");
+            continue;
+        }
+        let told = parsed.unwrap_err().to_string();
+        let place = format!("apps[0].secret file {} is open to every user", link.display());
+        for part in [&place, &format!("(mode {mode:04o})"), "chmod 600", "defaultMode: 0400"] {
+            assert!(told.contains(part), "{part:?} is not in {told}");
+        }
+        assert!(!told.contains("CANARY"), "{told}");
+    }
+}
+
+#[test]
+fn a_configuration_that_everybody_reads_is_told_of_if_there_is_a_secret_in_it() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let elsewhere = minimal().replace("value", "env");
+    let environment = environment(&[("s", "1"), ("t", "2"), (KEY, KEY)]);
+    for (text, mode, told) in
+        [(&minimal(), 0o644, true), (&minimal(), 0o640, false), (&elsewhere, 0o644, false)]
+    {
+        std::fs::write(file.path(), text).unwrap();
+        std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
+        let config = load(file.path(), &environment).unwrap();
+        let warning = exposed(file.path(), &config);
+        assert_eq!(warning.is_some_and(|warning| warning.contains("(mode 0644)")), told, "{mode:o} {text}");
+    }
+}
+
+#[test]
 fn a_broken_line_is_named_but_not_shown() {
     let text = "[server]\n\nsecret = { value = \"CANARY\n";
     let error = parse(text, Path::new("t"), &Environment::default()).unwrap_err().to_string();

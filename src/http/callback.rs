@@ -1,6 +1,7 @@
 //! The public listener: `/callback/{app}` and `/livez`, and nothing else.
 //!
-//! The order is: app, query, size, signature, decryption, store, answer. Whoever is refused learns nothing: every
+//! The order is: app, query, form of the signature, size, signature, decryption, store, answer; what costs little
+//! comes first, and before any byte of a body is read. Whoever is refused learns nothing: every
 //! refusal is the same empty 403. An event is acknowledged only after it is durable; whatever cannot be made
 //! durable is answered 503, so that WeCom may send it again.
 
@@ -113,6 +114,10 @@ impl CallbackState {
             let (outcome, answer) = self.refuse(Refusal::Query);
             return (outcome, answer, Duration::ZERO);
         };
+        if !query.has_a_signature() {
+            let (outcome, answer) = self.refuse(Refusal::Signature);
+            return (outcome, answer, Duration::ZERO);
+        }
         let body = match super::read_body(body, self.body_bytes_max, self.body_timeout).await {
             Ok(body) => body,
             Err(status) => {

@@ -7,29 +7,35 @@ pub mod admin;
 pub mod callback;
 pub mod door;
 mod problem;
+mod room;
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::http::StatusCode;
 use http_body_util::BodyExt;
+use hyper::body::Body as _;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::room::{Room, Seat, Seated};
 use crate::telemetry::metrics::Metrics;
 
 /// What one listener allows.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections.
+    /// Open connections. When there are as many, the one goes that has sent no request for longest.
     pub connections_max: usize,
+    /// Of a request's head.
+    pub head_bytes_max: usize,
+    /// Of all bodies that are being read, together; `None` if the handlers see to it.
+    pub bodies_bytes_max: Option<usize>,
     /// For a request's head, its first byte included; an idle connection is closed after as long.
     pub header_timeout: Duration,
     /// How long one connection may last; a request that is under way then is finished.
@@ -41,7 +47,6 @@ pub struct Limits {
 }
 
 const HEADERS_MAX: usize = 64;
-const HEAD_BYTES_MAX: usize = 32 * 1024;
 
 /// Serves `router` until `stop`; connections with a request under way are finished, tracked by `connections`.
 pub async fn serve(
@@ -52,7 +57,7 @@ pub async fn serve(
     connections: TaskTracker,
     stop: CancellationToken,
 ) {
-    let room = Arc::new(Semaphore::new(limits.connections_max));
+    let room = Room::new(limits.connections_max, limits.bodies_bytes_max, metrics.clone());
     loop {
         let accepted = tokio::select! {
             () = stop.cancelled() => return,
@@ -60,6 +65,8 @@ pub async fn serve(
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
+            // Gone again before we came to it.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 // Out of descriptors, most likely: the connections that hold them end by their time-outs.
                 tracing::warn!(%error, "connection not accepted");
@@ -67,19 +74,24 @@ pub async fn serve(
                 continue;
             }
         };
-        let Ok(place) = room.clone().try_acquire_owned() else {
+        let Some(seat) = room.enter().await else {
             metrics.connection_refused();
             continue;
         };
         let (router, stop) = (router.clone(), stop.clone());
         connections.spawn(async move {
-            serve_connection(stream, router, limits, stop).await;
-            drop(place);
+            serve_connection(stream, router, seat, limits, stop).await;
         });
     }
 }
 
-async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, stop: CancellationToken) {
+async fn serve_connection(
+    stream: TcpStream,
+    router: Router,
+    seat: Arc<Seat>,
+    limits: Limits,
+    stop: CancellationToken,
+) {
     // Answers are small; waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
@@ -87,10 +99,10 @@ async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, sto
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header_timeout)
         .max_headers(HEADERS_MAX)
-        .max_buf_size(HEAD_BYTES_MAX);
+        .max_buf_size(limits.head_bytes_max);
     let mut stream = Box::pin(TimeoutStream::new(stream));
     stream.as_mut().set_write_timeout_pinned(Some(limits.write_timeout));
-    let connection = builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let connection = builder.serve_connection(TokioIo::new(stream), Seated::new(router, seat.clone()));
     tokio::pin!(connection);
     let finished = async {
         tokio::select! {
@@ -103,7 +115,15 @@ async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, sto
         connection.await
     };
     let within = limits.cut_off_after.unwrap_or(Duration::MAX);
-    match tokio::time::timeout(within, finished).await {
+    let ended = tokio::select! {
+        biased;
+        () = seat.told_to_go() => {
+            tracing::debug!("connection closed to make room");
+            return;
+        }
+        ended = tokio::time::timeout(within, finished) => ended,
+    };
+    match ended {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "connection ended early"),
         Err(_) => tracing::debug!("connection cut off"),
@@ -113,19 +133,23 @@ async fn serve_connection(stream: TcpStream, router: Router, limits: Limits, sto
 /// A body read in time and within its limit, or the status that says why not.
 ///
 /// A body over the limit is read on, and thrown away, up to twice the limit: a sender whose connection is closed
-/// while it still sends would never see the answer.
+/// while it still sends would never see the answer. One that is announced to be larger still is not read at all.
 pub(crate) async fn read_body(
     mut body: axum::body::Body,
     bytes_max: usize,
     within: Duration,
 ) -> Result<Vec<u8>, StatusCode> {
+    let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
+    if announced > bytes_max.saturating_mul(2) {
+        return Err(StatusCode::PAYLOAD_TOO_LARGE);
+    }
     let mut bytes = Vec::new();
     let mut length = 0_usize;
     let read = async {
         while let Some(frame) = body.frame().await {
             let Ok(data) = frame.map_err(|_| StatusCode::BAD_REQUEST)?.into_data() else { continue };
             length += data.len();
-            if length <= bytes_max {
+            if length.max(announced) <= bytes_max {
                 bytes.extend_from_slice(&data);
             } else if length > 2 * bytes_max {
                 break;

@@ -24,6 +24,9 @@ pub(super) struct Problem {
     /// With 410: the number of the oldest feed entry that is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest: Option<u64>,
+    /// Told in a header.
+    #[serde(skip)]
+    retry_after_seconds: Option<u64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde wants")]
@@ -33,7 +36,15 @@ fn number<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, title, detail: detail.into(), hint: None, oldest: None }
+        Self {
+            status,
+            code,
+            title,
+            detail: detail.into(),
+            hint: None,
+            oldest: None,
+            retry_after_seconds: None,
+        }
     }
 
     pub(super) fn hint(mut self, hint: &'static str) -> Self {
@@ -58,6 +69,36 @@ impl Problem {
         let detail = "the admin token is missing or wrong";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "Not authorised", detail)
             .hint("send Authorization: Bearer <the value of admin.token>")
+    }
+
+    /// A wrong token, after many others.
+    pub(super) fn too_many_attempts(retry_after_seconds: u64) -> Self {
+        let detail = "the admin token is wrong, as many were before it; a right one is served at any time";
+        let title = "Too many wrong tokens";
+        Self {
+            retry_after_seconds: Some(retry_after_seconds),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", title, detail)
+        }
+    }
+
+    /// A name that is not one of ours.
+    pub(super) fn host_not_allowed() -> Self {
+        let detail = "the service was asked for under a name that it does not know to be its own";
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "host_not_allowed", "Not this service's name", detail)
+            .hint("add the name to [admin] hosts, or ask by IP address")
+    }
+
+    /// A change that another site's page asks for.
+    pub(super) fn cross_origin() -> Self {
+        let detail = "pages of another origin may not change anything here";
+        Self::new(StatusCode::FORBIDDEN, "cross_origin", "From another origin", detail).hint(
+            "send no Origin header, or add the page's host to [admin] hosts if it is this service's own",
+        )
+    }
+
+    #[cfg(test)]
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
     }
 
     pub(super) fn is_conflict(&self) -> bool {
@@ -124,12 +165,15 @@ impl From<StoreError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let challenge = self.status == StatusCode::UNAUTHORIZED;
+        let (challenge, retry_after) = (self.status == StatusCode::UNAUTHORIZED, self.retry_after_seconds);
         let mut response = (self.status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
         if challenge {
             headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
+        }
+        if let Some(seconds) = retry_after {
+            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }

@@ -69,6 +69,32 @@ impl DoorOutcome {
     }
 }
 
+/// Why a request to the private listener was refused before anything looked at it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AdminRefusal {
+    /// No token, or a wrong one.
+    Token,
+    /// A wrong token, after many others.
+    Rate,
+    /// A name that is not ours, or none.
+    Host,
+    /// A change that a page of another origin asks for.
+    Origin,
+}
+
+impl AdminRefusal {
+    const ALL: [Self; 4] = [Self::Token, Self::Rate, Self::Host, Self::Origin];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Token => "token",
+            Self::Rate => "rate",
+            Self::Host => "host",
+            Self::Origin => "origin",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     outcome: &'static str,
@@ -133,12 +159,14 @@ pub struct Metrics {
     registry: Registry,
     door: Family<Outcome, Counter>,
     refusals: Family<Reason, Counter>,
+    admin_refused: Family<Reason, Counter>,
     events: Family<EventType, Counter>,
     door_seconds: Histogram,
     calls: Family<Call, Counter>,
     call_seconds: Histogram,
     resolved_ids: Counter,
     connections_refused: Counter,
+    connections_shed: Counter,
     contacts: Family<State, Gauge>,
     fans: Family<State, Gauge>,
     fans_waiting: Family<Queue, Gauge>,
@@ -161,12 +189,14 @@ impl Default for Metrics {
             registry: Registry::with_prefix("unionlink"),
             door: Family::default(),
             refusals: Family::default(),
+            admin_refused: Family::default(),
             events: Family::default(),
             door_seconds: Histogram::new(SECONDS),
             calls: Family::default(),
             call_seconds: Histogram::new(SECONDS),
             resolved_ids: Counter::default(),
             connections_refused: Counter::default(),
+            connections_shed: Counter::default(),
             contacts: Family::default(),
             fans: Family::default(),
             fans_waiting: Family::default(),
@@ -189,6 +219,9 @@ impl Default for Metrics {
         for refusal in Refusal::ALL {
             drop(metrics.refusals.get_or_create(&Reason { reason: refusal.as_str() }));
         }
+        for refusal in AdminRefusal::ALL {
+            drop(metrics.admin_refused.get_or_create(&Reason { reason: refusal.as_str() }));
+        }
         metrics.registered()
     }
 }
@@ -198,6 +231,11 @@ impl Metrics {
         let r = &mut self.registry;
         r.register("callbacks", "Requests to the callback door by outcome", self.door.clone());
         r.register("callback_refusals", "Refused callbacks by reason", self.refusals.clone());
+        r.register(
+            "admin_refused",
+            "Requests to the admin listener refused for their token, host or origin, by reason",
+            self.admin_refused.clone(),
+        );
         r.register("events", "Understood events by type, duplicates included", self.events.clone());
         r.register(
             "callback_seconds",
@@ -209,8 +247,13 @@ impl Metrics {
         r.register("resolved_ids", "External userids asked about", self.resolved_ids.clone());
         r.register(
             "connections_refused",
-            "Connections closed because too many were open",
+            "Connections closed because too many were open, all of them at work",
             self.connections_refused.clone(),
+        );
+        r.register(
+            "connections_shed",
+            "Connections closed while they had not sent their request, to make room for others",
+            self.connections_shed.clone(),
         );
         r.register("contacts", "Customers by state", self.contacts.clone());
         r.register("fans", "Fans by state", self.fans.clone());
@@ -255,6 +298,16 @@ impl Metrics {
     /// An event was understood.
     pub fn event(&self, kind: Kind) {
         self.events.get_or_create(&EventType { r#type: kind.as_str() }).inc();
+    }
+
+    /// A request to the private listener was refused.
+    pub fn admin_refused(&self, refusal: AdminRefusal) {
+        self.admin_refused.get_or_create(&Reason { reason: refusal.as_str() }).inc();
+    }
+
+    /// A connection that had not sent its request was closed to make room.
+    pub fn connection_shed(&self) {
+        self.connections_shed.inc();
     }
 
     /// A connection was closed because too many were open.

@@ -12,7 +12,7 @@ use unionlink::clock::SystemClock;
 use unionlink::config::{self, Environment};
 use unionlink::simulator::{Fault, Forgery, SealedCallback, Target};
 
-use crate::harness::{Setup, World};
+use crate::harness::{PATIENCE, Setup, World};
 
 async fn post(world: &World, callback: &SealedCallback) -> (u16, String) {
     let response = world.http.post(callback.full_url()).body(callback.body.clone()).send().await.unwrap();
@@ -311,12 +311,36 @@ async fn slow_heads_slow_bodies_and_idle_connections_are_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn connections_are_bounded() {
-    let server = "connections_max = 3\nheader_timeout_ms = 400".to_owned();
+async fn what_cannot_be_genuine_is_refused_before_its_body_is_there() {
+    let world = World::usual().await;
+    let address = world.public.trim_start_matches("http://").to_owned();
+    let signature = "a".repeat(40);
+    for (signature, length, wanted) in [
+        ("A0", 1_000, 403),
+        ("", 1_000, 403),
+        (signature.as_str(), 131_073, 413),
+        (&signature, 4_000_000_000_usize, 413),
+    ] {
+        let mut stream = TcpStream::connect(&address).await.unwrap();
+        let head = format!(
+            "POST /callback/brand?msg_signature={signature}&timestamp=1&nonce=n HTTP/1.1\r\nHost: x\r\n\
+             Content-Length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.starts_with(&format!("HTTP/1.1 {wanted} ")), "{signature} {length}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn when_all_places_are_taken_the_one_idle_for_longest_makes_room() {
+    let server = "connections_max = 3\nheader_timeout_ms = 60000".to_owned();
     let world = World::with(Setup { server, ..Setup::default() }).await;
     let address = world.public.trim_start_matches("http://").to_owned();
     let mut held = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..5 {
         let mut stream = TcpStream::connect(&address).await.unwrap();
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let mut start = [0; 15];
@@ -324,16 +348,20 @@ async fn connections_are_bounded() {
         assert_eq!(&start, b"HTTP/1.1 200 OK");
         held.push(stream);
     }
-    let mut fourth = TcpStream::connect(&address).await.unwrap();
-    let closed = fourth.read(&mut [0; 1]).await;
-    assert!(matches!(closed, Ok(0) | Err(_)), "{closed:?}");
+    for stream in &mut held[..2] {
+        let mut rest = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("closed").unwrap();
+    }
     let metrics =
         world.http.get(format!("{}/metrics", world.admin)).send().await.unwrap().text().await.unwrap();
-    assert!(metrics.contains("unionlink_connections_refused_total 1"), "{metrics}");
-    // Idle ones make room by themselves.
-    for stream in &mut held {
-        let mut rest = Vec::new();
-        tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut rest)).await.unwrap().unwrap();
+    for line in ["unionlink_connections_shed_total 2", "unionlink_connections_refused_total 0"] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
-    assert_eq!(world.http.get(format!("{}/livez", world.public)).send().await.unwrap().status(), 200);
+    // The others are as good as before.
+    for stream in &mut held[2..] {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.contains("HTTP/1.1 200 OK"), "{rest}");
+    }
 }

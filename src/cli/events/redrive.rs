@@ -95,7 +95,7 @@ impl Redrive {
     ) -> anyhow::Result<()> {
         let url = api.address(&["v1", "events", &id, "redrive"], &[]);
         let answer = api.ask(api.request(Method::POST, url).timeout(TIMEOUT)).await?;
-        let Problem { detail, hint } = Problem::of(&answer.body);
+        let Problem { detail, hint, .. } = Problem::of(&answer.body);
         if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::CONFLICT) && !detail.is_empty() {
             if self.json {
                 // The problem does not say whose it is.

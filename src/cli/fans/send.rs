@@ -150,12 +150,16 @@ impl Service {
                 Ok(receipt) => Tried::Taken(receipt),
                 Err(_) => Tried::Refused(self.api.stranger(status)),
             },
+            // Only a wrong token is told so, and that will not change.
+            StatusCode::TOO_MANY_REQUESTS if Problem::of(&answer).code == "too_many_attempts" => {
+                Tried::Refused(self.api.refusal(StatusCode::UNAUTHORIZED, &answer))
+            }
             StatusCode::REQUEST_TIMEOUT
             | StatusCode::TOO_MANY_REQUESTS
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => {
-                let Problem { detail, hint } = Problem::of(&answer);
+                let Problem { detail, hint, .. } = Problem::of(&answer);
                 let what = if detail.is_empty() { status.to_string() } else { format!("{status}: {detail}") };
                 Tried::Trouble { what, hint, after }
             }

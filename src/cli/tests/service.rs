@@ -37,6 +37,8 @@ pub(in crate::cli) fn serve(listener: tokio::net::TcpListener, router: Router) {
         write_timeout: Duration::from_secs(30),
         cut_off_after: None,
         connections_max: 64,
+        head_bytes_max: 32 << 10,
+        bodies_bytes_max: None,
         header_timeout: Duration::from_mins(1),
         connection_life: Duration::from_mins(10),
     };

@@ -106,6 +106,7 @@ impl Folder {
         }
     }
 
+    /// For this user alone, whatever the umask.
     fn create(&mut self, name: FileName) -> Result<Current, FileError> {
         let path = self.settings.path.join(name.to_string());
         let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path);

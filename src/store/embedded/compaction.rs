@@ -95,7 +95,8 @@ fn bytes_in(folder: &Path) -> Result<u64, OpenError> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::sled_engine::{create_private, open_database};
+    use super::super::private::create_folder;
+    use super::super::sled_engine::open_database;
     use super::super::{EmbeddedStore, Settings};
     use super::*;
 
@@ -104,8 +105,8 @@ mod tests {
     }
 
     fn write(folder: &Path, records: u32) {
-        create_private(folder).unwrap();
-        create_private(&folder.join("sled")).unwrap();
+        create_folder(folder).unwrap();
+        create_folder(&folder.join("sled")).unwrap();
         let db = open_database(&folder.join("sled"), 8 << 20).unwrap();
         for n in 0..records {
             db.insert(n.to_be_bytes(), vec![7; 100]).unwrap();
@@ -150,7 +151,7 @@ mod tests {
             let before = read(folder.path());
             let Places { live, copy, old } = Places::of(folder.path());
             // A copy that was being written; complete from the first renaming on.
-            create_private(&copy).unwrap();
+            create_folder(&copy).unwrap();
             if step > 0 {
                 copied(&Places::of(folder.path()), &mut |_| {}).unwrap();
             }

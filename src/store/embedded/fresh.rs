@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::OpenError;
 use super::engine::Write;
-use super::sled_engine::{create_private, folder_error, open_database, panic_text};
+use super::private::create_folder;
+use super::sled_engine::{folder_error, open_database, panic_text};
 
 /// Records written at a time; large batches make sled's memory grow without bound.
 const ROWS_AT_A_TIME: usize = 100;
@@ -27,7 +28,7 @@ pub(super) fn fill(
     rows: impl Iterator<Item = Result<Write, String>>,
     mut told: impl FnMut(u64),
 ) -> Result<u64, OpenError> {
-    create_private(path)?;
+    create_folder(path)?;
     let to = open(path)?;
     // What sled finds damaged where the rows come from it may tell by panicking.
     let filled = catch_unwind(AssertUnwindSafe(|| fill_open(&to, rows, &mut told)));

@@ -23,6 +23,7 @@ mod keys;
 mod ledgers;
 mod links;
 mod people;
+mod private;
 mod queues;
 mod records;
 mod roll;

@@ -8,17 +8,18 @@
 //! * opening inside `catch_unwind`: sled panics on damage it notices;
 //! * the folder synced after creation; sled never does;
 //! * a lock of our own, held for the life of the process;
+//! * modes of our own: see [`private`](super::private);
 //! * a ballast file: a database on a full disk cannot even be opened, so there is something to give up.
 
-use std::fs::{DirBuilder, File};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, EngineError, Rows, Write};
 use super::journal::JournalError;
+use super::private::{create_file, create_folder, narrow};
 use super::{compaction, durable_sync};
 
 const BALLAST_BYTES: u64 = 64 << 20;
@@ -87,8 +88,9 @@ pub(super) struct SledEngine {
 impl SledEngine {
     /// Opens or creates the database in `folder`.
     pub(super) fn open(folder: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
-        create_private(folder)?;
+        create_folder(folder)?;
         let lock = lock(folder)?;
+        narrow(folder);
         let ballast = folder.join("ballast");
         if free_bytes(folder).is_some_and(|free| free < BALLAST_BYTES) {
             // Opening needs space: sled writes a snapshot and zeroes segments.
@@ -96,7 +98,7 @@ impl SledEngine {
         }
         compaction::recover(folder)?;
         let path = folder.join("sled");
-        create_private(&path)?;
+        create_folder(&path)?;
         delete_unfinished_snapshots(&path)?;
         let db = open_database(&path, cache_bytes)?;
         // What was just created: sled's own files, then each folder that got a new entry.
@@ -122,17 +124,9 @@ pub(super) fn folder_error<'a>(
     move |source| OpenError::Folder { attempted, path: path.to_owned(), source }
 }
 
-pub(super) fn create_private(path: &Path) -> Result<(), OpenError> {
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(folder_error("create the folder", path))
-}
-
 pub(super) fn lock(folder: &Path) -> Result<File, OpenError> {
     let path = folder.join("lock");
-    let file = File::create(&path).map_err(folder_error("create", &path))?;
+    let file = create_file(&path).map_err(folder_error("create", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(folder.to_owned())),
@@ -188,7 +182,7 @@ fn keep_ballast(folder: &Path, ballast: &Path) {
     if complete || free_bytes(folder).is_none_or(|free| free < 16 * BALLAST_BYTES) {
         return;
     }
-    let allocated = File::create(ballast).map_err(|e| e.to_string()).and_then(|file| {
+    let allocated = create_file(ballast).map_err(|e| e.to_string()).and_then(|file| {
         rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, BALLAST_BYTES)
             .map_err(|e| e.to_string())
     });

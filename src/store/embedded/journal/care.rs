@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 use super::super::engine::{Engine, Write};
 use super::super::fresh;
-use super::super::sled_engine::{OpenError, SledEngine, create_private, folder_error, lock, panic_text};
+use super::super::private::create_folder;
+use super::super::sled_engine::{OpenError, SledEngine, folder_error, lock, panic_text};
 use super::block::{Kind, Lineage};
 use super::files::{self, Piece, at};
 use super::fold::{self, Last};
@@ -129,7 +130,7 @@ const ATTEMPTS: usize = 20;
 /// [`OpenError`]; what was copied earlier is still whole then.
 pub fn backup(folder: &Path, to: &Path) -> Result<BackedUp, OpenError> {
     let journal = journal_in(folder);
-    create_private(to)?;
+    create_folder(to)?;
     let mut problem = None;
     for _ in 0..ATTEMPTS {
         match copy(&journal, to) {
@@ -166,7 +167,7 @@ fn copy(journal: &Path, to: &Path) -> Result<BackedUp, JournalError> {
         if fs::metadata(&target).is_ok_and(|there| there.len() == length) {
             continue;
         }
-        let mut file = files::create_private(&files::unfinished(&target))?;
+        let mut file = files::create(&files::unfinished(&target))?;
         io::copy(&mut from, &mut file).and_then(|_| file.sync_all()).map_err(at(&target))?;
         files::finish(&target)?;
         copied += 1;
@@ -213,7 +214,7 @@ pub struct Rebuild<'a> {
 pub fn rebuild(folder: &Path, how: Rebuild<'_>, told: impl FnMut(u64)) -> Result<Rebuilt, OpenError> {
     let journal = journal_in(folder);
     let target = how.into.unwrap_or(folder);
-    create_private(target)?;
+    create_folder(target)?;
     let _locked = lock(target)?;
     let _own_locked = if target == folder { None } else { Some(lock(folder)?) };
     let unusable = |error: JournalError| OpenError::journal(&journal, &error);

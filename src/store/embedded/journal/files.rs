@@ -1,10 +1,10 @@
 //! The journal's files: their names, what of them is needed, and the few steps that make a change of them durable.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::super::private::create_file;
 use super::block::Kind;
 
 /// What is not yet whole has this at the end of its name.
@@ -91,9 +91,8 @@ pub(super) fn finish(path: &Path) -> io::Result<()> {
 }
 
 /// A new file that its owner alone may read.
-pub(super) fn create_private(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600).open(path).map_err(at(path))
+pub(super) fn create(path: &Path) -> io::Result<File> {
+    create_file(path).map_err(at(path))
 }
 
 pub(super) fn sync(path: &Path) -> io::Result<()> {

@@ -310,7 +310,8 @@ struct Levelled {
 /// Begins a journal with all that the database holds.
 fn begin(engine: &dyn Engine, folder: &Path) -> Result<Levelled, JournalError> {
     set_aside(folder)?;
-    create_folder(folder)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(at(folder))?;
+    files::sync(folder.parent().unwrap_or(Path::new(".")))?;
     let lineage = rand::random();
     let mut writer = SortedWriter::create(folder, lineage, FIRST, FIRST)?;
     for row in records(engine) {
@@ -378,11 +379,6 @@ fn entries(piece: &Piece, after: u64) -> io::Result<sorted::Entries> {
             Box::new(entries.into_iter())
         }
     })
-}
-
-fn create_folder(folder: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(at(folder))?;
-    files::sync(folder.parent().unwrap_or(Path::new(".")))
 }
 
 /// Where a journal goes that is no longer written.

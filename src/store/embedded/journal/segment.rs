@@ -91,7 +91,7 @@ struct Segment {
 impl Segment {
     fn create(folder: &Path, lineage: Lineage, from: u64) -> io::Result<Self> {
         let path = folder.join(files::segment_name(from));
-        let mut file = files::create_private(&path)?;
+        let mut file = files::create(&path)?;
         let header = Header { kind: Kind::Segment, lineage, from, to: 0 }.encode();
         file.write_all(&header).and_then(|()| file.sync_all()).map_err(at(&path))?;
         files::sync(folder)?;

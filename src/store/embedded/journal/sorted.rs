@@ -31,7 +31,7 @@ pub(super) struct SortedWriter {
 impl SortedWriter {
     pub(super) fn create(folder: &Path, lineage: Lineage, from: u64, to: u64) -> io::Result<Self> {
         let path = folder.join(files::sorted_name(from, to));
-        let mut file = files::create_private(&files::unfinished(&path))?;
+        let mut file = files::create(&files::unfinished(&path))?;
         file.write_all(&Header { kind: Kind::Sorted, lineage, from, to }.encode()).map_err(at(&path))?;
         Ok(Self { file, path, block: block::begin(), unsynced: 0, entries: 0 })
     }
