@@ -18,7 +18,7 @@ use secrecy::{ExposeSecret, SecretBox};
 
 use super::{Opened, Refusal};
 
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
+pub(super) const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
         .with_decode_allow_trailing_bits(true)
@@ -26,8 +26,8 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 const KEY_CHARS: usize = 43;
-const HEADER_BYTES: usize = 20;
-const PAD_MAX: usize = 32;
+pub(super) const HEADER_BYTES: usize = 20;
+pub(super) const PAD_MAX: usize = 32;
 
 /// The decoded `EncodingAESKey`.
 pub struct AesKey(SecretBox<[u8; 32]>);

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 use percent_encoding::percent_decode_str;
 
 /// The longest value looked at, in bytes. An echo is some hundred.
-const VALUE_BYTES_MAX: usize = 8 * 1024;
+pub(super) const VALUE_BYTES_MAX: usize = 8 * 1024;
 
 /// The parameters WeCom sends.
 #[derive(Debug, Clone, PartialEq, Eq)]

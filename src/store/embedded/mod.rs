@@ -21,6 +21,8 @@ mod keys;
 mod ledgers;
 mod links;
 mod people;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod queues;
 mod records;
 mod roll;
