@@ -3,6 +3,8 @@
 use base64::engine::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
+use secrecy::SecretBox;
+use secrecy::zeroize::ZeroizeOnDrop;
 use serde_json::Value;
 
 use super::properties::{ADD, KEY, encrypt, plaintext, signed};
@@ -128,6 +130,18 @@ fn a_key_is_the_same_whatever_its_trailing_bits() {
     for last in alphabet {
         AesKey::decode(&format!("{}{last}", &KEY[..42])).unwrap();
     }
+}
+
+#[test]
+fn keys_and_what_is_made_of_them_are_wiped_when_they_are_dropped() {
+    // Without a crate's feature for it this does not compile.
+    const fn wiped<T: ZeroizeOnDrop>() {}
+    const { wiped::<SecretBox<[u8; 32]>>() }
+    const { wiped::<SecretString>() }
+    const { wiped::<aes::Aes256>() }
+    const { wiped::<cbc::Decryptor<aes::Aes256>>() }
+    const { wiped::<sha1::Sha1>() }
+    const { wiped::<hmac::Hmac<sha2::Sha256>>() }
 }
 
 #[test]

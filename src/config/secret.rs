@@ -1,6 +1,7 @@
 //! A secret from the file, the environment or a file of its own; never printed.
 
 use secrecy::SecretString;
+use secrecy::zeroize::Zeroizing;
 use serde::{Serialize, Serializer};
 use toml::Value;
 
@@ -76,7 +77,7 @@ fn from_table(kind: &str, text: String, environment: &Environment) -> Found {
                 Err((format!("environment variable {text} is not set"), Some("export it before starting")))
             }
         },
-        "file" => match std::fs::read_to_string(&text) {
+        "file" => match std::fs::read_to_string(&text).map(Zeroizing::new) {
             Ok(content) => Ok((content.trim_end_matches(['\r', '\n']).to_owned(), format!("file {text}"))),
             Err(error) => Err((format!("file {text} cannot be read: {error}"), None)),
         },
