@@ -12,7 +12,9 @@ mod tests {
 
     use super::*;
 
-    const TARGETS: [(&str, fn(&[u8])); 7] = [
+    type Property = fn(&[u8]);
+
+    const TARGETS: [(&str, Property); 7] = [
         ("cipher", cipher),
         ("door", door),
         ("envelope", envelope),

@@ -45,10 +45,10 @@ pub(super) fn encrypt(plaintext: &[u8]) -> String {
         panic!("the key has another length")
     };
     let mut buffer = plaintext.to_vec();
-    match cipher.encrypt_padded::<NoPadding>(&mut buffer, plaintext.len()) {
-        Ok(blocks) => STANDARD.encode(blocks),
-        Err(_) => panic!("{} bytes are not whole blocks", plaintext.len()),
-    }
+    let Ok(blocks) = cipher.encrypt_padded::<NoPadding>(&mut buffer, plaintext.len()) else {
+        panic!("{} bytes are not whole blocks", plaintext.len())
+    };
+    STANDARD.encode(blocks)
 }
 
 /// What WeCom encrypts: header, message, receive id and padding.

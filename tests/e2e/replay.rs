@@ -68,7 +68,7 @@ async fn old_callbacks_sent_again_change_nothing() {
     for fan in &fans {
         world.linked(fan, 1).await;
     }
-    world.clock.skip(Duration::from_secs(60));
+    world.clock.skip(Duration::from_mins(1));
     let dealer = &world.dealers[0].corp_id;
     world.deliver(&world.wecom.unfriend_by_member(&world.corp.corp_id, dealer, &fans[1], "zhangsan")).await;
     world.settle().await;
