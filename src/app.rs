@@ -150,6 +150,7 @@ impl App {
             clock: clock.clone(),
             metrics: metrics.clone(),
             wake: context.wake.clone(),
+            event_days_max: u32::try_from(config.server.event_days_max).unwrap_or(u32::MAX),
             body_bytes_max: size(config.server.body_bytes_max),
             body_timeout: Duration::from_millis(config.server.body_timeout_ms),
         }));

@@ -72,6 +72,8 @@ pub mod config;
 pub mod domain;
 pub mod http;
 pub mod lifecycle;
+#[cfg(any(test, fuzzing))]
+pub mod properties;
 pub mod simulator;
 pub mod sink;
 pub mod store;

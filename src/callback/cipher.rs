@@ -14,11 +14,12 @@ use aes::cipher::block_padding::NoPadding;
 use aes::cipher::{BlockModeDecrypt, KeyIvInit};
 use base64::alphabet;
 use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurposeConfig};
+use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretBox};
 
 use super::{Opened, Refusal};
 
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
+pub(super) const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
         .with_decode_allow_trailing_bits(true)
@@ -26,10 +27,10 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 );
 
 const KEY_CHARS: usize = 43;
-const HEADER_BYTES: usize = 20;
-const PAD_MAX: usize = 32;
+pub(super) const HEADER_BYTES: usize = 20;
+pub(super) const PAD_MAX: usize = 32;
 
-/// The decoded `EncodingAESKey`.
+/// The decoded `EncodingAESKey`. Wiped when it is dropped, as is what AES makes of it for each message.
 pub struct AesKey(SecretBox<[u8; 32]>);
 
 /// Why a text is not an `EncodingAESKey`.
@@ -55,9 +56,9 @@ impl AesKey {
         if !text.bytes().all(|b| b.is_ascii_alphanumeric()) {
             return Err(AesKeyError::Character);
         }
-        let bytes = LENIENT.decode(text).map_err(|_| AesKeyError::Character)?;
-        let key: [u8; 32] = bytes.try_into().map_err(|_| AesKeyError::Length(text.len()))?;
-        Ok(Self(SecretBox::new(Box::new(key))))
+        let bytes = Zeroizing::new(LENIENT.decode(text).map_err(|_| AesKeyError::Character)?);
+        let key: &[u8; 32] = bytes.first_chunk().ok_or(AesKeyError::Length(text.len()))?;
+        Ok(Self(SecretBox::init_with_mut(|kept: &mut [u8; 32]| *kept = *key)))
     }
 
     /// Decrypts base64 text whose signature was verified.

@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use serde::Deserialize;
+use serde_json::error::Category;
 
 use super::xml;
 use crate::domain::event::{ContactChange, ContactEvent, Event, Kind, What};
@@ -12,9 +13,9 @@ use crate::domain::ids::{CorpId, ExternalUserid, IdError, UserId};
 use crate::domain::time::Timestamp;
 
 /// The longest `State` and `WelcomeCode` kept, in bytes. WeCom's own limits are 64 characters and less.
-const SHORT_TEXT_BYTES_MAX: usize = 256;
+pub(super) const SHORT_TEXT_BYTES_MAX: usize = 256;
 /// The latest `CreateTime` that can be meant: the year 9999.
-const CREATE_TIME_MAX: i64 = 253_402_300_799;
+pub(super) const CREATE_TIME_MAX: i64 = 253_402_300_799;
 
 /// Why a verified message cannot be acted upon. It is quarantined, not lost.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -84,11 +85,21 @@ pub fn parse(message: &[u8]) -> Result<Event, MessageError> {
     let text = std::str::from_utf8(message).map_err(|e| MessageError::Unreadable(e.to_string()))?;
     let text = text.trim_start_matches('\u{feff}').trim_start();
     let fields = if text.starts_with('{') {
-        serde_json::from_str(text).map_err(|e| MessageError::Unreadable(e.to_string()))?
+        serde_json::from_str(text).map_err(|e| MessageError::Unreadable(complaint(&e)))?
     } else {
         from_xml(text)?
     };
     typed(&fields)
+}
+
+/// What is wrong and where. The parser's own words would quote the message, which may name a person.
+fn complaint(error: &serde_json::Error) -> String {
+    let what = match error.classify() {
+        Category::Io | Category::Syntax => "not well-formed JSON",
+        Category::Eof => "JSON that ends too early",
+        Category::Data => "JSON with a field of another type, or one that is there twice",
+    };
+    format!("{what}, line {} column {}", error.line(), error.column())
 }
 
 fn from_xml(text: &str) -> Result<Fields<'_>, MessageError> {

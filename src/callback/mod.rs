@@ -13,6 +13,8 @@
 mod cipher;
 mod envelope;
 pub mod message;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod query;
 mod signature;
 mod xml;

@@ -5,15 +5,17 @@ use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
+use crate::domain::time::Timestamp;
+
 /// The longest value looked at, in bytes. An echo is some hundred.
-const VALUE_BYTES_MAX: usize = 8 * 1024;
+pub(super) const VALUE_BYTES_MAX: usize = 8 * 1024;
 
 /// The parameters WeCom sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
     /// `msg_signature`.
     pub msg_signature: String,
-    /// `timestamp`: seconds, but only ever used as the text that was signed.
+    /// `timestamp`: seconds, kept as the text that was signed.
     pub timestamp: String,
     /// `nonce`.
     pub nonce: String,
@@ -33,6 +35,12 @@ pub enum QueryError {
 }
 
 impl Query {
+    /// When the callback was signed, according to `timestamp`; `None` if that is no number.
+    #[must_use]
+    pub fn signed_at(&self) -> Option<Timestamp> {
+        self.timestamp.parse().ok().map(Timestamp::from_secs)
+    }
+
     /// Reads the raw text after the question mark.
     ///
     /// # Errors

@@ -1,17 +1,15 @@
 //! The published vectors, every pad, every trailing bit, and bytes from hell.
 
-use aes::Aes256;
-use aes::cipher::block_padding::NoPadding;
-use aes::cipher::{BlockModeEncrypt, KeyIvInit};
 use base64::engine::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use proptest::prelude::*;
+use secrecy::SecretBox;
+use secrecy::zeroize::ZeroizeOnDrop;
 use serde_json::Value;
 
+use super::properties::{ADD, KEY, encrypt, plaintext, signed};
 use super::*;
 use crate::domain::event::{ContactChange, Kind, What};
-
-const KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
 
 fn vectors() -> Vec<Value> {
     serde_json::from_str(include_str!("../../tests/vectors/callback.json")).unwrap()
@@ -34,47 +32,8 @@ fn query_of(vector: &Value) -> Query {
     }
 }
 
-/// Seals `plaintext` (header and padding included) exactly as given.
-fn encrypt_raw(aes_key: &str, plaintext: &[u8]) -> String {
-    let key = AesKey::decode(aes_key).unwrap();
-    let key = key_bytes(&key);
-    let mut buffer = plaintext.to_vec();
-    let length = buffer.len();
-    cbc::Encryptor::<Aes256>::new_from_slices(&key, &key[..16])
-        .unwrap()
-        .encrypt_padded::<NoPadding>(&mut buffer, length)
-        .unwrap();
-    STANDARD.encode(buffer)
-}
-
-fn key_bytes(_: &AesKey) -> [u8; 32] {
-    // The test key, decoded by hand: 43 characters and the missing padding character.
-    let decoder = base64::engine::GeneralPurpose::new(
-        &base64::alphabet::STANDARD,
-        base64::engine::GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true),
-    );
-    decoder.decode(format!("{KEY}=")).unwrap().try_into().unwrap()
-}
-
-fn plaintext(message: &[u8], receive_id: &[u8]) -> Vec<u8> {
-    let mut plain = b"0123456789abcdef".to_vec();
-    plain.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
-    plain.extend(message);
-    plain.extend(receive_id);
-    let pad = 32 - plain.len() % 32;
-    plain.extend(std::iter::repeat_n(u8::try_from(pad).unwrap(), pad));
-    plain
-}
-
 fn open_signed(encrypted: &str) -> Result<Opened, Refusal> {
-    let signature = sign("token", "1", "n", encrypted);
-    let query = Query {
-        msg_signature: String::from_utf8(signature.to_vec()).unwrap(),
-        timestamp: "1".into(),
-        nonce: "n".into(),
-        echostr: Some(encrypted.to_owned()),
-    };
-    Sealed::from_echo(&query).unwrap().open(&keys("token", KEY))
+    Sealed::from_echo(&signed(encrypted)).unwrap().open(&keys("token", KEY))
 }
 
 #[test]
@@ -152,7 +111,7 @@ fn every_one_of_the_thirty_two_pads_is_stripped() {
         let message = vec![b'x'; length];
         let plain = plaintext(&message, b"ww00000000000000aa");
         pads.insert(*plain.last().unwrap());
-        let opened = open_signed(&encrypt_raw(KEY, &plain)).unwrap();
+        let opened = open_signed(&encrypt(&plain)).unwrap();
         assert_eq!(opened.message(), message);
         assert_eq!(opened.receive_id(), b"ww00000000000000aa");
     }
@@ -162,7 +121,7 @@ fn every_one_of_the_thirty_two_pads_is_stripped() {
 #[test]
 fn a_key_is_the_same_whatever_its_trailing_bits() {
     // The last character carries four bits of the key and two that mean nothing.
-    let encrypted = encrypt_raw(KEY, &plaintext(b"hello", b"ww1"));
+    let encrypted = encrypt(&plaintext(b"hello", b"ww1"));
     for last in ["E", "F", "G", "H"] {
         let key = AesKey::decode(&format!("{}{last}", &KEY[..42])).unwrap();
         assert_eq!(key.decrypt(&encrypted).unwrap().message(), b"hello", "{last}");
@@ -171,6 +130,19 @@ fn a_key_is_the_same_whatever_its_trailing_bits() {
     for last in alphabet {
         AesKey::decode(&format!("{}{last}", &KEY[..42])).unwrap();
     }
+}
+
+#[test]
+fn keys_and_what_is_made_of_them_are_wiped_when_they_are_dropped() {
+    // Without a crate's feature for it this does not compile.
+    const fn wiped<T: ZeroizeOnDrop>() {}
+    const { wiped::<SecretBox<[u8; 32]>>() }
+    const { wiped::<SecretString>() }
+    const { wiped::<aes::Aes256>() }
+    const { wiped::<cbc::Decryptor<aes::Aes256>>() }
+    const { wiped::<sha1::Sha1>() }
+    // Of which HMAC is made, and nothing else that is secret.
+    const { wiped::<sha2::Sha256>() }
 }
 
 #[test]
@@ -186,7 +158,7 @@ fn what_is_signed_but_malformed_is_refused_by_its_reason() {
     assert_eq!(open_signed("not base64!").unwrap_err(), Refusal::Cipher);
     assert_eq!(open_signed("").unwrap_err(), Refusal::Cipher);
     assert_eq!(open_signed(&STANDARD.encode([0; 15])).unwrap_err(), Refusal::Cipher);
-    let sealed = |plain: &[u8]| open_signed(&encrypt_raw(KEY, plain)).unwrap_err();
+    let sealed = |plain: &[u8]| open_signed(&encrypt(plain)).unwrap_err();
     assert_eq!(sealed(&[0; 32]), Refusal::Padding);
     assert_eq!(sealed(&[33; 64]), Refusal::Padding);
     let mut uneven = [5; 32];
@@ -203,7 +175,7 @@ fn what_is_signed_but_malformed_is_refused_by_its_reason() {
 
 #[test]
 fn another_token_or_a_changed_byte_is_a_bad_signature() {
-    let encrypted = encrypt_raw(KEY, &plaintext(b"hello", b"ww1"));
+    let encrypted = encrypt(&plaintext(b"hello", b"ww1"));
     let signature = String::from_utf8(sign("token", "1", "n", &encrypted).to_vec()).unwrap();
     let mut query = Query {
         msg_signature: signature,
@@ -220,13 +192,6 @@ fn another_token_or_a_changed_byte_is_a_bad_signature() {
     query.msg_signature.clear();
     assert_eq!(refused(&query, "token"), Refusal::Signature);
 }
-
-const ADD: &str = "<xml><ToUserName><![CDATA[wpDEALER]]></ToUserName><FromUserName><![CDATA[sys]]></FromUserName>\
-    <CreateTime>1403610513</CreateTime><MsgType><![CDATA[event]]></MsgType>\
-    <Event><![CDATA[change_external_contact]]></Event>\
-    <ChangeType><![CDATA[add_external_contact]]></ChangeType><UserID><![CDATA[zhangsan]]></UserID>\
-    <ExternalUserID><![CDATA[wmINVENTED]]></ExternalUserID><State><![CDATA[test&state]]></State>\
-    <WelcomeCode><![CDATA[WELCOME]]></WelcomeCode></xml>";
 
 #[test]
 fn an_add_is_read_with_all_its_fields() {
@@ -298,7 +263,7 @@ proptest! {
     fn no_signed_plaintext_whatsoever_panics(plain in proptest::collection::vec(any::<u8>(), 0..160)) {
         let mut blocks = plain;
         blocks.resize(blocks.len().next_multiple_of(16), 7);
-        if let Ok(opened) = open_signed(&encrypt_raw(KEY, &blocks)) {
+        if let Ok(opened) = open_signed(&encrypt(&blocks)) {
             let _ = message::parse(opened.message());
         }
     }

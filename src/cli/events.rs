@@ -46,7 +46,7 @@ struct Filters {
     /// Only those that WeCom answered with this code; quarantined messages have none
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     errcode: Option<i64>,
-    /// Only those with this reason: `receive_id` or `not_understood` of quarantined messages
+    /// Only those with this reason: `receive_id`, `not_understood` or `far_off` of quarantined messages
     #[arg(long, value_name = "REASON")]
     reason: Option<String>,
 }

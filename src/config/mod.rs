@@ -69,6 +69,8 @@ pub struct Server {
     pub body_timeout_ms: u64,
     /// The largest body.
     pub body_bytes_max: u64,
+    /// How many days ago an event may have happened; 0: any number.
+    pub event_days_max: u64,
     /// For what is under way when the service is told to stop.
     pub grace_ms: u64,
 }

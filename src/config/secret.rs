@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use secrecy::SecretString;
+use secrecy::zeroize::Zeroizing;
 use serde::{Serialize, Serializer};
 use toml::Value;
 
@@ -84,7 +85,7 @@ fn from_table(section: &Section, kind: &str, text: String, environment: &Environ
             Ok((value.to_owned(), format!("environment variable {text}")))
         }
         "file" => {
-            let content = private_file(text.as_ref())?;
+            let content = Zeroizing::new(private_file(text.as_ref())?);
             Ok((content.trim_end_matches(['\r', '\n']).to_owned(), format!("file {text}")))
         }
         other => Err((format!("has {other:?} in it"), Some(FORM.to_owned()))),

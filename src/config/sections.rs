@@ -29,9 +29,18 @@ pub(super) fn server(section: &mut Section) -> Option<Server> {
     let header_timeout_ms = section.number("header_timeout_ms", 5_000, 10..=60_000);
     let body_timeout_ms = section.number("body_timeout_ms", 5_000, 10..=60_000);
     let body_bytes_max = section.number("body_bytes_max", 65_536, 1_024..=1 << 20);
+    let event_days_max = section.number("event_days_max", 0, 0..=3_650);
     let grace_ms = section.number("grace_ms", 10_000, 0..=600_000);
     let listen = listen?;
-    Some(Server { listen, connections_max, header_timeout_ms, body_timeout_ms, body_bytes_max, grace_ms })
+    Some(Server {
+        listen,
+        connections_max,
+        header_timeout_ms,
+        body_timeout_ms,
+        body_bytes_max,
+        event_days_max,
+        grace_ms,
+    })
 }
 
 pub(super) fn admin(section: &mut Section, environment: &Environment) -> Option<Admin> {

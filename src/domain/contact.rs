@@ -110,7 +110,9 @@ impl Contact {
             None => {
                 self.followers.push(Follower { user_id: event.user_id.clone(), news });
                 self.prune();
-                present.then_some(ChangeType::FollowerAdded)
+                // Where there are too many, old news may be gone again at once.
+                let kept = self.followers.iter().any(|f| f.user_id == event.user_id);
+                (present && kept).then_some(ChangeType::FollowerAdded)
             }
         };
         // One canonical order, so that equal knowledge is an equal record.

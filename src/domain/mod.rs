@@ -11,6 +11,7 @@ pub mod dealer;
 pub mod event;
 pub mod explain;
 pub mod fan;
+pub mod far_off;
 pub mod forecast;
 pub mod ids;
 pub mod join;

@@ -19,8 +19,9 @@ use axum::routing::get;
 use super::door::{Door, DoorApp, Meaning};
 use crate::callback::{Opened, Query, Refusal, Sealed};
 use crate::clock::Clock;
-use crate::store::{Appended, Arrival, Content, MessageDigest, Store};
-use crate::telemetry::metrics::{DoorOutcome, Metrics};
+use crate::domain::far_off::is_doubtful;
+use crate::store::{Appended, Arrival, Content, Happening, MessageDigest, QuarantineReason, Store};
+use crate::telemetry::metrics::{DoorOutcome, Metrics, Told};
 use crate::worker::Wake;
 
 /// What the handlers share.
@@ -35,6 +36,8 @@ pub struct CallbackState {
     pub metrics: Arc<Metrics>,
     /// Whom to wake.
     pub wake: Arc<Wake>,
+    /// How many days ago an event may have happened; 0: any number.
+    pub event_days_max: u32,
     /// The largest body.
     pub body_bytes_max: usize,
     /// For a body.
@@ -63,7 +66,8 @@ async fn verify(
     let (outcome, answer) = match state.app(path) {
         None => (DoorOutcome::UnknownApp, StatusCode::NOT_FOUND.into_response()),
         Some(app) => match echo(app, query.as_deref()) {
-            Ok(opened) => {
+            Ok((query, opened)) => {
+                state.count_signed_at(&query);
                 let plain = [(header::CONTENT_TYPE, "text/plain")];
                 (DoorOutcome::Verified, (plain, opened.message().to_vec()).into_response())
             }
@@ -74,9 +78,10 @@ async fn verify(
     answer
 }
 
-fn echo(app: &DoorApp, query: Option<&str>) -> Result<Opened, Refusal> {
+fn echo(app: &DoorApp, query: Option<&str>) -> Result<(Query, Opened), Refusal> {
     let query = Query::parse(query.unwrap_or_default()).map_err(|_| Refusal::Query)?;
-    Sealed::from_echo(&query)?.open(&app.keys)
+    let opened = Sealed::from_echo(&query)?.open(&app.keys)?;
+    Ok((query, opened))
 }
 
 /// WeCom tells of an event (document 90930).
@@ -102,6 +107,12 @@ impl CallbackState {
     fn refuse(&self, refusal: Refusal) -> (DoorOutcome, Response) {
         self.metrics.refused(refusal);
         (DoorOutcome::Refused, StatusCode::FORBIDDEN.into_response())
+    }
+
+    fn count_signed_at(&self, query: &Query) {
+        if let Some(signed_at) = query.signed_at() {
+            self.metrics.told(Told::Timestamp, signed_at, self.clock.now());
+        }
     }
 
     async fn receive(
@@ -132,7 +143,10 @@ impl CallbackState {
         let started = Instant::now();
         let opened = Sealed::from_body(&query, &body).and_then(|sealed| sealed.open(&app.keys));
         let (outcome, answer) = match opened {
-            Ok(opened) => self.keep(app, &opened).await,
+            Ok(opened) => {
+                self.count_signed_at(&query);
+                self.keep(app, &opened).await
+            }
             Err(refusal) => self.refuse(refusal),
         };
         (outcome, answer, started.elapsed())
@@ -155,30 +169,48 @@ impl CallbackState {
         opened: &Opened,
     ) -> Result<DoorOutcome, crate::store::StoreError> {
         let meaning = self.door.meaning(app, opened.receive_id(), opened.message()).await?;
+        let received_at = self.clock.now();
         let (outcome, content) = match meaning {
-            Meaning::Ignore(kind) => {
+            Meaning::Ignore(kind, created_at) => {
                 self.metrics.event(kind);
+                created_at.inspect(|at| self.metrics.told(Told::CreateTime, *at, received_at));
                 return Ok(DoorOutcome::Ignored);
             }
             Meaning::Act(kind, happening) => {
+                let created_at = happening.created_at;
                 self.metrics.event(kind);
-                (DoorOutcome::Accepted, Content::Event(happening))
+                self.metrics.told(Told::CreateTime, created_at, received_at);
+                if is_doubtful(created_at, received_at, self.event_days_max) {
+                    let reason = QuarantineReason::FarOff { created_at };
+                    (DoorOutcome::Quarantined, quarantine(opened, reason, Some(happening)))
+                } else {
+                    (DoorOutcome::Accepted, Content::Event(happening))
+                }
             }
-            Meaning::Quarantine(reason) => {
-                tracing::warn!(app = %app.name, ?reason, "a callback was quarantined");
-                let receive_id = String::from_utf8_lossy(opened.receive_id()).chars().take(128).collect();
-                let message = opened.message().to_vec();
-                (DoorOutcome::Quarantined, Content::Quarantine { reason, receive_id, message })
+            Meaning::Stranger => {
+                (DoorOutcome::Quarantined, quarantine(opened, QuarantineReason::ReceiveId, None))
+            }
+            Meaning::NotUnderstood(why) => {
+                (DoorOutcome::Quarantined, quarantine(opened, QuarantineReason::NotUnderstood(why), None))
             }
         };
+        if let Content::Quarantine { reason, .. } = &content {
+            tracing::warn!(app = %app.name, ?reason, "a callback was quarantined");
+        }
         let digest = MessageDigest::of(&app.name, opened.message());
-        let arrival = Arrival { app: app.name.clone(), digest, received_at: self.clock.now(), content };
+        let arrival = Arrival { app: app.name.clone(), digest, received_at, content };
         match self.store.append(arrival).await? {
             Appended::New(_) => {
                 self.wake.inbox.notify_one();
                 Ok(outcome)
             }
             Appended::Duplicate => Ok(DoorOutcome::Duplicate),
+            Appended::Forgotten => Ok(DoorOutcome::Ignored),
         }
     }
+}
+
+fn quarantine(opened: &Opened, reason: QuarantineReason, about: Option<Happening>) -> Content {
+    let receive_id = String::from_utf8_lossy(opened.receive_id()).chars().take(128).collect();
+    Content::Quarantine { reason, receive_id, message: opened.message().to_vec(), about }
 }

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use crate::callback::{Keys, message};
 use crate::domain::event::{Event, Kind, What};
 use crate::domain::ids::{AppName, CorpId};
-use crate::store::{Happening, QuarantineReason, Store, StoreError};
+use crate::domain::time::Timestamp;
+use crate::store::{Happening, Store, StoreError};
 
 /// What the door knows of an app.
 #[derive(Debug)]
@@ -27,10 +28,12 @@ pub struct DoorApp {
 pub enum Meaning {
     /// To be acted upon.
     Act(Kind, Happening),
-    /// To be acknowledged and counted.
-    Ignore(Kind),
-    /// To be set aside.
-    Quarantine(QuarantineReason),
+    /// To be acknowledged and counted. When it happened, where that is said.
+    Ignore(Kind, Option<Timestamp>),
+    /// To be set aside: sealed for a corp or suite we were not told to accept.
+    Stranger,
+    /// To be set aside: why it is not understood.
+    NotUnderstood(String),
 }
 
 /// All apps, and whom their callbacks may be sealed for.
@@ -63,16 +66,17 @@ impl Door {
         text: &[u8],
     ) -> Result<Meaning, StoreError> {
         if !self.accepts(app, receive_id).await? {
-            return Ok(Meaning::Quarantine(QuarantineReason::ReceiveId));
+            return Ok(Meaning::Stranger);
         }
         Ok(match message::parse(text) {
             Ok(Event { corp_id, created_at, what }) => match (what.kind(), what) {
                 (kind, What::Contact(contact)) => {
                     Meaning::Act(kind, Happening { corp_id, created_at, contact })
                 }
-                (_, What::Ignored(kind)) => Meaning::Ignore(kind),
+                (_, What::Ignored(Kind::Suite)) => Meaning::Ignore(Kind::Suite, None),
+                (_, What::Ignored(kind)) => Meaning::Ignore(kind, Some(created_at)),
             },
-            Err(error) => Meaning::Quarantine(QuarantineReason::NotUnderstood(error.to_string())),
+            Err(error) => Meaning::NotUnderstood(error.to_string()),
         })
     }
 

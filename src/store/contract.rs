@@ -13,7 +13,7 @@ use crate::domain::event::{ContactChange, ContactEvent};
 use crate::domain::ids::UserId;
 use crate::domain::link::{ChangeType, FeedEntry};
 use crate::domain::quota::Limits;
-use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS};
+use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS};
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
 
@@ -321,6 +321,7 @@ async fn a_quarantined_message_is_kept_whole_and_can_be_released(place: &dyn Pla
             reason: QuarantineReason::NotUnderstood("a text ".repeat(1_000)),
             receive_id: "wwOTHER".to_owned(),
             message: message.clone(),
+            about: None,
         },
     };
     let Ok(Appended::New(id)) = store.append(quarantine.clone()).await else { panic!("not stored") };

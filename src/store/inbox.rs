@@ -68,6 +68,8 @@ pub enum Content {
         receive_id: String,
         /// The decrypted message, whole.
         message: Vec<u8>,
+        /// What it says, where that is understood.
+        about: Option<Happening>,
     },
 }
 
@@ -89,6 +91,11 @@ pub enum QuarantineReason {
     ReceiveId,
     /// Its content is not understood.
     NotUnderstood(String),
+    /// It is an event of long ago, or of days ahead.
+    FarOff {
+        /// Its `CreateTime`.
+        created_at: Timestamp,
+    },
 }
 
 /// What became of an arrival.
@@ -98,6 +105,8 @@ pub enum Appended {
     New(EventId),
     /// Stored before; nothing changed.
     Duplicate,
+    /// An old event about a person who was forgotten since; nothing is kept of it.
+    Forgotten,
 }
 
 /// Why something did not work, for people to read. Holds no personal id.
@@ -126,6 +135,17 @@ pub struct InboxEvent {
     pub problem: Option<Problem>,
     /// What happened.
     pub happening: Happening,
+}
+
+impl Content {
+    /// What it says happened, where that is understood.
+    #[must_use]
+    pub const fn happening(&self) -> Option<&Happening> {
+        match self {
+            Self::Event(happening) => Some(happening),
+            Self::Quarantine { about, .. } => about.as_ref(),
+        }
+    }
 }
 
 impl InboxEvent {

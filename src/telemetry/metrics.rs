@@ -13,8 +13,10 @@ use prometheus_client::registry::Registry;
 use crate::callback::Refusal;
 use crate::domain::event::Kind;
 use crate::domain::fan::{FanStep, Priority};
+use crate::domain::far_off::{FarOff, far_off};
 use crate::domain::ids::{CorpId, SinkName};
 use crate::domain::tally::Tally;
+use crate::domain::time::Timestamp;
 use crate::store::Counts;
 use crate::wecom::{Api, CallError, Class};
 
@@ -95,6 +97,32 @@ impl AdminRefusal {
     }
 }
 
+/// A time that a callback tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Told {
+    /// When it was signed: `timestamp` in its query.
+    Timestamp,
+    /// When its event happened: `CreateTime`.
+    CreateTime,
+}
+
+impl Told {
+    const ALL: [Self; 2] = [Self::Timestamp, Self::CreateTime];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Timestamp => "timestamp",
+            Self::CreateTime => "create_time",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ToldTime {
+    time: &'static str,
+    direction: &'static str,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     outcome: &'static str,
@@ -151,6 +179,12 @@ struct State {
     state: &'static str,
 }
 
+impl ToldTime {
+    const fn of(told: Told, direction: FarOff) -> Self {
+        Self { time: told.as_str(), direction: direction.as_str() }
+    }
+}
+
 const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
@@ -160,6 +194,7 @@ pub struct Metrics {
     door: Family<Outcome, Counter>,
     refusals: Family<Reason, Counter>,
     admin_refused: Family<Reason, Counter>,
+    far_off: Family<ToldTime, Counter>,
     events: Family<EventType, Counter>,
     door_seconds: Histogram,
     calls: Family<Call, Counter>,
@@ -190,6 +225,7 @@ impl Default for Metrics {
             door: Family::default(),
             refusals: Family::default(),
             admin_refused: Family::default(),
+            far_off: Family::default(),
             events: Family::default(),
             door_seconds: Histogram::new(SECONDS),
             calls: Family::default(),
@@ -222,6 +258,9 @@ impl Default for Metrics {
         for refusal in AdminRefusal::ALL {
             drop(metrics.admin_refused.get_or_create(&Reason { reason: refusal.as_str() }));
         }
+        for (told, direction) in Told::ALL.into_iter().flat_map(|told| FarOff::ALL.map(|to| (told, to))) {
+            drop(metrics.far_off.get_or_create(&ToldTime::of(told, direction)));
+        }
         metrics.registered()
     }
 }
@@ -235,6 +274,11 @@ impl Metrics {
             "admin_refused",
             "Requests to the admin listener refused for their token, host or origin, by reason",
             self.admin_refused.clone(),
+        );
+        r.register(
+            "callbacks_far_off",
+            "Genuine callbacks with a time more than ten minutes from ours, by which and to which side",
+            self.far_off.clone(),
         );
         r.register("events", "Understood events by type, duplicates included", self.events.clone());
         r.register(
@@ -293,6 +337,13 @@ impl Metrics {
     /// A callback was refused.
     pub fn refused(&self, refusal: Refusal) {
         self.refusals.get_or_create(&Reason { reason: refusal.as_str() }).inc();
+    }
+
+    /// A genuine callback told a time; counted if it is far off.
+    pub fn told(&self, told: Told, at: Timestamp, now: Timestamp) {
+        if let Some(direction) = far_off(at, now) {
+            self.far_off.get_or_create(&ToldTime::of(told, direction)).inc();
+        }
     }
 
     /// An event was understood.

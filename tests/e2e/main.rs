@@ -23,6 +23,7 @@ mod openapi;
 mod people;
 mod process;
 mod receivers;
+mod replay;
 mod sinks;
 mod stream;
 mod trouble;

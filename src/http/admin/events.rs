@@ -164,6 +164,9 @@ fn row(row: EventRow, asked: StateName, now: Timestamp) -> Row {
             let (reason, detail) = match reason {
                 QuarantineReason::ReceiveId => ("receive_id", None),
                 QuarantineReason::NotUnderstood(detail) => ("not_understood", Some(detail)),
+                QuarantineReason::FarOff { created_at } => {
+                    ("far_off", Some(format!("CreateTime {created_at}")))
+                }
             };
             Row {
                 id: id.to_string(),

@@ -220,5 +220,10 @@ pub(super) const fn quarantine_remedy(reason: &QuarantineReason) -> (&'static st
             "a newer version of unionlink may understand it; redrive after the update",
             "新版本的 unionlink 可能支持该消息；升级后请 redrive",
         ),
+        QuarantineReason::FarOff { .. } => (
+            "it happened longer ago than event_days_max, or is more than a day ahead: an old callback sent again, or \
+             a clock that is wrong; if it is to count all the same, redrive",
+            "事件发生时间早于 event_days_max 或超前一天以上：可能是旧回调被重放，或时钟有误；若仍应处理，请 redrive",
+        ),
     }
 }

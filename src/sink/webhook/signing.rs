@@ -7,6 +7,7 @@ use std::fmt;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
+use secrecy::zeroize::Zeroizing;
 use sha2::Sha256;
 
 /// What a secret begins with.
@@ -14,7 +15,7 @@ const PREFIX: &str = "whsec_";
 /// How long a key may be, in bytes, by the specification.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// A secret shared with the receiver, ready to sign. `Debug` does not show it.
+/// A secret shared with the receiver, ready to sign. `Debug` does not show it, and it is wiped when it is dropped.
 #[derive(Clone)]
 pub struct SigningKey(Hmac<Sha256>);
 
@@ -42,7 +43,7 @@ impl SigningKey {
     /// [`SecretError`] when it is anything else.
     pub fn parse(secret: &str) -> Result<Self, SecretError> {
         let encoded = secret.strip_prefix(PREFIX).ok_or(SecretError::Prefix)?;
-        let key = STANDARD.decode(encoded).map_err(|_| SecretError::Encoding)?;
+        let key = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| SecretError::Encoding)?);
         let length = SecretError::Length { bytes: key.len() };
         if !KEY_BYTES.contains(&key.len()) {
             return Err(length);

@@ -37,6 +37,13 @@ fn traces_of(memory: &Memory, n: u8) -> Vec<(char, &'static str)> {
     found
 }
 
+/// A customer is added at `at`, and we hear of it at once.
+fn news(person: u8, dealer: u8, at: Timestamp) -> Arrival {
+    let created_secs = at.millis_since(T0) / SECOND_MS;
+    let happening = happening(person, dealer, 1, ContactChange::Added, created_secs);
+    Arrival { received_at: at, ..arrival(happening) }
+}
+
 async fn quarantine(store: &EmbeddedStore, n: u8) {
     let message = format!("<xml><ExternalUserID>{}</ExternalUserID></xml>", customer(n).as_str());
     let arrival = Arrival {
@@ -47,6 +54,7 @@ async fn quarantine(store: &EmbeddedStore, n: u8) {
             reason: QuarantineReason::ReceiveId,
             receive_id: "wwOTHER".to_owned(),
             message: message.into_bytes(),
+            about: None,
         },
     };
     store.append(arrival).await.unwrap();
@@ -121,12 +129,50 @@ async fn a_forgotten_person_is_not_linked_again_until_registered_anew(place: &dy
     // WeCom repeats an old callback, and then there is news.
     assert_eq!(store.append(added(1, 1)).await, Ok(Appended::Duplicate));
     let later = at.plus_ms(HOUR_MS);
-    store.append(Arrival { received_at: later, ..added(1, 3) }).await.unwrap();
+    store.append(news(1, 3, later)).await.unwrap();
     work_off(&store, later, Verdict::Resolved(pending(1))).await;
     assert_eq!((store.counts().contacts, store.counts().links), (1, 0));
     mint(&store, 1, 1, later).await;
     assert_eq!(links_of(&store, LinkBy::ExternalUserid(customer(1))).await[0].unionid, fan_key(1).unionid);
     assert_eq!(store.counts().links, 1);
+}
+
+async fn an_old_event_that_comes_again_does_not_bring_back_a_forgotten_person(place: &dyn Place) {
+    let store = place.open();
+    store.append(added(1, 1)).await.unwrap();
+    work_off(&store, T0, Verdict::Missed).await;
+    let at = T0.plus_ms(HOUR_MS);
+    store.forget(&Person::ExternalUserid(customer(1)), None, at).await.unwrap();
+    let later = at.plus_ms(30 * DAY_MS);
+    assert_eq!(store.sweep(later).await, Ok(1));
+    let again = |content| Arrival { received_at: later, content, ..added(1, 1) };
+    let happening = happening(1, 1, 1, ContactChange::Added, 0);
+    let aside = Content::Quarantine {
+        reason: QuarantineReason::FarOff { created_at: happening.created_at },
+        receive_id: String::new(),
+        message: Vec::new(),
+        about: Some(happening.clone()),
+    };
+    for content in [Content::Event(happening.clone()), aside] {
+        assert_eq!(store.append(again(content)).await, Ok(Appended::Forgotten));
+    }
+    let Counts { inbox, quarantined, contacts, .. } = store.counts();
+    assert_eq!((inbox, quarantined, contacts), (0, 0, 0));
+    // Nor does one that an operator releases.
+    quarantine(&store, 2).await;
+    let EventRow::Quarantined(row) = &store.events(EventState::Quarantined, EventId(0), 1).await.unwrap()[0]
+    else {
+        panic!("nothing is in quarantine")
+    };
+    store.forget(&Person::ExternalUserid(customer(1)), None, T0).await.unwrap();
+    assert!(store.redrive(row.id, Some(happening), later).await.unwrap());
+    work_off(&store, later, Verdict::Missed).await;
+    assert_eq!(store.counts().contacts, 0);
+    // A customer who comes back is another matter, even by a clock a little behind ours.
+    let back = Arrival { received_at: at.plus_ms(MINUTE_MS), ..news(1, 1, at) };
+    assert!(matches!(store.append(back).await, Ok(Appended::New(_))));
+    work_off(&store, later, Verdict::Missed).await;
+    assert_eq!(store.counts().contacts, 1);
 }
 
 async fn a_customer_forgotten_before_anybody_knew_who_that_is_takes_the_fan_along(place: &dyn Place) {
@@ -141,7 +187,7 @@ async fn a_customer_forgotten_before_anybody_knew_who_that_is_takes_the_fan_alon
     }
     let later = at.plus_ms(HOUR_MS);
     for n in 1..=2 {
-        store.append(Arrival { received_at: later, ..added(n, 1) }).await.unwrap();
+        store.append(news(n, 1, later)).await.unwrap();
         work_off(&store, later, Verdict::Resolved(pending(n))).await;
     }
     for work in lease_fans(&store, FanStep::Mint, later, 9).await {
@@ -168,7 +214,7 @@ async fn a_fan_registered_again_after_a_customer_was_forgotten_is_linked_to_that
     // The brand says that this person is back, before anybody knew that customer and fan are one.
     let later = at.plus_ms(HOUR_MS);
     assert_eq!(store.put_fans(vec![new_fan(1)], later).await.unwrap(), [Registered::Known]);
-    store.append(Arrival { received_at: later, ..added(1, 1) }).await.unwrap();
+    store.append(news(1, 1, later)).await.unwrap();
     work_off(&store, later, Verdict::Resolved(pending(1))).await;
     assert_eq!((store.counts().links, tally(&store).await.registered), (1, 1));
     let store = reopen(place, store).await;
@@ -184,7 +230,7 @@ async fn who_is_found_out_to_be_forgotten_is_forgotten_whole(place: &dyn Place) 
     work_off(&store, T0, Verdict::Resolved(pending(1))).await;
     let at = T0.plus_ms(HOUR_MS);
     store.forget(&Person::ExternalUserid(customer(2)), None, at).await.unwrap();
-    store.append(Arrival { received_at: at.plus_ms(1), ..added(2, 2) }).await.unwrap();
+    store.append(news(2, 2, at.plus_ms(1))).await.unwrap();
     work_off(&store, at.plus_ms(1), Verdict::Resolved(pending(1))).await;
     let store = reopen(place, store).await;
     assert_eq!((store.counts().links, tally(&store).await.registered), (1, 0));
@@ -262,6 +308,7 @@ async fn a_trace_gathers_what_is_kept_about_an_id(place: &dyn Place) {
 
 contract!(
     a_forgotten_person_is_not_linked_again_until_registered_anew,
+    an_old_event_that_comes_again_does_not_bring_back_a_forgotten_person,
     a_customer_forgotten_before_anybody_knew_who_that_is_takes_the_fan_along,
     a_fan_registered_again_after_a_customer_was_forgotten_is_linked_to_that_customer,
     who_is_found_out_to_be_forgotten_is_forgotten_whole,

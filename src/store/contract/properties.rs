@@ -94,6 +94,104 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
     links
 }
 
+/// What happens in the course of some days, an hour after the other.
+#[derive(Debug, Clone)]
+enum Past {
+    Fan(u8),
+    Event(u8, u8, u8, ContactChange),
+    Forgotten(u8),
+}
+
+fn past() -> impl Strategy<Value = Vec<Past>> {
+    let change = proptest::sample::select(vec![
+        ContactChange::Added,
+        ContactChange::HalfAdded,
+        ContactChange::DeletedByMember,
+        ContactChange::DeletedByCustomer,
+    ]);
+    let one = prop_oneof![
+        2 => (0_u8..3).prop_map(Past::Fan),
+        6 => (0_u8..3, 0_u8..2, 0_u8..2, change).prop_map(|(p, d, m, c)| Past::Event(p, d, m, c)),
+        1 => (0_u8..3).prop_map(Past::Forgotten),
+    ];
+    proptest::collection::vec(one, 0..16)
+}
+
+async fn works_off(store: &EmbeddedStore, now: Timestamp) {
+    for work in store.lease(now, 9).await.unwrap() {
+        let known = work.known.as_ref().is_some_and(|contact| contact.pending_id.is_some());
+        let leaves = work.event.as_ref().is_some_and(|event| !event.happening.contact.change.is_add());
+        let verdict = match work.contact.external_userid.as_str().strip_prefix("wmCUSTOMER") {
+            Some(person) if !known && !leaves => Verdict::Resolved(pending(person.parse().unwrap())),
+            _ => Verdict::Applied,
+        };
+        store.settle(vec![(work, verdict)], now).await.unwrap();
+    }
+}
+
+/// Everything the brand and WeCom could tell a difference by.
+async fn told(store: &EmbeddedStore, now: Timestamp) -> String {
+    let feed = store.feed(0, 1_000, now).await.unwrap();
+    let mut contacts = Vec::new();
+    for person in 0..3 {
+        for (key, contact) in store.trace(customer(person).as_str()).await.unwrap().contacts {
+            let (followers, link) = (contact.followers_now(), contact.link.clone());
+            contacts.push((key, followers, link, contact.pending_id.clone(), contact.waiting.is_some()));
+        }
+    }
+    let Counts { inbox, quarantined, dead, contacts: known, waiting, links, .. } = store.counts();
+    format!("{feed:?}\n{contacts:?}\n{:?}", (inbox, quarantined, dead, known, waiting, links))
+}
+
+async fn replayed(past: &[Past], order: &[usize]) {
+    let store = Memory::default().open();
+    let (mut now, mut events) = (T0, Vec::new());
+    for event in past {
+        now = now.plus_ms(HOUR_MS);
+        match event {
+            Past::Fan(n) => {
+                store.put_fans(vec![new_fan(*n)], now).await.unwrap();
+                for work in lease_fans(&store, FanStep::Mint, now, 9).await {
+                    store.settle_fans(vec![(work, minted(*n, now))], now).await.unwrap();
+                }
+            }
+            Past::Event(person, dealer, member, change) => {
+                let at_secs = now.millis_since(T0) / SECOND_MS;
+                let arrival = arrival(happening(*person, *dealer, *member, *change, at_secs));
+                events.push(arrival.clone());
+                store.append(Arrival { received_at: now, ..arrival }).await.unwrap();
+                works_off(&store, now).await;
+            }
+            Past::Forgotten(n) => {
+                drop(store.forget(&Person::ExternalUserid(customer(*n)), None, now).await.unwrap());
+            }
+        }
+        store.finish_forgetting(now).await.unwrap();
+    }
+    let later = now.plus_ms(30 * DAY_MS);
+    assert_eq!(store.sweep(later).await, Ok(events.len() as u64), "nothing is remembered of them");
+    let before = told(&store, later).await;
+    for at in order {
+        let Some(arrival) = events.get(at % events.len().max(1)) else { return };
+        store.append(Arrival { received_at: later, ..arrival.clone() }).await.unwrap();
+        works_off(&store, later).await;
+        store.finish_forgetting(later).await.unwrap();
+        assert_eq!(told(&store, later).await, before, "{arrival:?} came again");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    #[test]
+    fn an_event_that_comes_again_at_any_later_time_leaves_everything_as_it_was(
+        past in past(), order in proptest::collection::vec(any::<usize>(), 1..24)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(replayed(&past, &order));
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 

@@ -6,9 +6,9 @@ use super::super::{
     Appended, Arrival, Content, EventId, EventRow, Happening, InboxEvent, Problem, QuarantineReason,
     Quarantined, StoreError,
 };
-use super::keys;
 use super::records::Record;
 use super::txn::Txn;
+use super::{forget, keys};
 use crate::domain::time::Timestamp;
 
 /// sled wants small values; a quarantined message may have 64 KiB.
@@ -48,13 +48,15 @@ impl From<SetAside> for EventRow {
 
 pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Result<Appended, StoreError> {
     let Arrival { app, digest, received_at, content } = arrival;
-    let created_at = match &content {
-        Content::Event(happening) => happening.created_at,
-        Content::Quarantine { .. } => Timestamp::EPOCH,
-    };
+    let created_at = content.happening().map_or(Timestamp::EPOCH, |happening| happening.created_at);
     let seen = keys::seen(created_at, &digest);
     if txn.has(&seen)? {
         return Ok(Appended::Duplicate);
+    }
+    if let Some(happening) = content.happening()
+        && forget::brings_back(txn, happening, received_at)?
+    {
+        return Ok(Appended::Forgotten);
     }
     // Each has its own room: messages nobody understands must not crowd out those that are.
     let held = match &content {
@@ -79,7 +81,7 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
             };
             enqueue(txn, &event)?;
         }
-        Content::Quarantine { reason, receive_id, message } => {
+        Content::Quarantine { reason, receive_id, message, about: _ } => {
             let message_bytes = u32::try_from(message.len()).unwrap_or(u32::MAX);
             for (part, bytes) in message.chunks(PART_BYTES).enumerate() {
                 txn.put(keys::message_part(id, part as u64), &MessagePart(bytes.to_vec()))?;
@@ -99,7 +101,7 @@ fn bounded(reason: QuarantineReason) -> QuarantineReason {
         QuarantineReason::NotUnderstood(text) => {
             QuarantineReason::NotUnderstood(text.chars().take(200).collect())
         }
-        QuarantineReason::ReceiveId => QuarantineReason::ReceiveId,
+        short @ (QuarantineReason::ReceiveId | QuarantineReason::FarOff { .. }) => short,
     }
 }
 

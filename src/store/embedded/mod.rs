@@ -24,6 +24,8 @@ mod ledgers;
 mod links;
 mod people;
 mod private;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 mod queues;
 mod records;
 mod roll;

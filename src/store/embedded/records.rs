@@ -18,9 +18,14 @@ pub(super) trait Record: Serialize + DeserializeOwned {
 pub(super) fn encode<R: Record>(key: &[u8], record: &R) -> Result<Vec<u8>, StoreError> {
     let mut bytes = vec![R::VERSION];
     bytes = postcard::to_extend(record, bytes).map_err(|e| StoreError::Damaged(e.to_string()))?;
-    let crc = checksum(key, &bytes);
-    bytes.extend(crc.to_le_bytes());
-    Ok(bytes)
+    Ok(checked(key, bytes))
+}
+
+/// Version and body with their checksum.
+pub(super) fn checked(key: &[u8], mut content: Vec<u8>) -> Vec<u8> {
+    let crc = checksum(key, &content);
+    content.extend(crc.to_le_bytes());
+    content
 }
 
 pub(super) fn decode<R: Record>(key: &[u8], bytes: &[u8]) -> Result<R, StoreError> {

@@ -14,7 +14,7 @@ use super::super::links::id;
 use super::super::{AdminState, Problem, Shared, json, openapi};
 use super::{Filter, StateName, event_id, gone};
 use crate::http::door::Meaning;
-use crate::store::{EventId, EventRow, QuarantineReason};
+use crate::store::{EventId, EventRow};
 
 /// Refusals listed in one answer.
 const REFUSED_LISTED_MAX: usize = 100;
@@ -63,14 +63,15 @@ impl AdminState {
                 let Some(message) = self.store.quarantined_message(id).await? else { return Ok(false) };
                 let app = self.door.app(quarantined.app.as_str());
                 let app = app.ok_or_else(|| Problem::conflict("its app is not in the configuration"))?;
+                // Whatever its age: that somebody redrives it is the answer to the doubt.
                 match self.door.meaning(app, quarantined.receive_id.as_bytes(), &message).await? {
                     Meaning::Act(_, happening) => Some(happening),
-                    Meaning::Ignore(_) => None,
-                    Meaning::Quarantine(QuarantineReason::ReceiveId) => {
+                    Meaning::Ignore(..) => None,
+                    Meaning::Stranger => {
                         return Err(Problem::conflict("the receive id is still not accepted")
                             .hint("add it to accept_receive_ids of the app and restart"));
                     }
-                    Meaning::Quarantine(QuarantineReason::NotUnderstood(reason)) => {
+                    Meaning::NotUnderstood(reason) => {
                         return Err(Problem::conflict(format!(
                             "the message is still not understood: {reason}"
                         )));

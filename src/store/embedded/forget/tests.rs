@@ -30,7 +30,10 @@ fn added(number: u32) -> Arrival {
 fn quarantined(number: u32) -> Arrival {
     let message = b"<ExternalUserID><![CDATA[wmCUSTOMER]]></ExternalUserID>".to_vec();
     let receive_id = "wwOTHER".to_owned();
-    arrival(number, Content::Quarantine { reason: QuarantineReason::ReceiveId, receive_id, message })
+    arrival(
+        number,
+        Content::Quarantine { reason: QuarantineReason::ReceiveId, receive_id, message, about: None },
+    )
 }
 
 #[tokio::test]

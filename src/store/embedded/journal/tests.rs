@@ -186,10 +186,9 @@ fn a_flipped_bit_is_found_wherever_it_is_and_a_copy_mends_it() {
     let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::default());
     let copy = tempfile::tempdir().unwrap();
     let journaled = opened(&memory, &folder);
-    some_batches(&journaled, 0..200);
-    backup(folder.path(), copy.path()).unwrap();
-    some_batches(&journaled, 200..260);
+    some_batches(&journaled, 0..260);
     drop(journaled);
+    backup(folder.path(), copy.path()).unwrap();
     let expected = content(&memory);
     let oldest = files::list(&journal_in(folder.path())).unwrap().remove(0).path;
     let length = std::fs::metadata(&oldest).unwrap().len();
@@ -240,10 +239,10 @@ fn a_copy_is_brought_up_to_date_while_the_store_is_written() {
             last = done.batches;
         }
     });
+    drop(journaled);
     let done = backup(folder.path(), copy.path()).unwrap();
     assert_eq!(done.batches, 1_501);
     assert_eq!(backup(folder.path(), copy.path()).unwrap().copied, 0);
-    drop(journaled);
     let (into, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let how = Rebuild { backup: Some(copy.path()), into: Some(into.path()), partial: false };
     assert_eq!(rebuilt(&elsewhere, how), content(&memory));

@@ -1,0 +1,86 @@
+//! Times that are far off: what was signed, or happened, long before it came, or is to happen yet.
+//!
+//! They are another machine's word, compared with our clock. Either may be wrong, so by itself this is a reason to
+//! count and never one to lose an event. An old callback sent again looks just like it.
+
+use super::time::{DAY_MS, MINUTE_MS, Timestamp};
+
+/// What WeCom's own repetitions and clocks that are not kept well stay within.
+const NEAR_MS: i64 = 10 * MINUTE_MS;
+
+/// On which side of now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FarOff {
+    /// Long ago.
+    Past,
+    /// In a while.
+    Future,
+}
+
+impl FarOff {
+    /// Both, for metrics that start at zero.
+    pub const ALL: [Self; 2] = [Self::Past, Self::Future];
+
+    /// The name used in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Past => "past",
+            Self::Future => "future",
+        }
+    }
+}
+
+/// Whether `at` is more than ten minutes from `now`.
+#[must_use]
+pub const fn far_off(at: Timestamp, now: Timestamp) -> Option<FarOff> {
+    beyond(at, now, NEAR_MS, NEAR_MS)
+}
+
+/// Whether an operator wants to see an event first: it happened more than `days_max` days ago, or is to happen in more
+/// than a day. Without any days: never.
+#[must_use]
+pub fn is_doubtful(at: Timestamp, now: Timestamp, days_max: u32) -> bool {
+    days_max > 0 && beyond(at, now, DAY_MS * i64::from(days_max), DAY_MS).is_some()
+}
+
+const fn beyond(at: Timestamp, now: Timestamp, past_ms: i64, future_ms: i64) -> Option<FarOff> {
+    if now.millis_since(at) > past_ms {
+        Some(FarOff::Past)
+    } else if at.millis_since(now) > future_ms {
+        Some(FarOff::Future)
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::time::SECOND_MS;
+
+    const NOW: Timestamp = Timestamp::from_secs(1_795_309_323);
+
+    #[test]
+    fn ten_minutes_are_near_and_a_second_more_is_far_off() {
+        for (seconds, expected) in
+            [(-601, Some(FarOff::Past)), (-600, None), (0, None), (600, None), (601, Some(FarOff::Future))]
+        {
+            assert_eq!(far_off(NOW.plus_ms(seconds * SECOND_MS), NOW), expected, "{seconds} s");
+        }
+        for (extreme, expected) in [(i64::MIN, FarOff::Past), (i64::MAX, FarOff::Future)] {
+            assert_eq!(far_off(Timestamp::from_millis(extreme), NOW), Some(expected));
+            assert!(is_doubtful(Timestamp::from_millis(extreme), NOW, 3_650));
+        }
+    }
+
+    #[test]
+    fn nothing_is_doubtful_unless_days_are_given() {
+        let at = |days: i64, ms: i64| NOW.plus_ms(days * DAY_MS + ms);
+        for event in [at(-10_000, 0), at(10_000, 0)] {
+            assert!(!is_doubtful(event, NOW, 0));
+        }
+        assert!(!is_doubtful(at(-3, 0), NOW, 3) && is_doubtful(at(-3, -1), NOW, 3));
+        assert!(!is_doubtful(at(1, 0), NOW, 3) && is_doubtful(at(1, 1), NOW, 3));
+    }
+}
