@@ -91,7 +91,7 @@ pub(super) fn sync(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Every file below, then the folder.
-fn sync_all(folder: &Path) -> Result<(), OpenError> {
+pub(super) fn sync_all(folder: &Path) -> Result<(), OpenError> {
     for path in files_in(folder)? {
         sync(&path)?;
     }

@@ -6,6 +6,8 @@
 //! * leftover `snap.*.generating` files deleted before opening: a kill during an earlier open leaves one, and
 //!   sled then calls the database corrupt;
 //! * opening inside `catch_unwind`: sled panics on damage it notices;
+//! * a new database made under another name and renamed once it is durable: interrupted while it writes its
+//!   settings, sled never opens what it left;
 //! * the folder synced after creation; sled never does;
 //! * a lock of our own, held for the life of the process;
 //! * modes of our own: see [`private`](super::private);
@@ -20,7 +22,7 @@ use std::time::{Duration, Instant};
 use super::engine::{Engine, EngineError, Rows, Write};
 use super::journal::JournalError;
 use super::private::{create_file, create_folder, narrow};
-use super::{compaction, durable_sync};
+use super::{compaction, durable_sync, fresh};
 
 const BALLAST_BYTES: u64 = 64 << 20;
 /// A database closed a moment ago in this process may still hold its lock.
@@ -98,7 +100,9 @@ impl SledEngine {
         }
         compaction::recover(folder)?;
         let path = folder.join("sled");
-        create_folder(&path)?;
+        if !path.exists() {
+            create(folder, &path, cache_bytes)?;
+        }
         delete_unfinished_snapshots(&path)?;
         let db = open_database(&path, cache_bytes)?;
         // What was just created: sled's own files, then each folder that got a new entry.
@@ -122,6 +126,17 @@ pub(super) fn folder_error<'a>(
     path: &'a Path,
 ) -> impl FnOnce(io::Error) -> OpenError + 'a {
     move |source| OpenError::Folder { attempted, path: path.to_owned(), source }
+}
+
+/// A new database gets its name once all of it is durable: sled writes its settings in two steps and does not sync
+/// them, and what an interruption leaves of them it never opens.
+fn create(folder: &Path, path: &Path, cache_bytes: u64) -> Result<(), OpenError> {
+    let new = folder.join("sled.being-created");
+    fresh::remove(&new)?;
+    create_folder(&new)?;
+    drop(open_database(&new, cache_bytes)?);
+    fresh::sync_all(&new)?;
+    fresh::rename(folder, &new, path)
 }
 
 pub(super) fn lock(folder: &Path) -> Result<File, OpenError> {
