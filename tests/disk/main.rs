@@ -21,3 +21,4 @@ mod power;
 mod power_disk;
 mod service;
 mod slow;
+mod world;

@@ -9,7 +9,6 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
@@ -17,37 +16,19 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use tokio_util::sync::CancellationToken;
 
-use crate::ledger::Ledger;
-use crate::load::{live, send_again};
-use crate::machine::{Disk, Kind, machine, run, say};
+use crate::load::live;
+use crate::machine::{Kind, machine, run, say};
 use crate::power_disk::Cut;
-use crate::service::{Ended, PATIENCE, Service};
+use crate::service::PATIENCE;
+use crate::world::{DISK_MIB, World};
 
 const CUTS: usize = 24;
 /// A disk lives through so many cuts; then it is judged whether everything sent again is linked, and a new one comes.
 const CUTS_A_DISK: usize = 8;
-const DISK_MIB: usize = 320;
-/// Acknowledged in each life before the power goes.
-const ACKNOWLEDGED_MIN: usize = 10;
-
-struct World {
-    // Before the disk it is on: dropped in this order.
-    service: Service,
-    ledger: Arc<Ledger>,
-    disk: Disk,
-}
+/// Events acknowledged in a life before the power goes.
+const ACKNOWLEDGED: std::ops::Range<usize> = 5..60;
 
 impl World {
-    async fn new(kind: Kind, seed: u64) -> Self {
-        let disk = Disk::new(kind, DISK_MIB).unwrap();
-        let service = Service::with_store_in(&disk.path(), seed).await;
-        Self { service, ledger: Arc::default(), disk }
-    }
-
-    async fn start(&mut self) -> Result<(), String> {
-        self.service.start().await.map_err(|ended| does_not_open(&ended))
-    }
-
     /// A running service lives until the power goes; then it is judged by what is left. It runs again afterwards.
     async fn life(&mut self, cut: Cut, rng: &mut StdRng) -> Result<(), String> {
         // Now and then the power goes while the store is being opened.
@@ -69,19 +50,19 @@ impl World {
         self.service.spawn();
         tokio::select! {
             _ = happened => Ok(true),
-            ready = self.service.ready() => ready.map(|()| false).map_err(|ended| does_not_open(&ended)),
+            ready = self.service.ready() => ready.map(|()| false).map_err(|ended| format!("it does not open: {ended}")),
         }
     }
 
     async fn loaded(&mut self, cut: Cut, rng: &mut StdRng) -> Result<(), String> {
         let stop = CancellationToken::new();
         let cutting = async {
-            let enough = self.ledger.acknowledgements() + ACKNOWLEDGED_MIN;
+            let enough = self.ledger.acknowledgements() + rng.random_range(ACKNOWLEDGED);
             let give_up = Instant::now() + PATIENCE;
             while self.ledger.acknowledgements() < enough && Instant::now() < give_up {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            tokio::time::sleep(Duration::from_millis(rng.random_range(0..500))).await;
+            tokio::time::sleep(Duration::from_millis(rng.random_range(0..300))).await;
             let happened = self.plan_cut(rng.random_range(0..40), cut, rng);
             let happened = tokio::time::timeout(PATIENCE, happened).await;
             stop.cancel();
@@ -95,24 +76,6 @@ impl World {
         let ledger = self.ledger.clone();
         self.disk.device.plan_cut(writes, cut, rng.random(), move || ledger.power_goes())
     }
-
-    /// Everything that was not acknowledged is sent again; then everything is linked, once.
-    async fn end(mut self) -> Result<(), String> {
-        send_again(&self.service, &self.ledger).await?;
-        self.ledger.judge(&self.service).await?;
-        let counters = self.service.wecom.counters();
-        if counters.quota_violations > 0 {
-            return Err(format!("the quota was overrun {} times", counters.quota_violations));
-        }
-        let ended = self.service.terminate().await;
-        if ended.code == Some(0) { Ok(()) } else { Err(format!("it does not stop well: {ended:?}")) }
-    }
-}
-
-fn does_not_open(ended: &Ended) -> String {
-    let log: Vec<_> = ended.log.lines().collect();
-    let last = log[log.len().saturating_sub(4)..].join("\n");
-    format!("it does not open: exit code {:?}, signal {:?}\n{last}", ended.code, ended.signal)
 }
 
 /// A number from the environment.
@@ -141,7 +104,7 @@ async fn power_cuts_lose_nothing_that_was_acknowledged() {
         if left == 0 {
             break;
         }
-        let mut world = World::new(*kind, rng.random()).await;
+        let mut world = World::new(*kind, DISK_MIB, rng.random()).await;
         world.start().await.unwrap();
         let mut kinds_of_cut = [Cut::ALL, Cut::ALL].concat();
         kinds_of_cut.shuffle(&mut rng);
@@ -197,7 +160,7 @@ async fn without_the_true_sync_power_cuts_are_found_to_lose_what_was_acknowledge
     let cuts = asked_for("UNIONLINK_CUTS").map(|cuts| usize::try_from(cuts / 10).unwrap().max(CUTS_MAX));
     let (mut done, mut found) = (0, 0);
     while done < cuts.unwrap_or(CUTS_MAX) && (cuts.is_some() || found == 0) {
-        let mut world = World::new(machine.kinds[0], rng.random()).await;
+        let mut world = World::new(machine.kinds[0], DISK_MIB, rng.random()).await;
         world.service.preload = Some(library.clone());
         world.start().await.unwrap();
         done += 1;

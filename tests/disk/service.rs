@@ -1,13 +1,14 @@
 //! The real binary as a process whose store is on a disk of ours, and the simulated platform around it.
 
+use std::fmt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use unionlink::clock::SystemClock;
@@ -28,9 +29,19 @@ pub struct Ended {
     pub log: String,
 }
 
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<_> = self.log.lines().collect();
+        let last = lines[lines.len().saturating_sub(5)..].join("\n");
+        write!(f, "exit code {:?}, signal {:?}\n{last}", self.code, self.signal)
+    }
+}
+
 struct Running {
-    child: Child,
-    log: JoinHandle<String>,
+    child: Mutex<Child>,
+    pid: u32,
+    log: Arc<Mutex<String>>,
+    listening: JoinHandle<()>,
 }
 
 /// The service, running or not, and whoever speaks to it.
@@ -120,13 +131,20 @@ impl Service {
         }
         command.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut child = command.spawn().unwrap();
-        let mut stderr = child.stderr.take().unwrap();
-        let log = tokio::spawn(async move {
-            let mut log = Vec::new();
-            let _ = stderr.read_to_end(&mut log).await;
-            String::from_utf8_lossy(&log).into_owned()
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let log = Arc::new(Mutex::new(String::new()));
+        let listening = tokio::spawn({
+            let log = log.clone();
+            async move {
+                while let Ok(Some(line)) = lines.next_line().await {
+                    let mut log = log.lock().unwrap();
+                    log.push_str(&line);
+                    log.push('\n');
+                }
+            }
         });
-        self.running = Some(Running { child, log });
+        let pid = child.id().unwrap();
+        self.running = Some(Running { child: Mutex::new(child), pid, log, listening });
     }
 
     /// Waits until a callback could be made durable.
@@ -136,7 +154,7 @@ impl Service {
     pub async fn ready(&mut self) -> Result<(), Ended> {
         let give_up = Instant::now() + PATIENCE;
         while self.readiness().await.0 != 200 {
-            if self.running.as_mut().unwrap().child.try_wait().unwrap().is_some() {
+            if self.has_ended() {
                 return Err(self.ended().await);
             }
             if Instant::now() > give_up {
@@ -154,24 +172,35 @@ impl Service {
 
     /// Waits for its end.
     pub async fn ended(&mut self) -> Ended {
-        let mut running = self.running.take().expect("it was started");
-        let status = tokio::time::timeout(PATIENCE, running.child.wait()).await.expect("it ends").unwrap();
-        Ended { code: status.code(), signal: status.signal(), log: running.log.await.unwrap() }
+        let Running { child, log, listening, .. } = self.running.take().expect("it was started");
+        let mut child = child.into_inner().unwrap();
+        let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it ends").unwrap();
+        listening.await.unwrap();
+        let log = std::mem::take(&mut *log.lock().unwrap());
+        Ended { code: status.code(), signal: status.signal(), log }
     }
 
-    pub fn has_ended(&mut self) -> bool {
-        self.running.as_mut().expect("it was started").child.try_wait().unwrap().is_some()
+    fn running(&self) -> &Running {
+        self.running.as_ref().expect("it was started")
+    }
+
+    pub fn has_ended(&self) -> bool {
+        self.running().child.lock().unwrap().try_wait().unwrap().is_some()
+    }
+
+    /// What it has logged so far.
+    pub fn log(&self) -> String {
+        self.running().log.lock().unwrap().clone()
     }
 
     pub async fn kill(&mut self) -> Ended {
-        let _ = self.running.as_mut().expect("it was started").child.start_kill();
+        let _ = self.running().child.lock().unwrap().start_kill();
         self.ended().await
     }
 
     /// Tells it to stop.
     pub async fn terminate(&mut self) -> Ended {
-        let pid = self.running.as_ref().and_then(|running| running.child.id()).expect("it runs");
-        run("kill", &["-TERM", &pid.to_string()]).unwrap();
+        run("kill", &["-TERM", &self.running().pid.to_string()]).unwrap();
         self.ended().await
     }
 
