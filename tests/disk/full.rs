@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
-use crate::machine::{Kind, machine};
-use crate::world::{World, until};
+use crate::machine::{Kind, Machine, machine};
+use crate::service::PATIENCE;
+use crate::world::{DISK_MIB, World, until};
 
 const MIB: u64 = 1 << 20;
 
@@ -40,9 +41,9 @@ impl Drop for Filler {
     }
 }
 
-async fn small_disk(purpose: &str, store_lines: &'static str) -> Option<(crate::machine::Machine, World)> {
+async fn small_disk(purpose: &str, store_lines: &'static str) -> Option<(Machine, World)> {
     let machine = machine(purpose).await?;
-    let world = World::with_something_to_lose(machine.kinds[0], 320, store_lines).await;
+    let world = World::with_something_to_lose(machine.kinds[0], DISK_MIB, store_lines).await;
     Some((machine, world))
 }
 
@@ -90,7 +91,7 @@ async fn a_disk_filled_to_the_last_byte_under_load_loses_nothing() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(crate::service::PATIENCE, answers).await.unwrap();
+    tokio::time::timeout(PATIENCE, answers).await.unwrap();
     if world.service.has_ended() {
         let ended = world.service.ended().await;
         assert_eq!(ended.code, Some(1), "{ended}");

@@ -155,10 +155,16 @@ impl Ledger {
     }
 
     /// Compares all that can be seen at once; what is left is to be looked up one by one.
-    fn compare(&self, status: &Value, feed: Vec<Entry>, linked: &BTreeSet<Pair>) -> Result<Vec<Look>, String> {
+    fn compare(
+        &self,
+        status: &Value,
+        feed: Vec<Entry>,
+        linked: &BTreeSet<Pair>,
+    ) -> Result<Vec<Look>, String> {
         let mut books = self.books();
         if !feed.starts_with(&books.feed) {
-            return Err("the feed no longer says what it said".to_owned());
+            let (said, says) = (books.feed.len(), feed.len());
+            return Err(format!("the feed no longer says what it said: {said} entries then, {says} now"));
         }
         for (what, count, is) in [
             ("fans", books.fans.len(), &status["fans"]["registered"]),

@@ -92,7 +92,17 @@ impl Disk {
         match kind {
             Kind::Ext4 => run(
                 "mkfs.ext4",
-                &["-q", "-F", "-E", "nodiscard,lazy_itable_init=0,lazy_journal_init=0", "-m", "0", "-N", "1024", image],
+                &[
+                    "-q",
+                    "-F",
+                    "-E",
+                    "nodiscard,lazy_itable_init=0,lazy_journal_init=0",
+                    "-m",
+                    "0",
+                    "-N",
+                    "1024",
+                    image,
+                ],
             ),
             Kind::Xfs => run("mkfs.xfs", &["-q", "-f", "-K", image]),
         }?;

@@ -45,6 +45,8 @@ pub enum Fault {
     FailingWrites,
     /// Every flush fails.
     FailingFlushes,
+    /// The next flush fails; then all is well again.
+    OneFailingFlush,
     /// A flush takes so long.
     SlowFlushes(Duration),
     /// Writes and flushes are not answered as long as this lasts.
@@ -302,8 +304,13 @@ impl Filesystem for Served {
         reply: ReplyEmpty,
     ) {
         let (mut state, fault) = self.0.answering(true);
-        if fault == Fault::FailingFlushes {
-            return reply.error(Errno::EIO);
+        match fault {
+            Fault::FailingFlushes => return reply.error(Errno::EIO),
+            Fault::OneFailingFlush => {
+                state.fault = Fault::Nothing;
+                return reply.error(Errno::EIO);
+            }
+            Fault::Nothing | Fault::FailingWrites | Fault::SlowFlushes(_) | Fault::Stalled => {}
         }
         for (at, bytes) in std::mem::take(&mut state.cached) {
             state.stable.write(at, &bytes);

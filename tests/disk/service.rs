@@ -78,8 +78,7 @@ impl Service {
         let callback = wecom.invent_callback("http://127.0.0.1:9/not-yet");
         corp.callback = Some(callback.clone());
         wecom.add_app(corp.clone());
-        let dealers =
-            (0..DEALERS).map(|n| wecom.add_dealer(&corp.corp_id, &format!("Dealer {n}"))).collect();
+        let dealers = (0..DEALERS).map(|n| wecom.add_dealer(&corp.corp_id, &format!("Dealer {n}"))).collect();
         Self {
             wecom,
             corp,
