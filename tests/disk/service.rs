@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
 use unionlink::clock::SystemClock;
-use unionlink::simulator::{AppSpec, CallbackSpec, Dealer, Event, Options, Person, Simulator};
+use unionlink::simulator::{AppSpec, CallbackSpec, Dealer, Event, Options, Person, SenderOptions, Simulator};
 
 use crate::machine::run;
 
@@ -71,6 +71,8 @@ impl Service {
             base_per_minute: 1_000_000,
             base_per_hour: 10_000_000,
             call_log_calls_max: 0,
+            // Longer than WeCom waits: what the service answers is judged here, not how fast this machine is.
+            sender: SenderOptions { timeout_ms: 20_000, ..SenderOptions::default() },
             ..Options::default()
         };
         let wecom = Simulator::start(options, Arc::new(SystemClock)).await.unwrap();
@@ -84,7 +86,7 @@ impl Service {
             corp,
             callback,
             dealers,
-            http: reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(20)).build().unwrap(),
+            http: reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap(),
             store: folder.join("data"),
             store_lines: "free_mb_min = 1",
             preload: None,
