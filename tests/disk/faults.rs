@@ -6,7 +6,8 @@
 //! it. Only a write begun by the last of several writers of one buffer (`exit_reservation` in `pagecache/logger.rs`)
 //! notes its error and wakes nobody; `flush` then waits for ever, and the store's watchdog aborts the process. A read
 //! that fails is returned to whoever asked, and is not kept. A database with such an error writes nothing more when it is
-//! closed; one that meets its first error while it is closed only logs it.
+//! closed; one that meets its first error while it is closed panics (`Log::drop`) or waits for ever, which is why `serve`
+//! ends without closing it.
 //!
 //! So an error is final for the process, even if the disk works again a moment later: it ends with 1, or by `SIGABRT` if
 //! it was stuck, and the next start finds out what the disk holds. On a disk that is still broken that start fails with

@@ -127,6 +127,7 @@ async fn power_cuts_lose_nothing_that_was_acknowledged() {
             failure = world.end().await.err().map(|error| format!("{kind}, at the end: {error}"));
         }
         failures.extend(failure.inspect(|failure| say(failure)));
+        say(&format!("power cuts: {done} of {cuts}, {} failed", failures.len()));
     }
     for ((kind, cut), (well, all)) in &outcomes {
         say(&format!("power cuts: {kind}, {cut:?}: {well} of {all} ok"));

@@ -87,26 +87,12 @@ impl SledEngine {
             File::open(synced).and_then(|file| file.sync_all()).map_err(folder_error("sync", synced))?;
         }
         let engine = Self { db, folder: folder.to_owned(), _lock: lock };
-        if !durable_sync::proven(|| engine.commit(probe()))
-            .map_err(|e| OpenError::Database { path, reason: e.0 })?
-        {
+        let probe = || engine.commit(vec![(b"\0probe".to_vec(), Some(vec![1]))]);
+        if !durable_sync::proven(probe).map_err(|e| OpenError::Database { path, reason: e.0 })? {
             return Err(OpenError::NotDurable);
         }
         keep_ballast(folder, &ballast);
         Ok(engine)
-    }
-}
-
-/// A record that means nothing, for the sake of its sync.
-fn probe() -> Vec<Write> {
-    vec![(b"\0probe".to_vec(), Some(vec![1]))]
-}
-
-impl Drop for SledEngine {
-    /// sled syncs its file when it is closed, and panics if that fails; an error met before is kept, and it leaves the
-    /// file alone. Whatever was answered is durable by now, so the error is of no consequence; sled logs it.
-    fn drop(&mut self) {
-        let _ = self.commit(probe());
     }
 }
 
