@@ -57,7 +57,7 @@ enum Command {
     Explain(explain::Explain),
     /// Erase a person everywhere, and print the receipt
     Forget(forget::Forget),
-    /// Care for the store's folder while the service is stopped: compact it
+    /// Care for the store's folder: verify, back up, rebuild, compact it
     Store(store::Store),
     /// Run the simulated WeCom platform alone, to develop against
     Simulate(simulate::Simulate),

@@ -97,6 +97,8 @@ pub struct Store {
     pub dedupe_days: u64,
     /// How long an entry of the feed is kept that every sink has.
     pub feed_days: u64,
+    /// Whether a redo journal is kept beside the database.
+    pub journal: bool,
 }
 
 /// How WeCom is reached.

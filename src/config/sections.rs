@@ -58,6 +58,7 @@ pub(super) fn store(section: &mut Section) -> Store {
         inbox_events_max: section.number("inbox_events_max", 1_000_000, 1..=1_000_000_000),
         dedupe_days: section.number("dedupe_days", 7, 1..=365),
         feed_days: section.number("feed_days", 30, 1..=3650),
+        journal: section.flag("journal", true),
     }
 }
 

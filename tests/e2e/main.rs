@@ -14,6 +14,7 @@ mod fans;
 mod feed;
 mod forget;
 mod harness;
+mod journal;
 mod kills;
 mod linking;
 mod openapi;

@@ -7,23 +7,16 @@
 //! The places change by renaming, one step after the other, each synced; [`recover`] takes up whatever step a crash
 //! left it at, before the database is opened.
 
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use super::OpenError;
-use super::sled_engine::{
-    create_private, delete_unfinished_snapshots, folder_error, lock, open_database, panic_text,
-};
-
-/// Records copied at a time; large batches make sled's memory grow without bound.
-const ROWS_AT_A_TIME: usize = 100;
-/// Bytes between two syncs of the copy.
-const SYNC_EVERY_BYTES: u64 = 32 << 20;
-const CACHE_BYTES: u64 = 64 << 20;
+use super::fresh::{self, files_in, remove, rename, sync};
+use super::journal::care;
+use super::sled_engine::{folder_error, lock};
 
 /// What a compaction came to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Compacted {
     /// Live records.
     pub records: u64,
@@ -70,95 +63,29 @@ pub fn compact(folder: &Path, mut told: impl FnMut(u64)) -> Result<Compacted, Op
         let source = io::Error::from(io::ErrorKind::NotFound);
         return Err(folder_error("find a database in", folder)(source));
     }
+    care::settle(folder, fresh::CACHE_BYTES)?;
     let _lock = lock(folder)?;
-    recover(folder)?;
-    delete_unfinished_snapshots(&places.live)?;
     let bytes_before = bytes_in(&places.live)?;
     let records = copied(&places, &mut told).inspect_err(|_| {
         // What is left of it the next start deletes.
         let _ = std::fs::remove_dir_all(&places.copy);
     })?;
-    sync_all(&places.copy)?;
     sync(folder)?;
     rename(folder, &places.live, &places.old)?;
     rename(folder, &places.copy, &places.live)?;
     remove(&places.old)?;
     sync(folder)?;
+    care::shrink(folder)?;
     Ok(Compacted { records, bytes_before, bytes_after: bytes_in(&places.live)? })
 }
 
 fn copied(places: &Places, told: &mut impl FnMut(u64)) -> Result<u64, OpenError> {
-    create_private(&places.copy)?;
-    let from = open_database(&places.live, CACHE_BYTES)?;
-    let to = open_database(&places.copy, CACHE_BYTES)?;
-    // What sled finds damaged it may tell by panicking.
-    let copied = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| copy(&from, &to, told)));
-    let unreadable = |reason: String| OpenError::Database { path: places.live.clone(), reason };
-    match copied {
-        Ok(copied) => copied.map_err(|e| unreadable(e.to_string())),
-        Err(panic) => Err(unreadable(format!("sled panicked: {}", panic_text(&*panic)))),
-    }
-}
-
-fn copy(from: &sled::Db, to: &sled::Db, told: &mut impl FnMut(u64)) -> sled::Result<u64> {
-    let (mut records, mut unsynced) = (0, 0);
-    let mut rows = from.iter().peekable();
-    while rows.peek().is_some() {
-        let mut batch = sled::Batch::default();
-        for row in rows.by_ref().take(ROWS_AT_A_TIME) {
-            let (key, value) = row?;
-            unsynced += (key.len() + value.len()) as u64;
-            batch.insert(key, value);
-            records += 1;
-        }
-        to.apply_batch(batch)?;
-        if unsynced >= SYNC_EVERY_BYTES {
-            to.flush()?;
-            unsynced = 0;
-        }
-        told(records);
-    }
-    to.flush()?;
-    if to.len() as u64 != records {
-        return Err(sled::Error::ReportableBug("the copy has another number of records".to_owned()));
-    }
-    Ok(records)
-}
-
-fn rename(folder: &Path, from: &Path, to: &Path) -> Result<(), OpenError> {
-    std::fs::rename(from, to).map_err(folder_error("rename", from))?;
-    sync(folder)
-}
-
-fn remove(path: &Path) -> Result<(), OpenError> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(folder_error("delete", path)(error)),
-        _ => Ok(()),
-    }
-}
-
-fn sync(path: &Path) -> Result<(), OpenError> {
-    File::open(path).and_then(|file| file.sync_all()).map_err(folder_error("sync", path))
-}
-
-/// Every file below, then the folder.
-fn sync_all(folder: &Path) -> Result<(), OpenError> {
-    for path in files_in(folder)? {
-        sync(&path)?;
-    }
-    sync(folder)
-}
-
-fn files_in(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
-    let mut files = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).map_err(folder_error("read", &folder))? {
-            let path = entry.map_err(folder_error("read", &folder))?.path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
-    }
-    Ok(files)
+    let from = fresh::open(&places.live)?;
+    let rows = from.iter().map(|row| match row {
+        Ok((key, value)) => Ok((key.to_vec(), Some(value.to_vec()))),
+        Err(error) => Err(error.to_string()),
+    });
+    fresh::fill(&places.copy, rows, told)
 }
 
 fn bytes_in(folder: &Path) -> Result<u64, OpenError> {
@@ -168,6 +95,7 @@ fn bytes_in(folder: &Path) -> Result<u64, OpenError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::sled_engine::{create_private, open_database};
     use super::super::{EmbeddedStore, Settings};
     use super::*;
 
@@ -224,8 +152,7 @@ mod tests {
             // A copy that was being written; complete from the first renaming on.
             create_private(&copy).unwrap();
             if step > 0 {
-                let to = open_database(&copy, 8 << 20).unwrap();
-                super::copy(&open_database(&live, 8 << 20).unwrap(), &to, &mut |_| {}).unwrap();
+                copied(&Places::of(folder.path()), &mut |_| {}).unwrap();
             }
             if step > 1 {
                 std::fs::rename(&live, &old).unwrap();

@@ -36,6 +36,21 @@ pub(in crate::store) trait Engine: Send + Sync + 'static {
 #[derive(Debug, Clone, Default)]
 pub struct Memory(Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>);
 
+#[cfg(test)]
+impl Memory {
+    /// What it holds now, apart from it.
+    pub(in crate::store) fn copy(&self) -> Self {
+        let content = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Self(Arc::new(Mutex::new(content)))
+    }
+
+    /// Holds again what a copy holds.
+    pub(in crate::store) fn restore(&self, copy: &Self) {
+        let content = copy.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = content;
+    }
+}
+
 impl Engine for Memory {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned())

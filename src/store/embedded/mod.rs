@@ -1,5 +1,5 @@
 //! The store of one machine: business transactions (`inbox`, `links`, `fans`) over a small engine seam
-//! (`engine`), written by one thread (`writer`), kept by sled (`sled_engine`).
+//! (`engine`), written by one thread (`writer`), kept twice: by sled (`sled_engine`) and in a redo journal (`journal`).
 //!
 //! Millions of fans lie on the `roll` in the order they came and wait in `queues`; an `index` in memory finds
 //! them. It is read while callbacks are accepted already; whoever needs a fan waits for it.
@@ -14,9 +14,11 @@ pub mod engine;
 mod fans;
 mod feed;
 mod forget;
+mod fresh;
 mod inbox;
 mod index;
 mod indexing;
+mod journal;
 mod keys;
 mod ledgers;
 mod links;
@@ -45,6 +47,9 @@ pub use compaction::{Compacted, compact};
 use engine::{Engine, Memory};
 use index::{Clue, Index};
 use indexing::Indexing;
+use journal::Journaled;
+use journal::care::journal_in;
+pub use journal::care::{BackedUp, Differences, Rebuild, Rebuilt, Verified, backup, rebuild, verify};
 use queues::Waiting;
 use records::{Record, decode};
 use roll::{Entry, FanNumber, Read};
@@ -68,11 +73,13 @@ pub struct Settings {
     pub inbox_events_max: u64,
     /// How long a message is remembered for deduplication.
     pub dedupe_days: u32,
+    /// Whether a redo journal is kept beside the database.
+    pub journal: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { cache_mb: 256, free_mb_min: 256, inbox_events_max: 1_000_000, dedupe_days: 7 }
+        Self { cache_mb: 256, free_mb_min: 256, inbox_events_max: 1_000_000, dedupe_days: 7, journal: true }
     }
 }
 
@@ -100,6 +107,13 @@ impl EmbeddedStore {
     /// [`OpenError`] says what is wrong with the folder or its content.
     pub fn open(folder: &Path, settings: Settings) -> Result<Self, OpenError> {
         let engine = SledEngine::open(folder, settings.cache_mb << 20)?;
+        let journal = journal_in(folder);
+        let unusable = |error| OpenError::journal(&journal, &error);
+        if settings.journal {
+            let engine = Journaled::open(engine, &journal).map_err(unusable)?;
+            return Self::over(Arc::new(engine), settings);
+        }
+        journal::turn_off(&engine).map_err(unusable)?;
         Self::over(Arc::new(engine), settings)
     }
 

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, EngineError, Rows, Write};
+use super::journal::JournalError;
 use super::{compaction, durable_sync};
 
 const BALLAST_BYTES: u64 = 64 << 20;
@@ -42,7 +43,10 @@ pub enum OpenError {
     #[error("{} is in use by another process\nhint: one folder serves one unionlink; stop the other one", .0.display())]
     InUse(PathBuf),
     /// sled could not read what is there.
-    #[error("the database in {} cannot be opened: {reason}\nhint: keep a copy of the folder before anything else", path.display())]
+    #[error(
+        "the database in {} cannot be opened: {reason}\nhint: keep a copy of the folder, then run unionlink store rebuild",
+        path.display()
+    )]
     Database {
         /// Where.
         path: PathBuf,
@@ -54,9 +58,25 @@ pub enum OpenError {
         "writes would not be durable: this binary was linked without its own sync_file_range\nhint: build it with the project's Cargo.toml"
     )]
     NotDurable,
+    /// The journal cannot be used, or not with this database.
+    #[error("the journal in {} cannot be used: {reason}\nhint: {hint}", path.display())]
+    Journal {
+        /// Where.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+        /// What to do.
+        hint: &'static str,
+    },
     /// The content is of another program or version, or damaged.
     #[error("the content of the store cannot be used: {0}")]
     Content(super::StoreError),
+}
+
+impl OpenError {
+    pub(super) fn journal(path: &Path, error: &JournalError) -> Self {
+        Self::Journal { path: path.to_owned(), reason: error.to_string(), hint: error.hint() }
+    }
 }
 
 pub(super) struct SledEngine {
@@ -121,7 +141,7 @@ pub(super) fn lock(folder: &Path) -> Result<File, OpenError> {
     }
 }
 
-pub(super) fn delete_unfinished_snapshots(path: &Path) -> Result<(), OpenError> {
+fn delete_unfinished_snapshots(path: &Path) -> Result<(), OpenError> {
     for entry in std::fs::read_dir(path).map_err(folder_error("read", path))? {
         let entry = entry.map_err(folder_error("read", path))?;
         let name = entry.file_name();

@@ -27,8 +27,8 @@ use super::snapshot::Snapshots;
 use super::txn::{Decided, Meta, Overlay, Txn, failed};
 
 /// Batches beyond a hundred keys make sled's memory grow without bound (13.5 GB against 0.6 GB for the same
-/// five million records). One is left for the counters that every group rewrites.
-const GROUP_KEYS_MAX: usize = 99;
+/// five million records). Two are left: the counters that every group rewrites, and its place in the journal.
+const GROUP_KEYS_MAX: usize = 98;
 const WAITING_MAX: usize = 4_096;
 /// A caller is told [`StoreError::Stalled`] after this long without an answer.
 const STALLED_AFTER: Duration = Duration::from_secs(3);

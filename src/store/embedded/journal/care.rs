@@ -1,0 +1,359 @@
+//! What a person does with the journal: compare the store with it, copy it away, build the store anew from it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use super::super::engine::{Engine, Write};
+use super::super::fresh;
+use super::super::sled_engine::{OpenError, SledEngine, create_private, folder_error, lock, panic_text};
+use super::block::{Kind, Lineage};
+use super::files::{self, Piece, at};
+use super::fold::{self, Last};
+use super::sorted::{Entries, Merged, SortedReader};
+use super::{JournalError, Journaled, Mark, Pieces, Span, Standing, aside, entries, records, redo, standing};
+
+/// The journal of the store in a folder.
+pub(in crate::store::embedded) fn journal_in(folder: &Path) -> PathBuf {
+    folder.join("journal")
+}
+
+/// What comparing came to.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Verified {
+    /// The number of the last batch.
+    pub batches: u64,
+    /// Records that are in both, and equal.
+    pub records: u64,
+    /// Batches that the database lacked at its end, as after a crash; it has been given them.
+    pub redone: u64,
+    /// What differs, by the first letter of the records' keys.
+    pub differences: BTreeMap<char, Differences>,
+}
+
+/// How many records of one kind differ.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Differences {
+    /// In the journal, not in the database.
+    pub missing: u64,
+    /// In both, with another value.
+    pub stale: u64,
+    /// In the database, not in the journal.
+    pub surplus: u64,
+}
+
+/// Compares every record of the store in `folder` with its journal. Nobody may serve it meanwhile.
+///
+/// # Errors
+/// [`OpenError`] where either cannot be read at all.
+pub fn verify(folder: &Path, cache_bytes: u64) -> Result<Verified, OpenError> {
+    let (journal, database) = (journal_in(folder), folder.join("sled"));
+    if !database.exists() {
+        return Err(folder_error("find a database in", folder)(io::ErrorKind::NotFound.into()));
+    }
+    let engine = SledEngine::open(folder, cache_bytes)?;
+    // What sled finds damaged it may tell by panicking.
+    let compared = catch_unwind(AssertUnwindSafe(|| compare(&engine, &journal)));
+    let result = compared.unwrap_or_else(|panic| Err(JournalError::Database(panic_text(&*panic).to_owned())));
+    result.map_err(|error| OpenError::journal(&journal, &error))
+}
+
+pub(super) fn compare(engine: &dyn Engine, journal: &Path) -> Result<Verified, JournalError> {
+    let Standing::Known(mark, pieces) = standing(engine, journal)? else {
+        return Err(JournalError::None);
+    };
+    // What a crash kept from one of them the next start would give it; that is no difference.
+    let excused = if pieces.last() + 1 == mark.seq { mark.keys.clone() } else { Vec::new() };
+    let redone = pieces.last().saturating_sub(mark.seq);
+    if redone > 0 {
+        redo(engine, &mark, &pieces)?;
+    }
+    let cover = Cover::of(vec![pieces]);
+    if let Some(problem) = cover.problem {
+        return Err(problem);
+    }
+    let mut verified = Verified { batches: cover.to, records: 0, redone, differences: BTreeMap::new() };
+    let mut ours = live(merged(&cover.pieces)?).peekable();
+    let mut theirs = records(engine).peekable();
+    loop {
+        let key = match (ours.peek(), theirs.peek()) {
+            (None, None) => return Ok(verified),
+            (Some(Err(_)), _) | (_, Some(Err(_))) => {
+                ours.next().transpose()?;
+                theirs.next().transpose()?;
+                continue;
+            }
+            (Some(Ok((key, _))), None) | (None, Some(Ok((key, _)))) => key.clone(),
+            (Some(Ok((ours, _))), Some(Ok((theirs, _)))) => ours.min(theirs).clone(),
+        };
+        let ours = ours.next_if(|row| row.as_ref().is_ok_and(|(k, _)| *k == key)).transpose()?;
+        let theirs = theirs.next_if(|row| row.as_ref().is_ok_and(|(k, _)| *k == key)).transpose()?;
+        let ours = ours.and_then(|(_, value)| value);
+        let theirs = theirs.map(|(_, value)| value);
+        if ours == theirs || excused.contains(&key) {
+            verified.records += 1;
+            continue;
+        }
+        let kind = key.first().copied().unwrap_or_default() as char;
+        let differences = verified.differences.entry(kind).or_default();
+        match (ours, theirs) {
+            (Some(_), None) => differences.missing += 1,
+            (None, _) => differences.surplus += 1,
+            (Some(_), Some(_)) => differences.stale += 1,
+        }
+    }
+}
+
+/// What a copy came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct BackedUp {
+    /// The number of the last batch in the copy.
+    pub batches: u64,
+    /// Files of the copy.
+    pub files: u64,
+    /// Those of them that were not there before.
+    pub copied: u64,
+    /// Bytes of the whole copy.
+    pub bytes: u64,
+}
+
+/// The journal changes while it is copied; a list of its files may be out of date by the time they are opened.
+const ATTEMPTS: usize = 20;
+
+/// Copies the journal of the store in `folder` to `to`, whether or not it is being served. A copy made there earlier is
+/// brought up to date.
+///
+/// # Errors
+/// [`OpenError`]; what was copied earlier is still whole then.
+pub fn backup(folder: &Path, to: &Path) -> Result<BackedUp, OpenError> {
+    let journal = journal_in(folder);
+    create_private(to)?;
+    let mut problem = None;
+    for _ in 0..ATTEMPTS {
+        match copy(&journal, to) {
+            Ok(done) => return Ok(done),
+            Err(error) => problem = Some(error),
+        }
+        if !matches!(&problem, Some(JournalError::Gap { .. })) && !problem.as_ref().is_some_and(vanished) {
+            break;
+        }
+    }
+    Err(OpenError::journal(&journal, &problem.unwrap_or(JournalError::None)))
+}
+
+fn vanished(error: &JournalError) -> bool {
+    matches!(error, JournalError::Io(error) if error.kind() == io::ErrorKind::NotFound)
+}
+
+fn copy(journal: &Path, to: &Path) -> Result<BackedUp, JournalError> {
+    let lineage = Pieces::of(journal)?.ok_or(JournalError::None)?.lineage;
+    match Pieces::of(to)? {
+        Some(there) if there.lineage != lineage => return Err(JournalError::Foreign),
+        None if fs::read_dir(to).map_err(at(to))?.next().is_some() => return Err(JournalError::Occupied),
+        _ => {}
+    }
+    // Opened all at once: what is deleted from here on is still read to its end.
+    let mut open = Vec::new();
+    for piece in files::list(journal)? {
+        open.push((File::open(&piece.path).map_err(at(&piece.path))?, piece));
+    }
+    let mut copied = 0;
+    for (mut from, piece) in open {
+        let target = to.join(piece.path.file_name().unwrap_or_default());
+        let length = from.metadata().map_err(at(&piece.path))?.len();
+        if fs::metadata(&target).is_ok_and(|there| there.len() == length) {
+            continue;
+        }
+        let mut file = files::create_private(&files::unfinished(&target))?;
+        io::copy(&mut from, &mut file).and_then(|_| file.sync_all()).map_err(at(&target))?;
+        files::finish(&target)?;
+        copied += 1;
+    }
+    // Read back from where it is now.
+    let cover = Cover::of(Pieces::of(to)?.into_iter().collect());
+    if let Some(problem) = cover.problem {
+        return Err(problem);
+    }
+    files::clear(to)?;
+    let lengths = cover.pieces.iter().map(|piece| fs::metadata(&piece.path).map_or(0, |meta| meta.len()));
+    Ok(BackedUp { batches: cover.to, files: cover.pieces.len() as u64, copied, bytes: lengths.sum() })
+}
+
+/// What building anew came to.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Rebuilt {
+    /// The number of the last batch.
+    pub batches: u64,
+    /// Records written.
+    pub records: u64,
+    /// Where the database is that was in the way.
+    pub set_aside: Option<PathBuf>,
+    /// What could not be had, where that was accepted.
+    pub lost: Option<String>,
+}
+
+/// How to build anew.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rebuild<'a> {
+    /// A copy of the journal, for what the journal itself no longer has.
+    pub backup: Option<&'a Path>,
+    /// The folder of the new store; the old one's own if there is none.
+    pub into: Option<&'a Path>,
+    /// Whether what comes before a gap will do.
+    pub partial: bool,
+}
+
+/// Builds the database of the store in `folder` anew from its journal. Nobody may serve it meanwhile. What was there is
+/// put aside. `told` hears how many records are written.
+///
+/// # Errors
+/// [`OpenError`]; the store is as it was then.
+pub fn rebuild(folder: &Path, how: Rebuild<'_>, told: impl FnMut(u64)) -> Result<Rebuilt, OpenError> {
+    let journal = journal_in(folder);
+    let target = how.into.unwrap_or(folder);
+    create_private(target)?;
+    let _locked = lock(target)?;
+    let _own_locked = if target == folder { None } else { Some(lock(folder)?) };
+    let unusable = |error: JournalError| OpenError::journal(&journal, &error);
+    let Plan { pieces, batches, goes_on, lineage, lost } = plan(&journal, how).map_err(unusable)?;
+    let mark = if goes_on { Mark { lineage, seq: batches, keys: Vec::new() } } else { Mark::OFF };
+    let mark = mark.to_write().map_err(|error| unusable(error.into()))?;
+    let rows = live(merged(&pieces).map_err(|error| unusable(error.into()))?);
+    let rows = std::iter::once(Ok(mark)).chain(rows).map(|row| row.map_err(|error| error.to_string()));
+    let (live, copy) = (target.join("sled"), target.join("sled.being-rebuilt"));
+    fresh::remove(&copy)?;
+    // The mark is not counted.
+    let records = fresh::fill(&copy, rows, told)?.saturating_sub(1);
+    let set_aside = live.exists().then(|| unused(target));
+    if let Some(aside) = &set_aside {
+        fresh::rename(target, &live, aside)?;
+    }
+    fresh::rename(target, &copy, &live)?;
+    Ok(Rebuilt { batches, records, set_aside, lost })
+}
+
+/// What a database is built from.
+struct Plan {
+    pieces: Vec<Piece>,
+    /// The number of the last batch that is had.
+    batches: u64,
+    lineage: Lineage,
+    /// Whether the journal goes on behind it. Else it is begun anew at the next start.
+    goes_on: bool,
+    lost: Option<String>,
+}
+
+fn plan(journal: &Path, how: Rebuild<'_>) -> Result<Plan, JournalError> {
+    let own = Pieces::of(journal)?;
+    let copy = how.backup.map(Pieces::of).transpose()?.flatten();
+    if how.backup.is_some() && copy.is_none() {
+        return Err(JournalError::None);
+    }
+    if let (Some(own), Some(copy)) = (&own, &copy)
+        && own.lineage != copy.lineage
+    {
+        return Err(JournalError::Foreign);
+    }
+    let lineage = own.as_ref().or(copy.as_ref()).ok_or(JournalError::None)?.lineage;
+    let Cover { pieces, to, problem } = Cover::of(own.into_iter().chain(copy).collect());
+    let lost = match problem {
+        Some(problem) if !how.partial => return Err(problem),
+        problem => problem.map(|problem| problem.to_string()),
+    };
+    let own_alone = pieces.iter().all(|piece| piece.path.parent() == Some(journal));
+    let goes_on = how.into.is_none() && lost.is_none() && own_alone;
+    Ok(Plan { pieces, batches: to, lineage, goes_on, lost })
+}
+
+/// A name for the database that is in the way.
+fn unused(folder: &Path) -> PathBuf {
+    let mut names = (1_u32..).map(|n| folder.join(format!("sled.set-aside-{n}")));
+    names.find(|path| !path.exists()).unwrap_or_default()
+}
+
+/// Puts database and journal in step, and lets the database forget the keys of its last batch.
+pub(in crate::store::embedded) fn settle(folder: &Path, cache_bytes: u64) -> Result<(), OpenError> {
+    let journal = journal_in(folder);
+    let engine = SledEngine::open(folder, cache_bytes)?;
+    let settled = || match Mark::read(&engine)? {
+        Some(mark) if mark != Mark::OFF => Ok(Journaled::open(engine, &journal)?.commit(Vec::new())?),
+        _ => Ok(()),
+    };
+    settled().map_err(|error| OpenError::journal(&journal, &error))
+}
+
+/// Leaves nothing in the journal but what is live. Nobody may serve the store meanwhile.
+pub(in crate::store::embedded) fn shrink(folder: &Path) -> Result<(), OpenError> {
+    let journal = journal_in(folder);
+    let shrunk = || -> io::Result<()> {
+        if let Some(Pieces { lineage, .. }) = Pieces::of(&journal)? {
+            fold::fold(&journal, lineage, Last::Closed, &|| false)?;
+            fold::merge_all(&journal, lineage)?;
+            files::clear(&journal)?;
+        }
+        let aside = aside(&journal);
+        if aside.exists() { fs::remove_dir_all(&aside).map_err(at(&aside)) } else { Ok(()) }
+    };
+    shrunk().map_err(|error| OpenError::journal(&journal, &error.into()))
+}
+
+/// Files that together hold everything from the first batch on, as far as that can be had.
+struct Cover {
+    pieces: Vec<Piece>,
+    /// The number of the last batch that is had.
+    to: u64,
+    /// What ends it before its end.
+    problem: Option<JournalError>,
+}
+
+impl Cover {
+    /// Takes, one after the other, the readable file that reaches furthest.
+    fn of(journals: Vec<Pieces>) -> Self {
+        let mut spans: Vec<_> = journals.into_iter().flat_map(|journal| journal.spans).collect();
+        let end = spans.iter().map(|span| span.to).max().unwrap_or(0);
+        let mut cover = Self { pieces: Vec::new(), to: 0, problem: None };
+        while cover.to < end {
+            let follows = |span: &&Span| span.piece.from <= cover.to + 1 && span.to > cover.to;
+            let Some(span) = spans.iter().filter(follows).max_by_key(|span| span.to).cloned() else {
+                let next = spans.iter().map(|span| span.piece.from).filter(|from| *from > cover.to).min();
+                let gap = JournalError::Gap { have: cover.to, next: next.unwrap_or(end) };
+                cover.problem = Some(cover.problem.unwrap_or(gap));
+                break;
+            };
+            match readable(&span.piece) {
+                Ok(()) => {
+                    cover.to = span.to;
+                    cover.pieces.push(span.piece);
+                }
+                Err(error) => {
+                    cover.problem = Some(error.into());
+                    spans.retain(|other| other.piece != span.piece);
+                }
+            }
+        }
+        if cover.to == end {
+            cover.problem = None;
+        }
+        cover
+    }
+}
+
+/// Reads a sorted file to its end; of a segment everything that can be had is known already.
+fn readable(piece: &Piece) -> io::Result<()> {
+    match piece.kind {
+        Kind::Sorted => SortedReader::open(&piece.path)?.try_for_each(|entry| entry.map(drop)),
+        Kind::Segment => Ok(()),
+    }
+}
+
+fn merged(pieces: &[Piece]) -> io::Result<Merged> {
+    let sources = pieces.iter().map(|piece| entries(piece, 0)).collect::<io::Result<Vec<Entries>>>()?;
+    Ok(Merged::of(sources))
+}
+
+/// Without what was deleted.
+fn live(entries: Merged) -> impl Iterator<Item = io::Result<Write>> {
+    entries.filter(|entry| !matches!(entry, Ok((_, None))))
+}

@@ -1,0 +1,184 @@
+//! Keeping the journal as small as what is live: closed segments become sorted files, and sorted files of like size
+//! are merged, so that a journal of any age is a few files of falling size. Nothing of it looks at the database: a
+//! mistake of sled's cannot get in here.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::{fs, io};
+
+use super::block::{Kind, Lineage};
+use super::files::{self, Piece, at};
+use super::segment::Content;
+use super::sorted::{Entries, Merged, SortedReader, SortedWriter, damaged};
+
+/// After a failure, a full disk for one.
+const AGAIN_AFTER: Duration = Duration::from_mins(1);
+
+/// What is told to whoever folds.
+#[derive(Default)]
+pub(super) struct Bell {
+    stop: AtomicBool,
+    rung: Mutex<bool>,
+    woken: Condvar,
+}
+
+impl Bell {
+    pub(super) fn ring(&self) {
+        *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        self.woken.notify_one();
+    }
+
+    fn stop(&self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.ring();
+    }
+
+    fn stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Waits until it is rung; false once it is over.
+    fn wait(&self, within: Option<Duration>) -> bool {
+        let rung = self.rung.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut rung = match within {
+            Some(within) => {
+                let waited = self.woken.wait_timeout_while(rung, within, |rung| !*rung);
+                waited.unwrap_or_else(PoisonError::into_inner).0
+            }
+            None => self.woken.wait_while(rung, |rung| !*rung).unwrap_or_else(PoisonError::into_inner),
+        };
+        *rung = false;
+        !self.stopped()
+    }
+}
+
+/// Folds in the background whenever a segment is closed.
+pub(super) struct Folder {
+    bell: Arc<Bell>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Folder {
+    pub(super) fn start(folder: &Path, lineage: Lineage, bell: Arc<Bell>) -> io::Result<Self> {
+        let (folder, heard) = (folder.to_owned(), bell.clone());
+        let thread = std::thread::Builder::new().name("store-fold".to_owned()).spawn(move || {
+            let mut again = None;
+            while heard.wait(again) {
+                again = match fold(&folder, lineage, Last::Open, &|| heard.stopped()) {
+                    Err(error) if !heard.stopped() => {
+                        tracing::warn!(%error, "the journal could not be folded; it grows meanwhile");
+                        Some(AGAIN_AFTER)
+                    }
+                    _ => None,
+                };
+            }
+        })?;
+        Ok(Self { bell, thread: Some(thread) })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        self.bell.stop();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// What the last segment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Last {
+    /// Being written; left alone.
+    Open,
+    /// Closed like all others.
+    Closed,
+}
+
+/// Sorts every closed segment, and merges what has become of like size.
+pub(super) fn fold(folder: &Path, lineage: Lineage, last: Last, stop: &dyn Fn() -> bool) -> io::Result<()> {
+    let pieces = files::list(folder)?;
+    let segments: Vec<_> = pieces.iter().filter(|piece| piece.kind == Kind::Segment).collect();
+    for (n, segment) in segments.iter().enumerate() {
+        let next = segments.get(n + 1).map(|next| next.from);
+        if stop() || (next.is_none() && last == Last::Open) {
+            break;
+        }
+        sort(folder, lineage, segment, next)?;
+        while merge_one(folder, lineage, stop)? {}
+    }
+    Ok(())
+}
+
+/// One segment becomes a sorted file. `next` is the number that the following one begins with.
+fn sort(folder: &Path, lineage: Lineage, segment: &Piece, next: Option<u64>) -> io::Result<()> {
+    let content = Content::read(&segment.path)?;
+    let to = content.as_ref().map_or(segment.from.saturating_sub(1), |content| content.to);
+    if next.is_some_and(|next| to + 1 != next) {
+        // Kept as it is: what is still to be had of it is for the rebuilding.
+        return Err(damaged(&segment.path));
+    }
+    if let Some(content) = content.filter(|_| to >= segment.from) {
+        let mut writer = SortedWriter::create(folder, lineage, segment.from, to)?;
+        for entry in content.sorted(0) {
+            writer.push(entry)?;
+        }
+        writer.finish()?;
+    }
+    fs::remove_file(&segment.path).map_err(at(&segment.path))
+}
+
+/// Merges the two newest sorted files if the newer is at least half as large as the older. So each entry is written
+/// again a few times in its life, however long the journal gets.
+fn merge_one(folder: &Path, lineage: Lineage, stop: &dyn Fn() -> bool) -> io::Result<bool> {
+    let sorted = sorted_files(folder)?;
+    let [.., older, newer] = sorted.as_slice() else { return Ok(false) };
+    let size = |piece: &Piece| fs::metadata(&piece.path).map(|meta| meta.len()).map_err(at(&piece.path));
+    if size(newer)? * 2 < size(older)? {
+        return Ok(false);
+    }
+    merge(folder, lineage, &[older.clone(), newer.clone()], stop)?;
+    Ok(true)
+}
+
+/// Makes one sorted file of all: what was deleted or overwritten is in none of the journal's files then.
+pub(super) fn merge_all(folder: &Path, lineage: Lineage) -> io::Result<()> {
+    let sorted = sorted_files(folder)?;
+    if sorted.is_empty() { Ok(()) } else { merge(folder, lineage, &sorted, &|| false) }
+}
+
+fn sorted_files(folder: &Path) -> io::Result<Vec<Piece>> {
+    let mut pieces = files::list(folder)?;
+    pieces.retain(|piece| piece.kind == Kind::Sorted);
+    Ok(pieces)
+}
+
+fn merge(folder: &Path, lineage: Lineage, pieces: &[Piece], stop: &dyn Fn() -> bool) -> io::Result<()> {
+    let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return Ok(()) };
+    let (from, to) = (first.from, last.to.unwrap_or(last.from));
+    // Nothing is older than the oldest, so what was deleted need not be remembered there.
+    let oldest = sorted_files(folder)?.first() == Some(first);
+    let mut sources: Vec<Entries> = Vec::new();
+    for piece in pieces {
+        sources.push(Box::new(SortedReader::open(&piece.path)?));
+    }
+    // One file alone is written anew under its own name: renaming replaces it.
+    let mut writer = SortedWriter::create(folder, lineage, from, to)?;
+    for entry in Merged::of(sources) {
+        let (key, value) = entry?;
+        if stop() {
+            return Err(io::Error::from(io::ErrorKind::Interrupted));
+        }
+        if value.is_some() || !oldest {
+            writer.push((&key, value.as_deref()))?;
+        }
+    }
+    let merged = writer.finish()?;
+    for piece in pieces.iter().filter(|piece| piece.path != merged) {
+        fs::remove_file(&piece.path).map_err(at(&piece.path))?;
+    }
+    Ok(())
+}
