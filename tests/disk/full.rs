@@ -119,6 +119,6 @@ async fn the_ballast_lets_it_start_and_serve_on_a_full_disk() {
     world.service.kill().await;
     world.start().await.unwrap();
     assert!(!ballast.exists());
-    assert_eq!(world.knock().await, Some(200));
+    world.acknowledges().await;
     world.end().await.unwrap();
 }

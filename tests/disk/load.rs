@@ -4,14 +4,14 @@
 //! store.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
 use unionlink::simulator::Person;
 
 use crate::ledger::{Customer, Ledger};
-use crate::service::Service;
+use crate::service::{PATIENCE, Service};
 
 const FANS_AT_ONCE: usize = 40;
 /// Fans that are registered and not yet minted.
@@ -101,24 +101,30 @@ async fn read(service: &Service, ledger: &Ledger) {
     }
 }
 
-/// Those who got no answer send again, until everything is acknowledged.
+/// Those who got no answer send again, until everything is acknowledged. A 503 in between is an answer like any other: on
+/// a slow machine a commit may take too long.
 ///
 /// # Errors
 /// When it is not, although all is well.
 pub async fn send_again(service: &Service, ledger: &Ledger) -> Result<(), String> {
-    let (people, customers) = ledger.unanswered();
-    for people in people.chunks(FANS_AT_ONCE) {
-        if !service.register(people).await {
-            return Err("fans are not accepted".to_owned());
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let (people, customers) = ledger.unanswered();
+        if people.is_empty() && customers.is_empty() {
+            return Ok(());
         }
-        ledger.accepted_fans(people);
-    }
-    for customer in customers {
-        let (is_acknowledged, status) = service.send(&customer.event).await;
-        if !is_acknowledged {
-            return Err(format!("an event is not acknowledged: {status:?}"));
+        if Instant::now() > give_up {
+            return Err(format!("{} fans and {} events are refused", people.len(), customers.len()));
         }
-        ledger.acknowledged(&customer);
+        for people in people.chunks(FANS_AT_ONCE) {
+            if service.register(people).await {
+                ledger.accepted_fans(people);
+            }
+        }
+        for customer in customers {
+            if service.send(&customer.event).await.0 {
+                ledger.acknowledged(&customer);
+            }
+        }
     }
-    Ok(())
 }

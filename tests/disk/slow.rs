@@ -15,12 +15,13 @@ async fn a_slow_disk_is_waited_for_or_answered_503_in_time() {
     let Some(machine) = machine("a slow disk").await else { return };
     for kind in machine.kinds.clone() {
         let world = World::with_something_to_lose(kind, DISK_MIB, "free_mb_min = 1").await;
-        for pause in [Duration::from_millis(200), Duration::from_secs(1)] {
+        for pause in [Duration::from_secs(1), Duration::from_millis(200)] {
             world.disk.device.be(Fault::SlowFlushes(pause));
             let answers = futures_util::future::join_all((0..6).map(|_| world.knock())).await;
             assert!(answers.iter().all(|answer| matches!(answer, Some(200 | 503))), "{answers:?}");
-            assert!(pause.as_secs() > 0 || answers.contains(&Some(200)), "{answers:?}");
         }
+        // Still slow, but not so slow that nobody waits for it.
+        world.acknowledges().await;
         world.disk.device.be(Fault::Nothing);
         world.end().await.unwrap();
     }
@@ -35,7 +36,7 @@ async fn a_disk_that_stalls_for_a_few_seconds_is_refused_at_the_door_and_then_se
     world.not_ready_because("makes no progress").await;
     world.disk.device.be(Fault::Nothing);
     world.service.ready().await.unwrap();
-    assert_eq!(world.knock().await, Some(200));
+    world.acknowledges().await;
     world.end().await.unwrap();
 }
 

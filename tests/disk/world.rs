@@ -58,6 +58,15 @@ impl World {
         status
     }
 
+    /// Dealers add people until one is acknowledged: on a slow machine a commit may take too long.
+    pub async fn acknowledges(&self) {
+        let give_up = Instant::now() + PATIENCE;
+        while self.knock().await != Some(200) {
+            assert!(!self.service.has_ended(), "{}", self.service.log());
+            assert!(Instant::now() < give_up, "nothing is acknowledged");
+        }
+    }
+
     /// Waits until `/readyz` answers 503, saying this; the process runs.
     pub async fn not_ready_because(&self, reason: &str) {
         let give_up = Instant::now() + PATIENCE;
