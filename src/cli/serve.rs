@@ -20,6 +20,10 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     }
     let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
     lifecycle::listen_for_signals(soft.clone(), hard.clone())?;
-    App::start(&config, Arc::new(SystemClock), soft).await?.run_until(hard).await?;
+    let app = App::start(&config, Arc::new(SystemClock), soft).await?;
+    // What was answered is durable, so nothing is left to be written when the process ends. sled would write and sync
+    // once more as it closes, and on a failing disk panic or wait for ever; it is left open instead.
+    std::mem::forget(app.store.clone());
+    app.run_until(hard).await?;
     Ok(ExitCode::SUCCESS)
 }

@@ -11,7 +11,8 @@
 //! * the folder synced after creation; sled never does;
 //! * a lock of our own, held for the life of the process;
 //! * modes of our own: see [`private`](super::private);
-//! * a ballast file: a database on a full disk cannot even be opened, so there is something to give up.
+//! * a ballast file: a database on a full disk cannot even be opened, so there is something to give up;
+//! * an I/O error is sticky in sled and final for the process; what sled makes of each stands in `tests/disk/faults.rs`.
 
 use std::fs::File;
 use std::io;

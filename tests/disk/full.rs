@@ -1,0 +1,124 @@
+//! A full disk: refused at the door before the store meets it, and over as soon as there is space again.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+use crate::machine::{Kind, Machine, machine};
+use crate::service::PATIENCE;
+use crate::world::{DISK_MIB, World, until};
+
+const MIB: u64 = 1 << 20;
+
+/// A file of somebody else's that fills a disk. Deleted when dropped.
+struct Filler(PathBuf);
+
+impl Filler {
+    /// Leaves so much free.
+    fn leaving(free_bytes: u64, folder: &Path) -> Self {
+        let path = folder.join("filler");
+        let file = File::create(&path).unwrap();
+        let free = || statvfs(folder).map(|stat| stat.f_bavail * stat.f_frsize).unwrap();
+        let mut length = 0;
+        // The file system may need some of it for itself, so it is approached.
+        let mut piece = free().saturating_sub(free_bytes);
+        while piece >= 4096 {
+            if fallocate(&file, FallocateFlags::empty(), length, piece).is_ok() {
+                length += piece;
+            } else {
+                piece /= 2;
+            }
+            piece = piece.min(free().saturating_sub(free_bytes));
+        }
+        Self(path)
+    }
+}
+
+impl Drop for Filler {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+async fn small_disk(purpose: &str, store_lines: &'static str) -> Option<(Machine, World)> {
+    let machine = machine(purpose).await?;
+    let world = World::with_something_to_lose(machine.kinds[0], DISK_MIB, store_lines).await;
+    Some((machine, world))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_nearly_full_disk_the_door_answers_503_until_there_is_space_again() {
+    let Some((_machine, world)) = small_disk("a nearly full disk", "free_mb_min = 16").await else { return };
+    let filler = Filler::leaving(12 * MIB, &world.disk.path());
+    world.not_ready_because("less than 16 MiB free").await;
+    let acknowledged = world.ledger.acknowledgements();
+    for _ in 0..20 {
+        assert_eq!(world.knock().await, Some(503));
+    }
+    assert_eq!(world.ledger.acknowledgements(), acknowledged);
+    drop(filler);
+    // By itself: the process is the same.
+    world.lives_until(|world| world.ledger.acknowledgements() > acknowledged + 5).await;
+    world.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_filled_to_the_last_byte_under_load_loses_nothing() {
+    let Some((_machine, mut world)) = small_disk("a full disk", "free_mb_min = 1").await else { return };
+    // Until it is refused, or until sled has met the full disk before the gate looked, which is final.
+    let filler = std::sync::Mutex::new(None);
+    world
+        .lives_until(|world| {
+            filler.lock().unwrap().get_or_insert_with(|| Filler::leaving(0, &world.disk.path()));
+            let log = world.service.log();
+            log.contains("less than 1 MiB free") || world.service.has_ended()
+        })
+        .await;
+    if world.service.has_ended() {
+        let ended = world.service.ended().await;
+        assert_eq!(ended.code, Some(1), "{ended}");
+        assert!(ended.log.contains("the store failed: "), "{ended}");
+    } else {
+        world.not_ready_because("less than 1 MiB free").await;
+        assert_eq!(world.knock().await, Some(503));
+        world.service.kill().await;
+    }
+    // Started on the full disk, it either refuses at the door, or does not start and says why.
+    world.service.spawn();
+    let answers = async {
+        while world.service.readiness().await.0 == 0 && !world.service.has_ended() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, answers).await.unwrap();
+    if world.service.has_ended() {
+        let ended = world.service.ended().await;
+        assert_eq!(ended.code, Some(1), "{ended}");
+        assert!(ended.log.contains("error: the store cannot be opened"), "{ended}");
+        drop(filler);
+        world.start().await.unwrap();
+    } else {
+        assert_eq!(world.knock().await, Some(503));
+        drop(filler);
+        world.service.ready().await.unwrap();
+    }
+    world.end().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_ballast_lets_it_start_and_serve_on_a_full_disk() {
+    let Some(machine) = machine("a full disk with ballast").await else { return };
+    if !machine.kinds.contains(&Kind::Ext4) {
+        return;
+    }
+    let mut world = World::with_something_to_lose(Kind::Ext4, 1400, "free_mb_min = 1").await;
+    let ballast = world.disk.path().join("data/ballast");
+    until("the ballast", || ballast.exists()).await;
+    let _filler = Filler::leaving(0, &world.disk.path());
+    world.service.kill().await;
+    world.start().await.unwrap();
+    assert!(!ballast.exists());
+    world.acknowledges().await;
+    world.end().await.unwrap();
+}
