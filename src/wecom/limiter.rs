@@ -5,7 +5,7 @@
 //! crash wastes a few and never overruns. Of a conversion's budget as many are reserved at once as there are callers
 //! waiting, so none lie idle; of the base limits, which are wide, a small block, so few calls wait for the disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,7 +45,7 @@ pub struct Limiter {
     clock: Arc<dyn Clock>,
     limits: HashMap<CorpId, Limits>,
     /// Permits of the whole budget, and of a share of it, are kept apart.
-    reserved: Mutex<HashMap<(CorpId, Api, bool), Arc<Reserve>>>,
+    reserved: Mutex<BTreeMap<(CorpId, Api, bool), Arc<Reserve>>>,
 }
 
 #[derive(Default)]
