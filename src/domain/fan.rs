@@ -284,7 +284,14 @@ impl Fan {
     /// Takes WeCom's answer to a mint. `same_id_extends` says what the same pending id means when it is given
     /// again before its end, which is not documented: another 90 days, or nothing, so that it has to be asked
     /// for again when it has ended.
+    ///
+    /// Whoever was added while no pending id of this fan was alive cannot be found through this one: should there have
+    /// been such a gap, WeCom is asked about existing customers again.
     pub fn minted(&mut self, minted: Minted, same_id_extends: bool) {
+        let gap = self.ids.iter().all(|id| id.expires_at() <= minted.minted_at);
+        if gap && matches!(self.existing, Existing::Asked { .. }) {
+            self.existing = Existing::Due(Priority::Renew);
+        }
         self.attempts = 0;
         self.live = true;
         self.mint = Mint::Idle;

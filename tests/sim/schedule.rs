@@ -405,15 +405,13 @@ impl Schedule {
                 1 => store.set_state(&name, CursorState::Running).await,
                 2 => store.seek(&name, Seek::Beginning).await,
                 _ => {
-                    let head = store.counts().feed_head;
-                    store.seek(&name, Seek::After(head.saturating_sub(back))).await
+                    let after = store.cursor(&name).await?.map_or(0, |cursor| cursor.after);
+                    store.seek(&name, Seek::After(after.saturating_sub(back))).await
                 }
             };
             service.sinks.wake(&name);
             done
         });
-        // A place shortly before the newest may be one that the receiver has yet to come to.
-        receiver.memory().skips |= what == 3;
         let done = done.await.is_some();
         self.note(format!("sink {}: operation {what}, {done}", receiver.name));
     }
