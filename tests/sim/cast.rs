@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use unionlink::domain::fan::Minted;
 use unionlink::domain::ids::{ExternalUserid, FanKey, Unionid};
 use unionlink::simulator::{Dealer, Person};
 
@@ -18,6 +19,8 @@ pub struct Somebody {
     pub forgotten: bool,
     /// Nobody registered them since they were forgotten under their unionid.
     pub stays_forgotten: bool,
+    /// What another system minted for them, and when.
+    pub minted_elsewhere: Option<Minted>,
 }
 
 impl Somebody {
@@ -62,8 +65,8 @@ impl Told {
 pub struct Pair {
     pub external_userid: ExternalUserid,
     pub told: Vec<Told>,
-    /// When they became friends for good, the service had a pending id that this customer is found by.
-    pub was_minted_before: bool,
+    /// The pending id that this customer is found by: the newest there was when they became friends for good.
+    pub found_by: Option<String>,
     /// Enough questions were asked in vain while WeCom had nothing to say.
     pub given_up: bool,
 }
@@ -71,7 +74,7 @@ pub struct Pair {
 impl Pair {
     pub fn new(external_userid: &str) -> Self {
         let external_userid = ExternalUserid::new(external_userid).unwrap();
-        Self { external_userid, told: Vec::new(), was_minted_before: false, given_up: false }
+        Self { external_userid, told: Vec::new(), found_by: None, given_up: false }
     }
 
     /// The service was told, and said so, that this is a customer.

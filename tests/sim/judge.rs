@@ -47,6 +47,7 @@ impl<'a> Judge<'a> {
             self.receiver(receiver, &links);
         }
         self.feed().await;
+        self.events();
         self.calls().await;
         self.complaints.extend(self.service.store.audit().unwrap());
         let damaged = self.service.store.damaged();
@@ -95,7 +96,7 @@ impl<'a> Judge<'a> {
                 link.external_userid == pair.external_userid
                     && link.corp_id.as_str() == schedule.cast.shops[*d].dealer.corp_id
             });
-            if link.is_none() && self.has_to_be_linked(somebody, pair, *d) {
+            if link.is_none() && self.has_to_be_linked(somebody, pair, *d).await {
                 self.complaints.push(format!("p{p} at d{d} is not linked"));
             }
             if somebody.forgotten {
@@ -117,8 +118,10 @@ impl<'a> Judge<'a> {
     }
 
     /// Whether WeCom's rules let this customer be found, and nobody asked us not to.
-    fn has_to_be_linked(&self, somebody: &Somebody, pair: &Pair, d: usize) -> bool {
-        let found_by_pending_id = pair.was_minted_before && self.schedule.hasty;
+    async fn has_to_be_linked(&self, somebody: &Somebody, pair: &Pair, d: usize) -> bool {
+        let fans = self.service.store.fans(&somebody.unionid()).await.unwrap();
+        let mut ids = fans.iter().flat_map(|(_, fan)| &fan.ids).map(|minted| minted.pending_id.as_str());
+        let found_by_pending_id = self.schedule.hasty && ids.any(|id| pair.found_by.as_deref() == Some(id));
         // The question about existing customers, asked once, leaves out a dealer who does not share the app.
         let found_as_existing = self.schedule.asks_existing && !self.schedule.cast.shops[d].was_unshared;
         pair.is_known()
@@ -186,6 +189,14 @@ impl<'a> Judge<'a> {
         let seqs = entries.iter().map(|entry| entry.seq);
         let whole = seqs.eq(counts.feed_pruned + 1..=counts.feed_head);
         self.expect(whole, || format!("the feed has gaps: {counts:?}"));
+    }
+
+    /// Copies of an event are one event, as long as it is remembered.
+    fn events(&mut self) {
+        let told: usize = self.schedule.cast.pairs.values().map(|pair| pair.told.len()).sum();
+        let stored = self.service.store.counts().event_head;
+        let remembered = self.schedule.hasty;
+        self.expect(!remembered || stored <= told as u64, || format!("of {told} events {stored} were stored"));
     }
 
     /// No call over quota, no batch over its size, and a ledger that knows of every call.

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use unionlink::clock::Clock;
-use unionlink::domain::fan::{Priority, Renew};
-use unionlink::domain::ids::{CorpId, Openid};
+use unionlink::domain::fan::{Minted, Priority, Renew};
+use unionlink::domain::ids::{CorpId, Openid, PendingId};
 use unionlink::domain::quota::Limits;
 use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{
@@ -90,8 +90,13 @@ impl Schedule {
         }
         for _ in 0..schedule.dice.between(1, 8) {
             let person = schedule.machine.sim.add_person();
-            let somebody = Somebody { person, is_fan: false, forgotten: false, stays_forgotten: false };
-            schedule.cast.people.push(somebody);
+            schedule.cast.people.push(Somebody {
+                person,
+                is_fan: false,
+                forgotten: false,
+                stays_forgotten: false,
+                minted_elsewhere: None,
+            });
         }
         schedule
     }
@@ -130,9 +135,10 @@ impl Schedule {
 
     async fn step(&mut self) {
         match self.dice.below(100) {
-            0..28 => self.befriend().await,
-            28..36 => self.unfriend().await,
-            36..54 => self.register().await,
+            0..28 => self.befriend(),
+            28..36 => self.unfriend(),
+            36..51 => self.register().await,
+            51..54 => self.mint_elsewhere(),
             54..64 => self.trouble_at_wecom(),
             64..70 => self.trouble_with_an_id(),
             70..74 => self.mend_wecom(),
@@ -168,20 +174,20 @@ impl Schedule {
     }
 
     /// A person and a dealer's member become friends, for good or by half.
-    async fn befriend(&mut self) {
+    fn befriend(&mut self) {
         let (p, d) = (self.somebody(), self.some_shop());
         let member = self.dice.among(&["zhangsan", "lisi", "wangwu"]);
         let state = self.dice.among(&[None, Some("poster"), Some("shelf")]);
         let half = self.dice.one_in(6);
-        let is_minted = self.is_minted(p).await;
         let (sim, corp) = (&self.machine.sim, &self.machine.app.corp_id);
         let (person, shop) = (&self.cast.people[p].person, &self.cast.shops[d].dealer.corp_id);
         let begin = if half { Simulator::befriend_half } else { Simulator::befriend };
         let friendship = begin(sim, corp, shop, person, member, state);
         let pair =
             self.cast.pairs.entry((p, d)).or_insert_with(|| Pair::new(&friendship.external_userid));
-        let first = !half && !pair.told.iter().any(|told| told.confirmed);
-        pair.was_minted_before |= first && is_minted;
+        if !half && !pair.told.iter().any(|told| told.confirmed) {
+            pair.found_by = sim.pending_ids(corp, person).pop();
+        }
         let told = Told::new(member, self.time.now().as_secs(), true, !half, state);
         let flag = told.flag();
         pair.told.push(told);
@@ -189,21 +195,11 @@ impl Schedule {
         self.tell(friendship.event, flag, &what);
     }
 
-    /// Whether the service has the pending id that a customer of this moment is found by.
-    async fn is_minted(&self, p: usize) -> bool {
-        let somebody = &self.cast.people[p];
-        let pending_ids = self.machine.sim.pending_ids(&self.machine.app.corp_id, &somebody.person);
-        let Some(service) = self.machine.running() else { return false };
-        let fans = service.store.fans(&somebody.unionid()).await.unwrap_or_default();
-        let mut known = fans.iter().flat_map(|(_, fan)| &fan.ids);
-        known.any(|minted| Some(minted.pending_id.as_str()) == pending_ids.last().map(String::as_str))
-    }
-
     /// One of the two has enough of the other.
-    async fn unfriend(&mut self) {
+    fn unfriend(&mut self) {
         let pairs: Vec<_> = self.cast.pairs.keys().copied().collect();
         if pairs.is_empty() {
-            return self.befriend().await;
+            return self.befriend();
         }
         let (p, d) = self.dice.among(&pairs);
         let by_member = self.dice.one_in(2);
@@ -266,8 +262,18 @@ impl Schedule {
         self.register_all(&who, priority).await;
     }
 
+    /// Another system of the brand's obtains a pending id; the service will be told with the next registration.
+    fn mint_elsewhere(&mut self) {
+        let p = self.somebody();
+        let somebody = &mut self.cast.people[p];
+        let pending_id = self.machine.sim.mint_elsewhere(&self.machine.app.corp_id, &somebody.person);
+        somebody.minted_elsewhere = Some(Minted::new(PendingId::new(pending_id).unwrap(), self.time.now()));
+        self.note(format!("p{p} is minted elsewhere"));
+    }
+
     /// Registers these. Whether that was acknowledged.
     pub async fn register_all(&mut self, who: &[usize], priority: Priority) -> bool {
+        let now = self.machine.clock.now();
         let fans = who.iter().map(|p| {
             let somebody = &self.cast.people[*p];
             NewFan {
@@ -275,10 +281,10 @@ impl Schedule {
                 openid: Openid::new(&somebody.person.openid).unwrap(),
                 ask_existing: self.asks_existing,
                 priority,
-                minted: None,
+                minted: somebody.minted_elsewhere.clone(),
             }
         });
-        let (fans, now) = (fans.collect(), self.machine.clock.now());
+        let fans = fans.collect();
         let put = self.machine.ask(|service| async move {
             let registered = service.store.put_fans(fans, now).await;
             service.wake.fans.notify_one();
