@@ -19,8 +19,8 @@ pub struct Somebody {
     pub forgotten: bool,
     /// Nobody registered them since they were forgotten under their unionid.
     pub stays_forgotten: bool,
-    /// What another system minted for them, and when.
-    pub minted_elsewhere: Option<Minted>,
+    /// What another system minted for them, newest last; the next registration tells the service of the newest.
+    pub minted_elsewhere: Vec<Minted>,
 }
 
 impl Somebody {

@@ -78,8 +78,9 @@ impl<'a> Judge<'a> {
         let truth = self.schedule.machine.sim.truth().into_iter();
         let truth: BTreeSet<_> = truth.map(|t| (t.unionid, t.corp_id, t.external_userid)).collect();
         let told = self.schedule.machine.receivers.iter();
-        let told: Vec<FeedEntry> =
-            told.flat_map(|receiver| receiver.memory().entries.values().cloned().collect::<Vec<_>>()).collect();
+        let told: Vec<FeedEntry> = told
+            .flat_map(|receiver| receiver.memory().entries.values().cloned().collect::<Vec<_>>())
+            .collect();
         for data in links.iter().chain(told.iter().filter_map(|entry| entry.data.link())) {
             let (_, unionid, corp_id, external_userid) = link_of(data);
             let is_true = truth.contains(&(unionid, corp_id, external_userid));
@@ -105,7 +106,9 @@ impl<'a> Judge<'a> {
             self.linked += usize::from(link.is_some());
             let trace = self.service.store.trace(pair.external_userid.as_str()).await.unwrap();
             let told = pair.told.iter().any(crate::cast::Told::is_acknowledged);
-            self.expect(!told || !trace.contacts.is_empty(), || format!("p{p} at d{d} is not known any more"));
+            self.expect(!told || !trace.contacts.is_empty(), || {
+                format!("p{p} at d{d} is not known any more")
+            });
             if let (Some(link), Some(expected)) = (link, pair.followers()) {
                 let mut followers: Vec<_> =
                     link.followers.iter().map(|follower| follower.user_id.as_str().to_owned()).collect();
@@ -121,13 +124,18 @@ impl<'a> Judge<'a> {
     async fn has_to_be_linked(&self, somebody: &Somebody, pair: &Pair, d: usize) -> bool {
         let fans = self.service.store.fans(&somebody.unionid()).await.unwrap();
         let mut ids = fans.iter().flat_map(|(_, fan)| &fan.ids).map(|minted| minted.pending_id.as_str());
-        let found_by_pending_id = self.schedule.hasty && ids.any(|id| pair.found_by.as_deref() == Some(id));
+        let we_have_it = ids.any(|id| pair.found_by.as_deref() == Some(id));
+        let found_by_pending_id = self.schedule.hasty && we_have_it;
+        // Found by what another system minted, and nobody told us of.
+        let mut elsewhere = somebody.minted_elsewhere.iter().map(|minted| minted.pending_id.as_str());
+        let kept_from_us = !we_have_it && elsewhere.any(|id| pair.found_by.as_deref() == Some(id));
         // The question about existing customers, asked once, leaves out a dealer who does not share the app.
         let found_as_existing = self.schedule.asks_existing && !self.schedule.cast.shops[d].was_unshared;
         pair.is_known()
             && somebody.is_fan
             && !somebody.forgotten
             && !pair.given_up
+            && !kept_from_us
             && (found_by_pending_id || found_as_existing)
     }
 
@@ -141,8 +149,7 @@ impl<'a> Judge<'a> {
                 self.expect(states == [FanState::Minted], || format!("p{p} is a fan who is {states:?}"));
             }
             if somebody.stays_forgotten {
-                let query =
-                    LinkQuery { by: LinkBy::Unionid(somebody.unionid()), corp_id: None, app: None };
+                let query = LinkQuery { by: LinkBy::Unionid(somebody.unionid()), corp_id: None, app: None };
                 let links = self.service.store.links(&query, now).await.unwrap();
                 self.expect(fans.is_empty() && links.is_empty(), || {
                     format!("p{p} was forgotten and is here: {} fans, {} links", fans.len(), links.len())
@@ -170,7 +177,10 @@ impl<'a> Judge<'a> {
                     let before = known.insert(link.0.clone(), link);
                     let created = entry.change == ChangeType::Created;
                     self.expect(before.is_none() == created, || {
-                        format!("{name}: entry {} is {:?} of a link that was {before:?}", entry.seq, entry.change)
+                        format!(
+                            "{name}: entry {} is {:?} of a link that was {before:?}",
+                            entry.seq, entry.change
+                        )
                     });
                 }
                 EntryData::Erased(erased) => drop(known.remove(&erased.link_id)),
@@ -194,9 +204,11 @@ impl<'a> Judge<'a> {
     /// Copies of an event are one event, as long as it is remembered.
     fn events(&mut self) {
         let told: usize = self.schedule.cast.pairs.values().map(|pair| pair.told.len()).sum();
-        let stored = self.service.store.counts().event_head;
+        let stored = self.schedule.events_stored;
         let remembered = self.schedule.hasty;
-        self.expect(!remembered || stored <= told as u64, || format!("of {told} events {stored} were stored"));
+        self.expect(!remembered || stored <= told as u64, || {
+            format!("of {told} events {stored} were stored")
+        });
     }
 
     /// No call over quota, no batch over its size, and a ledger that knows of every call.
@@ -204,7 +216,9 @@ impl<'a> Judge<'a> {
         let machine = &self.schedule.machine;
         let counters = machine.sim.counters();
         let over = (counters.quota_violations, counters.base_violations, counters.blocked_calls);
-        self.expect(over == (0, 0, 0), || format!("calls over quota, over base limits, while blocked: {over:?}"));
+        self.expect(over == (0, 0, 0), || {
+            format!("calls over quota, over base limits, while blocked: {over:?}")
+        });
         self.expect(counters.max_batch <= 100, || format!("a batch of {}", counters.max_batch));
         for (api, name) in [
             (Api::UnionidToPendingId, "unionid_to_pending_id"),

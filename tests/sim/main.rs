@@ -28,8 +28,8 @@ mod service;
 mod time;
 mod wire;
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use judge::Judge;
 use schedule::Schedule;
@@ -48,7 +48,8 @@ struct Outcome {
 }
 
 fn run(seed: u64) -> Outcome {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
     runtime.block_on(async {
         let mut schedule = Schedule::new(seed);
         schedule.play().await;

@@ -12,9 +12,9 @@ use crate::time::pass;
 
 /// How long is slept at a time, in seconds: enough for every wait that the service has, and for budgets to come back.
 const NAPS_SECS: [u64; 40] = [
-    5, 30, 90, 120, 300, 700, 1_900, 3_700, 3_700, 7_200, 21_700, 86_500, 86_500, 259_300, 3_700, 86_500, 86_500,
-    86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500,
-    86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500,
+    5, 30, 90, 120, 300, 700, 1_900, 3_700, 3_700, 7_200, 21_700, 86_500, 86_500, 259_300, 3_700, 86_500,
+    86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500,
+    86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500,
 ];
 
 impl Schedule {
@@ -107,10 +107,12 @@ impl Schedule {
         for pair in self.cast.pairs.values_mut() {
             let trace = service.store.trace(pair.external_userid.as_str()).await.unwrap();
             let given_up = trace.contacts.iter().any(|(_, contact)| {
-                contact.pending_id.is_none() && contact.waiting.is_some_and(|waiting| waiting.due_at.is_none())
+                contact.pending_id.is_none()
+                    && contact.waiting.is_some_and(|waiting| waiting.due_at.is_none())
             });
             pair.given_up = given_up;
         }
+        self.events_stored = service.store.counts().event_head;
         let now = self.machine.clock.now();
         self.note(format!("it is {now}"));
     }

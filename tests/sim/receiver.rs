@@ -80,13 +80,8 @@ pub struct Receiver {
 
 impl Receiver {
     pub fn new(name: &str, dice: Dice, trace: Trace) -> Self {
-        let memory = Memory {
-            mood: Mood::Well,
-            dice,
-            entries: BTreeMap::new(),
-            newest: 0,
-            complaints: Vec::new(),
-        };
+        let memory =
+            Memory { mood: Mood::Well, dice, entries: BTreeMap::new(), newest: 0, complaints: Vec::new() };
         Self { name: SinkName::new(name).unwrap(), memory: Arc::new(Mutex::new(memory)), trace }
     }
 
@@ -139,7 +134,10 @@ impl Sink for Line {
         }
         self.receiver.memory().take(name, &entries[..takes]);
         let (first, last) = (entries[0].seq, entries[entries.len() - 1].seq);
-        trace.note(format!("{name} {first}..={last}: {takes} arrived, {}", if answer.is_ok() { "ok" } else { "refused" }));
+        trace.note(format!(
+            "{name} {first}..={last}: {takes} arrived, {}",
+            if answer.is_ok() { "ok" } else { "refused" }
+        ));
         answer
     }
 }

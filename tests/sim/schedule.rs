@@ -27,8 +27,8 @@ const DAY: Duration = Duration::from_secs(86_400);
 
 /// Every kind of code that WeCom has. Those about one id are not among them: see [`ITEM_CODES`].
 const CODES: [i64; 16] = [
-    -1, 45_009, 45_033, 40_014, 42_001, 40_001, 48_002, 60_020, 301_002, 84_074, 670_001, 99_999, 845_001, 6_000,
-    50_003, 41_001,
+    -1, 45_009, 45_033, 40_014, 42_001, 40_001, 48_002, 60_020, 301_002, 84_074, 670_001, 99_999, 845_001,
+    6_000, 50_003, 41_001,
 ];
 /// Codes that blame an id, and are believed.
 const ITEM_CODES: [i64; 4] = [40_096, 84_061, 40_058, 60_011];
@@ -43,6 +43,8 @@ pub struct Schedule {
     pub was_skewed: bool,
     /// Only short times pass.
     pub hasty: bool,
+    /// Events that the service had stored when all was mended.
+    pub events_stored: u64,
     dice: Dice,
 }
 
@@ -82,8 +84,9 @@ impl Schedule {
             time,
             asks_existing,
             was_skewed: false,
-            dice,
             hasty,
+            events_stored: 0,
+            dice,
         };
         for _ in 0..schedule.dice.between(1, 3) {
             schedule.open_shop();
@@ -95,7 +98,7 @@ impl Schedule {
                 is_fan: false,
                 forgotten: false,
                 stays_forgotten: false,
-                minted_elsewhere: None,
+                minted_elsewhere: Vec::new(),
             });
         }
         schedule
@@ -183,8 +186,7 @@ impl Schedule {
         let (person, shop) = (&self.cast.people[p].person, &self.cast.shops[d].dealer.corp_id);
         let begin = if half { Simulator::befriend_half } else { Simulator::befriend };
         let friendship = begin(sim, corp, shop, person, member, state);
-        let pair =
-            self.cast.pairs.entry((p, d)).or_insert_with(|| Pair::new(&friendship.external_userid));
+        let pair = self.cast.pairs.entry((p, d)).or_insert_with(|| Pair::new(&friendship.external_userid));
         if !half && !pair.told.iter().any(|told| told.confirmed) {
             pair.found_by = sim.pending_ids(corp, person).pop();
         }
@@ -267,7 +269,8 @@ impl Schedule {
         let p = self.somebody();
         let somebody = &mut self.cast.people[p];
         let pending_id = self.machine.sim.mint_elsewhere(&self.machine.app.corp_id, &somebody.person);
-        somebody.minted_elsewhere = Some(Minted::new(PendingId::new(pending_id).unwrap(), self.time.now()));
+        let minted = Minted::new(PendingId::new(pending_id).unwrap(), self.time.now());
+        somebody.minted_elsewhere.push(minted);
         self.note(format!("p{p} is minted elsewhere"));
     }
 
@@ -281,7 +284,7 @@ impl Schedule {
                 openid: Openid::new(&somebody.person.openid).unwrap(),
                 ask_existing: self.asks_existing,
                 priority,
-                minted: somebody.minted_elsewhere.clone(),
+                minted: somebody.minted_elsewhere.last().cloned(),
             }
         });
         let fans = fans.collect();
@@ -448,9 +451,13 @@ impl Schedule {
             }
             _ => (Person::Unionid(self.cast.people[p].unionid()), true),
         };
-        let forget = self.machine.ask(|service| async move { service.store.forget(&person, None, now).await });
+        let forget =
+            self.machine.ask(|service| async move { service.store.forget(&person, None, now).await });
         let forgotten = forget.await.is_some();
-        self.note(format!("p{p} is forgotten ({}): {forgotten}", if whole { "as a fan" } else { "as a customer" }));
+        self.note(format!(
+            "p{p} is forgotten ({}): {forgotten}",
+            if whole { "as a fan" } else { "as a customer" }
+        ));
         let somebody = &mut self.cast.people[p];
         somebody.forgotten = true;
         somebody.is_fan = false;

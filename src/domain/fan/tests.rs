@@ -40,7 +40,11 @@ fn a_gap_between_pending_ids_brings_the_question_about_existing_customers_back()
         assert_eq!(fan.existing, asked);
     }
     fan.minted(minted("third", 85 + 90), false);
-    assert_eq!(fan.lane(FanStep::AskExisting), Some(Priority::Renew), "whoever was added at the end is not lost");
+    assert_eq!(
+        fan.lane(FanStep::AskExisting),
+        Some(Priority::Renew),
+        "whoever was added at the end is not lost"
+    );
     fan.existing = Existing::Off;
     fan.minted(minted("fourth", 400), false);
     assert_eq!(fan.existing, Existing::Off);

@@ -5,8 +5,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{Counts, EventRow, StoreError};
-use super::index::Clue;
 use super::inbox::SetAside;
+use super::index::Clue;
 use super::queues::{Books, Waiting};
 use super::records::decode;
 use super::roll::{self, Entry, FanNumber, PackedId, Read};

@@ -161,7 +161,9 @@ impl Conversion<'_> {
             Ok(found) if first.as_ref().is_err_and(|error| error.class() != Class::Item) => Ok(found),
             // As does a refusal of the ids: with the dealer's token the question was wrong for any id. Taken for the
             // dealer's fault, one bad id would keep all others of this dealer waiting.
-            Err(error) if dealer.token.is_none() && first.as_ref().is_err_and(wrong_kind) && about_ids(&error) => {
+            Err(error)
+                if dealer.token.is_none() && first.as_ref().is_err_and(wrong_kind) && about_ids(&error) =>
+            {
                 Err(error.into())
             }
             // Nobody answered the second question yet.
