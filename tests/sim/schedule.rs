@@ -26,9 +26,9 @@ const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 /// Every kind of code that WeCom has. Those about one id are not among them: see [`ITEM_CODES`].
-const CODES: [i64; 16] = [
-    -1, 45_009, 45_033, 40_014, 42_001, 40_001, 48_002, 60_020, 301_002, 84_074, 670_001, 99_999, 845_001,
-    6_000, 50_003, 41_001,
+const CODES: [i64; 18] = [
+    -1, 45_009, 45_033, 40_014, 42_001, 40_001, 48_002, 60_020, 301_002, 84_074, 670_001, 99_999, 99_999,
+    99_998, 845_001, 6_000, 50_003, 41_001,
 ];
 /// Codes that blame an id, and are believed.
 const ITEM_CODES: [i64; 4] = [40_096, 84_061, 40_058, 60_011];
@@ -39,8 +39,8 @@ pub struct Schedule {
     pub cast: Cast,
     pub time: TrueTime,
     pub asks_existing: bool,
-    /// The wall clock was set at some time.
-    pub was_skewed: bool,
+    /// Callbacks are sealed for the brand, and not for dealers who may not be known yet.
+    pub sealed_for_brand: bool,
     /// Only short times pass.
     pub hasty: bool,
     /// Events that the service had stored when all was mended.
@@ -60,8 +60,9 @@ impl Schedule {
         app.callback = Some(sim.invent_callback("http://unionlink.invalid/callback/brand"));
         sim.add_app(app.clone());
         let setup = setup(&options, &app.corp_id, &mut dice);
-        let asks_existing = !dice.one_in(6);
+        let asks_existing = !dice.one_in(3);
         let hasty = dice.one_in(2);
+        let sealed_for_brand = options.sender.receive_id == ReceiveId::Upstream;
         trace.note(format!(
             "{:?} {:?} {:?} {:?} {:?}, {} ms, quota {:?}; {:?} {:?}; existing {asks_existing}",
             options.token_rule,
@@ -83,7 +84,7 @@ impl Schedule {
             cast: Cast::default(),
             time,
             asks_existing,
-            was_skewed: false,
+            sealed_for_brand,
             hasty,
             events_stored: 0,
             dice,
@@ -140,9 +141,9 @@ impl Schedule {
         match self.dice.below(100) {
             0..28 => self.befriend(),
             28..36 => self.unfriend(),
-            36..51 => self.register().await,
-            51..54 => self.mint_elsewhere(),
-            54..64 => self.trouble_at_wecom(),
+            36..50 => self.register().await,
+            50..54 => self.mint_elsewhere(),
+            54..64 => self.trouble_at_wecom(None),
             64..70 => self.trouble_with_an_id(),
             70..74 => self.mend_wecom(),
             74..78 => self.trouble_at_a_receiver(),
@@ -304,7 +305,8 @@ impl Schedule {
         registered
     }
 
-    fn trouble_at_wecom(&mut self) {
+    /// Calls fail, a few times or until somebody mends it.
+    pub fn trouble_at_wecom(&mut self, until_mended: Option<u32>) {
         let target = match self.dice.below(8) {
             0 | 1 => Target::Every,
             _ => Target::Only(self.dice.among(&[
@@ -313,10 +315,11 @@ impl Schedule {
                 Api::CorpGetToken,
                 Api::UnionidToPendingId,
                 Api::ExternalUseridToPendingId,
+                Api::ExternalUseridToPendingId,
                 Api::UnionidToExternalUserid,
             ])),
         };
-        let mut times = self.dice.among(&[Some(1), Some(1), Some(2), Some(4), Some(12), None]);
+        let mut times = self.dice.among(&[Some(1), Some(1), Some(2), Some(4), Some(12), until_mended]);
         let fault = match self.dice.below(10) {
             0..3 => Fault::Errcode(self.dice.among(&CODES)),
             3 => {
@@ -468,7 +471,6 @@ impl Schedule {
         let minutes = i64::try_from(self.dice.between(0, 180)).unwrap() - 90;
         let skew_ms = if self.dice.one_in(3) { 0 } else { minutes * 60_000 };
         self.note(format!("the wall clock is {minutes} min off"));
-        self.was_skewed |= skew_ms != 0;
         self.machine.clock.set(skew_ms);
     }
 

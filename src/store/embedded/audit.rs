@@ -83,7 +83,7 @@ impl Audit<'_> {
             });
         }
         let (links, waiting) = (linked.len() as u64, waiting.len() as u64);
-        Ok(Counts { contacts, links, waiting, ..Counts::default() })
+        Ok(Counts { contacts, waiting, links, ..Counts::default() })
     }
 
     fn events(&mut self, counted: Counts) -> Result<Counts, StoreError> {
