@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 use crate::callback::{AesKey, AesKeyError, Keys};
 use crate::clock::Clock;
 use crate::config::{self, Config};
+use crate::domain::backoff::Jitter;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::{Budget, Grant, Limits, Share};
 use crate::domain::time::{DAY_MS, Moment};
@@ -127,6 +128,7 @@ impl App {
         for sink in &config.sinks {
             metrics.sink_known(&sink.name);
         }
+        let jitter = Jitter::new(rand::random());
         let context = Context {
             store: store.clone(),
             directory: Arc::new(Directory::new(store.clone(), platform.clone(), clock.clone())),
@@ -134,7 +136,8 @@ impl App {
             clock: clock.clone(),
             metrics: metrics.clone(),
             wake: Arc::new(Wake::default()),
-            pauses: Arc::new(Pauses::default()),
+            pauses: Arc::new(Pauses::new(jitter)),
+            jitter,
             apps: Arc::new(config.apps.iter().map(rules).collect()),
             calls: TaskTracker::new(),
             panicked: CancellationToken::new(),
@@ -373,7 +376,7 @@ async fn platform(
 }
 
 /// The ledgers of calls, kept in the store.
-pub(crate) struct StoredLedgers(pub(crate) Arc<dyn Store>);
+pub struct StoredLedgers(pub Arc<dyn Store>);
 
 #[async_trait]
 impl Ledgers for StoredLedgers {

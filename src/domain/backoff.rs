@@ -1,6 +1,8 @@
 //! When to try again: bounded exponential waits with jitter, and the fixed schedule on which a customer
 //! without a pending id is asked about again. Randomness is a parameter.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use super::time::{HOUR_MS, MINUTE_MS, SECOND_MS};
 
 /// Exponential growth between two bounds.
@@ -40,6 +42,28 @@ impl Backoff {
     }
 }
 
+/// Spreads the waits of different waiters, and of different processes: each has its own place in the spread, and another
+/// one at every attempt. A function of its seed, so that the same history waits the same.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Jitter(u64);
+
+impl Jitter {
+    /// The spread of one process.
+    #[must_use]
+    pub const fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    /// The place of `who` at the `attempt`-th failure, in `0.0..1.0`.
+    #[must_use]
+    pub fn of(self, who: impl Hash, attempt: u32) -> f64 {
+        let mut hasher = DefaultHasher::new();
+        (self.0, who, attempt).hash(&mut hasher);
+        // Thirty-two bits are all that a float needs here.
+        f64::from((hasher.finish() >> 32) as u32) / (f64::from(u32::MAX) + 1.0)
+    }
+}
+
 /// How long after each unanswered question about a customer the next one is due.
 ///
 /// WeCom names neither the delay until a new customer becomes convertible nor how a miss looks, and asks
@@ -66,6 +90,19 @@ mod tests {
             let bounds = Backoff::CALL.first_ms / 2..=Backoff::CALL.max_ms;
             prop_assert!(bounds.contains(&wait));
         }
+    }
+
+    #[test]
+    fn jitter_spreads_waiters_evenly_and_is_the_same_for_the_same_history() {
+        let jitter = Jitter::new(7);
+        let places: Vec<_> = (0..1_000_u32).map(|who| jitter.of(who, 1)).collect();
+        assert!(places.iter().all(|place| (0.0..1.0).contains(place)));
+        let lower_half = places.iter().filter(|place| **place < 0.5).count();
+        assert!((400..600).contains(&lower_half), "{lower_half}");
+        let same = |place: f64, other: f64| place.to_bits() == other.to_bits();
+        assert!(same(jitter.of("sink", 3), Jitter::new(7).of("sink", 3)));
+        assert!(!same(jitter.of("sink", 3), jitter.of("sink", 4)));
+        assert!(!same(jitter.of("sink", 3), Jitter::new(8).of("sink", 3)));
     }
 
     #[test]

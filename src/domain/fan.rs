@@ -273,6 +273,7 @@ impl Fan {
         if minted.expires_at() <= now || self.ids.iter().any(|known| known.pending_id == minted.pending_id) {
             return false;
         }
+        self.mind_the_gap(&minted);
         self.ids.push(minted);
         self.in_order();
         self.live = true;
@@ -281,10 +282,20 @@ impl Fan {
         true
     }
 
+    /// Whoever was added while no pending id of this fan was alive is not found through one that was minted afterwards:
+    /// WeCom is asked about existing customers again.
+    fn mind_the_gap(&mut self, minted: &Minted) {
+        let gap = self.ids.iter().all(|id| id.expires_at() <= minted.minted_at);
+        if gap && matches!(self.existing, Existing::Asked { .. }) {
+            self.existing = Existing::Due(Priority::Renew);
+        }
+    }
+
     /// Takes WeCom's answer to a mint. `same_id_extends` says what the same pending id means when it is given
     /// again before its end, which is not documented: another 90 days, or nothing, so that it has to be asked
     /// for again when it has ended.
     pub fn minted(&mut self, minted: Minted, same_id_extends: bool) {
+        self.mind_the_gap(&minted);
         self.attempts = 0;
         self.live = true;
         self.mint = Mint::Idle;

@@ -142,6 +142,15 @@ impl Simulator {
         self.shared.world().insert_person(person);
     }
 
+    /// Another system mints a person for the app: the pending id, of which no call of anybody's is charged.
+    #[must_use]
+    pub fn mint_elsewhere(&self, upstream_corp_id: &str, person: &Person) -> String {
+        let now = self.shared.clock.now();
+        let mut world = self.shared.world();
+        let (upstream, person) = known(pair(&world, upstream_corp_id, upstream_corp_id, person));
+        world.mint(upstream, person, now)
+    }
+
     /// A member of a dealer (or of the upstream corp itself) and a person become friends. The event is not
     /// sent.
     #[must_use]

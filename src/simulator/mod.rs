@@ -77,6 +77,7 @@ pub use options::{Options, Quota, ReceiveId, Remint, SenderOptions, TokenRule, U
 pub use relations::Friendship;
 pub use seal::SealedCallback;
 pub use sender::{Delivery, Forgery};
+pub use server::InProcess;
 pub use world::{AppSpec, CallbackSpec, Dealer, Person};
 
 use crate::clock::Clock;
@@ -127,10 +128,26 @@ impl Simulator {
             .map_err(io::Error::other)?;
         let listener = TcpListener::bind(options.listen).await?;
         let address = listener.local_addr()?;
-        let shared = Arc::new(Shared::new(World::new(options), clock, http));
+        let shared = Arc::new(Shared::new(World::new(options), clock, Some(http)));
         let (tasks, stop) = (shared.tasks.clone(), shared.stop.clone());
         shared.tasks.spawn(server::serve(listener, Arc::clone(&shared), tasks, stop.clone()));
         Ok(Self { shared, address, _stop_on_drop: Arc::new(stop.drop_guard()) })
+    }
+
+    /// A platform without sockets: its API is called through [`in_process`](Self::in_process), and what it has to
+    /// tell is sealed with [`seal`](Self::seal) and carried by hand. Nothing in it waits for the real world.
+    #[must_use]
+    pub fn unplugged(options: Options, clock: Arc<dyn Clock>) -> Self {
+        let address = options.listen;
+        let shared = Arc::new(Shared::new(World::new(options), clock, None));
+        let stop = shared.stop.clone();
+        Self { shared, address, _stop_on_drop: Arc::new(stop.drop_guard()) }
+    }
+
+    /// The API without a socket.
+    #[must_use]
+    pub fn in_process(&self) -> InProcess {
+        InProcess::new(Arc::clone(&self.shared))
     }
 
     /// Closes every connection and waits until nothing runs any more. Judges can still be asked afterwards.

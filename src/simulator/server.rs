@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -116,6 +116,29 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router) {
     }
 }
 
+/// The API without a socket, for simulations that have none.
+#[derive(Clone)]
+pub struct InProcess(TowerToHyperService<Router>);
+
+impl InProcess {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self(TowerToHyperService::new(router(shared)))
+    }
+
+    /// Answers one request; `None` where a client would see its connection reset.
+    pub async fn call(&self, mut request: hyper::Request<Body>) -> Option<Response> {
+        request.extensions_mut().insert(Peer(Ipv4Addr::LOCALHOST.into()));
+        let Ok(response) = self.0.call(request).await;
+        response.extensions().get::<ResetConnection>().is_none().then_some(response)
+    }
+}
+
+impl std::fmt::Debug for InProcess {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("InProcess")
+    }
+}
+
 fn router(shared: Arc<Shared>) -> Router {
     let apis = Api::ALL.into_iter().fold(Router::new(), |router, api| {
         let handler =
@@ -148,7 +171,9 @@ async fn call(
         ip: peer.0,
     };
     // Before the faults are taken, so that clearing them in between is not missed.
-    let mut cleared = shared.faults_cleared.subscribe();
+    let cleared = shared.faults_cleared.notified();
+    tokio::pin!(cleared);
+    cleared.as_mut().enable();
     let (response, latency_ms, hangs) = {
         let mut world = shared.world();
         let taken = world.faults.take(api);
@@ -160,8 +185,7 @@ async fn call(
         tokio::time::sleep(Duration::from_millis(latency_ms)).await;
     }
     if hangs {
-        // An error means that the simulator is gone, and the connection with it.
-        let _ = cleared.changed().await;
+        cleared.await;
     }
     response
 }

@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,21 +14,21 @@ use crate::clock::Clock;
 pub(super) struct Shared {
     world: Mutex<World>,
     pub(super) clock: Arc<dyn Clock>,
-    /// Sends callbacks.
-    pub(super) http: reqwest::Client,
+    /// Sends callbacks; nothing does in a simulation without sockets.
+    pub(super) http: Option<reqwest::Client>,
     /// Wakes calls that hang.
-    pub(super) faults_cleared: watch::Sender<()>,
+    pub(super) faults_cleared: Notify,
     pub(super) tasks: TaskTracker,
     pub(super) stop: CancellationToken,
 }
 
 impl Shared {
-    pub(super) fn new(world: World, clock: Arc<dyn Clock>, http: reqwest::Client) -> Self {
+    pub(super) fn new(world: World, clock: Arc<dyn Clock>, http: Option<reqwest::Client>) -> Self {
         Self {
             world: Mutex::new(world),
             clock,
             http,
-            faults_cleared: watch::Sender::new(()),
+            faults_cleared: Notify::new(),
             tasks: TaskTracker::new(),
             stop: CancellationToken::new(),
         }
@@ -41,6 +41,6 @@ impl Shared {
 
     pub(super) fn clear_faults(&self) {
         self.world().faults.clear();
-        self.faults_cleared.send_replace(());
+        self.faults_cleared.notify_waiters();
     }
 }

@@ -1,4 +1,4 @@
-//! The real [`Platform`](super::Platform): HTTP to WeCom, permits, tokens, verdicts. What is called is in `calls`.
+//! The real [`Platform`](super::Platform): permits, tokens, verdicts. What is called is in `calls`, how in `wire`.
 //!
 //! The access token travels in the query, as WeCom wants it, so no URL is ever printed: errors lose theirs
 //! before anybody sees them. Success is decided on `errcode` alone; some calls leave it out when all is well.
@@ -14,13 +14,12 @@ use serde_json::{Value, json};
 use super::calls::{BUSINESS_TYPE_CHAIN, number, parse};
 use super::limiter::Limiter;
 use super::tokens::{Token, TokenKey, Tokens};
+use super::wire::{Https, Wire};
 use super::{Api, CallError, Class, TokenOf, Transport};
 use crate::clock::Clock;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Share;
 use crate::telemetry::metrics::Metrics;
-
-const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// Where and how WeCom is reached.
 #[derive(Debug, Clone)]
@@ -46,10 +45,9 @@ pub struct AppCredentials {
     pub secret: SecretString,
 }
 
-/// WeCom over HTTP.
+/// WeCom, spoken to as its documents say.
 pub struct Client {
-    http: reqwest::Client,
-    api_base: String,
+    wire: Arc<dyn Wire>,
     apps: HashMap<AppName, AppCredentials>,
     tokens: Tokens,
     limiter: Limiter,
@@ -60,7 +58,7 @@ pub struct Client {
 /// Why a client cannot be built.
 #[derive(Debug, thiserror::Error)]
 #[error("the HTTP client for WeCom cannot be built")]
-pub struct ClientError(#[source] reqwest::Error);
+pub struct ClientError(#[source] pub(super) reqwest::Error);
 
 impl Client {
     /// A client for these apps.
@@ -74,27 +72,19 @@ impl Client {
         clock: Arc<dyn Clock>,
         metrics: Arc<Metrics>,
     ) -> Result<Self, ClientError> {
-        // An error means that another client of this process was first, with the same provider.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(settings.connect_timeout)
-            .timeout(settings.timeout)
-            .redirect(reqwest::redirect::Policy::none())
-            .user_agent(concat!("unionlink/", env!("CARGO_PKG_VERSION")))
-            .no_proxy();
-        if let Some(proxy) = &settings.proxy {
-            builder = builder.proxy(reqwest::Proxy::all(proxy).map_err(ClientError)?);
-        }
-        let http = builder.build().map_err(ClientError)?;
-        Ok(Self {
-            http,
-            api_base: settings.api_base.clone(),
-            apps,
-            tokens: Tokens::default(),
-            limiter,
-            clock,
-            metrics,
-        })
+        Ok(Self::over(Arc::new(Https::new(settings)?), apps, limiter, clock, metrics))
+    }
+
+    /// A client that reaches WeCom over `wire`.
+    #[must_use]
+    pub fn over(
+        wire: Arc<dyn Wire>,
+        apps: HashMap<AppName, AppCredentials>,
+        limiter: Limiter,
+        clock: Arc<dyn Clock>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self { wire, apps, tokens: Tokens::default(), limiter, clock, metrics }
     }
 
     pub(super) fn app(&self, app: &AppName, api: Api) -> Result<&AppCredentials, CallError> {
@@ -130,37 +120,12 @@ impl Client {
         query: &[(&str, &str)],
         body: Option<&Value>,
     ) -> Result<Value, CallError> {
-        let broken = |error: reqwest::Error| CallError::Transport { api, cause: cause(&error) };
-        let url = self.url(api, query);
-        let request = match body {
-            Some(body) => self.http.post(url).json(body),
-            None => self.http.get(url),
-        };
-        let mut response = request.send().await.map_err(broken)?;
-        if response.status() != reqwest::StatusCode::OK {
-            let cause = Transport::Status(response.status().as_u16());
-            return Err(CallError::Transport { api, cause });
+        let transport = |cause| CallError::Transport { api, cause };
+        let reply = self.wire.exchange(&target(api, query), body).await.map_err(transport)?;
+        if reply.status != 200 {
+            return Err(transport(Transport::Status(reply.status)));
         }
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(broken)? {
-            bytes.extend_from_slice(&chunk);
-            if bytes.len() > ANSWER_BYTES_MAX {
-                return Err(CallError::Transport { api, cause: Transport::Body });
-            }
-        }
-        serde_json::from_slice(&bytes).map_err(|_| CallError::Transport { api, cause: Transport::NotJson })
-    }
-
-    fn url(&self, api: Api, query: &[(&str, &str)]) -> String {
-        use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-        let mut url = format!("{}{}", self.api_base, api.path());
-        for (n, (name, value)) in query.iter().enumerate() {
-            url.push(if n == 0 { '?' } else { '&' });
-            url.push_str(name);
-            url.push('=');
-            url.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
-        }
-        url
+        serde_json::from_slice(&reply.body).map_err(|_| transport(Transport::NotJson))
     }
 
     async fn token(&self, app: &AppName, of: &TokenOf, api: Api) -> Result<Token, CallError> {
@@ -249,14 +214,17 @@ fn token_key(app: &AppName, of: &TokenOf) -> TokenKey {
     (app.clone(), dealer)
 }
 
-fn cause(error: &reqwest::Error) -> Transport {
-    if error.is_timeout() {
-        Transport::Timeout
-    } else if error.is_connect() {
-        Transport::Connect
-    } else {
-        Transport::Broken
+/// Path and query.
+fn target(api: Api, query: &[(&str, &str)]) -> String {
+    use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+    let mut target = api.path().to_owned();
+    for (n, (name, value)) in query.iter().enumerate() {
+        target.push(if n == 0 { '?' } else { '&' });
+        target.push_str(name);
+        target.push('=');
+        target.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
     }
+    target
 }
 
 /// Whether an answer is a success.

@@ -5,7 +5,7 @@
 //! crash wastes a few and never overruns. Of a conversion's budget as many are reserved at once as there are callers
 //! waiting, so none lie idle; of the base limits, which are wide, a small block, so few calls wait for the disk.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +19,8 @@ use crate::domain::time::Moment;
 
 /// The account of our own address, shared by all corps.
 const ADDRESS: &str = "address";
+/// Reservations that may grow stale, one after the other, before a caller is told to come back.
+const ROUNDS_MAX: u32 = 3;
 /// Permits of the base limits reserved at once.
 const BASE_BLOCK: u32 = 16;
 
@@ -45,7 +47,7 @@ pub struct Limiter {
     clock: Arc<dyn Clock>,
     limits: HashMap<CorpId, Limits>,
     /// Permits of the whole budget, and of a share of it, are kept apart.
-    reserved: Mutex<HashMap<(CorpId, Api, bool), Arc<Reserve>>>,
+    reserved: Mutex<BTreeMap<(CorpId, Api, bool), Arc<Reserve>>>,
 }
 
 #[derive(Default)]
@@ -105,10 +107,18 @@ impl Limiter {
         reserve.waiting.fetch_add(1, Ordering::Relaxed);
         let mut permits = reserve.permits.lock().await;
         let waiting = reserve.waiting.fetch_sub(1, Ordering::Relaxed);
-        let now = self.clock.moment();
-        let usable = |permits: &Permits| permits.count > 0 && now.millis_since(permits.reserved_at) < HOLD_MS;
-        if !permits.as_ref().is_some_and(usable) {
+        let usable = |permits: &Permits| {
+            permits.count > 0 && self.clock.moment().millis_since(permits.reserved_at) < HOLD_MS
+        };
+        let mut rounds = 0..ROUNDS_MAX;
+        // Looked at again after the reservation: should the machine have slept meanwhile, its permits are stale.
+        while !permits.as_ref().is_some_and(usable) {
             *permits = None;
+            if rounds.next().is_none() {
+                let reason = "permits grow stale before they can be used".to_owned();
+                return Err(CallError::Ledger { api, reason });
+            }
+            let now = self.clock.moment();
             let budget = self.budget(corp, api);
             let want = if budget == Budget::Corp { waiting.max(BASE_BLOCK) } else { waiting.max(1) };
             let grant = self.ledgers.reserve(&self.accounts(corp, api), api, share, want, now).await;

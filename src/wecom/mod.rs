@@ -12,10 +12,12 @@ mod client;
 mod errcode;
 mod limiter;
 mod tokens;
+mod wire;
 
 pub use client::{AppCredentials, Client, ClientError, ClientSettings};
 pub use errcode::{Class, class, may_be_wrong_token, remedy, remedy_zh};
 pub use limiter::{Ledgers, Limiter};
+pub use wire::{Reply, Wire};
 
 use async_trait::async_trait;
 

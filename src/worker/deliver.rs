@@ -7,14 +7,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
 use crate::clock::Clock;
-use crate::domain::backoff::Backoff;
+use crate::domain::backoff::{Backoff, Jitter};
 use crate::domain::ids::SinkName;
 use crate::domain::link::FeedEntry;
 use crate::domain::time::Timestamp;
@@ -123,6 +124,8 @@ pub async fn run(
         head.mark_unchanged();
         let idle = delivery.activate(&stop).await.min(LOOK_EVERY);
         tokio::select! {
+            // In this order: a run can be repeated exactly.
+            biased;
             () = stop.cancelled() => {}
             () = woken => {}
             _ = head.changed() => {}
@@ -135,6 +138,7 @@ pub async fn run(
 struct Delivery {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
+    jitter: Jitter,
     metrics: Arc<Metrics>,
     served: Arc<Served>,
     name: SinkName,
@@ -155,10 +159,10 @@ impl Delivery {
         sink: Box<dyn Sink>,
         start: Start,
     ) -> Self {
-        let Context { store, clock, metrics, .. } = context;
-        let (store, clock, metrics) = (store.clone(), clock.clone(), metrics.clone());
+        let Context { store, clock, jitter, metrics, .. } = context;
+        let (store, clock, jitter, metrics) = (store.clone(), clock.clone(), *jitter, metrics.clone());
         let (cursor, after, written_down) = (None, 0, Instant::now());
-        Self { store, clock, metrics, served, name, sink, start, cursor, after, written_down }
+        Self { store, clock, jitter, metrics, served, name, sink, start, cursor, after, written_down }
     }
 
     /// Delivers what there is. Returns how long there is nothing to do unless somebody signals.
@@ -277,7 +281,7 @@ impl Delivery {
 
     async fn failed(&mut self, failed: Undelivered, failures: u32, now: Timestamp) -> Result<(), StoreError> {
         let Undelivered { again, reason, .. } = failed;
-        let backoff_ms = Backoff::DELIVERY.wait_ms(failures, rand::random());
+        let backoff_ms = Backoff::DELIVERY.wait_ms(failures, self.jitter.of(&self.name, failures));
         let due_at = match again {
             Again::Later | Again::Never => now.plus_ms(backoff_ms),
             Again::After(wait) => now.plus_ms(i64::try_from(wait.as_millis()).unwrap_or(backoff_ms).max(1)),

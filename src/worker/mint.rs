@@ -8,8 +8,9 @@
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::pause::Scope;
@@ -297,7 +298,9 @@ impl Queue {
                     // Nobody's call works: not the fault of this fan.
                     pauses.failed(&fans, problem, Backoff::UNKNOWN_CODE, now);
                 }
-                let wait_ms = Backoff::UNKNOWN_CODE.wait_ms(work.fan.attempts + 1, rand::random());
+                let attempt = work.fan.attempts + 1;
+                let wait_ms =
+                    Backoff::UNKNOWN_CODE.wait_ms(attempt, self.context.jitter.of(work.number, attempt));
                 FanVerdict::Retry { due_at: now.plus_ms(wait_ms), spent: true }
             }
         }

@@ -23,7 +23,7 @@ pub mod renew;
 pub mod resolve;
 pub mod sweep;
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,6 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::domain::backoff::Jitter;
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Timestamp;
@@ -96,6 +97,8 @@ pub struct Context {
     pub platform: Arc<dyn Platform>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// What spreads waits.
+    pub jitter: Jitter,
     /// What is counted.
     pub metrics: Arc<Metrics>,
     /// What wakes the workers.
@@ -105,7 +108,7 @@ pub struct Context {
     /// The dealers.
     pub directory: Arc<Directory>,
     /// The apps.
-    pub apps: Arc<HashMap<AppName, AppRules>>,
+    pub apps: Arc<BTreeMap<AppName, AppRules>>,
     /// Calls under way, waited for at the end.
     pub calls: TaskTracker,
     /// Cancelled when one of them panics; a lane whose call vanished would wait for ever.
@@ -151,6 +154,8 @@ async fn run(wake: &Notify, stop: CancellationToken, mut task: impl Activation) 
         woken.as_mut().enable();
         let idle = task.activate().await.min(LOOK_EVERY);
         tokio::select! {
+            // In this order: a run can be repeated exactly.
+            biased;
             () = stop.cancelled() => {}
             () = woken => {}
             () = tokio::time::sleep(idle) => {}

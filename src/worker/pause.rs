@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use crate::domain::backoff::Backoff;
+use crate::domain::backoff::{Backoff, Jitter};
 use crate::domain::fan::{FanStep, Lane};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Timestamp;
@@ -42,11 +42,20 @@ pub struct Pause {
 
 /// All pauses.
 #[derive(Debug, Default)]
-pub struct Pauses(Mutex<HashMap<Scope, Pause>>);
+pub struct Pauses {
+    pauses: Mutex<HashMap<Scope, Pause>>,
+    jitter: Jitter,
+}
 
 impl Pauses {
+    /// No pauses yet; those to come are spread by `jitter`.
+    #[must_use]
+    pub fn new(jitter: Jitter) -> Self {
+        Self { pauses: Mutex::default(), jitter }
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Scope, Pause>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Notes a failure. Returns until when the scope is paused.
@@ -63,7 +72,8 @@ impl Pauses {
             return pause.until;
         }
         pause.failures += 1;
-        pause.until = pause.until.max(now.plus_ms(backoff.wait_ms(pause.failures, rand::random())));
+        let wait_ms = backoff.wait_ms(pause.failures, self.jitter.of(scope, pause.failures));
+        pause.until = pause.until.max(now.plus_ms(wait_ms));
         pause.problem = problem;
         let Pause { until, failures, problem, .. } = pause.clone();
         if failures == 1 {

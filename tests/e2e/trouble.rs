@@ -239,6 +239,21 @@ async fn a_rejected_fan_registered_again_is_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_bad_id_does_not_park_a_dealer_whose_own_token_is_not_the_one() {
+    let options = Options { token_rule: TokenRule::Upstream, ..Setup::default().options };
+    let world = World::with(Setup { options, ..Setup::default() }).await;
+    let fans = world.mint(2).await;
+    // The first that is heard of this dealer, before anybody knows whose token converts its customers.
+    let (bad, event) = world.befriend(0, &fans[0], "zhangsan");
+    world.wecom.poison(&bad);
+    world.deliver(&event).await;
+    world.until("/v1/status", |s| s["inbox"]["dead"] == 1 && s["inbox"]["waiting"] == 0).await;
+    world.add(0, &fans[1], "zhangsan").await;
+    world.linked(&fans[1], 1).await;
+    assert_eq!(world.get("/v1/status").await["paused"], json!([]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_dealer_at_fault_does_not_park_those_who_share_the_brands_token_with_it() {
     let options = Options { token_rule: TokenRule::Upstream, ..Setup::default().options };
     let app = "conversion_token = \"upstream\"".to_owned();

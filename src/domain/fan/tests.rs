@@ -29,6 +29,28 @@ fn mint_comes_before_the_question_about_existing_customers() {
 }
 
 #[test]
+fn a_gap_between_pending_ids_brings_the_question_about_existing_customers_back() {
+    let mut fan = fan(true);
+    fan.minted(minted("first", 0), false);
+    let asked = Existing::Asked { at: at(0), found: 0 };
+    fan.existing = asked;
+    // In time, by the same id or another.
+    for id in ["first", "second"] {
+        fan.minted(minted(id, 85), true);
+        assert_eq!(fan.existing, asked);
+    }
+    fan.minted(minted("third", 85 + 90), false);
+    assert_eq!(
+        fan.lane(FanStep::AskExisting),
+        Some(Priority::Renew),
+        "whoever was added at the end is not lost"
+    );
+    fan.existing = Existing::Off;
+    fan.minted(minted("fourth", 400), false);
+    assert_eq!(fan.existing, Existing::Off);
+}
+
+#[test]
 fn registering_a_rejected_or_expired_fan_again_gives_another_chance() {
     for over in [Mint::Rejected { errcode: 610_018, at: at(0) }, Mint::Expired] {
         for id in ["oOPENID", "oOTHER"] {

@@ -70,6 +70,19 @@ impl Indexing {
         Ok(Self { done, cancel, thread: Mutex::new(Some(thread)) })
     }
 
+    /// Reads it here and now, without a thread, for a store whose writer has none.
+    pub(super) fn here(
+        engine: &dyn Engine,
+        index: &Index,
+        sheets: u32,
+        damaged: &DamagedKeys,
+    ) -> Result<Self, StoreError> {
+        let cancel = Arc::new(AtomicBool::new(false));
+        read_index(engine, index, 0..sheets, damaged, &cancel)?;
+        let (_, done) = watch::channel(Some(Ok(())));
+        Ok(Self { done, cancel, thread: Mutex::default() })
+    }
+
     /// Waits until fans can be found.
     pub(super) async fn finished(&self) -> Result<(), StoreError> {
         let mut done = self.done.clone();

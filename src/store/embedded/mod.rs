@@ -8,6 +8,7 @@
 //! write. Reads go straight to the engine from whatever thread asks; a row that is visible but not yet durable
 //! is harmless everywhere except on the feed, whose readers are told of durable entries only.
 
+mod audit;
 mod compaction;
 mod durable_sync;
 pub mod engine;
@@ -61,6 +62,7 @@ use sled_engine::SledEngine;
 use snapshot::Snapshots;
 use transactions::lease_key;
 use txn::{Meta, Txn, failed};
+pub use writer::Hand;
 use writer::Writer;
 
 impl Record for Dealer {}
@@ -128,15 +130,30 @@ impl EmbeddedStore {
         Self::over(Arc::new(memory), settings)
     }
 
+    /// A store in memory without threads, for simulations that repeat themselves: it writes when the [`Hand`] is told
+    /// to. `store_id` is used if the memory is empty.
+    ///
+    /// # Errors
+    /// As [`in_memory`](Self::in_memory).
+    pub fn by_hand(
+        memory: Memory,
+        settings: Settings,
+        store_id: [u8; 16],
+    ) -> Result<(Self, Hand), OpenError> {
+        let engine: Arc<dyn Engine> = Arc::new(memory);
+        let meta = meta_of(&*engine, store_id)?;
+        let (index, damaged) = (Arc::default(), DamagedKeys::default());
+        let snapshots: Arc<Snapshots> = Arc::default();
+        let (sheets, salt) = (meta.sheets, meta.store_id);
+        let (writer, hand) = Writer::by_hand(&engine, Arc::clone(&index), snapshots.clone(), meta);
+        let indexing = Indexing::here(&*engine, &index, sheets, &damaged).map_err(OpenError::Content)?;
+        let leased = Mutex::default();
+        let store = Self { engine, writer, settings, index, indexing, snapshots, leased, damaged, salt };
+        Ok((store, hand))
+    }
+
     pub(in crate::store) fn over(engine: Arc<dyn Engine>, settings: Settings) -> Result<Self, OpenError> {
-        let key = keys::meta();
-        let stored = engine.get(&key).map_err(|e| OpenError::Content(failed(e)))?;
-        let meta = match stored {
-            Some(bytes) => decode(&key, &bytes).map_err(OpenError::Content)?,
-            None => {
-                Meta { store_id: rand::random(), counts: Counts::default(), sheets: 0, forgotten_at: None }
-            }
-        };
+        let meta = meta_of(&*engine, rand::random())?;
         let not_started = |source| OpenError::Folder {
             attempted: "start the threads of",
             path: "the store".into(),
@@ -334,6 +351,14 @@ impl EmbeddedStore {
             parts.contact().map(Some)
         })
     }
+}
+
+/// The counters of a store; those of a new one if it is empty.
+fn meta_of(engine: &dyn Engine, store_id: [u8; 16]) -> Result<Meta, OpenError> {
+    let key = keys::meta();
+    let stored = engine.get(&key).map_err(|e| OpenError::Content(failed(e)))?;
+    let new = Meta { store_id, counts: Counts::default(), sheets: 0, forgotten_at: None };
+    stored.map_or(Ok(new), |bytes| decode(&key, &bytes).map_err(OpenError::Content))
 }
 
 fn undamaged<T>(

@@ -151,6 +151,40 @@ impl Writer {
         meta: Meta,
         min_free_mb: u64,
     ) -> std::io::Result<Self> {
+        let (writer, mut group, inbox) = Self::idle(engine, index, snapshots, meta, min_free_mb);
+        let shared = writer.shared.clone();
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| group.serve(inbox))) {
+                group.shared.set_busy(false);
+                group.shared.fail(&format!("the writer panicked: {}", panic_text(&*panic)));
+            }
+        })?;
+        let (watched, disk) = (Arc::downgrade(&shared), Arc::downgrade(engine));
+        std::thread::Builder::new()
+            .name("store-watchdog".to_owned())
+            .spawn(move || watch_over(&watched, &disk))?;
+        *writer.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
+        Ok(writer)
+    }
+
+    /// A writer without a thread: whoever holds the [`Hand`] does its work.
+    pub(super) fn by_hand(
+        engine: &Arc<dyn Engine>,
+        index: Arc<Index>,
+        snapshots: Arc<Snapshots>,
+        meta: Meta,
+    ) -> (Self, Hand) {
+        let (writer, group, inbox) = Self::idle(engine, index, snapshots, meta, 0);
+        (writer, Hand { group, inbox, first: None })
+    }
+
+    fn idle(
+        engine: &Arc<dyn Engine>,
+        index: Arc<Index>,
+        snapshots: Arc<Snapshots>,
+        meta: Meta,
+        min_free_mb: u64,
+    ) -> (Self, Group, mpsc::Receiver<Box<dyn Job>>) {
         let (jobs, inbox) = mpsc::channel(WAITING_MAX);
         let shared = Arc::new(Shared {
             counts: Mutex::new(meta.counts),
@@ -162,20 +196,9 @@ impl Writer {
             min_free_mb,
         });
         shared.look_at_space(&**engine);
-        let space_looked_at = Instant::now();
-        let mut group =
-            Group { engine: engine.clone(), index, snapshots, meta, shared: shared.clone(), space_looked_at };
-        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| group.serve(inbox))) {
-                group.shared.set_busy(false);
-                group.shared.fail(&format!("the writer panicked: {}", panic_text(&*panic)));
-            }
-        })?;
-        let (watched, disk) = (Arc::downgrade(&shared), Arc::downgrade(engine));
-        std::thread::Builder::new()
-            .name("store-watchdog".to_owned())
-            .spawn(move || watch_over(&watched, &disk))?;
-        Ok(Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::new(Some(thread)), shared })
+        let (engine, space_looked_at) = (engine.clone(), Instant::now());
+        let group = Group { engine, index, snapshots, meta, shared: shared.clone(), space_looked_at };
+        (Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::default(), shared }, group, inbox)
     }
 
     /// Hands in a transaction; the receiver answers once it is durable or refused.
@@ -254,6 +277,31 @@ fn watch_over(shared: &Weak<Shared>, engine: &Weak<dyn Engine>) {
     }
 }
 
+/// Does the writer's work when told to, for simulations that decide what happens before a commit and after it. Dropped,
+/// it leaves unwritten and unanswered what was handed in.
+pub struct Hand {
+    group: Group,
+    inbox: mpsc::Receiver<Box<dyn Job>>,
+    first: Option<Box<dyn Job>>,
+}
+
+impl Hand {
+    /// Waits until a transaction is handed in. False when there will be no more.
+    pub async fn wanted(&mut self) -> bool {
+        if self.first.is_none() {
+            self.first = self.inbox.recv().await;
+        }
+        self.first.is_some()
+    }
+
+    /// Commits and answers what was handed in, in groups, as the thread would.
+    pub fn write(&mut self) {
+        if let Some(first) = self.first.take() {
+            self.group.turn(first, &mut self.inbox);
+        }
+    }
+}
+
 struct Group {
     engine: Arc<dyn Engine>,
     index: Arc<Index>,
@@ -270,35 +318,40 @@ impl Group {
                 self.space_looked_at = Instant::now();
                 self.shared.look_at_space(&*self.engine);
             }
-            self.shared.set_busy(true);
-            let mut decided = Overlay::new();
-            let mut unanswered = Vec::new();
-            let mut next = Some(first);
-            while let Some(mut job) = next {
-                if let Err(refusal) = self.shared.ready() {
-                    job.finish(Err(refusal));
-                } else {
-                    let mut txn = Txn::new(&*self.engine, &self.index, &decided, self.meta);
-                    if job.run(&mut txn) {
-                        let Decided { writes, index, meta } = txn.into_decided();
-                        if !decided.is_empty() && decided.len() + writes.len() > GROUP_KEYS_MAX {
-                            self.commit(std::mem::take(&mut decided), &mut unanswered);
-                            // That was progress: under steady load one group follows the other in here.
-                            self.shared.set_busy(true);
-                        }
-                        self.meta = meta;
-                        decided.extend(writes);
-                        self.note(index);
-                        unanswered.push(job);
-                    } else {
-                        job.finish(Ok(()));
-                    }
-                }
-                next = if decided.len() < GROUP_KEYS_MAX { inbox.try_recv().ok() } else { None };
-            }
-            self.commit(decided, &mut unanswered);
-            self.shared.set_busy(false);
+            self.turn(first, &mut inbox);
         }
+    }
+
+    /// One transaction, and what waits behind it as far as a group has room.
+    fn turn(&mut self, first: Box<dyn Job>, inbox: &mut mpsc::Receiver<Box<dyn Job>>) {
+        self.shared.set_busy(true);
+        let mut decided = Overlay::new();
+        let mut unanswered = Vec::new();
+        let mut next = Some(first);
+        while let Some(mut job) = next {
+            if let Err(refusal) = self.shared.ready() {
+                job.finish(Err(refusal));
+            } else {
+                let mut txn = Txn::new(&*self.engine, &self.index, &decided, self.meta);
+                if job.run(&mut txn) {
+                    let Decided { writes, index, meta } = txn.into_decided();
+                    if !decided.is_empty() && decided.len() + writes.len() > GROUP_KEYS_MAX {
+                        self.commit(std::mem::take(&mut decided), &mut unanswered);
+                        // That was progress: under steady load one group follows the other in here.
+                        self.shared.set_busy(true);
+                    }
+                    self.meta = meta;
+                    decided.extend(writes);
+                    self.note(index);
+                    unanswered.push(job);
+                } else {
+                    job.finish(Ok(()));
+                }
+            }
+            next = if decided.len() < GROUP_KEYS_MAX { inbox.try_recv().ok() } else { None };
+        }
+        self.commit(decided, &mut unanswered);
+        self.shared.set_busy(false);
     }
 
     /// Before the commit, so that the next transaction finds them. Should the commit fail, the store has failed.

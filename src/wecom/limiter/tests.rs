@@ -179,6 +179,52 @@ proptest! {
     }
 }
 
+/// Ledgers on a machine that sleeps for an hour in the middle of a reservation, so many times.
+struct Sleepy {
+    ledgers: StoredLedgers,
+    clock: Arc<World>,
+    naps: AtomicU64,
+    reserved: AtomicU64,
+}
+
+#[async_trait]
+impl Ledgers for Sleepy {
+    async fn reserve(
+        &self,
+        accounts: &[(String, Budget)],
+        api: Api,
+        share: Share,
+        want: u32,
+        now: Moment,
+    ) -> Result<Grant, String> {
+        let grant = self.ledgers.reserve(accounts, api, share, want, now).await;
+        self.reserved.fetch_add(1, SeqCst);
+        if self.naps.fetch_update(SeqCst, SeqCst, |naps| naps.checked_sub(1)).is_ok() {
+            self.clock.true_ms.fetch_add(HOUR_MS, SeqCst);
+        }
+        grant
+    }
+
+    async fn refused(&self, account: &str, budget: Budget, api: Api, now: Moment) -> Result<i64, String> {
+        self.ledgers.refused(account, budget, api, now).await
+    }
+}
+
+#[tokio::test]
+async fn a_permit_that_was_slept_over_is_not_used() {
+    for (naps, reserved, ok) in [(1, 2, true), (9, 3, false)] {
+        let clock = World::new();
+        let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
+        let ledgers = StoredLedgers(Arc::new(store));
+        let sleepy = Sleepy { ledgers, clock: clock.clone(), naps: naps.into(), reserved: 0.into() };
+        let sleepy = Arc::new(sleepy);
+        let limits = corps().into_iter().map(|corp| (corp, LIMITS)).collect();
+        let limiter = Limiter::new(sleepy.clone(), clock, limits);
+        let permit = limiter.permit(&corps()[0], MINT, Share::Whole).await;
+        assert_eq!((permit.is_ok(), sleepy.reserved.load(SeqCst)), (ok, reserved));
+    }
+}
+
 #[tokio::test]
 async fn work_that_never_ends_uses_nearly_all_of_a_month() {
     let clock = World::new();

@@ -80,6 +80,7 @@ impl World {
         let delivery = Delivery {
             store: store.clone(),
             clock: clock.clone(),
+            jitter: Jitter::default(),
             metrics: Arc::default(),
             served: Arc::default(),
             name: name(),

@@ -159,6 +159,15 @@ impl Conversion<'_> {
             }
             // An empty answer to the right question beats a refusal of the wrong one.
             Ok(found) if first.as_ref().is_err_and(|error| error.class() != Class::Item) => Ok(found),
+            // As does a refusal of the ids: with the dealer's token the question was wrong for any id. Taken for the
+            // dealer's fault, one bad id would keep all others of this dealer waiting.
+            Err(error)
+                if dealer.token.is_none() && first.as_ref().is_err_and(wrong_kind) && about_ids(&error) =>
+            {
+                Err(error.into())
+            }
+            // Nobody answered the second question yet.
+            Err(error) if first.is_err() && error.class() == Class::Transient => Err(error.into()),
             _ => {
                 self.context.directory.note_vain_try(self.app, self.owner);
                 Ok(first?)
@@ -262,6 +271,17 @@ impl Conversion<'_> {
             },
         }
     }
+}
+
+/// Whether WeCom says that such a token is not for this call at all, whatever else is allowed.
+const fn wrong_kind(error: &CallError) -> bool {
+    matches!(error, CallError::Refused { errcode: 92_002 | 301_002, .. })
+}
+
+/// Whether an id was refused, and not a token or a setting.
+fn about_ids(error: &CallError) -> bool {
+    let asked = matches!(error, CallError::Refused { api: Api::ExternalUseridToPendingId, .. });
+    asked && matches!(error.class(), Class::Item | Class::Invisible)
 }
 
 /// Whether a setting of the brand's own app is wrong, and not one of a dealer.

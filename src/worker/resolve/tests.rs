@@ -54,10 +54,17 @@ fn a_batch_is_halved_by_customer_until_one_stands_alone() {
 fn a_half_added_customer_is_never_given_up() {
     let problem = Problem { errcode: Some(40_096), text: String::new() };
     let (blame, now) = (Blame::Item(problem.clone()), Timestamp::from_secs(1));
-    assert_eq!(alone(&work(1, 1, ContactChange::HalfAdded), &blame, now), Verdict::Missed);
-    assert_eq!(alone(&work(1, 1, ContactChange::Added), &blame, now), Verdict::Dead(problem));
+    assert_eq!(alone(&work(1, 1, ContactChange::HalfAdded), &blame, Jitter::default(), now), Verdict::Missed);
+    assert_eq!(
+        alone(&work(1, 1, ContactChange::Added), &blame, Jitter::default(), now),
+        Verdict::Dead(problem)
+    );
     let waiting = Work { event: None, ..work(1, 1, ContactChange::Added) };
-    assert_eq!(alone(&waiting, &blame, now), Verdict::Missed, "the schedule bounds the questions");
+    assert_eq!(
+        alone(&waiting, &blame, Jitter::default(), now),
+        Verdict::Missed,
+        "the schedule bounds the questions"
+    );
 }
 
 #[test]
@@ -67,12 +74,14 @@ fn an_undocumented_code_gets_a_few_tries_each_slower_than_the_last() {
     let mut work = work(1, 1, ContactChange::Added);
     let mut waits = Vec::new();
     for _ in 1..UNKNOWN_TRIES_MAX {
-        let Verdict::Retry { spent: true, due_at, .. } = alone(&work, &blame, now) else { panic!() };
+        let Verdict::Retry { spent: true, due_at, .. } = alone(&work, &blame, Jitter::default(), now) else {
+            panic!()
+        };
         waits.push(due_at.millis_since(now));
         let event = work.event.as_mut().unwrap();
         event.attempts += 1;
         event.problem = Some(problem.clone());
     }
     assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
-    assert_eq!(alone(&work, &blame, now), Verdict::Dead(problem));
+    assert_eq!(alone(&work, &blame, Jitter::default(), now), Verdict::Dead(problem));
 }

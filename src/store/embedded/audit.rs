@@ -1,0 +1,164 @@
+//! Whether everything that is kept agrees with everything else: what a simulation asks after each run.
+//!
+//! Reads the whole store, so it is for stores that are small and at rest.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::super::{Counts, EventRow, StoreError};
+use super::inbox::SetAside;
+use super::index::Clue;
+use super::queues::{Books, Waiting};
+use super::records::decode;
+use super::roll::{self, Entry, FanNumber, PackedId, Read};
+use super::{EmbeddedStore, failed, keys};
+use crate::domain::contact::Contact;
+use crate::domain::fan::{FanStep, Priority};
+use crate::domain::ids::AppName;
+use crate::domain::tally::Tally;
+use crate::domain::time::Timestamp;
+
+/// More sheets than any store has that is audited.
+const FANS_MAX: u32 = 1 << 20;
+
+/// What does not agree, in words.
+struct Audit<'a> {
+    store: &'a EmbeddedStore,
+    complaints: Vec<String>,
+}
+
+impl EmbeddedStore {
+    /// What does not agree in this store; nothing, if all is well.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn audit(&self) -> Result<Vec<String>, StoreError> {
+        let mut audit = Audit { store: self, complaints: Vec::new() };
+        let counted = audit.contacts()?;
+        let counted = audit.events(counted)?;
+        audit.feed()?;
+        audit.fans()?;
+        let known = self.writer.shared.counts();
+        let expected = Counts {
+            feed_head: known.feed_head,
+            feed_pruned: known.feed_pruned,
+            event_head: known.event_head,
+            ..counted
+        };
+        audit.expect(known == expected, || format!("counted {expected:?}, noted {known:?}"));
+        Ok(audit.complaints)
+    }
+}
+
+impl Audit<'_> {
+    fn expect(&mut self, agrees: bool, complaint: impl FnOnce() -> String) {
+        if !agrees {
+            self.complaints.push(complaint());
+        }
+    }
+
+    fn keys(&self, kind: &[u8]) -> Result<BTreeSet<Vec<u8>>, StoreError> {
+        Ok(self.store.under(kind, usize::MAX >> 1)?.into_iter().collect())
+    }
+
+    /// Contacts, and every index that leads to them.
+    fn contacts(&mut self) -> Result<Counts, StoreError> {
+        let (mut linked, mut met, mut waiting) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let mut contacts = 0;
+        for row in self.store.engine.range(b"c", &keys::after(b"c")) {
+            let (key, value) = row.map_err(failed)?;
+            let contact: Contact = decode(&key, &value)?;
+            let contact_key = keys::Parts::of(&key).contact()?;
+            contacts += 1;
+            linked.extend(contact.link.iter().map(|link| keys::linked(&link.unionid, &contact_key)));
+            let ids = contact.pending_id.iter().chain(&contact.earlier_pending_ids);
+            met.extend(ids.map(|id| keys::contact_at(id, &contact_key)));
+            let due_at = contact.waiting.and_then(|waiting| waiting.due_at);
+            waiting.extend(due_at.map(|at| keys::reask(at, &contact_key)));
+        }
+        for (kind, expected) in [(b"u", &linked), (b"q", &met), (b"w", &waiting)] {
+            let there = self.keys(kind)?;
+            let (amiss, missing) = (there.difference(expected).count(), expected.difference(&there).count());
+            self.expect(amiss + missing == 0, || {
+                format!("of kind {:?} {amiss} lead nowhere, {missing} are missing", char::from(kind[0]))
+            });
+        }
+        let (links, waiting) = (linked.len() as u64, waiting.len() as u64);
+        Ok(Counts { contacts, waiting, links, ..Counts::default() })
+    }
+
+    fn events(&mut self, counted: Counts) -> Result<Counts, StoreError> {
+        let (mut dead, mut quarantined) = (0, 0);
+        for row in self.store.engine.range(b"x", &keys::after(b"x")) {
+            let (key, value) = row.map_err(failed)?;
+            match EventRow::from(decode::<SetAside>(&key, &value)?) {
+                EventRow::Quarantined(_) => quarantined += 1,
+                EventRow::Dead { .. } | EventRow::Inbox(_) => dead += 1,
+            }
+        }
+        Ok(Counts { inbox: self.keys(b"i")?.len() as u64, dead, quarantined, ..counted })
+    }
+
+    fn feed(&mut self) -> Result<(), StoreError> {
+        let Counts { feed_head, feed_pruned, .. } = self.store.writer.shared.counts();
+        let there: Vec<_> =
+            self.keys(b"f")?.iter().map(|key| keys::feed_seq(key)).collect::<Result<_, _>>()?;
+        let expected = feed_pruned + 1..=feed_head;
+        self.expect(there.iter().copied().eq(expected.clone()), || {
+            format!("the feed should hold {expected:?}, and holds {there:?}")
+        });
+        Ok(())
+    }
+
+    /// Fans: found by their ids, counted, in the queue they have to be in, and on the timeline.
+    fn fans(&mut self) -> Result<(), StoreError> {
+        let mut tallies: BTreeMap<AppName, Tally> = BTreeMap::new();
+        let queues: Vec<_> = FanStep::ALL
+            .into_iter()
+            .flat_map(|step| Priority::ALL.map(|priority| (step, priority)))
+            .collect();
+        let sheets = u32::try_from(self.keys(b"n")?.len()).unwrap_or(FANS_MAX);
+        for number in (0..FanNumber::first_on(sheets).0).map(FanNumber) {
+            let Some(Entry { key, fan, .. }) = roll::fan_at(self.store, number)? else { continue };
+            tallies.entry(key.app.clone()).or_default().replace(None, Some(&fan));
+            let unionid = PackedId::of(key.unionid.as_str());
+            let found = self.store.candidates(&Clue::unionid(unionid.borrowed())).contains(&number);
+            self.expect(found, || format!("fan {} is not found by unionid", number.0));
+            for minted in &fan.ids {
+                let id = PackedId::of(minted.pending_id.as_str());
+                let found = self.store.candidates(&Clue::pending_id(id.borrowed())).contains(&number);
+                self.expect(found, || format!("fan {} is not found by a pending id", number.0));
+            }
+            for (step, priority) in &queues {
+                if fan.lane(*step) == Some(*priority) {
+                    let queue = keys::fan_queue(&key.app, *step, *priority);
+                    let waits = self.listed(&queue, number, Timestamp::EPOCH)?;
+                    self.expect(waits, || {
+                        format!("fan {} is in no place of {step:?}, {priority:?}", number.0)
+                    });
+                }
+            }
+            if let Some(at) = fan.review_at() {
+                let on_timeline = self.listed(&keys::reviews(&key.app), number, at)?;
+                self.expect(on_timeline, || format!("fan {} is not on the timeline at {at}", number.0));
+            }
+        }
+        for (app, tally) in tallies {
+            let key = keys::books(&app);
+            let books = self.store.read::<Books>(&key)?.unwrap_or_default();
+            self.expect(books.tally == tally, || format!("tallied {tally:?}, noted {:?}", books.tally));
+        }
+        Ok(())
+    }
+
+    /// Whether a fan is in one of the records under `prefix` that are due at `from` or later.
+    fn listed(&self, prefix: &[u8], number: FanNumber, from: Timestamp) -> Result<bool, StoreError> {
+        for row in self.store.engine.range(prefix, &keys::after(prefix)) {
+            let (key, value) = row.map_err(failed)?;
+            let due_at = keys::Parts(&key[prefix.len()..]).instant()?;
+            if due_at >= from && decode::<Waiting>(&key, &value)?.0.contains(&number) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}

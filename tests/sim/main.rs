@@ -1,0 +1,133 @@
+//! The whole service in one thread and no time: real domain, store, workers, client and callback door, against the
+//! simulated platform in process, through schedules of everything that can happen, each made from one number.
+//!
+//! A schedule is a run of callbacks (once, twice, late, out of order, lost), fans, faults of WeCom and of receivers,
+//! deaths of the process between any two of its instructions and at its commits, sleeps of hours and months, a wall
+//! clock that is set, operators at work and people who want to be forgotten. Then everything is mended and time passes
+//! until nothing is left to do, and `judge` compares what is kept with what the platform knows and what was
+//! acknowledged.
+//!
+//! Time is tokio's paused clock, one thread runs everything, the store's writer is worked by hand, and waits are spread
+//! by the seed: the same number gives the same schedule and the same trace.
+//!
+//! ```text
+//! cargo test --test sim                                             as many schedules as the gate has time for
+//! UNIONLINK_SIM_SCHEDULES=100000 cargo test --test sim              more
+//! UNIONLINK_SIM_SEED=42 cargo test --test sim -- --nocapture        one, with its trace
+//! ```
+
+#![expect(unreachable_pub, reason = "modules of a test binary")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that panics has failed, and says why")]
+
+mod cast;
+mod judge;
+mod mend;
+mod receiver;
+mod schedule;
+mod service;
+mod time;
+mod wire;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use judge::Judge;
+use schedule::Schedule;
+
+/// What the gate runs.
+const SCHEDULES: u64 = 2_000;
+/// Enough to see whether it is one thing or several.
+const FAILURES_MAX: usize = 10;
+
+/// What came of one schedule.
+struct Outcome {
+    complaints: Vec<String>,
+    digest: u64,
+    linked: usize,
+    trace: Vec<(i64, String)>,
+}
+
+fn run(seed: u64) -> Outcome {
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let mut schedule = Schedule::new(seed);
+        schedule.play().await;
+        let left = schedule.come_to_rest().await;
+        let (mut complaints, linked) = match schedule.machine.running() {
+            Some(service) => Judge::new(&schedule, &service).judge().await,
+            None => (vec!["no process runs".to_owned()], 0),
+        };
+        complaints.extend(left.map(|left| format!("still to do: {left}")));
+        for call in schedule.machine.sim.calls() {
+            schedule.note(format!("{call:?}"));
+        }
+        let trace = &schedule.machine.trace;
+        Outcome { complaints, digest: trace.digest(), linked, trace: trace.lines() }
+    })
+}
+
+fn say(seed: u64, outcome: &Outcome) {
+    eprintln!("--- seed {seed}, trace {:016x}", outcome.digest);
+    for (at_ms, line) in &outcome.trace {
+        eprintln!("{:>12}.{:03} {line}", at_ms / 1_000, at_ms % 1_000);
+    }
+    for complaint in &outcome.complaints {
+        eprintln!("!!! {complaint}");
+    }
+    eprintln!("--- again: UNIONLINK_SIM_SEED={seed} cargo test --test sim -- --nocapture");
+}
+
+#[expect(clippy::disallowed_methods, reason = "how a person asks for one seed, or for more of them")]
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap())
+}
+
+#[test]
+fn whatever_happens_what_was_acknowledged_is_linked_once_to_the_right_person() {
+    if let Some(seed) = number("UNIONLINK_SIM_SEED") {
+        let outcome = run(seed);
+        say(seed, &outcome);
+        return assert!(outcome.complaints.is_empty(), "{:?}", outcome.complaints);
+    }
+    let first = number("UNIONLINK_SIM_FIRST").unwrap_or(0);
+    let schedules = number("UNIONLINK_SIM_SCHEDULES").unwrap_or(SCHEDULES);
+    let (next, linked) = (AtomicU64::new(first), AtomicU64::new(0));
+    let failed = Mutex::new(Vec::new());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + schedules || failed.lock().unwrap().len() >= FAILURES_MAX {
+                        break;
+                    }
+                    let outcome = run(seed);
+                    linked.fetch_add(outcome.linked as u64, Ordering::Relaxed);
+                    if !outcome.complaints.is_empty() {
+                        failed.lock().unwrap().push((seed, outcome));
+                    }
+                }
+            });
+        }
+    });
+    let mut failed = failed.into_inner().unwrap();
+    failed.sort_by_key(|(seed, outcome)| (outcome.trace.len(), *seed));
+    if let Some((seed, outcome)) = failed.first() {
+        say(*seed, outcome);
+    }
+    let seeds: Vec<_> = failed.iter().map(|(seed, outcome)| (seed, &outcome.complaints)).collect();
+    assert!(failed.is_empty(), "failed: {seeds:#?}");
+    let linked = linked.into_inner();
+    assert!(linked >= schedules, "{schedules} schedules made only {linked} links: they test nothing");
+}
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..20 {
+        let (one, other) = (run(seed), run(seed));
+        let differs = one.trace.iter().zip(&other.trace).find(|(a, b)| a != b);
+        assert_eq!(one.digest, other.digest, "seed {seed} differs at {differs:?}");
+    }
+}

@@ -1,0 +1,121 @@
+//! The end of a schedule: everything works again, operators do their part, and time passes until nothing is left to do.
+
+use std::time::Duration;
+
+use unionlink::clock::Clock;
+use unionlink::domain::fan::{Existing, Mint, Priority};
+use unionlink::store::{CursorState, Feed, People, Store};
+
+use crate::receiver::Mood;
+use crate::schedule::Schedule;
+use crate::time::pass;
+
+/// How long is slept at a time, in seconds: enough for every wait that the service has, and for budgets to come back.
+const NAPS_SECS: [u64; 40] = [
+    5, 30, 90, 120, 300, 700, 1_900, 3_700, 3_700, 7_200, 21_700, 86_500, 86_500, 259_300, 3_700, 86_500,
+    86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500,
+    86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500,
+];
+
+impl Schedule {
+    /// Mends everything and waits for the end. What is still to be done then, if anything.
+    pub async fn come_to_rest(&mut self) -> Option<String> {
+        self.note("all is mended");
+        self.mend_wecom();
+        self.machine.sim.configure(|options| options.latency_ms = 0);
+        self.machine.clock.set(0);
+        self.machine.disk.slow.store(false, std::sync::atomic::Ordering::Relaxed);
+        *self.machine.disk.fate.lock().unwrap() = None;
+        for receiver in &self.machine.receivers {
+            receiver.memory().mood = Mood::Well;
+        }
+        self.machine.start().await;
+        // The last trouble passes by itself.
+        self.trouble_at_wecom(Some(6));
+        self.note_who_was_given_up().await;
+        let mut left = None;
+        for nap in NAPS_SECS {
+            pass(Duration::from_millis(2_500)).await;
+            self.care().await;
+            pass(Duration::from_millis(1_200)).await;
+            left = self.left().await;
+            if left.is_none() {
+                break;
+            }
+            pass(Duration::from_secs(nap)).await;
+        }
+        left
+    }
+
+    /// What an operator does who looks after things: resumes sinks, redrives dead letters, and registers again whom
+    /// WeCom refused.
+    async fn care(&mut self) {
+        let Some(service) = self.machine.running() else { return };
+        for receiver in &self.machine.receivers {
+            let cursor = service.store.cursor(&receiver.name).await.unwrap();
+            if cursor.is_some_and(|cursor| cursor.state != CursorState::Running) {
+                service.store.set_state(&receiver.name, CursorState::Running).await.unwrap();
+                service.sinks.wake(&receiver.name);
+            }
+        }
+        let counts = service.store.counts();
+        if counts.dead + counts.quarantined > 0 {
+            self.redrive().await;
+        }
+        let mut refused = Vec::new();
+        for (p, somebody) in self.cast.people.iter().enumerate().filter(|(_, somebody)| somebody.is_fan) {
+            for (_, fan) in service.store.fans(&somebody.unionid()).await.unwrap() {
+                let is_refused = matches!(fan.mint, Mint::Rejected { .. })
+                    || matches!(fan.existing, Existing::Refused { .. });
+                refused.extend(is_refused.then_some(p));
+            }
+        }
+        if !refused.is_empty() {
+            self.register_all(&refused, Priority::Live).await;
+        }
+    }
+
+    /// What there is still to do.
+    async fn left(&self) -> Option<String> {
+        let Some(service) = self.machine.running() else { return Some("no process".to_owned()) };
+        let store = &service.store;
+        let counts = store.counts();
+        if counts.inbox + counts.waiting + counts.dead + counts.quarantined > 0 {
+            return Some(format!("{counts:?}"));
+        }
+        for (_, tally) in store.fan_tallies().await.unwrap() {
+            let settled = tally.minted + tally.rejected == tally.registered;
+            let waiting: u64 = unionlink::domain::fan::FanStep::ALL
+                .into_iter()
+                .flat_map(|step| Priority::ALL.map(|priority| tally.waiting(step, priority)))
+                .sum();
+            if !settled || waiting > 0 {
+                return Some(format!("{tally:?}"));
+            }
+        }
+        for receiver in &self.machine.receivers {
+            let cursor = store.cursor(&receiver.name).await.unwrap();
+            if cursor.as_ref().map(|cursor| cursor.after) != Some(counts.feed_head) {
+                return Some(format!("{}: {cursor:?} of {}", receiver.name, counts.feed_head));
+            }
+        }
+        None
+    }
+
+    /// Customers whom WeCom was asked about often enough while it had nothing to say: only a fan who is registered
+    /// anew still finds them.
+    async fn note_who_was_given_up(&mut self) {
+        let Some(service) = self.machine.running() else { return };
+        for pair in self.cast.pairs.values_mut() {
+            let trace = service.store.trace(pair.external_userid.as_str()).await.unwrap();
+            let given_up = trace.contacts.iter().any(|(_, contact)| {
+                contact.pending_id.is_none()
+                    && contact.waiting.is_some_and(|waiting| waiting.due_at.is_none())
+            });
+            pair.given_up = given_up;
+        }
+        self.events_stored = service.store.counts().event_head;
+        let now = self.machine.clock.now();
+        self.note(format!("it is {now}"));
+    }
+}

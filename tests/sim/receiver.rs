@@ -1,0 +1,143 @@
+//! The brand's system at the end of a sink: takes entries, or does not, and remembers what it was given.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::sync::CancellationToken;
+use unionlink::domain::ids::SinkName;
+use unionlink::domain::link::{ChangeType, EntryData, FeedEntry};
+use unionlink::sink::{Again, Sink, Undelivered};
+
+use crate::time::{Dice, Trace};
+
+/// How a receiver takes what it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mood {
+    Well,
+    /// Takes some, answers slowly, loses answers.
+    Moody,
+    /// Takes nothing.
+    Down,
+    /// Wants nothing any more (410).
+    Gone,
+}
+
+pub const MOODS: [Mood; 5] = [Mood::Well, Mood::Moody, Mood::Moody, Mood::Down, Mood::Gone];
+
+/// What a receiver knows.
+pub struct Memory {
+    pub mood: Mood,
+    dice: Dice,
+    /// Every entry as it came first.
+    pub entries: BTreeMap<u64, FeedEntry>,
+    /// The newest it should have come to: nothing may be left out before the next.
+    newest: u64,
+    pub complaints: Vec<String>,
+}
+
+impl Memory {
+    fn take(&mut self, name: &SinkName, entries: &[FeedEntry]) {
+        for entry in entries {
+            if entry.seq > self.newest + 1 {
+                self.complaints.push(format!("{name}: entry {} came after {}", entry.seq, self.newest));
+            }
+            self.newest = self.newest.max(entry.seq);
+            match self.entries.get(&entry.seq) {
+                Some(first) if !same(first, entry) => {
+                    self.complaints.push(format!("{name}: entry {} came again as another", entry.seq));
+                }
+                Some(_) => {}
+                None => drop(self.entries.insert(entry.seq, entry.clone())),
+            }
+        }
+    }
+}
+
+/// Whether an entry that comes again says the same; a person who was forgotten meanwhile is left out.
+fn same(first: &FeedEntry, again: &FeedEntry) -> bool {
+    let without_code = |entry: &FeedEntry| {
+        let mut entry = entry.clone();
+        if let EntryData::Link(link) = &mut entry.data {
+            link.welcome_code = None;
+        }
+        entry
+    };
+    let erased = again.change == ChangeType::Erased
+        && first.data.link_id() == again.data.link_id()
+        && (first.seq, &first.id, first.occurred_at) == (again.seq, &again.id, again.occurred_at);
+    erased || without_code(first) == without_code(again)
+}
+
+/// A receiver; clones are the same.
+#[derive(Clone)]
+pub struct Receiver {
+    pub name: SinkName,
+    memory: Arc<Mutex<Memory>>,
+    trace: Trace,
+}
+
+impl Receiver {
+    pub fn new(name: &str, dice: Dice, trace: Trace) -> Self {
+        let memory =
+            Memory { mood: Mood::Well, dice, entries: BTreeMap::new(), newest: 0, complaints: Vec::new() };
+        Self { name: SinkName::new(name).unwrap(), memory: Arc::new(Mutex::new(memory)), trace }
+    }
+
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+        self.memory.lock().unwrap()
+    }
+
+    /// The sink of one process.
+    pub fn sink(&self, dead: CancellationToken) -> Box<dyn Sink> {
+        let batch_max = self.memory().dice.between(1, 6).try_into().unwrap();
+        Box::new(Line { receiver: self.clone(), dead, batch_max })
+    }
+}
+
+struct Line {
+    receiver: Receiver,
+    dead: CancellationToken,
+    batch_max: usize,
+}
+
+#[async_trait]
+impl Sink for Line {
+    fn batch_max(&self) -> usize {
+        self.batch_max
+    }
+
+    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), Undelivered> {
+        let Receiver { name, trace, .. } = &self.receiver;
+        let refused = |arrived, again| Err(Undelivered { arrived, again, reason: "as told".to_owned() });
+        let (takes, wait, answer) = {
+            let mut memory = self.receiver.memory();
+            let mood = memory.mood;
+            let dice = &mut memory.dice;
+            let takes = dice.index(entries.len() + 1);
+            let told = dice.index(takes + 1);
+            let again = if dice.one_in(4) { Again::After(dice.millis(0, 90_000)) } else { Again::Later };
+            let wait = if dice.one_in(3) { dice.millis(1, 4_000) } else { Duration::ZERO };
+            match mood {
+                Mood::Well => (entries.len(), Duration::ZERO, Ok(())),
+                Mood::Moody if dice.one_in(2) => (entries.len(), wait, Ok(())),
+                Mood::Moody => (takes, wait, refused(told, again)),
+                Mood::Down => (0, wait, refused(0, again)),
+                Mood::Gone => (0, Duration::ZERO, refused(0, Again::Never)),
+            }
+        };
+        tokio::select! {
+            biased;
+            () = self.dead.cancelled() => std::future::pending().await,
+            () = tokio::time::sleep(wait) => {}
+        }
+        self.receiver.memory().take(name, &entries[..takes]);
+        let (first, last) = (entries[0].seq, entries[entries.len() - 1].seq);
+        trace.note(format!(
+            "{name} {first}..={last}: {takes} arrived, {}",
+            if answer.is_ok() { "ok" } else { "refused" }
+        ));
+        answer
+    }
+}

@@ -1,0 +1,328 @@
+//! The service as `app` puts it together, over a memory that outlives it and without listeners: started, killed and
+//! started again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Request;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use unionlink::app::StoredLedgers;
+use unionlink::callback::{AesKey, Keys};
+use unionlink::clock::Clock;
+use unionlink::domain::backoff::Jitter;
+use unionlink::domain::ids::{AppName, CorpId};
+use unionlink::domain::quota::Limits;
+use unionlink::domain::time::DAY_MS;
+use unionlink::http::callback::{self, CallbackState};
+use unionlink::http::door::{Door, DoorApp};
+use unionlink::simulator::{AppSpec, SealedCallback, Simulator};
+use unionlink::store::embedded::engine::Memory;
+use unionlink::store::embedded::{EmbeddedStore, Hand, Settings};
+use unionlink::store::{Start, Store};
+use unionlink::telemetry::metrics::Metrics;
+use unionlink::wecom::{AppCredentials, Client, Limiter};
+use unionlink::worker::deliver::Sinks;
+use unionlink::worker::directory::Directory;
+use unionlink::worker::pause::Pauses;
+use unionlink::worker::{AppRules, Context, Wake, deliver, mint, renew, resolve, sweep};
+
+use crate::receiver::Receiver;
+use crate::time::{Dice, MachineClock, Trace};
+use crate::wire::InProcessWire;
+
+/// How long WeCom waits for the answer to a callback.
+const CALLBACK_TIMEOUT: Duration = Duration::from_secs(5);
+
+pub fn app_name() -> AppName {
+    AppName::new("brand").unwrap()
+}
+
+/// What a schedule decides about the service.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub rules: AppRules,
+    pub limits: Limits,
+    pub settings: Settings,
+    pub calls_max: usize,
+}
+
+/// The disk's moods.
+#[derive(Default)]
+pub struct Disk {
+    pub slow: AtomicBool,
+    /// After so many more writes the process dies: before the last of them is made, or right after it.
+    pub fate: Mutex<Option<(u64, bool)>>,
+}
+
+/// The machine that the service runs on.
+pub struct Machine {
+    pub seed: u64,
+    pub sim: Simulator,
+    pub app: AppSpec,
+    pub setup: Setup,
+    pub clock: Arc<MachineClock>,
+    pub disk: Arc<Disk>,
+    pub receivers: Vec<Receiver>,
+    pub trace: Trace,
+    memory: Memory,
+    starts: AtomicU64,
+    running: Mutex<Option<Arc<Service>>>,
+    /// A task of some process panicked.
+    pub panicked: CancellationToken,
+}
+
+/// One process.
+pub struct Service {
+    pub store: Arc<EmbeddedStore>,
+    pub door: Arc<Door>,
+    pub wake: Arc<Wake>,
+    pub sinks: Arc<Sinks>,
+    public: TowerToHyperService<Router>,
+    tasks: TaskTracker,
+    calls: TaskTracker,
+    stop: CancellationToken,
+    dead: CancellationToken,
+}
+
+impl Service {
+    /// What comes of something, unless the process dies before.
+    pub async fn alive<T>(&self, what: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.dead.cancelled() => None,
+            done = what => Some(done),
+        }
+    }
+
+    pub fn is_dead(&self) -> bool {
+        self.dead.is_cancelled()
+    }
+}
+
+impl Machine {
+    pub fn new(
+        seed: u64,
+        sim: Simulator,
+        app: AppSpec,
+        setup: Setup,
+        clock: Arc<MachineClock>,
+        receivers: Vec<Receiver>,
+        trace: Trace,
+    ) -> Self {
+        let (disk, memory, panicked) = (Arc::default(), Memory::default(), CancellationToken::new());
+        let (starts, running) = (AtomicU64::new(0), Mutex::default());
+        Self { seed, sim, app, setup, clock, disk, receivers, trace, memory, starts, running, panicked }
+    }
+
+    /// The process that runs, if one does.
+    pub fn running(&self) -> Option<Arc<Service>> {
+        self.running.lock().unwrap().clone().filter(|service| !service.is_dead())
+    }
+
+    /// Kills the process between two instructions.
+    pub fn kill(&self) {
+        if let Some(service) = self.running.lock().unwrap().take() {
+            service.dead.cancel();
+        }
+    }
+
+    /// Stops the process as a supervisor does.
+    pub async fn stop(&self) {
+        let Some(service) = self.running() else { return };
+        service.stop.cancel();
+        let ended = async {
+            for tracker in [&service.tasks, &service.calls] {
+                tracker.close();
+                tracker.wait().await;
+            }
+        };
+        let _ = service.alive(tokio::time::timeout(Duration::from_secs(10), ended)).await;
+        service.store.close().await;
+        self.kill();
+    }
+
+    /// Starts a process if none runs.
+    pub async fn start(&self) {
+        if self.running().is_some() {
+            return;
+        }
+        let start = self.starts.fetch_add(1, Ordering::Relaxed);
+        self.trace.note(format!("start {start}"));
+        self.clock.start_process();
+        let (dead, stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
+        let id = u128::from(self.seed).to_be_bytes();
+        let (store, hand) = EmbeddedStore::by_hand(self.memory.clone(), self.setup.settings, id).unwrap();
+        let store = Arc::new(store);
+        let dice = Dice::new(self.seed, 1_000 + start);
+        let writing = write(hand, dice, self.disk.clone(), dead.clone(), self.trace.clone());
+        self.run(&dead, &TaskTracker::new(), writing);
+        let limits = HashMap::from([(self.corp_id(), self.setup.limits)]);
+        let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), self.clock.clone(), limits);
+        tokio::select! {
+            biased;
+            () = dead.cancelled() => return,
+            () = limiter.begin() => {}
+        }
+        let context = self.context(&store, limiter, &dead, start);
+        let door = Arc::new(Door::new(vec![self.door_app()], store.clone()));
+        let public = callback::router(Arc::new(CallbackState {
+            door: door.clone(),
+            store: store.clone(),
+            clock: self.clock.clone(),
+            metrics: context.metrics.clone(),
+            wake: context.wake.clone(),
+            body_bytes_max: 65_536,
+            body_timeout: Duration::from_secs(5),
+        }));
+        self.run(&dead, &tasks, resolve::run(context.clone(), stop.clone()));
+        self.run(&dead, &tasks, mint::run(context.clone(), stop.clone()));
+        self.run(&dead, &tasks, renew::run(context.clone(), stop.clone()));
+        for receiver in &self.receivers {
+            let (name, sink) = (receiver.name.clone(), receiver.sink(dead.clone()));
+            let delivering = deliver::run(context.clone(), name, sink, Start::Beginning, stop.clone());
+            self.run(&dead, &tasks, delivering);
+        }
+        self.run(&dead, &tasks, sweep::run(context.clone(), stop.clone()));
+        let Context { wake, sinks, calls, .. } = context;
+        let public = TowerToHyperService::new(public);
+        let service = Service { store, door, wake, sinks, public, tasks, calls, stop, dead };
+        *self.running.lock().unwrap() = Some(Arc::new(service));
+    }
+
+    /// Runs a task of a process until it ends or the process dies.
+    fn run(
+        &self,
+        dead: &CancellationToken,
+        tasks: &TaskTracker,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let (dead, panicked) = (dead.clone(), self.panicked.clone());
+        let task = tokio::spawn(async move {
+            tokio::select! {
+                biased;
+                () = dead.cancelled() => {}
+                () = task => {}
+            }
+        });
+        tasks.spawn(async move {
+            if task.await.is_err() {
+                panicked.cancel();
+            }
+        });
+    }
+
+    fn corp_id(&self) -> CorpId {
+        CorpId::new(&self.app.corp_id).unwrap()
+    }
+
+    fn door_app(&self) -> DoorApp {
+        let callback = self.app.callback.as_ref().unwrap();
+        let key = AesKey::decode(&callback.aes_key).unwrap();
+        DoorApp {
+            name: app_name(),
+            keys: Keys::new(callback.token.clone().into(), key),
+            corp_id: self.corp_id(),
+            accept_receive_ids: Vec::new(),
+        }
+    }
+
+    fn context(
+        &self,
+        store: &Arc<EmbeddedStore>,
+        limiter: Limiter,
+        dead: &CancellationToken,
+        start: u64,
+    ) -> Context {
+        let clock: Arc<dyn Clock> = self.clock.clone();
+        let (metrics, jitter) = (Arc::new(Metrics::default()), Jitter::new(self.seed ^ start));
+        let wire = InProcessWire { api: self.sim.in_process(), dead: dead.clone() };
+        let credentials = AppCredentials {
+            corp_id: self.corp_id(),
+            agent_id: self.app.agent_id.try_into().unwrap(),
+            secret: self.app.secret.clone().into(),
+        };
+        let apps = HashMap::from([(app_name(), credentials)]);
+        let platform = Client::over(Arc::new(wire), apps, limiter, clock.clone(), metrics.clone());
+        let platform = Arc::new(platform);
+        Context {
+            store: store.clone(),
+            directory: Arc::new(Directory::new(store.clone(), platform.clone(), clock.clone())),
+            platform,
+            clock,
+            jitter,
+            metrics,
+            wake: Arc::new(Wake::default()),
+            pauses: Arc::new(Pauses::new(jitter)),
+            apps: Arc::new(BTreeMap::from([(app_name(), self.setup.rules.clone())])),
+            calls: TaskTracker::new(),
+            panicked: self.panicked.clone(),
+            sinks: Arc::new(Sinks::new(self.receivers.iter().map(|receiver| receiver.name.clone()))),
+            feed_kept_ms: 30 * DAY_MS,
+            calls_max: self.setup.calls_max,
+        }
+    }
+
+    /// Carries a callback to the service. The HTTP status, if there is an answer in time.
+    pub async fn post(&self, callback: &SealedCallback) -> Option<u16> {
+        let service = self.running()?;
+        let request = Request::post(callback.full_url())
+            .header("content-type", "text/xml")
+            .body(Body::from(callback.body.clone()))
+            .unwrap();
+        let answered = service.alive(service.public.call(request));
+        let Ok(response) = tokio::time::timeout(CALLBACK_TIMEOUT, answered).await.ok()??;
+        Some(response.status().as_u16())
+    }
+
+    /// Asks the service for something. Nothing if none runs, or if it dies before it answers.
+    pub async fn ask<T, E, F>(&self, what: impl FnOnce(Arc<Service>) -> F) -> Option<T>
+    where
+        F: Future<Output = Result<T, E>>,
+    {
+        let service = self.running()?;
+        service.alive(what(service.clone())).await?.ok()
+    }
+}
+
+/// The writer's work: takes as long as a disk may, and ends in the middle of it when the process does.
+async fn write(mut hand: Hand, mut dice: Dice, disk: Arc<Disk>, dead: CancellationToken, trace: Trace) {
+    while hand.wanted().await {
+        for _ in 0..=dice.below(3) {
+            tokio::task::yield_now().await;
+        }
+        let wait = match dice.below(100) {
+            _ if disk.slow.load(Ordering::Relaxed) => dice.millis(500, 5_000),
+            0..70 => Duration::ZERO,
+            70..98 => dice.millis(1, 20),
+            _ => dice.millis(20, 900),
+        };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+        let fate = {
+            let mut fate = disk.fate.lock().unwrap();
+            let (now, later) = match *fate {
+                Some((0, after)) => (Some(after), None),
+                Some((writes, after)) => (None, Some((writes - 1, after))),
+                None => (None, None),
+            };
+            *fate = later;
+            now
+        };
+        if fate != Some(false) {
+            hand.write();
+        }
+        if let Some(after) = fate {
+            trace.note(format!("dies {} a write", if after { "after" } else { "before" }));
+            dead.cancel();
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Virtual time, the two clocks that follow it, chance, and the trace of what happened when.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use tokio::time::Instant;
+use unionlink::clock::Clock;
+use unionlink::domain::time::{Moment, Steady, Timestamp};
+
+/// Where every schedule begins.
+const START: Timestamp = Timestamp::from_secs(1_795_309_323);
+
+/// The time as it is; WeCom's clocks are right.
+#[derive(Debug, Clone, Copy)]
+pub struct TrueTime(Instant);
+
+impl TrueTime {
+    pub fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    pub fn elapsed_ms(self) -> i64 {
+        i64::try_from(self.0.elapsed().as_millis()).unwrap()
+    }
+}
+
+impl Clock for TrueTime {
+    fn now(&self) -> Timestamp {
+        START.plus_ms(self.elapsed_ms())
+    }
+}
+
+/// The clocks of the machine that the service runs on: one on the wall, which may be set, and one that runs since the
+/// machine's start.
+#[derive(Debug)]
+pub struct MachineClock {
+    time: TrueTime,
+    skew_ms: AtomicI64,
+    boot: AtomicU64,
+    /// What the wall clock showed, and the other one, when the process started.
+    process: Mutex<(Timestamp, i64)>,
+}
+
+impl MachineClock {
+    pub fn new(time: TrueTime) -> Self {
+        let process = Mutex::new((time.now(), time.elapsed_ms()));
+        Self { time, skew_ms: AtomicI64::new(0), boot: AtomicU64::new(1), process }
+    }
+
+    /// Sets the wall clock to so much beside the truth.
+    pub fn set(&self, skew_ms: i64) {
+        self.skew_ms.store(skew_ms, Ordering::Relaxed);
+    }
+
+    pub fn is_right(&self) -> bool {
+        self.skew_ms.load(Ordering::Relaxed) == 0
+    }
+
+    /// The machine starts anew.
+    pub fn reboot(&self) {
+        self.boot.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// A process starts.
+    pub fn start_process(&self) {
+        *self.process.lock().unwrap() = (self.now(), self.time.elapsed_ms());
+    }
+}
+
+impl Clock for MachineClock {
+    fn now(&self) -> Timestamp {
+        self.time.now().plus_ms(self.skew_ms.load(Ordering::Relaxed))
+    }
+
+    fn moment(&self) -> Moment {
+        let uptime_ms = self.time.elapsed_ms();
+        let (wall, uptime_at_start) = *self.process.lock().unwrap();
+        Moment {
+            wall: self.now(),
+            unset: wall.plus_ms(uptime_ms - uptime_at_start),
+            steady: Some(Steady { boot: self.boot.load(Ordering::Relaxed), uptime_ms }),
+        }
+    }
+}
+
+/// Lets time pass: the service does all there is to do meanwhile if it is short; of a long time it notices only the end,
+/// like a machine that slept.
+pub async fn pass(time: Duration) {
+    if time <= Duration::from_secs(3) {
+        tokio::time::sleep(time).await;
+    } else {
+        tokio::time::advance(time).await;
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Chance, from a seed.
+pub struct Dice(StdRng);
+
+impl Dice {
+    pub fn new(seed: u64, purpose: u64) -> Self {
+        Self(StdRng::seed_from_u64(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(purpose)))
+    }
+
+    pub fn one_in(&mut self, n: u64) -> bool {
+        self.below(n) == 0
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0.random_range(0..n)
+    }
+
+    pub fn between(&mut self, from: u64, to: u64) -> u64 {
+        self.0.random_range(from..=to)
+    }
+
+    pub fn index(&mut self, len: usize) -> usize {
+        self.0.random_range(0..len)
+    }
+
+    pub fn among<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.index(choices.len())]
+    }
+
+    pub fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(self.between(from, to))
+    }
+}
+
+/// What happened when.
+#[derive(Clone)]
+pub struct Trace(Arc<(TrueTime, Mutex<Vec<(i64, String)>>)>);
+
+impl Trace {
+    pub fn new(time: TrueTime) -> Self {
+        Self(Arc::new((time, Mutex::default())))
+    }
+
+    pub fn note(&self, what: impl Into<String>) {
+        let (time, lines) = &*self.0;
+        lines.lock().unwrap().push((time.elapsed_ms(), what.into()));
+    }
+
+    /// In an order that leaves open which of two things in one millisecond came first: who of those that follow the
+    /// feed is woken first is the one thing tokio draws by chance of its own.
+    pub fn lines(&self) -> Vec<(i64, String)> {
+        let mut lines = self.0.1.lock().unwrap().clone();
+        lines.sort();
+        lines
+    }
+
+    pub fn digest(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        self.lines().hash(&mut hasher);
+        hasher.finish()
+    }
+}
