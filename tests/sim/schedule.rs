@@ -502,8 +502,8 @@ async fn redrive(
             let Some(message) = service.store.quarantined_message(id).await? else { return Ok(false) };
             match service.door.meaning(app, quarantined.receive_id.as_bytes(), &message).await? {
                 Meaning::Act(_, happening) => (id, Some(happening)),
-                Meaning::Ignore(_) => (id, None),
-                Meaning::Quarantine(_) => return Ok(false),
+                Meaning::Ignore(..) => (id, None),
+                Meaning::Stranger | Meaning::NotUnderstood(_) => return Ok(false),
             }
         }
     };

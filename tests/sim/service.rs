@@ -179,6 +179,7 @@ impl Machine {
             clock: self.clock.clone(),
             metrics: context.metrics.clone(),
             wake: context.wake.clone(),
+            event_days_max: 0,
             body_bytes_max: 65_536,
             body_timeout: Duration::from_secs(5),
         }));
