@@ -120,7 +120,9 @@ fn create(folder: &Path, path: &Path, cache_bytes: u64) -> Result<(), OpenError>
     let new = folder.join("sled.being-created");
     compaction::remove(&new)?;
     create_private(&new)?;
-    drop(open_database(&new, cache_bytes)?);
+    // Said now: dropping it would not tell that something could not be written.
+    let flushed = open_database(&new, cache_bytes)?.flush();
+    flushed.map_err(|e| OpenError::Database { path: new.clone(), reason: e.to_string() })?;
     compaction::sync_all(&new)?;
     compaction::rename(folder, &new, path)
 }
