@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 use unionlink::simulator::{Options, Person};
 
 use crate::harness::{PATIENCE, Setup, World, number_in_environment};
-use crate::ledger::{Ledger, Reader, rows};
+use crate::ledger::{Ledger, Reader, is_at_rest, rows};
 use crate::process::Process;
 
 /// Lives at a time.
@@ -297,11 +297,6 @@ async fn live(world: &World, ledger: &mut Ledger, people: &[Person], callbacks: 
 
 async fn is_ready(world: &World) -> bool {
     world.http.get(format!("{}/readyz", world.admin)).send().await.is_ok_and(|answer| answer.status() == 200)
-}
-
-async fn is_at_rest(world: &World) -> bool {
-    let Ok(answer) = world.http.get(format!("{}/v1/status", world.admin)).send().await else { return false };
-    answer.json().await.is_ok_and(|status| crate::ledger::is_at_rest(&status))
 }
 
 /// A folder with everything in it but the ballast.

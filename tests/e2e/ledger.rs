@@ -151,7 +151,7 @@ impl Ledger {
     /// Waits until a service that was healed is at rest, and holds it against all of this. `reader` reads the rest of
     /// the feed.
     pub async fn judge(&self, world: &World, reader: &mut Reader) {
-        world.until("/v1/status", is_at_rest).await;
+        rest(world).await;
         // It can be seen a moment before it is durable and on the feed.
         world.durable().await;
         caught_up(world).await;
@@ -219,12 +219,38 @@ impl Ledger {
     }
 }
 
-/// Whether a service with this status has nothing to do.
-pub fn is_at_rest(status: &Value) -> bool {
-    let asked =
-        status["queues"].as_array().is_some_and(|queues| queues.iter().all(|queue| queue["api"] != ASKING));
+/// What the service says of itself, if it does.
+async fn status(world: &World) -> Option<Value> {
+    world.http.get(format!("{}/v1/status", world.admin)).send().await.ok()?.json().await.ok()
+}
+
+/// Whether the service has nothing to do.
+pub async fn is_at_rest(world: &World) -> bool {
+    status(world).await.is_some_and(|status| left_to_do(&status) == json!([0, 0, 0]))
+}
+
+/// Waits for that, however much there is to do, as long as it becomes less.
+async fn rest(world: &World) {
+    let (mut left, mut since) = (Value::Null, Instant::now());
+    while !is_at_rest(world).await {
+        let now = status(world).await.map_or(Value::Null, |status| left_to_do(&status));
+        if left != now {
+            (left, since) = (now, Instant::now());
+        }
+        assert!(since.elapsed() < PATIENCE, "this is left to do for ever: {left}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Callbacks to settle, fans to mint, fans to ask about.
+fn left_to_do(status: &Value) -> Value {
+    let number = |value: &Value| value.as_u64().unwrap_or(u64::MAX);
+    let asking = status["queues"].as_array().map_or(u64::MAX, |queues| {
+        queues.iter().filter(|queue| queue["api"] == ASKING).map(|queue| number(&queue["waiting"])).sum()
+    });
     let fans = &status["fans"];
-    asked && status["inbox"]["waiting"] == 0 && fans["registered"] == fans["minted"]
+    let minting = number(&fans["registered"]).abs_diff(number(&fans["minted"]));
+    json!([number(&status["inbox"]["waiting"]), minting, asking])
 }
 
 /// Fans as the brand sends them.

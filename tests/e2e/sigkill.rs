@@ -23,7 +23,7 @@ use crate::receivers::{Nats, Webhook, file, judge, lines_in, nats, webhook};
 
 /// How many callbacks are under way at once.
 const CALLERS: u64 = 8;
-const PEOPLE_A_ROUND: usize = 200;
+const PEOPLE_A_ROUND: usize = 120;
 
 /// What goes on while one process lives.
 struct Load<'a> {

@@ -135,7 +135,9 @@ fn create(folder: &Path, path: &Path, cache_bytes: u64) -> Result<(), OpenError>
     let new = folder.join("sled.being-created");
     fresh::remove(&new)?;
     create_folder(&new)?;
-    drop(open_database(&new, cache_bytes)?);
+    // Said now: dropping it would not tell that something could not be written.
+    let flushed = open_database(&new, cache_bytes)?.flush();
+    flushed.map_err(|e| OpenError::Database { path: new.clone(), reason: e.to_string() })?;
     fresh::sync_all(&new)?;
     fresh::rename(folder, &new, path)
 }
