@@ -1,7 +1,7 @@
 //! What happens in one schedule, step by step as the dice fall.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use unionlink::clock::Clock;
@@ -21,9 +21,9 @@ use crate::receiver::{MOODS, Receiver};
 use crate::service::{Machine, Setup};
 use crate::time::{Dice, MachineClock, Trace, TrueTime, pass};
 
-const MINUTE: Duration = Duration::from_secs(60);
-const HOUR: Duration = Duration::from_secs(3_600);
-const DAY: Duration = Duration::from_secs(86_400);
+const MINUTE: Duration = Duration::from_mins(1);
+const HOUR: Duration = Duration::from_hours(1);
+const DAY: Duration = Duration::from_hours(24);
 
 /// Every kind of code that WeCom has. Those about one id are not among them: see [`ITEM_CODES`].
 const CODES: [i64; 18] = [
@@ -195,7 +195,7 @@ impl Schedule {
         let flag = told.flag();
         pair.told.push(told);
         let what = format!("{}p{p} and d{d}'s {member} are friends", if half { "half " } else { "" });
-        self.tell(friendship.event, flag, &what);
+        self.tell(&friendship.event, &flag, &what);
     }
 
     /// One of the two has enough of the other.
@@ -215,11 +215,11 @@ impl Schedule {
         let told = Told::new(&member, self.time.now().as_secs(), false, false, None);
         let flag = told.flag();
         pair.told.push(told);
-        self.tell(event, flag, &format!("p{p} and d{d}'s {member} part"));
+        self.tell(&event, &flag, &format!("p{p} and d{d}'s {member} part"));
     }
 
     /// WeCom tells the service: once or several times, at once or late, with a few tries or never.
-    fn tell(&mut self, event: Event, flag: Arc<std::sync::atomic::AtomicBool>, what: &str) {
+    fn tell(&mut self, event: &Event, flag: &Arc<AtomicBool>, what: &str) {
         let copies = if self.dice.one_in(5) { self.dice.between(2, 3) } else { 1 };
         let delays: Vec<_> = (0..copies)
             .map(|_| match self.dice.below(20) {

@@ -134,22 +134,27 @@ impl Dice {
 
 /// What happened when.
 #[derive(Clone)]
-pub struct Trace(Arc<(TrueTime, Mutex<Vec<(i64, String)>>)>);
+pub struct Trace(Arc<Written>);
+
+struct Written {
+    time: TrueTime,
+    lines: Mutex<Vec<(i64, String)>>,
+}
 
 impl Trace {
     pub fn new(time: TrueTime) -> Self {
-        Self(Arc::new((time, Mutex::default())))
+        Self(Arc::new(Written { time, lines: Mutex::default() }))
     }
 
     pub fn note(&self, what: impl Into<String>) {
-        let (time, lines) = &*self.0;
+        let Written { time, lines } = &*self.0;
         lines.lock().unwrap().push((time.elapsed_ms(), what.into()));
     }
 
     /// In an order that leaves open which of two things in one millisecond came first: who of those that follow the
     /// feed is woken first is the one thing tokio draws by chance of its own.
     pub fn lines(&self) -> Vec<(i64, String)> {
-        let mut lines = self.0.1.lock().unwrap().clone();
+        let mut lines = self.0.lines.lock().unwrap().clone();
         lines.sort();
         lines
     }
