@@ -25,12 +25,12 @@ fn keys(token: &str, aes_key: &str) -> Keys {
     Keys::new(token.into(), AesKey::decode(aes_key).unwrap())
 }
 
-fn query_of(vector: &Value) -> Query {
+fn query_of(vector: &Value) -> Query<'_> {
     Query {
-        msg_signature: text(vector, "signature").unwrap_or_default().to_owned(),
-        timestamp: text(vector, "timestamp").unwrap_or_default().to_owned(),
-        nonce: text(vector, "nonce").unwrap_or_default().to_owned(),
-        echostr: text(vector, "echostr").map(str::to_owned),
+        msg_signature: text(vector, "signature").unwrap_or_default().into(),
+        timestamp: text(vector, "timestamp").unwrap_or_default().into(),
+        nonce: text(vector, "nonce").unwrap_or_default().into(),
+        echostr: text(vector, "echostr").map(Into::into),
     }
 }
 
@@ -69,10 +69,10 @@ fn plaintext(message: &[u8], receive_id: &[u8]) -> Vec<u8> {
 fn open_signed(encrypted: &str) -> Result<Opened, Refusal> {
     let signature = sign("token", "1", "n", encrypted);
     let query = Query {
-        msg_signature: String::from_utf8(signature.to_vec()).unwrap(),
+        msg_signature: String::from_utf8(signature.to_vec()).unwrap().into(),
         timestamp: "1".into(),
         nonce: "n".into(),
-        echostr: Some(encrypted.to_owned()),
+        echostr: Some(encrypted.into()),
     };
     Sealed::from_echo(&query).unwrap().open(&keys("token", KEY))
 }
@@ -206,18 +206,18 @@ fn another_token_or_a_changed_byte_is_a_bad_signature() {
     let encrypted = encrypt_raw(KEY, &plaintext(b"hello", b"ww1"));
     let signature = String::from_utf8(sign("token", "1", "n", &encrypted).to_vec()).unwrap();
     let mut query = Query {
-        msg_signature: signature,
+        msg_signature: signature.into(),
         timestamp: "1".into(),
         nonce: "n".into(),
-        echostr: Some(encrypted),
+        echostr: Some(encrypted.into()),
     };
     assert!(Sealed::from_echo(&query).unwrap().open(&keys("token", KEY)).is_ok());
     let refused =
-        |query: &Query, token| Sealed::from_echo(query).unwrap().open(&keys(token, KEY)).unwrap_err();
+        |query: &Query<'_>, token| Sealed::from_echo(query).unwrap().open(&keys(token, KEY)).unwrap_err();
     assert_eq!(refused(&query, "other"), Refusal::Signature);
     query.timestamp = "2".into();
     assert_eq!(refused(&query, "token"), Refusal::Signature);
-    query.msg_signature.clear();
+    query.msg_signature = "".into();
     assert_eq!(refused(&query, "token"), Refusal::Signature);
 }
 
