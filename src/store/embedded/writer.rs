@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::{Counts, StoreError};
 use super::engine::Engine;
+use super::frontier::Frontiers;
 use super::index::{Index, Print};
 use super::keys;
 use super::records::encode;
@@ -146,8 +147,7 @@ impl Writer {
     /// Starts the thread.
     pub(super) fn start(
         engine: &Arc<dyn Engine>,
-        index: Arc<Index>,
-        snapshots: Arc<Snapshots>,
+        readers: Readers,
         meta: Meta,
         min_free_mb: u64,
     ) -> std::io::Result<Self> {
@@ -164,7 +164,7 @@ impl Writer {
         shared.look_at_space(&**engine);
         let space_looked_at = Instant::now();
         let mut group =
-            Group { engine: engine.clone(), index, snapshots, meta, shared: shared.clone(), space_looked_at };
+            Group { engine: engine.clone(), readers, meta, shared: shared.clone(), space_looked_at };
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| group.serve(inbox))) {
                 group.shared.set_busy(false);
@@ -254,10 +254,16 @@ fn watch_over(shared: &Weak<Shared>, engine: &Weak<dyn Engine>) {
     }
 }
 
+/// What readers look at besides the engine, kept in step with it.
+pub(super) struct Readers {
+    pub(super) index: Arc<Index>,
+    pub(super) snapshots: Arc<Snapshots>,
+    pub(super) frontiers: Arc<Frontiers>,
+}
+
 struct Group {
     engine: Arc<dyn Engine>,
-    index: Arc<Index>,
-    snapshots: Arc<Snapshots>,
+    readers: Readers,
     meta: Meta,
     shared: Arc<Shared>,
     space_looked_at: Instant,
@@ -278,7 +284,7 @@ impl Group {
                 if let Err(refusal) = self.shared.ready() {
                     job.finish(Err(refusal));
                 } else {
-                    let mut txn = Txn::new(&*self.engine, &self.index, &decided, self.meta);
+                    let mut txn = Txn::new(&*self.engine, &self.readers.index, &decided, self.meta);
                     if job.run(&mut txn) {
                         let Decided { writes, index, meta } = txn.into_decided();
                         if !decided.is_empty() && decided.len() + writes.len() > GROUP_KEYS_MAX {
@@ -304,7 +310,7 @@ impl Group {
     /// Before the commit, so that the next transaction finds them. Should the commit fail, the store has failed.
     fn note(&self, changes: Vec<(Print, FanNumber, bool)>) {
         for (print, fan, leads) in changes {
-            self.index.set(print, fan, leads);
+            self.readers.index.set(print, fan, leads);
         }
     }
 
@@ -336,7 +342,11 @@ impl Group {
         let counters = encode(&key, &self.meta)?;
         let mut writes: Vec<_> = decided.into_iter().collect();
         writes.push((key, Some(counters)));
-        self.snapshots.keep(&*self.engine, &writes).map_err(failed)?;
-        self.engine.commit(writes).map_err(failed)
+        let Readers { snapshots, frontiers, .. } = &self.readers;
+        snapshots.keep(&*self.engine, &writes).map_err(failed)?;
+        let first = frontiers.first_of(&writes);
+        self.engine.commit(writes).map_err(failed)?;
+        frontiers.appeared(&first);
+        Ok(())
     }
 }
