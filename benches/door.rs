@@ -2,7 +2,7 @@
 //! reading anything, one that opens and parses but keeps nothing, and the real door over a store in memory. Genuine
 //! callbacks, each different, sealed beforehand.
 //!
-//! `cargo bench --bench door [-- --rounds N]`
+//! `cargo bench --bench door [-- --rounds N --connections N]`
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 #![expect(clippy::print_stdout, reason = "its result")]
@@ -40,7 +40,7 @@ const CONNECTIONS: [(usize, usize); 4] = [(1, 600), (16, 5_000), (64, 8_000), (2
 const DOORS: [&str; 4] = ["answers, reads nothing", "opens, keeps nothing", "keeps in memory", "durable"];
 
 fn main() {
-    let rounds = argument("--rounds", 5);
+    let (rounds, only) = (argument("--rounds", 5), argument("--connections", 0));
     let brand = Brand::new(8, Options::default());
     // The door alone: the platform never answers, so the workers have nothing to write.
     brand.wecom.inject(Target::Every, Fault::Hang, None);
@@ -58,7 +58,7 @@ fn main() {
     println!(
         "{rounds} rounds, medians. Beside each: of what answers without reading; p50, p99; the client's share of the computing."
     );
-    for (connections, count) in CONNECTIONS {
+    for (connections, count) in CONNECTIONS.into_iter().filter(|(some, _)| only == 0 || only == *some) {
         let mut rounds: Vec<[Loaded; 4]> = (0..=rounds)
             .map(|_| {
                 let requests = brand.requests(count);
@@ -74,12 +74,13 @@ fn main() {
         for (door, name) in DOORS.iter().enumerate() {
             let ratios: Vec<_> = rounds.iter().map(|round| round[door].rate / round[0].rate).collect();
             println!(
-                "  {name:<24} {:>7.0}/s   {:.2}   p50 {:>6.2} ms  p99 {:>6.2} ms   client {:.0} %",
+                "  {name:<24} {:>7.0}/s   {:.2}   p50 {:>6.2} ms  p99 {:>6.2} ms   server {:>5.1} µs  client {:>4.1} µs",
                 of(door, |loaded| loaded.rate),
                 median(&ratios),
                 of(door, |loaded| loaded.p50_ms),
                 of(door, |loaded| loaded.p99_ms),
-                of(door, |loaded| loaded.client_share) * 100.0
+                of(door, |loaded| loaded.server_us),
+                of(door, |loaded| loaded.client_us)
             );
         }
     }
@@ -94,7 +95,8 @@ fn keys(brand: &Brand) -> Keys {
 fn opening(brand: &Brand) -> Router {
     let keys = Arc::new(keys(brand));
     let open = async move |RawQuery(query): RawQuery, body: Bytes| {
-        let query = Query::parse(&query.unwrap_or_default()).map_err(|_| StatusCode::FORBIDDEN)?;
+        let query = query.unwrap_or_default();
+        let query = Query::parse(&query).map_err(|_| StatusCode::FORBIDDEN)?;
         let opened = Sealed::from_body(&query, &body).and_then(|sealed| sealed.open(&keys));
         let opened = opened.map_err(|_| StatusCode::FORBIDDEN)?;
         message::parse(opened.message()).map_err(|_| StatusCode::BAD_REQUEST)?;

@@ -1,26 +1,25 @@
 //! A client that sends callbacks made beforehand over keep-alive connections, each waiting for its answer.
 //!
-//! It runs on the caller's thread alone, the same for everything it is pointed at, and says how much of the process's
-//! computing was its own: on a small machine that is taken from the server.
+//! It runs on the caller's thread alone, the same for everything it is pointed at, and says how much computing
+//! was its own: on a small machine that is taken from the server.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rustix::time::{ClockId, clock_gettime};
+use rustix::time::ClockId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+
+use super::{computed, quantile};
 
 pub struct Loaded {
     /// Answers a second.
     pub rate: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
-    /// Of the process's computing, how much was the client's.
-    pub client_share: f64,
-}
-
-fn computed(clock: ClockId) -> f64 {
-    Duration::try_from(clock_gettime(clock)).unwrap().as_secs_f64()
+    /// Microseconds of computing an answer, the client's and everybody else's.
+    pub client_us: f64,
+    pub server_us: f64,
 }
 
 /// Sends each request once, dealt out to the connections.
@@ -44,12 +43,14 @@ pub fn load(address: SocketAddr, connections: usize, requests: &[Vec<u8>]) -> Lo
     let took_ms = runtime.block_on(futures_util::future::join_all(senders)).concat();
     let (elapsed, after) = (began.elapsed().as_secs_f64(), clocks.map(computed));
     #[expect(clippy::cast_precision_loss, reason = "some thousands")]
-    let rate = took_ms.len() as f64 / elapsed;
+    let answers = took_ms.len() as f64;
+    let [client_us, all_us] = [0, 1].map(|clock| (after[clock] - before[clock]) * 1e6 / answers);
     Loaded {
-        rate,
-        p50_ms: super::quantile(&took_ms, 50),
-        p99_ms: super::quantile(&took_ms, 99),
-        client_share: (after[0] - before[0]) / (after[1] - before[1]),
+        rate: answers / elapsed,
+        p50_ms: quantile(&took_ms, 50),
+        p99_ms: quantile(&took_ms, 99),
+        client_us,
+        server_us: all_us - client_us,
     }
 }
 

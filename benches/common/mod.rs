@@ -6,8 +6,9 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
+use rustix::time::{ClockId, clock_gettime};
 use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use unionlink::app::App;
@@ -39,17 +40,22 @@ pub fn median(values: &[f64]) -> f64 {
     quantile(values, 50)
 }
 
-/// Nanoseconds a call of each of these, the median of so many turns.
+/// Seconds that a thread or the process has been computing: other programs on the machine do not count.
+pub fn computed(clock: ClockId) -> f64 {
+    Duration::try_from(clock_gettime(clock)).unwrap().as_secs_f64()
+}
+
+/// Nanoseconds of computing a call of each of these, the median of so many turns.
 pub fn in_turns<const N: usize>(turns: usize, calls: u32, mut variants: [&mut dyn FnMut(); N]) -> [f64; N] {
     let mut samples = [const { Vec::new() }; N];
     // The first turn warms up.
     for turn in 0..=turns {
         for (variant, samples) in variants.iter_mut().zip(&mut samples) {
-            let began = Instant::now();
+            let before = computed(ClockId::ThreadCPUTime);
             for _ in 0..calls {
                 variant();
             }
-            let took = began.elapsed().as_secs_f64() * 1e9 / f64::from(calls);
+            let took = (computed(ClockId::ThreadCPUTime) - before) * 1e9 / f64::from(calls);
             if turn > 0 {
                 samples.push(took);
             }
