@@ -160,6 +160,17 @@ fn every_one_of_the_thirty_two_pads_is_stripped() {
 }
 
 #[test]
+fn base64_without_its_padding_or_with_trailing_bits_is_read_all_the_same() {
+    let encrypted = encrypt_raw(KEY, &plaintext(b"hello", b"ww1"));
+    let unpadded = encrypted.trim_end_matches('=');
+    assert_ne!(unpadded, encrypted);
+    assert_eq!(open_signed(unpadded).unwrap().message(), b"hello");
+    let (last, rest) = unpadded.as_bytes().split_last().unwrap();
+    let trailing = format!("{}{}=", std::str::from_utf8(rest).unwrap(), char::from(last + 1));
+    assert_eq!(open_signed(&trailing).unwrap().message(), b"hello");
+}
+
+#[test]
 fn a_key_is_the_same_whatever_its_trailing_bits() {
     // The last character carries four bits of the key and two that mean nothing.
     let encrypted = encrypt_raw(KEY, &plaintext(b"hello", b"ww1"));

@@ -38,10 +38,14 @@ impl Frontier {
 
     /// Where a look has to begin. One at a time.
     pub(super) fn begin(&self) -> Vec<u8> {
+        self.begin_at(Instant::now())
+    }
+
+    fn begin_at(&self, now: Instant) -> Vec<u8> {
         let mut place = self.place();
         let appeared = place.appeared.take();
-        if place.from_the_front_at.elapsed() >= FROM_THE_FRONT_EVERY {
-            place.from_the_front_at = Instant::now();
+        if now.saturating_duration_since(place.from_the_front_at) >= FROM_THE_FRONT_EVERY {
+            place.from_the_front_at = now;
             place.from = vec![self.queue];
         } else if let Some(appeared) = appeared.filter(|appeared| *appeared < place.from) {
             place.from = appeared;
@@ -98,12 +102,62 @@ impl Frontiers {
     /// These rows can be read now.
     pub(super) fn appeared(&self, first: &[Option<Vec<u8>>; 2]) {
         for (frontier, key) in self.all().into_iter().zip(first) {
-            key.iter().for_each(|key| frontier.appeared(key));
+            if let Some(key) = key {
+                frontier.appeared(key);
+            }
         }
     }
 
     /// The queue a row is in.
     pub(super) fn of(&self, key: &[u8]) -> Option<&Frontier> {
         self.all().into_iter().find(|frontier| key.starts_with(&[frontier.queue]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_appears_before_the_frontier_is_where_the_next_look_begins() {
+        let (now, queue) = (Instant::now(), Frontier::new(b'i'));
+        assert_eq!(queue.begin_at(now), b"i");
+        queue.passed(b"i5");
+        assert_eq!((queue.begin_at(now), queue.first()), (b"i5\0".to_vec(), b"i5\0".to_vec()));
+        queue.appeared(b"i7");
+        assert_eq!(queue.begin_at(now), b"i5\0", "what appears behind it is come upon anyway");
+        queue.appeared(b"i3");
+        queue.appeared(b"i4");
+        assert_eq!((queue.first(), queue.begin_at(now)), (b"i3".to_vec(), b"i3".to_vec()));
+    }
+
+    #[test]
+    fn what_appears_during_a_look_is_not_lost() {
+        let (now, queue) = (Instant::now(), Frontier::new(b'i'));
+        queue.begin_at(now);
+        // The look has come past i2 when it is written.
+        queue.appeared(b"i2");
+        queue.passed(b"i9");
+        assert_eq!(queue.begin_at(now), b"i2");
+    }
+
+    #[test]
+    fn once_in_a_while_the_whole_queue_is_looked_through() {
+        let queue = Frontier::new(b'i');
+        queue.passed(b"i5");
+        assert_eq!(queue.begin_at(Instant::now() + FROM_THE_FRONT_EVERY), b"i");
+    }
+
+    #[test]
+    fn the_writes_of_a_commit_are_told_by_queue() {
+        let (now, frontiers) = (Instant::now(), Frontiers::default());
+        let write = |key: &str, there: bool| (key.as_bytes().to_vec(), there.then(Vec::new));
+        let writes =
+            [write("d0", true), write("i1", false), write("i2", true), write("i3", true), write("w9", false)];
+        let first = frontiers.first_of(&writes);
+        assert_eq!(first, [Some(b"i2".to_vec()), None]);
+        frontiers.inbox.passed(b"i8");
+        frontiers.appeared(&first);
+        assert_eq!(frontiers.inbox.begin_at(now), b"i2");
     }
 }

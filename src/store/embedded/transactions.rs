@@ -66,8 +66,11 @@ impl Store for EmbeddedStore {
         work.extend(more);
         // Last, so that an error on the way leaves nothing leased to nobody, and nothing free behind.
         leased.extend(work.iter().map(|item| lease_key(&item.id)));
-        last.iter().for_each(|last| inbox.passed(last));
-        last_reask.iter().for_each(|last| reasks.passed(last));
+        for (queue, last) in [(inbox, last), (reasks, last_reask)] {
+            if let Some(last) = last {
+                queue.passed(&last);
+            }
+        }
         Ok(work)
     }
 
