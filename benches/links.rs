@@ -7,6 +7,9 @@
 #![expect(clippy::print_stdout, reason = "its result")]
 #![expect(clippy::cast_precision_loss, reason = "rates")]
 
+#[expect(dead_code, unreachable_pub, reason = "a benchmark is a program by itself, and uses a part of it")]
+mod common;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
@@ -16,15 +19,14 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::StatusCode;
 use axum::routing::post;
+use common::{Service, argument};
 use serde_json::Value;
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
-use unionlink::app::App;
 use unionlink::clock::{Clock, SystemClock};
-use unionlink::config::{self, Environment};
 use unionlink::domain::event::{ContactChange, ContactEvent};
 use unionlink::domain::fan::{Minted, Priority};
 use unionlink::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid, UserId};
+use unionlink::simulator::{AppSpec, CallbackSpec};
 use unionlink::store::embedded::{EmbeddedStore, Settings};
 use unionlink::store::{Arrival, Content, Happening, MessageDigest, NewFan, Store, Verdict};
 
@@ -32,12 +34,7 @@ const SECRET: &str = "whsec_dW5pb25saW5rLWludmVudGVkLXNlY3JldC0x";
 const STREAMS: usize = 50;
 
 fn main() {
-    let arguments: Vec<_> = std::env::args().collect();
-    let links = arguments
-        .iter()
-        .position(|a| a == "--links")
-        .map_or(100_000, |at| arguments[at + 1].parse().unwrap());
-    tokio::runtime::Runtime::new().unwrap().block_on(run(links));
+    tokio::runtime::Runtime::new().unwrap().block_on(run(argument("--links", 100_000)));
 }
 
 /// A store with so many links, each of another person.
@@ -85,37 +82,15 @@ async fn fill(folder: &Path, links: u64) {
     store.close().await;
 }
 
-struct Service {
-    admin: String,
-    stop: CancellationToken,
-    running: tokio::task::JoinHandle<()>,
+async fn serve(folder: &Path, sinks: &str) -> Service {
+    // Nobody asks the platform for anything.
+    let corp = AppSpec { corp_id: "wwINVENTED".into(), agent_id: 1, secret: "x".into(), callback: None };
+    let callback = CallbackSpec { url: String::new(), token: "x".into(), aes_key: "a".repeat(43) };
+    Service::start(folder, "http://127.0.0.1:9", &corp, &callback, sinks).await
 }
 
-impl Service {
-    async fn start(folder: &Path, sinks: &str) -> Self {
-        let text = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[store]\npath = {:?}\n\
-             free_mb_min = 1\n[wecom]\napi_base = \"http://127.0.0.1:9\"\n[[apps]]\nname = \"brand\"\ncorp_id = \"wwINVENTED\"\n\
-             agent_id = 1\nsecret = \"x\"\ncallback_token = \"x\"\nencoding_aes_key = \"{}\"\n{sinks}",
-            folder.display().to_string(),
-            "a".repeat(43),
-        );
-        let config = config::parse(&text, "bench".as_ref(), &Environment::default()).unwrap();
-        let stop = CancellationToken::new();
-        let app = App::start(&config, Arc::new(SystemClock), stop.clone()).await.unwrap();
-        let admin = format!("http://{}", app.admin_address);
-        let running = tokio::spawn(async move { app.run().await.unwrap() });
-        Self { admin, stop, running }
-    }
-
-    async fn stop(self) {
-        self.stop.cancel();
-        self.running.await.unwrap();
-    }
-
-    async fn get(&self, http: &reqwest::Client, path: &str) -> Value {
-        http.get(format!("{}{path}", self.admin)).send().await.unwrap().json().await.unwrap()
-    }
+async fn get(service: &Service, http: &reqwest::Client, path: &str) -> Value {
+    http.get(format!("{}{path}", service.admin)).send().await.unwrap().json().await.unwrap()
 }
 
 /// Counts what it gets, and answers with whatever status it is told to.
@@ -185,7 +160,7 @@ async fn run(links: u64) {
     rustls::crypto::ring::default_provider().install_default().unwrap();
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
 
-    let service = Service::start(&folder, "").await;
+    let service = serve(&folder, "").await;
     let begun = Instant::now();
     let (mut after, mut bytes, mut some) = (0, 0, Vec::new());
     while after < links {
@@ -235,10 +210,10 @@ async fn run(links: u64) {
         );
         // Dead first, with everything waiting: that must cost no memory.
         status.store(503, Ordering::Relaxed);
-        let service = Service::start(&folder, &sink).await;
+        let service = serve(&folder, &sink).await;
         let before = resident_mib();
         let path = format!("/v1/sinks/crm{batch}");
-        while service.get(&http, &path).await["failures"].as_u64() < Some(2) {
+        while get(&service, &http, &path).await["failures"].as_u64() < Some(2) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
         let dead = resident_mib();
@@ -250,7 +225,7 @@ async fn run(links: u64) {
             .await
             .unwrap();
         let begun = Instant::now();
-        while service.get(&http, &path).await["after"].as_u64() < Some(links) {
+        while get(&service, &http, &path).await["after"].as_u64() < Some(links) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let took = begun.elapsed();
@@ -263,13 +238,11 @@ async fn run(links: u64) {
         service.stop().await;
     }
     let archive = place.path().join("archive").display().to_string();
-    let service = Service::start(
-        &folder,
-        &format!("[[sinks]]\nname = \"archive\"\nkind = \"file\"\npath = {archive:?}\n"),
-    )
-    .await;
+    let service =
+        serve(&folder, &format!("[[sinks]]\nname = \"archive\"\nkind = \"file\"\npath = {archive:?}\n"))
+            .await;
     let begun = Instant::now();
-    while service.get(&http, "/v1/sinks/archive").await["after"].as_u64() < Some(links) {
+    while get(&service, &http, "/v1/sinks/archive").await["after"].as_u64() < Some(links) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     told("file catches up", links, begun.elapsed(), "");

@@ -1,9 +1,14 @@
 //! What one callback costs before the store: verify + decrypt + parse of a standard add event, beside the bare
-//! AES-256-CBC + SHA-1 + base64 work on the same bytes with the same crates.
+//! AES-256-CBC + SHA-1 + base64 work on the same bytes with the same crates, and beside the published Rust crates on
+//! their part of the work.
 //!
 //! `cargo bench --bench open`
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
+#![expect(clippy::print_stdout, reason = "its result")]
+
+#[expect(dead_code, unreachable_pub, reason = "a benchmark is a program by itself, and uses a part of it")]
+mod common;
 
 use std::hint::black_box;
 
@@ -12,9 +17,11 @@ use aes::cipher::block_padding::NoPadding;
 use aes::cipher::{BlockModeDecrypt, BlockModeEncrypt, KeyIvInit};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use sha1::{Digest, Sha1};
 use unionlink::callback::{AesKey, Keys, Query, Sealed, message, sign};
+
+const TURNS: usize = 200;
+const CALLS_A_TURN: u32 = 1_000;
 
 const KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFE";
 const EVENT: &str = "<xml><ToUserName><![CDATA[wpInventedDealer00000000000000001]]></ToUserName>\
@@ -24,8 +31,12 @@ const EVENT: &str = "<xml><ToUserName><![CDATA[wpInventedDealer00000000000000001
     <ExternalUserID><![CDATA[wmInventedCustomer00000000000001]]></ExternalUserID>\
     <State><![CDATA[spring]]></State><WelcomeCode><![CDATA[WELCOMECODE]]></WelcomeCode></xml>";
 
+fn key() -> [u8; 32] {
+    STANDARD.decode(format!("{KEY}=")).unwrap().try_into().unwrap()
+}
+
 fn seal(message: &str) -> String {
-    let key: [u8; 32] = STANDARD.decode(format!("{KEY}=")).unwrap().try_into().unwrap();
+    let key = key();
     let mut plain = b"0123456789abcdef".to_vec();
     plain.extend(u32::try_from(message.len()).unwrap().to_be_bytes());
     plain.extend(message.as_bytes());
@@ -40,7 +51,24 @@ fn seal(message: &str) -> String {
     STANDARD.encode(plain)
 }
 
-fn open(c: &mut Criterion) {
+/// The work nobody can do without, with a given decoder of base64.
+fn bare(key: &[u8; 32], encrypted: &str, decode: fn(&str) -> Vec<u8>) -> usize {
+    let sha1 = Sha1::new()
+        .chain_update(b"1795309323")
+        .chain_update(encrypted)
+        .chain_update(b"nonce")
+        .chain_update(b"token")
+        .finalize();
+    black_box(sha1);
+    let mut bytes = decode(encrypted);
+    let plain = cbc::Decryptor::<Aes256>::new_from_slices(key, &key[..16])
+        .unwrap()
+        .decrypt_padded::<NoPadding>(&mut bytes)
+        .unwrap();
+    plain.len()
+}
+
+fn main() {
     let encrypted = seal(EVENT);
     let signature = String::from_utf8(sign("token", "1795309323", "nonce", &encrypted).to_vec()).unwrap();
     let raw_query = format!("msg_signature={signature}&timestamp=1795309323&nonce=nonce");
@@ -49,40 +77,69 @@ fn open(c: &mut Criterion) {
          <AgentID><![CDATA[1000002]]></AgentID></xml>"
     );
     let keys = Keys::new("token".into(), AesKey::decode(KEY).unwrap());
-    let key: [u8; 32] = STANDARD.decode(format!("{KEY}=")).unwrap().try_into().unwrap();
+    let raw_echo = format!("{raw_query}&echostr={}", encrypted.replace('+', "%2B"));
+    let (query, echo) = (Query::parse(&raw_query).unwrap(), Query::parse(&raw_echo).unwrap());
+    let (wecom, wechat_key) =
+        (wecom_crypto::Agent::new("token", KEY), wechat_crypto::decode_aes_key(KEY).unwrap());
+    let key = key();
 
-    let mut group = c.benchmark_group("open");
-    group.throughput(Throughput::Bytes(body.len() as u64));
-    group.bench_function("verify + decrypt + parse", |b| {
-        b.iter(|| {
-            let query = Query::parse(black_box(&raw_query)).unwrap();
-            let opened = Sealed::from_body(&query, black_box(body.as_bytes())).unwrap().open(&keys).unwrap();
-            message::parse(opened.message()).unwrap()
-        });
-    });
-    group.bench_function("verify + decrypt", |b| {
-        let query = Query::parse(&raw_query).unwrap();
-        b.iter(|| Sealed::from_body(&query, black_box(body.as_bytes())).unwrap().open(&keys).unwrap());
-    });
-    group.bench_function("bare AES-256-CBC + SHA-1 + base64", |b| {
-        b.iter(|| {
-            let sha1 = Sha1::new()
-                .chain_update(b"1795309323")
-                .chain_update(black_box(encrypted.as_bytes()))
-                .chain_update(b"nonce")
-                .chain_update(b"token")
-                .finalize();
-            let mut bytes = STANDARD.decode(black_box(&encrypted)).unwrap();
-            let length = cbc::Decryptor::<Aes256>::new_from_slices(&key, &key[..16])
-                .unwrap()
-                .decrypt_padded::<NoPadding>(&mut bytes)
-                .unwrap()
-                .len();
-            (sha1, length)
-        });
-    });
-    group.finish();
+    let [whole, enveloped, sealed, bare, bare_plain, wecom_crypto, wechat_crypto] = common::in_turns(
+        TURNS,
+        CALLS_A_TURN,
+        [
+            &mut || {
+                let query = Query::parse(black_box(&raw_query)).unwrap();
+                let opened =
+                    Sealed::from_body(&query, black_box(body.as_bytes())).unwrap().open(&keys).unwrap();
+                black_box(message::parse(opened.message()).unwrap());
+            },
+            &mut || {
+                let sealed = Sealed::from_body(&query, black_box(body.as_bytes())).unwrap();
+                black_box(sealed.open(&keys).unwrap());
+            },
+            &mut || {
+                black_box(Sealed::from_echo(black_box(&echo)).unwrap().open(&keys).unwrap());
+            },
+            &mut || {
+                black_box(bare(&key, black_box(&encrypted), |text| {
+                    base64_simd::STANDARD.decode_to_vec(text).unwrap()
+                }));
+            },
+            &mut || {
+                black_box(bare(&key, black_box(&encrypted), |text| STANDARD.decode(text).unwrap()));
+            },
+            &mut || {
+                let ours = wecom.generate_signature(&["1795309323", "nonce", black_box(&encrypted)]);
+                assert_eq!(ours, signature);
+                black_box(wecom.decrypt(black_box(&encrypted)).unwrap());
+            },
+            &mut || {
+                let ours =
+                    wechat_crypto::calc_signature("token", "1795309323", "nonce", black_box(&encrypted));
+                assert_eq!(ours, signature);
+                let bytes = STANDARD.decode(black_box(&encrypted)).unwrap();
+                let plain = wechat_crypto::decrypt(&wechat_key, &bytes).unwrap();
+                black_box(wechat_crypto::parse_plain_text(&plain).unwrap());
+            },
+        ],
+    );
+    println!("{} bytes of body, {} of message\n", body.len(), EVENT.len());
+    println!("{:<58} {:>8}   of bare", "", "ns");
+    for (what, took) in [
+        ("bare AES-256-CBC + SHA-1 + base64, with the same crates", bare),
+        ("bare AES-256-CBC + SHA-1 + base64, with the crate base64", bare_plain),
+        ("query + envelope + verify + decrypt + parse", whole),
+        ("envelope + verify + decrypt", enveloped),
+        ("verify + decrypt", sealed),
+        ("verify + decrypt, wecom-crypto 0.1.9", wecom_crypto),
+        ("verify + decrypt, wechat-crypto 0.1.2", wechat_crypto),
+    ] {
+        println!("{what:<58} {took:>8.0}   {:.2}", took / bare);
+    }
+    let fastest = wecom_crypto.min(wechat_crypto);
+    println!(
+        "\nours of the fastest published crate: {:.2} without parsing, {:.2} with",
+        sealed / fastest,
+        whole / fastest
+    );
 }
-
-criterion_group!(benches, open);
-criterion_main!(benches);

@@ -9,15 +9,15 @@ use super::xml;
 
 /// The sealed text of an envelope; `None` when the body is not one.
 pub(super) fn encrypted(body: &[u8]) -> Option<Cow<'_, str>> {
-    let text = std::str::from_utf8(body).ok()?.trim_start_matches('\u{feff}').trim_start();
-    match text.as_bytes().first()? {
+    let text = xml::from_first_character(body);
+    match text.first()? {
         b'<' => from_xml(text),
         b'{' => from_json(text),
         _ => None,
     }
 }
 
-fn from_xml(text: &str) -> Option<Cow<'_, str>> {
+fn from_xml(text: &[u8]) -> Option<Cow<'_, str>> {
     let mut found = None;
     let mut times = 0;
     xml::for_each_field(text, |name, value| {
@@ -31,13 +31,13 @@ fn from_xml(text: &str) -> Option<Cow<'_, str>> {
     found.filter(|_| times == 1).map(trimmed)
 }
 
-fn from_json(text: &str) -> Option<Cow<'_, str>> {
+fn from_json(text: &[u8]) -> Option<Cow<'_, str>> {
     #[derive(Deserialize)]
     struct Envelope<'a> {
         #[serde(alias = "Encrypt", borrow)]
         encrypt: Cow<'a, str>,
     }
-    serde_json::from_str::<Envelope<'_>>(text).ok().map(|envelope| trimmed(envelope.encrypt))
+    serde_json::from_slice::<Envelope<'_>>(text).ok().map(|envelope| trimmed(envelope.encrypt))
 }
 
 fn trimmed(text: Cow<'_, str>) -> Cow<'_, str> {

@@ -82,10 +82,9 @@ fn text_or_number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Co
 /// # Errors
 /// [`MessageError`] when it is not understood. A kind of event we do not act upon is understood.
 pub fn parse(message: &[u8]) -> Result<Event, MessageError> {
-    let text = std::str::from_utf8(message).map_err(|e| MessageError::Unreadable(e.to_string()))?;
-    let text = text.trim_start_matches('\u{feff}').trim_start();
-    let fields = if text.starts_with('{') {
-        serde_json::from_str(text).map_err(|e| MessageError::Unreadable(complaint(&e)))?
+    let text = xml::from_first_character(message);
+    let fields = if text.starts_with(b"{") {
+        serde_json::from_slice(text).map_err(|e| MessageError::Unreadable(complaint(&e)))?
     } else {
         from_xml(text)?
     };
@@ -102,7 +101,7 @@ fn complaint(error: &serde_json::Error) -> String {
     format!("{what}, line {} column {}", error.line(), error.column())
 }
 
-fn from_xml(text: &str) -> Result<Fields<'_>, MessageError> {
+fn from_xml(text: &[u8]) -> Result<Fields<'_>, MessageError> {
     let mut fields = Fields::default();
     xml::for_each_field(text, |name, value| {
         let slot = match name {

@@ -85,7 +85,7 @@ impl Keys {
 /// A callback as it arrived: nothing in it can be believed.
 #[derive(Debug)]
 pub struct Sealed<'a> {
-    query: &'a Query,
+    query: &'a Query<'a>,
     encrypted: std::borrow::Cow<'a, str>,
 }
 
@@ -102,7 +102,7 @@ impl<'a> Sealed<'a> {
     ///
     /// # Errors
     /// [`Refusal::Query`] without `echostr`.
-    pub fn from_echo(query: &'a Query) -> Result<Self, Refusal> {
+    pub fn from_echo(query: &'a Query<'_>) -> Result<Self, Refusal> {
         let encrypted = query.echostr.as_deref().ok_or(Refusal::Query)?;
         Ok(Self { query, encrypted: encrypted.into() })
     }
@@ -112,7 +112,7 @@ impl<'a> Sealed<'a> {
     ///
     /// # Errors
     /// [`Refusal::Envelope`] when there is no such field.
-    pub fn from_body(query: &'a Query, body: &'a [u8]) -> Result<Self, Refusal> {
+    pub fn from_body(query: &'a Query<'_>, body: &'a [u8]) -> Result<Self, Refusal> {
         Ok(Self { query, encrypted: envelope::encrypted(body).ok_or(Refusal::Envelope)? })
     }
 

@@ -62,13 +62,13 @@ pub(super) fn plaintext(message: &[u8], receive_id: &[u8]) -> Vec<u8> {
     plain
 }
 
-pub(super) fn signed(encrypted: &str) -> Query {
+pub(super) fn signed(encrypted: &str) -> Query<'_> {
     let signature = sign(TOKEN, "1409659813", "1372623149", encrypted);
     Query {
-        msg_signature: String::from_utf8_lossy(&signature).into_owned(),
-        timestamp: "1409659813".to_owned(),
-        nonce: "1372623149".to_owned(),
-        echostr: Some(encrypted.to_owned()),
+        msg_signature: String::from_utf8_lossy(&signature).into_owned().into(),
+        timestamp: "1409659813".into(),
+        nonce: "1372623149".into(),
+        echostr: Some(encrypted.into()),
     }
 }
 

@@ -12,15 +12,15 @@ pub(super) const VALUE_BYTES_MAX: usize = 8 * 1024;
 
 /// The parameters WeCom sends.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Query {
+pub struct Query<'a> {
     /// `msg_signature`.
-    pub msg_signature: String,
+    pub msg_signature: Cow<'a, str>,
     /// `timestamp`: seconds, kept as the text that was signed.
-    pub timestamp: String,
+    pub timestamp: Cow<'a, str>,
     /// `nonce`.
-    pub nonce: String,
+    pub nonce: Cow<'a, str>,
     /// `echostr`, in a verification request.
-    pub echostr: Option<String>,
+    pub echostr: Option<Cow<'a, str>>,
 }
 
 /// Why a query cannot be a callback's.
@@ -34,7 +34,7 @@ pub enum QueryError {
     Malformed,
 }
 
-impl Query {
+impl<'a> Query<'a> {
     /// When the callback was signed, according to `timestamp`; `None` if that is no number.
     #[must_use]
     pub fn signed_at(&self) -> Option<Timestamp> {
@@ -45,7 +45,7 @@ impl Query {
     ///
     /// # Errors
     /// [`QueryError`] when a parameter is missing or malformed; parameters nobody knows are passed over.
-    pub fn parse(raw: &str) -> Result<Self, QueryError> {
+    pub fn parse(raw: &'a str) -> Result<Self, QueryError> {
         let (mut msg_signature, mut timestamp, mut nonce, mut echostr) = (None, None, None, None);
         for pair in raw.split('&') {
             let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
@@ -59,8 +59,7 @@ impl Query {
             if value.len() > VALUE_BYTES_MAX || slot.is_some() {
                 return Err(QueryError::Malformed);
             }
-            let decoded = percent_decode_str(value).decode_utf8().map_err(|_| QueryError::Malformed)?;
-            *slot = Some(Cow::into_owned(decoded));
+            *slot = Some(percent_decode_str(value).decode_utf8().map_err(|_| QueryError::Malformed)?);
         }
         Ok(Self {
             msg_signature: msg_signature.ok_or(QueryError::Missing)?,
@@ -69,9 +68,7 @@ impl Query {
             echostr,
         })
     }
-}
 
-impl Query {
     /// Whether `msg_signature` has the form of one: forty lower-case hexadecimal digits. Known before the body is.
     #[must_use]
     pub fn has_a_signature(&self) -> bool {

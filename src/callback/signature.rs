@@ -4,7 +4,7 @@
 //! replay; the store's deduplication does.
 
 use sha1::{Digest, Sha1};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
 /// The signature of one callback under `token`: forty lower-case hexadecimal digits.
 #[must_use]
@@ -26,5 +26,28 @@ pub fn sign(token: &str, timestamp: &str, nonce: &str, encrypted: &str) -> [u8; 
 
 /// Whether `theirs` is `ours`, in a time that does not depend on where they differ.
 pub(super) fn equal(ours: &[u8; 40], theirs: &str) -> bool {
-    ours.as_slice().ct_eq(theirs.as_bytes()).into()
+    let (ours, theirs) = (ours.as_chunks::<8>().0, theirs.as_bytes().as_chunks::<8>());
+    // By words: byte by byte it would cost as much as parsing the query.
+    let (theirs, []) = theirs else { return false };
+    let words = ours.iter().zip(theirs).map(|(a, b)| u64::from_ne_bytes(*a).ct_eq(&u64::from_ne_bytes(*b)));
+    ours.len() == theirs.len() && words.fold(Choice::from(1), |all, word| all & word).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_very_same_forty_digits_are_equal() {
+        let ours = sign("token", "1", "n", "x");
+        let text = std::str::from_utf8(&ours).unwrap();
+        assert!(equal(&ours, text));
+        for at in 0..40 {
+            let mut other = ours;
+            other[at] ^= 1;
+            assert!(!equal(&ours, std::str::from_utf8(&other).unwrap()), "{at}");
+            assert!(!equal(&ours, &text[..at]), "{at}");
+        }
+        assert!(!equal(&ours, &format!("{text}0")) && !equal(&ours, &format!("{text}{text}")));
+    }
 }

@@ -24,12 +24,22 @@ pub(super) enum XmlError {
     Elements,
 }
 
+/// The text without byte order marks and white space before it.
+pub(super) fn from_first_character(mut text: &[u8]) -> &[u8] {
+    while let Some(rest) = text.strip_prefix(b"\xef\xbb\xbf") {
+        text = rest;
+    }
+    text.trim_ascii_start()
+}
+
 /// Calls `field(name, text)` for each element directly below the root. Deeper elements are passed over.
+///
+/// The reader checks that each piece it hands out is UTF-8; the text needs no check of its own before.
 pub(super) fn for_each_field<'a>(
-    text: &'a str,
+    text: &'a [u8],
     mut field: impl FnMut(&str, Cow<'a, str>),
 ) -> Result<(), XmlError> {
-    let mut reader = Reader::from_str(text);
+    let mut reader = Reader::from_reader(text);
     let (mut depth, mut elements, mut roots) = (0_usize, 0_usize, 0_usize);
     let mut leaf = BytesStart::new("");
     let mut value = Cow::Borrowed("");

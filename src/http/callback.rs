@@ -78,7 +78,7 @@ async fn verify(
     answer
 }
 
-fn echo(app: &DoorApp, query: Option<&str>) -> Result<(Query, Opened), Refusal> {
+fn echo<'a>(app: &DoorApp, query: Option<&'a str>) -> Result<(Query<'a>, Opened), Refusal> {
     let query = Query::parse(query.unwrap_or_default()).map_err(|_| Refusal::Query)?;
     let opened = Sealed::from_echo(&query)?.open(&app.keys)?;
     Ok((query, opened))
@@ -109,7 +109,7 @@ impl CallbackState {
         (DoorOutcome::Refused, StatusCode::FORBIDDEN.into_response())
     }
 
-    fn count_signed_at(&self, query: &Query) {
+    fn count_signed_at(&self, query: &Query<'_>) {
         if let Some(signed_at) = query.signed_at() {
             self.metrics.told(Told::Timestamp, signed_at, self.clock.now());
         }

@@ -235,6 +235,15 @@ impl Simulator {
         world.add_chat(corp)
     }
 
+    /// A pending id of a person, as if the brand had asked for it: no call, no quota.
+    #[must_use]
+    pub fn mint(&self, upstream_corp_id: &str, person: &Person) -> String {
+        let now = self.shared.clock.now();
+        let mut world = self.shared.world();
+        let (corp, person) = known(pair(&world, upstream_corp_id, upstream_corp_id, person));
+        world.mint(corp, person, now)
+    }
+
     /// People join a group, which makes them customers of its corp, convertible with the chat id. The event
     /// is not sent.
     #[must_use]

@@ -16,6 +16,7 @@ mod fans;
 mod feed;
 mod forget;
 mod fresh;
+mod frontier;
 mod inbox;
 mod index;
 mod indexing;
@@ -49,6 +50,7 @@ use crate::domain::time::Timestamp;
 
 pub use compaction::{Compacted, compact};
 use engine::{Engine, Memory};
+use frontier::{Frontier, Frontiers};
 use index::{Clue, Index};
 use indexing::Indexing;
 use journal::Journaled;
@@ -63,7 +65,7 @@ use snapshot::Snapshots;
 use transactions::lease_key;
 use txn::{Meta, Txn, failed};
 pub use writer::Hand;
-use writer::Writer;
+use writer::{Readers, Writer};
 
 impl Record for Dealer {}
 
@@ -99,6 +101,7 @@ pub struct EmbeddedStore {
     indexing: Indexing,
     snapshots: Arc<Snapshots>,
     leased: Mutex<HashSet<Vec<u8>>>,
+    frontiers: Arc<Frontiers>,
     /// Keys of records that failed their checksum.
     damaged: DamagedKeys,
     /// A random secret of this store, for hashes that nobody else can make.
@@ -142,14 +145,11 @@ impl EmbeddedStore {
     ) -> Result<(Self, Hand), OpenError> {
         let engine: Arc<dyn Engine> = Arc::new(memory);
         let meta = meta_of(&*engine, store_id)?;
-        let (index, damaged) = (Arc::default(), DamagedKeys::default());
-        let snapshots: Arc<Snapshots> = Arc::default();
-        let (sheets, salt) = (meta.sheets, meta.store_id);
-        let (writer, hand) = Writer::by_hand(&engine, Arc::clone(&index), snapshots.clone(), meta);
-        let indexing = Indexing::here(&*engine, &index, sheets, &damaged).map_err(OpenError::Content)?;
-        let leased = Mutex::default();
-        let store = Self { engine, writer, settings, index, indexing, snapshots, leased, damaged, salt };
-        Ok((store, hand))
+        let (readers, damaged) = (Readers::default(), DamagedKeys::default());
+        let (writer, hand) = Writer::by_hand(&engine, readers.clone(), meta);
+        let indexing = Indexing::here(&*engine, &readers.index, meta.sheets, &damaged);
+        let indexing = indexing.map_err(OpenError::Content)?;
+        Ok((Self::of(engine, writer, settings, readers, indexing, damaged, meta.store_id), hand))
     }
 
     pub(in crate::store) fn over(engine: Arc<dyn Engine>, settings: Settings) -> Result<Self, OpenError> {
@@ -159,25 +159,26 @@ impl EmbeddedStore {
             path: "the store".into(),
             source,
         };
-        let (index, damaged) = (Arc::default(), DamagedKeys::default());
-        let snapshots: Arc<Snapshots> = Arc::default();
-        let (sheets, salt) = (meta.sheets, meta.store_id);
+        let (readers, damaged) = (Readers::default(), DamagedKeys::default());
         let writer =
-            Writer::start(&engine, Arc::clone(&index), snapshots.clone(), meta, settings.free_mb_min)
-                .map_err(not_started)?;
-        let indexing = Indexing::start(&engine, &index, sheets, &damaged, writer.shared.clone());
+            Writer::start(&engine, readers.clone(), meta, settings.free_mb_min).map_err(not_started)?;
+        let indexing = Indexing::start(&engine, &readers.index, meta.sheets, &damaged, writer.shared.clone());
         let indexing = indexing.map_err(not_started)?;
-        Ok(Self {
-            engine,
-            writer,
-            settings,
-            index,
-            indexing,
-            snapshots,
-            leased: Mutex::default(),
-            damaged,
-            salt,
-        })
+        Ok(Self::of(engine, writer, settings, readers, indexing, damaged, meta.store_id))
+    }
+
+    fn of(
+        engine: Arc<dyn Engine>,
+        writer: Writer,
+        settings: Settings,
+        readers: Readers,
+        indexing: Indexing,
+        damaged: DamagedKeys,
+        salt: [u8; 16],
+    ) -> Self {
+        let Readers { index, snapshots, frontiers } = readers;
+        let leased = Mutex::default();
+        Self { engine, writer, settings, index, indexing, snapshots, leased, frontiers, damaged, salt }
     }
 
     /// Waits until fans can be found.
@@ -228,13 +229,41 @@ impl EmbeddedStore {
         Ok(self.undamaged(&lease_key(&work.id), known)?.map(|()| work))
     }
 
+    /// Up to `limit` rows of a queue that nobody works on, and the last row looked at.
+    fn free_rows<T>(
+        &self,
+        leased: &HashSet<Vec<u8>>,
+        queue: &Frontier,
+        to: &[u8],
+        limit: usize,
+        mut row: impl FnMut(&[u8], &[u8]) -> Result<Option<T>, StoreError>,
+    ) -> Result<(Vec<T>, Option<Vec<u8>>), StoreError> {
+        let mut last = None::<Vec<u8>>;
+        let found = self.rows(&queue.begin(), to, limit, |key, value| {
+            key.clone_into(last.get_or_insert_default());
+            if leased.contains(key) { Ok(None) } else { row(key, value) }
+        })?;
+        Ok((found, last))
+    }
+
+    /// Ends a lease. What is still there can be taken again.
+    fn release(&self, key: &[u8]) {
+        self.leases().remove(key);
+        // In this order: whoever writes it again after this tells of it.
+        if let Some(queue) = self.frontiers.of(key)
+            && !matches!(self.engine.get(key), Ok(None))
+        {
+            queue.appeared(key);
+        }
+    }
+
     /// The first key of a queue that nobody works on.
-    fn first_free(&self, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    fn first_free(&self, queue: &Frontier, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let (leased, damaged) = (self.leases(), self.damaged_keys());
         let free = |key: &[u8], _: &[u8]| {
             Ok((!leased.contains(key) && !damaged.contains(key)).then(|| key.to_vec()))
         };
-        Ok(self.rows(prefix, &keys::after(prefix), 1, free)?.pop())
+        Ok(self.rows(&queue.first(), &keys::after(prefix), 1, free)?.pop())
     }
 
     /// Takes up to `limit` fans out of one queue. Places found stale are added to `stale`.
@@ -302,9 +331,9 @@ impl EmbeddedStore {
         for (key, settled) in lease_keys.iter().zip(settled) {
             match self.undamaged(key, settled) {
                 Ok(None) => {}
-                Ok(Some(())) => drop(self.leases().remove(key)),
+                Ok(Some(())) => self.release(key),
                 Err(error) => {
-                    self.leases().remove(key);
+                    self.release(key);
                     first_error = first_error.and(Err(error));
                 }
             }

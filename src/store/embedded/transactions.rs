@@ -6,6 +6,7 @@ use super::super::{
     Appended, Arrival, Counts, EventId, EventRow, EventState, FanVerdict, FanWork, Happening, InboxEvent,
     LINKS_MAX, LinkBy, LinkQuery, NewFan, Registered, Store, StoreError, Verdict, Work, WorkId,
 };
+use super::frontier::Frontiers;
 use super::inbox::{Seen, SetAside};
 use super::queues::{Books, Waiting};
 use super::records::{decode, readable};
@@ -45,32 +46,37 @@ impl Store for EmbeddedStore {
     async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Work>, StoreError> {
         self.ready()?;
         let mut leased = self.leases();
-        let mut work = self.rows(b"i", &keys::inbox_until(now), limit, |key, value| {
-            if leased.contains(key) {
-                return Ok(None);
-            }
-            let Some(event) = self.undamaged(key, decode::<InboxEvent>(key, value))? else { return Ok(None) };
-            let (id, contact) = (WorkId::Event(event.due_at, event.id), event.contact_key());
-            self.known(Work { id, contact, event: Some(event), known: None })
-        })?;
-        let reasks = self.rows(b"w", &keys::reask_until(now), limit - work.len(), |key, _| {
-            if leased.contains(key) {
-                return Ok(None);
-            }
+        let (inbox, reasks) = (&self.frontiers.inbox, &self.frontiers.reasks);
+        let (mut work, last) =
+            self.free_rows(&leased, inbox, &keys::inbox_until(now), limit, |key, value| {
+                let Some(event) = self.undamaged(key, decode::<InboxEvent>(key, value))? else {
+                    return Ok(None);
+                };
+                let (id, contact) = (WorkId::Event(event.due_at, event.id), event.contact_key());
+                self.known(Work { id, contact, event: Some(event), known: None })
+            })?;
+        let (until, room) = (keys::reask_until(now), limit - work.len());
+        let (more, last_reask) = self.free_rows(&leased, reasks, &until, room, |key, _| {
             let mut parts = keys::Parts::of(key);
             let parsed = parts.instant().and_then(|due_at| Ok((due_at, parts.contact()?)));
             let Some((due_at, contact)) = self.undamaged(key, parsed)? else { return Ok(None) };
             let id = WorkId::Reask(due_at, contact.clone());
             self.known(Work { id, contact, event: None, known: None })
         })?;
-        work.extend(reasks);
-        // Last, so that an error on the way leaves nothing leased to nobody.
+        work.extend(more);
+        // Last, so that an error on the way leaves nothing leased to nobody, and nothing free behind.
         leased.extend(work.iter().map(|item| lease_key(&item.id)));
+        for (queue, last) in [(inbox, last), (reasks, last_reask)] {
+            if let Some(last) = last {
+                queue.passed(&last);
+            }
+        }
         Ok(work)
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        let (event, reask) = (self.first_free(b"i")?, self.first_free(b"w")?);
+        let Frontiers { inbox, reasks } = &*self.frontiers;
+        let (event, reask) = (self.first_free(inbox, b"i")?, self.first_free(reasks, b"w")?);
         let due = |key: Option<Vec<u8>>| key.map(|key| keys::Parts::of(&key).instant()).transpose();
         Ok(due(event)?.into_iter().chain(due(reask)?).min())
     }

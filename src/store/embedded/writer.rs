@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::{Counts, StoreError};
 use super::engine::Engine;
+use super::frontier::Frontiers;
 use super::index::{Index, Print};
 use super::keys;
 use super::records::encode;
@@ -146,12 +147,11 @@ impl Writer {
     /// Starts the thread.
     pub(super) fn start(
         engine: &Arc<dyn Engine>,
-        index: Arc<Index>,
-        snapshots: Arc<Snapshots>,
+        readers: Readers,
         meta: Meta,
         min_free_mb: u64,
     ) -> std::io::Result<Self> {
-        let (writer, mut group, inbox) = Self::idle(engine, index, snapshots, meta, min_free_mb);
+        let (writer, mut group, inbox) = Self::idle(engine, readers, meta, min_free_mb);
         let shared = writer.shared.clone();
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
             if let Err(panic) = catch_unwind(AssertUnwindSafe(|| group.serve(inbox))) {
@@ -168,20 +168,14 @@ impl Writer {
     }
 
     /// A writer without a thread: whoever holds the [`Hand`] does its work.
-    pub(super) fn by_hand(
-        engine: &Arc<dyn Engine>,
-        index: Arc<Index>,
-        snapshots: Arc<Snapshots>,
-        meta: Meta,
-    ) -> (Self, Hand) {
-        let (writer, group, inbox) = Self::idle(engine, index, snapshots, meta, 0);
+    pub(super) fn by_hand(engine: &Arc<dyn Engine>, readers: Readers, meta: Meta) -> (Self, Hand) {
+        let (writer, group, inbox) = Self::idle(engine, readers, meta, 0);
         (writer, Hand { group, inbox, first: None })
     }
 
     fn idle(
         engine: &Arc<dyn Engine>,
-        index: Arc<Index>,
-        snapshots: Arc<Snapshots>,
+        readers: Readers,
         meta: Meta,
         min_free_mb: u64,
     ) -> (Self, Group, mpsc::Receiver<Box<dyn Job>>) {
@@ -197,7 +191,7 @@ impl Writer {
         });
         shared.look_at_space(&**engine);
         let (engine, space_looked_at) = (engine.clone(), Instant::now());
-        let group = Group { engine, index, snapshots, meta, shared: shared.clone(), space_looked_at };
+        let group = Group { engine, readers, meta, shared: shared.clone(), space_looked_at };
         (Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::default(), shared }, group, inbox)
     }
 
@@ -302,10 +296,17 @@ impl Hand {
     }
 }
 
+/// What readers look at besides the engine, kept in step with it.
+#[derive(Clone, Default)]
+pub(super) struct Readers {
+    pub(super) index: Arc<Index>,
+    pub(super) snapshots: Arc<Snapshots>,
+    pub(super) frontiers: Arc<Frontiers>,
+}
+
 struct Group {
     engine: Arc<dyn Engine>,
-    index: Arc<Index>,
-    snapshots: Arc<Snapshots>,
+    readers: Readers,
     meta: Meta,
     shared: Arc<Shared>,
     space_looked_at: Instant,
@@ -332,7 +333,7 @@ impl Group {
             if let Err(refusal) = self.shared.ready() {
                 job.finish(Err(refusal));
             } else {
-                let mut txn = Txn::new(&*self.engine, &self.index, &decided, self.meta);
+                let mut txn = Txn::new(&*self.engine, &self.readers.index, &decided, self.meta);
                 if job.run(&mut txn) {
                     let Decided { writes, index, meta } = txn.into_decided();
                     if !decided.is_empty() && decided.len() + writes.len() > GROUP_KEYS_MAX {
@@ -357,7 +358,7 @@ impl Group {
     /// Before the commit, so that the next transaction finds them. Should the commit fail, the store has failed.
     fn note(&self, changes: Vec<(Print, FanNumber, bool)>) {
         for (print, fan, leads) in changes {
-            self.index.set(print, fan, leads);
+            self.readers.index.set(print, fan, leads);
         }
     }
 
@@ -389,7 +390,11 @@ impl Group {
         let counters = encode(&key, &self.meta)?;
         let mut writes: Vec<_> = decided.into_iter().collect();
         writes.push((key, Some(counters)));
-        self.snapshots.keep(&*self.engine, &writes).map_err(failed)?;
-        self.engine.commit(writes).map_err(failed)
+        let Readers { snapshots, frontiers, .. } = &self.readers;
+        snapshots.keep(&*self.engine, &writes).map_err(failed)?;
+        let first = frontiers.first_of(&writes);
+        self.engine.commit(writes).map_err(failed)?;
+        frontiers.appeared(&first);
+        Ok(())
     }
 }

@@ -1,0 +1,186 @@
+//! What the benchmarks share: a simulated platform with a brand and its dealers, the service over it, and the
+//! arithmetic of comparisons.
+//!
+//! Machines are noisy. Whatever is compared is therefore measured in turns (A B C, A B C, …) within one run, and told
+//! as a ratio of medians.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::runtime::Runtime;
+use tokio_util::sync::CancellationToken;
+use unionlink::app::App;
+use unionlink::clock::SystemClock;
+use unionlink::config::{self, Environment};
+use unionlink::domain::fan::{Minted, Priority};
+use unionlink::domain::ids::{AppName, FanKey, Openid, PendingId, Unionid};
+use unionlink::domain::time::Timestamp;
+use unionlink::simulator::{AppSpec, CallbackSpec, Dealer, Event, Options, Person, Simulator};
+use unionlink::store::{NewFan, Store};
+
+pub mod load;
+
+/// The value of a command-line argument.
+pub fn argument<T: std::str::FromStr>(name: &str, default: T) -> T {
+    let given: Vec<_> = std::env::args().collect();
+    let value = given.iter().position(|argument| argument == name).and_then(|at| given.get(at + 1));
+    value.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} {text}: not a number")))
+}
+
+/// The value that so many percent of `values` do not exceed.
+pub fn quantile(values: &[f64], percent: usize) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_unstable_by(f64::total_cmp);
+    sorted[(sorted.len() - 1) * percent / 100]
+}
+
+pub fn median(values: &[f64]) -> f64 {
+    quantile(values, 50)
+}
+
+/// Seconds that a thread or the process has been computing: other programs on the machine do not count.
+pub fn computed(clock: ClockId) -> f64 {
+    Duration::try_from(clock_gettime(clock)).unwrap().as_secs_f64()
+}
+
+/// Nanoseconds of computing a call of each of these, the median of so many turns.
+pub fn in_turns<const N: usize>(turns: usize, calls: u32, mut variants: [&mut dyn FnMut(); N]) -> [f64; N] {
+    let mut samples = [const { Vec::new() }; N];
+    // The first turn warms up.
+    for turn in 0..=turns {
+        for (variant, samples) in variants.iter_mut().zip(&mut samples) {
+            let before = computed(ClockId::ThreadCPUTime);
+            for _ in 0..calls {
+                variant();
+            }
+            let took = (computed(ClockId::ThreadCPUTime) - before) * 1e9 / f64::from(calls);
+            if turn > 0 {
+                samples.push(took);
+            }
+        }
+    }
+    samples.map(|samples| median(&samples))
+}
+
+/// The simulated platform, on a thread of its own, with one brand and its dealers.
+pub struct Brand {
+    pub wecom: Simulator,
+    pub corp: AppSpec,
+    pub callback: CallbackSpec,
+    pub dealers: Vec<Dealer>,
+    runtime: Option<Runtime>,
+}
+
+impl Brand {
+    pub fn new(dealers: usize, options: Options) -> Self {
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let options = Options { base_per_minute: u64::MAX, base_per_hour: u64::MAX, ..options };
+        let wecom = runtime.block_on(Simulator::start(options, Arc::new(SystemClock))).unwrap();
+        let mut corp = wecom.invent_app();
+        let callback = wecom.invent_callback("http://127.0.0.1/callback/brand");
+        corp.callback = Some(callback.clone());
+        wecom.add_app(corp.clone());
+        let dealers = (0..dealers).map(|n| wecom.add_dealer(&corp.corp_id, &format!("Dealer {n}"))).collect();
+        Self { wecom, corp, callback, dealers, runtime: Some(runtime) }
+    }
+
+    /// A person adds a member of the dealer. What the dealer calls the person, and the event, not sent.
+    pub fn befriend(&self, dealer: usize, person: &Person) -> (String, Event) {
+        let dealer = &self.dealers[dealer % self.dealers.len()].corp_id;
+        let friendship = self.wecom.befriend(&self.corp.corp_id, dealer, person, "zhangsan", Some("spring"));
+        (friendship.external_userid, friendship.event)
+    }
+
+    /// An event as the bytes of a request.
+    pub fn request(&self, event: &Event) -> Vec<u8> {
+        let sealed = self.wecom.seal(event);
+        let head = format!(
+            "POST /callback/brand?{} HTTP/1.1\r\nHost: bench\r\nContent-Type: text/xml\r\nContent-Length: {}\r\n\r\n",
+            sealed.query,
+            sealed.body.len()
+        );
+        [head.into_bytes(), sealed.body.into_bytes()].concat()
+    }
+
+    /// Callbacks, each of another customer, spread over the dealers.
+    pub fn requests(&self, count: usize) -> Vec<Vec<u8>> {
+        let people = self.wecom.add_people(count);
+        people.iter().enumerate().map(|(n, person)| self.request(&self.befriend(n, person).1)).collect()
+    }
+
+    /// Fans that have their pending ids already, on both sides.
+    pub async fn mint(&self, people: &[Person], store: &dyn Store, now: Timestamp) {
+        let app = AppName::new("brand").unwrap();
+        for people in people.chunks(1_024) {
+            let fans = people.iter().map(|person| NewFan {
+                key: FanKey { app: app.clone(), unionid: Unionid::new(&person.unionid).unwrap() },
+                openid: Openid::new(&person.openid).unwrap(),
+                ask_existing: false,
+                priority: Priority::Bulk,
+                minted: Some(Minted::new(
+                    PendingId::new(self.wecom.mint(&self.corp.corp_id, person)).unwrap(),
+                    now,
+                )),
+            });
+            store.put_fans(fans.collect(), now).await.unwrap();
+        }
+    }
+
+    /// The service for this brand, its data in `folder`.
+    pub async fn serve(&self, folder: &Path, more: &str) -> Service {
+        Service::start(folder, &self.wecom.base_url(), &self.corp, &self.callback, more).await
+    }
+}
+
+impl Drop for Brand {
+    fn drop(&mut self) {
+        self.runtime.take().into_iter().for_each(Runtime::shutdown_background);
+    }
+}
+
+/// A running service with one app, `brand`.
+pub struct Service {
+    pub door: std::net::SocketAddr,
+    pub admin: String,
+    pub store: Arc<dyn Store>,
+    stop: CancellationToken,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl Service {
+    pub async fn start(
+        folder: &Path,
+        api: &str,
+        corp: &AppSpec,
+        callback: &CallbackSpec,
+        more: &str,
+    ) -> Self {
+        let text = format!(
+            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+             [store]\npath = {:?}\nfree_mb_min = 1\n[wecom]\napi_base = \"{api}\"\n\
+             [[apps]]\nname = \"brand\"\ncorp_id = \"{}\"\nagent_id = {}\nsecret = \"{}\"\n\
+             callback_token = \"{}\"\nencoding_aes_key = \"{}\"\n{more}",
+            folder.display().to_string(),
+            corp.corp_id,
+            corp.agent_id,
+            corp.secret,
+            callback.token,
+            callback.aes_key
+        );
+        let config = config::parse(&text, "bench".as_ref(), &Environment::default()).unwrap();
+        let stop = CancellationToken::new();
+        let app = App::start(&config, Arc::new(SystemClock), stop.clone()).await.unwrap();
+        let (door, admin, store) =
+            (app.public_address, format!("http://{}", app.admin_address), app.store.clone());
+        let running = tokio::spawn(async move { app.run().await.unwrap() });
+        Self { door, admin, store, stop, running }
+    }
+
+    pub async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap();
+    }
+}

@@ -1,0 +1,142 @@
+//! How long after a callback was sent its link is on the feed, the platform answering every call after 30 ms. The
+//! callbacks come at a steady rate whatever becomes of them; one reader follows the stream of links.
+//!
+//! With many dealers hardly two callbacks share a lane, and a link is late by one call. With one dealer they gather
+//! while a call is under way, so a link is late by one call and what was left of the one before.
+//!
+//! `cargo bench --bench latency [-- --seconds N]`
+
+#![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
+#![expect(clippy::print_stdout, reason = "its result")]
+
+#[expect(dead_code, unreachable_pub, reason = "a benchmark is a program by itself, and uses a part of it")]
+mod common;
+
+use std::collections::HashMap;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use common::load::{connect, send};
+use common::{Brand, Service, argument, quantile};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use unionlink::clock::{Clock, SystemClock};
+use unionlink::simulator::{Api, Options};
+
+const API_MS: u64 = 30;
+const DEALERS: usize = 500;
+const CONNECTIONS: usize = 64;
+const RATES: [u32; 3] = [50, 500, 2_000];
+const NAME: &str = "\"external_userid\":\"";
+
+fn main() {
+    let seconds: u32 = argument("--seconds", 8);
+    let server = tokio::runtime::Runtime::new().unwrap();
+    println!("milliseconds; of the link without the {API_MS} of the platform");
+    println!("dealers  callbacks/s   acknowledged p50   p99      link p50      p99     calls/callback");
+    for dealers in [DEALERS, 1] {
+        let brand = Brand::new(dealers, Options::default());
+        let folder = tempfile::tempdir().unwrap();
+        let service = server.block_on(brand.serve(&folder.path().join("data"), ""));
+        // Tokens and the list of dealers are there afterwards.
+        run(&brand, &service, &server, dealers, 1_000);
+        brand.wecom.configure(|options| options.latency_ms = API_MS);
+        for rate in RATES {
+            brand.wecom.reset_counters();
+            let count = usize::try_from(rate * seconds).unwrap();
+            let (links, answers) = run(&brand, &service, &server, count, rate);
+            let calls = brand.wecom.counters().calls_of(Api::ExternalUseridToPendingId);
+            let late = |percent| quantile(&links, percent) - f64::from(u32::try_from(API_MS).unwrap());
+            println!(
+                "{dealers:>7}  {rate:>11}   {:>16.2}  {:>5.2}   {:>9.2}  {:>7.2}     {:.2}",
+                quantile(&answers, 50),
+                quantile(&answers, 99),
+                late(50),
+                late(99),
+                f64::from(u32::try_from(calls).unwrap()) / f64::from(rate * seconds)
+            );
+        }
+        server.block_on(service.stop());
+    }
+}
+
+/// Sends so many callbacks at this rate. Milliseconds until each link was on the feed, and until each acknowledgement.
+fn run(
+    brand: &Brand,
+    service: &Service,
+    server: &tokio::runtime::Runtime,
+    count: usize,
+    rate: u32,
+) -> (Vec<f64>, Vec<f64>) {
+    let people = brand.wecom.add_people(count);
+    server.block_on(brand.mint(&people, &*service.store, SystemClock.now()));
+    let (ids, requests): (Vec<_>, Vec<_>) = people
+        .iter()
+        .enumerate()
+        .map(|(n, person)| brand.befriend(n, person))
+        .map(|(id, event)| (id, brand.request(&event)))
+        .unzip();
+    let seen = follow(service, count);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let sent = runtime.block_on(async {
+        let mut streams = Vec::new();
+        for _ in 0..CONNECTIONS {
+            streams.push(connect(service.door).await);
+        }
+        let began = Instant::now();
+        let senders = streams.into_iter().enumerate().map(|(first, mut stream)| {
+            let requests = &requests;
+            async move {
+                let mut sent = Vec::new();
+                for n in (first..count).step_by(CONNECTIONS) {
+                    let due = began + Duration::from_secs(1) * u32::try_from(n).unwrap() / rate;
+                    tokio::time::sleep_until(due.into()).await;
+                    let at = Instant::now();
+                    send(&mut stream, &requests[n]).await;
+                    sent.push((n, at, at.elapsed().as_secs_f64() * 1e3));
+                }
+                sent
+            }
+        });
+        futures_util::future::join_all(senders).await.concat()
+    });
+    let seen: HashMap<String, Instant> = seen.iter().collect();
+    let links = sent.iter().map(|(n, at, _)| seen[&ids[*n]].duration_since(*at).as_secs_f64() * 1e3);
+    (links.collect(), sent.iter().map(|(.., took)| *took).collect())
+}
+
+/// Reads the stream of links on a thread of its own: who was seen when, until so many were.
+fn follow(service: &Service, count: usize) -> mpsc::Receiver<(String, Instant)> {
+    let (seen, receiver) = mpsc::channel();
+    let (following, follows) = mpsc::channel();
+    let address = service.admin.trim_start_matches("http://").parse().unwrap();
+    let after = service.store.counts().feed_head;
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async move {
+            let mut stream = connect(address).await;
+            let request = format!("GET /v1/links/stream?after={after} HTTP/1.1\r\nHost: bench\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            following.send(()).unwrap();
+            let (mut text, mut told, mut bytes) = (String::new(), 0, vec![0; 256 << 10]);
+            while told < count {
+                let read = stream.read(&mut bytes).await.unwrap();
+                let now = Instant::now();
+                assert!(read > 0, "the stream ended");
+                text.push_str(std::str::from_utf8(&bytes[..read]).unwrap());
+                let mut rest = 0;
+                while let Some(at) = text[rest..].find(NAME) {
+                    let from = rest + at + NAME.len();
+                    let Some(length) = text[from..].find('"') else { break };
+                    seen.send((text[from..from + length].to_owned(), now)).unwrap();
+                    told += 1;
+                    rest = from + length;
+                }
+                // What is left over may be the beginning of a name.
+                let kept = rest.max(text.len().saturating_sub(256));
+                text.drain(..kept);
+            }
+        });
+    });
+    follows.recv().unwrap();
+    receiver
+}
