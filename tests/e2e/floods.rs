@@ -2,9 +2,14 @@
 //! and afterwards everything is as it was.
 //!
 //! The flood comes from one thread with its bytes made beforehand, so that on a small machine it is the service that
-//! gets the processors. The tests hold genuine callbacks to WeCom's own limit, unless the machine was busy with
-//! something else; the promise of one second is measured by those that are run by hand:
-//! `cargo test --release --test e2e floods -- --ignored --nocapture`.
+//! gets the processors. Still it would starve tests that run beside it, so storms run by themselves:
+//!
+//! ```sh
+//! cargo test --test e2e floods:: -- --ignored --skip measured --test-threads 1             # held to WeCom's 5 s
+//! cargo test --release --test e2e floods::measured -- --ignored --nocapture                # held to the promised 1 s
+//! ```
+//!
+//! Times are not judged, and this is said, when something else had the processors.
 
 #![expect(clippy::print_stderr, reason = "what was measured")]
 
@@ -330,16 +335,19 @@ async fn storm(
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes the machine for itself; a step of .ci/run"]
 async fn genuine_callbacks_get_through_forged_ones_at_full_speed() {
     storm(Attack::Forged, 300, 100, WECOM_WAITS, 64).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes the machine for itself; a step of .ci/run"]
 async fn genuine_callbacks_get_through_ten_thousand_slow_connections() {
     storm(Attack::Slow, 10_000, 100, WECOM_WAITS, 192).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes the machine for itself; a step of .ci/run"]
 async fn genuine_callbacks_get_through_answers_that_nobody_reads() {
     storm(Attack::Pipelined, 100, 60, WECOM_WAITS, 64).await;
 }
