@@ -174,7 +174,12 @@ async fn told_to_stop_it_answers_what_is_under_way_and_exits_with_0() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn its_log_at_the_default_level_holds_no_secret_and_no_id_in_full() {
-    let setup = Setup { admin: "token = { value = \"CANARY-ADMIN-TOKEN\" }".into(), ..Setup::default() };
+    let setup = Setup {
+        admin: "token = { value = \"CANARY-ADMIN-TOKEN\" }".into(),
+        // Nobody is to be linked but by the callbacks below.
+        app: "existing_customers = false".into(),
+        ..Setup::default()
+    };
     let mut process = Process::with(setup).await;
     let log = process.start_listening().await;
     let world = &process.world;
