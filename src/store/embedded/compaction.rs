@@ -125,12 +125,12 @@ fn copy(from: &sled::Db, to: &sled::Db, told: &mut impl FnMut(u64)) -> sled::Res
     Ok(records)
 }
 
-fn rename(folder: &Path, from: &Path, to: &Path) -> Result<(), OpenError> {
+pub(super) fn rename(folder: &Path, from: &Path, to: &Path) -> Result<(), OpenError> {
     std::fs::rename(from, to).map_err(folder_error("rename", from))?;
     sync(folder)
 }
 
-fn remove(path: &Path) -> Result<(), OpenError> {
+pub(super) fn remove(path: &Path) -> Result<(), OpenError> {
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(folder_error("delete", path)(error)),
         _ => Ok(()),
@@ -142,7 +142,7 @@ fn sync(path: &Path) -> Result<(), OpenError> {
 }
 
 /// Every file below, then the folder.
-fn sync_all(folder: &Path) -> Result<(), OpenError> {
+pub(super) fn sync_all(folder: &Path) -> Result<(), OpenError> {
     for path in files_in(folder)? {
         sync(&path)?;
     }

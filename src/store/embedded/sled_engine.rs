@@ -6,6 +6,8 @@
 //! * leftover `snap.*.generating` files deleted before opening: a kill during an earlier open leaves one, and
 //!   sled then calls the database corrupt;
 //! * opening inside `catch_unwind`: sled panics on damage it notices;
+//! * a new database made under another name and renamed once it is durable: interrupted while it writes its
+//!   settings, sled never opens what it left;
 //! * the folder synced after creation; sled never does;
 //! * a lock of our own, held for the life of the process;
 //! * a ballast file: a database on a full disk cannot even be opened, so there is something to give up.
@@ -76,7 +78,9 @@ impl SledEngine {
         }
         compaction::recover(folder)?;
         let path = folder.join("sled");
-        create_private(&path)?;
+        if !path.exists() {
+            create(folder, &path, cache_bytes)?;
+        }
         delete_unfinished_snapshots(&path)?;
         let db = open_database(&path, cache_bytes)?;
         // What was just created: sled's own files, then each folder that got a new entry.
@@ -108,6 +112,19 @@ pub(super) fn create_private(path: &Path) -> Result<(), OpenError> {
         .mode(0o700)
         .create(path)
         .map_err(folder_error("create the folder", path))
+}
+
+/// A new database gets its name once all of it is durable: sled writes its settings in two steps and does not sync
+/// them, and what an interruption leaves of them it never opens.
+fn create(folder: &Path, path: &Path, cache_bytes: u64) -> Result<(), OpenError> {
+    let new = folder.join("sled.being-created");
+    compaction::remove(&new)?;
+    create_private(&new)?;
+    // Said now: dropping it would not tell that something could not be written.
+    let flushed = open_database(&new, cache_bytes)?.flush();
+    flushed.map_err(|e| OpenError::Database { path: new.clone(), reason: e.to_string() })?;
+    compaction::sync_all(&new)?;
+    compaction::rename(folder, &new, path)
 }
 
 pub(super) fn lock(folder: &Path) -> Result<File, OpenError> {
