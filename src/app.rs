@@ -30,8 +30,8 @@ use crate::http::callback::{self, CallbackState};
 use crate::http::door::{Door, DoorApp};
 use crate::lifecycle::{Failure, Lifecycle};
 use crate::sink::Sink;
-use crate::store::Store;
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
+use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{Api, AppCredentials, Client, ClientError, ClientSettings, Ledgers, Limiter, Platform};
 use crate::worker::deliver::Sinks;
@@ -236,7 +236,11 @@ impl App {
         let verdict = self.lifecycle.finish(&[&self.connections, &self.calls], self.grace, &hard).await;
         self.store.close().await;
         tracing::info!("stopped");
-        verdict
+        // While it stopped nobody watched any more.
+        match self.store.ready() {
+            Err(StoreError::Failed(reason)) => verdict.and(Err(Failure::Store(reason))),
+            _ => verdict,
+        }
     }
 }
 
