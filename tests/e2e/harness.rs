@@ -33,6 +33,15 @@ impl Clock for SkippingClock {
     }
 }
 
+/// A number that whoever runs the tests set in the environment.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it says how much of a test is wanted, and belongs to no configuration"
+)]
+pub fn number_in_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|e| panic!("{name}: {e}")))
+}
+
 /// What a test changes about the usual set-up.
 pub struct Setup {
     pub options: Options,
@@ -273,7 +282,7 @@ impl World {
     }
 
     /// Waits until everything that can be read is durable, and counted: an export begins behind what is being written.
-    async fn durable(&self) {
+    pub async fn durable(&self) {
         let url = format!("{}/v1/links/export?corp_id=nobody", self.admin);
         let give_up = Instant::now() + PATIENCE;
         while self.http.get(&url).send().await.unwrap().status() != 200 {

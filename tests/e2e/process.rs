@@ -1,7 +1,7 @@
 //! The real binary as a process: killed, terminated, listened to.
 
-use std::collections::BTreeSet;
-use std::process::Stdio;
+use std::ffi::OsStr;
+use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
-use unionlink::simulator::{CallbackSpec, Fault, Person, Target};
+use unionlink::simulator::{CallbackSpec, Fault, Target};
 
 use crate::harness::{PATIENCE, Setup, World};
 
@@ -41,8 +41,15 @@ impl Process {
     }
 
     pub async fn start(&mut self) {
-        self.child = Some(self.command().stderr(Stdio::null()).spawn().unwrap());
+        self.launch(&[]);
         self.ready().await;
+    }
+
+    /// Starts it with these variables in its environment, and waits for nothing.
+    pub fn launch(&mut self, environment: &[(&str, &OsStr)]) {
+        let mut command = self.command();
+        command.envs(environment.iter().copied()).stderr(Stdio::null());
+        self.child = Some(command.spawn().unwrap());
     }
 
     /// Starts it; what it logs is there once it has ended.
@@ -66,14 +73,23 @@ impl Process {
     }
 
     async fn ready(&mut self) {
+        let ended = self.ready_or_ended().await;
+        assert!(ended.is_none(), "not ready: {ended:?}");
+    }
+
+    /// Waits until it is ready, or has ended: how, then.
+    pub async fn ready_or_ended(&mut self) -> Option<ExitStatus> {
         let give_up = Instant::now() + PATIENCE;
         loop {
             let ready = self.world.http.get(format!("{}/readyz", self.world.admin)).send().await;
             if ready.is_ok_and(|answer| answer.status() == 200) {
-                return;
+                return None;
             }
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
-            assert!(ended.is_none() && Instant::now() < give_up, "not ready: {ended:?}");
+            if ended.is_some() {
+                return ended;
+            }
+            assert!(Instant::now() < give_up, "neither ready nor ended");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -96,6 +112,10 @@ impl Process {
         assert!(Command::new("kill").arg(format!("-{name}")).arg(pid).status().await.unwrap().success());
     }
 
+    pub fn has_ended(&mut self) -> bool {
+        self.child.as_mut().unwrap().try_wait().unwrap().is_some()
+    }
+
     pub async fn exit_code(&mut self) -> Option<i32> {
         let child = self.child.as_mut().unwrap();
         tokio::time::timeout(PATIENCE, child.wait()).await.expect("it exits").unwrap().code()
@@ -105,97 +125,6 @@ impl Process {
 fn free_port() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap().to_string()
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn killed_under_load_it_loses_nothing_it_acknowledged_and_links_nothing_twice() {
-    const ROUNDS: u64 = 6;
-    let mut process = Process::with(Setup { dealers: 3, ..Setup::default() }).await;
-    // The ledger: kept here, outside of the process that is killed.
-    let mut acknowledged: Vec<(Person, String)> = Vec::new();
-    let mut accepted: Vec<Person> = Vec::new();
-    for round in 0..ROUNDS {
-        process.start().await;
-        let world = &process.world;
-        let fans = world.wecom.add_people(300);
-        // Fans and customers come at the same time, so the kill hits registration, mint, inbox and settlement.
-        let life = Duration::from_millis(150 + 130 * round);
-        let registering = async {
-            let mut registered = Vec::new();
-            for chunk in fans.chunks(20) {
-                let rows: Vec<_> =
-                    chunk.iter().map(|p| json!({"unionid": p.unionid, "openid": p.openid})).collect();
-                let sent = world.http.post(format!("{}/v1/fans", world.admin)).json(&rows).send().await;
-                if sent.is_ok_and(|answer| answer.status() == 202) {
-                    registered.extend_from_slice(chunk);
-                }
-            }
-            registered
-        };
-        let begun = tokio::sync::Semaphore::new(0);
-        let adding = async {
-            let mut kept = Vec::new();
-            for (n, chunk) in fans.chunks(10).enumerate() {
-                let (ids, events): (Vec<_>, Vec<_>) =
-                    chunk.iter().map(|fan| world.befriend(n % 3, fan, "zhangsan")).unzip();
-                for ((fan, id), event) in chunk.iter().zip(ids).zip(events) {
-                    if world.wecom.deliver_once(&event).await.acknowledged {
-                        kept.push((fan.clone(), id));
-                        begun.add_permits(1);
-                    }
-                }
-            }
-            kept
-        };
-        let killing = async {
-            // However slow the machine is, it is under load when it dies.
-            let _ten = tokio::time::timeout(PATIENCE, begun.acquire_many(10)).await.unwrap().unwrap();
-            tokio::time::sleep(life).await;
-            process.signal("KILL").await;
-        };
-        let (registered, kept, ()) = tokio::join!(registering, adding, killing);
-        accepted.extend(registered);
-        acknowledged.extend(kept);
-        process.kill().await;
-    }
-    assert!(acknowledged.len() > 50 && accepted.len() > 50, "{} and {}", acknowledged.len(), accepted.len());
-
-    process.start().await;
-    let world = &process.world;
-    for fan in &accepted {
-        world.until(&format!("/v1/fans/{}", fan.unionid), |fan| fan["state"] == "minted").await;
-    }
-    let known: BTreeSet<_> = accepted.iter().map(|fan| &fan.unionid).collect();
-    for (fan, external_userid) in acknowledged.iter().filter(|(fan, _)| known.contains(&fan.unionid)) {
-        let links = world.linked(fan, 1).await;
-        assert_eq!(links[0]["external_userid"], json!(external_userid));
-    }
-    // Those whose fan was not accepted are not linked, but they are not lost either.
-    let known_contacts = world.settle().await["contacts"]["known"].as_u64().unwrap();
-    assert!(known_contacts >= acknowledged.len() as u64, "{known_contacts} of {}", acknowledged.len());
-    let mut after = 0;
-    let mut created = BTreeSet::new();
-    let truth: BTreeSet<_> =
-        world.wecom.truth().into_iter().map(|t| (t.unionid, t.external_userid)).collect();
-    loop {
-        let page = world.get(&format!("/v1/links/feed?after={after}&limit=500")).await;
-        let entries = page["entries"].as_array().unwrap();
-        if entries.is_empty() {
-            break;
-        }
-        for entry in entries {
-            after += 1;
-            assert_eq!(entry["seq"], after, "the feed has a gap");
-            if entry["type"] == "link.created" {
-                let text = |name: &str| entry["data"][name].as_str().unwrap().to_owned();
-                let pair = (text("unionid"), text("external_userid"));
-                assert!(truth.contains(&pair), "a wrong link");
-                assert!(created.insert(pair), "linked twice");
-            }
-        }
-    }
-    assert_eq!(world.get("/v1/status").await["links"], created.len());
-    assert_eq!(world.wecom.counters().quota_violations, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,6 @@
 //! Real receivers of links: an HTTP server that checks signatures, a NATS server, a folder. Each keeps what it got.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -123,4 +124,41 @@ pub fn lines_in(folder: &Path) -> Vec<Value> {
     texts
         .flat_map(|text| text.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<_>>())
         .collect()
+}
+
+// Their sections of the configuration.
+
+pub fn webhook(name: &str, url: &str) -> String {
+    format!(
+        "[[sinks]]\nname = \"{name}\"\nkind = \"webhook\"\nurl = \"{url}\"\nsecret = {{ value = \"{SECRET}\" }}\n"
+    )
+}
+
+pub fn file(folder: &Path) -> String {
+    format!("[[sinks]]\nname = \"archive\"\nkind = \"file\"\npath = {:?}\n", folder.display().to_string())
+}
+
+pub fn nats(url: &str) -> String {
+    format!("[[sinks]]\nname = \"bus\"\nkind = \"nats\"\nurl = \"{url}\"\n")
+}
+
+/// Everything on the feed arrived, in order, and more than once only under the same id with the same content.
+pub fn judge(who: &str, received: &[Value], feed: &[Value]) {
+    let plain = |entry: &Value| {
+        let mut entry = entry.clone();
+        // Told only while it can be used.
+        entry["data"]["welcome_code"] = Value::Null;
+        entry
+    };
+    let wanted: BTreeMap<u64, Value> =
+        feed.iter().map(|entry| (entry["seq"].as_u64().unwrap(), plain(entry))).collect();
+    let (mut newest, mut seen) = (0, BTreeSet::new());
+    for entry in received {
+        let seq = entry["seq"].as_u64().unwrap();
+        assert!(seq <= newest + 1, "{who}: {seq} came after {newest}");
+        newest = newest.max(seq);
+        assert_eq!(Some(&plain(entry)), wanted.get(&seq), "{who}");
+        seen.insert(entry["id"].as_str().unwrap().to_owned());
+    }
+    assert_eq!((newest, seen.len()), (feed.len() as u64, feed.len()), "{who}: something is missing");
 }

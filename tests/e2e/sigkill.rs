@@ -1,0 +1,171 @@
+//! SIGKILL at any instant, over and over on one store, under full load and while it opens.
+//!
+//! Everything runs at once: dealers add, half add and delete customers and say it twice, the brand registers fans,
+//! WeCom is slow and fails now and then, three sinks are fed and somebody reads the feed. `UNIONLINK_KILLS` says how
+//! many rounds (a dozen if it does not), `UNIONLINK_SEED` repeats the choices of an earlier run.
+
+#![expect(clippy::print_stdout, reason = "which seed it was, and what was hit")]
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use futures_util::future::join_all;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+use tokio_util::sync::CancellationToken;
+use unionlink::simulator::{Fault, Options, Person, Target};
+
+use crate::harness::{PATIENCE, Setup, World, number_in_environment};
+use crate::ledger::{Ledger, Reader, rows};
+use crate::process::Process;
+use crate::receivers::{Nats, Webhook, file, judge, lines_in, nats, webhook};
+
+/// How many callbacks are under way at once.
+const CALLERS: u64 = 8;
+const PEOPLE_A_ROUND: usize = 120;
+
+/// What goes on while one process lives.
+struct Load<'a> {
+    world: &'a World,
+    people: Vec<Person>,
+    ledger: &'a Mutex<Ledger>,
+    dead: CancellationToken,
+}
+
+impl Load<'_> {
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap()
+    }
+
+    async fn call(&self, mut rng: StdRng) {
+        while !self.dead.is_cancelled() {
+            let (nth, event) = self.ledger().happen(self.world, &self.people, &mut rng);
+            if self.world.wecom.deliver_once(&event).await.acknowledged {
+                self.ledger().acknowledged(nth);
+            }
+        }
+    }
+
+    async fn register(&self) {
+        for fans in self.people.chunks(20) {
+            let sent =
+                self.world.http.post(format!("{}/v1/fans", self.world.admin)).json(&rows(fans)).send().await;
+            if sent.is_ok_and(|answer| answer.status() == 202) {
+                self.ledger().accepted(fans);
+            }
+        }
+    }
+
+    async fn read(&self, reader: &mut Reader) {
+        while !self.dead.is_cancelled() {
+            if !reader.read_on(self.world).await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
+    /// Ends it once it is under load, however slow the machine is.
+    async fn kill(&self, process: &Process, after: Duration) {
+        let (before, give_up) = (self.ledger().counts().0, Instant::now() + PATIENCE);
+        while self.ledger().counts().0 < before + 10 {
+            assert!(Instant::now() < give_up, "nothing is acknowledged");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(after).await;
+        process.signal("KILL").await;
+        self.dead.cancel();
+    }
+}
+
+/// What the kills hit.
+#[derive(Debug, Default)]
+struct Kills {
+    under_load: u32,
+    while_opening: u32,
+    once_ready: u32,
+    snapshots_unfinished: usize,
+}
+
+fn unfinished_snapshots(folder: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(folder) else { return 0 };
+    let names = entries.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned());
+    names.filter(|name| name.starts_with("snap.") && name.ends_with(".generating")).count()
+}
+
+/// Starts the process only to kill it at a random instant within what opening takes, or as soon as it writes a
+/// snapshot.
+async fn kill_while_opening(process: &mut Process, opening: Duration, rng: &mut StdRng, kills: &mut Kills) {
+    process.launch(&[]);
+    let folder = process.world.folder.path().join("data/sled");
+    let (at_snapshot, after) = (rng.random(), opening.mul_f64(rng.random()));
+    let instant = async {
+        let until = Instant::now() + after;
+        while Instant::now() < until && !(at_snapshot && unfinished_snapshots(&folder) > 0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::select! {
+        () = instant => kills.while_opening += 1,
+        ended = process.ready_or_ended() => {
+            assert!(ended.is_none(), "it does not open: {ended:?}");
+            kills.once_ready += 1;
+        }
+    }
+    process.kill().await;
+    kills.snapshots_unfinished += unfinished_snapshots(&folder);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_any_instant_it_loses_nothing_it_acknowledged_and_links_nothing_twice() {
+    let rounds = number_in_environment("UNIONLINK_KILLS").unwrap_or(12);
+    let seed = number_in_environment("UNIONLINK_SEED").unwrap_or_else(rand::random);
+    println!("UNIONLINK_KILLS={rounds} UNIONLINK_SEED={seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (hooks, bus, archive) = (Webhook::start().await, Nats::start().await, tempfile::tempdir().unwrap());
+    let folder = archive.path().join("links");
+    let app = webhook("crm", &hooks.url) + &nats(&bus.url) + &file(&folder);
+    let options =
+        Options { base_per_minute: 10_000_000, base_per_hour: 10_000_000, ..Setup::default().options };
+    let mut process = Process::with(Setup { options, app, dealers: 3, ..Setup::default() }).await;
+    let (ledger, mut reader, mut kills) = (Mutex::<Ledger>::default(), Reader::default(), Kills::default());
+    process.world.wecom.inject(Target::Every, Fault::Latency(15), None);
+    for round in 0..rounds {
+        let started = Instant::now();
+        process.start().await;
+        let opening = started.elapsed();
+        if round % 3 == 2 {
+            process.kill().await;
+            for _ in 0..rng.random_range(1..=5) {
+                kill_while_opening(&mut process, opening, &mut rng, &mut kills).await;
+            }
+            process.start().await;
+        }
+        let world = &process.world;
+        for fault in [Fault::Reset, Fault::ApplyThenDrop, Fault::HttpStatus(502), Fault::Errcode(-1)] {
+            world.wecom.inject(Target::Every, fault, Some(rng.random_range(0..2)));
+        }
+        let people = world.wecom.add_people(PEOPLE_A_ROUND);
+        let load = Load { world, people, ledger: &ledger, dead: CancellationToken::new() };
+        let calling =
+            join_all((0..CALLERS).map(|n| load.call(StdRng::seed_from_u64(seed ^ (round << 8) ^ n))));
+        let life = Duration::from_millis(rng.random_range(0..1_000));
+        tokio::join!(calling, load.register(), load.read(&mut reader), load.kill(&process, life));
+        kills.under_load += 1;
+        process.kill().await;
+    }
+    println!("{kills:?}; {:?} callbacks and fans acknowledged", ledger.lock().unwrap().counts());
+    assert!(rounds < 3 || kills.while_opening > 0, "no kill came while it opened");
+
+    process.world.wecom.clear_faults();
+    process.start().await;
+    let world = &process.world;
+    ledger.into_inner().unwrap().judge(world, &mut reader).await;
+    for (who, received) in
+        [("webhook", hooks.received()), ("nats", bus.received().await), ("file", lines_in(&folder))]
+    {
+        judge(who, &received, &reader.read);
+    }
+    let counters = world.wecom.counters();
+    assert_eq!((counters.quota_violations, counters.base_violations), (0, 0));
+}
