@@ -10,6 +10,7 @@ mod door;
 mod erasure;
 mod events;
 mod export;
+mod failing_io;
 mod fans;
 mod feed;
 mod forget;

@@ -1,0 +1,404 @@
+//! The n-th call that writes, syncs or renames fails, for every n of a short life.
+//!
+//! `failing_io.c` stands between the real binary and the system and makes one call fail, or all from then on. After each
+//! fault the process has to be gone, or to refuse, or to be in order: never half alive, and never may it have
+//! acknowledged what is not there when it is started again without the fault.
+//!
+//! `UNIONLINK_IO_POINTS` says how many of all (call, fault) pairs are tried; a number beyond them is all.
+
+#![expect(clippy::print_stdout, reason = "what became of it, in a table")]
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::task::JoinSet;
+use unionlink::simulator::{Options, Person};
+
+use crate::harness::{PATIENCE, Setup, World, number_in_environment};
+use crate::ledger::{Ledger, Reader, is_at_rest, rows};
+use crate::process::Process;
+
+/// Lives at a time.
+const LANES: usize = 3;
+const CALLBACKS: usize = 10;
+/// Calls that make a new store, of which each is interrupted.
+const FIRST_STEPS: u64 = 16;
+/// Calls after it was told to stop.
+const LAST_STEPS: [u64; 2] = [1, 4];
+/// The exit code of a process that the fault ended.
+const GONE: i32 = 77;
+/// What precedes the names of the calls in the record.
+const RECORD_HEAD: usize = 24;
+const RECORD_BYTES: u64 = RECORD_HEAD as u64 + (1 << 16);
+
+/// A way to fail: its name, and what the interposer is told.
+struct Fault {
+    name: &'static str,
+    how: &'static str,
+    errno: i32,
+    lasts: bool,
+}
+
+const FAULTS: [Fault; 6] = [
+    Fault { name: "EIO once", how: "error", errno: libc::EIO, lasts: false },
+    Fault { name: "EIO for good", how: "error", errno: libc::EIO, lasts: true },
+    Fault { name: "ENOSPC once", how: "error", errno: libc::ENOSPC, lasts: false },
+    Fault { name: "ENOSPC for good", how: "error", errno: libc::ENOSPC, lasts: true },
+    Fault { name: "half, then gone", how: "torn", errno: 0, lasts: false },
+    Fault { name: "gone before", how: "gone", errno: 0, lasts: false },
+];
+
+const TORN: &Fault = &FAULTS[4];
+
+/// When in a life the fault came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Opening,
+    Serving,
+    Closing,
+}
+
+/// What became of a life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum End {
+    /// The fault itself ended the process.
+    Gone,
+    RefusedToOpen,
+    /// Exited with a failure, on its own.
+    Exited,
+    /// Exited with a failure when it was told to stop.
+    StoppedFailing,
+    /// Went on as if nothing was, and stopped with 0.
+    InOrder,
+    /// There were not so many calls this time.
+    NotStruck,
+}
+
+/// One try.
+#[derive(Clone, Copy)]
+struct Point {
+    /// Whether the store is there already.
+    existing: bool,
+    fault: &'static Fault,
+    /// Which call it is, from 1, counted from here on.
+    at: u64,
+    since: Since,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Since {
+    Launch,
+    /// It is told to stop.
+    Stop,
+}
+
+/// Says where a test failed.
+struct Told(Point);
+
+impl Drop for Told {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let Point { existing, fault, at, since } = self.0;
+            println!("{} at call {at} since {since:?}, existing store: {existing}", fault.name);
+        }
+    }
+}
+
+/// What a life's calls were.
+struct Calls(Vec<u8>);
+
+impl Calls {
+    fn number(&self, at: usize) -> u64 {
+        u64::from_ne_bytes(self.0[at..at + 8].try_into().unwrap())
+    }
+
+    fn count(&self) -> u64 {
+        self.number(8)
+    }
+
+    /// The first call that was struck, from 1, and its letter.
+    fn struck(&self) -> Option<(u64, char)> {
+        let nth = self.number(16);
+        (nth > 0).then(|| (nth, self.0[RECORD_HEAD + usize::try_from(nth).unwrap() - 1].into()))
+    }
+}
+
+/// A service, its platform, and a store to begin with, for one life after the other.
+struct Lane {
+    process: Process,
+    library: PathBuf,
+    record: PathBuf,
+    store: PathBuf,
+    /// A copy of a store in use, and what it holds.
+    existing: PathBuf,
+    known: Ledger,
+}
+
+impl Lane {
+    async fn with(library: &Path) -> Self {
+        let options =
+            Options { base_per_minute: 10_000_000, base_per_hour: 10_000_000, ..Setup::default().options };
+        let mut process = Process::with(Setup { options, ..Setup::default() }).await;
+        let folder = process.world.folder.path().canonicalize().unwrap();
+        let (record, store, existing) = (folder.join("record"), folder.join("data"), folder.join("existing"));
+        fs::remove_dir_all(&store).unwrap();
+        process.start().await;
+        let (world, mut known) = (&process.world, Ledger::default());
+        live(world, &mut known, &world.wecom.add_people(20), 40, 0).await;
+        known.judge(world, &mut Reader::default()).await;
+        // Its log is covered by no snapshot, so the next one to open it has all of it to read.
+        process.kill().await;
+        copy(&store, &existing);
+        Self { process, library: library.to_owned(), record, store, existing, known }
+    }
+
+    fn calls(&self) -> Calls {
+        Calls(fs::read(&self.record).unwrap())
+    }
+
+    /// Has this call struck.
+    fn strike(&self, at: u64) {
+        let record = fs::File::options().write(true).open(&self.record).unwrap();
+        record.write_all_at(&at.to_ne_bytes(), 0).unwrap();
+    }
+
+    fn launch(&mut self, Point { fault, at, since, .. }: Point) {
+        fs::File::create(&self.record).unwrap().set_len(RECORD_BYTES).unwrap();
+        if since == Since::Launch {
+            self.strike(at);
+        }
+        let errno = fault.errno.to_string();
+        let environment: [(&str, &OsStr); 6] = [
+            ("LD_PRELOAD", self.library.as_os_str()),
+            ("FAILING_IO_FOLDER", self.store.as_os_str()),
+            ("FAILING_IO_RECORD", self.record.as_os_str()),
+            ("FAILING_IO_HOW", fault.how.as_ref()),
+            ("FAILING_IO_ERRNO", errno.as_ref()),
+            ("FAILING_IO_LASTS", if fault.lasts { "1" } else { "0" }.as_ref()),
+        ];
+        self.process.launch(&environment);
+    }
+
+    /// One life with a fault, and one without in which everything acknowledged has to be there.
+    async fn live_and_check(&mut self, point: Point) -> (Phase, End, char) {
+        let _told = Told(point);
+        let _ = fs::remove_dir_all(&self.store);
+        let mut ledger = Ledger::default();
+        if point.existing {
+            copy(&self.existing, &self.store);
+            ledger = self.known.clone();
+        }
+        self.launch(point);
+        let (opened, served, code) = self.live(&mut ledger, point).await;
+        let Some((nth, call)) = self.calls().struck() else {
+            assert_eq!((opened.is_some(), code), (true, Some(0)), "it fails without a fault");
+            self.check(&ledger).await;
+            return (Phase::Serving, End::NotStruck, '-');
+        };
+        let phase = match (opened, served) {
+            (Some(opened), Some(served)) if nth > served.max(opened) => Phase::Closing,
+            (Some(opened), _) if nth > opened => Phase::Serving,
+            _ => Phase::Opening,
+        };
+        let end = match code {
+            Some(0) => End::InOrder,
+            Some(GONE) => End::Gone,
+            _ if opened.is_none() => End::RefusedToOpen,
+            _ if served.is_none() => End::Exited,
+            _ => End::StoppedFailing,
+        };
+        // What was written or synced in vain is never passed over.
+        assert!(end != End::InOrder || !['p', 'd'].contains(&call), "{phase:?}");
+        self.check(&ledger).await;
+        (phase, end, call)
+    }
+
+    /// How many calls there were until it was ready and until it was told to stop, if it came so far, and how it ended.
+    async fn live(&mut self, ledger: &mut Ledger, point: Point) -> (Option<u64>, Option<u64>, Option<i32>) {
+        if let Some(ended) = self.process.ready_or_ended().await {
+            return (None, None, ended.code());
+        }
+        let opened = self.calls().count();
+        let world = &self.process.world;
+        live(world, ledger, &world.wecom.add_people(5), CALLBACKS, point.at).await;
+        if !self.is_in_order().await {
+            return (Some(opened), None, self.process.exit_code().await);
+        }
+        let served = self.calls().count();
+        // Told to stop while there is something to do.
+        let world = &self.process.world;
+        let people = world.wecom.add_people(5);
+        if point.since == Since::Stop {
+            self.strike(served + point.at);
+        }
+        tokio::join!(live(world, ledger, &people, CALLBACKS, !point.at), self.process.terminate());
+        (Some(opened), Some(served), self.process.exit_code().await)
+    }
+
+    /// Waits until it has nothing to do, or has ended. Whoever lives has to acknowledge sooner or later.
+    async fn is_in_order(&mut self) -> bool {
+        let (give_up, mut acknowledges) = (Instant::now() + PATIENCE, false);
+        loop {
+            if self.process.has_ended() {
+                return false;
+            }
+            let world = &self.process.world;
+            if !acknowledges && is_ready(world).await {
+                let (_, event) = world.befriend(0, &world.wecom.add_person(), "zhangsan");
+                acknowledges = world.wecom.deliver_once(&event).await.acknowledged;
+            }
+            if acknowledges && is_at_rest(world).await {
+                return true;
+            }
+            assert!(Instant::now() < give_up, "half alive; it acknowledges: {acknowledges}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    async fn check(&mut self, ledger: &Ledger) {
+        self.process.start().await;
+        ledger.judge(&self.process.world, &mut Reader::default()).await;
+        self.process.kill().await;
+    }
+}
+
+/// Fans are registered and things happen at the dealers, both at the same time.
+async fn live(world: &World, ledger: &mut Ledger, people: &[Person], callbacks: usize, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let events: Vec<_> = (0..callbacks).map(|_| ledger.happen(world, people, &mut rng)).collect();
+    let registering = async {
+        let sent = world.http.post(format!("{}/v1/fans", world.admin)).json(&rows(people)).send().await;
+        sent.is_ok_and(|answer| answer.status() == 202)
+    };
+    let calling = async {
+        let mut acknowledged = Vec::new();
+        for (nth, event) in &events {
+            let delivery = world.wecom.deliver_once(event).await;
+            assert!(matches!(delivery.status, None | Some(200 | 503)), "{delivery:?}");
+            acknowledged.extend(delivery.acknowledged.then_some(*nth));
+        }
+        acknowledged
+    };
+    let (registered, acknowledged) = tokio::join!(registering, calling);
+    for nth in acknowledged {
+        ledger.acknowledged(nth);
+    }
+    if registered {
+        ledger.accepted(people);
+    }
+}
+
+async fn is_ready(world: &World) -> bool {
+    world.http.get(format!("{}/readyz", world.admin)).send().await.is_ok_and(|answer| answer.status() == 200)
+}
+
+/// A folder with everything in it but the ballast.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let (from, to) = (entry.path(), to.join(entry.file_name()));
+        if from.is_dir() {
+            copy(&from, &to);
+        } else if entry.file_name() != "ballast" {
+            fs::copy(from, to).unwrap();
+        }
+    }
+}
+
+/// Compiles the interposer.
+fn library(folder: &Path) -> PathBuf {
+    let library = folder.join("failing_io.so");
+    let mut compiler = std::process::Command::new("cc");
+    compiler.args(["-O1", "-shared", "-fPIC", "-o"]).arg(&library);
+    let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/failing_io.c");
+    assert!(compiler.arg(source).status().expect("there is a C compiler").success());
+    library
+}
+
+/// Every first step of a new store and the last ones of a life, and some of all points, evenly spread.
+fn points(wanted: usize, calls: [u64; 2]) -> Vec<Point> {
+    let with_every_fault = |existing: bool, at: u64, since: Since| {
+        FAULTS.iter().map(move |fault| Point { existing, fault, at, since })
+    };
+    let all = [false, true].into_iter().zip(calls).flat_map(|(existing, calls)| {
+        (1..=calls).flat_map(move |at| with_every_fault(existing, at, Since::Launch))
+    });
+    let all: Vec<_> = all.collect();
+    // A step that meets every fault in turn.
+    let step = if wanted < all.len() {
+        (all.len() / wanted.max(1)).div_ceil(FAULTS.len()) * FAULTS.len() + 1
+    } else {
+        1
+    };
+    let first = (1..=FIRST_STEPS).map(|at| Point { existing: false, fault: TORN, at, since: Since::Launch });
+    let last = LAST_STEPS.into_iter().flat_map(|at| with_every_fault(true, at, Since::Stop));
+    first.chain(last).chain(all.into_iter().step_by(step)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whichever_call_fails_nothing_acknowledged_is_lost_and_nobody_is_half_alive() {
+    let folder = tempfile::tempdir().unwrap();
+    let library = library(folder.path());
+    let mut first = Lane::with(&library).await;
+    let mut calls = [0; 2];
+    for existing in [false, true] {
+        let (_, end, _) =
+            first.live_and_check(Point { existing, fault: TORN, at: 0, since: Since::Launch }).await;
+        assert_eq!(end, End::NotStruck);
+        calls[usize::from(existing)] = first.calls().count();
+    }
+    let points = points(
+        number_in_environment("UNIONLINK_IO_POINTS").map_or(50, |n| usize::try_from(n).unwrap()),
+        calls,
+    );
+    let mut first = Some(first);
+    println!(
+        "{} points; a life makes {} calls on an empty folder, {} on a store",
+        points.len(),
+        calls[0],
+        calls[1]
+    );
+    let todo = Arc::new(Mutex::new(points.into_iter()));
+    let mut working = JoinSet::new();
+    for lane in 0..LANES {
+        let (todo, library) = (todo.clone(), library.clone());
+        let first = (lane == 0).then(|| first.take()).flatten();
+        working.spawn(async move {
+            let mut lane = match first {
+                Some(first) => first,
+                None => Lane::with(&library).await,
+            };
+            let mut lives = Vec::new();
+            loop {
+                let Some(point) = todo.lock().unwrap().next() else { return lives };
+                lives.push((point, lane.live_and_check(point).await));
+            }
+        });
+    }
+    let lives = working.join_all().await.concat();
+    print(&lives);
+}
+
+fn print(lives: &[(Point, (Phase, End, char))]) {
+    let mut table: BTreeMap<_, BTreeMap<_, Vec<char>>> = BTreeMap::new();
+    for (Point { fault, .. }, (phase, end, call)) in lives {
+        table.entry((fault.name, *phase)).or_default().entry(*end).or_default().push(*call);
+    }
+    for ((fault, phase), ends) in table {
+        let ends = ends.into_iter().map(|(end, mut calls)| {
+            let count = calls.len();
+            calls.sort_unstable();
+            calls.dedup();
+            format!("{end:?} {count} ({})", calls.into_iter().collect::<String>())
+        });
+        println!("{fault:16} {:8} {}", format!("{phase:?}"), ends.collect::<Vec<_>>().join(", "));
+    }
+}
