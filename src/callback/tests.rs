@@ -260,6 +260,19 @@ fn what_is_not_understood_says_which_field_and_why() {
 }
 
 #[test]
+fn json_that_is_not_understood_is_not_quoted() {
+    for (json, what) in [
+        (r#"{"UserID":4711}"#, "of another type"),
+        (r#"{"UserID":"4711","UserID":"4711"}"#, "there twice"),
+        (r#"{"Other":4711x}"#, "not well-formed"),
+        (r#"{"UserID":"4711"#, "ends too early"),
+    ] {
+        let error = message::parse(json.as_bytes()).unwrap_err().to_string();
+        assert!(error.contains(what) && !error.contains("4711"), "{error}");
+    }
+}
+
+#[test]
 fn a_json_event_is_read_like_an_xml_one() {
     let json = r#"{"ToUserName":"wpDEALER","CreateTime":1403610513,"MsgType":"event","AgentID":7,
         "Event":"change_external_contact","ChangeType":"add_external_contact","UserID":"zhangsan",

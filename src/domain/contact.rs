@@ -220,7 +220,7 @@ impl Contact {
 #[cfg(test)]
 mod tests {
     use super::super::event::ContactChange;
-    use super::super::ids::ExternalUserid;
+    use super::super::ids::{AppName, ContactKey, CorpId, ExternalUserid, Unionid};
     use super::*;
     use proptest::prelude::*;
 
@@ -301,5 +301,22 @@ mod tests {
             contact.follow(&add, Timestamp::from_secs(i64::try_from(n).unwrap()));
         }
         assert_eq!(contact.followers_now().len(), FOLLOWERS_MAX);
+        // Even of a linked customer nothing is told of one who is older than all of them.
+        let claim = Claim {
+            contact: ContactKey {
+                app: AppName::new("brand").unwrap(),
+                corp_id: CorpId::new("wpDEALER").unwrap(),
+                external_userid: ExternalUserid::new("wmINVENTED").unwrap(),
+            },
+            unionid: Unionid::new("oFAN").unwrap(),
+            pending_id: None,
+            source: None,
+            evidence_at: Timestamp::EPOCH,
+        };
+        contact.accept(&claim, "lnk_1".to_owned(), Timestamp::EPOCH);
+        let before = contact.clone();
+        assert_eq!(contact.follow(&event(9, ContactChange::Added, None), Timestamp::from_secs(-1)), None);
+        assert_eq!(contact, before);
+        assert!(contact.follow(&event(9, ContactChange::Added, None), Timestamp::from_secs(2_000)).is_some());
     }
 }
