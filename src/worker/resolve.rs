@@ -30,8 +30,8 @@ use conversion::{Blame, Failure, convert};
 const HELD_MAX: usize = 8_000;
 /// Of which one lane may hold so many; the rest of its backlog waits in the store, so that it keeps nobody out.
 const LANE_HELD_MAX: usize = 1_000;
-/// How long what a full lane cannot hold waits in the store.
-const LANE_FULL_WAIT_MS: i64 = 5 * SECOND_MS;
+/// How long what a full lane cannot hold waits in the store, at least and at most.
+const LANE_FULL_WAIT_MS: [i64; 2] = [300, 5 * SECOND_MS];
 /// Customers asked about alone, in vain, before a search is given up as a general outage.
 const IN_VAIN_MAX: u32 = 3;
 /// Tries of an event that fails with a code nobody documented.
@@ -49,6 +49,17 @@ struct LaneKey {
 struct Lane {
     waiting: VecDeque<Work>,
     busy: bool,
+    /// How long the last batch took.
+    batch_ms: i64,
+}
+
+impl Lane {
+    /// How long a full lane has work: so long what it cannot hold waits.
+    fn full_for_ms(&self) -> i64 {
+        let batches = i64::try_from(LANE_HELD_MAX / IDS_PER_CALL_MAX).unwrap_or(i64::MAX);
+        let [min, max] = LANE_FULL_WAIT_MS;
+        self.batch_ms.saturating_mul(batches).clamp(min, max)
+    }
 }
 
 struct Resolver {
@@ -131,7 +142,7 @@ impl Resolver {
                         let problem = Problem { errcode: None, text };
                         // The longer the backlog the longer the wait, so that it is not rewritten for nothing.
                         put_off += 1;
-                        let due_at = now.plus_ms(LANE_FULL_WAIT_MS * (1 + put_off / 1_000));
+                        let due_at = now.plus_ms(lane.full_for_ms() * (1 + put_off / 1_000));
                         settled.push((work, later(due_at, problem)));
                     }
                 }
@@ -193,10 +204,12 @@ impl Resolver {
             lane.busy = true;
             let (resolver, key) = (self.clone(), key.clone());
             self.context.spawn_call(async move {
+                let began = resolver.context.now();
                 resolver.work_off(&key, batch).await;
                 drop(room);
                 if let Some(lane) = resolver.lanes().get_mut(&key) {
                     lane.busy = false;
+                    lane.batch_ms = resolver.context.now().millis_since(began);
                 }
                 resolver.context.wake.inbox.notify_one();
             });

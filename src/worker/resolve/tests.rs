@@ -76,3 +76,9 @@ fn an_undocumented_code_gets_a_few_tries_each_slower_than_the_last() {
     assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
     assert_eq!(alone(&work, &blame, now), Verdict::Dead(problem));
 }
+
+#[test]
+fn what_a_full_lane_cannot_hold_waits_as_long_as_the_lane_is_busy() {
+    let waits = |batch_ms| Lane { batch_ms, ..Lane::default() }.full_for_ms();
+    assert_eq!([0, 40, 10_000].map(waits), [300, 400, 5_000]);
+}
