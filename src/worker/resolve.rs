@@ -5,7 +5,7 @@
 //! burst of n costs ⌈n/100⌉ calls. Answers are matched by id, never by position. A batch rejected because of
 //! one id is split in half until that id stands alone.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::pause::{Pause, Scope};
 use super::{Activation, Context, ConversionToken, until};
-use crate::domain::backoff::Backoff;
+use crate::domain::backoff::{Backoff, Jitter};
 use crate::domain::batch::{IDS_PER_CALL_MAX, bisect};
 use crate::domain::dealer::TokenOwner;
 use crate::domain::ids::{AppName, ContactKey, CorpId};
@@ -38,7 +38,7 @@ const IN_VAIN_MAX: u32 = 3;
 const UNKNOWN_TRIES_MAX: u32 = 5;
 
 /// The corp whose token a lane's calls are made with, inside one app.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct LaneKey {
     app: AppName,
     /// The dealer, or the brand where its own token converts.
@@ -64,7 +64,7 @@ impl Lane {
 
 struct Resolver {
     context: Context,
-    lanes: Mutex<HashMap<LaneKey, Lane>>,
+    lanes: Mutex<BTreeMap<LaneKey, Lane>>,
     in_flight: Arc<tokio::sync::Semaphore>,
 }
 
@@ -123,7 +123,7 @@ impl Activation for Arc<Resolver> {
 }
 
 impl Resolver {
-    fn lanes(&self) -> std::sync::MutexGuard<'_, HashMap<LaneKey, Lane>> {
+    fn lanes(&self) -> std::sync::MutexGuard<'_, BTreeMap<LaneKey, Lane>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -244,7 +244,7 @@ impl Resolver {
                         in_vain += u32::from(blame.may_be_everybodys());
                         same.into_iter()
                             .map(|work| {
-                                let verdict = alone(&work, &blame, now);
+                                let verdict = alone(&work, &blame, self.context.jitter, now);
                                 (work, verdict)
                             })
                             .collect()
@@ -334,7 +334,7 @@ fn halves(mut batch: Vec<Work>) -> Result<(Vec<Work>, Vec<Work>), Vec<Work>> {
 }
 
 /// What becomes of one customer whose question WeCom refuses, asked alone.
-fn alone(work: &Work, blame: &Blame, now: Timestamp) -> Verdict {
+fn alone(work: &Work, blame: &Blame, jitter: Jitter, now: Timestamp) -> Verdict {
     use crate::domain::event::ContactChange;
     let Some(event) = &work.event else {
         // A waiting customer: the schedule of questions bounds this.
@@ -352,7 +352,8 @@ fn alone(work: &Work, blame: &Blame, now: Timestamp) -> Verdict {
             if same && event.attempts + 1 >= UNKNOWN_TRIES_MAX {
                 return Verdict::Dead(problem.clone());
             }
-            let wait_ms = Backoff::UNKNOWN_CODE.wait_ms(event.attempts + 1, rand::random());
+            let attempt = event.attempts + 1;
+            let wait_ms = Backoff::UNKNOWN_CODE.wait_ms(attempt, jitter.of(event.id, attempt));
             Verdict::Retry { due_at: now.plus_ms(wait_ms), problem: problem.clone(), spent: true }
         }
     }

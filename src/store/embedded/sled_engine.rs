@@ -142,19 +142,6 @@ fn create(folder: &Path, path: &Path, cache_bytes: u64) -> Result<(), OpenError>
     fresh::rename(folder, &new, path)
 }
 
-/// A new database gets its name once all of it is durable: sled writes its settings in two steps and does not sync
-/// them, and what an interruption leaves of them it never opens.
-fn create(folder: &Path, path: &Path, cache_bytes: u64) -> Result<(), OpenError> {
-    let new = folder.join("sled.being-created");
-    compaction::remove(&new)?;
-    create_private(&new)?;
-    // Said now: dropping it would not tell that something could not be written.
-    let flushed = open_database(&new, cache_bytes)?.flush();
-    flushed.map_err(|e| OpenError::Database { path: new.clone(), reason: e.to_string() })?;
-    compaction::sync_all(&new)?;
-    compaction::rename(folder, &new, path)
-}
-
 pub(super) fn lock(folder: &Path) -> Result<File, OpenError> {
     let path = folder.join("lock");
     let file = create_file(&path).map_err(folder_error("create", &path))?;

@@ -91,9 +91,3 @@ fn what_a_full_lane_cannot_hold_waits_as_long_as_the_lane_is_busy() {
     let waits = |batch_ms| Lane { batch_ms, ..Lane::default() }.full_for_ms();
     assert_eq!([0, 40, 10_000].map(waits), [300, 400, 5_000]);
 }
-
-#[test]
-fn what_a_full_lane_cannot_hold_waits_as_long_as_the_lane_is_busy() {
-    let waits = |batch_ms| Lane { batch_ms, ..Lane::default() }.full_for_ms();
-    assert_eq!([0, 40, 10_000].map(waits), [300, 400, 5_000]);
-}
