@@ -188,25 +188,8 @@ impl App {
             calls: context.calls.clone(),
             grace: Duration::from_millis(config.server.grace_ms),
         };
-        let connections = descriptors::connections(config.server.connections_max);
-        let limits = http::Limits {
-            connections_max: size(connections.public),
-            head_bytes_max: HEAD_BYTES_MAX,
-            bodies_bytes_max: Some(BODIES_BYTES_MAX),
-            header_timeout: Duration::from_millis(config.server.header_timeout_ms),
-            connection_life: CONNECTION_LIFE,
-            write_timeout: WRITE_TIMEOUT,
-            cut_off_after: Some(CONNECTION_LIFE * 2),
-        };
-        app.serve("public listener", public, public_router, limits);
-        // An import may take hours in one request.
-        let admin_limits = http::Limits {
-            connections_max: size(connections.admin),
-            head_bytes_max: ADMIN_HEAD_BYTES_MAX,
-            bodies_bytes_max: None,
-            cut_off_after: None,
-            ..limits
-        };
+        let (public_limits, admin_limits) = limits(&config.server);
+        app.serve("public listener", public, public_router, public_limits);
         app.serve("admin listener", private, admin_router, admin_limits);
         app.work(context, sinks);
         let (store, lifecycle) = (app.store.clone(), app.lifecycle.clone());
@@ -270,6 +253,29 @@ impl App {
             _ => verdict,
         }
     }
+}
+
+/// What the public listener allows, and the admin listener.
+fn limits(server: &config::Server) -> (http::Limits, http::Limits) {
+    let connections = descriptors::connections(server.connections_max);
+    let public = http::Limits {
+        connections_max: size(connections.public),
+        head_bytes_max: HEAD_BYTES_MAX,
+        bodies_bytes_max: Some(BODIES_BYTES_MAX),
+        header_timeout: Duration::from_millis(server.header_timeout_ms),
+        connection_life: CONNECTION_LIFE,
+        write_timeout: WRITE_TIMEOUT,
+        cut_off_after: Some(CONNECTION_LIFE * 2),
+    };
+    let admin = http::Limits {
+        connections_max: size(connections.admin),
+        head_bytes_max: ADMIN_HEAD_BYTES_MAX,
+        bodies_bytes_max: None,
+        // An import may take hours in one request.
+        cut_off_after: None,
+        ..public
+    };
+    (public, admin)
 }
 
 async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
