@@ -22,10 +22,13 @@
 mod cast;
 mod judge;
 mod mend;
+mod people;
 mod receiver;
+mod scene;
 mod schedule;
 mod service;
 mod time;
+mod trouble;
 mod wire;
 
 use std::sync::Mutex;

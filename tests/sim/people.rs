@@ -1,0 +1,147 @@
+//! What people do: the brand that registers fans, operators, and those who want to be forgotten.
+
+use unionlink::clock::Clock;
+use unionlink::domain::fan::{Minted, Priority};
+use unionlink::domain::ids::{Openid, PendingId};
+use unionlink::domain::time::Timestamp;
+use unionlink::http::door::Meaning;
+use unionlink::store::{
+    CursorState, EventId, EventRow, EventState, Feed, NewFan, People, Person, Seek, Store, StoreError,
+};
+
+use crate::schedule::Schedule;
+use crate::service::Service;
+
+impl Schedule {
+    /// The brand registers fans: one, some, or everybody.
+    pub async fn register(&mut self) {
+        let all = self.cast.people.len();
+        let who: Vec<_> = match self.dice.below(4) {
+            0 | 1 => vec![self.somebody()],
+            2 => (0..self.dice.between(2, 4)).map(|_| self.somebody()).collect(),
+            _ => (0..all).collect(),
+        };
+        let priority = if who.len() > 2 && self.dice.one_in(2) { Priority::Bulk } else { Priority::Live };
+        self.register_all(&who, priority).await;
+    }
+
+    /// Another system of the brand's obtains a pending id; the service will be told with the next registration.
+    pub fn mint_elsewhere(&mut self) {
+        let p = self.somebody();
+        let somebody = &mut self.cast.people[p];
+        let pending_id = self.machine.sim.mint_elsewhere(&self.machine.app.corp_id, &somebody.person);
+        let minted = Minted::new(PendingId::new(pending_id).unwrap(), self.time.now());
+        somebody.minted_elsewhere.push(minted);
+        self.note(format!("p{p} is minted elsewhere"));
+    }
+
+    /// Registers these. Whether that was acknowledged.
+    pub async fn register_all(&mut self, who: &[usize], priority: Priority) -> bool {
+        let now = self.machine.clock.now();
+        let fans = who.iter().map(|p| {
+            let somebody = &self.cast.people[*p];
+            NewFan {
+                key: somebody.key(),
+                openid: Openid::new(&somebody.person.openid).unwrap(),
+                ask_existing: self.asks_existing,
+                priority,
+                minted: somebody.minted_elsewhere.last().cloned(),
+            }
+        });
+        let fans = fans.collect();
+        let put = self.machine.ask(|service| async move {
+            let registered = service.store.put_fans(fans, now).await;
+            service.wake.fans.notify_one();
+            registered
+        });
+        let registered = put.await.is_some();
+        self.note(format!("fans {who:?} {priority:?}: {registered}"));
+        for p in who {
+            let somebody = &mut self.cast.people[*p];
+            // Without an answer it may have happened all the same.
+            somebody.stays_forgotten = false;
+            somebody.is_fan |= registered;
+        }
+        registered
+    }
+
+    pub async fn operate_a_sink(&mut self) {
+        let receiver = self.machine.receivers[self.dice.index(self.machine.receivers.len())].clone();
+        let (what, back, since) = (self.dice.below(4), self.dice.between(1, 9), self.machine.clock.now());
+        let name = receiver.name.clone();
+        let done = self.machine.ask(|service| async move {
+            let store = &service.store;
+            let done = match what {
+                0 => store.set_state(&name, CursorState::Paused { since }).await,
+                1 => store.set_state(&name, CursorState::Running).await,
+                2 => store.seek(&name, Seek::Beginning).await,
+                _ => {
+                    let after = store.cursor(&name).await?.map_or(0, |cursor| cursor.after);
+                    store.seek(&name, Seek::After(after.saturating_sub(back))).await
+                }
+            };
+            service.sinks.wake(&name);
+            done
+        });
+        let done = done.await.is_some();
+        self.note(format!("sink {}: operation {what}, {done}", receiver.name));
+    }
+
+    /// An operator puts back what was set aside.
+    pub async fn redrive(&mut self) {
+        let now = self.machine.clock.now();
+        let trace = self.machine.trace.clone();
+        self.machine
+            .ask(|service| async move {
+                for state in [EventState::Dead, EventState::Quarantined] {
+                    for row in service.store.events(state, EventId(0), 1_000).await? {
+                        let redriven = redrive(&service, row, now).await?;
+                        trace.note(format!("redrive of one {state:?}: {redriven}"));
+                    }
+                }
+                Ok::<_, StoreError>(())
+            })
+            .await;
+    }
+
+    /// Somebody asks to be forgotten.
+    pub async fn forget(&mut self) {
+        let (p, d, now) = (self.somebody(), self.some_shop(), self.machine.clock.now());
+        let (person, whole) = match self.cast.pairs.get(&(p, d)) {
+            Some(pair) if self.dice.one_in(3) => {
+                (Person::ExternalUserid(pair.external_userid.clone()), false)
+            }
+            _ => (Person::Unionid(self.cast.people[p].unionid()), true),
+        };
+        let forget =
+            self.machine.ask(|service| async move { service.store.forget(&person, None, now).await });
+        let forgotten = forget.await.is_some();
+        self.note(format!(
+            "p{p} is forgotten ({}): {forgotten}",
+            if whole { "as a fan" } else { "as a customer" }
+        ));
+        let somebody = &mut self.cast.people[p];
+        somebody.forgotten = true;
+        somebody.is_fan = false;
+        somebody.stays_forgotten |= whole && forgotten;
+    }
+}
+
+async fn redrive(service: &Service, row: EventRow, now: Timestamp) -> Result<bool, StoreError> {
+    let (id, becomes) = match row {
+        EventRow::Inbox(_) => return Ok(false),
+        EventRow::Dead { event, .. } => (event.id, None),
+        EventRow::Quarantined(quarantined) => {
+            let (id, app) = (quarantined.id, service.door.app(quarantined.app.as_str()).unwrap());
+            let Some(message) = service.store.quarantined_message(id).await? else { return Ok(false) };
+            match service.door.meaning(app, quarantined.receive_id.as_bytes(), &message).await? {
+                Meaning::Act(_, happening) => (id, Some(happening)),
+                Meaning::Ignore(..) => (id, None),
+                Meaning::Stranger | Meaning::NotUnderstood(_) => return Ok(false),
+            }
+        }
+    };
+    let redriven = service.store.redrive(id, becomes, now).await?;
+    service.wake.inbox.notify_one();
+    Ok(redriven)
+}

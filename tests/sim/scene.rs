@@ -1,0 +1,123 @@
+//! The scene of a schedule: how WeCom behaves where its documents are silent, how the service is configured for it, and
+//! who takes part.
+
+use std::sync::Arc;
+
+use unionlink::domain::fan::Renew;
+use unionlink::domain::ids::CorpId;
+use unionlink::domain::quota::Limits;
+use unionlink::simulator::{Options, Quota, ReceiveId, Remint, Simulator, TokenRule, UnknownId, Unminted};
+use unionlink::store::embedded::Settings;
+use unionlink::worker::{AppRules, ConversionToken, MintRules};
+
+use crate::cast::{Cast, Somebody};
+use crate::receiver::Receiver;
+use crate::schedule::Schedule;
+use crate::service::{Machine, Setup};
+use crate::time::{Dice, MachineClock, Trace, TrueTime};
+
+impl Schedule {
+    /// The scene, before anything happens.
+    pub fn new(seed: u64) -> Self {
+        let mut dice = Dice::new(seed, 1);
+        let time = TrueTime::begin();
+        let (trace, clock) = (Trace::new(time), Arc::new(MachineClock::new(time)));
+        let options = options(seed, &mut dice);
+        let sim = Simulator::unplugged(options.clone(), Arc::new(time));
+        let mut app = sim.invent_app();
+        app.callback = Some(sim.invent_callback("http://unionlink.invalid/callback/brand"));
+        sim.add_app(app.clone());
+        let setup = setup(&options, &app.corp_id, &mut dice);
+        let asks_existing = !dice.one_in(3);
+        let hasty = dice.one_in(2);
+        let sealed_for_brand = options.sender.receive_id == ReceiveId::Upstream;
+        trace.note(format!(
+            "{:?} {:?} {:?} {:?} {:?}, {} ms, quota {:?}; {:?} {:?}; existing {asks_existing}",
+            options.token_rule,
+            options.remint,
+            options.unknown_id,
+            options.unminted,
+            options.sender.receive_id,
+            options.latency_ms,
+            options.quota,
+            setup.rules.conversion_token,
+            setup.rules.mint,
+        ));
+        let receivers = [("crm", 2), ("cdp", 3)];
+        let receivers =
+            receivers.map(|(name, purpose)| Receiver::new(name, Dice::new(seed, purpose), trace.clone()));
+        let machine = Machine::new(seed, sim, app, setup, clock, receivers.to_vec(), trace);
+        let mut schedule = Self {
+            machine: Arc::new(machine),
+            cast: Cast::default(),
+            time,
+            asks_existing,
+            sealed_for_brand,
+            hasty,
+            events_stored: 0,
+            dice,
+        };
+        for _ in 0..schedule.dice.between(1, 3) {
+            schedule.open_shop();
+        }
+        for _ in 0..schedule.dice.between(1, 8) {
+            let person = schedule.machine.sim.add_person();
+            schedule.cast.people.push(Somebody {
+                person,
+                is_fan: false,
+                forgotten: false,
+                stays_forgotten: false,
+                minted_elsewhere: Vec::new(),
+            });
+        }
+        schedule
+    }
+}
+
+/// How WeCom behaves where its documents are silent.
+fn options(seed: u64, dice: &mut Dice) -> Options {
+    let mut options = Options {
+        seed,
+        token_rule: dice.among(&[TokenRule::Downstream, TokenRule::Upstream, TokenRule::Either]),
+        unknown_id: dice.among(&[UnknownId::OmitRow, UnknownId::EmptyPendingId, UnknownId::FailBatch40096]),
+        unminted: dice.among(&[Unminted::OmitRow, Unminted::EmptyPendingId]),
+        remint: dice.among(&[Remint::SameId, Remint::SameIdNotRenewed, Remint::NewId]),
+        latency_ms: dice.among(&[0, 30, 400]),
+        ..Options::default()
+    };
+    if dice.one_in(2) {
+        let per_hour = dice.between(3, 30);
+        let per_day = per_hour * dice.between(2, 10);
+        options.quota = Quota { per_hour, per_day, per_month: per_day * 30 };
+    }
+    options.sender.receive_id = dice.among(&[ReceiveId::Upstream, ReceiveId::Upstream, ReceiveId::Dealer]);
+    options
+}
+
+/// How the service is configured for it.
+fn setup(options: &Options, corp_id: &str, dice: &mut Dice) -> Setup {
+    let limit = |calls: u64| u32::try_from(calls).unwrap();
+    let limits = Limits {
+        per_hour: limit(options.quota.per_hour),
+        per_day: limit(options.quota.per_day),
+        per_month: limit(options.quota.per_month),
+    };
+    let conversion_token = match options.token_rule {
+        TokenRule::Downstream => dice.among(&[ConversionToken::Auto, ConversionToken::Downstream]),
+        TokenRule::Upstream => dice.among(&[ConversionToken::Auto, ConversionToken::Upstream]),
+        TokenRule::Either => ConversionToken::Auto,
+    };
+    let mint = MintRules {
+        renew: Renew::All,
+        same_id_extends: options.remint == Remint::SameId && dice.one_in(2),
+        per_hour: limits.per_hour,
+        reserve_percent: dice.among(&[0, 5, 20]),
+    };
+    let rules = AppRules { corp_id: CorpId::new(corp_id).unwrap(), conversion_token, mint };
+    let settings = Settings {
+        inbox_events_max: dice.among(&[5, 1_000, 1_000]),
+        dedupe_days: u32::try_from(dice.between(1, 7)).unwrap(),
+        ..Settings::default()
+    };
+    Setup { rules, limits, settings, calls_max: usize::try_from(dice.between(1, 8)).unwrap() }
+}

@@ -1,0 +1,138 @@
+//! What goes wrong: at WeCom, at receivers, on the machine.
+
+use std::sync::atomic::Ordering;
+
+use unionlink::simulator::{Api, Fault, Target};
+
+use crate::receiver::MOODS;
+use crate::schedule::Schedule;
+
+/// Every kind of code that WeCom has. Those about one id are not among them: see [`ITEM_CODES`].
+const CODES: [i64; 18] = [
+    -1, 45_009, 45_033, 40_014, 42_001, 40_001, 48_002, 60_020, 301_002, 84_074, 670_001, 99_999, 99_999,
+    99_998, 845_001, 6_000, 50_003, 41_001,
+];
+/// Codes that blame an id, and are believed.
+const ITEM_CODES: [i64; 4] = [40_096, 84_061, 40_058, 60_011];
+
+impl Schedule {
+    /// Calls fail, a few times or until somebody mends it.
+    pub fn trouble_at_wecom(&mut self, until_mended: Option<u32>) {
+        let target = match self.dice.below(8) {
+            0 | 1 => Target::Every,
+            _ => Target::Only(self.dice.among(&[
+                Api::GetToken,
+                Api::ListAppShareInfo,
+                Api::CorpGetToken,
+                Api::UnionidToPendingId,
+                Api::ExternalUseridToPendingId,
+                Api::ExternalUseridToPendingId,
+                Api::UnionidToExternalUserid,
+            ])),
+        };
+        let mut times = self.dice.among(&[Some(1), Some(1), Some(2), Some(4), Some(12), until_mended]);
+        let fault = match self.dice.below(10) {
+            0..3 => Fault::Errcode(self.dice.among(&CODES)),
+            3 => {
+                // More of these and WeCom is believed.
+                times = Some(1);
+                Fault::Errcode(self.dice.among(&ITEM_CODES))
+            }
+            4 => Fault::HttpStatus(self.dice.among(&[500, 502, 503, 429, 403])),
+            5 => Fault::Latency(self.dice.between(1, 15_000)),
+            6 => Fault::Hang,
+            7 => Fault::Reset,
+            8 => Fault::Garbage,
+            _ => Fault::ApplyThenDrop,
+        };
+        self.note(format!("wecom: {target:?} {fault:?} {times:?}"));
+        self.machine.sim.inject(target, fault, times);
+    }
+
+    /// Trouble that belongs to a customer, a dealer, the app or a person.
+    pub fn trouble_with_an_id(&mut self) {
+        let (p, d, sim) = (self.somebody(), self.some_shop(), self.machine.sim.clone());
+        let corp = self.cast.shops[d].dealer.corp_id.clone();
+        match self.dice.below(6) {
+            0 | 1 => {
+                let Some(pair) = self.cast.pairs.get(&(p, d)) else { return };
+                let calls = u32::try_from(self.dice.between(1, 4)).unwrap();
+                sim.hide_rows(pair.external_userid.as_str(), calls);
+                self.note(format!("p{p} at d{d} is hidden for {calls} calls"));
+            }
+            2 => {
+                let Some(pair) = self.cast.pairs.get(&(p, d)) else { return };
+                sim.poison(pair.external_userid.as_str());
+                self.note(format!("p{p} at d{d} is poison"));
+            }
+            3 => {
+                sim.share(&corp, false);
+                self.cast.shops[d].was_unshared = true;
+                self.note(format!("d{d} shares the app no more"));
+            }
+            4 => {
+                let code = self.dice.among(&[48_002, 84_074, 301_002, -1]);
+                sim.set_dealer_error(&corp, Some(code));
+                self.note(format!("d{d} answers {code}"));
+            }
+            _ => {
+                let code = self.dice.among(&[610_014, 610_018, 40_073, 845_001]);
+                sim.reject_person(&self.cast.people[p].person, Some(code));
+                self.note(format!("p{p} is refused with {code}"));
+            }
+        }
+    }
+
+    /// Everything at WeCom works again.
+    pub fn mend_wecom(&mut self) {
+        self.note("wecom is mended");
+        let sim = &self.machine.sim;
+        sim.clear_faults();
+        for shop in &self.cast.shops {
+            sim.share(&shop.dealer.corp_id, true);
+            sim.set_dealer_error(&shop.dealer.corp_id, None);
+        }
+        for somebody in &self.cast.people {
+            sim.reject_person(&somebody.person, None);
+        }
+        for pair in self.cast.pairs.values() {
+            sim.cure(pair.external_userid.as_str());
+        }
+    }
+
+    pub fn tokens_end(&mut self) {
+        let d = self.some_shop();
+        let corp = match self.dice.below(2) {
+            0 => self.machine.app.corp_id.clone(),
+            _ => self.cast.shops[d].dealer.corp_id.clone(),
+        };
+        self.note("tokens end before their time");
+        self.machine.sim.revoke_tokens(&corp);
+    }
+
+    pub fn trouble_at_a_receiver(&mut self) {
+        let (receiver, mood) = (self.dice.index(self.machine.receivers.len()), self.dice.among(&MOODS));
+        let receiver = &self.machine.receivers[receiver];
+        self.note(format!("{} is {mood:?}", receiver.name));
+        receiver.memory().mood = mood;
+    }
+
+    pub fn set_the_clock(&mut self) {
+        let minutes = i64::try_from(self.dice.between(0, 180)).unwrap() - 90;
+        let skew_ms = if self.dice.one_in(3) { 0 } else { minutes * 60_000 };
+        self.note(format!("the wall clock is {minutes} min off"));
+        self.machine.clock.set(skew_ms);
+    }
+
+    pub fn slow_disk(&mut self) {
+        let slow = self.dice.one_in(2);
+        self.note(format!("the disk is slow: {slow}"));
+        self.machine.disk.slow.store(slow, Ordering::Relaxed);
+    }
+
+    /// The process will die at one of the next writes.
+    pub fn doom(&mut self) {
+        let fate = (self.dice.below(6), self.dice.one_in(2));
+        *self.machine.disk.fate.lock().unwrap() = Some(fate);
+    }
+}
