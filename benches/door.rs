@@ -41,7 +41,7 @@ const DOORS: [&str; 4] = ["answers, reads nothing", "opens, keeps nothing", "kee
 
 fn main() {
     let (rounds, only) = (argument("--rounds", 5), argument("--connections", 0));
-    let brand = Brand::new(8, Options::default());
+    let brand = Brand::new(8, &Options::default());
     // The door alone: the platform never answers, so the workers have nothing to write.
     brand.wecom.inject(Target::Every, Fault::Hang, None);
     let server = tokio::runtime::Runtime::new().unwrap();

@@ -28,7 +28,7 @@ fn main() {
     let server = tokio::runtime::Runtime::new().unwrap();
     println!("dealers     events    links/s    seconds    calls   of at least");
     for dealers in [50, 1] {
-        let brand = Brand::new(dealers, Options { latency_ms: API_MS, ..Options::default() });
+        let brand = Brand::new(dealers, &Options { latency_ms: API_MS, ..Options::default() });
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path().join("data");
         server.block_on(fill(&brand, &folder, events));

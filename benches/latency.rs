@@ -34,7 +34,7 @@ fn main() {
     println!("milliseconds; of the link without the {API_MS} of the platform");
     println!("dealers  callbacks/s   acknowledged p50   p99      link p50      p99     calls/callback");
     for dealers in [DEALERS, 1] {
-        let brand = Brand::new(dealers, Options::default());
+        let brand = Brand::new(dealers, &Options::default());
         let folder = tempfile::tempdir().unwrap();
         let service = server.block_on(brand.serve(&folder.path().join("data"), ""));
         // Tokens and the list of dealers are there afterwards.

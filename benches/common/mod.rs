@@ -74,11 +74,10 @@ pub struct Brand {
 }
 
 impl Brand {
-    pub fn new(dealers: usize, mut options: Options) -> Self {
+    pub fn new(dealers: usize, options: &Options) -> Self {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        options.base_per_minute = u64::MAX;
-        options.base_per_hour = u64::MAX;
+        let options = Options { base_per_minute: u64::MAX, base_per_hour: u64::MAX, ..options.clone() };
         let wecom = runtime.block_on(Simulator::start(options, Arc::new(SystemClock))).unwrap();
         let mut corp = wecom.invent_app();
         let callback = wecom.invent_callback("http://127.0.0.1/callback/brand");
