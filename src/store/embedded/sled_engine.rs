@@ -18,11 +18,13 @@ use std::fs::File;
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
 use super::engine::{Engine, EngineError, Rows, Write};
 use super::journal::JournalError;
 use super::private::{create_file, create_folder, narrow};
+use super::writer::ABORT_AFTER;
 use super::{compaction, durable_sync, fresh};
 
 const BALLAST_BYTES: u64 = 64 << 20;
@@ -113,7 +115,7 @@ impl SledEngine {
             File::open(synced).and_then(|file| file.sync_all()).map_err(folder_error("sync", synced))?;
         }
         let engine = Self { db, folder: folder.to_owned(), _lock: lock };
-        let probe = || engine.commit(vec![(b"\0probe".to_vec(), Some(vec![1]))]);
+        let probe = || or_abort(|| engine.commit(vec![(b"\0probe".to_vec(), Some(vec![1]))]));
         if !durable_sync::proven(probe).map_err(|e| OpenError::Database { path, reason: e.0 })? {
             return Err(OpenError::NotDurable);
         }
@@ -136,7 +138,9 @@ fn create(folder: &Path, path: &Path, cache_bytes: u64) -> Result<(), OpenError>
     fresh::remove(&new)?;
     create_folder(&new)?;
     // Said now: dropping it would not tell that something could not be written.
-    let flushed = open_database(&new, cache_bytes)?.flush();
+    let new_database = open_database(&new, cache_bytes)?;
+    let flushed = or_abort(|| new_database.flush());
+    drop(new_database);
     flushed.map_err(|e| OpenError::Database { path: new.clone(), reason: e.to_string() })?;
     fresh::sync_all(&new)?;
     fresh::rename(folder, &new, path)
@@ -180,6 +184,21 @@ pub(super) fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, O
         };
         return Err(OpenError::Database { path: path.to_owned(), reason });
     }
+}
+
+/// Does what writes while the store is being opened, when no writer's watchdog is there yet: where an I/O error comes at
+/// the wrong moment sled never returns, and a process that neither serves nor ends helps nobody.
+pub(super) fn or_abort<T>(work: impl FnOnce() -> T) -> T {
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let watching = std::thread::Builder::new().name("store-opening".to_owned()).spawn(move || {
+        if ended.recv_timeout(ABORT_AFTER) == Err(RecvTimeoutError::Timeout) {
+            tracing::error!("the store is stuck in one write while it is opened; aborting the process");
+            std::process::abort();
+        }
+    });
+    let result = work();
+    drop((done, watching));
+    result
 }
 
 pub(super) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -34,7 +34,7 @@ const WAITING_MAX: usize = 4_096;
 /// A caller is told [`StoreError::Stalled`] after this long without an answer.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// A writer stuck in one commit for this long is beyond help; sled is known to leave waiters hanging.
-const ABORT_AFTER: Duration = Duration::from_secs(10);
+pub(super) const ABORT_AFTER: Duration = Duration::from_secs(10);
 const SPACE_LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
 
 /// A transaction on its way to the thread.

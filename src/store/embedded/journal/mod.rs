@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 
 use super::engine::{Engine, EngineError, Rows, Write};
 use super::records::{Record, decode, encode};
+use super::sled_engine::or_abort;
 use block::{Kind, Lineage};
 use files::{Piece, at};
 use fold::{Bell, Folder};
@@ -167,7 +168,7 @@ impl<E: Engine> Journaled<E> {
         let journaled = Self { engine, lineage, end: Mutex::new(End { appender, seq }), _folder: folder };
         if let Some(lacking) = lacking {
             tracing::warn!("the journal is given the batch that a crash kept from it");
-            journaled.commit(lacking)?;
+            or_abort(|| journaled.commit(lacking))?;
         }
         Ok(journaled)
     }
@@ -212,7 +213,8 @@ fn journal_failed(error: io::Error) -> EngineError {
 pub(super) fn turn_off(engine: &dyn Engine) -> Result<(), JournalError> {
     if Mark::read(engine)?.is_some_and(|mark| mark != Mark::OFF) {
         tracing::warn!("the store is written without its journal from now on; it could not be rebuilt");
-        engine.commit(vec![Mark::OFF.to_write()?])?;
+        let mark = Mark::OFF.to_write()?;
+        or_abort(|| engine.commit(vec![mark]))?;
     }
     Ok(())
 }
@@ -319,7 +321,8 @@ fn begin(engine: &dyn Engine, folder: &Path) -> Result<Levelled, JournalError> {
         writer.push((&key, Some(&value)))?;
     }
     writer.finish()?;
-    engine.commit(vec![Mark { lineage, seq: FIRST, keys: Vec::new() }.to_write()?])?;
+    let mark = Mark { lineage, seq: FIRST, keys: Vec::new() }.to_write()?;
+    or_abort(|| engine.commit(vec![mark]))?;
     Ok(Levelled { lineage, seq: FIRST, lacking: None })
 }
 
@@ -360,12 +363,12 @@ fn redo(engine: &dyn Engine, mark: &Mark, pieces: &Pieces) -> Result<(), Journal
             if some.is_empty() {
                 break;
             }
-            engine.commit(some)?;
+            or_abort(|| engine.commit(some))?;
         }
         have = *to;
     }
-    let mark = Mark { lineage: mark.lineage, seq: have, keys: Vec::new() };
-    Ok(engine.commit(vec![mark.to_write()?])?)
+    let mark = Mark { lineage: mark.lineage, seq: have, keys: Vec::new() }.to_write()?;
+    Ok(or_abort(|| engine.commit(vec![mark]))?)
 }
 
 /// The last values of a file's keys, in the order of the keys; of a segment only those that were written after a batch.
