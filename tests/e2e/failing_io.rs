@@ -55,6 +55,7 @@ const FAULTS: [Fault; 6] = [
     Fault { name: "gone before", how: "gone", errno: 0, lasts: false },
 ];
 
+const LASTING: [&Fault; 2] = [&FAULTS[1], &FAULTS[3]];
 const TORN: &Fault = &FAULTS[4];
 
 /// When in a life the fault came.
@@ -139,6 +140,8 @@ struct Lane {
     /// A copy of a store in use, and what it holds.
     existing: PathBuf,
     known: Ledger,
+    /// Calls of the last life until it was ready.
+    ready_after: u64,
 }
 
 impl Lane {
@@ -156,7 +159,7 @@ impl Lane {
         // Its log is covered by no snapshot, so the next one to open it has all of it to read.
         process.kill().await;
         copy(&store, &existing);
-        Self { process, library: library.to_owned(), record, store, existing, known }
+        Self { process, library: library.to_owned(), record, store, existing, known, ready_after: 0 }
     }
 
     fn calls(&self) -> Calls {
@@ -226,6 +229,7 @@ impl Lane {
             return (None, None, ended.code());
         }
         let opened = self.calls().count();
+        self.ready_after = opened;
         let world = &self.process.world;
         live(world, ledger, &world.wecom.add_people(5), CALLBACKS, point.at).await;
         if !self.is_in_order().await {
@@ -323,8 +327,8 @@ fn library(folder: &Path) -> PathBuf {
     library
 }
 
-/// Every first step of a new store and the last ones of a life, and some of all points, evenly spread.
-fn points(wanted: usize, calls: [u64; 2]) -> Vec<Point> {
+/// Every first step of a new store, the last ones of opening one and of a life, and some of all points, evenly spread.
+fn points(wanted: usize, calls: [u64; 2], ready_after: u64) -> Vec<Point> {
     let with_every_fault = |existing: bool, at: u64, since: Since| {
         FAULTS.iter().map(move |fault| Point { existing, fault, at, since })
     };
@@ -340,7 +344,9 @@ fn points(wanted: usize, calls: [u64; 2]) -> Vec<Point> {
     };
     let first = (1..=FIRST_STEPS).map(|at| Point { existing: false, fault: TORN, at, since: Since::Launch });
     let last = LAST_STEPS.into_iter().flat_map(|at| with_every_fault(true, at, Since::Stop));
-    first.chain(last).chain(all.into_iter().step_by(step)).collect()
+    let opening = (ready_after - 4..=ready_after)
+        .flat_map(|at| LASTING.map(|fault| Point { existing: true, fault, at, since: Since::Launch }));
+    first.chain(opening).chain(last).chain(all.into_iter().step_by(step)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -355,17 +361,10 @@ async fn whichever_call_fails_nothing_acknowledged_is_lost_and_nobody_is_half_al
         assert_eq!(end, End::NotStruck);
         calls[usize::from(existing)] = first.calls().count();
     }
-    let points = points(
-        number_in_environment("UNIONLINK_IO_POINTS").map_or(50, |n| usize::try_from(n).unwrap()),
-        calls,
-    );
+    let wanted = number_in_environment("UNIONLINK_IO_POINTS").unwrap_or(40);
+    let points = points(usize::try_from(wanted).unwrap(), calls, first.ready_after);
     let mut first = Some(first);
-    println!(
-        "{} points; a life makes {} calls on an empty folder, {} on a store",
-        points.len(),
-        calls[0],
-        calls[1]
-    );
+    println!("{} points; a life makes {calls:?} calls on an empty folder and on a store", points.len());
     let todo = Arc::new(Mutex::new(points.into_iter()));
     let mut working = JoinSet::new();
     for lane in 0..LANES {
