@@ -246,7 +246,7 @@ impl Engine for SledEngine {
         Box::new(rows.map(|row| row.map(|(k, v)| (k.to_vec(), v.to_vec())).map_err(engine_error)))
     }
 
-    /// One batch on one tree, then one blocking flush: the acknowledgement rule of the whole program.
+    /// One batch on one tree, then one blocking flush; why that is durable is told in [`writer`](super::writer).
     fn commit(&self, writes: Vec<Write>) -> Result<(), EngineError> {
         let mut batch = sled::Batch::default();
         for (key, value) in writes {

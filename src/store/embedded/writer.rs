@@ -5,6 +5,18 @@
 //! batch with one flush, and only then answers. So **nobody is told "done" before it is durable**, one caller
 //! alone waits for nobody, and many share the price of one sync.
 //!
+//! "Durable" rests on this, in sled 0.34.7:
+//!
+//! * `Tree::apply_batch` (`tree.rs:376-401`) makes the batch atomic: its log messages lie between a manifest and a seal
+//!   (`pagecache/mod.rs:889-918`), and recovery drops a batch whose seal it does not find.
+//! * `Db::flush` waits until the log is stable up to all that was reserved (`pagecache/iobuf.rs:1011-1015`, `900-990`),
+//!   and a position is stable once its buffer was written and `sync_file_range` returned (`iobuf.rs:729-753`), which in
+//!   this program is `fdatasync`: see [`durable_sync`](super::durable_sync).
+//! * A write that fails is remembered for good and returned by every later flush (`iobuf.rs:916-925`); but who waits is
+//!   not always told (`pagecache/logger.rs:438-446`). Hence the watchdog.
+//!
+//! Beside it the same batch goes to the [journal](super::journal), and both have to be durable.
+//!
 //! An I/O error is final: the rest of the process's life every transaction is refused, because what the disk
 //! holds is known only after a restart (Linux reports a failed sync once; retrying it would succeed and lie).
 
