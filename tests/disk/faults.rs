@@ -20,7 +20,7 @@ use crate::world::{DISK_MIB, World};
 
 /// Under load, the process ends by itself, and its last words say why.
 async fn ends(world: &mut World) {
-    world.lives_until(|world| world.service.has_ended()).await;
+    world.lives_until("its end", |world| world.service.has_ended()).await;
     let ended = world.service.ended().await;
     let is_stuck = ended.signal == Some(6) && ended.log.contains("the store's writer is stuck in one commit");
     let is_clear = ended.code == Some(1) && last_line(&ended).contains("the store failed: ");

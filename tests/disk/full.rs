@@ -59,7 +59,7 @@ async fn on_a_nearly_full_disk_the_door_answers_503_until_there_is_space_again()
     assert_eq!(world.ledger.acknowledgements(), acknowledged);
     drop(filler);
     // By itself: the process is the same.
-    world.lives_until(|world| world.ledger.acknowledgements() > acknowledged + 5).await;
+    world.lives_until("service again", |world| world.ledger.acknowledgements() > acknowledged + 5).await;
     world.end().await.unwrap();
 }
 
@@ -69,7 +69,7 @@ async fn a_disk_filled_to_the_last_byte_under_load_loses_nothing() {
     // Until it is refused, or until sled has met the full disk before the gate looked, which is final.
     let filler = std::sync::Mutex::new(None);
     world
-        .lives_until(|world| {
+        .lives_until("the full disk", |world| {
             filler.lock().unwrap().get_or_insert_with(|| Filler::leaving(0, &world.disk.path()));
             let log = world.service.log();
             log.contains("less than 1 MiB free") || world.service.has_ended()

@@ -40,7 +40,11 @@ impl World {
         self.ledger.close_at_cut();
         self.disk.power_on()?;
         self.start().await?;
-        self.ledger.judge(&self.service).await
+        let judged = self.ledger.judge(&self.service).await;
+        if judged.is_err() && self.service.has_ended() {
+            return Err(format!("it ended while it was judged: {}", self.service.ended().await));
+        }
+        judged
     }
 
     /// Restarts with a cut to come. Whether it came before the service was ready.

@@ -32,7 +32,7 @@ impl World {
         let mut world = Self::new(kind, size_mib, 7).await;
         world.service.store_lines = store_lines;
         world.start().await.unwrap();
-        world.lives_until(|world| world.ledger.acknowledgements() >= 20).await;
+        world.lives_until("acknowledgements", |world| world.ledger.acknowledgements() >= 20).await;
         world
     }
 
@@ -41,10 +41,15 @@ impl World {
     }
 
     /// Lets the service live until this is so.
-    pub async fn lives_until(&self, is: impl Fn(&Self) -> bool) {
+    pub async fn lives_until(&self, what: &str, is: impl Fn(&Self) -> bool) {
         let stop = CancellationToken::new();
         let watching = async {
-            until("life", || is(self)).await;
+            let give_up = Instant::now() + PATIENCE;
+            while !is(self) {
+                let told = self.service.readiness().await;
+                assert!(Instant::now() < give_up, "gave up on {what}: {told:?}\n{}", self.service.log());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             stop.cancel();
         };
         tokio::join!(live(&self.service, &self.ledger, &stop), watching);
