@@ -114,7 +114,7 @@ fn follow(service: &Service, count: usize) -> mpsc::Receiver<(String, Instant)> 
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async move {
             let mut stream = connect(address).await;
-            let request = format!("GET /v1/links/stream?after={after} HTTP/1.1\r\nHost: bench\r\n\r\n");
+            let request = format!("GET /v1/links/stream?after={after} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             following.send(()).unwrap();
             let (mut text, mut told, mut bytes) = (String::new(), 0, vec![0; 256 << 10]);
