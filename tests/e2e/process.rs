@@ -1,6 +1,7 @@
 //! The real binary as a process: killed, terminated, listened to.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use crate::harness::{PATIENCE, Setup, World};
 pub struct Process {
     pub world: World,
     child: Option<Child>,
-    pub file: std::path::PathBuf,
+    pub file: PathBuf,
 }
 
 impl Process {
@@ -45,10 +46,15 @@ impl Process {
         self.ready().await;
     }
 
+    fn log(&self) -> PathBuf {
+        self.world.folder.path().join("log")
+    }
+
     /// Starts it with these variables in its environment, and waits for nothing.
     pub fn launch(&mut self, environment: &[(&str, &OsStr)]) {
         let mut command = self.command();
-        command.envs(environment.iter().copied()).stderr(Stdio::null());
+        let log = std::fs::File::create(self.log()).unwrap();
+        command.envs(environment.iter().copied()).stderr(log);
         self.child = Some(command.spawn().unwrap());
     }
 
@@ -74,7 +80,7 @@ impl Process {
 
     async fn ready(&mut self) {
         let ended = self.ready_or_ended().await;
-        assert!(ended.is_none(), "not ready: {ended:?}");
+        assert!(ended.is_none(), "{ended:?}: {}", std::fs::read_to_string(self.log()).unwrap_or_default());
     }
 
     /// Waits until it is ready, or has ended: how, then.
@@ -122,9 +128,12 @@ impl Process {
     }
 }
 
+/// An address that nobody listens on. Its port is none of those that the system gives to whoever connects: nobody else
+/// takes it while the process is down.
 fn free_port() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+    let ports = std::iter::repeat_with(|| rand::random_range(16_000..32_000_u16));
+    let mut addresses = ports.map(|port| format!("127.0.0.1:{port}"));
+    addresses.find(|address| std::net::TcpListener::bind(address).is_ok()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
