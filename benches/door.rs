@@ -2,7 +2,8 @@
 //! reading anything, one that opens and parses but keeps nothing, and the real door over a store in memory. Genuine
 //! callbacks, each different, sealed beforehand.
 //!
-//! `cargo bench --bench door [-- --rounds N --connections N]`
+//! `cargo bench --bench door [-- --rounds N --connections N --door N]`; one door alone, the durable one is the fourth, for
+//! a profile
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 #![expect(clippy::print_stdout, reason = "its result")]
@@ -41,6 +42,7 @@ const DOORS: [&str; 4] = ["answers, reads nothing", "opens, keeps nothing", "kee
 
 fn main() {
     let (rounds, only) = (argument("--rounds", 5), argument("--connections", 0));
+    let alone: usize = argument("--door", 0);
     let brand = Brand::new(8, &Options::default());
     // The door alone: the platform never answers, so the workers have nothing to write.
     brand.wecom.inject(Target::Every, Fault::Hang, None);
@@ -62,7 +64,11 @@ fn main() {
         let mut rounds: Vec<[Loaded; 4]> = (0..=rounds)
             .map(|_| {
                 let requests = brand.requests(count);
-                doors.map(|door| load(door, connections, &requests))
+                std::array::from_fn(|n| match alone {
+                    0 => load(doors[n], connections, &requests),
+                    alone if alone == n + 1 => load(doors[n], connections, &requests),
+                    _ => Loaded::default(),
+                })
             })
             .collect();
         // Warming up.

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 
 use super::{computed, quantile};
 
+#[derive(Default)]
 pub struct Loaded {
     /// Answers a second.
     pub rate: f64,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use super::super::embedded::engine::{Engine, EngineError, Memory, Rows, Write};
+use super::super::embedded::engine::{Batch, Engine, EngineError, Memory, Rows};
 use super::*;
 
 #[test]
@@ -62,14 +62,14 @@ impl Engine for Disk {
         self.memory.range(from, to)
     }
 
-    fn commit(&self, writes: Vec<Write>) -> Result<(), EngineError> {
+    fn apply(&self, batch: Batch) -> Result<(), EngineError> {
         while self.stuck.load(SeqCst) {
             std::thread::yield_now();
         }
         if self.fails.load(SeqCst) {
             return Err(EngineError("input/output error".to_owned()));
         }
-        self.memory.commit(writes)
+        self.memory.apply(batch)
     }
 
     fn free_bytes(&self) -> Option<u64> {

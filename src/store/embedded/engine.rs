@@ -2,12 +2,18 @@
 //!
 //! An engine has ordered keys and an atomic, durable batch. Everything else (transactions, queues, indexes,
 //! checksums) is written once, above it. [`Memory`] is the reference: it keeps what a reopened engine keeps.
+//!
+//! A commit has two steps for those who can do something between them: a batch is logged, and while that is made
+//! durable the next one can be decided; then it is applied.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// A key with its value, or with `None` to delete it.
 pub(in crate::store) type Write = (Vec<u8>, Option<Vec<u8>>);
+
+/// The writes of a commit, each key once.
+pub(in crate::store) type Batch = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// An I/O error of an engine; final.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -17,6 +23,15 @@ pub struct EngineError(pub String);
 /// Rows of a range, in key order. The first error ends it.
 pub(in crate::store) type Rows<'a> = Box<dyn Iterator<Item = Result<(Vec<u8>, Vec<u8>), EngineError>> + 'a>;
 
+/// What logging a batch came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::store) enum Logged {
+    /// It is being made durable.
+    Ahead,
+    /// It becomes durable when it is applied.
+    Not,
+}
+
 /// An embedded key-value engine.
 pub(in crate::store) trait Engine: Send + Sync + 'static {
     /// The value of a key.
@@ -25,31 +40,46 @@ pub(in crate::store) trait Engine: Send + Sync + 'static {
     /// The rows with `from <= key < to`.
     fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a>;
 
-    /// Applies all writes or none; durable when it returns `Ok`. Called by one thread only.
-    fn commit(&self, writes: Vec<Write>) -> Result<(), EngineError>;
+    /// Begins to make a batch durable ahead of its being applied, if the engine does that. Like the other steps of a
+    /// commit, called by one thread only, and for one batch after the other.
+    fn log(&self, _batch: &Batch) -> Result<Logged, EngineError> {
+        Ok(Logged::Not)
+    }
+
+    /// Waits until the batch logged last is durable.
+    fn logged(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
+    /// Applies the batch logged first of those not applied. Durable when it returns `Ok`: after a crash all of it is
+    /// there or none.
+    fn apply(&self, batch: Batch) -> Result<(), EngineError>;
+
+    /// All of a commit at once.
+    fn commit(&self, writes: Vec<Write>) -> Result<(), EngineError> {
+        let batch = writes.into_iter().collect();
+        self.log(&batch)?;
+        self.logged()?;
+        self.apply(batch)
+    }
 
     /// Bytes free where the engine writes, if that is a disk.
     fn free_bytes(&self) -> Option<u64>;
 }
 
+/// What a journal is put beside: an engine that can also be written without being durable.
+pub(in crate::store) trait Database: Engine {
+    /// One write after the other, to be seen at once. After a crash the later ones may be gone, never an earlier one
+    /// without them.
+    fn write(&self, batch: Batch) -> Result<(), EngineError>;
+
+    /// Durable when it returns `Ok`: all that was written before it was called.
+    fn flush(&self) -> Result<(), EngineError>;
+}
+
 /// An engine in memory. Clones share their content, so one kept aside survives "closing" the store.
 #[derive(Debug, Clone, Default)]
 pub struct Memory(Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>);
-
-#[cfg(test)]
-impl Memory {
-    /// What it holds now, apart from it.
-    pub(in crate::store) fn copy(&self) -> Self {
-        let content = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Self(Arc::new(Mutex::new(content)))
-    }
-
-    /// Holds again what a copy holds.
-    pub(in crate::store) fn restore(&self, copy: &Self) {
-        let content = copy.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = content;
-    }
-}
 
 impl Engine for Memory {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
@@ -66,9 +96,9 @@ impl Engine for Memory {
         Box::new(rows.into_iter())
     }
 
-    fn commit(&self, writes: Vec<Write>) -> Result<(), EngineError> {
+    fn apply(&self, batch: Batch) -> Result<(), EngineError> {
         let mut map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for (key, value) in writes {
+        for (key, value) in batch {
             match value {
                 Some(value) => map.insert(key, value),
                 None => map.remove(&key),

@@ -7,7 +7,7 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::engine::Write;
+use super::engine::Batch;
 
 /// The whole queue is looked through this often all the same: a row overlooked would cost a second, not an event.
 const FROM_THE_FRONT_EVERY: Duration = Duration::from_secs(1);
@@ -90,11 +90,10 @@ impl Frontiers {
         [&self.inbox, &self.reasks]
     }
 
-    /// The first row of each queue among these writes, which are in the order of their keys.
-    pub(super) fn first_of(&self, writes: &[Write]) -> [Option<Vec<u8>>; 2] {
-        self.all().map(|frontier| {
-            let mut rows =
-                writes.iter().filter(|(key, value)| key.starts_with(&[frontier.queue]) && value.is_some());
+    /// The first row of each queue in a batch.
+    pub(super) fn first_of(&self, batch: &Batch) -> [Option<Vec<u8>>; 2] {
+        self.all().map(|Frontier { queue, .. }| {
+            let mut rows = batch.range(vec![*queue]..vec![*queue + 1]).filter(|(_, value)| value.is_some());
             rows.next().map(|(key, _)| key.clone())
         })
     }
@@ -152,8 +151,13 @@ mod tests {
     fn the_writes_of_a_commit_are_told_by_queue() {
         let (now, frontiers) = (Instant::now(), Frontiers::default());
         let write = |key: &str, there: bool| (key.as_bytes().to_vec(), there.then(Vec::new));
-        let writes =
-            [write("d0", true), write("i1", false), write("i2", true), write("i3", true), write("w9", false)];
+        let writes = Batch::from([
+            write("d0", true),
+            write("i1", false),
+            write("i2", true),
+            write("i3", true),
+            write("w9", false),
+        ]);
         let first = frontiers.first_of(&writes);
         assert_eq!(first, [Some(b"i2".to_vec()), None]);
         frontiers.inbox.passed(b"i8");

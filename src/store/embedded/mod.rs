@@ -17,6 +17,7 @@ mod feed;
 mod forget;
 mod fresh;
 mod frontier;
+mod group;
 mod inbox;
 mod index;
 mod indexing;
@@ -51,6 +52,7 @@ use crate::domain::time::Timestamp;
 pub use compaction::{Compacted, compact};
 use engine::{Engine, Memory};
 use frontier::{Frontier, Frontiers};
+use group::Readers;
 use index::{Clue, Index};
 use indexing::Indexing;
 use journal::Journaled;
@@ -65,7 +67,7 @@ use snapshot::Snapshots;
 use transactions::lease_key;
 use txn::{Meta, Txn, failed};
 pub use writer::Hand;
-use writer::{Readers, Writer};
+use writer::Writer;
 
 impl Record for Dealer {}
 

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::RecvTimeoutError;
 use std::time::{Duration, Instant};
 
-use super::engine::{Engine, EngineError, Rows, Write};
+use super::engine::{Batch, Database, Engine, EngineError, Rows};
 use super::journal::JournalError;
 use super::private::{create_file, create_folder, narrow};
 use super::writer::ABORT_AFTER;
@@ -247,19 +247,38 @@ impl Engine for SledEngine {
     }
 
     /// One batch on one tree, then one blocking flush; why that is durable is told in [`writer`](super::writer).
-    fn commit(&self, writes: Vec<Write>) -> Result<(), EngineError> {
-        let mut batch = sled::Batch::default();
-        for (key, value) in writes {
+    fn apply(&self, batch: Batch) -> Result<(), EngineError> {
+        let mut writes = sled::Batch::default();
+        for (key, value) in batch {
             match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
+                Some(value) => writes.insert(key, value),
+                None => writes.remove(key),
             }
         }
-        self.db.apply_batch(batch).map_err(engine_error)?;
-        self.db.flush().map(|_| ()).map_err(engine_error)
+        self.db.apply_batch(writes).map_err(engine_error)?;
+        self.flush()
     }
 
     fn free_bytes(&self) -> Option<u64> {
         free_bytes(&self.folder)
+    }
+}
+
+impl Database for SledEngine {
+    /// Not as one of sled's batches: each of those makes it write and sync its buffer twice (`pin_log`,
+    /// `pagecache/mod.rs:889-918`) and wakes seven threads each time.
+    fn write(&self, batch: Batch) -> Result<(), EngineError> {
+        for (key, value) in batch {
+            match value {
+                Some(value) => self.db.insert(key, value),
+                None => self.db.remove(key),
+            }
+            .map_err(engine_error)?;
+        }
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        self.db.flush().map(drop).map_err(engine_error)
     }
 }

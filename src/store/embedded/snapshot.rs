@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use async_trait::async_trait;
 
 use super::super::{LinksSnapshot, StoreError};
-use super::engine::{Engine, EngineError, Write};
+use super::engine::{Batch, Engine, EngineError};
 use super::records::decode;
 use super::{DamagedKeys, EmbeddedStore, keys, undamaged};
 use crate::domain::contact::Contact;
@@ -43,12 +43,12 @@ struct Kept {
 
 impl Snapshots {
     /// Called by the writer before it writes.
-    pub(super) fn keep(&self, engine: &dyn Engine, writes: &[Write]) -> Result<(), EngineError> {
+    pub(super) fn keep(&self, engine: &dyn Engine, batch: &Batch) -> Result<(), EngineError> {
         let mut readers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         readers.retain(|reader| reader.strong_count() > 0);
         for reader in readers.iter().filter_map(Weak::upgrade) {
             let mut kept = reader.0.lock().unwrap_or_else(PoisonError::into_inner);
-            for (key, value) in writes.iter().filter(|(key, _)| key.first() == Some(&b'c')) {
+            for (key, value) in batch.iter().filter(|(key, _)| key.first() == Some(&b'c')) {
                 if kept.lost || *key < kept.read_to {
                     continue;
                 }

@@ -1,5 +1,5 @@
-//! What a business transaction sees and writes: the engine, under what its group has already decided, under
-//! its own writes. Nothing reaches the engine unless the whole transaction succeeds.
+//! What a business transaction sees and writes: the engine, under the group that is on its way to it, under what its own
+//! group has already decided, under its own writes. Nothing reaches the engine unless the whole transaction succeeds.
 
 use std::collections::BTreeMap;
 
@@ -7,16 +7,13 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::super::{Counts, StoreError};
-use super::engine::{Engine, EngineError};
+use super::engine::{Batch, Engine, EngineError};
 use super::index::{Clue, Index, Print};
 use super::keys;
 use super::records::{Record, decode, encode};
 use super::roll::{FanNumber, Read};
 use crate::domain::ids::hex;
 use crate::domain::time::Timestamp;
-
-/// Decided but not yet committed writes; `None` deletes.
-pub(super) type Overlay = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// The one record that every commit rewrites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,22 +35,30 @@ impl Record for Meta {
 pub(super) struct Txn<'a> {
     engine: &'a dyn Engine,
     index: &'a Index,
-    group: &'a Overlay,
-    own: Overlay,
+    flying: Option<&'a Batch>,
+    group: &'a Batch,
+    own: Batch,
     own_index: Vec<(Print, FanNumber, bool)>,
     pub(super) meta: Meta,
 }
 
 /// What a transaction leaves behind once it has succeeded.
 pub(super) struct Decided {
-    pub(super) writes: Overlay,
+    pub(super) writes: Batch,
     pub(super) index: Vec<(Print, FanNumber, bool)>,
     pub(super) meta: Meta,
 }
 
 impl<'a> Txn<'a> {
-    pub(super) fn new(engine: &'a dyn Engine, index: &'a Index, group: &'a Overlay, meta: Meta) -> Self {
-        Self { engine, index, group, own: Overlay::new(), own_index: Vec::new(), meta }
+    /// `flying` and `group` hold what is decided but not yet applied; `None` deletes.
+    pub(super) fn new(
+        engine: &'a dyn Engine,
+        index: &'a Index,
+        flying: Option<&'a Batch>,
+        group: &'a Batch,
+        meta: Meta,
+    ) -> Self {
+        Self { engine, index, flying, group, own: Batch::new(), own_index: Vec::new(), meta }
     }
 
     /// The writes, once the transaction has succeeded.
@@ -77,7 +82,8 @@ impl<'a> Txn<'a> {
     }
 
     fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.own.get(key).or_else(|| self.group.get(key)) {
+        let decided = self.own.get(key).or_else(|| self.group.get(key));
+        match decided.or_else(|| self.flying?.get(key)) {
             Some(decided) => Ok(decided.clone()),
             None => self.engine.get(key).map_err(failed),
         }
@@ -119,10 +125,9 @@ impl<'a> Txn<'a> {
         limit: usize,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
         let end = keys::after(prefix);
-        let group = self.group.range(from.to_vec()..end.clone());
-        let own = self.own.range(from.to_vec()..end.clone());
-        let patch: BTreeMap<_, _> =
-            group.chain(own).map(|(key, value)| (key.clone(), value.is_some())).collect();
+        let layers = self.flying.into_iter().chain([self.group, &self.own]);
+        let patches = layers.flat_map(|layer| layer.range(from.to_vec()..end.clone()));
+        let patch: BTreeMap<_, _> = patches.map(|(key, value)| (key.clone(), value.is_some())).collect();
         let mut found: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
         for row in self.engine.range(from, &end).take(limit + patch.len()) {
             found.insert(row.map_err(failed)?.0, true);

@@ -1,21 +1,24 @@
 //! The one thread that writes, and the acknowledgement rule.
 //!
-//! Callers hand in transactions and wait. The thread runs each against the tree plus what its group has
-//! already decided, gathers whatever else is waiting up to [`GROUP_KEYS_MAX`] keys, commits the group as one
-//! batch with one flush, and only then answers. So **nobody is told "done" before it is durable**, one caller
-//! alone waits for nobody, and many share the price of one sync.
+//! Callers hand in transactions and wait. The thread runs each against the tree plus what is already decided, gathers
+//! whatever else is waiting into a [`group`](super::group), commits the group as one batch, and only then answers. So
+//! **nobody is told "done" before it is durable**, one caller alone waits for nobody, and many share the price of one
+//! sync.
 //!
-//! "Durable" rests on this, in sled 0.34.7:
+//! "Durable" is one of these:
 //!
-//! * `Tree::apply_batch` (`tree.rs:376-401`) makes the batch atomic: its log messages lie between a manifest and a seal
-//!   (`pagecache/mod.rs:889-918`), and recovery drops a batch whose seal it does not find.
+//! * With a [journal](super::journal): the batch was appended to it, and `fdatasync` has returned. A database that a
+//!   crash leaves behind is given the rest when it is opened.
+//! * Without: sled 0.34.7 has it. `Tree::apply_batch` (`tree.rs:376-401`) makes the batch atomic: its log messages lie
+//!   between a manifest and a seal (`pagecache/mod.rs:889-918`), and recovery drops a batch whose seal it does not find.
+//!
+//! What sled is told to flush is durable, which the journal's folding rests on as well:
+//!
 //! * `Db::flush` waits until the log is stable up to all that was reserved (`pagecache/iobuf.rs:1011-1015`, `900-990`),
 //!   and a position is stable once its buffer was written and `sync_file_range` returned (`iobuf.rs:729-753`), which in
 //!   this program is `fdatasync`: see [`durable_sync`](super::durable_sync).
 //! * A write that fails is remembered for good and returned by every later flush (`iobuf.rs:916-925`); but who waits is
 //!   not always told (`pagecache/logger.rs:438-446`). Hence the watchdog.
-//!
-//! Beside it the same batch goes to the [journal](super::journal), and both have to be durable.
 //!
 //! An I/O error is final: the rest of the process's life every transaction is refused, because what the disk
 //! holds is known only after a restart (Linux reports a failed sync once; retrying it would succeed and lie).
@@ -30,27 +33,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use super::super::{Counts, StoreError};
 use super::engine::Engine;
-use super::frontier::Frontiers;
-use super::index::{Index, Print};
-use super::keys;
-use super::records::encode;
-use super::roll::FanNumber;
+use super::group::{Groups, Inbox, Readers};
 use super::sled_engine::panic_text;
-use super::snapshot::Snapshots;
-use super::txn::{Decided, Meta, Overlay, Txn, failed};
+use super::txn::{Meta, Txn};
 
-/// Batches beyond a hundred keys make sled's memory grow without bound (13.5 GB against 0.6 GB for the same
-/// five million records). Two are left: the counters that every group rewrites, and its place in the journal.
-const GROUP_KEYS_MAX: usize = 98;
 const WAITING_MAX: usize = 4_096;
 /// A caller is told [`StoreError::Stalled`] after this long without an answer.
 const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// A writer stuck in one commit for this long is beyond help; sled is known to leave waiters hanging.
 pub(super) const ABORT_AFTER: Duration = Duration::from_secs(10);
-const SPACE_LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
 
 /// A transaction on its way to the thread.
-trait Job: Send {
+pub(super) trait Job: Send {
     /// Runs it. Whether there is something to commit.
     fn run(&mut self, txn: &mut Txn<'_>) -> bool;
     /// Answers the caller.
@@ -90,7 +84,7 @@ pub(super) struct Shared {
     feed_head: watch::Sender<u64>,
     failure: watch::Sender<Option<String>>,
     free_mb: AtomicU64,
-    /// Milliseconds since `started` at which the current group began, plus one; 0 when idle.
+    /// Milliseconds since `started` at which there was progress last, plus one; 0 when idle.
     busy_since: AtomicU64,
     started: Instant,
     min_free_mb: u64,
@@ -111,7 +105,7 @@ impl Shared {
 
     /// Whether a transaction would be accepted now.
     pub(super) fn ready(&self) -> Result<(), StoreError> {
-        if let Some(reason) = self.failure.borrow().clone() {
+        if let Some(reason) = self.failed() {
             return Err(StoreError::Failed(reason));
         }
         if self.free_mb.load(Ordering::Relaxed) < self.min_free_mb {
@@ -128,28 +122,41 @@ impl Shared {
         Some(self.started.elapsed().saturating_sub(Duration::from_millis(since)))
     }
 
-    fn set_busy(&self, busy: bool) {
+    /// What was committed last.
+    pub(super) fn committed(&self, counts: Counts) {
+        *self.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
+        self.feed_head.send_if_modified(|head| std::mem::replace(head, counts.feed_head) != counts.feed_head);
+    }
+
+    pub(super) fn set_busy(&self, busy: bool) {
         let now = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX - 1) + 1;
         self.busy_since.store(if busy { now } else { 0 }, Ordering::Relaxed);
     }
 
-    fn progressed(&self) {
+    pub(super) fn progressed(&self) {
         // By hand nobody is ever busy: it takes the time that the simulation says it takes.
         if self.busy_since.load(Ordering::Relaxed) > 0 {
             self.set_busy(true);
         }
     }
 
-    fn look_at_space(&self, engine: &dyn Engine) {
+    pub(super) fn look_at_space(&self, engine: &dyn Engine) {
         let free_mb = engine.free_bytes().map_or(u64::MAX, |bytes| bytes >> 20);
         self.free_mb.store(free_mb, Ordering::Relaxed);
     }
 
+    /// Why nothing is written any more.
+    pub(super) fn failed(&self) -> Option<String> {
+        self.failure.borrow().clone()
+    }
+
     pub(super) fn fail(&self, reason: &str) {
-        tracing::error!(reason, "the store has failed; nothing is acknowledged any more");
         self.failure.send_if_modified(|known| {
             let first = known.is_none();
-            known.get_or_insert_with(|| reason.to_owned());
+            if first {
+                tracing::error!(reason, "the store has failed; nothing is acknowledged any more");
+                *known = Some(reason.to_owned());
+            }
             first
         });
     }
@@ -170,12 +177,13 @@ impl Writer {
         meta: Meta,
         min_free_mb: u64,
     ) -> std::io::Result<Self> {
-        let (writer, mut group, inbox) = Self::idle(engine, readers, meta, min_free_mb);
+        let (writer, mut groups, inbox) = Self::idle(engine, readers, meta, min_free_mb);
         let shared = writer.shared.clone();
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| group.serve(inbox))) {
-                group.shared.set_busy(false);
-                group.shared.fail(&format!("the writer panicked: {}", panic_text(&*panic)));
+            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| groups.serve(inbox))) {
+                let shared = groups.shared();
+                shared.set_busy(false);
+                shared.fail(&format!("the writer panicked: {}", panic_text(&*panic)));
             }
         })?;
         let (watched, disk) = (Arc::downgrade(&shared), Arc::downgrade(engine));
@@ -188,8 +196,8 @@ impl Writer {
 
     /// A writer without a thread: whoever holds the [`Hand`] does its work.
     pub(super) fn by_hand(engine: &Arc<dyn Engine>, readers: Readers, meta: Meta) -> (Self, Hand) {
-        let (writer, group, inbox) = Self::idle(engine, readers, meta, 0);
-        (writer, Hand { group, inbox, first: None })
+        let (writer, groups, inbox) = Self::idle(engine, readers, meta, 0);
+        (writer, Hand { groups, inbox, first: None })
     }
 
     fn idle(
@@ -197,7 +205,7 @@ impl Writer {
         readers: Readers,
         meta: Meta,
         min_free_mb: u64,
-    ) -> (Self, Group, mpsc::Receiver<Box<dyn Job>>) {
+    ) -> (Self, Groups, Inbox) {
         let (jobs, inbox) = mpsc::channel(WAITING_MAX);
         let shared = Arc::new(Shared {
             counts: Mutex::new(meta.counts),
@@ -209,9 +217,8 @@ impl Writer {
             min_free_mb,
         });
         shared.look_at_space(&**engine);
-        let (engine, space_looked_at) = (engine.clone(), Instant::now());
-        let group = Group { engine, readers, meta, shared: shared.clone(), space_looked_at };
-        (Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::default(), shared }, group, inbox)
+        let groups = Groups::new(engine.clone(), readers, meta, shared.clone());
+        (Self { jobs: Mutex::new(Some(jobs)), thread: Mutex::default(), shared }, groups, inbox)
     }
 
     /// Hands in a transaction; the receiver answers once it is durable or refused.
@@ -262,7 +269,7 @@ impl Writer {
     }
 
     fn gone(&self) -> StoreError {
-        self.shared.failure.borrow().clone().map_or(StoreError::Closed, StoreError::Failed)
+        self.shared.failed().map_or(StoreError::Closed, StoreError::Failed)
     }
 
     /// Lets the thread finish what was handed in, and waits for its end.
@@ -293,8 +300,8 @@ fn watch_over(shared: &Weak<Shared>, engine: &Weak<dyn Engine>) {
 /// Does the writer's work when told to, for simulations that decide what happens before a commit and after it. Dropped,
 /// it leaves unwritten and unanswered what was handed in.
 pub struct Hand {
-    group: Group,
-    inbox: mpsc::Receiver<Box<dyn Job>>,
+    groups: Groups,
+    inbox: Inbox,
     first: Option<Box<dyn Job>>,
 }
 
@@ -310,110 +317,7 @@ impl Hand {
     /// Commits and answers what was handed in, in groups, as the thread would.
     pub fn write(&mut self) {
         if let Some(first) = self.first.take() {
-            self.group.turn(first, &mut self.inbox);
+            self.groups.turn(first, &mut self.inbox);
         }
-    }
-}
-
-/// What readers look at besides the engine, kept in step with it.
-#[derive(Clone, Default)]
-pub(super) struct Readers {
-    pub(super) index: Arc<Index>,
-    pub(super) snapshots: Arc<Snapshots>,
-    pub(super) frontiers: Arc<Frontiers>,
-}
-
-struct Group {
-    engine: Arc<dyn Engine>,
-    readers: Readers,
-    meta: Meta,
-    shared: Arc<Shared>,
-    space_looked_at: Instant,
-}
-
-impl Group {
-    fn serve(&mut self, mut inbox: mpsc::Receiver<Box<dyn Job>>) {
-        while let Some(first) = inbox.blocking_recv() {
-            if self.space_looked_at.elapsed() >= SPACE_LOOKED_AT_EVERY {
-                self.space_looked_at = Instant::now();
-                self.shared.look_at_space(&*self.engine);
-            }
-            self.shared.set_busy(true);
-            self.turn(first, &mut inbox);
-            self.shared.set_busy(false);
-        }
-    }
-
-    /// One transaction, and what waits behind it as far as a group has room.
-    fn turn(&mut self, first: Box<dyn Job>, inbox: &mut mpsc::Receiver<Box<dyn Job>>) {
-        let mut decided = Overlay::new();
-        let mut unanswered = Vec::new();
-        let mut next = Some(first);
-        while let Some(mut job) = next {
-            if let Err(refusal) = self.shared.ready() {
-                job.finish(Err(refusal));
-            } else {
-                let mut txn = Txn::new(&*self.engine, &self.readers.index, &decided, self.meta);
-                if job.run(&mut txn) {
-                    let Decided { writes, index, meta } = txn.into_decided();
-                    if !decided.is_empty() && decided.len() + writes.len() > GROUP_KEYS_MAX {
-                        self.commit(std::mem::take(&mut decided), &mut unanswered);
-                        // That was progress: under steady load one group follows the other in here.
-                        self.shared.progressed();
-                    }
-                    self.meta = meta;
-                    decided.extend(writes);
-                    self.note(index);
-                    unanswered.push(job);
-                } else {
-                    job.finish(Ok(()));
-                }
-            }
-            next = if decided.len() < GROUP_KEYS_MAX { inbox.try_recv().ok() } else { None };
-        }
-        self.commit(decided, &mut unanswered);
-    }
-
-    /// Before the commit, so that the next transaction finds them. Should the commit fail, the store has failed.
-    fn note(&self, changes: Vec<(Print, FanNumber, bool)>) {
-        for (print, fan, leads) in changes {
-            self.readers.index.set(print, fan, leads);
-        }
-    }
-
-    fn commit(&mut self, decided: Overlay, unanswered: &mut Vec<Box<dyn Job>>) {
-        // Once a commit has failed, nothing decided on top of it may be written or answered as done.
-        let failure = self.shared.failure.borrow().clone();
-        let durable = match failure {
-            Some(reason) => Err(StoreError::Failed(reason)),
-            None if decided.is_empty() => Ok(()),
-            None => self.write(decided).inspect_err(|error| match error {
-                StoreError::Failed(reason) => self.shared.fail(reason),
-                other => self.shared.fail(&other.to_string()),
-            }),
-        };
-        if durable.is_ok() {
-            let counts = self.meta.counts;
-            *self.shared.counts.lock().unwrap_or_else(PoisonError::into_inner) = counts;
-            self.shared
-                .feed_head
-                .send_if_modified(|head| std::mem::replace(head, counts.feed_head) != counts.feed_head);
-        }
-        for job in unanswered.drain(..) {
-            job.finish(durable.clone());
-        }
-    }
-
-    fn write(&self, decided: Overlay) -> Result<(), StoreError> {
-        let key = keys::meta();
-        let counters = encode(&key, &self.meta)?;
-        let mut writes: Vec<_> = decided.into_iter().collect();
-        writes.push((key, Some(counters)));
-        let Readers { snapshots, frontiers, .. } = &self.readers;
-        snapshots.keep(&*self.engine, &writes).map_err(failed)?;
-        let first = frontiers.first_of(&writes);
-        self.engine.commit(writes).map_err(failed)?;
-        frontiers.appeared(&first);
-        Ok(())
     }
 }

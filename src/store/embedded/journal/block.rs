@@ -3,7 +3,7 @@
 
 use std::io;
 
-use super::super::engine::Write;
+use super::super::engine::Batch;
 
 /// Names the store that a file belongs to: made at random when its journal was begun.
 pub(in crate::store) type Lineage = [u8; 16];
@@ -135,7 +135,7 @@ pub(super) fn take_entry<'a>(bytes: &mut &'a [u8]) -> Option<Entry<'a>> {
 }
 
 /// A batch as one block: its number, then its writes.
-pub(super) fn batch(seq: u64, writes: &[Write]) -> io::Result<Vec<u8>> {
+pub(super) fn batch(seq: u64, writes: &Batch) -> io::Result<Vec<u8>> {
     let mut block = begin();
     block.extend(seq.to_le_bytes());
     for (key, value) in writes {
@@ -163,12 +163,12 @@ pub(super) fn take_batch<'a>(bytes: &mut &'a [u8]) -> Option<(u64, Vec<Entry<'a>
 #[cfg(test)]
 mod tests {
     use super::*;
-    use proptest::collection::vec;
+    use proptest::collection::{btree_map, vec};
     use proptest::option;
     use proptest::prelude::*;
 
-    fn writes() -> impl Strategy<Value = Vec<Write>> {
-        vec((vec(any::<u8>(), 1..20), option::of(vec(any::<u8>(), 0..40))), 0..12)
+    fn writes() -> impl Strategy<Value = Batch> {
+        btree_map(vec(any::<u8>(), 1..20), option::of(vec(any::<u8>(), 0..40)), 0..12)
     }
 
     proptest! {
@@ -179,7 +179,7 @@ mod tests {
             let block = batch(seq, &writes).unwrap();
             let mut rest = block.as_slice();
             let (read_seq, entries) = take_batch(&mut rest).unwrap();
-            let read: Vec<Write> = entries.iter().map(|(k, v)| (k.to_vec(), v.map(<[u8]>::to_vec))).collect();
+            let read: Batch = entries.iter().map(|(k, v)| (k.to_vec(), v.map(<[u8]>::to_vec))).collect();
             prop_assert_eq!((read_seq, read, rest.len()), (seq, writes, 0));
             let mut flipped = block.clone();
             flipped[at % block.len()] ^= 1 << bit;

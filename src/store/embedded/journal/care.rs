@@ -13,8 +13,10 @@ use super::super::sled_engine::{OpenError, SledEngine, folder_error, lock, panic
 use super::block::{Kind, Lineage};
 use super::files::{self, Piece, at};
 use super::fold::{self, Last};
+use super::redo::{level, redo};
+use super::side_by_side::SideBySide;
 use super::sorted::{Entries, Merged, SortedReader};
-use super::{JournalError, Journaled, Mark, Pieces, Span, Standing, aside, entries, records, redo, standing};
+use super::{JournalError, Mark, Pieces, Span, Standing, aside, entries, records, standing};
 
 /// The journal of the store in a folder.
 pub(in crate::store::embedded) fn journal_in(folder: &Path) -> PathBuf {
@@ -65,35 +67,15 @@ pub(super) fn compare(engine: &dyn Engine, journal: &Path) -> Result<Verified, J
     let Standing::Known(mark, pieces) = standing(engine, journal)? else {
         return Err(JournalError::None);
     };
-    // What a crash kept from one of them the next start would give it; that is no difference.
-    let excused = if pieces.last() + 1 == mark.seq { mark.keys.clone() } else { Vec::new() };
+    // What a crash kept from the database the next start would give it; that is no difference.
     let redone = pieces.last().saturating_sub(mark.seq);
     if redone > 0 {
-        redo(engine, &mark, &pieces)?;
+        redo(engine, mark, &pieces)?;
     }
-    let cover = Cover::of(vec![pieces]);
-    if let Some(problem) = cover.problem {
-        return Err(problem);
-    }
-    let mut verified = Verified { batches: cover.to, records: 0, redone, differences: BTreeMap::new() };
-    let mut ours = live(merged(&cover.pieces)?).peekable();
-    let mut theirs = records(engine).peekable();
-    loop {
-        let key = match (ours.peek(), theirs.peek()) {
-            (None, None) => return Ok(verified),
-            (Some(Err(_)), _) | (_, Some(Err(_))) => {
-                ours.next().transpose()?;
-                theirs.next().transpose()?;
-                continue;
-            }
-            (Some(Ok((key, _))), None) | (None, Some(Ok((key, _)))) => key.clone(),
-            (Some(Ok((ours, _))), Some(Ok((theirs, _)))) => ours.min(theirs).clone(),
-        };
-        let ours = ours.next_if(|row| row.as_ref().is_ok_and(|(k, _)| *k == key)).transpose()?;
-        let theirs = theirs.next_if(|row| row.as_ref().is_ok_and(|(k, _)| *k == key)).transpose()?;
-        let ours = ours.and_then(|(_, value)| value);
-        let theirs = theirs.map(|(_, value)| value);
-        if ours == theirs || excused.contains(&key) {
+    let mut verified = Verified { batches: pieces.last(), records: 0, redone, differences: BTreeMap::new() };
+    for row in SideBySide::of(whole(&pieces)?, records(engine)) {
+        let (key, ours, theirs) = row?;
+        if ours == theirs {
             verified.records += 1;
             continue;
         }
@@ -105,6 +87,7 @@ pub(super) fn compare(engine: &dyn Engine, journal: &Path) -> Result<Verified, J
             (Some(_), Some(_)) => differences.stale += 1,
         }
     }
+    Ok(verified)
 }
 
 /// What a copy came to.
@@ -173,7 +156,8 @@ fn copy(journal: &Path, to: &Path) -> Result<BackedUp, JournalError> {
         copied += 1;
     }
     // Read back from where it is now.
-    let cover = Cover::of(Pieces::of(to)?.into_iter().collect());
+    let copy = Pieces::of(to)?;
+    let cover = Cover::of(&copy.iter().collect::<Vec<_>>());
     if let Some(problem) = cover.problem {
         return Err(problem);
     }
@@ -219,7 +203,7 @@ pub fn rebuild(folder: &Path, how: Rebuild<'_>, told: impl FnMut(u64)) -> Result
     let _own_locked = if target == folder { None } else { Some(lock(folder)?) };
     let unusable = |error: JournalError| OpenError::journal(&journal, &error);
     let Plan { pieces, batches, goes_on, lineage, lost } = plan(&journal, how).map_err(unusable)?;
-    let mark = if goes_on { Mark { lineage, seq: batches, keys: Vec::new() } } else { Mark::OFF };
+    let mark = if goes_on { Mark { lineage, seq: batches } } else { Mark::OFF };
     let mark = mark.to_write().map_err(|error| unusable(error.into()))?;
     let rows = live(merged(&pieces).map_err(|error| unusable(error.into()))?);
     let rows = std::iter::once(Ok(mark)).chain(rows).map(|row| row.map_err(|error| error.to_string()));
@@ -258,7 +242,7 @@ fn plan(journal: &Path, how: Rebuild<'_>) -> Result<Plan, JournalError> {
         return Err(JournalError::Foreign);
     }
     let lineage = own.as_ref().or(copy.as_ref()).ok_or(JournalError::None)?.lineage;
-    let Cover { pieces, to, problem } = Cover::of(own.into_iter().chain(copy).collect());
+    let Cover { pieces, to, problem } = Cover::of(&own.iter().chain(&copy).collect::<Vec<_>>());
     let lost = match problem {
         Some(problem) if !how.partial => return Err(problem),
         problem => problem.map(|problem| problem.to_string()),
@@ -274,13 +258,13 @@ fn unused(folder: &Path) -> PathBuf {
     names.find(|path| !path.exists()).unwrap_or_default()
 }
 
-/// Puts database and journal in step, and lets the database forget the keys of its last batch.
+/// Gives the database what the journal has beyond it.
 pub(in crate::store::embedded) fn settle(folder: &Path, cache_bytes: u64) -> Result<(), OpenError> {
     let journal = journal_in(folder);
     let engine = SledEngine::open(folder, cache_bytes)?;
-    let settled = || match Mark::read(&engine)? {
-        Some(mark) if mark != Mark::OFF => Ok(Journaled::open(engine, &journal)?.commit(Vec::new())?),
-        _ => Ok(()),
+    let settled = || match standing(&engine, &journal)? {
+        Standing::Known(mark, pieces) => level(&engine, mark, &pieces, &journal).map(drop),
+        Standing::New => Ok(()),
     };
     settled().map_err(|error| OpenError::journal(&journal, &error))
 }
@@ -311,8 +295,8 @@ struct Cover {
 
 impl Cover {
     /// Takes, one after the other, the readable file that reaches furthest.
-    fn of(journals: Vec<Pieces>) -> Self {
-        let mut spans: Vec<_> = journals.into_iter().flat_map(|journal| journal.spans).collect();
+    fn of(journals: &[&Pieces]) -> Self {
+        let mut spans: Vec<_> = journals.iter().flat_map(|journal| &journal.spans).cloned().collect();
         let end = spans.iter().map(|span| span.to).max().unwrap_or(0);
         let mut cover = Self { pieces: Vec::new(), to: 0, problem: None };
         while cover.to < end {
@@ -346,6 +330,17 @@ fn readable(piece: &Piece) -> io::Result<()> {
     match piece.kind {
         Kind::Sorted => SortedReader::open(&piece.path)?.try_for_each(|entry| entry.map(drop)),
         Kind::Segment => Ok(()),
+    }
+}
+
+/// Everything that a journal says is there, in the order of the keys.
+pub(super) fn whole(
+    pieces: &Pieces,
+) -> Result<impl Iterator<Item = io::Result<Write>> + use<>, JournalError> {
+    let cover = Cover::of(&[pieces]);
+    match cover.problem {
+        Some(problem) => Err(problem),
+        None => Ok(live(merged(&cover.pieces)?)),
     }
 }
 

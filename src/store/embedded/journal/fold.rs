@@ -1,9 +1,9 @@
 //! Keeping the journal as small as what is live: closed segments become sorted files, and sorted files of like size
-//! are merged, so that a journal of any age is a few files of falling size. Nothing of it looks at the database: a
-//! mistake of sled's cannot get in here.
+//! are merged, so that a journal of any age is a few files of falling size. Nothing of it reads the database: a mistake of
+//! sled's cannot get in here.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -18,14 +18,45 @@ use super::sorted::{Entries, Merged, SortedReader, SortedWriter, damaged};
 const AGAIN_AFTER: Duration = Duration::from_mins(1);
 
 /// What is told to whoever folds.
-#[derive(Default)]
 pub(super) struct Bell {
     stop: AtomicBool,
     rung: Mutex<bool>,
     woken: Condvar,
+    /// The last batch of the last segment that was closed.
+    closed: AtomicU64,
+    /// The last batch that the database has for good.
+    durable: AtomicU64,
 }
 
 impl Bell {
+    /// Of a database that has everything up to this batch.
+    pub(super) fn new(last: u64) -> Self {
+        Self {
+            stop: AtomicBool::default(),
+            rung: Mutex::default(),
+            woken: Condvar::default(),
+            closed: AtomicU64::new(last),
+            durable: AtomicU64::new(last),
+        }
+    }
+
+    /// A segment was closed with this batch.
+    pub(super) fn closed(&self, last: u64) {
+        self.closed.store(last, Ordering::SeqCst);
+        if self.durable.load(Ordering::SeqCst) >= last {
+            self.ring();
+        }
+    }
+
+    /// The database has everything up to this batch for good.
+    pub(super) fn durable(&self, last: u64) {
+        let before = self.durable.swap(last, Ordering::SeqCst);
+        let closed = self.closed.load(Ordering::SeqCst);
+        if before < closed && closed <= last {
+            self.ring();
+        }
+    }
+
     pub(super) fn ring(&self) {
         *self.rung.lock().unwrap_or_else(PoisonError::into_inner) = true;
         self.woken.notify_one();
@@ -67,7 +98,8 @@ impl Folder {
         let thread = std::thread::Builder::new().name("store-fold".to_owned()).spawn(move || {
             let mut again = None;
             while heard.wait(again) {
-                again = match fold(&folder, lineage, Last::Open, &|| heard.stopped()) {
+                let last = Last::Open { durable: heard.durable.load(Ordering::SeqCst) };
+                again = match fold(&folder, lineage, last, &|| heard.stopped()) {
                     Err(error) if !heard.stopped() => {
                         tracing::warn!(%error, "the journal could not be folded; it grows meanwhile");
                         Some(AGAIN_AFTER)
@@ -92,8 +124,9 @@ impl Drop for Folder {
 /// What the last segment is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Last {
-    /// Being written; left alone.
-    Open,
+    /// Being written; left alone, as is what the database does not have for good yet: a sorted file cannot be redone from
+    /// its middle.
+    Open { durable: u64 },
     /// Closed like all others.
     Closed,
 }
@@ -104,7 +137,11 @@ pub(super) fn fold(folder: &Path, lineage: Lineage, last: Last, stop: &dyn Fn() 
     let segments: Vec<_> = pieces.iter().filter(|piece| piece.kind == Kind::Segment).collect();
     for (n, segment) in segments.iter().enumerate() {
         let next = segments.get(n + 1).map(|next| next.from);
-        if stop() || (next.is_none() && last == Last::Open) {
+        let left_alone = match last {
+            Last::Open { durable } => next.is_none_or(|next| next > durable + 1),
+            Last::Closed => false,
+        };
+        if stop() || left_alone {
             break;
         }
         sort(folder, lineage, segment, next)?;

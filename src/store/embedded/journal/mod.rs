@@ -1,28 +1,32 @@
 //! The redo journal: everything that was ever committed, beside the database and independent of it.
 //!
 //! sled answers a flipped bit with a panic when it is opened, or with silence; it has no way to be repaired. So every
-//! batch is written twice: to the database, and to `journal/`, by another thread at the same time. It is acknowledged
-//! once **both** are durable. The journal's files carry checksums and numbers, are never changed once they are
-//! closed, and nothing that reads or writes them knows sled.
+//! batch is written twice: to `journal/`, and to the database. It is acknowledged once it is durable in the journal; the
+//! database is [flushed](flush) at intervals. The journal's files carry checksums and numbers, are never changed once
+//! they are closed, and nothing that reads or writes them knows sled.
 //!
 //! | file | holds |
 //! | --- | --- |
 //! | `FROM.log` | a [`segment`]: batches as they were committed, the newest file being appended to |
 //! | `FROM-TO.sorted` | what is left of many batches: the last value of each key ([`sorted`]) |
 //!
-//! Closed segments are sorted and merged in the background ([`fold`]); the oldest sorted file begins where the journal
-//! begins, so all of them with the segments behind them hold the whole store.
+//! Segments that are closed, and that the database has for good, are sorted and merged in the background ([`fold`]); the
+//! oldest sorted file begins where the journal begins, so all of them with the segments behind them hold the whole store.
 //!
-//! **Either may be ahead after a crash**, by one batch that nobody was told of. The database remembers the number of
-//! its last batch, and its keys; so at the next start the one that is behind is given what it lacks. A database that
-//! has fallen further behind, as sled does when it finds the end of its log damaged, is brought up to date the same way.
-//! What remains to be mended by hand, and how, is in [`care`].
+//! **The journal comes first**: a batch is applied to the database once it is durable in the journal, so a crash leaves the
+//! database behind, never ahead. It remembers the number of a batch up to which it has everything, and at the next start
+//! it is given the rest ([`redo`]); that it may have half of some batch then does not matter. A database that has fallen
+//! further behind, as sled does when it finds the end of its log damaged, is brought up to date the same way. What
+//! remains to be mended by hand, and how, is in [`care`].
 
 mod block;
 pub(super) mod care;
 mod files;
+mod flush;
 mod fold;
+mod redo;
 mod segment;
+mod side_by_side;
 mod sorted;
 #[cfg(test)]
 mod tests;
@@ -31,38 +35,37 @@ use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::engine::{Engine, EngineError, Rows, Write};
+use super::engine::{Batch, Database, Engine, EngineError, Logged, Rows, Write};
 use super::records::{Record, decode, encode};
 use super::sled_engine::or_abort;
 use block::{Kind, Lineage};
 use files::{Piece, at};
+use flush::Flusher;
 use fold::{Bell, Folder};
+use redo::level;
 use segment::{Appender, Content};
 use sorted::{SortedReader, SortedWriter};
 
 /// Writes of the database that are not in the journal begin with this.
 pub(super) const PRIVATE: u8 = 0;
 const MARK_KEY: &[u8] = b"\0journal";
-/// Larger batches make sled's memory grow.
-const WRITES_AT_A_TIME: usize = 99;
 
-/// Where the database stands in the journal: the number of its last batch, and the keys that it wrote.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// Where the database stands in the journal: everything up to this batch it has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Mark {
     lineage: Lineage,
     seq: u64,
-    keys: Vec<Vec<u8>>,
 }
 
 impl Record for Mark {}
 
 impl Mark {
     /// Of a database that is written without a journal: what may lie beside it is out of date.
-    const OFF: Self = Self { lineage: [0; 16], seq: 0, keys: Vec::new() };
+    const OFF: Self = Self { lineage: [0; 16], seq: 0 };
 
     fn read(engine: &dyn Engine) -> Result<Option<Self>, JournalError> {
         let stored = engine.get(MARK_KEY)?;
@@ -72,8 +75,8 @@ impl Mark {
             .map_err(|e| JournalError::Database(e.to_string()))
     }
 
-    fn to_write(&self) -> Result<Write, EngineError> {
-        let bytes = encode(MARK_KEY, self).map_err(|e| EngineError(e.to_string()))?;
+    fn to_write(self) -> Result<Write, EngineError> {
+        let bytes = encode(MARK_KEY, &self).map_err(|e| EngineError(e.to_string()))?;
         Ok((MARK_KEY.to_vec(), Some(bytes)))
     }
 }
@@ -135,46 +138,58 @@ impl From<EngineError> for JournalError {
     }
 }
 
-/// An engine with a journal beside it.
+/// A database with a journal beside it.
 pub(super) struct Journaled<E> {
-    engine: E,
-    lineage: Lineage,
+    flusher: Flusher,
+    _folding: Folder,
+    engine: Arc<E>,
     /// Only the writer locks it.
     end: Mutex<End>,
-    _folder: Folder,
 }
 
 /// Where the journal ends.
 struct End {
     appender: Appender,
-    /// The number of the last batch.
-    seq: u64,
+    /// The number of the last batch handed to it.
+    logged: u64,
+    /// The number of the last batch that the database was given.
+    applied: u64,
 }
 
-impl<E: Engine> Journaled<E> {
-    /// Puts the journal in `folder` beside `engine`, and gives whichever is behind what it lacks.
+impl<E: Database> Journaled<E> {
+    /// Puts the journal in `folder` beside `engine`, and gives that what it lacks.
     pub(super) fn open(engine: E, folder: &Path) -> Result<Self, JournalError> {
-        let Levelled { lineage, seq, lacking } = match standing(&engine, folder)? {
-            Standing::Known(mark, pieces) => level(&engine, mark, &pieces, folder)?,
+        let (lineage, last) = match standing(&engine, folder)? {
+            Standing::Known(mark, pieces) => (mark.lineage, level(&engine, mark, &pieces, folder)?),
             Standing::New => begin(&engine, folder)?,
         };
         files::clear(folder)?;
-        let bell = Arc::new(Bell::default());
-        let rung = bell.clone();
-        let appender = Appender::begin(folder, lineage, seq + 1, move || rung.ring())?;
+        let (engine, bell) = (Arc::new(engine), Arc::new(Bell::new(last)));
+        let closing = bell.clone();
+        let appender = Appender::begin(folder, lineage, last + 1, move |last| closing.closed(last))?;
         // What an earlier process left is folded now.
         bell.ring();
-        let folder = Folder::start(folder, lineage, bell)?;
-        let journaled = Self { engine, lineage, end: Mutex::new(End { appender, seq }), _folder: folder };
-        if let Some(lacking) = lacking {
-            tracing::warn!("the journal is given the batch that a crash kept from it");
-            or_abort(|| journaled.commit(lacking))?;
-        }
-        Ok(journaled)
+        let (told, database) = (bell.clone(), engine.clone());
+        let to_flush = move |seq| {
+            let (key, mark) = Mark { lineage, seq }.to_write()?;
+            database.write(Batch::from([(key, mark)]))?;
+            database.flush()?;
+            told.durable(seq);
+            Ok(())
+        };
+        let flusher = Flusher::start(last, to_flush)?;
+        let folding = Folder::start(folder, lineage, bell)?;
+        let end = Mutex::new(End { appender, logged: last, applied: last });
+        Ok(Self { flusher, _folding: folding, engine, end })
+    }
+
+    fn end(&self) -> MutexGuard<'_, End> {
+        self.end.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<E: Engine> Engine for Journaled<E> {
+/// An error of either is final.
+impl<E: Database> Engine for Journaled<E> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         self.engine.get(key)
     }
@@ -183,19 +198,24 @@ impl<E: Engine> Engine for Journaled<E> {
         self.engine.range(from, to)
     }
 
-    /// Written by two threads at once; done when both are. An error of either is final.
-    fn commit(&self, mut writes: Vec<Write>) -> Result<(), EngineError> {
-        let mut end = self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        let next = end.seq + 1;
-        let keys = writes.iter().map(|(key, _)| key.clone()).collect();
-        let mark = Mark { lineage: self.lineage, seq: next, keys }.to_write()?;
-        let batch = block::batch(next, &writes).map_err(journal_failed)?;
-        end.appender.append(next, batch).map_err(journal_failed)?;
-        writes.push(mark);
-        let stored = self.engine.commit(writes);
-        let journaled = end.appender.wait().map_err(journal_failed);
-        stored.and(journaled)?;
-        end.seq = next;
+    fn log(&self, batch: &Batch) -> Result<Logged, EngineError> {
+        self.flusher.failure()?;
+        let mut end = self.end();
+        end.logged += 1;
+        let block = block::batch(end.logged, batch).map_err(journal_failed)?;
+        end.appender.append(end.logged, block).map_err(journal_failed)?;
+        Ok(Logged::Ahead)
+    }
+
+    fn logged(&self) -> Result<(), EngineError> {
+        self.end().appender.wait().map_err(journal_failed)
+    }
+
+    fn apply(&self, batch: Batch) -> Result<(), EngineError> {
+        self.engine.write(batch)?;
+        let mut end = self.end();
+        end.applied += 1;
+        self.flusher.applied(end.applied);
         Ok(())
     }
 
@@ -300,17 +320,8 @@ fn records(engine: &dyn Engine) -> Rows<'_> {
     engine.range(&[PRIVATE + 1], &super::keys::after(&[u8::MAX]))
 }
 
-/// A journal that the database is in step with.
-struct Levelled {
-    lineage: Lineage,
-    /// The number of the journal's last batch.
-    seq: u64,
-    /// What the journal is still to be given.
-    lacking: Option<Vec<Write>>,
-}
-
-/// Begins a journal with all that the database holds.
-fn begin(engine: &dyn Engine, folder: &Path) -> Result<Levelled, JournalError> {
+/// Begins a journal with all that the database holds. What it is named, and its last batch.
+fn begin(engine: &dyn Engine, folder: &Path) -> Result<(Lineage, u64), JournalError> {
     set_aside(folder)?;
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(at(folder))?;
     files::sync(folder.parent().unwrap_or(Path::new(".")))?;
@@ -321,54 +332,9 @@ fn begin(engine: &dyn Engine, folder: &Path) -> Result<Levelled, JournalError> {
         writer.push((&key, Some(&value)))?;
     }
     writer.finish()?;
-    let mark = Mark { lineage, seq: FIRST, keys: Vec::new() }.to_write()?;
+    let mark = Mark { lineage, seq: FIRST }.to_write()?;
     or_abort(|| engine.commit(vec![mark]))?;
-    Ok(Levelled { lineage, seq: FIRST, lacking: None })
-}
-
-/// Gives the database what it lacks, and finds what the journal lacks.
-fn level(engine: &dyn Engine, mark: Mark, pieces: &Pieces, folder: &Path) -> Result<Levelled, JournalError> {
-    let (lineage, last) = (mark.lineage, pieces.last());
-    if last + 1 == mark.seq {
-        let mut lacking = Vec::new();
-        for key in mark.keys {
-            let value = engine.get(&key)?;
-            lacking.push((key, value));
-        }
-        return Ok(Levelled { lineage, seq: last, lacking: Some(lacking) });
-    }
-    if last < mark.seq {
-        // No crash does this: a file was lost, or a disk does not keep what it says it keeps.
-        tracing::error!(database = mark.seq, journal = last, "the journal lacks its end; it is begun anew");
-        return begin(engine, folder);
-    }
-    redo(engine, &mark, pieces)?;
-    Ok(Levelled { lineage, seq: last, lacking: None })
-}
-
-/// Gives the database what the journal has beyond it.
-fn redo(engine: &dyn Engine, mark: &Mark, pieces: &Pieces) -> Result<(), JournalError> {
-    let mut have = mark.seq;
-    if pieces.last() == have {
-        return Ok(());
-    }
-    tracing::warn!(batches = pieces.last() - have, "the database is given what the journal has beyond it");
-    for Span { piece, to } in pieces.spans.iter().filter(|span| span.to > mark.seq) {
-        if piece.from > have + 1 {
-            return Err(JournalError::Gap { have, next: piece.from });
-        }
-        let mut entries = entries(piece, mark.seq)?;
-        loop {
-            let some: Vec<Write> = entries.by_ref().take(WRITES_AT_A_TIME).collect::<io::Result<_>>()?;
-            if some.is_empty() {
-                break;
-            }
-            or_abort(|| engine.commit(some))?;
-        }
-        have = *to;
-    }
-    let mark = Mark { lineage: mark.lineage, seq: have, keys: Vec::new() }.to_write()?;
-    Ok(or_abort(|| engine.commit(vec![mark]))?)
+    Ok((lineage, FIRST))
 }
 
 /// The last values of a file's keys, in the order of the keys; of a segment only those that were written after a batch.

@@ -24,12 +24,13 @@ pub(super) struct Appender {
 }
 
 impl Appender {
-    /// Begins a segment for the batch `next`. `closed` is told whenever one is finished.
+    /// Begins a segment for the batch `next`. `closed` is told the last batch of each that is
+    /// finished.
     pub(super) fn begin(
         folder: &Path,
         lineage: Lineage,
         next: u64,
-        closed: impl Fn() + Send + 'static,
+        closed: impl Fn(u64) + Send + 'static,
     ) -> io::Result<Self> {
         let (batches, to_write) = sync_channel::<(u64, Vec<u8>)>(1);
         let (done, synced) = sync_channel(1);
@@ -50,7 +51,7 @@ impl Appender {
                             continue;
                         }
                     }
-                    closed();
+                    closed(seq);
                 }
             }
         })?;

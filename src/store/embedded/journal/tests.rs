@@ -5,7 +5,6 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use tempfile::TempDir;
 
-use super::super::engine::Memory;
 use super::super::fresh;
 use super::block::Header;
 use super::care::{Rebuild, Verified, backup, compare, journal_in, rebuild, shrink};
@@ -29,6 +28,73 @@ fn apply(model: &mut Model, writes: &[Write]) {
 
 fn content(engine: &dyn Engine) -> Model {
     records(engine).map(Result::unwrap).collect()
+}
+
+/// A database that keeps what it was told to flush, and of the rest as much as a crash leaves it.
+#[derive(Clone, Default)]
+struct Memory(Arc<Mutex<Kept>>);
+
+#[derive(Clone, Default)]
+struct Kept {
+    now: Model,
+    flushed: Model,
+    since: Vec<Write>,
+}
+
+impl Memory {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        self.0.lock().unwrap()
+    }
+
+    /// What a crash at this moment leaves, with so many of the writes that were not flushed.
+    fn after_a_crash(&self, writes: usize) -> Self {
+        let Kept { mut flushed, since, .. } = self.kept().clone();
+        apply(&mut flushed, &since[..writes.min(since.len())]);
+        Self(Arc::new(Mutex::new(Kept { now: flushed.clone(), flushed, since: Vec::new() })))
+    }
+
+    fn fall_back(&self, to: &Self) {
+        let there = to.kept().clone();
+        *self.kept() = there;
+    }
+}
+
+impl Engine for Memory {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        Ok(self.kept().now.get(key).cloned())
+    }
+
+    fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
+        let now = self.kept().now.clone();
+        let (from, to) = (from.to_vec(), to.to_vec());
+        Box::new(now.into_iter().filter(move |(key, _)| from <= *key && *key < to).map(Ok))
+    }
+
+    fn apply(&self, batch: Batch) -> Result<(), EngineError> {
+        self.write(batch)?;
+        self.flush()
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+impl Database for Memory {
+    fn write(&self, batch: Batch) -> Result<(), EngineError> {
+        let mut kept = self.kept();
+        let writes: Vec<Write> = batch.into_iter().collect();
+        apply(&mut kept.now, &writes);
+        kept.since.extend(writes);
+        Ok(())
+    }
+
+    fn flush(&self) -> Result<(), EngineError> {
+        let mut kept = self.kept();
+        kept.flushed = kept.now.clone();
+        kept.since.clear();
+        Ok(())
+    }
 }
 
 fn opened(memory: &Memory, folder: &TempDir) -> Journaled<Memory> {
@@ -71,11 +137,12 @@ fn any_writes() -> impl Strategy<Value = Vec<Write>> {
 #[derive(Debug, Clone)]
 enum Step {
     Commit(Vec<Write>),
-    /// A batch that was being committed when the power went: how far each got.
+    /// A batch that was being committed when the power went: whether the journal got it, and how much of what the
+    /// database was given since it was flushed is left.
     Cut {
         writes: Vec<Write>,
-        stored: bool,
         journaled: bool,
+        left: usize,
     },
     Restart,
     Fold,
@@ -84,8 +151,8 @@ enum Step {
 fn any_step() -> impl Strategy<Value = Step> {
     prop_oneof![
         8 => any_writes().prop_map(Step::Commit),
-        2 => (any_writes(), any::<bool>(), any::<bool>())
-            .prop_map(|(writes, stored, journaled)| Step::Cut { writes, stored, journaled }),
+        2 => (any_writes(), any::<bool>(), 0_usize..20)
+            .prop_map(|(writes, journaled, left)| Step::Cut { writes, journaled, left }),
         1 => Just(Step::Restart),
         1 => Just(Step::Fold),
     ]
@@ -96,7 +163,7 @@ proptest! {
 
     #[test]
     fn whatever_happens_the_journal_and_the_database_hold_what_was_committed(steps in vec(any_step(), 1..30)) {
-        let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::default());
+        let (folder, mut memory) = (tempfile::tempdir().unwrap(), Memory::default());
         let mut model = Model::new();
         let mut journaled = opened(&memory, &folder);
         for step in steps {
@@ -105,20 +172,22 @@ proptest! {
                     apply(&mut model, &writes);
                     journaled.commit(writes).unwrap();
                 }
-                Step::Cut { writes, stored, journaled: kept } => {
-                    let before = memory.copy();
-                    journaled.commit(writes.clone()).unwrap();
-                    drop(journaled);
-                    if !stored {
-                        memory.restore(&before);
+                Step::Cut { writes, journaled: kept, left } => {
+                    let batch: Batch = writes.clone().into_iter().collect();
+                    assert_eq!(journaled.log(&batch).unwrap(), Logged::Ahead);
+                    journaled.logged().unwrap();
+                    if kept {
+                        apply(&mut model, &writes);
+                        journaled.apply(batch).unwrap();
                     }
+                    // Before it is closed, which would flush it.
+                    let crashed = memory.after_a_crash(left);
+                    drop(journaled);
                     if !kept {
                         forget_last_batch(&folder);
                     }
+                    memory = crashed;
                     journaled = opened(&memory, &folder);
-                    if stored || kept {
-                        apply(&mut model, &writes);
-                    }
                 }
                 Step::Restart => {
                     drop(journaled);
@@ -144,7 +213,9 @@ proptest! {
 fn some_batches(journaled: &Journaled<Memory>, batches: std::ops::Range<u16>) {
     for n in batches {
         let [key, value] = (n * 7).to_le_bytes();
-        journaled.commit(vec![put(key % 20, value), put(key % 17 + 20, key)]).unwrap();
+        let deleted = (vec![b'a' + (key % 5)], None);
+        let writes = [put(key % 20, value), put(key % 17 + 20, key)].into_iter();
+        journaled.commit(writes.chain((value % 3 == 0).then_some(deleted)).collect()).unwrap();
     }
 }
 
@@ -153,11 +224,11 @@ fn a_database_that_fell_back_is_brought_up_to_date() {
     let (folder, memory) = (tempfile::tempdir().unwrap(), Memory::default());
     let journaled = opened(&memory, &folder);
     some_batches(&journaled, 0..100);
-    let long_ago = memory.copy();
+    let long_ago = memory.after_a_crash(usize::MAX);
     some_batches(&journaled, 100..400);
     drop(journaled);
     let expected = content(&memory);
-    memory.restore(&long_ago);
+    memory.fall_back(&long_ago);
     assert_ne!(content(&memory), expected);
     drop(opened(&memory, &folder));
     assert_eq!(content(&memory), expected);
