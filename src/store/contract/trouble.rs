@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use super::super::embedded::engine::{Batch, Engine, EngineError, Memory, Rows};
+use super::super::embedded::engine::{Batch, Engine, EngineError, Logged, Memory, Rows};
 use super::*;
 
 #[test]
@@ -33,6 +33,7 @@ fn a_snapshot_left_by_a_killed_start_does_not_stop_the_next() {
 /// An engine whose disk does as it is told.
 struct Disk {
     memory: Memory,
+    logs: Logged,
     free_mb: AtomicU64,
     fails: AtomicBool,
     stuck: AtomicBool,
@@ -40,12 +41,25 @@ struct Disk {
 
 impl Disk {
     fn good() -> Arc<Self> {
+        Self::that_logs(Logged::Not)
+    }
+
+    fn that_logs(logs: Logged) -> Arc<Self> {
         Arc::new(Self {
             memory: Memory::default(),
+            logs,
             free_mb: u64::from(u32::MAX).into(),
             fails: false.into(),
             stuck: false.into(),
         })
+    }
+
+    /// What writing comes to.
+    fn works(&self) -> Result<(), EngineError> {
+        while self.stuck.load(SeqCst) {
+            std::thread::yield_now();
+        }
+        if self.fails.load(SeqCst) { Err(EngineError("input/output error".to_owned())) } else { Ok(()) }
     }
 
     fn store(self: &Arc<Self>) -> EmbeddedStore {
@@ -62,12 +76,17 @@ impl Engine for Disk {
         self.memory.range(from, to)
     }
 
+    fn log(&self, _batch: &Batch) -> Result<Logged, EngineError> {
+        Ok(self.logs)
+    }
+
+    fn logged(&self) -> Result<(), EngineError> {
+        self.works()
+    }
+
     fn apply(&self, batch: Batch) -> Result<(), EngineError> {
-        while self.stuck.load(SeqCst) {
-            std::thread::yield_now();
-        }
-        if self.fails.load(SeqCst) {
-            return Err(EngineError("input/output error".to_owned()));
+        if self.logs == Logged::Not {
+            self.works()?;
         }
         self.memory.apply(batch)
     }
@@ -79,7 +98,12 @@ impl Engine for Disk {
 
 #[tokio::test]
 async fn an_io_error_is_final_and_nothing_is_acknowledged_after_it() {
-    let disk = Disk::good();
+    for logs in [Logged::Not, Logged::Ahead] {
+        an_io_error_is_final(&Disk::that_logs(logs)).await;
+    }
+}
+
+async fn an_io_error_is_final(disk: &Arc<Disk>) {
     let store = disk.store();
     store.append(added(1, 1)).await.unwrap();
     disk.fails.store(true, SeqCst);
@@ -93,6 +117,34 @@ async fn an_io_error_is_final_and_nothing_is_acknowledged_after_it() {
     // A restart finds what was acknowledged and nothing else.
     store.close().await;
     assert_eq!(disk.store().lease(T0, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_to_the_disk_is_known_to_who_comes_next_and_nobody_is_answered_before_it_is_there()
+{
+    let disk = Disk::that_logs(Logged::Ahead);
+    let store = Arc::new(disk.store());
+    disk.stuck.store(true, SeqCst);
+    // The first goes on its way alone; the others are decided behind it, more than fit into one group.
+    let appends = (0..200_u8).map(|n| {
+        let store = store.clone();
+        tokio::spawn(async move { store.append(added(n / 2, 1)).await })
+    });
+    let appends: Vec<_> = appends.collect();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    assert!(appends.iter().all(|append| !append.is_finished()));
+    assert_eq!((store.counts().inbox, store.lease(T0, 10).await.unwrap().len()), (0, 0), "not even seen");
+    disk.stuck.store(false, SeqCst);
+    let mut new = 0;
+    for append in appends {
+        match append.await.unwrap().unwrap() {
+            Appended::New(_) => new += 1,
+            other => assert_eq!(other, Appended::Duplicate),
+        }
+    }
+    assert_eq!((new, store.counts().inbox, store.lease(T0, 1_000).await.unwrap().len()), (100, 100, 100));
 }
 
 #[tokio::test]

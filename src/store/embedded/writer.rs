@@ -222,36 +222,17 @@ impl Writer {
     }
 
     /// Hands in a transaction; the receiver answers once it is durable or refused.
-    pub(super) async fn submit<T, F>(
-        &self,
-        work: F,
-    ) -> Result<oneshot::Receiver<Result<T, StoreError>>, StoreError>
+    pub(super) async fn submit<T, F>(&self, work: F) -> Result<Answer<T>, StoreError>
     where
         F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
         T: Send + 'static,
     {
-        self.shared.ready()?;
-        let jobs =
-            self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        let job = Box::new(Transaction { work: Some(work), result: None, reply });
-        match tokio::time::timeout(STALLED_AFTER, jobs.send(job)).await {
-            Ok(Ok(())) => Ok(answer),
-            Ok(Err(_)) => Err(self.gone()),
-            Err(_) => Err(StoreError::Stalled),
-        }
+        in_time(self.hand_in(work)).await
     }
 
     /// Waits for the answer to a transaction handed in.
-    pub(super) async fn answer<T>(
-        &self,
-        answer: oneshot::Receiver<Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        match tokio::time::timeout(STALLED_AFTER, answer).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(self.gone()),
-            Err(_) => Err(StoreError::Stalled),
-        }
+    pub(super) async fn answer<T>(&self, answer: Answer<T>) -> Result<T, StoreError> {
+        in_time(self.answered(answer)).await
     }
 
     /// Hands in a transaction and waits until it is durable.
@@ -261,11 +242,25 @@ impl Writer {
         T: Send + 'static,
     {
         // One deadline over both: WeCom waits five seconds in all.
-        let both = async {
-            let answer = self.submit(work).await?;
-            self.answer(answer).await
-        };
-        tokio::time::timeout(STALLED_AFTER, both).await.unwrap_or(Err(StoreError::Stalled))
+        in_time(async { self.answered(self.hand_in(work).await?).await }).await
+    }
+
+    async fn hand_in<T, F>(&self, work: F) -> Result<Answer<T>, StoreError>
+    where
+        F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
+        T: Send + 'static,
+    {
+        self.shared.ready()?;
+        let jobs =
+            self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)?;
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Transaction { work: Some(work), result: None, reply });
+        jobs.send(job).await.map_err(|_| self.gone())?;
+        Ok(answer)
+    }
+
+    async fn answered<T>(&self, answer: Answer<T>) -> Result<T, StoreError> {
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
     fn gone(&self) -> StoreError {
@@ -280,6 +275,13 @@ impl Writer {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
+}
+
+/// Where the answer to a transaction arrives.
+type Answer<T> = oneshot::Receiver<Result<T, StoreError>>;
+
+async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(STALLED_AFTER, work).await.unwrap_or(Err(StoreError::Stalled))
 }
 
 /// Looks once a second whether the writer is stuck in one commit, and how much space there is: while there is too
