@@ -83,7 +83,7 @@ fn main() {
         (wecom_crypto::Agent::new("token", KEY), wechat_crypto::decode_aes_key(KEY).unwrap());
     let key = key();
 
-    let [whole, enveloped, sealed, bare, bare_plain, wecom_crypto, wechat_crypto] = common::in_turns(
+    let [whole, parsed, enveloped, sealed, bare, bare_plain, wecom_crypto, wechat_crypto] = common::in_turns(
         TURNS,
         CALLS_A_TURN,
         [
@@ -91,6 +91,10 @@ fn main() {
                 let query = Query::parse(black_box(&raw_query)).unwrap();
                 let opened =
                     Sealed::from_body(&query, black_box(body.as_bytes())).unwrap().open(&keys).unwrap();
+                black_box(message::parse(opened.message()).unwrap());
+            },
+            &mut || {
+                let opened = Sealed::from_echo(black_box(&echo)).unwrap().open(&keys).unwrap();
                 black_box(message::parse(opened.message()).unwrap());
             },
             &mut || {
@@ -129,6 +133,7 @@ fn main() {
         ("bare AES-256-CBC + SHA-1 + base64, with the same crates", bare),
         ("bare AES-256-CBC + SHA-1 + base64, with the crate base64", bare_plain),
         ("query + envelope + verify + decrypt + parse", whole),
+        ("verify + decrypt + parse", parsed),
         ("envelope + verify + decrypt", enveloped),
         ("verify + decrypt", sealed),
         ("verify + decrypt, wecom-crypto 0.1.9", wecom_crypto),

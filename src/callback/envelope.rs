@@ -18,17 +18,14 @@ pub(super) fn encrypted(body: &[u8]) -> Option<Cow<'_, str>> {
 }
 
 fn from_xml(text: &[u8]) -> Option<Cow<'_, str>> {
-    let mut found = None;
-    let mut times = 0;
-    xml::for_each_field(text, |name, value| {
+    let found: Vec<_> = xml::gather(text, |found: &mut Vec<_>, name, value| {
         if name == "Encrypt" {
-            times += 1;
-            found = Some(value);
+            found.push(value);
         }
     })
     .ok()?;
     // Two of them would make it unclear which one was signed.
-    found.filter(|_| times == 1).map(trimmed)
+    <[_; 1]>::try_from(found).ok().map(|[sealed]| trimmed(sealed))
 }
 
 fn from_json(text: &[u8]) -> Option<Cow<'_, str>> {

@@ -102,8 +102,7 @@ fn complaint(error: &serde_json::Error) -> String {
 }
 
 fn from_xml(text: &[u8]) -> Result<Fields<'_>, MessageError> {
-    let mut fields = Fields::default();
-    xml::for_each_field(text, |name, value| {
+    xml::gather(text, |fields: &mut Fields<'_>, name, value| {
         let slot = match name {
             "ToUserName" => &mut fields.to_user_name,
             "CreateTime" => &mut fields.create_time,
@@ -119,8 +118,7 @@ fn from_xml(text: &[u8]) -> Result<Fields<'_>, MessageError> {
         };
         slot.get_or_insert(value);
     })
-    .map_err(|e| MessageError::Unreadable(e.to_string()))?;
-    Ok(fields)
+    .map_err(|e| MessageError::Unreadable(e.to_string()))
 }
 
 fn typed(fields: &Fields<'_>) -> Result<Event, MessageError> {

@@ -59,7 +59,11 @@ impl<'a> Query<'a> {
             if value.len() > VALUE_BYTES_MAX || slot.is_some() {
                 return Err(QueryError::Malformed);
             }
-            *slot = Some(percent_decode_str(value).decode_utf8().map_err(|_| QueryError::Malformed)?);
+            *slot = Some(if value.contains('%') {
+                percent_decode_str(value).decode_utf8().map_err(|_| QueryError::Malformed)?
+            } else {
+                Cow::Borrowed(value)
+            });
         }
         Ok(Self {
             msg_signature: msg_signature.ok_or(QueryError::Missing)?,

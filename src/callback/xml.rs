@@ -35,14 +35,19 @@ pub(super) fn from_first_character(mut text: &[u8]) -> &[u8] {
     text.trim_ascii_start()
 }
 
-/// Calls `field(name, text)` for each element directly below the root. Deeper elements are passed over.
-pub(super) fn for_each_field<'a>(
+/// Gathers a `T` by calling `field(so_far, name, text)` for each element directly below the root. Deeper elements are
+/// passed over.
+pub(super) fn gather<'a, T: Default>(
     text: &'a [u8],
-    mut field: impl FnMut(&str, Cow<'a, str>),
-) -> Result<(), XmlError> {
-    let Some(fields) = simple::fields(text) else { return walk(text, field) };
-    fields.for_each(|(name, value)| field(name, Cow::Borrowed(value)));
-    Ok(())
+    mut field: impl FnMut(&mut T, &str, Cow<'a, str>),
+) -> Result<T, XmlError> {
+    let mut gathered = T::default();
+    if simple::for_each_field(text, |name, value| field(&mut gathered, name, Cow::Borrowed(value))).is_none()
+    {
+        gathered = T::default();
+        walk(text, |name, value| field(&mut gathered, name, value))?;
+    }
+    Ok(gathered)
 }
 
 /// The reader checks that each piece it hands out is UTF-8; the text needs no check of its own before.
@@ -148,8 +153,9 @@ mod tests {
     }
 
     fn simply(text: &[u8]) -> Option<Vec<(String, String)>> {
-        let fields = simple::fields(text)?;
-        Some(fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect())
+        let mut fields = Vec::new();
+        simple::for_each_field(text, |name, value| fields.push((name.to_owned(), value.to_owned())))?;
+        Some(fields)
     }
 
     fn any_piece() -> impl Strategy<Value = &'static str> {

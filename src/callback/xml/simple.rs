@@ -1,31 +1,40 @@
 //! Documents of one shape: a root, and below it elements that hold nothing but text, or nothing but one CDATA section. No
 //! attributes, entities, comments or declarations.
 
-use memchr::{memchr, memmem};
+use memchr::memchr;
 
-/// WeCom's largest has about twenty.
-const FIELDS_MAX: usize = 32;
-
-/// The elements below the root, with their text; `None` if the document may be of another shape. Whatever it makes of
-/// one, the reader makes of it too.
-pub(super) fn fields(text: &[u8]) -> Option<impl Iterator<Item = (&str, &str)>> {
+/// Takes a document apart: calls `field(name, text)` for each element below the root. `None`, perhaps only after some
+/// calls, if it may be of another shape; whatever this makes of one, the reader makes of it too.
+pub(super) fn for_each_field<'a>(text: &'a [u8], mut field: impl FnMut(&str, &'a str)) -> Option<()> {
+    const FIELDS_MAX: usize = 64;
     let mut rest = Rest(std::str::from_utf8(text).ok()?);
-    let (mut fields, mut found) = ([("", ""); FIELDS_MAX], 0);
     rest.pass_space();
     let root = rest.open()?;
-    loop {
-        rest.pass_space();
+    rest.pass_space();
+    for _ in 0..FIELDS_MAX {
         if rest.close(root).is_some() {
-            break;
+            rest.pass_space();
+            return rest.0.is_empty().then_some(());
         }
         let name = rest.open()?;
-        *fields.get_mut(found)? = (name, rest.content()?);
+        let content = rest.content()?;
         rest.close(name)?;
-        found += 1;
+        field(name, content);
+        rest.pass_space();
     }
-    rest.pass_space();
-    rest.0.is_empty().then(|| fields.into_iter().take(found))
+    None
 }
+
+/// The bytes of names that need no second look.
+const NAME: [bool; 256] = {
+    let mut of_name = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        of_name[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'_';
+        byte += 1;
+    }
+    of_name
+};
 
 /// What is still to be read.
 struct Rest<'a>(&'a str);
@@ -33,7 +42,9 @@ struct Rest<'a>(&'a str);
 impl<'a> Rest<'a> {
     /// White space between elements.
     fn pass_space(&mut self) {
-        self.0 = self.0.trim_ascii_start();
+        if !self.0.starts_with('<') {
+            self.0 = self.0.trim_ascii_start();
+        }
     }
 
     fn pass(&mut self, text: &str) -> Option<()> {
@@ -51,7 +62,7 @@ impl<'a> Rest<'a> {
     /// A start tag. Its name.
     fn open(&mut self) -> Option<&'a str> {
         self.pass("<")?;
-        let length = self.0.bytes().position(|byte| !(byte.is_ascii_alphanumeric() || byte == b'_'))?;
+        let length = self.0.bytes().position(|byte| !NAME[usize::from(byte)])?;
         let name = self.take(length)?;
         self.pass(">")?;
         name.starts_with(|first: char| first.is_ascii_alphabetic()).then_some(name)
@@ -59,14 +70,14 @@ impl<'a> Rest<'a> {
 
     /// The end tag of that name.
     fn close(&mut self, name: &str) -> Option<()> {
-        let after = self.0.strip_prefix("</")?.strip_prefix(name)?.strip_prefix('>')?;
-        self.0 = after;
+        self.0 = self.0.strip_prefix("</")?.strip_prefix(name)?.strip_prefix('>')?;
         Some(())
     }
 
     fn content(&mut self) -> Option<&'a str> {
         if self.pass("<![CDATA[").is_some() {
-            let text = self.take(memmem::find(self.0.as_bytes(), b"]]>")?)?;
+            // Ids and names have no bracket in them; whatever has is left to the reader.
+            let text = self.take(memchr(b']', self.0.as_bytes())?)?;
             self.pass("]]>")?;
             return Some(text);
         }
