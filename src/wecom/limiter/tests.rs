@@ -247,3 +247,52 @@ async fn work_that_never_ends_uses_nearly_all_of_a_month() {
     // Two months of 900, and the month's buckets are two hours wide.
     assert!((1_782..=1_800).contains(&used), "{used} of 1800");
 }
+
+/// How many calls were reserved, and in how many goes; none is ever refused.
+#[derive(Default)]
+struct Generous {
+    calls: AtomicU64,
+    goes: AtomicU64,
+}
+
+#[async_trait]
+impl Ledgers for Generous {
+    async fn reserve(
+        &self,
+        _: &[(String, Budget)],
+        _: Api,
+        _: Share,
+        want: u32,
+        _: Moment,
+    ) -> Result<Grant, String> {
+        self.calls.fetch_add(want.into(), SeqCst);
+        self.goes.fetch_add(1, SeqCst);
+        Ok(Grant::Permits(want))
+    }
+
+    async fn refused(&self, _: &str, _: Budget, _: Api, _: Moment) -> Result<i64, String> {
+        Ok(0)
+    }
+}
+
+#[tokio::test]
+async fn of_the_base_limits_hardly_more_is_reserved_than_is_used_and_not_call_by_call() {
+    const FIND: Api = Api::ExternalUseridToPendingId;
+    let (ledgers, clock) = (Arc::new(Generous::default()), World::new());
+    let limiter = Limiter::new(ledgers.clone(), clock.clone(), HashMap::new());
+    // A thousand dealers, each with a call now and one a while later.
+    for _ in 0..2 {
+        for dealer in 0..1_000 {
+            let dealer = CorpId::new(format!("ww{dealer}")).unwrap();
+            limiter.permit(&dealer, FIND, Share::Whole).await.unwrap();
+        }
+        clock.true_ms.fetch_add(HOLD_MS, SeqCst);
+    }
+    assert_eq!(ledgers.calls.load(SeqCst), 2_000);
+    // One dealer with many.
+    for _ in 0..1_000 {
+        limiter.permit(&corps()[0], FIND, Share::Whole).await.unwrap();
+    }
+    let (calls, goes) = (ledgers.calls.load(SeqCst) - 2_000, ledgers.goes.load(SeqCst) - 2_000);
+    assert!(calls < 1_016 && goes < 70, "{calls} calls in {goes} goes");
+}
