@@ -23,8 +23,8 @@
 //!
 //! 1. [`callback`] takes a callback's bytes apart: signature, cipher, envelope, message. No I/O.
 //! 2. [`http::door`] decides what the message means for us, [`http::callback`] makes it durable and answers.
-//! 3. [`store`] is spoken to in business transactions; [`store::embedded`] keeps them with one writer thread over
-//!    sled, made durable, and a redo journal beside it from which the store can be verified and rebuilt.
+//! 3. [`store`] is spoken to in business transactions; [`store::embedded`] keeps them with one writer thread: durable in
+//!    a redo journal first, then in sled, which is brought up to date, verified and rebuilt from the journal.
 //! 4. [`worker::resolve`] and [`worker::mint`] turn customers and fans into pending ids through [`wecom`], which
 //!    makes no call without a permit.
 //! 5. [`domain::join`] decides, as a pure function, when the two sides are one person; [`domain::contact`] keeps

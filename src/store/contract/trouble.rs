@@ -36,6 +36,7 @@ struct Disk {
     logs: Logged,
     free_mb: AtomicU64,
     fails: AtomicBool,
+    fails_behind: AtomicBool,
     stuck: AtomicBool,
 }
 
@@ -50,6 +51,7 @@ impl Disk {
             logs,
             free_mb: u64::from(u32::MAX).into(),
             fails: false.into(),
+            fails_behind: false.into(),
             stuck: false.into(),
         })
     }
@@ -91,6 +93,11 @@ impl Engine for Disk {
         self.memory.apply(batch)
     }
 
+    fn health(&self) -> Result<(), EngineError> {
+        let fails = self.fails_behind.load(SeqCst);
+        if fails { Err(EngineError("no medium found".to_owned())) } else { Ok(()) }
+    }
+
     fn free_bytes(&self) -> Option<u64> {
         Some(self.free_mb.load(SeqCst) << 20)
     }
@@ -117,6 +124,16 @@ async fn an_io_error_is_final(disk: &Arc<Disk>) {
     // A restart finds what was acknowledged and nothing else.
     store.close().await;
     assert_eq!(disk.store().lease(T0, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn an_error_behind_the_commits_is_noticed_though_nobody_writes() {
+    let disk = Disk::good();
+    let store = disk.store();
+    store.append(added(1, 1)).await.unwrap();
+    disk.fails_behind.store(true, SeqCst);
+    assert_eq!(store.failed().await, "no medium found");
+    assert!(store.ready().is_err());
 }
 
 #[tokio::test]

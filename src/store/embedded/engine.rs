@@ -63,6 +63,11 @@ pub(in crate::store) trait Engine: Send + Sync + 'static {
         self.apply(batch)
     }
 
+    /// An error that no commit has told of yet.
+    fn health(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Bytes free where the engine writes, if that is a disk.
     fn free_bytes(&self) -> Option<u64>;
 }

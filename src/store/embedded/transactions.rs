@@ -8,6 +8,7 @@ use super::super::{
 };
 use super::frontier::Frontiers;
 use super::inbox::{Seen, SetAside};
+use super::leasing::{fan_lease, lease_key};
 use super::queues::{Books, Waiting};
 use super::records::{decode, readable};
 use super::roll::FanNumber;
@@ -21,20 +22,6 @@ use crate::domain::link::LinkData;
 use crate::domain::quota::{Budget, Grant, Ledger, Share};
 use crate::domain::tally::Tally;
 use crate::domain::time::{DAY_MS, Moment, Timestamp};
-
-pub(super) fn lease_key(id: &WorkId) -> Vec<u8> {
-    match id {
-        WorkId::Event(due_at, id) => keys::inbox(*due_at, *id),
-        WorkId::Reask(due_at, contact) => keys::reask(*due_at, contact),
-    }
-}
-
-/// No key of a queue is as short.
-pub(super) fn fan_lease(step: FanStep, number: FanNumber) -> Vec<u8> {
-    let mut key = vec![b't', step as u8];
-    key.extend(number.0.to_be_bytes());
-    key
-}
 
 #[async_trait]
 impl Store for EmbeddedStore {

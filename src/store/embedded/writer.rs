@@ -284,11 +284,14 @@ async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result
     tokio::time::timeout(STALLED_AFTER, work).await.unwrap_or(Err(StoreError::Stalled))
 }
 
-/// Looks once a second whether the writer is stuck in one commit, and how much space there is: while there is too
-/// little nobody writes, so nobody else would notice that it has come back.
+/// Looks once a second whether the writer is stuck in one commit, whether the engine still works, and how much space there
+/// is: while there is too little nobody writes, so nobody else would notice that it has come back.
 fn watch_over(shared: &Weak<Shared>, engine: &Weak<dyn Engine>) {
     while let (Some(shared), Some(engine)) = (shared.upgrade(), engine.upgrade()) {
         shared.look_at_space(&*engine);
+        if let Err(error) = engine.health() {
+            shared.fail(&error.0);
+        }
         drop(engine);
         if shared.busy_for().is_some_and(|busy| busy > ABORT_AFTER) {
             tracing::error!("the store's writer is stuck in one commit; aborting the process");

@@ -199,7 +199,7 @@ impl<E: Database> Engine for Journaled<E> {
     }
 
     fn log(&self, batch: &Batch) -> Result<Logged, EngineError> {
-        self.flusher.failure()?;
+        self.health()?;
         let mut end = self.end();
         end.logged += 1;
         let block = block::batch(end.logged, batch).map_err(journal_failed)?;
@@ -217,6 +217,10 @@ impl<E: Database> Engine for Journaled<E> {
         end.applied += 1;
         self.flusher.applied(end.applied);
         Ok(())
+    }
+
+    fn health(&self) -> Result<(), EngineError> {
+        self.flusher.failure()
     }
 
     fn free_bytes(&self) -> Option<u64> {
