@@ -3,8 +3,7 @@
 //! Every call counts against ledgers that are kept in the store: the corp's, with a budget of its own for the two
 //! conversions that have one, and that of our address. Permits are reserved, written down, and only then used, so a
 //! crash wastes a few and never overruns. Of a conversion's budget as many are reserved at once as there are callers
-//! waiting, so none lie idle; of the base limits, which are wide, a block that grows while it is used up, so that few calls
-//! wait for the disk, and a thousand dealers with a call each do not use up what our address may make.
+//! waiting, so none lie idle; of the base limits, which are wide, a small block, so few calls wait for the disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -22,8 +21,8 @@ use crate::domain::time::Moment;
 const ADDRESS: &str = "address";
 /// Reservations that may grow stale, one after the other, before a caller is told to come back.
 const ROUNDS_MAX: u32 = 3;
-/// Permits of the base limits reserved at once, at most.
-const BASE_BLOCK_MAX: u32 = 16;
+/// Permits of the base limits reserved at once.
+const BASE_BLOCK: u32 = 16;
 
 /// Where reserved calls are written down.
 #[async_trait]
@@ -58,9 +57,6 @@ struct Reserve {
 }
 
 struct Permits {
-    /// How many were reserved.
-    block: u32,
-    /// How many of them are left.
     count: u32,
     reserved_at: Moment,
 }
@@ -111,22 +107,23 @@ impl Limiter {
         reserve.waiting.fetch_add(1, Ordering::Relaxed);
         let mut permits = reserve.permits.lock().await;
         let waiting = reserve.waiting.fetch_sub(1, Ordering::Relaxed);
-        let fresh = |permits: &Permits| self.clock.moment().millis_since(permits.reserved_at) < HOLD_MS;
+        let usable = |permits: &Permits| {
+            permits.count > 0 && self.clock.moment().millis_since(permits.reserved_at) < HOLD_MS
+        };
         let mut rounds = 0..ROUNDS_MAX;
         // Looked at again after the reservation: should the machine have slept meanwhile, its permits are stale.
-        while !permits.as_ref().is_some_and(|permits| permits.count > 0 && fresh(permits)) {
-            let used_up = permits.take().filter(fresh);
-            let block = used_up.map_or(1, |permits| BASE_BLOCK_MAX.min(permits.block * 2));
+        while !permits.as_ref().is_some_and(usable) {
+            *permits = None;
             if rounds.next().is_none() {
                 let reason = "permits grow stale before they can be used".to_owned();
                 return Err(CallError::Ledger { api, reason });
             }
             let now = self.clock.moment();
             let budget = self.budget(corp, api);
-            let want = if budget == Budget::Corp { waiting.max(block) } else { waiting.max(1) };
+            let want = if budget == Budget::Corp { waiting.max(BASE_BLOCK) } else { waiting.max(1) };
             let grant = self.ledgers.reserve(&self.accounts(corp, api), api, share, want, now).await;
             match grant.map_err(|reason| CallError::Ledger { api, reason })? {
-                Grant::Permits(count) => *permits = Some(Permits { block: count, count, reserved_at: now }),
+                Grant::Permits(count) => *permits = Some(Permits { count, reserved_at: now }),
                 Grant::Exhausted { wait_ms } => {
                     return Err(CallError::NoPermit { api, retry_at: now.wall.plus_ms(wait_ms) });
                 }
