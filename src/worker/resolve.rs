@@ -6,6 +6,7 @@
 //! one id is split in half until that id stands alone.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,11 +28,14 @@ pub(super) use conversion::hits_the_whole_app;
 use conversion::{Blame, Failure, convert};
 
 /// Pieces of work held in memory at once.
-const HELD_MAX: usize = 8_000;
+const HELD_MAX: usize = 16_000;
 /// Of which one lane may hold so many; the rest of its backlog waits in the store, so that it keeps nobody out.
-const LANE_HELD_MAX: usize = 1_000;
-/// How long what a full lane cannot hold waits in the store, at least and at most.
-const LANE_FULL_WAIT_MS: [i64; 2] = [300, 5 * SECOND_MS];
+const LANE_HELD_MAX: usize = 8_000;
+/// A backlog is taken in portions of this size, so that each lane's share of it fills batches.
+const PORTION_OF_BACKLOG: usize = HELD_MAX / 2;
+/// How long a lane is taken to work on so many pieces, at least and at most.
+const PIECES: usize = 1_000;
+const PIECES_MS: [i64; 2] = [300, 5 * SECOND_MS];
 /// Customers asked about alone, in vain, before a search is given up as a general outage.
 const IN_VAIN_MAX: u32 = 3;
 /// Tries of an event that fails with a code nobody documented.
@@ -54,16 +58,20 @@ struct Lane {
 }
 
 impl Lane {
-    /// How long a full lane has work: so long what it cannot hold waits.
-    fn full_for_ms(&self) -> i64 {
-        let batches = i64::try_from(LANE_HELD_MAX / IDS_PER_CALL_MAX).unwrap_or(i64::MAX);
-        let [min, max] = LANE_FULL_WAIT_MS;
-        self.batch_ms.saturating_mul(batches).clamp(min, max)
+    /// How long a full lane has work before it comes to a piece that is put off behind so many others: so long that
+    /// waits in the store, and is not rewritten for nothing.
+    fn full_for_ms(&self, put_off: usize) -> i64 {
+        let [calls, pieces] = [PIECES / IDS_PER_CALL_MAX, (LANE_HELD_MAX + put_off) / PIECES]
+            .map(|count| i64::try_from(count).unwrap_or(i64::MAX));
+        let [min, max] = PIECES_MS;
+        self.batch_ms.saturating_mul(calls).clamp(min, max).saturating_mul(pieces)
     }
 }
 
 struct Resolver {
     context: Context,
+    /// Whether the store has more work than there was room for.
+    backlog: AtomicBool,
     lanes: Mutex<BTreeMap<LaneKey, Lane>>,
     in_flight: Arc<tokio::sync::Semaphore>,
 }
@@ -71,7 +79,8 @@ struct Resolver {
 /// Runs until `stop`; calls under way go on, tracked by the context.
 pub async fn run(context: Context, stop: CancellationToken) {
     let in_flight = Arc::new(tokio::sync::Semaphore::new(context.calls_max));
-    let resolver = Arc::new(Resolver { context, lanes: Mutex::default(), in_flight });
+    let backlog = AtomicBool::new(false);
+    let resolver = Arc::new(Resolver { context, backlog, lanes: Mutex::default(), in_flight });
     let wake = resolver.context.wake.clone();
     super::run(&wake.inbox, stop, resolver).await;
 }
@@ -90,11 +99,13 @@ impl Activation for Arc<Resolver> {
         let (store, now) = (&self.context.store, self.context.now());
         let held: usize = self.lanes().values().map(|lane| lane.waiting.len()).sum();
         let room = HELD_MAX.saturating_sub(held);
+        let wanted = if self.backlog.load(Ordering::Relaxed) { PORTION_OF_BACKLOG } else { 1 };
         let (mut more, mut settled) = (false, Vec::new());
-        if room > 0 {
+        if room >= wanted {
             match store.lease(now, room).await {
                 Ok(work) => {
                     more = work.len() == room;
+                    self.backlog.store(more, Ordering::Relaxed);
                     settled = self.route(work, now).await;
                 }
                 Err(error) => {
@@ -140,9 +151,8 @@ impl Resolver {
                     } else {
                         let text = "a backlog of this dealer is being worked off".to_owned();
                         let problem = Problem { errcode: None, text };
-                        // The longer the backlog the longer the wait, so that it is not rewritten for nothing.
+                        let due_at = now.plus_ms(lane.full_for_ms(put_off));
                         put_off += 1;
-                        let due_at = now.plus_ms(lane.full_for_ms() * (1 + put_off / 1_000));
                         settled.push((work, later(due_at, problem)));
                     }
                 }
