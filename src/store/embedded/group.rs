@@ -20,8 +20,8 @@ use super::txn::{Decided, Meta, Txn, failed};
 use super::writer::{Job, Shared};
 
 /// Batches beyond a hundred keys make sled's memory grow without bound (13.5 GB against 0.6 GB for the same
-/// five million records). Two are left: the counters that every group rewrites, and its place in the journal.
-const GROUP_KEYS_MAX: usize = 98;
+/// five million records). One is left for the counters that every group rewrites.
+const GROUP_KEYS_MAX: usize = 99;
 const SPACE_LOOKED_AT_EVERY: Duration = Duration::from_millis(100);
 
 /// Transactions that wait.
