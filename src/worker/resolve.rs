@@ -30,9 +30,9 @@ use conversion::{Blame, Failure, convert};
 /// Pieces of work held in memory at once.
 const HELD_MAX: usize = 16_000;
 /// Of which one lane may hold so many; the rest of its backlog waits in the store, so that it keeps nobody out.
-const LANE_HELD_MAX: usize = 8_000;
+const LANE_HELD_MAX: usize = 2_000;
 /// A backlog is taken in portions of this size, so that each lane's share of it fills batches.
-const PORTION_OF_BACKLOG: usize = HELD_MAX / 2;
+const PORTION_OF_BACKLOG: usize = HELD_MAX / 4;
 /// How long a lane is taken to work on so many pieces, at least and at most.
 const PIECES: usize = 1_000;
 const PIECES_MS: [i64; 2] = [300, 5 * SECOND_MS];

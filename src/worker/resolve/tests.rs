@@ -89,6 +89,6 @@ fn an_undocumented_code_gets_a_few_tries_each_slower_than_the_last() {
 #[test]
 fn what_a_full_lane_cannot_hold_waits_as_long_as_the_lane_is_busy() {
     let waits = |batch_ms, put_off| Lane { batch_ms, ..Lane::default() }.full_for_ms(put_off);
-    assert_eq!([0, 40, 10_000].map(|batch_ms| waits(batch_ms, 0)), [2_400, 3_200, 40_000]);
-    assert_eq!([999, 1_000, 8_000].map(|put_off| waits(40, put_off)), [3_200, 3_600, 6_400]);
+    assert_eq!([0, 40, 10_000].map(|batch_ms| waits(batch_ms, 0)), [600, 800, 10_000]);
+    assert_eq!([999, 1_000, 8_000].map(|put_off| waits(40, put_off)), [800, 1_200, 4_000]);
 }
