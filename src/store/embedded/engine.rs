@@ -68,6 +68,11 @@ pub(in crate::store) trait Engine: Send + Sync + 'static {
         Ok(())
     }
 
+    /// Ends with nothing left to do at the next start. Nothing is committed afterwards.
+    fn close(&self) -> Result<(), EngineError> {
+        Ok(())
+    }
+
     /// Bytes free where the engine writes, if that is a disk.
     fn free_bytes(&self) -> Option<u64>;
 }

@@ -130,7 +130,7 @@ pub(super) struct Found {
 }
 
 /// Reads everything that is not found by a person's ids.
-pub(super) fn search(store: &EmbeddedStore, ids: &Ids, now: Timestamp) -> Result<Found, StoreError> {
+pub(super) async fn search(store: &EmbeddedStore, ids: &Ids, now: Timestamp) -> Result<Found, StoreError> {
     let Counts { feed_head, event_head, .. } = store.writer.shared.counts();
     let mut found = Found {
         inbox: Vec::new(),
@@ -148,6 +148,8 @@ pub(super) fn search(store: &EmbeddedStore, ids: &Ids, now: Timestamp) -> Result
             found.inbox.push(key);
         }
     }
+    // What is being moved from there to here has arrived then.
+    store.writer.run(|_| Ok(())).await?;
     for row in store.engine.range(b"x", &keys::after(b"x")) {
         let (key, value) = row.map_err(super::failed)?;
         let Some(aside) = store.undamaged(&key, decode::<SetAside>(&key, &value))? else { continue };

@@ -186,7 +186,11 @@ impl Groups {
     /// Applies a group, and answers.
     fn finish(&self, group: Flight, durable: Result<(), StoreError>) {
         let Flight { batch, counts, unanswered } = group;
-        let done = durable.and_then(|()| self.apply(batch));
+        // Nor may what was decided on top of a group that could not be applied.
+        let done = durable.and_then(|()| match self.shared.failed() {
+            Some(reason) => Err(StoreError::Failed(reason)),
+            None => self.apply(batch),
+        });
         match &done {
             Ok(()) => self.shared.committed(counts),
             Err(error) => self.failed(error),

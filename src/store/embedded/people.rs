@@ -118,7 +118,7 @@ impl People for EmbeddedStore {
         let id = ReceiptId(rand::random());
         for _ in 0..TRIES_MAX {
             let ids = Ids::of(self, person)?;
-            let found = forget::search(self, &ids, now)?;
+            let found = forget::search(self, &ids, now).await?;
             let (person, request) = (person.clone(), request.clone());
             let forgotten = self
                 .writer

@@ -186,13 +186,15 @@ pub(super) fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, O
     }
 }
 
-/// Does what writes while the store is being opened, when no writer's watchdog is there yet: where an I/O error comes at
+/// Does what writes while the store is being opened or closed, when no writer's watchdog is there: where an I/O error comes at
 /// the wrong moment sled never returns, and a process that neither serves nor ends helps nobody.
 pub(super) fn or_abort<T>(work: impl FnOnce() -> T) -> T {
     let (done, ended) = std::sync::mpsc::channel::<()>();
     let watching = std::thread::Builder::new().name("store-opening".to_owned()).spawn(move || {
         if ended.recv_timeout(ABORT_AFTER) == Err(RecvTimeoutError::Timeout) {
-            tracing::error!("the store is stuck in one write while it is opened; aborting the process");
+            tracing::error!(
+                "the store is stuck in one write while it is opened or closed; aborting the process"
+            );
             std::process::abort();
         }
     });

@@ -388,5 +388,9 @@ impl Store for EmbeddedStore {
     async fn close(&self) {
         self.indexing.stop().await;
         self.writer.close().await;
+        let engine = self.engine.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || engine.close()).await {
+            self.writer.shared.fail(&error.0);
+        }
     }
 }

@@ -42,7 +42,7 @@ async fn what_comes_in_or_is_given_up_during_the_search_is_found_all_the_same() 
     store.append(added(1)).await.unwrap();
     let person = Person::ExternalUserid(ExternalUserid::new("wmCUSTOMER").unwrap());
     let ids = Ids::of(&store, &person).unwrap();
-    let found = search(&store, &ids, T0).unwrap();
+    let found = search(&store, &ids, T0).await.unwrap();
     assert_eq!((found.inbox.len(), found.aside.len()), (1, 0));
     // Given up since, one that came and was given up, one that came, and a message nobody understood.
     store.append(added(2)).await.unwrap();

@@ -113,9 +113,8 @@ const ATTEMPTS: usize = 20;
 /// [`OpenError`]; what was copied earlier is still whole then.
 pub fn backup(folder: &Path, to: &Path) -> Result<BackedUp, OpenError> {
     let journal = journal_in(folder);
-    let there = Pieces::of(&journal).map_err(JournalError::from);
-    if let Err(error) = there.and_then(|pieces| pieces.ok_or(JournalError::None)) {
-        return Err(OpenError::journal(&journal, &error));
+    if matches!(Pieces::of(&journal), Ok(None)) {
+        return Err(OpenError::journal(&journal, &JournalError::None));
     }
     create_folder(to)?;
     let mut problem = None;

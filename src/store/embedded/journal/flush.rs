@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::super::engine::EngineError;
+use super::super::sled_engine::or_abort;
 use super::super::writer::ABORT_AFTER;
 
 const FLUSH_EVERY: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 100 });
@@ -16,7 +17,7 @@ const FLUSH_EVERY: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 1
 /// Flushes from a thread of its own.
 pub(super) struct Flusher {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -55,13 +56,29 @@ impl Flusher {
                 }
             }
         })?;
-        Ok(Self { shared, thread: Some(thread) })
+        Ok(Self { shared, thread: Mutex::new(Some(thread)) })
     }
 
     /// The database was given this batch.
     pub(super) fn applied(&self, seq: u64) {
         self.shared.lock().applied = seq;
         self.shared.wanted.notify_one();
+    }
+
+    /// The database lacks something that it was given: nothing may say that it has more than before.
+    pub(super) fn fail(&self, error: &EngineError) {
+        self.shared.lock().failure.get_or_insert_with(|| error.clone());
+    }
+
+    /// Flushes what is left, and ends.
+    pub(super) fn stop(&self) {
+        self.shared.lock().stop = true;
+        self.shared.wanted.notify_one();
+        self.shared.over.notify_one();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(thread) = thread {
+            let _ = or_abort(|| thread.join());
+        }
     }
 
     /// Why the database cannot be made durable. Final, as every error of it; sled is known to leave who waits for a
@@ -77,12 +94,7 @@ impl Flusher {
 
 impl Drop for Flusher {
     fn drop(&mut self) {
-        self.shared.lock().stop = true;
-        self.shared.wanted.notify_one();
-        self.shared.over.notify_one();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.stop();
     }
 }
 
@@ -98,7 +110,7 @@ impl Shared {
         let state = self.wanted.wait_while(self.lock(), wanted).unwrap_or_else(PoisonError::into_inner);
         let more = self.over.wait_timeout_while(state, FLUSH_EVERY, |state| !state.stop);
         let (mut state, _) = more.unwrap_or_else(PoisonError::into_inner);
-        if state.applied == state.flushed {
+        if state.applied == state.flushed || state.failure.is_some() {
             return None;
         }
         state.began_at = Some(Instant::now());
@@ -111,7 +123,7 @@ impl Shared {
         state.began_at = None;
         match flushed {
             Ok(()) => state.flushed = last,
-            Err(error) => state.failure = Some(error),
+            Err(error) => drop(state.failure.get_or_insert(error)),
         }
         state.failure.is_none()
     }

@@ -212,7 +212,8 @@ impl<E: Database> Engine for Journaled<E> {
     }
 
     fn apply(&self, batch: Batch) -> Result<(), EngineError> {
-        self.engine.write(batch)?;
+        self.health()?;
+        self.engine.write(batch).inspect_err(|error| self.flusher.fail(error))?;
         let mut end = self.end();
         end.applied += 1;
         self.flusher.applied(end.applied);
@@ -221,6 +222,11 @@ impl<E: Database> Engine for Journaled<E> {
 
     fn health(&self) -> Result<(), EngineError> {
         self.flusher.failure()
+    }
+
+    fn close(&self) -> Result<(), EngineError> {
+        self.flusher.stop();
+        self.health()
     }
 
     fn free_bytes(&self) -> Option<u64> {

@@ -94,8 +94,11 @@ impl Segment {
         let path = folder.join(files::segment_name(from));
         let mut file = files::create(&path)?;
         let header = Header { kind: Kind::Segment, lineage, from, to: 0 }.encode();
-        file.write_all(&header).and_then(|()| file.sync_all()).map_err(at(&path))?;
-        files::sync(folder)?;
+        let begun = file.write_all(&header).and_then(|()| file.sync_all()).map_err(at(&path));
+        begun.and_then(|()| files::sync(folder)).inspect_err(|_| {
+            // The one before it grows on past this one's number.
+            let _ = std::fs::remove_file(&path);
+        })?;
         Ok(Self { file, path, bytes: header.len() as u64 })
     }
 
