@@ -37,6 +37,8 @@ struct Disk {
     free_mb: AtomicU64,
     fails: AtomicBool,
     fails_behind: AtomicBool,
+    /// How many batches can still be applied.
+    applies: AtomicU64,
     stuck: AtomicBool,
 }
 
@@ -52,6 +54,7 @@ impl Disk {
             free_mb: u64::from(u32::MAX).into(),
             fails: false.into(),
             fails_behind: false.into(),
+            applies: u64::MAX.into(),
             stuck: false.into(),
         })
     }
@@ -90,7 +93,8 @@ impl Engine for Disk {
         if self.logs == Logged::Not {
             self.works()?;
         }
-        self.memory.apply(batch)
+        let before = self.applies.fetch_sub(1, SeqCst);
+        if before == 0 { Err(EngineError("no such page".to_owned())) } else { self.memory.apply(batch) }
     }
 
     fn health(&self) -> Result<(), EngineError> {
@@ -134,6 +138,45 @@ async fn an_error_behind_the_commits_is_noticed_though_nobody_writes() {
     disk.fails_behind.store(true, SeqCst);
     assert_eq!(store.failed().await, "no medium found");
     assert!(store.ready().is_err());
+}
+
+#[tokio::test]
+async fn nothing_is_applied_or_answered_on_top_of_what_could_not_be_applied() {
+    let disk = Disk::that_logs(Logged::Ahead);
+    let store = Arc::new(disk.store());
+    store.append(added(250, 1)).await.unwrap();
+    disk.stuck.store(true, SeqCst);
+    // Several groups, and each message twice: the second of them is told from the first while that is on its way.
+    let appends = (0..200_u8).map(|n| {
+        let store = store.clone();
+        tokio::spawn(async move { store.append(added(n / 2, 1)).await })
+    });
+    let appends: Vec<_> = appends.collect();
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    // One more batch can be applied: the group on its way. The next cannot, and the one after it could again.
+    disk.applies.store(1, SeqCst);
+    disk.stuck.store(false, SeqCst);
+    let (mut new, mut other) = (0, 0);
+    for append in appends {
+        match append.await.unwrap() {
+            Ok(Appended::New(_)) => new += 1,
+            Ok(duplicate) => assert!(matches!(duplicate, Appended::Duplicate)),
+            Err(error) => {
+                assert_eq!(error, StoreError::Failed("no such page".into()));
+                other += 1;
+            }
+        }
+    }
+    assert!(other > 0, "the batch that cannot be applied");
+    store.close().await;
+    // Whoever was told so is there after a restart, and nobody else.
+    let kept = EmbeddedStore::in_memory(disk.memory.clone(), Settings::default()).unwrap();
+    assert_eq!(
+        (kept.counts().inbox, kept.lease(T0, 1_000).await.unwrap().len()),
+        (new + 1, new as usize + 1)
+    );
 }
 
 #[tokio::test]
