@@ -7,7 +7,7 @@ use super::super::sled_engine::or_abort;
 use super::block::Kind;
 use super::care::whole;
 use super::side_by_side::SideBySide;
-use super::{JournalError, Mark, Pieces, Span, begin, entries, records};
+use super::{JournalError, Mark, Pieces, Span, begin, entries, files, records};
 
 /// Larger batches make sled's memory grow.
 const WRITES_AT_A_TIME: usize = 99;
@@ -34,6 +34,10 @@ pub(super) fn redo(engine: &dyn Engine, mark: Mark, pieces: &Pieces) -> Result<(
     let (have, last) = (mark.seq, pieces.last());
     if last == have {
         return Ok(());
+    }
+    // What a killed process wrote last may not be on the disk yet. The database must not be the only one to have it.
+    if let Some(Span { piece, .. }) = pieces.spans.last() {
+        files::sync(&piece.path)?;
     }
     let oldest_reaches = pieces.spans.first().filter(|span| span.piece.kind == Kind::Sorted);
     if oldest_reaches.is_some_and(|span| span.to > have) {
