@@ -175,7 +175,7 @@ async fn nothing_is_applied_or_answered_on_top_of_what_could_not_be_applied() {
     let kept = EmbeddedStore::in_memory(disk.memory.clone(), Settings::default()).unwrap();
     assert_eq!(
         (kept.counts().inbox, kept.lease(T0, 1_000).await.unwrap().len()),
-        (new + 1, new as usize + 1)
+        (new + 1, usize::try_from(new).unwrap() + 1)
     );
 }
 
