@@ -2,7 +2,7 @@
 //!
 //! A plain reader walks the document once and hands each leaf's text to the caller. Document types are
 //! refused, so no entity can be defined; depth and number of elements are bounded. What WeCom sends is simpler still, and
-//! is taken apart by [`simple`] in a tenth of the time; of whatever is not quite like it that says nothing.
+//! is taken apart by [`simple`] in a fraction of the time; of whatever is not quite like it that says nothing.
 
 use std::borrow::Cow;
 

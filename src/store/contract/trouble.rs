@@ -140,13 +140,10 @@ async fn an_error_behind_the_commits_is_noticed_though_nobody_writes() {
     assert!(store.ready().is_err());
 }
 
-#[tokio::test]
-async fn nothing_is_applied_or_answered_on_top_of_what_could_not_be_applied() {
-    let disk = Disk::that_logs(Logged::Ahead);
-    let store = Arc::new(disk.store());
-    store.append(added(250, 1)).await.unwrap();
-    disk.stuck.store(true, SeqCst);
-    // Several groups, and each message twice: the second of them is told from the first while that is on its way.
+/// A hundred messages, each handed in twice and not yet answered: more than fit into one group.
+async fn a_hundred_twice(
+    store: &Arc<EmbeddedStore>,
+) -> Vec<tokio::task::JoinHandle<Result<Appended, StoreError>>> {
     let appends = (0..200_u8).map(|n| {
         let store = store.clone();
         tokio::spawn(async move { store.append(added(n / 2, 1)).await })
@@ -155,6 +152,17 @@ async fn nothing_is_applied_or_answered_on_top_of_what_could_not_be_applied() {
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
+    appends
+}
+
+#[tokio::test]
+async fn nothing_is_applied_or_answered_on_top_of_what_could_not_be_applied() {
+    let disk = Disk::that_logs(Logged::Ahead);
+    let store = Arc::new(disk.store());
+    store.append(added(250, 1)).await.unwrap();
+    disk.stuck.store(true, SeqCst);
+    // Several groups, and each message twice: the second of them is told from the first while that is on its way.
+    let appends = a_hundred_twice(&store).await;
     // One more batch can be applied: the group on its way. The next cannot, and the one after it could again.
     disk.applies.store(1, SeqCst);
     disk.stuck.store(false, SeqCst);
@@ -186,14 +194,7 @@ async fn what_is_on_its_way_to_the_disk_is_known_to_who_comes_next_and_nobody_is
     let store = Arc::new(disk.store());
     disk.stuck.store(true, SeqCst);
     // The first goes on its way alone; the others are decided behind it, more than fit into one group.
-    let appends = (0..200_u8).map(|n| {
-        let store = store.clone();
-        tokio::spawn(async move { store.append(added(n / 2, 1)).await })
-    });
-    let appends: Vec<_> = appends.collect();
-    for _ in 0..100 {
-        tokio::task::yield_now().await;
-    }
+    let appends = a_hundred_twice(&store).await;
     assert!(appends.iter().all(|append| !append.is_finished()));
     assert_eq!((store.counts().inbox, store.lease(T0, 10).await.unwrap().len()), (0, 0), "not even seen");
     disk.stuck.store(false, SeqCst);
