@@ -98,7 +98,9 @@ impl<'a> Judge<'a> {
                     && link.corp_id.as_str() == schedule.cast.shops[*d].dealer.corp_id
             });
             if link.is_none() && self.has_to_be_linked(somebody, pair, *d).await {
-                self.complaints.push(format!("p{p} at d{d} is not linked"));
+                let complaint =
+                    format!("p{p} at d{d} is not linked: {}", self.known_of(somebody, pair).await);
+                self.complaints.push(complaint);
             }
             if somebody.forgotten {
                 continue;
@@ -118,6 +120,15 @@ impl<'a> Judge<'a> {
                 });
             }
         }
+    }
+
+    /// What the service and WeCom know of a customer, for whoever looks into a complaint.
+    async fn known_of(&self, somebody: &Somebody, pair: &Pair) -> String {
+        let Schedule { machine, .. } = self.schedule;
+        let contacts = self.service.store.trace(pair.external_userid.as_str()).await.unwrap().contacts;
+        let fans = self.service.store.fans(&somebody.unionid()).await.unwrap();
+        let ids = machine.sim.pending_ids(&machine.app.corp_id, &somebody.person);
+        format!("found by {:?}, at WeCom {ids:?}; {contacts:?}; {fans:?}", pair.found_by)
     }
 
     /// Whether WeCom's rules let this customer be found, and nobody asked us not to.

@@ -11,11 +11,11 @@ use crate::schedule::Schedule;
 use crate::time::pass;
 
 /// How long is slept at a time, in seconds: enough for every wait that the service has, and for budgets to come back.
-const NAPS_SECS: [u64; 40] = [
-    5, 30, 90, 120, 300, 700, 1_900, 3_700, 3_700, 7_200, 21_700, 86_500, 86_500, 259_300, 3_700, 86_500,
-    86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500,
-    86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500, 86_500,
-];
+const NAPS_SECS: [u64; 15] =
+    [5, 30, 90, 120, 300, 700, 1_900, 3_700, 3_700, 7_200, 21_700, 86_500, 86_500, 259_300, 3_700];
+/// And then so many times a day.
+const DAYS: usize = 90;
+const DAY_SECS: u64 = 86_500;
 
 impl Schedule {
     /// Mends everything and waits for the end. What is still to be done then, if anything.
@@ -34,7 +34,7 @@ impl Schedule {
         self.trouble_at_wecom(Some(6));
         self.note_who_was_given_up().await;
         let mut left = None;
-        for nap in NAPS_SECS {
+        for nap in NAPS_SECS.into_iter().chain(std::iter::repeat_n(DAY_SECS, DAYS)) {
             pass(Duration::from_millis(2_500)).await;
             self.care().await;
             pass(Duration::from_millis(1_200)).await;
@@ -78,6 +78,9 @@ impl Schedule {
     /// What there is still to do.
     async fn left(&self) -> Option<String> {
         let Some(service) = self.machine.running() else { return Some("no process".to_owned()) };
+        if !self.telling.is_empty() {
+            return Some(format!("{} messages of WeCom are on their way", self.telling.len()));
+        }
         let store = &service.store;
         let counts = store.counts();
         if counts.inbox + counts.waiting + counts.dead + counts.quarantined > 0 {

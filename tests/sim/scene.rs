@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use tokio_util::task::TaskTracker;
 use unionlink::domain::fan::Renew;
 use unionlink::domain::ids::CorpId;
 use unionlink::domain::quota::Limits;
@@ -54,6 +55,7 @@ impl Schedule {
             asks_existing,
             sealed_for_brand,
             hasty,
+            telling: TaskTracker::new(),
             events_stored: 0,
             dice,
         };

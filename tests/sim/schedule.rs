@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio_util::task::TaskTracker;
 use unionlink::clock::Clock;
 use unionlink::simulator::{Event, Simulator};
 
@@ -25,6 +26,8 @@ pub struct Schedule {
     pub sealed_for_brand: bool,
     /// Only short times pass.
     pub hasty: bool,
+    /// What WeCom has still to tell, once more or again.
+    pub telling: TaskTracker,
     /// Events that the service had stored when all was mended.
     pub events_stored: u64,
     pub dice: Dice,
@@ -160,7 +163,7 @@ impl Schedule {
         for delay in delays.into_iter().flatten() {
             let (machine, event, flag, what) =
                 (self.machine.clone(), event.clone(), flag.clone(), what.to_owned());
-            tokio::spawn(async move {
+            self.telling.spawn(async move {
                 const TRIES: u32 = 4;
                 tokio::time::sleep(delay).await;
                 let mut callback = machine.sim.seal(&event);
