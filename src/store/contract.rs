@@ -1,5 +1,6 @@
 //! What every store must do, run against every store, with drop-and-reopen.
 
+mod by_hand;
 mod fans;
 mod feed;
 mod people;

@@ -4,7 +4,7 @@ use super::super::{FanVerdict, FanWork, NewFan, Registered, StoreError};
 use super::forget;
 use super::keys;
 use super::links;
-use super::queues::{OpenBooks, Waiting, leave};
+use super::queues::{OpenBooks, Strays, Waiting, leave};
 use super::roll::{self, Entry, FanNumber};
 use super::txn::Txn;
 use crate::domain::fan::{Existing, Fan, FanStep, Minted, Renew};
@@ -166,6 +166,17 @@ pub(super) fn settle(
     roll::write(txn, number, &work.key, Some(&before), &fan)?;
     books.replace(number, Some(&before), &fan, again);
     books.close(txn)
+}
+
+/// Takes strays out of their place, but for those who have come to wait there since they were found.
+pub(super) fn clear_away(txn: &mut Txn<'_>, strays: Strays) -> Result<(), StoreError> {
+    let Strays { place, step, priority, numbers } = strays;
+    let mut leaving = Vec::with_capacity(numbers.len());
+    for number in numbers {
+        let waits = roll::fan_at(txn, number)?.is_some_and(|entry| entry.fan.lane(step) == Some(priority));
+        leaving.extend((!waits).then_some(number));
+    }
+    leave(txn, place, &leaving).map(drop)
 }
 
 /// Looks at the first `limit` fans of one record of the timeline. Returns how many.

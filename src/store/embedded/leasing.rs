@@ -5,7 +5,7 @@ use std::sync::{MutexGuard, PoisonError};
 
 use super::super::{FanPlace, FanWork, StoreError, Work, WorkId};
 use super::frontier::Frontier;
-use super::queues::Waiting;
+use super::queues::{Strays, Waiting};
 use super::records::decode;
 use super::roll::{Entry, FanNumber};
 use super::txn::failed;
@@ -78,7 +78,8 @@ impl EmbeddedStore {
         Ok(self.rows(&queue.first(), &keys::after(prefix), 1, free)?.pop())
     }
 
-    /// Takes up to `limit` fans out of one queue. Places found stale are added to `stale`.
+    /// Takes up to `limit` fans out of one queue. Who is found in a place without waiting in this queue is added to
+    /// `strays`.
     pub(super) fn lease_of_queue(
         &self,
         app: &AppName,
@@ -86,7 +87,7 @@ impl EmbeddedStore {
         priority: Priority,
         now: Timestamp,
         limit: usize,
-        stale: &mut Vec<(Vec<u8>, Vec<FanNumber>)>,
+        strays: &mut Vec<Strays>,
     ) -> Result<Vec<FanWork>, StoreError> {
         const LOOKED_AT_MAX: usize = 2_048;
         let mut leased = self.leases();
@@ -102,7 +103,7 @@ impl EmbeddedStore {
             };
             let mut parts = keys::Parts(&place_key[queue.len()..]);
             let place = FanPlace { due_at: parts.instant()?, number: parts.number()? };
-            let mut stale_here = Vec::new();
+            let mut strays_here = Vec::new();
             for number in waiting.0 {
                 let lease = fan_lease(step, number);
                 // Who waited, was served, and waits again may have an old place in the same queue.
@@ -116,11 +117,11 @@ impl EmbeddedStore {
                         work.push(FanWork { key, step, priority, place, number: number.0, fan });
                         taken.insert(lease);
                     }
-                    None => stale_here.push(number),
+                    None => strays_here.push(number),
                 }
             }
-            if !stale_here.is_empty() {
-                stale.push((place_key, stale_here));
+            if !strays_here.is_empty() {
+                strays.push(Strays { place: place_key, step, priority, numbers: strays_here });
             }
         }
         // Last, so that an error on the way leaves nothing leased to nobody.

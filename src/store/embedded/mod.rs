@@ -63,7 +63,7 @@ use sled_engine::SledEngine;
 use snapshot::Snapshots;
 use txn::{Meta, Txn, failed};
 pub use writer::Hand;
-use writer::Writer;
+use writer::{Patience, Writer};
 
 impl Record for Dealer {}
 
@@ -218,7 +218,8 @@ impl EmbeddedStore {
 
     /// Runs `settle` for each outcome as a transaction of its own, all handed in before the first answer, so
     /// that the writer can group them. What was not settled is done again, unless a damaged record stands in its
-    /// way: that keeps its lease, and is counted, so that the same call is not made for it over and over.
+    /// way: that keeps its lease, and is counted, so that the same call is not made for it over and over. However slow
+    /// the disk is, what was handed in keeps its lease until it is decided: done again before that, it would be done twice.
     async fn settle_all<O: Send + 'static>(
         &self,
         outcomes: Vec<(Vec<u8>, O)>,
@@ -226,7 +227,7 @@ impl EmbeddedStore {
     ) -> Result<(), StoreError> {
         let (lease_keys, outcomes): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
         let transactions = outcomes.into_iter().map(|outcome| move |txn: &mut Txn<'_>| settle(txn, outcome));
-        let settled = self.run_all(transactions).await;
+        let settled = self.run_all(transactions, Patience::UntilDecided).await;
         let mut first_error = Ok(());
         for (key, settled) in lease_keys.iter().zip(settled) {
             match self.undamaged(key, settled) {
@@ -244,7 +245,11 @@ impl EmbeddedStore {
     /// Runs many transactions, several handed in ahead of their answers so that the writer can group them, and no
     /// more than that so that others find room between them. All are attempted; the results
     /// come in their order.
-    async fn run_all<T, F>(&self, transactions: impl Iterator<Item = F> + Send) -> Vec<Result<T, StoreError>>
+    async fn run_all<T, F>(
+        &self,
+        transactions: impl Iterator<Item = F> + Send,
+        patience: Patience,
+    ) -> Vec<Result<T, StoreError>>
     where
         F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
         T: Send + 'static,
@@ -255,12 +260,12 @@ impl EmbeddedStore {
             if ahead.len() == AHEAD_MAX
                 && let Some(submitted) = ahead.pop_front()
             {
-                results.push(self.answer(submitted).await);
+                results.push(self.answer(submitted, patience).await);
             }
             ahead.push_back(self.writer.submit(transaction).await);
         }
         for submitted in ahead {
-            results.push(self.answer(submitted).await);
+            results.push(self.answer(submitted, patience).await);
         }
         results
     }
@@ -268,8 +273,9 @@ impl EmbeddedStore {
     async fn answer<T>(
         &self,
         submitted: Result<tokio::sync::oneshot::Receiver<Result<T, StoreError>>, StoreError>,
+        patience: Patience,
     ) -> Result<T, StoreError> {
-        self.writer.answer(submitted?).await
+        self.writer.answer(submitted?, patience).await
     }
 
     /// The contacts that end the keys under `prefix`, behind the id of their app.

@@ -29,6 +29,14 @@ pub(super) struct Waiting(pub(super) Vec<FanNumber>);
 
 impl Record for Waiting {}
 
+/// Fans found in a place of a queue in which they did not wait when it was read.
+pub(super) struct Strays {
+    pub(super) place: Vec<u8>,
+    pub(super) step: FanStep,
+    pub(super) priority: Priority,
+    pub(super) numbers: Vec<FanNumber>,
+}
+
 /// What is kept once per app.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Books {

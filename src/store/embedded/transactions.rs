@@ -13,7 +13,8 @@ use super::queues::{Books, Waiting};
 use super::records::{decode, readable};
 use super::roll::FanNumber;
 use super::txn::Txn;
-use super::{EmbeddedStore, fans, inbox, keys, ledgers, links, queues, roll};
+use super::writer::Patience;
+use super::{EmbeddedStore, fans, inbox, keys, ledgers, links, roll};
 use crate::domain::contact::Contact;
 use crate::domain::dealer::{Dealer, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
@@ -144,7 +145,8 @@ impl Store for EmbeddedStore {
                 None => Ok(Vec::new()),
             }
         });
-        let registered: Result<Vec<_>, _> = self.run_all(transactions).await.into_iter().collect();
+        let registered: Result<Vec<_>, _> =
+            self.run_all(transactions, Patience::InTime).await.into_iter().collect();
         Ok(registered?.concat())
     }
 
@@ -171,20 +173,19 @@ impl Store for EmbeddedStore {
     ) -> Result<Vec<FanWork>, StoreError> {
         self.ready()?;
         self.indexed().await?;
-        let mut stale = Vec::new();
-        let mut work = Vec::new();
+        let (mut work, mut strays) = (Vec::new(), Vec::new());
         for priority in priorities {
             let left = limit - work.len();
-            match self.lease_of_queue(app, step, *priority, now, left, &mut stale) {
+            match self.lease_of_queue(app, step, *priority, now, left, &mut strays) {
                 Ok(more) => work.extend(more),
                 // What is leased has to be worked off; the error will be met again.
                 Err(error) if work.is_empty() => return Err(error),
                 Err(_) => break,
             }
         }
-        for (place, numbers) in stale {
+        for strays in strays {
             // Whoever comes across them next clears them away just as well.
-            if let Err(error) = self.writer.run(move |txn| queues::leave(txn, place, &numbers)).await {
+            if let Err(error) = self.writer.run(move |txn| fans::clear_away(txn, strays)).await {
                 tracing::debug!(%error, "left places were not cleared away");
                 break;
             }

@@ -231,8 +231,12 @@ impl Writer {
     }
 
     /// Waits for the answer to a transaction handed in.
-    pub(super) async fn answer<T>(&self, answer: Answer<T>) -> Result<T, StoreError> {
-        in_time(self.answered(answer)).await
+    pub(super) async fn answer<T>(&self, answer: Answer<T>, patience: Patience) -> Result<T, StoreError> {
+        let answered = self.answered(answer);
+        match patience {
+            Patience::InTime => in_time(answered).await,
+            Patience::UntilDecided => answered.await,
+        }
     }
 
     /// Hands in a transaction and waits until it is durable.
@@ -275,6 +279,15 @@ impl Writer {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
+}
+
+/// How long is waited for the answer to a transaction handed in.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Patience {
+    /// Until a caller has to be told [`StoreError::Stalled`], and does not know what becomes of it.
+    InTime,
+    /// Until it is durable or refused; [`ABORT_AFTER`] bounds what hangs.
+    UntilDecided,
 }
 
 /// Where the answer to a transaction arrives.
