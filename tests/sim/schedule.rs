@@ -47,6 +47,7 @@ impl Schedule {
             pass(wait).await;
             if self.machine.running().is_none() && self.dice.one_in(2) {
                 if self.dice.one_in(8) && self.machine.clock.is_right() {
+                    self.note("the machine starts anew");
                     self.machine.clock.reboot();
                 }
                 self.machine.start().await;

@@ -169,7 +169,7 @@ impl Machine {
         tokio::select! {
             biased;
             () = dead.cancelled() => return,
-            () = limiter.begin() => {}
+            () = limiter.begin() => self.clock.noted(),
         }
         let context = self.context(&store, limiter, &dead, start);
         let door = Arc::new(Door::new(vec![self.door_app()], store.clone()));

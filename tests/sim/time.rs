@@ -42,6 +42,8 @@ pub struct MachineClock {
     time: TrueTime,
     skew_ms: AtomicI64,
     boot: AtomicU64,
+    /// The machine's start that the service has written down.
+    noted: AtomicU64,
     /// What the wall clock showed, and the other one, when the process started.
     process: Mutex<(Timestamp, i64)>,
 }
@@ -49,7 +51,7 @@ pub struct MachineClock {
 impl MachineClock {
     pub fn new(time: TrueTime) -> Self {
         let process = Mutex::new((time.now(), time.elapsed_ms()));
-        Self { time, skew_ms: AtomicI64::new(0), boot: AtomicU64::new(1), process }
+        Self { time, skew_ms: AtomicI64::new(0), boot: AtomicU64::new(1), noted: AtomicU64::new(0), process }
     }
 
     /// Sets the wall clock to so much beside the truth.
@@ -64,6 +66,15 @@ impl MachineClock {
     /// The machine starts anew.
     pub fn reboot(&self) {
         self.boot.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The service has written down this start of the machine. Before, the wall clock is all it has to go by.
+    pub fn noted(&self) {
+        self.noted.store(self.boot.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    pub fn is_noted(&self) -> bool {
+        self.noted.load(Ordering::Relaxed) == self.boot.load(Ordering::Relaxed)
     }
 
     /// A process starts.

@@ -120,8 +120,11 @@ impl Schedule {
     pub fn set_the_clock(&mut self) {
         let minutes = i64::try_from(self.dice.between(0, 180)).unwrap() - 90;
         let skew_ms = if self.dice.one_in(3) { 0 } else { minutes * 60_000 };
-        self.note(format!("the wall clock is {minutes} min off"));
-        self.machine.clock.set(skew_ms);
+        // Wrong from the machine's start on, it could not be known to be wrong.
+        if self.machine.clock.is_noted() {
+            self.note(format!("the wall clock is {minutes} min off"));
+            self.machine.clock.set(skew_ms);
+        }
     }
 
     pub fn slow_disk(&mut self) {
