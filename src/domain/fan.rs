@@ -273,7 +273,7 @@ impl Fan {
         if minted.expires_at() <= now || self.ids.iter().any(|known| known.pending_id == minted.pending_id) {
             return false;
         }
-        self.mind_the_gap(&minted);
+        self.look_for_missed(&minted);
         self.ids.push(minted);
         self.in_order();
         self.live = true;
@@ -282,11 +282,12 @@ impl Fan {
         true
     }
 
-    /// Whoever was added while no pending id of this fan was alive is not found through one that was minted afterwards:
-    /// WeCom is asked about existing customers again.
-    fn mind_the_gap(&mut self, minted: &Minted) {
-        let gap = self.ids.iter().all(|id| id.expires_at() <= minted.minted_at);
-        if gap && matches!(self.existing, Existing::Asked { .. }) {
+    /// WeCom is asked about existing customers again when it gives another pending id than one held to be alive. Whoever
+    /// was added meanwhile may be known by one that never came here: the answer to a call was lost, one ended before it
+    /// was thought to, or there was none.
+    fn look_for_missed(&mut self, minted: &Minted) {
+        let goes_on = |id: &Minted| id.pending_id == minted.pending_id && minted.minted_at < id.expires_at();
+        if matches!(self.existing, Existing::Asked { .. }) && !self.ids.iter().any(goes_on) {
             self.existing = Existing::Due(Priority::Renew);
         }
     }
@@ -295,7 +296,7 @@ impl Fan {
     /// again before its end, which is not documented: another 90 days, or nothing, so that it has to be asked
     /// for again when it has ended.
     pub fn minted(&mut self, minted: Minted, same_id_extends: bool) {
-        self.mind_the_gap(&minted);
+        self.look_for_missed(&minted);
         self.attempts = 0;
         self.live = true;
         self.mint = Mint::Idle;

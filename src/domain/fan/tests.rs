@@ -29,25 +29,27 @@ fn mint_comes_before_the_question_about_existing_customers() {
 }
 
 #[test]
-fn a_gap_between_pending_ids_brings_the_question_about_existing_customers_back() {
-    let mut fan = fan(true);
-    fan.minted(minted("first", 0), false);
+fn another_pending_id_brings_the_question_about_existing_customers_back() {
     let asked = Existing::Asked { at: at(0), found: 0 };
-    fan.existing = asked;
-    // In time, by the same id or another.
-    for id in ["first", "second"] {
-        fan.minted(minted(id, 85), true);
-        assert_eq!(fan.existing, asked);
-    }
-    fan.minted(minted("third", 85 + 90), false);
-    assert_eq!(
-        fan.lane(FanStep::AskExisting),
-        Some(Priority::Renew),
-        "whoever was added at the end is not lost"
-    );
-    fan.existing = Existing::Off;
-    fan.minted(minted("fourth", 400), false);
-    assert_eq!(fan.existing, Existing::Off);
+    let asked_again = |id: &str, day: i64| {
+        let mut fan = fan(true);
+        fan.minted(minted("first", 0), false);
+        fan.existing = asked;
+        let mut adopting = fan.clone();
+        fan.minted(minted(id, day), false);
+        if adopting.adopt(minted(id, day), at(day)) {
+            assert_eq!(adopting.existing, fan.existing);
+        }
+        fan.lane(FanStep::AskExisting)
+    };
+    assert_eq!(asked_again("first", 85), None, "in time, and the same: nobody was missed");
+    assert_eq!(asked_again("second", 85), Some(Priority::Renew), "some may know one between the two");
+    assert_eq!(asked_again("first", 90), Some(Priority::Renew), "nobody was known by it at its end");
+    assert_eq!(asked_again("second", 90), Some(Priority::Renew));
+    let mut off = fan(false);
+    off.minted(minted("first", 0), false);
+    off.minted(minted("second", 400), false);
+    assert_eq!(off.existing, Existing::Off);
 }
 
 #[test]
