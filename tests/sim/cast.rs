@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use unionlink::domain::fan::Minted;
 use unionlink::domain::ids::{ExternalUserid, FanKey, Unionid};
+use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{Dealer, Person};
 
 use crate::service::app_name;
@@ -67,6 +68,8 @@ pub struct Pair {
     pub told: Vec<Told>,
     /// The pending id that this customer is found by: the newest there was when they became friends for good.
     pub found_by: Option<String>,
+    /// When that was.
+    pub befriended_at: Option<Timestamp>,
     /// Enough questions were asked in vain while WeCom had nothing to say.
     pub given_up: bool,
 }
@@ -74,7 +77,7 @@ pub struct Pair {
 impl Pair {
     pub fn new(external_userid: &str) -> Self {
         let external_userid = ExternalUserid::new(external_userid).unwrap();
-        Self { external_userid, told: Vec::new(), found_by: None, given_up: false }
+        Self { external_userid, told: Vec::new(), found_by: None, befriended_at: None, given_up: false }
     }
 
     /// The service was told, and said so, that this is a customer.

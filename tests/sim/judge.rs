@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use unionlink::clock::Clock;
-use unionlink::domain::fan::FanState;
+use unionlink::domain::fan::{Existing, FanState};
 use unionlink::domain::link::{ChangeType, EntryData, FeedEntry, LinkData};
+use unionlink::domain::time::HOUR_MS;
 use unionlink::simulator::Api;
 use unionlink::store::{Feed, LinkBy, LinkQuery, People, Store};
 
@@ -135,13 +136,20 @@ impl<'a> Judge<'a> {
     async fn has_to_be_linked(&self, somebody: &Somebody, pair: &Pair, d: usize) -> bool {
         let fans = self.service.store.fans(&somebody.unionid()).await.unwrap();
         let mut ids = fans.iter().flat_map(|(_, fan)| &fan.ids).map(|minted| minted.pending_id.as_str());
+        let doubt_ms = if self.schedule.machine.clock.was_wrong() { 3 * HOUR_MS } else { 0 };
         let we_have_it = ids.any(|id| pair.found_by.as_deref() == Some(id));
-        let found_by_pending_id = self.schedule.hasty && we_have_it;
-        // Found by what another system minted, and nobody told us of.
-        let mut elsewhere = somebody.minted_elsewhere.iter().map(|minted| minted.pending_id.as_str());
-        let kept_from_us = !we_have_it && elsewhere.any(|id| pair.found_by.as_deref() == Some(id));
-        // The question about existing customers, asked once, leaves out a dealer who does not share the app.
-        let found_as_existing = self.schedule.asks_existing && !self.schedule.cast.shops[d].was_unshared;
+        // Unless the machine slept before it could ask, so long that the pending id ended.
+        let found_by_pending_id = we_have_it && pair.befriended_at >= Some(self.schedule.woke_at);
+        // Two systems that mint for one person keep each other's pending ids from being known.
+        let kept_from_us = !we_have_it && !somebody.minted_elsewhere.is_empty();
+        // The question about existing customers leaves out a dealer who does not share the app.
+        let asked_since = fans.iter().any(|(_, fan)| match fan.existing {
+            Existing::Asked { at, .. } => {
+                pair.befriended_at.is_some_and(|friends| friends < at.plus_ms(-doubt_ms))
+            }
+            _ => false,
+        });
+        let found_as_existing = asked_since && !self.schedule.cast.shops[d].was_unshared;
         pair.is_known()
             && somebody.is_fan
             && !somebody.forgotten

@@ -36,9 +36,9 @@ impl Schedule {
         let mut left = None;
         for nap in NAPS_SECS.into_iter().chain(std::iter::repeat_n(DAY_SECS, DAYS)) {
             pass(Duration::from_millis(2_500)).await;
-            self.care().await;
+            let cared = self.care().await;
             pass(Duration::from_millis(1_200)).await;
-            left = self.left().await;
+            left = self.left().await.or(cared);
             if left.is_none() {
                 break;
             }
@@ -48,9 +48,9 @@ impl Schedule {
     }
 
     /// What an operator does who looks after things: resumes sinks, redrives dead letters, and registers again whom
-    /// WeCom refused.
-    async fn care(&mut self) {
-        let Some(service) = self.machine.running() else { return };
+    /// WeCom refused. Of whom, if of anybody.
+    async fn care(&mut self) -> Option<String> {
+        let Some(service) = self.machine.running() else { return None };
         for receiver in &self.machine.receivers {
             let cursor = service.store.cursor(&receiver.name).await.unwrap();
             if cursor.is_some_and(|cursor| cursor.state != CursorState::Running) {
@@ -59,7 +59,8 @@ impl Schedule {
             }
         }
         let counts = service.store.counts();
-        if counts.dead + counts.quarantined > 0 {
+        let set_aside = counts.dead + counts.quarantined;
+        if set_aside > 0 {
             self.redrive().await;
         }
         let mut refused = Vec::new();
@@ -73,6 +74,8 @@ impl Schedule {
         if !refused.is_empty() {
             self.register_all(&refused, Priority::Live).await;
         }
+        let cared = set_aside > 0 || !refused.is_empty();
+        cared.then(|| format!("{set_aside} were redriven and {refused:?} registered again"))
     }
 
     /// What there is still to do.
@@ -94,6 +97,13 @@ impl Schedule {
                 .sum();
             if !settled || waiting > 0 {
                 return Some(format!("{tally:?}"));
+            }
+        }
+        let now = self.machine.clock.now();
+        for somebody in &self.cast.people {
+            let fans = store.fans(&somebody.unionid()).await.unwrap();
+            if let Some((_, due)) = fans.iter().find(|(_, fan)| fan.review_at().is_some_and(|at| at <= now)) {
+                return Some(format!("{due:?} is to be looked at"));
             }
         }
         for receiver in &self.machine.receivers {

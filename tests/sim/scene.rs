@@ -7,6 +7,7 @@ use tokio_util::task::TaskTracker;
 use unionlink::domain::fan::Renew;
 use unionlink::domain::ids::CorpId;
 use unionlink::domain::quota::Limits;
+use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{Options, Quota, ReceiveId, Remint, Simulator, TokenRule, UnknownId, Unminted};
 use unionlink::store::embedded::Settings;
 use unionlink::worker::{AppRules, ConversionToken, MintRules};
@@ -55,6 +56,7 @@ impl Schedule {
             asks_existing,
             sealed_for_brand,
             hasty,
+            woke_at: Timestamp::EPOCH,
             telling: TaskTracker::new(),
             events_stored: 0,
             dice,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 use unionlink::clock::Clock;
+use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{Event, Simulator};
 
 use crate::cast::{Cast, Pair, Shop, Told};
@@ -26,6 +27,8 @@ pub struct Schedule {
     pub sealed_for_brand: bool,
     /// Only short times pass.
     pub hasty: bool,
+    /// When the machine last woke from a sleep of hours or more.
+    pub woke_at: Timestamp,
     /// What WeCom has still to tell, once more or again.
     pub telling: TaskTracker,
     /// Events that the service had stored when all was mended.
@@ -45,8 +48,11 @@ impl Schedule {
             self.step().await;
             let wait = self.wait();
             pass(wait).await;
+            if wait >= HOUR {
+                self.woke_at = self.time.now();
+            }
             if self.machine.running().is_none() && self.dice.one_in(2) {
-                if self.dice.one_in(8) && self.machine.clock.is_right() {
+                if self.dice.one_in(8) && self.machine.clock.can_be_believed() {
                     self.note("the machine starts anew");
                     self.machine.clock.reboot();
                 }
@@ -120,6 +126,7 @@ impl Schedule {
         let pair = self.cast.pairs.entry((p, d)).or_insert_with(|| Pair::new(&friendship.external_userid));
         if !half && !pair.told.iter().any(|told| told.confirmed) {
             pair.found_by = sim.pending_ids(corp, person).pop();
+            pair.befriended_at = Some(self.time.now());
         }
         let told = Told::new(member, self.time.now().as_secs(), true, !half, state);
         let flag = told.flag();

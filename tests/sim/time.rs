@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -42,8 +42,10 @@ pub struct MachineClock {
     time: TrueTime,
     skew_ms: AtomicI64,
     boot: AtomicU64,
-    /// The machine's start that the service has written down.
-    noted: AtomicU64,
+    /// The machine's start that the service has written down, and whether the wall clock was right then.
+    noted: Mutex<(u64, bool)>,
+    /// Whether the wall clock was ever wrong.
+    was_wrong: AtomicBool,
     /// What the wall clock showed, and the other one, when the process started.
     process: Mutex<(Timestamp, i64)>,
 }
@@ -51,16 +53,34 @@ pub struct MachineClock {
 impl MachineClock {
     pub fn new(time: TrueTime) -> Self {
         let process = Mutex::new((time.now(), time.elapsed_ms()));
-        Self { time, skew_ms: AtomicI64::new(0), boot: AtomicU64::new(1), noted: AtomicU64::new(0), process }
+        Self {
+            time,
+            skew_ms: AtomicI64::new(0),
+            boot: AtomicU64::new(1),
+            noted: Mutex::default(),
+            was_wrong: AtomicBool::new(false),
+            process,
+        }
     }
 
     /// Sets the wall clock to so much beside the truth.
     pub fn set(&self, skew_ms: i64) {
         self.skew_ms.store(skew_ms, Ordering::Relaxed);
+        self.was_wrong.fetch_or(skew_ms != 0, Ordering::Relaxed);
     }
 
-    pub fn is_right(&self) -> bool {
+    fn is_right(&self) -> bool {
         self.skew_ms.load(Ordering::Relaxed) == 0
+    }
+
+    /// Whether the wall clock tells, across a start of the machine, how much time has passed: it is right now, and was
+    /// when it was written down.
+    pub fn can_be_believed(&self) -> bool {
+        self.is_right() && self.noted.lock().unwrap().1
+    }
+
+    pub fn was_wrong(&self) -> bool {
+        self.was_wrong.load(Ordering::Relaxed)
     }
 
     /// The machine starts anew.
@@ -70,11 +90,11 @@ impl MachineClock {
 
     /// The service has written down this start of the machine. Before, the wall clock is all it has to go by.
     pub fn noted(&self) {
-        self.noted.store(self.boot.load(Ordering::Relaxed), Ordering::Relaxed);
+        *self.noted.lock().unwrap() = (self.boot.load(Ordering::Relaxed), self.is_right());
     }
 
     pub fn is_noted(&self) -> bool {
-        self.noted.load(Ordering::Relaxed) == self.boot.load(Ordering::Relaxed)
+        self.noted.lock().unwrap().0 == self.boot.load(Ordering::Relaxed)
     }
 
     /// A process starts.
