@@ -365,16 +365,13 @@ impl Simulator {
         world.customer_of.get(&key).map(|index| world.customers[*index].external_userid.clone())
     }
 
-    /// The pending ids of a person in an app that have not been minted over, oldest first.
+    /// The pending ids of a person in an app that are still exchanged, oldest first.
     #[must_use]
     pub fn pending_ids(&self, upstream_corp_id: &str, person: &Person) -> Vec<String> {
-        let world = self.shared.world();
+        let (world, now) = (self.shared.world(), self.shared.clock.now());
         let key = known(pair(&world, upstream_corp_id, upstream_corp_id, person));
-        world
-            .pending_ids
-            .get(&key)
-            .map(|minted| minted.iter().map(|pending| pending.value.clone()).collect())
-            .unwrap_or_default()
+        let minted = world.pending_ids.get(&key).into_iter().flatten();
+        minted.filter(|pending| now < pending.expires_at).map(|pending| pending.value.clone()).collect()
     }
 
     /// Who is who: every person at every corp that ever met them, sorted.

@@ -66,7 +66,7 @@ impl Told {
 pub struct Pair {
     pub external_userid: ExternalUserid,
     pub told: Vec<Told>,
-    /// The pending id that this customer is found by: the newest there was when they became friends for good.
+    /// The pending id that this customer is found by: the newest that was alive when they became friends for good.
     pub found_by: Option<String>,
     /// When that was.
     pub befriended_at: Option<Timestamp>,

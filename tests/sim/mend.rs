@@ -50,7 +50,7 @@ impl Schedule {
     /// What an operator does who looks after things: resumes sinks, redrives dead letters, and registers again whom
     /// WeCom refused. Of whom, if of anybody.
     async fn care(&mut self) -> Option<String> {
-        let Some(service) = self.machine.running() else { return None };
+        let service = self.machine.running()?;
         for receiver in &self.machine.receivers {
             let cursor = service.store.cursor(&receiver.name).await.unwrap();
             if cursor.is_some_and(|cursor| cursor.state != CursorState::Running) {
