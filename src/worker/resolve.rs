@@ -2,10 +2,10 @@
 //!
 //! Work waits in lanes, one per corp whose token converts it. A lane with no call in flight sends what it has
 //! at once; while a call is in flight it gathers, up to 100 ids. So a single customer waits for nobody, and a
-//! burst of n costs ⌈n/100⌉ calls. Answers are matched by id, never by position. A batch rejected because of
+//! burst of n costs ⌈n/100⌉ calls. What one call brought is written down while the next is in flight. Answers are matched by id, never by position. A batch rejected because of
 //! one id is split in half until that id stands alone.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,55 +18,25 @@ use crate::domain::backoff::{Backoff, Jitter};
 use crate::domain::batch::{IDS_PER_CALL_MAX, bisect};
 use crate::domain::dealer::TokenOwner;
 use crate::domain::ids::{AppName, ContactKey, CorpId};
-use crate::domain::time::{MINUTE_MS, SECOND_MS, Timestamp};
+use crate::domain::time::{MINUTE_MS, Timestamp};
 use crate::store::{Problem, Verdict, Work};
 use crate::wecom::CallError;
 
 mod conversion;
+mod lane;
 
 pub(super) use conversion::hits_the_whole_app;
 use conversion::{Blame, Failure, convert};
+use lane::{Lane, LaneKey};
 
 /// Pieces of work held in memory at once.
 const HELD_MAX: usize = 16_000;
-/// Of which one lane may hold so many; the rest of its backlog waits in the store, so that it keeps nobody out.
-const LANE_HELD_MAX: usize = 2_000;
 /// A backlog is taken in portions of this size, so that each lane's share of it fills batches.
 const PORTION_OF_BACKLOG: usize = HELD_MAX / 4;
-/// How long a lane is taken to work on so many pieces, at least and at most.
-const PIECES: usize = 1_000;
-const PIECES_MS: [i64; 2] = [300, 5 * SECOND_MS];
 /// Customers asked about alone, in vain, before a search is given up as a general outage.
 const IN_VAIN_MAX: u32 = 3;
 /// Tries of an event that fails with a code nobody documented.
 const UNKNOWN_TRIES_MAX: u32 = 5;
-
-/// The corp whose token a lane's calls are made with, inside one app.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-struct LaneKey {
-    app: AppName,
-    /// The dealer, or the brand where its own token converts.
-    owner: CorpId,
-}
-
-#[derive(Default)]
-struct Lane {
-    waiting: VecDeque<Work>,
-    busy: bool,
-    /// How long the last batch took.
-    batch_ms: i64,
-}
-
-impl Lane {
-    /// How long a full lane has work before it comes to a piece that is put off behind so many others: so long that
-    /// waits in the store, and is not rewritten for nothing.
-    fn full_for_ms(&self, put_off: usize) -> i64 {
-        let [calls, pieces] = [PIECES / IDS_PER_CALL_MAX, (LANE_HELD_MAX + put_off) / PIECES]
-            .map(|count| i64::try_from(count).unwrap_or(i64::MAX));
-        let [min, max] = PIECES_MS;
-        self.batch_ms.saturating_mul(calls).clamp(min, max).saturating_mul(pieces)
-    }
-}
 
 struct Resolver {
     context: Context,
@@ -116,7 +86,7 @@ impl Activation for Arc<Resolver> {
         }
         settled.extend(self.clear_paused_lanes(now));
         // Calls first: nobody waits for what is only written down.
-        self.start_calls();
+        self.start_calls(1);
         self.settle(settled).await;
         if more {
             return Duration::ZERO;
@@ -146,9 +116,7 @@ impl Resolver {
                 Ok(key) => {
                     let mut lanes = self.lanes();
                     let lane = lanes.entry(key).or_default();
-                    if lane.waiting.len() < LANE_HELD_MAX {
-                        lane.waiting.push_back(work);
-                    } else {
+                    if let Some(work) = lane.take(work) {
                         let text = "a backlog of this dealer is being worked off".to_owned();
                         let problem = Problem { errcode: None, text };
                         let due_at = now.plus_ms(lane.full_for_ms(put_off));
@@ -201,32 +169,46 @@ impl Resolver {
         put_off
     }
 
-    /// Starts a call in each lane that has work and none in flight, as far as there is room; whoever has waited
-    /// longest comes first.
-    fn start_calls(self: &Arc<Self>) {
+    /// Starts a call in each lane that has `least` pieces of work and no call in flight, as far as there is room; whoever
+    /// has waited longest comes first. A lane that the store cannot keep up with waits for it.
+    fn start_calls(self: &Arc<Self>, least: usize) {
+        let now = self.context.now();
         let mut lanes = self.lanes();
-        lanes.retain(|_, lane| lane.busy || !lane.waiting.is_empty());
-        let mut ready: Vec<_> = lanes.iter_mut().filter(|(_, lane)| !lane.busy).collect();
+        lanes.retain(|_, lane| !lane.is_idle());
+        let mut ready: Vec<_> = lanes
+            .iter_mut()
+            .filter(|(LaneKey { app, owner }, lane)| {
+                lane.can_call(least) && self.pause_of(app, [owner, owner], now).is_none()
+            })
+            .collect();
         ready.sort_by_key(|(_, lane)| lane.waiting.front().map(Work::due_at));
         for (key, lane) in ready {
             let Ok(room) = self.in_flight.clone().try_acquire_owned() else { break };
-            let batch = take_batch(&mut lane.waiting);
-            lane.busy = true;
+            let batch = lane.begin(now);
             let (resolver, key) = (self.clone(), key.clone());
             self.context.spawn_call(async move {
-                let began = resolver.context.now();
-                resolver.work_off(&key, batch).await;
+                let outcome = resolver.work_off(&key, batch).await;
                 drop(room);
-                if let Some(lane) = resolver.lanes().get_mut(&key) {
-                    lane.busy = false;
-                    lane.batch_ms = resolver.context.now().millis_since(began);
-                }
+                let now = resolver.context.now();
+                resolver.change(&key, |lane| lane.ended(now));
+                resolver.settle(outcome).await;
+                resolver.change(&key, Lane::settled);
                 resolver.context.wake.inbox.notify_one();
             });
         }
     }
 
-    async fn work_off(&self, key: &LaneKey, batch: Vec<Work>) {
+    /// Changes a lane in which a call has ended. Full batches need not wait until the rest of a backlog was looked
+    /// through.
+    fn change(self: &Arc<Self>, key: &LaneKey, change: impl FnOnce(&mut Lane)) {
+        if let Some(lane) = self.lanes().get_mut(key) {
+            change(lane);
+        }
+        self.start_calls(IDS_PER_CALL_MAX);
+    }
+
+    /// Makes the calls for a batch. Returns what came of the last of them, which is still to be written down.
+    async fn work_off(&self, key: &LaneKey, batch: Vec<Work>) -> Vec<(Work, Verdict)> {
         let mut todo = vec![batch];
         // The search for an id that spoils its batch ends when it looks as if all did.
         let (mut searching, mut in_vain, mut any_ok) = (false, 0, false);
@@ -275,16 +257,19 @@ impl Resolver {
                     put_off.into_iter().map(|work| (work, later(resume_at, problem.clone()))).collect()
                 }
             };
+            if todo.is_empty() {
+                return settled;
+            }
             self.settle(settled).await;
-            if in_vain >= IN_VAIN_MAX && !any_ok && !todo.is_empty() {
+            if in_vain >= IN_VAIN_MAX && !any_ok {
                 let text = "WeCom refuses one customer after another; it is tried again later".to_owned();
                 let (problem, now) = (Problem { errcode: None, text }, self.context.now());
                 let scope = Scope::Corp(key.app.clone(), key.owner.clone());
                 let until = self.context.pauses.failed(&scope, problem.clone(), Backoff::UNKNOWN_CODE, now);
-                let rest = todo.drain(..).flatten().map(|work| (work, later(until, problem.clone())));
-                self.settle(rest.collect()).await;
+                return todo.drain(..).flatten().map(|work| (work, later(until, problem.clone()))).collect();
             }
         }
+        Vec::new()
     }
 
     /// What keeps calls about a corp's customers, made with another's token, from being made at `now`.
@@ -313,20 +298,6 @@ impl Resolver {
 
 fn later(due_at: Timestamp, problem: Problem) -> Verdict {
     Verdict::Retry { due_at, problem, spent: false }
-}
-
-/// Work for up to 100 different customers; several pieces about one customer travel together.
-fn take_batch(waiting: &mut VecDeque<Work>) -> Vec<Work> {
-    let mut customers = std::collections::HashSet::new();
-    let mut batch = Vec::new();
-    while let Some(work) = waiting.front() {
-        if customers.len() == IDS_PER_CALL_MAX && !customers.contains(&work.contact.external_userid) {
-            break;
-        }
-        customers.insert(work.contact.external_userid.clone());
-        batch.extend(waiting.pop_front());
-    }
-    batch
 }
 
 /// Splits a batch by customer, those of one dealer side by side; `Err` with the same batch if it is all about one.

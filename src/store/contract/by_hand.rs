@@ -32,7 +32,7 @@ async fn an_outcome_on_its_way_keeps_its_lease_however_slow_the_disk_is() {
     let minted = store.settle_fans(vec![(fan, minted(1, T0))], T0);
     let resolved = store.settle(vec![(event, Verdict::Resolved(pending(1)))], T0);
     let mut settled = pin!(async { tokio::join!(minted, resolved) });
-    let an_hour = Duration::from_secs(3_600);
+    let an_hour = Duration::from_hours(1);
     assert!(
         tokio::time::timeout(an_hour, &mut settled).await.is_err(),
         "nobody knows yet whether it is written"

@@ -32,13 +32,45 @@ fn work(n: u64, customer: usize, change: ContactChange) -> Work {
     Work { id: WorkId::Event(at, EventId(n)), contact, event: Some(event), known: None }
 }
 
+fn lane_of(pieces: u64) -> Lane {
+    let mut lane = Lane::default();
+    for n in 0..pieces {
+        assert_eq!(lane.take(work(n, usize::try_from(n).unwrap() / 2, ContactChange::Added)), None);
+    }
+    lane
+}
+
 #[test]
 fn a_batch_holds_a_hundred_customers_and_all_that_is_known_about_each() {
-    let mut waiting: VecDeque<_> =
-        (0..250).map(|n| work(n, usize::try_from(n).unwrap() / 2, ContactChange::Added)).collect();
-    let batch = take_batch(&mut waiting);
-    assert_eq!((batch.len(), waiting.len()), (200, 50));
-    assert_eq!(take_batch(&mut waiting).len(), 50);
+    let mut lane = lane_of(250);
+    assert_eq!((lane.begin(Timestamp::EPOCH).len(), lane.waiting.len()), (200, 50));
+    lane.ended(Timestamp::EPOCH);
+    assert_eq!(lane.begin(Timestamp::EPOCH).len(), 50);
+}
+
+#[test]
+fn a_lane_calls_again_while_one_outcome_is_written_down_and_waits_for_two() {
+    let at = |ms| Timestamp::from_millis(ms);
+    let mut lane = lane_of(1_000);
+    assert!(lane.can_call(1_000) && !lane.can_call(1_001));
+    lane.begin(at(0));
+    assert!(!lane.can_call(1), "one call in flight");
+    lane.ended(at(30));
+    assert!(lane.can_call(1));
+    lane.begin(at(30));
+    lane.ended(at(60));
+    assert!(!lane.can_call(1), "the store does not keep up");
+    lane.settled();
+    assert!(lane.can_call(1));
+    lane.begin(at(100));
+    lane.ended(at(130));
+    assert_eq!(lane.full_for_ms(0), 2 * 10 * 70, "the wait for the store counts");
+    for _ in 0..2 {
+        assert!(!lane.is_idle());
+        lane.settled();
+    }
+    lane.waiting.clear();
+    assert!(lane.is_idle());
 }
 
 #[test]
@@ -88,7 +120,12 @@ fn an_undocumented_code_gets_a_few_tries_each_slower_than_the_last() {
 
 #[test]
 fn what_a_full_lane_cannot_hold_waits_as_long_as_the_lane_is_busy() {
-    let waits = |batch_ms, put_off| Lane { batch_ms, ..Lane::default() }.full_for_ms(put_off);
+    let waits = |batch_ms, put_off| {
+        let mut lane = lane_of(1);
+        lane.begin(Timestamp::EPOCH);
+        lane.ended(Timestamp::EPOCH.plus_ms(batch_ms));
+        lane.full_for_ms(put_off)
+    };
     assert_eq!([0, 40, 10_000].map(|batch_ms| waits(batch_ms, 0)), [600, 800, 10_000]);
     assert_eq!([999, 1_000, 8_000].map(|put_off| waits(40, put_off)), [800, 1_200, 4_000]);
 }
