@@ -4,9 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use unionlink::clock::Clock;
-use unionlink::domain::fan::{Existing, FanState};
+use unionlink::domain::fan::FanState;
 use unionlink::domain::link::{ChangeType, EntryData, FeedEntry, LinkData};
-use unionlink::domain::time::HOUR_MS;
 use unionlink::simulator::Api;
 use unionlink::store::{Feed, LinkBy, LinkQuery, People, Store};
 
@@ -134,28 +133,27 @@ impl<'a> Judge<'a> {
 
     /// Whether WeCom's rules let this customer be found, and nobody asked us not to.
     async fn has_to_be_linked(&self, somebody: &Somebody, pair: &Pair, d: usize) -> bool {
+        let Schedule { machine, woke_at, .. } = self.schedule;
         let fans = self.service.store.fans(&somebody.unionid()).await.unwrap();
-        let mut ids = fans.iter().flat_map(|(_, fan)| &fan.ids).map(|minted| minted.pending_id.as_str());
-        let doubt_ms = if self.schedule.machine.clock.was_wrong() { 3 * HOUR_MS } else { 0 };
-        let we_have_it = ids.any(|id| pair.found_by.as_deref() == Some(id));
+        let ours: Vec<_> =
+            fans.iter().flat_map(|(_, fan)| &fan.ids).map(|id| id.pending_id.as_str()).collect();
+        let we_have_it = pair.found_by.as_deref().is_some_and(|id| ours.contains(&id));
         // Unless the machine slept before it could ask, so long that the pending id ended.
-        let found_by_pending_id = we_have_it && pair.befriended_at >= Some(self.schedule.woke_at);
+        let found_by_pending_id = we_have_it && pair.befriended_at >= Some(*woke_at);
         // Two systems that mint for one person keep each other's pending ids from being known.
         let kept_from_us = !we_have_it && !somebody.minted_elsewhere.is_empty();
-        // The question about existing customers leaves out a dealer who does not share the app.
-        let asked_since = fans.iter().any(|(_, fan)| match fan.existing {
-            Existing::Asked { at, .. } => {
-                pair.befriended_at.is_some_and(|friends| friends < at.plus_ms(-doubt_ms))
-            }
-            _ => false,
-        });
-        let found_as_existing = asked_since && !self.schedule.cast.shops[d].was_unshared;
+        // Another pending id brings the question about existing customers, which leaves out a dealer who does not share
+        // the app.
+        let newest = machine.sim.pending_ids(&machine.app.corp_id, &somebody.person).pop();
+        let minted_since =
+            newest.is_some_and(|id| pair.found_by.as_ref() != Some(&id) && ours.contains(&&*id));
+        let asks_existing = self.schedule.asks_existing && !self.schedule.cast.shops[d].was_unshared;
         pair.is_known()
             && somebody.is_fan
             && !somebody.forgotten
             && !pair.given_up
             && !kept_from_us
-            && (found_by_pending_id || found_as_existing)
+            && (found_by_pending_id || asks_existing && minted_since)
     }
 
     /// Fans are there and minted; who was forgotten is not there, nor linked.

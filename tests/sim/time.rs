@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,8 +44,6 @@ pub struct MachineClock {
     boot: AtomicU64,
     /// The machine's start that the service has written down, and whether the wall clock was right then.
     noted: Mutex<(u64, bool)>,
-    /// Whether the wall clock was ever wrong.
-    was_wrong: AtomicBool,
     /// What the wall clock showed, and the other one, when the process started.
     process: Mutex<(Timestamp, i64)>,
 }
@@ -53,20 +51,12 @@ pub struct MachineClock {
 impl MachineClock {
     pub fn new(time: TrueTime) -> Self {
         let process = Mutex::new((time.now(), time.elapsed_ms()));
-        Self {
-            time,
-            skew_ms: AtomicI64::new(0),
-            boot: AtomicU64::new(1),
-            noted: Mutex::default(),
-            was_wrong: AtomicBool::new(false),
-            process,
-        }
+        Self { time, skew_ms: AtomicI64::new(0), boot: AtomicU64::new(1), noted: Mutex::default(), process }
     }
 
     /// Sets the wall clock to so much beside the truth.
     pub fn set(&self, skew_ms: i64) {
         self.skew_ms.store(skew_ms, Ordering::Relaxed);
-        self.was_wrong.fetch_or(skew_ms != 0, Ordering::Relaxed);
     }
 
     fn is_right(&self) -> bool {
@@ -77,10 +67,6 @@ impl MachineClock {
     /// when it was written down.
     pub fn can_be_believed(&self) -> bool {
         self.is_right() && self.noted.lock().unwrap().1
-    }
-
-    pub fn was_wrong(&self) -> bool {
-        self.was_wrong.load(Ordering::Relaxed)
     }
 
     /// The machine starts anew.
