@@ -270,10 +270,14 @@ impl Fan {
 
     /// Takes a pending id that somebody else obtained. Returns whether it is of use: live at `now`, and new.
     pub fn adopt(&mut self, minted: Minted, now: Timestamp) -> bool {
-        if minted.expires_at() <= now || self.ids.iter().any(|known| known.pending_id == minted.pending_id) {
+        let known = self.ids.iter().any(|known| known.pending_id == minted.pending_id);
+        let no_room = self.ids.len() >= IDS_MAX && self.ids.iter().all(|id| minted.minted_at < id.minted_at);
+        if minted.expires_at() <= now || known || no_room {
             return false;
         }
-        self.look_for_missed(&minted);
+        if self.newest().is_none_or(|newest| newest.minted_at < minted.minted_at) {
+            self.look_for_missed(&minted);
+        }
         self.ids.push(minted);
         self.in_order();
         self.live = true;
@@ -282,7 +286,7 @@ impl Fan {
         true
     }
 
-    /// WeCom is asked about existing customers again when it gives another pending id than one held to be alive. Whoever
+    /// WeCom is asked about existing customers again, unless the newest pending id is still one held to be alive. Whoever
     /// was added meanwhile may be known by one that never came here: the answer to a call was lost, one ended before it
     /// was thought to, or there was none.
     fn look_for_missed(&mut self, minted: &Minted) {

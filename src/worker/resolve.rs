@@ -2,20 +2,21 @@
 //!
 //! Work waits in lanes, one per corp whose token converts it. A lane with no call in flight sends what it has
 //! at once; while a call is in flight it gathers, up to 100 ids. So a single customer waits for nobody, and a
-//! burst of n costs ⌈n/100⌉ calls. What one call brought is written down while the next is in flight. Answers are matched by id, never by position. A batch rejected because of
-//! one id is split in half until that id stands alone.
+//! burst of n costs ⌈n/100⌉ calls. What one call brought is written down while the next is in flight. Answers are
+//! matched by id, never by position. A batch rejected because of one id is split in half until that id stands alone.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::pause::{Pause, Scope};
 use super::{Activation, Context, ConversionToken, until};
 use crate::domain::backoff::{Backoff, Jitter};
-use crate::domain::batch::{IDS_PER_CALL_MAX, bisect};
+use crate::domain::batch::bisect;
 use crate::domain::dealer::TokenOwner;
 use crate::domain::ids::{AppName, ContactKey, CorpId};
 use crate::domain::time::{MINUTE_MS, Timestamp};
@@ -43,15 +44,19 @@ struct Resolver {
     /// Whether the store has more work than there was room for.
     backlog: AtomicBool,
     lanes: Mutex<BTreeMap<LaneKey, Lane>>,
-    in_flight: Arc<tokio::sync::Semaphore>,
+    /// Room for so many batches, from the call until its outcome is written down.
+    rooms: Arc<Semaphore>,
+    /// Whether a lane that could make a call waits for room.
+    full_house: AtomicBool,
+    stop: CancellationToken,
 }
 
 /// Runs until `stop`; calls under way go on, tracked by the context.
 pub async fn run(context: Context, stop: CancellationToken) {
-    let in_flight = Arc::new(tokio::sync::Semaphore::new(context.calls_max));
-    let backlog = AtomicBool::new(false);
-    let resolver = Arc::new(Resolver { context, backlog, lanes: Mutex::default(), in_flight });
-    let wake = resolver.context.wake.clone();
+    let rooms = Arc::new(Semaphore::new(context.calls_max));
+    let (wake, lanes) = (context.wake.clone(), Mutex::default());
+    let (backlog, full_house) = (AtomicBool::new(false), AtomicBool::new(false));
+    let resolver = Arc::new(Resolver { context, backlog, lanes, rooms, full_house, stop: stop.clone() });
     super::run(&wake.inbox, stop, resolver).await;
 }
 
@@ -86,7 +91,7 @@ impl Activation for Arc<Resolver> {
         }
         settled.extend(self.clear_paused_lanes(now));
         // Calls first: nobody waits for what is only written down.
-        self.start_calls(1);
+        self.start_calls();
         self.settle(settled).await;
         if more {
             return Duration::ZERO;
@@ -169,42 +174,63 @@ impl Resolver {
         put_off
     }
 
-    /// Starts a call in each lane that has `least` pieces of work and no call in flight, as far as there is room; whoever
-    /// has waited longest comes first. A lane that the store cannot keep up with waits for it.
-    fn start_calls(self: &Arc<Self>, least: usize) {
+    /// Starts a call in each lane that can, as far as there is room; whoever has waited longest comes first.
+    fn start_calls(self: &Arc<Self>) {
         let now = self.context.now();
         let mut lanes = self.lanes();
         lanes.retain(|_, lane| !lane.is_idle());
         let mut ready: Vec<_> = lanes
             .iter_mut()
             .filter(|(LaneKey { app, owner }, lane)| {
-                lane.can_call(least) && self.pause_of(app, [owner, owner], now).is_none()
+                lane.can_call() && self.pause_of(app, [owner, owner], now).is_none()
             })
             .collect();
         ready.sort_by_key(|(_, lane)| lane.waiting.front().map(Work::due_at));
-        for (key, lane) in ready {
-            let Ok(room) = self.in_flight.clone().try_acquire_owned() else { break };
-            let batch = lane.begin(now);
-            let (resolver, key) = (self.clone(), key.clone());
-            self.context.spawn_call(async move {
-                let outcome = resolver.work_off(&key, batch).await;
-                drop(room);
-                let now = resolver.context.now();
-                resolver.change(&key, |lane| lane.ended(now));
-                resolver.settle(outcome).await;
-                resolver.change(&key, Lane::settled);
-                resolver.context.wake.inbox.notify_one();
-            });
-        }
+        let mut ready = ready.into_iter();
+        let turned_away = ready.find_map(|(key, lane)| match self.rooms.clone().try_acquire_owned() {
+            Ok(room) => {
+                self.start_call(key, lane, room, now);
+                None
+            }
+            Err(_) => Some(key),
+        });
+        self.full_house.store(turned_away.is_some(), Ordering::Relaxed);
     }
 
-    /// Changes a lane in which a call has ended. Full batches need not wait until the rest of a backlog was looked
-    /// through.
-    fn change(self: &Arc<Self>, key: &LaneKey, change: impl FnOnce(&mut Lane)) {
+    fn start_call(
+        self: &Arc<Self>,
+        key: &LaneKey,
+        lane: &mut Lane,
+        room: OwnedSemaphorePermit,
+        now: Timestamp,
+    ) {
+        let (resolver, key, batch) = (self.clone(), key.clone(), lane.begin(now));
+        self.context.spawn_call(async move {
+            let outcome = resolver.work_off(&key, batch).await;
+            let now = resolver.context.now();
+            resolver.go_on(&key, now, |lane| lane.ended(now));
+            resolver.settle(outcome).await;
+            drop(room);
+            resolver.go_on(&key, resolver.context.now(), Lane::settled);
+        });
+    }
+
+    /// Changes a lane in which a call has ended. A full batch of it need not wait until the rest of a backlog was looked
+    /// through, unless another lane waits for room.
+    fn go_on(self: &Arc<Self>, key: &LaneKey, now: Timestamp, change: impl FnOnce(&mut Lane)) {
         if let Some(lane) = self.lanes().get_mut(key) {
             change(lane);
+            let goes_on = lane.can_call()
+                && lane.has_full_batch()
+                && !self.full_house.load(Ordering::Relaxed)
+                && !self.stop.is_cancelled()
+                && self.context.store.ready().is_ok()
+                && self.pause_of(&key.app, [&key.owner, &key.owner], now).is_none();
+            if goes_on && let Ok(room) = self.rooms.clone().try_acquire_owned() {
+                self.start_call(key, lane, room, now);
+            }
         }
-        self.start_calls(IDS_PER_CALL_MAX);
+        self.context.wake.inbox.notify_one();
     }
 
     /// Makes the calls for a batch. Returns what came of the last of them, which is still to be written down.

@@ -138,15 +138,17 @@ impl<'a> Judge<'a> {
         let ours: Vec<_> =
             fans.iter().flat_map(|(_, fan)| &fan.ids).map(|id| id.pending_id.as_str()).collect();
         let we_have_it = pair.found_by.as_deref().is_some_and(|id| ours.contains(&id));
+        let alive = machine.sim.pending_ids(&machine.app.corp_id, &somebody.person);
         // Unless the machine slept before it could ask, so long that the pending id ended.
-        let found_by_pending_id = we_have_it && pair.befriended_at >= Some(*woke_at);
+        let in_time = pair.befriended_at >= Some(*woke_at)
+            || pair.found_by.as_ref().is_some_and(|id| alive.contains(id));
+        let found_by_pending_id = we_have_it && in_time;
         // Two systems that mint for one person keep each other's pending ids from being known.
-        let kept_from_us = !we_have_it && !somebody.minted_elsewhere.is_empty();
+        let kept_from_us = pair.found_by.is_some() && !we_have_it && !somebody.minted_elsewhere.is_empty();
         // Another pending id brings the question about existing customers, which leaves out a dealer who does not share
         // the app.
-        let newest = machine.sim.pending_ids(&machine.app.corp_id, &somebody.person).pop();
         let minted_since =
-            newest.is_some_and(|id| pair.found_by.as_ref() != Some(&id) && ours.contains(&&*id));
+            alive.last().is_some_and(|id| pair.found_by.as_ref() != Some(id) && ours.contains(&id.as_str()));
         let asks_existing = self.schedule.asks_existing && !self.schedule.cast.shops[d].was_unshared;
         pair.is_known()
             && somebody.is_fan

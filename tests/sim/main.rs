@@ -109,6 +109,7 @@ fn whatever_happens_what_was_acknowledged_is_linked_once_to_the_right_person() {
                     let outcome = run(seed);
                     linked.fetch_add(outcome.linked as u64, Ordering::Relaxed);
                     if !outcome.complaints.is_empty() {
+                        eprintln!("seed {seed}: {:?}", outcome.complaints);
                         failed.lock().unwrap().push((seed, outcome));
                     }
                 }

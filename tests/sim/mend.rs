@@ -13,8 +13,8 @@ use crate::time::pass;
 /// How long is slept at a time, in seconds: enough for every wait that the service has, and for budgets to come back.
 const NAPS_SECS: [u64; 15] =
     [5, 30, 90, 120, 300, 700, 1_900, 3_700, 3_700, 7_200, 21_700, 86_500, 86_500, 259_300, 3_700];
-/// And then so many times a day.
-const DAYS: usize = 90;
+/// And then so many times a day: less than the life of a pending id, whose renewal would mend too much.
+const DAYS: usize = 45;
 const DAY_SECS: u64 = 86_500;
 
 impl Schedule {

@@ -9,7 +9,8 @@ pub enum Priority {
     Live,
     /// The pending id of somebody whom no dealer has added yet is about to end.
     RenewUnlinked,
-    /// The pending id of somebody linked is about to end; other dealers may still add them.
+    /// The pending id of somebody linked is about to end; other dealers may still add them. Or the question about existing
+    /// customers is asked again.
     Renew,
     /// One of many, imported.
     Bulk,

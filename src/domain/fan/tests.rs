@@ -46,6 +46,11 @@ fn another_pending_id_brings_the_question_about_existing_customers_back() {
     assert_eq!(asked_again("second", 85), Some(Priority::Renew), "some may know one between the two");
     assert_eq!(asked_again("first", 90), Some(Priority::Renew), "nobody was known by it at its end");
     assert_eq!(asked_again("second", 90), Some(Priority::Renew));
+    let mut older = fan(true);
+    older.minted(minted("first", 50), false);
+    older.existing = asked;
+    assert!(older.adopt(minted("older", 40), at(60)));
+    assert_eq!(older.existing, asked, "whoever has the newer one was asked about since");
     let mut off = fan(false);
     off.minted(minted("first", 0), false);
     off.minted(minted("second", 400), false);
@@ -172,6 +177,11 @@ fn an_imported_id_joins_at_once_and_is_renewed_in_its_time() {
     let mut unknown = fan(true);
     assert!(unknown.adopt(Minted::imported(PendingId::new("p").unwrap(), None, at(100)), at(100)));
     assert_eq!((unknown.lane(FanStep::Mint), unknown.review_at()), (None, Some(at(105))));
+    // Older than as many as are kept.
+    for n in 1..IDS_MAX {
+        assert!(known.adopt(minted(&format!("p{n}"), 10 + i64::try_from(n).unwrap()), at(40)));
+    }
+    assert!(!known.adopt(minted("older", 9), at(40)));
     // Over: as if there were none.
     let mut over = fan(true);
     assert!(!over.adopt(minted("p", 10), at(100)));

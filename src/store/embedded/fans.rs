@@ -132,9 +132,15 @@ pub(super) fn settle(
             }
             fan.minted(minted, same_id_extends);
         }
-        (FanVerdict::Existing(found), _) => {
+        (FanVerdict::Existing(found), step) => {
             fan.attempts = 0;
-            fan.existing = Existing::Asked { at: now, found: u32::try_from(found.len()).unwrap_or(u32::MAX) };
+            if fan.newest() == work.fan.newest() {
+                fan.existing =
+                    Existing::Asked { at: now, found: u32::try_from(found.len()).unwrap_or(u32::MAX) };
+            } else {
+                // Another pending id came meanwhile, and the answer may be older than it.
+                again = Some((step, now));
+            }
             for (_, customer) in &found {
                 if forget::stands_between(txn, customer, fan.registered_at)? {
                     return forget::found_out(txn, &work.key, now);

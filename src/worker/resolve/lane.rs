@@ -51,9 +51,19 @@ impl Lane {
         !self.busy && self.settling == 0 && self.waiting.is_empty()
     }
 
-    /// Whether a call can be made for at least so many pieces of work.
-    pub(super) fn can_call(&self, least: usize) -> bool {
-        !self.busy && self.settling < SETTLING_MAX && self.waiting.len() >= least
+    /// Whether there is work for a call, and none is in flight.
+    pub(super) fn can_call(&self) -> bool {
+        !self.busy && self.settling < SETTLING_MAX && !self.waiting.is_empty()
+    }
+
+    /// Whether as many customers wait as one call can ask about.
+    pub(super) fn has_full_batch(&self) -> bool {
+        let mut customers = HashSet::new();
+        self.waiting.len() >= IDS_PER_CALL_MAX
+            && self.waiting.iter().any(|work| {
+                customers.insert(&work.contact.external_userid);
+                customers.len() == IDS_PER_CALL_MAX
+            })
     }
 
     /// Begins a call: for up to 100 different customers; several pieces about one customer travel together.

@@ -45,23 +45,24 @@ fn a_batch_holds_a_hundred_customers_and_all_that_is_known_about_each() {
     let mut lane = lane_of(250);
     assert_eq!((lane.begin(Timestamp::EPOCH).len(), lane.waiting.len()), (200, 50));
     lane.ended(Timestamp::EPOCH);
+    assert!(!lane.has_full_batch(), "half as many customers as pieces");
     assert_eq!(lane.begin(Timestamp::EPOCH).len(), 50);
+    assert!(lane_of(200).has_full_batch() && !lane_of(198).has_full_batch());
 }
 
 #[test]
 fn a_lane_calls_again_while_one_outcome_is_written_down_and_waits_for_two() {
     let at = |ms| Timestamp::from_millis(ms);
     let mut lane = lane_of(1_000);
-    assert!(lane.can_call(1_000) && !lane.can_call(1_001));
     lane.begin(at(0));
-    assert!(!lane.can_call(1), "one call in flight");
+    assert!(!lane.can_call(), "one call in flight");
     lane.ended(at(30));
-    assert!(lane.can_call(1));
+    assert!(lane.can_call());
     lane.begin(at(30));
     lane.ended(at(60));
-    assert!(!lane.can_call(1), "the store does not keep up");
+    assert!(!lane.can_call(), "the store does not keep up");
     lane.settled();
-    assert!(lane.can_call(1));
+    assert!(lane.can_call());
     lane.begin(at(100));
     lane.ended(at(130));
     assert_eq!(lane.full_for_ms(0), 2 * 10 * 70, "the wait for the store counts");
