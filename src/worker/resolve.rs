@@ -19,7 +19,7 @@ use crate::domain::backoff::{Backoff, Jitter};
 use crate::domain::batch::bisect;
 use crate::domain::dealer::TokenOwner;
 use crate::domain::ids::{AppName, ContactKey, CorpId};
-use crate::domain::time::{MINUTE_MS, Timestamp};
+use crate::domain::time::{HOUR_MS, MINUTE_MS, Timestamp};
 use crate::store::{Problem, Verdict, Work};
 use crate::wecom::CallError;
 
@@ -344,8 +344,12 @@ fn halves(mut batch: Vec<Work>) -> Result<(Vec<Work>, Vec<Work>), Vec<Work>> {
 fn alone(work: &Work, blame: &Blame, jitter: Jitter, now: Timestamp) -> Verdict {
     use crate::domain::event::ContactChange;
     let Some(event) = &work.event else {
-        // A waiting customer: the schedule of questions bounds this.
-        return Verdict::Missed;
+        return match blame {
+            // A waiting customer: the schedule of questions bounds this.
+            Blame::Invisible | Blame::Item(_) => Verdict::Missed,
+            // No answer: none of the few questions is spent on it.
+            Blame::Unknown(problem) | Blame::Stuck(problem) => later(now.plus_ms(HOUR_MS), problem.clone()),
+        };
     };
     match blame {
         // Seen once the follower comes into the app's range; the schedule asks again.

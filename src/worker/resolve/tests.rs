@@ -98,6 +98,9 @@ fn a_half_added_customer_is_never_given_up() {
         Verdict::Missed,
         "the schedule bounds the questions"
     );
+    let problem = Problem { errcode: Some(99_999), text: String::new() };
+    let unanswered = alone(&waiting, &Blame::Unknown(problem.clone()), Jitter::default(), now);
+    assert_eq!(unanswered, later(now.plus_ms(HOUR_MS), problem), "nor is one spent where there is no answer");
 }
 
 #[test]
