@@ -186,15 +186,15 @@ impl Resolver {
             })
             .collect();
         ready.sort_by_key(|(_, lane)| lane.waiting.front().map(Work::due_at));
-        let mut ready = ready.into_iter();
-        let turned_away = ready.find_map(|(key, lane)| match self.rooms.clone().try_acquire_owned() {
-            Ok(room) => {
-                self.start_call(key, lane, room, now);
-                None
-            }
-            Err(_) => Some(key),
-        });
-        self.full_house.store(turned_away.is_some(), Ordering::Relaxed);
+        let mut full_house = false;
+        for (key, lane) in ready {
+            let Ok(room) = self.rooms.clone().try_acquire_owned() else {
+                full_house = true;
+                break;
+            };
+            self.start_call(key, lane, room, now);
+        }
+        self.full_house.store(full_house, Ordering::Relaxed);
     }
 
     fn start_call(
