@@ -169,7 +169,7 @@ fn kind(fields: &Fields<'_>) -> Result<Kind, MessageError> {
     if required(fields.msg_type.as_deref(), "MsgType")? != "event" {
         return Ok(Kind::Message);
     }
-    let change = fields.change_type.as_deref().map(str::trim);
+    let change = fields.change_type.as_deref().map(str::trim_ascii);
     Ok(match (required(fields.event.as_deref(), "Event")?, change) {
         ("change_external_contact", Some(change)) => match change {
             "add_external_contact" => Kind::AddExternalContact,
@@ -190,7 +190,7 @@ fn kind(fields: &Fields<'_>) -> Result<Kind, MessageError> {
 }
 
 fn required<'a>(value: Option<&'a str>, field: &'static str) -> Result<&'a str, MessageError> {
-    value.map(str::trim).filter(|text| !text.is_empty()).ok_or(MessageError::Missing(field))
+    value.map(str::trim_ascii).filter(|text| !text.is_empty()).ok_or(MessageError::Missing(field))
 }
 
 fn create_time(text: &str) -> Result<Timestamp, MessageError> {

@@ -33,8 +33,8 @@ fn checked(text: &str, max: usize) -> Result<(), IdError> {
         Err(IdError::Empty)
     } else if text.len() > max {
         Err(IdError::TooLong { max })
-    } else if text.bytes().all(|byte| byte.is_ascii_graphic()) {
-        // Every id ever seen; the rest of Unicode is looked at only when it occurs.
+    } else if text.bytes().fold(true, |all, byte| all & byte.is_ascii_graphic()) {
+        // Every id ever seen, and without a branch for each byte; the rest of Unicode is looked at only when it occurs.
         Ok(())
     } else if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         Err(IdError::Character)
