@@ -1,9 +1,11 @@
 //! Every metric of the service, with its help text. Label values are closed sets, so no input can make more of
 //! them; what is a state rather than an event (queue lengths) is read from the store when somebody scrapes.
 
+mod labels;
+
 use std::time::Duration;
 
-use prometheus_client::encoding::{EncodeLabelSet, text};
+use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -20,173 +22,14 @@ use crate::domain::time::Timestamp;
 use crate::store::Counts;
 use crate::wecom::{Api, CallError, Class};
 
-/// What became of a request to the callback door.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DoorOutcome {
-    /// Stored; acknowledged.
-    Accepted,
-    /// Stored before; acknowledged.
-    Duplicate,
-    /// Needs no action; acknowledged.
-    Ignored,
-    /// Set aside for an operator; acknowledged.
-    Quarantined,
-    /// Not WeCom's.
-    Refused,
-    /// No such app.
-    UnknownApp,
-    /// Body over the limit.
-    TooLarge,
-    /// Could not be made durable; not acknowledged.
-    Unavailable,
-    /// A verification request, answered.
-    Verified,
-}
-
-impl DoorOutcome {
-    const ALL: [Self; 9] = [
-        Self::Accepted,
-        Self::Duplicate,
-        Self::Ignored,
-        Self::Quarantined,
-        Self::Refused,
-        Self::UnknownApp,
-        Self::TooLarge,
-        Self::Unavailable,
-        Self::Verified,
-    ];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Duplicate => "duplicate",
-            Self::Ignored => "ignored",
-            Self::Quarantined => "quarantined",
-            Self::Refused => "refused",
-            Self::UnknownApp => "unknown_app",
-            Self::TooLarge => "too_large",
-            Self::Unavailable => "unavailable",
-            Self::Verified => "verified",
-        }
-    }
-}
-
-/// Why a request to the private listener was refused before anything looked at it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum AdminRefusal {
-    /// No token, or a wrong one.
-    Token,
-    /// A wrong token, after many others.
-    Rate,
-    /// A name that is not ours, or none.
-    Host,
-    /// A change that a page of another origin asks for.
-    Origin,
-}
-
-impl AdminRefusal {
-    const ALL: [Self; 4] = [Self::Token, Self::Rate, Self::Host, Self::Origin];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Token => "token",
-            Self::Rate => "rate",
-            Self::Host => "host",
-            Self::Origin => "origin",
-        }
-    }
-}
-
-/// A time that a callback tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
-    /// When it was signed: `timestamp` in its query.
-    Timestamp,
-    /// When its event happened: `CreateTime`.
-    CreateTime,
-}
-
-impl Told {
-    const ALL: [Self; 2] = [Self::Timestamp, Self::CreateTime];
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Timestamp => "timestamp",
-            Self::CreateTime => "create_time",
-        }
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ToldTime {
-    time: &'static str,
-    direction: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Outcome {
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Reason {
-    reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct EventType {
-    r#type: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Call {
-    api: &'static str,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Queue {
-    api: &'static str,
-    priority: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Budget {
-    corp: String,
-    api: &'static str,
-    window: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct OfSink {
-    sink: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Delivery {
-    sink: String,
-    outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct SinkState {
-    sink: String,
-    state: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct State {
-    state: &'static str,
-}
-
-impl ToldTime {
-    const fn of(told: Told, direction: FarOff) -> Self {
-        Self { time: told.as_str(), direction: direction.as_str() }
-    }
-}
+pub use labels::{AdminRefusal, DoorOutcome, Told};
+use labels::{Budget, Call, Delivery, EventType, OfSink, Outcome, Queue, Reason, SinkState, State, ToldTime};
 
 const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+
+/// The outcome of a call that WeCom answered without an error.
+const CALL_OK: &str = "ok";
 
 /// The metrics and their registry.
 pub struct Metrics {
@@ -216,6 +59,7 @@ pub struct Metrics {
     sink_lag_seconds: Family<OfSink, Gauge>,
     sink_state: Family<SinkState, Gauge>,
     paused: Gauge,
+    damaged_records: Gauge,
 }
 
 impl Default for Metrics {
@@ -247,6 +91,7 @@ impl Default for Metrics {
             sink_lag_seconds: Family::default(),
             sink_state: Family::default(),
             paused: Gauge::default(),
+            damaged_records: Gauge::default(),
         };
         // Counters exist from the start: a rate over one that appears with its first event misses it.
         for outcome in DoorOutcome::ALL {
@@ -325,6 +170,11 @@ impl Metrics {
         );
         r.register("sink_state", "1 for the state a sink is in", self.sink_state.clone());
         r.register("paused", "Apps and dealers whose calls are paused", self.paused.clone());
+        r.register(
+            "damaged_records",
+            "Damaged records of the store come across since the start",
+            self.damaged_records.clone(),
+        );
         self
     }
 
@@ -373,15 +223,9 @@ impl Metrics {
 
     /// A call to WeCom ended.
     pub fn wecom_call<T>(&self, api: Api, answer: &Result<T, CallError>, took: Duration) {
-        let outcome = match answer.as_ref().map_err(CallError::class) {
-            Ok(_) => "ok",
-            Err(Class::Transient) => "transient",
-            Err(Class::Token) => "token",
-            Err(Class::Rate) => "rate",
-            Err(Class::Item) => "item",
-            Err(Class::Invisible) => "invisible",
-            Err(Class::Configuration) => "configuration",
-            Err(Class::Unknown) => "unknown",
+        let outcome = match answer {
+            Ok(_) => CALL_OK,
+            Err(error) => error.class().as_str(),
         };
         self.calls.get_or_create(&Call { api: api.as_str(), outcome }).inc();
         self.call_seconds.observe(took.as_secs_f64());
@@ -390,11 +234,9 @@ impl Metrics {
     /// How many calls of `api` ended, whatever their outcome.
     #[must_use]
     pub fn calls_of(&self, api: Api) -> u64 {
-        const OUTCOMES: [&str; 8] =
-            ["ok", "transient", "token", "rate", "item", "invisible", "configuration", "unknown"];
         let count =
             |outcome| self.calls.get(&Call { api: api.as_str(), outcome }).map_or(0, |calls| calls.get());
-        OUTCOMES.into_iter().map(count).sum()
+        std::iter::once(CALL_OK).chain(Class::ALL.map(Class::as_str)).map(count).sum()
     }
 
     /// How many requests to the callback door had this outcome.
@@ -445,7 +287,7 @@ impl Metrics {
 
     /// The text that Prometheus reads, with the states as of now.
     #[must_use]
-    pub fn scrape(&self, counts: &Counts, fans: &Tally, paused: usize) -> String {
+    pub fn scrape(&self, counts: &Counts, fans: &Tally, paused: usize, damaged_records: usize) -> String {
         let set = |family: &Family<State, Gauge>, state, value: u64| {
             family.get_or_create(&State { state }).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
@@ -471,6 +313,7 @@ impl Metrics {
         self.links.set(i64::try_from(counts.links).unwrap_or(i64::MAX));
         self.feed_head.set(i64::try_from(counts.feed_head).unwrap_or(i64::MAX));
         self.paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
+        self.damaged_records.set(i64::try_from(damaged_records).unwrap_or(i64::MAX));
         let mut out = String::new();
         // Writing to a String does not fail.
         let _ = text::encode(&mut out, &self.registry);

@@ -21,6 +21,33 @@ pub enum Class {
     Unknown,
 }
 
+impl Class {
+    /// Every class.
+    pub const ALL: [Self; 7] = [
+        Self::Transient,
+        Self::Token,
+        Self::Rate,
+        Self::Item,
+        Self::Invisible,
+        Self::Configuration,
+        Self::Unknown,
+    ];
+
+    /// The name used in metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Transient => "transient",
+            Self::Token => "token",
+            Self::Rate => "rate",
+            Self::Item => "item",
+            Self::Invisible => "invisible",
+            Self::Configuration => "configuration",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// The class of a code.
 #[must_use]
 pub const fn class(errcode: i64) -> Class {

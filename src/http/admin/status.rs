@@ -125,7 +125,8 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
     }
     let fans = sum(tallies.iter().map(|(_, tally)| tally));
     let paused = state.pauses.all(state.clock.now()).len();
-    let text = state.metrics.scrape(&state.store.counts(), &fans, paused);
+    let (counts, damaged) = (state.store.counts(), state.store.damaged());
+    let text = state.metrics.scrape(&counts, &fans, paused, damaged);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

@@ -59,6 +59,26 @@ async fn fans_are_registered_once_and_worked_on_step_by_step(place: &dyn Place) 
     assert_eq!((registered, queued, minted), (1, 0, 1));
 }
 
+async fn an_answer_under_way_when_another_pending_id_comes_is_asked_for_again(place: &dyn Place) {
+    let store = place.open();
+    let asking = NewFan { ask_existing: true, ..with_id(1, T0) };
+    store.put_fans(vec![asking], T0).await.unwrap();
+    let first = lease_fans(&store, FanStep::AskExisting, T0, 9).await.pop().unwrap();
+    let now = T0.plus_ms(MINUTE_MS);
+    let another = NewFan { minted: Some(Minted::new(pending(2), now)), ..bulk(1) };
+    store.put_fans(vec![another], now).await.unwrap();
+    // What is found is linked at once, but whom somebody added by the other id may not be among them yet.
+    let found = FanVerdict::Existing(vec![(corp(1), customer(1))]);
+    store.settle_fans(vec![(first, found.clone())], now).await.unwrap();
+    assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 1);
+    assert!(matches!(the_fan(&store, 1).await.existing, Existing::Due(_)));
+    let store = reopen(place, store).await;
+    let again = lease_fans(&store, FanStep::AskExisting, now, 9).await.pop().expect("it waits for the call");
+    store.settle_fans(vec![(again, found)], now).await.unwrap();
+    assert_eq!(the_fan(&store, 1).await.existing, Existing::Asked { at: now, found: 1 });
+    assert_eq!(lease_fans(&store, FanStep::AskExisting, now, 9).await, []);
+}
+
 async fn a_rejected_fan_gets_another_chance_with_another_openid(place: &dyn Place) {
     let store = place.open();
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
@@ -185,6 +205,7 @@ async fn a_great_many_reviews_of_one_instant_are_all_made(place: &dyn Place) {
 
 contract!(
     fans_are_registered_once_and_worked_on_step_by_step,
+    an_answer_under_way_when_another_pending_id_comes_is_asked_for_again,
     a_rejected_fan_gets_another_chance_with_another_openid,
     who_registers_now_goes_before_who_was_imported,
     a_fan_put_back_in_its_place_is_the_first_again,

@@ -1,0 +1,235 @@
+//! The dealers' side: events stored once, worked on by one, retried, dead or quarantined; customers who meet their fan,
+//! and their followers.
+
+use super::*;
+
+async fn a_repeated_message_is_stored_once(place: &dyn Place) {
+    let store = place.open();
+    assert!(matches!(store.append(added(1, 1)).await, Ok(Appended::New(_))));
+    assert_eq!(store.append(added(1, 1)).await, Ok(Appended::Duplicate));
+    let store = reopen(place, store).await;
+    assert_eq!(store.append(added(1, 1)).await, Ok(Appended::Duplicate));
+    // Two customers in one second are two.
+    assert!(matches!(store.append(added(2, 1)).await, Ok(Appended::New(_))));
+    assert_eq!(store.counts().inbox, 2);
+    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 2);
+}
+
+async fn leased_work_is_nobody_elses_until_the_process_ends(place: &dyn Place) {
+    let store = place.open();
+    store.append(added(1, 1)).await.unwrap();
+    assert_eq!(store.next_due().await, Ok(Some(T0)));
+    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 1);
+    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 0);
+    assert_eq!(store.next_due().await, Ok(None));
+    assert_eq!(store.events(EventState::Leased, EventId(0), 10).await.unwrap().len(), 1);
+    assert_eq!(store.events(EventState::Waiting, EventId(0), 10).await.unwrap().len(), 0);
+    let store = reopen(place, store).await;
+    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 1);
+}
+
+async fn a_contact_meets_the_fan_in_either_order(place: &dyn Place) {
+    let store = place.open();
+    mint(&store, 1, 1, T0).await;
+    store.append(added(1, 1)).await.unwrap();
+    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    // The other way round, with a restart between.
+    store.append(added(2, 1)).await.unwrap();
+    work_off(&store, T0, Verdict::Resolved(pending(2))).await;
+    let store = reopen(place, store).await;
+    mint(&store, 2, 2, T0).await;
+
+    for n in [1, 2] {
+        for by in [
+            LinkBy::Unionid(fan_key(n).unionid),
+            LinkBy::ExternalUserid(customer(n)),
+            LinkBy::PendingId(pending(n)),
+        ] {
+            let links = links_of(&store, by).await;
+            assert_eq!(links.len(), 1);
+            assert_eq!(links[0].unionid, fan_key(n).unionid);
+            assert_eq!(links[0].external_userid, customer(n));
+            assert_eq!(links[0].corp_id, corp(1));
+            assert_eq!(links[0].pending_id, Some(pending(n)));
+            assert_eq!(links[0].followers.len(), 1);
+            assert_eq!(links[0].followers[0].state.as_deref(), Some("spring"));
+        }
+    }
+    let feed = store.feed(0, 10, T0).await.unwrap();
+    assert_eq!(
+        feed.iter().map(|e| (e.seq, e.change)).collect::<Vec<_>>(),
+        [(1, ChangeType::Created), (2, ChangeType::Created)]
+    );
+    let welcome_code = |entry: &FeedEntry| entry.data.link().and_then(|link| link.welcome_code.clone());
+    assert_eq!(welcome_code(&feed[0]).as_deref(), Some("WELCOME"));
+    assert_eq!(feed[0].id, feed[0].data.link_id());
+    assert_ne!(feed[0].id, feed[1].id);
+    assert_eq!(*store.feed_head().borrow(), 2);
+    assert_eq!(welcome_code(&store.feed(1, 10, T0.plus_ms(20_000)).await.unwrap()[0]), None);
+    let Counts { links, contacts, inbox, feed_head, .. } = store.counts();
+    assert_eq!((links, contacts, inbox, tally(&store).await.minted, feed_head), (2, 2, 0, 2, 2));
+}
+
+async fn one_person_at_two_dealers_is_two_links(place: &dyn Place) {
+    let store = place.open();
+    for dealer in [1, 2] {
+        store.append(added(dealer, dealer)).await.unwrap();
+        work_off(&store, T0, Verdict::Resolved(pending(7))).await;
+    }
+    mint(&store, 7, 7, T0).await;
+    let links = links_of(&store, LinkBy::Unionid(fan_key(7).unionid)).await;
+    assert_eq!(links.iter().map(|l| &l.corp_id).collect::<Vec<_>>(), [&corp(1), &corp(2)]);
+    let by_dealer = LinkQuery { by: LinkBy::PendingId(pending(7)), corp_id: Some(corp(2)), app: Some(app()) };
+    assert_eq!(store.links(&by_dealer, T0).await.unwrap().len(), 1);
+    let elsewhere = LinkQuery { app: Some(AppName::new("other").unwrap()), ..by_dealer };
+    assert_eq!(store.links(&elsewhere, T0).await.unwrap().len(), 0);
+}
+
+async fn work_settled_twice_counts_once(place: &dyn Place) {
+    let store = place.open();
+    mint(&store, 1, 1, T0).await;
+    store.append(added(1, 1)).await.unwrap();
+    let work = store.lease(T0, 1).await.unwrap().pop().unwrap();
+    let outcome = (work, Verdict::Resolved(pending(1)));
+    store.settle(vec![outcome.clone()], T0).await.unwrap();
+    let store = reopen(place, store).await;
+    store.settle(vec![outcome.clone(), outcome], T0).await.unwrap();
+    assert_eq!((store.counts().links, store.counts().inbox, store.counts().feed_head), (1, 0, 1));
+}
+
+async fn a_customer_nobody_knows_yet_is_asked_about_on_schedule(place: &dyn Place) {
+    let store = place.open();
+    mint(&store, 1, 1, T0).await;
+    store.append(added(1, 1)).await.unwrap();
+    work_off(&store, T0, Verdict::Missed).await;
+    assert_eq!((store.counts().inbox, store.counts().waiting), (0, 1));
+    let mut now = T0;
+    for wait in crate::domain::backoff::REASK_AFTER_MS {
+        assert_eq!(store.lease(now.plus_ms(wait - 1), 1).await.unwrap().len(), 0);
+        now = now.plus_ms(wait);
+        assert_eq!(store.next_due().await, Ok(Some(now)));
+        let work = store.lease(now, 1).await.unwrap().pop().unwrap();
+        assert!(work.event.is_none() && work.known.is_some());
+        store.settle(vec![(work, Verdict::Missed)], now).await.unwrap();
+    }
+    assert_eq!((store.counts().waiting, store.next_due().await), (0, Ok(None)));
+    // News about the customer starts over, and this time WeCom knows.
+    store.append(arrival(happening(1, 1, 2, ContactChange::Added, 9))).await.unwrap();
+    work_off(&store, now, Verdict::Missed).await;
+    assert_eq!(store.counts().waiting, 1);
+    work_off(&store, now.plus_ms(MINUTE_MS), Verdict::Resolved(pending(1))).await;
+    assert_eq!((store.counts().waiting, store.counts().links), (0, 1));
+    assert_eq!(links_of(&store, LinkBy::ExternalUserid(customer(1))).await[0].followers.len(), 2);
+}
+
+async fn followers_of_a_link_come_and_go_on_the_feed(place: &dyn Place) {
+    let store = place.open();
+    mint(&store, 1, 1, T0).await;
+    store.append(added(1, 1)).await.unwrap();
+    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    for (member, change, at) in [
+        (2, ContactChange::HalfAdded, 5),
+        (2, ContactChange::Added, 6),
+        (1, ContactChange::DeletedByCustomer, 7),
+        (1, ContactChange::Added, 3), // late news from before
+    ] {
+        store.append(arrival(happening(1, 1, member, change, at))).await.unwrap();
+        work_off(&store, T0, Verdict::Applied).await;
+    }
+    let store = reopen(place, store).await;
+    let changes: Vec<_> = store.feed(0, 10, T0).await.unwrap().iter().map(|e| e.change).collect();
+    assert_eq!(changes, [ChangeType::Created, ChangeType::FollowerAdded, ChangeType::FollowerRemoved]);
+    let links = links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await;
+    assert_eq!(links[0].followers.iter().map(|f| f.user_id.as_str()).collect::<Vec<_>>(), ["member2"]);
+}
+
+async fn a_retry_comes_back_when_due_and_says_why(place: &dyn Place) {
+    let store = place.open();
+    store.append(added(1, 1)).await.unwrap();
+    let problem = Problem { errcode: Some(-1), text: "busy".to_owned() };
+    let later = T0.plus_ms(HOUR_MS);
+    work_off(&store, T0, Verdict::Retry { due_at: later, problem: problem.clone(), spent: true }).await;
+    let store = reopen(place, store).await;
+    assert_eq!(store.lease(T0, 1).await.unwrap().len(), 0);
+    assert_eq!(store.next_due().await, Ok(Some(later)));
+    let work = store.lease(later, 1).await.unwrap().pop().unwrap();
+    let event = work.event.clone().unwrap();
+    assert_eq!((event.attempts, event.problem.as_ref()), (1, Some(&problem)));
+    let unspent = Verdict::Retry { due_at: later, problem, spent: false };
+    store.settle(vec![(work, unspent)], later).await.unwrap();
+    let work = store.lease(later, 1).await.unwrap().pop().unwrap();
+    assert_eq!(work.event.unwrap().attempts, 1);
+    assert_eq!(store.counts().inbox, 1);
+}
+
+async fn a_dead_letter_is_kept_and_can_be_redriven(place: &dyn Place) {
+    let store = place.open();
+    store.append(added(1, 1)).await.unwrap();
+    let problem = Problem { errcode: Some(40_096), text: "not a customer".to_owned() };
+    work_off(&store, T0, Verdict::Dead(problem)).await;
+    let store = reopen(place, store).await;
+    assert_eq!((store.counts().dead, store.counts().inbox), (1, 0));
+    let rows = store.events(EventState::Dead, EventId(0), 10).await.unwrap();
+    let EventRow::Dead { event, .. } = &rows[0] else { panic!("{rows:?}") };
+    assert_eq!(event.problem.as_ref().and_then(|p| p.errcode), Some(40_096));
+    assert!(store.redrive(event.id, None, T0).await.unwrap());
+    assert!(!store.redrive(event.id, None, T0).await.unwrap(), "redriving is idempotent");
+    assert_eq!((store.counts().dead, store.counts().inbox), (0, 1));
+    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+}
+
+async fn a_quarantined_message_is_kept_whole_and_can_be_released(place: &dyn Place) {
+    let store = place.open();
+    let message: Vec<u8> = (0..60_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
+    let quarantine = Arrival {
+        app: app(),
+        digest: MessageDigest::of(&app(), &message),
+        received_at: T0,
+        content: Content::Quarantine {
+            reason: QuarantineReason::NotUnderstood("a text ".repeat(1_000)),
+            receive_id: "wwOTHER".to_owned(),
+            message: message.clone(),
+            about: None,
+        },
+    };
+    let Ok(Appended::New(id)) = store.append(quarantine.clone()).await else { panic!("not stored") };
+    assert_eq!(store.append(quarantine).await, Ok(Appended::Duplicate));
+    let store = reopen(place, store).await;
+    assert_eq!(store.quarantined_message(id).await.unwrap(), Some(message));
+    let rows = store.events(EventState::Quarantined, EventId(0), 10).await.unwrap();
+    let EventRow::Quarantined(row) = &rows[0] else { panic!("{rows:?}") };
+    assert_eq!((row.message_bytes, row.receive_id.as_str()), (60_000, "wwOTHER"));
+    assert!(store.redrive(id, Some(happening(1, 1, 1, ContactChange::Added, 0)), T0).await.unwrap());
+    assert_eq!(store.quarantined_message(id).await.unwrap(), None);
+    assert_eq!((store.counts().quarantined, store.counts().inbox), (0, 1));
+    assert_eq!(store.lease(T0, 1).await.unwrap()[0].event.as_ref().unwrap().id, id);
+}
+
+async fn a_full_inbox_refuses_and_recovers(place: &dyn Place) {
+    let settings = Settings { inbox_events_max: 2, cache_mb: 8, free_mb_min: 1, ..Settings::default() };
+    let store = place.open_with(settings);
+    store.append(added(1, 1)).await.unwrap();
+    store.append(added(2, 1)).await.unwrap();
+    assert_eq!(store.append(added(3, 1)).await, Err(StoreError::InboxFull { limit: 2 }));
+    assert_eq!(
+        store.append(added(1, 1)).await,
+        Ok(Appended::Duplicate),
+        "what is stored may be acknowledged"
+    );
+    work_off(&store, T0, Verdict::Missed).await;
+    assert!(matches!(store.append(added(3, 1)).await, Ok(Appended::New(_))), "a refusal left no trace");
+}
+
+contract!(
+    a_repeated_message_is_stored_once,
+    leased_work_is_nobody_elses_until_the_process_ends,
+    a_contact_meets_the_fan_in_either_order,
+    one_person_at_two_dealers_is_two_links,
+    work_settled_twice_counts_once,
+    a_customer_nobody_knows_yet_is_asked_about_on_schedule,
+    followers_of_a_link_come_and_go_on_the_feed,
+    a_retry_comes_back_when_due_and_says_why,
+    a_dead_letter_is_kept_and_can_be_redriven,
+    a_quarantined_message_is_kept_whole_and_can_be_released,
+    a_full_inbox_refuses_and_recovers,
+);
