@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::{Setup, World};
 use serde_json::json;
-use unionlink::simulator::{Api, Change, Copies, Fault, Options, TokenRule};
+use unionlink::simulator::{Api, Change, Copies, Fault, Options, Person, TokenRule};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_customer_added_by_a_dealer_is_linked_to_the_fan() {
@@ -178,6 +178,31 @@ async fn a_burst_costs_a_call_for_each_hundred() {
     assert!(counters.calls_of(Api::ExternalUseridToPendingId) <= 4, "{counters:?}");
     assert_eq!(counters.max_batch, 100);
     world.judge(&fans).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_dealers_backlog_keeps_nobody_elses_customer_waiting() {
+    let world = World::with(Setup { wecom: "calls_max = 1".into(), ..Setup::default() }).await;
+    let people = world.wecom.add_people(1_301);
+    let (before, after) = (400, 900);
+    // All of it is there before the second call.
+    world.wecom.inject(Api::ExternalUseridToPendingId, Fault::Latency(4_000), Some(1));
+    let of_one = |people: &[Person]| people.iter().map(|p| world.befriend(0, p, "zhangsan").1).collect();
+    for events in [
+        of_one(&people[..before]),
+        vec![world.befriend(1, &people[before], "lisi").1],
+        of_one(&people[before + 1..]),
+    ] {
+        assert!(world.wecom.deliver_all(events, 64).await.iter().all(|delivery| delivery.acknowledged));
+    }
+    world.settle().await;
+    let calls = world.wecom.calls();
+    let calls = calls.iter().filter(|call| call.api == Api::ExternalUseridToPendingId);
+    let others = world.dealers[1].corp_id.as_str();
+    let ids_before: usize =
+        calls.take_while(|call| call.corp_id.as_deref() != Some(others)).map(|call| call.ids).sum();
+    // Those who came earlier, and what a call or two had begun with.
+    assert!(ids_before <= before + 300, "{ids_before} of {} came first", before + after);
 }
 
 #[tokio::test(flavor = "multi_thread")]
