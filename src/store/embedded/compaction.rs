@@ -15,6 +15,9 @@ use super::fresh::{self, files_in, remove, rename, sync};
 use super::journal::care;
 use super::sled_engine::{folder_error, lock};
 
+/// The name of a database while it is being rebuilt.
+pub(super) const BEING_REBUILT: &str = "sled.being-rebuilt";
+
 /// What a compaction came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Compacted {
@@ -50,7 +53,14 @@ pub(super) fn recover(folder: &Path) -> Result<(), OpenError> {
         rename(folder, if copy.exists() { &copy } else { &old }, &live)?;
     }
     remove(&old)?;
-    remove(&copy)
+    remove(&copy)?;
+    // What an interrupted rebuilding left is not known to be whole.
+    let rebuilt = folder.join(BEING_REBUILT);
+    if rebuilt.exists() && !live.exists() {
+        let reason = "it was being rebuilt; run unionlink store rebuild again, as before".to_owned();
+        return Err(OpenError::Database { path: rebuilt, reason });
+    }
+    remove(&rebuilt)
 }
 
 /// Writes the database in `folder` anew. Nobody may serve it meanwhile. `told` hears how many records are copied.

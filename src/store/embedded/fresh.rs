@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::OpenError;
 use super::engine::Write;
 use super::private::create_folder;
-use super::sled_engine::{folder_error, open_database, panic_text};
+use super::sled_engine::{folder_error, open_database, or_abort, panic_text};
 
 /// Records written at a time; large batches make sled's memory grow without bound.
 const ROWS_AT_A_TIME: usize = 100;
@@ -59,14 +59,14 @@ fn fill_open(
         if records == before {
             break;
         }
-        to.apply_batch(batch).map_err(text)?;
+        or_abort(|| to.apply_batch(batch)).map_err(text)?;
         if unsynced >= SYNC_EVERY_BYTES {
-            to.flush().map_err(text)?;
+            or_abort(|| to.flush()).map_err(text)?;
             unsynced = 0;
         }
         told(records);
     }
-    to.flush().map_err(text)?;
+    or_abort(|| to.flush()).map_err(text)?;
     if to.len() as u64 == records {
         Ok(records)
     } else {

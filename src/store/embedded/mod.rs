@@ -67,6 +67,9 @@ use writer::{Patience, Writer};
 
 impl Record for Dealer {}
 
+/// Beyond what nothing is written without, this much of the disk stays free when files of the journal are merged.
+const MERGING_SPARES_BYTES: u64 = 64 << 20;
+
 /// What can be set about a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
@@ -116,10 +119,11 @@ impl EmbeddedStore {
         let journal = journal_in(folder);
         let unusable = |error| OpenError::journal(&journal, &error);
         if settings.journal {
-            let engine = Journaled::open(engine, &journal).map_err(unusable)?;
+            let spare_bytes = (settings.free_mb_min << 20).saturating_add(MERGING_SPARES_BYTES);
+            let engine = Journaled::open(engine, &journal, spare_bytes).map_err(unusable)?;
             return Self::over(Arc::new(engine), settings);
         }
-        journal::turn_off(&engine).map_err(unusable)?;
+        journal::turn_off(&engine, &journal).map_err(unusable)?;
         Self::over(Arc::new(engine), settings)
     }
 

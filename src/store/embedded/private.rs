@@ -14,8 +14,8 @@ use super::sled_engine::{OpenError, folder_error};
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// What lies in the folder of a store, beside what begins with `sled.`: databases being written, or put aside.
-const OURS: [&str; 5] = ["ballast", "journal", "journal.set-aside", "lock", "sled"];
+/// What lies in the folder of a store, beside what begins with `sled.` or `journal.`: what is being written, or put aside.
+const OURS: [&str; 4] = ["ballast", "journal", "lock", "sled"];
 
 /// Makes a folder, and those above it, unless they are there.
 pub(super) fn create_folder(path: &Path) -> Result<(), OpenError> {
@@ -38,7 +38,8 @@ pub(super) fn narrow(folder: &Path) {
             let entry = entry?;
             let name = entry.file_name();
             let ours = OURS.iter().any(|ours| name == **ours);
-            if ours || name.to_string_lossy().starts_with("sled.") {
+            let text = name.to_string_lossy();
+            if ours || text.starts_with("sled.") || text.starts_with("journal.") {
                 inside.push(entry.path());
             } else if name != "lost+found" {
                 only_ours = false;

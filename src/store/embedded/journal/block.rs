@@ -111,6 +111,13 @@ pub(super) fn take<'a>(bytes: &mut &'a [u8]) -> Option<&'a [u8]> {
     })
 }
 
+/// Passes over a block that is not whole, as long as its head says.
+pub(super) fn pass(bytes: &mut &[u8]) -> Option<()> {
+    let (head, rest) = bytes.split_at_checked(BLOCK_HEAD_BYTES)?;
+    *bytes = rest.get(payload_length(head)?..)?;
+    Some(())
+}
+
 pub(super) fn put_entry(block: &mut Vec<u8>, (key, value): Entry<'_>) -> io::Result<()> {
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(io::Error::other);
     block.extend(length(key)?.to_le_bytes());

@@ -6,17 +6,19 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use super::super::engine::{Engine, Write};
+use super::super::compaction::BEING_REBUILT;
+use super::super::engine::Engine;
 use super::super::fresh;
 use super::super::private::create_folder;
 use super::super::sled_engine::{OpenError, SledEngine, folder_error, lock, panic_text};
 use super::block::{Kind, Lineage};
+use super::cover::{Cover, live, merged, whole};
 use super::files::{self, Piece, at};
-use super::fold::{self, Last};
+use super::fold::{self, Last, Room};
 use super::redo::{level, redo};
 use super::side_by_side::SideBySide;
-use super::sorted::{Entries, Merged, SortedReader};
-use super::{JournalError, Mark, Pieces, Span, Standing, aside, entries, records, standing};
+use super::sorted::read_through;
+use super::{JournalError, MARK_KEY, Mark, Pieces, Standing, asides, records, set_aside, standing};
 
 /// The journal of the store in a folder.
 pub(in crate::store::embedded) fn journal_in(folder: &Path) -> PathBuf {
@@ -67,6 +69,9 @@ pub(super) fn compare(engine: &dyn Engine, journal: &Path) -> Result<Verified, J
     let Standing::Known(mark, pieces) = standing(engine, journal)? else {
         return Err(JournalError::None);
     };
+    if pieces.last() < mark.seq {
+        return Err(JournalError::Behind { journal: pieces.last(), database: mark.seq });
+    }
     // What a crash kept from the database the next start would give it; that is no difference.
     let redone = pieces.last().saturating_sub(mark.seq);
     if redone > 0 {
@@ -117,6 +122,10 @@ pub fn backup(folder: &Path, to: &Path) -> Result<BackedUp, OpenError> {
         return Err(OpenError::journal(&journal, &JournalError::None));
     }
     create_folder(to)?;
+    let inside = |to: &Path| Ok(to.canonicalize()?.starts_with(folder.canonicalize()?));
+    if inside(to).map_err(folder_error("find", to))? {
+        return Err(OpenError::journal(&journal, &JournalError::Inside));
+    }
     let mut problem = None;
     for _ in 0..ATTEMPTS {
         match copy(&journal, to) {
@@ -135,9 +144,15 @@ fn vanished(error: &JournalError) -> bool {
 }
 
 fn copy(journal: &Path, to: &Path) -> Result<BackedUp, JournalError> {
-    let lineage = Pieces::of(journal)?.ok_or(JournalError::None)?.lineage;
-    match Pieces::of(to)? {
-        Some(there) if there.lineage != lineage => return Err(JournalError::Foreign),
+    let there = Pieces::of(to)?;
+    let Pieces { lineage, spans } = &Pieces::of(journal)?.ok_or(JournalError::None)?;
+    let last = spans.last().map_or(0, |span| span.to);
+    match there {
+        Some(there) if there.lineage != *lineage => return Err(JournalError::Foreign),
+        // The store was put back to an earlier state since; the same numbers mean other batches now.
+        Some(there) if there.last() > last => {
+            return Err(JournalError::LaterCopy { copy: there.last(), journal: last });
+        }
         None if fs::read_dir(to).map_err(at(to))?.next().is_some() => return Err(JournalError::Occupied),
         _ => {}
     }
@@ -155,6 +170,10 @@ fn copy(journal: &Path, to: &Path) -> Result<BackedUp, JournalError> {
         }
         let mut file = files::create(&files::unfinished(&target))?;
         io::copy(&mut from, &mut file).and_then(|_| file.sync_all()).map_err(at(&target))?;
+        if piece.kind == Kind::Sorted {
+            // It takes the place of others, which are whole.
+            read_through(&files::unfinished(&target))?;
+        }
         files::finish(&target)?;
         copied += 1;
     }
@@ -206,20 +225,40 @@ pub fn rebuild(folder: &Path, how: Rebuild<'_>, told: impl FnMut(u64)) -> Result
     let _own_locked = if target == folder { None } else { Some(lock(folder)?) };
     let unusable = |error: JournalError| OpenError::journal(&journal, &error);
     let Plan { pieces, batches, goes_on, lineage, lost } = plan(&journal, how).map_err(unusable)?;
+    if how.into.is_none() && !how.partial {
+        not_ahead(&target.join("sled"), lineage, batches).map_err(unusable)?;
+    }
     let mark = if goes_on { Mark { lineage, seq: batches } } else { Mark::OFF };
     let mark = mark.to_write().map_err(|error| unusable(error.into()))?;
     let rows = live(merged(&pieces).map_err(|error| unusable(error.into()))?);
     let rows = std::iter::once(Ok(mark)).chain(rows).map(|row| row.map_err(|error| error.to_string()));
-    let (live, copy) = (target.join("sled"), target.join("sled.being-rebuilt"));
+    let (live, copy) = (target.join("sled"), target.join(BEING_REBUILT));
     fresh::remove(&copy)?;
     // The mark is not counted.
-    let records = fresh::fill(&copy, rows, told)?.saturating_sub(1);
+    let filled = fresh::fill(&copy, rows, told).inspect_err(|_| {
+        let _ = fs::remove_dir_all(&copy);
+    });
+    let records = filled?.saturating_sub(1);
     let set_aside = live.exists().then(|| unused(target));
     if let Some(aside) = &set_aside {
         fresh::rename(target, &live, aside)?;
     }
     fresh::rename(target, &copy, &live)?;
     Ok(Rebuilt { batches, records, set_aside, lost })
+}
+
+/// Refuses to replace a database that has more than can be built. One that cannot be read is what rebuilding is for.
+fn not_ahead(database: &Path, lineage: Lineage, batches: u64) -> Result<(), JournalError> {
+    if !database.exists() {
+        return Ok(());
+    }
+    let read = || Mark::decode(&fresh::open(database).ok()?.get(MARK_KEY).ok()??);
+    match catch_unwind(AssertUnwindSafe(read)).ok().flatten() {
+        Some(mark) if mark.lineage == lineage && mark.seq > batches => {
+            Err(JournalError::Behind { journal: batches, database: mark.seq })
+        }
+        _ => Ok(()),
+    }
 }
 
 /// What a database is built from.
@@ -267,7 +306,8 @@ pub(in crate::store::embedded) fn settle(folder: &Path, cache_bytes: u64) -> Res
     let engine = SledEngine::open(folder, cache_bytes)?;
     let settled = || match standing(&engine, &journal)? {
         Standing::Known(mark, pieces) => level(&engine, mark, &pieces, &journal).map(drop),
-        Standing::New => Ok(()),
+        // Out of date.
+        Standing::New => Ok(set_aside(&journal)?),
     };
     settled().map_err(|error| OpenError::journal(&journal, &error))
 }
@@ -277,82 +317,15 @@ pub(in crate::store::embedded) fn shrink(folder: &Path) -> Result<(), OpenError>
     let journal = journal_in(folder);
     let shrunk = || -> io::Result<()> {
         if let Some(Pieces { lineage, .. }) = Pieces::of(&journal)? {
-            fold::fold(&journal, lineage, Last::Closed, &|| false)?;
+            fold::fold(&journal, lineage, Last::Closed, Room::ANY, &|| false)?;
             fold::merge_all(&journal, lineage)?;
             files::clear(&journal)?;
+            files::sync(&journal)?;
         }
-        let aside = aside(&journal);
-        if aside.exists() { fs::remove_dir_all(&aside).map_err(at(&aside)) } else { Ok(()) }
+        for aside in asides(&journal).take_while(|aside| aside.exists()) {
+            fs::remove_dir_all(&aside).map_err(at(&aside))?;
+        }
+        files::sync(folder)
     };
     shrunk().map_err(|error| OpenError::journal(&journal, &error.into()))
-}
-
-/// Files that together hold everything from the first batch on, as far as that can be had.
-struct Cover {
-    pieces: Vec<Piece>,
-    /// The number of the last batch that is had.
-    to: u64,
-    /// What ends it before its end.
-    problem: Option<JournalError>,
-}
-
-impl Cover {
-    /// Takes, one after the other, the readable file that reaches furthest.
-    fn of(journals: &[&Pieces]) -> Self {
-        let mut spans: Vec<_> = journals.iter().flat_map(|journal| &journal.spans).cloned().collect();
-        let end = spans.iter().map(|span| span.to).max().unwrap_or(0);
-        let mut cover = Self { pieces: Vec::new(), to: 0, problem: None };
-        while cover.to < end {
-            let follows = |span: &&Span| span.piece.from <= cover.to + 1 && span.to > cover.to;
-            let Some(span) = spans.iter().filter(follows).max_by_key(|span| span.to).cloned() else {
-                let next = spans.iter().map(|span| span.piece.from).filter(|from| *from > cover.to).min();
-                let gap = JournalError::Gap { have: cover.to, next: next.unwrap_or(end) };
-                cover.problem = Some(cover.problem.unwrap_or(gap));
-                break;
-            };
-            match readable(&span.piece) {
-                Ok(()) => {
-                    cover.to = span.to;
-                    cover.pieces.push(span.piece);
-                }
-                Err(error) => {
-                    cover.problem = Some(error.into());
-                    spans.retain(|other| other.piece != span.piece);
-                }
-            }
-        }
-        if cover.to == end {
-            cover.problem = None;
-        }
-        cover
-    }
-}
-
-/// Reads a sorted file to its end; of a segment everything that can be had is known already.
-fn readable(piece: &Piece) -> io::Result<()> {
-    match piece.kind {
-        Kind::Sorted => SortedReader::open(&piece.path)?.try_for_each(|entry| entry.map(drop)),
-        Kind::Segment => Ok(()),
-    }
-}
-
-/// Everything that a journal says is there, in the order of the keys.
-pub(super) fn whole(
-    pieces: &Pieces,
-) -> Result<impl Iterator<Item = io::Result<Write>> + use<>, JournalError> {
-    let cover = Cover::of(&[pieces]);
-    match cover.problem {
-        Some(problem) => Err(problem),
-        None => Ok(live(merged(&cover.pieces)?)),
-    }
-}
-
-fn merged(pieces: &[Piece]) -> io::Result<Merged> {
-    let sources = pieces.iter().map(|piece| entries(piece, 0)).collect::<io::Result<Vec<Entries>>>()?;
-    Ok(Merged::of(sources))
-}
-
-/// Without what was deleted.
-fn live(entries: Merged) -> impl Iterator<Item = io::Result<Write>> {
-    entries.filter(|entry| !matches!(entry, Ok((_, None))))
 }

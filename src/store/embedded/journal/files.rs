@@ -65,12 +65,15 @@ pub(super) fn list(folder: &Path) -> io::Result<Vec<Piece>> {
     Ok(pieces)
 }
 
-/// Deletes what a crash left unfinished, and what another file replaces. Only whoever writes the journal may.
+/// Deletes what a crash left unfinished, and what another file replaces. Only whoever writes the journal may. What is not
+/// of a journal stays.
 pub(super) fn clear(folder: &Path) -> io::Result<()> {
     let wanted: Vec<PathBuf> = list(folder)?.into_iter().map(|piece| piece.path).collect();
     for entry in std::fs::read_dir(folder).map_err(at(folder))? {
         let path = entry.map_err(at(folder))?.path();
-        if !wanted.contains(&path) {
+        let finished = path.to_str().and_then(|path| path.strip_suffix(UNFINISHED)).map(PathBuf::from);
+        let is_ours = parse(finished.unwrap_or_else(|| path.clone())).is_some();
+        if is_ours && !wanted.contains(&path) {
             std::fs::remove_file(&path).map_err(at(&path))?;
         }
     }

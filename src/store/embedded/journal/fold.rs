@@ -9,6 +9,8 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fs, io};
 
+use super::super::sled_engine::free_bytes;
+use super::FIRST;
 use super::block::{Kind, Lineage};
 use super::files::{self, Piece, at};
 use super::segment::Content;
@@ -93,13 +95,13 @@ pub(super) struct Folder {
 }
 
 impl Folder {
-    pub(super) fn start(folder: &Path, lineage: Lineage, bell: Arc<Bell>) -> io::Result<Self> {
+    pub(super) fn start(folder: &Path, lineage: Lineage, bell: Arc<Bell>, room: Room) -> io::Result<Self> {
         let (folder, heard) = (folder.to_owned(), bell.clone());
         let thread = std::thread::Builder::new().name("store-fold".to_owned()).spawn(move || {
             let mut again = None;
             while heard.wait(again) {
                 let last = Last::Open { durable: heard.durable.load(Ordering::SeqCst) };
-                again = match fold(&folder, lineage, last, &|| heard.stopped()) {
+                again = match fold(&folder, lineage, last, room, &|| heard.stopped()) {
                     Err(error) if !heard.stopped() => {
                         tracing::warn!(%error, "the journal could not be folded; it grows meanwhile");
                         Some(AGAIN_AFTER)
@@ -131,8 +133,30 @@ pub(super) enum Last {
     Closed,
 }
 
+/// What must stay free on the disk while files are merged: writing both anew must not be what stops the service.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    pub(super) spare_bytes: u64,
+}
+
+impl Room {
+    /// For a person who waits for it: whether there is enough turns out.
+    pub(super) const ANY: Self = Self { spare_bytes: 0 };
+
+    fn is_there_for(self, folder: &Path, bytes: u64) -> bool {
+        self.spare_bytes == 0
+            || free_bytes(folder).is_none_or(|free| free >= bytes.saturating_add(self.spare_bytes))
+    }
+}
+
 /// Sorts every closed segment, and merges what has become of like size.
-pub(super) fn fold(folder: &Path, lineage: Lineage, last: Last, stop: &dyn Fn() -> bool) -> io::Result<()> {
+pub(super) fn fold(
+    folder: &Path,
+    lineage: Lineage,
+    last: Last,
+    room: Room,
+    stop: &dyn Fn() -> bool,
+) -> io::Result<()> {
     let pieces = files::list(folder)?;
     let segments: Vec<_> = pieces.iter().filter(|piece| piece.kind == Kind::Segment).collect();
     for (n, segment) in segments.iter().enumerate() {
@@ -145,8 +169,10 @@ pub(super) fn fold(folder: &Path, lineage: Lineage, last: Last, stop: &dyn Fn() 
             break;
         }
         sort(folder, lineage, segment, next)?;
-        while merge_one(folder, lineage, stop)? {}
+        while merge_one(folder, lineage, room, stop)? {}
     }
+    // What an earlier time had no room for.
+    while !stop() && merge_one(folder, lineage, room, stop)? {}
     Ok(())
 }
 
@@ -154,7 +180,8 @@ pub(super) fn fold(folder: &Path, lineage: Lineage, last: Last, stop: &dyn Fn() 
 fn sort(folder: &Path, lineage: Lineage, segment: &Piece, next: Option<u64>) -> io::Result<()> {
     let content = Content::read(&segment.path)?;
     let to = content.as_ref().map_or(segment.from.saturating_sub(1), |content| content.to);
-    if next.is_some_and(|next| to + 1 != next) {
+    let is_damaged = content.as_ref().is_some_and(Content::is_damaged);
+    if is_damaged || next.is_some_and(|next| to + 1 != next) {
         // Kept as it is: what is still to be had of it is for the rebuilding.
         return Err(damaged(&segment.path));
     }
@@ -170,12 +197,16 @@ fn sort(folder: &Path, lineage: Lineage, segment: &Piece, next: Option<u64>) -> 
 
 /// Merges the two newest sorted files if the newer is at least half as large as the older. So each entry is written
 /// again a few times in its life, however long the journal gets.
-fn merge_one(folder: &Path, lineage: Lineage, stop: &dyn Fn() -> bool) -> io::Result<bool> {
+fn merge_one(folder: &Path, lineage: Lineage, room: Room, stop: &dyn Fn() -> bool) -> io::Result<bool> {
     let sorted = sorted_files(folder)?;
     let [.., older, newer] = sorted.as_slice() else { return Ok(false) };
     let size = |piece: &Piece| fs::metadata(&piece.path).map(|meta| meta.len()).map_err(at(&piece.path));
-    if size(newer)? * 2 < size(older)? {
+    let (newer_bytes, older_bytes) = (size(newer)?, size(older)?);
+    if newer_bytes * 2 < older_bytes {
         return Ok(false);
+    }
+    if !room.is_there_for(folder, newer_bytes + older_bytes) {
+        return Err(io::Error::new(io::ErrorKind::StorageFull, "too little space to merge two of its files"));
     }
     merge(folder, lineage, &[older.clone(), newer.clone()], stop)?;
     Ok(true)
@@ -196,8 +227,16 @@ fn sorted_files(folder: &Path) -> io::Result<Vec<Piece>> {
 fn merge(folder: &Path, lineage: Lineage, pieces: &[Piece], stop: &dyn Fn() -> bool) -> io::Result<()> {
     let (Some(first), Some(last)) = (pieces.first(), pieces.last()) else { return Ok(()) };
     let (from, to) = (first.from, last.to.unwrap_or(last.from));
+    if let Some([older, newer]) =
+        pieces.array_windows().find(|[older, newer]| older.to.is_none_or(|to| to + 1 != newer.from))
+    {
+        // One file over both would say that nothing is missing.
+        let (older, newer) = (older.path.display(), newer.path.display());
+        let reason = format!("a file between {older} and {newer} is missing");
+        return Err(io::Error::new(io::ErrorKind::NotFound, reason));
+    }
     // Nothing is older than the oldest, so what was deleted need not be remembered there.
-    let oldest = sorted_files(folder)?.first() == Some(first);
+    let oldest = from == FIRST;
     let mut sources: Vec<Entries> = Vec::new();
     for piece in pieces {
         sources.push(Box::new(SortedReader::open(&piece.path)?));

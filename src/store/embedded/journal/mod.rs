@@ -21,9 +21,12 @@
 
 mod block;
 pub(super) mod care;
+mod cover;
+mod error;
 mod files;
 mod flush;
 mod fold;
+mod pieces;
 mod redo;
 mod segment;
 mod side_by_side;
@@ -43,9 +46,11 @@ use super::engine::{Batch, Database, Engine, EngineError, Logged, Rows, Write};
 use super::records::{Record, decode, encode};
 use super::sled_engine::or_abort;
 use block::{Kind, Lineage};
+pub(super) use error::JournalError;
 use files::{Piece, at};
 use flush::Flusher;
-use fold::{Bell, Folder};
+use fold::{Bell, Folder, Room};
+use pieces::{Pieces, Span};
 use redo::level;
 use segment::{Appender, Content};
 use sorted::{SortedReader, SortedWriter};
@@ -75,66 +80,13 @@ impl Mark {
             .map_err(|e| JournalError::Database(e.to_string()))
     }
 
+    fn decode(bytes: &[u8]) -> Option<Self> {
+        decode(MARK_KEY, bytes).ok()
+    }
+
     fn to_write(self) -> Result<Write, EngineError> {
         let bytes = encode(MARK_KEY, &self).map_err(|e| EngineError(e.to_string()))?;
         Ok((MARK_KEY.to_vec(), Some(bytes)))
-    }
-}
-
-/// Why the journal cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum JournalError {
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("the database cannot be read: {0}")]
-    Database(String),
-    #[error(
-        "the database lacks what was committed after batch {have}, and the journal has nothing before {next}"
-    )]
-    Gap {
-        /// The last batch that is there.
-        have: u64,
-        /// Where it goes on.
-        next: u64,
-    },
-    #[error("the journal holds {batches} batches, and the database is empty")]
-    DatabaseGone {
-        /// The number of its last one.
-        batches: u64,
-    },
-    #[error("it is the journal of another database")]
-    Foreign,
-    #[error("there is no journal")]
-    None,
-    #[error("there is something else in that folder")]
-    Occupied,
-}
-
-impl JournalError {
-    pub(super) fn hint(&self) -> &'static str {
-        match self {
-            Self::Io(_) => {
-                "is the disk full, or failing? files that are damaged: unionlink store rebuild --backup FOLDER"
-            }
-            Self::Database(_) => "keep a copy of the folder, then run unionlink store rebuild",
-            Self::Gap { .. } => {
-                "with a copy made by unionlink store backup: unionlink store rebuild --backup FOLDER"
-            }
-            Self::DatabaseGone { .. } => {
-                "run unionlink store rebuild; to begin with nothing, move the journal away"
-            }
-            Self::Foreign => {
-                "put the folder together again as it was, or move the journal away to begin it anew"
-            }
-            Self::None => "it is written while the service runs with [store] journal = true",
-            Self::Occupied => "name a folder that is empty or new, or one that was copied to before",
-        }
-    }
-}
-
-impl From<EngineError> for JournalError {
-    fn from(error: EngineError) -> Self {
-        Self::Database(error.0)
     }
 }
 
@@ -158,7 +110,8 @@ struct End {
 
 impl<E: Database> Journaled<E> {
     /// Puts the journal in `folder` beside `engine`, and gives that what it lacks.
-    pub(super) fn open(engine: E, folder: &Path) -> Result<Self, JournalError> {
+    /// `spare_bytes` of the disk are left free when its files are merged.
+    pub(super) fn open(engine: E, folder: &Path, spare_bytes: u64) -> Result<Self, JournalError> {
         let (lineage, last) = match standing(&engine, folder)? {
             Standing::Known(mark, pieces) => (mark.lineage, level(&engine, mark, &pieces, folder)?),
             Standing::New => begin(&engine, folder)?,
@@ -178,7 +131,7 @@ impl<E: Database> Journaled<E> {
             Ok(())
         };
         let flusher = Flusher::start(last, to_flush)?;
-        let folding = Folder::start(folder, lineage, bell)?;
+        let folding = Folder::start(folder, lineage, bell, Room { spare_bytes })?;
         let end = Mutex::new(End { appender, logged: last, applied: last });
         Ok(Self { flusher, _folding: folding, engine, end })
     }
@@ -239,56 +192,21 @@ fn journal_failed(error: io::Error) -> EngineError {
     EngineError(format!("the journal: {error}"))
 }
 
-/// Lets a database be written without a journal. What may lie beside it is out of date from now on.
-pub(super) fn turn_off(engine: &dyn Engine) -> Result<(), JournalError> {
+/// Lets a database be written without a journal: gives it what it lacks, and puts the journal aside, which is out of date
+/// from now on.
+pub(super) fn turn_off(engine: &dyn Engine, folder: &Path) -> Result<(), JournalError> {
+    if let Standing::Known(mark, pieces) = standing(engine, folder)? {
+        // One that lost its end has nothing that the database lacks.
+        if pieces.last() > mark.seq {
+            redo::redo(engine, mark, &pieces)?;
+        }
+    }
     if Mark::read(engine)?.is_some_and(|mark| mark != Mark::OFF) {
         tracing::warn!("the store is written without its journal from now on; it could not be rebuilt");
         let mark = Mark::OFF.to_write()?;
         or_abort(|| engine.commit(vec![mark]))?;
     }
-    Ok(())
-}
-
-/// A file of the journal with the number of its last batch.
-#[derive(Debug, Clone)]
-struct Span {
-    piece: Piece,
-    to: u64,
-}
-
-/// What the journal in a folder is.
-struct Pieces {
-    lineage: Lineage,
-    spans: Vec<Span>,
-}
-
-impl Pieces {
-    /// `None` if there is none, or one that was never written to.
-    fn of(folder: &Path) -> io::Result<Option<Self>> {
-        let (mut lineage, mut spans) = (None, Vec::new());
-        for piece in files::list(folder)? {
-            let (header, to) = match piece.kind {
-                // That one is damaged matters only to who needs it, and is found then.
-                Kind::Sorted => {
-                    let header = SortedReader::open(&piece.path).map(|reader| reader.header);
-                    (header.ok(), piece.to.unwrap_or(piece.from))
-                }
-                Kind::Segment => match Content::read(&piece.path)? {
-                    Some(content) => (Some(content.header), content.to),
-                    None => continue,
-                },
-            };
-            lineage = lineage.or(header.map(|header| header.lineage));
-            if to >= piece.from {
-                spans.push(Span { piece, to });
-            }
-        }
-        Ok(lineage.filter(|_| !spans.is_empty()).map(|lineage| Self { lineage, spans }))
-    }
-
-    fn last(&self) -> u64 {
-        self.spans.last().map_or(0, |span| span.to)
-    }
+    Ok(set_aside(folder)?)
 }
 
 /// How database and journal stand to each other.
@@ -306,23 +224,41 @@ fn standing(engine: &dyn Engine, folder: &Path) -> Result<Standing, JournalError
     let (mark, pieces) = (Mark::read(engine)?, Pieces::of(folder)?);
     Ok(match (mark, pieces) {
         (None, None) => Standing::New,
-        (Some(mark), _) if mark == Mark::OFF => Standing::New,
+        (Some(mark), pieces) if mark == Mark::OFF => {
+            if pieces.is_some_and(|pieces| pieces.last() > FIRST) {
+                tracing::warn!("the database was written without this journal, which is out of date");
+            }
+            Standing::New
+        }
         (Some(mark), None) => {
             tracing::error!(batches = mark.seq, "the journal of this store is gone; it is begun anew");
             Standing::New
         }
-        (Some(mark), Some(pieces)) if mark.lineage == pieces.lineage => Standing::Known(mark, pieces),
-        // Begun, and interrupted before the database was told.
-        (_, Some(pieces)) if pieces.last() <= FIRST => Standing::New,
-        (None, Some(pieces)) if is_empty(engine)? => {
+        (Some(mark), Some(pieces)) if mark.lineage == pieces.lineage => {
+            // What cannot be had is needed only if the database lacks it.
+            match pieces.gap(mark.seq) {
+                Some(problem) if pieces.end() > mark.seq => return Err(problem),
+                _ => Standing::Known(mark, pieces),
+            }
+        }
+        (None, Some(pieces)) if is_empty(engine)? && holds_something(&pieces)? => {
             return Err(JournalError::DatabaseGone { batches: pieces.last() });
         }
+        // Begun, and interrupted before the database was told.
+        (_, Some(pieces)) if pieces.last() <= FIRST => Standing::New,
         (_, Some(_)) => return Err(JournalError::Foreign),
     })
 }
 
 fn is_empty(engine: &dyn Engine) -> Result<bool, EngineError> {
     Ok(records(engine).next().transpose()?.is_none())
+}
+
+fn holds_something(pieces: &Pieces) -> io::Result<bool> {
+    match pieces.spans.first() {
+        Some(Span { piece, to, .. }) if *to <= FIRST => Ok(entries(piece, 0)?.next().transpose()?.is_some()),
+        first => Ok(first.is_some()),
+    }
 }
 
 /// All that is in the database but for what it keeps to itself.
@@ -360,11 +296,10 @@ fn entries(piece: &Piece, after: u64) -> io::Result<sorted::Entries> {
     })
 }
 
-/// Where a journal goes that is no longer written.
-pub(super) fn aside(folder: &Path) -> PathBuf {
-    let mut name = folder.as_os_str().to_owned();
-    name.push(".set-aside");
-    name.into()
+/// The names of journals that are no longer written.
+fn asides(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
+    let folder = folder.to_owned();
+    (1_u32..).map(move |n| folder.with_extension(format!("set-aside-{n}")))
 }
 
 /// Puts away what an earlier journal left, so that a person can still look at it.
@@ -372,10 +307,8 @@ fn set_aside(folder: &Path) -> io::Result<()> {
     if files::list(folder)?.is_empty() {
         return Ok(());
     }
-    let aside = aside(folder);
-    if aside.exists() {
-        std::fs::remove_dir_all(&aside).map_err(at(&aside))?;
-    }
+    let aside = asides(folder).find(|path| !path.exists()).unwrap_or_default();
     std::fs::rename(folder, &aside).map_err(at(folder))?;
+    tracing::warn!(now = %aside.display(), "the journal that was there is put aside; delete it when nobody needs it");
     files::sync(folder.parent().unwrap_or(Path::new(".")))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::engine::{Engine, Write};
 use super::super::sled_engine::or_abort;
 use super::block::Kind;
-use super::care::whole;
+use super::cover::whole;
 use super::side_by_side::SideBySide;
 use super::{JournalError, Mark, Pieces, Span, begin, entries, files, records};
 
@@ -26,6 +26,11 @@ pub(super) fn level(
         return begin(engine, folder).map(|(_, last)| last);
     }
     redo(engine, mark, pieces)?;
+    if let Some(problem) = pieces.gap(0) {
+        // The database has what is missing here.
+        tracing::error!(%problem, "a file of the journal is lost or damaged; it is begun anew");
+        return begin(engine, folder).map(|(_, last)| last);
+    }
     Ok(last)
 }
 
@@ -58,7 +63,7 @@ pub(super) fn redo(engine: &dyn Engine, mark: Mark, pieces: &Pieces) -> Result<(
 
 fn replay(engine: &dyn Engine, after: u64, pieces: &Pieces) -> Result<(), JournalError> {
     let mut have = after;
-    for Span { piece, to } in pieces.spans.iter().filter(|span| span.to > after) {
+    for Span { piece, to, .. } in pieces.spans.iter().filter(|span| span.to > after) {
         if piece.from > have + 1 {
             return Err(JournalError::Gap { have, next: piece.from });
         }

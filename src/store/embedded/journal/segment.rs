@@ -1,8 +1,9 @@
 //! Segments: batches in the order they were committed, appended by the one [`Appender`].
 //!
 //! A crash may leave half a batch at the end of a segment. Nobody cuts it off: every start begins a new segment, and
-//! reading one ends at the first block that is not whole. What tells such an end from damage is the next segment,
-//! which begins with the number that then has to follow.
+//! reading one ends at the first block that is not whole. What tells such an end from damage is what follows: a whole
+//! batch behind it (only one is ever on its way), or the next segment, which begins with the number that then has to
+//! follow.
 
 use std::fs::File;
 use std::io::{self, Write as _};
@@ -12,6 +13,7 @@ use std::thread::JoinHandle;
 
 use super::block::{self, Entry, Header, Kind, Lineage};
 use super::files::{self, at};
+use super::sorted::damaged;
 
 /// A segment that has become longer is followed by another. One is sorted in memory. Small in tests, to have many.
 const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 2 << 10 } else { 16 << 20 };
@@ -114,21 +116,47 @@ impl Segment {
 pub(super) struct Content {
     bytes: Vec<u8>,
     pub(super) header: Header,
-    /// The number of its last whole batch; one less than its first if it has none.
+    /// The number of its last whole batch before any damage; one less than its first if it has none.
     pub(super) to: u64,
+    /// The number of the last batch that is known to have been in it.
+    pub(super) end: u64,
 }
 
 impl Content {
     /// Reads a segment up to its first block that is not whole. `None` if it has not even a header: a crash came
     /// while it was begun.
+    ///
+    /// # Errors
+    /// [`damaged`] where there is something behind a header that cannot be read: nothing is written there before the
+    /// header is durable.
     pub(super) fn read(path: &Path) -> io::Result<Option<Self>> {
         let bytes = std::fs::read(path).map_err(at(path))?;
         let Some(header) = Header::decode(&bytes).filter(|header| header.kind == Kind::Segment) else {
-            return Ok(None);
+            return if bytes.len() <= Header::BYTES { Ok(None) } else { Err(damaged(path)) };
         };
-        let mut content = Self { bytes, header, to: header.from.saturating_sub(1) };
-        content.to = content.batches().last().map_or(content.to, |(seq, _)| seq);
+        let before = header.from.saturating_sub(1);
+        let mut content = Self { bytes, header, to: before, end: before };
+        content.to = content.batches().last().map_or(before, |(seq, _)| seq);
+        content.end = content.end();
         Ok(Some(content))
+    }
+
+    /// Whether it was damaged: not all that was in it can be read.
+    pub(super) const fn is_damaged(&self) -> bool {
+        self.end > self.to
+    }
+
+    /// Looks behind each block that is not whole, as far as their lengths can be believed.
+    fn end(&self) -> u64 {
+        let (mut rest, mut expected, mut end) = (&self.bytes[Header::BYTES..], self.header.from, self.to);
+        loop {
+            match block::take_batch(&mut rest) {
+                Some((seq, _)) if seq == expected => end = seq,
+                None if block::pass(&mut rest).is_some() => {}
+                _ => return end,
+            }
+            expected += 1;
+        }
     }
 
     /// Its batches, in order.

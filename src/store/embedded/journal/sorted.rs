@@ -19,21 +19,33 @@ const SYNC_EVERY_BYTES: usize = 4 << 20;
 /// Entries in the order of their keys, or why they cannot be read on.
 pub(super) type Entries = Box<dyn Iterator<Item = io::Result<Write>>>;
 
-/// Writes a sorted file.
+/// Writes a sorted file. Dropped before it is [finished](Self::finish), it leaves nothing: on a full disk that would keep
+/// everybody else from writing.
 pub(super) struct SortedWriter {
     file: File,
     path: PathBuf,
     block: Vec<u8>,
     unsynced: usize,
     entries: u64,
+    finished: bool,
+}
+
+impl Drop for SortedWriter {
+    fn drop(&mut self) {
+        if !self.finished {
+            let _ = std::fs::remove_file(files::unfinished(&self.path));
+        }
+    }
 }
 
 impl SortedWriter {
     pub(super) fn create(folder: &Path, lineage: Lineage, from: u64, to: u64) -> io::Result<Self> {
         let path = folder.join(files::sorted_name(from, to));
-        let mut file = files::create(&files::unfinished(&path))?;
-        file.write_all(&Header { kind: Kind::Sorted, lineage, from, to }.encode()).map_err(at(&path))?;
-        Ok(Self { file, path, block: block::begin(), unsynced: 0, entries: 0 })
+        let file = files::create(&files::unfinished(&path))?;
+        let mut writer = Self { file, path, block: block::begin(), unsynced: 0, entries: 0, finished: false };
+        let header = Header { kind: Kind::Sorted, lineage, from, to }.encode();
+        writer.file.write_all(&header).map_err(at(&writer.path))?;
+        Ok(writer)
     }
 
     pub(super) fn push(&mut self, entry: Entry<'_>) -> io::Result<()> {
@@ -64,20 +76,21 @@ impl SortedWriter {
         self.block.extend(self.entries.to_le_bytes());
         self.write_block()?;
         self.file.sync_all().map_err(at(&self.path))?;
-        let mut read = 0;
-        for entry in SortedReader::open(&files::unfinished(&self.path))? {
-            entry?;
-            read += 1;
-        }
-        if read != self.entries {
+        if read_through(&files::unfinished(&self.path))? != self.entries {
             return Err(damaged(&self.path));
         }
         files::finish(&self.path)?;
-        Ok(self.path)
+        self.finished = true;
+        Ok(self.path.clone())
     }
 }
 
-/// Reads a sorted file from front to back.
+/// Reads a sorted file from front to back. How many entries it has.
+pub(super) fn read_through(path: &Path) -> io::Result<u64> {
+    SortedReader::open(path)?.try_fold(0, |entries, entry| entry.map(|_| entries + 1))
+}
+
+/// The entries of a sorted file, one after the other.
 pub(super) struct SortedReader {
     file: BufReader<File>,
     path: PathBuf,

@@ -8,8 +8,10 @@ use tempfile::TempDir;
 use super::super::fresh;
 use super::block::Header;
 use super::care::{Rebuild, Verified, backup, compare, journal_in, rebuild, shrink};
-use super::fold::{Last, fold};
+use super::fold::{Last, Room, fold};
 use super::*;
+
+mod trouble;
 
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -98,7 +100,7 @@ impl Database for Memory {
 }
 
 fn opened(memory: &Memory, folder: &TempDir) -> Journaled<Memory> {
-    Journaled::open(memory.clone(), &journal_in(folder.path())).unwrap()
+    Journaled::open(memory.clone(), &journal_in(folder.path()), 1).unwrap()
 }
 
 fn verified(memory: &Memory, folder: &TempDir) -> Verified {
@@ -197,7 +199,7 @@ proptest! {
                     drop(journaled);
                     let journal = journal_in(folder.path());
                     let lineage = Pieces::of(&journal).unwrap().unwrap().lineage;
-                    fold(&journal, lineage, Last::Closed, &|| false).unwrap();
+                    fold(&journal, lineage, Last::Closed, Room::ANY, &|| false).unwrap();
                     journaled = opened(&memory, &folder);
                 }
             }
@@ -242,7 +244,7 @@ fn a_journal_of_any_age_is_a_few_files_that_only_their_owner_reads() {
     drop(journaled);
     let journal = journal_in(folder.path());
     let lineage = Pieces::of(&journal).unwrap().unwrap().lineage;
-    fold(&journal, lineage, Last::Closed, &|| false).unwrap();
+    fold(&journal, lineage, Last::Closed, Room::ANY, &|| false).unwrap();
     let pieces = files::list(&journal).unwrap();
     assert!(pieces.len() <= 3, "{pieces:?}");
     let bytes: u64 = pieces.iter().map(|piece| std::fs::metadata(&piece.path).unwrap().len()).sum();
@@ -347,12 +349,12 @@ fn a_database_and_a_journal_that_do_not_belong_together_are_refused() {
     some_batches(&journaled, 0..50);
     drop(journaled);
     let journal = journal_in(folder.path());
-    let gone = Journaled::open(Memory::default(), &journal).err().unwrap();
+    let gone = Journaled::open(Memory::default(), &journal, 1).err().unwrap();
     assert!(matches!(gone, JournalError::DatabaseGone { batches: 51 }), "{gone}");
     let other = tempfile::tempdir().unwrap();
     let stranger = Memory::default();
     some_batches(&opened(&stranger, &other), 0..5);
-    let foreign = Journaled::open(stranger, &journal).err().unwrap();
+    let foreign = Journaled::open(stranger, &journal, 1).err().unwrap();
     assert!(matches!(foreign, JournalError::Foreign), "{foreign}");
 }
 
@@ -362,11 +364,11 @@ fn turned_off_and_on_again_it_is_begun_anew() {
     let journaled = opened(&memory, &folder);
     some_batches(&journaled, 0..50);
     drop(journaled);
-    turn_off(&memory).unwrap();
+    turn_off(&memory, &journal_in(folder.path())).unwrap();
     memory.commit(vec![put(25, 1)]).unwrap();
     drop(opened(&memory, &folder));
     assert_eq!(verified(&memory, &folder).differences, BTreeMap::new());
-    assert!(aside(&journal_in(folder.path())).exists());
+    assert!(asides(&journal_in(folder.path())).next().unwrap().exists());
     // A journal that somebody deleted, too.
     std::fs::remove_dir_all(journal_in(folder.path())).unwrap();
     drop(opened(&memory, &folder));
