@@ -145,6 +145,7 @@ impl App {
             feed_kept_ms: i64::try_from(config.store.feed_days).unwrap_or(0) * DAY_MS,
             calls_max: size(config.wecom.calls_max),
         };
+        let lifecycle = Lifecycle::new(stop.clone());
         let door_apps = config.apps.iter().map(door_app).collect::<Result<_, _>>()?;
         let door = Arc::new(Door::new(door_apps, store.clone()));
         let public_router = callback::router(Arc::new(CallbackState {
@@ -169,7 +170,8 @@ impl App {
             pages: Arc::default(),
             streams: admin::streams(),
             heavy: admin::heavy(),
-            stop: stop.clone(),
+            stop,
+            lifecycle: lifecycle.clone(),
             apps: config.apps.iter().map(admin_app).collect(),
             guard: Guard::new(
                 config.admin.hosts.clone(),
@@ -183,7 +185,7 @@ impl App {
             admin_address: local(&private, config.admin.listen),
             store,
             metrics,
-            lifecycle: Lifecycle::new(stop),
+            lifecycle,
             connections: TaskTracker::new(),
             calls: context.calls.clone(),
             grace: Duration::from_millis(config.server.grace_ms),

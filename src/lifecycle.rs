@@ -6,7 +6,7 @@
 //! one that a supervisor restarts.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -23,11 +23,31 @@ pub enum Failure {
     Store(String),
 }
 
+/// A task that lasts as long as the service, as `/v1/status` shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Task {
+    /// What it is called.
+    pub name: &'static str,
+    /// How it is.
+    pub state: TaskState,
+}
+
+/// How a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TaskState {
+    /// It does its work.
+    Running,
+    /// It was told to stop, or it failed, and the service stops.
+    Ended,
+}
+
 /// Holds a service's tasks together.
 #[derive(Clone)]
 pub struct Lifecycle {
     soft: CancellationToken,
     tasks: TaskTracker,
+    known: Arc<Mutex<Vec<Task>>>,
     failure: Arc<Mutex<Option<Failure>>>,
 }
 
@@ -35,7 +55,7 @@ impl Lifecycle {
     /// A service that stops softly when `soft` is cancelled.
     #[must_use]
     pub fn new(soft: CancellationToken) -> Self {
-        Self { soft, tasks: TaskTracker::new(), failure: Arc::default() }
+        Self { soft, tasks: TaskTracker::new(), known: Arc::default(), failure: Arc::default() }
     }
 
     /// Cancelled when nothing new is to be begun.
@@ -47,13 +67,29 @@ impl Lifecycle {
     /// Runs a task that lasts as long as the service.
     pub fn supervise(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let lifecycle = self.clone();
+        let place = {
+            let mut known = self.known();
+            known.push(Task { name, state: TaskState::Running });
+            known.len() - 1
+        };
         let task = tokio::spawn(task);
         self.tasks.spawn(async move {
             let ended = task.await;
+            lifecycle.known()[place].state = TaskState::Ended;
             if ended.is_err() || !lifecycle.soft.is_cancelled() {
                 lifecycle.fail(Failure::Task(name));
             }
         });
+    }
+
+    fn known(&self) -> MutexGuard<'_, Vec<Task>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The tasks, in the order in which they were begun.
+    #[must_use]
+    pub fn tasks(&self) -> Vec<Task> {
+        self.known().clone()
     }
 
     /// Stops the service with a failing exit code.
@@ -128,8 +164,11 @@ mod tests {
             let stop = lifecycle.soft();
             async move { stop.cancelled().await }
         });
+        let running = |name| Task { name, state: TaskState::Running };
+        assert_eq!(lifecycle.tasks(), [running("steady")]);
         lifecycle.supervise("short-lived", async {});
         let verdict = lifecycle.finish(&[], GRACE, &CancellationToken::new()).await;
+        assert_eq!(lifecycle.tasks()[1], Task { name: "short-lived", state: TaskState::Ended });
         assert_eq!(verdict, Err(Failure::Task("short-lived")));
     }
 

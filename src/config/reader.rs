@@ -40,8 +40,16 @@ impl Section {
     /// The whole file, with `overrides` (`[("SERVER__LISTEN", …)]`) put over it.
     pub(super) fn root(mut table: Table, overrides: Vec<(String, String)>) -> (Self, Rc<Shared>) {
         let mut shared = Shared::default();
-        for (name, raw) in overrides {
-            let path: Vec<_> = name.split("__").map(str::to_ascii_lowercase).collect();
+        let paths = overrides.into_iter().map(|(name, raw)| {
+            (name.split("__").map(str::to_ascii_lowercase).collect::<Vec<_>>(), name, raw)
+        });
+        let mut paths: Vec<_> = paths.collect();
+        // The tenth of a list behind the second.
+        let place = |path: &[String]| -> Vec<_> {
+            path.iter().map(|part| (part.parse::<usize>().ok(), part.clone())).collect()
+        };
+        paths.sort_by_cached_key(|(path, ..)| place(path));
+        for (path, name, raw) in paths {
             match put(&mut table, &path, literal(&raw)) {
                 Some(key) => {
                     shared.overrides.insert(key, raw);
@@ -302,6 +310,11 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Option<String> {
     let (first, rest) = path.split_first().filter(|(first, _)| !first.is_empty())?;
     match rest {
         [] => {
+            let says_where = |key: &str| ["env", "file", "value"].contains(&key);
+            if says_where(first) && table.keys().all(|key| says_where(key)) {
+                // A secret comes from one place: this one, whatever the file says.
+                table.clear();
+            }
             table.insert(first.clone(), value);
             Some(first.clone())
         }

@@ -136,6 +136,29 @@ fn the_environment_overrides_the_file() {
 }
 
 #[test]
+fn a_secret_of_the_environment_replaces_the_files_whatever_its_form() {
+    let prefix = "UNIONLINK__APPS__0__SECRET";
+    let of = |pairs: &[(&str, &str)]| config(&minimal(), &environment(pairs)).apps[0].secret.value.clone();
+    for (key, value, wanted) in [
+        ("__ENV", "FROM_HERE", "s-here"),
+        ("__VALUE", "s-given", "s-given"),
+        ("", "{ env = \"FROM_HERE\" }", "s-here"),
+    ] {
+        let secret = of(&[(&format!("{prefix}{key}"), value), ("FROM_HERE", "s-here")]);
+        assert_eq!(secret.expose_secret(), wanted, "{key}");
+    }
+}
+
+#[test]
+fn a_dozen_apps_may_all_come_from_the_environment() {
+    let keys: Vec<_> = (0..12).map(|n| format!("UNIONLINK__APPS__{n}__NAME")).collect();
+    let named: Vec<_> = keys.iter().map(|key| (key.as_str(), "x")).collect();
+    let problems = problems("", &environment(&named));
+    assert!(problems.iter().any(|problem| problem.starts_with("apps[11].")), "{problems:#?}");
+    assert!(!problems.iter().any(|problem| problem.contains("does not name a place")), "{problems:#?}");
+}
+
+#[test]
 fn a_reachable_admin_listener_needs_a_token() {
     let open = format!("[admin]\nlisten = \"0.0.0.0:8081\"\n{}", minimal());
     assert_eq!(

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody as _};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{StatusCode, header};
@@ -19,6 +19,7 @@ use axum::routing::get;
 use super::door::{Door, DoorApp, Meaning};
 use crate::callback::{Opened, Query, Refusal, Sealed};
 use crate::clock::Clock;
+use crate::domain::event::Kind;
 use crate::domain::far_off::is_doubtful;
 use crate::store::{Appended, Arrival, Content, Happening, MessageDigest, QuarantineReason, Store};
 use crate::telemetry::metrics::{DoorOutcome, Metrics, Told};
@@ -121,12 +122,17 @@ impl CallbackState {
         query: Option<&str>,
         body: Body,
     ) -> (DoorOutcome, Response, Duration) {
-        let Ok(query) = Query::parse(query.unwrap_or_default()) else {
-            let (outcome, answer) = self.refuse(Refusal::Query);
-            return (outcome, answer, Duration::ZERO);
+        let query = match Query::parse(query.unwrap_or_default()) {
+            Ok(query) if query.has_a_signature() => Ok(query),
+            Ok(_) => Err(Refusal::Signature),
+            Err(_) => Err(Refusal::Query),
         };
-        if !query.has_a_signature() {
-            let (outcome, answer) = self.refuse(Refusal::Signature);
+        // Whatever the query says, a body that is too large is told so.
+        let is_too_large = usize::try_from(body.size_hint().lower()).is_ok_and(|b| b > self.body_bytes_max);
+        if let Err(refusal) = query
+            && !is_too_large
+        {
+            let (outcome, answer) = self.refuse(refusal);
             return (outcome, answer, Duration::ZERO);
         }
         let body = match super::read_body(body, self.body_bytes_max, self.body_timeout).await {
@@ -141,12 +147,13 @@ impl CallbackState {
         };
         // From here on it is our time that passes, not the sender's.
         let started = Instant::now();
-        let opened = Sealed::from_body(&query, &body).and_then(|sealed| sealed.open(&app.keys));
+        let opened = query.and_then(|query| {
+            let opened = Sealed::from_body(&query, &body)?.open(&app.keys)?;
+            self.count_signed_at(&query);
+            Ok(opened)
+        });
         let (outcome, answer) = match opened {
-            Ok(opened) => {
-                self.count_signed_at(&query);
-                self.keep(app, &opened).await
-            }
+            Ok(opened) => self.keep(app, &opened).await,
             Err(refusal) => self.refuse(refusal),
         };
         (outcome, answer, started.elapsed())
@@ -173,6 +180,9 @@ impl CallbackState {
         let (outcome, content) = match meaning {
             Meaning::Ignore(kind, created_at) => {
                 self.metrics.event(kind);
+                if matches!(kind, Kind::ShareChainChange | Kind::ChangeChain) {
+                    self.wake.dealers_changed(&app.name);
+                }
                 created_at.inspect(|at| self.metrics.told(Told::CreateTime, *at, received_at));
                 return Ok(DoorOutcome::Ignored);
             }

@@ -23,9 +23,9 @@ pub mod renew;
 pub mod resolve;
 pub mod sweep;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
@@ -51,6 +51,26 @@ pub struct Wake {
     pub inbox: Notify,
     /// Fans were registered.
     pub fans: Notify,
+    /// WeCom said that an app's dealers have changed.
+    dealers: Notify,
+    changed: Mutex<BTreeSet<AppName>>,
+}
+
+impl Wake {
+    /// WeCom says that the dealers of this app have changed.
+    pub fn dealers_changed(&self, app: &AppName) {
+        self.changed().insert(app.clone());
+        self.dealers.notify_one();
+    }
+
+    /// The apps whose dealers have changed since this was asked last.
+    fn take_changed(&self) -> BTreeSet<AppName> {
+        std::mem::take(&mut *self.changed())
+    }
+
+    fn changed(&self) -> MutexGuard<'_, BTreeSet<AppName>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Which token converts a dealer's customers.

@@ -20,7 +20,7 @@ use crate::domain::batch::bisect;
 use crate::domain::dealer::TokenOwner;
 use crate::domain::ids::{AppName, ContactKey, CorpId};
 use crate::domain::time::{HOUR_MS, MINUTE_MS, Timestamp};
-use crate::store::{Problem, Verdict, Work};
+use crate::store::{Problem, StoreError, Verdict, Work};
 use crate::wecom::CallError;
 
 mod conversion;
@@ -224,7 +224,8 @@ impl Resolver {
                 && lane.has_full_batch()
                 && !self.full_house.load(Ordering::Relaxed)
                 && !self.stop.is_cancelled()
-                && self.context.store.ready().is_ok()
+                // A full inbox has to be worked off.
+                && matches!(self.context.store.ready(), Ok(()) | Err(StoreError::InboxFull { .. }))
                 && self.pause_of(&key.app, [&key.owner, &key.owner], now).is_none();
             if goes_on && let Ok(room) = self.rooms.clone().try_acquire_owned() {
                 self.start_call(key, lane, room, now);

@@ -1,9 +1,8 @@
 //! Periodic care: old records and old entries of the feed deleted, the list of dealers kept fresh.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::directory::DirectoryError;
@@ -12,14 +11,16 @@ use super::resolve::problem_of;
 use super::{Activation, Context};
 use crate::domain::backoff::Backoff;
 use crate::domain::ids::AppName;
-use crate::domain::time::{DAY_MS, HOUR_MS, Timestamp};
+use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS, Timestamp};
 use crate::store::Problem;
 use crate::wecom::Class;
 
 /// Runs until `stop`.
 pub async fn run(context: Context, stop: CancellationToken) {
-    let sweep = Sweep { context, stop: stop.clone(), swept_at: None, listed_at: HashMap::new() };
-    super::run(&Notify::new(), stop, sweep).await;
+    let wake = context.wake.clone();
+    let (listed_at, changed) = (HashMap::new(), BTreeSet::new());
+    let sweep = Sweep { context, stop: stop.clone(), swept_at: None, listed_at, changed };
+    super::run(&wake.dealers, stop, sweep).await;
 }
 
 struct Sweep {
@@ -27,6 +28,8 @@ struct Sweep {
     stop: CancellationToken,
     swept_at: Option<Timestamp>,
     listed_at: HashMap<AppName, Timestamp>,
+    /// Apps whose dealers WeCom says have changed since.
+    changed: BTreeSet<AppName>,
 }
 
 impl Activation for Sweep {
@@ -45,9 +48,13 @@ impl Activation for Sweep {
             self.swept_at = Some(now);
         }
         let apps = self.context.apps.clone();
+        self.changed.extend(self.context.wake.take_changed());
         for app in apps.keys() {
-            let due = overdue(self.listed_at.get(app).copied(), DAY_MS, now);
+            // Many changes in a row are one to us.
+            let every_ms = if self.changed.contains(app) { MINUTE_MS } else { DAY_MS };
+            let due = overdue(self.listed_at.get(app).copied(), every_ms, now);
             if due && self.list_dealers(app, now).await {
+                self.changed.remove(app);
                 self.listed_at.insert(app.clone(), now);
             }
         }

@@ -257,8 +257,11 @@ async fn what_cannot_be_made_durable_is_not_acknowledged() {
     let (_, fourth) = world.befriend(0, &fans[3], "zhangsan");
     let delivery = world.wecom.deliver_once(&fourth).await;
     assert_eq!((delivery.acknowledged, delivery.status), (false, Some(503)));
+    let (status, says) = world.text("/readyz").await;
+    assert!(status == 503 && says.contains("inbox_full"), "{says}");
     world.wecom.clear_faults();
     world.settle().await;
+    assert_eq!(world.text("/readyz").await.0, 200);
     world.deliver(&fourth).await;
     world.linked(&fans[3], 1).await;
 
@@ -318,6 +321,7 @@ async fn what_cannot_be_genuine_is_refused_before_its_body_is_there() {
     for (signature, length, wanted) in [
         ("A0", 1_000, 403),
         ("", 1_000, 403),
+        ("", 131_073, 413),
         (signature.as_str(), 131_073, 413),
         (&signature, 4_000_000_000_usize, 413),
     ] {

@@ -218,6 +218,26 @@ async fn a_dealer_unknown_until_its_first_event_is_looked_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn dealers_are_listed_again_when_the_chain_changes() {
+    let world = World::usual().await;
+    let listed = async |count: usize| {
+        world
+            .until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == count))
+            .await
+    };
+    listed(2).await;
+    let newcomer = world.wecom.add_dealer(&world.corp.corp_id, "Newcomer");
+    world.clock.skip(Duration::from_mins(1));
+    world
+        .deliver(&world.wecom.event(&world.dealers[0].corp_id, &Change::ShareChainChange { agent_id: 1 }))
+        .await;
+    let status = listed(3).await;
+    assert!(status["dealers"]["brand"].as_array().unwrap().iter().any(|d| d["corp_id"] == newcomer.corp_id));
+    let tasks: Vec<_> = status["tasks"].as_array().unwrap().iter().map(|task| &task["state"]).collect();
+    assert!(tasks.len() >= 6 && tasks.iter().all(|state| *state == "running"), "{status:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn whichever_token_converts_is_found_out_and_remembered() {
     for (rule, setting, remembered) in [
         (TokenRule::Downstream, "auto", json!("downstream")),

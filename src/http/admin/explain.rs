@@ -199,10 +199,11 @@ fn from_code(errcode: i64, until: Option<Timestamp>) -> Trouble {
 }
 
 fn of_problem(problem: store::Problem) -> Trouble {
-    match problem.errcode {
-        Some(errcode) => from_code(errcode, None),
-        None => Trouble { errcode: None, zh: problem.text.clone(), en: problem.text, until: None },
+    if let Some(errcode) = problem.errcode {
+        return from_code(errcode, None);
     }
+    let zh = format!("原因（英文原文）：{}", problem.text);
+    Trouble { errcode: None, zh, en: problem.text, until: None }
 }
 
 fn of_pause(pause: Pause) -> Trouble {

@@ -35,6 +35,7 @@ use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId, SinkName};
 use crate::domain::quota::Limits;
 use crate::domain::time::Timestamp;
+use crate::lifecycle::Lifecycle;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::Wake;
@@ -88,6 +89,8 @@ pub struct AdminState {
     pub apps: HashMap<AppName, AdminApp>,
     /// Who is let in.
     pub guard: Guard,
+    /// The tasks of the service.
+    pub lifecycle: Lifecycle,
     /// Since when the service runs.
     pub started_at: Timestamp,
 }

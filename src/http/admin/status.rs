@@ -79,6 +79,9 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
             "quarantined": door(DoorOutcome::Quarantined),
             "refused": door(DoorOutcome::Refused),
             "unavailable": door(DoorOutcome::Unavailable),
+            "unknown_app": door(DoorOutcome::UnknownApp),
+            "too_large": door(DoorOutcome::TooLarge),
+            "verified": door(DoorOutcome::Verified),
         },
         "inbox": {
             "waiting": inbox, "dead": dead, "quarantined": quarantined,
@@ -94,6 +97,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
         "feed_head": feed_head,
         "feed_oldest": feed_pruned + 1,
         "sinks": state.sink_views().await?,
+        "tasks": state.lifecycle.tasks(),
         "paused": paused,
         "quotas": quotas,
         "dealers": dealers,

@@ -211,6 +211,7 @@ async fn a_full_inbox_refuses_and_recovers(place: &dyn Place) {
     store.append(added(1, 1)).await.unwrap();
     store.append(added(2, 1)).await.unwrap();
     assert_eq!(store.append(added(3, 1)).await, Err(StoreError::InboxFull { limit: 2 }));
+    assert_eq!(store.ready(), Err(StoreError::InboxFull { limit: 2 }));
     assert_eq!(
         store.append(added(1, 1)).await,
         Ok(Appended::Duplicate),
@@ -218,6 +219,8 @@ async fn a_full_inbox_refuses_and_recovers(place: &dyn Place) {
     );
     work_off(&store, T0, Verdict::Missed).await;
     assert!(matches!(store.append(added(3, 1)).await, Ok(Appended::New(_))), "a refusal left no trace");
+    work_off(&store, T0, Verdict::Missed).await;
+    assert_eq!(store.ready(), Ok(()));
 }
 
 contract!(

@@ -32,7 +32,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Work>, StoreError> {
-        self.ready()?;
+        self.writer.shared.ready()?;
         let mut leased = self.leases();
         let (inbox, reasks) = (&self.frontiers.inbox, &self.frontiers.reasks);
         let (mut work, last) =
@@ -171,7 +171,7 @@ impl Store for EmbeddedStore {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<FanWork>, StoreError> {
-        self.ready()?;
+        self.writer.shared.ready()?;
         self.indexed().await?;
         let (mut work, mut strays) = (Vec::new(), Vec::new());
         for priority in priorities {
@@ -230,7 +230,7 @@ impl Store for EmbeddedStore {
     async fn review_fans(&self, app: &AppName, renew: Renew, now: Timestamp) -> Result<usize, StoreError> {
         // Each may touch a sheet of its own.
         const FANS_PER_TRANSACTION: usize = 32;
-        self.ready()?;
+        self.writer.shared.ready()?;
         self.indexed().await?;
         let first = self.rows(&keys::reviews(app), &keys::reviews_until(app, now), 1, |key, _| {
             Ok((!self.damaged_keys().contains(key)).then(|| key.to_vec()))
@@ -342,7 +342,9 @@ impl Store for EmbeddedStore {
     }
 
     fn ready(&self) -> Result<(), StoreError> {
-        self.writer.shared.ready()
+        self.writer.shared.ready()?;
+        let limit = self.settings.inbox_events_max;
+        if self.counts().inbox >= limit { Err(StoreError::InboxFull { limit }) } else { Ok(()) }
     }
 
     fn damaged(&self) -> usize {

@@ -210,8 +210,10 @@ async fn a_service_that_stays_silent_is_given_up_with_a_way_on() {
     // Nobody listens at all.
     let mut job = service.job(&path);
     job.restart = true;
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    job.access.as_mut().unwrap().base_url = format!("http://{free}");
+    // Nobody else gets the port while it is bound.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    job.access.as_mut().unwrap().base_url = format!("http://{}", socket.local_addr().unwrap());
     job.patience.total = std::time::Duration::ZERO;
     let error = run(job).await.unwrap_err().to_string();
     assert!(error.contains("refused"), "{error}");
