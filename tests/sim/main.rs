@@ -12,7 +12,7 @@
 //!
 //! ```text
 //! cargo test --test sim                                             as many schedules as the gate has time for
-//! UNIONLINK_SIM_SCHEDULES=100000 cargo test --test sim              more
+//! UNIONLINK_SIM_SCHEDULES=100000 cargo test --test sim              more; from UNIONLINK_SIM_FIRST=0 on
 //! UNIONLINK_SIM_SEED=42 cargo test --test sim -- --nocapture        one, with its trace
 //! ```
 
