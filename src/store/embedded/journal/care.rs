@@ -132,15 +132,20 @@ pub fn backup(folder: &Path, to: &Path) -> Result<BackedUp, OpenError> {
             Ok(done) => return Ok(done),
             Err(error) => problem = Some(error),
         }
-        if !matches!(&problem, Some(JournalError::Gap { .. })) && !problem.as_ref().is_some_and(vanished) {
+        if !problem.as_ref().is_some_and(may_pass) {
             break;
         }
     }
     Err(OpenError::journal(&journal, &problem.unwrap_or(JournalError::None)))
 }
 
-fn vanished(error: &JournalError) -> bool {
-    matches!(error, JournalError::Io(error) if error.kind() == io::ErrorKind::NotFound)
+/// Whether this comes of files that were replaced while they were looked at.
+fn may_pass(error: &JournalError) -> bool {
+    match error {
+        JournalError::Io(error) => error.kind() == io::ErrorKind::NotFound,
+        JournalError::Gap { .. } | JournalError::LaterCopy { .. } => true,
+        _ => false,
+    }
 }
 
 fn copy(journal: &Path, to: &Path) -> Result<BackedUp, JournalError> {
