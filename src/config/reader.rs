@@ -305,12 +305,16 @@ fn literal(raw: &str) -> Value {
         .unwrap_or_else(|| Value::String(raw.to_owned()))
 }
 
+/// Whether a key says where a secret is.
+fn says_where(key: &str) -> bool {
+    ["env", "file", "value"].contains(&key)
+}
+
 /// Puts a value at a path, making tables and the next array item on the way. The key as problems name it.
 fn put(table: &mut Table, path: &[String], value: Value) -> Option<String> {
     let (first, rest) = path.split_first().filter(|(first, _)| !first.is_empty())?;
     match rest {
         [] => {
-            let says_where = |key: &str| ["env", "file", "value"].contains(&key);
             if says_where(first) && table.keys().all(|key| says_where(key)) {
                 // A secret comes from one place: this one, whatever the file says.
                 table.clear();
@@ -328,7 +332,12 @@ fn put(table: &mut Table, path: &[String], value: Value) -> Option<String> {
             Some(format!("{first}[{index}].{key}"))
         }
         rest => {
-            let inner = table.entry(first).or_insert_with(|| Value::Table(Table::new())).as_table_mut()?;
+            let inner = table.entry(first).or_insert_with(|| Value::Table(Table::new()));
+            if !inner.is_table() && matches!(rest, [place] if says_where(place)) {
+                // A secret that stands in the file as text.
+                *inner = Value::Table(Table::new());
+            }
+            let inner = inner.as_table_mut()?;
             Some(format!("{first}.{}", put(inner, rest, value)?))
         }
     }

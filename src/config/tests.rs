@@ -137,15 +137,20 @@ fn the_environment_overrides_the_file() {
 
 #[test]
 fn a_secret_of_the_environment_replaces_the_files_whatever_its_form() {
-    let prefix = "UNIONLINK__APPS__0__SECRET";
-    let of = |pairs: &[(&str, &str)]| config(&minimal(), &environment(pairs)).apps[0].secret.value.clone();
-    for (key, value, wanted) in [
-        ("__ENV", "FROM_HERE", "s-here"),
-        ("__VALUE", "s-given", "s-given"),
-        ("", "{ env = \"FROM_HERE\" }", "s-here"),
-    ] {
-        let secret = of(&[(&format!("{prefix}{key}"), value), ("FROM_HERE", "s-here")]);
-        assert_eq!(secret.expose_secret(), wanted, "{key}");
+    let written = minimal().replace("secret = { value = \"s\" }", "secret = \"s\"");
+    let of = |text: &str, key: &str, value: &str| {
+        let environment =
+            environment(&[(&format!("UNIONLINK__APPS__0__SECRET{key}"), value), ("HERE", "s-here")]);
+        config(text, &environment).apps[0].secret.value.expose_secret().to_owned()
+    };
+    for text in [minimal(), written] {
+        for (key, value, wanted) in [
+            ("__ENV", "HERE", "s-here"),
+            ("__VALUE", "s-given", "s-given"),
+            ("", "{ env = \"HERE\" }", "s-here"),
+        ] {
+            assert_eq!(of(&text, key, value), wanted, "{key} over {text}");
+        }
     }
 }
 

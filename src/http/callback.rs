@@ -1,7 +1,7 @@
 //! The public listener: `/callback/{app}` and `/livez`, and nothing else.
 //!
 //! The order is: app, query, form of the signature, size, signature, decryption, store, answer; what costs little
-//! comes first, and before any byte of a body is read. Whoever is refused learns nothing: every
+//! comes first, and before any byte of a body of proper length is read. Whoever is refused learns nothing: every
 //! refusal is the same empty 403. An event is acknowledged only after it is durable; whatever cannot be made
 //! durable is answered 503, so that WeCom may send it again.
 

@@ -156,7 +156,7 @@ pub(super) fn lock(folder: &Path) -> Result<File, OpenError> {
     }
 }
 
-fn delete_unfinished_snapshots(path: &Path) -> Result<(), OpenError> {
+pub(super) fn delete_unfinished_snapshots(path: &Path) -> Result<(), OpenError> {
     for entry in std::fs::read_dir(path).map_err(folder_error("read", path))? {
         let entry = entry.map_err(folder_error("read", path))?;
         let name = entry.file_name();

@@ -10,15 +10,18 @@ use super::super::compaction::BEING_REBUILT;
 use super::super::engine::Engine;
 use super::super::fresh;
 use super::super::private::create_folder;
-use super::super::sled_engine::{OpenError, SledEngine, folder_error, lock, panic_text};
+use super::super::sled_engine::{
+    OpenError, SledEngine, delete_unfinished_snapshots, folder_error, lock, panic_text,
+};
 use super::block::{Kind, Lineage};
 use super::cover::{Cover, live, merged, whole};
 use super::files::{self, Piece, at};
 use super::fold::{self, Last, Room};
 use super::redo::{level, redo};
+use super::segment::Content;
 use super::side_by_side::SideBySide;
-use super::sorted::read_through;
-use super::{JournalError, MARK_KEY, Mark, Pieces, Standing, asides, records, set_aside, standing};
+use super::sorted::{damaged, read_through};
+use super::{JournalError, MARK_KEY, Mark, Pieces, SET_ASIDE, Standing, records, set_aside, standing};
 
 /// The journal of the store in a folder.
 pub(in crate::store::embedded) fn journal_in(folder: &Path) -> PathBuf {
@@ -139,21 +142,39 @@ pub fn backup(folder: &Path, to: &Path) -> Result<BackedUp, OpenError> {
     Err(OpenError::journal(&journal, &problem.unwrap_or(JournalError::None)))
 }
 
+/// Reads a file that was copied, before it takes the place of what was copied earlier and is whole.
+fn takes_the_place(piece: &Piece, copied: &Path, target: &Path) -> io::Result<()> {
+    let last = |path: &Path| Ok::<_, io::Error>(Content::read(path)?.map_or(0, |content| content.to));
+    match piece.kind {
+        Kind::Sorted => read_through(copied).map(drop),
+        Kind::Segment if Content::read(copied)?.is_some_and(|content| content.is_damaged()) => {
+            Err(damaged(&piece.path))
+        }
+        Kind::Segment if target.exists() && last(copied)? < last(target)? => Err(damaged(&piece.path)),
+        Kind::Segment => Ok(()),
+    }
+}
+
 /// Whether this comes of files that were replaced while they were looked at.
 fn may_pass(error: &JournalError) -> bool {
     match error {
         JournalError::Io(error) => error.kind() == io::ErrorKind::NotFound,
-        JournalError::Gap { .. } | JournalError::LaterCopy { .. } => true,
+        JournalError::Gap { .. } | JournalError::LaterCopy { .. } | JournalError::None => true,
         _ => false,
     }
 }
 
 fn copy(journal: &Path, to: &Path) -> Result<BackedUp, JournalError> {
+    // What an earlier time did not finish.
+    files::clear_unfinished(to)?;
     let there = Pieces::of(to)?;
-    let Pieces { lineage, spans } = &Pieces::of(journal)?.ok_or(JournalError::None)?;
-    let last = spans.last().map_or(0, |span| span.to);
+    let own = Pieces::of(journal)?.ok_or(JournalError::None)?;
+    if let Some(problem) = own.gap(0) {
+        return Err(problem);
+    }
+    let last = own.last();
     match there {
-        Some(there) if there.lineage != *lineage => return Err(JournalError::Foreign),
+        Some(there) if there.lineage != own.lineage => return Err(JournalError::OtherCopy),
         // The store was put back to an earlier state since; the same numbers mean other batches now.
         Some(there) if there.last() > last => {
             return Err(JournalError::LaterCopy { copy: there.last(), journal: last });
@@ -173,12 +194,16 @@ fn copy(journal: &Path, to: &Path) -> Result<BackedUp, JournalError> {
         if fs::metadata(&target).is_ok_and(|there| there.len() == length) {
             continue;
         }
-        let mut file = files::create(&files::unfinished(&target))?;
-        io::copy(&mut from, &mut file).and_then(|_| file.sync_all()).map_err(at(&target))?;
-        if piece.kind == Kind::Sorted {
-            // It takes the place of others, which are whole.
-            read_through(&files::unfinished(&target))?;
-        }
+        let unfinished = files::unfinished(&target);
+        let copy = || {
+            let mut file = files::create(&unfinished)?;
+            io::copy(&mut from, &mut file).and_then(|_| file.sync_all()).map_err(at(&target))?;
+            takes_the_place(&piece, &unfinished, &target)
+        };
+        let mut copy = copy;
+        copy().inspect_err(|_| {
+            let _ = fs::remove_file(&unfinished);
+        })?;
         files::finish(&target)?;
         copied += 1;
     }
@@ -257,6 +282,8 @@ fn not_ahead(database: &Path, lineage: Lineage, batches: u64) -> Result<(), Jour
     if !database.exists() {
         return Ok(());
     }
+    // As before any opening; else what an interruption left would pass for damage.
+    delete_unfinished_snapshots(database).map_err(|error| JournalError::Database(error.to_string()))?;
     let read = || Mark::decode(&fresh::open(database).ok()?.get(MARK_KEY).ok()??);
     match catch_unwind(AssertUnwindSafe(read)).ok().flatten() {
         Some(mark) if mark.lineage == lineage && mark.seq > batches => {
@@ -327,8 +354,11 @@ pub(in crate::store::embedded) fn shrink(folder: &Path) -> Result<(), OpenError>
             files::clear(&journal)?;
             files::sync(&journal)?;
         }
-        for aside in asides(&journal).take_while(|aside| aside.exists()) {
-            fs::remove_dir_all(&aside).map_err(at(&aside))?;
+        for entry in fs::read_dir(folder).map_err(at(folder))? {
+            let path = entry.map_err(at(folder))?.path();
+            if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(SET_ASIDE)) {
+                fs::remove_dir_all(&path).map_err(at(&path))?;
+            }
         }
         files::sync(folder)
     };

@@ -5,7 +5,7 @@ use std::io;
 use super::super::engine::Write;
 use super::block::Kind;
 use super::files::Piece;
-use super::sorted::{Entries, Merged, read_through};
+use super::sorted::{Entries, Merged, damaged, read_through};
 use super::{JournalError, Pieces, Span, entries};
 
 /// Files that together hold everything from the first batch on, as far as that can be had.
@@ -26,8 +26,14 @@ impl Cover {
         while cover.to < end {
             let follows = |span: &&Span| span.piece.from <= cover.to + 1 && span.to > cover.to;
             let Some(span) = spans.iter().filter(follows).max_by_key(|span| span.to).cloned() else {
-                let next = spans.iter().map(|span| span.piece.from).filter(|from| *from > cover.to).min();
-                let gap = JournalError::Gap { have: cover.to, next: next.unwrap_or(end) };
+                let behind = |span: &&Span| span.is_damaged() && span.end > cover.to;
+                let later = spans.iter().map(|span| span.piece.from).filter(|from| *from > cover.to).min();
+                let gap = spans
+                    .iter()
+                    .find(behind)
+                    .map_or(JournalError::Gap { have: cover.to, next: later.unwrap_or(end) }, |span| {
+                        damaged(&span.piece.path).into()
+                    });
                 cover.problem = Some(cover.problem.unwrap_or(gap));
                 break;
             };

@@ -11,9 +11,7 @@ pub(in crate::store::embedded) enum JournalError {
     Io(#[from] io::Error),
     #[error("the database cannot be read: {0}")]
     Database(String),
-    #[error(
-        "the database lacks what was committed after batch {have}, and the journal has nothing before {next}"
-    )]
+    #[error("a file is missing: after batch {have} it goes on with batch {next}")]
     Gap {
         /// The last batch that is there.
         have: u64,
@@ -41,6 +39,8 @@ pub(in crate::store::embedded) enum JournalError {
         /// Of the journal's.
         journal: u64,
     },
+    #[error("the copy in that folder is of another journal")]
+    OtherCopy,
     #[error("it is the journal of another database")]
     Foreign,
     #[error("there is no journal")]
@@ -55,7 +55,8 @@ impl JournalError {
     pub(in crate::store::embedded) fn hint(&self) -> &'static str {
         match self {
             Self::Io(_) => {
-                "is the disk full, or failing? files that are damaged: unionlink store rebuild --backup FOLDER"
+                "is the disk full, or failing? files that are damaged: unionlink store rebuild --backup FOLDER, with \
+                 --partial where even the copy lacks something"
             }
             Self::Database(_) => "keep a copy of the folder, then run unionlink store rebuild",
             Self::Gap { .. } => {
@@ -74,6 +75,9 @@ impl JournalError {
             Self::None => "it is written while the service runs with [store] journal = true",
             Self::Occupied | Self::LaterCopy { .. } => {
                 "name a folder that is empty or new, or one that this store was copied to before"
+            }
+            Self::OtherCopy => {
+                "name a new folder: a journal that was begun anew, or another store's, needs one"
             }
             Self::Inside => "name a folder outside, on another disk if there is one",
         }

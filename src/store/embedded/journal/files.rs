@@ -71,13 +71,28 @@ pub(super) fn clear(folder: &Path) -> io::Result<()> {
     let wanted: Vec<PathBuf> = list(folder)?.into_iter().map(|piece| piece.path).collect();
     for entry in std::fs::read_dir(folder).map_err(at(folder))? {
         let path = entry.map_err(at(folder))?.path();
-        let finished = path.to_str().and_then(|path| path.strip_suffix(UNFINISHED)).map(PathBuf::from);
-        let is_ours = parse(finished.unwrap_or_else(|| path.clone())).is_some();
+        let is_ours = parse(finished(&path).unwrap_or_else(|| path.clone())).is_some();
         if is_ours && !wanted.contains(&path) {
             std::fs::remove_file(&path).map_err(at(&path))?;
         }
     }
     Ok(())
+}
+
+/// Deletes what was begun and not finished.
+pub(super) fn clear_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in std::fs::read_dir(folder).map_err(at(folder))? {
+        let path = entry.map_err(at(folder))?.path();
+        if finished(&path).and_then(parse).is_some() {
+            std::fs::remove_file(&path).map_err(at(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// The name that an unfinished file is to get.
+fn finished(path: &Path) -> Option<PathBuf> {
+    path.to_str()?.strip_suffix(UNFINISHED).map(PathBuf::from)
 }
 
 /// Where a file is written until it is whole.

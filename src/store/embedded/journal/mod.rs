@@ -296,10 +296,12 @@ fn entries(piece: &Piece, after: u64) -> io::Result<sorted::Entries> {
     })
 }
 
-/// The names of journals that are no longer written.
+/// How the names of journals begin that are no longer written.
+const SET_ASIDE: &str = "journal.set-aside";
+
 fn asides(folder: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     let folder = folder.to_owned();
-    (1_u32..).map(move |n| folder.with_extension(format!("set-aside-{n}")))
+    (1_u32..).map(move |n| folder.with_file_name(format!("{SET_ASIDE}-{n}")))
 }
 
 /// Puts away what an earlier journal left, so that a person can still look at it.

@@ -9,6 +9,9 @@ use super::files::{self, Piece};
 use super::segment::Content;
 use super::sorted::{self, SortedReader};
 
+/// The end of a segment of which nothing can be read, and that nothing follows.
+const UNKNOWN: u64 = u64::MAX;
+
 /// A file of the journal with the number of its last batch.
 #[derive(Debug, Clone)]
 pub(super) struct Span {
@@ -17,6 +20,13 @@ pub(super) struct Span {
     pub(super) to: u64,
     /// The last that is known to have been in it.
     pub(super) end: u64,
+}
+
+impl Span {
+    /// Whether something of it cannot be read.
+    pub(super) const fn is_damaged(&self) -> bool {
+        self.end > self.to
+    }
 }
 
 /// What the journal in a folder is.
@@ -37,15 +47,24 @@ impl Pieces {
                     let to = piece.to.unwrap_or(piece.from);
                     (header.ok(), to, to)
                 }
-                Kind::Segment => match Content::read(&piece.path)? {
-                    Some(content) => (Some(content.header), content.to, content.end),
-                    None => continue,
+                Kind::Segment => match Content::read(&piece.path) {
+                    Ok(Some(content)) => (Some(content.header), content.to, content.end),
+                    Ok(None) => continue,
+                    Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                        (None, piece.from.saturating_sub(1), UNKNOWN)
+                    }
+                    Err(error) => return Err(error),
                 },
             };
             lineage = lineage.or(header.map(|header| header.lineage));
             if end >= piece.from {
                 spans.push(Span { piece, to, end });
             }
+        }
+        // One of which nothing can be read ends before the next.
+        for n in 1..spans.len() {
+            let next = spans[n].piece.from;
+            spans[n - 1].end = spans[n - 1].end.min(spans[n - 1].to.max(next.saturating_sub(1)));
         }
         Ok(lineage.filter(|_| !spans.is_empty()).map(|lineage| Self { lineage, spans }))
     }
@@ -66,7 +85,7 @@ impl Pieces {
             if span.piece.from > reached + 1 {
                 return Some(JournalError::Gap { have: reached, next: span.piece.from });
             }
-            if span.end > span.to && span.end > reached {
+            if span.is_damaged() && span.end > reached {
                 return Some(sorted::damaged(&span.piece.path).into());
             }
             reached = reached.max(span.to);

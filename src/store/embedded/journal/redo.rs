@@ -22,13 +22,17 @@ pub(super) fn level(
     let last = pieces.last();
     if last < mark.seq {
         // No crash does this: a file was lost, or a disk does not keep what it says it keeps.
-        tracing::error!(database = mark.seq, journal = last, "the journal lacks its end; it is begun anew");
+        tracing::error!(
+            database = mark.seq,
+            journal = last,
+            "the journal lacks its end; it is begun anew, and copies of it need a new folder"
+        );
         return begin(engine, folder).map(|(_, last)| last);
     }
     redo(engine, mark, pieces)?;
     if let Some(problem) = pieces.gap(0) {
         // The database has what is missing here.
-        tracing::error!(%problem, "a file of the journal is lost or damaged; it is begun anew");
+        tracing::error!(%problem, "a file of the journal is lost or damaged; it is begun anew, and copies of it need a new folder");
         return begin(engine, folder).map(|(_, last)| last);
     }
     Ok(last)

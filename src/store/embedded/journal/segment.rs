@@ -41,7 +41,9 @@ impl Appender {
         let thread = std::thread::Builder::new().name("store-journal".to_owned()).spawn(move || {
             while let Ok((seq, batch)) = to_write.recv() {
                 let appended = segment.append(&batch);
-                if done.send(appended).is_err() {
+                let failed = appended.is_err();
+                if done.send(appended).is_err() || failed {
+                    // What the disk holds is known only after a restart.
                     return;
                 }
                 if segment.bytes >= SEGMENT_BYTES_MAX {

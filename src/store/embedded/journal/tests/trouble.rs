@@ -73,6 +73,16 @@ fn damage_in_the_last_segment_is_not_taken_for_its_end() {
         assert_eq!(fs::read(&last).unwrap().len(), whole.len(), "what is left of it is not overwritten");
         fs::write(&last, &whole).unwrap();
     }
+    // A copy has what it has, and the rest is said to be lost.
+    let copy = tempfile::tempdir().unwrap();
+    backup(folder.path(), copy.path()).unwrap();
+    flip(&last, Header::BYTES - 1);
+    let into = tempfile::tempdir().unwrap();
+    let how = Rebuild { backup: Some(copy.path()), into: Some(into.path()), partial: false };
+    let refused = rebuild(folder.path(), how, |_| {}).unwrap_err().to_string();
+    assert!(refused.contains("is damaged") && refused.contains("--partial"), "{refused}");
+    assert_eq!(rebuilt(&folder, Rebuild { partial: true, ..how }), content(&memory));
+    fs::write(&last, &whole).unwrap();
     // A database that has all of it needs none of it.
     flip(&last, second);
     drop(opened(&memory, &folder));
@@ -139,6 +149,17 @@ fn a_copy_is_neither_mixed_with_another_past_nor_worse_than_before() {
     assert!(later.contains("later state"), "{later}");
     let own = backup(folder.path(), &journal_in(folder.path())).unwrap_err().to_string();
     assert!(own.contains("the store's own"), "{own}");
+    // Nor a segment that went bad after it was copied.
+    let last = pieces(&folder).pop().unwrap();
+    let (whole, copied) = (fs::read(&last).unwrap(), copy.path().join(last.file_name().unwrap()));
+    fs::write(&last, &whole[..whole.len() / 2]).unwrap();
+    assert!(backup(folder.path(), copy.path()).is_err());
+    assert_eq!(fs::read(&copied).unwrap(), whole);
+    fs::write(&last, &whole).unwrap();
+    // What an earlier time did not finish stands in nobody's way.
+    let first = tempfile::tempdir().unwrap();
+    fs::write(first.path().join("00000000000000000001-00000000000000000001.sorted.unfinished"), "x").unwrap();
+    backup(folder.path(), first.path()).unwrap();
     // A file that went bad after it was merged does not take the place of those that are whole.
     some_batches(&opened(&memory, &folder), 60..160);
     let journal = journal_in(folder.path());
