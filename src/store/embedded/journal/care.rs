@@ -195,12 +195,11 @@ fn copy(journal: &Path, to: &Path) -> Result<BackedUp, JournalError> {
             continue;
         }
         let unfinished = files::unfinished(&target);
-        let copy = || {
+        let mut copy = || {
             let mut file = files::create(&unfinished)?;
             io::copy(&mut from, &mut file).and_then(|_| file.sync_all()).map_err(at(&target))?;
             takes_the_place(&piece, &unfinished, &target)
         };
-        let mut copy = copy;
         copy().inspect_err(|_| {
             let _ = fs::remove_file(&unfinished);
         })?;
