@@ -144,15 +144,17 @@ pub fn backup(folder: &Path, to: &Path) -> Result<BackedUp, OpenError> {
 
 /// Reads a file that was copied, before it takes the place of what was copied earlier and is whole.
 fn takes_the_place(piece: &Piece, copied: &Path, target: &Path) -> io::Result<()> {
-    let last = |path: &Path| Ok::<_, io::Error>(Content::read(path)?.map_or(0, |content| content.to));
-    match piece.kind {
-        Kind::Sorted => read_through(copied).map(drop),
-        Kind::Segment if Content::read(copied)?.is_some_and(|content| content.is_damaged()) => {
-            Err(damaged(&piece.path))
-        }
-        Kind::Segment if target.exists() && last(copied)? < last(target)? => Err(damaged(&piece.path)),
-        Kind::Segment => Ok(()),
+    if piece.kind == Kind::Sorted {
+        return read_through(copied).map(drop);
     }
+    let copied = Content::read(copied)?;
+    let there = if target.exists() { Content::read(target)? } else { None };
+    let last = |content: Option<&Content>| content.map_or(0, |content| content.to);
+    let is_damaged = copied.as_ref().is_some_and(Content::is_damaged);
+    if is_damaged || last(copied.as_ref()) < last(there.as_ref()) {
+        return Err(damaged(&piece.path));
+    }
+    Ok(())
 }
 
 /// Whether this comes of files that were replaced while they were looked at.

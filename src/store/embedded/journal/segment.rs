@@ -138,8 +138,7 @@ impl Content {
         };
         let before = header.from.saturating_sub(1);
         let mut content = Self { bytes, header, to: before, end: before };
-        content.to = content.batches().last().map_or(before, |(seq, _)| seq);
-        content.end = content.end();
+        (content.to, content.end) = content.ends();
         Ok(Some(content))
     }
 
@@ -148,14 +147,21 @@ impl Content {
         self.end > self.to
     }
 
-    /// Looks behind each block that is not whole, as far as their lengths can be believed.
-    fn end(&self) -> u64 {
-        let (mut rest, mut expected, mut end) = (&self.bytes[Header::BYTES..], self.header.from, self.to);
+    /// The last batch before any damage, and the last of all: looks behind each block that is not whole, as far as their
+    /// lengths can be believed.
+    fn ends(&self) -> (u64, u64) {
+        let (mut rest, mut expected) = (&self.bytes[Header::BYTES..], self.header.from);
+        let (mut to, mut end) = (self.to, self.end);
         loop {
             match block::take_batch(&mut rest) {
-                Some((seq, _)) if seq == expected => end = seq,
+                Some((seq, _)) if seq == expected => {
+                    end = seq;
+                    if to + 1 == seq {
+                        to = seq;
+                    }
+                }
                 None if block::pass(&mut rest).is_some() => {}
-                _ => return end,
+                _ => return (to, end),
             }
             expected += 1;
         }
