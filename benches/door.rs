@@ -25,12 +25,12 @@ use common::{Brand, argument, median};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use unionlink::callback::{AesKey, Keys, Query, Sealed, message};
+use unionlink::callback::{AesKey, Keys, Query, verify};
 use unionlink::clock::SystemClock;
 use unionlink::domain::ids::{AppName, CorpId};
-use unionlink::http::callback::CallbackState;
-use unionlink::http::door::{Door, DoorApp};
-use unionlink::http::{Limits, callback, serve};
+use unionlink::http::public::{self, CallbackApp, CallbackState};
+use unionlink::http::{Limits, serve};
+use unionlink::intake::{Recipients, classify};
 use unionlink::simulator::{Fault, Options, Target};
 use unionlink::store::embedded::engine::Memory;
 use unionlink::store::embedded::{EmbeddedStore, Settings};
@@ -97,15 +97,19 @@ fn keys(brand: &Brand) -> Keys {
     Keys::new(brand.callback.token.as_str().into(), AesKey::decode(&brand.callback.aes_key).unwrap())
 }
 
+fn recipients(brand: &Brand) -> Recipients {
+    Recipients { corp_id: CorpId::new(&brand.corp.corp_id).unwrap(), accept_receive_ids: Vec::new() }
+}
+
 /// Verifies, decrypts, parses, answers.
 fn opening(brand: &Brand) -> Router {
-    let keys = Arc::new(keys(brand));
+    let (keys, recipients) = (Arc::new(keys(brand)), recipients(brand));
     let open = async move |RawQuery(query): RawQuery, body: Bytes| {
         let query = query.unwrap_or_default();
         let query = Query::parse(&query).map_err(|_| StatusCode::FORBIDDEN)?;
-        let opened = Sealed::from_body(&query, &body).and_then(|sealed| sealed.open(&keys));
-        let opened = opened.map_err(|_| StatusCode::FORBIDDEN)?;
-        message::parse(opened.message()).map_err(|_| StatusCode::BAD_REQUEST)?;
+        let message = verify(&query, &body, &keys).map_err(|_| StatusCode::FORBIDDEN)?;
+        // The receive id is the brand's, so no store is asked.
+        classify(&message, &recipients, None, async |_| Err(StatusCode::BAD_REQUEST)).await?;
         Ok::<_, StatusCode>("success")
     };
     Router::new().route("/callback/brand", post(open))
@@ -114,14 +118,10 @@ fn opening(brand: &Brand) -> Router {
 /// The real door over a store in memory.
 fn in_memory(brand: &Brand) -> Router {
     let store = Arc::new(EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap());
-    let app = DoorApp {
-        name: AppName::new("brand").unwrap(),
-        keys: keys(brand),
-        corp_id: CorpId::new(&brand.corp.corp_id).unwrap(),
-        accept_receive_ids: Vec::new(),
-    };
-    callback::router(Arc::new(CallbackState {
-        door: Arc::new(Door::new(vec![app], store.clone())),
+    let name = AppName::new("brand").unwrap();
+    let app = CallbackApp { name: name.clone(), keys: keys(brand), recipients: recipients(brand) };
+    public::router(Arc::new(CallbackState {
+        apps: Arc::new([(name, app)].into()),
         store,
         clock: Arc::new(SystemClock),
         metrics: Arc::new(Metrics::default()),

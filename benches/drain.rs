@@ -15,11 +15,11 @@ use std::time::{Duration, Instant};
 
 use common::{Brand, argument};
 use unionlink::clock::{Clock, SystemClock};
-use unionlink::domain::event::{ContactChange, ContactEvent};
+use unionlink::domain::event::{ContactChange, ContactEvent, Event};
 use unionlink::domain::ids::{AppName, CorpId, ExternalUserid, UserId};
 use unionlink::simulator::{Api, Options};
 use unionlink::store::embedded::{EmbeddedStore, Settings};
-use unionlink::store::{Arrival, Content, Happening, MessageDigest, Store};
+use unionlink::store::{Arrival, MessageDigest, Payload, Store};
 
 const API_MS: u64 = 30;
 
@@ -68,9 +68,9 @@ async fn fill(brand: &Brand, folder: &Path, events: usize) {
                 welcome_code: None,
             };
             let corp_id = CorpId::new(&brand.dealers[n % brand.dealers.len()].corp_id).unwrap();
-            let content = Content::Event(Happening { corp_id, created_at: now, contact });
+            let payload = Payload::Event(Event { corp_id, created_at: now, contact });
             let digest = MessageDigest::of(&app, &n.to_be_bytes());
-            store.append(Arrival { app: app.clone(), digest, received_at: now, content })
+            store.append(Arrival { app: app.clone(), digest, received_at: now, payload })
         });
         for appended in futures_util::future::join_all(appended).await {
             appended.unwrap();

@@ -11,13 +11,13 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use unionlink::domain::event::{ContactChange, ContactEvent};
+use unionlink::domain::event::{ContactChange, ContactEvent, Event};
 use unionlink::domain::fan::{Minted, Priority};
 use unionlink::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid, UserId};
 use unionlink::domain::time::{DAY_MS, SECOND_MS, Timestamp};
 use unionlink::store::embedded::{EmbeddedStore, Settings};
 use unionlink::store::{
-    Appended, Arrival, Content, Happening, LinkBy, LinkQuery, MessageDigest, NewFan, Store, Verdict,
+    Appended, Arrival, LinkBy, LinkQuery, MessageDigest, NewFan, Outcome, Payload, Store,
 };
 
 const NOW: Timestamp = Timestamp::from_secs(1_795_309_323);
@@ -126,16 +126,16 @@ async fn measure(store: &EmbeddedStore, of: u64, round: u64) {
             state: None,
             welcome_code: None,
         };
-        let happening =
-            Happening { corp_id: CorpId::new("wpDEALER").expect("an id"), created_at: NOW, contact: change };
+        let event =
+            Event { corp_id: CorpId::new("wpDEALER").expect("an id"), created_at: NOW, contact: change };
         let digest = MessageDigest::of(&app(), &n.to_le_bytes());
-        let arrival = Arrival { app: app(), digest, received_at: NOW, content: Content::Event(happening) };
+        let arrival = Arrival { app: app(), digest, received_at: NOW, payload: Payload::Event(event) };
         if store.append(arrival).await.expect("stored") == Appended::Duplicate {
             continue;
         }
         let work = store.lease(NOW, 1).await.expect("leased").pop().expect("there is work");
         let began = Instant::now();
-        store.settle(vec![(work, Verdict::Resolved(pending_id(n)))], NOW).await.expect("settled");
+        store.settle(vec![(work, Outcome::Resolved(pending_id(n)))], NOW).await.expect("settled");
         samples.push(began.elapsed());
         let query = LinkQuery { by: LinkBy::Unionid(unionid(n)), corp_id: None, app: None };
         assert!(!store.links(&query, NOW).await.expect("readable").is_empty(), "fan {n} is not linked");

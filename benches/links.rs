@@ -23,12 +23,12 @@ use common::{Service, argument};
 use serde_json::Value;
 use tokio::net::TcpListener;
 use unionlink::clock::{Clock, SystemClock};
-use unionlink::domain::event::{ContactChange, ContactEvent};
+use unionlink::domain::event::{ContactChange, ContactEvent, Event};
 use unionlink::domain::fan::{Minted, Priority};
 use unionlink::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid, UserId};
 use unionlink::simulator::{AppSpec, CallbackSpec};
 use unionlink::store::embedded::{EmbeddedStore, Settings};
-use unionlink::store::{Arrival, Content, Happening, MessageDigest, NewFan, Store, Verdict};
+use unionlink::store::{Arrival, MessageDigest, NewFan, Outcome, Payload, Store};
 
 const SECRET: &str = "whsec_dW5pb25saW5rLWludmVudGVkLXNlY3JldC0x";
 const STREAMS: usize = 50;
@@ -66,14 +66,14 @@ async fn fill(folder: &Path, links: u64) {
             };
             let corp_id = CorpId::new("wpINVENTEDdealer0000000000000000").unwrap();
             let digest = MessageDigest::of(&app, &n.to_be_bytes());
-            let content = Content::Event(Happening { corp_id, created_at: now, contact });
-            store.append(Arrival { app: app.clone(), digest, received_at: now, content })
+            let payload = Payload::Event(Event { corp_id, created_at: now, contact });
+            store.append(Arrival { app: app.clone(), digest, received_at: now, payload })
         });
         futures_util::future::join_all(arrivals).await;
         let work = store.lease(now, 1_024).await.unwrap();
         let settled = work.into_iter().map(|work| {
             let digits = work.contact.external_userid.as_str().trim_start_matches("wmINVENTEDcustomer");
-            let verdict = Verdict::Resolved(pending(digits.parse().unwrap()));
+            let verdict = Outcome::Resolved(pending(digits.parse().unwrap()));
             (work, verdict)
         });
         store.settle(settled.collect(), now).await.unwrap();

@@ -71,6 +71,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod http;
+pub mod intake;
 pub mod lifecycle;
 #[cfg(any(test, fuzzing))]
 pub mod properties;

@@ -1,10 +1,27 @@
-//! What holds for any bytes whatsoever. The fuzz targets under `fuzz/` try to break it, one function each; `cargo
-//! test` holds it against the corpus they left, which reaches every branch they have found.
+//! Properties that hold for any input. The fuzz targets under `fuzz/` try to break them, one function each; `cargo test`
+//! checks them against the corpus the fuzzers left, which covers every branch they found.
 //!
-//! Compiled for tests and for fuzzing only. The properties themselves are next to what they are about.
+//! Compiled for tests and for fuzzing only. Each property lives next to the code it is about.
 
-pub use crate::callback::properties::{cipher, door, envelope, forged, message, sealed};
+pub use crate::callback::properties::{cipher, envelope, forged};
+pub use crate::intake::properties::message;
 pub use crate::store::embedded::properties::records;
+
+/// A query, then a body: see [`crate::callback::properties::door`].
+///
+/// # Panics
+/// When that does not hold.
+pub fn door(data: &[u8]) {
+    crate::callback::properties::door(data, message);
+}
+
+/// Bytes encrypted with the right key: see [`crate::callback::properties::sealed`].
+///
+/// # Panics
+/// When that does not hold.
+pub fn sealed(data: &[u8]) {
+    crate::callback::properties::sealed(data, message);
+}
 
 #[cfg(test)]
 mod tests {

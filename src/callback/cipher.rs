@@ -5,7 +5,7 @@
 //! are common and a block-16 unpadder refuses them. And the plaintext has a header of its own:
 //! `random (16) ‖ length (4, big-endian, of bytes) ‖ message ‖ receive id`.
 //!
-//! Deliberately absent: encryption. We never send sealed text.
+//! Deliberately absent: encryption. We never send encrypted text.
 
 use std::fmt;
 
@@ -17,7 +17,8 @@ use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurp
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretBox};
 
-use super::{Opened, Refusal};
+use super::refusal::Refusal;
+use super::verified::VerifiedMessage;
 
 pub(super) const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
@@ -30,8 +31,8 @@ const KEY_CHARS: usize = 43;
 pub(super) const HEADER_BYTES: usize = 20;
 pub(super) const PAD_MAX: usize = 32;
 
-/// The decoded `EncodingAESKey`: its round keys, which are the same for every callback, and its first half. Both are
-/// wiped from memory when dropped.
+/// The decoded `EncodingAESKey`: the AES round keys, expanded once, and the IV (the key's first half). Both are wiped from
+/// memory when dropped.
 pub struct AesKey {
     rounds: Box<Aes256Dec>,
     iv: SecretBox<[u8; 16]>,
@@ -67,7 +68,7 @@ impl AesKey {
     }
 
     /// Decrypts base64 text whose signature was verified.
-    pub(super) fn decrypt(&self, encrypted: &str) -> Result<Opened, Refusal> {
+    pub(super) fn decrypt(&self, encrypted: &str) -> Result<VerifiedMessage, Refusal> {
         let mut plaintext = decode(encrypted)?;
         let whole = cbc::Decryptor::inner_iv_init(&*self.rounds, self.iv.expose_secret().into())
             .decrypt_padded::<NoPadding>(&mut plaintext)
@@ -80,13 +81,13 @@ impl AesKey {
         if message_length > content.len() {
             return Err(Refusal::Length);
         }
-        let message = HEADER_BYTES..HEADER_BYTES + message_length;
-        let receive_id = message.end..length;
-        Ok(Opened { plaintext, message, receive_id })
+        let text = HEADER_BYTES..HEADER_BYTES + message_length;
+        let receive_id = text.end..length;
+        Ok(VerifiedMessage { plaintext, text, receive_id })
     }
 }
 
-/// What WeCom sends is strict base64, for which there is a fast decoder; everything else that can be read is read too.
+/// WeCom sends strict base64, which the fast decoder takes; anything else falls back to the lenient one.
 fn decode(encrypted: &str) -> Result<Vec<u8>, Refusal> {
     base64_simd::STANDARD
         .decode_to_vec(encrypted)
@@ -94,7 +95,7 @@ fn decode(encrypted: &str) -> Result<Vec<u8>, Refusal> {
         .map_err(|_| Refusal::Cipher)
 }
 
-/// The length without the padding: 1 to 32 bytes, all equal to their number.
+/// The length without the padding, which is 1 to 32 bytes, each equal to their count.
 fn unpadded_length(whole: &[u8]) -> Result<usize, Refusal> {
     let pad = *whole.last().ok_or(Refusal::Cipher)?;
     let length = match usize::from(pad) {

@@ -1,5 +1,5 @@
-//! The outer message: `<xml><ToUserName/><AgentID/><Encrypt/></xml>`, or the same as JSON with any of the
-//! capitalisations in use. Only the sealed text is taken; the rest is not authenticated.
+//! The envelope around a message: `<xml><ToUserName/><AgentID/><Encrypt/></xml>`, or the same as JSON in any of the
+//! capitalisations in use. Only `Encrypt` is read; the other fields are not authenticated.
 
 use std::borrow::Cow;
 
@@ -7,7 +7,7 @@ use serde::Deserialize;
 
 use super::xml;
 
-/// The sealed text of an envelope; `None` when the body is not one.
+/// The encrypted text of an envelope; `None` when the body is not an envelope.
 pub(super) fn encrypted(body: &[u8]) -> Option<Cow<'_, str>> {
     let text = xml::from_first_character(body);
     match text.first()? {
@@ -24,8 +24,8 @@ fn from_xml(text: &[u8]) -> Option<Cow<'_, str>> {
         }
     })
     .ok()?;
-    // Two of them would make it unclear which one was signed.
-    <[_; 1]>::try_from(found).ok().map(|[sealed]| trimmed(sealed))
+    // With two of them it would be unclear which one was signed.
+    <[_; 1]>::try_from(found).ok().map(|[encrypted]| trimmed(encrypted))
 }
 
 fn from_json(text: &[u8]) -> Option<Cow<'_, str>> {

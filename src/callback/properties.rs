@@ -1,7 +1,7 @@
-//! What holds for a callback of any bytes whatsoever; see [`crate::properties`].
+//! Properties that hold for callbacks of any bytes; see [`crate::properties`].
 //!
-//! Bytes that are merely thrown at the door end at the signature. [`sealed`] therefore makes them the plaintext, and
-//! [`forged`] makes them changes to a request that is genuine.
+//! Random bytes fail at the signature. [`sealed`] therefore uses them as the plaintext, and [`forged`] as edits to a
+//! genuine request.
 
 use std::sync::LazyLock;
 
@@ -14,18 +14,14 @@ use serde_json::json;
 
 use super::cipher::{HEADER_BYTES, LENIENT, PAD_MAX};
 use super::envelope::encrypted;
-use super::message::{CREATE_TIME_MAX, SHORT_TEXT_BYTES_MAX, parse};
 use super::query::VALUE_BYTES_MAX;
-use super::{AesKey, Keys, Opened, Query, Refusal, Sealed, sign};
-use crate::domain::event::{ContactEvent, Event, Kind, What};
-use crate::domain::ids::{CorpId, ExternalUserid, UserId};
-use crate::domain::time::Timestamp;
+use super::{AesKey, Keys, Query, Refusal, VerifiedMessage, sign, verify, verify_echo};
 
 pub(super) const TOKEN: &str = "token";
 pub(super) const KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
 
-/// What a dealer adding a customer looks like.
-pub(super) const ADD: &str = "<xml><ToUserName><![CDATA[wpDEALER]]></ToUserName><FromUserName><![CDATA[sys]]></FromUserName>\
+/// The event of a dealer adding a customer.
+pub(crate) const ADD: &str = "<xml><ToUserName><![CDATA[wpDEALER]]></ToUserName><FromUserName><![CDATA[sys]]></FromUserName>\
     <CreateTime>1403610513</CreateTime><MsgType><![CDATA[event]]></MsgType>\
     <Event><![CDATA[change_external_contact]]></Event>\
     <ChangeType><![CDATA[add_external_contact]]></ChangeType><UserID><![CDATA[zhangsan]]></UserID>\
@@ -76,8 +72,8 @@ fn in_xml(text: &str) -> String {
     format!("<xml><ToUserName>ww1</ToUserName><Encrypt>{}</Encrypt></xml>", cdata(text))
 }
 
-/// The end of a section cannot stand in one, so it is cut in two.
-fn cdata(text: &str) -> String {
+/// `text` as CDATA. `]]>` cannot occur inside a section, so it is split over two.
+pub(crate) fn cdata(text: &str) -> String {
     format!("<![CDATA[{}]]>", text.replace("]]>", "]]]]><![CDATA[>"))
 }
 
@@ -93,44 +89,46 @@ fn two_parts(data: &[u8]) -> (&[u8], &[u8]) {
     }
 }
 
-/// A query, then a body: nothing gets past the signature that was not signed with the token.
+/// A query, then a body: nothing passes that was not signed with the token. `of_message` checks what did.
 ///
 /// # Panics
 /// When that does not hold.
-pub fn door(data: &[u8]) {
+pub(crate) fn door(data: &[u8], of_message: fn(&[u8])) {
     let (query, body) = two_parts(data);
     let Some(Ok(query)) = std::str::from_utf8(query).ok().map(Query::parse) else { return };
     let Query { msg_signature, timestamp, nonce, echostr } = &query;
     for value in [msg_signature, timestamp, nonce].into_iter().chain(echostr) {
         assert!(value.len() <= VALUE_BYTES_MAX, "a value of {} bytes", value.len());
     }
-    for sealed in [Sealed::from_echo(&query), Sealed::from_body(&query, body)].into_iter().flatten() {
-        match sealed.open(&KEYS) {
+    let in_echo = echostr.as_deref().map(|text| (text.into(), verify_echo(&query, &KEYS)));
+    let in_body = encrypted(body).map(|text| (text, verify(&query, body, &KEYS)));
+    for (text, result) in in_echo.into_iter().chain(in_body) {
+        match result {
             Err(Refusal::Signature) => {}
-            verdict => {
-                let ours = sign(TOKEN, timestamp, nonce, &sealed.encrypted);
-                assert_eq!(msg_signature.as_bytes(), ours, "not signed, and yet {verdict:?}");
-                if let Ok(opened) = verdict {
-                    framed(&opened);
-                    message(opened.message());
+            result => {
+                let expected = sign(TOKEN, timestamp, nonce, &text);
+                assert_eq!(msg_signature.as_bytes(), expected, "not signed, and yet {result:?}");
+                if let Ok(verified) = result {
+                    framed(&verified);
+                    of_message(verified.text());
                 }
             }
         }
     }
 }
 
-/// Changes to a genuine request: whatever is still accepted says what WeCom said, to the byte.
+/// Edits to a genuine request: if it is still accepted, the message is the genuine one, byte for byte.
 ///
 /// # Panics
 /// When that does not hold.
 pub fn forged(data: &[u8]) {
-    static GENUINE: LazyLock<(String, String, Opened)> = LazyLock::new(|| {
+    static GENUINE: LazyLock<(String, String, VerifiedMessage)> = LazyLock::new(|| {
         let text = encrypt(&plaintext(ADD.as_bytes(), b"wwINVENTED00000001"));
         let query = signed(&text);
-        let opened = Sealed::from_echo(&query).and_then(|sealed| sealed.open(&KEYS));
+        let verified = verify_echo(&query, &KEYS);
         let Query { msg_signature, timestamp, nonce, .. } = query;
         let raw = format!("msg_signature={msg_signature}&timestamp={timestamp}&nonce={nonce}");
-        (raw, in_xml(&text), opened.unwrap_or_else(|refusal| panic!("{refusal}")))
+        (raw, in_xml(&text), verified.unwrap_or_else(|refusal| panic!("{refusal}")))
     });
     let (query, body, genuine) = &*GENUINE;
     let (mut query, mut body) = (query.clone().into_bytes(), body.clone().into_bytes());
@@ -147,23 +145,22 @@ pub fn forged(data: &[u8]) {
         }
     }
     let Some(Ok(query)) = std::str::from_utf8(&query).ok().map(Query::parse) else { return };
-    let verdict = Sealed::from_body(&query, &body).and_then(|sealed| sealed.open(&KEYS));
-    if let Ok(opened) = verdict {
-        assert_eq!(opened, *genuine, "a forged callback was accepted");
+    if let Ok(verified) = verify(&query, &body, &KEYS) {
+        assert_eq!(verified, *genuine, "a forged callback was accepted");
     }
 }
 
-/// Bytes that were sealed with the right key: as a message and a receive id, which come out again, or as everything
-/// from the header to the padding. The way they come makes no difference: echo, XML or JSON.
+/// Bytes encrypted with the right key, either as a message and a receive id, which must come out again, or as everything
+/// from the header to the padding. Echo, XML and JSON envelopes give the same result. `of_message` checks the message.
 ///
 /// # Panics
 /// When that does not hold.
-pub fn sealed(data: &[u8]) {
+pub(crate) fn sealed(data: &[u8], of_message: fn(&[u8])) {
     let Some((how, bytes)) = data.split_first() else { return };
-    let (said, receive_id) = two_parts(bytes);
+    let (text_sent, receive_id) = two_parts(bytes);
     let is_framed = how % 2 == 0;
     let plain = if is_framed {
-        plaintext(said, receive_id)
+        plaintext(text_sent, receive_id)
     } else {
         let mut blocks = bytes.to_vec();
         blocks.resize(bytes.len().next_multiple_of(16), bytes.last().copied().unwrap_or_default());
@@ -171,57 +168,57 @@ pub fn sealed(data: &[u8]) {
     };
     let text = encrypt(&plain);
     let query = signed(&text);
-    let echoed = Sealed::from_echo(&query).and_then(|sealed| sealed.open(&KEYS));
+    let echoed = verify_echo(&query, &KEYS);
     for body in [in_xml(&text), in_json(&text)] {
-        let posted = Sealed::from_body(&query, body.as_bytes()).and_then(|sealed| sealed.open(&KEYS));
+        let posted = verify(&query, body.as_bytes(), &KEYS);
         assert_eq!(posted, echoed, "{body}");
     }
     match echoed {
-        Ok(opened) => {
-            framed(&opened);
+        Ok(verified) => {
+            framed(&verified);
             if is_framed {
-                assert_eq!((opened.message(), opened.receive_id()), (said, receive_id));
+                assert_eq!((verified.text(), verified.receive_id()), (text_sent, receive_id));
             }
-            message(opened.message());
+            of_message(verified.text());
         }
         Err(refusal) => assert!(!is_framed, "{refusal}"),
     }
 }
 
-/// Any text, or any blocks, decrypted with the right key: what comes out is framed, and is sealed to the same text.
+/// Any text, or any blocks, decrypted with the right key: the result is well framed and encrypts to the same text.
 ///
 /// # Panics
 /// When that does not hold.
 pub fn cipher(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data)
-        && let Ok(opened) = key().decrypt(text)
+        && let Ok(verified) = key().decrypt(text)
     {
-        framed(&opened);
+        framed(&verified);
     }
     let text = STANDARD.encode(data);
-    if let Ok(opened) = key().decrypt(&text) {
-        framed(&opened);
-        assert_eq!(encrypt(&opened.plaintext), text);
+    if let Ok(verified) = key().decrypt(&text) {
+        framed(&verified);
+        assert_eq!(encrypt(&verified.plaintext), text);
     }
 }
 
 /// Header, message, receive id and padding make up the whole of what was decrypted.
-fn framed(opened: &Opened) {
-    let Opened { plaintext, message, receive_id } = opened;
+fn framed(verified: &VerifiedMessage) {
+    let VerifiedMessage { plaintext, text, receive_id } = verified;
     let Some([a, b, c, d]) = plaintext.get(HEADER_BYTES - 4..HEADER_BYTES) else { panic!("no header") };
     let length = u32::from_be_bytes([*a, *b, *c, *d]);
-    assert_eq!(usize::try_from(length).ok(), Some(message.len()));
-    assert_eq!((message.start, message.end), (HEADER_BYTES, receive_id.start));
+    assert_eq!(usize::try_from(length).ok(), Some(text.len()));
+    assert_eq!((text.start, text.end), (HEADER_BYTES, receive_id.start));
     let pad = &plaintext[receive_id.end..];
     assert!((1..=PAD_MAX).contains(&pad.len()), "a padding of {} bytes", pad.len());
     assert!(pad.iter().all(|byte| usize::from(*byte) == pad.len()), "padded with {pad:?}");
     assert_eq!(
-        opened.message().len() + opened.receive_id().len() + pad.len() + HEADER_BYTES,
+        verified.text().len() + verified.receive_id().len() + pad.len() + HEADER_BYTES,
         plaintext.len()
     );
 }
 
-/// Any body: the sealed text in it is a part of it, and is found again however it is wrapped.
+/// Any body: the encrypted text found is part of it, and is found again in either kind of envelope.
 ///
 /// # Panics
 /// When that does not hold.
@@ -231,56 +228,4 @@ pub fn envelope(body: &[u8]) {
     for wrapped in [in_xml(&text), in_json(&text)] {
         assert_eq!(encrypted(wrapped.as_bytes()).as_deref(), Some(&*text), "{wrapped}");
     }
-}
-
-/// Any message: one that is understood is within bounds, and the same when it is written anew; one that is not says
-/// why in a few words of our own.
-///
-/// # Panics
-/// When that does not hold.
-pub fn message(text: &[u8]) {
-    let event = match parse(text) {
-        Ok(event) => event,
-        Err(error) => return assert!(error.to_string().len() <= 120, "{error}"),
-    };
-    let Event { corp_id, created_at, what } = &event;
-    bounded(corp_id.as_str(), CorpId::BYTES_MAX);
-    assert!((0..=CREATE_TIME_MAX).contains(&created_at.as_secs()), "{created_at}");
-    match what {
-        What::Contact(contact) => {
-            bounded(contact.user_id.as_str(), UserId::BYTES_MAX);
-            bounded(contact.external_userid.as_str(), ExternalUserid::BYTES_MAX);
-            for text in contact.state.iter().chain(&contact.welcome_code) {
-                assert!((1..=SHORT_TEXT_BYTES_MAX).contains(&text.len()), "a text of {} bytes", text.len());
-            }
-            let fields = fields(&event, contact);
-            let json: serde_json::Map<_, _> =
-                fields.iter().map(|(name, text)| ((*name).to_owned(), text.as_str().into())).collect();
-            let xml = fields.map(|(name, text)| format!("<{name}>{}</{name}>", cdata(&text)));
-            for anew in [format!("<xml>{}</xml>", xml.concat()), serde_json::Value::from(json).to_string()] {
-                assert_eq!(parse(anew.as_bytes()).as_ref(), Ok(&event), "{anew}");
-            }
-        }
-        What::Ignored(Kind::Suite) => assert_eq!(*created_at, Timestamp::EPOCH),
-        What::Ignored(_) => {}
-    }
-}
-
-fn bounded(id: &str, bytes_max: usize) {
-    assert!((1..=bytes_max).contains(&id.len()), "an id of {} bytes", id.len());
-    assert!(!id.chars().any(|c| c.is_control() || c.is_whitespace()), "{id:?}");
-}
-
-fn fields(event: &Event, contact: &ContactEvent) -> [(&'static str, String); 9] {
-    [
-        ("ToUserName", event.corp_id.to_string()),
-        ("CreateTime", event.created_at.as_secs().to_string()),
-        ("MsgType", "event".to_owned()),
-        ("Event", "change_external_contact".to_owned()),
-        ("ChangeType", event.what.kind().as_str().to_owned()),
-        ("UserID", contact.user_id.as_str().to_owned()),
-        ("ExternalUserID", contact.external_userid.as_str().to_owned()),
-        ("State", contact.state.clone().unwrap_or_default()),
-        ("WelcomeCode", contact.welcome_code.clone().unwrap_or_default()),
-    ]
 }

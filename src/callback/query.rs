@@ -1,5 +1,5 @@
-//! The query of a callback: percent-decoded exactly once, by hand, because a form decoder would turn the `+`
-//! of a base64 text into a space.
+//! The query string of a callback, percent-decoded exactly once. Not with a form decoder, which would turn the `+` of a
+//! base64 text into a space.
 
 use std::borrow::Cow;
 
@@ -7,44 +7,44 @@ use percent_encoding::percent_decode_str;
 
 use crate::domain::time::Timestamp;
 
-/// The longest value looked at, in bytes. An echo is some hundred.
+/// The longest accepted value, in bytes. A real echo has a few hundred.
 pub(super) const VALUE_BYTES_MAX: usize = 8 * 1024;
 
-/// The parameters WeCom sends.
+/// The parameters of a callback.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query<'a> {
     /// `msg_signature`.
     pub msg_signature: Cow<'a, str>,
-    /// `timestamp`: seconds, kept as the text that was signed.
+    /// `timestamp`: seconds since the epoch, kept as the text that was signed.
     pub timestamp: Cow<'a, str>,
     /// `nonce`.
     pub nonce: Cow<'a, str>,
-    /// `echostr`, in a verification request.
+    /// `echostr`, in a URL check.
     pub echostr: Option<Cow<'a, str>>,
 }
 
-/// Why a query cannot be a callback's.
+/// Why a query is not a callback's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// A parameter is not there.
+    /// A required parameter is missing.
     #[error("lacks a parameter")]
     Missing,
-    /// A parameter is there twice, too long, or not UTF-8.
+    /// A parameter is given twice, too long, or not UTF-8.
     #[error("has a malformed parameter")]
     Malformed,
 }
 
 impl<'a> Query<'a> {
-    /// When the callback was signed, according to `timestamp`; `None` if that is no number.
+    /// When the callback was signed, according to `timestamp`; `None` if that is not a number.
     #[must_use]
     pub fn signed_at(&self) -> Option<Timestamp> {
         self.timestamp.parse().ok().map(Timestamp::from_secs)
     }
 
-    /// Reads the raw text after the question mark.
+    /// Parses a raw query string (the text after the question mark). Unknown parameters are ignored.
     ///
     /// # Errors
-    /// [`QueryError`] when a parameter is missing or malformed; parameters nobody knows are passed over.
+    /// [`QueryError`] when a required parameter is missing or malformed.
     pub fn parse(raw: &'a str) -> Result<Self, QueryError> {
         let (mut msg_signature, mut timestamp, mut nonce, mut echostr) = (None, None, None, None);
         for pair in raw.split('&') {
@@ -73,9 +73,9 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// Whether `msg_signature` has the form of one: forty lower-case hexadecimal digits. Known before the body is.
+    /// Whether `msg_signature` has the form of one: forty lower-case hexadecimal digits. Checked before the body is read.
     #[must_use]
-    pub fn has_a_signature(&self) -> bool {
+    pub fn has_well_formed_signature(&self) -> bool {
         let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
         self.msg_signature.len() == 40 && self.msg_signature.bytes().all(digit)
     }
@@ -92,9 +92,11 @@ mod tests {
     }
 
     #[test]
-    fn a_signature_is_told_from_other_texts() {
+    fn only_forty_lower_case_hex_digits_are_a_signature() {
         let has = |text: &str| {
-            Query::parse(&format!("msg_signature={text}&timestamp=1&nonce=n")).unwrap().has_a_signature()
+            Query::parse(&format!("msg_signature={text}&timestamp=1&nonce=n"))
+                .unwrap()
+                .has_well_formed_signature()
         };
         assert!(has(&"0123456789abcdef".repeat(3)[..40]));
         for text in ["", "x", &"A".repeat(40), &"a".repeat(39), &"a".repeat(41), &"é".repeat(20)] {

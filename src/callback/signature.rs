@@ -1,7 +1,7 @@
 //! `msg_signature`: SHA-1 over the sorted values (document 90968).
 //!
-//! The values are concatenated without separators, so the signature tells no field from another and stops no
-//! replay; the store's deduplication does.
+//! The values are concatenated without separators, so the signature neither separates the fields nor prevents replay;
+//! deduplication in the store does.
 
 use sha1::{Digest, Sha1};
 use subtle::{Choice, ConstantTimeEq};
@@ -24,10 +24,10 @@ pub fn sign(token: &str, timestamp: &str, nonce: &str, encrypted: &str) -> [u8; 
     hex
 }
 
-/// Whether `theirs` is `ours`, in a time that does not depend on where they differ.
+/// Compares in constant time.
 pub(super) fn equal(ours: &[u8; 40], theirs: &str) -> bool {
     let (ours, theirs) = (ours.as_chunks::<8>().0, theirs.as_bytes().as_chunks::<8>());
-    // By words: byte by byte it would cost as much as parsing the query.
+    // By 8-byte words: byte by byte costs as much as parsing the query.
     let (theirs, []) = theirs else { return false };
     let words = ours.iter().zip(theirs).map(|(a, b)| u64::from_ne_bytes(*a).ct_eq(&u64::from_ne_bytes(*b)));
     ours.len() == theirs.len() && words.fold(Choice::from(1), |all, word| all & word).into()

@@ -16,7 +16,7 @@ const ELEMENTS_MAX: usize = 256;
 
 /// Why a text is not such a document.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(super) enum XmlError {
+pub(crate) enum XmlError {
     #[error("not well-formed XML")]
     Malformed,
     #[error("a document type is not accepted")]
@@ -28,7 +28,7 @@ pub(super) enum XmlError {
 }
 
 /// The text without byte order marks and white space before it.
-pub(super) fn from_first_character(mut text: &[u8]) -> &[u8] {
+pub(crate) fn from_first_character(mut text: &[u8]) -> &[u8] {
     while let Some(rest) = text.strip_prefix(b"\xef\xbb\xbf") {
         text = rest;
     }
@@ -37,7 +37,7 @@ pub(super) fn from_first_character(mut text: &[u8]) -> &[u8] {
 
 /// Gathers a `T` by calling `field(so_far, name, text)` for each element directly below the root. Deeper elements are
 /// passed over.
-pub(super) fn gather<'a, T: Default>(
+pub(crate) fn gather<'a, T: Default>(
     text: &'a [u8],
     mut field: impl FnMut(&mut T, &str, Cow<'a, str>),
 ) -> Result<T, XmlError> {

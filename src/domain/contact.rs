@@ -6,8 +6,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::event::{ContactEvent, WELCOME_CODE_LIFE_MS};
-use super::ids::{PendingId, UserId};
-use super::link::{ChangeType, Claim, FollowerData, Link, Source};
+use super::ids::{ContactKey, PendingId, UserId};
+use super::link::{ChangeType, Claim, FollowerData, Link, LinkData, Source};
 use super::time::Timestamp;
 
 /// The most followers kept for one customer of one dealer, gone ones included. Beyond it the one whose news
@@ -194,6 +194,24 @@ impl Contact {
         present
     }
 
+    /// This customer's link as reported to the brand at `now`, if there is one.
+    #[must_use]
+    pub fn link_data(&self, key: &ContactKey, now: Timestamp) -> Option<LinkData> {
+        let link = self.link.as_ref()?;
+        Some(LinkData {
+            link_id: link.link_id.clone(),
+            app: key.app.clone(),
+            unionid: link.unionid.clone(),
+            external_userid: key.external_userid.clone(),
+            corp_id: key.corp_id.clone(),
+            pending_id: link.pending_id.clone(),
+            source: link.source,
+            followers: self.followers_now(),
+            welcome_code: self.welcome_code(now).map(str::to_owned),
+            linked_at: link.linked_at,
+        })
+    }
+
     /// The welcome code, while it can still be used.
     #[must_use]
     pub fn welcome_code(&self, now: Timestamp) -> Option<&str> {
@@ -220,7 +238,7 @@ impl Contact {
 #[cfg(test)]
 mod tests {
     use super::super::event::ContactChange;
-    use super::super::ids::{AppName, ContactKey, CorpId, ExternalUserid, Unionid};
+    use super::super::ids::{AppName, CorpId, ExternalUserid, Unionid};
     use super::*;
     use proptest::prelude::*;
 

@@ -1,9 +1,9 @@
-//! What a callback says happened, typed. Shapes: WeCom documents 92130 (customers), 95796 and 90240 (chains).
+//! The events that WeCom reports, typed. Shapes: WeCom documents 92130 (customers), 95796 and 90240 (chains).
 //!
-//! Deliberately absent: XML and JSON (see [`crate::callback::message`]), and what is done about an event
-//! (see [`crate::worker`]).
+//! Deliberately absent: XML and JSON (see [`crate::intake`]), and the reaction to an event (see [`crate::worker`]).
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
 use super::ids::{CorpId, ExternalUserid, UserId};
 use super::time::Timestamp;
@@ -11,30 +11,21 @@ use super::time::Timestamp;
 /// How long a `WelcomeCode` can be used after the event it came with (document 92137).
 pub const WELCOME_CODE_LIFE_MS: i64 = 20_000;
 
-/// One event as the app of a corp received it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A change between a member and a customer, and where and when it happened. The fields' order is the stored format.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
-    /// Inner `ToUserName`: the corp this happened at. For a dealer's event that is the dealer.
+    /// The message's `ToUserName`: the corp where it happened, a dealer or the brand itself.
     pub corp_id: CorpId,
-    /// Inner `CreateTime`, whole seconds; when it happened according to WeCom.
+    /// The message's `CreateTime`, whole seconds: when it happened according to WeCom.
     pub created_at: Timestamp,
     /// What happened.
-    pub what: What,
-}
-
-/// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum What {
-    /// A customer was added or left: acted upon.
-    Contact(ContactEvent),
-    /// Something known or unknown that is acknowledged and counted only.
-    Ignored(Kind),
+    pub contact: ContactEvent,
 }
 
 /// A change between a member and a customer that matters to a link.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ContactEvent {
-    /// Added, half added, or gone.
+    /// Added, half added, or deleted.
     pub change: ContactChange,
     /// The member.
     pub user_id: UserId,
@@ -68,10 +59,22 @@ impl ContactChange {
             Self::DeletedByMember | Self::DeletedByCustomer => false,
         }
     }
+
+    /// The kind of event that reports this change.
+    #[must_use]
+    pub const fn kind(self) -> Kind {
+        match self {
+            Self::Added => Kind::AddExternalContact,
+            Self::HalfAdded => Kind::AddHalfExternalContact,
+            Self::DeletedByMember => Kind::DelExternalContact,
+            Self::DeletedByCustomer => Kind::DelFollowUser,
+        }
+    }
 }
 
-/// Every kind of event we can name, for counting. A closed set: it becomes a metric label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// Every kind of message we can name. A closed set, because it becomes a metric label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum Kind {
     /// `change_external_contact` / `add_external_contact`.
     AddExternalContact,
@@ -97,44 +100,33 @@ pub enum Kind {
     Suite,
     /// An event of another name, or another change type of a known one.
     OtherEvent,
-    /// A message somebody wrote to the app (`MsgType` other than `event`).
+    /// A message that a person wrote to the app (`MsgType` other than `event`).
     Message,
 }
 
-impl Kind {
-    /// The name used in metrics and answers.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AddExternalContact => "add_external_contact",
-            Self::AddHalfExternalContact => "add_half_external_contact",
-            Self::EditExternalContact => "edit_external_contact",
-            Self::DelExternalContact => "del_external_contact",
-            Self::DelFollowUser => "del_follow_user",
-            Self::TransferFail => "transfer_fail",
-            Self::MsgAuditApproved => "msg_audit_approved",
-            Self::ChangeExternalChat => "change_external_chat",
-            Self::ShareChainChange => "share_chain_change",
-            Self::ChangeChain => "change_chain",
-            Self::Suite => "suite",
-            Self::OtherEvent => "other_event",
-            Self::Message => "message",
-        }
-    }
+/// Why a verified message waits for an operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub enum QuarantineReason {
+    /// Encrypted for a corp or suite that the app does not accept.
+    ReceiveId,
+    /// The message cannot be parsed; says why, without quoting it.
+    NotUnderstood(String),
+    /// The event is too old, or lies more than a day in the future.
+    FarOff {
+        /// Its `CreateTime`.
+        created_at: Timestamp,
+    },
 }
 
-impl What {
-    /// The kind, for counting.
+impl QuarantineReason {
+    /// What is special about this case, where the reason's name does not say it all.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
+    pub fn detail(&self) -> Option<String> {
         match self {
-            Self::Contact(event) => match event.change {
-                ContactChange::Added => Kind::AddExternalContact,
-                ContactChange::HalfAdded => Kind::AddHalfExternalContact,
-                ContactChange::DeletedByMember => Kind::DelExternalContact,
-                ContactChange::DeletedByCustomer => Kind::DelFollowUser,
-            },
-            Self::Ignored(kind) => *kind,
+            Self::ReceiveId => None,
+            Self::NotUnderstood(why) => Some(why.clone()),
+            Self::FarOff { created_at } => Some(format!("CreateTime {created_at}")),
         }
     }
 }

@@ -3,13 +3,14 @@
 //!
 //! A fan's life is a function of what is kept and the instant passed in: [`Fan::review`] says what time alone
 //! changes, [`Fan::review_at`] when to look again. The store keeps each fan in a queue for every call to be made
-//! ([`Fan::lane`]) and on a timeline for its next review; nobody ever walks through all fans.
+//! ([`Fan::queued_for`]) and on a timeline for its next review; nobody ever walks through all fans.
 
-mod lane;
+mod priority;
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 
-pub use lane::{Lane, Priority};
+pub use priority::{Priority, QuotaClass};
 
 use super::ids::{Openid, PendingId};
 use super::time::{DAY_MS, Timestamp};
@@ -129,7 +130,8 @@ pub enum Existing {
 }
 
 /// The two calls made for a fan, each with a queue and a quota of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum FanStep {
     /// `unionid_to_pending_id`.
     Mint,
@@ -138,7 +140,7 @@ pub enum FanStep {
 }
 
 impl FanStep {
-    /// Both steps.
+    /// Both, in the order in which they are made.
     pub const ALL: [Self; 2] = [Self::Mint, Self::AskExisting];
 }
 
@@ -165,7 +167,8 @@ impl Renew {
 }
 
 /// How far a fan is, as told to people.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum FanState {
     /// Waiting to be minted.
     Queued,
@@ -175,19 +178,6 @@ pub enum FanState {
     Expired,
     /// WeCom refuses this pair of ids.
     Rejected,
-}
-
-impl FanState {
-    /// The name that operators see.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Minted => "minted",
-            Self::Expired => "expired",
-            Self::Rejected => "rejected",
-        }
-    }
 }
 
 /// What became of a registration.
@@ -221,7 +211,7 @@ impl Fan {
     /// In which queue of `step` this fan has to be, if in any. The mint comes first: it is what makes tomorrow's
     /// adds recognisable, while the question about existing customers can wait.
     #[must_use]
-    pub const fn lane(&self, step: FanStep) -> Option<Priority> {
+    pub const fn queued_for(&self, step: FanStep) -> Option<Priority> {
         match (step, self.mint, self.existing) {
             (FanStep::Mint, Mint::Queued(priority), _) => Some(priority),
             (FanStep::AskExisting, _, Existing::Due(priority)) if !self.ids.is_empty() => Some(priority),

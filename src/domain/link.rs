@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::contact::Contact;
 use super::ids::{AppName, ContactKey, CorpId, ExternalUserid, PendingId, Unionid, UserId};
 use super::time::Timestamp;
 
@@ -119,26 +118,6 @@ pub struct LinkData {
     /// When it was found.
     #[schema(value_type = String, format = DateTime)]
     pub linked_at: Timestamp,
-}
-
-impl LinkData {
-    /// The link of `contact`, if it has one, as of `now`.
-    #[must_use]
-    pub fn of(key: &ContactKey, contact: &Contact, now: Timestamp) -> Option<Self> {
-        let link = contact.link.as_ref()?;
-        Some(Self {
-            link_id: link.link_id.clone(),
-            app: key.app.clone(),
-            unionid: link.unionid.clone(),
-            external_userid: key.external_userid.clone(),
-            corp_id: key.corp_id.clone(),
-            pending_id: link.pending_id.clone(),
-            source: link.source,
-            followers: contact.followers_now(),
-            welcome_code: contact.welcome_code(now).map(str::to_owned),
-            linked_at: link.linked_at,
-        })
-    }
 }
 
 /// What an entry says of its link.

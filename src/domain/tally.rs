@@ -63,7 +63,7 @@ impl Tally {
             FanState::Rejected => &mut self.rejected,
         });
         for step in FanStep::ALL {
-            if let Some(priority) = fan.lane(step) {
+            if let Some(priority) = fan.queued_for(step) {
                 by_one(&mut self.lanes[step as usize][priority as usize]);
             }
         }

@@ -8,25 +8,22 @@ use utoipa::ToSchema;
 
 use crate::store::StoreError;
 
-/// What went wrong, for a program (`code`) and for a person.
+/// An error, for programs (`code`) and for people.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Problem {
     #[serde(serialize_with = "number")]
     #[schema(value_type = u16, example = 400)]
     status: StatusCode,
-    /// Stable; for programs.
+    /// Stable, for programs.
     #[schema(example = "bad_request")]
     code: &'static str,
     title: &'static str,
     detail: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'static str>,
-    /// With 410: the number of the oldest feed entry that is kept.
+    /// With 410: the sequence number of the oldest feed entry that is kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest: Option<u64>,
-    /// Told in a header.
-    #[serde(skip)]
-    retry_after_seconds: Option<u64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde wants")]
@@ -36,15 +33,7 @@ fn number<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            title,
-            detail: detail.into(),
-            hint: None,
-            oldest: None,
-            retry_after_seconds: None,
-        }
+        Self { status, code, title, detail: detail.into(), hint: None, oldest: None }
     }
 
     pub(super) fn hint(mut self, hint: &'static str) -> Self {
@@ -57,7 +46,7 @@ impl Problem {
     }
 
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "There is no such thing", detail)
+        Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
     }
 
     pub(super) fn method_not_allowed() -> Self {
@@ -71,27 +60,17 @@ impl Problem {
             .hint("send Authorization: Bearer <the value of admin.token>")
     }
 
-    /// A wrong token, after many others.
-    pub(super) fn too_many_attempts(retry_after_seconds: u64) -> Self {
-        let detail = "the admin token is wrong, as many were before it; a right one is served at any time";
-        let title = "Too many wrong tokens";
-        Self {
-            retry_after_seconds: Some(retry_after_seconds),
-            ..Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", title, detail)
-        }
-    }
-
-    /// A name that is not one of ours.
+    /// The `Host` is not one of this service's names.
     pub(super) fn host_not_allowed() -> Self {
-        let detail = "the service was asked for under a name that it does not know to be its own";
-        Self::new(StatusCode::MISDIRECTED_REQUEST, "host_not_allowed", "Not this service's name", detail)
-            .hint("add the name to [admin] hosts, or ask by IP address")
+        let detail = "the Host header names a host that is not this service's";
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "host_not_allowed", "Unknown host name", detail)
+            .hint("add the name to [admin] hosts, or use the IP address")
     }
 
-    /// A change that another site's page asks for.
+    /// A change requested by a page of another origin.
     pub(super) fn cross_origin() -> Self {
         let detail = "pages of another origin may not change anything here";
-        Self::new(StatusCode::FORBIDDEN, "cross_origin", "From another origin", detail).hint(
+        Self::new(StatusCode::FORBIDDEN, "cross_origin", "Request from another origin", detail).hint(
             "send no Origin header, or add the page's host to [admin] hosts if it is this service's own",
         )
     }
@@ -106,33 +85,41 @@ impl Problem {
     }
 
     pub(super) fn conflict(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "conflict", "Not in this state", detail)
+        Self::new(StatusCode::CONFLICT, "conflict", "Conflict with the present state", detail)
     }
 
     pub(super) fn busy(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too_busy", "No room for this now", detail)
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "too_busy", "Too busy", detail)
     }
 
-    /// A place in the feed that is no longer kept.
+    /// A position in the feed that was pruned.
     fn gone(oldest: u64) -> Self {
         let detail = format!(
-            "the feed begins with entry {oldest}; go on with after={}, and read /v1/links/export for what was before",
+            "the feed begins with entry {oldest}; continue with after={}, and read /v1/links/export for older links",
             oldest - 1
         );
-        Self { oldest: Some(oldest), ..Self::new(StatusCode::GONE, "feed_gone", "No longer kept", detail) }
+        Self {
+            oldest: Some(oldest),
+            ..Self::new(StatusCode::GONE, "feed_gone", "Pruned from the feed", detail)
+        }
     }
 
-    /// A body that could not be read.
+    /// The body could not be read.
     pub(super) fn body(status: StatusCode) -> Self {
         match status {
             StatusCode::PAYLOAD_TOO_LARGE => {
-                Self::new(status, "body_too_large", "The body is too large", "the body is over its limit")
-                    .hint("send the rows in several requests")
+                Self::new(status, "body_too_large", "The body is too large", "the body exceeds the limit")
+                    .hint("split it over several requests")
             }
             StatusCode::REQUEST_TIMEOUT => {
-                Self::new(status, "body_timeout", "The body did not arrive in time", "the body took too long")
+                Self::new(status, "body_timeout", "The body took too long", "the body did not arrive in time")
             }
-            _ => Self::new(status, "body_broken", "The body broke off", "the body did not arrive whole"),
+            _ => Self::new(
+                status,
+                "body_broken",
+                "The body is incomplete",
+                "the connection ended before the whole body arrived",
+            ),
         }
     }
 }
@@ -144,36 +131,33 @@ impl From<StoreError> for Problem {
         }
         let (code, hint) = match &error {
             StoreError::NoSpace { .. } => {
-                ("no_space", Some("free space on the disk of [store] path; it resumes by itself"))
+                ("no_space", Some("free space on the disk of [store] path; the service resumes by itself"))
             }
             StoreError::InboxFull { .. } => {
-                ("inbox_full", Some("see /v1/status for what holds the inbox up"))
+                ("inbox_full", Some("see /v1/status for the open circuit breakers"))
             }
-            StoreError::Stalled => ("store_stalled", Some("try again; if it stays, look at the disk")),
+            StoreError::Stalled => ("store_stalled", Some("try again; if it persists, check the disk")),
             StoreError::Failed(_) => {
-                ("store_failed", Some("restart the service; what was acknowledged is kept"))
+                ("store_failed", Some("restart the service; nothing that was acknowledged is lost"))
             }
             StoreError::Damaged(_) => ("store_damaged", None),
-            StoreError::SnapshotLost => ("snapshot_lost", Some("ask for fewer links, or at a quieter time")),
+            StoreError::SnapshotLost => ("snapshot_lost", Some("try again at a quieter time")),
             StoreError::Gone { .. } | StoreError::Closed => ("store_closed", None),
         };
-        tracing::warn!(%error, "request not served");
+        tracing::warn!(%error, "request failed");
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self { hint, ..Self::new(status, code, "The store cannot do this now", error.to_string()) }
+        Self { hint, ..Self::new(status, code, "The store is unavailable", error.to_string()) }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let (challenge, retry_after) = (self.status == StatusCode::UNAUTHORIZED, self.retry_after_seconds);
+        let challenge = self.status == StatusCode::UNAUTHORIZED;
         let mut response = (self.status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
         if challenge {
             headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
-        }
-        if let Some(seconds) = retry_after {
-            headers.insert(header::RETRY_AFTER, seconds.into());
         }
         response
     }

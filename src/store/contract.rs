@@ -11,7 +11,7 @@ mod trouble;
 use super::embedded::engine::Memory;
 use super::embedded::{EmbeddedStore, Settings};
 use super::*;
-use crate::domain::event::{ContactChange, ContactEvent};
+use crate::domain::event::{ContactChange, ContactEvent, QuarantineReason};
 use crate::domain::ids::UserId;
 use crate::domain::link::{ChangeType, FeedEntry};
 use crate::domain::quota::Limits;
@@ -70,8 +70,8 @@ fn contact_key(person: u8, dealer: u8) -> ContactKey {
     ContactKey { app: app(), corp_id: corp(dealer), external_userid: customer(person) }
 }
 
-fn happening(person: u8, dealer: u8, member: u8, change: ContactChange, at_secs: i64) -> Happening {
-    Happening {
+fn event(person: u8, dealer: u8, member: u8, change: ContactChange, at_secs: i64) -> Event {
+    Event {
         corp_id: corp(dealer),
         created_at: T0.plus_ms(at_secs * 1_000),
         contact: ContactEvent {
@@ -84,18 +84,18 @@ fn happening(person: u8, dealer: u8, member: u8, change: ContactChange, at_secs:
     }
 }
 
-fn arrival(happening: Happening) -> Arrival {
-    let message = format!("{happening:?}");
+fn arrival(event: Event) -> Arrival {
+    let message = format!("{event:?}");
     Arrival {
         app: app(),
         digest: MessageDigest::of(&app(), message.as_bytes()),
         received_at: T0,
-        content: Content::Event(happening),
+        payload: Payload::Event(event),
     }
 }
 
 fn added(person: u8, dealer: u8) -> Arrival {
-    arrival(happening(person, dealer, 1, ContactChange::Added, 0))
+    arrival(event(person, dealer, 1, ContactChange::Added, 0))
 }
 
 fn new_fan(n: u8) -> NewFan {
@@ -109,13 +109,13 @@ fn new_fan(n: u8) -> NewFan {
 }
 
 /// Leases one piece of work and settles it.
-async fn work_off(store: &EmbeddedStore, now: Timestamp, verdict: Verdict) {
+async fn work_off(store: &EmbeddedStore, now: Timestamp, verdict: Outcome) {
     let work = store.lease(now, 1).await.unwrap().pop().expect("there is work");
     store.settle(vec![(work, verdict)], now).await.unwrap();
 }
 
-fn minted(pending_id: u8, now: Timestamp) -> FanVerdict {
-    FanVerdict::Minted { minted: Minted::new(pending(pending_id), now), same_id_extends: false }
+fn minted(pending_id: u8, now: Timestamp) -> FanOutcome {
+    FanOutcome::Minted { minted: Minted::new(pending(pending_id), now), same_id_extends: false }
 }
 
 async fn lease_fans(store: &EmbeddedStore, step: FanStep, now: Timestamp, limit: usize) -> Vec<FanWork> {

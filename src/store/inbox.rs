@@ -1,9 +1,9 @@
-//! What the inbox holds: verified callbacks on their way in, events to be worked on, and what was set aside.
+//! The inbox, the durable queue of received events: what goes in, what is in it, dead letters and quarantine.
 
 use serde::{Deserialize, Serialize};
 
-use crate::domain::event::ContactEvent;
-use crate::domain::ids::{AppName, ContactKey, CorpId};
+use crate::domain::event::{Event, QuarantineReason};
+use crate::domain::ids::{AppName, ContactKey};
 use crate::domain::time::Timestamp;
 
 /// The number of an event in the inbox; shown as `evt_42`.
@@ -42,77 +42,63 @@ impl MessageDigest {
     }
 }
 
-/// A verified callback on its way into the inbox.
+/// A verified message to be appended to the inbox.
 #[derive(Debug, Clone)]
 pub struct Arrival {
-    /// The app it was sent to.
+    /// The app that received it.
     pub app: AppName,
-    /// For deduplication.
+    /// Deduplication key.
     pub digest: MessageDigest,
     /// When we received it.
     pub received_at: Timestamp,
-    /// What came.
-    pub content: Content,
+    /// The event, or the message to quarantine.
+    pub payload: Payload,
 }
 
-/// What came.
+/// What an [`Arrival`] carries.
 #[derive(Debug, Clone)]
-pub enum Content {
+pub enum Payload {
     /// An event to act upon.
-    Event(Happening),
-    /// A message that is WeCom's but cannot be acted upon now.
+    Event(Event),
+    /// A verified message that cannot be acted upon now.
     Quarantine {
         /// Why.
         reason: QuarantineReason,
-        /// Whom WeCom sealed it for.
+        /// The corp or suite that WeCom encrypted it for.
         receive_id: String,
-        /// The decrypted message, whole.
+        /// The whole decrypted message.
         message: Vec<u8>,
-        /// What it says, where that is understood.
-        about: Option<Happening>,
+        /// The event in it, if the message could be parsed.
+        event: Option<Event>,
     },
 }
 
-/// A change between a member and a customer, and where and when it happened.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Happening {
-    /// The dealer, or the brand itself.
-    pub corp_id: CorpId,
-    /// `CreateTime` of the event.
-    pub created_at: Timestamp,
-    /// What happened.
-    pub contact: ContactEvent,
+impl Payload {
+    /// The event in it, if there is one that could be parsed.
+    #[must_use]
+    pub const fn event(&self) -> Option<&Event> {
+        match self {
+            Self::Event(event) => Some(event),
+            Self::Quarantine { event, .. } => event.as_ref(),
+        }
+    }
 }
 
-/// Why a verified message waits for an operator.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub enum QuarantineReason {
-    /// Sealed for a corp or suite we were not told to accept.
-    ReceiveId,
-    /// Its content is not understood.
-    NotUnderstood(String),
-    /// It is an event of long ago, or of days ahead.
-    FarOff {
-        /// Its `CreateTime`.
-        created_at: Timestamp,
-    },
-}
-
-/// What became of an arrival.
+/// The result of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
     /// Stored.
     New(EventId),
     /// Stored before; nothing changed.
     Duplicate,
-    /// An old event about a person who was forgotten since; nothing is kept of it.
+    /// An old event about a person who was erased since; nothing is kept of it.
     Forgotten,
 }
 
-/// Why something did not work, for people to read. Holds no personal id.
+/// Why something failed, for people to read. Contains no personal id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Problem {
-    /// WeCom's code, if it was WeCom who refused.
+pub struct FailureReason {
+    /// WeCom's error code, if WeCom answered with one.
     pub errcode: Option<i64>,
     /// What happened and what to do.
     pub text: String,
@@ -127,25 +113,14 @@ pub struct InboxEvent {
     pub app: AppName,
     /// When we received it.
     pub received_at: Timestamp,
-    /// When it is to be worked on.
+    /// When it is next due.
     pub due_at: Timestamp,
-    /// Tries that failed.
+    /// Failed attempts that counted.
     pub attempts: u32,
-    /// Why the last try failed.
-    pub problem: Option<Problem>,
+    /// Why the last attempt failed.
+    pub failure: Option<FailureReason>,
     /// What happened.
-    pub happening: Happening,
-}
-
-impl Content {
-    /// What it says happened, where that is understood.
-    #[must_use]
-    pub const fn happening(&self) -> Option<&Happening> {
-        match self {
-            Self::Event(happening) => Some(happening),
-            Self::Quarantine { about, .. } => about.as_ref(),
-        }
-    }
+    pub event: Event,
 }
 
 impl InboxEvent {
@@ -154,13 +129,13 @@ impl InboxEvent {
     pub fn contact_key(&self) -> ContactKey {
         ContactKey {
             app: self.app.clone(),
-            corp_id: self.happening.corp_id.clone(),
-            external_userid: self.happening.contact.external_userid.clone(),
+            corp_id: self.event.corp_id.clone(),
+            external_userid: self.event.contact.external_userid.clone(),
         }
     }
 }
 
-/// A quarantined message.
+/// A quarantined message, without its text.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {
     /// Its number.
@@ -169,37 +144,37 @@ pub struct Quarantined {
     pub app: AppName,
     /// When we received it.
     pub received_at: Timestamp,
-    /// Why it is here.
+    /// Why it was quarantined.
     pub reason: QuarantineReason,
-    /// Whom WeCom sealed it for.
+    /// The corp or suite that WeCom encrypted it for.
     pub receive_id: String,
     /// The length of the message in bytes.
     pub message_bytes: u32,
 }
 
-/// The states of the inbox's API.
+/// The state of an event or message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventState {
-    /// To be worked on, now or later.
+    /// In the queue, due now or later.
     Waiting,
-    /// Being worked on.
+    /// Leased by a worker.
     Leased,
-    /// Given up; kept for an operator.
+    /// Failed for good; kept for an operator.
     Dead,
-    /// Not understood or not for us; kept for an operator.
+    /// Not parsed or not accepted; kept for an operator.
     Quarantined,
 }
 
-/// One row of the inbox's API.
+/// An event or message in any state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventRow {
     /// Waiting or leased.
     Inbox(InboxEvent),
-    /// Given up at `died_at`.
+    /// A dead letter.
     Dead {
         /// The event.
         event: InboxEvent,
-        /// When.
+        /// When it became one.
         died_at: Timestamp,
     },
     /// Quarantined.

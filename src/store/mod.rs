@@ -19,8 +19,8 @@ mod contract;
 
 pub use feed::{Cursor, CursorState, Feed, LinksSnapshot, Seek, Start};
 pub use inbox::{
-    Appended, Arrival, Content, EventId, EventRow, EventState, Happening, InboxEvent, MessageDigest, Problem,
-    QuarantineReason, Quarantined,
+    Appended, Arrival, EventId, EventRow, EventState, FailureReason, InboxEvent, MessageDigest, Payload,
+    Quarantined,
 };
 pub use people::{Erased, People, Person, Receipt, ReceiptId, Trace};
 
@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::contact::Contact;
 use crate::domain::dealer::{Dealer, TokenOwner};
+use crate::domain::event::Event;
 pub use crate::domain::fan::Registered;
 use crate::domain::fan::{Fan, FanStep, Minted, Priority, Renew};
 use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid};
@@ -109,7 +110,7 @@ pub enum WorkId {
 
 /// What came of a piece of work.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub enum Outcome {
     /// WeCom gave the customer's pending id.
     Resolved(PendingId),
     /// WeCom had nothing: the customer waits to be asked about again.
@@ -120,13 +121,13 @@ pub enum Verdict {
     Retry {
         /// When.
         due_at: Timestamp,
-        /// Why it did not work.
-        problem: Problem,
+        /// Why it failed.
+        reason: FailureReason,
         /// Whether this counts as a try of this event; it does not when app or dealer are at fault.
         spent: bool,
     },
     /// Will never work; kept for an operator.
-    Dead(Problem),
+    Dead(FailureReason),
 }
 
 /// A new fan.
@@ -172,7 +173,7 @@ pub struct FanPlace {
 
 /// What came of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FanVerdict {
+pub enum FanOutcome {
     /// A pending id.
     Minted {
         /// It.
@@ -259,7 +260,7 @@ pub trait Store: Feed + People + Send + Sync + 'static {
 
     /// Writes down what came of leased work: followers, meetings, links, feed entries, the inbox. Each outcome
     /// is atomic; one whose work is no longer there is passed over.
-    async fn settle(&self, outcomes: Vec<(Work, Verdict)>, now: Timestamp) -> Result<(), StoreError>;
+    async fn settle(&self, outcomes: Vec<(Work, Outcome)>, now: Timestamp) -> Result<(), StoreError>;
 
     /// Up to `limit` events in `state`: dead and quarantined ones by number, from above `after`; waiting and leased
     /// ones by the instant they are due, from the first.
@@ -278,12 +279,7 @@ pub trait Store: Feed + People + Send + Sync + 'static {
 
     /// Puts a dead letter back into the inbox, or replaces a quarantined message by the event it turned out to
     /// be (`None`: by nothing). Returns whether there was one.
-    async fn redrive(
-        &self,
-        id: EventId,
-        becomes: Option<Happening>,
-        now: Timestamp,
-    ) -> Result<bool, StoreError>;
+    async fn redrive(&self, id: EventId, becomes: Option<Event>, now: Timestamp) -> Result<bool, StoreError>;
 
     /// Registers fans. Answers in the same order.
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError>;
@@ -320,7 +316,7 @@ pub trait Store: Feed + People + Send + Sync + 'static {
     /// Writes down what came of it, with the links that follow.
     async fn settle_fans(
         &self,
-        outcomes: Vec<(FanWork, FanVerdict)>,
+        outcomes: Vec<(FanWork, FanOutcome)>,
         now: Timestamp,
     ) -> Result<(), StoreError>;
 

@@ -1,5 +1,5 @@
-//! Every metric of the service, with its help text. Label values are closed sets, so no input can make more of
-//! them; what is a state rather than an event (queue lengths) is read from the store when somebody scrapes.
+//! Every metric of the service, with its help text. Label values are closed sets, so input cannot create new series. States
+//! (queue lengths and the like) are read from the store when Prometheus scrapes.
 
 mod labels;
 
@@ -10,7 +10,8 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::{Metric, Registry};
+use strum::VariantArray as _;
 
 use crate::callback::Refusal;
 use crate::domain::event::Kind;
@@ -22,8 +23,11 @@ use crate::domain::time::Timestamp;
 use crate::store::Counts;
 use crate::wecom::{Api, CallError, Class};
 
-pub use labels::{AdminRefusal, DoorOutcome, Told};
-use labels::{Budget, Call, Delivery, EventType, OfSink, Outcome, Queue, Reason, SinkState, State, ToldTime};
+pub use labels::{AdminRefusal, CallbackOutcome, TimestampSource};
+use labels::{
+    Budget, Call, Delivery, DeliveryOutcome, EventType, OfSink, OffTime, Outcome, Queue, Reason, SinkState,
+    State,
+};
 
 const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
@@ -33,13 +37,12 @@ const CALL_OK: &str = "ok";
 
 /// The metrics and their registry.
 pub struct Metrics {
-    registry: Registry,
-    door: Family<Outcome, Counter>,
+    callbacks: Family<Outcome, Counter>,
     refusals: Family<Reason, Counter>,
     admin_refused: Family<Reason, Counter>,
-    far_off: Family<ToldTime, Counter>,
+    far_off: Family<OffTime, Counter>,
     events: Family<EventType, Counter>,
-    door_seconds: Histogram,
+    callback_seconds: Histogram,
     calls: Family<Call, Counter>,
     call_seconds: Histogram,
     resolved_ids: Counter,
@@ -60,168 +63,146 @@ pub struct Metrics {
     sink_state: Family<SinkState, Gauge>,
     paused: Gauge,
     damaged_records: Gauge,
+    registry: Registry,
+}
+
+/// Registers a metric and returns the handle to it.
+fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
+    registry.register(name, help, metric.clone());
+    metric
+}
+
+/// Creates and registers a metric.
+fn new<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
+    registered(registry, name, help, M::default())
 }
 
 impl Default for Metrics {
     fn default() -> Self {
+        let mut registry = Registry::with_prefix("unionlink");
+        let r = &mut registry;
+        let histogram = |r: &mut Registry, name, help| registered(r, name, help, Histogram::new(SECONDS));
         let metrics = Self {
-            registry: Registry::with_prefix("unionlink"),
-            door: Family::default(),
-            refusals: Family::default(),
-            admin_refused: Family::default(),
-            far_off: Family::default(),
-            events: Family::default(),
-            door_seconds: Histogram::new(SECONDS),
-            calls: Family::default(),
-            call_seconds: Histogram::new(SECONDS),
-            resolved_ids: Counter::default(),
-            connections_refused: Counter::default(),
-            connections_shed: Counter::default(),
-            contacts: Family::default(),
-            fans: Family::default(),
-            fans_waiting: Family::default(),
-            quota_used: Family::default(),
-            quota_limit: Family::default(),
-            inbox: Family::default(),
-            links: Gauge::default(),
-            feed_head: Gauge::default(),
-            deliveries: Family::default(),
-            delivered: Family::default(),
-            sink_lag: Family::default(),
-            sink_lag_seconds: Family::default(),
-            sink_state: Family::default(),
-            paused: Gauge::default(),
-            damaged_records: Gauge::default(),
+            callbacks: new(r, "callbacks", "Requests to the public listener by outcome"),
+            refusals: new(r, "callback_refusals", "Refused callbacks by reason"),
+            admin_refused: new(
+                r,
+                "admin_refused",
+                "Requests to the admin listener refused for their token, host or origin, by reason",
+            ),
+            far_off: new(
+                r,
+                "callbacks_far_off",
+                "Verified callbacks with a timestamp more than ten minutes off our clock, by timestamp and direction",
+            ),
+            events: new(r, "events", "Parsed events by type, duplicates included"),
+            callback_seconds: histogram(
+                r,
+                "callback_seconds",
+                "From a callback's last byte to its answer, in seconds",
+            ),
+            calls: new(r, "wecom_calls", "Calls to WeCom by API and outcome"),
+            call_seconds: histogram(r, "wecom_call_seconds", "Duration of calls to WeCom, in seconds"),
+            resolved_ids: new(r, "resolved_ids", "external_userids sent to WeCom for conversion"),
+            connections_refused: new(
+                r,
+                "connections_refused",
+                "Connections closed because the limit was reached and every connection was being served",
+            ),
+            connections_shed: new(
+                r,
+                "connections_shed",
+                "Connections closed with an incomplete request, to make room for others",
+            ),
+            contacts: new(r, "contacts", "Customers by state"),
+            fans: new(r, "fans", "Fans by state"),
+            fans_waiting: new(r, "fans_waiting", "Fans that wait for a call, by API and priority"),
+            quota_used: new(r, "quota_used", "Calls counted in the window that ends now"),
+            quota_limit: new(r, "quota_limit", "Calls that a window allows"),
+            inbox: new(r, "inbox_events", "Events in the inbox by state"),
+            links: new(r, "links", "Links"),
+            feed_head: new(r, "feed_head", "Sequence number of the newest feed entry"),
+            deliveries: new(r, "deliveries", "Deliveries by sink and outcome"),
+            delivered: new(r, "delivered_entries", "Feed entries delivered to a sink, redeliveries included"),
+            sink_lag: new(r, "sink_lag_entries", "Feed entries not yet delivered to a sink"),
+            sink_lag_seconds: new(
+                r,
+                "sink_lag_seconds",
+                "Age of the oldest entry not yet delivered to a sink",
+            ),
+            sink_state: new(r, "sink_state", "1 for the state that a sink is in"),
+            paused: new(
+                r,
+                "paused",
+                "Open circuit breakers: apps, dealers and APIs whose calls are held back",
+            ),
+            damaged_records: new(r, "damaged_records", "Damaged records found in the store since the start"),
+            registry,
         };
-        // Counters exist from the start: a rate over one that appears with its first event misses it.
-        for outcome in DoorOutcome::ALL {
-            drop(metrics.door.get_or_create(&Outcome { outcome: outcome.as_str() }));
+        // Counters exist from the start: a rate over one that appears with its first event misses that event.
+        for outcome in CallbackOutcome::VARIANTS {
+            drop(metrics.callbacks.get_or_create(&Outcome { outcome: outcome.into() }));
         }
-        for refusal in Refusal::ALL {
-            drop(metrics.refusals.get_or_create(&Reason { reason: refusal.as_str() }));
+        for refusal in Refusal::VARIANTS {
+            drop(metrics.refusals.get_or_create(&Reason { reason: refusal.into() }));
         }
-        for refusal in AdminRefusal::ALL {
-            drop(metrics.admin_refused.get_or_create(&Reason { reason: refusal.as_str() }));
+        for refusal in AdminRefusal::VARIANTS {
+            drop(metrics.admin_refused.get_or_create(&Reason { reason: refusal.into() }));
         }
-        for (told, direction) in Told::ALL.into_iter().flat_map(|told| FarOff::ALL.map(|to| (told, to))) {
-            drop(metrics.far_off.get_or_create(&ToldTime::of(told, direction)));
+        for source in TimestampSource::VARIANTS {
+            for direction in FarOff::ALL {
+                drop(metrics.far_off.get_or_create(&OffTime::of(*source, direction)));
+            }
         }
-        metrics.registered()
+        metrics
     }
 }
 
 impl Metrics {
-    fn registered(mut self) -> Self {
-        let r = &mut self.registry;
-        r.register("callbacks", "Requests to the callback door by outcome", self.door.clone());
-        r.register("callback_refusals", "Refused callbacks by reason", self.refusals.clone());
-        r.register(
-            "admin_refused",
-            "Requests to the admin listener refused for their token, host or origin, by reason",
-            self.admin_refused.clone(),
-        );
-        r.register(
-            "callbacks_far_off",
-            "Genuine callbacks with a time more than ten minutes from ours, by which and to which side",
-            self.far_off.clone(),
-        );
-        r.register("events", "Understood events by type, duplicates included", self.events.clone());
-        r.register(
-            "callback_seconds",
-            "From a callback's last byte to its answer, in seconds",
-            self.door_seconds.clone(),
-        );
-        r.register("wecom_calls", "Calls to WeCom by API and outcome", self.calls.clone());
-        r.register("wecom_call_seconds", "Duration of calls to WeCom, in seconds", self.call_seconds.clone());
-        r.register("resolved_ids", "External userids asked about", self.resolved_ids.clone());
-        r.register(
-            "connections_refused",
-            "Connections closed because too many were open, all of them at work",
-            self.connections_refused.clone(),
-        );
-        r.register(
-            "connections_shed",
-            "Connections closed while they had not sent their request, to make room for others",
-            self.connections_shed.clone(),
-        );
-        r.register("contacts", "Customers by state", self.contacts.clone());
-        r.register("fans", "Fans by state", self.fans.clone());
-        r.register(
-            "fans_waiting",
-            "Fans that wait for a call, by API and priority",
-            self.fans_waiting.clone(),
-        );
-        r.register("quota_used", "Calls counted against a window that ends now", self.quota_used.clone());
-        r.register("quota_limit", "Calls a window allows", self.quota_limit.clone());
-        r.register("inbox_events", "Events in the inbox by state", self.inbox.clone());
-        r.register("links", "Links", self.links.clone());
-        r.register("feed_head", "Number of the newest feed entry", self.feed_head.clone());
-        r.register("deliveries", "Deliveries by sink and outcome", self.deliveries.clone());
-        r.register(
-            "delivered_entries",
-            "Entries that arrived at a sink, repetitions included",
-            self.delivered.clone(),
-        );
-        r.register("sink_lag_entries", "Entries that a sink has still to get", self.sink_lag.clone());
-        r.register(
-            "sink_lag_seconds",
-            "Age of the oldest entry that a sink has still to get",
-            self.sink_lag_seconds.clone(),
-        );
-        r.register("sink_state", "1 for the state a sink is in", self.sink_state.clone());
-        r.register("paused", "Apps and dealers whose calls are paused", self.paused.clone());
-        r.register(
-            "damaged_records",
-            "Damaged records of the store come across since the start",
-            self.damaged_records.clone(),
-        );
-        self
+    /// Counts an answer of the public listener.
+    pub fn callback_answered(&self, outcome: CallbackOutcome, took: Duration) {
+        self.callbacks.get_or_create(&Outcome { outcome: outcome.into() }).inc();
+        self.callback_seconds.observe(took.as_secs_f64());
     }
 
-    /// A request to the callback door was answered.
-    pub fn door(&self, outcome: DoorOutcome, took: Duration) {
-        self.door.get_or_create(&Outcome { outcome: outcome.as_str() }).inc();
-        self.door_seconds.observe(took.as_secs_f64());
+    /// Counts a refused callback.
+    pub fn callback_refused(&self, refusal: Refusal) {
+        self.refusals.get_or_create(&Reason { reason: refusal.into() }).inc();
     }
 
-    /// A callback was refused.
-    pub fn refused(&self, refusal: Refusal) {
-        self.refusals.get_or_create(&Reason { reason: refusal.as_str() }).inc();
-    }
-
-    /// A genuine callback told a time; counted if it is far off.
-    pub fn told(&self, told: Told, at: Timestamp, now: Timestamp) {
+    /// Counts a verified callback's timestamp if it is far off our clock.
+    pub fn timestamp_seen(&self, source: TimestampSource, at: Timestamp, now: Timestamp) {
         if let Some(direction) = far_off(at, now) {
-            self.far_off.get_or_create(&ToldTime::of(told, direction)).inc();
+            self.far_off.get_or_create(&OffTime::of(source, direction)).inc();
         }
     }
 
-    /// An event was understood.
+    /// Counts a parsed event.
     pub fn event(&self, kind: Kind) {
-        self.events.get_or_create(&EventType { r#type: kind.as_str() }).inc();
+        self.events.get_or_create(&EventType { r#type: kind.into() }).inc();
     }
 
-    /// A request to the private listener was refused.
+    /// Counts a refused request to the admin listener.
     pub fn admin_refused(&self, refusal: AdminRefusal) {
-        self.admin_refused.get_or_create(&Reason { reason: refusal.as_str() }).inc();
+        self.admin_refused.get_or_create(&Reason { reason: refusal.into() }).inc();
     }
 
-    /// A connection that had not sent its request was closed to make room.
+    /// Counts a connection closed with an incomplete request.
     pub fn connection_shed(&self) {
         self.connections_shed.inc();
     }
 
-    /// A connection was closed because too many were open.
+    /// Counts a connection closed because too many were open.
     pub fn connection_refused(&self) {
         self.connections_refused.inc();
     }
 
-    /// So many ids were put into one call.
-    pub fn ids_asked(&self, ids: usize) {
+    /// Counts the ids of one conversion call.
+    pub fn ids_sent(&self, ids: usize) {
         self.resolved_ids.inc_by(ids as u64);
     }
 
-    /// A call to WeCom ended.
+    /// Counts a finished call to WeCom.
     pub fn wecom_call<T>(&self, api: Api, answer: &Result<T, CallError>, took: Duration) {
         let outcome = match answer {
             Ok(_) => CALL_OK,
@@ -231,7 +212,7 @@ impl Metrics {
         self.call_seconds.observe(took.as_secs_f64());
     }
 
-    /// How many calls of `api` ended, whatever their outcome.
+    /// Finished calls of `api`, whatever their outcome.
     #[must_use]
     pub fn calls_of(&self, api: Api) -> u64 {
         let count =
@@ -239,35 +220,37 @@ impl Metrics {
         std::iter::once(CALL_OK).chain(Class::ALL.map(Class::as_str)).map(count).sum()
     }
 
-    /// How many requests to the callback door had this outcome.
+    /// Answers of the public listener with this outcome.
     #[must_use]
-    pub fn door_count(&self, outcome: DoorOutcome) -> u64 {
-        self.door.get_or_create(&Outcome { outcome: outcome.as_str() }).get()
+    pub fn callbacks_with(&self, outcome: CallbackOutcome) -> u64 {
+        self.callbacks.get_or_create(&Outcome { outcome: outcome.into() }).get()
     }
 
-    /// How many ids WeCom was asked about.
+    /// Ids sent to WeCom for conversion.
     #[must_use]
-    pub fn ids_asked_count(&self) -> u64 {
+    pub fn ids_sent_count(&self) -> u64 {
         self.resolved_ids.get()
     }
 
-    /// A sink will be delivered to: its counters exist from now on.
-    pub fn sink_known(&self, sink: &SinkName) {
+    /// Creates the counters of a configured sink.
+    pub fn sink_configured(&self, sink: &SinkName) {
         let sink = sink.to_string();
-        for outcome in ["ok", "failed"] {
+        for outcome in DeliveryOutcome::VARIANTS {
+            let outcome = outcome.into();
             drop(self.deliveries.get_or_create(&Delivery { sink: sink.clone(), outcome }));
         }
         drop(self.delivered.get_or_create(&OfSink { sink }));
     }
 
-    /// A delivery to a sink ended, with so many entries arrived.
+    /// Counts a finished delivery to a sink and the entries that arrived.
     pub fn delivery(&self, sink: &SinkName, ok: bool, arrived: usize) {
-        let (sink, outcome) = (sink.to_string(), if ok { "ok" } else { "failed" });
+        let outcome = if ok { DeliveryOutcome::Ok } else { DeliveryOutcome::Failed };
+        let (sink, outcome) = (sink.to_string(), outcome.into());
         self.deliveries.get_or_create(&Delivery { sink: sink.clone(), outcome }).inc();
         self.delivered.get_or_create(&OfSink { sink }).inc_by(arrived as u64);
     }
 
-    /// Notes how far a sink is, and in which of `states` it is.
+    /// Sets a sink's lag (entries, seconds) and which of `states` it is in.
     pub fn sink(&self, sink: &str, lag: (u64, i64), state: &'static str, states: &[&'static str]) {
         let of_sink = OfSink { sink: sink.to_owned() };
         self.sink_lag.get_or_create(&of_sink).set(i64::try_from(lag.0).unwrap_or(i64::MAX));
@@ -278,14 +261,14 @@ impl Metrics {
         }
     }
 
-    /// Notes how much of one of WeCom's budgets is used. Corps and windows are those of the configuration.
+    /// Sets how much of a quota window is used. Corps and windows come from the configuration.
     pub fn quota(&self, corp: &CorpId, api: Api, window: &'static str, used: u32, limit: u32) {
         let budget = Budget { corp: corp.to_string(), api: api.as_str(), window };
         self.quota_used.get_or_create(&budget).set(used.into());
         self.quota_limit.get_or_create(&budget).set(limit.into());
     }
 
-    /// The text that Prometheus reads, with the states as of now.
+    /// The exposition text for Prometheus, with the states as of now.
     #[must_use]
     pub fn scrape(&self, counts: &Counts, fans: &Tally, paused: usize, damaged_records: usize) -> String {
         let set = |family: &Family<State, Gauge>, state, value: u64| {
@@ -305,7 +288,7 @@ impl Metrics {
             [(FanStep::Mint, Api::UnionidToPendingId), (FanStep::AskExisting, Api::UnionidToExternalUserid)]
         {
             for priority in Priority::ALL {
-                let queue = Queue { api: api.as_str(), priority: priority.as_str() };
+                let queue = Queue { api: api.as_str(), priority: priority.into() };
                 let waiting = i64::try_from(fans.waiting(step, priority)).unwrap_or(i64::MAX);
                 self.fans_waiting.get_or_create(&queue).set(waiting);
             }

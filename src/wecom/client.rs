@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use super::calls::{BUSINESS_TYPE_CHAIN, number, parse};
 use super::limiter::Limiter;
 use super::tokens::{Token, TokenKey, Tokens};
-use super::wire::{Https, Wire};
+use super::wire::Wire;
 use super::{Api, CallError, Class, TokenOf, Transport};
 use crate::clock::Clock;
 use crate::domain::ids::{AppName, CorpId};
@@ -61,20 +61,6 @@ pub struct Client {
 pub struct ClientError(#[source] pub(super) reqwest::Error);
 
 impl Client {
-    /// A client for these apps.
-    ///
-    /// # Errors
-    /// [`ClientError`] when the proxy's address is malformed or the platform has no TLS roots.
-    pub fn new(
-        settings: &ClientSettings,
-        apps: HashMap<AppName, AppCredentials>,
-        limiter: Limiter,
-        clock: Arc<dyn Clock>,
-        metrics: Arc<Metrics>,
-    ) -> Result<Self, ClientError> {
-        Ok(Self::over(Arc::new(Https::new(settings)?), apps, limiter, clock, metrics))
-    }
-
     /// A client that reaches WeCom over `wire`.
     #[must_use]
     pub fn over(

@@ -17,7 +17,7 @@ mod wire;
 pub use client::{AppCredentials, Client, ClientError, ClientSettings};
 pub use errcode::{Class, class, may_be_wrong_token, remedy, remedy_zh};
 pub use limiter::{Ledgers, Limiter};
-pub use wire::{Reply, Wire};
+pub use wire::{Https, Reply, Wire};
 
 use async_trait::async_trait;
 

@@ -28,14 +28,18 @@ pub trait Wire: Send + Sync + 'static {
     async fn exchange(&self, target: &str, body: Option<&Value>) -> Result<Reply, Transport>;
 }
 
-/// The real one.
-pub(super) struct Https {
+/// Requests over HTTPS.
+pub struct Https {
     http: reqwest::Client,
     api_base: String,
 }
 
 impl Https {
-    pub(super) fn new(settings: &ClientSettings) -> Result<Self, ClientError> {
+    /// A client with these settings.
+    ///
+    /// # Errors
+    /// [`ClientError`] when the proxy's address is malformed or the platform has no TLS roots.
+    pub fn new(settings: &ClientSettings) -> Result<Self, ClientError> {
         // An error means that another client of this process was first, with the same provider.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()

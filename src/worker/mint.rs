@@ -1,10 +1,9 @@
-//! Turns fans into pending ids, and asks which dealers have them already; paced by the quota.
+//! Mints fans (obtains their pending ids) and asks which dealers have them already, paced by the quota.
 //!
-//! Each (app, step) is a queue of its own with its own budget: one that is used up or refused holds nobody
-//! else. In it those who cannot wait have calls and a part of the quota to themselves ([`Lane`]), so somebody who
-//! registers in the middle of an import of millions is minted at once, and an import leaves to renewals what they
-//! will need within a month. Calls are made side by side, as many as the
-//! round trip asks for; the limiter says when.
+//! Each (app, step) is a queue with its own budget, so one that is exhausted or refused holds up no other. Within a queue
+//! each [`QuotaClass`] has concurrent calls and a share of the quota of its own: a fan who registers in the middle of an
+//! import of millions is minted at once, and an import leaves to renewals what they will need within a month. The number
+//! of concurrent calls follows from the round trip; the limiter decides when each may start.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,46 +12,46 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::pause::Scope;
-use super::resolve::{hits_the_whole_app, problem_of};
+use super::breaker::Scope;
+use super::resolve::{concerns_whole_app, failure_reason};
 use super::{Activation, Context, MintRules, until};
 use crate::domain::backoff::Backoff;
-use crate::domain::fan::{FanStep, Lane, Minted, Renew};
+use crate::domain::fan::{FanStep, Minted, QuotaClass, Renew};
 use crate::domain::ids::AppName;
 use crate::domain::pace;
 use crate::domain::quota::Share;
 use crate::domain::time::{HOUR_MS, MINUTE_MS, Timestamp};
-use crate::store::{FanVerdict, FanWork};
+use crate::store::{FanOutcome, FanWork};
 use crate::wecom::{Api, CallError, Class};
 
-/// One queue.
+/// The queue of one app and step.
 struct Queue {
     context: Context,
     app: AppName,
     step: FanStep,
     rules: MintRules,
-    lanes: [LaneState; 3],
-    /// The round trip of late, in milliseconds.
+    classes: [ClassState; 3],
+    /// The smoothed round trip of recent calls, in milliseconds.
     round_trip_ms: AtomicU64,
-    /// When WeCom last accepted a fan, in milliseconds; 0 for never.
-    worked_at: AtomicI64,
-    /// What renewals will need within a month, and when that was looked up.
+    /// When WeCom last accepted a fan, in milliseconds since the epoch; 0 for never.
+    succeeded_at: AtomicI64,
+    /// Calls that renewals will need within a month, and when that was looked up.
     renewals: Mutex<(u32, Option<Timestamp>)>,
-    /// The last rejection in the log: its code, when, and how many of its like were left out since.
-    rejection_said: Mutex<(i64, Timestamp, u64)>,
+    /// The last logged rejection: its code, when, and how many of the same code were not logged since.
+    rejection_logged: Mutex<(i64, Timestamp, u64)>,
 }
 
-/// A part of a queue with calls and a share of the quota of its own.
-struct LaneState {
-    lane: Lane,
-    /// What is paused when its share is used up, or those in it are refused.
+/// A quota class of a queue.
+struct ClassState {
+    class: QuotaClass,
+    /// The breaker that opens when its share is used up, or its fans are refused.
     scope: Scope,
     in_flight: AtomicUsize,
-    /// Refusals about the pair of ids since one of its fans was accepted.
+    /// Consecutive refusals about the pair of ids.
     refused_in_a_row: AtomicU32,
 }
 
-/// Runs all queues until `stop`; calls under way go on, tracked by the context.
+/// Runs all queues until `stop`; calls in flight go on, tracked by the context.
 pub async fn run(context: Context, stop: CancellationToken) {
     let apps = context.apps.clone();
     let queues = apps.iter().flat_map(|(app, rules)| {
@@ -74,12 +73,12 @@ impl Activation for Vec<Arc<Queue>> {
 
 impl Queue {
     fn new(context: &Context, app: &AppName, step: FanStep, rules: MintRules) -> Self {
-        let lanes = Lane::ALL.map(|lane| LaneState {
-            lane,
-            scope: match lane {
-                // Nobody is more urgent: what stops them stops all.
-                Lane::Live => Scope::Fans(app.clone(), step),
-                Lane::Renewals | Lane::Bulk => Scope::FanLane(app.clone(), step, lane),
+        let classes = QuotaClass::ALL.map(|class| ClassState {
+            class,
+            scope: match class {
+                // The most urgent class: what holds it back holds back all.
+                QuotaClass::Live => Scope::Fans(app.clone(), step),
+                QuotaClass::Renewals | QuotaClass::Bulk => Scope::FanClass(app.clone(), step, class),
             },
             in_flight: AtomicUsize::new(0),
             refused_in_a_row: AtomicU32::new(0),
@@ -89,11 +88,11 @@ impl Queue {
             app: app.clone(),
             step,
             rules,
-            lanes,
+            classes,
             round_trip_ms: AtomicU64::new(0),
-            worked_at: AtomicI64::new(0),
+            succeeded_at: AtomicI64::new(0),
             renewals: Mutex::default(),
-            rejection_said: Mutex::default(),
+            rejection_logged: Mutex::default(),
         }
     }
 
@@ -102,55 +101,55 @@ impl Queue {
     }
 
     async fn activate(self: Arc<Self>) -> Duration {
-        /// After a failure few calls find out whether it is over, not all at once.
+        /// Concurrent calls after a failure, until one succeeds.
         const PROBES: usize = 1;
-        const LANE_PROBES: usize = 4;
-        let (now, pauses) = (self.context.now(), &self.context.pauses);
+        const CLASS_PROBES: usize = 4;
+        let (now, breakers) = (self.context.now(), &self.context.breakers);
         let [app, fans] = self.scopes();
-        if let Some(pause) = pauses.of(&[&app, &fans], now) {
-            return until(now, pause.until);
+        if let Some(breaker) = breakers.open(&[&app, &fans], now) {
+            return until(now, breaker.probe_at);
         }
         self.look_up_renewals(now).await;
         let round_trip_ms = self.round_trip_ms.load(Ordering::Relaxed);
         let calls_max = pace::calls_at_once(self.rules.per_hour, round_trip_ms, self.context.calls_max);
-        let probing = pauses.failures(&fans) > 0 || pauses.failures(&app) > 0;
+        let probing = breakers.failures(&fans) > 0 || breakers.failures(&app) > 0;
         let mut idle = super::LOOK_EVERY;
-        for n in 0..self.lanes.len() {
-            let lane = &self.lanes[n];
-            if let Some(pause) = pauses.of(&[&lane.scope], now) {
-                idle = idle.min(until(now, pause.until));
+        for n in 0..self.classes.len() {
+            let class = &self.classes[n];
+            if let Some(breaker) = breakers.open(&[&class.scope], now) {
+                idle = idle.min(until(now, breaker.probe_at));
                 continue;
             }
-            let in_flight = |lane: &LaneState| lane.in_flight.load(Ordering::Relaxed);
-            let room = if probing {
-                PROBES.saturating_sub(self.lanes.iter().map(in_flight).sum())
-            } else if pauses.failures(&lane.scope) > 0 {
-                LANE_PROBES.saturating_sub(in_flight(lane))
+            let in_flight = |class: &ClassState| class.in_flight.load(Ordering::Relaxed);
+            let slots = if probing {
+                PROBES.saturating_sub(self.classes.iter().map(in_flight).sum())
+            } else if breakers.failures(&class.scope) > 0 {
+                CLASS_PROBES.saturating_sub(in_flight(class))
             } else {
-                calls_max.saturating_sub(in_flight(lane))
+                calls_max.saturating_sub(in_flight(class))
             };
-            match self.clone().begin(n, room, now).await {
+            match self.clone().start_calls(n, slots, now).await {
                 Ok(next) => idle = idle.min(next),
-                Err(error) => tracing::warn!(%error, "the queue of fans cannot be read"),
+                Err(error) => tracing::warn!(app = %self.app, %error, "cannot read the queue of fans"),
             }
         }
         idle
     }
 
-    /// The part of the quota that a lane may use.
-    fn share(&self, lane: Lane) -> Share {
+    /// The part of the quota that a class may use.
+    fn share(&self, class: QuotaClass) -> Share {
         let reserve_percent = self.rules.reserve_percent;
-        match lane {
-            Lane::Live => Share::Whole,
-            Lane::Renewals => Share::Without { reserve_percent, month_kept: 0 },
-            Lane::Bulk => {
+        match class {
+            QuotaClass::Live => Share::Whole,
+            QuotaClass::Renewals => Share::Without { reserve_percent, month_kept: 0 },
+            QuotaClass::Bulk => {
                 let (month_kept, _) = *self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
                 Share::Without { reserve_percent, month_kept }
             }
         }
     }
 
-    /// Looks up, once a minute, what renewals of the corp's fans will need within a month.
+    /// Looks up, once a minute, how many calls renewals of the corp's fans will need within a month.
     async fn look_up_renewals(&self, now: Timestamp) {
         let (_, looked_at) = *self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = looked_at.is_some_and(|at| (0..MINUTE_MS).contains(&now.millis_since(at)));
@@ -165,168 +164,169 @@ impl Queue {
         *self.renewals.lock().unwrap_or_else(PoisonError::into_inner) = (needed, Some(now));
     }
 
-    /// Begins up to `room` calls for a lane. Returns how long it has nothing else to do.
-    async fn begin(
+    /// Starts up to `slots` calls of a class. Returns how long it has nothing else to do.
+    async fn start_calls(
         self: Arc<Self>,
-        lane: usize,
-        room: usize,
+        n: usize,
+        slots: usize,
         now: Timestamp,
     ) -> Result<Duration, crate::store::StoreError> {
-        let (store, LaneState { lane: which, in_flight, .. }) = (&self.context.store, &self.lanes[lane]);
-        if room == 0 {
+        let (store, ClassState { class, in_flight, .. }) = (&self.context.store, &self.classes[n]);
+        if slots == 0 {
             return Ok(super::LOOK_EVERY);
         }
-        let work = store.lease_fans(&self.app, self.step, which.priorities(), now, room).await?;
-        let all_begun = work.len() < room;
+        let work = store.lease_fans(&self.app, self.step, class.priorities(), now, slots).await?;
+        let queue_is_empty = work.len() < slots;
         in_flight.fetch_add(work.len(), Ordering::Relaxed);
         for work in work {
             let queue = self.clone();
             self.context.spawn_call(async move {
-                queue.work_off(work, &queue.lanes[lane]).await;
-                queue.lanes[lane].in_flight.fetch_sub(1, Ordering::Relaxed);
+                queue.call(work, &queue.classes[n]).await;
+                queue.classes[n].in_flight.fetch_sub(1, Ordering::Relaxed);
                 queue.context.wake.fans.notify_one();
             });
         }
-        if !all_begun {
-            // The end of a call makes room, and wakes.
+        if !queue_is_empty {
+            // A finished call frees a slot and wakes this queue.
             return Ok(super::LOOK_EVERY);
         }
-        let next = store.next_fan_due(&self.app, self.step, which.priorities()).await?;
+        let next = store.next_fan_due(&self.app, self.step, class.priorities()).await?;
         Ok(next.filter(|due_at| *due_at > now).map_or(super::LOOK_EVERY, |due_at| until(now, due_at)))
     }
 
-    async fn work_off(&self, work: FanWork, lane: &LaneState) {
-        let share = self.share(lane.lane);
+    /// Makes the call for one fan and settles its outcome.
+    async fn call(&self, work: FanWork, class: &ClassState) {
+        let share = self.share(class.class);
         let (platform, app, unionid, openid) =
             (&self.context.platform, &work.key.app, &work.key.unionid, &work.fan.openid);
         let began = Instant::now();
         let answer = match self.step {
             FanStep::Mint => {
-                // Taken before the call: a pending id is never older than we think.
+                // Before the call, so that the pending id is never older than recorded.
                 let minted_at = self.context.now();
                 let pending_id = platform.unionid_to_pending_id(app, unionid, openid, share).await;
-                pending_id.map(|pending_id| FanVerdict::Minted {
+                pending_id.map(|pending_id| FanOutcome::Minted {
                     minted: Minted::new(pending_id, minted_at),
                     same_id_extends: self.rules.same_id_extends,
                 })
             }
             FanStep::AskExisting => {
                 let customers = platform.unionid_to_external_userid(app, unionid, openid, share).await;
-                customers.map(FanVerdict::Existing)
+                customers.map(FanOutcome::Existing)
             }
         };
         let now = self.context.now();
-        let verdict = match answer {
-            Ok(verdict) => {
+        let outcome = match answer {
+            Ok(outcome) => {
                 let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let before_ms = self.round_trip_ms.load(Ordering::Relaxed);
                 self.round_trip_ms.store(pace::smoothed(before_ms, took_ms), Ordering::Relaxed);
-                self.worked_at.store(now.as_millis(), Ordering::Relaxed);
-                lane.refused_in_a_row.store(0, Ordering::Relaxed);
-                let scopes = self.scopes();
-                let ended = scopes.iter().chain([&lane.scope]);
-                ended.for_each(|scope| self.context.pauses.worked(scope));
-                verdict
+                self.succeeded_at.store(now.as_millis(), Ordering::Relaxed);
+                class.refused_in_a_row.store(0, Ordering::Relaxed);
+                for scope in self.scopes().iter().chain([&class.scope]) {
+                    self.context.breakers.succeeded(scope);
+                }
+                outcome
             }
-            Err(error) => self.failed(&work, lane, &error, now),
+            Err(error) => self.failed(&work, class, &error, now),
         };
-        // On an error the lease ends and the call is repeated: a pending id too many costs one call.
-        if let Err(error) = self.context.store.settle_fans(vec![(work, verdict)], now).await {
-            tracing::warn!(%error, "the outcome for a fan was not written; the call will be repeated");
+        // On an error the lease ends and the call is repeated: a surplus pending id costs one call.
+        if let Err(error) = self.context.store.settle_fans(vec![(work, outcome)], now).await {
+            tracing::warn!(app = %self.app, %error, "a fan's outcome was not stored; the call will be repeated");
         }
     }
 
-    fn failed(&self, work: &FanWork, lane: &LaneState, error: &CallError, now: Timestamp) -> FanVerdict {
-        let problem = problem_of(error);
+    fn failed(&self, work: &FanWork, class: &ClassState, error: &CallError, now: Timestamp) -> FanOutcome {
+        let reason = failure_reason(error);
         let [app, fans] = self.scopes();
-        let pauses = &self.context.pauses;
-        let same_place = FanVerdict::Retry { due_at: work.place.due_at, spent: false };
+        let breakers = &self.context.breakers;
+        let same_place = FanOutcome::Retry { due_at: work.place.due_at, spent: false };
         match (class_for(self.step, error), error) {
             (Class::Rate, CallError::NoPermit { retry_at, .. }) => {
-                pauses.hold(lane.scope.clone(), problem, now, *retry_at);
+                breakers.hold(class.scope.clone(), reason, now, *retry_at);
                 same_place
             }
             (Class::Rate, _) => {
-                // The ledger knows for how long; the next call will be told.
-                pauses.hold(fans, problem, now, now.plus_ms(1));
+                // The ledger knows for how long; the next request for a permit will learn it.
+                breakers.hold(fans, reason, now, now.plus_ms(1));
                 same_place
             }
             (Class::Transient | Class::Token, _) => {
-                // Behind the others: should it be this fan after all, the next probe is made with another.
-                let until = pauses.failed(&fans, problem, Backoff::CALL, now);
-                FanVerdict::Retry { due_at: until.plus_ms(1), spent: false }
+                // Queued behind the others, so that the next probe uses another fan.
+                let probe_at = breakers.failed(&fans, reason, Backoff::CALL, now);
+                FanOutcome::Retry { due_at: probe_at.plus_ms(1), spent: false }
             }
             (Class::Item, CallError::Refused { errcode, .. }) => {
-                // An answer about this one fan: the call itself works.
-                for scope in [&app, &fans, &lane.scope] {
-                    pauses.worked(scope);
+                // An answer about this one fan: the API itself works.
+                for scope in [&app, &fans, &class.scope] {
+                    breakers.succeeded(scope);
                 }
                 self.rejected(*errcode, error, now)
             }
-            (Class::Configuration, CallError::Refused { errcode, .. }) if about_the_pair(*errcode) => {
-                // A wrong mini program is wrong for everybody, and is not to cost a call for each of millions. It is
-                // one fan's own fault if others were accepted between two refusals of this one.
-                const STRAYS_MAX: u32 = 3;
+            (Class::Configuration, CallError::Refused { errcode, .. }) if concerns_pair(*errcode) => {
+                // A wrong mini program is wrong for every fan and must not cost a call for each of millions. It is this
+                // fan's fault only if others were accepted between two refusals of this one.
+                const REFUSED_IN_A_ROW_MAX: u32 = 3;
                 const TRIES_MAX: u32 = 5;
                 const AGAIN_AFTER_MS: i64 = MINUTE_MS;
-                let (lately, tries) = (self.worked_within(HOUR_MS, now), work.fan.attempts + 1);
-                let others_since = tries > 1 && self.worked_within(AGAIN_AFTER_MS, now);
-                if others_since || lately && tries >= TRIES_MAX {
+                let (recently, tries) = (self.succeeded_within(HOUR_MS, now), work.fan.attempts + 1);
+                let others_since = tries > 1 && self.succeeded_within(AGAIN_AFTER_MS, now);
+                if others_since || recently && tries >= TRIES_MAX {
                     return self.rejected(*errcode, error, now);
                 }
-                let in_a_row = lane.refused_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
+                let in_a_row = class.refused_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
                 let mut due_at = now.plus_ms(AGAIN_AFTER_MS + 1);
-                if !lately || in_a_row > STRAYS_MAX {
-                    // Behind the others: the next probe is made with another fan.
-                    due_at = due_at.max(pauses.failed(&lane.scope, problem, Backoff::PAIR, now).plus_ms(1));
+                if !recently || in_a_row > REFUSED_IN_A_ROW_MAX {
+                    // Queued behind the others, so that the next probe uses another fan.
+                    due_at = due_at.max(breakers.failed(&class.scope, reason, Backoff::PAIR, now).plus_ms(1));
                 }
-                FanVerdict::Retry { due_at, spent: lately }
+                FanOutcome::Retry { due_at, spent: recently }
             }
             (Class::Configuration, CallError::Refused { errcode, api, .. }) => {
-                let scope = if hits_the_whole_app(*api, *errcode) { &app } else { &fans };
-                pauses.failed(scope, problem, Backoff::PARKED, now);
+                let scope = if concerns_whole_app(*api, *errcode) { &app } else { &fans };
+                breakers.failed(scope, reason, Backoff::PARKED, now);
                 same_place
             }
             (Class::Unknown | Class::Invisible | Class::Item | Class::Configuration, _) => {
                 const TRIES_MAX: u32 = 5;
                 const NO_CODE: i64 = 0;
-                if self.worked_within(HOUR_MS, now) {
+                if self.succeeded_within(HOUR_MS, now) {
                     if work.fan.attempts + 1 >= TRIES_MAX {
                         return self.rejected(error.errcode().unwrap_or(NO_CODE), error, now);
                     }
                 } else {
-                    // Nobody's call works: not the fault of this fan.
-                    pauses.failed(&fans, problem, Backoff::UNKNOWN_CODE, now);
+                    // No call succeeds: not the fault of this fan.
+                    breakers.failed(&fans, reason, Backoff::UNKNOWN_CODE, now);
                 }
                 let attempt = work.fan.attempts + 1;
                 let wait_ms =
                     Backoff::UNKNOWN_CODE.wait_ms(attempt, self.context.jitter.of(work.number, attempt));
-                FanVerdict::Retry { due_at: now.plus_ms(wait_ms), spent: true }
+                FanOutcome::Retry { due_at: now.plus_ms(wait_ms), spent: true }
             }
         }
     }
 
-    /// Whether WeCom has accepted a fan so lately, so that a refusal is about the one refused.
-    fn worked_within(&self, ms: i64, now: Timestamp) -> bool {
-        let worked_at = Timestamp::from_millis(self.worked_at.load(Ordering::Relaxed));
-        now.millis_since(worked_at) < ms
+    /// Whether WeCom accepted a fan within the last `ms`, so that a refusal concerns the refused fan alone.
+    fn succeeded_within(&self, ms: i64, now: Timestamp) -> bool {
+        let succeeded_at = Timestamp::from_millis(self.succeeded_at.load(Ordering::Relaxed));
+        now.millis_since(succeeded_at) < ms
     }
 
-    fn rejected(&self, errcode: i64, error: &CallError, now: Timestamp) -> FanVerdict {
-        // A bad import rejects thousands for one reason: say it once a minute.
-        let mut said = self.rejection_said.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, at, unsaid) = *said;
+    fn rejected(&self, errcode: i64, error: &CallError, now: Timestamp) -> FanOutcome {
+        // A bad import rejects thousands for one reason: log it once a minute.
+        let mut logged = self.rejection_logged.lock().unwrap_or_else(PoisonError::into_inner);
+        let (last, at, not_logged) = *logged;
         if errcode == last && now.millis_since(at) < MINUTE_MS {
-            said.2 += 1;
+            logged.2 += 1;
         } else {
-            tracing::warn!(app = %self.app, errcode, %error, unsaid, "fan rejected");
-            *said = (errcode, now, 0);
+            tracing::warn!(app = %self.app, errcode, %error, not_logged, "WeCom rejected a fan");
+            *logged = (errcode, now, 0);
         }
-        FanVerdict::Rejected { errcode }
+        FanOutcome::Rejected { errcode }
     }
 }
 
-/// What a failed call means for the fan: an answer to another call, for a token say, is never about the fan.
+/// The class of a failed call for the fan: an error of another call (for a token, say) never concerns the fan.
 fn class_for(step: FanStep, error: &CallError) -> Class {
     let own = match step {
         FanStep::Mint => Api::UnionidToPendingId,
@@ -340,7 +340,7 @@ fn class_for(step: FanStep, error: &CallError) -> Class {
     }
 }
 
-/// Codes about the pair of ids: wrong for one fan, or, with a wrong mini program, for all.
-const fn about_the_pair(errcode: i64) -> bool {
+/// Codes about the pair of unionid and openid: wrong for one fan or, with a wrong mini program, for all.
+const fn concerns_pair(errcode: i64) -> bool {
     matches!(errcode, 610_015..=610_018 | 845_001..=845_003)
 }

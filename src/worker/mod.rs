@@ -1,24 +1,23 @@
-//! The loops that turn what is queued into links.
+//! The background loops that turn queued work into links and deliver them.
 //!
-//! | worker | takes | does |
+//! | worker | input | does |
 //! | --- | --- | --- |
-//! | [`resolve`] | due events and waiting customers | asks WeCom for their pending ids, up to 100 a call |
-//! | [`mint`] | fans | obtains their pending ids, and asks which dealers have them already |
-//! | [`renew`] | fans whom time has changed | puts them where they have to wait next |
-//! | [`deliver`] | entries of the feed | hands them to a sink |
-//! | [`sweep`] | nothing | deletes what has outlived its use, keeps the list of dealers fresh |
+//! | [`resolve`] | due events and customers without a pending id | obtains pending ids from WeCom, up to 100 a call |
+//! | [`mint`] | queued fans | obtains their pending ids, and asks which dealers have them already |
+//! | [`renew`] | fans whose review is due | queues them for renewal, expires and prunes pending ids |
+//! | [`deliver`] | feed entries | delivers them to a sink |
+//! | [`sweep`] | a timer | deletes expired records, refreshes the list of dealers |
 //!
-//! All have one shape: an *activation* without arguments looks at the store and does what is due; it is woken by a
-//! signal **and** by a timer, so a lost signal costs a second, not an event. Killed at any instruction, an
-//! activation is simply repeated.
+//! All have one shape: an idempotent *activation* without arguments looks at the store and does what is due. It is woken by
+//! a signal **and** by a timer, so a lost signal costs a second, not an event. After a crash it simply runs again.
 //!
-//! When WeCom or a setting is at fault, work is not retried piece by piece: its scope (an app, a dealer) is
-//! paused ([`pause`]), the work waits in the store, and one call in a while finds out whether it is over.
+//! When WeCom or a setting is at fault, work is not retried item by item: a circuit breaker ([`breaker`]) holds back the
+//! calls of its scope (an app, a dealer, an API), the work waits in the store, and an occasional call probes.
 
+pub mod breaker;
 pub mod deliver;
 pub mod directory;
 pub mod mint;
-pub mod pause;
 pub mod renew;
 pub mod resolve;
 pub mod sweep;
@@ -40,30 +39,30 @@ use crate::domain::time::Timestamp;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::Platform;
+use breaker::Breakers;
 use deliver::Sinks;
 use directory::Directory;
-use pause::Pauses;
 
-/// What wakes the workers.
+/// Wake-up signals of the workers.
 #[derive(Debug, Default)]
 pub struct Wake {
     /// An event was appended or redriven.
     pub inbox: Notify,
     /// Fans were registered.
     pub fans: Notify,
-    /// WeCom said that an app's dealers have changed.
+    /// WeCom reported that an app's dealers have changed.
     dealers: Notify,
     changed: Mutex<BTreeSet<AppName>>,
 }
 
 impl Wake {
-    /// WeCom says that the dealers of this app have changed.
+    /// Signals that WeCom reported a change of this app's dealers.
     pub fn dealers_changed(&self, app: &AppName) {
         self.changed().insert(app.clone());
         self.dealers.notify_one();
     }
 
-    /// The apps whose dealers have changed since this was asked last.
+    /// Takes the apps whose dealers have changed.
     fn take_changed(&self) -> BTreeSet<AppName> {
         std::mem::take(&mut *self.changed())
     }
@@ -76,7 +75,7 @@ impl Wake {
 /// Which token converts a dealer's customers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConversionToken {
-    /// The dealer's; the brand's if that is refused; whichever worked is remembered per dealer.
+    /// The dealer's first, the brand's if that is refused; the one that worked is remembered for each dealer.
     Auto,
     /// The dealer's.
     Downstream,
@@ -84,7 +83,7 @@ pub enum ConversionToken {
     Upstream,
 }
 
-/// What the workers need to know of an app.
+/// An app as the workers see it.
 #[derive(Debug, Clone)]
 pub struct AppRules {
     /// The brand's corp.
@@ -100,15 +99,15 @@ pub struct AppRules {
 pub struct MintRules {
     /// Whose pending ids are renewed.
     pub renew: Renew,
-    /// Whether WeCom prolongs a pending id that it gives again.
+    /// Whether WeCom extends the life of a pending id that it returns again.
     pub same_id_extends: bool,
     /// Calls an hour that the quota allows.
     pub per_hour: u32,
-    /// Percent of every window kept for those who register now.
+    /// Percent of every window reserved for live registrations.
     pub reserve_percent: u8,
 }
 
-/// What every worker is given.
+/// What every worker shares.
 #[derive(Clone)]
 pub struct Context {
     /// The durable state.
@@ -117,27 +116,27 @@ pub struct Context {
     pub platform: Arc<dyn Platform>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// What spreads waits.
+    /// Spreads waits.
     pub jitter: Jitter,
-    /// What is counted.
+    /// Counters.
     pub metrics: Arc<Metrics>,
-    /// What wakes the workers.
+    /// Wake-up signals.
     pub wake: Arc<Wake>,
-    /// Who is left alone for now.
-    pub pauses: Arc<Pauses>,
+    /// The circuit breakers.
+    pub breakers: Arc<Breakers>,
     /// The dealers.
     pub directory: Arc<Directory>,
     /// The apps.
     pub apps: Arc<BTreeMap<AppName, AppRules>>,
-    /// Calls under way, waited for at the end.
+    /// Calls in flight, waited for at shutdown.
     pub calls: TaskTracker,
-    /// Cancelled when one of them panics; a lane whose call vanished would wait for ever.
+    /// Cancelled when one of them panics: a lane whose call vanished would wait for ever.
     pub panicked: CancellationToken,
-    /// Calls to WeCom under way at once, per worker.
+    /// Concurrent calls to WeCom, per worker.
     pub calls_max: usize,
-    /// The sinks that are served; the feed is kept until they have it.
+    /// The configured sinks; the feed is kept until they have it.
     pub sinks: Arc<Sinks>,
-    /// How long the feed is kept anyway.
+    /// How long the feed is kept at least, in milliseconds.
     pub feed_kept_ms: i64,
 }
 
@@ -156,36 +155,36 @@ impl Context {
     }
 }
 
-/// The longest a worker sleeps without looking.
+/// The longest time between two activations.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// One look at what is due.
+/// One pass over what is due.
 trait Activation: Send {
-    /// Does what is due. Returns how long there is nothing to do unless somebody signals.
+    /// Does what is due. Returns how long there is nothing to do, unless a signal comes.
     fn activate(&mut self) -> impl Future<Output = Duration> + Send;
 }
 
-/// Activates until `stop`, woken by `wake` or by the time the last activation gave.
+/// Activates until `stop`, woken by `wake` or after the time the last activation returned.
 async fn run(wake: &Notify, stop: CancellationToken, mut task: impl Activation) {
     while !stop.is_cancelled() {
-        // Registered before looking, so that a signal between look and wait is not lost.
+        // Registered before looking, so that a signal between looking and waiting is not lost.
         let woken = wake.notified();
         tokio::pin!(woken);
         woken.as_mut().enable();
         let idle = task.activate().await.min(LOOK_EVERY);
         tokio::select! {
-            // In this order: a run can be repeated exactly.
+            // A fixed order, so that a simulated run can be repeated exactly.
             biased;
             () = stop.cancelled() => {}
             () = woken => {}
             () = tokio::time::sleep(idle) => {}
         }
-        // Whoever signals runs in the middle of others who are about to: one look finds what all of them have.
+        // Several tasks often signal at once: let them finish, so that one activation serves them all.
         tokio::task::yield_now().await;
     }
 }
 
-/// How long from `now` until `at`.
+/// The time from `now` until `at`; zero if that has passed.
 fn until(now: Timestamp, at: Timestamp) -> Duration {
     Duration::from_millis(u64::try_from(at.millis_since(now)).unwrap_or(0))
 }

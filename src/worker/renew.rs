@@ -1,4 +1,4 @@
-//! Does what time does to fans: pending ids fall due for renewal, end, and are forgotten.
+//! Reviews fans whose time has come: pending ids fall due for renewal, expire, and are pruned.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ struct Reviews(Context);
 
 impl Activation for Reviews {
     async fn activate(&mut self) -> Duration {
-        // Enough for 22.5 million fans that fall due on one day, in steps that let others write between them.
+        // Enough for 22.5 million fans due on one day, in steps between which other writes proceed.
         const STEPS_MAX: usize = 32;
         let Context { store, apps, wake, .. } = &self.0;
         let now = self.0.now();
@@ -30,7 +30,7 @@ impl Activation for Reviews {
                         more |= step + 1 == STEPS_MAX;
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "fans that are due were not looked at");
+                        tracing::warn!(%error, "due fans were not reviewed");
                         break;
                     }
                 }

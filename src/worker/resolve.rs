@@ -1,9 +1,9 @@
-//! Turns customers into pending ids.
+//! Resolves customers: turns `external_userid`s into pending ids.
 //!
-//! Work waits in lanes, one per corp whose token converts it. A lane with no call in flight sends what it has
-//! at once; while a call is in flight it gathers, up to 100 ids. So a single customer waits for nobody, and a
-//! burst of n costs ⌈n/100⌉ calls. What one call brought is written down while the next is in flight. Answers are
-//! matched by id, never by position. A batch rejected because of one id is split in half until that id stands alone.
+//! Work waits in lanes, one for each corp whose token converts it. A lane with no call in flight sends what it has at once;
+//! while a call is in flight it gathers up to 100 ids. So a single customer does not wait for others, and a burst of n costs
+//! ⌈n/100⌉ calls. The outcomes of one call are stored while the next call is in flight. Answers are matched by id, never
+//! by position. A batch rejected because of one id is bisected until that id stands alone.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,60 +13,61 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use super::pause::{Pause, Scope};
+use super::breaker::{Breaker, Scope};
 use super::{Activation, Context, ConversionToken, until};
 use crate::domain::backoff::{Backoff, Jitter};
 use crate::domain::batch::bisect;
 use crate::domain::dealer::TokenOwner;
 use crate::domain::ids::{AppName, ContactKey, CorpId};
 use crate::domain::time::{HOUR_MS, MINUTE_MS, Timestamp};
-use crate::store::{Problem, StoreError, Verdict, Work};
+use crate::store::{FailureReason, Outcome, StoreError, Work};
 use crate::wecom::CallError;
 
 mod conversion;
 mod lane;
 
-pub(super) use conversion::hits_the_whole_app;
-use conversion::{Blame, Failure, convert};
+pub(super) use conversion::concerns_whole_app;
+use conversion::{Failure, Fault, convert};
 use lane::{Lane, LaneKey};
 
-/// Pieces of work held in memory at once.
+/// Work items in memory at the same time.
 const HELD_MAX: usize = 16_000;
-/// A backlog is taken in portions of this size, so that each lane's share of it fills batches.
-const PORTION_OF_BACKLOG: usize = HELD_MAX / 4;
-/// Customers asked about alone, in vain, before a search is given up as a general outage.
-const IN_VAIN_MAX: u32 = 3;
-/// Tries of an event that fails with a code nobody documented.
+/// While there is a backlog, work is leased in portions of at least this size, so that each lane fills its batches.
+const BACKLOG_PORTION: usize = HELD_MAX / 4;
+/// Max single-id failures during bisection before it counts as an outage.
+const SINGLE_FAILURES_MAX: u32 = 3;
+/// Attempts of an event that fails with an undocumented code.
 const UNKNOWN_TRIES_MAX: u32 = 5;
 
 struct Resolver {
     context: Context,
-    /// Whether the store has more work than there was room for.
+    /// Whether the store has more work than was leased.
     backlog: AtomicBool,
     lanes: Mutex<BTreeMap<LaneKey, Lane>>,
-    /// Room for so many batches, from the call until its outcome is written down.
-    rooms: Arc<Semaphore>,
-    /// Whether a lane that could make a call waits for room.
-    full_house: AtomicBool,
+    /// One permit for each batch, from its call until its outcomes are stored.
+    slots: Arc<Semaphore>,
+    /// Whether a lane that is ready for a call waits for a slot.
+    slots_exhausted: AtomicBool,
     stop: CancellationToken,
 }
 
-/// Runs until `stop`; calls under way go on, tracked by the context.
+/// Runs until `stop`; calls in flight go on, tracked by the context.
 pub async fn run(context: Context, stop: CancellationToken) {
-    let rooms = Arc::new(Semaphore::new(context.calls_max));
+    let slots = Arc::new(Semaphore::new(context.calls_max));
     let (wake, lanes) = (context.wake.clone(), Mutex::default());
-    let (backlog, full_house) = (AtomicBool::new(false), AtomicBool::new(false));
-    let resolver = Arc::new(Resolver { context, backlog, lanes, rooms, full_house, stop: stop.clone() });
+    let (backlog, slots_exhausted) = (AtomicBool::new(false), AtomicBool::new(false));
+    let resolver = Resolver { context, backlog, lanes, slots, slots_exhausted, stop: stop.clone() };
+    let resolver = Arc::new(resolver);
     super::run(&wake.inbox, stop, resolver).await;
 }
 
-/// What a failed call means, in words an operator can act upon.
-pub(super) fn problem_of(error: &CallError) -> Problem {
+/// The reason of a failed call, for operators.
+pub(super) fn failure_reason(error: &CallError) -> FailureReason {
     let text = match error {
-        CallError::Refused { from_ip: Some(ip), .. } => format!("{error} (WeCom saw us come from {ip})"),
+        CallError::Refused { from_ip: Some(ip), .. } => format!("{error} (WeCom sees our address as {ip})"),
         _ => error.to_string(),
     };
-    Problem { errcode: error.errcode(), text }
+    FailureReason { errcode: error.errcode(), text }
 }
 
 impl Activation for Arc<Resolver> {
@@ -74,34 +75,34 @@ impl Activation for Arc<Resolver> {
         let (store, now) = (&self.context.store, self.context.now());
         let held: usize = self.lanes().values().map(|lane| lane.waiting.len()).sum();
         let room = HELD_MAX.saturating_sub(held);
-        let wanted = if self.backlog.load(Ordering::Relaxed) { PORTION_OF_BACKLOG } else { 1 };
-        let (mut more, mut settled) = (false, Vec::new());
+        let wanted = if self.backlog.load(Ordering::Relaxed) { BACKLOG_PORTION } else { 1 };
+        let (mut more, mut outcomes) = (false, Vec::new());
         if room >= wanted {
             match store.lease(now, room).await {
                 Ok(work) => {
                     more = work.len() == room;
                     self.backlog.store(more, Ordering::Relaxed);
-                    settled = self.route(work, now).await;
+                    outcomes = self.route(work, now).await;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "no work taken");
+                    tracing::warn!(%error, "cannot lease work from the inbox");
                     return super::LOOK_EVERY;
                 }
             }
         }
-        settled.extend(self.clear_paused_lanes(now));
-        // Calls first: nobody waits for what is only written down.
+        outcomes.extend(self.drain_blocked_lanes(now));
+        // Calls first: nothing waits for outcomes that are only stored.
         self.start_calls();
-        self.settle(settled).await;
+        self.store_outcomes(outcomes).await;
         if more {
             return Duration::ZERO;
         }
         match store.next_due().await {
-            // What is due already is held up by a full house; the next finished call signals.
+            // Work that is already due waits for a slot; the next finished call signals.
             Ok(Some(due_at)) if due_at > now => until(now, due_at),
             Ok(_) => super::LOOK_EVERY,
             Err(error) => {
-                tracing::warn!(%error, "the queue cannot be read");
+                tracing::warn!(%error, "cannot read the inbox");
                 super::LOOK_EVERY
             }
         }
@@ -113,68 +114,69 @@ impl Resolver {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts work into lanes. Returns what needs no call, or not now.
-    async fn route(&self, work: Vec<Work>, now: Timestamp) -> Vec<(Work, Verdict)> {
-        let (mut settled, mut put_off) = (Vec::new(), 0);
+    /// Puts work into lanes. Returns the outcomes of work that needs no call, or not now.
+    async fn route(&self, work: Vec<Work>, now: Timestamp) -> Vec<(Work, Outcome)> {
+        let (mut outcomes, mut deferred) = (Vec::new(), 0);
         for work in work {
             match self.destination(&work, now).await {
                 Ok(key) => {
                     let mut lanes = self.lanes();
                     let lane = lanes.entry(key).or_default();
-                    if let Some(work) = lane.take(work) {
-                        let text = "a backlog of this dealer is being worked off".to_owned();
-                        let problem = Problem { errcode: None, text };
-                        let due_at = now.plus_ms(lane.full_for_ms(put_off));
-                        put_off += 1;
-                        settled.push((work, later(due_at, problem)));
+                    if let Some(work) = lane.push(work) {
+                        let text = "this dealer has a backlog".to_owned();
+                        let reason = FailureReason { errcode: None, text };
+                        let due_at = now.plus_ms(lane.drain_time_ms(deferred));
+                        deferred += 1;
+                        outcomes.push((work, defer(due_at, reason)));
                     }
                 }
-                Err(verdict) => settled.push((work, verdict)),
+                Err(outcome) => outcomes.push((work, outcome)),
             }
         }
-        settled
+        outcomes
     }
 
-    async fn destination(&self, work: &Work, now: Timestamp) -> Result<LaneKey, Verdict> {
-        let leaves = work.event.as_ref().is_some_and(|event| !event.happening.contact.change.is_add());
+    /// The lane of a work item, or its outcome if it needs no call now.
+    async fn destination(&self, work: &Work, now: Timestamp) -> Result<LaneKey, Outcome> {
+        let leaves = work.event.as_ref().is_some_and(|event| !event.event.contact.change.is_add());
         let known = work.known.as_ref().is_some_and(|c| c.pending_id.is_some() || c.link.is_some());
         if leaves || known {
-            return Err(Verdict::Applied);
+            return Err(Outcome::Applied);
         }
         let ContactKey { app, corp_id, .. } = &work.contact;
         let Some(rules) = self.context.apps.get(app) else {
-            let text = format!("no app named {app} in the configuration; put it back, or redrive later");
-            return Err(later(now.plus_ms(5 * MINUTE_MS), Problem { errcode: None, text }));
+            let text = format!("app {app} is not in the configuration; add it again");
+            return Err(defer(now.plus_ms(5 * MINUTE_MS), FailureReason { errcode: None, text }));
         };
         let upstream = match rules.conversion_token {
             ConversionToken::Upstream => true,
             ConversionToken::Downstream => false,
-            // A store that cannot be read here fails the lease before; then the lane's call finds out.
+            // If the store cannot be read, the lane's call will find out.
             ConversionToken::Auto => matches!(
                 self.context.store.dealer(app, corp_id).await,
                 Ok(Some(dealer)) if dealer.token == Some(TokenOwner::Upstream)
             ),
         };
         let owner = if upstream { rules.corp_id.clone() } else { corp_id.clone() };
-        match self.pause_of(app, [corp_id, &owner], now) {
-            Some(pause) => Err(later(pause.until, pause.problem)),
+        match self.breaker(app, [corp_id, &owner], now) {
+            Some(breaker) => Err(defer(breaker.probe_at, breaker.reason)),
             None => Ok(LaneKey { app: app.clone(), owner }),
         }
     }
 
-    /// Empties the lanes that were paused while work waited in them.
-    fn clear_paused_lanes(&self, now: Timestamp) -> Vec<(Work, Verdict)> {
-        let mut put_off = Vec::new();
+    /// Returns the work of lanes whose breaker opened to the store.
+    fn drain_blocked_lanes(&self, now: Timestamp) -> Vec<(Work, Outcome)> {
+        let mut deferred = Vec::new();
         for (LaneKey { app, owner }, lane) in self.lanes().iter_mut() {
-            if let Some(pause) = self.pause_of(app, [owner, owner], now) {
-                let verdict = later(pause.until, pause.problem);
-                put_off.extend(lane.waiting.drain(..).map(|work| (work, verdict.clone())));
+            if let Some(breaker) = self.breaker(app, [owner, owner], now) {
+                let outcome = defer(breaker.probe_at, breaker.reason);
+                deferred.extend(lane.waiting.drain(..).map(|work| (work, outcome.clone())));
             }
         }
-        put_off
+        deferred
     }
 
-    /// Starts a call in each lane that can, as far as there is room; whoever has waited longest comes first.
+    /// Starts a call in each lane that is ready, as far as there are slots; the lane with the oldest work comes first.
     fn start_calls(self: &Arc<Self>) {
         let now = self.context.now();
         let mut lanes = self.lanes();
@@ -182,152 +184,158 @@ impl Resolver {
         let mut ready: Vec<_> = lanes
             .iter_mut()
             .filter(|(LaneKey { app, owner }, lane)| {
-                lane.can_call() && self.pause_of(app, [owner, owner], now).is_none()
+                lane.can_call() && self.breaker(app, [owner, owner], now).is_none()
             })
             .collect();
         ready.sort_by_key(|(_, lane)| lane.waiting.front().map(Work::due_at));
-        let mut full_house = false;
+        let mut slots_exhausted = false;
         for (key, lane) in ready {
-            let Ok(room) = self.rooms.clone().try_acquire_owned() else {
-                full_house = true;
+            let Ok(slot) = self.slots.clone().try_acquire_owned() else {
+                slots_exhausted = true;
                 break;
             };
-            self.start_call(key, lane, room, now);
+            self.start_call(key, lane, slot, now);
         }
-        self.full_house.store(full_house, Ordering::Relaxed);
+        self.slots_exhausted.store(slots_exhausted, Ordering::Relaxed);
     }
 
     fn start_call(
         self: &Arc<Self>,
         key: &LaneKey,
         lane: &mut Lane,
-        room: OwnedSemaphorePermit,
+        slot: OwnedSemaphorePermit,
         now: Timestamp,
     ) {
         let (resolver, key, batch) = (self.clone(), key.clone(), lane.begin(now));
         self.context.spawn_call(async move {
-            let outcome = resolver.work_off(&key, batch).await;
+            let outcomes = resolver.resolve_batch(&key, batch).await;
             let now = resolver.context.now();
-            resolver.go_on(&key, now, |lane| lane.ended(now));
-            resolver.settle(outcome).await;
-            drop(room);
-            resolver.go_on(&key, resolver.context.now(), Lane::settled);
+            resolver.continue_lane(&key, now, |lane| lane.call_ended(now));
+            resolver.store_outcomes(outcomes).await;
+            drop(slot);
+            resolver.continue_lane(&key, resolver.context.now(), Lane::batch_stored);
         });
     }
 
-    /// Changes a lane in which a call has ended. A full batch of it need not wait until the rest of a backlog was looked
-    /// through, unless another lane waits for room.
-    fn go_on(self: &Arc<Self>, key: &LaneKey, now: Timestamp, change: impl FnOnce(&mut Lane)) {
+    /// Updates a lane after a call. If it already has a full batch, its next call starts right here instead of waiting for
+    /// the next activation, unless another lane waits for a slot.
+    fn continue_lane(self: &Arc<Self>, key: &LaneKey, now: Timestamp, change: impl FnOnce(&mut Lane)) {
         if let Some(lane) = self.lanes().get_mut(key) {
             change(lane);
-            let goes_on = lane.can_call()
+            let starts_now = lane.can_call()
                 && lane.has_full_batch()
-                && !self.full_house.load(Ordering::Relaxed)
+                && !self.slots_exhausted.load(Ordering::Relaxed)
                 && !self.stop.is_cancelled()
-                // A full inbox has to be worked off.
+                // A full inbox must be drained.
                 && matches!(self.context.store.ready(), Ok(()) | Err(StoreError::InboxFull { .. }))
-                && self.pause_of(&key.app, [&key.owner, &key.owner], now).is_none();
-            if goes_on && let Ok(room) = self.rooms.clone().try_acquire_owned() {
-                self.start_call(key, lane, room, now);
+                && self.breaker(&key.app, [&key.owner, &key.owner], now).is_none();
+            if starts_now && let Ok(slot) = self.slots.clone().try_acquire_owned() {
+                self.start_call(key, lane, slot, now);
             }
         }
         self.context.wake.inbox.notify_one();
     }
 
-    /// Makes the calls for a batch. Returns what came of the last of them, which is still to be written down.
-    async fn work_off(&self, key: &LaneKey, batch: Vec<Work>) -> Vec<(Work, Verdict)> {
+    /// Makes the calls for a batch. Returns the outcomes of the last of them, which are still to be stored.
+    async fn resolve_batch(&self, key: &LaneKey, batch: Vec<Work>) -> Vec<(Work, Outcome)> {
         let mut todo = vec![batch];
-        // The search for an id that spoils its batch ends when it looks as if all did.
-        let (mut searching, mut in_vain, mut any_ok) = (false, 0, false);
+        // Bisection ends when it looks as if every id failed.
+        let (mut bisecting, mut single_failures, mut any_ok) = (false, 0, false);
         while let Some(batch) = todo.pop() {
-            let settled = match convert(&self.context, &key.app, &key.owner, &batch, searching).await {
+            let outcomes = match convert(&self.context, &key.app, &key.owner, &batch, bisecting).await {
                 Ok(found) => {
                     any_ok = true;
                     batch
                         .into_iter()
                         .map(|work| {
                             let pending_id = found.get(&work.contact.external_userid).cloned();
-                            let verdict = pending_id.map_or(Verdict::Missed, Verdict::Resolved);
-                            (work, verdict)
+                            let outcome = pending_id.map_or(Outcome::Missed, Outcome::Resolved);
+                            (work, outcome)
                         })
                         .collect()
                 }
-                Err(Failure::OneOf(blame)) => match halves(batch) {
+                Err(Failure::OneOf(fault)) => match halves(batch) {
                     Ok((head, tail)) => {
-                        searching = true;
+                        bisecting = true;
                         todo.extend([tail, head]);
                         continue;
                     }
                     Err(same) => {
                         let now = self.context.now();
-                        in_vain += u32::from(blame.may_be_everybodys());
+                        single_failures += u32::from(fault.may_be_outage());
                         same.into_iter()
                             .map(|work| {
-                                let verdict = alone(&work, &blame, self.context.jitter, now);
-                                (work, verdict)
+                                let outcome = alone(&work, &fault, self.context.jitter, now);
+                                (work, outcome)
                             })
                             .collect()
                     }
                 },
-                Err(Failure::Paused(problem, resume_at)) => {
-                    // What is left and would meet the same end is put off too; the rest is asked.
+                Err(Failure::HeldBack(reason, probe_at)) => {
+                    // Defer everything behind the same breaker; the rest is still called.
                     let now = self.context.now();
-                    let same_end = |work: &mut Work| {
-                        self.pause_of(&key.app, [&work.contact.corp_id, &key.owner], now).is_some()
+                    let is_blocked = |work: &mut Work| {
+                        self.breaker(&key.app, [&work.contact.corp_id, &key.owner], now).is_some()
                     };
-                    let mut put_off = batch;
+                    let mut deferred = batch;
                     for other in &mut todo {
-                        put_off.extend(other.extract_if(.., same_end));
+                        deferred.extend(other.extract_if(.., is_blocked));
                     }
                     todo.retain(|other| !other.is_empty());
-                    in_vain += 1;
-                    put_off.into_iter().map(|work| (work, later(resume_at, problem.clone()))).collect()
+                    single_failures += 1;
+                    deferred.into_iter().map(|work| (work, defer(probe_at, reason.clone()))).collect()
                 }
             };
             if todo.is_empty() {
-                return settled;
+                return outcomes;
             }
-            self.settle(settled).await;
-            if in_vain >= IN_VAIN_MAX && !any_ok {
-                let text = "WeCom refuses one customer after another; it is tried again later".to_owned();
-                let (problem, now) = (Problem { errcode: None, text }, self.context.now());
+            self.store_outcomes(outcomes).await;
+            if single_failures >= SINGLE_FAILURES_MAX && !any_ok {
+                let text = "WeCom refuses one customer after another; retried later".to_owned();
+                let (reason, now) = (FailureReason { errcode: None, text }, self.context.now());
                 let scope = Scope::Corp(key.app.clone(), key.owner.clone());
-                let until = self.context.pauses.failed(&scope, problem.clone(), Backoff::UNKNOWN_CODE, now);
-                return todo.drain(..).flatten().map(|work| (work, later(until, problem.clone()))).collect();
+                let probe_at =
+                    self.context.breakers.failed(&scope, reason.clone(), Backoff::UNKNOWN_CODE, now);
+                return todo
+                    .drain(..)
+                    .flatten()
+                    .map(|work| (work, defer(probe_at, reason.clone())))
+                    .collect();
             }
         }
         Vec::new()
     }
 
-    /// What keeps calls about a corp's customers, made with another's token, from being made at `now`.
-    fn pause_of(&self, app: &AppName, [customers, owner]: [&CorpId; 2], now: Timestamp) -> Option<Pause> {
+    /// The open breaker, if any, of calls for the customers of one corp with the token of another.
+    fn breaker(&self, app: &AppName, [customers, owner]: [&CorpId; 2], now: Timestamp) -> Option<Breaker> {
         let corp = |corp_id: &CorpId| Scope::Corp(app.clone(), corp_id.clone());
         let scopes = [Scope::App(app.clone()), corp(customers), corp(owner)];
-        self.context.pauses.of(&scopes.each_ref(), now)
+        self.context.breakers.open(&scopes.each_ref(), now)
     }
 
-    async fn settle(&self, outcomes: Vec<(Work, Verdict)>) {
+    async fn store_outcomes(&self, outcomes: Vec<(Work, Outcome)>) {
         if outcomes.is_empty() {
             return;
         }
-        for (work, verdict) in &outcomes {
-            if let Verdict::Dead(problem) = verdict {
+        for (work, outcome) in &outcomes {
+            if let Outcome::Dead(reason) = outcome {
                 tracing::warn!(contact = ?work.contact.external_userid, corp = %work.contact.corp_id,
-                    errcode = problem.errcode, problem = problem.text, "dead letter");
+                    errcode = reason.errcode, reason = reason.text, "event became a dead letter");
             }
         }
-        // On an error the leases end and the work is done again; WeCom answers the same.
+        // On an error the leases end and the work is repeated; WeCom gives the same answers.
         if let Err(error) = self.context.store.settle(outcomes, self.context.now()).await {
-            tracing::warn!(%error, "outcomes not written; the work will be repeated");
+            tracing::warn!(%error, "outcomes were not stored; the work will be repeated");
         }
     }
 }
 
-fn later(due_at: Timestamp, problem: Problem) -> Verdict {
-    Verdict::Retry { due_at, problem, spent: false }
+/// A retry that does not count as an attempt of the event.
+fn defer(due_at: Timestamp, reason: FailureReason) -> Outcome {
+    Outcome::Retry { due_at, reason, spent: false }
 }
 
-/// Splits a batch by customer, those of one dealer side by side; `Err` with the same batch if it is all about one.
+/// Splits a batch in two by customer, keeping those of one dealer together; `Err` with the batch if it has one customer.
 fn halves(mut batch: Vec<Work>) -> Result<(Vec<Work>, Vec<Work>), Vec<Work>> {
     let mut customers: Vec<_> = batch.iter().map(|work| work.contact.clone()).collect();
     customers.sort();
@@ -341,32 +349,32 @@ fn halves(mut batch: Vec<Work>) -> Result<(Vec<Work>, Vec<Work>), Vec<Work>> {
     }
 }
 
-/// What becomes of one customer whose question WeCom refuses, asked alone.
-fn alone(work: &Work, blame: &Blame, jitter: Jitter, now: Timestamp) -> Verdict {
+/// The outcome of an item whose conversion WeCom refused although it was alone in the batch.
+fn alone(work: &Work, fault: &Fault, jitter: Jitter, now: Timestamp) -> Outcome {
     use crate::domain::event::ContactChange;
     let Some(event) = &work.event else {
-        return match blame {
-            // A waiting customer: the schedule of questions bounds this.
-            Blame::Invisible | Blame::Item(_) => Verdict::Missed,
-            // No answer: none of the few questions is spent on it.
-            Blame::Unknown(problem) | Blame::Stuck(problem) => later(now.plus_ms(HOUR_MS), problem.clone()),
+        return match fault {
+            // A waiting customer: the schedule bounds how often it is asked about.
+            Fault::Invisible | Fault::Item(_) => Outcome::Missed,
+            // Not an answer, so it uses up none of the scheduled questions.
+            Fault::Unknown(reason) | Fault::Stuck(reason) => defer(now.plus_ms(HOUR_MS), reason.clone()),
         };
     };
-    match blame {
-        // Seen once the follower comes into the app's range; the schedule asks again.
-        Blame::Invisible => Verdict::Missed,
-        // Not yet a customer: WeCom may know this person once the member confirms.
-        Blame::Item(_) if event.happening.contact.change == ContactChange::HalfAdded => Verdict::Missed,
-        Blame::Item(problem) => Verdict::Dead(problem.clone()),
-        // A code nobody documented, or one that should pass and does not: a few slow tries, then a dead letter.
-        Blame::Unknown(problem) | Blame::Stuck(problem) => {
-            let same = event.problem.as_ref().is_some_and(|before| before.errcode == problem.errcode);
+    match fault {
+        // Visible once the follower is in the app's visible range; asked again on schedule.
+        Fault::Invisible => Outcome::Missed,
+        // Not a customer yet: WeCom may know this person once the member confirms.
+        Fault::Item(_) if event.event.contact.change == ContactChange::HalfAdded => Outcome::Missed,
+        Fault::Item(reason) => Outcome::Dead(reason.clone()),
+        // An undocumented code, or a transient one that persists: a few slow attempts, then a dead letter.
+        Fault::Unknown(reason) | Fault::Stuck(reason) => {
+            let same = event.failure.as_ref().is_some_and(|before| before.errcode == reason.errcode);
             if same && event.attempts + 1 >= UNKNOWN_TRIES_MAX {
-                return Verdict::Dead(problem.clone());
+                return Outcome::Dead(reason.clone());
             }
             let attempt = event.attempts + 1;
             let wait_ms = Backoff::UNKNOWN_CODE.wait_ms(attempt, jitter.of(event.id, attempt));
-            Verdict::Retry { due_at: now.plus_ms(wait_ms), problem: problem.clone(), spent: true }
+            Outcome::Retry { due_at: now.plus_ms(wait_ms), reason: reason.clone(), spent: true }
         }
     }
 }

@@ -1,18 +1,18 @@
-//! Periodic care: old records and old entries of the feed deleted, the list of dealers kept fresh.
+//! Housekeeping: deletes expired records and feed entries, finishes erasures, refreshes the list of dealers.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::breaker::Scope;
 use super::directory::DirectoryError;
-use super::pause::Scope;
-use super::resolve::problem_of;
+use super::resolve::failure_reason;
 use super::{Activation, Context};
 use crate::domain::backoff::Backoff;
 use crate::domain::ids::AppName;
 use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS, Timestamp};
-use crate::store::Problem;
+use crate::store::FailureReason;
 use crate::wecom::Class;
 
 /// Runs until `stop`.
@@ -28,7 +28,7 @@ struct Sweep {
     stop: CancellationToken,
     swept_at: Option<Timestamp>,
     listed_at: HashMap<AppName, Timestamp>,
-    /// Apps whose dealers WeCom says have changed since.
+    /// Apps whose dealers have changed since, according to WeCom.
     changed: BTreeSet<AppName>,
 }
 
@@ -38,19 +38,19 @@ impl Activation for Sweep {
         if overdue(self.swept_at, HOUR_MS, now) {
             match self.context.store.sweep(now).await {
                 Ok(0) => {}
-                Ok(deleted) => tracing::info!(deleted, "old records deleted"),
-                Err(error) => tracing::warn!(%error, "sweep put off"),
+                Ok(deleted) => tracing::info!(deleted, "expired records deleted"),
+                Err(error) => tracing::warn!(%error, "sweep failed; it is tried again in an hour"),
             }
-            self.shorten_feed(now).await;
+            self.prune_feed(now).await;
             if let Err(error) = self.context.store.finish_forgetting(now).await {
-                tracing::warn!(%error, "a fan who was forgotten as a customer is not yet forgotten whole");
+                tracing::warn!(%error, "an erasure is not finished; it is tried again in an hour");
             }
             self.swept_at = Some(now);
         }
         let apps = self.context.apps.clone();
         self.changed.extend(self.context.wake.take_changed());
         for app in apps.keys() {
-            // Many changes in a row are one to us.
+            // Several changes in a row are answered with one refresh.
             let every_ms = if self.changed.contains(app) { MINUTE_MS } else { DAY_MS };
             let due = overdue(self.listed_at.get(app).copied(), every_ms, now);
             if due && self.list_dealers(app, now).await {
@@ -67,7 +67,7 @@ fn overdue(last: Option<Timestamp>, every_ms: i64, now: Timestamp) -> bool {
 }
 
 impl Sweep {
-    async fn shorten_feed(&self, now: Timestamp) {
+    async fn prune_feed(&self, now: Timestamp) {
         let sinks: Vec<_> = self.context.sinks.names().cloned().collect();
         let cutoff = now.plus_ms(-self.context.feed_kept_ms);
         let mut deleted = 0;
@@ -76,34 +76,34 @@ impl Sweep {
                 Ok(0) => break,
                 Ok(some) => deleted += some,
                 Err(error) => {
-                    tracing::warn!(%error, "the feed was not shortened");
+                    tracing::warn!(%error, "the feed was not pruned");
                     break;
                 }
             }
         }
         if deleted > 0 {
-            tracing::info!(deleted, "old entries of the feed deleted");
+            tracing::info!(deleted, "old feed entries deleted");
         }
     }
 
     async fn list_dealers(&self, app: &AppName, now: Timestamp) -> bool {
         let scope = Scope::Dealers(app.clone());
-        if self.context.pauses.of(&[&scope], now).is_some() {
+        if self.context.breakers.open(&[&scope], now).is_some() {
             return false;
         }
         match self.context.directory.refresh(app).await {
             Ok(dealers) => {
-                tracing::info!(%app, dealers, "dealers listed");
-                self.context.pauses.worked(&scope);
+                tracing::info!(%app, dealers, "dealer list refreshed");
+                self.context.breakers.succeeded(&scope);
                 return true;
             }
             Err(DirectoryError::Call(error)) => {
                 let backoff = if error.class() == Class::Transient { Backoff::CALL } else { Backoff::PARKED };
-                self.context.pauses.failed(&scope, problem_of(&error), backoff, now);
+                self.context.breakers.failed(&scope, failure_reason(&error), backoff, now);
             }
             Err(DirectoryError::Store(error)) => {
-                let problem = Problem { errcode: None, text: error.to_string() };
-                self.context.pauses.failed(&scope, problem, Backoff::CALL, now);
+                let reason = FailureReason { errcode: None, text: error.to_string() };
+                self.context.breakers.failed(&scope, reason, Backoff::CALL, now);
             }
         }
         false

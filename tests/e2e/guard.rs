@@ -108,7 +108,7 @@ async fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn wrong_tokens_are_slowed_down_but_the_right_one_always_passes() {
+async fn wrong_tokens_are_refused_and_the_right_one_always_passes() {
     let admin = format!("token = {{ value = \"{TOKEN}\" }}");
     let world = World::with(Setup { admin, ..Setup::default() }).await;
     let ask = async |token: Option<&str>| {
@@ -116,26 +116,18 @@ async fn wrong_tokens_are_slowed_down_but_the_right_one_always_passes() {
         let request = if let Some(token) = token { request.bearer_auth(token) } else { request };
         request.send().await.unwrap()
     };
-    for n in 0..20 {
+    for n in 0..30 {
         let answer = ask(Some(&format!("wrong-{n}"))).await;
         assert_eq!(
             (answer.status().as_u16(), &answer.headers()["www-authenticate"]),
             (401, &"Bearer".parse().unwrap())
         );
-    }
-    for n in 20..30 {
-        let answer = ask(Some(&format!("wrong-{n}"))).await;
-        assert_eq!(answer.status(), 429);
-        let seconds: u64 = answer.headers()["retry-after"].to_str().unwrap().parse().unwrap();
-        assert!((1..=60).contains(&seconds), "{seconds}");
-        assert_eq!(answer.json::<Value>().await.unwrap()["code"], "too_many_attempts");
+        assert_eq!(answer.json::<Value>().await.unwrap()["code"], "unauthorized");
         assert_eq!(ask(Some(TOKEN)).await.status(), 200);
     }
     assert_eq!(ask(None).await.status(), 401);
-    world.clock.skip(Duration::from_mins(1));
-    assert_eq!(ask(Some("wrong")).await.status(), 401);
     let told = metrics(&world, TOKEN).await;
-    for line in ["{reason=\"token\"} 22", "{reason=\"rate\"} 10", "{reason=\"host\"} 0"] {
+    for line in ["{reason=\"token\"} 31", "{reason=\"host\"} 0"] {
         assert!(told.contains(&format!("unionlink_admin_refused_total{line}")), "{line} is not in {told}");
     }
 }

@@ -48,7 +48,7 @@ async fn every_code_of_a_problem_is_described() {
 async fn every_route_is_described_and_every_described_one_is_served() {
     let world = World::usual().await;
     // A route that is made by hand is not described; so there must be none.
-    let source = include_str!("../../src/http/admin/mod.rs");
+    let source = include_str!("../../src/http/api/mod.rs");
     for by_hand in [".route(\"", ".route_service(", ".nest("] {
         assert!(!source.contains(by_hand), "{by_hand} is used");
     }

@@ -3,14 +3,12 @@
 use unionlink::clock::Clock;
 use unionlink::domain::fan::{Minted, Priority};
 use unionlink::domain::ids::{Openid, PendingId};
-use unionlink::domain::time::Timestamp;
-use unionlink::http::door::Meaning;
+use unionlink::http::{RedriveError, redrive};
 use unionlink::store::{
-    CursorState, EventId, EventRow, EventState, Feed, NewFan, People, Person, Seek, Store, StoreError,
+    CursorState, EventId, EventState, Feed, NewFan, People, Person, Seek, Store, StoreError,
 };
 
 use crate::schedule::Schedule;
-use crate::service::Service;
 
 impl Schedule {
     /// The brand registers fans: one, some, or everybody.
@@ -95,7 +93,12 @@ impl Schedule {
             .ask(|service| async move {
                 for state in [EventState::Dead, EventState::Quarantined] {
                     for row in service.store.events(state, EventId(0), 1_000).await? {
-                        let redriven = redrive(&service, row, now).await?;
+                        let redriven = redrive(&*service.store, &service.callback_apps, row.id(), now);
+                        let redriven = match redriven.await {
+                            Err(RedriveError::Store(error)) => return Err(error),
+                            redriven => redriven.unwrap_or(false),
+                        };
+                        service.wake.inbox.notify_one();
                         trace.note(format!("redrive of one {state:?}: {redriven}"));
                     }
                 }
@@ -125,23 +128,4 @@ impl Schedule {
         somebody.is_fan = false;
         somebody.stays_forgotten |= whole && forgotten;
     }
-}
-
-async fn redrive(service: &Service, row: EventRow, now: Timestamp) -> Result<bool, StoreError> {
-    let (id, becomes) = match row {
-        EventRow::Inbox(_) => return Ok(false),
-        EventRow::Dead { event, .. } => (event.id, None),
-        EventRow::Quarantined(quarantined) => {
-            let (id, app) = (quarantined.id, service.door.app(quarantined.app.as_str()).unwrap());
-            let Some(message) = service.store.quarantined_message(id).await? else { return Ok(false) };
-            match service.door.meaning(app, quarantined.receive_id.as_bytes(), &message).await? {
-                Meaning::Act(_, happening) => (id, Some(happening)),
-                Meaning::Ignore(..) => (id, None),
-                Meaning::Stranger | Meaning::NotUnderstood(_) => return Ok(false),
-            }
-        }
-    };
-    let redriven = service.store.redrive(id, becomes, now).await?;
-    service.wake.inbox.notify_one();
-    Ok(redriven)
 }

@@ -4,18 +4,17 @@
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
-use unionlink::domain::fan::Renew;
-use unionlink::domain::ids::CorpId;
-use unionlink::domain::quota::Limits;
+use unionlink::config::{self, Environment};
 use unionlink::domain::time::Timestamp;
-use unionlink::simulator::{Options, Quota, ReceiveId, Remint, Simulator, TokenRule, UnknownId, Unminted};
+use unionlink::simulator::{
+    AppSpec, Options, Quota, ReceiveId, Remint, Simulator, TokenRule, UnknownId, Unminted,
+};
 use unionlink::store::embedded::Settings;
-use unionlink::worker::{AppRules, ConversionToken, MintRules};
 
 use crate::cast::{Cast, Somebody};
 use crate::receiver::Receiver;
 use crate::schedule::Schedule;
-use crate::service::{Machine, Setup};
+use crate::service::{Machine, Setup, app_name};
 use crate::time::{Dice, MachineClock, Trace, TrueTime};
 
 impl Schedule {
@@ -29,12 +28,12 @@ impl Schedule {
         let mut app = sim.invent_app();
         app.callback = Some(sim.invent_callback("http://unionlink.invalid/callback/brand"));
         sim.add_app(app.clone());
-        let setup = setup(&options, &app.corp_id, &mut dice);
+        let setup = setup(&options, &app, &mut dice);
         let asks_existing = !dice.one_in(3);
         let hasty = dice.one_in(2);
         let sealed_for_brand = options.sender.receive_id == ReceiveId::Upstream;
         trace.note(format!(
-            "{:?} {:?} {:?} {:?} {:?}, {} ms, quota {:?}; {:?} {:?}; existing {asks_existing}",
+            "{:?} {:?} {:?} {:?} {:?}, {} ms, quota {:?}; {:?}; existing {asks_existing}",
             options.token_rule,
             options.remint,
             options.unknown_id,
@@ -42,8 +41,7 @@ impl Schedule {
             options.sender.receive_id,
             options.latency_ms,
             options.quota,
-            setup.rules.conversion_token,
-            setup.rules.mint,
+            setup.config.apps,
         ));
         let receivers = [("crm", 2), ("cdp", 3)];
         let receivers =
@@ -99,29 +97,34 @@ fn options(seed: u64, dice: &mut Dice) -> Options {
 }
 
 /// How the service is configured for it.
-fn setup(options: &Options, corp_id: &str, dice: &mut Dice) -> Setup {
-    let limit = |calls: u64| u32::try_from(calls).unwrap();
-    let limits = Limits {
-        per_hour: limit(options.quota.per_hour),
-        per_day: limit(options.quota.per_day),
-        per_month: limit(options.quota.per_month),
+fn setup(options: &Options, app: &AppSpec, dice: &mut Dice) -> Setup {
+    let token = match options.token_rule {
+        TokenRule::Downstream => dice.among(&["auto", "downstream"]),
+        TokenRule::Upstream => dice.among(&["auto", "upstream"]),
+        TokenRule::Either => "auto",
     };
-    let conversion_token = match options.token_rule {
-        TokenRule::Downstream => dice.among(&[ConversionToken::Auto, ConversionToken::Downstream]),
-        TokenRule::Upstream => dice.among(&[ConversionToken::Auto, ConversionToken::Upstream]),
-        TokenRule::Either => ConversionToken::Auto,
-    };
-    let mint = MintRules {
-        renew: Renew::All,
-        same_id_extends: options.remint == Remint::SameId && dice.one_in(2),
-        per_hour: limits.per_hour,
-        reserve_percent: dice.among(&[0, 5, 20]),
-    };
-    let rules = AppRules { corp_id: CorpId::new(corp_id).unwrap(), conversion_token, mint };
+    let same_id_extends = options.remint == Remint::SameId && dice.one_in(2);
+    let reserve_percent = dice.among(&[0, 5, 20]);
     let settings = Settings {
         inbox_events_max: dice.among(&[5, 1_000, 1_000]),
         dedupe_days: u32::try_from(dice.between(1, 7)).unwrap(),
         ..Settings::default()
     };
-    Setup { rules, limits, settings, calls_max: usize::try_from(dice.between(1, 8)).unwrap() }
+    let calls_max = dice.between(1, 8);
+    let Quota { per_hour, per_day, per_month } = options.quota;
+    let AppSpec { corp_id, agent_id, secret, callback } = app;
+    let callback = callback.as_ref().unwrap();
+    let text = format!(
+        "[wecom]\ncalls_max = {calls_max}\n[[apps]]\nname = \"{}\"\ncorp_id = \"{corp_id}\"\nagent_id = {agent_id}\n\
+         secret = {{ value = \"{secret}\" }}\ncallback_token = {{ value = \"{}\" }}\n\
+         encoding_aes_key = {{ value = \"{}\" }}\nconversion_token = \"{token}\"\nsame_id_extends = {same_id_extends}\n\
+         quota = {{ per_hour = {per_hour}, per_day = {per_day}, per_month = {per_month}, \
+         reserve_percent = {reserve_percent} }}\n",
+        app_name(),
+        callback.token,
+        callback.aes_key,
+    );
+    let config = config::parse(&text, "schedule".as_ref(), &Environment::default())
+        .unwrap_or_else(|e| panic!("{e}: {text}"));
+    Setup { config, settings }
 }

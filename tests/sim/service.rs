@@ -1,7 +1,6 @@
-//! The service as `app` puts it together, over a memory that outlives it and without listeners: started, killed and
+//! The service as `app::assemble` builds it, over a memory that outlives it and without listeners: started, killed and
 //! started again.
 
-use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -14,25 +13,17 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use unionlink::app::StoredLedgers;
-use unionlink::callback::{AesKey, Keys};
-use unionlink::clock::Clock;
+use unionlink::app::{Assembled, Parts, SinkPart, assemble};
+use unionlink::config::Config;
 use unionlink::domain::backoff::Jitter;
-use unionlink::domain::ids::{AppName, CorpId};
-use unionlink::domain::quota::Limits;
-use unionlink::domain::time::DAY_MS;
-use unionlink::http::callback::{self, CallbackState};
-use unionlink::http::door::{Door, DoorApp};
+use unionlink::domain::ids::AppName;
+use unionlink::http::public::{self, CallbackApps};
 use unionlink::simulator::{AppSpec, SealedCallback, Simulator};
 use unionlink::store::embedded::engine::Memory;
 use unionlink::store::embedded::{EmbeddedStore, Hand, Settings};
-use unionlink::store::{Start, Store};
-use unionlink::telemetry::metrics::Metrics;
-use unionlink::wecom::{AppCredentials, Client, Limiter};
+use unionlink::store::{Start, Store as _};
+use unionlink::worker::Wake;
 use unionlink::worker::deliver::Sinks;
-use unionlink::worker::directory::Directory;
-use unionlink::worker::pause::Pauses;
-use unionlink::worker::{AppRules, Context, Wake, deliver, mint, renew, resolve, sweep};
 
 use crate::receiver::Receiver;
 use crate::time::{Dice, MachineClock, Trace};
@@ -48,10 +39,9 @@ pub fn app_name() -> AppName {
 /// What a schedule decides about the service.
 #[derive(Debug, Clone)]
 pub struct Setup {
-    pub rules: AppRules,
-    pub limits: Limits,
+    pub config: Config,
+    /// Of the store in memory.
     pub settings: Settings,
-    pub calls_max: usize,
 }
 
 /// The disk's moods.
@@ -82,7 +72,7 @@ pub struct Machine {
 /// One process.
 pub struct Service {
     pub store: Arc<EmbeddedStore>,
-    pub door: Arc<Door>,
+    pub callback_apps: Arc<CallbackApps>,
     pub wake: Arc<Wake>,
     pub sinks: Arc<Sinks>,
     public: TowerToHyperService<Router>,
@@ -164,37 +154,34 @@ impl Machine {
         let dice = Dice::new(self.seed, 1_000 + start);
         let writing = write(hand, dice, self.disk.clone(), dead.clone(), self.trace.clone());
         self.run(&dead, &TaskTracker::new(), writing);
-        let limits = HashMap::from([(self.corp_id(), self.setup.limits)]);
-        let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), self.clock.clone(), limits);
-        tokio::select! {
+        let sink_part = |receiver: &Receiver| SinkPart {
+            name: receiver.name.clone(),
+            start: Start::Beginning,
+            sink: receiver.sink(dead.clone()),
+        };
+        let parts = Parts {
+            store: store.clone(),
+            wire: Arc::new(InProcessWire { api: self.sim.in_process(), dead: dead.clone() }),
+            clock: self.clock.clone(),
+            jitter: Jitter::new(self.seed ^ start),
+            sinks: self.receivers.iter().map(sink_part).collect(),
+            metrics: Arc::default(),
+            panicked: self.panicked.clone(),
+        };
+        let assembled = tokio::select! {
             biased;
             () = dead.cancelled() => return,
-            () = limiter.begin() => self.clock.noted(),
+            assembled = assemble(&self.setup.config, parts, stop.clone()) => assembled.unwrap(),
+        };
+        self.clock.noted();
+        let Assembled { context, callbacks, workers } = assembled;
+        for (_, worker) in workers {
+            self.run(&dead, &tasks, worker);
         }
-        let context = self.context(&store, limiter, &dead, start);
-        let door = Arc::new(Door::new(vec![self.door_app()], store.clone()));
-        let public = callback::router(Arc::new(CallbackState {
-            door: door.clone(),
-            store: store.clone(),
-            clock: self.clock.clone(),
-            metrics: context.metrics.clone(),
-            wake: context.wake.clone(),
-            event_days_max: 0,
-            body_bytes_max: 65_536,
-            body_timeout: Duration::from_secs(5),
-        }));
-        self.run(&dead, &tasks, resolve::run(context.clone(), stop.clone()));
-        self.run(&dead, &tasks, mint::run(context.clone(), stop.clone()));
-        self.run(&dead, &tasks, renew::run(context.clone(), stop.clone()));
-        for receiver in &self.receivers {
-            let (name, sink) = (receiver.name.clone(), receiver.sink(dead.clone()));
-            let delivering = deliver::run(context.clone(), name, sink, Start::Beginning, stop.clone());
-            self.run(&dead, &tasks, delivering);
-        }
-        self.run(&dead, &tasks, sweep::run(context.clone(), stop.clone()));
-        let Context { wake, sinks, calls, .. } = context;
-        let public = TowerToHyperService::new(public);
-        let service = Service { store, door, wake, sinks, public, tasks, calls, stop, dead };
+        let callback_apps = callbacks.apps.clone();
+        let public = TowerToHyperService::new(public::router(callbacks));
+        let (wake, sinks, calls) = (context.wake, context.sinks, context.calls);
+        let service = Service { store, callback_apps, wake, sinks, public, tasks, calls, stop, dead };
         *self.running.lock().unwrap() = Some(Arc::new(service));
     }
 
@@ -218,57 +205,6 @@ impl Machine {
                 panicked.cancel();
             }
         });
-    }
-
-    fn corp_id(&self) -> CorpId {
-        CorpId::new(&self.app.corp_id).unwrap()
-    }
-
-    fn door_app(&self) -> DoorApp {
-        let callback = self.app.callback.as_ref().unwrap();
-        let key = AesKey::decode(&callback.aes_key).unwrap();
-        DoorApp {
-            name: app_name(),
-            keys: Keys::new(callback.token.clone().into(), key),
-            corp_id: self.corp_id(),
-            accept_receive_ids: Vec::new(),
-        }
-    }
-
-    fn context(
-        &self,
-        store: &Arc<EmbeddedStore>,
-        limiter: Limiter,
-        dead: &CancellationToken,
-        start: u64,
-    ) -> Context {
-        let clock: Arc<dyn Clock> = self.clock.clone();
-        let (metrics, jitter) = (Arc::new(Metrics::default()), Jitter::new(self.seed ^ start));
-        let wire = InProcessWire { api: self.sim.in_process(), dead: dead.clone() };
-        let credentials = AppCredentials {
-            corp_id: self.corp_id(),
-            agent_id: self.app.agent_id.try_into().unwrap(),
-            secret: self.app.secret.clone().into(),
-        };
-        let apps = HashMap::from([(app_name(), credentials)]);
-        let platform = Client::over(Arc::new(wire), apps, limiter, clock.clone(), metrics.clone());
-        let platform = Arc::new(platform);
-        Context {
-            store: store.clone(),
-            directory: Arc::new(Directory::new(store.clone(), platform.clone(), clock.clone())),
-            platform,
-            clock,
-            jitter,
-            metrics,
-            wake: Arc::new(Wake::default()),
-            pauses: Arc::new(Pauses::new(jitter)),
-            apps: Arc::new(BTreeMap::from([(app_name(), self.setup.rules.clone())])),
-            calls: TaskTracker::new(),
-            panicked: self.panicked.clone(),
-            sinks: Arc::new(Sinks::new(self.receivers.iter().map(|receiver| receiver.name.clone()))),
-            feed_kept_ms: 30 * DAY_MS,
-            calls_max: self.setup.calls_max,
-        }
     }
 
     /// Carries a callback to the service. The HTTP status, if there is an answer in time.

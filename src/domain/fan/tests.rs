@@ -21,11 +21,17 @@ const fn at(day: i64) -> Timestamp {
 #[test]
 fn mint_comes_before_the_question_about_existing_customers() {
     let mut fan = fan(true);
-    assert_eq!((fan.lane(FanStep::Mint), fan.lane(FanStep::AskExisting)), (Some(Priority::Live), None));
+    assert_eq!(
+        (fan.queued_for(FanStep::Mint), fan.queued_for(FanStep::AskExisting)),
+        (Some(Priority::Live), None)
+    );
     fan.minted(minted("p", 0), false);
-    assert_eq!((fan.lane(FanStep::Mint), fan.lane(FanStep::AskExisting)), (None, Some(Priority::Live)));
+    assert_eq!(
+        (fan.queued_for(FanStep::Mint), fan.queued_for(FanStep::AskExisting)),
+        (None, Some(Priority::Live))
+    );
     fan.existing = Existing::Asked { at: at(0), found: 0 };
-    assert_eq!(fan.lane(FanStep::AskExisting), None);
+    assert_eq!(fan.queued_for(FanStep::AskExisting), None);
 }
 
 #[test]
@@ -40,7 +46,7 @@ fn another_pending_id_brings_the_question_about_existing_customers_back() {
         if adopting.adopt(minted(id, day), at(day)) {
             assert_eq!(adopting.existing, fan.existing);
         }
-        fan.lane(FanStep::AskExisting)
+        fan.queued_for(FanStep::AskExisting)
     };
     assert_eq!(asked_again("first", 85), None, "in time, and the same: nobody was missed");
     assert_eq!(asked_again("second", 85), Some(Priority::Renew), "some may know one between the two");
@@ -64,9 +70,9 @@ fn registering_a_rejected_or_expired_fan_again_gives_another_chance() {
             let mut fan = fan(false);
             assert!(!fan.register_again(&openid("oOPENID"), Priority::Live));
             fan.mint = over;
-            assert_eq!(fan.lane(FanStep::Mint), None);
+            assert_eq!(fan.queued_for(FanStep::Mint), None);
             assert!(fan.register_again(&openid(id), Priority::Live));
-            assert_eq!((fan.lane(FanStep::Mint), fan.openid), (Some(Priority::Live), openid(id)));
+            assert_eq!((fan.queued_for(FanStep::Mint), fan.openid), (Some(Priority::Live), openid(id)));
         }
     }
 }
@@ -92,7 +98,7 @@ fn live(
     let mut minted_on = vec![];
     let (mut now, end) = (at(0), at(until_day));
     while now < end {
-        let due = [fan.review_at(), fan.lane(FanStep::Mint).map(|_| now.plus_ms(late_days * DAY_MS))];
+        let due = [fan.review_at(), fan.queued_for(FanStep::Mint).map(|_| now.plus_ms(late_days * DAY_MS))];
         let Some(next) = due.into_iter().flatten().min().filter(|next| *next < end) else { break };
         now = now.max(next);
         if fan.review_at().is_some_and(|due| due <= now) {
@@ -120,7 +126,7 @@ fn a_fan_is_minted_again_from_day_85_and_the_old_id_joins_until_after_its_end() 
     assert_eq!(live(&mut fan, 84, 0, Renew::All, |day| format!("p{day}")), [0]);
     assert_eq!((fan.state(at(84)), fan.review_at()), (FanState::Minted, Some(at(85))));
     fan.review(at(85), false, Renew::All);
-    assert_eq!(fan.lane(FanStep::Mint), Some(Priority::RenewUnlinked));
+    assert_eq!(fan.queued_for(FanStep::Mint), Some(Priority::RenewUnlinked));
     fan.minted(minted("p85", 85), false);
     let ids = |fan: &Fan| fan.ids.iter().map(|id| id.pending_id.as_str().to_owned()).collect::<Vec<_>>();
     assert_eq!((ids(&fan), fan.review_at()), (vec!["p0".to_owned(), "p85".to_owned()], Some(at(97))));
@@ -140,7 +146,7 @@ fn the_same_id_again_is_asked_for_once_more_when_it_has_ended() {
     assert_eq!(live(&mut fan, 200, 0, Renew::All, |_| "p".to_owned()), [0, 85, 90, 175, 180]);
     // Where it is known, that call is saved.
     fan.review(at(265), false, Renew::All);
-    assert_eq!(fan.lane(FanStep::Mint), Some(Priority::RenewUnlinked));
+    assert_eq!(fan.queued_for(FanStep::Mint), Some(Priority::RenewUnlinked));
     fan.minted(minted("p", 265), true);
     assert_eq!((fan.mint, fan.review_at(), fan.ids.len()), (Mint::Idle, Some(at(350)), 1));
 }
@@ -151,7 +157,7 @@ fn who_is_not_renewed_expires_and_is_forgotten_by_the_join_a_week_later() {
         let mut fan = fan(false);
         fan.minted(minted("p", 0), false);
         fan.review(at(85), linked, renew);
-        assert_eq!((fan.state(at(85)), fan.lane(FanStep::Mint)), (FanState::Minted, None));
+        assert_eq!((fan.state(at(85)), fan.queued_for(FanStep::Mint)), (FanState::Minted, None));
         fan.review(at(90), linked, renew);
         assert_eq!((fan.state(at(90)), fan.live, fan.ids.len()), (FanState::Expired, false, 1));
         fan.review(at(97), linked, renew);
@@ -164,19 +170,19 @@ fn who_is_linked_is_renewed_after_those_who_are_not() {
     let mut fan = fan(false);
     fan.minted(minted("p", 0), false);
     fan.review(at(85), true, Renew::All);
-    assert_eq!(fan.lane(FanStep::Mint), Some(Priority::Renew));
+    assert_eq!(fan.queued_for(FanStep::Mint), Some(Priority::Renew));
 }
 
 #[test]
 fn an_imported_id_joins_at_once_and_is_renewed_in_its_time() {
     let mut known = fan(true);
     assert!(known.adopt(Minted::imported(PendingId::new("p").unwrap(), Some(at(10)), at(40)), at(40)));
-    assert_eq!((known.lane(FanStep::Mint), known.review_at()), (None, Some(at(95))));
+    assert_eq!((known.queued_for(FanStep::Mint), known.review_at()), (None, Some(at(95))));
     assert!(!known.adopt(minted("p", 10), at(40)), "the same row twice says nothing new");
     // Of unknown age: neither trusted for long nor minted again at once.
     let mut unknown = fan(true);
     assert!(unknown.adopt(Minted::imported(PendingId::new("p").unwrap(), None, at(100)), at(100)));
-    assert_eq!((unknown.lane(FanStep::Mint), unknown.review_at()), (None, Some(at(105))));
+    assert_eq!((unknown.queued_for(FanStep::Mint), unknown.review_at()), (None, Some(at(105))));
     // Older than as many as are kept.
     for n in 1..IDS_MAX {
         assert!(known.adopt(minted(&format!("p{n}"), 10 + i64::try_from(n).unwrap()), at(40)));
@@ -185,7 +191,7 @@ fn an_imported_id_joins_at_once_and_is_renewed_in_its_time() {
     // Over: as if there were none.
     let mut over = fan(true);
     assert!(!over.adopt(minted("p", 10), at(100)));
-    assert_eq!(over.lane(FanStep::Mint), Some(Priority::Live));
+    assert_eq!(over.queued_for(FanStep::Mint), Some(Priority::Live));
 }
 
 proptest! {

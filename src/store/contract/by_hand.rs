@@ -30,7 +30,7 @@ async fn an_outcome_on_its_way_keeps_its_lease_however_slow_the_disk_is() {
     let fan = lease_fans(&store, FanStep::Mint, T0, 9).await.pop().unwrap();
     let event = store.lease(T0, 9).await.unwrap().pop().unwrap();
     let minted = store.settle_fans(vec![(fan, minted(1, T0))], T0);
-    let resolved = store.settle(vec![(event, Verdict::Resolved(pending(1)))], T0);
+    let resolved = store.settle(vec![(event, Outcome::Resolved(pending(1)))], T0);
     let mut settled = pin!(async { tokio::join!(minted, resolved) });
     let an_hour = Duration::from_hours(1);
     assert!(
@@ -53,7 +53,7 @@ async fn who_comes_back_to_a_place_while_it_is_cleared_away_stays_in_it() {
     // Moves up, leaves its old place behind, and is refused.
     writing(&mut hand, store.put_fans(vec![new_fan(1)], T0)).await.unwrap();
     let moved_up = lease(Priority::Live).await.pop().unwrap();
-    let refused = store.settle_fans(vec![(moved_up, FanVerdict::Rejected { errcode: 610_018 })], T0);
+    let refused = store.settle_fans(vec![(moved_up, FanOutcome::Rejected { errcode: 610_018 })], T0);
     writing(&mut hand, refused).await.unwrap();
     // Comes back to that place while it is found there as a stray.
     let both = async { tokio::join!(store.put_fans(vec![bulk(1)], T0), lease(Priority::Bulk)) };

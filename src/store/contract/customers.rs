@@ -32,10 +32,10 @@ async fn a_contact_meets_the_fan_in_either_order(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
     // The other way round, with a restart between.
     store.append(added(2, 1)).await.unwrap();
-    work_off(&store, T0, Verdict::Resolved(pending(2))).await;
+    work_off(&store, T0, Outcome::Resolved(pending(2))).await;
     let store = reopen(place, store).await;
     mint(&store, 2, 2, T0).await;
 
@@ -74,7 +74,7 @@ async fn one_person_at_two_dealers_is_two_links(place: &dyn Place) {
     let store = place.open();
     for dealer in [1, 2] {
         store.append(added(dealer, dealer)).await.unwrap();
-        work_off(&store, T0, Verdict::Resolved(pending(7))).await;
+        work_off(&store, T0, Outcome::Resolved(pending(7))).await;
     }
     mint(&store, 7, 7, T0).await;
     let links = links_of(&store, LinkBy::Unionid(fan_key(7).unionid)).await;
@@ -90,7 +90,7 @@ async fn work_settled_twice_counts_once(place: &dyn Place) {
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
     let work = store.lease(T0, 1).await.unwrap().pop().unwrap();
-    let outcome = (work, Verdict::Resolved(pending(1)));
+    let outcome = (work, Outcome::Resolved(pending(1)));
     store.settle(vec![outcome.clone()], T0).await.unwrap();
     let store = reopen(place, store).await;
     store.settle(vec![outcome.clone(), outcome], T0).await.unwrap();
@@ -101,7 +101,7 @@ async fn a_customer_nobody_knows_yet_is_asked_about_on_schedule(place: &dyn Plac
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Verdict::Missed).await;
+    work_off(&store, T0, Outcome::Missed).await;
     assert_eq!((store.counts().inbox, store.counts().waiting), (0, 1));
     let mut now = T0;
     for wait in crate::domain::backoff::REASK_AFTER_MS {
@@ -110,14 +110,14 @@ async fn a_customer_nobody_knows_yet_is_asked_about_on_schedule(place: &dyn Plac
         assert_eq!(store.next_due().await, Ok(Some(now)));
         let work = store.lease(now, 1).await.unwrap().pop().unwrap();
         assert!(work.event.is_none() && work.known.is_some());
-        store.settle(vec![(work, Verdict::Missed)], now).await.unwrap();
+        store.settle(vec![(work, Outcome::Missed)], now).await.unwrap();
     }
     assert_eq!((store.counts().waiting, store.next_due().await), (0, Ok(None)));
     // News about the customer starts over, and this time WeCom knows.
-    store.append(arrival(happening(1, 1, 2, ContactChange::Added, 9))).await.unwrap();
-    work_off(&store, now, Verdict::Missed).await;
+    store.append(arrival(event(1, 1, 2, ContactChange::Added, 9))).await.unwrap();
+    work_off(&store, now, Outcome::Missed).await;
     assert_eq!(store.counts().waiting, 1);
-    work_off(&store, now.plus_ms(MINUTE_MS), Verdict::Resolved(pending(1))).await;
+    work_off(&store, now.plus_ms(MINUTE_MS), Outcome::Resolved(pending(1))).await;
     assert_eq!((store.counts().waiting, store.counts().links), (0, 1));
     assert_eq!(links_of(&store, LinkBy::ExternalUserid(customer(1))).await[0].followers.len(), 2);
 }
@@ -126,15 +126,15 @@ async fn followers_of_a_link_come_and_go_on_the_feed(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
     for (member, change, at) in [
         (2, ContactChange::HalfAdded, 5),
         (2, ContactChange::Added, 6),
         (1, ContactChange::DeletedByCustomer, 7),
         (1, ContactChange::Added, 3), // late news from before
     ] {
-        store.append(arrival(happening(1, 1, member, change, at))).await.unwrap();
-        work_off(&store, T0, Verdict::Applied).await;
+        store.append(arrival(event(1, 1, member, change, at))).await.unwrap();
+        work_off(&store, T0, Outcome::Applied).await;
     }
     let store = reopen(place, store).await;
     let changes: Vec<_> = store.feed(0, 10, T0).await.unwrap().iter().map(|e| e.change).collect();
@@ -146,16 +146,16 @@ async fn followers_of_a_link_come_and_go_on_the_feed(place: &dyn Place) {
 async fn a_retry_comes_back_when_due_and_says_why(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
-    let problem = Problem { errcode: Some(-1), text: "busy".to_owned() };
+    let reason = FailureReason { errcode: Some(-1), text: "busy".to_owned() };
     let later = T0.plus_ms(HOUR_MS);
-    work_off(&store, T0, Verdict::Retry { due_at: later, problem: problem.clone(), spent: true }).await;
+    work_off(&store, T0, Outcome::Retry { due_at: later, reason: reason.clone(), spent: true }).await;
     let store = reopen(place, store).await;
     assert_eq!(store.lease(T0, 1).await.unwrap().len(), 0);
     assert_eq!(store.next_due().await, Ok(Some(later)));
     let work = store.lease(later, 1).await.unwrap().pop().unwrap();
     let event = work.event.clone().unwrap();
-    assert_eq!((event.attempts, event.problem.as_ref()), (1, Some(&problem)));
-    let unspent = Verdict::Retry { due_at: later, problem, spent: false };
+    assert_eq!((event.attempts, event.failure.as_ref()), (1, Some(&reason)));
+    let unspent = Outcome::Retry { due_at: later, reason, spent: false };
     store.settle(vec![(work, unspent)], later).await.unwrap();
     let work = store.lease(later, 1).await.unwrap().pop().unwrap();
     assert_eq!(work.event.unwrap().attempts, 1);
@@ -165,17 +165,17 @@ async fn a_retry_comes_back_when_due_and_says_why(place: &dyn Place) {
 async fn a_dead_letter_is_kept_and_can_be_redriven(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
-    let problem = Problem { errcode: Some(40_096), text: "not a customer".to_owned() };
-    work_off(&store, T0, Verdict::Dead(problem)).await;
+    let reason = FailureReason { errcode: Some(40_096), text: "not a customer".to_owned() };
+    work_off(&store, T0, Outcome::Dead(reason)).await;
     let store = reopen(place, store).await;
     assert_eq!((store.counts().dead, store.counts().inbox), (1, 0));
     let rows = store.events(EventState::Dead, EventId(0), 10).await.unwrap();
     let EventRow::Dead { event, .. } = &rows[0] else { panic!("{rows:?}") };
-    assert_eq!(event.problem.as_ref().and_then(|p| p.errcode), Some(40_096));
+    assert_eq!(event.failure.as_ref().and_then(|p| p.errcode), Some(40_096));
     assert!(store.redrive(event.id, None, T0).await.unwrap());
     assert!(!store.redrive(event.id, None, T0).await.unwrap(), "redriving is idempotent");
     assert_eq!((store.counts().dead, store.counts().inbox), (0, 1));
-    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
 }
 
 async fn a_quarantined_message_is_kept_whole_and_can_be_released(place: &dyn Place) {
@@ -185,11 +185,11 @@ async fn a_quarantined_message_is_kept_whole_and_can_be_released(place: &dyn Pla
         app: app(),
         digest: MessageDigest::of(&app(), &message),
         received_at: T0,
-        content: Content::Quarantine {
+        payload: Payload::Quarantine {
             reason: QuarantineReason::NotUnderstood("a text ".repeat(1_000)),
             receive_id: "wwOTHER".to_owned(),
             message: message.clone(),
-            about: None,
+            event: None,
         },
     };
     let Ok(Appended::New(id)) = store.append(quarantine.clone()).await else { panic!("not stored") };
@@ -199,7 +199,7 @@ async fn a_quarantined_message_is_kept_whole_and_can_be_released(place: &dyn Pla
     let rows = store.events(EventState::Quarantined, EventId(0), 10).await.unwrap();
     let EventRow::Quarantined(row) = &rows[0] else { panic!("{rows:?}") };
     assert_eq!((row.message_bytes, row.receive_id.as_str()), (60_000, "wwOTHER"));
-    assert!(store.redrive(id, Some(happening(1, 1, 1, ContactChange::Added, 0)), T0).await.unwrap());
+    assert!(store.redrive(id, Some(event(1, 1, 1, ContactChange::Added, 0)), T0).await.unwrap());
     assert_eq!(store.quarantined_message(id).await.unwrap(), None);
     assert_eq!((store.counts().quarantined, store.counts().inbox), (0, 1));
     assert_eq!(store.lease(T0, 1).await.unwrap()[0].event.as_ref().unwrap().id, id);
@@ -217,9 +217,9 @@ async fn a_full_inbox_refuses_and_recovers(place: &dyn Place) {
         Ok(Appended::Duplicate),
         "what is stored may be acknowledged"
     );
-    work_off(&store, T0, Verdict::Missed).await;
+    work_off(&store, T0, Outcome::Missed).await;
     assert!(matches!(store.append(added(3, 1)).await, Ok(Appended::New(_))), "a refusal left no trace");
-    work_off(&store, T0, Verdict::Missed).await;
+    work_off(&store, T0, Outcome::Missed).await;
     assert_eq!(store.ready(), Ok(()));
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::domain::fan::{Existing, FanState, Lane, Mint, Renew};
+use crate::domain::fan::{Existing, FanState, Mint, QuotaClass, Renew};
 
 async fn the_fan(store: &EmbeddedStore, n: u8) -> Fan {
     store.fans(&fan_key(n).unionid).await.unwrap().pop().expect("it is registered").1
@@ -34,7 +34,7 @@ async fn fans_are_registered_once_and_worked_on_step_by_step(place: &dyn Place) 
     assert_eq!(work.len(), 1);
     assert_eq!(lease_fans(&store, FanStep::Mint, T0, 9).await.len(), 0);
     assert_eq!(lease_fans(&store, FanStep::AskExisting, T0, 9).await.len(), 0);
-    let retry = FanVerdict::Retry { due_at: T0.plus_ms(500), spent: true };
+    let retry = FanOutcome::Retry { due_at: T0.plus_ms(500), spent: true };
     store.settle_fans(vec![(work[0].clone(), retry)], T0).await.unwrap();
     let later = T0.plus_ms(500);
     assert_eq!(store.next_fan_due(&app(), FanStep::Mint, &Priority::ALL).await, Ok(Some(later)));
@@ -43,7 +43,7 @@ async fn fans_are_registered_once_and_worked_on_step_by_step(place: &dyn Place) 
     let verdict = minted(1, later);
     store.settle_fans(vec![(work.clone(), verdict.clone()), (work, verdict)], later).await.unwrap();
     let work = lease_fans(&store, FanStep::AskExisting, later, 9).await.pop().unwrap();
-    let found = FanVerdict::Existing(vec![(corp(1), customer(1)), (corp(2), customer(2))]);
+    let found = FanOutcome::Existing(vec![(corp(1), customer(1)), (corp(2), customer(2))]);
     store.settle_fans(vec![(work, found)], later).await.unwrap();
 
     let (key, fan) = store.fans(&fan_key(1).unionid).await.unwrap().pop().unwrap();
@@ -68,7 +68,7 @@ async fn an_answer_under_way_when_another_pending_id_comes_is_asked_for_again(pl
     let another = NewFan { minted: Some(Minted::new(pending(2), now)), ..bulk(1) };
     store.put_fans(vec![another], now).await.unwrap();
     // What is found is linked at once, but whom somebody added by the other id may not be among them yet.
-    let found = FanVerdict::Existing(vec![(corp(1), customer(1))]);
+    let found = FanOutcome::Existing(vec![(corp(1), customer(1))]);
     store.settle_fans(vec![(first, found.clone())], now).await.unwrap();
     assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 1);
     assert!(matches!(the_fan(&store, 1).await.existing, Existing::Due(_)));
@@ -83,7 +83,7 @@ async fn a_rejected_fan_gets_another_chance_with_another_openid(place: &dyn Plac
     let store = place.open();
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
     let work = lease_fans(&store, FanStep::Mint, T0, 1).await.pop().unwrap();
-    store.settle_fans(vec![(work, FanVerdict::Rejected { errcode: 610_018 })], T0).await.unwrap();
+    store.settle_fans(vec![(work, FanOutcome::Rejected { errcode: 610_018 })], T0).await.unwrap();
     let Tally { rejected, queued, .. } = tally(&store).await;
     assert_eq!((rejected, queued), (1, 0));
     assert_eq!(the_fan(&store, 1).await.mint, Mint::Rejected { errcode: 610_018, at: T0 });
@@ -109,10 +109,11 @@ async fn who_registers_now_goes_before_who_was_imported(place: &dyn Place) {
     let keys: Vec<_> = work.iter().map(|work| work.key.clone()).collect();
     let expected = [250, 7, 0, 1, 2, 3, 4, 5, 6, 8].map(fan_key);
     assert_eq!(keys, expected);
-    assert_eq!(store.next_fan_due(&app(), FanStep::Mint, Lane::Live.priorities()).await, Ok(None));
-    let rest = store.lease_fans(&app(), FanStep::Mint, Lane::Bulk.priorities(), now, 500).await.unwrap();
+    assert_eq!(store.next_fan_due(&app(), FanStep::Mint, QuotaClass::Live.priorities()).await, Ok(None));
+    let rest =
+        store.lease_fans(&app(), FanStep::Mint, QuotaClass::Bulk.priorities(), now, 500).await.unwrap();
     assert_eq!(rest.len(), 191);
-    let all = work.into_iter().chain(rest).map(|work| (work, FanVerdict::Rejected { errcode: 1 }));
+    let all = work.into_iter().chain(rest).map(|work| (work, FanOutcome::Rejected { errcode: 1 }));
     store.settle_fans(all.collect(), now).await.unwrap();
     // Whoever comes across the empty place clears it away.
     assert_eq!(lease_fans(&store, FanStep::Mint, now, 1).await, []);
@@ -123,7 +124,7 @@ async fn a_fan_put_back_in_its_place_is_the_first_again(place: &dyn Place) {
     let store = place.open();
     store.put_fans((1..=3).map(bulk).collect(), T0).await.unwrap();
     let work = lease_fans(&store, FanStep::Mint, T0, 1).await.pop().unwrap();
-    let again = FanVerdict::Retry { due_at: work.place.due_at, spent: false };
+    let again = FanOutcome::Retry { due_at: work.place.due_at, spent: false };
     store.settle_fans(vec![(work, again)], T0).await.unwrap();
     assert_eq!(lease_fans(&store, FanStep::Mint, T0, 1).await[0].key, fan_key(1));
 }
@@ -131,7 +132,7 @@ async fn a_fan_put_back_in_its_place_is_the_first_again(place: &dyn Place) {
 async fn an_imported_pending_id_is_not_minted_again_and_meets_who_waits(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
     let minted_at = T0.plus_ms(-10 * DAY_MS);
     let registered = store.put_fans(vec![with_id(1, minted_at), with_id(2, minted_at)], T0).await.unwrap();
     assert_eq!(registered, [Registered::New; 2]);
@@ -141,7 +142,7 @@ async fn an_imported_pending_id_is_not_minted_again_and_meets_who_waits(place: &
     let store = reopen(place, store).await;
     // The other way round, and found again after the restart.
     store.append(added(2, 1)).await.unwrap();
-    work_off(&store, T0, Verdict::Resolved(pending(2))).await;
+    work_off(&store, T0, Outcome::Resolved(pending(2))).await;
     assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(2).unionid)).await.len(), 1);
     // Somebody who waited to be minted waits no longer.
     store.put_fans(vec![bulk(3)], T0).await.unwrap();
@@ -166,7 +167,7 @@ async fn two_hundred_days_of_a_fan(place: &dyn Place) {
     store.settle_fans(vec![(work, minted(2, day(86)))], day(86)).await.unwrap();
     for (n, pending_id, on) in [(1, 1, 89), (2, 2, 89), (3, 2, 120)] {
         store.append(Arrival { received_at: day(on), ..added(n, 1) }).await.unwrap();
-        work_off(&store, day(on), Verdict::Resolved(pending(pending_id))).await;
+        work_off(&store, day(on), Outcome::Resolved(pending(pending_id))).await;
     }
     let links = links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await;
     assert_eq!(links.len(), 3);
@@ -176,7 +177,7 @@ async fn two_hundred_days_of_a_fan(place: &dyn Place) {
     let ids: Vec<_> = the_fan(&store, 1).await.ids.into_iter().map(|id| id.pending_id).collect();
     assert_eq!(ids, [pending(2)]);
     store.append(Arrival { received_at: day(121), ..added(4, 1) }).await.unwrap();
-    work_off(&store, day(121), Verdict::Resolved(pending(1))).await;
+    work_off(&store, day(121), Outcome::Resolved(pending(1))).await;
     assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 3);
     // Linked now, so renewed after those who are not; and when nobody gets to it, over.
     review_all(&store, day(172)).await;
@@ -254,11 +255,11 @@ async fn live(steps: Vec<Step>) {
             Step::Work(step, limit, answer) => {
                 for work in lease_fans(&store, step, now, limit).await {
                     let verdict = match (answer % 5, step) {
-                        (0, _) => FanVerdict::Rejected { errcode: 610_014 },
-                        (1, _) => FanVerdict::Retry { due_at: now.plus_ms(DAY_MS), spent: true },
-                        (2, _) => FanVerdict::Retry { due_at: work.place.due_at, spent: false },
+                        (0, _) => FanOutcome::Rejected { errcode: 610_014 },
+                        (1, _) => FanOutcome::Retry { due_at: now.plus_ms(DAY_MS), spent: true },
+                        (2, _) => FanOutcome::Retry { due_at: work.place.due_at, spent: false },
                         (_, FanStep::Mint) => minted(answer, now),
-                        (_, FanStep::AskExisting) => FanVerdict::Existing(vec![(corp(1), customer(answer))]),
+                        (_, FanStep::AskExisting) => FanOutcome::Existing(vec![(corp(1), customer(answer))]),
                     };
                     store.settle_fans(vec![(work, verdict)], now).await.unwrap();
                 }
@@ -275,7 +276,8 @@ async fn live(steps: Vec<Step>) {
         for (_, fan) in store.fans(&fan_key(n).unionid).await.unwrap() {
             counted.replace(None, Some(&fan));
             for step in FanStep::ALL {
-                *wanted.entry((step, fan.lane(step))).or_default() += u64::from(fan.lane(step).is_some());
+                *wanted.entry((step, fan.queued_for(step))).or_default() +=
+                    u64::from(fan.queued_for(step).is_some());
             }
         }
     }

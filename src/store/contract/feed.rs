@@ -14,7 +14,7 @@ async fn link(store: &EmbeddedStore, person: u8, now: Timestamp) {
     mint(store, person, person, now).await;
     let arrival = Arrival { received_at: now, ..added(person, 1) };
     store.append(arrival).await.unwrap();
-    work_off(store, now, Verdict::Resolved(pending(person))).await;
+    work_off(store, now, Outcome::Resolved(pending(person))).await;
 }
 
 async fn seqs(store: &EmbeddedStore, after: u64) -> Result<Vec<u64>, StoreError> {
@@ -120,14 +120,14 @@ async fn a_snapshot_shows_one_instant_while_everything_changes(place: &dyn Place
         if person >= 40 {
             link(&store, person, T0).await;
         }
-        store.append(arrival(happening(person, 1, 2, ContactChange::Added, 9))).await.unwrap();
-        work_off(&store, T0, Verdict::Resolved(pending(person))).await;
+        store.append(arrival(event(person, 1, 2, ContactChange::Added, 9))).await.unwrap();
+        work_off(&store, T0, Outcome::Resolved(pending(person))).await;
     }
     store.forget(&Person::Unionid(fan_key(7).unionid), None, T0).await.unwrap();
     // And heard of again: what the snapshot would have shown is forgotten all the same.
-    let again = arrival(happening(7, 1, 3, ContactChange::Added, 10));
+    let again = arrival(event(7, 1, 3, ContactChange::Added, 10));
     store.append(Arrival { received_at: T0.plus_ms(1), ..again }).await.unwrap();
-    work_off(&store, T0.plus_ms(1), Verdict::Resolved(pending(7))).await;
+    work_off(&store, T0.plus_ms(1), Outcome::Resolved(pending(7))).await;
     let shown = all_of(&mut before).await;
     let mut wanted = at_once;
     wanted.retain(|link| !link.contains(&format!("{:?}", fan_key(7).unionid)));
@@ -164,9 +164,9 @@ proptest! {
             for (n, changes) in pages.into_iter().enumerate() {
                 for person in changes {
                     let at = i64::try_from(n).unwrap();
-                    store.append(arrival(happening(person, 1, 3, ContactChange::Added, at))).await.unwrap();
+                    store.append(arrival(event(person, 1, 3, ContactChange::Added, at))).await.unwrap();
                     for work in store.lease(T0, 9).await.unwrap() {
-                        store.settle(vec![(work, Verdict::Resolved(pending(person)))], T0).await.unwrap();
+                        store.settle(vec![(work, Outcome::Resolved(pending(person)))], T0).await.unwrap();
                     }
                 }
                 let some = snapshot.next(T0).await.unwrap().unwrap_or_default();

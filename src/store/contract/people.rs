@@ -40,8 +40,8 @@ fn traces_of(memory: &Memory, n: u8) -> Vec<(char, &'static str)> {
 /// A customer is added at `at`, and we hear of it at once.
 fn news(person: u8, dealer: u8, at: Timestamp) -> Arrival {
     let created_secs = at.millis_since(T0) / SECOND_MS;
-    let happening = happening(person, dealer, 1, ContactChange::Added, created_secs);
-    Arrival { received_at: at, ..arrival(happening) }
+    let event = event(person, dealer, 1, ContactChange::Added, created_secs);
+    Arrival { received_at: at, ..arrival(event) }
 }
 
 async fn quarantine(store: &EmbeddedStore, n: u8) {
@@ -50,11 +50,11 @@ async fn quarantine(store: &EmbeddedStore, n: u8) {
         app: app(),
         digest: MessageDigest::of(&app(), message.as_bytes()),
         received_at: T0,
-        content: Content::Quarantine {
+        payload: Payload::Quarantine {
             reason: QuarantineReason::ReceiveId,
             receive_id: "wwOTHER".to_owned(),
             message: message.into_bytes(),
-            about: None,
+            event: None,
         },
     };
     store.append(arrival).await.unwrap();
@@ -64,20 +64,20 @@ async fn quarantine(store: &EmbeddedStore, n: u8) {
 async fn of_a_forgotten_person_nothing_is_left_and_nobody_else_is_touched() {
     let memory = Memory::default();
     let store = memory.open();
-    let problem = || Problem { errcode: Some(40_096), text: "no such customer".to_owned() };
+    let reason = || FailureReason { errcode: Some(40_096), text: "no such customer".to_owned() };
     for n in 1..=3 {
         mint(&store, n, n, T0).await;
         for dealer in 1..=2 {
             store.append(added(n, dealer)).await.unwrap();
-            work_off(&store, T0, Verdict::Resolved(pending(n))).await;
+            work_off(&store, T0, Outcome::Resolved(pending(n))).await;
         }
         // Something of everything: a dead letter, a message nobody understood, an event in the inbox.
         store.append(added(n, 3)).await.unwrap();
-        work_off(&store, T0, Verdict::Dead(problem())).await;
+        work_off(&store, T0, Outcome::Dead(reason())).await;
         quarantine(&store, n).await;
         store.append(added(n, 4)).await.unwrap();
         let due_at = T0.plus_ms(DAY_MS);
-        work_off(&store, T0, Verdict::Retry { due_at, problem: problem(), spent: true }).await;
+        work_off(&store, T0, Outcome::Retry { due_at, reason: reason(), spent: true }).await;
     }
     let before = [traces_of(&memory, 1), traces_of(&memory, 3)];
     let request = Some("ticket 4711".to_owned());
@@ -116,13 +116,13 @@ async fn a_forgotten_person_is_not_linked_again_until_registered_anew(place: &dy
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
     let at = T0.plus_ms(HOUR_MS);
     // One event is on its way while the person is forgotten.
     store.append(added(1, 2)).await.unwrap();
     let on_its_way = store.lease(T0, 1).await.unwrap();
     store.forget(&Person::ExternalUserid(customer(1)), None, at).await.unwrap();
-    store.settle(vec![(on_its_way[0].clone(), Verdict::Resolved(pending(1)))], at).await.unwrap();
+    store.settle(vec![(on_its_way[0].clone(), Outcome::Resolved(pending(1)))], at).await.unwrap();
     let store = reopen(place, store).await;
     assert_eq!((store.counts().contacts, store.counts().links), (0, 0));
     assert_eq!(store.trace(fan_key(1).unionid.as_str()).await.unwrap().forgotten_at, Some(at));
@@ -130,7 +130,7 @@ async fn a_forgotten_person_is_not_linked_again_until_registered_anew(place: &dy
     assert_eq!(store.append(added(1, 1)).await, Ok(Appended::Duplicate));
     let later = at.plus_ms(HOUR_MS);
     store.append(news(1, 3, later)).await.unwrap();
-    work_off(&store, later, Verdict::Resolved(pending(1))).await;
+    work_off(&store, later, Outcome::Resolved(pending(1))).await;
     assert_eq!((store.counts().contacts, store.counts().links), (1, 0));
     mint(&store, 1, 1, later).await;
     assert_eq!(links_of(&store, LinkBy::ExternalUserid(customer(1))).await[0].unionid, fan_key(1).unionid);
@@ -140,21 +140,21 @@ async fn a_forgotten_person_is_not_linked_again_until_registered_anew(place: &dy
 async fn an_old_event_that_comes_again_does_not_bring_back_a_forgotten_person(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Verdict::Missed).await;
+    work_off(&store, T0, Outcome::Missed).await;
     let at = T0.plus_ms(HOUR_MS);
     store.forget(&Person::ExternalUserid(customer(1)), None, at).await.unwrap();
     let later = at.plus_ms(30 * DAY_MS);
     assert_eq!(store.sweep(later).await, Ok(1));
-    let again = |content| Arrival { received_at: later, content, ..added(1, 1) };
-    let happening = happening(1, 1, 1, ContactChange::Added, 0);
-    let aside = Content::Quarantine {
-        reason: QuarantineReason::FarOff { created_at: happening.created_at },
+    let again = |payload| Arrival { received_at: later, payload, ..added(1, 1) };
+    let event = event(1, 1, 1, ContactChange::Added, 0);
+    let aside = Payload::Quarantine {
+        reason: QuarantineReason::FarOff { created_at: event.created_at },
         receive_id: String::new(),
         message: Vec::new(),
-        about: Some(happening.clone()),
+        event: Some(event.clone()),
     };
-    for content in [Content::Event(happening.clone()), aside] {
-        assert_eq!(store.append(again(content)).await, Ok(Appended::Forgotten));
+    for payload in [Payload::Event(event.clone()), aside] {
+        assert_eq!(store.append(again(payload)).await, Ok(Appended::Forgotten));
     }
     let Counts { inbox, quarantined, contacts, .. } = store.counts();
     assert_eq!((inbox, quarantined, contacts), (0, 0, 0));
@@ -165,13 +165,13 @@ async fn an_old_event_that_comes_again_does_not_bring_back_a_forgotten_person(pl
         panic!("nothing is in quarantine")
     };
     store.forget(&Person::ExternalUserid(customer(1)), None, T0).await.unwrap();
-    assert!(store.redrive(row.id, Some(happening), later).await.unwrap());
-    work_off(&store, later, Verdict::Missed).await;
+    assert!(store.redrive(row.id, Some(event), later).await.unwrap());
+    work_off(&store, later, Outcome::Missed).await;
     assert_eq!(store.counts().contacts, 0);
     // A customer who comes back is another matter, even by a clock a little behind ours.
     let back = Arrival { received_at: at.plus_ms(MINUTE_MS), ..news(1, 1, at) };
     assert!(matches!(store.append(back).await, Ok(Appended::New(_))));
-    work_off(&store, later, Verdict::Missed).await;
+    work_off(&store, later, Outcome::Missed).await;
     assert_eq!(store.counts().contacts, 1);
 }
 
@@ -188,14 +188,14 @@ async fn a_customer_forgotten_before_anybody_knew_who_that_is_takes_the_fan_alon
     let later = at.plus_ms(HOUR_MS);
     for n in 1..=2 {
         store.append(news(n, 1, later)).await.unwrap();
-        work_off(&store, later, Verdict::Resolved(pending(n))).await;
+        work_off(&store, later, Outcome::Resolved(pending(n))).await;
     }
     for work in lease_fans(&store, FanStep::Mint, later, 9).await {
         let n = if work.key == fan_key(2) { 2 } else { 3 };
         store.settle_fans(vec![(work, minted(n, later))], later).await.unwrap();
     }
     for work in lease_fans(&store, FanStep::AskExisting, later, 9).await {
-        let existing = FanVerdict::Existing(vec![(corp(1), customer(3))]);
+        let existing = FanOutcome::Existing(vec![(corp(1), customer(3))]);
         store.settle_fans(vec![(work, existing)], later).await.unwrap();
     }
     assert_eq!((store.counts().links, tally(&store).await.registered), (0, 0));
@@ -215,7 +215,7 @@ async fn a_fan_registered_again_after_a_customer_was_forgotten_is_linked_to_that
     let later = at.plus_ms(HOUR_MS);
     assert_eq!(store.put_fans(vec![new_fan(1)], later).await.unwrap(), [Registered::Known]);
     store.append(news(1, 1, later)).await.unwrap();
-    work_off(&store, later, Verdict::Resolved(pending(1))).await;
+    work_off(&store, later, Outcome::Resolved(pending(1))).await;
     assert_eq!((store.counts().links, tally(&store).await.registered), (1, 1));
     let store = reopen(place, store).await;
     assert_eq!(store.finish_forgetting(later).await, Ok(0));
@@ -227,11 +227,11 @@ async fn who_is_found_out_to_be_forgotten_is_forgotten_whole(place: &dyn Place) 
     mint(&store, 1, 1, T0).await;
     // Linked at one dealer, forgotten under the id that another dealer has.
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
     let at = T0.plus_ms(HOUR_MS);
     store.forget(&Person::ExternalUserid(customer(2)), None, at).await.unwrap();
     store.append(news(2, 2, at.plus_ms(1))).await.unwrap();
-    work_off(&store, at.plus_ms(1), Verdict::Resolved(pending(1))).await;
+    work_off(&store, at.plus_ms(1), Outcome::Resolved(pending(1))).await;
     let store = reopen(place, store).await;
     assert_eq!((store.counts().links, tally(&store).await.registered), (1, 0));
     assert_eq!(store.finish_forgetting(at.plus_ms(2)).await, Ok(1));
@@ -248,7 +248,7 @@ async fn damaged_records_are_erased_as_far_as_anybody_can() {
     mint(&store, 1, 1, T0).await;
     for dealer in 1..=2 {
         store.append(added(1, dealer)).await.unwrap();
-        work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+        work_off(&store, T0, Outcome::Resolved(pending(1))).await;
     }
     for n in [1, 2] {
         quarantine(&store, n).await;
@@ -284,7 +284,7 @@ async fn a_trace_gathers_what_is_kept_about_an_id(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Verdict::Resolved(pending(1))).await;
+    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
     store.append(added(1, 2)).await.unwrap();
     store.append(added(2, 1)).await.unwrap();
     quarantine(&store, 1).await;
@@ -362,17 +362,17 @@ async fn lived(steps: &[Step], by_unionid: bool) {
                 store = reopen(&memory, store).await;
                 continue;
             }
-            Step::Add(n, _) => Verdict::Resolved(pending(*n)),
-            Step::Another(n, _) => Verdict::Resolved(PendingId::new(format!("pend{n}-again")).unwrap()),
-            Step::Miss(..) => Verdict::Missed,
-            Step::Bury(..) => Verdict::Dead(Problem { errcode: None, text: String::new() }),
+            Step::Add(n, _) => Outcome::Resolved(pending(*n)),
+            Step::Another(n, _) => Outcome::Resolved(PendingId::new(format!("pend{n}-again")).unwrap()),
+            Step::Miss(..) => Outcome::Missed,
+            Step::Bury(..) => Outcome::Dead(FailureReason { errcode: None, text: String::new() }),
         };
         let (Step::Add(n, dealer) | Step::Another(n, dealer) | Step::Miss(n, dealer) | Step::Bury(n, dealer)) =
             step
         else {
             continue;
         };
-        store.append(arrival(happening(*n, *dealer, 1, ContactChange::Added, at))).await.unwrap();
+        store.append(arrival(event(*n, *dealer, 1, ContactChange::Added, at))).await.unwrap();
         for work in store.lease(T0, 9).await.unwrap() {
             store.settle(vec![(work, verdict.clone())], T0).await.unwrap();
         }

@@ -45,18 +45,18 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
                 }
             }
             Input::Event(person, dealer, member, change, at) => {
-                store.append(arrival(happening(*person, *dealer, *member, *change, *at))).await.unwrap();
+                store.append(arrival(event(*person, *dealer, *member, *change, *at))).await.unwrap();
                 for work in store.lease(T0, 9).await.unwrap() {
                     let verdict =
-                        if change.is_add() { Verdict::Resolved(pending(*person)) } else { Verdict::Applied };
+                        if change.is_add() { Outcome::Resolved(pending(*person)) } else { Outcome::Applied };
                     store.settle(vec![(work, verdict)], T0).await.unwrap();
                 }
             }
             Input::SlowEvent(person, dealer, member, at) => {
-                let happening = happening(*person, *dealer, *member, ContactChange::Added, *at);
-                store.append(arrival(happening)).await.unwrap();
+                let added = event(*person, *dealer, *member, ContactChange::Added, *at);
+                store.append(arrival(added)).await.unwrap();
                 for work in store.lease(T0, 9).await.unwrap() {
-                    store.settle(vec![(work, Verdict::Missed)], T0).await.unwrap();
+                    store.settle(vec![(work, Outcome::Missed)], T0).await.unwrap();
                 }
             }
             Input::Restart => store = reopen(&place, store).await,
@@ -68,7 +68,7 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
         let person =
             work.contact.external_userid.as_str().strip_prefix("wmCUSTOMER").unwrap().parse().unwrap();
         let known = work.known.as_ref().is_some_and(|contact| contact.pending_id.is_some());
-        let verdict = if known { Verdict::Applied } else { Verdict::Resolved(pending(person)) };
+        let verdict = if known { Outcome::Applied } else { Outcome::Resolved(pending(person)) };
         store.settle(vec![(work, verdict)], later).await.unwrap();
     }
     let Counts { inbox, waiting, .. } = store.counts();
@@ -120,10 +120,10 @@ fn past() -> impl Strategy<Value = Vec<Past>> {
 async fn works_off(store: &EmbeddedStore, now: Timestamp) {
     for work in store.lease(now, 9).await.unwrap() {
         let known = work.known.as_ref().is_some_and(|contact| contact.pending_id.is_some());
-        let leaves = work.event.as_ref().is_some_and(|event| !event.happening.contact.change.is_add());
+        let leaves = work.event.as_ref().is_some_and(|event| !event.event.contact.change.is_add());
         let verdict = match work.contact.external_userid.as_str().strip_prefix("wmCUSTOMER") {
-            Some(person) if !known && !leaves => Verdict::Resolved(pending(person.parse().unwrap())),
-            _ => Verdict::Applied,
+            Some(person) if !known && !leaves => Outcome::Resolved(pending(person.parse().unwrap())),
+            _ => Outcome::Applied,
         };
         store.settle(vec![(work, verdict)], now).await.unwrap();
     }
@@ -146,9 +146,9 @@ async fn told(store: &EmbeddedStore, now: Timestamp) -> String {
 async fn replayed(past: &[Past], order: &[usize]) {
     let store = Memory::default().open();
     let (mut now, mut events) = (T0, Vec::new());
-    for event in past {
+    for past in past {
         now = now.plus_ms(HOUR_MS);
-        match event {
+        match past {
             Past::Fan(n) => {
                 store.put_fans(vec![new_fan(*n)], now).await.unwrap();
                 for work in lease_fans(&store, FanStep::Mint, now, 9).await {
@@ -157,7 +157,7 @@ async fn replayed(past: &[Past], order: &[usize]) {
             }
             Past::Event(person, dealer, member, change) => {
                 let at_secs = now.millis_since(T0) / SECOND_MS;
-                let arrival = arrival(happening(*person, *dealer, *member, *change, at_secs));
+                let arrival = arrival(event(*person, *dealer, *member, *change, at_secs));
                 events.push(arrival.clone());
                 store.append(Arrival { received_at: now, ..arrival }).await.unwrap();
                 works_off(&store, now).await;

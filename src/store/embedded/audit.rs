@@ -129,7 +129,7 @@ impl Audit<'_> {
                 self.expect(found, || format!("fan {} is not found by a pending id", number.0));
             }
             for (step, priority) in &queues {
-                if fan.lane(*step) == Some(*priority) {
+                if fan.queued_for(*step) == Some(*priority) {
                     let queue = keys::fan_queue(&key.app, *step, *priority);
                     let waits = self.listed(&queue, number, Timestamp::EPOCH)?;
                     self.expect(waits, || {

@@ -1,6 +1,6 @@
 //! Transactions on the brand's side: registering fans, what came of the calls made for them, and what time does.
 
-use super::super::{FanVerdict, FanWork, NewFan, Registered, StoreError};
+use super::super::{FanOutcome, FanWork, NewFan, Registered, StoreError};
 use super::forget;
 use super::keys;
 use super::links;
@@ -94,20 +94,20 @@ fn arrive(
 pub(super) fn settle(
     txn: &mut Txn<'_>,
     work: &FanWork,
-    verdict: FanVerdict,
+    verdict: FanOutcome,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     // Another number is another registration: this fan was forgotten meanwhile.
     let known = roll::fan(txn, &work.key)?.filter(|entry| entry.number.0 == work.number);
     let Some(Entry { number, fan: before, .. }) = known else { return Ok(()) };
     let place = keys::fan_place(&work.key.app, work.step, work.priority, work.place);
-    let stays = matches!(verdict, FanVerdict::Retry { due_at, .. } if due_at == work.place.due_at);
+    let stays = matches!(verdict, FanOutcome::Retry { due_at, .. } if due_at == work.place.due_at);
     let was_there = if stays { txn.has(&place)? } else { leave(txn, place, &[number])? };
     let mut fan = before.clone();
     // Settled before, by whoever leased it before a restart; or no longer wanted.
-    if !was_there || before.lane(work.step).is_none() {
+    if !was_there || before.queued_for(work.step).is_none() {
         // A pending id that WeCom gave may be the one a dealer's customer has, wanted or not.
-        if let FanVerdict::Minted { minted, .. } = verdict
+        if let FanOutcome::Minted { minted, .. } = verdict
             && fan.adopt(minted.clone(), now)
         {
             if arrive(txn, &work.key, &minted, fan.registered_at, now)? {
@@ -122,17 +122,17 @@ pub(super) fn settle(
     }
     let mut again = None;
     match (verdict, work.step) {
-        (FanVerdict::Retry { due_at, spent }, step) => {
+        (FanOutcome::Retry { due_at, spent }, step) => {
             fan.attempts += u32::from(spent);
-            again = (!stays && before.lane(step) == Some(work.priority)).then_some((step, due_at));
+            again = (!stays && before.queued_for(step) == Some(work.priority)).then_some((step, due_at));
         }
-        (FanVerdict::Minted { minted, same_id_extends }, _) => {
+        (FanOutcome::Minted { minted, same_id_extends }, _) => {
             if arrive(txn, &work.key, &minted, fan.registered_at, now)? {
                 return forget::found_out(txn, &work.key, now);
             }
             fan.minted(minted, same_id_extends);
         }
-        (FanVerdict::Existing(found), step) => {
+        (FanOutcome::Existing(found), step) => {
             fan.attempts = 0;
             if fan.newest() == work.fan.newest() {
                 fan.existing =
@@ -158,12 +158,12 @@ pub(super) fn settle(
             }
         }
         // A refusal of an openid that was replaced meanwhile says nothing about the new one.
-        (FanVerdict::Rejected { .. }, step) if fan.openid != work.fan.openid => {
+        (FanOutcome::Rejected { .. }, step) if fan.openid != work.fan.openid => {
             fan.attempts = 0;
             again = Some((step, now));
         }
-        (FanVerdict::Rejected { errcode }, FanStep::Mint) => fan.rejected(errcode, now),
-        (FanVerdict::Rejected { errcode }, FanStep::AskExisting) => {
+        (FanOutcome::Rejected { errcode }, FanStep::Mint) => fan.rejected(errcode, now),
+        (FanOutcome::Rejected { errcode }, FanStep::AskExisting) => {
             fan.attempts = 0;
             fan.existing = Existing::Refused { errcode, at: now };
         }
@@ -179,7 +179,8 @@ pub(super) fn clear_away(txn: &mut Txn<'_>, strays: Strays) -> Result<(), StoreE
     let Strays { place, step, priority, numbers } = strays;
     let mut leaving = Vec::with_capacity(numbers.len());
     for number in numbers {
-        let waits = roll::fan_at(txn, number)?.is_some_and(|entry| entry.fan.lane(step) == Some(priority));
+        let waits =
+            roll::fan_at(txn, number)?.is_some_and(|entry| entry.fan.queued_for(step) == Some(priority));
         leaving.extend((!waits).then_some(number));
     }
     leave(txn, place, &leaving).map(drop)

@@ -75,7 +75,7 @@ pub(super) fn tell(
     change: ChangeType,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let Some(data) = LinkData::of(key, contact, now) else {
+    let Some(data) = contact.link_data(key, now) else {
         return Ok(());
     };
     append(txn, key.app.clone(), change, contact.welcome_until(), StoredData::Link(data), now)

@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::super::{
-    Counts, Erased, EventId, EventRow, Happening, InboxEvent, Person, Quarantined, Receipt, ReceiptId,
-    StoreError,
+    Counts, Erased, EventId, EventRow, InboxEvent, Person, Quarantined, Receipt, ReceiptId, StoreError,
 };
 use super::feed::{self, StoredEntry};
 use super::inbox::{MessagePart, SetAside};
@@ -24,6 +23,7 @@ use super::roll::{self, Entry, Read};
 use super::txn::Txn;
 use super::{EmbeddedStore, keys};
 use crate::domain::contact::Contact;
+use crate::domain::event::Event;
 use crate::domain::far_off::{FarOff, far_off};
 use crate::domain::ids::{ContactKey, ExternalUserid, FanKey, Unionid, hex};
 use crate::domain::time::{SECOND_MS, Timestamp};
@@ -66,22 +66,18 @@ pub(super) fn forgotten_at(
 
 /// Whether an event is about a person who was forgotten since it was received, or since it happened.
 pub(super) fn outlived(txn: &Txn<'_>, event: &InboxEvent) -> Result<bool, StoreError> {
-    let at = forgotten_at(txn, txn.salt(), event.happening.contact.external_userid.as_str())?;
-    Ok(at.is_some_and(|at| event.received_at <= at) || brings_back(txn, &event.happening, event.received_at)?)
+    let at = forgotten_at(txn, txn.salt(), event.event.contact.external_userid.as_str())?;
+    Ok(at.is_some_and(|at| event.received_at <= at) || brings_back(txn, &event.event, event.received_at)?)
 }
 
 /// Whether an event that comes long after it happened is about a person who was forgotten meanwhile: an old callback
 /// sent again. One that comes in time is of a customer who has returned, even if WeCom's clock is a little behind ours.
-pub(super) fn brings_back(
-    txn: &Txn<'_>,
-    happening: &Happening,
-    received_at: Timestamp,
-) -> Result<bool, StoreError> {
-    if far_off(happening.created_at, received_at) != Some(FarOff::Past) {
+pub(super) fn brings_back(txn: &Txn<'_>, event: &Event, received_at: Timestamp) -> Result<bool, StoreError> {
+    if far_off(event.created_at, received_at) != Some(FarOff::Past) {
         return Ok(false);
     }
-    let at = forgotten_at(txn, txn.salt(), happening.contact.external_userid.as_str())?;
-    Ok(at.is_some_and(|at| happening.created_at <= at))
+    let at = forgotten_at(txn, txn.salt(), event.contact.external_userid.as_str())?;
+    Ok(at.is_some_and(|at| event.created_at <= at))
 }
 
 /// Whether this customer was forgotten after a fan was registered, and so is not that fan any more.

@@ -3,12 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use super::super::{
-    Appended, Arrival, Content, EventId, EventRow, Happening, InboxEvent, Problem, QuarantineReason,
-    Quarantined, StoreError,
+    Appended, Arrival, EventId, EventRow, FailureReason, InboxEvent, Payload, Quarantined, StoreError,
 };
 use super::records::Record;
 use super::txn::Txn;
 use super::{forget, keys};
+use crate::domain::event::{Event, QuarantineReason};
 use crate::domain::time::Timestamp;
 
 /// sled wants small values; a quarantined message may have 64 KiB.
@@ -47,41 +47,34 @@ impl From<SetAside> for EventRow {
 }
 
 pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Result<Appended, StoreError> {
-    let Arrival { app, digest, received_at, content } = arrival;
-    let created_at = content.happening().map_or(Timestamp::EPOCH, |happening| happening.created_at);
+    let Arrival { app, digest, received_at, payload } = arrival;
+    let created_at = payload.event().map_or(Timestamp::EPOCH, |event| event.created_at);
     let seen = keys::seen(created_at, &digest);
     if txn.has(&seen)? {
         return Ok(Appended::Duplicate);
     }
-    if let Some(happening) = content.happening()
-        && forget::brings_back(txn, happening, received_at)?
+    if let Some(event) = payload.event()
+        && forget::brings_back(txn, event, received_at)?
     {
         return Ok(Appended::Forgotten);
     }
     // Each has its own room: messages nobody understands must not crowd out those that are.
-    let held = match &content {
-        Content::Event(_) => txn.counts().inbox,
-        Content::Quarantine { .. } => txn.counts().quarantined,
+    let held = match &payload {
+        Payload::Event(_) => txn.counts().inbox,
+        Payload::Quarantine { .. } => txn.counts().quarantined,
     };
     if held >= events_max {
         return Err(StoreError::InboxFull { limit: events_max });
     }
     let id = next_id(txn);
     txn.put(seen, &Seen(received_at))?;
-    match content {
-        Content::Event(happening) => {
-            let event = InboxEvent {
-                id,
-                app,
-                received_at,
-                due_at: received_at,
-                attempts: 0,
-                problem: None,
-                happening,
-            };
+    match payload {
+        Payload::Event(event) => {
+            let event =
+                InboxEvent { id, app, received_at, due_at: received_at, attempts: 0, failure: None, event };
             enqueue(txn, &event)?;
         }
-        Content::Quarantine { reason, receive_id, message, about: _ } => {
+        Payload::Quarantine { reason, receive_id, message, event: _ } => {
             let message_bytes = u32::try_from(message.len()).unwrap_or(u32::MAX);
             for (part, bytes) in message.chunks(PART_BYTES).enumerate() {
                 txn.put(keys::message_part(id, part as u64), &MessagePart(bytes.to_vec()))?;
@@ -131,21 +124,21 @@ pub(super) fn reschedule(
     txn: &mut Txn<'_>,
     event: &InboxEvent,
     due_at: Timestamp,
-    problem: Problem,
+    reason: FailureReason,
     spent: bool,
 ) -> Result<(), StoreError> {
     let attempts = event.attempts + u32::from(spent);
-    enqueue(txn, &InboxEvent { due_at, attempts, problem: Some(problem), ..event.clone() })
+    enqueue(txn, &InboxEvent { due_at, attempts, failure: Some(reason), ..event.clone() })
 }
 
 /// Sets an event that was taken aside, for an operator.
 pub(super) fn bury(
     txn: &mut Txn<'_>,
     event: &InboxEvent,
-    problem: Problem,
+    reason: FailureReason,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    let event = InboxEvent { problem: Some(problem), attempts: event.attempts + 1, ..event.clone() };
+    let event = InboxEvent { failure: Some(reason), attempts: event.attempts + 1, ..event.clone() };
     txn.counts().dead += 1;
     txn.put(keys::set_aside(event.id), &SetAside::Dead { event, died_at: now })
 }
@@ -153,7 +146,7 @@ pub(super) fn bury(
 pub(super) fn redrive(
     txn: &mut Txn<'_>,
     id: EventId,
-    becomes: Option<Happening>,
+    becomes: Option<Event>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let Some(aside) = txn.get::<SetAside>(&keys::set_aside(id))? else {
@@ -163,16 +156,16 @@ pub(super) fn redrive(
     match aside {
         SetAside::Dead { event, .. } => {
             txn.discount(|counts| &mut counts.dead);
-            enqueue(txn, &InboxEvent { due_at: now, attempts: 0, problem: None, ..event })?;
+            enqueue(txn, &InboxEvent { due_at: now, attempts: 0, failure: None, ..event })?;
         }
         SetAside::Quarantined(Quarantined { app, received_at, .. }) => {
             txn.discount(|counts| &mut counts.quarantined);
             for key in txn.keys(&keys::message_parts(id), usize::MAX >> 1)? {
                 txn.delete(key);
             }
-            if let Some(happening) = becomes {
+            if let Some(event) = becomes {
                 let event =
-                    InboxEvent { id, app, received_at, due_at: now, attempts: 0, problem: None, happening };
+                    InboxEvent { id, app, received_at, due_at: now, attempts: 0, failure: None, event };
                 enqueue(txn, &event)?;
             }
         }

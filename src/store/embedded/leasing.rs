@@ -112,7 +112,7 @@ impl EmbeddedStore {
                 }
                 looked_at += 1;
                 let Some(entry) = self.undamaged(&lease, roll::fan_at(self, number))? else { continue };
-                match entry.filter(|entry| entry.fan.lane(step) == Some(priority)) {
+                match entry.filter(|entry| entry.fan.queued_for(step) == Some(priority)) {
                     Some(Entry { key, fan, .. }) => {
                         work.push(FanWork { key, step, priority, place, number: number.0, fan });
                         taken.insert(lease);

@@ -1,7 +1,7 @@
 //! Transactions on contacts, meetings and links; the pure rules are in [`crate::domain::join`] and
 //! [`crate::domain::contact`].
 
-use super::super::{InboxEvent, StoreError, Verdict, Work, WorkId};
+use super::super::{InboxEvent, Outcome, StoreError, Work, WorkId};
 use super::feed;
 use super::forget;
 use super::inbox;
@@ -26,7 +26,7 @@ const MEETING_CONTACTS_MAX: usize = 1_000;
 pub(super) fn settle(
     txn: &mut Txn<'_>,
     work: &Work,
-    verdict: Verdict,
+    verdict: Outcome,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     match &work.event {
@@ -47,21 +47,21 @@ fn settle_event(
     txn: &mut Txn<'_>,
     work: &Work,
     event: &InboxEvent,
-    verdict: Verdict,
+    verdict: Outcome,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let key = &work.contact;
     let answer = match verdict {
-        Verdict::Retry { due_at, problem, spent } => {
-            return inbox::reschedule(txn, event, due_at, problem, spent);
+        Outcome::Retry { due_at, reason, spent } => {
+            return inbox::reschedule(txn, event, due_at, reason, spent);
         }
-        Verdict::Dead(problem) => return inbox::bury(txn, event, problem, now),
-        Verdict::Resolved(pending_id) => Some(Some(pending_id)),
-        Verdict::Missed => Some(None),
-        Verdict::Applied => None,
+        Outcome::Dead(reason) => return inbox::bury(txn, event, reason, now),
+        Outcome::Resolved(pending_id) => Some(Some(pending_id)),
+        Outcome::Missed => Some(None),
+        Outcome::Applied => None,
     };
     update_contact(txn, key, now, |txn, contact| {
-        let news = contact.follow(&event.happening.contact, event.happening.created_at);
+        let news = contact.follow(&event.event.contact, event.event.created_at);
         let created = match answer {
             // News about the customer starts the schedule over.
             Some(found) => answered(txn, key, contact, found, 0, now)?,
@@ -74,20 +74,20 @@ fn settle_event(
 fn settle_reask(
     txn: &mut Txn<'_>,
     key: &ContactKey,
-    verdict: Verdict,
+    verdict: Outcome,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     update_contact(txn, key, now, |txn, contact| {
         let asked = contact.waiting.take().map_or(0, |waiting| waiting.asked);
         match verdict {
-            Verdict::Resolved(pending_id) => answered(txn, key, contact, Some(pending_id), asked, now),
-            Verdict::Missed | Verdict::Dead(_) => answered(txn, key, contact, None, asked, now),
-            Verdict::Retry { due_at, .. } => {
+            Outcome::Resolved(pending_id) => answered(txn, key, contact, Some(pending_id), asked, now),
+            Outcome::Missed | Outcome::Dead(_) => answered(txn, key, contact, None, asked, now),
+            Outcome::Retry { due_at, .. } => {
                 wait(txn, key, contact, Some(Waiting { asked, due_at: Some(due_at) }));
                 Ok(None)
             }
             // Who this is has become known in the meantime.
-            Verdict::Applied => Ok(None),
+            Outcome::Applied => Ok(None),
         }
     })
 }

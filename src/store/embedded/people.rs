@@ -45,7 +45,7 @@ impl EmbeddedStore {
 
     /// Events about one of these customers, or messages with one of these texts in them.
     fn events_about(&self, customers: &[&ExternalUserid], id: &str) -> Result<Vec<EventRow>, StoreError> {
-        let about = |event: &InboxEvent| customers.contains(&&event.happening.contact.external_userid);
+        let about = |event: &InboxEvent| customers.contains(&&event.event.contact.external_userid);
         let mut found = Vec::new();
         for row in self.engine.range(b"i", &keys::after(b"i")).take(EVENTS_LOOKED_AT_MAX) {
             let (key, value) = row.map_err(super::failed)?;

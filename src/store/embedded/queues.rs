@@ -101,10 +101,10 @@ impl OpenBooks {
     ) {
         self.books.tally.replace(before, Some(after));
         for step in FanStep::ALL {
-            let Some(priority) = after.lane(step) else { continue };
+            let Some(priority) = after.queued_for(step) else { continue };
             let due_at = match again {
                 Some((tried, due_at)) if tried == step => due_at,
-                _ if before.and_then(|fan| fan.lane(step)) == Some(priority) => continue,
+                _ if before.and_then(|fan| fan.queued_for(step)) == Some(priority) => continue,
                 _ => self.now,
             };
             self.queued.entry((step, priority, due_at)).or_default().push(number);

@@ -129,7 +129,7 @@ impl Snapshot {
             let read = decode::<Contact>(key, &value)
                 .and_then(|contact| Ok((keys::Parts::of(key).contact()?, contact)));
             let Some((contact_key, contact)) = undamaged(&self.damaged, key, read)? else { continue };
-            links.extend(LinkData::of(&contact_key, &contact, now));
+            links.extend(contact.link_data(&contact_key, now));
         }
         kept.read_to = next;
         if kept.lost { Err(StoreError::SnapshotLost) } else { Ok(Some(links)) }

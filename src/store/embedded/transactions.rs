@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 
 use super::super::{
-    Appended, Arrival, Counts, EventId, EventRow, EventState, FanVerdict, FanWork, Happening, InboxEvent,
-    LINKS_MAX, LinkBy, LinkQuery, NewFan, Registered, Store, StoreError, Verdict, Work, WorkId,
+    Appended, Arrival, Counts, EventId, EventRow, EventState, FanOutcome, FanWork, InboxEvent, LINKS_MAX,
+    LinkBy, LinkQuery, NewFan, Outcome, Registered, Store, StoreError, Work, WorkId,
 };
 use super::frontier::Frontiers;
 use super::inbox::{Seen, SetAside};
@@ -17,6 +17,7 @@ use super::writer::Patience;
 use super::{EmbeddedStore, fans, inbox, keys, ledgers, links, roll};
 use crate::domain::contact::Contact;
 use crate::domain::dealer::{Dealer, TokenOwner};
+use crate::domain::event::Event;
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
 use crate::domain::ids::{AppName, ContactKey, CorpId, FanKey, Unionid};
 use crate::domain::link::LinkData;
@@ -69,7 +70,7 @@ impl Store for EmbeddedStore {
         Ok(due(event)?.into_iter().chain(due(reask)?).min())
     }
 
-    async fn settle(&self, outcomes: Vec<(Work, Verdict)>, now: Timestamp) -> Result<(), StoreError> {
+    async fn settle(&self, outcomes: Vec<(Work, Outcome)>, now: Timestamp) -> Result<(), StoreError> {
         self.indexed().await?;
         let outcomes =
             outcomes.into_iter().map(|(work, verdict)| (lease_key(&work.id), (work, verdict, now))).collect();
@@ -118,12 +119,7 @@ impl Store for EmbeddedStore {
         self.message(id)
     }
 
-    async fn redrive(
-        &self,
-        id: EventId,
-        becomes: Option<Happening>,
-        now: Timestamp,
-    ) -> Result<bool, StoreError> {
+    async fn redrive(&self, id: EventId, becomes: Option<Event>, now: Timestamp) -> Result<bool, StoreError> {
         self.writer.run(move |txn| inbox::redrive(txn, id, becomes, now)).await
     }
 
@@ -217,7 +213,7 @@ impl Store for EmbeddedStore {
 
     async fn settle_fans(
         &self,
-        outcomes: Vec<(FanWork, FanVerdict)>,
+        outcomes: Vec<(FanWork, FanOutcome)>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
         self.indexed().await?;
@@ -326,7 +322,7 @@ impl Store for EmbeddedStore {
         let mut links = Vec::new();
         for key in contacts.iter().filter(|key| wanted(key)) {
             let contact: Option<Contact> = self.read(&keys::contact(key))?;
-            links.extend(contact.and_then(|contact| LinkData::of(key, &contact, now)));
+            links.extend(contact.and_then(|contact| contact.link_data(key, now)));
         }
         Ok(links)
     }

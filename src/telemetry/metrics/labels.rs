@@ -1,19 +1,21 @@
-//! What tells the time series of a metric apart: the values a label can have, and the sets of labels.
+//! Metric labels: the closed sets of values a label can have, and the label sets.
 
 use prometheus_client::encoding::EncodeLabelSet;
+use strum::{IntoStaticStr, VariantArray};
 
 use crate::domain::far_off::FarOff;
 
-/// What became of a request to the callback door.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum DoorOutcome {
+/// The outcome of a request to the public listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum CallbackOutcome {
     /// Stored; acknowledged.
     Accepted,
     /// Stored before; acknowledged.
     Duplicate,
     /// Needs no action; acknowledged.
     Ignored,
-    /// Set aside for an operator; acknowledged.
+    /// Quarantined for an operator; acknowledged.
     Quarantined,
     /// Not WeCom's.
     Refused,
@@ -23,86 +25,42 @@ pub enum DoorOutcome {
     TooLarge,
     /// Could not be made durable; not acknowledged.
     Unavailable,
-    /// A verification request, answered.
+    /// A URL check, answered.
     Verified,
 }
 
-impl DoorOutcome {
-    pub(super) const ALL: [Self; 9] = [
-        Self::Accepted,
-        Self::Duplicate,
-        Self::Ignored,
-        Self::Quarantined,
-        Self::Refused,
-        Self::UnknownApp,
-        Self::TooLarge,
-        Self::Unavailable,
-        Self::Verified,
-    ];
-
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Duplicate => "duplicate",
-            Self::Ignored => "ignored",
-            Self::Quarantined => "quarantined",
-            Self::Refused => "refused",
-            Self::UnknownApp => "unknown_app",
-            Self::TooLarge => "too_large",
-            Self::Unavailable => "unavailable",
-            Self::Verified => "verified",
-        }
-    }
-}
-
-/// Why a request to the private listener was refused before anything looked at it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Why a request to the admin listener was refused before its handler ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum AdminRefusal {
     /// No token, or a wrong one.
     Token,
-    /// A wrong token, after many others.
-    Rate,
-    /// A name that is not ours, or none.
+    /// An unknown host name, or none.
     Host,
-    /// A change that a page of another origin asks for.
+    /// A change requested by a page of another origin.
     Origin,
 }
 
-impl AdminRefusal {
-    pub(super) const ALL: [Self; 4] = [Self::Token, Self::Rate, Self::Host, Self::Origin];
-
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Token => "token",
-            Self::Rate => "rate",
-            Self::Host => "host",
-            Self::Origin => "origin",
-        }
-    }
-}
-
-/// A time that a callback tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Told {
-    /// When it was signed: `timestamp` in its query.
+/// Where a timestamp of a callback comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum TimestampSource {
+    /// `timestamp` in the query: when it was signed.
     Timestamp,
-    /// When its event happened: `CreateTime`.
+    /// `CreateTime` in the message: when its event happened.
     CreateTime,
 }
 
-impl Told {
-    pub(super) const ALL: [Self; 2] = [Self::Timestamp, Self::CreateTime];
-
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Timestamp => "timestamp",
-            Self::CreateTime => "create_time",
-        }
-    }
+/// The outcome of a delivery to a sink.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub(super) enum DeliveryOutcome {
+    Ok,
+    Failed,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct ToldTime {
+pub(super) struct OffTime {
     pub(super) time: &'static str,
     pub(super) direction: &'static str,
 }
@@ -163,8 +121,8 @@ pub(super) struct State {
     pub(super) state: &'static str,
 }
 
-impl ToldTime {
-    pub(super) const fn of(told: Told, direction: FarOff) -> Self {
-        Self { time: told.as_str(), direction: direction.as_str() }
+impl OffTime {
+    pub(super) fn of(source: TimestampSource, direction: FarOff) -> Self {
+        Self { time: source.into(), direction: direction.as_str() }
     }
 }

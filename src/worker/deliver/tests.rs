@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::domain::event::{ContactChange, ContactEvent};
+use crate::domain::event::{ContactChange, ContactEvent, Event};
 use crate::domain::fan::{FanStep, Minted, Priority};
 use crate::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid, UserId};
 use crate::domain::link::ChangeType;
@@ -15,7 +15,7 @@ use crate::domain::time::{DAY_MS, HOUR_MS};
 use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
 use crate::store::{
-    Arrival, Content, FanVerdict, Feed, Happening, MessageDigest, NewFan, People, Person, Seek, Verdict,
+    Arrival, FanOutcome, Feed, MessageDigest, NewFan, Outcome, Payload, People, Person, Seek,
 };
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
@@ -114,7 +114,7 @@ impl World {
         self.store.put_fans(vec![new], now).await.unwrap();
         for work in self.store.lease_fans(&app(), FanStep::Mint, &Priority::ALL, now, 9).await.unwrap() {
             let minted = Minted::new(pending_id.clone(), now);
-            let minted = FanVerdict::Minted { minted, same_id_extends: false };
+            let minted = FanOutcome::Minted { minted, same_id_extends: false };
             self.store.settle_fans(vec![(work, minted)], now).await.unwrap();
         }
         self.events += 1;
@@ -128,10 +128,10 @@ impl World {
         let corp_id = CorpId::new("wpDEALER").unwrap();
         let created_at = now.plus_ms(i64::from(self.events));
         let digest = MessageDigest::of(&app(), &self.events.to_be_bytes());
-        let content = Content::Event(Happening { corp_id, created_at, contact });
-        self.store.append(Arrival { app: app(), digest, received_at: now, content }).await.unwrap();
+        let payload = Payload::Event(Event { corp_id, created_at, contact });
+        self.store.append(Arrival { app: app(), digest, received_at: now, payload }).await.unwrap();
         for work in self.store.lease(now, 9).await.unwrap() {
-            self.store.settle(vec![(work, Verdict::Resolved(pending_id.clone()))], now).await.unwrap();
+            self.store.settle(vec![(work, Outcome::Resolved(pending_id.clone()))], now).await.unwrap();
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The customers that one corp's token converts, on their way to one call after the other.
+//! A lane: the work that one corp's token converts, one call after the other.
 
 use std::collections::{HashSet, VecDeque};
 
@@ -7,13 +7,13 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::store::Work;
 
-/// Pieces of work that one lane may hold; the rest of its backlog waits in the store, so that it keeps nobody out.
+/// Work items that one lane holds; the rest of its backlog waits in the store, so that it does not crowd out other lanes.
 pub(super) const LANE_HELD_MAX: usize = 2_000;
-/// How long a lane is taken to work on so many pieces, at least and at most.
-const PIECES: usize = 1_000;
-const PIECES_MS: [i64; 2] = [300, 5 * SECOND_MS];
-/// Batches of which nothing is written down yet, or not everything, before a lane waits for the store.
-const SETTLING_MAX: usize = 2;
+/// Bounds of the estimated time in which a lane drains [`DRAIN_ITEMS`].
+const DRAIN_ITEMS: usize = 1_000;
+const DRAIN_MS: [i64; 2] = [300, 5 * SECOND_MS];
+/// Batches whose outcomes are being stored before a lane waits for the store.
+const STORING_MAX: usize = 2;
 
 /// The corp whose token a lane's calls are made with, inside one app.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -28,17 +28,17 @@ pub(super) struct Lane {
     pub(super) waiting: VecDeque<Work>,
     /// Whether a call is in flight.
     busy: bool,
-    /// Batches whose outcome is being written down.
-    settling: usize,
-    /// Since when the lane has been occupied with the batch of its call in flight, or with the one to come.
+    /// Batches whose outcomes are being stored.
+    storing: usize,
+    /// When the lane began with its present batch.
     since: Timestamp,
-    /// How long the last batch took.
+    /// How long the last batch took, in milliseconds.
     batch_ms: i64,
 }
 
 impl Lane {
-    /// Takes a piece of work. Gives it back if there is no room.
-    pub(super) fn take(&mut self, work: Work) -> Option<Work> {
+    /// Adds a work item. Returns it if the lane is full.
+    pub(super) fn push(&mut self, work: Work) -> Option<Work> {
         if self.waiting.len() >= LANE_HELD_MAX {
             return Some(work);
         }
@@ -46,17 +46,17 @@ impl Lane {
         None
     }
 
-    /// Whether there is nothing to remember.
+    /// Whether the lane can be dropped.
     pub(super) fn is_idle(&self) -> bool {
-        !self.busy && self.settling == 0 && self.waiting.is_empty()
+        !self.busy && self.storing == 0 && self.waiting.is_empty()
     }
 
-    /// Whether there is work for a call, and none is in flight.
+    /// Whether there is work, and no call is in flight.
     pub(super) fn can_call(&self) -> bool {
-        !self.busy && self.settling < SETTLING_MAX && !self.waiting.is_empty()
+        !self.busy && self.storing < STORING_MAX && !self.waiting.is_empty()
     }
 
-    /// Whether as many customers wait as one call can ask about.
+    /// Whether as many customers wait as fit in one call.
     pub(super) fn has_full_batch(&self) -> bool {
         let mut customers = HashSet::new();
         self.waiting.len() >= IDS_PER_CALL_MAX
@@ -66,10 +66,10 @@ impl Lane {
             })
     }
 
-    /// Begins a call: for up to 100 different customers; several pieces about one customer travel together.
+    /// Takes the batch of the next call: up to 100 different customers, all items of a customer together.
     pub(super) fn begin(&mut self, now: Timestamp) -> Vec<Work> {
         self.busy = true;
-        if self.settling == 0 {
+        if self.storing == 0 {
             self.since = now;
         }
         let (mut customers, mut batch) = (HashSet::new(), Vec::new());
@@ -83,25 +83,25 @@ impl Lane {
         batch
     }
 
-    /// The call has ended; what came of it is still to be written down.
-    pub(super) const fn ended(&mut self, now: Timestamp) {
+    /// The call has ended; its outcomes are still to be stored.
+    pub(super) const fn call_ended(&mut self, now: Timestamp) {
         self.busy = false;
-        self.settling += 1;
+        self.storing += 1;
         self.batch_ms = now.millis_since(self.since);
         self.since = now;
     }
 
-    /// What came of a call is written down.
-    pub(super) const fn settled(&mut self) {
-        self.settling = self.settling.saturating_sub(1);
+    /// The outcomes of a call are stored.
+    pub(super) const fn batch_stored(&mut self) {
+        self.storing = self.storing.saturating_sub(1);
     }
 
-    /// How long a full lane has work before it comes to a piece that is put off behind so many others: so long that
-    /// waits in the store, and is not rewritten for nothing.
-    pub(super) fn full_for_ms(&self, put_off: usize) -> i64 {
-        let [calls, pieces] = [PIECES / IDS_PER_CALL_MAX, (LANE_HELD_MAX + put_off) / PIECES]
+    /// The retry delay when the lane is full: the estimated time to drain it and the items deferred before this one, in
+    /// milliseconds.
+    pub(super) fn drain_time_ms(&self, deferred: usize) -> i64 {
+        let [calls, portions] = [DRAIN_ITEMS / IDS_PER_CALL_MAX, (LANE_HELD_MAX + deferred) / DRAIN_ITEMS]
             .map(|count| i64::try_from(count).unwrap_or(i64::MAX));
-        let [min, max] = PIECES_MS;
-        self.batch_ms.saturating_mul(calls).clamp(min, max).saturating_mul(pieces)
+        let [min, max] = DRAIN_MS;
+        self.batch_ms.saturating_mul(calls).clamp(min, max).saturating_mul(portions)
     }
 }

@@ -1,9 +1,9 @@
-//! Batches and blame, without any platform.
+//! Batches and fault, without any platform.
 
 use super::*;
-use crate::domain::event::{ContactChange, ContactEvent};
+use crate::domain::event::{ContactChange, ContactEvent, Event};
 use crate::domain::ids::{ExternalUserid, UserId};
-use crate::store::{EventId, Happening, InboxEvent, WorkId};
+use crate::store::{EventId, InboxEvent, WorkId};
 
 fn work(n: u64, customer: usize, change: ContactChange) -> Work {
     let external_userid = ExternalUserid::new(format!("wm{customer}")).unwrap();
@@ -15,8 +15,8 @@ fn work(n: u64, customer: usize, change: ContactChange) -> Work {
         received_at: at,
         due_at: at,
         attempts: 0,
-        problem: None,
-        happening: Happening {
+        failure: None,
+        event: Event {
             corp_id: corp_id.clone(),
             created_at: at,
             contact: ContactEvent {
@@ -35,7 +35,7 @@ fn work(n: u64, customer: usize, change: ContactChange) -> Work {
 fn lane_of(pieces: u64) -> Lane {
     let mut lane = Lane::default();
     for n in 0..pieces {
-        assert_eq!(lane.take(work(n, usize::try_from(n).unwrap() / 2, ContactChange::Added)), None);
+        assert_eq!(lane.push(work(n, usize::try_from(n).unwrap() / 2, ContactChange::Added)), None);
     }
     lane
 }
@@ -44,7 +44,7 @@ fn lane_of(pieces: u64) -> Lane {
 fn a_batch_holds_a_hundred_customers_and_all_that_is_known_about_each() {
     let mut lane = lane_of(250);
     assert_eq!((lane.begin(Timestamp::EPOCH).len(), lane.waiting.len()), (200, 50));
-    lane.ended(Timestamp::EPOCH);
+    lane.call_ended(Timestamp::EPOCH);
     assert!(!lane.has_full_batch(), "half as many customers as pieces");
     assert_eq!(lane.begin(Timestamp::EPOCH).len(), 50);
     assert!(lane_of(200).has_full_batch() && !lane_of(198).has_full_batch());
@@ -56,19 +56,19 @@ fn a_lane_calls_again_while_one_outcome_is_written_down_and_waits_for_two() {
     let mut lane = lane_of(1_000);
     lane.begin(at(0));
     assert!(!lane.can_call(), "one call in flight");
-    lane.ended(at(30));
+    lane.call_ended(at(30));
     assert!(lane.can_call());
     lane.begin(at(30));
-    lane.ended(at(60));
+    lane.call_ended(at(60));
     assert!(!lane.can_call(), "the store does not keep up");
-    lane.settled();
+    lane.batch_stored();
     assert!(lane.can_call());
     lane.begin(at(100));
-    lane.ended(at(130));
-    assert_eq!(lane.full_for_ms(0), 2 * 10 * 70, "the wait for the store counts");
+    lane.call_ended(at(130));
+    assert_eq!(lane.drain_time_ms(0), 2 * 10 * 70, "the wait for the store counts");
     for _ in 0..2 {
         assert!(!lane.is_idle());
-        lane.settled();
+        lane.batch_stored();
     }
     lane.waiting.clear();
     assert!(lane.is_idle());
@@ -85,41 +85,41 @@ fn a_batch_is_halved_by_customer_until_one_stands_alone() {
 
 #[test]
 fn a_half_added_customer_is_never_given_up() {
-    let problem = Problem { errcode: Some(40_096), text: String::new() };
-    let (blame, now) = (Blame::Item(problem.clone()), Timestamp::from_secs(1));
-    assert_eq!(alone(&work(1, 1, ContactChange::HalfAdded), &blame, Jitter::default(), now), Verdict::Missed);
+    let reason = FailureReason { errcode: Some(40_096), text: String::new() };
+    let (fault, now) = (Fault::Item(reason.clone()), Timestamp::from_secs(1));
+    assert_eq!(alone(&work(1, 1, ContactChange::HalfAdded), &fault, Jitter::default(), now), Outcome::Missed);
     assert_eq!(
-        alone(&work(1, 1, ContactChange::Added), &blame, Jitter::default(), now),
-        Verdict::Dead(problem)
+        alone(&work(1, 1, ContactChange::Added), &fault, Jitter::default(), now),
+        Outcome::Dead(reason)
     );
     let waiting = Work { event: None, ..work(1, 1, ContactChange::Added) };
     assert_eq!(
-        alone(&waiting, &blame, Jitter::default(), now),
-        Verdict::Missed,
+        alone(&waiting, &fault, Jitter::default(), now),
+        Outcome::Missed,
         "the schedule bounds the questions"
     );
-    let problem = Problem { errcode: Some(99_999), text: String::new() };
-    let unanswered = alone(&waiting, &Blame::Unknown(problem.clone()), Jitter::default(), now);
-    assert_eq!(unanswered, later(now.plus_ms(HOUR_MS), problem), "nor is one spent where there is no answer");
+    let reason = FailureReason { errcode: Some(99_999), text: String::new() };
+    let unanswered = alone(&waiting, &Fault::Unknown(reason.clone()), Jitter::default(), now);
+    assert_eq!(unanswered, defer(now.plus_ms(HOUR_MS), reason), "nor is one spent where there is no answer");
 }
 
 #[test]
 fn an_undocumented_code_gets_a_few_tries_each_slower_than_the_last() {
-    let problem = Problem { errcode: Some(99_999), text: String::new() };
-    let (blame, now) = (Blame::Unknown(problem.clone()), Timestamp::from_secs(1));
+    let reason = FailureReason { errcode: Some(99_999), text: String::new() };
+    let (fault, now) = (Fault::Unknown(reason.clone()), Timestamp::from_secs(1));
     let mut work = work(1, 1, ContactChange::Added);
     let mut waits = Vec::new();
     for _ in 1..UNKNOWN_TRIES_MAX {
-        let Verdict::Retry { spent: true, due_at, .. } = alone(&work, &blame, Jitter::default(), now) else {
+        let Outcome::Retry { spent: true, due_at, .. } = alone(&work, &fault, Jitter::default(), now) else {
             panic!()
         };
         waits.push(due_at.millis_since(now));
         let event = work.event.as_mut().unwrap();
         event.attempts += 1;
-        event.problem = Some(problem.clone());
+        event.failure = Some(reason.clone());
     }
     assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
-    assert_eq!(alone(&work, &blame, Jitter::default(), now), Verdict::Dead(problem));
+    assert_eq!(alone(&work, &fault, Jitter::default(), now), Outcome::Dead(reason));
 }
 
 #[test]
@@ -127,8 +127,8 @@ fn what_a_full_lane_cannot_hold_waits_as_long_as_the_lane_is_busy() {
     let waits = |batch_ms, put_off| {
         let mut lane = lane_of(1);
         lane.begin(Timestamp::EPOCH);
-        lane.ended(Timestamp::EPOCH.plus_ms(batch_ms));
-        lane.full_for_ms(put_off)
+        lane.call_ended(Timestamp::EPOCH.plus_ms(batch_ms));
+        lane.drain_time_ms(put_off)
     };
     assert_eq!([0, 40, 10_000].map(|batch_ms| waits(batch_ms, 0)), [600, 800, 10_000]);
     assert_eq!([999, 1_000, 8_000].map(|put_off| waits(40, put_off)), [800, 1_200, 4_000]);

@@ -54,7 +54,7 @@ impl Ids {
     }
 
     pub(super) fn has_event(&self, event: &InboxEvent) -> bool {
-        self.customers.contains(&event.happening.contact.external_userid)
+        self.customers.contains(&event.event.contact.external_userid)
     }
 
     pub(super) fn in_entry(&self, entry: &StoredEntry) -> bool {

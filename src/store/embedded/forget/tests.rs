@@ -1,18 +1,18 @@
 //! What happens between the search and the transaction; and which messages name somebody.
 
 use super::*;
-use crate::domain::event::{ContactChange, ContactEvent};
+use crate::domain::event::{ContactChange, ContactEvent, Event, QuarantineReason};
 use crate::domain::ids::{AppName, CorpId, UserId};
 use crate::store::embedded::Settings;
 use crate::store::embedded::engine::Memory;
-use crate::store::{Arrival, Content, Happening, MessageDigest, Problem, QuarantineReason, Store, Verdict};
+use crate::store::{Arrival, FailureReason, MessageDigest, Outcome, Payload, Store};
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
 
-fn arrival(number: u32, content: Content) -> Arrival {
+fn arrival(number: u32, payload: Payload) -> Arrival {
     let app = AppName::new("brand").unwrap();
     let digest = MessageDigest::of(&app, &number.to_be_bytes());
-    Arrival { app, digest, received_at: T0, content }
+    Arrival { app, digest, received_at: T0, payload }
 }
 
 fn added(number: u32) -> Arrival {
@@ -24,7 +24,7 @@ fn added(number: u32) -> Arrival {
         welcome_code: None,
     };
     let corp_id = CorpId::new("wpDEALER").unwrap();
-    arrival(number, Content::Event(Happening { corp_id, created_at: T0, contact }))
+    arrival(number, Payload::Event(Event { corp_id, created_at: T0, contact }))
 }
 
 fn quarantined(number: u32) -> Arrival {
@@ -32,7 +32,7 @@ fn quarantined(number: u32) -> Arrival {
     let receive_id = "wwOTHER".to_owned();
     arrival(
         number,
-        Content::Quarantine { reason: QuarantineReason::ReceiveId, receive_id, message, about: None },
+        Payload::Quarantine { reason: QuarantineReason::ReceiveId, receive_id, message, event: None },
     )
 }
 
@@ -47,8 +47,8 @@ async fn what_comes_in_or_is_given_up_during_the_search_is_found_all_the_same() 
     // Given up since, one that came and was given up, one that came, and a message nobody understood.
     store.append(added(2)).await.unwrap();
     for work in store.lease(T0, 9).await.unwrap() {
-        let problem = Problem { errcode: None, text: String::new() };
-        store.settle(vec![(work, Verdict::Dead(problem))], T0).await.unwrap();
+        let reason = FailureReason { errcode: None, text: String::new() };
+        store.settle(vec![(work, Outcome::Dead(reason))], T0).await.unwrap();
     }
     store.append(added(3)).await.unwrap();
     store.append(quarantined(4)).await.unwrap();

@@ -129,17 +129,17 @@ pub fn backup(folder: &Path, to: &Path) -> Result<BackedUp, OpenError> {
     if inside(to).map_err(folder_error("find", to))? {
         return Err(OpenError::journal(&journal, &JournalError::Inside));
     }
-    let mut problem = None;
+    let mut reason = None;
     for _ in 0..ATTEMPTS {
         match copy(&journal, to) {
             Ok(done) => return Ok(done),
-            Err(error) => problem = Some(error),
+            Err(error) => reason = Some(error),
         }
-        if !problem.as_ref().is_some_and(may_pass) {
+        if !reason.as_ref().is_some_and(may_pass) {
             break;
         }
     }
-    Err(OpenError::journal(&journal, &problem.unwrap_or(JournalError::None)))
+    Err(OpenError::journal(&journal, &reason.unwrap_or(JournalError::None)))
 }
 
 /// Reads a file that was copied, before it takes the place of what was copied earlier and is whole.
@@ -171,8 +171,8 @@ fn copy(journal: &Path, to: &Path) -> Result<BackedUp, JournalError> {
     files::clear_unfinished(to)?;
     let there = Pieces::of(to)?;
     let own = Pieces::of(journal)?.ok_or(JournalError::None)?;
-    if let Some(problem) = own.gap(0) {
-        return Err(problem);
+    if let Some(reason) = own.gap(0) {
+        return Err(reason);
     }
     let last = own.last();
     match there {
@@ -211,8 +211,8 @@ fn copy(journal: &Path, to: &Path) -> Result<BackedUp, JournalError> {
     // Read back from where it is now.
     let copy = Pieces::of(to)?;
     let cover = Cover::of(&copy.iter().collect::<Vec<_>>());
-    if let Some(problem) = cover.problem {
-        return Err(problem);
+    if let Some(reason) = cover.reason {
+        return Err(reason);
     }
     files::clear(to)?;
     let lengths = cover.pieces.iter().map(|piece| fs::metadata(&piece.path).map_or(0, |meta| meta.len()));
@@ -317,10 +317,10 @@ fn plan(journal: &Path, how: Rebuild<'_>) -> Result<Plan, JournalError> {
         return Err(JournalError::Foreign);
     }
     let lineage = own.as_ref().or(copy.as_ref()).ok_or(JournalError::None)?.lineage;
-    let Cover { pieces, to, problem } = Cover::of(&own.iter().chain(&copy).collect::<Vec<_>>());
-    let lost = match problem {
-        Some(problem) if !how.partial => return Err(problem),
-        problem => problem.map(|problem| problem.to_string()),
+    let Cover { pieces, to, reason } = Cover::of(&own.iter().chain(&copy).collect::<Vec<_>>());
+    let lost = match reason {
+        Some(reason) if !how.partial => return Err(reason),
+        reason => reason.map(|reason| reason.to_string()),
     };
     let own_alone = pieces.iter().all(|piece| piece.path.parent() == Some(journal));
     let goes_on = how.into.is_none() && lost.is_none() && own_alone;

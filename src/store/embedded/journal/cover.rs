@@ -14,7 +14,7 @@ pub(super) struct Cover {
     /// The number of the last batch that is had.
     pub(super) to: u64,
     /// What ends it before its end.
-    pub(super) problem: Option<JournalError>,
+    pub(super) reason: Option<JournalError>,
 }
 
 impl Cover {
@@ -22,7 +22,7 @@ impl Cover {
     pub(super) fn of(journals: &[&Pieces]) -> Self {
         let mut spans: Vec<_> = journals.iter().flat_map(|journal| &journal.spans).cloned().collect();
         let end = spans.iter().map(|span| span.end).max().unwrap_or(0);
-        let mut cover = Self { pieces: Vec::new(), to: 0, problem: None };
+        let mut cover = Self { pieces: Vec::new(), to: 0, reason: None };
         while cover.to < end {
             let follows = |span: &&Span| span.piece.from <= cover.to + 1 && span.to > cover.to;
             let Some(span) = spans.iter().filter(follows).max_by_key(|span| span.to).cloned() else {
@@ -34,7 +34,7 @@ impl Cover {
                     .map_or(JournalError::Gap { have: cover.to, next: later.unwrap_or(end) }, |span| {
                         damaged(&span.piece.path).into()
                     });
-                cover.problem = Some(cover.problem.unwrap_or(gap));
+                cover.reason = Some(cover.reason.unwrap_or(gap));
                 break;
             };
             match readable(&span.piece) {
@@ -43,13 +43,13 @@ impl Cover {
                     cover.pieces.push(span.piece);
                 }
                 Err(error) => {
-                    cover.problem = Some(error.into());
+                    cover.reason = Some(error.into());
                     spans.retain(|other| other.piece != span.piece);
                 }
             }
         }
         if cover.to == end {
-            cover.problem = None;
+            cover.reason = None;
         }
         cover
     }
@@ -68,8 +68,8 @@ pub(super) fn whole(
     pieces: &Pieces,
 ) -> Result<impl Iterator<Item = io::Result<Write>> + use<>, JournalError> {
     let cover = Cover::of(&[pieces]);
-    match cover.problem {
-        Some(problem) => Err(problem),
+    match cover.reason {
+        Some(reason) => Err(reason),
         None => Ok(live(merged(&cover.pieces)?)),
     }
 }

@@ -237,7 +237,7 @@ fn standing(engine: &dyn Engine, folder: &Path) -> Result<Standing, JournalError
         (Some(mark), Some(pieces)) if mark.lineage == pieces.lineage => {
             // What cannot be had is needed only if the database lacks it.
             match pieces.gap(mark.seq) {
-                Some(problem) if pieces.end() > mark.seq => return Err(problem),
+                Some(reason) if pieces.end() > mark.seq => return Err(reason),
                 _ => Standing::Known(mark, pieces),
             }
         }

@@ -30,9 +30,9 @@ pub(super) fn level(
         return begin(engine, folder).map(|(_, last)| last);
     }
     redo(engine, mark, pieces)?;
-    if let Some(problem) = pieces.gap(0) {
+    if let Some(reason) = pieces.gap(0) {
         // The database has what is missing here.
-        tracing::error!(%problem, "a file of the journal is lost or damaged; it is begun anew, and copies of it need a new folder");
+        tracing::error!(%reason, "a file of the journal is lost or damaged; it is begun anew, and copies of it need a new folder");
         return begin(engine, folder).map(|(_, last)| last);
     }
     Ok(last)

@@ -7,21 +7,22 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::links::id;
-use super::{AdminState, Problem, Shared, beside};
+use super::{AdminState, Problem, Shared, scan};
 use crate::domain::contact::Contact;
+use crate::domain::event::QuarantineReason;
 use crate::domain::explain::{
     Code, ContactFacts, EventFacts, EventIs, Evidence, Facts, FanFacts, FanIs, SinkFacts, Text, Trouble,
     Verdict, explain,
 };
-use crate::domain::fan::{Existing, Fan, FanState, FanStep, Lane, Mint, Priority, Renew};
+use crate::domain::fan::{Existing, Fan, FanState, FanStep, Mint, Priority, Renew};
 use crate::domain::forecast::forecast;
 use crate::domain::ids::{AppName, ContactKey, CorpId, FanKey};
 use crate::domain::quota::Share;
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
-use crate::store::{self, EventRow, InboxEvent, QuarantineReason, Quarantined, Trace};
+use crate::store::{self, EventRow, InboxEvent, Quarantined, Trace};
 use crate::wecom::{Api, remedy, remedy_zh};
-use crate::worker::pause::{Pause, Scope};
+use crate::worker::breaker::{Breaker, Scope};
 
 /// Ids are shorter.
 const ID_BYTES_MAX: usize = 255;
@@ -60,7 +61,7 @@ pub(super) async fn show(
         return Err(Problem::bad_request("an id has 1 to 255 bytes"));
     }
     let (store, asked) = (state.store.clone(), id.clone());
-    let trace = beside(&state, async move { store.trace(&asked).await }).await??;
+    let trace = scan(&state, async move { store.trace(&asked).await }).await??;
     let facts = state.facts(trace).await?;
     let (Verdict { code, text, hint }, evidence) = explain(&facts, state.clock.now());
     Ok(Json(Explanation { id, code, text, hint, evidence }))
@@ -102,14 +103,14 @@ impl AdminState {
         let scopes = [
             Scope::App(key.app.clone()),
             Scope::Fans(key.app.clone(), FanStep::Mint),
-            Scope::FanLane(
+            Scope::FanClass(
                 key.app.clone(),
                 FanStep::Mint,
-                lane_of(fan.lane(FanStep::Mint).unwrap_or(Priority::Bulk)),
+                fan.queued_for(FanStep::Mint).unwrap_or(Priority::Bulk).class(),
             ),
         ];
         // A budget that is used up is no fault; the forecast knows about it.
-        let paused = self.pauses.of(&scopes.each_ref(), now).filter(|pause| pause.failures > 0);
+        let paused = self.breakers.open(&scopes.each_ref(), now).filter(|pause| pause.failures > 0);
         Ok(FanFacts {
             app: key.app.clone(),
             registered_at: fan.registered_at,
@@ -127,7 +128,7 @@ impl AdminState {
     /// before the import.
     async fn turn_at(&self, key: &FanKey, fan: &Fan) -> Result<Option<Timestamp>, Problem> {
         let Some(app) = self.apps.get(&key.app) else { return Ok(None) };
-        let bulk = fan.lane(FanStep::Mint) == Some(Priority::Bulk);
+        let bulk = fan.queued_for(FanStep::Mint) == Some(Priority::Bulk);
         let (waiting, share) = if bulk {
             let tallies = self.store.fan_tallies().await?;
             let of_app = tallies.into_iter().find(|(name, _)| *name == key.app);
@@ -158,7 +159,7 @@ impl AdminState {
 
     fn corp_paused(&self, app: &AppName, corp_id: &CorpId) -> Option<Trouble> {
         let scopes = [Scope::App(app.clone()), Scope::Corp(app.clone(), corp_id.clone())];
-        self.pauses.of(&scopes.each_ref(), self.clock.now()).map(of_pause)
+        self.breakers.open(&scopes.each_ref(), self.clock.now()).map(of_pause)
     }
 
     fn event_facts(&self, row: EventRow) -> EventFacts {
@@ -166,12 +167,12 @@ impl AdminState {
             id: event.id.to_string(),
             received_at: event.received_at,
             place,
-            paused: self.corp_paused(&event.app, &event.happening.corp_id),
+            paused: self.corp_paused(&event.app, &event.event.corp_id),
         };
         match row {
             EventRow::Inbox(event) => of(&event, EventIs::Waiting(event.due_at)),
             EventRow::Dead { event, .. } => {
-                let trouble = event.problem.clone().map_or_else(|| from_code(0, None), of_problem);
+                let trouble = event.failure.clone().map_or_else(|| from_code(0, None), of_problem);
                 of(&event, EventIs::Dead(trouble))
             }
             EventRow::Quarantined(Quarantined { id, received_at, reason, .. }) => {
@@ -188,17 +189,12 @@ impl AdminState {
     }
 }
 
-fn lane_of(priority: Priority) -> Lane {
-    let has = |lane: &Lane| lane.priorities().contains(&priority);
-    Lane::ALL.into_iter().find(has).unwrap_or(Lane::Bulk)
-}
-
 fn from_code(errcode: i64, until: Option<Timestamp>) -> Trouble {
     let (en, zh) = (remedy(errcode).to_owned(), remedy_zh(errcode).to_owned());
     Trouble { errcode: Some(errcode), en, zh, until }
 }
 
-fn of_problem(problem: store::Problem) -> Trouble {
+fn of_problem(problem: store::FailureReason) -> Trouble {
     if let Some(errcode) = problem.errcode {
         return from_code(errcode, None);
     }
@@ -206,8 +202,8 @@ fn of_problem(problem: store::Problem) -> Trouble {
     Trouble { errcode: None, zh, en: problem.text, until: None }
 }
 
-fn of_pause(pause: Pause) -> Trouble {
-    Trouble { until: Some(pause.until), ..of_problem(pause.problem) }
+fn of_pause(breaker: Breaker) -> Trouble {
+    Trouble { until: Some(breaker.probe_at), ..of_problem(breaker.reason) }
 }
 
 /// What to do about a quarantined message, in English and Chinese.

@@ -13,8 +13,8 @@ use utoipa::ToSchema;
 use super::super::links::id;
 use super::super::{AdminState, Problem, Shared, json, openapi};
 use super::{Filter, StateName, event_id, gone};
-use crate::http::door::Meaning;
-use crate::store::{EventId, EventRow};
+use crate::http::{RedriveError, redrive};
+use crate::store::EventId;
 
 /// Refusals listed in one answer.
 const REFUSED_LISTED_MAX: usize = 100;
@@ -54,36 +54,25 @@ pub(in super::super) async fn one(
 }
 
 impl AdminState {
-    /// Puts back what was set aside under this number. Whether there was something.
+    /// Redrives one event. Returns whether there was one to redrive.
     async fn redrive(&self, id: EventId) -> Result<bool, Problem> {
-        let becomes = match self.store.event(id).await? {
-            None => return Ok(false),
-            Some(EventRow::Inbox(_) | EventRow::Dead { .. }) => None,
-            Some(EventRow::Quarantined(quarantined)) => {
-                let Some(message) = self.store.quarantined_message(id).await? else { return Ok(false) };
-                let app = self.door.app(quarantined.app.as_str());
-                let app = app.ok_or_else(|| Problem::conflict("its app is not in the configuration"))?;
-                // Whatever its age: that somebody redrives it is the answer to the doubt.
-                match self.door.meaning(app, quarantined.receive_id.as_bytes(), &message).await? {
-                    Meaning::Act(_, happening) => Some(happening),
-                    Meaning::Ignore(..) => None,
-                    Meaning::Stranger => {
-                        return Err(Problem::conflict("the receive id is still not accepted")
-                            .hint("add it to accept_receive_ids of the app and restart"));
-                    }
-                    Meaning::NotUnderstood(reason) => {
-                        return Err(Problem::conflict(format!(
-                            "the message is still not understood: {reason}"
-                        )));
-                    }
-                }
-            }
-        };
-        let redriven = self.store.redrive(id, becomes, self.clock.now()).await?;
+        let redriven = redrive(&*self.store, &self.callback_apps, id, self.clock.now()).await?;
         if redriven {
             self.wake.inbox.notify_one();
         }
         Ok(redriven)
+    }
+}
+
+impl From<RedriveError> for Problem {
+    fn from(error: RedriveError) -> Self {
+        match error {
+            RedriveError::Store(error) => error.into(),
+            RedriveError::ReceiveId => {
+                Self::conflict(error.to_string()).hint("add it to accept_receive_ids of the app and restart")
+            }
+            RedriveError::UnknownApp | RedriveError::NotUnderstood(_) => Self::conflict(error.to_string()),
+        }
     }
 }
 

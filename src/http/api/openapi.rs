@@ -27,11 +27,6 @@ pub(super) enum Errors {
     #[response(status = 421, content_type = "application/problem+json")]
     #[expect(dead_code, reason = "a description")]
     HostNotAllowed(Problem),
-    /// A wrong token, after many others within a minute: `too_many_attempts`. `Retry-After` says when the minute is
-    /// over; a right token is served at any time.
-    #[response(status = 429, content_type = "application/problem+json", headers(("retry-after" = u64, description = "Seconds")))]
-    #[expect(dead_code, reason = "a description")]
-    TooManyAttempts(Problem),
     #[response(status = 503)]
     #[expect(dead_code, reason = "a description")]
     Unavailable(#[ref_response] Unavailable),

@@ -1,39 +1,62 @@
-//! The inner message: XML or JSON in, a typed [`Event`] out. Documents 92130, 90240, 95796.
+//! The decrypted message: XML or JSON in, a typed [`Message`] out. Documents 92130, 90240, 95796.
 //!
-//! Deliberately absent: any reaction to an event, and fields nobody uses.
+//! Deliberately absent: any reaction to an event, and fields that nothing uses.
 
 use std::borrow::Cow;
 
 use serde::Deserialize;
 use serde_json::error::Category;
 
-use super::xml;
-use crate::domain::event::{ContactChange, ContactEvent, Event, Kind, What};
+use crate::callback::xml;
+use crate::domain::event::{ContactChange, ContactEvent, Event, Kind};
 use crate::domain::ids::{CorpId, ExternalUserid, IdError, UserId};
 use crate::domain::time::Timestamp;
 
 /// The longest `State` and `WelcomeCode` kept, in bytes. WeCom's own limits are 64 characters and less.
 pub(super) const SHORT_TEXT_BYTES_MAX: usize = 256;
-/// The latest `CreateTime` that can be meant: the year 9999.
+/// The latest plausible `CreateTime`, in seconds since the epoch: the year 9999.
 pub(super) const CREATE_TIME_MAX: i64 = 253_402_300_799;
 
-/// Why a verified message cannot be acted upon. It is quarantined, not lost.
+/// A parsed message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Message {
+    /// A change that we act upon.
+    Event(Event),
+    /// A message that needs no action.
+    Ignored(Ignored),
+}
+
+impl Message {
+    #[cfg(test)]
+    pub(super) const fn kind(&self) -> Kind {
+        match self {
+            Self::Event(event) => event.contact.change.kind(),
+            Self::Ignored(ignored) => ignored.kind,
+        }
+    }
+}
+
+/// A message that is acknowledged and counted, nothing more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ignored {
+    /// What kind of message it is.
+    pub kind: Kind,
+    /// Its `CreateTime`; `None` for a suite's events, which have none.
+    pub created_at: Option<Timestamp>,
+}
+
+/// Why a verified message cannot be parsed. It is quarantined, not lost.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MessageError {
+pub(super) enum MessageError {
     /// Not UTF-8, not XML, not JSON.
     #[error("not a readable message: {0}")]
     Unreadable(String),
-    /// A field that this kind of event must have is not there.
+    /// A field that this kind of event requires is missing.
     #[error("the field {0} is missing")]
     Missing(&'static str),
-    /// An id that cannot be one.
+    /// A field is not a valid id.
     #[error("the field {field} {source}")]
-    Id {
-        /// Which.
-        field: &'static str,
-        /// Why.
-        source: IdError,
-    },
+    Id { field: &'static str, source: IdError },
     /// `CreateTime` is not a number of seconds.
     #[error("the field CreateTime is not a time in seconds")]
     Time,
@@ -42,7 +65,7 @@ pub enum MessageError {
     Long(&'static str),
 }
 
-/// The fields looked at, as text.
+/// The fields that are used, as text.
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 struct Fields<'a> {
@@ -77,11 +100,8 @@ fn text_or_number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Co
     })
 }
 
-/// Reads a verified message.
-///
-/// # Errors
-/// [`MessageError`] when it is not understood. A kind of event we do not act upon is understood.
-pub fn parse(message: &[u8]) -> Result<Event, MessageError> {
+/// Parses the text of a verified message. Kinds of events that we do not act upon parse as [`Message::Ignored`].
+pub(super) fn parse(message: &[u8]) -> Result<Message, MessageError> {
     let text = xml::from_first_character(message);
     let fields = if text.starts_with(b"{") {
         serde_json::from_slice(text).map_err(|e| MessageError::Unreadable(complaint(&e)))?
@@ -91,7 +111,7 @@ pub fn parse(message: &[u8]) -> Result<Event, MessageError> {
     typed(&fields)
 }
 
-/// What is wrong and where. The parser's own words would quote the message, which may name a person.
+/// What is wrong and where. The parser's own message would quote the text, which may name a person.
 fn complaint(error: &serde_json::Error) -> String {
     let what = match error.classify() {
         Category::Io | Category::Syntax => "not well-formed JSON",
@@ -121,17 +141,15 @@ fn from_xml(text: &[u8]) -> Result<Fields<'_>, MessageError> {
     .map_err(|e| MessageError::Unreadable(e.to_string()))
 }
 
-fn typed(fields: &Fields<'_>) -> Result<Event, MessageError> {
+fn typed(fields: &Fields<'_>) -> Result<Message, MessageError> {
     let kind = kind(fields)?;
-    // A suite's own events name no corp and carry `TimeStamp`; we only count them.
+    // A suite's own events need not name a corp and carry `TimeStamp` instead of `CreateTime`.
     if kind == Kind::Suite {
-        let corp_id = fields.to_user_name.as_deref().unwrap_or("suite");
-        let corp_id =
-            CorpId::new(corp_id).map_err(|source| MessageError::Id { field: "ToUserName", source })?;
-        return Ok(Event { corp_id, created_at: Timestamp::EPOCH, what: What::Ignored(kind) });
+        fields.to_user_name.as_deref().map(CorpId::new).transpose().map_err(|e| invalid("ToUserName", e))?;
+        return Ok(Message::Ignored(Ignored { kind, created_at: None }));
     }
     let corp_id = CorpId::new(required(fields.to_user_name.as_deref(), "ToUserName")?)
-        .map_err(|source| MessageError::Id { field: "ToUserName", source })?;
+        .map_err(|e| invalid("ToUserName", e))?;
     let created_at = create_time(required(fields.create_time.as_deref(), "CreateTime")?)?;
     let change = match kind {
         Kind::AddExternalContact => ContactChange::Added,
@@ -147,19 +165,23 @@ fn typed(fields: &Fields<'_>) -> Result<Event, MessageError> {
         | Kind::Suite
         | Kind::OtherEvent
         | Kind::Message => {
-            return Ok(Event { corp_id, created_at, what: What::Ignored(kind) });
+            return Ok(Message::Ignored(Ignored { kind, created_at: Some(created_at) }));
         }
     };
-    let what = What::Contact(ContactEvent {
+    let contact = ContactEvent {
         change,
         user_id: UserId::new(required(fields.user_id.as_deref(), "UserID")?)
-            .map_err(|source| MessageError::Id { field: "UserID", source })?,
+            .map_err(|e| invalid("UserID", e))?,
         external_userid: ExternalUserid::new(required(fields.external_userid.as_deref(), "ExternalUserID")?)
-            .map_err(|source| MessageError::Id { field: "ExternalUserID", source })?,
+            .map_err(|e| invalid("ExternalUserID", e))?,
         state: short(fields.state.as_deref(), "State")?,
         welcome_code: short(fields.welcome_code.as_deref(), "WelcomeCode")?,
-    });
-    Ok(Event { corp_id, created_at, what })
+    };
+    Ok(Message::Event(Event { corp_id, created_at, contact }))
+}
+
+const fn invalid(field: &'static str, source: IdError) -> MessageError {
+    MessageError::Id { field, source }
 }
 
 fn kind(fields: &Fields<'_>) -> Result<Kind, MessageError> {

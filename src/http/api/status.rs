@@ -15,9 +15,9 @@ use super::{Problem, Shared};
 use crate::domain::tally::Tally;
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::store::Counts;
-use crate::telemetry::metrics::DoorOutcome;
+use crate::telemetry::metrics::CallbackOutcome;
 use crate::wecom::Api;
-use crate::worker::pause::Scope;
+use crate::worker::breaker::Scope;
 
 /// How it goes: the funnel, ages, pauses with their reasons, quotas with a forecast, dealers, sinks
 #[utoipa::path(operation_id = "show_status", get, path = "/v1/status", tag = "service", responses(
@@ -42,21 +42,21 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
     let queues = quotas::queues(&state, &tallies, now).await?;
     let quotas = quotas::quotas(&state, &tallies).await?;
     let paused: Vec<_> = state
-        .pauses
+        .breakers
         .all(now)
         .into_iter()
-        .map(|(scope, pause)| {
+        .map(|(scope, breaker)| {
             let (kind, app, corp_id) = match &scope {
                 Scope::App(app) => ("app", app, None),
                 Scope::Dealers(app) => ("dealers", app, None),
                 Scope::Corp(app, corp_id) => ("corp", app, Some(corp_id)),
                 Scope::Fans(app, _) => ("fans", app, None),
-                Scope::FanLane(app, _, lane) => (lane.as_str(), app, None),
+                Scope::FanClass(app, _, class) => (class.into(), app, None),
             };
             json!({
                 "scope": kind, "app": app, "corp_id": corp_id,
-                "reason": pause.problem.text, "errcode": pause.problem.errcode,
-                "since": pause.since, "until": pause.until, "failures": pause.failures,
+                "reason": breaker.reason.text, "errcode": breaker.reason.errcode,
+                "since": breaker.since, "until": breaker.probe_at, "failures": breaker.failures,
             })
         })
         .collect();
@@ -64,7 +64,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
     let oldest = state.store.oldest_event().await?;
     let Counts { inbox, dead, quarantined, contacts, waiting, links, feed_head, feed_pruned, event_head: _ } =
         counts;
-    let door = |outcome| state.metrics.door_count(outcome);
+    let callbacks = |outcome| state.metrics.callbacks_with(outcome);
     Ok(Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
         "started_at": state.started_at,
@@ -73,15 +73,15 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
         "not_ready_because": ready.err().map(|e| e.to_string()),
         "damaged_records": state.store.damaged(),
         "callbacks": {
-            "accepted": door(DoorOutcome::Accepted),
-            "duplicates": door(DoorOutcome::Duplicate),
-            "ignored": door(DoorOutcome::Ignored),
-            "quarantined": door(DoorOutcome::Quarantined),
-            "refused": door(DoorOutcome::Refused),
-            "unavailable": door(DoorOutcome::Unavailable),
-            "unknown_app": door(DoorOutcome::UnknownApp),
-            "too_large": door(DoorOutcome::TooLarge),
-            "verified": door(DoorOutcome::Verified),
+            "accepted": callbacks(CallbackOutcome::Accepted),
+            "duplicates": callbacks(CallbackOutcome::Duplicate),
+            "ignored": callbacks(CallbackOutcome::Ignored),
+            "quarantined": callbacks(CallbackOutcome::Quarantined),
+            "refused": callbacks(CallbackOutcome::Refused),
+            "unavailable": callbacks(CallbackOutcome::Unavailable),
+            "unknown_app": callbacks(CallbackOutcome::UnknownApp),
+            "too_large": callbacks(CallbackOutcome::TooLarge),
+            "verified": callbacks(CallbackOutcome::Verified),
         },
         "inbox": {
             "waiting": inbox, "dead": dead, "quarantined": quarantined,
@@ -103,7 +103,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
         "dealers": dealers,
         "calls": Api::ALL.iter().map(|api| (api.as_str().to_owned(), state.metrics.calls_of(*api).into()))
             .collect::<serde_json::Map<String, Value>>(),
-        "ids_asked": state.metrics.ids_asked_count(),
+        "ids_asked": state.metrics.ids_sent_count(),
     }))
     .into_response())
 }
@@ -128,7 +128,7 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
         state.metrics.sink(&sink.name, lag, sink.state.as_str(), &StateName::NAMES);
     }
     let fans = sum(tallies.iter().map(|(_, tally)| tally));
-    let paused = state.pauses.all(state.clock.now()).len();
+    let paused = state.breakers.all(state.clock.now()).len();
     let (counts, damaged) = (state.store.counts(), state.store.damaged());
     let text = state.metrics.scrape(&counts, &fans, paused, damaged);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

@@ -18,6 +18,7 @@ use super::{AdminState, Problem, Shared};
 use crate::domain::fan::{Existing, Fan, FanStep, Mint, Minted, Priority};
 use crate::domain::ids::{FanKey, IdError, Openid, PendingId, Unionid};
 use crate::domain::time::{DAY_MS, Timestamp};
+use crate::http::body::read_body;
 use crate::store::{NewFan, Registered};
 use lines::Lines;
 
@@ -143,7 +144,7 @@ pub(super) async fn register(
             }
         }
     } else {
-        let body = crate::http::read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(Problem::body)?;
+        let body = read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(Problem::body)?;
         let value = serde_json::from_slice(&body).map_err(|e| {
             Problem::bad_request(format!("the body is not JSON: {e}"))
                 .hint("send one object, an array, or lines with Content-Type: application/x-ndjson")
@@ -287,13 +288,13 @@ impl FanView {
             app: key.app.to_string(),
             unionid: key.unionid.as_str().to_owned(),
             openid: fan.openid.as_str().to_owned(),
-            state: fan.state(now).as_str(),
+            state: fan.state(now).into(),
             registered_at: fan.registered_at,
             pending_id: newest.map(|m| m.pending_id.as_str().to_owned()),
             minted_at: newest.map(|m| m.minted_at),
             expires_at: newest.map(Minted::expires_at),
             older_pending_ids: older.map(|m| m.pending_id.as_str().to_owned()).collect(),
-            waits_as: fan.lane(FanStep::Mint).map(Priority::as_str),
+            waits_as: fan.queued_for(FanStep::Mint).map(Into::into),
             errcode,
             remedy: errcode.map(crate::wecom::remedy),
             existing_asked_at,

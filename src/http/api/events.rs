@@ -9,9 +9,9 @@ use utoipa::{IntoParams, ToSchema};
 use super::explain::quarantine_remedy;
 use super::links::{id, query};
 use super::{AdminState, Problem, Shared};
-use crate::domain::event::{ContactChange, Kind};
+use crate::domain::event::Event;
 use crate::domain::time::{SECOND_MS, Timestamp};
-use crate::store::{EventId, EventRow, EventState, InboxEvent, QuarantineReason, Quarantined};
+use crate::store::{EventId, EventRow, EventState, InboxEvent, Quarantined};
 use crate::wecom::remedy;
 
 pub(super) mod redrive;
@@ -120,18 +120,10 @@ enum About {
     },
 }
 
-fn kind_of(change: ContactChange) -> Kind {
-    match change {
-        ContactChange::Added => Kind::AddExternalContact,
-        ContactChange::HalfAdded => Kind::AddHalfExternalContact,
-        ContactChange::DeletedByMember => Kind::DelExternalContact,
-        ContactChange::DeletedByCustomer => Kind::DelFollowUser,
-    }
-}
-
 fn event_row(event: InboxEvent, state: StateName, died_at: Option<Timestamp>, now: Timestamp) -> Row {
-    let contact = event.happening.contact;
-    let (errcode, reason) = event.problem.map_or((None, None), |p| (p.errcode, Some(p.text)));
+    let Event { corp_id, created_at, contact } = event.event;
+    let (errcode, reason) =
+        event.failure.map_or((None, None), |failure| (failure.errcode, Some(failure.text)));
     Row {
         id: event.id.to_string(),
         state,
@@ -140,11 +132,11 @@ fn event_row(event: InboxEvent, state: StateName, died_at: Option<Timestamp>, no
         age_seconds: now.millis_since(event.received_at).max(0) / SECOND_MS,
         remedy: errcode.map(remedy),
         about: About::Event {
-            r#type: kind_of(contact.change).as_str(),
-            corp_id: event.happening.corp_id.into(),
+            r#type: contact.change.kind().into(),
+            corp_id: corp_id.into(),
             external_userid: contact.external_userid.into(),
             user_id: contact.user_id.into(),
-            created_at: event.happening.created_at,
+            created_at,
             due_at: event.due_at,
             died_at,
             attempts: event.attempts,
@@ -161,13 +153,7 @@ fn row(row: EventRow, asked: StateName, now: Timestamp) -> Row {
         EventRow::Dead { event, died_at } => event_row(event, StateName::Dead, Some(died_at), now),
         EventRow::Quarantined(Quarantined { id, app, received_at, reason, receive_id, message_bytes }) => {
             let (remedy, _) = quarantine_remedy(&reason);
-            let (reason, detail) = match reason {
-                QuarantineReason::ReceiveId => ("receive_id", None),
-                QuarantineReason::NotUnderstood(detail) => ("not_understood", Some(detail)),
-                QuarantineReason::FarOff { created_at } => {
-                    ("far_off", Some(format!("CreateTime {created_at}")))
-                }
-            };
+            let (reason, detail) = ((&reason).into(), reason.detail());
             Row {
                 id: id.to_string(),
                 state: StateName::Quarantined,

@@ -28,7 +28,7 @@ pub(super) async fn queues(
             for priority in Priority::ALL.into_iter().filter(|priority| tally.waiting(step, *priority) > 0) {
                 let head = state.store.next_fan_due(app, step, &[priority]).await?;
                 queues.push(json!({
-                    "app": app, "api": api.as_str(), "priority": priority.as_str(),
+                    "app": app, "api": api.as_str(), "priority": <&str>::from(priority),
                     "waiting": tally.waiting(step, priority),
                     "oldest_age_seconds": head.map(|due_at| now.millis_since(due_at).max(0) / SECOND_MS),
                 }));

@@ -1,4 +1,4 @@
-//! The private listener: the brand's own systems and operators. Contract in README.
+//! The admin listener's JSON API, for the brand's own systems and its operators.
 
 mod events;
 mod explain;
@@ -28,8 +28,9 @@ use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::door::Door;
+use super::body::read_body;
 use super::problem::Problem;
+use super::public::CallbackApps;
 use crate::clock::Clock;
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId, SinkName};
@@ -39,21 +40,21 @@ use crate::lifecycle::Lifecycle;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::Wake;
+use crate::worker::breaker::Breakers;
 use crate::worker::deliver::Sinks;
-use crate::worker::pause::Pauses;
 pub use feed::Pages;
 pub use guard::Guard;
 
-/// What the admin API knows of an app.
+/// An app as the admin API sees it.
 #[derive(Debug, Clone)]
 pub struct AdminApp {
     /// The brand's corp.
     pub corp_id: CorpId,
-    /// Whether new fans are to be asked about.
+    /// Whether WeCom is asked which dealers have a new fan already.
     pub existing_customers: bool,
-    /// Its budget.
+    /// Its quota.
     pub quota: Limits,
-    /// Percent of it kept for those who register now.
+    /// Percent of it reserved for live registrations.
     pub reserve_percent: u8,
     /// Whose pending ids are renewed.
     pub renew: Renew,
@@ -63,50 +64,50 @@ pub struct AdminApp {
 pub struct AdminState {
     /// The durable state.
     pub store: Arc<dyn Store>,
-    /// What a quarantined message means now.
-    pub door: Arc<Door>,
+    /// The apps that receive callbacks, to classify quarantined messages again.
+    pub callback_apps: Arc<CallbackApps>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// What is counted.
+    /// Counters.
     pub metrics: Arc<Metrics>,
-    /// Whom to wake.
+    /// Wakes the workers.
     pub wake: Arc<Wake>,
-    /// Who is left alone for now.
-    pub pauses: Arc<Pauses>,
+    /// The circuit breakers.
+    pub breakers: Arc<Breakers>,
     /// How the sinks do.
     pub sinks: Arc<Sinks>,
     /// The sinks of the configuration, each with its kind.
     pub sink_kinds: BTreeMap<SinkName, &'static str>,
-    /// Pages of the feed that several readers want.
+    /// The newest pages of the feed, shared by readers.
     pub pages: Arc<Pages>,
-    /// Room for streams.
+    /// Permits for streams.
     pub streams: Arc<Semaphore>,
-    /// Room for requests that read much of the store.
+    /// Permits for requests that scan the store.
     pub heavy: Arc<Semaphore>,
-    /// Cancelled when what waits for news has to end.
+    /// Cancelled when long polls and streams have to end.
     pub stop: CancellationToken,
     /// The apps.
     pub apps: HashMap<AppName, AdminApp>,
-    /// Who is let in.
+    /// Checks host, origin and token.
     pub guard: Guard,
-    /// The tasks of the service.
+    /// The tasks of the service, for the status.
     pub lifecycle: Lifecycle,
-    /// Since when the service runs.
+    /// When the service started.
     pub started_at: Timestamp,
 }
 
 type Shared = State<Arc<AdminState>>;
 
-/// Room for streams of the feed.
+/// Permits for streams of the feed.
 #[must_use]
 pub fn streams() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(feed::STREAMS_MAX))
 }
 
-/// For a body that is read whole.
+/// The largest body that is read whole.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
-/// The private router.
+/// The admin listener's router.
 pub fn router(state: Arc<AdminState>) -> Router {
     let (guarded, mut description) = OpenApiRouter::with_openapi(openapi::Api::openapi())
         .routes(routes!(fans::register))
@@ -138,59 +139,59 @@ pub fn router(state: Arc<AdminState>) -> Router {
     description.merge(of_open);
     let guarded = guarded
         .layer(Extension(Arc::new(description)))
-        .route_layer(from_fn_with_state(state.clone(), guard::authorised))
+        .route_layer(from_fn_with_state(state.clone(), guard::token))
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .fallback(|| async { Problem::not_found("no such path; /openapi.json lists them") })
-        .layer(from_fn_with_state(state.clone(), guard::placed));
-    // Health is for those who have no token, and who call us whatever they like.
+        .layer(from_fn_with_state(state.clone(), guard::host_and_origin));
+    // Health checks have no token and use any host name.
     let open = open.method_not_allowed_fallback(|| async { Problem::method_not_allowed() });
-    guarded.merge(open).layer(from_fn(guard::with_headers)).with_state(state)
+    guarded.merge(open).layer(from_fn(guard::security_headers)).with_state(state)
 }
 
-/// Requests that read much of the store, at once.
+/// Requests that scan the store at the same time.
 const HEAVY_MAX: usize = 4;
-/// How long such a request waits for its turn.
+/// How long such a request waits for a permit.
 const HEAVY_WAIT: Duration = Duration::from_secs(20);
 
-/// Room for requests that read much of the store.
+/// Permits for requests that scan the store.
 #[must_use]
 pub fn heavy() -> Arc<Semaphore> {
     Arc::new(Semaphore::new(HEAVY_MAX))
 }
 
-/// Runs what reads much of the store beside the threads that serve everybody, a few at a time.
-async fn beside<T: Send + 'static>(
+/// Runs a request that scans the store on a blocking thread, a few at a time, so that it holds up no other request.
+async fn scan<T: Send + 'static>(
     state: &AdminState,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Problem> {
-    let turn = tokio::time::timeout(HEAVY_WAIT, state.heavy.clone().acquire_owned()).await;
-    let Ok(Ok(_turn)) = turn else {
-        return Err(Problem::busy("other requests read the whole store now; try again later"));
+    let permit = tokio::time::timeout(HEAVY_WAIT, state.heavy.clone().acquire_owned()).await;
+    let Ok(Ok(_permit)) = permit else {
+        return Err(Problem::busy("too many requests scan the store now; try again later"));
     };
     let runtime = tokio::runtime::Handle::current();
     let done = tokio::task::spawn_blocking(move || runtime.block_on(work)).await;
     done.map_err(|error| {
-        tracing::error!(%error, "a request was given up");
-        Problem::busy("this could not be done; see the log")
+        tracing::error!(%error, "request failed");
+        Problem::busy("the request failed; see the log")
     })
 }
 
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The JSON body of a request, with a problem that says what is wrong with it.
+/// Parses a request's JSON body.
 async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
-    let bytes = super::read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(Problem::body)?;
+    let bytes = read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(Problem::body)?;
     serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(format!("the body: {error}")))
 }
 
 impl AdminState {
-    /// The app of this name; the only one, if none is named.
+    /// The app of this name; without a name, the only app.
     fn app(&self, name: Option<&str>) -> Result<AppName, String> {
         match name {
             Some(name) => {
                 let known = AppName::new(name).ok().filter(|name| self.apps.contains_key(name));
                 let shown: String = name.chars().take(64).collect();
-                known.ok_or_else(|| format!("there is no app named {shown:?}"))
+                known.ok_or_else(|| format!("no app is named {shown:?}"))
             }
             None => match self.apps.keys().next() {
                 Some(only) if self.apps.len() == 1 => Ok(only.clone()),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::links::id;
-use super::{Problem, Shared, beside, json};
+use super::{Problem, Shared, json, scan};
 use crate::domain::ids::{ExternalUserid, IdError, Unionid};
 use crate::domain::time::Timestamp;
 use crate::store::{Erased, Person, Receipt};
@@ -92,7 +92,7 @@ pub(super) async fn forget(State(state): Shared, body: Body) -> Result<Json<Rece
         return Err(Problem::bad_request(format!("request is longer than {REQUEST_CHARS_MAX} characters")));
     }
     let (store, now) = (state.store.clone(), state.clock.now());
-    let receipt = beside(&state, async move { store.forget(&person, request, now).await }).await??;
+    let receipt = scan(&state, async move { store.forget(&person, request, now).await }).await??;
     state.pages.clear().await;
     tracing::info!(receipt = %receipt.id, "a person was forgotten");
     Ok(Json(receipt.into()))

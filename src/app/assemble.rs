@@ -1,0 +1,195 @@
+//! The service without its listeners, built from a configuration and [`Parts`]. The simulation in the tests assembles the
+//! same service from other parts: a store in memory, a wire without sockets, a clock of its own.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use secrecy::ExposeSecret;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::StartError;
+use crate::callback::{AesKey, Keys};
+use crate::clock::Clock;
+use crate::config::{self, Config};
+use crate::domain::backoff::Jitter;
+use crate::domain::ids::{AppName, CorpId, SinkName};
+use crate::domain::quota::{Budget, Grant, Limits, Share};
+use crate::domain::time::{DAY_MS, Moment};
+use crate::http::public::{CallbackApp, CallbackApps, CallbackState};
+use crate::intake::Recipients;
+use crate::sink::Sink;
+use crate::store::{Start, Store};
+use crate::telemetry::metrics::Metrics;
+use crate::wecom::{Api, AppCredentials, Client, Ledgers, Limiter, Wire};
+use crate::worker::breaker::Breakers;
+use crate::worker::deliver::Sinks;
+use crate::worker::directory::Directory;
+use crate::worker::{AppRules, Context, MintRules, Wake, deliver, mint, renew, resolve, sweep};
+
+/// What a service is made of, apart from its configuration.
+pub struct Parts {
+    /// The durable state.
+    pub store: Arc<dyn Store>,
+    /// How requests reach WeCom.
+    pub wire: Arc<dyn Wire>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Spreads waits.
+    pub jitter: Jitter,
+    /// Where feed entries are delivered.
+    pub sinks: Vec<SinkPart>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Cancelled when a call to WeCom panics.
+    pub panicked: CancellationToken,
+}
+
+/// A sink to deliver to.
+pub struct SinkPart {
+    /// Its name.
+    pub name: SinkName,
+    /// Where it starts without a cursor.
+    pub start: Start,
+    /// The receiver.
+    pub sink: Box<dyn Sink>,
+}
+
+/// A task that lasts as long as the service.
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// An assembled service; it works once its tasks run.
+pub struct Assembled {
+    /// What the workers share.
+    pub context: Context,
+    /// What the callback handlers share.
+    pub callbacks: Arc<CallbackState>,
+    /// The workers, by name.
+    pub workers: Vec<(&'static str, Task)>,
+}
+
+/// Assembles a service. Its workers end when `stop` is cancelled.
+///
+/// # Errors
+/// [`StartError::Key`] when an AES key is malformed.
+pub async fn assemble(
+    config: &Config,
+    parts: Parts,
+    stop: CancellationToken,
+) -> Result<Assembled, StartError> {
+    let Parts { store, wire, clock, jitter, sinks, metrics, panicked } = parts;
+    let apps: CallbackApps = config.apps.iter().map(callback_app).collect::<Result<_, _>>()?;
+    let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), limits(config));
+    limiter.begin().await;
+    let credentials = config.apps.iter().map(credentials).collect();
+    let platform = Arc::new(Client::over(wire, credentials, limiter, clock.clone(), metrics.clone()));
+    for part in &sinks {
+        metrics.sink_configured(&part.name);
+    }
+    let context = Context {
+        store: store.clone(),
+        directory: Arc::new(Directory::new(store.clone(), platform.clone(), clock.clone())),
+        platform,
+        clock: clock.clone(),
+        metrics: metrics.clone(),
+        wake: Arc::new(Wake::default()),
+        breakers: Arc::new(Breakers::new(jitter)),
+        jitter,
+        apps: Arc::new(config.apps.iter().map(rules).collect::<BTreeMap<_, _>>()),
+        calls: TaskTracker::new(),
+        panicked,
+        sinks: Arc::new(Sinks::new(sinks.iter().map(|part| part.name.clone()))),
+        feed_kept_ms: i64::try_from(config.store.feed_days).unwrap_or(0) * DAY_MS,
+        calls_max: super::size(config.wecom.calls_max),
+    };
+    let callbacks = Arc::new(CallbackState {
+        apps: Arc::new(apps),
+        store,
+        clock,
+        metrics,
+        wake: context.wake.clone(),
+        event_days_max: u32::try_from(config.server.event_days_max).unwrap_or(u32::MAX),
+        body_bytes_max: super::size(config.server.body_bytes_max),
+        body_timeout: Duration::from_millis(config.server.body_timeout_ms),
+    });
+    let workers = workers(&context, sinks, &stop);
+    Ok(Assembled { context, callbacks, workers })
+}
+
+fn workers(context: &Context, sinks: Vec<SinkPart>, stop: &CancellationToken) -> Vec<(&'static str, Task)> {
+    let (shared, stop) = (|| context.clone(), || stop.clone());
+    let mut workers: Vec<(&'static str, Task)> = vec![
+        ("resolve", Box::pin(resolve::run(shared(), stop()))),
+        ("mint", Box::pin(mint::run(shared(), stop()))),
+        ("renew", Box::pin(renew::run(shared(), stop()))),
+    ];
+    for SinkPart { name, start, sink } in sinks {
+        workers.push(("deliver", Box::pin(deliver::run(shared(), name, sink, start, stop()))));
+    }
+    workers.push(("sweep", Box::pin(sweep::run(shared(), stop()))));
+    workers
+}
+
+fn callback_app(app: &config::App) -> Result<(AppName, CallbackApp), StartError> {
+    let aes_key = AesKey::decode(app.encoding_aes_key.value.expose_secret())
+        .map_err(|source| StartError::Key { app: app.name.clone(), source })?;
+    let recipients =
+        Recipients { corp_id: app.corp_id.clone(), accept_receive_ids: app.accept_receive_ids.clone() };
+    let keys = Keys::new(app.callback_token.value.clone(), aes_key);
+    Ok((app.name.clone(), CallbackApp { name: app.name.clone(), keys, recipients }))
+}
+
+fn rules(app: &config::App) -> (AppName, AppRules) {
+    let mint = MintRules {
+        renew: app.renew,
+        same_id_extends: app.same_id_extends,
+        per_hour: app.quota.per_hour,
+        reserve_percent: app.quota.reserve_percent,
+    };
+    let rules = AppRules { corp_id: app.corp_id.clone(), conversion_token: app.conversion_token, mint };
+    (app.name.clone(), rules)
+}
+
+fn credentials(app: &config::App) -> (AppName, AppCredentials) {
+    let credentials = AppCredentials {
+        corp_id: app.corp_id.clone(),
+        agent_id: app.agent_id,
+        secret: app.secret.value.clone(),
+    };
+    (app.name.clone(), credentials)
+}
+
+/// The quota of each corp. Apps of one corp share it: the smallest that any of them names.
+fn limits(config: &Config) -> HashMap<CorpId, Limits> {
+    let mut limits: HashMap<CorpId, Limits> = HashMap::new();
+    for app in &config.apps {
+        let shared = limits.entry(app.corp_id.clone()).or_insert(app.quota.limits());
+        *shared = shared.and(app.quota.limits());
+    }
+    limits
+}
+
+/// The limiter's ledgers, kept in the store.
+pub struct StoredLedgers(pub Arc<dyn Store>);
+
+#[async_trait]
+impl Ledgers for StoredLedgers {
+    async fn reserve(
+        &self,
+        accounts: &[(String, Budget)],
+        api: Api,
+        share: Share,
+        want: u32,
+        now: Moment,
+    ) -> Result<Grant, String> {
+        self.0.reserve(accounts, api.as_str(), share, want, now).await.map_err(|e| e.to_string())
+    }
+
+    async fn refused(&self, account: &str, budget: Budget, api: Api, now: Moment) -> Result<i64, String> {
+        self.0.refused(account, budget, api.as_str(), now).await.map_err(|e| e.to_string())
+    }
+}

@@ -1,0 +1,35 @@
+//! A message whose signature and cipher held.
+
+use std::ops::Range;
+
+/// A decrypted message of WeCom's. Its existence is the proof that the signature was right; only
+/// [`verify`](super::verify) and [`verify_echo`](super::verify_echo) make one from a request.
+#[derive(Debug, PartialEq, Eq)]
+pub struct VerifiedMessage {
+    pub(super) plaintext: Vec<u8>,
+    pub(super) text: Range<usize>,
+    pub(super) receive_id: Range<usize>,
+}
+
+impl VerifiedMessage {
+    /// A message that was verified before it was quarantined, read back from the store.
+    #[must_use]
+    pub fn from_quarantine(receive_id: &str, text: Vec<u8>) -> Self {
+        let (text_end, mut plaintext) = (text.len(), text);
+        plaintext.extend_from_slice(receive_id.as_bytes());
+        let receive_id = text_end..plaintext.len();
+        Self { plaintext, text: 0..text_end, receive_id }
+    }
+
+    /// The message: an event's XML or JSON, or the echo of a URL check.
+    #[must_use]
+    pub fn text(&self) -> &[u8] {
+        self.plaintext.get(self.text.clone()).unwrap_or_default()
+    }
+
+    /// The corp id or suite id that WeCom encrypted this for; may be empty.
+    #[must_use]
+    pub fn receive_id(&self) -> &[u8] {
+        self.plaintext.get(self.receive_id.clone()).unwrap_or_default()
+    }
+}

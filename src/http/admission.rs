@@ -1,0 +1,405 @@
+//! Connection admission and load shedding for a listener.
+//!
+//! Idle connections cost a client nothing. If a full listener refused new connections, a few thousand silent ones would
+//! keep every genuine sender out until they time out. So it sheds the connection that has been waiting for input for
+//! longest (LRU): a genuine sender writes its request as soon as it is connected and is being served long before it is the
+//! oldest. Only a connection whose request is incomplete is ever shed. Bodies being read share one byte budget; when it is
+//! exceeded, the connection with the oldest incomplete body is shed.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
+use hyper::service::Service;
+use hyper::{Request, Response};
+use hyper_util::service::TowerToHyperService;
+use tokio::sync::Notify;
+
+use crate::telemetry::metrics::Metrics;
+
+/// One slot in this many is kept free by shedding early, because a connection takes a moment to close.
+const HEADROOM: usize = 16;
+
+/// The connection slots of one listener.
+pub(super) struct Admission {
+    slots_max: usize,
+    /// Byte budget of all bodies being read; `None` if the handlers bound them, and then no connection is shed for its body.
+    bodies_bytes_max: Option<usize>,
+    queue: Mutex<Queue>,
+    /// A slot was freed.
+    freed: Notify,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Default)]
+struct Queue {
+    open: usize,
+    /// How many of the open connections were told to close.
+    closing: usize,
+    /// The next LRU position.
+    position: u64,
+    /// Connections with an incomplete request head, and with an incomplete body, by LRU position.
+    heads: BTreeMap<u64, Arc<Notify>>,
+    bodies: BTreeMap<u64, Arc<Notify>>,
+    bodies_bytes: usize,
+}
+
+/// What a connection is doing; it has an LRU position while its request is incomplete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    ReadingHead(u64),
+    ReadingBody(u64),
+    /// The request is complete, its response is not yet handed over.
+    Serving,
+    Closing,
+}
+
+/// The slot of one open connection, freed when it is dropped.
+pub(super) struct Slot {
+    admission: Arc<Admission>,
+    shed: Arc<Notify>,
+    connection: Mutex<Connection>,
+}
+
+struct Connection {
+    phase: Phase,
+    body_bytes: usize,
+}
+
+impl Admission {
+    pub(super) fn new(slots_max: usize, bodies_bytes_max: Option<usize>, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { slots_max, bodies_bytes_max, queue: Mutex::default(), freed: Notify::new(), metrics })
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A slot, freed by shedding if necessary; `None` if every connection is being served.
+    pub(super) async fn admit(self: &Arc<Self>) -> Option<Arc<Slot>> {
+        loop {
+            // Registered before looking, so that no freed slot is missed.
+            let freed = self.freed.notified();
+            {
+                let mut queue = self.queue();
+                let staying = queue.open - queue.closing;
+                if staying + self.slots_max / HEADROOM >= self.slots_max && queue.shed_oldest() {
+                    self.metrics.connection_shed();
+                }
+                if queue.open < self.slots_max {
+                    return Some(self.slot(&mut queue));
+                }
+                if queue.closing == 0 {
+                    return None;
+                }
+            }
+            freed.await;
+        }
+    }
+
+    fn slot(self: &Arc<Self>, queue: &mut Queue) -> Arc<Slot> {
+        let shed = Arc::new(Notify::new());
+        queue.open += 1;
+        let phase = Phase::ReadingHead(queue.push_head(shed.clone()));
+        let connection = Mutex::new(Connection { phase, body_bytes: 0 });
+        Arc::new(Slot { admission: self.clone(), shed, connection })
+    }
+}
+
+impl Queue {
+    fn push_head(&mut self, shed: Arc<Notify>) -> u64 {
+        self.position += 1;
+        self.heads.insert(self.position, shed);
+        self.position
+    }
+
+    /// Sheds the connection that has been incomplete for longest.
+    fn shed_oldest(&mut self) -> bool {
+        let first = |waiting: &BTreeMap<u64, _>| {
+            waiting.first_key_value().map_or(u64::MAX, |(position, _)| *position)
+        };
+        let oldest = if first(&self.heads) <= first(&self.bodies) {
+            self.heads.pop_first()
+        } else {
+            self.bodies.pop_first()
+        };
+        self.shed(oldest)
+    }
+
+    fn shed(&mut self, connection: Option<(u64, Arc<Notify>)>) -> bool {
+        let Some((_, shed)) = connection else { return false };
+        shed.notify_one();
+        self.closing += 1;
+        true
+    }
+}
+
+impl Slot {
+    /// Resolves when this connection is shed.
+    pub(super) async fn shed(&self) {
+        self.shed.notified().await;
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The request's head is complete, and the whole request if it has no body.
+    fn head_complete(&self, has_body: bool) {
+        let (mut connection, mut queue) = (self.connection(), self.admission.queue());
+        let Phase::ReadingHead(position) = connection.phase else { return };
+        connection.phase = match queue.heads.remove(&position) {
+            None => Phase::Closing,
+            Some(shed) if has_body && self.admission.bodies_bytes_max.is_some() => {
+                // Receiving headers does not refresh the LRU position.
+                queue.bodies.insert(position, shed);
+                Phase::ReadingBody(position)
+            }
+            Some(_) => Phase::Serving,
+        };
+    }
+
+    /// Another part of the body arrived.
+    fn body_received(&self, bytes: usize) {
+        let Some(max) = self.admission.bodies_bytes_max else { return };
+        let (mut connection, mut queue) = (self.connection(), self.admission.queue());
+        connection.body_bytes += bytes;
+        queue.bodies_bytes += bytes;
+        if queue.bodies_bytes > max {
+            let oldest = queue.bodies.pop_first();
+            if queue.shed(oldest) {
+                self.admission.metrics.connection_shed();
+            }
+        }
+    }
+
+    fn body_complete(&self) {
+        let (mut connection, mut queue) = (self.connection(), self.admission.queue());
+        let Phase::ReadingBody(position) = connection.phase else { return };
+        let stays = queue.bodies.remove(&position).is_some();
+        connection.phase = if stays { Phase::Serving } else { Phase::Closing };
+    }
+
+    /// The response is handed over; the connection waits for its next request.
+    fn answered(&self) {
+        let (mut connection, mut queue) = (self.connection(), self.admission.queue());
+        queue.bodies_bytes -= std::mem::take(&mut connection.body_bytes);
+        let stays = match connection.phase {
+            Phase::ReadingHead(_) | Phase::Closing => return,
+            // Answered before its body was read.
+            Phase::ReadingBody(position) => queue.bodies.remove(&position).is_some(),
+            Phase::Serving => true,
+        };
+        connection.phase =
+            if stays { Phase::ReadingHead(queue.push_head(self.shed.clone())) } else { Phase::Closing };
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        {
+            let connection = self.connection.get_mut().unwrap_or_else(PoisonError::into_inner);
+            let mut queue = self.admission.queue();
+            let stayed = match connection.phase {
+                Phase::ReadingHead(position) => queue.heads.remove(&position).is_some(),
+                Phase::ReadingBody(position) => queue.bodies.remove(&position).is_some(),
+                Phase::Serving => true,
+                Phase::Closing => false,
+            };
+            queue.open -= 1;
+            queue.closing -= usize::from(!stayed);
+            queue.bodies_bytes -= connection.body_bytes;
+        }
+        self.admission.freed.notify_one();
+    }
+}
+
+/// A router that reports each request's progress to the connection's slot.
+pub(super) struct TrackedService {
+    router: TowerToHyperService<Router>,
+    slot: Arc<Slot>,
+    served_before: AtomicBool,
+}
+
+impl TrackedService {
+    pub(super) fn new(router: Router, slot: Arc<Slot>) -> Self {
+        Self { router: TowerToHyperService::new(router), slot, served_before: AtomicBool::new(false) }
+    }
+}
+
+impl Service<Request<Incoming>> for TrackedService {
+    type Response = Response<TrackedBody<Body>>;
+    type Error = std::convert::Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        self.slot.head_complete(!request.body().is_end_stream());
+        let slot = self.slot.clone();
+        let request =
+            request.map(|body| Body::new(TrackedBody { body, slot, direction: Direction::Request }));
+        let slot = self.slot.clone();
+        let response = self.router.call(request);
+        let served_before = self.served_before.swap(true, Ordering::Relaxed);
+        Box::pin(async move {
+            if served_before {
+                // Pipelined requests: hyper would serve sixteen of them before any other connection has a turn.
+                tokio::task::yield_now().await;
+            }
+            let response = response.await?;
+            Ok(response.map(|body| TrackedBody { body, slot, direction: Direction::Response }))
+        })
+    }
+}
+
+/// A request's or a response's body that reports its progress to the connection's slot.
+pub(super) struct TrackedBody<B> {
+    body: B,
+    slot: Arc<Slot>,
+    direction: Direction,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Direction {
+    Request,
+    Response,
+}
+
+impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for TrackedBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        let polled = Pin::new(&mut this.body).poll_frame(cx);
+        if this.direction == Direction::Request {
+            if let Poll::Ready(Some(Ok(frame))) = &polled {
+                this.slot.body_received(frame.data_ref().map_or(0, Bytes::len));
+            }
+            if matches!(polled, Poll::Ready(None)) || this.body.is_end_stream() {
+                this.slot.body_complete();
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for TrackedBody<B> {
+    /// A response's body is dropped once all of it has been handed to the connection, which writes it in the same step.
+    fn drop(&mut self) {
+        if self.direction == Direction::Response {
+            self.slot.answered();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt as _;
+
+    use super::*;
+
+    fn admission(slots: usize) -> Arc<Admission> {
+        Admission::new(slots, Some(1_000), Arc::default())
+    }
+
+    fn is_shed(slot: &Slot) -> bool {
+        slot.shed().now_or_never().is_some()
+    }
+
+    #[tokio::test]
+    async fn the_connection_that_was_silent_for_longest_is_shed() {
+        let admission = admission(3);
+        let mut slots = Vec::new();
+        for _ in 0..3 {
+            slots.push(admission.admit().await.unwrap());
+        }
+        slots[0].head_complete(false);
+        slots[0].answered();
+        slots[1].head_complete(true);
+        // The second one's body is awaited, then comes the third; the first one has begun another request.
+        for oldest in [1, 1, 0] {
+            let mut waiting = Box::pin(admission.admit());
+            assert!(waiting.as_mut().now_or_never().is_none());
+            let shed: Vec<_> = slots.iter().map(|slot| is_shed(slot)).collect();
+            assert_eq!(shed.iter().position(|shed| *shed), Some(oldest), "{shed:?}");
+            drop(slots.remove(oldest));
+            slots.push(waiting.await.unwrap());
+        }
+    }
+
+    #[tokio::test]
+    async fn no_connection_is_shed_while_it_is_served() {
+        let admission = admission(2);
+        let (a, b) = (admission.admit().await.unwrap(), admission.admit().await.unwrap());
+        a.head_complete(false);
+        b.head_complete(true);
+        b.body_received(10);
+        b.body_complete();
+        assert!(admission.admit().await.is_none() && !is_shed(&a) && !is_shed(&b));
+        a.answered();
+        let mut waiting = Box::pin(admission.admit());
+        assert!(waiting.as_mut().now_or_never().is_none() && is_shed(&a));
+        // Too late: it was shed, and its slot is promised.
+        a.head_complete(false);
+        a.answered();
+        drop(a);
+        assert!(waiting.await.is_some());
+        drop(b);
+        let queue = admission.queue();
+        assert_eq!((queue.open, queue.closing, queue.heads.len(), queue.bodies_bytes), (0, 0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn bodies_share_a_byte_budget_and_the_oldest_is_shed() {
+        let admission = admission(32);
+        let mut slots = Vec::new();
+        for _ in 0..3 {
+            let slot = admission.admit().await.unwrap();
+            slot.head_complete(true);
+            slot.body_received(333);
+            slots.push(slot);
+        }
+        assert!(!slots.iter().any(|slot| is_shed(slot)));
+        slots[2].body_received(2);
+        assert!(is_shed(&slots[0]) && !is_shed(&slots[1]));
+        slots.remove(0);
+        slots[0].body_complete();
+        slots[0].answered();
+        assert_eq!(admission.queue().bodies_bytes, 335);
+        slots.clear();
+        let queue = admission.queue();
+        assert_eq!((queue.open, queue.closing, queue.bodies_bytes), (0, 0, 0));
+    }
+
+    #[tokio::test]
+    async fn with_headroom_a_new_connection_does_not_wait() {
+        let admission = admission(32);
+        let mut slots = Vec::new();
+        for _ in 0..30 {
+            slots.push(admission.admit().await.unwrap());
+        }
+        assert!(!slots.iter().any(|slot| is_shed(slot)));
+        // The shed connections have not closed yet; there is headroom still.
+        for n in 0..2 {
+            slots.push(admission.admit().now_or_never().flatten().expect("a slot"));
+            assert!(is_shed(&slots[n]));
+        }
+        assert!(admission.admit().now_or_never().is_none(), "now a connection has to close first");
+    }
+}

@@ -1,0 +1,306 @@
+//! The public listener: `/callback/{app}` and `/livez`, nothing else.
+//!
+//! A callback is checked in this order: app, query, form of the signature, size, signature, decryption, meaning, store. The
+//! cheap checks come first, before the body is read. Every refusal is the same empty 403, so a forger learns nothing. An
+//! event is acknowledged only after it is durable; one that cannot be made durable is answered 503, so that WeCom may send
+//! it again.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::body::{Body, HttpBody as _};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, RawQuery, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use super::body::read_body;
+use crate::callback::{self, Keys, Query, Refusal, VerifiedMessage};
+use crate::clock::Clock;
+use crate::domain::event::Kind;
+use crate::domain::ids::AppName;
+use crate::domain::time::Timestamp;
+use crate::intake::{self, AgeLimit, Classified, Ignored, Recipients};
+use crate::store::{Appended, Arrival, MessageDigest, Payload, Store, StoreError};
+use crate::telemetry::metrics::{CallbackOutcome, Metrics, TimestampSource};
+use crate::worker::Wake;
+
+/// An app that receives callbacks.
+#[derive(Debug)]
+pub struct CallbackApp {
+    /// Its name, the `{app}` of its URL.
+    pub name: AppName,
+    /// What it shares with WeCom.
+    pub keys: Keys,
+    /// The corps and suites whose messages it accepts.
+    pub recipients: Recipients,
+}
+
+/// The apps that receive callbacks, by name.
+pub type CallbackApps = HashMap<AppName, CallbackApp>;
+
+/// What the handlers share.
+pub struct CallbackState {
+    /// The apps.
+    pub apps: Arc<CallbackApps>,
+    /// The durable state.
+    pub store: Arc<dyn Store>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Wakes the workers.
+    pub wake: Arc<Wake>,
+    /// How many days ago an event may have happened; 0 means any number.
+    pub event_days_max: u32,
+    /// The largest accepted body.
+    pub body_bytes_max: usize,
+    /// How long a body may take to arrive.
+    pub body_timeout: Duration,
+}
+
+/// The public router.
+pub fn router(state: Arc<CallbackState>) -> Router {
+    Router::new()
+        .route("/callback/{app}", get(check_url).post(receive))
+        .route("/livez", get(|| async { "alive\n" }))
+        .method_not_allowed_fallback(|| async { StatusCode::NOT_FOUND })
+        .fallback(|| async { StatusCode::NOT_FOUND })
+        .with_state(state)
+}
+
+type Shared = State<Arc<CallbackState>>;
+type AppPath = Result<Path<String>, PathRejection>;
+
+/// A positive answer.
+enum Ack {
+    /// `success`: the event is durable, or nothing needs to be kept.
+    Success(CallbackOutcome),
+    /// The decrypted echo of a URL check.
+    Echo(Vec<u8>),
+}
+
+/// A negative answer.
+enum Reject {
+    /// No app of this name: 404.
+    UnknownApp,
+    /// The callback is not WeCom's: 403.
+    Refused(Refusal),
+    /// The body is too large, too slow or incomplete.
+    Body(StatusCode),
+    /// The event cannot be made durable now: 503.
+    Unavailable,
+}
+
+impl From<Refusal> for Reject {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Ack {
+    const fn outcome(&self) -> CallbackOutcome {
+        match self {
+            Self::Success(outcome) => *outcome,
+            Self::Echo(_) => CallbackOutcome::Verified,
+        }
+    }
+}
+
+impl Reject {
+    fn outcome(&self) -> CallbackOutcome {
+        match self {
+            Self::UnknownApp => CallbackOutcome::UnknownApp,
+            Self::Body(status) if *status == StatusCode::PAYLOAD_TOO_LARGE => CallbackOutcome::TooLarge,
+            Self::Refused(_) | Self::Body(_) => CallbackOutcome::Refused,
+            Self::Unavailable => CallbackOutcome::Unavailable,
+        }
+    }
+}
+
+impl IntoResponse for Ack {
+    fn into_response(self) -> Response {
+        match self {
+            Self::Success(_) => "success".into_response(),
+            Self::Echo(text) => ([(header::CONTENT_TYPE, "text/plain")], text).into_response(),
+        }
+    }
+}
+
+impl IntoResponse for Reject {
+    fn into_response(self) -> Response {
+        match self {
+            Self::UnknownApp => StatusCode::NOT_FOUND,
+            Self::Refused(_) => StatusCode::FORBIDDEN,
+            Self::Body(status) => status,
+            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        }
+        .into_response()
+    }
+}
+
+/// When the request was complete: until then it is the sender's time that passes, not ours.
+#[derive(Default)]
+struct Stopwatch(Option<Instant>);
+
+impl Stopwatch {
+    fn start(&mut self) {
+        self.0 = Some(Instant::now());
+    }
+
+    fn elapsed(&self) -> Duration {
+        self.0.map_or(Duration::ZERO, |started| started.elapsed())
+    }
+}
+
+/// WeCom checks the URL (GET): it expects its echo back, decrypted, byte for byte, within a second (document 90930).
+async fn check_url(State(state): Shared, path: AppPath, RawQuery(query): RawQuery) -> Response {
+    let mut stopwatch = Stopwatch::default();
+    stopwatch.start();
+    let answer = state.echo(path, query.as_deref().unwrap_or_default());
+    state.respond(answer, &stopwatch)
+}
+
+/// WeCom reports an event (POST, document 90930).
+async fn receive(State(state): Shared, path: AppPath, RawQuery(query): RawQuery, body: Body) -> Response {
+    let mut stopwatch = Stopwatch::default();
+    let answer = state.receive(path, query.as_deref().unwrap_or_default(), body, &mut stopwatch).await;
+    state.respond(answer, &stopwatch)
+}
+
+impl CallbackState {
+    /// Counts the answer and makes it a response.
+    fn respond(&self, answer: Result<Ack, Reject>, stopwatch: &Stopwatch) -> Response {
+        let outcome = answer.as_ref().map_or_else(Reject::outcome, Ack::outcome);
+        if let Err(Reject::Refused(refusal)) = &answer {
+            self.metrics.callback_refused(*refusal);
+        }
+        self.metrics.callback_answered(outcome, stopwatch.elapsed());
+        answer.into_response()
+    }
+
+    fn app(&self, path: AppPath) -> Result<&CallbackApp, Reject> {
+        let name = path.ok().and_then(|Path(name)| AppName::new(name).ok());
+        name.and_then(|name| self.apps.get(&name)).ok_or(Reject::UnknownApp)
+    }
+
+    fn echo(&self, path: AppPath, query: &str) -> Result<Ack, Reject> {
+        let app = self.app(path)?;
+        let query = Query::parse(query).map_err(|_| Refusal::Query)?;
+        let echo = callback::verify_echo(&query, &app.keys)?;
+        self.count_signed_at(&query);
+        Ok(Ack::Echo(echo.text().to_vec()))
+    }
+
+    async fn receive(
+        &self,
+        path: AppPath,
+        query: &str,
+        body: Body,
+        stopwatch: &mut Stopwatch,
+    ) -> Result<Ack, Reject> {
+        let app = self.app(path)?;
+        let query = match Query::parse(query) {
+            Ok(query) if query.has_well_formed_signature() => Ok(query),
+            Ok(_) => Err(Refusal::Signature),
+            Err(_) => Err(Refusal::Query),
+        };
+        // A body that announces too many bytes is answered 413 whatever the query says.
+        let is_too_large = usize::try_from(body.size_hint().lower()).is_ok_and(|b| b > self.body_bytes_max);
+        if !is_too_large && let Err(refusal) = query {
+            return Err(refusal.into());
+        }
+        let body = read_body(body, self.body_bytes_max, self.body_timeout).await.map_err(Reject::Body)?;
+        stopwatch.start();
+        let query = query?;
+        let message = callback::verify(&query, &body, &app.keys)?;
+        self.count_signed_at(&query);
+        let outcome = self.accept(app, &message).await.map_err(|error| {
+            tracing::error!(app = %app.name, %error, "callback not acknowledged: it cannot be made durable");
+            Reject::Unavailable
+        })?;
+        Ok(Ack::Success(outcome))
+    }
+
+    /// Classifies a verified message and makes durable what has to be kept of it.
+    async fn accept(
+        &self,
+        app: &CallbackApp,
+        message: &VerifiedMessage,
+    ) -> Result<CallbackOutcome, StoreError> {
+        let now = self.clock.now();
+        let age_limit = AgeLimit { days_max: self.event_days_max, now };
+        let classified = classify(&*self.store, app, message, Some(age_limit)).await?;
+        let (outcome, payload) = match classified {
+            Classified::Ignored(ignored) => {
+                self.count_event(ignored.kind, ignored.created_at, now);
+                self.react(app, ignored);
+                return Ok(CallbackOutcome::Ignored);
+            }
+            Classified::Event(event) => {
+                self.count_event(event.contact.change.kind(), Some(event.created_at), now);
+                (CallbackOutcome::Accepted, Payload::Event(event))
+            }
+            Classified::Quarantine { reason, event } => {
+                if let Some(event) = &event {
+                    self.count_event(event.contact.change.kind(), Some(event.created_at), now);
+                }
+                let (name, detail) = (<&str>::from(&reason), reason.detail());
+                tracing::warn!(app = %app.name, reason = name, detail, "callback quarantined");
+                let receive_id = String::from_utf8_lossy(message.receive_id()).chars().take(128).collect();
+                let message = message.text().to_vec();
+                (CallbackOutcome::Quarantined, Payload::Quarantine { reason, receive_id, message, event })
+            }
+        };
+        let digest = MessageDigest::of(&app.name, message.text());
+        let arrival = Arrival { app: app.name.clone(), digest, received_at: now, payload };
+        Ok(match self.store.append(arrival).await? {
+            Appended::New(_) => {
+                self.wake.inbox.notify_one();
+                outcome
+            }
+            Appended::Duplicate => CallbackOutcome::Duplicate,
+            Appended::Forgotten => CallbackOutcome::Ignored,
+        })
+    }
+
+    /// Acts on a message that needs no place in the inbox.
+    fn react(&self, app: &CallbackApp, ignored: Ignored) {
+        if matches!(ignored.kind, Kind::ShareChainChange | Kind::ChangeChain) {
+            self.wake.dealers_changed(&app.name);
+        }
+    }
+
+    fn count_event(&self, kind: Kind, created_at: Option<Timestamp>, now: Timestamp) {
+        self.metrics.event(kind);
+        if let Some(created_at) = created_at {
+            self.metrics.timestamp_seen(TimestampSource::CreateTime, created_at, now);
+        }
+    }
+
+    fn count_signed_at(&self, query: &Query<'_>) {
+        if let Some(signed_at) = query.signed_at() {
+            self.metrics.timestamp_seen(TimestampSource::Timestamp, signed_at, self.clock.now());
+        }
+    }
+}
+
+/// [`intake::classify`] with the dealers of the store: for callbacks that arrive, and for quarantined messages that are
+/// redriven.
+///
+/// # Errors
+/// When the store cannot say whether the receive id is a dealer's.
+pub(super) async fn classify(
+    store: &dyn Store,
+    app: &CallbackApp,
+    message: &VerifiedMessage,
+    age_limit: Option<AgeLimit>,
+) -> Result<Classified, StoreError> {
+    intake::classify(message, &app.recipients, age_limit, async |corp_id| {
+        Ok(store.dealer(&app.name, corp_id).await?.is_some())
+    })
+    .await
+}

@@ -1,0 +1,57 @@
+//! Redriving one event: a dead letter goes back into the inbox, a quarantined message is classified once more.
+
+use super::public::{CallbackApps, classify};
+use crate::callback::VerifiedMessage;
+use crate::domain::event::QuarantineReason;
+use crate::domain::time::Timestamp;
+use crate::intake::Classified;
+use crate::store::{EventId, EventRow, Store, StoreError};
+
+/// Why a quarantined message stays where it is.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RedriveError {
+    /// Its app is not in the configuration.
+    #[error("its app is not in the configuration")]
+    UnknownApp,
+    /// Its receive id is still not accepted.
+    #[error("the receive id is still not accepted")]
+    ReceiveId,
+    /// It still cannot be parsed.
+    #[error("the message is still not understood: {0}")]
+    NotUnderstood(String),
+    /// The store could not be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Redrives an event. Returns whether there was one to redrive: `false` when it was redriven or settled before.
+///
+/// # Errors
+/// [`RedriveError`] when it cannot be acted upon yet.
+pub async fn redrive(
+    store: &dyn Store,
+    apps: &CallbackApps,
+    id: EventId,
+    now: Timestamp,
+) -> Result<bool, RedriveError> {
+    let event = match store.event(id).await? {
+        None => return Ok(false),
+        Some(EventRow::Inbox(_) | EventRow::Dead { .. }) => None,
+        Some(EventRow::Quarantined(quarantined)) => {
+            let Some(text) = store.quarantined_message(id).await? else { return Ok(false) };
+            let app = apps.get(&quarantined.app).ok_or(RedriveError::UnknownApp)?;
+            let message = VerifiedMessage::from_quarantine(&quarantined.receive_id, text);
+            // Without an age limit: the operator has decided that it counts.
+            match classify(store, app, &message, None).await? {
+                Classified::Event(event) => Some(event),
+                Classified::Ignored(_) => None,
+                Classified::Quarantine { reason, event } => match reason {
+                    QuarantineReason::ReceiveId => return Err(RedriveError::ReceiveId),
+                    QuarantineReason::NotUnderstood(why) => return Err(RedriveError::NotUnderstood(why)),
+                    QuarantineReason::FarOff { .. } => event,
+                },
+            }
+        }
+    };
+    Ok(store.redrive(id, event, now).await?)
+}

@@ -1,0 +1,120 @@
+//! The accept loop: connections over hyper's HTTP/1, with timers and bounds.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_io_timeout::TimeoutStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::admission::{Admission, Slot, TrackedService};
+use crate::telemetry::metrics::Metrics;
+
+/// What one listener allows.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Open connections; beyond them the one that has been waiting for input for longest is shed.
+    pub connections_max: usize,
+    /// Bytes of a request's head.
+    pub head_bytes_max: usize,
+    /// Bytes of all bodies being read together; `None` if the handlers bound them.
+    pub bodies_bytes_max: Option<usize>,
+    /// How long a request's head may take, also how long an idle connection is kept.
+    pub header_timeout: Duration,
+    /// How long a connection is kept; a request in progress is finished.
+    pub connection_life: Duration,
+    /// How long a peer may read nothing of a response. hyper has no timer for that.
+    pub write_timeout: Duration,
+    /// When a connection is closed even with a request in progress.
+    pub cut_off_after: Option<Duration>,
+}
+
+const HEADERS_MAX: usize = 64;
+
+/// Serves `router` until `stop`. Connections with a request in progress are finished, tracked by `connections`.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    metrics: Arc<Metrics>,
+    connections: TaskTracker,
+    stop: CancellationToken,
+) {
+    let admission = Admission::new(limits.connections_max, limits.bodies_bytes_max, metrics.clone());
+    loop {
+        let accepted = tokio::select! {
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            // Closed by the peer before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => {
+                // Most likely out of file descriptors: the connections that hold them end by their time-outs.
+                tracing::warn!(%error, "connection not accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let Some(slot) = admission.admit().await else {
+            metrics.connection_refused();
+            continue;
+        };
+        let (router, stop) = (router.clone(), stop.clone());
+        connections.spawn(async move {
+            serve_connection(stream, router, slot, limits, stop).await;
+        });
+    }
+}
+
+async fn serve_connection(
+    stream: TcpStream,
+    router: Router,
+    slot: Arc<Slot>,
+    limits: Limits,
+    stop: CancellationToken,
+) {
+    // Responses are small; Nagle's algorithm would only delay them.
+    let _ = stream.set_nodelay(true);
+    let mut builder = http1::Builder::new();
+    builder
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_timeout)
+        .max_headers(HEADERS_MAX)
+        .max_buf_size(limits.head_bytes_max);
+    let mut stream = Box::pin(TimeoutStream::new(stream));
+    stream.as_mut().set_write_timeout_pinned(Some(limits.write_timeout));
+    let service = TrackedService::new(router, slot.clone());
+    let connection = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(connection);
+    let finished = async {
+        tokio::select! {
+            ended = connection.as_mut() => return ended,
+            () = stop.cancelled() => {}
+            () = tokio::time::sleep(limits.connection_life) => {}
+        }
+        // Finishes the request in progress, then closes.
+        connection.as_mut().graceful_shutdown();
+        connection.await
+    };
+    let within = limits.cut_off_after.unwrap_or(Duration::MAX);
+    let ended = tokio::select! {
+        biased;
+        () = slot.shed() => {
+            tracing::debug!("connection shed");
+            return;
+        }
+        ended = tokio::time::timeout(within, finished) => ended,
+    };
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "connection ended early"),
+        Err(_) => tracing::debug!("connection cut off"),
+    }
+}

@@ -1,0 +1,177 @@
+//! Circuit breakers per app, dealer and API.
+//!
+//! A failure that is not the fault of one item opens the breaker of its scope: calls of that scope are held back, and the
+//! work waits in the store. When the wait is over, a call probes. The first success closes the breaker; each failed probe
+//! makes the next wait longer, up to the bound of its [`Backoff`].
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use crate::domain::backoff::{Backoff, Jitter};
+use crate::domain::fan::{FanStep, QuotaClass};
+use crate::domain::ids::{AppName, CorpId};
+use crate::domain::time::Timestamp;
+use crate::store::FailureReason;
+
+/// The calls that one breaker holds back.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Every call of an app.
+    App(AppName),
+    /// Reading the list of an app's dealers.
+    Dealers(AppName),
+    /// Conversions of one corp's customers: a dealer's, or the brand's own.
+    Corp(AppName, CorpId),
+    /// One of the two calls for an app's fans.
+    Fans(AppName, FanStep),
+    /// The same, for one quota class.
+    FanClass(AppName, FanStep, QuotaClass),
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::App(app) => write!(f, "app {app}"),
+            Self::Dealers(app) => write!(f, "dealer list of app {app}"),
+            Self::Corp(app, corp_id) => write!(f, "corp {corp_id} of app {app}"),
+            Self::Fans(app, step) => write!(f, "{} of app {app}", <&str>::from(step)),
+            Self::FanClass(app, step, class) => {
+                write!(f, "{} of app {app}, {}", <&str>::from(step), <&str>::from(class))
+            }
+        }
+    }
+}
+
+/// A breaker that is not closed: open until `probe_at`, probing after it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Breaker {
+    /// When it opened: the first failure.
+    pub since: Timestamp,
+    /// When the next call is let through.
+    pub probe_at: Timestamp,
+    /// Consecutive failures; 0 if a budget is used up, which is no failure.
+    pub failures: u32,
+    /// The last failure.
+    pub reason: FailureReason,
+}
+
+/// All breakers of the process.
+#[derive(Debug, Default)]
+pub struct Breakers {
+    breakers: Mutex<HashMap<Scope, Breaker>>,
+    jitter: Jitter,
+}
+
+impl Breakers {
+    /// All breakers closed; later waits are spread by `jitter`.
+    #[must_use]
+    pub fn new(jitter: Jitter) -> Self {
+        Self { breakers: Mutex::default(), jitter }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<Scope, Breaker>> {
+        self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records a failure. Returns when the scope is probed next.
+    pub fn failed(
+        &self,
+        scope: &Scope,
+        reason: FailureReason,
+        backoff: Backoff,
+        now: Timestamp,
+    ) -> Timestamp {
+        let mut breakers = self.lock();
+        let breaker = breakers.entry(scope.clone()).or_insert_with(|| Breaker {
+            since: now,
+            probe_at: now,
+            failures: 0,
+            reason: reason.clone(),
+        });
+        // Calls that were in flight when the breaker opened are no further failures.
+        if breaker.failures > 0 && now < breaker.probe_at {
+            return breaker.probe_at;
+        }
+        breaker.failures += 1;
+        let wait_ms = backoff.wait_ms(breaker.failures, self.jitter.of(scope, breaker.failures));
+        breaker.probe_at = breaker.probe_at.max(now.plus_ms(wait_ms));
+        breaker.reason = reason;
+        let Breaker { probe_at, failures, reason, .. } = breaker.clone();
+        if failures == 1 {
+            let errcode = reason.errcode;
+            tracing::warn!(%scope, errcode, reason = reason.text, %probe_at, "circuit breaker open: calls are held back");
+        }
+        probe_at
+    }
+
+    /// Holds calls back until a given instant without a failure: a budget is used up.
+    pub fn hold(&self, scope: Scope, reason: FailureReason, now: Timestamp, until: Timestamp) {
+        let mut breakers = self.lock();
+        let breaker = breakers.entry(scope).or_insert_with(|| Breaker {
+            since: now,
+            probe_at: until,
+            failures: 0,
+            reason: reason.clone(),
+        });
+        breaker.probe_at = breaker.probe_at.max(until);
+        breaker.reason = reason;
+    }
+
+    /// Records a success: closes the breaker.
+    pub fn succeeded(&self, scope: &Scope) {
+        if let Some(breaker) = self.lock().remove(scope)
+            && breaker.failures > 0
+        {
+            tracing::info!(%scope, failures = breaker.failures, "circuit breaker closed: calls succeed again");
+        }
+    }
+
+    /// The first of these scopes' breakers that is open at `now`.
+    #[must_use]
+    pub fn open(&self, scopes: &[&Scope], now: Timestamp) -> Option<Breaker> {
+        let breakers = self.lock();
+        scopes.iter().find_map(|scope| breakers.get(scope).filter(|breaker| now < breaker.probe_at).cloned())
+    }
+
+    /// Consecutive failures of a scope.
+    #[must_use]
+    pub fn failures(&self, scope: &Scope) -> u32 {
+        self.lock().get(scope).map_or(0, |breaker| breaker.failures)
+    }
+
+    /// Every breaker that is open at `now` or still has to be probed with success, by scope.
+    #[must_use]
+    pub fn all(&self, now: Timestamp) -> Vec<(Scope, Breaker)> {
+        let mut breakers = self.lock();
+        breakers.retain(|_, breaker| breaker.failures > 0 || now < breaker.probe_at);
+        let mut all: Vec<_> =
+            breakers.iter().map(|(scope, breaker)| (scope.clone(), breaker.clone())).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_with_each_failed_probe_and_the_first_success_closes() {
+        let breakers = Breakers::default();
+        let scope = Scope::App(AppName::new("brand").unwrap());
+        let reason = || FailureReason { errcode: Some(60_020), text: "not trusted".to_owned() };
+        let start = Timestamp::from_secs(1_000);
+        let first = breakers.failed(&scope, reason(), Backoff::PARKED, start);
+        assert!(breakers.open(&[&scope], start).is_some() && breakers.open(&[&scope], first).is_none());
+        // Twenty calls in flight at once are one failure.
+        for _ in 0..20 {
+            assert_eq!(breakers.failed(&scope, reason(), Backoff::PARKED, start), first);
+        }
+        let second = breakers.failed(&scope, reason(), Backoff::PARKED, first);
+        assert!(second.millis_since(first) >= 10_000);
+        assert_eq!(breakers.all(second)[0].1.failures, 2);
+        breakers.succeeded(&scope);
+        assert!(breakers.all(second).is_empty());
+    }
+}
