@@ -1,7 +1,7 @@
-//! Where "now" comes from.
+//! The source of the current time.
 //!
-//! Everything that needs the wall clock is handed a [`Clock`]; clippy bans the ambient ones. Intervals
-//! between two things that happen in this process (time-outs, back-off waits) use tokio's timer instead.
+//! Code that needs the current time is passed a [`Clock`]; clippy forbids the ambient functions
+//! (`.clippy.toml`). Intervals within this process, such as time-outs, use tokio's timer instead.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -13,13 +13,14 @@ pub trait Clock: Send + Sync + 'static {
     /// The current instant on the wall clock.
     fn now(&self) -> Timestamp;
 
-    /// The current instant on both clocks, for what must not be fooled by a wall clock that is set.
+    /// The current instant on the wall clock and on the monotonic clock, for code that must not depend on
+    /// whether the wall clock is set.
     fn moment(&self) -> Moment {
         Moment::on_the_wall(self.now(), None)
     }
 }
 
-/// The machine's clock.
+/// The clocks of the machine.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct SystemClock;
 
@@ -41,8 +42,8 @@ impl Clock for SystemClock {
     }
 }
 
-/// The time since the machine's start, sleep included, with a name for that start; survives a restart of this
-/// process. Linux only; elsewhere the wall clock is all there is.
+/// The monotonic clock since boot, suspended time included, with an id of that boot, so that readings of
+/// different processes can be compared. Linux only; elsewhere there is only the wall clock.
 #[cfg(target_os = "linux")]
 fn steady() -> Option<Steady> {
     static BOOT: LazyLock<Option<u64>> = LazyLock::new(|| {
@@ -58,12 +59,12 @@ const fn steady() -> Option<Steady> {
     None
 }
 
-/// A clock that moves only when told to, for tests and simulations.
+/// A clock that is moved by hand, for tests and simulations.
 #[derive(Debug)]
 pub struct ManualClock(AtomicI64);
 
 impl ManualClock {
-    /// A clock standing at `start`.
+    /// A clock that shows `start`.
     #[must_use]
     pub fn new(start: Timestamp) -> Self {
         Self(AtomicI64::new(start.as_millis()))
@@ -86,11 +87,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_machines_clock_tells_what_passed_whatever_the_wall_clock_shows() {
+    fn elapsed_time_does_not_depend_on_the_wall_clock() {
         let first = SystemClock.moment();
         let give_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while SystemClock.moment().millis_since(first) < 5 {
-            assert!(std::time::Instant::now() < give_up, "it stands still");
+            assert!(std::time::Instant::now() < give_up, "the clock stands still");
         }
         let set_back = Moment { wall: Timestamp::EPOCH, ..SystemClock.moment() };
         assert!(cfg!(not(target_os = "linux")) || set_back.millis_since(first) >= 5);

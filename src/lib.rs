@@ -41,8 +41,8 @@
 //! Direction: `main → cli → app → { http, worker } → { store, wecom, sink } → domain`, and `http → callback → domain`.
 //! `store`, `wecom` and `sink` do not know each other; `http` and `worker` meet only in the store, a
 //! [`Notify`](worker::Wake) and what workers tell of [pauses](worker::pause::Pauses) and
-//! [sinks](worker::deliver::Sinks). [`config`] is known to `cli` and `app` only; everything else receives the narrow struct it
-//! needs.
+//! [sinks](worker::sink_status::SinkRegistry). [`config`] is known to `cli` and `app` only; everything else
+//! receives the narrow struct it needs.
 //!
 //! # Invariants
 //!

@@ -1,9 +1,9 @@
-//! From the first signal to the exit code.
+//! Shutdown of the service, from the first signal to the exit code.
 //!
-//! Two stages. *Soft*: nothing new is begun, what is under way is finished. *Hard*: the grace time is over, or
-//! a second signal came; what is still under way is left to its fate, which is safe at any instruction. A task
-//! that ends before it was told to stops the whole process with a failing exit code: half a service is worse than
-//! one that a supervisor restarts.
+//! There are two stages. *Soft stop*: no new work is begun, work in progress is finished. *Hard stop*: the
+//! grace period is over, or a second signal arrived; work still in progress is abandoned, which is safe at
+//! any instruction. A task that ends before the soft stop, or panics, stops the whole process with a failing
+//! exit code: a service with a part missing is worse than one that its supervisor restarts.
 
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,37 +12,37 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-/// Why a service ended on its own.
+/// Why a service stopped without being asked to.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
-    /// A task ended that should not have.
+    /// A task ended before the soft stop, or panicked.
     #[error("the task {0} ended unexpectedly")]
     Task(&'static str),
-    /// The store failed for good.
+    /// The store failed and cannot recover without a restart.
     #[error("the store failed: {0}")]
     Store(String),
 }
 
-/// A task that lasts as long as the service, as `/v1/status` shows it.
+/// A supervised task, as `/v1/status` shows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct Task {
-    /// What it is called.
+    /// Its name, for people; several tasks may share one.
     pub name: &'static str,
-    /// How it is.
+    /// Whether it is running.
     pub state: TaskState,
 }
 
-/// How a task is.
+/// Whether a task is running.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
-    /// It does its work.
+    /// It is running.
     Running,
-    /// It was told to stop, or it failed, and the service stops.
+    /// It has ended, on the soft stop or by a failure that stops the service.
     Ended,
 }
 
-/// Holds a service's tasks together.
+/// The supervisor of a service's tasks. Clones share the same tasks.
 #[derive(Clone)]
 pub struct Lifecycle {
     soft: CancellationToken,
@@ -52,19 +52,20 @@ pub struct Lifecycle {
 }
 
 impl Lifecycle {
-    /// A service that stops softly when `soft` is cancelled.
+    /// A supervisor whose soft stop begins when `soft` is cancelled.
     #[must_use]
     pub fn new(soft: CancellationToken) -> Self {
         Self { soft, tasks: TaskTracker::new(), known: Arc::default(), failure: Arc::default() }
     }
 
-    /// Cancelled when nothing new is to be begun.
+    /// The token that is cancelled at the soft stop: no new work from then on.
     #[must_use]
     pub fn soft(&self) -> CancellationToken {
         self.soft.clone()
     }
 
-    /// Runs a task that lasts as long as the service.
+    /// Spawns a task that runs until the soft stop. If it ends earlier, or panics at any time, the service
+    /// fails.
     pub fn supervise(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
         let lifecycle = self.clone();
         let place = {
@@ -86,44 +87,45 @@ impl Lifecycle {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The tasks, in the order in which they were begun.
+    /// The tasks, in the order in which they were spawned.
     #[must_use]
     pub fn tasks(&self) -> Vec<Task> {
         self.known().clone()
     }
 
-    /// Stops the service with a failing exit code.
+    /// Begins the soft stop with a failing exit code. Of several failures the first counts.
     pub fn fail(&self, failure: Failure) {
-        tracing::error!(%failure, "stopping");
+        tracing::error!(%failure, "the service failed and stops");
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
         self.soft.cancel();
     }
 
-    /// Waits for the soft stop, then up to `grace`, or until `hard`, for the tasks and for `under_way`.
+    /// Waits for the soft stop, and then for the tasks and for the work `in_progress`: until all is done,
+    /// `grace` has passed, or `hard` is cancelled.
     ///
     /// # Errors
-    /// The [`Failure`] that stopped the service, if it was one.
+    /// The [`Failure`] that stopped the service, if one did.
     pub async fn finish(
         &self,
-        under_way: &[&TaskTracker],
+        in_progress: &[&TaskTracker],
         grace: Duration,
         hard: &CancellationToken,
     ) -> Result<(), Failure> {
         self.soft.cancelled().await;
         tracing::info!(grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX), "stopping");
         let all_done = async {
-            for tracker in [&[&self.tasks], under_way].concat() {
+            for tracker in [&[&self.tasks], in_progress].concat() {
                 tracker.close();
                 tracker.wait().await;
             }
         };
         let cut_short = tokio::select! {
             () = all_done => None,
-            () = tokio::time::sleep(grace) => Some("the grace time is over"),
-            () = hard.cancelled() => Some("told to stop twice"),
+            () = tokio::time::sleep(grace) => Some("the grace period is over"),
+            () = hard.cancelled() => Some("a second stop signal arrived"),
         };
-        if let Some(why) = cut_short {
-            tracing::warn!(why, "what is still under way will be repeated after the next start");
+        if let Some(reason) = cut_short {
+            tracing::warn!(reason, "work in progress is abandoned and will be repeated after the next start");
         }
         match self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone() {
             Some(failure) => Err(failure),
@@ -135,15 +137,15 @@ impl Lifecycle {
 /// Cancels `soft` on the first SIGTERM or SIGINT, `hard` on the second.
 ///
 /// # Errors
-/// When the system lets nobody listen for signals.
+/// When signal handlers cannot be installed.
 pub fn listen_for_signals(soft: CancellationToken, hard: CancellationToken) -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
         for stop in [soft, hard] {
             tokio::select! {
-                _ = terminate.recv() => tracing::info!("SIGTERM"),
-                _ = interrupt.recv() => tracing::info!("SIGINT"),
+                _ = terminate.recv() => tracing::info!("received SIGTERM"),
+                _ = interrupt.recv() => tracing::info!("received SIGINT"),
             }
             stop.cancel();
         }
@@ -186,7 +188,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_takes_longer_than_the_grace_time_is_left_to_its_fate() {
+    async fn work_that_takes_longer_than_the_grace_period_is_abandoned() {
         let lifecycle = Lifecycle::new(CancellationToken::new());
         let calls = TaskTracker::new();
         calls.spawn(std::future::pending::<()>());

@@ -27,8 +27,8 @@ use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{Api, AppCredentials, Client, Ledgers, Limiter, Wire};
 use crate::worker::breaker::Breakers;
-use crate::worker::deliver::Sinks;
 use crate::worker::directory::Directory;
+use crate::worker::sink_status::SinkRegistry;
 use crate::worker::{AppRules, Context, MintRules, Wake, deliver, mint, renew, resolve, sweep};
 
 /// What a service is made of, apart from its configuration.
@@ -102,7 +102,7 @@ pub async fn assemble(
         apps: Arc::new(config.apps.iter().map(rules).collect::<BTreeMap<_, _>>()),
         calls: TaskTracker::new(),
         panicked,
-        sinks: Arc::new(Sinks::new(sinks.iter().map(|part| part.name.clone()))),
+        sinks: Arc::new(SinkRegistry::new(sinks.iter().map(|part| part.name.clone()))),
         feed_kept_ms: i64::try_from(config.store.feed_days).unwrap_or(0) * DAY_MS,
         calls_max: super::size(config.wecom.calls_max),
     };
@@ -189,7 +189,13 @@ impl Ledgers for StoredLedgers {
         self.0.reserve(accounts, api.as_str(), share, want, now).await.map_err(|e| e.to_string())
     }
 
-    async fn refused(&self, account: &str, budget: Budget, api: Api, now: Moment) -> Result<i64, String> {
-        self.0.refused(account, budget, api.as_str(), now).await.map_err(|e| e.to_string())
+    async fn rate_limited(
+        &self,
+        account: &str,
+        budget: Budget,
+        api: Api,
+        now: Moment,
+    ) -> Result<i64, String> {
+        self.0.rate_limited(account, budget, api.as_str(), now).await.map_err(|e| e.to_string())
     }
 }

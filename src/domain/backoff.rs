@@ -1,33 +1,33 @@
-//! When to try again: bounded exponential waits with jitter, and the fixed schedule on which a customer
-//! without a pending id is asked about again. Randomness is a parameter.
+//! When to try again: exponential backoff with jitter, and the fixed schedule on which WeCom is asked again
+//! about a customer without a pending id. Randomness is a parameter.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use super::time::{HOUR_MS, MINUTE_MS, SECOND_MS};
 
-/// Exponential growth between two bounds.
+/// Exponential backoff: the wait doubles with each failure, up to a maximum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// The wait after the first failure, in milliseconds.
+    /// The longest wait after the first failure, in milliseconds.
     pub first_ms: i64,
-    /// The longest wait, in milliseconds.
+    /// The longest wait after any failure, in milliseconds.
     pub max_ms: i64,
 }
 
 impl Backoff {
-    /// For calls to WeCom that failed in passing: half a second up to two minutes.
+    /// For calls to WeCom that failed temporarily.
     pub const CALL: Self = Self { first_ms: 500, max_ms: 2 * MINUTE_MS };
-    /// For answers with a code nobody documented: slow from the start.
+    /// For calls to WeCom that failed with an unknown code: slow from the start.
     pub const UNKNOWN_CODE: Self = Self { first_ms: 30 * SECOND_MS, max_ms: 30 * MINUTE_MS };
-    /// For a parked app or dealer: the probe that finds out whether an operator mended it.
+    /// For probes of an app or dealer that is paused until an operator corrects its configuration.
     pub const PARKED: Self = Self { first_ms: 10 * SECOND_MS, max_ms: 5 * MINUTE_MS };
-    /// For a sink whose receiver does not take what it is sent.
+    /// For a sink whose deliveries fail.
     pub const DELIVERY: Self = Self { first_ms: SECOND_MS, max_ms: HOUR_MS };
-    /// For a pair of ids that WeCom refuses: the probes find out whether it is all of them.
+    /// For probes with other fans after WeCom refused one's pair of ids: are all pairs refused?
     pub const PAIR: Self = Self { first_ms: 10 * SECOND_MS, max_ms: MINUTE_MS };
 
-    /// The wait after the `attempt`-th failure (from 1), in milliseconds. `jitter` in `0.0..1.0` spreads it
-    /// over the upper half, so that many waiters do not come back at once.
+    /// The wait after the `attempt`-th failure (from 1), in milliseconds: between half of the exponential
+    /// value and the whole of it, as `jitter` in `0.0..1.0` says, so that many clients do not retry at once.
     #[must_use]
     #[expect(
         clippy::cast_possible_truncation,
@@ -42,36 +42,37 @@ impl Backoff {
     }
 }
 
-/// Spreads the waits of different waiters, and of different processes: each has its own place in the spread, and another
-/// one at every attempt. A function of its seed, so that the same history waits the same.
+/// The source of jitter: a hash of a seed, of what waits, and of the attempt. Processes have different seeds;
+/// the same seed gives the same waits again, which makes simulations repeatable.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Jitter(u64);
 
 impl Jitter {
-    /// The spread of one process.
+    /// The jitter of one process.
     #[must_use]
     pub const fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// The place of `who` at the `attempt`-th failure, in `0.0..1.0`.
+    /// The jitter of `key`, which stands for what waits, after the `attempt`-th failure, in `0.0..1.0`.
     #[must_use]
-    pub fn of(self, who: impl Hash, attempt: u32) -> f64 {
+    pub fn of(self, key: impl Hash, attempt: u32) -> f64 {
         let mut hasher = DefaultHasher::new();
-        (self.0, who, attempt).hash(&mut hasher);
-        // Thirty-two bits are all that a float needs here.
+        (self.0, key, attempt).hash(&mut hasher);
+        // 32 of the 64 bits are precise enough.
         f64::from((hasher.finish() >> 32) as u32) / (f64::from(u32::MAX) + 1.0)
     }
 }
 
-/// How long after each unanswered question about a customer the next one is due.
+/// Waits, in milliseconds, before WeCom is asked again about a customer without a pending id.
 ///
-/// WeCom names neither the delay until a new customer becomes convertible nor how a miss looks, and asks
-/// not to poll: so few questions, far apart.
+/// WeCom documents neither how long it takes until a new customer can be converted nor what a miss looks
+/// like, and asks not to poll (document 97108): hence few calls, far apart.
 pub const REASK_AFTER_MS: [i64; 6] =
     [MINUTE_MS, 10 * MINUTE_MS, HOUR_MS, 6 * HOUR_MS, 24 * HOUR_MS, 72 * HOUR_MS];
 
-/// The wait before the next question when `asked` of them have found nothing; `None` when enough were asked.
+/// The wait before the next call about a customer when `asked` calls have found nothing, in milliseconds;
+/// `None` when there is to be no further call.
 #[must_use]
 pub fn reask_after_ms(asked: u32) -> Option<i64> {
     let index = usize::try_from(asked.checked_sub(1)?).ok()?;
@@ -93,9 +94,9 @@ mod tests {
     }
 
     #[test]
-    fn jitter_spreads_waiters_evenly_and_is_the_same_for_the_same_history() {
+    fn jitter_is_spread_evenly_and_is_repeatable() {
         let jitter = Jitter::new(7);
-        let places: Vec<_> = (0..1_000_u32).map(|who| jitter.of(who, 1)).collect();
+        let places: Vec<_> = (0..1_000_u32).map(|key| jitter.of(key, 1)).collect();
         assert!(places.iter().all(|place| (0.0..1.0).contains(place)));
         let lower_half = places.iter().filter(|place| **place < 0.5).count();
         assert!((400..600).contains(&lower_half), "{lower_half}");

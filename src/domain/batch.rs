@@ -1,11 +1,12 @@
-//! Batches of ids for one call, and the search for the one id that spoils a batch.
+//! Batches of ids for one call, and bisection to find the one id for which WeCom rejects a batch.
 
-/// The most ids WeCom takes in one `external_userid_to_pending_id` call (document 97357).
+/// Maximum number of ids in one `external_userid_to_pending_id` call (document 97357).
 pub const IDS_PER_CALL_MAX: usize = 100;
 
-/// Splits a rejected batch in two, so that the bad id ends up alone after at most seven splits.
+/// The two halves of a rejected batch. Repeated, it isolates the bad id of a full batch after at most seven
+/// splits.
 ///
-/// `None` when there is only one left: that one is the culprit.
+/// `None` when the batch has a single id: that one is bad.
 #[must_use]
 pub fn bisect<T>(mut batch: Vec<T>) -> Option<(Vec<T>, Vec<T>)> {
     if batch.len() < 2 {
@@ -24,7 +25,8 @@ mod tests {
         #[test]
         fn one_bad_id_is_isolated_and_nothing_else_is_lost(len in 1_usize..=IDS_PER_CALL_MAX, seed: usize) {
             let bad = seed % len;
-            let (mut todo, mut good, mut blamed, mut calls) = (vec![(0..len).collect::<Vec<_>>()], vec![], vec![], 0);
+            let mut todo = vec![(0..len).collect::<Vec<_>>()];
+            let (mut good, mut blamed, mut calls) = (vec![], vec![], 0);
             while let Some(batch) = todo.pop() {
                 calls += 1;
                 if !batch.contains(&bad) {

@@ -1,24 +1,25 @@
-//! Times that are far off: what was signed, or happened, long before it came, or is to happen yet.
+//! Timestamps of callbacks that are far from the current time.
 //!
-//! They are another machine's word, compared with our clock. Either may be wrong, so by itself this is a reason to
-//! count and never one to lose an event. An old callback sent again looks just like it.
+//! They come from WeCom's clocks and are compared with ours. Either clock may be wrong, so a far-off
+//! timestamp is counted, and is never by itself a reason to drop an event. A replayed callback looks the
+//! same.
 
 use super::time::{DAY_MS, MINUTE_MS, Timestamp};
 
-/// What WeCom's own repetitions and clocks that are not kept well stay within.
+/// WeCom's own retries, and the errors of poorly synchronised clocks, stay within this.
 const NEAR_MS: i64 = 10 * MINUTE_MS;
 
-/// On which side of now.
+/// The direction in which a timestamp is far off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FarOff {
-    /// Long ago.
+    /// Before the current time.
     Past,
-    /// In a while.
+    /// After the current time.
     Future,
 }
 
 impl FarOff {
-    /// Both, for metrics that start at zero.
+    /// Both directions.
     pub const ALL: [Self; 2] = [Self::Past, Self::Future];
 
     /// The name used in metrics.
@@ -31,14 +32,14 @@ impl FarOff {
     }
 }
 
-/// Whether `at` is more than ten minutes from `now`.
+/// In which direction `at` is more than ten minutes from `now`; `None` if it is not.
 #[must_use]
 pub const fn far_off(at: Timestamp, now: Timestamp) -> Option<FarOff> {
     beyond(at, now, NEAR_MS, NEAR_MS)
 }
 
-/// Whether an operator wants to see an event first: it happened more than `days_max` days ago, or is to happen in more
-/// than a day. Without any days: never.
+/// Whether an event is to be quarantined for its time: more than `days_max` days in the past, or more than
+/// one day in the future. Never, if `days_max` is 0.
 #[must_use]
 pub fn is_doubtful(at: Timestamp, now: Timestamp, days_max: u32) -> bool {
     days_max > 0 && beyond(at, now, DAY_MS * i64::from(days_max), DAY_MS).is_some()
@@ -62,7 +63,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(1_795_309_323);
 
     #[test]
-    fn ten_minutes_are_near_and_a_second_more_is_far_off() {
+    fn more_than_ten_minutes_are_far_off() {
         for (seconds, expected) in
             [(-601, Some(FarOff::Past)), (-600, None), (0, None), (600, None), (601, Some(FarOff::Future))]
         {
@@ -75,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_doubtful_unless_days_are_given() {
+    fn nothing_is_doubtful_unless_a_number_of_days_is_given() {
         let at = |days: i64, ms: i64| NOW.plus_ms(days * DAY_MS + ms);
         for event in [at(-10_000, 0), at(10_000, 0)] {
             assert!(!is_doubtful(event, NOW, 0));

@@ -1,7 +1,8 @@
-//! What the quota means for what waits: when an import will be done, and whether renewals will keep up.
+//! Forecast of the mint queue: when an import will be done, and whether the quota suffices for renewals.
 //!
-//! The coming months are walked through in steps of an hour, with what was used lately, what waits, and what falls
-//! due each day. It assumes that every call works and that as many people register as before: none are added.
+//! A simulation of the next 200 days in steps of an hour, from the calls of the last 30 days, the fans that
+//! wait, and the renewals due each day. It assumes that every call succeeds and that no further fan is
+//! registered.
 
 use super::fan::{FanStep, PENDING_ID_LIFE_MS, Priority, RENEW_AFTER_MS, Renew};
 use super::quota::{Limits, Share};
@@ -11,24 +12,26 @@ use super::time::{DAY_MS, HOUR_MS, Timestamp};
 const STEP_MS: i64 = HOUR_MS;
 const DAY_STEPS: usize = 24;
 const MONTH_STEPS: usize = 30 * DAY_STEPS;
-/// How far it looks: past the first renewal of what three months of the quota can mint.
+/// How far the simulation goes: beyond the first renewal of all fans that three months of the quota can mint.
 const HORIZON_STEPS: usize = 200 * DAY_STEPS;
-/// A renewal that waits longer comes after the end of the pending id.
+/// A renewal that waits longer comes after the pending id has expired.
 const RENEWAL_WAIT_STEPS: usize = 5 * DAY_STEPS;
 const _: () = assert!(PENDING_ID_LIFE_MS - RENEW_AFTER_MS == 5 * 24 * STEP_MS);
 
-/// What will come of it.
+/// The result of a forecast.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Forecast {
-    /// When the last of those who wait for their first pending id will have it; `None` if nobody waits, or if it
-    /// will take more than half a year.
+    /// When the last fan who waits for a first pending id will have it; `None` if no fan waits, or if it
+    /// takes longer than 200 days.
     pub import_done_at: Option<Timestamp>,
-    /// From when on pending ids will end before the quota allows to renew them.
+    /// From when on pending ids will expire before the quota allows renewing them; `None` if they will not.
     pub renewals_late_from: Option<Timestamp>,
 }
 
-/// Walks through what is to come. `history` are calls lately made, as (milliseconds ago, calls). Whether somebody will
-/// be linked by then is not known, so `renew` other than never counts everybody.
+/// The forecast for one app from `now`. `history` are the calls of the last 30 days as (age in milliseconds,
+/// number of calls), `patient` is the share of the quota that is not reserved for live registrations. Which
+/// fans will be linked when they fall due is not known: unless `renew` is [`Renew::Never`], all are assumed
+/// to be renewed.
 #[must_use]
 pub fn forecast(
     tally: &Tally,
@@ -46,7 +49,7 @@ pub fn forecast(
     let mut due = vec![0_u64; HORIZON_STEPS];
     if renew != Renew::Never {
         for (day, count) in &tally.renewals {
-            // Spread over its day.
+            // Spread evenly over the day.
             for hour in 0..DAY_STEPS {
                 let at = Timestamp::from_millis(day * DAY_MS + i64::try_from(hour).unwrap_or(0) * HOUR_MS);
                 let step = usize::try_from(at.millis_since(now) / STEP_MS).unwrap_or(0);
@@ -71,7 +74,7 @@ pub fn forecast(
         fell_due[step] = all_due;
         let room = pace.room();
         let renewed = renewals.min(room);
-        // An import leaves to renewals what they will need within a month.
+        // An import leaves the calls that renewals will need within the next month.
         soon = soon.saturating_sub(due[step]) + due.get(step + MONTH_STEPS).copied().unwrap_or(0);
         let kept = renewals + soon;
         let first = bulk.min(room - renewed).min(pace.month_left().saturating_sub(kept));
@@ -95,9 +98,9 @@ pub fn forecast(
     forecast
 }
 
-/// Calls made per step, and how many more the windows allow.
+/// The calls per step, and how many more the windows allow.
 struct Pace {
-    /// The steps of a month before now, then those to come.
+    /// The 30 days before now, then the simulated steps so far.
     steps: Vec<u64>,
     day: u64,
     month: u64,
@@ -121,7 +124,7 @@ impl Pace {
         pace
     }
 
-    /// Moves on by one step: what is oldest leaves its window.
+    /// Moves the windows by one step: the oldest step leaves each.
     fn forget(&mut self) {
         self.month -= self.steps[self.steps.len() - MONTH_STEPS];
         self.day -= self.steps[self.steps.len() - DAY_STEPS];

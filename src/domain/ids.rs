@@ -1,10 +1,11 @@
-//! The identifiers of the field, each its own type.
+//! The identifiers, each a type of its own.
 //!
-//! WeCom's ids are opaque and case-sensitive; the only rules here are the ones storage needs: a bounded
-//! length and no control characters (the store joins ids with NUL). `Debug` prints a short hash, so that a
-//! personal id cannot slip into a log; whoever really needs the text says [`as_str`](Unionid::as_str).
+//! WeCom's ids are opaque and case-sensitive. The only rules here are those that storage needs: a bounded
+//! length, no control characters (the store joins ids with NUL) and no white space. `Debug` of a personal id
+//! prints a short hash, so that the id itself cannot get into a log; [`as_str`](Unionid::as_str) returns the
+//! text.
 //!
-//! Deliberately absent: any guess about prefixes (`wm…`, `wp…`) — they are not documented.
+//! Deliberately absent: any assumption about prefixes (`wm…`, `wp…`), which are not documented.
 
 use std::fmt;
 
@@ -14,16 +15,16 @@ use sha2::{Digest, Sha256};
 /// Why a text cannot be an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IdError {
-    /// Nothing there.
+    /// An empty text.
     #[error("is empty")]
     Empty,
-    /// More than the bytes this kind of id may have.
+    /// Longer than this kind of id may be.
     #[error("is longer than {max} bytes")]
     TooLong {
         /// The longest accepted length in bytes.
         max: usize,
     },
-    /// A character that no id of WeCom has: a control character or white space.
+    /// A control character or white space, which no id of WeCom contains.
     #[error("contains white space or a control character")]
     Character,
 }
@@ -34,7 +35,7 @@ fn checked(text: &str, max: usize) -> Result<(), IdError> {
     } else if text.len() > max {
         Err(IdError::TooLong { max })
     } else if text.bytes().fold(true, |all, byte| all & byte.is_ascii_graphic()) {
-        // Every id ever seen, and without a branch for each byte; the rest of Unicode is looked at only when it occurs.
+        // The fast path, without a branch per byte: all ids seen so far are ASCII.
         Ok(())
     } else if text.chars().any(|c| c.is_control() || c.is_whitespace()) {
         Err(IdError::Character)
@@ -43,14 +44,14 @@ fn checked(text: &str, max: usize) -> Result<(), IdError> {
     }
 }
 
-/// Eight hexadecimal digits that stand for `text` in a log: enough to follow one person through it, not
-/// enough to find out who that is.
+/// Eight hexadecimal digits of the SHA-256 of `text`: enough to follow one person through a log, not enough
+/// to find out who it is.
 #[must_use]
 pub fn short_hash(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes())[..4])
 }
 
-/// Two hexadecimal digits for each byte.
+/// The bytes in hexadecimal, two lower-case digits each.
 #[must_use]
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |mut out, byte| {
@@ -92,10 +93,10 @@ macro_rules! opaque_id {
             /// The longest accepted text, in bytes.
             pub const BYTES_MAX: usize = $max;
 
-            /// Takes `text` as it is.
+            /// The id with exactly this text.
             ///
             /// # Errors
-            /// [`IdError`] when it is empty, too long, or has white space or control characters in it.
+            /// [`IdError`] when the text is empty, too long, or contains white space or a control character.
             pub fn new(text: impl AsRef<str>) -> Result<Self, IdError> {
                 let text = text.as_ref();
                 checked(text, $max)?;
@@ -126,45 +127,46 @@ macro_rules! opaque_id {
 }
 
 opaque_id!(
-    /// The name of an app in our configuration: the `{app}` of `/callback/{app}`.
+    /// The name of an app in the configuration: the `{app}` of `/callback/{app}`.
     AppName, 64, public
 );
 opaque_id!(
-    /// A sink of the configuration.
+    /// The name of a sink in the configuration.
     SinkName, 64, public
 );
 opaque_id!(
-    /// A corp: the brand's (`ww…`) or, as the brand's app sees it, a dealer's (`wp…`).
+    /// A corp: the brand (`ww…`) or, as the brand's app sees it, a dealer (`wp…`).
     CorpId, 128, public
 );
 opaque_id!(
-    /// A person across one WeChat open-platform account.
+    /// A person, the same in all apps of one WeChat open-platform account.
     Unionid, 128, personal
 );
 opaque_id!(
-    /// A person inside one mini program.
+    /// A person in one mini-program or 公众号.
     Openid, 128, personal
 );
 opaque_id!(
-    /// A person as one corp's customer.
+    /// A person as a customer of one corp.
     ExternalUserid, 128, personal
 );
 opaque_id!(
-    /// The bridge between the two sides; good for 90 days, meaningful inside one app only.
+    /// The id that WeCom gives for both a fan and a customer who are one person: valid for 90 days, and only
+    /// within one app (document 97357).
     PendingId, 255, personal
 );
 opaque_id!(
-    /// A member of a corp: the one who follows a customer.
+    /// A member of a corp, as the follower of a customer.
     UserId, 128, personal
 );
 opaque_id!(
-    /// A customer group chat.
+    /// A customer group (客户群).
     ChatId, 128, personal
 );
 
 impl CorpId {
-    /// Whether both name the same corp. Plain ids (`ww…`, `wx…`) are case-insensitive, encrypted ones
-    /// (`wp…`) are not.
+    /// Whether `other` is the id of the same corp. Plain ids (`ww…`, `wx…`) are compared without regard to
+    /// case, encrypted ones (`wp…`) exactly.
     #[must_use]
     pub fn same_corp(&self, other: &str) -> bool {
         let plain = |id: &str| {
@@ -199,7 +201,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn personal_ids_do_not_print_themselves() {
+    fn personal_ids_are_printed_as_a_hash() {
         let unionid = Unionid::new("oINVENTED-unionid-0001").unwrap();
         let printed = format!("{unionid:?}");
         assert!(printed.starts_with('#') && printed.len() == 9, "{printed}");

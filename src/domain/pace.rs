@@ -1,19 +1,21 @@
-//! How many calls have to be under way at once to use a budget.
+//! How many calls have to be in flight at once to use up a quota.
 
 use super::time::{HOUR_MS, MINUTE_MS};
 
-/// Never more, whatever the round trip; each is a connection.
+/// Upper limit, whatever the round trip: each call in flight takes a connection.
 const AT_ONCE_MAX: u64 = 1_024;
 
-/// So many calls at once that an hour's limit can be used up in an hour when each takes `round_trip_ms`, with half
-/// again as many to spare; at least `floor`, with which a short round trip uses the hour up sooner.
+/// Calls in flight that use up `per_hour` calls within an hour when each takes `round_trip_ms`, plus half as
+/// many as a margin. At least `floor`, so that with short round trips the quota is used up sooner; at most
+/// 1,024.
 #[must_use]
 pub fn calls_at_once(per_hour: u32, round_trip_ms: u64, floor: usize) -> usize {
     let needed = (u64::from(per_hour) * round_trip_ms * 3).div_ceil(2 * HOUR_MS.unsigned_abs());
     usize::try_from(needed.min(AT_ONCE_MAX)).map_or(floor, |needed| needed.max(floor))
 }
 
-/// A round trip as seen over the last few calls: an eighth of each new one. One call counts for a minute at most.
+/// Exponentially weighted moving average of the round trip, in milliseconds: each new call weighs an eighth,
+/// and counts as a minute at most.
 #[must_use]
 pub fn smoothed(before_ms: u64, latest_ms: u64) -> u64 {
     let latest_ms = latest_ms.min(MINUTE_MS.unsigned_abs());
@@ -36,7 +38,7 @@ mod tests {
     }
 
     #[test]
-    fn a_round_trip_follows_what_is_seen_lately() {
+    fn the_smoothed_round_trip_follows_the_latest_calls() {
         let mut seen = smoothed(0, 30);
         assert_eq!(seen, 30);
         for _ in 0..40 {

@@ -1,15 +1,17 @@
-//! Call budgets over rolling windows, kept so that they hold under any alignment WeCom may use.
+//! Call quotas over sliding windows, which hold however WeCom aligns its own windows.
 //!
 //! Document 97357 limits `unionid_to_pending_id` per hour, day and month and does not say where a window
-//! begins. So none of ours has a beginning: a [`Ledger`] counts calls in small buckets, and a permit is given
-//! only if *every* window that ends now, whole buckets counted, stays within its limit.
+//! begins. A [`Ledger`] therefore counts calls in small buckets, and a permit is granted only if *every*
+//! window that ends now stays within its limit, partly covered buckets counted in full.
 //!
-//! Permits are reserved in blocks and written down before the first of them is used; a crash wastes at most
-//! one block. A block must be used within [`HOLD_MS`], and a call reaches WeCom at most [`FLIGHT_MS`] after
-//! that: both are added to each window's length, so that a late call still counts where WeCom counts it.
+//! Permits are reserved in blocks and persisted before the first of them is used; a crash wastes at most one
+//! block. A permit has to be used within [`HOLD_MS`], and its call reaches WeCom at most [`FLIGHT_MS`] later:
+//! both are added to the length of each window, so that a late call is still counted when WeCom counts it.
 //!
-//! A ledger has a time of its own that moves by what has passed ([`Moment::millis_since`]), so a wall clock that is
-//! set back or forth neither frees calls nor freezes them.
+//! A ledger has its own clock, which advances by elapsed time ([`Moment::millis_since`]): setting the wall
+//! clock neither frees calls nor blocks them.
+//!
+//! Persistence is the store's, reserving in blocks the limiter's (`crate::wecom`).
 
 use std::collections::VecDeque;
 
@@ -17,27 +19,27 @@ use serde::{Deserialize, Serialize};
 
 use super::time::{DAY_MS, HOUR_MS, MINUTE_MS, Moment, SECOND_MS};
 
-/// How long a reserved permit may be used.
+/// How long a reserved permit is valid.
 pub const HOLD_MS: i64 = 5 * SECOND_MS;
-/// How long a call may be under way before WeCom counts it: the client's time-out.
+/// The longest time from using a permit until WeCom counts the call: the client's time-out.
 pub const FLIGHT_MS: i64 = 10 * SECOND_MS;
 
-/// How many calls of one API one corp may make.
+/// Limits of one conversion API for one corp, in calls per sliding window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
-    /// In any hour.
+    /// Calls in any hour.
     pub per_hour: u32,
-    /// In any 24 hours.
+    /// Calls in any 24 hours.
     pub per_day: u32,
-    /// In any 30 days.
+    /// Calls in any 30 days.
     pub per_month: u32,
 }
 
 impl Limits {
-    /// What document 97357 allows.
+    /// The limits of documents 97357 and 95818.
     pub const DOCUMENTED: Self = Self { per_hour: 100_000, per_day: 480_000, per_month: 7_500_000 };
 
-    /// The tighter of both, window by window.
+    /// The lower limit of both, window by window.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
@@ -48,23 +50,24 @@ impl Limits {
     }
 }
 
-/// What a ledger is kept for, and so which windows it has.
+/// What a ledger counts, which decides its windows and their limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Budget {
-    /// One of the two calls for fans: its own limits, under the base limit of every API.
+    /// The calls of a corp to one of the two fan conversions: its own limits, and the base limits of every
+    /// API.
     Conversion(Limits),
-    /// Any other API, per corp (document 90312).
+    /// The calls of a corp to any other API: the base limits per corp (document 90312).
     Corp,
-    /// Any API, per address of ours (document 90312).
+    /// The calls from one IP address to an API: the base limits per address (document 90312).
     Address,
 }
 
-/// One limit of a budget.
+/// A sliding window and its limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Window {
     length_ms: i64,
-    /// Width of the buckets: at most 360 of them, so a ledger stays at a few kilobytes, and the part of a
-    /// window that is lost to rounding stays under 0.3 % (of a minute, which is never the limit that matters, 2 %).
+    /// Width of a bucket. A window has at most 360, so a ledger takes a few kilobytes, and rounding loses
+    /// less than 0.3 % of the quota (2 % of a minute's, which is never the limit that matters).
     width_ms: i64,
     limit: u32,
 }
@@ -98,23 +101,22 @@ impl Budget {
     }
 }
 
-/// How much of a budget a call may draw on.
+/// The part of a budget that a call may draw on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Share {
-    /// All of it.
+    /// The whole budget.
     Whole,
-    /// What is left when so many percent of every window are kept for calls that cannot wait, and so many calls of
-    /// the month for others that will be due.
+    /// The budget without what is reserved for more urgent calls.
     Without {
-        /// Percent of every window.
+        /// Percent of every window reserved for calls that cannot wait.
         reserve_percent: u8,
-        /// Calls of the month.
+        /// Calls of the month's window reserved for renewals that will fall due.
         month_kept: u32,
     },
 }
 
 impl Share {
-    /// The part of a limit that may be used.
+    /// The part of a limit that is left by `reserve_percent`.
     #[must_use]
     pub fn of(self, limit: u32) -> u32 {
         match self {
@@ -134,22 +136,23 @@ impl Share {
     }
 }
 
-/// The calls reserved for one account (a corp, or our address) and one API.
+/// The calls reserved by one account (a corp, or our IP address) of one API.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ledger {
+    /// The last reading of the clocks.
     seen: Option<Moment>,
-    /// Milliseconds that passed since the ledger was begun.
+    /// The ledger's clock: elapsed milliseconds since its first use.
     time: i64,
     rings: [Ring; WINDOWS_MAX],
     block: Option<Block>,
 }
 
-/// WeCom said 45009 in spite of us.
+/// A block after WeCom answered 45009, although our own count was within the limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 struct Block {
-    /// In the ledger's time.
+    /// On the ledger's clock.
     until: i64,
-    /// How many times in a row it was said again after a block.
+    /// How many times in a row WeCom answered 45009 again soon after a block had ended.
     repeated: u32,
 }
 
@@ -160,30 +163,30 @@ struct Ring(VecDeque<(i64, u32)>);
 /// The answer to a request for permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Grant {
-    /// So many calls may be made within [`HOLD_MS`]. Never zero.
+    /// This number of calls, at least one, may be made within [`HOLD_MS`].
     Permits(u32),
-    /// None now.
+    /// No call may be made now.
     Exhausted {
-        /// How long until there will be at least one, in milliseconds.
+        /// Milliseconds until the next permit.
         wait_ms: i64,
     },
 }
 
-/// Calls counted against one window.
+/// How much of the quota of one account and API is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Used {
-    /// In the hour that ends now.
+    /// Calls in the last hour.
     pub hour: u32,
-    /// In the last 24 hours.
+    /// Calls in the last 24 hours.
     pub day: u32,
-    /// In the last 30 days.
+    /// Calls in the last 30 days.
     pub month: u32,
-    /// WeCom blocks the API for so long, in milliseconds.
+    /// Milliseconds until the block after a 45009 ends, while there is one.
     pub blocked_ms: Option<i64>,
 }
 
-/// Reserves up to `want` calls that count against several ledgers at once: in all of them, or in none. With `want` 0
-/// the ledgers only take note of the time.
+/// Reserves up to `want` calls in several ledgers at once: in all of them or in none. With `want` 0 the
+/// ledgers only record the time.
 pub fn reserve(accounts: &mut [(&mut Ledger, Budget)], now: Moment, want: u32, share: Share) -> Grant {
     let (mut count, mut wait_ms) = (want.max(1), 0);
     for (ledger, budget) in accounts.iter_mut() {
@@ -202,10 +205,10 @@ pub fn reserve(accounts: &mut [(&mut Ledger, Budget)], now: Moment, want: u32, s
 }
 
 impl Ledger {
-    /// How many calls may be reserved now; never zero.
+    /// How many calls may be reserved now, at least one.
     ///
     /// # Errors
-    /// In how many milliseconds there will be one.
+    /// Milliseconds until the next permit.
     fn room(&mut self, now: Moment, budget: Budget, share: Share) -> Result<u32, i64> {
         self.move_to(now);
         let time = self.time;
@@ -235,14 +238,16 @@ impl Ledger {
         }
     }
 
-    /// WeCom answered 45009: no permits for as long as the window it most likely meant (document 90313). Which one
-    /// it does not say, so the shortest of the budget's own comes first, and a longer one each time that did not
-    /// help: an hour, the rest of the day in China, a day at a time; for the base limits a minute, then an hour.
+    /// Blocks the API after WeCom answered 45009, for the length of the exceeded window (document 90313).
     /// Returns for how long, in milliseconds.
-    pub fn refused(&mut self, now: Moment, budget: Budget) -> i64 {
+    ///
+    /// WeCom does not say which window it is. The shortest of the budget's own is tried first, and the next
+    /// longer one each time WeCom answers 45009 again within an hour after a block: an hour, the rest of the
+    /// day in China, then a day at a time; for the base limits a minute, then an hour at a time.
+    pub fn rate_limited(&mut self, now: Moment, budget: Budget) -> i64 {
         self.move_to(now);
         let repeated = match self.block {
-            // Calls that were under way say nothing new.
+            // An answer to a call that was in flight when the block began.
             Some(block) if self.time < block.until => return block.until - self.time,
             Some(block) if self.time - block.until < HOUR_MS => block.repeated + 1,
             _ => 0,
@@ -257,7 +262,7 @@ impl Ledger {
         length_ms
     }
 
-    /// What counts at `now`.
+    /// The calls counted at `now`.
     #[must_use]
     pub fn used(&self, now: Moment) -> Used {
         let time = self.time + self.passed(now);
@@ -270,7 +275,7 @@ impl Ledger {
         Used { hour: sum(hour, HOUR), day: sum(day, DAY), month: sum(month, MONTH), blocked_ms }
     }
 
-    /// Calls of the last 30 days as (milliseconds ago, calls), oldest first.
+    /// The calls of the last 30 days as (age in milliseconds, number of calls), oldest first.
     #[must_use]
     pub fn history(&self, now: Moment) -> Vec<(i64, u32)> {
         let time = self.time + self.passed(now);
@@ -284,7 +289,7 @@ impl Ledger {
 
     fn move_to(&mut self, now: Moment) {
         self.time += self.passed(now);
-        // Two callers may come in the other order than they looked at the clock.
+        // Two callers may arrive in another order than they read the clock.
         let (seen, now_steady) = (self.seen.and_then(|seen| seen.steady), now.steady);
         let out_of_order = matches!((seen, now_steady),
             (Some(seen), Some(now)) if seen.boot == now.boot && now.uptime_ms < seen.uptime_ms);
@@ -299,7 +304,7 @@ const fn rest_of_the_day_in_china(now: Moment) -> i64 {
     DAY_MS - (now.wall.as_millis() + 8 * HOUR_MS).rem_euclid(DAY_MS)
 }
 
-/// The oldest bucket that can hold a call which WeCom still counts at `time`.
+/// The oldest bucket with calls that WeCom may still count at `time`.
 const fn oldest_bucket(time: i64, window: Window) -> i64 {
     (time - window.length_ms - HOLD_MS - FLIGHT_MS).div_euclid(window.width_ms)
 }
@@ -324,8 +329,8 @@ impl Ring {
         }
     }
 
-    /// When so many old calls have left the window that less than `limit` are in it; `None` if that takes
-    /// more than all of them.
+    /// When fewer than `limit` calls will be left in the window; `None` if not even an empty window is
+    /// enough.
     fn room_at(&self, limit: u32, window: Window) -> Option<i64> {
         let mut sum = self.sum();
         let (bucket, _) = self.0.iter().find(|(_, calls)| {

@@ -1,5 +1,5 @@
-//! How many fans are where: the sum over all fans of what each one counts for, kept up as they change, so that
-//! nobody has to walk through millions of them to answer.
+//! Counters of fans by state, queue and renewal day, updated with every change of a fan, so that reading them
+//! takes no scan over millions of fans.
 
 use std::collections::BTreeMap;
 
@@ -8,27 +8,28 @@ use serde::{Deserialize, Serialize};
 use super::fan::{Fan, FanState, FanStep, Mint, Priority};
 use super::time::{DAY_MS, Timestamp};
 
-/// The fans of one app.
+/// The counters of the fans of one app.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Tally {
-    /// All of them.
+    /// All fans.
     pub registered: u64,
-    /// Never minted yet.
+    /// Fans who have never had a pending id.
     pub queued: u64,
-    /// With a pending id within its life.
+    /// Fans with a valid pending id.
     pub minted: u64,
-    /// Whose pending id is over.
+    /// Fans whose pending id has expired.
     pub expired: u64,
-    /// Whom WeCom refuses.
+    /// Fans whom WeCom refused for good.
     pub rejected: u64,
-    /// Waiting for a call, by step and priority.
+    /// Fans waiting for a call, by step and priority.
     lanes: [[u64; 4]; 2],
-    /// Due for renewal, by whole days since the epoch.
+    /// Fans due for renewal, by day: whole days since the Unix epoch.
     pub renewals: BTreeMap<i64, u64>,
 }
 
 impl Tally {
-    /// Counts a fan as it is now instead of as it was before.
+    /// Updates the counters for a fan that changes from `before` to `after`; `None` where there is no such
+    /// fan.
     pub fn replace(&mut self, before: Option<&Fan>, after: Option<&Fan>) {
         if let Some(fan) = before {
             self.shift(fan, |count| *count = count.saturating_sub(1));
@@ -39,13 +40,13 @@ impl Tally {
         self.renewals.retain(|_, count| *count > 0);
     }
 
-    /// How many wait for this call with this priority.
+    /// How many fans wait for this call with this priority.
     #[must_use]
     pub const fn waiting(&self, step: FanStep, priority: Priority) -> u64 {
         self.lanes[step as usize][priority as usize]
     }
 
-    /// How many wait for renewal, or will within so many days.
+    /// How many fans wait for renewal, or will be due for it within `days` days.
     #[must_use]
     pub fn renewals_within(&self, now: Timestamp, days: i64) -> u64 {
         let until = now.as_millis().div_euclid(DAY_MS) + days;
@@ -89,7 +90,8 @@ impl std::ops::AddAssign<&Self> for Tally {
     }
 }
 
-/// How far a fan was when last looked at: the count must not depend on when it is taken.
+/// The state under which a fan is counted: as of its last change, because counters must not depend on the
+/// time at which a fan is removed from them.
 const fn state(fan: &Fan) -> FanState {
     match fan.mint {
         _ if fan.live => FanState::Minted,
@@ -106,7 +108,7 @@ mod tests {
     use crate::domain::ids::{Openid, PendingId};
 
     #[test]
-    fn a_tally_is_what_its_fans_count_for_at_every_step_of_their_lives() {
+    fn the_counters_follow_a_fan_through_its_life() {
         let mut tally = Tally::default();
         let mut fan = Fan::new(Openid::new("oOPENID").unwrap(), Timestamp::EPOCH, true, Priority::Bulk);
         let mut become_ = |fan: &mut Fan, change: &dyn Fn(&mut Fan)| {

@@ -1,6 +1,6 @@
-//! Instants as plain values: milliseconds since the Unix epoch.
+//! Instants as values: milliseconds since the Unix epoch.
 //!
-//! Deliberately absent: any way of asking what time it is (see [`crate::clock`]).
+//! Deliberately absent: reading the current time (see [`crate::clock`]).
 
 use std::fmt;
 
@@ -24,13 +24,13 @@ impl Timestamp {
     /// The Unix epoch.
     pub const EPOCH: Self = Self(0);
 
-    /// From milliseconds since the epoch.
+    /// The instant this many milliseconds after the epoch.
     #[must_use]
     pub const fn from_millis(millis: i64) -> Self {
         Self(millis)
     }
 
-    /// From whole seconds since the epoch, as `WeCom` writes `CreateTime`.
+    /// The instant this many seconds after the epoch, as WeCom writes `CreateTime`.
     #[must_use]
     pub const fn from_secs(secs: i64) -> Self {
         Self(secs.saturating_mul(SECOND_MS))
@@ -61,37 +61,37 @@ impl Timestamp {
     }
 }
 
-/// An instant on two clocks: the wall clock, which people and WeCom read and which may be set, and one that runs
-/// evenly from the machine's start, where there is one.
+/// An instant on two clocks: the wall clock, which people and WeCom use and which may be set, and the
+/// monotonic boot clock, where the system has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Moment {
-    /// What the wall clock shows.
+    /// The wall clock.
     pub wall: Timestamp,
-    /// What it would show if nobody had set it since the process started.
+    /// What the wall clock would show had it not been set since the process started.
     pub unset: Timestamp,
-    /// The clock that cannot be set.
+    /// The boot clock.
     pub steady: Option<Steady>,
 }
 
-/// A reading of the clock that runs since the machine's start.
+/// A reading of the monotonic boot clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Steady {
-    /// Which start of the machine.
+    /// Identifies the boot: differs after each reboot of the machine.
     pub boot: u64,
-    /// Milliseconds since then, sleep included.
+    /// Milliseconds since that boot, suspended time included.
     pub uptime_ms: i64,
 }
 
 impl Moment {
-    /// A moment of which the wall clock is believed.
+    /// A moment whose wall clock has not been set since the process started.
     #[must_use]
     pub const fn on_the_wall(wall: Timestamp, steady: Option<Steady>) -> Self {
         Self { wall, unset: wall, steady }
     }
 
-    /// Milliseconds that passed since `earlier`; never negative. Exact while the machine runs, however the wall
-    /// clock is set meanwhile; across a restart of the machine the wall clock has to be believed, as far as what it
-    /// shows and what it would have shown agree.
+    /// Elapsed milliseconds since `earlier`, never negative. Exact within one boot, however the wall clock is
+    /// set. Across a reboot only the wall clock is left; if it was set, the shorter of the possible intervals
+    /// is taken.
     #[must_use]
     pub const fn millis_since(self, earlier: Self) -> i64 {
         let elapsed = match (self.steady, earlier.steady) {
@@ -110,7 +110,7 @@ impl fmt::Display for Timestamp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match jiff::Timestamp::from_millisecond(self.0) {
             Ok(instant) => write!(f, "{instant:.3}"),
-            // Years beyond 9999 exist only in hostile input.
+            // Years beyond 9999 occur only in hostile input.
             Err(_) => write!(f, "{}ms", self.0),
         }
     }
@@ -130,7 +130,7 @@ impl std::str::FromStr for Timestamp {
     }
 }
 
-// Text (JSON) carries RFC 3339; binary records carry the number.
+// In text formats (JSON) RFC 3339, in binary records the number.
 impl Serialize for Timestamp {
     fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
         if to.is_human_readable() { to.collect_str(self) } else { to.serialize_i64(self.0) }

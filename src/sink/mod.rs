@@ -1,11 +1,10 @@
-//! Where link changes go: each kind of receiver is a small type behind [`Sink`].
+//! Receivers of link changes, each kind a type that implements [`Sink`]: [`webhook`] POSTs to a URL, [`nats`]
+//! publishes to a stream, [`mod@file`] appends to files.
 //!
-//! A sink is handed entries of the feed in order and says how far they arrived. Everything else is the business of
-//! the worker that owns it: the durable cursor, when to try again, pausing, metrics. So a sink keeps no state that
-//! matters: killed at any instruction, it is handed the same entries once more, under the same ids.
-//!
-//! [`webhook`] POSTs to a URL, [`nats`] publishes to a stream, [`mod@file`] appends to files. None of them reads the
-//! configuration or knows of the others.
+//! A sink delivers entries of the feed in order and reports how many the receiver has acknowledged. It keeps
+//! no state that matters: after a crash it is given the same entries again, under the same ids. The durable
+//! cursor, retries, pausing and metrics are the delivery worker's. No sink reads the configuration or depends
+//! on another.
 
 pub mod file;
 pub mod nats;
@@ -22,33 +21,35 @@ use crate::domain::link::FeedEntry;
 /// A receiver of link changes.
 #[async_trait]
 pub trait Sink: Send {
-    /// The most entries that one delivery takes.
+    /// The maximum number of entries of one delivery.
     fn batch_max(&self) -> usize;
 
-    /// Delivers these entries, in this order. `Ok` when every one of them is in the receiver's hands, durably as far
-    /// as the receiver can say.
-    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), Undelivered>;
+    /// Delivers these entries, in this order. `Ok` when the receiver has acknowledged every one of them.
+    ///
+    /// # Errors
+    /// [`DeliveryError`], with the number of entries that were delivered before it.
+    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), DeliveryError>;
 }
 
-/// A delivery that did not come to its end.
+/// A delivery failed, as a whole or after some of its entries.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
-pub struct Undelivered {
-    /// How many of the entries, from the first, are known to have arrived all the same.
-    pub arrived: usize,
-    /// Whether to try again.
-    pub again: Again,
-    /// What happened and what to do, for an operator. Holds neither secret nor personal id.
+pub struct DeliveryError {
+    /// How many of the entries, from the first, the receiver has acknowledged all the same.
+    pub delivered: usize,
+    /// When to deliver the others.
+    pub retry: Retry,
+    /// What happened and what to do about it, for an operator. Contains no secret and no personal id.
     pub reason: String,
 }
 
-/// Whether to try again.
+/// When to try a delivery again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Again {
-    /// After the usual wait.
-    Later,
-    /// When the receiver said, counted from now.
+pub enum Retry {
+    /// After the usual backoff.
+    Backoff,
+    /// After the time the receiver asked for, from now.
     After(Duration),
-    /// Not until an operator says so: the receiver wants nothing any more.
+    /// Not until an operator resumes the sink: the receiver wants no more deliveries.
     Never,
 }

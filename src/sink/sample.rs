@@ -1,9 +1,9 @@
-//! Invented entries for the sinks' tests, and where the programs are that these tests talk to.
+//! For the tests of the sinks: invented entries, and the paths of the programs that the tests start.
 
 use crate::domain::link::{ChangeType, EntryData, ErasedLink, FeedEntry, FollowerData, LinkData, Source};
 use crate::domain::time::Timestamp;
 
-/// The entries from `first` to `last`, both included.
+/// The entries with the sequence numbers `first` to `last`.
 pub(crate) fn entries(first: u64, last: u64) -> Vec<FeedEntry> {
     (first..=last).map(entry).collect()
 }
@@ -36,9 +36,9 @@ fn entry(seq: u64) -> FeedEntry {
     FeedEntry { seq, id, change: ChangeType::Created, occurred_at: at, app, data }
 }
 
-/// A program that a test has its say with, put in its place by `.ci/peers`.
+/// The path of a program that a test starts, installed by `.ci/peers`.
 pub(crate) fn peer(name: &str) -> std::path::PathBuf {
-    // The test binary itself lies in the build's folder, wherever that is.
+    // The test binary is in the build folder, wherever that is.
     let test = std::env::current_exe().unwrap();
     let found = test.ancestors().map(|folder| folder.join("peers").join(name)).find(|path| path.exists());
     found.unwrap_or_else(|| panic!("{name} is missing among this test's peers; run .ci/peers"))

@@ -152,7 +152,7 @@ async fn reserved_calls_are_remembered_through_a_restart(place: &dyn Place) {
     assert!(matches!(reserve(&store, "mint", 1).await, Grant::Exhausted { .. }));
     assert_eq!(reserve(&store, "existing", 7).await, Grant::Permits(7));
     let (account, budget) = &accounts[0];
-    assert_eq!(store.refused(account, *budget, "existing", now).await, Ok(HOUR_MS));
+    assert_eq!(store.rate_limited(account, *budget, "existing", now).await, Ok(HOUR_MS));
     let store = reopen(place, store).await;
     let used = store.ledger(account, "existing").await.unwrap().used(now);
     assert_eq!((used.hour, used.day, used.month, used.blocked_ms), (7, 7, 7, Some(HOUR_MS)));

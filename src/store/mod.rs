@@ -330,8 +330,9 @@ pub trait Store: Feed + People + Send + Sync + 'static {
         now: Moment,
     ) -> Result<Grant, StoreError>;
 
-    /// Notes that WeCom answered 45009. Returns for how long `api` is left alone, in milliseconds.
-    async fn refused(
+    /// Records that WeCom answered 45009 (call limit reached) and blocks `api` for this account. Returns for
+    /// how long, in milliseconds.
+    async fn rate_limited(
         &self,
         account: &str,
         budget: Budget,

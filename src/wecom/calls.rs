@@ -1,46 +1,20 @@
-//! The calls themselves: what each sends and how its answer is read. Documents 95813, 95816, 97357, 95818.
-//!
-//! Answers are read with tolerance: numbers may come as text, lists may be missing or null, and a row that cannot be
-//! read does not spoil the others.
+//! The calls of [`Platform`]: what each sends and which part of the answer it takes (documents 95813, 97357,
+//! 95818).
 
 use async_trait::async_trait;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
+use super::answer::{number, parse, rows};
+use super::api::{Api, BUSINESS_TYPE_CHAIN};
 use super::client::Client;
-use super::{Api, CallError, ListedDealer, Platform, TokenOf, Transport};
+use super::error::CallError;
+use super::platform::{ListedDealer, Platform, TokenOf};
 use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid, Openid, PendingId, Unionid};
 use crate::domain::quota::Share;
 
-/// 上下游; left out, WeCom assumes 企业互联 and answers with an empty list.
-pub(super) const BUSINESS_TYPE_CHAIN: u8 = 1;
 const DEALERS_PER_PAGE: u32 = 100;
 const PAGES_MAX: usize = 1_000;
-
-pub(super) fn parse<T: DeserializeOwned>(api: Api, answer: Value) -> Result<T, CallError> {
-    serde_json::from_value(answer).map_err(|_| CallError::Transport { api, cause: Transport::Body })
-}
-
-/// The rows of a list that can be read. One that cannot must not spoil the others.
-fn rows<T: DeserializeOwned>(api: Api, list: Option<Vec<Value>>) -> impl Iterator<Item = T> {
-    list.unwrap_or_default().into_iter().filter_map(move |row| {
-        let read = serde_json::from_value(row);
-        if read.is_err() {
-            tracing::warn!(api = api.as_str(), "a row of the answer is malformed and was passed over");
-        }
-        read.ok()
-    })
-}
-
-/// A number that may come as text.
-pub(super) fn number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
-    match Value::deserialize(from)? {
-        Value::Number(number) => number.as_i64().ok_or_else(|| serde::de::Error::custom("not an integer")),
-        Value::String(text) => text.parse().map_err(serde::de::Error::custom),
-        _ => Err(serde::de::Error::custom("not a number")),
-    }
-}
 
 #[async_trait]
 impl Platform for Client {
@@ -152,7 +126,8 @@ impl Platform for Client {
             body["chat_id"] = chat_id.as_str().into();
         }
         let answer: Answer = parse(api, self.call_as(app, token, api, Share::Whole, &body).await?)?;
-        // A row without a usable pending id says "not known", whatever form that takes.
+        // What an unknown customer's row looks like is not documented: none, an empty pending id or none in
+        // it.
         let known = |row: Row| {
             let pending_id = PendingId::new(row.pending_id?).ok()?;
             Some((ExternalUserid::new(row.external_userid).ok()?, pending_id))

@@ -1,23 +1,24 @@
-//! What each of WeCom's codes means for us, and what an operator can do about it. Document 90313.
+//! WeCom's error codes (document 90313): the class of each, and what an operator can do about it.
 //!
-//! Decisions follow the class, never the text of an answer.
+//! Decisions follow the class, never the text of an answer; the callers decide what each class leads to.
 
-/// What kind of failure a code is.
+/// The class of a failure, which decides how to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
-    /// Passes by itself: try again soon.
+    /// Temporary: retry with backoff.
     Transient,
-    /// The token is no longer good: get another, once per token value.
+    /// The access token is no longer valid: fetch a new one, once per token.
     Token,
-    /// A budget is used up: stop this API for its window.
+    /// A call limit is reached: make no calls of this API for the length of the window.
     Rate,
-    /// This one id will never work.
+    /// This id will never work: do not retry it.
     Item,
-    /// This one id, or whoever follows it, cannot be seen by the app now; may change.
+    /// The customer, or the member who follows them, is outside the app's visible range, which an
+    /// administrator may widen: retry later.
     Invisible,
-    /// Somebody has to mend a setting: park the app or dealer, spend nothing, probe slowly.
+    /// An operator has to correct a setting: pause the app or dealer and probe slowly; no attempt is counted.
     Configuration,
-    /// Nobody documented it: a few slow tries.
+    /// Not a code we know: retry a few times, slowly.
     Unknown,
 }
 
@@ -87,13 +88,14 @@ pub const fn class(errcode: i64) -> Class {
     }
 }
 
-/// Whether a code may mean that the *other* corp's token would be accepted.
+/// Whether a code may mean that the call needs the other corp's token: the dealer's instead of the brand's,
+/// or the reverse.
 #[must_use]
 pub const fn may_be_wrong_token(errcode: i64) -> bool {
     matches!(errcode, 48_002 | 60_011 | 84_074 | 92_002 | 301_002)
 }
 
-/// What a code means and what to do about it, in one line for an operator.
+/// What a code means and what an operator can do about it: one line of English, without a full stop.
 #[must_use]
 pub const fn remedy(errcode: i64) -> &'static str {
     match errcode {
@@ -144,7 +146,7 @@ pub const fn remedy(errcode: i64) -> &'static str {
     }
 }
 
-/// The same in Chinese.
+/// [`remedy`] in Chinese.
 #[must_use]
 pub const fn remedy_zh(errcode: i64) -> &'static str {
     match errcode {

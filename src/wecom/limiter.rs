@@ -1,9 +1,13 @@
-//! No call without a permit.
+//! The rate limiter: no call to WeCom without a permit (documents 90312, 97357 and 95818).
 //!
-//! Every call counts against ledgers that are kept in the store: the corp's, with a budget of its own for the two
-//! conversions that have one, and that of our address. Permits are reserved, written down, and only then used, so a
-//! crash wastes a few and never overruns. Of a conversion's budget as many are reserved at once as there are callers
-//! waiting, so none lie idle; of the base limits, which are wide, a small block, so few calls wait for the disk.
+//! Every call counts against two quota ledgers in the store: the corp's, which for the two fan conversions
+//! has their own limits per hour, day and month, and that of our IP address. Permits are reserved in the
+//! ledgers and persisted before the first of them is used, so a crash wastes a few but no limit is ever
+//! exceeded. Of a conversion's quota as many permits are reserved at once as there are waiting callers, so
+//! that none stay unused; of the base limits, which are wide, a block of [`BASE_BLOCK`], so that few calls
+//! wait for the disk.
+//!
+//! The arithmetic of windows is in [`crate::domain::quota`].
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -11,23 +15,27 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
-use super::{Api, CallError};
+use super::api::Api;
+use super::error::CallError;
 use crate::clock::Clock;
 use crate::domain::ids::CorpId;
 use crate::domain::quota::{Budget, Grant, HOLD_MS, Limits, Share};
 use crate::domain::time::Moment;
 
-/// The account of our own address, shared by all corps.
+/// The account of our own IP address, shared by all corps.
 const ADDRESS: &str = "address";
-/// Reservations that may grow stale, one after the other, before a caller is told to come back.
+/// Reservations in a row that may expire before they are used; after them the call fails.
 const ROUNDS_MAX: u32 = 3;
 /// Permits of the base limits reserved at once.
 const BASE_BLOCK: u32 = 16;
 
-/// Where reserved calls are written down.
+/// Durable storage of the quota ledgers, one per account (a corp id, or our IP address) and API.
 #[async_trait]
 pub trait Ledgers: Send + Sync + 'static {
-    /// Reserves up to `want` calls on all these accounts; durable when it returns.
+    /// Reserves up to `want` calls on all of these accounts or on none; durable when it returns.
+    ///
+    /// # Errors
+    /// The reason why the reservation could not be persisted.
     async fn reserve(
         &self,
         accounts: &[(String, Budget)],
@@ -37,16 +45,21 @@ pub trait Ledgers: Send + Sync + 'static {
         now: Moment,
     ) -> Result<Grant, String>;
 
-    /// Notes that WeCom answered 45009. Returns for how long the API is left alone, in milliseconds.
-    async fn refused(&self, account: &str, budget: Budget, api: Api, now: Moment) -> Result<i64, String>;
+    /// Records that WeCom answered 45009 (call limit reached) and blocks the API. Returns for how long, in
+    /// milliseconds.
+    ///
+    /// # Errors
+    /// The reason why the block could not be persisted.
+    async fn rate_limited(&self, account: &str, budget: Budget, api: Api, now: Moment)
+    -> Result<i64, String>;
 }
 
-/// Hands out permits.
+/// The rate limiter.
 pub struct Limiter {
     ledgers: Arc<dyn Ledgers>,
     clock: Arc<dyn Clock>,
     limits: HashMap<CorpId, Limits>,
-    /// Permits of the whole budget, and of a share of it, are kept apart.
+    /// Reserved permits by corp, API and whether they are of the whole budget or of a share of it.
     reserved: Mutex<BTreeMap<(CorpId, Api, bool), Arc<Reserve>>>,
 }
 
@@ -62,14 +75,15 @@ struct Permits {
 }
 
 impl Limiter {
-    /// A limiter with each corp's own limits; a corp not named has the documented ones.
+    /// A limiter with these limits for the conversions of each corp; a corp without an entry has the
+    /// documented ones.
     #[must_use]
     pub fn new(ledgers: Arc<dyn Ledgers>, clock: Arc<dyn Clock>, limits: HashMap<CorpId, Limits>) -> Self {
         Self { ledgers, clock, limits, reserved: Mutex::default() }
     }
 
-    /// Lets the ledgers take note of the time while the wall clock is most likely right: after a start of the machine
-    /// it is all they have to go by.
+    /// Records the current time in the conversion ledgers. To be called at start: after a reboot the wall
+    /// clock alone tells the ledgers how much time has passed, and it is most likely right then.
     pub async fn begin(&self) {
         for corp in self.limits.keys() {
             for api in Api::ALL.into_iter().filter(|api| api.has_own_quota()) {
@@ -77,7 +91,7 @@ impl Limiter {
                 if let Err(reason) =
                     self.ledgers.reserve(&accounts, api, Share::Whole, 0, self.clock.moment()).await
                 {
-                    tracing::warn!(reason, "the ledgers of calls cannot be written");
+                    tracing::warn!(reason, "the quota ledgers cannot be written");
                 }
             }
         }
@@ -95,10 +109,12 @@ impl Limiter {
         }
     }
 
-    /// Takes one permit for `api`, charged to `corp`.
+    /// Takes one permit for `api`, charged to `corp`. It has to be used within [`HOLD_MS`].
     ///
     /// # Errors
-    /// [`CallError::NoPermit`] with the instant at which there will be one.
+    /// [`CallError::NoPermit`] when the quota is used up, with the time of the next permit;
+    /// [`CallError::Ledger`] when the reservation cannot be persisted, or persisting it took longer than its
+    /// permits are valid.
     pub async fn permit(&self, corp: &CorpId, api: Api, share: Share) -> Result<(), CallError> {
         let reserve = {
             let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
@@ -111,11 +127,12 @@ impl Limiter {
             permits.count > 0 && self.clock.moment().millis_since(permits.reserved_at) < HOLD_MS
         };
         let mut rounds = 0..ROUNDS_MAX;
-        // Looked at again after the reservation: should the machine have slept meanwhile, its permits are stale.
+        // Checked again after the reservation: if the machine was suspended meanwhile, its permits have
+        // expired.
         while !permits.as_ref().is_some_and(usable) {
             *permits = None;
             if rounds.next().is_none() {
-                let reason = "permits grow stale before they can be used".to_owned();
+                let reason = "reserved permits expire before they can be used".to_owned();
                 return Err(CallError::Ledger { api, reason });
             }
             let now = self.clock.moment();
@@ -135,17 +152,26 @@ impl Limiter {
         Ok(())
     }
 
-    /// WeCom answered 45009: stops `api` for `corp` for as long as the window that it most likely meant.
-    pub async fn refused(&self, corp: &CorpId, api: Api) {
+    /// WeCom answered 45009 (call limit reached): blocks `api` for `corp` for the length of the exceeded
+    /// window (document 90313). WeCom does not say which window it is; [`Ledger::rate_limited`] chooses.
+    ///
+    /// [`Ledger::rate_limited`]: crate::domain::quota::Ledger::rate_limited
+    pub async fn rate_limited(&self, corp: &CorpId, api: Api) {
         let now = self.clock.moment();
-        match self.ledgers.refused(corp.as_str(), self.budget(corp, api), api, now).await {
+        match self.ledgers.rate_limited(corp.as_str(), self.budget(corp, api), api, now).await {
             Ok(blocked_ms) => {
                 let until = now.wall.plus_ms(blocked_ms);
-                tracing::warn!(%corp, api = api.as_str(), %until, "call limit reached; calls stop");
+                tracing::warn!(
+                    %corp, api = api.as_str(), %until,
+                    "WeCom answered 45009 (call limit reached); calls are paused"
+                );
             }
-            Err(reason) => tracing::warn!(reason, "the block could not be written down"),
+            Err(reason) => tracing::warn!(
+                %corp, api = api.as_str(), reason,
+                "WeCom answered 45009 (call limit reached), but the pause of calls cannot be persisted"
+            ),
         }
-        // What was reserved before is not to be used any more.
+        // Permits reserved before this are void.
         let reserves: Vec<_> = {
             let reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
             let of_this = reserved.iter().filter(|((c, a, _), _)| c == corp && *a == api);

@@ -1,34 +1,37 @@
-//! Access tokens: one per (app, corp), fetched by one caller while the others wait, replaced once per token
-//! value that WeCom refused.
+//! The cache of access tokens, one per app and corp.
 //!
-//! A fetch that failed is remembered for a moment too: without that, every caller in line behind it would try
-//! for itself, and WeCom bans an address for an hour after repeated wrong secrets (document 90313).
+//! Fetches are single-flight: one caller fetches while the others wait for its result. A failed fetch is
+//! cached for a moment too; otherwise every waiting caller would repeat it, and WeCom bans an IP address for
+//! an hour after repeated wrong secrets (document 90313). A token that WeCom refuses is replaced once,
+//! however many callers report it.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use secrecy::SecretString;
 
-use super::{CallError, Class};
+use super::errcode::Class;
+use super::error::CallError;
+use super::platform::TokenOf;
 use crate::clock::Clock;
-use crate::domain::ids::{AppName, CorpId};
+use crate::domain::ids::AppName;
 use crate::domain::time::{SECOND_MS, Timestamp};
 
-/// Whose token: the app's own (`None`), or that of the shared app at a dealer.
-pub(super) type TokenKey = (AppName, Option<(CorpId, i64)>);
+type TokenKey = (AppName, TokenOf);
 
-/// An access token.
+/// An access token in the cache.
 #[derive(Debug, Clone)]
 pub(super) struct Token {
     pub(super) value: Arc<SecretString>,
     refresh_at: Timestamp,
-    /// Which fetch it came from. WeCom may give the same text again; it is another token all the same.
+    /// The number of the fetch it came from, which tells it from a later token: WeCom may return the same
+    /// text again.
     fetched: u64,
 }
 
 impl Token {
-    /// A token that WeCom gave at `now` for so many seconds. It is replaced five minutes before its end, or
-    /// after half its life if that is shorter.
+    /// A token that WeCom issued at `now`. It is refreshed five minutes before it expires, or after half of
+    /// its lifetime if that is later.
     pub(super) fn new(value: String, expires_in_secs: i64, now: Timestamp) -> Self {
         let life_ms = expires_in_secs.clamp(1, 86_400) * SECOND_MS;
         let refresh_at = now.plus_ms((life_ms - 300 * SECOND_MS).max(life_ms / 2));
@@ -50,26 +53,28 @@ enum State {
     Failed(CallError, Timestamp),
 }
 
+/// The cache.
 #[derive(Default)]
 pub(super) struct Tokens {
     slots: Mutex<HashMap<TokenKey, Arc<tokio::sync::Mutex<Slot>>>>,
 }
 
 impl Tokens {
-    fn slot(&self, key: &TokenKey) -> Arc<tokio::sync::Mutex<Slot>> {
+    fn slot(&self, app: &AppName, of: &TokenOf) -> Arc<tokio::sync::Mutex<Slot>> {
         let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.entry(key.clone()).or_default().clone()
+        slots.entry((app.clone(), of.clone())).or_default().clone()
     }
 
-    /// The token, fetched with `fetch` if there is none that is still good.
+    /// The cached token, or a new one from `fetch`.
     pub(super) async fn get(
         &self,
-        key: &TokenKey,
+        app: &AppName,
+        of: &TokenOf,
         clock: &dyn Clock,
         fetch: impl AsyncFnOnce() -> Result<Token, CallError>,
     ) -> Result<Token, CallError> {
-        let slot = self.slot(key);
-        // Held while fetching: that is the single flight.
+        let slot = self.slot(app, of);
+        // Held while fetching, which makes the fetch single-flight.
         let mut slot = slot.lock().await;
         let now = clock.now();
         match &slot.state {
@@ -97,9 +102,9 @@ impl Tokens {
         }
     }
 
-    /// Notes that WeCom refused this token. Whoever comes with an older one changes nothing.
-    pub(super) async fn refuse(&self, key: &TokenKey, refused: &Token) {
-        let slot = self.slot(key);
+    /// Drops a token that WeCom refused from the cache, unless a newer one is there already.
+    pub(super) async fn invalidate(&self, app: &AppName, of: &TokenOf, refused: &Token) {
+        let slot = self.slot(app, of);
         let mut slot = slot.lock().await;
         if matches!(&slot.state, State::Full(token) if token.fetched == refused.fetched) {
             slot.state = State::Empty;
@@ -115,10 +120,11 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
-    use crate::wecom::{Api, Transport};
+    use crate::wecom::api::Api;
+    use crate::wecom::error::Transport;
 
-    fn key() -> TokenKey {
-        (AppName::new("brand").unwrap(), None)
+    fn app() -> AppName {
+        AppName::new("brand").unwrap()
     }
 
     #[tokio::test]
@@ -129,46 +135,49 @@ mod tests {
             let fetch = async || {
                 fetched.fetch_add(1, Ordering::SeqCst);
                 tokio::task::yield_now().await;
-                // WeCom gives the same text while it believes it to be valid.
+                // WeCom returns the same text while the token is valid.
                 Ok(Token::new("token".to_owned(), 7_200, now))
             };
-            tokens.get(&key(), &ManualClock::new(now), fetch).await.unwrap()
+            tokens.get(&app(), &TokenOf::Upstream, &ManualClock::new(now), fetch).await.unwrap()
         };
         let first = get(&tokens, &fetched).await;
-        let refuse_and_get = || async {
-            tokens.refuse(&key(), &first).await;
+        let invalidate_and_get = || async {
+            tokens.invalidate(&app(), &TokenOf::Upstream, &first).await;
             get(&tokens, &fetched).await
         };
         for _ in 0..20 {
-            let token = refuse_and_get().await;
+            let token = invalidate_and_get().await;
             assert_eq!(token.value.expose_secret(), "token");
         }
         assert_eq!(fetched.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]
-    async fn a_failed_fetch_is_not_repeated_by_everybody_in_line() {
+    async fn a_failed_fetch_is_not_repeated_by_every_waiting_caller() {
         let (tokens, fetched) = (Tokens::default(), AtomicU32::new(0));
         let now = Timestamp::from_secs(1_000);
         let failing = async || {
             fetched.fetch_add(1, Ordering::SeqCst);
             Err(CallError::Transport { api: Api::GetToken, cause: Transport::Timeout })
         };
+        let (app, of) = (app(), TokenOf::Upstream);
         for _ in 0..20 {
-            assert!(tokens.get(&key(), &ManualClock::new(now), failing).await.is_err());
+            assert!(tokens.get(&app, &of, &ManualClock::new(now), failing).await.is_err());
         }
         assert_eq!(fetched.load(Ordering::SeqCst), 1);
-        assert!(tokens.get(&key(), &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
+        assert!(tokens.get(&app, &of, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
         assert_eq!(fetched.load(Ordering::SeqCst), 2);
     }
 
     #[tokio::test]
-    async fn a_token_is_replaced_before_its_end() {
+    async fn a_token_is_replaced_before_it_expires() {
         let tokens = Tokens::default();
         let start = Timestamp::from_secs(1_000);
         let fetch = |name: &'static str, at| async move || Ok(Token::new(name.to_owned(), 7_200, at));
-        let get =
-            async |at, name| tokens.get(&key(), &ManualClock::new(at), fetch(name, at)).await.unwrap().value;
+        let get = async |at, name| {
+            let clock = ManualClock::new(at);
+            tokens.get(&app(), &TokenOf::Upstream, &clock, fetch(name, at)).await.unwrap().value
+        };
         assert_eq!(get(start, "first").await.expose_secret(), "first");
         assert_eq!(get(start.plus_ms(6_899_999), "second").await.expose_secret(), "first");
         assert_eq!(get(start.plus_ms(6_900_000), "second").await.expose_secret(), "second");

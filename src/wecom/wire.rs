@@ -1,30 +1,49 @@
-//! How requests reach WeCom: over HTTPS, or, in a simulation, without any socket.
+//! The HTTP exchange with WeCom: over HTTPS or, in a simulation, without sockets.
 //!
-//! The access token travels in the query, as WeCom wants it, so nothing here is ever printed.
+//! The access token is part of the URL (document 90664), so URLs are never logged and never part of an error.
 //!
-//! Deliberately absent: what is sent and what an answer means.
+//! What is sent is in `calls` and `client`, what an answer means in `answer`.
+
+use std::time::Duration;
 
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::Transport;
-use super::client::{ClientError, ClientSettings};
+use super::error::Transport;
 
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// An answer, whatever it says.
+/// How WeCom is reached.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// Scheme and host of the API, without a trailing slash.
+    pub api_base: String,
+    /// The URL of an HTTP proxy; without one the connection is direct, whatever the environment says.
+    pub proxy: Option<String>,
+    /// Time-out for connecting.
+    pub connect_timeout: Duration,
+    /// Time-out for a whole call, connecting included.
+    pub timeout: Duration,
+}
+
+/// The HTTP client cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client for WeCom cannot be built")]
+pub struct ClientError(#[source] reqwest::Error);
+
+/// An HTTP answer.
 #[derive(Debug)]
 pub struct Reply {
     /// The HTTP status.
     pub status: u16,
-    /// The body; not read unless the status is 200.
+    /// The body; empty unless the status is 200.
     pub body: Vec<u8>,
 }
 
 /// Carries requests to WeCom.
 #[async_trait]
 pub trait Wire: Send + Sync + 'static {
-    /// POSTs `body`, or GETs if there is none. `target` is path and query, and holds secrets.
+    /// Sends `body` with POST, or a GET without one. `target` is path and query; it contains secrets.
     async fn exchange(&self, target: &str, body: Option<&Value>) -> Result<Reply, Transport>;
 }
 
@@ -40,7 +59,7 @@ impl Https {
     /// # Errors
     /// [`ClientError`] when the proxy's address is malformed or the platform has no TLS roots.
     pub fn new(settings: &ClientSettings) -> Result<Self, ClientError> {
-        // An error means that another client of this process was first, with the same provider.
+        // Fails if the provider is installed already, by another client of this process: the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
             .connect_timeout(settings.connect_timeout)

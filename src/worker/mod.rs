@@ -20,6 +20,7 @@ pub mod directory;
 pub mod mint;
 pub mod renew;
 pub mod resolve;
+pub mod sink_status;
 pub mod sweep;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -40,8 +41,8 @@ use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::Platform;
 use breaker::Breakers;
-use deliver::Sinks;
 use directory::Directory;
+use sink_status::SinkRegistry;
 
 /// Wake-up signals of the workers.
 #[derive(Debug, Default)]
@@ -135,7 +136,7 @@ pub struct Context {
     /// Concurrent calls to WeCom, per worker.
     pub calls_max: usize,
     /// The configured sinks; the feed is kept until they have it.
-    pub sinks: Arc<Sinks>,
+    pub sinks: Arc<SinkRegistry>,
     /// How long the feed is kept at least, in milliseconds.
     pub feed_kept_ms: i64,
 }

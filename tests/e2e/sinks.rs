@@ -21,7 +21,7 @@ async fn whole_feed(world: &World) -> Vec<Value> {
     }
 }
 
-/// Waits until every sink has everything.
+/// Waits until everything is delivered to every sink.
 pub async fn caught_up(world: &World) -> Value {
     let done = |s: &Value| s["sinks"].as_array().unwrap().iter().all(|sink| sink["after"] == s["feed_head"]);
     world.until("/v1/status", done).await
@@ -51,7 +51,7 @@ async fn a_receiver_that_is_dead_for_an_hour_delays_nobody_else_and_catches_up_i
     assert!(
         sink["lag_seconds"].as_u64().unwrap() > 58 * 60 && sink["reason"].as_str().unwrap().contains("500")
     );
-    // Tried ever more seldom: an hour of it is a dozen tries.
+    // With backoff an hour of failures is a dozen attempts.
     assert!(sink["attempts"].as_u64().unwrap() < 25, "{sink}");
     let (_, metrics) = world.text("/metrics").await;
     for line in [
@@ -98,7 +98,7 @@ async fn an_operator_pauses_resumes_and_rewinds_a_sink() {
     post(&world, "resume", json!({})).await;
     world.until("/v1/sinks/crm", |sink| sink["after"] == 5).await;
     assert_eq!(hooks.received().len(), 5);
-    // Back, and forwards over what a receiver cannot take.
+    // Back, and forwards past an entry that the receiver rejects.
     assert_eq!(post(&world, "rewind", json!({"after": 3})).await.0, 200);
     world.until("/v1/sinks/crm", |sink| sink["after"] == 5 && hooks.received().len() == 7).await;
     hooks.answers(422);
@@ -110,7 +110,7 @@ async fn an_operator_pauses_resumes_and_rewinds_a_sink() {
     world.until("/v1/sinks/crm", |sink| sink["after"] == 6 && sink["state"] == "running").await;
     let ids: BTreeSet<_> = hooks.received().iter().map(|entry| entry["id"].to_string()).collect();
     assert_eq!((hooks.received().len(), ids.len()), (7, 5));
-    // Who wants nothing any more is left alone until somebody says otherwise.
+    // A receiver that wants no more deliveries gets none until an operator resumes the sink.
     hooks.answers(410);
     world.add(1, &fans[5], "zhangsan").await;
     world.until("/v1/sinks/crm", |sink| sink["state"] == "disabled").await;
@@ -128,7 +128,7 @@ async fn an_operator_pauses_resumes_and_rewinds_a_sink() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_sink_added_later_begins_where_it_is_told_to() {
+async fn a_sink_added_later_begins_where_it_is_configured_to() {
     let (old, all, new) = (Webhook::start().await, Webhook::start().await, Webhook::start().await);
     let app = webhook("old", &old.url);
     let mut world = World::with(Setup { app: app.clone(), ..Setup::default() }).await;
@@ -144,7 +144,7 @@ async fn a_sink_added_later_begins_where_it_is_told_to() {
     world.feed(3).await;
     caught_up(&world).await;
     assert_eq!([&old, &all, &new].map(|hooks| hooks.received().len()), [3, 3, 1]);
-    // And it stays where it is when it is started again.
+    // The cursors survive a restart.
     world.restart().await;
     caught_up(&world).await;
     assert_eq!([&old, &all, &new].map(|hooks| hooks.received().len()), [3, 3, 1]);

@@ -1,4 +1,4 @@
-//! The brand's system at the end of a sink: takes entries, or does not, and remembers what it was given.
+//! The brand's system behind a sink: accepts entries or fails, and checks what it is sent.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -8,31 +8,31 @@ use async_trait::async_trait;
 use tokio_util::sync::CancellationToken;
 use unionlink::domain::ids::SinkName;
 use unionlink::domain::link::{ChangeType, EntryData, FeedEntry};
-use unionlink::sink::{Again, Sink, Undelivered};
+use unionlink::sink::{DeliveryError, Retry, Sink};
 
 use crate::time::{Dice, Trace};
 
-/// How a receiver takes what it is sent.
+/// How a receiver answers deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
     Well,
-    /// Takes some, answers slowly, loses answers.
+    /// Accepts some entries, answers slowly, loses answers.
     Moody,
-    /// Takes nothing.
+    /// Accepts nothing.
     Down,
-    /// Wants nothing any more (410).
+    /// Wants no more deliveries (410).
     Gone,
 }
 
 pub const MOODS: [Mood; 5] = [Mood::Well, Mood::Moody, Mood::Moody, Mood::Down, Mood::Gone];
 
-/// What a receiver knows.
+/// The state of a receiver.
 pub struct Memory {
     pub mood: Mood,
     dice: Dice,
-    /// Every entry as it came first.
+    /// Every entry as it was first received.
     pub entries: BTreeMap<u64, FeedEntry>,
-    /// The newest it should have come to: nothing may be left out before the next.
+    /// The highest sequence number received; the next new one has to follow it without a gap.
     newest: u64,
     pub complaints: Vec<String>,
 }
@@ -55,7 +55,8 @@ impl Memory {
     }
 }
 
-/// Whether an entry that comes again says the same; a person who was forgotten meanwhile is left out.
+/// Whether a repeated entry has the same content, or is now the erasure of a person who was forgotten
+/// meanwhile.
 fn same(first: &FeedEntry, again: &FeedEntry) -> bool {
     let without_code = |entry: &FeedEntry| {
         let mut entry = entry.clone();
@@ -70,7 +71,7 @@ fn same(first: &FeedEntry, again: &FeedEntry) -> bool {
     erased || without_code(first) == without_code(again)
 }
 
-/// A receiver; clones are the same.
+/// A receiver. Clones share its state.
 #[derive(Clone)]
 pub struct Receiver {
     pub name: SinkName,
@@ -108,23 +109,23 @@ impl Sink for Line {
         self.batch_max
     }
 
-    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), Undelivered> {
+    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), DeliveryError> {
         let Receiver { name, trace, .. } = &self.receiver;
-        let refused = |arrived, again| Err(Undelivered { arrived, again, reason: "as told".to_owned() });
+        let failed = |delivered, retry| Err(DeliveryError { delivered, retry, reason: "moody".to_owned() });
         let (takes, wait, answer) = {
             let mut memory = self.receiver.memory();
             let mood = memory.mood;
             let dice = &mut memory.dice;
             let takes = dice.index(entries.len() + 1);
-            let told = dice.index(takes + 1);
-            let again = if dice.one_in(4) { Again::After(dice.millis(0, 90_000)) } else { Again::Later };
+            let acknowledged = dice.index(takes + 1);
+            let retry = if dice.one_in(4) { Retry::After(dice.millis(0, 90_000)) } else { Retry::Backoff };
             let wait = if dice.one_in(3) { dice.millis(1, 4_000) } else { Duration::ZERO };
             match mood {
                 Mood::Well => (entries.len(), Duration::ZERO, Ok(())),
                 Mood::Moody if dice.one_in(2) => (entries.len(), wait, Ok(())),
-                Mood::Moody => (takes, wait, refused(told, again)),
-                Mood::Down => (0, wait, refused(0, again)),
-                Mood::Gone => (0, Duration::ZERO, refused(0, Again::Never)),
+                Mood::Moody => (takes, wait, failed(acknowledged, retry)),
+                Mood::Down => (0, wait, failed(0, retry)),
+                Mood::Gone => (0, Duration::ZERO, failed(0, Retry::Never)),
             }
         };
         tokio::select! {
@@ -136,7 +137,7 @@ impl Sink for Line {
         let (first, last) = (entries[0].seq, entries[entries.len() - 1].seq);
         trace.note(format!(
             "{name} {first}..={last}: {takes} arrived, {}",
-            if answer.is_ok() { "ok" } else { "refused" }
+            if answer.is_ok() { "ok" } else { "failed" }
         ));
         answer
     }

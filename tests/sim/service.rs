@@ -23,7 +23,7 @@ use unionlink::store::embedded::engine::Memory;
 use unionlink::store::embedded::{EmbeddedStore, Hand, Settings};
 use unionlink::store::{Start, Store as _};
 use unionlink::worker::Wake;
-use unionlink::worker::deliver::Sinks;
+use unionlink::worker::sink_status::SinkRegistry;
 
 use crate::receiver::Receiver;
 use crate::time::{Dice, MachineClock, Trace};
@@ -74,7 +74,7 @@ pub struct Service {
     pub store: Arc<EmbeddedStore>,
     pub callback_apps: Arc<CallbackApps>,
     pub wake: Arc<Wake>,
-    pub sinks: Arc<Sinks>,
+    pub sinks: Arc<SinkRegistry>,
     public: TowerToHyperService<Router>,
     tasks: TaskTracker,
     calls: TaskTracker,

@@ -1,3 +1,6 @@
+//! Ledgers under any history of calls, clock changes and reboots: no window exceeds its limit, and nearly all
+//! of a quota can be used.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -30,12 +33,17 @@ fn max_in_any_window(calls: &[i64], length: i64) -> usize {
 }
 
 proptest! {
-    /// Every permit is used, as late as it may be and as late as a call can arrive, while somebody sets the wall
-    /// clock and the process restarts: still never over.
+    /// Every permit is used, as late as it is valid and as late as its call can arrive, while the wall clock
+    /// is set and the process restarts.
     #[test]
-    fn no_window_of_any_alignment_is_ever_over(
+    fn no_window_of_any_alignment_exceeds_its_limit(
         steps in proptest::collection::vec(
-            (0_i64..3 * HOUR_MS, 1_u32..40, 0_i64..=HOLD_MS + FLIGHT_MS, prop_oneof![5 => Just(0), 1 => -40 * DAY_MS..40 * DAY_MS]),
+            (
+                0_i64..3 * HOUR_MS,
+                1_u32..40,
+                0_i64..=HOLD_MS + FLIGHT_MS,
+                prop_oneof![5 => Just(0), 1 => -40 * DAY_MS..40 * DAY_MS],
+            ),
             1..200,
         )
     ) {
@@ -56,14 +64,17 @@ proptest! {
     }
 
     #[test]
-    fn waiting_as_told_always_yields_a_permit(
+    fn after_the_stated_wait_there_is_always_a_permit(
         wants in proptest::collection::vec((1_u32..60, any::<bool>()), 1..60), reserve_percent in 0_u8..=60
     ) {
         let mut ledger = Ledger::default();
         let mut now = Timestamp::from_secs(1_000_000);
         for (want, patient) in wants {
-            let share = if patient { Share::Without { reserve_percent, month_kept: 0 } } else { Share::Whole };
-            let mut ask = |now| reserve(&mut [(&mut ledger, Budget::Conversion(SMALL))], wall(now), want, share);
+            let patient_share = Share::Without { reserve_percent, month_kept: 0 };
+            let share = if patient { patient_share } else { Share::Whole };
+            let mut ask = |now| {
+                reserve(&mut [(&mut ledger, Budget::Conversion(SMALL))], wall(now), want, share)
+            };
             if let Grant::Exhausted { wait_ms } = ask(now) {
                 prop_assert!(wait_ms > 0);
                 now = now.plus_ms(wait_ms);
@@ -92,7 +103,7 @@ fn nearly_all_of_an_hours_quota_is_used_when_there_is_work() {
 }
 
 #[test]
-fn what_cannot_wait_has_a_reserve_that_nobody_else_touches() {
+fn urgent_calls_have_a_reserve_that_no_other_call_uses() {
     let mut ledger = Ledger::default();
     let now = wall(Timestamp::from_secs(1_000_000));
     let mut ask = |want, share| reserve(&mut [(&mut ledger, Budget::Conversion(SMALL))], now, want, share);
@@ -104,7 +115,7 @@ fn what_cannot_wait_has_a_reserve_that_nobody_else_touches() {
 }
 
 #[test]
-fn an_import_leaves_to_renewals_what_the_month_will_ask_for() {
+fn an_import_leaves_the_calls_of_the_month_that_renewals_will_need() {
     let limits = Limits { per_hour: 1_000, per_day: 1_000, per_month: 1_000 };
     let mut ledger = Ledger::default();
     let now = wall(Timestamp::from_secs(1_000_000));
@@ -119,7 +130,7 @@ fn an_import_leaves_to_renewals_what_the_month_will_ask_for() {
 }
 
 #[test]
-fn a_wall_clock_that_is_set_neither_frees_nor_freezes_the_budget() {
+fn setting_the_wall_clock_neither_frees_nor_blocks_calls() {
     for set_by in [-365 * DAY_MS, 365 * DAY_MS] {
         let mut ledger = Ledger::default();
         assert_eq!(one(&mut ledger, SMALL, moment(0, 1, 0), 50), Grant::Permits(50));
@@ -129,7 +140,8 @@ fn a_wall_clock_that_is_set_neither_frees_nor_freezes_the_budget() {
         assert!(wait_ms <= HOUR_MS + MINUTE_MS);
         assert_eq!(one(&mut ledger, SMALL, moment(set_by, 1, 1_000 + wait_ms), 1), Grant::Permits(1));
     }
-    // After the machine itself was restarted there is only the wall clock; set back, it costs waiting, no more.
+    // After a reboot there is only the wall clock; if it was set back, calls wait longer, but no limit is
+    // exceeded.
     let mut ledger = Ledger::default();
     assert_eq!(one(&mut ledger, SMALL, moment(DAY_MS, 1, 0), 50), Grant::Permits(50));
     let Grant::Exhausted { wait_ms } = one(&mut ledger, SMALL, moment(0, 2, 0), 1) else {
@@ -140,7 +152,7 @@ fn a_wall_clock_that_is_set_neither_frees_nor_freezes_the_budget() {
 }
 
 #[test]
-fn calls_that_share_an_address_share_its_limit_too() {
+fn calls_from_one_address_share_its_limit() {
     let (mut first, mut second, mut address) = <(Ledger, Ledger, Ledger)>::default();
     let start = Timestamp::from_secs(1_000_000);
     let (mut now, mut calls) = (start, Vec::new());
@@ -163,7 +175,7 @@ fn calls_that_share_an_address_share_its_limit_too() {
 }
 
 #[test]
-fn a_block_that_did_not_help_becomes_longer() {
+fn a_block_that_was_too_short_is_followed_by_a_longer_one() {
     // 1970-01-12T13:46:40Z is 21:46:40 in China.
     let start = Timestamp::from_secs(1_000_000);
     let conversion = Budget::Conversion(Limits::DOCUMENTED);
@@ -174,11 +186,11 @@ fn a_block_that_did_not_help_becomes_longer() {
     ] {
         let (mut ledger, mut now) = (Ledger::default(), start);
         for length_ms in ladder {
-            assert_eq!(ledger.refused(wall(now), budget), length_ms);
+            assert_eq!(ledger.rate_limited(wall(now), budget), length_ms);
             assert_eq!(
-                ledger.refused(wall(now), budget),
+                ledger.rate_limited(wall(now), budget),
                 length_ms,
-                "calls that were under way say nothing new"
+                "answers to calls in flight do not prolong the block"
             );
             let mut accounts = [(&mut ledger, budget)];
             let refused = reserve(&mut accounts, wall(now), 1, Share::Whole);

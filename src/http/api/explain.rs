@@ -78,13 +78,13 @@ impl AdminState {
         facts.events = events.into_iter().map(|row| self.event_facts(row)).collect();
         let head = self.store.counts().feed_head;
         for name in self.sink_kinds.keys() {
-            let (done, cursor) = (self.sinks.progress(name).unwrap_or_default(), self.cursor(name).await?);
-            let after = done.arrived(cursor.as_ref());
+            let (status, cursor) = (self.sinks.status(name).unwrap_or_default(), self.cursor(name).await?);
+            let after = status.position(cursor.as_ref());
             facts.sinks.push(SinkFacts {
                 name: name.clone(),
                 entries: head.saturating_sub(after),
-                oldest_at: done.oldest_at,
-                reason: done.problem.map(|(_, reason)| reason),
+                oldest_at: status.oldest_at,
+                reason: status.last_error.map(|(_, reason)| reason),
             });
         }
         Ok(facts)

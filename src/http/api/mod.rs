@@ -41,7 +41,7 @@ use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::Wake;
 use crate::worker::breaker::Breakers;
-use crate::worker::deliver::Sinks;
+use crate::worker::sink_status::SinkRegistry;
 pub use feed::Pages;
 pub use guard::Guard;
 
@@ -74,8 +74,8 @@ pub struct AdminState {
     pub wake: Arc<Wake>,
     /// The circuit breakers.
     pub breakers: Arc<Breakers>,
-    /// How the sinks do.
-    pub sinks: Arc<Sinks>,
+    /// Status of the sinks.
+    pub sinks: Arc<SinkRegistry>,
     /// The sinks of the configuration, each with its kind.
     pub sink_kinds: BTreeMap<SinkName, &'static str>,
     /// The newest pages of the feed, shared by readers.

@@ -12,7 +12,7 @@ use super::{AdminState, Problem, Shared};
 use crate::domain::ids::SinkName;
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::store::{Cursor, CursorState, Seek, StoreError};
-use crate::worker::deliver::Progress;
+use crate::worker::sink_status::SinkStatus;
 
 /// A sink, and how it does.
 #[derive(Serialize, ToSchema)]
@@ -83,14 +83,14 @@ impl SinkView {
         name: &SinkName,
         kind: &'static str,
         cursor: Option<Cursor>,
-        done: Progress,
+        status: SinkStatus,
         head: u64,
         now: Timestamp,
     ) -> Self {
-        let after = done.arrived(cursor.as_ref());
+        let after = status.position(cursor.as_ref());
         let lag_entries = head.saturating_sub(after);
-        let oldest_at = done.oldest_at.filter(|_| lag_entries > 0);
-        let failing = done.problem.map(|(_, reason)| reason);
+        let oldest_at = status.oldest_at.filter(|_| lag_entries > 0);
+        let failing = status.last_error.map(|(_, reason)| reason);
         let (state, since, reason) = match cursor.map(|cursor| cursor.state) {
             Some(CursorState::Paused { since }) => (StateName::Paused, Some(since), failing),
             Some(CursorState::Disabled { since, reason }) => (StateName::Disabled, Some(since), Some(reason)),
@@ -105,13 +105,13 @@ impl SinkView {
             after,
             lag_entries,
             lag_seconds: oldest_at.map_or(0, |at| now.millis_since(at).max(0) / SECOND_MS),
-            delivered: done.delivered,
-            attempts: done.attempts,
-            failures: done.failures,
-            failures_in_a_row: done.failures_in_a_row,
+            delivered: status.delivered,
+            attempts: status.attempts,
+            failures: status.failures,
+            failures_in_a_row: status.failures_in_a_row,
             reason,
-            next_attempt_at: done.due_at.filter(|_| state == StateName::Failing),
-            missed: done.missed,
+            next_attempt_at: status.next_attempt_at.filter(|_| state == StateName::Failing),
+            missed: status.missed,
         }
     }
 }
@@ -122,8 +122,8 @@ impl AdminState {
         let (head, now) = (self.store.counts().feed_head, self.clock.now());
         let mut views = Vec::new();
         for (name, kind) in &self.sink_kinds {
-            let done = self.sinks.progress(name).unwrap_or_default();
-            views.push(SinkView::new(name, kind, self.cursor(name).await?, done, head, now));
+            let status = self.sinks.status(name).unwrap_or_default();
+            views.push(SinkView::new(name, kind, self.cursor(name).await?, status, head, now));
         }
         Ok(views)
     }

@@ -1,15 +1,16 @@
-//! The folder and its newest file, which lines are appended to so that none is ever lost or garbled.
+//! The folder of the file sink: appends lines to its newest file, durably, and rotates files.
 //!
-//! What makes it hold:
-//! - Lines count as written after one write and one fdatasync; before that the worker still has the entries.
-//! - A file is durable only with its entry in the folder, so the folder is synced when a file is made, and the
-//!   folders above it when the folder is.
-//! - What a broken write leaves is cut off: at once where that is possible, else when the file is opened next. After
-//!   a failed sync the page cache may lie, so the file is opened afresh and the lines are written anew.
-//! - A file that is not as it was left (moved, deleted, cut short by somebody else) is opened afresh before the write;
-//!   whether it still was in its place is looked at once more after it.
+//! No line is lost or garbled, because:
+//! - Lines count as delivered after one write and one fdatasync; until then the cursor does not move past
+//!   them.
+//! - A file is durable only with its directory entry, so the folder is synced when a file is created, and the
+//!   parent folder when the folder is created.
+//! - The rest of a failed write is truncated: at once if possible, else when the file is next opened. After a
+//!   failed sync the page cache cannot be trusted, so the file is reopened and the lines are written again.
+//! - A file that was changed from outside (moved, deleted, truncated) is reopened before the next write.
+//!   Whether it is still in its place is checked again after each write.
 //!
-//! Whole lines may stand there twice, under the same id; that is what "at least once" means.
+//! A line may be written twice, with the same id: delivery is at least once.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
@@ -18,14 +19,24 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 
-use super::Settings;
 use super::name::{FileName, day};
 use crate::domain::time::Timestamp;
 
-/// How far back from its end a file is looked at on opening: many times what one write may have left broken.
+/// How much of a file's end is read when it is opened: many times what one failed write can leave.
 const LOOK_BACK_BYTES: u64 = 64 << 20;
 
-/// Something that could not be done to a file.
+/// Where and how files are written.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The folder; created if it does not exist.
+    pub path: PathBuf,
+    /// A file that would grow beyond this many bytes is followed by a new one.
+    pub rotate_bytes: u64,
+    /// Whether each day (UTC) begins a new file.
+    pub rotate_daily: bool,
+}
+
+/// An operation on a file or folder failed.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {what} {}: {source}", path.display())]
 pub(super) struct FileError {
@@ -38,13 +49,13 @@ fn failed(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileErro
     move |source| FileError { what, path: path.to_owned(), source }
 }
 
-/// A folder that lines are appended in.
+/// A folder of files to which lines are appended.
 #[derive(Debug)]
 pub(super) struct Folder {
     settings: Settings,
-    /// The file being written, as it was left.
+    /// The open file, and its state after the last write.
     current: Option<Current>,
-    /// The newest name so far: should somebody take all files away, names still go on from there.
+    /// The newest name so far, so that no name is used again after all files were removed.
     newest: Option<FileName>,
 }
 
@@ -63,9 +74,9 @@ impl Folder {
 
     /// Appends whole lines and makes them durable.
     pub(super) fn append(&mut self, lines: &[u8], now: Timestamp) -> Result<(), FileError> {
-        // Taken out: only a file that took the lines without any trouble is trusted with the next ones.
-        // One that is not as it was left is closed, and its lock given up, before it is opened afresh.
-        let mut current = match self.current.take().filter(Current::is_as_left) {
+        // Taken, so that after an error the file is reopened before the next write. A file that was changed
+        // from outside is dropped here, which releases its lock, before it is reopened.
+        let mut current = match self.current.take().filter(Current::is_unchanged) {
             Some(current) => current,
             None => self.open_newest(now)?,
         };
@@ -77,10 +88,11 @@ impl Folder {
         Ok(())
     }
 
-    /// The name of the next file, if these lines are not to go into the current one.
+    /// The name of a new file for these lines; `None` if they go into the current one.
     fn rotation(&self, current: &Current, lines: &[u8], now: Timestamp) -> Option<FileName> {
         let today = day(now);
-        // A clock that was set back begins no new day: names must sort as the files were begun.
+        // A clock that was set back begins no new file: names have to sort in the order in which files were
+        // created.
         if self.settings.rotate_daily && today > current.name.day {
             return Some(FileName::first(today));
         }
@@ -89,15 +101,15 @@ impl Folder {
     }
 
     fn open_newest(&mut self, now: Timestamp) -> Result<Current, FileError> {
-        make_folder(&self.settings.path)?;
+        create_folder(&self.settings.path)?;
         let newest = newest(&self.settings.path).map_err(failed("list", &self.settings.path))?;
         match newest {
             Some(name) if self.newest.is_none_or(|last| last <= name) => {
                 self.newest = Some(name);
                 Current::open(&self.settings.path, name)
             }
-            // There is none, or the one that was written has been taken away: whoever did so may think that those
-            // before it are complete.
+            // There is no file, or the one last written was removed, perhaps by a program that takes all
+            // older files for complete: they get no further lines.
             _ => {
                 let today = day(now);
                 let next = self.newest.map_or(Some(FileName::first(today)), |last| following(last, today));
@@ -106,7 +118,7 @@ impl Folder {
         }
     }
 
-    /// For this user alone, whatever the umask.
+    /// Creates a file, readable by this user only whatever the umask.
     fn create(&mut self, name: FileName) -> Result<Current, FileError> {
         let path = self.settings.path.join(name.to_string());
         let file = OpenOptions::new().read(true).append(true).create_new(true).mode(0o600).open(&path);
@@ -118,54 +130,54 @@ impl Folder {
     }
 }
 
-/// The name after `last`, today; `None` if the day has no more.
+/// The name that follows `last`; `None` if there are no more names for the day.
 fn following(last: FileName, today: u32) -> Option<FileName> {
     if today > last.day { Some(FileName::first(today)) } else { last.next() }
 }
 
 impl Current {
-    /// Opens a file that is there and cuts off what a broken write left at its end.
+    /// Opens an existing file and truncates what a failed write left at its end.
     fn open(folder: &Path, name: FileName) -> Result<Self, FileError> {
         let path = folder.join(name.to_string());
         let mut file =
             OpenOptions::new().read(true).append(true).open(&path).map_err(failed("open", &path))?;
         lock(&file).map_err(failed("lock", &path))?;
-        let bytes = file.metadata().map_err(failed("look at", &path))?.len();
-        let sound = sound_bytes(&mut file, bytes).map_err(failed("read", &path))?;
-        if sound < bytes {
+        let bytes = file.metadata().map_err(failed("read the size of", &path))?.len();
+        let intact = intact_bytes(&mut file, bytes).map_err(failed("read", &path))?;
+        if intact < bytes {
             tracing::warn!(
-                file = %path.display(), cut_bytes = bytes - sound,
-                "a half-written line was cut off; its entry is delivered again"
+                file = %path.display(), truncated_bytes = bytes - intact,
+                "truncated an incomplete write at the end of a file; its entries are delivered again"
             );
-            file.set_len(sound).map_err(failed("cut", &path))?;
+            file.set_len(intact).map_err(failed("truncate", &path))?;
         }
-        // Lines found here may have been written by a process that died before it could sync them.
+        // The lines in it may have been written by a process that died before it synced them.
         file.sync_all().map_err(failed("sync", &path))?;
         sync_folder(folder)?;
-        Ok(Self { file, name, path, bytes: sound })
+        Ok(Self { file, name, path, bytes: intact })
     }
 
     fn append(&mut self, lines: &[u8]) -> Result<(), FileError> {
         let written = self.file.write_all(lines).map_err(failed("write to", &self.path));
         let durable = written.and_then(|()| self.file.sync_data().map_err(failed("sync", &self.path)));
         if let Err(error) = durable {
-            // Should this fail as well, the half line is cut off when the file is opened next.
+            // If this fails too, the incomplete line is truncated when the file is next opened.
             let _ = self.file.set_len(self.bytes).and_then(|()| self.file.sync_all());
             return Err(error);
         }
         self.bytes += lines.len() as u64;
-        if self.is_as_left() {
+        if self.is_unchanged() {
             return Ok(());
         }
-        let elsewhere = io::Error::other("it was moved, deleted or changed while it was being written");
-        Err(failed("rely on", &self.path)(elsewhere))
+        let changed = io::Error::other("it was moved, deleted or changed while it was being written");
+        Err(failed("rely on", &self.path)(changed))
     }
 
-    /// Whether the file in its place is the one that is open, and as long as it was left.
-    fn is_as_left(&self) -> bool {
+    /// Whether the file at this path is still the open one, and as long as after the last write.
+    fn is_unchanged(&self) -> bool {
         match (fs::symlink_metadata(&self.path), self.file.metadata()) {
-            (Ok(there), Ok(open)) => {
-                (there.dev(), there.ino()) == (open.dev(), open.ino()) && open.len() == self.bytes
+            (Ok(at_path), Ok(open)) => {
+                (at_path.dev(), at_path.ino()) == (open.dev(), open.ino()) && open.len() == self.bytes
             }
             _ => false,
         }
@@ -173,58 +185,59 @@ impl Current {
 }
 
 impl Drop for Current {
-    /// Closing alone would leave the lock with a process that is being started just now and inherited the file.
+    /// Closing the file alone would leave the lock with a child process that is just being spawned and
+    /// inherited it.
     fn drop(&mut self) {
         let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
-/// Two processes that write one file would cut off each other's lines.
+/// Locks a file: two processes that write to it would truncate each other's lines.
 fn lock(file: &File) -> io::Result<()> {
     flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
         rustix::io::Errno::WOULDBLOCK => {
-            io::Error::other("another process, or another sink, writes in this folder")
+            io::Error::other("another process, or another sink, writes to this folder")
         }
         other => other.into(),
     })
 }
 
-/// How many bytes from the start are whole lines.
-fn sound_bytes(file: &mut File, bytes: u64) -> io::Result<u64> {
-    // A file is read from its start only if there is no line within reach of its end.
-    let mut sound = 0;
+/// How many bytes from the start are complete lines.
+fn intact_bytes(file: &mut File, bytes: u64) -> io::Result<u64> {
+    // The whole file is read only if there is no complete line near its end.
+    let mut intact = 0;
     for start in [bytes.saturating_sub(LOOK_BACK_BYTES), 0] {
-        sound = sound_after(file, start)?;
-        if sound > 0 {
+        intact = intact_after(file, start)?;
+        if intact > 0 {
             break;
         }
     }
-    Ok(sound)
+    Ok(intact)
 }
 
-/// Where the last whole line after `start` ends; 0 if there is none. After a power failure a file may be as long as
-/// the last write would have made it, with zeros where its data should be. JSON has no zero byte, and whatever stands
-/// behind one belongs to the same unfinished write.
-fn sound_after(file: &mut File, start: u64) -> io::Result<u64> {
+/// Where the last complete line after `start` ends; 0 if there is none. After a power failure a file may have
+/// the length of the last write with zeros in place of its data. JSON contains no zero byte, so everything
+/// behind one belongs to that write.
+fn intact_after(file: &mut File, start: u64) -> io::Result<u64> {
     file.seek(SeekFrom::Start(start))?;
-    let (mut sound, mut at) = (0, start);
+    let (mut intact, mut at) = (0, start);
     let mut buffer = vec![0; 64 << 10];
     loop {
         let read = file.read(&mut buffer)?;
         let chunk = &buffer[..read];
-        let hole = chunk.iter().position(|byte| *byte == 0);
-        let whole = &chunk[..hole.unwrap_or(read)];
-        if let Some(newline) = whole.iter().rposition(|byte| *byte == b'\n') {
-            sound = at + newline as u64 + 1;
+        let zero = chunk.iter().position(|byte| *byte == 0);
+        let written = &chunk[..zero.unwrap_or(read)];
+        if let Some(newline) = written.iter().rposition(|byte| *byte == b'\n') {
+            intact = at + newline as u64 + 1;
         }
-        if read == 0 || hole.is_some() {
-            return Ok(sound);
+        if read == 0 || zero.is_some() {
+            return Ok(intact);
         }
         at += read as u64;
     }
 }
 
-/// The newest of our files.
+/// The name of the newest file of this sink.
 fn newest(folder: &Path) -> io::Result<Option<FileName>> {
     let mut newest = None;
     for entry in fs::read_dir(folder)? {
@@ -234,14 +247,14 @@ fn newest(folder: &Path) -> io::Result<Option<FileName>> {
     Ok(newest)
 }
 
-/// Makes the folder, and those above it, for this user alone, durably.
-fn make_folder(folder: &Path) -> Result<(), FileError> {
+/// Creates the folder and missing parents, accessible to this user only, durably.
+fn create_folder(folder: &Path) -> Result<(), FileError> {
     let missing = |path: &&Path| !path.as_os_str().is_empty() && !path.exists();
     let missing: Vec<_> = folder.ancestors().take_while(missing).collect();
     for path in missing.into_iter().rev() {
         match fs::DirBuilder::new().mode(0o700).create(path) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
-                return Err(failed("make the folder", path)(error));
+                return Err(failed("create the folder", path)(error));
             }
             _ => {}
         }

@@ -1,17 +1,17 @@
-//! The names of the files: `links-YYYYMMDD-NNNN.ndjson`, which sort as the files were begun.
+//! The file names `links-YYYYMMDD-NNNN.ndjson`, which sort in the order in which the files were created.
 
 use crate::domain::time::{DAY_MS, Timestamp};
 
 const PREFIX: &str = "links-";
 const SUFFIX: &str = ".ndjson";
 
-/// Beyond it names would not sort.
+/// The largest number of four digits: with more, names would not sort.
 const NUMBER_MAX: u32 = 9_999;
 
-/// One file: its day (UTC) and its place among that day's.
+/// The name of a file: its day (UTC), and its number on that day.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct FileName {
-    /// `20261122`.
+    /// As a number: `20261122`.
     pub(super) day: u32,
     number: u32,
 }
@@ -22,7 +22,7 @@ impl FileName {
         Self { day, number: 1 }
     }
 
-    /// The next file of the same day; `None` after so many that names would not sort.
+    /// The next file of the same day; `None` after 9,999.
     pub(super) const fn next(self) -> Option<Self> {
         if self.number >= NUMBER_MAX {
             return None;
@@ -30,7 +30,7 @@ impl FileName {
         Some(Self { day: self.day, number: self.number + 1 })
     }
 
-    /// Reads a file's name; `None` for files that are not ours.
+    /// Parses a file name; `None` for any other file.
     pub(super) fn parse(text: &str) -> Option<Self> {
         let (day, number) = text.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?.split_once('-')?;
         let digits =
@@ -48,8 +48,8 @@ impl std::fmt::Display for FileName {
     }
 }
 
-/// The day of an instant in UTC, as names carry it. An instant no calendar has (hostile clocks only) counts as the
-/// first or the last day there is.
+/// The day (UTC) of an instant, as in file names. Instants outside the calendar (hostile clocks only) count
+/// as its first or last day.
 pub(super) fn day(at: Timestamp) -> u32 {
     const LAST: i64 = 253_402_128_000_000; // 9999-12-30
     let whole = at.as_millis().clamp(0, LAST).div_euclid(DAY_MS) * DAY_MS;
@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_sort_as_the_files_were_begun() {
+    fn names_sort_in_the_order_of_the_files() {
         let first = FileName::first(day("2026-11-22T23:59:59.999Z".parse().unwrap()));
         let second = first.next().unwrap();
         let next_day = FileName::first(day("2026-11-23T00:00:00Z".parse().unwrap()));
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn files_of_others_are_left_alone() {
+    fn other_files_are_ignored() {
         for name in
             ["links-20261122-001.ndjson", "links-20261122-0001.ndjson.gz", "links-+2261122-0001.ndjson", "x"]
         {

@@ -1,10 +1,10 @@
-//! The file sink against a real disk: what is written, where, and what is left of it after every kind of trouble.
+//! The file sink on a real disk: what is written where, and what is left after failures.
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -49,7 +49,7 @@ impl Place {
         self.path().join(self.names().last().unwrap())
     }
 
-    /// The numbers of all entries, file by file, line by line.
+    /// The sequence numbers in all files, in order.
     fn sequence(&self) -> Vec<u64> {
         self.names().iter().flat_map(|name| numbers(&self.path().join(name))).collect()
     }
@@ -65,7 +65,7 @@ fn numbers(file: &Path) -> Vec<u64> {
 const NO_ROTATION: u64 = u64::MAX;
 
 #[tokio::test]
-async fn entries_are_lines_for_nobody_elses_eyes() {
+async fn entries_are_lines_of_files_that_only_this_user_can_read() {
     let place = Place::new();
     let mut sink = place.open(NO_ROTATION, true);
     assert!(!place.path().exists(), "nothing is touched before the first delivery");
@@ -92,13 +92,13 @@ async fn a_full_file_is_followed_by_another_and_so_is_a_day() {
     }
     assert_eq!(place.names(), ["links-20261122-0001.ndjson", "links-20261122-0002.ndjson"]);
     assert_eq!(numbers(&place.newest()), [4]);
-    // A delivery larger than a file is to be has one of its own: it is never split.
+    // A delivery that is larger than rotate_bytes is not split.
     sink.deliver(&entries(5, 12)).await.unwrap();
     assert_eq!(numbers(&place.newest()), [5, 6, 7, 8, 9, 10, 11, 12]);
     place.clock.advance_ms(12 * HOUR_MS);
     sink.deliver(&entries(13, 13)).await.unwrap();
     assert_eq!(place.names().last().unwrap(), "links-20261123-0001.ndjson");
-    // The clock is set back: the order of names is kept.
+    // If the clock is set back, names still sort in the order of the files.
     place.clock.advance_ms(-5 * DAY_MS);
     sink.deliver(&entries(14, 14)).await.unwrap();
     drop(sink);
@@ -125,7 +125,7 @@ async fn without_daily_rotation_a_file_goes_on_over_midnight() {
 }
 
 #[tokio::test]
-async fn a_half_written_line_is_cut_off_on_opening() {
+async fn an_incomplete_line_is_truncated_when_the_file_is_opened() {
     for garbage in [&b"{\"seq\":4,\"id\":\"ln"[..], b"\0\0\0\0", b"{\"seq\":4}\0\0\n{\"seq\":5}\n"] {
         let place = Place::new();
         place.open(NO_ROTATION, true).deliver(&entries(1, 3)).await.unwrap();
@@ -138,7 +138,7 @@ async fn a_half_written_line_is_cut_off_on_opening() {
 }
 
 #[tokio::test]
-async fn a_file_with_nothing_but_a_half_line_is_emptied_and_used() {
+async fn a_file_with_only_an_incomplete_line_is_emptied_and_used() {
     let place = Place::new();
     fs::create_dir_all(place.path()).unwrap();
     fs::write(place.path().join("links-20261122-0001.ndjson"), "{\"seq\":1").unwrap();
@@ -149,21 +149,21 @@ async fn a_file_with_nothing_but_a_half_line_is_emptied_and_used() {
 }
 
 #[tokio::test]
-async fn a_folder_that_cannot_be_written_is_tried_later_and_then_works() {
+async fn a_folder_that_cannot_be_written_is_retried() {
     let place = Place::new();
     let in_the_way = place.folder.path().join("made");
     fs::write(&in_the_way, "a file where the folder should be").unwrap();
     let mut sink = place.open(NO_ROTATION, true);
-    let undelivered = sink.deliver(&entries(1, 2)).await.unwrap_err();
-    assert_eq!((undelivered.arrived, undelivered.again), (0, Again::Later));
-    assert!(undelivered.reason.contains("made"), "{undelivered}");
+    let error = sink.deliver(&entries(1, 2)).await.unwrap_err();
+    assert_eq!((error.delivered, error.retry), (0, Retry::Backoff));
+    assert!(error.reason.contains("made"), "{error}");
     fs::remove_file(&in_the_way).unwrap();
     sink.deliver(&entries(1, 2)).await.unwrap();
     assert_eq!(place.sequence(), [1, 2]);
 }
 
 #[tokio::test]
-async fn a_file_taken_away_or_changed_under_our_hands_is_noticed_before_anything_is_lost() {
+async fn a_file_removed_or_changed_from_outside_is_detected_before_a_line_is_lost() {
     let place = Place::new();
     let mut sink = place.open(NO_ROTATION, true);
     sink.deliver(&entries(1, 2)).await.unwrap();
@@ -172,10 +172,10 @@ async fn a_file_taken_away_or_changed_under_our_hands_is_noticed_before_anything
     sink.deliver(&entries(3, 4)).await.unwrap();
     assert_eq!(place.names(), ["links-20261122-0002.ndjson"], "a name is not used for other entries");
     assert_eq!(numbers(&shipped), [1, 2]);
-    // Somebody's editor leaves half a line.
+    // Another program appends half a line.
     OpenOptions::new().append(true).open(place.newest()).unwrap().write_all(b"half").unwrap();
     sink.deliver(&entries(5, 5)).await.unwrap();
-    // And the whole folder goes.
+    // And the whole folder is deleted.
     assert_eq!(place.sequence(), [3, 4, 5]);
     fs::remove_dir_all(place.path()).unwrap();
     sink.deliver(&entries(6, 6)).await.unwrap();
@@ -188,23 +188,23 @@ async fn two_writers_of_one_folder_do_not_mix() {
     let mut first = place.open(NO_ROTATION, true);
     first.deliver(&entries(1, 1)).await.unwrap();
     let mut second = place.open(NO_ROTATION, true);
-    let undelivered = second.deliver(&entries(1, 1)).await.unwrap_err();
-    assert!(undelivered.reason.contains("another"), "{undelivered}");
+    let error = second.deliver(&entries(1, 1)).await.unwrap_err();
+    assert!(error.reason.contains("another"), "{error}");
     drop(first);
     second.deliver(&entries(2, 2)).await.unwrap();
     assert_eq!(place.sequence(), [1, 2]);
 }
 
 #[tokio::test]
-async fn a_delivery_given_up_half_way_does_not_mix_with_the_next() {
+async fn a_cancelled_delivery_does_not_mix_with_the_next() {
     let place = Place::new();
     let mut sink = place.open(NO_ROTATION, true);
     let started = std::future::poll_fn(|context| {
         std::task::Poll::Ready(sink.deliver(&entries(1, 400)).as_mut().poll(context).is_pending())
     });
-    assert!(started.await, "it was given up after it had begun");
+    assert!(started.await, "the delivery has begun when it is cancelled");
     sink.deliver(&entries(1, 500)).await.unwrap();
-    // Either order of the two is right; each is whole.
+    // In either order, each of them is complete.
     let mut sequence = place.sequence();
     assert_eq!(sequence.len(), 900);
     sequence.sort_unstable();
@@ -214,9 +214,10 @@ async fn a_delivery_given_up_half_way_does_not_mix_with_the_next() {
 
 const FOLDER: &str = "UNIONLINK_TEST_FOLDER";
 
-/// Files that may not grow: the kernel itself breaks a write half-way. The limit is a process's, so this is one.
+/// A limit on the size of files, with which the kernel cuts a write short. It applies to a process, so the
+/// test runs in a process of its own.
 #[tokio::test]
-async fn a_write_that_breaks_half_way_leaves_nothing_behind() {
+async fn a_write_that_fails_half_way_leaves_nothing_behind() {
     let place = Place::new();
     let test = std::env::current_exe().unwrap();
     let mut limited = tokio::process::Command::new("sh");
@@ -243,25 +244,26 @@ async fn fills_a_file_to_its_limit() {
     let file = path.join("links-20261122-0001.ndjson");
     for first in (1..1_000).step_by(3) {
         let before = fs::read(&file).unwrap_or_default();
-        if let Err(undelivered) = sink.deliver(&entries(first, first + 2)).await {
-            assert!(undelivered.reason.starts_with("cannot write to"), "{undelivered}");
-            assert_eq!(fs::read(&file).unwrap(), before, "what was written half is still there");
+        if let Err(error) = sink.deliver(&entries(first, first + 2)).await {
+            assert!(error.reason.starts_with("cannot write to"), "{error}");
+            assert_eq!(fs::read(&file).unwrap(), before, "the incomplete write is still there");
             return;
         }
     }
     panic!("the limit had no effect");
 }
 
-/// What happens to a sink, one thing after another.
+/// A step in the history of a sink.
 #[derive(Debug, Clone)]
 enum Step {
-    /// The worker delivers so many entries.
+    /// The worker delivers this number of entries.
     Deliver(u64),
-    /// The process dies while it delivers: this share of the bytes got to the disk, whole or as zeros.
+    /// The process dies during a delivery: only a share of the bytes reached the disk, the rest is missing or
+    /// zeros.
     Crash { entries: u64, percent: usize, zeros: bool },
     /// Hours pass, or the clock is set back.
     Hours(i64),
-    /// Somebody takes all files but the newest away, having read them.
+    /// Another program reads and removes all files except the newest.
     Ship,
 }
 
@@ -280,7 +282,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn whatever_happens_every_line_is_whole_and_no_entry_is_missing(steps in steps(), small in any::<bool>()) {
+    fn every_line_is_complete_and_no_entry_is_missing(steps in steps(), small in any::<bool>()) {
         let place = Place::new();
         let rotate_bytes = if small { 1_500 } else { NO_ROTATION };
         let settings = Settings { path: place.path(), rotate_bytes, rotate_daily: true };
@@ -294,7 +296,7 @@ proptest! {
                     delivered += count;
                 }
                 Step::Crash { entries: count, percent, zeros } => {
-                    // The worker's cursor does not move: these entries come again.
+                    // The worker's cursor does not move: these entries are delivered again.
                     let batch = lines(&entries(delivered + 1, delivered + count)).unwrap();
                     folder.append(&batch, place.clock.now()).unwrap();
                     let file = OpenOptions::new().write(true).open(place.newest()).unwrap();
@@ -317,12 +319,13 @@ proptest! {
                 }
             }
         }
-        // The last delivery opens what the last crash left, and everything is read in the order of names.
+        // A last delivery repairs what the last crash left; then all files are read in the order of their
+        // names.
         folder.append(&lines(&entries(delivered + 1, delivered + 1)).unwrap(), place.clock.now()).unwrap();
         shipped.extend(place.sequence());
         let mut seen = BTreeSet::new();
         let first_seen: Vec<u64> = shipped.into_iter().filter(|number| seen.insert(*number)).collect();
-        // A crash may have left more than was ever acknowledged.
+        // A crash may have left lines that were never acknowledged.
         prop_assert!(first_seen.len() as u64 > delivered, "{first_seen:?}");
         prop_assert_eq!(&first_seen, &(1..=first_seen.len() as u64).collect::<Vec<_>>());
     }

@@ -1,11 +1,11 @@
-//! A sink that publishes entries to a stream of NATS JetStream, one message an entry.
+//! A sink that publishes entries to a stream of NATS JetStream, one message per entry.
 //!
-//! Each message is acknowledged by the stream before the next is sent. Pipelining would be faster and wrong: with k
-//! refused and k + 1 accepted, the repetition of k would come behind k + 1, and a reader who keeps the latest state of
-//! a link would keep the older one. Repetitions carry the same `Nats-Msg-Id`, which the stream drops within its
-//! duplicate window.
+//! The stream acknowledges each message before the next is sent. Pipelining would break the order: if message
+//! k were rejected and k + 1 accepted, the retry of k would come after k + 1, and a reader that keeps the
+//! latest state of each link would keep the older one. A retried message has the same `Nats-Msg-Id`, so the
+//! stream drops duplicates within its duplicate window.
 //!
-//! Deliberately absent: making the stream. How long and how often messages are kept is the operator's decision.
+//! Deliberately absent: creating the stream. Its retention and replicas are the operator's decision.
 
 #[cfg(test)]
 mod tests;
@@ -23,74 +23,76 @@ use async_trait::async_trait;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::watch;
 
-use super::{Again, Sink, Undelivered};
+use super::{DeliveryError, Retry, Sink};
 use crate::domain::link::FeedEntry;
 
-/// The longest of each wait: for a connection, for an acknowledgement.
+/// Time-out for connecting, and for each acknowledgement.
 const WAIT_MAX: Duration = Duration::from_secs(5);
 
-/// How often the client tries to connect again by itself, within about five minutes; then the connection is made anew
-/// and with it the credentials are read anew.
+/// Reconnects that the client tries by itself, within about five minutes. After them the sink builds a new
+/// client, which reads the credentials file again.
 const RECONNECTS_MAX: usize = 80;
 
 /// Entries of one delivery.
 const BATCH_MAX: usize = 32;
 
-/// Where and as whom messages are published.
+/// Where messages are published, and with which login.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `nats://host:port` or `tls://host:port`.
     pub url: String,
-    /// What the messages' subject is.
+    /// The subject of the messages.
     pub subject: String,
-    /// How the server knows us.
+    /// How to authenticate.
     pub login: Login,
-    /// The roots of trust, as PEM, in place of the system's.
+    /// A PEM file of CA certificates that are trusted in place of the system's.
     pub ca_file: Option<PathBuf>,
 }
 
-/// How the server knows us.
+/// How to authenticate with the server.
 #[derive(Debug, Clone)]
 pub enum Login {
-    /// It does not ask.
+    /// Without authentication.
     None,
-    /// By a token.
+    /// With a token.
     Token(SecretString),
-    /// By name and password.
+    /// With a user name and a password.
     Password {
-        /// The name.
+        /// The user name.
         user: String,
         /// The password.
         password: SecretString,
     },
-    /// By a `.creds` file, read at every connection.
+    /// With a `.creds` file, which is read for every new client.
     Credentials(PathBuf),
 }
 
-/// Whether a subject can be published to.
+/// Whether a subject can be published to: without wildcards, at most 255 bytes.
 #[must_use]
 pub fn is_subject(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_graphic() && !matches!(c, '*' | '>');
     text.len() <= 255 && text.split('.').all(|token| !token.is_empty() && token.chars().all(plain))
 }
 
-/// Whether the content of a `.creds` file is one.
+/// Whether this is the content of a `.creds` file.
 #[must_use]
 pub fn are_credentials(content: &str) -> bool {
     ConnectOptions::with_credentials(content).is_ok()
 }
 
-/// The sink.
+/// The NATS sink.
 pub struct Nats {
     settings: Settings,
     reconnects_max: usize,
     connection: Option<Connection>,
 }
 
-/// A client of the server and what it last said about itself.
+/// A client of the server.
 struct Connection {
     jetstream: Context,
-    news: watch::Receiver<Option<String>>,
+    /// The server's last error on this connection. Changes with every event of the client; closed with the
+    /// client.
+    events: watch::Receiver<Option<String>>,
 }
 
 impl Nats {
@@ -102,7 +104,7 @@ impl Nats {
 
     async fn publish(&mut self, entry: &FeedEntry) -> Result<(), String> {
         let payload = serde_json::to_vec(entry)
-            .map_err(|error| format!("an entry cannot be written as JSON: {error}"))?;
+            .map_err(|error| format!("an entry cannot be serialised as JSON: {error}"))?;
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, entry.id.as_str());
         let subject = self.settings.subject.clone();
@@ -111,41 +113,41 @@ impl Nats {
         let acknowledged = match sent {
             Ok(acknowledgement) => tokio::select! {
                 acknowledged = acknowledgement => acknowledged,
-                // Acknowledgements come over the connection that the message went over, or not at all.
-                () = connection.falls() => Err(PublishErrorKind::BrokenPipe.into()),
+                // Once the connection is lost, the acknowledgement cannot arrive any more.
+                () = connection.lost() => Err(PublishErrorKind::BrokenPipe.into()),
             },
             Err(error) => Err(error),
         };
-        // A duplicate is acknowledged too: the entry is there.
+        // A duplicate is acknowledged too: the stream has the entry.
         acknowledged.map(|_| ()).map_err(|error| {
-            let complaint = connection.news.borrow().clone();
-            unacknowledged(&error, &subject, complaint.as_deref())
+            let server_error = connection.events.borrow().clone();
+            publish_failed(&error, &subject, server_error.as_deref())
         })
     }
 
-    /// A connection that stands. While it does not, nothing is handed to the client: it would send it much later,
-    /// behind the back of whoever was told that it had failed.
+    /// A client that is connected. Nothing is published through one that is not: it would buffer the message
+    /// and send it later, although the delivery was reported as failed.
     async fn connected(&mut self) -> Result<&mut Connection, String> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => self.connect().await?,
         };
-        let standing = tokio::time::timeout(WAIT_MAX, connection.stands()).await;
-        match standing {
-            // The client has given up; the next delivery begins anew.
-            Ok(Err(GivenUp)) => Err("the NATS server could not be reached for minutes".to_owned()),
+        let established = tokio::time::timeout(WAIT_MAX, connection.established()).await;
+        match established {
+            // The client has stopped; the next delivery builds a new one.
+            Ok(Err(ClientStopped)) => Err("the NATS server could not be reached for minutes".to_owned()),
             Ok(Ok(())) => Ok(self.connection.insert(connection)),
             Err(_) => {
                 self.connection = Some(connection);
-                Err("the connection to the NATS server is down; it is being made again".to_owned())
+                Err("the connection to the NATS server is down; reconnecting".to_owned())
             }
         }
     }
 
     async fn connect(&self) -> Result<Connection, String> {
-        // An error means that another client of this process was first, with the same provider.
+        // Fails if the provider is installed already, by another client of this process: the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let (tell, news) = watch::channel(None);
+        let (sender, events) = watch::channel(None);
         let options = match &self.settings.login {
             Login::None => ConnectOptions::new(),
             Login::Token(token) => ConnectOptions::with_token(token.expose_secret().to_owned()),
@@ -162,12 +164,12 @@ impl Nats {
             .max_reconnects(self.reconnects_max)
             .event_callback(move |event| {
                 match event {
-                    Event::Connected => tell.send_modify(|complaint| *complaint = None),
+                    Event::Connected => sender.send_modify(|server_error| *server_error = None),
                     Event::ServerError(error) => {
-                        tell.send_modify(|complaint| *complaint = Some(error.to_string()));
+                        sender.send_modify(|server_error| *server_error = Some(error.to_string()));
                     }
-                    // No complaint, but news.
-                    Event::Disconnected => tell.send_modify(|_| {}),
+                    // Wakes what waits for a change of the connection's state.
+                    Event::Disconnected => sender.send_modify(|_| {}),
                     _ => {}
                 }
                 std::future::ready(())
@@ -181,36 +183,36 @@ impl Nats {
             Ok(Ok(client)) => {
                 let mut jetstream = async_nats::jetstream::new(client);
                 jetstream.set_timeout(WAIT_MAX);
-                Ok(Connection { jetstream, news })
+                Ok(Connection { jetstream, events })
             }
-            Ok(Err(error)) => Err(unconnected(error.kind(), &error)),
+            Ok(Err(error)) => Err(connect_failed(error.kind(), &error)),
             Err(_) => Err(format!("the NATS server did not answer within {} s", WAIT_MAX.as_secs())),
         }
     }
 }
 
-/// The client tries no more.
-struct GivenUp;
+/// The client has stopped trying to reconnect.
+struct ClientStopped;
 
 impl Connection {
-    /// Waits until the connection stands.
-    async fn stands(&mut self) -> Result<(), GivenUp> {
+    /// Waits until the connection is established.
+    async fn established(&mut self) -> Result<(), ClientStopped> {
         while self.jetstream.client().connection_state() != State::Connected {
-            // Its end is the end of the client: whoever tells is dropped with it.
-            self.news.changed().await.map_err(|_| GivenUp)?;
+            // The sender is part of the client and dropped with it.
+            self.events.changed().await.map_err(|_| ClientStopped)?;
         }
         Ok(())
     }
 
-    /// Waits until the connection does not stand any more.
-    async fn falls(&mut self) {
+    /// Waits until the connection is lost.
+    async fn lost(&mut self) {
         while self.jetstream.client().connection_state() == State::Connected
-            && self.news.changed().await.is_ok()
+            && self.events.changed().await.is_ok()
         {}
     }
 }
 
-fn unconnected(kind: ConnectErrorKind, error: &dyn Error) -> String {
+fn connect_failed(kind: ConnectErrorKind, error: &dyn Error) -> String {
     let cause = std::iter::successors(error.source(), |cause| (*cause).source()).last();
     let cause = cause.map(|cause| format!(": {cause}")).unwrap_or_default();
     match kind {
@@ -219,34 +221,34 @@ fn unconnected(kind: ConnectErrorKind, error: &dyn Error) -> String {
                 .to_owned()
         }
         ConnectErrorKind::Dns => format!("the NATS server's name cannot be resolved{cause}"),
-        ConnectErrorKind::Tls => format!("no TLS with the NATS server (ca_file?){cause}"),
+        ConnectErrorKind::Tls => format!("no TLS connection to the NATS server; check ca_file{cause}"),
         ConnectErrorKind::TimedOut => "the NATS server did not answer in time".to_owned(),
-        ConnectErrorKind::ServerParse => "the url is not one of a NATS server".to_owned(),
+        ConnectErrorKind::ServerParse => "the url is not that of a NATS server".to_owned(),
         ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => {
             format!("no connection to the NATS server{cause}")
         }
     }
 }
 
-fn unacknowledged(error: &PublishError, subject: &str, complaint: Option<&str>) -> String {
+fn publish_failed(error: &PublishError, subject: &str, server_error: Option<&str>) -> String {
     let cause = || error.source().map(|cause| format!(": {cause}")).unwrap_or_default();
     match error.kind() {
         PublishErrorKind::StreamNotFound => format!(
-            "no stream takes the subject {subject}; make one: nats stream add unionlink --subjects {subject} \
-             (and see that JetStream is on: nats-server -js)"
+            "no stream takes the subject {subject}; create one: \
+             nats stream add unionlink --subjects {subject} (JetStream has to be on: nats-server -js)"
         ),
         PublishErrorKind::TimedOut => {
-            let complaint = complaint.map(|text| format!("; the server said: {text}")).unwrap_or_default();
-            format!("the stream of {subject} did not acknowledge within {} s{complaint}", WAIT_MAX.as_secs())
+            let hint = server_error.map(|text| format!("; the server reported: {text}")).unwrap_or_default();
+            format!("the stream of {subject} did not acknowledge within {} s{hint}", WAIT_MAX.as_secs())
         }
         PublishErrorKind::BrokenPipe => "the connection to the NATS server broke".to_owned(),
         PublishErrorKind::MaxPayloadExceeded => {
-            format!("an entry is larger than the NATS server takes; raise its max_payload{}", cause())
+            format!("an entry is larger than the NATS server accepts; raise its max_payload{}", cause())
         }
         PublishErrorKind::MaxAckPending
         | PublishErrorKind::WrongLastMessageId
         | PublishErrorKind::WrongLastSequence
-        | PublishErrorKind::Other => format!("the stream of {subject} did not take an entry{}", cause()),
+        | PublishErrorKind::Other => format!("the stream of {subject} did not accept an entry{}", cause()),
     }
 }
 
@@ -256,10 +258,10 @@ impl Sink for Nats {
         BATCH_MAX
     }
 
-    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), Undelivered> {
-        for (arrived, entry) in entries.iter().enumerate() {
+    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), DeliveryError> {
+        for (delivered, entry) in entries.iter().enumerate() {
             let published = self.publish(entry).await;
-            published.map_err(|reason| Undelivered { arrived, again: Again::Later, reason })?;
+            published.map_err(|reason| DeliveryError { delivered, retry: Retry::Backoff, reason })?;
         }
         Ok(())
     }

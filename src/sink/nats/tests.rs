@@ -16,7 +16,7 @@ use crate::sink::sample::{entries, peer};
 const SUBJECT: &str = "unionlink.links";
 const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// A port that stays free while its server is dead: below those that the system hands out by itself.
+/// A port that stays free while its server is dead: below the range of ephemeral ports.
 fn free_port() -> u16 {
     static TRIED: AtomicU16 = AtomicU16::new(0);
     let first = 20_000 + u16::try_from(std::process::id() % 10_000).unwrap();
@@ -41,7 +41,7 @@ impl Server {
         server
     }
 
-    /// Starts the server on its port and waits until it speaks.
+    /// Starts the server on its port and waits for its greeting.
     async fn resume(&mut self) {
         let mut command = Command::new(peer("nats-server"));
         command.args(["-js", "-a", "127.0.0.1", "-p", &self.port.to_string(), "-sd"]).arg(self.folder.path());
@@ -88,7 +88,7 @@ impl Server {
     }
 }
 
-/// What a stream holds: the id and the entry of each message, in its order.
+/// The messages of a stream, in order: id and entry.
 async fn messages(stream: &mut Stream) -> Vec<(String, Value)> {
     let last = stream.info().await.unwrap().state.last_sequence;
     let mut messages = Vec::new();
@@ -106,16 +106,16 @@ fn expected(first: u64, last: u64) -> Vec<(String, Value)> {
     entries(first, last).iter().map(pair).collect()
 }
 
-async fn deliver(sink: &mut Nats, first: u64, last: u64) -> Result<(), Undelivered> {
+async fn deliver(sink: &mut Nats, first: u64, last: u64) -> Result<(), DeliveryError> {
     tokio::time::timeout(WAIT_MAX, sink.deliver(&entries(first, last))).await.expect("a delivery has an end")
 }
 
-/// Delivers until it works, as the worker would, from where it got to.
-async fn deliver_at_last(sink: &mut Nats, mut first: u64, last: u64) {
+/// Retries until everything is delivered, as the worker would.
+async fn deliver_with_retries(sink: &mut Nats, mut first: u64, last: u64) {
     let delivered = async {
-        while let Err(undelivered) = sink.deliver(&entries(first, last)).await {
-            assert_eq!(undelivered.again, Again::Later);
-            first += undelivered.arrived as u64;
+        while let Err(error) = sink.deliver(&entries(first, last)).await {
+            assert_eq!(error.retry, Retry::Backoff);
+            first += error.delivered as u64;
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
     };
@@ -128,47 +128,44 @@ async fn entries_are_in_the_stream_in_order_and_repeated_ones_once() {
     let mut stream = server.stream().await;
     let mut sink = server.sink();
     deliver(&mut sink, 1, 8).await.unwrap();
-    // As after a crash of ours between the acknowledgement and the cursor.
+    // As after a crash between the acknowledgement and the advance of the cursor.
     deliver(&mut server.sink(), 5, 10).await.unwrap();
     deliver(&mut sink, 9, 12).await.unwrap();
     assert_eq!(messages(&mut stream).await, expected(1, 12));
 }
 
 #[tokio::test]
-async fn a_missing_stream_is_told_with_the_remedy_and_needs_no_restart() {
+async fn a_missing_stream_is_reported_with_the_remedy_and_needs_no_restart() {
     let server = Server::start(&[]).await;
     let mut sink = server.sink();
-    let undelivered = deliver(&mut sink, 1, 3).await.unwrap_err();
-    assert_eq!((undelivered.arrived, undelivered.again), (0, Again::Later));
-    assert!(
-        undelivered.reason.contains("nats stream add unionlink --subjects unionlink.links"),
-        "{undelivered}"
-    );
+    let error = deliver(&mut sink, 1, 3).await.unwrap_err();
+    assert_eq!((error.delivered, error.retry), (0, Retry::Backoff));
+    assert!(error.reason.contains("nats stream add unionlink --subjects unionlink.links"), "{error}");
     let mut stream = server.stream().await;
     deliver(&mut sink, 1, 3).await.unwrap();
     assert_eq!(messages(&mut stream).await, expected(1, 3));
 }
 
 #[tokio::test]
-async fn a_server_killed_in_between_gets_every_entry_once_and_in_order() {
+async fn a_server_killed_between_and_during_deliveries_gets_every_entry_once_in_order() {
     let mut server = Server::start(&[]).await;
     server.stream().await;
     let mut sink = server.sink();
     deliver(&mut sink, 1, 5).await.unwrap();
     server.kill().await;
-    let undelivered = deliver(&mut sink, 6, 9).await.unwrap_err();
-    assert_eq!((undelivered.arrived, undelivered.again), (0, Again::Later));
+    let error = deliver(&mut sink, 6, 9).await.unwrap_err();
+    assert_eq!((error.delivered, error.retry), (0, Retry::Backoff));
     server.resume().await;
-    deliver_at_last(&mut sink, 6, 9).await;
-    // Once more, under way.
+    deliver_with_retries(&mut sink, 6, 9).await;
+    // Once more, during a delivery.
     let everything = entries(10, 265);
     let (delivered, ()) = tokio::join!(sink.deliver(&everything), async {
         tokio::task::yield_now().await;
         server.kill().await;
         server.resume().await;
     });
-    let arrived = delivered.map_or_else(|undelivered| undelivered.arrived, |()| everything.len());
-    deliver_at_last(&mut sink, 10 + arrived as u64, 300).await;
+    let delivered = delivered.map_or_else(|error| error.delivered, |()| everything.len());
+    deliver_with_retries(&mut sink, 10 + delivered as u64, 300).await;
     assert_eq!(messages(&mut server.stream().await).await, expected(1, 300));
 }
 
@@ -178,61 +175,60 @@ async fn a_server_that_is_not_there_yet_is_found_later() {
     server.stream().await;
     server.kill().await;
     let mut sink = server.sink();
-    let undelivered = deliver(&mut sink, 1, 1).await.unwrap_err();
-    assert!(undelivered.reason.starts_with("no connection to the NATS server"), "{undelivered}");
+    let error = deliver(&mut sink, 1, 1).await.unwrap_err();
+    assert!(error.reason.starts_with("no connection to the NATS server"), "{error}");
     server.resume().await;
-    deliver_at_last(&mut sink, 1, 2).await;
+    deliver_with_retries(&mut sink, 1, 2).await;
     assert_eq!(messages(&mut server.stream().await).await, expected(1, 2));
 }
 
 #[tokio::test]
-async fn a_login_is_used_and_a_wrong_one_told_without_it() {
+async fn a_login_is_used_and_a_wrong_one_is_reported_without_its_secret() {
     let server = Server::start(&["--auth", "CANARY-right"]).await;
     for login in [Login::None, Login::Token("CANARY-wrong".into())] {
-        let undelivered = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
-        assert!(undelivered.reason.contains("refuses the login"), "{undelivered}");
-        assert!(!undelivered.reason.contains("CANARY"), "{undelivered}");
+        let error = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
+        assert!(error.reason.contains("refuses the login"), "{error}");
+        assert!(!error.reason.contains("CANARY"), "{error}");
     }
-    let undelivered =
-        deliver(&mut server.sink_as(Login::Token("CANARY-right".into())), 1, 1).await.unwrap_err();
-    assert!(undelivered.reason.contains("no stream"), "{undelivered}");
+    let error = deliver(&mut server.sink_as(Login::Token("CANARY-right".into())), 1, 1).await.unwrap_err();
+    assert!(error.reason.contains("no stream"), "{error}");
 
     let server = Server::start(&["--user", "unionlink", "--pass", "CANARY"]).await;
     let login = Login::Password { user: "unionlink".to_owned(), password: "CANARY".into() };
-    let undelivered = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
-    assert!(undelivered.reason.contains("no stream"), "{undelivered}");
+    let error = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
+    assert!(error.reason.contains("no stream"), "{error}");
 }
 
 #[tokio::test]
-async fn a_client_that_gave_up_is_replaced() {
+async fn a_client_that_stopped_reconnecting_is_replaced() {
     let mut server = Server::start(&[]).await;
     server.stream().await;
     let mut sink = Nats { reconnects_max: 2, ..server.sink() };
     deliver(&mut sink, 1, 1).await.unwrap();
     server.kill().await;
-    let given_up = async {
+    let stopped = async {
         while !deliver(&mut sink, 2, 2).await.unwrap_err().reason.contains("for minutes") {}
         assert!(sink.connection.is_none());
     };
-    tokio::time::timeout(WAIT_MAX, given_up).await.expect("the client gives up");
+    tokio::time::timeout(WAIT_MAX, stopped).await.expect("the client stops");
     server.resume().await;
-    deliver_at_last(&mut sink, 2, 2).await;
+    deliver_with_retries(&mut sink, 2, 2).await;
     assert_eq!(messages(&mut server.stream().await).await, expected(1, 2));
 }
 
 #[tokio::test]
-async fn what_the_server_complains_of_is_told() {
+async fn the_servers_own_error_is_reported() {
     let permissions = tempfile::NamedTempFile::new().unwrap();
     let text = "authorization { users = [{ user: u, password: p, permissions: { publish: \"other\" } }] }";
     std::fs::write(permissions.path(), text).unwrap();
     let server = Server::start(&["-c", permissions.path().to_str().unwrap()]).await;
     let login = Login::Password { user: "u".to_owned(), password: "p".into() };
-    let undelivered = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
-    assert!(undelivered.reason.to_lowercase().contains("permissions violation"), "{undelivered}");
+    let error = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
+    assert!(error.reason.to_lowercase().contains("permissions violation"), "{error}");
 }
 
 #[tokio::test]
-async fn a_server_behind_tls_is_trusted_when_the_operator_vouches_for_it() {
+async fn a_server_behind_tls_is_trusted_if_its_certificate_is_in_the_ca_file() {
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let (cert, key) = (folder.path().join("cert.pem"), folder.path().join("key.pem"));
@@ -243,18 +239,18 @@ async fn a_server_behind_tls_is_trusted_when_the_operator_vouches_for_it() {
     for (ca_file, says) in [(None, "certificate"), (Some(cert.clone()), "no stream takes the subject")] {
         let url = format!("tls://localhost:{}", server.port);
         let settings = Settings { url, subject: SUBJECT.to_owned(), login: Login::None, ca_file };
-        let undelivered = deliver(&mut Nats::new(settings), 1, 1).await.unwrap_err();
-        assert!(undelivered.reason.contains(says), "{undelivered}");
+        let error = deliver(&mut Nats::new(settings), 1, 1).await.unwrap_err();
+        assert!(error.reason.contains(says), "{error}");
     }
 }
 
 #[tokio::test]
-async fn a_credentials_file_that_is_none_is_told() {
+async fn an_unusable_credentials_file_is_reported() {
     let login = Login::Credentials("/nonexistent/unionlink.creds".into());
     let settings =
         Settings { url: "nats://127.0.0.1:1".to_owned(), subject: SUBJECT.to_owned(), login, ca_file: None };
-    let undelivered = deliver(&mut Nats::new(settings), 1, 1).await.unwrap_err();
-    assert!(undelivered.reason.contains("credentials_file /nonexistent/unionlink.creds"), "{undelivered}");
+    let error = deliver(&mut Nats::new(settings), 1, 1).await.unwrap_err();
+    assert!(error.reason.contains("credentials_file /nonexistent/unionlink.creds"), "{error}");
     assert!(!are_credentials("no credentials"));
 }
 
@@ -278,9 +274,9 @@ async fn a_missing_acknowledgement_ends_the_wait() {
         }
     });
     let settings = Settings { url, subject: SUBJECT.to_owned(), login: Login::None, ca_file: None };
-    let undelivered = deliver(&mut Nats::new(settings), 1, 2).await.unwrap_err();
-    assert_eq!((undelivered.arrived, undelivered.again), (0, Again::Later));
-    assert!(undelivered.reason.contains("did not acknowledge within 5 s"), "{undelivered}");
+    let error = deliver(&mut Nats::new(settings), 1, 2).await.unwrap_err();
+    assert_eq!((error.delivered, error.retry), (0, Retry::Backoff));
+    assert!(error.reason.contains("did not acknowledge within 5 s"), "{error}");
 }
 
 #[test]

@@ -1,4 +1,5 @@
-//! What a receiver's answer, or its absence, means. A reason never holds the URL: it may carry a password or a token.
+//! What a receiver's response means: success, or when to try again, with a reason for the operator. Reasons
+//! never contain the URL, which may contain a password or a token.
 
 use std::error::Error;
 use std::time::Duration;
@@ -8,44 +9,44 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 use super::reach::PrivateAddress;
 use crate::domain::time::Timestamp;
-use crate::sink::Again;
+use crate::sink::Retry;
 
-/// A receiver that asks for more is tried after this all the same, lest one slip of its pen stop the sink for days.
+/// Upper limit for `Retry-After`, so that one mistake of a receiver does not stop the sink for days.
 const RETRY_AFTER_MAX: Duration = Duration::from_hours(1);
-/// One that asks for less, or for an instant that has passed, is not hammered.
+/// Lower limit for `Retry-After`, which may be 0 or in the past.
 const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
-/// What an answer means.
+/// Whether a response is a success; if not, when to try again, and why it failed.
 pub(super) fn verdict(
     status: StatusCode,
     headers: &HeaderMap,
     now: Timestamp,
-) -> Result<(), (Again, String)> {
+) -> Result<(), (Retry, String)> {
     let code = status.as_u16();
     if status.is_success() {
         return Ok(());
     }
     if status == StatusCode::GONE {
         let reason = "the receiver answered 410: it wants no more deliveries; resume the sink once it does";
-        return Err((Again::Never, reason.to_owned()));
+        return Err((Retry::Never, reason.to_owned()));
     }
-    let again = retry_after(headers, now).map_or(Again::Later, Again::After);
+    let retry = retry_after(headers, now).map_or(Retry::Backoff, Retry::After);
     let meaning = if status.is_redirection() {
         ", a redirect, which is not followed; configure the URL it leads to"
     } else {
         match code {
             401 | 403 => ": it refuses the signature or the credentials; does it have the sink's secret?",
-            404 | 405 => ": it takes no webhook at this URL",
+            404 | 405 => ": it accepts no webhook at this URL",
             413 => ": the request is too large for it; lower the sink's batch",
             429 => ": too many requests",
             503 => ": it is not available",
             _ => "",
         }
     };
-    Err((again, format!("the receiver answered {code}{meaning}")))
+    Err((retry, format!("the receiver answered {code}{meaning}")))
 }
 
-/// How long the receiver asks to be left alone, within bounds.
+/// The time of the header `Retry-After`, in seconds or as a date, within bounds.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = if !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -58,16 +59,18 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     Some(wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
 }
 
-/// Why there is no answer.
-pub(super) fn broken(error: &reqwest::Error) -> String {
+/// Why there is no response.
+pub(super) fn no_response(error: &reqwest::Error) -> String {
     let causes = || std::iter::successors(error.source(), |cause| (*cause).source());
     if causes().any(<dyn Error>::is::<PrivateAddress>) {
-        return format!("{PrivateAddress}, which is refused; set private_addresses = true if that is meant");
+        return format!(
+            "{PrivateAddress}, which is not allowed; set private_addresses = true if it is intended"
+        );
     }
     if error.is_timeout() {
         return "the receiver did not answer in time".to_owned();
     }
-    // The innermost cause says it shortest, and of all of them it alone knows no URL.
+    // The innermost cause is the most precise, and the only one that does not contain the URL.
     let cause = causes().last().map(|cause| format!(": {cause}")).unwrap_or_default();
     if error.is_connect() {
         format!("no connection to the receiver{cause}")
@@ -88,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_understood_in_both_forms_and_bounded() {
+    fn retry_after_is_understood_in_both_forms_and_bounded() {
         let date = |secs: i64| {
             let since_epoch = Duration::from_secs(u64::try_from(secs).unwrap());
             httpdate::fmt_http_date(std::time::UNIX_EPOCH + since_epoch)

@@ -1,8 +1,9 @@
-//! A sink that POSTs entries to a URL, signed after [Standard Webhooks](https://www.standardwebhooks.com).
+//! A sink that POSTs entries to a URL, signed as [Standard Webhooks](https://www.standardwebhooks.com)
+//! specify.
 //!
-//! One attempt per delivery, in order; the worker decides when the next one is. The receiver says with the status
-//! alone how it went, its answer's body is read only so that the connection can be used again. Redirects are not
-//! followed: they would carry personal data to where no operator sent it.
+//! Requests are sent in order, each once; the delivery worker decides when to try again. The status of the
+//! response alone decides (`answer`); its body is read only so that the connection can be reused. Redirects
+//! are not followed: they would send personal data to a place that no operator configured.
 
 mod answer;
 mod reach;
@@ -23,11 +24,11 @@ pub use reach::names_private_address;
 use reach::{PublicOnly, SystemNames};
 pub use signing::{SecretError, SigningKey};
 
-use super::{Again, Sink, Undelivered};
+use super::{DeliveryError, Retry, Sink};
 use crate::clock::Clock;
 use crate::domain::link::FeedEntry;
 
-/// As much of an answer as is read, and for how long, to use its connection again.
+/// How much of a response's body is read, and for how long, so that its connection can be reused.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -38,25 +39,25 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 /// Where and how a webhook is sent.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The receiver.
+    /// The receiver's URL.
     pub url: Url,
-    /// Signs.
+    /// The key that signs.
     pub key: SigningKey,
-    /// Signs as well, while receivers change from one secret to the next.
+    /// A second key that signs too, while a receiver changes from one secret to the next.
     pub previous_key: Option<SigningKey>,
-    /// Sent along; see [`is_ours`].
+    /// Additional request headers; see [`is_ours`].
     pub headers: HeaderMap,
-    /// Entries in one request; from 2 on the body is a list.
+    /// The maximum number of entries per request; from 2 on the body is a list.
     pub batch: usize,
-    /// For one attempt, from resolving the name to the answer.
+    /// Time-out of a request, from resolving the host name to the end of the response.
     pub timeout: Duration,
-    /// Whether the URL's name may lead to private addresses.
+    /// Whether the URL's host name may resolve to private addresses.
     pub private_addresses: bool,
-    /// Further roots of trust, as PEM.
+    /// A PEM file of CA certificates that are trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
 }
 
-/// Whether a header is written by the sink itself, or by HTTP.
+/// Whether a request header is set by the sink itself or by the HTTP client, so that it cannot be configured.
 #[must_use]
 pub fn is_ours(name: &HeaderName) -> bool {
     let name = name.as_str();
@@ -66,29 +67,29 @@ pub fn is_ours(name: &HeaderName) -> bool {
         || hop.contains(&name)
 }
 
-/// Why a webhook cannot be set up.
+/// Why a webhook sink cannot be built.
 #[derive(Debug, thiserror::Error)]
 pub enum WebhookError {
-    /// The roots of trust cannot be read.
+    /// The file of CA certificates cannot be read.
     #[error("ca_file {} cannot be read", path.display())]
     CaFile {
-        /// Which file.
+        /// The file.
         path: PathBuf,
-        /// What the system said.
+        /// The I/O error.
         source: std::io::Error,
     },
-    /// The roots of trust are none.
-    #[error("ca_file {} holds no certificate in PEM", path.display())]
+    /// The file of CA certificates contains none.
+    #[error("ca_file {} contains no PEM certificate", path.display())]
     NoCertificate {
-        /// Which file.
+        /// The file.
         path: PathBuf,
     },
-    /// The client cannot be built.
+    /// The HTTP client cannot be built.
     #[error("the HTTP client for a webhook cannot be built")]
     Client(#[source] reqwest::Error),
 }
 
-/// The sink.
+/// The webhook sink.
 pub struct Webhook {
     http: reqwest::Client,
     settings: Settings,
@@ -105,7 +106,7 @@ impl Webhook {
     /// A sink for one receiver.
     ///
     /// # Errors
-    /// [`WebhookError`] when the roots of trust cannot be had.
+    /// [`WebhookError`] when `ca_file` cannot be used or the HTTP client cannot be built.
     pub fn new(settings: Settings, clock: Arc<dyn Clock>) -> Result<Self, WebhookError> {
         Self::resolving(settings, clock, Arc::new(SystemNames))
     }
@@ -115,7 +116,7 @@ impl Webhook {
         clock: Arc<dyn Clock>,
         names: Arc<dyn reqwest::dns::Resolve>,
     ) -> Result<Self, WebhookError> {
-        // An error means that another client of this process was first, with the same provider.
+        // Fails if the provider is installed already, by another client of this process: the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let private = settings.private_addresses || names_private_address(&settings.url);
         let names = if private { names } else { Arc::new(PublicOnly(names)) };
@@ -134,29 +135,31 @@ impl Webhook {
     }
 
     /// One request with these entries.
-    async fn post(&self, entries: &[FeedEntry]) -> Result<(), (Again, String)> {
+    async fn post(&self, entries: &[FeedEntry]) -> Result<(), (Retry, String)> {
         let Some((id, body)) = self.message(entries) else {
             return Ok(());
         };
-        // Neither can happen with what the store hands out; should it ever, the operator sees it and nothing is lost.
-        let body =
-            body.map_err(|error| (Again::Later, format!("an entry cannot be written as JSON: {error}")))?;
+        // These two errors cannot occur with entries of the store. If they did, the operator would see them,
+        // and no entry would be lost.
+        let body = body
+            .map_err(|error| (Retry::Backoff, format!("an entry cannot be serialised as JSON: {error}")))?;
         let signed = self.signed(&id, &body);
         let headers =
-            signed.map_err(|_| (Again::Later, "an entry's id cannot be sent in a header".to_owned()))?;
+            signed.map_err(|_| (Retry::Backoff, "an entry's id cannot be sent in a header".to_owned()))?;
         let request = self.http.post(self.settings.url.clone()).headers(headers).body(body);
-        let mut response = request.send().await.map_err(|error| (Again::Later, answer::broken(&error)))?;
+        let mut response =
+            request.send().await.map_err(|error| (Retry::Backoff, answer::no_response(&error)))?;
         let verdict = answer::verdict(response.status(), response.headers(), self.clock.now());
-        // The status has spoken: whatever becomes of the rest changes nothing.
+        // The status alone decides, so an error while the body is read does not matter.
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, drain(&mut response)).await;
         verdict
     }
 
-    /// The id and the body of the message with these entries; `None` without any.
+    /// Id and body of the message with these entries; `None` if there are none.
     fn message(&self, entries: &[FeedEntry]) -> Option<(String, serde_json::Result<Vec<u8>>)> {
         let last = entries.last()?;
         if self.settings.batch > 1 {
-            // The number tells a batch apart from another that ends in the same entry.
+            // The number distinguishes batches of different length that end with the same entry.
             let id = format!("{}_{}", last.id, entries.len());
             return Some((id, serde_json::to_vec(&Batch { entries })));
         }
@@ -195,7 +198,7 @@ pub fn certificates(pem: &[u8]) -> Option<Vec<Certificate>> {
     Certificate::from_pem_bundle(pem).ok().filter(|found| !found.is_empty())
 }
 
-/// Reads an answer to its end if that is near; a connection whose answer was not read to the end is closed.
+/// Reads a response to its end if it is short. A connection whose response was not read to its end is closed.
 async fn drain(response: &mut reqwest::Response) {
     let mut bytes = 0;
     while let Ok(Some(chunk)) = response.chunk().await {
@@ -212,11 +215,11 @@ impl Sink for Webhook {
         self.settings.batch.max(1)
     }
 
-    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), Undelivered> {
-        let mut arrived = 0;
+    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), DeliveryError> {
+        let mut delivered = 0;
         for message in entries.chunks(self.batch_max()) {
-            self.post(message).await.map_err(|(again, reason)| Undelivered { arrived, again, reason })?;
-            arrived += message.len();
+            self.post(message).await.map_err(|(retry, reason)| DeliveryError { delivered, retry, reason })?;
+            delivered += message.len();
         }
         Ok(())
     }

@@ -1,8 +1,9 @@
-//! Which addresses a webhook may connect to.
+//! Protection against server-side request forgery: the addresses that a webhook may connect to.
 //!
-//! A receiver's URL is the operator's, but what its name resolves to is whoever's who runs that zone. So a name is
-//! followed to public addresses only, judged by the very answer that is then connected to: a name that changes its
-//! mind between a check and a connection gains nothing. An address written in the URL itself was meant.
+//! The operator chooses a receiver's URL, but the DNS zone of its host decides where it resolves to. Host
+//! names may therefore resolve to public addresses only. The check is on the addresses that are then
+//! connected to, so DNS rebinding does not get round it. A private address in the URL itself is intended, and
+//! allowed.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Whether `url` itself names a private address, or this machine.
+/// Whether the host of `url` is a private address or `localhost`.
 #[must_use]
 pub fn names_private_address(url: &Url) -> bool {
     let host = url.host_str().unwrap_or_default();
@@ -20,7 +21,7 @@ pub fn names_private_address(url: &Url) -> bool {
     }
 }
 
-/// Whether an address is reserved for something else than the public internet.
+/// Whether an address is not one of the public internet.
 fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_private_v4(ip),
@@ -49,7 +50,7 @@ const fn is_private_v6(ip: Ipv6Addr) -> bool {
         || matches!(first, 0xfe80..=0xfeff) // link-local and the site-local of old
 }
 
-/// The IPv4 address that an IPv6 one stands for: mapped, compatible, translated (SIIT, NAT64) or 6to4.
+/// The IPv4 address embedded in an IPv6 address: mapped, compatible, translated (SIIT, NAT64) or 6to4.
 fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match ip.segments() {
@@ -61,12 +62,12 @@ fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// A name led to private addresses only.
+/// A host name resolves to private addresses only.
 #[derive(Debug, thiserror::Error)]
 #[error("the host name resolves to a private address")]
 pub(super) struct PrivateAddress;
 
-/// The machine's own way of resolving names.
+/// The system's resolver.
 pub(super) struct SystemNames;
 
 impl Resolve for SystemNames {
@@ -78,7 +79,7 @@ impl Resolve for SystemNames {
     }
 }
 
-/// Names without their private addresses.
+/// A resolver that leaves out private addresses.
 pub(super) struct PublicOnly(pub(super) Arc<dyn Resolve>);
 
 impl Resolve for PublicOnly {
@@ -100,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_that_are_not_of_the_public_internet_are_known() {
+    fn private_and_public_addresses_are_told_apart() {
         let private = [
             "10.1.2.3",
             "172.16.0.1",
@@ -156,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_url_itself_names_is_told_however_it_is_written() {
+    fn a_private_address_in_the_url_is_recognised_in_every_notation() {
         for url in [
             "http://127.1/",
             "https://[::1]:8/",
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_machines_own_names_are_filtered_too() {
+    async fn the_systems_own_names_are_filtered_too() {
         let names = PublicOnly(Arc::new(SystemNames));
         let refused = names.resolve("localhost".parse().unwrap()).await.err().unwrap();
         assert!(refused.is::<PrivateAddress>(), "{refused}");

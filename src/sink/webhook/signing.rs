@@ -1,6 +1,5 @@
-//! The signature of [Standard Webhooks](https://www.standardwebhooks.com): HMAC-SHA256 over id, time and body.
-//!
-//! Signing only; who receives verifies. Nothing here reads a clock.
+//! The signature of [Standard Webhooks](https://www.standardwebhooks.com): HMAC-SHA256 over id, timestamp and
+//! body. Deliberately absent: verification, which is the receiver's.
 
 use std::fmt;
 
@@ -10,37 +9,36 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use secrecy::zeroize::Zeroizing;
 use sha2::Sha256;
 
-/// What a secret begins with.
 const PREFIX: &str = "whsec_";
-/// How long a key may be, in bytes, by the specification.
+/// The lengths of a key in bytes that the specification allows.
 const KEY_BYTES: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// A secret shared with the receiver, ready to sign. `Debug` does not show it, and it is wiped when it is dropped.
+/// The key shared with the receiver. `Debug` does not print it, and its memory is zeroed when it is dropped.
 #[derive(Clone)]
 pub struct SigningKey(Hmac<Sha256>);
 
-/// Why a text is not a secret. Does not repeat it.
+/// Why a text is not a secret. Does not contain the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// It begins otherwise.
+    /// It does not begin with `whsec_`.
     #[error("does not begin with whsec_")]
     Prefix,
-    /// What follows is something else.
+    /// The rest is not base64.
     #[error("is not base64 after whsec_")]
     Encoding,
-    /// Too short to be safe, or longer than receivers take.
+    /// The key has fewer than 24 or more than 64 bytes.
     #[error("is {bytes} bytes long instead of 24 to 64")]
     Length {
-        /// How long it is.
+        /// Its length.
         bytes: usize,
     },
 }
 
 impl SigningKey {
-    /// Reads `whsec_` and 24 to 64 bytes in base64.
+    /// Parses `whsec_` followed by 24 to 64 bytes in base64.
     ///
     /// # Errors
-    /// [`SecretError`] when it is anything else.
+    /// [`SecretError`] for any other text.
     pub fn parse(secret: &str) -> Result<Self, SecretError> {
         let encoded = secret.strip_prefix(PREFIX).ok_or(SecretError::Prefix)?;
         let key = Zeroizing::new(STANDARD.decode(encoded).map_err(|_| SecretError::Encoding)?);
@@ -51,7 +49,7 @@ impl SigningKey {
         Hmac::new_from_slice(&key).map(Self).map_err(|_| length)
     }
 
-    /// The signature of a message, as `webhook-signature` carries it.
+    /// The signature of a message, as the header `webhook-signature` carries it.
     pub(super) fn sign(&self, id: &str, timestamp_secs: i64, body: &[u8]) -> String {
         let head = format!("{id}.{timestamp_secs}.");
         let mac = self.0.clone().chain_update(head).chain_update(body).finalize();
@@ -74,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn the_specifications_example_comes_out() {
+    fn the_example_of_the_specification_is_signed_as_there() {
         let key = SigningKey::parse("whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD").unwrap();
         let body = br#"{"email":"test@example.com","username":"test_user"}"#;
         assert_eq!(
@@ -84,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secret_is_taken_at_its_word_and_never_shown() {
+    fn a_secret_is_checked_and_never_printed() {
         for bytes in [24, 32, 64] {
             assert!(SigningKey::parse(&secret(bytes)).is_ok());
         }

@@ -23,7 +23,7 @@ const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
 const PREVIOUS: &str = "whsec_cHJldmlvdXMtcHJldmlvdXMtcHJldmlvdXMtcHJldmk=";
 const WAIT_MAX: Duration = Duration::from_secs(20);
 
-/// A request as it came in.
+/// A request as it was received.
 #[derive(Clone)]
 struct Received {
     headers: HeaderMap,
@@ -46,7 +46,7 @@ impl Received {
     }
 }
 
-/// A receiver that answers what it is told to, and 204 when it is told nothing.
+/// A receiver that gives the prepared answers, and then 204.
 #[derive(Clone, Default)]
 struct Receiver {
     received: Arc<Mutex<Vec<Received>>>,
@@ -72,8 +72,8 @@ impl Receiver {
         body: Bytes,
     ) -> Response {
         receiver.received.lock().unwrap().push(Received { headers, body, from });
-        let told = receiver.answers.lock().unwrap().pop_front();
-        told.unwrap_or_else(|| StatusCode::NO_CONTENT.into_response())
+        let prepared = receiver.answers.lock().unwrap().pop_front();
+        prepared.unwrap_or_else(|| StatusCode::NO_CONTENT.into_response())
     }
 
     fn will_answer(&self, answer: impl IntoResponse) {
@@ -102,7 +102,7 @@ fn webhook(settings: Settings) -> Webhook {
     Webhook::new(settings, Arc::new(SystemClock)).unwrap()
 }
 
-async fn deliver(sink: &mut Webhook, first: u64, last: u64) -> Result<(), Undelivered> {
+async fn deliver(sink: &mut Webhook, first: u64, last: u64) -> Result<(), DeliveryError> {
     tokio::time::timeout(WAIT_MAX, sink.deliver(&entries(first, last))).await.expect("a delivery has an end")
 }
 
@@ -155,7 +155,7 @@ async fn the_timestamp_is_the_clocks() {
 }
 
 #[tokio::test]
-async fn while_secrets_change_a_receiver_with_either_is_satisfied() {
+async fn while_secrets_change_either_verifies_the_signature() {
     let (receiver, url) = Receiver::start().await;
     let previous_key = Some(SigningKey::parse(PREVIOUS).unwrap());
     deliver(&mut webhook(Settings { previous_key, ..settings(url) }), 1, 1).await.unwrap();
@@ -166,48 +166,48 @@ async fn while_secrets_change_a_receiver_with_either_is_satisfied() {
 
 #[tokio::test]
 async fn every_answer_has_its_meaning() {
-    let after = |secs| Again::After(Duration::from_secs(secs));
+    let after = |secs| Retry::After(Duration::from_secs(secs));
     let waiting = |status, secs: &str| (status, [("retry-after", secs.to_owned())]).into_response();
     let cases = [
         (StatusCode::OK.into_response(), None),
         ((StatusCode::ACCEPTED, "queued").into_response(), None),
         (waiting(StatusCode::OK, "60"), None),
-        (StatusCode::GONE.into_response(), Some(Again::Never)),
-        (waiting(StatusCode::GONE, "60"), Some(Again::Never)),
+        (StatusCode::GONE.into_response(), Some(Retry::Never)),
+        (waiting(StatusCode::GONE, "60"), Some(Retry::Never)),
         (waiting(StatusCode::TOO_MANY_REQUESTS, "60"), Some(after(60))),
         (waiting(StatusCode::SERVICE_UNAVAILABLE, "86400"), Some(after(3_600))),
         (waiting(StatusCode::INTERNAL_SERVER_ERROR, "2"), Some(after(2))),
-        (waiting(StatusCode::SERVICE_UNAVAILABLE, "soon"), Some(Again::Later)),
-        (StatusCode::TOO_MANY_REQUESTS.into_response(), Some(Again::Later)),
-        (StatusCode::SERVICE_UNAVAILABLE.into_response(), Some(Again::Later)),
-        (StatusCode::BAD_REQUEST.into_response(), Some(Again::Later)),
-        (StatusCode::UNAUTHORIZED.into_response(), Some(Again::Later)),
-        (StatusCode::NOT_FOUND.into_response(), Some(Again::Later)),
-        (StatusCode::PAYLOAD_TOO_LARGE.into_response(), Some(Again::Later)),
-        (StatusCode::BAD_GATEWAY.into_response(), Some(Again::Later)),
+        (waiting(StatusCode::SERVICE_UNAVAILABLE, "soon"), Some(Retry::Backoff)),
+        (StatusCode::TOO_MANY_REQUESTS.into_response(), Some(Retry::Backoff)),
+        (StatusCode::SERVICE_UNAVAILABLE.into_response(), Some(Retry::Backoff)),
+        (StatusCode::BAD_REQUEST.into_response(), Some(Retry::Backoff)),
+        (StatusCode::UNAUTHORIZED.into_response(), Some(Retry::Backoff)),
+        (StatusCode::NOT_FOUND.into_response(), Some(Retry::Backoff)),
+        (StatusCode::PAYLOAD_TOO_LARGE.into_response(), Some(Retry::Backoff)),
+        (StatusCode::BAD_GATEWAY.into_response(), Some(Retry::Backoff)),
     ];
     let (receiver, url) = Receiver::start().await;
     let mut sink = webhook(settings(url));
     for (answer, expected) in cases {
         let status = answer.status();
         receiver.will_answer(answer);
-        let undelivered = deliver(&mut sink, 1, 1).await.err();
-        assert_eq!(undelivered.as_ref().map(|error| error.again), expected, "{status}: {undelivered:?}");
-        if let Some(Undelivered { reason, arrived, .. }) = undelivered {
+        let error = deliver(&mut sink, 1, 1).await.err();
+        assert_eq!(error.as_ref().map(|error| error.retry), expected, "{status}: {error:?}");
+        if let Some(DeliveryError { reason, delivered, .. }) = error {
             assert!(reason.contains(status.as_str()) && !reason.contains("CANARY"), "{reason}");
-            assert_eq!(arrived, 0);
+            assert_eq!(delivered, 0);
         }
     }
 }
 
 #[tokio::test]
-async fn what_arrived_before_a_failure_is_counted_and_nothing_is_sent_behind_it() {
+async fn entries_delivered_before_a_failure_are_counted_and_none_is_sent_after_it() {
     let (receiver, url) = Receiver::start().await;
     receiver.will_answer(StatusCode::OK);
     receiver.will_answer(StatusCode::OK);
     receiver.will_answer(StatusCode::IM_A_TEAPOT);
-    let undelivered = deliver(&mut webhook(settings(url)), 1, 9).await.unwrap_err();
-    assert_eq!((undelivered.arrived, receiver.received().len()), (2, 3));
+    let error = deliver(&mut webhook(settings(url)), 1, 9).await.unwrap_err();
+    assert_eq!((error.delivered, receiver.received().len()), (2, 3));
 }
 
 #[tokio::test]
@@ -218,19 +218,19 @@ async fn a_redirect_is_not_followed() {
         [StatusCode::MOVED_PERMANENTLY, StatusCode::TEMPORARY_REDIRECT, StatusCode::PERMANENT_REDIRECT]
     {
         receiver.will_answer((status, [("location", target.to_string())]));
-        let undelivered = deliver(&mut webhook(settings(url.clone())), 1, 1).await.unwrap_err();
-        assert_eq!(undelivered.again, Again::Later);
-        assert!(undelivered.reason.contains("redirect"), "{undelivered}");
+        let error = deliver(&mut webhook(settings(url.clone())), 1, 1).await.unwrap_err();
+        assert_eq!(error.retry, Retry::Backoff);
+        assert!(error.reason.contains("redirect"), "{error}");
     }
     assert_eq!((receiver.received().len(), elsewhere.received().len()), (3, 0));
 }
 
-/// A receiver below HTTP: `answer` gets each connection once a request's head has come in. Tells how much it could
-/// send.
+/// A receiver on TCP: it sends `answer`, and then bytes without end if `endless`, on each connection after
+/// the first bytes of a request. Reports how many of those bytes it could send.
 async fn raw(answer: Vec<u8>, endless: bool) -> (Url, tokio::sync::mpsc::Receiver<usize>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
-    let (tell, sent) = tokio::sync::mpsc::channel(16);
+    let (sender, sent) = tokio::sync::mpsc::channel(16);
     tokio::spawn(async move {
         while let Ok((mut connection, _)) = listener.accept().await {
             let _ = connection.read(&mut [0; 16 << 10]).await;
@@ -240,7 +240,7 @@ async fn raw(answer: Vec<u8>, endless: bool) -> (Url, tokio::sync::mpsc::Receive
                 count += 4 << 10;
             }
             let _ = connection.shutdown().await;
-            let _ = tell.send(count).await;
+            let _ = sender.send(count).await;
         }
     });
     (url, sent)
@@ -252,13 +252,13 @@ async fn an_answer_without_end_is_not_read_to_its_end() {
     let (url, mut sent) = raw(head, true).await;
     let mut sink = webhook(settings(url));
     deliver(&mut sink, 1, 1).await.unwrap();
-    // The receiver can send no more because the connection was closed, after what buffers on the way hold.
+    // The connection was closed, so the receiver could send no more than the buffers on the way hold.
     let bytes = tokio::time::timeout(WAIT_MAX, sent.recv()).await.expect("the connection is closed").unwrap();
     assert!(bytes < 64 << 20, "{bytes}");
 }
 
 #[tokio::test]
-async fn an_answer_that_stalls_half_way_has_spoken_with_its_status() {
+async fn an_answer_whose_body_stalls_is_judged_by_its_status() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
     let stalling = tokio::spawn(async move {
@@ -273,24 +273,24 @@ async fn an_answer_that_stalls_half_way_has_spoken_with_its_status() {
 }
 
 #[tokio::test]
-async fn no_answer_a_broken_one_and_no_receiver_are_all_tried_later() {
+async fn a_missing_or_broken_answer_and_a_missing_receiver_are_retried() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent: Url = format!("http://user:CANARY@{}/", listener.local_addr().unwrap()).parse().unwrap();
     let mut impatient = webhook(Settings { timeout: Duration::from_millis(200), ..settings(silent) });
-    let undelivered = deliver(&mut impatient, 1, 1).await.unwrap_err();
-    assert_eq!(undelivered.again, Again::Later);
-    assert_eq!(undelivered.reason, "the receiver did not answer in time");
+    let error = deliver(&mut impatient, 1, 1).await.unwrap_err();
+    assert_eq!(error.retry, Retry::Backoff);
+    assert_eq!(error.reason, "the receiver did not answer in time");
 
     let (broken, _sent) = raw(b"HTTP/1.1 2".to_vec(), false).await;
-    let undelivered = deliver(&mut webhook(settings(broken)), 1, 1).await.unwrap_err();
-    assert_eq!(undelivered.again, Again::Later);
-    assert!(undelivered.reason.starts_with("the connection to the receiver broke"), "{undelivered}");
+    let error = deliver(&mut webhook(settings(broken)), 1, 1).await.unwrap_err();
+    assert_eq!(error.retry, Retry::Backoff);
+    assert!(error.reason.starts_with("the connection to the receiver broke"), "{error}");
 
     let nobody: Url = "http://user:CANARY@127.0.0.1:1/?token=CANARY".parse().unwrap();
-    let undelivered = deliver(&mut webhook(settings(nobody)), 1, 1).await.unwrap_err();
-    assert_eq!(undelivered.again, Again::Later);
-    assert!(undelivered.reason.starts_with("no connection to the receiver: "), "{undelivered}");
-    assert!(!undelivered.reason.contains("CANARY"), "{undelivered}");
+    let error = deliver(&mut webhook(settings(nobody)), 1, 1).await.unwrap_err();
+    assert_eq!(error.retry, Retry::Backoff);
+    assert!(error.reason.starts_with("no connection to the receiver: "), "{error}");
+    assert!(!error.reason.contains("CANARY"), "{error}");
 }
 
 /// A zone in which every name has the same addresses.
@@ -304,7 +304,7 @@ impl Resolve for Zone {
 }
 
 #[tokio::test]
-async fn a_name_that_leads_to_a_private_address_is_not_followed_unless_that_is_meant() {
+async fn a_host_name_with_a_private_address_is_refused_unless_it_is_allowed() {
     let (receiver, url) = Receiver::start().await;
     let address = *url.socket_addrs(|| None).unwrap().first().unwrap();
     let named: Url = format!("http://crm.example.com:{}/", address.port()).parse().unwrap();
@@ -312,16 +312,16 @@ async fn a_name_that_leads_to_a_private_address_is_not_followed_unless_that_is_m
         let settings = Settings { private_addresses, ..settings(named.clone()) };
         Webhook::resolving(settings, Arc::new(SystemClock), Arc::new(Zone(vec![address]))).unwrap()
     };
-    let undelivered = deliver(&mut sink(false), 1, 1).await.unwrap_err();
-    assert_eq!(undelivered.again, Again::Later);
-    assert!(undelivered.reason.contains("private_addresses = true"), "{undelivered}");
+    let error = deliver(&mut sink(false), 1, 1).await.unwrap_err();
+    assert_eq!(error.retry, Retry::Backoff);
+    assert!(error.reason.contains("private_addresses = true"), "{error}");
     assert_eq!(receiver.received().len(), 0);
     deliver(&mut sink(true), 1, 1).await.unwrap();
     assert_eq!(receiver.received().len(), 1);
     assert_eq!(receiver.received()[0].header("host"), format!("crm.example.com:{}", address.port()));
 }
 
-/// A receiver behind TLS with a certificate that nobody but its own PEM vouches for.
+/// A receiver behind TLS with a self-signed certificate.
 async fn tls_receiver() -> (Url, String) {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
@@ -346,11 +346,11 @@ async fn tls_receiver() -> (Url, String) {
 }
 
 #[tokio::test]
-async fn a_certificate_nobody_vouches_for_is_refused_until_the_operator_does() {
+async fn a_self_signed_certificate_is_refused_unless_it_is_in_the_ca_file() {
     let (url, pem) = tls_receiver().await;
-    let undelivered = deliver(&mut webhook(settings(url.clone())), 1, 1).await.unwrap_err();
-    assert_eq!(undelivered.again, Again::Later);
-    assert!(undelivered.reason.contains("certificate"), "{undelivered}");
+    let error = deliver(&mut webhook(settings(url.clone())), 1, 1).await.unwrap_err();
+    assert_eq!(error.retry, Retry::Backoff);
+    assert!(error.reason.contains("certificate"), "{error}");
 
     let ca_file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(ca_file.path(), pem).unwrap();
@@ -363,7 +363,7 @@ async fn a_certificate_nobody_vouches_for_is_refused_until_the_operator_does() {
 }
 
 #[tokio::test]
-async fn the_python_library_verifies_what_we_send() {
+async fn the_python_library_verifies_our_signature() {
     const SCRIPT: &str = "import base64, json, sys\n\
         from standardwebhooks.webhooks import Webhook, WebhookVerificationError\n\
         seen = json.load(sys.stdin)\n\

@@ -29,14 +29,14 @@ pub(super) fn reserve(
 }
 
 /// Notes a 45009. Returns for how long calls stop, in milliseconds.
-pub(super) fn refused(
+pub(super) fn rate_limited(
     txn: &mut Txn<'_>,
     key: Vec<u8>,
     budget: Budget,
     now: Moment,
 ) -> Result<i64, StoreError> {
     let mut ledger: Ledger = txn.get(&key)?.unwrap_or_default();
-    let blocked_ms = ledger.refused(now, budget);
+    let blocked_ms = ledger.rate_limited(now, budget);
     txn.put(key, &ledger)?;
     Ok(blocked_ms)
 }

@@ -251,7 +251,7 @@ impl Store for EmbeddedStore {
         self.writer.run(move |txn| ledgers::reserve(txn, accounts, share, want, now)).await
     }
 
-    async fn refused(
+    async fn rate_limited(
         &self,
         account: &str,
         budget: Budget,
@@ -259,7 +259,7 @@ impl Store for EmbeddedStore {
         now: Moment,
     ) -> Result<i64, StoreError> {
         let key = keys::ledger(account, api);
-        self.writer.run(move |txn| ledgers::refused(txn, key, budget, now)).await
+        self.writer.run(move |txn| ledgers::rate_limited(txn, key, budget, now)).await
     }
 
     async fn ledger(&self, account: &str, api: &'static str) -> Result<Ledger, StoreError> {

@@ -1,5 +1,5 @@
-//! Seeded lives of the limiter over a store, judged by the simulated platform's own ledger: crashes, restarts, a
-//! machine started anew, a wall clock that is set, 45009, two apps of one corp and one of another.
+//! Random histories of the limiter over a store, checked with the simulated platform's own quota ledger:
+//! crashes, reboots, a wall clock that is set, 45009, two corps.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 
@@ -16,7 +16,7 @@ const LIMITS: Limits = Limits { per_hour: 60, per_day: 200, per_month: 900 };
 const PATIENT: Share = Share::Without { reserve_percent: 10, month_kept: 0 };
 const MINT: Api = Api::UnionidToPendingId;
 
-/// True time, what the wall shows, and which start of the machine it is.
+/// True time, the wall clock's error, and the current boot of the machine.
 struct World {
     true_ms: AtomicI64,
     wall_off_ms: AtomicI64,
@@ -61,7 +61,7 @@ impl Clock for World {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// So many callers of one corp at once; their calls reach WeCom so much later.
+    /// Several callers of one corp at once; their calls reach WeCom `late_ms` later.
     Call {
         corp: usize,
         share: Share,
@@ -70,12 +70,12 @@ enum Step {
     },
     Pass(i64),
     SetWall(i64),
-    /// The process is killed: what was reserved and not used is lost.
+    /// The process is killed: permits that were reserved and not used are lost.
     Crash,
-    /// The machine is started anew, a minute later, with a wall clock that is not ahead of what it was.
+    /// The machine reboots, which takes a minute; its wall clock is not ahead of what it was.
     Reboot,
-    /// WeCom says 45009 for whatever reason of its own.
-    Refuse(usize),
+    /// WeCom answers 45009 for reasons of its own.
+    RateLimit(usize),
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
@@ -88,7 +88,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => (-40 * DAY_MS..40 * DAY_MS).prop_map(Step::SetWall),
         2 => Just(Step::Crash),
         1 => Just(Step::Reboot),
-        1 => (0_usize..2).prop_map(Step::Refuse),
+        1 => (0_usize..2).prop_map(Step::RateLimit),
     ];
     proptest::collection::vec(one, 1..120)
 }
@@ -104,7 +104,7 @@ fn limiter(memory: &Memory, clock: &Arc<World>) -> Limiter {
     Limiter::new(Arc::new(StoredLedgers(Arc::new(store))), clock.clone(), limits)
 }
 
-async fn live(steps: Vec<Step>) {
+async fn run_through(steps: Vec<Step>) {
     let memory = Memory::default();
     let clock = World::new();
     let mut limiter = limiter(&memory, &clock);
@@ -128,13 +128,14 @@ async fn live(steps: Vec<Step>) {
                 clock.true_ms.fetch_add(MINUTE_MS, SeqCst);
                 clock.booted_at_ms.store(clock.true_ms.load(SeqCst), SeqCst);
                 clock.boot.fetch_add(1, SeqCst);
-                // A wall clock set forth just before the machine starts anew is the one case nobody can see.
+                // A wall clock that is set forward just before a reboot is the one case that cannot be
+                // detected.
                 clock.wall_off_ms.store(lowest_off_ms, SeqCst);
                 limiter = self::limiter(&memory, &clock);
                 limiter.begin().await;
             }
-            Step::Refuse(corp) => {
-                limiter.refused(&corps()[corp], MINT).await;
+            Step::RateLimit(corp) => {
+                limiter.rate_limited(&corps()[corp], MINT).await;
                 let refused = limiter.permit(&corps()[corp], MINT, Share::Whole).await;
                 assert!(matches!(refused, Err(CallError::NoPermit { .. })), "{refused:?}");
             }
@@ -152,7 +153,7 @@ async fn live(steps: Vec<Step>) {
             assert!(judge.charge(*at, &conversion_limits(&quota)).is_admitted, "over quota");
         }
     }
-    // However it went, an hour's quota can be used up again, a month later.
+    // Whatever happened, a whole hour's quota is available again a month later.
     for corp in corps() {
         let _ = limiter.permit(&corp, MINT, Share::Whole).await;
     }
@@ -173,13 +174,13 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(80))]
 
     #[test]
-    fn no_life_goes_over_the_quota_and_each_can_use_all_of_it(steps in steps()) {
+    fn no_history_exceeds_the_quota_and_each_can_use_all_of_it(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(live(steps));
+        runtime.block_on(run_through(steps));
     }
 }
 
-/// Ledgers on a machine that sleeps for an hour in the middle of a reservation, so many times.
+/// Ledgers on a machine that is suspended for an hour during each of its first `naps` reservations.
 struct Sleepy {
     ledgers: StoredLedgers,
     clock: Arc<World>,
@@ -205,13 +206,19 @@ impl Ledgers for Sleepy {
         grant
     }
 
-    async fn refused(&self, account: &str, budget: Budget, api: Api, now: Moment) -> Result<i64, String> {
-        self.ledgers.refused(account, budget, api, now).await
+    async fn rate_limited(
+        &self,
+        account: &str,
+        budget: Budget,
+        api: Api,
+        now: Moment,
+    ) -> Result<i64, String> {
+        self.ledgers.rate_limited(account, budget, api, now).await
     }
 }
 
 #[tokio::test]
-async fn a_permit_that_was_slept_over_is_not_used() {
+async fn a_permit_that_expires_while_the_machine_is_suspended_is_not_used() {
     for (naps, reserved, ok) in [(1, 2, true), (9, 3, false)] {
         let clock = World::new();
         let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
@@ -226,7 +233,7 @@ async fn a_permit_that_was_slept_over_is_not_used() {
 }
 
 #[tokio::test]
-async fn work_that_never_ends_uses_nearly_all_of_a_month() {
+async fn endless_work_uses_nearly_all_of_a_months_quota() {
     let clock = World::new();
     let memory = Memory::default();
     let (mut limiter, corp) = (limiter(&memory, &clock), corps()[0].clone());

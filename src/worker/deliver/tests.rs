@@ -1,6 +1,7 @@
-//! A sink gets everything, in order, whatever happens on the way.
+//! Deliveries under random failures, crashes and seeks: a receiver gets every entry, in order.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::sync::Mutex;
 
 use async_trait::async_trait;
 use proptest::prelude::*;
@@ -20,17 +21,17 @@ use crate::store::{
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
 
-/// What a receiver answers to one delivery.
+/// A failed delivery, as a receiver answers it.
 #[derive(Debug, Clone, Copy)]
 struct Answer {
-    /// Entries that really arrive.
-    arrive: usize,
-    /// Entries it says have arrived, of those.
-    told: usize,
-    again: Again,
+    /// Entries that the receiver got.
+    received: usize,
+    /// Those of them that it acknowledged.
+    acknowledged: usize,
+    retry: Retry,
 }
 
-/// A receiver that notes what it gets and answers as it is told, well if nothing is left to tell.
+/// A receiver that logs what it gets and gives the prepared answers, and then succeeds.
 #[derive(Clone, Default)]
 struct Receiver(Arc<Mutex<(Vec<FeedEntry>, VecDeque<Answer>)>>);
 
@@ -40,14 +41,16 @@ impl Sink for Receiver {
         3
     }
 
-    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), Undelivered> {
+    async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), DeliveryError> {
         let (log, answers) = &mut *self.0.lock().unwrap();
-        let Some(Answer { arrive, told, again }) = answers.pop_front() else {
+        let Some(Answer { received, acknowledged, retry }) = answers.pop_front() else {
             log.extend_from_slice(entries);
             return Ok(());
         };
-        log.extend_from_slice(&entries[..arrive.min(entries.len())]);
-        Err(Undelivered { arrived: told.min(arrive).min(entries.len()), again, reason: "as told".to_owned() })
+        let received = received.min(entries.len());
+        log.extend_from_slice(&entries[..received]);
+        let delivered = acknowledged.min(received);
+        Err(DeliveryError { delivered, retry, reason: "as prepared".to_owned() })
     }
 }
 
@@ -63,13 +66,13 @@ fn fan(n: u8) -> FanKey {
     FanKey { app: app(), unionid: Unionid::new(format!("oFAN{n}")).unwrap() }
 }
 
-/// The whole of one run: what a disk keeps, what the receiver got, and the process that may die.
+/// A test run: the disk, the receiver, and the process, which may crash.
 struct World {
     memory: Memory,
     clock: Arc<ManualClock>,
     receiver: Receiver,
     store: Arc<EmbeddedStore>,
-    delivery: Delivery,
+    task: DeliveryTask,
     events: u32,
 }
 
@@ -77,23 +80,23 @@ impl World {
     fn start(memory: Memory, clock: Arc<ManualClock>, receiver: Receiver) -> Self {
         let store = Arc::new(EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap());
         let sink = Box::new(receiver.clone());
-        let delivery = Delivery {
+        let task = DeliveryTask {
             store: store.clone(),
             clock: clock.clone(),
             jitter: Jitter::default(),
             metrics: Arc::default(),
-            served: Arc::default(),
+            handle: Arc::default(),
             name: name(),
             sink,
             start: Start::Beginning,
             cursor: None,
             after: 0,
-            written_down: Instant::now(),
+            persisted_at: Instant::now(),
         };
-        Self { memory, clock, receiver, store, delivery, events: 0 }
+        Self { memory, clock, receiver, store, task, events: 0 }
     }
 
-    /// Nothing is written down on the way out.
+    /// A crash: the cursor is not persisted.
     async fn crash(self) -> Self {
         self.store.close().await;
         let events = self.events;
@@ -101,10 +104,14 @@ impl World {
     }
 
     async fn deliver(&mut self) {
-        self.delivery.activate(&CancellationToken::new()).await;
+        self.task.activate(&CancellationToken::new()).await;
     }
 
-    /// A dealer's member adds a customer; a link, or news about one.
+    fn status(&self) -> SinkStatus {
+        self.task.status(|status| status.clone())
+    }
+
+    /// A dealer's member adds a customer, which creates or changes a link.
     async fn add(&mut self, person: u8, member: u8) {
         let now = self.clock.now();
         let pending_id = PendingId::new(format!("pend{person}")).unwrap();
@@ -151,13 +158,13 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let again = prop_oneof![
-        4 => Just(Again::Later),
-        2 => (1_u64..5_000).prop_map(|ms| Again::After(Duration::from_millis(ms))),
-        1 => Just(Again::Never),
+    let retry = prop_oneof![
+        4 => Just(Retry::Backoff),
+        2 => (1_u64..5_000).prop_map(|ms| Retry::After(Duration::from_millis(ms))),
+        1 => Just(Retry::Never),
     ];
-    let answer =
-        (0_usize..4, 0_usize..4, again).prop_map(|(arrive, told, again)| Answer { arrive, told, again });
+    let answer = (0_usize..4, 0_usize..4, retry);
+    let answer = answer.prop_map(|(received, acknowledged, retry)| Answer { received, acknowledged, retry });
     let one = prop_oneof![
         8 => (0_u8..5, 0_u8..4).prop_map(|(person, member)| Step::Add(person, member)),
         8 => Just(Step::Deliver),
@@ -185,7 +192,7 @@ async fn run_through(steps: Vec<Step>) {
             Step::Wait(ms) => world.clock.advance_ms(ms),
             Step::Crash => world = world.crash().await,
             Step::Rewind(after) => {
-                // Never forwards: what is skipped on purpose does not arrive.
+                // Never forwards: skipped entries would not be delivered.
                 let at = world.store.cursor(&name()).await.unwrap().map_or(0, |cursor| cursor.after);
                 let to = if after == 0 { Seek::Beginning } else { Seek::After(after.min(at)) };
                 match world.store.seek(&name(), to).await {
@@ -206,14 +213,14 @@ async fn run_through(steps: Vec<Step>) {
             }
         }
     }
-    // In the end the receiver is well and the sink is on.
+    // In the end the receiver works and the sink is running.
     world.receiver.0.lock().unwrap().1.clear();
     world.deliver().await;
     world.store.set_state(&name(), CursorState::Running).await.unwrap();
     world.clock.advance_ms(DAY_MS);
     world.deliver().await;
     let head = world.store.counts().feed_head;
-    assert_eq!(world.store.cursor(&name()).await.unwrap().unwrap().after, head, "the cursor is written down");
+    assert_eq!(world.store.cursor(&name()).await.unwrap().unwrap().after, head, "the cursor is persisted");
 
     let (mut newest, mut known, mut links) = (0, BTreeSet::new(), BTreeSet::new());
     for entry in &world.receiver.0.lock().unwrap().0 {
@@ -226,28 +233,28 @@ async fn run_through(steps: Vec<Step>) {
             };
         }
     }
-    assert_eq!((newest, known.len() as u64), (head, head), "something never arrived");
+    assert_eq!((newest, known.len() as u64), (head, head), "an entry was never delivered");
     let mut snapshot = world.store.snapshot().await.unwrap();
     let kept: BTreeSet<_> =
         snapshot.next(T0).await.unwrap().unwrap_or_default().into_iter().map(|link| link.link_id).collect();
-    assert_eq!(links, kept, "whoever drops known ids ends with the links that there are");
+    assert_eq!(links, kept, "a receiver that drops repeated ids ends with the links of the store");
 }
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
     #[test]
-    fn every_entry_arrives_in_order_whatever_happens(steps in steps()) {
+    fn every_entry_is_delivered_in_order_whatever_happens(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(run_through(steps));
     }
 }
 
 #[tokio::test]
-async fn a_receiver_that_fails_is_tried_again_with_growing_waits_and_then_gets_everything_at_once() {
+async fn a_failing_receiver_is_retried_with_backoff_and_then_gets_everything_at_once() {
     let clock = Arc::new(ManualClock::new(T0));
     let mut world = World::start(Memory::default(), clock.clone(), Receiver::default());
-    let fails = Answer { arrive: 0, told: 0, again: Again::Later };
+    let fails = Answer { received: 0, acknowledged: 0, retry: Retry::Backoff };
     world.receiver.0.lock().unwrap().1.extend([fails; 30]);
     for person in 0..9 {
         world.add(person, 0).await;
@@ -255,32 +262,32 @@ async fn a_receiver_that_fails_is_tried_again_with_growing_waits_and_then_gets_e
     let mut waits = Vec::new();
     for _ in 0..30 {
         world.deliver().await;
-        let progress = world.delivery.progress(|progress| progress.clone());
-        let due_at = progress.due_at.unwrap();
-        assert_eq!(progress.oldest_at, Some(T0));
+        let status = world.status();
+        let due_at = status.next_attempt_at.unwrap();
+        assert_eq!(status.oldest_at, Some(T0));
         waits.push(due_at.millis_since(clock.now()));
-        // A look before its time does nothing.
+        // An activation before that does nothing.
         world.deliver().await;
-        assert_eq!(world.delivery.progress(|progress| progress.attempts), progress.attempts);
+        assert_eq!(world.status().attempts, status.attempts);
         clock.advance_ms(due_at.millis_since(clock.now()));
     }
     assert!((500..=1_000).contains(&waits[0]) && waits.iter().all(|wait| *wait <= HOUR_MS), "{waits:?}");
     assert!(waits[29] >= HOUR_MS / 2, "{waits:?}");
     world.deliver().await;
-    let progress = world.delivery.progress(|progress| progress.clone());
-    assert_eq!((progress.after, progress.delivered, progress.failures), (9, 9, 30));
-    assert_eq!((progress.problem, progress.oldest_at), (None, None));
+    let status = world.status();
+    assert_eq!((status.after, status.delivered, status.failures), (9, 9, 30));
+    assert_eq!((status.last_error, status.oldest_at), (None, None));
 }
 
 #[tokio::test]
-async fn who_wants_nothing_any_more_is_left_alone_until_resumed() {
+async fn a_receiver_that_wants_no_more_deliveries_gets_none_until_the_sink_is_resumed() {
     let clock = Arc::new(ManualClock::new(T0));
     let mut world = World::start(Memory::default(), clock.clone(), Receiver::default());
-    let gone = Answer { arrive: 0, told: 0, again: Again::Never };
+    let gone = Answer { received: 0, acknowledged: 0, retry: Retry::Never };
     world.receiver.0.lock().unwrap().1.push_back(gone);
     world.add(1, 0).await;
     world.deliver().await;
-    let reason = "as told".to_owned();
+    let reason = "as prepared".to_owned();
     let disabled = CursorState::Disabled { since: T0, reason };
     assert_eq!(world.store.cursor(&name()).await.unwrap().unwrap().state, disabled);
     clock.advance_ms(DAY_MS);

@@ -1,0 +1,67 @@
+//! The six WeCom APIs this program calls: path, name, WeCom document.
+//!
+//! What is sent and how the answer is read is in `calls`.
+
+/// One API of WeCom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Api {
+    /// `GET gettoken` (document 91039).
+    GetToken,
+    /// `POST corpgroup/corp/list_app_share_info` (document 95813).
+    ListAppShareInfo,
+    /// `POST corpgroup/corp/gettoken` (document 95816).
+    CorpGetToken,
+    /// `POST corpgroup/unionid_to_pending_id` (document 97357).
+    UnionidToPendingId,
+    /// `POST corpgroup/batch/external_userid_to_pending_id` (document 97357).
+    ExternalUseridToPendingId,
+    /// `POST corpgroup/unionid_to_external_userid` (document 95818).
+    UnionidToExternalUserid,
+}
+
+/// `business_type` of 上下游 (documents 95813 and 95816). WeCom's default is 0, 企业互联, whose list is empty here.
+pub(super) const BUSINESS_TYPE_CHAIN: u8 = 1;
+
+impl Api {
+    /// Every API.
+    pub const ALL: [Self; 6] = [
+        Self::GetToken,
+        Self::ListAppShareInfo,
+        Self::CorpGetToken,
+        Self::UnionidToPendingId,
+        Self::ExternalUseridToPendingId,
+        Self::UnionidToExternalUserid,
+    ];
+
+    /// The name used in metrics, messages and the keys of the quota ledgers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::GetToken => "gettoken",
+            Self::ListAppShareInfo => "list_app_share_info",
+            Self::CorpGetToken => "corp_gettoken",
+            Self::UnionidToPendingId => "unionid_to_pending_id",
+            Self::ExternalUseridToPendingId => "external_userid_to_pending_id",
+            Self::UnionidToExternalUserid => "unionid_to_external_userid",
+        }
+    }
+
+    /// The path below the API's host.
+    pub(super) const fn path(self) -> &'static str {
+        match self {
+            Self::GetToken => "/cgi-bin/gettoken",
+            Self::ListAppShareInfo => "/cgi-bin/corpgroup/corp/list_app_share_info",
+            Self::CorpGetToken => "/cgi-bin/corpgroup/corp/gettoken",
+            Self::UnionidToPendingId => "/cgi-bin/corpgroup/unionid_to_pending_id",
+            Self::ExternalUseridToPendingId => "/cgi-bin/corpgroup/batch/external_userid_to_pending_id",
+            Self::UnionidToExternalUserid => "/cgi-bin/corpgroup/unionid_to_external_userid",
+        }
+    }
+
+    /// Whether WeCom limits this API per hour, day and month (documents 97357 and 95818), on top of the
+    /// limits per minute and hour that every API has (document 90312).
+    #[must_use]
+    pub const fn has_own_quota(self) -> bool {
+        matches!(self, Self::UnionidToPendingId | Self::UnionidToExternalUserid)
+    }
+}

@@ -1,0 +1,98 @@
+//! Why a call to WeCom gave no result. No error contains a token, a secret or a personal id.
+
+use super::api::Api;
+use super::errcode::{Class, class, remedy};
+use crate::domain::time::Timestamp;
+
+/// How a call failed without an errcode from WeCom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// The connection could not be established.
+    Connect,
+    /// No complete answer within the time-out.
+    Timeout,
+    /// The connection broke.
+    Broken,
+    /// An HTTP status other than 200; WeCom sends 200 with its error codes too.
+    Status(u16),
+    /// Status 200 with a body that is not JSON, most likely sent by a proxy in between.
+    NotJson,
+    /// JSON of another shape than WeCom documents.
+    Body,
+}
+
+impl std::fmt::Display for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Connect => f.write_str("no connection"),
+            Self::Timeout => f.write_str("no answer in time"),
+            Self::Broken => f.write_str("the connection broke"),
+            Self::Status(status) => write!(f, "HTTP status {status}"),
+            Self::NotJson => f.write_str("an answer that is not JSON"),
+            Self::Body => f.write_str("an answer that is not the documented JSON"),
+        }
+    }
+}
+
+/// Why a call gave no result.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// WeCom answered with an error code.
+    #[error("{} answered {errcode}: {}", api.as_str(), remedy(*errcode))]
+    Refused {
+        /// The API that was called.
+        api: Api,
+        /// WeCom's code (document 90313).
+        errcode: i64,
+        /// The IP address from which WeCom saw the call, if its message named one: the address to add to
+        /// 企业可信IP.
+        from_ip: Option<String>,
+    },
+    /// There was no answer, or none that can be read.
+    #[error("{}: {cause}", api.as_str())]
+    Transport {
+        /// The API that was called.
+        api: Api,
+        /// How the call failed.
+        cause: Transport,
+    },
+    /// The quota is used up; no call was made.
+    #[error("{}: the quota allows the next call at {retry_at}", api.as_str())]
+    NoPermit {
+        /// The API to be called.
+        api: Api,
+        /// When the quota allows the next call.
+        retry_at: Timestamp,
+    },
+    /// The quota ledger could not be written; no call was made.
+    #[error("{}: the quota ledger cannot be written: {reason}", api.as_str())]
+    Ledger {
+        /// The API to be called.
+        api: Api,
+        /// The store's error.
+        reason: String,
+    },
+}
+
+impl CallError {
+    /// The class of the failure, which decides what happens next.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Refused { errcode, .. } => class(*errcode),
+            // WeCom would give the same answer again: not to be retried without end.
+            Self::Transport { cause: Transport::Body, .. } => Class::Unknown,
+            Self::Transport { .. } | Self::Ledger { .. } => Class::Transient,
+            Self::NoPermit { .. } => Class::Rate,
+        }
+    }
+
+    /// WeCom's code, if it answered with one.
+    #[must_use]
+    pub const fn errcode(&self) -> Option<i64> {
+        match self {
+            Self::Refused { errcode, .. } => Some(*errcode),
+            Self::Transport { .. } | Self::NoPermit { .. } | Self::Ledger { .. } => None,
+        }
+    }
+}

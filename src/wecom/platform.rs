@@ -1,0 +1,74 @@
+//! The calls of WeCom that the workers need, as a trait. `calls` implements it for the HTTP client.
+
+use async_trait::async_trait;
+
+use super::error::CallError;
+use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid, Openid, PendingId, Unionid};
+use crate::domain::quota::Share;
+
+/// One access token of an app.
+///
+/// [`TokenOwner`](crate::domain::dealer::TokenOwner) is persisted with a dealer and says which of the two
+/// kinds converts its customers. This identifies the token itself, so a dealer's has the dealer's ids.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum TokenOf {
+    /// The token of the brand's app (document 91039).
+    Upstream,
+    /// The token of the shared app at a dealer (document 95816).
+    Dealer {
+        /// The dealer.
+        corp_id: CorpId,
+        /// The id of the shared app at the dealer.
+        agent_id: i64,
+    },
+}
+
+/// A dealer as `list_app_share_info` lists it (document 95813).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListedDealer {
+    /// The dealer's corp id as the brand's app sees it.
+    pub corp_id: CorpId,
+    /// The id of the shared app at the dealer.
+    pub agent_id: i64,
+    /// The dealer's name, at most 128 characters of it.
+    pub name: String,
+}
+
+/// WeCom, as the workers see it.
+///
+/// Every call fails with [`CallError`]: WeCom refused it, there was no answer, or the quota is used up.
+#[async_trait]
+pub trait Platform: Send + Sync + 'static {
+    /// The dealers that share the app, all of them or only `only` (document 95813).
+    async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<Vec<ListedDealer>, CallError>;
+
+    /// A pending id for a fan, valid for 90 days (document 97357). Costs one call of this API's quota, drawn
+    /// from `share`.
+    async fn unionid_to_pending_id(
+        &self,
+        app: &AppName,
+        unionid: &Unionid,
+        openid: &Openid,
+        share: Share,
+    ) -> Result<PendingId, CallError>;
+
+    /// The customers of all dealers who are this fan (document 95818). Costs one call of this API's quota,
+    /// drawn from `share`.
+    async fn unionid_to_external_userid(
+        &self,
+        app: &AppName,
+        unionid: &Unionid,
+        openid: &Openid,
+        share: Share,
+    ) -> Result<Vec<(CorpId, ExternalUserid)>, CallError>;
+
+    /// The pending ids of at most 100 customers of one corp (document 97357), in no particular order;
+    /// customers without one are missing. `chat_id` is given for the members of that customer group.
+    async fn external_userid_to_pending_id(
+        &self,
+        app: &AppName,
+        token: &TokenOf,
+        chat_id: Option<&ChatId>,
+        ids: &[ExternalUserid],
+    ) -> Result<Vec<(ExternalUserid, PendingId)>, CallError>;
+}

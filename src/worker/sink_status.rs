@@ -1,0 +1,101 @@
+//! The status of each sink since the start of the process, and a wake-up for its delivery task.
+//!
+//! Written by `deliver`, read by the admin API. Nothing here is persisted; the durable part of a sink's
+//! state, its cursor, is in the store.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::Notify;
+
+use crate::domain::ids::SinkName;
+use crate::domain::time::Timestamp;
+use crate::store::Cursor;
+
+/// The status of a sink.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SinkStatus {
+    /// The sequence number of the newest delivered entry, as of `epoch`.
+    pub after: u64,
+    /// The cursor's epoch: a fencing token, incremented by each manual seek.
+    pub epoch: u64,
+    /// Entries delivered since the start, repetitions included.
+    pub delivered: u64,
+    /// Deliveries attempted since the start.
+    pub attempts: u64,
+    /// Attempts that failed.
+    pub failures: u64,
+    /// Failures in a row, of the entry that is to be delivered next.
+    pub failures_in_a_row: u32,
+    /// When and why the last attempt failed; `None` after a success, a seek or a resume.
+    pub last_error: Option<(Timestamp, String)>,
+    /// When the next attempt is due, after a failure.
+    pub next_attempt_at: Option<Timestamp>,
+    /// When the oldest entry not delivered yet was written.
+    pub oldest_at: Option<Timestamp>,
+    /// Entries that this sink will never get: they were deleted while it was not in the configuration.
+    pub missed: u64,
+}
+
+impl SinkStatus {
+    /// The sequence number of the newest delivered entry, given the persisted cursor. The cursor lags a
+    /// little behind `after`, unless a manual seek has just moved it and the delivery task has not noticed
+    /// yet.
+    #[must_use]
+    pub fn position(&self, cursor: Option<&Cursor>) -> u64 {
+        match cursor {
+            Some(cursor) if cursor.epoch == self.epoch => self.after.max(cursor.after),
+            Some(cursor) => cursor.after,
+            None => self.after,
+        }
+    }
+}
+
+/// What a sink's delivery task shares with the rest of the process.
+#[derive(Debug, Default)]
+pub(super) struct SinkHandle {
+    status: Mutex<SinkStatus>,
+    pub(super) wake: Notify,
+}
+
+impl SinkHandle {
+    /// Reads or changes the status.
+    pub(super) fn with_status<T>(&self, change: impl FnOnce(&mut SinkStatus) -> T) -> T {
+        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// The sinks of the configuration: status and wake-up by name.
+#[derive(Debug, Default)]
+pub struct SinkRegistry(BTreeMap<SinkName, Arc<SinkHandle>>);
+
+impl SinkRegistry {
+    /// A registry of these sinks.
+    #[must_use]
+    pub fn new(names: impl IntoIterator<Item = SinkName>) -> Self {
+        Self(names.into_iter().map(|name| (name, Arc::default())).collect())
+    }
+
+    /// The names of the sinks.
+    pub fn names(&self) -> impl Iterator<Item = &SinkName> {
+        self.0.keys()
+    }
+
+    /// The status of a sink; `None` if the configuration has no such sink.
+    #[must_use]
+    pub fn status(&self, sink: &SinkName) -> Option<SinkStatus> {
+        Some(self.0.get(sink)?.with_status(|status| status.clone()))
+    }
+
+    /// Wakes a sink's delivery task, which reads its cursor again and does not wait for its backoff.
+    pub fn wake(&self, sink: &SinkName) {
+        if let Some(handle) = self.0.get(sink) {
+            handle.with_status(|status| status.next_attempt_at = None);
+            handle.wake.notify_one();
+        }
+    }
+
+    pub(super) fn handle(&self, sink: &SinkName) -> Option<Arc<SinkHandle>> {
+        self.0.get(sink).cloned()
+    }
+}
