@@ -90,7 +90,7 @@ impl Brand {
     /// A person adds a member of the dealer. What the dealer calls the person, and the event, not sent.
     pub fn befriend(&self, dealer: usize, person: &Person) -> (String, Event) {
         let dealer = &self.dealers[dealer % self.dealers.len()].corp_id;
-        let friendship = self.wecom.befriend(&self.corp.corp_id, dealer, person, "zhangsan", Some("spring"));
+        let friendship = self.wecom.befriend(dealer, person, "zhangsan", Some("spring"));
         (friendship.external_userid, friendship.event)
     }
 
@@ -121,7 +121,7 @@ impl Brand {
                 ask_existing: false,
                 priority: Priority::Bulk,
                 minted: Some(Minted::new(
-                    PendingId::new(self.wecom.mint(&self.corp.corp_id, person)).unwrap(),
+                    PendingId::new(self.wecom.mint_without_call(&self.corp.corp_id, person)).unwrap(),
                     now,
                 )),
             });

@@ -167,8 +167,7 @@ impl Stage {
 
     fn add(&self, person: &Person, dealer: usize, member: &str) -> (String, Event) {
         let dealer = &self.dealers[dealer % self.dealers.len()];
-        let friendship =
-            self.wecom.befriend(&self.corp.corp_id, &dealer.corp_id, person, member, Some("spring-campaign"));
+        let friendship = self.wecom.befriend(&dealer.corp_id, person, member, Some("spring-campaign"));
         (friendship.external_userid, friendship.event)
     }
 

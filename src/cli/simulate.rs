@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::{print, say};
 use crate::clock::SystemClock;
 use crate::lifecycle;
-use crate::simulator::{AppSpec, CallbackSpec, Options, Quota, Simulator};
+use crate::simulator::{AppSpec, CallbackSpec, ConversionQuota, Options, Simulator};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Simulate {
@@ -39,7 +39,7 @@ pub(super) struct Simulate {
 
 impl Simulate {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let quota = Quota {
+        let quota = ConversionQuota {
             per_hour: self.quota_per_hour,
             per_day: self.quota_per_hour * 48 / 10,
             per_month: self.quota_per_hour * 75,

@@ -1,12 +1,13 @@
-//! The simulated APIs by name, and how an answer looks: `errcode`, a documented-looking `errmsg`, payload.
+//! The simulated APIs, and the form of a call's request and answer: parameters, `errcode`, `errmsg`, payload.
 //!
-//! Deliberately absent: what each API does (`endpoints`, `convert`) and how it is reached (`server`).
+//! Deliberately absent: what each API does (`endpoints`, `convert`) and HTTP (`server`).
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::ids;
 use crate::domain::time::Timestamp;
@@ -63,7 +64,7 @@ impl Api {
         }
     }
 
-    /// Whether it is asked with GET; the others take POST.
+    /// Whether its method is GET; the others take POST.
     pub(super) const fn is_get(self) -> bool {
         matches!(self, Self::GetToken | Self::GetCallbackIp)
     }
@@ -85,7 +86,7 @@ impl Api {
     }
 }
 
-/// A refusal by its `errcode`.
+/// An error by its `errcode`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Errcode(pub(super) i64);
 
@@ -139,19 +140,54 @@ impl Errcode {
     }
 }
 
-/// What a call answers when nothing goes wrong on the way.
-pub(super) type Answer = Result<Map<String, Value>, Errcode>;
+/// A call as it arrived.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) is_get: bool,
+    pub(super) params: HashMap<String, String>,
+    pub(super) body: Value,
+    /// The raw body contains `\u` escapes, which the platform rejects.
+    pub(super) has_escapes: bool,
+    pub(super) ip: IpAddr,
+}
 
-/// The JSON body of an answer. `is_json` says whether the request body was understood.
-pub(super) fn body(answer: Answer, at: Timestamp, ip: IpAddr, is_json: bool, rng: &mut StdRng) -> Vec<u8> {
-    let mut errmsg;
-    let mut fields = match answer {
-        Ok(fields) => {
-            errmsg = "ok".to_owned();
-            with_code(0, fields)
+impl Request {
+    /// A query parameter; empty counts as absent.
+    pub(super) fn param(&self, name: &str) -> Option<&str> {
+        self.params.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// A required, non-empty text field.
+    pub(super) fn text(&self, name: &str) -> Result<&str, Errcode> {
+        self.optional_text(name)?.ok_or(Errcode::INVALID_PARAMETER)
+    }
+
+    /// An optional text field; empty counts as absent.
+    pub(super) fn optional_text(&self, name: &str) -> Result<Option<&str>, Errcode> {
+        match &self.body[name] {
+            Value::Null => Ok(None),
+            Value::String(text) => Ok(Some(text.as_str()).filter(|text| !text.is_empty())),
+            _ => Err(Errcode::INVALID_PARAMETER),
         }
+    }
+
+    pub(super) fn optional_number(&self, name: &str) -> Result<Option<u64>, Errcode> {
+        match &self.body[name] {
+            Value::Null => Ok(None),
+            number => number.as_u64().map(Some).ok_or(Errcode::INVALID_PARAMETER),
+        }
+    }
+}
+
+/// The payload of an answer, which is a JSON object, or the error.
+pub(super) type Answer = Result<Value, Errcode>;
+
+/// The JSON body of an answer. `is_json` is whether the request body could be parsed.
+pub(super) fn body(answer: Answer, at: Timestamp, ip: IpAddr, is_json: bool, rng: &mut StdRng) -> Vec<u8> {
+    let (errcode, mut errmsg, mut body) = match answer {
+        Ok(payload) => (0, "ok".to_owned(), payload),
         Err(code) => {
-            errmsg = format!(
+            let errmsg = format!(
                 "{}, hint: [{}_{}_{}], from ip: {ip}, more info at \
                  https://open.work.weixin.qq.com/devtool/query?e={}",
                 code.text(),
@@ -160,27 +196,15 @@ pub(super) fn body(answer: Answer, at: Timestamp, ip: IpAddr, is_json: bool, rng
                 ids::hex(rng, 32),
                 code.0,
             );
-            with_code(code.0, Map::new())
+            (code.0, errmsg, json!({}))
         }
     };
     if !is_json {
         errmsg.push_str(". Warning: wrong json format.");
     }
-    fields.insert("errmsg".to_owned(), Value::String(errmsg));
-    // Not documented: real answers grow fields, and a client has to live with them.
-    fields.insert("request_id".to_owned(), Value::String(ids::hex(rng, 16)));
-    Value::Object(fields).to_string().into_bytes()
-}
-
-fn with_code(code: i64, mut fields: Map<String, Value>) -> Map<String, Value> {
-    fields.insert("errcode".to_owned(), json!(code));
-    fields
-}
-
-/// The object behind a `json!({..})` literal.
-pub(super) fn object(value: Value) -> Map<String, Value> {
-    match value {
-        Value::Object(fields) => fields,
-        other => Map::from_iter([("value".to_owned(), other)]),
-    }
+    body["errcode"] = json!(errcode);
+    body["errmsg"] = json!(errmsg);
+    // Not documented: real answers grow fields, and a client has to tolerate them.
+    body["request_id"] = json!(ids::hex(rng, 16));
+    body.to_string().into_bytes()
 }

@@ -1,7 +1,7 @@
-//! The control routes under `/sim/`: the simulator for people with curl.
+//! The control routes under `/sim/`: the simulator by curl.
 //!
-//! Every route takes and answers JSON; a request that makes no sense is answered 400 `{"error": "…"}`.
-//! `upstream` may be left out while there is one app.
+//! Requests and answers are JSON; an invalid request is answered 400 `{"error": "…"}`. `upstream` may be left
+//! out while there is one app.
 //!
 //! Deliberately absent: authentication. This is a development tool and listens on loopback.
 
@@ -22,32 +22,33 @@ use super::api::Api;
 use super::error::SimulatorError;
 use super::event::{Change, Event};
 use super::fault::{Fault, Target};
-use super::relations::Beginning;
-use super::shared::Shared;
-use super::world::{Person, World};
+use super::model::Person;
+use super::platform::Platform;
+use super::relations::{Beginning, By};
+use super::world::World;
 
-/// People one request may make.
+/// People that one request may add.
 const PEOPLE_MAX: usize = 1_000_000;
 
-type Reply = Result<Json<Value>, Refused>;
+type Reply = Result<Json<Value>, BadRequest>;
 
 /// A 400 with its reason.
 #[derive(Debug)]
-struct Refused(String);
+struct BadRequest(String);
 
-impl From<SimulatorError> for Refused {
+impl From<SimulatorError> for BadRequest {
     fn from(error: SimulatorError) -> Self {
         Self(error.to_string())
     }
 }
 
-impl IntoResponse for Refused {
+impl IntoResponse for BadRequest {
     fn into_response(self) -> Response {
         (StatusCode::BAD_REQUEST, Json(json!({ "error": self.0 }))).into_response()
     }
 }
 
-pub(super) fn routes() -> Router<Arc<Shared>> {
+pub(super) fn routes() -> Router<Arc<Platform>> {
     Router::new()
         .route("/sim/people", get(people).post(add_people))
         .route("/sim/dealers", get(dealers).post(add_dealer))
@@ -58,15 +59,14 @@ pub(super) fn routes() -> Router<Arc<Shared>> {
         .route("/sim/state", get(state))
 }
 
-fn parsed<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
-    serde_json::from_slice(body)
-        .map_err(|error| Refused(format!("the body is not what is expected: {error}")))
+fn parsed<T: DeserializeOwned>(body: &Bytes) -> Result<T, BadRequest> {
+    serde_json::from_slice(body).map_err(|error| BadRequest(format!("invalid request body: {error}")))
 }
 
-/// Sends an event without keeping the requester waiting.
-fn deliver_in_background(shared: &Arc<Shared>, event: Event) {
-    let in_background = Arc::clone(shared);
-    shared.tasks.spawn(async move {
+/// Sends an event without delaying the answer to the request.
+fn deliver_in_background(platform: &Arc<Platform>, event: Event) {
+    let in_background = Arc::clone(platform);
+    platform.tasks.spawn(async move {
         let retries = in_background.world().options.sender.retries;
         tokio::select! {
             () = in_background.stop.cancelled() => {}
@@ -84,18 +84,18 @@ struct AddPeople {
     count: usize,
 }
 
-async fn add_people(State(shared): State<Arc<Shared>>, body: Bytes) -> Reply {
+async fn add_people(State(platform): State<Arc<Platform>>, body: Bytes) -> Reply {
     let AddPeople { count } = parsed(&body)?;
     if count > PEOPLE_MAX {
-        return Err(Refused(format!("at most {PEOPLE_MAX} people at a time")));
+        return Err(BadRequest(format!("at most {PEOPLE_MAX} people at a time")));
     }
-    let mut world = shared.world();
+    let mut world = platform.world();
     let people: Vec<Person> = (0..count).map(|_| world.add_person()).collect();
     Ok(Json(json!(people)))
 }
 
-async fn people(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let world = shared.world();
+async fn people(State(platform): State<Arc<Platform>>) -> Json<Value> {
+    let world = platform.world();
     let mut customer_of = vec![Vec::new(); world.people.len()];
     for customer in &world.customers {
         customer_of[customer.person].push(json!({
@@ -126,30 +126,32 @@ struct AddDealer {
     name: String,
 }
 
-async fn add_dealer(State(shared): State<Arc<Shared>>, body: Bytes) -> Reply {
+async fn add_dealer(State(platform): State<Arc<Platform>>, body: Bytes) -> Reply {
     let request: AddDealer = parsed(&body)?;
     let (dealer, event) = {
-        let mut world = shared.world();
+        let mut world = platform.world();
         let upstream = world.upstream_or_only(request.upstream.as_deref())?;
         let dealer = world.add_dealer(upstream, &request.name);
         let change = Change::ShareChainChange { agent_id: world.corps[upstream].agent_id };
-        (dealer, world.event(upstream, &change, shared.clock.now()))
+        (dealer, world.event(upstream, &change))
     };
-    deliver_in_background(&shared, event);
+    deliver_in_background(&platform, event);
     Ok(Json(json!(dealer)))
 }
 
-async fn dealers(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let world = shared.world();
-    let dealers: Vec<Value> = (0..world.corps.len())
-        .filter(|corp| world.app(*corp).is_none())
+async fn dealers(State(platform): State<Arc<Platform>>) -> Json<Value> {
+    let world = platform.world();
+    let dealers: Vec<Value> = world
+        .corps
+        .iter()
+        .filter(|corp| !corp.is_upstream())
         .map(|corp| {
             json!({
-                "upstream": world.corps[world.upstream_of(corp)].id,
-                "corp_id": world.corps[corp].id,
-                "agent_id": world.corps[corp].agent_id,
-                "name": world.corps[corp].name,
-                "shared": world.is_shared(corp),
+                "upstream": world.corps[corp.upstream].id,
+                "corp_id": corp.id,
+                "agent_id": corp.agent_id,
+                "name": corp.name,
+                "shared": corp.is_shared,
             })
         })
         .collect();
@@ -166,25 +168,16 @@ struct Befriend {
     state: Option<String>,
 }
 
-async fn befriend(State(shared): State<Arc<Shared>>, body: Bytes) -> Reply {
+async fn befriend(State(platform): State<Arc<Platform>>, body: Bytes) -> Reply {
     let request: Befriend = parsed(&body)?;
     let friendship = {
-        let mut world = shared.world();
-        let upstream = world.upstream_or_only(request.upstream.as_deref())?;
-        let corp = world.member_corp(upstream, &request.corp_id)?;
-        let person = world.person(&request.unionid)?;
-        let (user_id, state, now) = (&request.user_id, request.state.as_deref(), shared.clock.now());
-        world.befriend(corp, person, user_id, state, Beginning::Confirmed, now)
+        let mut world = platform.world();
+        world.member_corp(world.upstream_or_only(request.upstream.as_deref())?, &request.corp_id)?;
+        let Befriend { unionid, corp_id, user_id, state, .. } = &request;
+        world.befriend(corp_id, unionid, user_id, state.as_deref(), Beginning::Confirmed)?
     };
-    deliver_in_background(&shared, friendship.event);
+    deliver_in_background(&platform, friendship.event);
     Ok(Json(json!({ "external_userid": friendship.external_userid })))
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum By {
-    Member,
-    Customer,
 }
 
 #[derive(Deserialize)]
@@ -197,17 +190,14 @@ struct Unfriend {
     by: By,
 }
 
-async fn unfriend(State(shared): State<Arc<Shared>>, body: Bytes) -> Reply {
+async fn unfriend(State(platform): State<Arc<Platform>>, body: Bytes) -> Reply {
     let request: Unfriend = parsed(&body)?;
     let event = {
-        let mut world = shared.world();
-        let upstream = world.upstream_or_only(request.upstream.as_deref())?;
-        let corp = world.member_corp(upstream, &request.corp_id)?;
-        let person = world.person(&request.unionid)?;
-        let by_member = matches!(request.by, By::Member);
-        world.unfriend(corp, person, &request.user_id, by_member, shared.clock.now())?
+        let mut world = platform.world();
+        world.member_corp(world.upstream_or_only(request.upstream.as_deref())?, &request.corp_id)?;
+        world.unfriend(&request.corp_id, &request.unionid, &request.user_id, request.by)?
     };
-    deliver_in_background(&shared, event);
+    deliver_in_background(&platform, event);
     Ok(Json(json!({})))
 }
 
@@ -219,21 +209,21 @@ struct Inject {
     times: Option<u32>,
 }
 
-async fn inject(State(shared): State<Arc<Shared>>, body: Bytes) -> Reply {
+async fn inject(State(platform): State<Arc<Platform>>, body: Bytes) -> Reply {
     let request: Inject = parsed(&body)?;
     let target = match request.api.as_str() {
         "all" => Target::Every,
         name => Target::Only(
             serde_json::from_value::<Api>(json!(name))
-                .map_err(|error| Refused(format!("`api` is \"all\" or an API: {error}")))?,
+                .map_err(|error| BadRequest(format!("`api` is \"all\" or an API: {error}")))?,
         ),
     };
-    shared.world().faults.inject(target, request.fault, request.times);
+    platform.world().faults.inject(target, request.fault, request.times);
     Ok(Json(json!({})))
 }
 
-async fn clear_faults(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    shared.clear_faults();
+async fn clear_faults(State(platform): State<Arc<Platform>>) -> Json<Value> {
+    platform.clear_faults();
     Json(json!({}))
 }
 
@@ -243,21 +233,19 @@ struct Revoke {
     corp_id: String,
 }
 
-async fn revoke_tokens(State(shared): State<Arc<Shared>>, body: Bytes) -> Reply {
+async fn revoke_tokens(State(platform): State<Arc<Platform>>, body: Bytes) -> Reply {
     let Revoke { corp_id } = parsed(&body)?;
-    let mut world = shared.world();
-    let corp = world.any_corp(&corp_id)?;
-    world.revoke_tokens(corp);
+    platform.world().revoke_tokens(&corp_id)?;
     Ok(Json(json!({})))
 }
 
-async fn state(State(shared): State<Arc<Shared>>) -> Json<Value> {
-    let world = shared.world();
+async fn state(State(platform): State<Arc<Platform>>) -> Json<Value> {
+    let world = platform.world();
     Json(json!({ "counts": counts(&world), "counters": world.counters }))
 }
 
 fn counts(world: &World) -> Value {
-    let apps = (0..world.corps.len()).filter(|corp| world.app(*corp).is_some()).count();
+    let apps = world.corps.iter().filter(|corp| corp.is_upstream()).count();
     json!({
         "apps": apps,
         "dealers": world.corps.len() - apps,

@@ -7,42 +7,33 @@
 use rand::seq::SliceRandom;
 use serde_json::{Value, json};
 
-use super::api::{Answer, Errcode, object};
-use super::endpoints::Request;
+use super::api::{Answer, Errcode, Request};
+use super::model::{CorpIdx, Customer, PersonIdx};
 use super::options::{TokenRule, UnknownId, Unminted};
-use super::relations::Customer;
-use super::world::{CorpIdx, PersonIdx, World};
-use crate::domain::time::Timestamp;
+use super::world::World;
 
 /// The documented size limit of a batch.
 const BATCH_IDS_MAX: usize = 100;
 
 impl World {
-    pub(super) fn unionid_to_pending_id(
-        &mut self,
-        caller: CorpIdx,
-        request: &Request,
-        now: Timestamp,
-    ) -> Answer {
+    pub(super) fn unionid_to_pending_id(&mut self, caller: CorpIdx, request: &Request) -> Answer {
         let person = self.requested_person(caller, request)?;
         if let Some(code) = self.people[person].reject_code {
             return Err(Errcode(code));
         }
-        Ok(object(json!({ "pending_id": self.mint(caller, person, now) })))
+        Ok(json!({ "pending_id": self.mint(caller, person) }))
     }
 
     pub(super) fn unionid_to_external_userid(&self, caller: CorpIdx, request: &Request) -> Answer {
         let only_corp = request.optional_text("corpid")?;
         let person = self.requested_person(caller, request)?;
-        let corps = if let Some(corp_id) = only_corp {
-            vec![self.member_corp(caller, corp_id).map_err(|_| Errcode::NOT_IN_CHAIN)?]
-        } else {
-            let dealers = self.app(caller).map(|app| app.dealers.as_slice()).unwrap_or_default();
-            [&[caller], dealers].concat()
+        let corps: Vec<CorpIdx> = match only_corp {
+            Some(corp_id) => vec![self.member_corp(caller, corp_id).map_err(|_| Errcode::NOT_IN_CHAIN)?],
+            None => std::iter::once(caller).chain(self.dealers(caller)).collect(),
         };
         let rows: Vec<Value> = corps
             .into_iter()
-            .filter(|corp| self.is_shared(*corp))
+            .filter(|corp| self.corps[*corp].is_shared)
             .filter_map(|corp| self.customer_of.get(&(corp, person)))
             .map(|index| &self.customers[*index])
             .filter(|customer| customer.since.is_some())
@@ -50,7 +41,7 @@ impl World {
                 json!({ "corpid": self.corps[customer.corp].id, "external_userid": customer.external_userid })
             })
             .collect();
-        Ok(object(json!({ "external_userid_info": rows })))
+        Ok(json!({ "external_userid_info": rows }))
     }
 
     fn requested_person(&self, caller: CorpIdx, request: &Request) -> Result<PersonIdx, Errcode> {
@@ -66,15 +57,10 @@ impl World {
         Ok(person)
     }
 
-    pub(super) fn external_userid_to_pending_id(
-        &mut self,
-        caller: CorpIdx,
-        request: &Request,
-        now: Timestamp,
-    ) -> Answer {
+    pub(super) fn external_userid_to_pending_id(&mut self, caller: CorpIdx, request: &Request) -> Answer {
         let ids = requested_ids(request)?;
         let chat_id = request.optional_text("chat_id")?;
-        if !self.is_shared(caller) {
+        if !self.corps[caller].is_shared {
             return Err(Errcode::NOT_SHARED);
         }
         self.check_token_kind(caller, &ids)?;
@@ -93,7 +79,7 @@ impl World {
                     UnknownId::EmptyPendingId => Some(String::new()),
                     UnknownId::FailBatch40096 => return Err(Errcode::INVALID_EXTERNAL_USERID),
                 },
-                Some(customer) => match (self.resolve(customer, now), self.options.unminted) {
+                Some(customer) => match (self.resolve(customer), self.options.unminted) {
                     (Some(pending_id), _) => Some(pending_id.to_owned()),
                     (None, Unminted::OmitRow) => None,
                     (None, Unminted::EmptyPendingId) => Some(String::new()),
@@ -104,15 +90,15 @@ impl World {
                 rows.push(json!({ "external_userid": id, "pending_id": pending_id }));
             }
         }
-        // Nothing promises the order of the request.
+        // The documents promise no order.
         rows.shuffle(&mut self.rng);
-        Ok(object(json!({ "result": rows })))
+        Ok(json!({ "result": rows }))
     }
 
-    /// The upstream corp's own customers take its own token; a dealer's take what the rule says.
+    /// The upstream corp's own customers need its own token; a dealer's need the one of the token rule.
     fn check_token_kind(&self, caller: CorpIdx, ids: &[&str]) -> Result<(), Errcode> {
         let is_own = |id: &&str| self.known(id).is_some_and(|customer| customer.corp == caller);
-        let is_right = match (self.app(caller).is_some(), self.options.token_rule) {
+        let is_right = match (self.corps[caller].is_upstream(), self.options.token_rule) {
             (true, TokenRule::Downstream) => ids.iter().all(is_own),
             (false, TokenRule::Upstream) => false,
             (true, TokenRule::Upstream | TokenRule::Either)
@@ -121,7 +107,7 @@ impl World {
         if is_right { Ok(()) } else { Err(Errcode::WRONG_TOKEN_KIND) }
     }
 
-    /// With a group given, ids outside of it are ignored.
+    /// The ids that are in the group, if one is named; the others are ignored.
     fn ids_in_chat<'a>(&self, ids: Vec<&'a str>, chat_id: Option<&str>) -> Result<Vec<&'a str>, Errcode> {
         let Some(chat_id) = chat_id else {
             return Ok(ids);
@@ -135,8 +121,8 @@ impl World {
             .iter()
             .filter_map(|id| self.known(id))
             .map(|customer| customer.corp)
-            .filter(|corp| self.upstream_of(*corp) == caller);
-        let mut corps = [self.upstream_of(caller), caller].into_iter().chain(concerned);
+            .filter(|corp| self.corps[*corp].upstream == caller);
+        let mut corps = [self.corps[caller].upstream, caller].into_iter().chain(concerned);
         match corps.find_map(|corp| self.corps[corp].error) {
             Some(code) => Err(Errcode(code)),
             None => Ok(()),
@@ -147,11 +133,10 @@ impl World {
         self.customer_by_id.get(external_userid).map(|index| &self.customers[*index])
     }
 
-    /// The customer behind an id, if the caller may see them: outside of groups that takes a follower.
+    /// The customer with this id, if visible to the caller: without a group a confirmed follower is required.
     fn visible_customer(&self, caller: CorpIdx, external_userid: &str, in_chat: bool) -> Option<&Customer> {
         self.known(external_userid).filter(|customer| {
-            let is_in_scope = customer.corp == caller
-                || (self.app(caller).is_some() && self.upstream_of(customer.corp) == caller);
+            let is_in_scope = customer.corp == caller || self.corps[customer.corp].upstream == caller;
             is_in_scope && (in_chat || customer.has_follower())
         })
     }

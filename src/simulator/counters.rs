@@ -1,47 +1,47 @@
-//! What the platform saw, for judges: counters and a bounded log of calls.
+//! What the platform saw, for assertions: counters, and the records of the call log.
 //!
-//! Deliberately absent: opinions. A test decides what too many is.
+//! Deliberately absent: any limit on the numbers. A test decides which are too high.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 use super::api::Api;
 use crate::domain::time::Timestamp;
 
-/// Totals since the start, or since [`Simulator::reset_counters`](super::Simulator::reset_counters).
+/// Totals since the start or the last `Simulator::reset_counters`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Counters {
-    /// Calls per API, whatever became of them.
+    /// Calls per API, whatever their result.
     pub calls: BTreeMap<Api, u64>,
-    /// Ids carried per API: the length of a batch, one for a unionid conversion.
+    /// Ids per API: the length of a batch, one for a unionid conversion.
     pub ids: BTreeMap<Api, u64>,
     /// Answers per `errcode`, 0 included. Calls without a JSON answer are not here.
     pub errcodes: BTreeMap<i64, u64>,
-    /// Calls that ended without a JSON answer: reset, hung up on, garbage, HTTP errors.
+    /// Calls that ended without a JSON answer: reset, left hanging, garbage, HTTP errors.
     pub unanswered: u64,
-    /// Calls of a unionid conversion made while one of its windows was full.
+    /// Calls of a unionid conversion made while one of its quotas was used up.
     pub quota_violations: u64,
-    /// Calls made while the per-minute or per-hour limit of every API was full.
+    /// Calls made while a base limit, per minute or per hour, was used up.
     pub base_violations: u64,
-    /// Calls refused because of an earlier overrun although the windows had room again.
+    /// Calls refused because of an earlier overrun although no limit was used up any more.
     pub blocked_calls: u64,
     /// New access tokens per corp.
     pub tokens_issued: BTreeMap<String, u64>,
     /// The longest list of ids in one conversion call.
     pub max_batch: usize,
-    /// What became of callbacks.
+    /// Callbacks sent.
     pub callbacks: CallbackCounters,
 }
 
-/// What became of callbacks.
+/// Callbacks sent, and their results.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct CallbackCounters {
     /// HTTP requests made, retries included.
     pub attempts: u64,
-    /// Callbacks that were answered with 200 in time.
+    /// Callbacks answered with 200 in time.
     pub acknowledged: u64,
-    /// Callbacks that were not, after every retry.
+    /// Callbacks not answered with 200 after the last retry.
     pub gave_up: u64,
 }
 
@@ -52,7 +52,7 @@ impl Counters {
         self.calls.get(&api).copied().unwrap_or_default()
     }
 
-    /// Ids carried by calls of one API.
+    /// Ids in calls of one API.
     #[must_use]
     pub fn ids_of(&self, api: Api) -> u64 {
         self.ids.get(&api).copied().unwrap_or_default()
@@ -77,40 +77,17 @@ impl Counters {
     }
 }
 
-/// One call, as logged.
+/// One call in the log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Call {
     /// The API.
     pub api: Api,
     /// When it arrived.
     pub at: Timestamp,
-    /// The corp whose token, or whose secret, it used.
+    /// The corp whose token or corp id it carried.
     pub corp_id: Option<String>,
-    /// Ids it carried.
+    /// The number of ids in it.
     pub ids: usize,
-    /// The answer; `None` if there was no JSON answer.
+    /// The answer's `errcode`; `None` without a JSON answer.
     pub errcode: Option<i64>,
-}
-
-/// The last calls, oldest first.
-#[derive(Debug, Default)]
-pub(super) struct CallLog(VecDeque<Call>);
-
-impl CallLog {
-    pub(super) fn push(&mut self, call: Call, calls_max: usize) {
-        while self.0.len() >= calls_max.max(1) {
-            self.0.pop_front();
-        }
-        if calls_max > 0 {
-            self.0.push_back(call);
-        }
-    }
-
-    pub(super) fn clear(&mut self) {
-        self.0.clear();
-    }
-
-    pub(super) fn to_vec(&self) -> Vec<Call> {
-        self.0.iter().cloned().collect()
-    }
 }

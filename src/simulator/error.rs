@@ -1,39 +1,25 @@
-//! What callers of the simulator can get wrong.
+//! Mistakes in a request to the simulator itself, through a method of its handle or a `/sim/` route.
 //!
-//! Deliberately absent: the refusals the simulated platform answers to its own clients (`api::Errcode`).
+//! Deliberately absent: the errors that the simulated platform answers to its API clients (`api::Errcode`).
 
-/// A request to the simulator that makes no sense in its present state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SimulatorError {
-    /// No such upstream corp.
+pub(super) enum SimulatorError {
     #[error("no upstream corp {0}")]
     UnknownUpstream(String),
-    /// The request names no upstream corp, and there is not exactly one to choose.
+    /// None is named, and there is not exactly one to choose.
     #[error("name the upstream corp: there is not exactly one")]
     AmbiguousUpstream,
-    /// No such corp, or it belongs to another upstream corp.
+    /// Or it belongs to another upstream corp.
     #[error("no corp {0} here")]
     UnknownCorp(String),
-    /// No such person.
     #[error("no person with the unionid {0}")]
     UnknownPerson(String),
-    /// The member and the person were never friends.
     #[error("{person} is not a customer of member {user_id} of {corp_id}")]
-    NotFriends {
-        /// The member's corp.
-        corp_id: String,
-        /// The member.
-        user_id: String,
-        /// The person's unionid.
-        person: String,
-    },
-    /// No such customer group.
+    NotFriends { corp_id: String, user_id: String, person: String },
     #[error("no chat {0}")]
     UnknownChat(String),
-    /// The app has no callback configured.
     #[error("no callback is configured for {0}")]
     NoCallback(String),
-    /// The `EncodingAESKey` is not 43 letters and digits.
     #[error("an EncodingAESKey has 43 letters and digits")]
     BadAesKey,
 }

@@ -1,7 +1,6 @@
 //! Events as the platform writes them: the inner XML of documents 92130, 92005, 90240 and 95796.
 //!
-//! Deliberately absent: changing the world the events tell of (`relations`), sealing (`seal`), sending
-//! (`sender`).
+//! Deliberately absent: the changes that events report (`relations`), sealing (`seal`), sending (`delivery`).
 
 use crate::domain::time::Timestamp;
 
@@ -18,85 +17,31 @@ pub struct Event {
     pub inner: String,
 }
 
-/// What an event says.
+/// What an event reports.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Change {
-    /// A member and a customer are now friends.
-    AddExternalContact {
+    /// `change_external_contact`: something between a member and a customer.
+    Contact {
         /// The member.
         user_id: String,
         /// The customer.
         external_userid: String,
-        /// The `state` of the contact-me way, if any.
-        state: Option<String>,
-        /// Permission to send one welcome message within 20 seconds, if any.
-        welcome_code: Option<String>,
-    },
-    /// A customer added a member who has not confirmed yet.
-    AddHalfExternalContact {
-        /// The member.
-        user_id: String,
-        /// The customer.
-        external_userid: String,
-        /// The `state` of the contact-me way, if any.
-        state: Option<String>,
-        /// Permission to send one welcome message within 20 seconds, if any.
-        welcome_code: Option<String>,
-    },
-    /// A member edited the remark, phone or tags of a customer.
-    EditExternalContact {
-        /// The member.
-        user_id: String,
-        /// The customer.
-        external_userid: String,
-    },
-    /// A member deleted a customer.
-    DelExternalContact {
-        /// The member.
-        user_id: String,
-        /// The customer.
-        external_userid: String,
-        /// `DELETE_BY_TRANSFER` when the customer was handed over.
-        source: Option<String>,
-    },
-    /// A customer deleted a member.
-    DelFollowUser {
-        /// The member.
-        user_id: String,
-        /// The customer.
-        external_userid: String,
-    },
-    /// Handing a customer over failed.
-    TransferFail {
-        /// The member.
-        user_id: String,
-        /// The customer.
-        external_userid: String,
-        /// `customer_refused` or `customer_limit_exceed`.
-        fail_reason: String,
-    },
-    /// A customer agreed to message archiving.
-    MsgAuditApproved {
-        /// The member.
-        user_id: String,
-        /// The customer.
-        external_userid: String,
-        /// Permission to send one welcome message within 20 seconds, if any.
-        welcome_code: Option<String>,
+        /// What happened between the two.
+        change: ContactChange,
     },
     /// People joined a customer group.
     ChatMembersAdded {
         /// The group.
         chat_id: String,
-        /// Customers and members that joined.
+        /// The ids of the customers and members who joined.
         member_ids: Vec<String>,
     },
-    /// The set of corps an app is shared with changed. Its corp is the upstream one.
+    /// The set of corps that an app is shared with changed. An event of the upstream corp.
     ShareChainChange {
         /// The upstream corp's agent id.
         agent_id: u64,
     },
-    /// The chain itself changed. Its corp is the upstream one.
+    /// The chain itself changed. An event of the upstream corp.
     ChangeChain {
         /// `corp_join`, `update_corp`, `remove_corp` …
         change_type: String,
@@ -107,7 +52,57 @@ pub enum Change {
     },
 }
 
-const EXTERNAL_CONTACT: &str = "change_external_contact";
+/// What happened between a member and a customer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContactChange {
+    /// They are now friends.
+    Add {
+        /// The `state` of the contact-me way, if any.
+        state: Option<String>,
+        /// Permission to send one welcome message within 20 seconds, if any.
+        welcome_code: Option<String>,
+    },
+    /// The customer added the member, who has not confirmed yet.
+    AddHalf {
+        /// The `state` of the contact-me way, if any.
+        state: Option<String>,
+        /// Permission to send one welcome message within 20 seconds, if any.
+        welcome_code: Option<String>,
+    },
+    /// The member edited the remark, phone or tags of the customer.
+    Edit,
+    /// The member deleted the customer.
+    Del {
+        /// `DELETE_BY_TRANSFER` if the customer was transferred to another member.
+        source: Option<String>,
+    },
+    /// The customer deleted the member.
+    DelFollowUser,
+    /// Transferring the customer to another member failed.
+    TransferFail {
+        /// `customer_refused` or `customer_limit_exceed`.
+        fail_reason: String,
+    },
+    /// The customer agreed to message archiving.
+    MsgAuditApproved {
+        /// Permission to send one welcome message within 20 seconds, if any.
+        welcome_code: Option<String>,
+    },
+}
+
+impl ContactChange {
+    const fn change_type(&self) -> &'static str {
+        match self {
+            Self::Add { .. } => "add_external_contact",
+            Self::AddHalf { .. } => "add_half_external_contact",
+            Self::Edit => "edit_external_contact",
+            Self::Del { .. } => "del_external_contact",
+            Self::DelFollowUser => "del_follow_user",
+            Self::TransferFail { .. } => "transfer_fail",
+            Self::MsgAuditApproved { .. } => "msg_audit_approved",
+        }
+    }
+}
 
 /// The inner XML of an event of `corp_id`.
 pub(super) fn inner_xml(corp_id: &str, at: Timestamp, change: &Change) -> String {
@@ -117,32 +112,7 @@ pub(super) fn inner_xml(corp_id: &str, at: Timestamp, change: &Change) -> String
         .plain("CreateTime", &at.as_secs().to_string())
         .cdata("MsgType", "event");
     match change {
-        Change::AddExternalContact { user_id, external_userid, state, welcome_code } => xml
-            .contact("add_external_contact", user_id, external_userid)
-            .cdata_if("State", state.as_deref())
-            .cdata_if("WelcomeCode", welcome_code.as_deref()),
-        Change::AddHalfExternalContact { user_id, external_userid, state, welcome_code } => xml
-            .contact("add_half_external_contact", user_id, external_userid)
-            .cdata_if("State", state.as_deref())
-            .cdata_if("WelcomeCode", welcome_code.as_deref()),
-        Change::EditExternalContact { user_id, external_userid } => {
-            xml.contact("edit_external_contact", user_id, external_userid)
-        }
-        Change::DelExternalContact { user_id, external_userid, source } => xml
-            .contact("del_external_contact", user_id, external_userid)
-            .cdata_if("Source", source.as_deref()),
-        Change::DelFollowUser { user_id, external_userid } => {
-            xml.contact("del_follow_user", user_id, external_userid)
-        }
-        Change::TransferFail { user_id, external_userid, fail_reason } => xml
-            .cdata("Event", EXTERNAL_CONTACT)
-            .cdata("ChangeType", "transfer_fail")
-            .cdata("FailReason", fail_reason)
-            .cdata("UserID", user_id)
-            .cdata("ExternalUserID", external_userid),
-        Change::MsgAuditApproved { user_id, external_userid, welcome_code } => xml
-            .contact("msg_audit_approved", user_id, external_userid)
-            .cdata_if("WelcomeCode", welcome_code.as_deref()),
+        Change::Contact { user_id, external_userid, change } => xml.contact(user_id, external_userid, change),
         Change::ChatMembersAdded { chat_id, member_ids } => xml.chat_members(chat_id, member_ids),
         Change::ShareChainChange { agent_id } => {
             xml.cdata("Event", "share_chain_change").plain("AgentID", &agent_id.to_string())
@@ -156,7 +126,7 @@ pub(super) fn inner_xml(corp_id: &str, at: Timestamp, change: &Change) -> String
     xml.close()
 }
 
-/// A flat XML document in the making.
+/// An XML document under construction.
 struct Xml(String);
 
 impl Xml {
@@ -192,11 +162,22 @@ impl Xml {
         self.plain(list, &items.0)
     }
 
-    fn contact(&mut self, change_type: &str, user_id: &str, external_userid: &str) -> &mut Self {
-        self.cdata("Event", EXTERNAL_CONTACT)
-            .cdata("ChangeType", change_type)
-            .cdata("UserID", user_id)
-            .cdata("ExternalUserID", external_userid)
+    fn contact(&mut self, user_id: &str, external_userid: &str, change: &ContactChange) -> &mut Self {
+        self.cdata("Event", "change_external_contact").cdata("ChangeType", change.change_type());
+        if let ContactChange::TransferFail { fail_reason } = change {
+            self.cdata("FailReason", fail_reason);
+        }
+        self.cdata("UserID", user_id).cdata("ExternalUserID", external_userid);
+        match change {
+            ContactChange::Add { state, welcome_code } | ContactChange::AddHalf { state, welcome_code } => {
+                self.cdata_if("State", state.as_deref()).cdata_if("WelcomeCode", welcome_code.as_deref())
+            }
+            ContactChange::Del { source } => self.cdata_if("Source", source.as_deref()),
+            ContactChange::MsgAuditApproved { welcome_code } => {
+                self.cdata_if("WelcomeCode", welcome_code.as_deref())
+            }
+            ContactChange::Edit | ContactChange::DelFollowUser | ContactChange::TransferFail { .. } => self,
+        }
     }
 
     fn chat_members(&mut self, chat_id: &str, member_ids: &[String]) -> &mut Self {
@@ -228,11 +209,13 @@ mod tests {
 
     #[test]
     fn an_add_event_has_the_documented_shape() {
-        let change = Change::AddExternalContact {
+        let change = Change::Contact {
             user_id: "zhangsan".into(),
             external_userid: "woAJ2GCAAAXtWyujaWJHDDGi0mAAAA".into(),
-            state: Some("test]]>state".into()),
-            welcome_code: Some("WELCOMECODE".into()),
+            change: ContactChange::Add {
+                state: Some("test]]>state".into()),
+                welcome_code: Some("WELCOMECODE".into()),
+            },
         };
         assert_eq!(
             inner_xml("toUser", Timestamp::from_secs(1_403_610_513), &change),

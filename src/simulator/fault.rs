@@ -1,25 +1,22 @@
-//! Faults on demand: what to do to which API how many more times.
+//! Fault injection: the faults, the APIs they are for, and the number of calls they still affect.
 //!
-//! Deliberately absent: carrying them out (`server`), and refusals that belong to a person or a dealer
-//! (`world`).
+//! Deliberately absent: carrying faults out (`server`), and errors set for one person or corp (`world`).
 
 use serde::{Deserialize, Serialize};
 
 use super::api::Api;
 
-/// Something that goes wrong with a call.
+/// A way in which a call fails.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// The call is handled at once, its answer comes this many milliseconds later. Combines with other
-    /// faults.
+    /// The call takes effect at once, the answer comes this many milliseconds later. Combines with others.
     Latency(u64),
-    /// The call is refused with this code, without effect.
+    /// The answer is this `errcode`, without effect.
     Errcode(i64),
     /// An empty answer with this HTTP status, without effect.
     HttpStatus(u16),
-    /// No answer and no effect. The connection stays open until the client gives up or the faults are
-    /// cleared.
+    /// No answer, no effect. The connection stays open until the client gives up or the faults are cleared.
     Hang,
     /// The TCP connection is reset without an answer and without effect.
     Reset,
@@ -29,7 +26,7 @@ pub enum Fault {
     ApplyThenDrop,
 }
 
-/// Which calls a fault is for.
+/// The calls that a fault affects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Target {
     /// Calls of any API.
@@ -64,7 +61,7 @@ struct Injected {
 #[derive(Debug, Default)]
 pub(super) struct Faults(Vec<Injected>);
 
-/// What happens to one call.
+/// The faults of one call.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Taken {
     pub(super) latency_ms: u64,
@@ -80,7 +77,7 @@ impl Faults {
         self.0.clear();
     }
 
-    /// Takes what applies to a call of `api`: every latency, and the oldest of the other faults.
+    /// Takes the faults of one call of `api`: every latency, and the oldest of the others.
     pub(super) fn take(&mut self, api: Api) -> Taken {
         let mut taken = Taken::default();
         for injected in &mut self.0 {

@@ -1,29 +1,54 @@
-//! The methods of [`Simulator`] that shape the world, break it, and ask it what it saw.
+//! [`Simulator`], the handle of a running platform: starts and stops it, changes its records, injects faults
+//! and reads what it saw.
 //!
-//! Deliberately absent: starting, stopping and sending, which are next to the type.
+//! Deliberately absent: sending callbacks (`sender`).
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, MutexGuard};
 
 use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::DropGuard;
 
-use super::Simulator;
 use super::api::Api;
 use super::counters::{Call, Counters};
 use super::error::SimulatorError;
 use super::event::{Change, Event};
 use super::fault::{Fault, Target};
 use super::ids;
+use super::model::{AppSpec, CallbackSpec, Customer, Dealer, Person};
 use super::options::Options;
-use super::relations::{Beginning, Friendship};
+use super::platform::Platform;
+use super::relations::{Beginning, By, Friendship};
 use super::seal::Sealer;
-use super::world::{AppSpec, CallbackSpec, CorpIdx, Dealer, Person, PersonIdx, World};
+use super::server::{self, InProcess};
+use super::world::World;
+use crate::clock::Clock;
 
-/// Who is who, as only the platform knows.
+/// A running platform. Clones share it; it stops when the last one is dropped.
+#[derive(Clone)]
+pub struct Simulator {
+    pub(super) platform: Arc<Platform>,
+    address: SocketAddr,
+    // Only handles keep the platform running; its own tasks do not.
+    _stop_on_drop: Arc<DropGuard>,
+}
+
+impl std::fmt::Debug for Simulator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Simulator").field("address", &self.address).finish_non_exhaustive()
+    }
+}
+
+/// A person as a corp's customer: the mapping that only the platform knows.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Truth {
     /// The person.
     pub unionid: String,
     /// The corp whose customer they are or were.
     pub corp_id: String,
-    /// What that corp calls them.
+    /// The customer's id at that corp.
     pub external_userid: String,
 }
 
@@ -38,29 +63,85 @@ pub struct QuotaUse {
     pub month: u64,
 }
 
-/// What the simulator was asked for by name exists: callers got the name from it.
+/// Panics on a name that the simulator did not give out.
 #[track_caller]
 pub(super) fn known<T>(found: Result<T, SimulatorError>) -> T {
     found.unwrap_or_else(|error| panic!("{error}"))
 }
 
-/// A corp and a person, by index.
-fn pair(
-    world: &World,
-    upstream: &str,
-    corp_id: &str,
-    person: &Person,
-) -> Result<(CorpIdx, PersonIdx), SimulatorError> {
-    let corp = world.member_corp(world.upstream(upstream)?, corp_id)?;
-    Ok((corp, world.person(&person.unionid)?))
+/// Starting and stopping.
+impl Simulator {
+    /// Starts listening and serving.
+    ///
+    /// # Errors
+    /// When the address cannot be listened on, or the HTTP client that sends callbacks cannot be set up.
+    pub async fn start(options: Options, clock: Arc<dyn Clock>) -> io::Result<Self> {
+        // reqwest is built without a TLS provider of its own. An error means that there is one already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder()
+            // What WeCom sends, according to its users.
+            .user_agent("Mozilla/4.0")
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .build()
+            .map_err(io::Error::other)?;
+        let listener = TcpListener::bind(options.listen).await?;
+        let address = listener.local_addr()?;
+        let simulator = Self::new(options, clock, Some(http), address);
+        let platform = Arc::clone(&simulator.platform);
+        simulator.platform.tasks.spawn(server::serve(listener, platform));
+        Ok(simulator)
+    }
+
+    /// A platform without sockets: its API is called through [`in_process`](Self::in_process), and its
+    /// callbacks are sealed with [`seal`](Self::seal) and delivered by the caller.
+    #[must_use]
+    pub fn unplugged(options: Options, clock: Arc<dyn Clock>) -> Self {
+        let address = options.listen;
+        Self::new(options, clock, None, address)
+    }
+
+    fn new(
+        options: Options,
+        clock: Arc<dyn Clock>,
+        http: Option<reqwest::Client>,
+        address: SocketAddr,
+    ) -> Self {
+        let platform = Arc::new(Platform::new(World::new(options, clock), http));
+        let stop_on_drop = platform.stop.clone().drop_guard();
+        Self { platform, address, _stop_on_drop: Arc::new(stop_on_drop) }
+    }
+
+    /// The API without a socket.
+    #[must_use]
+    pub fn in_process(&self) -> InProcess {
+        InProcess::new(Arc::clone(&self.platform))
+    }
+
+    /// Closes every connection and waits until all tasks have ended. Counters and records stay readable.
+    pub async fn stop(&self) {
+        self.platform.stop.cancel();
+        self.platform.tasks.close();
+        self.platform.tasks.wait().await;
+    }
+
+    /// `http://127.0.0.1:PORT`, to be used in place of `https://qyapi.weixin.qq.com`.
+    #[must_use]
+    pub fn base_url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        self.platform.world()
+    }
 }
 
 /// Corps, people and what happens between them.
 impl Simulator {
-    /// An app with invented ids and no callback yet; [`Self::add_app`] makes it exist.
+    /// An app with random ids and no callback yet; [`Self::add_app`] adds it to the platform.
     #[must_use]
     pub fn invent_app(&self) -> AppSpec {
-        let rng = &mut self.shared.world().rng;
+        let rng = &mut self.world().rng;
         AppSpec {
             corp_id: ids::upstream_corp_id(rng),
             agent_id: 1_000_002,
@@ -69,10 +150,10 @@ impl Simulator {
         }
     }
 
-    /// A callback configuration with an invented token and key.
+    /// A callback configuration with a random token and key.
     #[must_use]
     pub fn invent_callback(&self, url: &str) -> CallbackSpec {
-        let rng = &mut self.shared.world().rng;
+        let rng = &mut self.world().rng;
         CallbackSpec {
             url: url.to_owned(),
             token: ids::callback_token(rng),
@@ -80,89 +161,80 @@ impl Simulator {
         }
     }
 
-    /// Makes an upstream corp with its app.
+    /// Adds an upstream corp with its app.
     ///
     /// # Panics
     /// If the callback's `aes_key` is not 43 letters and digits.
     pub fn add_app(&self, app: AppSpec) {
         if let Some(callback) = &app.callback {
-            known(Sealer::new(&callback.token, &callback.aes_key));
+            known(Sealer::new(callback));
         }
-        self.shared.world().add_app(app);
+        self.world().add_app(app);
     }
 
-    /// Configures where callbacks of an upstream corp's app go.
+    /// Changes the callback configuration of an upstream corp's app.
     ///
     /// # Panics
     /// If the `aes_key` is not 43 letters and digits.
     pub fn set_callback(&self, upstream_corp_id: &str, callback: CallbackSpec) {
-        known(Sealer::new(&callback.token, &callback.aes_key));
-        let mut world = self.shared.world();
+        known(Sealer::new(&callback));
+        let mut world = self.world();
         let upstream = known(world.upstream(upstream_corp_id));
-        world.set_callback(upstream, callback);
+        if let Some(app) = &mut world.corps[upstream].app {
+            app.callback = Some(callback);
+        }
     }
 
     /// The agent id of an upstream corp or a dealer.
     #[must_use]
     pub fn agent_id(&self, corp_id: &str) -> u64 {
-        let world = self.shared.world();
-        world.corps[known(world.any_corp(corp_id))].agent_id
+        known(self.world().corp_mut(corp_id)).agent_id
     }
 
-    /// Makes a dealer that the app is shared with.
+    /// Adds a dealer that the app is shared with.
     #[must_use]
     pub fn add_dealer(&self, upstream_corp_id: &str, name: &str) -> Dealer {
-        let mut world = self.shared.world();
+        let mut world = self.world();
         let upstream = known(world.upstream(upstream_corp_id));
         world.add_dealer(upstream, name)
     }
 
     /// Shares the app with a dealer, or stops sharing it.
     pub fn share(&self, dealer_corp_id: &str, is_shared: bool) {
-        let mut world = self.shared.world();
-        let dealer = known(world.any_corp(dealer_corp_id));
-        world.share(dealer, is_shared);
+        known(self.world().corp_mut(dealer_corp_id)).is_shared = is_shared;
     }
 
-    /// Makes a person.
+    /// Adds a person.
     #[must_use]
     pub fn add_person(&self) -> Person {
-        self.shared.world().add_person()
+        self.world().add_person()
     }
 
-    /// Makes people.
+    /// Adds people.
     #[must_use]
     pub fn add_people(&self, count: usize) -> Vec<Person> {
-        let mut world = self.shared.world();
+        let mut world = self.world();
         (0..count).map(|_| world.add_person()).collect()
     }
 
-    /// Makes a person with given ids, for tests that start from a file.
+    /// Adds a person with given ids.
     pub fn insert_person(&self, person: Person) {
-        self.shared.world().insert_person(person);
+        self.world().insert_person(person);
     }
 
-    /// Another system mints a person for the app: the pending id, of which no call of anybody's is charged.
+    /// Mints a person for the app as another system of the brand would: no call of the client, no quota.
     #[must_use]
-    pub fn mint_elsewhere(&self, upstream_corp_id: &str, person: &Person) -> String {
-        let now = self.shared.clock.now();
-        let mut world = self.shared.world();
-        let (upstream, person) = known(pair(&world, upstream_corp_id, upstream_corp_id, person));
-        world.mint(upstream, person, now)
+    pub fn mint_without_call(&self, upstream_corp_id: &str, person: &Person) -> String {
+        let mut world = self.world();
+        let (upstream, person) = known(world.upstream_and_person(upstream_corp_id, person));
+        world.mint(upstream, person)
     }
 
-    /// A member of a dealer (or of the upstream corp itself) and a person become friends. The event is not
-    /// sent.
+    /// A member of a dealer (or of the upstream corp) and a person become friends. The event is not sent.
     #[must_use]
-    pub fn befriend(
-        &self,
-        upstream_corp_id: &str,
-        corp_id: &str,
-        person: &Person,
-        user_id: &str,
-        state: Option<&str>,
-    ) -> Friendship {
-        self.begin(upstream_corp_id, corp_id, person, user_id, state, Beginning::Confirmed)
+    pub fn befriend(&self, corp_id: &str, person: &Person, user_id: &str, state: Option<&str>) -> Friendship {
+        let beginning = Beginning::Confirmed;
+        known(self.world().befriend(corp_id, &person.unionid, user_id, state, beginning))
     }
 
     /// A person adds a member who does not confirm yet: no customer, and not convertible, until
@@ -170,223 +242,157 @@ impl Simulator {
     #[must_use]
     pub fn befriend_half(
         &self,
-        upstream_corp_id: &str,
         corp_id: &str,
         person: &Person,
         user_id: &str,
         state: Option<&str>,
     ) -> Friendship {
-        self.begin(upstream_corp_id, corp_id, person, user_id, state, Beginning::Half)
+        known(self.world().befriend(corp_id, &person.unionid, user_id, state, Beginning::Half))
     }
 
-    fn begin(
-        &self,
-        upstream_corp_id: &str,
-        corp_id: &str,
-        person: &Person,
-        user_id: &str,
-        state: Option<&str>,
-        beginning: Beginning,
-    ) -> Friendship {
-        let now = self.shared.clock.now();
-        let mut world = self.shared.world();
-        let (corp, person) = known(pair(&world, upstream_corp_id, corp_id, person));
-        world.befriend(corp, person, user_id, state, beginning, now)
-    }
-
-    /// The member deletes the customer (`del_external_contact`). The event is not sent.
+    /// A member and a customer are no longer friends. The event is not sent.
     #[must_use]
-    pub fn unfriend_by_member(&self, upstream: &str, corp_id: &str, person: &Person, user_id: &str) -> Event {
-        self.unfriend(upstream, corp_id, person, user_id, true)
+    pub fn unfriend(&self, corp_id: &str, person: &Person, user_id: &str, by: By) -> Event {
+        known(self.world().unfriend(corp_id, &person.unionid, user_id, by))
     }
 
-    /// The customer deletes the member (`del_follow_user`). The event is not sent.
+    /// Creates a customer group and returns its chat id.
     #[must_use]
-    pub fn unfriend_by_customer(
-        &self,
-        upstream: &str,
-        corp_id: &str,
-        person: &Person,
-        user_id: &str,
-    ) -> Event {
-        self.unfriend(upstream, corp_id, person, user_id, false)
-    }
-
-    fn unfriend(
-        &self,
-        upstream: &str,
-        corp_id: &str,
-        person: &Person,
-        user_id: &str,
-        by_member: bool,
-    ) -> Event {
-        let now = self.shared.clock.now();
-        let mut world = self.shared.world();
-        let (corp, person) = known(pair(&world, upstream, corp_id, person));
-        known(world.unfriend(corp, person, user_id, by_member, now))
-    }
-
-    /// Makes a customer group of a dealer and returns its chat id.
-    #[must_use]
-    pub fn add_chat(&self, upstream_corp_id: &str, corp_id: &str) -> String {
-        let mut world = self.shared.world();
-        let upstream = known(world.upstream(upstream_corp_id));
-        let corp = known(world.member_corp(upstream, corp_id));
-        world.add_chat(corp)
-    }
-
-    /// A pending id of a person, as if the brand had asked for it: no call, no quota.
-    #[must_use]
-    pub fn mint(&self, upstream_corp_id: &str, person: &Person) -> String {
-        let now = self.shared.clock.now();
-        let mut world = self.shared.world();
-        let (corp, person) = known(pair(&world, upstream_corp_id, upstream_corp_id, person));
-        world.mint(corp, person, now)
+    pub fn add_chat(&self, corp_id: &str) -> String {
+        known(self.world().add_chat(corp_id))
     }
 
     /// People join a group, which makes them customers of its corp, convertible with the chat id. The event
     /// is not sent.
     #[must_use]
     pub fn join_chat(&self, chat_id: &str, people: &[Person]) -> Event {
-        let now = self.shared.clock.now();
-        let mut world = self.shared.world();
-        let people: Result<Vec<_>, _> = people.iter().map(|person| world.person(&person.unionid)).collect();
-        let people = known(people);
-        known(world.join_chat(chat_id, &people, now))
+        known(self.world().join_chat(chat_id, people))
     }
 
-    /// Any event of an upstream corp or dealer, without changing the world.
+    /// Any event of an upstream corp or dealer, without any change of the records.
     #[must_use]
     pub fn event(&self, corp_id: &str, change: &Change) -> Event {
-        let world = self.shared.world();
-        world.event(known(world.any_corp(corp_id)), change, self.shared.clock.now())
+        let world = self.world();
+        world.event(known(world.corp(corp_id)), change)
     }
 }
 
-/// Misbehaviour on demand.
+/// Options and faults.
 impl Simulator {
     /// Changes the options while running. `listen` and `seed` have no effect any more.
     pub fn configure(&self, change: impl FnOnce(&mut Options)) {
-        change(&mut self.shared.world().options);
+        change(&mut self.world().options);
     }
 
     /// Makes calls fail: of one [`Api`] or of [`Target::Every`], for the next `times` calls or until cleared.
     pub fn inject(&self, target: impl Into<Target>, fault: Fault, times: Option<u32>) {
-        self.shared.world().faults.inject(target.into(), fault, times);
+        self.world().faults.inject(target.into(), fault, times);
     }
 
     /// Ends every injected fault. Calls that hang are reset.
     pub fn clear_faults(&self) {
-        self.shared.clear_faults();
+        self.platform.clear_faults();
     }
 
-    /// Invalidates the tokens of an upstream corp or dealer before their time.
+    /// Invalidates the tokens of an upstream corp or dealer before they expire.
     pub fn revoke_tokens(&self, corp_id: &str) {
-        let mut world = self.shared.world();
-        let corp = known(world.any_corp(corp_id));
-        world.revoke_tokens(corp);
+        known(self.world().revoke_tokens(corp_id));
     }
 
-    /// Makes every batch fail with 40096 that contains this id.
+    /// Makes every batch with this id fail with 40096.
     pub fn poison(&self, external_userid: &str) {
-        self.shared.world().poisoned.insert(external_userid.to_owned());
+        self.world().poisoned.insert(external_userid.to_owned());
     }
 
-    /// Takes a poison back.
+    /// Ends [`Self::poison`].
     pub fn cure(&self, external_userid: &str) {
-        self.shared.world().poisoned.remove(external_userid);
+        self.world().poisoned.remove(external_userid);
     }
 
-    /// Leaves the row of this id out of the next `calls` batches that ask for it.
+    /// Leaves the row of this id out of the next `calls` batches that contain it.
     pub fn hide_rows(&self, external_userid: &str, calls: u32) {
-        self.shared.world().hidden_rows.insert(external_userid.to_owned(), calls);
+        self.world().hidden_rows.insert(external_userid.to_owned(), calls);
     }
 
     /// Makes conversions of a dealer's ids answer `errcode`.
     pub fn set_dealer_error(&self, dealer_corp_id: &str, errcode: Option<i64>) {
-        let mut world = self.shared.world();
-        let corp = known(world.any_corp(dealer_corp_id));
-        world.corps[corp].error = errcode;
+        known(self.world().corp_mut(dealer_corp_id)).error = errcode;
     }
 
     /// Makes all three conversions of an app, its dealers' included, answer `errcode`.
     pub fn set_app_error(&self, upstream_corp_id: &str, errcode: Option<i64>) {
-        let mut world = self.shared.world();
-        let corp = known(world.upstream(upstream_corp_id));
-        world.corps[corp].error = errcode;
+        let mut world = self.world();
+        let upstream = known(world.upstream(upstream_corp_id));
+        world.corps[upstream].error = errcode;
     }
 
     /// Makes minting a person answer `errcode`.
     pub fn reject_person(&self, person: &Person, errcode: Option<i64>) {
-        let mut world = self.shared.world();
+        let mut world = self.world();
         let person = known(world.person(&person.unionid));
         world.people[person].reject_code = errcode;
     }
 }
 
-/// What a judge asks.
+/// What the platform saw and knows.
 impl Simulator {
-    /// Totals so far.
+    /// The counters.
     #[must_use]
     pub fn counters(&self) -> Counters {
-        self.shared.world().counters.clone()
+        self.world().counters.clone()
     }
 
-    /// Starts counting and logging anew. Quota ledgers stay.
+    /// Sets the counters to zero and clears the call log. The use of quotas stays.
     pub fn reset_counters(&self) {
-        let mut world = self.shared.world();
+        let mut world = self.world();
         world.counters = Counters::default();
         world.calls.clear();
     }
 
-    /// The last calls, oldest first.
+    /// The call log, oldest first.
     #[must_use]
     pub fn calls(&self) -> Vec<Call> {
-        self.shared.world().calls.to_vec()
+        self.world().calls.iter().cloned().collect()
     }
 
-    /// How much of a conversion quota an upstream corp has used.
+    /// The use of an upstream corp's conversion quota.
     #[must_use]
     pub fn quota_use(&self, upstream_corp_id: &str, api: Api) -> QuotaUse {
-        let now_ms = self.shared.clock.now().as_millis();
-        let mut world = self.shared.world();
-        let corp = known(world.upstream(upstream_corp_id));
-        match world.conversion_ledgers.get_mut(&(corp, api)).map(|ledger| ledger.used(now_ms)).as_deref() {
+        let mut world = self.world();
+        let (corp, now_ms) = (known(world.upstream(upstream_corp_id)), world.now().as_millis());
+        match world.conversion_calls.get_mut(&(corp, api)).map(|calls| calls.used(now_ms)).as_deref() {
             Some(&[hour, day, month]) => QuotaUse { hour, day, month },
             _ => QuotaUse::default(),
         }
     }
 
-    /// What a corp calls a person, if they ever met.
+    /// The `external_userid` of a person at a corp, if they ever met.
     #[must_use]
-    pub fn external_userid(&self, upstream_corp_id: &str, corp_id: &str, person: &Person) -> Option<String> {
-        let world = self.shared.world();
-        let key = known(pair(&world, upstream_corp_id, corp_id, person));
+    pub fn external_userid(&self, corp_id: &str, person: &Person) -> Option<String> {
+        let world = self.world();
+        let key = (known(world.corp(corp_id)), known(world.person(&person.unionid)));
         world.customer_of.get(&key).map(|index| world.customers[*index].external_userid.clone())
     }
 
-    /// The pending ids of a person in an app that are still exchanged, oldest first.
+    /// The valid `pending_id`s of a person in an app, oldest first.
     #[must_use]
     pub fn pending_ids(&self, upstream_corp_id: &str, person: &Person) -> Vec<String> {
-        let (world, now) = (self.shared.world(), self.shared.clock.now());
-        let key = known(pair(&world, upstream_corp_id, upstream_corp_id, person));
+        let world = self.world();
+        let (key, now) = (known(world.upstream_and_person(upstream_corp_id, person)), world.now());
         let minted = world.pending_ids.get(&key).into_iter().flatten();
         minted.filter(|pending| now < pending.expires_at).map(|pending| pending.value.clone()).collect()
     }
 
-    /// Who is who: every person at every corp that ever met them, sorted.
+    /// Every person at every corp that ever met them, sorted.
     #[must_use]
     pub fn truth(&self) -> Vec<Truth> {
-        let world = self.shared.world();
-        let mut truth: Vec<Truth> = world
-            .customers
-            .iter()
-            .map(|customer| Truth {
-                unionid: world.people[customer.person].person.unionid.clone(),
-                corp_id: world.corps[customer.corp].id.clone(),
-                external_userid: customer.external_userid.clone(),
-            })
-            .collect();
+        let world = self.world();
+        let of = |customer: &Customer| Truth {
+            unionid: world.people[customer.person].person.unionid.clone(),
+            corp_id: world.corps[customer.corp].id.clone(),
+            external_userid: customer.external_userid.clone(),
+        };
+        let mut truth: Vec<Truth> = world.customers.iter().map(of).collect();
         truth.sort_unstable();
         truth
     }

@@ -1,6 +1,6 @@
-//! Invented ids in the shapes of facts §8, from a seeded generator.
+//! Random ids in the formats of facts §8, from a seeded generator.
 //!
-//! Deliberately absent: any meaning; whoever asks for an id remembers whose it is.
+//! Deliberately absent: the records of what the ids stand for (`world`).
 
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -28,7 +28,7 @@ pub(super) fn nonce(rng: &mut StdRng) -> String {
     rng.random_range(100_000_000_u64..10_000_000_000).to_string()
 }
 
-/// The part that all ids seen by one corp share.
+/// The common part of all ids that one upstream corp sees.
 pub(super) fn stem(rng: &mut StdRng) -> String {
     format!("{}AAA", from(ALPHANUMERIC, rng, 5))
 }
@@ -58,12 +58,12 @@ pub(super) fn person_id(rng: &mut StdRng) -> String {
     format!("o{}", from(URL_SAFE, rng, 27))
 }
 
-/// A pending id. No real one was ever seen; this is merely opaque.
+/// A `pending_id`. The format of real ones is unknown; clients have to treat it as opaque.
 pub(super) fn pending_id(rng: &mut StdRng) -> String {
     format!("p{}", from(URL_SAFE, rng, 43))
 }
 
-/// An access token, as long as real ones are.
+/// An access token, of the length of real ones.
 pub(super) fn access_token(rng: &mut StdRng) -> String {
     from(URL_SAFE, rng, 214)
 }
@@ -83,7 +83,7 @@ pub(super) fn callback_token(rng: &mut StdRng) -> String {
     from(ALPHANUMERIC, rng, 24)
 }
 
-/// An `EncodingAESKey`. Like `WeCom`'s own generator it does not clear the two surplus bits.
+/// An `EncodingAESKey`. As from `WeCom`'s own generator, its two surplus bits are random.
 pub(super) fn encoding_aes_key(rng: &mut StdRng) -> String {
     from(ALPHANUMERIC, rng, 43)
 }

@@ -1,45 +1,45 @@
-//! Every knob of the simulated platform, with defaults that follow the documentation.
+//! The options of the simulated platform, with defaults that follow the documentation.
 //!
 //! Where the documentation is silent (which token converts, what an unknown id answers, whether a second
-//! mint renews) the knob is an enum, so that a client can be tried against each reading.
+//! mint renews) the option is an enum, so that a client can be tested against each interpretation.
 //!
 //! Deliberately absent: any file or environment parsing; the caller fills in the struct.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-/// How a [`Simulator`](super::Simulator) behaves.
+/// The behaviour of a simulator.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Where the API and the control routes listen. Port 0 picks a free one.
+    /// Address of the API and the control routes. Port 0 picks a free one.
     pub listen: SocketAddr,
-    /// Seed of every invented id, token and nonce.
+    /// Seed of every generated id, token and nonce.
     pub seed: u64,
-    /// Life of an access token.
+    /// Lifetime of an access token.
     pub token_ttl_secs: i64,
-    /// Limits of the two unionid conversions, each with its own ledger, per upstream corp.
-    pub quota: Quota,
-    /// Calls a minute per corp and API; beyond it 45009.
+    /// Quota of each of the two unionid conversions, per upstream corp.
+    pub quota: ConversionQuota,
+    /// Base limit: calls a minute per corp and API; beyond it 45009.
     pub base_per_minute: u64,
-    /// Calls an hour per corp and API; beyond it 45009.
+    /// Base limit: calls an hour per corp and API; beyond it 45009.
     pub base_per_hour: u64,
-    /// Whose token converts a dealer's `external_userid`.
+    /// The token that converts a dealer's `external_userid`.
     pub token_rule: TokenRule,
-    /// What an `external_userid` answers that the token's corp does not know.
+    /// The answer for an `external_userid` that the token's corp does not know.
     pub unknown_id: UnknownId,
-    /// What a customer answers who has no `pending_id` that resolves.
+    /// The answer for a customer without a `pending_id` that resolves.
     pub unminted: Unminted,
-    /// Whether a `pending_id` minted after the person became the customer resolves. The documentation says
-    /// no.
+    /// Whether a `pending_id` resolves that was minted after the person became the customer. The
+    /// documentation says no.
     pub late_mint_resolves: bool,
-    /// Still resolves when minted at most this long after the person became the customer.
+    /// A `pending_id` minted at most this long after the person became the customer resolves all the same.
     pub conversion_window_ms: i64,
-    /// What minting a person again returns.
+    /// The result of minting a person again.
     pub remint: Remint,
     /// Delay of every API answer.
     pub latency_ms: u64,
-    /// How many calls the call log keeps; 0 turns it off.
+    /// Calls that the call log keeps; 0 turns it off.
     pub call_log_calls_max: usize,
-    /// The sending side.
+    /// How callbacks are sent.
     pub sender: SenderOptions,
 }
 
@@ -49,7 +49,7 @@ impl Default for Options {
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             seed: 0,
             token_ttl_secs: 7_200,
-            quota: Quota::default(),
+            quota: ConversionQuota::default(),
             base_per_minute: 10_000,
             base_per_hour: 150_000,
             token_rule: TokenRule::default(),
@@ -65,9 +65,9 @@ impl Default for Options {
     }
 }
 
-/// Limits over sliding windows: any hour, any 24 hours, any 30 days.
+/// Call limits over sliding windows: any hour, any 24 hours, any 30 days.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Quota {
+pub struct ConversionQuota {
     /// In any 60 minutes.
     pub per_hour: u64,
     /// In any 24 hours.
@@ -76,26 +76,33 @@ pub struct Quota {
     pub per_month: u64,
 }
 
-impl Default for Quota {
+impl Default for ConversionQuota {
     fn default() -> Self {
         Self { per_hour: 100_000, per_day: 480_000, per_month: 7_500_000 }
     }
 }
 
-/// Whose token converts a dealer's `external_userid`. The upstream corp's own customers always take its own
-/// token.
+impl ConversionQuota {
+    /// The limits in the order of the windows of `CallWindows::conversion`.
+    pub(crate) const fn limits(&self) -> [u64; 3] {
+        [self.per_hour, self.per_day, self.per_month]
+    }
+}
+
+/// The token that converts a dealer's `external_userid`. The upstream corp's own customers always need its
+/// own token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum TokenRule {
-    /// The dealer's; the upstream token answers 301002.
+    /// The dealer's; with the upstream token the answer is 301002.
     #[default]
     Downstream,
-    /// The upstream corp's; a dealer's token answers 301002.
+    /// The upstream corp's; with a dealer's token the answer is 301002.
     Upstream,
-    /// Both.
+    /// Either of the two.
     Either,
 }
 
-/// What an `external_userid` answers that the token's corp does not know.
+/// The answer for an `external_userid` that the token's corp does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum UnknownId {
     /// No row.
@@ -107,7 +114,7 @@ pub enum UnknownId {
     FailBatch40096,
 }
 
-/// What a known customer answers for whom no `pending_id` resolves.
+/// The answer for a customer without a `pending_id` that resolves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Unminted {
     /// No row.
@@ -117,32 +124,32 @@ pub enum Unminted {
     EmptyPendingId,
 }
 
-/// What minting a person returns while an earlier `pending_id` is still valid.
+/// The result of minting a person whose earlier `pending_id` is still valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Remint {
     /// The same id, valid for another 90 days.
     #[default]
     SameId,
-    /// The same id with its original end.
+    /// The same id, without extension.
     SameIdNotRenewed,
-    /// Another id; the earlier one keeps resolving until its own end if it is the one minted in time.
+    /// A new id. The earlier one resolves until it expires if only that one was minted in time.
     NewId,
 }
 
 /// How callbacks are sent.
 #[derive(Debug, Clone, Copy)]
 pub struct SenderOptions {
-    /// How long one attempt may take, body included.
+    /// Time-out of one attempt, body included.
     pub timeout_ms: u64,
-    /// Attempts after the first.
+    /// Attempts after the first one.
     pub retries: u32,
-    /// Pause before each retry.
+    /// Wait before each retry.
     pub retry_interval_ms: u64,
-    /// Whether an answer other than 200 is retried (the documents disagree), or only a missing one.
+    /// Whether an answer other than 200 is retried too, not only a missing one. The documents disagree.
     pub retry_non_200: bool,
-    /// Whether a retry has a new nonce, timestamp, ciphertext and signature, or is the same bytes again.
+    /// Whether a retry is sealed again, with a new nonce, timestamp, ciphertext and signature.
     pub reencrypt_retries: bool,
-    /// The id at the end of the plaintext of a dealer's event.
+    /// The receive id of a dealer's event.
     pub receive_id: ReceiveId,
 }
 
@@ -159,10 +166,10 @@ impl Default for SenderOptions {
     }
 }
 
-/// The id at the end of the plaintext of a dealer's event.
+/// The receive id of a dealer's event: the id at the end of the plaintext.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ReceiveId {
-    /// The upstream corp's id, which is what the evidence points to.
+    /// The upstream corp's id, to which the evidence points.
     #[default]
     Upstream,
     /// The dealer's id.

@@ -1,20 +1,18 @@
-//! Call limits judged exactly: sliding windows over the instants of admitted calls, and the blocks that
-//! follow.
+//! Exact call limits: sliding windows over the instants of admitted calls, and the blocks after an overrun.
 //!
-//! This is the judge of a client's own limiter, so it never approximates: a window of length L admits at most
+//! Clients' limiters are tested against these, so they never approximate: a window of length L admits at most
 //! `limit` calls in any interval of length L, wherever it starts.
 //!
-//! Deliberately absent: who is charged for which API (`endpoints`).
+//! Deliberately absent: which corp is charged for which API (`endpoints`).
 
 use std::collections::VecDeque;
 
-use super::options::Quota;
 use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS};
 
 /// China Standard Time, in which `WeCom`'s natural days end.
 const UTC_OFFSET_MS: i64 = 8 * HOUR_MS;
 
-/// How long a caller is refused after running over a window.
+/// How long calls are refused after an overrun of a window.
 #[derive(Debug, Clone, Copy)]
 enum BlockFor {
     Ms(i64),
@@ -34,14 +32,14 @@ impl BlockFor {
 
 /// The instants of the admitted calls within the last `length_ms`, run-length encoded.
 #[derive(Debug)]
-struct Window {
+struct SlidingWindow {
     length_ms: i64,
     block_for: BlockFor,
     calls: VecDeque<(i64, u64)>,
     total: u64,
 }
 
-impl Window {
+impl SlidingWindow {
     const fn new(length_ms: i64, block_for: BlockFor) -> Self {
         Self { length_ms, block_for, calls: VecDeque::new(), total: 0 }
     }
@@ -60,48 +58,48 @@ impl Window {
     fn record(&mut self, now_ms: i64) {
         self.total += 1;
         match self.calls.back_mut() {
-            // A clock that went backwards must not break the order the pruning relies on.
+            // Also after the clock was set back: `count` relies on ascending instants.
             Some((at_ms, calls)) if *at_ms >= now_ms => *calls += 1,
             _ => self.calls.push_back((now_ms, 1)),
         }
     }
 }
 
-/// What one charge found.
+/// The result of charging one call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Charge {
-    /// Within every window and not blocked.
+    /// Every window had room and no block was in force.
     pub(crate) is_admitted: bool,
-    /// A window was full: the caller overran a limit it should have known.
+    /// A window was full: the caller overran a documented limit.
     pub(crate) is_violation: bool,
 }
 
-/// The calls of one corp to one API.
+/// The admitted calls of one corp to one API, in each of its windows.
 #[derive(Debug)]
-pub(crate) struct Ledger {
-    windows: Vec<Window>,
+pub(crate) struct CallWindows {
+    windows: Vec<SlidingWindow>,
     blocked_until_ms: i64,
 }
 
-impl Ledger {
-    /// The limits that every API has, charged with `[per_minute, per_hour]`.
+impl CallWindows {
+    /// The windows of the base limits, charged with `[per_minute, per_hour]`.
     pub(super) fn base() -> Self {
         Self::over(vec![
-            Window::new(MINUTE_MS, BlockFor::Ms(MINUTE_MS)),
-            Window::new(HOUR_MS, BlockFor::Ms(HOUR_MS)),
+            SlidingWindow::new(MINUTE_MS, BlockFor::Ms(MINUTE_MS)),
+            SlidingWindow::new(HOUR_MS, BlockFor::Ms(HOUR_MS)),
         ])
     }
 
-    /// The limits of the unionid conversions, charged with [`conversion_limits`].
+    /// The windows of the unionid conversions' quota, charged with `ConversionQuota::limits`.
     pub(crate) fn conversion() -> Self {
         Self::over(vec![
-            Window::new(HOUR_MS, BlockFor::Ms(HOUR_MS)),
-            Window::new(DAY_MS, BlockFor::RestOfNaturalDay),
-            Window::new(30 * DAY_MS, BlockFor::Ms(30 * DAY_MS)),
+            SlidingWindow::new(HOUR_MS, BlockFor::Ms(HOUR_MS)),
+            SlidingWindow::new(DAY_MS, BlockFor::RestOfNaturalDay),
+            SlidingWindow::new(30 * DAY_MS, BlockFor::Ms(30 * DAY_MS)),
         ])
     }
 
-    const fn over(windows: Vec<Window>) -> Self {
+    const fn over(windows: Vec<SlidingWindow>) -> Self {
         Self { windows, blocked_until_ms: i64::MIN }
     }
 
@@ -133,11 +131,6 @@ impl Ledger {
     }
 }
 
-/// The limits of [`Ledger::conversion`], in its order.
-pub(crate) const fn conversion_limits(quota: &Quota) -> [u64; 3] {
-    [quota.per_hour, quota.per_day, quota.per_month]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -146,28 +139,28 @@ mod tests {
 
     #[test]
     fn a_window_admits_its_limit_in_any_alignment() {
-        let mut ledger = Ledger::conversion();
+        let mut windows = CallWindows::conversion();
         let limits = [3, 100, 100];
         for at_ms in [0, HOUR_MS - 2, HOUR_MS - 1] {
-            assert_eq!(ledger.charge(at_ms, &limits), ADMITTED);
+            assert_eq!(windows.charge(at_ms, &limits), ADMITTED);
         }
         // The call at 0 leaves the window exactly one hour later.
-        assert_eq!(ledger.charge(HOUR_MS, &limits), ADMITTED);
-        let over = ledger.charge(HOUR_MS + 1, &limits);
+        assert_eq!(windows.charge(HOUR_MS, &limits), ADMITTED);
+        let over = windows.charge(HOUR_MS + 1, &limits);
         assert_eq!(over, Charge { is_admitted: false, is_violation: true });
-        assert_eq!(ledger.used(HOUR_MS + 1), [3, 4, 4]);
+        assert_eq!(windows.used(HOUR_MS + 1), [3, 4, 4]);
     }
 
     #[test]
-    fn a_block_outlives_the_room_it_was_imposed_for() {
-        let mut ledger = Ledger::conversion();
+    fn a_block_holds_although_the_window_has_room_again() {
+        let mut windows = CallWindows::conversion();
         let limits = [1, 100, 100];
-        assert!(ledger.charge(0, &limits).is_admitted);
-        assert!(ledger.charge(HOUR_MS / 2, &limits).is_violation);
-        assert!(ledger.charge(HOUR_MS / 2 + 1, &limits).is_violation);
-        let blocked = ledger.charge(HOUR_MS + 1, &limits);
+        assert!(windows.charge(0, &limits).is_admitted);
+        assert!(windows.charge(HOUR_MS / 2, &limits).is_violation);
+        assert!(windows.charge(HOUR_MS / 2 + 1, &limits).is_violation);
+        let blocked = windows.charge(HOUR_MS + 1, &limits);
         assert_eq!(blocked, Charge { is_admitted: false, is_violation: false });
-        assert!(ledger.charge(HOUR_MS + HOUR_MS / 2, &limits).is_admitted);
+        assert!(windows.charge(HOUR_MS + HOUR_MS / 2, &limits).is_admitted);
     }
 
     #[test]

@@ -1,9 +1,11 @@
-//! The platform's half of the callback cipher: sign and encrypt (documents 90968 and 90930).
+//! The platform's half of the callback cipher: encrypting and signing (documents 90968 and 90930).
 //!
 //! Written from the documents alone and apart from `crate::callback`, so that an error in one of the two
-//! cannot hide behind the same error in the other.
+//! cannot be hidden by the same error in the other.
 //!
-//! Deliberately absent: decryption and verification; the platform never receives sealed messages here.
+//! Deliberately absent: decryption and verification; the platform never receives sealed messages.
+
+use std::fmt::Write as _;
 
 use aes::Aes256;
 use aes::cipher::{Array, BlockModeEncrypt, KeyIvInit};
@@ -12,15 +14,19 @@ use base64::alphabet;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, STANDARD};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use rand::RngExt;
+use rand::rngs::StdRng;
 use sha1::{Digest, Sha1};
 
 use super::error::SimulatorError;
+use super::event::Event;
 use super::ids;
+use super::model::CallbackSpec;
 
-/// The block the padding fills, which is not the block of AES.
+/// The block size of the padding, which is not the block size of AES.
 const PAD_BYTES: usize = 32;
 
-/// `WeCom`'s generator leaves the two surplus bits of the 43rd character set as they fall.
+/// `WeCom`'s generator does not clear the two surplus bits of the 43rd character.
 const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -28,12 +34,12 @@ const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
         .with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// A callback as it goes over the wire.
+/// A callback as it is sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedCallback {
     /// The callback URL without the query.
     pub url: String,
-    /// `msg_signature=…&timestamp=…&nonce=…`, percent-encoded.
+    /// `msg_signature=…&timestamp=…&nonce=…`
     pub query: String,
     /// The XML envelope.
     pub body: String,
@@ -47,31 +53,41 @@ impl SealedCallback {
     }
 }
 
-/// What surrounds a sealed message.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Outer<'a> {
-    pub(super) to_user_name: &'a str,
-    pub(super) agent_id: &'a str,
+/// The random and time-dependent parts of one sealed message.
+#[derive(Debug)]
+pub(super) struct Salt {
+    /// The bytes before the plaintext.
+    pub(super) random: [u8; 16],
+    pub(super) nonce: String,
+    pub(super) timestamp: String,
 }
 
-/// The token and key of one callback configuration.
-#[derive(Clone)]
+impl Salt {
+    pub(super) fn draw(rng: &mut StdRng, now_secs: i64) -> Self {
+        let mut random = [0_u8; 16];
+        rng.fill(&mut random);
+        Self { random, nonce: ids::nonce(rng), timestamp: now_secs.to_string() }
+    }
+}
+
+/// Seals messages for one callback configuration.
 pub(super) struct Sealer {
+    pub(super) url: String,
     token: String,
     key: [u8; 32],
 }
 
 impl Sealer {
-    pub(super) fn new(token: &str, encoding_aes_key: &str) -> Result<Self, SimulatorError> {
-        let is_well_formed =
-            encoding_aes_key.len() == 43 && encoding_aes_key.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    pub(super) fn new(callback: &CallbackSpec) -> Result<Self, SimulatorError> {
+        let CallbackSpec { url, token, aes_key } = callback;
+        let is_well_formed = aes_key.len() == 43 && aes_key.bytes().all(|byte| byte.is_ascii_alphanumeric());
         let key = KEY_BASE64
-            .decode(encoding_aes_key)
+            .decode(aes_key)
             .ok()
             .filter(|_| is_well_formed)
             .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
             .ok_or(SimulatorError::BadAesKey)?;
-        Ok(Self { token: token.to_owned(), key })
+        Ok(Self { url: url.clone(), token: token.clone(), key })
     }
 
     /// `base64(aes-256-cbc(random ‖ length ‖ message ‖ receive id ‖ padding))`
@@ -97,93 +113,40 @@ impl Sealer {
     pub(super) fn signature(&self, timestamp: &str, nonce: &str, encrypted: &str) -> String {
         let mut parts = [self.token.as_str(), timestamp, nonce, encrypted];
         parts.sort_unstable();
-        let mut sha1 = Sha1::new();
-        for part in parts {
-            sha1.update(part.as_bytes());
-        }
-        sha1.finalize().iter().fold(String::with_capacity(40), |mut hex, byte| {
-            for digit in [byte >> 4, byte & 0xf] {
-                hex.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
-            }
+        Sha1::digest(parts.concat()).iter().fold(String::with_capacity(40), |mut hex, byte| {
+            let _ = write!(hex, "{byte:02x}");
             hex
         })
     }
-}
 
-/// What a seal draws from chance and from the clock.
-#[derive(Debug, Clone)]
-pub(super) struct Salt {
-    pub(super) random: [u8; 16],
-    pub(super) nonce: String,
-    pub(super) timestamp: String,
-}
-
-impl Salt {
-    pub(super) fn draw(rng: &mut rand::rngs::StdRng, now_secs: i64) -> Self {
-        let mut random = [0_u8; 16];
-        rand::RngExt::fill(rng, &mut random);
-        Self { random, nonce: ids::nonce(rng), timestamp: now_secs.to_string() }
+    /// Seals an event for `receive_id`.
+    pub(super) fn seal(&self, event: &Event, receive_id: &str, salt: &Salt) -> SealedCallback {
+        self.envelope(&self.encrypt(salt.random, &event.inner, receive_id), event, salt)
     }
-}
 
-/// Seals `message` for `url`.
-pub(super) fn seal(
-    sealer: &Sealer,
-    url: &str,
-    message: &str,
-    receive_id: &str,
-    outer: Outer<'_>,
-    salt: &Salt,
-) -> SealedCallback {
-    envelope(sealer, url, &sealer.encrypt(salt.random, message, receive_id), outer, salt)
-}
+    /// The signed envelope of a real or forged ciphertext; `event` has its outer fields.
+    pub(super) fn envelope(&self, encrypted: &str, event: &Event, salt: &Salt) -> SealedCallback {
+        let body = format!(
+            "<xml><ToUserName><![CDATA[{}]]></ToUserName><Encrypt><![CDATA[{encrypted}]]></Encrypt>\
+             <AgentID><![CDATA[{}]]></AgentID></xml>",
+            event.to_user_name, event.agent_id,
+        );
+        SealedCallback { url: self.url.clone(), query: self.signed_query(encrypted, salt), body }
+    }
 
-/// Signs and wraps something that is, or pretends to be, a ciphertext.
-pub(super) fn envelope(
-    sealer: &Sealer,
-    url: &str,
-    encrypted: &str,
-    outer: Outer<'_>,
-    salt: &Salt,
-) -> SealedCallback {
-    let body = format!(
-        "<xml><ToUserName><![CDATA[{}]]></ToUserName><Encrypt><![CDATA[{encrypted}]]></Encrypt>\
-         <AgentID><![CDATA[{}]]></AgentID></xml>",
-        outer.to_user_name, outer.agent_id,
-    );
-    let signature = sealer.signature(&salt.timestamp, &salt.nonce, encrypted);
-    let query =
-        query(&[("msg_signature", &signature), ("timestamp", &salt.timestamp), ("nonce", &salt.nonce)]);
-    SealedCallback { url: url.to_owned(), query, body }
-}
+    /// The URL that verifies the callback configuration; the right answer to it is `echo`.
+    pub(super) fn verification_url(&self, echo: &str, receive_id: &str, salt: &Salt) -> String {
+        let encrypted = self.encrypt(salt.random, echo, receive_id);
+        let query = self.signed_query(&encrypted, salt);
+        join(&self.url, &format!("{query}&echostr={}", utf8_percent_encode(&encrypted, NON_ALPHANUMERIC)))
+    }
 
-/// The URL that verifies a callback configuration; the right answer to it is `echo`.
-pub(super) fn verification_url(
-    sealer: &Sealer,
-    url: &str,
-    echo: &str,
-    receive_id: &str,
-    salt: &Salt,
-) -> String {
-    let echostr = sealer.encrypt(salt.random, echo, receive_id);
-    let signature = sealer.signature(&salt.timestamp, &salt.nonce, &echostr);
-    join(
-        url,
-        &query(&[
-            ("msg_signature", &signature),
-            ("timestamp", &salt.timestamp),
-            ("nonce", &salt.nonce),
-            ("echostr", &echostr),
-        ]),
-    )
-}
-
-fn query(pairs: &[(&str, &str)]) -> String {
-    let encoded: Vec<String> = pairs
-        .iter()
-        .map(|(name, value)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)))
-        .collect();
-    encoded.join("&")
+    /// The query that signs `encrypted`. Only digits and hexadecimal: nothing has to be percent-encoded.
+    fn signed_query(&self, encrypted: &str, salt: &Salt) -> String {
+        let Salt { timestamp, nonce, .. } = salt;
+        let signature = self.signature(timestamp, nonce, encrypted);
+        format!("msg_signature={signature}&timestamp={timestamp}&nonce={nonce}")
+    }
 }
 
 fn join(url: &str, query: &str) -> String {

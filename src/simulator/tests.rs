@@ -1,6 +1,6 @@
-//! The simulator asked over real HTTP, as a client would.
+//! The simulator called over real HTTP, as by a client.
 //!
-//! Deliberately absent: unionlink's own client and callback door; the simulator must be right without them.
+//! Deliberately absent: unionlink's own client and callback handler; the simulator has to work without them.
 
 mod api;
 mod callbacks;
@@ -80,7 +80,7 @@ impl Bench {
     }
 
     fn befriend(&self, dealer: &Dealer, person: &Person) -> String {
-        self.sim.befriend(&self.app.corp_id, &dealer.corp_id, person, "zhangsan", None).external_userid
+        self.sim.befriend(&dealer.corp_id, person, "zhangsan", None).external_userid
     }
 
     /// Resolves with the dealer's token.

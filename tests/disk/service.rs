@@ -238,7 +238,7 @@ impl Service {
     /// A dealer adds this person: the new id, and the event that tells of it.
     pub fn befriend(&self, dealer: usize, person: &Person) -> (String, Event) {
         let dealer = &self.dealers[dealer % DEALERS].corp_id;
-        let friendship = self.wecom.befriend(&self.corp.corp_id, dealer, person, "zhangsan", None);
+        let friendship = self.wecom.befriend(dealer, person, "zhangsan", None);
         (friendship.external_userid, friendship.event)
     }
 

@@ -126,9 +126,9 @@ async fn every_refusal_is_the_same_empty_403() {
     for callback in &refused {
         assert_eq!(post(&world, callback).await, (403, String::new()), "{callback:?}");
     }
-    for forgery in [Forgery::Signature, Forgery::Cipher, Forgery::Stranger] {
+    for forgery in [Forgery::Signature, Forgery::Cipher, Forgery::WrongKeys] {
         let statuses = world.wecom.deliver_forged(&world.corp.corp_id, forgery, 5).await;
-        if forgery == Forgery::Stranger {
+        if forgery == Forgery::WrongKeys {
             // Properly sealed, for somebody else: WeCom's, so acknowledged and set aside.
             assert!(statuses.keys().all(|status| [200, 403].contains(status)), "{statuses:?}");
         } else {

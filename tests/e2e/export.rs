@@ -105,7 +105,7 @@ async fn what_excel_would_run_and_what_would_break_a_row_is_only_text() {
     let fans = world.mint(1).await;
     let dealer = &world.dealers[0].corp_id;
     let state = "=1+1,\"a\"\nb";
-    let friendship = world.wecom.befriend(&world.corp.corp_id, dealer, &fans[0], "zhangsan", Some(state));
+    let friendship = world.wecom.befriend(dealer, &fans[0], "zhangsan", Some(state));
     world.deliver(&friendship.event).await;
     world.linked(&fans[0], 1).await;
     world.feed(1).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use unionlink::simulator::{Api, Fault, Options, Person, Quota, Remint};
+use unionlink::simulator::{Api, ConversionQuota, Fault, Options, Person, Remint};
 
 use crate::harness::{Setup, World};
 
@@ -74,7 +74,7 @@ async fn who_registers_in_the_middle_of_an_import_is_minted_at_once() {
 async fn an_import_leaves_the_reserve_to_who_registers_now() {
     let quota_line = "quota = { per_hour = 200, per_day = 1000, per_month = 5000, reserve_percent = 10 }";
     let mut setup = Setup { app: format!("existing_customers = false\n{quota_line}"), ..Setup::default() };
-    setup.options.quota = Quota { per_hour: 200, per_day: 1_000, per_month: 5_000 };
+    setup.options.quota = ConversionQuota { per_hour: 200, per_day: 1_000, per_month: 5_000 };
     let world = World::with(setup).await;
     post(&world, "?priority=bulk", ndjson(&world.wecom.add_people(300))).await;
     let held = |s: &Value| s["paused"].as_array().unwrap().iter().any(|p| p["scope"] == "bulk");

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use unionlink::simulator::By;
 
 use crate::harness::{Setup, World};
 
@@ -172,7 +173,7 @@ async fn every_kind_of_change_is_told_and_the_numbers_have_no_gap() {
     world.feed(2).await;
     // WeCom's instants have seconds; whoever leaves within one of them was never there.
     world.clock.skip(Duration::from_secs(2));
-    let left = world.wecom.unfriend_by_member(&world.corp.corp_id, &dealer, &fans[0], "lisi");
+    let left = world.wecom.unfriend(&dealer, &fans[0], "lisi", By::Member);
     world.deliver(&left).await;
     let before = world.feed_types(3).await;
     assert_eq!(before, ["link.created", "link.follower_added", "link.follower_removed"]);

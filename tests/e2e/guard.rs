@@ -379,7 +379,7 @@ async fn no_secret_leaves_the_service_whatever_is_asked_and_whatever_is_logged()
     }
     let stray = world.wecom.seal_with(&world.befriend(0, &people[0], "lisi").1, "wwSTRAY");
     assert!(world.wecom.post(&stray).await.acknowledged);
-    for forgery in [Forgery::Signature, Forgery::Cipher, Forgery::Stranger] {
+    for forgery in [Forgery::Signature, Forgery::Cipher, Forgery::WrongKeys] {
         world.wecom.deliver_forged(&world.corp.corp_id, forgery, 3).await;
     }
     until("linked", &|s| s["links"] == 4 && s["inbox"]["dead"] == 1 && s["inbox"]["quarantined"] == 1).await;

@@ -181,7 +181,7 @@ impl World {
 
     pub fn befriend(&self, dealer: usize, person: &Person, member: &str) -> (String, Event) {
         let dealer = &self.dealers[dealer].corp_id;
-        let friendship = self.wecom.befriend(&self.corp.corp_id, dealer, person, member, Some("spring"));
+        let friendship = self.wecom.befriend(dealer, person, member, Some("spring"));
         (friendship.external_userid, friendship.event)
     }
 

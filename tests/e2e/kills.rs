@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
-use unionlink::simulator::{Api, Fault, Options, Person, Quota};
+use unionlink::simulator::{Api, ConversionQuota, Fault, Options, Person};
 
 use crate::harness::Setup;
 use crate::process::Process;
@@ -21,7 +21,7 @@ async fn through_kills_the_quota_is_never_exceeded_and_nearly_all_of_it_used() {
         ),
         ..Setup::default()
     };
-    setup.options.quota = Quota { per_hour: PER_HOUR, per_day: 9_000, per_month: 9_000 };
+    setup.options.quota = ConversionQuota { per_hour: PER_HOUR, per_day: 9_000, per_month: 9_000 };
     let mut process = Process::with(setup).await;
     process.world.wecom.inject(Api::UnionidToPendingId, Fault::Latency(50), None);
     let people = process.world.wecom.add_people(2_000);

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rand::RngExt as _;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
-use unionlink::simulator::{Event, Person};
+use unionlink::simulator::{By, Event, Person};
 
 use crate::harness::{PATIENCE, World};
 use crate::sinks::caught_up;
@@ -81,10 +81,10 @@ impl Ledger {
         let person = people[rng.random_range(0..people.len())].clone();
         let (dealer, member) =
             (rng.random_range(0..world.dealers.len()), MEMBERS[rng.random_range(0..MEMBERS.len())]);
-        let (upstream, corp_id) = (&world.corp.corp_id, &world.dealers[dealer].corp_id);
+        let corp_id = &world.dealers[dealer].corp_id;
         let friendship = match what {
-            What::HalfAdd => world.wecom.befriend_half(upstream, corp_id, &person, member, None),
-            _ => world.wecom.befriend(upstream, corp_id, &person, member, Some("spring")),
+            What::HalfAdd => world.wecom.befriend_half(corp_id, &person, member, None),
+            _ => world.wecom.befriend(corp_id, &person, member, Some("spring")),
         };
         let (event, external_userid) = (friendship.event, friendship.external_userid);
         self.note(Sent { event, what, person, dealer, member, external_userid, acknowledged: false })
@@ -94,12 +94,8 @@ impl Ledger {
     fn delete(&mut self, world: &World, nth: usize, by_member: bool) -> (usize, Event) {
         let Sent { ref person, dealer, member, ref external_userid, .. } = self.sent[nth];
         let (person, external_userid) = (person.clone(), external_userid.clone());
-        let (upstream, corp_id) = (&world.corp.corp_id, &world.dealers[dealer].corp_id);
-        let event = if by_member {
-            world.wecom.unfriend_by_member(upstream, corp_id, &person, member)
-        } else {
-            world.wecom.unfriend_by_customer(upstream, corp_id, &person, member)
-        };
+        let by = if by_member { By::Member } else { By::Customer };
+        let event = world.wecom.unfriend(&world.dealers[dealer].corp_id, &person, member, by);
         let what = What::Delete;
         self.note(Sent { event, what, person, dealer, member, external_userid, acknowledged: false })
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::harness::{Setup, World};
 use serde_json::json;
-use unionlink::simulator::{Api, Change, Copies, Fault, Options, Person, TokenRule};
+use unionlink::simulator::{Api, By, Change, ContactChange, Copies, Fault, Options, Person, TokenRule};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_customer_added_by_a_dealer_is_linked_to_the_fan() {
@@ -130,8 +130,8 @@ async fn followers_come_and_go_whatever_the_order() {
     world.clock.skip(Duration::from_secs(2));
     let (_, second) = world.befriend(0, &fans[0], "lisi");
     world.clock.skip(Duration::from_secs(2));
-    let (upstream, dealer) = (&world.corp.corp_id, &world.dealers[0].corp_id);
-    let left = world.wecom.unfriend_by_customer(upstream, dealer, &fans[0], "zhangsan");
+    let dealer = &world.dealers[0].corp_id;
+    let left = world.wecom.unfriend(dealer, &fans[0], "zhangsan", By::Customer);
     // The last news first.
     world.deliver(&left).await;
     world.deliver(&second).await;
@@ -142,7 +142,7 @@ async fn followers_come_and_go_whatever_the_order() {
     assert_eq!(links[0]["external_userid"], json!(external_userid));
     let followers: Vec<_> = links[0]["followers"].as_array().unwrap().iter().map(|f| &f["user_id"]).collect();
     assert_eq!(followers, ["lisi"]);
-    let deleted = world.wecom.unfriend_by_member(upstream, dealer, &fans[0], "lisi");
+    let deleted = world.wecom.unfriend(dealer, &fans[0], "lisi", By::Member);
     world.deliver(&deleted).await;
     world.settle().await;
     assert_eq!(world.links(&fans[0]).await[0]["followers"], json!([]), "the identity stays");
@@ -153,8 +153,7 @@ async fn followers_come_and_go_whatever_the_order() {
 async fn a_half_added_customer_is_linked_once_the_member_confirms() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
-    let (upstream, dealer) = (&world.corp.corp_id, &world.dealers[0].corp_id);
-    let half = world.wecom.befriend_half(upstream, dealer, &fans[0], "zhangsan", None);
+    let half = world.wecom.befriend_half(&world.dealers[0].corp_id, &fans[0], "zhangsan", None);
     world.deliver(&half.event).await;
     world.settle().await;
     assert!(world.links(&fans[0]).await.is_empty());
@@ -272,7 +271,7 @@ async fn the_brands_own_customers_are_converted_with_its_own_token() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     let brand = &world.corp.corp_id;
-    let friendship = world.wecom.befriend(brand, brand, &fans[0], "staff", None);
+    let friendship = world.wecom.befriend(brand, &fans[0], "staff", None);
     world.deliver(&friendship.event).await;
     assert_eq!(world.linked(&fans[0], 1).await[0]["corp_id"], json!(brand));
 }
@@ -283,14 +282,14 @@ async fn events_that_need_no_action_are_acknowledged_and_counted() {
     let person = world.wecom.add_person();
     let (external_userid, _) = world.befriend(0, &person, "zhangsan");
     let dealer = world.dealers[0].corp_id.clone();
-    let user_id = "zhangsan".to_owned();
+    let contact = |change| Change::Contact {
+        user_id: "zhangsan".into(),
+        external_userid: external_userid.clone(),
+        change,
+    };
     let changes = [
-        Change::EditExternalContact { user_id: user_id.clone(), external_userid: external_userid.clone() },
-        Change::TransferFail {
-            user_id: user_id.clone(),
-            external_userid,
-            fail_reason: "customer_refused".into(),
-        },
+        contact(ContactChange::Edit),
+        contact(ContactChange::TransferFail { fail_reason: "customer_refused".into() }),
         Change::ShareChainChange { agent_id: 1 },
         Change::ChangeChain {
             change_type: "corp_join".into(),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use unionlink::domain::explain::Code;
-use unionlink::simulator::{Api, Fault, Quota};
+use unionlink::simulator::{Api, ConversionQuota, Fault};
 
 use crate::harness::{Setup, World};
 
@@ -61,7 +61,7 @@ async fn an_id_nobody_heard_of_is_never_registered() {
 async fn a_fan_whose_turn_has_not_come_waits_for_quota_and_is_told_until_when() {
     let quota = "quota = { per_hour = 5, per_day = 100, per_month = 1000 }";
     let mut setup = Setup { app: format!("existing_customers = false\n{quota}"), ..Setup::default() };
-    setup.options.quota = Quota { per_hour: 5, per_day: 100, per_month: 1_000 };
+    setup.options.quota = ConversionQuota { per_hour: 5, per_day: 100, per_month: 1_000 };
     let world = World::with(setup).await;
     world.mint(5).await;
     let late = world.wecom.add_person();

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use unionlink::simulator::SealedCallback;
+use unionlink::simulator::{By, SealedCallback};
 
 use crate::harness::{PATIENCE, Setup, World};
 
@@ -70,7 +70,7 @@ async fn old_callbacks_sent_again_change_nothing() {
     }
     world.clock.skip(Duration::from_mins(1));
     let dealer = &world.dealers[0].corp_id;
-    world.deliver(&world.wecom.unfriend_by_member(&world.corp.corp_id, dealer, &fans[1], "zhangsan")).await;
+    world.deliver(&world.wecom.unfriend(dealer, &fans[1], "zhangsan", By::Member)).await;
     world.settle().await;
     for forget in [json!({"unionid": fans[2].unionid}), json!({"external_userid": customers[3]})] {
         assert_eq!(world.post("/v1/forget", &forget).await.0, 200);

@@ -248,9 +248,9 @@ async fn readers_that_never_read_slow_nobody_and_fill_no_memory() {
     });
     let state = "s".repeat(100);
     for member in 0..MEMBERS {
-        let (corp, dealer) = (&world.corp.corp_id, &world.dealers[0].corp_id);
+        let dealer = &world.dealers[0].corp_id;
         let member = format!("{member:064}");
-        let befriend = |fan| world.wecom.befriend(corp, dealer, fan, &member, Some(&state)).event;
+        let befriend = |fan| world.wecom.befriend(dealer, fan, &member, Some(&state)).event;
         let events = fans.iter().map(befriend).collect();
         assert!(world.wecom.deliver_all(events, 32).await.iter().all(|delivery| delivery.acknowledged));
     }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
-use unionlink::simulator::{Api, Change, Fault, Options, Target, TokenRule, UnknownId};
+use unionlink::simulator::{Api, Change, ContactChange, Fault, Options, Target, TokenRule, UnknownId};
 
 use crate::harness::{Setup, World};
 
@@ -191,11 +191,10 @@ async fn unknown_ids_are_survived_in_each_way_the_platform_may_answer() {
         let dealer = world.dealers[0].corp_id.clone();
         let ghost = world.wecom.event(
             &dealer,
-            &Change::AddExternalContact {
+            &Change::Contact {
                 user_id: "zhangsan".into(),
                 external_userid: "wmNOBODYKNOWSTHISCUSTOMER".into(),
-                state: None,
-                welcome_code: None,
+                change: ContactChange::Add { state: None, welcome_code: None },
             },
         );
         let mut events = vec![ghost];

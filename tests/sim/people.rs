@@ -27,7 +27,7 @@ impl Schedule {
     pub fn mint_elsewhere(&mut self) {
         let p = self.somebody();
         let somebody = &mut self.cast.people[p];
-        let pending_id = self.machine.sim.mint_elsewhere(&self.machine.app.corp_id, &somebody.person);
+        let pending_id = self.machine.sim.mint_without_call(&self.machine.app.corp_id, &somebody.person);
         let minted = Minted::new(PendingId::new(pending_id).unwrap(), self.time.now());
         somebody.minted_elsewhere.push(minted);
         self.note(format!("p{p} is minted elsewhere"));

@@ -7,7 +7,7 @@ use tokio_util::task::TaskTracker;
 use unionlink::config::{self, Environment};
 use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{
-    AppSpec, Options, Quota, ReceiveId, Remint, Simulator, TokenRule, UnknownId, Unminted,
+    AppSpec, ConversionQuota, Options, ReceiveId, Remint, Simulator, TokenRule, UnknownId, Unminted,
 };
 use unionlink::store::embedded::Settings;
 
@@ -90,7 +90,7 @@ fn options(seed: u64, dice: &mut Dice) -> Options {
     if dice.one_in(2) {
         let per_hour = dice.between(3, 30);
         let per_day = per_hour * dice.between(2, 10);
-        options.quota = Quota { per_hour, per_day, per_month: per_day * 30 };
+        options.quota = ConversionQuota { per_hour, per_day, per_month: per_day * 30 };
     }
     options.sender.receive_id = dice.among(&[ReceiveId::Upstream, ReceiveId::Upstream, ReceiveId::Dealer]);
     options
@@ -111,7 +111,7 @@ fn setup(options: &Options, app: &AppSpec, dice: &mut Dice) -> Setup {
         ..Settings::default()
     };
     let calls_max = dice.between(1, 8);
-    let Quota { per_hour, per_day, per_month } = options.quota;
+    let ConversionQuota { per_hour, per_day, per_month } = options.quota;
     let AppSpec { corp_id, agent_id, secret, callback } = app;
     let callback = callback.as_ref().unwrap();
     let text = format!(

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio_util::task::TaskTracker;
 use unionlink::clock::Clock;
 use unionlink::domain::time::Timestamp;
-use unionlink::simulator::{Event, Simulator};
+use unionlink::simulator::{By, Event, Simulator};
 
 use crate::cast::{Cast, Pair, Shop, Told};
 use crate::service::Machine;
@@ -122,7 +122,7 @@ impl Schedule {
         let (sim, corp) = (&self.machine.sim, &self.machine.app.corp_id);
         let (person, shop) = (&self.cast.people[p].person, &self.cast.shops[d].dealer.corp_id);
         let begin = if half { Simulator::befriend_half } else { Simulator::befriend };
-        let friendship = begin(sim, corp, shop, person, member, state);
+        let friendship = begin(sim, shop, person, member, state);
         let pair = self.cast.pairs.entry((p, d)).or_insert_with(|| Pair::new(&friendship.external_userid));
         if !half && !pair.told.iter().any(|told| told.confirmed) {
             pair.found_by = sim.pending_ids(corp, person).pop();
@@ -142,13 +142,11 @@ impl Schedule {
             return self.befriend();
         }
         let (p, d) = self.dice.among(&pairs);
-        let by_member = self.dice.one_in(2);
-        let (sim, corp) = (&self.machine.sim, &self.machine.app.corp_id);
+        let by = if self.dice.one_in(2) { By::Member } else { By::Customer };
         let (person, shop) = (&self.cast.people[p].person, &self.cast.shops[d].dealer.corp_id);
         let Some(pair) = self.cast.pairs.get_mut(&(p, d)) else { return };
         let member = pair.told[self.dice.index(pair.told.len())].member.clone();
-        let end = if by_member { Simulator::unfriend_by_member } else { Simulator::unfriend_by_customer };
-        let event = end(sim, corp, shop, person, &member);
+        let event = self.machine.sim.unfriend(shop, person, &member, by);
         let told = Told::new(&member, self.time.now().as_secs(), false, false, None);
         let flag = told.flag();
         pair.told.push(told);

@@ -132,7 +132,7 @@ async fn a_dealer_token_needs_the_shared_pair_and_the_business_type() {
 }
 
 #[tokio::test]
-async fn stopping_closes_the_door_and_keeps_the_evidence() {
+async fn after_a_stop_nothing_is_served_and_counters_stay_readable() {
     let bench = Bench::start(Options::default()).await;
     bench.token().await;
     bench.sim.stop().await;
@@ -144,7 +144,7 @@ async fn stopping_closes_the_door_and_keeps_the_evidence() {
 #[tokio::test]
 async fn dropping_the_last_handle_stops_the_platform() {
     let bench = Bench::start(Options::default()).await;
-    let (url, tasks) = (bench.sim.base_url(), bench.sim.shared.tasks.clone());
+    let (url, tasks) = (bench.sim.base_url(), bench.sim.platform.tasks.clone());
     tasks.close();
     drop(bench.sim.clone());
     assert!(bench.http.get(&url).send().await.is_ok());

@@ -1,4 +1,4 @@
-//! Sealing, checked against published vectors and an opening written for this test, and sending.
+//! Sealing, checked against published vectors and a decryption written for this test, and sending.
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
@@ -11,8 +11,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
-use super::super::seal::{Salt, Sealer, verification_url};
-use super::super::{CallbackSpec, Change, Copies, Forgery, ReceiveId, SenderOptions};
+use super::super::error::SimulatorError;
+use super::super::seal::{Salt, Sealer};
+use super::super::{CallbackSpec, Change, ContactChange, Copies, Forgery, ReceiveId, SenderOptions};
 use super::*;
 
 /// The plaintext and the receive id of a callback, or what is wrong with it.
@@ -28,7 +29,7 @@ fn open(spec: &CallbackSpec, query: &str, encrypted: &str) -> Result<(String, St
     if signature != field("msg_signature") {
         return Err("signature");
     }
-    // Replacing the last character by the one without surplus bits gives the same key.
+    // The same key, with a last character whose surplus bits are zero.
     let alphabet = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let (head, last) = spec.aes_key.split_at(42);
     let at = alphabet.iter().position(|symbol| *symbol == last.as_bytes()[0]).unwrap();
@@ -54,8 +55,12 @@ fn encrypted_in(body: &str) -> &str {
     body.split_once("<Encrypt><![CDATA[").unwrap().1.split_once("]]></Encrypt>").unwrap().0
 }
 
+fn sealer(token: &str, aes_key: &str) -> Result<Sealer, SimulatorError> {
+    Sealer::new(&CallbackSpec { url: "http://x/cb?a=1".into(), token: token.into(), aes_key: aes_key.into() })
+}
+
 #[test]
-fn seals_are_what_published_implementations_produce() {
+fn sealed_messages_equal_those_of_published_implementations() {
     let vectors: Vec<Value> =
         serde_json::from_str(include_str!("../../../tests/vectors/callback.json")).unwrap();
     let (mut encrypted_seen, mut verified_seen) = (0, 0);
@@ -66,7 +71,7 @@ fn seals_are_what_published_implementations_produce() {
         if !is_deterministic && !is_verification {
             continue;
         }
-        let sealer = Sealer::new(text("token").unwrap_or(""), text("aes_key").unwrap()).unwrap();
+        let sealer = sealer(text("token").unwrap_or(""), text("aes_key").unwrap()).unwrap();
         // The file writes random bytes as Latin-1.
         let random: Vec<u8> =
             text("random16").unwrap().chars().map(|byte| u8::try_from(u32::from(byte)).unwrap()).collect();
@@ -90,44 +95,48 @@ fn seals_are_what_published_implementations_produce() {
                 timestamp: text("timestamp").unwrap().into(),
             };
             let echo = text("expected_plaintext").unwrap();
-            let url = verification_url(&sealer, "http://x/cb?a=1", echo, text("receive_id").unwrap(), &salt);
+            let url = sealer.verification_url(echo, text("receive_id").unwrap(), &salt);
             assert!(url.starts_with("http://x/cb?a=1&msg_signature="));
             assert!(url.ends_with(&format!("&echostr={urlencoded}")), "{url}");
         }
     }
     assert!(encrypted_seen >= 10 && verified_seen >= 5, "{encrypted_seen} {verified_seen}");
-    assert!(Sealer::new("t", "short").is_err());
-    assert!(Sealer::new("t", &"+".repeat(43)).is_err());
+    assert!(sealer("t", "short").is_err());
+    assert!(sealer("t", &"+".repeat(43)).is_err());
 }
 
-/// A callback door that answers what it is told and keeps what it was sent.
+/// A callback server that answers as configured and keeps what it received.
 #[derive(Default)]
-struct Door {
+struct Receiver {
     statuses: Mutex<VecDeque<u16>>,
     delay: Mutex<Option<Duration>>,
     seen: Mutex<Vec<(String, String)>>,
     echo: Mutex<Option<CallbackSpec>>,
 }
 
-impl Door {
+impl Receiver {
     fn seen(&self) -> Vec<(String, String)> {
         self.seen.lock().unwrap().clone()
     }
 }
 
-async fn knock(door: State<Arc<Door>>, query: RawQuery, body: String) -> (StatusCode, &'static str) {
-    door.seen.lock().unwrap().push((query.0.unwrap(), body));
-    let delay = *door.delay.lock().unwrap();
+async fn receive(
+    receiver: State<Arc<Receiver>>,
+    query: RawQuery,
+    body: String,
+) -> (StatusCode, &'static str) {
+    receiver.seen.lock().unwrap().push((query.0.unwrap(), body));
+    let delay = *receiver.delay.lock().unwrap();
     if let Some(delay) = delay {
         tokio::time::sleep(delay).await;
     }
-    let status = door.statuses.lock().unwrap().pop_front().unwrap_or(200);
+    let status = receiver.statuses.lock().unwrap().pop_front().unwrap_or(200);
     (StatusCode::from_u16(status).unwrap(), "success")
 }
 
-async fn echo(door: State<Arc<Door>>, query: RawQuery) -> String {
+async fn echo(receiver: State<Arc<Receiver>>, query: RawQuery) -> String {
     let query = query.0.unwrap();
-    let Some(spec) = door.echo.lock().unwrap().clone() else {
+    let Some(spec) = receiver.echo.lock().unwrap().clone() else {
         return "\"quoted\"".to_owned();
     };
     let echostr = query.split_once("echostr=").unwrap().1;
@@ -135,37 +144,38 @@ async fn echo(door: State<Arc<Door>>, query: RawQuery) -> String {
     open(&spec, &query, &echostr).unwrap().0
 }
 
-async fn door() -> (Arc<Door>, String) {
-    let door = Arc::new(Door::default());
-    let router =
-        axum::Router::new().route("/cb", axum::routing::post(knock).get(echo)).with_state(Arc::clone(&door));
+async fn receiver() -> (Arc<Receiver>, String) {
+    let receiver = Arc::new(Receiver::default());
+    let router = axum::Router::new()
+        .route("/cb", axum::routing::post(receive).get(echo))
+        .with_state(Arc::clone(&receiver));
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/cb", listener.local_addr().unwrap());
     tokio::spawn(async move { axum::serve(listener, router).await });
-    (door, url)
+    (receiver, url)
 }
 
-async fn bench_with_door() -> (Bench, Arc<Door>, CallbackSpec, Dealer) {
+async fn bench_with_receiver() -> (Bench, Arc<Receiver>, CallbackSpec, Dealer) {
     let sender = SenderOptions { retry_interval_ms: 1, ..SenderOptions::default() };
     let bench = Bench::start(Options { sender, ..Options::default() }).await;
-    let (door, url) = door().await;
+    let (receiver, url) = receiver().await;
     let spec = bench.sim.invent_callback(&url);
     bench.sim.set_callback(&bench.app.corp_id, spec.clone());
     let dealer = bench.dealer();
-    (bench, door, spec, dealer)
+    (bench, receiver, spec, dealer)
 }
 
 #[tokio::test]
 async fn a_dealers_event_reaches_the_upstream_url_and_opens_again() {
-    let (bench, door, spec, dealer) = bench_with_door().await;
+    let (bench, receiver, spec, dealer) = bench_with_receiver().await;
     let person = bench.sim.add_person();
     let corp = &bench.app.corp_id;
-    let friendship = bench.sim.befriend(corp, &dealer.corp_id, &person, "zhangsan", Some("海报"));
+    let friendship = bench.sim.befriend(&dealer.corp_id, &person, "zhangsan", Some("海报"));
     let delivery = bench.sim.deliver(&friendship.event).await;
     assert!(delivery.acknowledged);
     assert_eq!((delivery.attempts, delivery.status, delivery.answer.as_str()), (1, Some(200), "success"));
 
-    let (query, body) = door.seen().remove(0);
+    let (query, body) = receiver.seen().remove(0);
     assert!(body.contains(&format!("<ToUserName><![CDATA[{}]]></ToUserName>", dealer.corp_id)));
     assert!(body.contains(&format!("<AgentID><![CDATA[{}]]></AgentID>", dealer.agent_id)));
     let (inner, receive_id) = open(&spec, &query, encrypted_in(&body)).unwrap();
@@ -189,28 +199,32 @@ async fn a_dealers_event_reaches_the_upstream_url_and_opens_again() {
 
 #[tokio::test]
 async fn a_failed_callback_is_retried_three_times_and_sealed_afresh() {
-    let (bench, door, spec, dealer) = bench_with_door().await;
+    let (bench, receiver, spec, dealer) = bench_with_receiver().await;
     let event = bench.sim.event(
         &dealer.corp_id,
-        &Change::EditExternalContact { user_id: "zhangsan".into(), external_userid: "wm1".into() },
+        &Change::Contact {
+            user_id: "zhangsan".into(),
+            external_userid: "wm1".into(),
+            change: ContactChange::Edit,
+        },
     );
-    door.statuses.lock().unwrap().extend([500, 503, 403]);
+    receiver.statuses.lock().unwrap().extend([500, 503, 403]);
     let delivery = bench.sim.deliver(&event).await;
     assert_eq!((delivery.acknowledged, delivery.attempts), (true, 4));
-    let seen = door.seen();
+    let seen = receiver.seen();
     for (index, (query, body)) in seen.iter().enumerate() {
         assert_eq!(open(&spec, query, encrypted_in(body)).unwrap().0, event.inner);
         assert!(!seen[..index].contains(&(query.clone(), body.clone())), "a retry repeats the bytes");
     }
 
-    door.statuses.lock().unwrap().extend([500; 9]);
+    receiver.statuses.lock().unwrap().extend([500; 9]);
     let delivery = bench.sim.deliver(&event).await;
     assert_eq!((delivery.acknowledged, delivery.attempts, delivery.status), (false, 4, Some(500)));
     let delivery = bench.sim.deliver_once(&event).await;
     assert_eq!((delivery.acknowledged, delivery.attempts), (false, 1));
     bench.sim.configure(|options| options.sender.retry_non_200 = false);
     assert_eq!(bench.sim.deliver(&event).await.attempts, 1);
-    door.statuses.lock().unwrap().clear();
+    receiver.statuses.lock().unwrap().clear();
 
     let callbacks = bench.sim.counters().callbacks;
     assert_eq!((callbacks.attempts, callbacks.acknowledged, callbacks.gave_up), (10, 1, 3));
@@ -218,39 +232,43 @@ async fn a_failed_callback_is_retried_three_times_and_sealed_afresh() {
 
 #[tokio::test]
 async fn silence_is_retried_with_the_same_bytes_if_configured() {
-    let (bench, door, _, dealer) = bench_with_door().await;
+    let (bench, receiver, _, dealer) = bench_with_receiver().await;
     bench.sim.configure(|options| {
         options.sender.timeout_ms = 300;
         options.sender.reencrypt_retries = false;
         options.sender.retry_non_200 = false;
         options.sender.retries = 1;
     });
-    *door.delay.lock().unwrap() = Some(Duration::from_secs(5));
+    *receiver.delay.lock().unwrap() = Some(Duration::from_secs(5));
     let event = bench.sim.event(
         &dealer.corp_id,
-        &Change::DelFollowUser { user_id: "zhangsan".into(), external_userid: "wm1".into() },
+        &Change::Contact {
+            user_id: "zhangsan".into(),
+            external_userid: "wm1".into(),
+            change: ContactChange::DelFollowUser,
+        },
     );
     let delivery = bench.sim.deliver(&event).await;
     assert_eq!((delivery.acknowledged, delivery.attempts, delivery.status), (false, 2, None));
-    let seen = door.seen();
+    let seen = receiver.seen();
     assert_eq!(seen.len(), 2);
     assert_eq!(seen[0], seen[1]);
 }
 
 #[tokio::test]
 async fn many_events_are_delivered_in_another_order_and_reported_in_theirs() {
-    let (bench, door, spec, dealer) = bench_with_door().await;
+    let (bench, receiver, spec, dealer) = bench_with_receiver().await;
     let events: Vec<_> = bench
         .sim
         .add_people(50)
         .iter()
-        .map(|person| bench.sim.befriend(&bench.app.corp_id, &dealer.corp_id, person, "lisi", None).event)
+        .map(|person| bench.sim.befriend(&dealer.corp_id, person, "lisi", None).event)
         .collect();
     let deliveries = bench.sim.deliver_all(events.clone(), 1).await;
     assert_eq!(deliveries.len(), 50);
     assert!(deliveries.iter().all(|delivery| delivery.acknowledged));
     let inner = |seen: &(String, String)| open(&spec, &seen.0, encrypted_in(&seen.1)).unwrap().0;
-    let mut arrived: Vec<String> = door.seen().iter().map(inner).collect();
+    let mut arrived: Vec<String> = receiver.seen().iter().map(inner).collect();
     let mut sent: Vec<String> = events.into_iter().map(|event| event.inner).collect();
     assert_ne!(arrived, sent);
     arrived.sort();
@@ -260,28 +278,28 @@ async fn many_events_are_delivered_in_another_order_and_reported_in_theirs() {
 
 #[tokio::test]
 async fn copies_forgeries_and_verification() {
-    let (bench, door, spec, dealer) = bench_with_door().await;
+    let (bench, receiver, spec, dealer) = bench_with_receiver().await;
     let corp = &bench.app.corp_id;
-    let event = bench.sim.befriend(corp, &dealer.corp_id, &bench.sim.add_person(), "lisi", None).event;
+    let event = bench.sim.befriend(&dealer.corp_id, &bench.sim.add_person(), "lisi", None).event;
     for (copies, distinct) in [(Copies::Identical, 1), (Copies::Resealed, 5)] {
         assert_eq!(bench.sim.deliver_copies(&event, 5, copies).await.len(), 5);
-        let mut seen = std::mem::take(&mut *door.seen.lock().unwrap());
+        let mut seen = std::mem::take(&mut *receiver.seen.lock().unwrap());
         seen.sort();
         seen.dedup();
         assert_eq!(seen.len(), distinct);
     }
     for (forgery, refused_for) in
-        [(Forgery::Signature, "signature"), (Forgery::Stranger, "signature"), (Forgery::Cipher, "")]
+        [(Forgery::Signature, "signature"), (Forgery::WrongKeys, "signature"), (Forgery::Cipher, "")]
     {
         assert_eq!(bench.sim.deliver_forged(corp, forgery, 3).await[&200], 3);
-        for (query, body) in std::mem::take(&mut *door.seen.lock().unwrap()) {
+        for (query, body) in std::mem::take(&mut *receiver.seen.lock().unwrap()) {
             let reason = open(&spec, &query, encrypted_in(&body)).unwrap_err();
             // What is wrong with random bytes depends on the bytes.
             assert!(reason == refused_for || refused_for.is_empty() && reason != "signature");
         }
     }
     assert!(!bench.sim.verify_url(corp).await);
-    *door.echo.lock().unwrap() = Some(spec);
+    *receiver.echo.lock().unwrap() = Some(spec);
     assert!(bench.sim.verify_url(corp).await);
 }
 

@@ -51,7 +51,7 @@ async fn a_day_at_a_dealer_by_curl() {
 }
 
 #[tokio::test]
-async fn nonsense_is_answered_with_its_reason() {
+async fn an_invalid_request_is_answered_with_the_reason() {
     let bench = Bench::start(Options::default()).await;
     for (path, body, reason) in [
         ("people", json!({ "count": "two" }), "expected usize"),

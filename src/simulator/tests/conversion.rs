@@ -1,6 +1,6 @@
 //! Minting, resolving and existing customers.
 
-use super::super::{Remint, TokenRule, UnknownId, Unminted};
+use super::super::{By, Remint, TokenRule, UnknownId, Unminted};
 use super::*;
 use crate::domain::time::DAY_MS;
 
@@ -18,7 +18,7 @@ async fn a_customer_minted_before_resolves_at_every_dealer_under_another_id() {
     // Another dealer's id is unknown to this one.
     assert_eq!(rows(&bench.resolve(&two, &[&at_one]).await), []);
     assert_eq!(bench.sim.truth().len(), 2);
-    assert_eq!(bench.sim.external_userid(&bench.app.corp_id, &one.corp_id, &person), Some(at_one));
+    assert_eq!(bench.sim.external_userid(&one.corp_id, &person), Some(at_one));
 }
 
 #[tokio::test]
@@ -47,7 +47,7 @@ async fn minting_refuses_what_the_documents_refuse() {
 }
 
 #[tokio::test]
-async fn escaped_unicode_and_bodies_that_are_not_json_are_told_apart() {
+async fn escaped_unicode_and_bodies_that_are_not_json_have_different_answers() {
     let bench = Bench::start(Options::default()).await;
     let url = format!(
         "{}{}?access_token={}",
@@ -152,8 +152,7 @@ async fn the_kind_of_token_decides_and_the_rule_can_be_changed() {
     let person = bench.sim.add_person();
     bench.mint(&person).await;
     let external_userid = bench.befriend(&dealer, &person);
-    let own =
-        bench.sim.befriend(&bench.app.corp_id, &bench.app.corp_id, &person, "boss", None).external_userid;
+    let own = bench.sim.befriend(&bench.app.corp_id, &person, "boss", None).external_userid;
     let (upstream, downstream) = (bench.token().await, bench.dealer_token(&dealer).await);
     let ask = async |token: &str, id: &str| {
         let answer =
@@ -196,8 +195,7 @@ async fn poisoned_hidden_deleted_and_half_added_customers() {
     bench.mint(&person).await;
     bench.mint(&half).await;
     let id = bench.befriend(&dealer, &person);
-    let corp = &bench.app.corp_id;
-    let half_id = bench.sim.befriend_half(corp, &dealer.corp_id, &half, "lisi", None).external_userid;
+    let half_id = bench.sim.befriend_half(&dealer.corp_id, &half, "lisi", None).external_userid;
     assert_eq!(rows(&bench.resolve(&dealer, &[&id, &half_id]).await).len(), 1);
     assert_eq!(bench.befriend(&dealer, &half), half_id);
     assert_eq!(rows(&bench.resolve(&dealer, &[&id, &half_id]).await).len(), 2);
@@ -210,13 +208,14 @@ async fn poisoned_hidden_deleted_and_half_added_customers() {
     assert_eq!(bench.resolve(&dealer, &[&id, &half_id]).await["errcode"], 40_096);
     assert_eq!(rows(&bench.resolve(&dealer, &[&half_id]).await).len(), 1);
     bench.sim.cure(&id);
-    let _ = bench.sim.unfriend_by_member(corp, &dealer.corp_id, &person, "zhangsan");
-    let _ = bench.sim.unfriend_by_customer(corp, &dealer.corp_id, &person, "zhangsan");
+    for by in [By::Member, By::Customer] {
+        let _ = bench.sim.unfriend(&dealer.corp_id, &person, "zhangsan", by);
+    }
     assert_eq!(rows(&bench.resolve(&dealer, &[&id]).await).len(), 1);
     bench.sim.set_dealer_error(&dealer.corp_id, Some(48_002));
     assert_eq!(bench.resolve(&dealer, &[&id]).await["errcode"], 48_002);
     bench.sim.set_dealer_error(&dealer.corp_id, None);
-    bench.sim.set_app_error(corp, Some(60_020));
+    bench.sim.set_app_error(&bench.app.corp_id, Some(60_020));
     assert_eq!(bench.resolve(&dealer, &[&id]).await["errcode"], 60_020);
 }
 
@@ -227,9 +226,9 @@ async fn group_members_convert_with_the_chat_id_only() {
     let (member, outsider) = (bench.sim.add_person(), bench.sim.add_person());
     bench.mint(&member).await;
     bench.mint(&outsider).await;
-    let chat_id = bench.sim.add_chat(&bench.app.corp_id, &dealer.corp_id);
+    let chat_id = bench.sim.add_chat(&dealer.corp_id);
     let event = bench.sim.join_chat(&chat_id, std::slice::from_ref(&member));
-    let id = bench.sim.external_userid(&bench.app.corp_id, &dealer.corp_id, &member).unwrap();
+    let id = bench.sim.external_userid(&dealer.corp_id, &member).unwrap();
     assert!(event.inner.contains(&format!("<Item>{id}</Item>")));
     let outsider_id = bench.befriend(&dealer, &outsider);
 

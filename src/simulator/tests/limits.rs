@@ -1,11 +1,11 @@
 //! Quotas and the limits that every API has.
 
-use super::super::{Fault, Quota, QuotaUse};
+use super::super::{ConversionQuota, Fault, QuotaUse};
 use super::*;
 use crate::domain::time::HOUR_MS;
 
 fn small_quota() -> Options {
-    Options { quota: Quota { per_hour: 3, per_day: 5, per_month: 100 }, ..Options::default() }
+    Options { quota: ConversionQuota { per_hour: 3, per_day: 5, per_month: 100 }, ..Options::default() }
 }
 
 #[tokio::test]
@@ -18,7 +18,7 @@ async fn minting_beyond_the_hour_is_a_violation_and_blocks_for_an_hour() {
     bench.clock.advance_ms(HOUR_MS / 2);
     assert_eq!(bench.mint_answer(&person).await["errcode"], 45_009);
     bench.clock.advance_ms(HOUR_MS / 2);
-    // The window has room again, the block still holds.
+    // The window has room again, but the block is still in force.
     assert_eq!(bench.mint_answer(&person).await["errcode"], 45_009);
     bench.clock.advance_ms(HOUR_MS / 2);
     bench.mint(&person).await;
@@ -30,7 +30,7 @@ async fn minting_beyond_the_hour_is_a_violation_and_blocks_for_an_hour() {
 }
 
 #[tokio::test]
-async fn the_two_conversions_have_ledgers_of_their_own() {
+async fn each_of_the_two_conversions_has_a_quota_of_its_own() {
     let bench = Bench::start(small_quota()).await;
     let person = bench.sim.add_person();
     for _ in 0..3 {

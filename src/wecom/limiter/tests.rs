@@ -1,4 +1,4 @@
-//! Random histories of the limiter over a store, checked with the simulated platform's own quota ledger:
+//! Random histories of the limiter over a store, checked with the simulated platform's own call windows:
 //! crashes, reboots, a wall clock that is set, 45009, two corps.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::app::StoredLedgers;
 use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS, Steady, Timestamp};
-use crate::simulator::quota::{Ledger as Judge, conversion_limits};
+use crate::simulator::quota::CallWindows;
 use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
 
@@ -141,16 +141,16 @@ async fn run_through(steps: Vec<Step>) {
             }
         }
     }
-    let quota = crate::simulator::Quota {
+    let quota = crate::simulator::ConversionQuota {
         per_hour: LIMITS.per_hour.into(),
         per_day: LIMITS.per_day.into(),
         per_month: LIMITS.per_month.into(),
     };
     for calls in &mut arrivals {
         calls.sort_unstable();
-        let mut judge = Judge::conversion();
+        let mut windows = CallWindows::conversion();
         for at in calls {
-            assert!(judge.charge(*at, &conversion_limits(&quota)).is_admitted, "over quota");
+            assert!(windows.charge(*at, &quota.limits()).is_admitted, "over quota");
         }
     }
     // Whatever happened, a whole hour's quota is available again a month later.

@@ -1,20 +1,18 @@
-//! What the server, the sender and the handles have in common.
+//! The running platform: its state behind a lock, and what its tasks need to send, wait and stop.
 //!
-//! Deliberately absent: behaviour; the lock guards plain data and is never held across an await.
+//! Deliberately absent: behaviour. The lock guards plain data and is never held across an await.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::world::World;
-use crate::clock::Clock;
 
-pub(super) struct Shared {
+pub(super) struct Platform {
     world: Mutex<World>,
-    pub(super) clock: Arc<dyn Clock>,
-    /// Sends callbacks; nothing does in a simulation without sockets.
+    /// Sends callbacks; `None` on a platform without sockets.
     pub(super) http: Option<reqwest::Client>,
     /// Wakes calls that hang.
     pub(super) faults_cleared: Notify,
@@ -22,11 +20,10 @@ pub(super) struct Shared {
     pub(super) stop: CancellationToken,
 }
 
-impl Shared {
-    pub(super) fn new(world: World, clock: Arc<dyn Clock>, http: Option<reqwest::Client>) -> Self {
+impl Platform {
+    pub(super) fn new(world: World, http: Option<reqwest::Client>) -> Self {
         Self {
             world: Mutex::new(world),
-            clock,
             http,
             faults_cleared: Notify::new(),
             tasks: TaskTracker::new(),
@@ -34,7 +31,7 @@ impl Shared {
         }
     }
 
-    /// The state. A panic elsewhere does not make it useless: judges still want to read it.
+    /// The state. It stays readable after a panic elsewhere, so that a test can still report what it found.
     pub(super) fn world(&self) -> MutexGuard<'_, World> {
         self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
