@@ -1,6 +1,6 @@
 //! `unionlink explain`: why a person is, or is not, linked, in both languages.
 //!
-//! The service finds the verdict and its words; here they are only laid out.
+//! Deliberately absent: the verdict and its words, which are the service's; this prints them.
 
 use std::process::ExitCode;
 
@@ -9,18 +9,24 @@ use serde::Deserialize;
 use super::admin::{AdminApi, ToService};
 use super::output::Output;
 use super::table::plain;
+use crate::domain::explain::Text;
+use crate::domain::ids::ExternalUserid;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Explain {
-    /// A unionid or `external_userid`
-    #[arg(value_name = "ID", value_parser = id)]
-    id: String,
+    // A unionid has the same form. Spaces around an id come from copying it.
+    #[arg(
+        value_name = "ID",
+        help = "A unionid or external_userid",
+        value_parser = |id: &str| ExternalUserid::new(id.trim())
+    )]
+    id: ExternalUserid,
     #[command(flatten)]
     service: ToService,
     /// The language of the answer
     #[arg(long, value_enum, value_name = "LANGUAGE", default_value = "both")]
     lang: Lang,
-    /// Print what the service answered, as JSON
+    /// Print the service's answer as JSON
     #[arg(long)]
     json: bool,
 }
@@ -30,6 +36,16 @@ enum Lang {
     En,
     Zh,
     Both,
+}
+
+impl Lang {
+    fn lines(self, text: &Text) -> Vec<String> {
+        match self {
+            Self::En => vec![plain(&text.en)],
+            Self::Zh => vec![plain(&text.zh)],
+            Self::Both => vec![plain(&text.en), plain(&text.zh)],
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -47,66 +63,35 @@ struct Evidence {
     text: Text,
 }
 
-#[derive(Deserialize)]
-struct Text {
-    en: String,
-    zh: String,
-}
-
-/// Spaces around an id are how it was copied, and none within.
-fn id(text: &str) -> Result<String, String> {
-    match text.trim() {
-        "" => Err("is empty".to_owned()),
-        id if id.chars().any(|c| c.is_whitespace() || c.is_control()) => {
-            Err("contains white space or a control character".to_owned())
-        }
-        id => Ok(id.to_owned()),
-    }
-}
-
 impl Explain {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         self.ask(&self.service.api()?, &mut Output::of_process()).await
     }
 
     pub(super) async fn ask(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
-        let body = api.get(api.address(&["v1", "explain", &self.id], &[])).await?;
-        let found: Explanation = api.parsed(&body)?;
+        let body = api.get(api.address(&["v1", "explain", self.id.as_str()], &[])).await?;
+        let Explanation { id, code, text, hint, evidence } = api.parsed(&body)?;
         if self.json {
             out.print_answer(&body)?;
             return Ok(ExitCode::SUCCESS);
         }
-        out.print(&format!("{}: {}", plain(&found.id), plain(&found.code)))?;
-        for line in self.lang.of(&found.text) {
-            out.print(&format!("  {line}"))?;
+        let mut lines = vec![format!("{}: {}", plain(&id), plain(&code))];
+        lines.extend(self.lang.lines(&text).iter().map(|line| format!("  {line}")));
+        if let Some(hint) = &hint {
+            lines.push(String::new());
+            lines.extend(self.lang.lines(hint).iter().map(|line| format!("  → {line}")));
         }
-        if let Some(hint) = &found.hint {
-            out.print("")?;
-            for line in self.lang.of(hint) {
-                out.print(&format!("  → {line}"))?;
-            }
+        if !evidence.is_empty() {
+            lines.push(String::new());
         }
-        if !found.evidence.is_empty() {
-            out.print("")?;
+        for Evidence { at, text } in &evidence {
+            let at = plain(at.as_deref().unwrap_or("-"));
+            // The instant stands before the first language only.
+            let labels = [at.as_str(), ""];
+            let texts = self.lang.lines(text);
+            lines.extend(labels.iter().zip(&texts).map(|(label, line)| format!("  {label:<24}  {line}")));
         }
-        for Evidence { at, text } in &found.evidence {
-            let mut at = plain(at.as_deref().unwrap_or("-"));
-            for line in self.lang.of(text) {
-                out.print(&format!("  {at:<24}  {line}"))?;
-                // Said once; what follows says the same in the other language.
-                at.clear();
-            }
-        }
+        lines.iter().try_for_each(|line| out.print(line))?;
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-impl Lang {
-    fn of(self, text: &Text) -> Vec<String> {
-        match self {
-            Self::En => vec![plain(&text.en)],
-            Self::Zh => vec![plain(&text.zh)],
-            Self::Both => vec![plain(&text.en), plain(&text.zh)],
-        }
     }
 }

@@ -1,295 +1,316 @@
-//! Why somebody is, or is not, linked: one verdict from what is known, in English and Chinese.
+//! Why a person is, or is not, linked: one verdict with a hint, and the evidence, in English and Chinese.
 //!
-//! Pure: whoever asks gathers the [`Facts`]. The codes are stable; the texts are for people.
+//! A pure function of [`Facts`]; each rule holds the words of its verdicts. The codes are stable. The texts
+//! are for people and name instants in China time; the fields for programs carry UTC.
+//!
+//! Deliberately absent: gathering the facts, which is the admin API's task.
 
 use serde::Serialize;
+use strum::VariantArray;
 use utoipa::ToSchema;
 
-use super::ids::{AppName, CorpId, SinkName};
-use super::link::Source;
-use super::time::Timestamp;
+use super::fan::{Fan, FanState, Minted};
+use super::ids::ContactKey;
+use super::time::{SECOND_MS, Timestamp};
+use evidence::{evidence, through};
+use facts::text;
 
-mod texts;
+mod evidence;
+mod facts;
 
-/// Everything known about an id.
-#[derive(Debug, Clone, Default)]
-pub struct Facts {
-    /// The fans of this unionid, or whom a customer of this `external_userid` is linked to.
-    pub fans: Vec<FanFacts>,
-    /// The customers of this `external_userid`, or linked to this unionid.
-    pub contacts: Vec<ContactFacts>,
-    /// What is in the inbox or set aside about those customers.
-    pub events: Vec<EventFacts>,
-    /// When this person was forgotten, if ever.
-    pub forgotten_at: Option<Timestamp>,
-    /// Sinks that have entries still to get.
-    pub sinks: Vec<SinkFacts>,
-}
+pub use evidence::Evidence;
+pub use facts::{Facts, HeldEvent, Place, SinkLag, Text, Trouble};
 
-/// What is known of a fan.
-#[derive(Debug, Clone)]
-pub struct FanFacts {
-    /// The app.
-    pub app: AppName,
-    /// When the brand first told us.
-    pub registered_at: Timestamp,
-    /// How far it is.
-    pub state: FanIs,
-    /// When the newest pending id was obtained, and when it ends.
-    pub minted: Option<(Timestamp, Timestamp)>,
-    /// When WeCom was asked which dealers have this person already, and how many it named.
-    pub existing: Option<(Timestamp, u32)>,
-    /// Why nothing is minted for this app now.
-    pub paused: Option<Trouble>,
-}
-
-/// How far a fan is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FanIs {
-    /// Waiting to be minted, until about then if that can be told.
-    Waiting(Option<Timestamp>),
-    /// A pending id is within its life.
-    Minted,
-    /// There was one, and it is over.
-    Expired,
-    /// WeCom refuses this pair of ids.
-    Rejected {
-        /// When it said so.
-        at: Timestamp,
-        /// What it said.
-        trouble: Trouble,
-    },
-}
-
-/// Something that WeCom said, or that went wrong otherwise, and what helps.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
-    /// WeCom's code.
-    pub errcode: Option<i64>,
-    /// What to do, or what happened, in English.
-    pub en: String,
-    /// The same in Chinese.
-    pub zh: String,
-    /// When it is tried again.
-    pub until: Option<Timestamp>,
-}
-
-/// What is known of a customer.
-#[derive(Debug, Clone)]
-pub struct ContactFacts {
-    /// The dealer.
-    pub corp_id: CorpId,
-    /// When we learnt of this customer.
-    pub first_seen_at: Timestamp,
-    /// Whether WeCom said what the pending id is.
-    pub has_pending_id: bool,
-    /// Questions about the pending id that found nothing, and when the next is due.
-    pub asked: Option<(u32, Option<Timestamp>)>,
-    /// Since when it is linked, and through what.
-    pub linked: Option<(Timestamp, Source)>,
-    /// Why this dealer is left alone now.
-    pub paused: Option<Trouble>,
-}
-
-/// Something in the inbox or set aside.
-#[derive(Debug, Clone)]
-pub struct EventFacts {
-    /// As shown: `evt_42`.
+/// Why an id is, or is not, linked.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Explanation {
+    /// The id asked about.
+    #[schema(example = "oINVENTED-unionid-0001")]
     pub id: String,
-    /// When we received it.
-    pub received_at: Timestamp,
-    /// Where it is.
-    pub place: EventIs,
-    /// Why the dealer it came from is left alone now.
-    pub paused: Option<Trouble>,
+    /// The verdict, for programs.
+    pub code: Code,
+    /// The verdict, for people.
+    pub text: Text,
+    /// What to do, if anything.
+    pub hint: Option<Text>,
+    /// What the verdict rests on, earliest first.
+    pub evidence: Vec<Evidence>,
 }
 
-/// Where an event is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum EventIs {
-    /// To be worked on then.
-    Waiting(Timestamp),
-    /// Given up.
-    Dead(Trouble),
-    /// Not for us, or not understood.
-    Quarantined(Trouble),
-}
-
-/// A sink with entries still to get.
-#[derive(Debug, Clone)]
-pub struct SinkFacts {
-    /// Which.
-    pub name: SinkName,
-    /// How many.
-    pub entries: u64,
-    /// When the oldest of them was written.
-    pub oldest_at: Option<Timestamp>,
-    /// Why.
-    pub reason: Option<String>,
-}
-
-/// A text in both languages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Text {
-    /// English.
-    pub en: String,
-    /// Chinese.
-    pub zh: String,
-}
-
-/// What a verdict says, for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema)]
+/// A verdict for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema, VariantArray)]
 #[schema(as = VerdictCode)]
 #[serde(rename_all = "snake_case")]
 pub enum Code {
     /// Neither a fan nor a customer of this id is known.
     NeverRegistered,
-    /// The fan waits to be minted.
+    /// The fan is queued for a `pending_id`.
     WaitingForQuota,
-    /// The fan waits, and minting is stopped by a setting.
+    /// The fan is queued for a `pending_id`, and minting for its app is held back.
     MintingParked,
-    /// WeCom refuses the fan's ids.
+    /// WeCom rejects the fan's ids.
     RejectedByWecom,
-    /// The fan has a pending id, and no dealer has added this person since.
+    /// The fan has a valid `pending_id`, and no dealer is known to have added this person.
     NotAdded,
-    /// The customer is known, and WeCom has no pending id for them.
+    /// WeCom returned no `pending_id` for the customer.
     NoPendingId,
-    /// The customer has a pending id that none of our fans has.
+    /// The customer has a `pending_id` that no fan has.
     PendingIdUnknown,
-    /// The fan's pending id is over.
+    /// The fan's `pending_id` has expired.
     Expired,
-    /// The dealer's customers cannot be asked about.
+    /// Calls for the dealer's customers are held back.
     DealerParked,
-    /// A message about this customer waits for an operator.
+    /// A message about the customer is in quarantine.
     EventQuarantined,
-    /// An event of this customer was given up.
+    /// An event of the customer is a dead letter.
     EventDead,
-    /// An event of this customer is being worked on.
+    /// An event of the customer is in the inbox.
     EventWaiting,
-    /// Linked, and every sink has it.
+    /// Linked, and every sink has received it.
     Linked,
-    /// Linked, and a sink has not got it yet.
+    /// Linked, and a sink has yet to receive it.
     SinkBehind,
-    /// Forgotten, and not registered since.
+    /// Erased, and not registered since.
     Forgotten,
 }
 
-impl Code {
-    /// All of them.
-    pub const ALL: [Self; 15] = [
-        Self::NeverRegistered,
-        Self::WaitingForQuota,
-        Self::MintingParked,
-        Self::RejectedByWecom,
-        Self::NotAdded,
-        Self::NoPendingId,
-        Self::PendingIdUnknown,
-        Self::Expired,
-        Self::DealerParked,
-        Self::EventQuarantined,
-        Self::EventDead,
-        Self::EventWaiting,
-        Self::Linked,
-        Self::SinkBehind,
-        Self::Forgotten,
-    ];
+type Verdict = (Code, Text, Option<Text>);
+
+/// A verdict: code and text, then the hint in both languages or as an `Option<Text>`.
+macro_rules! verdict {
+    ($code:ident, $en:literal, $zh:literal, $hint_en:literal, $hint_zh:literal $(,)?) => {
+        verdict!($code, $en, $zh, Some(text!($hint_en, $hint_zh)))
+    };
+    ($code:ident, $en:literal, $zh:literal, $hint:expr $(,)?) => {
+        (Code::$code, text!($en, $zh), $hint)
+    };
 }
 
-/// The answer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verdict {
-    /// For programs.
-    pub code: Code,
-    /// What is.
-    pub text: Text,
-    /// What to do, if anything.
-    pub hint: Option<Text>,
-}
-
-/// Something that happened, or is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-pub struct Evidence {
-    /// When, if it has a time.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub at: Option<Timestamp>,
-    /// For programs.
-    pub code: &'static str,
-    /// For people.
-    pub text: Text,
-}
-
-/// Why this id is, or is not, linked as of `now`, and what that rests on, earliest first.
+/// Why `id` is, or is not, linked as of `now`. The first rule that applies decides.
 #[must_use]
-pub fn explain(facts: &Facts, now: Timestamp) -> (Verdict, Vec<Evidence>) {
-    let verdict = linked(facts, now)
+pub fn explain(id: String, facts: &Facts, now: Timestamp) -> Explanation {
+    let (code, text, hint) = linked(facts, now)
         .or_else(|| forgotten(facts))
-        .or_else(|| in_trouble(facts))
-        .or_else(|| facts.contacts.first().map(unlinked))
-        .or_else(|| facts.fans.iter().min_by_key(|fan| hope(fan)).map(alone))
-        .unwrap_or_else(texts::never_registered);
-    (verdict, texts::evidence(facts))
+        .or_else(|| dealer_parked(facts))
+        .or_else(|| event(facts))
+        .or_else(|| unlinked_customer(facts))
+        .or_else(|| unlinked_fan(facts, now))
+        .unwrap_or_else(never_registered);
+    Explanation { id, code, text, hint, evidence: evidence(facts, now) }
 }
 
 fn linked(facts: &Facts, now: Timestamp) -> Option<Verdict> {
-    let links = facts.contacts.iter().filter_map(|contact| Some((contact, contact.linked?)));
-    let (contact, (since, source)) = links.min_by_key(|(_, (since, _))| *since)?;
-    let newest = facts.contacts.iter().filter_map(|contact| contact.linked).map(|(at, _)| at).max();
-    // What a sink still has to get begins at or before the newest of the links.
-    let behind = facts.sinks.iter().find(|sink| sink.entries > 0 && sink.oldest_at <= newest);
-    let dealers = facts.contacts.iter().filter(|contact| contact.linked.is_some()).count();
-    Some(match behind {
-        Some(sink) => texts::sink_behind(sink, since, now),
-        None => texts::linked(&contact.corp_id, since, source, dealers),
-    })
+    let links = facts.contacts.iter().filter_map(|(key, contact, _)| Some((key, contact.link.as_ref()?)));
+    let mut links: Vec<_> = links.collect();
+    links.sort_by_key(|(_, link)| link.linked_at);
+    let ((ContactKey { corp_id, .. }, first), (_, newest)) = (*links.first()?, *links.last()?);
+    let since = first.linked_at.in_china();
+    // A sink that lacks one of the links has a backlog from that link or earlier.
+    let lacks_one = |sink: &&SinkLag| sink.entries > 0 && sink.oldest_at <= Some(newest.linked_at);
+    if let Some(SinkLag { name, entries, oldest_at, reason }) = facts.sinks.iter().find(lacks_one) {
+        let seconds = oldest_at.map_or(0, |at| now.millis_since(at).max(0) / SECOND_MS);
+        let unit = if *entries == 1 { "entry" } else { "entries" };
+        let (en, zh) = reason.as_deref().map_or(("see /v1/sinks", "见 /v1/sinks"), |why| (why, why));
+        return Some(verdict!(
+            SinkBehind,
+            "linked since {since}, but the sink {name} is {entries} {unit} and {seconds} s behind",
+            "自 {since} 起已关联，但推送目标 {name} 落后 {entries} 条、{seconds} 秒",
+            "check its receiver ({en}); the sink then catches up by itself, in order",
+            "请检查其接收端（{zh}）；恢复后会按顺序自动补齐",
+        ));
+    }
+    let (en, zh) = through(first.source);
+    let (more_en, more_zh) = match links.len() - 1 {
+        0 => (String::new(), String::new()),
+        others => (format!(", and of {others} more"), format!("，另有 {others} 条关联")),
+    };
+    Some(verdict!(
+        Linked,
+        "linked since {since}, {en}, as a customer of {corp_id}{more_en}",
+        "自 {since} 起已关联（{zh}），为企业 {corp_id} 的客户{more_zh}",
+        None,
+    ))
 }
 
 fn forgotten(facts: &Facts) -> Option<Verdict> {
-    let at = facts.forgotten_at?;
-    facts.fans.iter().all(|fan| fan.registered_at < at).then(|| texts::forgotten(at))
+    let at = facts.forgotten_at.filter(|at| facts.fans.iter().all(|(_, fan, _)| fan.registered_at < *at))?;
+    let at = at.in_china();
+    Some(verdict!(
+        Forgotten,
+        "this person's data was erased at {at}",
+        "已于 {at} 删除此人的个人信息",
+        "this person is linked again only after being registered as a fan again",
+        "只有重新登记为粉丝，才会再次关联",
+    ))
 }
 
-/// Something stands in the way that an operator can see, or soon will.
-fn in_trouble(facts: &Facts) -> Option<Verdict> {
-    let waits = |event: &&EventFacts| matches!(event.place, EventIs::Waiting(_));
-    let of_events = facts.events.iter().filter(waits).find_map(|event| event.paused.as_ref());
-    let asked_again = |contact: &&ContactFacts| contact.asked.is_some_and(|(_, due_at)| due_at.is_some());
-    let of_contacts = facts.contacts.iter().filter(asked_again).find_map(|contact| contact.paused.as_ref());
-    if let Some(trouble) = of_events.or(of_contacts) {
-        return Some(texts::dealer_parked(trouble));
-    }
-    // The newest says most.
-    facts.events.iter().max_by_key(|event| event.received_at).map(|event| match &event.place {
-        EventIs::Waiting(due_at) => texts::event_waiting(&event.id, *due_at),
-        EventIs::Dead(trouble) => texts::event_dead(&event.id, trouble),
-        EventIs::Quarantined(trouble) => texts::event_quarantined(&event.id, trouble),
+/// An event waits, or a customer is to be looked up again, at a dealer whose circuit breaker is open.
+fn dealer_parked(facts: &Facts) -> Option<Verdict> {
+    let of_event = facts.events.iter().find_map(|event| match &event.place {
+        Place::Inbox(_, trouble) => trouble.as_ref(),
+        Place::Dead(_) | Place::Quarantined(_) => None,
+    });
+    let of_customer = facts.contacts.iter().find_map(|(_, contact, trouble)| {
+        let looked_up_again = contact.waiting.is_some_and(|waiting| waiting.due_at.is_some());
+        trouble.as_ref().filter(|_| looked_up_again)
+    });
+    let trouble = of_event.or(of_customer)?;
+    let (en, zh) = cause(trouble);
+    Some(verdict!(
+        DealerParked,
+        "a dealer added this customer, but the dealer's customers cannot be looked up now{en}",
+        "经销商已添加此客户，但目前无法查询该经销商的客户{zh}",
+        Some(trouble.remedy.clone()),
+    ))
+}
+
+/// Of several events the newest says most.
+fn event(facts: &Facts) -> Option<Verdict> {
+    let HeldEvent { id, place, .. } = facts.events.iter().max_by_key(|event| event.received_at)?;
+    Some(match place {
+        Place::Inbox(due_at, _) => {
+            let at = due_at.in_china();
+            verdict!(
+                EventWaiting,
+                "an event of this customer is in the inbox ({id}), to be processed at {at}",
+                "关于此客户的事件正在排队（{id}），将于 {at} 处理",
+                None,
+            )
+        }
+        Place::Dead(trouble) => {
+            let ((en, zh), Text { en: do_en, zh: do_zh }) = (cause(trouble), &trouble.remedy);
+            verdict!(
+                EventDead,
+                "processing an event of this customer failed for good{en}: {id}",
+                "关于此客户的事件处理失败，不再重试{zh}：{id}",
+                "{do_en}; then run: unionlink events redrive {id}",
+                "{do_zh}；然后运行：unionlink events redrive {id}",
+            )
+        }
+        Place::Quarantined(remedy) => verdict!(
+            EventQuarantined,
+            "a message about this customer is in quarantine: {id}",
+            "关于此客户的消息被隔离：{id}",
+            Some(remedy.clone()),
+        ),
     })
 }
 
-fn unlinked(contact: &ContactFacts) -> Verdict {
-    if contact.has_pending_id {
-        texts::pending_id_unknown()
-    } else {
-        texts::no_pending_id(contact.asked.and_then(|(_, due_at)| due_at))
+fn unlinked_customer(facts: &Facts) -> Option<Verdict> {
+    let (_, contact, _) = facts.contacts.first()?;
+    if contact.pending_id.is_some() {
+        return Some(verdict!(
+            PendingIdUnknown,
+            "WeCom returned a pending_id for this customer, but no registered fan has it",
+            "企业微信返回了此客户的 pending_id，但它不属于任何已登记的粉丝",
+            "register the fan, or import it with the pending_id that another system obtained; the link \
+             follows by itself",
+            "请登记该粉丝；若其 pending_id 由其他系统获取，请连同 pending_id 一起导入。随后会自动关联",
+        ));
     }
+    let hint = match contact.waiting.and_then(|waiting| waiting.due_at).map(Timestamp::in_china) {
+        Some(at) => text!(
+            "WeCom is asked again at {at}; if the brand knows the unionid, register the fan",
+            "将于 {at} 再次查询；若品牌已有此人的 unionid，请登记该粉丝",
+        ),
+        None => text!(
+            "register the fan (POST /v1/fans): with existing_customers = true WeCom is then asked which \
+             dealers have this person",
+            "请登记该粉丝（POST /v1/fans）：existing_customers = true 时会查询此人已是哪些经销商的客户",
+        ),
+    };
+    Some(verdict!(
+        NoPendingId,
+        "a dealer added this customer, but WeCom returned no pending_id for them",
+        "经销商已添加此客户，但企业微信没有返回其 pending_id",
+        Some(hint),
+    ))
 }
 
-/// Of a fan in several apps the one that is nearest to a link says most.
-const fn hope(fan: &FanFacts) -> u8 {
-    match fan.state {
-        FanIs::Minted => 0,
-        FanIs::Waiting(_) => 1,
-        FanIs::Expired => 2,
-        FanIs::Rejected { .. } => 3,
-    }
+/// Of a fan in several apps the one nearest to a link says most.
+fn unlinked_fan(facts: &Facts, now: Timestamp) -> Option<Verdict> {
+    let steps_left = |fan: &Fan| match fan.state(now) {
+        FanState::Minted => 0,
+        FanState::Queued => 1,
+        FanState::Expired => 2,
+        FanState::Rejected => 3,
+    };
+    let (_, fan, trouble) = facts.fans.iter().min_by_key(|(_, fan, _)| steps_left(fan))?;
+    let (end, trouble) = (fan.newest().map(Minted::expires_at), trouble.as_ref());
+    let (cause_en, cause_zh) = trouble.map(cause).unwrap_or_default();
+    let remedy = trouble.map(|trouble| trouble.remedy.clone());
+    Some(match fan.state(now) {
+        FanState::Minted => {
+            let (en, zh) = when(end, ", valid until ", "，有效期至 ");
+            verdict!(
+                NotAdded,
+                "the fan has a pending_id{en}; no dealer is known to have added this person",
+                "粉丝已有 pending_id{zh}；尚未得知有经销商添加此人",
+                "if a dealer did add this person, run explain with the external_userid: it shows whether the \
+                 callback arrived",
+                "如果确有经销商添加了此人，请改查其 external_userid，确认回调是否到达",
+            )
+        }
+        FanState::Queued if trouble.is_some() => verdict!(
+            MintingParked,
+            "the fan is registered, but no pending_id can be obtained for its app now{cause_en}",
+            "粉丝已登记，但该应用目前无法获取 pending_id{cause_zh}",
+            remedy,
+        ),
+        FanState::Queued => {
+            let (en, zh) = when(facts.turn_at, ", expected by about ", "，预计不晚于 ");
+            verdict!(
+                WaitingForQuota,
+                "the fan is registered and queued for a pending_id{en}",
+                "粉丝已登记，正在排队获取 pending_id{zh}",
+                "nothing to do; quotas in /v1/status shows the usage. With existing_customers = true, \
+                 dealers that add this person before then are found too",
+                "无需处理；配额用量见 /v1/status 的 quotas。existing_customers = true 时，\
+                 在此之前添加此人的经销商也会补查到",
+            )
+        }
+        FanState::Expired => {
+            let (en, zh) = when(end, " at ", "，到期时间 ");
+            verdict!(
+                Expired,
+                "the fan's pending_id expired{en} before any dealer added this person",
+                "粉丝的 pending_id 已到期，此前没有经销商添加此人{zh}",
+                "register the fan again, or set renew = \"all\" so that pending_ids are renewed in time",
+                "请重新登记该粉丝，或设置 renew = \"all\" 以便到期前自动续期",
+            )
+        }
+        FanState::Rejected => verdict!(
+            RejectedByWecom,
+            "WeCom rejects this pair of unionid and openid{cause_en}",
+            "企业微信拒绝这一对 unionid 和 openid{cause_zh}",
+            remedy,
+        ),
+    })
 }
 
-fn alone(fan: &FanFacts) -> Verdict {
-    match (&fan.state, &fan.paused) {
-        (FanIs::Rejected { trouble, .. }, _) => texts::rejected(trouble),
-        (FanIs::Waiting(_), Some(trouble)) => texts::minting_parked(trouble),
-        (FanIs::Waiting(until), None) => texts::waiting_for_quota(*until),
-        (FanIs::Expired, _) => texts::expired(fan.minted.map(|(_, ends)| ends)),
-        (FanIs::Minted, _) => texts::not_added(fan.minted.map(|(_, ends)| ends)),
+fn never_registered() -> Verdict {
+    verdict!(
+        NeverRegistered,
+        "no fan and no customer of this id is known",
+        "没有此 ID 的粉丝，也没有此 ID 的客户",
+        "a unionid: register the fan with POST /v1/fans; an external_userid: check that callbacks arrive \
+         (callbacks in /v1/status) and that the app is shared with the dealer",
+        "若为 unionid：请通过 POST /v1/fans 登记粉丝；若为 external_userid：请确认回调已到达\
+         （/v1/status 的 callbacks），并确认应用已共享给该经销商",
+    )
+}
+
+/// A clause that ends with an instant, in both languages; empty without one.
+fn when(at: Option<Timestamp>, en: &str, zh: &str) -> (String, String) {
+    at.map(Timestamp::in_china).map(|at| (format!("{en}{at}"), format!("{zh}{at}"))).unwrap_or_default()
+}
+
+/// WeCom's code and the next try, where there are any.
+fn cause(trouble: &Trouble) -> (String, String) {
+    let (en, zh) = when(trouble.retry_at, "; it is tried again at ", "；下次重试时间 ");
+    match trouble.errcode {
+        Some(errcode) => (format!(" (code {errcode}){en}"), format!("（错误码 {errcode}）{zh}")),
+        None => (en, zh),
     }
 }
 

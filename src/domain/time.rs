@@ -59,6 +59,17 @@ impl Timestamp {
     pub const fn millis_since(self, earlier: Self) -> i64 {
         self.0.saturating_sub(earlier.0)
     }
+
+    /// China time with its offset, to the second, for people: `2026-11-22 09:02:03 +08:00`.
+    #[must_use]
+    pub fn in_china(self) -> String {
+        let china = jiff::tz::Offset::constant(8).to_time_zone();
+        match jiff::Timestamp::from_millisecond(self.0) {
+            Ok(instant) => instant.to_zoned(china).strftime("%F %T %:z").to_string(),
+            // Years beyond 9999 exist only in hostile input.
+            Err(_) => self.to_string(),
+        }
+    }
 }
 
 /// An instant on two clocks: the wall clock, which people and WeCom use and which may be set, and the
@@ -157,6 +168,13 @@ mod tests {
         assert_eq!(Timestamp::from_secs(1_795_309_323).to_string(), "2026-11-22T01:02:03.000Z");
         let back: Timestamp = "2026-11-22T01:02:03.456Z".parse().unwrap();
         assert_eq!(back.as_millis(), 1_795_309_323_456);
+    }
+
+    #[test]
+    fn people_read_china_time() {
+        assert_eq!(Timestamp::from_millis(1_795_309_323_999).in_china(), "2026-11-22 09:02:03 +08:00");
+        assert_eq!(Timestamp::from_secs(1_795_363_200).in_china(), "2026-11-23 00:00:00 +08:00");
+        assert_eq!(Timestamp::from_millis(i64::MAX).in_china(), "9223372036854775807ms");
     }
 
     #[test]

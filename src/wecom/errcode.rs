@@ -95,94 +95,116 @@ pub const fn may_be_wrong_token(errcode: i64) -> bool {
     matches!(errcode, 48_002 | 60_011 | 84_074 | 92_002 | 301_002)
 }
 
-/// What a code means and what an operator can do about it: one line of English, without a full stop.
-#[must_use]
-pub const fn remedy(errcode: i64) -> &'static str {
-    match errcode {
-        -1 => "WeCom is busy; it is tried again",
-        40_001 | 40_091 => {
-            "the secret is not that of this app; copy it again from the app's page in the admin console"
-        }
-        40_003 | 60_111 => "no such member",
-        40_013 => "no such corp id; copy it from 我的企业 in the admin console",
-        40_014 | 42_001 | 41_001 => "the access token is no longer valid; another one is fetched",
-        40_056 => "no such agent id",
-        40_058 => "a parameter is malformed or too long",
-        40_073 => "not a valid openid; it must come from the same mini program as the unionid",
-        40_096 => "not an external_userid this corp's app may see",
-        43_009 => "the corp is not verified; complete 企业认证",
-        45_009 | 45_011 => "the call limit is reached; the API is left alone for the documented window",
-        45_033 | 45_035 | 45_036 => "too many calls at once; it is tried again more slowly",
-        48_001 | 48_002 => {
-            "the app may not call this API; grant it in 客户联系 and 上下游 under 可调用接口的应用"
-        }
-        48_004..=48_006 => "the permission was withdrawn; grant it again in the admin console",
-        48_011 => "the corp's activity is too low for customer data; see the notice in the admin console",
-        50_003 => "the app is disabled; enable it in the admin console",
-        60_011 | 60_030 | 60_031 | 81_013 => {
-            "the follower is outside the app's visible range; widen it at the corp concerned"
-        }
-        60_020 | 301_042 => {
-            "our address is not trusted; add it to the app's 企业可信IP (effective after a minute)"
-        }
-        84_061 => "this customer and this corp have no relation any more",
-        84_074 => {
-            "no permission for customers; the dealer's administrator must grant 企业客户权限 to the shared app"
-        }
-        92_002 => "a call across corps is not allowed with this token",
-        301_002 | 301_007 => "the token does not belong to an app that may do this",
-        610_014 => "not a valid unionid",
-        610_015 => "the open-platform account is not verified",
-        610_016 => "the corp is not verified",
-        610_017 | 845_002 | 845_003 => {
-            "mini program and corp have different subjects; they must be registered by one company"
-        }
-        610_018 => "openid and unionid are not of the same open-platform account",
-        670_001 => "the app is not shared with this dealer; share it in 上下游",
-        670_004 => "the corp is not in this chain; invite it in 上下游",
-        701_000..=701_999 => "a licence (接口调用许可) is missing",
-        845_001 => "the openid is not of a mini program or service account",
-        _ => "see https://developer.work.weixin.qq.com/document/path/90313",
-    }
+/// What a code means and what to do about it, one line in each language for an operator.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Remedy {
+    /// English, with the admin console's own words for its menus.
+    pub en: &'static str,
+    /// Chinese.
+    pub zh: &'static str,
 }
 
-/// [`remedy`] in Chinese.
+/// The remedy of a code in English.
 #[must_use]
-pub const fn remedy_zh(errcode: i64) -> &'static str {
-    match errcode {
-        -1 => "企业微信系统繁忙，将自动重试",
-        40_001 | 40_091 => "secret 与该应用不符，请在管理后台的应用页面重新复制",
-        40_003 | 60_111 => "成员不存在",
-        40_013 => "企业 ID 不存在，请在管理后台“我的企业”中复制",
-        40_014 | 42_001 | 41_001 => "access_token 已失效，将自动重新获取",
-        40_056 => "agent_id 不存在",
-        40_058 => "参数格式错误或过长",
-        40_073 => "openid 无效，必须与 unionid 来自同一小程序",
-        40_096 => "该 external_userid 不在此企业应用的可见范围内",
-        43_009 => "企业未认证，请完成企业认证",
-        45_009 | 45_011 => "调用次数已达上限，该接口将暂停至文档所述的时间窗结束",
-        45_033 | 45_035 | 45_036 => "并发过高，将自动放慢并重试",
-        48_001 | 48_002 => "应用无权调用该接口，请在“客户联系”和“上下游”的“可调用接口的应用”中授权",
-        48_004..=48_006 => "权限已被收回，请在管理后台重新授权",
-        48_011 => "企业活跃度不足，无法使用客户数据，请查看管理后台的提示",
-        50_003 => "应用已停用，请在管理后台启用",
-        60_011 | 60_030 | 60_031 | 81_013 => "跟进成员不在应用可见范围内，请由相应企业扩大可见范围",
-        60_020 | 301_042 => "本机 IP 不在可信列表，请加入应用的“企业可信IP”（约一分钟后生效）",
-        84_061 => "该客户与此企业已无关系",
-        84_074 => "没有客户权限，请由下游企业管理员为共享应用授予“企业客户权限”",
-        92_002 => "此 token 不允许跨企业调用",
-        301_002 | 301_007 => "此 token 不属于有权执行该操作的应用",
-        610_014 => "unionid 无效",
-        610_015 => "微信开放平台账号未认证",
-        610_016 => "企业未认证",
-        610_017 | 845_002 | 845_003 => "小程序与企业主体不一致，须由同一公司注册",
-        610_018 => "openid 与 unionid 不属于同一开放平台账号",
-        670_001 => "应用未共享给该下游企业，请在“上下游”中共享",
-        670_004 => "该企业不在此上下游中，请在“上下游”中邀请",
-        701_000..=701_999 => "缺少接口调用许可",
-        845_001 => "openid 不属于小程序或服务号",
-        _ => "请查阅 https://developer.work.weixin.qq.com/document/path/90313",
-    }
+pub const fn remedy(errcode: i64) -> &'static str {
+    remedies(errcode).en
+}
+
+/// The remedy of a code.
+#[must_use]
+pub const fn remedies(errcode: i64) -> Remedy {
+    let (en, zh) = match errcode {
+        -1 => ("WeCom is busy; the call is retried", "企业微信系统繁忙，将自动重试"),
+        40_001 | 40_091 => (
+            "the secret is not this app's; copy it again from the app's page in the admin console",
+            "secret 与该应用不符，请在管理后台的应用页面重新复制",
+        ),
+        40_003 | 60_111 => ("the member does not exist", "成员不存在"),
+        40_013 => (
+            "the corp id does not exist; copy it from 我的企业 in the admin console",
+            "企业 ID 不存在，请从管理后台的“我的企业”中复制",
+        ),
+        40_014 | 42_001 | 41_001 => (
+            "the access token is no longer valid; a new one is fetched",
+            "access_token 已失效，将自动重新获取",
+        ),
+        40_056 => ("the agent id does not exist", "agent_id 不存在"),
+        40_058 => ("a parameter is malformed or too long", "参数格式错误或过长"),
+        40_073 => (
+            "not a valid openid; it must come from the same mini program as the unionid",
+            "openid 无效，须与 unionid 来自同一小程序",
+        ),
+        40_096 => (
+            "not an external_userid this corp's app may see",
+            "该 external_userid 不在此企业应用的可见范围内",
+        ),
+        43_009 => ("the corp is not verified; complete 企业认证", "企业未认证，请完成“企业认证”"),
+        45_009 | 45_011 => (
+            "the call limit is reached; this API is held back for WeCom's documented window",
+            "调用次数已达上限，该接口暂停调用，时长以官方文档为准",
+        ),
+        45_033 | 45_035 | 45_036 => {
+            ("too many concurrent calls; retried more slowly", "并发调用过多，将降低频率后重试")
+        }
+        48_001 | 48_002 => (
+            "the app may not call this API; add it to 可调用接口的应用 in 客户联系 and in 上下游",
+            "应用无权调用该接口，请在“客户联系”和“上下游”的“可调用接口的应用”中添加该应用",
+        ),
+        48_004..=48_006 => (
+            "the permission was withdrawn; grant it again in the admin console",
+            "权限已被收回，请在管理后台重新授权",
+        ),
+        48_011 => (
+            "the corp is not active enough to read customer data; see the notice in the admin console",
+            "企业活跃度不足，无法获取客户数据，请查看管理后台的提示",
+        ),
+        50_003 => ("the app is disabled; enable it in the admin console", "应用已停用，请在管理后台启用"),
+        60_011 | 60_030 | 60_031 | 81_013 => (
+            "the customer's follower is outside the app's visible range; the corp concerned has to widen it",
+            "跟进成员不在应用的“可见范围”内，请相应企业将其加入",
+        ),
+        60_020 | 301_042 => (
+            "our IP address is not trusted; add it to the app's 企业可信IP (takes effect after a minute)",
+            "本机 IP 不受信任，请加入应用的“企业可信IP”（约一分钟后生效）",
+        ),
+        84_061 => ("the corp and this customer are no longer connected", "该客户与此企业已不存在客户关系"),
+        84_074 => (
+            "no permission for customers; the dealer's administrator must grant 企业客户权限 to the shared app",
+            "没有客户权限，请经销商的管理员为共享应用授予“企业客户权限”",
+        ),
+        92_002 => ("this token does not allow calls across corps", "此 token 不允许跨企业调用"),
+        301_002 => {
+            ("the token does not belong to an app that may do this", "此 token 所属的应用无权执行该操作")
+        }
+        301_007 => ("the corp is dissolved or banned", "企业已解散或被封禁"),
+        610_014 => ("not a valid unionid", "unionid 无效"),
+        610_015 => ("the WeChat open-platform account is not verified", "微信开放平台账号未认证"),
+        610_016 => ("the corp is not verified", "企业未认证"),
+        610_017 | 845_002 | 845_003 => (
+            "mini program and corp have different subjects; one company must have registered both",
+            "小程序与企业的主体不一致，须由同一公司注册",
+        ),
+        610_018 => (
+            "openid and unionid are not of the same open-platform account",
+            "openid 与 unionid 不属于同一微信开放平台账号",
+        ),
+        670_001 => (
+            "the app is not shared with this dealer; share it in 上下游",
+            "应用未共享给该经销商，请在“上下游”中共享",
+        ),
+        670_004 => {
+            ("the corp is not in this chain; invite it in 上下游", "该企业不在此上下游中，请在“上下游”中邀请")
+        }
+        701_000..=701_999 => ("a licence (接口调用许可) is missing", "缺少“接口调用许可”"),
+        845_001 => {
+            ("the openid is not of a mini program or service account (服务号)", "openid 不属于小程序或服务号")
+        }
+        _ => (
+            "see https://developer.work.weixin.qq.com/document/path/90313",
+            "请查阅 https://developer.work.weixin.qq.com/document/path/90313",
+        ),
+    };
+    Remedy { en, zh }
 }
 
 #[cfg(test)]
@@ -211,14 +233,14 @@ mod tests {
 
     #[test]
     fn every_configuration_code_has_a_remedy_of_its_own() {
-        let general = remedy(i64::MAX);
+        let general = remedies(i64::MAX);
         for code in [
             40_001, 40_013, 43_009, 48_002, 50_003, 60_020, 84_074, 92_002, 301_002, 610_015, 610_016,
             610_017, 610_018, 670_001, 670_004, 701_008, 845_001, 845_002, 845_003,
         ] {
             assert_eq!(class(code), Class::Configuration);
-            assert_ne!(remedy(code), general, "{code}");
-            assert_ne!(remedy_zh(code), remedy_zh(i64::MAX), "{code}");
+            assert_ne!(remedies(code).en, general.en, "{code}");
+            assert_ne!(remedies(code).zh, general.zh, "{code}");
         }
     }
 }

@@ -3,43 +3,58 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::domain::contact::{Contact, Waiting};
+use crate::domain::fan::{Priority, Renew};
+use crate::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, SinkName, Unionid};
+use crate::domain::link::{Link, Source};
 use crate::domain::time::{DAY_MS, HOUR_MS};
 
 const NOW: Timestamp = Timestamp::from_secs(1_795_309_323);
 
+fn pending_id() -> PendingId {
+    PendingId::new("pINVENTED").unwrap()
+}
+
+fn remedy() -> Text {
+    Text { en: "do this".to_owned(), zh: "请这样做".to_owned() }
+}
+
 fn trouble(errcode: i64) -> Trouble {
-    let until = Some(NOW.plus_ms(HOUR_MS));
-    Trouble { errcode: Some(errcode), en: "do this".to_owned(), zh: "请这样做".to_owned(), until }
+    Trouble { errcode: Some(errcode), remedy: remedy(), retry_at: Some(NOW.plus_ms(HOUR_MS)) }
 }
 
-fn fan(state: FanIs) -> FanFacts {
-    FanFacts {
-        app: AppName::new("brand").unwrap(),
-        registered_at: NOW.plus_ms(-DAY_MS),
-        state,
-        minted: Some((NOW.plus_ms(-HOUR_MS), NOW.plus_ms(DAY_MS))),
-        existing: None,
-        paused: None,
+fn fan(state: FanState) -> Fan {
+    let mut fan = Fan::new(Openid::new("oOPENID").unwrap(), NOW.plus_ms(-DAY_MS), false, Priority::Live);
+    let minted = |ago_ms: i64| Minted::new(pending_id(), NOW.plus_ms(-ago_ms));
+    match state {
+        FanState::Queued => {}
+        FanState::Minted => fan.minted(minted(HOUR_MS), false),
+        FanState::Expired => {
+            fan.minted(minted(91 * DAY_MS), false);
+            fan.review(NOW, false, Renew::Never);
+        }
+        FanState::Rejected => fan.rejected(610_014, NOW),
     }
+    assert_eq!(fan.state(NOW), state);
+    fan
 }
 
-fn contact(linked: bool) -> ContactFacts {
-    ContactFacts {
-        corp_id: CorpId::new("wpDEALER").unwrap(),
-        first_seen_at: NOW.plus_ms(-HOUR_MS),
-        has_pending_id: linked,
-        asked: None,
-        linked: linked.then_some((NOW.plus_ms(-HOUR_MS), Source::Callback)),
-        paused: None,
-    }
+fn contact(pending: bool, linked: bool) -> Contact {
+    let mut contact = Contact::new(Source::Callback, NOW.plus_ms(-HOUR_MS));
+    contact.pending_id = pending.then(pending_id);
+    contact.link = linked.then(|| Link {
+        link_id: "lnk_1".to_owned(),
+        unionid: Unionid::new("oFAN").unwrap(),
+        pending_id: Some(pending_id()),
+        source: Source::Callback,
+        linked_at: NOW.plus_ms(-HOUR_MS),
+        evidence_at: NOW.plus_ms(-HOUR_MS),
+    });
+    contact
 }
 
-fn event(place: EventIs) -> EventFacts {
-    EventFacts { id: "evt_7".to_owned(), received_at: NOW, place, paused: None }
-}
-
-fn sink(oldest_ms_ago: i64) -> SinkFacts {
-    SinkFacts {
+fn sink(oldest_ms_ago: i64) -> SinkLag {
+    SinkLag {
         name: SinkName::new("crm").unwrap(),
         entries: 3,
         oldest_at: Some(NOW.plus_ms(-oldest_ms_ago)),
@@ -47,37 +62,51 @@ fn sink(oldest_ms_ago: i64) -> SinkFacts {
     }
 }
 
+fn of_fan(state: FanState, trouble: Option<Trouble>) -> Facts {
+    let key = FanKey { app: AppName::new("brand").unwrap(), unionid: Unionid::new("oFAN").unwrap() };
+    Facts { fans: vec![(key, fan(state), trouble)], ..Facts::default() }
+}
+
+fn of_contacts(contacts: impl IntoIterator<Item = Contact>) -> Facts {
+    let key = ContactKey {
+        app: AppName::new("brand").unwrap(),
+        corp_id: CorpId::new("wpDEALER").unwrap(),
+        external_userid: ExternalUserid::new("wmINVENTED").unwrap(),
+    };
+    let contacts = contacts.into_iter().map(|contact| (key.clone(), contact, None));
+    Facts { contacts: contacts.collect(), ..Facts::default() }
+}
+
+fn of_event(place: Place) -> Facts {
+    let event = HeldEvent { id: "evt_7".to_owned(), received_at: NOW, place };
+    Facts { events: vec![event], ..Facts::default() }
+}
+
 fn cases() -> Vec<(Code, Facts)> {
-    let nothing = Facts::default;
-    let of_fan = |state| Facts { fans: vec![fan(state)], ..nothing() };
-    let of_event = |place| Facts { events: vec![event(place)], ..nothing() };
-    let linked = || Facts { contacts: vec![contact(true)], ..of_fan(FanIs::Minted) };
-    let waits = EventIs::Waiting(NOW);
-    let parked = EventFacts { paused: Some(trouble(84_074)), ..event(waits.clone()) };
-    let stopped = FanFacts { paused: Some(trouble(48_002)), ..fan(FanIs::Waiting(None)) };
-    let known = ContactFacts { has_pending_id: true, ..contact(false) };
+    let linked = || Facts { fans: of_fan(FanState::Minted, None).fans, ..of_contacts([contact(true, true)]) };
+    let forgotten_before = Some(NOW.plus_ms(-2 * DAY_MS));
     vec![
-        (Code::NeverRegistered, nothing()),
-        (Code::WaitingForQuota, of_fan(FanIs::Waiting(Some(NOW)))),
-        (Code::MintingParked, Facts { fans: vec![stopped], ..nothing() }),
-        (Code::RejectedByWecom, of_fan(FanIs::Rejected { at: NOW, trouble: trouble(610_014) })),
-        (Code::NotAdded, of_fan(FanIs::Minted)),
-        (Code::Expired, of_fan(FanIs::Expired)),
-        (Code::NoPendingId, Facts { contacts: vec![contact(false)], ..nothing() }),
-        (Code::PendingIdUnknown, Facts { contacts: vec![known], ..nothing() }),
-        (Code::DealerParked, Facts { events: vec![parked], ..nothing() }),
-        (Code::EventQuarantined, of_event(EventIs::Quarantined(trouble(0)))),
-        (Code::EventDead, of_event(EventIs::Dead(trouble(40_096)))),
-        (Code::EventWaiting, of_event(waits)),
+        (Code::NeverRegistered, Facts::default()),
+        (Code::WaitingForQuota, Facts { turn_at: Some(NOW), ..of_fan(FanState::Queued, None) }),
+        (Code::MintingParked, of_fan(FanState::Queued, Some(trouble(48_002)))),
+        (Code::RejectedByWecom, of_fan(FanState::Rejected, Some(trouble(610_014)))),
+        (Code::NotAdded, of_fan(FanState::Minted, None)),
+        (Code::Expired, of_fan(FanState::Expired, None)),
+        (Code::NoPendingId, of_contacts([contact(false, false)])),
+        (Code::PendingIdUnknown, of_contacts([contact(true, false)])),
+        (Code::DealerParked, of_event(Place::Inbox(NOW, Some(trouble(84_074))))),
+        (Code::EventQuarantined, of_event(Place::Quarantined(remedy()))),
+        (Code::EventDead, of_event(Place::Dead(trouble(40_096)))),
+        (Code::EventWaiting, of_event(Place::Inbox(NOW, None))),
         (Code::Linked, linked()),
-        // What it still has to get is younger than the link, or older.
+        // The sink's backlog is younger than the link, or older.
         (Code::Linked, Facts { sinks: vec![sink(1_000)], ..linked() }),
         (Code::SinkBehind, Facts { sinks: vec![sink(2 * HOUR_MS)], ..linked() }),
-        (Code::Forgotten, Facts { forgotten_at: Some(NOW), ..nothing() }),
-        (Code::Forgotten, Facts { forgotten_at: Some(NOW), ..of_fan(FanIs::Minted) }),
-        // Registered anew since.
-        (Code::NotAdded, Facts { forgotten_at: Some(NOW.plus_ms(-2 * DAY_MS)), ..of_fan(FanIs::Minted) }),
-        (Code::Linked, Facts { forgotten_at: Some(NOW.plus_ms(-2 * DAY_MS)), ..linked() }),
+        (Code::Forgotten, Facts { forgotten_at: Some(NOW), ..Facts::default() }),
+        (Code::Forgotten, Facts { forgotten_at: Some(NOW), ..of_fan(FanState::Minted, None) }),
+        // Registered again since.
+        (Code::NotAdded, Facts { forgotten_at: forgotten_before, ..of_fan(FanState::Minted, None) }),
+        (Code::Linked, Facts { forgotten_at: forgotten_before, ..linked() }),
     ]
 }
 
@@ -85,41 +114,52 @@ fn cases() -> Vec<(Code, Facts)> {
 fn every_situation_has_its_verdict_in_both_languages() {
     let mut seen = BTreeSet::new();
     for (wanted, facts) in cases() {
-        let (verdict, evidence) = explain(&facts, NOW);
-        assert_eq!(verdict.code, wanted, "{facts:?}");
-        seen.insert(verdict.code);
-        let texts = [Some(verdict.text), verdict.hint];
-        let evidence = evidence.into_iter().map(|item| item.text);
-        for text in texts.into_iter().flatten().chain(evidence) {
+        let answer = explain("oFAN".to_owned(), &facts, NOW);
+        assert_eq!(answer.code, wanted, "{facts:?}");
+        seen.insert(answer.code);
+        let evidence = answer.evidence.into_iter().map(|item| item.text);
+        for text in [Some(answer.text), answer.hint].into_iter().flatten().chain(evidence) {
             assert!(!text.en.is_empty() && text.en.is_ascii(), "{text:?}");
             assert!(!text.zh.is_ascii(), "{text:?}");
         }
     }
-    assert_eq!(seen.into_iter().collect::<Vec<_>>(), {
-        let mut all = Code::ALL.to_vec();
-        all.sort();
-        all
-    });
+    assert_eq!(seen, Code::VARIANTS.iter().copied().collect::<BTreeSet<_>>());
 }
 
 #[test]
-fn evidence_is_told_from_the_earliest_on() {
+fn a_customer_to_be_looked_up_again_is_parked_with_the_dealer() {
+    let mut facts = of_contacts([contact(false, false)]);
+    facts.contacts[0].2 = Some(trouble(84_074));
+    assert_eq!(explain("wmINVENTED".to_owned(), &facts, NOW).code, Code::NoPendingId);
+    facts.contacts[0].1.waiting = Some(Waiting { asked: 1, due_at: Some(NOW) });
+    assert_eq!(explain("wmINVENTED".to_owned(), &facts, NOW).code, Code::DealerParked);
+}
+
+#[test]
+fn texts_name_instants_in_china_time_and_evidence_carries_utc() {
+    let answer = explain("oFAN".to_owned(), &of_fan(FanState::Minted, None), NOW);
+    let end = "2027-02-20 08:02:03 +08:00";
+    assert!(answer.text.en.contains(end) && answer.text.zh.contains(end), "{:?}", answer.text);
+    let minted = serde_json::to_value(&answer.evidence[1]).unwrap();
+    assert_eq!(minted["at"], "2026-11-22T00:02:03.000Z");
+}
+
+#[test]
+fn evidence_is_listed_earliest_first() {
     let (_, facts) = cases().into_iter().find(|(code, _)| *code == Code::SinkBehind).unwrap();
-    let (_, evidence) = explain(&facts, NOW);
-    let codes: Vec<_> = evidence.iter().map(|item| item.code).collect();
+    let answer = explain("oFAN".to_owned(), &facts, NOW);
+    let codes: Vec<_> = answer.evidence.iter().map(|item| item.code).collect();
     assert_eq!(codes, ["fan_registered", "fan_minted", "contact_seen", "linked", "contact_resolved"]);
 }
 
 #[test]
 fn a_link_goes_before_everything_else_and_trouble_before_waiting() {
     let all = Facts {
-        fans: vec![fan(FanIs::Minted)],
-        contacts: vec![contact(false), contact(true)],
-        events: vec![event(EventIs::Dead(trouble(1)))],
-        forgotten_at: None,
-        sinks: Vec::new(),
+        fans: of_fan(FanState::Minted, None).fans,
+        events: of_event(Place::Dead(trouble(1))).events,
+        ..of_contacts([contact(false, false), contact(true, true)])
     };
-    assert_eq!(explain(&all, NOW).0.code, Code::Linked);
-    let unlinked = Facts { contacts: vec![contact(false)], ..all };
-    assert_eq!(explain(&unlinked, NOW).0.code, Code::EventDead);
+    assert_eq!(explain("oFAN".to_owned(), &all, NOW).code, Code::Linked);
+    let unlinked = Facts { contacts: of_contacts([contact(false, false)]).contacts, ..all };
+    assert_eq!(explain("oFAN".to_owned(), &unlinked, NOW).code, Code::EventDead);
 }

@@ -6,13 +6,12 @@ use axum::extract::{Path, Query, State};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::explain::quarantine_remedy;
 use super::links::{id, query};
 use super::{AdminState, Problem, Shared};
-use crate::domain::event::Event;
+use crate::domain::event::{Event, QuarantineReason};
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::store::{EventId, EventRow, EventState, InboxEvent, Quarantined};
-use crate::wecom::remedy;
+use crate::wecom::{Remedy, remedy};
 
 pub(super) mod redrive;
 
@@ -152,7 +151,7 @@ fn row(row: EventRow, asked: StateName, now: Timestamp) -> Row {
         EventRow::Inbox(event) => event_row(event, asked, None, now),
         EventRow::Dead { event, died_at } => event_row(event, StateName::Dead, Some(died_at), now),
         EventRow::Quarantined(Quarantined { id, app, received_at, reason, receive_id, message_bytes }) => {
-            let (remedy, _) = quarantine_remedy(&reason);
+            let remedy = quarantine_remedy(&reason).en;
             let (reason, detail) = ((&reason).into(), reason.detail());
             Row {
                 id: id.to_string(),
@@ -165,6 +164,26 @@ fn row(row: EventRow, asked: StateName, now: Timestamp) -> Row {
                 message: None,
             }
         }
+    }
+}
+
+/// What to do about a quarantined message.
+pub(super) const fn quarantine_remedy(reason: &QuarantineReason) -> Remedy {
+    match reason {
+        QuarantineReason::ReceiveId => Remedy {
+            en: "if this corp or suite is yours, add it to the app's accept_receive_ids, restart and redrive",
+            zh: "若该企业或套件属于自己，请将其加入应用的 accept_receive_ids，重启后重新投递",
+        },
+        QuarantineReason::NotUnderstood(_) => Remedy {
+            en: "a newer version of unionlink may understand it; update, then redrive",
+            zh: "新版 unionlink 可能支持该消息，请升级后重新投递",
+        },
+        QuarantineReason::FarOff { .. } => Remedy {
+            en: "the event is older than event_days_max or more than a day ahead: an old callback sent \
+                 again, or a wrong clock; redrive it if it should count all the same",
+            zh: "事件早于 event_days_max 的期限，或超前一天以上：可能是旧回调被重放，或时钟有误；\
+                 如仍应处理，请重新投递",
+        },
     }
 }
 

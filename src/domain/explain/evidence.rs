@@ -1,0 +1,99 @@
+//! The evidence of an explanation: the facts that a verdict rests on, in both languages.
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::facts::{Facts, Place, Text, text};
+use crate::domain::contact::Waiting;
+use crate::domain::fan::{Existing, FanState, Mint};
+use crate::domain::link::Source;
+use crate::domain::time::Timestamp;
+
+/// A fact that the verdict rests on.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub struct Evidence {
+    /// When it happened, where that is known.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub at: Option<Timestamp>,
+    /// For programs.
+    pub code: &'static str,
+    /// For people.
+    pub text: Text,
+}
+
+/// Through what a link was found.
+pub(super) const fn through(source: Source) -> (&'static str, &'static str) {
+    match source {
+        Source::Callback => ("through a callback", "通过回调"),
+        Source::Chat => ("through a customer group", "通过客户群"),
+        Source::Existing => ("as an existing customer", "原有客户"),
+        Source::Import => ("through an import", "通过导入"),
+        Source::Reconcile => ("through reconciliation", "通过对账"),
+    }
+}
+
+/// All evidence, earliest first; what has no instant comes last.
+pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
+    let mut all = Vec::new();
+    let mut add = |at: Option<Timestamp>, code, text| all.push(Evidence { at, code, text });
+    for (key, fan, _) in &facts.fans {
+        let app = &key.app;
+        let registered = text!("registered as a fan ({app})", "登记为粉丝（{app}）");
+        add(Some(fan.registered_at), "fan_registered", registered);
+        if let Some(minted) = fan.newest() {
+            let end = minted.expires_at().in_china();
+            let obtained = text!("pending_id obtained, valid until {end}", "获取 pending_id，有效期至 {end}");
+            add(Some(minted.minted_at), "fan_minted", obtained);
+        }
+        if let Existing::Asked { at, found } = fan.existing {
+            let asked = text!("existing customers looked up: {found} found", "查询既有客户：{found} 个");
+            add(Some(at), "existing_asked", asked);
+        }
+        if let (FanState::Rejected, Mint::Rejected { errcode, at }) = (fan.state(now), fan.mint) {
+            let rejected = text!("rejected by WeCom (code {errcode})", "被企业微信拒绝（错误码 {errcode}）");
+            add(Some(at), "fan_rejected", rejected);
+        }
+    }
+    for (key, contact, _) in &facts.contacts {
+        let corp = &key.corp_id;
+        let seen = text!("first seen as a customer of {corp}", "首次得知此人是企业 {corp} 的客户");
+        add(Some(contact.first_seen_at), "contact_seen", seen);
+        if contact.pending_id.is_some() {
+            let resolved = text!(
+                "WeCom returned a pending_id for the customer of {corp}",
+                "企业微信返回了企业 {corp} 的客户的 pending_id",
+            );
+            add(None, "contact_resolved", resolved);
+        }
+        if let Some(Waiting { asked, due_at }) = contact.waiting {
+            let (en, zh) = match due_at.map(Timestamp::in_china) {
+                Some(at) => (format!("next at {at}"), format!("下次 {at}")),
+                None => ("no more will follow".to_owned(), "不再查询".to_owned()),
+            };
+            let asked = text!(
+                "lookups at {corp} without a pending_id: {asked}; {en}",
+                "在企业 {corp} 查询 {asked} 次，均无 pending_id；{zh}",
+            );
+            add(None, "contact_asked", asked);
+        }
+        if let Some(link) = &contact.link {
+            let (en, zh) = through(link.source);
+            let linked = text!("linked at {corp}, {en}", "在企业 {corp} 关联（{zh}）");
+            add(Some(link.linked_at), "linked", linked);
+        }
+    }
+    for event in &facts.events {
+        let id = &event.id;
+        let (code, en, zh) = match event.place {
+            Place::Inbox(..) => ("event_waiting", "in the inbox", "正在排队"),
+            Place::Dead(_) => ("event_dead", "processing failed for good", "处理失败，不再重试"),
+            Place::Quarantined(_) => ("event_quarantined", "in quarantine", "被隔离"),
+        };
+        add(Some(event.received_at), code, text!("{id} received; {en}", "收到 {id}；{zh}"));
+    }
+    if let Some(at) = facts.forgotten_at {
+        add(Some(at), "forgotten", text!("personal data erased", "已删除个人信息"));
+    }
+    all.sort_by_key(|item| (item.at.is_none(), item.at));
+    all
+}

@@ -1,0 +1,91 @@
+//! The input of an explanation: what is known about a person, and what holds up their fans and events.
+
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use crate::domain::contact::Contact;
+use crate::domain::fan::Fan;
+use crate::domain::ids::{ContactKey, FanKey, SinkName};
+use crate::domain::time::Timestamp;
+
+/// Everything known about an id.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// The fans of this unionid, or those a customer of this `external_userid` is linked to. Each with what
+    /// keeps it from getting a `pending_id`: WeCom's rejection, or an open circuit breaker.
+    pub fans: Vec<(FanKey, Fan, Option<Trouble>)>,
+    /// The customers of this `external_userid`, or those linked to this unionid. Each with the open circuit
+    /// breaker of its dealer.
+    pub contacts: Vec<(ContactKey, Contact, Option<Trouble>)>,
+    /// Events of these customers that are in the inbox or set aside.
+    pub events: Vec<HeldEvent>,
+    /// When the person's data was erased, if ever.
+    pub forgotten_at: Option<Timestamp>,
+    /// When the first fan that is queued for a `pending_id` is expected to have it.
+    pub turn_at: Option<Timestamp>,
+    /// The backlog of each sink.
+    pub sinks: Vec<SinkLag>,
+}
+
+/// A failure and its remedy.
+#[derive(Debug, Clone)]
+pub struct Trouble {
+    /// WeCom's code, if WeCom answered.
+    pub errcode: Option<i64>,
+    /// What to do, or what happened if no remedy is known.
+    pub remedy: Text,
+    /// When the next try is due.
+    pub retry_at: Option<Timestamp>,
+}
+
+/// An event in the inbox, a dead letter, or a quarantined message.
+#[derive(Debug, Clone)]
+pub struct HeldEvent {
+    /// As shown: `evt_42`.
+    pub id: String,
+    /// When it was received.
+    pub received_at: Timestamp,
+    /// Where it is.
+    pub place: Place,
+}
+
+/// Where an event is, and why.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// In the inbox until it is processed; with the open circuit breaker of its dealer.
+    Inbox(Timestamp, Option<Trouble>),
+    /// Among the dead letters.
+    Dead(Trouble),
+    /// In quarantine; with what to do about it.
+    Quarantined(Text),
+}
+
+/// The backlog of a sink.
+#[derive(Debug, Clone)]
+pub struct SinkLag {
+    /// The sink.
+    pub name: SinkName,
+    /// Feed entries it has yet to receive.
+    pub entries: u64,
+    /// When the oldest of them was written.
+    pub oldest_at: Option<Timestamp>,
+    /// Why the last delivery failed.
+    pub reason: Option<String>,
+}
+
+/// A text in both languages.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct Text {
+    /// English.
+    pub en: String,
+    /// Chinese.
+    pub zh: String,
+}
+
+/// A text in both languages from two format strings.
+macro_rules! text {
+    ($en:literal, $zh:literal $(,)?) => {
+        $crate::domain::explain::Text { en: format!($en), zh: format!($zh) }
+    };
+}
+pub(super) use text;
