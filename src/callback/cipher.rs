@@ -69,7 +69,7 @@ impl AesKey {
 
     /// Decrypts base64 text whose signature was verified.
     pub(super) fn decrypt(&self, encrypted: &str) -> Result<VerifiedMessage, Refusal> {
-        let mut plaintext = decode(encrypted)?;
+        let mut plaintext = LENIENT.decode(encrypted).map_err(|_| Refusal::Cipher)?;
         let whole = cbc::Decryptor::inner_iv_init(&*self.rounds, self.iv.expose_secret().into())
             .decrypt_padded::<NoPadding>(&mut plaintext)
             .map_err(|_| Refusal::Cipher)?;
@@ -85,14 +85,6 @@ impl AesKey {
         let receive_id = text.end..length;
         Ok(VerifiedMessage { plaintext, text, receive_id })
     }
-}
-
-/// WeCom sends strict base64, which the fast decoder takes; anything else falls back to the lenient one.
-fn decode(encrypted: &str) -> Result<Vec<u8>, Refusal> {
-    base64_simd::STANDARD
-        .decode_to_vec(encrypted)
-        .or_else(|_| LENIENT.decode(encrypted))
-        .map_err(|_| Refusal::Cipher)
 }
 
 /// The length without the padding, which is 1 to 32 bytes, each equal to their count.

@@ -1,8 +1,9 @@
-//! The little of XML that WeCom uses: a root, and text in elements below it, with or without CDATA.
+//! The part of XML that WeCom uses: a root element, and below it elements that contain text or CDATA.
 //!
-//! A plain reader walks the document once and hands each leaf's text to the caller. Document types are
-//! refused, so no entity can be defined; depth and number of elements are bounded. What WeCom sends is simpler still, and
-//! is taken apart by [`simple`] in a fraction of the time; of whatever is not quite like it that says nothing.
+//! quick-xml reads it; document types are refused, so that no entity can be defined, and depth and number of elements are
+//! bounded. What WeCom sends is simpler still: [`simple`] takes that apart in a quarter of the time and leaves everything
+//! else to quick-xml. Without it verify + decrypt + parse costs 2.9 times the bare cryptography instead of less than 1.5
+//! times (`cargo bench --bench open`).
 
 use std::borrow::Cow;
 
@@ -35,24 +36,24 @@ pub(crate) fn from_first_character(mut text: &[u8]) -> &[u8] {
     text.trim_ascii_start()
 }
 
-/// Gathers a `T` by calling `field(so_far, name, text)` for each element directly below the root. Deeper elements are
-/// passed over.
+/// Builds a `T` by calling `field(so_far, name, text)` for each element directly below the root. Deeper elements are
+/// skipped.
 pub(crate) fn gather<'a, T: Default>(
     text: &'a [u8],
     mut field: impl FnMut(&mut T, &str, Cow<'a, str>),
 ) -> Result<T, XmlError> {
     let mut gathered = T::default();
-    if simple::for_each_field(text, |name, value| field(&mut gathered, name, Cow::Borrowed(value))).is_none()
+    let utf8 = std::str::from_utf8(text).map_err(|_| XmlError::Malformed)?;
+    if simple::for_each_field(utf8, |name, value| field(&mut gathered, name, Cow::Borrowed(value))).is_none()
     {
         gathered = T::default();
-        walk(text, |name, value| field(&mut gathered, name, value))?;
+        walk(utf8, |name, value| field(&mut gathered, name, value))?;
     }
     Ok(gathered)
 }
 
-/// The reader checks that each piece it hands out is UTF-8; the text needs no check of its own before.
-fn walk<'a>(text: &'a [u8], mut field: impl FnMut(&str, Cow<'a, str>)) -> Result<(), XmlError> {
-    let mut reader = Reader::from_reader(text);
+fn walk<'a>(text: &'a str, mut field: impl FnMut(&str, Cow<'a, str>)) -> Result<(), XmlError> {
+    let mut reader = Reader::from_str(text);
     let (mut depth, mut elements, mut roots) = (0_usize, 0_usize, 0_usize);
     let mut leaf = BytesStart::new("");
     let mut value = Cow::Borrowed("");
@@ -146,13 +147,13 @@ mod tests {
     use proptest::prelude::*;
     use proptest::sample::select;
 
-    fn walked(text: &[u8]) -> Result<Vec<(String, String)>, XmlError> {
+    fn walked(text: &str) -> Result<Vec<(String, String)>, XmlError> {
         let mut fields = Vec::new();
         walk(text, |name, value| fields.push((name.to_owned(), value.into_owned())))?;
         Ok(fields)
     }
 
-    fn simply(text: &[u8]) -> Option<Vec<(String, String)>> {
+    fn simply(text: &str) -> Option<Vec<(String, String)>> {
         let mut fields = Vec::new();
         simple::for_each_field(text, |name, value| fields.push((name.to_owned(), value.to_owned())))?;
         Some(fields)
@@ -220,8 +221,8 @@ mod tests {
                 format!("<xml>{}</xml>", fields.join(between)),
                 format!("{around}<xml>{}</xml>{between}", fields.concat()),
             ] {
-                if let Some(simply) = simply(text.as_bytes()) {
-                    prop_assert_eq!(Ok(simply), walked(text.as_bytes()), "{}", text);
+                if let Some(simply) = simply(&text) {
+                    prop_assert_eq!(Ok(simply), walked(&text), "{}", text);
                 }
             }
         }
@@ -229,7 +230,7 @@ mod tests {
         #[test]
         fn nor_does_it_take_anything_else_for_simple(pieces in vec(any_piece(), 0..12), cut: usize) {
             let text = pieces.concat();
-            let text = &text.as_bytes()[cut % (text.len() + 1)..];
+            let text = &text[text.floor_char_boundary(cut % (text.len() + 1))..];
             if let Some(simply) = simply(text) {
                 prop_assert_eq!(Ok(simply), walked(text), "{:?}", pieces);
             }
@@ -237,16 +238,19 @@ mod tests {
     }
 
     #[test]
+    fn text_that_is_not_utf8_is_malformed() {
+        let gathered = gather(b"<xml><A>\xff</A></xml>", |(): &mut (), _, _| {});
+        assert_eq!(gathered, Err(XmlError::Malformed));
+    }
+
+    #[test]
     fn what_wecom_sends_is_simple() {
         let text = "<xml>\n<ToUserName><![CDATA[ww1]]></ToUserName>\n<CreateTime>17</CreateTime><State></State></xml>\n";
         let expected = [("ToUserName", "ww1"), ("CreateTime", "17"), ("State", "")];
         let expected: Vec<_> = expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
-        assert_eq!(simply(text.as_bytes()), Some(expected.clone()));
-        assert_eq!(walked(text.as_bytes()), Ok(expected));
+        assert_eq!(simply(text), Some(expected.clone()));
+        assert_eq!(walked(text), Ok(expected));
         let many = format!("<xml>{}</xml>", "<A>1</A>".repeat(100));
-        assert_eq!(
-            (simply(many.as_bytes()), walked(many.as_bytes()).map(|fields| fields.len())),
-            (None, Ok(100))
-        );
+        assert_eq!((simply(&many), walked(&many).map(|fields| fields.len())), (None, Ok(100)));
     }
 }

@@ -1,89 +1,49 @@
-//! Documents of one shape: a root, and below it elements that hold nothing but text, or nothing but one CDATA section. No
-//! attributes, entities, comments or declarations.
+//! The fast path, for documents of the shape that WeCom sends: a root, and below it elements that contain nothing but text
+//! or one CDATA section. No attributes, entities, comments, declarations or processing instructions.
 
 use memchr::memchr;
 
-/// Takes a document apart: calls `field(name, text)` for each element below the root. `None`, perhaps only after some
-/// calls, if it may be of another shape; whatever this makes of one, the reader makes of it too.
-pub(super) fn for_each_field<'a>(text: &'a [u8], mut field: impl FnMut(&str, &'a str)) -> Option<()> {
-    const FIELDS_MAX: usize = 64;
-    let mut rest = Rest(std::str::from_utf8(text).ok()?);
-    rest.pass_space();
-    let root = rest.open()?;
-    rest.pass_space();
+const FIELDS_MAX: usize = 64;
+
+/// Calls `field(name, text)` for each element below the root. Returns `None`, perhaps only after some calls, if the
+/// document may be of another shape. What is accepted here, quick-xml reads in the same way.
+pub(super) fn for_each_field<'a>(text: &'a str, mut field: impl FnMut(&str, &'a str)) -> Option<()> {
+    let (root, mut rest) = start_tag(text.trim_ascii())?;
     for _ in 0..FIELDS_MAX {
-        if rest.close(root).is_some() {
-            rest.pass_space();
-            return rest.0.is_empty().then_some(());
+        rest = rest.trim_ascii_start();
+        if let Some(after) = end_tag(rest, root) {
+            return after.is_empty().then_some(());
         }
-        let name = rest.open()?;
-        let content = rest.content()?;
-        rest.close(name)?;
-        field(name, content);
-        rest.pass_space();
+        let (name, after) = start_tag(rest)?;
+        let (value, after) = content(after)?;
+        rest = end_tag(after, name)?;
+        field(name, value);
     }
     None
 }
 
-/// The bytes of names that need no second look.
-const NAME: [bool; 256] = {
-    let mut of_name = [false; 256];
-    let mut byte = 0_u8;
-    while byte < 128 {
-        of_name[byte as usize] = byte.is_ascii_alphanumeric() || byte == b'_';
-        byte += 1;
-    }
-    of_name
-};
+/// The name in a start tag, and what follows the tag.
+fn start_tag(text: &str) -> Option<(&str, &str)> {
+    let text = text.strip_prefix('<')?;
+    let length = text.bytes().position(|byte| !byte.is_ascii_alphanumeric() && byte != b'_')?;
+    let (name, rest) = text.split_at(length);
+    let rest = rest.strip_prefix('>')?;
+    name.starts_with(|first: char| first.is_ascii_alphabetic()).then_some((name, rest))
+}
 
-/// What is still to be read.
-struct Rest<'a>(&'a str);
+/// What follows the end tag of `name`.
+fn end_tag<'a>(text: &'a str, name: &str) -> Option<&'a str> {
+    text.strip_prefix("</")?.strip_prefix(name)?.strip_prefix('>')
+}
 
-impl<'a> Rest<'a> {
-    /// White space between elements.
-    fn pass_space(&mut self) {
-        if !self.0.starts_with('<') {
-            self.0 = self.0.trim_ascii_start();
-        }
+/// The text or CDATA section at the start, and what follows it.
+fn content(text: &str) -> Option<(&str, &str)> {
+    if let Some(section) = text.strip_prefix("<![CDATA[") {
+        let (value, rest) = section.split_at(memchr(b']', section.as_bytes())?);
+        return Some((value, rest.strip_prefix("]]>")?));
     }
-
-    fn pass(&mut self, text: &str) -> Option<()> {
-        self.0 = self.0.strip_prefix(text)?;
-        Some(())
-    }
-
-    /// Everything before `at`, which is left behind.
-    fn take(&mut self, at: usize) -> Option<&'a str> {
-        let (taken, rest) = self.0.split_at_checked(at)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    /// A start tag. Its name.
-    fn open(&mut self) -> Option<&'a str> {
-        self.pass("<")?;
-        let length = self.0.bytes().position(|byte| !NAME[usize::from(byte)])?;
-        let name = self.take(length)?;
-        self.pass(">")?;
-        name.starts_with(|first: char| first.is_ascii_alphabetic()).then_some(name)
-    }
-
-    /// The end tag of that name.
-    fn close(&mut self, name: &str) -> Option<()> {
-        self.0 = self.0.strip_prefix("</")?.strip_prefix(name)?.strip_prefix('>')?;
-        Some(())
-    }
-
-    fn content(&mut self) -> Option<&'a str> {
-        if self.pass("<![CDATA[").is_some() {
-            // Ids and names have no bracket in them; whatever has is left to the reader.
-            let text = self.take(memchr(b']', self.0.as_bytes())?)?;
-            self.pass("]]>")?;
-            return Some(text);
-        }
-        let text = self.take(memchr(b'<', self.0.as_bytes())?)?;
-        // White space alone is layout, not text.
-        let is_plain = !text.contains(['&', ']']) && (text.is_empty() || !text.trim().is_empty());
-        is_plain.then_some(text)
-    }
+    let (value, rest) = text.split_at(memchr(b'<', text.as_bytes())?);
+    // White space alone is layout, not text.
+    let is_plain = !value.contains(['&', ']']) && (value.is_empty() || !value.trim().is_empty());
+    is_plain.then_some((value, rest))
 }
