@@ -253,7 +253,7 @@ fn sink_parts(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<SinkPart>, 
 fn client_settings(config: &Config) -> ClientSettings {
     ClientSettings {
         api_base: config.wecom.api_base.clone(),
-        proxy: config.wecom.proxy.clone(),
+        proxy: config.wecom.proxy.as_ref().map(|proxy| proxy.0.to_string()),
         connect_timeout: Duration::from_millis(config.wecom.connect_timeout_ms),
         timeout: Duration::from_millis(config.wecom.timeout_ms),
     }

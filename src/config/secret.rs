@@ -1,23 +1,26 @@
-//! A secret from the file, the environment or a file of its own; never printed.
+//! Secrets, and URLs that may hold one. Neither is ever printed.
+//!
+//! A secret comes from the configuration, from a variable of the environment, or from a file of its own,
+//! which must not be open to every user of the machine.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use secrecy::SecretString;
+use reqwest::Url;
 use secrecy::zeroize::Zeroizing;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Serialize, Serializer};
-use toml::Value;
+use toml::{Table, Value};
 
-use super::Environment;
-use super::reader::Section;
+use super::reader::{Invalid, Reading, Section};
 
 /// A secret and where it came from.
 #[derive(Debug, Clone)]
 pub struct Secret {
-    /// The secret.
-    pub value: SecretString,
+    pub(crate) value: SecretString,
     source: String,
 }
 
@@ -27,98 +30,143 @@ impl Serialize for Secret {
     }
 }
 
-impl Secret {
-    /// A secret made by this program.
-    #[must_use]
-    pub fn made(value: String) -> Self {
-        Self { value: value.into(), source: "this program".to_owned() }
-    }
+/// Reads the secret `name`.
+pub(super) fn read(section: &mut Section<'_>, name: &'static str) -> Option<Secret> {
+    read_checked(section, name, |_| Ok::<_, fmt::Error>(()), "")
 }
 
-/// Reads a secret; notes a problem if it is there but cannot be had.
-pub(super) fn read(section: &mut Section, name: &'static str, environment: &Environment) -> Option<Secret> {
-    let value = section.value(name)?;
-    take(section, name, value, environment)
-}
-
-/// Makes a secret of the value of `name`; notes a problem if it cannot be had.
-pub(super) fn take(section: &Section, name: &str, value: Value, environment: &Environment) -> Option<Secret> {
-    let found = match (section.overridden(name), value) {
-        (Some(raw), Value::Integer(_) | Value::Float(_) | Value::Boolean(_) | Value::Datetime(_)) => {
-            Ok((raw, "the environment".to_owned()))
+/// Reads the secret `name`, which `check` must accept; `hint` says how to obtain one that it does.
+pub(super) fn read_checked<T, E: fmt::Display>(
+    section: &mut Section<'_>,
+    name: &'static str,
+    check: impl Fn(&str) -> Result<T, E>,
+    hint: &str,
+) -> Option<Secret> {
+    let (overridden, reading) = (section.overridden(name), section.reading);
+    section.take(name, |value| {
+        let secret = of(value, overridden, reading)?;
+        match check(secret.value.expose_secret()) {
+            Ok(_) => Ok(secret),
+            Err(error) => Err((error.to_string(), Some(hint.to_owned()))),
         }
-        (Some(_), Value::String(text)) => Ok((text, "the environment".to_owned())),
-        (None, Value::String(text)) => Ok(written_out(section, text)),
-        (_, Value::Table(table)) if table.len() == 1 => match table.into_iter().next() {
-            Some((kind, Value::String(text))) => from_table(section, &kind, text, environment),
-            _ => Err(("is not written as a secret".to_owned(), Some(FORM.to_owned()))),
-        },
-        _ => Err(("is not written as a secret".to_owned(), Some(FORM.to_owned()))),
+    })
+}
+
+/// The secret that `value` holds or refers to; `overridden` is its text if it came from the environment.
+pub(super) fn of(value: Value, overridden: Option<&str>, reading: &Reading<'_>) -> Result<Secret, Invalid> {
+    let (text, source) = match (value, overridden) {
+        (Value::Table(table), _) => from_table(table, reading)?,
+        (Value::String(text), None) => from_configuration(text, reading),
+        (Value::String(text), Some(_)) => (text, "the environment".to_owned()),
+        (Value::Array(_), _) | (_, None) => return Err(malformed("is not written as a secret")),
+        (_, Some(text)) => (text.to_owned(), "the environment".to_owned()),
     };
-    match found {
-        Ok((text, source)) if !text.is_empty() => Some(Secret { value: text.into(), source }),
-        Ok((_, source)) => {
-            section.problem(name, format!("is empty (from {source})"), None);
-            None
-        }
-        Err((reason, hint)) => {
-            section.problem(name, reason, hint.as_deref());
-            None
-        }
+    if text.is_empty() {
+        return Err((format!("is empty (from {source})"), None));
     }
+    Ok(Secret { value: text.into(), source })
 }
 
-const FORM: &str = "write { env = \"NAME\" }, { file = \"path\" } or { value = \"…\" }";
+/// A value that is not written as a secret.
+fn malformed(reason: impl Into<String>) -> Invalid {
+    let hint = "write { env = \"NAME\" }, { file = \"path\" } or { value = \"…\" }";
+    (reason.into(), Some(hint.to_owned()))
+}
 
-type Found = Result<(String, String), Unreadable>;
-
-/// What is wrong, and what to do.
-pub(super) type Unreadable = (String, Option<String>);
-
-fn from_table(section: &Section, kind: &str, text: String, environment: &Environment) -> Found {
-    match kind {
-        "value" => Ok(written_out(section, text)),
+/// The secret of `{ env = "NAME" }` and the like, and its source.
+fn from_table(table: Table, reading: &Reading<'_>) -> Result<(String, String), Invalid> {
+    let mut entries = table.into_iter();
+    let (Some((kind, Value::String(text))), None) = (entries.next(), entries.next()) else {
+        return Err(malformed("is not written as a secret"));
+    };
+    match kind.as_str() {
+        "value" => Ok(from_configuration(text, reading)),
         "env" => {
-            let hint = || Some("export it before starting".to_owned());
-            let value = environment.get(&text);
-            let value = value.ok_or_else(|| (format!("environment variable {text} is not set"), hint()))?;
-            Ok((value.to_owned(), format!("environment variable {text}")))
+            let source = format!("environment variable {text}");
+            let hint = Some("export it before starting".to_owned());
+            let value = reading.environment.get(&text).ok_or((format!("{source} is not set"), hint))?;
+            Ok((value.to_owned(), source))
         }
         "file" => {
             let content = Zeroizing::new(private_file(text.as_ref())?);
             Ok((content.trim_end_matches(['\r', '\n']).to_owned(), format!("file {text}")))
         }
-        other => Err((format!("has {other:?} in it"), Some(FORM.to_owned()))),
+        other => Err(malformed(format!("has {other:?} in it"))),
     }
 }
 
-/// A secret that stands in the configuration itself, which has to be kept accordingly.
-fn written_out(section: &Section, text: String) -> (String, String) {
-    section.holds_a_secret();
+/// A secret written in the configuration file, which must then be protected like one.
+fn from_configuration(text: String, reading: &Reading<'_>) -> (String, String) {
+    reading.holds_a_secret.set(true);
     (text, "the file".to_owned())
 }
 
-/// The content of a file that is not for everybody; wherever a link leads, the mode of the file there counts.
-pub(super) fn private_file(path: &Path) -> Result<String, Unreadable> {
+/// The content of a file that is not open to every user. Of a link, the mode of the file it leads to counts.
+pub(super) fn private_file(path: &Path) -> Result<String, Invalid> {
     let shown = path.display();
     let unreadable = |error| (format!("file {shown} cannot be read: {error}"), None);
     let mut file = File::open(path).map_err(unreadable)?;
     if let Some(mode) = open_to_all(&file).map_err(unreadable)? {
         let hint = format!(
-            "chmod 600 {shown}, or 640 for a group; for a secret of Kubernetes, defaultMode: 0400 in its volume"
+            "chmod 600 {shown}, or 640 for a group; for a Kubernetes secret, defaultMode: 0400 in its volume"
         );
-        return Err((
-            format!("file {shown} is open to every user of the machine (mode {mode:04o})"),
-            Some(hint),
-        ));
+        let reason = format!("file {shown} is open to every user of the machine (mode {mode:04o})");
+        return Err((reason, Some(hint)));
     }
     let mut content = String::new();
     file.read_to_string(&mut content).map_err(unreadable)?;
     Ok(content)
 }
 
-/// The mode of a file that users beside the owner and the group can read or write.
+/// The mode of a file that users other than its owner and group can read or write.
 pub(super) fn open_to_all(file: &File) -> std::io::Result<Option<u32>> {
     let mode = file.metadata()?.mode() & 0o7777;
     Ok((mode & 0o006 != 0).then_some(mode))
+}
+
+/// A URL that prints neither its login nor its query.
+#[derive(Clone)]
+pub struct Address(pub(crate) Url);
+
+impl Address {
+    /// Reads a URL with a host and one of `schemes`. A problem does not repeat it: it may hold a password.
+    pub(super) fn read(
+        section: &mut Section<'_>,
+        name: &'static str,
+        schemes: &[&str],
+        example: &str,
+    ) -> Option<Self> {
+        let fits = |url: &Url| {
+            schemes.contains(&url.scheme()) && url.host_str().is_some_and(|host| !host.is_empty())
+        };
+        section.parse(name, |text| {
+            let url = Url::parse(&text).ok().filter(fits).map(Self);
+            url.ok_or_else(|| {
+                (format!("is not a URL of {}", schemes.join(" or ")), Some(format!("write {example}")))
+            })
+        })
+    }
+
+    pub(super) fn has_login(&self) -> bool {
+        !self.0.username().is_empty() || self.0.password().is_some()
+    }
+}
+
+impl fmt::Debug for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = self.0.clone();
+        // These fail only for URLs without a host, which are not accepted.
+        let _ = shown.set_username("").and(shown.set_password(None));
+        shown.set_query(None);
+        shown.set_fragment(None);
+        let login = if self.has_login() { "://[redacted]@" } else { "://" };
+        let query = if self.0.query().is_some() { "?[redacted]" } else { "" };
+        write!(f, "{}{query}", shown.as_str().replacen("://", login, 1))
+    }
+}
+
+impl Serialize for Address {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(&format_args!("{self:?}"))
+    }
 }

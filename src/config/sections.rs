@@ -1,12 +1,14 @@
-//! One function a section: what its keys are, what they default to, what is wrong with them.
+//! The tables of the configuration except `[[sinks]]`: their keys, and which values are valid.
+//!
+//! Deliberately absent: what the keys mean and what they default to. `config/default.toml` says both.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
-use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
 
 use super::reader::Section;
-use super::secret::{self, Secret};
-use super::{Admin, App, Environment, Log, Quota, Server, Store, Wecom};
+use super::secret::{self, Address, Secret};
 use crate::callback::AesKey;
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
@@ -14,57 +16,67 @@ use crate::domain::quota::Limits;
 use crate::telemetry::logs::Format;
 use crate::worker::ConversionToken;
 
-fn address(section: &mut Section, default: &str) -> Option<SocketAddr> {
-    let text = section.text("listen").unwrap_or_else(|| default.to_owned());
-    let parsed = text.parse();
-    if parsed.is_err() {
-        section.problem("listen", format!("{text:?} is not an address and port"), Some("write 0.0.0.0:8080"));
-    }
-    parsed.ok()
+/// `[server]`: the public listener.
+#[derive(Debug, Clone, Serialize)]
+pub struct Server {
+    pub(crate) listen: SocketAddr,
+    pub(crate) connections_max: u64,
+    pub(crate) header_timeout_ms: u64,
+    pub(crate) body_timeout_ms: u64,
+    pub(crate) body_bytes_max: u64,
+    pub(crate) event_days_max: u64,
+    pub(crate) grace_ms: u64,
 }
 
-pub(super) fn server(section: &mut Section) -> Option<Server> {
-    let listen = address(section, "0.0.0.0:8080");
-    let connections_max = section.number("connections_max", 4_096, 1..=1_000_000);
-    let header_timeout_ms = section.number("header_timeout_ms", 5_000, 10..=60_000);
-    let body_timeout_ms = section.number("body_timeout_ms", 5_000, 10..=60_000);
-    let body_bytes_max = section.number("body_bytes_max", 65_536, 1_024..=1 << 20);
-    let event_days_max = section.number("event_days_max", 0, 0..=3_650);
-    let grace_ms = section.number("grace_ms", 10_000, 0..=600_000);
-    let listen = listen?;
-    Some(Server {
-        listen,
-        connections_max,
-        header_timeout_ms,
-        body_timeout_ms,
-        body_bytes_max,
-        event_days_max,
-        grace_ms,
+impl Server {
+    pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
+        Some(Self {
+            listen: listen(section)?,
+            connections_max: section.number("connections_max", 1..=1_000_000)?,
+            header_timeout_ms: section.number("header_timeout_ms", 10..=60_000)?,
+            body_timeout_ms: section.number("body_timeout_ms", 10..=60_000)?,
+            body_bytes_max: section.number("body_bytes_max", 1_024..=1 << 20)?,
+            event_days_max: section.number("event_days_max", 0..=3_650)?,
+            grace_ms: section.number("grace_ms", 0..=600_000)?,
+        })
+    }
+}
+
+fn listen(section: &mut Section<'_>) -> Option<SocketAddr> {
+    section.parse("listen", |text| {
+        let hint = Some("write 0.0.0.0:8080".to_owned());
+        text.parse().map_err(|_| (format!("{text:?} is not an address and port"), hint))
     })
 }
 
-pub(super) fn admin(section: &mut Section, environment: &Environment) -> Option<Admin> {
-    let listen = address(section, "127.0.0.1:8081");
-    let written = section.value_is_there("token");
-    let token = secret::read(section, "token", environment);
-    if let Some(listen) = listen
-        && token.is_none()
-        && !written
-        && !listen.ip().is_loopback()
-    {
-        section.problem(
-            "token",
-            format!("is missing, and {listen} can be reached from other machines"),
-            Some("set token = { env = \"UNIONLINK_ADMIN_TOKEN\" }, or listen on 127.0.0.1"),
-        );
+/// `[admin]`: the private listener. Its host names are in lower case.
+#[derive(Debug, Clone, Serialize)]
+pub struct Admin {
+    pub(crate) listen: SocketAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) token: Option<Secret>,
+    pub(crate) hosts: Vec<String>,
+}
+
+impl Admin {
+    pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
+        let listen = listen(section)?;
+        if !section.has("token") && !listen.ip().is_loopback() {
+            let hint = "set token = { env = \"UNIONLINK_ADMIN_TOKEN\" }, or listen on 127.0.0.1";
+            let reason = format!("is missing, and {listen} can be reached from other machines");
+            section.problem("token", reason, Some(hint));
+        }
+        let token = secret::read(section, "token");
+        let mut hosts = section.texts("hosts")?;
+        for host in &mut hosts {
+            if !is_host_name(host) {
+                let hint = "write only the name, unionlink.example.com: no scheme, no port, no *";
+                section.problem("hosts", format!("{host:?} is not a host name"), Some(hint));
+            }
+            host.make_ascii_lowercase();
+        }
+        Some(Self { listen, token, hosts })
     }
-    let hosts = section.texts("hosts");
-    for host in hosts.iter().filter(|host| !is_host_name(host)) {
-        let hint = "write the name alone, unionlink.example.com: no scheme, no port, no *";
-        section.problem("hosts", format!("{host:?} is not a host name"), Some(hint));
-    }
-    let hosts = hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
-    Some(Admin { listen: listen?, token, hosts })
 }
 
 fn is_host_name(text: &str) -> bool {
@@ -73,155 +85,177 @@ fn is_host_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(is_label)
 }
 
-pub(super) fn store(section: &mut Section) -> Store {
-    Store {
-        kind: section.choice("kind", &[("sled", "sled")]),
-        path: section.text("path").unwrap_or_else(|| "data".to_owned()).into(),
-        cache_mb: section.number("cache_mb", 256, 8..=1 << 20),
-        free_mb_min: section.number("free_mb_min", 256, 1..=1 << 30),
-        inbox_events_max: section.number("inbox_events_max", 1_000_000, 1..=1_000_000_000),
-        dedupe_days: section.number("dedupe_days", 7, 1..=365),
-        feed_days: section.number("feed_days", 30, 1..=3650),
-        journal: section.flag("journal", true),
+/// `[store]`: where state is kept.
+#[derive(Debug, Clone, Serialize)]
+pub struct Store {
+    pub(crate) kind: StoreKind,
+    pub(crate) path: PathBuf,
+    pub(crate) cache_mb: u64,
+    pub(crate) free_mb_min: u64,
+    pub(crate) inbox_events_max: u64,
+    pub(crate) dedupe_days: u64,
+    pub(crate) feed_days: u64,
+    pub(crate) journal: bool,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum StoreKind {
+    Sled,
+}
+
+impl Store {
+    pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
+        Some(Self {
+            kind: section.text("kind")?,
+            path: section.text("path")?,
+            cache_mb: section.number("cache_mb", 8..=1 << 20)?,
+            free_mb_min: section.number("free_mb_min", 1..=1 << 30)?,
+            inbox_events_max: section.number("inbox_events_max", 1..=1_000_000_000)?,
+            dedupe_days: section.number("dedupe_days", 1..=365)?,
+            feed_days: section.number("feed_days", 1..=3_650)?,
+            journal: section.flag("journal")?,
+        })
     }
 }
 
-pub(super) fn wecom(section: &mut Section) -> Wecom {
-    let base = section.text("api_base").unwrap_or_else(|| "https://qyapi.weixin.qq.com".to_owned());
-    url(section, "api_base", &base);
-    let proxy = section.text("proxy");
-    if let Some(proxy) = &proxy {
-        url(section, "proxy", proxy);
-        if proxy.contains('@') {
-            section.holds_a_secret();
+/// `[wecom]`: how WeCom is reached. Its base address has no slash at the end.
+#[derive(Debug, Clone, Serialize)]
+pub struct Wecom {
+    pub(crate) api_base: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) proxy: Option<Address>,
+    pub(crate) connect_timeout_ms: u64,
+    pub(crate) timeout_ms: u64,
+    pub(crate) calls_max: u64,
+}
+
+impl Wecom {
+    pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
+        let schemes = &["http", "https"];
+        let api_base = Address::read(section, "api_base", schemes, "https://qyapi.weixin.qq.com")?;
+        let proxy = Address::read(section, "proxy", schemes, "http://proxy.example.com:3128");
+        if proxy.as_ref().is_some_and(Address::has_login) {
+            section.reading.holds_a_secret.set(true);
         }
-    }
-    Wecom {
-        api_base: base.trim_end_matches('/').to_owned(),
-        proxy,
-        connect_timeout_ms: section.number("connect_timeout_ms", 3_000, 10..=10_000),
-        // The quota ledger counts on a call being over by then.
-        timeout_ms: section.number("timeout_ms", 10_000, 10..=10_000),
-        calls_max: section.number("calls_max", 32, 1..=1_000),
-    }
-}
-
-fn url(section: &Section, name: &str, text: &str) {
-    let parsed = reqwest::Url::parse(text);
-    if !parsed.is_ok_and(|url| matches!(url.scheme(), "http" | "https") && url.has_host()) {
-        section.problem(name, format!("{text:?} is not an http or https URL"), None);
+        Some(Self {
+            api_base: api_base.0.as_str().trim_end_matches('/').to_owned(),
+            proxy,
+            connect_timeout_ms: section.number("connect_timeout_ms", 10..=10_000)?,
+            // The quota ledger relies on every call being over by then.
+            timeout_ms: section.number("timeout_ms", 10..=10_000)?,
+            calls_max: section.number("calls_max", 1..=1_000)?,
+        })
     }
 }
 
-pub(super) fn log(section: &mut Section) -> Log {
-    Log {
-        filter: section.text("filter").unwrap_or_else(|| "info".to_owned()),
-        format: section.choice("format", &[("text", Format::Text), ("json", Format::Json)]),
+/// `[log]`: what is logged, and how.
+#[derive(Debug, Clone, Serialize)]
+pub struct Log {
+    pub(crate) filter: String,
+    pub(crate) format: Format,
+}
+
+impl Log {
+    pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
+        Some(Self { filter: section.text("filter")?, format: section.text("format")? })
     }
 }
 
-pub(super) fn app(section: &mut Section, environment: &Environment, known: &[&App]) -> Option<App> {
-    let name = name(section);
-    if let Some(name) = &name
-        && known.iter().any(|app| app.name == *name)
-    {
-        section.problem("name", format!("{name} is taken by another app"), None);
-    }
-    let corp_id = match section.text("corp_id").map(|text| (CorpId::new(&text), text)) {
-        Some((Ok(corp_id), _)) => Some(corp_id),
-        Some((Err(error), text)) => {
-            section.problem("corp_id", format!("{text:?} {error}"), None);
-            None
+/// One of `[[apps]]`: an app of the brand. Its AES key is valid.
+#[derive(Debug, Clone, Serialize)]
+pub struct App {
+    pub(crate) name: AppName,
+    pub(crate) corp_id: CorpId,
+    pub(crate) agent_id: i64,
+    pub(crate) secret: Secret,
+    pub(crate) callback_token: Secret,
+    pub(crate) encoding_aes_key: Secret,
+    pub(crate) accept_receive_ids: Vec<String>,
+    pub(crate) conversion_token: ConversionToken,
+    pub(crate) existing_customers: bool,
+    pub(crate) renew: Renew,
+    pub(crate) same_id_extends: bool,
+    pub(crate) quota: Quota,
+}
+
+/// Where the admin console of WeCom shows what an app needs.
+const IN_THE_CONSOLE: [(&str, &str); 5] = [
+    ("corp_id", "我的企业 → 企业信息 → 企业ID"),
+    ("agent_id", "应用管理 → the app → AgentId"),
+    ("secret", "应用管理 → the app → Secret"),
+    ("callback_token", "the app → 接收消息 → Token"),
+    ("encoding_aes_key", "the app → 接收消息 → EncodingAESKey"),
+];
+
+impl App {
+    /// Reads an app; `others` are those before it.
+    pub(super) fn read(section: &mut Section<'_>, others: &[Self]) -> Option<Self> {
+        for (key, place) in IN_THE_CONSOLE {
+            section.require(key, &format!("you find it under {place}"));
         }
-        None => {
-            missing(section, "corp_id", "我的企业 → 企业信息 → 企业ID");
-            None
-        }
-    };
-    let agent_id = section.number("agent_id", 0, 1..=1 << 53);
-    if agent_id == 0 {
-        missing(section, "agent_id", "应用管理 → the app → AgentId");
+        let name = name(section, "app", |name: &AppName| others.iter().any(|app| app.name == *name));
+        let corp_id = section.text("corp_id");
+        let agent_id = section.number("agent_id", 1..=1 << 53);
+        let secret = secret::read(section, "secret");
+        let callback_token = secret::read(section, "callback_token");
+        let hint = "copy all 43 characters from 接收消息";
+        let encoding_aes_key = secret::read_checked(section, "encoding_aes_key", AesKey::decode, hint);
+        // The keys with a default come first: their `?` never returns before all keys are checked.
+        Some(Self {
+            accept_receive_ids: section.texts("accept_receive_ids")?,
+            conversion_token: section.text("conversion_token")?,
+            existing_customers: section.flag("existing_customers")?,
+            renew: section.text("renew")?,
+            same_id_extends: section.flag("same_id_extends")?,
+            quota: Quota::read(&mut section.section("quota"))?,
+            name: name?,
+            corp_id: corp_id?,
+            agent_id: agent_id?,
+            secret: secret?,
+            callback_token: callback_token?,
+            encoding_aes_key: encoding_aes_key?,
+        })
     }
-    let secret = required_secret(section, "secret", environment, "应用管理 → the app → Secret");
-    let token = required_secret(section, "callback_token", environment, "the app → 接收消息 → Token");
-    let aes_key =
-        required_secret(section, "encoding_aes_key", environment, "the app → 接收消息 → EncodingAESKey");
-    if let Some(Err(error)) = aes_key.as_ref().map(|key| AesKey::decode(key.value.expose_secret())) {
-        section.problem("encoding_aes_key", error.to_string(), Some("copy all 43 characters from 接收消息"));
+}
+
+/// The budget of each conversion API.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Quota {
+    pub(crate) per_hour: u32,
+    pub(crate) per_day: u32,
+    pub(crate) per_month: u32,
+    pub(crate) reserve_percent: u8,
+}
+
+impl Quota {
+    fn read(section: &mut Section<'_>) -> Option<Self> {
+        Some(Self {
+            per_hour: section.number("per_hour", 1..=u32::MAX)?,
+            per_day: section.number("per_day", 1..=u32::MAX)?,
+            per_month: section.number("per_month", 1..=u32::MAX)?,
+            reserve_percent: section.number("reserve_percent", 0..=90)?,
+        })
     }
-    let accept_receive_ids = section.texts("accept_receive_ids");
-    let conversion_token = section.choice(
-        "conversion_token",
-        &[
-            ("auto", ConversionToken::Auto),
-            ("downstream", ConversionToken::Downstream),
-            ("upstream", ConversionToken::Upstream),
-        ],
-    );
-    let existing_customers = section.flag("existing_customers", true);
-    let renew = section
-        .choice("renew", &[("all", Renew::All), ("unlinked", Renew::Unlinked), ("never", Renew::Never)]);
-    let same_id_extends = section.flag("same_id_extends", false);
-    let quota = quota(&mut section.section("quota"));
-    Some(App {
-        name: name?,
-        corp_id: corp_id?,
-        agent_id: i64::try_from(agent_id).ok()?,
-        secret: secret?,
-        callback_token: token?,
-        encoding_aes_key: aes_key?,
-        accept_receive_ids,
-        conversion_token,
-        existing_customers,
-        renew,
-        same_id_extends,
-        quota,
+
+    pub(crate) const fn limits(self) -> Limits {
+        let Self { per_hour, per_day, per_month, .. } = self;
+        Limits { per_hour, per_day, per_month }
+    }
+}
+
+/// Reads the name of an app or a sink, which must not be `taken` by another.
+pub(super) fn name<T: TryFrom<String>>(
+    section: &mut Section<'_>,
+    of: &str,
+    taken: impl Fn(&T) -> bool,
+) -> Option<T> {
+    let hint = "use up to 64 of A-Z a-z 0-9 - _ .";
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    section.require("name", hint);
+    section.parse("name", |text| match T::try_from(text.clone()) {
+        Ok(name) if taken(&name) => Err((format!("{text} is taken by another {of}"), None)),
+        Ok(name) if text.chars().all(is_plain) => Ok(name),
+        _ => Err((format!("{text:?} is not a name"), Some(hint.to_owned()))),
     })
-}
-
-pub(super) fn name(section: &mut Section) -> Option<AppName> {
-    let Some(text) = section.text("name") else {
-        section.problem("name", "is missing", None);
-        return None;
-    };
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-    match AppName::new(&text) {
-        Ok(name) if text.chars().all(plain) => Some(name),
-        _ => {
-            section.problem(
-                "name",
-                format!("{text:?} is not a name"),
-                Some("use up to 64 of A-Z a-z 0-9 - _ ."),
-            );
-            None
-        }
-    }
-}
-
-fn quota(section: &mut Section) -> Quota {
-    let mut number = |name, default: u32| {
-        let value = section.number(name, u64::from(default), 1..=u64::from(u32::MAX));
-        u32::try_from(value).unwrap_or(default)
-    };
-    let per_hour = number("per_hour", Limits::DOCUMENTED.per_hour);
-    let per_day = number("per_day", Limits::DOCUMENTED.per_day);
-    let per_month = number("per_month", Limits::DOCUMENTED.per_month);
-    let reserve_percent = u8::try_from(section.number("reserve_percent", 1, 0..=90)).unwrap_or(1);
-    Quota { per_hour, per_day, per_month, reserve_percent }
-}
-
-fn required_secret(
-    section: &mut Section,
-    name: &'static str,
-    environment: &Environment,
-    whence: &str,
-) -> Option<Secret> {
-    if !section.value_is_there(name) {
-        missing(section, name, whence);
-    }
-    secret::read(section, name, environment)
-}
-
-fn missing(section: &Section, name: &str, whence: &str) {
-    section.problem(name, "is missing", Some(&format!("you find it under {whence}")));
 }

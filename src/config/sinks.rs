@@ -1,57 +1,48 @@
-//! The sections of sinks: what each kind's keys are, what they default to, what is wrong with them.
+//! `[[sinks]]`: where link changes are sent. Values are checked with the code of the sinks, so that what is
+//! accepted here works there.
 //!
-//! Whatever a sink would stumble over later is looked at here, by the very code that the sink uses: secrets, headers,
-//! subjects, certificates. Whether the receiver answers is not a matter of configuration.
+//! Deliberately absent: whether a receiver answers. Nothing here connects to anything.
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::path::PathBuf;
 
-use reqwest::Url;
 use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Serialize};
 
-use super::Environment;
-use super::reader::Section;
-use super::secret::{self, Secret};
+use super::reader::{Invalid, Section};
+use super::secret::{self, Address, Secret};
 use super::sections::name;
 use crate::domain::ids::SinkName;
 use crate::sink::nats::{are_credentials, is_subject};
 use crate::sink::webhook::{SigningKey, certificates, is_ours, names_private_address};
 use crate::store::Start;
 
-/// Where link changes go.
+/// One of `[[sinks]]`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Sink {
-    /// Its name.
-    pub name: SinkName,
-    /// Where a sink without a cursor begins.
-    pub start: Start,
-    /// What kind of receiver, and where. Flat, as in the file; only printing does this, reading never.
+    pub(crate) name: SinkName,
+    pub(crate) start: Start,
+    /// Flat, as in the file. Only printing does this, reading never.
     #[serde(flatten)]
-    pub target: SinkTarget,
+    pub(crate) target: SinkTarget,
 }
 
-/// A kind of receiver.
+/// A kind of receiver, and where it is.
 #[derive(Debug, Clone, Serialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
-pub enum SinkTarget {
-    /// HTTP POST.
+pub(crate) enum SinkTarget {
     Webhook(WebhookTarget),
-    /// NATS JetStream.
     Nats(NatsTarget),
-    /// Files in a folder.
     File(FileTarget),
 }
 
 impl SinkTarget {
     /// The name of the kind, as in the file.
-    #[must_use]
-    pub const fn kind(&self) -> &'static str {
+    pub(crate) const fn kind(&self) -> &'static str {
         match self {
             Self::Webhook(_) => "webhook",
             Self::Nats(_) => "nats",
@@ -60,178 +51,113 @@ impl SinkTarget {
     }
 }
 
-/// A webhook's receiver.
+/// The receiver of a webhook. Its secrets are signing keys; its headers are legal, and kept as secrets, for
+/// some are.
 #[derive(Debug, Clone, Serialize)]
-pub struct WebhookTarget {
-    /// Where to.
-    pub url: Address,
-    /// For the signature, checked to be one.
-    pub secret: Secret,
-    /// Signs as well, while secrets change.
+pub(crate) struct WebhookTarget {
+    pub(crate) url: Address,
+    pub(crate) secret: Secret,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub previous_secret: Option<Secret>,
-    /// Entries in one request.
-    pub batch: u64,
-    /// For one attempt.
-    pub timeout_ms: u64,
-    /// Whether the name may lead to private addresses.
-    pub private_addresses: bool,
-    /// Further roots of trust.
+    pub(crate) previous_secret: Option<Secret>,
+    pub(crate) batch: u64,
+    pub(crate) timeout_ms: u64,
+    pub(crate) private_addresses: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
-    /// Sent along, checked to be legal; secrets, for some are.
+    pub(crate) ca_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub headers: BTreeMap<String, Secret>,
+    pub(crate) headers: BTreeMap<String, Secret>,
 }
 
-/// A NATS server and what is published there.
+/// A NATS server and a subject there. The URL has no login; there is at most one beside it.
 #[derive(Debug, Clone, Serialize)]
-pub struct NatsTarget {
-    /// `nats://` or `tls://`, without a login.
-    pub url: Address,
-    /// The messages' subject.
-    pub subject: String,
-    /// A login by token.
+pub(crate) struct NatsTarget {
+    pub(crate) url: Address,
+    pub(crate) subject: String,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub token: Option<Secret>,
-    /// A login by name.
+    pub(crate) token: Option<Secret>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    /// Its password.
+    pub(crate) user: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub password: Option<Secret>,
-    /// A login by a `.creds` file.
+    pub(crate) password: Option<Secret>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub credentials_file: Option<PathBuf>,
-    /// The roots of trust.
+    pub(crate) credentials_file: Option<PathBuf>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub ca_file: Option<PathBuf>,
+    pub(crate) ca_file: Option<PathBuf>,
 }
 
-/// A folder and how its files follow each other.
+/// A folder, and when a new file is begun in it.
 #[derive(Debug, Clone, Serialize)]
-pub struct FileTarget {
-    /// The folder.
-    pub path: PathBuf,
-    /// The largest a file becomes.
-    pub rotate_mb: u64,
-    /// Whether each day (UTC) begins a new file.
-    pub rotate_daily: bool,
+pub(crate) struct FileTarget {
+    pub(crate) path: PathBuf,
+    pub(crate) rotate_mb: u64,
+    pub(crate) rotate_daily: bool,
 }
 
-/// A URL that does not print what may be secret in it: the login and the query.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Address(
-    /// The whole of it.
-    pub Url,
-);
-
-impl fmt::Display for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let login = !self.0.username().is_empty() || self.0.password().is_some();
-        let mut shown = self.0.clone();
-        // These fail for URLs without a host only, which are no receivers.
-        let _ = shown.set_username("").and(shown.set_password(None));
-        shown.set_query(None);
-        shown.set_fragment(None);
-        let shown = if login { shown.as_str().replacen("://", "://[redacted]@", 1) } else { shown.into() };
-        f.write_str(&shown)?;
-        f.write_str(if self.0.query().is_some() { "?[redacted]" } else { "" })
-    }
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-impl Serialize for Address {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(self)
-    }
-}
-
-#[derive(Clone, Copy)]
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
 enum Kind {
     Webhook,
     Nats,
     File,
 }
 
-pub(super) fn sink(section: &mut Section, environment: &Environment, known: &[&Sink]) -> Option<Sink> {
-    let name = name(section).and_then(|name| SinkName::new(name.as_str()).ok());
-    if let Some(name) = &name
-        && known.iter().any(|sink| sink.name == *name)
-    {
-        section.problem("name", format!("{name} is taken by another sink"), None);
+impl Sink {
+    /// Reads a sink; `others` are those before it.
+    pub(super) fn read(section: &mut Section<'_>, others: &[Self]) -> Option<Self> {
+        let name = name(section, "sink", |name: &SinkName| others.iter().any(|sink| sink.name == *name));
+        let start = section.text("start");
+        let target = match section.text("kind") {
+            Some(Kind::Webhook) => WebhookTarget::read(section).map(SinkTarget::Webhook),
+            Some(Kind::Nats) => NatsTarget::read(section).map(SinkTarget::Nats),
+            Some(Kind::File) => FileTarget::read(section, others).map(SinkTarget::File),
+            None => {
+                // The keys of an unknown kind cannot be judged.
+                section.rest();
+                None
+            }
+        };
+        Some(Self { name: name?, start: start?, target: target? })
     }
-    let kind =
-        section.one_of("kind", &[("webhook", Kind::Webhook), ("nats", Kind::Nats), ("file", Kind::File)]);
-    let start = section.choice("start", &[("beginning", Start::Beginning), ("now", Start::Now)]);
-    let target = match kind {
-        Some(Kind::Webhook) => webhook(section, environment).map(SinkTarget::Webhook),
-        Some(Kind::Nats) => nats(section, environment).map(SinkTarget::Nats),
-        Some(Kind::File) => file(section, known).map(SinkTarget::File),
-        None => {
-            // Which keys it may have is anybody's guess.
-            section.rest();
-            None
-        }
-    };
-    Some(Sink { name: name?, start, target: target? })
-}
-
-fn webhook(section: &mut Section, environment: &Environment) -> Option<WebhookTarget> {
-    let url = address(section, &["https", "http"], "https://crm.example.com/hooks/unionlink");
-    let private_addresses = section.flag("private_addresses", false);
-    if let Some(Address(url)) = &url
-        && url.scheme() == "http"
-        && !private_addresses
-        && !names_private_address(url)
-    {
-        section.problem(
-            "url",
-            "would send personal data unencrypted",
-            Some(
-                "write https://, or set private_addresses = true if the receiver is inside your own network",
-            ),
-        );
-    }
-    if !section.value_is_there("secret") {
-        section.problem("secret", "is missing", Some(MAKE_SECRET));
-    }
-    let secret = signing_secret(section, "secret", environment);
-    let previous_secret = signing_secret(section, "previous_secret", environment);
-    if let (Some(secret), Some(previous)) = (&secret, &previous_secret)
-        && secret.value.expose_secret() == previous.value.expose_secret()
-    {
-        section.problem("previous_secret", "is the same as secret", Some("leave it out"));
-    }
-    Some(WebhookTarget {
-        headers: headers(&mut section.section("headers"), environment),
-        batch: section.number("batch", 1, 1..=1_000),
-        timeout_ms: section.number("timeout_ms", 10_000, 100..=60_000),
-        private_addresses,
-        ca_file: ca_file(section),
-        previous_secret,
-        url: url?,
-        secret: secret?,
-    })
 }
 
 const MAKE_SECRET: &str =
     "make one with: echo \"whsec_$(openssl rand -base64 32)\", and give it to the receiver too";
 
-fn signing_secret(section: &mut Section, name: &'static str, environment: &Environment) -> Option<Secret> {
-    let secret = secret::read(section, name, environment)?;
-    if let Err(error) = SigningKey::parse(secret.value.expose_secret()) {
-        section.problem(name, error.to_string(), Some(MAKE_SECRET));
+impl WebhookTarget {
+    fn read(section: &mut Section<'_>) -> Option<Self> {
+        let url = url(section, &["https", "http"], "https://crm.example.com/hooks/unionlink");
+        let private_addresses = section.flag("private_addresses")?;
+        if let Some(Address(url)) = &url
+            && url.scheme() == "http"
+            && !private_addresses
+            && !names_private_address(url)
+        {
+            let hint =
+                "write https://, or set private_addresses = true if the receiver is inside your own network";
+            section.problem("url", "would send personal data unencrypted", Some(hint));
+        }
+        section.require("secret", MAKE_SECRET);
+        let [secret, previous_secret] = ["secret", "previous_secret"]
+            .map(|name| secret::read_checked(section, name, SigningKey::parse, MAKE_SECRET));
+        if let (Some(secret), Some(previous)) = (&secret, &previous_secret)
+            && secret.value.expose_secret() == previous.value.expose_secret()
+        {
+            section.problem("previous_secret", "is the same as secret", Some("leave it out"));
+        }
+        Some(Self {
+            previous_secret,
+            batch: section.number("batch", 1..=1_000)?,
+            timeout_ms: section.number("timeout_ms", 100..=60_000)?,
+            private_addresses,
+            ca_file: ca_file(section),
+            headers: headers(&mut section.section("headers")),
+            url: url?,
+            secret: secret?,
+        })
     }
-    Some(secret)
 }
 
-fn headers(section: &mut Section, environment: &Environment) -> BTreeMap<String, Secret> {
+fn headers(section: &mut Section<'_>) -> BTreeMap<String, Secret> {
     let mut headers = BTreeMap::new();
     for (name, value) in section.rest() {
         match HeaderName::from_bytes(name.as_bytes()) {
@@ -239,102 +165,91 @@ fn headers(section: &mut Section, environment: &Environment) -> BTreeMap<String,
             Ok(_) => {}
             Err(_) => section.problem(&name, "is not the name of a header", None),
         }
-        let Some(value) = secret::take(section, &name, value, environment) else { continue };
+        let read = secret::of(value, section.overridden(&name), section.reading);
+        let Some(value) = section.checked(&name, read) else { continue };
         if HeaderValue::from_str(value.value.expose_secret()).is_err() {
-            section.problem(
-                &name,
-                "has a value that no header can carry",
-                Some("use ASCII without line ends"),
-            );
+            let hint = "use ASCII without line ends";
+            section.problem(&name, "has a value that no header can carry", Some(hint));
         }
-        let name = name.to_ascii_lowercase();
-        if headers.contains_key(&name) {
-            section.problem(&name, "is there twice", None);
+        if headers.insert(name.to_ascii_lowercase(), value).is_some() {
+            section.problem(&name, "is given twice", None);
         }
-        headers.insert(name, value);
     }
     headers
 }
 
-fn nats(section: &mut Section, environment: &Environment) -> Option<NatsTarget> {
-    let url = address(section, &["nats", "tls"], "nats://nats.example.com:4222");
-    if let Some(Address(url)) = &url
-        && (!url.username().is_empty() || url.password().is_some())
-    {
-        section.problem(
-            "url",
-            "has a login in it",
-            Some("write token, or user and password, as keys of their own"),
-        );
-    }
-    let subject = section.text("subject").unwrap_or_else(|| "unionlink.links".to_owned());
-    if !is_subject(&subject) {
-        let reason = format!("{subject:?} is not a subject that can be published to");
-        section.problem("subject", reason, Some("write words with dots between them, without * and >"));
-    }
-    let logins = ["token", "user", "credentials_file"].map(|name| section.value_is_there(name));
-    if logins.into_iter().filter(|there| *there).count() > 1 {
-        let reason = "has more than one login: token, user and password, credentials_file";
-        section.problem("", reason, Some("keep the one that the server wants"));
-    }
-    match (section.value_is_there("user"), section.value_is_there("password")) {
-        (true, false) => section.problem("password", "is missing: there is a user", None),
-        (false, true) => section.problem("user", "is missing: there is a password", None),
-        _ => {}
-    }
-    let token = secret::read(section, "token", environment);
-    let user = section.text("user");
-    let password = secret::read(section, "password", environment);
-    let credentials_file = section.text("credentials_file").map(PathBuf::from);
-    if let Some(path) = &credentials_file {
-        match secret::private_file(path) {
-            Ok(content) if are_credentials(&content) => {}
-            Ok(_) => section.problem("credentials_file", "holds no credentials of NATS", None),
-            Err((reason, hint)) => section.problem("credentials_file", reason, hint.as_deref()),
+impl NatsTarget {
+    fn read(section: &mut Section<'_>) -> Option<Self> {
+        let url = url(section, &["nats", "tls"], "nats://nats.example.com:4222");
+        if url.as_ref().is_some_and(Address::has_login) {
+            let hint = "write token, or user and password, as keys of their own";
+            section.problem("url", "has a login in it", Some(hint));
         }
-    }
-    let ca_file = ca_file(section);
-    Some(NatsTarget { url: url?, subject, token, user, password, credentials_file, ca_file })
-}
-
-fn file(section: &mut Section, known: &[&Sink]) -> Option<FileTarget> {
-    let path = section.text("path").map(PathBuf::from).filter(|path| !path.as_os_str().is_empty());
-    let taken =
-        |sink: &&&Sink| matches!(&sink.target, SinkTarget::File(file) if Some(&file.path) == path.as_ref());
-    if path.is_none() {
-        section.problem("path", "is missing", Some("name a folder for the files"));
-    } else if let Some(other) = known.iter().find(taken) {
-        section.problem("path", format!("is the folder of {} already", other.name), None);
-    }
-    let rotate_mb = section.number("rotate_mb", 100, 1..=100_000);
-    let rotate_daily = section.flag("rotate_daily", true);
-    Some(FileTarget { path: path?, rotate_mb, rotate_daily })
-}
-
-/// The `url` of a sink. What is wrong with it is told without it: it may hold a password.
-fn address(section: &mut Section, schemes: &[&str], example: &str) -> Option<Address> {
-    let hint = format!("write {example}");
-    let Some(text) = section.text("url") else {
-        section.problem("url", "is missing", Some(&hint));
-        return None;
-    };
-    match Url::parse(&text) {
-        Ok(url) if schemes.contains(&url.scheme()) && url.host_str().is_some_and(|host| !host.is_empty()) => {
-            Some(Address(url))
+        let logins = ["token", "user", "credentials_file"].into_iter().filter(|name| section.has(name));
+        if logins.count() > 1 {
+            let reason = "has more than one login: token, user and password, credentials_file";
+            section.problem("", reason, Some("keep the one that the server wants"));
         }
-        _ => {
-            section.problem("url", format!("is not a URL of {}", schemes.join(" or ")), Some(&hint));
-            None
+        match (section.has("user"), section.has("password")) {
+            (true, false) => section.problem("password", "is missing: there is a user", None),
+            (false, true) => section.problem("user", "is missing: there is a password", None),
+            _ => {}
         }
+        Some(Self {
+            subject: section.parse("subject", subject)?,
+            token: secret::read(section, "token"),
+            user: section.text("user"),
+            password: secret::read(section, "password"),
+            credentials_file: section.parse("credentials_file", |path| {
+                if are_credentials(&secret::private_file(path.as_ref())?) {
+                    return Ok(path.into());
+                }
+                Err(("holds no credentials of NATS".to_owned(), None))
+            }),
+            ca_file: ca_file(section),
+            url: url?,
+        })
     }
 }
 
-fn ca_file(section: &mut Section) -> Option<PathBuf> {
-    let path = PathBuf::from(section.text("ca_file")?);
-    match std::fs::read(&path) {
-        Ok(pem) if certificates(&pem).is_some() => {}
-        Ok(_) => section.problem("ca_file", "holds no certificate in PEM", None),
-        Err(error) => section.problem("ca_file", format!("cannot be read: {error}"), None),
+fn subject(text: String) -> Result<String, Invalid> {
+    if is_subject(&text) {
+        return Ok(text);
     }
-    Some(path)
+    let hint = "write words with dots between them, without * and >".to_owned();
+    Err((format!("{text:?} is not a subject that can be published to"), Some(hint)))
+}
+
+impl FileTarget {
+    fn read(section: &mut Section<'_>, others: &[Sink]) -> Option<Self> {
+        let hint = "name a folder for the files";
+        section.require("path", hint);
+        let path = section.parse("path", |text| {
+            let path = PathBuf::from(text);
+            let taken = |sink: &&Sink| matches!(&sink.target, SinkTarget::File(file) if file.path == path);
+            match others.iter().find(taken) {
+                _ if path.as_os_str().is_empty() => Err(("is empty".to_owned(), Some(hint.to_owned()))),
+                Some(other) => Err((format!("is the folder of {} already", other.name), None)),
+                None => Ok(path),
+            }
+        });
+        Some(Self {
+            rotate_mb: section.number("rotate_mb", 1..=100_000)?,
+            rotate_daily: section.flag("rotate_daily")?,
+            path: path?,
+        })
+    }
+}
+
+fn url(section: &mut Section<'_>, schemes: &[&str], example: &str) -> Option<Address> {
+    section.require("url", &format!("write {example}"));
+    Address::read(section, "url", schemes, example)
+}
+
+fn ca_file(section: &mut Section<'_>) -> Option<PathBuf> {
+    section.parse("ca_file", |path| match std::fs::read(&path) {
+        Ok(pem) if certificates(&pem).is_some() => Ok(path.into()),
+        Ok(_) => Err(("holds no certificate in PEM".to_owned(), None)),
+        Err(error) => Err((format!("cannot be read: {error}"), None)),
+    })
 }

@@ -3,6 +3,7 @@
 use secrecy::ExposeSecret;
 
 use super::*;
+use crate::domain::quota::Limits;
 
 const KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
 
@@ -39,11 +40,32 @@ fn the_defaults_file_says_what_the_code_does() {
 }
 
 #[test]
+fn the_base_layer_has_the_defaults_of_apps_and_sinks_but_no_examples() {
+    let defaults = defaults();
+    let keys = |list: &str, n: usize| -> Vec<_> {
+        defaults[list][n].as_table().unwrap().keys().map(String::as_str).collect()
+    };
+    assert_eq!(
+        keys("apps", 0),
+        ["accept_receive_ids", "conversion_token", "existing_customers", "quota", "renew", "same_id_extends"]
+    );
+    assert_eq!(keys("sinks", 0), ["batch", "kind", "private_addresses", "start", "timeout_ms"]);
+    assert_eq!(keys("sinks", 1), ["kind", "start", "subject"]);
+    assert_eq!(keys("sinks", 2), ["kind", "rotate_daily", "rotate_mb", "start"]);
+    for sink in defaults["sinks"].as_array().unwrap() {
+        assert_eq!(sink["start"].as_str(), Some("beginning"));
+    }
+    assert!(defaults["wecom"].get("proxy").is_none() && defaults["admin"].get("token").is_none());
+}
+
+#[test]
 fn what_the_defaults_file_comments_out_is_right_too() {
     let key = |line: &&str| line.starts_with('[') || line.contains(" = ");
     let prose = |line: &str| line.contains("UNIONLINK__") || line.contains("written as");
+    let bare = |line: &&str| !line.starts_with([' ', '#']);
     let lines: Vec<_> = DEFAULTS
         .lines()
+        .map(|line| line.strip_prefix('#').filter(bare).unwrap_or(line))
         .map(|line| line.strip_prefix("# ").filter(key).unwrap_or(line))
         .filter(|line| !line.starts_with('#') && !prose(line))
         .collect();
@@ -103,6 +125,15 @@ fn all_problems_are_told_at_once_each_with_its_place() {
             "store.dedupe_days 0 is not between 1 and 365",
             "typo is not a known key",
         ]
+    );
+}
+
+#[test]
+fn an_unknown_key_hides_no_other_problem() {
+    let text = format!("{}kind = \"x\"\nrenew = \"some\"\n", minimal());
+    assert_eq!(
+        problems(&text, &Environment::default()),
+        ["apps[0].kind is not a known key", "apps[0].renew \"some\" is not one of all, unlinked, never"]
     );
 }
 
@@ -246,9 +277,12 @@ fn a_broken_line_is_named_but_not_shown() {
 
 #[test]
 fn a_proxys_password_is_not_printed() {
-    let text = format!("[wecom]\nproxy = \"http://user:CANARY@proxy:3128\"\n{}", minimal());
-    let printed = toml::to_string(&config(&text, &Environment::default())).unwrap();
+    let with = |proxy: &str| format!("[wecom]\nproxy = \"{proxy}\"\n{}", minimal());
+    let config = config(&with("http://user:CANARY@proxy:3128"), &Environment::default());
+    let printed = format!("{}{config:?}", toml::to_string(&config).unwrap());
     assert!(printed.contains("http://[redacted]@proxy:3128") && !printed.contains("CANARY"), "{printed}");
+    let told = problems(&with("user:CANARY@proxy:3128"), &Environment::default());
+    assert_eq!(told, ["wecom.proxy is not a URL of http or https"]);
 }
 
 #[test]
@@ -262,4 +296,43 @@ fn a_printed_configuration_shows_no_secret() {
     let printed = format!("{}{config:?}", toml::to_string(&config).unwrap());
     assert!(!printed.contains("CANARY") && !printed.contains(KEY), "{printed}");
     assert!(printed.contains("[redacted, from environment variable T]"));
+}
+
+fn access(text: &str, pairs: &[(&str, &str)]) -> Result<AdminAccess, ConfigError> {
+    read(text, Path::new("t"), &environment(pairs), Some("admin"), admin_access)
+}
+
+#[test]
+fn nothing_but_the_admin_section_is_looked_at() {
+    let text = "nonsense = 1\n[store]\ncache_mb = \"?\"\n[admin]\nlisten = \"0.0.0.0:9\"\ntoken = { env = \"T\" }\n\
+                [[apps]]\nsecret = { env = \"NOT_SET\" }\n";
+    let found = access(text, &[("T", "secret"), ("UNIONLINK__STORE__CACHE_MB", "x")]).unwrap();
+    assert_eq!(found.base_url, "http://127.0.0.1:9");
+    assert_eq!(found.token.as_ref().map(ExposeSecret::expose_secret), Some("secret"));
+    assert!(!format!("{found:?}").contains("secret\""));
+    assert_eq!(access("", &[]).unwrap().base_url, "http://127.0.0.1:8081");
+}
+
+#[test]
+fn the_environment_has_the_last_word_here_too() {
+    let pairs = [("UNIONLINK__ADMIN__LISTEN", "[::]:7"), ("UNIONLINK__ADMIN__TOKEN", "1234")];
+    let found = access("[admin]\nlisten = \"127.0.0.1:9\"\n", &pairs).unwrap();
+    assert_eq!(found.base_url, "http://[::1]:7");
+    assert_eq!(found.token.as_ref().map(ExposeSecret::expose_secret), Some("1234"));
+}
+
+#[test]
+fn what_is_wrong_with_the_admin_section_is_told() {
+    let missing = access("[admin]\ntoken = { env = \"T\" }\n", &[]).unwrap_err().to_string();
+    assert!(missing.contains("admin.token environment variable T is not set"), "{missing}");
+    let port = access("[admin]\nlisten = \"127.0.0.1:0\"\n", &[]).unwrap_err().to_string();
+    assert!(port.contains("--admin URL"), "{port}");
+}
+
+#[test]
+fn a_named_service_needs_no_configuration() {
+    let environment = [("UNIONLINK_ADMIN_TOKEN".to_owned(), "t".to_owned())].into_iter().collect();
+    let found = AdminAccess::at("https://fans.example.com/", &environment);
+    assert_eq!(found.base_url, "https://fans.example.com");
+    assert!(found.token.is_some() && AdminAccess::at("http://x", &Environment::default()).token.is_none());
 }

@@ -145,7 +145,8 @@ impl FanStep {
 }
 
 /// Whose pending ids are renewed before their end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Renew {
     /// Everybody's.
     #[default]

@@ -41,7 +41,7 @@ pub enum CursorState {
 }
 
 /// Where a sink starts that is new.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Start {
     /// With the oldest entry kept.

@@ -74,7 +74,8 @@ impl Wake {
 }
 
 /// Which token converts a dealer's customers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ConversionToken {
     /// The dealer's first, the brand's if that is refused; the one that worked is remembered for each dealer.
     Auto,
