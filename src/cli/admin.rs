@@ -70,7 +70,6 @@ fn admin_url(text: &str) -> Result<String, String> {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Problem {
-    pub(super) code: String,
     pub(super) detail: String,
     pub(super) hint: Option<String>,
 }

@@ -5,13 +5,13 @@
 use std::process::ExitCode;
 
 use clap::ArgGroup;
+use indicatif::HumanCount;
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
 use super::admin::{AdminApi, LONG_TIMEOUT, ToService};
 use super::output::Output;
-use super::show::grouped;
 use super::table::plain;
 use crate::domain::ids::{ExternalUserid, Unionid};
 
@@ -98,7 +98,8 @@ impl Receipt {
         for name in ERASED.into_iter().chain(others) {
             if let Some(number) = self.erased.get(name).and_then(Value::as_u64) {
                 let what = plain(name).replace('_', " ");
-                out.print(&format!("{label:<12}  {:>7} {what}", grouped(number.into())))?;
+                let number = HumanCount(number).to_string();
+                out.print(&format!("{label:<12}  {number:>7} {what}"))?;
                 label = "";
             }
         }

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
+use indicatif::HumanCount;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
@@ -18,7 +19,7 @@ use self::target::Target;
 use super::admin::{self, AdminApi, ToService};
 use super::instant::instant;
 use super::output::Output;
-use super::show::{Show, grouped};
+use super::show::Show;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Timestamp;
 use crate::lifecycle;
@@ -150,7 +151,7 @@ impl Export {
         target.complete(out)?;
         out.say(&format!(
             "{} rows in {:.1} s; the feed goes on after {feed}",
-            grouped(rows.count().into()),
+            HumanCount(rows.count()),
             started.elapsed().as_secs_f64()
         ));
         Ok(())
@@ -201,7 +202,7 @@ impl Export {
         };
         anyhow::anyhow!(
             "the export broke off after {} rows: {what}\nhint: run it again; {left}",
-            grouped(rows.count().into())
+            HumanCount(rows.count())
         )
     }
 }

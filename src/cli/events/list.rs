@@ -2,13 +2,13 @@
 
 use std::process::ExitCode;
 
+use indicatif::HumanCount;
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Filters, age, field};
 use crate::cli::admin::{AdminApi, ToService};
 use crate::cli::output::Output;
-use crate::cli::show::grouped;
 use crate::cli::table::{Table, plain};
 
 /// Rows in one answer.
@@ -62,7 +62,7 @@ impl List {
         for state in self.states() {
             let (rows, more) = self.read(api, out, state, &mut found).await?;
             total += rows;
-            told.push(format!("{} {state}{}", grouped(rows.into()), if more { ", and more" } else { "" }));
+            told.push(format!("{} {state}{}", HumanCount(rows), if more { ", and more" } else { "" }));
         }
         if !self.json && total > 0 {
             found.print(out)?;
@@ -154,7 +154,7 @@ impl Found {
         for Remedy { text, first_id, others } in &self.remedies {
             let whose = match others {
                 0 => first_id.clone(),
-                n => format!("{first_id} and {} more", grouped((*n).into())),
+                n => format!("{first_id} and {} more", HumanCount(*n)),
             };
             out.print(&format!("\n{}\n  → {}", plain(&whose), plain(text)))?;
         }

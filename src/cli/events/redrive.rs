@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::ArgGroup;
+use indicatif::HumanCount;
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -10,7 +11,6 @@ use serde_json::{Map, Value, json};
 use super::{Filters, event_id};
 use crate::cli::admin::{AdminApi, LONG_TIMEOUT, Problem, TIMEOUT, ToService};
 use crate::cli::output::Output;
-use crate::cli::show::grouped;
 use crate::cli::table::plain;
 use crate::store::EventId;
 
@@ -95,7 +95,7 @@ impl Redrive {
     ) -> anyhow::Result<()> {
         let url = api.address(&["v1", "events", &id, "redrive"], &[]);
         let answer = api.ask(api.request(Method::POST, url).timeout(TIMEOUT)).await?;
-        let Problem { detail, hint, .. } = Problem::of(&answer.body);
+        let Problem { detail, hint } = Problem::of(&answer.body);
         if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::CONFLICT) && !detail.is_empty() {
             if self.json {
                 // The problem does not say whose it is.
@@ -137,9 +137,9 @@ impl Redrive {
         } else {
             let refused = match summary.refused_total {
                 0 => String::new(),
-                n => format!(", {} refused", grouped(n.into())),
+                n => format!(", {} refused", HumanCount(n)),
             };
-            out.print(&format!("{} redriven{refused}", grouped(summary.redriven.into())))?;
+            out.print(&format!("{} redriven{refused}", HumanCount(summary.redriven)))?;
         }
         tell(&summary.refused, summary.refused_total, out);
         Ok(summary.refused_total > 0)
@@ -155,7 +155,7 @@ fn tell(refused: &[Refused], total: u64, out: &mut Output) {
     }
     match total.saturating_sub(refused.len() as u64) {
         0 => {}
-        n => out.say(&format!("and {} more", grouped(n.into()))),
+        n => out.say(&format!("and {} more", HumanCount(n))),
     }
     for hint in hints {
         out.say(&format!("hint: {}", plain(hint)));

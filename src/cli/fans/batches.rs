@@ -1,139 +1,86 @@
-//! Reads a source to its end and packs its rows into bodies for the admin API.
-//!
-//! Runs on a thread of its own, ahead of the sending by a few batches at most: memory does not depend on the input.
+//! Packs the rows of a source into request bodies, a few batches ahead of the sending: memory does not depend
+//! on the size of the input.
 
+use std::io;
 use std::sync::atomic::Ordering;
 
-use axum::body::Bytes;
 use tokio::sync::mpsc;
 
 use super::records::Position;
-use super::source::{Source, broken};
-use super::split::Flaw;
+use super::source::{Source, unreadable};
 
 /// Rows in one request; the admin API lists as many rejected rows.
 const ROWS_MAX: usize = 1_000;
 const BODY_BYTES_MAX: usize = 512 * 1024;
-/// What is kept of a row to show it when it is rejected.
-const RAW_BYTES_MAX: usize = 1024;
+/// How much of a row is kept, to show it when it is rejected.
+const TEXT_BYTES_MAX: usize = 1024;
 
-/// Rows that are sent together, and everything up to their end.
+/// Consecutive rows, sent in one request.
 #[derive(Debug)]
 pub(super) struct Batch {
-    /// NDJSON.
-    pub(super) body: Bytes,
-    /// Where each line of the body came from.
-    pub(super) sent: Vec<Origin>,
-    /// Rows that are not sent.
-    pub(super) bad: Vec<Bad>,
-    /// Everything before it is in this batch or an earlier one.
+    /// The rows that are not rejected, as NDJSON.
+    pub(super) body: Vec<u8>,
+    pub(super) rows: Vec<SourceRow>,
+    /// Where the next batch begins.
     pub(super) end: Position,
-    /// Bytes of the source read by then.
+    /// Bytes of the input read so far.
     pub(super) read_bytes: u64,
 }
 
-/// A row as it stands in the source.
+/// A row of the source.
 #[derive(Debug)]
-pub(super) struct Origin {
+pub(super) struct SourceRow {
     pub(super) line: u64,
-    pub(super) raw: Box<str>,
+    pub(super) text: Box<str>,
+    /// Why it is rejected. Such a row is not sent.
+    pub(super) rejected: Option<String>,
 }
 
-/// A row that was not taken.
-#[derive(Debug)]
-pub(super) struct Bad {
-    pub(super) origin: Origin,
-    pub(super) reason: String,
-}
-
-/// Reads `source`, from where an earlier run came to, into `to` until its end, or until nobody listens.
+/// Reads `source` from `position` to its end, or until the receiver is dropped. Blocks.
 ///
 /// # Errors
-/// When the source cannot be read on; what was read before is sent.
-pub(super) fn read(
-    mut source: Source,
-    from: Option<Position>,
-    to: &mpsc::Sender<Batch>,
-) -> anyhow::Result<()> {
-    if let Some(from) = from {
-        source.resume(from).map_err(|error| broken(&source.name, &error))?;
-    }
-    let mut packing = Packing::default();
-    let outcome = loop {
-        match next(&mut source, &mut packing) {
-            Ok(true) if packing.is_full() => {
-                if to.blocking_send(packing.take(&source)).is_err() {
-                    return Ok(());
-                }
+/// When the source cannot be read any further; what was read before is sent.
+pub(super) fn read(mut source: Source, position: Position, to: &mpsc::Sender<Batch>) -> anyhow::Result<()> {
+    source.records.skip_to(position).map_err(|error| unreadable(&source.name, &error))?;
+    loop {
+        let mut batch = Batch { body: Vec::new(), rows: Vec::new(), end: position, read_bytes: 0 };
+        let more = fill(&mut batch, &mut source);
+        batch.end = source.records.position();
+        batch.read_bytes = source.read_bytes.load(Ordering::Relaxed);
+        let received = to.blocking_send(batch).is_ok();
+        match more {
+            Ok(true) if received => {}
+            Err(error) if received => {
+                let line = source.records.position().line - 1;
+                return Err(unreadable(&format!("{} after line {line}", source.name), &error));
             }
-            Ok(true) => {}
-            Ok(false) => break Ok(()),
-            Err(error) => {
-                let line = source.records.position().line;
-                break Err(broken(&format!("{} after line {}", source.name, line - 1), &error));
-            }
+            _ => return Ok(()),
         }
-    };
-    // Nobody listens: then nobody wants it either.
-    let _ = to.blocking_send(packing.take(&source));
-    outcome
+    }
 }
 
-/// Reads one record; whether there was one.
-fn next(source: &mut Source, packing: &mut Packing) -> std::io::Result<bool> {
-    let Some(record) = source.records.read()? else {
-        return Ok(false);
-    };
-    let raw = || source.encoding.excerpt(record.bytes, RAW_BYTES_MAX).into_boxed_str();
-    let line = record.line;
-    if let Some(flaw) = record.flaw {
-        packing.bad(Origin { line, raw: raw() }, flaw.reason().to_owned());
-    } else if record.lines > 1 && source.rows.holds_an_open_quote(record.bytes) {
-        let first_line = record.bytes.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
-        let raw = source.encoding.excerpt(first_line, RAW_BYTES_MAX).into_boxed_str();
-        packing.bad(Origin { line, raw }, Flaw::OpenQuote.reason().to_owned());
-        source.records.put_back_all_but_first_line();
-    } else {
-        match source.rows.row(record.bytes) {
-            Ok(Some(row)) => packing.good(Origin { line, raw: raw() }, &row)?,
-            Ok(None) => {}
-            Err(reason) => packing.bad(Origin { line, raw: raw() }, reason),
-        }
+/// Reads rows until the batch is full or the source ends. Whether there may be more.
+fn fill(batch: &mut Batch, source: &mut Source) -> io::Result<bool> {
+    while batch.rows.len() < ROWS_MAX && batch.body.len() < BODY_BYTES_MAX {
+        let Some(record) = source.records.read(|record| source.rows.swallows_rows(record))? else {
+            return Ok(false);
+        };
+        let row = match record.malformed {
+            Some(malformed) => Err(malformed.to_string()),
+            None => source.rows.row(record.bytes),
+        };
+        let rejected = match row {
+            Ok(None) => continue,
+            Ok(Some(row)) => {
+                serde_json::to_writer(&mut batch.body, &row)?;
+                batch.body.push(b'\n');
+                None
+            }
+            Err(reason) => Some(reason),
+        };
+        let text = &record.bytes[..record.bytes.len().min(TEXT_BYTES_MAX)];
+        let text = String::from_utf8_lossy(text).into();
+        batch.rows.push(SourceRow { line: record.line, text, rejected });
     }
     Ok(true)
-}
-
-#[derive(Default)]
-struct Packing {
-    body: Vec<u8>,
-    sent: Vec<Origin>,
-    bad: Vec<Bad>,
-}
-
-impl Packing {
-    fn good(&mut self, origin: Origin, row: &super::rows::Row) -> std::io::Result<()> {
-        serde_json::to_writer(&mut self.body, row)?;
-        self.body.push(b'\n');
-        self.sent.push(origin);
-        Ok(())
-    }
-
-    fn bad(&mut self, origin: Origin, reason: String) {
-        self.bad.push(Bad { origin, reason });
-    }
-
-    /// A row is at most a few kilobytes, so a body is over its limit by no more.
-    fn is_full(&self) -> bool {
-        self.sent.len() + self.bad.len() >= ROWS_MAX || self.body.len() >= BODY_BYTES_MAX
-    }
-
-    fn take(&mut self, source: &Source) -> Batch {
-        Batch {
-            body: std::mem::take(&mut self.body).into(),
-            sent: std::mem::take(&mut self.sent),
-            bad: std::mem::take(&mut self.bad),
-            end: source.records.position(),
-            read_bytes: source.read_bytes.load(Ordering::Relaxed),
-        }
-    }
 }

@@ -1,43 +1,40 @@
 //! `unionlink fans import`: fans from a file, through the admin API of a running service.
 //!
-//! From left to right: `source` opens a file and recognises it (`format`, `header`); `records` (`split`) cuts it
-//! into records and `rows` makes fans of them; `batches` packs them, on a thread of its own; `send`
-//! carries them to the service; `ledger` accounts for what became of them (`rejects`, `progress`).
+//! From left to right: `source` opens a file and recognises it (`detect`); `records` splits it into records
+//! and `rows` reads fans from them (`columns`); `batches` packs them, on a thread of its own; `send` carries
+//! them to the service; `accounting` records what became of them (`progress`). `import` ties these together.
 //!
-//! Deliberately absent: access to the store. The service has it, and goes on while fans are imported.
+//! Deliberately absent: access to the store. The service has it, and keeps running while fans are imported.
 
+mod accounting;
 mod batches;
-mod format;
-mod header;
+mod columns;
+mod detect;
 mod import;
-mod ledger;
 mod progress;
 mod records;
-mod rejects;
 mod rows;
 mod send;
 mod source;
-mod split;
 #[cfg(test)]
 mod tests;
 
 use std::io::IsTerminal as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::bail;
-use serde_json::json;
+use indicatif::HumanCount;
 use tokio_util::sync::CancellationToken;
 
-use self::format::Encoding;
 use self::import::{Job, Report};
+use self::progress::Counts;
 use self::send::Patience;
-use self::source::{Format, Input, Reading};
+use self::source::ReadOptions;
 use super::admin::ToService;
-use super::{print, say, show};
+use super::{print, say};
 use crate::config::Environment;
-use crate::domain::ids::AppName;
 use crate::lifecycle;
 
 #[derive(Debug, clap::Args)]
@@ -53,16 +50,16 @@ enum Command {
 }
 
 const AFTER_HELP: &str = "\
-A CSV file begins with a line that names its columns. unionid and openid must be there; pending_id, minted_at and app
-may be; names of Chinese exports are recognised (微信unionid, 小程序openid, 临时外部联系人id, 获取时间, 应用), other columns
-are ignored. NDJSON is one object a line with the same names. Both may be compressed with gzip or zstd. minted_at is RFC
-3339, a date and time (China time, UTC+8), or Unix seconds or milliseconds.
+The first line of a CSV file names the columns. unionid and openid are required, pending_id, minted_at and app
+optional, other columns ignored. Names in Chinese exports are recognised: 微信unionid, 小程序openid,
+临时外部联系人id, 获取时间, 应用. NDJSON is one object a line with the same names. Both may be compressed with gzip
+or zstd. minted_at is RFC 3339, a date and time (China time, UTC+8), or Unix seconds or milliseconds.
 
-An interrupted import goes on where it stopped when the same command is run again; FILE.progress remembers where.
-Rows the service has already are counted as known and change nothing.
+An interrupted import continues where it stopped when the same command is run again; FILE.progress records
+where. Rows that the service has already are counted as known and change nothing.
 
-Bad rows do not fail an import: exit status 0 means that every row was either taken or told with its line and reason.
-1 means that the import did not come to its end.";
+Rejected rows do not fail an import: exit status 0 means that every row was accepted, or reported with its
+line and reason; 1 means that the import did not reach its end.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -72,19 +69,12 @@ struct Import {
     file: PathBuf,
     #[command(flatten)]
     service: ToService,
-    /// The app of rows that name none
-    #[arg(long, value_name = "NAME", value_parser = |name: &str| AppName::new(name))]
-    app: Option<AppName>,
-    /// The format, if it is not to be told from the content
-    #[arg(long, value_enum, value_name = "FORMAT")]
-    format: Option<Format>,
-    /// The encoding, if it is not to be told from the content
-    #[arg(long, value_enum, value_name = "ENCODING")]
-    encoding: Option<Encoding>,
-    /// Write bad rows to this file, as NDJSON with line, reason and row; without it the first 20 are told
+    #[command(flatten)]
+    options: ReadOptions,
+    /// Write rejected rows to this file, as NDJSON with line, reason and row [default: show the first 20]
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
-    /// Where to remember how far it is [default: FILE.progress]
+    /// Where to record the progress [default: FILE.progress]
     #[arg(long, value_name = "FILE")]
     progress: Option<PathBuf>,
     /// Begin anew, whatever an interrupted import did
@@ -113,7 +103,7 @@ impl Import {
         let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
         lifecycle::listen_for_signals(stop.clone(), at_once.clone())?;
         let job = self.job(&Environment::of_process())?;
-        let again = if job.input == Input::Stdin { "" } else { "; run the same command again to go on" };
+        let again = if self.file == Path::new("-") { "" } else { "; run the same command again to go on" };
         let report = tokio::select! {
             report = job.run(stop) => report?,
             () = at_once.cancelled() => bail!("interrupted at once{again}"),
@@ -125,18 +115,10 @@ impl Import {
         }
         say(&self.summary(&report));
         if self.json {
-            let counts = &report.counts;
-            print(
-                &json!({
-                    "rows": counts.rows,
-                    "accepted": counts.accepted,
-                    "known": counts.known,
-                    "rejected": counts.rejected,
-                    "seconds": report.took.as_secs_f64(),
-                    "dry_run": self.dry_run,
-                })
-                .to_string(),
-            )?;
+            let mut summary = serde_json::to_value(report.counts)?;
+            summary["seconds"] = report.took.as_secs_f64().into();
+            summary["dry_run"] = self.dry_run.into();
+            print(&summary.to_string())?;
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -149,8 +131,8 @@ impl Import {
             total: Duration::from_secs(self.patience),
         };
         Ok(Job {
-            input: Input::new(&self.file),
-            reading: Reading { format: self.format, encoding: self.encoding, app: self.app.clone() },
+            file: self.file.clone(),
+            options: self.options.clone(),
             access,
             rejects: self.rejects.clone(),
             progress: self.progress.clone(),
@@ -162,19 +144,17 @@ impl Import {
     }
 
     fn summary(&self, report: &Report) -> String {
-        let grouped = |number: u64| show::grouped(number.into());
-        let counts = &report.counts;
-        let came_to = if self.dry_run {
-            let good = counts.rows - counts.rejected;
-            format!("{} in order, {} bad; nothing was sent", grouped(good), grouped(counts.rejected))
+        let count = HumanCount;
+        let Counts { rows, accepted, known, rejected } = report.counts;
+        let outcome = if self.dry_run {
+            format!("{} valid, {} rejected; nothing was sent", count(rows - rejected), count(rejected))
         } else {
-            let [new, known, rejected] = [counts.accepted, counts.known, counts.rejected].map(grouped);
-            format!("{new} new, {known} known before, {rejected} rejected")
+            format!("{} new, {} known before, {} rejected", count(accepted), count(known), count(rejected))
         };
         let see = match &self.rejects {
-            Some(path) if counts.rejected > 0 => format!("; see {}", path.display()),
+            Some(path) if rejected > 0 => format!("; see {}", path.display()),
             _ => String::new(),
         };
-        format!("{} rows in {:.1} s: {came_to}{see}", grouped(counts.rows), report.took.as_secs_f64())
+        format!("{} rows in {:.1} s: {outcome}{see}", count(rows), report.took.as_secs_f64())
     }
 }

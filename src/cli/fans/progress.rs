@@ -1,206 +1,113 @@
-//! How far an import is, in a file beside the imported one, so that the next run goes on there.
+//! How far an import is, in a file beside the imported one, so that the next run continues there.
 //!
-//! Only what the service has acknowledged counts, and only up to the first row it has not. A progress file is a
-//! little behind at worst: rows sent again are known to the service and change nothing.
+//! Only rows that the service has acknowledged count, and only up to the first that it has not. A progress
+//! file may be a little behind: rows sent again are known to the service and change nothing.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use super::records::Position;
-use super::source::Regular;
 
-/// How many rows, and what became of them; over all runs of one import.
+/// How many rows there were and what became of them, over all runs of one import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Counts {
     pub(super) rows: u64,
-    /// Not known to the service before.
+    /// New to the service.
     pub(super) accepted: u64,
     pub(super) known: u64,
     pub(super) rejected: u64,
 }
 
-/// What is imported, and where to: progress is good for this alone.
+/// What is imported, and where to. Progress is valid for this alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
-    bytes: u64,
-    modified_ms: i64,
-    head_sha256: String,
-    /// The service.
-    admin: String,
-    /// How the file was told to be read.
-    reading: String,
+    pub(super) file: String,
+    pub(super) service: String,
+    /// How the file is read.
+    pub(super) options: String,
 }
 
-impl Identity {
-    pub(super) fn new(file: &Regular, admin: &str, reading: &super::source::Reading) -> Self {
-        Self {
-            bytes: file.bytes,
-            modified_ms: file.modified_ms,
-            head_sha256: file.head_sha256.clone(),
-            admin: admin.to_owned(),
-            reading: format!("{reading:?}"),
-        }
-    }
-
-    fn differs(&self, now: &Self) -> Option<&'static str> {
-        if (self.bytes, self.modified_ms, &self.head_sha256) != (now.bytes, now.modified_ms, &now.head_sha256)
-        {
-            Some("the file has changed since")
-        } else if self.admin != now.admin {
-            Some("it was another service then")
-        } else if self.reading != now.reading {
-            Some("--app, --format or --encoding was another then")
-        } else {
-            None
-        }
-    }
-}
-
-/// The file's content.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// The content of a progress file.
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Progress {
-    version: u32,
-    identity: Identity,
-    /// Bytes acknowledged, decompressed.
-    offset: u64,
-    /// The line that begins there.
-    line: u64,
+    pub(super) identity: Identity,
+    /// Everything before it is done.
+    pub(super) position: Position,
     pub(super) counts: Counts,
-    rejects: Option<PathBuf>,
-    rejects_bytes: u64,
+    /// The rejects file, and how many of its bytes belong to what is done.
+    pub(super) rejects: Option<PathBuf>,
+    pub(super) rejects_bytes: u64,
 }
-
-const VERSION: u32 = 1;
-/// A progress file is never longer; another file named by mistake is not read whole.
-const BYTES_MAX: u64 = 64 * 1024;
 
 impl Progress {
-    pub(super) fn begun(identity: Identity, at: Position, rejects: Option<PathBuf>) -> Self {
-        let (offset, line) = (at.offset, at.line);
-        Self {
-            version: VERSION,
-            identity,
-            offset,
-            line,
-            counts: Counts::default(),
-            rejects,
-            rejects_bytes: 0,
-        }
-    }
-
-    pub(super) const fn position(&self) -> Position {
-        Position { offset: self.offset, line: self.line }
-    }
-
-    pub(super) const fn advance(&mut self, to: Position, counts: Counts, rejects_bytes: u64) {
-        (self.offset, self.line, self.counts, self.rejects_bytes) =
-            (to.offset, to.line, counts, rejects_bytes);
-    }
-
-    /// How much of the rejects file belongs to this progress. Rejects go to another file now: none of it.
-    pub(super) fn rejects_now(&mut self, path: Option<PathBuf>) -> u64 {
-        if self.rejects != path {
-            (self.rejects, self.rejects_bytes) = (path, 0);
-        }
-        self.rejects_bytes
-    }
-}
-
-/// Progress and where it is kept.
-pub(super) struct Kept {
-    pub(super) file: ProgressFile,
-    pub(super) progress: Progress,
-    /// Whether an earlier run made it.
-    pub(super) resumed: bool,
-}
-
-/// Where progress is kept.
-pub(super) struct ProgressFile {
-    path: PathBuf,
-}
-
-impl ProgressFile {
-    pub(super) const fn new(path: PathBuf) -> Self {
-        Self { path }
-    }
-
-    /// The name beside `file`.
-    pub(super) fn beside(file: &Path) -> Self {
-        let mut name = file.as_os_str().to_owned();
-        name.push(".progress");
-        Self { path: name.into() }
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// What an earlier run left, if it is about the same import.
-    pub(super) fn load(&self, identity: &Identity) -> anyhow::Result<Option<Progress>> {
-        let read = |file: File| {
-            let mut text = Vec::new();
-            file.take(BYTES_MAX).read_to_end(&mut text).map(|_| text)
-        };
-        let text = match File::open(&self.path).and_then(read) {
-            Ok(text) => text,
+    /// What an earlier run left at `path`, if anything.
+    ///
+    /// # Errors
+    /// When it belongs to another import.
+    pub(super) fn load(path: &Path, identity: &Identity) -> anyhow::Result<Option<Self>> {
+        let shown = path.display();
+        let file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read {}", self.path.display())),
+            file => file.with_context(|| format!("cannot read {shown}"))?,
         };
-        let Ok(progress) = serde_json::from_slice::<Progress>(&text) else {
+        let Ok(progress) = serde_json::from_reader::<_, Self>(BufReader::new(file)) else {
             bail!(
-                "{} is not a progress file of this version\nhint: begin anew with --restart, or keep progress \
-                 elsewhere with --progress FILE",
-                self.path.display()
+                "{shown} is not a progress file of this version\nhint: begin anew with --restart, or keep \
+                 progress elsewhere with --progress FILE"
             );
         };
-        if progress.version != VERSION {
-            bail!("{} was written by another version\nhint: begin anew with --restart", self.path.display());
-        }
-        match progress.identity.differs(identity) {
-            None => Ok(Some(progress)),
-            Some(why) => bail!(
-                "an import was interrupted after line {}, and {why} ({})\nhint: begin anew with --restart; rows the \
-                 service has already are not registered again",
-                progress.line - 1,
-                self.path.display()
-            ),
-        }
+        let (then, line) = (&progress.identity, progress.position.line.saturating_sub(1));
+        let changed = if then.file != identity.file {
+            "the file has changed since"
+        } else if then.service != identity.service {
+            "it was sent to another service"
+        } else if then.options != identity.options {
+            "--app, --format or --encoding were different"
+        } else {
+            return Ok(Some(progress));
+        };
+        bail!(
+            "an import was interrupted after line {line}, and {changed} ({shown})\nhint: begin anew with \
+             --restart; rows that the service has already are not registered again"
+        );
     }
 
-    /// Writes it so that a crash leaves the old one or the new one.
-    pub(super) fn save(&self, progress: &Progress) -> anyhow::Result<()> {
-        self.replace(progress).with_context(|| {
+    /// Writes it to `path` so that a crash leaves the old content or the new.
+    pub(super) fn save(&self, path: &Path) -> anyhow::Result<()> {
+        self.replace(path).with_context(|| {
             format!(
                 "cannot keep the progress in {}\nhint: name a file that can be written with --progress FILE",
-                self.path.display()
+                path.display()
             )
         })
     }
 
-    fn replace(&self, progress: &Progress) -> io::Result<()> {
-        let mut beside = self.path.as_os_str().to_owned();
-        beside.push(".new");
-        let beside = PathBuf::from(beside);
-        let mut file = File::create(&beside)?;
-        file.write_all(&serde_json::to_vec(progress)?)?;
-        file.write_all(b"\n")?;
+    fn replace(&self, path: &Path) -> io::Result<()> {
+        let new = with_suffix(path, ".new");
+        let mut file = File::create(&new)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
         file.sync_all()?;
-        std::fs::rename(&beside, &self.path)?;
-        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        std::fs::rename(&new, path)?;
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
 
-    /// The import is complete.
-    pub(super) fn remove(&self) -> anyhow::Result<()> {
-        match std::fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(error).with_context(|| format!("cannot delete {}", self.path.display()))
-            }
-            _ => Ok(()),
+    /// Deletes it from `path`: the import is complete.
+    pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
+        match std::fs::remove_file(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed.with_context(|| format!("cannot delete {}", path.display())),
         }
     }
+}
+
+/// `path` with something behind its name.
+pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
 }

@@ -1,82 +1,78 @@
-//! From bytes to records, in bounded memory whatever the bytes are.
+//! Splits a stream of bytes into records, in bounded memory whatever the bytes are.
 //!
-//! A record is a line, or, in CSV, as many lines as its quotes hold together. Its lines are numbered as an editor
-//! numbers them. A record that is no good is told with what is wrong with it, and reading goes on at the line after
-//! the one it begins on, so that one open quote does not swallow the good rows behind it.
+//! An NDJSON record is a line; a CSV record is as many lines as its quotes hold together. Lines end with LF,
+//! CRLF or CR and are numbered as an editor numbers them. A malformed record is returned with what is wrong
+//! with it, and reading continues at its second line: an open quote must not swallow the good rows behind it.
+//!
+//! `csv::Reader` does not read the stream itself: it takes an open quote to the end of the file for one
+//! record, guesses what text after a closing quote means, counts LF only, and keeps no raw text of a rejected
+//! row. It takes single records apart, in `rows`.
 //!
 //! Deliberately absent: fields and characters (see `rows`).
 
 use std::io::{self, Read};
 
-use super::split::{Flaw, RECORD_BYTES_MAX, Shape, line_end, split};
+use memchr::{memchr, memchr2};
+use serde::{Deserialize, Serialize};
 
-/// With so much at hand every record is decided: the longest one, and its line end.
-const ENOUGH: usize = RECORD_BYTES_MAX + 2;
+/// The longest record.
+pub(super) const RECORD_BYTES_MAX: usize = 64 * 1024;
+/// Enough to judge any record: the longest one and its line end.
+const LOOKAHEAD_BYTES: usize = RECORD_BYTES_MAX + 2;
 const BUFFER_BYTES: usize = 4 * RECORD_BYTES_MAX;
-/// What is shown of a line that is too long.
+/// How much of a line that is too long is returned.
 const EXCERPT_BYTES: usize = 1024;
 
 /// A place between two records.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Position {
-    /// Bytes before it, decompressed.
+    /// Bytes of the decoded stream before it.
     pub(super) offset: u64,
     /// The number of the line that begins there, from 1.
     pub(super) line: u64,
 }
 
+/// What is wrong with a record, whatever its fields are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Malformed {
+    #[error("the line is longer than 64 KiB")]
+    TooLong,
+    #[error("a quote is not closed")]
+    OpenQuote,
+    #[error("there is text after a closing quote")]
+    TextAfterQuote,
+}
+
 /// One record.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Record<'a> {
-    /// The line it begins on.
+    /// The number of its first line.
     pub(super) line: u64,
-    /// How many lines it has.
-    pub(super) lines: u64,
-    /// Without its line end. The beginning only, if it is too long.
+    /// Without its line end; of a malformed one the first line, cut short if that is too long.
     pub(super) bytes: &'a [u8],
-    pub(super) flaw: Option<Flaw>,
+    pub(super) malformed: Option<Malformed>,
 }
 
 /// Reads records one after the other.
 pub(super) struct Records<R> {
     source: R,
-    shape: Shape,
-    buffer: Box<[u8]>,
-    /// What was read and not yet given out: `buffer[start..end]`.
+    /// The delimiter of CSV; none in NDJSON, where quotes hold no lines together.
+    pub(super) delimiter: Option<u8>,
+    /// `buffer[start..]` was read from the source and not yet returned.
+    buffer: Vec<u8>,
     start: usize,
-    end: usize,
     ended: bool,
-    /// Told after every record that was complete before it.
+    /// Why the source ended early; returned after every record that was complete before.
     failure: Option<io::Error>,
     position: Position,
-    last: Last,
-    excerpt: Box<[u8]>,
-}
-
-/// The record given out last, so that it can be taken back.
-#[derive(Clone, Copy)]
-struct Last {
-    start: usize,
-    position: Position,
-    first_line: usize,
+    excerpt: Vec<u8>,
 }
 
 impl<R: Read> Records<R> {
-    pub(super) fn new(source: R, shape: Shape, position: Position) -> Self {
-        let buffer = vec![0; BUFFER_BYTES].into_boxed_slice();
-        let last = Last { start: 0, position, first_line: 0 };
-        Self {
-            source,
-            shape,
-            buffer,
-            start: 0,
-            end: 0,
-            ended: false,
-            failure: None,
-            position,
-            last,
-            excerpt: Box::default(),
-        }
+    pub(super) fn new(source: R, delimiter: Option<u8>) -> Self {
+        let (buffer, excerpt) = (Vec::with_capacity(BUFFER_BYTES), Vec::new());
+        let position = Position { offset: 0, line: 1 };
+        Self { source, delimiter, buffer, start: 0, ended: false, failure: None, position, excerpt }
     }
 
     /// Where the next record begins.
@@ -84,120 +80,164 @@ impl<R: Read> Records<R> {
         self.position
     }
 
-    pub(super) const fn set_shape(&mut self, shape: Shape) {
-        self.shape = shape;
+    /// The bytes of the next record, and more.
+    pub(super) fn peek(&mut self) -> &[u8] {
+        self.fill();
+        &self.buffer[self.start..]
     }
 
-    /// Forgets what was read: the source was moved to `position`.
-    pub(super) const fn restart(&mut self, position: Position) {
-        (self.start, self.end, self.ended, self.position) = (0, 0, false, position);
-    }
-
-    /// Reads on to `position`, throwing away what comes before it.
-    pub(super) fn advance_to(&mut self, position: Position) -> io::Result<()> {
+    /// Skips to `position`, which an earlier run reached in the same stream.
+    pub(super) fn skip_to(&mut self, position: Position) -> io::Result<()> {
         while self.position.offset < position.offset {
-            self.fill();
             let left = usize::try_from(position.offset - self.position.offset).unwrap_or(usize::MAX);
-            match left.min(self.end - self.start) {
+            match self.peek().len().min(left) {
                 0 => return Err(self.failure.take().unwrap_or_else(|| io::ErrorKind::UnexpectedEof.into())),
-                step => self.consume(step),
+                bytes => self.advance(bytes, 0),
             }
         }
         self.position = position;
         Ok(())
     }
 
-    /// The next record; `None` at the end.
-    pub(super) fn read(&mut self) -> io::Result<Option<Record<'_>>> {
+    /// The next record; none at the end. `swallows_rows` judges a record of several lines: one that swallows
+    /// rows is returned as an open quote.
+    pub(super) fn read(
+        &mut self,
+        swallows_rows: impl FnOnce(&[u8]) -> bool,
+    ) -> io::Result<Option<Record<'_>>> {
         self.fill();
-        let bytes = &self.buffer[self.start..self.end];
-        if bytes.is_empty() {
+        let bytes = &self.buffer[self.start..];
+        let mut split = split(bytes, self.delimiter);
+        if bytes.is_empty() || (split.unfinished && self.failure.is_some()) {
+            // The rest of a source that failed is no record, however much it looks like one.
+            self.buffer.truncate(self.start);
             return self.failure.take().map_or(Ok(None), Err);
         }
-        let split = split(bytes, self.shape);
-        // What a source that broke off left behind is no record, however much it looks like one.
-        if split.unfinished && self.failure.is_some() {
-            self.consume(self.end - self.start);
-            return self.failure.take().map_or(Ok(None), Err);
-        }
-        let (start, position) = (self.start, self.position);
-        self.last = Last { start, position, first_line: split.first_line };
-        let (line, lines, flaw) = (position.line, split.lines, split.flaw);
-        if flaw == Some(Flaw::TooLong) {
-            self.excerpt = bytes[..EXCERPT_BYTES].into();
+        let line = self.position.line;
+        if split.malformed == Some(Malformed::TooLong) {
+            self.excerpt.clear();
+            self.excerpt.extend_from_slice(&bytes[..EXCERPT_BYTES]);
             self.skip_line()?;
-            return Ok(Some(Record { line, lines, bytes: &self.excerpt, flaw }));
+            return Ok(Some(Record { line, bytes: &self.excerpt, malformed: split.malformed }));
         }
-        self.consume(split.consumed);
-        self.position.line += lines;
-        let bytes = &self.buffer[start..start + split.record];
-        Ok(Some(Record { line, lines, bytes, flaw }))
+        if split.lines > 1 && swallows_rows(&bytes[..split.len]) {
+            split = first_line(bytes, Malformed::OpenQuote);
+        }
+        let start = self.start;
+        self.advance(split.end, split.lines);
+        let bytes = &self.buffer[start..start + split.len];
+        Ok(Some(Record { line, bytes, malformed: split.malformed }))
     }
 
-    /// Takes the last record back: it is read again.
-    pub(super) const fn put_back(&mut self) {
-        (self.start, self.position) = (self.last.start, self.last.position);
-    }
-
-    /// Takes the last record back but for the first of its lines.
-    pub(super) fn put_back_all_but_first_line(&mut self) {
-        self.put_back();
-        self.consume(self.last.first_line);
-        self.position.line += 1;
-    }
-
-    fn consume(&mut self, bytes: usize) {
+    const fn advance(&mut self, bytes: usize, lines: u64) {
         self.start += bytes;
         self.position.offset += bytes as u64;
+        self.position.line += lines;
     }
 
+    /// Skips to the next line, however far away it is.
     fn skip_line(&mut self) -> io::Result<()> {
-        loop {
-            self.fill();
-            let bytes = &self.buffer[self.start..self.end];
-            match line_end(bytes, self.shape) {
-                // Whether a line feed follows is not known yet.
-                Some((at, 1)) if at + 1 == bytes.len() && bytes[at] == b'\r' && !self.ended => {
-                    self.consume(at);
-                }
-                Some((at, width)) => {
-                    self.consume(at + width);
-                    break;
-                }
-                None if self.ended => {
-                    self.consume(bytes.len());
-                    if let Some(failure) = self.failure.take() {
-                        return Err(failure);
-                    }
-                    break;
-                }
-                None => self.consume(bytes.len()),
+        let width = loop {
+            let bytes = self.peek();
+            let all = bytes.len();
+            match line_end(bytes) {
+                Some((0, width)) => break width,
+                // What follows is read first: the line end may be a CRLF.
+                Some((len, _)) => self.advance(len, 0),
+                None if all > 0 => self.advance(all, 0),
+                None => match self.failure.take() {
+                    Some(failure) => return Err(failure),
+                    None => break 0,
+                },
             }
-        }
-        self.position.line += 1;
+        };
+        self.advance(width, 1);
         Ok(())
     }
 
-    /// Reads until there is [`ENOUGH`] to decide on a record, or nothing more to come.
+    /// Reads until any record can be judged, or the source ends.
     fn fill(&mut self) {
-        if self.ended || self.end - self.start >= ENOUGH {
+        if self.ended || self.buffer.len() - self.start >= LOOKAHEAD_BYTES {
             return;
         }
-        self.buffer.copy_within(self.start..self.end, 0);
-        (self.start, self.end) = (0, self.end - self.start);
-        while self.end < ENOUGH {
-            match self.source.read(&mut self.buffer[self.end..]) {
-                Ok(0) => {
-                    self.ended = true;
-                    return;
-                }
-                Ok(read) => self.end += read,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    (self.ended, self.failure) = (true, Some(error));
-                    return;
-                }
+        self.buffer.drain(..self.start);
+        self.start = 0;
+        let wanted = BUFFER_BYTES - self.buffer.len();
+        match self.source.by_ref().take(wanted as u64).read_to_end(&mut self.buffer) {
+            Ok(read) => self.ended = read < wanted,
+            Err(error) => (self.ended, self.failure) = (true, Some(error)),
+        }
+    }
+}
+
+/// The first record of some bytes.
+struct Split {
+    /// Its bytes, without the line end.
+    len: usize,
+    /// Where the next record begins.
+    end: usize,
+    lines: u64,
+    malformed: Option<Malformed>,
+    /// It reaches the end of the bytes, and might have continued.
+    unfinished: bool,
+}
+
+/// Splits off the first record of `bytes`: all there are, or at least [`LOOKAHEAD_BYTES`].
+fn split(bytes: &[u8], delimiter: Option<u8>) -> Split {
+    let (mut from, mut lines, mut open) = (0, 0, false);
+    loop {
+        let ending = line_end(&bytes[from..]).map(|(len, end)| (from + len, from + end));
+        let (len, end) = ending.unwrap_or((bytes.len(), bytes.len()));
+        lines += 1;
+        if len > RECORD_BYTES_MAX {
+            return first_line(bytes, if lines == 1 { Malformed::TooLong } else { Malformed::OpenQuote });
+        }
+        match delimiter.map_or(Ok(false), |delimiter| ends_open(&bytes[from..len], delimiter, open)) {
+            Ok(false) => return Split { len, end, lines, malformed: None, unfinished: ending.is_none() },
+            Ok(true) if end == bytes.len() => {
+                return Split { unfinished: true, ..first_line(bytes, Malformed::OpenQuote) };
+            }
+            Ok(true) => (from, open) = (end, true),
+            // The first quote of another row closed the open one.
+            Err(_) if lines > 1 => return first_line(bytes, Malformed::OpenQuote),
+            Err(malformed) => {
+                return Split { unfinished: ending.is_none(), ..first_line(bytes, malformed) };
             }
         }
     }
+}
+
+/// The first line of `bytes` as a malformed record.
+fn first_line(bytes: &[u8], malformed: Malformed) -> Split {
+    let (len, end) = line_end(bytes).unwrap_or((bytes.len(), bytes.len()));
+    Split { len, end, lines: 1, malformed: Some(malformed), unfinished: false }
+}
+
+/// Where the first line of `bytes` ends, and where the next one begins.
+fn line_end(bytes: &[u8]) -> Option<(usize, usize)> {
+    let len = memchr2(b'\r', b'\n', bytes)?;
+    Some((len, if bytes[len..].starts_with(b"\r\n") { len + 2 } else { len + 1 }))
+}
+
+/// Whether a quote is open at the end of `line`, when one is `open` at its beginning.
+fn ends_open(line: &[u8], delimiter: u8, mut open: bool) -> Result<bool, Malformed> {
+    if memchr(b'"', line).is_none() {
+        return Ok(open);
+    }
+    let mut field_begins = !open;
+    let mut bytes = line.iter().copied().peekable();
+    while let Some(byte) = bytes.next() {
+        if !open {
+            // A quote in the middle of a field is an ordinary character.
+            open = field_begins && byte == b'"';
+            field_begins = byte == delimiter;
+        } else if byte == b'"' && bytes.next_if_eq(&b'"').is_none() {
+            // Two quotes stand for one; a single one closes the field.
+            open = false;
+            if bytes.peek().is_some_and(|next| *next != delimiter) {
+                return Err(Malformed::TextAfterQuote);
+            }
+        }
+    }
+    Ok(open)
 }

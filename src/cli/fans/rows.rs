@@ -1,15 +1,15 @@
-//! From a record to a row the admin API takes, or the reason why there is none.
+//! Turns a record into a row that the admin API takes, or into the reason why there is none.
 //!
 //! Ids are checked by the domain's own types, so a row that passes here passes there.
 
-use std::borrow::Cow;
+use std::io::{Cursor, SeekFrom};
 
-use csv_core::ReadRecordResult;
+use csv::StringRecord;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::format::Encoding;
-use super::header::{Column, Header, HeaderError};
+use super::columns::{Column, Columns};
+use super::detect::Encoding;
 use crate::cli::instant::instant;
 use crate::domain::ids::{AppName, IdError, Openid, PendingId, Unionid};
 use crate::domain::time::Timestamp;
@@ -27,92 +27,103 @@ pub(super) struct Row {
     minted_at: Option<Timestamp>,
 }
 
-/// What a record says, by [`Column`].
-type Said<'a> = [Option<Cow<'a, str>>; Column::ALL.len()];
-
-/// How the records of one file are read.
-pub(super) struct Rows {
+/// Reads the rows of one file.
+pub(super) struct RowReader {
+    /// What the file was decoded from.
     encoding: Encoding,
     /// The app of rows that name none.
     app: Option<AppName>,
-    /// There is none in NDJSON.
-    csv: Option<(Fields, Header)>,
+    /// How CSV is read; none for NDJSON.
+    csv: Option<(Fields, Columns)>,
 }
 
-impl Rows {
-    pub(super) const fn of_ndjson(app: Option<AppName>) -> Self {
-        Self { encoding: Encoding::Utf8, app, csv: None }
+impl RowReader {
+    /// A reader of NDJSON.
+    pub(super) const fn new(encoding: Encoding, app: Option<AppName>) -> Self {
+        Self { encoding, app, csv: None }
     }
 
-    pub(super) fn of_csv(header: Header, delimiter: u8, encoding: Encoding, app: Option<AppName>) -> Self {
-        Self { encoding, app, csv: Some((Fields::new(delimiter), header)) }
+    /// Makes it a reader of CSV with this header.
+    ///
+    /// # Errors
+    /// When the header does not name the required columns.
+    pub(super) fn set_header(&mut self, header: &[u8], delimiter: u8) -> Result<(), String> {
+        let mut fields = Fields::new(delimiter);
+        let text = utf8(header).map_err(|reason| format!("its header {reason}"))?;
+        let columns = Columns::new(&fields.of(text).iter().collect::<Vec<_>>())?;
+        self.csv = Some((fields, columns));
+        Ok(())
     }
 
-    /// The row in a record; `None` if the record is blank.
+    /// The row in a record; none in a blank one.
+    ///
+    /// # Errors
+    /// The reason why the admin API would not take it.
     pub(super) fn row(&mut self, record: &[u8]) -> Result<Option<Row>, String> {
-        let text = self.encoding.decode(record)?;
+        let text = utf8(record)?;
         if text.trim().is_empty() {
             return Ok(None);
         }
-        let said = match &mut self.csv {
-            None => said_in_json(&text)?,
-            Some((fields, header)) => {
-                let fields = fields.of(&text);
-                let filled = fields.iter().rposition(|field| !field.trim().is_empty());
-                match filled.map(|last| last + 1) {
-                    None => return Ok(None),
-                    Some(n) if n > header.len() => {
-                        return Err(format!("has {n} fields, and the header has {}", header.len()));
-                    }
-                    Some(_) => said_in_csv(&fields, header),
-                }
-            }
+        let (encoding, app) = (self.encoding, self.app.as_ref());
+        let Some((fields, columns)) = &mut self.csv else {
+            let values = json_values(text)?;
+            return checked(|column| values[column as usize].as_deref(), encoding, app).map(Some);
         };
-        checked(&said, self.app.as_ref()).map(Some)
+        let fields = fields.of(text);
+        let blank_at_end = fields.iter().rev().take_while(|field| field.trim().is_empty()).count();
+        match fields.len() - blank_at_end {
+            0 => Ok(None),
+            n if n > columns.count => Err(format!("has {n} fields, and the header has {}", columns.count)),
+            _ => checked(|column| csv_value(fields, columns, column), encoding, app).map(Some),
+        }
     }
 
-    /// Whether a record of several lines came of a quote that somebody forgot to close: a line end where an id
-    /// should be, fields that are not those of the header, or whole rows inside. A remark of several lines has none
-    /// of these.
-    pub(super) fn holds_an_open_quote(&mut self, record: &[u8]) -> bool {
-        let (Some((fields, header)), Ok(text)) = (&mut self.csv, self.encoding.decode(record)) else {
+    /// Whether a record of several lines comes from a quote that was never closed: there is a line break
+    /// where an id should be, there are more fields than in the header, or whole rows inside. A remark of
+    /// several lines has none of these.
+    pub(super) fn swallows_rows(&mut self, record: &[u8]) -> bool {
+        let (Some((fields, columns)), Ok(text)) = (&mut self.csv, utf8(record)) else {
             return false;
         };
-        let found = fields.of(&text);
-        let torn = |field: &&str| field.trim().contains(['\r', '\n']);
-        let in_ours = found.iter().enumerate().any(|(n, field)| torn(field) && header.column(n).is_some());
-        if in_ours || found.len() > header.len() {
+        let fields = fields.of(text);
+        let torn =
+            |column| csv_value(fields, columns, column).is_some_and(|text| text.contains(['\r', '\n']));
+        if fields.len() > columns.count || Column::ALL.into_iter().any(torn) {
             return true;
         }
-        let columns = header.len();
-        let ends: Vec<_> = (0..record.len()).filter(|at| matches!(record[*at], b'\r' | b'\n')).collect();
-        ends.windows(2).any(|inner| self.is_whole_row(&record[inner[0] + 1..inner[1]], columns))
+        let lines: Vec<_> = text.split(['\r', '\n']).collect();
+        let inner = lines.get(1..lines.len() - 1).unwrap_or_default();
+        inner.iter().any(|line| self.is_whole_row(line))
     }
 
-    fn is_whole_row(&mut self, line: &[u8], columns: usize) -> bool {
-        let (Some((fields, _)), Ok(text)) = (&mut self.csv, self.encoding.decode(line)) else {
-            return false;
-        };
-        fields.of(&text).len() == columns && matches!(self.row(line), Ok(Some(_)))
+    fn is_whole_row(&mut self, line: &str) -> bool {
+        let is_row = matches!(self.row(line.as_bytes()), Ok(Some(_)));
+        is_row && self.csv.as_mut().is_some_and(|(fields, columns)| fields.of(line).len() == columns.count)
     }
 }
 
-fn said_in_csv<'a>(fields: &[&'a str], header: &Header) -> Said<'a> {
-    let mut said = Said::default();
-    for (n, field) in fields.iter().enumerate() {
-        let field = field.trim();
-        if let (Some(column), false) = (header.column(n), field.is_empty()) {
-            said[column as usize] = Some(Cow::Borrowed(field));
-        }
+fn utf8(record: &[u8]) -> Result<&str, String> {
+    if record.contains(&0) {
+        return Err("contains a NUL byte".to_owned());
     }
-    said
+    std::str::from_utf8(record).map_err(|error| {
+        format!("is not UTF-8 from its byte {} on (see --encoding)", error.valid_up_to() + 1)
+    })
 }
 
-fn said_in_json(text: &str) -> Result<Said<'static>, String> {
+fn csv_value<'a>(fields: &'a StringRecord, columns: &Columns, column: Column) -> Option<&'a str> {
+    let value = fields.get(columns.index(column)?)?.trim();
+    (!value.is_empty()).then_some(value)
+}
+
+/// The values in a JSON object, by [`Column`].
+type JsonValues = [Option<String>; Column::ALL.len()];
+
+fn json_values(text: &str) -> Result<JsonValues, String> {
     let Value::Object(members) = serde_json::from_str(text).map_err(|error| not_json(&error))? else {
         return Err("is not an object".to_owned());
     };
-    let mut said = Said::default();
+    let mut values = JsonValues::default();
     for (name, value) in members {
         let Some(column) = Column::of(&name) else { continue };
         let value = match value {
@@ -121,85 +132,85 @@ fn said_in_json(text: &str) -> Result<Said<'static>, String> {
             Value::Number(number) if column == Column::MintedAt => number.to_string(),
             _ => return Err(format!("{} is not text", column.name())),
         };
-        if said[column as usize].replace(Cow::Owned(value)).is_some() {
+        if values[column as usize].replace(value).is_some() {
             return Err(format!("names {} twice", column.name()));
         }
     }
-    Ok(said)
+    Ok(values)
 }
 
-/// What serde says, without the line number it counts within the one line.
+/// The error without the line number, which serde counts within the one line.
 fn not_json(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
     format!("is not JSON: {reason} at column {}", error.column())
 }
 
-fn checked(said: &Said<'_>, app: Option<&AppName>) -> Result<Row, String> {
-    let of = |column: Column| said[column as usize].as_deref();
-    let required = |column: Column| of(column).ok_or_else(|| format!("{} is missing", column.name()));
+fn checked<'a>(
+    value: impl Fn(Column) -> Option<&'a str>,
+    encoding: Encoding,
+    app: Option<&AppName>,
+) -> Result<Row, String> {
+    let optional = |column: Column| match value(column) {
+        // This character replaces what could not be decoded.
+        Some(text) if encoding == Encoding::Gb18030 && text.contains('\u{FFFD}') => {
+            Err(format!("{} is not valid GB18030 (see --encoding)", column.name()))
+        }
+        value => Ok(value),
+    };
+    let required = |column: Column| optional(column)?.ok_or_else(|| format!("{} is missing", column.name()));
     let named = |column: Column| move |error: IdError| format!("{} {error}", column.name());
+    let (unionid, openid) = (required(Column::Unionid)?, required(Column::Openid)?);
+    let (own_app, pending_id) = (optional(Column::App)?, optional(Column::PendingId)?);
+    let minted_at = optional(Column::MintedAt)?.map(|text| {
+        instant(text).ok_or(
+            "minted_at is not a time: write 2026-11-01T12:00:00+08:00, 2026-11-01 12:00:00 (China time) or \
+             Unix seconds",
+        )
+    });
     Ok(Row {
-        unionid: Unionid::new(required(Column::Unionid)?).map_err(named(Column::Unionid))?,
-        openid: Openid::new(required(Column::Openid)?).map_err(named(Column::Openid))?,
-        app: of(Column::App).map(AppName::new).transpose().map_err(named(Column::App))?.or_else(|| app.cloned()),
-        pending_id: of(Column::PendingId).map(PendingId::new).transpose().map_err(named(Column::PendingId))?,
-        minted_at: match of(Column::MintedAt) {
-            None => None,
-            Some(text) => Some(instant(text).ok_or(
-                "minted_at is not a time: write 2026-11-01T12:00:00+08:00, 2026-11-01 12:00:00 (China time) or Unix seconds",
-            )?),
-        },
+        unionid: Unionid::new(unionid).map_err(named(Column::Unionid))?,
+        openid: Openid::new(openid).map_err(named(Column::Openid))?,
+        app: own_app.map(AppName::new).transpose().map_err(named(Column::App))?.or_else(|| app.cloned()),
+        pending_id: pending_id.map(PendingId::new).transpose().map_err(named(Column::PendingId))?,
+        minted_at: minted_at.transpose()?,
     })
 }
 
-/// Takes a CSV record apart.
+/// Takes CSV records apart. One reader over one buffer serves all records: building a reader costs far more
+/// than reading a record.
 pub(super) struct Fields {
-    parser: csv_core::Reader,
-    text: Vec<u8>,
-    ends: Vec<usize>,
+    reader: csv::Reader<Cursor<Vec<u8>>>,
+    fields: StringRecord,
 }
 
 impl Fields {
     pub(super) fn new(delimiter: u8) -> Self {
-        let parser = csv_core::ReaderBuilder::new().delimiter(delimiter).build();
-        Self { parser, text: Vec::new(), ends: Vec::new() }
+        let mut builder = csv::ReaderBuilder::new();
+        builder.has_headers(false).flexible(true).delimiter(delimiter);
+        Self { reader: builder.from_reader(Cursor::default()), fields: StringRecord::new() }
     }
 
-    /// The fields of one record, without their quotes.
-    pub(super) fn of(&mut self, record: &str) -> Vec<&str> {
-        self.parser.reset();
-        // Fields are never longer than what they were written as; the parser wants room left at the end.
-        self.text.resize(record.len() + 1, 0);
-        self.ends.resize(record.len() + 2, 0);
-        let (mut read, mut written, mut fields) = (0, 0, 0);
-        loop {
-            let input = &record.as_bytes()[read..];
-            let (result, r, w, f) =
-                self.parser.read_record(input, &mut self.text[written..], &mut self.ends[fields..]);
-            (read, written, fields) = (read + r, written + w, fields + f);
-            match result {
-                ReadRecordResult::InputEmpty => {}
-                ReadRecordResult::Record
-                | ReadRecordResult::End
-                | ReadRecordResult::OutputFull
-                | ReadRecordResult::OutputEndsFull => break,
-            }
+    /// The fields of the first record in `text`, without their quotes.
+    pub(super) fn of(&mut self, text: &str) -> &StringRecord {
+        let buffer = self.reader.get_mut().get_mut();
+        buffer.clear();
+        buffer.extend_from_slice(text.as_bytes());
+        let rewound = self.reader.seek_raw(SeekFrom::Start(0), csv::Position::new());
+        // Reading text from memory does not fail; false means that there is no record.
+        if !matches!(rewound.and_then(|()| self.reader.read_record(&mut self.fields)), Ok(true)) {
+            self.fields.clear();
         }
-        let starts = std::iter::once(0).chain(self.ends[..fields].iter().copied());
-        let ranges = starts.zip(&self.ends[..fields]);
-        ranges.map(|(start, end)| std::str::from_utf8(&self.text[start..*end]).unwrap_or_default()).collect()
+        &self.fields
     }
 }
 
-/// The header in a CSV file's first record.
-pub(super) fn header(record: &[u8], delimiter: u8, encoding: Encoding) -> Result<Header, String> {
-    let text = encoding.decode(record).map_err(|reason| format!("its header {reason}"))?;
-    Header::new(&Fields::new(delimiter).of(&text)).map_err(|error: HeaderError| error.to_string())
-}
-
-/// How many columns of a header are recognised if this is its delimiter.
-pub(super) fn recognised(record: &[u8], delimiter: u8, encoding: Encoding) -> usize {
-    let text = encoding.decode(record).unwrap_or_default();
-    Header::recognised(&Fields::new(delimiter).of(&text))
+/// The delimiter with which most names in the header of a CSV file are recognised; a comma if none are.
+pub(super) fn delimiter(head: &str) -> u8 {
+    let head = head.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{FEFF}');
+    let recognised = |delimiter: &u8| {
+        Fields::new(*delimiter).of(head).iter().filter(|name| Column::of(name).is_some()).count()
+    };
+    // The last of equals is taken.
+    [b';', b'\t', b','].into_iter().max_by_key(recognised).unwrap_or(b',')
 }

@@ -1,6 +1,7 @@
-//! Sends one body to the admin API, again and again until it is taken, refused, or patience is over.
+//! Sends a batch to the admin API, repeatedly until it is accepted or refused, or patience is over.
 //!
-//! Sending a body twice is harmless: the service knows its rows. So whatever might not have arrived is repeated.
+//! Sending rows twice is harmless, because the service knows them: whatever may not have arrived is sent
+//! again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{bail, ensure};
 use axum::body::Bytes;
 use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Method, Response, StatusCode, Url};
+use reqwest::{Method, StatusCode, Url};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -19,7 +20,7 @@ use crate::config::AdminAccess;
 
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 
-/// How a service that does not answer is waited for.
+/// How long to wait for a service that does not answer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     /// Before the first repetition; twice as long before each further one.
@@ -29,7 +30,7 @@ pub(super) struct Patience {
     pub(super) total: Duration,
 }
 
-/// What became of the rows of a body.
+/// What became of the rows of a batch.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Receipt {
     pub(super) accepted: u64,
@@ -44,26 +45,21 @@ pub(super) struct Rejected {
     pub(super) reason: String,
 }
 
-/// What one try came to.
-enum Tried {
-    Taken(Receipt),
-    Refused(anyhow::Error),
-    /// Worth another try.
-    Trouble {
-        what: String,
-        hint: Option<String>,
-        after: Option<Duration>,
-    },
+/// Why an attempt failed that can be repeated.
+struct Failure {
+    reason: String,
+    hint: Option<String>,
+    retry_after: Option<Duration>,
 }
 
-/// The admin API.
+/// The admin API's endpoint for fans.
 pub(super) struct Service {
     api: AdminApi,
     url: Url,
     patience: Patience,
     show: Arc<Show>,
     /// Whether the user knows that it does not answer.
-    in_trouble: AtomicBool,
+    reported: AtomicBool,
     stop: CancellationToken,
 }
 
@@ -76,98 +72,81 @@ impl Service {
     ) -> anyhow::Result<Self> {
         let api = AdminApi::new(access)?;
         let url = api.address(&["v1", "fans"], &[("priority", Some("bulk"))]);
-        Ok(Self { api, url, patience, show, in_trouble: AtomicBool::new(false), stop })
+        Ok(Self { api, url, patience, show, reported: AtomicBool::new(false), stop })
     }
 
-    /// Sends `rows` rows; `None` if it was told to stop before they were taken.
+    /// Sends `rows` rows; no receipt if the import is stopped before they are accepted.
     pub(super) async fn send(&self, body: Bytes, rows: usize) -> anyhow::Result<Option<Receipt>> {
+        let base_url = &self.api.base_url;
         let mut wait = self.patience.first;
-        let mut since: Option<Instant> = None;
+        let mut failing_since = None;
         loop {
-            let (what, hint, after) = match self.once(body.clone()).await {
-                Tried::Taken(receipt) => {
-                    if self.in_trouble.swap(false, Ordering::Relaxed) {
+            let Failure { reason, hint, retry_after } = match self.attempt(body.clone()).await? {
+                Err(failure) => failure,
+                Ok(receipt) => {
+                    if self.reported.swap(false, Ordering::Relaxed) {
                         self.show.say("the service answers again");
                     }
-                    self.account(&receipt, rows)?;
+                    let answered = receipt.accepted + receipt.known + receipt.rejected.len() as u64;
+                    // A row that the receipt leaves out would be lost.
+                    ensure!(
+                        answered == rows as u64,
+                        "{base_url} was sent {rows} rows and answered for {answered}\nhint: is it unionlink, \
+                         of a version like this one?"
+                    );
                     return Ok(Some(receipt));
                 }
-                Tried::Refused(error) => return Err(error),
-                Tried::Trouble { what, hint, after } => (what, hint, after),
             };
-            if since.get_or_insert_with(Instant::now).elapsed() >= self.patience.total {
+            if failing_since.get_or_insert_with(Instant::now).elapsed() >= self.patience.total {
+                let hint = hint.map(|hint| format!("{hint}; ")).unwrap_or_default();
                 bail!(
-                    "the service at {} does not take fans: {what}\nhint: {}once it does, the same command goes on \
-                     where this one stopped",
-                    self.api.base_url,
-                    hint.map(|hint| format!("{hint}; ")).unwrap_or_default()
+                    "the service at {base_url} does not take fans: {reason}\nhint: {hint}once it does, the \
+                     same command goes on where this one stopped"
                 );
             }
-            if !self.in_trouble.swap(true, Ordering::Relaxed) {
-                self.show.say(&format!("the service does not take fans ({what}); trying again"));
+            if !self.reported.swap(true, Ordering::Relaxed) {
+                self.show.say(&format!("the service does not take fans ({reason}); trying again"));
             }
-            let pause = after.unwrap_or_default().min(RETRY_AFTER_MAX).max(wait);
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = tokio::time::sleep(retry_after.unwrap_or_default().min(RETRY_AFTER_MAX).max(wait)) => {}
                 () = self.stop.cancelled() => return Ok(None),
             }
             wait = (wait * 2).min(self.patience.longest);
         }
     }
 
-    /// A row that the answer does not account for would be a lost one.
-    fn account(&self, receipt: &Receipt, rows: usize) -> anyhow::Result<()> {
-        let told = receipt.accepted + receipt.known + receipt.rejected.len() as u64;
-        ensure!(
-            told == rows as u64,
-            "{} was sent {rows} rows and answered for {told}\nhint: is it unionlink, of a version like this one?",
-            self.api.base_url
-        );
-        Ok(())
-    }
-
-    async fn once(&self, body: Bytes) -> Tried {
-        let request = self.api.request(Method::POST, self.url.clone()).timeout(admin::TIMEOUT);
-        match request.header(CONTENT_TYPE, "application/x-ndjson").body(body).send().await {
-            Ok(response) => self.judge(response).await,
-            Err(error) => trouble(&error),
-        }
-    }
-
-    async fn judge(&self, response: Response) -> Tried {
-        let status = response.status();
-        let after = response
-            .headers()
-            .get(RETRY_AFTER)
-            .and_then(|value| value.to_str().ok()?.trim().parse().ok())
-            .map(Duration::from_secs);
-        let answer = match admin::read(response).await {
-            Ok(answer) => answer,
-            Err(error) => return trouble(&error),
+    /// Sends once. Fails when another attempt would fail as well.
+    async fn attempt(&self, body: Bytes) -> anyhow::Result<Result<Receipt, Failure>> {
+        let (status, retry_after, answer) = match self.post(body).await {
+            Ok(answered) => answered,
+            Err(error) => {
+                let reason = admin::what_failed(&error);
+                return Ok(Err(Failure { reason, hint: None, retry_after: None }));
+            }
         };
         match status {
-            StatusCode::ACCEPTED => match serde_json::from_slice(&answer) {
-                Ok(receipt) => Tried::Taken(receipt),
-                Err(_) => Tried::Refused(self.api.stranger(status)),
-            },
-            // Only a wrong token is told so, and that will not change.
-            StatusCode::TOO_MANY_REQUESTS if Problem::of(&answer).code == "too_many_attempts" => {
-                Tried::Refused(self.api.refusal(StatusCode::UNAUTHORIZED, &answer))
+            StatusCode::ACCEPTED => {
+                serde_json::from_slice(&answer).map(Ok).map_err(|_| self.api.stranger(status))
             }
             StatusCode::REQUEST_TIMEOUT
             | StatusCode::TOO_MANY_REQUESTS
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => {
-                let Problem { detail, hint, .. } = Problem::of(&answer);
-                let what = if detail.is_empty() { status.to_string() } else { format!("{status}: {detail}") };
-                Tried::Trouble { what, hint, after }
+                let Problem { detail, hint } = Problem::of(&answer);
+                let reason =
+                    if detail.is_empty() { status.to_string() } else { format!("{status}: {detail}") };
+                Ok(Err(Failure { reason, hint, retry_after }))
             }
-            _ => Tried::Refused(self.api.refusal(status, &answer)),
+            _ => Err(self.api.refusal(status, &answer)),
         }
     }
-}
 
-fn trouble(error: &reqwest::Error) -> Tried {
-    Tried::Trouble { what: admin::what_failed(error), hint: None, after: None }
+    async fn post(&self, body: Bytes) -> reqwest::Result<(StatusCode, Option<Duration>, Vec<u8>)> {
+        let request = self.api.request(Method::POST, self.url.clone()).timeout(admin::TIMEOUT);
+        let response = request.header(CONTENT_TYPE, "application/x-ndjson").body(body).send().await?;
+        let retry_after = response.headers().get(RETRY_AFTER);
+        let seconds = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        Ok((response.status(), seconds.map(Duration::from_secs), admin::read(response).await?))
+    }
 }

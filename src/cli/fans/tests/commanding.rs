@@ -1,14 +1,15 @@
 //! What a person types, and what a person sees.
 
+use std::path::Path;
 use std::time::Duration;
 
 use clap::Parser as _;
+use indicatif::HumanCount;
 
 use super::super::import::Job;
-use super::super::source::Input;
 use super::super::{Command, Import};
 use crate::cli::Cli;
-use crate::cli::show::{Show, grouped};
+use crate::cli::show::Show;
 use crate::config::Environment;
 
 fn import(arguments: &[&str]) -> Result<Box<Import>, String> {
@@ -33,7 +34,7 @@ fn a_named_service_and_a_dry_run_need_no_configuration() {
     let none = ["--config", "/no/such/file"];
     assert!(job(&[&["fans.csv"][..], &none].concat()).is_err());
     let named = job(&[&["-", "--admin", "https://fans.example.com/"][..], &none].concat()).unwrap();
-    assert_eq!(named.input, Input::Stdin);
+    assert_eq!(named.file, Path::new("-"));
     let access = named.access.unwrap();
     assert_eq!(access.base_url, "https://fans.example.com");
     assert!(access.token.is_some() && !format!("{access:?}").contains("CANARY"));
@@ -58,11 +59,15 @@ fn an_address_that_will_not_do_is_refused_on_the_command_line() {
 fn a_plain_line_tells_rows_rate_share_and_time_left() {
     let ten = Duration::from_secs(10);
     let line = |show: &Show| show.line(120_000, 4_000, ten);
-    assert_eq!(line(&Show::new(false, Some(10_000), 0)), "120,000 rows · 12,000/s · 40 % · about 15 s left");
+    assert_eq!(
+        line(&Show::new(false, Some(10_000), 0)),
+        "120,000 rows · 12,000/s · 40 % · about 15 seconds left"
+    );
     assert_eq!(line(&Show::new(false, None, 0)), "120,000 rows · 12,000/s");
     // Only what this run did counts for its rate.
     let resumed = Show::new(false, Some(10_000), 100_000);
     resumed.advance(100_000, 3_000);
-    assert_eq!(line(&resumed), "120,000 rows · 2,000/s · 40 % · about 1 min 0 s left");
-    assert_eq!([0, 999, 1_000, 1_234_567].map(grouped), ["0", "999", "1,000", "1,234,567"]);
+    assert_eq!(line(&resumed), "120,000 rows · 2,000/s · 40 % · about 60 seconds left");
+    let counts = [0, 999, 1_000, 1_234_567].map(|number| HumanCount(number).to_string());
+    assert_eq!(counts, ["0", "999", "1,000", "1,234,567"]);
 }

@@ -3,9 +3,9 @@
 use std::io::{self, Read, Write as _};
 use std::path::Path;
 
+use super::super::detect::Encoding;
 use super::super::import::Report;
-use super::super::records::{Position, Records};
-use super::super::split::{Flaw, Shape};
+use super::super::records::{Malformed, Records};
 use super::service::{Answer, Service, run};
 
 /// Imports these bytes as a file; the fans the service has then.
@@ -59,14 +59,14 @@ impl Read for Flood {
 
 #[test]
 fn a_line_of_a_gibibyte_is_one_bad_row() {
-    for shape in [Shape::Csv { delimiter: b',' }, Shape::Lines] {
+    for delimiter in [Some(b','), None] {
         let flood = Flood { head: b"a,b\nc,", left: 1 << 30, tail: b"\nd,e\n" };
-        let mut records = Records::new(flood, shape, Position { offset: 0, line: 1 });
-        assert_eq!(records.read().unwrap().unwrap().bytes, b"a,b");
-        let long = records.read().unwrap().unwrap();
+        let mut records = Records::new(flood, delimiter);
+        assert_eq!(records.read(|_| false).unwrap().unwrap().bytes, b"a,b");
+        let long = records.read(|_| false).unwrap().unwrap();
         // What is held of it is what the fixed buffer holds, and less is given out.
-        assert_eq!((long.line, long.flaw, long.bytes.len()), (2, Some(Flaw::TooLong), 1024));
-        let next = records.read().unwrap().unwrap();
+        assert_eq!((long.line, long.malformed, long.bytes.len()), (2, Some(Malformed::TooLong), 1024));
+        let next = records.read(|_| false).unwrap().unwrap();
         assert_eq!((next.line, next.bytes), (3, &b"d,e"[..]));
         assert_eq!(records.position().offset, 6 + (1 << 30) + 5);
     }
@@ -163,6 +163,25 @@ async fn gb18030_is_read_as_what_it_is() {
     let text = "昵称,微信unionid,小程序openid,应用名称\n老王,u1,o1,品牌\n小李,u2,o2,\n";
     let content = encoding_rs::GB18030.encode(text).0;
     assert_eq!(imported(&content).await, (0, vec!["u1".into(), "u2".into()]));
+}
+
+#[tokio::test]
+async fn what_is_not_gb18030_harms_only_the_id_it_is_in() {
+    let mut content = encoding_rs::GB18030.encode("昵称;微信unionid;小程序openid\n").0.into_owned();
+    content.extend_from_slice(b"\xD0;u1;o1\na;u\xFF2;o2\na;u3;o3\xD0\na;u4;o4\n");
+    let service = Service::start(|_| Answer::Take).await;
+    let folder = tempfile::tempdir().unwrap();
+    let [path, rejects] = ["fans", "rejects"].map(|name| folder.path().join(name));
+    std::fs::write(&path, &content).unwrap();
+    let mut job = service.job(&path);
+    (job.options.encoding, job.rejects) = (Some(Encoding::Gb18030), Some(rejects.clone()));
+    assert_eq!(run(job).await.unwrap().counts.rejected, 2);
+    assert_eq!(service.fans().into_keys().collect::<Vec<_>>(), ["u1", "u4"]);
+    let rejects = std::fs::read_to_string(&rejects).unwrap();
+    for (line, column) in [(3, "unionid"), (4, "openid")] {
+        let reason = format!("\"line\":{line},\"reason\":\"{column} is not valid GB18030 (see --encoding)\"");
+        assert!(rejects.contains(&reason), "{rejects}");
+    }
 }
 
 #[tokio::test]

@@ -141,7 +141,12 @@ async fn an_import_killed_twice_goes_on_and_loses_nobody() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_interrupted_import_sends_no_row_twice() {
-    for content in [fans(ROWS).into_bytes(), zstd::encode_all(fans(ROWS).as_bytes(), 1).unwrap()] {
+    let chinese = fans(ROWS).replacen("unionid", "微信unionid", 1);
+    for content in [
+        fans(ROWS).into_bytes(),
+        zstd::encode_all(fans(ROWS).as_bytes(), 1).unwrap(),
+        encoding_rs::GB18030.encode(&chinese).0.into_owned(),
+    ] {
         let stop = CancellationToken::new();
         let service = Service::start({
             let stop = stop.clone();
@@ -184,7 +189,7 @@ async fn a_file_that_changed_meanwhile_is_not_gone_on_with() {
     until_nobody_reads(&path).await;
 
     let mut job = service.job(&path);
-    job.reading.app = Some(crate::domain::ids::AppName::new("other").unwrap());
+    job.options.app = Some(crate::domain::ids::AppName::new("other").unwrap());
     let error = run(job).await.unwrap_err().to_string();
     assert!(error.contains("--app") && error.contains("hint: begin anew with --restart"), "{error}");
 

@@ -2,17 +2,18 @@
 
 use serde_json::{Value, json};
 
-use super::super::format::{Encoding, Kind, kind};
-use super::super::header::{Column, Header};
-use super::super::rows::{self, Rows};
+use super::super::columns::{Column, Columns};
+use super::super::detect::{Encoding, Kind, kind};
+use super::super::rows::{RowReader, delimiter};
 use crate::cli::instant::instant;
 
-fn csv(header: &str) -> Rows {
-    let header = rows::header(header.as_bytes(), b',', Encoding::Utf8).unwrap();
-    Rows::of_csv(header, b',', Encoding::Utf8, None)
+fn csv(header: &str) -> RowReader {
+    let mut rows = RowReader::new(Encoding::Utf8, None);
+    rows.set_header(header.as_bytes(), b',').unwrap();
+    rows
 }
 
-fn sent(rows: &mut Rows, record: &str) -> Value {
+fn sent(rows: &mut RowReader, record: &str) -> Value {
     match rows.row(record.as_bytes()) {
         Ok(Some(row)) => serde_json::to_value(row).unwrap(),
         Ok(None) => Value::Null,
@@ -50,8 +51,8 @@ fn files_are_told_by_their_first_bytes() {
         (b"<html>", "HTML"),
         (&tar, "tar"),
     ] {
-        let Kind::Foreign(foreign) = kind(head) else { panic!("{what} is not recognised") };
-        assert!(foreign.is.contains(what) && !foreign.hint.is_empty(), "{foreign:?}");
+        let Kind::Unsupported { what: found, hint } = kind(head) else { panic!("{what} is not recognised") };
+        assert!(found.contains(what) && !hint.is_empty(), "{found}: {hint}");
     }
 }
 
@@ -94,14 +95,27 @@ fn columns_go_by_many_names() {
 
 #[test]
 fn a_header_that_does_not_do_says_what_would() {
-    let error = Header::new(&["昵称", "openid"]).unwrap_err().to_string();
+    let error = Columns::new(&["昵称", "openid"]).unwrap_err();
     assert!(error.contains("no column for unionid") && error.contains("\"昵称\""), "{error}");
     assert!(error.contains("hint: ") && error.contains("微信unionid"), "{error}");
-    let error = Header::new(&["unionid", "小程序openid", "公众号openid"]).unwrap_err().to_string();
+    let error = Columns::new(&["unionid", "小程序openid", "公众号openid"]).unwrap_err();
     assert!(error.contains("2 (\"小程序openid\") and 3 (\"公众号openid\")"), "{error}");
     let many: Vec<_> = (0..10_000).map(|n| format!("\x1B[2J{n}{}", "x".repeat(100))).collect();
-    let error = Header::new(&many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err().to_string();
+    let error = Columns::new(&many.iter().map(String::as_str).collect::<Vec<_>>()).unwrap_err();
     assert!(error.len() < 1_500 && error.contains("and 9988 more") && !error.contains('\x1B'), "{error}");
+}
+
+#[test]
+fn the_delimiter_is_the_one_that_makes_sense_of_the_header() {
+    for (head, wanted) in [
+        ("unionid,openid\n", b','),
+        ("\u{FEFF}\r\n  \r\n微信unionid;小程序openid;\"a,b\"\r\nu;o\r\n", b';'),
+        ("昵称\tunionid\topenid\n", b'\t'),
+        ("a;b\tc\n", b','),
+        ("", b','),
+    ] {
+        assert_eq!(delimiter(head), wanted, "{head:?}");
+    }
 }
 
 #[test]
@@ -128,7 +142,8 @@ fn rows_of_csv_say_what_their_columns_say() {
 
 #[test]
 fn rows_of_ndjson_say_what_their_members_say() {
-    let mut rows = Rows::of_ndjson(Some(crate::domain::ids::AppName::new("brand").unwrap()));
+    let app = crate::domain::ids::AppName::new("brand").unwrap();
+    let mut rows = RowReader::new(Encoding::Utf8, Some(app));
     assert_eq!(
         sent(&mut rows, r#"{"unionid":"u1","openid":"o1","minted_at":1793505600,"tags":[1],"app":null}"#),
         json!({"unionid": "u1", "openid": "o1", "app": "brand", "minted_at": "2026-11-01T04:00:00.000Z"})
@@ -150,10 +165,10 @@ fn rows_of_ndjson_say_what_their_members_say() {
 fn an_open_quote_is_told_from_a_remark_of_several_lines() {
     let mut rows = csv("unionid,openid,备注");
     for remark in ["u1,o1,\"two\nlines\"", "u1,o1,\"a\nb\nc,d\ne\"", "\"\nu1\",o1,x"] {
-        assert!(!rows.holds_an_open_quote(remark.as_bytes()), "{remark}");
+        assert!(!rows.swallows_rows(remark.as_bytes()), "{remark}");
     }
     for open in ["u1,\"o1,x\nu2,o2,\"", "u1,o1,\"x\nu2,o2,y\nu3,o3,\"", "u1,o1,\"x\nu2,o2,\",z"] {
-        assert!(rows.holds_an_open_quote(open.as_bytes()), "{open}");
+        assert!(rows.swallows_rows(open.as_bytes()), "{open}");
     }
 }
 

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::super::import::{Job, Report};
 use super::super::send::Patience;
-use super::super::source::{Input, Reading};
+use super::super::source::ReadOptions;
 use crate::config::{AdminAccess, Environment};
 
 /// What happens to a request, by its number from 0.
@@ -72,8 +72,8 @@ impl Service {
     /// An import of `file` into this service.
     pub(super) fn job(&self, file: &Path) -> Job {
         Job {
-            input: Input::new(file),
-            reading: Reading::default(),
+            file: file.to_owned(),
+            options: ReadOptions::default(),
             access: Some(AdminAccess::at(&self.base_url, &token())),
             rejects: None,
             progress: None,

@@ -4,12 +4,11 @@ use std::io::{self, Read};
 
 use proptest::prelude::*;
 
-use super::super::records::{Position, Records};
+use super::super::records::{Malformed, RECORD_BYTES_MAX, Records};
 use super::super::rows::Fields;
-use super::super::split::{Flaw, RECORD_BYTES_MAX, Shape};
 
-const START: Position = Position { offset: 0, line: 1 };
-const CSV: Shape = Shape::Csv { delimiter: b',' };
+const CSV: Option<u8> = Some(b',');
+const NDJSON: Option<u8> = None;
 
 /// Gives its bytes out in chunks of these sizes, over and over.
 struct Chunks<'a> {
@@ -35,12 +34,13 @@ impl Read for Chunks<'_> {
     }
 }
 
-/// Line, number of lines and text or flaw of every record.
-fn records(from: impl Read, shape: Shape) -> Vec<(u64, u64, Result<String, Flaw>)> {
-    let (mut records, mut found) = (Records::new(from, shape, START), Vec::new());
-    while let Some(record) = records.read().unwrap() {
+/// Line, number of lines and text of every record, or what is wrong with it.
+fn records(from: impl Read, delimiter: Option<u8>) -> Vec<(u64, u64, Result<String, Malformed>)> {
+    let (mut records, mut found) = (Records::new(from, delimiter), Vec::new());
+    while let Some(record) = records.read(|_| false).unwrap() {
         let text = String::from_utf8_lossy(record.bytes).into_owned();
-        found.push((record.line, record.lines, record.flaw.map_or(Ok(text), Err)));
+        let (line, outcome) = (record.line, record.malformed.map_or(Ok(text), Err));
+        found.push((line, records.position().line - line, outcome));
     }
     found
 }
@@ -72,16 +72,16 @@ proptest! {
             .map(|record| record.unwrap().iter().map(str::to_owned).collect())
             .collect();
         let (mut fields, mut found) = (Fields::new(b','), Vec::new());
-        let mut records = Records::new(Chunks::new(&bytes, sizes), CSV, START);
+        let mut records = Records::new(Chunks::new(&bytes, sizes), CSV);
         loop {
             let before = usize::try_from(records.position().offset).unwrap();
-            let Some(record) = records.read().unwrap() else { break };
-            prop_assert_eq!(record.flaw, None);
+            let Some(record) = records.read(|_| false).unwrap() else { break };
+            prop_assert_eq!(record.malformed, None);
             let line = bytes[..before].split(|byte| *byte == b'\n').count() as u64;
             prop_assert_eq!(record.line, line);
             if !record.bytes.is_empty() {
                 let text = std::str::from_utf8(record.bytes).unwrap();
-                found.push(fields.of(text).iter().map(|field| (*field).to_owned()).collect::<Vec<_>>());
+                found.push(fields.of(text).iter().map(str::to_owned).collect::<Vec<_>>());
             }
         }
         prop_assert_eq!(found, wanted);
@@ -93,9 +93,9 @@ proptest! {
         bytes in prop::collection::vec(prop::sample::select(b"a,\"\r\n\0\xff".to_vec()), 0..200),
         sizes in prop::collection::vec(1_usize..20, 1..6),
     ) {
-        for shape in [CSV, Shape::Lines] {
-            let whole = records(&bytes[..], shape);
-            prop_assert_eq!(&records(Chunks::new(&bytes, sizes.clone()), shape), &whole);
+        for delimiter in [CSV, NDJSON] {
+            let whole = records(&bytes[..], delimiter);
+            prop_assert_eq!(&records(Chunks::new(&bytes, sizes.clone()), delimiter), &whole);
             // Every line is in one record, and none in two.
             let mut line = 1;
             for (at, lines, _) in whole {
@@ -111,16 +111,16 @@ proptest! {
         stop_after in 0_usize..12,
     ) {
         let bytes = written(&rows, false);
-        let mut first = Records::new(&bytes[..], CSV, START);
+        let mut first = Records::new(&bytes[..], CSV);
         let mut count = 0;
-        while count < stop_after && first.read().unwrap().is_some() {
+        while count < stop_after && first.read(|_| false).unwrap().is_some() {
             count += 1;
         }
         let at = first.position();
-        let mut second = Records::new(&bytes[..], CSV, START);
-        second.advance_to(at).unwrap();
+        let mut second = Records::new(&bytes[..], CSV);
+        second.skip_to(at).unwrap();
         loop {
-            let (a, b) = (first.read().unwrap(), second.read().unwrap());
+            let (a, b) = (first.read(|_| false).unwrap(), second.read(|_| false).unwrap());
             prop_assert_eq!(&a, &b);
             if a.is_none() {
                 break;
@@ -149,7 +149,7 @@ fn an_open_quote_costs_its_own_line_and_no_other() {
 
 #[test]
 fn text_after_a_closing_quote_is_no_guess_at_what_was_meant() {
-    assert_eq!(texts(b"\"a\"b,c\nd,e\n"), ["1 Err(AfterQuote)", "2 Ok(\"d,e\")"]);
+    assert_eq!(texts(b"\"a\"b,c\nd,e\n"), ["1 Err(TextAfterQuote)", "2 Ok(\"d,e\")"]);
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn a_quote_that_stays_open_for_too_long_is_given_up() {
         bytes.extend_from_slice(b"c,d\n");
     }
     let found = records(&bytes[..], CSV);
-    assert_eq!(found[0], (1, 1, Err(Flaw::LongQuote)));
+    assert_eq!(found[0], (1, 1, Err(Malformed::OpenQuote)));
     assert_eq!(found.len(), 20_001);
     assert!(found[1..].iter().all(|(_, _, record)| record.as_deref() == Ok("c,d")));
 }
@@ -167,12 +167,12 @@ fn a_quote_that_stays_open_for_too_long_is_given_up() {
 #[test]
 fn a_record_may_be_as_long_as_the_limit_and_no_longer() {
     for end in ["\n", "\r\n", ""] {
-        for shape in [CSV, Shape::Lines] {
+        for delimiter in [CSV, NDJSON] {
             let fits = "x".repeat(RECORD_BYTES_MAX);
-            let found = records(format!("{fits}{end}").as_bytes(), shape);
+            let found = records(format!("{fits}{end}").as_bytes(), delimiter);
             assert_eq!(found, [(1, 1, Ok(fits.clone()))]);
-            let found = records(format!("{fits}y{end}").as_bytes(), shape);
-            assert_eq!(found, [(1, 1, Err(Flaw::TooLong))]);
+            let found = records(format!("{fits}y{end}").as_bytes(), delimiter);
+            assert_eq!(found, [(1, 1, Err(Malformed::TooLong))]);
         }
     }
 }
@@ -196,15 +196,15 @@ fn what_a_broken_source_left_unfinished_is_no_record() {
             }
         }
     }
-    for shape in [CSV, Shape::Lines] {
+    for delimiter in [CSV, NDJSON] {
         for unfinished in ["c,d", "c,\"d\n\"", &"long".repeat(RECORD_BYTES_MAX)] {
-            if shape == Shape::Lines && unfinished.contains('\n') {
+            if delimiter == NDJSON && unfinished.contains('\n') {
                 continue;
             }
             let bytes = format!("a,b\n{unfinished}");
-            let mut records = Records::new(Breaks(bytes.as_bytes()), shape, START);
-            assert_eq!(records.read().unwrap().unwrap().bytes, b"a,b");
-            assert!(records.read().is_err(), "{shape:?} {unfinished:.20}");
+            let mut records = Records::new(Breaks(bytes.as_bytes()), delimiter);
+            assert_eq!(records.read(|_| false).unwrap().unwrap().bytes, b"a,b");
+            assert!(records.read(|_| false).is_err(), "{delimiter:?} {unfinished:.20}");
             assert_eq!(records.position().line, 2);
         }
     }

@@ -1,0 +1,134 @@
+//! Accounts for batches: counts, rejects and progress, which must agree.
+//!
+//! Rejects are durable before the progress that counts them, so that no rejected row is left out of the list.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use serde_json::json;
+
+use super::batches::Batch;
+use super::progress::{Counts, Progress};
+use super::send::Receipt;
+use crate::cli::show::Show;
+
+/// Rejected rows shown on standard error when there is no file for them.
+const SHOWN_MAX: u64 = 20;
+
+/// What an import has done so far.
+pub(super) struct Accounts {
+    pub(super) progress: Progress,
+    /// Where progress is kept; nowhere for a stream and a dry run.
+    path: Option<PathBuf>,
+    rejects: Rejects,
+    saved: bool,
+}
+
+impl Accounts {
+    pub(super) fn open(progress: Progress, path: Option<PathBuf>) -> anyhow::Result<Self> {
+        let rejects = match &progress.rejects {
+            Some(rejects) => Rejects::open(rejects, progress.rejects_bytes)?,
+            None => Rejects::Shown { count: 0 },
+        };
+        Ok(Self { progress, path, rejects, saved: false })
+    }
+
+    /// Accounts for a batch that the service has acknowledged.
+    pub(super) fn record(&mut self, mut batch: Batch, receipt: Receipt, show: &Show) -> anyhow::Result<()> {
+        let mut sent: Vec<_> = batch.rows.iter_mut().filter(|row| row.rejected.is_none()).collect();
+        for rejected in receipt.rejected {
+            // Lines of a body are counted from 1.
+            let index = usize::try_from(rejected.line).unwrap_or(usize::MAX).wrapping_sub(1);
+            let row = sent
+                .get_mut(index)
+                .context("the service rejected a row that it was not sent\nhint: is it unionlink?")?;
+            row.rejected = Some(rejected.reason);
+        }
+        let mut counts = self.progress.counts;
+        counts.rows += batch.rows.len() as u64;
+        counts.accepted += receipt.accepted;
+        counts.known += receipt.known;
+        for row in batch.rows {
+            if let Some(reason) = row.rejected {
+                counts.rejected += 1;
+                self.rejects.add(row.line, &reason, &row.text, show)?;
+            }
+        }
+        (self.progress.counts, self.progress.position, self.saved) = (counts, batch.end, false);
+        Ok(())
+    }
+
+    /// Makes everything recorded durable. Blocks for as long as the disk takes, a few milliseconds.
+    pub(super) fn save(&mut self) -> anyhow::Result<()> {
+        if !std::mem::replace(&mut self.saved, true) {
+            self.progress.rejects_bytes = self.rejects.flush()?;
+            if let Some(path) = &self.path {
+                self.progress.save(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends a complete import, which leaves no progress behind.
+    pub(super) fn close(mut self) -> anyhow::Result<Counts> {
+        self.rejects.flush()?;
+        self.path.as_deref().map_or(Ok(()), Progress::remove)?;
+        Ok(self.progress.counts)
+    }
+}
+
+/// Where rejected rows go: to a file, or the first of them to standard error.
+enum Rejects {
+    File { path: PathBuf, file: BufWriter<File>, bytes: u64 },
+    Shown { count: u64 },
+}
+
+impl Rejects {
+    /// Rejects in `path`, which keeps its first `keep_bytes`: those belong to an earlier run.
+    fn open(path: &Path, keep_bytes: u64) -> anyhow::Result<Self> {
+        let unwritable = || format!("cannot write {}", path.display());
+        let file = OpenOptions::new().append(true).create(true).open(path).with_context(unwritable)?;
+        let metadata = file.metadata().with_context(unwritable)?;
+        // Fewer than that are there if somebody took them away meanwhile.
+        let bytes = keep_bytes.min(metadata.len());
+        if metadata.is_file() {
+            // What follows was rejected after the last progress, and will be rejected again.
+            file.set_len(bytes).with_context(unwritable)?;
+        }
+        Ok(Self::File { path: path.to_owned(), file: BufWriter::new(file), bytes })
+    }
+
+    fn add(&mut self, line: u64, reason: &str, row: &str, show: &Show) -> anyhow::Result<()> {
+        match self {
+            Self::Shown { count } => {
+                *count += 1;
+                if *count <= SHOWN_MAX {
+                    show.say(&format!("line {line}: {reason}"));
+                } else if *count == SHOWN_MAX + 1 {
+                    show.say("further rejected rows are only counted; --rejects FILE lists them all");
+                }
+                Ok(())
+            }
+            Self::File { path, file, bytes } => {
+                let entry = format!("{}\n", json!({"line": line, "reason": reason, "row": row}));
+                *bytes += entry.len() as u64;
+                let written = file.write_all(entry.as_bytes());
+                written.with_context(|| format!("cannot write {}", path.display()))
+            }
+        }
+    }
+
+    /// Makes what was added durable. Returns the bytes of the file.
+    fn flush(&mut self) -> anyhow::Result<u64> {
+        let Self::File { path, file, bytes } = self else { return Ok(0) };
+        let synced = file.flush().and_then(|()| match file.get_ref().sync_data() {
+            // A pipe or a terminal has nothing to sync.
+            Err(error) if error.kind() == io::ErrorKind::InvalidInput => Ok(()),
+            synced => synced,
+        });
+        synced.with_context(|| format!("cannot write {}", path.display()))?;
+        Ok(*bytes)
+    }
+}
