@@ -83,7 +83,7 @@ impl Columns {
         }
         for column in [Column::Unionid, Column::Openid] {
             if indices[column as usize].is_none() {
-                let named: Vec<_> = names.iter().take(NAMES_SHOWN_MAX).map(|name| shown(name)).collect();
+                let header: Vec<_> = names.iter().take(NAMES_SHOWN_MAX).map(|name| shown(name)).collect();
                 let more = match names.len().saturating_sub(NAMES_SHOWN_MAX) {
                     0 => String::new(),
                     more => format!(" and {more} more"),
@@ -92,7 +92,7 @@ impl Columns {
                     "there is no column for {0}; the header names {1}{more}\nhint: the first line must name \
                      the columns; {0} is recognised as {2}",
                     column.name(),
-                    named.join(", "),
+                    header.join(", "),
                     column.names().replace(' ', ", ")
                 ));
             }

@@ -191,7 +191,7 @@ impl AdminState {
             Some(name) => {
                 let known = AppName::new(name).ok().filter(|name| self.apps.contains_key(name));
                 let shown: String = name.chars().take(64).collect();
-                known.ok_or_else(|| format!("no app is named {shown:?}"))
+                known.ok_or_else(|| format!("there is no app named {shown:?}"))
             }
             None => match self.apps.keys().next() {
                 Some(only) if self.apps.len() == 1 => Ok(only.clone()),
