@@ -4,32 +4,21 @@
 //! timestamp is counted, and is never by itself a reason to drop an event. A replayed callback looks the
 //! same.
 
+use strum::{IntoStaticStr, VariantArray};
+
 use super::time::{DAY_MS, MINUTE_MS, Timestamp};
 
 /// WeCom's own retries, and the errors of poorly synchronised clocks, stay within this.
 const NEAR_MS: i64 = 10 * MINUTE_MS;
 
 /// The direction in which a timestamp is far off.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum FarOff {
     /// Before the current time.
     Past,
     /// After the current time.
     Future,
-}
-
-impl FarOff {
-    /// Both directions.
-    pub const ALL: [Self; 2] = [Self::Past, Self::Future];
-
-    /// The name used in metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Past => "past",
-            Self::Future => "future",
-        }
-    }
 }
 
 /// In which direction `at` is more than ten minutes from `now`; `None` if it is not.

@@ -8,12 +8,13 @@ use std::net::IpAddr;
 use rand::rngs::StdRng;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use strum::VariantArray;
 
 use super::ids;
 use crate::domain::time::Timestamp;
 
 /// A simulated API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, VariantArray)]
 pub enum Api {
     /// `GET /cgi-bin/gettoken`
     #[serde(rename = "gettoken")]
@@ -39,17 +40,6 @@ pub enum Api {
 }
 
 impl Api {
-    /// Every simulated API.
-    pub const ALL: [Self; 7] = [
-        Self::GetToken,
-        Self::GetCallbackIp,
-        Self::ListAppShareInfo,
-        Self::CorpGetToken,
-        Self::UnionidToPendingId,
-        Self::ExternalUseridToPendingId,
-        Self::UnionidToExternalUserid,
-    ];
-
     /// Its path on the API host.
     #[must_use]
     pub const fn path(self) -> &'static str {

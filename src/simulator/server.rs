@@ -24,6 +24,7 @@ use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use serde_json::Value;
+use strum::VariantArray as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::api::{self, Api, Request};
@@ -123,7 +124,7 @@ impl std::fmt::Debug for InProcess {
 }
 
 fn router(platform: Arc<Platform>) -> Router {
-    let apis = Api::ALL.into_iter().fold(Router::new(), |router, api| {
+    let apis = Api::VARIANTS.iter().fold(Router::new(), |router, &api| {
         let handler =
             move |state: State<Arc<Platform>>,
                   peer: Extension<Peer>,

@@ -150,8 +150,8 @@ impl Default for Metrics {
             drop(metrics.admin_refused.get_or_create(&Reason { reason: refusal.into() }));
         }
         for source in TimestampSource::VARIANTS {
-            for direction in FarOff::ALL {
-                drop(metrics.far_off.get_or_create(&OffTime::of(*source, direction)));
+            for direction in FarOff::VARIANTS {
+                drop(metrics.far_off.get_or_create(&OffTime::of(*source, *direction)));
             }
         }
         metrics
@@ -206,7 +206,7 @@ impl Metrics {
     pub fn wecom_call<T>(&self, api: Api, answer: &Result<T, CallError>, took: Duration) {
         let outcome = match answer {
             Ok(_) => CALL_OK,
-            Err(error) => error.class().as_str(),
+            Err(error) => error.class().into(),
         };
         self.calls.get_or_create(&Call { api: api.as_str(), outcome }).inc();
         self.call_seconds.observe(took.as_secs_f64());
@@ -217,7 +217,7 @@ impl Metrics {
     pub fn calls_of(&self, api: Api) -> u64 {
         let count =
             |outcome| self.calls.get(&Call { api: api.as_str(), outcome }).map_or(0, |calls| calls.get());
-        std::iter::once(CALL_OK).chain(Class::ALL.map(Class::as_str)).map(count).sum()
+        std::iter::once(CALL_OK).chain(Class::VARIANTS.iter().map(Into::into)).map(count).sum()
     }
 
     /// Answers of the public listener with this outcome.

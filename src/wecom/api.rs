@@ -2,14 +2,19 @@
 //!
 //! What is sent and how the answer is read is in `calls`.
 
+use strum::{IntoStaticStr, VariantArray};
+
 /// One API of WeCom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Api {
     /// `GET gettoken` (document 91039).
+    #[strum(serialize = "gettoken")]
     GetToken,
     /// `POST corpgroup/corp/list_app_share_info` (document 95813).
     ListAppShareInfo,
     /// `POST corpgroup/corp/gettoken` (document 95816).
+    #[strum(serialize = "corp_gettoken")]
     CorpGetToken,
     /// `POST corpgroup/unionid_to_pending_id` (document 97357).
     UnionidToPendingId,
@@ -23,27 +28,10 @@ pub enum Api {
 pub(super) const BUSINESS_TYPE_CHAIN: u8 = 1;
 
 impl Api {
-    /// Every API.
-    pub const ALL: [Self; 6] = [
-        Self::GetToken,
-        Self::ListAppShareInfo,
-        Self::CorpGetToken,
-        Self::UnionidToPendingId,
-        Self::ExternalUseridToPendingId,
-        Self::UnionidToExternalUserid,
-    ];
-
     /// The name used in metrics, messages and the keys of the quota ledgers.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::GetToken => "gettoken",
-            Self::ListAppShareInfo => "list_app_share_info",
-            Self::CorpGetToken => "corp_gettoken",
-            Self::UnionidToPendingId => "unionid_to_pending_id",
-            Self::ExternalUseridToPendingId => "external_userid_to_pending_id",
-            Self::UnionidToExternalUserid => "unionid_to_external_userid",
-        }
+    pub fn as_str(self) -> &'static str {
+        self.into()
     }
 
     /// The path below the API's host.

@@ -2,8 +2,11 @@
 //!
 //! Decisions follow the class, never the text of an answer; the callers decide what each class leads to.
 
+use strum::{IntoStaticStr, VariantArray};
+
 /// The class of a failure, which decides how to go on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
 pub enum Class {
     /// Temporary: retry with backoff.
     Transient,
@@ -20,33 +23,6 @@ pub enum Class {
     Configuration,
     /// Not a code we know: retry a few times, slowly.
     Unknown,
-}
-
-impl Class {
-    /// Every class.
-    pub const ALL: [Self; 7] = [
-        Self::Transient,
-        Self::Token,
-        Self::Rate,
-        Self::Item,
-        Self::Invisible,
-        Self::Configuration,
-        Self::Unknown,
-    ];
-
-    /// The name used in metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Transient => "transient",
-            Self::Token => "token",
-            Self::Rate => "rate",
-            Self::Item => "item",
-            Self::Invisible => "invisible",
-            Self::Configuration => "configuration",
-            Self::Unknown => "unknown",
-        }
-    }
 }
 
 /// The class of a code.

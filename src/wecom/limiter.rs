@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
+use strum::VariantArray as _;
 
 use super::api::Api;
 use super::error::CallError;
@@ -86,7 +87,7 @@ impl Limiter {
     /// clock alone tells the ledgers how much time has passed, and it is most likely right then.
     pub async fn begin(&self) {
         for corp in self.limits.keys() {
-            for api in Api::ALL.into_iter().filter(|api| api.has_own_quota()) {
+            for &api in Api::VARIANTS.iter().filter(|api| api.has_own_quota()) {
                 let accounts = self.accounts(corp, api);
                 if let Err(reason) =
                     self.ledgers.reserve(&accounts, api, Share::Whole, 0, self.clock.moment()).await

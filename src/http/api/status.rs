@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+use strum::VariantArray as _;
 
 use super::sinks::StateName;
 use super::{Problem, Shared};
@@ -101,7 +102,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
         "paused": paused,
         "quotas": quotas,
         "dealers": dealers,
-        "calls": Api::ALL.iter().map(|api| (api.as_str().to_owned(), state.metrics.calls_of(*api).into()))
+        "calls": Api::VARIANTS.iter().map(|api| (api.as_str().to_owned(), state.metrics.calls_of(*api).into()))
             .collect::<serde_json::Map<String, Value>>(),
         "ids_asked": state.metrics.ids_sent_count(),
     }))

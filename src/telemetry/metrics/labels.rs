@@ -123,6 +123,6 @@ pub(super) struct State {
 
 impl OffTime {
     pub(super) fn of(source: TimestampSource, direction: FarOff) -> Self {
-        Self { time: source.into(), direction: direction.as_str() }
+        Self { time: source.into(), direction: direction.into() }
     }
 }
