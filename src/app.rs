@@ -1,6 +1,6 @@
 //! The composition root: a validated configuration becomes a running service.
 //!
-//! [`assemble`] builds the service without its listeners, [`App`] adds them and runs everything. Nothing below knows the
+//! [`assemble`](assemble()) builds the service without its listeners, [`App`] adds them and runs everything. Nothing below knows the
 //! configuration; each part receives the narrow struct it needs.
 
 mod assemble;

@@ -22,7 +22,7 @@ pub enum Source {
     Reconcile,
 }
 
-/// What is kept of a link, inside its [`Contact`].
+/// What is kept of a link, inside its [`Contact`](super::contact::Contact).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
     /// Stable id: that of the feed entry which announced the link.

@@ -1,7 +1,7 @@
 //! Where fans wait: a queue for every call and priority, and the timeline of what has to be looked at when.
 //!
 //! Both hold fan numbers, many to a record, and both are hints: the fan's own record says whether it really waits
-//! ([`Fan::lane`](crate::domain::fan::Fan::lane)) or is due ([`Fan::review_at`](crate::domain::fan::Fan::review_at)),
+//! ([`Fan::queued_for`](crate::domain::fan::Fan::queued_for)) or is due ([`Fan::review_at`](crate::domain::fan::Fan::review_at)),
 //! so one that moved up or was settled otherwise leaves its old place behind for whoever comes across it.
 
 use std::collections::BTreeMap;
