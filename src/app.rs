@@ -1,7 +1,7 @@
 //! The composition root: a validated configuration becomes a running service.
 //!
-//! [`assemble`](assemble()) builds the service without its listeners, [`App`] adds them and runs everything. Nothing below knows the
-//! configuration; each part receives the narrow struct it needs.
+//! [`assemble`](assemble()) builds the service without its listeners, [`App`] adds them and runs everything. Nothing
+//! below knows the configuration; each part receives the narrow struct it needs.
 
 mod assemble;
 mod descriptors;
@@ -34,14 +34,15 @@ use crate::telemetry::metrics::Metrics;
 use crate::wecom::{ClientError, ClientSettings, Https};
 use crate::worker::Context;
 
-/// Long enough for keep-alive to pay, short enough that no client holds a connection for ever.
+/// The longest life of a connection: keep-alive pays off within it, and no client holds one for ever.
 const CONNECTION_LIFE: Duration = Duration::from_mins(2);
 
-/// A callback's head has a few hundred bytes; proxies in front of feed readers may add more to theirs.
+/// Maximum sizes of a request's head. A callback's has a few hundred bytes; proxies may add more to an admin
+/// request's.
 const HEAD_BYTES_MAX: usize = 16 << 10;
 const ADMIN_HEAD_BYTES_MAX: usize = 32 << 10;
 
-/// Bytes of all callback bodies being read together: thousands of genuine ones.
+/// Maximum bytes of all callback bodies that are being read at once: enough for thousands of genuine ones.
 const BODIES_BYTES_MAX: usize = 32 << 20;
 
 /// The accept backlog; the system caps it at net.core.somaxconn.
@@ -139,7 +140,8 @@ impl App {
             app.lifecycle.supervise(name, worker);
         }
         app.watch(&context);
-        tracing::info!(callbacks = %app.public_address, admin = %app.admin_address, apps = config.apps.len(), "serving");
+        let (callbacks, admin) = (app.public_address, app.admin_address);
+        tracing::info!(%callbacks, %admin, apps = config.apps.len(), "serving");
         Ok(app)
     }
 

@@ -59,7 +59,7 @@ const fn steady() -> Option<Steady> {
     None
 }
 
-/// A clock that is moved by hand, for tests and simulations.
+/// A clock that moves only when told to, for tests and simulations.
 #[derive(Debug)]
 pub struct ManualClock(AtomicI64);
 
@@ -91,7 +91,7 @@ mod tests {
         let first = SystemClock.moment();
         let give_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
         while SystemClock.moment().millis_since(first) < 5 {
-            assert!(std::time::Instant::now() < give_up, "the clock stands still");
+            assert!(std::time::Instant::now() < give_up, "the monotonic clock does not advance");
         }
         let set_back = Moment { wall: Timestamp::EPOCH, ..SystemClock.moment() };
         assert!(cfg!(not(target_os = "linux")) || set_back.millis_since(first) >= 5);

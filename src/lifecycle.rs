@@ -95,7 +95,7 @@ impl Lifecycle {
 
     /// Begins the soft stop with a failing exit code. Of several failures the first counts.
     pub fn fail(&self, failure: Failure) {
-        tracing::error!(%failure, "the service failed and stops");
+        tracing::error!(failure = failure.to_string(), "the service failed and stops");
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(failure);
         self.soft.cancel();
     }

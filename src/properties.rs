@@ -1,5 +1,5 @@
-//! Properties that hold for any input. The fuzz targets under `fuzz/` try to break them, one function each; `cargo test`
-//! checks them against the corpus the fuzzers left, which covers every branch they found.
+//! Properties that hold for any input. The fuzz targets under `fuzz/` try to break them, one function each;
+//! `cargo test` checks them against the corpus the fuzzers left, which covers every branch they found.
 //!
 //! Compiled for tests and for fuzzing only. Each property lives next to the code it is about.
 

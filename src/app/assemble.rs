@@ -1,5 +1,6 @@
-//! The service without its listeners, built from a configuration and [`Parts`]. The simulation in the tests assembles the
-//! same service from other parts: a store in memory, a wire without sockets, a clock of its own.
+//! The service without its listeners, built from a configuration and [`Parts`]. The simulation in the tests
+//! assembles the same service from other parts: a store in memory, a wire without sockets, a clock of its
+//! own.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -35,11 +36,11 @@ use crate::worker::{AppRules, Context, MintRules, Wake, deliver, mint, renew, re
 pub struct Parts {
     /// The durable state.
     pub store: Arc<dyn Store>,
-    /// How requests reach WeCom.
+    /// The HTTP client for WeCom, or what replaces it.
     pub wire: Arc<dyn Wire>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Spreads waits.
+    /// Spreads retries over time.
     pub jitter: Jitter,
     /// Where feed entries are delivered.
     pub sinks: Vec<SinkPart>,
@@ -163,7 +164,7 @@ fn credentials(app: &config::App) -> (AppName, AppCredentials) {
     (app.name.clone(), credentials)
 }
 
-/// The quota of each corp. Apps of one corp share it: the smallest that any of them names.
+/// The quota of each corp. Apps of one corp share it; the smallest one configured counts.
 fn limits(config: &Config) -> HashMap<CorpId, Limits> {
     let mut limits: HashMap<CorpId, Limits> = HashMap::new();
     for app in &config.apps {

@@ -1,11 +1,11 @@
-//! How many connections the process can afford. Each takes a file descriptor, and the store must never find that there
-//! is none left for it.
+//! The maximum number of connections. Each takes a file descriptor, and the store must always be able to get
+//! one.
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// For the store, its files, calls to WeCom, sinks, and whatever a library opens.
-const KEPT: u64 = 256;
-/// Readers of the feed, importers, operators.
+/// File descriptors reserved for the store, calls to WeCom, sinks, and whatever a library opens.
+const RESERVED: u64 = 256;
+/// Maximum connections of the admin listener: readers of the feed, importers, operators.
 const ADMIN_CONNECTIONS_MAX: u64 = 2_048;
 
 /// Connections of the two listeners.
@@ -15,7 +15,7 @@ pub(super) struct Connections {
     pub(super) admin: u64,
 }
 
-/// Raises the limit as far as the system lets us, and shares out what it allows.
+/// Raises the limit of open files as far as the system allows and divides it between the listeners.
 pub(super) fn connections(wanted: u64) -> Connections {
     let limit = raised();
     let shared = share(wanted, limit);
@@ -24,23 +24,24 @@ pub(super) fn connections(wanted: u64) -> Connections {
             connections = shared.public,
             wanted,
             descriptors = limit,
-            "the limit of open files allows fewer connections than server.connections_max; raise it (LimitNOFILE=, ulimit -n)"
+            "the limit of open files allows fewer connections than server.connections_max; raise it \
+             (LimitNOFILE=, ulimit -n)"
         );
     }
     shared
 }
 
-/// The soft limit of open files, made as high as the hard one.
+/// Raises the soft limit of open files to the hard one and returns it.
 fn raised() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
-    // Without a limit there is none to raise.
+    // There is no limit.
     let Some(soft) = current else { return u64::MAX };
     let raised = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     if raised.is_ok() { maximum.unwrap_or(u64::MAX) } else { soft }
 }
 
 fn share(wanted: u64, limit: u64) -> Connections {
-    let room = limit.saturating_sub(KEPT).max(2);
+    let room = limit.saturating_sub(RESERVED).max(2);
     let admin = ADMIN_CONNECTIONS_MAX.min(wanted).min((room / 4).max(1));
     Connections { public: wanted.min(room - admin), admin }
 }

@@ -1,4 +1,4 @@
-//! From a sink's configuration to the sink.
+//! Builds sinks from their configuration.
 
 #[cfg(test)]
 mod tests;
@@ -23,25 +23,25 @@ pub enum BuildError {
     /// The webhook cannot be set up.
     #[error("sink {sink} cannot be set up")]
     Webhook {
-        /// Which sink.
+        /// The sink.
         sink: SinkName,
         /// Why.
         source: WebhookError,
     },
-    /// A secret was not checked.
+    /// A secret is malformed.
     #[error("the secret of sink {sink} {source}")]
     Secret {
-        /// Whose.
+        /// The sink.
         sink: SinkName,
         /// Why.
         source: SecretError,
     },
-    /// A header was not checked.
+    /// A header is malformed.
     #[error("sink {sink} cannot send its header {header}")]
     Header {
-        /// Whose.
+        /// The sink.
         sink: SinkName,
-        /// Which.
+        /// The name of the header.
         header: String,
     },
 }

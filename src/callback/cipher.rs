@@ -31,8 +31,8 @@ const KEY_CHARS: usize = 43;
 pub(super) const HEADER_BYTES: usize = 20;
 pub(super) const PAD_MAX: usize = 32;
 
-/// The decoded `EncodingAESKey`: the AES round keys, expanded once, and the IV (the key's first half). Both are wiped from
-/// memory when dropped.
+/// The decoded `EncodingAESKey`: the AES round keys, expanded once, and the IV (the key's first half). Both
+/// are wiped from memory when dropped.
 pub struct AesKey {
     rounds: Box<Aes256Dec>,
     iv: SecretBox<[u8; 16]>,

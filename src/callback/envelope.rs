@@ -1,5 +1,5 @@
-//! The envelope around a message: `<xml><ToUserName/><AgentID/><Encrypt/></xml>`, or the same as JSON in any of the
-//! capitalisations in use. Only `Encrypt` is read; the other fields are not authenticated.
+//! The envelope around a message: `<xml><ToUserName/><AgentID/><Encrypt/></xml>`, or the same as JSON in any
+//! of the capitalisations in use. Only `Encrypt` is read; the other fields are not authenticated.
 
 use std::borrow::Cow;
 

@@ -1,12 +1,13 @@
-//! WeCom's callback wire format, without any I/O: bytes in, verified message out. Documents 90930, 90238 and 90968.
+//! WeCom's callback wire format, without any I/O: bytes in, verified message out. Documents 90930, 90238 and
+//! 90968.
 //!
 //! ```text
 //! query + body ──envelope──▶ encrypted text ──signature──▶ ──decrypt──▶ VerifiedMessage
 //! ```
 //!
-//! [`verify`] (a callback, POST) and [`verify_echo`] (the URL check, GET) are the only ways to a [`VerifiedMessage`], so
-//! unverified input cannot be acted upon. Nothing outside this module sees ciphertext or the AES key. No input, signed or
-//! not, panics.
+//! [`verify`] (a callback, POST) and [`verify_echo`] (the URL check, GET) are the only ways to a
+//! [`VerifiedMessage`], so unverified input cannot be acted upon. Nothing outside this module sees ciphertext
+//! or the AES key. No input, signed or not, panics.
 //!
 //! Deliberately absent: what a message means (see [`crate::intake`]).
 
@@ -53,8 +54,8 @@ impl Keys {
     }
 }
 
-/// Verifies and decrypts a callback (POST). The encrypted text is the `Encrypt` field of an XML or JSON envelope; the
-/// envelope's other fields are not authenticated and are ignored.
+/// Verifies and decrypts a callback (POST). The encrypted text is the `Encrypt` field of an XML or JSON
+/// envelope; the envelope's other fields are not authenticated and are ignored.
 ///
 /// # Errors
 /// The [`Refusal`] of the first check that fails; the cheapest checks come first.

@@ -1,7 +1,7 @@
 //! Properties that hold for callbacks of any bytes; see [`crate::properties`].
 //!
-//! Random bytes fail at the signature. [`sealed`] therefore uses them as the plaintext, and [`forged`] as edits to a
-//! genuine request.
+//! Random bytes fail at the signature. [`sealed`] therefore uses them as the plaintext, and [`forged`] as
+//! edits to a genuine request.
 
 use std::sync::LazyLock;
 
@@ -82,19 +82,20 @@ fn in_json(text: &str) -> String {
 }
 
 /// The first two bytes say where the first part ends.
-fn two_parts(data: &[u8]) -> (&[u8], &[u8]) {
+fn split_parts(data: &[u8]) -> (&[u8], &[u8]) {
     match data.split_first_chunk::<2>() {
         Some((length, rest)) => rest.split_at(usize::from(u16::from_be_bytes(*length)).min(rest.len())),
         None => (data, &[]),
     }
 }
 
-/// A query, then a body: nothing passes that was not signed with the token. `of_message` checks what did.
+/// A query, then a body: nothing is accepted unless it was signed with the token. `of_message` checks an
+/// accepted message.
 ///
 /// # Panics
 /// When that does not hold.
 pub(crate) fn door(data: &[u8], of_message: fn(&[u8])) {
-    let (query, body) = two_parts(data);
+    let (query, body) = split_parts(data);
     let Some(Ok(query)) = std::str::from_utf8(query).ok().map(Query::parse) else { return };
     let Query { msg_signature, timestamp, nonce, echostr } = &query;
     for value in [msg_signature, timestamp, nonce].into_iter().chain(echostr) {
@@ -107,9 +108,9 @@ pub(crate) fn door(data: &[u8], of_message: fn(&[u8])) {
             Err(Refusal::Signature) => {}
             result => {
                 let expected = sign(TOKEN, timestamp, nonce, &text);
-                assert_eq!(msg_signature.as_bytes(), expected, "not signed, and yet {result:?}");
+                assert_eq!(msg_signature.as_bytes(), expected, "not signed, but {result:?}");
                 if let Ok(verified) = result {
-                    framed(&verified);
+                    assert_framed(&verified);
                     of_message(verified.text());
                 }
             }
@@ -150,14 +151,15 @@ pub fn forged(data: &[u8]) {
     }
 }
 
-/// Bytes encrypted with the right key, either as a message and a receive id, which must come out again, or as everything
-/// from the header to the padding. Echo, XML and JSON envelopes give the same result. `of_message` checks the message.
+/// Bytes encrypted with the right key, either as a message and a receive id, which must come out again, or as
+/// everything from the header to the padding. Echo, XML and JSON envelopes give the same result. `of_message`
+/// checks the message.
 ///
 /// # Panics
 /// When that does not hold.
 pub(crate) fn sealed(data: &[u8], of_message: fn(&[u8])) {
     let Some((how, bytes)) = data.split_first() else { return };
-    let (text_sent, receive_id) = two_parts(bytes);
+    let (text_sent, receive_id) = split_parts(bytes);
     let is_framed = how % 2 == 0;
     let plain = if is_framed {
         plaintext(text_sent, receive_id)
@@ -175,7 +177,7 @@ pub(crate) fn sealed(data: &[u8], of_message: fn(&[u8])) {
     }
     match echoed {
         Ok(verified) => {
-            framed(&verified);
+            assert_framed(&verified);
             if is_framed {
                 assert_eq!((verified.text(), verified.receive_id()), (text_sent, receive_id));
             }
@@ -185,7 +187,8 @@ pub(crate) fn sealed(data: &[u8], of_message: fn(&[u8])) {
     }
 }
 
-/// Any text, or any blocks, decrypted with the right key: the result is well framed and encrypts to the same text.
+/// Any text, or any blocks, decrypted with the right key: the result is well framed and encrypts to the same
+/// text.
 ///
 /// # Panics
 /// When that does not hold.
@@ -193,17 +196,17 @@ pub fn cipher(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data)
         && let Ok(verified) = key().decrypt(text)
     {
-        framed(&verified);
+        assert_framed(&verified);
     }
     let text = STANDARD.encode(data);
     if let Ok(verified) = key().decrypt(&text) {
-        framed(&verified);
+        assert_framed(&verified);
         assert_eq!(encrypt(&verified.plaintext), text);
     }
 }
 
-/// Header, message, receive id and padding make up the whole of what was decrypted.
-fn framed(verified: &VerifiedMessage) {
+/// Asserts that header, message, receive id and padding make up the whole plaintext.
+fn assert_framed(verified: &VerifiedMessage) {
     let VerifiedMessage { plaintext, text, receive_id } = verified;
     let Some([a, b, c, d]) = plaintext.get(HEADER_BYTES - 4..HEADER_BYTES) else { panic!("no header") };
     let length = u32::from_be_bytes([*a, *b, *c, *d]);

@@ -1,5 +1,5 @@
-//! The query string of a callback, percent-decoded exactly once. Not with a form decoder, which would turn the `+` of a
-//! base64 text into a space.
+//! The query string of a callback, percent-decoded exactly once. Not with a form decoder, which would turn
+//! the `+` of a base64 text into a space.
 
 use std::borrow::Cow;
 
@@ -23,7 +23,7 @@ pub struct Query<'a> {
     pub echostr: Option<Cow<'a, str>>,
 }
 
-/// Why a query is not a callback's.
+/// Why a query string is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
     /// A required parameter is missing.
@@ -35,7 +35,7 @@ pub enum QueryError {
 }
 
 impl<'a> Query<'a> {
-    /// When the callback was signed, according to `timestamp`; `None` if that is not a number.
+    /// When the callback was signed: `timestamp` as an instant, `None` if it is not a number.
     #[must_use]
     pub fn signed_at(&self) -> Option<Timestamp> {
         self.timestamp.parse().ok().map(Timestamp::from_secs)
@@ -73,7 +73,8 @@ impl<'a> Query<'a> {
         })
     }
 
-    /// Whether `msg_signature` has the form of one: forty lower-case hexadecimal digits. Checked before the body is read.
+    /// Whether `msg_signature` has the form of one: forty lower-case hexadecimal digits. Checked before the
+    /// body is read.
     #[must_use]
     pub fn has_well_formed_signature(&self) -> bool {
         let digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
@@ -105,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_doubled_or_broken_parameter_is_an_error() {
+    fn a_missing_repeated_or_malformed_parameter_is_an_error() {
         assert_eq!(Query::parse("timestamp=1&nonce=n"), Err(QueryError::Missing));
         let doubled = Query::parse("msg_signature=a&timestamp=1&nonce=n&nonce=n");
         assert_eq!(doubled, Err(QueryError::Malformed));

@@ -2,7 +2,8 @@
 
 use strum::{IntoStaticStr, VariantArray};
 
-/// Why a callback is refused. Counted in our own metrics only: the sender gets the same empty answer for every reason.
+/// Why a callback is refused. Counted in our own metrics only: the sender gets the same empty answer for
+/// every reason.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Refusal {

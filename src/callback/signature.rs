@@ -1,7 +1,7 @@
 //! `msg_signature`: SHA-1 over the sorted values (document 90968).
 //!
-//! The values are concatenated without separators, so the signature neither separates the fields nor prevents replay;
-//! deduplication in the store does.
+//! The values are concatenated without separators, so it is not certain where one ends and the next begins.
+//! The signature does not prevent replay; deduplication in the store does.
 
 use sha1::{Digest, Sha1};
 use subtle::{Choice, ConstantTimeEq};
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_very_same_forty_digits_are_equal() {
+    fn only_identical_signatures_are_equal() {
         let ours = sign("token", "1", "n", "x");
         let text = std::str::from_utf8(&ours).unwrap();
         assert!(equal(&ours, text));

@@ -1,4 +1,4 @@
-//! The published vectors, every pad, every trailing bit, and bytes from hell.
+//! The published vectors, every length of padding, every trailing bit, and arbitrary bytes.
 
 use base64::engine::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -104,7 +104,7 @@ fn the_raw_and_the_percent_encoded_echo_are_the_same() {
 }
 
 #[test]
-fn every_one_of_the_thirty_two_pads_is_stripped() {
+fn padding_of_every_length_from_1_to_32_is_stripped() {
     let mut pads = std::collections::BTreeSet::new();
     for length in 0..64 {
         let message = vec![b'x'; length];
@@ -118,7 +118,7 @@ fn every_one_of_the_thirty_two_pads_is_stripped() {
 }
 
 #[test]
-fn base64_without_its_padding_or_with_trailing_bits_is_read_all_the_same() {
+fn base64_without_padding_or_with_trailing_bits_is_decoded() {
     let encrypted = encrypt(&plaintext(b"hello", b"ww1"));
     let unpadded = encrypted.trim_end_matches('=');
     assert_ne!(unpadded, encrypted);
@@ -129,7 +129,7 @@ fn base64_without_its_padding_or_with_trailing_bits_is_read_all_the_same() {
 }
 
 #[test]
-fn a_key_is_the_same_whatever_its_trailing_bits() {
+fn the_trailing_bits_of_a_key_do_not_matter() {
     // The last character carries four bits of the key and two that mean nothing.
     let encrypted = encrypt(&plaintext(b"hello", b"ww1"));
     for last in ["E", "F", "G", "H"] {
@@ -143,20 +143,20 @@ fn a_key_is_the_same_whatever_its_trailing_bits() {
 }
 
 #[test]
-fn keys_and_what_is_made_of_them_are_wiped_when_they_are_dropped() {
-    // Without a crate's feature for it this does not compile.
+fn keys_and_key_material_are_wiped_when_they_are_dropped() {
+    // This compiles only with the crates' `zeroize` features.
     const fn wiped<T: ZeroizeOnDrop>() {}
     const { wiped::<SecretBox<[u8; 32]>>() }
     const { wiped::<SecretString>() }
     const { wiped::<aes::Aes256>() }
     const { wiped::<cbc::Decryptor<aes::Aes256>>() }
     const { wiped::<sha1::Sha1>() }
-    // Of which HMAC is made, and nothing else that is secret.
+    // HMAC uses it; nothing else that is secret does.
     const { wiped::<sha2::Sha256>() }
 }
 
 #[test]
-fn a_key_that_is_none_is_refused_with_the_reason() {
+fn a_malformed_key_is_refused_with_the_reason() {
     assert_eq!(AesKey::decode("short").unwrap_err(), AesKeyError::Length(5));
     let with_plus = format!("{}+", &KEY[..42]);
     assert_eq!(AesKey::decode(&with_plus).unwrap_err(), AesKeyError::Character);
@@ -164,7 +164,7 @@ fn a_key_that_is_none_is_refused_with_the_reason() {
 }
 
 #[test]
-fn what_is_signed_but_malformed_is_refused_by_its_reason() {
+fn a_signed_but_malformed_text_is_refused_with_its_reason() {
     assert_eq!(open_signed("not base64!").unwrap_err(), Refusal::Cipher);
     assert_eq!(open_signed("").unwrap_err(), Refusal::Cipher);
     assert_eq!(open_signed(&STANDARD.encode([0; 15])).unwrap_err(), Refusal::Cipher);
@@ -206,14 +206,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_000))]
 
     #[test]
-    fn no_signed_plaintext_whatsoever_panics(plain in proptest::collection::vec(any::<u8>(), 0..160)) {
+    fn no_signed_plaintext_panics(plain in proptest::collection::vec(any::<u8>(), 0..160)) {
         let mut blocks = plain;
         blocks.resize(blocks.len().next_multiple_of(16), 7);
         let _ = open_signed(&encrypt(&blocks));
     }
 
     #[test]
-    fn no_body_whatsoever_panics(body in proptest::collection::vec(any::<u8>(), 0..400), raw in ".{0,80}") {
+    fn no_body_panics(body in proptest::collection::vec(any::<u8>(), 0..400), raw in ".{0,80}") {
         let _ = envelope::encrypted(&body);
         let _ = Query::parse(&raw);
     }

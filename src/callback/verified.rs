@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-/// A decrypted message of WeCom's. Its existence is the proof that the signature was right; only
-/// [`verify`](super::verify) and [`verify_echo`](super::verify_echo) make one from a request.
+/// A decrypted message from WeCom whose signature was verified: only [`verify`](super::verify) and
+/// [`verify_echo`](super::verify_echo) make one from a request.
 #[derive(Debug, PartialEq, Eq)]
 pub struct VerifiedMessage {
     pub(super) plaintext: Vec<u8>,

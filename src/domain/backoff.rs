@@ -17,13 +17,14 @@ pub struct Backoff {
 impl Backoff {
     /// For calls to WeCom that failed temporarily.
     pub const CALL: Self = Self { first_ms: 500, max_ms: 2 * MINUTE_MS };
-    /// For calls to WeCom that failed with an unknown code: slow from the start.
+    /// For calls to WeCom that failed with an undocumented code: slow from the start.
     pub const UNKNOWN_CODE: Self = Self { first_ms: 30 * SECOND_MS, max_ms: 30 * MINUTE_MS };
-    /// For probes of an app or dealer that is paused until an operator corrects its configuration.
-    pub const PARKED: Self = Self { first_ms: 10 * SECOND_MS, max_ms: 5 * MINUTE_MS };
+    /// For probes of an app or dealer that will fail until an operator corrects its configuration.
+    pub const CONFIGURATION: Self = Self { first_ms: 10 * SECOND_MS, max_ms: 5 * MINUTE_MS };
     /// For a sink whose deliveries fail.
     pub const DELIVERY: Self = Self { first_ms: SECOND_MS, max_ms: HOUR_MS };
-    /// For probes with other fans after WeCom refused one's pair of ids: are all pairs refused?
+    /// For probes with other fans after WeCom refused the pair of ids of one, to find out whether it refuses
+    /// all.
     pub const PAIR: Self = Self { first_ms: 10 * SECOND_MS, max_ms: MINUTE_MS };
 
     /// The wait after the `attempt`-th failure (from 1), in milliseconds: between half of the exponential
@@ -42,8 +43,8 @@ impl Backoff {
     }
 }
 
-/// The source of jitter: a hash of a seed, of what waits, and of the attempt. Processes have different seeds;
-/// the same seed gives the same waits again, which makes simulations repeatable.
+/// The source of jitter: a hash of a seed, a key and the attempt. Processes have different seeds; the same
+/// seed gives the same waits again, which makes simulations repeatable.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Jitter(u64);
 
@@ -54,7 +55,7 @@ impl Jitter {
         Self(seed)
     }
 
-    /// The jitter of `key`, which stands for what waits, after the `attempt`-th failure, in `0.0..1.0`.
+    /// The jitter after the `attempt`-th failure, in `0.0..1.0`; `key` identifies what is retried.
     #[must_use]
     pub fn of(self, key: impl Hash, attempt: u32) -> f64 {
         let mut hasher = DefaultHasher::new();

@@ -1,7 +1,10 @@
-//! The dealer's side: what is known of one customer, whatever order and however often the news arrives.
+//! The dealer's side: what is known about one customer.
 //!
-//! Every change is a maximum over a total order ("the newest `CreateTime` wins"), so it is commutative and
-//! idempotent by construction; the tests at the end check it on random histories.
+//! Events arrive in any order and more than once. Every change is a maximum over a total order ("the newest
+//! `CreateTime` wins"), so it is commutative and idempotent by construction; the tests at the end check it on
+//! random histories.
+//!
+//! Deliberately absent: the queue of customers to be looked up again, which is the store's.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,49 +13,49 @@ use super::ids::{ContactKey, PendingId, UserId};
 use super::link::{ChangeType, Claim, FollowerData, Link, LinkData, Source};
 use super::time::Timestamp;
 
-/// The most followers kept for one customer of one dealer, gone ones included. Beyond it the one whose news
-/// is oldest goes first, those who left before those who stay.
+/// Maximum number of followers kept for one customer, including those who have left. Beyond it the one with
+/// the oldest event is dropped, those who have left before those who still follow.
 pub const FOLLOWERS_MAX: usize = 48;
 
-/// Earlier pending ids kept of one customer; in the usual life there is none.
+/// Maximum number of earlier pending ids kept for one customer; normally there are none.
 const EARLIER_PENDING_IDS_MAX: usize = 4;
 
-/// What is kept of a customer.
+/// What is known about a customer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contact {
     /// Members who follow, or used to follow, this customer.
     followers: Vec<Follower>,
-    /// How we learnt of this customer first.
+    /// How this customer first became known.
     pub source: Source,
-    /// When we learnt of this customer.
+    /// When this customer first became known.
     pub first_seen_at: Timestamp,
-    /// What WeCom said this customer's pending id is.
+    /// The pending id that WeCom returned last.
     pub pending_id: Option<PendingId>,
-    /// What it said before, newest last; a fan minted with one of these is this customer too.
+    /// Those it returned before, newest last; a fan minted with one of these is this customer too.
     pub earlier_pending_ids: Vec<PendingId>,
-    /// How often WeCom was asked without an answer, and when the next question is due.
-    pub waiting: Option<Waiting>,
+    /// The lookups that found no pending id; `None` before the first one and once the customer is identified.
+    pub lookup_retry: Option<LookupRetry>,
     /// The newest welcome code.
     welcome: Option<Welcome>,
-    /// Who this is, once known.
+    /// The link to a fan, once there is one.
     pub link: Option<Link>,
 }
 
-/// A customer about whom WeCom had nothing to say yet.
+/// The lookups of a customer for whom WeCom returned no pending id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Waiting {
-    /// Questions that found nothing.
+pub struct LookupRetry {
+    /// Number of lookups so far.
     pub asked: u32,
-    /// When the next question is due; `None` once enough were asked.
+    /// When the next lookup is due; `None` after the last one of the schedule.
     pub due_at: Option<Timestamp>,
 }
 
-/// One member's relation to the customer. The order of the fields is the order of precedence: the derived
-/// `Ord` decides which of two pieces of news about the same member stands.
+/// A member's relation to the customer, as of one event. The derived `Ord` decides which of two events about
+/// the same member wins, so the order of the fields is the order of precedence.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct News {
+struct Relation {
     at: Timestamp,
-    // Within one second an add beats a removal: a customer shown too long does less harm than one lost.
+    // Within one second an add beats a removal: a follower shown too long does less harm than one lost.
     present: bool,
     state: Option<String>,
 }
@@ -60,7 +63,7 @@ struct News {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Follower {
     user_id: UserId,
-    news: News,
+    relation: Relation,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,7 +73,7 @@ struct Welcome {
 }
 
 impl Contact {
-    /// A customer just heard of.
+    /// A customer about whom nothing else is known yet.
     #[must_use]
     pub const fn new(source: Source, first_seen_at: Timestamp) -> Self {
         Self {
@@ -79,15 +82,15 @@ impl Contact {
             first_seen_at,
             pending_id: None,
             earlier_pending_ids: Vec::new(),
-            waiting: None,
+            lookup_retry: None,
             welcome: None,
             link: None,
         }
     }
 
-    /// Takes what an event says about a follower. Returns the change to tell, if this is a linked customer
-    /// and the news is new.
-    pub fn follow(&mut self, event: &ContactEvent, created_at: Timestamp) -> Option<ChangeType> {
+    /// Applies an event about a follower. Returns the change to report on the feed, if the customer is linked
+    /// and the event changes anything.
+    pub fn apply(&mut self, event: &ContactEvent, created_at: Timestamp) -> Option<ChangeType> {
         let present = event.change.is_add();
         if let Some(code) = event.welcome_code.as_ref().filter(|_| present) {
             let welcome = Welcome { at: created_at, code: code.clone() };
@@ -95,34 +98,34 @@ impl Contact {
                 self.welcome = Some(welcome);
             }
         }
-        let news = News { at: created_at, present, state: event.state.clone().filter(|_| present) };
+        let relation = Relation { at: created_at, present, state: event.state.clone().filter(|_| present) };
         let change = match self.followers.iter_mut().find(|f| f.user_id == event.user_id) {
-            Some(known) if known.news >= news => return None,
+            Some(known) if known.relation >= relation => return None,
             Some(known) => {
-                let before = std::mem::replace(&mut known.news, news);
-                match (before.present, known.news.present) {
+                let before = std::mem::replace(&mut known.relation, relation);
+                match (before.present, known.relation.present) {
                     (false, true) => Some(ChangeType::FollowerAdded),
                     (true, false) => Some(ChangeType::FollowerRemoved),
-                    (true, true) if before.state != known.news.state => Some(ChangeType::Changed),
+                    (true, true) if before.state != known.relation.state => Some(ChangeType::Changed),
                     (true, true) | (false, false) => None,
                 }
             }
             None => {
-                self.followers.push(Follower { user_id: event.user_id.clone(), news });
+                self.followers.push(Follower { user_id: event.user_id.clone(), relation });
                 self.prune();
-                // Where there are too many, old news may be gone again at once.
+                // With too many followers, the new one may be the one that was dropped.
                 let kept = self.followers.iter().any(|f| f.user_id == event.user_id);
                 (present && kept).then_some(ChangeType::FollowerAdded)
             }
         };
-        // One canonical order, so that equal knowledge is an equal record.
+        // In canonical order, so that records with the same content are equal.
         self.followers.sort_by(|a, b| a.user_id.cmp(&b.user_id));
         change.filter(|_| self.link.is_some())
     }
 
-    /// Takes what WeCom says this customer's pending id is. Returns one that the customer is not found under any more,
-    /// because there are too many.
-    pub fn resolved(&mut self, pending_id: &PendingId) -> Option<PendingId> {
+    /// Records the pending id that WeCom returned. Returns an earlier one that was dropped because there are
+    /// too many: the customer is no longer found under it.
+    pub fn set_pending_id(&mut self, pending_id: &PendingId) -> Option<PendingId> {
         if self.pending_id.as_ref() == Some(pending_id) {
             return None;
         }
@@ -138,16 +141,17 @@ impl Contact {
         }
         let oldest = (0..self.followers.len()).min_by_key(|i| {
             let follower = &self.followers[*i];
-            (follower.news.present, follower.news.at, follower.user_id.clone())
+            (follower.relation.present, follower.relation.at, follower.user_id.clone())
         });
         if let Some(index) = oldest {
             self.followers.remove(index);
         }
     }
 
-    /// Takes a claim about who this is. Returns the change to tell, if it is one.
+    /// Applies a claim about who this customer is. Returns the change to report on the feed, if the link
+    /// changes.
     ///
-    /// A contact is one person: should two fans ever claim it, the fresher evidence stands, in whatever order
+    /// A contact is one person: should two fans ever claim it, the fresher evidence wins, in whatever order
     /// the claims arrive.
     pub fn accept(&mut self, claim: &Claim, link_id: String, now: Timestamp) -> Option<ChangeType> {
         let Some(link) = &mut self.link else {
@@ -177,17 +181,17 @@ impl Contact {
         Some(ChangeType::Changed)
     }
 
-    /// Who follows the customer now, earliest first.
+    /// The members who follow the customer now, earliest first.
     #[must_use]
     pub fn followers_now(&self) -> Vec<FollowerData> {
         let mut present: Vec<_> = self
             .followers
             .iter()
-            .filter(|f| f.news.present)
+            .filter(|f| f.relation.present)
             .map(|f| FollowerData {
                 user_id: f.user_id.clone(),
-                state: f.news.state.clone(),
-                added_at: f.news.at,
+                state: f.relation.state.clone(),
+                added_at: f.relation.at,
             })
             .collect();
         present.sort_by(|a, b| (a.added_at, &a.user_id).cmp(&(b.added_at, &b.user_id)));
@@ -228,7 +232,7 @@ impl Contact {
     }
 
     /// Drops a welcome code that can no longer be used.
-    pub fn drop_stale_welcome(&mut self, now: Timestamp) {
+    pub fn drop_expired_welcome_code(&mut self, now: Timestamp) {
         if self.welcome_code(now).is_none() {
             self.welcome = None;
         }
@@ -267,14 +271,14 @@ mod tests {
     fn after(history: &[(ContactEvent, Timestamp)]) -> Contact {
         let mut contact = Contact::new(Source::Callback, Timestamp::EPOCH);
         for (event, at) in history {
-            contact.follow(event, *at);
+            contact.apply(event, *at);
         }
         contact
     }
 
     proptest! {
         #[test]
-        fn any_order_and_repetition_of_the_same_news_ends_the_same(
+        fn any_order_and_repetition_of_the_same_events_gives_the_same_contact(
             history in histories(), shuffle in proptest::collection::vec(any::<usize>(), 24)
         ) {
             let mut other = history.clone();
@@ -292,19 +296,19 @@ mod tests {
     #[test]
     fn an_older_add_does_not_bring_back_a_follower_who_left() {
         let mut contact = Contact::new(Source::Callback, Timestamp::EPOCH);
-        contact.follow(&event(1, ContactChange::DeletedByMember, None), Timestamp::from_secs(20));
-        contact.follow(&event(1, ContactChange::Added, None), Timestamp::from_secs(10));
+        contact.apply(&event(1, ContactChange::DeletedByMember, None), Timestamp::from_secs(20));
+        contact.apply(&event(1, ContactChange::Added, None), Timestamp::from_secs(10));
         assert!(contact.followers_now().is_empty());
-        contact.follow(&event(1, ContactChange::Added, Some(1)), Timestamp::from_secs(30));
+        contact.apply(&event(1, ContactChange::Added, Some(1)), Timestamp::from_secs(30));
         assert_eq!(contact.followers_now().len(), 1);
     }
 
     #[test]
-    fn a_welcome_code_is_told_for_twenty_seconds() {
+    fn a_welcome_code_can_be_used_for_twenty_seconds() {
         let mut contact = Contact::new(Source::Callback, Timestamp::EPOCH);
         let mut add = event(1, ContactChange::Added, None);
         add.welcome_code = Some("CODE".to_owned());
-        contact.follow(&add, Timestamp::from_secs(100));
+        contact.apply(&add, Timestamp::from_secs(100));
         assert_eq!(contact.welcome_code(Timestamp::from_secs(119)), Some("CODE"));
         assert_eq!(contact.welcome_code(Timestamp::from_secs(120)), None);
     }
@@ -312,14 +316,14 @@ mod tests {
     #[test]
     fn the_number_of_followers_kept_is_bounded_and_those_who_left_go_first() {
         let mut contact = Contact::new(Source::Callback, Timestamp::EPOCH);
-        contact.follow(&event(0, ContactChange::DeletedByMember, None), Timestamp::from_secs(1_000));
+        contact.apply(&event(0, ContactChange::DeletedByMember, None), Timestamp::from_secs(1_000));
         for n in 0..FOLLOWERS_MAX {
             let mut add = event(1, ContactChange::Added, None);
             add.user_id = UserId::new(format!("m{n}")).unwrap();
-            contact.follow(&add, Timestamp::from_secs(i64::try_from(n).unwrap()));
+            contact.apply(&add, Timestamp::from_secs(i64::try_from(n).unwrap()));
         }
         assert_eq!(contact.followers_now().len(), FOLLOWERS_MAX);
-        // Even of a linked customer nothing is told of one who is older than all of them.
+        // An add that is older than all of them changes nothing, not even for a linked customer.
         let claim = Claim {
             contact: ContactKey {
                 app: AppName::new("brand").unwrap(),
@@ -333,8 +337,8 @@ mod tests {
         };
         contact.accept(&claim, "lnk_1".to_owned(), Timestamp::EPOCH);
         let before = contact.clone();
-        assert_eq!(contact.follow(&event(9, ContactChange::Added, None), Timestamp::from_secs(-1)), None);
+        assert_eq!(contact.apply(&event(9, ContactChange::Added, None), Timestamp::from_secs(-1)), None);
         assert_eq!(contact, before);
-        assert!(contact.follow(&event(9, ContactChange::Added, None), Timestamp::from_secs(2_000)).is_some());
+        assert!(contact.apply(&event(9, ContactChange::Added, None), Timestamp::from_secs(2_000)).is_some());
     }
 }

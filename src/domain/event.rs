@@ -1,6 +1,7 @@
 //! The events that WeCom reports, typed. Shapes: WeCom documents 92130 (customers), 95796 and 90240 (chains).
 //!
-//! Deliberately absent: XML and JSON (see [`crate::intake`]), and the reaction to an event (see [`crate::worker`]).
+//! Deliberately absent: XML and JSON (see [`crate::intake`]), and the reaction to an event (see
+//! [`crate::worker`]).
 
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
@@ -11,7 +12,8 @@ use super::time::Timestamp;
 /// How long a `WelcomeCode` can be used after the event it came with (document 92137).
 pub const WELCOME_CODE_LIFE_MS: i64 = 20_000;
 
-/// A change between a member and a customer, and where and when it happened. The fields' order is the stored format.
+/// A change between a member and a customer, and where and when it happened. The order of the fields is the
+/// stored format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// The message's `ToUserName`: the corp where it happened, a dealer or the brand itself.
@@ -31,7 +33,7 @@ pub struct ContactEvent {
     pub user_id: UserId,
     /// The customer.
     pub external_userid: ExternalUserid,
-    /// The `state` of the contact-me code or the `customer_channel` of the link through which they met.
+    /// The `state` of the contact-me code, or the `customer_channel` of the link, through which they met.
     pub state: Option<String>,
     /// Usable once, within [`WELCOME_CODE_LIFE_MS`] of the event.
     pub welcome_code: Option<String>,
@@ -72,7 +74,7 @@ impl ContactChange {
     }
 }
 
-/// Every kind of message we can name. A closed set, because it becomes a metric label.
+/// The kind of a message. A closed set, because it becomes a metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Kind {
@@ -100,7 +102,7 @@ pub enum Kind {
     Suite,
     /// An event of another name, or another change type of a known one.
     OtherEvent,
-    /// A message that a person wrote to the app (`MsgType` other than `event`).
+    /// A message that a person wrote to the app: its `MsgType` is not `event`.
     Message,
 }
 
@@ -110,7 +112,7 @@ pub enum Kind {
 pub enum QuarantineReason {
     /// Encrypted for a corp or suite that the app does not accept.
     ReceiveId,
-    /// The message cannot be parsed; says why, without quoting it.
+    /// The message cannot be parsed; the reason does not quote it.
     NotUnderstood(String),
     /// The event is too old, or lies more than a day in the future.
     FarOff {
@@ -120,7 +122,7 @@ pub enum QuarantineReason {
 }
 
 impl QuarantineReason {
-    /// What is special about this case, where the reason's name does not say it all.
+    /// Details that the reason's name does not give, if there are any.
     #[must_use]
     pub fn detail(&self) -> Option<String> {
         match self {

@@ -1,9 +1,9 @@
 //! Why a person is, or is not, linked: one verdict with a hint, and the evidence, in English and Chinese.
 //!
-//! A pure function of [`Facts`]; each rule holds the words of its verdicts. The codes are stable. The texts
-//! are for people and name instants in China time; the fields for programs carry UTC.
+//! A pure function of [`Facts`]; each rule has the texts of its verdicts. The codes are stable. The texts are
+//! for people and give instants in China time; the fields for programs give UTC.
 //!
-//! Deliberately absent: gathering the facts, which is the admin API's task.
+//! Deliberately absent: collecting the facts, which is the task of the admin API.
 
 use serde::Serialize;
 use strum::VariantArray;
@@ -151,7 +151,7 @@ fn dealer_parked(facts: &Facts) -> Option<Verdict> {
         Place::Dead(_) | Place::Quarantined(_) => None,
     });
     let of_customer = facts.contacts.iter().find_map(|(_, contact, trouble)| {
-        let looked_up_again = contact.waiting.is_some_and(|waiting| waiting.due_at.is_some());
+        let looked_up_again = contact.lookup_retry.is_some_and(|retry| retry.due_at.is_some());
         trouble.as_ref().filter(|_| looked_up_again)
     });
     let trouble = of_event.or(of_customer)?;
@@ -164,7 +164,7 @@ fn dealer_parked(facts: &Facts) -> Option<Verdict> {
     ))
 }
 
-/// Of several events the newest says most.
+/// Of several events the newest one decides.
 fn event(facts: &Facts) -> Option<Verdict> {
     let HeldEvent { id, place, .. } = facts.events.iter().max_by_key(|event| event.received_at)?;
     Some(match place {
@@ -181,7 +181,7 @@ fn event(facts: &Facts) -> Option<Verdict> {
             let ((en, zh), Text { en: do_en, zh: do_zh }) = (cause(trouble), &trouble.remedy);
             verdict!(
                 EventDead,
-                "processing an event of this customer failed for good{en}: {id}",
+                "processing an event of this customer failed permanently{en}: {id}",
                 "关于此客户的事件处理失败，不再重试{zh}：{id}",
                 "{do_en}; then run: unionlink events redrive {id}",
                 "{do_zh}；然后运行：unionlink events redrive {id}",
@@ -208,7 +208,7 @@ fn unlinked_customer(facts: &Facts) -> Option<Verdict> {
             "请登记该粉丝；若其 pending_id 由其他系统获取，请连同 pending_id 一起导入。随后会自动关联",
         ));
     }
-    let hint = match contact.waiting.and_then(|waiting| waiting.due_at).map(Timestamp::in_china) {
+    let hint = match contact.lookup_retry.and_then(|retry| retry.due_at).map(Timestamp::in_china) {
         Some(at) => text!(
             "WeCom is asked again at {at}; if the brand knows the unionid, register the fan",
             "将于 {at} 再次查询；若品牌已有此人的 unionid，请登记该粉丝",
@@ -227,7 +227,7 @@ fn unlinked_customer(facts: &Facts) -> Option<Verdict> {
     ))
 }
 
-/// Of a fan in several apps the one nearest to a link says most.
+/// Of the fans of a person in several apps, the one nearest to a link decides.
 fn unlinked_fan(facts: &Facts, now: Timestamp) -> Option<Verdict> {
     let steps_left = |fan: &Fan| match fan.state(now) {
         FanState::Minted => 0,
@@ -305,9 +305,9 @@ fn when(at: Option<Timestamp>, en: &str, zh: &str) -> (String, String) {
     at.map(Timestamp::in_china).map(|at| (format!("{en}{at}"), format!("{zh}{at}"))).unwrap_or_default()
 }
 
-/// WeCom's code and the next try, where there are any.
+/// WeCom's code and the time of the next retry, if there are any.
 fn cause(trouble: &Trouble) -> (String, String) {
-    let (en, zh) = when(trouble.retry_at, "; it is tried again at ", "；下次重试时间 ");
+    let (en, zh) = when(trouble.retry_at, "; it will be tried again at ", "；下次重试时间 ");
     match trouble.errcode {
         Some(errcode) => (format!(" (code {errcode}){en}"), format!("（错误码 {errcode}）{zh}")),
         None => (en, zh),

@@ -1,9 +1,9 @@
-//! The brand's side: a person known by unionid and openid, the pending ids minted for them, and what time does
-//! to both.
+//! The brand's side: a fan, known by unionid and openid, and the pending ids minted for it.
 //!
-//! A fan's life is a function of what is kept and the instant passed in: [`Fan::review`] says what time alone
-//! changes, [`Fan::review_at`] when to look again. The store keeps each fan in a queue for every call to be made
-//! ([`Fan::queued_for`]) and on a timeline for its next review; nobody ever walks through all fans.
+//! A fan's life cycle is a function of its record and the instant passed in: [`Fan::review`] makes the
+//! changes that time alone brings, [`Fan::review_at`] is when the next one is due. The store keeps each fan
+//! in a queue for every call to be made ([`Fan::queued_for`]) and on a timeline for its next review, so that
+//! nothing has to scan all fans.
 
 mod priority;
 
@@ -15,41 +15,43 @@ pub use priority::{Priority, QuotaClass};
 use super::ids::{Openid, PendingId};
 use super::time::{DAY_MS, Timestamp};
 
-/// How long a pending id can be exchanged (document 97357).
+/// How long a pending id is valid (document 97357).
 pub const PENDING_ID_LIFE_MS: i64 = 90 * DAY_MS;
-/// The age at which a fan is minted again, so that the old pending id covers the wait.
+/// The age at which a pending id is due for renewal, so that it is still valid while the fan waits for a new
+/// one.
 pub const RENEW_AFTER_MS: i64 = 85 * DAY_MS;
-/// How long a pending id still joins after its end: WeCom may have exchanged it in its last minute, for an event
-/// that was held up since.
+/// How long a pending id still joins after its expiry: WeCom may have returned it just before, for an event
+/// that was delayed.
 pub const KEPT_AFTER_END_MS: i64 = 7 * DAY_MS;
-/// Pending ids kept of one fan at once; in the usual life there are two for a few days in ninety.
+/// Maximum number of pending ids kept for one fan; normally there are two for a few days in ninety.
 const IDS_MAX: usize = 4;
-/// The age given to an imported pending id of unknown age: it joins at once, and is renewed from the fifth day on.
+/// The assumed age of an imported pending id of unknown age: it joins at once and is due for renewal in five
+/// days.
 const ASSUMED_AGE_MS: i64 = 80 * DAY_MS;
 
-/// What is kept of a fan.
+/// A fan's record.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fan {
-    /// The person inside the brand's mini program.
+    /// The person's id in the brand's mini program.
     pub openid: Openid,
-    /// When the brand told us: for the first time, or again after somebody was forgotten.
+    /// When the brand first registered the fan, or first did so since personal data was last erased.
     pub registered_at: Timestamp,
     /// The pending ids that join, newest last.
     pub ids: Vec<Minted>,
-    /// Whether the newest of them was within its life when last looked at.
+    /// Whether the newest of them was valid as of the last change.
     pub live: bool,
-    /// What is next for the pending id.
+    /// The state of minting.
     pub mint: Mint,
-    /// Whether WeCom was asked which dealers have this person already.
+    /// The state of the lookup of existing customers.
     pub existing: Existing,
-    /// Failed tries of the current call in a row.
+    /// Consecutive failed attempts of the current call.
     pub attempts: u32,
 }
 
-/// A pending id and its age.
+/// A pending id of a fan.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Minted {
-    /// The bridge to the dealers' side.
+    /// The pending id.
     pub pending_id: PendingId,
     /// When it was obtained.
     pub minted_at: Timestamp,
@@ -62,14 +64,14 @@ impl Minted {
         Self { pending_id, minted_at }
     }
 
-    /// A pending id somebody else obtained, `minted_at` if that is known.
+    /// An imported pending id, with `minted_at` if that is known.
     #[must_use]
     pub fn imported(pending_id: PendingId, minted_at: Option<Timestamp>, now: Timestamp) -> Self {
         let minted_at = minted_at.unwrap_or(now.plus_ms(-ASSUMED_AGE_MS));
         Self { pending_id, minted_at: minted_at.min(now) }
     }
 
-    /// When WeCom stops exchanging it.
+    /// When it expires.
     #[must_use]
     pub const fn expires_at(&self) -> Timestamp {
         self.minted_at.plus_ms(PENDING_ID_LIFE_MS)
@@ -79,7 +81,7 @@ impl Minted {
         self.minted_at.plus_ms(RENEW_AFTER_MS)
     }
 
-    const fn forgotten_at(&self) -> Timestamp {
+    const fn prune_at(&self) -> Timestamp {
         self.expires_at().plus_ms(KEPT_AFTER_END_MS)
     }
 }
@@ -87,44 +89,44 @@ impl Minted {
 /// What is next for a fan's pending id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Mint {
-    /// Nothing before the newest pending id is due for renewal.
+    /// Nothing until the newest pending id is due for renewal.
     Idle,
-    /// Nothing before its end: it is not to be renewed, or WeCom gave the same one again and may not have
-    /// prolonged it.
+    /// Nothing until it expires: it is not to be renewed, or WeCom returned the same one again and may not
+    /// have extended it.
     UntilEnd,
-    /// To be minted, for the first time or again.
+    /// Queued to be minted, for the first time or again.
     Queued(Priority),
-    /// Over, and not to be minted again unless the fan is registered again.
+    /// Expired, and not minted again unless the fan is registered again.
     Expired,
-    /// WeCom refuses this pair of ids for good.
+    /// WeCom rejected this pair of ids; it is not tried again.
     Rejected {
         /// WeCom's code.
         errcode: i64,
-        /// When it said so.
+        /// When it was rejected.
         at: Timestamp,
     },
 }
 
-/// Whether WeCom was asked which dealers already have this fan as a customer. Such customers cannot be found
-/// through a pending id minted afterwards.
+/// The state of the lookup of existing customers: which dealers already have this fan as a customer. They
+/// cannot be found through a pending id minted afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Existing {
-    /// The app does not want this question asked.
+    /// The app does not look up existing customers.
     Off,
-    /// Not yet asked.
+    /// Queued.
     Due(Priority),
-    /// Asked.
+    /// WeCom answered.
     Asked {
         /// When.
         at: Timestamp,
-        /// How many customers came back.
+        /// How many customers it returned.
         found: u32,
     },
-    /// Refused for good.
+    /// WeCom refused; it is not tried again.
     Refused {
         /// WeCom's code.
         errcode: i64,
-        /// When it said so.
+        /// When it refused.
         at: Timestamp,
     },
 }
@@ -144,16 +146,16 @@ impl FanStep {
     pub const ALL: [Self; 2] = [Self::Mint, Self::AskExisting];
 }
 
-/// Whose pending ids are renewed before their end.
+/// Which fans' pending ids are renewed before they expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Renew {
-    /// Everybody's.
+    /// Those of all fans.
     #[default]
     All,
-    /// Of those whom no dealer has added yet.
+    /// Those of fans whom no dealer has added yet.
     Unlinked,
-    /// Nobody's.
+    /// None.
     Never,
 }
 
@@ -167,35 +169,36 @@ impl Renew {
     }
 }
 
-/// How far a fan is, as told to people.
+/// A fan's state, as users see it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum FanState {
-    /// Waiting to be minted.
+    /// Queued for its first pending id.
     Queued,
-    /// A pending id is within its life.
+    /// It has a valid pending id.
     Minted,
-    /// There was one, and it is over.
+    /// Its last pending id has expired.
     Expired,
-    /// WeCom refuses this pair of ids.
+    /// WeCom rejected this pair of ids.
     Rejected,
 }
 
-/// What became of a registration.
+/// The result of a registration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Registered {
-    /// Not known before.
+    /// The fan was not known before.
     New,
-    /// Known, and nothing the brand said was new.
+    /// The fan was known, and nothing changed.
     Known,
-    /// Known; the openid was replaced, a pending id was added, or a rejected or expired fan got another chance.
+    /// The fan was known; its openid was replaced, a pending id was added, or it was rejected or expired and
+    /// is queued again.
     Changed,
-    /// The record of this fan is damaged; it was left alone.
+    /// The fan's record is damaged; it was not changed.
     Damaged,
 }
 
 impl Fan {
-    /// A fan just registered.
+    /// A newly registered fan.
     #[must_use]
     pub const fn new(openid: Openid, now: Timestamp, ask_existing: bool, priority: Priority) -> Self {
         Self {
@@ -209,8 +212,8 @@ impl Fan {
         }
     }
 
-    /// In which queue of `step` this fan has to be, if in any. The mint comes first: it is what makes tomorrow's
-    /// adds recognisable, while the question about existing customers can wait.
+    /// The priority with which this fan is queued for `step`; `None` if it is not. Minting comes first:
+    /// without a pending id the next add is not recognised, while the lookup of existing customers can wait.
     #[must_use]
     pub const fn queued_for(&self, step: FanStep) -> Option<Priority> {
         match (step, self.mint, self.existing) {
@@ -226,7 +229,7 @@ impl Fan {
         self.ids.last()
     }
 
-    /// How far the fan is.
+    /// The fan's state at `now`.
     #[must_use]
     pub fn state(&self, now: Timestamp) -> FanState {
         match (self.newest(), self.mint) {
@@ -237,29 +240,30 @@ impl Fan {
         }
     }
 
-    /// Takes a repeated registration. Returns whether it said anything new.
+    /// Applies a repeated registration. Returns whether it changed anything but a priority.
     ///
-    /// A new openid replaces the old one. A fan that was rejected or whose pending id is over gets another chance
-    /// either way, and one that waits moves up if `priority` is more urgent.
+    /// A new openid replaces the old one. A rejected or expired fan is queued again in either case, and a
+    /// queued one moves up if `priority` is more urgent.
     pub fn register_again(&mut self, openid: &Openid, priority: Priority) -> bool {
         let again = matches!(self.mint, Mint::Rejected { .. } | Mint::Expired);
         let refused = matches!(self.existing, Existing::Refused { .. });
-        let more_urgent = |waits: Priority| priority < waits;
-        if again || matches!(self.mint, Mint::Queued(waits) if !self.live && more_urgent(waits)) {
+        let more_urgent = |queued: Priority| priority < queued;
+        if again || matches!(self.mint, Mint::Queued(queued) if !self.live && more_urgent(queued)) {
             self.mint = Mint::Queued(priority);
         }
-        if refused || matches!(self.existing, Existing::Due(waits) if more_urgent(waits)) {
+        if refused || matches!(self.existing, Existing::Due(queued) if more_urgent(queued)) {
             self.existing = Existing::Due(priority);
         }
-        let news = self.openid != *openid || again || refused;
-        if news {
+        let changed = self.openid != *openid || again || refused;
+        if changed {
             self.openid = openid.clone();
             self.attempts = 0;
         }
-        news
+        changed
     }
 
-    /// Takes a pending id that somebody else obtained. Returns whether it is of use: live at `now`, and new.
+    /// Adds a pending id that was obtained elsewhere. Returns whether it was added: not if it has expired, is
+    /// known already, or is older than as many as are kept.
     pub fn adopt(&mut self, minted: Minted, now: Timestamp) -> bool {
         let known = self.ids.iter().any(|known| known.pending_id == minted.pending_id);
         let no_room = self.ids.len() >= IDS_MAX && self.ids.iter().all(|id| minted.minted_at < id.minted_at);
@@ -267,31 +271,32 @@ impl Fan {
             return false;
         }
         if self.newest().is_none_or(|newest| newest.minted_at < minted.minted_at) {
-            self.look_for_missed(&minted);
+            self.requeue_existing_lookup(&minted);
         }
         self.ids.push(minted);
-        self.in_order();
+        self.sort_and_prune();
         self.live = true;
         self.attempts = 0;
         self.mint = Mint::Idle;
         true
     }
 
-    /// WeCom is asked about existing customers again, unless the newest pending id is still one held to be alive. Whoever
-    /// was added meanwhile may be known by one that never came here: the answer to a call was lost, one ended before it
-    /// was thought to, or there was none.
-    fn look_for_missed(&mut self, minted: &Minted) {
-        let goes_on = |id: &Minted| id.pending_id == minted.pending_id && minted.minted_at < id.expires_at();
-        if matches!(self.existing, Existing::Asked { .. }) && !self.ids.iter().any(goes_on) {
+    /// Queues the lookup of existing customers again, unless `minted` is a known pending id that is still
+    /// valid. A dealer may have added the person under a pending id that never arrived here (the answer to a
+    /// call was lost), after the last one expired (earlier than assumed, perhaps), or while there was none.
+    fn requeue_existing_lookup(&mut self, minted: &Minted) {
+        let still_valid =
+            |id: &Minted| id.pending_id == minted.pending_id && minted.minted_at < id.expires_at();
+        if matches!(self.existing, Existing::Asked { .. }) && !self.ids.iter().any(still_valid) {
             self.existing = Existing::Due(Priority::Renew);
         }
     }
 
-    /// Takes WeCom's answer to a mint. `same_id_extends` says what the same pending id means when it is given
-    /// again before its end, which is not documented: another 90 days, or nothing, so that it has to be asked
-    /// for again when it has ended.
+    /// Applies WeCom's answer to a mint. `same_id_extends` says what it means if WeCom returns the same
+    /// pending id again before it expires, which is not documented: that it is valid for another 90 days, or
+    /// that nothing has changed and the fan has to be minted again after the expiry.
     pub fn minted(&mut self, minted: Minted, same_id_extends: bool) {
-        self.look_for_missed(&minted);
+        self.requeue_existing_lookup(&minted);
         self.attempts = 0;
         self.live = true;
         self.mint = Mint::Idle;
@@ -302,53 +307,54 @@ impl Fan {
             Some(_) => self.mint = Mint::UntilEnd,
             None => self.ids.push(minted),
         }
-        self.in_order();
+        self.sort_and_prune();
     }
 
-    /// WeCom refuses this pair of ids. What was minted before keeps joining.
+    /// Records that WeCom rejected this pair of ids. Earlier pending ids still join.
     pub const fn rejected(&mut self, errcode: i64, now: Timestamp) {
         self.attempts = 0;
         self.mint = Mint::Rejected { errcode, at: now };
     }
 
-    fn in_order(&mut self) {
+    fn sort_and_prune(&mut self) {
         self.ids.sort_by_key(|id| id.minted_at);
         let too_many = self.ids.len().saturating_sub(IDS_MAX);
         self.ids.drain(..too_many);
     }
 
-    /// When time alone next changes something, if ever.
+    /// When the next [`review`](Self::review) is due, if ever.
     #[must_use]
     pub fn review_at(&self) -> Option<Timestamp> {
         let (newest, older) = self.ids.split_last()?;
         let next = match (self.live, self.mint) {
             (true, Mint::Idle) => newest.renew_at(),
             (true, _) => newest.expires_at(),
-            (false, _) => newest.forgotten_at(),
+            (false, _) => newest.prune_at(),
         };
-        older.iter().map(Minted::forgotten_at).chain([next]).min()
+        older.iter().map(Minted::prune_at).chain([next]).min()
     }
 
-    /// Does what time alone does up to `now`: pending ids are due for renewal, end, and are forgotten. `linked`
-    /// says whether any dealer has this person.
+    /// Makes the changes that time alone brings up to `now`: pending ids fall due for renewal, expire, and
+    /// are pruned. `linked` says whether any dealer has added this person.
     pub fn review(&mut self, now: Timestamp, linked: bool, renew: Renew) {
         let priority = if linked { Priority::Renew } else { Priority::RenewUnlinked };
         let wanted = renew.wants(linked);
         if let Some(newest) = self.ids.last() {
-            let over = newest.expires_at() <= now;
+            let expired = newest.expires_at() <= now;
             self.mint = match self.mint {
                 Mint::Idle if newest.renew_at() <= now && wanted => Mint::Queued(priority),
-                Mint::Idle | Mint::UntilEnd if over && wanted => Mint::Queued(priority),
-                Mint::Idle | Mint::UntilEnd if over => Mint::Expired,
+                Mint::Idle | Mint::UntilEnd if expired && wanted => Mint::Queued(priority),
+                Mint::Idle | Mint::UntilEnd if expired => Mint::Expired,
                 Mint::Idle if newest.renew_at() <= now => Mint::UntilEnd,
                 other => other,
             };
-            self.live = !over;
+            self.live = !expired;
         }
-        self.ids.retain(|id| now < id.forgotten_at());
+        self.ids.retain(|id| now < id.prune_at());
     }
 
-    /// The day from which this fan waits for renewal, as far as is known: whole days since the epoch.
+    /// The day on which this fan falls due for renewal, in whole days since the Unix epoch; `None` if it is
+    /// due already or nothing is to be renewed.
     #[must_use]
     pub fn renewal_day(&self) -> Option<i64> {
         let newest = self.newest().filter(|_| self.live && self.mint == Mint::Idle)?;

@@ -1,14 +1,13 @@
 //! Timestamps of callbacks that are far from the current time.
 //!
 //! They come from WeCom's clocks and are compared with ours. Either clock may be wrong, so a far-off
-//! timestamp is counted, and is never by itself a reason to drop an event. A replayed callback looks the
-//! same.
+//! timestamp is counted and is never by itself a reason to drop an event. A replayed callback has one, too.
 
 use strum::{IntoStaticStr, VariantArray};
 
 use super::time::{DAY_MS, MINUTE_MS, Timestamp};
 
-/// WeCom's own retries, and the errors of poorly synchronised clocks, stay within this.
+/// The largest difference that WeCom's own retries and poorly synchronised clocks explain.
 const NEAR_MS: i64 = 10 * MINUTE_MS;
 
 /// The direction in which a timestamp is far off.
@@ -27,10 +26,10 @@ pub const fn far_off(at: Timestamp, now: Timestamp) -> Option<FarOff> {
     beyond(at, now, NEAR_MS, NEAR_MS)
 }
 
-/// Whether an event is to be quarantined for its time: more than `days_max` days in the past, or more than
-/// one day in the future. Never, if `days_max` is 0.
+/// Whether an event is to be quarantined for its timestamp: it is more than `days_max` days in the past, or
+/// more than one day in the future. Never if `days_max` is 0.
 #[must_use]
-pub fn is_doubtful(at: Timestamp, now: Timestamp, days_max: u32) -> bool {
+pub fn exceeds_age_limit(at: Timestamp, now: Timestamp, days_max: u32) -> bool {
     days_max > 0 && beyond(at, now, DAY_MS * i64::from(days_max), DAY_MS).is_some()
 }
 
@@ -60,17 +59,17 @@ mod tests {
         }
         for (extreme, expected) in [(i64::MIN, FarOff::Past), (i64::MAX, FarOff::Future)] {
             assert_eq!(far_off(Timestamp::from_millis(extreme), NOW), Some(expected));
-            assert!(is_doubtful(Timestamp::from_millis(extreme), NOW, 3_650));
+            assert!(exceeds_age_limit(Timestamp::from_millis(extreme), NOW, 3_650));
         }
     }
 
     #[test]
-    fn nothing_is_doubtful_unless_a_number_of_days_is_given() {
+    fn there_is_no_age_limit_unless_a_number_of_days_is_given() {
         let at = |days: i64, ms: i64| NOW.plus_ms(days * DAY_MS + ms);
         for event in [at(-10_000, 0), at(10_000, 0)] {
-            assert!(!is_doubtful(event, NOW, 0));
+            assert!(!exceeds_age_limit(event, NOW, 0));
         }
-        assert!(!is_doubtful(at(-3, 0), NOW, 3) && is_doubtful(at(-3, -1), NOW, 3));
-        assert!(!is_doubtful(at(1, 0), NOW, 3) && is_doubtful(at(1, 1), NOW, 3));
+        assert!(!exceeds_age_limit(at(-3, 0), NOW, 3) && exceeds_age_limit(at(-3, -1), NOW, 3));
+        assert!(!exceeds_age_limit(at(1, 0), NOW, 3) && exceeds_age_limit(at(1, 1), NOW, 3));
     }
 }

@@ -41,7 +41,7 @@ pub fn forecast(
     renew: Renew,
     now: Timestamp,
 ) -> Forecast {
-    let mut pace = Pace::new(history, limits, patient);
+    let mut windows = CallWindows::new(history, limits, patient);
     let waiting = |priority| tally.waiting(FanStep::Mint, priority);
     let mut bulk = waiting(Priority::Bulk) + waiting(Priority::Live);
     let waits_at_all = bulk > 0;
@@ -72,16 +72,16 @@ pub fn forecast(
         renewals += due[step];
         all_due += due[step];
         fell_due[step] = all_due;
-        let room = pace.room();
+        let room = windows.room();
         let renewed = renewals.min(room);
         // An import leaves the calls that renewals will need within the next month.
         soon = soon.saturating_sub(due[step]) + due.get(step + MONTH_STEPS).copied().unwrap_or(0);
         let kept = renewals + soon;
-        let first = bulk.min(room - renewed).min(pace.month_left().saturating_sub(kept));
+        let first = bulk.min(room - renewed).min(windows.month_left().saturating_sub(kept));
         renewals -= renewed;
         bulk -= first;
         served += renewed;
-        pace.made(renewed + first);
+        windows.add(renewed + first);
         if let Some(due) = due.get_mut(step + renewed_after).filter(|_| renew != Renew::Never) {
             *due += renewed + first;
             to_come += renewed + first;
@@ -98,8 +98,8 @@ pub fn forecast(
     forecast
 }
 
-/// The calls per step, and how many more the windows allow.
-struct Pace {
+/// The calls in each step, summed over the quota's sliding windows.
+struct CallWindows {
     /// The 30 days before now, then the simulated steps so far.
     steps: Vec<u64>,
     day: u64,
@@ -107,7 +107,7 @@ struct Pace {
     limits: [u64; 3],
 }
 
-impl Pace {
+impl CallWindows {
     fn new(history: &[(i64, u32)], limits: Limits, share: Share) -> Self {
         let mut steps = vec![0; MONTH_STEPS];
         for (ago_ms, calls) in history {
@@ -118,14 +118,14 @@ impl Pace {
         }
         let limits =
             [limits.per_hour, limits.per_day, limits.per_month].map(|limit| u64::from(share.of(limit)));
-        let mut pace = Self { day: 0, month: steps.iter().sum(), steps, limits };
-        pace.day = pace.steps[MONTH_STEPS - DAY_STEPS..].iter().sum();
-        pace.forget();
-        pace
+        let mut windows = Self { day: 0, month: steps.iter().sum(), steps, limits };
+        windows.day = windows.steps[MONTH_STEPS - DAY_STEPS..].iter().sum();
+        windows.slide();
+        windows
     }
 
     /// Moves the windows by one step: the oldest step leaves each.
-    fn forget(&mut self) {
+    fn slide(&mut self) {
         self.month -= self.steps[self.steps.len() - MONTH_STEPS];
         self.day -= self.steps[self.steps.len() - DAY_STEPS];
     }
@@ -140,11 +140,11 @@ impl Pace {
         month.saturating_sub(self.month)
     }
 
-    fn made(&mut self, calls: u64) {
+    fn add(&mut self, calls: u64) {
         self.steps.push(calls);
         self.day += calls;
         self.month += calls;
-        self.forget();
+        self.slide();
     }
 }
 

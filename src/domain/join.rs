@@ -1,12 +1,13 @@
-//! Where a fan and a contact become a link.
+//! The join: decides when a fan and a contact become a link.
 //!
-//! Both sides arrive at a *meeting*, which is all that is known under one `(app, pending_id)`: at most one
-//! fan, and the contacts of any number of dealers. Whoever comes second finds the other one there. A step is
-//! pure; the store loads the meeting, calls [`fan_arrives`] or [`contact_arrives`], and writes the outcome in
-//! the same transaction. Claims that come out are settled by [`Contact::accept`](super::contact::Contact::accept).
+//! A symmetric hash join of two streams, keyed by `(app, pending_id)`. The [`JoinState`] of a key holds at
+//! most one fan and the contacts of any number of dealers; the side that arrives second finds the other one
+//! there. Each step is a pure function: the store loads the state, calls [`fan_arrives`] or
+//! [`contact_arrives`], and writes the result in the same transaction. Which of several claims wins is
+//! decided by [`Contact::accept`](super::contact::Contact::accept).
 //!
-//! A pending id that has expired still joins: expiry says when WeCom stops *exchanging* an id, not that
-//! two equal ids ever meant two people.
+//! An expired pending id still joins: after its expiry WeCom no longer exchanges it, but it still identifies
+//! the same person.
 
 use std::collections::BTreeSet;
 
@@ -14,10 +15,10 @@ use super::ids::{ContactKey, PendingId, Unionid};
 use super::link::Claim;
 use super::time::Timestamp;
 
-/// The fan known under a pending id.
+/// The fan's side of the join: the fan that was minted with a pending id.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FanAtMeeting {
-    /// When the pending id was minted for this fan. First, so that the derived order is by freshness.
+pub struct FanSide {
+    /// When the pending id was minted for this fan. The first field, so that the derived order is by age.
     pub minted_at: Timestamp,
     /// The fan.
     pub unionid: Unionid,
@@ -25,30 +26,30 @@ pub struct FanAtMeeting {
 
 /// All that is known under one `(app, pending_id)`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Meeting {
+pub struct JoinState {
     /// The fan, once minted.
-    pub fan: Option<FanAtMeeting>,
-    /// The contacts WeCom gave this pending id for.
+    pub fan: Option<FanSide>,
+    /// The contacts for which WeCom returned this pending id.
     pub contacts: BTreeSet<ContactKey>,
 }
 
-/// A fan was minted with this pending id. Returns the claims that follow, one for each contact waiting here.
-pub fn fan_arrives(meeting: &mut Meeting, pending_id: &PendingId, fan: FanAtMeeting) -> Vec<Claim> {
-    if meeting.fan.as_ref().is_some_and(|known| *known >= fan) {
+/// Adds a fan that was minted with this pending id. Returns a claim for each contact that has it.
+pub fn fan_arrives(state: &mut JoinState, pending_id: &PendingId, fan: FanSide) -> Vec<Claim> {
+    if state.fan.as_ref().is_some_and(|known| *known >= fan) {
         return Vec::new();
     }
-    let claims = meeting.contacts.iter().map(|contact| claim(&fan, pending_id, contact)).collect();
-    meeting.fan = Some(fan);
+    let claims = state.contacts.iter().map(|contact| claim(&fan, pending_id, contact)).collect();
+    state.fan = Some(fan);
     claims
 }
 
-/// WeCom gave this pending id for a contact. Returns the claim that follows if the fan is known.
-pub fn contact_arrives(meeting: &mut Meeting, pending_id: &PendingId, contact: &ContactKey) -> Option<Claim> {
-    meeting.contacts.insert(contact.clone());
-    meeting.fan.as_ref().map(|fan| claim(fan, pending_id, contact))
+/// Adds a contact for which WeCom returned this pending id. Returns the claim, if the fan is known.
+pub fn contact_arrives(state: &mut JoinState, pending_id: &PendingId, contact: &ContactKey) -> Option<Claim> {
+    state.contacts.insert(contact.clone());
+    state.fan.as_ref().map(|fan| claim(fan, pending_id, contact))
 }
 
-fn claim(fan: &FanAtMeeting, pending_id: &PendingId, contact: &ContactKey) -> Claim {
+fn claim(fan: &FanSide, pending_id: &PendingId, contact: &ContactKey) -> Claim {
     Claim {
         contact: contact.clone(),
         unionid: fan.unionid.clone(),

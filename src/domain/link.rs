@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::ids::{AppName, ContactKey, CorpId, ExternalUserid, PendingId, Unionid, UserId};
 use super::time::Timestamp;
 
-/// Through what a link was found.
+/// How a link was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
@@ -16,26 +16,26 @@ pub enum Source {
     Chat,
     /// The person was a dealer's customer before the fan was registered.
     Existing,
-    /// The brand brought the pair along.
+    /// The brand imported the fan with its pending id.
     Import,
     /// A periodic comparison with WeCom's customer lists.
     Reconcile,
 }
 
-/// What is kept of a link, inside its [`Contact`](super::contact::Contact).
+/// A link as it is kept, inside its contact.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Link {
-    /// Stable id: that of the feed entry which announced the link.
+    /// Stable id: that of the feed entry which reported the new link.
     pub link_id: String,
     /// The fan.
     pub unionid: Unionid,
-    /// The pending id both sides met at; `None` for a link found as [`Source::Existing`].
+    /// The pending id that both sides have; `None` for a link found as [`Source::Existing`].
     pub pending_id: Option<PendingId>,
-    /// Through what it was found.
+    /// How it was found.
     pub source: Source,
     /// When it was found.
     pub linked_at: Timestamp,
-    /// How fresh the evidence is; the freshest wins should two fans ever claim one contact.
+    /// When WeCom gave the evidence; should two fans ever claim one contact, the freshest evidence wins.
     pub evidence_at: Timestamp,
 }
 
@@ -46,41 +46,41 @@ pub struct Claim {
     pub contact: ContactKey,
     /// The fan.
     pub unionid: Unionid,
-    /// Where they met, if at a pending id.
+    /// The pending id that both have, if the claim rests on one.
     pub pending_id: Option<PendingId>,
-    /// Through what, if not through what brought the contact.
+    /// How the link was found; `None` if in the same way as the contact.
     pub source: Option<Source>,
-    /// When WeCom said so.
+    /// When WeCom gave the evidence.
     pub evidence_at: Timestamp,
 }
 
-/// What kind of change a feed entry tells.
+/// The kind of change that a feed entry reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 pub enum ChangeType {
-    /// A link exists that did not.
+    /// A new link.
     #[serde(rename = "link.created")]
     Created,
     /// Another member follows the linked customer.
     #[serde(rename = "link.follower_added")]
     FollowerAdded,
-    /// A member follows the linked customer no longer.
+    /// A member no longer follows the linked customer.
     #[serde(rename = "link.follower_removed")]
     FollowerRemoved,
     /// Anything else about a link: a follower's state, another fan.
     #[serde(rename = "link.changed")]
     Changed,
-    /// The person was forgotten.
+    /// The person's data was erased.
     #[serde(rename = "link.erased")]
     Erased,
 }
 
-/// A member who follows the customer, as told to the brand.
+/// A member who follows the customer, as reported to the brand.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct FollowerData {
     /// The dealer's member.
     #[schema(value_type = String, example = "zhangsan")]
     pub user_id: UserId,
-    /// The `state` through which they met.
+    /// The `state` of the contact-me code or link through which they met.
     #[schema(example = "spring")]
     pub state: Option<String>,
     /// When they met, to the second.
@@ -88,7 +88,7 @@ pub struct FollowerData {
     pub added_at: Timestamp,
 }
 
-/// A link as told to the brand: the `data` of a feed entry and the row of a look-up.
+/// A link as reported to the brand: the `data` of a feed entry and a row of a lookup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct LinkData {
     /// Stable id of the link.
@@ -106,12 +106,12 @@ pub struct LinkData {
     /// The dealer.
     #[schema(value_type = String, example = "wpINVENTED-dealer-01")]
     pub corp_id: CorpId,
-    /// The pending id both met at.
+    /// The pending id that both have.
     #[schema(value_type = Option<String>)]
     pub pending_id: Option<PendingId>,
-    /// Through what it was found.
+    /// How it was found.
     pub source: Source,
-    /// Who follows the customer now, earliest first.
+    /// The members who follow the customer now, earliest first.
     pub followers: Vec<FollowerData>,
     /// Usable once, and only while it is valid (20 s after the add).
     pub welcome_code: Option<String>,
@@ -120,17 +120,17 @@ pub struct LinkData {
     pub linked_at: Timestamp,
 }
 
-/// What an entry says of its link.
+/// The `data` of a feed entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(untagged)]
 pub enum EntryData {
     /// The link after the change.
     Link(LinkData),
-    /// The person was forgotten.
+    /// What is left after the person's data was erased.
     Erased(ErasedLink),
 }
 
-/// All that is left of a link whose person was forgotten, and nothing else.
+/// All that is left of a link after the person's data was erased.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ErasedLink {
@@ -140,7 +140,7 @@ pub struct ErasedLink {
 }
 
 impl EntryData {
-    /// The link, unless its person was forgotten.
+    /// The link, unless the person's data was erased.
     #[must_use]
     pub const fn link(&self) -> Option<&LinkData> {
         match self {
@@ -162,13 +162,13 @@ impl EntryData {
 /// One entry of the feed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FeedEntry {
-    /// Position: strictly increasing, without gaps.
+    /// Sequence number: strictly increasing, without gaps.
     #[schema(example = 42)]
     pub seq: u64,
     /// Stable across redeliveries, never used twice.
     #[schema(example = "lnk_0123456789abcdef01234567")]
     pub id: String,
-    /// What kind of change.
+    /// The kind of change.
     #[serde(rename = "type")]
     pub change: ChangeType,
     /// When it was written.

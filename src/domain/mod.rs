@@ -1,7 +1,7 @@
 //! The rules, as pure values and functions: no clock, no I/O, no tokio.
 //!
-//! Start with [`join`]: it decides when a fan and a contact become a link. [`contact`] keeps what is known of
-//! a customer whatever order the news arrives in; [`fan`] what time does to the brand's side; [`quota`]
+//! Start with [`join`]: it decides when a fan and a contact become a link. [`contact`] is the record of a
+//! customer, independent of the order of events; [`fan`] is the record of a fan and its life cycle; [`quota`]
 //! keeps calls within WeCom's budgets.
 
 pub mod backoff;

@@ -22,7 +22,7 @@ pub struct Tally {
     /// Fans whom WeCom refused for good.
     pub rejected: u64,
     /// Fans waiting for a call, by step and priority.
-    lanes: [[u64; 4]; 2],
+    waiting: [[u64; 4]; 2],
     /// Fans due for renewal, by day: whole days since the Unix epoch.
     pub renewals: BTreeMap<i64, u64>,
 }
@@ -43,7 +43,7 @@ impl Tally {
     /// How many fans wait for this call with this priority.
     #[must_use]
     pub const fn waiting(&self, step: FanStep, priority: Priority) -> u64 {
-        self.lanes[step as usize][priority as usize]
+        self.waiting[step as usize][priority as usize]
     }
 
     /// How many fans wait for renewal, or will be due for it within `days` days.
@@ -65,7 +65,7 @@ impl Tally {
         });
         for step in FanStep::ALL {
             if let Some(priority) = fan.queued_for(step) {
-                by_one(&mut self.lanes[step as usize][priority as usize]);
+                by_one(&mut self.waiting[step as usize][priority as usize]);
             }
         }
         if let Some(day) = fan.renewal_day() {
@@ -81,7 +81,7 @@ impl std::ops::AddAssign<&Self> for Tally {
         self.minted += other.minted;
         self.expired += other.expired;
         self.rejected += other.rejected;
-        for (own, others) in self.lanes.iter_mut().flatten().zip(other.lanes.iter().flatten()) {
+        for (own, others) in self.waiting.iter_mut().flatten().zip(other.waiting.iter().flatten()) {
             *own += others;
         }
         for (day, count) in &other.renewals {
@@ -111,7 +111,7 @@ mod tests {
     fn the_counters_follow_a_fan_through_its_life() {
         let mut tally = Tally::default();
         let mut fan = Fan::new(Openid::new("oOPENID").unwrap(), Timestamp::EPOCH, true, Priority::Bulk);
-        let mut become_ = |fan: &mut Fan, change: &dyn Fn(&mut Fan)| {
+        let mut change_to = |fan: &mut Fan, change: &dyn Fn(&mut Fan)| {
             let before = (tally.registered > 0).then(|| fan.clone());
             change(fan);
             tally.replace(before.as_ref(), Some(fan));
@@ -123,15 +123,15 @@ mod tests {
         let day = |day: i64| Timestamp::from_millis(day * DAY_MS);
         let due = |on: i64| BTreeMap::from([(on, 1)]);
         let none = BTreeMap::new();
-        assert_eq!(become_(&mut fan, &|_| {}), ([1, 0, 0, 0], [0, 0, 0, 1], [0; 4], none.clone()));
+        assert_eq!(change_to(&mut fan, &|_| {}), ([1, 0, 0, 0], [0, 0, 0, 1], [0; 4], none.clone()));
         let mint = |fan: &mut Fan| fan.minted(Minted::new(PendingId::new("p").unwrap(), day(0)), false);
-        assert_eq!(become_(&mut fan, &mint), ([0, 1, 0, 0], [0; 4], [0, 0, 0, 1], due(85)));
+        assert_eq!(change_to(&mut fan, &mint), ([0, 1, 0, 0], [0; 4], [0, 0, 0, 1], due(85)));
         let renew = |fan: &mut Fan| fan.review(day(85), false, Renew::All);
-        assert_eq!(become_(&mut fan, &renew), ([0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], none.clone()));
+        assert_eq!(change_to(&mut fan, &renew), ([0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], none.clone()));
         let end = |fan: &mut Fan| fan.review(day(90), false, Renew::All);
-        assert_eq!(become_(&mut fan, &end), ([0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], none.clone()));
+        assert_eq!(change_to(&mut fan, &end), ([0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], none.clone()));
         let reject = |fan: &mut Fan| fan.rejected(610_014, day(91));
-        assert_eq!(become_(&mut fan, &reject), ([0, 0, 0, 1], [0; 4], [0, 0, 0, 1], none));
+        assert_eq!(change_to(&mut fan, &reject), ([0, 0, 0, 1], [0; 4], [0, 0, 0, 1], none));
         tally.replace(Some(&fan), None);
         assert_eq!(tally, Tally::default());
     }

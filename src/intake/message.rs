@@ -100,23 +100,25 @@ fn text_or_number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Co
     })
 }
 
-/// Parses the text of a verified message. Kinds of events that we do not act upon parse as [`Message::Ignored`].
+/// Parses the text of a verified message. Kinds of events that we do not act upon parse as
+/// [`Message::Ignored`].
 pub(super) fn parse(message: &[u8]) -> Result<Message, MessageError> {
     let text = xml::from_first_character(message);
     let fields = if text.starts_with(b"{") {
-        serde_json::from_slice(text).map_err(|e| MessageError::Unreadable(complaint(&e)))?
+        serde_json::from_slice(text).map_err(|e| MessageError::Unreadable(json_problem(&e)))?
     } else {
         from_xml(text)?
     };
     typed(&fields)
 }
 
-/// What is wrong and where. The parser's own message would quote the text, which may name a person.
-fn complaint(error: &serde_json::Error) -> String {
+/// What is wrong with the JSON, and where. The parser's own message would quote the text, which may name a
+/// person.
+fn json_problem(error: &serde_json::Error) -> String {
     let what = match error.classify() {
         Category::Io | Category::Syntax => "not well-formed JSON",
         Category::Eof => "JSON that ends too early",
-        Category::Data => "JSON with a field of another type, or one that is there twice",
+        Category::Data => "JSON with a field of another type, or with the same field twice",
     };
     format!("{what}, line {} column {}", error.line(), error.column())
 }

@@ -15,7 +15,7 @@ use message::{Message, parse};
 
 use crate::callback::VerifiedMessage;
 use crate::domain::event::{Event, QuarantineReason};
-use crate::domain::far_off::is_doubtful;
+use crate::domain::far_off::exceeds_age_limit;
 use crate::domain::ids::CorpId;
 use crate::domain::time::Timestamp;
 
@@ -28,7 +28,7 @@ pub struct Recipients {
     pub accept_receive_ids: Vec<String>,
 }
 
-/// How old an event may be, and what time it is.
+/// How old an event may be, and the current time.
 #[derive(Debug, Clone, Copy)]
 pub struct AgeLimit {
     /// How many days ago an event may have happened; 0 means any number.
@@ -53,9 +53,9 @@ pub enum Classified {
     },
 }
 
-/// Classifies a message. `is_dealer` says whether a receive id that is not among `recipients` is a known dealer's: WeCom
-/// does not document whether it encrypts a dealer's events for the brand or for the dealer. Without an `age_limit` an
-/// event of any age is accepted.
+/// Classifies a message. `is_dealer` says whether a receive id that is not among `recipients` is a known
+/// dealer's: WeCom does not document whether it encrypts a dealer's events for the brand or for the dealer.
+/// Without an `age_limit` an event of any age is accepted.
 ///
 /// # Errors
 /// The error of `is_dealer`.
@@ -71,8 +71,8 @@ pub async fn classify<E>(
     Ok(match parse(message.text()) {
         Ok(Message::Event(event)) => {
             let created_at = event.created_at;
-            let is_doubtful = |limit: AgeLimit| is_doubtful(created_at, limit.now, limit.days_max);
-            if age_limit.is_some_and(is_doubtful) {
+            let too_far_off = |limit: AgeLimit| exceeds_age_limit(created_at, limit.now, limit.days_max);
+            if age_limit.is_some_and(too_far_off) {
                 let reason = QuarantineReason::FarOff { created_at };
                 Classified::Quarantine { reason, event: Some(event) }
             } else {

@@ -6,8 +6,8 @@ use crate::domain::event::{Event, Kind};
 use crate::domain::ids::{CorpId, ExternalUserid, UserId};
 use crate::domain::time::Timestamp;
 
-/// Any message: one that parses is within bounds and parses the same when it is written again; the error of one that does
-/// not is short and in our own words.
+/// Any message: one that parses is within bounds and parses the same when it is written again; the error of
+/// one that does not is short and in our own words.
 ///
 /// # Panics
 /// When that does not hold.

@@ -7,7 +7,7 @@ use crate::callback::properties::ADD;
 use crate::domain::event::{ContactChange, Kind};
 
 #[test]
-fn an_add_is_read_with_all_its_fields() {
+fn an_add_is_parsed_with_all_its_fields() {
     let Ok(Message::Event(event)) = parse(ADD.as_bytes()) else { panic!("not an event") };
     assert_eq!(event.corp_id.as_str(), "wpDEALER");
     assert_eq!(event.created_at.as_secs(), 1_403_610_513);
@@ -46,7 +46,7 @@ fn every_change_type_has_its_own_kind() {
 }
 
 #[test]
-fn what_is_not_understood_says_which_field_and_why() {
+fn a_parse_error_names_the_field_and_the_reason() {
     let error = |from: &str, to: &str| parse(ADD.replace(from, to).as_bytes()).unwrap_err().to_string();
     assert_eq!(error("wmINVENTED", ""), "the field ExternalUserID is missing");
     assert_eq!(error("wmINVENTED", &"x".repeat(200)), "the field ExternalUserID is longer than 128 bytes");
@@ -60,10 +60,10 @@ fn what_is_not_understood_says_which_field_and_why() {
 }
 
 #[test]
-fn json_that_is_not_understood_is_not_quoted() {
+fn a_parse_error_does_not_quote_the_json() {
     for (json, what) in [
         (r#"{"UserID":4711}"#, "of another type"),
-        (r#"{"UserID":"4711","UserID":"4711"}"#, "there twice"),
+        (r#"{"UserID":"4711","UserID":"4711"}"#, "field twice"),
         (r#"{"Other":4711x}"#, "not well-formed"),
         (r#"{"UserID":"4711"#, "ends too early"),
     ] {
@@ -73,7 +73,7 @@ fn json_that_is_not_understood_is_not_quoted() {
 }
 
 #[test]
-fn a_json_event_is_read_like_an_xml_one() {
+fn a_json_event_is_parsed_like_an_xml_one() {
     let json = r#"{"ToUserName":"wpDEALER","CreateTime":1403610513,"MsgType":"event","AgentID":7,
         "Event":"change_external_contact","ChangeType":"add_external_contact","UserID":"zhangsan",
         "ExternalUserID":"wmINVENTED","State":"test&state","WelcomeCode":"WELCOME"}"#;
@@ -84,7 +84,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(4_000))]
 
     #[test]
-    fn no_message_whatsoever_panics(text in proptest::collection::vec(any::<u8>(), 0..400)) {
+    fn no_message_panics(text in proptest::collection::vec(any::<u8>(), 0..400)) {
         let _ = parse(&text);
     }
 

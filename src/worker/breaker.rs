@@ -1,8 +1,8 @@
 //! Circuit breakers per app, dealer and API.
 //!
-//! A failure that is not the fault of one item opens the breaker of its scope: calls of that scope are held back, and the
-//! work waits in the store. When the wait is over, a call probes. The first success closes the breaker; each failed probe
-//! makes the next wait longer, up to the bound of its [`Backoff`].
+//! A failure that is not the fault of one item opens the breaker of its scope: calls of that scope are held
+//! back, and the work waits in the store. When the wait is over, a call probes. The first success closes the
+//! breaker; each failed probe makes the next wait longer, up to the bound of its [`Backoff`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,7 +25,7 @@ pub enum Scope {
     Corp(AppName, CorpId),
     /// One of the two calls for an app's fans.
     Fans(AppName, FanStep),
-    /// The same, for one quota class.
+    /// The same, for one quota class only.
     FanClass(AppName, FanStep, QuotaClass),
 }
 
@@ -50,7 +50,7 @@ pub struct Breaker {
     pub since: Timestamp,
     /// When the next call is let through.
     pub probe_at: Timestamp,
-    /// Consecutive failures; 0 if a budget is used up, which is no failure.
+    /// Consecutive failures; 0 if a quota is used up, which is no failure.
     pub failures: u32,
     /// The last failure.
     pub reason: FailureReason,
@@ -64,7 +64,7 @@ pub struct Breakers {
 }
 
 impl Breakers {
-    /// All breakers closed; later waits are spread by `jitter`.
+    /// All breakers closed. `jitter` spreads the probes over time.
     #[must_use]
     pub fn new(jitter: Jitter) -> Self {
         Self { breakers: Mutex::default(), jitter }
@@ -99,13 +99,13 @@ impl Breakers {
         breaker.reason = reason;
         let Breaker { probe_at, failures, reason, .. } = breaker.clone();
         if failures == 1 {
-            let errcode = reason.errcode;
-            tracing::warn!(%scope, errcode, reason = reason.text, %probe_at, "circuit breaker open: calls are held back");
+            let (scope, errcode, reason) = (scope.to_string(), reason.errcode, reason.text);
+            tracing::warn!(scope, errcode, reason, %probe_at, "circuit breaker opened: calls are paused");
         }
         probe_at
     }
 
-    /// Holds calls back until a given instant without a failure: a budget is used up.
+    /// Holds calls back until a given instant without a failure: a quota is used up.
     pub fn hold(&self, scope: Scope, reason: FailureReason, now: Timestamp, until: Timestamp) {
         let mut breakers = self.lock();
         let breaker = breakers.entry(scope).or_insert_with(|| Breaker {
@@ -123,7 +123,8 @@ impl Breakers {
         if let Some(breaker) = self.lock().remove(scope)
             && breaker.failures > 0
         {
-            tracing::info!(%scope, failures = breaker.failures, "circuit breaker closed: calls succeed again");
+            let (scope, failures) = (scope.to_string(), breaker.failures);
+            tracing::info!(scope, failures, "circuit breaker closed: calls succeed again");
         }
     }
 
@@ -140,7 +141,7 @@ impl Breakers {
         self.lock().get(scope).map_or(0, |breaker| breaker.failures)
     }
 
-    /// Every breaker that is open at `now` or still has to be probed with success, by scope.
+    /// Every breaker that is not closed at `now`, by scope.
     #[must_use]
     pub fn all(&self, now: Timestamp) -> Vec<(Scope, Breaker)> {
         let mut breakers = self.lock();
@@ -162,13 +163,13 @@ mod tests {
         let scope = Scope::App(AppName::new("brand").unwrap());
         let reason = || FailureReason { errcode: Some(60_020), text: "not trusted".to_owned() };
         let start = Timestamp::from_secs(1_000);
-        let first = breakers.failed(&scope, reason(), Backoff::PARKED, start);
+        let first = breakers.failed(&scope, reason(), Backoff::CONFIGURATION, start);
         assert!(breakers.open(&[&scope], start).is_some() && breakers.open(&[&scope], first).is_none());
         // Twenty calls in flight at once are one failure.
         for _ in 0..20 {
-            assert_eq!(breakers.failed(&scope, reason(), Backoff::PARKED, start), first);
+            assert_eq!(breakers.failed(&scope, reason(), Backoff::CONFIGURATION, start), first);
         }
-        let second = breakers.failed(&scope, reason(), Backoff::PARKED, first);
+        let second = breakers.failed(&scope, reason(), Backoff::CONFIGURATION, first);
         assert!(second.millis_since(first) >= 10_000);
         assert_eq!(breakers.all(second)[0].1.failures, 2);
         breakers.succeeded(&scope);

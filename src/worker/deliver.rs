@@ -49,7 +49,7 @@ pub async fn run(
         head.mark_unchanged();
         let idle = task.activate(&stop).await.min(POLL_EVERY);
         tokio::select! {
-            // In this order, so that a simulation is repeatable.
+            // In a fixed order, so that a simulation is repeatable.
             biased;
             () = stop.cancelled() => {}
             () = woken => {}
@@ -96,7 +96,8 @@ impl DeliveryTask {
         match self.deliver_all(stop).await {
             Ok(idle) => idle,
             Err(error) => {
-                tracing::warn!(sink = %self.name, %error, "deliveries are delayed by an error of the store");
+                let error = error.to_string();
+                tracing::warn!(sink = %self.name, error, "deliveries are delayed: the store failed");
                 POLL_EVERY
             }
         }
@@ -145,7 +146,7 @@ impl DeliveryTask {
             if missed > 0 {
                 tracing::error!(
                     sink = %self.name, missed,
-                    "this sink will not get some entries: they were deleted while it was not configured"
+                    "feed entries were deleted while this sink was not configured; it will not receive them"
                 );
             }
             self.after = cursor.after;
@@ -233,13 +234,14 @@ impl DeliveryTask {
         });
         self.persist_cursor().await;
         if retry == Retry::Never {
-            tracing::error!(sink = %self.name, reason, "disabled: the receiver wants no more deliveries");
+            let sink = &self.name;
+            tracing::error!(%sink, reason, "sink disabled: the receiver wants no more deliveries");
             self.store.set_state(&self.name, CursorState::Disabled { since: now, reason }).await?;
         }
         Ok(())
     }
 
-    /// Persists how far the sink is. After an error it is persisted the next time.
+    /// Persists the cursor. After an error it is persisted the next time.
     async fn persist_cursor(&mut self) {
         self.persisted_at = Instant::now();
         let Some(cursor) = self.cursor.as_mut().filter(|cursor| cursor.after != self.after) else { return };
@@ -247,7 +249,10 @@ impl DeliveryTask {
             Ok(true) => cursor.after = self.after,
             // An operator moved the cursor meanwhile: the next `read_cursor` continues from there.
             Ok(false) => {}
-            Err(error) => tracing::warn!(sink = %self.name, %error, "the cursor cannot be persisted"),
+            Err(error) => {
+                let error = error.to_string();
+                tracing::warn!(sink = %self.name, error, "the cursor could not be stored");
+            }
         }
     }
 

@@ -1,4 +1,5 @@
-//! The dealer directory of each app: read from WeCom at start, once a day, and when an event comes from an unknown corp.
+//! The dealer directory of each app: read from WeCom at start, once a day, and when an event comes from an
+//! unknown corp.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,8 +29,8 @@ pub struct Directory {
     clock: Arc<dyn Clock>,
     /// Held while WeCom is asked: one call at a time.
     refreshing: tokio::sync::Mutex<()>,
-    /// Dealers for whom the brand's token converted nothing, and when it was tried.
-    fruitless: Mutex<HashMap<(AppName, CorpId), Timestamp>>,
+    /// Dealers for whose customers the brand's token was tried in vain, and when.
+    upstream_misses: Mutex<HashMap<(AppName, CorpId), Timestamp>>,
 }
 
 impl Directory {
@@ -41,7 +42,7 @@ impl Directory {
             platform,
             clock,
             refreshing: tokio::sync::Mutex::default(),
-            fruitless: Mutex::default(),
+            upstream_misses: Mutex::default(),
         }
     }
 
@@ -90,17 +91,18 @@ impl Directory {
         self.keep(app, listed).await
     }
 
-    /// Whether the brand's token was tried for this dealer within the hour and converted nothing.
-    pub(super) fn was_fruitless(&self, app: &AppName, corp_id: &CorpId) -> bool {
-        let fruitless = self.fruitless.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = fruitless.get(&(app.clone(), corp_id.clone()));
+    /// Whether the brand's token converted none of this dealer's customers when it was tried within the last
+    /// hour.
+    pub(super) fn upstream_missed_recently(&self, app: &AppName, corp_id: &CorpId) -> bool {
+        let misses = self.upstream_misses.lock().unwrap_or_else(PoisonError::into_inner);
+        let at = misses.get(&(app.clone(), corp_id.clone()));
         at.is_some_and(|at| self.clock.now().millis_since(*at) < HOUR_MS)
     }
 
-    /// Records that the brand's token converted nothing for this dealer.
-    pub(super) fn note_fruitless(&self, app: &AppName, corp_id: &CorpId) {
-        let mut fruitless = self.fruitless.lock().unwrap_or_else(PoisonError::into_inner);
-        fruitless.insert((app.clone(), corp_id.clone()), self.clock.now());
+    /// Records that the brand's token converted none of this dealer's customers.
+    pub(super) fn record_upstream_miss(&self, app: &AppName, corp_id: &CorpId) {
+        let mut misses = self.upstream_misses.lock().unwrap_or_else(PoisonError::into_inner);
+        misses.insert((app.clone(), corp_id.clone()), self.clock.now());
     }
 
     async fn keep(&self, app: &AppName, listed: Vec<ListedDealer>) -> Result<usize, DirectoryError> {

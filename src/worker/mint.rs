@@ -1,9 +1,10 @@
 //! Mints fans (obtains their pending ids) and asks which dealers have them already, paced by the quota.
 //!
-//! Each (app, step) is a queue with its own budget, so one that is exhausted or refused holds up no other. Within a queue
-//! each [`QuotaClass`] has concurrent calls and a share of the quota of its own: a fan who registers in the middle of an
-//! import of millions is minted at once, and an import leaves to renewals what they will need within a month. The number
-//! of concurrent calls follows from the round trip; the limiter decides when each may start.
+//! Each (app, step) is a queue with its own budget, so one that is exhausted or refused holds up no other.
+//! Within a queue each [`QuotaClass`] has concurrent calls and a share of the quota of its own: a fan who
+//! registers in the middle of an import of millions is minted at once, and an import leaves to renewals what
+//! they will need within a month. The number of concurrent calls follows from the round trip; the limiter
+//! decides when each may start.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -37,17 +38,17 @@ struct Queue {
     succeeded_at: AtomicI64,
     /// Calls that renewals will need within a month, and when that was looked up.
     renewals: Mutex<(u32, Option<Timestamp>)>,
-    /// The last logged rejection: its code, when, and how many of the same code were not logged since.
+    /// The last logged rejection: its code, when, and how many with the same code were not logged since.
     rejection_logged: Mutex<(i64, Timestamp, u64)>,
 }
 
 /// A quota class of a queue.
 struct ClassState {
     class: QuotaClass,
-    /// The breaker that opens when its share is used up, or its fans are refused.
+    /// The breaker that opens when the class's share is used up, or its fans are refused.
     scope: Scope,
     in_flight: AtomicUsize,
-    /// Consecutive refusals about the pair of ids.
+    /// Consecutive refusals that concern the pair of ids.
     refused_in_a_row: AtomicU32,
 }
 
@@ -76,7 +77,7 @@ impl Queue {
         let classes = QuotaClass::ALL.map(|class| ClassState {
             class,
             scope: match class {
-                // The most urgent class: what holds it back holds back all.
+                // The most urgent class: whatever holds it back holds back the others too.
                 QuotaClass::Live => Scope::Fans(app.clone(), step),
                 QuotaClass::Renewals | QuotaClass::Bulk => Scope::FanClass(app.clone(), step, class),
             },
@@ -130,7 +131,10 @@ impl Queue {
             };
             match self.clone().start_calls(n, slots, now).await {
                 Ok(next) => idle = idle.min(next),
-                Err(error) => tracing::warn!(app = %self.app, %error, "cannot read the queue of fans"),
+                Err(error) => {
+                    let error = error.to_string();
+                    tracing::warn!(app = %self.app, error, "the queue of fans could not be read");
+                }
             }
         }
         idle
@@ -164,7 +168,7 @@ impl Queue {
         *self.renewals.lock().unwrap_or_else(PoisonError::into_inner) = (needed, Some(now));
     }
 
-    /// Starts up to `slots` calls of a class. Returns how long it has nothing else to do.
+    /// Starts up to `slots` calls of a class. Returns after what time the class has more to do.
     async fn start_calls(
         self: Arc<Self>,
         n: usize,
@@ -232,7 +236,8 @@ impl Queue {
         };
         // On an error the lease ends and the call is repeated: a surplus pending id costs one call.
         if let Err(error) = self.context.store.settle_fans(vec![(work, outcome)], now).await {
-            tracing::warn!(app = %self.app, %error, "a fan's outcome was not stored; the call will be repeated");
+            let (app, error) = (&self.app, error.to_string());
+            tracing::warn!(%app, error, "a fan's result could not be stored; the call will be repeated");
         }
     }
 
@@ -247,7 +252,7 @@ impl Queue {
                 same_place
             }
             (Class::Rate, _) => {
-                // The ledger knows for how long; the next request for a permit will learn it.
+                // The ledger has the end of the block; the next request for a permit returns it.
                 breakers.hold(fans, reason, now, now.plus_ms(1));
                 same_place
             }
@@ -264,8 +269,8 @@ impl Queue {
                 self.rejected(*errcode, error, now)
             }
             (Class::Configuration, CallError::Refused { errcode, .. }) if concerns_pair(*errcode) => {
-                // A wrong mini program is wrong for every fan and must not cost a call for each of millions. It is this
-                // fan's fault only if others were accepted between two refusals of this one.
+                // A wrong mini program is wrong for every fan and must not cost a call for each of millions.
+                // It is this fan's fault only if others were accepted between two refusals of this one.
                 const REFUSED_IN_A_ROW_MAX: u32 = 3;
                 const TRIES_MAX: u32 = 5;
                 const AGAIN_AFTER_MS: i64 = MINUTE_MS;
@@ -284,7 +289,7 @@ impl Queue {
             }
             (Class::Configuration, CallError::Refused { errcode, api, .. }) => {
                 let scope = if concerns_whole_app(*api, *errcode) { &app } else { &fans };
-                breakers.failed(scope, reason, Backoff::PARKED, now);
+                breakers.failed(scope, reason, Backoff::CONFIGURATION, now);
                 same_place
             }
             (Class::Unknown | Class::Invisible | Class::Item | Class::Configuration, _) => {
@@ -319,14 +324,16 @@ impl Queue {
         if errcode == last && now.millis_since(at) < MINUTE_MS {
             logged.2 += 1;
         } else {
-            tracing::warn!(app = %self.app, errcode, %error, not_logged, "WeCom rejected a fan");
+            let error = error.to_string();
+            tracing::warn!(app = %self.app, errcode, error, not_logged, "WeCom rejected a fan");
             *logged = (errcode, now, 0);
         }
         FanOutcome::Rejected { errcode }
     }
 }
 
-/// The class of a failed call for the fan: an error of another call (for a token, say) never concerns the fan.
+/// The class of a failed call for the fan: an error of another call (for a token, say) never concerns the
+/// fan.
 fn class_for(step: FanStep, error: &CallError) -> Class {
     let own = match step {
         FanStep::Mint => Api::UnionidToPendingId,

@@ -2,17 +2,19 @@
 //!
 //! | worker | input | does |
 //! | --- | --- | --- |
-//! | [`resolve`] | due events and customers without a pending id | obtains pending ids from WeCom, up to 100 a call |
+//! | [`resolve`] | due events, customers without a pending id | obtains pending ids, up to 100 a call |
 //! | [`mint`] | queued fans | obtains their pending ids, and asks which dealers have them already |
 //! | [`renew`] | fans whose review is due | queues them for renewal, expires and prunes pending ids |
 //! | [`deliver`] | feed entries | delivers them to a sink |
 //! | [`sweep`] | a timer | deletes expired records, refreshes the list of dealers |
 //!
-//! All have one shape: an idempotent *activation* without arguments looks at the store and does what is due. It is woken by
-//! a signal **and** by a timer, so a lost signal costs a second, not an event. After a crash it simply runs again.
+//! All have one shape: an idempotent *activation* without arguments looks at the store and does what is due.
+//! It is woken by a signal **and** by a timer, so a lost signal costs a second, not an event. After a crash
+//! it simply runs again.
 //!
-//! When WeCom or a setting is at fault, work is not retried item by item: a circuit breaker ([`breaker`]) holds back the
-//! calls of its scope (an app, a dealer, an API), the work waits in the store, and an occasional call probes.
+//! When WeCom or a setting is at fault, work is not retried item by item: a circuit breaker ([`breaker`])
+//! holds back the calls of its scope (an app, a dealer, an API), the work waits in the store, and an
+//! occasional call probes.
 
 pub mod breaker;
 pub mod deliver;
@@ -92,14 +94,14 @@ pub struct AppRules {
     pub corp_id: CorpId,
     /// Which token converts a dealer's customers.
     pub conversion_token: ConversionToken,
-    /// How its fans are minted.
+    /// How the fans are minted.
     pub mint: MintRules,
 }
 
 /// How the fans of an app are minted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MintRules {
-    /// Whose pending ids are renewed.
+    /// Which fans' pending ids are renewed.
     pub renew: Renew,
     /// Whether WeCom extends the life of a pending id that it returns again.
     pub same_id_extends: bool,
@@ -118,7 +120,7 @@ pub struct Context {
     pub platform: Arc<dyn Platform>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Spreads waits.
+    /// Spreads retries over time.
     pub jitter: Jitter,
     /// Counters.
     pub metrics: Arc<Metrics>,
@@ -136,7 +138,7 @@ pub struct Context {
     pub panicked: CancellationToken,
     /// Concurrent calls to WeCom, per worker.
     pub calls_max: usize,
-    /// The configured sinks; the feed is kept until they have it.
+    /// The configured sinks; feed entries are kept until all of them have received them.
     pub sinks: Arc<SinkRegistry>,
     /// How long the feed is kept at least, in milliseconds.
     pub feed_kept_ms: i64,
@@ -162,7 +164,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// One pass over what is due.
 trait Activation: Send {
-    /// Does what is due. Returns how long there is nothing to do, unless a signal comes.
+    /// Does what is due. Returns after what time the next activation is due if no signal comes earlier.
     fn activate(&mut self) -> impl Future<Output = Duration> + Send;
 }
 

@@ -1,4 +1,4 @@
-//! Reviews fans whose time has come: pending ids fall due for renewal, expire, and are pruned.
+//! Reviews fans whose review is due: pending ids fall due for renewal, expire, and are pruned.
 
 use std::time::Duration;
 
@@ -30,7 +30,8 @@ impl Activation for Reviews {
                         more |= step + 1 == STEPS_MAX;
                     }
                     Err(error) => {
-                        tracing::warn!(%error, "due fans were not reviewed");
+                        let error = error.to_string();
+                        tracing::warn!(%app, error, "fans due for renewal or expiry could not be updated");
                         break;
                     }
                 }

@@ -1,9 +1,10 @@
 //! Resolves customers: turns `external_userid`s into pending ids.
 //!
-//! Work waits in lanes, one for each corp whose token converts it. A lane with no call in flight sends what it has at once;
-//! while a call is in flight it gathers up to 100 ids. So a single customer does not wait for others, and a burst of n costs
-//! ⌈n/100⌉ calls. The outcomes of one call are stored while the next call is in flight. Answers are matched by id, never
-//! by position. A batch rejected because of one id is bisected until that id stands alone.
+//! Work waits in lanes, one for each corp whose token converts it. A lane with no call in flight sends what
+//! it has at once; while a call is in flight it gathers up to 100 ids. So a single customer does not wait for
+//! others, and a burst of n costs ⌈n/100⌉ calls. The outcomes of one call are stored while the next call is
+//! in flight. Answers are matched by id, never by position. A batch rejected because of one id is bisected
+//! until that id stands alone.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +33,8 @@ use lane::{Lane, LaneKey};
 
 /// Work items in memory at the same time.
 const HELD_MAX: usize = 16_000;
-/// While there is a backlog, work is leased in portions of at least this size, so that each lane fills its batches.
+/// While there is a backlog, work is leased in portions of at least this size, so that each lane fills its
+/// batches.
 const BACKLOG_PORTION: usize = HELD_MAX / 4;
 /// Max single-id failures during bisection before it counts as an outage.
 const SINGLE_FAILURES_MAX: u32 = 3;
@@ -85,13 +87,13 @@ impl Activation for Arc<Resolver> {
                     outcomes = self.route(work, now).await;
                 }
                 Err(error) => {
-                    tracing::warn!(%error, "cannot lease work from the inbox");
+                    tracing::warn!(error = error.to_string(), "work could not be leased from the inbox");
                     return super::LOOK_EVERY;
                 }
             }
         }
         outcomes.extend(self.drain_blocked_lanes(now));
-        // Calls first: nothing waits for outcomes that are only stored.
+        // Calls first: storing these outcomes is not urgent.
         self.start_calls();
         self.store_outcomes(outcomes).await;
         if more {
@@ -102,7 +104,7 @@ impl Activation for Arc<Resolver> {
             Ok(Some(due_at)) if due_at > now => until(now, due_at),
             Ok(_) => super::LOOK_EVERY,
             Err(error) => {
-                tracing::warn!(%error, "cannot read the inbox");
+                tracing::warn!(error = error.to_string(), "the inbox could not be read");
                 super::LOOK_EVERY
             }
         }
@@ -138,9 +140,9 @@ impl Resolver {
 
     /// The lane of a work item, or its outcome if it needs no call now.
     async fn destination(&self, work: &Work, now: Timestamp) -> Result<LaneKey, Outcome> {
-        let leaves = work.event.as_ref().is_some_and(|event| !event.event.contact.change.is_add());
+        let is_removal = work.event.as_ref().is_some_and(|event| !event.event.contact.change.is_add());
         let known = work.known.as_ref().is_some_and(|c| c.pending_id.is_some() || c.link.is_some());
-        if leaves || known {
+        if is_removal || known {
             return Err(Outcome::Applied);
         }
         let ContactKey { app, corp_id, .. } = &work.contact;
@@ -176,7 +178,8 @@ impl Resolver {
         deferred
     }
 
-    /// Starts a call in each lane that is ready, as far as there are slots; the lane with the oldest work comes first.
+    /// Starts a call in each lane that is ready, as far as there are slots; the lane with the oldest work
+    /// comes first.
     fn start_calls(self: &Arc<Self>) {
         let now = self.context.now();
         let mut lanes = self.lanes();
@@ -217,8 +220,8 @@ impl Resolver {
         });
     }
 
-    /// Updates a lane after a call. If it already has a full batch, its next call starts right here instead of waiting for
-    /// the next activation, unless another lane waits for a slot.
+    /// Updates a lane after a call. If it already has a full batch, its next call starts right here instead
+    /// of waiting for the next activation, unless another lane waits for a slot.
     fn continue_lane(self: &Arc<Self>, key: &LaneKey, now: Timestamp, change: impl FnOnce(&mut Lane)) {
         if let Some(lane) = self.lanes().get_mut(key) {
             change(lane);
@@ -239,7 +242,7 @@ impl Resolver {
     /// Makes the calls for a batch. Returns the outcomes of the last of them, which are still to be stored.
     async fn resolve_batch(&self, key: &LaneKey, batch: Vec<Work>) -> Vec<(Work, Outcome)> {
         let mut todo = vec![batch];
-        // Bisection ends when it looks as if every id failed.
+        // Bisection is given up if every id seems to fail.
         let (mut bisecting, mut single_failures, mut any_ok) = (false, 0, false);
         while let Some(batch) = todo.pop() {
             let outcomes = match convert(&self.context, &key.app, &key.owner, &batch, bisecting).await {
@@ -260,12 +263,13 @@ impl Resolver {
                         todo.extend([tail, head]);
                         continue;
                     }
-                    Err(same) => {
+                    Err(single) => {
                         let now = self.context.now();
                         single_failures += u32::from(fault.may_be_outage());
-                        same.into_iter()
+                        single
+                            .into_iter()
                             .map(|work| {
-                                let outcome = alone(&work, &fault, self.context.jitter, now);
+                                let outcome = refused_alone(&work, &fault, self.context.jitter, now);
                                 (work, outcome)
                             })
                             .collect()
@@ -306,7 +310,8 @@ impl Resolver {
         Vec::new()
     }
 
-    /// The open breaker, if any, of calls for the customers of one corp with the token of another.
+    /// The open circuit breaker, if any, that holds back calls for the customers of one corp with another's
+    /// token.
     fn breaker(&self, app: &AppName, [customers, owner]: [&CorpId; 2], now: Timestamp) -> Option<Breaker> {
         let corp = |corp_id: &CorpId| Scope::Corp(app.clone(), corp_id.clone());
         let scopes = [Scope::App(app.clone()), corp(customers), corp(owner)];
@@ -325,7 +330,8 @@ impl Resolver {
         }
         // On an error the leases end and the work is repeated; WeCom gives the same answers.
         if let Err(error) = self.context.store.settle(outcomes, self.context.now()).await {
-            tracing::warn!(%error, "outcomes were not stored; the work will be repeated");
+            let error = error.to_string();
+            tracing::warn!(error, "results could not be stored; the work will be repeated");
         }
     }
 }
@@ -335,7 +341,8 @@ fn defer(due_at: Timestamp, reason: FailureReason) -> Outcome {
     Outcome::Retry { due_at, reason, spent: false }
 }
 
-/// Splits a batch in two by customer, keeping those of one dealer together; `Err` with the batch if it has one customer.
+/// Splits a batch in two by customer, keeping those of one dealer together; `Err` with the batch if it has
+/// one customer.
 fn halves(mut batch: Vec<Work>) -> Result<(Vec<Work>, Vec<Work>), Vec<Work>> {
     let mut customers: Vec<_> = batch.iter().map(|work| work.contact.clone()).collect();
     customers.sort();
@@ -350,18 +357,18 @@ fn halves(mut batch: Vec<Work>) -> Result<(Vec<Work>, Vec<Work>), Vec<Work>> {
 }
 
 /// The outcome of an item whose conversion WeCom refused although it was alone in the batch.
-fn alone(work: &Work, fault: &Fault, jitter: Jitter, now: Timestamp) -> Outcome {
+fn refused_alone(work: &Work, fault: &Fault, jitter: Jitter, now: Timestamp) -> Outcome {
     use crate::domain::event::ContactChange;
     let Some(event) = &work.event else {
         return match fault {
-            // A waiting customer: the schedule bounds how often it is asked about.
+            // A customer without a pending id: the schedule bounds the number of lookups.
             Fault::Invisible | Fault::Item(_) => Outcome::Missed,
-            // Not an answer, so it uses up none of the scheduled questions.
+            // Not an answer, so it is not one of the scheduled lookups.
             Fault::Unknown(reason) | Fault::Stuck(reason) => defer(now.plus_ms(HOUR_MS), reason.clone()),
         };
     };
     match fault {
-        // Visible once the follower is in the app's visible range; asked again on schedule.
+        // Visible once the follower is in the app's visible range; looked up again on schedule.
         Fault::Invisible => Outcome::Missed,
         // Not a customer yet: WeCom may know this person once the member confirms.
         Fault::Item(_) if event.event.contact.change == ContactChange::HalfAdded => Outcome::Missed,

@@ -28,7 +28,7 @@ struct Sweep {
     stop: CancellationToken,
     swept_at: Option<Timestamp>,
     listed_at: HashMap<AppName, Timestamp>,
-    /// Apps whose dealers have changed since, according to WeCom.
+    /// Apps whose dealers have changed since the last refresh, according to WeCom.
     changed: BTreeSet<AppName>,
 }
 
@@ -39,11 +39,15 @@ impl Activation for Sweep {
             match self.context.store.sweep(now).await {
                 Ok(0) => {}
                 Ok(deleted) => tracing::info!(deleted, "expired records deleted"),
-                Err(error) => tracing::warn!(%error, "sweep failed; it is tried again in an hour"),
+                Err(error) => {
+                    let error = error.to_string();
+                    tracing::warn!(error, "deleting expired records failed; the next try is in an hour");
+                }
             }
             self.prune_feed(now).await;
             if let Err(error) = self.context.store.finish_forgetting(now).await {
-                tracing::warn!(%error, "an erasure is not finished; it is tried again in an hour");
+                let error = error.to_string();
+                tracing::warn!(error, "an erasure could not be completed; the next try is in an hour");
             }
             self.swept_at = Some(now);
         }
@@ -76,7 +80,7 @@ impl Sweep {
                 Ok(0) => break,
                 Ok(some) => deleted += some,
                 Err(error) => {
-                    tracing::warn!(%error, "the feed was not pruned");
+                    tracing::warn!(error = error.to_string(), "old feed entries could not be deleted");
                     break;
                 }
             }
@@ -98,7 +102,8 @@ impl Sweep {
                 return true;
             }
             Err(DirectoryError::Call(error)) => {
-                let backoff = if error.class() == Class::Transient { Backoff::CALL } else { Backoff::PARKED };
+                let backoff =
+                    if error.class() == Class::Transient { Backoff::CALL } else { Backoff::CONFIGURATION };
                 self.context.breakers.failed(&scope, failure_reason(&error), backoff, now);
             }
             Err(DirectoryError::Store(error)) => {

@@ -123,7 +123,7 @@ impl Schedule {
             let trace = service.store.trace(pair.external_userid.as_str()).await.unwrap();
             let given_up = trace.contacts.iter().any(|(_, contact)| {
                 contact.pending_id.is_none()
-                    && contact.waiting.is_some_and(|waiting| waiting.due_at.is_none())
+                    && contact.lookup_retry.is_some_and(|retry| retry.due_at.is_none())
             });
             pair.given_up = given_up;
         }

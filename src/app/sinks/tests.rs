@@ -1,4 +1,4 @@
-//! From a configuration's text to an entry in the receiver's hands.
+//! From the text of a configuration to an entry at the receiver.
 
 use std::path::Path;
 use std::sync::Mutex;

@@ -1,12 +1,13 @@
-//! The fast path, for documents of the shape that WeCom sends: a root, and below it elements that contain nothing but text
-//! or one CDATA section. No attributes, entities, comments, declarations or processing instructions.
+//! The fast path, for documents of the shape that WeCom sends: a root, and below it elements that contain
+//! nothing but text or one CDATA section. No attributes, entities, comments, declarations or processing
+//! instructions.
 
 use memchr::memchr;
 
 const FIELDS_MAX: usize = 64;
 
-/// Calls `field(name, text)` for each element below the root. Returns `None`, perhaps only after some calls, if the
-/// document may be of another shape. What is accepted here, quick-xml reads in the same way.
+/// Calls `field(name, text)` for each element below the root. Returns `None`, perhaps only after some calls,
+/// if the document may be of another shape. What is accepted here, quick-xml reads in the same way.
 pub(super) fn for_each_field<'a>(text: &'a str, mut field: impl FnMut(&str, &'a str)) -> Option<()> {
     let (root, mut rest) = start_tag(text.trim_ascii())?;
     for _ in 0..FIELDS_MAX {

@@ -4,7 +4,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::facts::{Facts, Place, Text, text};
-use crate::domain::contact::Waiting;
+use crate::domain::contact::LookupRetry;
 use crate::domain::fan::{Existing, FanState, Mint};
 use crate::domain::link::Source;
 use crate::domain::time::Timestamp;
@@ -21,18 +21,18 @@ pub struct Evidence {
     pub text: Text,
 }
 
-/// Through what a link was found.
+/// How a link was found.
 pub(super) const fn through(source: Source) -> (&'static str, &'static str) {
     match source {
         Source::Callback => ("through a callback", "通过回调"),
         Source::Chat => ("through a customer group", "通过客户群"),
-        Source::Existing => ("as an existing customer", "原有客户"),
+        Source::Existing => ("as an existing customer", "既有客户"),
         Source::Import => ("through an import", "通过导入"),
         Source::Reconcile => ("through reconciliation", "通过对账"),
     }
 }
 
-/// All evidence, earliest first; what has no instant comes last.
+/// All evidence, earliest first; items without an instant come last.
 pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
     let mut all = Vec::new();
     let mut add = |at: Option<Timestamp>, code, text| all.push(Evidence { at, code, text });
@@ -65,10 +65,10 @@ pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
             );
             add(None, "contact_resolved", resolved);
         }
-        if let Some(Waiting { asked, due_at }) = contact.waiting {
+        if let Some(LookupRetry { asked, due_at }) = contact.lookup_retry {
             let (en, zh) = match due_at.map(Timestamp::in_china) {
                 Some(at) => (format!("next at {at}"), format!("下次 {at}")),
-                None => ("no more will follow".to_owned(), "不再查询".to_owned()),
+                None => ("there will be no more".to_owned(), "不再查询".to_owned()),
             };
             let asked = text!(
                 "lookups at {corp} without a pending_id: {asked}; {en}",
@@ -86,7 +86,7 @@ pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
         let id = &event.id;
         let (code, en, zh) = match event.place {
             Place::Inbox(..) => ("event_waiting", "in the inbox", "正在排队"),
-            Place::Dead(_) => ("event_dead", "processing failed for good", "处理失败，不再重试"),
+            Place::Dead(_) => ("event_dead", "processing failed permanently", "处理失败，不再重试"),
             Place::Quarantined(_) => ("event_quarantined", "in quarantine", "被隔离"),
         };
         add(Some(event.received_at), code, text!("{id} received; {en}", "收到 {id}；{zh}"));

@@ -1,4 +1,4 @@
-//! The input of an explanation: what is known about a person, and what holds up their fans and events.
+//! The input of an explanation: what is known about a person, and what delays their fans and events.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -17,7 +17,7 @@ pub struct Facts {
     /// The customers of this `external_userid`, or those linked to this unionid. Each with the open circuit
     /// breaker of its dealer.
     pub contacts: Vec<(ContactKey, Contact, Option<Trouble>)>,
-    /// Events of these customers that are in the inbox or set aside.
+    /// Events of these customers that are in the inbox, among the dead letters or in quarantine.
     pub events: Vec<HeldEvent>,
     /// When the person's data was erased, if ever.
     pub forgotten_at: Option<Timestamp>,
@@ -34,11 +34,11 @@ pub struct Trouble {
     pub errcode: Option<i64>,
     /// What to do, or what happened if no remedy is known.
     pub remedy: Text,
-    /// When the next try is due.
+    /// When the next retry is due.
     pub retry_at: Option<Timestamp>,
 }
 
-/// An event in the inbox, a dead letter, or a quarantined message.
+/// An event or message that is not processed: in the inbox, a dead letter, or in quarantine.
 #[derive(Debug, Clone)]
 pub struct HeldEvent {
     /// As shown: `evt_42`.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
-use crate::domain::contact::{Contact, Waiting};
+use crate::domain::contact::{Contact, LookupRetry};
 use crate::domain::fan::{Priority, Renew};
 use crate::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, SinkName, Unionid};
 use crate::domain::link::{Link, Source};
@@ -127,11 +127,11 @@ fn every_situation_has_its_verdict_in_both_languages() {
 }
 
 #[test]
-fn a_customer_to_be_looked_up_again_is_parked_with_the_dealer() {
+fn a_customer_to_be_looked_up_again_waits_for_the_dealers_circuit_breaker() {
     let mut facts = of_contacts([contact(false, false)]);
     facts.contacts[0].2 = Some(trouble(84_074));
     assert_eq!(explain("wmINVENTED".to_owned(), &facts, NOW).code, Code::NoPendingId);
-    facts.contacts[0].1.waiting = Some(Waiting { asked: 1, due_at: Some(NOW) });
+    facts.contacts[0].1.lookup_retry = Some(LookupRetry { asked: 1, due_at: Some(NOW) });
     assert_eq!(explain("wmINVENTED".to_owned(), &facts, NOW).code, Code::DealerParked);
 }
 
@@ -153,7 +153,7 @@ fn evidence_is_listed_earliest_first() {
 }
 
 #[test]
-fn a_link_goes_before_everything_else_and_trouble_before_waiting() {
+fn a_link_decides_before_anything_else_and_a_failure_before_a_pending_lookup() {
     let all = Facts {
         fans: of_fan(FanState::Minted, None).fans,
         events: of_event(Place::Dead(trouble(1))).events,

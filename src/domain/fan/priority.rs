@@ -11,8 +11,8 @@ pub enum Priority {
     Live,
     /// The pending id of a fan whom no dealer has added yet is about to expire.
     RenewUnlinked,
-    /// The pending id of a linked fan is about to expire; other dealers may still add them. Also the repeated question
-    /// about existing customers.
+    /// The pending id of a linked fan is about to expire; other dealers may still add them. Also a repeated
+    /// lookup of existing customers.
     Renew,
     /// One fan of a large import.
     Bulk,

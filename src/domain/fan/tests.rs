@@ -19,7 +19,7 @@ const fn at(day: i64) -> Timestamp {
 }
 
 #[test]
-fn mint_comes_before_the_question_about_existing_customers() {
+fn minting_comes_before_the_lookup_of_existing_customers() {
     let mut fan = fan(true);
     assert_eq!(
         (fan.queued_for(FanStep::Mint), fan.queued_for(FanStep::AskExisting)),
@@ -35,7 +35,7 @@ fn mint_comes_before_the_question_about_existing_customers() {
 }
 
 #[test]
-fn another_pending_id_brings_the_question_about_existing_customers_back() {
+fn another_pending_id_queues_the_lookup_of_existing_customers_again() {
     let asked = Existing::Asked { at: at(0), found: 0 };
     let asked_again = |id: &str, day: i64| {
         let mut fan = fan(true);
@@ -48,15 +48,15 @@ fn another_pending_id_brings_the_question_about_existing_customers_back() {
         }
         fan.queued_for(FanStep::AskExisting)
     };
-    assert_eq!(asked_again("first", 85), None, "in time, and the same: nobody was missed");
-    assert_eq!(asked_again("second", 85), Some(Priority::Renew), "some may know one between the two");
-    assert_eq!(asked_again("first", 90), Some(Priority::Renew), "nobody was known by it at its end");
+    assert_eq!(asked_again("first", 85), None, "the same one in time: no add was missed");
+    assert_eq!(asked_again("second", 85), Some(Priority::Renew), "there may have been one between the two");
+    assert_eq!(asked_again("first", 90), Some(Priority::Renew), "adds after its expiry were missed");
     assert_eq!(asked_again("second", 90), Some(Priority::Renew));
     let mut older = fan(true);
     older.minted(minted("first", 50), false);
     older.existing = asked;
     assert!(older.adopt(minted("older", 40), at(60)));
-    assert_eq!(older.existing, asked, "whoever has the newer one was asked about since");
+    assert_eq!(older.existing, asked, "the lookup was made after the newer one");
     let mut off = fan(false);
     off.minted(minted("first", 0), false);
     off.minted(minted("second", 400), false);
@@ -64,12 +64,12 @@ fn another_pending_id_brings_the_question_about_existing_customers_back() {
 }
 
 #[test]
-fn registering_a_rejected_or_expired_fan_again_gives_another_chance() {
-    for over in [Mint::Rejected { errcode: 610_018, at: at(0) }, Mint::Expired] {
+fn registering_a_rejected_or_expired_fan_again_queues_it_again() {
+    for mint in [Mint::Rejected { errcode: 610_018, at: at(0) }, Mint::Expired] {
         for id in ["oOPENID", "oOTHER"] {
             let mut fan = fan(false);
             assert!(!fan.register_again(&openid("oOPENID"), Priority::Live));
-            fan.mint = over;
+            fan.mint = mint;
             assert_eq!(fan.queued_for(FanStep::Mint), None);
             assert!(fan.register_again(&openid(id), Priority::Live));
             assert_eq!((fan.queued_for(FanStep::Mint), fan.openid), (Some(Priority::Live), openid(id)));
@@ -78,7 +78,7 @@ fn registering_a_rejected_or_expired_fan_again_gives_another_chance() {
 }
 
 #[test]
-fn somebody_imported_who_registers_now_moves_up_and_never_down() {
+fn an_imported_fan_who_registers_live_moves_up_and_never_down() {
     let mut fan = Fan::new(openid("oOPENID"), at(0), true, Priority::Bulk);
     assert!(!fan.register_again(&openid("oOPENID"), Priority::Live));
     assert_eq!((fan.mint, fan.existing), (Mint::Queued(Priority::Live), Existing::Due(Priority::Live)));
@@ -86,8 +86,8 @@ fn somebody_imported_who_registers_now_moves_up_and_never_down() {
     assert_eq!(fan.mint, Mint::Queued(Priority::Live));
 }
 
-/// Walks through a life: every review at its instant, every queued mint answered `late_days` afterwards with what
-/// `answer` gives. Returns all instants at which a pending id was obtained.
+/// Simulates a fan's life: each review is made when it is due, each queued mint is answered `late_days` later
+/// with the pending id that `answer` returns. Returns the days on which a pending id was obtained.
 fn live(
     fan: &mut Fan,
     until_day: i64,
@@ -103,7 +103,7 @@ fn live(
         now = now.max(next);
         if fan.review_at().is_some_and(|due| due <= now) {
             fan.review(now, false, renew);
-            assert!(fan.review_at().is_none_or(|next| next > now), "a review that does not end: {fan:?}");
+            assert!(fan.review_at().is_none_or(|next| next > now), "a review is due again at once: {fan:?}");
         } else {
             let day = now.as_millis() / DAY_MS;
             fan.minted(minted(&answer(day), 0).at(now), false);
@@ -121,7 +121,7 @@ impl Minted {
 }
 
 #[test]
-fn a_fan_is_minted_again_from_day_85_and_the_old_id_joins_until_after_its_end() {
+fn a_fan_is_minted_again_from_day_85_and_the_old_id_joins_until_a_week_after_its_expiry() {
     let mut fan = fan(false);
     assert_eq!(live(&mut fan, 84, 0, Renew::All, |day| format!("p{day}")), [0]);
     assert_eq!((fan.state(at(84)), fan.review_at()), (FanState::Minted, Some(at(85))));
@@ -135,16 +135,16 @@ fn a_fan_is_minted_again_from_day_85_and_the_old_id_joins_until_after_its_end() 
 }
 
 #[test]
-fn two_hundred_days_take_three_mints_and_never_a_gap() {
+fn two_hundred_days_take_three_mints_and_leave_no_gap() {
     assert_eq!(live(&mut fan(false), 200, 0, Renew::All, |day| format!("p{day}")), [0, 85, 170]);
 }
 
 #[test]
-fn the_same_id_again_is_asked_for_once_more_when_it_has_ended() {
-    // Whether WeCom prolonged it is not known, so both readings are covered.
+fn a_fan_whose_id_did_not_change_is_minted_once_more_after_its_expiry() {
+    // Whether WeCom extended it is not known, so both cases are covered.
     let mut fan = fan(false);
     assert_eq!(live(&mut fan, 200, 0, Renew::All, |_| "p".to_owned()), [0, 85, 90, 175, 180]);
-    // Where it is known, that call is saved.
+    // If it is known, that call is saved.
     fan.review(at(265), false, Renew::All);
     assert_eq!(fan.queued_for(FanStep::Mint), Some(Priority::RenewUnlinked));
     fan.minted(minted("p", 265), true);
@@ -152,7 +152,7 @@ fn the_same_id_again_is_asked_for_once_more_when_it_has_ended() {
 }
 
 #[test]
-fn who_is_not_renewed_expires_and_is_forgotten_by_the_join_a_week_later() {
+fn a_pending_id_that_is_not_renewed_expires_and_leaves_the_join_a_week_later() {
     for (renew, linked) in [(Renew::Never, false), (Renew::Unlinked, true)] {
         let mut fan = fan(false);
         fan.minted(minted("p", 0), false);
@@ -166,7 +166,7 @@ fn who_is_not_renewed_expires_and_is_forgotten_by_the_join_a_week_later() {
 }
 
 #[test]
-fn who_is_linked_is_renewed_after_those_who_are_not() {
+fn linked_fans_are_renewed_after_unlinked_ones() {
     let mut fan = fan(false);
     fan.minted(minted("p", 0), false);
     fan.review(at(85), true, Renew::All);
@@ -174,31 +174,33 @@ fn who_is_linked_is_renewed_after_those_who_are_not() {
 }
 
 #[test]
-fn an_imported_id_joins_at_once_and_is_renewed_in_its_time() {
+fn an_imported_id_joins_at_once_and_is_renewed_in_time() {
     let mut known = fan(true);
     assert!(known.adopt(Minted::imported(PendingId::new("p").unwrap(), Some(at(10)), at(40)), at(40)));
     assert_eq!((known.queued_for(FanStep::Mint), known.review_at()), (None, Some(at(95))));
-    assert!(!known.adopt(minted("p", 10), at(40)), "the same row twice says nothing new");
-    // Of unknown age: neither trusted for long nor minted again at once.
+    assert!(!known.adopt(minted("p", 10), at(40)), "the same row twice changes nothing");
+    // Of unknown age: neither trusted for long nor renewed at once.
     let mut unknown = fan(true);
     assert!(unknown.adopt(Minted::imported(PendingId::new("p").unwrap(), None, at(100)), at(100)));
     assert_eq!((unknown.queued_for(FanStep::Mint), unknown.review_at()), (None, Some(at(105))));
-    // Older than as many as are kept.
+    // Older than all of the maximum number of ids.
     for n in 1..IDS_MAX {
         assert!(known.adopt(minted(&format!("p{n}"), 10 + i64::try_from(n).unwrap()), at(40)));
     }
     assert!(!known.adopt(minted("older", 9), at(40)));
-    // Over: as if there were none.
-    let mut over = fan(true);
-    assert!(!over.adopt(minted("p", 10), at(100)));
-    assert_eq!(over.queued_for(FanStep::Mint), Some(Priority::Live));
+    // An expired one changes nothing.
+    let mut expired = fan(true);
+    assert!(!expired.adopt(minted("p", 10), at(100)));
+    assert_eq!(expired.queued_for(FanStep::Mint), Some(Priority::Live));
 }
 
 proptest! {
-    /// Whatever the answers and however late they come, a life has no review that repeats itself, keeps few ids,
-    /// and has no gap longer than WeCom makes us wait.
+    /// Whatever WeCom answers and however late, no review is due again at once, few ids are kept, and no gap
+    /// is longer than WeCom's delay.
     #[test]
-    fn a_life_goes_on_whatever_wecom_answers(late_days in 0_i64..5, distinct in 1_i64..5, days in 100_i64..1_000) {
+    fn a_fan_is_renewed_in_time_whatever_wecom_answers(
+        late_days in 0_i64..5, distinct in 1_i64..5, days in 100_i64..1_000,
+    ) {
         let mut fan = fan(false);
         let minted_on = live(&mut fan, days, late_days, Renew::All, |day| format!("p{}", day % distinct));
         prop_assert!(fan.ids.len() <= IDS_MAX);

@@ -15,7 +15,7 @@ enum Input {
     Minted(u8, i64, u8),
     /// Contact `.0` of dealer `.1` has pending id `.2`.
     Resolved(u8, u8, u8),
-    /// WeCom said at `.2` that contact `.0` of dealer `.1` is fan `.3`.
+    /// WeCom reported at `.2` that contact `.0` of dealer `.1` is fan `.3`.
     Existing(u8, u8, i64, u8),
 }
 
@@ -29,26 +29,25 @@ fn contact_key(person: u8, dealer: u8) -> ContactKey {
 
 #[derive(Default)]
 struct World {
-    meetings: BTreeMap<u8, Meeting>,
+    states: BTreeMap<u8, JoinState>,
     contacts: BTreeMap<ContactKey, Contact>,
     created: BTreeMap<ContactKey, u32>,
 }
 
 impl World {
-    fn take(&mut self, input: &Input) {
+    fn apply(&mut self, input: &Input) {
         match *input {
             Input::Minted(fan, at, pending) => {
-                let fan = FanAtMeeting { minted_at: Timestamp::from_secs(at), unionid: unionid(fan) };
-                let claims =
-                    fan_arrives(self.meetings.entry(pending).or_default(), &pending_id(pending), fan);
+                let fan = FanSide { minted_at: Timestamp::from_secs(at), unionid: unionid(fan) };
+                let claims = fan_arrives(self.states.entry(pending).or_default(), &pending_id(pending), fan);
                 for claim in &claims {
                     self.accept(claim);
                 }
             }
             Input::Resolved(person, dealer, pending) => {
                 let key = contact_key(person, dealer);
-                let meeting = self.meetings.entry(pending).or_default();
-                let claim = contact_arrives(meeting, &pending_id(pending), &key);
+                let state = self.states.entry(pending).or_default();
+                let claim = contact_arrives(state, &pending_id(pending), &key);
                 if let Some(claim) = &claim {
                     self.accept(claim);
                 }
@@ -103,7 +102,7 @@ fn inputs() -> impl Strategy<Value = Vec<Input>> {
 fn world(inputs: &[Input]) -> World {
     let mut world = World::default();
     for input in inputs {
-        world.take(input);
+        world.apply(input);
     }
     world
 }
@@ -111,7 +110,7 @@ fn world(inputs: &[Input]) -> World {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
-    /// Even when WeCom contradicts itself (two fans at one pending id, two pending ids for one contact).
+    /// Even if WeCom contradicts itself: two fans with one pending id, two pending ids for one contact.
     #[test]
     fn any_order_and_repetition_of_the_same_inputs_ends_in_the_same_links(
         inputs in inputs(), swaps in proptest::collection::vec((any::<usize>(), any::<usize>()), 32)
@@ -133,7 +132,7 @@ proptest! {
         minted in proptest::collection::btree_map(0_u8..8, 0_u8..1, 0..8),
         resolved in proptest::collection::btree_set((0_u8..8, 0_u8..3), 0..16)
     ) {
-        // Here fan n always has pending id n, as in life.
+        // Here fan n always has pending id n, as it is with WeCom.
         let inputs: Vec<_> = minted.keys().map(|n| Input::Minted(*n, 1, *n))
             .chain(resolved.iter().map(|(n, d)| Input::Resolved(*n, *d, *n))).collect();
         let mut expected: Vec<_> = resolved.iter().filter(|(n, _)| minted.contains_key(n))

@@ -136,7 +136,7 @@ async fn told(store: &EmbeddedStore, now: Timestamp) -> String {
     for person in 0..3 {
         for (key, contact) in store.trace(customer(person).as_str()).await.unwrap().contacts {
             let (followers, link) = (contact.followers_now(), contact.link.clone());
-            contacts.push((key, followers, link, contact.pending_id.clone(), contact.waiting.is_some()));
+            contacts.push((key, followers, link, contact.pending_id.clone(), contact.lookup_retry.is_some()));
         }
     }
     let Counts { inbox, quarantined, dead, contacts: known, waiting, links, .. } = store.counts();

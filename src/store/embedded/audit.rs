@@ -72,7 +72,7 @@ impl Audit<'_> {
             linked.extend(contact.link.iter().map(|link| keys::linked(&link.unionid, &contact_key)));
             let ids = contact.pending_id.iter().chain(&contact.earlier_pending_ids);
             met.extend(ids.map(|id| keys::contact_at(id, &contact_key)));
-            let due_at = contact.waiting.and_then(|waiting| waiting.due_at);
+            let due_at = contact.lookup_retry.and_then(|retry| retry.due_at);
             waiting.extend(due_at.map(|at| keys::reask(at, &contact_key)));
         }
         for (kind, expected) in [(b"u", &linked), (b"q", &met), (b"w", &waiting)] {

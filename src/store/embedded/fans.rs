@@ -9,7 +9,7 @@ use super::roll::{self, Entry, FanNumber};
 use super::txn::Txn;
 use crate::domain::fan::{Existing, Fan, FanStep, Minted, Renew};
 use crate::domain::ids::{AppName, ContactKey, FanKey};
-use crate::domain::join::FanAtMeeting;
+use crate::domain::join::FanSide;
 use crate::domain::link::{Claim, Source};
 use crate::domain::time::Timestamp;
 
@@ -86,7 +86,7 @@ fn arrive(
     registered_at: Timestamp,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let arriving = FanAtMeeting { minted_at: minted.minted_at, unionid: key.unionid.clone() };
+    let arriving = FanSide { minted_at: minted.minted_at, unionid: key.unionid.clone() };
     links::fan_arrives(txn, &key.app, &minted.pending_id, arriving, registered_at, now)
 }
 

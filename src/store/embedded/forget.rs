@@ -306,7 +306,7 @@ fn erase_contact(
     txn.discount(|counts| &mut counts.contacts);
     erased.contacts += 1;
     let Some(contact) = contact else { return Ok(()) };
-    if let Some(due_at) = contact.waiting.and_then(|waiting| waiting.due_at) {
+    if let Some(due_at) = contact.lookup_retry.and_then(|retry| retry.due_at) {
         txn.delete(keys::reask(due_at, key));
         txn.discount(|counts| &mut counts.waiting);
     }

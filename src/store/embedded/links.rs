@@ -1,4 +1,4 @@
-//! Transactions on contacts, meetings and links; the pure rules are in [`crate::domain::join`] and
+//! Transactions on contacts, the join and links; the pure rules are in [`crate::domain::join`] and
 //! [`crate::domain::contact`].
 
 use super::super::{InboxEvent, Outcome, StoreError, Work, WorkId};
@@ -10,16 +10,16 @@ use super::records::Record;
 use super::roll;
 use super::txn::Txn;
 use crate::domain::backoff::reask_after_ms;
-use crate::domain::contact::{Contact, Waiting};
+use crate::domain::contact::{Contact, LookupRetry};
 use crate::domain::ids::{AppName, ContactKey, FanKey, PendingId};
-use crate::domain::join::{self, FanAtMeeting, Meeting};
+use crate::domain::join::{self, FanSide, JoinState};
 use crate::domain::link::{ChangeType, Claim, Source};
 use crate::domain::time::Timestamp;
 
 impl Record for Contact {}
 
 /// The most contacts that meet one fan: a person is a customer of so many dealers at most.
-const MEETING_CONTACTS_MAX: usize = 1_000;
+const JOIN_CONTACTS_MAX: usize = 1_000;
 
 /// Writes down what came of one piece of work. Its place in the queue is given up first, whatever the verdict, so
 /// that no verdict can leave it there.
@@ -61,7 +61,7 @@ fn settle_event(
         Outcome::Applied => None,
     };
     update_contact(txn, key, now, |txn, contact| {
-        let news = contact.follow(&event.event.contact, event.event.created_at);
+        let news = contact.apply(&event.event.contact, event.event.created_at);
         let created = match answer {
             // News about the customer starts the schedule over.
             Some(found) => answered(txn, key, contact, found, 0, now)?,
@@ -78,12 +78,12 @@ fn settle_reask(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     update_contact(txn, key, now, |txn, contact| {
-        let asked = contact.waiting.take().map_or(0, |waiting| waiting.asked);
+        let asked = contact.lookup_retry.take().map_or(0, |retry| retry.asked);
         match verdict {
             Outcome::Resolved(pending_id) => answered(txn, key, contact, Some(pending_id), asked, now),
             Outcome::Missed | Outcome::Dead(_) => answered(txn, key, contact, None, asked, now),
             Outcome::Retry { due_at, .. } => {
-                wait(txn, key, contact, Some(Waiting { asked, due_at: Some(due_at) }));
+                wait(txn, key, contact, Some(LookupRetry { asked, due_at: Some(due_at) }));
                 Ok(None)
             }
             // Who this is has become known in the meantime.
@@ -123,7 +123,7 @@ fn answered(
         None if known => Ok(None),
         None => {
             let due_at = reask_after_ms(asked + 1).map(|wait_ms| now.plus_ms(wait_ms));
-            wait(txn, key, contact, Some(Waiting { asked: asked + 1, due_at }));
+            wait(txn, key, contact, Some(LookupRetry { asked: asked + 1, due_at }));
             Ok(None)
         }
     }
@@ -149,21 +149,21 @@ fn update_contact(
     if let Some(news) = news {
         feed::tell(txn, key, &contact, news, now)?;
     }
-    contact.drop_stale_welcome(now);
+    contact.drop_expired_welcome_code(now);
     txn.put(keys::contact(key), &contact)
 }
 
 /// Moves the contact's place in the queue of those to be asked about again.
-fn wait(txn: &mut Txn<'_>, key: &ContactKey, contact: &mut Contact, waiting: Option<Waiting>) {
-    if let Some(due_before) = contact.waiting.and_then(|before| before.due_at) {
+fn wait(txn: &mut Txn<'_>, key: &ContactKey, contact: &mut Contact, retry: Option<LookupRetry>) {
+    if let Some(due_before) = contact.lookup_retry.and_then(|before| before.due_at) {
         txn.delete(keys::reask(due_before, key));
         txn.discount(|counts| &mut counts.waiting);
     }
-    if let Some(due_at) = waiting.and_then(|waiting| waiting.due_at) {
+    if let Some(due_at) = retry.and_then(|retry| retry.due_at) {
         txn.mark(keys::reask(due_at, key));
         txn.counts().waiting += 1;
     }
-    contact.waiting = waiting;
+    contact.lookup_retry = retry;
 }
 
 fn resolved(
@@ -173,13 +173,13 @@ fn resolved(
     pending_id: &PendingId,
     now: Timestamp,
 ) -> Result<Option<ChangeType>, StoreError> {
-    if let Some(too_old) = contact.resolved(pending_id) {
+    if let Some(too_old) = contact.set_pending_id(pending_id) {
         txn.delete(keys::contact_at(&too_old, key));
     }
     txn.mark(keys::contact_at(pending_id, key));
     // Only the fan matters to the one who arrives; the other contacts are not loaded.
-    let mut meeting = Meeting { fan: roll::fan_with(txn, &key.app, pending_id)?, ..Meeting::default() };
-    if let Some(fan) = &meeting.fan {
+    let mut state = JoinState { fan: roll::fan_with(txn, &key.app, pending_id)?, ..JoinState::default() };
+    if let Some(fan) = &state.fan {
         let linked_already = contact.link.as_ref().is_some_and(|link| link.unionid == fan.unionid);
         let fan = FanKey { app: key.app.clone(), unionid: fan.unionid.clone() };
         let registered_at = roll::fan(txn, &fan)?.map_or(now, |entry| entry.fan.registered_at);
@@ -188,7 +188,7 @@ fn resolved(
             return Ok(None);
         }
     }
-    match join::contact_arrives(&mut meeting, pending_id, key) {
+    match join::contact_arrives(&mut state, pending_id, key) {
         Some(claim) => Ok(accept(txn, key, contact, &claim, now)),
         None => Ok(None),
     }
@@ -200,16 +200,16 @@ pub(super) fn fan_arrives(
     txn: &mut Txn<'_>,
     app: &AppName,
     pending_id: &PendingId,
-    fan: FanAtMeeting,
+    fan: FanSide,
     registered_at: Timestamp,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let mut meeting = Meeting { fan: roll::fan_with(txn, app, pending_id)?, ..Meeting::default() };
+    let mut state = JoinState { fan: roll::fan_with(txn, app, pending_id)?, ..JoinState::default() };
     let prefix = keys::contacts_at(pending_id, Some(app));
-    for key in txn.keys(&prefix, MEETING_CONTACTS_MAX)? {
-        meeting.contacts.insert(keys::Parts(&key[prefix.len()..]).contact()?);
+    for key in txn.keys(&prefix, JOIN_CONTACTS_MAX)? {
+        state.contacts.insert(keys::Parts(&key[prefix.len()..]).contact()?);
     }
-    let claims = join::fan_arrives(&mut meeting, pending_id, fan);
+    let claims = join::fan_arrives(&mut state, pending_id, fan);
     for claim in &claims {
         if forget::stands_between(txn, &claim.contact.external_userid, registered_at)? {
             return Ok(true);

@@ -30,7 +30,7 @@ use super::records::{Record, decode_as};
 use super::txn::Txn;
 use crate::domain::fan::{Existing, Fan, Mint, Minted};
 use crate::domain::ids::{AppName, FanKey, Openid, PendingId, Unionid};
-use crate::domain::join::FanAtMeeting;
+use crate::domain::join::FanSide;
 use crate::domain::time::Timestamp;
 
 /// A fan's place on the roll; never given to another.
@@ -126,14 +126,14 @@ pub(super) fn fan_with(
     read: &impl Read,
     app: &AppName,
     pending_id: &PendingId,
-) -> Result<Option<FanAtMeeting>, StoreError> {
+) -> Result<Option<FanSide>, StoreError> {
     let mut newest = None;
     let packed = PackedId::of(pending_id.as_str());
     for number in read.candidates(&Clue::pending_id(packed.borrowed())) {
         let Some(Entry { key, fan, .. }) = fan_at(read, number)? else { continue };
         let minted = fan.ids.iter().find(|id| id.pending_id == *pending_id && key.app == *app);
-        let at_meeting = minted.map(|id| FanAtMeeting { minted_at: id.minted_at, unionid: key.unionid });
-        newest = newest.max(at_meeting);
+        let side = minted.map(|id| FanSide { minted_at: id.minted_at, unionid: key.unionid });
+        newest = newest.max(side);
     }
     Ok(newest)
 }

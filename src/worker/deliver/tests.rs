@@ -213,7 +213,7 @@ async fn run_through(steps: Vec<Step>) {
             }
         }
     }
-    // In the end the receiver works and the sink is running.
+    // Finally the receiver works and the sink is running.
     world.receiver.0.lock().unwrap().1.clear();
     world.deliver().await;
     world.store.set_state(&name(), CursorState::Running).await.unwrap();

@@ -1,9 +1,9 @@
 //! The conversion of one batch: which token to use, and what a refusal means.
 //!
-//! WeCom's documents do not say whose token converts a dealer's customers. `auto` starts with the dealer's. If WeCom
-//! refuses it as the wrong one, or converts nothing with it, the brand's is tried, and the one that converted something is
-//! remembered for this dealer. Until then a fruitless second attempt is not repeated within the hour, so that dealers
-//! without any fans do not cost twice the calls.
+//! WeCom's documents do not say whose token converts a dealer's customers. `auto` starts with the dealer's.
+//! If WeCom refuses it as the wrong one, or converts nothing with it, the brand's is tried, and the one that
+//! converted something is remembered for this dealer. Until then the second attempt is made at most once an
+//! hour, so that dealers without any fans do not cost twice the calls.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -21,9 +21,9 @@ use crate::worker::directory::DirectoryError;
 /// Why a batch has no result.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// At least one of its ids is, or may be, at fault.
+    /// At least one of its ids is at fault, or may be.
     OneOf(Fault),
-    /// Not the fault of an id: a breaker opened, with the instant of its next probe.
+    /// Not the fault of an id: a circuit breaker opened; with the instant of its next probe.
     HeldBack(FailureReason, Timestamp),
 }
 
@@ -56,8 +56,8 @@ const TRANSIENT_FAILURES: u32 = 8;
 
 type PendingIds = HashMap<ExternalUserid, PendingId>;
 
-/// Converts the customers of a batch. While `bisecting`, a failure that would otherwise open a breaker is blamed on the
-/// batch.
+/// Converts the customers of a batch. While `bisecting`, a failure that would otherwise open a breaker is
+/// blamed on the batch.
 pub(super) async fn convert(
     context: &Context,
     app: &AppName,
@@ -149,7 +149,7 @@ impl Conversion<'_> {
             }
             Err(_) => return Ok(first?),
         }
-        if self.context.directory.was_fruitless(self.app, self.owner) {
+        if self.context.directory.upstream_missed_recently(self.app, self.owner) {
             return Ok(first?);
         }
         match self.ask(&TokenOf::Upstream).await {
@@ -159,8 +159,8 @@ impl Conversion<'_> {
             }
             // An empty answer with the right token is better than a refusal of the wrong one.
             Ok(found) if first.as_ref().is_err_and(|error| error.class() != Class::Item) => Ok(found),
-            // So is a refusal of the ids: the dealer's token was wrong for any id. Attributed to the dealer, one bad id would
-            // hold back all of this dealer's customers.
+            // So is a refusal of the ids: the dealer's token was wrong for any id. Attributed to the dealer,
+            // one bad id would hold back all of this dealer's customers.
             Err(error)
                 if dealer.token.is_none()
                     && first.as_ref().is_err_and(is_wrong_kind)
@@ -168,17 +168,17 @@ impl Conversion<'_> {
             {
                 Err(error.into())
             }
-            // The second attempt has no answer yet.
+            // The second attempt failed temporarily: its answer is still to come.
             Err(error) if first.is_err() && error.class() == Class::Transient => Err(error.into()),
             _ => {
-                self.context.directory.note_fruitless(self.app, self.owner);
+                self.context.directory.record_upstream_miss(self.app, self.owner);
                 Ok(first?)
             }
         }
     }
 
-    /// Converts with the dealer's token. If WeCom does not know the dealer as listed, the list is outdated and is read again
-    /// once.
+    /// Converts with the dealer's token. If WeCom does not know the dealer as listed, the list is outdated
+    /// and is read again once.
     async fn ask_as(&self, dealer: &Dealer) -> Result<PendingIds, CallError> {
         let token =
             |dealer: &Dealer| TokenOf::Dealer { corp_id: dealer.corp_id.clone(), agent_id: dealer.agent_id };
@@ -205,7 +205,8 @@ impl Conversion<'_> {
 
     async fn remember(&self, token: TokenOwner) {
         if let Err(error) = self.context.store.remember_token(self.app, self.owner, token).await {
-            tracing::warn!(%error, "the token that works was not stored; it will be found again");
+            let (app, corp, error) = (self.app, self.owner, error.to_string());
+            tracing::warn!(%app, %corp, error, "the token that converts a dealer's customers was not stored");
         }
     }
 
@@ -224,12 +225,12 @@ impl Conversion<'_> {
                 return hold_back(of(self.owner), reason, Backoff::CALL);
             }
             ConversionError::NotShared => {
-                let text = "WeCom does not list this corp as sharing the app; share it with the dealer in 上下游, \
-                            and have the dealer confirm the sensitive permissions";
+                let text = "WeCom does not list this corp as sharing the app; share it with the dealer in \
+                            上下游, and have the dealer confirm the sensitive permissions";
                 return hold_back(
                     of(self.owner),
                     FailureReason { errcode: None, text: text.to_owned() },
-                    Backoff::PARKED,
+                    Backoff::CONFIGURATION,
                 );
             }
         };
@@ -237,7 +238,9 @@ impl Conversion<'_> {
         let asked = matches!(error, CallError::Refused { api: Api::ExternalUseridToPendingId, .. });
         match error.class() {
             // An error of another call (for a token, say) never concerns a customer.
-            Class::Item | Class::Invisible if !asked => hold_back(of(self.owner), reason, Backoff::PARKED),
+            Class::Item | Class::Invisible if !asked => {
+                hold_back(of(self.owner), reason, Backoff::CONFIGURATION)
+            }
             Class::Item => Failure::OneOf(Fault::Item(reason)),
             Class::Invisible => Failure::OneOf(Fault::Invisible),
             // An outage first; one id's fault only if it persists.
@@ -265,12 +268,13 @@ impl Conversion<'_> {
             Class::Transient | Class::Token => hold_back(of(self.owner), reason, Backoff::CALL),
             Class::Configuration => match (&error, corps.first()) {
                 (CallError::Refused { api, errcode, .. }, _) if concerns_whole_app(*api, *errcode) => {
-                    hold_back(Scope::App(self.app.clone()), reason, Backoff::PARKED)
+                    hold_back(Scope::App(self.app.clone()), reason, Backoff::CONFIGURATION)
                 }
-                // Several dealers share the brand's token: bisect to the one at fault, so that the others go on.
+                // Several dealers share the brand's token: bisect to the one at fault, so that the others go
+                // on.
                 (_, Some(_)) if corps.len() > 1 => Failure::OneOf(Fault::Invisible),
-                (_, Some(corp_id)) => hold_back(of(corp_id), reason, Backoff::PARKED),
-                (_, None) => hold_back(of(self.owner), reason, Backoff::PARKED),
+                (_, Some(corp_id)) => hold_back(of(corp_id), reason, Backoff::CONFIGURATION),
+                (_, None) => hold_back(of(self.owner), reason, Backoff::CONFIGURATION),
             },
         }
     }

@@ -7,12 +7,13 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::store::Work;
 
-/// Work items that one lane holds; the rest of its backlog waits in the store, so that it does not crowd out other lanes.
+/// Work items that one lane holds; the rest of its backlog waits in the store, so that it does not crowd out
+/// other lanes.
 pub(super) const LANE_HELD_MAX: usize = 2_000;
 /// Bounds of the estimated time in which a lane drains [`DRAIN_ITEMS`].
 const DRAIN_ITEMS: usize = 1_000;
 const DRAIN_MS: [i64; 2] = [300, 5 * SECOND_MS];
-/// Batches whose outcomes are being stored before a lane waits for the store.
+/// With this many batches whose outcomes are being stored, a lane waits for the store.
 const STORING_MAX: usize = 2;
 
 /// The corp whose token a lane's calls are made with, inside one app.
@@ -30,7 +31,7 @@ pub(super) struct Lane {
     busy: bool,
     /// Batches whose outcomes are being stored.
     storing: usize,
-    /// When the lane began with its present batch.
+    /// When the current batch began.
     since: Timestamp,
     /// How long the last batch took, in milliseconds.
     batch_ms: i64,
@@ -96,8 +97,8 @@ impl Lane {
         self.storing = self.storing.saturating_sub(1);
     }
 
-    /// The retry delay when the lane is full: the estimated time to drain it and the items deferred before this one, in
-    /// milliseconds.
+    /// The retry delay when the lane is full: the estimated time to drain it and the items deferred before
+    /// this one, in milliseconds.
     pub(super) fn drain_time_ms(&self, deferred: usize) -> i64 {
         let [calls, portions] = [DRAIN_ITEMS / IDS_PER_CALL_MAX, (LANE_HELD_MAX + deferred) / DRAIN_ITEMS]
             .map(|count| i64::try_from(count).unwrap_or(i64::MAX));

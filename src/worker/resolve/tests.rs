@@ -1,4 +1,4 @@
-//! Batches and fault, without any platform.
+//! Lanes, batches and the outcomes of refusals, without any platform.
 
 use super::*;
 use crate::domain::event::{ContactChange, ContactEvent, Event};
@@ -32,26 +32,26 @@ fn work(n: u64, customer: usize, change: ContactChange) -> Work {
     Work { id: WorkId::Event(at, EventId(n)), contact, event: Some(event), known: None }
 }
 
-fn lane_of(pieces: u64) -> Lane {
+fn lane_of(items: u64) -> Lane {
     let mut lane = Lane::default();
-    for n in 0..pieces {
+    for n in 0..items {
         assert_eq!(lane.push(work(n, usize::try_from(n).unwrap() / 2, ContactChange::Added)), None);
     }
     lane
 }
 
 #[test]
-fn a_batch_holds_a_hundred_customers_and_all_that_is_known_about_each() {
+fn a_batch_holds_a_hundred_customers_and_all_items_of_each() {
     let mut lane = lane_of(250);
     assert_eq!((lane.begin(Timestamp::EPOCH).len(), lane.waiting.len()), (200, 50));
     lane.call_ended(Timestamp::EPOCH);
-    assert!(!lane.has_full_batch(), "half as many customers as pieces");
+    assert!(!lane.has_full_batch(), "half as many customers as items");
     assert_eq!(lane.begin(Timestamp::EPOCH).len(), 50);
     assert!(lane_of(200).has_full_batch() && !lane_of(198).has_full_batch());
 }
 
 #[test]
-fn a_lane_calls_again_while_one_outcome_is_written_down_and_waits_for_two() {
+fn a_lane_makes_the_next_call_while_one_batch_is_being_stored_but_not_two() {
     let at = |ms| Timestamp::from_millis(ms);
     let mut lane = lane_of(1_000);
     lane.begin(at(0));
@@ -84,23 +84,30 @@ fn a_batch_is_halved_by_customer_until_one_stands_alone() {
 }
 
 #[test]
-fn a_half_added_customer_is_never_given_up() {
+fn a_refused_half_added_customer_is_looked_up_again() {
     let reason = FailureReason { errcode: Some(40_096), text: String::new() };
     let (fault, now) = (Fault::Item(reason.clone()), Timestamp::from_secs(1));
-    assert_eq!(alone(&work(1, 1, ContactChange::HalfAdded), &fault, Jitter::default(), now), Outcome::Missed);
     assert_eq!(
-        alone(&work(1, 1, ContactChange::Added), &fault, Jitter::default(), now),
+        refused_alone(&work(1, 1, ContactChange::HalfAdded), &fault, Jitter::default(), now),
+        Outcome::Missed
+    );
+    assert_eq!(
+        refused_alone(&work(1, 1, ContactChange::Added), &fault, Jitter::default(), now),
         Outcome::Dead(reason)
     );
     let waiting = Work { event: None, ..work(1, 1, ContactChange::Added) };
     assert_eq!(
-        alone(&waiting, &fault, Jitter::default(), now),
+        refused_alone(&waiting, &fault, Jitter::default(), now),
         Outcome::Missed,
-        "the schedule bounds the questions"
+        "the schedule bounds the lookups"
     );
     let reason = FailureReason { errcode: Some(99_999), text: String::new() };
-    let unanswered = alone(&waiting, &Fault::Unknown(reason.clone()), Jitter::default(), now);
-    assert_eq!(unanswered, defer(now.plus_ms(HOUR_MS), reason), "nor is one spent where there is no answer");
+    let unanswered = refused_alone(&waiting, &Fault::Unknown(reason.clone()), Jitter::default(), now);
+    assert_eq!(
+        unanswered,
+        defer(now.plus_ms(HOUR_MS), reason),
+        "a call without an answer is not one of them"
+    );
 }
 
 #[test]
@@ -110,7 +117,8 @@ fn an_undocumented_code_gets_a_few_tries_each_slower_than_the_last() {
     let mut work = work(1, 1, ContactChange::Added);
     let mut waits = Vec::new();
     for _ in 1..UNKNOWN_TRIES_MAX {
-        let Outcome::Retry { spent: true, due_at, .. } = alone(&work, &fault, Jitter::default(), now) else {
+        let Outcome::Retry { spent: true, due_at, .. } = refused_alone(&work, &fault, Jitter::default(), now)
+        else {
             panic!()
         };
         waits.push(due_at.millis_since(now));
@@ -119,17 +127,17 @@ fn an_undocumented_code_gets_a_few_tries_each_slower_than_the_last() {
         event.failure = Some(reason.clone());
     }
     assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
-    assert_eq!(alone(&work, &fault, Jitter::default(), now), Outcome::Dead(reason));
+    assert_eq!(refused_alone(&work, &fault, Jitter::default(), now), Outcome::Dead(reason));
 }
 
 #[test]
-fn what_a_full_lane_cannot_hold_waits_as_long_as_the_lane_is_busy() {
-    let waits = |batch_ms, put_off| {
+fn the_retry_delay_of_a_full_lane_is_its_estimated_drain_time() {
+    let waits = |batch_ms, deferred| {
         let mut lane = lane_of(1);
         lane.begin(Timestamp::EPOCH);
         lane.call_ended(Timestamp::EPOCH.plus_ms(batch_ms));
-        lane.drain_time_ms(put_off)
+        lane.drain_time_ms(deferred)
     };
     assert_eq!([0, 40, 10_000].map(|batch_ms| waits(batch_ms, 0)), [600, 800, 10_000]);
-    assert_eq!([999, 1_000, 8_000].map(|put_off| waits(40, put_off)), [800, 1_200, 4_000]);
+    assert_eq!([999, 1_000, 8_000].map(|deferred| waits(40, deferred)), [800, 1_200, 4_000]);
 }
