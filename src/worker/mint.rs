@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Scope;
-use super::resolve::{concerns_whole_app, failure_reason};
+use super::failure::{concerns_whole_app, failure_reason};
 use super::{Activation, Context, MintRules, until};
 use crate::domain::backoff::Backoff;
 use crate::domain::fan::{FanStep, Minted, QuotaClass, Renew};

@@ -19,6 +19,7 @@
 pub mod breaker;
 pub mod deliver;
 pub mod directory;
+mod failure;
 pub mod mint;
 pub mod renew;
 pub mod resolve;

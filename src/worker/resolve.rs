@@ -22,12 +22,10 @@ use crate::domain::dealer::TokenOwner;
 use crate::domain::ids::{AppName, ContactKey, CorpId};
 use crate::domain::time::{HOUR_MS, MINUTE_MS, Timestamp};
 use crate::store::{FailureReason, Outcome, StoreError, Work};
-use crate::wecom::CallError;
 
 mod conversion;
 mod lane;
 
-pub(super) use conversion::concerns_whole_app;
 use conversion::{Failure, Fault, convert};
 use lane::{Lane, LaneKey};
 
@@ -61,15 +59,6 @@ pub async fn run(context: Context, stop: CancellationToken) {
     let resolver = Resolver { context, backlog, lanes, slots, slots_exhausted, stop: stop.clone() };
     let resolver = Arc::new(resolver);
     super::run(&wake.inbox, stop, resolver).await;
-}
-
-/// The reason of a failed call, for operators.
-pub(super) fn failure_reason(error: &CallError) -> FailureReason {
-    let text = match error {
-        CallError::Refused { from_ip: Some(ip), .. } => format!("{error} (WeCom sees our address as {ip})"),
-        _ => error.to_string(),
-    };
-    FailureReason { errcode: error.errcode(), text }
 }
 
 impl Activation for Arc<Resolver> {

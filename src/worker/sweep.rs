@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::breaker::Scope;
 use super::directory::DirectoryError;
-use super::resolve::failure_reason;
+use super::failure::failure_reason;
 use super::{Activation, Context};
 use crate::domain::backoff::Backoff;
 use crate::domain::ids::AppName;

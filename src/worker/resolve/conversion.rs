@@ -8,8 +8,8 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::super::breaker::Scope;
+use super::super::failure::{concerns_whole_app, failure_reason};
 use super::super::{Context, ConversionToken};
-use super::failure_reason;
 use crate::domain::backoff::Backoff;
 use crate::domain::dealer::{Dealer, TokenOwner};
 use crate::domain::ids::{AppName, CorpId, ExternalUserid, PendingId};
@@ -289,9 +289,4 @@ const fn is_wrong_kind(error: &CallError) -> bool {
 fn concerns_ids(error: &CallError) -> bool {
     let asked = matches!(error, CallError::Refused { api: Api::ExternalUseridToPendingId, .. });
     asked && matches!(error.class(), Class::Item | Class::Invisible)
-}
-
-/// Whether a setting of the brand's own app is wrong, not one of a dealer.
-pub(in crate::worker) const fn concerns_whole_app(api: Api, errcode: i64) -> bool {
-    matches!(api, Api::GetToken) || matches!(errcode, 60_020 | 301_042)
 }
