@@ -144,7 +144,7 @@ impl From<StoreError> for Problem {
             StoreError::SnapshotLost => ("snapshot_lost", Some("try again at a quieter time")),
             StoreError::Gone { .. } | StoreError::Closed => ("store_closed", None),
         };
-        tracing::warn!(%error, "request failed");
+        tracing::warn!(error = error.to_string(), "request failed");
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self { hint, ..Self::new(status, code, "The store is unavailable", error.to_string()) }
     }

@@ -219,7 +219,7 @@ impl CallbackState {
         let message = callback::verify(&query, &body, &app.keys)?;
         self.count_signed_at(&query);
         let outcome = self.accept(app, &message).await.map_err(|error| {
-            tracing::error!(app = %app.name, %error, "callback not acknowledged: it cannot be made durable");
+            tracing::error!(app = %app.name, error = error.to_string(), "callback not acknowledged: it cannot be made durable");
             Reject::Unavailable
         })?;
         Ok(Ack::Success(outcome))

@@ -57,7 +57,7 @@ pub async fn serve(
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 // Most likely out of file descriptors: the connections that hold them end by their time-outs.
-                tracing::warn!(%error, "connection not accepted");
+                tracing::warn!(error = error.to_string(), "connection not accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }
@@ -114,7 +114,7 @@ async fn serve_connection(
     };
     match ended {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "connection ended early"),
+        Ok(Err(error)) => tracing::debug!(error = error.to_string(), "connection ended early"),
         Err(_) => tracing::debug!("connection cut off"),
     }
 }

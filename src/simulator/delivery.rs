@@ -79,7 +79,7 @@ impl Platform {
         let (status, answer) = match answered.await {
             Ok((status, text)) => (Some(status), text.chars().take(ANSWER_CHARS_MAX).collect()),
             Err(error) => {
-                tracing::debug!(error = %error.without_url(), "callback not answered");
+                tracing::debug!(error = error.without_url().to_string(), "callback not answered");
                 (None, String::new())
             }
         };
@@ -103,7 +103,7 @@ impl Platform {
         let mut sealed = match self.seal(event) {
             Ok(sealed) => sealed,
             Err(error) => {
-                tracing::debug!(%error, "event not sent");
+                tracing::debug!(error = error.to_string(), "event not sent");
                 return self.counted(Delivery::default());
             }
         };

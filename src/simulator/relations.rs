@@ -1,4 +1,5 @@
-//! Who is whose customer: friendships, customer groups, and the `pending_id`s that connect them to the brand.
+//! The relations between persons and corps: friendships, customer groups, and the `pending_id`s that connect
+//! customers to the brand.
 //!
 //! Deliberately absent: what an API answers about them (`convert`).
 
@@ -34,7 +35,7 @@ pub(super) enum Beginning {
     Half,
 }
 
-/// Who ends a friendship by deleting the other.
+/// The side that ends a friendship by deleting the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum By {

@@ -67,7 +67,7 @@ pub(super) async fn serve(listener: TcpListener, platform: Arc<Platform>) {
             }
             // Out of file descriptors, or closed by the peer before it was accepted.
             Err(error) => {
-                tracing::warn!(%error, "simulator could not accept a connection");
+                tracing::warn!(error = error.to_string(), "simulator could not accept a connection");
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         }
@@ -76,7 +76,7 @@ pub(super) async fn serve(listener: TcpListener, platform: Arc<Platform>) {
 
 async fn connection(stream: TcpStream, peer: Peer, router: Router) {
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "simulator could not set TCP_NODELAY");
+        tracing::debug!(error = error.to_string(), "simulator could not set TCP_NODELAY");
     }
     let app = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
@@ -91,12 +91,12 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router) {
     let mut served =
         http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service);
     let Err(error) = (&mut served).await else { return };
-    tracing::debug!(%error, "simulator connection ended");
+    tracing::debug!(error = error.to_string(), "simulator connection ended");
     // Dropped with a zero linger time, the socket sends RST.
     if error.source().is_some_and(<dyn std::error::Error>::is::<ConnectionReset>)
         && let Err(error) = served.into_parts().io.into_inner().set_zero_linger()
     {
-        tracing::debug!(%error, "simulator closes a connection instead of resetting it");
+        tracing::debug!(error = error.to_string(), "simulator closes a connection instead of resetting it");
     }
 }
 

@@ -1,6 +1,6 @@
 //! The state of the simulated platform: its records, injected faults and counters, with look-ups by name.
 //!
-//! Deliberately absent: who is whose customer (`relations`), the APIs (`endpoints`, `convert`) and all I/O.
+//! Deliberately absent: friendships and groups (`relations`), the APIs (`endpoints`, `convert`) and all I/O.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::net::IpAddr;

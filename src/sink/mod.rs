@@ -35,7 +35,7 @@ pub trait Sink: Send {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 pub struct DeliveryError {
-    /// How many of the entries, from the first, the receiver has acknowledged all the same.
+    /// How many of the entries, from the first, the receiver acknowledged before the failure.
     pub delivered: usize,
     /// When to deliver the others.
     pub retry: Retry,

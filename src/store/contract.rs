@@ -1,12 +1,16 @@
-//! What every store must do, run against every store, with drop-and-reopen.
+//! The contract of [`Store`]: one suite of behaviours, run against every implementation, with restarts in
+//! between.
+//!
+//! What only the embedded store has to do, on failing disks and with writes under way, is in `disk_faults`
+//! and `pending_writes`; what only its files have to do is beside its code.
 
-mod by_hand;
 mod customers;
+mod disk_faults;
 mod fans;
 mod feed;
+mod pending_writes;
 mod people;
 mod properties;
-mod trouble;
 
 use super::embedded::engine::Memory;
 use super::embedded::{EmbeddedStore, Settings};
@@ -19,7 +23,7 @@ use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS};
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
 
-/// A place that outlives the stores opened in it.
+/// Where a store keeps its data. It outlives the store, so that a test can restart it.
 trait Place {
     fn open_with(&self, settings: Settings) -> EmbeddedStore;
 
@@ -108,10 +112,10 @@ fn new_fan(n: u8) -> NewFan {
     }
 }
 
-/// Leases one piece of work and settles it.
-async fn work_off(store: &EmbeddedStore, now: Timestamp, verdict: Outcome) {
-    let work = store.lease(now, 1).await.unwrap().pop().expect("there is work");
-    store.settle(vec![(work, verdict)], now).await.unwrap();
+/// Leases one piece of work and settles it with this outcome.
+async fn settle_next(store: &EmbeddedStore, now: Timestamp, outcome: Outcome) {
+    let work = store.lease(now, 1).await.unwrap().pop().expect("work is due");
+    store.settle(vec![(work, outcome)], now).await.unwrap();
 }
 
 fn minted(pending_id: u8, now: Timestamp) -> FanOutcome {
@@ -122,14 +126,14 @@ async fn lease_fans(store: &EmbeddedStore, step: FanStep, now: Timestamp, limit:
     store.lease_fans(&app(), step, &Priority::ALL, now, limit).await.unwrap()
 }
 
-/// How many fans are where.
+/// The counters of the app's fans.
 async fn tally(store: &EmbeddedStore) -> Tally {
     store.fan_tallies().await.unwrap().pop().map(|(_, tally)| tally).unwrap_or_default()
 }
 
 async fn mint(store: &EmbeddedStore, fan: u8, pending_id: u8, now: Timestamp) {
     store.put_fans(vec![new_fan(fan)], now).await.unwrap();
-    let work = lease_fans(store, FanStep::Mint, now, 1).await.pop().expect("there is a fan");
+    let work = lease_fans(store, FanStep::Mint, now, 1).await.pop().expect("a fan is due");
     store.settle_fans(vec![(work, minted(pending_id, now))], now).await.unwrap();
 }
 
@@ -137,7 +141,7 @@ async fn links_of(store: &EmbeddedStore, by: LinkBy) -> Vec<LinkData> {
     store.links(&LinkQuery { by, corp_id: None, app: None }, T0).await.unwrap()
 }
 
-async fn reserved_calls_are_remembered_through_a_restart(place: &dyn Place) {
+async fn reserved_calls_survive_a_restart(place: &dyn Place) {
     let store = place.open();
     let limits = Limits { per_hour: 10, per_day: 100, per_month: 1_000 };
     let accounts =
@@ -159,7 +163,7 @@ async fn reserved_calls_are_remembered_through_a_restart(place: &dyn Place) {
     assert_eq!(store.ledger("address", "mint").await.unwrap().used(now).hour, 10);
 }
 
-async fn what_was_learnt_about_a_dealer_survives_a_new_list(place: &dyn Place) {
+async fn a_dealers_token_owner_survives_a_new_list_of_dealers(place: &dyn Place) {
     let store = place.open();
     let dealer = |n, name: &str| Dealer {
         corp_id: corp(n),
@@ -169,7 +173,7 @@ async fn what_was_learnt_about_a_dealer_survives_a_new_list(place: &dyn Place) {
         token: None,
     };
     store.put_dealers(&app(), vec![dealer(1, "first"), dealer(2, "second")]).await.unwrap();
-    store.remember_token(&app(), &corp(1), TokenOwner::Upstream).await.unwrap();
+    store.set_token_owner(&app(), &corp(1), TokenOwner::Upstream).await.unwrap();
     store.put_dealers(&app(), vec![dealer(1, "renamed")]).await.unwrap();
     let store = reopen(place, store).await;
     let known = store.dealer(&app(), &corp(1)).await.unwrap().unwrap();
@@ -178,7 +182,7 @@ async fn what_was_learnt_about_a_dealer_survives_a_new_list(place: &dyn Place) {
     assert_eq!(store.dealer(&app(), &corp(3)).await.unwrap(), None);
 }
 
-async fn seen_messages_are_forgotten_after_their_time(place: &dyn Place) {
+async fn deduplication_records_expire(place: &dyn Place) {
     let store = place.open();
     for person in 0..200 {
         store.append(added(person, 1)).await.unwrap();
@@ -188,7 +192,7 @@ async fn seen_messages_are_forgotten_after_their_time(place: &dyn Place) {
     assert!(matches!(store.append(added(1, 1)).await, Ok(Appended::New(_))));
 }
 
-async fn many_callers_at_once_lose_nothing(place: &dyn Place) {
+async fn concurrent_appends_are_all_stored(place: &dyn Place) {
     let store = std::sync::Arc::new(place.open());
     let mut tasks = tokio::task::JoinSet::new();
     for person in 0..200_u8 {
@@ -198,18 +202,18 @@ async fn many_callers_at_once_lose_nothing(place: &dyn Place) {
     let results = tasks.join_all().await;
     assert!(results.iter().all(|r| matches!(r, Ok(Appended::New(_)))));
     let ids: std::collections::BTreeSet<_> = results.iter().map(|r| format!("{r:?}")).collect();
-    assert_eq!(ids.len(), 200, "every event has a number of its own");
+    assert_eq!(ids.len(), 200, "every event has its own number");
     assert_eq!(store.lease(T0, 1_000).await.unwrap().len(), 200);
 }
 
-async fn a_closed_store_says_so(place: &dyn Place) {
+async fn a_closed_store_refuses_to_write(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
     store.close().await;
     assert_eq!(store.append(added(2, 1)).await, Err(StoreError::Closed));
 }
 
-/// Runs each behaviour of this module in memory and on a disk.
+/// Makes two tests of each behaviour: in memory and on a disk.
 macro_rules! contract {
     ($($behaviour:ident),* $(,)?) => {
         mod in_memory {
@@ -229,9 +233,9 @@ macro_rules! contract {
 use contract;
 
 contract!(
-    reserved_calls_are_remembered_through_a_restart,
-    what_was_learnt_about_a_dealer_survives_a_new_list,
-    seen_messages_are_forgotten_after_their_time,
-    many_callers_at_once_lose_nothing,
-    a_closed_store_says_so,
+    reserved_calls_survive_a_restart,
+    a_dealers_token_owner_survives_a_new_list_of_dealers,
+    deduplication_records_expire,
+    concurrent_appends_are_all_stored,
+    a_closed_store_refuses_to_write,
 );

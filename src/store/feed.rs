@@ -1,5 +1,8 @@
-//! How links leave the store: the ordered feed of their changes, the cursors of those who follow it, and all of them
-//! at once.
+//! How links leave the store: the feed (the ordered log of their changes), the cursors of the sinks that
+//! follow it, and consistent snapshots of all links.
+//!
+//! Deliberately absent: delivery and its retries (the delivery worker) and the format of entries (the
+//! domain).
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -10,109 +13,114 @@ use crate::domain::ids::SinkName;
 use crate::domain::link::{FeedEntry, LinkData};
 use crate::domain::time::Timestamp;
 
-/// How far a sink is.
+/// A sink's durable position in the feed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cursor {
-    /// The number of the newest entry that arrived.
+    /// The sequence number of the last delivered entry; the next delivery begins after it.
     pub after: u64,
-    /// Counts the times it was moved by hand: who delivered meanwhile may not move it any more.
+    /// The fencing token, incremented by each manual [`seek`](Feed::seek): a delivery that began under an
+    /// older epoch can no longer [`advance`](Feed::advance) the cursor.
     pub epoch: u64,
-    /// Whether anything is delivered.
+    /// Whether entries are delivered.
     pub state: CursorState,
 }
 
-/// Whether a sink is delivered to.
+/// Whether entries are delivered to a sink.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum CursorState {
-    /// It is.
+    /// Entries are delivered.
     Running,
-    /// Not until an operator resumes it.
+    /// Paused by an operator, until an operator resumes it.
     Paused {
-        /// Since when.
+        /// When it was paused.
         since: Timestamp,
     },
-    /// Not until an operator resumes it: its receiver wants nothing any more.
+    /// Stopped because the receiver wants no more deliveries, until an operator resumes it.
     Disabled {
-        /// Since when.
+        /// When it was disabled.
         since: Timestamp,
-        /// What the receiver said.
+        /// The receiver's answer.
         reason: String,
     },
 }
 
-/// Where a sink starts that is new.
+/// Where the cursor of a new sink starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Start {
-    /// With the oldest entry kept.
+    /// At the oldest entry that is kept.
     Beginning,
-    /// With the next one.
+    /// After the newest entry.
     Now,
 }
 
-/// Where an operator moves a cursor.
+/// The target of a manual seek.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seek {
-    /// Behind this entry.
+    /// After this sequence number, or after the newest entry if that is lower.
     After(u64),
-    /// Before the oldest entry kept.
+    /// Before the oldest entry that is kept.
     Beginning,
-    /// Behind the newest entry.
+    /// After the newest entry.
     Now,
 }
 
-/// The feed, and the cursors in it.
+/// The feed of link changes, the cursors in it, and snapshots.
 #[async_trait]
 pub trait Feed: Send + Sync {
-    /// Up to `limit` feed entries after `after`, durable ones only, as of `now`. Without a gap, unless a record is
-    /// damaged: that one is passed over and counted.
+    /// Up to `limit` durable entries after sequence number `after`. Sequence numbers have no gaps, except
+    /// that a damaged entry is skipped and counted. `now` decides whether welcome codes are still valid and
+    /// shown.
     ///
     /// # Errors
-    /// [`StoreError::Gone`] when entries after `after` are no longer kept.
+    /// [`StoreError::Gone`] if entries after `after` have been pruned.
     async fn feed(&self, after: u64, limit: usize, now: Timestamp) -> Result<Vec<FeedEntry>, StoreError>;
 
-    /// Follows the number of the newest durable feed entry.
+    /// Watches the sequence number of the newest durable entry.
     fn feed_head(&self) -> watch::Receiver<u64>;
 
-    /// Deletes some of the entries written before `cutoff` that all of `sinks` have behind them. Returns how many, 0 when
-    /// there are no more.
+    /// Deletes a limited number of the oldest entries: those written before `cutoff` that the cursors of all
+    /// `sinks` have passed. Returns how many; to be repeated until it returns 0.
     async fn prune_feed(&self, cutoff: Timestamp, sinks: &[SinkName]) -> Result<u64, StoreError>;
 
-    /// The cursor of a sink that is to be served, begun at `start` if there is none. Returns also how many entries it
-    /// will never get: those that were deleted while nobody served it.
+    /// Opens the cursor of a sink, and creates it at `start` if there is none. Also returns the number of
+    /// entries that the sink has missed: pruned before its cursor had passed them.
     async fn open_cursor(&self, sink: &SinkName, start: Start) -> Result<(Cursor, u64), StoreError>;
 
-    /// The cursor of a sink.
+    /// The cursor of a sink; `None` if it was never opened.
     async fn cursor(&self, sink: &SinkName) -> Result<Option<Cursor>, StoreError>;
 
-    /// Moves a cursor forward unless it was moved by hand since `epoch`. Whether it was moved.
+    /// Moves a cursor forward to `after`, if `epoch` is still its epoch and `after` is ahead of it. Returns
+    /// whether it moved.
     async fn advance(&self, sink: &SinkName, epoch: u64, after: u64) -> Result<bool, StoreError>;
 
-    /// Moves a cursor by hand; what is delivered goes on from there.
+    /// Moves a cursor for an operator, forward or back, and increments its epoch. Returns the cursor; `None`
+    /// if there is none.
     ///
     /// # Errors
-    /// [`StoreError::Gone`] when entries after that place are no longer kept.
+    /// [`StoreError::Gone`] if entries after the target have been pruned.
     async fn seek(&self, sink: &SinkName, to: Seek) -> Result<Option<Cursor>, StoreError>;
 
-    /// Stops or resumes deliveries.
+    /// Pauses, disables or resumes deliveries to a sink. Returns the cursor; `None` if there is none.
     async fn set_state(&self, sink: &SinkName, state: CursorState) -> Result<Option<Cursor>, StoreError>;
 
-    /// All links as they are at one instant, to be read while they change.
+    /// Takes a consistent snapshot of all links, which can be read while they change.
     async fn snapshot(&self) -> Result<Box<dyn LinksSnapshot>, StoreError>;
 }
 
-/// All links as they were when the snapshot was taken.
+/// All links as of the instant at which the snapshot was taken.
 #[async_trait]
 pub trait LinksSnapshot: Send {
-    /// The number of the newest feed entry that the snapshot contains the effect of.
+    /// The sequence number of the newest feed entry that the snapshot includes: the feed continues after it.
     fn feed_head(&self) -> u64;
 
-    /// How many links there are.
+    /// The number of links in the snapshot.
     fn links(&self) -> u64;
 
-    /// Some more of them, perhaps none; `None` when there are no more. A person who was forgotten meanwhile is left out.
+    /// The next page, which may be empty; `None` after the last. Persons erased since the snapshot was taken
+    /// are left out.
     ///
     /// # Errors
-    /// [`StoreError::SnapshotLost`] when too much changed meanwhile.
+    /// [`StoreError::SnapshotLost`] if too many links changed since the snapshot was taken.
     async fn next(&mut self, now: Timestamp) -> Result<Option<Vec<LinkData>>, StoreError>;
 }

@@ -1,4 +1,7 @@
-//! The inbox, the durable queue of received events: what goes in, what is in it, dead letters and quarantine.
+//! The types of the inbox, the durable queue of received events: what is appended, the queued events, dead
+//! letters and quarantined messages.
+//!
+//! Deliberately absent: the operations on them, which are methods of [`Store`](super::Store).
 
 use serde::{Deserialize, Serialize};
 
@@ -24,8 +27,9 @@ impl std::str::FromStr for EventId {
     }
 }
 
-/// Identifies a message for deduplication: SHA-256 over app and decrypted message, cut to 16 bytes. WeCom's
-/// own advice (`FromUserName` + `CreateTime`) would take two customers added in one second for one.
+/// The deduplication key of a message: SHA-256 over app and decrypted message, truncated to 16 bytes. The key
+/// that WeCom recommends (`FromUserName` + `CreateTime`) would drop the second of two customers added within
+/// one second.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct MessageDigest(pub [u8; 16]);
 
@@ -47,7 +51,7 @@ impl MessageDigest {
 pub struct Arrival {
     /// The app that received it.
     pub app: AppName,
-    /// Deduplication key.
+    /// The deduplication key.
     pub digest: MessageDigest,
     /// When we received it.
     pub received_at: Timestamp,
@@ -60,21 +64,21 @@ pub struct Arrival {
 pub enum Payload {
     /// An event to act upon.
     Event(Event),
-    /// A verified message that cannot be acted upon now.
+    /// A verified message to keep for an operator, because it was not accepted as an event.
     Quarantine {
-        /// Why.
+        /// Why it was not accepted.
         reason: QuarantineReason,
         /// The corp or suite that WeCom encrypted it for.
         receive_id: String,
         /// The whole decrypted message.
         message: Vec<u8>,
-        /// The event in it, if the message could be parsed.
+        /// The event in the message, if it could be parsed.
         event: Option<Event>,
     },
 }
 
 impl Payload {
-    /// The event in it, if there is one that could be parsed.
+    /// The event to act upon, or the one in the message to quarantine if it could be parsed.
     #[must_use]
     pub const fn event(&self) -> Option<&Event> {
         match self {
@@ -87,24 +91,24 @@ impl Payload {
 /// The result of an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Appended {
-    /// Stored.
+    /// Appended under this number.
     New(EventId),
-    /// Stored before; nothing changed.
+    /// Appended before; nothing was stored.
     Duplicate,
-    /// An old event about a person who was erased since; nothing is kept of it.
+    /// An old event about a person who has been erased since it happened; nothing was stored.
     Forgotten,
 }
 
-/// Why something failed, for people to read. Contains no personal id.
+/// Why something failed, for an operator. Contains no personal id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailureReason {
     /// WeCom's error code, if WeCom answered with one.
     pub errcode: Option<i64>,
-    /// What happened and what to do.
+    /// What happened, and what to do about it.
     pub text: String,
 }
 
-/// An event in the inbox.
+/// An event in the inbox, or a dead letter.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InboxEvent {
     /// Its number.
@@ -113,18 +117,18 @@ pub struct InboxEvent {
     pub app: AppName,
     /// When we received it.
     pub received_at: Timestamp,
-    /// When it is next due.
+    /// When it is due next.
     pub due_at: Timestamp,
-    /// Failed attempts that counted.
+    /// The failed attempts that were spent: not those where the app or the dealer was at fault.
     pub attempts: u32,
     /// Why the last attempt failed.
     pub failure: Option<FailureReason>,
-    /// What happened.
+    /// The event itself.
     pub event: Event,
 }
 
 impl InboxEvent {
-    /// The customer it is about.
+    /// The customer that the event is about.
     #[must_use]
     pub fn contact_key(&self) -> ContactKey {
         ContactKey {
@@ -135,7 +139,8 @@ impl InboxEvent {
     }
 }
 
-/// A quarantined message, without its text.
+/// A quarantined message without its text, which
+/// [`Store::quarantined_message`](super::Store::quarantined_message) returns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quarantined {
     /// Its number.
@@ -148,36 +153,36 @@ pub struct Quarantined {
     pub reason: QuarantineReason,
     /// The corp or suite that WeCom encrypted it for.
     pub receive_id: String,
-    /// The length of the message in bytes.
+    /// The length of its text in bytes.
     pub message_bytes: u32,
 }
 
-/// The state of an event or message.
+/// The state of an event or message; what `GET /v1/events` filters by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum EventState {
-    /// In the queue, due now or later.
+    /// In the inbox and not leased; due now or later.
     Waiting,
     /// Leased by a worker.
     Leased,
-    /// Failed for good; kept for an operator.
+    /// A dead letter: failed for good, kept for an operator.
     Dead,
-    /// Not parsed or not accepted; kept for an operator.
+    /// Quarantined: not parsed or not accepted, kept for an operator.
     Quarantined,
 }
 
 /// An event or message in any state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EventRow {
-    /// Waiting or leased.
+    /// An event that is waiting or leased.
     Inbox(InboxEvent),
     /// A dead letter.
     Dead {
         /// The event.
         event: InboxEvent,
-        /// When it became one.
+        /// When it became a dead letter.
         died_at: Timestamp,
     },
-    /// Quarantined.
+    /// A quarantined message.
     Quarantined(Quarantined),
 }
 

@@ -1,13 +1,16 @@
-//! The durable state, spoken to in business transactions.
+//! The durable state behind one trait, [`Store`], whose methods are business transactions rather than CRUD.
 //!
-//! Every method of [`Store`] that changes something is atomic, and durable (through a power cut) when it
-//! returns `Ok`. Two writes that must agree are one method: appending an event and remembering that it was
-//! seen; settling it, the links that follow and their feed entries.
+//! A method that changes something is atomic, and durable when it returns `Ok`: a power failure after that
+//! loses nothing. Writes that must agree are one method: [`Store::append`] stores an event and its
+//! deduplication record, [`Store::settle`] an outcome, the links it leads to and their feed entries. Methods
+//! that take many items run one transaction per item or chunk; their docs say so.
 //!
-//! [`embedded`] is the store of one machine: a single writer thread over a small engine seam, sled the engine.
-//! The trait keeps free of what only an embedded engine can do, so that a database server can stand behind it.
+//! [`embedded`] is the implementation for a single machine: one writer thread over sled. The trait demands
+//! nothing that only an embedded engine can do, so that it can be implemented over a database server too. The
+//! suite in `contract` is what every implementation has to pass.
 //!
-//! Deliberately absent: any call to WeCom, and any knowledge of HTTP.
+//! Deliberately absent: calls to WeCom, HTTP, and decisions. When to try again, and what an event means, is
+//! decided by the callers and the domain.
 
 pub mod embedded;
 mod feed;
@@ -22,7 +25,7 @@ pub use inbox::{
     Appended, Arrival, EventId, EventRow, EventState, FailureReason, InboxEvent, MessageDigest, Payload,
     Quarantined,
 };
-pub use people::{Erased, People, Person, Receipt, ReceiptId, Trace};
+pub use people::{Erased, People, PersonData, PersonId, Receipt, ReceiptId};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -38,59 +41,63 @@ use crate::domain::quota::{Budget, Grant, Ledger, Share};
 use crate::domain::tally::Tally;
 use crate::domain::time::{Moment, Timestamp};
 
-/// Why the store did not do what it was asked.
+/// Why an operation of the store failed.
+///
+/// After [`Stalled`](Self::Stalled) and [`Failed`](Self::Failed) the outcome of the transaction is unknown;
+/// after any other error it has changed nothing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
-    /// The disk has less free space than configured; nothing is written until there is more.
+    /// The disk has less free space than the configured minimum. Nothing is written until there is more.
     #[error("less than {min_mb} MiB free on the store's disk")]
     NoSpace {
-        /// The configured minimum.
+        /// The configured minimum, in MiB.
         min_mb: u64,
     },
-    /// The inbox holds as many events as it may.
+    /// The inbox has reached its limit, or the quarantine for a message that belongs there.
     #[error("the inbox is at its limit of {limit} events")]
     InboxFull {
-        /// The configured maximum.
+        /// The configured maximum number of events; the quarantine has the same.
         limit: u64,
     },
-    /// The writer made no progress in time. Whether the transaction will still happen is not known.
+    /// The writer made no progress within the time limit. The transaction may still be committed.
     #[error("the store's writer makes no progress")]
     Stalled,
-    /// An I/O error, final for this process: what the disk holds is known only after a restart.
+    /// An I/O error, or a bug. Final for this process: after a failed write only a restart can tell what is
+    /// on the disk.
     #[error("the store has failed and needs a restart: {0}")]
     Failed(String),
-    /// A record does not carry its own checksum, or is of a version this program does not know.
+    /// A record fails its checksum, or has a version that this program does not know.
     #[error("a stored record is damaged: {0}")]
     Damaged(String),
-    /// The feed no longer has what was asked for.
-    #[error("the feed begins with entry {oldest}; what was before is no longer kept")]
+    /// The requested feed entries have been pruned.
+    #[error("the feed begins with entry {oldest}; older entries have been pruned")]
     Gone {
-        /// The number of the oldest entry kept.
+        /// The sequence number of the oldest entry that is kept.
         oldest: u64,
     },
-    /// More changed while a snapshot was read than could be put aside for it.
-    #[error("so much changed meanwhile that the snapshot of the links was given up")]
+    /// A snapshot was abandoned: too many links changed while it was being read.
+    #[error("the snapshot of the links was abandoned: too many of them changed while it was being read")]
     SnapshotLost,
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,
 }
 
-/// Something to do on the dealers' side.
+/// A leased piece of work about one customer: an event to act upon, or a customer to ask WeCom about again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Work {
-    /// Which.
+    /// Identifies the work for settling; stale once it is rescheduled.
     pub id: WorkId,
     /// The customer.
     pub contact: ContactKey,
-    /// The event, unless this is another question about a waiting customer.
+    /// The event; `None` if the customer is to be asked about again.
     pub event: Option<InboxEvent>,
-    /// What is known of the customer.
+    /// The customer's record as of the lease; `None` if there is none yet.
     pub known: Option<Contact>,
 }
 
 impl Work {
-    /// When it was due.
+    /// The instant it was due.
     #[must_use]
     pub const fn due_at(&self) -> Timestamp {
         match &self.id {
@@ -99,171 +106,189 @@ impl Work {
     }
 }
 
-/// Names a piece of work, with the instant it was due: an identity that goes stale when it is rescheduled.
+/// Identifies a piece of work. Contains the instant it was due, so that an id from before a rescheduling is
+/// stale, and settling under it does nothing.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum WorkId {
     /// An event in the inbox.
     Event(Timestamp, EventId),
-    /// A waiting customer to be asked about again.
+    /// A customer to ask WeCom about again.
     Reask(Timestamp, ContactKey),
 }
 
-/// What came of a piece of work.
+/// The outcome of a piece of work.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// WeCom gave the customer's pending id.
+    /// WeCom returned the customer's pending id.
     Resolved(PendingId),
-    /// WeCom had nothing: the customer waits to be asked about again.
+    /// WeCom has no pending id for the customer; ask again on the schedule of
+    /// [`REASK_AFTER_MS`](crate::domain::backoff::REASK_AFTER_MS).
     Missed,
-    /// Nothing had to be asked.
+    /// Done without a call.
     Applied,
-    /// To be tried again.
+    /// Failed; to be tried again.
     Retry {
-        /// When.
+        /// When to try again.
         due_at: Timestamp,
         /// Why it failed.
         reason: FailureReason,
-        /// Whether this counts as a try of this event; it does not when app or dealer are at fault.
+        /// Whether an attempt of the event is spent. Not if the app or the dealer is at fault.
         spent: bool,
     },
-    /// Will never work; kept for an operator.
+    /// Failed for good: the event becomes a dead letter.
     Dead(FailureReason),
 }
 
-/// A new fan.
+/// A fan to be registered.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewFan {
-    /// Who.
+    /// App and unionid.
     pub key: FanKey,
-    /// The person inside the brand's mini program.
+    /// The fan's id in the brand's mini program.
     pub openid: Openid,
-    /// Whether WeCom is to be asked which dealers have this person already.
+    /// Whether to ask WeCom which dealers' customer this fan is already.
     pub ask_existing: bool,
-    /// Who goes first where quota is short.
+    /// The priority in the queue for quota.
     pub priority: Priority,
-    /// A pending id that another system obtained.
+    /// A pending id that was minted by another system.
     pub minted: Option<Minted>,
 }
 
-/// Something to do for a fan.
+/// A leased call for one fan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FanWork {
-    /// Who.
+    /// App and unionid.
     pub key: FanKey,
-    /// Which call.
+    /// The call to make.
     pub step: FanStep,
-    /// In which queue it waited.
+    /// The queue that the fan was leased from.
     pub priority: Priority,
-    /// Where in that queue.
-    pub place: FanPlace,
-    /// Where the store keeps it; a fan who was forgotten and registered again is kept elsewhere.
+    /// The position in that queue.
+    pub position: QueuePosition,
+    /// The number of the fan's record in the store. A fan that was erased and registered again has another
+    /// one, so that work leased before does not apply to it.
     pub number: u32,
-    /// What is known.
+    /// The fan's record as of the lease.
     pub fan: Fan,
 }
 
-/// A place in a queue of fans, shared by those who were put there together.
+/// A position in a queue of fans. Fans that were queued together share one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct FanPlace {
-    /// When it was due.
+pub struct QueuePosition {
+    /// When these fans are due.
     pub due_at: Timestamp,
-    /// Makes it different from others due then.
+    /// Distinguishes positions with the same `due_at`.
     pub number: u64,
 }
 
-/// What came of it.
+/// The outcome of a call for a fan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FanOutcome {
-    /// A pending id.
+    /// WeCom returned a pending id.
     Minted {
-        /// It.
+        /// The pending id, and when it was minted.
         minted: Minted,
-        /// Whether the same one again, before its end, lives for another 90 days.
+        /// Whether minting the same id again before it expires extends it for another 90 days.
         same_id_extends: bool,
     },
-    /// The customers this person already is, and when WeCom said so.
+    /// WeCom returned the customers that this fan is already; perhaps none.
     Existing(Vec<(CorpId, ExternalUserid)>),
-    /// To be tried again.
+    /// Failed; to be tried again.
     Retry {
-        /// When.
+        /// When to try again. The `due_at` of the leased position puts the fan back there.
         due_at: Timestamp,
-        /// Whether this counts as a try of this fan.
+        /// Whether an attempt of the fan is spent.
         spent: bool,
     },
-    /// WeCom refuses this fan for good.
+    /// WeCom rejected this fan for good.
     Rejected {
         /// WeCom's code.
         errcode: i64,
     },
 }
 
-/// Which links to read.
+/// A look-up of links: by one id, with optional filters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LinkQuery {
-    /// By what.
+    /// The id to look up.
     pub by: LinkBy,
-    /// Only of this dealer.
+    /// Only links of this dealer's customers.
     pub corp_id: Option<CorpId>,
-    /// Only of this app.
+    /// Only links of this app.
     pub app: Option<AppName>,
 }
 
-/// By what links are looked up.
+/// The id that links are looked up by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum LinkBy {
-    /// The fan.
+    /// The fan's unionid.
     Unionid(Unionid),
-    /// The customer.
+    /// The customer's `external_userid`.
     ExternalUserid(ExternalUserid),
-    /// Where they met.
+    /// The pending id that fan and customer have in common.
     PendingId(PendingId),
 }
 
-/// The most links one look-up returns.
+/// The maximum number of links that one look-up returns.
 pub const LINKS_MAX: usize = 1_000;
 
-/// How much there is of everything. Kept with every commit, so reading it costs nothing.
+/// The numbers of records by kind, updated in every transaction, so that reading them takes no scan. The
+/// fans' are [`Tally`], one per app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
-    /// Events in the inbox, leased ones included.
+    /// Events in the inbox, due, delayed or leased.
     pub inbox: u64,
     /// Dead letters.
     pub dead: u64,
     /// Quarantined messages.
     pub quarantined: u64,
-    /// Customers heard of.
+    /// Known customers, linked or not.
     pub contacts: u64,
-    /// Customers WeCom will be asked about again.
+    /// Customers that WeCom will be asked about again.
     pub waiting: u64,
     /// Links.
     pub links: u64,
-    /// The number of the newest feed entry.
+    /// The sequence number of the newest feed entry.
     pub feed_head: u64,
-    /// The number of the newest feed entry that is no longer kept.
+    /// The sequence number of the newest pruned feed entry.
     pub feed_pruned: u64,
-    /// The number of the newest event.
+    /// The number of the newest event, in the inbox or not.
     pub event_head: u64,
 }
 
-/// The durable state. What leaves it, and what is known of one person, are traits of their own: [`Feed`], [`People`].
+/// The durable state: inbox, fans, quota ledgers, dealers and links. The feed is [`Feed`], data access and
+/// erasure for one person is [`People`].
+///
+/// Any method may fail with [`StoreError::Failed`], [`StoreError::Damaged`] or [`StoreError::Closed`]; one
+/// that writes also with [`StoreError::NoSpace`] or [`StoreError::Stalled`].
 #[async_trait]
 pub trait Store: Feed + People + Send + Sync + 'static {
-    /// Stores a verified callback unless its like was stored before.
+    /// Appends a verified message to the inbox or the quarantine, unless its digest is known.
+    ///
+    /// # Errors
+    /// [`StoreError::InboxFull`]: nothing was stored, and the same message may be appended later.
     async fn append(&self, arrival: Arrival) -> Result<Appended, StoreError>;
 
-    /// Takes up to `limit` pieces of work that are due at `now`, oldest first, and marks them as being worked
-    /// on until they are settled or the process ends.
+    /// Leases up to `limit` pieces of work that are due at `now`, the longest due first, events before
+    /// customers to ask about again. Nobody else gets them until they are settled or the process ends: leases
+    /// are not durable.
     async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Work>, StoreError>;
 
-    /// When the next piece of work that nobody works on is due.
+    /// When the next piece of work that is not leased is due.
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Writes down what came of leased work: followers, meetings, links, feed entries, the inbox. Each outcome
-    /// is atomic; one whose work is no longer there is passed over.
+    /// Applies the outcomes of leased work and ends the leases. One transaction per outcome updates the
+    /// inbox, the customer and its followers, the links and the feed. An outcome whose work no longer exists
+    /// (settled, rescheduled or erased since) has no effect.
+    ///
+    /// # Errors
+    /// The first error; the other outcomes are applied all the same. Work that was not settled can be leased
+    /// again, except work on a damaged record, which stays leased.
     async fn settle(&self, outcomes: Vec<(Work, Outcome)>, now: Timestamp) -> Result<(), StoreError>;
 
-    /// Up to `limit` events in `state`: dead and quarantined ones by number, from above `after`; waiting and leased
-    /// ones by the instant they are due, from the first.
+    /// Up to `limit` events in `state`. Dead and quarantined ones are ordered by number and begin after
+    /// `after`; waiting and leased ones are ordered by the instant they are due and always begin with the
+    /// first.
     async fn events(
         &self,
         state: EventState,
@@ -271,27 +296,29 @@ pub trait Store: Feed + People + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<EventRow>, StoreError>;
 
-    /// One dead or quarantined event.
+    /// The dead letter or quarantined message with this number.
     async fn event(&self, id: EventId) -> Result<Option<EventRow>, StoreError>;
 
-    /// The whole text of a quarantined message.
+    /// The decrypted text of a quarantined message.
     async fn quarantined_message(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError>;
 
-    /// Puts a dead letter back into the inbox, or replaces a quarantined message by the event it turned out to
-    /// be (`None`: by nothing). Returns whether there was one.
+    /// Redrives a dead letter or a quarantined message: moves it back to the inbox, due now, with no attempts
+    /// spent. For a quarantined message `becomes` is the event to append in its place; `None` discards the
+    /// message. A dead letter keeps its own event. Returns false if there is none with this number.
     async fn redrive(&self, id: EventId, becomes: Option<Event>, now: Timestamp) -> Result<bool, StoreError>;
 
-    /// Registers fans. Answers in the same order.
+    /// Registers fans, in several transactions. The results are in the same order. Idempotent, so that after
+    /// an error all of them can be registered again.
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError>;
 
-    /// A fan in every app that knows it.
+    /// The fan with this unionid, in every app that has it.
     async fn fans(&self, unionid: &Unionid) -> Result<Vec<(FanKey, Fan)>, StoreError>;
 
-    /// How many fans of each app are where.
+    /// The counters of each app's fans.
     async fn fan_tallies(&self) -> Result<Vec<(AppName, Tally)>, StoreError>;
 
-    /// Takes up to `limit` fans of `app` for whom `step` is due, as [`lease`](Store::lease) does: those of the first
-    /// of `priorities` first.
+    /// Leases up to `limit` fans of `app` for which `step` is due, in the order of `priorities`, as
+    /// [`lease`](Store::lease) does.
     async fn lease_fans(
         &self,
         app: &AppName,
@@ -301,7 +328,7 @@ pub trait Store: Feed + People + Send + Sync + 'static {
         limit: usize,
     ) -> Result<Vec<FanWork>, StoreError>;
 
-    /// When `step` is next due for a fan of `app` in one of these queues whom nobody works on.
+    /// When `step` is next due for a fan of `app` that is not leased, in the queues of `priorities`.
     async fn next_fan_due(
         &self,
         app: &AppName,
@@ -309,18 +336,21 @@ pub trait Store: Feed + People + Send + Sync + 'static {
         priorities: &[Priority],
     ) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Does what time alone does to fans of `app` up to `now`: pending ids fall due for renewal, end, are
-    /// forgotten. Looks at some of those who are due; returns how many, 0 when nobody is.
+    /// Applies what the passage of time does to fans of `app` up to `now`: pending ids become due for
+    /// renewal, expire, and are deleted. Reviews a limited number of the fans that are due and returns how
+    /// many; to be repeated until it returns 0.
     async fn review_fans(&self, app: &AppName, renew: Renew, now: Timestamp) -> Result<usize, StoreError>;
 
-    /// Writes down what came of it, with the links that follow.
+    /// Applies the outcomes of leased calls and creates the links that follow from them, as
+    /// [`settle`](Store::settle) does.
     async fn settle_fans(
         &self,
         outcomes: Vec<(FanWork, FanOutcome)>,
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Reserves up to `want` calls of `api` on all these accounts, durably, before any of them is made.
+    /// Reserves up to `want` calls of `api` in the quota ledgers of all these accounts, or none. Durable when
+    /// it returns, so that calls made afterwards are never counted too low.
     async fn reserve(
         &self,
         accounts: &[(String, Budget)],
@@ -340,50 +370,53 @@ pub trait Store: Feed + People + Send + Sync + 'static {
         now: Moment,
     ) -> Result<i64, StoreError>;
 
-    /// The calls of `api` on an account.
+    /// The quota ledger of an account and API; an empty one if no call was ever reserved.
     async fn ledger(&self, account: &str, api: &'static str) -> Result<Ledger, StoreError>;
 
-    /// Notes what WeCom says of an app's dealers. What was learnt about a dealer's token stays.
+    /// Inserts or updates an app's dealers as WeCom lists them, one transaction each. Keeps the token owner
+    /// of a known dealer, and dealers that are not in the list.
     async fn put_dealers(&self, app: &AppName, dealers: Vec<Dealer>) -> Result<(), StoreError>;
 
-    /// One dealer.
+    /// One dealer of an app.
     async fn dealer(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, StoreError>;
 
     /// All dealers of an app.
     async fn dealers(&self, app: &AppName) -> Result<Vec<Dealer>, StoreError>;
 
-    /// Notes whose token converts a dealer's customers.
-    async fn remember_token(
+    /// Sets whose token converts a dealer's customers. Does nothing if the dealer is not known.
+    async fn set_token_owner(
         &self,
         app: &AppName,
         corp_id: &CorpId,
         owner: TokenOwner,
     ) -> Result<(), StoreError>;
 
-    /// Up to [`LINKS_MAX`] links, as of `now`.
+    /// Up to [`LINKS_MAX`] links. `now` decides whether a welcome code is still valid and shown.
     async fn links(&self, query: &LinkQuery, now: Timestamp) -> Result<Vec<LinkData>, StoreError>;
 
-    /// How much there is of everything.
+    /// The numbers of records as of the last commit.
     fn counts(&self) -> Counts;
 
-    /// When the oldest event in the inbox was received.
+    /// When the oldest event in the inbox was received; `None` if the inbox is empty. An estimate if it is
+    /// very long: only its first events are read.
     async fn oldest_event(&self) -> Result<Option<Timestamp>, StoreError>;
 
-    /// Whether an event could be made durable now.
+    /// Whether an event could be made durable now. A check in memory, for `/readyz`.
     ///
     /// # Errors
-    /// Why it could not.
+    /// The reason why it could not.
     fn ready(&self) -> Result<(), StoreError>;
 
-    /// How many damaged records were come across since the start; they are left alone.
-    fn damaged(&self) -> usize;
+    /// The number of damaged records found since the start. They are skipped and not changed.
+    fn damaged_records(&self) -> usize;
 
-    /// Resolves when the store has failed for good, with the reason.
+    /// Waits until the store has failed for good ([`StoreError::Failed`]) and returns the reason.
     async fn failed(&self) -> String;
 
-    /// Deletes what has outlived its use as of `now`: records of seen messages. Returns how many.
+    /// Deletes the deduplication records that have expired at `now`, in several transactions. Returns how
+    /// many.
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Finishes what was handed in, and closes. Later calls return [`StoreError::Closed`].
+    /// Completes the submitted transactions and closes the store. Later calls return [`StoreError::Closed`].
     async fn close(&self);
 }

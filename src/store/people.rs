@@ -1,4 +1,4 @@
-//! What the store knows of one person: gathered for an explanation, or erased.
+//! One person: everything stored about them (for `explain`), and their erasure with its receipt.
 
 use std::fmt;
 use std::str::FromStr;
@@ -12,30 +12,30 @@ use crate::domain::fan::Fan;
 use crate::domain::ids::{ContactKey, ExternalUserid, FanKey, Unionid, hex};
 use crate::domain::time::Timestamp;
 
-/// A person, by one of the ids we know.
+/// The id by which a person is to be erased.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Person {
-    /// As a fan.
+pub enum PersonId {
+    /// A fan's unionid.
     Unionid(Unionid),
-    /// As a dealer's customer.
+    /// The `external_userid` of a dealer's customer.
     ExternalUserid(ExternalUserid),
 }
 
-/// Everything kept about an id.
+/// Everything stored about an id, which may be a unionid or an `external_userid`.
 #[derive(Debug, Default)]
-pub struct Trace {
-    /// The fans of this unionid, or whom customers of this `external_userid` are linked to.
+pub struct PersonData {
+    /// The fans with this unionid, and those linked to customers with this `external_userid`.
     pub fans: Vec<(FanKey, Fan)>,
-    /// The customers of this `external_userid`, or linked to the fan of this unionid.
+    /// The customers with this `external_userid`, and those linked to the fan with this unionid.
     pub contacts: Vec<(ContactKey, Contact)>,
-    /// What is in the inbox or set aside about those customers. Of an inbox with very many events only the first are
-    /// looked at.
+    /// Events about these customers in the inbox, dead letters and quarantine; a limited number, found within
+    /// the first events of a very long inbox.
     pub events: Vec<EventRow>,
-    /// When this person was forgotten, if ever.
+    /// When the person with this id was last erased, if ever.
     pub forgotten_at: Option<Timestamp>,
 }
 
-/// The name of a receipt, shown as `rcp_…`.
+/// The id of an erasure's receipt; shown as `rcp_` and 24 hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReceiptId(pub [u8; 12]);
 
@@ -59,23 +59,23 @@ impl FromStr for ReceiptId {
     }
 }
 
-/// The proof that a person was forgotten. Holds no personal id.
+/// The receipt of an erasure. Contains no personal id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
-    /// Its name.
+    /// Its id.
     pub id: ReceiptId,
-    /// When.
+    /// When the person was erased.
     pub forgotten_at: Timestamp,
-    /// By which request, in the words of whoever asked.
+    /// The reference that the operator gave for the request.
     pub request: Option<String>,
-    /// The id that was named, as a hash salted with a secret of this store: who has the id and the store can tell that
-    /// this receipt is about it, nobody else can tell anything.
+    /// The id by which the person was erased, hashed with a secret salt of this store. Who has the id and the
+    /// store can verify that the receipt is about that id; to anyone else it reveals nothing.
     pub subject: String,
-    /// What was erased.
+    /// The numbers of erased records.
     pub erased: Erased,
 }
 
-/// How much was erased.
+/// The numbers of records that an erasure removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Erased {
     /// Fans.
@@ -90,29 +90,31 @@ pub struct Erased {
     pub dead_letters: u64,
     /// Quarantined messages.
     pub quarantined: u64,
-    /// Entries of the feed whose content was removed.
+    /// Feed entries, whose content was removed.
     pub feed_entries: u64,
 }
 
-/// What is known of one person.
+/// Data access and erasure for one person.
 #[async_trait]
 pub trait People: Send + Sync {
-    /// Everything kept about an id, which may be a unionid or an `external_userid`.
-    async fn trace(&self, id: &str) -> Result<Trace, StoreError>;
+    /// Everything stored about an id, which may be a unionid or an `external_userid`.
+    async fn person_data(&self, id: &str) -> Result<PersonData, StoreError>;
 
-    /// Erases a person: fans, customers, links, events, dead letters, quarantined messages and the content of feed
-    /// entries, in one transaction that also tells the feed and writes the receipt. What arrives later is
-    /// linked again only to a fan registered after `now`.
+    /// Erases a person in one transaction: fans, customers, links, events, dead letters, quarantined messages
+    /// and the content of feed entries. The same transaction appends an `erased` entry per link to the feed
+    /// and writes the receipt. Afterwards the person's customers are linked again only to a fan registered
+    /// after `now`. Repeating it erases what was stored since, and returns another receipt.
     async fn forget(
         &self,
-        person: &Person,
+        person: &PersonId,
         request: Option<String>,
         now: Timestamp,
     ) -> Result<Receipt, StoreError>;
 
-    /// Forgets whole those fans who turned out to be customers that were forgotten before. Returns how many.
+    /// Completes erasures: a person erased as a customer before the fan was known is erased as a fan too,
+    /// once an answer of WeCom shows that the two are one person. Returns the number of persons.
     async fn finish_forgetting(&self, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// A receipt.
+    /// The receipt with this id.
     async fn receipt(&self, id: ReceiptId) -> Result<Option<Receipt>, StoreError>;
 }

@@ -1,41 +1,44 @@
-//! Log lines on standard error.
+//! Log lines on standard error: the filter, and the two formats.
+//!
+//! Free text, such as an error, is recorded as a string, because the text format quotes strings but not what is
+//! recorded by its `Display`. Durations are recorded as whole numbers of milliseconds, named `…_ms`.
 
 use std::io::IsTerminal as _;
 
 use tracing_subscriber::EnvFilter;
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// For people.
+    /// Time, level, message and `name=value` fields, for people.
     Text,
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
 }
 
 /// Why logging cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
-    /// The filter does not parse.
+    /// The configured filter cannot be parsed.
     #[error(
         "log.filter {filter:?} is not a filter\nhint: write a level (info) or target=level pairs (info,unionlink=debug)"
     )]
     Filter {
-        /// As configured.
+        /// The configured filter.
         filter: String,
-        /// What is wrong with it.
+        /// The parser's error.
         source: tracing_subscriber::filter::ParseError,
     },
-    /// Another part of the process set up logging before.
+    /// Logging was set up before in this process.
     #[error("logging was set up twice")]
     Twice,
 }
 
-/// Sends log lines to standard error from now on.
+/// Sets up logging to standard error, once per process.
 ///
 /// # Errors
-/// [`LogError`] says what is wrong with the filter.
+/// [`LogError`], usually because of the filter.
 pub fn start(filter: &str, format: Format) -> Result<(), LogError> {
     let parsed = EnvFilter::try_new(filter)
         .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;

@@ -1,5 +1,7 @@
-//! Every metric of the service, with its help text. Label values are closed sets, so input cannot create new series. States
-//! (queue lengths and the like) are read from the store when Prometheus scrapes.
+//! Every metric of the service, with its help text. Label values are closed sets or come from the
+//! configuration, so that input cannot create series. Gauges are read from the store when Prometheus scrapes.
+//!
+//! Deliberately absent: labels for dealers, fans or customers, and the HTTP endpoint.
 
 mod labels;
 
@@ -45,7 +47,7 @@ pub struct Metrics {
     callback_seconds: Histogram,
     calls: Family<Call, Counter>,
     call_seconds: Histogram,
-    resolved_ids: Counter,
+    conversion_ids: Counter,
     connections_refused: Counter,
     connections_shed: Counter,
     contacts: Family<State, Gauge>,
@@ -83,63 +85,76 @@ impl Default for Metrics {
         let r = &mut registry;
         let histogram = |r: &mut Registry, name, help| registered(r, name, help, Histogram::new(SECONDS));
         let metrics = Self {
-            callbacks: new(r, "callbacks", "Requests to the public listener by outcome"),
-            refusals: new(r, "callback_refusals", "Refused callbacks by reason"),
+            callbacks: new(r, "callbacks", "Callbacks and other requests to the public listener, by outcome"),
+            refusals: new(r, "callback_refusals", "Callbacks that failed verification, by reason"),
             admin_refused: new(
                 r,
                 "admin_refused",
-                "Requests to the admin listener refused for their token, host or origin, by reason",
+                "Requests to the admin listener refused because of their token, host or origin, by reason",
             ),
             far_off: new(
                 r,
                 "callbacks_far_off",
-                "Verified callbacks with a timestamp more than ten minutes off our clock, by timestamp and direction",
+                "Verified callbacks with a timestamp over ten minutes off our clock, by source and direction",
             ),
-            events: new(r, "events", "Parsed events by type, duplicates included"),
+            events: new(r, "events", "Events received, duplicates included, by type"),
             callback_seconds: histogram(
                 r,
                 "callback_seconds",
-                "From a callback's last byte to its answer, in seconds",
+                "Time from a request's last byte on the public listener to our answer, in seconds",
             ),
-            calls: new(r, "wecom_calls", "Calls to WeCom by API and outcome"),
-            call_seconds: histogram(r, "wecom_call_seconds", "Duration of calls to WeCom, in seconds"),
-            resolved_ids: new(r, "resolved_ids", "external_userids sent to WeCom for conversion"),
+            calls: new(r, "wecom_calls", "Calls to WeCom by API and outcome (ok, or the class of the error)"),
+            call_seconds: histogram(r, "wecom_call_seconds", "Duration of a call to WeCom, in seconds"),
+            conversion_ids: new(
+                r,
+                "conversion_ids",
+                "Customers (external_userid) sent to WeCom for conversion, repetitions included",
+            ),
             connections_refused: new(
                 r,
                 "connections_refused",
-                "Connections closed because the limit was reached and every connection was being served",
+                "Connections closed at once: too many were open, and each was serving a request",
             ),
             connections_shed: new(
                 r,
                 "connections_shed",
-                "Connections closed with an incomplete request, to make room for others",
+                "Connections closed while their request was incomplete, to make room for others",
             ),
-            contacts: new(r, "contacts", "Customers by state"),
-            fans: new(r, "fans", "Fans by state"),
-            fans_waiting: new(r, "fans_waiting", "Fans that wait for a call, by API and priority"),
-            quota_used: new(r, "quota_used", "Calls counted in the window that ends now"),
-            quota_limit: new(r, "quota_limit", "Calls that a window allows"),
-            inbox: new(r, "inbox_events", "Events in the inbox by state"),
-            links: new(r, "links", "Links"),
+            contacts: new(
+                r,
+                "contacts",
+                "Customers: known (all), waiting (WeCom is asked about them again), linked",
+            ),
+            fans: new(r, "fans", "Fans by state of their pending id"),
+            fans_waiting: new(r, "fans_waiting", "Fans queued for a call to WeCom, by API and priority"),
+            quota_used: new(r, "quota_used", "Calls made or reserved in the window that ends now"),
+            quota_limit: new(r, "quota_limit", "Calls allowed per window"),
+            inbox: new(
+                r,
+                "inbox_events",
+                "Events stored: waiting (leased ones included), dead letters, quarantined messages",
+            ),
+            links: new(r, "links", "Links between a fan and a customer"),
             feed_head: new(r, "feed_head", "Sequence number of the newest feed entry"),
-            deliveries: new(r, "deliveries", "Deliveries by sink and outcome"),
+            deliveries: new(r, "deliveries", "Finished deliveries to a sink by outcome"),
             delivered: new(r, "delivered_entries", "Feed entries delivered to a sink, redeliveries included"),
             sink_lag: new(r, "sink_lag_entries", "Feed entries not yet delivered to a sink"),
             sink_lag_seconds: new(
                 r,
                 "sink_lag_seconds",
-                "Age of the oldest entry not yet delivered to a sink",
+                "Age of the oldest feed entry not yet delivered to a sink, in seconds",
             ),
-            sink_state: new(r, "sink_state", "1 for the state that a sink is in"),
+            sink_state: new(r, "sink_state", "1 for the current state of a sink, 0 for the others"),
             paused: new(
                 r,
                 "paused",
-                "Open circuit breakers: apps, dealers and APIs whose calls are held back",
+                "Open circuit breakers: scopes (app, dealer, API) whose calls are held back",
             ),
             damaged_records: new(r, "damaged_records", "Damaged records found in the store since the start"),
             registry,
         };
-        // Counters exist from the start: a rate over one that appears with its first event misses that event.
+        // Counters start at 0: `rate()` does not see the first increment of a series that did not exist
+        // before.
         for outcome in CallbackOutcome::VARIANTS {
             drop(metrics.callbacks.get_or_create(&Outcome { outcome: outcome.into() }));
         }
@@ -159,7 +174,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts an answer of the public listener.
+    /// Counts an answered request of the public listener.
     pub fn callback_answered(&self, outcome: CallbackOutcome, took: Duration) {
         self.callbacks.get_or_create(&Outcome { outcome: outcome.into() }).inc();
         self.callback_seconds.observe(took.as_secs_f64());
@@ -170,14 +185,14 @@ impl Metrics {
         self.refusals.get_or_create(&Reason { reason: refusal.into() }).inc();
     }
 
-    /// Counts a verified callback's timestamp if it is far off our clock.
+    /// Counts a verified callback's timestamp if it differs too much from our clock.
     pub fn timestamp_seen(&self, source: TimestampSource, at: Timestamp, now: Timestamp) {
         if let Some(direction) = far_off(at, now) {
             self.far_off.get_or_create(&OffTime::of(source, direction)).inc();
         }
     }
 
-    /// Counts a parsed event.
+    /// Counts a received event.
     pub fn event(&self, kind: Kind) {
         self.events.get_or_create(&EventType { r#type: kind.into() }).inc();
     }
@@ -187,19 +202,19 @@ impl Metrics {
         self.admin_refused.get_or_create(&Reason { reason: refusal.into() }).inc();
     }
 
-    /// Counts a connection closed with an incomplete request.
+    /// Counts a connection closed while its request was incomplete.
     pub fn connection_shed(&self) {
         self.connections_shed.inc();
     }
 
-    /// Counts a connection closed because too many were open.
+    /// Counts a connection closed because of the limit.
     pub fn connection_refused(&self) {
         self.connections_refused.inc();
     }
 
-    /// Counts the ids of one conversion call.
+    /// Counts the customers of one conversion call.
     pub fn ids_sent(&self, ids: usize) {
-        self.resolved_ids.inc_by(ids as u64);
+        self.conversion_ids.inc_by(ids as u64);
     }
 
     /// Counts a finished call to WeCom.
@@ -212,7 +227,7 @@ impl Metrics {
         self.call_seconds.observe(took.as_secs_f64());
     }
 
-    /// Finished calls of `api`, whatever their outcome.
+    /// The number of finished calls of `api`, with any outcome.
     #[must_use]
     pub fn calls_of(&self, api: Api) -> u64 {
         let count =
@@ -220,19 +235,19 @@ impl Metrics {
         std::iter::once(CALL_OK).chain(Class::VARIANTS.iter().map(Into::into)).map(count).sum()
     }
 
-    /// Answers of the public listener with this outcome.
+    /// The number of answers of the public listener with this outcome.
     #[must_use]
     pub fn callbacks_with(&self, outcome: CallbackOutcome) -> u64 {
         self.callbacks.get_or_create(&Outcome { outcome: outcome.into() }).get()
     }
 
-    /// Ids sent to WeCom for conversion.
+    /// The number of customers sent to WeCom for conversion.
     #[must_use]
     pub fn ids_sent_count(&self) -> u64 {
-        self.resolved_ids.get()
+        self.conversion_ids.get()
     }
 
-    /// Creates the counters of a configured sink.
+    /// Creates the counters of a configured sink, at 0.
     pub fn sink_configured(&self, sink: &SinkName) {
         let sink = sink.to_string();
         for outcome in DeliveryOutcome::VARIANTS {
@@ -242,15 +257,15 @@ impl Metrics {
         drop(self.delivered.get_or_create(&OfSink { sink }));
     }
 
-    /// Counts a finished delivery to a sink and the entries that arrived.
-    pub fn delivery(&self, sink: &SinkName, ok: bool, arrived: usize) {
+    /// Counts a finished delivery to a sink and its delivered entries.
+    pub fn delivery(&self, sink: &SinkName, ok: bool, delivered: usize) {
         let outcome = if ok { DeliveryOutcome::Ok } else { DeliveryOutcome::Failed };
         let (sink, outcome) = (sink.to_string(), outcome.into());
         self.deliveries.get_or_create(&Delivery { sink: sink.clone(), outcome }).inc();
-        self.delivered.get_or_create(&OfSink { sink }).inc_by(arrived as u64);
+        self.delivered.get_or_create(&OfSink { sink }).inc_by(delivered as u64);
     }
 
-    /// Sets a sink's lag (entries, seconds) and which of `states` it is in.
+    /// Sets a sink's lag (entries, seconds) and its state, one of `states`.
     pub fn sink(&self, sink: &str, lag: (u64, i64), state: &'static str, states: &[&'static str]) {
         let of_sink = OfSink { sink: sink.to_owned() };
         self.sink_lag.get_or_create(&of_sink).set(i64::try_from(lag.0).unwrap_or(i64::MAX));
@@ -261,14 +276,14 @@ impl Metrics {
         }
     }
 
-    /// Sets how much of a quota window is used. Corps and windows come from the configuration.
+    /// Sets the use and the limit of a quota window. Corps come from the configuration.
     pub fn quota(&self, corp: &CorpId, api: Api, window: &'static str, used: u32, limit: u32) {
         let budget = Budget { corp: corp.to_string(), api: api.as_str(), window };
         self.quota_used.get_or_create(&budget).set(used.into());
         self.quota_limit.get_or_create(&budget).set(limit.into());
     }
 
-    /// The exposition text for Prometheus, with the states as of now.
+    /// The exposition text for Prometheus, after setting the gauges to these values.
     #[must_use]
     pub fn scrape(&self, counts: &Counts, fans: &Tally, paused: usize, damaged_records: usize) -> String {
         let set = |family: &Family<State, Gauge>, state, value: u64| {

@@ -1,4 +1,4 @@
-//! What the service tells about itself: [`metrics`] for machines, [`logs`] for people.
+//! Observability: [`metrics`] for Prometheus and [`logs`] on standard error.
 //!
 //! Deliberately absent from both: tokens, secrets, URLs with queries, and personal ids in full.
 

@@ -78,7 +78,7 @@ impl Client {
         let answer = self.exchange(api, query, body).await.and_then(|answer| success(api, answer));
         self.metrics.wecom_call(api, &answer, started.elapsed());
         if let Err(error) = &answer {
-            tracing::debug!(api = api.as_str(), %error, "a call to WeCom failed");
+            tracing::debug!(api = api.as_str(), error = error.to_string(), "a call to WeCom failed");
             if error.class() == Class::Rate {
                 self.limiter.rate_limited(corp, api).await;
             }

@@ -24,7 +24,7 @@ type TokenKey = (AppName, TokenOf);
 pub(super) struct Token {
     pub(super) value: Arc<SecretString>,
     refresh_at: Timestamp,
-    /// The number of the fetch it came from, which tells it from a later token: WeCom may return the same
+    /// The number of the fetch that it came from. Identifies the token, because WeCom may return the same
     /// text again.
     fetched: u64,
 }

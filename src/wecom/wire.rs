@@ -13,12 +13,12 @@ use super::error::Transport;
 
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
-/// How WeCom is reached.
+/// The settings of the connection to WeCom.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
     /// Scheme and host of the API, without a trailing slash.
     pub api_base: String,
-    /// The URL of an HTTP proxy; without one the connection is direct, whatever the environment says.
+    /// The URL of an HTTP proxy; without one the connection is direct: environment variables are ignored.
     pub proxy: Option<String>,
     /// Time-out for connecting.
     pub connect_timeout: Duration,

@@ -245,7 +245,7 @@ impl Queue {
         let reason = failure_reason(error);
         let [app, fans] = self.scopes();
         let breakers = &self.context.breakers;
-        let same_place = FanOutcome::Retry { due_at: work.place.due_at, spent: false };
+        let same_place = FanOutcome::Retry { due_at: work.position.due_at, spent: false };
         match (class_for(self.step, error), error) {
             (Class::Rate, CallError::NoPermit { retry_at, .. }) => {
                 breakers.hold(class.scope.clone(), reason, now, *retry_at);

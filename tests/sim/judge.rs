@@ -50,7 +50,7 @@ impl<'a> Judge<'a> {
         self.events();
         self.calls().await;
         self.complaints.extend(self.service.store.audit().unwrap());
-        let damaged = self.service.store.damaged();
+        let damaged = self.service.store.damaged_records();
         self.expect(damaged == 0, || format!("{damaged} damaged records"));
         let panicked = self.schedule.machine.panicked.is_cancelled();
         self.expect(!panicked, || "a task panicked".to_owned());
@@ -106,7 +106,7 @@ impl<'a> Judge<'a> {
                 continue;
             }
             self.linked += usize::from(link.is_some());
-            let trace = self.service.store.trace(pair.external_userid.as_str()).await.unwrap();
+            let trace = self.service.store.person_data(pair.external_userid.as_str()).await.unwrap();
             let told = pair.told.iter().any(crate::cast::Told::is_acknowledged);
             self.expect(!told || !trace.contacts.is_empty(), || {
                 format!("p{p} at d{d} is not known any more")
@@ -125,7 +125,7 @@ impl<'a> Judge<'a> {
     /// What the service and WeCom know of a customer, for whoever looks into a complaint.
     async fn known_of(&self, somebody: &Somebody, pair: &Pair) -> String {
         let Schedule { machine, .. } = self.schedule;
-        let contacts = self.service.store.trace(pair.external_userid.as_str()).await.unwrap().contacts;
+        let contacts = self.service.store.person_data(pair.external_userid.as_str()).await.unwrap().contacts;
         let fans = self.service.store.fans(&somebody.unionid()).await.unwrap();
         let ids = machine.sim.pending_ids(&machine.app.corp_id, &somebody.person);
         format!("found by {:?}, at WeCom {ids:?}; {contacts:?}; {fans:?}", pair.found_by)

@@ -120,7 +120,7 @@ impl Schedule {
     async fn note_who_was_given_up(&mut self) {
         let Some(service) = self.machine.running() else { return };
         for pair in self.cast.pairs.values_mut() {
-            let trace = service.store.trace(pair.external_userid.as_str()).await.unwrap();
+            let trace = service.store.person_data(pair.external_userid.as_str()).await.unwrap();
             let given_up = trace.contacts.iter().any(|(_, contact)| {
                 contact.pending_id.is_none()
                     && contact.lookup_retry.is_some_and(|retry| retry.due_at.is_none())

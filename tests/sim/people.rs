@@ -5,7 +5,7 @@ use unionlink::domain::fan::{Minted, Priority};
 use unionlink::domain::ids::{Openid, PendingId};
 use unionlink::http::{RedriveError, redrive};
 use unionlink::store::{
-    CursorState, EventId, EventState, Feed, NewFan, People, Person, Seek, Store, StoreError,
+    CursorState, EventId, EventState, Feed, NewFan, People, PersonId, Seek, Store, StoreError,
 };
 
 use crate::schedule::Schedule;
@@ -112,9 +112,9 @@ impl Schedule {
         let (p, d, now) = (self.somebody(), self.some_shop(), self.machine.clock.now());
         let (person, whole) = match self.cast.pairs.get(&(p, d)) {
             Some(pair) if self.dice.one_in(3) => {
-                (Person::ExternalUserid(pair.external_userid.clone()), false)
+                (PersonId::ExternalUserid(pair.external_userid.clone()), false)
             }
-            _ => (Person::Unionid(self.cast.people[p].unionid()), true),
+            _ => (PersonId::Unionid(self.cast.people[p].unionid()), true),
         };
         let forget =
             self.machine.ask(|service| async move { service.store.forget(&person, None, now).await });

@@ -20,7 +20,7 @@ use unionlink::domain::ids::AppName;
 use unionlink::http::public::{self, CallbackApps};
 use unionlink::simulator::{AppSpec, SealedCallback, Simulator};
 use unionlink::store::embedded::engine::Memory;
-use unionlink::store::embedded::{EmbeddedStore, Hand, Settings};
+use unionlink::store::embedded::{EmbeddedStore, ManualWriter, Settings};
 use unionlink::store::{Start, Store as _};
 use unionlink::worker::Wake;
 use unionlink::worker::sink_status::SinkRegistry;
@@ -149,10 +149,11 @@ impl Machine {
         self.clock.start_process();
         let (dead, stop, tasks) = (CancellationToken::new(), CancellationToken::new(), TaskTracker::new());
         let id = u128::from(self.seed).to_be_bytes();
-        let (store, hand) = EmbeddedStore::by_hand(self.memory.clone(), self.setup.settings, id).unwrap();
+        let (store, writer) =
+            EmbeddedStore::with_manual_writer(self.memory.clone(), self.setup.settings, id).unwrap();
         let store = Arc::new(store);
         let dice = Dice::new(self.seed, 1_000 + start);
-        let writing = write(hand, dice, self.disk.clone(), dead.clone(), self.trace.clone());
+        let writing = write(writer, dice, self.disk.clone(), dead.clone(), self.trace.clone());
         self.run(&dead, &TaskTracker::new(), writing);
         let sink_part = |receiver: &Receiver| SinkPart {
             name: receiver.name.clone(),
@@ -230,8 +231,14 @@ impl Machine {
 }
 
 /// The writer's work: takes as long as a disk may, and ends in the middle of it when the process does.
-async fn write(mut hand: Hand, mut dice: Dice, disk: Arc<Disk>, dead: CancellationToken, trace: Trace) {
-    while hand.wanted().await {
+async fn write(
+    mut writer: ManualWriter,
+    mut dice: Dice,
+    disk: Arc<Disk>,
+    dead: CancellationToken,
+    trace: Trace,
+) {
+    while writer.has_work().await {
         for _ in 0..=dice.below(3) {
             tokio::task::yield_now().await;
         }
@@ -248,14 +255,14 @@ async fn write(mut hand: Hand, mut dice: Dice, disk: Arc<Disk>, dead: Cancellati
             let mut fate = disk.fate.lock().unwrap();
             let (now, later) = match *fate {
                 Some((0, after)) => (Some(after), None),
-                Some((writes, after)) => (None, Some((writes - 1, after))),
+                Some((more, after)) => (None, Some((more - 1, after))),
                 None => (None, None),
             };
             *fate = later;
             now
         };
         if fate != Some(false) {
-            hand.write();
+            writer.commit();
         }
         if let Some(after) = fate {
             trace.note(format!("dies {} a write", if after { "after" } else { "before" }));

@@ -16,7 +16,7 @@ use crate::domain::ids::{AppName, CorpId, FanKey};
 use crate::domain::quota::Share;
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
-use crate::store::{EventRow, FailureReason, Trace};
+use crate::store::{EventRow, FailureReason, PersonData};
 use crate::wecom::{Api, Remedy, remedies};
 use crate::worker::breaker::{Breaker, Scope};
 
@@ -42,15 +42,15 @@ pub(super) async fn show(
         return Err(Problem::bad_request("an id has 1 to 255 bytes"));
     }
     let (store, asked) = (state.store.clone(), id.clone());
-    let trace = scan(&state, async move { store.trace(&asked).await }).await??;
+    let data = scan(&state, async move { store.person_data(&asked).await }).await??;
     let now = state.clock.now();
-    let facts = state.facts(trace, now).await?;
+    let facts = state.facts(data, now).await?;
     Ok(Json(explain(id, &facts, now)))
 }
 
 impl AdminState {
-    async fn facts(&self, trace: Trace, now: Timestamp) -> Result<Facts, Problem> {
-        let Trace { fans, contacts, events, forgotten_at } = trace;
+    async fn facts(&self, data: PersonData, now: Timestamp) -> Result<Facts, Problem> {
+        let PersonData { fans, contacts, events, forgotten_at } = data;
         let mut facts = Facts { forgotten_at, ..Facts::default() };
         if let Some((key, fan)) = fans.iter().find(|(_, fan)| fan.state(now) == FanState::Queued) {
             facts.turn_at = self.turn_at(key, fan, now).await?;

@@ -11,7 +11,7 @@ use super::links::id;
 use super::{Problem, Shared, json, scan};
 use crate::domain::ids::{ExternalUserid, IdError, Unionid};
 use crate::domain::time::Timestamp;
-use crate::store::{Erased, Person, Receipt};
+use crate::store::{Erased, PersonId, Receipt};
 
 const REQUEST_CHARS_MAX: usize = 200;
 
@@ -81,9 +81,9 @@ pub(super) async fn forget(State(state): Shared, body: Body) -> Result<Json<Rece
     let Forget { unionid, external_userid, request } = json(body).await?;
     let of = |name: &str, error: IdError| Problem::bad_request(format!("{name} {error}"));
     let person = match (unionid, external_userid) {
-        (Some(id), None) => Person::Unionid(Unionid::new(id).map_err(|e| of("unionid", e))?),
+        (Some(id), None) => PersonId::Unionid(Unionid::new(id).map_err(|e| of("unionid", e))?),
         (None, Some(id)) => {
-            Person::ExternalUserid(ExternalUserid::new(id).map_err(|e| of("external_userid", e))?)
+            PersonId::ExternalUserid(ExternalUserid::new(id).map_err(|e| of("external_userid", e))?)
         }
         _ => return Err(Problem::bad_request("exactly one of unionid and external_userid is needed")),
     };

@@ -171,7 +171,7 @@ async fn scan<T: Send + 'static>(
     let runtime = tokio::runtime::Handle::current();
     let done = tokio::task::spawn_blocking(move || runtime.block_on(work)).await;
     done.map_err(|error| {
-        tracing::error!(%error, "request failed");
+        tracing::error!(error = error.to_string(), "request failed");
         Problem::busy("the request failed; see the log")
     })
 }

@@ -72,7 +72,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
         "now": now,
         "ready": ready.is_ok(),
         "not_ready_because": ready.err().map(|e| e.to_string()),
-        "damaged_records": state.store.damaged(),
+        "damaged_records": state.store.damaged_records(),
         "callbacks": {
             "accepted": callbacks(CallbackOutcome::Accepted),
             "duplicates": callbacks(CallbackOutcome::Duplicate),
@@ -130,7 +130,7 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
     }
     let fans = sum(tallies.iter().map(|(_, tally)| tally));
     let paused = state.breakers.all(state.clock.now()).len();
-    let (counts, damaged) = (state.store.counts(), state.store.damaged());
+    let (counts, damaged) = (state.store.counts(), state.store.damaged_records());
     let text = state.metrics.scrape(&counts, &fans, paused, damaged);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())

@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn private_and_public_addresses_are_told_apart() {
+    fn private_and_public_addresses_are_distinguished() {
         let private = [
             "10.1.2.3",
             "172.16.0.1",

@@ -1,5 +1,5 @@
-//! The dealers' side: events stored once, worked on by one, retried, dead or quarantined; customers who meet their fan,
-//! and their followers.
+//! The dealers' side: the inbox (deduplication, leases, retries, dead letters, quarantine), links between
+//! customers and fans, and followers.
 
 use super::*;
 
@@ -9,13 +9,13 @@ async fn a_repeated_message_is_stored_once(place: &dyn Place) {
     assert_eq!(store.append(added(1, 1)).await, Ok(Appended::Duplicate));
     let store = reopen(place, store).await;
     assert_eq!(store.append(added(1, 1)).await, Ok(Appended::Duplicate));
-    // Two customers in one second are two.
+    // Two customers added within one second are two events.
     assert!(matches!(store.append(added(2, 1)).await, Ok(Appended::New(_))));
     assert_eq!(store.counts().inbox, 2);
     assert_eq!(store.lease(T0, 10).await.unwrap().len(), 2);
 }
 
-async fn leased_work_is_nobody_elses_until_the_process_ends(place: &dyn Place) {
+async fn leased_work_is_not_leased_again_until_a_restart(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
     assert_eq!(store.next_due().await, Ok(Some(T0)));
@@ -28,14 +28,14 @@ async fn leased_work_is_nobody_elses_until_the_process_ends(place: &dyn Place) {
     assert_eq!(store.lease(T0, 10).await.unwrap().len(), 1);
 }
 
-async fn a_contact_meets_the_fan_in_either_order(place: &dyn Place) {
+async fn customer_and_fan_are_linked_in_either_order(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
+    settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
     // The other way round, with a restart between.
     store.append(added(2, 1)).await.unwrap();
-    work_off(&store, T0, Outcome::Resolved(pending(2))).await;
+    settle_next(&store, T0, Outcome::Resolved(pending(2))).await;
     let store = reopen(place, store).await;
     mint(&store, 2, 2, T0).await;
 
@@ -74,7 +74,7 @@ async fn one_person_at_two_dealers_is_two_links(place: &dyn Place) {
     let store = place.open();
     for dealer in [1, 2] {
         store.append(added(dealer, dealer)).await.unwrap();
-        work_off(&store, T0, Outcome::Resolved(pending(7))).await;
+        settle_next(&store, T0, Outcome::Resolved(pending(7))).await;
     }
     mint(&store, 7, 7, T0).await;
     let links = links_of(&store, LinkBy::Unionid(fan_key(7).unionid)).await;
@@ -85,7 +85,7 @@ async fn one_person_at_two_dealers_is_two_links(place: &dyn Place) {
     assert_eq!(store.links(&elsewhere, T0).await.unwrap().len(), 0);
 }
 
-async fn work_settled_twice_counts_once(place: &dyn Place) {
+async fn work_settled_twice_is_applied_once(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
@@ -97,11 +97,11 @@ async fn work_settled_twice_counts_once(place: &dyn Place) {
     assert_eq!((store.counts().links, store.counts().inbox, store.counts().feed_head), (1, 0, 1));
 }
 
-async fn a_customer_nobody_knows_yet_is_asked_about_on_schedule(place: &dyn Place) {
+async fn a_customer_without_a_pending_id_is_asked_about_again_on_schedule(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Outcome::Missed).await;
+    settle_next(&store, T0, Outcome::Missed).await;
     assert_eq!((store.counts().inbox, store.counts().waiting), (0, 1));
     let mut now = T0;
     for wait in crate::domain::backoff::REASK_AFTER_MS {
@@ -113,28 +113,28 @@ async fn a_customer_nobody_knows_yet_is_asked_about_on_schedule(place: &dyn Plac
         store.settle(vec![(work, Outcome::Missed)], now).await.unwrap();
     }
     assert_eq!((store.counts().waiting, store.next_due().await), (0, Ok(None)));
-    // News about the customer starts over, and this time WeCom knows.
+    // A new event about the customer restarts the schedule; this time WeCom returns a pending id.
     store.append(arrival(event(1, 1, 2, ContactChange::Added, 9))).await.unwrap();
-    work_off(&store, now, Outcome::Missed).await;
+    settle_next(&store, now, Outcome::Missed).await;
     assert_eq!(store.counts().waiting, 1);
-    work_off(&store, now.plus_ms(MINUTE_MS), Outcome::Resolved(pending(1))).await;
+    settle_next(&store, now.plus_ms(MINUTE_MS), Outcome::Resolved(pending(1))).await;
     assert_eq!((store.counts().waiting, store.counts().links), (0, 1));
     assert_eq!(links_of(&store, LinkBy::ExternalUserid(customer(1))).await[0].followers.len(), 2);
 }
 
-async fn followers_of_a_link_come_and_go_on_the_feed(place: &dyn Place) {
+async fn added_and_removed_followers_of_a_link_are_on_the_feed(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
+    settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
     for (member, change, at) in [
         (2, ContactChange::HalfAdded, 5),
         (2, ContactChange::Added, 6),
         (1, ContactChange::DeletedByCustomer, 7),
-        (1, ContactChange::Added, 3), // late news from before
+        (1, ContactChange::Added, 3), // older than the deletion
     ] {
         store.append(arrival(event(1, 1, member, change, at))).await.unwrap();
-        work_off(&store, T0, Outcome::Applied).await;
+        settle_next(&store, T0, Outcome::Applied).await;
     }
     let store = reopen(place, store).await;
     let changes: Vec<_> = store.feed(0, 10, T0).await.unwrap().iter().map(|e| e.change).collect();
@@ -143,12 +143,12 @@ async fn followers_of_a_link_come_and_go_on_the_feed(place: &dyn Place) {
     assert_eq!(links[0].followers.iter().map(|f| f.user_id.as_str()).collect::<Vec<_>>(), ["member2"]);
 }
 
-async fn a_retry_comes_back_when_due_and_says_why(place: &dyn Place) {
+async fn a_retry_is_leased_when_due_with_its_reason(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
     let reason = FailureReason { errcode: Some(-1), text: "busy".to_owned() };
     let later = T0.plus_ms(HOUR_MS);
-    work_off(&store, T0, Outcome::Retry { due_at: later, reason: reason.clone(), spent: true }).await;
+    settle_next(&store, T0, Outcome::Retry { due_at: later, reason: reason.clone(), spent: true }).await;
     let store = reopen(place, store).await;
     assert_eq!(store.lease(T0, 1).await.unwrap().len(), 0);
     assert_eq!(store.next_due().await, Ok(Some(later)));
@@ -166,7 +166,7 @@ async fn a_dead_letter_is_kept_and_can_be_redriven(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
     let reason = FailureReason { errcode: Some(40_096), text: "not a customer".to_owned() };
-    work_off(&store, T0, Outcome::Dead(reason)).await;
+    settle_next(&store, T0, Outcome::Dead(reason)).await;
     let store = reopen(place, store).await;
     assert_eq!((store.counts().dead, store.counts().inbox), (1, 0));
     let rows = store.events(EventState::Dead, EventId(0), 10).await.unwrap();
@@ -175,10 +175,10 @@ async fn a_dead_letter_is_kept_and_can_be_redriven(place: &dyn Place) {
     assert!(store.redrive(event.id, None, T0).await.unwrap());
     assert!(!store.redrive(event.id, None, T0).await.unwrap(), "redriving is idempotent");
     assert_eq!((store.counts().dead, store.counts().inbox), (0, 1));
-    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
+    settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
 }
 
-async fn a_quarantined_message_is_kept_whole_and_can_be_released(place: &dyn Place) {
+async fn a_quarantined_message_is_kept_whole_and_can_be_redriven(place: &dyn Place) {
     let store = place.open();
     let message: Vec<u8> = (0..60_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
     let quarantine = Arrival {
@@ -205,7 +205,7 @@ async fn a_quarantined_message_is_kept_whole_and_can_be_released(place: &dyn Pla
     assert_eq!(store.lease(T0, 1).await.unwrap()[0].event.as_ref().unwrap().id, id);
 }
 
-async fn a_full_inbox_refuses_and_recovers(place: &dyn Place) {
+async fn a_full_inbox_refuses_events_until_there_is_room(place: &dyn Place) {
     let settings = Settings { inbox_events_max: 2, cache_mb: 8, free_mb_min: 1, ..Settings::default() };
     let store = place.open_with(settings);
     store.append(added(1, 1)).await.unwrap();
@@ -215,24 +215,27 @@ async fn a_full_inbox_refuses_and_recovers(place: &dyn Place) {
     assert_eq!(
         store.append(added(1, 1)).await,
         Ok(Appended::Duplicate),
-        "what is stored may be acknowledged"
+        "a stored message may be acknowledged"
     );
-    work_off(&store, T0, Outcome::Missed).await;
-    assert!(matches!(store.append(added(3, 1)).await, Ok(Appended::New(_))), "a refusal left no trace");
-    work_off(&store, T0, Outcome::Missed).await;
+    settle_next(&store, T0, Outcome::Missed).await;
+    assert!(
+        matches!(store.append(added(3, 1)).await, Ok(Appended::New(_))),
+        "the refused message was not recorded as seen"
+    );
+    settle_next(&store, T0, Outcome::Missed).await;
     assert_eq!(store.ready(), Ok(()));
 }
 
 contract!(
     a_repeated_message_is_stored_once,
-    leased_work_is_nobody_elses_until_the_process_ends,
-    a_contact_meets_the_fan_in_either_order,
+    leased_work_is_not_leased_again_until_a_restart,
+    customer_and_fan_are_linked_in_either_order,
     one_person_at_two_dealers_is_two_links,
-    work_settled_twice_counts_once,
-    a_customer_nobody_knows_yet_is_asked_about_on_schedule,
-    followers_of_a_link_come_and_go_on_the_feed,
-    a_retry_comes_back_when_due_and_says_why,
+    work_settled_twice_is_applied_once,
+    a_customer_without_a_pending_id_is_asked_about_again_on_schedule,
+    added_and_removed_followers_of_a_link_are_on_the_feed,
+    a_retry_is_leased_when_due_with_its_reason,
     a_dead_letter_is_kept_and_can_be_redriven,
-    a_quarantined_message_is_kept_whole_and_can_be_released,
-    a_full_inbox_refuses_and_recovers,
+    a_quarantined_message_is_kept_whole_and_can_be_redriven,
+    a_full_inbox_refuses_events_until_there_is_room,
 );

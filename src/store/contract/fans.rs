@@ -1,4 +1,5 @@
-//! The brand's side: registered, queued by priority, minted, renewed, expired, found again after a restart.
+//! The brand's side: fans are registered, queued by priority, minted, renewed and expired, also across
+//! restarts.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,7 @@ use super::*;
 use crate::domain::fan::{Existing, FanState, Mint, QuotaClass, Renew};
 
 async fn the_fan(store: &EmbeddedStore, n: u8) -> Fan {
-    store.fans(&fan_key(n).unionid).await.unwrap().pop().expect("it is registered").1
+    store.fans(&fan_key(n).unionid).await.unwrap().pop().expect("the fan is registered").1
 }
 
 fn bulk(n: u8) -> NewFan {
@@ -23,7 +24,7 @@ async fn review_all(store: &EmbeddedStore, now: Timestamp) {
     while store.review_fans(&app(), Renew::All, now).await.unwrap() > 0 {}
 }
 
-async fn fans_are_registered_once_and_worked_on_step_by_step(place: &dyn Place) {
+async fn a_fan_is_registered_once_minted_and_then_asked_about(place: &dyn Place) {
     let store = place.open();
     let asking = NewFan { ask_existing: true, ..new_fan(1) };
     let twice = store.put_fans(vec![asking.clone(), asking.clone()], T0).await.unwrap();
@@ -40,8 +41,8 @@ async fn fans_are_registered_once_and_worked_on_step_by_step(place: &dyn Place) 
     assert_eq!(store.next_fan_due(&app(), FanStep::Mint, &Priority::ALL).await, Ok(Some(later)));
     let work = lease_fans(&store, FanStep::Mint, later, 9).await.pop().unwrap();
     assert_eq!(work.fan.attempts, 1);
-    let verdict = minted(1, later);
-    store.settle_fans(vec![(work.clone(), verdict.clone()), (work, verdict)], later).await.unwrap();
+    let outcome = minted(1, later);
+    store.settle_fans(vec![(work.clone(), outcome.clone()), (work, outcome)], later).await.unwrap();
     let work = lease_fans(&store, FanStep::AskExisting, later, 9).await.pop().unwrap();
     let found = FanOutcome::Existing(vec![(corp(1), customer(1)), (corp(2), customer(2))]);
     store.settle_fans(vec![(work, found)], later).await.unwrap();
@@ -59,7 +60,9 @@ async fn fans_are_registered_once_and_worked_on_step_by_step(place: &dyn Place) 
     assert_eq!((registered, queued, minted), (1, 0, 1));
 }
 
-async fn an_answer_under_way_when_another_pending_id_comes_is_asked_for_again(place: &dyn Place) {
+async fn existing_customers_are_asked_for_again_if_another_pending_id_was_added_during_the_call(
+    place: &dyn Place,
+) {
     let store = place.open();
     let asking = NewFan { ask_existing: true, ..with_id(1, T0) };
     store.put_fans(vec![asking], T0).await.unwrap();
@@ -67,19 +70,20 @@ async fn an_answer_under_way_when_another_pending_id_comes_is_asked_for_again(pl
     let now = T0.plus_ms(MINUTE_MS);
     let another = NewFan { minted: Some(Minted::new(pending(2), now)), ..bulk(1) };
     store.put_fans(vec![another], now).await.unwrap();
-    // What is found is linked at once, but whom somebody added by the other id may not be among them yet.
+    // The customers found are linked at once, but those that were added under the other id may be missing.
     let found = FanOutcome::Existing(vec![(corp(1), customer(1))]);
     store.settle_fans(vec![(first, found.clone())], now).await.unwrap();
     assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 1);
     assert!(matches!(the_fan(&store, 1).await.existing, Existing::Due(_)));
     let store = reopen(place, store).await;
-    let again = lease_fans(&store, FanStep::AskExisting, now, 9).await.pop().expect("it waits for the call");
+    let again =
+        lease_fans(&store, FanStep::AskExisting, now, 9).await.pop().expect("the call is queued again");
     store.settle_fans(vec![(again, found)], now).await.unwrap();
     assert_eq!(the_fan(&store, 1).await.existing, Existing::Asked { at: now, found: 1 });
     assert_eq!(lease_fans(&store, FanStep::AskExisting, now, 9).await, []);
 }
 
-async fn a_rejected_fan_gets_another_chance_with_another_openid(place: &dyn Place) {
+async fn a_rejected_fan_is_queued_again_with_another_openid(place: &dyn Place) {
     let store = place.open();
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
     let work = lease_fans(&store, FanStep::Mint, T0, 1).await.pop().unwrap();
@@ -94,11 +98,11 @@ async fn a_rejected_fan_gets_another_chance_with_another_openid(place: &dyn Plac
     assert_eq!(lease_fans(&store, FanStep::Mint, T0, 1).await.len(), 1);
 }
 
-async fn who_registers_now_goes_before_who_was_imported(place: &dyn Place) {
+async fn a_fan_that_registers_is_minted_before_imported_ones(place: &dyn Place) {
     let store = place.open();
     store.put_fans((0..200).map(bulk).collect(), T0).await.unwrap();
     store.put_fans(vec![new_fan(250)], T0.plus_ms(1)).await.unwrap();
-    // Somebody out of the import registers now: moves up, and leaves an empty place behind.
+    // An imported fan registers: it moves to the live queue and leaves a stale position behind.
     assert_eq!(store.put_fans(vec![new_fan(7)], T0.plus_ms(2)).await.unwrap(), [Registered::Known]);
     let store = reopen(place, store).await;
     let waiting = tally(&store).await;
@@ -115,24 +119,28 @@ async fn who_registers_now_goes_before_who_was_imported(place: &dyn Place) {
     assert_eq!(rest.len(), 191);
     let all = work.into_iter().chain(rest).map(|work| (work, FanOutcome::Rejected { errcode: 1 }));
     store.settle_fans(all.collect(), now).await.unwrap();
-    // Whoever comes across the empty place clears it away.
+    // A lease that finds the stale position removes it.
     assert_eq!(lease_fans(&store, FanStep::Mint, now, 1).await, []);
-    assert_eq!(store.next_fan_due(&app(), FanStep::Mint, &Priority::ALL).await, Ok(None), "nothing is left");
+    assert_eq!(
+        store.next_fan_due(&app(), FanStep::Mint, &Priority::ALL).await,
+        Ok(None),
+        "the queue is empty"
+    );
 }
 
-async fn a_fan_put_back_in_its_place_is_the_first_again(place: &dyn Place) {
+async fn a_fan_put_back_at_its_position_is_the_first_again(place: &dyn Place) {
     let store = place.open();
     store.put_fans((1..=3).map(bulk).collect(), T0).await.unwrap();
     let work = lease_fans(&store, FanStep::Mint, T0, 1).await.pop().unwrap();
-    let again = FanOutcome::Retry { due_at: work.place.due_at, spent: false };
+    let again = FanOutcome::Retry { due_at: work.position.due_at, spent: false };
     store.settle_fans(vec![(work, again)], T0).await.unwrap();
     assert_eq!(lease_fans(&store, FanStep::Mint, T0, 1).await[0].key, fan_key(1));
 }
 
-async fn an_imported_pending_id_is_not_minted_again_and_meets_who_waits(place: &dyn Place) {
+async fn an_imported_pending_id_is_not_minted_again_and_links_waiting_customers(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
+    settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
     let minted_at = T0.plus_ms(-10 * DAY_MS);
     let registered = store.put_fans(vec![with_id(1, minted_at), with_id(2, minted_at)], T0).await.unwrap();
     assert_eq!(registered, [Registered::New; 2]);
@@ -140,25 +148,25 @@ async fn an_imported_pending_id_is_not_minted_again_and_meets_who_waits(place: &
     assert_eq!(lease_fans(&store, FanStep::Mint, T0, 9).await, []);
     assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 1);
     let store = reopen(place, store).await;
-    // The other way round, and found again after the restart.
+    // The other way round: the customer comes after the fan, and after a restart.
     store.append(added(2, 1)).await.unwrap();
-    work_off(&store, T0, Outcome::Resolved(pending(2))).await;
+    settle_next(&store, T0, Outcome::Resolved(pending(2))).await;
     assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(2).unionid)).await.len(), 1);
-    // Somebody who waited to be minted waits no longer.
+    // A fan queued for minting leaves the queue when a pending id is imported.
     store.put_fans(vec![bulk(3)], T0).await.unwrap();
     assert_eq!(store.put_fans(vec![with_id(3, minted_at)], T0).await.unwrap(), [Registered::Changed]);
     assert_eq!(lease_fans(&store, FanStep::Mint, T0, 9).await, []);
     assert_eq!(tally(&store).await.minted, 3);
 }
 
-async fn two_hundred_days_of_a_fan(place: &dyn Place) {
+async fn a_fan_is_renewed_expires_and_is_minted_again_over_200_days(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     let day = |n: i64| T0.plus_ms(n * DAY_MS);
     review_all(&store, day(84)).await;
     assert_eq!(lease_fans(&store, FanStep::Mint, day(84), 9).await, []);
     let store = reopen(place, store).await;
-    // Renewed, and the old pending id joins until after its end.
+    // Renewed; customers with the old pending id are linked until it expires.
     review_all(&store, day(86)).await;
     let waiting = tally(&store).await;
     assert_eq!((waiting.minted, waiting.waiting(FanStep::Mint, Priority::RenewUnlinked)), (1, 1));
@@ -167,19 +175,19 @@ async fn two_hundred_days_of_a_fan(place: &dyn Place) {
     store.settle_fans(vec![(work, minted(2, day(86)))], day(86)).await.unwrap();
     for (n, pending_id, on) in [(1, 1, 89), (2, 2, 89), (3, 2, 120)] {
         store.append(Arrival { received_at: day(on), ..added(n, 1) }).await.unwrap();
-        work_off(&store, day(on), Outcome::Resolved(pending(pending_id))).await;
+        settle_next(&store, day(on), Outcome::Resolved(pending(pending_id))).await;
     }
     let links = links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await;
     assert_eq!(links.len(), 3);
-    // The first is forgotten: it belongs to nobody any more.
+    // The first pending id is deleted some days after it expired, and links nobody any more.
     review_all(&store, day(98)).await;
     let store = reopen(place, store).await;
     let ids: Vec<_> = the_fan(&store, 1).await.ids.into_iter().map(|id| id.pending_id).collect();
     assert_eq!(ids, [pending(2)]);
     store.append(Arrival { received_at: day(121), ..added(4, 1) }).await.unwrap();
-    work_off(&store, day(121), Outcome::Resolved(pending(1))).await;
+    settle_next(&store, day(121), Outcome::Resolved(pending(1))).await;
     assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 3);
-    // Linked now, so renewed after those who are not; and when nobody gets to it, over.
+    // The fan is linked now, so its renewal has the lower priority; not renewed in time, it expires.
     review_all(&store, day(172)).await;
     let waiting = tally(&store).await;
     assert_eq!((waiting.minted, waiting.waiting(FanStep::Mint, Priority::Renew)), (1, 1));
@@ -191,7 +199,7 @@ async fn two_hundred_days_of_a_fan(place: &dyn Place) {
     assert_eq!(tally(&store).await.minted, 1);
 }
 
-async fn a_great_many_reviews_of_one_instant_are_all_made(place: &dyn Place) {
+async fn many_reviews_due_at_one_instant_are_all_done(place: &dyn Place) {
     let store = place.open();
     store.put_fans((0..250).map(|n| with_id(n, T0)).collect(), T0).await.unwrap();
     let store = reopen(place, store).await;
@@ -205,17 +213,17 @@ async fn a_great_many_reviews_of_one_instant_are_all_made(place: &dyn Place) {
 }
 
 contract!(
-    fans_are_registered_once_and_worked_on_step_by_step,
-    an_answer_under_way_when_another_pending_id_comes_is_asked_for_again,
-    a_rejected_fan_gets_another_chance_with_another_openid,
-    who_registers_now_goes_before_who_was_imported,
-    a_fan_put_back_in_its_place_is_the_first_again,
-    an_imported_pending_id_is_not_minted_again_and_meets_who_waits,
-    two_hundred_days_of_a_fan,
-    a_great_many_reviews_of_one_instant_are_all_made,
+    a_fan_is_registered_once_minted_and_then_asked_about,
+    existing_customers_are_asked_for_again_if_another_pending_id_was_added_during_the_call,
+    a_rejected_fan_is_queued_again_with_another_openid,
+    a_fan_that_registers_is_minted_before_imported_ones,
+    a_fan_put_back_at_its_position_is_the_first_again,
+    an_imported_pending_id_is_not_minted_again_and_links_waiting_customers,
+    a_fan_is_renewed_expires_and_is_minted_again_over_200_days,
+    many_reviews_due_at_one_instant_are_all_done,
 );
 
-/// What happens to the brand's side.
+/// A step in the life of the brand's fans.
 #[derive(Debug, Clone)]
 enum Step {
     Register(u8, Priority),
@@ -238,8 +246,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(one, 0..60)
 }
 
-/// Lives through the steps; whatever they are, books, queues and timeline agree with the fans themselves.
-async fn live(steps: Vec<Step>) {
+/// Runs the steps and checks that counters, queues and reviews agree with the fans' own records.
+async fn run(steps: Vec<Step>) {
     let place = Memory::default();
     let (mut store, mut now) = (place.open(), T0);
     for step in steps {
@@ -254,14 +262,14 @@ async fn live(steps: Vec<Step>) {
             }
             Step::Work(step, limit, answer) => {
                 for work in lease_fans(&store, step, now, limit).await {
-                    let verdict = match (answer % 5, step) {
+                    let outcome = match (answer % 5, step) {
                         (0, _) => FanOutcome::Rejected { errcode: 610_014 },
                         (1, _) => FanOutcome::Retry { due_at: now.plus_ms(DAY_MS), spent: true },
-                        (2, _) => FanOutcome::Retry { due_at: work.place.due_at, spent: false },
+                        (2, _) => FanOutcome::Retry { due_at: work.position.due_at, spent: false },
                         (_, FanStep::Mint) => minted(answer, now),
                         (_, FanStep::AskExisting) => FanOutcome::Existing(vec![(corp(1), customer(answer))]),
                     };
-                    store.settle_fans(vec![(work, verdict)], now).await.unwrap();
+                    store.settle_fans(vec![(work, outcome)], now).await.unwrap();
                 }
             }
             Step::Pass(days) => {
@@ -281,8 +289,8 @@ async fn live(steps: Vec<Step>) {
             }
         }
     }
-    assert_eq!(tally(&store).await, counted, "the books say something else");
-    // Everybody who waits is found in the queue, once.
+    assert_eq!(tally(&store).await, counted, "the counters disagree with the fans");
+    // Every queued fan is leased from its queue exactly once.
     let late = now.plus_ms(2 * DAY_MS);
     for step in FanStep::ALL {
         for priority in Priority::ALL {
@@ -291,11 +299,11 @@ async fn live(steps: Vec<Step>) {
             assert_eq!(leased.len() as u64, wanted, "{step:?} {priority:?}");
         }
     }
-    // And whoever has a pending id now is on the timeline: two hundred days on, all of them are over or wait.
+    // Every fan with a pending id is due for review: 200 days later all ids are expired.
     let end = now.plus_ms(200 * DAY_MS);
     review_all(&store, end).await;
     let over = tally(&store).await;
-    assert_eq!((over.minted, over.renewals.len()), (0, 0), "somebody was forgotten");
+    assert_eq!((over.minted, over.renewals.len()), (0, 0), "a fan was not reviewed");
     for n in 0..40 {
         for (_, fan) in store.fans(&fan_key(n).unionid).await.unwrap() {
             assert!(fan.ids.is_empty() && fan.review_at().is_none(), "{fan:?}");
@@ -307,8 +315,8 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(150))]
 
     #[test]
-    fn books_queues_and_timeline_agree_with_the_fans_after_any_history(steps in steps()) {
+    fn counters_queues_and_reviews_agree_with_the_fans_after_any_history(steps in steps()) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(live(steps));
+        runtime.block_on(run(steps));
     }
 }

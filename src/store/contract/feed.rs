@@ -1,4 +1,4 @@
-//! How links leave the store: the feed and its end, cursors, snapshots.
+//! How links leave the store: the feed and its pruning, cursors, snapshots.
 
 use proptest::prelude::*;
 
@@ -9,19 +9,19 @@ fn sink(name: &str) -> SinkName {
     SinkName::new(name).unwrap()
 }
 
-/// One more link, and so one more entry of the feed, written at `now`.
+/// Creates a link, and with it a feed entry, at `now`.
 async fn link(store: &EmbeddedStore, person: u8, now: Timestamp) {
     mint(store, person, person, now).await;
     let arrival = Arrival { received_at: now, ..added(person, 1) };
     store.append(arrival).await.unwrap();
-    work_off(store, now, Outcome::Resolved(pending(person))).await;
+    settle_next(store, now, Outcome::Resolved(pending(person))).await;
 }
 
 async fn seqs(store: &EmbeddedStore, after: u64) -> Result<Vec<u64>, StoreError> {
     Ok(store.feed(after, 1_000, T0).await?.iter().map(|entry| entry.seq).collect())
 }
 
-async fn the_feed_is_pruned_by_age_and_only_behind_every_sink(place: &dyn Place) {
+async fn the_feed_is_pruned_by_age_up_to_the_slowest_cursor(place: &dyn Place) {
     let store = place.open();
     for person in 1..=6 {
         link(&store, person, T0.plus_ms(i64::from(person) * DAY_MS)).await;
@@ -45,7 +45,8 @@ async fn the_feed_is_pruned_by_age_and_only_behind_every_sink(place: &dyn Place)
         assert_eq!(seqs(&store, after).await, Err(StoreError::Gone { oldest: 4 }));
     }
     assert_eq!(store.prune_feed(cutoff(9), &[sink("never-opened")]).await, Ok(0));
-    // A sink that left the configuration holds nothing up; should it come back, it is told what it missed.
+    // A sink that is no longer configured does not delay pruning; if it returns, it gets the number of missed
+    // entries.
     assert_eq!(store.prune_feed(cutoff(9), &[fast]).await, Ok(3));
     assert_eq!(seqs(&store, 6).await, Ok(vec![]));
     assert_eq!(seqs(&store, 3).await, Err(StoreError::Gone { oldest: 7 }));
@@ -55,7 +56,7 @@ async fn the_feed_is_pruned_by_age_and_only_behind_every_sink(place: &dyn Place)
     assert_eq!(seqs(&store, 6).await, Ok(vec![7]));
 }
 
-async fn a_cursor_is_durable_and_obeys_the_hand_that_moved_it_last(place: &dyn Place) {
+async fn a_cursor_is_durable_and_a_seek_fences_off_older_deliveries(place: &dyn Place) {
     let store = place.open();
     for person in 1..=4 {
         link(&store, person, T0).await;
@@ -67,12 +68,16 @@ async fn a_cursor_is_durable_and_obeys_the_hand_that_moved_it_last(place: &dyn P
     let (cursor, missed) = store.open_cursor(&crm, Start::Beginning).await.unwrap();
     assert_eq!((cursor.after, cursor.epoch, missed), (0, 0, 0));
     assert_eq!(store.advance(&crm, 0, 3).await, Ok(true));
-    assert_eq!(store.advance(&crm, 0, 2).await, Ok(false), "deliveries only go forward");
+    assert_eq!(store.advance(&crm, 0, 2).await, Ok(false), "an advance only goes forward");
     let store = reopen(place, store).await;
-    assert_eq!(store.open_cursor(&crm, Start::Now).await.unwrap().0.after, 3, "it was begun before");
+    assert_eq!(store.open_cursor(&crm, Start::Now).await.unwrap().0.after, 3, "the cursor exists already");
     let sought = store.seek(&crm, Seek::After(1)).await.unwrap().unwrap();
     assert_eq!((sought.after, sought.epoch), (1, 1));
-    assert_eq!(store.advance(&crm, 0, 4).await, Ok(false), "what was under way must not undo it");
+    assert_eq!(
+        store.advance(&crm, 0, 4).await,
+        Ok(false),
+        "a delivery under an older epoch must not undo the seek"
+    );
     assert_eq!(store.cursor(&crm).await.unwrap().unwrap().after, 1);
     assert_eq!(store.seek(&crm, Seek::Now).await.unwrap().unwrap().after, 4);
     assert_eq!(store.seek(&crm, Seek::After(99)).await.unwrap().unwrap().after, 4);
@@ -87,14 +92,14 @@ async fn a_cursor_is_durable_and_obeys_the_hand_that_moved_it_last(place: &dyn P
     assert_eq!(store.seek(&crm, Seek::After(2)).await, Err(StoreError::Gone { oldest: 5 }));
 }
 
-async fn a_damaged_entry_of_the_feed_holds_nobody_up(place: &dyn Place) {
+async fn a_damaged_feed_entry_is_skipped(place: &dyn Place) {
     let store = place.open();
     for person in 1..=3 {
         link(&store, person, T0).await;
     }
-    store.spoil(&crate::store::embedded::feed_key(2));
+    store.corrupt(&crate::store::embedded::feed_key(2));
     assert_eq!(seqs(&store, 0).await, Ok(vec![1, 3]));
-    assert_eq!(store.damaged(), 1);
+    assert_eq!(store.damaged_records(), 1);
     assert_eq!(store.prune_feed(T0.plus_ms(DAY_MS), &[]).await, Ok(3));
 }
 
@@ -106,7 +111,7 @@ async fn all_of(snapshot: &mut Box<dyn LinksSnapshot>) -> Vec<String> {
     all
 }
 
-async fn a_snapshot_shows_one_instant_while_everything_changes(place: &dyn Place) {
+async fn a_snapshot_is_consistent_while_links_change_and_a_person_is_erased(place: &dyn Place) {
     let store = place.open();
     for person in 0..40 {
         link(&store, person, T0).await;
@@ -115,19 +120,19 @@ async fn a_snapshot_shows_one_instant_while_everything_changes(place: &dyn Place
     assert_eq!((before.links(), before.feed_head()), (40, 40));
     let at_once = all_of(&mut store.snapshot().await.unwrap()).await;
     assert_eq!(at_once.len(), 40);
-    // Every customer changes, some are new, one is forgotten.
+    // Every customer changes, some are new, one is erased.
     for person in 0..60 {
         if person >= 40 {
             link(&store, person, T0).await;
         }
         store.append(arrival(event(person, 1, 2, ContactChange::Added, 9))).await.unwrap();
-        work_off(&store, T0, Outcome::Resolved(pending(person))).await;
+        settle_next(&store, T0, Outcome::Resolved(pending(person))).await;
     }
-    store.forget(&Person::Unionid(fan_key(7).unionid), None, T0).await.unwrap();
-    // And heard of again: what the snapshot would have shown is forgotten all the same.
+    store.forget(&PersonId::Unionid(fan_key(7).unionid), None, T0).await.unwrap();
+    // The erased customer is added again; the snapshot leaves them out all the same.
     let again = arrival(event(7, 1, 3, ContactChange::Added, 10));
     store.append(Arrival { received_at: T0.plus_ms(1), ..again }).await.unwrap();
-    work_off(&store, T0.plus_ms(1), Outcome::Resolved(pending(7))).await;
+    settle_next(&store, T0.plus_ms(1), Outcome::Resolved(pending(7))).await;
     let shown = all_of(&mut before).await;
     let mut wanted = at_once;
     wanted.retain(|link| !link.contains(&format!("{:?}", fan_key(7).unionid)));
@@ -138,10 +143,10 @@ async fn a_snapshot_shows_one_instant_while_everything_changes(place: &dyn Place
 }
 
 contract!(
-    the_feed_is_pruned_by_age_and_only_behind_every_sink,
-    a_cursor_is_durable_and_obeys_the_hand_that_moved_it_last,
-    a_damaged_entry_of_the_feed_holds_nobody_up,
-    a_snapshot_shows_one_instant_while_everything_changes,
+    the_feed_is_pruned_by_age_up_to_the_slowest_cursor,
+    a_cursor_is_durable_and_a_seek_fences_off_older_deliveries,
+    a_damaged_feed_entry_is_skipped,
+    a_snapshot_is_consistent_while_links_change_and_a_person_is_erased,
 );
 
 proptest! {
@@ -149,7 +154,7 @@ proptest! {
 
     /// Links are changed and added between any two pages of a snapshot.
     #[test]
-    fn a_snapshot_is_of_the_instant_it_was_taken(
+    fn a_snapshot_is_consistent_whatever_changes_between_its_pages(
         first in 1_u8..60, pages in proptest::collection::vec(proptest::collection::vec(0_u8..80, 0..4), 0..6)
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

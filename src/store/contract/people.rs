@@ -1,4 +1,4 @@
-//! One person: explained, and forgotten.
+//! One person: everything stored about them, and their erasure.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,13 +8,13 @@ use super::*;
 use crate::domain::link::Source;
 use crate::store::embedded::engine::Engine as _;
 
-/// Every way in which an id can lie in a record.
+/// The encodings in which an id may be stored in a record.
 fn forms(id: &str) -> Vec<Vec<u8>> {
     let packed = URL_SAFE_NO_PAD.decode(id).ok();
     [Some(id.as_bytes().to_vec()), packed].into_iter().flatten().collect()
 }
 
-/// The kinds of records in which something of this person is found.
+/// The kinds of records that contain an id of this person.
 fn traces_of(memory: &Memory, n: u8) -> Vec<(char, &'static str)> {
     let ids = [
         ("unionid", fan_key(n).unionid.as_str().to_owned()),
@@ -37,8 +37,8 @@ fn traces_of(memory: &Memory, n: u8) -> Vec<(char, &'static str)> {
     found
 }
 
-/// A customer is added at `at`, and we hear of it at once.
-fn news(person: u8, dealer: u8, at: Timestamp) -> Arrival {
+/// A customer is added at `at`, and the event is received at once.
+fn added_at(person: u8, dealer: u8, at: Timestamp) -> Arrival {
     let created_secs = at.millis_since(T0) / SECOND_MS;
     let event = event(person, dealer, 1, ContactChange::Added, created_secs);
     Arrival { received_at: at, ..arrival(event) }
@@ -61,7 +61,7 @@ async fn quarantine(store: &EmbeddedStore, n: u8) {
 }
 
 #[tokio::test]
-async fn of_a_forgotten_person_nothing_is_left_and_nobody_else_is_touched() {
+async fn an_erasure_removes_everything_about_one_person_and_nothing_else() {
     let memory = Memory::default();
     let store = memory.open();
     let reason = || FailureReason { errcode: Some(40_096), text: "no such customer".to_owned() };
@@ -69,19 +69,19 @@ async fn of_a_forgotten_person_nothing_is_left_and_nobody_else_is_touched() {
         mint(&store, n, n, T0).await;
         for dealer in 1..=2 {
             store.append(added(n, dealer)).await.unwrap();
-            work_off(&store, T0, Outcome::Resolved(pending(n))).await;
+            settle_next(&store, T0, Outcome::Resolved(pending(n))).await;
         }
-        // Something of everything: a dead letter, a message nobody understood, an event in the inbox.
+        // One of everything: a dead letter, a quarantined message, an event in the inbox.
         store.append(added(n, 3)).await.unwrap();
-        work_off(&store, T0, Outcome::Dead(reason())).await;
+        settle_next(&store, T0, Outcome::Dead(reason())).await;
         quarantine(&store, n).await;
         store.append(added(n, 4)).await.unwrap();
         let due_at = T0.plus_ms(DAY_MS);
-        work_off(&store, T0, Outcome::Retry { due_at, reason: reason(), spent: true }).await;
+        settle_next(&store, T0, Outcome::Retry { due_at, reason: reason(), spent: true }).await;
     }
     let before = [traces_of(&memory, 1), traces_of(&memory, 3)];
     let request = Some("ticket 4711".to_owned());
-    let receipt = store.forget(&Person::Unionid(fan_key(2).unionid), request.clone(), T0).await.unwrap();
+    let receipt = store.forget(&PersonId::Unionid(fan_key(2).unionid), request.clone(), T0).await.unwrap();
     assert_eq!(traces_of(&memory, 2), []);
     assert_eq!([traces_of(&memory, 1), traces_of(&memory, 3)], before);
     let erased = Erased {
@@ -99,7 +99,8 @@ async fn of_a_forgotten_person_nothing_is_left_and_nobody_else_is_touched() {
     let Counts { inbox, dead, quarantined, contacts, links, feed_head, .. } = store.counts();
     assert_eq!((inbox, dead, quarantined, contacts, links), (2, 2, 2, 4, 4));
     assert_eq!(tally(&store).await.registered, 2);
-    // The feed has no gap, and says of these two links that they are no more: where they were, and at its end.
+    // The feed has no gap. The entries of the two links are replaced by `erased` ones, and two more are
+    // appended.
     let feed = store.feed(0, 100, T0).await.unwrap();
     assert!(feed.iter().zip(1..).all(|(entry, seq)| entry.seq == seq) && feed.len() as u64 == feed_head);
     let gone: Vec<_> = feed.iter().filter(|entry| entry.change == ChangeType::Erased).collect();
@@ -107,42 +108,42 @@ async fn of_a_forgotten_person_nothing_is_left_and_nobody_else_is_touched() {
     assert_eq!(gone[0].data.link_id(), gone[0].id, "the entry keeps its id");
     assert_eq!(gone[2].data.link_id(), gone[0].data.link_id());
     assert!(gone.iter().all(|entry| entry.data.link().is_none()));
-    // Asked once more there is nothing left to erase.
-    let again = store.forget(&Person::Unionid(fan_key(2).unionid), None, T0).await.unwrap();
+    // A repetition finds nothing left to erase.
+    let again = store.forget(&PersonId::Unionid(fan_key(2).unionid), None, T0).await.unwrap();
     assert_eq!((again.erased, &again.subject), (Erased::default(), &receipt.subject));
 }
 
-async fn a_forgotten_person_is_not_linked_again_until_registered_anew(place: &dyn Place) {
+async fn an_erased_person_is_not_linked_until_registered_again(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
+    settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
     let at = T0.plus_ms(HOUR_MS);
-    // One event is on its way while the person is forgotten.
+    // One event is leased while the person is erased.
     store.append(added(1, 2)).await.unwrap();
-    let on_its_way = store.lease(T0, 1).await.unwrap();
-    store.forget(&Person::ExternalUserid(customer(1)), None, at).await.unwrap();
-    store.settle(vec![(on_its_way[0].clone(), Outcome::Resolved(pending(1)))], at).await.unwrap();
+    let leased = store.lease(T0, 1).await.unwrap();
+    store.forget(&PersonId::ExternalUserid(customer(1)), None, at).await.unwrap();
+    store.settle(vec![(leased[0].clone(), Outcome::Resolved(pending(1)))], at).await.unwrap();
     let store = reopen(place, store).await;
     assert_eq!((store.counts().contacts, store.counts().links), (0, 0));
-    assert_eq!(store.trace(fan_key(1).unionid.as_str()).await.unwrap().forgotten_at, Some(at));
-    // WeCom repeats an old callback, and then there is news.
+    assert_eq!(store.person_data(fan_key(1).unionid.as_str()).await.unwrap().forgotten_at, Some(at));
+    // WeCom repeats an old callback; later a new event arrives.
     assert_eq!(store.append(added(1, 1)).await, Ok(Appended::Duplicate));
     let later = at.plus_ms(HOUR_MS);
-    store.append(news(1, 3, later)).await.unwrap();
-    work_off(&store, later, Outcome::Resolved(pending(1))).await;
+    store.append(added_at(1, 3, later)).await.unwrap();
+    settle_next(&store, later, Outcome::Resolved(pending(1))).await;
     assert_eq!((store.counts().contacts, store.counts().links), (1, 0));
     mint(&store, 1, 1, later).await;
     assert_eq!(links_of(&store, LinkBy::ExternalUserid(customer(1))).await[0].unionid, fan_key(1).unionid);
     assert_eq!(store.counts().links, 1);
 }
 
-async fn an_old_event_that_comes_again_does_not_bring_back_a_forgotten_person(place: &dyn Place) {
+async fn an_old_event_that_is_repeated_does_not_restore_an_erased_person(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Outcome::Missed).await;
+    settle_next(&store, T0, Outcome::Missed).await;
     let at = T0.plus_ms(HOUR_MS);
-    store.forget(&Person::ExternalUserid(customer(1)), None, at).await.unwrap();
+    store.forget(&PersonId::ExternalUserid(customer(1)), None, at).await.unwrap();
     let later = at.plus_ms(30 * DAY_MS);
     assert_eq!(store.sweep(later).await, Ok(1));
     let again = |payload| Arrival { received_at: later, payload, ..added(1, 1) };
@@ -158,37 +159,37 @@ async fn an_old_event_that_comes_again_does_not_bring_back_a_forgotten_person(pl
     }
     let Counts { inbox, quarantined, contacts, .. } = store.counts();
     assert_eq!((inbox, quarantined, contacts), (0, 0, 0));
-    // Nor does one that an operator releases.
+    // Nor does one that an operator redrives from quarantine.
     quarantine(&store, 2).await;
     let EventRow::Quarantined(row) = &store.events(EventState::Quarantined, EventId(0), 1).await.unwrap()[0]
     else {
-        panic!("nothing is in quarantine")
+        panic!("the quarantine is empty")
     };
-    store.forget(&Person::ExternalUserid(customer(1)), None, T0).await.unwrap();
+    store.forget(&PersonId::ExternalUserid(customer(1)), None, T0).await.unwrap();
     assert!(store.redrive(row.id, Some(event), later).await.unwrap());
-    work_off(&store, later, Outcome::Missed).await;
+    settle_next(&store, later, Outcome::Missed).await;
     assert_eq!(store.counts().contacts, 0);
-    // A customer who comes back is another matter, even by a clock a little behind ours.
-    let back = Arrival { received_at: at.plus_ms(MINUTE_MS), ..news(1, 1, at) };
+    // A customer who is added again is kept, even if WeCom's clock is a little behind ours.
+    let back = Arrival { received_at: at.plus_ms(MINUTE_MS), ..added_at(1, 1, at) };
     assert!(matches!(store.append(back).await, Ok(Appended::New(_))));
-    work_off(&store, later, Outcome::Missed).await;
+    settle_next(&store, later, Outcome::Missed).await;
     assert_eq!(store.counts().contacts, 1);
 }
 
-async fn a_customer_forgotten_before_anybody_knew_who_that_is_takes_the_fan_along(place: &dyn Place) {
+async fn a_fan_is_erased_when_it_turns_out_to_be_an_erased_customer(place: &dyn Place) {
     let store = place.open();
-    // Three fans, registered before; how each of them would become the customer is different.
+    // Three fans registered before, each of which turns out to be an erased customer in another way.
     mint(&store, 1, 1, T0).await;
     let asking = NewFan { ask_existing: true, ..new_fan(3) };
     store.put_fans(vec![new_fan(2), asking], T0).await.unwrap();
     let at = T0.plus_ms(HOUR_MS);
     for n in 1..=3 {
-        store.forget(&Person::ExternalUserid(customer(n)), None, at).await.unwrap();
+        store.forget(&PersonId::ExternalUserid(customer(n)), None, at).await.unwrap();
     }
     let later = at.plus_ms(HOUR_MS);
     for n in 1..=2 {
-        store.append(news(n, 1, later)).await.unwrap();
-        work_off(&store, later, Outcome::Resolved(pending(n))).await;
+        store.append(added_at(n, 1, later)).await.unwrap();
+        settle_next(&store, later, Outcome::Resolved(pending(n))).await;
     }
     for work in lease_fans(&store, FanStep::Mint, later, 9).await {
         let n = if work.key == fan_key(2) { 2 } else { 3 };
@@ -199,132 +200,132 @@ async fn a_customer_forgotten_before_anybody_knew_who_that_is_takes_the_fan_alon
         store.settle_fans(vec![(work, existing)], later).await.unwrap();
     }
     assert_eq!((store.counts().links, tally(&store).await.registered), (0, 0));
-    // Registered anew, they are linked, and those who waited as well.
+    // Registered again, they are linked, waiting customers included.
     for n in 1..=2 {
         mint(&store, n, n, later).await;
     }
     assert_eq!(store.counts().links, 2);
 }
 
-async fn a_fan_registered_again_after_a_customer_was_forgotten_is_linked_to_that_customer(place: &dyn Place) {
+async fn a_fan_registered_again_after_the_customer_was_erased_is_linked(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     let at = T0.plus_ms(HOUR_MS);
-    store.forget(&Person::ExternalUserid(customer(1)), None, at).await.unwrap();
-    // The brand says that this person is back, before anybody knew that customer and fan are one.
+    store.forget(&PersonId::ExternalUserid(customer(1)), None, at).await.unwrap();
+    // The fan registers again before it is known to be that customer.
     let later = at.plus_ms(HOUR_MS);
     assert_eq!(store.put_fans(vec![new_fan(1)], later).await.unwrap(), [Registered::Known]);
-    store.append(news(1, 1, later)).await.unwrap();
-    work_off(&store, later, Outcome::Resolved(pending(1))).await;
+    store.append(added_at(1, 1, later)).await.unwrap();
+    settle_next(&store, later, Outcome::Resolved(pending(1))).await;
     assert_eq!((store.counts().links, tally(&store).await.registered), (1, 1));
     let store = reopen(place, store).await;
     assert_eq!(store.finish_forgetting(later).await, Ok(0));
     assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 1);
 }
 
-async fn who_is_found_out_to_be_forgotten_is_forgotten_whole(place: &dyn Place) {
+async fn finishing_an_erasure_removes_the_links_at_other_dealers_too(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
-    // Linked at one dealer, forgotten under the id that another dealer has.
+    // Linked at one dealer, erased under the id of another dealer.
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
+    settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
     let at = T0.plus_ms(HOUR_MS);
-    store.forget(&Person::ExternalUserid(customer(2)), None, at).await.unwrap();
-    store.append(news(2, 2, at.plus_ms(1))).await.unwrap();
-    work_off(&store, at.plus_ms(1), Outcome::Resolved(pending(1))).await;
+    store.forget(&PersonId::ExternalUserid(customer(2)), None, at).await.unwrap();
+    store.append(added_at(2, 2, at.plus_ms(1))).await.unwrap();
+    settle_next(&store, at.plus_ms(1), Outcome::Resolved(pending(1))).await;
     let store = reopen(place, store).await;
     assert_eq!((store.counts().links, tally(&store).await.registered), (1, 0));
     assert_eq!(store.finish_forgetting(at.plus_ms(2)).await, Ok(1));
     assert_eq!(store.counts().links, 0);
     let feed = store.feed(0, 9, T0).await.unwrap();
     assert!(feed.iter().all(|entry| entry.change == ChangeType::Erased), "{feed:?}");
-    assert_eq!(store.finish_forgetting(at.plus_ms(3)).await, Ok(0), "once");
+    assert_eq!(store.finish_forgetting(at.plus_ms(3)).await, Ok(0), "only once");
 }
 
 #[tokio::test]
-async fn damaged_records_are_erased_as_far_as_anybody_can() {
+async fn damaged_records_are_erased_as_far_as_possible() {
     let memory = Memory::default();
     let store = memory.open();
     mint(&store, 1, 1, T0).await;
     for dealer in 1..=2 {
         store.append(added(1, dealer)).await.unwrap();
-        work_off(&store, T0, Outcome::Resolved(pending(1))).await;
+        settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
     }
     for n in [1, 2] {
         quarantine(&store, n).await;
     }
-    // A customer, and a part of a message about somebody else.
+    // A customer's record, and a part of a message about another person.
     for kind in [b"c", b"z"] {
         let (key, _) = memory.range(kind, &[kind[0] + 1]).last().unwrap().unwrap();
-        store.spoil(&key);
+        store.corrupt(&key);
     }
-    assert!(store.trace(customer(1).as_str()).await.is_ok());
-    let receipt = store.forget(&Person::Unionid(fan_key(1).unionid), None, T0).await.unwrap();
+    assert!(store.person_data(customer(1).as_str()).await.is_ok());
+    let receipt = store.forget(&PersonId::Unionid(fan_key(1).unionid), None, T0).await.unwrap();
     assert_eq!((receipt.erased.fans, receipt.erased.contacts, receipt.erased.quarantined), (1, 2, 1));
     assert_eq!(traces_of(&memory, 1), []);
     assert_eq!((store.counts().links, store.counts().contacts), (0, 0));
 }
 
-async fn work_on_a_fan_who_was_forgotten_meanwhile_comes_to_nothing(place: &dyn Place) {
+async fn an_outcome_for_a_fan_erased_during_the_call_has_no_effect(place: &dyn Place) {
     let store = place.open();
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
     let before = lease_fans(&store, FanStep::Mint, T0, 9).await;
-    store.forget(&Person::Unionid(fan_key(1).unionid), None, T0).await.unwrap();
+    store.forget(&PersonId::Unionid(fan_key(1).unionid), None, T0).await.unwrap();
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
     let after = lease_fans(&store, FanStep::Mint, T0, 9).await;
     assert_eq!(after.len(), 1);
     store.settle_fans(vec![(before[0].clone(), minted(1, T0))], T0).await.unwrap();
-    assert_eq!(tally(&store).await.minted, 0, "that was another registration");
-    assert_eq!(lease_fans(&store, FanStep::Mint, T0, 9).await.len(), 0, "it is still being worked on");
+    assert_eq!(tally(&store).await.minted, 0, "it was leased under the earlier registration");
+    assert_eq!(lease_fans(&store, FanStep::Mint, T0, 9).await.len(), 0, "it is still leased");
     store.settle_fans(vec![(after[0].clone(), minted(1, T0))], T0).await.unwrap();
     assert_eq!(tally(&store).await.minted, 1);
 }
 
-async fn a_trace_gathers_what_is_kept_about_an_id(place: &dyn Place) {
+async fn everything_stored_about_an_id_is_found_by_it(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
-    work_off(&store, T0, Outcome::Resolved(pending(1))).await;
+    settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
     store.append(added(1, 2)).await.unwrap();
     store.append(added(2, 1)).await.unwrap();
     quarantine(&store, 1).await;
     let (fan, customer_1) = (fan_key(1), customer(1));
     for id in [fan.unionid.as_str(), customer_1.as_str()] {
-        let trace = store.trace(id).await.unwrap();
-        assert_eq!(trace.fans.iter().map(|(key, _)| key).collect::<Vec<_>>(), [&fan], "{id}");
-        assert_eq!(trace.contacts.len(), 1);
-        assert_eq!(trace.contacts[0].1.link.as_ref().unwrap().source, Source::Callback);
-        let waiting = trace.events.iter().filter(|row| matches!(row, EventRow::Inbox(_))).count();
+        let data = store.person_data(id).await.unwrap();
+        assert_eq!(data.fans.iter().map(|(key, _)| key).collect::<Vec<_>>(), [&fan], "{id}");
+        assert_eq!(data.contacts.len(), 1);
+        assert_eq!(data.contacts[0].1.link.as_ref().unwrap().source, Source::Callback);
+        let waiting = data.events.iter().filter(|row| matches!(row, EventRow::Inbox(_))).count();
         assert_eq!(waiting, 1);
     }
     assert_eq!(
-        store.trace(customer_1.as_str()).await.unwrap().events.len(),
+        store.person_data(customer_1.as_str()).await.unwrap().events.len(),
         2,
-        "the message names the customer"
+        "the quarantined message contains the id"
     );
-    let stranger = store.trace("oNOBODY").await.unwrap();
-    assert!(stranger.fans.is_empty() && stranger.contacts.is_empty() && stranger.events.is_empty());
+    let unknown = store.person_data("oNOBODY").await.unwrap();
+    assert!(unknown.fans.is_empty() && unknown.contacts.is_empty() && unknown.events.is_empty());
 }
 
 contract!(
-    a_forgotten_person_is_not_linked_again_until_registered_anew,
-    an_old_event_that_comes_again_does_not_bring_back_a_forgotten_person,
-    a_customer_forgotten_before_anybody_knew_who_that_is_takes_the_fan_along,
-    a_fan_registered_again_after_a_customer_was_forgotten_is_linked_to_that_customer,
-    who_is_found_out_to_be_forgotten_is_forgotten_whole,
-    work_on_a_fan_who_was_forgotten_meanwhile_comes_to_nothing,
-    a_trace_gathers_what_is_kept_about_an_id,
+    an_erased_person_is_not_linked_until_registered_again,
+    an_old_event_that_is_repeated_does_not_restore_an_erased_person,
+    a_fan_is_erased_when_it_turns_out_to_be_an_erased_customer,
+    a_fan_registered_again_after_the_customer_was_erased_is_linked,
+    finishing_an_erasure_removes_the_links_at_other_dealers_too,
+    an_outcome_for_a_fan_erased_during_the_call_has_no_effect,
+    everything_stored_about_an_id_is_found_by_it,
 );
 
-/// What happens around persons who are forgotten.
+/// A step in a history with an erasure at its end.
 #[derive(Debug, Clone)]
 enum Step {
     Mint(u8),
     Add(u8, u8),
-    /// Resolved under another pending id than before.
+    /// An event resolved to another pending id than before.
     Another(u8, u8),
     Miss(u8, u8),
-    Bury(u8, u8),
+    DeadLetter(u8, u8),
     Quarantine(u8),
     Restart,
 }
@@ -335,18 +336,18 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         4 => (0_u8..3, 0_u8..2).prop_map(|(n, dealer)| Step::Add(n, dealer)),
         1 => (0_u8..3, 0_u8..2).prop_map(|(n, dealer)| Step::Another(n, dealer)),
         1 => (0_u8..3, 0_u8..2).prop_map(|(n, dealer)| Step::Miss(n, dealer)),
-        1 => (0_u8..3, 0_u8..2).prop_map(|(n, dealer)| Step::Bury(n, dealer)),
+        1 => (0_u8..3, 0_u8..2).prop_map(|(n, dealer)| Step::DeadLetter(n, dealer)),
         1 => (0_u8..3).prop_map(Step::Quarantine),
         1 => Just(Step::Restart),
     ];
     proptest::collection::vec(one, 0..20)
 }
 
-async fn lived(steps: &[Step], by_unionid: bool) {
+async fn run(steps: &[Step], by_unionid: bool) {
     let memory = Memory::default();
     let mut store = memory.open();
     for (step, at) in steps.iter().zip(1..) {
-        let verdict = match step {
+        let outcome = match step {
             Step::Mint(n) => {
                 store.put_fans(vec![new_fan(*n)], T0).await.unwrap();
                 for work in lease_fans(&store, FanStep::Mint, T0, 1).await {
@@ -365,21 +366,23 @@ async fn lived(steps: &[Step], by_unionid: bool) {
             Step::Add(n, _) => Outcome::Resolved(pending(*n)),
             Step::Another(n, _) => Outcome::Resolved(PendingId::new(format!("pend{n}-again")).unwrap()),
             Step::Miss(..) => Outcome::Missed,
-            Step::Bury(..) => Outcome::Dead(FailureReason { errcode: None, text: String::new() }),
+            Step::DeadLetter(..) => Outcome::Dead(FailureReason { errcode: None, text: String::new() }),
         };
-        let (Step::Add(n, dealer) | Step::Another(n, dealer) | Step::Miss(n, dealer) | Step::Bury(n, dealer)) =
-            step
+        let (Step::Add(n, dealer)
+        | Step::Another(n, dealer)
+        | Step::Miss(n, dealer)
+        | Step::DeadLetter(n, dealer)) = step
         else {
             continue;
         };
         store.append(arrival(event(*n, *dealer, 1, ContactChange::Added, at))).await.unwrap();
         for work in store.lease(T0, 9).await.unwrap() {
-            store.settle(vec![(work, verdict.clone())], T0).await.unwrap();
+            store.settle(vec![(work, outcome.clone())], T0).await.unwrap();
         }
     }
     let others = [traces_of(&memory, 0), traces_of(&memory, 2)];
-    // By both ids: an unlinked customer and a fan are not known to be one person.
-    let (fan, contact) = (Person::Unionid(fan_key(1).unionid), Person::ExternalUserid(customer(1)));
+    // By both ids: an unlinked customer and a fan are not known to be the same person.
+    let (fan, contact) = (PersonId::Unionid(fan_key(1).unionid), PersonId::ExternalUserid(customer(1)));
     for person in if by_unionid { [fan, contact] } else { [contact, fan] } {
         store.forget(&person, None, T0).await.unwrap();
     }
@@ -395,7 +398,7 @@ async fn lived(steps: &[Step], by_unionid: bool) {
             _ => links.insert(entry.data.link_id()),
         };
     }
-    assert_eq!(links.len() as u64, store.counts().links, "whoever follows the feed has the links");
+    assert_eq!(links.len() as u64, store.counts().links, "a reader of the feed ends up with the links");
     assert_eq!(all_links(&store).await, store.counts().links);
 }
 
@@ -412,10 +415,10 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn whatever_happened_forgetting_leaves_nothing_of_one_and_everything_of_the_others(
+    fn after_any_history_an_erasure_removes_everything_about_one_person_and_nothing_else(
         steps in steps(), by_unionid: bool
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(lived(&steps, by_unionid));
+        runtime.block_on(run(&steps, by_unionid));
     }
 }

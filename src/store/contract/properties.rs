@@ -1,4 +1,4 @@
-//! The store on random histories: any order, any repetition, restarts in between, the same links.
+//! Random histories: inputs in any order and with repetitions and restarts lead to the same links.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// What the world tells the store, in some order.
+/// An input of the store.
 #[derive(Debug, Clone)]
 enum Input {
     Fan(u8),
     Event(u8, u8, u8, ContactChange, i64),
-    /// WeCom has nothing to say at first, and is asked again in its time.
+    /// WeCom has no pending id at first and is asked again on schedule.
     SlowEvent(u8, u8, u8, i64),
     Restart,
 }
@@ -32,7 +32,7 @@ fn inputs() -> impl Strategy<Value = Vec<Input>> {
     proptest::collection::vec(one, 0..20)
 }
 
-/// Feeds the inputs and works everything off, with WeCom knowing that person n has pending id n.
+/// The links after these inputs and all the work that follows from them. Person n has pending id n.
 async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<String>)> {
     let place = Memory::default();
     let mut store = place.open();
@@ -47,9 +47,9 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
             Input::Event(person, dealer, member, change, at) => {
                 store.append(arrival(event(*person, *dealer, *member, *change, *at))).await.unwrap();
                 for work in store.lease(T0, 9).await.unwrap() {
-                    let verdict =
+                    let outcome =
                         if change.is_add() { Outcome::Resolved(pending(*person)) } else { Outcome::Applied };
-                    store.settle(vec![(work, verdict)], T0).await.unwrap();
+                    store.settle(vec![(work, outcome)], T0).await.unwrap();
                 }
             }
             Input::SlowEvent(person, dealer, member, at) => {
@@ -62,17 +62,17 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
             Input::Restart => store = reopen(&place, store).await,
         }
     }
-    // Whoever waits is asked about again; whoever has become known meanwhile needs no answer.
+    // Waiting customers are asked about again, unless their pending id has become known since.
     let later = T0.plus_ms(MINUTE_MS);
     for work in store.lease(later, 99).await.unwrap() {
         let person =
             work.contact.external_userid.as_str().strip_prefix("wmCUSTOMER").unwrap().parse().unwrap();
         let known = work.known.as_ref().is_some_and(|contact| contact.pending_id.is_some());
-        let verdict = if known { Outcome::Applied } else { Outcome::Resolved(pending(person)) };
-        store.settle(vec![(work, verdict)], later).await.unwrap();
+        let outcome = if known { Outcome::Applied } else { Outcome::Resolved(pending(person)) };
+        store.settle(vec![(work, outcome)], later).await.unwrap();
     }
     let Counts { inbox, waiting, .. } = store.counts();
-    assert_eq!((inbox, waiting, store.next_due().await), (0, 0, Ok(None)), "nothing is left behind");
+    assert_eq!((inbox, waiting, store.next_due().await), (0, 0, Ok(None)), "no work is left");
     let mut links = BTreeMap::new();
     for person in 0..4 {
         for link in links_of(&store, LinkBy::Unionid(fan_key(person).unionid)).await {
@@ -94,12 +94,12 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
     links
 }
 
-/// What happens in the course of some days, an hour after the other.
+/// A step in a history, an hour after the one before.
 #[derive(Debug, Clone)]
 enum Past {
     Fan(u8),
     Event(u8, u8, u8, ContactChange),
-    Forgotten(u8),
+    Erased(u8),
 }
 
 fn past() -> impl Strategy<Value = Vec<Past>> {
@@ -112,29 +112,29 @@ fn past() -> impl Strategy<Value = Vec<Past>> {
     let one = prop_oneof![
         2 => (0_u8..3).prop_map(Past::Fan),
         6 => (0_u8..3, 0_u8..2, 0_u8..2, change).prop_map(|(p, d, m, c)| Past::Event(p, d, m, c)),
-        1 => (0_u8..3).prop_map(Past::Forgotten),
+        1 => (0_u8..3).prop_map(Past::Erased),
     ];
     proptest::collection::vec(one, 0..16)
 }
 
-async fn works_off(store: &EmbeddedStore, now: Timestamp) {
+async fn settle_due(store: &EmbeddedStore, now: Timestamp) {
     for work in store.lease(now, 9).await.unwrap() {
         let known = work.known.as_ref().is_some_and(|contact| contact.pending_id.is_some());
-        let leaves = work.event.as_ref().is_some_and(|event| !event.event.contact.change.is_add());
-        let verdict = match work.contact.external_userid.as_str().strip_prefix("wmCUSTOMER") {
-            Some(person) if !known && !leaves => Outcome::Resolved(pending(person.parse().unwrap())),
+        let removes = work.event.as_ref().is_some_and(|event| !event.event.contact.change.is_add());
+        let outcome = match work.contact.external_userid.as_str().strip_prefix("wmCUSTOMER") {
+            Some(person) if !known && !removes => Outcome::Resolved(pending(person.parse().unwrap())),
             _ => Outcome::Applied,
         };
-        store.settle(vec![(work, verdict)], now).await.unwrap();
+        store.settle(vec![(work, outcome)], now).await.unwrap();
     }
 }
 
-/// Everything the brand and WeCom could tell a difference by.
-async fn told(store: &EmbeddedStore, now: Timestamp) -> String {
+/// The observable state: feed, customers and counters.
+async fn observable(store: &EmbeddedStore, now: Timestamp) -> String {
     let feed = store.feed(0, 1_000, now).await.unwrap();
     let mut contacts = Vec::new();
     for person in 0..3 {
-        for (key, contact) in store.trace(customer(person).as_str()).await.unwrap().contacts {
+        for (key, contact) in store.person_data(customer(person).as_str()).await.unwrap().contacts {
             let (followers, link) = (contact.followers_now(), contact.link.clone());
             contacts.push((key, followers, link, contact.pending_id.clone(), contact.lookup_retry.is_some()));
         }
@@ -160,23 +160,23 @@ async fn replayed(past: &[Past], order: &[usize]) {
                 let arrival = arrival(event(*person, *dealer, *member, *change, at_secs));
                 events.push(arrival.clone());
                 store.append(Arrival { received_at: now, ..arrival }).await.unwrap();
-                works_off(&store, now).await;
+                settle_due(&store, now).await;
             }
-            Past::Forgotten(n) => {
-                drop(store.forget(&Person::ExternalUserid(customer(*n)), None, now).await.unwrap());
+            Past::Erased(n) => {
+                drop(store.forget(&PersonId::ExternalUserid(customer(*n)), None, now).await.unwrap());
             }
         }
         store.finish_forgetting(now).await.unwrap();
     }
     let later = now.plus_ms(30 * DAY_MS);
-    assert_eq!(store.sweep(later).await, Ok(events.len() as u64), "nothing is remembered of them");
-    let before = told(&store, later).await;
+    assert_eq!(store.sweep(later).await, Ok(events.len() as u64), "the deduplication records have expired");
+    let before = observable(&store, later).await;
     for at in order {
         let Some(arrival) = events.get(at % events.len().max(1)) else { return };
         store.append(Arrival { received_at: later, ..arrival.clone() }).await.unwrap();
-        works_off(&store, later).await;
+        settle_due(&store, later).await;
         store.finish_forgetting(later).await.unwrap();
-        assert_eq!(told(&store, later).await, before, "{arrival:?} came again");
+        assert_eq!(observable(&store, later).await, before, "{arrival:?} was repeated");
     }
 }
 
@@ -184,7 +184,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn an_event_that_comes_again_at_any_later_time_leaves_everything_as_it_was(
+    fn an_event_repeated_at_any_later_time_changes_nothing(
         past in past(), order in proptest::collection::vec(any::<usize>(), 1..24)
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

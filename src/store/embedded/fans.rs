@@ -100,8 +100,8 @@ pub(super) fn settle(
     // Another number is another registration: this fan was forgotten meanwhile.
     let known = roll::fan(txn, &work.key)?.filter(|entry| entry.number.0 == work.number);
     let Some(Entry { number, fan: before, .. }) = known else { return Ok(()) };
-    let place = keys::fan_place(&work.key.app, work.step, work.priority, work.place);
-    let stays = matches!(verdict, FanOutcome::Retry { due_at, .. } if due_at == work.place.due_at);
+    let place = keys::fan_place(&work.key.app, work.step, work.priority, work.position);
+    let stays = matches!(verdict, FanOutcome::Retry { due_at, .. } if due_at == work.position.due_at);
     let was_there = if stays { txn.has(&place)? } else { leave(txn, place, &[number])? };
     let mut fan = before.clone();
     // Settled before, by whoever leased it before a restart; or no longer wanted.

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::super::{
-    Counts, Erased, EventId, EventRow, InboxEvent, Person, Quarantined, Receipt, ReceiptId, StoreError,
+    Counts, Erased, EventId, EventRow, InboxEvent, PersonId, Quarantined, Receipt, ReceiptId, StoreError,
 };
 use super::feed::{self, StoredEntry};
 use super::inbox::{MessagePart, SetAside};
@@ -192,7 +192,7 @@ fn leftover(store: &EmbeddedStore, ids: &Ids) -> Result<Vec<Vec<u8>>, StoreError
 /// Erases a person. `None` if who that is has changed since `ids` were gathered.
 pub(super) fn forget(
     txn: &mut Txn<'_>,
-    person: &Person,
+    person: &PersonId,
     ids: &Ids,
     mut found: Found,
     (id, request): (ReceiptId, Option<String>),
@@ -246,8 +246,8 @@ pub(super) fn forget(
         txn.put(mark(salt, id), &Forgotten(now))?;
     }
     let named = match person {
-        Person::Unionid(id) => id.as_str(),
-        Person::ExternalUserid(id) => id.as_str(),
+        PersonId::Unionid(id) => id.as_str(),
+        PersonId::ExternalUserid(id) => id.as_str(),
     };
     let subject = hex(&salted(salt, "subject", named));
     for unionid in &ids.unionids {

@@ -59,7 +59,8 @@ impl Indexing {
             });
             match &result {
                 Ok(()) if sheets > 0 => {
-                    tracing::info!(sheets, took_ms = began.elapsed().as_millis(), "fans can be found");
+                    let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+                    tracing::info!(sheets, took_ms, "the index of fans has been loaded");
                 }
                 Ok(()) | Err(StoreError::Closed) => {}
                 // As final as any other error of the engine.

@@ -27,7 +27,7 @@
 //! before the app where people look things up without naming an app. There are many fans: why they lie
 //! together in the order they came is told in [`roll`](super::roll).
 
-use super::super::{EventId, FanPlace, MessageDigest, ReceiptId, StoreError};
+use super::super::{EventId, MessageDigest, QueuePosition, ReceiptId, StoreError};
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, PendingId, SinkName, Unionid};
 use crate::domain::time::{HOUR_MS, Timestamp};
@@ -168,7 +168,7 @@ pub(super) fn sheet_number(key: &[u8]) -> Result<u32, StoreError> {
     number.map(u32::from_be_bytes).ok_or_else(damaged)
 }
 
-pub(super) fn fan_place(app: &AppName, step: FanStep, priority: Priority, place: FanPlace) -> Vec<u8> {
+pub(super) fn fan_place(app: &AppName, step: FanStep, priority: Priority, place: QueuePosition) -> Vec<u8> {
     Key(fan_queue(app, step, priority)).instant(place.due_at).number(place.number).done()
 }
 

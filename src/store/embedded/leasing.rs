@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::sync::{MutexGuard, PoisonError};
 
-use super::super::{FanPlace, FanWork, StoreError, Work, WorkId};
+use super::super::{FanWork, QueuePosition, StoreError, Work, WorkId};
 use super::frontier::Frontier;
 use super::queues::{Strays, Waiting};
 use super::records::decode;
@@ -102,7 +102,7 @@ impl EmbeddedStore {
                 continue;
             };
             let mut parts = keys::Parts(&place_key[queue.len()..]);
-            let place = FanPlace { due_at: parts.instant()?, number: parts.number()? };
+            let position = QueuePosition { due_at: parts.instant()?, number: parts.number()? };
             let mut strays_here = Vec::new();
             for number in waiting.0 {
                 let lease = fan_lease(step, number);
@@ -114,7 +114,7 @@ impl EmbeddedStore {
                 let Some(entry) = self.undamaged(&lease, roll::fan_at(self, number))? else { continue };
                 match entry.filter(|entry| entry.fan.queued_for(step) == Some(priority)) {
                     Some(Entry { key, fan, .. }) => {
-                        work.push(FanWork { key, step, priority, place, number: number.0, fan });
+                        work.push(FanWork { key, step, priority, position, number: number.0, fan });
                         taken.insert(lease);
                     }
                     None => strays_here.push(number),

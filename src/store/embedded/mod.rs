@@ -62,7 +62,7 @@ pub use sled_engine::OpenError;
 use sled_engine::SledEngine;
 use snapshot::Snapshots;
 use txn::{Meta, Txn, failed};
-pub use writer::Hand;
+pub use writer::ManualWriter;
 use writer::{Patience, Writer};
 
 impl Record for Dealer {}
@@ -70,18 +70,18 @@ impl Record for Dealer {}
 /// Beyond what nothing is written without, this much of the disk stays free when files of the journal are merged.
 const MERGING_SPARES_BYTES: u64 = 64 << 20;
 
-/// What can be set about a store.
+/// The settings of an embedded store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Settings {
-    /// Memory for sled's page cache; the process needs about twice that.
+    /// The size of sled's page cache. The process needs about twice as much memory.
     pub cache_mb: u64,
-    /// Nothing is written while the disk has less free than this.
+    /// The minimum of free disk space; below it every write fails with [`StoreError::NoSpace`].
     pub free_mb_min: u64,
-    /// Events the inbox may hold, quarantined ones included.
+    /// The maximum number of events in the inbox, and of messages in quarantine.
     pub inbox_events_max: u64,
-    /// How long a message is remembered for deduplication.
+    /// How many days messages are remembered for deduplication.
     pub dedupe_days: u32,
-    /// Whether a redo journal is kept beside the database.
+    /// Whether a write-ahead log is kept beside the database.
     pub journal: bool,
 }
 
@@ -93,7 +93,7 @@ impl Default for Settings {
 
 type DamagedKeys = Arc<Mutex<HashSet<Vec<u8>>>>;
 
-/// The store of one machine.
+/// The store of a single machine, with sled as the engine.
 pub struct EmbeddedStore {
     engine: Arc<dyn Engine>,
     writer: Writer,
@@ -135,23 +135,23 @@ impl EmbeddedStore {
         Self::over(Arc::new(memory), settings)
     }
 
-    /// A store in memory without threads, for simulations that repeat themselves: it writes when the [`Hand`] is told
-    /// to. `store_id` is used if the memory is empty.
+    /// A store in memory without threads, for deterministic simulations: transactions are committed only when
+    /// [`ManualWriter::commit`] is called. `store_id` is used if the memory is empty.
     ///
     /// # Errors
     /// As [`in_memory`](Self::in_memory).
-    pub fn by_hand(
+    pub fn with_manual_writer(
         memory: Memory,
         settings: Settings,
         store_id: [u8; 16],
-    ) -> Result<(Self, Hand), OpenError> {
+    ) -> Result<(Self, ManualWriter), OpenError> {
         let engine: Arc<dyn Engine> = Arc::new(memory);
         let meta = meta_of(&*engine, store_id)?;
         let (readers, damaged) = (Readers::default(), DamagedKeys::default());
-        let (writer, hand) = Writer::by_hand(&engine, readers.clone(), meta);
+        let (writer, manual) = Writer::manual(&engine, readers.clone(), meta);
         let indexing = Indexing::here(&*engine, &readers.index, meta.sheets, &damaged);
         let indexing = indexing.map_err(OpenError::Content)?;
-        Ok((Self::of(engine, writer, settings, readers, indexing, damaged, meta.store_id), hand))
+        Ok((Self::of(engine, writer, settings, readers, indexing, damaged, meta.store_id), manual))
     }
 
     pub(in crate::store) fn over(engine: Arc<dyn Engine>, settings: Settings) -> Result<Self, OpenError> {
@@ -336,8 +336,8 @@ pub(in crate::store) use keys::feed as feed_key;
 
 #[cfg(test)]
 impl EmbeddedStore {
-    /// Flips a bit of a record, behind the writer's back.
-    pub(in crate::store) fn spoil(&self, key: &[u8]) {
+    /// Flips a bit of a record, past the writer.
+    pub(in crate::store) fn corrupt(&self, key: &[u8]) {
         if let Ok(Some(mut value)) = self.engine.get(key) {
             value[1] ^= 4;
             assert!(self.engine.commit(vec![(key.to_vec(), Some(value))]).is_ok());

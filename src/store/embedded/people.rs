@@ -1,11 +1,11 @@
-//! What is known of one person.
+//! One person: everything stored about them, and their erasure.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use super::super::{
-    EventRow, InboxEvent, People, Person, Quarantined, Receipt, ReceiptId, StoreError, Trace,
+    EventRow, InboxEvent, People, PersonData, PersonId, Quarantined, Receipt, ReceiptId, StoreError,
 };
 use super::forget::{self, Ids};
 use super::inbox::SetAside;
@@ -77,10 +77,10 @@ impl EmbeddedStore {
 
 #[async_trait]
 impl People for EmbeddedStore {
-    async fn trace(&self, id: &str) -> Result<Trace, StoreError> {
+    async fn person_data(&self, id: &str) -> Result<PersonData, StoreError> {
         self.indexed().await?;
-        let mut trace =
-            Trace { forgotten_at: forget::forgotten_at(self, self.salt, id)?, ..Trace::default() };
+        let mut data =
+            PersonData { forgotten_at: forget::forgotten_at(self, self.salt, id)?, ..PersonData::default() };
         let (mut unionids, mut contacts) = (Vec::new(), Vec::new());
         if let Ok(unionid) = Unionid::new(id) {
             contacts = self.contacts_in(&keys::linked_to(&unionid))?;
@@ -94,23 +94,23 @@ impl People for EmbeddedStore {
         for key in contacts {
             let Some(contact) = self.contact(&key)? else { continue };
             unionids.extend(contact.link.as_ref().map(|link| link.unionid.clone()));
-            trace.contacts.push((key, contact));
+            data.contacts.push((key, contact));
         }
         unionids.sort_unstable();
         unionids.dedup();
         for unionid in &unionids {
-            trace.fans.extend(roll::fans_of(self, unionid)?.into_iter().map(|entry| (entry.key, entry.fan)));
+            data.fans.extend(roll::fans_of(self, unionid)?.into_iter().map(|entry| (entry.key, entry.fan)));
         }
         let named = ExternalUserid::new(id).ok();
-        let mut customers: Vec<_> = trace.contacts.iter().map(|(key, _)| &key.external_userid).collect();
+        let mut customers: Vec<_> = data.contacts.iter().map(|(key, _)| &key.external_userid).collect();
         customers.extend(&named);
-        trace.events = self.events_about(&customers, id)?;
-        Ok(trace)
+        data.events = self.events_about(&customers, id)?;
+        Ok(data)
     }
 
     async fn forget(
         &self,
-        person: &Person,
+        person: &PersonId,
         request: Option<String>,
         now: Timestamp,
     ) -> Result<Receipt, StoreError> {
@@ -143,7 +143,7 @@ impl People for EmbeddedStore {
         let mut forgotten = 0;
         for unionid in unionids {
             let request = Some("found to be a customer who was forgotten before".to_owned());
-            let receipt = self.forget(&Person::Unionid(unionid), request, now).await?;
+            let receipt = self.forget(&PersonId::Unionid(unionid), request, now).await?;
             tracing::info!(receipt = %receipt.id, "a person was forgotten");
             forgotten += 1;
         }

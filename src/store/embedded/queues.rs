@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::super::{FanPlace, StoreError};
+use super::super::{QueuePosition, StoreError};
 use super::keys;
 use super::records::{Record, readable};
 use super::roll::FanNumber;
@@ -46,7 +46,7 @@ pub(super) struct Books {
     /// Makes keys of records that are due at the same instant different.
     number: u64,
     /// The record that each queue is being filled at.
-    ends: [[Option<FanPlace>; 4]; 2],
+    ends: [[Option<QueuePosition>; 4]; 2],
 }
 
 impl Record for Books {}
@@ -144,9 +144,9 @@ impl OpenBooks {
         txn.put(keys::books(&self.app), &self.books)
     }
 
-    fn place(&mut self, due_at: Timestamp) -> FanPlace {
+    fn place(&mut self, due_at: Timestamp) -> QueuePosition {
         self.books.number += 1;
-        FanPlace { due_at, number: self.books.number }
+        QueuePosition { due_at, number: self.books.number }
     }
 
     /// Appends to a queue whose head is due now.

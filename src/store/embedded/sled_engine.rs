@@ -34,20 +34,20 @@ const REOPEN_WITHIN: Duration = Duration::from_secs(2);
 /// Why the store's folder could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Something about the folder itself.
+    /// An operation on a file or folder failed.
     #[error("cannot {attempted} {}", path.display())]
     Folder {
-        /// What was attempted.
+        /// The operation, as a verb: "create", "open".
         attempted: &'static str,
-        /// On what.
+        /// The file or folder.
         path: PathBuf,
-        /// What the system said.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Another process has it.
+    /// Another process has this folder open.
     #[error("{} is in use by another process\nhint: one folder serves one unionlink; stop the other one", .0.display())]
     InUse(PathBuf),
-    /// sled could not read what is there.
+    /// sled cannot open the database in this folder.
     #[error(
         "the database in {} cannot be opened: {reason}\nhint: keep a copy of the folder, then run unionlink store rebuild",
         path.display()
@@ -55,15 +55,15 @@ pub enum OpenError {
     Database {
         /// Where.
         path: PathBuf,
-        /// What sled said.
+        /// The error of sled.
         reason: String,
     },
-    /// The sync symbol is not ours.
+    /// The binary was linked without our `sync_file_range`, which makes sled's writes durable.
     #[error(
         "writes would not be durable: this binary was linked without its own sync_file_range\nhint: build it with the project's Cargo.toml"
     )]
     NotDurable,
-    /// The journal cannot be used, or not with this database.
+    /// The write-ahead log cannot be used, or not with this database.
     #[error("the journal in {} cannot be used: {reason}\nhint: {hint}", path.display())]
     Journal {
         /// Where.
@@ -73,7 +73,7 @@ pub enum OpenError {
         /// What to do.
         hint: &'static str,
     },
-    /// The content is of another program or version, or damaged.
+    /// The database belongs to another program or version, or is damaged.
     #[error("the content of the store cannot be used: {0}")]
     Content(super::StoreError),
 }

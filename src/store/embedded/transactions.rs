@@ -290,7 +290,7 @@ impl Store for EmbeddedStore {
         self.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, value| decode(key, value).map(Some))
     }
 
-    async fn remember_token(
+    async fn set_token_owner(
         &self,
         app: &AppName,
         corp_id: &CorpId,
@@ -343,7 +343,7 @@ impl Store for EmbeddedStore {
         if self.counts().inbox >= limit { Err(StoreError::InboxFull { limit }) } else { Ok(()) }
     }
 
-    fn damaged(&self) -> usize {
+    fn damaged_records(&self) -> usize {
         self.damaged_keys().len()
     }
 

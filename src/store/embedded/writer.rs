@@ -134,7 +134,7 @@ impl Shared {
     }
 
     pub(super) fn progressed(&self) {
-        // By hand nobody is ever busy: it takes the time that the simulation says it takes.
+        // With a manual writer nobody is ever busy: it takes the time that the simulation says it takes.
         if self.busy_since.load(Ordering::Relaxed) > 0 {
             self.set_busy(true);
         }
@@ -194,10 +194,10 @@ impl Writer {
         Ok(writer)
     }
 
-    /// A writer without a thread: whoever holds the [`Hand`] does its work.
-    pub(super) fn by_hand(engine: &Arc<dyn Engine>, readers: Readers, meta: Meta) -> (Self, Hand) {
+    /// A writer without a thread: its caller commits through the [`ManualWriter`].
+    pub(super) fn manual(engine: &Arc<dyn Engine>, readers: Readers, meta: Meta) -> (Self, ManualWriter) {
         let (writer, groups, inbox) = Self::idle(engine, readers, meta, 0);
-        (writer, Hand { groups, inbox, first: None })
+        (writer, ManualWriter { groups, inbox, first: None })
     }
 
     fn idle(
@@ -315,25 +315,25 @@ fn watch_over(shared: &Weak<Shared>, engine: &Weak<dyn Engine>) {
     }
 }
 
-/// Does the writer's work when told to, for simulations that decide what happens before a commit and after it. Dropped,
-/// it leaves unwritten and unanswered what was handed in.
-pub struct Hand {
+/// The writer of a store without threads: a simulation calls it, and so decides what happens before and after
+/// each commit. When it is dropped, submitted transactions are neither committed nor answered.
+pub struct ManualWriter {
     groups: Groups,
     inbox: Inbox,
     first: Option<Box<dyn Job>>,
 }
 
-impl Hand {
-    /// Waits until a transaction is handed in. False when there will be no more.
-    pub async fn wanted(&mut self) -> bool {
+impl ManualWriter {
+    /// Waits until a transaction is submitted. False when the store is closed and there will be no more.
+    pub async fn has_work(&mut self) -> bool {
         if self.first.is_none() {
             self.first = self.inbox.recv().await;
         }
         self.first.is_some()
     }
 
-    /// Commits and answers what was handed in, in groups, as the thread would.
-    pub fn write(&mut self) {
+    /// Commits the submitted transactions in groups, as the thread would, and answers their callers.
+    pub fn commit(&mut self) {
         if let Some(first) = self.first.take() {
             self.groups.turn(first, &mut self.inbox);
         }

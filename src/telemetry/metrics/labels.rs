@@ -1,4 +1,4 @@
-//! Metric labels: the closed sets of values a label can have, and the label sets.
+//! Metric labels: the closed sets of label values, and the label set of each metric.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use strum::{IntoStaticStr, VariantArray};
@@ -9,23 +9,23 @@ use crate::domain::far_off::FarOff;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum CallbackOutcome {
-    /// Stored; acknowledged.
+    /// Appended to the inbox; acknowledged.
     Accepted,
-    /// Stored before; acknowledged.
+    /// Appended before; acknowledged.
     Duplicate,
     /// Needs no action; acknowledged.
     Ignored,
     /// Quarantined for an operator; acknowledged.
     Quarantined,
-    /// Not WeCom's.
+    /// Failed verification, or its body could not be read.
     Refused,
-    /// No such app.
+    /// For an app that is not configured.
     UnknownApp,
-    /// Body over the limit.
+    /// A body over the limit.
     TooLarge,
     /// Could not be made durable; not acknowledged.
     Unavailable,
-    /// A URL check, answered.
+    /// WeCom's URL verification (GET), answered.
     Verified,
 }
 
@@ -41,13 +41,13 @@ pub enum AdminRefusal {
     Origin,
 }
 
-/// Where a timestamp of a callback comes from.
+/// The source of a callback's timestamp.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum TimestampSource {
-    /// `timestamp` in the query: when it was signed.
+    /// `timestamp` in the query: when the callback was signed.
     Timestamp,
-    /// `CreateTime` in the message: when its event happened.
+    /// `CreateTime` in the message: when the event happened.
     CreateTime,
 }
 

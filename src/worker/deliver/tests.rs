@@ -16,7 +16,7 @@ use crate::domain::time::{DAY_MS, HOUR_MS};
 use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
 use crate::store::{
-    Arrival, FanOutcome, Feed, MessageDigest, NewFan, Outcome, Payload, People, Person, Seek,
+    Arrival, FanOutcome, Feed, MessageDigest, NewFan, Outcome, Payload, People, PersonId, Seek,
 };
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
@@ -208,7 +208,7 @@ async fn run_through(steps: Vec<Step>) {
                 world.store.prune_feed(now.plus_ms(-HOUR_MS), &[name()]).await.map(drop).unwrap();
             }
             Step::Forget(n) => {
-                let person = Person::Unionid(fan(n).unionid);
+                let person = PersonId::Unionid(fan(n).unionid);
                 world.store.forget(&person, None, now).await.map(drop).unwrap();
             }
         }

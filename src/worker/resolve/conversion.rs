@@ -204,7 +204,7 @@ impl Conversion<'_> {
     }
 
     async fn remember(&self, token: TokenOwner) {
-        if let Err(error) = self.context.store.remember_token(self.app, self.owner, token).await {
+        if let Err(error) = self.context.store.set_token_owner(self.app, self.owner, token).await {
             let (app, corp, error) = (self.app, self.owner, error.to_string());
             tracing::warn!(%app, %corp, error, "the token that converts a dealer's customers was not stored");
         }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use super::super::super::{InboxEvent, Person, StoreError};
+use super::super::super::{InboxEvent, PersonId, StoreError};
 use super::super::feed::StoredEntry;
 use super::super::keys;
 use super::super::records::readable;
@@ -23,11 +23,11 @@ pub(in super::super) struct Ids {
 
 impl Ids {
     /// Everything that is linked to what `person` names, and so on.
-    pub(in super::super) fn of(read: &impl Read, person: &Person) -> Result<Self, StoreError> {
+    pub(in super::super) fn of(read: &impl Read, person: &PersonId) -> Result<Self, StoreError> {
         let mut ids = Self::default();
         match person {
-            Person::Unionid(id) => drop(ids.unionids.insert(id.clone())),
-            Person::ExternalUserid(id) => drop(ids.customers.insert(id.clone())),
+            PersonId::Unionid(id) => drop(ids.unionids.insert(id.clone())),
+            PersonId::ExternalUserid(id) => drop(ids.customers.insert(id.clone())),
         }
         loop {
             let before = ids.clone();

@@ -40,7 +40,7 @@ fn quarantined(number: u32) -> Arrival {
 async fn what_comes_in_or_is_given_up_during_the_search_is_found_all_the_same() {
     let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
     store.append(added(1)).await.unwrap();
-    let person = Person::ExternalUserid(ExternalUserid::new("wmCUSTOMER").unwrap());
+    let person = PersonId::ExternalUserid(ExternalUserid::new("wmCUSTOMER").unwrap());
     let ids = Ids::of(&store, &person).unwrap();
     let found = search(&store, &ids, T0).await.unwrap();
     assert_eq!((found.inbox.len(), found.aside.len()), (1, 0));

@@ -1,4 +1,4 @@
-//! The embedded store on disks and files that misbehave.
+//! The embedded store on disks that fail, fill up or get stuck, and over damaged files.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
@@ -7,7 +7,7 @@ use super::super::embedded::engine::{Batch, Engine, EngineError, Logged, Memory,
 use super::*;
 
 #[test]
-fn one_folder_serves_one_store() {
+fn a_folder_cannot_be_opened_twice() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let store = folder.open();
@@ -17,7 +17,7 @@ fn one_folder_serves_one_store() {
 }
 
 #[test]
-fn a_snapshot_left_by_a_killed_start_does_not_stop_the_next() {
+fn a_half_written_sled_snapshot_does_not_prevent_a_start() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -30,15 +30,18 @@ fn a_snapshot_left_by_a_killed_start_does_not_stop_the_next() {
     });
 }
 
-/// An engine whose disk does as it is told.
+/// An engine in memory with switchable faults.
 struct Disk {
     memory: Memory,
     logs: Logged,
     free_mb: AtomicU64,
+    /// Writes fail.
     fails: AtomicBool,
-    fails_behind: AtomicBool,
+    /// The engine's background work has failed.
+    background_failed: AtomicBool,
     /// How many batches can still be applied.
     applies: AtomicU64,
+    /// Writes do not return.
     stuck: AtomicBool,
 }
 
@@ -53,14 +56,14 @@ impl Disk {
             logs,
             free_mb: u64::from(u32::MAX).into(),
             fails: false.into(),
-            fails_behind: false.into(),
+            background_failed: false.into(),
             applies: u64::MAX.into(),
             stuck: false.into(),
         })
     }
 
-    /// What writing comes to.
-    fn works(&self) -> Result<(), EngineError> {
+    /// The result of a write, once the disk is not stuck.
+    fn write_result(&self) -> Result<(), EngineError> {
         while self.stuck.load(SeqCst) {
             std::thread::yield_now();
         }
@@ -86,19 +89,19 @@ impl Engine for Disk {
     }
 
     fn logged(&self) -> Result<(), EngineError> {
-        self.works()
+        self.write_result()
     }
 
     fn apply(&self, batch: Batch) -> Result<(), EngineError> {
         if self.logs == Logged::Not {
-            self.works()?;
+            self.write_result()?;
         }
         let before = self.applies.fetch_sub(1, SeqCst);
         if before == 0 { Err(EngineError("no such page".to_owned())) } else { self.memory.apply(batch) }
     }
 
     fn health(&self) -> Result<(), EngineError> {
-        let fails = self.fails_behind.load(SeqCst);
+        let fails = self.background_failed.load(SeqCst);
         if fails { Err(EngineError("no medium found".to_owned())) } else { Ok(()) }
     }
 
@@ -108,7 +111,7 @@ impl Engine for Disk {
 }
 
 #[tokio::test]
-async fn an_io_error_is_final_and_nothing_is_acknowledged_after_it() {
+async fn after_an_io_error_nothing_is_acknowledged_until_a_restart() {
     for logs in [Logged::Not, Logged::Ahead] {
         an_io_error_is_final(&Disk::that_logs(logs)).await;
     }
@@ -120,28 +123,28 @@ async fn an_io_error_is_final(disk: &Arc<Disk>) {
     disk.fails.store(true, SeqCst);
     let refusal = Err(StoreError::Failed("input/output error".into()));
     assert!(matches!(store.append(added(2, 1)).await, Err(StoreError::Failed(_))));
-    // That the disk works again proves nothing about what it lost.
+    // That writes succeed again does not prove that nothing was lost.
     disk.fails.store(false, SeqCst);
     assert_eq!(store.append(added(3, 1)).await, refusal);
     assert!(store.failed().await.contains("input/output error"));
     assert!(store.ready().is_err());
-    // A restart finds what was acknowledged and nothing else.
+    // A restart finds the acknowledged event and nothing else.
     store.close().await;
     assert_eq!(disk.store().lease(T0, 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
-async fn an_error_behind_the_commits_is_noticed_though_nobody_writes() {
+async fn an_error_in_the_engines_background_is_detected_without_a_write() {
     let disk = Disk::good();
     let store = disk.store();
     store.append(added(1, 1)).await.unwrap();
-    disk.fails_behind.store(true, SeqCst);
+    disk.background_failed.store(true, SeqCst);
     assert_eq!(store.failed().await, "no medium found");
     assert!(store.ready().is_err());
 }
 
-/// A hundred messages, each handed in twice and not yet answered: more than fit into one group.
-async fn a_hundred_twice(
+/// Submits a hundred messages twice each, without waiting for the answers: more than one group commit.
+async fn append_a_hundred_twice(
     store: &Arc<EmbeddedStore>,
 ) -> Vec<tokio::task::JoinHandle<Result<Appended, StoreError>>> {
     let appends = (0..200_u8).map(|n| {
@@ -156,14 +159,14 @@ async fn a_hundred_twice(
 }
 
 #[tokio::test]
-async fn nothing_is_applied_or_answered_on_top_of_what_could_not_be_applied() {
+async fn after_a_failed_apply_nothing_is_applied_or_acknowledged() {
     let disk = Disk::that_logs(Logged::Ahead);
     let store = Arc::new(disk.store());
     store.append(added(250, 1)).await.unwrap();
     disk.stuck.store(true, SeqCst);
-    // Several groups, and each message twice: the second of them is told from the first while that is on its way.
-    let appends = a_hundred_twice(&store).await;
-    // One more batch can be applied: the group on its way. The next cannot, and the one after it could again.
+    // Several groups. The second copy of a message is a duplicate of the first while that is still pending.
+    let appends = append_a_hundred_twice(&store).await;
+    // One more batch can be applied, the pending group. The next fails; later ones would succeed again.
     disk.applies.store(1, SeqCst);
     disk.stuck.store(false, SeqCst);
     let (mut new, mut other) = (0, 0);
@@ -177,9 +180,9 @@ async fn nothing_is_applied_or_answered_on_top_of_what_could_not_be_applied() {
             }
         }
     }
-    assert!(other > 0, "the batch that cannot be applied");
+    assert!(other > 0, "some appends failed with their batch");
     store.close().await;
-    // Whoever was told so is there after a restart, and nobody else.
+    // A restart finds the acknowledged events and no others.
     let kept = EmbeddedStore::in_memory(disk.memory.clone(), Settings::default()).unwrap();
     assert_eq!(
         (kept.counts().inbox, kept.lease(T0, 1_000).await.unwrap().len()),
@@ -188,15 +191,18 @@ async fn nothing_is_applied_or_answered_on_top_of_what_could_not_be_applied() {
 }
 
 #[tokio::test]
-async fn what_is_on_its_way_to_the_disk_is_known_to_who_comes_next_and_nobody_is_answered_before_it_is_there()
-{
+async fn a_duplicate_of_a_pending_append_is_recognised_and_answered_only_when_that_is_durable() {
     let disk = Disk::that_logs(Logged::Ahead);
     let store = Arc::new(disk.store());
     disk.stuck.store(true, SeqCst);
-    // The first goes on its way alone; the others are decided behind it, more than fit into one group.
-    let appends = a_hundred_twice(&store).await;
+    // The first is committed alone; the others are decided while it is pending, more than one group.
+    let appends = append_a_hundred_twice(&store).await;
     assert!(appends.iter().all(|append| !append.is_finished()));
-    assert_eq!((store.counts().inbox, store.lease(T0, 10).await.unwrap().len()), (0, 0), "not even seen");
+    assert_eq!(
+        (store.counts().inbox, store.lease(T0, 10).await.unwrap().len()),
+        (0, 0),
+        "nothing is visible before it is durable"
+    );
     disk.stuck.store(false, SeqCst);
     let mut new = 0;
     for append in appends {
@@ -209,7 +215,7 @@ async fn what_is_on_its_way_to_the_disk_is_known_to_who_comes_next_and_nobody_is
 }
 
 #[tokio::test]
-async fn a_stuck_disk_is_said_in_time_for_wecom_to_try_again() {
+async fn a_stuck_disk_is_reported_before_wecom_times_out() {
     let disk = Disk::good();
     let store = disk.store();
     disk.stuck.store(true, SeqCst);
@@ -220,18 +226,18 @@ async fn a_stuck_disk_is_said_in_time_for_wecom_to_try_again() {
     while store.ready().is_err() {
         tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
-    // Whether it was stored is not known to the caller; the repetition finds out.
+    // The outcome of the first append is unknown; the repetition succeeds either way.
     let again = store.append(added(1, 1)).await;
     assert!(matches!(again, Ok(Appended::Duplicate | Appended::New(_))), "{again:?}");
     assert_eq!(store.counts().inbox, 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn steady_work_is_not_taken_for_a_stuck_disk() {
+async fn steady_load_is_not_mistaken_for_a_stuck_disk() {
     let disk = Disk::good();
     let store = disk.store();
     let give_up = std::time::Instant::now() + std::time::Duration::from_millis(3_600);
-    // Four importers, so that there is always a transaction waiting, and none fills a group to the last key.
+    // Four importers, so that a transaction is always waiting and no group is filled exactly.
     let import = async |importer: u32| {
         let mut n = 0_u32;
         while std::time::Instant::now() < give_up {
@@ -248,7 +254,7 @@ async fn steady_work_is_not_taken_for_a_stuck_disk() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_before_the_engine_is_asked_and_resumes_when_there_is_space() {
+async fn writes_are_refused_below_the_free_space_minimum_and_accepted_again_above_it() {
     let disk = Disk::good();
     let store = disk.store();
     let refusal = StoreError::NoSpace { min_mb: 100 };
@@ -262,14 +268,14 @@ async fn a_full_disk_refuses_before_the_engine_is_asked_and_resumes_when_there_i
     noticed(Err(refusal.clone())).await;
     assert_eq!(store.append(added(1, 1)).await, Err(refusal.clone()));
     assert_eq!(store.lease(T0, 1).await, Err(refusal));
-    // Nobody writes, and still it is noticed.
+    // Detected without a write.
     set_free_mb(101);
     noticed(Ok(())).await;
     assert!(matches!(store.append(added(1, 1)).await, Ok(Appended::New(_))));
 }
 
 #[tokio::test]
-async fn a_damaged_record_holds_up_nothing_but_itself() {
+async fn a_damaged_record_is_skipped() {
     let memory = Memory::default();
     let store = memory.open();
     for person in 1..=3 {
@@ -281,5 +287,5 @@ async fn a_damaged_record_holds_up_nothing_but_itself() {
     memory.commit(vec![(key, Some(value))]).unwrap();
     assert_eq!(store.lease(T0, 10).await.unwrap().len(), 2);
     assert_eq!(store.lease(T0, 10).await.unwrap().len(), 0);
-    assert_eq!((store.damaged(), store.next_due().await), (1, Ok(None)));
+    assert_eq!((store.damaged_records(), store.next_due().await), (1, Ok(None)));
 }
