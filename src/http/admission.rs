@@ -1,10 +1,11 @@
 //! Connection admission and load shedding for a listener.
 //!
-//! Idle connections cost a client nothing. If a full listener refused new connections, a few thousand silent ones would
-//! keep every genuine sender out until they time out. So it sheds the connection that has been waiting for input for
-//! longest (LRU): a genuine sender writes its request as soon as it is connected and is being served long before it is the
-//! oldest. Only a connection whose request is incomplete is ever shed. Bodies being read share one byte budget; when it is
-//! exceeded, the connection with the oldest incomplete body is shed.
+//! Idle connections cost an attacker nothing. If a full listener refused new connections, a few thousand idle
+//! ones would lock out every genuine client until they time out. So a full listener sheds the connection that
+//! has been waiting for input for longest (LRU): a genuine client sends its request as soon as it is
+//! connected, and is served long before its connection is the oldest. Only connections with an incomplete
+//! request are shed. Bodies being read share one byte budget; when it is exceeded, the connection with the
+//! oldest incomplete body is shed.
 
 use std::collections::BTreeMap;
 use std::pin::Pin;
@@ -22,24 +23,26 @@ use tokio::sync::Notify;
 
 use crate::telemetry::metrics::Metrics;
 
-/// One slot in this many is kept free by shedding early, because a connection takes a moment to close.
+/// One in this many slots is kept free by shedding early, because a connection takes a moment to close.
 const HEADROOM: usize = 16;
 
 /// The connection slots of one listener.
 pub(super) struct Admission {
     slots_max: usize,
-    /// Byte budget of all bodies being read; `None` if the handlers bound them, and then no connection is shed for its body.
+    /// The byte budget of all bodies being read; `None` if the handlers limit bodies, so that none is shed
+    /// for its body.
     bodies_bytes_max: Option<usize>,
     queue: Mutex<Queue>,
-    /// A slot was freed.
+    /// Notified when a slot is freed.
     freed: Notify,
     metrics: Arc<Metrics>,
 }
 
+/// The open connections, with the incomplete ones in LRU order.
 #[derive(Default)]
 struct Queue {
     open: usize,
-    /// How many of the open connections were told to close.
+    /// The number of open connections that were shed and have not closed yet.
     closing: usize,
     /// The next LRU position.
     position: u64,
@@ -49,13 +52,14 @@ struct Queue {
     bodies_bytes: usize,
 }
 
-/// What a connection is doing; it has an LRU position while its request is incomplete.
+/// The phase of a connection. It has an LRU position while its request is incomplete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     ReadingHead(u64),
     ReadingBody(u64),
-    /// The request is complete, its response is not yet handed over.
+    /// The request is complete, its response not yet written.
     Serving,
+    /// Shed; it closes as soon as its task runs.
     Closing,
 }
 
@@ -80,15 +84,15 @@ impl Admission {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A slot, freed by shedding if necessary; `None` if every connection is being served.
+    /// Takes a slot, freed by shedding if necessary; `None` if every connection is being served.
     pub(super) async fn admit(self: &Arc<Self>) -> Option<Arc<Slot>> {
         loop {
-            // Registered before looking, so that no freed slot is missed.
+            // Registered before the check, so that no wake-up is missed.
             let freed = self.freed.notified();
             {
                 let mut queue = self.queue();
-                let staying = queue.open - queue.closing;
-                if staying + self.slots_max / HEADROOM >= self.slots_max && queue.shed_oldest() {
+                let remaining = queue.open - queue.closing;
+                if remaining + self.slots_max / HEADROOM >= self.slots_max && queue.shed_oldest() {
                     self.metrics.connection_shed();
                 }
                 if queue.open < self.slots_max {
@@ -118,7 +122,7 @@ impl Queue {
         self.position
     }
 
-    /// Sheds the connection that has been incomplete for longest.
+    /// Sheds the connection that has been waiting for input for longest.
     fn shed_oldest(&mut self) -> bool {
         let first = |waiting: &BTreeMap<u64, _>| {
             waiting.first_key_value().map_or(u64::MAX, |(position, _)| *position)
@@ -149,7 +153,7 @@ impl Slot {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The request's head is complete, and the whole request if it has no body.
+    /// Records that the request's head is complete, and the whole request if it has no body.
     fn head_complete(&self, has_body: bool) {
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
         let Phase::ReadingHead(position) = connection.phase else { return };
@@ -164,7 +168,7 @@ impl Slot {
         };
     }
 
-    /// Another part of the body arrived.
+    /// Records that another part of the body was received.
     fn body_received(&self, bytes: usize) {
         let Some(max) = self.admission.bodies_bytes_max else { return };
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
@@ -178,25 +182,26 @@ impl Slot {
         }
     }
 
+    /// Records that the request's body is complete.
     fn body_complete(&self) {
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
         let Phase::ReadingBody(position) = connection.phase else { return };
-        let stays = queue.bodies.remove(&position).is_some();
-        connection.phase = if stays { Phase::Serving } else { Phase::Closing };
+        let is_open = queue.bodies.remove(&position).is_some();
+        connection.phase = if is_open { Phase::Serving } else { Phase::Closing };
     }
 
-    /// The response is handed over; the connection waits for its next request.
+    /// Records that the response was written; the connection waits for its next request.
     fn answered(&self) {
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
         queue.bodies_bytes -= std::mem::take(&mut connection.body_bytes);
-        let stays = match connection.phase {
+        let is_open = match connection.phase {
             Phase::ReadingHead(_) | Phase::Closing => return,
             // Answered before its body was read.
             Phase::ReadingBody(position) => queue.bodies.remove(&position).is_some(),
             Phase::Serving => true,
         };
         connection.phase =
-            if stays { Phase::ReadingHead(queue.push_head(self.shed.clone())) } else { Phase::Closing };
+            if is_open { Phase::ReadingHead(queue.push_head(self.shed.clone())) } else { Phase::Closing };
     }
 }
 
@@ -205,14 +210,14 @@ impl Drop for Slot {
         {
             let connection = self.connection.get_mut().unwrap_or_else(PoisonError::into_inner);
             let mut queue = self.admission.queue();
-            let stayed = match connection.phase {
+            let was_open = match connection.phase {
                 Phase::ReadingHead(position) => queue.heads.remove(&position).is_some(),
                 Phase::ReadingBody(position) => queue.bodies.remove(&position).is_some(),
                 Phase::Serving => true,
                 Phase::Closing => false,
             };
             queue.open -= 1;
-            queue.closing -= usize::from(!stayed);
+            queue.closing -= usize::from(!was_open);
             queue.bodies_bytes -= connection.body_bytes;
         }
         self.admission.freed.notify_one();
@@ -247,7 +252,7 @@ impl Service<Request<Incoming>> for TrackedService {
         let served_before = self.served_before.swap(true, Ordering::Relaxed);
         Box::pin(async move {
             if served_before {
-                // Pipelined requests: hyper would serve sixteen of them before any other connection has a turn.
+                // Fairness with pipelined requests: hyper would serve sixteen of them before it yields.
                 tokio::task::yield_now().await;
             }
             let response = response.await?;
@@ -300,7 +305,8 @@ impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for TrackedBody<B> {
 }
 
 impl<B> Drop for TrackedBody<B> {
-    /// A response's body is dropped once all of it has been handed to the connection, which writes it in the same step.
+    /// hyper drops a response's body once all of it has been handed to the connection, which writes it in the
+    /// same poll.
     fn drop(&mut self) {
         if self.direction == Direction::Response {
             self.slot.answered();

@@ -1,4 +1,4 @@
-//! Reading request bodies within limits.
+//! Reading a request body within limits of size and time.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use axum::http::StatusCode;
 use http_body_util::BodyExt;
 use hyper::body::Body as _;
 
-/// Reads a body within its limits of size and time.
+/// Reads a body of at most `bytes_max` bytes.
 ///
-/// A body over the limit is read and discarded up to twice the limit, because a sender whose connection is closed while it
-/// still sends never sees the answer. One that announces more than that is not read at all.
+/// An oversized body is read and discarded up to twice the limit, because a client whose connection is closed
+/// while it is still sending never sees the answer. A body with a longer `Content-Length` is not read at all.
 ///
 /// # Errors
-/// 413 when it is too large, 408 when it takes too long, 400 when it breaks off.
+/// 413 when the body is too large, 408 when it takes too long, 400 when it breaks off.
 pub(super) async fn read_body(
     mut body: Body,
     bytes_max: usize,
-    within: Duration,
+    timeout: Duration,
 ) -> Result<Vec<u8>, StatusCode> {
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(usize::MAX);
     if announced > bytes_max.saturating_mul(2) {
@@ -37,7 +37,7 @@ pub(super) async fn read_body(
         }
         if length > bytes_max { Err(StatusCode::PAYLOAD_TOO_LARGE) } else { Ok(()) }
     };
-    match tokio::time::timeout(within, read).await {
+    match tokio::time::timeout(timeout, read).await {
         Ok(result) => result.map(|()| bytes),
         Err(_) => Err(StatusCode::REQUEST_TIMEOUT),
     }

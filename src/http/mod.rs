@@ -1,7 +1,9 @@
-//! The two listeners: [`public`] for WeCom's callbacks, [`api`] for the brand's own systems and its operators.
+//! The two listeners: [`public`] for WeCom's callbacks, [`api`] for the brand's own systems and its
+//! operators.
 //!
-//! Both run on an accept loop of our own (`serve`) over hyper's HTTP/1 connection builder: `axum::serve` installs no
-//! timer, so slow headers would hold a connection for ever. WeCom needs no HTTP/2.
+//! Both use our own accept loop (`serve`) over hyper's HTTP/1 connection builder, because `axum::serve`
+//! sets no timer and a client that sends its headers slowly would hold a connection forever. WeCom does not
+//! need HTTP/2.
 
 mod admission;
 pub mod api;

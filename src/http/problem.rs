@@ -8,26 +8,29 @@ use utoipa::ToSchema;
 
 use crate::store::StoreError;
 
-/// An error, for programs (`code`) and for people.
+/// An error: `code` for programs, the texts for people.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Problem {
-    #[serde(serialize_with = "number")]
+    #[serde(serialize_with = "serialize_status")]
     #[schema(value_type = u16, example = 400)]
     status: StatusCode,
-    /// Stable, for programs.
+    /// A stable identifier of the kind of error, for programs.
     #[schema(example = "bad_request")]
     code: &'static str,
+    /// The kind of error, in words.
     title: &'static str,
+    /// What is wrong with this request.
     detail: String,
+    /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'static str>,
-    /// With 410: the sequence number of the oldest feed entry that is kept.
+    /// With 410: the sequence number of the oldest feed entry kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest: Option<u64>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde wants")]
-fn number<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
+fn serialize_status<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<S::Ok, S::Error> {
     to.serialize_u16(status.as_u16())
 }
 
@@ -50,8 +53,8 @@ impl Problem {
     }
 
     pub(super) fn method_not_allowed() -> Self {
-        let detail = "this path takes another method";
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "The method is not allowed", detail)
+        let detail = "this path does not support the method of the request";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed", detail)
     }
 
     pub(super) fn unauthorized() -> Self {
@@ -60,19 +63,18 @@ impl Problem {
             .hint("send Authorization: Bearer <the value of admin.token>")
     }
 
-    /// The `Host` is not one of this service's names.
+    /// The `Host` header is not one of this service's names.
     pub(super) fn host_not_allowed() -> Self {
-        let detail = "the Host header names a host that is not this service's";
-        Self::new(StatusCode::MISDIRECTED_REQUEST, "host_not_allowed", "Unknown host name", detail)
+        let detail = "the Host header is not one of this service's names";
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "host_not_allowed", "Host not allowed", detail)
             .hint("add the name to [admin] hosts, or use the IP address")
     }
 
     /// A change requested by a page of another origin.
     pub(super) fn cross_origin() -> Self {
-        let detail = "pages of another origin may not change anything here";
-        Self::new(StatusCode::FORBIDDEN, "cross_origin", "Request from another origin", detail).hint(
-            "send no Origin header, or add the page's host to [admin] hosts if it is this service's own",
-        )
+        let detail = "pages of another origin may not make changes";
+        Self::new(StatusCode::FORBIDDEN, "cross_origin", "Cross-origin request", detail)
+            .hint("send no Origin header; if the page belongs to this service, add its host to [admin] hosts")
     }
 
     #[cfg(test)]
@@ -85,22 +87,22 @@ impl Problem {
     }
 
     pub(super) fn conflict(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::CONFLICT, "conflict", "Conflict with the present state", detail)
+        Self::new(StatusCode::CONFLICT, "conflict", "Conflict with the current state", detail)
     }
 
     pub(super) fn busy(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "too_busy", "Too busy", detail)
     }
 
-    /// A position in the feed that was pruned.
+    /// The requested part of the feed was pruned.
     fn gone(oldest: u64) -> Self {
         let detail = format!(
-            "the feed begins with entry {oldest}; continue with after={}, and read /v1/links/export for older links",
+            "the oldest entry kept is {oldest}; continue with after={}; /v1/links/export has older links",
             oldest - 1
         );
         Self {
             oldest: Some(oldest),
-            ..Self::new(StatusCode::GONE, "feed_gone", "Pruned from the feed", detail)
+            ..Self::new(StatusCode::GONE, "feed_gone", "No longer in the feed", detail)
         }
     }
 
@@ -109,7 +111,7 @@ impl Problem {
         match status {
             StatusCode::PAYLOAD_TOO_LARGE => {
                 Self::new(status, "body_too_large", "The body is too large", "the body exceeds the limit")
-                    .hint("split it over several requests")
+                    .hint("split it into several requests")
             }
             StatusCode::REQUEST_TIMEOUT => {
                 Self::new(status, "body_timeout", "The body took too long", "the body did not arrive in time")
@@ -144,7 +146,7 @@ impl From<StoreError> for Problem {
             StoreError::SnapshotLost => ("snapshot_lost", Some("try again at a quieter time")),
             StoreError::Gone { .. } | StoreError::Closed => ("store_closed", None),
         };
-        tracing::warn!(error = error.to_string(), "request failed");
+        tracing::warn!(error = error.to_string(), "admin request failed: the store is unavailable");
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self { hint, ..Self::new(status, code, "The store is unavailable", error.to_string()) }
     }

@@ -1,9 +1,9 @@
 //! The public listener: `/callback/{app}` and `/livez`, nothing else.
 //!
-//! A callback is checked in this order: app, query, form of the signature, size, signature, decryption, meaning, store. The
-//! cheap checks come first, before the body is read. Every refusal is the same empty 403, so a forger learns nothing. An
-//! event is acknowledged only after it is durable; one that cannot be made durable is answered 503, so that WeCom may send
-//! it again.
+//! A callback passes these steps in order: app, query, form of the signature, body size, signature,
+//! decryption, classification, store. The cheap checks come before the body is read. Every refused callback
+//! gets the same empty 403, so that a forger learns nothing. An event is acknowledged only after it is
+//! durable; if it cannot be made durable, the answer is 503, so that WeCom may send it again.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -31,32 +31,32 @@ use crate::worker::Wake;
 /// An app that receives callbacks.
 #[derive(Debug)]
 pub struct CallbackApp {
-    /// Its name, the `{app}` of its URL.
+    /// Its name: the `{app}` in its callback URL.
     pub name: AppName,
-    /// What it shares with WeCom.
+    /// Its callback token and AES key, shared with WeCom.
     pub keys: Keys,
-    /// The corps and suites whose messages it accepts.
+    /// The receive ids it accepts: corps and suites.
     pub recipients: Recipients,
 }
 
 /// The apps that receive callbacks, by name.
 pub type CallbackApps = HashMap<AppName, CallbackApp>;
 
-/// What the handlers share.
+/// The state that the handlers share.
 pub struct CallbackState {
     /// The apps.
     pub apps: Arc<CallbackApps>,
-    /// The durable state.
+    /// The store.
     pub store: Arc<dyn Store>,
-    /// The time.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
-    /// Counters.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Wakes the workers.
     pub wake: Arc<Wake>,
-    /// How many days ago an event may have happened; 0 means any number.
+    /// The maximum age of an event in days; 0 means no limit.
     pub event_days_max: u32,
-    /// The largest accepted body.
+    /// The largest accepted body, in bytes.
     pub body_bytes_max: usize,
     /// How long a body may take to arrive.
     pub body_timeout: Duration,
@@ -77,9 +77,9 @@ type AppPath = Result<Path<String>, PathRejection>;
 
 /// A positive answer.
 enum Ack {
-    /// `success`: the event is durable, or nothing needs to be kept.
+    /// `success`: the event is durable, or there is nothing to keep.
     Success(CallbackOutcome),
-    /// The decrypted echo of a URL check.
+    /// The decrypted echo string of a URL check.
     Echo(Vec<u8>),
 }
 
@@ -87,9 +87,9 @@ enum Ack {
 enum Reject {
     /// No app of this name: 404.
     UnknownApp,
-    /// The callback is not WeCom's: 403.
+    /// The callback is not from WeCom: 403.
     Refused(Refusal),
-    /// The body is too large, too slow or incomplete.
+    /// The body is too large, too slow or incomplete: 413, 408 or 400.
     Body(StatusCode),
     /// The event cannot be made durable now: 503.
     Unavailable,
@@ -142,7 +142,7 @@ impl IntoResponse for Reject {
     }
 }
 
-/// When the request was complete: until then it is the sender's time that passes, not ours.
+/// Measures our response time, from the moment when the whole request has been received.
 #[derive(Default)]
 struct Stopwatch(Option<Instant>);
 
@@ -156,7 +156,8 @@ impl Stopwatch {
     }
 }
 
-/// WeCom checks the URL (GET): it expects its echo back, decrypted, byte for byte, within a second (document 90930).
+/// WeCom's URL check (GET): it expects the decrypted echo string, byte for byte, within a second (document
+/// 90930).
 async fn check_url(State(state): Shared, path: AppPath, RawQuery(query): RawQuery) -> Response {
     let mut stopwatch = Stopwatch::default();
     stopwatch.start();
@@ -164,7 +165,7 @@ async fn check_url(State(state): Shared, path: AppPath, RawQuery(query): RawQuer
     state.respond(answer, &stopwatch)
 }
 
-/// WeCom reports an event (POST, document 90930).
+/// WeCom's event callback (POST, document 90930).
 async fn receive(State(state): Shared, path: AppPath, RawQuery(query): RawQuery, body: Body) -> Response {
     let mut stopwatch = Stopwatch::default();
     let answer = state.receive(path, query.as_deref().unwrap_or_default(), body, &mut stopwatch).await;
@@ -172,7 +173,7 @@ async fn receive(State(state): Shared, path: AppPath, RawQuery(query): RawQuery,
 }
 
 impl CallbackState {
-    /// Counts the answer and makes it a response.
+    /// Counts the answer and converts it into a response.
     fn respond(&self, answer: Result<Ack, Reject>, stopwatch: &Stopwatch) -> Response {
         let outcome = answer.as_ref().map_or_else(Reject::outcome, Ack::outcome);
         if let Err(Reject::Refused(refusal)) = &answer {
@@ -208,7 +209,7 @@ impl CallbackState {
             Ok(_) => Err(Refusal::Signature),
             Err(_) => Err(Refusal::Query),
         };
-        // A body that announces too many bytes is answered 413 whatever the query says.
+        // A body with a Content-Length over the limit is answered 413 whatever the query says.
         let is_too_large = usize::try_from(body.size_hint().lower()).is_ok_and(|b| b > self.body_bytes_max);
         if !is_too_large && let Err(refusal) = query {
             return Err(refusal.into());
@@ -225,7 +226,7 @@ impl CallbackState {
         Ok(Ack::Success(outcome))
     }
 
-    /// Classifies a verified message and makes durable what has to be kept of it.
+    /// Classifies a verified message and stores the event, or the message in quarantine.
     async fn accept(
         &self,
         app: &CallbackApp,
@@ -267,7 +268,8 @@ impl CallbackState {
         })
     }
 
-    /// Acts on a message that needs no place in the inbox.
+    /// Reacts to a message that is not stored: a change of the share chain means that the list of dealers
+    /// changed.
     fn react(&self, app: &CallbackApp, ignored: Ignored) {
         if matches!(ignored.kind, Kind::ShareChainChange | Kind::ChangeChain) {
             self.wake.dealers_changed(&app.name);
@@ -288,11 +290,11 @@ impl CallbackState {
     }
 }
 
-/// [`intake::classify`] with the dealers of the store: for callbacks that arrive, and for quarantined messages that are
-/// redriven.
+/// [`intake::classify`] with the dealers known to the store; used for incoming callbacks and for redriving
+/// quarantined messages.
 ///
 /// # Errors
-/// When the store cannot say whether the receive id is a dealer's.
+/// When the store cannot be read.
 pub(super) async fn classify(
     store: &dyn Store,
     app: &CallbackApp,

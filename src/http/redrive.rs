@@ -1,4 +1,4 @@
-//! Redriving one event: a dead letter goes back into the inbox, a quarantined message is classified once more.
+//! Redriving one event: a dead letter goes back into the inbox, a quarantined message is classified again.
 
 use super::public::{CallbackApps, classify};
 use crate::callback::VerifiedMessage;
@@ -7,27 +7,28 @@ use crate::domain::time::Timestamp;
 use crate::intake::Classified;
 use crate::store::{EventId, EventRow, Store, StoreError};
 
-/// Why a quarantined message stays where it is.
+/// Why a quarantined message stays in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RedriveError {
     /// Its app is not in the configuration.
-    #[error("its app is not in the configuration")]
+    #[error("the message's app is not in the configuration")]
     UnknownApp,
     /// Its receive id is still not accepted.
     #[error("the receive id is still not accepted")]
     ReceiveId,
     /// It still cannot be parsed.
-    #[error("the message is still not understood: {0}")]
+    #[error("the message still cannot be parsed: {0}")]
     NotUnderstood(String),
     /// The store could not be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Redrives an event. Returns whether there was one to redrive: `false` when it was redriven or settled before.
+/// Redrives an event. Returns whether there was anything to redrive: `false` when it was redriven before or
+/// is settled.
 ///
 /// # Errors
-/// [`RedriveError`] when it cannot be acted upon yet.
+/// [`RedriveError`] when the event cannot be redriven.
 pub async fn redrive(
     store: &dyn Store,
     apps: &CallbackApps,
@@ -41,7 +42,7 @@ pub async fn redrive(
             let Some(text) = store.quarantined_message(id).await? else { return Ok(false) };
             let app = apps.get(&quarantined.app).ok_or(RedriveError::UnknownApp)?;
             let message = VerifiedMessage::from_quarantine(&quarantined.receive_id, text);
-            // Without an age limit: the operator has decided that it counts.
+            // No age limit: the operator has decided to process the event.
             match classify(store, app, &message, None).await? {
                 Classified::Event(event) => Some(event),
                 Classified::Ignored(_) => None,

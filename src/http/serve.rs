@@ -1,4 +1,4 @@
-//! The accept loop: connections over hyper's HTTP/1, with timers and bounds.
+//! The accept loop of a listener: HTTP/1 connections with time-outs and limits.
 
 use std::io;
 use std::sync::Arc;
@@ -15,28 +15,29 @@ use tokio_util::task::TaskTracker;
 use super::admission::{Admission, Slot, TrackedService};
 use crate::telemetry::metrics::Metrics;
 
-/// What one listener allows.
+/// The limits of a listener.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Open connections; beyond them the one that has been waiting for input for longest is shed.
+    /// The number of open connections; beyond it, the one that has waited for input for longest is shed.
     pub connections_max: usize,
-    /// Bytes of a request's head.
+    /// The size of a request's head in bytes.
     pub head_bytes_max: usize,
-    /// Bytes of all bodies being read together; `None` if the handlers bound them.
+    /// The total size of all bodies being read; `None` if the handlers limit them.
     pub bodies_bytes_max: Option<usize>,
-    /// How long a request's head may take, also how long an idle connection is kept.
+    /// How long a request's head may take; also how long an idle connection is kept.
     pub header_timeout: Duration,
-    /// How long a connection is kept; a request in progress is finished.
+    /// How long a connection is reused; a request in progress is finished.
     pub connection_life: Duration,
-    /// How long a peer may read nothing of a response. hyper has no timer for that.
+    /// How long a write may block because the peer does not read; hyper has no timer for it.
     pub write_timeout: Duration,
-    /// When a connection is closed even with a request in progress.
+    /// When a connection is closed even if a request is in progress.
     pub cut_off_after: Option<Duration>,
 }
 
 const HEADERS_MAX: usize = 64;
 
-/// Serves `router` until `stop`. Connections with a request in progress are finished, tracked by `connections`.
+/// Serves `router` until `stop` is cancelled. Open connections, tracked by `connections`, then finish their
+/// request in progress and close.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -56,7 +57,7 @@ pub async fn serve(
             // Closed by the peer before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                // Most likely out of file descriptors: the connections that hold them end by their time-outs.
+                // Most likely out of file descriptors: time-outs will close connections that hold some.
                 tracing::warn!(error = error.to_string(), "connection not accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -99,22 +100,22 @@ async fn serve_connection(
             () = stop.cancelled() => {}
             () = tokio::time::sleep(limits.connection_life) => {}
         }
-        // Finishes the request in progress, then closes.
+        // Finish the request in progress, then close.
         connection.as_mut().graceful_shutdown();
         connection.await
     };
-    let within = limits.cut_off_after.unwrap_or(Duration::MAX);
+    let life_max = limits.cut_off_after.unwrap_or(Duration::MAX);
     let ended = tokio::select! {
         biased;
         () = slot.shed() => {
-            tracing::debug!("connection shed");
+            tracing::debug!("connection shed: the listener is full");
             return;
         }
-        ended = tokio::time::timeout(within, finished) => ended,
+        ended = tokio::time::timeout(life_max, finished) => ended,
     };
     match ended {
         Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(error = error.to_string(), "connection ended early"),
-        Err(_) => tracing::debug!("connection cut off"),
+        Ok(Err(error)) => tracing::debug!(error = error.to_string(), "connection failed"),
+        Err(_) => tracing::debug!("connection closed: it exceeded its maximum lifetime"),
     }
 }

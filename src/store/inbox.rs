@@ -4,6 +4,7 @@
 //! Deliberately absent: the operations on them, which are methods of [`Store`](super::Store).
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::domain::event::{Event, QuarantineReason};
 use crate::domain::ids::{AppName, ContactKey};
@@ -157,10 +158,12 @@ pub struct Quarantined {
     pub message_bytes: u32,
 }
 
-/// The state of an event or message; what `GET /v1/events` filters by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// The state of an event or message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum EventState {
     /// In the inbox and not leased; due now or later.
+    #[default]
     Waiting,
     /// Leased by a worker.
     Leased,

@@ -1,15 +1,15 @@
-//! `/v1/events`: the inbox, and what was set aside.
+//! `/v1/events`: the inbox, dead letters and quarantined messages.
 
 use axum::Json;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::links::{id, query};
-use super::{AdminState, Problem, Shared};
+use super::extract::{PathParam, QueryParams};
+use super::state::{AdminState, Shared};
 use crate::domain::event::{Event, QuarantineReason};
 use crate::domain::time::{SECOND_MS, Timestamp};
+use crate::http::problem::Problem;
 use crate::store::{EventId, EventRow, EventState, InboxEvent, Quarantined};
 use crate::wecom::{Remedy, remedy};
 
@@ -17,52 +17,30 @@ pub(super) mod redrive;
 
 const EVENTS_DEFAULT: usize = 100;
 const EVENTS_MAX: usize = 1_000;
-/// Rows of the queue that are looked at for a filter: it has no other order than by due instant.
-const QUEUE_LOOKED_AT_MAX: usize = 20_000;
+/// Queue entries scanned for a filter: the queue is ordered by due instant only, so a filter has no index.
+const QUEUE_SCANNED_MAX: usize = 20_000;
 
-/// Which events.
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ListQuery {
+    /// The state of the events to list.
     #[param(inline)]
     #[serde(default)]
-    state: StateName,
-    /// Behind this one; for dead letters and quarantined messages only.
+    state: EventState,
+    /// Only events after this id; for `dead` and `quarantined` only.
     #[param(example = "evt_42")]
     after: Option<String>,
-    /// At most so many; beyond 1 to 1000 it is the nearer of them.
+    /// The maximum number of events, 1 to 1000; values outside this range are clamped.
     #[param(default = 100)]
     limit: Option<usize>,
-    /// Only of this app.
+    /// Only events of this app.
     app: Option<String>,
-    /// Only of this dealer.
+    /// Only events of this dealer (corp id).
     corp_id: Option<String>,
-    /// Only with this code of WeCom's.
+    /// Only events whose last failure has this WeCom errcode.
     errcode: Option<i64>,
-    /// Only with these words in the reason.
+    /// Only events whose reason contains this text.
     reason: Option<String>,
-}
-
-#[derive(Deserialize, Serialize, Default, Clone, Copy, PartialEq, Eq, ToSchema)]
-#[schema(as = EventState)]
-#[serde(rename_all = "snake_case")]
-enum StateName {
-    #[default]
-    Waiting,
-    Leased,
-    Dead,
-    Quarantined,
-}
-
-impl From<StateName> for EventState {
-    fn from(name: StateName) -> Self {
-        match name {
-            StateName::Waiting => Self::Waiting,
-            StateName::Leased => Self::Leased,
-            StateName::Dead => Self::Dead,
-            StateName::Quarantined => Self::Quarantined,
-        }
-    }
 }
 
 /// An event, or a quarantined message.
@@ -71,26 +49,26 @@ pub(super) struct Row {
     #[schema(example = "evt_42")]
     id: String,
     #[schema(inline)]
-    state: StateName,
+    state: EventState,
     #[schema(example = "brand")]
     app: String,
     #[schema(value_type = String, format = DateTime)]
     received_at: Timestamp,
-    /// Since it was received.
+    /// Seconds since it was received.
     #[schema(example = 61)]
     age_seconds: i64,
-    /// What an operator can do about it.
+    /// What an operator can do.
     remedy: Option<&'static str>,
     #[serde(flatten)]
-    about: About,
-    /// The whole text of a quarantined message; only when one is asked for.
+    content: RowContent,
+    /// The full text of a quarantined message; only in the answer for a single one.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
 }
 
 #[derive(Serialize, ToSchema)]
 #[serde(untagged)]
-enum About {
+enum RowContent {
     Event {
         #[schema(example = "add_external_contact")]
         r#type: &'static str,
@@ -102,24 +80,31 @@ enum About {
         user_id: String,
         #[schema(value_type = String, format = DateTime)]
         created_at: Timestamp,
+        /// When it is processed next.
         #[schema(value_type = String, format = DateTime)]
         due_at: Timestamp,
+        /// When it became a dead letter.
         #[schema(value_type = Option<String>, format = DateTime)]
         died_at: Option<Timestamp>,
         attempts: u32,
+        /// The WeCom errcode of the last failure.
         errcode: Option<i64>,
+        /// The last failure.
         reason: Option<String>,
     },
     Message {
+        /// Why it is in quarantine: `receive_id`, `not_understood` or `far_off`.
         #[schema(example = "receive_id")]
         reason: &'static str,
         detail: Option<String>,
+        /// The corp or suite id for which WeCom encrypted the message.
         receive_id: String,
+        /// The length of the message.
         message_bytes: u32,
     },
 }
 
-fn event_row(event: InboxEvent, state: StateName, died_at: Option<Timestamp>, now: Timestamp) -> Row {
+fn event_row(event: InboxEvent, state: EventState, died_at: Option<Timestamp>, now: Timestamp) -> Row {
     let Event { corp_id, created_at, contact } = event.event;
     let (errcode, reason) =
         event.failure.map_or((None, None), |failure| (failure.errcode, Some(failure.text)));
@@ -130,7 +115,7 @@ fn event_row(event: InboxEvent, state: StateName, died_at: Option<Timestamp>, no
         received_at: event.received_at,
         age_seconds: now.millis_since(event.received_at).max(0) / SECOND_MS,
         remedy: errcode.map(remedy),
-        about: About::Event {
+        content: RowContent::Event {
             r#type: contact.change.kind().into(),
             corp_id: corp_id.into(),
             external_userid: contact.external_userid.into(),
@@ -146,21 +131,22 @@ fn event_row(event: InboxEvent, state: StateName, died_at: Option<Timestamp>, no
     }
 }
 
-fn row(row: EventRow, asked: StateName, now: Timestamp) -> Row {
+/// Converts a stored row. `queue_state` is the state of an event that is in the queue.
+fn row(row: EventRow, queue_state: EventState, now: Timestamp) -> Row {
     match row {
-        EventRow::Inbox(event) => event_row(event, asked, None, now),
-        EventRow::Dead { event, died_at } => event_row(event, StateName::Dead, Some(died_at), now),
+        EventRow::Inbox(event) => event_row(event, queue_state, None, now),
+        EventRow::Dead { event, died_at } => event_row(event, EventState::Dead, Some(died_at), now),
         EventRow::Quarantined(Quarantined { id, app, received_at, reason, receive_id, message_bytes }) => {
             let remedy = quarantine_remedy(&reason).en;
             let (reason, detail) = ((&reason).into(), reason.detail());
             Row {
                 id: id.to_string(),
-                state: StateName::Quarantined,
+                state: EventState::Quarantined,
                 app: app.into(),
                 received_at,
                 age_seconds: now.millis_since(received_at).max(0) / SECOND_MS,
                 remedy: Some(remedy),
-                about: About::Message { reason, detail, receive_id, message_bytes },
+                content: RowContent::Message { reason, detail, receive_id, message_bytes },
                 message: None,
             }
         }
@@ -175,19 +161,19 @@ pub(super) const fn quarantine_remedy(reason: &QuarantineReason) -> Remedy {
             zh: "若该企业或套件属于自己，请将其加入应用的 accept_receive_ids，重启后重新投递",
         },
         QuarantineReason::NotUnderstood(_) => Remedy {
-            en: "a newer version of unionlink may understand it; update, then redrive",
+            en: "a newer version of unionlink may support this message; update, then redrive",
             zh: "新版 unionlink 可能支持该消息，请升级后重新投递",
         },
         QuarantineReason::FarOff { .. } => Remedy {
-            en: "the event is older than event_days_max or more than a day ahead: an old callback sent \
-                 again, or a wrong clock; redrive it if it should count all the same",
+            en: "the event is older than event_days_max or more than a day in the future: a replayed \
+                 callback, or a wrong clock; redrive it if it should be processed anyway",
             zh: "事件早于 event_days_max 的期限，或超前一天以上：可能是旧回调被重放，或时钟有误；\
                  如仍应处理，请重新投递",
         },
     }
 }
 
-/// What a row has to be like.
+/// The conditions on a row; all have to hold.
 #[derive(Default)]
 struct Filter {
     app: Option<String>,
@@ -202,36 +188,37 @@ impl Filter {
         app.is_none() && corp_id.is_none() && errcode.is_none() && reason.is_none()
     }
 
-    fn wants(&self, row: &Row) -> bool {
-        let (corp, code, reasons) = match &row.about {
-            About::Event { corp_id, errcode, reason, .. } => {
+    fn matches(&self, row: &Row) -> bool {
+        let (corp, code, reasons) = match &row.content {
+            RowContent::Event { corp_id, errcode, reason, .. } => {
                 (Some(corp_id), *errcode, [reason.as_deref(), None])
             }
-            About::Message { reason, detail, .. } => (None, None, [Some(*reason), detail.as_deref()]),
+            RowContent::Message { reason, detail, .. } => (None, None, [Some(*reason), detail.as_deref()]),
         };
-        let says = |words: &String| reasons.iter().flatten().any(|reason| reason.contains(words.as_str()));
+        let has_reason =
+            |text: &String| reasons.iter().flatten().any(|reason| reason.contains(text.as_str()));
         self.app.as_ref().is_none_or(|app| *app == row.app)
             && self.corp_id.as_ref().is_none_or(|corp_id| Some(corp_id) == corp)
             && self.errcode.is_none_or(|errcode| Some(errcode) == code)
-            && self.reason.as_ref().is_none_or(says)
+            && self.reason.as_ref().is_none_or(has_reason)
     }
 }
 
-/// Events.
+/// A page of events.
 #[derive(Serialize, ToSchema)]
 #[schema(as = EventList)]
 pub(super) struct List {
     events: Vec<Row>,
-    /// What `after` has to be for the next page, if there may be more.
+    /// The `after` of the next page; `null` when there are no more events.
     #[schema(example = "evt_42")]
     next: Option<String>,
 }
 
 impl AdminState {
-    /// Some of what was set aside, behind `after`, and where to go on.
+    /// The next dead letters or quarantined messages that match, and the `after` of the next page.
     async fn set_aside(
         &self,
-        asked: StateName,
+        state: EventState,
         filter: &Filter,
         mut after: EventId,
         limit: usize,
@@ -239,19 +226,19 @@ impl AdminState {
         let now = self.clock.now();
         let mut found = Vec::new();
         loop {
-            let rows = self.store.events(asked.into(), after, EVENTS_MAX).await?;
-            let over = rows.len() < EVENTS_MAX;
+            let rows = self.store.events(state, after, EVENTS_MAX).await?;
+            let is_last = rows.len() < EVENTS_MAX;
             for event in rows {
                 after = event.id();
-                let row = row(event, asked, now);
-                if filter.wants(&row) {
+                let row = row(event, state, now);
+                if filter.matches(&row) {
                     found.push((after, row));
                 }
                 if found.len() == limit {
                     return Ok((found, Some(after)));
                 }
             }
-            if over {
+            if is_last {
                 return Ok((found, None));
             }
             tokio::task::yield_now().await;
@@ -259,67 +246,64 @@ impl AdminState {
     }
 }
 
-/// The inbox in one state, dead letters and quarantine
+/// List events in one state: the inbox, dead letters or quarantine
 ///
-/// Waiting and leased events by the instant they are due, the first ones only; dead letters and quarantined messages
-/// by number, page by page.
-#[utoipa::path(operation_id = "list_events", get, path = "/v1/events", tag = "events", params(ListQuery), responses(
+/// Waiting and leased events are listed by due instant, the first ones only. Dead letters and quarantined
+/// messages are listed by id, page by page.
+#[utoipa::path(operation_id = "list_events", get, path = "/v1/events",
+    tag = "events", params(ListQuery), responses(
     (status = 200, body = List),
     super::openapi::Errors,
 ))]
 pub(super) async fn list(
     State(state): Shared,
-    parsed: Result<Query<ListQuery>, QueryRejection>,
+    QueryParams(query): QueryParams<ListQuery>,
 ) -> Result<Json<List>, Problem> {
-    let ListQuery { state: asked, after, limit, app, corp_id, errcode, reason } = query(parsed)?;
+    let ListQuery { state: event_state, after, limit, app, corp_id, errcode, reason } = query;
     let filter = Filter { app, corp_id, errcode, reason };
     let limit = limit.unwrap_or(EVENTS_DEFAULT).clamp(1, EVENTS_MAX);
-    match (after, asked) {
-        (after, StateName::Dead | StateName::Quarantined) => {
+    match (after, event_state) {
+        (after, EventState::Dead | EventState::Quarantined) => {
             let after = after.as_deref().map_or(Ok(EventId(0)), event_id)?;
-            let (found, next) = state.set_aside(asked, &filter, after, limit).await?;
+            let (found, next) = state.set_aside(event_state, &filter, after, limit).await?;
             let events = found.into_iter().map(|(_, row)| row).collect();
             Ok(Json(List { events, next: next.map(|id| id.to_string()) }))
         }
-        (Some(_), StateName::Waiting | StateName::Leased) => {
-            Err(Problem::bad_request("after is for state=dead and state=quarantined")
-                .hint("the queue changes while it is read; the first rows are those due first"))
+        (Some(_), EventState::Waiting | EventState::Leased) => {
+            Err(Problem::bad_request("after requires state=dead or state=quarantined")
+                .hint("the queue changes while it is read; narrow the list with a filter instead"))
         }
-        (None, StateName::Waiting | StateName::Leased) => {
-            let looked_at = if filter.is_empty() { limit } else { QUEUE_LOOKED_AT_MAX };
-            let (rows, now) =
-                (state.store.events(asked.into(), EventId(0), looked_at).await?, state.clock.now());
-            let rows = rows.into_iter().map(|found| row(found, asked, now));
-            let events = rows.filter(|row| filter.wants(row)).take(limit).collect();
+        (None, EventState::Waiting | EventState::Leased) => {
+            let scanned_max = if filter.is_empty() { limit } else { QUEUE_SCANNED_MAX };
+            let rows = state.store.events(event_state, EventId(0), scanned_max).await?;
+            let now = state.clock.now();
+            let rows = rows.into_iter().map(|found| row(found, event_state, now));
+            let events = rows.filter(|row| filter.matches(row)).take(limit).collect();
             Ok(Json(List { events, next: None }))
         }
     }
 }
 
 fn event_id(text: &str) -> Result<EventId, Problem> {
-    text.parse()
-        .map_err(|_| Problem::bad_request(format!("{text:?} is not an event id; they look like evt_42")))
+    text.parse().map_err(|_| Problem::bad_request(format!("{text:?} is not an event id such as evt_42")))
 }
 
-fn gone() -> Problem {
-    Problem::not_found("no dead letter or quarantined message has this id")
+fn event_not_found() -> Problem {
+    Problem::not_found("dead letter or quarantined message not found")
 }
 
-/// A dead letter or a quarantined message, whole
+/// Show one dead letter, or one quarantined message with its full text
 #[utoipa::path(operation_id = "show_event", get, path = "/v1/events/{id}", tag = "events",
-    params(("id" = String, Path, description = "Its name", example = "evt_42")),
+    params(("id" = String, Path, description = "The event's id", example = "evt_42")),
     responses(
         (status = 200, body = Row),
         (status = 404, response = super::openapi::NotFound),
         super::openapi::Errors,
     ))]
-pub(super) async fn show(
-    State(state): Shared,
-    path: Result<Path<String>, PathRejection>,
-) -> Result<Json<Row>, Problem> {
-    let id = event_id(&id(path)?)?;
-    let event = state.store.event(id).await?.ok_or_else(gone)?;
-    let mut row = row(event, StateName::Waiting, state.clock.now());
+pub(super) async fn show(State(state): Shared, PathParam(id): PathParam) -> Result<Json<Row>, Problem> {
+    let id = event_id(&id)?;
+    let event = state.store.event(id).await?.ok_or_else(event_not_found)?;
+    let mut row = row(event, EventState::Waiting, state.clock.now());
     let message = state.store.quarantined_message(id).await?;
     row.message = message.map(|message| String::from_utf8_lossy(&message).into_owned());
     Ok(Json(row))

@@ -1,14 +1,13 @@
-//! `GET /v1/explain/{id}`: gathers what is known about a person.
+//! `GET /v1/explain/{id}`: gathers the facts about a person.
 //!
-//! Deliberately absent: the verdict and its words, which are [`explain`]'s.
+//! Deliberately absent: the verdict and its texts, which are [`explain`]'s.
 
 use axum::Json;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use super::events::quarantine_remedy;
-use super::links::id;
-use super::{AdminState, Problem, Shared, scan};
+use super::extract::PathParam;
+use super::state::{AdminState, Shared, scan};
 use crate::domain::explain::{Explanation, Facts, HeldEvent, Place, SinkLag, Text, Trouble, explain};
 use crate::domain::fan::{Fan, FanState, FanStep, Mint, Priority, Renew};
 use crate::domain::forecast::forecast;
@@ -16,16 +15,17 @@ use crate::domain::ids::{AppName, CorpId, FanKey};
 use crate::domain::quota::Share;
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
+use crate::http::problem::Problem;
 use crate::store::{EventRow, FailureReason, PersonData};
 use crate::wecom::{Api, Remedy, remedies};
 use crate::worker::breaker::{Breaker, Scope};
 
-/// Ids are shorter.
+/// The longest accepted id; all kinds of ids are shorter.
 const ID_BYTES_MAX: usize = 255;
 
-/// Why an id is, or is not, linked
+/// Explain why a person is, or is not, linked
 ///
-/// The id is a unionid or an `external_userid`. The codes are stable.
+/// The id is a unionid or an `external_userid`. The codes of the answer are stable.
 #[utoipa::path(operation_id = "explain", get, path = "/v1/explain/{id}", tag = "people",
     params(("id" = String, Path, description = "A unionid or an external_userid",
         example = "oINVENTED-unionid-0001")),
@@ -35,20 +35,20 @@ const ID_BYTES_MAX: usize = 255;
     ))]
 pub(super) async fn show(
     State(state): Shared,
-    path: Result<Path<String>, PathRejection>,
+    PathParam(id): PathParam,
 ) -> Result<Json<Explanation>, Problem> {
-    let id = id(path)?;
     if id.is_empty() || id.len() > ID_BYTES_MAX {
-        return Err(Problem::bad_request("an id has 1 to 255 bytes"));
+        return Err(Problem::bad_request("an id is 1 to 255 bytes long"));
     }
-    let (store, asked) = (state.store.clone(), id.clone());
-    let data = scan(&state, async move { store.person_data(&asked).await }).await??;
+    let (store, person_id) = (state.store.clone(), id.clone());
+    let data = scan(&state, async move { store.person_data(&person_id).await }).await??;
     let now = state.clock.now();
     let facts = state.facts(data, now).await?;
     Ok(Json(explain(id, &facts, now)))
 }
 
 impl AdminState {
+    /// The facts that the explanation is based on.
     async fn facts(&self, data: PersonData, now: Timestamp) -> Result<Facts, Problem> {
         let PersonData { fans, contacts, events, forgotten_at } = data;
         let mut facts = Facts { forgotten_at, ..Facts::default() };
@@ -77,8 +77,8 @@ impl AdminState {
         Ok(facts)
     }
 
-    /// When a queued fan is expected to have its pending id: a bulk fan together with all queued fans of its
-    /// app, a more urgent one as if it were alone.
+    /// When a queued fan is expected to have its pending id: the forecast for a bulk fan is that of its app's
+    /// whole queue, the forecast for a more urgent fan ignores the queue.
     async fn turn_at(&self, key: &FanKey, fan: &Fan, now: Timestamp) -> Result<Option<Timestamp>, Problem> {
         let Some(app) = self.apps.get(&key.app) else { return Ok(None) };
         let (queued, share) = if fan.queued_for(FanStep::Mint) == Some(Priority::Bulk) {
@@ -101,7 +101,7 @@ impl AdminState {
     /// What keeps a fan from getting a pending id: WeCom's rejection, or an open circuit breaker.
     fn fan_trouble(&self, key: &FanKey, fan: &Fan, now: Timestamp) -> Option<Trouble> {
         if let Mint::Rejected { errcode, .. } = fan.mint {
-            return Some(of_errcode(errcode));
+            return Some(errcode_trouble(errcode));
         }
         let (app, class) = (&key.app, fan.queued_for(FanStep::Mint)?.class());
         let scopes = [
@@ -109,13 +109,17 @@ impl AdminState {
             Scope::Fans(app.clone(), FanStep::Mint),
             Scope::FanClass(app.clone(), FanStep::Mint, class),
         ];
-        // An exhausted quota is no failure; the forecast knows about it.
-        self.breakers.open(&scopes.each_ref(), now).filter(|breaker| breaker.failures > 0).map(of_breaker)
+        // A breaker without failures stands for an exhausted quota, which the forecast takes into account.
+        self.breakers
+            .open(&scopes.each_ref(), now)
+            .filter(|breaker| breaker.failures > 0)
+            .map(breaker_trouble)
     }
 
+    /// What holds back the conversions of a corp's customers: an open circuit breaker.
     fn corp_trouble(&self, app: &AppName, corp_id: &CorpId, now: Timestamp) -> Option<Trouble> {
         let scopes = [Scope::App(app.clone()), Scope::Corp(app.clone(), corp_id.clone())];
-        self.breakers.open(&scopes.each_ref(), now).map(of_breaker)
+        self.breakers.open(&scopes.each_ref(), now).map(breaker_trouble)
     }
 
     fn held_event(&self, row: EventRow, now: Timestamp) -> HeldEvent {
@@ -125,7 +129,7 @@ impl AdminState {
                 (event.id, event.received_at, Place::Inbox(event.due_at, trouble))
             }
             EventRow::Dead { event, .. } => {
-                let trouble = event.failure.map_or_else(|| of_errcode(0), of_failure);
+                let trouble = event.failure.map_or_else(|| errcode_trouble(0), failure_trouble);
                 (event.id, event.received_at, Place::Dead(trouble))
             }
             EventRow::Quarantined(message) => {
@@ -141,18 +145,18 @@ fn text(Remedy { en, zh }: Remedy) -> Text {
     Text { en: en.to_owned(), zh: zh.to_owned() }
 }
 
-fn of_errcode(errcode: i64) -> Trouble {
+fn errcode_trouble(errcode: i64) -> Trouble {
     Trouble { errcode: Some(errcode), remedy: text(remedies(errcode)), retry_at: None }
 }
 
-fn of_failure(FailureReason { errcode, text: en }: FailureReason) -> Trouble {
+fn failure_trouble(FailureReason { errcode, text: en }: FailureReason) -> Trouble {
     if let Some(errcode) = errcode {
-        return of_errcode(errcode);
+        return errcode_trouble(errcode);
     }
     let zh = format!("原因（英文原文）：{en}");
     Trouble { errcode: None, remedy: Text { en, zh }, retry_at: None }
 }
 
-fn of_breaker(breaker: Breaker) -> Trouble {
-    Trouble { retry_at: Some(breaker.probe_at), ..of_failure(breaker.reason) }
+fn breaker_trouble(breaker: Breaker) -> Trouble {
+    Trouble { retry_at: Some(breaker.probe_at), ..failure_trouble(breaker.reason) }
 }

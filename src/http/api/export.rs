@@ -1,8 +1,7 @@
-//! `GET /v1/links/export`: all links, as they are at one instant.
+//! `GET /v1/links/export`: all links from one consistent snapshot, streamed as NDJSON or CSV.
 
 use axum::body::{Body, Bytes};
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use futures_util::stream::try_unfold;
@@ -14,37 +13,39 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
-use super::links::query;
-use super::{Problem, Shared};
+use super::extract::QueryParams;
+use super::state::Shared;
 use crate::clock::Clock;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::link::LinkData;
 use crate::domain::time::Timestamp;
+use crate::http::problem::Problem;
 use crate::store::LinksSnapshot;
 
-/// However slowly it is read.
-const LIFE: Duration = Duration::from_hours(2);
+/// The longest time an export may take; it holds a snapshot and a permit.
+const EXPORT_MAX: Duration = Duration::from_hours(2);
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ExportQuery {
-    /// One link a line, as JSON or as CSV.
+    /// `ndjson`: one JSON object per line; `csv`: one row per link, after a header row.
     #[param(inline)]
     #[serde(default)]
     format: Format,
-    /// CSV for Excel: with a byte order mark, and with an apostrophe before what Excel would run as a formula.
+    /// CSV for Excel: begins with a byte order mark, and cells that Excel would run as a formula begin with
+    /// an apostrophe.
     #[serde(default)]
     bom: bool,
-    /// Found at this instant or later.
+    /// Only links made at this instant or later.
     #[param(value_type = Option<String>, format = DateTime, example = "2026-11-01T00:00:00Z")]
     since: Option<Timestamp>,
-    /// Found before this instant.
+    /// Only links made before this instant.
     #[param(value_type = Option<String>, format = DateTime, example = "2026-12-01T00:00:00Z")]
     until: Option<Timestamp>,
-    /// Only of this dealer.
+    /// Only links of this dealer.
     #[param(value_type = Option<String>, example = "wpDEALER")]
     corp_id: Option<CorpId>,
-    /// Only of this app.
+    /// Only links of this app.
     #[param(value_type = Option<String>, example = "brand")]
     app: Option<AppName>,
 }
@@ -72,14 +73,15 @@ const COLUMNS: [&str; 12] = [
     "link_id",
 ];
 
+/// An export under way.
 struct Export {
     snapshot: Box<dyn LinksSnapshot>,
     clock: Arc<dyn Clock>,
     query: ExportQuery,
-    begun: bool,
+    has_begun: bool,
     stop: CancellationToken,
-    until: Instant,
-    _place: OwnedSemaphorePermit,
+    deadline: Instant,
+    _permit: OwnedSemaphorePermit,
 }
 
 impl Export {
@@ -91,24 +93,24 @@ impl Export {
             && app.as_ref().is_none_or(|app| *app == link.app)
     }
 
-    /// Some more of the body; `None` at its end.
+    /// The next part of the body; `None` at its end. An export that cannot be completed ends as a transfer
+    /// error, so that the client notices.
     async fn next(mut self) -> io::Result<Option<(Bytes, Self)>> {
         let mut text = Vec::new();
         let csv = self.query.format == Format::Csv;
-        if !self.begun && csv {
+        if !self.has_begun && csv {
             if self.query.bom {
                 text.extend("\u{feff}".as_bytes());
             }
             write_csv(&mut text, |csv| csv.write_record(COLUMNS))?;
         }
-        self.begun = true;
+        self.has_begun = true;
         while text.is_empty() {
-            if self.stop.is_cancelled() || self.until <= Instant::now() {
-                return Err(io::Error::other("the export was given up"));
+            if self.stop.is_cancelled() || self.deadline <= Instant::now() {
+                return Err(io::Error::other("export stopped: shutdown or time limit"));
             }
-            // What does not end is an error of the transfer, which the reader notices.
-            let some = self.snapshot.next(self.clock.now()).await.map_err(io::Error::other)?;
-            let Some(links) = some else { return Ok(None) };
+            let next = self.snapshot.next(self.clock.now()).await.map_err(io::Error::other)?;
+            let Some(links) = next else { return Ok(None) };
             for link in links.iter().filter(|link| self.wants(link)) {
                 if csv {
                     write_csv(&mut text, |csv| csv.write_record(columns(link, self.query.bom)))?;
@@ -150,54 +152,55 @@ fn columns(link: &LinkData, for_excel: bool) -> [String; 12] {
         followers.len().to_string(),
         link.link_id.clone(),
     ];
-    if for_excel { columns.map(harmless) } else { columns }
+    if for_excel { columns.map(without_formula) } else { columns }
 }
 
-/// A spreadsheet runs what begins like a formula, and a member's or a channel's name is not ours to trust.
-fn harmless(cell: String) -> String {
+/// Escapes a cell that a spreadsheet would run as a formula; the names in it are untrusted input.
+fn without_formula(cell: String) -> String {
     if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{cell}") } else { cell }
 }
 
-/// All links at one instant
+/// Export all links
 ///
-/// Streamed, however many there are. `x-unionlink-feed` is the position of the feed that the links stand for: who
-/// goes on reading there misses nothing. `x-unionlink-links` is how many links there are before any filter. A transfer
-/// that breaks off is incomplete.
-#[utoipa::path(operation_id = "export_links", get, path = "/v1/links/export", tag = "links", params(ExportQuery), responses(
+/// Streams a consistent snapshot. The header `x-unionlink-feed` is the feed's sequence number at the time of
+/// the snapshot: read the feed with `after` = this number to continue without a gap. `x-unionlink-links` is
+/// the number of links in the snapshot, before any filter. An export that ends with a transfer error is
+/// incomplete.
+#[utoipa::path(operation_id = "export_links", get, path = "/v1/links/export",
+    tag = "links", params(ExportQuery), responses(
     (status = 200, content(
         (crate::domain::link::LinkData = "application/x-ndjson"),
         (String = "text/csv", example = "app,unionid,external_userid,…\r\n"),
      ), headers(
-        ("x-unionlink-feed" = u64, description = "The position of the feed that the links stand for"),
-        ("x-unionlink-links" = u64, description = "How many links there are before any filter"),
+        ("x-unionlink-feed" = u64, description = "The feed's sequence number at the time of the snapshot"),
+        ("x-unionlink-links" = u64, description = "The number of links in the snapshot, before any filter"),
      )),
     super::openapi::Errors,
 ))]
 pub(super) async fn export(
     State(state): Shared,
-    parsed: Result<Query<ExportQuery>, QueryRejection>,
+    QueryParams(query): QueryParams<ExportQuery>,
 ) -> Result<Response, Problem> {
-    let query = query(parsed)?;
     let kind = match query.format {
         Format::Ndjson if query.bom => {
-            return Err(Problem::bad_request("a byte order mark is for format=csv"));
+            return Err(Problem::bad_request("bom requires format=csv"));
         }
         Format::Ndjson => "application/x-ndjson",
         Format::Csv => "text/csv; charset=utf-8; header=present",
     };
-    let place = state.heavy.clone().try_acquire_owned();
-    let place =
-        place.map_err(|_| Problem::busy("other requests read the whole store now; try again later"))?;
+    let permit = state.heavy.clone().try_acquire_owned();
+    let permit =
+        permit.map_err(|_| Problem::busy("too many requests are scanning the store; try again later"))?;
     let snapshot = state.store.snapshot().await?;
     let (feed, links) = (snapshot.feed_head(), snapshot.links());
     let export = Export {
         snapshot,
         clock: state.clock.clone(),
         query,
-        begun: false,
+        has_begun: false,
         stop: state.stop.clone(),
-        until: Instant::now() + LIFE,
-        _place: place,
+        deadline: Instant::now() + EXPORT_MAX,
+        _permit: permit,
     };
     let mut response = Body::from_stream(try_unfold(export, Export::next)).into_response();
     let headers = response.headers_mut();
@@ -214,7 +217,7 @@ mod tests {
     #[test]
     fn what_a_spreadsheet_would_run_is_made_harmless() {
         for (cell, shown) in [("=1+1", "'=1+1"), ("-1", "'-1"), ("@x", "'@x"), ("wmX", "wmX"), ("", "")] {
-            assert_eq!(harmless(cell.to_owned()), shown);
+            assert_eq!(without_formula(cell.to_owned()), shown);
         }
     }
 

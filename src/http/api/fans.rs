@@ -1,11 +1,10 @@
-//! `POST /v1/fans` and `GET /v1/fans/{unionid}`.
+//! `POST /v1/fans` and `GET /v1/fans/{unionid}`: registering fans, one or millions, and showing one.
 
 mod lines;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -13,61 +12,65 @@ use serde_json::Value;
 use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
-use super::links::{id, query};
-use super::{AdminState, Problem, Shared};
+use super::extract::{PathParam, QueryParams, invalid_id};
+use super::state::{AdminState, Shared};
 use crate::domain::fan::{Existing, Fan, FanStep, Mint, Minted, Priority};
 use crate::domain::ids::{FanKey, IdError, Openid, PendingId, Unionid};
 use crate::domain::time::{DAY_MS, Timestamp};
 use crate::http::body::read_body;
+use crate::http::problem::Problem;
 use crate::store::{NewFan, Registered};
 use lines::Lines;
 
+/// The largest JSON body; NDJSON has no limit.
 const BODY_BYTES_MAX: usize = 16 << 20;
+/// How long a JSON body may take to arrive, and the longest pause within NDJSON.
 const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 /// Rejected rows listed in one answer.
 const REJECTED_LISTED_MAX: usize = 1_000;
-/// Rows handed to the store at once.
-const ROWS_AT_ONCE: usize = 1_024;
-/// A request with more rows is an import, and what is beyond waits behind those who register now.
+/// Rows per store transaction.
+const BATCH_ROWS_MAX: usize = 1_024;
+/// Rows of a request that are live by default; a larger request is an import, and its other rows are bulk.
 const LIVE_ROWS_MAX: u64 = 1_000;
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct RegisterQuery {
-    /// `live` or `bulk`: who goes first where quota is short. By default the first 1000 rows are live.
+    /// The priority when quota is short: `live` fans are minted before `bulk` ones. Default: `live` for the
+    /// first 1000 rows, `bulk` for the others.
     #[param(example = "live", pattern = "^(live|bulk)$")]
     priority: Option<String>,
 }
 
-/// What became of the rows.
+/// The result of a registration.
 #[derive(Serialize, Default, ToSchema)]
-pub(super) struct Receipt {
-    /// New ones, and known ones with news.
+pub(super) struct RegisterResult {
+    /// Fans that are new or changed.
     #[schema(example = 1)]
     accepted: u64,
-    /// Those that changed nothing.
+    /// Fans that were registered before and did not change.
     #[schema(example = 0)]
     known: u64,
-    /// The first thousand.
+    /// Rejected rows, at most 1000 of them.
     rejected: Vec<Rejected>,
-    /// Rows rejected in all, told when `rejected` lists only the first thousand.
-    #[serde(skip_serializing_if = "few")]
+    /// The number of rejected rows; only present when it exceeds 1000.
+    #[serde(skip_serializing_if = "all_are_listed")]
     rejected_total: usize,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde wants")]
-const fn few(rejected: &usize) -> bool {
+const fn all_are_listed(rejected: &usize) -> bool {
     *rejected <= REJECTED_LISTED_MAX
 }
 
 #[derive(Serialize, ToSchema)]
 struct Rejected {
-    /// From 1.
+    /// The line of an NDJSON body or the position in an array, from 1.
     line: u64,
     reason: String,
 }
 
-impl Receipt {
+impl RegisterResult {
     fn reject(&mut self, line: u64, reason: String) {
         self.rejected_total += 1;
         if self.rejected.len() < REJECTED_LISTED_MAX {
@@ -78,18 +81,18 @@ impl Receipt {
 
 /// A fan to register.
 #[derive(ToSchema)]
-#[expect(dead_code, reason = "a description; rows are read one by one")]
+#[expect(dead_code, reason = "only describes the body; rows are parsed one by one")]
 pub(super) struct FanRow {
-    /// May be left out with one app.
+    /// Required when several apps are configured.
     #[schema(example = "brand")]
     app: Option<String>,
     #[schema(example = "oINVENTED-unionid-0001")]
     unionid: String,
     #[schema(example = "oINVENTED-openid-0001")]
     openid: String,
-    /// One that another system obtained; the fan is not minted before it is due for renewal.
+    /// A pending id that another system has obtained. The fan is minted only when it is due for renewal.
     pending_id: Option<String>,
-    /// When that was.
+    /// When the pending id was obtained.
     #[schema(format = DateTime)]
     minted_at: Option<String>,
 }
@@ -97,7 +100,7 @@ pub(super) struct FanRow {
 /// One fan, or several.
 #[derive(ToSchema)]
 #[serde(untagged)]
-#[expect(dead_code, reason = "a description; rows are read one by one")]
+#[expect(dead_code, reason = "only describes the body; rows are parsed one by one")]
 pub(super) enum FanRows {
     One(FanRow),
     Several(Vec<FanRow>),
@@ -105,32 +108,32 @@ pub(super) enum FanRows {
 
 /// Register fans
 ///
-/// One object, an array, or NDJSON of any length; answered after it is durable. Rows that are known change nothing; a
-/// new openid replaces the old one.
+/// Accepts one object, an array, or NDJSON of any length. The answer is sent after the fans are durable.
+/// Registering a known fan again changes nothing, except that a new openid replaces the old one.
 #[utoipa::path(operation_id = "register_fans", post, path = "/v1/fans", tag = "fans", params(RegisterQuery),
     request_body(content(
         (FanRows = "application/json"), (FanRow = "application/x-ndjson"),
     )),
     responses(
-        (status = 202, body = Receipt),
+        (status = 202, body = RegisterResult),
         (status = 408, response = super::openapi::TooSlow),
         (status = 413, response = super::openapi::TooLarge),
         super::openapi::Errors,
     ))]
 pub(super) async fn register(
     State(state): Shared,
-    parsed: Result<Query<RegisterQuery>, QueryRejection>,
+    QueryParams(query): QueryParams<RegisterQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let priority = match query(parsed)?.priority.as_deref() {
+    let priority = match query.priority.as_deref() {
         None => None,
         Some("live") => Some(Priority::Live),
         Some("bulk") => Some(Priority::Bulk),
-        Some(_) => return Err(Problem::bad_request("priority is neither live nor bulk")),
+        Some(_) => return Err(Problem::bad_request("priority must be live or bulk")),
     };
     let mut registration =
-        Registration { state: &state, priority, rows: Vec::new(), receipt: Receipt::default() };
+        Registration { state: &state, priority, rows: Vec::new(), result: RegisterResult::default() };
     let content_type =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if content_type.to_ascii_lowercase().starts_with("application/x-ndjson") {
@@ -138,7 +141,7 @@ pub(super) async fn register(
         while let Some((line, text)) = lines.next().await.map_err(Problem::body)? {
             let row =
                 text.and_then(|text| serde_json::from_slice(&text).map_err(|e| format!("not JSON: {e}")));
-            if let Err(problem) = registration.take(line, row).await {
+            if let Err(problem) = registration.add(line, row).await {
                 lines.drain().await;
                 return Err(problem);
             }
@@ -154,40 +157,40 @@ pub(super) async fn register(
             row => vec![row],
         };
         for (line, row) in (1..).zip(rows) {
-            registration.take(line, Ok(row)).await?;
+            registration.add(line, Ok(row)).await?;
         }
     }
-    let receipt = registration.finish().await?;
-    Ok((StatusCode::ACCEPTED, Json(receipt)).into_response())
+    let result = registration.finish().await?;
+    Ok((StatusCode::ACCEPTED, Json(result)).into_response())
 }
 
-/// Rows on their way into the store, a bounded number at once.
+/// A registration under way: rows are stored in batches of bounded size.
 struct Registration<'a> {
     state: &'a AdminState,
     priority: Option<Priority>,
     rows: Vec<(u64, NewFan)>,
-    receipt: Receipt,
+    result: RegisterResult,
 }
 
 impl Registration<'_> {
-    async fn take(&mut self, line: u64, row: Result<Value, String>) -> Result<(), Problem> {
-        let usual = if line <= LIVE_ROWS_MAX { Priority::Live } else { Priority::Bulk };
-        match row.and_then(|row| self.state.fan(&row, self.priority.unwrap_or(usual))) {
+    async fn add(&mut self, line: u64, row: Result<Value, String>) -> Result<(), Problem> {
+        let default_priority = if line <= LIVE_ROWS_MAX { Priority::Live } else { Priority::Bulk };
+        match row.and_then(|row| self.state.fan(&row, self.priority.unwrap_or(default_priority))) {
             Ok(fan) => self.rows.push((line, fan)),
-            Err(reason) => self.receipt.reject(line, reason),
+            Err(reason) => self.result.reject(line, reason),
         }
-        if self.rows.len() >= ROWS_AT_ONCE { self.store().await } else { Ok(()) }
+        if self.rows.len() >= BATCH_ROWS_MAX { self.store_batch().await } else { Ok(()) }
     }
 
-    async fn store(&mut self) -> Result<(), Problem> {
+    async fn store_batch(&mut self) -> Result<(), Problem> {
         let (lines, fans): (Vec<_>, Vec<_>) = std::mem::take(&mut self.rows).into_iter().unzip();
         let registered = self.state.store.put_fans(fans, self.state.clock.now()).await?;
         for (line, registered) in lines.into_iter().zip(registered) {
             match registered {
-                Registered::New | Registered::Changed => self.receipt.accepted += 1,
-                Registered::Known => self.receipt.known += 1,
+                Registered::New | Registered::Changed => self.result.accepted += 1,
+                Registered::Known => self.result.known += 1,
                 Registered::Damaged => {
-                    self.receipt.reject(line, "the stored record of this fan is damaged".to_owned());
+                    self.result.reject(line, "the stored record of this fan is damaged".to_owned());
                 }
             }
         }
@@ -195,14 +198,15 @@ impl Registration<'_> {
         Ok(())
     }
 
-    async fn finish(mut self) -> Result<Receipt, Problem> {
-        self.store().await?;
-        self.receipt.rejected.sort_by_key(|rejected| rejected.line);
-        Ok(self.receipt)
+    async fn finish(mut self) -> Result<RegisterResult, Problem> {
+        self.store_batch().await?;
+        self.result.rejected.sort_by_key(|rejected| rejected.line);
+        Ok(self.result)
     }
 }
 
 impl AdminState {
+    /// Parses a row.
     fn fan(&self, row: &Value, priority: Priority) -> Result<NewFan, String> {
         let text = |name: &str| match row.get(name) {
             None | Some(Value::Null) => Ok(None),
@@ -213,20 +217,20 @@ impl AdminState {
             return Err("not an object".to_owned());
         }
         let app = self.app(text("app")?)?;
-        let of = |name: &'static str, error: IdError| format!("{name} {error}");
+        let invalid = |name: &'static str, error: IdError| format!("{name} {error}");
         let required = |name: &'static str| text(name)?.ok_or_else(|| format!("{name} is missing"));
-        let unionid = Unionid::new(required("unionid")?).map_err(|e| of("unionid", e))?;
-        let openid = Openid::new(required("openid")?).map_err(|e| of("openid", e))?;
+        let unionid = Unionid::new(required("unionid")?).map_err(|e| invalid("unionid", e))?;
+        let openid = Openid::new(required("openid")?).map_err(|e| invalid("openid", e))?;
         let ask_existing = self.apps.get(&app).is_some_and(|rules| rules.existing_customers);
         let now = self.clock.now();
         let minted_at = text("minted_at")?.map(str::parse::<Timestamp>).transpose();
         let minted_at =
-            minted_at.map_err(|_| "minted_at is not an instant like 2026-11-22T01:02:03Z".to_owned())?;
+            minted_at.map_err(|_| "minted_at is not an instant such as 2026-11-22T01:02:03Z".to_owned())?;
         if minted_at.is_some_and(|at| at > now.plus_ms(DAY_MS)) {
             return Err("minted_at is in the future".to_owned());
         }
         let pending_id =
-            text("pending_id")?.map(PendingId::new).transpose().map_err(|e| of("pending_id", e))?;
+            text("pending_id")?.map(PendingId::new).transpose().map_err(|e| invalid("pending_id", e))?;
         let minted = pending_id.map(|pending_id| Minted::imported(pending_id, minted_at, now));
         Ok(NewFan { key: FanKey { app, unionid }, openid, ask_existing, priority, minted })
     }
@@ -235,7 +239,7 @@ impl AdminState {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ShowQuery {
-    /// Needed when several apps know this fan.
+    /// Required when the fan is registered with several apps.
     #[param(example = "brand")]
     app: Option<String>,
 }
@@ -258,17 +262,22 @@ pub(super) struct FanView {
     minted_at: Option<Timestamp>,
     #[schema(value_type = Option<String>, format = DateTime)]
     expires_at: Option<Timestamp>,
-    /// Older ones that still join.
+    /// Earlier pending ids through which the fan can still be linked.
     older_pending_ids: Vec<String>,
-    /// With which priority it waits to be minted, for the first time or again.
+    /// The priority with which it waits to be minted or renewed: `live`, `renew_unlinked`, `renew` or `bulk`.
     #[schema(value_type = Option<String>)]
     waits_as: Option<&'static str>,
+    /// The WeCom errcode, if WeCom rejected the fan.
     errcode: Option<i64>,
+    /// What an operator can do.
     #[schema(value_type = Option<String>)]
     remedy: Option<&'static str>,
+    /// When WeCom was asked whether the fan is an existing customer of a dealer.
     #[schema(value_type = Option<String>, format = DateTime)]
     existing_asked_at: Option<Timestamp>,
+    /// The number of dealers' customers found.
     existing_found: Option<u32>,
+    /// Consecutive failures of the current call.
     attempts: u32,
 }
 
@@ -304,9 +313,10 @@ impl FanView {
     }
 }
 
-/// One fan and its state
+/// Show one fan with its state
 #[utoipa::path(operation_id = "show_fan", get, path = "/v1/fans/{unionid}", tag = "fans",
-    params(("unionid" = String, Path, description = "The fan", example = "oINVENTED-unionid-0001"), ShowQuery),
+    params(("unionid" = String, Path, description = "The fan's unionid", example = "oINVENTED-unionid-0001"),
+        ShowQuery),
     responses(
         (status = 200, body = FanView),
         (status = 404, response = super::openapi::NotFound),
@@ -314,18 +324,20 @@ impl FanView {
     ))]
 pub(super) async fn show(
     State(state): Shared,
-    path: Result<Path<String>, PathRejection>,
-    parsed: Result<Query<ShowQuery>, QueryRejection>,
+    PathParam(unionid): PathParam,
+    QueryParams(query): QueryParams<ShowQuery>,
 ) -> Result<Json<FanView>, Problem> {
-    let (unionid, query) = (id(path)?, query(parsed)?);
-    let unionid = Unionid::new(&unionid).map_err(|e| Problem::bad_request(format!("unionid {e}")))?;
+    let unionid = Unionid::new(&unionid).map_err(invalid_id("unionid"))?;
     let mut fans = state.store.fans(&unionid).await?;
     if let Some(app) = &query.app {
         fans.retain(|(key, _)| key.app.as_str() == app);
     }
     match &fans[..] {
-        [] => Err(Problem::not_found("no such fan is registered")),
+        [] => Err(Problem::not_found("fan not found")),
         [(key, fan)] => Ok(Json(FanView::new(key, fan, state.clock.now()))),
-        _ => Err(Problem::bad_request("several apps know this fan").hint("name one: ?app=NAME")),
+        _ => {
+            Err(Problem::bad_request("the fan is registered with several apps")
+                .hint("choose one with ?app=NAME"))
+        }
     }
 }

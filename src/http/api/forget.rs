@@ -1,35 +1,36 @@
-//! `POST /v1/forget` and `GET /v1/forget/{receipt}`.
+//! `POST /v1/forget` and `GET /v1/forget/{receipt}`: erasing a person, and the receipt for it.
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::links::id;
-use super::{Problem, Shared, json, scan};
-use crate::domain::ids::{ExternalUserid, IdError, Unionid};
+use super::extract::{PathParam, invalid_id, json};
+use super::state::{Shared, scan};
+use crate::domain::ids::{ExternalUserid, Unionid};
 use crate::domain::time::Timestamp;
+use crate::http::problem::Problem;
 use crate::store::{Erased, PersonId, Receipt};
 
 const REQUEST_CHARS_MAX: usize = 200;
 
-/// Whom to forget: exactly one of the two ids.
+/// The person to forget, by exactly one of the two ids.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Forget {
-    /// A fan.
+    /// The unionid of a fan.
     #[schema(example = "oINVENTED-unionid-0001")]
     unionid: Option<String>,
-    /// A dealer's customer.
+    /// The `external_userid` of a dealer's customer.
     external_userid: Option<String>,
-    /// By which request, for the receipt. Not a place for personal data: it is kept.
+    /// A reference to the person's request, such as a ticket number. It is kept in the receipt, so it must
+    /// not contain personal data.
     #[schema(example = "ticket 4711", max_length = 200)]
     request: Option<String>,
 }
 
-/// The proof that a person was forgotten. Holds no personal id.
+/// The proof that a person was forgotten. It contains no personal id.
 #[derive(Serialize, ToSchema)]
 pub(super) struct ReceiptView {
     #[schema(example = "rcp_0123456789abcdef01234567")]
@@ -38,23 +39,24 @@ pub(super) struct ReceiptView {
     forgotten_at: Timestamp,
     #[schema(example = "ticket 4711")]
     request: Option<String>,
-    /// A salted hash of the id that was named: the same id gives the same hash, nobody can turn it back.
+    /// A salted hash of the id in the request: the same id has the same hash, and the hash does not reveal
+    /// the id.
     #[schema(example = "0123456789abcdef0123456789abcdef")]
     subject: String,
     erased: ErasedView,
 }
 
-/// How much was erased.
+/// The number of records erased, by kind.
 #[derive(Serialize, ToSchema)]
 struct ErasedView {
     fans: u64,
     contacts: u64,
     links: u64,
-    /// In the inbox.
+    /// Events in the inbox.
     events: u64,
     dead_letters: u64,
     quarantined: u64,
-    /// Whose content was removed.
+    /// Feed entries whose content was removed; their sequence numbers stay.
     feed_entries: u64,
 }
 
@@ -69,9 +71,11 @@ impl From<Receipt> for ReceiptView {
 
 /// Erase a person
 ///
-/// Fans, customers, links, events and the content of feed entries, in one transaction. Receivers are told
-/// `link.erased` with the link's id only. Later callbacks are linked again only to a fan registered anew.
-#[utoipa::path(operation_id = "forget", post, path = "/v1/forget", tag = "people", request_body = Forget, responses(
+/// Erases the person's fans, customers, links, events and the content of their feed entries in one
+/// transaction. Receivers get a `link.erased` that contains only the link's id. The person is linked again
+/// only if the brand registers the fan again.
+#[utoipa::path(operation_id = "forget", post, path = "/v1/forget",
+    tag = "people", request_body = Forget, responses(
     (status = 200, body = ReceiptView),
     (status = 408, response = super::openapi::TooSlow),
     (status = 413, response = super::openapi::TooLarge),
@@ -79,13 +83,12 @@ impl From<Receipt> for ReceiptView {
 ))]
 pub(super) async fn forget(State(state): Shared, body: Body) -> Result<Json<ReceiptView>, Problem> {
     let Forget { unionid, external_userid, request } = json(body).await?;
-    let of = |name: &str, error: IdError| Problem::bad_request(format!("{name} {error}"));
     let person = match (unionid, external_userid) {
-        (Some(id), None) => PersonId::Unionid(Unionid::new(id).map_err(|e| of("unionid", e))?),
+        (Some(id), None) => PersonId::Unionid(Unionid::new(id).map_err(invalid_id("unionid"))?),
         (None, Some(id)) => {
-            PersonId::ExternalUserid(ExternalUserid::new(id).map_err(|e| of("external_userid", e))?)
+            PersonId::ExternalUserid(ExternalUserid::new(id).map_err(invalid_id("external_userid"))?)
         }
-        _ => return Err(Problem::bad_request("exactly one of unionid and external_userid is needed")),
+        _ => return Err(Problem::bad_request("exactly one of unionid and external_userid is required")),
     };
     let request = request.filter(|request| !request.trim().is_empty());
     if request.as_ref().is_some_and(|request| request.chars().count() > REQUEST_CHARS_MAX) {
@@ -98,9 +101,10 @@ pub(super) async fn forget(State(state): Shared, body: Body) -> Result<Json<Rece
     Ok(Json(receipt.into()))
 }
 
-/// A receipt
+/// Show the receipt of an erasure
 #[utoipa::path(operation_id = "show_receipt", get, path = "/v1/forget/{receipt}", tag = "people",
-    params(("receipt" = String, Path, description = "Its name", example = "rcp_0123456789abcdef01234567")),
+    params(("receipt" = String, Path, description = "The receipt's id",
+        example = "rcp_0123456789abcdef01234567")),
     responses(
         (status = 200, body = ReceiptView),
         (status = 404, response = super::openapi::NotFound),
@@ -108,10 +112,10 @@ pub(super) async fn forget(State(state): Shared, body: Body) -> Result<Json<Rece
     ))]
 pub(super) async fn receipt(
     State(state): Shared,
-    path: Result<Path<String>, PathRejection>,
+    PathParam(id): PathParam,
 ) -> Result<Json<ReceiptView>, Problem> {
-    let no_such = || Problem::not_found("there is no such receipt");
-    let id = id(path)?.parse().map_err(|()| no_such())?;
+    let not_found = || Problem::not_found("receipt not found");
+    let id = id.parse().map_err(|()| not_found())?;
     let receipt = state.store.receipt(id).await?;
-    receipt.map(|receipt| Json(receipt.into())).ok_or_else(no_such)
+    receipt.map(|receipt| Json(receipt.into())).ok_or_else(not_found)
 }

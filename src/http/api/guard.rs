@@ -1,29 +1,26 @@
-//! Checks that every request to the admin listener passes before its handler runs (host, origin, token), and the headers
-//! that every response carries.
+//! Checks of requests to the admin listener: host, origin and token. `middleware` applies them.
 //!
-//! Host: with DNS rebinding a page's own host name is made to resolve to this machine after it was loaded. The browser then
-//! treats us as the page's origin, but still sends that name as `Host`. IP addresses cannot be rebound and `localhost` is
-//! not looked up in DNS; every other name has to be configured.
+//! Host, against DNS rebinding: an attacker's page can have its own host name resolve to this machine after
+//! it was loaded. The browser then treats this service as the page's origin, but still sends the page's name
+//! as `Host`. IP addresses cannot be rebound and `localhost` is not looked up in DNS; every other name has to
+//! be configured.
 //!
-//! Origin: no response lets another origin read it (no CORS), but browsers send forms and simple POSTs without asking
-//! first. Without a token, on loopback, that would be enough to change something.
+//! Origin, against cross-site requests: no response is readable by another origin (no CORS), but browsers
+//! send forms and simple POSTs to other origins without asking first. On loopback without a token, such a
+//! request could make changes.
 //!
 //! Token: a bearer token, compared in constant time.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
-use axum::extract::{Request, State};
-use axum::http::header::{self, HeaderName};
-use axum::http::{HeaderMap, HeaderValue, Method, Uri};
-use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{Problem, Shared};
 use crate::domain::time::{SECOND_MS, Timestamp};
+use crate::http::problem::Problem;
 use crate::telemetry::metrics::{AdminRefusal, Metrics};
 
 const MINUTE_MS: i64 = 60 * SECOND_MS;
@@ -31,12 +28,12 @@ const MINUTE_MS: i64 = 60 * SECOND_MS;
 /// The checks of one admin listener.
 pub struct Guard {
     hosts: Vec<String>,
-    /// SHA-256 of the token: digests have one length, and the token itself need not be kept.
+    /// SHA-256 of the token, so that values of equal length are compared and the token itself is not kept.
     digest: Option<[u8; 32]>,
     log: RefusalLog,
 }
 
-/// Logs refusals at most once a minute for each reason.
+/// Limits the log to one line a minute for each reason of refusal.
 #[derive(Default)]
 struct RefusalLog {
     token: Mutex<Throttle>,
@@ -47,28 +44,27 @@ struct RefusalLog {
 #[derive(Default)]
 struct Throttle {
     logged_at: Option<Timestamp>,
-    unlogged: u64,
+    unlogged_count: u64,
 }
 
 impl Throttle {
-    /// Counts a refusal. Returns how many are to be logged now, if any.
+    /// Counts a refusal. Returns the number of refusals to log now, if any.
     fn count(&mut self, now: Timestamp) -> Option<u64> {
-        self.unlogged += 1;
-        let recent = self.logged_at.is_some_and(|at| (0..MINUTE_MS).contains(&now.millis_since(at)));
-        if recent {
+        self.unlogged_count += 1;
+        if self.logged_at.is_some_and(|at| (0..MINUTE_MS).contains(&now.millis_since(at))) {
             return None;
         }
         self.logged_at = Some(now);
-        Some(std::mem::take(&mut self.unlogged))
+        Some(std::mem::take(&mut self.unlogged_count))
     }
 }
 
-fn to_log(throttle: &Mutex<Throttle>, now: Timestamp) -> Option<u64> {
+fn count_refusal(throttle: &Mutex<Throttle>, now: Timestamp) -> Option<u64> {
     throttle.lock().unwrap_or_else(PoisonError::into_inner).count(now)
 }
 
 impl Guard {
-    /// Accepts requests for `hosts` (lower case) or for an IP address, with `token` if there is one.
+    /// The checks for a service named `hosts` (in lower case); without `token` every request is authorised.
     #[must_use]
     pub fn new(hosts: Vec<String>, token: Option<&SecretString>) -> Self {
         let digest = token.map(|token| Sha256::digest(token.expose_secret()).into());
@@ -79,64 +75,70 @@ impl Guard {
     fn is_ours(&self, authority: &str) -> bool {
         let Some(host) = host_of(authority) else { return false };
         match host {
-            Host::Address => true,
+            Host::IpAddress => true,
             Host::Name(name) => is_localhost(&name) || self.hosts.contains(&name),
         }
     }
 
     /// Checks the host and the origin of a request.
-    fn check_host_and_origin(
+    pub(super) fn check_host_and_origin(
         &self,
         (method, uri, headers): (&Method, &Uri, &HeaderMap),
         now: Timestamp,
         metrics: &Metrics,
     ) -> Result<(), Problem> {
-        let one = |name| {
+        let single = |name| {
             let mut values = headers.get_all(name).iter();
             let first = values.next().and_then(|value| value.to_str().ok());
             first.filter(|_| values.next().is_none())
         };
-        let Some(host) = one(header::HOST) else {
+        let Some(host) = single(header::HOST) else {
             metrics.admin_refused(AdminRefusal::Host);
-            return Err(Problem::bad_request("a request needs one Host header, and only one"));
+            return Err(Problem::bad_request("a request needs exactly one Host header"));
         };
-        // The request line may name a host as well, which then takes precedence; both have to be ours.
-        let in_line = uri.authority().map(axum::http::uri::Authority::as_str);
-        if !self.is_ours(host) || in_line.is_some_and(|authority| !self.is_ours(authority)) {
+        // An absolute URI in the request line names a host, too, and takes precedence; both have to be ours.
+        let in_uri = uri.authority().map(axum::http::uri::Authority::as_str);
+        if !self.is_ours(host) || in_uri.is_some_and(|authority| !self.is_ours(authority)) {
             metrics.admin_refused(AdminRefusal::Host);
-            if let Some(refused) = to_log(&self.log.host, now) {
-                tracing::warn!(refused, "requests refused: their Host is not in [admin] hosts");
+            if let Some(refused) = count_refusal(&self.log.host, now) {
+                tracing::warn!(refused, "requests refused: Host header not in [admin] hosts");
             }
             return Err(Problem::host_not_allowed());
         }
-        let from_elsewhere = headers.contains_key(header::ORIGIN)
-            && !one(header::ORIGIN).is_some_and(|origin| self.is_origin_of(origin, in_line.unwrap_or(host)));
-        if from_elsewhere && !method.is_safe() {
+        let is_cross_origin = headers.contains_key(header::ORIGIN)
+            && !single(header::ORIGIN)
+                .is_some_and(|origin| self.is_origin_of(origin, in_uri.unwrap_or(host)));
+        if is_cross_origin && !method.is_safe() {
             metrics.admin_refused(AdminRefusal::Origin);
-            if let Some(refused) = to_log(&self.log.origin, now) {
-                tracing::warn!(refused, "requests refused: they came from a page of another origin");
+            if let Some(refused) = count_refusal(&self.log.origin, now) {
+                tracing::warn!(refused, "requests refused: cross-origin change");
             }
             return Err(Problem::cross_origin());
         }
         Ok(())
     }
 
-    /// Whether `origin` is the origin of this service at `host`, or of a configured name: a reverse proxy may have changed
-    /// the `Host`.
+    /// Whether `origin` is this service's own, either as `host` or as a configured name, since a reverse
+    /// proxy may have rewritten `Host`.
     fn is_origin_of(&self, origin: &str, host: &str) -> bool {
         let Some((scheme, authority)) = origin.split_once("://") else { return false };
         let default_port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
-        let plain = |authority: &str| {
+        let without_default_port = |authority: &str| {
             let authority = authority.to_ascii_lowercase();
             authority.strip_suffix(default_port).map(str::to_owned).unwrap_or(authority)
         };
-        let configured =
+        let is_configured =
             || matches!(host_of(authority), Some(Host::Name(name)) if self.hosts.contains(&name));
-        plain(authority) == plain(host) || configured()
+        without_default_port(authority) == without_default_port(host) || is_configured()
     }
 
-    /// Checks the token. Digests are compared, so the time depends on neither content nor length.
-    fn check_token(&self, headers: &HeaderMap, now: Timestamp, metrics: &Metrics) -> Result<(), Problem> {
+    /// Checks the token. Digests are compared, so the time reveals neither content nor length.
+    pub(super) fn check_token(
+        &self,
+        headers: &HeaderMap,
+        now: Timestamp,
+        metrics: &Metrics,
+    ) -> Result<(), Problem> {
         let Some(expected) = &self.digest else { return Ok(()) };
         let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
         if given.is_some_and(|given| bool::from(Sha256::digest(given).as_slice().ct_eq(expected))) {
@@ -144,7 +146,7 @@ impl Guard {
         }
         metrics.admin_refused(AdminRefusal::Token);
         if given.is_some()
-            && let Some(refused) = to_log(&self.log.token, now)
+            && let Some(refused) = count_refusal(&self.log.token, now)
         {
             tracing::warn!(refused, "requests refused: wrong admin token");
         }
@@ -160,26 +162,26 @@ fn bearer(value: &[u8]) -> Option<&[u8]> {
 
 #[derive(Debug, PartialEq, Eq)]
 enum Host {
-    Address,
+    IpAddress,
     /// In lower case.
     Name(String),
 }
 
-/// The host in `host` or `host:port`; `None` if it is neither.
+/// The host in `host` or `host:port`; `None` if the text has neither form.
 fn host_of(authority: &str) -> Option<Host> {
     let is_port = |rest: &str| {
         rest.strip_prefix(':').map_or(rest.is_empty(), |port| port.parse::<u16>().is_ok() || port.is_empty())
     };
     if let Some(v6) = authority.strip_prefix('[') {
         let (address, rest) = v6.split_once(']')?;
-        return (address.parse::<Ipv6Addr>().is_ok() && is_port(rest)).then_some(Host::Address);
+        return (address.parse::<Ipv6Addr>().is_ok() && is_port(rest)).then_some(Host::IpAddress);
     }
     let (host, rest) = authority.split_at(authority.find(':').unwrap_or(authority.len()));
     if !is_port(rest) {
         return None;
     }
     if host.parse::<Ipv4Addr>().is_ok() {
-        return Some(Host::Address);
+        return Some(Host::IpAddress);
     }
     // A trailing dot only marks the name as fully qualified.
     let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
@@ -188,46 +190,6 @@ fn host_of(authority: &str) -> Option<Host> {
 
 fn is_localhost(name: &str) -> bool {
     name == "localhost" || name.ends_with(".localhost")
-}
-
-/// Middleware: refuses requests for unknown hosts and changes from other origins.
-pub(super) async fn host_and_origin(State(state): Shared, request: Request, next: Next) -> Response {
-    let head = (request.method(), request.uri(), request.headers());
-    match state.guard.check_host_and_origin(head, state.clock.now(), &state.metrics) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
-}
-
-/// Middleware: refuses requests without the admin token.
-pub(super) async fn token(State(state): Shared, request: Request, next: Next) -> Response {
-    match state.guard.check_token(request.headers(), state.clock.now(), &state.metrics) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
-}
-
-/// Security headers of every response. Deliberately absent: anything of CORS.
-const HEADERS: [(HeaderName, HeaderValue); 4] = [
-    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
-    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
-    (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
-    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
-];
-/// For responses that are not pages; a page sets its own.
-const NO_PAGE: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
-);
-
-/// Middleware: adds the security headers.
-pub(super) async fn security_headers(request: Request, next: Next) -> Response {
-    let mut response = next.run(request).await;
-    let headers = response.headers_mut();
-    for (name, value) in HEADERS {
-        headers.insert(name, value);
-    }
-    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(NO_PAGE);
-    response
 }
 
 #[cfg(test)]

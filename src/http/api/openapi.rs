@@ -6,85 +6,93 @@ use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi, SecurityRequirement};
 use utoipa::{IntoResponses, Modify, ToResponse};
 
-pub(super) use super::super::problem::Problem;
+use crate::http::problem::Problem;
 
-/// Errors that any request may meet.
+/// Errors that any request may be answered with.
 #[derive(IntoResponses)]
 pub(super) enum Errors {
     /// The request is malformed: `bad_request`, `body_broken`.
     #[response(status = 400, content_type = "application/problem+json")]
-    #[expect(dead_code, reason = "a description")]
+    #[expect(dead_code, reason = "only describes the response")]
     BadRequest(Problem),
     /// The admin token is missing or wrong: `unauthorized`.
     #[response(status = 401, content_type = "application/problem+json")]
-    #[expect(dead_code, reason = "a description")]
+    #[expect(dead_code, reason = "only describes the response")]
     Unauthorized(Problem),
-    /// A change that a page of another origin asks for: `cross_origin`.
+    /// A change requested by a page of another origin: `cross_origin`.
     #[response(status = 403, content_type = "application/problem+json")]
-    #[expect(dead_code, reason = "a description")]
+    #[expect(dead_code, reason = "only describes the response")]
     CrossOrigin(Problem),
-    /// The service does not know the name in the `Host` header to be its own: `host_not_allowed`.
+    /// The `Host` header is not one of this service's names: `host_not_allowed`.
     #[response(status = 421, content_type = "application/problem+json")]
-    #[expect(dead_code, reason = "a description")]
+    #[expect(dead_code, reason = "only describes the response")]
     HostNotAllowed(Problem),
     #[response(status = 503)]
-    #[expect(dead_code, reason = "a description")]
+    #[expect(dead_code, reason = "only describes the response")]
     Unavailable(#[ref_response] Unavailable),
 }
 
-/// The store cannot do this now: `no_space`, `inbox_full`, `store_stalled`, `store_failed`, `store_damaged`,
-/// `store_closed`, `snapshot_lost`; or `too_busy`.
+/// The store cannot serve the request now: `no_space`, `inbox_full`, `store_stalled`, `store_failed`,
+/// `store_damaged`, `store_closed`, `snapshot_lost`; or `too_busy`.
 #[derive(ToResponse)]
 #[response(content_type = "application/problem+json")]
-#[expect(dead_code, reason = "a description")]
+#[expect(dead_code, reason = "only describes the response")]
 pub(super) struct Unavailable(Problem);
 
-/// There is no such thing: `not_found`.
+/// Not found: `not_found`.
 #[derive(ToResponse)]
 #[response(content_type = "application/problem+json")]
-#[expect(dead_code, reason = "a description")]
+#[expect(dead_code, reason = "only describes the response")]
 pub(super) struct NotFound(Problem);
 
-/// Not in this state: `conflict`.
+/// Not possible in the current state: `conflict`.
 #[derive(ToResponse)]
 #[response(content_type = "application/problem+json")]
-#[expect(dead_code, reason = "a description")]
+#[expect(dead_code, reason = "only describes the response")]
 pub(super) struct Conflict(Problem);
 
-/// The feed no longer has what was asked for: `feed_gone`. `oldest` is where it begins.
+/// The requested part of the feed was pruned: `feed_gone`. `oldest` is the sequence number of the oldest
+/// entry kept.
 #[derive(ToResponse)]
 #[response(content_type = "application/problem+json")]
-#[expect(dead_code, reason = "a description")]
+#[expect(dead_code, reason = "only describes the response")]
 pub(super) struct Gone(Problem);
 
-/// The body is too large (`body_too_large`).
+/// The body is too large: `body_too_large`.
 #[derive(ToResponse)]
 #[response(content_type = "application/problem+json")]
-#[expect(dead_code, reason = "a description")]
+#[expect(dead_code, reason = "only describes the response")]
 pub(super) struct TooLarge(Problem);
 
-/// The body did not arrive in time (`body_timeout`).
+/// The body did not arrive in time: `body_timeout`.
 #[derive(ToResponse)]
 #[response(content_type = "application/problem+json")]
-#[expect(dead_code, reason = "a description")]
+#[expect(dead_code, reason = "only describes the response")]
 pub(super) struct TooSlow(Problem);
 
 #[derive(utoipa::OpenApi)]
 #[openapi(
-    info(title = "unionlink admin API", description = "Fans in, links out, and what operators ask. Private: keep it off the internet.\n\nErrors are `application/problem+json` with a stable `code`. A path that is not listed here is 404 `not_found`, a method that is not is 405 `method_not_allowed`."),
+    info(
+        title = "unionlink admin API",
+        description = "Registers fans, serves links, and gives operators status and control. It is private: \
+            do not expose it to the internet.\n\nErrors are `application/problem+json` with a stable `code`. \
+            A path that is not listed here is answered 404 `not_found`, a method that is not listed 405 \
+            `method_not_allowed`."
+    ),
     components(responses(NotFound, Conflict, Gone, TooLarge, TooSlow, Unavailable)),
     tags(
-        (name = "fans", description = "The brand's side"),
-        (name = "links", description = "What came of it"),
-        (name = "sinks", description = "Where links go"),
+        (name = "fans", description = "Registered (unionid, openid) pairs and their pending ids"),
+        (name = "links", description = "Fans linked to dealers' customers: look-up, feed, export"),
+        (name = "sinks", description = "Receivers to which link changes are delivered"),
         (name = "events", description = "The inbox, dead letters, quarantine"),
-        (name = "people", description = "One person: explained, forgotten"),
-        (name = "service", description = "How it goes"),
+        (name = "people", description = "One person: why they are linked or not, and erasure"),
+        (name = "service", description = "Status, metrics and health"),
     ),
     modifiers(&Bearer),
 )]
 pub(super) struct Api;
 
+/// Adds the bearer token as the security scheme of all operations.
 struct Bearer;
 
 impl Modify for Bearer {
@@ -96,8 +104,9 @@ impl Modify for Bearer {
     }
 }
 
-/// This description
-#[utoipa::path(operation_id = "describe", get, path = "/openapi.json", tag = "service", responses((status = 200, body = Object), Errors))]
+/// The description of this API
+#[utoipa::path(operation_id = "describe", get, path = "/openapi.json",
+    tag = "service", responses((status = 200, body = Object), Errors))]
 pub(super) async fn describe(
     axum::extract::Extension(description): axum::extract::Extension<std::sync::Arc<OpenApi>>,
 ) -> Response {

@@ -1,81 +1,70 @@
-//! `/v1/sinks`: how the sinks do, and an operator's hand on them.
+//! `/v1/sinks`: sink status, and operating sinks: pause, resume, rewind.
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantNames};
 use utoipa::ToSchema;
 
-use super::links::id;
-use super::{AdminState, Problem, Shared};
+use super::extract::{PathParam, json};
+use super::state::{AdminState, Shared};
 use crate::domain::ids::SinkName;
 use crate::domain::time::{SECOND_MS, Timestamp};
+use crate::http::problem::Problem;
 use crate::store::{Cursor, CursorState, Seek, StoreError};
 use crate::worker::sink_status::SinkStatus;
 
-/// A sink, and how it does.
+/// A sink and its status.
 #[derive(Serialize, ToSchema)]
 pub(super) struct SinkView {
     #[schema(example = "crm")]
     pub(super) name: String,
     #[schema(example = "webhook")]
     kind: &'static str,
-    pub(super) state: StateName,
-    /// Since when it is paused or disabled.
+    pub(super) state: SinkState,
+    /// When it was paused or disabled.
     #[schema(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
-    /// The number of the newest entry that arrived.
+    /// The sequence number of the last entry delivered.
     #[schema(example = 42)]
     after: u64,
-    /// Entries that have not arrived.
+    /// Entries not yet delivered.
     #[schema(example = 0)]
     pub(super) lag_entries: u64,
-    /// The age of the oldest of them.
+    /// The age of the oldest entry not yet delivered.
     #[schema(example = 0)]
     pub(super) lag_seconds: i64,
-    /// Entries that arrived since the start, repetitions included.
+    /// Entries delivered since the service started, redeliveries included.
     delivered: u64,
-    /// Deliveries begun since the start.
+    /// Attempts since the service started.
     attempts: u64,
-    /// Of those, how many failed.
+    /// Failed attempts since the service started.
     failures: u64,
-    /// Failures in a row.
+    /// Consecutive failures up to now.
     failures_in_a_row: u32,
-    /// Why the last delivery failed, or why it is disabled.
+    /// Why the last attempt failed, or why the sink is disabled.
     reason: Option<String>,
-    /// When it is tried again.
+    /// When a failing delivery is tried again.
     #[schema(value_type = Option<String>, format = DateTime)]
     next_attempt_at: Option<Timestamp>,
-    /// Entries that it will never get: they were deleted while it was not in the configuration.
+    /// Entries that are never delivered: they were pruned while the sink was not in the configuration.
     missed: u64,
 }
 
-#[derive(Serialize, Clone, Copy, PartialEq, Eq, ToSchema)]
-#[schema(as = SinkState)]
+/// The state of a sink.
+#[derive(Serialize, Clone, Copy, PartialEq, Eq, ToSchema, IntoStaticStr, VariantNames)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum StateName {
-    /// Everything arrives.
+#[strum(serialize_all = "snake_case")]
+pub(super) enum SinkState {
+    /// Delivering.
     Running,
-    /// The last delivery failed; it is tried again.
+    /// The last attempt failed and will be retried.
     Failing,
-    /// An operator paused it.
+    /// Paused by an operator.
     Paused,
-    /// Its receiver wants nothing any more.
+    /// Disabled because its receiver permanently refuses deliveries.
     Disabled,
-}
-
-impl StateName {
-    pub(super) const NAMES: [&'static str; 4] = ["running", "failing", "paused", "disabled"];
-
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Failing => "failing",
-            Self::Paused => "paused",
-            Self::Disabled => "disabled",
-        }
-    }
 }
 
 impl SinkView {
@@ -92,10 +81,10 @@ impl SinkView {
         let oldest_at = status.oldest_at.filter(|_| lag_entries > 0);
         let failing = status.last_error.map(|(_, reason)| reason);
         let (state, since, reason) = match cursor.map(|cursor| cursor.state) {
-            Some(CursorState::Paused { since }) => (StateName::Paused, Some(since), failing),
-            Some(CursorState::Disabled { since, reason }) => (StateName::Disabled, Some(since), Some(reason)),
-            Some(CursorState::Running) | None if failing.is_some() => (StateName::Failing, None, failing),
-            Some(CursorState::Running) | None => (StateName::Running, None, None),
+            Some(CursorState::Paused { since }) => (SinkState::Paused, Some(since), failing),
+            Some(CursorState::Disabled { since, reason }) => (SinkState::Disabled, Some(since), Some(reason)),
+            Some(CursorState::Running) | None if failing.is_some() => (SinkState::Failing, None, failing),
+            Some(CursorState::Running) | None => (SinkState::Running, None, None),
         };
         Self {
             name: name.to_string(),
@@ -110,14 +99,14 @@ impl SinkView {
             failures: status.failures,
             failures_in_a_row: status.failures_in_a_row,
             reason,
-            next_attempt_at: status.next_attempt_at.filter(|_| state == StateName::Failing),
+            next_attempt_at: status.next_attempt_at.filter(|_| state == SinkState::Failing),
             missed: status.missed,
         }
     }
 }
 
 impl AdminState {
-    /// All sinks, and how they do.
+    /// All sinks with their status.
     pub(super) async fn sink_views(&self) -> Result<Vec<SinkView>, Problem> {
         let (head, now) = (self.store.counts().feed_head, self.clock.now());
         let mut views = Vec::new();
@@ -128,7 +117,7 @@ impl AdminState {
         Ok(views)
     }
 
-    /// A cursor, unless its record is damaged: then it is soon begun anew.
+    /// The cursor of a sink; `None` if its record is damaged, because the sink's worker then replaces it.
     pub(super) async fn cursor(&self, name: &SinkName) -> Result<Option<Cursor>, Problem> {
         match self.store.cursor(name).await {
             Err(StoreError::Damaged(_)) => Ok(None),
@@ -139,27 +128,28 @@ impl AdminState {
     async fn sink_view(&self, name: &SinkName) -> Result<Json<SinkView>, Problem> {
         let views = self.sink_views().await?;
         let view = views.into_iter().find(|view| view.name == name.as_str());
-        view.map(Json).ok_or_else(no_such_sink)
+        view.map(Json).ok_or_else(sink_not_found)
     }
 
-    fn sink_named(&self, path: Result<Path<String>, PathRejection>) -> Result<SinkName, Problem> {
-        let name = SinkName::new(id(path)?).ok();
-        name.filter(|name| self.sink_kinds.contains_key(name)).ok_or_else(no_such_sink)
+    /// The configured sink named `name`.
+    fn sink_named(&self, name: &str) -> Result<SinkName, Problem> {
+        let name = SinkName::new(name).ok();
+        name.filter(|name| self.sink_kinds.contains_key(name)).ok_or_else(sink_not_found)
     }
 }
 
-fn no_such_sink() -> Problem {
-    Problem::not_found("no sink of this name is in the configuration; /v1/sinks lists them")
+fn sink_not_found() -> Problem {
+    Problem::not_found("sink not found in the configuration; /v1/sinks lists all sinks")
 }
 
-/// The sinks, and how they do.
+/// All sinks.
 #[derive(Serialize, ToSchema)]
 #[schema(as = SinkList)]
 pub(super) struct List {
     sinks: Vec<SinkView>,
 }
 
-/// The sinks, and how they do
+/// List the sinks with their status
 #[utoipa::path(operation_id = "list_sinks", get, path = "/v1/sinks", tag = "sinks", responses(
     (status = 200, body = List),
     super::openapi::Errors,
@@ -168,9 +158,9 @@ pub(super) async fn list(State(state): Shared) -> Result<Json<List>, Problem> {
     Ok(Json(List { sinks: state.sink_views().await? }))
 }
 
-/// One sink, and how it does
+/// Show one sink with its status
 #[utoipa::path(operation_id = "show_sink", get, path = "/v1/sinks/{name}", tag = "sinks",
-    params(("name" = String, Path, description = "Its name in the configuration", example = "crm")),
+    params(("name" = String, Path, description = "The sink's name in the configuration", example = "crm")),
     responses(
         (status = 200, body = SinkView),
         (status = 404, response = super::openapi::NotFound),
@@ -178,27 +168,27 @@ pub(super) async fn list(State(state): Shared) -> Result<Json<List>, Problem> {
     ))]
 pub(super) async fn show(
     State(state): Shared,
-    path: Result<Path<String>, PathRejection>,
+    PathParam(name): PathParam,
 ) -> Result<Json<SinkView>, Problem> {
-    let name = state.sink_named(path)?;
+    let name = state.sink_named(&name)?;
     state.sink_view(&name).await
 }
 
-async fn set(state: &AdminState, name: &SinkName, to: CursorState) -> Result<Json<SinkView>, Problem> {
-    state.store.set_state(name, to).await?.ok_or_else(not_begun)?;
+async fn set_state(state: &AdminState, name: &SinkName, to: CursorState) -> Result<Json<SinkView>, Problem> {
+    state.store.set_state(name, to).await?.ok_or_else(no_cursor)?;
     state.sinks.wake(name);
     state.sink_view(name).await
 }
 
-fn not_begun() -> Problem {
-    Problem::conflict("this sink has not begun yet; try again in a moment")
+fn no_cursor() -> Problem {
+    Problem::conflict("this sink has not started yet; try again in a moment")
 }
 
-/// Stop delivering to a sink
+/// Pause deliveries to a sink
 ///
-/// Nothing is lost: the feed is kept until the sink has it.
+/// Nothing is lost: entries are kept in the feed until they are delivered.
 #[utoipa::path(operation_id = "pause_sink", post, path = "/v1/sinks/{name}/pause", tag = "sinks",
-    params(("name" = String, Path, description = "Its name in the configuration", example = "crm")),
+    params(("name" = String, Path, description = "The sink's name in the configuration", example = "crm")),
     responses(
         (status = 200, body = SinkView),
         (status = 404, response = super::openapi::NotFound),
@@ -207,17 +197,17 @@ fn not_begun() -> Problem {
     ))]
 pub(super) async fn pause(
     State(state): Shared,
-    path: Result<Path<String>, PathRejection>,
+    PathParam(name): PathParam,
 ) -> Result<Json<SinkView>, Problem> {
-    let name = state.sink_named(path)?;
-    set(&state, &name, CursorState::Paused { since: state.clock.now() }).await
+    let name = state.sink_named(&name)?;
+    set_state(&state, &name, CursorState::Paused { since: state.clock.now() }).await
 }
 
-/// Deliver to a sink again
+/// Resume deliveries to a sink
 ///
-/// Ends a pause, enables a sink that its receiver disabled, and has one that fails tried at once.
+/// Ends a pause, enables a disabled sink, and makes a failing sink retry immediately.
 #[utoipa::path(operation_id = "resume_sink", post, path = "/v1/sinks/{name}/resume", tag = "sinks",
-    params(("name" = String, Path, description = "Its name in the configuration", example = "crm")),
+    params(("name" = String, Path, description = "The sink's name in the configuration", example = "crm")),
     responses(
         (status = 200, body = SinkView),
         (status = 404, response = super::openapi::NotFound),
@@ -226,62 +216,64 @@ pub(super) async fn pause(
     ))]
 pub(super) async fn resume(
     State(state): Shared,
-    path: Result<Path<String>, PathRejection>,
+    PathParam(name): PathParam,
 ) -> Result<Json<SinkView>, Problem> {
-    let name = state.sink_named(path)?;
-    set(&state, &name, CursorState::Running).await
+    let name = state.sink_named(&name)?;
+    set_state(&state, &name, CursorState::Running).await
 }
 
-/// Where to go on.
+/// Where in the feed to continue: exactly one of `after` and `to`.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Rewind {
-    /// Behind this entry: the next one is delivered next.
+    /// Continue with the entry after this sequence number.
     #[schema(example = 41)]
     after: Option<u64>,
-    /// Or at one end of the feed.
+    /// Continue at one end of the feed.
     to: Option<End>,
 }
 
 #[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum End {
-    /// The oldest entry kept.
+    /// With the oldest entry kept.
     Beginning,
-    /// Behind the newest.
+    /// After the newest entry.
     Now,
 }
 
-/// Have a sink go on elsewhere in the feed
+/// Move a sink to another position in the feed
 ///
-/// Back, to have entries delivered again under the same ids; or forwards, to pass over what a receiver cannot take.
-#[utoipa::path(operation_id = "rewind_sink", post, path = "/v1/sinks/{name}/rewind", tag = "sinks", request_body = Rewind,
-    params(("name" = String, Path, description = "Its name in the configuration", example = "crm")),
+/// Move it back to redeliver entries, under the same ids; or forward to skip entries that a receiver cannot
+/// process.
+#[utoipa::path(operation_id = "rewind_sink", post, path = "/v1/sinks/{name}/rewind",
+    tag = "sinks", request_body = Rewind,
+    params(("name" = String, Path, description = "The sink's name in the configuration", example = "crm")),
     responses(
         (status = 200, body = SinkView),
         (status = 404, response = super::openapi::NotFound),
         (status = 409, response = super::openapi::Conflict),
         (status = 410, response = super::openapi::Gone),
         (status = 408, response = super::openapi::TooSlow),
-    (status = 413, response = super::openapi::TooLarge),
+        (status = 413, response = super::openapi::TooLarge),
         super::openapi::Errors,
     ))]
 pub(super) async fn rewind(
     State(state): Shared,
-    path: Result<Path<String>, PathRejection>,
+    PathParam(name): PathParam,
     body: Body,
 ) -> Result<Json<SinkView>, Problem> {
-    let name = state.sink_named(path)?;
-    let seek = match super::json(body).await? {
+    let name = state.sink_named(&name)?;
+    let seek = match json(body).await? {
         Rewind { after: Some(after), to: None } => Seek::After(after),
         Rewind { after: None, to: Some(End::Beginning) } => Seek::Beginning,
         Rewind { after: None, to: Some(End::Now) } => Seek::Now,
         Rewind { .. } => {
-            return Err(Problem::bad_request("exactly one of after and to is needed")
-                .hint("for example {\"after\": 41} or {\"to\": \"beginning\"}"));
+            return Err(Problem::bad_request("exactly one of after and to is required")
+                .hint("send for example {\"after\": 41} or {\"to\": \"beginning\"}"));
         }
     };
-    state.store.seek(&name, seek).await?.ok_or_else(not_begun)?;
+    state.store.seek(&name, seek).await?.ok_or_else(no_cursor)?;
     state.sinks.wake(&name);
     state.sink_view(&name).await
 }

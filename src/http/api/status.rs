@@ -1,4 +1,5 @@
-//! `GET /v1/status`, `/metrics`, `/livez` and `/readyz`.
+//! `GET /v1/status`, `/metrics`, `/livez` and `/readyz`: the state of the service for people, Prometheus and
+//! load balancers.
 
 mod quotas;
 
@@ -9,20 +10,24 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
-use strum::VariantArray as _;
+use strum::{VariantArray as _, VariantNames as _};
 
-use super::sinks::StateName;
-use super::{Problem, Shared};
+use super::sinks::SinkState;
+use super::state::Shared;
 use crate::domain::tally::Tally;
 use crate::domain::time::{SECOND_MS, Timestamp};
+use crate::http::problem::Problem;
 use crate::store::Counts;
 use crate::telemetry::metrics::CallbackOutcome;
 use crate::wecom::Api;
 use crate::worker::breaker::Scope;
 
-/// How it goes: the funnel, ages, pauses with their reasons, quotas with a forecast, dealers, sinks
+/// Show the status of the service
+///
+/// Counts from callback to link, ages of queues, open circuit breakers (`paused`) with their reasons, quotas
+/// with a forecast, dealers, sinks, tasks.
 #[utoipa::path(operation_id = "show_status", get, path = "/v1/status", tag = "service", responses(
-    (status = 200, body = Object, description = "Fields may be added"),
+    (status = 200, body = Object, description = "The status; later versions may add fields"),
     super::openapi::Errors,
 ))]
 pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
@@ -30,7 +35,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
     let age = |at: Timestamp| now.millis_since(at) / SECOND_MS;
     let counts = state.store.counts();
     let tallies: HashMap<_, _> = state.store.fan_tallies().await?.into_iter().collect();
-    let fans = sum(tallies.values());
+    let fans = total(tallies.values());
     let mut dealers = serde_json::Map::new();
     for name in state.apps.keys() {
         let known = state.store.dealers(name).await?;
@@ -109,26 +114,26 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
     .into_response())
 }
 
-fn sum<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
-    tallies.fold(Tally::default(), |mut sum, tally| {
-        sum += tally;
-        sum
+fn total<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
+    tallies.fold(Tally::default(), |mut total, tally| {
+        total += tally;
+        total
     })
 }
 
-/// Metrics for Prometheus
+/// Read the metrics, for Prometheus
 #[utoipa::path(operation_id = "read_metrics", get, path = "/metrics", tag = "service", responses(
     (status = 200, content_type = "application/openmetrics-text", body = String),
     super::openapi::Errors,
 ))]
 pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
     let tallies = state.store.fan_tallies().await?;
-    quotas::note(&state).await?;
+    quotas::update_metrics(&state).await?;
     for sink in state.sink_views().await? {
         let lag = (sink.lag_entries, sink.lag_seconds);
-        state.metrics.sink(&sink.name, lag, sink.state.as_str(), &StateName::NAMES);
+        state.metrics.sink(&sink.name, lag, sink.state.into(), SinkState::VARIANTS);
     }
-    let fans = sum(tallies.iter().map(|(_, tally)| tally));
+    let fans = total(tallies.iter().map(|(_, tally)| tally));
     let paused = state.breakers.all(state.clock.now()).len();
     let (counts, damaged) = (state.store.counts(), state.store.damaged_records());
     let text = state.metrics.scrape(&counts, &fans, paused, damaged);
@@ -136,7 +141,7 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }
 
-/// Whether the service runs
+/// Check that the service is running
 #[utoipa::path(operation_id = "is_alive", get, path = "/livez", tag = "service", security(()), responses(
     (status = 200, content_type = "text/plain", body = String),
 ))]
@@ -144,9 +149,9 @@ pub(super) async fn live() -> &'static str {
     "alive\n"
 }
 
-/// Whether a callback could be made durable now
+/// Check that a callback could be made durable now
 ///
-/// Does not depend on WeCom.
+/// The answer does not depend on whether WeCom is reachable.
 #[utoipa::path(operation_id = "is_ready", get, path = "/readyz", tag = "service", security(()), responses(
     (status = 200, content_type = "text/plain", body = String),
     (status = 503, response = super::openapi::Unavailable),

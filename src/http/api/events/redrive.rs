@@ -1,40 +1,42 @@
-//! `POST /v1/events/{id}/redrive` and `POST /v1/events/redrive`: putting back what was set aside.
+//! `POST /v1/events/{id}/redrive` and `POST /v1/events/redrive`: redriving dead letters and quarantined
+//! messages.
 
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::PathRejection;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use utoipa::ToSchema;
 
-use super::super::links::id;
-use super::super::{AdminState, Problem, Shared, json, openapi};
-use super::{Filter, StateName, event_id, gone};
-use crate::http::{RedriveError, redrive};
-use crate::store::EventId;
+use super::super::extract::{PathParam, json};
+use super::super::openapi;
+use super::super::state::{AdminState, Shared};
+use super::{Filter, event_id, event_not_found};
+use crate::http::problem::Problem;
+use crate::http::redrive::{RedriveError, redrive};
+use crate::store::{EventId, EventState};
 
-/// Refusals listed in one answer.
+/// Refused events listed in one answer.
 const REFUSED_LISTED_MAX: usize = 100;
-/// Redriven at the same time, so that the store can write them together.
+/// Events redriven concurrently, so that the store can commit them together.
 const REDRIVEN_AT_ONCE: usize = 64;
 
-/// Whether an event was put back.
+/// Whether an event was redriven.
 #[derive(Serialize, ToSchema)]
 pub(in super::super) struct Redriven {
     #[schema(example = "evt_42")]
     id: String,
-    /// False when there is nothing to put back any more: it was redriven before, or worked on since.
+    /// False when there is nothing to redrive: the event was redriven before, or is settled.
     redriven: bool,
 }
 
-/// Put a dead letter back into the inbox, or release a quarantined message that is understood by now
+/// Redrive one event
 ///
-/// Asked twice, it is done once.
+/// Puts a dead letter back into the inbox, or classifies a quarantined message again. Idempotent.
 #[utoipa::path(operation_id = "redrive_event", post, path = "/v1/events/{id}/redrive", tag = "events",
-    params(("id" = String, Path, description = "Its name", example = "evt_42")),
+    params(("id" = String, Path, description = "The event's id", example = "evt_42")),
     responses(
         (status = 200, body = Redriven),
         (status = 404, response = openapi::NotFound),
@@ -43,18 +45,18 @@ pub(in super::super) struct Redriven {
     ))]
 pub(in super::super) async fn one(
     State(state): Shared,
-    path: Result<Path<String>, PathRejection>,
+    PathParam(id): PathParam,
 ) -> Result<Json<Redriven>, Problem> {
-    let id = event_id(&id(path)?)?;
+    let id = event_id(&id)?;
     if id.0 == 0 || id.0 > state.store.counts().event_head {
-        return Err(gone());
+        return Err(event_not_found());
     }
     let redriven = state.redrive(id).await?;
     Ok(Json(Redriven { id: id.to_string(), redriven }))
 }
 
 impl AdminState {
-    /// Redrives one event. Returns whether there was one to redrive.
+    /// Redrives one event. Returns whether there was anything to redrive.
     async fn redrive(&self, id: EventId) -> Result<bool, Problem> {
         let redriven = redrive(&*self.store, &self.callback_apps, id, self.clock.now()).await?;
         if redriven {
@@ -69,44 +71,47 @@ impl From<RedriveError> for Problem {
         match error {
             RedriveError::Store(error) => error.into(),
             RedriveError::ReceiveId => {
-                Self::conflict(error.to_string()).hint("add it to accept_receive_ids of the app and restart")
+                Self::conflict(error.to_string()).hint("add it to the app's accept_receive_ids and restart")
             }
             RedriveError::UnknownApp | RedriveError::NotUnderstood(_) => Self::conflict(error.to_string()),
         }
     }
 }
 
-/// Which of what was set aside; everything if nothing is said.
+/// The events to redrive; an empty object means all dead letters and quarantined messages.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub(in super::super) struct RedriveAll {
+pub(in super::super) struct RedriveFilter {
+    /// Only dead letters, or only quarantined messages.
     #[schema(inline)]
-    state: Option<AsideName>,
-    /// Only of this app.
+    state: Option<SetAside>,
+    /// Only events of this app.
     #[schema(example = "brand")]
     app: Option<String>,
-    /// Only of this dealer.
+    /// Only events of this dealer (corp id).
     corp_id: Option<String>,
-    /// Only with this code of WeCom's.
+    /// Only events whose last failure has this WeCom errcode.
     #[schema(example = 40096)]
     errcode: Option<i64>,
-    /// Only with these words in the reason.
+    /// Only events whose reason contains this text.
     reason: Option<String>,
 }
 
 #[derive(Deserialize, Clone, Copy, PartialEq, Eq, ToSchema)]
 #[serde(rename_all = "snake_case")]
-enum AsideName {
+enum SetAside {
     Dead,
     Quarantined,
 }
 
-/// What came of it.
+/// The result of a redrive.
 #[derive(Serialize, Default, ToSchema)]
-pub(in super::super) struct RedrivenAll {
+pub(in super::super) struct RedriveResult {
+    /// The number of events redriven.
     redriven: u64,
-    /// Those that could not be put back, the first hundred.
+    /// Events that cannot be redriven now, at most 100 of them.
     refused: Vec<Refused>,
+    /// The number of events that cannot be redriven now.
     refused_total: u64,
 }
 
@@ -118,9 +123,10 @@ struct Refused {
     problem: Problem,
 }
 
-/// Put back everything that was set aside, or all of a kind
-#[utoipa::path(operation_id = "redrive_events", post, path = "/v1/events/redrive", tag = "events", request_body = RedriveAll, responses(
-    (status = 200, body = RedrivenAll),
+/// Redrive all dead letters and quarantined messages, or those that match a filter
+#[utoipa::path(operation_id = "redrive_events", post, path = "/v1/events/redrive",
+    tag = "events", request_body = RedriveFilter, responses(
+    (status = 200, body = RedriveResult),
     (status = 408, response = openapi::TooSlow),
     (status = 413, response = openapi::TooLarge),
     openapi::Errors,
@@ -128,46 +134,46 @@ struct Refused {
 pub(in super::super) async fn several(
     State(state): Shared,
     body: Body,
-) -> Result<Json<RedrivenAll>, Problem> {
-    let RedriveAll { state: asked, app, corp_id, errcode, reason } = json(body).await?;
+) -> Result<Json<RedriveResult>, Problem> {
+    let RedriveFilter { state: only, app, corp_id, errcode, reason } = json(body).await?;
     let filter = Filter { app, corp_id, errcode, reason };
-    let mut done = RedrivenAll::default();
-    for (name, state_name) in
-        [(AsideName::Dead, StateName::Dead), (AsideName::Quarantined, StateName::Quarantined)]
+    let mut result = RedriveResult::default();
+    for (set_aside, event_state) in
+        [(SetAside::Dead, EventState::Dead), (SetAside::Quarantined, EventState::Quarantined)]
     {
-        if asked.is_some_and(|asked| asked != name) {
+        if only.is_some_and(|only| only != set_aside) {
             continue;
         }
         let mut after = EventId(0);
         loop {
-            let (rows, next) = state.set_aside(state_name, &filter, after, REDRIVEN_AT_ONCE).await?;
-            redrive_some(&state, rows.into_iter().map(|(id, _)| id), &mut done).await?;
+            let (rows, next) = state.set_aside(event_state, &filter, after, REDRIVEN_AT_ONCE).await?;
+            redrive_batch(&state, rows.into_iter().map(|(id, _)| id), &mut result).await?;
             let Some(next) = next else { break };
             after = next;
         }
     }
-    Ok(Json(done))
+    Ok(Json(result))
 }
 
-async fn redrive_some(
+async fn redrive_batch(
     state: &Arc<AdminState>,
     ids: impl Iterator<Item = EventId>,
-    done: &mut RedrivenAll,
+    total: &mut RedriveResult,
 ) -> Result<(), Problem> {
-    let mut under_way = JoinSet::new();
+    let mut tasks = JoinSet::new();
     for id in ids {
         let state = state.clone();
-        under_way.spawn(async move { (id, state.redrive(id).await) });
+        tasks.spawn(async move { (id, state.redrive(id).await) });
     }
-    let mut results = under_way.join_all().await;
+    let mut results = tasks.join_all().await;
     results.sort_by_key(|(id, _)| *id);
     for (id, result) in results {
         match result {
-            Ok(redriven) => done.redriven += u64::from(redriven),
+            Ok(redriven) => total.redriven += u64::from(redriven),
             Err(problem) if problem.is_conflict() => {
-                done.refused_total += 1;
-                if done.refused.len() < REFUSED_LISTED_MAX {
-                    done.refused.push(Refused { id: id.to_string(), problem });
+                total.refused_total += 1;
+                if total.refused.len() < REFUSED_LISTED_MAX {
+                    total.refused.push(Refused { id: id.to_string(), problem });
                 }
             }
             Err(other) => return Err(other),

@@ -1,4 +1,4 @@
-//! A body of any length as lines of bounded length, read as it arrives.
+//! Splits a streamed body of any length into lines of bounded length.
 
 use std::time::Duration;
 
@@ -6,22 +6,23 @@ use axum::body::{Body, Bytes};
 use axum::http::StatusCode;
 use http_body_util::BodyExt;
 
-/// The longest row. Ids are short.
+/// The longest accepted line.
 const LINE_BYTES_MAX: usize = 64 * 1024;
-/// What is read and thrown away after an early answer, so that a sender who is still sending sees it.
+/// Bytes read and discarded after an early answer: a client whose connection is closed while it is still
+/// sending never sees the answer.
 const DRAINED_BYTES_MAX: usize = 64 << 20;
-const DRAINED_WITHIN: Duration = Duration::from_secs(5);
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The lines of a body that are not blank, numbered from 1.
+/// The non-blank lines of a body. Lines are numbered from 1, blank ones included.
 pub(super) struct Lines {
     body: Body,
-    /// The longest pause of the sender.
+    /// The longest accepted pause between two parts of the body.
     pause_max: Duration,
     frame: Bytes,
     line: u64,
     partial: Vec<u8>,
-    overlong: bool,
-    ended: bool,
+    is_overlong: bool,
+    has_ended: bool,
 }
 
 /// A line's number and its bytes, or what is wrong with it.
@@ -30,59 +31,60 @@ type Line = (u64, Result<Vec<u8>, String>);
 impl Lines {
     pub(super) fn new(body: Body, pause_max: Duration) -> Self {
         let (frame, partial) = (Bytes::new(), Vec::new());
-        Self { body, pause_max, frame, line: 0, partial, overlong: false, ended: false }
+        Self { body, pause_max, frame, line: 0, partial, is_overlong: false, has_ended: false }
     }
 
     /// The next line; `None` after the last.
     ///
     /// # Errors
-    /// The status that says why the body ended early.
+    /// 408 after too long a pause, 400 when the body breaks off.
     pub(super) async fn next(&mut self) -> Result<Option<Line>, StatusCode> {
         loop {
             if let Some(end) = self.frame.iter().position(|byte| *byte == b'\n') {
                 let rest = self.frame.split_off(end + 1);
                 let part = std::mem::replace(&mut self.frame, rest);
-                self.gather(&part[..end]);
-                if let Some(line) = self.complete() {
+                self.append(&part[..end]);
+                if let Some(line) = self.end_line() {
                     return Ok(Some(line));
                 }
                 continue;
             }
             let part = std::mem::take(&mut self.frame);
-            self.gather(&part);
-            if self.ended {
-                let last = !self.partial.is_empty() || self.overlong;
-                return Ok(if last { self.complete() } else { None });
+            self.append(&part);
+            if self.has_ended {
+                let last = !self.partial.is_empty() || self.is_overlong;
+                return Ok(if last { self.end_line() } else { None });
             }
             match tokio::time::timeout(self.pause_max, self.body.frame()).await {
                 Err(_) => return Err(StatusCode::REQUEST_TIMEOUT),
                 Ok(Some(Err(_))) => return Err(StatusCode::BAD_REQUEST),
                 Ok(Some(Ok(frame))) => self.frame = frame.into_data().unwrap_or_default(),
-                Ok(None) => self.ended = true,
+                Ok(None) => self.has_ended = true,
             }
         }
     }
 
-    fn gather(&mut self, part: &[u8]) {
+    fn append(&mut self, part: &[u8]) {
         if self.partial.len() + part.len() > LINE_BYTES_MAX {
-            self.overlong = true;
+            self.is_overlong = true;
             self.partial = Vec::new();
         }
-        if !self.overlong {
+        if !self.is_overlong {
             self.partial.extend_from_slice(part);
         }
     }
 
-    fn complete(&mut self) -> Option<Line> {
+    /// Ends the current line. Returns it unless it is blank.
+    fn end_line(&mut self) -> Option<Line> {
         self.line += 1;
         let text = std::mem::take(&mut self.partial);
-        if std::mem::take(&mut self.overlong) {
+        if std::mem::take(&mut self.is_overlong) {
             return Some((self.line, Err(format!("longer than {} KiB", LINE_BYTES_MAX / 1024))));
         }
         (!text.trim_ascii().is_empty()).then_some((self.line, Ok(text)))
     }
 
-    /// Reads on for a while without looking.
+    /// Reads and discards the rest of the body, within limits.
     pub(super) async fn drain(&mut self) {
         let mut drained = 0;
         let reading = async {
@@ -93,7 +95,7 @@ impl Lines {
                 }
             }
         };
-        let _ = tokio::time::timeout(DRAINED_WITHIN, reading).await;
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, reading).await;
     }
 }
 

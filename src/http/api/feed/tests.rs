@@ -1,9 +1,8 @@
-//! A stream without news, and how an entry is framed; the rest is tested over real sockets.
+//! Tests of an idle stream and of the parameter `wait`; the rest is tested over real sockets.
 
 use super::*;
 use crate::clock::ManualClock;
 use crate::domain::time::Timestamp;
-use crate::sink::sample::entries;
 use crate::store::Feed as _;
 use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
@@ -17,8 +16,8 @@ fn reader(stop: &CancellationToken) -> Reader {
         store,
         stop: stop.clone(),
         after: 0,
-        over: false,
-        _place: super::super::streams().try_acquire_owned().unwrap(),
+        is_over: false,
+        _permit: super::super::state::streams().try_acquire_owned().unwrap(),
     }
 }
 
@@ -38,21 +37,6 @@ async fn a_stream_without_news_says_every_15_seconds_that_it_is_there() {
     let asked = tokio::time::Instant::now();
     assert!(reader.next().await.unwrap().is_none(), "the stream is over");
     assert!(asked.elapsed().is_zero());
-}
-
-#[test]
-fn every_entry_is_three_lines_and_an_empty_one_whatever_is_in_it() {
-    for entry in entries(1, 7) {
-        let text = event(&entry);
-        let lines: Vec<_> = text.split('\n').collect();
-        let [id, name, data, "", ""] = lines[..] else { panic!("{text:?}") };
-        assert_eq!(id, format!("id: {}", entry.seq));
-        let sent: serde_json::Value = serde_json::from_str(data.strip_prefix("data: ").unwrap()).unwrap();
-        assert_eq!(sent, serde_json::to_value(&entry).unwrap());
-        assert_eq!(name.strip_prefix("event: "), sent["type"].as_str());
-        // A carriage return ends a line, too.
-        assert!(!text.contains('\r'));
-    }
 }
 
 #[test]

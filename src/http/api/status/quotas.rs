@@ -1,22 +1,24 @@
-//! The brand's side in `/v1/status`: who waits for which call, what is left of the quota, and what that means.
+//! Quotas and queues in `/v1/status`: fans waiting for each API, the use of each quota, and the forecast.
 
 use std::collections::HashMap;
 
 use serde_json::{Value, json};
 
-use super::super::{AdminState, Problem};
+use super::super::state::AdminState;
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::forecast::forecast;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::{Limits, Share};
 use crate::domain::tally::Tally;
 use crate::domain::time::{SECOND_MS, Timestamp};
+use crate::http::problem::Problem;
 use crate::wecom::Api;
 
+/// The steps of a fan, each with the API it calls.
 const STEPS: [(FanStep, Api); 2] =
     [(FanStep::Mint, Api::UnionidToPendingId), (FanStep::AskExisting, Api::UnionidToExternalUserid)];
 
-/// Every queue that is not empty, with the age of its head.
+/// The queues that are not empty, each with the age of its oldest entry.
 pub(super) async fn queues(
     state: &AdminState,
     tallies: &HashMap<AppName, Tally>,
@@ -38,7 +40,7 @@ pub(super) async fn queues(
     Ok(queues)
 }
 
-/// What is used and left of each budget, and what is to come.
+/// The use of each quota, with a forecast for minting.
 pub(super) async fn quotas(
     state: &AdminState,
     tallies: &HashMap<AppName, Tally>,
@@ -46,12 +48,15 @@ pub(super) async fn quotas(
     let now = state.clock.moment();
     let mut quotas = Vec::new();
     for (name, app) in &state.apps {
-        // Apps of one corp share its budget, and so wait for each other.
-        let (limits, fans) = shared(state, &app.corp_id, tallies);
+        // Apps of one corp share its quota, so the forecast counts the fans of all of them.
+        let (limits, fans) = corp_quota(state, &app.corp_id, tallies);
         for (step, api) in STEPS {
             let ledger = state.store.ledger(app.corp_id.as_str(), api.as_str()).await?;
             let used = ledger.used(now);
-            let window = |used: u32, limit: u32| json!({"used": used, "limit": limit, "left": limit.saturating_sub(used)});
+            let window = |used: u32, limit: u32| {
+                let left = limit.saturating_sub(used);
+                json!({"used": used, "limit": limit, "left": left})
+            };
             let mut quota = json!({
                 "app": name, "corp_id": app.corp_id, "api": api.as_str(),
                 "blocked_until": used.blocked_ms.map(|ms| state.clock.now().plus_ms(ms)),
@@ -61,12 +66,12 @@ pub(super) async fn quotas(
                 "reserve_percent": app.reserve_percent,
             });
             if step == FanStep::Mint {
-                let patient = Share::Without { reserve_percent: app.reserve_percent, month_kept: 0 };
+                let share = Share::Without { reserve_percent: app.reserve_percent, month_kept: 0 };
                 let start = state.clock.now().plus_ms(used.blocked_ms.unwrap_or(0));
-                let to_come = forecast(&fans, &ledger.history(now), limits, patient, app.renew, start);
+                let forecast = forecast(&fans, &ledger.history(now), limits, share, app.renew, start);
                 quota["forecast"] = json!({
-                    "import_done_at": to_come.import_done_at,
-                    "renewals_late_from": to_come.renewals_late_from,
+                    "import_done_at": forecast.import_done_at,
+                    "renewals_late_from": forecast.renewals_late_from,
                 });
             }
             quotas.push(quota);
@@ -75,11 +80,11 @@ pub(super) async fn quotas(
     Ok(quotas)
 }
 
-/// Tells the metrics what is used of each budget.
-pub(super) async fn note(state: &AdminState) -> Result<(), Problem> {
+/// Sets the metrics of quota use.
+pub(super) async fn update_metrics(state: &AdminState) -> Result<(), Problem> {
     let now = state.clock.moment();
     for app in state.apps.values() {
-        let (limits, _) = shared(state, &app.corp_id, &HashMap::new());
+        let (limits, _) = corp_quota(state, &app.corp_id, &HashMap::new());
         for (_, api) in STEPS {
             let used = state.store.ledger(app.corp_id.as_str(), api.as_str()).await?.used(now);
             for (window, used, limit) in [
@@ -94,8 +99,8 @@ pub(super) async fn note(state: &AdminState) -> Result<(), Problem> {
     Ok(())
 }
 
-/// The budget that the apps of a corp share, and all their fans.
-fn shared(state: &AdminState, corp_id: &CorpId, tallies: &HashMap<AppName, Tally>) -> (Limits, Tally) {
+/// The quota that the apps of a corp share, and the total of their fans.
+fn corp_quota(state: &AdminState, corp_id: &CorpId, tallies: &HashMap<AppName, Tally>) -> (Limits, Tally) {
     let of_corp = state.apps.iter().filter(|(_, app)| app.corp_id == *corp_id);
     let unlimited = Limits { per_hour: u32::MAX, per_day: u32::MAX, per_month: u32::MAX };
     of_corp.fold((unlimited, Tally::default()), |(limits, mut fans), (name, app)| {

@@ -1,0 +1,57 @@
+//! Extractors for a request's path, query and JSON body that answer malformed input with a [`Problem`].
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
+use axum::extract::{FromRequestParts, Path, Query};
+use axum::http::request::Parts;
+use serde::de::DeserializeOwned;
+
+use crate::domain::ids::IdError;
+use crate::http::body::read_body;
+use crate::http::problem::Problem;
+
+/// The largest accepted JSON body; `POST /v1/fans` has its own limit.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+/// How long such a body may take to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The query, parsed.
+pub(super) struct QueryParams<T>(pub(super) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let query = Query::<T>::from_request_parts(parts, state).await;
+        query
+            .map(|Query(params)| Self(params))
+            .map_err(|error: QueryRejection| Problem::bad_request(error.body_text()))
+    }
+}
+
+/// The only parameter of the path, an id or a name.
+pub(super) struct PathParam(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for PathParam {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        path.map(|Path(param)| Self(param))
+            .map_err(|error: PathRejection| Problem::bad_request(error.body_text()))
+    }
+}
+
+/// Parses a JSON body. Not an extractor, so that handlers can check the path first.
+pub(super) async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
+    let bytes = read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(Problem::body)?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| Problem::bad_request(format!("the body is invalid: {error}")))
+}
+
+/// Turns an [`IdError`] into the problem of a malformed id in the parameter or field `name`.
+pub(super) fn invalid_id(name: &'static str) -> impl FnOnce(IdError) -> Problem {
+    move |error| Problem::bad_request(format!("{name} {error}"))
+}

@@ -1,0 +1,139 @@
+//! The state that the handlers share, and the permits that bound expensive requests.
+//!
+//! Deliberately absent: routes and handlers.
+
+use std::collections::{BTreeMap, HashMap};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use super::guard::Guard;
+use super::pages::Pages;
+use crate::clock::Clock;
+use crate::domain::fan::Renew;
+use crate::domain::ids::{AppName, CorpId, SinkName};
+use crate::domain::quota::Limits;
+use crate::domain::time::Timestamp;
+use crate::http::problem::Problem;
+use crate::http::public::CallbackApps;
+use crate::lifecycle::Lifecycle;
+use crate::store::Store;
+use crate::telemetry::metrics::Metrics;
+use crate::worker::Wake;
+use crate::worker::breaker::Breakers;
+use crate::worker::sink_status::SinkRegistry;
+
+/// Streams of the feed open at the same time.
+const STREAMS_MAX: usize = 1_000;
+/// Requests that scan the store at the same time.
+const HEAVY_MAX: usize = 4;
+/// How long such a request waits for a permit.
+const HEAVY_WAIT: Duration = Duration::from_secs(20);
+
+/// An app as the admin API sees it.
+#[derive(Debug, Clone)]
+pub struct AdminApp {
+    /// The brand's corp.
+    pub corp_id: CorpId,
+    /// Whether WeCom is asked if a new fan is an existing customer of a dealer.
+    pub existing_customers: bool,
+    /// Its call quota.
+    pub quota: Limits,
+    /// The percentage of the quota that is reserved for live registrations.
+    pub reserve_percent: u8,
+    /// Which fans' pending ids are renewed.
+    pub renew: Renew,
+}
+
+/// The state that the handlers share.
+pub struct AdminState {
+    /// The store.
+    pub store: Arc<dyn Store>,
+    /// The apps that receive callbacks, to classify quarantined messages again.
+    pub callback_apps: Arc<CallbackApps>,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+    /// The metrics.
+    pub metrics: Arc<Metrics>,
+    /// Wakes the workers.
+    pub wake: Arc<Wake>,
+    /// The circuit breakers.
+    pub breakers: Arc<Breakers>,
+    /// The status of each sink.
+    pub sinks: Arc<SinkRegistry>,
+    /// The configured sinks, each with its kind.
+    pub sink_kinds: BTreeMap<SinkName, &'static str>,
+    /// The newest pages of the feed, shared by the open streams.
+    pub pages: Arc<Pages>,
+    /// Permits for streams of the feed.
+    pub streams: Arc<Semaphore>,
+    /// Permits for requests that scan the store.
+    pub heavy: Arc<Semaphore>,
+    /// Cancelled when long polls and streams have to end.
+    pub stop: CancellationToken,
+    /// The configured apps.
+    pub apps: HashMap<AppName, AdminApp>,
+    /// Checks host, origin and token.
+    pub guard: Guard,
+    /// The tasks of the service, for its status.
+    pub lifecycle: Lifecycle,
+    /// When the service started.
+    pub started_at: Timestamp,
+}
+
+/// The extractor of the shared state.
+pub(super) type Shared = State<Arc<AdminState>>;
+
+impl AdminState {
+    /// The app named `name`; without a name, the only app.
+    pub(super) fn app(&self, name: Option<&str>) -> Result<AppName, String> {
+        match name {
+            Some(name) => {
+                let known = AppName::new(name).ok().filter(|name| self.apps.contains_key(name));
+                let shown: String = name.chars().take(64).collect();
+                known.ok_or_else(|| format!("there is no app named {shown:?}"))
+            }
+            None => match self.apps.keys().next() {
+                Some(only) if self.apps.len() == 1 => Ok(only.clone()),
+                _ => Err("app is missing: it is required when several apps are configured".to_owned()),
+            },
+        }
+    }
+}
+
+/// Permits for streams of the feed.
+#[must_use]
+pub fn streams() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(STREAMS_MAX))
+}
+
+/// Permits for requests that scan the store.
+#[must_use]
+pub fn heavy() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(HEAVY_MAX))
+}
+
+/// Runs work that scans the store on a blocking thread, at most [`HEAVY_MAX`] at a time, so that it delays no
+/// other request.
+pub(super) async fn scan<T: Send + 'static>(
+    state: &AdminState,
+    work: impl Future<Output = T> + Send + 'static,
+) -> Result<T, Problem> {
+    let permit = tokio::time::timeout(HEAVY_WAIT, state.heavy.clone().acquire_owned()).await;
+    let Ok(Ok(_permit)) = permit else {
+        return Err(Problem::busy("too many requests are scanning the store; try again later"));
+    };
+    let runtime = tokio::runtime::Handle::current();
+    let done = tokio::task::spawn_blocking(move || runtime.block_on(work)).await;
+    done.map_err(|error| {
+        tracing::error!(
+            error = error.to_string(),
+            "admin request failed: its task panicked or was cancelled"
+        );
+        Problem::busy("the request failed; see the log")
+    })
+}
