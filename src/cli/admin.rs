@@ -1,7 +1,7 @@
-//! The admin API of a running service, as the commands reach it: where it is, how it is asked, and what its refusals
-//! say to a person.
+//! A client of a running service's admin API, and the options that say where it is. Error answers become
+//! messages with hints.
 //!
-//! Deliberately absent: asking again. Whoever can wait for a service knows for how long.
+//! Deliberately absent: retries. Callers that can wait retry on their own schedule.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -13,28 +13,32 @@ use secrecy::ExposeSecret;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::ConfigFile;
+use super::config_file::ConfigFile;
 use crate::config::{self, AdminAccess, Environment};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a whole answer. What is written is durable before it is answered, and a busy disk takes its time.
+/// For a whole answer. Writes are durable before they are answered, which takes long on a busy disk.
 pub(super) const TIMEOUT: Duration = Duration::from_mins(1);
-/// For an answer that may take work all over the store.
+/// For an answer that may require reading the whole store.
 pub(super) const LONG_TIMEOUT: Duration = Duration::from_mins(15);
-/// A thousand rows of the inbox, with room to spare.
+/// More than a page of a thousand events.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// Which service a command talks to.
 #[derive(Debug, clap::Args)]
-pub(super) struct ToService {
+pub(super) struct ServiceArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// The admin API, instead of what the configuration says; the token is taken from `UNIONLINK_ADMIN_TOKEN`
-    #[arg(long, value_name = "URL", value_parser = admin_url)]
+    #[arg(
+        long,
+        value_name = "URL",
+        help = "URL of the admin API, instead of --config; the token is read from UNIONLINK_ADMIN_TOKEN",
+        value_parser = admin_url
+    )]
     admin: Option<String>,
 }
 
-impl ToService {
+impl ServiceArgs {
     /// Where the service is, and the token it asks for.
     pub(super) fn access(&self, environment: &Environment) -> anyhow::Result<AdminAccess> {
         Ok(match &self.admin {
@@ -49,24 +53,22 @@ impl ToService {
     }
 }
 
-/// An address the admin API can have. A password in it would end up in messages.
+/// Parses the URL of an admin API. A password in it would appear in messages, so it is refused.
 fn admin_url(text: &str) -> Result<String, String> {
     let url = Url::parse(text).map_err(|error| error.to_string())?;
-    if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
-        return Err("it must begin with http:// or https:// and a host".to_owned());
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err("must begin with http:// or https://".to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err(
-            "there must be no password in it; the token is taken from UNIONLINK_ADMIN_TOKEN".to_owned()
-        );
+        return Err("must have no password in it; the token is read from UNIONLINK_ADMIN_TOKEN".to_owned());
     }
     if url.query().is_some() || url.fragment().is_some() {
-        return Err("there must be no ? and no # in it".to_owned());
+        return Err("must have no ? and no # in it".to_owned());
     }
     Ok(text.trim_end_matches('/').to_owned())
 }
 
-/// An error of the admin API, as far as a person is told of it.
+/// The parts of the admin API's `application/problem+json` that are shown.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Problem {
@@ -75,24 +77,19 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    /// What an answer that is no success says; empty if it is not the admin API's.
+    /// Parses an error answer; the default if it is not one of the admin API.
     pub(super) fn of(body: &[u8]) -> Self {
         serde_json::from_slice(body).unwrap_or_default()
     }
-
-    /// The hint on a line of its own.
-    pub(super) fn hint_line(&self) -> String {
-        self.hint.as_ref().map(|hint| format!("\nhint: {hint}")).unwrap_or_default()
-    }
 }
 
-/// What the admin API answered.
+/// An answer of the admin API.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     pub(super) body: Vec<u8>,
 }
 
-/// The admin API.
+/// The client.
 pub(super) struct AdminApi {
     http: reqwest::Client,
     pub(super) base_url: String,
@@ -101,14 +98,14 @@ pub(super) struct AdminApi {
 
 impl AdminApi {
     pub(super) fn new(access: &AdminAccess) -> anyhow::Result<Self> {
-        // An error means that another client of this process was first, with the same provider.
+        // Fails only if the same provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
         if let Some(token) = &access.token {
             let mut bearer =
                 HeaderValue::from_str(&format!("Bearer {}", token.expose_secret())).map_err(|_| {
                     anyhow::anyhow!(
-                        "the admin token cannot be sent: it has line ends or control characters in it"
+                        "the admin token cannot be sent: it contains a line end or another control character"
                     )
                 })?;
             bearer.set_sensitive(true);
@@ -123,14 +120,14 @@ impl AdminApi {
             .build()
             .context("cannot build an HTTP client")?;
         let base_url = access.base_url.clone();
-        let base = Url::parse(&base_url).with_context(|| format!("{base_url} is not an address"))?;
+        let base = Url::parse(&base_url).with_context(|| format!("{base_url} is not a URL"))?;
         Ok(Self { http, base_url, base })
     }
 
-    /// The address of `path`; whatever its parts contain stays within them. A parameter without a value is left out.
+    /// The URL of `path`, whose segments are percent-encoded. Parameters without a value are left out.
     pub(super) fn address(&self, path: &[&str], parameters: &[(&str, Option<&str>)]) -> Url {
         let mut url = self.base.clone();
-        // Only an address that cannot have a path fails here, and such a one was not accepted.
+        // Fails only for URLs that cannot have a path, which are not accepted.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
@@ -142,82 +139,83 @@ impl AdminApi {
         url
     }
 
-    /// A request that the caller sends, and limits in time.
+    /// A request; the caller sets its timeout and sends it.
     pub(super) fn request(&self, method: Method, url: Url) -> RequestBuilder {
         self.http.request(method, url)
     }
 
-    /// Asks once, and reads the whole answer.
+    /// Sends a request once and reads the whole answer, whatever its status.
     ///
     /// # Errors
-    /// When there is none.
-    pub(super) async fn ask(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
+    /// When there is no answer.
+    pub(super) async fn send(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
         let body = read(response).await.map_err(|error| self.unreachable(&error))?;
         Ok(Answer { status, body })
     }
 
-    /// The answer to a question that the service can answer.
+    /// The body of a successful GET.
     pub(super) async fn get(&self, url: Url) -> anyhow::Result<Vec<u8>> {
-        self.good(self.ask(self.request(Method::GET, url).timeout(TIMEOUT)).await?)
+        self.success(self.send(self.request(Method::GET, url).timeout(TIMEOUT)).await?)
     }
 
-    /// The body of a success.
-    pub(super) fn good(&self, answer: Answer) -> anyhow::Result<Vec<u8>> {
+    /// The body of an answer; an error unless its status is 200.
+    pub(super) fn success(&self, answer: Answer) -> anyhow::Result<Vec<u8>> {
         match answer.status {
             StatusCode::OK => Ok(answer.body),
             status => Err(self.refusal(status, &answer.body)),
         }
     }
 
-    /// What `body` says.
+    /// Parses the JSON in `body`.
     pub(super) fn parsed<T: DeserializeOwned>(&self, body: &[u8]) -> anyhow::Result<T> {
-        serde_json::from_slice(body).map_err(|_| self.stranger(StatusCode::OK))
+        serde_json::from_slice(body).map_err(|_| self.unexpected_answer(StatusCode::OK))
     }
 
-    /// Why the service did not do it.
+    /// The error for an answer whose status is not a success.
     pub(super) fn refusal(&self, status: StatusCode, body: &[u8]) -> anyhow::Error {
         if status == StatusCode::UNAUTHORIZED {
             return anyhow::anyhow!(
-                "{} refuses the admin token\nhint: set admin.token, or UNIONLINK_ADMIN_TOKEN with --admin, to the \
-                 service's own",
+                "{} refuses the admin token\nhint: set admin.token, or UNIONLINK_ADMIN_TOKEN with --admin, \
+                 to the service's own",
                 self.base_url
             );
         }
         match Problem::of(body) {
-            Problem { detail, .. } if detail.is_empty() => self.stranger(status),
-            problem => {
-                let hint = problem.hint_line();
-                anyhow::anyhow!("{} answered {status}: {}{hint}", self.base_url, problem.detail)
+            Problem { detail, .. } if detail.is_empty() => self.unexpected_answer(status),
+            Problem { detail, hint } => {
+                let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
+                anyhow::anyhow!("{} answered {status}: {detail}{hint}", self.base_url)
             }
         }
     }
 
-    /// Whoever answered is not unionlink.
-    pub(super) fn stranger(&self, status: StatusCode) -> anyhow::Error {
+    /// The error for an answer that is not unionlink's.
+    pub(super) fn unexpected_answer(&self, status: StatusCode) -> anyhow::Error {
         anyhow::anyhow!(
-            "{} answered {status} as unionlink does not\nhint: is it the admin listener's address? see admin.listen, or \
-             --admin URL",
+            "{} answered {status}, but not as unionlink does\nhint: is it the admin listener's address? see \
+             admin.listen, or --admin URL",
             self.base_url
         )
     }
 
-    /// Nobody answered, or not to the end.
+    /// The error when there is no complete answer.
     pub(super) fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
-        let (url, what) = (&self.base_url, what_failed(error));
+        let (url, what) = (&self.base_url, failure_reason(error));
         if error.is_connect() {
             return anyhow::anyhow!(
-                "no service at {url}: {what}\nhint: start it with unionlink serve, or name another with --admin URL"
+                "no service at {url}: {what}\nhint: start it with unionlink serve, or name another with \
+                 --admin URL"
             );
         }
         anyhow::anyhow!(
-            "no answer from {url}: {what}\nhint: try again; if it stays, look at the service's log"
+            "no answer from {url}: {what}\nhint: try again; if it persists, see the service's log"
         )
     }
 }
 
-/// Reads an answer, as far as it has a sensible size.
+/// Reads a body up to [`ANSWER_BYTES_MAX`]; what exceeds it is dropped.
 pub(super) async fn read(mut response: Response) -> reqwest::Result<Vec<u8>> {
     let mut answer = Vec::new();
     while let Some(chunk) = response.chunk().await? {
@@ -229,8 +227,8 @@ pub(super) async fn read(mut response: Response) -> reqwest::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// Why a request failed, in a few words.
-pub(super) fn what_failed(error: &reqwest::Error) -> String {
+/// The root cause of a failed request, in a few words.
+pub(super) fn failure_reason(error: &reqwest::Error) -> String {
     let mut root: &dyn std::error::Error = error;
     while let Some(source) = root.source() {
         root = source;

@@ -1,10 +1,11 @@
-//! `unionlink check`: every problem of the configuration at once, or the configuration as it will be used.
+//! `unionlink check`: prints the configuration as it will be used, or every problem with it.
 
 use std::process::ExitCode;
 
 use serde_json::json;
 
-use super::{ConfigFile, print, say};
+use super::config_file::ConfigFile;
+use super::output::{print, say};
 use crate::config::{self, ConfigError, Environment, Problem};
 
 #[derive(Debug, clap::Args)]
@@ -27,7 +28,7 @@ impl Check {
             Ok(config) if self.json => print(&json!({"ok": true, "config": config}).to_string())?,
             Ok(config) => {
                 print(toml::to_string(&config)?.trim_end())?;
-                say(&format!("{} is in order", path.display()));
+                say(&format!("{} is valid", path.display()));
             }
             Err(ConfigError::Problems { problems, .. }) if self.json => {
                 print(&json!({"ok": false, "problems": problems}).to_string())?;

@@ -1,6 +1,11 @@
-//! `unionlink demo`: the whole story on this machine, against the simulated platform, through real sockets.
+//! `unionlink demo`: plays a scenario with the service and the simulated platform, over real sockets.
 //!
-//! It judges itself: the simulator knows who is who, and a link that is missing or wrong fails the command.
+//! It checks its own result: the simulator knows the true links; a missing or wrong one fails the command.
+//!
+//! Deliberately absent: the texts and numbers of the result (see `summary`).
+
+mod summary;
+mod watcher;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
@@ -11,37 +16,34 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::{print, say};
+use self::summary::Summary;
+use self::watcher::Watcher;
+use super::output::{print, say};
 use crate::app::App;
 use crate::clock::SystemClock;
 use crate::config::{self, Environment};
 use crate::lifecycle;
 use crate::simulator::{AppSpec, Copies, Dealer, Event, Forgery, Options, Person, Simulator};
 
-mod summary;
-mod watcher;
-
-use summary::Summary;
-use watcher::Watcher;
-
 const DEALERS: usize = 5;
 const FANS: usize = 500;
-/// People a dealer had before they became fans.
+/// Fans who were customers of a dealer before the brand knew them and before the service ran.
 const LONG_STANDING: usize = 40;
-/// People whom a dealer adds before the brand knows them.
+/// People a dealer adds before the brand registers them as fans.
 const EARLY: usize = 30;
-/// Customers who are nobody's fans.
+/// Customers who are not fans of the brand.
 const STRANGERS: usize = 40;
 const ADDS: usize = 400;
 const DUPLICATES: usize = 60;
 const FORGERIES: usize = 100;
-/// A round trip to WeCom, as from a Chinese data centre.
+/// The round trip of a call to WeCom, typical of a data centre in China.
 const LATENCY_MS: u64 = 30;
-const GIVE_UP_AFTER: Duration = Duration::from_secs(15);
+/// How long one step of the scenario may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Demo {
-    /// Keep everything running afterwards, to look around
+    /// Keep everything running afterwards, to explore it
     #[arg(long)]
     stay: bool,
     /// Print the summary as JSON
@@ -52,7 +54,7 @@ pub(super) struct Demo {
 impl Demo {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let started = Instant::now();
-        let stage = Stage::set().await?;
+        let stage = Stage::start().await?;
         let summary = stage.play(started).await?;
         if self.json {
             print(&summary.json().to_string())?;
@@ -70,12 +72,12 @@ impl Demo {
             lifecycle::listen_for_signals(stop.clone(), stop.clone())?;
             stop.cancelled().await;
         }
-        stage.strike().await?;
+        stage.stop().await?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// The platform, the service, and somebody who speaks to its API.
+/// The simulated platform, the service, and a client of its API.
 struct Stage {
     wecom: Simulator,
     corp: AppSpec,
@@ -88,12 +90,12 @@ struct Stage {
 }
 
 impl Stage {
-    async fn set() -> anyhow::Result<Self> {
+    async fn start() -> anyhow::Result<Self> {
         let options = Options { latency_ms: LATENCY_MS, seed: rand::random(), ..Options::default() };
         let wecom = Simulator::start(options, Arc::new(SystemClock)).await?;
-        let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+        let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let corp = wecom.invent_app();
-        // Where callbacks go is known once the service listens.
+        // The URL for callbacks is set once the service listens and its port is known.
         let callback = wecom.invent_callback("http://127.0.0.1/");
         wecom.add_app(corp.clone());
         let text = format!(
@@ -126,7 +128,7 @@ impl Stage {
         Ok(Self { wecom, corp, dealers, http, api, stop, service, _folder: folder })
     }
 
-    async fn strike(self) -> anyhow::Result<()> {
+    async fn stop(self) -> anyhow::Result<()> {
         self.stop.cancel();
         self.service.await??;
         self.wecom.stop().await;
@@ -150,16 +152,16 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until the status says so.
+    /// Waits until the status satisfies `is`.
     async fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
-        let until = Instant::now() + GIVE_UP_AFTER;
+        let deadline = Instant::now() + STEP_TIMEOUT;
         loop {
             let status = self.get("/v1/status").await?;
             if is(&status) {
                 return Ok(status);
             }
-            if Instant::now() > until {
-                bail!("gave up waiting for {what}; the status is {status}");
+            if Instant::now() > deadline {
+                bail!("timed out waiting for {what}; the status is {status}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -172,13 +174,13 @@ impl Stage {
     }
 
     async fn play(&self, started: Instant) -> anyhow::Result<Summary> {
-        ensure!(self.wecom.verify_url(&self.corp.corp_id).await, "the callback URL was not verified");
-        say("✓ callback URL verified, as the admin console does");
+        ensure!(self.wecom.verify_url(&self.corp.corp_id).await, "the callback URL could not be verified");
+        say("✓ callback URL verified, as WeCom's admin console does it");
 
         let people = self.wecom.add_people(FANS + EARLY + STRANGERS);
         let (fans, rest) = people.split_at(FANS);
         let (early, strangers) = rest.split_at(EARLY);
-        // These became customers before anybody was watching: no callback, no usable pending id.
+        // These became customers before the service ran: no callback, and no pending id that could match.
         for (n, person) in fans[..LONG_STANDING].iter().enumerate() {
             let _ = self.add(person, n, "laowang");
         }
@@ -188,8 +190,8 @@ impl Stage {
         say(&format!("✓ {FANS} fans registered and minted in {:.1} s", minting.elapsed().as_secs_f64()));
 
         let watcher = Watcher::start(self.http.clone(), format!("{}/v1/links/feed", self.api));
-        self.until("long-standing customers", |s| s["links"] == LONG_STANDING).await?;
-        say(&format!("✓ {LONG_STANDING} long-standing customers found without any callback"));
+        self.until("existing customers", |s| s["links"] == LONG_STANDING).await?;
+        say(&format!("✓ {LONG_STANDING} existing customers linked without a callback"));
 
         let mut sent: BTreeMap<String, Instant> = BTreeMap::new();
         let mut early_events = Vec::new();
@@ -197,11 +199,11 @@ impl Stage {
             early_events.push(self.add(person, n, "xiaoli").1);
         }
         self.deliver(early_events).await?;
-        self.until("the early ones to be asked about", |s| s["inbox"]["waiting"] == 0).await?;
-        say(&format!("✓ {EARLY} people added by dealers before the brand knows them"));
+        self.until("the early customers to be resolved", |s| s["inbox"]["waiting"] == 0).await?;
+        say(&format!("✓ {EARLY} people added by dealers before they are fans"));
 
-        // Real life: a trickle from everywhere at once, several in one second by one member, some of them
-        // strangers, some delivered twice, forgeries in between.
+        // As in production: bursts from several dealers, several adds a second by one member, some customers
+        // who are not fans, some callbacks delivered twice, forgeries in between.
         let mut adds: Vec<_> =
             fans[LONG_STANDING..LONG_STANDING + ADDS].iter().chain(strangers).enumerate().collect();
         let forging = {
@@ -234,15 +236,15 @@ impl Stage {
         let refused = forging.await?;
         ensure!(refused.keys().eq([&403]), "a forged callback was not refused: {refused:?}");
         say(&format!(
-            "✓ {ADDS} fans and {STRANGERS} strangers added, {duplicates} duplicates, {FORGERIES} forgeries"
+            "✓ {ADDS} fans and {STRANGERS} others added; {duplicates} duplicates, {FORGERIES} forgeries sent"
         ));
 
         self.register(early).await?;
         let links = LONG_STANDING + ADDS + EARLY;
         let status = self.until("links", |s| s["links"] == links && s["inbox"]["waiting"] == 0).await?;
-        say(&format!("✓ the {EARLY} early ones became fans, and links"));
+        say(&format!("✓ the {EARLY} people added early became fans and are linked"));
         let seen = watcher.finish(links).await?;
-        self.judge(&people, strangers).await?;
+        self.check_links(&people, strangers).await?;
         let latencies =
             sent.iter().filter_map(|(id, at)| seen.get(id).map(|seen| seen.duration_since(*at))).collect();
         let examples = self.examples(&people, &seen).await?;
@@ -250,6 +252,7 @@ impl Stage {
             status,
             counters: self.wecom.counters(),
             latencies,
+            round_trip_ms: LATENCY_MS,
             examples,
             api: self.api.clone(),
             took: started.elapsed(),
@@ -262,8 +265,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Compares every link with what the platform knows.
-    async fn judge(&self, people: &[Person], strangers: &[Person]) -> anyhow::Result<()> {
+    /// Compares the links with the platform's own records.
+    async fn check_links(&self, people: &[Person], strangers: &[Person]) -> anyhow::Result<()> {
         let strangers: BTreeSet<_> = strangers.iter().map(|p| p.unionid.as_str()).collect();
         let truth = self.wecom.truth();
         let expected: BTreeSet<_> = truth
@@ -288,18 +291,18 @@ impl Stage {
         Ok(())
     }
 
-    /// One link of each kind, as the API tells it.
+    /// One link of each kind, with the API path that returns it.
     async fn examples(
         &self,
         people: &[Person],
         seen: &BTreeMap<String, Instant>,
     ) -> anyhow::Result<Vec<(&'static str, String, Value)>> {
-        ensure!(!seen.is_empty(), "the feed told of nothing");
+        ensure!(!seen.is_empty(), "the feed is empty");
         let mut examples = Vec::new();
         for (what, n) in [
-            ("added by a dealer", LONG_STANDING),
-            ("a customer since before", 0),
-            ("added before the brand knew", FANS),
+            ("a fan, then added by a dealer", LONG_STANDING),
+            ("a dealer's customer before the service ran", 0),
+            ("added by a dealer, then a fan", FANS),
         ] {
             let path = format!("/v1/links?unionid={}", people[n].unionid);
             let answer = self.get(&path).await?;

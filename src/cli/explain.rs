@@ -1,12 +1,12 @@
-//! `unionlink explain`: why a person is, or is not, linked, in both languages.
+//! `unionlink explain`: prints why a person is or is not linked, in English, Chinese or both.
 //!
-//! Deliberately absent: the verdict and its words, which are the service's; this prints them.
+//! Deliberately absent: the diagnosis and its texts, which come from the service.
 
 use std::process::ExitCode;
 
 use serde::Deserialize;
 
-use super::admin::{AdminApi, ToService};
+use super::admin::{AdminApi, ServiceArgs};
 use super::output::Output;
 use super::table::plain;
 use crate::domain::explain::Text;
@@ -14,7 +14,7 @@ use crate::domain::ids::ExternalUserid;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Explain {
-    // A unionid has the same form. Spaces around an id come from copying it.
+    // A unionid has the same form. Copied ids often have spaces around them.
     #[arg(
         value_name = "ID",
         help = "A unionid or external_userid",
@@ -22,7 +22,7 @@ pub(super) struct Explain {
     )]
     id: ExternalUserid,
     #[command(flatten)]
-    service: ToService,
+    service: ServiceArgs,
     /// The language of the answer
     #[arg(long, value_enum, value_name = "LANGUAGE", default_value = "both")]
     lang: Lang,
@@ -65,10 +65,10 @@ struct Evidence {
 
 impl Explain {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        self.ask(&self.service.api()?, &mut Output::of_process()).await
+        self.run_with(&self.service.api()?, &mut Output::of_process()).await
     }
 
-    pub(super) async fn ask(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
+    pub(super) async fn run_with(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
         let body = api.get(api.address(&["v1", "explain", self.id.as_str()], &[])).await?;
         let Explanation { id, code, text, hint, evidence } = api.parsed(&body)?;
         if self.json {
@@ -86,7 +86,7 @@ impl Explain {
         }
         for Evidence { at, text } in &evidence {
             let at = plain(at.as_deref().unwrap_or("-"));
-            // The instant stands before the first language only.
+            // The time is printed before the first language only.
             let labels = [at.as_str(), ""];
             let texts = self.lang.lines(text);
             lines.extend(labels.iter().zip(&texts).map(|(label, line)| format!("  {label:<24}  {line}")));

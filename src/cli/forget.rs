@@ -1,6 +1,6 @@
-//! `unionlink forget`: erases a person everywhere, and prints the receipt.
+//! `unionlink forget`: erases a person everywhere and prints the receipt.
 //!
-//! Deliberately absent: a question whether this is meant. Programs run it, on behalf of whoever asked to be forgotten.
+//! Deliberately absent: a confirmation prompt, because programs run this command.
 
 use std::process::ExitCode;
 
@@ -10,14 +10,14 @@ use reqwest::Method;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::admin::{AdminApi, LONG_TIMEOUT, ToService};
+use super::admin::{AdminApi, LONG_TIMEOUT, ServiceArgs};
 use super::output::Output;
 use super::table::plain;
 use crate::domain::ids::{ExternalUserid, Unionid};
 
 const AFTER_HELP: &str = "\
-The receipt says what was erased, and names the person by a salted hash only. Keep it. Old bytes stay in the
-store's files until `unionlink store compact`, or until they are rewritten in the course of time.";
+The receipt says what was erased and identifies the person only by a salted hash. Keep it as proof. The erased
+data stays on the disk until the store rewrites its files; unionlink store compact does so at once.";
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -25,17 +25,21 @@ store's files until `unionlink store compact`, or until they are rewritten in th
     group = ArgGroup::new("person").args(["unionid", "external_userid"]).required(true)
 )]
 pub(super) struct Forget {
-    /// The person, as the brand knows them
+    /// The unionid of the person
     #[arg(long, value_name = "ID", value_parser = |id: &str| Unionid::new(id))]
     unionid: Option<Unionid>,
-    /// The person, as a dealer knows them
-    #[arg(long, value_name = "ID", value_parser = |id: &str| ExternalUserid::new(id))]
+    #[arg(
+        long,
+        value_name = "ID",
+        help = "The external_userid of the person at a dealer",
+        value_parser = |id: &str| ExternalUserid::new(id)
+    )]
     external_userid: Option<ExternalUserid>,
-    /// What asked for it, to be noted on the receipt: "ticket 4711"
+    /// A note for the receipt on who or what requested it, such as "ticket 4711"
     #[arg(long, value_name = "TEXT")]
     request: Option<String>,
     #[command(flatten)]
-    service: ToService,
+    service: ServiceArgs,
     /// Print the receipt as JSON
     #[arg(long)]
     json: bool,
@@ -51,26 +55,26 @@ struct Receipt {
     erased: Map<String, Value>,
 }
 
-/// The order in which a receipt tells what was erased.
+/// The counts of a receipt in the order in which they are printed; others follow.
 const ERASED: [&str; 7] =
     ["fans", "contacts", "links", "events", "dead_letters", "quarantined", "feed_entries"];
 
 impl Forget {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        self.ask(&self.service.api()?, &mut Output::of_process()).await
+        self.run_with(&self.service.api()?, &mut Output::of_process()).await
     }
 
-    pub(super) async fn ask(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
-        let mut whom = Map::new();
+    pub(super) async fn run_with(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
+        let mut person = Map::new();
         let unionid = self.unionid.as_ref().map(Unionid::as_str);
         let external_userid = self.external_userid.as_ref().map(ExternalUserid::as_str);
         for (name, value) in
             [("unionid", unionid), ("external_userid", external_userid), ("request", self.request.as_deref())]
         {
-            whom.extend(value.map(|value| (name.to_owned(), json!(value))));
+            person.extend(value.map(|value| (name.to_owned(), json!(value))));
         }
         let request = api.request(Method::POST, api.address(&["v1", "forget"], &[])).timeout(LONG_TIMEOUT);
-        let body = api.good(api.ask(request.json(&whom)).await?)?;
+        let body = api.success(api.send(request.json(&person)).await?)?;
         let receipt: Receipt = api.parsed(&body)?;
         if self.json {
             out.print_answer(&body)?;
@@ -78,8 +82,8 @@ impl Forget {
             receipt.print(out)?;
         }
         out.say(
-            "keep the receipt: it is the proof. Old bytes stay in the store's files until unionlink store compact, or \
-             until they are rewritten in the course of time",
+            "keep the receipt as proof; the erased data stays on the disk until the store rewrites its \
+             files, which unionlink store compact does at once",
         );
         Ok(ExitCode::SUCCESS)
     }
@@ -99,7 +103,7 @@ impl Receipt {
             if let Some(number) = self.erased.get(name).and_then(Value::as_u64) {
                 let what = plain(name).replace('_', " ");
                 let number = HumanCount(number).to_string();
-                out.print(&format!("{label:<12}  {number:>7} {what}"))?;
+                out.print(&format!("{label:<12}  {what:<12}  {number:>7}"))?;
                 label = "";
             }
         }

@@ -1,7 +1,7 @@
-//! Reads the instants that exports and people write.
+//! Parses instants in options and in imported files.
 //!
-//! An instant without an offset is China time: every system that exports pending ids runs there, and so do
-//! those who ask about their links.
+//! An instant without an offset is China time: the systems that export pending ids and the people who export
+//! links are there.
 
 use jiff::civil::DateTime;
 use jiff::tz::Offset;
@@ -9,15 +9,15 @@ use jiff::tz::Offset;
 use crate::domain::time::Timestamp;
 
 const CHINA: Offset = Offset::constant(8);
-/// How an instant without an offset is written, with `-` for `/` and a space for `T`.
+/// The formats of an instant without an offset, once `/` is replaced with `-` and `T` with a space.
 const FORMATS: [&str; 3] = ["%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%d %H:%M", "%Y-%m-%d"];
 
-/// The instant `text` names: RFC 3339, a date and time with `-` or `/`, a date, or Unix seconds or
+/// The instant that `text` is: RFC 3339, a date and time with `-` or `/`, a date, or Unix seconds or
 /// milliseconds.
 pub(super) fn instant(text: &str) -> Option<Timestamp> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     match text.len() {
-        // By their number of digits both mean 2001 to 2286.
+        // With these numbers of digits, both cover the years 2001 to 2286.
         10 if digits => text.parse().ok().map(Timestamp::from_secs),
         13 if digits => text.parse().ok().map(Timestamp::from_millis),
         _ => text.parse().ok().or_else(|| in_china(text)),
@@ -27,7 +27,7 @@ pub(super) fn instant(text: &str) -> Option<Timestamp> {
 fn in_china(text: &str) -> Option<Timestamp> {
     let text = text.replace('/', "-").replace('T', " ");
     let civil = FORMATS.iter().find_map(|format| DateTime::strptime(format, &text).ok())?;
-    // A year of fewer digits was cut short.
+    // A year of fewer digits is truncated input.
     let instant = CHINA.to_timestamp(civil).ok().filter(|_| civil.year() >= 1000)?;
     Some(Timestamp::from_millis(instant.as_millisecond()))
 }

@@ -1,6 +1,6 @@
-//! `unionlink links export`: every link, as the running service streams them.
+//! `unionlink links export`: copies the link export of the running service to standard output or a file.
 //!
-//! Memory does not depend on how many there are: what arrives is written, and forgotten.
+//! Each chunk is written as it arrives, so memory does not depend on the number of links.
 
 mod target;
 
@@ -10,22 +10,21 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use indicatif::HumanCount;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Response, StatusCode};
 use tokio_util::sync::CancellationToken;
 
 use self::target::Target;
-use super::admin::{self, AdminApi, ToService};
+use super::admin::{self, AdminApi, ServiceArgs};
 use super::instant::instant;
-use super::output::Output;
-use super::show::Show;
+use super::output::{Output, counted};
+use super::progress_display::ProgressDisplay;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Timestamp;
 use crate::lifecycle;
 
-/// How long the service may be silent in the middle of a transfer: it may look through millions of customers before it
-/// finds a link that a filter wants.
+/// The longest pause between two chunks: with a filter, the service may read millions of links before one
+/// passes.
 const SILENCE_MAX: Duration = Duration::from_mins(10);
 
 #[derive(Debug, clap::Args)]
@@ -41,10 +40,12 @@ enum Command {
 }
 
 const AFTER_HELP: &str = "\
-Times are RFC 3339, or a date or a date and time, which are China time (UTC+8): 2026-11-22 is 2026-11-21T16:00:00Z.
+A time is RFC 3339, or a date with or without a time of day in China time (UTC+8): 2026-11-22 is
+2026-11-21T16:00:00Z.
 
-The export is the state at one moment. At the end it says how many rows there were, and after which sequence number
-the feed (/v1/links/feed) goes on from there. Exit status 1 means that it is not complete; FILE is not there then.";
+The export is a consistent snapshot. At the end, the command prints the number of rows and the sequence number
+after which the feed (/v1/links/feed) continues. Exit status 1 means that the export is incomplete and FILE
+was not created.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -52,7 +53,7 @@ struct Export {
     /// The format [default: ndjson]
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
-    /// CSV that Excel opens as it is: begins with a byte order mark
+    /// Write CSV for Excel: with a byte order mark
     #[arg(long)]
     excel: bool,
     /// Only links made at this time or later
@@ -67,11 +68,11 @@ struct Export {
     /// Only links of this app
     #[arg(long, value_name = "NAME", value_parser = |name: &str| AppName::new(name))]
     app: Option<AppName>,
-    /// Write to this file, which appears when it is complete, instead of to standard output
+    /// Write to this file instead of standard output; it is created once complete
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     #[command(flatten)]
-    service: ToService,
+    service: ServiceArgs,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -89,21 +90,21 @@ impl Links {
         let Command::Export(export) = &self.command;
         let (api, mut out) = (export.service.api()?, Output::of_process());
         if export.output.is_none() {
-            return self.ask(&api, &mut out).await;
+            return self.run_with(&api, &mut out).await;
         }
-        // Whoever interrupts it finds no half a file.
+        // An interrupted export leaves no partial file: dropping the target deletes it.
         let stop = CancellationToken::new();
         lifecycle::listen_for_signals(stop.clone(), CancellationToken::new())?;
         tokio::select! {
-            done = self.ask(&api, &mut out) => done,
-            () = stop.cancelled() => bail!("interrupted; nothing was kept"),
+            done = self.run_with(&api, &mut out) => done,
+            () = stop.cancelled() => bail!("interrupted; nothing was written"),
         }
     }
 
-    pub(super) async fn ask(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
+    pub(super) async fn run_with(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
         let Command::Export(export) = &self.command;
         if export.excel && export.format == Some(Format::Ndjson) {
-            out.say("error: --excel is CSV, and --format says ndjson");
+            out.say("error: --excel is CSV and cannot be combined with --format ndjson");
             return Ok(ExitCode::from(2));
         }
         export.transfer(api, out).await?;
@@ -118,40 +119,40 @@ impl Export {
 
     async fn transfer(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<()> {
         let started = Instant::now();
-        // What cannot be written is noticed before anything is asked for.
+        // Opened first, so that a file that cannot be written fails before the request.
         let mut target = Target::open(self.output.as_deref())?;
         let mut response = self.begin(api).await?;
-        let header = response.headers();
+        let headers = response.headers();
         let (Some(links), Some(feed)) =
-            (number(header, "x-unionlink-links"), number(header, "x-unionlink-feed"))
+            (number(headers, "x-unionlink-links"), number(headers, "x-unionlink-feed"))
         else {
-            return Err(api.stranger(response.status()));
+            return Err(api.unexpected_answer(response.status()));
         };
-        let show = self.show(links);
+        let display = self.progress(links);
         let mut rows = Rows::new(self.is_csv());
         let ended = loop {
             match next(&mut response).await {
                 Ok(Some(chunk)) => {
-                    rows.see(&chunk);
+                    rows.add(&chunk);
                     if let Err(error) = target.write(&chunk, out) {
                         break Err(error);
                     }
                 }
                 Ok(None) => break Ok(()),
-                Err(what) => break Err(self.broken_off(&rows, &what)),
+                Err(reason) => break Err(self.failed(&rows, &reason)),
             }
-            if let Some(show) = &show {
-                show.advance(rows.count(), rows.count());
+            if let Some(display) = &display {
+                display.advance(rows.count(), rows.count());
             }
         };
-        if let Some(show) = &show {
-            show.finish();
+        if let Some(display) = &display {
+            display.finish();
         }
         ended?;
         target.complete(out)?;
         out.say(&format!(
-            "{} rows in {:.1} s; the feed goes on after {feed}",
-            HumanCount(rows.count()),
+            "{} in {:.1} s; the feed continues after {feed}",
+            counted(rows.count(), ["row", "rows"]),
             started.elapsed().as_secs_f64()
         ));
         Ok(())
@@ -173,7 +174,7 @@ impl Export {
         let request = api.request(Method::GET, url).send();
         let response = match tokio::time::timeout(admin::LONG_TIMEOUT, request).await {
             Ok(response) => response.map_err(|error| api.unreachable(&error))?,
-            Err(_) => bail!("{} did not begin to answer in time\nhint: try again", api.base_url),
+            Err(_) => bail!("{} did not answer in time\nhint: try again", api.base_url),
         };
         match response.status() {
             StatusCode::OK => Ok(response),
@@ -184,44 +185,47 @@ impl Export {
         }
     }
 
-    /// Progress, unless it would run into the data.
-    fn show(&self, links: u64) -> Option<Show> {
+    /// The progress display; none where it would mix with data on the terminal.
+    fn progress(&self, links: u64) -> Option<ProgressDisplay> {
         if self.output.is_none() && std::io::stdout().is_terminal() {
             return None;
         }
-        // With filters there is no telling how many of the links are meant.
+        // The total counts all links, whatever the filters.
         let filtered =
             self.since.is_some() || self.until.is_some() || self.corp_id.is_some() || self.app.is_some();
-        Some(Show::new(std::io::stderr().is_terminal(), (!filtered).then_some(links), 0))
+        Some(ProgressDisplay::new(std::io::stderr().is_terminal(), (!filtered).then_some(links), 0))
     }
 
-    fn broken_off(&self, rows: &Rows, what: &str) -> anyhow::Error {
+    fn failed(&self, rows: &Rows, reason: &str) -> anyhow::Error {
         let left = match &self.output {
-            Some(path) => format!("nothing was kept in {}", path.display()),
-            None => "what was written is not complete".to_owned(),
+            Some(path) => format!("{} was not written", path.display()),
+            None => "the output is incomplete".to_owned(),
         };
         anyhow::anyhow!(
-            "the export broke off after {} rows: {what}\nhint: run it again; {left}",
-            HumanCount(rows.count())
+            "the export failed after {}: {reason}; {left}\nhint: run it again",
+            counted(rows.count(), ["row", "rows"])
         )
     }
 }
 
-/// The next piece of the body, none at its end, or why it broke off.
+/// The next chunk of the body; none at its end.
+///
+/// # Errors
+/// The reason why the transfer failed.
 async fn next(response: &mut Response) -> Result<Option<axum::body::Bytes>, String> {
     match tokio::time::timeout(SILENCE_MAX, response.chunk()).await {
-        Ok(chunk) => chunk.map_err(|error| admin::what_failed(&error)),
-        Err(_) => Err(format!("nothing came for {} s", SILENCE_MAX.as_secs())),
+        Ok(chunk) => chunk.map_err(|error| admin::failure_reason(&error)),
+        Err(_) => Err(format!("no data for {} s", SILENCE_MAX.as_secs())),
     }
 }
 
-fn number(header: &HeaderMap, name: &str) -> Option<u64> {
-    header.get(name)?.to_str().ok()?.parse().ok()
+fn number(headers: &HeaderMap, name: &str) -> Option<u64> {
+    headers.get(name)?.to_str().ok()?.parse().ok()
 }
 
-/// Counts rows as they pass.
+/// Counts rows in a stream of chunks.
 struct Rows {
-    /// Line ends within quotes end no row, and the first line is the header.
+    /// In CSV, line ends within quotes do not end a row, and the first line is the header.
     csv: bool,
     quoted: bool,
     lines: u64,
@@ -232,7 +236,7 @@ impl Rows {
         Self { csv, quoted: false, lines: 0 }
     }
 
-    fn see(&mut self, chunk: &[u8]) {
+    fn add(&mut self, chunk: &[u8]) {
         for byte in chunk {
             match byte {
                 b'"' if self.csv => self.quoted = !self.quoted,

@@ -1,7 +1,12 @@
-//! The commands. Data goes to standard output, talk to standard error; exit 0 ok, 1 failed, 2 usage.
+//! The command line: parses the arguments, runs one command, prints its error chain and sets the exit code
+//! (0 success, 1 failure, 2 usage). Data goes to standard output, messages to standard error.
+//!
+//! Each command has a file of its own; what several share is in `admin` (the admin API's client),
+//! `config_file`, `output`, `progress_display`, `table` and `instant`.
 
 mod admin;
 mod check;
+mod config_file;
 mod demo;
 mod events;
 mod explain;
@@ -10,21 +15,19 @@ mod forget;
 mod instant;
 mod links;
 mod output;
+mod progress_display;
 mod serve;
-mod show;
 mod simulate;
 mod store;
 mod table;
 #[cfg(test)]
 mod tests;
 
-use std::io::Write;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use crate::config;
+use self::config_file::ConfigFile;
 
 /// The command line.
 #[derive(Debug, Parser)]
@@ -41,41 +44,35 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show the whole story on this machine, with a simulated WeCom; needs no configuration
+    /// Run a demonstration against a simulated WeCom; needs no configuration
     Demo(demo::Demo),
     /// Run the service
     Serve(ConfigFile),
-    /// Check the configuration and print it without its secrets
+    /// Check the configuration and print it with secrets redacted
     Check(check::Check),
-    /// Work with fans: import them from a file
+    /// Import fans from a file
     Fans(fans::Fans),
-    /// Work with links: export them
+    /// Export links
     Links(links::Links),
-    /// Work with events that failed or were set aside: list, show, redrive
+    /// List, show and redrive dead letters and quarantined messages
     Events(events::Events),
-    /// Tell why a person is, or is not, linked, and what to do
+    /// Explain why a person is or is not linked, and what to do
     Explain(explain::Explain),
-    /// Erase a person everywhere, and print the receipt
+    /// Erase a person everywhere and print the receipt
     Forget(forget::Forget),
-    /// Care for the store's folder: verify, back up, rebuild, compact it
+    /// Maintain the store: verify, back up, rebuild or compact it
     Store(store::Store),
-    /// Run the simulated WeCom platform alone, to develop against
+    /// Run only the simulated WeCom platform, for development
     Simulate(simulate::Simulate),
 }
 
-#[derive(Debug, clap::Args)]
-struct ConfigFile {
-    /// The configuration file
-    #[arg(long = "config", env = "UNIONLINK_CONFIG", default_value = config::DEFAULT_PATH, value_name = "FILE")]
-    path: PathBuf,
-}
-
-/// Runs the command on the command line.
+/// Runs the command that the arguments name.
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     if matches!(cli.command, Command::Serve(_) | Command::Store(_)) {
-        // sled makes its files for whoever the umask lets in. Before there is any thread: the umask is the process's.
+        // sled creates its files with the permissions that the umask leaves. It is set before there is any
+        // thread, because it is the process's.
         rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     }
     let result = tokio::runtime::Builder::new_multi_thread()
@@ -97,33 +94,19 @@ pub fn main() -> ExitCode {
                     Command::Simulate(simulate) => Box::pin(simulate.run()).await,
                 }
             });
-            // What is still under way after the grace time is safe to drop.
+            // Tasks that still run after the grace period are safe to drop.
             runtime.shutdown_timeout(std::time::Duration::from_millis(100));
             result
         });
     match result {
         Ok(code) => code,
-        Err(error) if error.is::<output::ReadEnough>() => ExitCode::SUCCESS,
+        Err(error) if error.is::<output::StdoutClosed>() => ExitCode::SUCCESS,
         Err(error) => {
-            let mut stderr = std::io::stderr().lock();
-            // There is nowhere left to complain to if this fails.
-            let _ = write!(stderr, "error: {error}");
+            output::say(&format!("error: {error}"));
             for cause in error.chain().skip(1) {
-                let _ = write!(stderr, "\n  because: {cause}");
+                output::say(&format!("  because: {cause}"));
             }
-            let _ = writeln!(stderr);
             ExitCode::FAILURE
         }
     }
-}
-
-/// Prints a line of data.
-fn print(line: &str) -> anyhow::Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    output::written(writeln!(stdout, "{line}").and_then(|()| stdout.flush()))
-}
-
-/// Prints a line of talk.
-fn say(line: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{line}");
 }

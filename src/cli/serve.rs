@@ -1,4 +1,4 @@
-//! `unionlink serve`: the service.
+//! `unionlink serve`: runs the service until a signal stops it.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,8 +21,8 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
     lifecycle::listen_for_signals(soft.clone(), hard.clone())?;
     let app = App::start(&config, Arc::new(SystemClock), soft).await?;
-    // What was answered is durable, so nothing is left to be written when the process ends. sled would write and sync
-    // once more as it closes, and on a failing disk panic or wait for ever; it is left open instead.
+    // The store is leaked so that sled does not close: it would write and sync once more, and on a failing
+    // disk panic or hang. Whatever was acknowledged is durable already.
     std::mem::forget(app.store.clone());
     app.run_until(hard).await?;
     Ok(ExitCode::SUCCESS)

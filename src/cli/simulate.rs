@@ -1,4 +1,4 @@
-//! `unionlink simulate`: the simulated platform alone, with the configuration that fits it.
+//! `unionlink simulate`: runs only the simulated platform, and prints a configuration that works with it.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -7,32 +7,32 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
-use super::{print, say};
+use super::output::{print, say};
 use crate::clock::SystemClock;
 use crate::lifecycle;
 use crate::simulator::{AppSpec, CallbackSpec, ConversionQuota, Options, Simulator};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Simulate {
-    /// Where the platform listens
+    /// The address to listen on
     #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// Where it sends callbacks
+    /// The URL to send callbacks to
     #[arg(long, default_value = "http://127.0.0.1:8080/callback/brand", value_name = "URL")]
     callback: String,
-    /// Dealers to begin with
+    /// Number of dealers at the start
     #[arg(long, default_value_t = 3, value_name = "N")]
     dealers: usize,
-    /// Fans to begin with
+    /// Number of fans at the start
     #[arg(long, default_value_t = 10, value_name = "N")]
     people: usize,
-    /// Delay of every answer, in milliseconds
+    /// Delay of every response, in milliseconds
     #[arg(long, default_value_t = 30, value_name = "MS")]
     latency_ms: u64,
-    /// Calls an hour of each conversion with a quota of its own (a day: 4.8 times, 30 days: 75 times as many)
+    /// Hourly quota of each conversion API; the daily quota is 4.8 times, the 30-day quota 75 times as much
     #[arg(long, default_value_t = 100_000, value_name = "N")]
     quota_per_hour: u64,
-    /// Seed of all invented ids
+    /// Seed for the generated ids
     #[arg(long, default_value_t = 1, value_name = "N")]
     seed: u64,
 }
@@ -64,7 +64,7 @@ impl Simulate {
         print(&configuration(&simulator.base_url(), &app, &callback))?;
         let base = simulator.base_url();
         say(&format!("simulated WeCom on {base}, callbacks to {}", self.callback));
-        say("save the lines above as config/unionlink.toml, run `unionlink serve`, then for example:");
+        say("save the lines above as config/unionlink.toml, run unionlink serve, then for example:");
         say(&format!("  curl {base}/sim/people"));
         if let Some(dealer) = dealers.first() {
             say(&format!(

@@ -1,4 +1,6 @@
-//! `unionlink store`: care for the store's folder.
+//! `unionlink store`: maintenance of the embedded store's folder.
+//!
+//! Deliberately absent: the operations themselves, which are in `store::embedded`.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -6,9 +8,11 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use indicatif::{HumanBytes, HumanCount};
 use serde::Serialize;
 
-use super::{ConfigFile, print, say};
+use super::config_file::ConfigFile;
+use super::output::{counted, print, say};
 use crate::config::{self, Environment};
 use crate::store::embedded::{
     BackedUp, Compacted, Rebuild, Rebuilt, Verified, backup, compact, rebuild, verify,
@@ -22,76 +26,74 @@ pub(super) struct Store {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Compare every record of the database with the journal; the service has to be stopped
-    Verify(Common),
-    /// Copy the store to a folder, by its journal, whether or not the service runs
-    Backup(BackUp),
-    /// Build the database anew from the journal; the service has to be stopped
-    Rebuild(BuildAnew),
-    /// Write the database anew, so that nothing is left on the disk of what was deleted; the service has to be stopped
-    Compact(Compact),
+    /// Compare every record of the database with the journal; the service must be stopped
+    Verify(StoreArgs),
+    /// Copy the store's journal to a folder; the service may be running
+    Backup(BackupArgs),
+    /// Rebuild the database from the journal; the service must be stopped
+    Rebuild(RebuildArgs),
+    /// Rewrite the store, which removes deleted data from the disk; the service must be stopped
+    #[command(after_help = COMPACT_HELP)]
+    Compact(StoreArgs),
 }
 
 #[derive(Debug, clap::Args)]
-struct Common {
+struct StoreArgs {
     #[command(flatten)]
     config: ConfigFile,
-    /// Print what it came to as JSON
+    /// Print the result as JSON
     #[arg(long)]
     json: bool,
 }
 
 const BACKUP_HELP: &str = "\
-Files of the journal are never changed once they are closed, so a folder that was copied to before is brought up to
-date by what is new. Schedule it as often as you like; what it copies is read back before it is done.
+Backups are incremental: closed journal files never change, so a backup to the same folder copies only new
+ones. Run it as often as you like. The copied files are read back and checked.
 
-The copy holds personal data, like the store. People who are forgotten later are still in it.";
+A backup contains personal data, like the store, including that of people who are forgotten later.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = BACKUP_HELP)]
-struct BackUp {
+struct BackupArgs {
     #[command(flatten)]
-    common: Common,
-    /// The folder to copy to: new, empty, or copied to before
+    store: StoreArgs,
+    /// The folder to copy to: new, empty, or that of an earlier backup
     #[arg(value_name = "FOLDER")]
     to: PathBuf,
 }
 
 const REBUILD_HELP: &str = "\
-Everything that was ever acknowledged is in the journal. The database it builds takes the place of the present one,
-which is put aside as sled.set-aside-N; delete that when you no longer need it. Interrupted, run it again.";
+Everything that was ever acknowledged is in the journal. The rebuilt database replaces the present one, which
+is renamed to sled.set-aside-N; delete that when you no longer need it. After an interruption, run the command
+again.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = REBUILD_HELP)]
-struct BuildAnew {
+struct RebuildArgs {
     #[command(flatten)]
-    common: Common,
-    /// Where `store backup` copied to: for what the journal itself no longer has
+    store: StoreArgs,
+    /// The folder of a backup, for what is missing from the journal
     #[arg(long, value_name = "FOLDER")]
     backup: Option<PathBuf>,
-    /// Build a store in another folder, and leave this one as it is
+    /// Build the store in another folder and leave this one unchanged
     #[arg(long, value_name = "FOLDER")]
     into: Option<PathBuf>,
-    /// Accept that what follows a gap in the journal is lost
+    /// Accept the loss of everything after a gap in the journal
     #[arg(long)]
     partial: bool,
 }
 
 const COMPACT_HELP: &str = "\
-The disk needs room for a second copy of what is live. Interrupted at any moment, the store is as it was or as it will
-be.
+The disk needs space for a second copy of the live data. The operation is atomic: it can be interrupted at any
+time.
 
-What a forgotten person's records left in the files of database and journal is gone afterwards. Copies you made of the
-folder, and what a disk keeps of deleted files, are not this program's to clean.";
+It removes the records of forgotten people from the files of database and journal. Copies of the folder, and
+blocks that the file system or the disk keeps of deleted files, are out of its reach.";
 
-#[derive(Debug, clap::Args)]
-#[command(after_help = COMPACT_HELP)]
-struct Compact {
-    #[command(flatten)]
-    common: Common,
-}
-
-const TOLD_EVERY: Duration = Duration::from_secs(2);
+/// How often a long operation prints its progress.
+const PROGRESS_EVERY: Duration = Duration::from_secs(2);
+const RECORDS: [&str; 2] = ["record", "records"];
+const BATCHES: [&str; 2] = ["batch", "batches"];
 
 impl Store {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
@@ -99,44 +101,46 @@ impl Store {
     }
 
     fn run_blocking(self) -> anyhow::Result<ExitCode> {
-        let common = match &self.command {
-            Command::Verify(common) => common,
-            Command::Backup(command) => &command.common,
-            Command::Rebuild(command) => &command.common,
-            Command::Compact(command) => &command.common,
-        };
-        let json = common.json;
-        let store = config::load_store(&common.config.path, &Environment::of_process())?;
+        let (Command::Verify(args)
+        | Command::Backup(BackupArgs { store: args, .. })
+        | Command::Rebuild(RebuildArgs { store: args, .. })
+        | Command::Compact(args)) = &self.command;
+        let json = args.json;
+        let store = config::load_store(&args.config.path, &Environment::of_process())?;
         let folder = store.path.as_path();
-        let attempted = |what: &str| format!("cannot {what} the store in {}", folder.display());
+        let cannot = |what: &str| format!("cannot {what} the store in {}", folder.display());
         match &self.command {
             Command::Verify(_) => {
-                let done = verify(folder, store.cache_mb << 20).with_context(|| attempted("verify"))?;
-                told_verified(&done, json)
+                let done = verify(folder, store.cache_mb << 20).with_context(|| cannot("verify"))?;
+                report_verified(&done, json)
             }
-            Command::Backup(BackUp { to, .. }) => {
-                let done = backup(folder, to).with_context(|| attempted("back up"))?;
+            Command::Backup(BackupArgs { to, .. }) => {
+                let done = backup(folder, to).with_context(|| cannot("back up"))?;
                 let BackedUp { batches, files, copied, bytes } = done;
-                let size = bytes >> 20;
                 say(&format!(
-                    "{} batches in {files} files, {copied} of them new, {size} MiB, in {}",
-                    batches,
+                    "{} in {}, {} new, {}, in {}",
+                    counted(batches, BATCHES),
+                    counted(files, ["file", "files"]),
+                    HumanCount(copied),
+                    HumanBytes(bytes),
                     to.display()
                 ));
                 finish(&done, json)
             }
-            Command::Rebuild(BuildAnew { backup, into, partial, .. }) => {
+            Command::Rebuild(RebuildArgs { backup, into, partial, .. }) => {
                 let how = Rebuild { backup: backup.as_deref(), into: into.as_deref(), partial: *partial };
-                let done = rebuild(folder, how, aloud("written")).with_context(|| attempted("rebuild"))?;
-                told_rebuilt(&done, into.as_deref().unwrap_or(folder));
+                let done = rebuild(folder, how, progress("written")).with_context(|| cannot("rebuild"))?;
+                report_rebuilt(&done, into.as_deref().unwrap_or(folder));
                 finish(&done, json)
             }
             Command::Compact(_) => {
-                let done = compact(folder, aloud("copied")).with_context(|| attempted("compact"))?;
+                let done = compact(folder, progress("copied")).with_context(|| cannot("compact"))?;
                 let Compacted { records, bytes_before, bytes_after } = done;
-                let (before, after) = (bytes_before >> 20, bytes_after >> 20);
                 say(&format!(
-                    "{records} records; {before} MiB before, {after} MiB now, in {}",
+                    "{}; {} before, {} now, in {}",
+                    counted(records, RECORDS),
+                    HumanBytes(bytes_before),
+                    HumanBytes(bytes_after),
                     folder.display()
                 ));
                 finish(&done, json)
@@ -152,18 +156,24 @@ fn finish(done: &impl Serialize, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn told_verified(done: &Verified, json: bool) -> anyhow::Result<ExitCode> {
+fn report_verified(done: &Verified, json: bool) -> anyhow::Result<ExitCode> {
     say(&format!(
-        "{} records are in the database as they are in the journal of {} batches",
-        done.records, done.batches
+        "{} equal in database and journal, {} in the journal",
+        counted(done.records, RECORDS),
+        counted(done.batches, BATCHES)
     ));
     if done.redone > 0 {
-        say(&format!("the database lacked the last {} of them, and was given them", done.redone));
+        say(&format!(
+            "{} missing at the end of the database: applied from the journal",
+            counted(done.redone, BATCHES)
+        ));
     }
     for (kind, differ) in &done.differences {
         say(&format!(
-            "records of kind {kind:?}: {} missing, {} with another value, {} that the journal has not",
-            differ.missing, differ.stale, differ.surplus
+            "records of kind {kind:?}: {} missing, {} with another value, {} not in the journal",
+            HumanCount(differ.missing),
+            HumanCount(differ.stale),
+            HumanCount(differ.surplus)
         ));
     }
     finish(done, json)?;
@@ -174,24 +184,25 @@ fn told_verified(done: &Verified, json: bool) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::FAILURE)
 }
 
-fn told_rebuilt(done: &Rebuilt, folder: &Path) {
-    say(&format!("{} records of {} batches, in {}", done.records, done.batches, folder.display()));
+fn report_rebuilt(done: &Rebuilt, folder: &Path) {
+    let (records, batches) = (counted(done.records, RECORDS), counted(done.batches, BATCHES));
+    say(&format!("{records} from {batches}, in {}", folder.display()));
     if let Some(aside) = &done.set_aside {
-        say(&format!("the database that was there is now {}", aside.display()));
+        say(&format!("the previous database is now {}", aside.display()));
     }
     if let Some(lost) = &done.lost {
-        say(&format!("not everything could be had: {lost}"));
+        say(&format!("some data is lost: {lost}"));
     }
 }
 
-/// Says now and then how far it is, where a person is watching.
-fn aloud(done: &'static str) -> impl FnMut(u64) {
+/// Prints how many records are done every few seconds, on a terminal only.
+fn progress(verb: &'static str) -> impl FnMut(u64) {
     let terminal = std::io::stderr().is_terminal();
-    let mut told_at = Instant::now();
+    let mut printed_at = Instant::now();
     move |records| {
-        if terminal && told_at.elapsed() >= TOLD_EVERY {
-            told_at = Instant::now();
-            say(&format!("{records} records {done}"));
+        if terminal && printed_at.elapsed() >= PROGRESS_EVERY {
+            printed_at = Instant::now();
+            say(&format!("{} {verb}", counted(records, RECORDS)));
         }
     }
 }

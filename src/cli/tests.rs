@@ -1,4 +1,4 @@
-//! What the commands ask of a service, and what they make of its answers.
+//! Commands against a stand-in for the admin API: their requests and their output.
 
 mod events;
 mod exporting;

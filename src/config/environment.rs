@@ -1,7 +1,7 @@
-//! The process environment, which is read nowhere else. Its `UNIONLINK__SECTION__KEY` variables override keys
-//! of the configuration file.
+//! The environment of the process, which is read nowhere else. Its `UNIONLINK__SECTION__KEY` variables
+//! override keys of the configuration file.
 //!
-//! Deliberately absent: variables that a secret refers to by name; `secret` looks those up.
+//! Deliberately absent: variables that secrets refer to by name; `secret` looks those up.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ impl Environment {
     }
 
     /// Overrides keys of `table`, or only those of the section `only`. Returns the text of each variable, by
-    /// key, and the names of those variables that name no place.
+    /// key, and the names of those variables that do not fit into the configuration.
     pub(super) fn overlay(
         &self,
         table: &mut Table,
@@ -63,7 +63,7 @@ impl FromIterator<(String, String)> for Environment {
 }
 
 /// Stores a value at a path; creates missing tables and the next list item on the way. Returns the key as
-/// problems name it, or `None` if there is no such place.
+/// problems name it, or `None` if the path does not fit into the table.
 fn put(table: &mut Table, path: &[Part], value: Value) -> Option<String> {
     let ((_, key), rest) = path.split_first().filter(|((_, key), _)| !key.is_empty())?;
     match rest {

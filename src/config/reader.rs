@@ -1,6 +1,6 @@
-//! Reads tables key by key, and collects every problem instead of stopping at the first.
+//! Reads TOML tables key by key and collects every problem instead of stopping at the first.
 //!
-//! Deliberately absent: which keys there are, and which values are valid. `sections` and `sinks` know.
+//! Deliberately absent: the keys and their valid values, which are in `sections` and `sinks`.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -29,7 +29,7 @@ pub struct Problem {
 /// What is wrong with a value, and what to do.
 pub(super) type Invalid = (String, Option<String>);
 
-/// One reading of a configuration: what its sections share.
+/// The state that all sections of a configuration share while it is read.
 pub(super) struct Reading<'a> {
     pub(super) environment: &'a Environment,
     /// The text of values that came from the environment, by key.
@@ -213,7 +213,7 @@ impl<'a> Section<'a> {
         sections
     }
 
-    /// Takes all keys that are left, whatever their names.
+    /// Takes all remaining keys, whatever their names.
     pub(super) fn rest(&mut self) -> Table {
         std::mem::take(&mut self.table)
     }
@@ -237,7 +237,7 @@ impl Drop for Section<'_> {
     }
 }
 
-/// Why serde does not read a text.
+/// Why serde rejects a text.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 struct Unfit(String);

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use reqwest::header::{HeaderName, HeaderValue};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
+use strum::{EnumDiscriminants, IntoStaticStr};
 
 use super::reader::{Invalid, Section};
 use super::secret::{self, Address, Secret};
@@ -26,14 +27,16 @@ use crate::store::Start;
 pub struct Sink {
     pub(crate) name: SinkName,
     pub(crate) start: Start,
-    /// Flat, as in the file. Only printing does this, reading never.
+    /// Flattened as in the file, when the configuration is printed.
     #[serde(flatten)]
     pub(crate) target: SinkTarget,
 }
 
-/// A kind of receiver, and where it is.
-#[derive(Debug, Clone, Serialize)]
+/// A kind of receiver, and its settings.
+#[derive(Debug, Clone, Serialize, EnumDiscriminants, IntoStaticStr)]
 #[serde(tag = "kind", rename_all = "lowercase")]
+#[strum(serialize_all = "lowercase")]
+#[strum_discriminants(name(Kind), derive(Deserialize), serde(rename_all = "lowercase"))]
 pub(crate) enum SinkTarget {
     Webhook(WebhookTarget),
     Nats(NatsTarget),
@@ -42,17 +45,13 @@ pub(crate) enum SinkTarget {
 
 impl SinkTarget {
     /// The name of the kind, as in the file.
-    pub(crate) const fn kind(&self) -> &'static str {
-        match self {
-            Self::Webhook(_) => "webhook",
-            Self::Nats(_) => "nats",
-            Self::File(_) => "file",
-        }
+    pub(crate) fn kind(&self) -> &'static str {
+        self.into()
     }
 }
 
-/// The receiver of a webhook. Its secrets are signing keys; its headers are legal, and kept as secrets, for
-/// some are.
+/// The receiver of a webhook. Its secrets are valid signing keys. Its headers are valid, and all of them are
+/// treated as secrets, because some are.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct WebhookTarget {
     pub(crate) url: Address,
@@ -68,7 +67,7 @@ pub(crate) struct WebhookTarget {
     pub(crate) headers: BTreeMap<String, Secret>,
 }
 
-/// A NATS server and a subject there. The URL has no login; there is at most one beside it.
+/// A NATS server and a subject. The login is not part of the URL; there is at most one.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct NatsTarget {
     pub(crate) url: Address,
@@ -85,20 +84,12 @@ pub(crate) struct NatsTarget {
     pub(crate) ca_file: Option<PathBuf>,
 }
 
-/// A folder, and when a new file is begun in it.
+/// A folder, and when its file is rotated.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct FileTarget {
     pub(crate) path: PathBuf,
     pub(crate) rotate_mb: u64,
     pub(crate) rotate_daily: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Kind {
-    Webhook,
-    Nats,
-    File,
 }
 
 impl Sink {
@@ -187,7 +178,7 @@ impl NatsTarget {
         }
         let logins = ["token", "user", "credentials_file"].into_iter().filter(|name| section.has(name));
         if logins.count() > 1 {
-            let reason = "has more than one login: token, user and password, credentials_file";
+            let reason = "has more than one login: token, user and password, or credentials_file";
             section.problem("", reason, Some("keep the one that the server wants"));
         }
         match (section.has("user"), section.has("password")) {
@@ -216,7 +207,7 @@ fn subject(text: String) -> Result<String, Invalid> {
     if is_subject(&text) {
         return Ok(text);
     }
-    let hint = "write words with dots between them, without * and >".to_owned();
+    let hint = "write words separated by dots, without * and >".to_owned();
     Err((format!("{text:?} is not a subject that can be published to"), Some(hint)))
 }
 
@@ -229,7 +220,7 @@ impl FileTarget {
             let taken = |sink: &&Sink| matches!(&sink.target, SinkTarget::File(file) if file.path == path);
             match others.iter().find(taken) {
                 _ if path.as_os_str().is_empty() => Err(("is empty".to_owned(), Some(hint.to_owned()))),
-                Some(other) => Err((format!("is the folder of {} already", other.name), None)),
+                Some(other) => Err((format!("is already the folder of sink {}", other.name), None)),
                 None => Ok(path),
             }
         });

@@ -104,7 +104,7 @@ fn the_example_needs_only_its_secrets() {
 }
 
 #[test]
-fn all_problems_are_told_at_once_each_with_its_place() {
+fn all_problems_are_reported_at_once_each_with_its_key() {
     let text = "[server]\nlisten = \"nowhere\"\nlistn = 1\n[store]\ncache_mb = \"much\"\ndedupe_days = 0\n[typo]\nx = 1\n\
         [[apps]]\nname = \"a b\"\nencoding_aes_key = { value = \"short\" }\nconversion_token = \"both\"\n\
         quota = { per_hour = 0 }\nsecret = { envy = \"X\" }\n";
@@ -138,7 +138,7 @@ fn an_unknown_key_hides_no_other_problem() {
 }
 
 #[test]
-fn a_slip_of_the_pen_gets_a_suggestion() {
+fn a_misspelt_key_gets_a_suggestion() {
     let error =
         parse("[server]\nlistn = 1\n", Path::new("t"), &Environment::default()).unwrap_err().to_string();
     assert!(error.contains("did you mean listen?"), "{error}");
@@ -252,7 +252,7 @@ fn a_file_with_a_secret_is_not_for_everybody() {
 }
 
 #[test]
-fn a_configuration_that_everybody_reads_is_told_of_if_there_is_a_secret_in_it() {
+fn a_world_readable_configuration_with_a_secret_is_reported() {
     use std::os::unix::fs::PermissionsExt as _;
     let file = tempfile::NamedTempFile::new().unwrap();
     let elsewhere = minimal().replace("value", "env");
@@ -303,7 +303,7 @@ fn access(text: &str, pairs: &[(&str, &str)]) -> Result<AdminAccess, ConfigError
 }
 
 #[test]
-fn nothing_but_the_admin_section_is_looked_at() {
+fn only_the_admin_section_is_read() {
     let text = "nonsense = 1\n[store]\ncache_mb = \"?\"\n[admin]\nlisten = \"0.0.0.0:9\"\ntoken = { env = \"T\" }\n\
                 [[apps]]\nsecret = { env = \"NOT_SET\" }\n";
     let found = access(text, &[("T", "secret"), ("UNIONLINK__STORE__CACHE_MB", "x")]).unwrap();
@@ -314,7 +314,7 @@ fn nothing_but_the_admin_section_is_looked_at() {
 }
 
 #[test]
-fn the_environment_has_the_last_word_here_too() {
+fn the_environment_overrides_the_admin_section_too() {
     let pairs = [("UNIONLINK__ADMIN__LISTEN", "[::]:7"), ("UNIONLINK__ADMIN__TOKEN", "1234")];
     let found = access("[admin]\nlisten = \"127.0.0.1:9\"\n", &pairs).unwrap();
     assert_eq!(found.base_url, "http://[::1]:7");
@@ -322,7 +322,7 @@ fn the_environment_has_the_last_word_here_too() {
 }
 
 #[test]
-fn what_is_wrong_with_the_admin_section_is_told() {
+fn problems_of_the_admin_section_are_reported() {
     let missing = access("[admin]\ntoken = { env = \"T\" }\n", &[]).unwrap_err().to_string();
     assert!(missing.contains("admin.token environment variable T is not set"), "{missing}");
     let port = access("[admin]\nlisten = \"127.0.0.1:0\"\n", &[]).unwrap_err().to_string();

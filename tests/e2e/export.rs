@@ -188,7 +188,7 @@ async fn the_command_writes_what_the_service_exports() {
     let path = file.to_str().unwrap();
     let ran = world.unionlink(&["links", "export", "--output", path]).await;
     assert_eq!((ran.code, ran.stdout.as_str()), (0, ""), "{ran:?}");
-    assert!(ran.stderr.contains("14 rows") && ran.stderr.contains("the feed goes on after 15"), "{ran:?}");
+    assert!(ran.stderr.contains("14 rows") && ran.stderr.contains("the feed continues after 15"), "{ran:?}");
     let written = std::fs::read_to_string(&file).unwrap();
     assert_eq!(by_id(rows_of(&written)), all_links(&world, &fans).await);
 

@@ -1,26 +1,28 @@
-//! What the demo says at its end.
+//! The result of the demo, as text and as JSON.
 
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::LATENCY_MS;
 use crate::simulator::{Api, Counters};
 
+/// What the demo measured.
 pub(super) struct Summary {
     pub(super) status: Value,
     pub(super) counters: Counters,
     pub(super) latencies: Vec<Duration>,
-    /// What it shows, the path that shows it, the link.
+    /// The round trip of a call to the simulated WeCom.
+    pub(super) round_trip_ms: u64,
+    /// Links: what each is an example of, the API path that returns it, the link.
     pub(super) examples: Vec<(&'static str, String, Value)>,
     pub(super) api: String,
     pub(super) took: Duration,
 }
 
 impl Summary {
-    /// The given fraction of the latencies is at most this long, in milliseconds.
-    fn latency_ms(&self, fraction: f64) -> f64 {
+    /// The quantile `fraction` of the latencies, in milliseconds.
+    fn quantile_ms(&self, fraction: f64) -> f64 {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
         #[expect(
@@ -56,7 +58,7 @@ impl Summary {
                 "unionid_to_external_userid": calls(Api::UnionidToExternalUserid),
             },
             "links": self.status["links"],
-            "callback_to_link_ms": {"median": self.latency_ms(0.5), "p99": self.latency_ms(0.99), "api_round_trip": LATENCY_MS},
+            "callback_to_link_ms": {"median": self.quantile_ms(0.5), "p99": self.quantile_ms(0.99), "api_round_trip": self.round_trip_ms},
             "examples": self.examples.iter().map(|(what, path, link)| json!({"what": what, "path": path, "link": link}))
                 .collect::<Vec<_>>(),
             "seconds": self.took.as_secs_f64(),
@@ -79,30 +81,27 @@ impl Summary {
                 ),
             ),
             (
-                "calls to resolve",
+                "conversion calls",
                 self.counters.calls_of(resolve).to_string(),
-                format!("for {} customer ids", self.counters.ids_of(resolve)),
+                format!("for {} customers", self.counters.ids_of(resolve)),
             ),
             (
                 "calls for fans",
                 (self.counters.calls_of(mint) + self.counters.calls_of(existing)).to_string(),
                 format!(
-                    "{} mints, {} questions about existing customers",
+                    "{} to mint pending ids, {} to find existing customers",
                     self.counters.calls_of(mint),
                     self.counters.calls_of(existing)
                 ),
             ),
-            (
-                "links made",
-                status["links"].to_string(),
-                "all checked against the platform's own records".to_owned(),
-            ),
+            ("links made", status["links"].to_string(), "all match the platform's own records".to_owned()),
             (
                 "callback to link",
-                format!("{:.0} ms", self.latency_ms(0.5)),
+                format!("{:.0} ms", self.quantile_ms(0.5)),
                 format!(
-                    "median; p99 {:.0} ms; one call to WeCom takes {LATENCY_MS} ms here",
-                    self.latency_ms(0.99)
+                    "median; p99 {:.0} ms; one call to WeCom takes {} ms here",
+                    self.quantile_ms(0.99),
+                    self.round_trip_ms
                 ),
             ),
         ];
@@ -112,7 +111,7 @@ impl Summary {
             let row = format!("  {name:<20}{value:>8}   {note}");
             let _ = writeln!(out, "{}", row.trim_end());
         }
-        let _ = writeln!(out, "\n  three links, as the API tells them:");
+        let _ = writeln!(out, "\n  three links, as the API returns them:");
         for (what, path, link) in &self.examples {
             let text = |name: &str| link[name].as_str().unwrap_or("-").to_owned();
             let _ = writeln!(out, "\n  · {what}");
@@ -122,7 +121,7 @@ impl Summary {
         }
         let _ = write!(
             out,
-            "\n  {:.1} s in all; with --stay it keeps running and the commands above work",
+            "\n  {:.1} s in all; with --stay it keeps running, and the commands above work",
             self.took.as_secs_f64()
         );
         out

@@ -1,4 +1,4 @@
-//! Reads the feed like a brand's system would, and notes when it first hears of each link.
+//! Polls the feed as a brand's own system would, and records when each link first appears.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -8,12 +8,13 @@ use serde_json::Value;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// How often the feed is read: also the error of what is measured.
-const EVERY: Duration = Duration::from_millis(2);
+/// How often the feed is polled, which is also the measurement error.
+const POLL_EVERY: Duration = Duration::from_millis(2);
 
 /// When each customer's link was first on the feed.
 type Seen = BTreeMap<String, Instant>;
 
+/// A task that polls the feed.
 pub(super) struct Watcher {
     wanted: watch::Sender<usize>,
     reading: JoinHandle<anyhow::Result<Seen>>,
@@ -25,12 +26,12 @@ impl Watcher {
         Self { wanted, reading: tokio::spawn(read(http, feed, finish)) }
     }
 
-    /// Reads on until it has heard of so many links.
+    /// Polls until `links` links have appeared.
     pub(super) async fn finish(self, links: usize) -> anyhow::Result<Seen> {
         self.wanted.send_replace(links);
         tokio::time::timeout(Duration::from_secs(5), self.reading)
             .await
-            .context("the feed does not tell of every link")??
+            .context("not every link appeared on the feed")??
     }
 }
 
@@ -46,8 +47,8 @@ async fn read(http: reqwest::Client, feed: String, wanted: watch::Receiver<usize
                 seen.entry(id.to_owned()).or_insert(now);
             }
         }
-        after = page["next"].as_u64().context("the feed's page has no next")?;
-        tokio::time::sleep(EVERY).await;
+        after = page["next"].as_u64().context("a page of the feed has no next")?;
+        tokio::time::sleep(POLL_EVERY).await;
     }
     Ok(seen)
 }

@@ -1,4 +1,4 @@
-//! `unionlink events list`: a table, and beneath it what helps.
+//! `unionlink events list`: a table of events, followed by the remedies.
 
 use std::process::ExitCode;
 
@@ -6,29 +6,31 @@ use indicatif::HumanCount;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Filters, age, field};
-use crate::cli::admin::{AdminApi, ToService};
+use super::row::{age, field};
+use super::selection::Filters;
+use crate::cli::admin::{AdminApi, ServiceArgs};
 use crate::cli::output::Output;
 use crate::cli::table::{Table, plain};
+use crate::domain::ids::{AppName, CorpId};
 
-/// Rows in one answer.
+/// Rows in one answer of the admin API.
 const PAGE_ROWS_MAX: usize = 1_000;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct List {
-    /// Only those in this state [default: dead and quarantined]
+    /// Only events in this state [default: dead and quarantined]
     #[arg(long, value_name = "STATE", value_parser = ["dead", "quarantined", "waiting", "leased"])]
     state: Option<String>,
     #[command(flatten)]
     filters: Filters,
-    /// At most so many of each state
+    /// At most N events of each state
     #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// All of them
+    /// List all events, without a limit
     #[arg(long, conflicts_with = "limit")]
     all: bool,
     #[command(flatten)]
-    pub(super) service: ToService,
+    pub(super) service: ServiceArgs,
     /// Print the rows as NDJSON
     #[arg(long)]
     json: bool,
@@ -40,39 +42,41 @@ struct Page {
     next: Option<String>,
 }
 
-/// What helps, for whom.
+/// A remedy, and how many events it applies to.
 struct Remedy {
     text: String,
     first_id: String,
     others: u64,
 }
 
-/// What was found, ready to be shown.
+/// The table and the remedies being collected for it.
 struct Found {
     table: Table<7>,
     remedies: Vec<Remedy>,
 }
 
 impl List {
-    pub(super) async fn ask(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
+    pub(super) async fn run(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
         let header = ["ID", "STATE", "AGE", "APP", "CORP", "ERRCODE", "REASON"];
         let mut found = Found { table: Table::new(header), remedies: Vec::new() };
-        let mut told = Vec::new();
-        let mut total = 0;
+        let mut counts = Vec::new();
+        let (mut total, mut truncated) = (0, false);
         for state in self.states() {
             let (rows, more) = self.read(api, out, state, &mut found).await?;
             total += rows;
-            told.push(format!("{} {state}{}", HumanCount(rows), if more { ", and more" } else { "" }));
+            counts.push(format!("{} {state}{}", HumanCount(rows), if more { ", and more" } else { "" }));
+            truncated |= more;
         }
         if !self.json && total > 0 {
             found.print(out)?;
         }
-        let all = if told.iter().any(|told| told.contains("more")) { " (--all lists them)" } else { "" };
-        out.say(&format!("{}{all}", told.join("; ")));
+        let hint = if truncated { " (--all lists them)" } else { "" };
+        out.say(&format!("{}{hint}", counts.join("; ")));
         Ok(ExitCode::SUCCESS)
     }
 
     fn states(&self) -> Vec<&str> {
+        // Quarantined messages have neither.
         let of_events_only = self.filters.corp_id.is_some() || self.filters.errcode.is_some();
         match &self.state {
             Some(state) => vec![state],
@@ -81,7 +85,7 @@ impl List {
         }
     }
 
-    /// Reads what is in `state`: how many rows, and whether there are more.
+    /// Reads the events in `state`: how many rows, and whether there are more.
     async fn read(
         &self,
         api: &AdminApi,
@@ -98,8 +102,8 @@ impl List {
                 &["v1", "events"],
                 &[
                     ("state", Some(state)),
-                    ("app", self.filters.app.as_ref().map(crate::domain::ids::AppName::as_str)),
-                    ("corp_id", self.filters.corp_id.as_ref().map(crate::domain::ids::CorpId::as_str)),
+                    ("app", self.filters.app.as_ref().map(AppName::as_str)),
+                    ("corp_id", self.filters.corp_id.as_ref().map(CorpId::as_str)),
                     ("errcode", errcode.as_deref()),
                     ("reason", self.filters.reason.as_deref()),
                     ("after", after.as_deref()),
@@ -119,8 +123,8 @@ impl List {
             match next {
                 None => return Ok((rows, false)),
                 Some(_) if left == 0 => return Ok((rows, true)),
-                // It would go round in circles.
-                Some(_) if next == after => return Err(api.stranger(reqwest::StatusCode::OK)),
+                // A cursor that does not move would make this loop endless.
+                Some(_) if next == after => return Err(api.unexpected_answer(reqwest::StatusCode::OK)),
                 Some(_) => after = next,
             }
         }
@@ -129,15 +133,23 @@ impl List {
 
 impl Found {
     fn add(&mut self, row: &Value) {
-        let or_none = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        let named = |name| or_none(field(row, name));
+        let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+        let named = |name| or_dash(field(row, name));
         let more = field(row, "detail").or_else(|| field(row, "receive_id").filter(|id| !id.is_empty()));
         let reason = match (field(row, "reason"), more) {
             (Some(reason), Some(more)) => format!("{reason}: {more}"),
-            (reason, more) => or_none(reason.or(more)),
+            (reason, more) => or_dash(reason.or(more)),
         };
         let (id, errcode) = (named("id"), named("errcode"));
-        let cells = [id, named("state"), or_none(age(row)), named("app"), named("corp_id"), errcode, reason];
+        let cells = [
+            id,
+            named("state"),
+            or_dash(age(row).map(|age| format!("{age:#}"))),
+            named("app"),
+            named("corp_id"),
+            errcode,
+            reason,
+        ];
         self.table.push(cells);
         if let Some(text) = field(row, "remedy") {
             match self.remedies.iter_mut().find(|remedy| remedy.text == text) {
@@ -152,11 +164,11 @@ impl Found {
             out.print(&line)?;
         }
         for Remedy { text, first_id, others } in &self.remedies {
-            let whose = match others {
+            let events = match others {
                 0 => first_id.clone(),
                 n => format!("{first_id} and {} more", HumanCount(*n)),
             };
-            out.print(&format!("\n{}\n  → {}", plain(&whose), plain(text)))?;
+            out.print(&format!("\n{}\n  → {}", plain(&events), plain(text)))?;
         }
         Ok(())
     }

@@ -1,4 +1,4 @@
-//! `unionlink events redrive`: dead letters back into the inbox, quarantined messages read once more.
+//! `unionlink events redrive`: returns dead letters to the inbox, and parses quarantined messages again.
 
 use std::process::ExitCode;
 
@@ -8,39 +8,40 @@ use reqwest::{Method, StatusCode};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::{Filters, event_id};
-use crate::cli::admin::{AdminApi, LONG_TIMEOUT, Problem, TIMEOUT, ToService};
+use super::selection::{Filters, event_id};
+use crate::cli::admin::{AdminApi, LONG_TIMEOUT, Problem, ServiceArgs, TIMEOUT};
 use crate::cli::output::Output;
 use crate::cli::table::plain;
 use crate::store::EventId;
 
 const AFTER_HELP: &str = "\
-Name events, or say which with filters, or --all. Remove the cause first: see `unionlink events list`. An event that
-needs it no more is no failure; exit status 1 means that one was refused.";
+Name the events by id, by filters, or with --all. Remove the cause first; unionlink events list shows the
+remedies. An event that no longer needs a redrive is skipped. Exit status 1 means that the service refused at
+least one.";
 
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = AFTER_HELP,
-    group = ArgGroup::new("named").args(["ids"]).conflicts_with("meant"),
-    group = ArgGroup::new("meant").args(["all", "state", "app", "corp_id", "errcode", "reason"]).multiple(true),
+    group = ArgGroup::new("by_id").args(["ids"]).conflicts_with("by_filter"),
+    group = ArgGroup::new("by_filter").args(["all", "state", "app", "corp_id", "errcode", "reason"]).multiple(true),
     group = ArgGroup::new("which").args(["ids", "all", "state", "app", "corp_id", "errcode", "reason"])
         .required(true).multiple(true)
 )]
 pub(super) struct Redrive {
-    /// The events, as `events list` names them
+    /// Ids of events, from events list
     #[arg(value_name = "ID", value_parser = event_id)]
     ids: Vec<EventId>,
-    /// All that are dead or quarantined; filters narrow it down
+    /// All dead letters and quarantined messages; can be combined with filters
     #[arg(long)]
     all: bool,
-    /// Only those in this state
+    /// Only events in this state
     #[arg(long, value_name = "STATE", value_parser = ["dead", "quarantined"])]
     state: Option<String>,
     #[command(flatten)]
     filters: Filters,
     #[command(flatten)]
-    pub(super) service: ToService,
-    /// Print what the service answered, as JSON; with ids one line for each
+    pub(super) service: ServiceArgs,
+    /// Print the service's answer as JSON; with ids, one line for each
     #[arg(long)]
     json: bool,
 }
@@ -66,14 +67,14 @@ struct Refused {
 }
 
 impl Redrive {
-    pub(super) async fn ask(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
+    pub(super) async fn run(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
         let refused =
-            if self.ids.is_empty() { self.meant(api, out).await? } else { self.named(api, out).await? };
+            if self.ids.is_empty() { self.by_filter(api, out).await? } else { self.by_id(api, out).await? };
         Ok(if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
     }
 
-    /// Redrives one after the other; whether one was refused.
-    async fn named(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<bool> {
+    /// Redrives the named events one by one. Returns whether one was refused.
+    async fn by_id(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<bool> {
         let mut refused = Vec::new();
         let mut done = Ok(());
         for id in &self.ids {
@@ -82,7 +83,7 @@ impl Redrive {
                 break;
             }
         }
-        tell(&refused, refused.len() as u64, out);
+        report(&refused, refused.len() as u64, out);
         done.map(|()| !refused.is_empty())
     }
 
@@ -94,11 +95,11 @@ impl Redrive {
         refused: &mut Vec<Refused>,
     ) -> anyhow::Result<()> {
         let url = api.address(&["v1", "events", &id, "redrive"], &[]);
-        let answer = api.ask(api.request(Method::POST, url).timeout(TIMEOUT)).await?;
+        let answer = api.send(api.request(Method::POST, url).timeout(TIMEOUT)).await?;
         let Problem { detail, hint } = Problem::of(&answer.body);
         if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::CONFLICT) && !detail.is_empty() {
             if self.json {
-                // The problem does not say whose it is.
+                // The answer does not name the event.
                 let mut line: Map<String, Value> = api.parsed(&answer.body)?;
                 line.insert("id".to_owned(), json!(id));
                 out.print(&Value::from(line).to_string())?;
@@ -106,7 +107,7 @@ impl Redrive {
             refused.push(Refused { id, detail, hint });
             return Ok(());
         }
-        let body = api.good(answer)?;
+        let body = api.success(answer)?;
         let Redriven { redriven } = api.parsed(&body)?;
         match redriven {
             _ if self.json => out.print_answer(&body),
@@ -115,10 +116,10 @@ impl Redrive {
         }
     }
 
-    /// Redrives all that is meant at once; whether something was refused.
-    async fn meant(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<bool> {
+    /// Redrives all events that pass the filters, in one request. Returns whether one was refused.
+    async fn by_filter(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<bool> {
         let Filters { app, corp_id, errcode, reason } = &self.filters;
-        let mut which = Map::new();
+        let mut filters = Map::new();
         for (name, value) in [
             ("state", self.state.as_ref().map(|state| json!(state))),
             ("app", app.as_ref().map(|app| json!(app))),
@@ -126,11 +127,11 @@ impl Redrive {
             ("errcode", errcode.map(|errcode| json!(errcode))),
             ("reason", reason.as_ref().map(|reason| json!(reason))),
         ] {
-            which.extend(value.map(|value| (name.to_owned(), value)));
+            filters.extend(value.map(|value| (name.to_owned(), value)));
         }
         let url = api.address(&["v1", "events", "redrive"], &[]);
-        let request = api.request(Method::POST, url).timeout(LONG_TIMEOUT).json(&which);
-        let body = api.good(api.ask(request).await?)?;
+        let request = api.request(Method::POST, url).timeout(LONG_TIMEOUT).json(&filters);
+        let body = api.success(api.send(request).await?)?;
         let summary: Summary = api.parsed(&body)?;
         if self.json {
             out.print_answer(&body)?;
@@ -141,13 +142,13 @@ impl Redrive {
             };
             out.print(&format!("{} redriven{refused}", HumanCount(summary.redriven)))?;
         }
-        tell(&summary.refused, summary.refused_total, out);
+        report(&summary.refused, summary.refused_total, out);
         Ok(summary.refused_total > 0)
     }
 }
 
-/// Says what was refused, and each hint once.
-fn tell(refused: &[Refused], total: u64, out: &mut Output) {
+/// Prints the refused events, and each hint once.
+fn report(refused: &[Refused], total: u64, out: &mut Output) {
     let mut hints: Vec<&str> = Vec::new();
     for Refused { id, detail, hint } in refused {
         out.say(&format!("{} refused: {}", plain(id), plain(detail)));

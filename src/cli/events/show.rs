@@ -1,28 +1,29 @@
-//! `unionlink events show`: everything about one event, as a block.
+//! `unionlink events show`: every field of one event.
 
 use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::{age, event_id, field};
-use crate::cli::admin::{AdminApi, ToService};
+use super::row::{age, field};
+use super::selection::event_id;
+use crate::cli::admin::{AdminApi, ServiceArgs};
 use crate::cli::output::Output;
 use crate::cli::table::{plain, plain_lines};
 use crate::store::EventId;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
-    /// The event, as `events list` names it
+    /// The id of the event, from events list
     #[arg(value_name = "ID", value_parser = event_id)]
     id: EventId,
     #[command(flatten)]
-    pub(super) service: ToService,
-    /// Print what the service answered, as JSON
+    pub(super) service: ServiceArgs,
+    /// Print the service's answer as JSON
     #[arg(long)]
     json: bool,
 }
 
-/// The order in which fields are told; others follow.
+/// The fields in the order in which they are printed; others follow.
 const FIELDS: [&str; 15] = [
     "app",
     "type",
@@ -40,11 +41,11 @@ const FIELDS: [&str; 15] = [
     "receive_id",
     "message_bytes",
 ];
-/// What has a place of its own.
+/// Fields that are printed elsewhere.
 const APART: [&str; 5] = ["id", "state", "age_seconds", "remedy", "message"];
 
 impl Show {
-    pub(super) async fn ask(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
+    pub(super) async fn run(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
         let body = api.get(api.address(&["v1", "events", &self.id.to_string()], &[])).await?;
         let row: Value = api.parsed(&body)?;
         if self.json {
@@ -52,8 +53,8 @@ impl Show {
             return Ok(ExitCode::SUCCESS);
         }
         let named = |name| field(&row, name).map_or_else(|| "?".to_owned(), |text| plain(&text));
-        let since = age(&row).map(|age| format!(", {age} old")).unwrap_or_default();
-        out.print(&format!("{}: {}{since}", named("id"), named("state")))?;
+        let age = age(&row).map(|age| format!(", {age} old")).unwrap_or_default();
+        out.print(&format!("{}: {}{age}", named("id"), named("state")))?;
         let others = row.as_object().into_iter().flat_map(serde_json::Map::keys).map(String::as_str);
         let others = others.filter(|name| !FIELDS.contains(name));
         for name in FIELDS.into_iter().chain(others).filter(|name| !APART.contains(name)) {

@@ -1,6 +1,6 @@
-//! Accounts for batches: counts, rejects and progress, which must agree.
+//! Bookkeeping of an import: counts, rejected rows and progress, kept consistent.
 //!
-//! Rejects are durable before the progress that counts them, so that no rejected row is left out of the list.
+//! Rejected rows are durable before the progress that counts them, so that none is missing from the file.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
@@ -12,15 +12,15 @@ use serde_json::json;
 use super::batches::Batch;
 use super::progress::{Counts, Progress};
 use super::send::Receipt;
-use crate::cli::show::Show;
+use crate::cli::progress_display::ProgressDisplay;
 
 /// Rejected rows shown on standard error when there is no file for them.
 const SHOWN_MAX: u64 = 20;
 
-/// What an import has done so far.
+/// The bookkeeping of an import.
 pub(super) struct Accounts {
     pub(super) progress: Progress,
-    /// Where progress is kept; nowhere for a stream and a dry run.
+    /// The progress file; none for a stream or a dry run.
     path: Option<PathBuf>,
     rejects: Rejects,
     saved: bool,
@@ -35,15 +35,20 @@ impl Accounts {
         Ok(Self { progress, path, rejects, saved: false })
     }
 
-    /// Accounts for a batch that the service has acknowledged.
-    pub(super) fn record(&mut self, mut batch: Batch, receipt: Receipt, show: &Show) -> anyhow::Result<()> {
+    /// Records a batch that the service has acknowledged.
+    pub(super) fn record(
+        &mut self,
+        mut batch: Batch,
+        receipt: Receipt,
+        display: &ProgressDisplay,
+    ) -> anyhow::Result<()> {
         let mut sent: Vec<_> = batch.rows.iter_mut().filter(|row| row.rejected.is_none()).collect();
         for rejected in receipt.rejected {
             // Lines of a body are counted from 1.
             let index = usize::try_from(rejected.line).unwrap_or(usize::MAX).wrapping_sub(1);
-            let row = sent
-                .get_mut(index)
-                .context("the service rejected a row that it was not sent\nhint: is it unionlink?")?;
+            let row = sent.get_mut(index).context(
+                "the service rejected a row that was not sent\nhint: is it unionlink of this version?",
+            )?;
             row.rejected = Some(rejected.reason);
         }
         let mut counts = self.progress.counts;
@@ -53,7 +58,7 @@ impl Accounts {
         for row in batch.rows {
             if let Some(reason) = row.rejected {
                 counts.rejected += 1;
-                self.rejects.add(row.line, &reason, &row.text, show)?;
+                self.rejects.add(row.line, &reason, &row.text, display)?;
             }
         }
         (self.progress.counts, self.progress.position, self.saved) = (counts, batch.end, false);
@@ -71,7 +76,7 @@ impl Accounts {
         Ok(())
     }
 
-    /// Ends a complete import, which leaves no progress behind.
+    /// Completes the import and deletes its progress file.
     pub(super) fn close(mut self) -> anyhow::Result<Counts> {
         self.rejects.flush()?;
         self.path.as_deref().map_or(Ok(()), Progress::remove)?;
@@ -79,35 +84,35 @@ impl Accounts {
     }
 }
 
-/// Where rejected rows go: to a file, or the first of them to standard error.
+/// The destination of rejected rows: a file, or standard error for the first few.
 enum Rejects {
     File { path: PathBuf, file: BufWriter<File>, bytes: u64 },
     Shown { count: u64 },
 }
 
 impl Rejects {
-    /// Rejects in `path`, which keeps its first `keep_bytes`: those belong to an earlier run.
+    /// Opens `path` and keeps its first `keep_bytes`, which an earlier run wrote.
     fn open(path: &Path, keep_bytes: u64) -> anyhow::Result<Self> {
         let unwritable = || format!("cannot write {}", path.display());
         let file = OpenOptions::new().append(true).create(true).open(path).with_context(unwritable)?;
         let metadata = file.metadata().with_context(unwritable)?;
-        // Fewer than that are there if somebody took them away meanwhile.
+        // The file is shorter if it was truncated or deleted since.
         let bytes = keep_bytes.min(metadata.len());
         if metadata.is_file() {
-            // What follows was rejected after the last progress, and will be rejected again.
+            // The rest was written after the last saved progress; those rows are read and rejected again.
             file.set_len(bytes).with_context(unwritable)?;
         }
         Ok(Self::File { path: path.to_owned(), file: BufWriter::new(file), bytes })
     }
 
-    fn add(&mut self, line: u64, reason: &str, row: &str, show: &Show) -> anyhow::Result<()> {
+    fn add(&mut self, line: u64, reason: &str, row: &str, display: &ProgressDisplay) -> anyhow::Result<()> {
         match self {
             Self::Shown { count } => {
                 *count += 1;
                 if *count <= SHOWN_MAX {
-                    show.say(&format!("line {line}: {reason}"));
+                    display.say(&format!("line {line}: {reason}"));
                 } else if *count == SHOWN_MAX + 1 {
-                    show.say("further rejected rows are only counted; --rejects FILE lists them all");
+                    display.say("further rejected rows are only counted; --rejects FILE lists all of them");
                 }
                 Ok(())
             }
@@ -120,7 +125,7 @@ impl Rejects {
         }
     }
 
-    /// Makes what was added durable. Returns the bytes of the file.
+    /// Makes the rejected rows durable. Returns the length of the file.
     fn flush(&mut self) -> anyhow::Result<u64> {
         let Self::File { path, file, bytes } = self else { return Ok(0) };
         let synced = file.flush().and_then(|()| match file.get_ref().sync_data() {

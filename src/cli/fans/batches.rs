@@ -1,5 +1,5 @@
-//! Packs the rows of a source into request bodies, a few batches ahead of the sending: memory does not depend
-//! on the size of the input.
+//! Collects the rows of a source into request bodies. A bounded channel keeps this a few batches ahead of the
+//! requests, so memory does not depend on the size of the input.
 
 use std::io;
 use std::sync::atomic::Ordering;
@@ -9,10 +9,10 @@ use tokio::sync::mpsc;
 use super::records::Position;
 use super::source::{Source, unreadable};
 
-/// Rows in one request; the admin API lists as many rejected rows.
+/// Rows in one request. The admin API reports at most this many rejected rows.
 const ROWS_MAX: usize = 1_000;
 const BODY_BYTES_MAX: usize = 512 * 1024;
-/// How much of a row is kept, to show it when it is rejected.
+/// How much of a row is kept in case it is rejected.
 const TEXT_BYTES_MAX: usize = 1024;
 
 /// Consecutive rows, sent in one request.
@@ -21,7 +21,7 @@ pub(super) struct Batch {
     /// The rows that are not rejected, as NDJSON.
     pub(super) body: Vec<u8>,
     pub(super) rows: Vec<SourceRow>,
-    /// Where the next batch begins.
+    /// The position where the next batch begins.
     pub(super) end: Position,
     /// Bytes of the input read so far.
     pub(super) read_bytes: u64,
@@ -32,14 +32,14 @@ pub(super) struct Batch {
 pub(super) struct SourceRow {
     pub(super) line: u64,
     pub(super) text: Box<str>,
-    /// Why it is rejected. Such a row is not sent.
+    /// The reason if it is rejected; such a row is not sent.
     pub(super) rejected: Option<String>,
 }
 
 /// Reads `source` from `position` to its end, or until the receiver is dropped. Blocks.
 ///
 /// # Errors
-/// When the source cannot be read any further; what was read before is sent.
+/// When the source cannot be read any further; the rows before that are sent.
 pub(super) fn read(mut source: Source, position: Position, to: &mpsc::Sender<Batch>) -> anyhow::Result<()> {
     source.records.skip_to(position).map_err(|error| unreadable(&source.name, &error))?;
     loop {
@@ -59,7 +59,7 @@ pub(super) fn read(mut source: Source, position: Position, to: &mpsc::Sender<Bat
     }
 }
 
-/// Reads rows until the batch is full or the source ends. Whether there may be more.
+/// Reads rows until the batch is full or the source ends. Returns whether there may be more rows.
 fn fill(batch: &mut Batch, source: &mut Source) -> io::Result<bool> {
     while batch.rows.len() < ROWS_MAX && batch.body.len() < BODY_BYTES_MAX {
         let Some(record) = source.records.read(|record| source.rows.swallows_rows(record))? else {

@@ -1,11 +1,13 @@
-//! Recognises columns by the names that exports give them, in English and Chinese.
+//! Recognises columns by the English and Chinese names that exports use.
 
-/// Names of a header that an error lists, and characters of each.
+use strum::{EnumCount, VariantArray};
+
+/// How many names of a header an error lists, and how many characters of each.
 const NAMES_SHOWN_MAX: usize = 12;
 const NAME_CHARS_MAX: usize = 32;
 
 /// A value that a row can have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, EnumCount, VariantArray)]
 pub(super) enum Column {
     Unionid,
     Openid,
@@ -15,10 +17,7 @@ pub(super) enum Column {
 }
 
 impl Column {
-    pub(super) const ALL: [Self; 5] =
-        [Self::Unionid, Self::Openid, Self::PendingId, Self::MintedAt, Self::App];
-
-    /// The names it has in exports, separated by spaces; the first is the admin API's.
+    /// Its names in exports, separated by spaces; the first is the admin API's.
     const fn names(self) -> &'static str {
         match self {
             Self::Unionid => {
@@ -35,15 +34,15 @@ impl Column {
         }
     }
 
-    /// The name the admin API has for it.
+    /// Its name in the admin API.
     pub(super) fn name(self) -> &'static str {
         self.names().split(' ').next().unwrap_or_default()
     }
 
-    /// The column of this name. Case, white space, hyphens and underscores do not matter.
+    /// The column with this name. Case, white space, hyphens and underscores are ignored.
     pub(super) fn of(name: &str) -> Option<Self> {
         let is_named = |column: &Self| column.names().split(' ').any(|known| plain(known).eq(plain(name)));
-        Self::ALL.into_iter().find(is_named)
+        Self::VARIANTS.iter().copied().find(is_named)
     }
 }
 
@@ -55,24 +54,24 @@ fn plain(name: &str) -> impl Iterator<Item = char> {
 /// The columns of a CSV file.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Columns {
-    /// How many there are, the ignored ones included.
+    /// The number of columns, including those that are ignored.
     pub(super) count: usize,
-    /// Where each [`Column`] is, if it is there.
-    indices: [Option<usize>; Column::ALL.len()],
+    /// The index of each [`Column`] that is present.
+    indices: [Option<usize>; Column::COUNT],
 }
 
 impl Columns {
-    /// The columns that a header names.
+    /// The columns in a header.
     ///
     /// # Errors
-    /// When a required column is missing, or one is there twice.
+    /// When a required column is missing, or a column is there twice.
     pub(super) fn new(names: &[&str]) -> Result<Self, String> {
-        let mut indices = [None; Column::ALL.len()];
+        let mut indices = [None; Column::COUNT];
         for (index, column) in names.iter().enumerate().filter_map(|(n, name)| Some((n, Column::of(name)?))) {
             if let Some(first) = indices[column as usize].replace(index) {
                 return Err(format!(
-                    "columns {} ({}) and {} ({}) are both recognised as {}\nhint: rename the one that is \
-                     not meant, or leave it out of the export",
+                    "columns {} ({}) and {} ({}) are both recognised as {}\nhint: rename the wrong one, or \
+                     leave it out of the export",
                     first + 1,
                     shown(names[first]),
                     index + 1,

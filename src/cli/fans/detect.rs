@@ -1,6 +1,6 @@
-//! Recognises a file by its first bytes: compression, format and character encoding.
+//! Detects compression, format and character encoding from the first bytes of a file.
 //!
-//! File names are ignored: exports are renamed, compressed, and saved by spreadsheets under any extension.
+//! File names are ignored: exports are renamed, compressed, and saved with any extension.
 
 use encoding_rs::{DecoderResult, GB18030};
 
@@ -8,7 +8,7 @@ use encoding_rs::{DecoderResult, GB18030};
 pub(super) const HEAD_BYTES: usize = 64 * 1024;
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// What a file is.
+/// The format of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     Gzip,
@@ -16,7 +16,7 @@ pub(super) enum Kind {
     Ndjson,
     Csv,
     Empty,
-    /// Something that cannot be imported, and the way out.
+    /// A format that cannot be imported, and what to do instead.
     Unsupported {
         what: &'static str,
         hint: &'static str,
@@ -24,11 +24,11 @@ pub(super) enum Kind {
 }
 
 const AS_CSV: &str = "open it and save the table as CSV (UTF-8)";
-const UNPACK: &str = "unpack it first, and import the CSV or NDJSON file that is in it";
+const UNPACK: &str = "unpack it and import the CSV or NDJSON file inside";
 const RECODE: &str = "save it as UTF-8, for example: iconv -f UTF-16 -t UTF-8 FILE > fans.csv";
-const AS_NDJSON: &str = "write one object a line (NDJSON), for example: jq -c '.[]' FILE > fans.ndjson";
+const AS_NDJSON: &str = "write one object per line (NDJSON), for example: jq -c '.[]' FILE > fans.ndjson";
 
-/// What cannot be imported: first bytes, name, hint.
+/// Formats that cannot be imported: first bytes, name, hint.
 const UNSUPPORTED: [(&[u8], &str, &str); 11] = [
     (
         b"PK\x03\x04",
@@ -47,7 +47,7 @@ const UNSUPPORTED: [(&[u8], &str, &str); 11] = [
     (b"[", "a JSON array", AS_NDJSON),
 ];
 
-/// What a file that begins with `head` is.
+/// The format of a file that begins with `head`.
 pub(super) fn kind(head: &[u8]) -> Kind {
     let text = head.strip_prefix(BOM).unwrap_or(head).trim_ascii_start();
     if let Some(&(_, what, hint)) = UNSUPPORTED.iter().find(|(magic, ..)| text.starts_with(magic)) {
@@ -86,13 +86,13 @@ pub(super) enum Encoding {
 
 impl Encoding {
     /// The encoding of a file that begins with `head`: GB18030 only if most of the lines that are not ASCII
-    /// are not UTF-8 either. A damaged row in a UTF-8 file must not turn all its Chinese into other Chinese.
+    /// are not UTF-8 either. One damaged row in a UTF-8 file must not garble the Chinese of all others.
     pub(super) fn of(head: &[u8]) -> Self {
         let (mut utf8, mut other) = (0, 0);
         for line in head.split(|byte| *byte == b'\n').filter(|line| !line.is_ascii()) {
             match std::str::from_utf8(line) {
                 Ok(_) => utf8 += 1,
-                // The head ends in the middle of a character.
+                // `head` ends in the middle of a character.
                 Err(error) if error.error_len().is_none() => {}
                 Err(_) => other += 1,
             }

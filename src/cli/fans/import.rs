@@ -1,7 +1,7 @@
-//! One import from beginning to end: open, continue where an earlier run stopped, read, send, account.
+//! One import from beginning to end: opens the input, resumes an earlier run, reads, sends and records.
 //!
-//! A few requests are in flight at once and accounted for in file order, so that there is always one position
-//! before which everything is done.
+//! A few requests are in flight at once. Their results are recorded in file order, so that one position
+//! describes the progress.
 
 use std::path::{Path, PathBuf};
 use std::pin::pin;
@@ -21,14 +21,14 @@ use super::detect::Encoding;
 use super::progress::{Counts, Identity, Progress, with_suffix};
 use super::send::{Patience, Receipt, Service};
 use super::source::{ReadOptions, Source};
-use crate::cli::show::Show;
+use crate::cli::progress_display::ProgressDisplay;
 use crate::config::AdminAccess;
 
 const REQUESTS_MAX: usize = 4;
 /// Batches read ahead of the requests in flight.
 const BATCHES_AHEAD: usize = 4;
 
-/// What is to be imported, and how.
+/// An import to run.
 pub(super) struct Job {
     /// The file; `-` is standard input.
     pub(super) file: PathBuf,
@@ -37,16 +37,16 @@ pub(super) struct Job {
     pub(super) access: Option<AdminAccess>,
     pub(super) rejects: Option<PathBuf>,
     pub(super) progress: Option<PathBuf>,
-    /// Whether to forget what an earlier run did.
+    /// Whether to discard the progress of an earlier run.
     pub(super) restart: bool,
     pub(super) patience: Patience,
-    /// How much work a crash may repeat.
+    /// How often progress is saved: the work that a crash may repeat.
     pub(super) save_every: Duration,
     /// Whether to draw a progress bar.
     pub(super) terminal: bool,
 }
 
-/// How an import ended that did not fail.
+/// The result of an import that did not fail.
 #[derive(Debug, Default)]
 pub(super) struct Report {
     pub(super) counts: Counts,
@@ -56,51 +56,56 @@ pub(super) struct Report {
 }
 
 impl Job {
-    /// Imports until the end, a failure, or `stop`.
+    /// Imports until the end, an error, or `stop`.
     pub(super) async fn run(self, stop: CancellationToken) -> anyhow::Result<Report> {
         let (file, options) = (self.file.clone(), self.options.clone());
         let opening = tokio::task::spawn_blocking(move || Source::open(&file, &options));
         let source = tokio::select! {
-            opened = opening => opened.context("reading ended unexpectedly")??,
+            opened = opening => opened.context("the reading thread ended unexpectedly")??,
             () = stop.cancelled() => return Ok(Report { interrupted_after: Some(0), ..Report::default() }),
         };
         let (mut accounts, resumed) = self.accounts(&source)?;
         let start = accounts.progress.position;
-        let show = Arc::new(Show::new(self.terminal, source.bytes, accounts.progress.counts.rows));
+        let display =
+            Arc::new(ProgressDisplay::new(self.terminal, source.bytes, accounts.progress.counts.rows));
         if source.encoding == Encoding::Gb18030 && self.options.encoding.is_none() {
-            show.say(&format!("{} is GB18030, not UTF-8; reading it as such", source.name));
+            display.say(&format!("{} is not UTF-8; reading it as GB18030", source.name));
         }
         if resumed {
-            show.say(&format!("resuming after line {}", start.line - 1));
+            display.say(&format!("resuming after line {}", start.line - 1));
         }
         let access = self.access.as_ref();
-        let service = access.map(|access| Service::new(access, self.patience, show.clone(), stop.clone()));
+        let service = access.map(|access| Service::new(access, self.patience, display.clone(), stop.clone()));
         let service = service.transpose()?.map(Arc::new);
-        // A file that cannot be written is noticed before anything is sent.
+        // Saved first, so that a file that cannot be written fails before anything is sent.
         accounts.save()?;
         let (to, batches) = mpsc::channel(BATCHES_AHEAD);
         let reader = tokio::task::spawn_blocking(move || batches::read(source, start, &to));
-        let sent = self.send(batches, service, &mut accounts, &show, &stop).await;
-        show.finish();
-        // Whatever happened, what is done stays done.
+        let sent = self.send(batches, service, &mut accounts, &display, &stop).await;
+        display.finish();
+        // The rows recorded so far are saved even after an error.
         let saved = accounts.save();
         if sent? {
-            reader.await.context("reading ended unexpectedly")??;
+            reader.await.context("the reading thread ended unexpectedly")??;
             saved?;
-            return Ok(Report { counts: accounts.close()?, took: show.elapsed(), interrupted_after: None });
+            return Ok(Report {
+                counts: accounts.close()?,
+                took: display.elapsed(),
+                interrupted_after: None,
+            });
         }
         saved?;
         let Progress { counts, position, .. } = accounts.progress;
-        Ok(Report { counts, took: show.elapsed(), interrupted_after: Some(position.line - 1) })
+        Ok(Report { counts, took: display.elapsed(), interrupted_after: Some(position.line - 1) })
     }
 
-    /// Sends batch after batch and accounts for them in order. Whether it came to the end.
+    /// Sends the batches and records the results in order. Returns whether it reached the end.
     async fn send(
         &self,
         mut batches: mpsc::Receiver<Batch>,
         service: Option<Arc<Service>>,
         accounts: &mut Accounts,
-        show: &Show,
+        display: &ProgressDisplay,
         stop: &CancellationToken,
     ) -> anyhow::Result<bool> {
         let requests = stream::poll_fn(move |context| batches.poll_recv(context))
@@ -115,8 +120,8 @@ impl Job {
                 request = requests.next() => match request.transpose()? {
                     Some((batch, Some(receipt))) => {
                         let read_bytes = batch.read_bytes;
-                        accounts.record(batch, receipt, show)?;
-                        show.advance(accounts.progress.counts.rows, read_bytes);
+                        accounts.record(batch, receipt, display)?;
+                        display.advance(accounts.progress.counts.rows, read_bytes);
                     }
                     Some((_, None)) => return Ok(false),
                     None => return Ok(!stop.is_cancelled()),
@@ -126,15 +131,15 @@ impl Job {
         }
     }
 
-    /// The accounts of this import, and whether they continue those of an earlier run.
+    /// The bookkeeping of this import, and whether it resumes an earlier run.
     fn accounts(&self, source: &Source) -> anyhow::Result<(Accounts, bool)> {
         let path = match &self.progress {
             _ if self.access.is_none() => None,
             None => source.bytes.map(|_| with_suffix(&self.file, ".progress")),
             Some(path) if source.bytes.is_some() => Some(path.clone()),
             Some(_) => bail!(
-                "{} cannot be read again from the middle, so there is no progress to keep\nhint: leave out \
-                 --progress, or import a file",
+                "{} cannot be resumed, so there is no progress to save\nhint: leave out --progress, or \
+                 import a file",
                 source.name
             ),
         };
@@ -165,7 +170,7 @@ impl Job {
     }
 }
 
-/// Sends a batch, unless nothing of it is to be sent; no receipt if the import is to stop.
+/// Sends a batch, unless all its rows are rejected or it is a dry run; no receipt if the import is stopped.
 async fn submit(service: Option<Arc<Service>>, mut batch: Batch) -> anyhow::Result<(Batch, Option<Receipt>)> {
     let body = Bytes::from(std::mem::take(&mut batch.body));
     let rows = batch.rows.iter().filter(|row| row.rejected.is_none()).count();
@@ -176,13 +181,16 @@ async fn submit(service: Option<Arc<Service>>, mut batch: Batch) -> anyhow::Resu
     Ok((batch, receipt))
 }
 
-/// Refuses to write over a file that is used for something else.
+/// Fails if `written` is the file `used`.
 fn distinct(used: Option<&PathBuf>, written: Option<&PathBuf>, option: &str) -> anyhow::Result<()> {
     let (Some(used), Some(written)) = (used, written) else { return Ok(()) };
-    // A file that is not there yet is compared by name.
+    // A file that does not exist yet is compared by name.
     let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
     if real(used) == real(written) {
-        bail!("{option} names {}, which is in use\nhint: name another file", written.display());
+        bail!(
+            "{option} names {}, which is used for something else\nhint: name another file",
+            written.display()
+        );
     }
     Ok(())
 }

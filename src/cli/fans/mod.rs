@@ -1,10 +1,11 @@
-//! `unionlink fans import`: fans from a file, through the admin API of a running service.
+//! `unionlink fans import`: imports fans from a file through the admin API of a running service.
 //!
-//! From left to right: `source` opens a file and recognises it (`detect`); `records` splits it into records
-//! and `rows` reads fans from them (`columns`); `batches` packs them, on a thread of its own; `send` carries
-//! them to the service; `accounting` records what became of them (`progress`). `import` ties these together.
+//! The pipeline: `source` opens a file and detects its format (`detect`); `records` splits it into records
+//! and `rows` parses them (`columns`); `batches` collects rows into request bodies, on a thread of its own;
+//! `send` sends them to the service; `accounting` counts the results and saves the `progress`. `import` runs
+//! all of it.
 //!
-//! Deliberately absent: access to the store. The service has it, and keeps running while fans are imported.
+//! Deliberately absent: access to the store. The service has it, and keeps running during an import.
 
 mod accounting;
 mod batches;
@@ -32,8 +33,8 @@ use self::import::{Job, Report};
 use self::progress::Counts;
 use self::send::Patience;
 use self::source::ReadOptions;
-use super::admin::ToService;
-use super::{print, say};
+use super::admin::ServiceArgs;
+use super::output::{counted, print, say};
 use crate::config::Environment;
 use crate::lifecycle;
 
@@ -50,40 +51,40 @@ enum Command {
 }
 
 const AFTER_HELP: &str = "\
-The first line of a CSV file names the columns. unionid and openid are required, pending_id, minted_at and app
-optional, other columns ignored. Names in Chinese exports are recognised: 微信unionid, 小程序openid,
-临时外部联系人id, 获取时间, 应用. NDJSON is one object a line with the same names. Both may be compressed with gzip
-or zstd. minted_at is RFC 3339, a date and time (China time, UTC+8), or Unix seconds or milliseconds.
+The first line of a CSV file names the columns: unionid and openid are required; pending_id, minted_at and app
+are optional; others are ignored. The names in Chinese exports are recognised: 微信unionid, 小程序openid,
+临时外部联系人id, 获取时间, 应用. NDJSON has one object per line, with the same names. Both may be compressed with
+gzip or zstd. minted_at is RFC 3339, a date and time in China time (UTC+8), or Unix seconds or milliseconds.
 
-An interrupted import continues where it stopped when the same command is run again; FILE.progress records
-where. Rows that the service has already are counted as known and change nothing.
+After an interruption, run the same command again: it resumes at the position saved in FILE.progress. Rows
+that the service already has are counted as known and change nothing.
 
-Rejected rows do not fail an import: exit status 0 means that every row was accepted, or reported with its
-line and reason; 1 means that the import did not reach its end.";
+Rejected rows do not fail an import. Exit status 0 means that every row was accepted or reported with its line
+and the reason; 1 means that the import is incomplete.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
 struct Import {
-    /// The file; - reads standard input
+    /// The file to import; - for standard input
     #[arg(value_name = "FILE|-")]
     file: PathBuf,
     #[command(flatten)]
-    service: ToService,
+    service: ServiceArgs,
     #[command(flatten)]
     options: ReadOptions,
     /// Write rejected rows to this file, as NDJSON with line, reason and row [default: show the first 20]
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
-    /// Where to record the progress [default: FILE.progress]
+    /// The file that records the progress [default: FILE.progress]
     #[arg(long, value_name = "FILE")]
     progress: Option<PathBuf>,
-    /// Begin anew, whatever an interrupted import did
+    /// Start from the beginning, discarding the progress of an interrupted import
     #[arg(long)]
     restart: bool,
-    /// Seconds to wait for a service that does not answer
+    /// Seconds to keep retrying while the service does not accept fans
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     patience: u64,
-    /// Check every row and send nothing
+    /// Check every row without sending any
     #[arg(long)]
     dry_run: bool,
     /// Print the summary as JSON
@@ -103,14 +104,14 @@ impl Import {
         let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
         lifecycle::listen_for_signals(stop.clone(), at_once.clone())?;
         let job = self.job(&Environment::of_process())?;
-        let again = if self.file == Path::new("-") { "" } else { "; run the same command again to go on" };
+        let resume = if self.file == Path::new("-") { "" } else { "; run the same command again to resume" };
         let report = tokio::select! {
             report = job.run(stop) => report?,
-            () = at_once.cancelled() => bail!("interrupted at once{again}"),
+            () = at_once.cancelled() => bail!("interrupted at once{resume}"),
         };
         match report.interrupted_after {
             Some(0) => bail!("interrupted before anything was sent"),
-            Some(line) => bail!("interrupted after line {line}{again}"),
+            Some(line) => bail!("interrupted after line {line}{resume}"),
             None => {}
         }
         say(&self.summary(&report));
@@ -149,12 +150,13 @@ impl Import {
         let outcome = if self.dry_run {
             format!("{} valid, {} rejected; nothing was sent", count(rows - rejected), count(rejected))
         } else {
-            format!("{} new, {} known before, {} rejected", count(accepted), count(known), count(rejected))
+            format!("{} new, {} already known, {} rejected", count(accepted), count(known), count(rejected))
         };
         let see = match &self.rejects {
             Some(path) if rejected > 0 => format!("; see {}", path.display()),
             _ => String::new(),
         };
-        format!("{} rows in {:.1} s: {outcome}{see}", count(rows), report.took.as_secs_f64())
+        let rows = counted(rows, ["row", "rows"]);
+        format!("{rows} in {:.1} s: {outcome}{see}", report.took.as_secs_f64())
     }
 }

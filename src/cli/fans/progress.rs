@@ -1,7 +1,7 @@
-//! How far an import is, in a file beside the imported one, so that the next run continues there.
+//! The progress file, from which the next run resumes an interrupted import.
 //!
-//! Only rows that the service has acknowledged count, and only up to the first that it has not. A progress
-//! file may be a little behind: rows sent again are known to the service and change nothing.
+//! It covers the acknowledged rows up to the first one that is not acknowledged. It may lag a little behind:
+//! rows sent again are known to the service and change nothing.
 
 use std::fs::File;
 use std::io::{self, BufReader, Write};
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::records::Position;
 
-/// How many rows there were and what became of them, over all runs of one import.
+/// Counts of rows by result, over all runs of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub(super) struct Counts {
     pub(super) rows: u64,
@@ -22,12 +22,12 @@ pub(super) struct Counts {
     pub(super) rejected: u64,
 }
 
-/// What is imported, and where to. Progress is valid for this alone.
+/// The input, the service and the options of an import. Progress applies only to the same ones.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Identity {
     pub(super) file: String,
     pub(super) service: String,
-    /// How the file is read.
+    /// The options that determine how the file is read.
     pub(super) options: String,
 }
 
@@ -35,16 +35,16 @@ pub(super) struct Identity {
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Progress {
     pub(super) identity: Identity,
-    /// Everything before it is done.
+    /// The position before which every row is done.
     pub(super) position: Position,
     pub(super) counts: Counts,
-    /// The rejects file, and how many of its bytes belong to what is done.
+    /// The file of rejected rows, and its length at this position.
     pub(super) rejects: Option<PathBuf>,
     pub(super) rejects_bytes: u64,
 }
 
 impl Progress {
-    /// What an earlier run left at `path`, if anything.
+    /// The progress that an earlier run left at `path`, if any.
     ///
     /// # Errors
     /// When it belongs to another import.
@@ -56,8 +56,8 @@ impl Progress {
         };
         let Ok(progress) = serde_json::from_reader::<_, Self>(BufReader::new(file)) else {
             bail!(
-                "{shown} is not a progress file of this version\nhint: begin anew with --restart, or keep \
-                 progress elsewhere with --progress FILE"
+                "{shown} is not a progress file of this version\nhint: start from the beginning with \
+                 --restart, or name another file with --progress FILE"
             );
         };
         let (then, line) = (&progress.identity, progress.position.line.saturating_sub(1));
@@ -71,16 +71,16 @@ impl Progress {
             return Ok(Some(progress));
         };
         bail!(
-            "an import was interrupted after line {line}, and {changed} ({shown})\nhint: begin anew with \
-             --restart; rows that the service has already are not registered again"
+            "an import was interrupted after line {line}, and {changed} ({shown})\nhint: start from \
+             the beginning with --restart; rows that the service already has are not registered again"
         );
     }
 
-    /// Writes it to `path` so that a crash leaves the old content or the new.
+    /// Writes it to `path` atomically and durably.
     pub(super) fn save(&self, path: &Path) -> anyhow::Result<()> {
         self.replace(path).with_context(|| {
             format!(
-                "cannot keep the progress in {}\nhint: name a file that can be written with --progress FILE",
+                "cannot save the progress in {}\nhint: name a writable file with --progress FILE",
                 path.display()
             )
         })
@@ -96,7 +96,7 @@ impl Progress {
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
 
-    /// Deletes it from `path`: the import is complete.
+    /// Deletes the progress file at `path`.
     pub(super) fn remove(path: &Path) -> anyhow::Result<()> {
         match std::fs::remove_file(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -105,7 +105,7 @@ impl Progress {
     }
 }
 
-/// `path` with something behind its name.
+/// `path` with `suffix` appended to its name.
 pub(super) fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);

@@ -1,12 +1,12 @@
-//! Splits a stream of bytes into records, in bounded memory whatever the bytes are.
+//! Splits a stream of bytes into records, in bounded memory for any input.
 //!
-//! An NDJSON record is a line; a CSV record is as many lines as its quotes hold together. Lines end with LF,
-//! CRLF or CR and are numbered as an editor numbers them. A malformed record is returned with what is wrong
-//! with it, and reading continues at its second line: an open quote must not swallow the good rows behind it.
+//! An NDJSON record is a line; a CSV record extends over several lines if its quotes do. Lines end with LF,
+//! CRLF or CR and are numbered as in an editor. A malformed record is returned with the reason, and reading
+//! continues at its second line, so that an unclosed quote does not swallow the valid rows after it.
 //!
-//! `csv::Reader` does not read the stream itself: it takes an open quote to the end of the file for one
-//! record, guesses what text after a closing quote means, counts LF only, and keeps no raw text of a rejected
-//! row. It takes single records apart, in `rows`.
+//! `csv::Reader` only splits single records, in `rows`. On the stream it would read from an unclosed quote to
+//! the end of the file as one record, accept text after a closing quote, count LF only, and discard the raw
+//! text of rejected rows.
 //!
 //! Deliberately absent: fields and characters (see `rows`).
 
@@ -17,13 +17,13 @@ use serde::{Deserialize, Serialize};
 
 /// The longest record.
 pub(super) const RECORD_BYTES_MAX: usize = 64 * 1024;
-/// Enough to judge any record: the longest one and its line end.
+/// Enough to find the end of any record: the longest one and its line end.
 const LOOKAHEAD_BYTES: usize = RECORD_BYTES_MAX + 2;
 const BUFFER_BYTES: usize = 4 * RECORD_BYTES_MAX;
-/// How much of a line that is too long is returned.
+/// How much is returned of a line that is too long.
 const EXCERPT_BYTES: usize = 1024;
 
-/// A place between two records.
+/// A position between two records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Position {
     /// Bytes of the decoded stream before it.
@@ -32,7 +32,7 @@ pub(super) struct Position {
     pub(super) line: u64,
 }
 
-/// What is wrong with a record, whatever its fields are.
+/// Why a record is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Malformed {
     #[error("the line is longer than 64 KiB")]
@@ -48,21 +48,21 @@ pub(super) enum Malformed {
 pub(super) struct Record<'a> {
     /// The number of its first line.
     pub(super) line: u64,
-    /// Without its line end; of a malformed one the first line, cut short if that is too long.
+    /// The record without its line end; of a malformed one only the first line, truncated if it is too long.
     pub(super) bytes: &'a [u8],
     pub(super) malformed: Option<Malformed>,
 }
 
-/// Reads records one after the other.
+/// Reads records one by one.
 pub(super) struct Records<R> {
     source: R,
-    /// The delimiter of CSV; none in NDJSON, where quotes hold no lines together.
+    /// The delimiter of CSV; none in NDJSON, where quotes do not span lines.
     pub(super) delimiter: Option<u8>,
     /// `buffer[start..]` was read from the source and not yet returned.
     buffer: Vec<u8>,
     start: usize,
     ended: bool,
-    /// Why the source ended early; returned after every record that was complete before.
+    /// The error that ended the source early; returned after all complete records.
     failure: Option<io::Error>,
     position: Position,
     excerpt: Vec<u8>,
@@ -75,12 +75,12 @@ impl<R: Read> Records<R> {
         Self { source, delimiter, buffer, start: 0, ended: false, failure: None, position, excerpt }
     }
 
-    /// Where the next record begins.
+    /// The position of the next record.
     pub(super) const fn position(&self) -> Position {
         self.position
     }
 
-    /// The bytes of the next record, and more.
+    /// The buffered bytes: at least the next record.
     pub(super) fn peek(&mut self) -> &[u8] {
         self.fill();
         &self.buffer[self.start..]
@@ -99,8 +99,8 @@ impl<R: Read> Records<R> {
         Ok(())
     }
 
-    /// The next record; none at the end. `swallows_rows` judges a record of several lines: one that swallows
-    /// rows is returned as an open quote.
+    /// The next record; none at the end. A record of several lines for which `swallows_rows` is true is
+    /// returned as malformed, as an open quote.
     pub(super) fn read(
         &mut self,
         swallows_rows: impl FnOnce(&[u8]) -> bool,
@@ -109,7 +109,7 @@ impl<R: Read> Records<R> {
         let bytes = &self.buffer[self.start..];
         let mut split = split(bytes, self.delimiter);
         if bytes.is_empty() || (split.unfinished && self.failure.is_some()) {
-            // The rest of a source that failed is no record, however much it looks like one.
+            // What precedes a read error may be half a record.
             self.buffer.truncate(self.start);
             return self.failure.take().map_or(Ok(None), Err);
         }
@@ -135,14 +135,14 @@ impl<R: Read> Records<R> {
         self.position.line += lines;
     }
 
-    /// Skips to the next line, however far away it is.
+    /// Skips to the next line, which may be beyond the buffer.
     fn skip_line(&mut self) -> io::Result<()> {
         let width = loop {
             let bytes = self.peek();
             let all = bytes.len();
             match line_end(bytes) {
                 Some((0, width)) => break width,
-                // What follows is read first: the line end may be a CRLF.
+                // Read on before the line end itself: it may be a CRLF.
                 Some((len, _)) => self.advance(len, 0),
                 None if all > 0 => self.advance(all, 0),
                 None => match self.failure.take() {
@@ -155,7 +155,7 @@ impl<R: Read> Records<R> {
         Ok(())
     }
 
-    /// Reads until any record can be judged, or the source ends.
+    /// Fills the buffer with at least one whole record, or to the end of the source.
     fn fill(&mut self) {
         if self.ended || self.buffer.len() - self.start >= LOOKAHEAD_BYTES {
             return;
@@ -172,17 +172,17 @@ impl<R: Read> Records<R> {
 
 /// The first record of some bytes.
 struct Split {
-    /// Its bytes, without the line end.
+    /// Its length without the line end.
     len: usize,
-    /// Where the next record begins.
+    /// The offset of the next record.
     end: usize,
     lines: u64,
     malformed: Option<Malformed>,
-    /// It reaches the end of the bytes, and might have continued.
+    /// Whether it reaches the end of the bytes, and might continue.
     unfinished: bool,
 }
 
-/// Splits off the first record of `bytes`: all there are, or at least [`LOOKAHEAD_BYTES`].
+/// Finds the first record of `bytes`, which are at least [`LOOKAHEAD_BYTES`] or all that is left.
 fn split(bytes: &[u8], delimiter: Option<u8>) -> Split {
     let (mut from, mut lines, mut open) = (0, 0, false);
     loop {
@@ -198,7 +198,7 @@ fn split(bytes: &[u8], delimiter: Option<u8>) -> Split {
                 return Split { unfinished: true, ..first_line(bytes, Malformed::OpenQuote) };
             }
             Ok(true) => (from, open) = (end, true),
-            // The first quote of another row closed the open one.
+            // The open quote was closed by the first quote of another row.
             Err(_) if lines > 1 => return first_line(bytes, Malformed::OpenQuote),
             Err(malformed) => {
                 return Split { unfinished: ending.is_none(), ..first_line(bytes, malformed) };
@@ -213,13 +213,13 @@ fn first_line(bytes: &[u8], malformed: Malformed) -> Split {
     Split { len, end, lines: 1, malformed: Some(malformed), unfinished: false }
 }
 
-/// Where the first line of `bytes` ends, and where the next one begins.
+/// The offsets at which the first line of `bytes` ends and the next one begins.
 fn line_end(bytes: &[u8]) -> Option<(usize, usize)> {
     let len = memchr2(b'\r', b'\n', bytes)?;
     Some((len, if bytes[len..].starts_with(b"\r\n") { len + 2 } else { len + 1 }))
 }
 
-/// Whether a quote is open at the end of `line`, when one is `open` at its beginning.
+/// Whether a quote is open at the end of `line`, given whether one is `open` at its beginning.
 fn ends_open(line: &[u8], delimiter: u8, mut open: bool) -> Result<bool, Malformed> {
     if memchr(b'"', line).is_none() {
         return Ok(open);
@@ -232,7 +232,7 @@ fn ends_open(line: &[u8], delimiter: u8, mut open: bool) -> Result<bool, Malform
             open = field_begins && byte == b'"';
             field_begins = byte == delimiter;
         } else if byte == b'"' && bytes.next_if_eq(&b'"').is_none() {
-            // Two quotes stand for one; a single one closes the field.
+            // A doubled quote is an escaped one; a single quote closes the field.
             open = false;
             if bytes.peek().is_some_and(|next| *next != delimiter) {
                 return Err(Malformed::TextAfterQuote);

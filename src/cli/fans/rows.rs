@@ -1,12 +1,13 @@
-//! Turns a record into a row that the admin API takes, or into the reason why there is none.
+//! Parses a record into a row for the admin API, or into the reason why it is rejected.
 //!
-//! Ids are checked by the domain's own types, so a row that passes here passes there.
+//! Ids are checked with the domain's own types, as the admin API does.
 
 use std::io::{Cursor, SeekFrom};
 
 use csv::StringRecord;
 use serde::Serialize;
 use serde_json::Value;
+use strum::{EnumCount as _, VariantArray as _};
 
 use super::columns::{Column, Columns};
 use super::detect::Encoding;
@@ -14,7 +15,7 @@ use crate::cli::instant::instant;
 use crate::domain::ids::{AppName, IdError, Openid, PendingId, Unionid};
 use crate::domain::time::Timestamp;
 
-/// One fan, as it is sent.
+/// One fan in a request body.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Row {
     unionid: Unionid,
@@ -27,26 +28,26 @@ pub(super) struct Row {
     minted_at: Option<Timestamp>,
 }
 
-/// Reads the rows of one file.
+/// Parses the rows of one file.
 pub(super) struct RowReader {
-    /// What the file was decoded from.
+    /// The encoding the file was decoded from.
     encoding: Encoding,
-    /// The app of rows that name none.
+    /// The app of rows that do not name one.
     app: Option<AppName>,
-    /// How CSV is read; none for NDJSON.
+    /// The parser and columns of CSV; none for NDJSON.
     csv: Option<(Fields, Columns)>,
 }
 
 impl RowReader {
-    /// A reader of NDJSON.
+    /// A reader for NDJSON.
     pub(super) const fn new(encoding: Encoding, app: Option<AppName>) -> Self {
         Self { encoding, app, csv: None }
     }
 
-    /// Makes it a reader of CSV with this header.
+    /// Makes it a reader for CSV with this header.
     ///
     /// # Errors
-    /// When the header does not name the required columns.
+    /// When the header lacks a required column.
     pub(super) fn set_header(&mut self, header: &[u8], delimiter: u8) -> Result<(), String> {
         let mut fields = Fields::new(delimiter);
         let text = utf8(header).map_err(|reason| format!("its header {reason}"))?;
@@ -55,10 +56,10 @@ impl RowReader {
         Ok(())
     }
 
-    /// The row in a record; none in a blank one.
+    /// The row in a record; none if it is blank.
     ///
     /// # Errors
-    /// The reason why the admin API would not take it.
+    /// The reason why the row is rejected.
     pub(super) fn row(&mut self, record: &[u8]) -> Result<Option<Row>, String> {
         let text = utf8(record)?;
         if text.trim().is_empty() {
@@ -78,9 +79,9 @@ impl RowReader {
         }
     }
 
-    /// Whether a record of several lines comes from a quote that was never closed: there is a line break
-    /// where an id should be, there are more fields than in the header, or whole rows inside. A remark of
-    /// several lines has none of these.
+    /// Whether a record of several lines comes from a quote that was never closed: a recognised column has a
+    /// line break in it, there are more fields than in the header, or one of its lines is a whole row. A
+    /// remark of several lines has none of these.
     pub(super) fn swallows_rows(&mut self, record: &[u8]) -> bool {
         let (Some((fields, columns)), Ok(text)) = (&mut self.csv, utf8(record)) else {
             return false;
@@ -88,7 +89,7 @@ impl RowReader {
         let fields = fields.of(text);
         let torn =
             |column| csv_value(fields, columns, column).is_some_and(|text| text.contains(['\r', '\n']));
-        if fields.len() > columns.count || Column::ALL.into_iter().any(torn) {
+        if fields.len() > columns.count || Column::VARIANTS.iter().copied().any(torn) {
             return true;
         }
         let lines: Vec<_> = text.split(['\r', '\n']).collect();
@@ -117,7 +118,7 @@ fn csv_value<'a>(fields: &'a StringRecord, columns: &Columns, column: Column) ->
 }
 
 /// The values in a JSON object, by [`Column`].
-type JsonValues = [Option<String>; Column::ALL.len()];
+type JsonValues = [Option<String>; Column::COUNT];
 
 fn json_values(text: &str) -> Result<JsonValues, String> {
     let Value::Object(members) = serde_json::from_str(text).map_err(|error| not_json(&error))? else {
@@ -139,7 +140,7 @@ fn json_values(text: &str) -> Result<JsonValues, String> {
     Ok(values)
 }
 
-/// The error without the line number, which serde counts within the one line.
+/// The error without its line number, which is always 1.
 fn not_json(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let reason = text.split(" at line ").next().unwrap_or(&text);
@@ -152,7 +153,7 @@ fn checked<'a>(
     app: Option<&AppName>,
 ) -> Result<Row, String> {
     let optional = |column: Column| match value(column) {
-        // This character replaces what could not be decoded.
+        // The decoder replaces invalid bytes with this character.
         Some(text) if encoding == Encoding::Gb18030 && text.contains('\u{FFFD}') => {
             Err(format!("{} is not valid GB18030 (see --encoding)", column.name()))
         }
@@ -177,8 +178,8 @@ fn checked<'a>(
     })
 }
 
-/// Takes CSV records apart. One reader over one buffer serves all records: building a reader costs far more
-/// than reading a record.
+/// Splits CSV records into fields. One reader over one buffer is reused for all records, because building a
+/// reader costs far more than reading a record.
 pub(super) struct Fields {
     reader: csv::Reader<Cursor<Vec<u8>>>,
     fields: StringRecord,
@@ -197,7 +198,7 @@ impl Fields {
         buffer.clear();
         buffer.extend_from_slice(text.as_bytes());
         let rewound = self.reader.seek_raw(SeekFrom::Start(0), csv::Position::new());
-        // Reading text from memory does not fail; false means that there is no record.
+        // Reading from memory does not fail; false means that there is no record.
         if !matches!(rewound.and_then(|()| self.reader.read_record(&mut self.fields)), Ok(true)) {
             self.fields.clear();
         }
@@ -205,12 +206,12 @@ impl Fields {
     }
 }
 
-/// The delimiter with which most names in the header of a CSV file are recognised; a comma if none are.
+/// The delimiter of a CSV file: the one with which most column names are recognised, a comma if none are.
 pub(super) fn delimiter(head: &str) -> u8 {
     let head = head.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{FEFF}');
     let recognised = |delimiter: &u8| {
         Fields::new(*delimiter).of(head).iter().filter(|name| Column::of(name).is_some()).count()
     };
-    // The last of equals is taken.
+    // Of equals, the last wins.
     [b';', b'\t', b','].into_iter().max_by_key(recognised).unwrap_or(b',')
 }

@@ -1,7 +1,6 @@
-//! Sends a batch to the admin API, repeatedly until it is accepted or refused, or patience is over.
+//! Sends a batch to the admin API, with retries until it is accepted, refused, or out of time.
 //!
-//! Sending rows twice is harmless, because the service knows them: whatever may not have arrived is sent
-//! again.
+//! The request is idempotent, so it is also repeated when it is unknown whether it arrived.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -15,22 +14,23 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::admin::{self, AdminApi, Problem};
-use crate::cli::show::Show;
+use crate::cli::progress_display::ProgressDisplay;
 use crate::config::AdminAccess;
 
 const RETRY_AFTER_MAX: Duration = Duration::from_mins(1);
 
-/// How long to wait for a service that does not answer.
+/// The retry schedule while the service does not accept fans.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
-    /// Before the first repetition; twice as long before each further one.
+    /// The wait before the first retry; it doubles with each further one.
     pub(super) first: Duration,
+    /// The longest wait between retries.
     pub(super) longest: Duration,
-    /// In all, for one request.
+    /// The total time for one request.
     pub(super) total: Duration,
 }
 
-/// What became of the rows of a batch.
+/// The service's answer to a batch.
 #[derive(Debug, Default, Deserialize)]
 pub(super) struct Receipt {
     pub(super) accepted: u64,
@@ -40,12 +40,12 @@ pub(super) struct Receipt {
 
 #[derive(Debug, Deserialize)]
 pub(super) struct Rejected {
-    /// Of the body, from 1.
+    /// The line of the body, from 1.
     pub(super) line: u64,
     pub(super) reason: String,
 }
 
-/// Why an attempt failed that can be repeated.
+/// Why an attempt failed, if it can be retried.
 struct Failure {
     reason: String,
     hint: Option<String>,
@@ -57,8 +57,8 @@ pub(super) struct Service {
     api: AdminApi,
     url: Url,
     patience: Patience,
-    show: Arc<Show>,
-    /// Whether the user knows that it does not answer.
+    display: Arc<ProgressDisplay>,
+    /// Whether the current outage has been reported to the user.
     reported: AtomicBool,
     stop: CancellationToken,
 }
@@ -67,15 +67,15 @@ impl Service {
     pub(super) fn new(
         access: &AdminAccess,
         patience: Patience,
-        show: Arc<Show>,
+        display: Arc<ProgressDisplay>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let api = AdminApi::new(access)?;
         let url = api.address(&["v1", "fans"], &[("priority", Some("bulk"))]);
-        Ok(Self { api, url, patience, show, reported: AtomicBool::new(false), stop })
+        Ok(Self { api, url, patience, display, reported: AtomicBool::new(false), stop })
     }
 
-    /// Sends `rows` rows; no receipt if the import is stopped before they are accepted.
+    /// Sends a body of `rows` rows; no receipt if the import is stopped before they are accepted.
     pub(super) async fn send(&self, body: Bytes, rows: usize) -> anyhow::Result<Option<Receipt>> {
         let base_url = &self.api.base_url;
         let mut wait = self.patience.first;
@@ -85,13 +85,13 @@ impl Service {
                 Err(failure) => failure,
                 Ok(receipt) => {
                     if self.reported.swap(false, Ordering::Relaxed) {
-                        self.show.say("the service answers again");
+                        self.display.say("the service accepts fans again");
                     }
                     let answered = receipt.accepted + receipt.known + receipt.rejected.len() as u64;
-                    // A row that the receipt leaves out would be lost.
+                    // A row missing from the receipt would be lost.
                     ensure!(
                         answered == rows as u64,
-                        "{base_url} was sent {rows} rows and answered for {answered}\nhint: is it unionlink, \
+                        "{base_url} was sent {rows} rows and acknowledged {answered}\nhint: is it unionlink, \
                          of a version like this one?"
                     );
                     return Ok(Some(receipt));
@@ -100,12 +100,12 @@ impl Service {
             if failing_since.get_or_insert_with(Instant::now).elapsed() >= self.patience.total {
                 let hint = hint.map(|hint| format!("{hint}; ")).unwrap_or_default();
                 bail!(
-                    "the service at {base_url} does not take fans: {reason}\nhint: {hint}once it does, the \
-                     same command goes on where this one stopped"
+                    "the service at {base_url} does not accept fans: {reason}\nhint: {hint}once it does, run \
+                     the same command again to resume"
                 );
             }
             if !self.reported.swap(true, Ordering::Relaxed) {
-                self.show.say(&format!("the service does not take fans ({reason}); trying again"));
+                self.display.say(&format!("the service does not accept fans ({reason}); retrying"));
             }
             tokio::select! {
                 () = tokio::time::sleep(retry_after.unwrap_or_default().min(RETRY_AFTER_MAX).max(wait)) => {}
@@ -115,18 +115,21 @@ impl Service {
         }
     }
 
-    /// Sends once. Fails when another attempt would fail as well.
+    /// Sends once.
+    ///
+    /// # Errors
+    /// When a retry would fail as well.
     async fn attempt(&self, body: Bytes) -> anyhow::Result<Result<Receipt, Failure>> {
         let (status, retry_after, answer) = match self.post(body).await {
             Ok(answered) => answered,
             Err(error) => {
-                let reason = admin::what_failed(&error);
+                let reason = admin::failure_reason(&error);
                 return Ok(Err(Failure { reason, hint: None, retry_after: None }));
             }
         };
         match status {
             StatusCode::ACCEPTED => {
-                serde_json::from_slice(&answer).map(Ok).map_err(|_| self.api.stranger(status))
+                serde_json::from_slice(&answer).map(Ok).map_err(|_| self.api.unexpected_answer(status))
             }
             StatusCode::REQUEST_TIMEOUT
             | StatusCode::TOO_MANY_REQUESTS

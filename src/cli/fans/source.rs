@@ -1,4 +1,5 @@
-//! Opens what is imported: a file or standard input, decompressed, recognised, decoded to UTF-8, header read.
+//! Opens the input of an import, a file or standard input: decompresses it, detects its format, decodes it to
+//! UTF-8 and reads its header.
 
 use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, BufReader, Cursor, Read};
@@ -16,7 +17,7 @@ use super::records::Records;
 use super::rows::{self, RowReader};
 use crate::domain::ids::{AppName, hex};
 
-/// The most memory a zstd frame may ask for, as a power of two: twice what `zstd -19` uses.
+/// The largest window of a zstd frame, as a power of two: twice what `zstd -19` uses.
 const ZSTD_WINDOW_LOG_MAX: u32 = 24;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -28,33 +29,33 @@ pub(super) enum Format {
 /// How to read the input.
 #[derive(Debug, Clone, Default, clap::Args)]
 pub(super) struct ReadOptions {
-    /// The app of rows that name none
+    /// The app for rows that do not name one
     #[arg(long, value_name = "NAME", value_parser = |name: &str| AppName::new(name))]
     pub(super) app: Option<AppName>,
-    /// The format [default: recognised from the content]
+    /// The format [default: detected from the content]
     #[arg(long, value_enum, value_name = "FORMAT")]
     pub(super) format: Option<Format>,
-    /// The encoding [default: recognised from the content]
+    /// The encoding [default: detected from the content]
     #[arg(long, value_enum, value_name = "ENCODING")]
     pub(super) encoding: Option<Encoding>,
 }
 
-/// An input ready to be read.
+/// An open input.
 pub(super) struct Source {
     pub(super) name: String,
-    /// The size of a regular file; none for a stream, which cannot be read again.
+    /// The size of a regular file; none for a stream, which cannot be read twice.
     pub(super) bytes: Option<u64>,
-    /// Changes when the content does: size, modification time and a hash of the beginning.
+    /// Identifies the content: size, modification time and a hash of the beginning.
     pub(super) fingerprint: String,
     pub(super) encoding: Encoding,
-    /// Bytes of the input read so far, compressed as they are.
+    /// Bytes of the input read so far, before decompression.
     pub(super) read_bytes: Arc<AtomicU64>,
     pub(super) records: Records<Box<dyn Read + Send>>,
     pub(super) rows: RowReader,
 }
 
 impl Source {
-    /// Opens `path`, or standard input if it is `-`, and reads its header.
+    /// Opens `path`, or standard input for `-`, and reads the header.
     pub(super) fn open(path: &Path, options: &ReadOptions) -> anyhow::Result<Self> {
         let is_stdin = path == Path::new("-");
         let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
@@ -88,7 +89,7 @@ impl Source {
             Kind::Csv | Kind::Empty => Format::Csv,
         };
         let encoding = options.encoding.unwrap_or_else(|| Encoding::of(&head));
-        // UTF-8 takes the same path, because it also removes a byte order mark.
+        // UTF-8 is decoded too, which removes a byte order mark.
         let text = DecodeReaderBytesBuilder::new()
             .encoding((encoding == Encoding::Gb18030).then_some(encoding_rs::GB18030))
             .bom_sniffing(false)
@@ -103,7 +104,7 @@ impl Source {
     }
 }
 
-/// Reads the header of CSV, the first record that is not blank, and with it how to read what follows.
+/// Reads the header of CSV, the first record that is not blank, which determines how the rows are parsed.
 fn read_header(records: &mut Records<impl Read>, rows: &mut RowReader, name: &str) -> anyhow::Result<()> {
     let delimiter = rows::delimiter(&String::from_utf8_lossy(records.peek()));
     records.delimiter = Some(delimiter);
@@ -113,7 +114,7 @@ fn read_header(records: &mut Records<impl Read>, rows: &mut RowReader, name: &st
         };
         if let Some(malformed) = header.malformed {
             bail!(
-                "the header of {name} cannot be read: {malformed}\nhint: its first line must name the columns"
+                "the header of {name} is malformed: {malformed}\nhint: the first line must name the columns"
             );
         }
         if !header.bytes.trim_ascii().is_empty() {
@@ -134,14 +135,14 @@ fn open_file(path: &Path) -> anyhow::Result<(File, Metadata)> {
     }
     match file.try_lock() {
         Err(TryLockError::WouldBlock) if metadata.is_file() => {
-            bail!("cannot read {name}: another import of it is under way\nhint: wait until it is done")
+            bail!("cannot read {name}: another import of it is running\nhint: wait until it has finished")
         }
-        // Some file systems have no locks; two imports at once are wasteful, not harmful.
+        // Some file systems have no locks. Concurrent imports of a file are wasteful, but not harmful.
         _ => Ok((file, metadata)),
     }
 }
 
-/// A reader that counts what is read.
+/// A reader that counts the bytes read.
 struct Counted<R> {
     inner: R,
     read_bytes: Arc<AtomicU64>,
@@ -173,12 +174,12 @@ fn decompressed(from: impl Read + Send + 'static, kind: Kind) -> io::Result<Box<
     })
 }
 
-/// Why an input cannot be read any further.
+/// The error for an input that cannot be read any further, with a hint.
 pub(super) fn unreadable(name: &str, error: &io::Error) -> anyhow::Error {
     let hint = match error.kind() {
-        io::ErrorKind::UnexpectedEof => "it ends too early: copy or export it again",
+        io::ErrorKind::UnexpectedEof => "the file is truncated: copy or export it again",
         _ if error.to_string().contains("memory") => "compress it again without --long or --ultra",
-        _ => "it is damaged: copy or export it again",
+        _ => "the file is damaged: copy or export it again",
     };
     anyhow::anyhow!("cannot read {name}: {error}\nhint: {hint}")
 }

@@ -1,4 +1,4 @@
-//! Reading whatever is thrown at it, and losing nothing on the way to the service.
+//! Any input is read without harm, and no row is lost on the way to the service.
 
 mod commanding;
 mod hostile;

@@ -1,4 +1,4 @@
-//! Where an export goes: standard output, or a file that is there only when it is complete.
+//! The destination of an export: standard output, or a file that is created only once it is complete.
 
 use std::fs::{File, TryLockError};
 use std::io::Write as _;
@@ -13,7 +13,7 @@ pub(super) enum Target {
     Stdout,
     File {
         file: File,
-        /// Beside the file that is to be; deleted if nothing comes of it.
+        /// The path written to until then, next to `path`; deleted when dropped.
         part: TempPath,
         path: PathBuf,
     },
@@ -29,14 +29,14 @@ impl Target {
         if path.is_dir() {
             bail!("{} is a directory\nhint: name a file in it", path.display());
         }
-        // Not truncated yet: it may be somebody else's.
+        // Not truncated yet: another export may be writing it.
         let file =
             File::options().write(true).create(true).truncate(false).open(&part).with_context(cannot)?;
         match file.try_lock() {
             Err(TryLockError::WouldBlock) => {
-                bail!("another export to {} is under way\nhint: wait until it is done", path.display())
+                bail!("another export to {} is running\nhint: wait until it has finished", path.display())
             }
-            // Some file systems have no locks; two exports to one file at once are the caller's doing.
+            // On a file system without locks, concurrent exports to one file are not detected.
             Ok(()) | Err(TryLockError::Error(_)) => file.set_len(0).with_context(cannot)?,
         }
         let part = TempPath::try_from_path(&part).with_context(cannot)?;
@@ -52,7 +52,7 @@ impl Target {
         }
     }
 
-    /// All of it is there: the file gets its name.
+    /// Completes the export: a file is synced and renamed to its final path.
     pub(super) fn complete(self, out: &mut Output) -> anyhow::Result<()> {
         match self {
             Self::Stdout => out.flush(),

@@ -19,7 +19,7 @@ fn quarantined() -> Value {
 }
 
 #[tokio::test]
-async fn what_died_and_what_was_set_aside_stand_in_one_table_over_the_remedies() {
+async fn dead_letters_and_quarantined_messages_share_one_table_above_the_remedies() {
     let service = Service::start(|asked| {
         let found = if asked.contains("=dead") { vec![dead(5), dead(6)] } else { vec![quarantined()] };
         page(&found, None)
@@ -28,10 +28,10 @@ async fn what_died_and_what_was_set_aside_stand_in_one_table_over_the_remedies()
     let ran = service.run(&["events", "list"]).await;
     ran.ends_with(0);
     let wanted = "\
-ID     STATE        AGE   APP    CORP   ERRCODE  REASON
-evt_5  dead         2 h   brand  wpAAA  84061    不存在外部联系人的关系
-evt_6  dead         2 h   brand  wpAAA  84061    不存在外部联系人的关系
-evt_7  quarantined  12 s  brand  -      -        receive_id: ww1111
+ID     STATE        AGE  APP    CORP   ERRCODE  REASON
+evt_5  dead         2h   brand  wpAAA  84061    不存在外部联系人的关系
+evt_6  dead         2h   brand  wpAAA  84061    不存在外部联系人的关系
+evt_7  quarantined  12s  brand  -      -        receive_id: ww1111
 
 evt_5 and 1 more
   → ask the dealer
@@ -46,7 +46,7 @@ evt_7
 }
 
 #[tokio::test]
-async fn filters_are_passed_on_and_what_only_events_have_asks_for_no_messages() {
+async fn filters_are_passed_on_and_those_of_events_exclude_quarantined_messages() {
     let service = Service::start(|_| page(&[], None)).await;
     let filters = ["--app", "brand", "--corp-id", "wp&AAA", "--errcode", "-1", "--reason", "two words"];
     let ran = service.run(&[&["events", "list", "--limit", "7"][..], &filters].concat()).await;
@@ -60,7 +60,7 @@ async fn filters_are_passed_on_and_what_only_events_have_asks_for_no_messages() 
 }
 
 #[tokio::test]
-async fn all_pages_are_read_as_ndjson_when_all_are_wanted() {
+async fn all_reads_every_page() {
     let service = Service::start(|asked| {
         if asked.contains("after=evt_1000") {
             page(&[dead(1_001)], None)
@@ -79,10 +79,10 @@ async fn all_pages_are_read_as_ndjson_when_all_are_wanted() {
 }
 
 #[tokio::test]
-async fn a_service_that_repeats_its_page_is_not_asked_for_ever() {
+async fn a_service_that_repeats_its_page_causes_no_endless_loop() {
     let service = Service::start(|_| page(&[dead(1)], Some("evt_1"))).await;
     let ran = service.run(&["events", "list", "--all"]).await;
-    assert!(ran.error().contains("as unionlink does not"), "{}", ran.error());
+    assert!(ran.error().contains(", but not as unionlink does"), "{}", ran.error());
 }
 
 #[tokio::test]
@@ -98,7 +98,7 @@ async fn one_event_is_shown_with_its_message_and_without_control_characters() {
     ran.ends_with(0);
     assert_eq!(service.asked(), ["GET /v1/events/evt_7"]);
     let wanted = "\
-evt_7: quarantined, 12 s old
+evt_7: quarantined, 12 seconds old
   app              brand
   received_at      2026-11-22T01:02:03.456Z
   reason           receive_id
@@ -140,7 +140,7 @@ async fn named_events_are_redriven_one_by_one_and_a_refusal_fails_with_its_hint(
 }
 
 #[tokio::test]
-async fn many_are_redriven_by_what_they_have_in_common() {
+async fn events_are_redriven_by_filter() {
     let service = Service::start(|asked| match asked {
         "POST /v1/events/redrive {}" => answer(200, r#"{"redriven":1200,"refused":[],"refused_total":0}"#),
         _ => answer(
@@ -178,7 +178,7 @@ async fn many_are_redriven_by_what_they_have_in_common() {
 }
 
 #[test]
-fn what_is_to_be_redriven_must_be_said() {
+fn a_redrive_needs_ids_or_filters() {
     let redrive = |arguments: &[&str]| parsed(&[&["events", "redrive"], arguments].concat());
     assert!(redrive(&[]).unwrap_err().contains("Usage:"));
     assert!(redrive(&["evt_1", "--all"]).is_err());

@@ -9,7 +9,7 @@ use axum::response::Response;
 use tokio::sync::{Notify, mpsc};
 
 use super::service::{Ran, Service, body, json, parsed};
-use crate::cli::output::ReadEnough;
+use crate::cli::output::StdoutClosed;
 
 const ROWS: usize = 200_000;
 
@@ -29,7 +29,7 @@ fn whole(pieces: &[Result<&str, &str>]) -> Response {
     export(from)
 }
 
-/// Counts what is written, remembers how much at once at most, and tells when the first half is there.
+/// Counts the bytes written, records the longest write, and notifies once half of them are written.
 struct Measured {
     written: Arc<AtomicUsize>,
     longest: Arc<AtomicUsize>,
@@ -52,7 +52,7 @@ impl Write for Measured {
     }
 }
 
-/// So many rows from `first` on.
+/// `rows` rows, numbered from `first`.
 fn rows(first: usize, rows: usize) -> String {
     (first..first + rows).fold(String::new(), |mut text, n| {
         writeln!(text, r#"{{"link_id":"lnk_{n:07}","unionid":"o{n:07}","external_userid":"wm{n:07}"}}"#)
@@ -62,7 +62,7 @@ fn rows(first: usize, rows: usize) -> String {
 }
 
 #[tokio::test]
-async fn many_rows_pass_through_as_they_come() {
+async fn rows_are_written_as_they_arrive() {
     let half_written = Arc::new(Notify::new());
     let piece_bytes = rows(0, 1_000).len();
     let half = ROWS / 2 / 1_000 * piece_bytes;
@@ -89,7 +89,7 @@ async fn many_rows_pass_through_as_they_come() {
     assert_eq!(written.load(Ordering::SeqCst), 2 * half);
     assert!(longest.load(Ordering::SeqCst) < 1 << 20);
     assert!(ran.talk.starts_with("200,000 rows in "), "{}", ran.talk);
-    assert!(ran.talk.ends_with(" s; the feed goes on after 4711\n"), "{}", ran.talk);
+    assert!(ran.talk.ends_with(" s; the feed continues after 4711\n"), "{}", ran.talk);
     assert_eq!(service.asked(), ["GET /v1/links/export?format=ndjson"]);
 }
 
@@ -109,7 +109,7 @@ async fn filters_are_passed_on_and_a_date_is_one_in_china() {
 }
 
 #[tokio::test]
-async fn a_csv_row_may_have_line_ends_in_it_and_the_header_is_none() {
+async fn csv_rows_may_contain_line_ends_and_the_header_is_not_counted() {
     let csv = "\u{feff}unionid,state\r\no1,\"a\nb\"\r\no2,\"\"\"\n\"\r\n";
     let service = Service::start(move |_| whole(&[Ok(csv)])).await;
     let ran = service.run(&["links", "export", "--format", "csv"]).await;
@@ -123,7 +123,7 @@ async fn export_to_file(service: &Service, path: &std::path::Path) -> Ran {
 }
 
 #[tokio::test]
-async fn a_file_is_there_when_it_is_complete() {
+async fn a_file_is_created_once_it_is_complete() {
     let service = Service::start(|_| whole(&[Ok("{}\n"), Ok("{}\n")])).await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("links.ndjson");
@@ -144,21 +144,18 @@ async fn an_export_that_breaks_off_fails_and_leaves_no_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("links.ndjson");
     let error = export_to_file(&service, &path).await.error();
-    assert!(
-        error.starts_with("the export broke off after ") && error.contains("hint: run it again"),
-        "{error}"
-    );
+    assert!(error.starts_with("the export failed after ") && error.contains("hint: run it again"), "{error}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     std::fs::write(&path, "old").unwrap();
     assert!(export_to_file(&service, &path).await.outcome.is_err());
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "old");
     let piped = service.run(&["links", "export"]).await;
-    assert!(piped.error().contains("what was written is not complete"), "{}", piped.error());
+    assert!(piped.error().contains("the output is incomplete"), "{}", piped.error());
     assert_eq!(piped.talk, "");
 }
 
 #[tokio::test]
-async fn a_refusal_is_told_with_its_hint_and_leaves_no_file() {
+async fn a_refusal_is_shown_with_its_hint_and_leaves_no_file() {
     let problem = r#"{"status":503,"detail":"the store is closed","hint":"try again"}"#;
     let service = Service::start(|_| json(503, problem)).await;
     let folder = tempfile::tempdir().unwrap();
@@ -168,7 +165,7 @@ async fn a_refusal_is_told_with_its_hint_and_leaves_no_file() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_written_is_noticed_before_anything_is_asked() {
+async fn an_unwritable_file_fails_before_the_request() {
     let service = Service::start(|_| whole(&[])).await;
     let folder = tempfile::tempdir().unwrap();
     assert!(export_to_file(&service, folder.path()).await.error().contains("is a directory"));
@@ -182,7 +179,7 @@ async fn what_cannot_be_written_is_noticed_before_anything_is_asked() {
     assert_eq!(service.asked(), [""; 0]);
 }
 
-/// A reader that has read enough.
+/// A standard output that its reader has closed.
 struct Closed;
 
 impl Write for Closed {
@@ -196,9 +193,9 @@ impl Write for Closed {
 }
 
 #[tokio::test]
-async fn a_reader_that_has_read_enough_ends_it_quietly() {
+async fn a_closed_standard_output_ends_the_export_quietly() {
     let service = Service::start(|_| whole(&[Ok("{}\n")])).await;
     let ran = service.run_into(&["links", "export"], Closed).await;
-    assert!(ran.outcome.unwrap_err().is::<ReadEnough>());
+    assert!(ran.outcome.unwrap_err().is::<StdoutClosed>());
     assert_eq!(ran.talk, "");
 }

@@ -1,4 +1,4 @@
-//! `explain` and `forget`; and what all commands do when the service does not play along.
+//! `explain` and `forget`; and how all commands handle a service that fails.
 
 use axum::response::IntoResponse as _;
 
@@ -50,7 +50,7 @@ async fn an_id_stays_one_part_of_the_path_whatever_is_in_it() {
 }
 
 #[tokio::test]
-async fn a_receipt_says_what_was_erased_and_is_to_be_kept() {
+async fn a_receipt_says_what_was_erased_and_asks_to_be_kept() {
     let service = Service::start(|_| json(200, RECEIPT)).await;
     let ran = service.run(&["forget", "--unionid", "oAAA", "--request", "ticket 4711"]).await;
     ran.ends_with(0);
@@ -60,13 +60,13 @@ receipt       rcp_1
 forgotten at  2026-11-22T01:02:03.456Z
 request       ticket 4711
 subject       9f2c
-erased              1 fans
-                    2 contacts
-                    1 links
-                    0 events
-                    0 dead letters
-                    0 quarantined
-                1,200 feed entries
+erased        fans                1
+              contacts            2
+              links               1
+              events              0
+              dead letters        0
+              quarantined         0
+              feed entries    1,200
 ";
     assert_eq!(ran.data, wanted);
     assert!(ran.talk.contains("keep the receipt") && ran.talk.contains("unionlink store compact"));
@@ -84,7 +84,7 @@ fn exactly_one_person_is_forgotten() {
 }
 
 #[tokio::test]
-async fn a_problem_is_told_with_its_hint() {
+async fn a_problem_is_shown_with_its_hint() {
     let problem = r#"{"status":503,"code":"no_space","detail":"the disk is full","hint":"free space"}"#;
     let service = Service::start(|_| json(503, problem)).await;
     let error = service.run(&["forget", "--unionid", "oAAA"]).await.error();
@@ -92,19 +92,19 @@ async fn a_problem_is_told_with_its_hint() {
 }
 
 #[tokio::test]
-async fn whoever_is_not_unionlink_is_recognised() {
+async fn an_answer_of_another_server_is_recognised() {
     let service = Service::start(|_| "<html>It works!</html>".into_response()).await;
     for arguments in [&["explain", "wmAAA"][..], &["events", "list"], &["links", "export"]] {
         let error = service.run(arguments).await.error();
         assert!(
-            error.contains("as unionlink does not\nhint: is it the admin listener's address?"),
+            error.contains(", but not as unionlink does\nhint: is it the admin listener's address?"),
             "{error}"
         );
     }
 }
 
 #[tokio::test]
-async fn a_wrong_token_is_told_and_not_repeated() {
+async fn a_wrong_token_is_reported_but_not_printed() {
     let service = Service::start(|_| json(200, LINKED)).await;
     for arguments in [&["explain", "wmAAA"][..], &["links", "export"]] {
         let ran = run_at(&service.base_url, "CANARY", arguments, Heard::default()).await;

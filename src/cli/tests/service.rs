@@ -1,4 +1,4 @@
-//! A stand-in for the admin API that answers as a test says, and a terminal that remembers.
+//! A stand-in for the admin API with answers defined by each test, and captured output.
 
 use std::io::{self, Write};
 use std::pin::Pin;
@@ -63,7 +63,7 @@ impl Service {
         service
     }
 
-    /// What it was asked, in order.
+    /// The requests it received, in order.
     pub(super) fn asked(&self) -> Vec<String> {
         self.asked.lock().unwrap().clone()
     }
@@ -104,7 +104,7 @@ pub(super) fn json(status: u16, body: &str) -> Response {
     (status, [("content-type", "application/json")], body.to_owned()).into_response()
 }
 
-/// What a command came to.
+/// The result of a command.
 pub(super) struct Ran {
     pub(super) outcome: anyhow::Result<ExitCode>,
     pub(super) data: String,
@@ -123,7 +123,7 @@ impl Ran {
     }
 }
 
-/// The command, or what is wrong with how it was written.
+/// Parses a command line.
 pub(super) fn parsed(arguments: &[&str]) -> Result<Command, String> {
     let all = ["unionlink"].iter().chain(arguments);
     Ok(Cli::try_parse_from(all).map_err(|error| error.to_string())?.command)
@@ -142,16 +142,16 @@ pub(super) async fn run_at(
     let both = Both(heard.clone(), data);
     let mut out = Output::to(both, talk.clone());
     let outcome = match parsed(arguments).unwrap() {
-        Command::Links(links) => Box::pin(links.ask(&api, &mut out)).await,
-        Command::Events(events) => Box::pin(events.ask(&api, &mut out)).await,
-        Command::Explain(explain) => explain.ask(&api, &mut out).await,
-        Command::Forget(forget) => forget.ask(&api, &mut out).await,
+        Command::Links(links) => Box::pin(links.run_with(&api, &mut out)).await,
+        Command::Events(events) => Box::pin(events.run_with(&api, &mut out)).await,
+        Command::Explain(explain) => explain.run_with(&api, &mut out).await,
+        Command::Forget(forget) => forget.run_with(&api, &mut out).await,
         other => panic!("{other:?}"),
     };
     Ran { outcome, data: heard.text(), talk: talk.text() }
 }
 
-/// Remembers what is written.
+/// Captures what is written.
 #[derive(Clone, Default)]
 pub(super) struct Heard(Arc<Mutex<Vec<u8>>>);
 
@@ -172,7 +172,7 @@ impl Write for Heard {
     }
 }
 
-/// Writes to the second what the first remembers.
+/// Writes to the second and captures it in the first.
 struct Both<W>(Heard, W);
 
 impl<W: Write> Write for Both<W> {
@@ -187,7 +187,7 @@ impl<W: Write> Write for Both<W> {
     }
 }
 
-/// A body of pieces that a test sends; an error breaks it off.
+/// A body of chunks that a test sends; an error aborts it.
 pub(super) fn body(pieces: mpsc::Receiver<io::Result<String>>) -> Body {
     Body::new(Pieces(pieces))
 }
@@ -206,7 +206,7 @@ impl hyper::body::Body for Pieces {
     }
 }
 
-/// What a page looks like whose rows are these.
+/// A page with these rows.
 pub(super) fn page(rows: &[Value], next: Option<&str>) -> Response {
     json(200, &serde_json::json!({"events": rows, "next": next}).to_string())
 }

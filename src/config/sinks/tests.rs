@@ -56,7 +56,7 @@ fn the_other_kinds_need_little_too() {
 }
 
 #[test]
-fn every_problem_of_a_webhook_is_told_in_its_place() {
+fn every_problem_of_a_webhook_is_reported_with_its_key() {
     let text = "[[sinks]]\nname = \"a b\"\nkind = \"webhook\"\nstart = \"end\"\nurl = \"ftp://user:CANARY@x/\"\n\
         secret = { value = \"CANARY\" }\nprevious_secret = { value = \"whsec_Q0FOQVJZ\" }\nbatch = 1001\n\
         timeout_ms = 99\nca_file = \"/nonexistent/ca.pem\"\nsubject = \"x\"\n\
@@ -92,7 +92,7 @@ fn every_problem_of_a_webhook_is_told_in_its_place() {
 }
 
 #[test]
-fn every_problem_of_the_other_kinds_is_told_in_its_place() {
+fn every_problem_of_the_other_kinds_is_reported_with_its_key() {
     let certificate = tempfile::NamedTempFile::new().unwrap();
     let text = format!(
         "[[sinks]]\nname = \"n\"\nkind = \"nats\"\nurl = \"nats://user:CANARY@x\"\nsubject = \"a.*\"\ntoken = \"t\"\n\
@@ -106,7 +106,7 @@ fn every_problem_of_the_other_kinds_is_told_in_its_place() {
     assert_eq!(
         problems(&text),
         [
-            "sinks[0] has more than one login: token, user and password, credentials_file",
+            "sinks[0] has more than one login: token, user and password, or credentials_file",
             "sinks[0].ca_file holds no certificate in PEM",
             "sinks[0].credentials_file holds no credentials of NATS",
             "sinks[0].password is missing: there is a user",
@@ -133,12 +133,12 @@ fn two_sinks_share_neither_name_nor_folder() {
     );
     assert_eq!(
         problems(&format!("{}{}", file("a", "x"), file("b", "x"))),
-        ["sinks[1].path is the folder of a already"]
+        ["sinks[1].path is already the folder of sink a"]
     );
 }
 
 #[test]
-fn personal_data_goes_unencrypted_only_where_the_operator_said_so() {
+fn personal_data_is_sent_unencrypted_only_if_allowed() {
     for url in ["http://127.0.0.1:9/", "http://localhost/", "http://10.0.0.7/hook", "http://[::1]/"] {
         config(&webhook_at(url, ""));
     }
@@ -168,7 +168,7 @@ fn a_printed_sink_shows_no_secret_and_reads_as_in_the_file() {
 }
 
 #[test]
-fn a_certificate_and_credentials_in_order_are_taken() {
+fn valid_certificates_and_credentials_are_accepted() {
     let pem = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap().cert.pem();
     let ca_file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(ca_file.path(), pem).unwrap();

@@ -1,4 +1,4 @@
-//! What a person types, and what a person sees.
+//! The command line, and the progress it shows.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use indicatif::HumanCount;
 use super::super::import::Job;
 use super::super::{Command, Import};
 use crate::cli::Cli;
-use crate::cli::show::Show;
+use crate::cli::progress_display::ProgressDisplay;
 use crate::config::Environment;
 
 fn import(arguments: &[&str]) -> Result<Box<Import>, String> {
@@ -42,7 +42,7 @@ fn a_named_service_and_a_dry_run_need_no_configuration() {
 }
 
 #[test]
-fn an_address_that_will_not_do_is_refused_on_the_command_line() {
+fn an_invalid_url_is_refused_on_the_command_line() {
     for (url, reason) in [
         ("http://user:CANARY@host", "no password"),
         ("ftp://host", "http://"),
@@ -56,16 +56,16 @@ fn an_address_that_will_not_do_is_refused_on_the_command_line() {
 }
 
 #[test]
-fn a_plain_line_tells_rows_rate_share_and_time_left() {
+fn a_plain_line_shows_rows_rate_share_and_time_left() {
     let ten = Duration::from_secs(10);
-    let line = |show: &Show| show.line(120_000, 4_000, ten);
+    let line = |display: &ProgressDisplay| display.line(120_000, 4_000, ten);
     assert_eq!(
-        line(&Show::new(false, Some(10_000), 0)),
+        line(&ProgressDisplay::new(false, Some(10_000), 0)),
         "120,000 rows · 12,000/s · 40 % · about 15 seconds left"
     );
-    assert_eq!(line(&Show::new(false, None, 0)), "120,000 rows · 12,000/s");
+    assert_eq!(line(&ProgressDisplay::new(false, None, 0)), "120,000 rows · 12,000/s");
     // Only what this run did counts for its rate.
-    let resumed = Show::new(false, Some(10_000), 100_000);
+    let resumed = ProgressDisplay::new(false, Some(10_000), 100_000);
     resumed.advance(100_000, 3_000);
     assert_eq!(line(&resumed), "120,000 rows · 2,000/s · 40 % · about 60 seconds left");
     let counts = [0, 999, 1_000, 1_234_567].map(|number| HumanCount(number).to_string());

@@ -1,4 +1,4 @@
-//! Files as they come: wrong, damaged, in another encoding, or made to do harm.
+//! Files that are wrong, damaged, malicious or in another encoding.
 
 use std::io::{self, Read, Write as _};
 use std::path::Path;
@@ -8,7 +8,7 @@ use super::super::import::Report;
 use super::super::records::{Malformed, Records};
 use super::service::{Answer, Service, run};
 
-/// Imports these bytes as a file; the fans the service has then.
+/// Imports these bytes as a file. Returns the fans that the service then has.
 async fn import(content: &[u8]) -> (anyhow::Result<Report>, Vec<String>) {
     let service = Service::start(|_| Answer::Take).await;
     let folder = tempfile::tempdir().unwrap();
@@ -35,7 +35,7 @@ fn gzip(content: &[u8]) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// `head`, then the same byte so often, then `tail`.
+/// `head`, then the same byte `left` times, then `tail`.
 struct Flood {
     head: &'static [u8],
     left: u64,
@@ -64,7 +64,7 @@ fn a_line_of_a_gibibyte_is_one_bad_row() {
         let mut records = Records::new(flood, delimiter);
         assert_eq!(records.read(|_| false).unwrap().unwrap().bytes, b"a,b");
         let long = records.read(|_| false).unwrap().unwrap();
-        // What is held of it is what the fixed buffer holds, and less is given out.
+        // Only the fixed buffer of it is held, and an excerpt returned.
         assert_eq!((long.line, long.malformed, long.bytes.len()), (2, Some(Malformed::TooLong), 1024));
         let next = records.read(|_| false).unwrap().unwrap();
         assert_eq!((next.line, next.bytes), (3, &b"d,e"[..]));
@@ -128,7 +128,7 @@ async fn archives_are_read_through() {
 }
 
 #[tokio::test]
-async fn what_a_truncated_archive_still_holds_is_imported_and_the_end_is_told() {
+async fn the_intact_part_of_a_truncated_archive_is_imported_and_the_rest_reported() {
     use std::fmt::Write as _;
     let mut text = "unionid,openid\n".to_owned();
     for n in 0..50_000 {
@@ -137,7 +137,7 @@ async fn what_a_truncated_archive_still_holds_is_imported_and_the_end_is_told() 
     for whole in [gzip(text.as_bytes()), zstd::encode_all(text.as_bytes(), 3).unwrap()] {
         let (report, fans) = import(&whole[..whole.len() / 2]).await;
         let error = report.unwrap_err().to_string();
-        assert!(error.contains("after line ") && error.contains("hint: it ends too early"), "{error}");
+        assert!(error.contains("after line ") && error.contains("hint: the file is truncated"), "{error}");
         assert!((1_000..50_000).contains(&fans.len()), "{}", fans.len());
         assert!(error.contains(&format!("after line {}:", fans.len() + 1)), "{error} {}", fans.len());
     }
@@ -190,7 +190,7 @@ async fn wrong_files_are_refused_with_a_remedy() {
         (&b""[..], "is empty"),
         (b"\n\n", "is empty"),
         (b"PK\x03\x04", "save the sheet as CSV"),
-        (b"[{\"unionid\":\"u\"}]", "one object a line"),
+        (b"[{\"unionid\":\"u\"}]", "one object per line"),
         (b"u1,o1\nu2,o2\n", "no column for unionid"),
         (b"unionid,openid,OpenID\nu,o,o\n", "both recognised as openid"),
         (b"\"unionid,openid\nu,o\n", "the header of"),

@@ -22,7 +22,7 @@ fn folder_with(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
     (folder, path)
 }
 
-/// So many fans; every hundredth row is bad, every hundredth and first is refused by the service.
+/// `rows` fans; of every hundred one is invalid, and one is refused by the service.
 fn fans(rows: usize) -> String {
     let mut text = "unionid,openid,app\n".to_owned();
     for n in 0..rows {
@@ -60,7 +60,7 @@ fn progress_of(path: &Path) -> PathBuf {
     PathBuf::from(format!("{}.progress", path.display()))
 }
 
-/// A reading thread lets go of its file a little after its import was dropped.
+/// Waits until the reading thread of a dropped import has closed its file.
 async fn until_nobody_reads(path: &Path) {
     while File::open(path).unwrap().try_lock().is_err() {
         tokio::task::yield_now().await;
@@ -87,7 +87,7 @@ async fn every_row_is_taken_known_or_rejected_with_its_line() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn refusals_and_broken_connections_lose_nobody() {
+async fn refusals_and_broken_connections_lose_no_row() {
     let service = Service::start(|n| match n % 5 {
         1 => Answer::Refuse,
         3 => Answer::TakeAndBreak,
@@ -102,7 +102,7 @@ async fn refusals_and_broken_connections_lose_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_import_killed_twice_goes_on_and_loses_nobody() {
+async fn an_import_killed_twice_resumes_and_loses_no_row() {
     for compressed in [false, true] {
         let reached = std::sync::Arc::new(tokio::sync::Notify::new());
         let service = Service::start({
@@ -174,7 +174,7 @@ async fn an_interrupted_import_sends_no_row_twice() {
 }
 
 #[tokio::test]
-async fn a_file_that_changed_meanwhile_is_not_gone_on_with() {
+async fn an_import_of_a_changed_file_is_not_resumed() {
     let stop = CancellationToken::new();
     let service = Service::start({
         let stop = stop.clone();
@@ -191,7 +191,10 @@ async fn a_file_that_changed_meanwhile_is_not_gone_on_with() {
     let mut job = service.job(&path);
     job.options.app = Some(crate::domain::ids::AppName::new("other").unwrap());
     let error = run(job).await.unwrap_err().to_string();
-    assert!(error.contains("--app") && error.contains("hint: begin anew with --restart"), "{error}");
+    assert!(
+        error.contains("--app") && error.contains("hint: start from the beginning with --restart"),
+        "{error}"
+    );
 
     std::fs::write(&path, fans(100)).unwrap();
     let error = run(service.job(&path)).await.unwrap_err().to_string();
@@ -202,14 +205,17 @@ async fn a_file_that_changed_meanwhile_is_not_gone_on_with() {
 }
 
 #[tokio::test]
-async fn a_service_that_stays_silent_is_given_up_with_a_way_on() {
+async fn an_unavailable_service_is_given_up_with_a_hint() {
     let service = Service::start(|_| Answer::Refuse).await;
     let (_folder, path) = folder_with("fans.csv", b"unionid,openid\nu,o\n");
     let mut job = service.job(&path);
     job.patience.total = std::time::Duration::ZERO;
     let error = run(job).await.unwrap_err().to_string();
     assert!(error.contains("503") && error.contains("no space"), "{error}");
-    assert!(error.contains("hint: look at the disk; once it does, the same command goes on"), "{error}");
+    assert!(
+        error.contains("hint: look at the disk; once it does, run the same command again to resume"),
+        "{error}"
+    );
     assert!(progress_of(&path).exists());
 
     // Nobody listens at all.
@@ -225,12 +231,12 @@ async fn a_service_that_stays_silent_is_given_up_with_a_way_on() {
 }
 
 #[tokio::test]
-async fn a_request_that_will_never_do_is_not_repeated() {
+async fn a_permanent_refusal_is_not_retried() {
     let (_folder, path) = folder_with("fans.csv", b"unionid,openid\nu,o\n");
     for (answer, wanted) in [
         (Answer::Fail(400), "400 Bad Request: that will not do\nhint: look at the disk"),
         (Answer::Fail(413), "that will not do"),
-        (Answer::Stranger, "is it the admin listener's address?"),
+        (Answer::OtherServer, "is it the admin listener's address?"),
     ] {
         let service = Service::start(move |_| answer).await;
         let mut job = service.job(&path);
@@ -261,16 +267,13 @@ async fn a_dry_run_checks_every_row_and_leaves_no_trace() {
 }
 
 #[tokio::test]
-async fn progress_that_cannot_be_kept_stops_the_import_before_anything_is_sent() {
+async fn unwritable_progress_stops_the_import_before_anything_is_sent() {
     let service = Service::start(|_| Answer::Take).await;
     let (folder, path) = folder_with("fans.csv", b"unionid,openid\nu,o\n");
     let mut job = service.job(&path);
     job.progress = Some(folder.path().join("no/such/folder"));
     let error = run(job).await.unwrap_err();
-    assert!(
-        error.to_string().contains("hint: name a file that can be written with --progress FILE"),
-        "{error}"
-    );
+    assert!(error.to_string().contains("hint: name a writable file with --progress FILE"), "{error}");
     for option in ["progress", "rejects"] {
         let mut job = service.job(&path);
         let file = Some(folder.path().join("./fans.csv"));
@@ -293,5 +296,5 @@ async fn two_imports_of_one_file_do_not_run_at_once() {
     let other = File::open(&path).unwrap();
     other.lock().unwrap();
     let error = format!("{:#}", run(service.job(&path)).await.unwrap_err());
-    assert!(error.contains("another import of it is under way"), "{error}");
+    assert!(error.contains("another import of it is running"), "{error}");
 }

@@ -1,4 +1,4 @@
-//! What a file is, what its columns are, what its rows say.
+//! Detecting formats, recognising columns, parsing rows.
 
 use serde_json::{Value, json};
 
@@ -22,7 +22,7 @@ fn sent(rows: &mut RowReader, record: &str) -> Value {
 }
 
 #[test]
-fn files_are_told_by_their_first_bytes() {
+fn formats_are_detected_by_their_first_bytes() {
     for (head, wanted) in [
         (&b"\x1F\x8B\x08"[..], Kind::Gzip),
         (b"\x28\xB5\x2F\xFD", Kind::Zstd),
@@ -94,7 +94,7 @@ fn columns_go_by_many_names() {
 }
 
 #[test]
-fn a_header_that_does_not_do_says_what_would() {
+fn a_header_without_required_columns_lists_the_recognised_names() {
     let error = Columns::new(&["昵称", "openid"]).unwrap_err();
     assert!(error.contains("no column for unionid") && error.contains("\"昵称\""), "{error}");
     assert!(error.contains("hint: ") && error.contains("微信unionid"), "{error}");

@@ -1,4 +1,4 @@
-//! A stand-in for the admin API that remembers its fans and misbehaves when told to.
+//! A stand-in for the admin API that keeps its fans and fails on demand.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -36,8 +36,8 @@ pub(super) enum Answer {
     TakeAndBreak,
     /// This status, and a problem.
     Fail(u16),
-    /// What a web server says that is not unionlink.
-    Stranger,
+    /// The answer of some other web server.
+    OtherServer,
 }
 
 pub(super) struct Service {
@@ -113,7 +113,7 @@ async fn register(State(service): State<Arc<Service>>, headers: HeaderMap, body:
         Answer::Take | Answer::TakeAndBreak => {}
         Answer::Refuse => return problem(503, "no space"),
         Answer::Fail(status) => return problem(status, "that will not do"),
-        Answer::Stranger => return "<html>It works!</html>".into_response(),
+        Answer::OtherServer => return "<html>It works!</html>".into_response(),
     }
     let receipt = service.take(&body);
     if answer == Answer::TakeAndBreak {

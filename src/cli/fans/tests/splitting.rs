@@ -1,4 +1,4 @@
-//! Records, wherever the chunks they arrive in are cut.
+//! Splitting into records, whatever the chunk boundaries.
 
 use std::io::{self, Read};
 

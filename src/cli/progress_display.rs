@@ -1,4 +1,4 @@
-//! The progress of a transfer as a person sees it: a bar on a terminal, a plain line now and then elsewhere.
+//! The progress of a transfer on standard error: a bar on a terminal, elsewhere a line every few seconds.
 
 use std::fmt::Write as _;
 use std::sync::{Mutex, OnceLock, PoisonError};
@@ -6,21 +6,23 @@ use std::time::{Duration, Instant};
 
 use indicatif::{HumanCount, HumanDuration, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-/// How often a plain line is printed.
+use super::output;
+
+/// How often a line is printed where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
-pub(super) struct Show {
-    /// Hidden where there is no terminal. Its length is how much there is to do, in bytes or rows, if that is
-    /// known.
+/// The progress of one transfer.
+pub(super) struct ProgressDisplay {
+    /// Hidden where there is no terminal. Its length is the total, in bytes or rows, if that is known.
     bar: ProgressBar,
-    /// Rows that earlier runs dealt with.
+    /// Rows that earlier runs of the transfer processed.
     rows_before: u64,
-    /// What earlier runs did, in the unit of the length: as much as is done at the first report of this run.
+    /// What earlier runs did, in the unit of the length: the value at the first report of this run.
     done_before: OnceLock<u64>,
     last_line: Mutex<Instant>,
 }
 
-impl Show {
+impl ProgressDisplay {
     pub(super) fn new(terminal: bool, total: Option<u64>, rows_before: u64) -> Self {
         let target = if terminal { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
         let template = if total.is_some() { "{wide_bar} {msg}" } else { "{spinner} {msg}" };
@@ -30,12 +32,12 @@ impl Show {
         Self { bar, rows_before, done_before: OnceLock::new(), last_line: Mutex::new(Instant::now()) }
     }
 
-    /// Prints a line beside the progress.
+    /// Prints a message above the progress.
     pub(super) fn say(&self, line: &str) {
-        self.bar.suspend(|| super::say(line));
+        self.bar.suspend(|| output::say(line));
     }
 
-    /// Shows how far it is.
+    /// Reports the rows done so far, and `done` in the unit of the total.
     pub(super) fn advance(&self, rows: u64, done: u64) {
         self.done_before.get_or_init(|| if self.rows_before == 0 { 0 } else { done });
         if !self.bar.is_hidden() {
@@ -46,18 +48,18 @@ impl Show {
         let mut last_line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
         if last_line.elapsed() >= LINE_EVERY {
             *last_line = Instant::now();
-            super::say(&self.line(rows, done, self.elapsed()));
+            output::say(&self.line(rows, done, self.elapsed()));
         }
     }
 
     /// `120,000 rows · 23,400/s · 41 % · about 12 seconds left`
     ///
-    /// indicatif's own rate and estimate are about the bar's unit, and about what earlier runs did as well.
+    /// indicatif's own rate and estimate are in the unit of the total and include earlier runs.
     pub(super) fn line(&self, rows: u64, done: u64, elapsed: Duration) -> String {
         let millis = elapsed.as_millis().max(1);
         let count = |number: u128| HumanCount(u64::try_from(number).unwrap_or(u64::MAX));
         let per_second = u128::from(rows.saturating_sub(self.rows_before)) * 1_000 / millis;
-        let mut line = format!("{} rows · {}/s", HumanCount(rows), count(per_second));
+        let mut line = format!("{} · {}/s", output::counted(rows, ["row", "rows"]), count(per_second));
         let Some(total) = self.bar.length() else { return line };
         let now = done.min(total);
         // Writing to a String does not fail.
@@ -70,7 +72,7 @@ impl Show {
         line
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub(super) fn finish(&self) {
         self.bar.finish_and_clear();
     }
