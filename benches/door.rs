@@ -1,14 +1,15 @@
-//! Durable acknowledgements a second through the real door, beside the same server that answers `success` without
-//! reading anything, one that opens and parses but keeps nothing, and the real door over a store in memory. Genuine
-//! callbacks, each different, sealed beforehand.
+//! Durable acknowledgements per second of the callback handler, compared in one run with the same HTTP server
+//! answering `success` without reading the request, with one that verifies and parses but stores nothing, and
+//! with the callback handler over an in-memory store. The callbacks are genuine, all different, and sealed
+//! beforehand.
 //!
-//! `cargo bench --bench door [-- --rounds N --connections N --door N]`; one door alone, the durable one is the fourth, for
-//! a profile
+//! `cargo bench --bench door [-- --rounds N --connections N --server N]`; `--server 1` to `4` runs one of the
+//! four alone, to profile it (4: the durable service).
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
-#![expect(clippy::print_stdout, reason = "its result")]
+#![expect(clippy::print_stdout, reason = "prints its results")]
 
-#[expect(dead_code, unreachable_pub, reason = "a benchmark is a program by itself, and uses a part of it")]
+#[expect(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
 mod common;
 
 use std::net::SocketAddr;
@@ -20,7 +21,7 @@ use axum::body::Bytes;
 use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::routing::post;
-use common::load::{Loaded, load};
+use common::load::{Measured, load};
 use common::{Brand, argument, median};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -38,59 +39,60 @@ use unionlink::telemetry::metrics::Metrics;
 use unionlink::worker::Wake;
 
 const CONNECTIONS: [(usize, usize); 4] = [(1, 600), (16, 5_000), (64, 8_000), (256, 8_000)];
-const DOORS: [&str; 4] = ["answers, reads nothing", "opens, keeps nothing", "keeps in memory", "durable"];
+const SERVERS: [&str; 4] =
+    ["answers, reads nothing", "parses, stores nothing", "stores in memory", "durable"];
 
 fn main() {
     let (rounds, only) = (argument("--rounds", 5), argument("--connections", 0));
-    let alone: usize = argument("--door", 0);
+    let alone: usize = argument("--server", 0);
     let brand = Brand::new(8, &Options::default());
-    // The door alone: the platform never answers, so the workers have nothing to write.
+    // The platform never answers, so that only callbacks are written and no results of workers.
     brand.wecom.inject(Target::Every, Fault::Hang, None);
-    let server = tokio::runtime::Runtime::new().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let service = server.block_on(brand.serve(&folder.path().join("data"), ""));
+    let service = runtime.block_on(brand.serve(&folder.path().join("data"), ""));
     let others = [
         Router::new().route("/callback/brand", post(async || "success")),
-        opening(&brand),
+        parsing(&brand),
         in_memory(&brand),
     ];
-    let others = others.map(|router| server.block_on(listening(router)));
-    let doors = [others[0], others[1], others[2], service.door];
+    let others = others.map(|router| runtime.block_on(listening(router)));
+    let servers = [others[0], others[1], others[2], service.public];
 
     println!(
-        "{rounds} rounds, medians. Beside each: of what answers without reading; p50, p99; the client's share of the computing."
+        "medians of {rounds} rounds: rate; ratio to the first server; p50, p99; CPU time per request of server and client"
     );
     for (connections, count) in CONNECTIONS.into_iter().filter(|(some, _)| only == 0 || only == *some) {
-        let mut rounds: Vec<[Loaded; 4]> = (0..=rounds)
+        let mut rounds: Vec<[Measured; 4]> = (0..=rounds)
             .map(|_| {
                 let requests = brand.requests(count);
                 std::array::from_fn(|n| match alone {
-                    0 => load(doors[n], connections, &requests),
-                    alone if alone == n + 1 => load(doors[n], connections, &requests),
-                    _ => Loaded::default(),
+                    0 => load(servers[n], connections, &requests),
+                    alone if alone == n + 1 => load(servers[n], connections, &requests),
+                    _ => Measured::default(),
                 })
             })
             .collect();
-        // Warming up.
+        // The first round is a warm-up.
         rounds.remove(0);
         println!("\n{connections} connections");
-        let of = |door: usize, what: fn(&Loaded) -> f64| {
-            median(&rounds.iter().map(|round| what(&round[door])).collect::<Vec<_>>())
+        let of = |server: usize, what: fn(&Measured) -> f64| {
+            median(&rounds.iter().map(|round| what(&round[server])).collect::<Vec<_>>())
         };
-        for (door, name) in DOORS.iter().enumerate() {
-            let ratios: Vec<_> = rounds.iter().map(|round| round[door].rate / round[0].rate).collect();
+        for (server, name) in SERVERS.iter().enumerate() {
+            let ratios: Vec<_> = rounds.iter().map(|round| round[server].rate / round[0].rate).collect();
             println!(
                 "  {name:<24} {:>7.0}/s   {:.2}   p50 {:>6.2} ms  p99 {:>6.2} ms   server {:>5.1} µs  client {:>4.1} µs",
-                of(door, |loaded| loaded.rate),
+                of(server, |measured| measured.rate),
                 median(&ratios),
-                of(door, |loaded| loaded.p50_ms),
-                of(door, |loaded| loaded.p99_ms),
-                of(door, |loaded| loaded.server_us),
-                of(door, |loaded| loaded.client_us)
+                of(server, |measured| measured.p50_ms),
+                of(server, |measured| measured.p99_ms),
+                of(server, |measured| measured.server_us),
+                of(server, |measured| measured.client_us)
             );
         }
     }
-    server.block_on(service.stop());
+    runtime.block_on(service.stop());
 }
 
 fn keys(brand: &Brand) -> Keys {
@@ -101,21 +103,21 @@ fn recipients(brand: &Brand) -> Recipients {
     Recipients { corp_id: CorpId::new(&brand.corp.corp_id).unwrap(), accept_receive_ids: Vec::new() }
 }
 
-/// Verifies, decrypts, parses, answers.
-fn opening(brand: &Brand) -> Router {
+/// Verifies, decrypts, parses and classifies, stores nothing.
+fn parsing(brand: &Brand) -> Router {
     let (keys, recipients) = (Arc::new(keys(brand)), recipients(brand));
     let open = async move |RawQuery(query): RawQuery, body: Bytes| {
         let query = query.unwrap_or_default();
         let query = Query::parse(&query).map_err(|_| StatusCode::FORBIDDEN)?;
         let message = verify(&query, &body, &keys).map_err(|_| StatusCode::FORBIDDEN)?;
-        // The receive id is the brand's, so no store is asked.
+        // The receive id is the brand's, so no store is needed.
         classify(&message, &recipients, None, async |_| Err(StatusCode::BAD_REQUEST)).await?;
         Ok::<_, StatusCode>("success")
     };
     Router::new().route("/callback/brand", post(open))
 }
 
-/// The real door over a store in memory.
+/// The callback handler over an in-memory store.
 fn in_memory(brand: &Brand) -> Router {
     let store = Arc::new(EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap());
     let name = AppName::new("brand").unwrap();

@@ -1,13 +1,13 @@
-//! A backlog: events that are in the inbox already, all fans minted, the platform answering every call after 30 ms.
-//! How fast they become links, and how many calls that takes.
+//! A backlog of events in the inbox, with all fans minted and 30 ms per call to the platform: how fast the
+//! events become links, and how many calls that takes.
 //!
 //! `cargo bench --bench drain [-- --events N]`
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
-#![expect(clippy::print_stdout, reason = "its result")]
+#![expect(clippy::print_stdout, reason = "prints its results")]
 #![expect(clippy::cast_precision_loss, reason = "rates")]
 
-#[expect(dead_code, unreachable_pub, reason = "a benchmark is a program by itself, and uses a part of it")]
+#[expect(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
 mod common;
 
 use std::path::Path;
@@ -26,7 +26,7 @@ const API_MS: u64 = 30;
 fn main() {
     let events: usize = argument("--events", 100_000);
     let server = tokio::runtime::Runtime::new().unwrap();
-    println!("dealers     events    links/s    seconds    calls   of at least");
+    println!("dealers      links    links/s    seconds    calls   minimum");
     for dealers in [50, 1] {
         let brand = Brand::new(dealers, &Options { latency_ms: API_MS, ..Options::default() });
         let folder = tempfile::tempdir().unwrap();
@@ -39,14 +39,14 @@ fn main() {
             while service.store.counts().links < events as u64 {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-            let told = (began.elapsed().as_secs_f64(), service.store.counts().links);
+            let measured = (began.elapsed().as_secs_f64(), service.store.counts().links);
             service.stop().await;
-            told
+            measured
         });
         let calls = brand.wecom.counters().calls_of(Api::ExternalUseridToPendingId);
         let fewest = dealers * events.div_ceil(dealers).div_ceil(100);
         println!(
-            "{dealers:>7}  {links:>9}  {:>9.0}  {took:>9.2}  {calls:>7}   {fewest:>11}",
+            "{dealers:>7}  {links:>9}  {:>9.0}  {took:>9.2}  {calls:>7}   {fewest:>7}",
             links as f64 / took
         );
     }

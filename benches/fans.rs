@@ -1,12 +1,14 @@
-//! What millions of live fans cost: `cargo bench --bench fans -- --fans 1000000 [--cache-mb 256] [--keep FOLDER]`.
+//! Cost of millions of live fans: memory, disk, opening, look-ups and joins.
 //!
-//! Loads fans that have a pending id each, in the order in which they were minted over 85 days, through the store's
-//! own transactions; then looks fans up, joins customers, closes, opens again, and does both again. Everything is
-//! durable when it is counted. Resident memory is the process's own, read from the system.
+//! `cargo bench --bench fans -- --fans 1000000 [--cache-mb 256] [--keep FOLDER]`
+//!
+//! Loads minted fans, in the order of minting over 85 days, through the store's own transactions; then
+//! measures look-ups and joins, reopens the store, and measures both again. Everything is durable when it is
+//! counted. Resident memory is that of this process.
 
 #![expect(clippy::expect_used, reason = "a benchmark that panics has failed")]
-#![expect(clippy::print_stdout, reason = "its result")]
-#![expect(clippy::cast_precision_loss, reason = "rates for people")]
+#![expect(clippy::print_stdout, reason = "prints its results")]
+#![expect(clippy::cast_precision_loss, reason = "rates")]
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -41,7 +43,7 @@ fn arguments() -> Arguments {
     }
 }
 
-/// An id like WeCom's: a letter or two, then base64url that looks like chance.
+/// An id like WeCom's: a prefix, then pseudo-random base64url.
 fn id(prefix: &str, n: u64, length: usize) -> String {
     const LETTERS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let mut text = prefix.to_owned();
@@ -79,7 +81,7 @@ fn fan(n: u64, of: u64) -> NewFan {
     }
 }
 
-/// Resident memory now and at its highest, in MiB.
+/// Current and peak resident memory, in MiB.
 fn resident() -> (u64, u64) {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let value = |name: &str| {
@@ -102,7 +104,7 @@ fn quantiles(mut samples: Vec<Duration>) -> String {
     format!("p50 {:.3} ms  p99 {:.3} ms", at(50), at(99))
 }
 
-/// Fans spread over all of them, another set in each round.
+/// A sample of all fans, another one in each round.
 fn sampled(of: u64, round: u64) -> impl Iterator<Item = u64> {
     (0..SAMPLES.min(of)).map(move |n| (n * 7_919 + round * 104_729) * (of / SAMPLES.min(of) + 1) % of)
 }
@@ -116,7 +118,7 @@ async fn measure(store: &EmbeddedStore, of: u64, round: u64) {
         samples.push(began.elapsed());
         assert!(found.len() == 1, "fan {n} is not found");
     }
-    println!("  lookup of a fan          {}", quantiles(samples));
+    println!("  look-up of a fan         {}", quantiles(samples));
     let mut samples = Vec::new();
     for n in sampled(of, round).take(2_000) {
         let change = ContactEvent {
@@ -159,9 +161,9 @@ async fn main() {
         store.put_fans(rows, NOW).await.expect("registered");
         let step = (fans / 10).max(1);
         if next / step > loaded / step {
-            let (now, highest) = resident();
+            let (now, peak) = resident();
             println!(
-                "  loaded {next:>9}  {:>7.0}/s  resident {now} MiB (highest {highest})  disk {} MiB",
+                "  loaded {next:>9}  {:>7.0}/s  resident {now} MiB (peak {peak})  disk {} MiB",
                 step as f64 / last.elapsed().as_secs_f64(),
                 disk_mb(&folder)
             );
@@ -171,7 +173,7 @@ async fn main() {
     }
     let rate = fans as f64 / began.elapsed().as_secs_f64();
     let per_fan = (disk_mb(&folder) << 20) / fans.max(1);
-    println!("  load                     {rate:.0} fans/s, {per_fan} bytes of disk a fan");
+    println!("  load                     {rate:.0} fans/s, {per_fan} bytes of disk per fan");
     measure(&store, fans, 1).await;
     store.close().await;
     drop(store);
@@ -180,20 +182,17 @@ async fn main() {
         let store = EmbeddedStore::open(&folder, settings).expect("opened");
         let accepting = began.elapsed();
         let known = store.fans(&unionid(0)).await.expect("readable");
-        let (now, highest) = resident();
+        let (now, peak) = resident();
         assert_eq!(known.len(), 1);
         println!(
-            "  {name:<24} {:.2} s until callbacks are accepted, {:.2} s until fans are found; resident {now} MiB (highest {highest})",
+            "  {name:<24} {:.2} s until callbacks are accepted, {:.2} s until fans are found; resident {now} MiB (peak {peak})",
             accepting.as_secs_f64(),
             began.elapsed().as_secs_f64()
         );
         if name == "open again" {
             measure(&store, fans, 2).await;
-            let (now, highest) = resident();
-            println!(
-                "  resident                 {now} MiB (highest {highest}); disk {} MiB",
-                disk_mb(&folder)
-            );
+            let (now, peak) = resident();
+            println!("  resident                 {now} MiB (peak {peak}); disk {} MiB", disk_mb(&folder));
         }
         store.close().await;
     }

@@ -1,15 +1,15 @@
-//! How long after a callback was sent its link is on the feed, the platform answering every call after 30 ms. The
-//! callbacks come at a steady rate whatever becomes of them; one reader follows the stream of links.
+//! Latency from sending a callback to its link on the feed, with 30 ms per call to the platform. Callbacks
+//! are sent at a steady rate, whatever the response times; one reader follows the stream of links.
 //!
-//! With many dealers hardly two callbacks share a lane, and a link is late by one call. With one dealer they gather
-//! while a call is under way, so a link is late by one call and what was left of the one before.
+//! With many dealers few callbacks share a lane, and a link takes one call. With one dealer events collect
+//! while a call is in flight, so a link takes one call and the rest of the one before.
 //!
 //! `cargo bench --bench latency [-- --seconds N]`
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
-#![expect(clippy::print_stdout, reason = "its result")]
+#![expect(clippy::print_stdout, reason = "prints its results")]
 
-#[expect(dead_code, unreachable_pub, reason = "a benchmark is a program by itself, and uses a part of it")]
+#[expect(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
 mod common;
 
 use std::collections::HashMap;
@@ -31,14 +31,14 @@ const NAME: &str = "\"external_userid\":\"";
 fn main() {
     let seconds: u32 = argument("--seconds", 8);
     let server = tokio::runtime::Runtime::new().unwrap();
-    println!("milliseconds; of the link without the {API_MS} of the platform");
+    println!("in milliseconds; the {API_MS} ms of the platform are subtracted from the link times");
     println!("dealers  callbacks/s   acknowledged p50   p99      link p50      p99     calls/callback");
     for (dealers, rate) in [DEALERS, 1].into_iter().flat_map(|dealers| RATES.map(|rate| (dealers, rate))) {
-        // A brand for each: 10,000 calls a minute are all that one may make.
+        // A new brand for each case, because one may make only 10,000 calls per minute.
         let brand = Brand::new(dealers, &Options::default());
         let folder = tempfile::tempdir().unwrap();
         let service = server.block_on(brand.serve(&folder.path().join("data"), ""));
-        // Tokens and the list of dealers are there afterwards.
+        // A warm-up: fetches the tokens and the list of dealers.
         run(&brand, &service, &server, dealers, 1_000);
         brand.wecom.configure(|options| options.latency_ms = API_MS);
         brand.wecom.reset_counters();
@@ -58,7 +58,8 @@ fn main() {
     }
 }
 
-/// Sends so many callbacks at this rate. Milliseconds until each link was on the feed, and until each acknowledgement.
+/// Sends `count` callbacks at this rate. Returns the milliseconds until each link was on the feed, and until
+/// each acknowledgement.
 fn run(
     brand: &Brand,
     service: &Service,
@@ -79,7 +80,7 @@ fn run(
     let sent = runtime.block_on(async {
         let mut streams = Vec::new();
         for _ in 0..CONNECTIONS {
-            streams.push(connect(service.door).await);
+            streams.push(connect(service.public).await);
         }
         let began = Instant::now();
         let senders = streams.into_iter().enumerate().map(|(first, mut stream)| {
@@ -103,7 +104,8 @@ fn run(
     (links.collect(), sent.iter().map(|(.., took)| *took).collect())
 }
 
-/// Reads the stream of links on a thread of its own: who was seen when, until so many were.
+/// Reads the stream of links on a thread of its own. Sends each `external_userid` with the time it was read,
+/// up to `count`.
 fn follow(service: &Service, count: usize) -> mpsc::Receiver<(String, Instant)> {
     let (seen, receiver) = mpsc::channel();
     let (following, follows) = mpsc::channel();
@@ -116,8 +118,8 @@ fn follow(service: &Service, count: usize) -> mpsc::Receiver<(String, Instant)> 
             let request = format!("GET /v1/links/stream?after={after} HTTP/1.1\r\nHost: localhost\r\n\r\n");
             stream.write_all(request.as_bytes()).await.unwrap();
             following.send(()).unwrap();
-            let (mut text, mut told, mut bytes) = (String::new(), 0, vec![0; 256 << 10]);
-            while told < count {
+            let (mut text, mut links, mut bytes) = (String::new(), 0, vec![0; 256 << 10]);
+            while links < count {
                 let read = stream.read(&mut bytes).await.unwrap();
                 let now = Instant::now();
                 assert!(read > 0, "the stream ended");
@@ -127,10 +129,10 @@ fn follow(service: &Service, count: usize) -> mpsc::Receiver<(String, Instant)> 
                     let from = rest + at + NAME.len();
                     let Some(length) = text[from..].find('"') else { break };
                     seen.send((text[from..from + length].to_owned(), now)).unwrap();
-                    told += 1;
+                    links += 1;
                     rest = from + length;
                 }
-                // What is left over may be the beginning of a name.
+                // The rest may end in the middle of a field name or an id.
                 let kept = rest.max(text.len().saturating_sub(256));
                 text.drain(..kept);
             }

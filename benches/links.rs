@@ -1,13 +1,14 @@
-//! How fast links leave: the feed, streams of it, the export, and a webhook that has everything to catch up with after
-//! its receiver was dead, beside a bare client that posts the same bodies to the same receiver.
+//! Throughput of links to readers and receivers: feed, streams, export, file sink, and a webhook that catches
+//! up after an outage of its receiver, compared with a bare client that posts the same bodies to the same
+//! receiver.
 //!
 //! `cargo bench --bench links [-- --links N]`
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
-#![expect(clippy::print_stdout, reason = "its result")]
+#![expect(clippy::print_stdout, reason = "prints its results")]
 #![expect(clippy::cast_precision_loss, reason = "rates")]
 
-#[expect(dead_code, unreachable_pub, reason = "a benchmark is a program by itself, and uses a part of it")]
+#[expect(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
 mod common;
 
 use std::path::Path;
@@ -37,7 +38,7 @@ fn main() {
     tokio::runtime::Runtime::new().unwrap().block_on(run(argument("--links", 100_000)));
 }
 
-/// A store with so many links, each of another person.
+/// Creates a store with `links` links, each of another person.
 async fn fill(folder: &Path, links: u64) {
     let store = EmbeddedStore::open(folder, Settings::default()).unwrap();
     let now = SystemClock.now();
@@ -73,8 +74,8 @@ async fn fill(folder: &Path, links: u64) {
         let work = store.lease(now, 1_024).await.unwrap();
         let settled = work.into_iter().map(|work| {
             let digits = work.contact.external_userid.as_str().trim_start_matches("wmINVENTEDcustomer");
-            let verdict = Outcome::Resolved(pending(digits.parse().unwrap()));
-            (work, verdict)
+            let outcome = Outcome::Resolved(pending(digits.parse().unwrap()));
+            (work, outcome)
         });
         store.settle(settled.collect(), now).await.unwrap();
     }
@@ -83,7 +84,7 @@ async fn fill(folder: &Path, links: u64) {
 }
 
 async fn serve(folder: &Path, sinks: &str) -> Service {
-    // Nobody asks the platform for anything.
+    // No call to the platform is made.
     let corp = AppSpec { corp_id: "wwINVENTED".into(), agent_id: 1, secret: "x".into(), callback: None };
     let callback = CallbackSpec { url: String::new(), token: "x".into(), aes_key: "a".repeat(43) };
     Service::start(folder, "http://127.0.0.1:9", &corp, &callback, sinks).await
@@ -93,22 +94,22 @@ async fn get(service: &Service, http: &reqwest::Client, path: &str) -> Value {
     http.get(format!("{}{path}", service.admin)).send().await.unwrap().json().await.unwrap()
 }
 
-/// Counts what it gets, and answers with whatever status it is told to.
+/// Starts a webhook receiver. Returns its URL, its count of requests, and the status it answers with.
 async fn receiver() -> (String, Arc<AtomicU64>, Arc<AtomicU16>) {
-    let (got, status) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU16::new(200)));
+    let (received, status) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU16::new(200)));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
-    let (counted, answered) = (got.clone(), status.clone());
+    let (counted, answered) = (received.clone(), status.clone());
     let take = move |body: Bytes| {
-        let (got, status) = (counted.clone(), answered.clone());
+        let (received, status) = (counted.clone(), answered.clone());
         async move {
-            got.fetch_add(u64::from(!body.is_empty()), Ordering::Relaxed);
+            received.fetch_add(u64::from(!body.is_empty()), Ordering::Relaxed);
             StatusCode::from_u16(status.load(Ordering::Relaxed)).unwrap()
         }
     };
     let router = Router::new().route("/", post(take));
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-    (url, got, status)
+    (url, received, status)
 }
 
 fn resident_mib() -> u64 {
@@ -117,7 +118,7 @@ fn resident_mib() -> u64 {
     line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10
 }
 
-fn told(what: &str, links: u64, took: Duration, more: &str) {
+fn report(what: &str, links: u64, took: Duration, more: &str) {
     println!(
         "{what:<44} {:>9.0} links/s   {:>7.2} s   {more}",
         links as f64 / took.as_secs_f64(),
@@ -137,7 +138,7 @@ async fn read_stream(http: &reqwest::Client, admin: &str, last: u64) {
     }
 }
 
-/// Posts as many of these bodies, one after the other, on the threads that the sinks run on too.
+/// Posts up to `bodies` of these bodies one after the other, on the same threads as the sinks.
 async fn bare_client(http: &reqwest::Client, url: &str, some: Vec<String>, bodies: usize) -> Duration {
     let (http, url) = (http.clone(), url.to_owned());
     let posting = tokio::spawn(async move {
@@ -173,15 +174,15 @@ async fn run(links: u64) {
             some = page["entries"].as_array().unwrap().iter().map(Value::to_string).collect();
         }
     }
-    told("feed, a page of 1000 after the other", links, begun.elapsed(), &format!("{} MiB", bytes >> 20));
+    report("feed, in pages of 1000", links, begun.elapsed(), &format!("{} MiB", bytes >> 20));
 
     let begun = Instant::now();
     read_stream(&http, &service.admin, links).await;
-    told("one stream", links, begun.elapsed(), "");
+    report("one stream", links, begun.elapsed(), "");
     let begun = Instant::now();
     let streams = (0..STREAMS).map(|_| read_stream(&http, &service.admin, links));
     futures_util::future::join_all(streams).await;
-    told(&format!("{STREAMS} streams at once, all together"), links * STREAMS as u64, begun.elapsed(), "");
+    report(&format!("{STREAMS} concurrent streams, in total"), links * STREAMS as u64, begun.elapsed(), "");
 
     for format in ["ndjson", "csv"] {
         let begun = Instant::now();
@@ -192,8 +193,8 @@ async fn run(links: u64) {
             bytes += chunk.len();
             highest = highest.max(resident_mib());
         }
-        let more = format!("{} MiB; resident {before} MiB, at most {highest} MiB", bytes >> 20);
-        told(&format!("export, {format}"), links, begun.elapsed(), &more);
+        let more = format!("{} MiB; resident {before} MiB, peak {highest} MiB", bytes >> 20);
+        report(&format!("export, {format}"), links, begun.elapsed(), &more);
     }
     service.stop().await;
 
@@ -202,13 +203,13 @@ async fn run(links: u64) {
     let bodies = some.len().min(20_000);
     let took = bare_client(&http, &url, some, bodies).await;
     let bare = bodies as f64 / took.as_secs_f64();
-    println!("\n{:<44} {bare:>9.0} posts/s", "a bare client, one entry after the other");
+    println!("\n{:<44} {bare:>9.0} posts/s", "bare client, one entry per request");
 
     for batch in [1, 100] {
         let sink = format!(
             "[[sinks]]\nname = \"crm{batch}\"\nkind = \"webhook\"\nurl = \"{url}\"\nsecret = \"{SECRET}\"\nbatch = {batch}\n"
         );
-        // Dead first, with everything waiting: that must cost no memory.
+        // The receiver is down at first and every entry waits, which must not cost memory.
         status.store(503, Ordering::Relaxed);
         let service = serve(&folder, &sink).await;
         let before = resident_mib();
@@ -216,7 +217,7 @@ async fn run(links: u64) {
         while get(&service, &http, &path).await["failures"].as_u64() < Some(2) {
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-        let dead = resident_mib();
+        let down = resident_mib();
         status.store(200, Ordering::Relaxed);
         http.post(format!("{}{path}/resume", service.admin)).send().await.unwrap();
         http.post(format!("{}{path}/rewind", service.admin))
@@ -231,10 +232,10 @@ async fn run(links: u64) {
         let took = begun.elapsed();
         let ratio = links as f64 / took.as_secs_f64() / bare;
         let more = format!(
-            "{ratio:.2} of the bare client; resident {before} MiB, dead {dead}, after {}",
+            "{ratio:.2} of the bare client; resident {before} MiB, receiver down {down}, after {}",
             resident_mib()
         );
-        told(&format!("webhook catches up, batch = {batch}"), links, took, &more);
+        report(&format!("webhook catches up, batch = {batch}"), links, took, &more);
         service.stop().await;
     }
     let archive = place.path().join("archive").display().to_string();
@@ -245,6 +246,6 @@ async fn run(links: u64) {
     while get(&service, &http, "/v1/sinks/archive").await["after"].as_u64() < Some(links) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    told("file catches up", links, begun.elapsed(), "");
+    report("file catches up", links, begun.elapsed(), "");
     service.stop().await;
 }

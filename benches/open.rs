@@ -1,13 +1,13 @@
-//! What one callback costs before the store: verify + decrypt + parse of a standard add event, beside the bare
-//! AES-256-CBC + SHA-1 + base64 work on the same bytes with the same crates, and beside the published Rust crates on
-//! their part of the work.
+//! CPU time of one callback before the store: verify + decrypt + parse of a standard add event, compared with
+//! the bare AES-256-CBC + SHA-1 + base64 work on the same bytes with the same crates, and with published Rust
+//! crates on the part they cover.
 //!
 //! `cargo bench --bench open`
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
-#![expect(clippy::print_stdout, reason = "its result")]
+#![expect(clippy::print_stdout, reason = "prints its results")]
 
-#[expect(dead_code, unreachable_pub, reason = "a benchmark is a program by itself, and uses a part of it")]
+#[expect(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
 mod common;
 
 use std::hint::black_box;
@@ -54,7 +54,7 @@ fn seal(message: &str) -> String {
     STANDARD.encode(plain)
 }
 
-/// The work nobody can do without.
+/// The cryptography that every implementation needs.
 fn bare(key: &[u8; 32], encrypted: &str) -> usize {
     let sha1 = Sha1::new()
         .chain_update(b"1795309323")
@@ -71,7 +71,7 @@ fn bare(key: &[u8; 32], encrypted: &str) -> usize {
     plain.len()
 }
 
-/// Classifies a message of the brand's corp, which asks no store.
+/// Classifies a message of the brand's corp, which needs no store.
 fn classified(message: &VerifiedMessage, recipients: &Recipients) -> Classified {
     let classified = classify(message, recipients, None, async |_| Err::<bool, ()>(()));
     classified.now_or_never().unwrap().unwrap()
@@ -131,8 +131,8 @@ fn main() {
             },
         ],
     );
-    println!("{} bytes of body, {} of message\n", body.len(), EVENT.len());
-    println!("{:<58} {:>8}   of bare", "", "ns");
+    println!("body {} bytes, message {} bytes\n", body.len(), EVENT.len());
+    println!("{:<58} {:>8}   ratio to bare", "", "ns");
     for (what, took) in [
         ("bare AES-256-CBC + SHA-1 + base64, with the same crates", bare),
         ("query + envelope + verify + decrypt + parse", whole),
@@ -146,7 +146,7 @@ fn main() {
     }
     let fastest = wecom_crypto.min(wechat_crypto);
     println!(
-        "\nours of the fastest published crate: {:.2} without parsing, {:.2} with",
+        "\nratio to the fastest published crate: {:.2} without parsing, {:.2} with",
         sealed / fastest,
         whole / fastest
     );

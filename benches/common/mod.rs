@@ -1,8 +1,8 @@
-//! What the benchmarks share: a simulated platform with a brand and its dealers, the service over it, and the
-//! arithmetic of comparisons.
+//! Shared by the benchmarks: a simulated platform with a brand and its dealers, the service connected to it,
+//! and the arithmetic of comparisons.
 //!
-//! Machines are noisy. Whatever is compared is therefore measured in turns (A B C, A B C, …) within one run, and told
-//! as a ratio of medians.
+//! Machines are noisy, so variants that are compared are measured in turn (A B C, A B C, …) within one run,
+//! and reported as a ratio of medians.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ pub fn argument<T: std::str::FromStr>(name: &str, default: T) -> T {
     value.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} {text}: not a number")))
 }
 
-/// The value that so many percent of `values` do not exceed.
+/// The value that `percent` percent of `values` do not exceed.
 pub fn quantile(values: &[f64], percent: usize) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_unstable_by(f64::total_cmp);
@@ -40,22 +40,22 @@ pub fn median(values: &[f64]) -> f64 {
     quantile(values, 50)
 }
 
-/// Seconds that a thread or the process has been computing: other programs on the machine do not count.
-pub fn computed(clock: ClockId) -> f64 {
+/// CPU time of a thread or of the process, in seconds.
+pub fn cpu_seconds(clock: ClockId) -> f64 {
     Duration::try_from(clock_gettime(clock)).unwrap().as_secs_f64()
 }
 
-/// Nanoseconds of computing a call of each of these, the median of so many turns.
+/// The median CPU time per call of each variant over `turns` turns, in nanoseconds.
 pub fn in_turns<const N: usize>(turns: usize, calls: u32, mut variants: [&mut dyn FnMut(); N]) -> [f64; N] {
     let mut samples = [const { Vec::new() }; N];
-    // The first turn warms up.
+    // The first turn is a warm-up.
     for turn in 0..=turns {
         for (variant, samples) in variants.iter_mut().zip(&mut samples) {
-            let before = computed(ClockId::ThreadCPUTime);
+            let before = cpu_seconds(ClockId::ThreadCPUTime);
             for _ in 0..calls {
                 variant();
             }
-            let took = (computed(ClockId::ThreadCPUTime) - before) * 1e9 / f64::from(calls);
+            let took = (cpu_seconds(ClockId::ThreadCPUTime) - before) * 1e9 / f64::from(calls);
             if turn > 0 {
                 samples.push(took);
             }
@@ -64,7 +64,7 @@ pub fn in_turns<const N: usize>(turns: usize, calls: u32, mut variants: [&mut dy
     samples.map(|samples| median(&samples))
 }
 
-/// The simulated platform, on a thread of its own, with one brand and its dealers.
+/// The simulated platform on a thread of its own, with one brand and its dealers.
 pub struct Brand {
     pub wecom: Simulator,
     pub corp: AppSpec,
@@ -87,14 +87,14 @@ impl Brand {
         Self { wecom, corp, callback, dealers, runtime: Some(runtime) }
     }
 
-    /// A person adds a member of the dealer. What the dealer calls the person, and the event, not sent.
+    /// A dealer adds a person. Returns the `external_userid` and the event, which is not sent.
     pub fn befriend(&self, dealer: usize, person: &Person) -> (String, Event) {
         let dealer = &self.dealers[dealer % self.dealers.len()].corp_id;
         let friendship = self.wecom.befriend(dealer, person, "zhangsan", Some("spring"));
         (friendship.external_userid, friendship.event)
     }
 
-    /// An event as the bytes of a request.
+    /// The bytes of the HTTP request for an event.
     pub fn request(&self, event: &Event) -> Vec<u8> {
         let sealed = self.wecom.seal(event);
         let head = format!(
@@ -105,13 +105,13 @@ impl Brand {
         [head.into_bytes(), sealed.body.into_bytes()].concat()
     }
 
-    /// Callbacks, each of another customer, spread over the dealers.
+    /// The requests of `count` callbacks, each about another customer, spread over the dealers.
     pub fn requests(&self, count: usize) -> Vec<Vec<u8>> {
         let people = self.wecom.add_people(count);
         people.iter().enumerate().map(|(n, person)| self.request(&self.befriend(n, person).1)).collect()
     }
 
-    /// Fans that have their pending ids already, on both sides.
+    /// Makes these people minted fans, at the platform and in the store, without calls.
     pub async fn mint(&self, people: &[Person], store: &dyn Store, now: Timestamp) {
         let app = AppName::new("brand").unwrap();
         for people in people.chunks(1_024) {
@@ -129,7 +129,7 @@ impl Brand {
         }
     }
 
-    /// The service for this brand, its data in `folder`.
+    /// Starts the service for this brand, with its data in `folder` and further configuration.
     pub async fn serve(&self, folder: &Path, more: &str) -> Service {
         Service::start(folder, &self.wecom.base_url(), &self.corp, &self.callback, more).await
     }
@@ -143,7 +143,7 @@ impl Drop for Brand {
 
 /// A running service with one app, `brand`.
 pub struct Service {
-    pub door: std::net::SocketAddr,
+    pub public: std::net::SocketAddr,
     pub admin: String,
     pub store: Arc<dyn Store>,
     stop: CancellationToken,
@@ -173,10 +173,10 @@ impl Service {
         let config = config::parse(&text, "bench".as_ref(), &Environment::default()).unwrap();
         let stop = CancellationToken::new();
         let app = App::start(&config, Arc::new(SystemClock), stop.clone()).await.unwrap();
-        let (door, admin, store) =
+        let (public, admin, store) =
             (app.public_address, format!("http://{}", app.admin_address), app.store.clone());
         let running = tokio::spawn(async move { app.run().await.unwrap() });
-        Self { door, admin, store, stop, running }
+        Self { public, admin, store, stop, running }
     }
 
     pub async fn stop(self) {

@@ -1,4 +1,4 @@
-//! The content of a disk: sparse, and cheap to copy.
+//! The content of a simulated disk: sparse blocks, copy-on-write.
 
 use std::sync::Arc;
 
@@ -6,12 +6,12 @@ const BLOCK_BYTES: usize = 4096;
 type Block = [u8; BLOCK_BYTES];
 static ZEROES: Block = [0; BLOCK_BYTES];
 
-/// What is on a disk. A copy shares every block with the original until one of them writes there.
+/// The content of a disk. A clone shares every block with the original until one of them writes to it.
 #[derive(Clone)]
 pub struct Blocks(Vec<Option<Arc<Block>>>);
 
 impl Blocks {
-    /// A disk of this size that holds zeroes.
+    /// A disk of this size, filled with zeroes.
     pub fn of_mib(size_mib: usize) -> Self {
         Self(vec![None; (size_mib << 20) / BLOCK_BYTES])
     }
@@ -20,11 +20,11 @@ impl Blocks {
         (self.0.len() * BLOCK_BYTES) as u64
     }
 
-    /// The bytes from `at` on, as many as there are of `count`.
+    /// Up to `count` bytes from offset `at`; fewer at the end of the disk.
     pub fn read(&self, at: u64, count: usize) -> Vec<u8> {
         let at = usize::try_from(at.min(self.bytes())).unwrap();
         let mut bytes = vec![0; count.min(self.0.len() * BLOCK_BYTES - at)];
-        for (block, within, range) in pieces(at, bytes.len()) {
+        for (block, within, range) in block_ranges(at, bytes.len()) {
             if let Some(content) = &self.0[block] {
                 bytes[range.clone()].copy_from_slice(&content[within..within + range.len()]);
             }
@@ -32,26 +32,26 @@ impl Blocks {
         bytes
     }
 
-    /// Writes `bytes` at `at`; whether they fit.
+    /// Writes `bytes` at offset `at`. Returns whether they fit.
     pub fn write(&mut self, at: u64, bytes: &[u8]) -> bool {
         if at + bytes.len() as u64 > self.bytes() {
             return false;
         }
-        for (block, within, range) in pieces(usize::try_from(at).unwrap(), bytes.len()) {
-            let piece = &bytes[range];
-            if piece == ZEROES {
+        for (block, within, range) in block_ranges(usize::try_from(at).unwrap(), bytes.len()) {
+            let part = &bytes[range];
+            if part == ZEROES {
                 self.0[block] = None;
             } else {
                 let content = self.0[block].get_or_insert_with(|| Arc::new(ZEROES));
-                Arc::make_mut(content)[within..within + piece.len()].copy_from_slice(piece);
+                Arc::make_mut(content)[within..within + part.len()].copy_from_slice(part);
             }
         }
         true
     }
 }
 
-/// Cuts a range of the disk at the bounds of blocks: which block, where in it, and which part of the range.
-fn pieces(at: usize, count: usize) -> impl Iterator<Item = (usize, usize, std::ops::Range<usize>)> {
+/// Splits a range of the disk at block boundaries: block number, offset in the block, part of the range.
+fn block_ranges(at: usize, count: usize) -> impl Iterator<Item = (usize, usize, std::ops::Range<usize>)> {
     let mut done = 0;
     std::iter::from_fn(move || {
         let (block, within) = ((at + done) / BLOCK_BYTES, (at + done) % BLOCK_BYTES);
@@ -63,7 +63,7 @@ fn pieces(at: usize, count: usize) -> impl Iterator<Item = (usize, usize, std::o
 }
 
 #[test]
-fn what_is_written_is_read_and_a_copy_keeps_what_it_had() {
+fn writes_are_read_back_and_a_clone_keeps_its_content() {
     let mut disk = Blocks::of_mib(1);
     assert!(disk.write(4_000, &[7; 5_000]));
     let before = disk.clone();

@@ -1,4 +1,5 @@
-//! A full disk: refused at the door before the store meets it, and over as soon as there is space again.
+//! A full disk: callbacks are refused before the store runs out of space, and accepted again once there is
+//! space.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -11,25 +12,25 @@ use crate::world::{DISK_MIB, World, until};
 
 const MIB: u64 = 1 << 20;
 
-/// A file of somebody else's that fills a disk. Deleted when dropped.
+/// A file that fills the disk. Deleted when dropped.
 struct Filler(PathBuf);
 
 impl Filler {
-    /// Leaves so much free.
+    /// Fills the disk up to `free_bytes`.
     fn leaving(free_bytes: u64, folder: &Path) -> Self {
         let path = folder.join("filler");
         let file = File::create(&path).unwrap();
         let free = || statvfs(folder).map(|stat| stat.f_bavail * stat.f_frsize).unwrap();
         let mut length = 0;
-        // The file system may need some of it for itself, so it is approached.
-        let mut piece = free().saturating_sub(free_bytes);
-        while piece >= 4096 {
-            if fallocate(&file, FallocateFlags::empty(), length, piece).is_ok() {
-                length += piece;
+        // The file system may need space for metadata, so the limit is approached step by step.
+        let mut step = free().saturating_sub(free_bytes);
+        while step >= 4096 {
+            if fallocate(&file, FallocateFlags::empty(), length, step).is_ok() {
+                length += step;
             } else {
-                piece /= 2;
+                step /= 2;
             }
-            piece = piece.min(free().saturating_sub(free_bytes));
+            step = step.min(free().saturating_sub(free_bytes));
         }
         Self(path)
     }
@@ -48,28 +49,29 @@ async fn small_disk(purpose: &str, store_lines: &'static str) -> Option<(Machine
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn on_a_nearly_full_disk_the_door_answers_503_until_there_is_space_again() {
+async fn on_a_nearly_full_disk_callbacks_are_answered_503_until_there_is_space_again() {
     let Some((_machine, world)) = small_disk("a nearly full disk", "free_mb_min = 16").await else { return };
     let filler = Filler::leaving(12 * MIB, &world.disk.path());
     world.not_ready_because("less than 16 MiB free").await;
     let acknowledged = world.ledger.acknowledgements();
     for _ in 0..20 {
-        assert_eq!(world.knock().await, Some(503));
+        assert_eq!(world.send_callback().await, Some(503));
     }
     assert_eq!(world.ledger.acknowledgements(), acknowledged);
     drop(filler);
-    // By itself: the process is the same.
-    world.lives_until("service again", |world| world.ledger.acknowledgements() > acknowledged + 5).await;
-    world.end().await.unwrap();
+    // The same process resumes by itself.
+    world.load_until("service again", |world| world.ledger.acknowledgements() > acknowledged + 5).await;
+    world.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_filled_to_the_last_byte_under_load_loses_nothing() {
     let Some((_machine, mut world)) = small_disk("a full disk", "free_mb_min = 1").await else { return };
-    // Until it is refused, or until sled has met the full disk before the gate looked, which is final.
+    // Until callbacks are refused, or until a write of sled fails before the free space is checked, which is
+    // final.
     let filler = std::sync::Mutex::new(None);
     world
-        .lives_until("the full disk", |world| {
+        .load_until("the full disk", |world| {
             filler.lock().unwrap().get_or_insert_with(|| Filler::leaving(0, &world.disk.path()));
             let log = world.service.log();
             log.contains("less than 1 MiB free") || world.service.has_ended()
@@ -81,10 +83,10 @@ async fn a_disk_filled_to_the_last_byte_under_load_loses_nothing() {
         assert!(ended.log.contains("the store failed: "), "{ended}");
     } else {
         world.not_ready_because("less than 1 MiB free").await;
-        assert_eq!(world.knock().await, Some(503));
+        assert_eq!(world.send_callback().await, Some(503));
         world.service.kill().await;
     }
-    // Started on the full disk, it either refuses at the door, or does not start and says why.
+    // Started on the full disk, it either answers callbacks with 503, or does not start and logs why.
     world.service.spawn();
     let answers = async {
         while world.service.readiness().await.0 == 0 && !world.service.has_ended() {
@@ -99,11 +101,11 @@ async fn a_disk_filled_to_the_last_byte_under_load_loses_nothing() {
         drop(filler);
         world.start().await.unwrap();
     } else {
-        assert_eq!(world.knock().await, Some(503));
+        assert_eq!(world.send_callback().await, Some(503));
         drop(filler);
         world.service.ready().await.unwrap();
     }
-    world.end().await.unwrap();
+    world.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -119,6 +121,6 @@ async fn the_ballast_lets_it_start_and_serve_on_a_full_disk() {
     world.service.kill().await;
     world.start().await.unwrap();
     assert!(!ballast.exists());
-    world.acknowledges().await;
-    world.end().await.unwrap();
+    world.until_acknowledged().await;
+    world.finish().await.unwrap();
 }

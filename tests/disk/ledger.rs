@@ -1,4 +1,5 @@
-//! What the service answered for, kept outside of it, and the judgement of a store by it.
+//! The test oracle: a record, outside the process, of what was sent and acknowledged, and the comparison of a
+//! running service with it.
 
 use std::collections::BTreeSet;
 use std::sync::{Mutex, MutexGuard};
@@ -10,13 +11,13 @@ use unionlink::simulator::{Event, Person};
 
 use crate::service::{PATIENCE, Service};
 
-/// A dealer's new customer, as the platform tells it.
+/// A dealer's new customer, with the event about it.
 #[derive(Clone)]
 pub struct Customer {
     pub unionid: String,
     pub external_userid: String,
     pub event: Event,
-    /// Nobody registers this person: the event waits for a fan.
+    /// This person is never registered as a fan, so the event makes no link.
     pub is_stranger: bool,
 }
 
@@ -29,7 +30,7 @@ impl Customer {
 /// A unionid and an `external_userid`.
 type Pair = (String, String);
 
-/// An entry of the feed, as far as it is told here.
+/// The parts of a feed entry that are compared.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Entry {
     id: String,
@@ -50,7 +51,7 @@ impl Entry {
 }
 
 #[derive(Default)]
-struct Books {
+struct Records {
     sent_fans: Vec<Person>,
     sent_customers: Vec<Customer>,
     /// Answered 202.
@@ -59,90 +60,90 @@ struct Books {
     customers: Vec<Customer>,
     /// Read from the feed, in order from the first.
     feed: Vec<Entry>,
-    /// How much of each was there when the power went; what came after proves nothing.
+    /// The lengths of `fans`, `customers` and `feed` at the power cut; what came later must not count.
     at_cut: Option<(usize, usize, usize)>,
-    /// Fans and customers looked up one by one by an earlier judgement.
-    judged: (usize, usize),
+    /// The numbers of fans and customers that an earlier check looked up one by one.
+    checked: (usize, usize),
 }
 
-/// What was sent and what was acknowledged.
+/// The record of what was sent and what was acknowledged.
 #[derive(Default)]
-pub struct Ledger(Mutex<Books>);
+pub struct Ledger(Mutex<Records>);
 
 impl Ledger {
-    fn books(&self) -> MutexGuard<'_, Books> {
+    fn records(&self) -> MutexGuard<'_, Records> {
         self.0.lock().unwrap()
     }
 
     pub fn sends_fans(&self, people: &[Person]) {
-        self.books().sent_fans.extend_from_slice(people);
+        self.records().sent_fans.extend_from_slice(people);
     }
 
     pub fn accepted_fans(&self, people: &[Person]) {
-        self.books().fans.extend_from_slice(people);
+        self.records().fans.extend_from_slice(people);
     }
 
     pub fn sends(&self, customer: &Customer) {
-        self.books().sent_customers.push(customer.clone());
+        self.records().sent_customers.push(customer.clone());
     }
 
     pub fn acknowledged(&self, customer: &Customer) {
-        self.books().customers.push(customer.clone());
+        self.records().customers.push(customer.clone());
     }
 
     pub fn acknowledgements(&self) -> usize {
-        self.books().customers.len()
+        self.records().customers.len()
     }
 
-    /// How far the feed was read.
+    /// The number of feed entries read.
     pub fn feed_read(&self) -> usize {
-        self.books().feed.len()
+        self.records().feed.len()
     }
 
-    /// Entries of the feed after `after`, as they are served.
+    /// Records a page of the feed read after position `after`.
     pub fn reads(&self, after: usize, page: &Value) {
         let entries = page["entries"].as_array().into_iter().flatten();
         for (entry, seq) in entries.zip(after as u64 + 1..) {
             assert_eq!(entry["seq"], seq, "the feed has a gap while it is read");
-            self.books().feed.push(Entry::of(entry));
+            self.records().feed.push(Entry::of(entry));
         }
     }
 
-    /// The power goes at this moment.
-    pub fn power_goes(&self) {
-        let mut books = self.books();
-        books.at_cut = Some((books.fans.len(), books.customers.len(), books.feed.len()));
+    /// Records that the power is cut at this moment.
+    pub fn power_cut(&self) {
+        let mut records = self.records();
+        records.at_cut = Some((records.fans.len(), records.customers.len(), records.feed.len()));
     }
 
-    /// Forgets what was answered after the power went.
-    pub fn close_at_cut(&self) {
-        let mut books = self.books();
-        if let Some((fans, customers, feed)) = books.at_cut.take() {
-            books.fans.truncate(fans);
-            books.customers.truncate(customers);
-            books.feed.truncate(feed);
+    /// Drops what was acknowledged after the power cut.
+    pub fn truncate_at_cut(&self) {
+        let mut records = self.records();
+        if let Some((fans, customers, feed)) = records.at_cut.take() {
+            records.fans.truncate(fans);
+            records.customers.truncate(customers);
+            records.feed.truncate(feed);
         }
     }
 
-    /// What was sent and not acknowledged: whoever got no answer sends again.
+    /// What was sent and not acknowledged, to be sent again.
     pub fn unanswered(&self) -> (Vec<Person>, Vec<Customer>) {
-        let books = self.books();
-        let fans: BTreeSet<_> = books.fans.iter().map(|fan| &fan.unionid).collect();
-        let customers: BTreeSet<_> = books.customers.iter().map(|c| &c.external_userid).collect();
-        let is_open = |fan: &&Person| !fans.contains(&fan.unionid);
-        let is_unknown = |customer: &&Customer| !customers.contains(&customer.external_userid);
+        let records = self.records();
+        let fans: BTreeSet<_> = records.fans.iter().map(|fan| &fan.unionid).collect();
+        let customers: BTreeSet<_> = records.customers.iter().map(|c| &c.external_userid).collect();
+        let is_unaccepted = |fan: &&Person| !fans.contains(&fan.unionid);
+        let is_unacknowledged = |customer: &&Customer| !customers.contains(&customer.external_userid);
         (
-            books.sent_fans.iter().filter(is_open).cloned().collect(),
-            books.sent_customers.iter().filter(is_unknown).cloned().collect(),
+            records.sent_fans.iter().filter(is_unaccepted).cloned().collect(),
+            records.sent_customers.iter().filter(is_unacknowledged).cloned().collect(),
         )
     }
 
-    /// Judges the store of a running service: everything acknowledged is there, nobody is linked twice or wrongly, the
-    /// feed has no gap and says what it said before.
+    /// Checks a running service: everything acknowledged is there, every link is true and made once, and the
+    /// feed has no gap and still begins with what was read before.
     ///
     /// # Errors
-    /// What is wrong.
-    pub async fn judge(&self, service: &Service) -> Result<(), String> {
+    /// The first difference found.
+    pub async fn check(&self, service: &Service) -> Result<(), String> {
         let status = settled(service).await?;
         let feed = read_feed(service, status["feed_head"].as_u64().unwrap_or_default()).await?;
         let linked = created(service, &feed)?;
@@ -150,54 +151,54 @@ impl Ledger {
             return Err(format!("{} links, {} of them on the feed", status["links"], linked.len()));
         }
         let new = self.compare(&status, feed, &linked)?;
-        let looks = stream::iter(new.iter().map(|look| look.made(service)));
-        looks.buffer_unordered(8).try_collect::<()>().await
+        let lookups = stream::iter(new.iter().map(|lookup| lookup.check(service)));
+        lookups.buffer_unordered(8).try_collect::<()>().await
     }
 
-    /// Compares all that can be seen at once; what is left is to be looked up one by one.
+    /// Compares totals, links and the feed. Returns what must be looked up one by one.
     fn compare(
         &self,
         status: &Value,
         feed: Vec<Entry>,
         linked: &BTreeSet<Pair>,
-    ) -> Result<Vec<Look>, String> {
-        let mut books = self.books();
-        if !feed.starts_with(&books.feed) {
-            let (said, says) = (books.feed.len(), feed.len());
-            return Err(format!("the feed no longer says what it said: {said} entries then, {says} now"));
+    ) -> Result<Vec<Lookup>, String> {
+        let mut records = self.records();
+        if !feed.starts_with(&records.feed) {
+            let (before, now) = (records.feed.len(), feed.len());
+            return Err(format!("the feed has changed: {before} entries were read before, {now} now"));
         }
         for (what, count, is) in [
-            ("fans", books.fans.len(), &status["fans"]["registered"]),
-            ("customers", books.customers.len(), &status["contacts"]["known"]),
+            ("fans", records.fans.len(), &status["fans"]["registered"]),
+            ("customers", records.customers.len(), &status["contacts"]["known"]),
         ] {
             if is.as_u64().unwrap_or_default() < count as u64 {
                 return Err(format!("{count} {what} were acknowledged, {is} are there"));
             }
         }
         let is_missing = |c: &&Customer| !c.is_stranger && !linked.contains(&c.pair());
-        let missing = books.customers.iter().filter(is_missing).count();
+        let missing = records.customers.iter().filter(is_missing).count();
         if missing > 0 {
-            return Err(format!("{missing} of {} acknowledged events made no link", books.customers.len()));
+            return Err(format!("{missing} of {} acknowledged events made no link", records.customers.len()));
         }
-        let (fans, customers) = books.judged;
-        let new_fans = books.fans[fans..].iter().map(|fan| Look::Fan(fan.unionid.clone()));
-        let strangers = books.customers[customers..].iter().filter(|customer| customer.is_stranger);
-        let new_strangers = strangers.map(|customer| Look::Stranger(customer.external_userid.clone()));
-        let looks = new_fans.chain(new_strangers).collect();
-        books.judged = (books.fans.len(), books.customers.len());
-        books.feed = feed;
-        Ok(looks)
+        let (fans, customers) = records.checked;
+        let new_fans = records.fans[fans..].iter().map(|fan| Lookup::Fan(fan.unionid.clone()));
+        let strangers = records.customers[customers..].iter().filter(|customer| customer.is_stranger);
+        let new_strangers = strangers.map(|customer| Lookup::Stranger(customer.external_userid.clone()));
+        let lookups = new_fans.chain(new_strangers).collect();
+        records.checked = (records.fans.len(), records.customers.len());
+        records.feed = feed;
+        Ok(lookups)
     }
 }
 
-/// Something to be looked up.
-enum Look {
+/// A fan or a customer to be looked up.
+enum Lookup {
     Fan(String),
     Stranger(String),
 }
 
-impl Look {
-    async fn made(&self, service: &Service) -> Result<(), String> {
+impl Lookup {
+    async fn check(&self, service: &Service) -> Result<(), String> {
         let (path, what) = match self {
             Self::Fan(unionid) => (format!("/v1/fans/{unionid}"), "fan"),
             Self::Stranger(id) => (format!("/v1/explain/{id}"), "customer"),
@@ -210,7 +211,7 @@ impl Look {
     }
 }
 
-/// The status, once nothing is under way.
+/// The status, once inbox and fan queue are empty.
 async fn settled(service: &Service) -> Result<Value, String> {
     let give_up = Instant::now() + PATIENCE;
     loop {
@@ -240,17 +241,17 @@ async fn read_feed(service: &Service, head: u64) -> Result<Vec<Entry>, String> {
     Ok(feed)
 }
 
-/// Who was linked, each once, and each as the platform knows it.
+/// The pairs linked on the feed; an error if one is repeated or unknown to the platform.
 fn created(service: &Service, feed: &[Entry]) -> Result<BTreeSet<Pair>, String> {
     let truth: BTreeSet<Pair> =
         service.wecom.truth().into_iter().map(|t| (t.unionid, t.external_userid)).collect();
     let mut linked = BTreeSet::new();
     for entry in feed.iter().filter(|entry| entry.kind == "link.created") {
         if !truth.contains(&entry.pair) {
-            return Err("somebody is linked wrongly".to_owned());
+            return Err("a link is wrong".to_owned());
         }
         if !linked.insert(entry.pair.clone()) {
-            return Err("somebody is linked twice".to_owned());
+            return Err("a pair is linked twice".to_owned());
         }
     }
     Ok(linked)

@@ -1,7 +1,7 @@
-//! Life: fans are registered and minted, dealers add customers, somebody reads the feed, all at once.
+//! Load: fans are registered and minted, dealers add customers and a reader follows the feed, all at once.
 //!
-//! Fans come faster than customers, so that at any moment acknowledgements and writes that nobody waits for share the
-//! store.
+//! Fans are registered faster than customers are added, so that acknowledged writes and background writes
+//! always share the store.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,24 +14,24 @@ use crate::ledger::{Customer, Ledger};
 use crate::service::{PATIENCE, Service};
 
 const FANS_AT_ONCE: usize = 40;
-/// Fans that are registered and not yet minted.
+/// The most fans registered before a dealer adds them.
 const FANS_AHEAD: usize = 160;
 const DEALERS_AT_ONCE: usize = 4;
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Lives until told to stop, or until the service is no longer there.
-pub async fn live(service: &Service, ledger: &Arc<Ledger>, stop: &CancellationToken) {
+/// Runs until stopped.
+pub async fn run_load(service: &Service, ledger: &Arc<Ledger>, stop: &CancellationToken) {
     let (registered, fans) = mpsc::channel(FANS_AHEAD);
     let fans = Mutex::new(fans);
     let adding = async {
         let dealers = (0..DEALERS_AT_ONCE).map(|dealer| add_customers(service, ledger, dealer, &fans));
         futures_util::future::join_all(dealers).await;
     };
-    let life = async {
+    let load = async {
         tokio::join!(register(service, ledger, registered), adding, read(service, ledger));
     };
     tokio::select! {
-        () = life => {}
+        () = load => {}
         () = stop.cancelled() => {}
     }
 }
@@ -52,7 +52,7 @@ async fn register(service: &Service, ledger: &Ledger, registered: mpsc::Sender<P
     }
 }
 
-/// A dealer who adds every third fan, and now and then somebody the brand does not know.
+/// A dealer who adds every third fan, and now and then a person who is no fan.
 async fn add_customers(
     service: &Service,
     ledger: &Ledger,
@@ -73,7 +73,7 @@ async fn add_customers(
     }
 }
 
-/// A dealer adds a person. Whether it was acknowledged, and the status.
+/// A dealer adds a person. Returns whether the callback was acknowledged, and its status.
 pub async fn add(
     service: &Service,
     ledger: &Ledger,
@@ -101,11 +101,11 @@ async fn read(service: &Service, ledger: &Ledger) {
     }
 }
 
-/// Those who got no answer send again, until everything is acknowledged. A 503 in between is an answer like any other: on
-/// a slow machine a commit may take too long.
+/// Sends again until everything is acknowledged. A 503 in between is not an error: on a slow machine a commit
+/// may take too long.
 ///
 /// # Errors
-/// When it is not, although all is well.
+/// When something is still not acknowledged after [`PATIENCE`].
 pub async fn send_again(service: &Service, ledger: &Ledger) -> Result<(), String> {
     let give_up = Instant::now() + PATIENCE;
     loop {
@@ -114,7 +114,7 @@ pub async fn send_again(service: &Service, ledger: &Ledger) -> Result<(), String
             return Ok(());
         }
         if Instant::now() > give_up {
-            return Err(format!("{} fans and {} events are refused", people.len(), customers.len()));
+            return Err(format!("{} fans and {} events are still refused", people.len(), customers.len()));
         }
         for people in people.chunks(FANS_AT_ONCE) {
             if service.register(people).await {

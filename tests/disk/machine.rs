@@ -1,4 +1,4 @@
-//! What the machine has to offer: file systems, made and mounted over a disk of ours.
+//! Test disks: real file systems, made and mounted over a simulated device, where the machine supports it.
 
 use std::fmt;
 use std::io::Write;
@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use crate::power_disk::PowerDisk;
 use crate::service::PATIENCE;
 
-/// Which file system.
+/// A kind of file system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Kind {
     Ext4,
@@ -26,23 +26,24 @@ impl fmt::Display for Kind {
     }
 }
 
-/// Tests that use disks run one at a time: each wants the machine alone.
+/// Disk tests run one at a time: each needs the whole machine.
 static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
-/// The machine, for as long as this is kept.
+/// Exclusive use of the machine, until dropped.
 pub struct Machine {
     _alone: tokio::sync::MutexGuard<'static, ()>,
-    /// The file systems that can be made here.
+    /// The kinds of file system that can be made here.
     pub kinds: Vec<Kind>,
 }
 
-/// The machine, when it is free; nothing, said aloud, where it cannot do what these tests need.
+/// Waits for exclusive use of the machine. `None`, with a line on standard error, where these tests cannot
+/// run.
 pub async fn machine(purpose: &str) -> Option<Machine> {
     let alone = ALONE.lock().await;
     let missing = |reason: &str| say(&format!("SKIPPED: {purpose}: {reason}"));
-    // Whose this process is.
+    // The effective user of this process.
     if std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() != 0) {
-        missing("disks are mounted, which takes root");
+        missing("mounting disks needs root");
         return None;
     }
     for device in ["/dev/fuse", "/dev/loop-control"] {
@@ -61,12 +62,12 @@ pub async fn machine(purpose: &str) -> Option<Machine> {
     (!kinds.is_empty()).then_some(Machine { _alone: alone, kinds })
 }
 
-/// To standard error itself: what a test prints otherwise is shown only if the test fails.
+/// Prints to standard error directly: the test harness shows captured output only if a test fails.
 pub fn say(line: &str) {
     let _ = writeln!(std::io::stderr().lock(), "{line}");
 }
 
-/// Runs a program to its end; what it complained of if it failed.
+/// Runs a program to its end. The error is what it wrote to standard error.
 pub fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     let output = Command::new(program).args(arguments).output().map_err(|e| format!("{program}: {e}"))?;
     if output.status.success() {
@@ -75,10 +76,10 @@ pub fn run(program: &str, arguments: &[&str]) -> Result<(), String> {
     Err(format!("{program}: {}", String::from_utf8_lossy(&output.stderr).trim()))
 }
 
-/// A file system on a disk of ours, mounted. Unmounted and unplugged when dropped.
+/// A mounted file system on a simulated device. Unmounted when dropped.
 pub struct Disk {
     pub kind: Kind,
-    // Before the device: dropped in this order.
+    // Fields are dropped in this order: unmounted before the device goes.
     mounted: Option<Mounted>,
     folder: tempfile::TempDir,
     pub device: PowerDisk,
@@ -112,7 +113,7 @@ impl Disk {
         Ok(disk)
     }
 
-    /// Where it is mounted.
+    /// The mount point.
     pub fn path(&self) -> PathBuf {
         self.folder.path().to_owned()
     }
@@ -129,7 +130,7 @@ impl Disk {
         drop(self.mounted.take().expect("it is mounted"));
     }
 
-    /// Mounts what the power cut left. Nobody may use the disk any more.
+    /// Mounts what the power cut left. No process may use the disk any more.
     pub fn power_on(&mut self) -> Result<(), String> {
         self.unmount();
         self.device.power_on();
@@ -147,10 +148,10 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let give_up = Instant::now() + PATIENCE;
         let folder = path(&self.0);
-        // Whoever used it may be about to end.
+        // A process that used it may still be ending.
         while let Err(error) = run("umount", &[folder]) {
             if !error.contains("busy") || Instant::now() > give_up {
-                say(&format!("{error}; it is left to the kernel"));
+                say(&format!("{error}; unmounting lazily"));
                 let _ = run("umount", &["-l", folder]);
                 return;
             }

@@ -1,8 +1,9 @@
-//! A disk with a volatile write cache, as a file: what is written is kept for good only once it is flushed.
+//! A simulated disk with a volatile write cache: a write survives a power cut for certain only once it is
+//! flushed.
 //!
-//! Served through FUSE from this process; a loop device over it, and a file system over that, make it a disk that the
-//! kernel treats like any other. A test decides when the power goes and what it takes along, and which requests fail,
-//! are slow, or are not answered.
+//! It is a file served through FUSE by this process; with a loop device and a file system over it, the kernel
+//! treats it like any other disk. A test decides when the power is cut and what is lost, and which requests
+//! fail, are slow, or are never answered.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -20,16 +21,16 @@ use tokio::sync::oneshot;
 
 use crate::blocks::Blocks;
 
-/// What a power cut does to the writes that were not flushed.
+/// Which unflushed writes survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cut {
-    /// None of them arrived.
+    /// None.
     Drop,
-    /// All of them arrived.
+    /// All.
     Keep,
-    /// Of every write any 4 KiB may have arrived, whatever its place in the order.
+    /// Random 4 KiB blocks of each write, whatever their order.
     Random,
-    /// Of every write any sector of 512 bytes may have arrived.
+    /// Random 512-byte sectors of each write.
     Torn,
 }
 
@@ -37,7 +38,7 @@ impl Cut {
     pub const ALL: [Self; 4] = [Self::Drop, Self::Keep, Self::Random, Self::Torn];
 }
 
-/// What is wrong with the disk.
+/// A fault of the disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     Nothing,
@@ -45,40 +46,41 @@ pub enum Fault {
     FailingWrites,
     /// Every flush fails.
     FailingFlushes,
-    /// The next flush fails; then all is well again.
+    /// The next flush fails; later ones succeed.
     OneFailingFlush,
-    /// A flush takes so long.
+    /// Every flush takes this long.
     SlowFlushes(Duration),
-    /// Writes and flushes are not answered as long as this lasts.
+    /// Writes and flushes are not answered.
     Stalled,
 }
 
-/// A power cut to come.
+/// A planned power cut.
 struct Planned {
-    /// After so many more writes.
+    /// The number of writes before it.
     writes: u32,
     cut: Cut,
     seed: u64,
-    /// Called at the very moment: whatever was acknowledged by then has to survive.
+    /// Called at the instant of the cut: everything acknowledged by then must survive.
     at_cut: Box<dyn FnOnce() + Send>,
     happened: oneshot::Sender<()>,
 }
 
 struct State {
-    /// What is read back while there is power.
+    /// The content while there is power.
     current: Blocks,
-    /// What survives whatever happens.
+    /// The flushed content.
     stable: Blocks,
-    /// Written and not flushed, in order.
+    /// Unflushed writes, in order.
     cached: Vec<(u64, Vec<u8>)>,
     fault: Fault,
     planned: Option<Planned>,
-    /// What the last cut left, until the power comes back. The old life goes on meanwhile, on a disk that is gone.
+    /// The content left by the last cut, until power on. The running process goes on using `current`
+    /// meanwhile.
     left: Option<Blocks>,
 }
 
 impl State {
-    /// What a cut at this moment leaves.
+    /// The content that a cut at this moment would leave.
     fn after(&self, cut: Cut, seed: u64) -> Blocks {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut left = self.stable.clone();
@@ -107,7 +109,7 @@ impl Shared {
         self.0.0.lock().unwrap()
     }
 
-    /// The state, once the disk answers, and what is wrong with it.
+    /// Waits while the disk stalls or is slow. Returns the state and the fault.
     fn answering(&self, is_flush: bool) -> (MutexGuard<'_, State>, Fault) {
         let wake = &self.0.1;
         let mut state = wake.wait_while(self.state(), |state| state.fault == Fault::Stalled).unwrap();
@@ -119,7 +121,7 @@ impl Shared {
     }
 }
 
-/// The disk. Unplugged when dropped.
+/// The disk. Unmounted from FUSE when dropped.
 pub struct PowerDisk {
     shared: Shared,
     folder: tempfile::TempDir,
@@ -151,7 +153,7 @@ impl PowerDisk {
         self.folder.path().join(NAME)
     }
 
-    /// Cuts the power after so many more writes. What receives is told when it has happened.
+    /// Plans a power cut after `writes` more writes. The receiver is notified when it has happened.
     pub fn plan_cut(
         &self,
         writes: u32,
@@ -171,7 +173,7 @@ impl PowerDisk {
         state.left = Some(state.after(cut, seed));
     }
 
-    /// What the cut left is the disk from here on. Nothing may be mounted from it.
+    /// Makes what the cut left the content of the disk. Nothing may be mounted from it.
     pub fn power_on(&self) {
         let mut state = self.shared.state();
         let left = state.left.take().expect("the power was cut");
@@ -180,8 +182,8 @@ impl PowerDisk {
         state.cached.clear();
     }
 
-    /// From here on this is wrong with the disk.
-    pub fn be(&self, fault: Fault) {
+    /// Sets the fault from now on.
+    pub fn set_fault(&self, fault: Fault) {
         self.shared.state().fault = fault;
         self.shared.0.1.notify_all();
     }
@@ -189,8 +191,8 @@ impl PowerDisk {
 
 impl Drop for PowerDisk {
     fn drop(&mut self) {
-        // Otherwise whoever waits for it waits for ever, and so does the unmounting.
-        self.be(Fault::Nothing);
+        // Otherwise requests that wait for it would block unmounting for ever.
+        self.set_fault(Fault::Nothing);
         if let Some(session) = self.session.take() {
             drop(session);
         }
@@ -242,7 +244,7 @@ impl Filesystem for Served {
         reply.attr(&KNOWN_FOR, &self.attributes(number));
     }
 
-    /// Past the page cache: the kernel's own would be a second volatile cache.
+    /// Bypasses the kernel's page cache, which would be a second volatile cache.
     fn open(&self, _request: &Request, _number: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
         reply.opened(FileHandle(1), FopenFlags::FOPEN_DIRECT_IO);
     }
@@ -319,7 +321,7 @@ impl Filesystem for Served {
         reply.ok();
     }
 
-    /// On closing a handle; says nothing about durability.
+    /// Called when a handle is closed; has nothing to do with durability.
     fn flush(
         &self,
         _request: &Request,

@@ -1,4 +1,4 @@
-//! The real binary as a process whose store is on a disk of ours, and the simulated platform around it.
+//! The real binary as a process with its store on a test disk, and the simulated platform around it.
 
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
@@ -16,7 +16,7 @@ use unionlink::simulator::{AppSpec, CallbackSpec, Dealer, Event, Options, Person
 
 use crate::machine::run;
 
-/// How long anything may take before a test gives up on it, on a machine that has much else to do.
+/// The time after which a test gives up waiting: generous, for a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
 const DEALERS: usize = 3;
@@ -44,7 +44,7 @@ struct Running {
     listening: JoinHandle<()>,
 }
 
-/// The service, running or not, and whoever speaks to it.
+/// The service, running or not, with the simulated platform and a client of its API.
 pub struct Service {
     pub wecom: Simulator,
     corp: AppSpec,
@@ -54,7 +54,7 @@ pub struct Service {
     store: PathBuf,
     /// Lines of the `[store]` section.
     pub store_lines: &'static str,
-    /// A library that is loaded before all others.
+    /// A library to preload.
     pub preload: Option<PathBuf>,
     public: String,
     admin: String,
@@ -65,13 +65,13 @@ pub struct Service {
 impl Service {
     /// A service that does not run yet, with its store in this folder.
     pub async fn with_store_in(folder: &Path, seed: u64) -> Self {
-        // As many calls a minute as the machine can make; the quotas of minting stay as they are in life.
+        // No limit on calls per minute; the minting quotas are WeCom's real ones.
         let options = Options {
             seed,
             base_per_minute: 1_000_000,
             base_per_hour: 10_000_000,
             call_log_calls_max: 0,
-            // Longer than WeCom waits: what the service answers is judged here, not how fast this machine is.
+            // Longer than WeCom waits: these tests check what is answered, not how fast this machine is.
             sender: SenderOptions { timeout_ms: 20_000, ..SenderOptions::default() },
             ..Options::default()
         };
@@ -97,7 +97,7 @@ impl Service {
         }
     }
 
-    /// Without asking for existing customers: a link then proves that the callback was kept.
+    /// Without querying existing customers, so that a link proves that the callback was kept.
     fn configuration(&self) -> String {
         format!(
             "[server]\nlisten = \"{}\"\ngrace_ms = 2000\n[admin]\nlisten = \"{}\"\n\
@@ -118,7 +118,7 @@ impl Service {
         )
     }
 
-    /// Starts the process, and waits for nothing.
+    /// Starts the process, without waiting until it is ready.
     pub fn spawn(&mut self) {
         assert!(self.running.is_none());
         (self.public, self.admin) = (free_port(), free_port());
@@ -148,7 +148,7 @@ impl Service {
         self.running = Some(Running { child: Mutex::new(child), pid, log, listening });
     }
 
-    /// Waits until a callback could be made durable.
+    /// Waits until the service is ready.
     ///
     /// # Errors
     /// How the process ended, if it did.
@@ -171,11 +171,11 @@ impl Service {
         self.ready().await
     }
 
-    /// Waits for its end.
+    /// Waits until the process has ended.
     pub async fn ended(&mut self) -> Ended {
         let Running { child, log, listening, .. } = self.running.take().expect("it was started");
         let mut child = child.into_inner().unwrap();
-        let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("it ends").unwrap();
+        let status = tokio::time::timeout(PATIENCE, child.wait()).await.expect("the process ends").unwrap();
         listening.await.unwrap();
         let log = std::mem::take(&mut *log.lock().unwrap());
         Ended { code: status.code(), signal: status.signal(), log }
@@ -189,7 +189,7 @@ impl Service {
         self.running().child.lock().unwrap().try_wait().unwrap().is_some()
     }
 
-    /// What it has logged so far.
+    /// The log so far.
     pub fn log(&self) -> String {
         self.running().log.lock().unwrap().clone()
     }
@@ -199,7 +199,7 @@ impl Service {
         self.ended().await
     }
 
-    /// Tells it to stop.
+    /// Sends SIGTERM and waits until the process has ended.
     pub async fn terminate(&mut self) -> Ended {
         run("kill", &["-TERM", &self.running().pid.to_string()]).unwrap();
         self.ended().await
@@ -223,7 +223,7 @@ impl Service {
         answered.await.map_err(|error| format!("{path}: {error}"))
     }
 
-    /// The brand tells of its fans. Whether they were accepted.
+    /// Registers fans. Returns whether they were accepted.
     pub async fn register(&self, people: &[Person]) -> bool {
         let rows: Vec<_> = people.iter().map(|p| json!({"unionid": p.unionid, "openid": p.openid})).collect();
         let sent = self.http.post(format!("http://{}/v1/fans", self.admin)).json(&rows).send().await;
@@ -235,14 +235,14 @@ impl Service {
         !self.wecom.pending_ids(&self.corp.corp_id, person).is_empty()
     }
 
-    /// A dealer adds this person: the new id, and the event that tells of it.
+    /// A dealer adds this person. Returns the new `external_userid` and the event.
     pub fn befriend(&self, dealer: usize, person: &Person) -> (String, Event) {
         let dealer = &self.dealers[dealer % DEALERS].corp_id;
         let friendship = self.wecom.befriend(dealer, person, "zhangsan", None);
         (friendship.external_userid, friendship.event)
     }
 
-    /// Sends an event once: whether it was acknowledged, and the status.
+    /// Sends an event once. Returns whether it was acknowledged, and the status.
     pub async fn send(&self, event: &Event) -> (bool, Option<u16>) {
         let delivery = self.wecom.deliver_once(event).await;
         let is_acknowledged = delivery.acknowledged && delivery.answer == "success";

@@ -1,8 +1,8 @@
-//! A slow disk: acknowledged late or answered 503, never before it is durable. A disk that does not answer ends the
-//! process.
+//! Slow disks: callbacks are acknowledged late or answered 503, but never before they are durable. A disk
+//! that stops answering ends the process.
 //!
-//! A process that waits for such a disk cannot die before the disk answers, whoever kills it: the kernel keeps it, and
-//! its sockets, until the request is over. Nobody is answered meanwhile.
+//! A process that waits for such a disk cannot be killed before the disk answers: the kernel keeps it and its
+//! sockets until the request is over. No request is answered meanwhile.
 
 use std::time::Duration;
 
@@ -11,45 +11,45 @@ use crate::power_disk::Fault;
 use crate::world::{DISK_MIB, World, until};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_slow_disk_is_waited_for_or_answered_503_in_time() {
+async fn on_a_slow_disk_callbacks_are_acknowledged_late_or_answered_503_in_time() {
     let Some(machine) = machine("a slow disk").await else { return };
     for kind in machine.kinds.clone() {
         let world = World::with_something_to_lose(kind, DISK_MIB, "free_mb_min = 1").await;
         for pause in [Duration::from_secs(1), Duration::from_millis(200)] {
-            world.disk.device.be(Fault::SlowFlushes(pause));
-            let answers = futures_util::future::join_all((0..6).map(|_| world.knock())).await;
+            world.disk.device.set_fault(Fault::SlowFlushes(pause));
+            let answers = futures_util::future::join_all((0..6).map(|_| world.send_callback())).await;
             assert!(answers.iter().all(|answer| matches!(answer, Some(200 | 503))), "{answers:?}");
         }
-        // Still slow, but not so slow that nobody waits for it.
-        world.acknowledges().await;
-        world.disk.device.be(Fault::Nothing);
-        world.end().await.unwrap();
+        // Still slow, but within the time limit.
+        world.until_acknowledged().await;
+        world.disk.device.set_fault(Fault::Nothing);
+        world.finish().await.unwrap();
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_stalls_for_a_few_seconds_is_refused_at_the_door_and_then_served_again() {
+async fn while_the_disk_stalls_callbacks_are_answered_503_and_afterwards_accepted_again() {
     let Some(machine) = machine("a disk that stalls").await else { return };
     let mut world = World::with_something_to_lose(machine.kinds[0], DISK_MIB, "free_mb_min = 1").await;
-    world.disk.device.be(Fault::Stalled);
-    assert_eq!(world.knock().await, Some(503));
+    world.disk.device.set_fault(Fault::Stalled);
+    assert_eq!(world.send_callback().await, Some(503));
     world.not_ready_because("makes no progress").await;
-    world.disk.device.be(Fault::Nothing);
+    world.disk.device.set_fault(Fault::Nothing);
     world.service.ready().await.unwrap();
-    world.acknowledges().await;
-    world.end().await.unwrap();
+    world.until_acknowledged().await;
+    world.finish().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disk_that_does_not_answer_ends_the_process() {
-    let Some(machine) = machine("a disk that does not answer").await else { return };
+async fn a_disk_that_stops_answering_ends_the_process() {
+    let Some(machine) = machine("a disk that stops answering").await else { return };
     let mut world = World::with_something_to_lose(machine.kinds[0], DISK_MIB, "free_mb_min = 1").await;
-    world.disk.device.be(Fault::Stalled);
-    assert_eq!(world.knock().await, Some(503));
+    world.disk.device.set_fault(Fault::Stalled);
+    assert_eq!(world.send_callback().await, Some(503));
     until("the abort", || world.service.log().contains("aborting the process")).await;
-    world.disk.device.be(Fault::Nothing);
+    world.disk.device.set_fault(Fault::Nothing);
     let ended = world.service.ended().await;
     assert_eq!(ended.signal, Some(6), "{ended}");
     world.start().await.unwrap();
-    world.end().await.unwrap();
+    world.finish().await.unwrap();
 }

@@ -1,4 +1,5 @@
-//! The admin API: who may use it, what it takes, what it answers.
+//! The admin API: authentication, the formats it accepts, its responses. Host and origin checks are in
+//! `guard`.
 
 use serde_json::{Value, json};
 
@@ -14,7 +15,7 @@ async fn send(request: reqwest::RequestBuilder) -> (u16, String, Value) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_the_bearer_of_the_token_is_served() {
+async fn only_requests_with_the_admin_token_are_served() {
     let admin = "token = { value = \"the-admin-token\" }".to_owned();
     let world = World::with(Setup { admin, ..Setup::default() }).await;
     for path in ["/v1/status", "/metrics", "/v1/links?unionid=x", "/v1/links/feed", "/v1/events"] {
@@ -32,14 +33,14 @@ async fn only_the_bearer_of_the_token_is_served() {
         }
         assert_eq!(send(world.http.get(&url).bearer_auth("the-admin-token")).await.0, 200, "{path}");
     }
-    // Health is for those who have no token.
+    // Health checks need no token.
     for path in ["/livez", "/readyz"] {
         assert_eq!(send(world.http.get(format!("{}{path}", world.admin))).await.0, 200);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fans_are_taken_one_by_one_as_a_list_and_line_by_line() {
+async fn fans_are_accepted_as_one_object_an_array_or_ndjson() {
     let world = World::usual().await;
     let url = format!("{}/v1/fans", world.admin);
     let people = world.wecom.add_people(5);
@@ -97,7 +98,7 @@ async fn fans_are_taken_one_by_one_as_a_list_and_line_by_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn malformed_questions_are_told_what_is_wrong_with_them() {
+async fn malformed_requests_are_answered_with_the_reason() {
     let world = World::usual().await;
     for (path, wanted) in [
         ("/v1/links", 400),
@@ -148,14 +149,14 @@ async fn the_feed_is_read_page_by_page() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn status_and_metrics_tell_the_same_story() {
+async fn status_and_metrics_agree() {
     let world = World::usual().await;
     let fans = world.mint(3).await;
     world.add(0, &fans[0], "zhangsan").await;
     world.linked(&fans[0], 1).await;
-    // A link can be read a moment before it is durable, and counted.
-    let told = |s: &Value| s["links"] == 1 && s["calls"]["unionid_to_external_userid"] == 3;
-    let status = world.until("/v1/status", told).await;
+    // A link can be read a moment before it is durable and counted.
+    let counted = |s: &Value| s["links"] == 1 && s["calls"]["unionid_to_external_userid"] == 3;
+    let status = world.until("/v1/status", counted).await;
     assert_eq!(
         status["fans"],
         json!({"registered": 3, "queued": 0, "minted": 3, "expired": 0, "rejected": 0})

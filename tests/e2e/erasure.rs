@@ -1,4 +1,4 @@
-//! After a person was forgotten nothing of them is left: not on the disk, not on the feed, not in the logs.
+//! Erasure on disk: after a person is forgotten and the store compacted, no file holds any of their ids.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use tokio::process::Command;
 use crate::harness::Setup;
 use crate::process::Process;
 
-/// How often any of these ids lies in the files of a folder, as text or as the bytes that base64url stands for.
-fn found_in(folder: &Path, ids: &[String]) -> usize {
+/// The number of times any of these ids occurs in the files of a folder, as text or base64url-decoded.
+fn occurrences_in(folder: &Path, ids: &[String]) -> usize {
     let mut forms: Vec<Vec<u8>> = ids.iter().map(|id| id.clone().into_bytes()).collect();
     forms.extend(ids.iter().filter_map(|id| URL_SAFE_NO_PAD.decode(id).ok()).filter(|bytes| bytes.len() > 8));
     let (mut found, mut folders) = (0, vec![folder.to_owned()]);
@@ -47,7 +47,10 @@ async fn after_forgetting_and_compacting_the_disk_holds_nothing_of_that_person()
     }
     world.until("/v1/status", |s| s["links"] == 16 && s["inbox"]["waiting"] == 0).await;
     let data = world.folder.path().join("data");
-    assert!(found_in(&data, &ids[2]) > 0 && found_in(&data, &ids[3]) > 0, "the search finds what is there");
+    assert!(
+        occurrences_in(&data, &ids[2]) > 0 && occurrences_in(&data, &ids[3]) > 0,
+        "the search finds ids that are still there"
+    );
 
     let body = json!({"unionid": people[2].unionid, "request": "ticket 4711"});
     let receipt: Value = world
@@ -64,10 +67,10 @@ async fn after_forgetting_and_compacting_the_disk_holds_nothing_of_that_person()
         receipt["erased"],
         json!({"fans": 1, "contacts": 2, "links": 2, "events": 0, "dead_letters": 0, "quarantined": 0, "feed_entries": 2})
     );
-    let told = world.text("/v1/links/feed?limit=1000").await.1 + &world.text("/metrics").await.1;
-    let told = told + &receipt.to_string() + &world.text("/v1/status").await.1;
+    let responses = world.text("/v1/links/feed?limit=1000").await.1 + &world.text("/metrics").await.1;
+    let responses = responses + &receipt.to_string() + &world.text("/v1/status").await.1;
     for id in &ids[2] {
-        assert!(!told.contains(id.as_str()), "{id} is still told");
+        assert!(!responses.contains(id.as_str()), "{id} is still in a response");
     }
     process.terminate().await;
     assert_eq!(process.exit_code().await, Some(0));
@@ -79,12 +82,12 @@ async fn after_forgetting_and_compacting_the_disk_holds_nothing_of_that_person()
         .output()
         .await
         .unwrap();
-    let said = String::from_utf8_lossy(&compacted.stderr).into_owned();
-    assert!(compacted.status.success(), "{said}");
+    let stderr = String::from_utf8_lossy(&compacted.stderr).into_owned();
+    assert!(compacted.status.success(), "{stderr}");
     let compacted: Value = serde_json::from_slice(&compacted.stdout).unwrap();
     assert!(compacted["records"].as_u64() > Some(30), "{compacted}");
-    assert_eq!(found_in(&data, &ids[2]), 0, "something is left on the disk");
-    assert!(found_in(&data, &ids[3]) > 0, "the others are still there");
+    assert_eq!(occurrences_in(&data, &ids[2]), 0, "an id is left on the disk");
+    assert!(occurrences_in(&data, &ids[3]) > 0, "the other people's ids are still there");
 
     process.start().await;
     let world = &process.world;

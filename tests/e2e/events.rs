@@ -1,4 +1,4 @@
-//! What died or was set aside: found, looked at, and given another chance.
+//! Dead letters and quarantined messages: listed, shown and redriven, over HTTP and by command.
 
 use std::collections::BTreeSet;
 
@@ -9,15 +9,15 @@ use crate::harness::World;
 
 const STRAY: &str = "wwSOMEBODYELSE000";
 
-/// A world with three dead letters (two at the first dealer), and three quarantined messages: one for somebody else,
-/// one about the last fan for somebody else, and one that nobody understands.
-struct Trouble {
+/// A world with three dead letters (two at the first dealer) and three quarantined messages: two for an
+/// unknown receive id, and one that cannot be parsed.
+struct FailedEvents {
     world: World,
     fans: Vec<Person>,
     customers: Vec<String>,
 }
 
-impl Trouble {
+impl FailedEvents {
     async fn usual() -> Self {
         let world = World::usual().await;
         let fans = world.mint(5).await;
@@ -26,7 +26,7 @@ impl Trouble {
             let (customer, event) = world.befriend(dealer, &fans[n], "zhangsan");
             world.wecom.poison(&customer);
             world.deliver(&event).await;
-            // One after the other, so that their order is known.
+            // One at a time, so that their order is known.
             world.until("/v1/status", |status| status["inbox"]["dead"] == n + 1).await;
             customers.push(customer);
         }
@@ -60,7 +60,7 @@ impl Trouble {
         answer
     }
 
-    /// Accepts what was for somebody else, after a restart.
+    /// Restarts the service with the unknown receive id accepted.
     async fn accept_stray(&mut self) {
         self.world.stop().await.unwrap();
         self.world.setup.app = format!("accept_receive_ids = [\"{STRAY}\"]");
@@ -69,9 +69,9 @@ impl Trouble {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_was_set_aside_is_found_by_each_filter() {
-    let trouble = Trouble::usual().await;
-    let (first, second) = (&trouble.world.dealers[0].corp_id, &trouble.world.dealers[1].corp_id);
+async fn dead_letters_and_quarantined_messages_are_found_by_each_filter() {
+    let failed = FailedEvents::usual().await;
+    let (first, second) = (&failed.world.dealers[0].corp_id, &failed.world.dealers[1].corp_id);
     for (query, found) in [
         ("state=dead".to_owned(), 3),
         ("state=dead&app=brand".to_owned(), 3),
@@ -91,26 +91,26 @@ async fn what_was_set_aside_is_found_by_each_filter() {
         ("state=leased".to_owned(), 0),
         (String::new(), 0),
     ] {
-        assert_eq!(trouble.list(&query).await.len(), found, "{query}");
+        assert_eq!(failed.list(&query).await.len(), found, "{query}");
     }
-    let dead = trouble.list("state=dead").await;
-    for (row, customer) in dead.iter().zip(&trouble.customers) {
+    let dead = failed.list("state=dead").await;
+    for (row, customer) in dead.iter().zip(&failed.customers) {
         assert_eq!((&row["external_userid"], &row["state"]), (&json!(customer), &json!("dead")));
         assert!(row["remedy"].is_string() && row["died_at"].is_string(), "{row}");
-        assert_eq!(row.get("message"), None, "messages are for those who ask for one");
+        assert_eq!(row.get("message"), None, "a list holds no messages");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn pages_follow_each_other_without_a_gap() {
-    let trouble = Trouble::usual().await;
+async fn pages_together_hold_every_event_once() {
+    let failed = FailedEvents::usual().await;
     for (state, filter) in [("dead", ""), ("quarantined", ""), ("dead", "&errcode=40096")] {
-        let whole = trouble.ids(&format!("state={state}{filter}")).await;
+        let whole = failed.ids(&format!("state={state}{filter}")).await;
         for limit in 1..=3 {
             let (mut read, mut after) = (Vec::new(), String::new());
             loop {
                 let query = format!("state={state}{filter}&limit={limit}{after}");
-                let page = trouble.world.get(&format!("/v1/events?{query}")).await;
+                let page = failed.world.get(&format!("/v1/events?{query}")).await;
                 let rows = page["events"].as_array().unwrap();
                 assert!(rows.len() <= limit);
                 read.extend(rows.iter().map(|row| row["id"].as_str().unwrap().to_owned()));
@@ -124,50 +124,50 @@ async fn pages_follow_each_other_without_a_gap() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_of_them_is_shown_whole_with_its_message() {
-    let trouble = Trouble::usual().await;
-    let dead = trouble.list("state=dead").await;
-    let shown = trouble.world.get(&format!("/v1/events/{}", dead[0]["id"].as_str().unwrap())).await;
+async fn one_event_is_shown_with_all_its_fields_and_its_message() {
+    let failed = FailedEvents::usual().await;
+    let dead = failed.list("state=dead").await;
+    let shown = failed.world.get(&format!("/v1/events/{}", dead[0]["id"].as_str().unwrap())).await;
     for name in ["id", "state", "external_userid", "errcode", "reason", "died_at", "attempts", "remedy"] {
         assert_eq!(shown[name], dead[0][name], "{name}");
     }
-    assert_eq!(shown.get("message"), None, "an event was understood, and its message is not kept");
-    let stray = trouble.ids("state=quarantined&reason=receive_id").await;
-    let shown = trouble.world.get(&format!("/v1/events/{}", stray[0])).await;
+    assert_eq!(shown.get("message"), None, "the message of a parsed event is not kept");
+    let stray = failed.ids("state=quarantined&reason=receive_id").await;
+    let shown = failed.world.get(&format!("/v1/events/{}", stray[0])).await;
     assert_eq!((&shown["state"], &shown["receive_id"]), (&json!("quarantined"), &json!(STRAY)));
     let message = shown["message"].as_str().unwrap();
-    assert!(message.starts_with("<xml>") && message.contains(&trouble.customers[3]), "{message}");
+    assert!(message.starts_with("<xml>") && message.contains(&failed.customers[3]), "{message}");
     assert_eq!(shown["message_bytes"], message.len());
-    let gibberish = trouble.ids("state=quarantined&reason=not_understood").await;
-    let shown = trouble.world.get(&format!("/v1/events/{}", gibberish[0])).await;
+    let gibberish = failed.ids("state=quarantined&reason=not_understood").await;
+    let shown = failed.world.get(&format!("/v1/events/{}", gibberish[0])).await;
     assert_eq!(shown["message"], "not an event at all");
     for (id, wanted) in [("evt_4711", 404), ("evt_0", 404), ("evt_", 400), ("first", 400)] {
-        assert_eq!(trouble.world.text(&format!("/v1/events/{id}")).await.0, wanted, "{id}");
+        assert_eq!(failed.world.text(&format!("/v1/events/{id}")).await.0, wanted, "{id}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_is_redriven_once_however_often_it_is_asked() {
-    let trouble = Trouble::usual().await;
-    trouble.cure();
-    let ids = trouble.ids("state=dead").await;
+async fn redriving_an_event_again_has_no_further_effect() {
+    let failed = FailedEvents::usual().await;
+    failed.cure();
+    let ids = failed.ids("state=dead").await;
     let path = format!("/v1/events/{}/redrive", ids[0]);
     for redriven in [true, false, false] {
-        let (status, answer) = trouble.world.post(&path, &json!(null)).await;
+        let (status, answer) = failed.world.post(&path, &json!(null)).await;
         assert_eq!((status, answer), (200, json!({"id": ids[0], "redriven": redriven})));
-        trouble.world.linked(&trouble.fans[0], 1).await;
+        failed.world.linked(&failed.fans[0], 1).await;
     }
-    assert_eq!(trouble.ids("state=dead").await, ids[1..]);
-    assert_eq!(trouble.world.text(&format!("/v1/events/{}", ids[0])).await.0, 404);
-    assert_eq!(trouble.world.get("/v1/status").await["links"], 1);
+    assert_eq!(failed.ids("state=dead").await, ids[1..]);
+    assert_eq!(failed.world.text(&format!("/v1/events/{}", ids[0])).await.0, 404);
+    assert_eq!(failed.world.get("/v1/status").await["links"], 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn redriving_everything_puts_back_what_it_can_and_lists_what_was_refused() {
-    let mut trouble = Trouble::usual().await;
-    trouble.cure();
-    let quarantined = trouble.ids("state=quarantined").await;
-    let answer = trouble.redrive(json!({})).await;
+async fn redriving_everything_requeues_what_it_can_and_lists_what_was_refused() {
+    let mut failed = FailedEvents::usual().await;
+    failed.cure();
+    let quarantined = failed.ids("state=quarantined").await;
+    let answer = failed.redrive(json!({})).await;
     assert_eq!((&answer["redriven"], &answer["refused_total"]), (&json!(3), &json!(3)));
     let refused: Vec<_> = answer["refused"].as_array().unwrap().iter().map(|r| r["id"].clone()).collect();
     assert_eq!(json!(refused), json!(quarantined));
@@ -175,62 +175,62 @@ async fn redriving_everything_puts_back_what_it_can_and_lists_what_was_refused()
         assert_eq!((&problem["code"], &problem["status"]), (&json!("conflict"), &json!(409)));
         assert!(!problem["detail"].as_str().unwrap().is_empty());
     }
-    for fan in &trouble.fans[..3] {
-        trouble.world.linked(fan, 1).await;
+    for fan in &failed.fans[..3] {
+        failed.world.linked(fan, 1).await;
     }
-    // Again there is less to do, and the same is refused.
-    let answer = trouble.redrive(json!({})).await;
+    // A second time nothing is left to redrive, and the same messages are refused.
+    let answer = failed.redrive(json!({})).await;
     assert_eq!((&answer["redriven"], &answer["refused_total"]), (&json!(0), &json!(3)));
-    trouble.accept_stray().await;
-    let answer = trouble.redrive(json!({})).await;
+    failed.accept_stray().await;
+    let answer = failed.redrive(json!({})).await;
     assert_eq!((&answer["redriven"], &answer["refused_total"]), (&json!(2), &json!(1)));
-    for fan in &trouble.fans {
-        trouble.world.linked(fan, 1).await;
+    for fan in &failed.fans {
+        failed.world.linked(fan, 1).await;
     }
-    trouble.world.judge(&trouble.fans).await;
+    failed.world.check_links(&failed.fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn redriving_by_filter_touches_nothing_else() {
-    let mut trouble = Trouble::usual().await;
-    trouble.cure();
-    let second = trouble.world.dealers[1].corp_id.clone();
-    assert_eq!(trouble.redrive(json!({"errcode": 40_097})).await["redriven"], 0);
-    assert_eq!(trouble.redrive(json!({"app": "other"})).await["redriven"], 0);
-    assert_eq!(trouble.redrive(json!({"corp_id": second})).await["redriven"], 1);
-    trouble.world.linked(&trouble.fans[2], 1).await;
-    assert_eq!(trouble.list("state=dead").await.len(), 2);
-    trouble.accept_stray().await;
-    let answer = trouble.redrive(json!({"state": "quarantined", "reason": "receive_id"})).await;
+    let mut failed = FailedEvents::usual().await;
+    failed.cure();
+    let second = failed.world.dealers[1].corp_id.clone();
+    assert_eq!(failed.redrive(json!({"errcode": 40_097})).await["redriven"], 0);
+    assert_eq!(failed.redrive(json!({"app": "other"})).await["redriven"], 0);
+    assert_eq!(failed.redrive(json!({"corp_id": second})).await["redriven"], 1);
+    failed.world.linked(&failed.fans[2], 1).await;
+    assert_eq!(failed.list("state=dead").await.len(), 2);
+    failed.accept_stray().await;
+    let answer = failed.redrive(json!({"state": "quarantined", "reason": "receive_id"})).await;
     assert_eq!(answer, json!({"redriven": 2, "refused": [], "refused_total": 0}));
-    for fan in &trouble.fans[3..] {
-        trouble.world.linked(fan, 1).await;
+    for fan in &failed.fans[3..] {
+        failed.world.linked(fan, 1).await;
     }
-    assert_eq!(trouble.list("state=dead").await.len(), 2);
-    assert_eq!(trouble.redrive(json!({"state": "dead", "errcode": 40_096})).await["redriven"], 2);
-    trouble.world.linked(&trouble.fans[0], 1).await;
+    assert_eq!(failed.list("state=dead").await.len(), 2);
+    assert_eq!(failed.redrive(json!({"state": "dead", "errcode": 40_096})).await["redriven"], 2);
+    failed.world.linked(&failed.fans[0], 1).await;
     for body in [json!({"state": "waiting"}), json!({"sate": "dead"}), json!({"errcode": "x"}), json!(1)] {
-        let (status, problem) = trouble.world.post("/v1/events/redrive", &body).await;
+        let (status, problem) = failed.world.post("/v1/events/redrive", &body).await;
         assert_eq!((status, &problem["code"]), (400, &json!("bad_request")), "{body}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_mended_dies_again_under_the_same_name() {
-    let trouble = Trouble::usual().await;
-    let ids = trouble.ids("state=dead").await;
-    assert_eq!(trouble.redrive(json!({"state": "dead"})).await["redriven"], 3);
-    trouble.world.until("/v1/status", |status| status["inbox"]["dead"] == 3).await;
-    let again: BTreeSet<_> = trouble.ids("state=dead").await.into_iter().collect();
+async fn an_event_redriven_too_early_becomes_a_dead_letter_again_under_the_same_id() {
+    let failed = FailedEvents::usual().await;
+    let ids = failed.ids("state=dead").await;
+    assert_eq!(failed.redrive(json!({"state": "dead"})).await["redriven"], 3);
+    failed.world.until("/v1/status", |status| status["inbox"]["dead"] == 3).await;
+    let again: BTreeSet<_> = failed.ids("state=dead").await.into_iter().collect();
     assert_eq!(again, ids.into_iter().collect());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_commands_list_show_and_redrive() {
-    let trouble = Trouble::usual().await;
-    let world = &trouble.world;
-    let dead = trouble.ids("state=dead").await;
-    let stray = trouble.ids("state=quarantined").await;
+async fn the_events_commands_list_show_and_redrive() {
+    let failed = FailedEvents::usual().await;
+    let world = &failed.world;
+    let dead = failed.ids("state=dead").await;
+    let stray = failed.ids("state=quarantined").await;
     let ran = world.unionlink(&["events", "list"]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(dead.iter().chain(&stray).all(|id| ran.stdout.contains(id.as_str())), "{ran:?}");
@@ -246,10 +246,10 @@ async fn the_commands_list_show_and_redrive() {
     assert_eq!((ran.code, &ran.json()["errcode"]), (0, &json!(40_096)));
     assert_eq!(world.unionlink(&["events", "show", "evt_4711"]).await.code, 1);
 
-    trouble.cure();
+    failed.cure();
     let ran = world.unionlink(&["events", "redrive", &dead[0]]).await;
     assert_eq!((ran.code, ran.stdout), (0, format!("{} redriven\n", dead[0])));
-    world.linked(&trouble.fans[0], 1).await;
+    world.linked(&failed.fans[0], 1).await;
     let ran = world.unionlink(&["events", "redrive", &dead[0], &stray[0]]).await;
     assert_eq!(
         (ran.code, ran.stdout.as_str()),
@@ -258,7 +258,7 @@ async fn the_commands_list_show_and_redrive() {
     assert!(ran.stderr.contains("refused") && ran.stderr.contains("accept_receive_ids"), "{}", ran.stderr);
     let ran = world.unionlink(&["events", "redrive", "--errcode", "40096", "--json"]).await;
     assert_eq!((ran.code, &ran.json()["redriven"]), (0, &json!(2)));
-    for fan in &trouble.fans[..3] {
+    for fan in &failed.fans[..3] {
         world.linked(fan, 1).await;
     }
     for arguments in [&[][..], &["evt_1", "--all"], &["first"]] {

@@ -1,4 +1,5 @@
-//! All links at one instant: as they stand in the look-ups, whatever the format, over HTTP and by command.
+//! The export of all links at one instant: the same links as look-ups return, in each format, over HTTP and
+//! by command.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use crate::harness::{Setup, World};
 const COLUMNS: &str = "app,unionid,external_userid,corp_id,pending_id,source,linked_at,user_ids,states,\
                        first_added_at,followers,link_id";
 
-/// What was exported, and what its head says: the position of the feed, and how many links there are.
+/// The body of an export, and its headers: the feed position and the number of links.
 async fn export(world: &World, query: &str) -> (String, u64, u64) {
     let response = world.http.get(format!("{}/v1/links/export{query}", world.admin)).send().await.unwrap();
     assert_eq!(response.status(), 200, "{query}");
@@ -24,11 +25,11 @@ async fn export(world: &World, query: &str) -> (String, u64, u64) {
 
 fn rows_of(ndjson: &str) -> Vec<Value> {
     assert!(ndjson.is_empty() || ndjson.ends_with('\n'));
-    ndjson.lines().map(|line| timeless(serde_json::from_str(line).unwrap())).collect()
+    ndjson.lines().map(|line| without_welcome_code(serde_json::from_str(line).unwrap())).collect()
 }
 
-/// Without what is told only while it can be used.
-fn timeless(mut link: Value) -> Value {
+/// The link without its welcome code, which is reported only for the seconds it is valid.
+fn without_welcome_code(mut link: Value) -> Value {
     link["welcome_code"] = Value::Null;
     link
 }
@@ -43,7 +44,7 @@ fn csv_rows(text: &str) -> Vec<BTreeMap<String, String>> {
     reader.deserialize().map(|row| row.unwrap()).collect()
 }
 
-/// Fans of whom some are linked once, some twice, some not at all; the first has two followers at one dealer.
+/// Fans with one link, two links or none; the first has two followers at one dealer.
 async fn with_links(setup: Setup) -> (World, Vec<Person>) {
     let world = World::with(setup).await;
     let fans = world.mint(12).await;
@@ -58,19 +59,19 @@ async fn with_links(setup: Setup) -> (World, Vec<Person>) {
 async fn all_links(world: &World, fans: &[Person]) -> BTreeMap<String, Value> {
     let mut links = Vec::new();
     for fan in fans {
-        links.extend(world.links(fan).await.into_iter().map(timeless));
+        links.extend(world.links(fan).await.into_iter().map(without_welcome_code));
     }
     by_id(links)
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ndjson_is_what_the_look_ups_say_of_every_fan() {
+async fn ndjson_has_exactly_the_links_that_look_ups_return() {
     let (world, fans) = with_links(Setup::default()).await;
     let (text, feed, links) = export(&world, "").await;
     let rows = rows_of(&text);
     assert_eq!((rows.len(), feed, links), (14, 15, 14));
     assert_eq!(by_id(rows), all_links(&world, &fans).await);
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -81,7 +82,11 @@ async fn csv_has_the_same_rows_with_and_without_a_byte_order_mark() {
     assert_eq!((feed, links), (15, 14));
     assert!(plain.starts_with(COLUMNS) && plain.ends_with("\r\n"), "{plain}");
     let (marked, ..) = export(&world, "?format=csv&bom=true").await;
-    assert_eq!(marked.strip_prefix('\u{feff}'), Some(plain.as_str()), "nothing here would be run by Excel");
+    assert_eq!(
+        marked.strip_prefix('\u{feff}'),
+        Some(plain.as_str()),
+        "no value here needs escaping for Excel"
+    );
     let rows = csv_rows(&plain);
     assert_eq!(rows.len(), 14);
     for row in rows {
@@ -100,7 +105,7 @@ async fn csv_has_the_same_rows_with_and_without_a_byte_order_mark() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_excel_would_run_and_what_would_break_a_row_is_only_text() {
+async fn formulas_quotes_and_line_breaks_are_escaped_in_csv() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     let dealer = &world.dealers[0].corp_id;
@@ -115,7 +120,7 @@ async fn what_excel_would_run_and_what_would_break_a_row_is_only_text() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn filters_leave_out_rows_and_change_no_head() {
+async fn filters_leave_out_rows_and_do_not_change_the_headers() {
     let world = World::usual().await;
     let fans = world.mint(6).await;
     world.add_all(&fans[..4], "zhangsan").await;
@@ -151,7 +156,7 @@ async fn filters_leave_out_rows_and_change_no_head() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_export_while_links_keep_coming_is_the_links_of_one_position_of_the_feed() {
+async fn an_export_while_links_are_made_is_a_snapshot_at_one_feed_position() {
     const LINKS: usize = 400;
     let app = "existing_customers = false".to_owned();
     let world = World::with(Setup { app, ..Setup::default() }).await;
@@ -174,7 +179,7 @@ async fn an_export_while_links_keep_coming_is_the_links_of_one_position_of_the_f
     let entries = world.feed(LINKS).await;
     assert!(entries.iter().all(|entry| entry["type"] == "link.created"));
     let in_between = exports.iter().filter(|(_, feed, _)| (1..LINKS as u64).contains(feed)).count();
-    assert!(in_between > 2, "links came too fast: {in_between} exports in between");
+    assert!(in_between > 2, "only {in_between} exports ran while links were being made");
     for (rows, feed, links) in exports {
         assert_eq!(rows.len() as u64, links);
         assert_eq!(by_id(rows).into_keys().collect::<BTreeSet<_>>(), made(feed, &entries), "at {feed}");
@@ -199,7 +204,7 @@ async fn the_command_writes_what_the_service_exports() {
     let ran = world.unionlink(&["links", "export", "--excel", "--output", path, "--corp-id", dealer]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
     let written = std::fs::read_to_string(&file).unwrap();
-    let rows = csv_rows(written.strip_prefix('\u{feff}').expect("it begins with a byte order mark"));
+    let rows = csv_rows(written.strip_prefix('\u{feff}').expect("a byte order mark"));
     assert!(!rows.is_empty() && rows.len() < 14 && rows.iter().all(|row| row["corp_id"] == dealer));
     assert!(ran.stderr.contains(&format!("{} rows", rows.len())), "{ran:?}");
 
@@ -218,7 +223,7 @@ async fn the_command_writes_what_the_service_exports() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_leaves_no_file_where_the_service_does_not_answer() {
+async fn the_command_leaves_no_file_when_the_service_does_not_answer() {
     let mut world = World::usual().await;
     world.stop().await.unwrap();
     let file = world.folder.path().join("links.csv");

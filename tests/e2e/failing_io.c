@@ -1,12 +1,11 @@
-/* Makes the n-th call fail that changes something below a folder. Loaded before the C library (LD_PRELOAD).
+/* Fault injection: makes the n-th call fail that changes something below a folder. Loaded by LD_PRELOAD.
  *
  * FAILING_IO_FOLDER  the folder; calls elsewhere, and those on sockets, pass untouched
- * FAILING_IO_RECORD  a file that is kept mapped (struct record): which call to strike, and what was called
+ * FAILING_IO_RECORD  a file that is memory-mapped (struct record): which call is to fail, which were made
  * FAILING_IO_HOW     error: fails with FAILING_IO_ERRNO and changes nothing
- *                    torn:  half of what was to be written is, then the process is gone
- *                    gone:  the process is gone before the call
- * FAILING_IO_LASTS   1: every call from the n-th on, not only that one; on a disk that is full half of a first write
- *                    finds room
+ *                    torn:  half of the bytes are written, then the process exits
+ *                    gone:  the process exits before the call
+ * FAILING_IO_LASTS   1: every call from the n-th on fails; with ENOSPC the first one, if a write, is short
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -27,13 +26,13 @@
 #define NAMED_MAX (1 << 16)
 
 struct record {
-    _Atomic uint64_t at; /* n, from 1; 0 strikes nothing. May be changed while the process runs. */
+    _Atomic uint64_t at; /* n, from 1; 0: no call fails. May be changed while the process runs. */
     _Atomic uint64_t calls;
-    _Atomic uint64_t struck; /* the first call that was, 0 for none */
-    char names[NAMED_MAX];   /* one letter a call */
+    _Atomic uint64_t failed; /* the first call that failed, 0 for none */
+    char names[NAMED_MAX];   /* one letter per call */
 };
 
-enum verdict { PASS, FAIL, SHORT, TORN };
+enum action { PASS, FAIL, SHORT, TORN };
 
 static struct record *record;
 static char folder[4096];
@@ -74,17 +73,17 @@ static int is_ours(int fd) {
 
 static void die(void) { syscall(SYS_exit_group, EXIT_CODE); }
 
-/* Counts a call of ours and says what becomes of it. */
-static enum verdict judge(int ours, char name, int writes) {
+/* Counts a call below the folder and decides what happens to it. */
+static enum action decide(int ours, char name, int writes) {
     if (!record || !ours) return PASS;
     uint64_t n = atomic_fetch_add(&record->calls, 1) + 1;
     if (n <= NAMED_MAX) record->names[n - 1] = name;
     uint64_t at = atomic_load(&record->at);
     if (at == 0 || n < at || (n > at && !lasts)) return PASS;
-    /* What is deleted needs no space. */
+    /* Deleting needs no space. */
     if (error == ENOSPC && name == 'u') return PASS;
     uint64_t none = 0;
-    int first = atomic_compare_exchange_strong(&record->struck, &none, n);
+    int first = atomic_compare_exchange_strong(&record->failed, &none, n);
     if (how_gone) die();
     if (how_torn) return TORN;
     return first && lasts && writes && error == ENOSPC ? SHORT : FAIL;
@@ -92,24 +91,24 @@ static enum verdict judge(int ours, char name, int writes) {
 
 #define FAILED (errno = error, -1)
 
-/* A call that happens or does not. */
+/* A call that succeeds or fails as a whole. */
 #define WHOLE(ours, name, call)              \
     do {                                     \
-        enum verdict verdict = judge(ours, name, 0); \
-        if (verdict == FAIL) return FAILED;  \
+        enum action action = decide(ours, name, 0); \
+        if (action == FAIL) return FAILED;  \
         int result = (int)(call);            \
-        if (verdict == TORN) die();          \
+        if (action == TORN) die();          \
         return result;                       \
     } while (0)
 
-/* A call that writes `size` bytes, or fewer: `call` writes `count`. */
+/* A call that writes `size` bytes or fewer: `call` writes `count` of them. */
 #define WRITING(fd, name, size, call)                          \
     do {                                                       \
-        enum verdict verdict = judge(is_ours(fd), name, size > 1); \
-        if (verdict == FAIL) return FAILED;                    \
-        size_t count = verdict == PASS ? size : size / 2;      \
+        enum action action = decide(is_ours(fd), name, size > 1); \
+        if (action == FAIL) return FAILED;                    \
+        size_t count = action == PASS ? size : size / 2;      \
         ssize_t result = call;                                 \
-        if (verdict == TORN) die();                            \
+        if (action == TORN) die();                            \
         return result;                                         \
     } while (0)
 
@@ -123,11 +122,11 @@ ssize_t pwrite64(int fd, const void *bytes, size_t size, off64_t offset) {
 ssize_t pwrite(int fd, const void *bytes, size_t size, off_t offset) { return pwrite64(fd, bytes, size, offset); }
 
 ssize_t writev(int fd, const struct iovec *parts, int number) {
-    enum verdict verdict = judge(is_ours(fd), 'v', number > 0);
-    if (verdict == FAIL) return FAILED;
-    if (verdict == PASS) return syscall(SYS_writev, fd, parts, number);
+    enum action action = decide(is_ours(fd), 'v', number > 0);
+    if (action == FAIL) return FAILED;
+    if (action == PASS) return syscall(SYS_writev, fd, parts, number);
     ssize_t result = syscall(SYS_write, fd, parts[0].iov_base, parts[0].iov_len / 2);
-    if (verdict == TORN) die();
+    if (action == TORN) die();
     return result;
 }
 

@@ -1,12 +1,12 @@
-//! The n-th call that writes, syncs or renames fails, for every n of a short life.
+//! Fault injection: the n-th call that writes, syncs or renames fails, for every n of a short run.
 //!
-//! `failing_io.c` stands between the real binary and the system and makes one call fail, or all from then on. After each
-//! fault the process has to be gone, or to refuse, or to be in order: never half alive, and never may it have
-//! acknowledged what is not there when it is started again without the fault.
+//! `failing_io.c` is preloaded into the real binary and makes one call fail, or every call from then on.
+//! After the fault the process must exit, refuse to start, or work normally; it must not hang. Whatever it
+//! acknowledged must be there when it is started again without the fault.
 //!
-//! `UNIONLINK_IO_POINTS` says how many of all (call, fault) pairs are tried; a number beyond them is all.
+//! `UNIONLINK_IO_POINTS` is the number of (call, fault) pairs to try, out of all of them.
 
-#![expect(clippy::print_stdout, reason = "what became of it, in a table")]
+#![expect(clippy::print_stdout, reason = "a table of the outcomes")]
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -22,23 +22,23 @@ use tokio::task::JoinSet;
 use unionlink::simulator::{Options, Person};
 
 use crate::harness::{PATIENCE, Setup, World, number_in_environment};
-use crate::ledger::{Ledger, Reader, is_at_rest, rows};
+use crate::ledger::{Ledger, Reader, is_idle, rows};
 use crate::process::Process;
 
-/// Lives at a time.
-const LANES: usize = 3;
+/// Runs at a time.
+const RUNNERS: usize = 3;
 const CALLBACKS: usize = 10;
-/// Calls that make a new store, of which each is interrupted.
+/// The first calls of a new store, each of which is interrupted.
 const FIRST_STEPS: u64 = 16;
-/// Calls after it was told to stop.
+/// Calls after SIGTERM, by number.
 const LAST_STEPS: [u64; 2] = [1, 4];
-/// The exit code of a process that the fault ended.
-const GONE: i32 = 77;
-/// What precedes the names of the calls in the record.
+/// The exit code of a process that the interposer ended.
+const KILLED: i32 = 77;
+/// Bytes before the names of the calls in the record; see `struct record` in `failing_io.c`.
 const RECORD_HEAD: usize = 24;
 const RECORD_BYTES: u64 = RECORD_HEAD as u64 + (1 << 16);
 
-/// A way to fail: its name, and what the interposer is told.
+/// A kind of failure: its name, and the settings of the interposer.
 struct Fault {
     name: &'static str,
     how: &'static str,
@@ -48,17 +48,17 @@ struct Fault {
 
 const FAULTS: [Fault; 6] = [
     Fault { name: "EIO once", how: "error", errno: libc::EIO, lasts: false },
-    Fault { name: "EIO for good", how: "error", errno: libc::EIO, lasts: true },
+    Fault { name: "EIO from then on", how: "error", errno: libc::EIO, lasts: true },
     Fault { name: "ENOSPC once", how: "error", errno: libc::ENOSPC, lasts: false },
-    Fault { name: "ENOSPC for good", how: "error", errno: libc::ENOSPC, lasts: true },
-    Fault { name: "half, then gone", how: "torn", errno: 0, lasts: false },
-    Fault { name: "gone before", how: "gone", errno: 0, lasts: false },
+    Fault { name: "ENOSPC from then on", how: "error", errno: libc::ENOSPC, lasts: true },
+    Fault { name: "half, then exit", how: "torn", errno: 0, lasts: false },
+    Fault { name: "exit before", how: "gone", errno: 0, lasts: false },
 ];
 
 const LASTING: [&Fault; 2] = [&FAULTS[1], &FAULTS[3]];
 const TORN: &Fault = &FAULTS[4];
 
-/// When in a life the fault came.
+/// The phase of a run in which the fault came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Phase {
     Opening,
@@ -66,29 +66,29 @@ enum Phase {
     Closing,
 }
 
-/// What became of a life.
+/// The outcome of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum End {
-    /// The fault itself ended the process.
-    Gone,
+    /// The interposer ended the process.
+    Killed,
     RefusedToOpen,
-    /// Exited with a failure, on its own.
+    /// Exited by itself with a failure.
     Exited,
-    /// Exited with a failure when it was told to stop.
+    /// Exited with a failure after SIGTERM.
     StoppedFailing,
-    /// Went on as if nothing was, and stopped with 0.
-    InOrder,
-    /// There were not so many calls this time.
-    NotStruck,
+    /// Worked on, and exited with 0 after SIGTERM.
+    Worked,
+    /// This run made fewer calls, so none failed.
+    NoFault,
 }
 
-/// One try.
+/// One run to try: which fault at which call.
 #[derive(Clone, Copy)]
 struct Point {
-    /// Whether the store is there already.
+    /// Whether the run begins with a store in use.
     existing: bool,
     fault: &'static Fault,
-    /// Which call it is, from 1, counted from here on.
+    /// The number of the call, from 1, counted from `since`.
     at: u64,
     since: Since,
 }
@@ -96,14 +96,14 @@ struct Point {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Since {
     Launch,
-    /// It is told to stop.
+    /// SIGTERM.
     Stop,
 }
 
-/// Says where a test failed.
-struct Told(Point);
+/// Prints the point at which a test failed.
+struct PrintOnPanic(Point);
 
-impl Drop for Told {
+impl Drop for PrintOnPanic {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let Point { existing, fault, at, since } = self.0;
@@ -112,7 +112,7 @@ impl Drop for Told {
     }
 }
 
-/// What a life's calls were.
+/// The record of a run's calls.
 struct Calls(Vec<u8>);
 
 impl Calls {
@@ -124,27 +124,27 @@ impl Calls {
         self.number(8)
     }
 
-    /// The first call that was struck, from 1, and its letter.
-    fn struck(&self) -> Option<(u64, char)> {
+    /// The first call that failed, from 1, and its letter.
+    fn failed(&self) -> Option<(u64, char)> {
         let nth = self.number(16);
         (nth > 0).then(|| (nth, self.0[RECORD_HEAD + usize::try_from(nth).unwrap() - 1].into()))
     }
 }
 
-/// A service, its platform, and a store to begin with, for one life after the other.
-struct Lane {
+/// A service, its platform and a store to begin with, for one run after the other.
+struct Runner {
     process: Process,
     library: PathBuf,
     record: PathBuf,
     store: PathBuf,
-    /// A copy of a store in use, and what it holds.
+    /// A copy of a store in use, and the ledger of what it holds.
     existing: PathBuf,
     known: Ledger,
-    /// Calls of the last life until it was ready.
+    /// The number of calls of the last run until it was ready.
     ready_after: u64,
 }
 
-impl Lane {
+impl Runner {
     async fn with(library: &Path) -> Self {
         let options =
             Options { base_per_minute: 10_000_000, base_per_hour: 10_000_000, ..Setup::default().options };
@@ -154,9 +154,9 @@ impl Lane {
         fs::remove_dir_all(&store).unwrap();
         process.start().await;
         let (world, mut known) = (&process.world, Ledger::default());
-        live(world, &mut known, &world.wecom.add_people(20), 40, 0).await;
-        known.judge(world, &mut Reader::default()).await;
-        // Its log is covered by no snapshot, so the next one to open it has all of it to read.
+        load(world, &mut known, &world.wecom.add_people(20), 40, 0).await;
+        known.check(world, &mut Reader::default()).await;
+        // Killed, sled has no snapshot that covers its log, so the next start reads all of it.
         process.kill().await;
         copy(&store, &existing);
         Self { process, library: library.to_owned(), record, store, existing, known, ready_after: 0 }
@@ -166,8 +166,8 @@ impl Lane {
         Calls(fs::read(&self.record).unwrap())
     }
 
-    /// Has this call struck.
-    fn strike(&self, at: u64) {
+    /// Makes this call fail.
+    fn fail_call(&self, at: u64) {
         let record = fs::File::options().write(true).open(&self.record).unwrap();
         record.write_all_at(&at.to_ne_bytes(), 0).unwrap();
     }
@@ -175,7 +175,7 @@ impl Lane {
     fn launch(&mut self, Point { fault, at, since, .. }: Point) {
         fs::File::create(&self.record).unwrap().set_len(RECORD_BYTES).unwrap();
         if since == Since::Launch {
-            self.strike(at);
+            self.fail_call(at);
         }
         let errno = fault.errno.to_string();
         let environment: [(&str, &OsStr); 6] = [
@@ -189,9 +189,9 @@ impl Lane {
         self.process.launch(&environment);
     }
 
-    /// One life with a fault, and one without in which everything acknowledged has to be there.
-    async fn live_and_check(&mut self, point: Point) -> (Phase, End, char) {
-        let _told = Told(point);
+    /// One run with a fault, then one without, in which everything acknowledged must be there.
+    async fn run_and_check(&mut self, point: Point) -> (Phase, End, char) {
+        let _print = PrintOnPanic(point);
         let _ = fs::remove_dir_all(&self.store);
         let mut ledger = Ledger::default();
         if point.existing {
@@ -199,11 +199,11 @@ impl Lane {
             ledger = self.known.clone();
         }
         self.launch(point);
-        let (opened, served, code) = self.live(&mut ledger, point).await;
-        let Some((nth, call)) = self.calls().struck() else {
-            assert_eq!((opened.is_some(), code), (true, Some(0)), "it fails without a fault");
+        let (opened, served, code) = self.run(&mut ledger, point).await;
+        let Some((nth, call)) = self.calls().failed() else {
+            assert_eq!((opened.is_some(), code), (true, Some(0)), "it failed without a fault");
             self.check(&ledger).await;
-            return (Phase::Serving, End::NotStruck, '-');
+            return (Phase::Serving, End::NoFault, '-');
         };
         let phase = match (opened, served) {
             (Some(opened), Some(served)) if nth > served.max(opened) => Phase::Closing,
@@ -211,43 +211,43 @@ impl Lane {
             _ => Phase::Opening,
         };
         let end = match code {
-            Some(0) => End::InOrder,
-            Some(GONE) => End::Gone,
+            Some(0) => End::Worked,
+            Some(KILLED) => End::Killed,
             _ if opened.is_none() => End::RefusedToOpen,
             _ if served.is_none() => End::Exited,
             _ => End::StoppedFailing,
         };
-        // What was written or synced in vain is never passed over.
-        assert!(end != End::InOrder || !['p', 'd'].contains(&call), "{phase:?}");
+        // A failed `pwrite` or `fdatasync` is never ignored.
+        assert!(end != End::Worked || !['p', 'd'].contains(&call), "{phase:?}");
         self.check(&ledger).await;
         (phase, end, call)
     }
 
-    /// How many calls there were until it was ready and until it was told to stop, if it came so far, and how it ended.
-    async fn live(&mut self, ledger: &mut Ledger, point: Point) -> (Option<u64>, Option<u64>, Option<i32>) {
+    /// The number of calls until it was ready and until SIGTERM, where it got that far, and its exit code.
+    async fn run(&mut self, ledger: &mut Ledger, point: Point) -> (Option<u64>, Option<u64>, Option<i32>) {
         if let Some(ended) = self.process.ready_or_ended().await {
             return (None, None, ended.code());
         }
         let opened = self.calls().count();
         self.ready_after = opened;
         let world = &self.process.world;
-        live(world, ledger, &world.wecom.add_people(5), CALLBACKS, point.at).await;
-        if !self.is_in_order().await {
+        load(world, ledger, &world.wecom.add_people(5), CALLBACKS, point.at).await;
+        if !self.is_idle_or_ended().await {
             return (Some(opened), None, self.process.exit_code().await);
         }
         let served = self.calls().count();
-        // Told to stop while there is something to do.
+        // SIGTERM while there is work to do.
         let world = &self.process.world;
         let people = world.wecom.add_people(5);
         if point.since == Since::Stop {
-            self.strike(served + point.at);
+            self.fail_call(served + point.at);
         }
-        tokio::join!(live(world, ledger, &people, CALLBACKS, !point.at), self.process.terminate());
+        tokio::join!(load(world, ledger, &people, CALLBACKS, !point.at), self.process.terminate());
         (Some(opened), Some(served), self.process.exit_code().await)
     }
 
-    /// Waits until it has nothing to do, or has ended. Whoever lives has to acknowledge sooner or later.
-    async fn is_in_order(&mut self) -> bool {
+    /// Waits until it has nothing left to do, or has ended. A process that runs must acknowledge in the end.
+    async fn is_idle_or_ended(&mut self) -> bool {
         let (give_up, mut acknowledges) = (Instant::now() + PATIENCE, false);
         loop {
             if self.process.has_ended() {
@@ -258,25 +258,25 @@ impl Lane {
                 let (_, event) = world.befriend(0, &world.wecom.add_person(), "zhangsan");
                 acknowledges = world.wecom.deliver_once(&event).await.acknowledged;
             }
-            if acknowledges && is_at_rest(world).await {
+            if acknowledges && is_idle(world).await {
                 return true;
             }
-            assert!(Instant::now() < give_up, "half alive; it acknowledges: {acknowledges}");
+            assert!(Instant::now() < give_up, "it hangs; it acknowledges: {acknowledges}");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 
     async fn check(&mut self, ledger: &Ledger) {
         self.process.start().await;
-        ledger.judge(&self.process.world, &mut Reader::default()).await;
+        ledger.check(&self.process.world, &mut Reader::default()).await;
         self.process.kill().await;
     }
 }
 
-/// Fans are registered and things happen at the dealers, both at the same time.
-async fn live(world: &World, ledger: &mut Ledger, people: &[Person], callbacks: usize, seed: u64) {
+/// The brand registers fans and dealers send callbacks, both at the same time.
+async fn load(world: &World, ledger: &mut Ledger, people: &[Person], callbacks: usize, seed: u64) {
     let mut rng = StdRng::seed_from_u64(seed);
-    let events: Vec<_> = (0..callbacks).map(|_| ledger.happen(world, people, &mut rng)).collect();
+    let events: Vec<_> = (0..callbacks).map(|_| ledger.random_change(world, people, &mut rng)).collect();
     let registering = async {
         let sent = world.http.post(format!("{}/v1/fans", world.admin)).json(&rows(people)).send().await;
         sent.is_ok_and(|answer| answer.status() == 202)
@@ -303,7 +303,7 @@ async fn is_ready(world: &World) -> bool {
     world.http.get(format!("{}/readyz", world.admin)).send().await.is_ok_and(|answer| answer.status() == 200)
 }
 
-/// A folder with everything in it but the ballast.
+/// Copies a folder with everything in it but the ballast.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
@@ -327,7 +327,8 @@ fn library(folder: &Path) -> PathBuf {
     library
 }
 
-/// Every first step of a new store, the last ones of opening one and of a life, and some of all points, evenly spread.
+/// The first calls of a new store, the last ones before a store is open and after SIGTERM, and `wanted` of
+/// all points, evenly spread.
 fn points(wanted: usize, calls: [u64; 2], ready_after: u64) -> Vec<Point> {
     let with_every_fault = |existing: bool, at: u64, since: Since| {
         FAULTS.iter().map(move |fault| Point { existing, fault, at, since })
@@ -336,7 +337,7 @@ fn points(wanted: usize, calls: [u64; 2], ready_after: u64) -> Vec<Point> {
         (1..=calls).flat_map(move |at| with_every_fault(existing, at, Since::Launch))
     });
     let all: Vec<_> = all.collect();
-    // A step that meets every fault in turn.
+    // One more than a multiple of the faults, so that each comes in turn.
     let step = if wanted < all.len() {
         (all.len() / wanted.max(1)).div_ceil(FAULTS.len()) * FAULTS.len() + 1
     } else {
@@ -350,45 +351,45 @@ fn points(wanted: usize, calls: [u64; 2], ready_after: u64) -> Vec<Point> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whichever_call_fails_nothing_acknowledged_is_lost_and_nobody_is_half_alive() {
+async fn whichever_call_fails_nothing_acknowledged_is_lost_and_the_process_does_not_hang() {
     let folder = tempfile::tempdir().unwrap();
     let library = library(folder.path());
-    let mut first = Lane::with(&library).await;
+    let mut first = Runner::with(&library).await;
     let mut calls = [0; 2];
     for existing in [false, true] {
         let (_, end, _) =
-            first.live_and_check(Point { existing, fault: TORN, at: 0, since: Since::Launch }).await;
-        assert_eq!(end, End::NotStruck);
+            first.run_and_check(Point { existing, fault: TORN, at: 0, since: Since::Launch }).await;
+        assert_eq!(end, End::NoFault);
         calls[usize::from(existing)] = first.calls().count();
     }
     let wanted = number_in_environment("UNIONLINK_IO_POINTS").unwrap_or(40);
     let points = points(usize::try_from(wanted).unwrap(), calls, first.ready_after);
     let mut first = Some(first);
-    println!("{} points; a life makes {calls:?} calls on an empty folder and on a store", points.len());
+    println!("{} points; a run makes {calls:?} calls on an empty folder and on a store in use", points.len());
     let todo = Arc::new(Mutex::new(points.into_iter()));
     let mut working = JoinSet::new();
-    for lane in 0..LANES {
+    for n in 0..RUNNERS {
         let (todo, library) = (todo.clone(), library.clone());
-        let first = (lane == 0).then(|| first.take()).flatten();
+        let first = (n == 0).then(|| first.take()).flatten();
         working.spawn(async move {
-            let mut lane = match first {
+            let mut runner = match first {
                 Some(first) => first,
-                None => Lane::with(&library).await,
+                None => Runner::with(&library).await,
             };
-            let mut lives = Vec::new();
+            let mut runs = Vec::new();
             loop {
-                let Some(point) = todo.lock().unwrap().next() else { return lives };
-                lives.push((point, lane.live_and_check(point).await));
+                let Some(point) = todo.lock().unwrap().next() else { return runs };
+                runs.push((point, runner.run_and_check(point).await));
             }
         });
     }
-    let lives = working.join_all().await.concat();
-    print(&lives);
+    let runs = working.join_all().await.concat();
+    print(&runs);
 }
 
-fn print(lives: &[(Point, (Phase, End, char))]) {
+fn print(runs: &[(Point, (Phase, End, char))]) {
     let mut table: BTreeMap<_, BTreeMap<_, Vec<char>>> = BTreeMap::new();
-    for (Point { fault, .. }, (phase, end, call)) in lives {
+    for (Point { fault, .. }, (phase, end, call)) in runs {
         table.entry((fault.name, *phase)).or_default().entry(*end).or_default().push(*call);
     }
     for ((fault, phase), ends) in table {

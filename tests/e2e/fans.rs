@@ -1,4 +1,5 @@
-//! The brand's side: imports, priorities, the reserve, renewal, and who is at fault when nothing can be minted.
+//! The brand's side: imports, priorities, the quota reserve, renewal, and the circuit breakers that hold
+//! minting back.
 
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ fn quota<'a>(status: &'a Value, api: &str) -> &'a Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_body_of_any_length_is_taken_row_by_row() {
+async fn an_ndjson_body_of_any_length_is_accepted_row_by_row() {
     let world = World::with(Setup { app: "existing_customers = false".into(), ..Setup::default() }).await;
     world.wecom.set_app_error(&world.corp.corp_id, Some(48_002));
     let people = world.wecom.add_people(30_000);
@@ -43,7 +44,7 @@ async fn a_body_of_any_length_is_taken_row_by_row() {
     assert_eq!(receipt["rejected"][0]["line"], 30_001);
     let status = world.get("/v1/status").await;
     assert_eq!(status["fans"]["registered"], 30_000);
-    // The first thousand may be somebody registering now; so many more are an import.
+    // By default the first 1,000 rows of a request are live registrations; the rest counts as an import.
     assert_eq!(waiting(&status, "live"), 1_000);
     assert_eq!(waiting(&status, "bulk"), 29_000);
     assert!(quota(&status, "unionid_to_pending_id")["forecast"]["import_done_at"].is_string());
@@ -52,7 +53,7 @@ async fn a_body_of_any_length_is_taken_row_by_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_registers_in_the_middle_of_an_import_is_minted_at_once() {
+async fn a_fan_registered_during_an_import_is_minted_at_once() {
     let app = "existing_customers = false".into();
     let world = World::with(Setup { app, ..Setup::default() }).await;
     world.wecom.inject(Api::UnionidToPendingId, Fault::Latency(100), None);
@@ -71,14 +72,14 @@ async fn who_registers_in_the_middle_of_an_import_is_minted_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_import_leaves_the_reserve_to_who_registers_now() {
+async fn an_import_leaves_the_quota_reserve_to_live_registrations() {
     let quota_line = "quota = { per_hour = 200, per_day = 1000, per_month = 5000, reserve_percent = 10 }";
     let mut setup = Setup { app: format!("existing_customers = false\n{quota_line}"), ..Setup::default() };
     setup.options.quota = ConversionQuota { per_hour: 200, per_day: 1_000, per_month: 5_000 };
     let world = World::with(setup).await;
     post(&world, "?priority=bulk", ndjson(&world.wecom.add_people(300))).await;
-    let held = |s: &Value| s["paused"].as_array().unwrap().iter().any(|p| p["scope"] == "bulk");
-    let status = world.until("/v1/status", |s| held(s) && s["fans"]["minted"] == 180).await;
+    let bulk_held_back = |s: &Value| s["paused"].as_array().unwrap().iter().any(|p| p["scope"] == "bulk");
+    let status = world.until("/v1/status", |s| bulk_held_back(s) && s["fans"]["minted"] == 180).await;
     assert_eq!(
         quota(&status, "unionid_to_pending_id")["hour"],
         json!({"used": 180, "limit": 200, "left": 20})
@@ -90,14 +91,14 @@ async fn an_import_leaves_the_reserve_to_who_registers_now() {
     }
     let counters = world.wecom.counters();
     assert_eq!((counters.calls_of(Api::UnionidToPendingId), counters.quota_violations), (200, 0));
-    // In an hour it goes on.
+    // An hour later the quota is free again.
     world.clock.skip(Duration::from_secs(3_700));
     world.until("/v1/status", |s| s["fans"]["minted"] == 320).await;
     assert_eq!(world.wecom.counters().quota_violations, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn fans_are_renewed_before_their_end_whatever_wecom_returns() {
+async fn pending_ids_are_renewed_before_they_expire_whatever_wecom_returns() {
     for remint in [Remint::NewId, Remint::SameId, Remint::SameIdNotRenewed] {
         let options = Options { remint, ..Setup::default().options };
         let store = "feed_days = 365".to_owned();
@@ -110,7 +111,7 @@ async fn fans_are_renewed_before_their_end_whatever_wecom_returns() {
         let calls = |s: &Value| s["calls"]["unionid_to_pending_id"].as_u64();
         world.clock.skip(Duration::from_hours(86 * 24));
         world.until("/v1/status", |s| calls(s) == Some(6)).await;
-        // Where WeCom gave the same one again, it is asked once more when that should have ended.
+        // Where WeCom returned the same pending id, it is asked once more when that one would have expired.
         world.clock.skip(Duration::from_hours(5 * 24));
         let renewed = |fan: &Value| {
             fan["state"] == "minted" && fan["expires_at"].as_str() > first["expires_at"].as_str()
@@ -118,10 +119,10 @@ async fn fans_are_renewed_before_their_end_whatever_wecom_returns() {
         world.until(&path, renewed).await;
         let asked_again = if remint == Remint::NewId { 6 } else { 9 };
         world.until("/v1/status", |s| calls(s) == Some(asked_again)).await;
-        // Added by a dealer long after the first pending id was over.
+        // Added by a dealer long after the first pending id expired.
         world.add(1, &fans[1], "lisi").await;
         world.linked(&fans[1], 1).await;
-        world.judge(&fans[..2]).await;
+        world.check_links(&fans[..2]).await;
     }
 }
 
@@ -132,7 +133,7 @@ async fn an_imported_pending_id_is_not_minted_again() {
     let fans = world.mint(2).await;
     let known = world.get(&format!("/v1/fans/{}", fans[0].unionid)).await;
     let pending_id = known["pending_id"].as_str().unwrap();
-    // Another installation takes over what this one knew.
+    // A new installation imports what this one knew.
     world.stop().await.unwrap();
     std::fs::remove_dir_all(world.folder.path().join("data")).unwrap();
     world.start().await;
@@ -151,25 +152,25 @@ async fn an_imported_pending_id_is_not_minted_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_mini_program_stops_minting_at_once_and_costs_no_fan() {
+async fn a_wrong_mini_program_opens_the_circuit_breaker_at_once_and_rejects_no_fan() {
     for errcode in [610_018, 845_003, 48_002, 60_020] {
         let world = World::with(Setup { app: "existing_customers = false".into(), ..Setup::default() }).await;
         // It worked a moment ago.
         world.mint(2).await;
         world.wecom.set_app_error(&world.corp.corp_id, Some(errcode));
         post(&world, "?priority=bulk", ndjson(&world.wecom.add_people(500))).await;
-        let parked = |s: &Value| {
+        let breaker_open = |s: &Value| {
             let paused = s["paused"].as_array().unwrap();
             paused.iter().any(|p| p["errcode"] == errcode && p["failures"].as_u64() > Some(0))
         };
-        let status = world.until("/v1/status", parked).await;
+        let status = world.until("/v1/status", breaker_open).await;
         let calls = world.wecom.counters().calls_of(Api::UnionidToPendingId);
         assert!(calls < 2 + 40, "{errcode}: {calls} calls were spent");
         assert_eq!(status["fans"]["rejected"], 0);
-        // Mended by an operator, it goes on by itself.
+        // Once an operator has fixed it, minting resumes by itself.
         world.wecom.set_app_error(&world.corp.corp_id, None);
         world.clock.skip(Duration::from_mins(10));
-        // A call that was under way when it was mended may pause once more.
+        // A call in flight during the fix may open the circuit breaker once more.
         let minted = |s: &Value| {
             world.clock.skip(Duration::from_secs(1));
             s["fans"]["minted"] == 502
@@ -180,7 +181,7 @@ async fn a_wrong_mini_program_stops_minting_at_once_and_costs_no_fan() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_limit_reached_in_spite_of_it_all_is_waited_out_and_shown() {
+async fn errcode_45009_blocks_the_api_until_the_limit_resets_and_status_shows_it() {
     let world = World::with(Setup { app: "existing_customers = false".into(), ..Setup::default() }).await;
     world.wecom.inject(Api::UnionidToPendingId, Fault::Errcode(45_009), Some(1));
     let people = world.wecom.add_people(3);
@@ -188,7 +189,7 @@ async fn a_limit_reached_in_spite_of_it_all_is_waited_out_and_shown() {
     let blocked = |s: &Value| !quota(s, "unionid_to_pending_id")["blocked_until"].is_null();
     world.until("/v1/status", blocked).await;
     world.register(&people[1..]).await;
-    // Through a restart too: nothing is called before its time.
+    // A restart does not lift the block.
     let mut world = world;
     world.restart().await;
     world.until("/v1/status", |s| s["paused"].as_array().is_some_and(|p| !p.is_empty())).await;

@@ -1,4 +1,4 @@
-//! The feed page by page: waiting for news, and what is no longer kept.
+//! The feed page by page: long polling, and reading before the oldest entry kept.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ fn seqs(page: &Value) -> Vec<u64> {
     page["entries"].as_array().unwrap().iter().map(|entry| entry["seq"].as_u64().unwrap()).collect()
 }
 
-/// A world whose feed forgets after a day, two entries of which it has forgotten, and three that it has.
+/// A world whose feed keeps one day: entries 1 and 2 are pruned, 3 to 5 are there.
 pub async fn with_a_shortened_feed() -> World {
     let world = World::with(Setup { store: "feed_days = 1".into(), ..Setup::default() }).await;
     let fans = world.mint(5).await;
@@ -27,7 +27,7 @@ pub async fn with_a_shortened_feed() -> World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_news_is_answered_at_once_when_there_are_some() {
+async fn a_long_poll_is_answered_at_once_when_there_are_entries() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     world.add(0, &fans[0], "zhangsan").await;
@@ -39,7 +39,7 @@ async fn who_waits_for_news_is_answered_at_once_when_there_are_some() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_for_news_is_woken_by_a_link_and_reads_every_one_in_order() {
+async fn a_long_poll_is_woken_by_each_link_and_entries_come_in_order() {
     const LINKS: usize = 20;
     let world = World::usual().await;
     let fans = world.mint(LINKS).await;
@@ -49,7 +49,7 @@ async fn who_waits_for_news_is_woken_by_a_link_and_reads_every_one_in_order() {
             let after = read.len();
             let asked = Instant::now();
             let page = world.get(&format!("/v1/links/feed?after={after}&wait=15s")).await;
-            assert!(asked.elapsed() < Duration::from_secs(10), "nobody woke it");
+            assert!(asked.elapsed() < Duration::from_secs(10), "the long poll was not woken");
             read.extend(seqs(&page));
             assert_eq!(page["next"], json!(read.len()));
         }
@@ -67,7 +67,7 @@ async fn who_waits_for_news_is_woken_by_a_link_and_reads_every_one_in_order() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn news_reach_who_waits_well_within_a_second() {
+async fn a_link_reaches_a_long_poll_well_within_a_second() {
     let world = World::usual().await;
     let fans = world.mint(5).await;
     let mut quickest = Duration::MAX;
@@ -77,20 +77,20 @@ async fn news_reach_who_waits_well_within_a_second() {
             (seqs(&page), Instant::now())
         };
         let linking = async {
-            // The acknowledgement is what the clock is stopped against: the link is made after it.
+            // Measured from the acknowledgement: the link is made after it.
             world.add(0, fan, "zhangsan").await;
             Instant::now()
         };
-        let ((read, told_at), added_at) = tokio::join!(waiting, linking);
+        let ((read, read_at), added_at) = tokio::join!(waiting, linking);
         assert_eq!(read, [n as u64 + 1]);
-        quickest = quickest.min(told_at.saturating_duration_since(added_at));
+        quickest = quickest.min(read_at.saturating_duration_since(added_at));
     }
-    // A reader that looked by a timer would need half its interval on average, every time.
+    // Polling the store at an interval would take half that interval on average.
     assert!(quickest < Duration::from_millis(500), "the quickest of five took {quickest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_waits_in_vain_is_answered_with_nothing_when_the_time_is_up() {
+async fn a_long_poll_without_entries_is_answered_empty_when_its_time_is_up() {
     let world = World::usual().await;
     for (wait, after) in [("300ms", 0), ("300ms", 7)] {
         let asked = Instant::now();
@@ -105,7 +105,7 @@ async fn who_waits_in_vain_is_answered_with_nothing_when_the_time_is_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wait_that_is_no_duration_is_refused() {
+async fn a_wait_that_is_not_a_valid_duration_is_refused() {
     let world = World::usual().await;
     for wait in ["soon", "-1s", "1h", "s", "", "1.5s", "30%20s", "99999999999999999999s"] {
         let response =
@@ -118,23 +118,23 @@ async fn a_wait_that_is_no_duration_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_waits_is_let_go_when_the_service_stops() {
+async fn a_long_poll_is_answered_when_the_service_stops() {
     let mut world = World::usual().await;
     let waiting = {
         let (http, url) = (world.http.clone(), format!("{}/v1/links/feed?after=4&wait=60s", world.admin));
         tokio::spawn(async move { http.get(url).send().await.unwrap().json::<Value>().await.unwrap() })
     };
-    // Long enough to have arrived; should it not have, it is refused below, and the test fails.
+    // Long enough for the request to arrive; otherwise it is refused below, and the test fails.
     tokio::time::sleep(Duration::from_secs(1)).await;
     assert!(!waiting.is_finished());
-    let told = Instant::now();
+    let stopped_at = Instant::now();
     world.stop().await.unwrap();
-    assert!(told.elapsed() < Duration::from_secs(8), "it took {:?}", told.elapsed());
+    assert!(stopped_at.elapsed() < Duration::from_secs(8), "it took {:?}", stopped_at.elapsed());
     assert_eq!(waiting.await.unwrap(), json!({"entries": [], "next": 4}));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_longer_kept_is_410_and_says_where_the_feed_begins() {
+async fn reading_before_the_oldest_entry_is_410_and_names_it() {
     let world = with_a_shortened_feed().await;
     for after in [0, 1] {
         let url = format!("{}/v1/links/feed?after={after}&wait=30s", world.admin);
@@ -146,11 +146,15 @@ async fn what_is_no_longer_kept_is_410_and_says_where_the_feed_begins() {
         assert!(problem["detail"].as_str().unwrap().contains("after=2"), "{problem}");
     }
     assert_eq!(seqs(&world.get("/v1/links/feed?after=2").await), [3, 4, 5]);
-    assert_eq!(seqs(&world.get("/v1/links/feed").await), [3, 4, 5], "without a position from the oldest");
+    assert_eq!(
+        seqs(&world.get("/v1/links/feed").await),
+        [3, 4, 5],
+        "without a position it begins with the oldest entry"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_feed_that_kept_nothing_says_so_and_goes_on() {
+async fn a_fully_pruned_feed_is_empty_and_goes_on_counting() {
     let world = with_a_shortened_feed().await;
     world.clock.skip(Duration::from_hours(48));
     world.until("/v1/status", |status| status["feed_oldest"] == 6).await;
@@ -163,7 +167,7 @@ async fn a_feed_that_kept_nothing_says_so_and_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_kind_of_change_is_told_and_the_numbers_have_no_gap() {
+async fn every_kind_of_change_is_on_the_feed_and_its_numbers_have_no_gap() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     let dealer = world.dealers[0].corp_id.clone();
@@ -171,7 +175,7 @@ async fn every_kind_of_change_is_told_and_the_numbers_have_no_gap() {
     world.feed(1).await;
     world.add(0, &fans[0], "lisi").await;
     world.feed(2).await;
-    // WeCom's instants have seconds; whoever leaves within one of them was never there.
+    // WeCom's timestamps are in seconds, and within one second an add wins over a removal.
     world.clock.skip(Duration::from_secs(2));
     let left = world.wecom.unfriend(&dealer, &fans[0], "lisi", By::Member);
     world.deliver(&left).await;
@@ -179,8 +183,8 @@ async fn every_kind_of_change_is_told_and_the_numbers_have_no_gap() {
     assert_eq!(before, ["link.created", "link.follower_added", "link.follower_removed"]);
     world.post("/v1/forget", &json!({"unionid": fans[0].unionid})).await;
     let feed = world.feed(4).await;
-    let told: Vec<_> =
+    let entries: Vec<_> =
         feed.iter().map(|entry| (entry["seq"].as_u64().unwrap(), entry["type"].as_str().unwrap())).collect();
-    // What was told before the end is empty now, and stands where it stood.
-    assert_eq!(told, [1, 2, 3, 4].map(|seq| (seq, "link.erased")));
+    // The earlier entries are erased in place.
+    assert_eq!(entries, [1, 2, 3, 4].map(|seq| (seq, "link.erased")));
 }

@@ -1,17 +1,17 @@
-//! The real binary under floods: genuine callbacks are acknowledged all the while, memory and descriptors stay bounded,
-//! and afterwards everything is as it was.
+//! The real binary under floods of requests: genuine callbacks are acknowledged throughout, memory and
+//! descriptors stay bounded, and afterwards usage returns to what it was.
 //!
-//! The flood comes from one thread with its bytes made beforehand, so that on a small machine it is the service that
-//! gets the processors. Still it would starve tests that run beside it, so storms run by themselves:
+//! The flood comes from one thread that sends prepared bytes, so that on a small machine the service gets
+//! most of the processor time. It would still starve other tests, so floods are run separately:
 //!
 //! ```sh
-//! cargo test --test e2e floods:: -- --ignored --skip measured --test-threads 1             # held to WeCom's 5 s
-//! cargo test --release --test e2e floods::measured -- --ignored --nocapture                # held to the promised 1 s
+//! cargo test --test e2e floods:: -- --ignored --skip measured --test-threads 1             # limit: WeCom's 5 s
+//! cargo test --release --test e2e floods::measured -- --ignored --nocapture                # limit: the promised 1 s
 //! ```
 //!
-//! Times are not judged, and this is said, when something else had the processors.
+//! Times are reported but not asserted when other programs used too much of the processor.
 
-#![expect(clippy::print_stderr, reason = "what was measured")]
+#![expect(clippy::print_stderr, reason = "prints measurements")]
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,22 +28,22 @@ use unionlink::simulator::SealedCallback;
 use crate::harness::{PATIENCE, Setup, World};
 use crate::process::Process;
 
-/// WeCom gives a callback up after so long.
+/// The time after which WeCom gives up a callback.
 const WECOM_WAITS: Duration = Duration::from_secs(5);
 const PROMISED: Duration = Duration::from_secs(1);
-/// What the service keeps open at most, with room for its own files.
+/// Upper bound of open descriptors: the connection limits, and the service's own files.
 const DESCRIPTORS_MAX: usize = 4_096 + 256;
 
-/// Floods take a machine for themselves.
+/// Floods need the whole machine.
 static ONE_AT_A_TIME: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 #[derive(Clone, Copy)]
 enum Attack {
     /// Whole forged callbacks, one after the other.
     Forged,
-    /// By turns: nothing at all, a head that does not end, a body that does not end.
+    /// In turn: no bytes at all, a head that never ends, a body that never ends.
     Slow,
-    /// Forged callbacks, many at once, whose answers nobody reads.
+    /// Pipelined forged callbacks whose responses are never read.
     Pipelined,
 }
 
@@ -74,7 +74,7 @@ impl Flood {
                                 counters.1.fetch_add(1, Ordering::Relaxed);
                                 let _ = attack.carry_out(stream, n, &forged, &counters.0).await;
                             }
-                            // All of them together come back a thousand times a second.
+                            // Together they reconnect about a thousand times a second.
                             let pause = Duration::from_millis(1) * u32::try_from(connections).unwrap();
                             tokio::time::sleep(pause).await;
                         }
@@ -129,7 +129,7 @@ impl Attack {
                 Ok(())
             }
             (Self::Slow, _) => {
-                // Much of it at once, so that there is much to keep.
+                // Most of it at once, so that the service has much to buffer.
                 let head = String::from_utf8_lossy(&forged[..head]);
                 let (first_lines, _) = head.split_once("Content-Length").unwrap();
                 stream.write_all(format!("{first_lines}Content-Length: 65536\r\n\r\n").as_bytes()).await?;
@@ -156,7 +156,7 @@ fn request(callback: &SealedCallback, connection: &str) -> Vec<u8> {
     .into_bytes()
 }
 
-/// Genuine but for its signature, which has the right form.
+/// A genuine callback with a wrong signature of the right form.
 fn forged(world: &World) -> SealedCallback {
     let genuine = genuine(world);
     let (before, after) = genuine.query.split_once("msg_signature=").unwrap();
@@ -168,7 +168,8 @@ fn genuine(world: &World) -> SealedCallback {
     world.wecom.seal(&world.befriend(0, &world.wecom.add_person(), "zhangsan").1)
 }
 
-/// Sends genuine callbacks, one every 50 ms, each over a connection of its own; how long each one took.
+/// Sends genuine callbacks, one every 50 ms, each over its own connection. Returns how long each took,
+/// sorted.
 async fn genuine_callbacks(world: &World, count: usize) -> Vec<Duration> {
     let address = world.public.trim_start_matches("http://").to_owned();
     let mut ticks = tokio::time::interval(Duration::from_millis(50));
@@ -217,7 +218,7 @@ impl Ticks {
         Self { all: machine[..8].iter().sum(), ours: of("self") + service, service, idle }
     }
 
-    /// Since then, in percent of all: the service, this process, everybody else.
+    /// Shares of processor time since `then`, in percent: the service, this process, all other processes.
     fn shares_since(self, then: Self) -> [u64; 3] {
         let all = (self.all - then.all).max(1);
         let (service, ours) = (self.service - then.service, self.ours - then.ours);
@@ -226,8 +227,8 @@ impl Ticks {
     }
 }
 
-/// Above this share of the processors for others, in percent, a machine cannot be held to times.
-const OTHERS_MAX: u64 = 35;
+/// Times are not asserted when other processes used more than this share of the processors, in percent.
+const OTHERS_PERCENT_MAX: u64 = 35;
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Uses {
@@ -243,7 +244,7 @@ fn uses(pid: u32) -> Uses {
     Uses { resident_mib: kib >> 10, descriptors }
 }
 
-/// The most that is used until `done`.
+/// The highest usage until `done`.
 async fn watched<T>(pid: u32, done: impl Future<Output = T>) -> (T, Uses) {
     let mut most = Uses::default();
     tokio::pin!(done);
@@ -258,19 +259,20 @@ async fn watched<T>(pid: u32, done: impl Future<Output = T>) -> (T, Uses) {
     }
 }
 
-/// As many sockets as this process may have, up to those wanted.
+/// The number of sockets this process may open, up to `wanted`.
 fn sockets(wanted: usize) -> usize {
     let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
     let allowed = maximum.map_or(wanted, |maximum| usize::try_from(maximum).unwrap().saturating_sub(1_000));
     if allowed < wanted {
-        eprintln!("ONLY {allowed} OF {wanted} CONNECTIONS: the hard limit of open files forbids more");
+        eprintln!("ONLY {allowed} OF {wanted} CONNECTIONS: the hard limit on open files is too low");
     }
     allowed.min(wanted)
 }
 
-/// A flood of so many connections, and so many genuine callbacks in it.
-async fn storm(
+/// Sends genuine callbacks during a flood and checks that each was acknowledged in time and within bounded
+/// memory.
+async fn flooded(
     attack: Attack,
     connections: usize,
     callbacks: usize,
@@ -289,7 +291,7 @@ async fn storm(
     let opened = || flood.opened.load(Ordering::Relaxed) >= connections as u64;
     let begun_at = Instant::now();
     while !opened() {
-        assert!(begun_at.elapsed() < PATIENCE, "the flood does not come");
+        assert!(begun_at.elapsed() < PATIENCE, "the flood does not connect");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let ticks = Ticks::now(pid);
@@ -315,15 +317,15 @@ async fn storm(
         at(&calm, 100),
         at(&recovered, 100),
     );
-    if others > OTHERS_MAX {
-        eprintln!("THE TIMES ARE NOT JUDGED: others had {others} % of the processors");
+    if others > OTHERS_PERCENT_MAX {
+        eprintln!("TIMES NOT ASSERTED: other processes used {others} % of the processors");
     } else {
         assert!(at(&took, 100) < within, "a genuine callback took {:?}", at(&took, 100));
     }
     assert!(most.descriptors <= DESCRIPTORS_MAX, "{most:?}");
     let grown = most.resident_mib.saturating_sub(before.resident_mib);
     assert!(grown <= resident_mib_max, "grown by {grown} MiB: {before:?} {most:?}");
-    // Acknowledged is stored: each is a customer of its own.
+    // Everything acknowledged is stored: each callback is about another customer.
     let customers = callbacks + 40;
     world.until("/v1/status", |s: &Value| s["contacts"]["known"] == customers).await;
     let status = world.get("/v1/status").await;
@@ -335,33 +337,33 @@ async fn storm(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes the machine for itself; a step of .ci/run"]
+#[ignore = "needs the whole machine; a step of .ci/run"]
 async fn genuine_callbacks_get_through_forged_ones_at_full_speed() {
-    storm(Attack::Forged, 300, 100, WECOM_WAITS, 64).await;
+    flooded(Attack::Forged, 300, 100, WECOM_WAITS, 64).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes the machine for itself; a step of .ci/run"]
+#[ignore = "needs the whole machine; a step of .ci/run"]
 async fn genuine_callbacks_get_through_ten_thousand_slow_connections() {
-    storm(Attack::Slow, 10_000, 100, WECOM_WAITS, 192).await;
+    flooded(Attack::Slow, 10_000, 100, WECOM_WAITS, 192).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "takes the machine for itself; a step of .ci/run"]
-async fn genuine_callbacks_get_through_answers_that_nobody_reads() {
-    storm(Attack::Pipelined, 100, 60, WECOM_WAITS, 64).await;
+#[ignore = "needs the whole machine; a step of .ci/run"]
+async fn genuine_callbacks_get_through_responses_that_are_never_read() {
+    flooded(Attack::Pipelined, 100, 60, WECOM_WAITS, 64).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-#[ignore = "a measurement, for a machine with nothing else to do"]
+#[ignore = "a measurement, for an idle machine"]
 async fn measured_every_genuine_callback_is_acknowledged_within_a_second() {
-    storm(Attack::Forged, 300, 300, PROMISED, 64).await;
-    storm(Attack::Slow, 10_000, 300, PROMISED, 192).await;
-    storm(Attack::Pipelined, 300, 300, PROMISED, 64).await;
+    flooded(Attack::Forged, 300, 300, PROMISED, 64).await;
+    flooded(Attack::Slow, 10_000, 300, PROMISED, 192).await;
+    flooded(Attack::Pipelined, 300, 300, PROMISED, 64).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_sent_at_once_are_answered_one_after_the_other() {
+async fn pipelined_requests_are_answered_in_order() {
     let world = World::usual().await;
     let wrong = forged(&world);
     let (mut all, mut wanted) = (Vec::new(), Vec::new());

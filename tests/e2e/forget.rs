@@ -1,4 +1,4 @@
-//! Forgetting somebody: over HTTP and by command, and what the service may say of it.
+//! Forgetting a person, over HTTP and by command: what is erased, and what receipt and log may contain.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use unionlink::simulator::Person;
 use crate::harness::{Setup, World};
 use crate::process::Process;
 
-/// A fan linked at both dealers, one who is to stay, and what is known of the first one.
+/// A fan linked at both dealers, a second fan who is kept, and every id of the first.
 async fn with_two_fans() -> (World, Vec<Person>, Vec<String>) {
     let world = World::usual().await;
     let fans = world.mint(2).await;
@@ -23,8 +23,8 @@ async fn with_two_fans() -> (World, Vec<Person>, Vec<String>) {
     (world, fans, ids)
 }
 
-/// Nothing of the first fan is left anywhere, and everything of the second is.
-async fn judge(world: &World, fans: &[Person], ids: &[String]) {
+/// Asserts that nothing of the first fan is left in any response, and that the second is still linked.
+async fn assert_first_fan_is_erased(world: &World, fans: &[Person], ids: &[String]) {
     assert!(world.links(&fans[0]).await.is_empty());
     assert_eq!(world.get(&format!("/v1/fans/{}", fans[0].unionid)).await["code"], "not_found");
     assert_eq!(world.links(&fans[1]).await.len(), 1);
@@ -32,8 +32,8 @@ async fn judge(world: &World, fans: &[Person], ids: &[String]) {
     let erased: Vec<_> = feed.iter().filter(|entry| entry["type"] == "link.erased").collect();
     assert_eq!(erased.iter().map(|e| e["seq"].as_u64().unwrap()).collect::<Vec<_>>(), [1, 2, 4, 5]);
     for entry in erased {
-        let told: Vec<_> = entry["data"].as_object().unwrap().keys().collect();
-        assert_eq!(told, ["link_id"], "{entry}");
+        let fields: Vec<_> = entry["data"].as_object().unwrap().keys().collect();
+        assert_eq!(fields, ["link_id"], "{entry}");
     }
     for path in ["/v1/links/feed?limit=1000", "/v1/links/export", "/v1/links/export?format=csv", "/v1/status"]
     {
@@ -46,7 +46,7 @@ async fn judge(world: &World, fans: &[Person], ids: &[String]) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forgotten_fan_leaves_nothing_and_the_receipt_names_nobody() {
+async fn a_forgotten_fan_leaves_nothing_and_the_receipt_holds_no_id() {
     let (world, fans, ids) = with_two_fans().await;
     let wanted = json!({"unionid": fans[0].unionid, "request": "ticket 4711"});
     let (status, receipt) = world.post("/v1/forget", &wanted).await;
@@ -57,32 +57,32 @@ async fn a_forgotten_fan_leaves_nothing_and_the_receipt_names_nobody() {
         (&json!(1), &json!(2), &json!(2), &json!(2))
     );
     assert_eq!(receipt["request"], "ticket 4711");
-    judge(&world, &fans, &ids).await;
+    assert_first_fan_is_erased(&world, &fans, &ids).await;
     let name = receipt["receipt"].as_str().unwrap();
     assert_eq!(world.get(&format!("/v1/forget/{name}")).await, receipt);
     for id in &ids {
         assert!(!receipt.to_string().contains(id.as_str()), "{id} is on the receipt");
     }
-    // Asked again there is nothing left, and the same person is meant.
+    // A second request erases nothing, and its receipt has the same subject.
     let (_, again) = world.post("/v1/forget", &json!({"unionid": fans[0].unionid})).await;
     assert_eq!((&again["subject"], &again["erased"]["links"]), (&receipt["subject"], &json!(0)));
     assert_ne!(again["receipt"], receipt["receipt"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forgotten_customer_takes_the_fan_along() {
+async fn forgetting_a_customer_forgets_the_fan_too() {
     let (mut world, fans, ids) = with_two_fans().await;
     let (status, receipt) = world.post("/v1/forget", &json!({"external_userid": ids[1]})).await;
     assert_eq!((status, &receipt["erased"]["links"]), (200, &json!(2)), "{receipt}");
     assert_eq!(receipt["request"], Value::Null);
-    judge(&world, &fans, &ids).await;
+    assert_first_fan_is_erased(&world, &fans, &ids).await;
     world.restart().await;
-    judge(&world, &fans, &ids).await;
+    assert_first_fan_is_erased(&world, &fans, &ids).await;
     assert_eq!(world.get(&format!("/v1/forget/{}", receipt["receipt"].as_str().unwrap())).await, receipt);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn later_callbacks_of_a_forgotten_person_are_linked_only_when_registered_anew() {
+async fn later_callbacks_of_a_forgotten_person_are_linked_only_after_a_new_registration() {
     let (world, fans, _) = with_two_fans().await;
     assert_eq!(world.post("/v1/forget", &json!({"unionid": fans[0].unionid})).await.0, 200);
     world.clock.skip(Duration::from_secs(5));
@@ -93,12 +93,12 @@ async fn later_callbacks_of_a_forgotten_person_are_linked_only_when_registered_a
     world.clock.skip(Duration::from_secs(5));
     world.register(&fans[..1]).await;
     world.linked(&fans[0], 2).await;
-    let told = world.feed_types(7).await;
-    assert_eq!(&told[5..], ["link.created", "link.created"]);
+    let types = world.feed_types(7).await;
+    assert_eq!(&types[5..], ["link.created", "link.created"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whom_to_forget_has_to_be_clear() {
+async fn a_forget_request_must_name_exactly_one_valid_id() {
     let world = World::usual().await;
     for body in [
         json!({}),
@@ -131,7 +131,7 @@ async fn the_command_forgets_and_prints_the_receipt() {
     assert_eq!(ran.code, 0, "{ran:?}");
     let receipt = ran.json();
     assert_eq!(world.get(&format!("/v1/forget/{}", receipt["receipt"].as_str().unwrap())).await, receipt);
-    judge(&world, &fans, &ids).await;
+    assert_first_fan_is_erased(&world, &fans, &ids).await;
     let ran = world.unionlink(&["forget", "--unionid", &fans[1].unionid]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(
@@ -145,10 +145,10 @@ async fn the_command_forgets_and_prints_the_receipt() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn not_even_the_most_talkative_log_names_a_person() {
+async fn the_trace_log_holds_no_personal_id() {
     let setup = Setup { app: "[log]\nfilter = \"trace\"".into(), ..Setup::default() };
     let mut process = Process::with(setup).await;
-    let log = process.start_listening().await;
+    let log = process.start_logging().await;
     let world = &process.world;
     let fans = world.mint(3).await;
     let mut ids: Vec<_> = fans.iter().flat_map(|fan| [fan.unionid.clone(), fan.openid.clone()]).collect();
@@ -159,7 +159,7 @@ async fn not_even_the_most_talkative_log_names_a_person() {
     for fan in &fans {
         world.linked(fan, 1).await;
     }
-    // Every way to name a person in a request.
+    // Every kind of request that names a person.
     let external_userid = ids[6].clone();
     for id in [&fans[0].unionid, &external_userid] {
         assert_eq!(world.get(&format!("/v1/explain/{id}")).await["code"], "linked");
@@ -177,7 +177,7 @@ async fn not_even_the_most_talkative_log_names_a_person() {
     process.stop().await;
     let log = log.await.unwrap();
     for expected in ["DEBUG", "a person was forgotten", "dead letter"] {
-        assert!(log.contains(expected), "the log does not speak of {expected:?}:\n{log}");
+        assert!(log.contains(expected), "{expected:?} is not in the log:\n{log}");
     }
     for id in ids {
         let line = log.lines().find(|line| line.contains(&id));

@@ -1,4 +1,5 @@
-//! Who is let into the admin API, what every answer carries, and that no secret ever leaves the service.
+//! Security of the admin API and of the service's files: host, origin and token checks, security headers,
+//! file modes, and that no secret appears in any response, log or command output.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -16,7 +17,7 @@ use crate::receivers::{SECRET, Webhook};
 
 const TOKEN: &str = "the-admin-token";
 
-/// Sends a head as it is; the status, the headers in lower case, the body.
+/// Sends a request head exactly as given. Returns the status, the head in lower case, and the body.
 async fn raw(world: &World, first_line: &str, headers: &[&str]) -> (u16, String, Value) {
     let mut stream = TcpStream::connect(world.admin.trim_start_matches("http://")).await.unwrap();
     let head = [&[first_line], headers, &["Connection: close", "\r\n"]].concat().join("\r\n");
@@ -33,7 +34,7 @@ async fn metrics(world: &World, token: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn only_names_that_are_ours_are_answered() {
+async fn only_configured_host_names_are_answered() {
     let admin = "hosts = [\"Unionlink.example.com\"]".to_owned();
     let world = World::with(Setup { admin, ..Setup::default() }).await;
     let port = world.admin.rsplit_once(':').unwrap().1;
@@ -71,22 +72,22 @@ async fn only_names_that_are_ours_are_answered() {
         assert_eq!((status, &problem["code"]), (400, &json!("bad_request")), "{headers:?}");
     }
     assert_eq!(raw(&world, "GET http://localhost/v1/status HTTP/1.1", &["Host: localhost"]).await.0, 200);
-    // Probes have names of their own.
+    // Probes may use any host name.
     for path in ["/livez", "/readyz"] {
         assert_eq!(raw(&world, &format!("GET {path} HTTP/1.1"), &["Host: evil.example"]).await.0, 200);
     }
-    let told = metrics(&world, "").await;
-    assert!(told.contains("unionlink_admin_refused_total{reason=\"host\"} 12"), "{told}");
+    let text = metrics(&world, "").await;
+    assert!(text.contains("unionlink_admin_refused_total{reason=\"host\"} 12"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
+async fn a_page_of_another_origin_can_change_nothing_and_read_nothing() {
     let world = World::usual().await;
     let host = world.admin.trim_start_matches("http://").to_owned();
     let body = "{\"unionid\": \"oINVENTED\", \"openid\": \"oINVENTED\"}";
     let post = async |origin: &str| {
         let url = format!("{}/v1/fans", world.admin);
-        // What a form can send without asking first.
+        // A request that a form can send without a CORS preflight.
         let request = world.http.post(url).header("content-type", "text/plain").header("origin", origin);
         let answer = request.body(body).send().await.unwrap();
         assert!(!answer.headers().keys().any(|name| name.as_str().starts_with("access-control")));
@@ -97,14 +98,14 @@ async fn a_page_of_another_site_changes_nothing_and_reads_nothing() {
     }
     assert_eq!(world.get("/v1/status").await["fans"]["registered"], 0);
     assert_eq!(post(&format!("http://{host}")).await.0, 202);
-    // Nobody may ask first, and what is read cannot be shown to the page.
+    // Preflights are not allowed, and no response may be read by the page.
     let ask = ["Host: 127.0.0.1", "Origin: https://evil.example", "Access-Control-Request-Method: POST"];
     for first_line in ["OPTIONS /v1/fans HTTP/1.1", "GET /v1/status HTTP/1.1", "GET /livez HTTP/1.1"] {
         let (_, head, _) = raw(&world, first_line, &ask).await;
         assert!(!head.contains("access-control"), "{head}");
     }
-    let told = metrics(&world, "").await;
-    assert!(told.contains("unionlink_admin_refused_total{reason=\"origin\"} 5"), "{told}");
+    let text = metrics(&world, "").await;
+    assert!(text.contains("unionlink_admin_refused_total{reason=\"origin\"} 5"), "{text}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -126,14 +127,14 @@ async fn wrong_tokens_are_refused_and_the_right_one_always_passes() {
         assert_eq!(ask(Some(TOKEN)).await.status(), 200);
     }
     assert_eq!(ask(None).await.status(), 401);
-    let told = metrics(&world, TOKEN).await;
+    let text = metrics(&world, TOKEN).await;
     for line in ["{reason=\"token\"} 31", "{reason=\"host\"} 0"] {
-        assert!(told.contains(&format!("unionlink_admin_refused_total{line}")), "{line} is not in {told}");
+        assert!(text.contains(&format!("unionlink_admin_refused_total{line}")), "{line} is not in {text}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_answer_tells_browsers_to_do_nothing_with_it() {
+async fn every_response_carries_the_security_headers() {
     let admin = format!("token = {{ value = \"{TOKEN}\" }}");
     let world = World::with(Setup { admin, ..Setup::default() }).await;
     let bearer = format!("Authorization: Bearer {TOKEN}");
@@ -167,7 +168,7 @@ fn mode(path: &Path) -> u32 {
     std::fs::metadata(path).unwrap().permissions().mode() & 0o777
 }
 
-/// Every path below, with its mode.
+/// Every path in a folder, with its mode.
 fn modes(folder: &Path) -> Vec<(String, u32)> {
     let (mut found, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
@@ -196,11 +197,12 @@ fn assert_private(folder: &Path) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_the_service_writes_is_for_its_user_alone() {
+async fn files_of_the_service_are_accessible_to_its_user_only() {
     let links = tempfile::tempdir().unwrap();
     let app =
         format!("[[sinks]]\nname = \"archive\"\nkind = \"file\"\npath = {:?}\n", links.path().join("l"));
-    // The service of the test's own process, with an umask that lets others read, has been here before.
+    // The store was created by the in-process service; widen its modes as an older version may have left
+    // them.
     let mut process = Process::with(Setup { app, ..Setup::default() }).await;
     let data = process.world.folder.path().join("data");
     std::fs::write(data.join("sled/snap.leftover"), "").unwrap();
@@ -209,7 +211,7 @@ async fn what_the_service_writes_is_for_its_user_alone() {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
     std::fs::remove_file(data.join("sled/snap.leftover")).unwrap();
-    let log = process.start_listening().await;
+    let log = process.start_logging().await;
     let fans = process.world.mint(3).await;
     for fan in &fans {
         process.world.add(0, fan, "zhangsan").await;
@@ -230,7 +232,7 @@ async fn what_the_service_writes_is_for_its_user_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn it_refuses_to_start_with_a_secret_that_everybody_can_read() {
+async fn it_refuses_to_start_with_a_secret_file_that_every_user_can_read() {
     let mut process = Process::with(Setup::default()).await;
     let secret = process.world.folder.path().join("secret");
     std::fs::write(&secret, "CANARY").unwrap();
@@ -240,16 +242,16 @@ async fn it_refuses_to_start_with_a_secret_that_everybody_can_read() {
     for command in ["serve", "check"] {
         let arguments = [command, "--config", process.file.to_str().unwrap()];
         let done = Command::new(env!("CARGO_BIN_EXE_unionlink")).args(arguments).output().await.unwrap();
-        let told = String::from_utf8(done.stderr).unwrap();
+        let stderr = String::from_utf8(done.stderr).unwrap();
         assert_eq!(done.status.code(), Some(1));
         for part in ["admin.token file", "(mode 0644)", "chmod 600", "defaultMode"] {
-            assert!(told.contains(part), "{part:?} is not in {told}");
+            assert!(stderr.contains(part), "{part:?} is not in {stderr}");
         }
-        assert!(!told.contains("CANARY"), "{told}");
+        assert!(!stderr.contains("CANARY"), "{stderr}");
     }
 }
 
-/// Every secret there is, each one to be found by its text.
+/// The text of every secret of a test service, to be searched for.
 struct Canaries(Vec<String>);
 
 impl Canaries {
@@ -257,7 +259,7 @@ impl Canaries {
     const WRONG: &str = "CANARY-WRONG-TOKEN";
     const PREVIOUS: &str = "whsec_Q0FOQVJZLXByZXZpb3VzLXNlY3JldC0wMDAwMQ==";
 
-    /// Sections with the secrets that a test chooses itself.
+    /// Configuration sections with the secrets that the test chooses.
     fn sections(hook: &str) -> String {
         format!(
             "[log]\nfilter = \"trace\"\n\
@@ -275,7 +277,7 @@ impl Canaries {
         let bare = |secret: &str| secret.trim_start_matches("whsec_").trim_end_matches('=').to_owned();
         let mut all = vec![bare(SECRET), bare(Self::PREVIOUS)];
         all.extend([&world.corp.secret, &world.callback.token, &world.callback.aes_key].map(Clone::clone));
-        // What stands beside a secret in a URL.
+        // Query parameters that carry a secret in a URL.
         all.extend(["CANARY", "access_token=", "corpsecret="].map(str::to_owned));
         Self(all)
     }
@@ -290,7 +292,7 @@ impl Canaries {
     }
 }
 
-/// What every GET of the description answers, with ids that exist and with ones that do not.
+/// The response to every GET operation of the description, with ids that exist and ids that do not.
 async fn all_answers(world: &World, ids: &[&str]) -> Vec<(String, String)> {
     let get =
         |path: &str| world.http.get(format!("{}{path}", world.admin)).bearer_auth(Canaries::ADMIN).send();
@@ -316,7 +318,7 @@ async fn all_answers(world: &World, ids: &[&str]) -> Vec<(String, String)> {
             let mut answer = get(&format!("{path}{query}")).await.unwrap();
             let mut text = format!("{:?}\n", answer.headers());
             if path.ends_with("/stream") {
-                // It does not end.
+                // A stream does not end.
                 let first = tokio::time::timeout(Duration::from_secs(2), answer.chunk()).await;
                 text += &String::from_utf8_lossy(&first.ok().and_then(|c| c.unwrap()).unwrap_or_default());
             } else {
@@ -333,13 +335,13 @@ async fn all_answers(world: &World, ids: &[&str]) -> Vec<(String, String)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_secret_leaves_the_service_whatever_is_asked_and_whatever_is_logged() {
+async fn no_secret_appears_in_any_response_log_or_command_output() {
     let hook = Webhook::start().await;
-    hook.answers(500);
+    hook.answer_with(500);
     let admin = format!("token = {{ value = \"{}\" }}", Canaries::ADMIN);
     let setup = Setup { admin, app: Canaries::sections(&hook.url), ..Setup::default() };
     let mut process = Process::with(setup).await;
-    let log = process.start_listening().await;
+    let log = process.start_logging().await;
     let world = &process.world;
     let canaries = Canaries::of(world);
     let post = async |path: &str, body: String, token: &str| {
@@ -359,7 +361,7 @@ async fn no_secret_leaves_the_service_whatever_is_asked_and_whatever_is_logged()
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    // Everything that can go wrong, goes wrong.
+    // Provoke every kind of failure.
     let people = world.wecom.add_people(5);
     let rows: Vec<_> = people.iter().map(|p| json!({"unionid": p.unionid, "openid": p.openid})).collect();
     assert_eq!(post("/v1/fans", json!(rows).to_string(), Canaries::ADMIN).await.0, 202);
@@ -410,20 +412,26 @@ async fn no_secret_leaves_the_service_whatever_is_asked_and_whatever_is_logged()
     process.stop().await;
     let log = log.await.unwrap();
     for expected in ["TRACE", "wrong admin token", "dead letter", "quarantined", "paused"] {
-        assert!(log.contains(expected), "the log does not speak of {expected:?}");
+        assert!(log.contains(expected), "{expected:?} is not in the log");
     }
     canaries.assert_not_in("the log at trace", &log);
+    check_commands(&process, &canaries).await;
+}
 
-    // What other commands say of the same configuration, and of a broken one.
+/// Checks the output of other commands, with the same configuration and with a broken one.
+async fn check_commands(process: &Process, canaries: &Canaries) {
     let file = process.file.to_str().unwrap();
     let run = async |arguments: &[&str]| {
         let done = Command::new(env!("CARGO_BIN_EXE_unionlink")).args(arguments).output().await.unwrap();
         format!("{}{}", String::from_utf8_lossy(&done.stdout), String::from_utf8_lossy(&done.stderr))
     };
     for arguments in [&["check", "--config", file][..], &["check", "--json", "--config", file]] {
-        let told = run(arguments).await;
-        assert!(told.contains("[redacted, from the file]") && told.contains("holds a secret"), "{told}");
-        canaries.assert_not_in("check", &told);
+        let output = run(arguments).await;
+        assert!(
+            output.contains("[redacted, from the file]") && output.contains("holds a secret"),
+            "{output}"
+        );
+        canaries.assert_not_in("check", &output);
     }
     canaries.assert_not_in("status", &run(&["events", "list", "--config", file]).await);
     let text = std::fs::read_to_string(file).unwrap();
@@ -433,8 +441,8 @@ async fn no_secret_leaves_the_service_whatever_is_asked_and_whatever_is_logged()
         .replace("[log]", "[log]\nx = 1");
     std::fs::write(file, broken).unwrap();
     for command in ["check", "serve"] {
-        let told = run(&[command, "--config", file]).await;
-        assert!(told.contains(" problems in "), "{told}");
-        canaries.assert_not_in(command, &told);
+        let output = run(&[command, "--config", file]).await;
+        assert!(output.contains(" problems in "), "{output}");
+        canaries.assert_not_in(command, &output);
     }
 }

@@ -1,4 +1,5 @@
-//! The whole service over real sockets against the simulated platform; tests read as conversations with both.
+//! The test harness: the whole service in this process, over real sockets, against the simulated platform.
+//! The service as a process of its own is in `process`.
 
 use std::process::Stdio;
 use std::sync::Arc;
@@ -14,10 +15,10 @@ use unionlink::domain::time::Timestamp;
 use unionlink::lifecycle::Failure;
 use unionlink::simulator::{AppSpec, CallbackSpec, Dealer, Event, Options, Person, SenderOptions, Simulator};
 
-/// How long anything may take before a test gives up on it, on a machine that has much else to do.
+/// The time after which a test gives up waiting: generous, for a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
-/// The machine's time, plus whatever a test skips.
+/// The system clock, moved ahead by what a test skips.
 #[derive(Default)]
 pub struct SkippingClock(AtomicI64);
 
@@ -33,16 +34,13 @@ impl Clock for SkippingClock {
     }
 }
 
-/// A number that whoever runs the tests set in the environment.
-#[expect(
-    clippy::disallowed_methods,
-    reason = "it says how much of a test is wanted, and belongs to no configuration"
-)]
+/// The value of an environment variable that sets the size or the seed of a test.
+#[expect(clippy::disallowed_methods, reason = "a setting of the test, not of the service")]
 pub fn number_in_environment(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|e| panic!("{name}: {e}")))
 }
 
-/// What a test changes about the usual set-up.
+/// The set-up of a test world; the default suits most tests.
 pub struct Setup {
     pub options: Options,
     /// Lines of the `[[apps]]` section.
@@ -70,7 +68,7 @@ impl Default for Setup {
     }
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Debug)]
 pub struct Ran {
     pub code: i32,
@@ -79,13 +77,13 @@ pub struct Ran {
 }
 
 impl Ran {
-    /// Its one JSON value.
+    /// Standard output, parsed as one JSON value.
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.stdout).unwrap_or_else(|e| panic!("{e}: {self:?}"))
     }
 }
 
-/// The platform, the service, and somebody who speaks to its API.
+/// The simulated platform, the service, and a client of its API.
 pub struct World {
     pub wecom: Simulator,
     pub corp: AppSpec,
@@ -167,9 +165,9 @@ impl World {
     }
 
     pub async fn stop(&mut self) -> Result<(), Failure> {
-        let (stop, running) = self.running.take().expect("it runs");
+        let (stop, running) = self.running.take().expect("the service runs");
         stop.cancel();
-        running.await.expect("it does not panic")
+        running.await.expect("the service does not panic")
     }
 
     pub async fn restart(&mut self) {
@@ -197,7 +195,7 @@ impl World {
         assert!(delivery.acknowledged, "not acknowledged: {delivery:?}");
     }
 
-    /// Dealers add all of these, the n-th at the n-th dealer, and every callback is acknowledged.
+    /// The dealers add these people in turn, and every callback is acknowledged.
     pub async fn add_all(&self, people: &[Person], member: &str) {
         let dealers = self.dealers.len();
         let befriend = |(n, person)| self.befriend(n % dealers, person, member).1;
@@ -215,7 +213,7 @@ impl World {
         assert_eq!(receipt["rejected"], json!([]));
     }
 
-    /// Registers people and waits until they have pending ids and were asked about.
+    /// Registers new people and waits until they are minted and their existing customers were queried.
     pub async fn mint(&self, count: usize) -> Vec<Person> {
         let people = self.wecom.add_people(count);
         self.register(&people).await;
@@ -235,7 +233,7 @@ impl World {
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("{status} {path}: {e}: {text}"))
     }
 
-    /// The status and the text of an answer, whatever it is.
+    /// The status and the text of a response, whatever they are.
     pub async fn text(&self, path: &str) -> (u16, String) {
         let response = self.http.get(format!("{}{path}", self.admin)).send().await.unwrap();
         (response.status().as_u16(), response.text().await.unwrap())
@@ -246,12 +244,12 @@ impl World {
         (response.status().as_u16(), response.json().await.unwrap())
     }
 
-    /// Runs the real binary with these arguments, towards this world's admin API.
+    /// Runs the real binary with these arguments against this world's admin API.
     pub async fn unionlink(&self, arguments: &[&str]) -> Ran {
         let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_unionlink"));
         command.args(arguments).args(["--admin", &self.admin]).env_clear().stdin(Stdio::null());
         let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await;
-        let output = output.expect("it ends").unwrap();
+        let output = output.expect("the command ends").unwrap();
         Ran {
             code: output.status.code().unwrap(),
             stdout: String::from_utf8(output.stdout).unwrap(),
@@ -259,7 +257,7 @@ impl World {
         }
     }
 
-    /// Reads `path` until it `is` as wanted.
+    /// Reads `path` until the response satisfies `is`.
     pub async fn until(&self, path: &str, is: impl Fn(&Value) -> bool) -> Value {
         let give_up = Instant::now() + PATIENCE;
         loop {
@@ -272,7 +270,7 @@ impl World {
         }
     }
 
-    /// Waits until nothing is in the inbox.
+    /// Waits until no event is waiting in the inbox.
     pub async fn settle(&self) -> Value {
         self.until("/v1/status", |status| status["inbox"]["waiting"] == 0).await
     }
@@ -281,7 +279,8 @@ impl World {
         self.get(&format!("/v1/links?unionid={}", person.unionid)).await["links"].as_array().unwrap().clone()
     }
 
-    /// Waits until everything that can be read is durable, and counted: an export begins behind what is being written.
+    /// Waits until everything that can be read is durable and counted: an export starts after the writes
+    /// before it.
     pub async fn durable(&self) {
         let url = format!("{}/v1/links/export?corp_id=nobody", self.admin);
         let give_up = Instant::now() + PATIENCE;
@@ -291,7 +290,7 @@ impl World {
         }
     }
 
-    /// Waits until this fan has so many links, durably.
+    /// Waits until this fan has `count` links and they are durable.
     pub async fn linked(&self, person: &Person, count: usize) -> Vec<Value> {
         let path = format!("/v1/links?unionid={}", person.unionid);
         let answer =
@@ -300,7 +299,8 @@ impl World {
         answer["links"].as_array().unwrap().clone()
     }
 
-    /// The feed, once it has so many entries. A link can be read a moment before it is durable; the feed waits.
+    /// The feed, once it has `entries` entries. A link can be read a moment before it is durable and on the
+    /// feed.
     pub async fn feed(&self, entries: usize) -> Vec<Value> {
         let enough = |page: &Value| page["entries"].as_array().is_some_and(|found| found.len() >= entries);
         let page = self.until("/v1/links/feed?limit=1000", enough).await;
@@ -311,8 +311,9 @@ impl World {
         self.feed(entries).await.iter().map(|entry| entry["type"].as_str().unwrap().to_owned()).collect()
     }
 
-    /// Judges every link of these fans against what the platform knows, and the feed against the links.
-    pub async fn judge(&self, fans: &[Person]) {
+    /// Asserts that these fans have exactly the links the platform knows of, and that the feed has each once,
+    /// without gaps.
+    pub async fn check_links(&self, fans: &[Person]) {
         let truth = self.wecom.truth();
         let mut links = 0;
         for fan in fans {

@@ -1,4 +1,5 @@
-//! The way out of a damaged database: verified, backed up while it is served, rebuilt by the real commands.
+//! Recovery of a damaged database with the real commands: verify, backup of a running service, rebuild from
+//! the journal.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -15,7 +16,8 @@ impl Process {
         let mut command = Command::new(env!("CARGO_BIN_EXE_unionlink"));
         command.arg("store").args(arguments).arg("--config").arg(&self.file);
         command.env("RUST_BACKTRACE", "0").stdin(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(PATIENCE, command.output()).await.expect("it ends").unwrap();
+        let output =
+            tokio::time::timeout(PATIENCE, command.output()).await.expect("the command ends").unwrap();
         Ran {
             code: output.status.code().unwrap(),
             stdout: String::from_utf8(output.stdout).unwrap(),
@@ -28,11 +30,11 @@ impl Process {
     }
 }
 
-/// What a reader of the API would miss.
-async fn told(world: &World) -> (Value, Vec<Value>) {
+/// The feed and a sample of fans, as the API returns them.
+async fn feed_and_fans(world: &World) -> (Value, Vec<Value>) {
     let mut feed = world.get("/v1/links/feed?after=0&limit=1000").await;
     for entry in feed["entries"].as_array_mut().unwrap() {
-        // Told for twenty seconds only.
+        // Reported for twenty seconds only.
         entry["data"]["welcome_code"] = Value::Null;
     }
     let mut fans = Vec::new();
@@ -67,14 +69,14 @@ async fn a_database_with_flipped_bits_is_rebuilt_and_nothing_is_lost() {
     // Enough for several segments of sled's log.
     let many = process.world.wecom.add_people(8_000);
     process.world.register(&many).await;
-    let before = told(&process.world).await;
+    let before = feed_and_fans(&process.world).await;
     process.kill().await;
 
     let whole = process.store(&["verify", "--json"]).await;
     assert_eq!((whole.code, whole.json()["differences"].as_object().unwrap().len()), (0, 0), "{whole:?}");
     let database = process.folder().join("sled").join("db");
     let sound = std::fs::read(&database).unwrap();
-    // Wherever the bit is: sled panics, or it says nothing and lacks the end of what was stored.
+    // Depending on the bit sled refuses to open, or silently lacks the end of what was stored.
     let (mut refused, mut fell_back) = (0, 0);
     let written: Vec<usize> = (0..sound.len()).filter(|at| sound[*at] != 0).collect();
     for n in 0..24 {
@@ -106,16 +108,16 @@ async fn a_database_with_flipped_bits_is_rebuilt_and_nothing_is_lost() {
     assert!(Path::new(&aside).exists());
     assert_eq!(process.store(&["verify"]).await.code, 0);
     process.start().await;
-    let after = told(&process.world).await;
+    let after = feed_and_fans(&process.world).await;
     assert_eq!(after.0, before.0);
     assert_eq!(after.1, before.1);
-    // The links still come, and come once.
+    // New links are still made, each once.
     let more = process.world.mint(5).await;
     process.world.add_all(&more, "wangwu").await;
     process.world.until("/v1/status", |status| status["feed_head"] == 65).await;
     process.stop().await;
 
-    // The whole folder gone, but for the copy: a store as of then.
+    // The whole folder is lost: the backup gives the store as of the time it was taken.
     std::fs::remove_dir_all(process.folder()).unwrap();
     let rebuilt = process.store(&["rebuild", "--backup", copy.to_str().unwrap()]).await;
     assert_eq!(rebuilt.code, 0, "{rebuilt:?}");

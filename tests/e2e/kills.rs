@@ -1,4 +1,5 @@
-//! Imports and minting through SIGKILL: nothing lost, nothing twice, never over the quota and nearly all of it.
+//! Imports and minting across SIGKILL: no fan is lost or minted twice, and the quota is used up but never
+//! exceeded.
 
 use std::fmt::Write as _;
 use std::process::Stdio;
@@ -14,7 +15,7 @@ use crate::process::Process;
 const PER_HOUR: u64 = 1_500;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn through_kills_the_quota_is_never_exceeded_and_nearly_all_of_it_used() {
+async fn across_kills_the_quota_is_never_exceeded_and_nearly_all_of_it_is_used() {
     let mut setup = Setup {
         app: format!(
             "existing_customers = false\nquota = {{ per_hour = {PER_HOUR}, per_day = 9000, per_month = 9000 }}"
@@ -76,12 +77,12 @@ async fn an_import_killed_twice_loses_no_fan_and_mints_none_twice() {
         child.kill().await.unwrap();
     }
     let output = import(&process, &file).wait_with_output().await.unwrap();
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(output.status.success(), "{told}");
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{stderr}");
     let summary: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(summary["rejected"], 1, "{summary:#}");
-    assert!(told.contains("unionid"), "{told}");
-    // All of the quota is reserved and spent; on a slow machine a few permits grow stale, or an answer is lost.
+    assert!(stderr.contains("unionid"), "{stderr}");
+    // The whole quota is granted; on a slow machine a few permits expire unused, or a response is lost.
     let done = |s: &Value| {
         let spent = s["quotas"][0]["hour"]["used"] == 990 && s["paused"][0]["scope"] == "bulk";
         spent && s["fans"]["minted"].as_u64() > Some(800)

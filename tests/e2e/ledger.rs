@@ -1,7 +1,8 @@
-//! What the platform and the brand sent and what was acknowledged: kept outside of the process that is killed.
+//! The test oracle for kills and faults: a record, outside the process, of what the platform and the brand
+//! sent and what the service acknowledged.
 //!
-//! At the end it is held against the service: nothing acknowledged may be missing, nothing may be there twice, and
-//! nothing may be there that is not true.
+//! At the end the service is compared with it: nothing acknowledged may be missing, and every link must be
+//! there once and be true.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -14,18 +15,18 @@ use unionlink::simulator::{By, Event, Person};
 use crate::harness::{PATIENCE, World};
 use crate::sinks::caught_up;
 
-/// The API that says whose customer a fan is already.
-const ASKING: &str = "unionid_to_external_userid";
+/// The API that returns a fan's existing customers.
+const EXISTING_API: &str = "unionid_to_external_userid";
 const MEMBERS: [&str; 2] = ["zhangsan", "lisi"];
 
-/// Whoever reads the feed: what was read once is never taken back, also by a kill.
+/// A reader of the feed. What it has read must never be taken back, not even by a kill.
 #[derive(Default)]
 pub struct Reader {
     pub read: Vec<Value>,
 }
 
 impl Reader {
-    /// Reads one page. Whether there was something on it.
+    /// Reads one page. Returns whether it had entries.
     pub async fn read_on(&mut self, world: &World) -> bool {
         let url = format!("{}/v1/links/feed?after={}&limit=1000", world.admin, self.read.len());
         let Ok(answer) = world.http.get(url).send().await else { return false };
@@ -41,7 +42,7 @@ impl Reader {
     }
 }
 
-/// A callback that was sent, perhaps more than once.
+/// A callback that was sent, possibly more than once.
 #[derive(Clone)]
 struct Sent {
     event: Event,
@@ -68,11 +69,12 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Something happens at a dealer to one of these people: the callback that tells of it, and its number.
-    pub fn happen(&mut self, world: &World, people: &[Person], rng: &mut StdRng) -> (usize, Event) {
+    /// Makes a random change at a dealer about one of these people. Returns its callback and the callback's
+    /// number.
+    pub fn random_change(&mut self, world: &World, people: &[Person], rng: &mut StdRng) -> (usize, Event) {
         let again = (!self.sent.is_empty()).then(|| rng.random_range(0..self.sent.len()));
         let what = match (rng.random_range(0..10), again) {
-            // Said once more, as WeCom does when it was not answered, and sometimes when it was.
+            // Sent again, as WeCom does without an answer, and sometimes with one.
             (0, Some(nth)) => return (nth, self.sent[nth].event.clone()),
             (1, Some(nth)) => return self.delete(world, nth, rng.random()),
             (2, _) => What::HalfAdd,
@@ -90,7 +92,7 @@ impl Ledger {
         self.note(Sent { event, what, person, dealer, member, external_userid, acknowledged: false })
     }
 
-    /// A friendship that began with the `nth` callback ends.
+    /// Ends the friendship that the `nth` callback was about.
     fn delete(&mut self, world: &World, nth: usize, by_member: bool) -> (usize, Event) {
         let Sent { ref person, dealer, member, ref external_userid, .. } = self.sent[nth];
         let (person, external_userid) = (person.clone(), external_userid.clone());
@@ -114,41 +116,43 @@ impl Ledger {
         self.accepted.extend_from_slice(fans);
     }
 
-    /// Callbacks acknowledged, fans accepted.
+    /// The numbers of acknowledged callbacks and of accepted fans.
     pub fn counts(&self) -> (usize, usize) {
-        (self.received().count(), self.accepted.len())
+        (self.all_acknowledged().count(), self.accepted.len())
     }
 
-    fn received(&self) -> impl Iterator<Item = &Sent> {
+    fn all_acknowledged(&self) -> impl Iterator<Item = &Sent> {
         self.sent.iter().filter(|sent| sent.acknowledged)
     }
 
-    /// Customers who must be linked: acknowledged, and the fan accepted.
+    /// Customers that must be linked: the callback was acknowledged and the fan accepted.
     pub fn must_be_linked(&self) -> BTreeSet<String> {
         let known: BTreeSet<_> = self.accepted.iter().map(|fan| &fan.unionid).collect();
-        let added = self.received().filter(|sent| sent.what == What::Add);
+        let added = self.all_acknowledged().filter(|sent| sent.what == What::Add);
         let known = added.filter(|sent| known.contains(&sent.person.unionid));
         known.map(|sent| sent.external_userid.clone()).collect()
     }
 
-    /// Whether somebody follows, of every customer and member of whom the newest news was acknowledged.
+    /// Whether the member follows the customer, for each pair whose newest event was acknowledged.
     fn followed(&self) -> BTreeMap<(&str, &str), bool> {
-        // Within one second an add beats a removal.
-        let news = |sent: &Sent| (created_at(&sent.event), sent.what != What::Delete);
+        // Within one second an add wins over a removal.
+        let order = |sent: &Sent| (created_at(&sent.event), sent.what != What::Delete);
         let mut newest = BTreeMap::new();
         for sent in &self.sent {
-            let known = newest.entry((sent.external_userid.as_str(), sent.member)).or_insert(news(sent));
-            *known = news(sent).max(*known);
+            let known = newest.entry((sent.external_userid.as_str(), sent.member)).or_insert(order(sent));
+            *known = order(sent).max(*known);
         }
-        let told = self.received().map(|sent| ((sent.external_userid.as_str(), sent.member), news(sent)));
-        told.filter(|(who, news)| newest[who] == *news).map(|(who, (_, present))| (who, present)).collect()
+        let acknowledged =
+            self.all_acknowledged().map(|sent| ((sent.external_userid.as_str(), sent.member), order(sent)));
+        let known = acknowledged.filter(|(pair, order)| newest[pair] == *order);
+        known.map(|(pair, (_, present))| (pair, present)).collect()
     }
 
-    /// Waits until a service that was healed is at rest, and holds it against all of this. `reader` reads the rest of
-    /// the feed.
-    pub async fn judge(&self, world: &World, reader: &mut Reader) {
-        rest(world).await;
-        // It can be seen a moment before it is durable and on the feed.
+    /// Waits until the service, with all faults removed, is idle, then asserts that it agrees with this
+    /// ledger. `reader` reads the rest of the feed.
+    pub async fn check(&self, world: &World, reader: &mut Reader) {
+        wait_until_idle(world).await;
+        // A link can be read a moment before it is durable and on the feed.
         world.durable().await;
         caught_up(world).await;
         reader.read_all(world).await;
@@ -163,12 +167,12 @@ impl Ledger {
             tokio::time::sleep(Duration::from_millis(20)).await;
             reader.read_all(world).await;
         }
-        self.judge_links(world, &reader.read).await;
-        self.say_everything_again(world).await;
+        self.check_links(world, &reader.read).await;
+        self.check_duplicates(world).await;
     }
 
-    /// The links and the whole feed.
-    async fn judge_links(&self, world: &World, feed: &[Value]) {
+    /// Asserts that links and feed agree with each other, with the platform and with this ledger.
+    async fn check_links(&self, world: &World, feed: &[Value]) {
         let mut announced = BTreeSet::new();
         for (entry, seq) in feed.iter().zip(1..) {
             assert_eq!(entry["seq"], seq, "the feed has a gap");
@@ -181,10 +185,14 @@ impl Ledger {
         let (truth, linked): (BTreeSet<_>, BTreeSet<_>) =
             (truth.collect(), links.iter().map(identity).collect());
         assert_eq!((links.len(), &linked), (announced.len(), &announced), "links and feed differ");
-        assert_eq!(linked.difference(&truth).next(), None, "a wrong link");
+        assert_eq!(linked.difference(&truth).next(), None, "a link the platform does not know of");
         let customers: BTreeSet<_> =
             linked.into_iter().map(|(_, _, external_userid)| external_userid).collect();
-        assert_eq!(self.must_be_linked().difference(&customers).next(), None, "lost");
+        assert_eq!(
+            self.must_be_linked().difference(&customers).next(),
+            None,
+            "an acknowledged customer is not linked"
+        );
 
         let followed = self.followed();
         for link in &links {
@@ -200,11 +208,11 @@ impl Ledger {
         }
     }
 
-    /// What was acknowledged is known, whether anything came of it or not.
-    async fn say_everything_again(&self, world: &World) {
+    /// Sends everything acknowledged again and asserts that the service knows all of it, linked or not.
+    async fn check_duplicates(&self, world: &World) {
         let duplicates = async || world.get("/v1/status").await["callbacks"]["duplicates"].as_u64().unwrap();
         let before = duplicates().await;
-        let events: Vec<_> = self.received().map(|sent| sent.event.clone()).collect();
+        let events: Vec<_> = self.all_acknowledged().map(|sent| sent.event.clone()).collect();
         let count = events.len() as u64;
         assert!(world.wecom.deliver_all(events, 16).await.iter().all(|delivery| delivery.acknowledged));
         assert_eq!(duplicates().await - before, count, "acknowledged callbacks are not known");
@@ -215,41 +223,45 @@ impl Ledger {
     }
 }
 
-/// What the service says of itself, if it does.
+/// The service's status, if it answers.
 async fn status(world: &World) -> Option<Value> {
     world.http.get(format!("{}/v1/status", world.admin)).send().await.ok()?.json().await.ok()
 }
 
-/// Whether the service has nothing to do.
-pub async fn is_at_rest(world: &World) -> bool {
+/// Whether the service has nothing left to do.
+pub async fn is_idle(world: &World) -> bool {
     status(world).await.is_some_and(|status| left_to_do(&status) == json!([0, 0, 0]))
 }
 
-/// Waits for that, however much there is to do, as long as it becomes less.
-async fn rest(world: &World) {
+/// Waits until the service is idle, for as long as it makes progress.
+async fn wait_until_idle(world: &World) {
     let (mut left, mut since) = (Value::Null, Instant::now());
-    while !is_at_rest(world).await {
+    while !is_idle(world).await {
         let now = status(world).await.map_or(Value::Null, |status| left_to_do(&status));
         if left != now {
             (left, since) = (now, Instant::now());
         }
-        assert!(since.elapsed() < PATIENCE, "this is left to do for ever: {left}");
+        assert!(since.elapsed() < PATIENCE, "no progress, still to do: {left}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
-/// Callbacks to settle, fans to mint, fans to ask about.
+/// The numbers of events to settle, fans to mint, and fans whose existing customers are to be queried.
 fn left_to_do(status: &Value) -> Value {
     let number = |value: &Value| value.as_u64().unwrap_or(u64::MAX);
     let asking = status["queues"].as_array().map_or(u64::MAX, |queues| {
-        queues.iter().filter(|queue| queue["api"] == ASKING).map(|queue| number(&queue["waiting"])).sum()
+        queues
+            .iter()
+            .filter(|queue| queue["api"] == EXISTING_API)
+            .map(|queue| number(&queue["waiting"]))
+            .sum()
     });
     let fans = &status["fans"];
     let minting = number(&fans["registered"]).abs_diff(number(&fans["minted"]));
     json!([number(&status["inbox"]["waiting"]), minting, asking])
 }
 
-/// Fans as the brand sends them.
+/// Fans as rows of a registration.
 pub fn rows(fans: &[Person]) -> Value {
     fans.iter().map(|fan| json!({"unionid": fan.unionid, "openid": fan.openid})).collect()
 }

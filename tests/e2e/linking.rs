@@ -1,4 +1,5 @@
-//! From callback to link: every acknowledged customer whose fan is known ends linked, once, to the right person.
+//! From callback to link: every acknowledged customer whose fan is known is linked, once, to the right
+//! person.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -33,14 +34,14 @@ async fn a_customer_added_by_a_dealer_is_linked_to_the_fan() {
         (&json!(1), &json!("link.created"), &json!("brand"))
     );
     assert_eq!(entry["data"], *link);
-    // The code is worth nothing twenty seconds later, and is told no more.
+    // After twenty seconds the code is no longer valid and no longer reported.
     world.clock.skip(Duration::from_secs(20));
     assert_eq!(world.feed(1).await[0]["data"]["welcome_code"], json!(null));
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_fan_may_come_after_the_customer() {
+async fn a_fan_registered_after_the_customer_was_added_is_linked() {
     // The platform still knows the pending id although it was minted after the add.
     let options = Options { late_mint_resolves: true, ..Setup::default().options };
     let world =
@@ -55,11 +56,11 @@ async fn the_fan_may_come_after_the_customer() {
     // Asked again a minute later.
     world.clock.skip(Duration::from_mins(1));
     world.linked(&people[0], 1).await;
-    world.judge(&people).await;
+    world.check_links(&people).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_customer_from_before_is_found_by_asking() {
+async fn an_existing_customer_is_found_when_the_fan_registers() {
     let world = World::usual().await;
     let people = world.wecom.add_people(2);
     world.befriend(0, &people[0], "zhangsan");
@@ -67,13 +68,13 @@ async fn a_customer_from_before_is_found_by_asking() {
     world.register(&people).await;
     let links = world.linked(&people[0], 2).await;
     assert!(links.iter().all(|link| link["source"] == "existing"));
-    // News about such a customer costs no further call.
+    // Further events about such a customer cost no call.
     world.until("/v1/status", |s| s["calls"]["unionid_to_external_userid"] == 2).await;
     world.add(0, &people[0], "wangwu").await;
     world.settle().await;
     assert_eq!(world.wecom.counters().calls_of(Api::ExternalUseridToPendingId), 0);
     assert_eq!(world.feed_types(3).await[2..], ["link.follower_added"]);
-    world.judge(&people).await;
+    world.check_links(&people).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,11 +93,11 @@ async fn a_repeated_callback_is_acknowledged_and_counts_once() {
         (&status["callbacks"]["accepted"], &status["callbacks"]["duplicates"]),
         (&json!(1), &json!(9))
     );
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn two_customers_added_by_one_member_in_one_second_are_two() {
+async fn two_customers_added_by_one_member_in_one_second_are_both_linked() {
     let world = World::usual().await;
     let fans = world.mint(2).await;
     let events: Vec<_> = fans.iter().map(|fan| world.befriend(0, fan, "zhangsan").1).collect();
@@ -109,21 +110,21 @@ async fn two_customers_added_by_one_member_in_one_second_are_two() {
     for fan in &fans {
         world.linked(fan, 1).await;
     }
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_person_at_two_dealers_is_two_links() {
+async fn one_person_at_two_dealers_has_two_links() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     let ids = [world.add(0, &fans[0], "zhangsan").await, world.add(1, &fans[0], "lisi").await];
     assert_ne!(ids[0], ids[1]);
     world.linked(&fans[0], 2).await;
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn followers_come_and_go_whatever_the_order() {
+async fn followers_are_right_whatever_order_the_events_arrive_in() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     let (external_userid, added) = world.befriend(0, &fans[0], "zhangsan");
@@ -132,7 +133,7 @@ async fn followers_come_and_go_whatever_the_order() {
     world.clock.skip(Duration::from_secs(2));
     let dealer = &world.dealers[0].corp_id;
     let left = world.wecom.unfriend(dealer, &fans[0], "zhangsan", By::Customer);
-    // The last news first.
+    // The newest event arrives first.
     world.deliver(&left).await;
     world.deliver(&second).await;
     world.linked(&fans[0], 1).await;
@@ -145,7 +146,7 @@ async fn followers_come_and_go_whatever_the_order() {
     let deleted = world.wecom.unfriend(dealer, &fans[0], "lisi", By::Member);
     world.deliver(&deleted).await;
     world.settle().await;
-    assert_eq!(world.links(&fans[0]).await[0]["followers"], json!([]), "the identity stays");
+    assert_eq!(world.links(&fans[0]).await[0]["followers"], json!([]), "the link stays");
     assert_eq!(world.feed_types(2).await, ["link.created", "link.follower_removed"]);
 }
 
@@ -159,11 +160,11 @@ async fn a_half_added_customer_is_linked_once_the_member_confirms() {
     assert!(world.links(&fans[0]).await.is_empty());
     world.add(0, &fans[0], "zhangsan").await;
     world.linked(&fans[0], 1).await;
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_burst_costs_a_call_for_each_hundred() {
+async fn a_burst_costs_one_call_per_hundred_customers() {
     let world = World::with(Setup { dealers: 1, ..Setup::default() }).await;
     let fans = world.mint(301).await;
     world.add(0, &fans[300], "zhangsan").await;
@@ -176,15 +177,15 @@ async fn a_burst_costs_a_call_for_each_hundred() {
     let counters = world.wecom.counters();
     assert!(counters.calls_of(Api::ExternalUseridToPendingId) <= 4, "{counters:?}");
     assert_eq!(counters.max_batch, 100);
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_dealers_backlog_keeps_nobody_elses_customer_waiting() {
+async fn one_dealers_backlog_does_not_delay_another_dealers_customer() {
     let world = World::with(Setup { wecom: "calls_max = 1".into(), ..Setup::default() }).await;
     let people = world.wecom.add_people(1_301);
     let (before, after) = (400, 900);
-    // All of it is there before the second call.
+    // The whole backlog is in the inbox before the second call.
     world.wecom.inject(Api::ExternalUseridToPendingId, Fault::Latency(4_000), Some(1));
     let of_one = |people: &[Person]| people.iter().map(|p| world.befriend(0, p, "zhangsan").1).collect();
     for events in [
@@ -200,7 +201,7 @@ async fn one_dealers_backlog_keeps_nobody_elses_customer_waiting() {
     let others = world.dealers[1].corp_id.as_str();
     let ids_before: usize =
         calls.take_while(|call| call.corp_id.as_deref() != Some(others)).map(|call| call.ids).sum();
-    // Those who came earlier, and what a call or two had begun with.
+    // The events before it, and the batches of one or two calls already in flight.
     assert!(ids_before <= before + 300, "{ids_before} of {} came first", before + after);
 }
 
@@ -213,7 +214,7 @@ async fn a_dealer_unknown_until_its_first_event_is_looked_up() {
     world.dealers.push(newcomer);
     world.add(2, &fans[0], "zhangsan").await;
     world.linked(&fans[0], 1).await;
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -237,7 +238,7 @@ async fn dealers_are_listed_again_when_the_chain_changes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whichever_token_converts_is_found_out_and_remembered() {
+async fn the_token_that_converts_is_detected_and_remembered() {
     for (rule, setting, remembered) in [
         (TokenRule::Downstream, "auto", json!("downstream")),
         (TokenRule::Upstream, "auto", json!("upstream")),
@@ -255,14 +256,14 @@ async fn whichever_token_converts_is_found_out_and_remembered() {
         let status =
             world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| !d.is_empty()));
         assert_eq!(status.await["dealers"]["brand"][0]["token"], remembered, "{rule:?} {setting}");
-        // What was learnt costs nothing from now on.
+        // With the token known, each customer costs one call.
         world.wecom.reset_counters();
         for fan in &fans[3..] {
             world.add(0, fan, "zhangsan").await;
             world.linked(fan, 1).await;
         }
         assert_eq!(world.wecom.counters().calls_of(Api::ExternalUseridToPendingId), 3, "{rule:?} {setting}");
-        world.judge(&fans).await;
+        world.check_links(&fans).await;
     }
 }
 
@@ -313,7 +314,7 @@ async fn events_that_need_no_action_are_acknowledged_and_counted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_disorderly_crowd_over_a_restart_ends_in_the_right_links() {
+async fn repeated_callbacks_across_a_restart_end_in_the_right_links() {
     let mut world = World::with(Setup { dealers: 3, ..Setup::default() }).await;
     let fans = world.mint(60).await;
     let mut events = Vec::new();
@@ -331,7 +332,7 @@ async fn a_disorderly_crowd_over_a_restart_ends_in_the_right_links() {
         world.linked(fan, n % 3 + 1).await;
     }
     world.settle().await;
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
     let feed = world.feed(1).await;
     let ids: BTreeSet<_> = feed.iter().map(|entry| entry["id"].as_str().unwrap()).collect();
     assert_eq!(ids.len(), feed.len(), "every entry has an id of its own");

@@ -1,14 +1,15 @@
 //! The whole service over real sockets, against the simulated platform.
 //!
-//! One binary, so that it is linked once; a module for each capability.
+//! One test binary, because linking it takes long; one module for each capability.
 
 #![expect(unreachable_pub, reason = "modules of a test binary")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed")]
 
 mod admin;
-mod door;
+mod callback;
 mod erasure;
 mod events;
+mod explain;
 mod export;
 mod failing_io;
 mod fans;
@@ -22,7 +23,6 @@ mod kills;
 mod ledger;
 mod linking;
 mod openapi;
-mod people;
 mod process;
 mod receivers;
 mod replay;

@@ -1,4 +1,4 @@
-//! The real binary as a process: killed, terminated, listened to.
+//! The real binary as a process that tests start, terminate and kill, and whose log they read.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -14,7 +14,7 @@ use unionlink::simulator::{CallbackSpec, Fault, Target};
 
 use crate::harness::{PATIENCE, Setup, World};
 
-/// The service as a process of its own, on the ports and folder of a world whose in-process service stands still.
+/// The service as a process of its own, with the folder of a world whose in-process service is stopped.
 pub struct Process {
     pub world: World,
     child: Option<Child>,
@@ -50,7 +50,7 @@ impl Process {
         self.world.folder.path().join("log")
     }
 
-    /// Starts it with these variables in its environment, and waits for nothing.
+    /// Starts it with these environment variables, without waiting until it is ready.
     pub fn launch(&mut self, environment: &[(&str, &OsStr)]) {
         let mut command = self.command();
         let log = std::fs::File::create(self.log()).unwrap();
@@ -58,8 +58,8 @@ impl Process {
         self.child = Some(command.spawn().unwrap());
     }
 
-    /// Starts it; what it logs is there once it has ended.
-    pub async fn start_listening(&mut self) -> JoinHandle<String> {
+    /// Starts it. The task returned gives its log once it has ended.
+    pub async fn start_logging(&mut self) -> JoinHandle<String> {
         let mut child = self.command().stderr(Stdio::piped()).spawn().unwrap();
         let mut stderr = child.stderr.take().unwrap();
         self.child = Some(child);
@@ -72,10 +72,11 @@ impl Process {
         log
     }
 
-    /// Told to stop, it exits with 0.
+    /// Sends SIGTERM and asserts that it exits with 0.
     pub async fn stop(&mut self) {
         self.terminate().await;
-        assert_eq!(self.exit_code().await, Some(0));
+        let status = self.exit_status().await;
+        assert!(status.success(), "{status}");
     }
 
     async fn ready(&mut self) {
@@ -83,7 +84,7 @@ impl Process {
         assert!(ended.is_none(), "{ended:?}: {}", std::fs::read_to_string(self.log()).unwrap_or_default());
     }
 
-    /// Waits until it is ready, or has ended: how, then.
+    /// Waits until it is ready or has ended. Returns the exit status in the latter case.
     pub async fn ready_or_ended(&mut self) -> Option<ExitStatus> {
         let give_up = Instant::now() + PATIENCE;
         loop {
@@ -112,7 +113,7 @@ impl Process {
         self.signal("TERM").await;
     }
 
-    /// Sends a signal and waits for nothing.
+    /// Sends a signal, without waiting for its effect.
     pub async fn signal(&self, name: &str) {
         let pid = self.child.as_ref().unwrap().id().unwrap().to_string();
         assert!(Command::new("kill").arg(format!("-{name}")).arg(pid).status().await.unwrap().success());
@@ -123,13 +124,17 @@ impl Process {
     }
 
     pub async fn exit_code(&mut self) -> Option<i32> {
+        self.exit_status().await.code()
+    }
+
+    async fn exit_status(&mut self) -> ExitStatus {
         let child = self.child.as_mut().unwrap();
-        tokio::time::timeout(PATIENCE, child.wait()).await.expect("it exits").unwrap().code()
+        tokio::time::timeout(PATIENCE, child.wait()).await.expect("the process exits").unwrap()
     }
 }
 
-/// An address that nobody listens on. Its port is none of those that the system gives to whoever connects: nobody else
-/// takes it while the process is down.
+/// A free address. Its port is outside the ephemeral range, so that no other program takes it while the
+/// process is down.
 fn free_port() -> String {
     let ports = std::iter::repeat_with(|| rand::random_range(16_000..32_000_u16));
     let mut addresses = ports.map(|port| format!("127.0.0.1:{port}"));
@@ -137,14 +142,14 @@ fn free_port() -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn told_to_stop_it_answers_what_is_under_way_and_exits_with_0() {
+async fn on_sigterm_it_answers_requests_in_progress_and_exits_with_0() {
     let mut process = Process::with(Setup::default()).await;
     process.start().await;
     let world = &process.world;
     let fans = world.mint(2).await;
     world.wecom.inject(Target::Every, Fault::Latency(500), None);
     world.add(0, &fans[0], "zhangsan").await;
-    // A callback of which only half has arrived.
+    // A callback of which half the body has arrived.
     let callback = world.wecom.seal(&world.befriend(0, &fans[1], "zhangsan").1);
     let address = world.public.trim_start_matches("http://").to_owned();
     let mut stream = TcpStream::connect(&address).await.unwrap();
@@ -157,9 +162,9 @@ async fn told_to_stop_it_answers_what_is_under_way_and_exits_with_0() {
     stream.write_all(format!("{head}{first}").as_bytes()).await.unwrap();
     stream.flush().await.unwrap();
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let told = Instant::now();
+    let terminated_at = Instant::now();
     process.terminate().await;
-    // Nothing new.
+    // New connections are refused.
     let give_up = Instant::now() + PATIENCE;
     while TcpStream::connect(&address).await.is_ok() {
         assert!(Instant::now() < give_up, "it still listens");
@@ -170,8 +175,8 @@ async fn told_to_stop_it_answers_what_is_under_way_and_exits_with_0() {
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("success"), "{answer}");
     assert_eq!(process.exit_code().await, Some(0));
-    assert!(told.elapsed() < Duration::from_secs(5), "it took {:?}", told.elapsed());
-    // What it had acknowledged is linked by the next one.
+    assert!(terminated_at.elapsed() < Duration::from_secs(5), "it took {:?}", terminated_at.elapsed());
+    // The next process links what this one acknowledged.
     process.world.wecom.clear_faults();
     process.start().await;
     for fan in &fans {
@@ -182,15 +187,15 @@ async fn told_to_stop_it_answers_what_is_under_way_and_exits_with_0() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn its_log_at_the_default_level_holds_no_secret_and_no_id_in_full() {
+async fn the_log_at_the_default_level_holds_no_secret_and_no_personal_id() {
     let setup = Setup {
         admin: "token = { value = \"CANARY-ADMIN-TOKEN\" }".into(),
-        // Nobody is to be linked but by the callbacks below.
+        // Only the callbacks below make links.
         app: "existing_customers = false".into(),
         ..Setup::default()
     };
     let mut process = Process::with(setup).await;
-    let log = process.start_listening().await;
+    let log = process.start_logging().await;
     let world = &process.world;
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let api = |method: reqwest::Method, path: &str| {
@@ -210,7 +215,7 @@ async fn its_log_at_the_default_level_holds_no_secret_and_no_id_in_full() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    // A life with everything that makes a service talk: rejections, dead letters, pauses, quarantine, refusals.
+    // Provoke everything that is logged: rejections, dead letters, circuit breakers, quarantine, refusals.
     let people = world.wecom.add_people(6);
     world.wecom.reject_person(&people[5], Some(610_014));
     let rows: Vec<_> = people.iter().map(|p| json!({"unionid": p.unionid, "openid": p.openid})).collect();
@@ -239,7 +244,7 @@ async fn its_log_at_the_default_level_holds_no_secret_and_no_id_in_full() {
 
     let log = log.await.unwrap();
     for expected in ["serving", "dead letter", "paused", "quarantined", "rejected", "stopped"] {
-        assert!(log.contains(expected), "the log does not speak of {expected:?}:\n{log}");
+        assert!(log.contains(expected), "{expected:?} is not in the log:\n{log}");
     }
     let world = &process.world;
     let mut secrets = vec![
@@ -259,7 +264,7 @@ async fn its_log_at_the_default_level_holds_no_secret_and_no_id_in_full() {
 }
 
 #[tokio::test]
-async fn a_wrong_configuration_fails_with_1_and_a_wrong_command_line_with_2() {
+async fn an_invalid_configuration_exits_with_1_and_an_invalid_command_line_with_2() {
     let unionlink = |arguments: &[&str]| {
         Command::new(env!("CARGO_BIN_EXE_unionlink")).args(arguments).env_clear().output()
     };
@@ -271,16 +276,16 @@ async fn a_wrong_configuration_fails_with_1_and_a_wrong_command_line_with_2() {
         let output = unionlink(arguments).await.unwrap();
         assert_eq!(output.status.code(), Some(1));
         assert!(output.stdout.is_empty());
-        let told = String::from_utf8(output.stderr).unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
         for part in ["server.listn is not a known key", "did you mean listen?", "apps[0].corp_id is missing"]
         {
-            assert!(told.contains(part), "{part:?} is not in {told}");
+            assert!(stderr.contains(part), "{part:?} is not in {stderr}");
         }
     }
     let output = unionlink(&["check", "--config", file, "--json"]).await.unwrap();
-    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!((output.status.code(), &told["ok"]), (Some(1), &json!(false)));
-    assert!(told["problems"].as_array().unwrap().len() >= 5);
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((output.status.code(), &report["ok"]), (Some(1), &json!(false)));
+    assert!(report["problems"].as_array().unwrap().len() >= 5);
     let missing = unionlink(&["check", "--config", "/nonexistent/unionlink.toml"]).await.unwrap();
     assert_eq!(missing.status.code(), Some(1));
     assert!(String::from_utf8(missing.stderr).unwrap().contains("hint:"));

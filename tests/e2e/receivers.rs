@@ -1,4 +1,5 @@
-//! Real receivers of links: an HTTP server that checks signatures, a NATS server, a folder. Each keeps what it got.
+//! Real receivers behind sinks: an HTTP server, a NATS server, a folder. Each keeps what it receives, for
+//! comparison with the feed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use tokio::process::{Child, Command};
 
 use crate::harness::PATIENCE;
 
-/// `whsec_` and 24 bytes.
+/// A Standard Webhooks secret: `whsec_` and 24 bytes in base64.
 pub const SECRET: &str = "whsec_dW5pb25saW5rLWludmVudGVkLXNlY3JldC0x";
 
 /// An HTTP server for webhooks.
@@ -39,8 +40,8 @@ impl Webhook {
         webhook
     }
 
-    /// From now on every request is answered so.
-    pub fn answers(&self, status: u16) {
+    /// Sets the status that requests are answered with from now on.
+    pub fn answer_with(&self, status: u16) {
         self.status.store(status, Ordering::SeqCst);
     }
 
@@ -69,7 +70,7 @@ pub struct Nats {
 
 impl Nats {
     pub async fn start() -> Self {
-        // The test binary itself lies in the build's folder, wherever that is.
+        // The test binary is in the build folder, wherever that is.
         let test = std::env::current_exe().unwrap();
         let server =
             test.ancestors().map(|folder| folder.join("peers/nats-server")).find(|path| path.exists());
@@ -91,7 +92,7 @@ impl Nats {
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, ready).await.expect("the server starts");
+        tokio::time::timeout(PATIENCE, ready).await.expect("the NATS server starts");
         nats
     }
 
@@ -114,7 +115,7 @@ impl Nats {
     }
 }
 
-/// What the file sink wrote, every line of it JSON.
+/// The entries a file sink wrote.
 pub fn lines_in(folder: &Path) -> Vec<Value> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(folder)
         .map(|entries| entries.map(|entry| entry.unwrap().path()).collect())
@@ -126,7 +127,7 @@ pub fn lines_in(folder: &Path) -> Vec<Value> {
         .collect()
 }
 
-// Their sections of the configuration.
+// Configuration sections of the sinks.
 
 pub fn webhook(name: &str, url: &str) -> String {
     format!(
@@ -142,11 +143,11 @@ pub fn nats(url: &str) -> String {
     format!("[[sinks]]\nname = \"bus\"\nkind = \"nats\"\nurl = \"{url}\"\n")
 }
 
-/// Everything on the feed arrived, in order, and more than once only under the same id with the same content.
-pub fn judge(who: &str, received: &[Value], feed: &[Value]) {
+/// Asserts that every entry of the feed arrived in order, and repeats with the same id and content only.
+pub fn check_received(name: &str, received: &[Value], feed: &[Value]) {
     let plain = |entry: &Value| {
         let mut entry = entry.clone();
-        // Told only while it can be used.
+        // Reported only while it is valid.
         entry["data"]["welcome_code"] = Value::Null;
         entry
     };
@@ -155,10 +156,10 @@ pub fn judge(who: &str, received: &[Value], feed: &[Value]) {
     let (mut newest, mut seen) = (0, BTreeSet::new());
     for entry in received {
         let seq = entry["seq"].as_u64().unwrap();
-        assert!(seq <= newest + 1, "{who}: {seq} came after {newest}");
+        assert!(seq <= newest + 1, "{name}: {seq} came after {newest}");
         newest = newest.max(seq);
-        assert_eq!(Some(&plain(entry)), wanted.get(&seq), "{who}");
+        assert_eq!(Some(&plain(entry)), wanted.get(&seq), "{name}");
         seen.insert(entry["id"].as_str().unwrap().to_owned());
     }
-    assert_eq!((newest, seen.len()), (feed.len() as u64, feed.len()), "{who}: something is missing");
+    assert_eq!((newest, seen.len()), (feed.len() as u64, feed.len()), "{name}: entries are missing");
 }

@@ -1,4 +1,4 @@
-//! Genuine callbacks of long ago, sent again byte for byte after the service has forgotten that it saw them.
+//! Replay: genuine callbacks sent again byte for byte after `dedupe_days`; and timestamps far off our clock.
 
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use crate::harness::{PATIENCE, Setup, World};
 
 const DAY: Duration = Duration::from_hours(24);
 
-/// A sample of `/metrics`.
+/// The value of a sample of `/metrics`.
 async fn count(world: &World, sample: &str) -> u64 {
     let (_, metrics) = world.text("/metrics").await;
     let line = metrics.lines().find_map(|line| line.strip_prefix(sample));
@@ -25,7 +25,7 @@ async fn duplicates(world: &World) -> u64 {
     count(world, "unionlink_callbacks_total{outcome=\"duplicate\"}").await
 }
 
-/// Sends a callback again until it is not known any more.
+/// Sends a callback again until it is no longer recognised as a duplicate.
 async fn replay(world: &World, callback: &SealedCallback) {
     let give_up = Instant::now() + PATIENCE;
     loop {
@@ -34,13 +34,13 @@ async fn replay(world: &World, callback: &SealedCallback) {
         if duplicates(world).await == before {
             return;
         }
-        assert!(Instant::now() < give_up, "it is remembered for ever");
+        assert!(Instant::now() < give_up, "it is still recognised as a duplicate");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
-/// What everybody outside can see.
-async fn seen(world: &World, customers: &[String]) -> Value {
+/// All that the API shows about these customers.
+async fn visible_state(world: &World, customers: &[String]) -> Value {
     let status = world.settle().await;
     let mut links = Vec::new();
     for customer in customers {
@@ -57,7 +57,8 @@ async fn old_callbacks_sent_again_change_nothing() {
     let fans = world.mint(3).await;
     let stranger = world.wecom.add_person();
     let (mut customers, mut genuine) = (Vec::new(), Vec::new());
-    // Linked still, left since, and forgotten since, as a fan and as a customer whom nobody knew.
+    // Four cases: still linked; left since; forgotten since, as a fan; forgotten since, as a customer who is
+    // no fan.
     for person in fans.iter().chain([&stranger]) {
         let (customer, event) = world.befriend(0, person, "zhangsan");
         let sealed = world.wecom.seal(&event);
@@ -76,18 +77,18 @@ async fn old_callbacks_sent_again_change_nothing() {
         assert_eq!(world.post("/v1/forget", &forget).await.0, 200);
     }
     world.clock.skip(8 * DAY);
-    let before = seen(&world, &customers).await;
+    let before = visible_state(&world, &customers).await;
     let known = before["counts"][2]["known"].as_u64().unwrap();
     assert_eq!((&before["counts"][0], known), (&json!(2), 2));
     for callback in &genuine {
         replay(&world, callback).await;
-        assert_eq!(seen(&world, &customers).await, before);
+        assert_eq!(visible_state(&world, &customers).await, before);
     }
     for time in ["timestamp", "create_time"] {
         assert!(far_off(&world, time, "past").await >= 4, "{time}");
         assert_eq!(far_off(&world, time, "future").await, 0, "{time}");
     }
-    // Those who come back are customers again.
+    // A forgotten person who is added again is a customer again.
     for person in [&fans[2], &stranger] {
         world.add(0, person, "lisi").await;
     }
@@ -106,7 +107,7 @@ async fn clocks_that_disagree_lose_no_event() {
         (far_off(&world, "create_time", "past").await, far_off(&world, "timestamp", "past").await),
         (1, 0)
     );
-    // As if our clock was behind: signed and happened a while ahead.
+    // As if our clock were behind: the event happened in our future.
     let (_, mut early) = world.befriend(0, &fans[1], "zhangsan");
     early.inner = later_by(&early.inner, 11 * 60);
     world.deliver(&early).await;
@@ -122,7 +123,7 @@ fn later_by(inner: &str, secs: i64) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn beyond_the_days_an_operator_allows_an_event_waits_for_one() {
+async fn an_event_further_off_than_event_days_max_is_quarantined_until_redriven() {
     let setup = Setup { server: "event_days_max = 2".to_owned(), ..Setup::default() };
     let world = World::with(setup).await;
     let fans = world.mint(3).await;
@@ -145,8 +146,8 @@ async fn beyond_the_days_an_operator_allows_an_event_waits_for_one() {
         assert!(shown["detail"].as_str().unwrap().starts_with("CreateTime 20"), "{shown}");
         assert!(shown["remedy"].as_str().unwrap().contains("event_days_max"), "{shown}");
     }
-    let talk = world.unionlink(&["events", "list"]).await;
-    assert!(talk.stdout.contains("far_off: CreateTime 20"), "{talk:?}");
+    let listing = world.unionlink(&["events", "list"]).await;
+    assert!(listing.stdout.contains("far_off: CreateTime 20"), "{listing:?}");
     assert!(world.links(&fans[0]).await.is_empty() && world.links(&fans[1]).await.is_empty());
     let answer = world.post("/v1/events/redrive", &json!({"reason": "far_off"})).await;
     assert_eq!((answer.0, &answer.1["redriven"]), (200, &json!(2)), "{answer:?}");

@@ -1,10 +1,11 @@
 //! SIGKILL at any instant, over and over on one store, under full load and while it opens.
 //!
-//! Everything runs at once: dealers add, half add and delete customers and say it twice, the brand registers fans,
-//! WeCom is slow and fails now and then, three sinks are fed and somebody reads the feed. `UNIONLINK_KILLS` says how
-//! many rounds (a dozen if it does not), `UNIONLINK_SEED` repeats the choices of an earlier run.
+//! Everything runs at once: dealers add, half-add and delete customers, callbacks repeat, the brand registers
+//! fans, WeCom is slow and fails now and then, three sinks deliver and a reader follows the feed.
+//! `UNIONLINK_KILLS` is the number of rounds (default 12), `UNIONLINK_SEED` repeats the choices of an earlier
+//! run.
 
-#![expect(clippy::print_stdout, reason = "which seed it was, and what was hit")]
+#![expect(clippy::print_stdout, reason = "the seed, and what the kills hit")]
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
@@ -19,13 +20,13 @@ use unionlink::simulator::{Fault, Options, Person, Target};
 use crate::harness::{PATIENCE, Setup, World, number_in_environment};
 use crate::ledger::{Ledger, Reader, rows};
 use crate::process::Process;
-use crate::receivers::{Nats, Webhook, file, judge, lines_in, nats, webhook};
+use crate::receivers::{Nats, Webhook, check_received, file, lines_in, nats, webhook};
 
-/// How many callbacks are under way at once.
+/// Callbacks in flight at once.
 const CALLERS: u64 = 8;
 const PEOPLE_A_ROUND: usize = 120;
 
-/// What goes on while one process lives.
+/// The load during the life of one process.
 struct Load<'a> {
     world: &'a World,
     people: Vec<Person>,
@@ -40,7 +41,7 @@ impl Load<'_> {
 
     async fn call(&self, mut rng: StdRng) {
         while !self.dead.is_cancelled() {
-            let (nth, event) = self.ledger().happen(self.world, &self.people, &mut rng);
+            let (nth, event) = self.ledger().random_change(self.world, &self.people, &mut rng);
             if self.world.wecom.deliver_once(&event).await.acknowledged {
                 self.ledger().acknowledged(nth);
             }
@@ -65,7 +66,7 @@ impl Load<'_> {
         }
     }
 
-    /// Ends it once it is under load, however slow the machine is.
+    /// Kills the process once it has acknowledged callbacks, however slow the machine is.
     async fn kill(&self, process: &Process, after: Duration) {
         let (before, give_up) = (self.ledger().counts().0, Instant::now() + PATIENCE);
         while self.ledger().counts().0 < before + 10 {
@@ -78,7 +79,7 @@ impl Load<'_> {
     }
 }
 
-/// What the kills hit.
+/// Counts of what the kills hit.
 #[derive(Debug, Default)]
 struct Kills {
     under_load: u32,
@@ -93,8 +94,7 @@ fn unfinished_snapshots(folder: &Path) -> usize {
     names.filter(|name| name.starts_with("snap.") && name.ends_with(".generating")).count()
 }
 
-/// Starts the process only to kill it at a random instant within what opening takes, or as soon as it writes a
-/// snapshot.
+/// Starts the process and kills it at a random instant during opening, or as soon as it writes a snapshot.
 async fn kill_while_opening(process: &mut Process, opening: Duration, rng: &mut StdRng, kills: &mut Kills) {
     process.launch(&[]);
     let folder = process.world.folder.path().join("data/sled");
@@ -108,7 +108,7 @@ async fn kill_while_opening(process: &mut Process, opening: Duration, rng: &mut 
     tokio::select! {
         () = instant => kills.while_opening += 1,
         ended = process.ready_or_ended() => {
-            assert!(ended.is_none(), "it does not open: {ended:?}");
+            assert!(ended.is_none(), "it does not start: {ended:?}");
             kills.once_ready += 1;
         }
     }
@@ -155,16 +155,16 @@ async fn killed_at_any_instant_it_loses_nothing_it_acknowledged_and_links_nothin
         process.kill().await;
     }
     println!("{kills:?}; {:?} callbacks and fans acknowledged", ledger.lock().unwrap().counts());
-    assert!(rounds < 3 || kills.while_opening > 0, "no kill came while it opened");
+    assert!(rounds < 3 || kills.while_opening > 0, "no kill came during opening");
 
     process.world.wecom.clear_faults();
     process.start().await;
     let world = &process.world;
-    ledger.into_inner().unwrap().judge(world, &mut reader).await;
-    for (who, received) in
+    ledger.into_inner().unwrap().check(world, &mut reader).await;
+    for (name, received) in
         [("webhook", hooks.received()), ("nats", bus.received().await), ("file", lines_in(&folder))]
     {
-        judge(who, &received, &reader.read);
+        check_received(name, &received, &reader.read);
     }
     let counters = world.wecom.counters();
     assert_eq!((counters.quota_violations, counters.base_violations), (0, 0));

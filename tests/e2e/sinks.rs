@@ -1,4 +1,4 @@
-//! Links leave through every sink, whatever happens to the service or to a receiver.
+//! Delivery to sinks: failing receivers, pausing, resuming and rewinding, new sinks, restarts.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use crate::harness::{Setup, World};
-use crate::receivers::{Webhook, file, judge, lines_in, webhook};
+use crate::receivers::{Webhook, check_received, file, lines_in, webhook};
 
 async fn whole_feed(world: &World) -> Vec<Value> {
     let (mut after, mut feed) = (0, Vec::new());
@@ -28,13 +28,13 @@ pub async fn caught_up(world: &World) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_receiver_that_is_dead_for_an_hour_delays_nobody_else_and_catches_up_in_order() {
+async fn a_receiver_down_for_an_hour_delays_no_other_and_catches_up_in_order() {
     let (dead, well, archive) =
         (Webhook::start().await, Webhook::start().await, tempfile::tempdir().unwrap());
     let folder = archive.path().join("links");
     let app = webhook("crm", &dead.url) + &webhook("cdp", &well.url) + &file(&folder);
     let world = World::with(Setup { app, ..Setup::default() }).await;
-    dead.answers(500);
+    dead.answer_with(500);
     let fans = world.mint(60).await;
     for (n, fan) in fans.iter().enumerate() {
         world.add(0, fan, "zhangsan").await;
@@ -51,7 +51,7 @@ async fn a_receiver_that_is_dead_for_an_hour_delays_nobody_else_and_catches_up_i
     assert!(
         sink["lag_seconds"].as_u64().unwrap() > 58 * 60 && sink["reason"].as_str().unwrap().contains("500")
     );
-    // With backoff an hour of failures is a dozen attempts.
+    // Because of backoff, an hour of failures has about a dozen attempts.
     assert!(sink["attempts"].as_u64().unwrap() < 25, "{sink}");
     let (_, metrics) = world.text("/metrics").await;
     for line in [
@@ -62,13 +62,14 @@ async fn a_receiver_that_is_dead_for_an_hour_delays_nobody_else_and_catches_up_i
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
-    dead.answers(200);
+    dead.answer_with(200);
     world.clock.skip(Duration::from_hours(1));
     caught_up(&world).await;
     let feed = whole_feed(&world).await;
-    for (who, received) in [("crm", dead.received()), ("cdp", well.received()), ("file", lines_in(&folder))] {
-        assert_eq!(received.len(), 60, "{who}");
-        judge(who, &received, &feed);
+    for (name, received) in [("crm", dead.received()), ("cdp", well.received()), ("file", lines_in(&folder))]
+    {
+        assert_eq!(received.len(), 60, "{name}");
+        check_received(name, &received, &feed);
     }
 }
 
@@ -98,10 +99,10 @@ async fn an_operator_pauses_resumes_and_rewinds_a_sink() {
     post(&world, "resume", json!({})).await;
     world.until("/v1/sinks/crm", |sink| sink["after"] == 5).await;
     assert_eq!(hooks.received().len(), 5);
-    // Back, and forwards past an entry that the receiver rejects.
+    // Rewind, then skip an entry that the receiver rejects.
     assert_eq!(post(&world, "rewind", json!({"after": 3})).await.0, 200);
     world.until("/v1/sinks/crm", |sink| sink["after"] == 5 && hooks.received().len() == 7).await;
-    hooks.answers(422);
+    hooks.answer_with(422);
     world.add(0, &fans[5], "zhangsan").await;
     let sink = world.until("/v1/sinks/crm", |sink| sink["failures_in_a_row"].as_u64() >= Some(3)).await;
     post(&world, "resume", json!({})).await;
@@ -110,11 +111,11 @@ async fn an_operator_pauses_resumes_and_rewinds_a_sink() {
     world.until("/v1/sinks/crm", |sink| sink["after"] == 6 && sink["state"] == "running").await;
     let ids: BTreeSet<_> = hooks.received().iter().map(|entry| entry["id"].to_string()).collect();
     assert_eq!((hooks.received().len(), ids.len()), (7, 5));
-    // A receiver that wants no more deliveries gets none until an operator resumes the sink.
-    hooks.answers(410);
+    // A receiver that answers 410 gets no deliveries until an operator resumes the sink.
+    hooks.answer_with(410);
     world.add(1, &fans[5], "zhangsan").await;
     world.until("/v1/sinks/crm", |sink| sink["state"] == "disabled").await;
-    hooks.answers(200);
+    hooks.answer_with(200);
     post(&world, "resume", json!({})).await;
     world.until("/v1/sinks/crm", |sink| sink["after"] == 7 && sink["state"] == "running").await;
     for (what, body, wanted) in [

@@ -1,4 +1,4 @@
-//! The feed as server-sent events, parsed by hand as a browser would.
+//! The feed as server-sent events, parsed byte by byte to check the framing too.
 
 use std::time::{Duration, Instant};
 
@@ -12,7 +12,7 @@ use crate::feed::with_a_shortened_feed;
 use crate::harness::{PATIENCE, Setup, World};
 use crate::process::Process;
 
-/// One event as it was sent.
+/// One server-sent event.
 #[derive(Debug)]
 struct Event {
     id: u64,
@@ -20,7 +20,7 @@ struct Event {
     data: Value,
 }
 
-/// An open stream, and what of it is not an event yet.
+/// An open stream, with the bytes of an incomplete event.
 struct Stream {
     response: Response,
     text: Vec<u8>,
@@ -39,7 +39,7 @@ impl Stream {
         Self::open(world.http.get(format!("{}/v1/links/stream{query}", world.admin))).await
     }
 
-    /// The next block up to an empty line; `None` where the stream ends in good order.
+    /// The next block up to an empty line; `None` at the end of the stream.
     async fn block(&mut self) -> Option<String> {
         loop {
             if let Some(end) = self.text.windows(2).position(|two| two == b"\n\n") {
@@ -47,9 +47,10 @@ impl Stream {
                 let block = std::mem::replace(&mut self.text, rest);
                 return Some(String::from_utf8(block).unwrap());
             }
-            let more = tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("something comes");
+            let more =
+                tokio::time::timeout(PATIENCE, self.response.chunk()).await.expect("the stream goes on");
             let Some(more) = more.unwrap() else {
-                assert_eq!(self.text, b"", "it ends in the middle of an event");
+                assert_eq!(self.text, b"", "the stream ends in the middle of an event");
                 return None;
             };
             self.text.extend_from_slice(&more);
@@ -70,13 +71,13 @@ impl Stream {
     async fn ids(&mut self, count: usize) -> Vec<u64> {
         let mut ids = Vec::new();
         while ids.len() < count {
-            ids.push(self.next().await.expect("it goes on").id);
+            ids.push(self.next().await.expect("the stream goes on").id);
         }
         ids
     }
 }
 
-/// A world with so many links in its feed.
+/// A world with `count` links on its feed.
 async fn with_links(count: usize) -> World {
     let world = World::usual().await;
     let fans = world.mint(count).await;
@@ -86,7 +87,7 @@ async fn with_links(count: usize) -> World {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_sends_what_is_there_and_then_what_comes_as_the_feed_tells_it() {
+async fn a_stream_sends_existing_entries_then_new_ones_as_they_are_on_the_feed() {
     let world = with_links(2).await;
     let mut stream = Stream::of(&world, "").await;
     assert_eq!(stream.ids(2).await, [1, 2]);
@@ -99,16 +100,16 @@ async fn a_stream_sends_what_is_there_and_then_what_comes_as_the_feed_tells_it()
         let page = world.get(&format!("/v1/links/feed?after={}", seq - 1)).await;
         let mut entry = page["entries"][0].clone();
         let mut sent = event.data.clone();
-        // True for 20 seconds only, so it may have gone in the meantime.
-        for told in [&mut entry, &mut sent] {
-            told["data"]["welcome_code"].take();
+        // Valid for 20 seconds only, so it may be gone from one of the two.
+        for entry in [&mut entry, &mut sent] {
+            entry["data"]["welcome_code"].take();
         }
         assert_eq!(sent, entry);
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_goes_on_behind_after_or_the_last_event_id_which_goes_first() {
+async fn a_stream_continues_after_the_last_event_id_or_else_after_the_query_parameter() {
     let world = with_links(5).await;
     assert_eq!(Stream::of(&world, "?after=3").await.ids(2).await, [4, 5]);
     let request = |query: &str| world.http.get(format!("{}/v1/links/stream{query}", world.admin));
@@ -122,26 +123,26 @@ async fn a_stream_goes_on_behind_after_or_the_last_event_id_which_goes_first() {
     {
         let request = id.iter().fold(request(query), |request, id| request.header("last-event-id", *id));
         let refused = request.send().await.unwrap();
-        // White space around a value is not part of it.
+        // Whitespace around a header value is not part of it.
         let wanted = if id == Some(" ") { 200 } else { 400 };
         assert_eq!(refused.status(), wanted, "{query} {id:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_ends_in_good_order_when_the_service_stops() {
+async fn a_stream_ends_cleanly_when_the_service_stops() {
     let mut world = with_links(1).await;
     let mut stream = Stream::of(&world, "").await;
     assert_eq!(stream.ids(1).await, [1]);
-    let told = Instant::now();
+    let stopped_at = Instant::now();
     let (stopped, ended) = tokio::join!(world.stop(), stream.next());
     stopped.unwrap();
     assert!(ended.is_none(), "{ended:?}");
-    assert!(told.elapsed() < Duration::from_secs(5), "it took {:?}", told.elapsed());
+    assert!(stopped_at.elapsed() < Duration::from_secs(5), "it took {:?}", stopped_at.elapsed());
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_cannot_begin_where_it_should_is_410_before_anything_is_sent() {
+async fn a_stream_from_before_the_oldest_entry_is_410() {
     let world = with_a_shortened_feed().await;
     let request = |query: &str| world.http.get(format!("{}/v1/links/stream{query}", world.admin));
     for request in [request("?after=1"), request("").header("last-event-id", "0")] {
@@ -151,7 +152,11 @@ async fn a_stream_that_cannot_begin_where_it_should_is_410_before_anything_is_se
         let problem: Value = response.json().await.unwrap();
         assert_eq!((&problem["code"], &problem["oldest"]), (&json!("feed_gone"), &json!(3)));
     }
-    assert_eq!(Stream::of(&world, "").await.ids(3).await, [3, 4, 5], "without a position from the oldest");
+    assert_eq!(
+        Stream::of(&world, "").await.ids(3).await,
+        [3, 4, 5],
+        "without a position it begins with the oldest entry"
+    );
     assert_eq!(Stream::of(&world, "?after=2").await.ids(3).await, [3, 4, 5]);
 }
 
@@ -173,9 +178,9 @@ async fn three_hundred_readers_each_get_every_entry_while_links_are_made() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_was_forgotten_a_moment_ago_is_in_no_stream_any_more() {
+async fn a_person_just_forgotten_is_in_no_new_stream() {
     let world = with_links(3).await;
-    // Readers share what was read for one of them, and this one was just read.
+    // Streams share a cache of recent entries, and this entry was just read into it.
     let mut stream = Stream::of(&world, "?after=0").await;
     let unionid = stream.next().await.unwrap().data["data"]["unionid"].clone();
     assert_eq!(world.post("/v1/forget", &json!({"unionid": unionid})).await.0, 200);
@@ -189,7 +194,7 @@ async fn who_was_forgotten_a_moment_ago_is_in_no_stream_any_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn so_many_streams_are_open_and_no_more_until_one_ends() {
+async fn beyond_the_maximum_a_stream_is_answered_503_until_another_ends() {
     const STREAMS_MAX: usize = 1_000;
     let world = World::usual().await;
     let url = format!("{}/v1/links/stream", world.admin);
@@ -203,13 +208,13 @@ async fn so_many_streams_are_open_and_no_more_until_one_ends() {
     drop(streams.pop());
     let give_up = Instant::now() + PATIENCE;
     while world.http.get(&url).send().await.unwrap().status() != 200 {
-        assert!(Instant::now() < give_up, "there is never room again");
+        assert!(Instant::now() < give_up, "no stream was accepted after one ended");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(world.http.get(format!("{}/v1/status", world.admin)).send().await.unwrap().status(), 200);
 }
 
-/// What the process holds in memory, in bytes.
+/// The resident memory of a process, in bytes.
 fn resident(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -217,23 +222,23 @@ fn resident(pid: u32) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn readers_that_never_read_slow_nobody_and_fill_no_memory() {
-    const DEAF: usize = 200;
-    // As many as are kept for one customer; every entry names all of them.
+async fn readers_that_never_read_neither_delay_others_nor_grow_memory() {
+    const STALLED: usize = 200;
+    // The most followers kept for one customer; every entry lists all of them.
     const MEMBERS: usize = 48;
     let app = "existing_customers = false".to_owned();
     let mut process = Process::with(Setup { app, ..Setup::default() }).await;
     process.start().await;
     let world = &process.world;
     let address = world.admin.trim_start_matches("http://").parse().unwrap();
-    let mut deaf = Vec::new();
-    for _ in 0..DEAF {
+    let mut stalled = Vec::new();
+    for _ in 0..STALLED {
         let socket = TcpSocket::new_v4().unwrap();
-        // Little room on the way, so that the service notices soon.
+        // A small receive buffer, so that the service soon cannot write.
         socket.set_recv_buffer_size(2_048).unwrap();
         let mut stream = socket.connect(address).await.unwrap();
         stream.write_all(b"GET /v1/links/stream HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
-        deaf.push(stream);
+        stalled.push(stream);
     }
     let fans = world.mint(30).await;
     let before = resident(process.pid());
@@ -256,12 +261,12 @@ async fn readers_that_never_read_slow_nobody_and_fill_no_memory() {
     }
     let head = world.settle().await["feed_head"].as_u64().unwrap();
     let everything = tokio::time::timeout(PATIENCE, newest.wait_for(|(id, _)| *id == head));
-    let (_, bytes) = *everything.await.expect("nobody holds it up").unwrap();
-    // More than the system keeps on the way to one that does not read.
+    let (_, bytes) = *everything.await.expect("the stalled readers do not delay it").unwrap();
+    // More than the socket buffers between service and reader can hold.
     assert!(bytes > 5 << 20, "only {bytes} bytes");
     let grown = resident(process.pid()).saturating_sub(before);
-    assert!(grown < 100 << 20, "{} MB more, of {} MB for all", grown >> 20, (bytes * DEAF) >> 20);
-    drop(deaf);
+    assert!(grown < 100 << 20, "{} MB more, of {} MB for all", grown >> 20, (bytes * STALLED) >> 20);
+    drop(stalled);
     process.stop().await;
     reading.await.unwrap();
 }

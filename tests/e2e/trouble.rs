@@ -1,4 +1,5 @@
-//! When WeCom, a setting or an id is at fault: nothing is lost, nobody else is held up, and it ends by itself.
+//! Failures of WeCom, of a setting or of an id: nothing is lost, nothing else is delayed, and work resumes by
+//! itself.
 
 use std::time::Duration;
 
@@ -8,7 +9,7 @@ use unionlink::simulator::{Api, Change, ContactChange, Fault, Options, Target, T
 use crate::harness::{Setup, World};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_row_missing_from_a_result_means_not_yet() {
+async fn a_customer_missing_from_a_result_is_asked_about_again_later() {
     let world = World::usual().await;
     let fans = world.mint(3).await;
     let (hidden, event) = world.befriend(0, &fans[0], "zhangsan");
@@ -25,7 +26,7 @@ async fn a_row_missing_from_a_result_means_not_yet() {
         world.clock.skip(Duration::from_secs(wait));
         world.until("/v1/status", |s| s["ids_asked"].as_u64() > Some(asked)).await;
     }
-    // An answer that was written down only after the clock was moved on is asked for again that much later.
+    // An answer stored only after the clock was moved is asked for again correspondingly later.
     let path = format!("/v1/links?unionid={}", fans[0].unionid);
     let linked = |answer: &serde_json::Value| {
         world.clock.skip(Duration::from_mins(1));
@@ -33,14 +34,14 @@ async fn a_row_missing_from_a_result_means_not_yet() {
     };
     world.until(&path, linked).await;
     world.until("/v1/status", |s| s["contacts"]["waiting"] == 0).await;
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_bad_id_among_a_hundred_costs_only_itself() {
+async fn one_bad_id_in_a_batch_of_a_hundred_is_isolated() {
     let world = World::usual().await;
     let fans = world.mint(100).await;
-    // The first call is slow, so that the rest gathers into one batch.
+    // The first call is slow, so that the rest collects in one batch.
     world.wecom.inject(Api::ExternalUseridToPendingId, Fault::Latency(700), Some(1));
     let (ids, events): (Vec<_>, Vec<_>) = fans.iter().map(|fan| world.befriend(0, fan, "zhangsan")).unzip();
     world.wecom.poison(&ids[50]);
@@ -52,13 +53,13 @@ async fn one_bad_id_among_a_hundred_costs_only_itself() {
     assert_eq!(dead["events"][0]["errcode"], 40_096);
     let calls = world.wecom.counters().calls_of(Api::ExternalUseridToPendingId);
     assert!(calls <= 20, "{calls} calls to find one bad id");
-    // Mended, it can be redriven.
+    // Once WeCom accepts the id, it can be redriven.
     world.wecom.cure(&ids[50]);
     let id = dead["events"][0]["id"].as_str().unwrap();
     let redriven = world.http.post(format!("{}/v1/events/{id}/redrive", world.admin)).send().await.unwrap();
     assert_eq!(redriven.status(), 200);
     world.linked(&fans[50], 1).await;
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -79,11 +80,11 @@ async fn a_token_revoked_in_mid_flight_is_refreshed_once() {
     assert!(world.wecom.deliver_all(events, 20).await.iter().all(|d| d.acknowledged));
     world.until("/v1/status", |s| s["links"] == 20 && s["fans"]["minted"] == 40).await;
     assert_eq!((issued(&brand), issued(&dealer)), (before.0 + 1, before.1 + 1));
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_platform_may_be_down_in_any_way_for_a_while() {
+async fn no_kind_of_platform_outage_loses_anything() {
     for fault in [
         Fault::Errcode(-1),
         Fault::Errcode(42_001),
@@ -101,7 +102,7 @@ async fn the_platform_may_be_down_in_any_way_for_a_while() {
         world.wecom.inject(Target::Every, fault, None);
         let events: Vec<_> =
             fans.iter().enumerate().map(|(n, fan)| world.befriend(n % 2, fan, "zhangsan").1).collect();
-        // The door does not depend on the platform's API.
+        // Callbacks are acknowledged without the platform's API.
         assert!(world.wecom.deliver_all(events, 4).await.iter().all(|d| d.acknowledged), "{fault:?}");
         world.register(&late).await;
         world.until("/v1/status", |s| s["paused"].as_array().is_some_and(|p| !p.is_empty())).await;
@@ -109,29 +110,29 @@ async fn the_platform_may_be_down_in_any_way_for_a_while() {
         world.wecom.clear_faults();
         world.until("/v1/status", |s| s["links"] == 8 && s["fans"]["minted"] == 12).await;
         fans.extend(late);
-        world.judge(&fans).await;
+        world.check_links(&fans).await;
         assert_eq!(world.get("/v1/status").await["inbox"]["dead"], 0, "{fault:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dealer_at_fault_is_parked_with_its_reason_and_resumes_by_itself() {
+async fn a_failing_dealers_circuit_breaker_opens_with_the_reason_and_closes_by_itself() {
     let world = World::usual().await;
     let fans = world.mint(3).await;
     let dealer = world.dealers[0].corp_id.clone();
     world.wecom.set_dealer_error(&dealer, Some(84_074));
     world.add(0, &fans[0], "zhangsan").await;
-    let parked = |s: &serde_json::Value| {
+    let breaker_open = |s: &serde_json::Value| {
         s["paused"].as_array().is_some_and(|p| p.iter().any(|p| p["errcode"] == 84_074))
     };
-    let status = world.until("/v1/status", parked).await;
-    let pause = &status["paused"][0];
-    assert_eq!((&pause["scope"], &pause["corp_id"]), (&json!("corp"), &json!(dealer)));
-    assert!(pause["reason"].as_str().unwrap().contains("企业客户权限"), "{pause}");
-    // The other dealer is not held up.
+    let status = world.until("/v1/status", breaker_open).await;
+    let breaker = &status["paused"][0];
+    assert_eq!((&breaker["scope"], &breaker["corp_id"]), (&json!("corp"), &json!(dealer)));
+    assert!(breaker["reason"].as_str().unwrap().contains("企业客户权限"), "{breaker}");
+    // The other dealer is not affected.
     world.add(1, &fans[1], "lisi").await;
     world.linked(&fans[1], 1).await;
-    // More events of the parked one cost no call.
+    // Further events of the failing dealer cost no call.
     let calls = world.wecom.counters().calls_of(Api::ExternalUseridToPendingId);
     world.add(0, &fans[2], "zhangsan").await;
     world.until("/v1/events?state=waiting", |e| e["events"].as_array().is_some_and(|e| e.len() == 2)).await;
@@ -141,11 +142,11 @@ async fn a_dealer_at_fault_is_parked_with_its_reason_and_resumes_by_itself() {
     world.linked(&fans[0], 1).await;
     world.linked(&fans[2], 1).await;
     assert_eq!(world.settle().await["paused"], json!([]));
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_untrusted_address_parks_the_app_and_names_it() {
+async fn an_untrusted_ip_opens_the_apps_circuit_breaker_and_status_names_the_address() {
     let world = World::usual().await;
     world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
     world.wecom.inject(Target::Every, Fault::Errcode(60_020), None);
@@ -161,14 +162,15 @@ async fn an_untrusted_address_parks_the_app_and_names_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_rejected_fan_says_why_and_holds_up_nobody() {
+async fn a_rejected_fan_has_the_reason_and_delays_no_other_fan() {
     let world = World::usual().await;
     let people = world.wecom.add_people(12);
     world.wecom.reject_person(&people[0], Some(610_014));
     world.wecom.reject_person(&people[1], Some(610_018));
     world.register(&people).await;
     world.until("/v1/status", |s| s["fans"]["minted"] == 10 && s["fans"]["rejected"] == 1).await;
-    // 610018 may mean a wrong mini program: it is this fan's own fault if others are accepted between its refusals.
+    // 610018 may also mean a wrong mini-program: the fan is rejected only if others succeed between its
+    // refusals.
     for _ in 0..5 {
         world.clock.skip(Duration::from_secs(62));
         world.mint(1).await;
@@ -183,7 +185,7 @@ async fn a_rejected_fan_says_why_and_holds_up_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn unknown_ids_are_survived_in_each_way_the_platform_may_answer() {
+async fn an_unknown_customer_delays_no_other_however_the_platform_answers() {
     for unknown_id in [UnknownId::OmitRow, UnknownId::EmptyPendingId, UnknownId::FailBatch40096] {
         let options = Options { unknown_id, ..Setup::default().options };
         let world = World::with(Setup { options, ..Setup::default() }).await;
@@ -207,12 +209,12 @@ async fn unknown_ids_are_survived_in_each_way_the_platform_may_answer() {
         let gone =
             status["inbox"]["dead"].as_u64().unwrap() + status["contacts"]["waiting"].as_u64().unwrap();
         assert_eq!(gone, 1, "{unknown_id:?}: {status}");
-        world.judge(&fans).await;
+        world.check_links(&fans).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fan_whose_call_never_works_holds_up_nobody() {
+async fn a_fan_whose_call_always_fails_delays_no_other_fan() {
     let world = World::usual().await;
     let people = world.wecom.add_people(40);
     world.wecom.reject_person(&people[0], Some(-1));
@@ -238,11 +240,11 @@ async fn a_rejected_fan_registered_again_is_tried_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_bad_id_does_not_park_a_dealer_whose_own_token_is_not_the_one() {
+async fn a_bad_id_opens_no_circuit_breaker_before_the_converting_token_is_known() {
     let options = Options { token_rule: TokenRule::Upstream, ..Setup::default().options };
     let world = World::with(Setup { options, ..Setup::default() }).await;
     let fans = world.mint(2).await;
-    // The first that is heard of this dealer, before anybody knows whose token converts its customers.
+    // The first event of this dealer, before it is known whose token converts its customers.
     let (bad, event) = world.befriend(0, &fans[0], "zhangsan");
     world.wecom.poison(&bad);
     world.deliver(&event).await;
@@ -253,7 +255,7 @@ async fn a_bad_id_does_not_park_a_dealer_whose_own_token_is_not_the_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_dealer_at_fault_does_not_park_those_who_share_the_brands_token_with_it() {
+async fn one_failing_dealer_does_not_hold_back_others_that_share_the_brands_token() {
     let options = Options { token_rule: TokenRule::Upstream, ..Setup::default().options };
     let app = "conversion_token = \"upstream\"".to_owned();
     let world = World::with(Setup { options, app, dealers: 3, ..Setup::default() }).await;
@@ -265,16 +267,16 @@ async fn one_dealer_at_fault_does_not_park_those_who_share_the_brands_token_with
         fans.iter().enumerate().map(|(n, fan)| world.befriend(n % 3, fan, "zhangsan").1).collect();
     assert!(world.wecom.deliver_all(events, 16).await.iter().all(|d| d.acknowledged));
     let status = world.until("/v1/status", |s| s["links"] == 20 && s["inbox"]["waiting"] == 10).await;
-    let parked: Vec<_> = status["paused"].as_array().unwrap().iter().map(|p| &p["corp_id"]).collect();
-    assert_eq!(parked, [&json!(world.dealers[1].corp_id)]);
+    let held_back: Vec<_> = status["paused"].as_array().unwrap().iter().map(|p| &p["corp_id"]).collect();
+    assert_eq!(held_back, [&json!(world.dealers[1].corp_id)]);
     world.wecom.set_dealer_error(&world.dealers[1].corp_id, None);
     world.clock.skip(Duration::from_mins(5));
     world.until("/v1/status", |s| s["links"] == 30).await;
-    world.judge(&fans).await;
+    world.check_links(&fans).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_code_nobody_documented_is_waited_out() {
+async fn an_undocumented_errcode_is_retried_later_and_loses_nothing() {
     let world = World::usual().await;
     let fans = world.mint(3).await;
     world.add(0, &fans[0], "zhangsan").await;
@@ -284,7 +286,7 @@ async fn a_code_nobody_documented_is_waited_out() {
         world.add(0, fan, "zhangsan").await;
     }
     world.until("/v1/status", |s| s["paused"][0]["errcode"] == 987_654).await;
-    // No storm of calls, and nothing is given up.
+    // Few calls are made, and no event becomes a dead letter.
     let calls = world.wecom.counters().errcodes_of(987_654);
     assert!(calls <= 4, "{calls} calls");
     world.wecom.clear_faults();
@@ -296,7 +298,7 @@ async fn a_code_nobody_documented_is_waited_out() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_wecom_answers_to_a_request_for_a_token_is_blamed_on_nobody() {
+async fn an_errcode_from_a_token_request_is_blamed_on_no_event_and_no_fan() {
     let world = World::usual().await;
     let fans = world.mint(2).await;
     let late = world.wecom.add_people(1);

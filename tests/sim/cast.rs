@@ -1,4 +1,5 @@
-//! Who takes part, and what the outside world may count on: what was acknowledged to whom.
+//! The participants of a schedule (people, dealers, customers), with what was acknowledged about each: the
+//! expectations that `check` compares the service with.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,14 +15,14 @@ use crate::service::app_name;
 /// A person, and what the brand did about them.
 pub struct Somebody {
     pub person: Person,
-    /// A registration was acknowledged and not taken back since by forgetting.
+    /// A registration was acknowledged, and the person was not forgotten since.
     pub is_fan: bool,
-    /// Was forgotten, or perhaps was: the answer was lost.
+    /// Was forgotten, or possibly was, if the answer was lost.
     pub forgotten: bool,
-    /// Nobody registered them since they were forgotten under their unionid.
+    /// Was forgotten by unionid and not registered since.
     pub stays_forgotten: bool,
-    /// What another system minted for them, newest last; the next registration tells the service of the newest.
-    pub minted_elsewhere: Vec<Minted>,
+    /// Pending ids that another system minted, newest last; the next registration carries the newest.
+    pub minted_by_others: Vec<Minted>,
 }
 
 impl Somebody {
@@ -34,25 +35,25 @@ impl Somebody {
     }
 }
 
-/// One event that WeCom had to tell.
-pub struct Told {
+/// One event about a customer, and whether it was acknowledged.
+pub struct EventRecord {
     pub member: String,
     pub at_secs: i64,
-    /// An add, half or whole, or a removal.
+    /// An add or half-add; `false` for a removal.
     pub present: bool,
-    /// A whole add.
+    /// An add that is not half.
     pub confirmed: bool,
     pub state: Option<String>,
     acknowledged: Arc<AtomicBool>,
 }
 
-impl Told {
+impl EventRecord {
     pub fn new(member: &str, at_secs: i64, present: bool, confirmed: bool, state: Option<&str>) -> Self {
         let (member, state) = (member.to_owned(), state.map(str::to_owned));
         Self { member, at_secs, present, confirmed, state, acknowledged: Arc::default() }
     }
 
-    /// To be raised when the service answers 200.
+    /// The flag to set when the service answers 200.
     pub fn flag(&self) -> Arc<AtomicBool> {
         self.acknowledged.clone()
     }
@@ -65,36 +66,36 @@ impl Told {
 /// A person as a dealer's customer.
 pub struct Pair {
     pub external_userid: ExternalUserid,
-    pub told: Vec<Told>,
-    /// The pending id that this customer is found by: the newest that was alive when they became friends for good.
+    pub events: Vec<EventRecord>,
+    /// The pending id that WeCom returns for this customer: the newest valid one at the first whole add.
     pub found_by: Option<String>,
-    /// When that was.
+    /// The time of the first whole add.
     pub befriended_at: Option<Timestamp>,
-    /// Enough questions were asked in vain while WeCom had nothing to say.
+    /// The service asked WeCom as often as it does, and got no pending id.
     pub given_up: bool,
 }
 
 impl Pair {
     pub fn new(external_userid: &str) -> Self {
         let external_userid = ExternalUserid::new(external_userid).unwrap();
-        Self { external_userid, told: Vec::new(), found_by: None, befriended_at: None, given_up: false }
+        Self { external_userid, events: Vec::new(), found_by: None, befriended_at: None, given_up: false }
     }
 
-    /// The service was told, and said so, that this is a customer.
+    /// Whether a whole add was acknowledged.
     pub fn is_known(&self) -> bool {
-        self.told.iter().any(|told| told.confirmed && told.is_acknowledged())
+        self.events.iter().any(|event| event.confirmed && event.is_acknowledged())
     }
 
-    /// The members who follow this customer, if the service was told everything.
+    /// The members who follow this customer, if every event was acknowledged.
     pub fn followers(&self) -> Option<Vec<String>> {
         let mut newest: BTreeMap<&str, (i64, bool, &Option<String>)> = BTreeMap::new();
-        for told in &self.told {
-            if !told.is_acknowledged() {
+        for event in &self.events {
+            if !event.is_acknowledged() {
                 return None;
             }
-            let state = if told.present { &told.state } else { &None };
-            let news = (told.at_secs, told.present, state);
-            newest.entry(&told.member).and_modify(|known| *known = news.max(*known)).or_insert(news);
+            let state = if event.present { &event.state } else { &None };
+            let order = (event.at_secs, event.present, state);
+            newest.entry(&event.member).and_modify(|known| *known = order.max(*known)).or_insert(order);
         }
         let present = newest.into_iter().filter(|(_, (_, present, _))| *present);
         Some(present.map(|(member, _)| member.to_owned()).collect())
@@ -102,17 +103,17 @@ impl Pair {
 }
 
 /// A dealer.
-pub struct Shop {
+pub struct DealerState {
     pub dealer: Dealer,
-    /// Did not share the app at some time.
+    /// At some time the app was not shared with it.
     pub was_unshared: bool,
 }
 
-/// Everybody.
+/// All participants.
 #[derive(Default)]
 pub struct Cast {
     pub people: Vec<Somebody>,
-    pub shops: Vec<Shop>,
+    pub dealers: Vec<DealerState>,
     /// By person and dealer.
     pub pairs: BTreeMap<(usize, usize), Pair>,
 }

@@ -1,29 +1,34 @@
-//! The whole service in one thread and no time: real domain, store, workers, client and callback door, against the
-//! simulated platform in process, through schedules of everything that can happen, each made from one number.
+//! Deterministic simulation: the real domain, store, workers, client and callback handler on one thread in
+//! virtual time, against the simulated platform in process, through random schedules, each generated from one
+//! seed.
 //!
-//! A schedule is a run of callbacks (once, twice, late, out of order, lost), fans, faults of WeCom and of receivers,
-//! deaths of the process between any two of its instructions and at its commits, sleeps of hours and months, a wall
-//! clock that is set, operators at work and people who want to be forgotten. Then everything is mended and time passes
-//! until nothing is left to do, and `judge` compares what is kept with what the platform knows and what was
-//! acknowledged.
+//! A schedule is a sequence of callbacks (repeated, late, out of order, lost), registrations, faults of WeCom
+//! and of receivers, crashes of the process at any await point and around commits, sleeps of hours and
+//! months, changes of the wall clock, and requests by operators and to forget people. Then every fault is
+//! repaired and time passes until nothing is left to do, and `check` compares the store with what the
+//! platform knows and what was acknowledged.
 //!
-//! Time is tokio's paused clock, one thread runs everything, the store's writer is worked by hand, and waits are spread
-//! by the seed: the same number gives the same schedule and the same trace.
+//! Time is tokio's paused clock, one thread runs everything, the simulation steps the store's writer, and
+//! random waits come from the seed: the same seed gives the same schedule and the same trace.
 //!
 //! ```text
-//! cargo test --test sim                                             as many schedules as the gate has time for
+//! cargo test --test sim                                             2,000 schedules
 //! UNIONLINK_SIM_SCHEDULES=100000 cargo test --test sim              more; from UNIONLINK_SIM_FIRST=0 on
 //! UNIONLINK_SIM_SEED=42 cargo test --test sim -- --nocapture        one, with its trace
 //! ```
 
 #![expect(unreachable_pub, reason = "modules of a test binary")]
-#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test that panics has failed, and says why")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "a test that panics has failed, and prints why"
+)]
 
 mod cast;
-mod judge;
-mod mend;
+mod check;
 mod people;
 mod receiver;
+mod repair;
 mod scene;
 mod schedule;
 mod service;
@@ -34,17 +39,17 @@ mod wire;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use judge::Judge;
+use check::Checker;
 use schedule::Schedule;
 
-/// What the gate runs.
+/// The number of schedules by default.
 const SCHEDULES: u64 = 2_000;
-/// Enough to see whether it is one thing or several.
+/// The failures after which a run stops: enough to see whether they have one cause.
 const FAILURES_MAX: usize = 10;
 
-/// What came of one schedule.
+/// The outcome of one schedule.
 struct Outcome {
-    complaints: Vec<String>,
+    violations: Vec<String>,
     digest: u64,
     linked: usize,
     trace: Vec<(i64, String)>,
@@ -57,16 +62,16 @@ fn run(seed: u64) -> Outcome {
         let mut schedule = Schedule::new(seed);
         schedule.play().await;
         let left = schedule.come_to_rest().await;
-        let (mut complaints, linked) = match schedule.machine.running() {
-            Some(service) => Judge::new(&schedule, &service).judge().await,
+        let (mut violations, linked) = match schedule.machine.running() {
+            Some(service) => Checker::new(&schedule, &service).check().await,
             None => (vec!["no process runs".to_owned()], 0),
         };
-        complaints.extend(left.map(|left| format!("still to do: {left}")));
+        violations.extend(left.map(|left| format!("still to do: {left}")));
         for call in schedule.machine.sim.calls() {
             schedule.note(format!("{call:?}"));
         }
         let trace = &schedule.machine.trace;
-        Outcome { complaints, digest: trace.digest(), linked, trace: trace.lines() }
+        Outcome { violations, digest: trace.digest(), linked, trace: trace.lines() }
     })
 }
 
@@ -75,13 +80,13 @@ fn say(seed: u64, outcome: &Outcome) {
     for (at_ms, line) in &outcome.trace {
         eprintln!("{:>12}.{:03} {line}", at_ms / 1_000, at_ms % 1_000);
     }
-    for complaint in &outcome.complaints {
-        eprintln!("!!! {complaint}");
+    for violation in &outcome.violations {
+        eprintln!("!!! {violation}");
     }
     eprintln!("--- again: UNIONLINK_SIM_SEED={seed} cargo test --test sim -- --nocapture");
 }
 
-#[expect(clippy::disallowed_methods, reason = "how a person asks for one seed, or for more of them")]
+#[expect(clippy::disallowed_methods, reason = "the seed or the number of schedules to run")]
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap())
 }
@@ -91,7 +96,7 @@ fn whatever_happens_what_was_acknowledged_is_linked_once_to_the_right_person() {
     if let Some(seed) = number("UNIONLINK_SIM_SEED") {
         let outcome = run(seed);
         say(seed, &outcome);
-        return assert!(outcome.complaints.is_empty(), "{:?}", outcome.complaints);
+        return assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);
     }
     let first = number("UNIONLINK_SIM_FIRST").unwrap_or(0);
     let schedules = number("UNIONLINK_SIM_SCHEDULES").unwrap_or(SCHEDULES);
@@ -108,8 +113,8 @@ fn whatever_happens_what_was_acknowledged_is_linked_once_to_the_right_person() {
                     }
                     let outcome = run(seed);
                     linked.fetch_add(outcome.linked as u64, Ordering::Relaxed);
-                    if !outcome.complaints.is_empty() {
-                        eprintln!("seed {seed}: {:?}", outcome.complaints);
+                    if !outcome.violations.is_empty() {
+                        eprintln!("seed {seed}: {:?}", outcome.violations);
                         failed.lock().unwrap().push((seed, outcome));
                     }
                 }
@@ -121,10 +126,10 @@ fn whatever_happens_what_was_acknowledged_is_linked_once_to_the_right_person() {
     if let Some((seed, outcome)) = failed.first() {
         say(*seed, outcome);
     }
-    let seeds: Vec<_> = failed.iter().map(|(seed, outcome)| (seed, &outcome.complaints)).collect();
+    let seeds: Vec<_> = failed.iter().map(|(seed, outcome)| (seed, &outcome.violations)).collect();
     assert!(failed.is_empty(), "failed: {seeds:#?}");
     let linked = linked.into_inner();
-    assert!(linked >= schedules, "{schedules} schedules made only {linked} links: they test nothing");
+    assert!(linked >= schedules, "{schedules} schedules made only {linked} links, too few to test anything");
 }
 
 #[test]

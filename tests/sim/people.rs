@@ -1,4 +1,5 @@
-//! What people do: the brand that registers fans, operators, and those who want to be forgotten.
+//! Actions of people in a schedule: registrations by the brand, operators at work, requests to forget a
+//! person.
 
 use unionlink::clock::Clock;
 use unionlink::domain::fan::{Minted, Priority};
@@ -11,39 +12,39 @@ use unionlink::store::{
 use crate::schedule::Schedule;
 
 impl Schedule {
-    /// The brand registers fans: one, some, or everybody.
+    /// The brand registers fans: one, some, or all.
     pub async fn register(&mut self) {
         let all = self.cast.people.len();
-        let who: Vec<_> = match self.dice.below(4) {
-            0 | 1 => vec![self.somebody()],
-            2 => (0..self.dice.between(2, 4)).map(|_| self.somebody()).collect(),
+        let chosen: Vec<_> = match self.dice.below(4) {
+            0 | 1 => vec![self.random_person()],
+            2 => (0..self.dice.between(2, 4)).map(|_| self.random_person()).collect(),
             _ => (0..all).collect(),
         };
-        let priority = if who.len() > 2 && self.dice.one_in(2) { Priority::Bulk } else { Priority::Live };
-        self.register_all(&who, priority).await;
+        let priority = if chosen.len() > 2 && self.dice.one_in(2) { Priority::Bulk } else { Priority::Live };
+        self.register_all(&chosen, priority).await;
     }
 
-    /// Another system of the brand's obtains a pending id; the service will be told with the next registration.
-    pub fn mint_elsewhere(&mut self) {
-        let p = self.somebody();
+    /// Another system of the brand mints a pending id; the next registration carries it.
+    pub fn mint_by_another_system(&mut self) {
+        let p = self.random_person();
         let somebody = &mut self.cast.people[p];
         let pending_id = self.machine.sim.mint_without_call(&self.machine.app.corp_id, &somebody.person);
         let minted = Minted::new(PendingId::new(pending_id).unwrap(), self.time.now());
-        somebody.minted_elsewhere.push(minted);
-        self.note(format!("p{p} is minted elsewhere"));
+        somebody.minted_by_others.push(minted);
+        self.note(format!("p{p} is minted by another system"));
     }
 
-    /// Registers these. Whether that was acknowledged.
-    pub async fn register_all(&mut self, who: &[usize], priority: Priority) -> bool {
+    /// Registers these people. Returns whether that was acknowledged.
+    pub async fn register_all(&mut self, chosen: &[usize], priority: Priority) -> bool {
         let now = self.machine.clock.now();
-        let fans = who.iter().map(|p| {
+        let fans = chosen.iter().map(|p| {
             let somebody = &self.cast.people[*p];
             NewFan {
                 key: somebody.key(),
                 openid: Openid::new(&somebody.person.openid).unwrap(),
                 ask_existing: self.asks_existing,
                 priority,
-                minted: somebody.minted_elsewhere.last().cloned(),
+                minted: somebody.minted_by_others.last().cloned(),
             }
         });
         let fans = fans.collect();
@@ -53,10 +54,10 @@ impl Schedule {
             registered
         });
         let registered = put.await.is_some();
-        self.note(format!("fans {who:?} {priority:?}: {registered}"));
-        for p in who {
+        self.note(format!("fans {chosen:?} {priority:?}: {registered}"));
+        for p in chosen {
             let somebody = &mut self.cast.people[*p];
-            // Without an answer it may have happened all the same.
+            // Without an answer the registration may have happened nevertheless.
             somebody.stays_forgotten = false;
             somebody.is_fan |= registered;
         }
@@ -85,7 +86,7 @@ impl Schedule {
         self.note(format!("sink {}: operation {what}, {done}", receiver.name));
     }
 
-    /// An operator puts back what was set aside.
+    /// An operator redrives dead letters and quarantined messages.
     pub async fn redrive(&mut self) {
         let now = self.machine.clock.now();
         let trace = self.machine.trace.clone();
@@ -107,9 +108,9 @@ impl Schedule {
             .await;
     }
 
-    /// Somebody asks to be forgotten.
+    /// A person is forgotten, by unionid or as a customer.
     pub async fn forget(&mut self) {
-        let (p, d, now) = (self.somebody(), self.some_shop(), self.machine.clock.now());
+        let (p, d, now) = (self.random_person(), self.random_dealer(), self.machine.clock.now());
         let (person, whole) = match self.cast.pairs.get(&(p, d)) {
             Some(pair) if self.dice.one_in(3) => {
                 (PersonId::ExternalUserid(pair.external_userid.clone()), false)

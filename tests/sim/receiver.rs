@@ -1,4 +1,4 @@
-//! The brand's system behind a sink: accepts entries or fails, and checks what it is sent.
+//! A receiver behind a sink: accepts entries or fails, and checks the order and content of what it receives.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -14,39 +14,41 @@ use crate::time::{Dice, Trace};
 
 /// How a receiver answers deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mood {
-    Well,
+pub enum Behaviour {
+    Healthy,
     /// Accepts some entries, answers slowly, loses answers.
-    Moody,
+    Flaky,
     /// Accepts nothing.
     Down,
-    /// Wants no more deliveries (410).
+    /// Wants no more deliveries, as a webhook that answers 410.
     Gone,
 }
 
-pub const MOODS: [Mood; 5] = [Mood::Well, Mood::Moody, Mood::Moody, Mood::Down, Mood::Gone];
+pub const BEHAVIOURS: [Behaviour; 5] =
+    [Behaviour::Healthy, Behaviour::Flaky, Behaviour::Flaky, Behaviour::Down, Behaviour::Gone];
 
 /// The state of a receiver.
 pub struct Memory {
-    pub mood: Mood,
+    pub behaviour: Behaviour,
     dice: Dice,
     /// Every entry as it was first received.
     pub entries: BTreeMap<u64, FeedEntry>,
     /// The highest sequence number received; the next new one has to follow it without a gap.
     newest: u64,
-    pub complaints: Vec<String>,
+    pub violations: Vec<String>,
 }
 
 impl Memory {
     fn take(&mut self, name: &SinkName, entries: &[FeedEntry]) {
         for entry in entries {
             if entry.seq > self.newest + 1 {
-                self.complaints.push(format!("{name}: entry {} came after {}", entry.seq, self.newest));
+                self.violations.push(format!("{name}: entry {} came after {}", entry.seq, self.newest));
             }
             self.newest = self.newest.max(entry.seq);
             match self.entries.get(&entry.seq) {
                 Some(first) if !same(first, entry) => {
-                    self.complaints.push(format!("{name}: entry {} came again as another", entry.seq));
+                    self.violations
+                        .push(format!("{name}: entry {} came again with other content", entry.seq));
                 }
                 Some(_) => {}
                 None => drop(self.entries.insert(entry.seq, entry.clone())),
@@ -55,8 +57,7 @@ impl Memory {
     }
 }
 
-/// Whether a repeated entry has the same content, or is now the erasure of a person who was forgotten
-/// meanwhile.
+/// Whether a repeated entry has the same content, or was erased meanwhile.
 fn same(first: &FeedEntry, again: &FeedEntry) -> bool {
     let without_code = |entry: &FeedEntry| {
         let mut entry = entry.clone();
@@ -81,8 +82,13 @@ pub struct Receiver {
 
 impl Receiver {
     pub fn new(name: &str, dice: Dice, trace: Trace) -> Self {
-        let memory =
-            Memory { mood: Mood::Well, dice, entries: BTreeMap::new(), newest: 0, complaints: Vec::new() };
+        let memory = Memory {
+            behaviour: Behaviour::Healthy,
+            dice,
+            entries: BTreeMap::new(),
+            newest: 0,
+            violations: Vec::new(),
+        };
         Self { name: SinkName::new(name).unwrap(), memory: Arc::new(Mutex::new(memory)), trace }
     }
 
@@ -93,39 +99,39 @@ impl Receiver {
     /// The sink of one process.
     pub fn sink(&self, dead: CancellationToken) -> Box<dyn Sink> {
         let batch_max = self.memory().dice.between(1, 6).try_into().unwrap();
-        Box::new(Line { receiver: self.clone(), dead, batch_max })
+        Box::new(ReceiverSink { receiver: self.clone(), dead, batch_max })
     }
 }
 
-struct Line {
+struct ReceiverSink {
     receiver: Receiver,
     dead: CancellationToken,
     batch_max: usize,
 }
 
 #[async_trait]
-impl Sink for Line {
+impl Sink for ReceiverSink {
     fn batch_max(&self) -> usize {
         self.batch_max
     }
 
     async fn deliver(&mut self, entries: &[FeedEntry]) -> Result<(), DeliveryError> {
         let Receiver { name, trace, .. } = &self.receiver;
-        let failed = |delivered, retry| Err(DeliveryError { delivered, retry, reason: "moody".to_owned() });
+        let failed = |delivered, retry| Err(DeliveryError { delivered, retry, reason: "flaky".to_owned() });
         let (takes, wait, answer) = {
             let mut memory = self.receiver.memory();
-            let mood = memory.mood;
+            let behaviour = memory.behaviour;
             let dice = &mut memory.dice;
             let takes = dice.index(entries.len() + 1);
             let acknowledged = dice.index(takes + 1);
             let retry = if dice.one_in(4) { Retry::After(dice.millis(0, 90_000)) } else { Retry::Backoff };
             let wait = if dice.one_in(3) { dice.millis(1, 4_000) } else { Duration::ZERO };
-            match mood {
-                Mood::Well => (entries.len(), Duration::ZERO, Ok(())),
-                Mood::Moody if dice.one_in(2) => (entries.len(), wait, Ok(())),
-                Mood::Moody => (takes, wait, failed(acknowledged, retry)),
-                Mood::Down => (0, wait, failed(0, retry)),
-                Mood::Gone => (0, Duration::ZERO, failed(0, Retry::Never)),
+            match behaviour {
+                Behaviour::Healthy => (entries.len(), Duration::ZERO, Ok(())),
+                Behaviour::Flaky if dice.one_in(2) => (entries.len(), wait, Ok(())),
+                Behaviour::Flaky => (takes, wait, failed(acknowledged, retry)),
+                Behaviour::Down => (0, wait, failed(0, retry)),
+                Behaviour::Gone => (0, Duration::ZERO, failed(0, Retry::Never)),
             }
         };
         tokio::select! {

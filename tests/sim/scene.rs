@@ -1,5 +1,5 @@
-//! The scene of a schedule: how WeCom behaves where its documents are silent, how the service is configured for it, and
-//! who takes part.
+//! The set-up of a schedule, chosen at random: how WeCom behaves where its documents are silent, the
+//! configuration of the service, and the participants.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::service::{Machine, Setup, app_name};
 use crate::time::{Dice, MachineClock, Trace, TrueTime};
 
 impl Schedule {
-    /// The scene, before anything happens.
+    /// A schedule set up from a seed, before its first step.
     pub fn new(seed: u64) -> Self {
         let mut dice = Dice::new(seed, 1);
         let time = TrueTime::begin();
@@ -30,7 +30,7 @@ impl Schedule {
         sim.add_app(app.clone());
         let setup = setup(&options, &app, &mut dice);
         let asks_existing = !dice.one_in(3);
-        let hasty = dice.one_in(2);
+        let short_waits = dice.one_in(2);
         let sealed_for_brand = options.sender.receive_id == ReceiveId::Upstream;
         trace.note(format!(
             "{:?} {:?} {:?} {:?} {:?}, {} ms, quota {:?}; {:?}; existing {asks_existing}",
@@ -53,14 +53,14 @@ impl Schedule {
             time,
             asks_existing,
             sealed_for_brand,
-            hasty,
+            short_waits,
             woke_at: Timestamp::EPOCH,
-            telling: TaskTracker::new(),
+            deliveries: TaskTracker::new(),
             events_stored: 0,
             dice,
         };
         for _ in 0..schedule.dice.between(1, 3) {
-            schedule.open_shop();
+            schedule.add_dealer();
         }
         for _ in 0..schedule.dice.between(1, 8) {
             let person = schedule.machine.sim.add_person();
@@ -69,14 +69,14 @@ impl Schedule {
                 is_fan: false,
                 forgotten: false,
                 stays_forgotten: false,
-                minted_elsewhere: Vec::new(),
+                minted_by_others: Vec::new(),
             });
         }
         schedule
     }
 }
 
-/// How WeCom behaves where its documents are silent.
+/// WeCom's behaviour where its documents are silent.
 fn options(seed: u64, dice: &mut Dice) -> Options {
     let mut options = Options {
         seed,
@@ -96,7 +96,7 @@ fn options(seed: u64, dice: &mut Dice) -> Options {
     options
 }
 
-/// How the service is configured for it.
+/// The configuration of the service, consistent with that behaviour.
 fn setup(options: &Options, app: &AppSpec, dice: &mut Dice) -> Setup {
     let token = match options.token_rule {
         TokenRule::Downstream => dice.among(&["auto", "downstream"]),

@@ -1,4 +1,4 @@
-//! What happens in one schedule, step by step as the dice fall.
+//! The random steps of one schedule.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +9,7 @@ use unionlink::clock::Clock;
 use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{By, Event, Simulator};
 
-use crate::cast::{Cast, Pair, Shop, Told};
+use crate::cast::{Cast, DealerState, EventRecord, Pair};
 use crate::service::Machine;
 use crate::time::{Dice, TrueTime, pass};
 
@@ -17,21 +17,21 @@ const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
-/// One schedule under way.
+/// A running schedule.
 pub struct Schedule {
     pub machine: Arc<Machine>,
     pub cast: Cast,
     pub time: TrueTime,
     pub asks_existing: bool,
-    /// Callbacks are sealed for the brand, and not for dealers who may not be known yet.
+    /// Callbacks are sealed for the brand, not for dealers, which the service may not know yet.
     pub sealed_for_brand: bool,
-    /// Only short times pass.
-    pub hasty: bool,
+    /// Only short waits, so that no event is older than the deduplication window.
+    pub short_waits: bool,
     /// When the machine last woke from a sleep of hours or more.
     pub woke_at: Timestamp,
-    /// What WeCom has still to tell, once more or again.
-    pub telling: TaskTracker,
-    /// Events that the service had stored when all was mended.
+    /// Callbacks that WeCom is still delivering.
+    pub deliveries: TaskTracker,
+    /// The number of events the service had stored when everything was repaired.
     pub events_stored: u64,
     pub dice: Dice,
 }
@@ -41,7 +41,7 @@ impl Schedule {
         self.machine.trace.note(what);
     }
 
-    /// Everything that happens, up to the moment when all is mended.
+    /// Runs the random steps, up to the repair.
     pub async fn play(&mut self) {
         self.machine.start().await;
         for _ in 0..self.dice.between(10, 50) {
@@ -52,8 +52,8 @@ impl Schedule {
                 self.woke_at = self.time.now();
             }
             if self.machine.running().is_none() && self.dice.one_in(2) {
-                if self.dice.one_in(8) && self.machine.clock.can_be_believed() {
-                    self.note("the machine starts anew");
+                if self.dice.one_in(8) && self.machine.clock.survives_reboot() {
+                    self.note("the machine reboots");
                     self.machine.clock.reboot();
                 }
                 self.machine.start().await;
@@ -67,7 +67,7 @@ impl Schedule {
             35..65 => self.dice.millis(1, 800),
             65..85 => self.dice.millis(800, 3_000),
             85..93 => MINUTE.mul_f64(0.1) * u32::try_from(self.dice.between(1, 100)).unwrap(),
-            _ if self.hasty => self.dice.millis(1, 3_000),
+            _ if self.short_waits => self.dice.millis(1, 3_000),
             93..98 => HOUR * u32::try_from(self.dice.between(1, 30)).unwrap(),
             _ => DAY * u32::try_from(self.dice.between(2, 95)).unwrap(),
         }
@@ -78,10 +78,10 @@ impl Schedule {
             0..28 => self.befriend(),
             28..36 => self.unfriend(),
             36..50 => self.register().await,
-            50..54 => self.mint_elsewhere(),
+            50..54 => self.mint_by_another_system(),
             54..64 => self.trouble_at_wecom(None),
             64..70 => self.trouble_with_an_id(),
-            70..74 => self.mend_wecom(),
+            70..74 => self.repair_wecom(),
             74..78 => self.trouble_at_a_receiver(),
             78..82 => self.operate_a_sink().await,
             82..84 => self.redrive().await,
@@ -89,53 +89,53 @@ impl Schedule {
             86..88 => self.set_the_clock(),
             88..90 => self.slow_disk(),
             90..93 => self.machine.kill(),
-            93..96 => self.doom(),
+            93..96 => self.plan_crash(),
             96..97 => {
                 self.note("stop");
                 self.machine.stop().await;
             }
-            97..99 => self.tokens_end(),
-            _ => self.open_shop(),
+            97..99 => self.revoke_tokens(),
+            _ => self.add_dealer(),
         }
     }
 
-    pub fn somebody(&mut self) -> usize {
+    pub fn random_person(&mut self) -> usize {
         self.dice.index(self.cast.people.len())
     }
 
-    pub fn some_shop(&mut self) -> usize {
-        self.dice.index(self.cast.shops.len())
+    pub fn random_dealer(&mut self) -> usize {
+        self.dice.index(self.cast.dealers.len())
     }
 
-    pub fn open_shop(&mut self) {
+    pub fn add_dealer(&mut self) {
         let dealer = self.machine.sim.add_dealer(&self.machine.app.corp_id, "Dealer");
-        self.cast.shops.push(Shop { dealer, was_unshared: false });
-        self.note(format!("shop d{}", self.cast.shops.len() - 1));
+        self.cast.dealers.push(DealerState { dealer, was_unshared: false });
+        self.note(format!("new dealer d{}", self.cast.dealers.len() - 1));
     }
 
-    /// A person and a dealer's member become friends, for good or by half.
+    /// A member of a dealer adds a person as a customer, or half-adds them.
     fn befriend(&mut self) {
-        let (p, d) = (self.somebody(), self.some_shop());
+        let (p, d) = (self.random_person(), self.random_dealer());
         let member = self.dice.among(&["zhangsan", "lisi", "wangwu"]);
         let state = self.dice.among(&[None, Some("poster"), Some("shelf")]);
         let half = self.dice.one_in(6);
         let (sim, corp) = (&self.machine.sim, &self.machine.app.corp_id);
-        let (person, shop) = (&self.cast.people[p].person, &self.cast.shops[d].dealer.corp_id);
+        let (person, dealer) = (&self.cast.people[p].person, &self.cast.dealers[d].dealer.corp_id);
         let begin = if half { Simulator::befriend_half } else { Simulator::befriend };
-        let friendship = begin(sim, shop, person, member, state);
+        let friendship = begin(sim, dealer, person, member, state);
         let pair = self.cast.pairs.entry((p, d)).or_insert_with(|| Pair::new(&friendship.external_userid));
-        if !half && !pair.told.iter().any(|told| told.confirmed) {
+        if !half && !pair.events.iter().any(|event| event.confirmed) {
             pair.found_by = sim.pending_ids(corp, person).pop();
             pair.befriended_at = Some(self.time.now());
         }
-        let told = Told::new(member, self.time.now().as_secs(), true, !half, state);
-        let flag = told.flag();
-        pair.told.push(told);
+        let record = EventRecord::new(member, self.time.now().as_secs(), true, !half, state);
+        let flag = record.flag();
+        pair.events.push(record);
         let what = format!("{}p{p} and d{d}'s {member} are friends", if half { "half " } else { "" });
-        self.tell(&friendship.event, &flag, &what);
+        self.deliver(&friendship.event, &flag, &what);
     }
 
-    /// One of the two has enough of the other.
+    /// A member or a customer ends their friendship.
     fn unfriend(&mut self) {
         let pairs: Vec<_> = self.cast.pairs.keys().copied().collect();
         if pairs.is_empty() {
@@ -143,18 +143,18 @@ impl Schedule {
         }
         let (p, d) = self.dice.among(&pairs);
         let by = if self.dice.one_in(2) { By::Member } else { By::Customer };
-        let (person, shop) = (&self.cast.people[p].person, &self.cast.shops[d].dealer.corp_id);
+        let (person, dealer) = (&self.cast.people[p].person, &self.cast.dealers[d].dealer.corp_id);
         let Some(pair) = self.cast.pairs.get_mut(&(p, d)) else { return };
-        let member = pair.told[self.dice.index(pair.told.len())].member.clone();
-        let event = self.machine.sim.unfriend(shop, person, &member, by);
-        let told = Told::new(&member, self.time.now().as_secs(), false, false, None);
-        let flag = told.flag();
-        pair.told.push(told);
-        self.tell(&event, &flag, &format!("p{p} and d{d}'s {member} part"));
+        let member = pair.events[self.dice.index(pair.events.len())].member.clone();
+        let event = self.machine.sim.unfriend(dealer, person, &member, by);
+        let record = EventRecord::new(&member, self.time.now().as_secs(), false, false, None);
+        let flag = record.flag();
+        pair.events.push(record);
+        self.deliver(&event, &flag, &format!("p{p} and d{d}'s {member} part"));
     }
 
-    /// WeCom tells the service: once or several times, at once or late, with a few tries or never.
-    fn tell(&mut self, event: &Event, flag: &Arc<AtomicBool>, what: &str) {
+    /// WeCom delivers a callback: once or several times, at once or late, with a few retries, or never.
+    fn deliver(&mut self, event: &Event, flag: &Arc<AtomicBool>, what: &str) {
         let copies = if self.dice.one_in(5) { self.dice.between(2, 3) } else { 1 };
         let delays: Vec<_> = (0..copies)
             .map(|_| match self.dice.below(20) {
@@ -165,11 +165,11 @@ impl Schedule {
             })
             .collect();
         let reseals = self.dice.one_in(2);
-        self.note(format!("{what}, told after {delays:?}"));
+        self.note(format!("{what}, delivered after {delays:?}"));
         for delay in delays.into_iter().flatten() {
             let (machine, event, flag, what) =
                 (self.machine.clone(), event.clone(), flag.clone(), what.to_owned());
-            self.telling.spawn(async move {
+            self.deliveries.spawn(async move {
                 const TRIES: u32 = 4;
                 tokio::time::sleep(delay).await;
                 let mut callback = machine.sim.seal(&event);

@@ -1,5 +1,5 @@
-//! The service as `app::assemble` builds it, over a memory that outlives it and without listeners: started, killed and
-//! started again.
+//! The simulated process: the service as `app::assemble` builds it, without listeners, over an in-memory
+//! store that survives a crash. It is started, stopped, killed and started again.
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -36,20 +36,21 @@ pub fn app_name() -> AppName {
     AppName::new("brand").unwrap()
 }
 
-/// What a schedule decides about the service.
+/// The set-up of the service that a schedule chooses.
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub config: Config,
-    /// Of the store in memory.
+    /// Settings of the store.
     pub settings: Settings,
 }
 
-/// The disk's moods.
+/// Faults of the disk.
 #[derive(Default)]
 pub struct Disk {
     pub slow: AtomicBool,
-    /// After so many more writes the process dies: before the last of them is made, or right after it.
-    pub fate: Mutex<Option<(u64, bool)>>,
+    /// A planned crash: the number of writes before the one it happens at, and whether it happens after that
+    /// write.
+    pub crash: Mutex<Option<(u64, bool)>>,
 }
 
 /// The machine that the service runs on.
@@ -69,7 +70,7 @@ pub struct Machine {
     pub panicked: CancellationToken,
 }
 
-/// One process.
+/// A running process.
 pub struct Service {
     pub store: Arc<EmbeddedStore>,
     pub callback_apps: Arc<CallbackApps>,
@@ -83,8 +84,8 @@ pub struct Service {
 }
 
 impl Service {
-    /// What comes of something, unless the process dies before.
-    pub async fn alive<T>(&self, what: impl Future<Output = T>) -> Option<T> {
+    /// The result of `what`, or `None` if the process dies first.
+    pub async fn unless_dead<T>(&self, what: impl Future<Output = T>) -> Option<T> {
         tokio::select! {
             biased;
             () = self.dead.cancelled() => None,
@@ -117,7 +118,7 @@ impl Machine {
         self.running.lock().unwrap().clone().filter(|service| !service.is_dead())
     }
 
-    /// Kills the process between two instructions.
+    /// Kills the process at its current await points.
     pub fn kill(&self) {
         if let Some(service) = self.running.lock().unwrap().take() {
             service.dead.cancel();
@@ -134,7 +135,7 @@ impl Machine {
                 tracker.wait().await;
             }
         };
-        let _ = service.alive(tokio::time::timeout(Duration::from_secs(10), ended)).await;
+        let _ = service.unless_dead(tokio::time::timeout(Duration::from_secs(10), ended)).await;
         service.store.close().await;
         self.kill();
     }
@@ -208,29 +209,30 @@ impl Machine {
         });
     }
 
-    /// Carries a callback to the service. The HTTP status, if there is an answer in time.
+    /// Sends a callback to the service. Returns the HTTP status, if it is answered in time.
     pub async fn post(&self, callback: &SealedCallback) -> Option<u16> {
         let service = self.running()?;
         let request = Request::post(callback.full_url())
             .header("content-type", "text/xml")
             .body(Body::from(callback.body.clone()))
             .unwrap();
-        let answered = service.alive(service.public.call(request));
+        let answered = service.unless_dead(service.public.call(request));
         let Ok(response) = tokio::time::timeout(CALLBACK_TIMEOUT, answered).await.ok()??;
         Some(response.status().as_u16())
     }
 
-    /// Asks the service for something. Nothing if none runs, or if it dies before it answers.
+    /// Makes a request to the service. `None` if it fails, if no process runs, or if it dies before it
+    /// answers.
     pub async fn ask<T, E, F>(&self, what: impl FnOnce(Arc<Service>) -> F) -> Option<T>
     where
         F: Future<Output = Result<T, E>>,
     {
         let service = self.running()?;
-        service.alive(what(service.clone())).await?.ok()
+        service.unless_dead(what(service.clone())).await?.ok()
     }
 }
 
-/// The writer's work: takes as long as a disk may, and ends in the middle of it when the process does.
+/// Steps the store's writer, with random delays, and crashes the process at a planned write.
 async fn write(
     mut writer: ManualWriter,
     mut dice: Dice,
@@ -251,21 +253,21 @@ async fn write(
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
         }
-        let fate = {
-            let mut fate = disk.fate.lock().unwrap();
-            let (now, later) = match *fate {
+        let crash = {
+            let mut planned = disk.crash.lock().unwrap();
+            let (now, later) = match *planned {
                 Some((0, after)) => (Some(after), None),
                 Some((more, after)) => (None, Some((more - 1, after))),
                 None => (None, None),
             };
-            *fate = later;
+            *planned = later;
             now
         };
-        if fate != Some(false) {
+        if crash != Some(false) {
             writer.commit();
         }
-        if let Some(after) = fate {
-            trace.note(format!("dies {} a write", if after { "after" } else { "before" }));
+        if let Some(after) = crash {
+            trace.note(format!("crash {} a write", if after { "after" } else { "before" }));
             dead.cancel();
         }
     }

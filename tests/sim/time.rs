@@ -1,4 +1,4 @@
-//! Virtual time, the two clocks that follow it, chance, and the trace of what happened when.
+//! Virtual time and the clocks that follow it, randomness from a seed, and the trace of events.
 
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -12,10 +12,10 @@ use tokio::time::Instant;
 use unionlink::clock::Clock;
 use unionlink::domain::time::{Moment, Steady, Timestamp};
 
-/// Where every schedule begins.
+/// The time at which every schedule begins.
 const START: Timestamp = Timestamp::from_secs(1_795_309_323);
 
-/// The time as it is; WeCom's clocks are right.
+/// The true time, which WeCom's clocks show.
 #[derive(Debug, Clone, Copy)]
 pub struct TrueTime(Instant);
 
@@ -35,16 +35,16 @@ impl Clock for TrueTime {
     }
 }
 
-/// The clocks of the machine that the service runs on: one on the wall, which may be set, and one that runs since the
-/// machine's start.
+/// The clocks of the machine that the service runs on: a wall clock, which may be set, and a monotonic clock
+/// since boot.
 #[derive(Debug)]
 pub struct MachineClock {
     time: TrueTime,
     skew_ms: AtomicI64,
     boot: AtomicU64,
-    /// The machine's start that the service has written down, and whether the wall clock was right then.
+    /// The boot that the service has recorded, and whether the wall clock was right then.
     noted: Mutex<(u64, bool)>,
-    /// What the wall clock showed, and the other one, when the process started.
+    /// The wall clock and the monotonic clock at the start of the process.
     process: Mutex<(Timestamp, i64)>,
 }
 
@@ -54,7 +54,7 @@ impl MachineClock {
         Self { time, skew_ms: AtomicI64::new(0), boot: AtomicU64::new(1), noted: Mutex::default(), process }
     }
 
-    /// Sets the wall clock to so much beside the truth.
+    /// Sets the offset of the wall clock from the true time.
     pub fn set(&self, skew_ms: i64) {
         self.skew_ms.store(skew_ms, Ordering::Relaxed);
     }
@@ -63,18 +63,18 @@ impl MachineClock {
         self.skew_ms.load(Ordering::Relaxed) == 0
     }
 
-    /// Whether the wall clock tells, across a start of the machine, how much time has passed: it is right now, and was
-    /// when it was written down.
-    pub fn can_be_believed(&self) -> bool {
+    /// Whether the wall clock measures the time across a reboot: it is right now, and was when the boot was
+    /// recorded.
+    pub fn survives_reboot(&self) -> bool {
         self.is_right() && self.noted.lock().unwrap().1
     }
 
-    /// The machine starts anew.
+    /// Reboots the machine.
     pub fn reboot(&self) {
         self.boot.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// The service has written down this start of the machine. Before, the wall clock is all it has to go by.
+    /// The service has recorded this boot. Until then it can rely on the wall clock only.
     pub fn noted(&self) {
         *self.noted.lock().unwrap() = (self.boot.load(Ordering::Relaxed), self.is_right());
     }
@@ -105,8 +105,8 @@ impl Clock for MachineClock {
     }
 }
 
-/// Lets time pass: the service does all there is to do meanwhile if it is short; of a long time it notices only the end,
-/// like a machine that slept.
+/// Lets time pass. The service works through a short wait; a long one is skipped at once, as by a machine
+/// asleep.
 pub async fn pass(time: Duration) {
     if time <= Duration::from_secs(3) {
         tokio::time::sleep(time).await;
@@ -116,7 +116,7 @@ pub async fn pass(time: Duration) {
     }
 }
 
-/// Chance, from a seed.
+/// Random numbers from a seed.
 pub struct Dice(StdRng);
 
 impl Dice {
@@ -149,7 +149,7 @@ impl Dice {
     }
 }
 
-/// What happened when.
+/// The trace of a schedule: what happened when.
 #[derive(Clone)]
 pub struct Trace(Arc<Written>);
 
@@ -168,8 +168,8 @@ impl Trace {
         lines.lock().unwrap().push((time.elapsed_ms(), what.into()));
     }
 
-    /// In an order that leaves open which of two things in one millisecond came first: who of those that follow the
-    /// feed is woken first is the one thing tokio draws by chance of its own.
+    /// The lines, sorted within each millisecond: the order in which tokio wakes several waiting sinks is the
+    /// one thing that does not come from the seed.
     pub fn lines(&self) -> Vec<(i64, String)> {
         let mut lines = self.0.lines.lock().unwrap().clone();
         lines.sort();

@@ -1,23 +1,23 @@
-//! What goes wrong: at WeCom, at receivers, on the machine.
+//! Faults: of WeCom, of receivers, of the machine.
 
 use std::sync::atomic::Ordering;
 
 use unionlink::simulator::{Api, Fault, Target};
 
-use crate::receiver::MOODS;
+use crate::receiver::BEHAVIOURS;
 use crate::schedule::Schedule;
 
-/// Every kind of code that WeCom has. Those about one id are not among them: see [`ITEM_CODES`].
+/// Errcodes of every class, except those about one id: see [`ITEM_CODES`].
 const CODES: [i64; 18] = [
     -1, 45_009, 45_033, 40_014, 42_001, 40_001, 48_002, 60_020, 301_002, 84_074, 670_001, 99_999, 99_999,
     99_998, 845_001, 6_000, 50_003, 41_001,
 ];
-/// Codes that blame an id, and are believed.
+/// Errcodes that blame an id.
 const ITEM_CODES: [i64; 4] = [40_096, 84_061, 40_058, 60_011];
 
 impl Schedule {
-    /// Calls fail, a few times or until somebody mends it.
-    pub fn trouble_at_wecom(&mut self, until_mended: Option<u32>) {
+    /// Calls fail, a few times or until repaired.
+    pub fn trouble_at_wecom(&mut self, until_repaired: Option<u32>) {
         let target = match self.dice.below(8) {
             0 | 1 => Target::Every,
             _ => Target::Only(self.dice.among(&[
@@ -30,11 +30,11 @@ impl Schedule {
                 Api::UnionidToExternalUserid,
             ])),
         };
-        let mut times = self.dice.among(&[Some(1), Some(1), Some(2), Some(4), Some(12), until_mended]);
+        let mut times = self.dice.among(&[Some(1), Some(1), Some(2), Some(4), Some(12), until_repaired]);
         let fault = match self.dice.below(10) {
             0..3 => Fault::Errcode(self.dice.among(&CODES)),
             3 => {
-                // More of these and WeCom is believed.
+                // Repeated, these would make the service reject the ids.
                 times = Some(1);
                 Fault::Errcode(self.dice.among(&ITEM_CODES))
             }
@@ -49,10 +49,10 @@ impl Schedule {
         self.machine.sim.inject(target, fault, times);
     }
 
-    /// Trouble that belongs to a customer, a dealer, the app or a person.
+    /// A fault of one customer, dealer or person.
     pub fn trouble_with_an_id(&mut self) {
-        let (p, d, sim) = (self.somebody(), self.some_shop(), self.machine.sim.clone());
-        let corp = self.cast.shops[d].dealer.corp_id.clone();
+        let (p, d, sim) = (self.random_person(), self.random_dealer(), self.machine.sim.clone());
+        let corp = self.cast.dealers[d].dealer.corp_id.clone();
         match self.dice.below(6) {
             0 | 1 => {
                 let Some(pair) = self.cast.pairs.get(&(p, d)) else { return };
@@ -63,12 +63,12 @@ impl Schedule {
             2 => {
                 let Some(pair) = self.cast.pairs.get(&(p, d)) else { return };
                 sim.poison(pair.external_userid.as_str());
-                self.note(format!("p{p} at d{d} is poison"));
+                self.note(format!("the id of p{p} at d{d} makes batches fail"));
             }
             3 => {
                 sim.share(&corp, false);
-                self.cast.shops[d].was_unshared = true;
-                self.note(format!("d{d} shares the app no more"));
+                self.cast.dealers[d].was_unshared = true;
+                self.note(format!("the app is no longer shared with d{d}"));
             }
             4 => {
                 let code = self.dice.among(&[48_002, 84_074, 301_002, -1]);
@@ -83,14 +83,14 @@ impl Schedule {
         }
     }
 
-    /// Everything at WeCom works again.
-    pub fn mend_wecom(&mut self) {
-        self.note("wecom is mended");
+    /// Removes every fault of WeCom.
+    pub fn repair_wecom(&mut self) {
+        self.note("wecom is repaired");
         let sim = &self.machine.sim;
         sim.clear_faults();
-        for shop in &self.cast.shops {
-            sim.share(&shop.dealer.corp_id, true);
-            sim.set_dealer_error(&shop.dealer.corp_id, None);
+        for dealer in &self.cast.dealers {
+            sim.share(&dealer.dealer.corp_id, true);
+            sim.set_dealer_error(&dealer.dealer.corp_id, None);
         }
         for somebody in &self.cast.people {
             sim.reject_person(&somebody.person, None);
@@ -100,27 +100,28 @@ impl Schedule {
         }
     }
 
-    pub fn tokens_end(&mut self) {
-        let d = self.some_shop();
+    pub fn revoke_tokens(&mut self) {
+        let d = self.random_dealer();
         let corp = match self.dice.below(2) {
             0 => self.machine.app.corp_id.clone(),
-            _ => self.cast.shops[d].dealer.corp_id.clone(),
+            _ => self.cast.dealers[d].dealer.corp_id.clone(),
         };
-        self.note("tokens end before their time");
+        self.note("tokens are revoked");
         self.machine.sim.revoke_tokens(&corp);
     }
 
     pub fn trouble_at_a_receiver(&mut self) {
-        let (receiver, mood) = (self.dice.index(self.machine.receivers.len()), self.dice.among(&MOODS));
+        let (receiver, behaviour) =
+            (self.dice.index(self.machine.receivers.len()), self.dice.among(&BEHAVIOURS));
         let receiver = &self.machine.receivers[receiver];
-        self.note(format!("{} is {mood:?}", receiver.name));
-        receiver.memory().mood = mood;
+        self.note(format!("{} is {behaviour:?}", receiver.name));
+        receiver.memory().behaviour = behaviour;
     }
 
     pub fn set_the_clock(&mut self) {
         let minutes = i64::try_from(self.dice.between(0, 180)).unwrap() - 90;
         let skew_ms = if self.dice.one_in(3) { 0 } else { minutes * 60_000 };
-        // Wrong from the machine's start on, it could not be known to be wrong.
+        // Before the boot is recorded, the service could not detect that the clock was set.
         if self.machine.clock.is_noted() {
             self.note(format!("the wall clock is {minutes} min off"));
             self.machine.clock.set(skew_ms);
@@ -133,9 +134,9 @@ impl Schedule {
         self.machine.disk.slow.store(slow, Ordering::Relaxed);
     }
 
-    /// The process will die at one of the next writes.
-    pub fn doom(&mut self) {
-        let fate = (self.dice.below(6), self.dice.one_in(2));
-        *self.machine.disk.fate.lock().unwrap() = Some(fate);
+    /// Plans a crash of the process at one of the next writes.
+    pub fn plan_crash(&mut self) {
+        let crash = (self.dice.below(6), self.dice.one_in(2));
+        *self.machine.disk.crash.lock().unwrap() = Some(crash);
     }
 }

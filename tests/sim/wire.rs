@@ -1,4 +1,4 @@
-//! The wire between the real client and the simulated platform: real requests and answers, no sockets.
+//! The transport between the real WeCom client and the simulated platform: real HTTP messages, no sockets.
 
 use std::time::Duration;
 
@@ -11,12 +11,12 @@ use tokio_util::sync::CancellationToken;
 use unionlink::simulator::InProcess;
 use unionlink::wecom::{Reply, Transport, Wire};
 
-/// As configured by default.
+/// The default of `wecom.timeout_ms`.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
 pub struct InProcessWire {
     pub api: InProcess,
-    /// Cancelled when the process at this end dies: from then on nothing is sent or received.
+    /// Cancelled when the process dies; afterwards nothing is sent or received.
     pub dead: CancellationToken,
 }
 

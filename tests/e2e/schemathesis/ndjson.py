@@ -1,4 +1,4 @@
-"""One JSON value a line, which Schemathesis cannot write by itself."""
+"""A serializer for NDJSON, which Schemathesis does not have."""
 
 import json
 

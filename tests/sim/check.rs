@@ -1,5 +1,5 @@
-//! What must be true when a schedule has come to rest, judged by what the simulated platform knows and by what was
-//! acknowledged to the outside world.
+//! The invariants that must hold at the end of a schedule, checked against the simulated platform and against
+//! what was acknowledged.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,12 +9,12 @@ use unionlink::domain::link::{ChangeType, EntryData, FeedEntry, LinkData};
 use unionlink::simulator::Api;
 use unionlink::store::{Feed, LinkBy, LinkQuery, People, Store};
 
-use crate::cast::{Pair, Somebody};
+use crate::cast::{EventRecord, Pair, Somebody};
 use crate::receiver::Receiver;
 use crate::schedule::Schedule;
 use crate::service::Service;
 
-/// Who is linked to whom, by the ids of link, person, dealer and customer.
+/// A link by its ids: link, person, dealer, customer.
 type Link = (String, String, String, String);
 
 fn link_of(data: &LinkData) -> Link {
@@ -23,24 +23,24 @@ fn link_of(data: &LinkData) -> Link {
     (link_id.clone(), text(unionid.as_str()), text(corp_id.as_str()), text(external_userid.as_str()))
 }
 
-/// One verdict over one schedule.
-pub struct Judge<'a> {
+/// The check of one schedule.
+pub struct Checker<'a> {
     schedule: &'a Schedule,
     service: &'a Service,
-    complaints: Vec<String>,
-    /// Links that had to be there, and were.
+    violations: Vec<String>,
+    /// Customers of people who were not forgotten that are linked.
     pub linked: usize,
 }
 
-impl<'a> Judge<'a> {
+impl<'a> Checker<'a> {
     pub fn new(schedule: &'a Schedule, service: &'a Service) -> Self {
-        Self { schedule, service, complaints: Vec::new(), linked: 0 }
+        Self { schedule, service, violations: Vec::new(), linked: 0 }
     }
 
-    /// Everything there is to complain about, and how many links had to be there and were.
-    pub async fn judge(mut self) -> (Vec<String>, usize) {
+    /// Returns every violation found, and the number of linked customers.
+    pub async fn check(mut self) -> (Vec<String>, usize) {
         let links = self.links().await;
-        self.everybody_is_who_they_are(&links);
+        self.links_are_true(&links);
         self.acknowledged_customers(&links).await;
         self.people().await;
         for receiver in &self.schedule.machine.receivers {
@@ -49,17 +49,17 @@ impl<'a> Judge<'a> {
         self.feed().await;
         self.events();
         self.calls().await;
-        self.complaints.extend(self.service.store.audit().unwrap());
+        self.violations.extend(self.service.store.audit().unwrap());
         let damaged = self.service.store.damaged_records();
         self.expect(damaged == 0, || format!("{damaged} damaged records"));
         let panicked = self.schedule.machine.panicked.is_cancelled();
         self.expect(!panicked, || "a task panicked".to_owned());
-        (self.complaints, self.linked)
+        (self.violations, self.linked)
     }
 
-    fn expect(&mut self, holds: bool, complaint: impl FnOnce() -> String) {
+    fn expect(&mut self, holds: bool, violation: impl FnOnce() -> String) {
         if !holds {
-            self.complaints.push(complaint());
+            self.violations.push(violation());
         }
     }
 
@@ -73,42 +73,43 @@ impl<'a> Judge<'a> {
         links
     }
 
-    /// Nobody is linked to somebody else, in the store or in anything that any receiver was told.
-    fn everybody_is_who_they_are(&mut self, links: &[LinkData]) {
+    /// Every link, in the store and at every receiver, joins two ids of one person.
+    fn links_are_true(&mut self, links: &[LinkData]) {
         let truth = self.schedule.machine.sim.truth().into_iter();
         let truth: BTreeSet<_> = truth.map(|t| (t.unionid, t.corp_id, t.external_userid)).collect();
-        let told = self.schedule.machine.receivers.iter();
-        let told: Vec<FeedEntry> = told
+        let delivered = self.schedule.machine.receivers.iter();
+        let delivered: Vec<FeedEntry> = delivered
             .flat_map(|receiver| receiver.memory().entries.values().cloned().collect::<Vec<_>>())
             .collect();
-        for data in links.iter().chain(told.iter().filter_map(|entry| entry.data.link())) {
+        for data in links.iter().chain(delivered.iter().filter_map(|entry| entry.data.link())) {
             let (_, unionid, corp_id, external_userid) = link_of(data);
             let is_true = truth.contains(&(unionid, corp_id, external_userid));
-            self.expect(is_true, || format!("a link to somebody else: {data:?}"));
+            self.expect(is_true, || format!("a link between two people: {data:?}"));
         }
     }
 
-    /// Every customer we said we know, of a fan we said we know, is linked; and followed by whom we were told.
+    /// Every acknowledged customer of an acknowledged fan is linked, with the followers of the acknowledged
+    /// events.
     async fn acknowledged_customers(&mut self, links: &[LinkData]) {
         let schedule = self.schedule;
         for ((p, d), pair) in &schedule.cast.pairs {
             let somebody = &schedule.cast.people[*p];
             let link = links.iter().find(|link| {
                 link.external_userid == pair.external_userid
-                    && link.corp_id.as_str() == schedule.cast.shops[*d].dealer.corp_id
+                    && link.corp_id.as_str() == schedule.cast.dealers[*d].dealer.corp_id
             });
             if link.is_none() && self.has_to_be_linked(somebody, pair, *d).await {
-                let complaint =
+                let violation =
                     format!("p{p} at d{d} is not linked: {}", self.known_of(somebody, pair).await);
-                self.complaints.push(complaint);
+                self.violations.push(violation);
             }
             if somebody.forgotten {
                 continue;
             }
             self.linked += usize::from(link.is_some());
-            let trace = self.service.store.person_data(pair.external_userid.as_str()).await.unwrap();
-            let told = pair.told.iter().any(crate::cast::Told::is_acknowledged);
-            self.expect(!told || !trace.contacts.is_empty(), || {
+            let data = self.service.store.person_data(pair.external_userid.as_str()).await.unwrap();
+            let acknowledged = pair.events.iter().any(EventRecord::is_acknowledged);
+            self.expect(!acknowledged || !data.contacts.is_empty(), || {
                 format!("p{p} at d{d} is not known any more")
             });
             if let (Some(link), Some(expected)) = (link, pair.followers()) {
@@ -116,13 +117,13 @@ impl<'a> Judge<'a> {
                     link.followers.iter().map(|follower| follower.user_id.as_str().to_owned()).collect();
                 followers.sort();
                 self.expect(followers == expected, || {
-                    format!("p{p} at d{d} is followed by {followers:?}, and should be by {expected:?}")
+                    format!("p{p} at d{d} has the followers {followers:?}, expected {expected:?}")
                 });
             }
         }
     }
 
-    /// What the service and WeCom know of a customer, for whoever looks into a complaint.
+    /// What the service and WeCom know of a customer, to explain a violation.
     async fn known_of(&self, somebody: &Somebody, pair: &Pair) -> String {
         let Schedule { machine, .. } = self.schedule;
         let contacts = self.service.store.person_data(pair.external_userid.as_str()).await.unwrap().contacts;
@@ -131,7 +132,7 @@ impl<'a> Judge<'a> {
         format!("found by {:?}, at WeCom {ids:?}; {contacts:?}; {fans:?}", pair.found_by)
     }
 
-    /// Whether WeCom's rules let this customer be found, and nobody asked us not to.
+    /// Whether WeCom's rules let this customer be found, and the person is a fan who was not forgotten.
     async fn has_to_be_linked(&self, somebody: &Somebody, pair: &Pair, d: usize) -> bool {
         let Schedule { machine, woke_at, .. } = self.schedule;
         let fans = self.service.store.fans(&somebody.unionid()).await.unwrap();
@@ -139,48 +140,56 @@ impl<'a> Judge<'a> {
             fans.iter().flat_map(|(_, fan)| &fan.ids).map(|id| id.pending_id.as_str()).collect();
         let we_have_it = pair.found_by.as_deref().is_some_and(|id| ours.contains(&id));
         let alive = machine.sim.pending_ids(&machine.app.corp_id, &somebody.person);
-        // Unless the machine slept before it could ask, so long that the pending id ended.
+        // Unless the machine slept before it could ask, for so long that the pending id expired.
         let in_time = pair.befriended_at >= Some(*woke_at)
             || pair.found_by.as_ref().is_some_and(|id| alive.contains(id));
         let found_by_pending_id = we_have_it && in_time;
-        // Two systems that mint for one person keep each other's pending ids from being known.
-        let kept_from_us = pair.found_by.is_some() && !we_have_it && !somebody.minted_elsewhere.is_empty();
-        // Another pending id brings the question about existing customers, which leaves out a dealer who does not share
-        // the app.
+        // Two systems that mint for one person do not know each other's pending ids.
+        let minted_by_another =
+            pair.found_by.is_some() && !we_have_it && !somebody.minted_by_others.is_empty();
+        // A new pending id leads to a query for existing customers, which omits dealers the app is not shared
+        // with.
         let minted_since =
             alive.last().is_some_and(|id| pair.found_by.as_ref() != Some(id) && ours.contains(&id.as_str()));
-        let asks_existing = self.schedule.asks_existing && !self.schedule.cast.shops[d].was_unshared;
+        let asks_existing = self.schedule.asks_existing && !self.schedule.cast.dealers[d].was_unshared;
         pair.is_known()
             && somebody.is_fan
             && !somebody.forgotten
             && !pair.given_up
-            && !kept_from_us
+            && !minted_by_another
             && (found_by_pending_id || asks_existing && minted_since)
     }
 
-    /// Fans are there and minted; who was forgotten is not there, nor linked.
+    /// Every acknowledged fan is stored and minted; a forgotten person is neither stored nor linked.
     async fn people(&mut self) {
         let now = self.schedule.machine.clock.now();
         for (p, somebody) in self.schedule.cast.people.iter().enumerate() {
             let fans = self.service.store.fans(&somebody.unionid()).await.unwrap();
             if somebody.is_fan && !somebody.forgotten {
                 let states: Vec<_> = fans.iter().map(|(_, fan)| fan.state(now)).collect();
-                self.expect(states == [FanState::Minted], || format!("p{p} is a fan who is {states:?}"));
+                self.expect(states == [FanState::Minted], || {
+                    format!("p{p} is a fan in the states {states:?}")
+                });
             }
             if somebody.stays_forgotten {
                 let query = LinkQuery { by: LinkBy::Unionid(somebody.unionid()), corp_id: None, app: None };
                 let links = self.service.store.links(&query, now).await.unwrap();
                 self.expect(fans.is_empty() && links.is_empty(), || {
-                    format!("p{p} was forgotten and is here: {} fans, {} links", fans.len(), links.len())
+                    format!(
+                        "p{p} was forgotten and is still there: {} fans, {} links",
+                        fans.len(),
+                        links.len()
+                    )
                 });
             }
         }
     }
 
-    /// A receiver has everything, in order, and can tell from it who is linked now, each once.
+    /// A receiver has every entry in order, and the links that follow from them are those in the store, each
+    /// once.
     fn receiver(&mut self, receiver: &Receiver, links: &[LinkData]) {
         let memory = receiver.memory();
-        self.complaints.extend(memory.complaints.iter().cloned());
+        self.violations.extend(memory.violations.iter().cloned());
         let head = self.service.store.counts().feed_head;
         let name = &receiver.name;
         let have: BTreeSet<u64> = memory.entries.keys().copied().collect();
@@ -189,7 +198,7 @@ impl<'a> Judge<'a> {
         let mut known: BTreeMap<String, Link> = BTreeMap::new();
         let mut ids = BTreeSet::new();
         for entry in memory.entries.values() {
-            self.expect(ids.insert(&entry.id), || format!("two entries are called {}", entry.id));
+            self.expect(ids.insert(&entry.id), || format!("two entries have the id {}", entry.id));
             match &entry.data {
                 EntryData::Link(data) => {
                     let link = link_of(data);
@@ -205,12 +214,12 @@ impl<'a> Judge<'a> {
                 EntryData::Erased(erased) => drop(known.remove(&erased.link_id)),
             }
         }
-        let told: BTreeSet<_> = known.into_values().collect();
-        let kept: BTreeSet<_> = links.iter().map(link_of).collect();
-        self.expect(told == kept, || format!("{name} was told of {told:?}, and kept are {kept:?}"));
+        let delivered: BTreeSet<_> = known.into_values().collect();
+        let stored: BTreeSet<_> = links.iter().map(link_of).collect();
+        self.expect(delivered == stored, || format!("{name} received {delivered:?}, stored are {stored:?}"));
     }
 
-    /// The feed as anybody may read it: from the oldest entry kept to the newest, without a gap.
+    /// The feed has no gap between the oldest entry kept and the newest.
     async fn feed(&mut self) {
         let (store, now) = (&self.service.store, self.schedule.machine.clock.now());
         let counts = store.counts();
@@ -220,18 +229,18 @@ impl<'a> Judge<'a> {
         self.expect(whole, || format!("the feed has gaps: {counts:?}"));
     }
 
-    /// Copies of an event are one event, as long as it is remembered. One that was quarantined, and is understood when
-    /// it comes again, counts twice.
+    /// Copies of an event are stored once, within the deduplication window. A quarantined message counts
+    /// twice if it can be classified when it is sent again.
     fn events(&mut self) {
-        let told: usize = self.schedule.cast.pairs.values().map(|pair| pair.told.len()).sum();
+        let sent: usize = self.schedule.cast.pairs.values().map(|pair| pair.events.len()).sum();
         let stored = self.schedule.events_stored;
-        let remembered = self.schedule.hasty && self.schedule.sealed_for_brand;
-        self.expect(!remembered || stored <= told as u64, || {
-            format!("of {told} events {stored} were stored")
+        let remembered = self.schedule.short_waits && self.schedule.sealed_for_brand;
+        self.expect(!remembered || stored <= sent as u64, || {
+            format!("{sent} events were sent, and {stored} stored")
         });
     }
 
-    /// No call over quota, no batch over its size, and a ledger that knows of every call.
+    /// No call exceeds a quota, no batch its size, and the quota ledger has every call.
     async fn calls(&mut self) {
         let machine = &self.schedule.machine;
         let counters = machine.sim.counters();
@@ -250,7 +259,7 @@ impl<'a> Judge<'a> {
             let enough = u64::from(noted.hour) >= made.hour
                 && u64::from(noted.day) >= made.day
                 && u64::from(noted.month) >= made.month;
-            self.expect(enough, || format!("{name}: made {made:?}, noted {noted:?}"));
+            self.expect(enough, || format!("{name}: made {made:?}, in the ledger {noted:?}"));
         }
     }
 }

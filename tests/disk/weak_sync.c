@@ -1,5 +1,6 @@
-/* Loaded before libc: an fdatasync that does what libc's sync_file_range does, as if the program had no sync of its own.
- * Data goes to the disk; neither the metadata of a grown file nor the disk's write cache is flushed. */
+/* Preloaded: an fdatasync that only does what libc's sync_file_range does, as if the service had no sync of its
+ * own. Data is written to the disk, but neither the metadata of a grown file nor the disk's write cache is
+ * flushed. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <sys/syscall.h>

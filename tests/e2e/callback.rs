@@ -1,4 +1,4 @@
-//! The callback door: every row of its table, every published vector, and the time-outs.
+//! The callback handler: every response it can give, every published test vector, its limits and time-outs.
 
 use std::fmt::Write as _;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ async fn post(world: &World, callback: &SealedCallback) -> (u16, String) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_published_vector_is_answered_as_wecom_wants_it() {
+async fn every_published_test_vector_is_answered_as_wecom_expects() {
     let vectors: Vec<Value> = serde_json::from_str(include_str!("../vectors/callback.json")).unwrap();
     let text = |vector: &Value, field: &str| vector[field].as_str().unwrap_or_default().to_owned();
     let folder = tempfile::tempdir().unwrap();
@@ -91,7 +91,7 @@ async fn every_published_vector_is_answered_as_wecom_wants_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_url_is_verified_as_the_admin_console_does() {
+async fn the_url_check_of_the_admin_console_is_answered() {
     let world = World::usual().await;
     assert!(world.wecom.verify_url(&world.corp.corp_id).await);
     let response =
@@ -129,7 +129,7 @@ async fn every_refusal_is_the_same_empty_403() {
     for forgery in [Forgery::Signature, Forgery::Cipher, Forgery::WrongKeys] {
         let statuses = world.wecom.deliver_forged(&world.corp.corp_id, forgery, 5).await;
         if forgery == Forgery::WrongKeys {
-            // Properly sealed, for somebody else: WeCom's, so acknowledged and set aside.
+            // Correctly sealed, with another token and key.
             assert!(statuses.keys().all(|status| [200, 403].contains(status)), "{statuses:?}");
         } else {
             assert_eq!(statuses, [(403, 5)].into(), "{forgery:?}");
@@ -146,7 +146,7 @@ async fn every_refusal_is_the_same_empty_403() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_json_envelope_is_taken_too() {
+async fn a_json_envelope_is_accepted_too() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     let (_, event) = world.befriend(0, &fans[0], "zhangsan");
@@ -161,7 +161,7 @@ async fn a_json_envelope_is_taken_too() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn other_paths_and_methods_do_not_exist() {
+async fn other_paths_and_methods_are_404() {
     let world = World::usual().await;
     for path in [
         "/",
@@ -195,7 +195,7 @@ async fn a_body_over_the_limit_is_413() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_for_us_or_not_understood_is_quarantined_and_can_be_redriven() {
+async fn messages_for_an_unknown_receive_id_and_malformed_ones_are_quarantined_and_can_be_redriven() {
     let mut world = World::usual().await;
     let fans = world.mint(1).await;
     let (_, event) = world.befriend(0, &fans[0], "zhangsan");
@@ -228,13 +228,17 @@ async fn what_is_not_for_us_or_not_understood_is_quarantined_and_can_be_redriven
     world.start().await;
     for redriven in [true, false] {
         let (status, answer) = redrive(&world, &rows[0]).await;
-        assert_eq!((status, &answer["redriven"]), (200, &json!(redriven)), "asked twice, done once");
+        assert_eq!(
+            (status, &answer["redriven"]),
+            (200, &json!(redriven)),
+            "redriven once, although asked twice"
+        );
     }
     world.linked(&fans[0], 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_dealers_own_id_as_receive_id_is_accepted() {
+async fn a_dealers_corp_id_is_accepted_as_receive_id() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
@@ -245,8 +249,8 @@ async fn a_dealers_own_id_as_receive_id_is_accepted() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_made_durable_is_not_acknowledged() {
-    // A full inbox: the platform's API is down, so nothing leaves it.
+async fn a_callback_that_cannot_be_made_durable_is_answered_503() {
+    // A full inbox: the platform's API is down, so no event can be settled.
     let setup = Setup { store: "inbox_events_max = 3".into(), ..Setup::default() };
     let world = World::with(setup).await;
     let fans = world.mint(4).await;
@@ -265,11 +269,11 @@ async fn what_cannot_be_made_durable_is_not_acknowledged() {
     world.deliver(&fourth).await;
     world.linked(&fans[3], 1).await;
 
-    // A disk with less space than wanted.
+    // Less free disk space than `free_mb_min`.
     let mut starved = World::usual().await;
     starved.stop().await.unwrap();
     starved.setup.store = "free_mb_min = 1000000000".into();
-    // A key twice is not TOML; the usual line goes.
+    // TOML allows a key once, so the default line is removed.
     let text = starved.configuration("127.0.0.1:0", "127.0.0.1:0").replace("free_mb_min = 1\n", "");
     let config = config::parse(&text, "test".as_ref(), &Environment::default()).unwrap();
     let stop = CancellationToken::new();
@@ -288,7 +292,7 @@ async fn what_cannot_be_made_durable_is_not_acknowledged() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn slow_heads_slow_bodies_and_idle_connections_are_cut_off() {
+async fn slow_heads_slow_bodies_and_idle_connections_are_closed() {
     let server = "header_timeout_ms = 300\nbody_timeout_ms = 300".to_owned();
     let world = World::with(Setup { server, ..Setup::default() }).await;
     let person = world.wecom.add_person();
@@ -314,7 +318,7 @@ async fn slow_heads_slow_bodies_and_idle_connections_are_cut_off() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_cannot_be_genuine_is_refused_before_its_body_is_there() {
+async fn a_request_that_cannot_be_genuine_is_refused_before_its_body_arrives() {
     let world = World::usual().await;
     let address = world.public.trim_start_matches("http://").to_owned();
     let signature = "a".repeat(40);
@@ -339,7 +343,7 @@ async fn what_cannot_be_genuine_is_refused_before_its_body_is_there() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn when_all_places_are_taken_the_one_idle_for_longest_makes_room() {
+async fn at_connections_max_the_longest_idle_connection_is_shed() {
     let server = "connections_max = 3\nheader_timeout_ms = 60000".to_owned();
     let world = World::with(Setup { server, ..Setup::default() }).await;
     let address = world.public.trim_start_matches("http://").to_owned();
@@ -361,7 +365,7 @@ async fn when_all_places_are_taken_the_one_idle_for_longest_makes_room() {
     for line in ["unionlink_connections_shed_total 2", "unionlink_connections_refused_total 0"] {
         assert!(metrics.contains(line), "{line} is not in {metrics}");
     }
-    // The others are as good as before.
+    // The remaining connections still work.
     for stream in &mut held[2..] {
         stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
         let mut rest = String::new();

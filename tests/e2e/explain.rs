@@ -1,4 +1,4 @@
-//! Why somebody is, or is not, linked: every verdict, reached as it comes about.
+//! `explain`: why a person is or is not linked. Each code is reached through the events that lead to it.
 
 use std::time::Duration;
 
@@ -13,44 +13,45 @@ fn is_chinese(text: &str) -> bool {
     text.chars().any(|c| ('\u{4e00}'..='\u{9fff}').contains(&c))
 }
 
-/// Waits until the verdict on this id has this code, and judges everything around it.
+/// Waits until the explanation of this id has this code and evidence, and checks its texts and its order.
 async fn explained(world: &World, id: &str, code: Code, evidence: &[&str]) -> Value {
-    let told = |answer: &Value| -> Vec<String> {
+    let evidence_of = |answer: &Value| -> Vec<String> {
         let items = answer["evidence"].as_array().unwrap().iter();
         items.map(|item| item["code"].as_str().unwrap().to_owned()).collect()
     };
     let (path, code) = (format!("/v1/explain/{id}"), json!(code));
-    let answer = world.until(&path, |answer| answer["code"] == code && told(answer) == evidence).await;
+    let answer = world.until(&path, |answer| answer["code"] == code && evidence_of(answer) == evidence).await;
     assert_eq!(answer["id"], json!(id));
     let en = answer["text"]["en"].as_str().unwrap();
     assert!(!en.is_empty() && !is_chinese(en), "{answer:#}");
-    let said = answer["evidence"].as_array().unwrap().iter().map(|item| &item["text"]);
-    for text in said.chain([&answer["text"]]).chain(answer["hint"].is_object().then_some(&answer["hint"])) {
+    let texts = answer["evidence"].as_array().unwrap().iter().map(|item| &item["text"]);
+    for text in texts.chain([&answer["text"]]).chain(answer["hint"].is_object().then_some(&answer["hint"])) {
         assert!(!text["en"].as_str().unwrap().is_empty(), "{answer:#}");
         assert!(is_chinese(text["zh"].as_str().unwrap()), "{answer:#}");
     }
-    // Earliest first; what has no time comes last.
+    // Earliest first; evidence without a time comes last.
     let at: Vec<_> = answer["evidence"].as_array().unwrap().iter().map(|item| item["at"].as_str()).collect();
     assert!(at.is_sorted_by_key(|at| (at.is_none(), *at)), "{answer:#}");
     answer
 }
 
-fn says<'a>(answer: &'a Value, what: &str) -> &'a str {
+/// The English text of a field.
+fn english<'a>(answer: &'a Value, what: &str) -> &'a str {
     answer[what]["en"].as_str().unwrap()
 }
 
 #[test]
-fn every_verdict_is_reached_below() {
+fn every_code_is_reached_by_a_test_below() {
     for code in Code::VARIANTS {
-        assert!(include_str!("people.rs").contains(&format!("Code::{code:?},")), "no test reaches {code:?}");
+        assert!(include_str!("explain.rs").contains(&format!("Code::{code:?},")), "no test reaches {code:?}");
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_id_nobody_heard_of_is_never_registered() {
+async fn an_unknown_id_is_never_registered() {
     let world = World::usual().await;
     let answer = explained(&world, "oINVENTEDnobody", Code::NeverRegistered, &[]).await;
-    assert!(says(&answer, "hint").contains("POST /v1/fans"));
+    assert!(english(&answer, "hint").contains("POST /v1/fans"));
     for id in ["%20", "%FF", &"x".repeat(256)] {
         let (status, text) = world.text(&format!("/v1/explain/{id}")).await;
         let wanted = if id == "%20" { 200 } else { 400 };
@@ -59,7 +60,7 @@ async fn an_id_nobody_heard_of_is_never_registered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fan_whose_turn_has_not_come_waits_for_quota_and_is_told_until_when() {
+async fn a_fan_beyond_the_quota_waits_for_it_and_the_text_says_until_when() {
     let quota = "quota = { per_hour = 5, per_day = 100, per_month = 1000 }";
     let mut setup = Setup { app: format!("existing_customers = false\n{quota}"), ..Setup::default() };
     setup.options.quota = ConversionQuota { per_hour: 5, per_day: 100, per_month: 1_000 };
@@ -68,17 +69,17 @@ async fn a_fan_whose_turn_has_not_come_waits_for_quota_and_is_told_until_when() 
     let late = world.wecom.add_person();
     world.register(std::slice::from_ref(&late)).await;
     let answer = explained(&world, &late.unionid, Code::WaitingForQuota, &["fan_registered"]).await;
-    assert!(says(&answer, "text").contains("expected by about 20"), "{answer:#}");
+    assert!(english(&answer, "text").contains("expected by about 20"), "{answer:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fan_is_parked_with_the_app_and_told_what_the_operator_has_to_do() {
+async fn minting_is_parked_while_the_circuit_breaker_is_open_and_the_text_has_the_errcode() {
     let world = World::usual().await;
     world.wecom.set_app_error(&world.corp.corp_id, Some(48_002));
     let person = world.wecom.add_person();
     world.register(std::slice::from_ref(&person)).await;
     let answer = explained(&world, &person.unionid, Code::MintingParked, &["fan_registered"]).await;
-    assert!(says(&answer, "text").contains("48002"), "{answer:#}");
+    assert!(english(&answer, "text").contains("48002"), "{answer:#}");
     world.wecom.set_app_error(&world.corp.corp_id, None);
     world.clock.skip(Duration::from_mins(10));
     let evidence = ["fan_registered", "fan_minted", "existing_asked"];
@@ -86,27 +87,27 @@ async fn a_fan_is_parked_with_the_app_and_told_what_the_operator_has_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fan_whose_ids_wecom_refuses_is_rejected_with_its_code() {
+async fn a_fan_whose_ids_wecom_refuses_is_rejected_with_the_errcode() {
     let world = World::usual().await;
     let person = world.wecom.add_person();
     world.wecom.reject_person(&person, Some(610_014));
     world.register(std::slice::from_ref(&person)).await;
     let evidence = ["fan_registered", "fan_rejected"];
     let answer = explained(&world, &person.unionid, Code::RejectedByWecom, &evidence).await;
-    assert!(says(&answer, "text").contains("610014"), "{answer:#}");
-    assert_eq!(says(&answer, "hint"), "not a valid unionid");
+    assert!(english(&answer, "text").contains("610014"), "{answer:#}");
+    assert_eq!(english(&answer, "hint"), "not a valid unionid");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_fan_whom_nobody_added_is_not_added_until_the_pending_id_has_expired() {
+async fn a_fan_no_dealer_added_is_not_added_and_after_90_days_expired() {
     let world = World::with(Setup { app: "renew = \"never\"".into(), ..Setup::default() }).await;
     let fans = world.mint(1).await;
     let evidence = &["fan_registered", "fan_minted", "existing_asked"];
     let answer = explained(&world, &fans[0].unionid, Code::NotAdded, evidence).await;
-    assert!(says(&answer, "hint").contains("external_userid"), "{answer:#}");
+    assert!(english(&answer, "hint").contains("external_userid"), "{answer:#}");
     world.clock.skip(Duration::from_hours(91 * 24));
     let answer = explained(&world, &fans[0].unionid, Code::Expired, evidence).await;
-    assert!(says(&answer, "hint").contains("renew"), "{answer:#}");
+    assert!(english(&answer, "hint").contains("renew"), "{answer:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -116,7 +117,7 @@ async fn a_customer_who_is_no_fan_has_no_pending_id() {
     let customer = world.add(0, &stranger, "zhangsan").await;
     let evidence = ["contact_seen", "contact_asked"];
     let answer = explained(&world, &customer, Code::NoPendingId, &evidence).await;
-    assert!(says(&answer, "hint").contains("asked again at 20"), "{answer:#}");
+    assert!(english(&answer, "hint").contains("asked again at 20"), "{answer:#}");
     // The brand's side of the same person.
     explained(&world, &stranger.unionid, Code::NeverRegistered, &[]).await;
 }
@@ -133,52 +134,54 @@ async fn a_pending_id_that_another_installation_obtained_is_unknown() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_customer_of_a_dealer_at_fault_is_parked_with_the_dealer() {
+async fn a_customer_is_dealer_parked_while_the_dealers_circuit_breaker_is_open() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     let dealer = world.dealers[0].corp_id.clone();
     world.wecom.set_dealer_error(&dealer, Some(84_074));
     let customer = world.add(0, &fans[0], "zhangsan").await;
     let answer = explained(&world, &customer, Code::DealerParked, &["event_waiting"]).await;
-    assert!(says(&answer, "text").contains("84074") && says(&answer, "text").contains("tried again at 20"));
-    assert!(says(&answer, "hint").contains("企业客户权限"), "{answer:#}");
+    assert!(
+        english(&answer, "text").contains("84074") && english(&answer, "text").contains("tried again at 20")
+    );
+    assert!(english(&answer, "hint").contains("企业客户权限"), "{answer:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_message_sealed_for_somebody_else_is_quarantined() {
+async fn a_message_for_an_unknown_receive_id_is_quarantined() {
     let world = World::usual().await;
     let (customer, event) = world.befriend(0, &world.wecom.add_person(), "zhangsan");
     assert!(world.wecom.post(&world.wecom.seal_with(&event, "wwSTRAY")).await.acknowledged);
     let answer = explained(&world, &customer, Code::EventQuarantined, &["event_quarantined"]).await;
-    assert!(says(&answer, "text").contains("evt_1"), "{answer:#}");
-    assert!(says(&answer, "hint").contains("accept_receive_ids"), "{answer:#}");
+    assert!(english(&answer, "text").contains("evt_1"), "{answer:#}");
+    assert!(english(&answer, "hint").contains("accept_receive_ids"), "{answer:#}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_that_was_given_up_is_dead_and_the_hint_is_the_command() {
+async fn a_dead_letter_is_event_dead_and_the_hint_is_the_redrive_command() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     let (customer, event) = world.befriend(0, &fans[0], "zhangsan");
     world.wecom.poison(&customer);
     world.deliver(&event).await;
     let answer = explained(&world, &customer, Code::EventDead, &["event_dead"]).await;
-    assert!(says(&answer, "hint").ends_with("unionlink events redrive evt_1"), "{answer:#}");
+    assert!(english(&answer, "hint").ends_with("unionlink events redrive evt_1"), "{answer:#}");
     assert!(answer["hint"]["zh"].as_str().unwrap().ends_with("unionlink events redrive evt_1"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_event_under_way_is_waiting() {
+async fn an_event_in_progress_is_event_waiting() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     world.wecom.inject(Api::ExternalUseridToPendingId, Fault::Latency(3_000), Some(1));
     let customer = world.add(0, &fans[0], "zhangsan").await;
     let answer = explained(&world, &customer, Code::EventWaiting, &["event_waiting"]).await;
-    assert_eq!(answer["hint"], Value::Null, "there is nothing to do");
+    assert_eq!(answer["hint"], Value::Null, "no action is needed");
     world.linked(&fans[0], 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_linked_person_is_linked_from_either_side_and_the_same_story_is_told() {
+async fn a_linked_person_is_linked_under_either_id_with_the_same_evidence() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     let first = world.add(0, &fans[0], "zhangsan").await;
@@ -188,7 +191,7 @@ async fn a_linked_person_is_linked_from_either_side_and_the_same_story_is_told()
     let of_one =
         ["fan_registered", "fan_minted", "existing_asked", "contact_seen", "linked", "contact_resolved"];
     let answer = explained(&world, &first, Code::Linked, &of_one).await;
-    assert!(says(&answer, "text").contains(&world.dealers[0].corp_id), "{answer:#}");
+    assert!(english(&answer, "text").contains(&world.dealers[0].corp_id), "{answer:#}");
     let answer = explained(
         &world,
         &fans[0].unionid,
@@ -206,12 +209,12 @@ async fn a_linked_person_is_linked_from_either_side_and_the_same_story_is_told()
         ],
     )
     .await;
-    assert!(says(&answer, "text").ends_with("and of 1 more"), "{answer:#}");
+    assert!(english(&answer, "text").ends_with("and of 1 more"), "{answer:#}");
     assert_eq!(answer["hint"], Value::Null);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_link_that_a_sink_has_not_got_is_behind_it() {
+async fn a_link_not_yet_delivered_to_a_sink_is_sink_behind() {
     let folder = tempfile::tempdir().unwrap();
     let sink = format!("[[sinks]]\nname = \"archive\"\nkind = \"file\"\npath = {:?}", folder.path());
     let world = World::with(Setup { app: sink, ..Setup::default() }).await;
@@ -224,15 +227,15 @@ async fn a_link_that_a_sink_has_not_got_is_behind_it() {
     assert_eq!(world.post("/v1/sinks/archive/pause", &json!({})).await.0, 200);
     world.add(0, &fans[1], "zhangsan").await;
     let answer = explained(&world, &fans[1].unionid, Code::SinkBehind, evidence).await;
-    assert!(says(&answer, "text").contains("archive is 1 entry"), "{answer:#}");
-    // What the sink has is not behind, whatever came later.
+    assert!(english(&answer, "text").contains("archive is 1 entry"), "{answer:#}");
+    // A delivered link is not behind, whatever else the sink still lacks.
     explained(&world, &fans[0].unionid, Code::Linked, evidence).await;
     assert_eq!(world.post("/v1/sinks/archive/resume", &json!({})).await.0, 200);
     explained(&world, &fans[1].unionid, Code::Linked, evidence).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_forgotten_person_is_forgotten_until_registered_anew() {
+async fn a_forgotten_person_is_forgotten_until_registered_again() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     let customer = world.add(0, &fans[0], "zhangsan").await;
@@ -247,20 +250,20 @@ async fn a_forgotten_person_is_forgotten_until_registered_anew() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_command_tells_the_verdict_in_the_language_it_is_asked_for() {
+async fn the_command_prints_the_explanation_in_the_requested_language() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     let customer = world.add(0, &fans[0], "zhangsan").await;
     world.linked(&fans[0], 1).await;
     let answer = world.get(&format!("/v1/explain/{customer}")).await;
-    let (en, zh) = (says(&answer, "text"), answer["text"]["zh"].as_str().unwrap());
-    for (lang, english, chinese) in
+    let (en, zh) = (english(&answer, "text"), answer["text"]["zh"].as_str().unwrap());
+    for (lang, has_english, has_chinese) in
         [(&[][..], true, true), (&["--lang", "en"], true, false), (&["--lang", "zh"], false, true)]
     {
         let ran = world.unionlink(&[&["explain", customer.as_str()], lang].concat()).await;
         assert_eq!((ran.code, ran.stderr.as_str()), (0, ""), "{ran:?}");
         assert!(ran.stdout.starts_with(&format!("{customer}: linked\n")), "{ran:?}");
-        assert_eq!((ran.stdout.contains(en), ran.stdout.contains(zh)), (english, chinese), "{ran:?}");
+        assert_eq!((ran.stdout.contains(en), ran.stdout.contains(zh)), (has_english, has_chinese), "{ran:?}");
     }
     let ran = world.unionlink(&["explain", &fans[0].unionid, "--json"]).await;
     assert_eq!((ran.code, &ran.json()["code"]), (0, &json!("linked")));

@@ -1,4 +1,5 @@
-//! The end of a schedule: everything works again, operators do their part, and time passes until nothing is left to do.
+//! The end of a schedule: every fault is repaired, operators intervene, and time passes until nothing is left
+//! to do.
 
 use std::time::Duration;
 
@@ -6,50 +7,52 @@ use unionlink::clock::Clock;
 use unionlink::domain::fan::{Existing, Mint, Priority};
 use unionlink::store::{CursorState, Feed, People, Store};
 
-use crate::receiver::Mood;
+use crate::receiver::Behaviour;
 use crate::schedule::Schedule;
 use crate::time::pass;
 
-/// How long is slept at a time, in seconds: enough for every wait that the service has, and for budgets to come back.
-const NAPS_SECS: [u64; 15] =
+/// The first waits, in seconds: together enough for every timer of the service and for quotas to recover.
+const WAITS_SECS: [u64; 15] =
     [5, 30, 90, 120, 300, 700, 1_900, 3_700, 3_700, 7_200, 21_700, 86_500, 86_500, 259_300, 3_700];
-/// And then so many times a day: less than the life of a pending id, whose renewal would mend too much.
+/// The number of further waits of a day: together less than the life of a pending id, whose renewal would
+/// hide errors.
 const DAYS: usize = 45;
 const DAY_SECS: u64 = 86_500;
 
 impl Schedule {
-    /// Mends everything and waits for the end. What is still to be done then, if anything.
+    /// Repairs everything and waits until nothing is left to do. Returns what still is at the end, if
+    /// anything.
     pub async fn come_to_rest(&mut self) -> Option<String> {
-        self.note("all is mended");
-        self.mend_wecom();
+        self.note("everything is repaired");
+        self.repair_wecom();
         self.machine.sim.configure(|options| options.latency_ms = 0);
         self.machine.clock.set(0);
         self.machine.disk.slow.store(false, std::sync::atomic::Ordering::Relaxed);
-        *self.machine.disk.fate.lock().unwrap() = None;
+        *self.machine.disk.crash.lock().unwrap() = None;
         for receiver in &self.machine.receivers {
-            receiver.memory().mood = Mood::Well;
+            receiver.memory().behaviour = Behaviour::Healthy;
         }
         self.machine.start().await;
-        // The last trouble passes by itself.
+        // One last fault that ends by itself.
         self.trouble_at_wecom(Some(6));
-        self.note_who_was_given_up().await;
+        self.record_given_up().await;
         let mut left = None;
-        for nap in NAPS_SECS.into_iter().chain(std::iter::repeat_n(DAY_SECS, DAYS)) {
+        for wait in WAITS_SECS.into_iter().chain(std::iter::repeat_n(DAY_SECS, DAYS)) {
             pass(Duration::from_millis(2_500)).await;
-            let cared = self.care().await;
+            let intervened = self.intervene().await;
             pass(Duration::from_millis(1_200)).await;
-            left = self.left().await.or(cared);
+            left = self.left().await.or(intervened);
             if left.is_none() {
                 break;
             }
-            pass(Duration::from_secs(nap)).await;
+            pass(Duration::from_secs(wait)).await;
         }
         left
     }
 
-    /// What an operator does who looks after things: resumes sinks, redrives dead letters, and registers again whom
-    /// WeCom refused. Of whom, if of anybody.
-    async fn care(&mut self) -> Option<String> {
+    /// Does what an operator would: resumes sinks, redrives failed events, and registers rejected fans again.
+    /// Returns a description, if there was anything to do.
+    async fn intervene(&mut self) -> Option<String> {
         let service = self.machine.running()?;
         for receiver in &self.machine.receivers {
             let cursor = service.store.cursor(&receiver.name).await.unwrap();
@@ -59,8 +62,8 @@ impl Schedule {
             }
         }
         let counts = service.store.counts();
-        let set_aside = counts.dead + counts.quarantined;
-        if set_aside > 0 {
+        let failed = counts.dead + counts.quarantined;
+        if failed > 0 {
             self.redrive().await;
         }
         let mut refused = Vec::new();
@@ -74,15 +77,15 @@ impl Schedule {
         if !refused.is_empty() {
             self.register_all(&refused, Priority::Live).await;
         }
-        let cared = set_aside > 0 || !refused.is_empty();
-        cared.then(|| format!("{set_aside} were redriven and {refused:?} registered again"))
+        let intervened = failed > 0 || !refused.is_empty();
+        intervened.then(|| format!("{failed} events were redriven and {refused:?} registered again"))
     }
 
-    /// What there is still to do.
+    /// What is still left to do, if anything.
     async fn left(&self) -> Option<String> {
         let Some(service) = self.machine.running() else { return Some("no process".to_owned()) };
-        if !self.telling.is_empty() {
-            return Some(format!("{} messages of WeCom are on their way", self.telling.len()));
+        if !self.deliveries.is_empty() {
+            return Some(format!("{} callbacks are still being delivered", self.deliveries.len()));
         }
         let store = &service.store;
         let counts = store.counts();
@@ -103,7 +106,7 @@ impl Schedule {
         for somebody in &self.cast.people {
             let fans = store.fans(&somebody.unionid()).await.unwrap();
             if let Some((_, due)) = fans.iter().find(|(_, fan)| fan.review_at().is_some_and(|at| at <= now)) {
-                return Some(format!("{due:?} is to be looked at"));
+                return Some(format!("{due:?} is due for review"));
             }
         }
         for receiver in &self.machine.receivers {
@@ -115,9 +118,9 @@ impl Schedule {
         None
     }
 
-    /// Customers whom WeCom was asked about often enough while it had nothing to say: only a fan who is registered
-    /// anew still finds them.
-    async fn note_who_was_given_up(&mut self) {
+    /// Records the customers that the service no longer asks about: only registering the fan again still
+    /// links them.
+    async fn record_given_up(&mut self) {
         let Some(service) = self.machine.running() else { return };
         for pair in self.cast.pairs.values_mut() {
             let trace = service.store.person_data(pair.external_userid.as_str()).await.unwrap();
