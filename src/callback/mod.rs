@@ -1,15 +1,14 @@
-//! WeCom's callback wire format, without any I/O: bytes in, verified message out. Documents 90930, 90238 and
-//! 90968.
+//! WeCom's callback format (documents 90930, 90238 and 90968): bytes in, verified message out, without I/O.
 //!
 //! ```text
-//! query + body ──envelope──▶ encrypted text ──signature──▶ ──decrypt──▶ VerifiedMessage
+//! query + body ──envelope──▶ encrypted text ──signature, then cipher──▶ VerifiedMessage
 //! ```
 //!
 //! [`verify`] (a callback, POST) and [`verify_echo`] (the URL check, GET) are the only ways to a
-//! [`VerifiedMessage`], so unverified input cannot be acted upon. Nothing outside this module sees ciphertext
-//! or the AES key. No input, signed or not, panics.
+//! [`VerifiedMessage`], so unverified input cannot be acted upon. Nothing outside this module decrypts. No
+//! input, signed or not, causes a panic.
 //!
-//! Deliberately absent: what a message means (see [`crate::intake`]).
+//! Deliberately absent: what a message means ([`crate::intake`]).
 
 mod cipher;
 mod envelope;
@@ -37,13 +36,13 @@ pub struct Keys {
 }
 
 impl Keys {
-    /// The pair from the app's 接收消息 page in the admin console.
+    /// The token and the key that WeCom's admin console shows on the app's 接收消息 page.
     #[must_use]
     pub const fn new(token: SecretString, aes_key: AesKey) -> Self {
         Self { token, aes_key }
     }
 
-    /// Checks the signature, then decrypts.
+    /// Checks the signature of `encrypted`, then decrypts it.
     fn open(&self, query: &Query<'_>, encrypted: &str) -> Result<VerifiedMessage, Refusal> {
         let Query { msg_signature, timestamp, nonce, .. } = query;
         let expected = sign(self.token.expose_secret(), timestamp, nonce, encrypted);
@@ -58,7 +57,7 @@ impl Keys {
 /// envelope; the envelope's other fields are not authenticated and are ignored.
 ///
 /// # Errors
-/// The [`Refusal`] of the first check that fails; the cheapest checks come first.
+/// The [`Refusal`] of the first check that fails: envelope, signature, then content.
 pub fn verify(query: &Query<'_>, body: &[u8], keys: &Keys) -> Result<VerifiedMessage, Refusal> {
     let encrypted = envelope::encrypted(body).ok_or(Refusal::Envelope)?;
     keys.open(query, &encrypted)

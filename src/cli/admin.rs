@@ -1,5 +1,5 @@
-//! A client of a running service's admin API, and the options that say where it is. Error answers become
-//! messages with hints.
+//! A client of a running service's admin API, and the options that say where the service is. Error answers
+//! become messages with hints.
 //!
 //! Deliberately absent: retries. Callers that can wait retry on their own schedule.
 
@@ -17,11 +17,11 @@ use super::config_file::ConfigFile;
 use crate::config::{self, AdminAccess, Environment};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a whole answer. Writes are durable before they are answered, which takes long on a busy disk.
+/// Until an answer is complete. A write is answered when it is durable, which takes long on a busy disk.
 pub(super) const TIMEOUT: Duration = Duration::from_mins(1);
-/// For an answer that may require reading the whole store.
+/// The same, where the service may have to read its whole store.
 pub(super) const LONG_TIMEOUT: Duration = Duration::from_mins(15);
-/// More than a page of a thousand events.
+/// The most that is read of an answer; a page of a thousand events is smaller.
 const ANSWER_BYTES_MAX: usize = 16 << 20;
 
 /// Which service a command talks to.
@@ -47,7 +47,7 @@ impl ServiceArgs {
         })
     }
 
-    /// Its admin API.
+    /// A client of the service's admin API.
     pub(super) fn api(&self) -> anyhow::Result<AdminApi> {
         AdminApi::new(&self.access(&Environment::of_process())?)
     }
@@ -77,8 +77,8 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    /// Parses an error answer; the default if it is not one of the admin API.
-    pub(super) fn of(body: &[u8]) -> Self {
+    /// Parses the body of an error answer; empty if it is not one of the admin API.
+    pub(super) fn parse(body: &[u8]) -> Self {
         serde_json::from_slice(body).unwrap_or_default()
     }
 }
@@ -89,16 +89,18 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
-/// The client.
+/// A client of one service's admin API.
 pub(super) struct AdminApi {
     http: reqwest::Client,
+    /// As given, for messages.
     pub(super) base_url: String,
+    /// The same, parsed.
     base: Url,
 }
 
 impl AdminApi {
     pub(super) fn new(access: &AdminAccess) -> anyhow::Result<Self> {
-        // Fails only if the same provider is installed already.
+        // Fails only if a provider is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = HeaderMap::new();
         if let Some(token) = &access.token {
@@ -125,9 +127,9 @@ impl AdminApi {
     }
 
     /// The URL of `path`, whose segments are percent-encoded. Parameters without a value are left out.
-    pub(super) fn address(&self, path: &[&str], parameters: &[(&str, Option<&str>)]) -> Url {
+    pub(super) fn url(&self, path: &[&str], parameters: &[(&str, Option<&str>)]) -> Url {
         let mut url = self.base.clone();
-        // Fails only for URLs that cannot have a path, which are not accepted.
+        // Fails only for a URL that cannot have a path; one with http or https can.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().extend(path);
         }
@@ -151,11 +153,11 @@ impl AdminApi {
     pub(super) async fn send(&self, request: RequestBuilder) -> anyhow::Result<Answer> {
         let response = request.send().await.map_err(|error| self.unreachable(&error))?;
         let status = response.status();
-        let body = read(response).await.map_err(|error| self.unreachable(&error))?;
+        let body = read_body(response).await.map_err(|error| self.unreachable(&error))?;
         Ok(Answer { status, body })
     }
 
-    /// The body of a successful GET.
+    /// Sends a GET. Returns the body of the answer; an error unless its status is 200.
     pub(super) async fn get(&self, url: Url) -> anyhow::Result<Vec<u8>> {
         self.success(self.send(self.request(Method::GET, url).timeout(TIMEOUT)).await?)
     }
@@ -182,7 +184,7 @@ impl AdminApi {
                 self.base_url
             );
         }
-        match Problem::of(body) {
+        match Problem::parse(body) {
             Problem { detail, .. } if detail.is_empty() => self.unexpected_answer(status),
             Problem { detail, hint } => {
                 let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
@@ -191,7 +193,7 @@ impl AdminApi {
         }
     }
 
-    /// The error for an answer that is not unionlink's.
+    /// The error for an answer that unionlink does not give: most likely another service is there.
     pub(super) fn unexpected_answer(&self, status: StatusCode) -> anyhow::Error {
         anyhow::anyhow!(
             "{} answered {status}, but not as unionlink does\nhint: is it the admin listener's address? see \
@@ -215,8 +217,8 @@ impl AdminApi {
     }
 }
 
-/// Reads a body up to [`ANSWER_BYTES_MAX`]; what exceeds it is dropped.
-pub(super) async fn read(mut response: Response) -> reqwest::Result<Vec<u8>> {
+/// Reads a body, but not beyond [`ANSWER_BYTES_MAX`].
+pub(super) async fn read_body(mut response: Response) -> reqwest::Result<Vec<u8>> {
     let mut answer = Vec::new();
     while let Some(chunk) = response.chunk().await? {
         if answer.len() + chunk.len() > ANSWER_BYTES_MAX {
@@ -227,17 +229,14 @@ pub(super) async fn read(mut response: Response) -> reqwest::Result<Vec<u8>> {
     Ok(answer)
 }
 
-/// The root cause of a failed request, in a few words.
+/// The root cause of a failed request, in a few words. Never the text of `error` itself, which has the URL.
 pub(super) fn failure_reason(error: &reqwest::Error) -> String {
-    let mut root: &dyn std::error::Error = error;
+    if error.is_timeout() {
+        return "no answer in time".to_owned();
+    }
+    let Some(mut root) = error.source() else { return "the connection failed".to_owned() };
     while let Some(source) = root.source() {
         root = source;
     }
-    if error.is_timeout() {
-        "no answer in time".to_owned()
-    } else if error.source().is_some() {
-        root.to_string()
-    } else {
-        "the connection failed".to_owned()
-    }
+    root.to_string()
 }

@@ -14,7 +14,7 @@ use crate::domain::ids::ExternalUserid;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Explain {
-    // A unionid has the same form. Copied ids often have spaces around them.
+    // Every unionid is valid as an `ExternalUserid`, too. Copied ids often have spaces around them.
     #[arg(
         value_name = "ID",
         help = "A unionid or external_userid",
@@ -69,7 +69,7 @@ impl Explain {
     }
 
     pub(super) async fn run_with(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
-        let body = api.get(api.address(&["v1", "explain", self.id.as_str()], &[])).await?;
+        let body = api.get(api.url(&["v1", "explain", self.id.as_str()], &[])).await?;
         let Explanation { id, code, text, hint, evidence } = api.parsed(&body)?;
         if self.json {
             out.print_answer(&body)?;
@@ -86,7 +86,7 @@ impl Explain {
         }
         for Evidence { at, text } in &evidence {
             let at = plain(at.as_deref().unwrap_or("-"));
-            // The time is printed before the first language only.
+            // With both languages, the time is printed before the first only.
             let labels = [at.as_str(), ""];
             let texts = self.lang.lines(text);
             lines.extend(labels.iter().zip(&texts).map(|(label, line)| format!("  {label:<24}  {line}")));

@@ -73,7 +73,7 @@ impl Forget {
         {
             person.extend(value.map(|value| (name.to_owned(), json!(value))));
         }
-        let request = api.request(Method::POST, api.address(&["v1", "forget"], &[])).timeout(LONG_TIMEOUT);
+        let request = api.request(Method::POST, api.url(&["v1", "forget"], &[])).timeout(LONG_TIMEOUT);
         let body = api.success(api.send(request.json(&person)).await?)?;
         let receipt: Receipt = api.parsed(&body)?;
         if self.json {

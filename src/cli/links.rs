@@ -160,7 +160,7 @@ impl Export {
 
     async fn begin(&self, api: &AdminApi) -> anyhow::Result<Response> {
         let [since, until] = [self.since, self.until].map(|time| time.map(|time| time.to_string()));
-        let url = api.address(
+        let url = api.url(
             &["v1", "links", "export"],
             &[
                 ("format", Some(if self.is_csv() { "csv" } else { "ndjson" })),
@@ -179,7 +179,7 @@ impl Export {
         match response.status() {
             StatusCode::OK => Ok(response),
             status => {
-                let body = admin::read(response).await.map_err(|error| api.unreachable(&error))?;
+                let body = admin::read_body(response).await.map_err(|error| api.unreachable(&error))?;
                 Err(api.refusal(status, &body))
             }
         }

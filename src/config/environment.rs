@@ -1,18 +1,24 @@
-//! The environment of the process, which is read nowhere else. Its `UNIONLINK__SECTION__KEY` variables
-//! override keys of the configuration file.
+//! The environment of the process, read only here except for `UNIONLINK_CONFIG`, which clap reads. Variables
+//! `UNIONLINK__SECTION__KEY` override keys of the configuration file.
 //!
-//! Deliberately absent: variables that secrets refer to by name; `secret` looks those up.
+//! Deliberately absent: secrets that name a variable (`secret`).
 
 use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
-/// Environment variables; a value, so that tests bring their own.
+/// Environment variables: those of the process, or others in tests.
 #[derive(Debug, Clone, Default)]
 pub struct Environment(BTreeMap<String, String>);
 
-/// One part of a variable's name, and its value if it is the index of a list item.
-type Part = (Option<usize>, String);
+/// One part of a variable's name, such as `APPS` or `0`. The order of parts is numeric for indices.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct Part {
+    /// If the part is a number: the index of a list item.
+    index: Option<usize>,
+    /// The part, in lower case.
+    key: String,
+}
 
 impl Environment {
     /// The variables of the process, except those that are not Unicode.
@@ -27,8 +33,8 @@ impl Environment {
         self.0.get(name).map(String::as_str)
     }
 
-    /// Overrides keys of `table`, or only those of the section `only`. Returns the text of each variable, by
-    /// key, and the names of those variables that do not fit into the configuration.
+    /// Overrides keys of `table`, or only those of the section `only`. Returns the text of each variable by
+    /// the key that it set, and the names of the variables that do not name a possible key.
     pub(super) fn overlay(
         &self,
         table: &mut Table,
@@ -36,11 +42,12 @@ impl Environment {
     ) -> (BTreeMap<String, String>, Vec<String>) {
         let ours = self.0.iter().filter_map(|(name, text)| {
             let path = name.strip_prefix("UNIONLINK__")?.to_ascii_lowercase();
-            let parts = path.split("__").map(|part| (part.parse().ok(), part.to_owned()));
+            let parts = path.split("__").map(|part| Part { index: part.parse().ok(), key: part.to_owned() });
             Some((parts.collect::<Vec<Part>>(), name, text))
         });
-        let mut ours: Vec<_> = ours.filter(|(path, ..)| only.is_none_or(|only| path[0].1 == only)).collect();
-        // Item 2 of a list comes before item 10.
+        let mut ours: Vec<_> =
+            ours.filter(|(path, ..)| only.is_none_or(|only| path[0].key == only)).collect();
+        // Item 2 of a list before item 10: an item is appended only after those before it.
         ours.sort();
         let (mut texts, mut misplaced) = (BTreeMap::new(), Vec::new());
         for (path, name, text) in ours {
@@ -62,20 +69,20 @@ impl FromIterator<(String, String)> for Environment {
     }
 }
 
-/// Stores a value at a path; creates missing tables and the next list item on the way. Returns the key as
-/// problems name it, or `None` if the path does not fit into the table.
+/// Stores a value at a path; creates missing tables on the way, and the next item of a list. Returns the full
+/// key, such as `apps[0].secret`, or `None` if the path does not fit into the table.
 fn put(table: &mut Table, path: &[Part], value: Value) -> Option<String> {
-    let ((_, key), rest) = path.split_first().filter(|((_, key), _)| !key.is_empty())?;
+    let (Part { key, .. }, rest) = path.split_first().filter(|(part, _)| !part.key.is_empty())?;
     match rest {
         [] => {
-            // A secret has one source, and the environment's replaces the file's.
+            // In the table of a secret. It has one source: the environment's replaces the file's.
             if is_source(key) && table.keys().all(|key| is_source(key)) {
                 table.clear();
             }
             table.insert(key.clone(), value);
             Some(key.clone())
         }
-        [(Some(index), _), inner @ ..] if !inner.is_empty() => {
+        [Part { index: Some(index), .. }, inner @ ..] if !inner.is_empty() => {
             let items = table.entry(key).or_insert_with(|| Value::Array(Vec::new())).as_array_mut()?;
             if *index == items.len() {
                 items.push(Value::Table(Table::new()));
@@ -85,8 +92,8 @@ fn put(table: &mut Table, path: &[Part], value: Value) -> Option<String> {
         }
         rest => {
             let place = table.entry(key).or_insert_with(|| Value::Table(Table::new()));
-            if !place.is_table() && matches!(rest, [(_, key)] if is_source(key)) {
-                // The same for a secret that the file holds as plain text.
+            if !place.is_table() && matches!(rest, [part] if is_source(&part.key)) {
+                // A secret that the file has as plain text is replaced, too.
                 *place = Value::Table(Table::new());
             }
             let inner = put(place.as_table_mut()?, rest, value)?;

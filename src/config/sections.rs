@@ -1,6 +1,6 @@
 //! The tables of the configuration except `[[sinks]]`: their keys, and which values are valid.
 //!
-//! Deliberately absent: what the keys mean and what they default to. `config/default.toml` says both.
+//! Deliberately absent: the keys' meanings and defaults, which are in `config/default.toml`.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -49,12 +49,13 @@ fn listen(section: &mut Section<'_>) -> Option<SocketAddr> {
     })
 }
 
-/// `[admin]`: the private listener. Its host names are in lower case.
+/// `[admin]`: the private listener.
 #[derive(Debug, Clone, Serialize)]
 pub struct Admin {
     pub(crate) listen: SocketAddr,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) token: Option<Secret>,
+    /// In lower case.
     pub(crate) hosts: Vec<String>,
 }
 
@@ -80,8 +81,8 @@ impl Admin {
 }
 
 fn is_host_name(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(plain);
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(is_allowed);
     text.len() <= 253 && text.split('.').all(is_label)
 }
 
@@ -119,9 +120,10 @@ impl Store {
     }
 }
 
-/// `[wecom]`: how WeCom is reached. Its base address has no slash at the end.
+/// `[wecom]`: how WeCom is reached.
 #[derive(Debug, Clone, Serialize)]
 pub struct Wecom {
+    /// Without a slash at the end.
     pub(crate) api_base: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) proxy: Option<Address>,
@@ -142,7 +144,7 @@ impl Wecom {
             api_base: api_base.0.as_str().trim_end_matches('/').to_owned(),
             proxy,
             connect_timeout_ms: section.number("connect_timeout_ms", 10..=10_000)?,
-            // The quota ledger relies on every call being over by then.
+            // At most `quota::FLIGHT_MS`: the ledger relies on WeCom having counted every call by then.
             timeout_ms: section.number("timeout_ms", 10..=10_000)?,
             calls_max: section.number("calls_max", 1..=1_000)?,
         })
@@ -162,7 +164,7 @@ impl Log {
     }
 }
 
-/// One of `[[apps]]`: an app of the brand. Its AES key is valid.
+/// One of `[[apps]]`: an app of the brand.
 #[derive(Debug, Clone, Serialize)]
 pub struct App {
     pub(crate) name: AppName,
@@ -170,6 +172,7 @@ pub struct App {
     pub(crate) agent_id: i64,
     pub(crate) secret: Secret,
     pub(crate) callback_token: Secret,
+    /// Valid: [`AesKey::decode`] accepts it.
     pub(crate) encoding_aes_key: Secret,
     pub(crate) accept_receive_ids: Vec<String>,
     pub(crate) conversion_token: ConversionToken,
@@ -179,8 +182,8 @@ pub struct App {
     pub(crate) quota: Quota,
 }
 
-/// Where the admin console of WeCom shows what an app needs.
-const IN_THE_CONSOLE: [(&str, &str); 5] = [
+/// Where WeCom's admin console shows the value of a key.
+const PLACES_IN_CONSOLE: [(&str, &str); 5] = [
     ("corp_id", "我的企业 → 企业信息 → 企业ID"),
     ("agent_id", "应用管理 → the app → AgentId"),
     ("secret", "应用管理 → the app → Secret"),
@@ -189,19 +192,20 @@ const IN_THE_CONSOLE: [(&str, &str); 5] = [
 ];
 
 impl App {
-    /// Reads an app; `others` are those before it.
+    /// Reads an app; `others` are the apps before it.
     pub(super) fn read(section: &mut Section<'_>, others: &[Self]) -> Option<Self> {
-        for (key, place) in IN_THE_CONSOLE {
+        for (key, place) in PLACES_IN_CONSOLE {
             section.require(key, &format!("you find it under {place}"));
         }
-        let name = name(section, "app", |name: &AppName| others.iter().any(|app| app.name == *name));
+        let name = unique_name(section, "app", |name: &AppName| others.iter().any(|app| app.name == *name));
         let corp_id = section.text("corp_id");
         let agent_id = section.number("agent_id", 1..=1 << 53);
         let secret = secret::read(section, "secret");
         let callback_token = secret::read(section, "callback_token");
         let hint = "copy all 43 characters from 接收消息";
         let encoding_aes_key = secret::read_checked(section, "encoding_aes_key", AesKey::decode, hint);
-        // The keys with a default come first: their `?` never returns before all keys are checked.
+        // Every key is checked before a `?` returns: a key with a default always has a value, and the `?` of
+        // the others come last.
         Some(Self {
             accept_receive_ids: section.texts("accept_receive_ids")?,
             conversion_token: section.text("conversion_token")?,
@@ -219,7 +223,7 @@ impl App {
     }
 }
 
-/// The budget of each conversion API.
+/// An app's `quota`: the calls that its corp may make to each conversion API.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub struct Quota {
     pub(crate) per_hour: u32,
@@ -244,8 +248,8 @@ impl Quota {
     }
 }
 
-/// Reads the name of an app or a sink, which must not be `taken` by another.
-pub(super) fn name<T: TryFrom<String>>(
+/// Reads the name of an app or a sink, as `of` says, which must not be `taken` by another.
+pub(super) fn unique_name<T: TryFrom<String>>(
     section: &mut Section<'_>,
     of: &str,
     taken: impl Fn(&T) -> bool,

@@ -16,7 +16,7 @@ use strum::{EnumDiscriminants, IntoStaticStr};
 
 use super::reader::{Invalid, Section};
 use super::secret::{self, Address, Secret};
-use super::sections::name;
+use super::sections::unique_name;
 use crate::domain::ids::SinkName;
 use crate::sink::nats::{are_credentials, is_subject};
 use crate::sink::webhook::{SigningKey, certificates, is_ours, names_private_address};
@@ -95,7 +95,8 @@ pub(crate) struct FileTarget {
 impl Sink {
     /// Reads a sink; `others` are those before it.
     pub(super) fn read(section: &mut Section<'_>, others: &[Self]) -> Option<Self> {
-        let name = name(section, "sink", |name: &SinkName| others.iter().any(|sink| sink.name == *name));
+        let name =
+            unique_name(section, "sink", |name: &SinkName| others.iter().any(|sink| sink.name == *name));
         let start = section.text("start");
         let target = match section.text("kind") {
             Some(Kind::Webhook) => WebhookTarget::read(section).map(SinkTarget::Webhook),

@@ -2,20 +2,20 @@
 
 use super::time::{HOUR_MS, MINUTE_MS};
 
-/// Upper limit, whatever the round trip: each call in flight takes a connection.
+/// The most calls in flight that a quota can make necessary: each takes a connection.
 const AT_ONCE_MAX: u64 = 1_024;
 
 /// Calls in flight that use up `per_hour` calls within an hour when each takes `round_trip_ms`, plus half as
-/// many as a margin. At least `floor`, so that with short round trips the quota is used up sooner; at most
-/// 1,024.
+/// many as a margin; at most 1,024. Never fewer than `calls_min`: with short round trips these use up the
+/// quota within less than an hour.
 #[must_use]
-pub fn calls_at_once(per_hour: u32, round_trip_ms: u64, floor: usize) -> usize {
+pub fn calls_at_once(per_hour: u32, round_trip_ms: u64, calls_min: usize) -> usize {
     let needed = (u64::from(per_hour) * round_trip_ms * 3).div_ceil(2 * HOUR_MS.unsigned_abs());
-    usize::try_from(needed.min(AT_ONCE_MAX)).map_or(floor, |needed| needed.max(floor))
+    usize::try_from(needed.min(AT_ONCE_MAX)).map_or(calls_min, |needed| needed.max(calls_min))
 }
 
-/// Exponentially weighted moving average of the round trip, in milliseconds: each new call weighs an eighth,
-/// and counts as a minute at most.
+/// The smoothed round trip, an exponentially weighted moving average, after a call that took `latest_ms`.
+/// The call weighs an eighth and counts as a minute at most. `before_ms` is 0 before the first call.
 #[must_use]
 pub fn smoothed(before_ms: u64, latest_ms: u64) -> u64 {
     let latest_ms = latest_ms.min(MINUTE_MS.unsigned_abs());

@@ -18,7 +18,8 @@ use crate::telemetry::metrics::Metrics;
 /// The limits of a listener.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The number of open connections; beyond it, the one that has waited for input for longest is shed.
+    /// The number of open connections. From 15/16 of it on, each new one sheds the one that has been waiting
+    /// for input for longest.
     pub connections_max: usize,
     /// The size of a request's head in bytes.
     pub head_bytes_max: usize,
@@ -26,11 +27,11 @@ pub struct Limits {
     pub bodies_bytes_max: Option<usize>,
     /// How long a request's head may take; also how long an idle connection is kept.
     pub header_timeout: Duration,
-    /// How long a connection is reused; a request in progress is finished.
+    /// The age at which a connection is closed after its request in progress.
     pub connection_life: Duration,
-    /// How long a write may block because the peer does not read; hyper has no timer for it.
+    /// How long a write may block because the peer does not read.
     pub write_timeout: Duration,
-    /// When a connection is closed even if a request is in progress.
+    /// The age at which a connection is closed even during a request; `None` for never.
     pub cut_off_after: Option<Duration>,
 }
 
@@ -57,7 +58,7 @@ pub async fn serve(
             // Closed by the peer before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
-                // Most likely out of file descriptors: time-outs will close connections that hold some.
+                // Most likely out of file descriptors, until time-outs have closed some connections.
                 tracing::warn!(error = error.to_string(), "connection not accepted");
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
@@ -89,12 +90,13 @@ async fn serve_connection(
         .header_read_timeout(limits.header_timeout)
         .max_headers(HEADERS_MAX)
         .max_buf_size(limits.head_bytes_max);
+    // hyper has no timer for writes.
     let mut stream = Box::pin(TimeoutStream::new(stream));
     stream.as_mut().set_write_timeout_pinned(Some(limits.write_timeout));
     let service = TrackedService::new(router, slot.clone());
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
-    let finished = async {
+    let served = async {
         tokio::select! {
             ended = connection.as_mut() => return ended,
             () = stop.cancelled() => {}
@@ -111,7 +113,7 @@ async fn serve_connection(
             tracing::debug!("connection shed: the listener is full");
             return;
         }
-        ended = tokio::time::timeout(life_max, finished) => ended,
+        ended = tokio::time::timeout(life_max, served) => ended,
     };
     match ended {
         Ok(Ok(())) => {}

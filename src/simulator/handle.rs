@@ -1,5 +1,5 @@
-//! [`Simulator`], the handle of a running platform: starts and stops it, changes its records, injects faults
-//! and reads what it saw.
+//! [`Simulator`], the handle of a simulated platform: starts and stops it, changes its records, injects
+//! faults and reads what it saw.
 //!
 //! Deliberately absent: sending callbacks (`sender`).
 
@@ -26,12 +26,12 @@ use super::server::{self, InProcess};
 use super::world::World;
 use crate::clock::Clock;
 
-/// A running platform. Clones share it; it stops when the last one is dropped.
+/// A handle of a running platform. Its clones share the platform, which stops when the last one is dropped.
 #[derive(Clone)]
 pub struct Simulator {
     pub(super) platform: Arc<Platform>,
     address: SocketAddr,
-    // Only handles keep the platform running; its own tasks do not.
+    // Held by handles only, while the platform's tasks hold `platform`, too.
     _stop_on_drop: Arc<DropGuard>,
 }
 
@@ -41,7 +41,7 @@ impl std::fmt::Debug for Simulator {
     }
 }
 
-/// A person as a corp's customer: the mapping that only the platform knows.
+/// A person as a corp's customer: the pair of ids that a client has to find out.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Truth {
     /// The person.
@@ -63,7 +63,7 @@ pub struct QuotaUse {
     pub month: u64,
 }
 
-/// Panics on a name that the simulator did not give out.
+/// Panics on an error: an argument of the caller is wrong, such as an id that does not exist.
 #[track_caller]
 pub(super) fn known<T>(found: Result<T, SimulatorError>) -> T {
     found.unwrap_or_else(|error| panic!("{error}"))
@@ -76,7 +76,7 @@ impl Simulator {
     /// # Errors
     /// When the address cannot be listened on, or the HTTP client that sends callbacks cannot be set up.
     pub async fn start(options: Options, clock: Arc<dyn Clock>) -> io::Result<Self> {
-        // reqwest is built without a TLS provider of its own. An error means that there is one already.
+        // For reqwest, which has no TLS provider of its own. Fails only if one is installed already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let http = reqwest::Client::builder()
             // What WeCom sends, according to its users.
@@ -112,7 +112,7 @@ impl Simulator {
         Self { platform, address, _stop_on_drop: Arc::new(stop_on_drop) }
     }
 
-    /// The API without a socket.
+    /// The API, to be called without a socket.
     #[must_use]
     pub fn in_process(&self) -> InProcess {
         InProcess::new(Arc::clone(&self.platform))
@@ -222,7 +222,8 @@ impl Simulator {
         self.world().insert_person(person);
     }
 
-    /// Mints a person for the app as another system of the brand would: no call of the client, no quota.
+    /// Mints a person for the app as another system of the brand would: without a call, without using quota.
+    /// Returns the pending id.
     #[must_use]
     pub fn mint_without_call(&self, upstream_corp_id: &str, person: &Person) -> String {
         let mut world = self.world();
@@ -237,8 +238,8 @@ impl Simulator {
         known(self.world().befriend(corp_id, &person.unionid, user_id, state, beginning))
     }
 
-    /// A person adds a member who does not confirm yet: no customer, and not convertible, until
-    /// [`Self::befriend`]. The event is not sent.
+    /// A person adds a member who has not confirmed yet: the person is no customer, and cannot be converted,
+    /// until [`Self::befriend`]. The event is not sent.
     #[must_use]
     pub fn befriend_half(
         &self,
@@ -269,7 +270,8 @@ impl Simulator {
         known(self.world().join_chat(chat_id, people))
     }
 
-    /// Any event of an upstream corp or dealer, without any change of the records.
+    /// An event of an upstream corp or dealer as the platform would send it. No record changes, and it is not
+    /// sent.
     #[must_use]
     pub fn event(&self, corp_id: &str, change: &Change) -> Event {
         let world = self.world();
@@ -284,7 +286,8 @@ impl Simulator {
         change(&mut self.world().options);
     }
 
-    /// Makes calls fail: of one [`Api`] or of [`Target::Every`], for the next `times` calls or until cleared.
+    /// Makes calls of one [`Api`] or of [`Target::Every`] fail: the next `times`, or with `None` all until
+    /// [`Self::clear_faults`].
     pub fn inject(&self, target: impl Into<Target>, fault: Fault, times: Option<u32>) {
         self.world().faults.inject(target.into(), fault, times);
     }
@@ -299,7 +302,7 @@ impl Simulator {
         known(self.world().revoke_tokens(corp_id));
     }
 
-    /// Makes every batch with this id fail with 40096.
+    /// Makes every conversion of a batch that contains this id fail with 40096.
     pub fn poison(&self, external_userid: &str) {
         self.world().poisoned.insert(external_userid.to_owned());
     }
@@ -309,24 +312,25 @@ impl Simulator {
         self.world().poisoned.remove(external_userid);
     }
 
-    /// Leaves the row of this id out of the next `calls` batches that contain it.
+    /// Leaves this id out of the answers to the next `calls` batches that contain it.
     pub fn hide_rows(&self, external_userid: &str, calls: u32) {
         self.world().hidden_rows.insert(external_userid.to_owned(), calls);
     }
 
-    /// Makes conversions of a dealer's ids answer `errcode`.
+    /// Makes conversions of a dealer's ids answer `errcode`, until it is set to `None`.
     pub fn set_dealer_error(&self, dealer_corp_id: &str, errcode: Option<i64>) {
         known(self.world().corp_mut(dealer_corp_id)).error = errcode;
     }
 
-    /// Makes all three conversions of an app, its dealers' included, answer `errcode`.
+    /// Makes all three conversions of an app, its dealers' included, answer `errcode`, until it is set to
+    /// `None`.
     pub fn set_app_error(&self, upstream_corp_id: &str, errcode: Option<i64>) {
         let mut world = self.world();
         let upstream = known(world.upstream(upstream_corp_id));
         world.corps[upstream].error = errcode;
     }
 
-    /// Makes minting a person answer `errcode`.
+    /// Makes minting a person answer `errcode`, until it is set to `None`.
     pub fn reject_person(&self, person: &Person, errcode: Option<i64>) {
         let mut world = self.world();
         let person = known(world.person(&person.unionid));
@@ -336,7 +340,7 @@ impl Simulator {
 
 /// What the platform saw and knows.
 impl Simulator {
-    /// The counters.
+    /// The counters of all calls and callbacks.
     #[must_use]
     pub fn counters(&self) -> Counters {
         self.world().counters.clone()
@@ -355,7 +359,7 @@ impl Simulator {
         self.world().calls.iter().cloned().collect()
     }
 
-    /// The use of an upstream corp's conversion quota.
+    /// How much of an upstream corp's quota for a conversion is used.
     #[must_use]
     pub fn quota_use(&self, upstream_corp_id: &str, api: Api) -> QuotaUse {
         let mut world = self.world();

@@ -1,7 +1,8 @@
-//! The HTTP side of the platform: the accept loop, the API routes, and the faults as clients see them.
+//! The simulated platform's HTTP server: the accept loop, the API routes, and the faults as clients see them.
 //!
-//! It has an accept loop of its own because `axum::serve` cannot reset a connection: here a handler marks its
-//! response, the connection is dropped with a zero linger time, and the client sees RST instead of an answer.
+//! It has an accept loop of its own because `axum::serve` cannot reset a connection. Here a handler marks its
+//! response with `ConnectionReset`; instead of sending it, the loop drops the connection with a zero linger
+//! time, and the client sees RST.
 //!
 //! Deliberately absent: what the APIs do (`endpoints`, `convert`) and the control routes (`control`).
 
@@ -56,7 +57,7 @@ pub(super) async fn serve(listener: TcpListener, platform: Arc<Platform>) {
         };
         match accepted {
             Ok((stream, peer)) => {
-                let connection = connection(stream, Peer(peer.ip()), router.clone());
+                let connection = serve_connection(stream, Peer(peer.ip()), router.clone());
                 let stop = platform.stop.clone();
                 platform.tasks.spawn(async move {
                     tokio::select! {
@@ -74,16 +75,17 @@ pub(super) async fn serve(listener: TcpListener, platform: Arc<Platform>) {
     }
 }
 
-async fn connection(stream: TcpStream, peer: Peer, router: Router) {
+async fn serve_connection(stream: TcpStream, peer: Peer, router: Router) {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = error.to_string(), "simulator could not set TCP_NODELAY");
     }
     let app = TowerToHyperService::new(router);
     let service = service_fn(move |mut request: hyper::Request<Incoming>| {
         request.extensions_mut().insert(peer);
-        let answer = app.call(request);
+        let response = app.call(request);
         async move {
-            let Ok(response) = answer.await;
+            let Ok(response) = response.await;
+            // An error ends the connection without a response.
             let reset = response.extensions().get::<ConnectionReset>().copied();
             reset.map_or(Ok(response), Err)
         }
@@ -100,7 +102,7 @@ async fn connection(stream: TcpStream, peer: Peer, router: Router) {
     }
 }
 
-/// The API without a socket.
+/// The routes of the platform, called directly instead of through a socket.
 #[derive(Clone)]
 pub struct InProcess(TowerToHyperService<Router>);
 
@@ -154,7 +156,7 @@ async fn call(
         has_escapes: body.windows(2).any(|pair| pair == b"\\u"),
         ip: peer.0,
     };
-    // Registered before the faults are taken, so that clearing them in between is not missed.
+    // Registered before the faults are read, so that clearing them right after that ends a hang, too.
     let cleared = platform.faults_cleared.notified();
     tokio::pin!(cleared);
     cleared.as_mut().enable();
@@ -174,16 +176,17 @@ async fn call(
     response
 }
 
-/// Carries a call out as far as the fault allows, and records it.
+/// Carries a call out unless its fault prevents that, and records it.
 fn respond(world: &mut World, api: Api, request: &Request, is_json: bool, fault: Option<Fault>) -> Response {
     let now = world.now();
     let caller = world.caller(api, request);
-    // Charged whatever happens next: a call whose answer is lost was made all the same.
+    // Before any fault: a call counts against the quota even if its answer is lost.
     let admitted = world.admit(api, request);
-    let is_carried_out = matches!(fault, None | Some(Fault::Latency(_) | Fault::ApplyThenDrop));
+    let takes_effect = matches!(fault, None | Some(Fault::Latency(_) | Fault::ApplyThenDrop));
     let answer = match fault {
         Some(Fault::Errcode(code)) => Err(api::Errcode(code)),
-        _ if is_carried_out => admitted.and_then(|caller| world.answer(api, caller, request)),
+        _ if takes_effect => admitted.and_then(|corp| world.answer(api, corp, request)),
+        // Never sent.
         _ => Err(api::Errcode(-1)),
     };
     let errcode = answer.as_ref().map_or_else(|code| code.0, |_| 0);
@@ -207,6 +210,7 @@ fn respond(world: &mut World, api: Api, request: &Request, is_json: bool, fault:
     response
 }
 
+/// The number of ids to convert in a call.
 fn ids_in(api: Api, body: &Value) -> usize {
     match api {
         Api::UnionidToPendingId | Api::UnionidToExternalUserid => 1,

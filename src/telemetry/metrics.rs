@@ -1,5 +1,6 @@
-//! Every metric of the service, with its help text. Label values are closed sets or come from the
-//! configuration, so that input cannot create series. Gauges are read from the store when Prometheus scrapes.
+//! Every metric of the service, with its help text. Label values are from closed sets or from the
+//! configuration, so that input cannot create series. Counters are kept here; gauges are set just before
+//! Prometheus gets its answer.
 //!
 //! Deliberately absent: labels for dealers, fans or customers, and the HTTP endpoint.
 
@@ -31,6 +32,7 @@ use labels::{
     State,
 };
 
+/// The buckets of the histograms.
 const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
@@ -63,7 +65,7 @@ pub struct Metrics {
     sink_lag: Family<OfSink, Gauge>,
     sink_lag_seconds: Family<OfSink, Gauge>,
     sink_state: Family<SinkState, Gauge>,
-    paused: Gauge,
+    open_breakers: Gauge,
     damaged_records: Gauge,
     registry: Registry,
 }
@@ -145,7 +147,7 @@ impl Default for Metrics {
                 "Age of the oldest feed entry not yet delivered to a sink, in seconds",
             ),
             sink_state: new(r, "sink_state", "1 for the current state of a sink, 0 for the others"),
-            paused: new(
+            open_breakers: new(
                 r,
                 "paused",
                 "Open circuit breakers: scopes (app, dealer, API) whose calls are held back",
@@ -185,7 +187,7 @@ impl Metrics {
         self.refusals.get_or_create(&Reason { reason: refusal.into() }).inc();
     }
 
-    /// Counts a verified callback's timestamp if it differs too much from our clock.
+    /// Counts a timestamp of a verified callback if it is far off our clock.
     pub fn timestamp_seen(&self, source: TimestampSource, at: Timestamp, now: Timestamp) {
         if let Some(direction) = far_off(at, now) {
             self.far_off.get_or_create(&OffTime::of(source, direction)).inc();
@@ -207,7 +209,7 @@ impl Metrics {
         self.connections_shed.inc();
     }
 
-    /// Counts a connection closed because of the limit.
+    /// Counts a new connection closed at once because no other could be shed for it.
     pub fn connection_refused(&self) {
         self.connections_refused.inc();
     }
@@ -257,7 +259,7 @@ impl Metrics {
         drop(self.delivered.get_or_create(&OfSink { sink }));
     }
 
-    /// Counts a finished delivery to a sink and its delivered entries.
+    /// Counts a finished delivery to a sink and its delivered entries; a failed one may have delivered some.
     pub fn delivery(&self, sink: &SinkName, ok: bool, delivered: usize) {
         let outcome = if ok { DeliveryOutcome::Ok } else { DeliveryOutcome::Failed };
         let (sink, outcome) = (sink.to_string(), outcome.into());
@@ -265,27 +267,34 @@ impl Metrics {
         self.delivered.get_or_create(&OfSink { sink }).inc_by(delivered as u64);
     }
 
-    /// Sets a sink's lag (entries, seconds) and its state, one of `states`.
+    /// Sets a sink's lag, in entries and in seconds, and its state, which is one of `states`.
     pub fn sink(&self, sink: &str, lag: (u64, i64), state: &'static str, states: &[&'static str]) {
         let of_sink = OfSink { sink: sink.to_owned() };
         self.sink_lag.get_or_create(&of_sink).set(i64::try_from(lag.0).unwrap_or(i64::MAX));
         self.sink_lag_seconds.get_or_create(&of_sink).set(lag.1);
-        for other in states {
-            let label = SinkState { sink: sink.to_owned(), state: other };
-            self.sink_state.get_or_create(&label).set(i64::from(*other == state));
+        for each in states {
+            let label = SinkState { sink: sink.to_owned(), state: each };
+            self.sink_state.get_or_create(&label).set(i64::from(*each == state));
         }
     }
 
-    /// Sets the use and the limit of a quota window. Corps come from the configuration.
+    /// Sets the use and the limit of a quota window. `corp` is a configured one.
     pub fn quota(&self, corp: &CorpId, api: Api, window: &'static str, used: u32, limit: u32) {
         let budget = Budget { corp: corp.to_string(), api: api.as_str(), window };
         self.quota_used.get_or_create(&budget).set(used.into());
         self.quota_limit.get_or_create(&budget).set(limit.into());
     }
 
-    /// The exposition text for Prometheus, after setting the gauges to these values.
+    /// Sets the gauges without a setter of their own, and returns all metrics in the text format of
+    /// Prometheus.
     #[must_use]
-    pub fn scrape(&self, counts: &Counts, fans: &Tally, paused: usize, damaged_records: usize) -> String {
+    pub fn scrape(
+        &self,
+        counts: &Counts,
+        fans: &Tally,
+        open_breakers: usize,
+        damaged_records: usize,
+    ) -> String {
         let set = |family: &Family<State, Gauge>, state, value: u64| {
             family.get_or_create(&State { state }).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
@@ -310,7 +319,7 @@ impl Metrics {
         }
         self.links.set(i64::try_from(counts.links).unwrap_or(i64::MAX));
         self.feed_head.set(i64::try_from(counts.feed_head).unwrap_or(i64::MAX));
-        self.paused.set(i64::try_from(paused).unwrap_or(i64::MAX));
+        self.open_breakers.set(i64::try_from(open_breakers).unwrap_or(i64::MAX));
         self.damaged_records.set(i64::try_from(damaged_records).unwrap_or(i64::MAX));
         let mut out = String::new();
         // Writing to a String does not fail.

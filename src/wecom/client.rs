@@ -1,8 +1,9 @@
 //! The client of WeCom: permits, access tokens, and one retry with a fresh token.
 //!
 //! The calls themselves are in `calls`, their answers in `answer`, HTTP in `wire`. Access token and secret
-//! are part of the URL (document 90664), so no URL is ever logged and none is part of an error. Deliberately
-//! absent: any other retry. When to try again is decided by the workers.
+//! are part of the URL (document 90664), so no URL is ever logged and none is part of an error.
+//!
+//! Deliberately absent: any other retry, which the workers decide on.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Share;
 use crate::telemetry::metrics::Metrics;
 
-/// What an app logs in with (document 91039).
+/// What an app obtains its access tokens with (document 91039).
 #[derive(Debug, Clone)]
 pub struct AppCredentials {
     /// The brand's corp.
@@ -58,13 +59,15 @@ impl Client {
         Self { wire, apps, tokens: Tokens::default(), limiter, clock, metrics }
     }
 
+    /// An app's credentials; the error is that of `api`, the call to be made.
     pub(super) fn app(&self, app: &AppName, api: Api) -> Result<&AppCredentials, CallError> {
-        // 40056 (no such agent id) is a configuration error: work of an app that was removed from the
-        // configuration waits until the app is back.
+        // As if WeCom had answered 40056 (no such agent id), which is a configuration error: work of an app
+        // that was removed from the configuration waits until the app is back.
         self.apps.get(app).ok_or(CallError::Refused { api, errcode: 40_056, from_ip: None })
     }
 
-    /// One call: permit, HTTP exchange, success or error. `query` contains secrets.
+    /// Makes one call under a permit of `corp`. An answer with an error code is an error. `query` contains
+    /// secrets.
     async fn call(
         &self,
         corp: &CorpId,
@@ -86,6 +89,7 @@ impl Client {
         answer
     }
 
+    /// Sends a request and parses the JSON of the answer, whatever it says.
     async fn exchange(
         &self,
         api: Api,
@@ -100,7 +104,8 @@ impl Client {
         serde_json::from_slice(&reply.body).map_err(|_| transport(Transport::NotJson))
     }
 
-    /// The access token `of`, from the cache or fetched. Fetching a dealer's takes a call with the brand's.
+    /// The access token `of`, from the cache or fetched; a dealer's is fetched with the brand's. `api` is the
+    /// call that it is for.
     async fn token(&self, app: &AppName, of: &TokenOf, api: Api) -> Result<Token, CallError> {
         let credentials = self.app(app, api)?;
         match of {
@@ -144,7 +149,7 @@ impl Client {
             #[serde(deserialize_with = "number", default = "documented_life_secs")]
             expires_in: i64,
         }
-        /// Document 91039.
+        /// For an answer without it (document 91039).
         const fn documented_life_secs() -> i64 {
             7_200
         }
@@ -161,6 +166,7 @@ impl Client {
         share: Share,
         body: &Value,
     ) -> Result<Value, CallError> {
+        // A call counts against the quota of the brand's corp, also with a dealer's token.
         let corp = &self.app(app, api)?.corp_id;
         let token = self.token(app, of, api).await?;
         let call = async |token: &Token| {

@@ -6,10 +6,10 @@ use super::error::CallError;
 use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid, Openid, PendingId, Unionid};
 use crate::domain::quota::Share;
 
-/// One access token of an app.
+/// The access token that a call is made with.
 ///
-/// [`TokenOwner`](crate::domain::dealer::TokenOwner) is persisted with a dealer and says which of the two
-/// kinds converts its customers. This identifies the token itself, so a dealer's has the dealer's ids.
+/// It names one token, with the dealer's ids if it is a dealer's; which kind of token converts a dealer's
+/// customers is a [`TokenOwner`](crate::domain::dealer::TokenOwner), persisted with the dealer.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum TokenOf {
     /// The token of the brand's app (document 91039).
@@ -36,10 +36,10 @@ pub struct ListedDealer {
 
 /// WeCom, as the workers see it.
 ///
-/// Every call fails with [`CallError`]: WeCom refused it, there was no answer, or the quota is used up.
+/// A call fails with [`CallError`] if WeCom refuses it, there is no answer, or the quota is used up.
 #[async_trait]
 pub trait Platform: Send + Sync + 'static {
-    /// The dealers that share the app, all of them or only `only` (document 95813).
+    /// The dealers that the app is shared with, or of these only the dealer `only` (document 95813).
     async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<Vec<ListedDealer>, CallError>;
 
     /// A pending id for a fan, valid for 90 days (document 97357). Costs one call of this API's quota, drawn
@@ -52,8 +52,8 @@ pub trait Platform: Send + Sync + 'static {
         share: Share,
     ) -> Result<PendingId, CallError>;
 
-    /// The customers of all dealers who are this fan (document 95818). Costs one call of this API's quota,
-    /// drawn from `share`.
+    /// This fan as a customer: the id at each dealer that has added them (document 95818). Costs one call of
+    /// this API's quota, drawn from `share`.
     async fn unionid_to_external_userid(
         &self,
         app: &AppName,

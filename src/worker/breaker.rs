@@ -1,8 +1,10 @@
 //! Circuit breakers per app, dealer and API.
 //!
 //! A failure that is not the fault of one item opens the breaker of its scope: calls of that scope are held
-//! back, and the work waits in the store. When the wait is over, a call probes. The first success closes the
-//! breaker; each failed probe makes the next wait longer, up to the bound of its [`Backoff`].
+//! back, and the work waits in the store. After the wait the next calls are probes. The first success closes
+//! the breaker; each failed probe makes the next wait longer, up to the bound of its [`Backoff`].
+//!
+//! A breaker also holds calls back while a quota is used up, which is no failure.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -43,16 +45,16 @@ impl fmt::Display for Scope {
     }
 }
 
-/// A breaker that is not closed: open until `probe_at`, probing after it.
+/// A breaker that is not closed: open until `probe_at`, then waiting for the result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Breaker {
-    /// When it opened: the first failure.
+    /// When it opened.
     pub since: Timestamp,
-    /// When the next call is let through.
+    /// When calls are let through again.
     pub probe_at: Timestamp,
-    /// Consecutive failures; 0 if a quota is used up, which is no failure.
+    /// Consecutive failures; 0 if only a quota is used up.
     pub failures: u32,
-    /// The last failure.
+    /// Why it opened, or stayed open: the last failure, or the quota.
     pub reason: FailureReason,
 }
 
@@ -74,7 +76,7 @@ impl Breakers {
         self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records a failure. Returns when the scope is probed next.
+    /// Records a failure, which opens the breaker or keeps it open. Returns when calls are let through again.
     pub fn failed(
         &self,
         scope: &Scope,
@@ -89,7 +91,7 @@ impl Breakers {
             failures: 0,
             reason: reason.clone(),
         });
-        // Calls that were in flight when the breaker opened are no further failures.
+        // A call that was in flight when the breaker opened: the same failure, counted once.
         if breaker.failures > 0 && now < breaker.probe_at {
             return breaker.probe_at;
         }
@@ -105,7 +107,7 @@ impl Breakers {
         probe_at
     }
 
-    /// Holds calls back until a given instant without a failure: a quota is used up.
+    /// Opens the breaker until a given instant because a quota is used up. Not a failure.
     pub fn hold(&self, scope: Scope, reason: FailureReason, now: Timestamp, until: Timestamp) {
         let mut breakers = self.lock();
         let breaker = breakers.entry(scope).or_insert_with(|| Breaker {
@@ -128,20 +130,21 @@ impl Breakers {
         }
     }
 
-    /// The first of these scopes' breakers that is open at `now`.
+    /// A breaker of these scopes that is open at `now`: that of the first such scope.
     #[must_use]
     pub fn open(&self, scopes: &[&Scope], now: Timestamp) -> Option<Breaker> {
         let breakers = self.lock();
         scopes.iter().find_map(|scope| breakers.get(scope).filter(|breaker| now < breaker.probe_at).cloned())
     }
 
-    /// Consecutive failures of a scope.
+    /// Consecutive failures of a scope; 0 when its breaker is closed.
     #[must_use]
     pub fn failures(&self, scope: &Scope) -> u32 {
         self.lock().get(scope).map_or(0, |breaker| breaker.failures)
     }
 
-    /// Every breaker that is not closed at `now`, by scope.
+    /// Every breaker that is not closed at `now`, by scope. One that only a used-up quota had opened
+    /// closes by itself.
     #[must_use]
     pub fn all(&self, now: Timestamp) -> Vec<(Scope, Breaker)> {
         let mut breakers = self.lock();
@@ -165,7 +168,7 @@ mod tests {
         let start = Timestamp::from_secs(1_000);
         let first = breakers.failed(&scope, reason(), Backoff::CONFIGURATION, start);
         assert!(breakers.open(&[&scope], start).is_some() && breakers.open(&[&scope], first).is_none());
-        // Twenty calls in flight at once are one failure.
+        // Calls in flight when the breaker opened are no further failures.
         for _ in 0..20 {
             assert_eq!(breakers.failed(&scope, reason(), Backoff::CONFIGURATION, start), first);
         }

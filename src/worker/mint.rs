@@ -3,8 +3,8 @@
 //! Each (app, step) is a queue with its own budget, so one that is exhausted or refused holds up no other.
 //! Within a queue each [`QuotaClass`] has concurrent calls and a share of the quota of its own: a fan who
 //! registers in the middle of an import of millions is minted at once, and an import leaves to renewals what
-//! they will need within a month. The number of concurrent calls follows from the round trip; the limiter
-//! decides when each may start.
+//! they will need within a month. How many calls run at once follows from the round trip; whether the quota
+//! has room for one is decided by the limiter.
 
 use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,23 +32,24 @@ struct Queue {
     step: FanStep,
     rules: MintRules,
     classes: [ClassState; 3],
-    /// The smoothed round trip of recent calls, in milliseconds.
+    /// The smoothed round trip of recent calls, in milliseconds; 0 before the first.
     round_trip_ms: AtomicU64,
     /// When WeCom last accepted a fan, in milliseconds since the epoch; 0 for never.
     succeeded_at: AtomicI64,
     /// Calls that renewals will need within a month, and when that was looked up.
-    renewals: Mutex<(u32, Option<Timestamp>)>,
-    /// The last logged rejection: its code, when, and how many with the same code were not logged since.
+    renewals_needed: Mutex<(u32, Option<Timestamp>)>,
+    /// The last logged rejection: its code, when it was logged, and how many of the same code have not been
+    /// logged since.
     rejection_logged: Mutex<(i64, Timestamp, u64)>,
 }
 
-/// A quota class of a queue.
+/// The state of one quota class in a queue.
 struct ClassState {
     class: QuotaClass,
-    /// The breaker that opens when the class's share is used up, or its fans are refused.
+    /// The scope of the breaker that opens when the class's share is used up, or its fans are refused.
     scope: Scope,
     in_flight: AtomicUsize,
-    /// Consecutive refusals that concern the pair of ids.
+    /// Consecutive refusals of fans' pairs of ids, see [`concerns_pair`].
     refused_in_a_row: AtomicU32,
 }
 
@@ -92,21 +93,23 @@ impl Queue {
             classes,
             round_trip_ms: AtomicU64::new(0),
             succeeded_at: AtomicI64::new(0),
-            renewals: Mutex::default(),
+            renewals_needed: Mutex::default(),
             rejection_logged: Mutex::default(),
         }
     }
 
-    fn scopes(&self) -> [Scope; 2] {
+    /// The scopes of the breakers that hold back the whole queue.
+    fn queue_scopes(&self) -> [Scope; 2] {
         [Scope::App(self.app.clone()), Scope::Fans(self.app.clone(), self.step)]
     }
 
     async fn activate(self: Arc<Self>) -> Duration {
-        /// Concurrent calls after a failure, until one succeeds.
+        /// Concurrent calls of the queue after a failure, until one succeeds.
         const PROBES: usize = 1;
+        /// The same for a class.
         const CLASS_PROBES: usize = 4;
         let (now, breakers) = (self.context.now(), &self.context.breakers);
-        let [app, fans] = self.scopes();
+        let [app, fans] = self.queue_scopes();
         if let Some(breaker) = breakers.open(&[&app, &fans], now) {
             return until(now, breaker.probe_at);
         }
@@ -147,15 +150,16 @@ impl Queue {
             QuotaClass::Live => Share::Whole,
             QuotaClass::Renewals => Share::Without { reserve_percent, month_kept: 0 },
             QuotaClass::Bulk => {
-                let (month_kept, _) = *self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+                let (month_kept, _) = *self.renewals_needed.lock().unwrap_or_else(PoisonError::into_inner);
                 Share::Without { reserve_percent, month_kept }
             }
         }
     }
 
-    /// Looks up, once a minute, how many calls renewals of the corp's fans will need within a month.
+    /// Looks up, once a minute, how many calls renewals will need within a month: those of all apps of the
+    /// corp, which share its quota. Of the other step's quota nothing is kept for renewals.
     async fn look_up_renewals(&self, now: Timestamp) {
-        let (_, looked_at) = *self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, looked_at) = *self.renewals_needed.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = looked_at.is_some_and(|at| (0..MINUTE_MS).contains(&now.millis_since(at)));
         if fresh || self.step != FanStep::Mint || self.rules.renew == Renew::Never {
             return;
@@ -165,10 +169,10 @@ impl Queue {
         let same_corp = tallies.iter().filter(|(app, _)| corp_of(app) == corp_of(&self.app));
         let needed: u64 = same_corp.map(|(_, tally)| tally.renewals_within(now, 30)).sum();
         let needed = u32::try_from(needed).unwrap_or(u32::MAX);
-        *self.renewals.lock().unwrap_or_else(PoisonError::into_inner) = (needed, Some(now));
+        *self.renewals_needed.lock().unwrap_or_else(PoisonError::into_inner) = (needed, Some(now));
     }
 
-    /// Starts up to `slots` calls of a class. Returns after what time the class has more to do.
+    /// Starts up to `slots` calls of class `n`. Returns after what time to look for more.
     async fn start_calls(
         self: Arc<Self>,
         n: usize,
@@ -180,7 +184,7 @@ impl Queue {
             return Ok(super::LOOK_EVERY);
         }
         let work = store.lease_fans(&self.app, self.step, class.priorities(), now, slots).await?;
-        let queue_is_empty = work.len() < slots;
+        let all_due_started = work.len() < slots;
         in_flight.fetch_add(work.len(), Ordering::Relaxed);
         for work in work {
             let queue = self.clone();
@@ -190,7 +194,7 @@ impl Queue {
                 queue.context.wake.fans.notify_one();
             });
         }
-        if !queue_is_empty {
+        if !all_due_started {
             // A finished call frees a slot and wakes this queue.
             return Ok(super::LOOK_EVERY);
         }
@@ -227,34 +231,41 @@ impl Queue {
                 self.round_trip_ms.store(pace::smoothed(before_ms, took_ms), Ordering::Relaxed);
                 self.succeeded_at.store(now.as_millis(), Ordering::Relaxed);
                 class.refused_in_a_row.store(0, Ordering::Relaxed);
-                for scope in self.scopes().iter().chain([&class.scope]) {
+                for scope in self.queue_scopes().iter().chain([&class.scope]) {
                     self.context.breakers.succeeded(scope);
                 }
                 outcome
             }
-            Err(error) => self.failed(&work, class, &error, now),
+            Err(error) => self.after_failure(&work, class, &error, now),
         };
-        // On an error the lease ends and the call is repeated: a surplus pending id costs one call.
+        // If that fails, the lease ends and the call is made again; the cost is one call.
         if let Err(error) = self.context.store.settle_fans(vec![(work, outcome)], now).await {
             let (app, error) = (&self.app, error.to_string());
             tracing::warn!(%app, error, "a fan's result could not be stored; the call will be repeated");
         }
     }
 
-    fn failed(&self, work: &FanWork, class: &ClassState, error: &CallError, now: Timestamp) -> FanOutcome {
+    /// Opens the breaker of whatever is at fault. Returns what becomes of the fan.
+    fn after_failure(
+        &self,
+        work: &FanWork,
+        class: &ClassState,
+        error: &CallError,
+        now: Timestamp,
+    ) -> FanOutcome {
         let reason = failure_reason(error);
-        let [app, fans] = self.scopes();
+        let [app, fans] = self.queue_scopes();
         let breakers = &self.context.breakers;
-        let same_place = FanOutcome::Retry { due_at: work.position.due_at, spent: false };
+        let same_position = FanOutcome::Retry { due_at: work.position.due_at, spent: false };
         match (class_for(self.step, error), error) {
             (Class::Rate, CallError::NoPermit { retry_at, .. }) => {
                 breakers.hold(class.scope.clone(), reason, now, *retry_at);
-                same_place
+                same_position
             }
             (Class::Rate, _) => {
-                // The ledger has the end of the block; the next request for a permit returns it.
+                // The limiter has recorded for how long; the next call gets that as `NoPermit`, see above.
                 breakers.hold(fans, reason, now, now.plus_ms(1));
-                same_place
+                same_position
             }
             (Class::Transient | Class::Token, _) => {
                 // Queued behind the others, so that the next probe uses another fan.
@@ -262,22 +273,24 @@ impl Queue {
                 FanOutcome::Retry { due_at: probe_at.plus_ms(1), spent: false }
             }
             (Class::Item, CallError::Refused { errcode, .. }) => {
-                // An answer about this one fan: the API itself works.
+                // An answer about this fan alone: the API works.
                 for scope in [&app, &fans, &class.scope] {
                     breakers.succeeded(scope);
                 }
-                self.rejected(*errcode, error, now)
+                self.reject(*errcode, error, now)
             }
             (Class::Configuration, CallError::Refused { errcode, .. }) if concerns_pair(*errcode) => {
-                // A wrong mini program is wrong for every fan and must not cost a call for each of millions.
-                // It is this fan's fault only if others were accepted between two refusals of this one.
+                // Either this fan's pair is wrong, or the mini program is. That makes every pair wrong, and
+                // must not cost a call for each of millions. The fan is at fault if others were accepted
+                // between two refusals of it, or in the hour before its fifth.
                 const REFUSED_IN_A_ROW_MAX: u32 = 3;
                 const TRIES_MAX: u32 = 5;
                 const AGAIN_AFTER_MS: i64 = MINUTE_MS;
                 let (recently, tries) = (self.succeeded_within(HOUR_MS, now), work.fan.attempts + 1);
+                // The refusal before this one is longer ago than `AGAIN_AFTER_MS`.
                 let others_since = tries > 1 && self.succeeded_within(AGAIN_AFTER_MS, now);
                 if others_since || recently && tries >= TRIES_MAX {
-                    return self.rejected(*errcode, error, now);
+                    return self.reject(*errcode, error, now);
                 }
                 let in_a_row = class.refused_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
                 let mut due_at = now.plus_ms(AGAIN_AFTER_MS + 1);
@@ -290,17 +303,17 @@ impl Queue {
             (Class::Configuration, CallError::Refused { errcode, api, .. }) => {
                 let scope = if concerns_whole_app(*api, *errcode) { &app } else { &fans };
                 breakers.failed(scope, reason, Backoff::CONFIGURATION, now);
-                same_place
+                same_position
             }
             (Class::Unknown | Class::Invisible | Class::Item | Class::Configuration, _) => {
                 const TRIES_MAX: u32 = 5;
                 const NO_CODE: i64 = 0;
                 if self.succeeded_within(HOUR_MS, now) {
                     if work.fan.attempts + 1 >= TRIES_MAX {
-                        return self.rejected(error.errcode().unwrap_or(NO_CODE), error, now);
+                        return self.reject(error.errcode().unwrap_or(NO_CODE), error, now);
                     }
                 } else {
-                    // No call succeeds: not the fault of this fan.
+                    // No call succeeds: hardly the fault of this fan.
                     breakers.failed(&fans, reason, Backoff::UNKNOWN_CODE, now);
                 }
                 let attempt = work.fan.attempts + 1;
@@ -311,18 +324,19 @@ impl Queue {
         }
     }
 
-    /// Whether WeCom accepted a fan within the last `ms`, so that a refusal concerns the refused fan alone.
+    /// Whether WeCom accepted a fan within the last `ms`: then a refusal most likely concerns one fan only.
     fn succeeded_within(&self, ms: i64, now: Timestamp) -> bool {
         let succeeded_at = Timestamp::from_millis(self.succeeded_at.load(Ordering::Relaxed));
         now.millis_since(succeeded_at) < ms
     }
 
-    fn rejected(&self, errcode: i64, error: &CallError, now: Timestamp) -> FanOutcome {
+    /// Gives up a fan, and logs that.
+    fn reject(&self, errcode: i64, error: &CallError, now: Timestamp) -> FanOutcome {
         // A bad import rejects thousands for one reason: log it once a minute.
         let mut logged = self.rejection_logged.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last, at, not_logged) = *logged;
-        if errcode == last && now.millis_since(at) < MINUTE_MS {
-            logged.2 += 1;
+        let (last_errcode, at, not_logged) = *logged;
+        if errcode == last_errcode && now.millis_since(at) < MINUTE_MS {
+            *logged = (last_errcode, at, not_logged + 1);
         } else {
             let error = error.to_string();
             tracing::warn!(app = %self.app, errcode, error, not_logged, "WeCom rejected a fan");
@@ -332,22 +346,22 @@ impl Queue {
     }
 }
 
-/// The class of a failed call for the fan: an error of another call (for a token, say) never concerns the
-/// fan.
+/// The class of a failed call. If another call failed on the way, such as that for the access token, the fan
+/// is not to blame: a class that says so means a wrong setting.
 fn class_for(step: FanStep, error: &CallError) -> Class {
-    let own = match step {
+    let fan_api = match step {
         FanStep::Mint => Api::UnionidToPendingId,
         FanStep::AskExisting => Api::UnionidToExternalUserid,
     };
     match (error.class(), error) {
-        (Class::Item | Class::Invisible, CallError::Refused { api, .. }) if *api != own => {
+        (Class::Item | Class::Invisible, CallError::Refused { api, .. }) if *api != fan_api => {
             Class::Configuration
         }
         (class, _) => class,
     }
 }
 
-/// Codes about the pair of unionid and openid: wrong for one fan or, with a wrong mini program, for all.
+/// Whether a code refuses the pair of unionid and openid, because this pair is wrong or the mini program is.
 const fn concerns_pair(errcode: i64) -> bool {
     matches!(errcode, 610_015..=610_018 | 845_001..=845_003)
 }

@@ -137,7 +137,8 @@ pub struct Context {
     pub calls: TaskTracker,
     /// Cancelled when one of them panics: a lane whose call vanished would wait for ever.
     pub panicked: CancellationToken,
-    /// Concurrent calls to WeCom, per worker.
+    /// The limit of concurrent calls to WeCom in `resolve`, and the lowest in each class of `mint`, where the
+    /// limit grows with the round trip.
     pub calls_max: usize,
     /// The configured sinks; feed entries are kept until all of them have received them.
     pub sinks: Arc<SinkRegistry>,

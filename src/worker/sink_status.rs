@@ -15,9 +15,9 @@ use crate::store::Cursor;
 /// The status of a sink.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct SinkStatus {
-    /// The sequence number of the newest delivered entry, as of `epoch`.
+    /// The sequence number of the last delivered entry, or the one that a seek moved to.
     pub after: u64,
-    /// The cursor's epoch: a fencing token, incremented by each manual seek.
+    /// The epoch of the cursor that `after` belongs to; each manual seek starts another.
     pub epoch: u64,
     /// Entries delivered since the start, repetitions included.
     pub delivered: u64,
@@ -25,7 +25,7 @@ pub struct SinkStatus {
     pub attempts: u64,
     /// Attempts that failed.
     pub failures: u64,
-    /// Failures in a row, of the entry that is to be delivered next.
+    /// Consecutive failures of the entry that is to be delivered next.
     pub failures_in_a_row: u32,
     /// When and why the last attempt failed; `None` after a success, a seek or a resume.
     pub last_error: Option<(Timestamp, String)>,
@@ -38,9 +38,9 @@ pub struct SinkStatus {
 }
 
 impl SinkStatus {
-    /// The sequence number of the newest delivered entry, given the persisted cursor. The cursor lags a
-    /// little behind `after`, unless a manual seek has just moved it and the delivery task has not noticed
-    /// yet.
+    /// The sequence number after which the next delivery begins. In the same epoch the persisted `cursor`
+    /// lags behind `after`; a cursor of another epoch was moved by a seek that the delivery task has not
+    /// noticed yet, and counts alone.
     #[must_use]
     pub fn position(&self, cursor: Option<&Cursor>) -> u64 {
         match cursor {
@@ -60,8 +60,8 @@ pub(super) struct SinkHandle {
 
 impl SinkHandle {
     /// Reads or changes the status.
-    pub(super) fn with_status<T>(&self, change: impl FnOnce(&mut SinkStatus) -> T) -> T {
-        change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner))
+    pub(super) fn with_status<T>(&self, access: impl FnOnce(&mut SinkStatus) -> T) -> T {
+        access(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 

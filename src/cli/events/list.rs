@@ -98,7 +98,7 @@ impl List {
         let mut after: Option<String> = None;
         loop {
             let (errcode, limit) = (self.filters.errcode.map(|n| n.to_string()), left.min(PAGE_ROWS_MAX));
-            let url = api.address(
+            let url = api.url(
                 &["v1", "events"],
                 &[
                     ("state", Some(state)),

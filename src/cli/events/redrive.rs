@@ -94,9 +94,9 @@ impl Redrive {
         id: String,
         refused: &mut Vec<Refused>,
     ) -> anyhow::Result<()> {
-        let url = api.address(&["v1", "events", &id, "redrive"], &[]);
+        let url = api.url(&["v1", "events", &id, "redrive"], &[]);
         let answer = api.send(api.request(Method::POST, url).timeout(TIMEOUT)).await?;
-        let Problem { detail, hint } = Problem::of(&answer.body);
+        let Problem { detail, hint } = Problem::parse(&answer.body);
         if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::CONFLICT) && !detail.is_empty() {
             if self.json {
                 // The answer does not name the event.
@@ -129,7 +129,7 @@ impl Redrive {
         ] {
             filters.extend(value.map(|value| (name.to_owned(), value)));
         }
-        let url = api.address(&["v1", "events", "redrive"], &[]);
+        let url = api.url(&["v1", "events", "redrive"], &[]);
         let request = api.request(Method::POST, url).timeout(LONG_TIMEOUT).json(&filters);
         let body = api.success(api.send(request).await?)?;
         let summary: Summary = api.parsed(&body)?;

@@ -46,7 +46,7 @@ const APART: [&str; 5] = ["id", "state", "age_seconds", "remedy", "message"];
 
 impl Show {
     pub(super) async fn run(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
-        let body = api.get(api.address(&["v1", "events", &self.id.to_string()], &[])).await?;
+        let body = api.get(api.url(&["v1", "events", &self.id.to_string()], &[])).await?;
         let row: Value = api.parsed(&body)?;
         if self.json {
             out.print_answer(&body)?;

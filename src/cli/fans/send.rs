@@ -71,7 +71,7 @@ impl Service {
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let api = AdminApi::new(access)?;
-        let url = api.address(&["v1", "fans"], &[("priority", Some("bulk"))]);
+        let url = api.url(&["v1", "fans"], &[("priority", Some("bulk"))]);
         Ok(Self { api, url, patience, display, reported: AtomicBool::new(false), stop })
     }
 
@@ -136,7 +136,7 @@ impl Service {
             | StatusCode::BAD_GATEWAY
             | StatusCode::SERVICE_UNAVAILABLE
             | StatusCode::GATEWAY_TIMEOUT => {
-                let Problem { detail, hint } = Problem::of(&answer);
+                let Problem { detail, hint } = Problem::parse(&answer);
                 let reason =
                     if detail.is_empty() { status.to_string() } else { format!("{status}: {detail}") };
                 Ok(Err(Failure { reason, hint, retry_after }))
@@ -150,6 +150,6 @@ impl Service {
         let response = request.header(CONTENT_TYPE, "application/x-ndjson").body(body).send().await?;
         let retry_after = response.headers().get(RETRY_AFTER);
         let seconds = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-        Ok((response.status(), seconds.map(Duration::from_secs), admin::read(response).await?))
+        Ok((response.status(), seconds.map(Duration::from_secs), admin::read_body(response).await?))
     }
 }

@@ -12,16 +12,16 @@ use crate::domain::time::Timestamp;
 /// A fact that the verdict rests on.
 #[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Evidence {
-    /// When it happened, where that is known.
+    /// When it happened, if that is known.
     #[schema(value_type = Option<String>, format = DateTime)]
     pub at: Option<Timestamp>,
-    /// For programs.
+    /// What it is, as a stable word for programs.
     pub code: &'static str,
-    /// For people.
+    /// The same for people.
     pub text: Text,
 }
 
-/// How a link was found.
+/// How a link was found, as the end of a sentence: “linked …”.
 pub(super) const fn through(source: Source) -> (&'static str, &'static str) {
     match source {
         Source::Callback => ("through a callback", "通过回调"),
@@ -32,7 +32,7 @@ pub(super) const fn through(source: Source) -> (&'static str, &'static str) {
     }
 }
 
-/// All evidence, earliest first; items without an instant come last.
+/// All evidence, earliest first; what happened at an unknown time comes last.
 pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
     let mut all = Vec::new();
     let mut add = |at: Option<Timestamp>, code, text| all.push(Evidence { at, code, text });
@@ -46,9 +46,10 @@ pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
             add(Some(minted.minted_at), "fan_minted", obtained);
         }
         if let Existing::Asked { at, found } = fan.existing {
-            let asked = text!("existing customers looked up: {found} found", "查询既有客户：{found} 个");
-            add(Some(at), "existing_asked", asked);
+            let looked_up = text!("existing customers looked up: {found} found", "查询既有客户：{found} 个");
+            add(Some(at), "existing_asked", looked_up);
         }
+        // A rejected renewal is no reason while the pending id from before is valid.
         if let (FanState::Rejected, Mint::Rejected { errcode, at }) = (fan.state(now), fan.mint) {
             let rejected = text!("rejected by WeCom (code {errcode})", "被企业微信拒绝（错误码 {errcode}）");
             add(Some(at), "fan_rejected", rejected);
@@ -70,11 +71,11 @@ pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
                 Some(at) => (format!("next at {at}"), format!("下次 {at}")),
                 None => ("there will be no more".to_owned(), "不再查询".to_owned()),
             };
-            let asked = text!(
+            let lookups = text!(
                 "lookups at {corp} without a pending_id: {asked}; {en}",
                 "在企业 {corp} 查询 {asked} 次，均无 pending_id；{zh}",
             );
-            add(None, "contact_asked", asked);
+            add(None, "contact_asked", lookups);
         }
         if let Some(link) = &contact.link {
             let (en, zh) = through(link.source);

@@ -1,13 +1,13 @@
-//! Priorities of calls for fans, and the quota classes they belong to.
+//! The priorities of calls for fans, and the quota classes these belong to.
 
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
 
-/// The priority of a call for a fan where quota is short, the most urgent first.
+/// The priority of a call for a fan, the most urgent first. It matters while the quota is short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Priority {
-    /// A person registers now and may meet a dealer in the next minute.
+    /// The fan is registering now and may meet a dealer within a minute.
     Live,
     /// The pending id of a fan whom no dealer has added yet is about to expire.
     RenewUnlinked,
@@ -18,15 +18,15 @@ pub enum Priority {
     Bulk,
 }
 
-/// Priorities that share concurrent calls and a part of the quota.
+/// The priorities that have one limit of concurrent calls and one share of the quota in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum QuotaClass {
     /// May use the whole quota.
     Live,
-    /// Leaves the reserve to live registrations.
+    /// May use all but the reserve, which is for live registrations.
     Renewals,
-    /// Leaves the reserve to live registrations, and to renewals what they will need within a month.
+    /// May use all but the reserve and, of the minting quota, what renewals will need within a month.
     Bulk,
 }
 
@@ -49,7 +49,7 @@ impl QuotaClass {
     /// All, the most urgent first.
     pub const ALL: [Self; 3] = [Self::Live, Self::Renewals, Self::Bulk];
 
-    /// Its priorities, the most urgent first.
+    /// The priorities of this class, the most urgent first.
     #[must_use]
     pub const fn priorities(self) -> &'static [Priority] {
         match self {

@@ -1,4 +1,4 @@
-//! Extractors for a request's path, query and JSON body that answer malformed input with a [`Problem`].
+//! Reads a request's path, query and JSON body. Malformed input becomes a [`Problem`].
 
 use std::time::Duration;
 
@@ -12,9 +12,9 @@ use crate::domain::ids::IdError;
 use crate::http::body::read_body;
 use crate::http::problem::Problem;
 
-/// The largest accepted JSON body; `POST /v1/fans` has its own limit.
+/// The largest JSON body that [`json`] accepts.
 const BODY_BYTES_MAX: usize = 64 * 1024;
-/// How long such a body may take to arrive.
+/// How long it may take to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The query, parsed.
@@ -51,7 +51,7 @@ pub(super) async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Problem> 
         .map_err(|error| Problem::bad_request(format!("the body is invalid: {error}")))
 }
 
-/// Turns an [`IdError`] into the problem of a malformed id in the parameter or field `name`.
+/// For `map_err`: the problem of a malformed id in the parameter or field `name`.
 pub(super) fn invalid_id(name: &'static str) -> impl FnOnce(IdError) -> Problem {
     move |error| Problem::bad_request(format!("{name} {error}"))
 }

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::state::Shared;
 
-/// Refuses requests for unknown hosts, and changes requested from other origins.
+/// Refuses requests for unknown hosts, and requests from other origins that could change something.
 pub(super) async fn host_and_origin(State(state): Shared, request: Request, next: Next) -> Response {
     let head = (request.method(), request.uri(), request.headers());
     match state.guard.check_host_and_origin(head, state.clock.now(), &state.metrics) {
@@ -26,15 +26,15 @@ pub(super) async fn token(State(state): Shared, request: Request, next: Next) ->
     }
 }
 
-/// The security headers of every response. Deliberately absent: CORS headers.
+/// Headers of every response. There are no CORS headers, so no other origin can read one.
 const HEADERS: [(HeaderName, HeaderValue); 4] = [
     (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
     (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
     (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
 ];
-/// The content security policy of responses that are not pages; a page sets its own.
-const NO_PAGE: HeaderValue = HeaderValue::from_static(
+/// The content security policy of a response without one of its own, which only pages have.
+const NO_PAGE_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
 );
 
@@ -45,6 +45,6 @@ pub(super) async fn security_headers(request: Request, next: Next) -> Response {
     for (name, value) in HEADERS {
         headers.insert(name, value);
     }
-    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(NO_PAGE);
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(NO_PAGE_POLICY);
     response
 }
