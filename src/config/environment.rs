@@ -51,7 +51,10 @@ impl Environment {
         ours.sort();
         let (mut texts, mut misplaced) = (BTreeMap::new(), Vec::new());
         for (path, name, text) in ours {
-            let value = text.trim().parse::<Value>().unwrap_or_else(|_| Value::String(text.clone()));
+            // The source of a secret is text, even if it looks like a number.
+            let is_text = path.last().is_some_and(|part| is_source(&part.key));
+            let value = if is_text { None } else { text.trim().parse().ok() };
+            let value = value.unwrap_or_else(|| Value::String(text.clone()));
             match put(table, &path, value) {
                 Some(key) => {
                     texts.insert(key, text.clone());

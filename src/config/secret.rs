@@ -17,6 +17,9 @@ use toml::{Table, Value};
 
 use super::reader::{Invalid, Reading, Section};
 
+/// The source of a secret whose text is in a `UNIONLINK__…` variable.
+const ENVIRONMENT: &str = "the environment";
+
 /// A secret and where it came from.
 #[derive(Debug, Clone)]
 pub struct Secret {
@@ -42,7 +45,7 @@ pub(super) fn read_checked<T, E: fmt::Display>(
     check: impl Fn(&str) -> Result<T, E>,
     hint: &str,
 ) -> Option<Secret> {
-    let (overridden, reading) = (section.overridden(name), section.reading);
+    let (overridden, reading) = (overridden(section, name), section.reading);
     section.take(name, |value| {
         let secret = of(value, overridden, reading)?;
         match check(secret.value.expose_secret()) {
@@ -52,14 +55,20 @@ pub(super) fn read_checked<T, E: fmt::Display>(
     })
 }
 
+/// The text of the secret `name` if it came from the environment: of `UNIONLINK__…__NAME`, or of
+/// `UNIONLINK__…__NAME__VALUE`.
+pub(super) fn overridden<'a>(section: &Section<'a>, name: &str) -> Option<&'a str> {
+    section.overridden(name).or_else(|| section.overridden(&format!("{name}.value")))
+}
+
 /// The secret that `value` holds or refers to; `overridden` is its text if it came from the environment.
 pub(super) fn of(value: Value, overridden: Option<&str>, reading: &Reading<'_>) -> Result<Secret, Invalid> {
     let (text, source) = match (value, overridden) {
-        (Value::Table(table), _) => from_table(table, reading)?,
+        (Value::Table(table), _) => from_table(table, overridden.is_some(), reading)?,
         (Value::String(text), None) => from_configuration(text, reading),
-        (Value::String(text), Some(_)) => (text, "the environment".to_owned()),
+        (Value::String(text), Some(_)) => (text, ENVIRONMENT.to_owned()),
         (Value::Array(_), _) | (_, None) => return Err(malformed("is not written as a secret")),
-        (_, Some(text)) => (text.to_owned(), "the environment".to_owned()),
+        (_, Some(text)) => (text.to_owned(), ENVIRONMENT.to_owned()),
     };
     if text.is_empty() {
         return Err((format!("is empty (from {source})"), None));
@@ -74,12 +83,17 @@ fn malformed(reason: impl Into<String>) -> Invalid {
 }
 
 /// The secret of `{ env = "NAME" }` and the like, and its source.
-fn from_table(table: Table, reading: &Reading<'_>) -> Result<(String, String), Invalid> {
+fn from_table(
+    table: Table,
+    from_environment: bool,
+    reading: &Reading<'_>,
+) -> Result<(String, String), Invalid> {
     let mut entries = table.into_iter();
     let (Some((kind, Value::String(text))), None) = (entries.next(), entries.next()) else {
         return Err(malformed("is not written as a secret"));
     };
     match kind.as_str() {
+        "value" if from_environment => Ok((text, ENVIRONMENT.to_owned())),
         "value" => Ok(from_configuration(text, reading)),
         "env" => {
             let source = format!("environment variable {text}");

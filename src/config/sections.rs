@@ -137,7 +137,7 @@ impl Wecom {
         let schemes = &["http", "https"];
         let api_base = Address::read(section, "api_base", schemes, "https://qyapi.weixin.qq.com")?;
         let proxy = Address::read(section, "proxy", schemes, "http://proxy.example.com:3128");
-        if proxy.as_ref().is_some_and(Address::has_login) {
+        if section.overridden("proxy").is_none() && proxy.as_ref().is_some_and(Address::has_login) {
             section.reading.holds_a_secret.set(true);
         }
         Some(Self {

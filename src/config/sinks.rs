@@ -157,7 +157,7 @@ fn headers(section: &mut Section<'_>) -> BTreeMap<String, Secret> {
             Ok(_) => {}
             Err(_) => section.problem(&name, "is not the name of a header", None),
         }
-        let read = secret::of(value, section.overridden(&name), section.reading);
+        let read = secret::of(value, secret::overridden(section, &name), section.reading);
         let Some(value) = section.checked(&name, read) else { continue };
         if HeaderValue::from_str(value.value.expose_secret()).is_err() {
             let hint = "use ASCII without line ends";

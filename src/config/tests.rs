@@ -256,13 +256,23 @@ fn a_world_readable_configuration_with_a_secret_is_reported() {
     use std::os::unix::fs::PermissionsExt as _;
     let file = tempfile::NamedTempFile::new().unwrap();
     let elsewhere = minimal().replace("value", "env");
+    let without = minimal().lines().filter(|line| !line.contains("value")).collect::<Vec<_>>().join("\n");
+    let environment_only = environment(&[
+        ("UNIONLINK__APPS__0__SECRET__VALUE", "1"),
+        ("UNIONLINK__APPS__0__CALLBACK_TOKEN", "2"),
+        ("UNIONLINK__APPS__0__ENCODING_AES_KEY__VALUE", KEY),
+        ("UNIONLINK__WECOM__PROXY", "http://user:password@proxy:3128"),
+    ]);
     let environment = environment(&[("s", "1"), ("t", "2"), (KEY, KEY)]);
-    for (text, mode, told) in
-        [(&minimal(), 0o644, true), (&minimal(), 0o640, false), (&elsewhere, 0o644, false)]
-    {
+    for (text, environment, mode, told) in [
+        (&minimal(), &environment, 0o644, true),
+        (&minimal(), &environment, 0o640, false),
+        (&elsewhere, &environment, 0o644, false),
+        (&without, &environment_only, 0o644, false),
+    ] {
         std::fs::write(file.path(), text).unwrap();
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
-        let config = load(file.path(), &environment).unwrap();
+        let config = load(file.path(), environment).unwrap();
         let warning = exposed(file.path(), &config);
         assert_eq!(warning.is_some_and(|warning| warning.contains("(mode 0644)")), told, "{mode:o} {text}");
     }
