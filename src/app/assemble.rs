@@ -1,6 +1,5 @@
-//! The service without its listeners, built from a configuration and [`Parts`]. The simulation in the tests
-//! assembles the same service from other parts: a store in memory, a wire without sockets, a clock of its
-//! own.
+//! Assembles the service, without its listeners, from a configuration and [`Parts`]. The simulation in the
+//! tests passes other parts: a store in memory, a [`Wire`] without sockets, a simulated clock.
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
@@ -32,19 +31,19 @@ use crate::worker::directory::Directory;
 use crate::worker::sink_status::SinkRegistry;
 use crate::worker::{AppRules, Context, MintRules, Wake, deliver, mint, renew, resolve, sweep};
 
-/// What a service is made of, apart from its configuration.
+/// What a service is assembled from, apart from its configuration.
 pub struct Parts {
     /// The durable state.
     pub store: Arc<dyn Store>,
     /// The HTTP client for WeCom, or what replaces it.
     pub wire: Arc<dyn Wire>,
-    /// The time.
+    /// The clock.
     pub clock: Arc<dyn Clock>,
     /// Spreads retries over time.
     pub jitter: Jitter,
     /// Where feed entries are delivered.
     pub sinks: Vec<SinkPart>,
-    /// Counters.
+    /// The metrics.
     pub metrics: Arc<Metrics>,
     /// Cancelled when a call to WeCom panics.
     pub panicked: CancellationToken,
@@ -54,7 +53,7 @@ pub struct Parts {
 pub struct SinkPart {
     /// Its name.
     pub name: SinkName,
-    /// Where it starts without a cursor.
+    /// Where in the feed it starts while it has no cursor.
     pub start: Start,
     /// The receiver.
     pub sink: Box<dyn Sink>,
@@ -122,16 +121,16 @@ pub async fn assemble(
 }
 
 fn workers(context: &Context, sinks: Vec<SinkPart>, stop: &CancellationToken) -> Vec<(&'static str, Task)> {
-    let (shared, stop) = (|| context.clone(), || stop.clone());
     let mut workers: Vec<(&'static str, Task)> = vec![
-        ("resolve", Box::pin(resolve::run(shared(), stop()))),
-        ("mint", Box::pin(mint::run(shared(), stop()))),
-        ("renew", Box::pin(renew::run(shared(), stop()))),
+        ("resolve", Box::pin(resolve::run(context.clone(), stop.clone()))),
+        ("mint", Box::pin(mint::run(context.clone(), stop.clone()))),
+        ("renew", Box::pin(renew::run(context.clone(), stop.clone()))),
     ];
     for SinkPart { name, start, sink } in sinks {
-        workers.push(("deliver", Box::pin(deliver::run(shared(), name, sink, start, stop()))));
+        let delivery = deliver::run(context.clone(), name, sink, start, stop.clone());
+        workers.push(("deliver", Box::pin(delivery)));
     }
-    workers.push(("sweep", Box::pin(sweep::run(shared(), stop()))));
+    workers.push(("sweep", Box::pin(sweep::run(context.clone(), stop.clone()))));
     workers
 }
 
@@ -164,12 +163,12 @@ fn credentials(app: &config::App) -> (AppName, AppCredentials) {
     (app.name.clone(), credentials)
 }
 
-/// The quota of each corp. Apps of one corp share it; the smallest one configured counts.
+/// The quota of each corp. Apps of one corp share it; the lowest configured limit of each window counts.
 fn limits(config: &Config) -> HashMap<CorpId, Limits> {
     let mut limits: HashMap<CorpId, Limits> = HashMap::new();
     for app in &config.apps {
-        let shared = limits.entry(app.corp_id.clone()).or_insert(app.quota.limits());
-        *shared = shared.and(app.quota.limits());
+        let own = app.quota.limits();
+        limits.entry(app.corp_id.clone()).and_modify(|lowest| *lowest = lowest.and(own)).or_insert(own);
     }
     limits
 }

@@ -2,13 +2,13 @@
 
 use strum::{IntoStaticStr, VariantArray};
 
-/// Why a callback is refused. Counted in our own metrics only: the sender gets the same empty answer for
-/// every reason.
+/// Why a callback is refused. Only our metrics have the reason: the sender gets the same empty answer for
+/// every one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Refusal {
     /// A parameter is missing or given twice, or the query is not valid UTF-8 after decoding.
-    #[error("the query lacks a parameter")]
+    #[error("the query is malformed")]
     Query,
     /// The body is neither WeCom's XML envelope nor its JSON one.
     #[error("the body is not an envelope")]
@@ -16,7 +16,7 @@ pub enum Refusal {
     /// The signature does not match.
     #[error("the signature does not match")]
     Signature,
-    /// The text is not base64, or not whole AES blocks.
+    /// The ciphertext is not base64, or not whole AES blocks.
     #[error("the ciphertext is malformed")]
     Cipher,
     /// The padding after decryption is not 1 to 32 equal bytes.

@@ -30,13 +30,12 @@ impl Check {
                 print(toml::to_string(&config)?.trim_end())?;
                 say(&format!("{} is valid", path.display()));
             }
-            Err(ConfigError::Problems { problems, .. }) if self.json => {
-                print(&json!({"ok": false, "problems": problems}).to_string())?;
-                return Ok(ExitCode::FAILURE);
-            }
             Err(error) if self.json => {
-                let problem = Problem { key: String::new(), reason: error.to_string(), hint: None };
-                print(&json!({"ok": false, "problems": [problem]}).to_string())?;
+                let problems = match error {
+                    ConfigError::Problems { problems, .. } => problems,
+                    other => vec![Problem { key: String::new(), reason: other.to_string(), hint: None }],
+                };
+                print(&json!({"ok": false, "problems": problems}).to_string())?;
                 return Ok(ExitCode::FAILURE);
             }
             Err(error) => return Err(error.into()),

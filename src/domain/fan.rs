@@ -1,9 +1,8 @@
 //! The brand's side: a fan, known by unionid and openid, and the pending ids minted for it.
 //!
-//! A fan's life cycle is a function of its record and the instant passed in: [`Fan::review`] makes the
-//! changes that time alone brings, [`Fan::review_at`] is when the next one is due. The store keeps each fan
-//! in a queue for every call to be made ([`Fan::queued_for`]) and on a timeline for its next review, so that
-//! nothing has to scan all fans.
+//! A fan changes with time alone: [`Fan::review`] makes the changes that are due, [`Fan::review_at`] is when
+//! the next one will be. The store keeps each fan in a queue for every call to be made ([`Fan::queued_for`])
+//! and in an index by the time of its next review, so that nothing has to scan all fans.
 
 mod priority;
 
@@ -20,13 +19,12 @@ pub const PENDING_ID_LIFE_MS: i64 = 90 * DAY_MS;
 /// The age at which a pending id is due for renewal, so that it is still valid while the fan waits for a new
 /// one.
 pub const RENEW_AFTER_MS: i64 = 85 * DAY_MS;
-/// How long a pending id still joins after its expiry: WeCom may have returned it just before, for an event
-/// that was delayed.
-pub const KEPT_AFTER_END_MS: i64 = 7 * DAY_MS;
-/// Maximum number of pending ids kept for one fan; normally there are two for a few days in ninety.
+/// How long a pending id can still link the fan after its expiry: WeCom may have returned it just before, for
+/// an event that was delayed.
+const KEPT_AFTER_EXPIRY_MS: i64 = 7 * DAY_MS;
+/// Maximum number of pending ids kept for one fan. Normally there is one, or two in the days after a renewal.
 const IDS_MAX: usize = 4;
-/// The assumed age of an imported pending id of unknown age: it joins at once and is due for renewal in five
-/// days.
+/// The assumed age of an imported pending id of unknown age: it is due for renewal in five days.
 const ASSUMED_AGE_MS: i64 = 80 * DAY_MS;
 
 /// A fan's record.
@@ -36,11 +34,11 @@ pub struct Fan {
     pub openid: Openid,
     /// When the brand first registered the fan, or first did so since personal data was last erased.
     pub registered_at: Timestamp,
-    /// The pending ids that join, newest last.
+    /// The pending ids through which the fan can be linked, newest last.
     pub ids: Vec<Minted>,
-    /// Whether the newest of them was valid as of the last change.
+    /// Whether the newest of them was valid at the last change of this record.
     pub live: bool,
-    /// The state of minting.
+    /// What is next for the pending id.
     pub mint: Mint,
     /// The state of the lookup of existing customers.
     pub existing: Existing,
@@ -81,8 +79,9 @@ impl Minted {
         self.minted_at.plus_ms(RENEW_AFTER_MS)
     }
 
+    /// When it is deleted.
     const fn prune_at(&self) -> Timestamp {
-        self.expires_at().plus_ms(KEPT_AFTER_END_MS)
+        self.expires_at().plus_ms(KEPT_AFTER_EXPIRY_MS)
     }
 }
 
@@ -93,12 +92,12 @@ pub enum Mint {
     Idle,
     /// Nothing until it expires: it is not to be renewed, or WeCom returned the same one again and may not
     /// have extended it.
-    UntilEnd,
+    UntilExpiry,
     /// Queued to be minted, for the first time or again.
     Queued(Priority),
     /// Expired, and not minted again unless the fan is registered again.
     Expired,
-    /// WeCom rejected this pair of ids; it is not tried again.
+    /// WeCom rejected the fan's unionid and openid; not tried again unless the fan is registered again.
     Rejected {
         /// WeCom's code.
         errcode: i64,
@@ -107,8 +106,8 @@ pub enum Mint {
     },
 }
 
-/// The state of the lookup of existing customers: which dealers already have this fan as a customer. They
-/// cannot be found through a pending id minted afterwards.
+/// The state of the lookup of existing customers: which dealers had already added the person when the pending
+/// id was minted. That pending id does not lead to them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Existing {
     /// The app does not look up existing customers.
@@ -122,7 +121,7 @@ pub enum Existing {
         /// How many customers it returned.
         found: u32,
     },
-    /// WeCom refused; it is not tried again.
+    /// WeCom refused; not tried again unless the fan is registered again.
     Refused {
         /// WeCom's code.
         errcode: i64,
@@ -142,7 +141,7 @@ pub enum FanStep {
 }
 
 impl FanStep {
-    /// Both, in the order in which they are made.
+    /// Both, in the order in which they are made for a fan.
     pub const ALL: [Self; 2] = [Self::Mint, Self::AskExisting];
 }
 
@@ -160,7 +159,8 @@ pub enum Renew {
 }
 
 impl Renew {
-    const fn wants(self, linked: bool) -> bool {
+    /// Whether the pending id of a fan is to be renewed; `linked` says whether any dealer has added the fan.
+    const fn includes(self, linked: bool) -> bool {
         match self {
             Self::All => true,
             Self::Unlinked => !linked,
@@ -179,7 +179,7 @@ pub enum FanState {
     Minted,
     /// Its last pending id has expired.
     Expired,
-    /// WeCom rejected this pair of ids.
+    /// WeCom rejected the fan's unionid and openid.
     Rejected,
 }
 
@@ -236,25 +236,27 @@ impl Fan {
             (Some(newest), _) if now < newest.expires_at() => FanState::Minted,
             (_, Mint::Rejected { .. }) => FanState::Rejected,
             (None, Mint::Queued(_)) => FanState::Queued,
-            (_, Mint::Queued(_) | Mint::Idle | Mint::UntilEnd | Mint::Expired) => FanState::Expired,
+            (_, Mint::Queued(_) | Mint::Idle | Mint::UntilExpiry | Mint::Expired) => FanState::Expired,
         }
     }
 
     /// Applies a repeated registration. Returns whether it changed anything but a priority.
     ///
-    /// A new openid replaces the old one. A rejected or expired fan is queued again in either case, and a
-    /// queued one moves up if `priority` is more urgent.
+    /// A new openid replaces the old one. With or without a new openid, a rejected or expired fan is queued
+    /// again, and a refused lookup of existing customers too. A fan that is queued without a valid pending id
+    /// moves up if `priority` is more urgent, and so does a queued lookup.
     pub fn register_again(&mut self, openid: &Openid, priority: Priority) -> bool {
-        let again = matches!(self.mint, Mint::Rejected { .. } | Mint::Expired);
-        let refused = matches!(self.existing, Existing::Refused { .. });
+        let mint_again = matches!(self.mint, Mint::Rejected { .. } | Mint::Expired);
+        let ask_again = matches!(self.existing, Existing::Refused { .. });
         let more_urgent = |queued: Priority| priority < queued;
-        if again || matches!(self.mint, Mint::Queued(queued) if !self.live && more_urgent(queued)) {
+        let moves_up = matches!(self.mint, Mint::Queued(queued) if !self.live && more_urgent(queued));
+        if mint_again || moves_up {
             self.mint = Mint::Queued(priority);
         }
-        if refused || matches!(self.existing, Existing::Due(queued) if more_urgent(queued)) {
+        if ask_again || matches!(self.existing, Existing::Due(queued) if more_urgent(queued)) {
             self.existing = Existing::Due(priority);
         }
-        let changed = self.openid != *openid || again || refused;
+        let changed = self.openid != *openid || mint_again || ask_again;
         if changed {
             self.openid = openid.clone();
             self.attempts = 0;
@@ -263,7 +265,7 @@ impl Fan {
     }
 
     /// Adds a pending id that was obtained elsewhere. Returns whether it was added: not if it has expired, is
-    /// known already, or is older than as many as are kept.
+    /// known already, or is older than the maximum number of ids already kept.
     pub fn adopt(&mut self, minted: Minted, now: Timestamp) -> bool {
         let known = self.ids.iter().any(|known| known.pending_id == minted.pending_id);
         let no_room = self.ids.len() >= IDS_MAX && self.ids.iter().all(|id| minted.minted_at < id.minted_at);
@@ -304,13 +306,13 @@ impl Fan {
             Some(known) if same_id_extends || known.expires_at() <= minted.minted_at => {
                 known.minted_at = minted.minted_at;
             }
-            Some(_) => self.mint = Mint::UntilEnd,
+            Some(_) => self.mint = Mint::UntilExpiry,
             None => self.ids.push(minted),
         }
         self.sort_and_prune();
     }
 
-    /// Records that WeCom rejected this pair of ids. Earlier pending ids still join.
+    /// Records that WeCom rejected the fan's unionid and openid. Its pending ids are kept.
     pub const fn rejected(&mut self, errcode: i64, now: Timestamp) {
         self.attempts = 0;
         self.mint = Mint::Rejected { errcode, at: now };
@@ -334,19 +336,19 @@ impl Fan {
         older.iter().map(Minted::prune_at).chain([next]).min()
     }
 
-    /// Makes the changes that time alone brings up to `now`: pending ids fall due for renewal, expire, and
-    /// are pruned. `linked` says whether any dealer has added this person.
+    /// Makes the changes that are due at `now`: pending ids fall due for renewal, expire, and are deleted.
+    /// `linked` says whether any dealer has added this person.
     pub fn review(&mut self, now: Timestamp, linked: bool, renew: Renew) {
         let priority = if linked { Priority::Renew } else { Priority::RenewUnlinked };
-        let wanted = renew.wants(linked);
+        let is_renewed = renew.includes(linked);
         if let Some(newest) = self.ids.last() {
             let expired = newest.expires_at() <= now;
             self.mint = match self.mint {
-                Mint::Idle if newest.renew_at() <= now && wanted => Mint::Queued(priority),
-                Mint::Idle | Mint::UntilEnd if expired && wanted => Mint::Queued(priority),
-                Mint::Idle | Mint::UntilEnd if expired => Mint::Expired,
-                Mint::Idle if newest.renew_at() <= now => Mint::UntilEnd,
-                other => other,
+                Mint::Idle if newest.renew_at() <= now && is_renewed => Mint::Queued(priority),
+                Mint::Idle | Mint::UntilExpiry if expired && is_renewed => Mint::Queued(priority),
+                Mint::Idle | Mint::UntilExpiry if expired => Mint::Expired,
+                Mint::Idle if newest.renew_at() <= now => Mint::UntilExpiry,
+                unchanged => unchanged,
             };
             self.live = !expired;
         }

@@ -11,7 +11,7 @@
 //! A ledger has its own clock, which advances by elapsed time ([`Moment::millis_since`]): setting the wall
 //! clock neither frees calls nor blocks them.
 //!
-//! Persistence is the store's, reserving in blocks the limiter's (`crate::wecom`).
+//! The store persists the ledgers; the limiter in `crate::wecom` reserves the blocks.
 
 use std::collections::VecDeque;
 
@@ -21,7 +21,7 @@ use super::time::{DAY_MS, HOUR_MS, MINUTE_MS, Moment, SECOND_MS};
 
 /// How long a reserved permit is valid.
 pub const HOLD_MS: i64 = 5 * SECOND_MS;
-/// The longest time from using a permit until WeCom counts the call: the client's time-out.
+/// The longest time from using a permit until WeCom counts the call: the client's timeout.
 pub const FLIGHT_MS: i64 = 10 * SECOND_MS;
 
 /// Limits of one conversion API for one corp, in calls per sliding window.
@@ -66,19 +66,21 @@ pub enum Budget {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Window {
     length_ms: i64,
-    /// Width of a bucket. A window has at most 360, so a ledger takes a few kilobytes, and rounding loses
-    /// less than 0.3 % of the quota (2 % of a minute's, which is never the limit that matters).
-    width_ms: i64,
+    /// The width of a bucket. A window has at most 360 buckets, so a ledger takes a few kilobytes, and
+    /// rounding loses less than 0.3 % of the quota (2 % of a minute's, which is never the limit that
+    /// matters).
+    bucket_ms: i64,
     limit: u32,
 }
 
-const MINUTE: Window = Window { length_ms: MINUTE_MS, width_ms: SECOND_MS, limit: 10_000 };
-const HOUR: Window = Window { length_ms: HOUR_MS, width_ms: 10 * SECOND_MS, limit: 150_000 };
-const DAY: Window = Window { length_ms: DAY_MS, width_ms: 4 * MINUTE_MS, limit: u32::MAX };
-const MONTH: Window = Window { length_ms: 30 * DAY_MS, width_ms: 2 * HOUR_MS, limit: u32::MAX };
+const MINUTE: Window = Window { length_ms: MINUTE_MS, bucket_ms: SECOND_MS, limit: 10_000 };
+const HOUR: Window = Window { length_ms: HOUR_MS, bucket_ms: 10 * SECOND_MS, limit: 150_000 };
+const DAY: Window = Window { length_ms: DAY_MS, bucket_ms: 4 * MINUTE_MS, limit: u32::MAX };
+const MONTH: Window = Window { length_ms: 30 * DAY_MS, bucket_ms: 2 * HOUR_MS, limit: u32::MAX };
 const WINDOWS_MAX: usize = 4;
 
 impl Budget {
+    /// All windows, and how many of them, from the first on, have a limit.
     const fn windows(self) -> ([Window; WINDOWS_MAX], usize) {
         match self {
             Self::Conversion(limits) => (
@@ -116,7 +118,7 @@ pub enum Share {
 }
 
 impl Share {
-    /// The part of a limit that is left by `reserve_percent`.
+    /// A limit without its reserved percentage.
     #[must_use]
     pub fn of(self, limit: u32) -> u32 {
         match self {
@@ -128,6 +130,7 @@ impl Share {
         }
     }
 
+    /// Calls of a window that are reserved for renewals.
     const fn kept(self, window: Window) -> u32 {
         match self {
             Self::Without { month_kept, .. } if window.length_ms == MONTH.length_ms => month_kept,
@@ -136,13 +139,14 @@ impl Share {
     }
 }
 
-/// The calls reserved by one account (a corp, or our IP address) of one API.
+/// The calls to one API that one account (a corp, or our IP address) has reserved.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Ledger {
     /// The last reading of the clocks.
     seen: Option<Moment>,
     /// The ledger's clock: elapsed milliseconds since its first use.
     time: i64,
+    /// One for each window, in the order of `Budget::windows`.
     rings: [Ring; WINDOWS_MAX],
     block: Option<Block>,
 }
@@ -156,7 +160,7 @@ struct Block {
     repeated: u32,
 }
 
-/// Non-empty buckets, oldest first, as (bucket number, calls).
+/// The calls in one window: its non-empty buckets, oldest first, as (bucket number, calls).
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 struct Ring(VecDeque<(i64, u32)>);
 
@@ -210,14 +214,14 @@ impl Ledger {
     /// # Errors
     /// Milliseconds until the next permit.
     fn room(&mut self, now: Moment, budget: Budget, share: Share) -> Result<u32, i64> {
-        self.move_to(now);
+        self.advance_to(now);
         let time = self.time;
         if let Some(block) = self.block.filter(|block| time < block.until) {
             return Err(block.until - time);
         }
-        let (windows, count) = budget.windows();
+        let (windows, limited) = budget.windows();
         let (mut room, mut wait_ms) = (u32::MAX, 0);
-        for (ring, window) in self.rings.iter_mut().zip(windows).take(count) {
+        for (ring, window) in self.rings.iter_mut().zip(windows).take(limited) {
             ring.drop_before(time, window);
             let limit = share.of(window.limit).saturating_sub(share.kept(window));
             match limit.saturating_sub(ring.sum()) {
@@ -231,9 +235,10 @@ impl Ledger {
         if wait_ms > 0 { Err(wait_ms) } else { Ok(room) }
     }
 
+    /// Counts `count` calls as reserved now.
     fn take(&mut self, budget: Budget, count: u32) {
-        let (windows, windows_count) = budget.windows();
-        for (ring, window) in self.rings.iter_mut().zip(windows).take(windows_count) {
+        let (windows, limited) = budget.windows();
+        for (ring, window) in self.rings.iter_mut().zip(windows).take(limited) {
             ring.add(self.time, window, count);
         }
     }
@@ -241,11 +246,12 @@ impl Ledger {
     /// Blocks the API after WeCom answered 45009, for the length of the exceeded window (document 90313).
     /// Returns for how long, in milliseconds.
     ///
-    /// WeCom does not say which window it is. The shortest of the budget's own is tried first, and the next
-    /// longer one each time WeCom answers 45009 again within an hour after a block: an hour, the rest of the
-    /// day in China, then a day at a time; for the base limits a minute, then an hour at a time.
+    /// WeCom does not say which window it is. The first block assumes the shortest of the budget's own, and
+    /// each time WeCom answers 45009 again within an hour after a block, the next block is longer: for a
+    /// conversion an hour, the rest of the day in China, then a day at a time; for the base limits a minute,
+    /// then an hour at a time.
     pub fn rate_limited(&mut self, now: Moment, budget: Budget) -> i64 {
-        self.move_to(now);
+        self.advance_to(now);
         let repeated = match self.block {
             // An answer to a call that was in flight when the block began.
             Some(block) if self.time < block.until => return block.until - self.time,
@@ -262,10 +268,10 @@ impl Ledger {
         length_ms
     }
 
-    /// The calls counted at `now`.
+    /// The calls counted at `now`, and the block if there is one.
     #[must_use]
     pub fn used(&self, now: Moment) -> Used {
-        let time = self.time + self.passed(now);
+        let time = self.time + self.elapsed_ms(now);
         let [_, hour, day, month] = &self.rings;
         let sum = |ring: &Ring, window| {
             let oldest = oldest_bucket(time, window);
@@ -278,17 +284,19 @@ impl Ledger {
     /// The calls of the last 30 days as (age in milliseconds, number of calls), oldest first.
     #[must_use]
     pub fn history(&self, now: Moment) -> Vec<(i64, u32)> {
-        let time = self.time + self.passed(now);
+        let time = self.time + self.elapsed_ms(now);
         let [_, _, _, month] = &self.rings;
-        month.0.iter().map(|(bucket, calls)| ((time - bucket * MONTH.width_ms).max(0), *calls)).collect()
+        month.0.iter().map(|(bucket, calls)| ((time - bucket * MONTH.bucket_ms).max(0), *calls)).collect()
     }
 
-    fn passed(&self, now: Moment) -> i64 {
+    /// Milliseconds since the last reading of the clocks.
+    fn elapsed_ms(&self, now: Moment) -> i64 {
         self.seen.map_or(0, |seen| now.millis_since(seen))
     }
 
-    fn move_to(&mut self, now: Moment) {
-        self.time += self.passed(now);
+    /// Advances the ledger's clock to `now`.
+    fn advance_to(&mut self, now: Moment) {
+        self.time += self.elapsed_ms(now);
         // Two callers may arrive in another order than they read the clock.
         let (seen, now_steady) = (self.seen.and_then(|seen| seen.steady), now.steady);
         let out_of_order = matches!((seen, now_steady),
@@ -304,9 +312,9 @@ const fn rest_of_the_day_in_china(now: Moment) -> i64 {
     DAY_MS - (now.wall.as_millis() + 8 * HOUR_MS).rem_euclid(DAY_MS)
 }
 
-/// The oldest bucket with calls that WeCom may still count at `time`.
+/// The oldest bucket with calls that WeCom may still count at `time` (on the ledger's clock).
 const fn oldest_bucket(time: i64, window: Window) -> i64 {
-    (time - window.length_ms - HOLD_MS - FLIGHT_MS).div_euclid(window.width_ms)
+    (time - window.length_ms - HOLD_MS - FLIGHT_MS).div_euclid(window.bucket_ms)
 }
 
 impl Ring {
@@ -315,7 +323,7 @@ impl Ring {
     }
 
     fn add(&mut self, time: i64, window: Window, count: u32) {
-        let bucket = time.div_euclid(window.width_ms);
+        let bucket = time.div_euclid(window.bucket_ms);
         match self.0.back_mut() {
             Some((last, n)) if *last == bucket => *n += count,
             _ => self.0.push_back((bucket, count)),
@@ -329,15 +337,15 @@ impl Ring {
         }
     }
 
-    /// When fewer than `limit` calls will be left in the window; `None` if not even an empty window is
-    /// enough.
+    /// When fewer than `limit` calls will be left in the window, on the ledger's clock; `None` for a limit
+    /// of 0.
     fn room_at(&self, limit: u32, window: Window) -> Option<i64> {
         let mut sum = self.sum();
         let (bucket, _) = self.0.iter().find(|(_, calls)| {
             sum -= calls;
             sum < limit
         })?;
-        Some((bucket + 1) * window.width_ms + window.length_ms + HOLD_MS + FLIGHT_MS)
+        Some((bucket + 1) * window.bucket_ms + window.length_ms + HOLD_MS + FLIGHT_MS)
     }
 }
 

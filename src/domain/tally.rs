@@ -28,14 +28,14 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Updates the counters for a fan that changes from `before` to `after`; `None` where there is no such
-    /// fan.
+    /// Updates the counters for a fan that changes from `before` to `after`: `None` before it is registered,
+    /// and after it is deleted.
     pub fn replace(&mut self, before: Option<&Fan>, after: Option<&Fan>) {
         if let Some(fan) = before {
-            self.shift(fan, |count| *count = count.saturating_sub(1));
+            self.change_counters_of(fan, |count| *count = count.saturating_sub(1));
         }
         if let Some(fan) = after {
-            self.shift(fan, |count| *count += 1);
+            self.change_counters_of(fan, |count| *count += 1);
         }
         self.renewals.retain(|_, count| *count > 0);
     }
@@ -55,9 +55,10 @@ impl Tally {
         due + waiting.iter().map(|priority| self.waiting(FanStep::Mint, *priority)).sum::<u64>()
     }
 
-    fn shift(&mut self, fan: &Fan, by_one: impl Fn(&mut u64)) {
-        by_one(&mut self.registered);
-        by_one(match state(fan) {
+    /// Applies `change` to each counter in which `fan` is counted.
+    fn change_counters_of(&mut self, fan: &Fan, change: impl Fn(&mut u64)) {
+        change(&mut self.registered);
+        change(match state_at_last_change(fan) {
             FanState::Queued => &mut self.queued,
             FanState::Minted => &mut self.minted,
             FanState::Expired => &mut self.expired,
@@ -65,11 +66,11 @@ impl Tally {
         });
         for step in FanStep::ALL {
             if let Some(priority) = fan.queued_for(step) {
-                by_one(&mut self.waiting[step as usize][priority as usize]);
+                change(&mut self.waiting[step as usize][priority as usize]);
             }
         }
         if let Some(day) = fan.renewal_day() {
-            by_one(self.renewals.entry(day).or_default());
+            change(self.renewals.entry(day).or_default());
         }
     }
 }
@@ -90,14 +91,14 @@ impl std::ops::AddAssign<&Self> for Tally {
     }
 }
 
-/// The state under which a fan is counted: as of its last change, because counters must not depend on the
-/// time at which a fan is removed from them.
-const fn state(fan: &Fan) -> FanState {
+/// The state under which a fan is counted. [`Fan::state`] depends on the time, so a fan might be subtracted
+/// from another counter than it was added to.
+const fn state_at_last_change(fan: &Fan) -> FanState {
     match fan.mint {
         _ if fan.live => FanState::Minted,
         Mint::Rejected { .. } => FanState::Rejected,
         Mint::Queued(_) if fan.ids.is_empty() => FanState::Queued,
-        Mint::Queued(_) | Mint::Idle | Mint::UntilEnd | Mint::Expired => FanState::Expired,
+        Mint::Queued(_) | Mint::Idle | Mint::UntilExpiry | Mint::Expired => FanState::Expired,
     }
 }
 
@@ -121,15 +122,15 @@ mod tests {
             (states, waiting(FanStep::Mint), waiting(FanStep::AskExisting), tally.renewals.clone())
         };
         let day = |day: i64| Timestamp::from_millis(day * DAY_MS);
-        let due = |on: i64| BTreeMap::from([(on, 1)]);
+        let due = |on_day: i64| BTreeMap::from([(on_day, 1)]);
         let none = BTreeMap::new();
         assert_eq!(change_to(&mut fan, &|_| {}), ([1, 0, 0, 0], [0, 0, 0, 1], [0; 4], none.clone()));
         let mint = |fan: &mut Fan| fan.minted(Minted::new(PendingId::new("p").unwrap(), day(0)), false);
         assert_eq!(change_to(&mut fan, &mint), ([0, 1, 0, 0], [0; 4], [0, 0, 0, 1], due(85)));
         let renew = |fan: &mut Fan| fan.review(day(85), false, Renew::All);
         assert_eq!(change_to(&mut fan, &renew), ([0, 1, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], none.clone()));
-        let end = |fan: &mut Fan| fan.review(day(90), false, Renew::All);
-        assert_eq!(change_to(&mut fan, &end), ([0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], none.clone()));
+        let expire = |fan: &mut Fan| fan.review(day(90), false, Renew::All);
+        assert_eq!(change_to(&mut fan, &expire), ([0, 0, 1, 0], [0, 1, 0, 0], [0, 0, 0, 1], none.clone()));
         let reject = |fan: &mut Fan| fan.rejected(610_014, day(91));
         assert_eq!(change_to(&mut fan, &reject), ([0, 0, 0, 1], [0; 4], [0, 0, 0, 1], none));
         tally.replace(Some(&fan), None);

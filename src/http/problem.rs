@@ -106,7 +106,7 @@ impl Problem {
         }
     }
 
-    /// The body could not be read.
+    /// The body could not be read; `status` is 413, 408 or 400.
     pub(super) fn body(status: StatusCode) -> Self {
         match status {
             StatusCode::PAYLOAD_TOO_LARGE => {
@@ -128,10 +128,8 @@ impl Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        if let StoreError::Gone { oldest } = error {
-            return Self::gone(oldest);
-        }
         let (code, hint) = match &error {
+            StoreError::Gone { oldest } => return Self::gone(*oldest),
             StoreError::NoSpace { .. } => {
                 ("no_space", Some("free space on the disk of [store] path; the service resumes by itself"))
             }
@@ -144,7 +142,7 @@ impl From<StoreError> for Problem {
             }
             StoreError::Damaged(_) => ("store_damaged", None),
             StoreError::SnapshotLost => ("snapshot_lost", Some("try again at a quieter time")),
-            StoreError::Gone { .. } | StoreError::Closed => ("store_closed", None),
+            StoreError::Closed => ("store_closed", None),
         };
         tracing::warn!(error = error.to_string(), "admin request failed: the store is unavailable");
         let status = StatusCode::SERVICE_UNAVAILABLE;
@@ -154,11 +152,11 @@ impl From<StoreError> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let challenge = self.status == StatusCode::UNAUTHORIZED;
+        let is_unauthorized = self.status == StatusCode::UNAUTHORIZED;
         let mut response = (self.status, Json(self)).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/problem+json"));
-        if challenge {
+        if is_unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, header::HeaderValue::from_static("Bearer"));
         }
         response

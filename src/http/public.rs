@@ -1,4 +1,4 @@
-//! The public listener: `/callback/{app}` and `/livez`, nothing else.
+//! The routes of the public listener: `/callback/{app}` and `/livez`, nothing else.
 //!
 //! A callback passes these steps in order: app, query, form of the signature, body size, signature,
 //! decryption, classification, store. The cheap checks come before the body is read. Every refused callback
@@ -44,7 +44,7 @@ pub type CallbackApps = HashMap<AppName, CallbackApp>;
 
 /// The state that the handlers share.
 pub struct CallbackState {
-    /// The apps.
+    /// The apps that receive callbacks.
     pub apps: Arc<CallbackApps>,
     /// The store.
     pub store: Arc<dyn Store>,
@@ -142,7 +142,7 @@ impl IntoResponse for Reject {
     }
 }
 
-/// Measures our response time, from the moment when the whole request has been received.
+/// Measures our response time. Started when the whole request has been received; zero if that never happens.
 #[derive(Default)]
 struct Stopwatch(Option<Instant>);
 
@@ -209,7 +209,8 @@ impl CallbackState {
             Ok(_) => Err(Refusal::Signature),
             Err(_) => Err(Refusal::Query),
         };
-        // A body with a Content-Length over the limit is answered 413 whatever the query says.
+        // A refusal need not wait for the body, except that a body with a Content-Length over the limit is
+        // answered 413 whatever the query says.
         let is_too_large = usize::try_from(body.size_hint().lower()).is_ok_and(|b| b > self.body_bytes_max);
         if !is_too_large && let Err(refusal) = query {
             return Err(refusal.into());
@@ -220,7 +221,8 @@ impl CallbackState {
         let message = callback::verify(&query, &body, &app.keys)?;
         self.count_signed_at(&query);
         let outcome = self.accept(app, &message).await.map_err(|error| {
-            tracing::error!(app = %app.name, error = error.to_string(), "callback not acknowledged: it cannot be made durable");
+            let error = error.to_string();
+            tracing::error!(app = %app.name, error, "callback not acknowledged: it cannot be made durable");
             Reject::Unavailable
         })?;
         Ok(Ack::Success(outcome))
@@ -238,7 +240,7 @@ impl CallbackState {
         let (outcome, payload) = match classified {
             Classified::Ignored(ignored) => {
                 self.count_event(ignored.kind, ignored.created_at, now);
-                self.react(app, ignored);
+                self.wake_if_dealers_changed(app, ignored);
                 return Ok(CallbackOutcome::Ignored);
             }
             Classified::Event(event) => {
@@ -268,9 +270,8 @@ impl CallbackState {
         })
     }
 
-    /// Reacts to a message that is not stored: a change of the share chain means that the list of dealers
-    /// changed.
-    fn react(&self, app: &CallbackApp, ignored: Ignored) {
+    /// Wakes the worker that lists the dealers, if this message reports a change of the share chain.
+    fn wake_if_dealers_changed(&self, app: &CallbackApp, ignored: Ignored) {
         if matches!(ignored.kind, Kind::ShareChainChange | Kind::ChangeChain) {
             self.wake.dealers_changed(&app.name);
         }

@@ -1,8 +1,8 @@
-//! The three conversions: mint (97357), resolve (97357) and existing customers (95818).
+//! The three conversions: of a unionid into a pending id, of `external_userid`s into pending ids (both
+//! document 97357), and of a unionid into the `external_userid`s of existing customers (document 95818).
 //!
-//! What the documents leave open is decided by `Options`; the rest follows their wording.
-//!
-//! Deliberately absent: tokens and limits, which `endpoints` has checked before.
+//! What the documents leave open is decided by `Options`; the rest follows their wording. Access tokens and
+//! call limits are checked by `endpoints`, before.
 
 use rand::seq::SliceRandom;
 use serde_json::{Value, json};
@@ -85,7 +85,7 @@ impl World {
                     (None, Unminted::EmptyPendingId) => Some(String::new()),
                 },
             };
-            let is_hidden = self.use_up_hiding(id);
+            let is_hidden = self.take_hidden_row(id);
             if let Some(pending_id) = pending_id.filter(|_| !is_hidden) {
                 rows.push(json!({ "external_userid": id, "pending_id": pending_id }));
             }
@@ -95,9 +95,10 @@ impl World {
         Ok(json!({ "result": rows }))
     }
 
-    /// The upstream corp's own customers need its own token; a dealer's need the one of the token rule.
+    /// Whether the caller's token is of the right kind: the upstream corp's own customers need the upstream
+    /// corp's token; a dealer's need the one of the token rule.
     fn check_token_kind(&self, caller: CorpIdx, ids: &[&str]) -> Result<(), Errcode> {
-        let is_own = |id: &&str| self.known(id).is_some_and(|customer| customer.corp == caller);
+        let is_own = |id: &&str| self.customer_with_id(id).is_some_and(|customer| customer.corp == caller);
         let is_right = match (self.corps[caller].is_upstream(), self.options.token_rule) {
             (true, TokenRule::Downstream) => ids.iter().all(is_own),
             (false, TokenRule::Upstream) => false,
@@ -107,7 +108,7 @@ impl World {
         if is_right { Ok(()) } else { Err(Errcode::WRONG_TOKEN_KIND) }
     }
 
-    /// The ids that are in the group, if one is named; the others are ignored.
+    /// The ids that are in the group chat; all of them if none is named.
     fn ids_in_chat<'a>(&self, ids: Vec<&'a str>, chat_id: Option<&str>) -> Result<Vec<&'a str>, Errcode> {
         let Some(chat_id) = chat_id else {
             return Ok(ids);
@@ -116,37 +117,39 @@ impl World {
         Ok(ids.into_iter().filter(|id| chat.external_userids.contains(*id)).collect())
     }
 
+    /// Fails with the error that is set for the caller, its upstream corp or the dealer of one of the ids.
     fn check_corp_errors(&self, caller: CorpIdx, ids: &[&str]) -> Result<(), Errcode> {
-        let concerned = ids
+        let dealers = ids
             .iter()
-            .filter_map(|id| self.known(id))
+            .filter_map(|id| self.customer_with_id(id))
             .map(|customer| customer.corp)
             .filter(|corp| self.corps[*corp].upstream == caller);
-        let mut corps = [self.corps[caller].upstream, caller].into_iter().chain(concerned);
+        let mut corps = [self.corps[caller].upstream, caller].into_iter().chain(dealers);
         match corps.find_map(|corp| self.corps[corp].error) {
             Some(code) => Err(Errcode(code)),
             None => Ok(()),
         }
     }
 
-    fn known(&self, external_userid: &str) -> Option<&Customer> {
+    fn customer_with_id(&self, external_userid: &str) -> Option<&Customer> {
         self.customer_by_id.get(external_userid).map(|index| &self.customers[*index])
     }
 
-    /// The customer with this id, if visible to the caller: without a group a confirmed follower is required.
+    /// The customer with this id, if visible to the caller: a member has confirmed, or a group chat is named.
     fn visible_customer(&self, caller: CorpIdx, external_userid: &str, in_chat: bool) -> Option<&Customer> {
-        self.known(external_userid).filter(|customer| {
+        self.customer_with_id(external_userid).filter(|customer| {
             let is_in_scope = customer.corp == caller || self.corps[customer.corp].upstream == caller;
             is_in_scope && (in_chat || customer.has_follower())
         })
     }
 
-    fn use_up_hiding(&mut self, external_userid: &str) -> bool {
-        let Some(calls_left) = self.hidden_rows.get_mut(external_userid) else {
+    /// Whether the row of this id is to be left out of this answer, which uses up one of its hidden rows.
+    fn take_hidden_row(&mut self, external_userid: &str) -> bool {
+        let Some(rows_left) = self.hidden_rows.get_mut(external_userid) else {
             return false;
         };
-        *calls_left = calls_left.saturating_sub(1);
-        if *calls_left == 0 {
+        *rows_left = rows_left.saturating_sub(1);
+        if *rows_left == 0 {
             self.hidden_rows.remove(external_userid);
         }
         true

@@ -1,6 +1,4 @@
-//! What the platform saw, for assertions: counters, and the records of the call log.
-//!
-//! Deliberately absent: any limit on the numbers. A test decides which are too high.
+//! What the simulated platform saw, for assertions: counters, and the entries of the call log.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +22,7 @@ pub struct Counters {
     pub quota_violations: u64,
     /// Calls made while a base limit, per minute or per hour, was used up.
     pub base_violations: u64,
-    /// Calls refused because of an earlier overrun although no limit was used up any more.
+    /// Calls refused in the block that follows an overrun, when no limit was used up any more.
     pub blocked_calls: u64,
     /// New access tokens per corp.
     pub tokens_issued: BTreeMap<String, u64>,
@@ -64,6 +62,7 @@ impl Counters {
         self.errcodes.get(&errcode).copied().unwrap_or_default()
     }
 
+    /// Counts a call that is in the log.
     pub(super) fn count(&mut self, call: &Call) {
         *self.calls.entry(call.api).or_default() += 1;
         *self.ids.entry(call.api).or_default() += call.ids as u64;
@@ -77,7 +76,7 @@ impl Counters {
     }
 }
 
-/// One call in the log.
+/// An entry of the call log.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Call {
     /// The API.

@@ -8,7 +8,7 @@ use super::error::SimulatorError;
 use super::event::Event;
 use super::options::{ReceiveId, SenderOptions};
 use super::platform::Platform;
-use super::seal::{Salt, SealedCallback, Sealer};
+use super::seal::{SealParams, SealedCallback, Sealer};
 
 /// The part of an answer that is kept.
 const ANSWER_CHARS_MAX: usize = 256;
@@ -37,10 +37,10 @@ impl Platform {
         Sealer::new(callback.ok_or_else(|| SimulatorError::NoCallback(upstream_corp_id.to_owned()))?)
     }
 
-    pub(super) fn salt(&self) -> Salt {
+    pub(super) fn seal_params(&self) -> SealParams {
         let mut world = self.world();
         let now_secs = world.now().as_secs();
-        Salt::draw(&mut world.rng, now_secs)
+        SealParams::draw(&mut world.rng, now_secs)
     }
 
     fn sender_options(&self) -> SenderOptions {
@@ -58,7 +58,7 @@ impl Platform {
 
     /// Seals `event` for any receive id.
     pub(super) fn seal_for(&self, event: &Event, receive_id: &str) -> Result<SealedCallback, SimulatorError> {
-        Ok(self.sealer(&event.upstream_corp_id)?.seal(event, receive_id, &self.salt()))
+        Ok(self.sealer(&event.upstream_corp_id)?.seal(event, receive_id, &self.seal_params()))
     }
 
     async fn attempt(&self, callback: &SealedCallback) -> Delivery {

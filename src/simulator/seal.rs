@@ -26,7 +26,8 @@ use super::model::CallbackSpec;
 /// The block size of the padding, which is not the block size of AES.
 const PAD_BYTES: usize = 32;
 
-/// `WeCom`'s generator does not clear the two surplus bits of the 43rd character.
+/// Decodes an AES key. WeCom's generator does not clear the two surplus bits of the 43rd character, so they
+/// are ignored.
 const KEY_BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new()
@@ -53,16 +54,16 @@ impl SealedCallback {
     }
 }
 
-/// The random and time-dependent parts of one sealed message.
+/// What differs between two callbacks with the same event.
 #[derive(Debug)]
-pub(super) struct Salt {
-    /// The bytes before the plaintext.
+pub(super) struct SealParams {
+    /// The random bytes that are encrypted before the message.
     pub(super) random: [u8; 16],
     pub(super) nonce: String,
     pub(super) timestamp: String,
 }
 
-impl Salt {
+impl SealParams {
     pub(super) fn draw(rng: &mut StdRng, now_secs: i64) -> Self {
         let mut random = [0_u8; 16];
         rng.fill(&mut random);
@@ -120,30 +121,30 @@ impl Sealer {
     }
 
     /// Seals an event for `receive_id`.
-    pub(super) fn seal(&self, event: &Event, receive_id: &str, salt: &Salt) -> SealedCallback {
-        self.envelope(&self.encrypt(salt.random, &event.inner, receive_id), event, salt)
+    pub(super) fn seal(&self, event: &Event, receive_id: &str, params: &SealParams) -> SealedCallback {
+        self.envelope(&self.encrypt(params.random, &event.inner, receive_id), event, params)
     }
 
-    /// The signed envelope of a real or forged ciphertext; `event` has its outer fields.
-    pub(super) fn envelope(&self, encrypted: &str, event: &Event, salt: &Salt) -> SealedCallback {
+    /// The signed envelope around a real or forged ciphertext, with the unencrypted fields of `event`.
+    pub(super) fn envelope(&self, encrypted: &str, event: &Event, params: &SealParams) -> SealedCallback {
         let body = format!(
             "<xml><ToUserName><![CDATA[{}]]></ToUserName><Encrypt><![CDATA[{encrypted}]]></Encrypt>\
              <AgentID><![CDATA[{}]]></AgentID></xml>",
             event.to_user_name, event.agent_id,
         );
-        SealedCallback { url: self.url.clone(), query: self.signed_query(encrypted, salt), body }
+        SealedCallback { url: self.url.clone(), query: self.signed_query(encrypted, params), body }
     }
 
-    /// The URL that verifies the callback configuration; the right answer to it is `echo`.
-    pub(super) fn verification_url(&self, echo: &str, receive_id: &str, salt: &Salt) -> String {
-        let encrypted = self.encrypt(salt.random, echo, receive_id);
-        let query = self.signed_query(&encrypted, salt);
+    /// The URL that verifies the callback configuration: the service has to answer it with `echo`.
+    pub(super) fn verification_url(&self, echo: &str, receive_id: &str, params: &SealParams) -> String {
+        let encrypted = self.encrypt(params.random, echo, receive_id);
+        let query = self.signed_query(&encrypted, params);
         join(&self.url, &format!("{query}&echostr={}", utf8_percent_encode(&encrypted, NON_ALPHANUMERIC)))
     }
 
     /// The query that signs `encrypted`. Only digits and hexadecimal: nothing has to be percent-encoded.
-    fn signed_query(&self, encrypted: &str, salt: &Salt) -> String {
-        let Salt { timestamp, nonce, .. } = salt;
+    fn signed_query(&self, encrypted: &str, params: &SealParams) -> String {
+        let SealParams { timestamp, nonce, .. } = params;
         let signature = self.signature(timestamp, nonce, encrypted);
         format!("msg_signature={signature}&timestamp={timestamp}&nonce={nonce}")
     }

@@ -118,9 +118,9 @@ impl Simulator {
     /// echo.
     pub async fn verify_url(&self, upstream_corp_id: &str) -> bool {
         let sealer = known(self.platform.sealer(upstream_corp_id));
-        let salt = self.platform.salt();
+        let params = self.platform.seal_params();
         let echo = ids::nonce(&mut self.world().rng).repeat(2);
-        let url = sealer.verification_url(&echo, upstream_corp_id, &salt);
+        let url = sealer.verification_url(&echo, upstream_corp_id, &params);
         let Some(http) = &self.platform.http else { return false };
         let answered = async {
             let response = http.get(url).timeout(VERIFY_TIMEOUT).send().await?;
@@ -150,18 +150,18 @@ impl Simulator {
 
     fn forge(&self, upstream_corp_id: &str, forgery: Forgery) -> SealedCallback {
         let genuine = known(self.platform.sealer(upstream_corp_id));
-        let salt = self.platform.salt();
+        let params = self.platform.seal_params();
         let mut noise = [0_u8; 192];
         self.world().rng.fill(&mut noise);
         let other = known(Sealer::new(&self.invent_callback(&genuine.url)));
         let event = own_event(upstream_corp_id, 1, "<xml><Event><![CDATA[forged]]></Event></xml>");
         match forgery {
             Forgery::Signature => {
-                let encrypted = genuine.encrypt(salt.random, &event.inner, upstream_corp_id);
-                other.envelope(&encrypted, &event, &salt)
+                let encrypted = genuine.encrypt(params.random, &event.inner, upstream_corp_id);
+                other.envelope(&encrypted, &event, &params)
             }
-            Forgery::Cipher => genuine.envelope(&STANDARD.encode(noise), &event, &salt),
-            Forgery::WrongKeys => other.seal(&event, upstream_corp_id, &salt),
+            Forgery::Cipher => genuine.envelope(&STANDARD.encode(noise), &event, &params),
+            Forgery::WrongKeys => other.seal(&event, upstream_corp_id, &params),
         }
     }
 }

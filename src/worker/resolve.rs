@@ -1,10 +1,10 @@
 //! Resolves customers: turns `external_userid`s into pending ids.
 //!
 //! Work waits in lanes, one for each corp whose token converts it. A lane with no call in flight sends what
-//! it has at once; while a call is in flight it gathers up to 100 ids. So a single customer does not wait for
-//! others, and a burst of n costs ⌈n/100⌉ calls. The outcomes of one call are stored while the next call is
-//! in flight. Answers are matched by id, never by position. A batch rejected because of one id is bisected
-//! until that id stands alone.
+//! it has at once; what arrives while a call is in flight waits for the next one, of up to 100 ids. So a
+//! single customer does not wait for others, and a burst of n costs about n/100 calls. The outcomes of one
+//! call are stored while the next call is in flight. Answers are matched by id, never by position. A batch
+//! rejected because of one id is bisected until that id stands alone.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,17 +31,17 @@ use lane::{Lane, LaneKey};
 
 /// Work items in memory at the same time.
 const HELD_MAX: usize = 16_000;
-/// While there is a backlog, work is leased in portions of at least this size, so that each lane fills its
-/// batches.
+/// While there is a backlog, work is leased only when there is room for this many items, so that each lane
+/// fills its batches.
 const BACKLOG_PORTION: usize = HELD_MAX / 4;
-/// Max single-id failures during bisection before it counts as an outage.
+/// With this many failures of single ids, and no success, a bisection is given up: it is an outage.
 const SINGLE_FAILURES_MAX: u32 = 3;
-/// Attempts of an event that fails with an undocumented code.
+/// Attempts of an event that fails with the same undocumented or persisting code.
 const UNKNOWN_TRIES_MAX: u32 = 5;
 
 struct Resolver {
     context: Context,
-    /// Whether the store has more work than was leased.
+    /// Whether the store may have more work than was leased last.
     backlog: AtomicBool,
     lanes: Mutex<BTreeMap<LaneKey, Lane>>,
     /// One permit for each batch, from its call until its outcomes are stored.
@@ -66,9 +66,9 @@ impl Activation for Arc<Resolver> {
         let (store, now) = (&self.context.store, self.context.now());
         let held: usize = self.lanes().values().map(|lane| lane.waiting.len()).sum();
         let room = HELD_MAX.saturating_sub(held);
-        let wanted = if self.backlog.load(Ordering::Relaxed) { BACKLOG_PORTION } else { 1 };
+        let room_min = if self.backlog.load(Ordering::Relaxed) { BACKLOG_PORTION } else { 1 };
         let (mut more, mut outcomes) = (false, Vec::new());
-        if room >= wanted {
+        if room >= room_min {
             match store.lease(now, room).await {
                 Ok(work) => {
                     more = work.len() == room;
@@ -89,7 +89,7 @@ impl Activation for Arc<Resolver> {
             return Duration::ZERO;
         }
         match store.next_due().await {
-            // Work that is already due waits for a slot; the next finished call signals.
+            // Work that is due already waits for room or for a slot: the end of a call wakes this worker.
             Ok(Some(due_at)) if due_at > now => until(now, due_at),
             Ok(_) => super::LOOK_EVERY,
             Err(error) => {
@@ -105,7 +105,7 @@ impl Resolver {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts work into lanes. Returns the outcomes of work that needs no call, or not now.
+    /// Puts work into lanes. Returns the outcomes of work that needs no call, or for which none is made now.
     async fn route(&self, work: Vec<Work>, now: Timestamp) -> Vec<(Work, Outcome)> {
         let (mut outcomes, mut deferred) = (Vec::new(), 0);
         for work in work {
@@ -127,7 +127,7 @@ impl Resolver {
         outcomes
     }
 
-    /// The lane of a work item, or its outcome if it needs no call now.
+    /// The lane of a work item, or its outcome if it needs no call, or none can be made now.
     async fn destination(&self, work: &Work, now: Timestamp) -> Result<LaneKey, Outcome> {
         let is_removal = work.event.as_ref().is_some_and(|event| !event.event.contact.change.is_add());
         let known = work.known.as_ref().is_some_and(|c| c.pending_id.is_some() || c.link.is_some());
@@ -139,23 +139,23 @@ impl Resolver {
             let text = format!("app {app} is not in the configuration; add it again");
             return Err(defer(now.plus_ms(5 * MINUTE_MS), FailureReason { errcode: None, text }));
         };
-        let upstream = match rules.conversion_token {
+        let with_brand_token = match rules.conversion_token {
             ConversionToken::Upstream => true,
             ConversionToken::Downstream => false,
-            // If the store cannot be read, the lane's call will find out.
+            // If the store cannot be read now, the call of the lane reads it again.
             ConversionToken::Auto => matches!(
                 self.context.store.dealer(app, corp_id).await,
                 Ok(Some(dealer)) if dealer.token == Some(TokenOwner::Upstream)
             ),
         };
-        let owner = if upstream { rules.corp_id.clone() } else { corp_id.clone() };
+        let owner = if with_brand_token { rules.corp_id.clone() } else { corp_id.clone() };
         match self.breaker(app, [corp_id, &owner], now) {
             Some(breaker) => Err(defer(breaker.probe_at, breaker.reason)),
             None => Ok(LaneKey { app: app.clone(), owner }),
         }
     }
 
-    /// Returns the work of lanes whose breaker opened to the store.
+    /// Empties the lanes whose breaker has opened: returns their work with outcomes that defer it.
     fn drain_blocked_lanes(&self, now: Timestamp) -> Vec<(Work, Outcome)> {
         let mut deferred = Vec::new();
         for (LaneKey { app, owner }, lane) in self.lanes().iter_mut() {
@@ -209,8 +209,8 @@ impl Resolver {
         });
     }
 
-    /// Updates a lane after a call. If it already has a full batch, its next call starts right here instead
-    /// of waiting for the next activation, unless another lane waits for a slot.
+    /// Updates a lane after a call. If it has a full batch again, the next call starts right here, not in the
+    /// next activation, unless another lane waits for a slot.
     fn continue_lane(self: &Arc<Self>, key: &LaneKey, now: Timestamp, change: impl FnOnce(&mut Lane)) {
         if let Some(lane) = self.lanes().get_mut(key) {
             change(lane);
@@ -218,7 +218,7 @@ impl Resolver {
                 && lane.has_full_batch()
                 && !self.slots_exhausted.load(Ordering::Relaxed)
                 && !self.stop.is_cancelled()
-                // A full inbox must be drained.
+                // While the inbox is full, calls go on, to drain it.
                 && matches!(self.context.store.ready(), Ok(()) | Err(StoreError::InboxFull { .. }))
                 && self.breaker(&key.app, [&key.owner, &key.owner], now).is_none();
             if starts_now && let Ok(slot) = self.slots.clone().try_acquire_owned() {
@@ -228,10 +228,11 @@ impl Resolver {
         self.context.wake.inbox.notify_one();
     }
 
-    /// Makes the calls for a batch. Returns the outcomes of the last of them, which are still to be stored.
+    /// Makes the call for a batch, or several if it has to be bisected. Returns the outcomes that are not
+    /// stored yet.
     async fn resolve_batch(&self, key: &LaneKey, batch: Vec<Work>) -> Vec<(Work, Outcome)> {
         let mut todo = vec![batch];
-        // Bisection is given up if every id seems to fail.
+        // The bisection is given up if every id seems to fail.
         let (mut bisecting, mut single_failures, mut any_ok) = (false, 0, false);
         while let Some(batch) = todo.pop() {
             let outcomes = match convert(&self.context, &key.app, &key.owner, &batch, bisecting).await {
@@ -252,10 +253,10 @@ impl Resolver {
                         todo.extend([tail, head]);
                         continue;
                     }
-                    Err(single) => {
+                    Err(one_customer) => {
                         let now = self.context.now();
                         single_failures += u32::from(fault.may_be_outage());
-                        single
+                        one_customer
                             .into_iter()
                             .map(|work| {
                                 let outcome = refused_alone(&work, &fault, self.context.jitter, now);
@@ -299,8 +300,8 @@ impl Resolver {
         Vec::new()
     }
 
-    /// The open circuit breaker, if any, that holds back calls for the customers of one corp with another's
-    /// token.
+    /// The open circuit breaker, if any, that holds back conversions of the customers of one corp with the
+    /// token of another.
     fn breaker(&self, app: &AppName, [customers, owner]: [&CorpId; 2], now: Timestamp) -> Option<Breaker> {
         let corp = |corp_id: &CorpId| Scope::Corp(app.clone(), corp_id.clone());
         let scopes = [Scope::App(app.clone()), corp(customers), corp(owner)];
@@ -350,9 +351,9 @@ fn refused_alone(work: &Work, fault: &Fault, jitter: Jitter, now: Timestamp) -> 
     use crate::domain::event::ContactChange;
     let Some(event) = &work.event else {
         return match fault {
-            // A customer without a pending id: the schedule bounds the number of lookups.
+            // No event, but a scheduled lookup of a known customer: the schedule bounds their number.
             Fault::Invisible | Fault::Item(_) => Outcome::Missed,
-            // Not an answer, so it is not one of the scheduled lookups.
+            // Not an answer, so it does not count as one of them.
             Fault::Unknown(reason) | Fault::Stuck(reason) => defer(now.plus_ms(HOUR_MS), reason.clone()),
         };
     };

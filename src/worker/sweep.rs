@@ -18,16 +18,18 @@ use crate::wecom::Class;
 /// Runs until `stop`.
 pub async fn run(context: Context, stop: CancellationToken) {
     let wake = context.wake.clone();
-    let (listed_at, changed) = (HashMap::new(), BTreeSet::new());
-    let sweep = Sweep { context, stop: stop.clone(), swept_at: None, listed_at, changed };
+    let (refreshed_at, changed) = (HashMap::new(), BTreeSet::new());
+    let sweep = Sweep { context, stop: stop.clone(), swept_at: None, refreshed_at, changed };
     super::run(&wake.dealers, stop, sweep).await;
 }
 
 struct Sweep {
     context: Context,
     stop: CancellationToken,
+    /// When expired records were last deleted.
     swept_at: Option<Timestamp>,
-    listed_at: HashMap<AppName, Timestamp>,
+    /// When the list of dealers of each app was last refreshed.
+    refreshed_at: HashMap<AppName, Timestamp>,
     /// Apps whose dealers have changed since the last refresh, according to WeCom.
     changed: BTreeSet<AppName>,
 }
@@ -54,12 +56,12 @@ impl Activation for Sweep {
         let apps = self.context.apps.clone();
         self.changed.extend(self.context.wake.take_changed());
         for app in apps.keys() {
-            // Several changes in a row are answered with one refresh.
+            // At most one refresh a minute, so that several changes in a row cause only one.
             let every_ms = if self.changed.contains(app) { MINUTE_MS } else { DAY_MS };
-            let due = overdue(self.listed_at.get(app).copied(), every_ms, now);
-            if due && self.list_dealers(app, now).await {
+            let due = overdue(self.refreshed_at.get(app).copied(), every_ms, now);
+            if due && self.refresh_dealers(app, now).await {
                 self.changed.remove(app);
-                self.listed_at.insert(app.clone(), now);
+                self.refreshed_at.insert(app.clone(), now);
             }
         }
         super::LOOK_EVERY
@@ -71,6 +73,7 @@ fn overdue(last: Option<Timestamp>, every_ms: i64, now: Timestamp) -> bool {
 }
 
 impl Sweep {
+    /// Deletes old feed entries, a batch at a time.
     async fn prune_feed(&self, now: Timestamp) {
         let sinks: Vec<_> = self.context.sinks.names().cloned().collect();
         let cutoff = now.plus_ms(-self.context.feed_kept_ms);
@@ -78,7 +81,7 @@ impl Sweep {
         while !self.stop.is_cancelled() {
             match self.context.store.prune_feed(cutoff, &sinks).await {
                 Ok(0) => break,
-                Ok(some) => deleted += some,
+                Ok(count) => deleted += count,
                 Err(error) => {
                     tracing::warn!(error = error.to_string(), "old feed entries could not be deleted");
                     break;
@@ -90,7 +93,8 @@ impl Sweep {
         }
     }
 
-    async fn list_dealers(&self, app: &AppName, now: Timestamp) -> bool {
+    /// Refreshes the list of dealers. Returns whether it did.
+    async fn refresh_dealers(&self, app: &AppName, now: Timestamp) -> bool {
         let scope = Scope::Dealers(app.clone());
         if self.context.breakers.open(&[&scope], now).is_some() {
             return false;

@@ -23,8 +23,8 @@ pub(super) struct Show {
     json: bool,
 }
 
-/// The fields in the order in which they are printed; others follow.
-const FIELDS: [&str; 15] = [
+/// The fields that have a fixed place in the list; unknown ones follow.
+const LISTED_FIRST: [&str; 15] = [
     "app",
     "type",
     "corp_id",
@@ -41,8 +41,8 @@ const FIELDS: [&str; 15] = [
     "receive_id",
     "message_bytes",
 ];
-/// Fields that are printed elsewhere.
-const APART: [&str; 5] = ["id", "state", "age_seconds", "remedy", "message"];
+/// Fields that are printed before or after the list.
+const NOT_LISTED: [&str; 5] = ["id", "state", "age_seconds", "remedy", "message"];
 
 impl Show {
     pub(super) async fn run(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
@@ -52,12 +52,12 @@ impl Show {
             out.print_answer(&body)?;
             return Ok(ExitCode::SUCCESS);
         }
-        let named = |name| field(&row, name).map_or_else(|| "?".to_owned(), |text| plain(&text));
+        let text = |name| field(&row, name).map_or_else(|| "?".to_owned(), |text| plain(&text));
         let age = age(&row).map(|age| format!(", {age} old")).unwrap_or_default();
-        out.print(&format!("{}: {}{age}", named("id"), named("state")))?;
+        out.print(&format!("{}: {}{age}", text("id"), text("state")))?;
         let others = row.as_object().into_iter().flat_map(serde_json::Map::keys).map(String::as_str);
-        let others = others.filter(|name| !FIELDS.contains(name));
-        for name in FIELDS.into_iter().chain(others).filter(|name| !APART.contains(name)) {
+        let others = others.filter(|name| !LISTED_FIRST.contains(name));
+        for name in LISTED_FIRST.into_iter().chain(others).filter(|name| !NOT_LISTED.contains(name)) {
             if let Some(text) = field(&row, name) {
                 out.print(&format!("  {name:<15}  {}", plain(&text)))?;
             }

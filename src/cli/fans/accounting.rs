@@ -23,6 +23,7 @@ pub(super) struct Accounts {
     /// The progress file; none for a stream or a dry run.
     path: Option<PathBuf>,
     rejects: Rejects,
+    /// Whether nothing was recorded since the last save.
     saved: bool,
 }
 
@@ -42,12 +43,12 @@ impl Accounts {
         receipt: Receipt,
         display: &ProgressDisplay,
     ) -> anyhow::Result<()> {
+        // The service numbers the rows that were sent, from 1.
         let mut sent: Vec<_> = batch.rows.iter_mut().filter(|row| row.rejected.is_none()).collect();
         for rejected in receipt.rejected {
-            // Lines of a body are counted from 1.
             let index = usize::try_from(rejected.line).unwrap_or(usize::MAX).wrapping_sub(1);
             let row = sent.get_mut(index).context(
-                "the service rejected a row that was not sent\nhint: is it unionlink of this version?",
+                "the service rejected a row that was not sent\nhint: is it the same version of unionlink?",
             )?;
             row.rejected = Some(rejected.reason);
         }
@@ -67,26 +68,31 @@ impl Accounts {
 
     /// Makes everything recorded durable. Blocks for as long as the disk takes, a few milliseconds.
     pub(super) fn save(&mut self) -> anyhow::Result<()> {
-        if !std::mem::replace(&mut self.saved, true) {
-            self.progress.rejects_bytes = self.rejects.flush()?;
-            if let Some(path) = &self.path {
-                self.progress.save(path)?;
-            }
+        if self.saved {
+            return Ok(());
+        }
+        // Not repeated after an error: a second sync may succeed although the data of the first is lost.
+        self.saved = true;
+        self.progress.rejects_bytes = self.rejects.sync()?;
+        if let Some(path) = &self.path {
+            self.progress.save(path)?;
         }
         Ok(())
     }
 
     /// Completes the import and deletes its progress file.
     pub(super) fn close(mut self) -> anyhow::Result<Counts> {
-        self.rejects.flush()?;
+        self.rejects.sync()?;
         self.path.as_deref().map_or(Ok(()), Progress::remove)?;
         Ok(self.progress.counts)
     }
 }
 
-/// The destination of rejected rows: a file, or standard error for the first few.
+/// The destination of rejected rows.
 enum Rejects {
+    /// A file. `bytes` is its length, with the entries that are still in the buffer.
     File { path: PathBuf, file: BufWriter<File>, bytes: u64 },
+    /// Standard error, for the first few.
     Shown { count: u64 },
 }
 
@@ -126,7 +132,7 @@ impl Rejects {
     }
 
     /// Makes the rejected rows durable. Returns the length of the file.
-    fn flush(&mut self) -> anyhow::Result<u64> {
+    fn sync(&mut self) -> anyhow::Result<u64> {
         let Self::File { path, file, bytes } = self else { return Ok(0) };
         let synced = file.flush().and_then(|()| match file.get_ref().sync_data() {
             // A pipe or a terminal has nothing to sync.

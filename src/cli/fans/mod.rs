@@ -1,9 +1,8 @@
 //! `unionlink fans import`: imports fans from a file through the admin API of a running service.
 //!
-//! The pipeline: `source` opens a file and detects its format (`detect`); `records` splits it into records
-//! and `rows` parses them (`columns`); `batches` collects rows into request bodies, on a thread of its own;
-//! `send` sends them to the service; `accounting` counts the results and saves the `progress`. `import` runs
-//! all of it.
+//! `import` runs the pipeline: `source` opens a file and detects its format (`detect`); `records` splits it
+//! into records and `rows` parses them (`columns`); `batches` collects rows into request bodies, on a thread
+//! of its own; `send` sends them to the service; `accounting` counts the results and saves the `progress`.
 //!
 //! Deliberately absent: access to the store. The service has it, and keeps running during an import.
 

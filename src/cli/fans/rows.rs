@@ -1,4 +1,4 @@
-//! Parses a record into a row for the admin API, or into the reason why it is rejected.
+//! Parses a record of the file into a row for the admin API, or into the reason why it is rejected.
 //!
 //! Ids are checked with the domain's own types, as the admin API does.
 
@@ -34,8 +34,8 @@ pub(super) struct RowReader {
     encoding: Encoding,
     /// The app of rows that do not name one.
     app: Option<AppName>,
-    /// The parser and columns of CSV; none for NDJSON.
-    csv: Option<(Fields, Columns)>,
+    /// The splitter and the columns of CSV; none for NDJSON.
+    csv: Option<(FieldSplitter, Columns)>,
 }
 
 impl RowReader {
@@ -49,10 +49,10 @@ impl RowReader {
     /// # Errors
     /// When the header lacks a required column.
     pub(super) fn set_header(&mut self, header: &[u8], delimiter: u8) -> Result<(), String> {
-        let mut fields = Fields::new(delimiter);
+        let mut splitter = FieldSplitter::new(delimiter);
         let text = utf8(header).map_err(|reason| format!("its header {reason}"))?;
-        let columns = Columns::new(&fields.of(text).iter().collect::<Vec<_>>())?;
-        self.csv = Some((fields, columns));
+        let columns = Columns::new(&splitter.split(text).iter().collect::<Vec<_>>())?;
+        self.csv = Some((splitter, columns));
         Ok(())
     }
 
@@ -66,30 +66,30 @@ impl RowReader {
             return Ok(None);
         }
         let (encoding, app) = (self.encoding, self.app.as_ref());
-        let Some((fields, columns)) = &mut self.csv else {
+        let Some((splitter, columns)) = &mut self.csv else {
             let values = json_values(text)?;
-            return checked(|column| values[column as usize].as_deref(), encoding, app).map(Some);
+            return checked_row(|column| values[column as usize].as_deref(), encoding, app).map(Some);
         };
-        let fields = fields.of(text);
+        let fields = splitter.split(text);
         let blank_at_end = fields.iter().rev().take_while(|field| field.trim().is_empty()).count();
         match fields.len() - blank_at_end {
             0 => Ok(None),
             n if n > columns.count => Err(format!("has {n} fields, and the header has {}", columns.count)),
-            _ => checked(|column| csv_value(fields, columns, column), encoding, app).map(Some),
+            _ => checked_row(|column| csv_value(fields, columns, column), encoding, app).map(Some),
         }
     }
 
     /// Whether a record of several lines comes from a quote that was never closed: a recognised column has a
     /// line break in it, there are more fields than in the header, or one of its lines is a whole row. A
-    /// remark of several lines has none of these.
+    /// proper text of several lines, in an ignored column, has none of these.
     pub(super) fn swallows_rows(&mut self, record: &[u8]) -> bool {
-        let (Some((fields, columns)), Ok(text)) = (&mut self.csv, utf8(record)) else {
+        let (Some((splitter, columns)), Ok(text)) = (&mut self.csv, utf8(record)) else {
             return false;
         };
-        let fields = fields.of(text);
-        let torn =
+        let fields = splitter.split(text);
+        let has_line_break =
             |column| csv_value(fields, columns, column).is_some_and(|text| text.contains(['\r', '\n']));
-        if fields.len() > columns.count || Column::VARIANTS.iter().copied().any(torn) {
+        if fields.len() > columns.count || Column::VARIANTS.iter().copied().any(has_line_break) {
             return true;
         }
         let lines: Vec<_> = text.split(['\r', '\n']).collect();
@@ -99,7 +99,8 @@ impl RowReader {
 
     fn is_whole_row(&mut self, line: &str) -> bool {
         let is_row = matches!(self.row(line.as_bytes()), Ok(Some(_)));
-        is_row && self.csv.as_mut().is_some_and(|(fields, columns)| fields.of(line).len() == columns.count)
+        let Some((splitter, columns)) = &mut self.csv else { return false };
+        is_row && splitter.split(line).len() == columns.count
     }
 }
 
@@ -147,20 +148,21 @@ fn not_json(error: &serde_json::Error) -> String {
     format!("is not JSON: {reason} at column {}", error.column())
 }
 
-fn checked<'a>(
+/// The row with these values, once they are checked. `app` is for a row that does not name one.
+fn checked_row<'a>(
     value: impl Fn(Column) -> Option<&'a str>,
     encoding: Encoding,
     app: Option<&AppName>,
 ) -> Result<Row, String> {
     let optional = |column: Column| match value(column) {
-        // The decoder replaces invalid bytes with this character.
+        // The decoder of the file has replaced invalid bytes with this character.
         Some(text) if encoding == Encoding::Gb18030 && text.contains('\u{FFFD}') => {
             Err(format!("{} is not valid GB18030 (see --encoding)", column.name()))
         }
         value => Ok(value),
     };
     let required = |column: Column| optional(column)?.ok_or_else(|| format!("{} is missing", column.name()));
-    let named = |column: Column| move |error: IdError| format!("{} {error}", column.name());
+    let invalid = |column: Column| move |error: IdError| format!("{} {error}", column.name());
     let (unionid, openid) = (required(Column::Unionid)?, required(Column::Openid)?);
     let (own_app, pending_id) = (optional(Column::App)?, optional(Column::PendingId)?);
     let minted_at = optional(Column::MintedAt)?.map(|text| {
@@ -170,22 +172,22 @@ fn checked<'a>(
         )
     });
     Ok(Row {
-        unionid: Unionid::new(unionid).map_err(named(Column::Unionid))?,
-        openid: Openid::new(openid).map_err(named(Column::Openid))?,
-        app: own_app.map(AppName::new).transpose().map_err(named(Column::App))?.or_else(|| app.cloned()),
-        pending_id: pending_id.map(PendingId::new).transpose().map_err(named(Column::PendingId))?,
+        unionid: Unionid::new(unionid).map_err(invalid(Column::Unionid))?,
+        openid: Openid::new(openid).map_err(invalid(Column::Openid))?,
+        app: own_app.map(AppName::new).transpose().map_err(invalid(Column::App))?.or_else(|| app.cloned()),
+        pending_id: pending_id.map(PendingId::new).transpose().map_err(invalid(Column::PendingId))?,
         minted_at: minted_at.transpose()?,
     })
 }
 
 /// Splits CSV records into fields. One reader over one buffer is reused for all records, because building a
 /// reader costs far more than reading a record.
-pub(super) struct Fields {
+pub(super) struct FieldSplitter {
     reader: csv::Reader<Cursor<Vec<u8>>>,
     fields: StringRecord,
 }
 
-impl Fields {
+impl FieldSplitter {
     pub(super) fn new(delimiter: u8) -> Self {
         let mut builder = csv::ReaderBuilder::new();
         builder.has_headers(false).flexible(true).delimiter(delimiter);
@@ -193,7 +195,7 @@ impl Fields {
     }
 
     /// The fields of the first record in `text`, without their quotes.
-    pub(super) fn of(&mut self, text: &str) -> &StringRecord {
+    pub(super) fn split(&mut self, text: &str) -> &StringRecord {
         let buffer = self.reader.get_mut().get_mut();
         buffer.clear();
         buffer.extend_from_slice(text.as_bytes());
@@ -210,8 +212,8 @@ impl Fields {
 pub(super) fn delimiter(head: &str) -> u8 {
     let head = head.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{FEFF}');
     let recognised = |delimiter: &u8| {
-        Fields::new(*delimiter).of(head).iter().filter(|name| Column::of(name).is_some()).count()
+        FieldSplitter::new(*delimiter).split(head).iter().filter(|name| Column::of(name).is_some()).count()
     };
-    // Of equals, the last wins.
+    // If several recognise as many, `max_by_key` returns the last.
     [b';', b'\t', b','].into_iter().max_by_key(recognised).unwrap_or(b',')
 }

@@ -8,13 +8,13 @@ use crate::domain::fan::Fan;
 use crate::domain::ids::{ContactKey, FanKey, SinkName};
 use crate::domain::time::Timestamp;
 
-/// Everything known about an id.
+/// Everything known about the id that is asked about: a fan's unionid, or a customer's `external_userid`.
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
-    /// The fans of this unionid, or those a customer of this `external_userid` is linked to. Each with what
+    /// The fans with this unionid, or those linked to a customer with this `external_userid`. Each with what
     /// keeps it from getting a `pending_id`: WeCom's rejection, or an open circuit breaker.
     pub fans: Vec<(FanKey, Fan, Option<Trouble>)>,
-    /// The customers of this `external_userid`, or those linked to this unionid. Each with the open circuit
+    /// The customers with this `external_userid`, or those linked to this unionid. Each with the open circuit
     /// breaker of its dealer.
     pub contacts: Vec<(ContactKey, Contact, Option<Trouble>)>,
     /// Events of these customers that are in the inbox, among the dead letters or in quarantine.
@@ -38,10 +38,10 @@ pub struct Trouble {
     pub retry_at: Option<Timestamp>,
 }
 
-/// An event or message that is not processed: in the inbox, a dead letter, or in quarantine.
+/// An event or message that has not been processed.
 #[derive(Debug, Clone)]
 pub struct HeldEvent {
-    /// As shown: `evt_42`.
+    /// The id as users see it: `evt_42`.
     pub id: String,
     /// When it was received.
     pub received_at: Timestamp,
@@ -52,11 +52,11 @@ pub struct HeldEvent {
 /// Where an event is, and why.
 #[derive(Debug, Clone)]
 pub enum Place {
-    /// In the inbox until it is processed; with the open circuit breaker of its dealer.
+    /// In the inbox; with the time when it is due, and the open circuit breaker of its dealer.
     Inbox(Timestamp, Option<Trouble>),
     /// Among the dead letters.
     Dead(Trouble),
-    /// In quarantine; with what to do about it.
+    /// In quarantine, with what to do about it.
     Quarantined(Text),
 }
 
@@ -82,7 +82,7 @@ pub struct Text {
     pub zh: String,
 }
 
-/// A text in both languages from two format strings.
+/// A [`Text`] from two format strings.
 macro_rules! text {
     ($en:literal, $zh:literal $(,)?) => {
         $crate::domain::explain::Text { en: format!($en), zh: format!($zh) }

@@ -30,7 +30,8 @@ const BODY_TIMEOUT: Duration = Duration::from_mins(1);
 const REJECTED_LISTED_MAX: usize = 1_000;
 /// Rows per store transaction.
 const BATCH_ROWS_MAX: usize = 1_024;
-/// Rows of a request that are live by default; a larger request is an import, and its other rows are bulk.
+/// Without a given priority, this many rows of a request are live and the others bulk: a larger request is
+/// an import.
 const LIVE_ROWS_MAX: u64 = 1_000;
 
 #[derive(Deserialize, IntoParams)]
@@ -133,7 +134,7 @@ pub(super) async fn register(
         Some(_) => return Err(Problem::bad_request("priority must be live or bulk")),
     };
     let mut registration =
-        Registration { state: &state, priority, rows: Vec::new(), result: RegisterResult::default() };
+        Registration { state: &state, priority, batch: Vec::new(), result: RegisterResult::default() };
     let content_type =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if content_type.to_ascii_lowercase().starts_with("application/x-ndjson") {
@@ -167,23 +168,26 @@ pub(super) async fn register(
 /// A registration under way: rows are stored in batches of bounded size.
 struct Registration<'a> {
     state: &'a AdminState,
+    /// The priority that the request asks for.
     priority: Option<Priority>,
-    rows: Vec<(u64, NewFan)>,
+    /// The parsed rows that are not stored yet, with their line numbers.
+    batch: Vec<(u64, NewFan)>,
     result: RegisterResult,
 }
 
 impl Registration<'_> {
     async fn add(&mut self, line: u64, row: Result<Value, String>) -> Result<(), Problem> {
         let default_priority = if line <= LIVE_ROWS_MAX { Priority::Live } else { Priority::Bulk };
-        match row.and_then(|row| self.state.fan(&row, self.priority.unwrap_or(default_priority))) {
-            Ok(fan) => self.rows.push((line, fan)),
+        let priority = self.priority.unwrap_or(default_priority);
+        match row.and_then(|row| self.state.parse_row(&row, priority)) {
+            Ok(fan) => self.batch.push((line, fan)),
             Err(reason) => self.result.reject(line, reason),
         }
-        if self.rows.len() >= BATCH_ROWS_MAX { self.store_batch().await } else { Ok(()) }
+        if self.batch.len() >= BATCH_ROWS_MAX { self.store_batch().await } else { Ok(()) }
     }
 
     async fn store_batch(&mut self) -> Result<(), Problem> {
-        let (lines, fans): (Vec<_>, Vec<_>) = std::mem::take(&mut self.rows).into_iter().unzip();
+        let (lines, fans): (Vec<_>, Vec<_>) = std::mem::take(&mut self.batch).into_iter().unzip();
         let registered = self.state.store.put_fans(fans, self.state.clock.now()).await?;
         for (line, registered) in lines.into_iter().zip(registered) {
             match registered {
@@ -200,14 +204,15 @@ impl Registration<'_> {
 
     async fn finish(mut self) -> Result<RegisterResult, Problem> {
         self.store_batch().await?;
+        // A damaged record is reported with its batch, after rows further down that could not be parsed.
         self.result.rejected.sort_by_key(|rejected| rejected.line);
         Ok(self.result)
     }
 }
 
 impl AdminState {
-    /// Parses a row.
-    fn fan(&self, row: &Value, priority: Priority) -> Result<NewFan, String> {
+    /// The fan in a row, or why the row is rejected.
+    fn parse_row(&self, row: &Value, priority: Priority) -> Result<NewFan, String> {
         let text = |name: &str| match row.get(name) {
             None | Some(Value::Null) => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.as_str())),
@@ -267,7 +272,7 @@ pub(super) struct FanView {
     /// The priority with which it waits to be minted or renewed: `live`, `renew_unlinked`, `renew` or `bulk`.
     #[schema(value_type = Option<String>)]
     waits_as: Option<&'static str>,
-    /// The WeCom errcode, if WeCom rejected the fan.
+    /// The WeCom errcode, if WeCom rejected the fan or refused to look up its existing customers.
     errcode: Option<i64>,
     /// What an operator can do.
     #[schema(value_type = Option<String>)]
@@ -275,7 +280,7 @@ pub(super) struct FanView {
     /// When WeCom was asked whether the fan is an existing customer of a dealer.
     #[schema(value_type = Option<String>, format = DateTime)]
     existing_asked_at: Option<Timestamp>,
-    /// The number of dealers' customers found.
+    /// How many of the dealers' customers WeCom returned.
     existing_found: Option<u32>,
     /// Consecutive failures of the current call.
     attempts: u32,

@@ -12,7 +12,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha1::{Digest, Sha1};
 
 use super::super::error::SimulatorError;
-use super::super::seal::{Salt, Sealer};
+use super::super::seal::{SealParams, Sealer};
 use super::super::{CallbackSpec, Change, ContactChange, Copies, Forgery, ReceiveId, SenderOptions};
 use super::*;
 
@@ -89,13 +89,13 @@ fn sealed_messages_equal_those_of_published_implementations() {
             verified_seen += 1;
         }
         if let Some(urlencoded) = text("echostr_urlencoded") {
-            let salt = Salt {
+            let params = SealParams {
                 random,
                 nonce: text("nonce").unwrap().into(),
                 timestamp: text("timestamp").unwrap().into(),
             };
             let echo = text("expected_plaintext").unwrap();
-            let url = sealer.verification_url(echo, text("receive_id").unwrap(), &salt);
+            let url = sealer.verification_url(echo, text("receive_id").unwrap(), &params);
             assert!(url.starts_with("http://x/cb?a=1&msg_signature="));
             assert!(url.ends_with(&format!("&echostr={urlencoded}")), "{url}");
         }

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use proptest::prelude::*;
 
 use super::super::records::{Malformed, RECORD_BYTES_MAX, Records};
-use super::super::rows::Fields;
+use super::super::rows::FieldSplitter;
 
 const CSV: Option<u8> = Some(b',');
 const NDJSON: Option<u8> = None;
@@ -71,7 +71,7 @@ proptest! {
             .records()
             .map(|record| record.unwrap().iter().map(str::to_owned).collect())
             .collect();
-        let (mut fields, mut found) = (Fields::new(b','), Vec::new());
+        let (mut splitter, mut found) = (FieldSplitter::new(b','), Vec::new());
         let mut records = Records::new(Chunks::new(&bytes, sizes), CSV);
         loop {
             let before = usize::try_from(records.position().offset).unwrap();
@@ -81,7 +81,7 @@ proptest! {
             prop_assert_eq!(record.line, line);
             if !record.bytes.is_empty() {
                 let text = std::str::from_utf8(record.bytes).unwrap();
-                found.push(fields.of(text).iter().map(str::to_owned).collect::<Vec<_>>());
+                found.push(splitter.split(text).iter().map(str::to_owned).collect::<Vec<_>>());
             }
         }
         prop_assert_eq!(found, wanted);

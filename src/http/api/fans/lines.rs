@@ -18,10 +18,15 @@ pub(super) struct Lines {
     body: Body,
     /// The longest accepted pause between two parts of the body.
     pause_max: Duration,
-    frame: Bytes,
+    /// What has been received and not yet split.
+    unread: Bytes,
+    /// The number of the last line that has ended.
     line: u64,
+    /// The beginning of the current line.
     partial: Vec<u8>,
+    /// Whether the current line is too long; its bytes are not kept then.
     is_overlong: bool,
+    /// Whether the whole body has been received.
     has_ended: bool,
 }
 
@@ -30,8 +35,8 @@ type Line = (u64, Result<Vec<u8>, String>);
 
 impl Lines {
     pub(super) fn new(body: Body, pause_max: Duration) -> Self {
-        let (frame, partial) = (Bytes::new(), Vec::new());
-        Self { body, pause_max, frame, line: 0, partial, is_overlong: false, has_ended: false }
+        let (unread, partial) = (Bytes::new(), Vec::new());
+        Self { body, pause_max, unread, line: 0, partial, is_overlong: false, has_ended: false }
     }
 
     /// The next line; `None` after the last.
@@ -40,30 +45,30 @@ impl Lines {
     /// 408 after too long a pause, 400 when the body breaks off.
     pub(super) async fn next(&mut self) -> Result<Option<Line>, StatusCode> {
         loop {
-            if let Some(end) = self.frame.iter().position(|byte| *byte == b'\n') {
-                let rest = self.frame.split_off(end + 1);
-                let part = std::mem::replace(&mut self.frame, rest);
+            if let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let part = self.unread.split_to(end + 1);
                 self.append(&part[..end]);
                 if let Some(line) = self.end_line() {
                     return Ok(Some(line));
                 }
                 continue;
             }
-            let part = std::mem::take(&mut self.frame);
+            let part = std::mem::take(&mut self.unread);
             self.append(&part);
             if self.has_ended {
-                let last = !self.partial.is_empty() || self.is_overlong;
-                return Ok(if last { self.end_line() } else { None });
+                let is_unfinished = !self.partial.is_empty() || self.is_overlong;
+                return Ok(if is_unfinished { self.end_line() } else { None });
             }
             match tokio::time::timeout(self.pause_max, self.body.frame()).await {
                 Err(_) => return Err(StatusCode::REQUEST_TIMEOUT),
                 Ok(Some(Err(_))) => return Err(StatusCode::BAD_REQUEST),
-                Ok(Some(Ok(frame))) => self.frame = frame.into_data().unwrap_or_default(),
+                Ok(Some(Ok(frame))) => self.unread = frame.into_data().unwrap_or_default(),
                 Ok(None) => self.has_ended = true,
             }
         }
     }
 
+    /// Appends to the current line.
     fn append(&mut self, part: &[u8]) {
         if self.partial.len() + part.len() > LINE_BYTES_MAX {
             self.is_overlong = true;
