@@ -103,7 +103,7 @@ pub async fn assemble(
         calls: TaskTracker::new(),
         panicked,
         sinks: Arc::new(SinkRegistry::new(sinks.iter().map(|part| part.name.clone()))),
-        feed_kept_ms: i64::try_from(config.store.feed_days).unwrap_or(0) * DAY_MS,
+        feed_kept_ms: i64::try_from(config.store.feed_days).unwrap_or(i64::MAX).saturating_mul(DAY_MS),
         calls_max: super::size(config.wecom.calls_max),
     };
     let callbacks = Arc::new(CallbackState {

@@ -151,8 +151,9 @@ impl Stopwatch {
         self.0 = Some(Instant::now());
     }
 
-    fn elapsed(&self) -> Duration {
-        self.0.map_or(Duration::ZERO, |started| started.elapsed())
+    /// `None` if the request was answered before it had been received.
+    fn elapsed(&self) -> Option<Duration> {
+        self.0.map(|started| started.elapsed())
     }
 }
 

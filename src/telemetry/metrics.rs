@@ -176,10 +176,12 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts an answered request of the public listener.
-    pub fn callback_answered(&self, outcome: CallbackOutcome, took: Duration) {
+    /// Counts an answered request of the public listener, and its response time if the whole request had been received.
+    pub fn callback_answered(&self, outcome: CallbackOutcome, took: Option<Duration>) {
         self.callbacks.get_or_create(&Outcome { outcome: outcome.into() }).inc();
-        self.callback_seconds.observe(took.as_secs_f64());
+        if let Some(took) = took {
+            self.callback_seconds.observe(took.as_secs_f64());
+        }
     }
 
     /// Counts a refused callback.

@@ -107,17 +107,18 @@ impl Resolver {
 
     /// Puts work into lanes. Returns the outcomes of work that needs no call, or for which none is made now.
     async fn route(&self, work: Vec<Work>, now: Timestamp) -> Vec<(Work, Outcome)> {
-        let (mut outcomes, mut deferred) = (Vec::new(), 0);
+        let (mut outcomes, mut deferred) = (Vec::new(), BTreeMap::<LaneKey, usize>::new());
         for work in work {
             match self.destination(&work, now).await {
                 Ok(key) => {
                     let mut lanes = self.lanes();
-                    let lane = lanes.entry(key).or_default();
+                    let lane = lanes.entry(key.clone()).or_default();
                     if let Some(work) = lane.push(work) {
                         let text = "this dealer has a backlog".to_owned();
                         let reason = FailureReason { errcode: None, text };
-                        let due_at = now.plus_ms(lane.drain_time_ms(deferred));
-                        deferred += 1;
+                        let deferred_before = deferred.entry(key).or_default();
+                        let due_at = now.plus_ms(lane.drain_time_ms(*deferred_before));
+                        *deferred_before += 1;
                         outcomes.push((work, defer(due_at, reason)));
                     }
                 }
