@@ -1,16 +1,17 @@
 //! The composition root: a validated configuration becomes a running service.
 //!
-//! [`assemble`](assemble()) builds the service without its listeners, [`App`] adds them and runs everything. Nothing
-//! below knows the configuration; each part receives the narrow struct it needs.
+//! [`assemble`](assemble()) builds the service without its listeners, [`App`] adds them and runs everything.
+//! Nothing below knows the configuration; each part receives the narrow struct it needs.
 
 mod assemble;
 mod descriptors;
 mod sinks;
+mod start_error;
 
 pub use assemble::{Assembled, Parts, SinkPart, StoredLedgers, Task, assemble};
 pub use sinks::BuildError;
+pub use start_error::StartError;
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +20,6 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::callback::AesKeyError;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::domain::backoff::Jitter;
@@ -31,7 +31,7 @@ use crate::lifecycle::{Failure, Lifecycle};
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
-use crate::wecom::{ClientError, ClientSettings, Https};
+use crate::wecom::{ClientSettings, Https};
 use crate::worker::Context;
 
 /// The longest life of a connection: keep-alive pays off within it, and no client holds one for ever.
@@ -50,38 +50,6 @@ const BACKLOG: u32 = 8_192;
 
 /// A peer that reads nothing for this long is disconnected; a feed reader continues when it connects again.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// Why a service cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The store cannot be opened.
-    #[error("the store cannot be opened")]
-    Store(#[source] OpenError),
-    /// A listener cannot be bound.
-    #[error("cannot listen on {address} ({key})\nhint: is another process listening there?")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The configuration's key.
-        key: &'static str,
-        /// The system's error.
-        source: io::Error,
-    },
-    /// The HTTP client for WeCom cannot be built.
-    #[error("the HTTP client for WeCom cannot be set up")]
-    Client(#[source] ClientError),
-    /// An AES key is malformed.
-    #[error("the encoding_aes_key of app {app} {source}")]
-    Key {
-        /// The app.
-        app: AppName,
-        /// What is wrong with it.
-        source: AesKeyError,
-    },
-    /// A sink cannot be built.
-    #[error("a sink cannot be set up")]
-    Sink(#[source] BuildError),
-}
 
 /// A running service.
 pub struct App {
@@ -198,7 +166,7 @@ impl App {
 fn limits(server: &config::Server) -> (http::Limits, http::Limits) {
     let connections = descriptors::connections(server.connections_max);
     let public = http::Limits {
-        connections_max: size(connections.public),
+        connections_max: assemble::size(connections.public),
         head_bytes_max: HEAD_BYTES_MAX,
         bodies_bytes_max: Some(BODIES_BYTES_MAX),
         header_timeout: Duration::from_millis(server.header_timeout_ms),
@@ -207,7 +175,7 @@ fn limits(server: &config::Server) -> (http::Limits, http::Limits) {
         cut_off_after: Some(CONNECTION_LIFE * 2),
     };
     let admin = http::Limits {
-        connections_max: size(connections.admin),
+        connections_max: assemble::size(connections.admin),
         head_bytes_max: ADMIN_HEAD_BYTES_MAX,
         bodies_bytes_max: None,
         // An import may take hours in one request.
@@ -278,10 +246,6 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
             Err(StartError::Store(OpenError::Database { path, reason }))
         }
     }
-}
-
-fn size(number: u64) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartError> {

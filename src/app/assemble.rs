@@ -12,7 +12,7 @@ use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::StartError;
+use super::start_error::StartError;
 use crate::callback::{AesKey, Keys};
 use crate::clock::Clock;
 use crate::config::{self, Config};
@@ -104,7 +104,7 @@ pub async fn assemble(
         panicked,
         sinks: Arc::new(SinkRegistry::new(sinks.iter().map(|part| part.name.clone()))),
         feed_kept_ms: i64::try_from(config.store.feed_days).unwrap_or(i64::MAX).saturating_mul(DAY_MS),
-        calls_max: super::size(config.wecom.calls_max),
+        calls_max: size(config.wecom.calls_max),
     };
     let callbacks = Arc::new(CallbackState {
         apps: Arc::new(apps),
@@ -113,7 +113,7 @@ pub async fn assemble(
         metrics,
         wake: context.wake.clone(),
         event_days_max: u32::try_from(config.server.event_days_max).unwrap_or(u32::MAX),
-        body_bytes_max: super::size(config.server.body_bytes_max),
+        body_bytes_max: size(config.server.body_bytes_max),
         body_timeout: Duration::from_millis(config.server.body_timeout_ms),
     });
     let workers = workers(&context, sinks, &stop);
@@ -198,4 +198,9 @@ impl Ledgers for StoredLedgers {
     ) -> Result<i64, String> {
         self.0.rate_limited(account, budget, api.as_str(), now).await.map_err(|e| e.to_string())
     }
+}
+
+/// A configured number as a size in memory.
+pub(super) fn size(number: u64) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
 }

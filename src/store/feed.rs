@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use super::StoreError;
+use super::error::StoreError;
 use crate::domain::ids::SinkName;
 use crate::domain::link::{FeedEntry, LinkData};
 use crate::domain::time::Timestamp;

@@ -13,6 +13,7 @@
 //! decided by the callers and the domain.
 
 pub mod embedded;
+mod error;
 mod feed;
 mod inbox;
 mod people;
@@ -20,6 +21,7 @@ mod people;
 #[cfg(test)]
 mod contract;
 
+pub use error::StoreError;
 pub use feed::{Cursor, CursorState, Feed, LinksSnapshot, Seek, Start};
 pub use inbox::{
     Appended, Arrival, EventId, EventRow, EventState, FailureReason, InboxEvent, MessageDigest, Payload,
@@ -40,48 +42,6 @@ use crate::domain::link::LinkData;
 use crate::domain::quota::{Budget, Grant, Ledger, Share};
 use crate::domain::tally::Tally;
 use crate::domain::time::{Moment, Timestamp};
-
-/// Why an operation of the store failed.
-///
-/// After [`Stalled`](Self::Stalled) and [`Failed`](Self::Failed) the outcome of the transaction is unknown;
-/// after any other error it has changed nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StoreError {
-    /// The disk has less free space than the configured minimum. Nothing is written until there is more.
-    #[error("less than {min_mb} MiB free on the store's disk")]
-    NoSpace {
-        /// The configured minimum, in MiB.
-        min_mb: u64,
-    },
-    /// The inbox has reached its limit, or the quarantine for a message that belongs there.
-    #[error("the inbox is at its limit of {limit} events")]
-    InboxFull {
-        /// The configured maximum number of events; the quarantine has the same.
-        limit: u64,
-    },
-    /// The writer made no progress within the time limit. The transaction may still be committed.
-    #[error("the store's writer makes no progress")]
-    Stalled,
-    /// An I/O error, or a bug. Final for this process: after a failed write only a restart can tell what is
-    /// on the disk.
-    #[error("the store has failed and needs a restart: {0}")]
-    Failed(String),
-    /// A record fails its checksum, or has a version that this program does not know.
-    #[error("a stored record is damaged: {0}")]
-    Damaged(String),
-    /// The requested feed entries have been pruned.
-    #[error("the feed begins with entry {oldest}; older entries have been pruned")]
-    Gone {
-        /// The sequence number of the oldest entry that is kept.
-        oldest: u64,
-    },
-    /// A snapshot was abandoned: too many links changed while it was being read.
-    #[error("the snapshot of the links was abandoned: too many of them changed while it was being read")]
-    SnapshotLost,
-    /// The store is shutting down.
-    #[error("the store is closed")]
-    Closed,
-}
 
 /// A leased piece of work about one customer: an event to act upon, or a customer to ask WeCom about again.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,7 +6,8 @@ use std::str::FromStr;
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use super::{EventRow, StoreError};
+use super::error::StoreError;
+use super::inbox::EventRow;
 use crate::domain::contact::Contact;
 use crate::domain::fan::Fan;
 use crate::domain::ids::{ContactKey, ExternalUserid, FanKey, Unionid, hex};

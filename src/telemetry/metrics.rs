@@ -24,7 +24,9 @@ use crate::domain::ids::{CorpId, SinkName};
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
 use crate::store::Counts;
-use crate::wecom::{Api, CallError, Class};
+use crate::wecom::api::Api;
+use crate::wecom::errcode::Class;
+use crate::wecom::error::CallError;
 
 pub use labels::{AdminRefusal, CallbackOutcome, TimestampSource};
 use labels::{

@@ -8,11 +8,11 @@
 //! to try again is decided by the workers.
 
 mod answer;
-mod api;
+pub(crate) mod api;
 mod calls;
 mod client;
-mod errcode;
-mod error;
+pub(crate) mod errcode;
+pub(crate) mod error;
 mod limiter;
 mod platform;
 mod tokens;

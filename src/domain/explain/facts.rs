@@ -85,7 +85,7 @@ pub struct Text {
 /// A [`Text`] from two format strings.
 macro_rules! text {
     ($en:literal, $zh:literal $(,)?) => {
-        $crate::domain::explain::Text { en: format!($en), zh: format!($zh) }
+        $crate::domain::explain::facts::Text { en: format!($en), zh: format!($zh) }
     };
 }
 pub(super) use text;

@@ -1,0 +1,42 @@
+//! Why a service cannot start.
+
+use std::io;
+use std::net::SocketAddr;
+
+use super::sinks::BuildError;
+use crate::callback::AesKeyError;
+use crate::domain::ids::AppName;
+use crate::store::embedded::OpenError;
+use crate::wecom::ClientError;
+
+/// Why a service cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The store cannot be opened.
+    #[error("the store cannot be opened")]
+    Store(#[source] OpenError),
+    /// A listener cannot be bound.
+    #[error("cannot listen on {address} ({key})\nhint: is another process listening there?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The configuration's key.
+        key: &'static str,
+        /// The system's error.
+        source: io::Error,
+    },
+    /// The HTTP client for WeCom cannot be built.
+    #[error("the HTTP client for WeCom cannot be set up")]
+    Client(#[source] ClientError),
+    /// An AES key is malformed.
+    #[error("the encoding_aes_key of app {app} {source}")]
+    Key {
+        /// The app.
+        app: AppName,
+        /// What is wrong with it.
+        source: AesKeyError,
+    },
+    /// A sink cannot be built.
+    #[error("a sink cannot be set up")]
+    Sink(#[source] BuildError),
+}

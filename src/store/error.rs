@@ -1,0 +1,43 @@
+//! The error of every operation of the store.
+
+/// Why an operation of the store failed.
+///
+/// After [`Stalled`](Self::Stalled) and [`Failed`](Self::Failed) the outcome of the transaction is unknown;
+/// after any other error it has changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The disk has less free space than the configured minimum. Nothing is written until there is more.
+    #[error("less than {min_mb} MiB free on the store's disk")]
+    NoSpace {
+        /// The configured minimum, in MiB.
+        min_mb: u64,
+    },
+    /// The inbox has reached its limit, or the quarantine for a message that belongs there.
+    #[error("the inbox is at its limit of {limit} events")]
+    InboxFull {
+        /// The configured maximum number of events; the quarantine has the same.
+        limit: u64,
+    },
+    /// The writer made no progress within the time limit. The transaction may still be committed.
+    #[error("the store's writer makes no progress")]
+    Stalled,
+    /// An I/O error, or a bug. Final for this process: after a failed write only a restart can tell what is
+    /// on the disk.
+    #[error("the store has failed and needs a restart: {0}")]
+    Failed(String),
+    /// A record fails its checksum, or has a version that this program does not know.
+    #[error("a stored record is damaged: {0}")]
+    Damaged(String),
+    /// The requested feed entries have been pruned.
+    #[error("the feed begins with entry {oldest}; older entries have been pruned")]
+    Gone {
+        /// The sequence number of the oldest entry that is kept.
+        oldest: u64,
+    },
+    /// A snapshot was abandoned: too many links changed while it was being read.
+    #[error("the snapshot of the links was abandoned: too many of them changed while it was being read")]
+    SnapshotLost,
+    /// The store is shutting down.
+    #[error("the store is closed")]
+    Closed,
+}
