@@ -5,33 +5,26 @@ use super::errcode::{Class, class, remedy};
 use crate::domain::time::Timestamp;
 
 /// How a call failed without an errcode from WeCom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Transport {
     /// The connection could not be established.
+    #[error("no connection")]
     Connect,
     /// No complete answer within the time-out.
+    #[error("no answer in time")]
     Timeout,
     /// The connection broke.
+    #[error("the connection broke")]
     Broken,
     /// An HTTP status other than 200; WeCom sends 200 with its error codes too.
+    #[error("HTTP status {0}")]
     Status(u16),
     /// Status 200 with a body that is not JSON, most likely sent by a proxy in between.
+    #[error("an answer that is not JSON")]
     NotJson,
     /// JSON of another shape than WeCom documents.
+    #[error("an answer that is not the documented JSON")]
     Body,
-}
-
-impl std::fmt::Display for Transport {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Connect => f.write_str("no connection"),
-            Self::Timeout => f.write_str("no answer in time"),
-            Self::Broken => f.write_str("the connection broke"),
-            Self::Status(status) => write!(f, "HTTP status {status}"),
-            Self::NotJson => f.write_str("an answer that is not JSON"),
-            Self::Body => f.write_str("an answer that is not the documented JSON"),
-        }
-    }
 }
 
 /// Why a call gave no result.
