@@ -85,14 +85,9 @@ pub(super) async fn feed(
 ) -> Result<Json<Page>, Problem> {
     let FeedQuery { after, limit, wait } = query;
     let limit = limit.unwrap_or(ENTRIES_DEFAULT).clamp(1, ENTRIES_MAX);
-    let wait = match wait.as_deref().map(duration) {
-        None => Duration::ZERO,
-        Some(Some(wait)) => wait.min(WAIT_MAX),
-        Some(None) => {
-            return Err(Problem::bad_request("wait is not a duration such as 30s or 500ms"));
-        }
-    };
-    let deadline = tokio::time::Instant::now() + wait;
+    let wait = wait.as_deref().map_or(Some(Duration::ZERO), duration);
+    let wait = wait.ok_or_else(|| Problem::bad_request("wait is not a duration such as 30s or 500ms"))?;
+    let deadline = tokio::time::Instant::now() + wait.min(WAIT_MAX);
     let mut head = state.store.feed_head();
     let after = after.unwrap_or_else(|| state.store.counts().feed_pruned);
     loop {
@@ -169,15 +164,9 @@ impl Reader {
 
 /// The sequence number after which a reader resumes. Browsers and most libraries send it when they reconnect.
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(value) = headers.get("last-event-id") else { return Ok(None) };
-    let number = value.to_str().ok().filter(|text| !text.is_empty()).map(str::parse);
-    match number {
-        None if value.is_empty() => Ok(None),
-        Some(Ok(number)) => Ok(Some(number)),
-        None | Some(Err(_)) => {
-            Err(Problem::bad_request("Last-Event-ID is not a sequence number of the feed"))
-        }
-    }
+    let Some(value) = headers.get("last-event-id").filter(|value| !value.is_empty()) else { return Ok(None) };
+    let number = value.to_str().ok().and_then(|text| text.parse().ok());
+    number.map(Some).ok_or_else(|| Problem::bad_request("Last-Event-ID is not a sequence number of the feed"))
 }
 
 /// Stream the feed as server-sent events
