@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::error::StoreError;
 use super::inbox::EventRow;
@@ -77,7 +78,8 @@ pub struct Receipt {
 }
 
 /// The numbers of records that an erasure removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = ErasedView)]
 pub struct Erased {
     /// Fans.
     pub fans: u64,
@@ -91,7 +93,7 @@ pub struct Erased {
     pub dead_letters: u64,
     /// Quarantined messages.
     pub quarantined: u64,
-    /// Feed entries, whose content was removed.
+    /// Feed entries, whose content was removed; their sequence numbers stay.
     pub feed_entries: u64,
 }
 

@@ -43,28 +43,12 @@ pub(super) struct ReceiptView {
     /// the id.
     #[schema(example = "0123456789abcdef0123456789abcdef")]
     subject: String,
-    erased: ErasedView,
-}
-
-/// The number of records erased, by kind.
-#[derive(Serialize, ToSchema)]
-struct ErasedView {
-    fans: u64,
-    contacts: u64,
-    links: u64,
-    /// Events in the inbox.
-    events: u64,
-    dead_letters: u64,
-    quarantined: u64,
-    /// Feed entries whose content was removed; their sequence numbers stay.
-    feed_entries: u64,
+    erased: Erased,
 }
 
 impl From<Receipt> for ReceiptView {
     fn from(receipt: Receipt) -> Self {
         let Receipt { id, forgotten_at, request, subject, erased } = receipt;
-        let Erased { fans, contacts, links, events, dead_letters, quarantined, feed_entries } = erased;
-        let erased = ErasedView { fans, contacts, links, events, dead_letters, quarantined, feed_entries };
         Self { receipt: id.to_string(), forgotten_at, request, subject, erased }
     }
 }
