@@ -39,8 +39,21 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let Some(handle) = context.sinks.handle(&name) else { return };
-    let mut head = context.store.feed_head();
-    let mut task = DeliveryTask::new(&context, handle.clone(), name, sink, start);
+    let Context { store, clock, jitter, metrics, .. } = context;
+    let mut head = store.feed_head();
+    let mut task = DeliveryTask {
+        store,
+        clock,
+        jitter,
+        metrics,
+        handle: handle.clone(),
+        name,
+        sink,
+        start,
+        cursor: None,
+        after: 0,
+        persisted_at: Instant::now(),
+    };
     while !stop.is_cancelled() {
         // Registered before the check, so that a wake-up between check and wait is not lost.
         let woken = handle.wake.notified();
@@ -78,19 +91,6 @@ struct DeliveryTask {
 }
 
 impl DeliveryTask {
-    fn new(
-        context: &Context,
-        handle: Arc<SinkHandle>,
-        name: SinkName,
-        sink: Box<dyn Sink>,
-        start: Start,
-    ) -> Self {
-        let Context { store, clock, jitter, metrics, .. } = context;
-        let (store, clock, jitter, metrics) = (store.clone(), clock.clone(), *jitter, metrics.clone());
-        let (cursor, after, persisted_at) = (None, 0, Instant::now());
-        Self { store, clock, jitter, metrics, handle, name, sink, start, cursor, after, persisted_at }
-    }
-
     /// Delivers everything that is due. Returns how long to wait unless woken.
     async fn activate(&mut self, stop: &CancellationToken) -> Duration {
         match self.deliver_all(stop).await {
@@ -109,7 +109,9 @@ impl DeliveryTask {
             let now = self.clock.now();
             let due_at = self.status(|status| status.next_attempt_at);
             if cursor.state != CursorState::Running {
-                self.update_lag(now).await?;
+                // Nothing is delivered, but its lag still grows.
+                let next = self.store.feed(self.after, 1, now).await?;
+                self.status(|status| status.oldest_at = next.first().map(|entry| entry.occurred_at));
                 return Ok(POLL_EVERY);
             }
             // A wait longer than the longest backoff means that the clock was set back.
@@ -254,13 +256,6 @@ impl DeliveryTask {
                 tracing::warn!(sink = %self.name, error, "the cursor could not be stored");
             }
         }
-    }
-
-    /// Updates the age of the oldest undelivered entry while nothing is delivered.
-    async fn update_lag(&mut self, now: Timestamp) -> Result<(), StoreError> {
-        let next = self.store.feed(self.after, 1, now).await?;
-        self.status(|status| status.oldest_at = next.first().map(|entry| entry.occurred_at));
-        Ok(())
     }
 
     fn status<T>(&self, change: impl FnOnce(&mut SinkStatus) -> T) -> T {
