@@ -10,25 +10,21 @@ use crate::http::problem::Problem;
 
 /// Errors that any request may be answered with.
 #[derive(IntoResponses)]
+#[expect(dead_code, reason = "only describes the responses")]
 pub(super) enum Errors {
     /// The request is malformed: `bad_request`, `body_broken`.
     #[response(status = 400, content_type = "application/problem+json")]
-    #[expect(dead_code, reason = "only describes the response")]
     BadRequest(Problem),
     /// The admin token is missing or wrong: `unauthorized`.
     #[response(status = 401, content_type = "application/problem+json")]
-    #[expect(dead_code, reason = "only describes the response")]
     Unauthorized(Problem),
     /// A change requested by a page of another origin: `cross_origin`.
     #[response(status = 403, content_type = "application/problem+json")]
-    #[expect(dead_code, reason = "only describes the response")]
     CrossOrigin(Problem),
     /// The `Host` header is not one of this service's names: `host_not_allowed`.
     #[response(status = 421, content_type = "application/problem+json")]
-    #[expect(dead_code, reason = "only describes the response")]
     HostNotAllowed(Problem),
     #[response(status = 503)]
-    #[expect(dead_code, reason = "only describes the response")]
     Unavailable(#[ref_response] Unavailable),
 }
 
