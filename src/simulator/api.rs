@@ -15,6 +15,7 @@ use crate::domain::time::Timestamp;
 
 /// A simulated API.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, VariantArray)]
+#[serde(rename_all = "snake_case")]
 pub enum Api {
     /// `GET /cgi-bin/gettoken`
     #[serde(rename = "gettoken")]
@@ -23,19 +24,15 @@ pub enum Api {
     #[serde(rename = "getcallbackip")]
     GetCallbackIp,
     /// `POST /cgi-bin/corpgroup/corp/list_app_share_info`
-    #[serde(rename = "list_app_share_info")]
     ListAppShareInfo,
     /// `POST /cgi-bin/corpgroup/corp/gettoken`
     #[serde(rename = "corp_gettoken")]
     CorpGetToken,
     /// `POST /cgi-bin/corpgroup/unionid_to_pending_id`
-    #[serde(rename = "unionid_to_pending_id")]
     UnionidToPendingId,
     /// `POST /cgi-bin/corpgroup/batch/external_userid_to_pending_id`
-    #[serde(rename = "external_userid_to_pending_id")]
     ExternalUseridToPendingId,
     /// `POST /cgi-bin/corpgroup/unionid_to_external_userid`
-    #[serde(rename = "unionid_to_external_userid")]
     UnionidToExternalUserid,
 }
 
