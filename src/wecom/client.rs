@@ -108,38 +108,28 @@ impl Client {
     /// call that it is for.
     async fn token(&self, app: &AppName, of: &TokenOf, api: Api) -> Result<Token, CallError> {
         let credentials = self.app(app, api)?;
-        match of {
+        let fetch = async || match of {
             TokenOf::Upstream => {
-                let fetch = async || {
-                    let query = [
-                        ("corpid", credentials.corp_id.as_str()),
-                        ("corpsecret", credentials.secret.expose_secret()),
-                    ];
-                    let answer =
-                        self.call(&credentials.corp_id, Api::GetToken, Share::Whole, &query, None).await?;
-                    self.parse_token(Api::GetToken, answer)
-                };
-                self.tokens.get(app, of, &*self.clock, fetch).await
+                let query = [
+                    ("corpid", credentials.corp_id.as_str()),
+                    ("corpsecret", credentials.secret.expose_secret()),
+                ];
+                let api = Api::GetToken;
+                let answer = self.call(&credentials.corp_id, api, Share::Whole, &query, None).await?;
+                self.parse_token(api, answer)
             }
             TokenOf::Dealer { corp_id, agent_id } => {
-                let fetch = async || {
-                    let body = json!({
-                        "corpid": corp_id.as_str(), "business_type": BUSINESS_TYPE_CHAIN, "agentid": agent_id,
-                    });
-                    // Boxed: `call_as` calls this function, for the brand's token.
-                    let answer = Box::pin(self.call_as(
-                        app,
-                        &TokenOf::Upstream,
-                        Api::CorpGetToken,
-                        Share::Whole,
-                        &body,
-                    ))
-                    .await?;
-                    self.parse_token(Api::CorpGetToken, answer)
-                };
-                self.tokens.get(app, of, &*self.clock, fetch).await
+                let body = json!({
+                    "corpid": corp_id.as_str(), "business_type": BUSINESS_TYPE_CHAIN, "agentid": agent_id,
+                });
+                let api = Api::CorpGetToken;
+                // Boxed: `call_as` calls this function, for the brand's token.
+                let answer =
+                    Box::pin(self.call_as(app, &TokenOf::Upstream, api, Share::Whole, &body)).await?;
+                self.parse_token(api, answer)
             }
-        }
+        };
+        self.tokens.get(app, of, &*self.clock, fetch).await
     }
 
     fn parse_token(&self, api: Api, answer: Value) -> Result<Token, CallError> {
