@@ -11,6 +11,7 @@
 //!
 //! Token: a bearer token, compared in constant time.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 
@@ -30,17 +31,10 @@ pub struct Guard {
     hosts: Vec<String>,
     /// SHA-256 of the token, so that values of equal length are compared and the token itself is not kept.
     digest: Option<[u8; 32]>,
-    log: RefusalLog,
+    log: Mutex<HashMap<AdminRefusal, Throttle>>,
 }
 
-/// Limits the log to one line a minute for each reason of refusal.
-#[derive(Default)]
-struct RefusalLog {
-    token: Mutex<Throttle>,
-    host: Mutex<Throttle>,
-    origin: Mutex<Throttle>,
-}
-
+/// Limits the log to one line a minute for one reason of refusal.
 #[derive(Default)]
 struct Throttle {
     logged_at: Option<Timestamp>,
@@ -59,16 +53,21 @@ impl Throttle {
     }
 }
 
-fn count_refusal(throttle: &Mutex<Throttle>, now: Timestamp) -> Option<u64> {
-    throttle.lock().unwrap_or_else(PoisonError::into_inner).count(now)
-}
-
 impl Guard {
     /// The checks for a service named `hosts` (in lower case); without `token` every request is authorised.
     #[must_use]
     pub fn new(hosts: Vec<String>, token: Option<&SecretString>) -> Self {
         let digest = token.map(|token| Sha256::digest(token.expose_secret()).into());
-        Self { hosts, digest, log: RefusalLog::default() }
+        Self { hosts, digest, log: Mutex::default() }
+    }
+
+    /// Logs a refusal, unless one for the same reason was logged within the last minute.
+    fn log_refusal(&self, reason: AdminRefusal, what: &str, now: Timestamp) {
+        let refused =
+            self.log.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default().count(now);
+        if let Some(refused) = refused {
+            tracing::warn!(refused, "requests refused: {what}");
+        }
     }
 
     /// Whether `host` or `host:port` names this service.
@@ -76,7 +75,9 @@ impl Guard {
         let Some(host) = host_of(authority) else { return false };
         match host {
             Host::IpAddress => true,
-            Host::Name(name) => is_localhost(&name) || self.hosts.contains(&name),
+            Host::Name(name) => {
+                name == "localhost" || name.ends_with(".localhost") || self.hosts.contains(&name)
+            }
         }
     }
 
@@ -100,9 +101,7 @@ impl Guard {
         let in_uri = uri.authority().map(axum::http::uri::Authority::as_str);
         if !self.is_ours(host) || in_uri.is_some_and(|authority| !self.is_ours(authority)) {
             metrics.admin_refused(AdminRefusal::Host);
-            if let Some(refused) = count_refusal(&self.log.host, now) {
-                tracing::warn!(refused, "requests refused: Host header not in [admin] hosts");
-            }
+            self.log_refusal(AdminRefusal::Host, "Host header not in [admin] hosts", now);
             return Err(Problem::host_not_allowed());
         }
         let is_cross_origin = headers.contains_key(header::ORIGIN)
@@ -110,9 +109,7 @@ impl Guard {
                 .is_some_and(|origin| self.is_origin_of(origin, in_uri.unwrap_or(host)));
         if is_cross_origin && !method.is_safe() {
             metrics.admin_refused(AdminRefusal::Origin);
-            if let Some(refused) = count_refusal(&self.log.origin, now) {
-                tracing::warn!(refused, "requests refused: cross-origin change");
-            }
+            self.log_refusal(AdminRefusal::Origin, "cross-origin change", now);
             return Err(Problem::cross_origin());
         }
         Ok(())
@@ -145,10 +142,8 @@ impl Guard {
             return Ok(());
         }
         metrics.admin_refused(AdminRefusal::Token);
-        if given.is_some()
-            && let Some(refused) = count_refusal(&self.log.token, now)
-        {
-            tracing::warn!(refused, "requests refused: wrong admin token");
+        if given.is_some() {
+            self.log_refusal(AdminRefusal::Token, "wrong admin token", now);
         }
         Err(Problem::unauthorized())
     }
@@ -186,10 +181,6 @@ fn host_of(authority: &str) -> Option<Host> {
     // A trailing dot only marks the name as fully qualified.
     let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();
     (!name.is_empty()).then_some(Host::Name(name))
-}
-
-fn is_localhost(name: &str) -> bool {
-    name == "localhost" || name.ends_with(".localhost")
 }
 
 #[cfg(test)]

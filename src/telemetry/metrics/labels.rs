@@ -30,7 +30,7 @@ pub enum CallbackOutcome {
 }
 
 /// Why a request to the admin listener was refused before its handler ran.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum AdminRefusal {
     /// No token, or a wrong one.
