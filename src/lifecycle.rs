@@ -127,10 +127,7 @@ impl Lifecycle {
         if let Some(reason) = cut_short {
             tracing::warn!(reason, "work in progress is abandoned and will be repeated after the next start");
         }
-        match self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            Some(failure) => Err(failure),
-            None => Ok(()),
-        }
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone().map_or(Ok(()), Err)
     }
 }
 
