@@ -12,12 +12,10 @@
 //!
 //! A line may be written twice, with the same id: delivery is at least once.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-
-use rustix::fs::{FlockOperation, flock};
 
 use super::name::{FileName, day};
 use crate::domain::time::Timestamp;
@@ -188,17 +186,17 @@ impl Drop for Current {
     /// Closing the file alone would leave the lock with a child process that is just being spawned and
     /// inherited it.
     fn drop(&mut self) {
-        let _ = flock(&self.file, FlockOperation::Unlock);
+        let _ = self.file.unlock();
     }
 }
 
 /// Locks a file: two processes that write to it would truncate each other's lines.
 fn lock(file: &File) -> io::Result<()> {
-    flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
-        rustix::io::Errno::WOULDBLOCK => {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => {
             io::Error::other("another process, or another sink, writes to this folder")
         }
-        other => other.into(),
+        TryLockError::Error(error) => error,
     })
 }
 
