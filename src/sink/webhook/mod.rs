@@ -136,8 +136,12 @@ impl Webhook {
 
     /// One request with these entries.
     async fn post(&self, entries: &[FeedEntry]) -> Result<(), (Retry, String)> {
-        let Some((id, body)) = self.message(entries) else {
-            return Ok(());
+        let Some(last) = entries.last() else { return Ok(()) };
+        let (id, body) = if self.settings.batch > 1 {
+            // The number distinguishes batches of different length that end with the same entry.
+            (format!("{}_{}", last.id, entries.len()), serde_json::to_vec(&Batch { entries }))
+        } else {
+            (last.id.clone(), serde_json::to_vec(last))
         };
         // These two errors cannot occur with entries of the store. If they did, the operator would see them,
         // and no entry would be lost.
@@ -153,17 +157,6 @@ impl Webhook {
         // The status alone decides, so an error while the body is read does not matter.
         let _ = tokio::time::timeout(ANSWER_TIMEOUT, drain(&mut response)).await;
         verdict
-    }
-
-    /// Id and body of the message with these entries; `None` if there are none.
-    fn message(&self, entries: &[FeedEntry]) -> Option<(String, serde_json::Result<Vec<u8>>)> {
-        let last = entries.last()?;
-        if self.settings.batch > 1 {
-            // The number distinguishes batches of different length that end with the same entry.
-            let id = format!("{}_{}", last.id, entries.len());
-            return Some((id, serde_json::to_vec(&Batch { entries })));
-        }
-        Some((last.id.clone(), serde_json::to_vec(last)))
     }
 
     fn signed(&self, id: &str, body: &[u8]) -> Result<HeaderMap, reqwest::header::InvalidHeaderValue> {
