@@ -178,12 +178,7 @@ impl Client {
 /// Path and query of a request; contains secrets.
 fn target(api: Api, query: &[(&str, &str)]) -> String {
     use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-    let mut target = api.path().to_owned();
-    for (n, (name, value)) in query.iter().enumerate() {
-        target.push(if n == 0 { '?' } else { '&' });
-        target.push_str(name);
-        target.push('=');
-        target.extend(utf8_percent_encode(value, NON_ALPHANUMERIC));
-    }
-    target
+    let encoded =
+        |(name, value): &(&str, &str)| format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC));
+    format!("{}?{}", api.path(), query.iter().map(encoded).collect::<Vec<_>>().join("&"))
 }
