@@ -80,15 +80,9 @@ pub struct Remedy {
     pub zh: &'static str,
 }
 
-/// The remedy of a code in English.
-#[must_use]
-pub const fn remedy(errcode: i64) -> &'static str {
-    remedies(errcode).en
-}
-
 /// The remedy of a code.
 #[must_use]
-pub const fn remedies(errcode: i64) -> Remedy {
+pub const fn remedy(errcode: i64) -> Remedy {
     let (en, zh) = match errcode {
         -1 => ("WeCom is busy; the call is retried", "企业微信系统繁忙，将自动重试"),
         40_001 | 40_091 => (
@@ -209,14 +203,14 @@ mod tests {
 
     #[test]
     fn every_configuration_code_has_a_remedy_of_its_own() {
-        let general = remedies(i64::MAX);
+        let general = remedy(i64::MAX);
         for code in [
             40_001, 40_013, 43_009, 48_002, 50_003, 60_020, 84_074, 92_002, 301_002, 610_015, 610_016,
             610_017, 610_018, 670_001, 670_004, 701_008, 845_001, 845_002, 845_003,
         ] {
             assert_eq!(class(code), Class::Configuration);
-            assert_ne!(remedies(code).en, general.en, "{code}");
-            assert_ne!(remedies(code).zh, general.zh, "{code}");
+            assert_ne!(remedy(code).en, general.en, "{code}");
+            assert_ne!(remedy(code).zh, general.zh, "{code}");
         }
     }
 }

@@ -31,7 +31,7 @@ pub enum Transport {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// WeCom answered with an error code.
-    #[error("{} answered {errcode}: {}", api.as_str(), remedy(*errcode))]
+    #[error("{} answered {errcode}: {}", api.as_str(), remedy(*errcode).en)]
     Refused {
         /// The API that was called.
         api: Api,

@@ -20,7 +20,7 @@ mod wire;
 
 pub use api::Api;
 pub use client::{AppCredentials, Client};
-pub use errcode::{Class, Remedy, class, may_be_wrong_token, remedies, remedy};
+pub use errcode::{Class, Remedy, class, may_be_wrong_token, remedy};
 pub use error::{CallError, Transport};
 pub use limiter::{Ledgers, Limiter};
 pub use platform::{ListedDealer, Platform, TokenOf};

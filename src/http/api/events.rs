@@ -114,7 +114,7 @@ fn event_row(event: InboxEvent, state: EventState, died_at: Option<Timestamp>, n
         app: event.app.into(),
         received_at: event.received_at,
         age_seconds: now.millis_since(event.received_at).max(0) / SECOND_MS,
-        remedy: errcode.map(remedy),
+        remedy: errcode.map(|errcode| remedy(errcode).en),
         content: RowContent::Event {
             r#type: contact.change.kind().into(),
             corp_id: corp_id.into(),

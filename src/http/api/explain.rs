@@ -17,7 +17,7 @@ use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
 use crate::http::problem::Problem;
 use crate::store::{EventRow, FailureReason, PersonData};
-use crate::wecom::{Api, Remedy, remedies};
+use crate::wecom::{Api, Remedy, remedy};
 use crate::worker::breaker::{Breaker, Scope};
 
 /// The longest accepted id; all kinds of ids are shorter.
@@ -146,7 +146,7 @@ fn text(Remedy { en, zh }: Remedy) -> Text {
 }
 
 fn errcode_trouble(errcode: i64) -> Trouble {
-    Trouble { errcode: Some(errcode), remedy: text(remedies(errcode)), retry_at: None }
+    Trouble { errcode: Some(errcode), remedy: text(remedy(errcode)), retry_at: None }
 }
 
 fn failure_trouble(FailureReason { errcode, text: en }: FailureReason) -> Trouble {

@@ -310,7 +310,7 @@ impl FanView {
             older_pending_ids: older.map(|m| m.pending_id.as_str().to_owned()).collect(),
             waits_as: fan.queued_for(FanStep::Mint).map(Into::into),
             errcode,
-            remedy: errcode.map(crate::wecom::remedy),
+            remedy: errcode.map(|errcode| crate::wecom::remedy(errcode).en),
             existing_asked_at,
             existing_found,
             attempts: fan.attempts,
