@@ -66,7 +66,7 @@ pub(super) struct Corp {
     /// A dealer's upstream corp; an upstream corp's own index.
     pub(super) upstream: CorpIdx,
     /// `None` for a dealer.
-    pub(super) app: Option<BrandApp>,
+    pub(super) app: Option<AppSpec>,
     /// Whether the app is in use at this corp; always true for an upstream corp.
     pub(super) is_shared: bool,
     /// The common part of all ids that the upstream corp sees.
@@ -81,13 +81,6 @@ impl Corp {
     pub(super) const fn is_upstream(&self) -> bool {
         self.app.is_some()
     }
-}
-
-/// The app of an upstream corp.
-#[derive(Debug)]
-pub(super) struct BrandApp {
-    pub(super) secret: String,
-    pub(super) callback: Option<CallbackSpec>,
 }
 
 #[derive(Debug)]

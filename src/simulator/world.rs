@@ -16,8 +16,8 @@ use super::event::{Change, Event, inner_xml};
 use super::fault::Faults;
 use super::ids;
 use super::model::{
-    AppSpec, BrandApp, Chat, Corp, CorpIdx, Customer, CustomerIdx, Dealer, IssuedToken, MintedId, Person,
-    PersonIdx, PersonState, Sequenced,
+    AppSpec, Chat, Corp, CorpIdx, Customer, CustomerIdx, Dealer, IssuedToken, MintedId, Person, PersonIdx,
+    PersonState, Sequenced,
 };
 use super::options::Options;
 use super::quota::CallWindows;
@@ -96,11 +96,11 @@ impl World {
     pub(super) fn add_app(&mut self, spec: AppSpec) {
         let id_stem = ids::stem(&mut self.rng);
         self.push_corp(Corp {
-            id: spec.corp_id,
+            id: spec.corp_id.clone(),
             agent_id: spec.agent_id,
             name: "brand".to_owned(),
             upstream: self.corps.len(),
-            app: Some(BrandApp { secret: spec.secret, callback: spec.callback }),
+            app: Some(spec),
             is_shared: true,
             id_stem,
             error: None,
