@@ -10,12 +10,10 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
-use tokio_util::sync::CancellationToken;
 use utoipa::IntoParams;
 
 use super::extract::QueryParams;
-use super::state::Shared;
-use crate::clock::Clock;
+use super::state::{AdminState, Shared};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::link::LinkData;
 use crate::domain::time::Timestamp;
@@ -76,10 +74,9 @@ const COLUMNS: [&str; 12] = [
 /// An export under way.
 struct Export {
     snapshot: Box<dyn LinksSnapshot>,
-    clock: Arc<dyn Clock>,
+    state: Arc<AdminState>,
     query: ExportQuery,
     has_begun: bool,
-    stop: CancellationToken,
     deadline: Instant,
     _permit: OwnedSemaphorePermit,
 }
@@ -106,10 +103,10 @@ impl Export {
         }
         self.has_begun = true;
         while text.is_empty() {
-            if self.stop.is_cancelled() || self.deadline <= Instant::now() {
+            if self.state.stop.is_cancelled() || self.deadline <= Instant::now() {
                 return Err(io::Error::other("export stopped: shutdown or time limit"));
             }
-            let next = self.snapshot.next(self.clock.now()).await.map_err(io::Error::other)?;
+            let next = self.snapshot.next(self.state.clock.now()).await.map_err(io::Error::other)?;
             let Some(links) = next else { return Ok(None) };
             for link in links.iter().filter(|link| self.wants(link)) {
                 if csv {
@@ -195,10 +192,9 @@ pub(super) async fn export(
     let (feed, links) = (snapshot.feed_head(), snapshot.links());
     let export = Export {
         snapshot,
-        clock: state.clock.clone(),
+        state,
         query,
         has_begun: false,
-        stop: state.stop.clone(),
         deadline: Instant::now() + EXPORT_MAX,
         _permit: permit,
     };
