@@ -35,15 +35,6 @@ pub enum Target {
     Only(Api),
 }
 
-impl Target {
-    fn covers(self, api: Api) -> bool {
-        match self {
-            Self::Every => true,
-            Self::Only(only) => only == api,
-        }
-    }
-}
-
 impl From<Api> for Target {
     fn from(api: Api) -> Self {
         Self::Only(api)
@@ -81,7 +72,8 @@ impl Faults {
     pub(super) fn take(&mut self, api: Api) -> Taken {
         let mut taken = Taken::default();
         for injected in &mut self.0 {
-            if !injected.target.covers(api) || injected.times_left == Some(0) {
+            let concerns_others = matches!(injected.target, Target::Only(only) if only != api);
+            if concerns_others || injected.times_left == Some(0) {
                 continue;
             }
             match injected.fault {

@@ -227,7 +227,8 @@ impl Simulator {
     #[must_use]
     pub fn mint_without_call(&self, upstream_corp_id: &str, person: &Person) -> String {
         let mut world = self.world();
-        let (upstream, person) = known(world.upstream_and_person(upstream_corp_id, person));
+        let (upstream, person) =
+            (known(world.upstream(upstream_corp_id)), known(world.person(&person.unionid)));
         world.mint(upstream, person)
     }
 
@@ -382,8 +383,8 @@ impl Simulator {
     #[must_use]
     pub fn pending_ids(&self, upstream_corp_id: &str, person: &Person) -> Vec<String> {
         let world = self.world();
-        let (key, now) = (known(world.upstream_and_person(upstream_corp_id, person)), world.now());
-        let minted = world.pending_ids.get(&key).into_iter().flatten();
+        let key = (known(world.upstream(upstream_corp_id)), known(world.person(&person.unionid)));
+        let (minted, now) = (world.pending_ids.get(&key).into_iter().flatten(), world.now());
         minted.filter(|pending| now < pending.expires_at).map(|pending| pending.value.clone()).collect()
     }
 

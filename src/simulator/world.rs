@@ -186,15 +186,6 @@ impl World {
         person.ok_or_else(|| SimulatorError::UnknownPerson(unionid.to_owned()))
     }
 
-    /// An upstream corp and a person.
-    pub(super) fn upstream_and_person(
-        &self,
-        corp_id: &str,
-        person: &Person,
-    ) -> Result<(CorpIdx, PersonIdx), SimulatorError> {
-        Ok((self.upstream(corp_id)?, self.person(&person.unionid)?))
-    }
-
     /// The valid token of `corp` and the seconds it has left; a new one if there is none.
     pub(super) fn token_for(&mut self, corp: CorpIdx) -> (String, i64) {
         let now = self.now();
