@@ -232,7 +232,7 @@ impl DeliveryTask {
             status.failures += 1;
             status.failures_in_a_row = failures;
             status.next_attempt_at = Some(next_attempt_at);
-            status.last_error = Some((now, reason.clone()));
+            status.last_error = Some(reason.clone());
         });
         self.persist_cursor().await;
         if retry == Retry::Never {

@@ -27,8 +27,8 @@ pub struct SinkStatus {
     pub failures: u64,
     /// Consecutive failures of the entry that is to be delivered next.
     pub failures_in_a_row: u32,
-    /// When and why the last attempt failed; `None` after a success, a seek or a resume.
-    pub last_error: Option<(Timestamp, String)>,
+    /// Why the last attempt failed; `None` after a success, a seek or a resume.
+    pub last_error: Option<String>,
     /// When the next attempt is due, after a failure.
     pub next_attempt_at: Option<Timestamp>,
     /// When the oldest entry not delivered yet was written.

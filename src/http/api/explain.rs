@@ -71,7 +71,7 @@ impl AdminState {
                 name: name.clone(),
                 entries: head.saturating_sub(status.position(cursor.as_ref())),
                 oldest_at: status.oldest_at,
-                reason: status.last_error.map(|(_, reason)| reason),
+                reason: status.last_error,
             });
         }
         Ok(facts)

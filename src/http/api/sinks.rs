@@ -79,7 +79,7 @@ impl SinkView {
         let after = status.position(cursor.as_ref());
         let lag_entries = head.saturating_sub(after);
         let oldest_at = status.oldest_at.filter(|_| lag_entries > 0);
-        let failing = status.last_error.map(|(_, reason)| reason);
+        let failing = status.last_error;
         let (state, since, reason) = match cursor.map(|cursor| cursor.state) {
             Some(CursorState::Paused { since }) => (SinkState::Paused, Some(since), failing),
             Some(CursorState::Disabled { since, reason }) => (SinkState::Disabled, Some(since), Some(reason)),
