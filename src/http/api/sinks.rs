@@ -170,14 +170,14 @@ pub(super) async fn show(
     State(state): Shared,
     PathParam(name): PathParam,
 ) -> Result<Json<SinkView>, Problem> {
-    let name = state.sink_named(&name)?;
-    state.sink_view(&name).await
+    state.sink_view(&state.sink_named(&name)?).await
 }
 
-async fn set_state(state: &AdminState, name: &SinkName, to: CursorState) -> Result<Json<SinkView>, Problem> {
-    state.store.set_state(name, to).await?.ok_or_else(no_cursor)?;
-    state.sinks.wake(name);
-    state.sink_view(name).await
+async fn set_state(state: &AdminState, name: &str, to: CursorState) -> Result<Json<SinkView>, Problem> {
+    let name = state.sink_named(name)?;
+    state.store.set_state(&name, to).await?.ok_or_else(no_cursor)?;
+    state.sinks.wake(&name);
+    state.sink_view(&name).await
 }
 
 fn no_cursor() -> Problem {
@@ -199,7 +199,6 @@ pub(super) async fn pause(
     State(state): Shared,
     PathParam(name): PathParam,
 ) -> Result<Json<SinkView>, Problem> {
-    let name = state.sink_named(&name)?;
     set_state(&state, &name, CursorState::Paused { since: state.clock.now() }).await
 }
 
@@ -218,7 +217,6 @@ pub(super) async fn resume(
     State(state): Shared,
     PathParam(name): PathParam,
 ) -> Result<Json<SinkView>, Problem> {
-    let name = state.sink_named(&name)?;
     set_state(&state, &name, CursorState::Running).await
 }
 
