@@ -129,7 +129,7 @@ impl Export {
             return Err(api.unexpected_answer(response.status()));
         };
         let display = self.progress(links);
-        let mut rows = Rows::new(self.is_csv());
+        let mut rows = Rows { csv: self.is_csv(), quoted: false, lines: 0 };
         let ended = loop {
             match next(&mut response).await {
                 Ok(Some(chunk)) => {
@@ -232,10 +232,6 @@ struct Rows {
 }
 
 impl Rows {
-    const fn new(csv: bool) -> Self {
-        Self { csv, quoted: false, lines: 0 }
-    }
-
     fn add(&mut self, chunk: &[u8]) {
         for byte in chunk {
             match byte {
