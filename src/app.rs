@@ -117,17 +117,12 @@ impl App {
     fn watch(&self, context: &Context) {
         let (panicked, soft) = (context.panicked.clone(), self.lifecycle.soft());
         self.lifecycle.supervise("calls to WeCom", async move {
-            tokio::select! {
-                () = panicked.cancelled() => {}
-                () = soft.cancelled() => {}
-            }
+            soft.run_until_cancelled(panicked.cancelled()).await;
         });
         let (store, lifecycle) = (self.store.clone(), self.lifecycle.clone());
         self.lifecycle.supervise("store watch", async move {
-            let stop = lifecycle.soft();
-            tokio::select! {
-                reason = store.failed() => lifecycle.fail(Failure::Store(reason)),
-                () = stop.cancelled() => {}
+            if let Some(reason) = lifecycle.soft().run_until_cancelled(store.failed()).await {
+                lifecycle.fail(Failure::Store(reason));
             }
         });
     }

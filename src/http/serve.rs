@@ -49,10 +49,7 @@ pub async fn serve(
 ) {
     let admission = Admission::new(limits.connections_max, limits.bodies_bytes_max, metrics.clone());
     loop {
-        let accepted = tokio::select! {
-            () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
-        };
+        let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { return };
         let stream = match accepted {
             Ok((stream, _)) => stream,
             // Closed by the peer before it was accepted.
@@ -68,10 +65,7 @@ pub async fn serve(
             metrics.connection_refused();
             continue;
         };
-        let (router, stop) = (router.clone(), stop.clone());
-        connections.spawn(async move {
-            serve_connection(stream, router, slot, limits, stop).await;
-        });
+        connections.spawn(serve_connection(stream, router.clone(), slot, limits, stop.clone()));
     }
 }
 
