@@ -5,8 +5,6 @@
 //!
 //! Deliberately absent: decryption and verification; the platform never receives sealed messages.
 
-use std::fmt::Write as _;
-
 use aes::Aes256;
 use aes::cipher::{Array, BlockModeEncrypt, KeyIvInit};
 use base64::Engine as _;
@@ -22,6 +20,7 @@ use super::error::SimulatorError;
 use super::event::Event;
 use super::ids;
 use super::model::CallbackSpec;
+use crate::domain::ids::hex;
 
 /// The block size of the padding, which is not the block size of AES.
 const PAD_BYTES: usize = 32;
@@ -114,10 +113,7 @@ impl Sealer {
     pub(super) fn signature(&self, timestamp: &str, nonce: &str, encrypted: &str) -> String {
         let mut parts = [self.token.as_str(), timestamp, nonce, encrypted];
         parts.sort_unstable();
-        Sha1::digest(parts.concat()).iter().fold(String::with_capacity(40), |mut hex, byte| {
-            let _ = write!(hex, "{byte:02x}");
-            hex
-        })
+        hex(&Sha1::digest(parts.concat()))
     }
 
     /// Seals an event for `receive_id`.
