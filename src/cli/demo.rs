@@ -194,11 +194,8 @@ impl Stage {
         say(&format!("✓ {LONG_STANDING} existing customers linked without a callback"));
 
         let mut sent: BTreeMap<String, Instant> = BTreeMap::new();
-        let mut early_events = Vec::new();
-        for (n, person) in early.iter().enumerate() {
-            early_events.push(self.add(person, n, "xiaoli").1);
-        }
-        self.deliver(early_events).await?;
+        let early_events = early.iter().enumerate().map(|(n, person)| self.add(person, n, "xiaoli").1);
+        self.deliver(early_events.collect()).await?;
         self.until("the early customers to be resolved", |s| s["inbox"]["waiting"] == 0).await?;
         say(&format!("✓ {EARLY} people added by dealers before they are fans"));
 

@@ -140,17 +140,9 @@ impl Found {
             (Some(reason), Some(more)) => format!("{reason}: {more}"),
             (reason, more) => or_dash(reason.or(more)),
         };
-        let (id, errcode) = (named("id"), named("errcode"));
-        let cells = [
-            id,
-            named("state"),
-            or_dash(age(row).map(|age| format!("{age:#}"))),
-            named("app"),
-            named("corp_id"),
-            errcode,
-            reason,
-        ];
-        self.table.push(cells);
+        let age = or_dash(age(row).map(|age| format!("{age:#}")));
+        let [id, state, app, corp_id, errcode] = ["id", "state", "app", "corp_id", "errcode"].map(named);
+        self.table.push([id, state, age, app, corp_id, errcode, reason]);
         if let Some(text) = field(row, "remedy") {
             match self.remedies.iter_mut().find(|remedy| remedy.text == text) {
                 Some(remedy) => remedy.others += 1,
