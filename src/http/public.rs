@@ -142,45 +142,30 @@ impl IntoResponse for Reject {
     }
 }
 
-/// Measures our response time. Started when the whole request has been received; zero if that never happens.
-#[derive(Default)]
-struct Stopwatch(Option<Instant>);
-
-impl Stopwatch {
-    fn start(&mut self) {
-        self.0 = Some(Instant::now());
-    }
-
-    /// `None` if the request was answered before it had been received.
-    fn elapsed(&self) -> Option<Duration> {
-        self.0.map(|started| started.elapsed())
-    }
-}
-
 /// WeCom's URL check (GET): it expects the decrypted echo string, byte for byte, within a second (document
 /// 90930).
 async fn check_url(State(state): Shared, path: AppPath, RawQuery(query): RawQuery) -> Response {
-    let mut stopwatch = Stopwatch::default();
-    stopwatch.start();
+    let received_at = Instant::now();
     let answer = state.echo(path, query.as_deref().unwrap_or_default());
-    state.respond(answer, &stopwatch)
+    state.respond(answer, Some(received_at))
 }
 
 /// WeCom's event callback (POST, document 90930).
 async fn receive(State(state): Shared, path: AppPath, RawQuery(query): RawQuery, body: Body) -> Response {
-    let mut stopwatch = Stopwatch::default();
-    let answer = state.receive(path, query.as_deref().unwrap_or_default(), body, &mut stopwatch).await;
-    state.respond(answer, &stopwatch)
+    let mut received_at = None;
+    let answer = state.receive(path, query.as_deref().unwrap_or_default(), body, &mut received_at).await;
+    state.respond(answer, received_at)
 }
 
 impl CallbackState {
-    /// Counts the answer and converts it into a response.
-    fn respond(&self, answer: Result<Ack, Reject>, stopwatch: &Stopwatch) -> Response {
+    /// Counts the answer and converts it into a response. `received_at` is when the whole request had been
+    /// received, if it was.
+    fn respond(&self, answer: Result<Ack, Reject>, received_at: Option<Instant>) -> Response {
         let outcome = answer.as_ref().map_or_else(Reject::outcome, Ack::outcome);
         if let Err(Reject::Refused(refusal)) = &answer {
             self.metrics.callback_refused(*refusal);
         }
-        self.metrics.callback_answered(outcome, stopwatch.elapsed());
+        self.metrics.callback_answered(outcome, received_at.map(|received_at| received_at.elapsed()));
         answer.into_response()
     }
 
@@ -202,7 +187,7 @@ impl CallbackState {
         path: AppPath,
         query: &str,
         body: Body,
-        stopwatch: &mut Stopwatch,
+        received_at: &mut Option<Instant>,
     ) -> Result<Ack, Reject> {
         let app = self.app(path)?;
         let query = match Query::parse(query) {
@@ -217,7 +202,7 @@ impl CallbackState {
             return Err(refusal.into());
         }
         let body = read_body(body, self.body_bytes_max, self.body_timeout).await.map_err(Reject::Body)?;
-        stopwatch.start();
+        *received_at = Some(Instant::now());
         let query = query?;
         let message = callback::verify(&query, &body, &app.keys)?;
         self.count_signed_at(&query);
