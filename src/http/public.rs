@@ -23,7 +23,7 @@ use crate::clock::Clock;
 use crate::domain::event::Kind;
 use crate::domain::ids::AppName;
 use crate::domain::time::Timestamp;
-use crate::intake::{self, AgeLimit, Classified, Ignored, Recipients};
+use crate::intake::{self, AgeLimit, Classified, Recipients};
 use crate::store::{Appended, Arrival, MessageDigest, Payload, Store, StoreError};
 use crate::telemetry::metrics::{CallbackOutcome, Metrics, TimestampSource};
 use crate::worker::Wake;
@@ -226,7 +226,9 @@ impl CallbackState {
         let (outcome, payload) = match classified {
             Classified::Ignored(ignored) => {
                 self.count_event(ignored.kind, ignored.created_at, now);
-                self.wake_if_dealers_changed(app, ignored);
+                if matches!(ignored.kind, Kind::ShareChainChange | Kind::ChangeChain) {
+                    self.wake.dealers_changed(&app.name);
+                }
                 return Ok(CallbackOutcome::Ignored);
             }
             Classified::Event(event) => {
@@ -254,13 +256,6 @@ impl CallbackState {
             Appended::Duplicate => CallbackOutcome::Duplicate,
             Appended::Forgotten => CallbackOutcome::Ignored,
         })
-    }
-
-    /// Wakes the worker that lists the dealers, if this message reports a change of the share chain.
-    fn wake_if_dealers_changed(&self, app: &CallbackApp, ignored: Ignored) {
-        if matches!(ignored.kind, Kind::ShareChainChange | Kind::ChangeChain) {
-            self.wake.dealers_changed(&app.name);
-        }
     }
 
     fn count_event(&self, kind: Kind, created_at: Option<Timestamp>, now: Timestamp) {
