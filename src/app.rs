@@ -25,7 +25,7 @@ use crate::config::{self, Config};
 use crate::domain::backoff::Jitter;
 use crate::domain::ids::AppName;
 use crate::http;
-use crate::http::api::{self, AdminApp, AdminState, Guard};
+use crate::http::api::{self, AdminState, Guard};
 use crate::http::public::{self, CallbackState};
 use crate::lifecycle::{Failure, Lifecycle};
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
@@ -201,7 +201,7 @@ fn admin_state(
         heavy: api::heavy(),
         stop: lifecycle.soft(),
         lifecycle: lifecycle.clone(),
-        apps: config.apps.iter().map(admin_app).collect(),
+        apps: context.apps.clone(),
         guard: Guard::new(config.admin.hosts.clone(), config.admin.token.as_ref().map(|token| &token.value)),
         started_at: context.clock.now(),
     }
@@ -256,15 +256,4 @@ fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartEr
 
 fn local(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {
     listener.local_addr().unwrap_or(configured)
-}
-
-fn admin_app(app: &config::App) -> (AppName, AdminApp) {
-    let admin_app = AdminApp {
-        corp_id: app.corp_id.clone(),
-        existing_customers: app.existing_customers,
-        quota: app.quota.limits(),
-        reserve_percent: app.quota.reserve_percent,
-        renew: app.renew,
-    };
-    (app.name.clone(), admin_app)
 }

@@ -29,7 +29,7 @@ use crate::wecom::{Api, AppCredentials, Client, Ledgers, Limiter, Wire};
 use crate::worker::breaker::Breakers;
 use crate::worker::directory::Directory;
 use crate::worker::sink_status::SinkRegistry;
-use crate::worker::{AppRules, Context, MintRules, Wake, deliver, mint, renew, resolve, sweep};
+use crate::worker::{AppRules, Context, Wake, deliver, mint, renew, resolve, sweep};
 
 /// What a service is assembled from, apart from its configuration.
 pub struct Parts {
@@ -144,13 +144,15 @@ fn callback_app(app: &config::App) -> Result<(AppName, CallbackApp), StartError>
 }
 
 fn rules(app: &config::App) -> (AppName, AppRules) {
-    let mint = MintRules {
+    let rules = AppRules {
+        corp_id: app.corp_id.clone(),
+        conversion_token: app.conversion_token,
+        existing_customers: app.existing_customers,
         renew: app.renew,
         same_id_extends: app.same_id_extends,
-        per_hour: app.quota.per_hour,
+        quota: app.quota.limits(),
         reserve_percent: app.quota.reserve_percent,
     };
-    let rules = AppRules { corp_id: app.corp_id.clone(), conversion_token: app.conversion_token, mint };
     (app.name.clone(), rules)
 }
 

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::breaker::Scope;
 use super::failure::{concerns_whole_app, failure_reason};
-use super::{Activation, Context, MintRules, until};
+use super::{Activation, AppRules, Context, until};
 use crate::domain::backoff::Backoff;
 use crate::domain::fan::{FanStep, Minted, QuotaClass, Renew};
 use crate::domain::ids::AppName;
@@ -30,7 +30,7 @@ struct Queue {
     context: Context,
     app: AppName,
     step: FanStep,
-    rules: MintRules,
+    rules: AppRules,
     classes: [ClassState; 3],
     /// The smoothed round trip of recent calls, in milliseconds; 0 before the first.
     round_trip_ms: AtomicU64,
@@ -56,9 +56,9 @@ struct ClassState {
 /// Runs all queues until `stop`; calls in flight go on, tracked by the context.
 pub async fn run(context: Context, stop: CancellationToken) {
     let apps = context.apps.clone();
-    let queues = apps.iter().flat_map(|(app, rules)| {
-        FanStep::ALL.map(|step| Arc::new(Queue::new(&context, app, step, rules.mint)))
-    });
+    let queues = apps
+        .iter()
+        .flat_map(|(app, rules)| FanStep::ALL.map(|step| Arc::new(Queue::new(&context, app, step, rules))));
     let queues: Vec<_> = queues.collect();
     super::run(&context.wake.fans, stop, queues).await;
 }
@@ -74,7 +74,7 @@ impl Activation for Vec<Arc<Queue>> {
 }
 
 impl Queue {
-    fn new(context: &Context, app: &AppName, step: FanStep, rules: MintRules) -> Self {
+    fn new(context: &Context, app: &AppName, step: FanStep, rules: &AppRules) -> Self {
         let classes = QuotaClass::ALL.map(|class| ClassState {
             class,
             scope: match class {
@@ -89,7 +89,7 @@ impl Queue {
             context: context.clone(),
             app: app.clone(),
             step,
-            rules,
+            rules: rules.clone(),
             classes,
             round_trip_ms: AtomicU64::new(0),
             succeeded_at: AtomicI64::new(0),
@@ -115,7 +115,7 @@ impl Queue {
         }
         self.look_up_renewals(now).await;
         let round_trip_ms = self.round_trip_ms.load(Ordering::Relaxed);
-        let calls_max = pace::calls_at_once(self.rules.per_hour, round_trip_ms, self.context.calls_max);
+        let calls_max = pace::calls_at_once(self.rules.quota.per_hour, round_trip_ms, self.context.calls_max);
         let probing = breakers.failures(&fans) > 0 || breakers.failures(&app) > 0;
         let mut idle = super::LOOK_EVERY;
         for n in 0..self.classes.len() {

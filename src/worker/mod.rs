@@ -39,6 +39,7 @@ use crate::clock::Clock;
 use crate::domain::backoff::Jitter;
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
+use crate::domain::quota::Limits;
 use crate::domain::time::Timestamp;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -88,26 +89,21 @@ pub enum ConversionToken {
     Upstream,
 }
 
-/// An app as the workers see it.
+/// An app as the workers and the admin API see it.
 #[derive(Debug, Clone)]
 pub struct AppRules {
     /// The brand's corp.
     pub corp_id: CorpId,
     /// Which token converts a dealer's customers.
     pub conversion_token: ConversionToken,
-    /// How the fans are minted.
-    pub mint: MintRules,
-}
-
-/// How the fans of an app are minted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct MintRules {
+    /// Whether WeCom is asked if a new fan is an existing customer of a dealer.
+    pub existing_customers: bool,
     /// Which fans' pending ids are renewed.
     pub renew: Renew,
     /// Whether WeCom extends the life of a pending id that it returns again.
     pub same_id_extends: bool,
-    /// Calls an hour that the quota allows.
-    pub per_hour: u32,
+    /// The call quota of each conversion API.
+    pub quota: Limits,
     /// Percent of every window reserved for live registrations.
     pub reserve_percent: u8,
 }

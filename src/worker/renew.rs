@@ -23,7 +23,7 @@ impl Activation for Reviews {
         let mut more = false;
         for (app, rules) in &**apps {
             for step in 0..STEPS_MAX {
-                match store.review_fans(app, rules.mint.renew, now).await {
+                match store.review_fans(app, rules.renew, now).await {
                     Ok(0) => break,
                     Ok(_) => {
                         wake.fans.notify_one();

@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: routes and handlers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,18 +14,16 @@ use tokio_util::sync::CancellationToken;
 use super::guard::Guard;
 use super::pages::Pages;
 use crate::clock::Clock;
-use crate::domain::fan::Renew;
-use crate::domain::ids::{AppName, CorpId, SinkName};
-use crate::domain::quota::Limits;
+use crate::domain::ids::{AppName, SinkName};
 use crate::domain::time::Timestamp;
 use crate::http::problem::Problem;
 use crate::http::public::CallbackApps;
 use crate::lifecycle::Lifecycle;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
-use crate::worker::Wake;
 use crate::worker::breaker::Breakers;
 use crate::worker::sink_status::SinkRegistry;
+use crate::worker::{AppRules, Wake};
 
 /// Streams of the feed open at the same time.
 const STREAMS_MAX: usize = 1_000;
@@ -33,21 +31,6 @@ const STREAMS_MAX: usize = 1_000;
 const HEAVY_MAX: usize = 4;
 /// How long such a request waits for a permit.
 const HEAVY_WAIT: Duration = Duration::from_secs(20);
-
-/// An app as the admin API sees it.
-#[derive(Debug, Clone)]
-pub struct AdminApp {
-    /// The brand's corp.
-    pub corp_id: CorpId,
-    /// Whether WeCom is asked if a new fan is an existing customer of a dealer.
-    pub existing_customers: bool,
-    /// Its call quota.
-    pub quota: Limits,
-    /// The percentage of the quota that is reserved for live registrations.
-    pub reserve_percent: u8,
-    /// Which fans' pending ids are renewed.
-    pub renew: Renew,
-}
 
 /// The state that the handlers share.
 pub struct AdminState {
@@ -76,7 +59,7 @@ pub struct AdminState {
     /// Cancelled when long polls and streams have to end.
     pub stop: CancellationToken,
     /// The configured apps.
-    pub apps: HashMap<AppName, AdminApp>,
+    pub apps: Arc<BTreeMap<AppName, AppRules>>,
     /// Checks host, origin and token.
     pub guard: Guard,
     /// The tasks of the service, for its status.

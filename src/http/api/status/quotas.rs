@@ -47,7 +47,7 @@ pub(super) async fn quotas(
 ) -> Result<Vec<Value>, Problem> {
     let now = state.clock.moment();
     let mut quotas = Vec::new();
-    for (name, app) in &state.apps {
+    for (name, app) in &*state.apps {
         // Apps of one corp share its quota, so the forecast counts the fans of all of them.
         let (limits, fans) = corp_quota(state, &app.corp_id, tallies);
         for (step, api) in STEPS {
