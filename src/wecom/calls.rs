@@ -9,7 +9,8 @@ use super::answer::{number, parse, rows};
 use super::api::{Api, BUSINESS_TYPE_CHAIN};
 use super::client::Client;
 use super::error::CallError;
-use super::platform::{ListedDealer, Platform, TokenOf};
+use super::platform::{Platform, TokenOf};
+use crate::domain::dealer::Dealer;
 use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid, Openid, PendingId, Unionid};
 use crate::domain::quota::Share;
 
@@ -18,7 +19,7 @@ const PAGES_MAX: usize = 1_000;
 
 #[async_trait]
 impl Platform for Client {
-    async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<Vec<ListedDealer>, CallError> {
+    async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<Vec<Dealer>, CallError> {
         #[derive(Deserialize)]
         struct Row {
             corpid: CorpId,
@@ -48,10 +49,13 @@ impl Platform for Client {
             }
             let page: Answer =
                 parse(api, self.call_as(app, &TokenOf::Upstream, api, Share::Whole, &body).await?)?;
-            dealers.extend(rows::<Row>(api, page.corp_list).map(|row| ListedDealer {
+            let listed_at = self.clock.now();
+            dealers.extend(rows::<Row>(api, page.corp_list).map(|row| Dealer {
                 corp_id: row.corpid,
                 agent_id: row.agentid,
                 name: row.corp_name.chars().take(128).collect(),
+                listed_at,
+                token: None,
             }));
             let ended = page.ending.is_some_and(|ending| ending == 1 || ending == "1" || ending == true);
             let next = page.next_cursor.unwrap_or_default();

@@ -42,7 +42,7 @@ pub struct Client {
     apps: HashMap<AppName, AppCredentials>,
     tokens: Tokens,
     limiter: Limiter,
-    clock: Arc<dyn Clock>,
+    pub(super) clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,
 }
 

@@ -23,5 +23,5 @@ pub use client::{AppCredentials, Client};
 pub use errcode::{Class, Remedy, class, may_be_wrong_token, remedy};
 pub use error::{CallError, Transport};
 pub use limiter::{Ledgers, Limiter};
-pub use platform::{ListedDealer, Platform, TokenOf};
+pub use platform::{Platform, TokenOf};
 pub use wire::{ClientError, ClientSettings, Https, Reply, Wire};

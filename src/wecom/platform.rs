@@ -3,6 +3,7 @@
 use async_trait::async_trait;
 
 use super::error::CallError;
+use crate::domain::dealer::Dealer;
 use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid, Openid, PendingId, Unionid};
 use crate::domain::quota::Share;
 
@@ -23,24 +24,14 @@ pub enum TokenOf {
     },
 }
 
-/// A dealer as `list_app_share_info` lists it (document 95813).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListedDealer {
-    /// The dealer's corp id as the brand's app sees it.
-    pub corp_id: CorpId,
-    /// The id of the shared app at the dealer.
-    pub agent_id: i64,
-    /// The dealer's name, at most 128 characters of it.
-    pub name: String,
-}
-
 /// WeCom, as the workers see it.
 ///
 /// A call fails with [`CallError`] if WeCom refuses it, there is no answer, or the quota is used up.
 #[async_trait]
 pub trait Platform: Send + Sync + 'static {
-    /// The dealers that the app is shared with, or of these only the dealer `only` (document 95813).
-    async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<Vec<ListedDealer>, CallError>;
+    /// The dealers that share the app, all of them or only `only` (document 95813), with at most 128
+    /// characters of their names. Which token converts their customers is not known from the list.
+    async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<Vec<Dealer>, CallError>;
 
     /// A pending id for a fan, valid for 90 days (document 97357). Costs one call of this API's quota, drawn
     /// from `share`.

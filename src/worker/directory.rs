@@ -9,7 +9,7 @@ use crate::domain::dealer::Dealer;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::{HOUR_MS, Timestamp};
 use crate::store::{Store, StoreError};
-use crate::wecom::{CallError, ListedDealer, Platform};
+use crate::wecom::{CallError, Platform};
 
 /// Why a dealer cannot be looked up.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,7 @@ impl Directory {
 
     async fn read_one(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, DirectoryError> {
         let listed = self.platform.dealers(app, Some(corp_id)).await?;
-        self.keep(app, listed).await?;
+        self.store.put_dealers(app, listed).await?;
         Ok(self.store.dealer(app, corp_id).await?)
     }
 
@@ -88,7 +88,9 @@ impl Directory {
     pub async fn refresh(&self, app: &AppName) -> Result<usize, DirectoryError> {
         let _refreshing = self.refreshing.lock().await;
         let listed = self.platform.dealers(app, None).await?;
-        self.keep(app, listed).await
+        let count = listed.len();
+        self.store.put_dealers(app, listed).await?;
+        Ok(count)
     }
 
     /// Whether the brand's token converted none of this dealer's customers when it was tried within the last
@@ -103,22 +105,5 @@ impl Directory {
     pub(super) fn record_upstream_miss(&self, app: &AppName, corp_id: &CorpId) {
         let mut misses = self.upstream_misses.lock().unwrap_or_else(PoisonError::into_inner);
         misses.insert((app.clone(), corp_id.clone()), self.clock.now());
-    }
-
-    async fn keep(&self, app: &AppName, listed: Vec<ListedDealer>) -> Result<usize, DirectoryError> {
-        let listed_at = self.clock.now();
-        let dealers: Vec<_> = listed
-            .into_iter()
-            .map(|ListedDealer { corp_id, agent_id, name }| Dealer {
-                corp_id,
-                agent_id,
-                name,
-                listed_at,
-                token: None,
-            })
-            .collect();
-        let count = dealers.len();
-        self.store.put_dealers(app, dealers).await?;
-        Ok(count)
     }
 }
