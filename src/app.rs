@@ -23,7 +23,6 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::domain::backoff::Jitter;
-use crate::domain::ids::AppName;
 use crate::http;
 use crate::http::api::{self, AdminState, Guard};
 use crate::http::public::{self, CallbackState};

@@ -28,11 +28,11 @@ use crate::wecom::api::Api;
 use crate::wecom::errcode::Class;
 use crate::wecom::error::CallError;
 
+use labels::DeliveryOutcome;
 pub use labels::{AdminRefusal, CallbackOutcome, TimestampSource};
-use labels::{
-    Budget, Call, Delivery, DeliveryOutcome, EventType, OfSink, OffTime, Outcome, Queue, Reason, SinkState,
-    State,
-};
+
+/// The names and values of a metric's labels.
+type Labels<const N: usize, V = &'static str> = [(&'static str, V); N];
 
 /// The buckets of the histograms.
 const SECONDS: [f64; 14] =
@@ -43,30 +43,30 @@ const CALL_OK: &str = "ok";
 
 /// The metrics and their registry.
 pub struct Metrics {
-    callbacks: Family<Outcome, Counter>,
-    refusals: Family<Reason, Counter>,
-    admin_refused: Family<Reason, Counter>,
-    far_off: Family<OffTime, Counter>,
-    events: Family<EventType, Counter>,
+    callbacks: Family<Labels<1>, Counter>,
+    refusals: Family<Labels<1>, Counter>,
+    admin_refused: Family<Labels<1>, Counter>,
+    far_off: Family<Labels<2>, Counter>,
+    events: Family<Labels<1>, Counter>,
     callback_seconds: Histogram,
-    calls: Family<Call, Counter>,
+    calls: Family<Labels<2>, Counter>,
     call_seconds: Histogram,
     conversion_ids: Counter,
     connections_refused: Counter,
     connections_shed: Counter,
-    contacts: Family<State, Gauge>,
-    fans: Family<State, Gauge>,
-    fans_waiting: Family<Queue, Gauge>,
-    quota_used: Family<Budget, Gauge>,
-    quota_limit: Family<Budget, Gauge>,
-    inbox: Family<State, Gauge>,
+    contacts: Family<Labels<1>, Gauge>,
+    fans: Family<Labels<1>, Gauge>,
+    fans_waiting: Family<Labels<2>, Gauge>,
+    quota_used: Family<Labels<3, String>, Gauge>,
+    quota_limit: Family<Labels<3, String>, Gauge>,
+    inbox: Family<Labels<1>, Gauge>,
     links: Gauge,
     feed_head: Gauge,
-    deliveries: Family<Delivery, Counter>,
-    delivered: Family<OfSink, Counter>,
-    sink_lag: Family<OfSink, Gauge>,
-    sink_lag_seconds: Family<OfSink, Gauge>,
-    sink_state: Family<SinkState, Gauge>,
+    deliveries: Family<Labels<2, String>, Counter>,
+    delivered: Family<Labels<1, String>, Counter>,
+    sink_lag: Family<Labels<1, String>, Gauge>,
+    sink_lag_seconds: Family<Labels<1, String>, Gauge>,
+    sink_state: Family<Labels<2, String>, Gauge>,
     open_breakers: Gauge,
     damaged_records: Gauge,
     registry: Registry,
@@ -160,17 +160,18 @@ impl Default for Metrics {
         // Counters start at 0: `rate()` does not see the first increment of a series that did not exist
         // before.
         for outcome in CallbackOutcome::VARIANTS {
-            drop(metrics.callbacks.get_or_create(&Outcome { outcome: outcome.into() }));
+            drop(metrics.callbacks.get_or_create(&[("outcome", outcome.into())]));
         }
         for refusal in Refusal::VARIANTS {
-            drop(metrics.refusals.get_or_create(&Reason { reason: refusal.into() }));
+            drop(metrics.refusals.get_or_create(&[("reason", refusal.into())]));
         }
         for refusal in AdminRefusal::VARIANTS {
-            drop(metrics.admin_refused.get_or_create(&Reason { reason: refusal.into() }));
+            drop(metrics.admin_refused.get_or_create(&[("reason", refusal.into())]));
         }
         for source in TimestampSource::VARIANTS {
             for direction in FarOff::VARIANTS {
-                drop(metrics.far_off.get_or_create(&OffTime::of(*source, *direction)));
+                let labels = [("time", source.into()), ("direction", direction.into())];
+                drop(metrics.far_off.get_or_create(&labels));
             }
         }
         metrics
@@ -178,9 +179,10 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts an answered request of the public listener, and its response time if the whole request had been received.
+    /// Counts an answered request of the public listener, and its response time if the whole request had been
+    /// received.
     pub fn callback_answered(&self, outcome: CallbackOutcome, took: Option<Duration>) {
-        self.callbacks.get_or_create(&Outcome { outcome: outcome.into() }).inc();
+        self.callbacks.get_or_create(&[("outcome", outcome.into())]).inc();
         if let Some(took) = took {
             self.callback_seconds.observe(took.as_secs_f64());
         }
@@ -188,24 +190,24 @@ impl Metrics {
 
     /// Counts a refused callback.
     pub fn callback_refused(&self, refusal: Refusal) {
-        self.refusals.get_or_create(&Reason { reason: refusal.into() }).inc();
+        self.refusals.get_or_create(&[("reason", refusal.into())]).inc();
     }
 
     /// Counts a timestamp of a verified callback if it is far off our clock.
     pub fn timestamp_seen(&self, source: TimestampSource, at: Timestamp, now: Timestamp) {
         if let Some(direction) = far_off(at, now) {
-            self.far_off.get_or_create(&OffTime::of(source, direction)).inc();
+            self.far_off.get_or_create(&[("time", source.into()), ("direction", direction.into())]).inc();
         }
     }
 
     /// Counts a received event.
     pub fn event(&self, kind: Kind) {
-        self.events.get_or_create(&EventType { r#type: kind.into() }).inc();
+        self.events.get_or_create(&[("type", kind.into())]).inc();
     }
 
     /// Counts a refused request to the admin listener.
     pub fn admin_refused(&self, refusal: AdminRefusal) {
-        self.admin_refused.get_or_create(&Reason { reason: refusal.into() }).inc();
+        self.admin_refused.get_or_create(&[("reason", refusal.into())]).inc();
     }
 
     /// Counts a connection closed while its request was incomplete.
@@ -229,22 +231,23 @@ impl Metrics {
             Ok(_) => CALL_OK,
             Err(error) => error.class().into(),
         };
-        self.calls.get_or_create(&Call { api: api.as_str(), outcome }).inc();
+        self.calls.get_or_create(&[("api", api.as_str()), ("outcome", outcome)]).inc();
         self.call_seconds.observe(took.as_secs_f64());
     }
 
     /// The number of finished calls of `api`, with any outcome.
     #[must_use]
     pub fn calls_of(&self, api: Api) -> u64 {
-        let count =
-            |outcome| self.calls.get(&Call { api: api.as_str(), outcome }).map_or(0, |calls| calls.get());
+        let count = |outcome| {
+            self.calls.get(&[("api", api.as_str()), ("outcome", outcome)]).map_or(0, |calls| calls.get())
+        };
         std::iter::once(CALL_OK).chain(Class::VARIANTS.iter().map(Into::into)).map(count).sum()
     }
 
     /// The number of answers of the public listener with this outcome.
     #[must_use]
     pub fn callbacks_with(&self, outcome: CallbackOutcome) -> u64 {
-        self.callbacks.get_or_create(&Outcome { outcome: outcome.into() }).get()
+        self.callbacks.get_or_create(&[("outcome", outcome.into())]).get()
     }
 
     /// The number of customers sent to WeCom for conversion.
@@ -255,36 +258,34 @@ impl Metrics {
 
     /// Creates the counters of a configured sink, at 0.
     pub fn sink_configured(&self, sink: &SinkName) {
-        let sink = sink.to_string();
         for outcome in DeliveryOutcome::VARIANTS {
-            let outcome = outcome.into();
-            drop(self.deliveries.get_or_create(&Delivery { sink: sink.clone(), outcome }));
+            drop(self.deliveries.get_or_create(&delivery_labels(sink, *outcome)));
         }
-        drop(self.delivered.get_or_create(&OfSink { sink }));
+        drop(self.delivered.get_or_create(&[("sink", sink.to_string())]));
     }
 
     /// Counts a finished delivery to a sink and its delivered entries; a failed one may have delivered some.
     pub fn delivery(&self, sink: &SinkName, ok: bool, delivered: usize) {
         let outcome = if ok { DeliveryOutcome::Ok } else { DeliveryOutcome::Failed };
-        let (sink, outcome) = (sink.to_string(), outcome.into());
-        self.deliveries.get_or_create(&Delivery { sink: sink.clone(), outcome }).inc();
-        self.delivered.get_or_create(&OfSink { sink }).inc_by(delivered as u64);
+        self.deliveries.get_or_create(&delivery_labels(sink, outcome)).inc();
+        self.delivered.get_or_create(&[("sink", sink.to_string())]).inc_by(delivered as u64);
     }
 
     /// Sets a sink's lag, in entries and in seconds, and its state, which is one of `states`.
     pub fn sink(&self, sink: &str, lag: (u64, i64), state: &'static str, states: &[&'static str]) {
-        let of_sink = OfSink { sink: sink.to_owned() };
+        let of_sink = [("sink", sink.to_owned())];
         self.sink_lag.get_or_create(&of_sink).set(i64::try_from(lag.0).unwrap_or(i64::MAX));
         self.sink_lag_seconds.get_or_create(&of_sink).set(lag.1);
         for each in states {
-            let label = SinkState { sink: sink.to_owned(), state: each };
-            self.sink_state.get_or_create(&label).set(i64::from(*each == state));
+            let labels = [("sink", sink.to_owned()), ("state", (*each).to_owned())];
+            self.sink_state.get_or_create(&labels).set(i64::from(*each == state));
         }
     }
 
     /// Sets the use and the limit of a quota window. `corp` is a configured one.
     pub fn quota(&self, corp: &CorpId, api: Api, window: &'static str, used: u32, limit: u32) {
-        let budget = Budget { corp: corp.to_string(), api: api.as_str(), window };
+        let budget = [("corp", corp.as_str()), ("api", api.as_str()), ("window", window)]
+            .map(|(name, value)| (name, value.to_owned()));
         self.quota_used.get_or_create(&budget).set(used.into());
         self.quota_limit.get_or_create(&budget).set(limit.into());
     }
@@ -299,8 +300,8 @@ impl Metrics {
         open_breakers: usize,
         damaged_records: usize,
     ) -> String {
-        let set = |family: &Family<State, Gauge>, state, value: u64| {
-            family.get_or_create(&State { state }).set(i64::try_from(value).unwrap_or(i64::MAX));
+        let set = |family: &Family<Labels<1>, Gauge>, state, value: u64| {
+            family.get_or_create(&[("state", state)]).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
         set(&self.inbox, "waiting", counts.inbox);
         set(&self.inbox, "dead", counts.dead);
@@ -316,7 +317,7 @@ impl Metrics {
             [(FanStep::Mint, Api::UnionidToPendingId), (FanStep::AskExisting, Api::UnionidToExternalUserid)]
         {
             for priority in Priority::ALL {
-                let queue = Queue { api: api.as_str(), priority: priority.into() };
+                let queue = [("api", api.as_str()), ("priority", priority.into())];
                 let waiting = i64::try_from(fans.waiting(step, priority)).unwrap_or(i64::MAX);
                 self.fans_waiting.get_or_create(&queue).set(waiting);
             }
@@ -330,4 +331,8 @@ impl Metrics {
         let _ = text::encode(&mut out, &self.registry);
         out
     }
+}
+
+fn delivery_labels(sink: &SinkName, outcome: DeliveryOutcome) -> Labels<2, String> {
+    [("sink", sink.to_string()), ("outcome", <&str>::from(outcome).to_owned())]
 }

@@ -1,9 +1,6 @@
-//! Metric labels: the closed sets of label values, and the label set of each metric.
+//! The closed sets of label values that only metrics use.
 
-use prometheus_client::encoding::EncodeLabelSet;
 use strum::{IntoStaticStr, VariantArray};
-
-use crate::domain::far_off::FarOff;
 
 /// The outcome of a request to the public listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
@@ -57,72 +54,4 @@ pub enum TimestampSource {
 pub(super) enum DeliveryOutcome {
     Ok,
     Failed,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct OffTime {
-    pub(super) time: &'static str,
-    pub(super) direction: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Outcome {
-    pub(super) outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Reason {
-    pub(super) reason: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct EventType {
-    pub(super) r#type: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Call {
-    pub(super) api: &'static str,
-    pub(super) outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Queue {
-    pub(super) api: &'static str,
-    pub(super) priority: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Budget {
-    pub(super) corp: String,
-    pub(super) api: &'static str,
-    pub(super) window: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct OfSink {
-    pub(super) sink: String,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct Delivery {
-    pub(super) sink: String,
-    pub(super) outcome: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct SinkState {
-    pub(super) sink: String,
-    pub(super) state: &'static str,
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-pub(super) struct State {
-    pub(super) state: &'static str,
-}
-
-impl OffTime {
-    pub(super) fn of(source: TimestampSource, direction: FarOff) -> Self {
-        Self { time: source.into(), direction: direction.into() }
-    }
 }
