@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -196,8 +197,8 @@ fn admin_state(
         sinks: context.sinks.clone(),
         sink_kinds: config.sinks.iter().map(|sink| (sink.name.clone(), sink.target.kind())).collect(),
         pages: Arc::default(),
-        streams: api::streams(),
-        heavy: api::heavy(),
+        streams: Arc::new(Semaphore::new(api::STREAMS_MAX)),
+        heavy: Arc::new(Semaphore::new(api::HEAVY_MAX)),
         stop: lifecycle.soft(),
         lifecycle: lifecycle.clone(),
         apps: context.apps.clone(),

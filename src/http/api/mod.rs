@@ -30,7 +30,7 @@ use utoipa_axum::routes;
 use super::problem::Problem;
 pub use guard::Guard;
 pub use pages::Pages;
-pub use state::{AdminState, heavy, streams};
+pub use state::{AdminState, HEAVY_MAX, STREAMS_MAX};
 
 /// The admin listener's router.
 pub fn router(state: Arc<AdminState>) -> Router {

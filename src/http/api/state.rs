@@ -26,9 +26,9 @@ use crate::worker::sink_status::SinkRegistry;
 use crate::worker::{AppRules, Wake};
 
 /// Streams of the feed open at the same time.
-const STREAMS_MAX: usize = 1_000;
+pub const STREAMS_MAX: usize = 1_000;
 /// Requests that scan the store at the same time.
-const HEAVY_MAX: usize = 4;
+pub const HEAVY_MAX: usize = 4;
 /// How long such a request waits for a permit.
 const HEAVY_WAIT: Duration = Duration::from_secs(20);
 
@@ -86,18 +86,6 @@ impl AdminState {
             },
         }
     }
-}
-
-/// Permits for streams of the feed.
-#[must_use]
-pub fn streams() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(STREAMS_MAX))
-}
-
-/// Permits for requests that scan the store.
-#[must_use]
-pub fn heavy() -> Arc<Semaphore> {
-    Arc::new(Semaphore::new(HEAVY_MAX))
 }
 
 /// Runs work that scans the store on a blocking thread, at most [`HEAVY_MAX`] at a time, so that it delays no

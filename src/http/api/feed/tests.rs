@@ -17,7 +17,7 @@ fn reader(stop: &CancellationToken) -> Reader {
         stop: stop.clone(),
         after: 0,
         is_over: false,
-        _permit: super::super::state::streams().try_acquire_owned().unwrap(),
+        _permit: Arc::new(tokio::sync::Semaphore::new(1)).try_acquire_owned().unwrap(),
     }
 }
 
