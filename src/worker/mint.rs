@@ -56,10 +56,10 @@ struct ClassState {
 /// Runs all queues until `stop`; calls in flight go on, tracked by the context.
 pub async fn run(context: Context, stop: CancellationToken) {
     let apps = context.apps.clone();
-    let queues = apps
+    let queues: Vec<_> = apps
         .iter()
-        .flat_map(|(app, rules)| FanStep::ALL.map(|step| Arc::new(Queue::new(&context, app, step, rules))));
-    let queues: Vec<_> = queues.collect();
+        .flat_map(|(app, rules)| FanStep::ALL.map(|step| Arc::new(Queue::new(&context, app, step, rules))))
+        .collect();
     super::run(&context.wake.fans, stop, queues).await;
 }
 
