@@ -23,6 +23,7 @@ use crate::domain::pace;
 use crate::domain::quota::Share;
 use crate::domain::time::{HOUR_MS, MINUTE_MS, Timestamp};
 use crate::store::{FanOutcome, FanWork};
+use crate::telemetry::throttle::LogThrottle;
 use crate::wecom::{Api, CallError, Class};
 
 /// The queue of one app and step.
@@ -38,9 +39,8 @@ struct Queue {
     succeeded_at: AtomicI64,
     /// Calls that renewals will need within a month, and when that was looked up.
     renewals_needed: Mutex<(u32, Option<Timestamp>)>,
-    /// The last logged rejection: its code, when it was logged, and how many of the same code have not been
-    /// logged since.
-    rejection_logged: Mutex<(i64, Timestamp, u64)>,
+    /// Limits the log of rejected fans, by WeCom's code.
+    rejection_log: LogThrottle<i64>,
 }
 
 /// The state of one quota class in a queue.
@@ -94,7 +94,7 @@ impl Queue {
             round_trip_ms: AtomicU64::new(0),
             succeeded_at: AtomicI64::new(0),
             renewals_needed: Mutex::default(),
-            rejection_logged: Mutex::default(),
+            rejection_log: LogThrottle::default(),
         }
     }
 
@@ -332,15 +332,10 @@ impl Queue {
 
     /// Gives up a fan, and logs that.
     fn reject(&self, errcode: i64, error: &CallError, now: Timestamp) -> FanOutcome {
-        // A bad import rejects thousands for one reason: log it once a minute.
-        let mut logged = self.rejection_logged.lock().unwrap_or_else(PoisonError::into_inner);
-        let (last_errcode, at, not_logged) = *logged;
-        if errcode == last_errcode && now.millis_since(at) < MINUTE_MS {
-            *logged = (last_errcode, at, not_logged + 1);
-        } else {
+        // A bad import rejects thousands for one reason.
+        if let Some(fans) = self.rejection_log.count(errcode, now) {
             let error = error.to_string();
-            tracing::warn!(app = %self.app, errcode, error, not_logged, "WeCom rejected a fan");
-            *logged = (errcode, now, 0);
+            tracing::warn!(app = %self.app, errcode, error, fans, "WeCom rejected fans");
         }
         FanOutcome::Rejected { errcode }
     }

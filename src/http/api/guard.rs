@@ -11,46 +11,24 @@
 //!
 //! Token: a bearer token, compared in constant time.
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
 
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::domain::time::{SECOND_MS, Timestamp};
+use crate::domain::time::Timestamp;
 use crate::http::problem::Problem;
 use crate::telemetry::metrics::{AdminRefusal, Metrics};
-
-const MINUTE_MS: i64 = 60 * SECOND_MS;
+use crate::telemetry::throttle::LogThrottle;
 
 /// The checks of one admin listener.
 pub struct Guard {
     hosts: Vec<String>,
     /// SHA-256 of the token, so that values of equal length are compared and the token itself is not kept.
     digest: Option<[u8; 32]>,
-    log: Mutex<HashMap<AdminRefusal, Throttle>>,
-}
-
-/// Limits the log to one line a minute for one reason of refusal.
-#[derive(Default)]
-struct Throttle {
-    logged_at: Option<Timestamp>,
-    unlogged_count: u64,
-}
-
-impl Throttle {
-    /// Counts a refusal. Returns the number of refusals to log now, if any.
-    fn count(&mut self, now: Timestamp) -> Option<u64> {
-        self.unlogged_count += 1;
-        if self.logged_at.is_some_and(|at| (0..MINUTE_MS).contains(&now.millis_since(at))) {
-            return None;
-        }
-        self.logged_at = Some(now);
-        Some(std::mem::take(&mut self.unlogged_count))
-    }
+    log: LogThrottle<AdminRefusal>,
 }
 
 impl Guard {
@@ -58,14 +36,12 @@ impl Guard {
     #[must_use]
     pub fn new(hosts: Vec<String>, token: Option<&SecretString>) -> Self {
         let digest = token.map(|token| Sha256::digest(token.expose_secret()).into());
-        Self { hosts, digest, log: Mutex::default() }
+        Self { hosts, digest, log: LogThrottle::default() }
     }
 
     /// Logs a refusal, unless one for the same reason was logged within the last minute.
     fn log_refusal(&self, reason: AdminRefusal, what: &str, now: Timestamp) {
-        let refused =
-            self.log.lock().unwrap_or_else(PoisonError::into_inner).entry(reason).or_default().count(now);
-        if let Some(refused) = refused {
+        if let Some(refused) = self.log.count(reason, now) {
             tracing::warn!(refused, "requests refused: {what}");
         }
     }
@@ -268,17 +244,5 @@ mod tests {
             assert_eq!(send(value).unwrap_err(), 401, "{value}");
         }
         assert!(send("Bearer the-token").is_ok() && send("bearer the-token").is_ok());
-    }
-
-    #[test]
-    fn refusals_are_logged_once_a_minute_and_none_is_left_out() {
-        let mut throttle = Throttle::default();
-        let begin = Timestamp::from_millis(5);
-        assert_eq!(throttle.count(begin), Some(1));
-        assert_eq!(throttle.count(begin.plus_ms(30_000)), None);
-        assert_eq!(throttle.count(begin.plus_ms(59_999)), None);
-        assert_eq!(throttle.count(begin.plus_ms(60_000)), Some(3));
-        // The clock was set back.
-        assert_eq!(throttle.count(begin), Some(1));
     }
 }
