@@ -40,7 +40,7 @@ pub enum LogError {
 /// # Errors
 /// [`LogError`], usually because of the filter.
 pub fn start(filter: &str, format: Format) -> Result<(), LogError> {
-    // sled also logs from destructors of thread-local values, at debug and trace. A log line there aborts the process,
+    // sled also logs from destructors of thread-local values, at trace. A log line there aborts the process,
     // because the subscriber's own thread-local buffer may be gone.
     let parsed = EnvFilter::try_new(format!("{filter},sled=info"))
         .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;

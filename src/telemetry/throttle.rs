@@ -23,8 +23,8 @@ impl<K> Default for LogThrottle<K> {
 }
 
 impl<K: Eq + Hash> LogThrottle<K> {
-    /// Counts an occurrence. Returns the number of occurrences to log now, unless this reason was logged within
-    /// the last minute.
+    /// Counts an occurrence. Returns the number of occurrences to log now, unless this reason was logged
+    /// within the last minute.
     pub fn count(&self, reason: K, now: Timestamp) -> Option<u64> {
         let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let reason = reasons.entry(reason).or_default();
