@@ -27,7 +27,7 @@ use crate::simulator::{AppSpec, Copies, Dealer, Event, Forgery, Options, Person,
 
 const DEALERS: usize = 5;
 const FANS: usize = 500;
-/// Fans who were customers of a dealer before the brand knew them and before the service ran.
+/// Fans who were a dealer's customers before they were registered, and before the service started.
 const LONG_STANDING: usize = 40;
 /// People a dealer adds before the brand registers them as fans.
 const EARLY: usize = 30;
@@ -199,8 +199,8 @@ impl Stage {
         self.until("the early customers to be resolved", |s| s["inbox"]["waiting"] == 0).await?;
         say(&format!("✓ {EARLY} people added by dealers before they are fans"));
 
-        // As in production: bursts from several dealers, several adds a second by one member, some customers
-        // who are not fans, some callbacks delivered twice, forgeries in between.
+        // As in production: bursts of adds from several dealers and from one member. Some customers are not
+        // fans, some callbacks are delivered twice, and forgeries arrive in between.
         let mut adds: Vec<_> =
             fans[LONG_STANDING..LONG_STANDING + ADDS].iter().chain(strangers).enumerate().collect();
         let forging = {

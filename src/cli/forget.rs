@@ -35,7 +35,7 @@ pub(super) struct Forget {
         value_parser = |id: &str| ExternalUserid::new(id)
     )]
     external_userid: Option<ExternalUserid>,
-    /// A note for the receipt on who or what requested it, such as "ticket 4711"
+    /// A reference to the request, recorded in the receipt, such as "ticket 4711"
     #[arg(long, value_name = "TEXT")]
     request: Option<String>,
     #[command(flatten)]

@@ -1,7 +1,6 @@
 //! Parses instants in options and in imported files.
 //!
-//! An instant without an offset is China time: the systems that export pending ids and the people who export
-//! links are there.
+//! An instant without an offset is China time, because the systems and operators of brands are in China.
 
 use jiff::civil::DateTime;
 use jiff::tz::Offset;

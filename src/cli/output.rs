@@ -81,7 +81,7 @@ pub(super) fn counted(number: u64, [singular, plural]: [&str; 2]) -> String {
     format!("{} {}", HumanCount(number), if number == 1 { singular } else { plural })
 }
 
-/// The result of a write to standard output, with a closed pipe told apart from other errors.
+/// The result of a write to standard output, which distinguishes a closed pipe from other errors.
 fn written(result: io::Result<()>) -> anyhow::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Err(StdoutClosed.into()),

@@ -13,8 +13,8 @@ use super::ids::{ContactKey, PendingId, UserId};
 use super::link::{ChangeType, Claim, FollowerData, Link, LinkData, Source};
 use super::time::Timestamp;
 
-/// Maximum number of followers kept for one customer, including those who have left. Beyond it the one with
-/// the oldest event is dropped, those who have left before those who still follow.
+/// Maximum number of followers kept for one customer. Beyond it those who have left are dropped first, then
+/// those who still follow; within each group the one with the oldest event first.
 pub const FOLLOWERS_MAX: usize = 48;
 
 /// Maximum number of earlier pending ids kept for one customer; normally there are none.

@@ -7,6 +7,7 @@
 //! rejected because of one id is bisected until that id stands alone.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -112,12 +113,15 @@ impl Resolver {
             match self.destination(&work, now).await {
                 Ok(key) => {
                     let mut lanes = self.lanes();
-                    let lane = lanes.entry(key.clone()).or_default();
-                    if let Some(work) = lane.push(work) {
+                    let mut lane = match lanes.entry(key) {
+                        Entry::Occupied(lane) => lane,
+                        Entry::Vacant(place) => place.insert_entry(Lane::default()),
+                    };
+                    if let Some(work) = lane.get_mut().push(work) {
                         let text = "this dealer has a backlog".to_owned();
                         let reason = FailureReason { errcode: None, text };
-                        let deferred_before = deferred.entry(key).or_default();
-                        let due_at = now.plus_ms(lane.drain_time_ms(*deferred_before));
+                        let deferred_before = deferred.entry(lane.key().clone()).or_default();
+                        let due_at = now.plus_ms(lane.get().drain_time_ms(*deferred_before));
                         *deferred_before += 1;
                         outcomes.push((work, defer(due_at, reason)));
                     }
