@@ -106,6 +106,14 @@ pub enum Kind {
     Message,
 }
 
+impl Kind {
+    /// Whether it reports that an app's dealers have changed.
+    #[must_use]
+    pub const fn changes_dealers(self) -> bool {
+        matches!(self, Self::ShareChainChange | Self::ChangeChain)
+    }
+}
+
 /// Why a verified message waits for an operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]

@@ -226,7 +226,7 @@ impl CallbackState {
         let (outcome, payload) = match classified {
             Classified::Ignored(ignored) => {
                 self.count_event(ignored.kind, ignored.created_at, now);
-                if matches!(ignored.kind, Kind::ShareChainChange | Kind::ChangeChain) {
+                if ignored.kind.changes_dealers() {
                     self.wake.dealers_changed(&app.name);
                 }
                 return Ok(CallbackOutcome::Ignored);

@@ -6,6 +6,7 @@ use crate::domain::event::QuarantineReason;
 use crate::domain::time::Timestamp;
 use crate::intake::Classified;
 use crate::store::{EventId, EventRow, Store, StoreError};
+use crate::worker::Wake;
 
 /// Why a quarantined message stays in quarantine.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -24,14 +25,15 @@ pub enum RedriveError {
     Store(#[from] StoreError),
 }
 
-/// Redrives an event. Returns whether there was anything to redrive: `false` when it was redriven before or
-/// is settled.
+/// Redrives an event and wakes the workers that it concerns, as its first arrival would have. Returns whether
+/// there was anything to redrive: `false` when it was redriven before or is settled.
 ///
 /// # Errors
 /// [`RedriveError`] when the event cannot be redriven.
 pub async fn redrive(
     store: &dyn Store,
     apps: &CallbackApps,
+    wake: &Wake,
     id: EventId,
     now: Timestamp,
 ) -> Result<bool, RedriveError> {
@@ -45,7 +47,12 @@ pub async fn redrive(
             // No age limit: the operator has decided to process the event.
             match classify(store, app, &message, None).await? {
                 Classified::Event(event) => Some(event),
-                Classified::Ignored(_) => None,
+                Classified::Ignored(ignored) => {
+                    if ignored.kind.changes_dealers() {
+                        wake.dealers_changed(&quarantined.app);
+                    }
+                    None
+                }
                 Classified::Quarantine { reason, event } => match reason {
                     QuarantineReason::ReceiveId => return Err(RedriveError::ReceiveId),
                     QuarantineReason::NotUnderstood(why) => return Err(RedriveError::NotUnderstood(why)),
@@ -54,5 +61,9 @@ pub async fn redrive(
             }
         }
     };
-    Ok(store.redrive(id, event, now).await?)
+    let redriven = store.redrive(id, event, now).await?;
+    if redriven {
+        wake.inbox.notify_one();
+    }
+    Ok(redriven)
 }

@@ -1,6 +1,7 @@
 //! Dead letters and quarantined messages: listed, shown and redriven, over HTTP and by command.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use unionlink::simulator::Person;
@@ -264,4 +265,29 @@ async fn the_events_commands_list_show_and_redrive() {
     for arguments in [&[][..], &["evt_1", "--all"], &["first"]] {
         assert_eq!(world.unionlink(&[&["events", "redrive"], arguments].concat()).await.code, 2);
     }
+}
+
+/// With its only blocking thread occupied, a request that runs on a blocking thread waits for it.
+#[test]
+fn a_filtered_list_is_read_on_a_blocking_thread() {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.worker_threads(2).max_blocking_threads(1).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let world = World::usual().await;
+        let (release, occupied) = std::sync::mpsc::channel::<()>();
+        let occupying = tokio::task::spawn_blocking(move || occupied.recv());
+        for state in ["dead", "waiting"] {
+            let whole = world.get(&format!("/v1/events?state={state}")).await;
+            let filtered = async || world.get(&format!("/v1/events?state={state}&errcode=1")).await;
+            assert_eq!(whole["events"], json!([]));
+            let answered = tokio::time::timeout(Duration::from_millis(300), filtered()).await;
+            assert!(answered.is_err(), "{state}: {answered:?}");
+        }
+        release.send(()).unwrap();
+        occupying.await.unwrap().unwrap();
+        for state in ["dead", "waiting"] {
+            let found = world.get(&format!("/v1/events?state={state}&errcode=1")).await;
+            assert_eq!(found["events"], json!([]), "{state}");
+        }
+    });
 }

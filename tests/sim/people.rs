@@ -94,12 +94,11 @@ impl Schedule {
             .ask(|service| async move {
                 for state in [EventState::Dead, EventState::Quarantined] {
                     for row in service.store.events(state, EventId(0), 1_000).await? {
-                        let redriven = redrive(&*service.store, &service.callback_apps, row.id(), now);
-                        let redriven = match redriven.await {
+                        let (store, apps, wake) = (&service.store, &service.callback_apps, &service.wake);
+                        let redriven = match redrive(&**store, apps, wake, row.id(), now).await {
                             Err(RedriveError::Store(error)) => return Err(error),
                             redriven => redriven.unwrap_or(false),
                         };
-                        service.wake.inbox.notify_one();
                         trace.note(format!("redrive of one {state:?}: {redriven}"));
                     }
                 }

@@ -1,12 +1,14 @@
 //! `/v1/events`: the inbox, dead letters and quarantined messages.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{PathParam, QueryParams};
-use super::state::{AdminState, Shared};
+use super::state::{AdminState, Shared, scan};
 use crate::domain::event::{Event, QuarantineReason};
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::http::problem::Problem;
@@ -174,7 +176,7 @@ pub(super) const fn quarantine_remedy(reason: &QuarantineReason) -> Remedy {
 }
 
 /// The conditions on a row; all have to hold.
-#[derive(Default)]
+#[derive(Clone, Default)]
 struct Filter {
     app: Option<String>,
     corp_id: Option<String>,
@@ -214,15 +216,48 @@ pub(super) struct List {
     next: Option<String>,
 }
 
+/// Dead letters or quarantined messages, and the `after` of the next page.
+type SetAsidePage = (Vec<(EventId, Row)>, Option<EventId>);
+
+/// The next dead letters or quarantined messages that match. With a filter it may take reading all of them to
+/// find one, so it is a scan.
+async fn find_set_aside(
+    state: &Arc<AdminState>,
+    event_state: EventState,
+    filter: &Filter,
+    after: EventId,
+    limit: usize,
+) -> Result<SetAsidePage, Problem> {
+    if filter.is_empty() {
+        return state.set_aside(event_state, filter, after, limit).await;
+    }
+    let (owner, filter) = (state.clone(), filter.clone());
+    scan(&state.heavy, async move { owner.set_aside(event_state, &filter, after, limit).await }).await?
+}
+
 impl AdminState {
-    /// The next dead letters or quarantined messages that match, and the `after` of the next page.
+    /// The first `limit` events in the queue that match.
+    async fn queued(
+        &self,
+        state: EventState,
+        filter: &Filter,
+        scanned_max: usize,
+        limit: usize,
+    ) -> Result<Vec<Row>, Problem> {
+        let rows = self.store.events(state, EventId(0), scanned_max).await?;
+        let now = self.clock.now();
+        let rows = rows.into_iter().map(|found| row(found, state, now));
+        Ok(rows.filter(|row| filter.matches(row)).take(limit).collect())
+    }
+
+    /// The next dead letters or quarantined messages that match.
     async fn set_aside(
         &self,
         state: EventState,
         filter: &Filter,
         mut after: EventId,
         limit: usize,
-    ) -> Result<(Vec<(EventId, Row)>, Option<EventId>), Problem> {
+    ) -> Result<SetAsidePage, Problem> {
         let now = self.clock.now();
         let mut found = Vec::new();
         loop {
@@ -265,7 +300,7 @@ pub(super) async fn list(
     match (after, event_state) {
         (after, EventState::Dead | EventState::Quarantined) => {
             let after = after.as_deref().map_or(Ok(EventId(0)), event_id)?;
-            let (found, next) = state.set_aside(event_state, &filter, after, limit).await?;
+            let (found, next) = find_set_aside(&state, event_state, &filter, after, limit).await?;
             let events = found.into_iter().map(|(_, row)| row).collect();
             Ok(Json(List { events, next: next.map(|id| id.to_string()) }))
         }
@@ -274,11 +309,13 @@ pub(super) async fn list(
                 .hint("the queue changes while it is read; narrow the list with a filter instead"))
         }
         (None, EventState::Waiting | EventState::Leased) => {
-            let scanned_max = if filter.is_empty() { limit } else { QUEUE_SCANNED_MAX };
-            let rows = state.store.events(event_state, EventId(0), scanned_max).await?;
-            let now = state.clock.now();
-            let rows = rows.into_iter().map(|found| row(found, event_state, now));
-            let events = rows.filter(|row| filter.matches(row)).take(limit).collect();
+            let events = if filter.is_empty() {
+                state.queued(event_state, &filter, limit, limit).await?
+            } else {
+                let owner = state.clone();
+                let work = async move { owner.queued(event_state, &filter, QUEUE_SCANNED_MAX, limit).await };
+                scan(&state.heavy, work).await??
+            };
             Ok(Json(List { events, next: None }))
         }
     }

@@ -88,18 +88,23 @@ impl AdminState {
     }
 }
 
-/// Runs work that scans the store on a blocking thread, at most [`HEAVY_MAX`] at a time, so that it delays no
-/// other request.
+/// Runs work that scans the store on a blocking thread, so that it delays no other request: at most
+/// [`HEAVY_MAX`] at a time. The work itself holds the permit: it runs to its end even if the client gives up,
+/// and a client that retries must not start ever more scans.
 pub(super) async fn scan<T: Send + 'static>(
-    state: &AdminState,
+    heavy: &Arc<Semaphore>,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Problem> {
-    let permit = tokio::time::timeout(HEAVY_WAIT, state.heavy.clone().acquire_owned()).await;
-    let Ok(Ok(_permit)) = permit else {
+    let permit = tokio::time::timeout(HEAVY_WAIT, heavy.clone().acquire_owned()).await;
+    let Ok(Ok(permit)) = permit else {
         return Err(Problem::busy("too many requests are scanning the store; try again later"));
     };
     let runtime = tokio::runtime::Handle::current();
-    let done = tokio::task::spawn_blocking(move || runtime.block_on(work)).await;
+    let blocking = move || {
+        let _permit = permit;
+        runtime.block_on(work)
+    };
+    let done = tokio::task::spawn_blocking(blocking).await;
     done.map_err(|error| {
         tracing::error!(
             error = error.to_string(),
@@ -107,4 +112,32 @@ pub(super) async fn scan<T: Send + 'static>(
         );
         Problem::busy("the request failed; see the log")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_scan_holds_its_permit_to_its_end_even_if_the_client_gives_up() {
+        let heavy = Arc::new(Semaphore::new(1));
+        let (finish, finished) = tokio::sync::oneshot::channel::<()>();
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let request = tokio::spawn({
+            let heavy = heavy.clone();
+            async move {
+                let work = async move {
+                    let _ = begin.send(());
+                    finished.await
+                };
+                scan(&heavy, work).await.map(|_| ())
+            }
+        });
+        begun.await.unwrap();
+        request.abort();
+        assert!(request.await.unwrap_err().is_cancelled());
+        assert_eq!(heavy.available_permits(), 0, "the scan still runs");
+        finish.send(()).unwrap();
+        let _permit = heavy.acquire().await.unwrap();
+    }
 }

@@ -13,7 +13,7 @@ use utoipa::ToSchema;
 use super::super::extract::{PathParam, json};
 use super::super::openapi;
 use super::super::state::{AdminState, Shared};
-use super::{Filter, event_id, event_not_found};
+use super::{Filter, event_id, event_not_found, find_set_aside};
 use crate::http::problem::Problem;
 use crate::http::redrive::{RedriveError, redrive};
 use crate::store::{EventId, EventState};
@@ -58,11 +58,7 @@ pub(in super::super) async fn one(
 impl AdminState {
     /// Redrives one event. Returns whether there was anything to redrive.
     async fn redrive(&self, id: EventId) -> Result<bool, Problem> {
-        let redriven = redrive(&*self.store, &self.callback_apps, id, self.clock.now()).await?;
-        if redriven {
-            self.wake.inbox.notify_one();
-        }
-        Ok(redriven)
+        Ok(redrive(&*self.store, &self.callback_apps, &self.wake, id, self.clock.now()).await?)
     }
 }
 
@@ -146,7 +142,7 @@ pub(in super::super) async fn several(
         }
         let mut after = EventId(0);
         loop {
-            let (rows, next) = state.set_aside(event_state, &filter, after, REDRIVEN_AT_ONCE).await?;
+            let (rows, next) = find_set_aside(&state, event_state, &filter, after, REDRIVEN_AT_ONCE).await?;
             redrive_batch(&state, rows.into_iter().map(|(id, _)| id), &mut result).await?;
             let Some(next) = next else { break };
             after = next;
