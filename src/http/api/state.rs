@@ -122,7 +122,7 @@ mod tests {
     async fn a_scan_holds_its_permit_to_its_end_even_if_the_client_gives_up() {
         let heavy = Arc::new(Semaphore::new(1));
         let (finish, finished) = tokio::sync::oneshot::channel::<()>();
-        let (begin, begun) = tokio::sync::oneshot::channel();
+        let (begin, started) = tokio::sync::oneshot::channel();
         let request = tokio::spawn({
             let heavy = heavy.clone();
             async move {
@@ -133,7 +133,7 @@ mod tests {
                 scan(&heavy, work).await.map(|_| ())
             }
         });
-        begun.await.unwrap();
+        started.await.unwrap();
         request.abort();
         assert!(request.await.unwrap_err().is_cancelled());
         assert_eq!(heavy.available_permits(), 0, "the scan still runs");
