@@ -20,12 +20,12 @@ use crate::callback::Refusal;
 use crate::domain::event::Kind;
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::far_off::{FarOff, far_off};
-use crate::domain::ids::{CorpId, SinkName};
+use crate::domain::ids::{AppName, CorpId, SinkName};
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
 use crate::store::Counts;
 use crate::wecom::api::Api;
-use crate::wecom::errcode::Class;
+use crate::wecom::errcode::{Class, class};
 use crate::wecom::error::CallError;
 
 use labels::DeliveryOutcome;
@@ -57,6 +57,7 @@ pub struct Metrics {
     contacts: Family<Labels<1>, Gauge>,
     fans: Family<Labels<1>, Gauge>,
     fans_waiting: Family<Labels<2>, Gauge>,
+    fans_rejected: Family<Labels<2, String>, Counter>,
     quota_used: Family<Labels<3, String>, Gauge>,
     quota_limit: Family<Labels<3, String>, Gauge>,
     inbox: Family<Labels<1>, Gauge>,
@@ -131,6 +132,12 @@ impl Default for Metrics {
             ),
             fans: new(r, "fans", "Fans by state of their pending id"),
             fans_waiting: new(r, "fans_waiting", "Fans queued for a call to WeCom, by API and priority"),
+            fans_rejected: new(
+                r,
+                "fans_rejected",
+                "Fans that WeCom refused a pending id or the lookup of their existing customers, by app and \
+                 errcode (other: a code that unionlink does not know)",
+            ),
             quota_used: new(r, "quota_used", "Calls made or reserved in the window that ends now"),
             quota_limit: new(r, "quota_limit", "Calls allowed per window"),
             inbox: new(
@@ -256,6 +263,14 @@ impl Metrics {
         self.conversion_ids.get()
     }
 
+    /// Counts a fan of a configured app that WeCom refused.
+    pub fn fan_rejected(&self, app: &AppName, errcode: i64) {
+        // Whatever WeCom answers, the label has only values that the table of codes has.
+        let known = class(errcode) != Class::Unknown;
+        let errcode = if known { errcode.to_string() } else { "other".to_owned() };
+        self.fans_rejected.get_or_create(&[("app", app.to_string()), ("errcode", errcode)]).inc();
+    }
+
     /// Creates the counters of a configured sink, at 0.
     pub fn sink_configured(&self, sink: &SinkName) {
         for outcome in DeliveryOutcome::VARIANTS {
@@ -335,4 +350,22 @@ impl Metrics {
 
 fn delivery_labels(sink: &SinkName, outcome: DeliveryOutcome) -> Labels<2, String> {
     [("sink", sink.to_string()), ("outcome", <&str>::from(outcome).to_owned())]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errcodes_that_are_not_known_share_one_series() {
+        let (metrics, app) = (Metrics::default(), AppName::new("brand").unwrap());
+        for errcode in [610_014, 99_998, 99_999, i64::MAX] {
+            metrics.fan_rejected(&app, errcode);
+        }
+        let count = |errcode: &str| {
+            let labels = [("app", app.to_string()), ("errcode", errcode.to_owned())];
+            metrics.fans_rejected.get(&labels).map(|count| count.get())
+        };
+        assert_eq!(["610014", "other", "99999"].map(count), [Some(1), Some(3), None]);
+    }
 }

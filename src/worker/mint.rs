@@ -330,8 +330,9 @@ impl Queue {
         now.millis_since(succeeded_at) < ms
     }
 
-    /// Gives up a fan, and logs that.
+    /// Gives up a fan; logs and counts that.
     fn reject(&self, errcode: i64, error: &CallError, now: Timestamp) -> FanOutcome {
+        self.context.metrics.fan_rejected(&self.app, errcode);
         // A bad import rejects thousands for one reason.
         if let Some(fans) = self.rejection_log.count(errcode, now) {
             let error = error.to_string();
