@@ -78,6 +78,7 @@ fn fan(n: u64, of: u64) -> NewFan {
         ask_existing: false,
         priority: Priority::Bulk,
         minted: Some(Minted::new(pending_id(n), NOW.plus_ms(-age_ms))),
+        retry_rejected: false,
     }
 }
 

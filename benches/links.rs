@@ -55,6 +55,7 @@ async fn fill(folder: &Path, links: u64) {
             ask_existing: false,
             priority: Priority::Bulk,
             minted: Some(Minted::new(pending(*n), now)),
+            retry_rejected: false,
         });
         store.put_fans(fans.collect(), now).await.unwrap();
         let arrivals = chunk.iter().map(|n| {

@@ -124,6 +124,7 @@ impl Brand {
                     PendingId::new(self.wecom.mint_without_call(&self.corp.corp_id, person)).unwrap(),
                     now,
                 )),
+                retry_rejected: false,
             });
             store.put_fans(fans.collect(), now).await.unwrap();
         }

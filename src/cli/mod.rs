@@ -50,7 +50,7 @@ enum Command {
     Serve(ConfigFile),
     /// Check the configuration and print it with secrets redacted
     Check(check::Check),
-    /// Import fans from a file
+    /// Import fans from a file, and list them
     Fans(fans::Fans),
     /// Export links
     Links(links::Links),

@@ -2,5 +2,6 @@
 
 mod events;
 mod exporting;
+mod fans;
 mod people;
 pub(super) mod service;

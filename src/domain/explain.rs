@@ -9,7 +9,7 @@ use serde::Serialize;
 use strum::VariantArray;
 use utoipa::ToSchema;
 
-use super::fan::{Fan, FanState, Minted};
+use super::fan::{ASK_AGAIN, Fan, FanState, Minted};
 use super::ids::ContactKey;
 use super::time::{SECOND_MS, Timestamp};
 use evidence::{evidence, through};
@@ -279,12 +279,16 @@ fn unlinked_fan(facts: &Facts, now: Timestamp) -> Option<Verdict> {
                 "请重新登记该粉丝，或设置 renew = \"all\" 以便到期前自动续期",
             )
         }
-        FanState::Rejected => verdict!(
-            RejectedByWecom,
-            "WeCom rejects this pair of unionid and openid{cause_en}",
-            "企业微信拒绝这一对 unionid 和 openid{cause_zh}",
-            remedy,
-        ),
+        FanState::Rejected => {
+            let (again_en, again_zh) = ASK_AGAIN;
+            let hint = remedy.map(|Text { en, zh }| text!("{en}; {again_en}", "{zh}；{again_zh}"));
+            verdict!(
+                RejectedByWecom,
+                "WeCom rejects this pair of unionid and openid{cause_en}",
+                "企业微信拒绝这一对 unionid 和 openid{cause_zh}",
+                hint,
+            )
+        }
     })
 }
 

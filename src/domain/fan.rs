@@ -8,6 +8,7 @@ mod priority;
 
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
+use utoipa::ToSchema;
 
 pub use priority::{Priority, QuotaClass};
 
@@ -97,7 +98,7 @@ pub enum Mint {
     Queued(Priority),
     /// Expired, and not minted again unless the fan is registered again.
     Expired,
-    /// WeCom rejected the fan's unionid and openid; not tried again unless the fan is registered again.
+    /// WeCom rejected the fan's unionid and openid; not tried again unless [`Fan::register_again`] says so.
     Rejected {
         /// WeCom's code.
         errcode: i64,
@@ -121,7 +122,7 @@ pub enum Existing {
         /// How many customers it returned.
         found: u32,
     },
-    /// WeCom refused; not tried again unless the fan is registered again.
+    /// WeCom refused; not tried again unless [`Fan::register_again`] says so.
     Refused {
         /// WeCom's code.
         errcode: i64,
@@ -169,8 +170,18 @@ impl Renew {
     }
 }
 
+/// How to have WeCom asked again about a fan that it refused, in English and in Chinese: the second half of a
+/// remedy, after the cause.
+pub const ASK_AGAIN: (&str, &str) = (
+    "register the fan again with the correct openid or, if the openid is correct, with ?retry=rejected (fans \
+     import: --retry-rejected) once the cause is removed",
+    "请用正确的 openid 重新登记该粉丝；若 openid 无误，请在排除原因后使用 ?retry=rejected\
+     （fans import 使用 --retry-rejected）重新登记",
+);
+
 /// A fan's state, as users see it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum FanState {
     /// Queued for its first pending id.
@@ -190,8 +201,7 @@ pub enum Registered {
     New,
     /// The fan was known, and nothing changed.
     Known,
-    /// The fan was known; its openid was replaced, a pending id was added, or it was rejected or expired and
-    /// is queued again.
+    /// The fan was known; its openid was replaced, a pending id was added, or a call for it is queued again.
     Changed,
     /// The fan's record is damaged; it was not changed.
     Damaged,
@@ -240,14 +250,29 @@ impl Fan {
         }
     }
 
+    /// WeCom's code, if it rejected the fan or refused to look up its existing customers.
+    #[must_use]
+    pub const fn errcode(&self) -> Option<i64> {
+        match (self.mint, self.existing) {
+            (Mint::Rejected { errcode, .. }, _) | (_, Existing::Refused { errcode, .. }) => Some(errcode),
+            _ => None,
+        }
+    }
+
     /// Applies a repeated registration. Returns whether it changed anything but a priority.
     ///
-    /// A new openid replaces the old one. With or without a new openid, a rejected or expired fan is queued
-    /// again, and a refused lookup of existing customers too. A fan that is queued without a valid pending id
-    /// moves up if `priority` is more urgent, and so does a queued lookup.
-    pub fn register_again(&mut self, openid: &Openid, priority: Priority) -> bool {
-        let mint_again = matches!(self.mint, Mint::Rejected { .. } | Mint::Expired);
-        let ask_again = matches!(self.existing, Existing::Refused { .. });
+    /// A new openid replaces the old one. An expired fan is queued again. What WeCom refused, the fan or the
+    /// lookup of its existing customers, is queued again only with a new openid or if `retry_rejected`:
+    /// otherwise WeCom would give the same answer, at the expense of the quota. A fan that is queued without
+    /// a valid pending id moves up if `priority` is more urgent, and so does a queued lookup.
+    pub fn register_again(&mut self, openid: &Openid, priority: Priority, retry_rejected: bool) -> bool {
+        let retry = retry_rejected || self.openid != *openid;
+        let mint_again = match self.mint {
+            Mint::Expired => true,
+            Mint::Rejected { .. } => retry,
+            Mint::Idle | Mint::UntilExpiry | Mint::Queued(_) => false,
+        };
+        let ask_again = retry && matches!(self.existing, Existing::Refused { .. });
         let more_urgent = |queued: Priority| priority < queued;
         let moves_up = matches!(self.mint, Mint::Queued(queued) if !self.live && more_urgent(queued));
         if mint_again || moves_up {

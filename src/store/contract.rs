@@ -109,6 +109,7 @@ fn new_fan(n: u8) -> NewFan {
         ask_existing: false,
         priority: Priority::Live,
         minted: None,
+        retry_rejected: false,
     }
 }
 

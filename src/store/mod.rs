@@ -16,6 +16,7 @@ pub mod embedded;
 mod error;
 mod feed;
 mod inbox;
+mod listing;
 mod people;
 
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use inbox::{
     Appended, Arrival, EventId, EventRow, EventState, FailureReason, InboxEvent, MessageDigest, Payload,
     Quarantined,
 };
+pub use listing::{FanFilter, FanPage};
 pub use people::{Erased, People, PersonData, PersonId, Receipt, ReceiptId};
 
 use async_trait::async_trait;
@@ -112,6 +114,8 @@ pub struct NewFan {
     pub priority: Priority,
     /// A pending id that was minted by another system.
     pub minted: Option<Minted>,
+    /// Whether WeCom is to be asked again if it refused this fan before, even with the same openid.
+    pub retry_rejected: bool,
 }
 
 /// A leased call for one fan.
@@ -273,6 +277,17 @@ pub trait Store: Feed + People + Send + Sync + 'static {
 
     /// The fan with this unionid, in every app that has it.
     async fn fans(&self, unionid: &Unionid) -> Result<Vec<(FanKey, Fan)>, StoreError>;
+
+    /// Lists the fans that match `filter`, at most `limit`, from the position `from` on: 0, or the `next` of
+    /// an earlier page. Reads a bounded number of records, so that a page may have fewer fans, even none, and
+    /// still be followed by another. Every fan that matches throughout is on exactly one page.
+    async fn list_fans(
+        &self,
+        filter: &FanFilter,
+        from: u64,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<FanPage, StoreError>;
 
     /// The counters of each app's fans.
     async fn fan_tallies(&self) -> Result<Vec<(AppName, Tally)>, StoreError>;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use unionlink::simulator::{Api, ConversionQuota, Fault, Options, Person, Remint};
 
-use crate::harness::{Setup, World};
+use crate::harness::{Ran, Setup, World};
 
 fn ndjson(people: &[Person]) -> String {
     let row = |p: &Person| json!({"unionid": p.unionid, "openid": p.openid}).to_string() + "\n";
@@ -195,5 +195,98 @@ async fn errcode_45009_blocks_the_api_until_the_limit_resets_and_status_shows_it
     world.until("/v1/status", |s| s["paused"].as_array().is_some_and(|p| !p.is_empty())).await;
     assert_eq!(world.wecom.counters().calls_of(Api::UnionidToPendingId), 1);
     world.clock.skip(Duration::from_secs(3_601));
+    world.until("/v1/status", |s| s["fans"]["minted"] == 3).await;
+}
+
+fn mint_calls(status: &Value) -> u64 {
+    status["calls"]["unionid_to_pending_id"].as_u64().unwrap()
+}
+
+/// The unionids and the `next` of a page of fans.
+async fn page(world: &World, query: &str) -> (Vec<String>, Value) {
+    let page = world.get(&format!("/v1/fans{query}")).await;
+    let fans = page["fans"].as_array().unwrap_or_else(|| panic!("{page:#}")).iter();
+    (fans.map(|fan| fan["unionid"].as_str().unwrap().to_owned()).collect(), page["next"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refused_fans_are_listed_and_wecom_is_asked_again_only_with_another_openid_or_on_request() {
+    let world = World::with(Setup { app: "existing_customers = false".into(), ..Setup::default() }).await;
+    let people = world.wecom.add_people(4);
+    world.wecom.reject_person(&people[1], Some(610_014));
+    world.wecom.reject_person(&people[2], Some(610_014));
+    world.register(&people).await;
+    let settled = |s: &Value| s["fans"]["minted"] == 2 && s["fans"]["rejected"] == 2;
+    world.until("/v1/status", settled).await;
+
+    let refused = [people[1].unionid.clone(), people[2].unionid.clone()];
+    let listed = page(&world, "?state=rejected&errcode=610014&app=brand").await;
+    assert_eq!(listed, (refused.to_vec(), Value::Null));
+    let fan = world.get(&format!("/v1/fans/{}", refused[0])).await;
+    assert_eq!(world.get("/v1/fans?state=rejected").await["fans"][0], fan);
+    for nobody in ["?state=rejected&errcode=40096", "?state=expired", "?app=other"] {
+        assert_eq!(page(&world, nobody).await, (vec![], Value::Null), "{nobody}");
+    }
+    // A fan registered between two pages moves nobody to another page.
+    let (mut found, mut next) = page(&world, "?limit=3").await;
+    world.mint(1).await;
+    while let Some(after) = next.as_str() {
+        let (more, following) = page(&world, &format!("?limit=1&after={after}")).await;
+        found.extend(more);
+        next = following;
+    }
+    let known: Vec<_> = people.iter().map(|person| person.unionid.clone()).collect();
+    assert_eq!((&found[..4], found.len()), (&known[..], 5));
+    for malformed in ["?state=lost", "?after=x", "?errcode=x", "?app="] {
+        assert_eq!(world.text(&format!("/v1/fans{malformed}")).await.0, 400, "{malformed}");
+    }
+
+    // The same registration again is known, and WeCom is not asked: only about the fan registered after it.
+    let again = post(&world, "", ndjson(&people[1..2])).await;
+    assert_eq!((&again["accepted"], &again["known"]), (&json!(0), &json!(1)));
+    world.mint(1).await;
+    assert_eq!(mint_calls(&world.get("/v1/status").await), 6);
+    let retried = post(&world, "?retry=rejected", ndjson(&people[1..2])).await;
+    assert_eq!((&retried["accepted"], &retried["known"]), (&json!(1), &json!(0)));
+    world.until("/v1/status", |s| mint_calls(s) == 7 && s["fans"]["rejected"] == 2).await;
+    let metrics = world.text("/metrics").await.1;
+    let refusals = "unionlink_fans_rejected_total{app=\"brand\",errcode=\"610014\"} 3\n";
+    assert!(metrics.contains(refusals), "{metrics}");
+    let corrected = Person { openid: "oINVENTED-openid-corrected".into(), ..people[1].clone() };
+    let changed = post(&world, "", ndjson(&[corrected])).await;
+    assert_eq!(changed["accepted"], 1);
+    world.until("/v1/status", |s| mint_calls(s) == 8).await;
+    let wrong = world.http.post(format!("{}/v1/fans?retry=all", world.admin)).body("{}").send();
+    assert_eq!(wrong.await.unwrap().status(), 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_lists_refused_fans_and_imports_them_again() {
+    let world = World::with(Setup { app: "existing_customers = false".into(), ..Setup::default() }).await;
+    let people = world.wecom.add_people(3);
+    world.wecom.reject_person(&people[1], Some(610_014));
+    world.register(&people).await;
+    world.until("/v1/status", |s| s["fans"]["minted"] == 2 && s["fans"]["rejected"] == 1).await;
+
+    let list = ["fans", "list", "--state", "rejected", "--errcode", "610014"];
+    let ran = world.unionlink(&list).await;
+    assert_eq!((ran.code, ran.stderr.as_str()), (0, "1 fan\n"), "{ran:?}");
+    assert_eq!(ran.json(), world.get(&format!("/v1/fans/{}", people[1].unionid)).await);
+    let ran = world.unionlink(&[&list[..], &["--format", "csv"]].concat()).await;
+    assert!(ran.code == 0 && ran.stdout.contains(&people[1].unionid), "{ran:?}");
+
+    // What was listed can be imported: without the option it is known, with it WeCom is asked.
+    let file = world.folder.path().join("rejected.csv");
+    std::fs::write(&file, &ran.stdout).unwrap();
+    let import = ["fans", "import", file.to_str().unwrap(), "--json"];
+    let counts =
+        |ran: &Ran| (ran.json()["accepted"].as_u64().unwrap(), ran.json()["known"].as_u64().unwrap());
+    let ran = world.unionlink(&import).await;
+    assert_eq!(counts(&ran), (0, 1), "{ran:?}");
+    let status = world.get("/v1/status").await;
+    assert_eq!((mint_calls(&status), &status["fans"]["rejected"]), (3, &json!(1)));
+    world.wecom.reject_person(&people[1], None);
+    let ran = world.unionlink(&[&import[..], &["--retry-rejected"]].concat()).await;
+    assert_eq!(counts(&ran), (1, 0), "{ran:?}");
     world.until("/v1/status", |s| s["fans"]["minted"] == 3).await;
 }

@@ -21,7 +21,7 @@ impl Schedule {
             _ => (0..all).collect(),
         };
         let priority = if chosen.len() > 2 && self.dice.one_in(2) { Priority::Bulk } else { Priority::Live };
-        self.register_all(&chosen, priority).await;
+        self.register_all(&chosen, priority, false).await;
     }
 
     /// Another system of the brand mints a pending id; the next registration carries it.
@@ -35,7 +35,7 @@ impl Schedule {
     }
 
     /// Registers these people. Returns whether that was acknowledged.
-    pub async fn register_all(&mut self, chosen: &[usize], priority: Priority) -> bool {
+    pub async fn register_all(&mut self, chosen: &[usize], priority: Priority, retry_rejected: bool) -> bool {
         let now = self.machine.clock.now();
         let fans = chosen.iter().map(|p| {
             let somebody = &self.cast.people[*p];
@@ -45,6 +45,7 @@ impl Schedule {
                 ask_existing: self.asks_existing,
                 priority,
                 minted: somebody.minted_by_others.last().cloned(),
+                retry_rejected,
             }
         });
         let fans = fans.collect();

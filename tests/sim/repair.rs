@@ -50,7 +50,7 @@ impl Schedule {
         left
     }
 
-    /// Does what an operator would: resumes sinks, redrives failed events, and registers rejected fans again.
+    /// Does what an operator would: resumes sinks, redrives failed events, and retries rejected fans.
     /// Returns a description, if there was anything to do.
     async fn intervene(&mut self) -> Option<String> {
         let service = self.machine.running()?;
@@ -75,10 +75,10 @@ impl Schedule {
             }
         }
         if !refused.is_empty() {
-            self.register_all(&refused, Priority::Live).await;
+            self.register_all(&refused, Priority::Live, true).await;
         }
         let intervened = failed > 0 || !refused.is_empty();
-        intervened.then(|| format!("{failed} events were redriven and {refused:?} registered again"))
+        intervened.then(|| format!("{failed} events were redriven and {refused:?} retried"))
     }
 
     /// What is still left to do, if anything.

@@ -39,6 +39,8 @@ pub(super) struct Job {
     pub(super) progress: Option<PathBuf>,
     /// Whether to discard the progress of an earlier run.
     pub(super) restart: bool,
+    /// Whether WeCom is asked again about fans that it refused.
+    pub(super) retry_rejected: bool,
     pub(super) patience: Patience,
     /// How often progress is saved: the work that a crash may repeat.
     pub(super) save_every: Duration,
@@ -75,7 +77,9 @@ impl Job {
             display.say(&format!("resuming after line {}", start.line - 1));
         }
         let access = self.access.as_ref();
-        let service = access.map(|access| Service::new(access, self.patience, display.clone(), stop.clone()));
+        let retry = self.retry_rejected;
+        let service =
+            access.map(|access| Service::new(access, self.patience, retry, display.clone(), stop.clone()));
         let service = service.transpose()?.map(Arc::new);
         // Saved first, so that a file that cannot be written fails before anything is sent.
         accounts.save()?;
@@ -149,7 +153,7 @@ impl Job {
         let identity = Identity {
             file: source.fingerprint.clone(),
             service: self.access.as_ref().map(|access| access.base_url.clone()).unwrap_or_default(),
-            options: format!("{:?}", self.options),
+            options: format!("{:?}{}", self.options, if self.retry_rejected { " retry" } else { "" }),
         };
         let earlier = match &path {
             Some(path) if !self.restart => Progress::load(path, &identity)?,

@@ -1,8 +1,9 @@
-//! `unionlink fans import`: imports fans from a file through the admin API of a running service.
+//! `unionlink fans`: imports fans from a file, and lists them, through the admin API of a running service.
 //!
-//! `import` runs the pipeline: `source` opens a file and detects its format (`detect`); `records` splits it
-//! into records and `rows` parses them (`columns`); `batches` collects rows into request bodies, on a thread
-//! of its own; `send` sends them to the service; `accounting` counts the results and saves the `progress`.
+//! `list` prints fans. `import` runs the pipeline: `source` opens a file and detects its format (`detect`);
+//! `records` splits it into records and `rows` parses them (`columns`); `batches` collects rows into request
+//! bodies, on a thread of its own; `send` sends them to the service; `accounting` counts the results and
+//! saves the `progress`.
 //!
 //! Deliberately absent: access to the store. The service has it, and keeps running during an import.
 
@@ -11,6 +12,7 @@ mod batches;
 mod columns;
 mod detect;
 mod import;
+mod list;
 mod progress;
 mod records;
 mod rows;
@@ -29,11 +31,12 @@ use indicatif::HumanCount;
 use tokio_util::sync::CancellationToken;
 
 use self::import::{Job, Report};
+use self::list::List;
 use self::progress::Counts;
 use self::send::Patience;
 use self::source::ReadOptions;
 use super::admin::ServiceArgs;
-use super::output::{counted, print, say};
+use super::output::{Output, counted, print, say};
 use crate::config::Environment;
 use crate::lifecycle;
 
@@ -47,6 +50,8 @@ pub(super) struct Fans {
 enum Command {
     /// Register the fans in a CSV or NDJSON file with the running service
     Import(Box<Import>),
+    /// List fans with their state, such as those that WeCom refused
+    List(List),
 }
 
 const AFTER_HELP: &str = "\
@@ -58,11 +63,15 @@ gzip or zstd. minted_at is RFC 3339, a date and time in China time (UTC+8), or U
 After an interruption, run the same command again: it resumes at the position saved in FILE.progress. Rows
 that the service already has are counted as known and change nothing.
 
+A fan that WeCom refused (unionlink fans list --state rejected) is known, too: asking again would only cost
+quota. Correct its openid in the file, or import it with --retry-rejected once the cause is removed.
+
 Rejected rows do not fail an import. Exit status 0 means that every row was accepted or reported with its line
 and the reason; 1 means that the import is incomplete.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 struct Import {
     /// The file to import; - for standard input
     #[arg(value_name = "FILE|-")]
@@ -83,6 +92,9 @@ struct Import {
     /// Seconds to keep retrying while the service does not accept fans
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
     patience: u64,
+    /// Ask WeCom again about fans that it refused, even where the openid has not changed
+    #[arg(long)]
+    retry_rejected: bool,
     /// Check every row without sending any
     #[arg(long)]
     dry_run: bool,
@@ -93,8 +105,23 @@ struct Import {
 
 impl Fans {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let Command::Import(import) = self.command;
-        Box::pin(import.run()).await
+        match self.command {
+            Command::Import(import) => Box::pin(import.run()).await,
+            Command::List(list) => list.run(&list.service.api()?, &mut Output::of_process()).await,
+        }
+    }
+
+    /// Runs `list` with another client and output; an import brings its own.
+    #[cfg(test)]
+    pub(super) async fn run_with(
+        &self,
+        api: &super::admin::AdminApi,
+        out: &mut Output,
+    ) -> anyhow::Result<ExitCode> {
+        match &self.command {
+            Command::Import(import) => panic!("{import:?}"),
+            Command::List(list) => list.run(api, out).await,
+        }
     }
 }
 
@@ -137,6 +164,7 @@ impl Import {
             rejects: self.rejects.clone(),
             progress: self.progress.clone(),
             restart: self.restart,
+            retry_rejected: self.retry_rejected,
             patience,
             save_every: Duration::from_millis(500),
             terminal: std::io::stderr().is_terminal(),

@@ -27,7 +27,7 @@ pub(super) struct Counts {
 pub(super) struct Identity {
     pub(super) file: String,
     pub(super) service: String,
-    /// The options that determine how the file is read.
+    /// The options that determine how the file is read, and what is asked of the service.
     pub(super) options: String,
 }
 
@@ -66,7 +66,7 @@ impl Progress {
         } else if then.service != identity.service {
             "it was sent to another service"
         } else if then.options != identity.options {
-            "--app, --format or --encoding were different"
+            "--app, --format, --encoding or --retry-rejected were different"
         } else {
             return Ok(Some(progress));
         };

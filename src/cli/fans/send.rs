@@ -67,11 +67,13 @@ impl Service {
     pub(super) fn new(
         access: &AdminAccess,
         patience: Patience,
+        retry_rejected: bool,
         display: Arc<ProgressDisplay>,
         stop: CancellationToken,
     ) -> anyhow::Result<Self> {
         let api = AdminApi::new(access)?;
-        let url = api.url(&["v1", "fans"], &[("priority", Some("bulk"))]);
+        let retry = retry_rejected.then_some("rejected");
+        let url = api.url(&["v1", "fans"], &[("priority", Some("bulk")), ("retry", retry)]);
         Ok(Self { api, url, patience, display, reported: AtomicBool::new(false), stop })
     }
 

@@ -142,6 +142,7 @@ pub(super) async fn run_at(
     let both = Both(heard.clone(), data);
     let mut out = Output::to(both, talk.clone());
     let outcome = match parsed(arguments).unwrap() {
+        Command::Fans(fans) => fans.run_with(&api, &mut out).await,
         Command::Links(links) => Box::pin(links.run_with(&api, &mut out)).await,
         Command::Events(events) => Box::pin(events.run_with(&api, &mut out)).await,
         Command::Explain(explain) => explain.run_with(&api, &mut out).await,

@@ -145,6 +145,17 @@ fn texts_name_instants_in_china_time_and_evidence_carries_utc() {
 }
 
 #[test]
+fn the_hint_for_a_rejected_fan_says_how_to_have_wecom_asked_again() {
+    let facts = of_fan(FanState::Rejected, Some(trouble(610_014)));
+    let Text { en, zh } = explain("oFAN".to_owned(), &facts, NOW).hint.unwrap();
+    assert!(en.starts_with("do this; register the fan again with the correct openid or"), "{en}");
+    assert!(zh.starts_with("请这样做；请用正确的 openid 重新登记"), "{zh}");
+    for text in [en, zh] {
+        assert!(text.contains("?retry=rejected") && text.contains("--retry-rejected"), "{text}");
+    }
+}
+
+#[test]
 fn evidence_is_listed_earliest_first() {
     let (_, facts) = cases().into_iter().find(|(code, _)| *code == Code::SinkBehind).unwrap();
     let answer = explain("oFAN".to_owned(), &facts, NOW);

@@ -64,25 +64,53 @@ fn another_pending_id_queues_the_lookup_of_existing_customers_again() {
 }
 
 #[test]
-fn registering_a_rejected_or_expired_fan_again_queues_it_again() {
-    for mint in [Mint::Rejected { errcode: 610_018, at: at(0) }, Mint::Expired] {
-        for id in ["oOPENID", "oOTHER"] {
-            let mut fan = fan(false);
-            assert!(!fan.register_again(&openid("oOPENID"), Priority::Live));
-            fan.mint = mint;
-            assert_eq!(fan.queued_for(FanStep::Mint), None);
-            assert!(fan.register_again(&openid(id), Priority::Live));
-            assert_eq!((fan.queued_for(FanStep::Mint), fan.openid), (Some(Priority::Live), openid(id)));
-        }
+fn an_expired_fan_registered_again_is_queued_again() {
+    for id in ["oOPENID", "oOTHER"] {
+        let mut fan = fan(false);
+        assert!(!fan.register_again(&openid("oOPENID"), Priority::Live, false));
+        fan.mint = Mint::Expired;
+        assert_eq!(fan.queued_for(FanStep::Mint), None);
+        assert!(fan.register_again(&openid(id), Priority::Live, false));
+        assert_eq!((fan.queued_for(FanStep::Mint), fan.openid), (Some(Priority::Live), openid(id)));
     }
+}
+
+#[test]
+fn what_wecom_refused_is_queued_again_only_with_another_openid_or_on_request() {
+    let mut rejected = fan(true);
+    rejected.rejected(610_018, at(0));
+    let mut refused = fan(true);
+    refused.minted(minted("p", 0), false);
+    refused.existing = Existing::Refused { errcode: 610_018, at: at(0) };
+    for (step, before) in [(FanStep::Mint, rejected), (FanStep::AskExisting, refused)] {
+        assert_eq!((before.queued_for(step), before.errcode()), (None, Some(610_018)));
+        let registered_again = |id: &str, retry_rejected: bool| {
+            let mut fan = before.clone();
+            let changed = fan.register_again(&openid(id), Priority::Live, retry_rejected);
+            assert_eq!(changed, fan != before);
+            fan.queued_for(step)
+        };
+        assert_eq!(registered_again("oOPENID", false), None, "{step:?}");
+        assert_eq!(registered_again("oOPENID", true), Some(Priority::Live), "{step:?}");
+        assert_eq!(registered_again("oOTHER", false), Some(Priority::Live), "{step:?}");
+    }
+}
+
+#[test]
+fn an_imported_pending_id_joins_a_rejected_fan_without_a_call() {
+    let mut fan = fan(true);
+    fan.rejected(610_018, at(0));
+    assert!(!fan.register_again(&openid("oOPENID"), Priority::Bulk, false));
+    assert!(fan.adopt(minted("p", 0), at(1)));
+    assert_eq!((fan.state(at(1)), fan.queued_for(FanStep::Mint)), (FanState::Minted, None));
 }
 
 #[test]
 fn an_imported_fan_who_registers_live_moves_up_and_never_down() {
     let mut fan = Fan::new(openid("oOPENID"), at(0), true, Priority::Bulk);
-    assert!(!fan.register_again(&openid("oOPENID"), Priority::Live));
+    assert!(!fan.register_again(&openid("oOPENID"), Priority::Live, false));
     assert_eq!((fan.mint, fan.existing), (Mint::Queued(Priority::Live), Existing::Due(Priority::Live)));
-    fan.register_again(&openid("oOPENID"), Priority::Bulk);
+    fan.register_again(&openid("oOPENID"), Priority::Bulk, false);
     assert_eq!(fan.mint, Mint::Queued(Priority::Live));
 }
 

@@ -1,6 +1,7 @@
 //! `POST /v1/fans` and `GET /v1/fans/{unionid}`: registering fans, one or millions, and showing one.
 
 mod lines;
+pub(super) mod list;
 
 use axum::Json;
 use axum::body::Body;
@@ -14,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{PathParam, QueryParams, invalid_id};
 use super::state::{AdminState, Shared};
-use crate::domain::fan::{Existing, Fan, FanStep, Mint, Minted, Priority};
+use crate::domain::fan::{ASK_AGAIN, Existing, Fan, FanStep, Minted, Priority};
 use crate::domain::ids::{FanKey, IdError, Openid, PendingId, Unionid};
 use crate::domain::time::{DAY_MS, Timestamp};
 use crate::http::body::read_body;
@@ -41,6 +42,9 @@ pub(super) struct RegisterQuery {
     /// first 1000 rows, `bulk` for the others.
     #[param(example = "live", pattern = "^(live|bulk)$")]
     priority: Option<String>,
+    /// `rejected`: WeCom is asked again about fans that it refused, even where the openid has not changed.
+    #[param(pattern = "^rejected$")]
+    retry: Option<String>,
 }
 
 /// The result of a registration.
@@ -49,7 +53,7 @@ pub(super) struct RegisterResult {
     /// Fans that are new or changed.
     #[schema(example = 1)]
     accepted: u64,
-    /// Fans that were registered before and did not change.
+    /// Fans that were registered before and did not change; WeCom may have refused them.
     #[schema(example = 0)]
     known: u64,
     /// Rejected rows, at most 1000 of them.
@@ -110,7 +114,9 @@ pub(super) enum FanRows {
 /// Register fans
 ///
 /// Accepts one object, an array, or NDJSON of any length. The answer is sent after the fans are durable.
-/// Registering a known fan again changes nothing, except that a new openid replaces the old one.
+/// Registering a known fan again changes nothing, except that a new openid replaces the old one and that an
+/// expired fan is minted again. A fan that WeCom refused is known, too: WeCom is asked again only with a new
+/// openid or `retry=rejected`.
 #[utoipa::path(operation_id = "register_fans", post, path = "/v1/fans", tag = "fans", params(RegisterQuery),
     request_body(content(
         (FanRows = "application/json"), (FanRow = "application/x-ndjson"),
@@ -133,8 +139,13 @@ pub(super) async fn register(
         Some("bulk") => Some(Priority::Bulk),
         Some(_) => return Err(Problem::bad_request("priority must be live or bulk")),
     };
-    let mut registration =
-        Registration { state: &state, priority, batch: Vec::new(), result: RegisterResult::default() };
+    let retry_rejected = match query.retry.as_deref() {
+        None => false,
+        Some("rejected") => true,
+        Some(_) => return Err(Problem::bad_request("retry must be \"rejected\", or left out")),
+    };
+    let (batch, result) = (Vec::new(), RegisterResult::default());
+    let mut registration = Registration { state: &state, priority, retry_rejected, batch, result };
     let content_type =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if content_type.to_ascii_lowercase().starts_with("application/x-ndjson") {
@@ -170,6 +181,8 @@ struct Registration<'a> {
     state: &'a AdminState,
     /// The priority that the request asks for.
     priority: Option<Priority>,
+    /// Whether WeCom is asked again about fans that it refused.
+    retry_rejected: bool,
     /// The parsed rows that are not stored yet, with their line numbers.
     batch: Vec<(u64, NewFan)>,
     result: RegisterResult,
@@ -180,7 +193,7 @@ impl Registration<'_> {
         let default_priority = if line <= LIVE_ROWS_MAX { Priority::Live } else { Priority::Bulk };
         let priority = self.priority.unwrap_or(default_priority);
         match row.and_then(|row| self.state.parse_row(&row, priority)) {
-            Ok(fan) => self.batch.push((line, fan)),
+            Ok(fan) => self.batch.push((line, NewFan { retry_rejected: self.retry_rejected, ..fan })),
             Err(reason) => self.result.reject(line, reason),
         }
         if self.batch.len() >= BATCH_ROWS_MAX { self.store_batch().await } else { Ok(()) }
@@ -237,7 +250,8 @@ impl AdminState {
         let pending_id =
             text("pending_id")?.map(PendingId::new).transpose().map_err(|e| invalid("pending_id", e))?;
         let minted = pending_id.map(|pending_id| Minted::imported(pending_id, minted_at, now));
-        Ok(NewFan { key: FanKey { app, unionid }, openid, ask_existing, priority, minted })
+        let key = FanKey { app, unionid };
+        Ok(NewFan { key, openid, ask_existing, priority, minted, retry_rejected: false })
     }
 }
 
@@ -275,8 +289,7 @@ pub(super) struct FanView {
     /// The WeCom errcode, if WeCom rejected the fan or refused to look up its existing customers.
     errcode: Option<i64>,
     /// What an operator can do.
-    #[schema(value_type = Option<String>)]
-    remedy: Option<&'static str>,
+    remedy: Option<String>,
     /// When WeCom was asked whether the fan is an existing customer of a dealer.
     #[schema(value_type = Option<String>, format = DateTime)]
     existing_asked_at: Option<Timestamp>,
@@ -288,10 +301,7 @@ pub(super) struct FanView {
 
 impl FanView {
     fn new(key: &FanKey, fan: &Fan, now: Timestamp) -> Self {
-        let errcode = match (fan.mint, fan.existing) {
-            (Mint::Rejected { errcode, .. }, _) | (_, Existing::Refused { errcode, .. }) => Some(errcode),
-            _ => None,
-        };
+        let errcode = fan.errcode();
         let (existing_asked_at, existing_found) = match fan.existing {
             Existing::Asked { at, found } => (Some(at), Some(found)),
             Existing::Off | Existing::Due(_) | Existing::Refused { .. } => (None, None),
@@ -310,7 +320,7 @@ impl FanView {
             older_pending_ids: older.map(|m| m.pending_id.as_str().to_owned()).collect(),
             waits_as: fan.queued_for(FanStep::Mint).map(Into::into),
             errcode,
-            remedy: errcode.map(|errcode| crate::wecom::remedy(errcode).en),
+            remedy: errcode.map(|errcode| format!("{}; {}", crate::wecom::remedy(errcode).en, ASK_AGAIN.0)),
             existing_asked_at,
             existing_found,
             attempts: fan.attempts,

@@ -36,6 +36,7 @@ pub use state::{AdminState, HEAVY_MAX, STREAMS_MAX};
 pub fn router(state: Arc<AdminState>) -> Router {
     let (guarded, mut description) = OpenApiRouter::with_openapi(openapi::Api::openapi())
         .routes(routes!(fans::register))
+        .routes(routes!(fans::list::list))
         .routes(routes!(fans::show))
         .routes(routes!(links::find))
         .routes(routes!(feed::feed))

@@ -83,19 +83,85 @@ async fn existing_customers_are_asked_for_again_if_another_pending_id_was_added_
     assert_eq!(lease_fans(&store, FanStep::AskExisting, now, 9).await, []);
 }
 
-async fn a_rejected_fan_is_queued_again_with_another_openid(place: &dyn Place) {
+/// Leases the first `count` fans and settles them as rejected.
+async fn reject(store: &EmbeddedStore, count: usize, errcode: i64) {
+    let work = lease_fans(store, FanStep::Mint, T0, count).await;
+    assert_eq!(work.len(), count);
+    let outcomes = work.into_iter().map(|work| (work, FanOutcome::Rejected { errcode }));
+    store.settle_fans(outcomes.collect(), T0).await.unwrap();
+}
+
+async fn a_rejected_fan_is_queued_again_only_with_another_openid_or_on_request(place: &dyn Place) {
     let store = place.open();
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
-    let work = lease_fans(&store, FanStep::Mint, T0, 1).await.pop().unwrap();
-    store.settle_fans(vec![(work, FanOutcome::Rejected { errcode: 610_018 })], T0).await.unwrap();
-    let Tally { rejected, queued, .. } = tally(&store).await;
-    assert_eq!((rejected, queued), (1, 0));
-    assert_eq!(the_fan(&store, 1).await.mint, Mint::Rejected { errcode: 610_018, at: T0 });
+    let retry = NewFan { retry_rejected: true, ..new_fan(1) };
     let other = NewFan { openid: Openid::new("oANOTHER").unwrap(), ..new_fan(1) };
-    assert_eq!(store.put_fans(vec![other], T0).await.unwrap(), [Registered::Changed]);
-    let Tally { rejected, queued, .. } = tally(&store).await;
-    assert_eq!((rejected, queued), (0, 1));
+    for again in [retry, other] {
+        reject(&store, 1, 610_018).await;
+        assert_eq!(the_fan(&store, 1).await.mint, Mint::Rejected { errcode: 610_018, at: T0 });
+        assert_eq!(store.put_fans(vec![new_fan(1)], T0).await.unwrap(), [Registered::Known]);
+        let Tally { rejected, queued, .. } = tally(&store).await;
+        assert_eq!((rejected, queued), (1, 0));
+        assert_eq!(lease_fans(&store, FanStep::Mint, T0, 1).await, []);
+        assert_eq!(store.put_fans(vec![again], T0).await.unwrap(), [Registered::Changed]);
+        let Tally { rejected, queued, .. } = tally(&store).await;
+        assert_eq!((rejected, queued), (0, 1));
+    }
     assert_eq!(lease_fans(&store, FanStep::Mint, T0, 1).await.len(), 1);
+}
+
+/// Reads all pages of a list: the fans on each.
+async fn listed(store: &EmbeddedStore, filter: &FanFilter, limit: usize) -> Vec<Vec<FanKey>> {
+    let (mut pages, mut from) = (Vec::new(), Some(0));
+    while let Some(position) = from {
+        let page = store.list_fans(filter, position, limit, T0).await.unwrap();
+        assert!(page.fans.len() <= limit && page.next.is_none_or(|next| next > position), "{page:?}");
+        pages.push(page.fans.into_iter().map(|(key, _)| key).collect());
+        from = page.next;
+    }
+    pages
+}
+
+async fn fans_are_listed_by_app_state_and_errcode_page_by_page(place: &dyn Place) {
+    let store = place.open();
+    let elsewhere = |n| FanKey { app: AppName::new("other").unwrap(), ..fan_key(n) };
+    mint(&store, 50, 50, T0).await;
+    store.put_fans((0..40).map(new_fan).collect(), T0).await.unwrap();
+    reject(&store, 20, 610_018).await;
+    reject(&store, 10, 610_014).await;
+    store.put_fans(vec![NewFan { key: elsewhere(0), ..new_fan(0) }], T0).await.unwrap();
+    let store = reopen(place, store).await;
+    let state = |state| FanFilter { state: Some(state), ..FanFilter::default() };
+    let keys = |range: std::ops::Range<u8>| range.map(fan_key).collect::<Vec<_>>();
+    let all = listed(&store, &FanFilter::default(), 1_000).await.concat();
+    assert_eq!(all.len(), 42);
+    assert_eq!(listed(&store, &state(FanState::Rejected), 1_000).await, [keys(0..30)]);
+    assert_eq!(listed(&store, &state(FanState::Minted), 1_000).await, [vec![fan_key(50)]]);
+    let by_code = FanFilter { errcode: Some(610_014), ..FanFilter::default() };
+    assert_eq!(listed(&store, &by_code, 1_000).await, [keys(20..30)]);
+    let other = FanFilter { app: Some(AppName::new("other").unwrap()), ..state(FanState::Queued) };
+    assert_eq!(listed(&store, &other, 1_000).await, [vec![elsewhere(0)]]);
+    assert_eq!(listed(&store, &FanFilter { errcode: Some(610_014), ..other }, 1_000).await, [keys(0..0)]);
+    // Fans added between two pages move nobody to another page.
+    let first = store.list_fans(&state(FanState::Rejected), 0, 17, T0).await.unwrap();
+    store.put_fans((60..90).map(new_fan).collect(), T0).await.unwrap();
+    let rest = store.list_fans(&state(FanState::Rejected), first.next.unwrap(), 17, T0).await.unwrap();
+    let both: Vec<_> = first.fans.into_iter().chain(rest.fans).map(|(key, _)| key).collect();
+    assert_eq!((both, rest.next), (keys(0..30), None));
+}
+
+async fn one_page_of_a_list_reads_a_bounded_number_of_records(place: &dyn Place) {
+    let store = place.open();
+    let unionid = |n: u32| Unionid::new(format!("oMANY{n}")).unwrap();
+    let many = |n| NewFan { key: FanKey { app: app(), unionid: unionid(n) }, ..bulk(0) };
+    store.put_fans((0..5_000).map(many).collect(), T0).await.unwrap();
+    store.put_fans(vec![new_fan(1)], T0).await.unwrap();
+    // The live fan is the first to be leased and the last to be read.
+    reject(&store, 1, 610_018).await;
+    let rejected = FanFilter { state: Some(FanState::Rejected), ..FanFilter::default() };
+    assert_eq!(listed(&store, &rejected, 10).await, [vec![], vec![fan_key(1)]]);
+    let all = listed(&store, &FanFilter::default(), 1_000).await.concat();
+    assert_eq!((all.len(), all.first(), all.last()), (5_001, Some(&many(0).key), Some(&fan_key(1))));
 }
 
 async fn a_fan_that_registers_is_minted_before_imported_ones(place: &dyn Place) {
@@ -215,7 +281,9 @@ async fn many_reviews_due_at_one_instant_are_all_done(place: &dyn Place) {
 contract!(
     a_fan_is_registered_once_minted_and_then_asked_about,
     existing_customers_are_asked_for_again_if_another_pending_id_was_added_during_the_call,
-    a_rejected_fan_is_queued_again_with_another_openid,
+    a_rejected_fan_is_queued_again_only_with_another_openid_or_on_request,
+    fans_are_listed_by_app_state_and_errcode_page_by_page,
+    one_page_of_a_list_reads_a_bounded_number_of_records,
     a_fan_that_registers_is_minted_before_imported_ones,
     a_fan_put_back_at_its_position_is_the_first_again,
     an_imported_pending_id_is_not_minted_again_and_links_waiting_customers,
@@ -253,7 +321,8 @@ async fn run(steps: Vec<Step>) {
     for step in steps {
         match step {
             Step::Register(n, priority) => {
-                let fan = NewFan { ask_existing: n % 2 == 0, priority, ..new_fan(n) };
+                let fan =
+                    NewFan { ask_existing: n % 2 == 0, priority, retry_rejected: n % 3 == 0, ..new_fan(n) };
                 store.put_fans(vec![fan], now).await.unwrap();
             }
             Step::Import(n, id, age) => {

@@ -55,7 +55,8 @@ async fn a_fan_queued_again_at_a_position_while_it_is_cleaned_up_stays_queued() 
     let refused = store.settle_fans(vec![(moved_up, FanOutcome::Rejected { errcode: 610_018 })], T0);
     committing(&mut writer, refused).await.unwrap();
     // It is queued at the old position again while a lease finds the stale entry and wants to remove it.
-    let both = async { tokio::join!(store.put_fans(vec![bulk(1)], T0), lease(Priority::Bulk)) };
+    let retry = NewFan { retry_rejected: true, ..bulk(1) };
+    let both = async { tokio::join!(store.put_fans(vec![retry], T0), lease(Priority::Bulk)) };
     let (back, leased) = committing(&mut writer, both).await;
     assert_eq!(
         (back, leased.len()),

@@ -49,7 +49,7 @@ fn register_one(
     };
     let mut fan =
         before.clone().unwrap_or_else(|| Fan::new(new.openid.clone(), now, new.ask_existing, new.priority));
-    let mut changed = fan.register_again(&new.openid, new.priority);
+    let mut changed = fan.register_again(&new.openid, new.priority, new.retry_rejected);
     // Somebody was forgotten since, perhaps this one, under an id that nobody knew to be theirs. Now they are back.
     if before.is_some() && txn.meta.forgotten_at.is_some_and(|at| fan.registered_at < at) {
         fan.registered_at = now;

@@ -26,6 +26,7 @@ mod keys;
 mod leasing;
 mod ledgers;
 mod links;
+mod listing;
 mod people;
 mod private;
 #[cfg(any(test, fuzzing))]

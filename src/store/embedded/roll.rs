@@ -26,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::super::StoreError;
 use super::index::Clue;
 use super::keys;
-use super::records::{Record, decode_as};
+use super::records::{Record, decode, decode_as};
 use super::txn::Txn;
 use crate::domain::fan::{Existing, Fan, Mint, Minted};
 use crate::domain::ids::{AppName, FanKey, Openid, PendingId, Unionid};
@@ -50,7 +50,7 @@ impl FanNumber {
         if next.is_multiple_of(SHEET_FANS) { None } else { Some(Self(next)) }
     }
 
-    const fn sheet(self) -> u32 {
+    pub(super) const fn sheet(self) -> u32 {
         self.0 / SHEET_FANS
     }
 
@@ -103,6 +103,19 @@ pub(super) fn fan_at(read: &impl Read, number: FanNumber) -> Result<Option<Entry
     let Some(stored) = fans.into_iter().nth(number.line()).flatten() else { return Ok(None) };
     let (unionid, fan) = stored.unpack()?;
     Ok(Some(Entry { number, key: FanKey { app, unionid }, fan }))
+}
+
+/// The fans of one record, by number.
+pub(super) fn entries(key: &[u8], value: &[u8]) -> Result<Vec<Entry>, StoreError> {
+    let first = FanNumber::first_on(keys::sheet_number(key)?);
+    let Sheet { app, fans } = decode::<Sheet>(key, value)?;
+    let numbered = (first.0..).zip(fans).filter_map(|(number, stored)| Some((FanNumber(number), stored?)));
+    numbered
+        .map(|(number, stored)| {
+            let (unionid, fan) = stored.unpack()?;
+            Ok(Entry { number, key: FanKey { app: app.clone(), unionid }, fan })
+        })
+        .collect()
 }
 
 /// A fan in every app that knows it.

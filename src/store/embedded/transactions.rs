@@ -3,8 +3,8 @@
 use async_trait::async_trait;
 
 use super::super::{
-    Appended, Arrival, Counts, EventId, EventRow, EventState, FanOutcome, FanWork, InboxEvent, LINKS_MAX,
-    LinkBy, LinkQuery, NewFan, Outcome, Registered, Store, StoreError, Work, WorkId,
+    Appended, Arrival, Counts, EventId, EventRow, EventState, FanFilter, FanOutcome, FanPage, FanWork,
+    InboxEvent, LINKS_MAX, LinkBy, LinkQuery, NewFan, Outcome, Registered, Store, StoreError, Work, WorkId,
 };
 use super::frontier::Frontiers;
 use super::inbox::{Seen, SetAside};
@@ -149,6 +149,16 @@ impl Store for EmbeddedStore {
     async fn fans(&self, unionid: &Unionid) -> Result<Vec<(FanKey, Fan)>, StoreError> {
         self.indexed().await?;
         Ok(roll::fans_of(self, unionid)?.into_iter().map(|entry| (entry.key, entry.fan)).collect())
+    }
+
+    async fn list_fans(
+        &self,
+        filter: &FanFilter,
+        from: u64,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<FanPage, StoreError> {
+        self.fans_from(filter, from, limit, now)
     }
 
     async fn fan_tallies(&self) -> Result<Vec<(AppName, Tally)>, StoreError> {

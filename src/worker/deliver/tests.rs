@@ -116,8 +116,14 @@ impl World {
         let now = self.clock.now();
         let pending_id = PendingId::new(format!("pend{person}")).unwrap();
         let openid = Openid::new(format!("oOPEN{person}")).unwrap();
-        let new =
-            NewFan { key: fan(person), openid, ask_existing: false, priority: Priority::Live, minted: None };
+        let new = NewFan {
+            key: fan(person),
+            openid,
+            ask_existing: false,
+            priority: Priority::Live,
+            minted: None,
+            retry_rejected: false,
+        };
         self.store.put_fans(vec![new], now).await.unwrap();
         for work in self.store.lease_fans(&app(), FanStep::Mint, &Priority::ALL, now, 9).await.unwrap() {
             let minted = Minted::new(pending_id.clone(), now);

@@ -7,7 +7,7 @@ use clap::Parser as _;
 use indicatif::HumanCount;
 
 use super::super::import::Job;
-use super::super::{Command, Import};
+use super::super::{Command, Fans, Import};
 use crate::cli::Cli;
 use crate::cli::progress_display::ProgressDisplay;
 use crate::config::Environment;
@@ -15,10 +15,7 @@ use crate::config::Environment;
 fn import(arguments: &[&str]) -> Result<Box<Import>, String> {
     let all = ["unionlink", "fans", "import"].iter().chain(arguments);
     match Cli::try_parse_from(all).map_err(|error| error.to_string())?.command {
-        crate::cli::Command::Fans(fans) => {
-            let Command::Import(import) = fans.command;
-            Ok(import)
-        }
+        crate::cli::Command::Fans(Fans { command: Command::Import(import) }) => Ok(import),
         other => panic!("{other:?}"),
     }
 }
@@ -39,6 +36,7 @@ fn a_named_service_and_a_dry_run_need_no_configuration() {
     assert_eq!(access.base_url, "https://fans.example.com");
     assert!(access.token.is_some() && !format!("{access:?}").contains("CANARY"));
     assert!(job(&[&["fans.csv", "--dry-run"][..], &none].concat()).unwrap().access.is_none());
+    assert!(!named.retry_rejected && job(&["-", "--dry-run", "--retry-rejected"]).unwrap().retry_rejected);
 }
 
 #[test]

@@ -188,13 +188,17 @@ async fn an_import_of_a_changed_file_is_not_resumed() {
     assert!(service.job(&path).run(stop).await.unwrap().interrupted_after.is_some());
     until_nobody_reads(&path).await;
 
-    let mut job = service.job(&path);
-    job.options.app = Some(crate::domain::ids::AppName::new("other").unwrap());
-    let error = run(job).await.unwrap_err().to_string();
-    assert!(
-        error.contains("--app") && error.contains("hint: start from the beginning with --restart"),
-        "{error}"
-    );
+    let (mut other_app, mut retry) = (service.job(&path), service.job(&path));
+    other_app.options.app = Some(crate::domain::ids::AppName::new("other").unwrap());
+    retry.retry_rejected = true;
+    for job in [other_app, retry] {
+        let error = run(job).await.unwrap_err().to_string();
+        assert!(
+            error.contains("--app, --format, --encoding or --retry-rejected were different")
+                && error.contains("hint: start from the beginning with --restart"),
+            "{error}"
+        );
+    }
 
     std::fs::write(&path, fans(100)).unwrap();
     let error = run(service.job(&path)).await.unwrap_err().to_string();

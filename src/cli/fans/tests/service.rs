@@ -78,6 +78,7 @@ impl Service {
             rejects: None,
             progress: None,
             restart: false,
+            retry_rejected: false,
             patience: Patience {
                 first: Duration::from_millis(1),
                 longest: Duration::from_millis(4),
