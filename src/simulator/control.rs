@@ -1,7 +1,7 @@
 //! The control routes under `/sim/`: the simulator by curl.
 //!
 //! Requests and answers are JSON; an invalid request is answered 400 `{"error": "…"}`. `upstream` may be left
-//! out while there is one app.
+//! out while there is one app. `GET /sim` lists the routes, for people.
 //!
 //! Deliberately absent: authentication. This is a development tool and listens on loopback.
 
@@ -30,6 +30,39 @@ use super::world::World;
 /// People that one request may add.
 const PEOPLE_MAX: usize = 1_000_000;
 
+/// The answer of `GET /sim`.
+const INDEX: &str = r#"The simulated WeCom. Each line is a call: method, path, body; what it does and answers.
+
+GET    /sim/people
+       lists people: [{"unionid","openid","customer_of":[{"corp_id","external_userid","followers"}]}]
+POST   /sim/people {"count":2}
+       adds people: [{"unionid","openid"}]
+GET    /sim/dealers
+       lists dealers: [{"upstream","corp_id","agent_id","name","shared"}]
+POST   /sim/dealers {"name":"Dealer 4"}
+       adds a dealer, and sends the event share_chain_change: {"corp_id","agent_id"}
+POST   /sim/befriend {"unionid":"…","corp_id":"…","user_id":"zhangsan","state":"poster"}
+       a dealer's member adds a person as customer; sends add_external_contact: {"external_userid"}
+       "state" may be left out
+POST   /sim/unfriend {"unionid":"…","corp_id":"…","user_id":"zhangsan","by":"customer"}
+       one deletes the other, "by" is customer or member; sends del_follow_user or del_external_contact: {}
+POST   /sim/faults {"api":"unionid_to_pending_id","fault":{"errcode":48002},"times":5}
+       makes calls fail: {}
+       "api" is all, gettoken, getcallbackip, list_app_share_info, corp_gettoken, unionid_to_pending_id,
+       external_userid_to_pending_id or unionid_to_external_userid; "fault" is {"errcode":N},
+       {"http_status":N}, {"latency":MS}, "hang", "reset", "garbage" or "apply_then_drop"; without "times" it
+       lasts until the faults are cleared
+DELETE /sim/faults
+       ends every fault: {}
+POST   /sim/tokens/revoke {"corp_id":"…"}
+       invalidates the access tokens of a corp: {}
+GET    /sim/state
+       {"counts":{"apps","dealers","people","customers","chats","minted_people","tokens"},"counters":{…}}
+
+With more than one app, dealers, befriend and unfriend need "upstream", the corp id of the app.
+A wrong call is answered 400 {"error":"…"}.
+"#;
+
 type Reply = Result<Json<Value>, BadRequest>;
 
 /// A 400 with its reason.
@@ -50,6 +83,8 @@ impl IntoResponse for BadRequest {
 
 pub(super) fn routes() -> Router<Arc<Platform>> {
     Router::new()
+        .route("/", get(INDEX))
+        .route("/sim", get(INDEX))
         .route("/sim/people", get(people).post(add_people))
         .route("/sim/dealers", get(dealers).post(add_dealer))
         .route("/sim/befriend", post(befriend))

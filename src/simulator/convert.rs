@@ -91,7 +91,7 @@ impl World {
             }
         }
         // The documents promise no order.
-        rows.shuffle(&mut self.rng);
+        rows.shuffle(&mut self.noise);
         Ok(json!({ "result": rows }))
     }
 

@@ -40,7 +40,7 @@ impl Platform {
     pub(super) fn seal_params(&self) -> SealParams {
         let mut world = self.world();
         let now_secs = world.now().as_secs();
-        SealParams::draw(&mut world.rng, now_secs)
+        SealParams::draw(&mut world.noise, now_secs)
     }
 
     fn sender_options(&self) -> SenderOptions {

@@ -12,7 +12,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 pub struct Options {
     /// Address of the API and the control routes. Port 0 picks a free one.
     pub listen: SocketAddr,
-    /// Seed of every generated id, token and nonce.
+    /// Seed of every generated id, token and nonce. Corps, people and customers that are added in the same
+    /// order have the same ids in every run.
     pub seed: u64,
     /// Lifetime of an access token.
     pub token_ttl_secs: i64,

@@ -160,7 +160,7 @@ impl World {
     /// Mints `person` for the app of `upstream`.
     pub(super) fn mint(&mut self, upstream: CorpIdx, person: PersonIdx) -> String {
         let minted = self.sequenced();
-        let value = ids::pending_id(&mut self.rng);
+        let value = ids::pending_id(&mut self.noise);
         let expires_at = minted.at.plus_ms(PENDING_ID_LIFE_MS);
         let known = self.pending_ids.entry((upstream, person)).or_default();
         known.retain(|pending| pending.expires_at > minted.at);

@@ -65,7 +65,7 @@ impl Simulator {
     pub async fn deliver_all(&self, events: Vec<Event>, in_flight_max: usize) -> Vec<Delivery> {
         let retries = self.world().options.sender.retries;
         let mut events: Vec<(usize, Event)> = events.into_iter().enumerate().collect();
-        events.shuffle(&mut self.world().rng);
+        events.shuffle(&mut self.world().noise);
         let jobs = events.into_iter().map(|(index, event)| {
             let platform = Arc::clone(&self.platform);
             (index, async move { platform.deliver(&event, retries).await })
@@ -119,7 +119,7 @@ impl Simulator {
     pub async fn verify_url(&self, upstream_corp_id: &str) -> bool {
         let sealer = known(self.platform.sealer(upstream_corp_id));
         let params = self.platform.seal_params();
-        let echo = ids::nonce(&mut self.world().rng).repeat(2);
+        let echo = ids::nonce(&mut self.world().noise).repeat(2);
         let url = sealer.verification_url(&echo, upstream_corp_id, &params);
         let Some(http) = &self.platform.http else { return false };
         let answered = async {
@@ -152,7 +152,7 @@ impl Simulator {
         let genuine = known(self.platform.sealer(upstream_corp_id));
         let params = self.platform.seal_params();
         let mut noise = [0_u8; 192];
-        self.world().rng.fill(&mut noise);
+        self.world().noise.fill(&mut noise);
         let other = known(Sealer::new(&self.invent_callback(&genuine.url)));
         let event = own_event(upstream_corp_id, 1, "<xml><Event><![CDATA[forged]]></Event></xml>");
         match forgery {

@@ -190,7 +190,7 @@ fn respond(world: &mut World, api: Api, request: &Request, is_json: bool, fault:
         _ => Err(api::Errcode(-1)),
     };
     let errcode = answer.as_ref().map_or_else(|code| code.0, |_| 0);
-    let body = api::body(answer, now, request.ip, is_json, &mut world.rng);
+    let body = api::body(answer, now, request.ip, is_json, &mut world.noise);
     let (response, is_answered) = match fault {
         None | Some(Fault::Latency(_) | Fault::Errcode(_)) => (json_response(body), true),
         Some(Fault::HttpStatus(status)) => (status_response(status), false),

@@ -28,7 +28,11 @@ use crate::domain::time::{SECOND_MS, Timestamp};
 pub(super) struct World {
     pub(super) options: Options,
     clock: Arc<dyn Clock>,
+    /// Generates the ids of corps, people, customers and groups.
     pub(super) rng: StdRng,
+    /// Generates everything else: tokens, pending ids, nonces, request ids. Separate, so that the ids do not
+    /// depend on the calls that were made in between.
+    pub(super) noise: StdRng,
     sequence: u64,
     pub(super) corps: Vec<Corp>,
     corp_by_id: HashMap<String, CorpIdx>,
@@ -59,6 +63,7 @@ impl World {
     pub(super) fn new(options: Options, clock: Arc<dyn Clock>) -> Self {
         Self {
             rng: StdRng::seed_from_u64(options.seed),
+            noise: StdRng::seed_from_u64(!options.seed),
             options,
             clock,
             sequence: 0,
@@ -197,7 +202,7 @@ impl World {
                 return (value.clone(), secs_left);
             }
         }
-        let value = ids::access_token(&mut self.rng);
+        let value = ids::access_token(&mut self.noise);
         let ttl_secs = self.options.token_ttl_secs;
         let expires_at = now.plus_ms(ttl_secs.saturating_mul(SECOND_MS));
         self.tokens.insert(value.clone(), IssuedToken { corp, expires_at, is_revoked: false });

@@ -70,3 +70,44 @@ async fn an_invalid_request_is_answered_with_the_reason() {
     let (status, answer) = ask(&bench, reqwest::Method::POST, "dealers", json!({ "name": "x" })).await;
     assert_eq!((status, answer["error"].as_str().unwrap().contains("name the upstream corp")), (400, true));
 }
+
+#[tokio::test]
+async fn every_call_in_the_index_works() {
+    let bench = Bench::start(Options::default()).await;
+    let (dealer, person) = (bench.dealer(), bench.sim.add_person());
+    let index = bench.http.get(format!("{}/sim", bench.sim.base_url())).send().await.unwrap();
+    let mut calls = 0;
+    for line in index.text().await.unwrap().lines() {
+        let Some((method, call)) = line.split_once(' ') else { continue };
+        let Some(call) = call.trim_start().strip_prefix("/sim/") else { continue };
+        let (path, body) = call.split_once(' ').unwrap_or((call, "null"));
+        let mut body: Value = serde_json::from_str(body).unwrap();
+        for (key, id) in [("unionid", &person.unionid), ("corp_id", &dealer.corp_id)] {
+            if body.get(key).is_some() {
+                body[key] = json!(id);
+            }
+        }
+        let (status, answer) = ask(&bench, method.parse().unwrap(), path, body).await;
+        assert_eq!(status, 200, "{line}: {answer}");
+        calls += 1;
+    }
+    assert_eq!(calls, 10);
+}
+
+#[tokio::test]
+async fn the_same_seed_gives_the_same_ids_whatever_is_called_in_between() {
+    let mut ids = Vec::new();
+    for is_busy in [false, true] {
+        let bench = Bench::start(Options::default()).await;
+        if is_busy {
+            bench.token().await;
+        }
+        let (dealer, person) = (bench.dealer(), bench.sim.add_person());
+        if is_busy {
+            bench.mint(&person).await;
+        }
+        let external_userid = bench.befriend(&dealer, &person);
+        ids.push((bench.app, dealer, person, external_userid));
+    }
+    assert_eq!(ids[0], ids[1]);
+}
