@@ -6,7 +6,7 @@ use serde_json::json;
 
 use super::config_file::ConfigFile;
 use super::output::{print, say};
-use crate::config::{self, ConfigError, Environment, Problem};
+use crate::config::{self, ConfigError, Environment, Problem, Severity};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Check {
@@ -20,26 +20,39 @@ pub(super) struct Check {
 impl Check {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let path = &self.file.path;
-        let loaded = config::load(path, &Environment::of_process());
-        if let Some(warning) = loaded.as_ref().ok().and_then(|config| config::exposed(path, config)) {
-            say(&format!("warning: {warning}"));
+        let checked = config::check(path, &Environment::of_process());
+        if self.json {
+            return print_json(checked);
         }
-        match loaded {
-            Ok(config) if self.json => print(&json!({"ok": true, "config": config}).to_string())?,
-            Ok(config) => {
-                print(toml::to_string(&config)?.trim_end())?;
-                say(&format!("{} is valid", path.display()));
+        let warnings: &[Problem] = match &checked {
+            Ok(config) => &config.warnings,
+            Err(ConfigError::Problems { warnings, .. }) => warnings,
+            Err(_) => &[],
+        };
+        for problem in warnings {
+            say(&format!("warning: {problem}"));
+            if let Some(hint) = &problem.hint {
+                say(&format!("  hint: {hint}"));
             }
-            Err(error) if self.json => {
-                let problems = match error {
-                    ConfigError::Problems { problems, .. } => problems,
-                    other => vec![Problem { key: String::new(), reason: other.to_string(), hint: None }],
-                };
-                print(&json!({"ok": false, "problems": problems}).to_string())?;
-                return Ok(ExitCode::FAILURE);
-            }
-            Err(error) => return Err(error.into()),
         }
+        print(toml::to_string(&checked?)?.trim_end())?;
+        say(&format!("{} is valid", path.display()));
         Ok(ExitCode::SUCCESS)
     }
+}
+
+fn print_json(checked: Result<config::Config, ConfigError>) -> anyhow::Result<ExitCode> {
+    let (problems, warnings) = match checked {
+        Ok(config) => {
+            print(&json!({"ok": true, "config": config, "warnings": config.warnings}).to_string())?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Err(ConfigError::Problems { problems, warnings, .. }) => (problems, warnings),
+        Err(other) => {
+            let (severity, key, reason) = (Severity::Error, String::new(), other.to_string());
+            (vec![Problem { severity, key, reason, hint: None }], Vec::new())
+        }
+    };
+    print(&json!({"ok": false, "problems": problems, "warnings": warnings}).to_string())?;
+    Ok(ExitCode::FAILURE)
 }

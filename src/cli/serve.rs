@@ -15,8 +15,8 @@ use crate::telemetry::logs;
 pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     let config = config::load(path, &Environment::of_process())?;
     logs::start(&config.log.filter, config.log.format)?;
-    if let Some(warning) = config::exposed(path, &config) {
-        tracing::warn!("{warning}");
+    for problem in &config.warnings {
+        tracing::warn!(hint = problem.hint, "configuration: {problem}");
     }
     let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
     lifecycle::listen_for_signals(soft.clone(), hard.clone())?;

@@ -2,9 +2,12 @@
 //!
 //! `config/default.toml` documents every key. It is part of the binary and the base layer: no default is
 //! repeated in code. No other module reads the environment.
+//!
+//! `check` and `serve` find the same problems; the [`Severity`] of each decides which of them refuses it.
 
 mod admin;
 mod environment;
+mod folder;
 mod reader;
 mod secret;
 mod sections;
@@ -20,7 +23,7 @@ use toml::Table;
 
 pub use admin::AdminAccess;
 pub use environment::Environment;
-pub use reader::Problem;
+pub use reader::{Problem, Severity};
 use reader::{Reading, Section};
 pub use secret::{Address, Secret};
 pub use sections::{Admin, App, Log, Quota, Server, Store, Wecom};
@@ -32,6 +35,9 @@ pub const DEFAULT_PATH: &str = "config/unionlink.toml";
 
 /// The embedded `config/default.toml`: every key, with its default or an example.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
+
+/// The embedded `config/example.toml`: what a new operator fills in.
+pub const EXAMPLE: &str = include_str!("../../config/example.toml");
 
 /// A checked configuration.
 #[derive(Debug, Clone, Serialize)]
@@ -45,6 +51,9 @@ pub struct Config {
     pub apps: Vec<App>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) sinks: Vec<Sink>,
+    /// The problems that did not prevent it from being read.
+    #[serde(skip)]
+    pub(crate) warnings: Vec<Problem>,
     /// Whether a secret is written in the file itself.
     #[serde(skip)]
     holds_a_secret: bool,
@@ -62,7 +71,7 @@ impl Config {
         let sections = root.sections("apps");
         if sections.is_empty() {
             let reason = "is missing: there must be at least one app";
-            root.problem("apps", reason, Some("see config/example.toml"));
+            root.problem("apps", reason, Some("unionlink config example prints one to fill in"));
         }
         for mut section in sections {
             let app = App::read(&mut section, &apps);
@@ -74,7 +83,8 @@ impl Config {
         }
         let holds_a_secret = root.reading.holds_a_secret.get();
         let (server, admin, store, wecom, log) = (server?, admin?, store?, wecom?, log?);
-        Some(Self { server, admin, store, wecom, log, apps, sinks, holds_a_secret })
+        let warnings = Vec::new();
+        Some(Self { server, admin, store, wecom, log, apps, sinks, warnings, holds_a_secret })
     }
 }
 
@@ -83,8 +93,8 @@ impl Config {
 pub enum ConfigError {
     /// The file cannot be read.
     #[error(
-        "cannot read the configuration {}\nhint: copy config/example.toml there, or name another file with \
-         --config",
+        "cannot read the configuration {}\nhint: unionlink config example prints one to fill in; or name \
+         another file with --config",
         path.display()
     )]
     Read {
@@ -110,25 +120,41 @@ pub enum ConfigError {
         path: PathBuf,
         /// All that is wrong.
         problems: Vec<Problem>,
+        /// Problems that alone would not prevent it from being read.
+        warnings: Vec<Problem>,
     },
 }
 
 fn listed(path: &Path, problems: &[Problem]) -> String {
     let plural = if problems.len() == 1 { "" } else { "s" };
     let head = format!("{} problem{plural} in {}", problems.len(), path.display());
-    let lines = problems.iter().map(|Problem { key, reason, hint }| match hint {
-        Some(hint) => format!("\n  {key} {reason}\n    hint: {hint}"),
-        None => format!("\n  {key} {reason}"),
+    let lines = problems.iter().map(|problem| match &problem.hint {
+        Some(hint) => format!("\n  {problem}\n    hint: {hint}"),
+        None => format!("\n  {problem}"),
     });
     std::iter::once(head).chain(lines).collect()
 }
 
-/// Reads and checks the configuration in `path`.
+/// Reads and checks the configuration in `path`, to run the service.
 ///
 /// # Errors
 /// [`ConfigError`] with everything that is wrong.
 pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigError> {
-    parse(&text(path)?, path, environment)
+    load_unless(Severity::Error, path, environment)
+}
+
+/// As [`load`], but also refuses what is very probably a mistake.
+pub(crate) fn check(path: &Path, environment: &Environment) -> Result<Config, ConfigError> {
+    load_unless(Severity::Suspect, path, environment)
+}
+
+/// Reads the configuration in `path`. Problems of the severity `refused` or higher are errors, the others are
+/// warnings.
+fn load_unless(refused: Severity, path: &Path, environment: &Environment) -> Result<Config, ConfigError> {
+    let mut config = parse_unless(refused, &text(path)?, path, environment)?;
+    let exposed = exposed(path, &config);
+    config.warnings.extend(exposed);
+    Ok(config)
 }
 
 /// Checks the configuration in `text`, which came from `path`.
@@ -136,12 +162,23 @@ pub fn load(path: &Path, environment: &Environment) -> Result<Config, ConfigErro
 /// # Errors
 /// As [`load`].
 pub fn parse(text: &str, path: &Path, environment: &Environment) -> Result<Config, ConfigError> {
-    read(text, path, environment, None, Config::read)
+    parse_unless(Severity::Error, text, path, environment)
+}
+
+fn parse_unless(
+    refused: Severity,
+    text: &str,
+    path: &Path,
+    environment: &Environment,
+) -> Result<Config, ConfigError> {
+    let (config, warnings) = read(text, path, environment, None, refused, Config::read)?;
+    Ok(Config { warnings, ..config })
 }
 
 /// Reads only `[admin]` of the configuration in `path`; none of the other secrets need be available.
 pub(crate) fn load_admin(path: &Path, environment: &Environment) -> Result<AdminAccess, ConfigError> {
-    read(&text(path)?, path, environment, Some("admin"), admin_access)
+    let (access, _) = read(&text(path)?, path, environment, Some("admin"), Severity::Error, admin_access)?;
+    Ok(access)
 }
 
 fn admin_access(root: &mut Section<'_>) -> Option<AdminAccess> {
@@ -150,19 +187,24 @@ fn admin_access(root: &mut Section<'_>) -> Option<AdminAccess> {
 
 /// Reads only `[store]` of the configuration in `path`; none of the secrets need be available.
 pub(crate) fn load_store(path: &Path, environment: &Environment) -> Result<Store, ConfigError> {
-    read(&text(path)?, path, environment, Some("store"), |root| Store::read(&mut root.section("store")))
+    let (store, _) = read(&text(path)?, path, environment, Some("store"), Severity::Error, |root| {
+        Store::read(&mut root.section("store"))
+    })?;
+    Ok(store)
 }
 
 /// A warning if the file in `path` holds a secret and every user of the machine can read it.
-pub(crate) fn exposed(path: &Path, config: &Config) -> Option<String> {
+fn exposed(path: &Path, config: &Config) -> Option<Problem> {
     let mode = File::open(path).and_then(|file| secret::open_to_all(&file)).ok().flatten()?;
-    config.holds_a_secret.then(|| {
-        let path = path.display();
-        format!(
-            "{path} holds a secret and is open to every user of the machine (mode {mode:04o})\n\
-             hint: chmod 600 {path}, or 640 for a group; or write {{ env = \"NAME\" }} or \
-             {{ file = \"path\" }} instead of the secret"
-        )
+    config.holds_a_secret.then(|| Problem {
+        severity: Severity::Warning,
+        key: path.display().to_string(),
+        reason: format!("holds a secret and is open to every user of the machine (mode {mode:04o})"),
+        hint: Some(format!(
+            "chmod 600 {}, or 640 for a group; or write {{ env = \"NAME\" }} or {{ file = \"path\" }} \
+             instead of the secret",
+            path.display()
+        )),
     })
 }
 
@@ -171,23 +213,26 @@ fn text(path: &Path) -> Result<String, ConfigError> {
 }
 
 /// Reads the configuration in `text`, which came from `path`; the section `only` and no other if there is
-/// one.
+/// one. Problems of the severity `refused` or higher are errors, the others are returned.
 fn read<T>(
     text: &str,
     path: &Path,
     environment: &Environment,
     only: Option<&str>,
+    refused: Severity,
     convert: impl FnOnce(&mut Section<'_>) -> Option<T>,
-) -> Result<T, ConfigError> {
+) -> Result<(T, Vec<Problem>), ConfigError> {
     let mut table = text.parse::<Table>().map_err(|error| not_toml(text, path, &error))?;
     table.retain(|name, _| only.is_none_or(|only| name == only));
     let reading = Reading::new(&mut table, environment, only);
     let mut root = Section::root(table, defaults(), &reading);
     let found = convert(&mut root);
     drop(root);
-    match (found, reading.into_problems()) {
-        (Some(found), problems) if problems.is_empty() => Ok(found),
-        (_, problems) => Err(ConfigError::Problems { path: path.to_owned(), problems }),
+    let problems = reading.into_problems().into_iter();
+    let (problems, warnings): (Vec<_>, Vec<_>) = problems.partition(|problem| problem.severity >= refused);
+    match found {
+        Some(found) if problems.is_empty() => Ok((found, warnings)),
+        _ => Err(ConfigError::Problems { path: path.to_owned(), problems, warnings }),
     }
 }
 

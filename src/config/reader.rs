@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
 
 use serde::de::DeserializeOwned;
@@ -14,9 +14,24 @@ use toml::{Table, Value};
 
 use super::environment::Environment;
 
+/// What a problem prevents.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Nothing. It is a risk, which `check` and `serve` report.
+    Warning,
+    /// `check` refuses the configuration, because this is very probably a mistake. `serve` only reports it: a
+    /// service that runs must not fail to start after an update because of a new check.
+    Suspect,
+    /// The service cannot work like this: `check` and `serve` refuse the configuration.
+    Error,
+}
+
 /// One thing wrong with the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Problem {
+    /// What it prevents.
+    #[serde(skip)]
+    pub severity: Severity,
     /// Where: `apps[0].secret`.
     pub key: String,
     /// What is wrong.
@@ -24,6 +39,12 @@ pub struct Problem {
     /// What to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hint: Option<String>,
+}
+
+impl Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.key, self.reason)
+    }
 }
 
 /// What is wrong with a value, and what to do.
@@ -44,6 +65,7 @@ impl<'a> Reading<'a> {
     pub(super) fn new(table: &mut Table, environment: &'a Environment, only: Option<&str>) -> Self {
         let (overrides, misplaced) = environment.overlay(table, only);
         let problems = misplaced.into_iter().map(|key| Problem {
+            severity: Severity::Error,
             key,
             reason: "does not name a place in the configuration".to_owned(),
             hint: Some("write UNIONLINK__SECTION__KEY, or UNIONLINK__APPS__0__KEY".to_owned()),
@@ -66,13 +88,15 @@ pub(super) struct Section<'a> {
     table: Table,
     defaults: Table,
     known: Vec<&'static str>,
+    /// Where a person finds the value of a key, by key. Part of the hint of each problem with that key.
+    pub(super) places: &'static [(&'static str, &'static str)],
     pub(super) reading: &'a Reading<'a>,
 }
 
 impl<'a> Section<'a> {
     /// The table that holds all others.
     pub(super) fn root(table: Table, defaults: Table, reading: &'a Reading<'a>) -> Self {
-        Self { path: String::new(), table, defaults, known: Vec::new(), reading }
+        Self { path: String::new(), table, defaults, known: Vec::new(), places: &[], reading }
     }
 
     /// The full key of `name`, or that of the section itself if `name` is empty.
@@ -82,7 +106,21 @@ impl<'a> Section<'a> {
     }
 
     pub(super) fn problem(&self, name: &str, reason: impl Into<String>, hint: Option<&str>) {
-        let problem = Problem { key: self.key(name), reason: reason.into(), hint: hint.map(str::to_owned) };
+        self.report(Severity::Error, name, reason, hint);
+    }
+
+    pub(super) fn report(
+        &self,
+        severity: Severity,
+        name: &str,
+        reason: impl Into<String>,
+        hint: Option<&str>,
+    ) {
+        let place = self.places.iter().find(|(key, _)| *key == name);
+        let place = place.map(|(_, place)| format!("you find it under {place}"));
+        let hints: Vec<String> = hint.map(str::to_owned).into_iter().chain(place).collect();
+        let hint = (!hints.is_empty()).then(|| hints.join("; "));
+        let problem = Problem { severity, key: self.key(name), reason: reason.into(), hint };
         self.reading.problems.borrow_mut().push(problem);
     }
 
@@ -183,7 +221,8 @@ impl<'a> Section<'a> {
             Value::Table(table) => Ok(table),
             other => Err(instead_of(&other, "a table", Some(&format!("write [{path}]")))),
         });
-        Self { path, table: table.unwrap_or_default(), defaults, known: Vec::new(), reading: self.reading }
+        let (table, known) = (table.unwrap_or_default(), Vec::new());
+        Self { path, table, defaults, known, places: &[], reading: self.reading }
     }
 
     /// The tables of the list `[[name]]`. Each has the defaults of the first `[[name]]` that is not of
@@ -208,7 +247,8 @@ impl<'a> Section<'a> {
             };
             let template = templates.iter().filter_map(Value::as_table).find(fits);
             let (path, defaults) = (self.key(&format!("{name}[{n}]")), template.cloned().unwrap_or_default());
-            sections.push(Self { path, table, defaults, known: Vec::new(), reading: self.reading });
+            let (known, reading) = (Vec::new(), self.reading);
+            sections.push(Self { path, table, defaults, known, places: &[], reading });
         }
         sections
     }

@@ -15,7 +15,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use serde::{Serialize, Serializer};
 use toml::{Table, Value};
 
-use super::reader::{Invalid, Reading, Section};
+use super::reader::{Invalid, Reading, Section, Severity};
 
 /// The source of a secret whose text is in a `UNIONLINK__…` variable.
 const ENVIRONMENT: &str = "the environment";
@@ -153,17 +153,32 @@ impl Address {
         let fits = |url: &Url| {
             schemes.contains(&url.scheme()) && url.host_str().is_some_and(|host| !host.is_empty())
         };
-        section.parse(name, |text| {
+        let found = section.parse(name, |text| {
             let url = Url::parse(&text).ok().filter(fits).map(Self);
             url.ok_or_else(|| {
                 (format!("is not a URL of {}", schemes.join(" or ")), Some(format!("write {example}")))
             })
-        })
+        });
+        let host = found.as_ref().and_then(|found| found.0.host_str());
+        if let Some(host) = host.filter(|host| is_reserved(host)) {
+            let reason = format!("names {host}, which is reserved for examples");
+            section.report(Severity::Suspect, name, reason, Some("write your own host name"));
+        }
+        found
     }
 
     pub(super) fn has_login(&self) -> bool {
         !self.0.username().is_empty() || self.0.password().is_some()
     }
+}
+
+/// Whether a host name is reserved for documents (RFC 2606), as the placeholders of `default.toml` and
+/// `example.toml` are.
+fn is_reserved(host: &str) -> bool {
+    ["example.com", "example.net", "example.org"]
+        .into_iter()
+        .filter_map(|domain| host.strip_suffix(domain))
+        .any(|before| before.is_empty() || before.ends_with('.'))
 }
 
 impl fmt::Debug for Address {

@@ -5,9 +5,11 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use secrecy::ExposeSecret as _;
 use serde::{Deserialize, Serialize};
 
-use super::reader::Section;
+use super::folder;
+use super::reader::{Section, Severity};
 use super::secret::{self, Address, Secret};
 use crate::callback::AesKey;
 use crate::domain::fan::Renew;
@@ -107,9 +109,15 @@ pub(crate) enum StoreKind {
 
 impl Store {
     pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
+        let path: PathBuf = section.text("path")?;
+        if let Some(obstacle) = folder::obstacle(&path) {
+            // `serve` finds out for certain, by opening the store.
+            let hint = "create the folder for the user that runs unionlink, or name another one";
+            section.report(Severity::Suspect, "path", obstacle, Some(hint));
+        }
         Some(Self {
             kind: section.text("kind")?,
-            path: section.text("path")?,
+            path,
             cache_mb: section.number("cache_mb", 8..=1 << 20)?,
             free_mb_min: section.number("free_mb_min", 1..=1 << 30)?,
             inbox_events_max: section.number("inbox_events_max", 1..=1_000_000_000)?,
@@ -182,6 +190,12 @@ pub struct App {
     pub(crate) quota: Quota,
 }
 
+/// The `corp_id` of `example.toml`.
+const PLACEHOLDER_CORP_ID: &str = "ww0000000000000000";
+
+/// Shorter callback tokens are reported: a token is the key of every signature.
+const TOKEN_CHARS_MIN: usize = 8;
+
 /// Where WeCom's admin console shows the value of a key.
 const PLACES_IN_CONSOLE: [(&str, &str); 5] = [
     ("corp_id", "我的企业 → 企业信息 → 企业ID"),
@@ -194,16 +208,23 @@ const PLACES_IN_CONSOLE: [(&str, &str); 5] = [
 impl App {
     /// Reads an app; `others` are the apps before it.
     pub(super) fn read(section: &mut Section<'_>, others: &[Self]) -> Option<Self> {
-        for (key, place) in PLACES_IN_CONSOLE {
-            section.require(key, &format!("you find it under {place}"));
+        section.places = &PLACES_IN_CONSOLE;
+        for (key, _) in PLACES_IN_CONSOLE.iter().filter(|(key, _)| !section.has(key)) {
+            section.problem(key, "is missing", None);
         }
         let name = unique_name(section, "app", |name: &AppName| others.iter().any(|app| app.name == *name));
-        let corp_id = section.text("corp_id");
+        let corp_id: Option<CorpId> = section.text("corp_id");
+        if let Some(corp_id) = &corp_id {
+            check_corp_id(section, corp_id.as_str());
+        }
         let agent_id = section.number("agent_id", 1..=1 << 53);
         let secret = secret::read(section, "secret");
         let callback_token = secret::read(section, "callback_token");
-        let hint = "copy all 43 characters from 接收消息";
+        let hint = "copy all 43 characters";
         let encoding_aes_key = secret::read_checked(section, "encoding_aes_key", AesKey::decode, hint);
+        if let Some(token) = &callback_token {
+            check_callback_keys(section, token, encoding_aes_key.as_ref(), others);
+        }
         // Every key is checked before a `?` returns: a key with a default always has a value, and the `?` of
         // the others come last.
         Some(Self {
@@ -220,6 +241,45 @@ impl App {
             callback_token: callback_token?,
             encoding_aes_key: encoding_aes_key?,
         })
+    }
+}
+
+/// Reports a corp id that is the example's, or that cannot be a corp's.
+fn check_corp_id(section: &Section<'_>, corp_id: &str) {
+    if corp_id == PLACEHOLDER_CORP_ID {
+        section.problem("corp_id", "is the placeholder of the example", None);
+    } else if !is_corp_id(corp_id) {
+        let reason = "is not a corp id: these are ww, wx or wp and 6 to 62 of A-Z a-z 0-9 - _";
+        section.report(Severity::Suspect, "corp_id", reason, None);
+    }
+}
+
+/// The form is not documented; every id seen so far has it.
+fn is_corp_id(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let rest = ["ww", "wx", "wp"].into_iter().find_map(|prefix| text.strip_prefix(prefix));
+    rest.is_some_and(|rest| (6..=62).contains(&rest.len()) && rest.chars().all(is_allowed))
+}
+
+/// Reports a callback token that is easy to guess, and one that another app has together with the key.
+fn check_callback_keys(section: &Section<'_>, token: &Secret, key: Option<&Secret>, others: &[App]) {
+    let token = token.value.expose_secret();
+    if token.chars().count() < TOKEN_CHARS_MIN {
+        let reason = format!("has fewer than {TOKEN_CHARS_MIN} characters, which is easy to guess");
+        let hint = "set a longer one, in the console and here";
+        section.report(Severity::Warning, "callback_token", reason, Some(hint));
+    }
+    let Some(key) = key.map(|key| key.value.expose_secret()) else { return };
+    let is_same = |other: &&App| {
+        other.callback_token.value.expose_secret() == token
+            && other.encoding_aes_key.value.expose_secret() == key
+    };
+    if let Some(other) = others.iter().find(is_same) {
+        let reason = format!(
+            "and encoding_aes_key are those of app {}: a callback for one app verifies at the other",
+            other.name
+        );
+        section.report(Severity::Suspect, "callback_token", reason, Some("give each app its own"));
     }
 }
 

@@ -51,8 +51,8 @@ async fn every_published_test_vector_is_answered_as_wecom_expects() {
     for (n, vector) in vectors.iter().enumerate().filter(|(_, vector)| whole(vector)) {
         let _ = write!(
             configuration,
-            "[[apps]]\nname = \"v{n}\"\ncorp_id = \"ww{n}\"\nagent_id = 1\nsecret = \"s\"\ncallback_token = {:?}\n\
-             encoding_aes_key = {:?}\naccept_receive_ids = [{:?}]\n",
+            "[[apps]]\nname = \"v{n}\"\ncorp_id = \"wwVECTOR{n:08}\"\nagent_id = 1\nsecret = \"s\"\n\
+             callback_token = {:?}\nencoding_aes_key = {:?}\naccept_receive_ids = [{:?}]\n",
             text(vector, "token"),
             text(vector, "aes_key"),
             text(vector, "decrypted_receive_id"),

@@ -6,7 +6,8 @@ use super::*;
 use crate::config::{Config, ConfigError, parse};
 
 const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
-const APP: &str = "[[apps]]\nname = \"brand\"\ncorp_id = \"ww1\"\nagent_id = 1000002\nsecret = { value = \"s\" }\n\
+const APP: &str = "[[apps]]\nname = \"brand\"\ncorp_id = \"ww0123456789abcdef\"\nagent_id = 1000002\n\
+    secret = { value = \"s\" }\n\
     callback_token = { value = \"t\" }\n\
     encoding_aes_key = { value = \"abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG\" }\n";
 

@@ -1,0 +1,123 @@
+//! What `check` refuses, what `serve` refuses, and what both only report.
+
+use super::*;
+use crate::domain::ids::CorpId;
+
+/// What `check` refuses in a configuration, and `serve` reports as warnings.
+fn suspects(text: &str, environment: &Environment) -> Vec<Problem> {
+    let found = refused(Severity::Suspect, text, environment);
+    assert_eq!(config(text, environment).warnings, found);
+    found
+}
+
+#[test]
+fn every_placeholder_of_the_example_is_named_with_where_its_value_is_found() {
+    let problems = refused(Severity::Error, EXAMPLE, &Environment::default());
+    assert_eq!(
+        listing(&problems),
+        [
+            "admin.token environment variable UNIONLINK_ADMIN_TOKEN is not set",
+            "apps[0].agent_id 0 is not between 1 and 9007199254740992",
+            "apps[0].callback_token environment variable UNIONLINK_BRAND_CALLBACK_TOKEN is not set",
+            "apps[0].corp_id is the placeholder of the example",
+            "apps[0].encoding_aes_key environment variable UNIONLINK_BRAND_AES_KEY is not set",
+            "apps[0].secret environment variable UNIONLINK_BRAND_SECRET is not set",
+        ]
+    );
+    for (problem, place) in
+        problems[1..].iter().zip(["AgentId", "Token", "企业ID", "EncodingAESKey", "Secret"])
+    {
+        let hint = problem.hint.as_deref().unwrap_or_default();
+        assert!(hint.contains("you find it under") && hint.ends_with(place), "{problem}: {hint}");
+    }
+}
+
+#[test]
+fn the_example_is_complete_once_it_is_filled_in() {
+    let filled_in = environment(&[
+        ("UNIONLINK__APPS__0__CORP_ID", "ww0123456789abcdef"),
+        ("UNIONLINK__APPS__0__AGENT_ID", "1000002"),
+        ("UNIONLINK_ADMIN_TOKEN", "a"),
+        ("UNIONLINK_BRAND_SECRET", "s"),
+        ("UNIONLINK_BRAND_CALLBACK_TOKEN", "callback-token"),
+        ("UNIONLINK_BRAND_AES_KEY", KEY),
+        ("UNIONLINK_CRM_SECRET", "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
+    ]);
+    let config = config(EXAMPLE, &filled_in);
+    assert!(config.warnings.is_empty() && !config.holds_a_secret, "{:?}", config.warnings);
+    let (before, sink) = EXAMPLE.split_once("# [[sinks]]").unwrap();
+    let with_sink = format!("{before}[[sinks]]{}", sink.replace("\n# ", "\n"));
+    let wanted = ["sinks[0].url names crm.example.com, which is reserved for examples"];
+    assert_eq!(listing(&suspects(&with_sink, &filled_in)), wanted);
+}
+
+#[test]
+fn an_id_that_cannot_be_a_corps_is_refused_by_check_only() {
+    let with = |id: &str| minimal().replace("ww0123456789abcdef", id);
+    let long = "x".repeat(62);
+    for id in ["wwabcdef", "wx_-AZaz09", &format!("wp{long}")] {
+        assert!(config(&with(id), &Environment::default()).warnings.is_empty(), "{id}");
+    }
+    for id in
+        ["ww12345", &format!("wp{long}x"), "brand", "wm0123456789", "ww…", "ww01234567 89", "WW0123456789"]
+    {
+        let environment = environment(&[("UNIONLINK__APPS__0__CORP_ID", id)]);
+        if CorpId::new(id).is_err() {
+            assert_eq!(problems(&minimal(), &environment).len(), 1, "{id}");
+            continue;
+        }
+        let found = suspects(&minimal(), &environment);
+        let wanted =
+            ["apps[0].corp_id is not a corp id: these are ww, wx or wp and 6 to 62 of A-Z a-z 0-9 - _"];
+        assert_eq!(listing(&found), wanted, "{id}");
+        assert!(found[0].hint.as_deref().unwrap().contains("企业ID"), "{found:?}");
+    }
+}
+
+#[test]
+fn two_apps_do_not_share_token_and_key() {
+    let other = |token: &str, key: &str| {
+        minimal().replace("\"brand\"", "\"shop\"").replace("callback-token", token).replace(KEY, key)
+    };
+    let other_key = KEY.replace('a', "Z");
+    for (token, key) in [("another-token", KEY), ("callback-token", other_key.as_str())] {
+        let text = minimal() + &other(token, key);
+        assert!(config(&text, &Environment::default()).warnings.is_empty(), "{token} {key}");
+    }
+    let text = minimal() + &other("callback-token", KEY);
+    let wanted = "apps[1].callback_token and encoding_aes_key are those of app brand: a callback for one app \
+                  verifies at the other";
+    assert_eq!(listing(&suspects(&text, &Environment::default())), [wanted]);
+}
+
+#[test]
+fn a_short_callback_token_is_only_a_warning() {
+    for (token, warned) in [("1234567", true), ("12345678", false)] {
+        let text = minimal().replace("callback-token", token);
+        for refused in [Severity::Suspect, Severity::Error] {
+            let config = parse_unless(refused, &text, Path::new("t"), &Environment::default()).unwrap();
+            let told = listing(&config.warnings);
+            let wanted = ["apps[0].callback_token has fewer than 8 characters, which is easy to guess"];
+            assert_eq!(told, &wanted[..usize::from(warned)]);
+        }
+    }
+}
+
+#[test]
+fn a_store_folder_that_cannot_be_created_is_refused_by_check() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let below = file.path().join("data");
+    let text = format!("[store]\npath = {below:?}\n{}", minimal());
+    let found = suspects(&text, &Environment::default());
+    let (below, file) = (below.display(), file.path().display());
+    let wanted = format!("store.path {below} cannot be created: {file} is not a folder");
+    assert_eq!(listing(&found), [wanted]);
+}
+
+#[test]
+fn a_bare_text_is_short_for_a_value() {
+    let short = minimal().replace("{ value = \"s\" }", "\"s\"");
+    let config = config(&short, &Environment::default());
+    assert!(config.apps[0].secret.value.expose_secret() == "s" && config.holds_a_secret);
+    assert!(DEFAULTS.contains("or as \"…\", which is short for the"), "it is not documented");
+}
