@@ -6,6 +6,7 @@
 
 mod admin;
 mod check;
+mod config;
 mod config_file;
 mod demo;
 mod events;
@@ -50,6 +51,8 @@ enum Command {
     Serve(ConfigFile),
     /// Check the configuration and print it with secrets redacted
     Check(check::Check),
+    /// Print the example configuration, or every key with its default
+    Config(config::Config),
     /// Import fans from a file, and list them
     Fans(fans::Fans),
     /// Export links
@@ -85,6 +88,7 @@ pub fn main() -> ExitCode {
                     Command::Demo(demo) => Box::pin(demo.run()).await,
                     Command::Serve(file) => Box::pin(serve::run(&file.path)).await,
                     Command::Check(check) => check.run(),
+                    Command::Config(config) => config.run(),
                     Command::Fans(fans) => Box::pin(fans.run()).await,
                     Command::Links(links) => Box::pin(links.run()).await,
                     Command::Events(events) => Box::pin(events.run()).await,

@@ -7,6 +7,7 @@
 
 mod admin;
 mod callback;
+mod configuration;
 mod erasure;
 mod events;
 mod explain;

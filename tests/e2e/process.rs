@@ -135,7 +135,7 @@ impl Process {
 
 /// A free address. Its port is outside the ephemeral range, so that no other program takes it while the
 /// process is down.
-fn free_port() -> String {
+pub fn free_port() -> String {
     let ports = std::iter::repeat_with(|| rand::random_range(16_000..32_000_u16));
     let mut addresses = ports.map(|port| format!("127.0.0.1:{port}"));
     addresses.find(|address| std::net::TcpListener::bind(address).is_ok()).unwrap()
