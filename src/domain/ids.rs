@@ -5,9 +5,15 @@
 //! prints a short hash, so that the id itself cannot get into a log; [`as_str`](Unionid::as_str) returns the
 //! text.
 //!
-//! Deliberately absent: any assumption about prefixes (`wm…`, `wp…`), which are not documented.
+//! A unionid or openid that the brand registers must also look like one that WeChat issues
+//! ([`Unionid::from_input`]): WeCom would refuse any other, after a call. Stored ids and those in WeCom's
+//! answers are not held to that.
+//!
+//! Deliberately absent: any assumption about the prefixes of WeCom's ids (`wm…`, `wp…`), which are not
+//! documented.
 
 use std::fmt;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -27,6 +33,35 @@ pub enum IdError {
     /// A control character or white space, which no id of WeCom contains.
     #[error("contains white space or a control character")]
     Character,
+    /// In input: a number in scientific notation, such as `1.23457E+15`.
+    #[error(
+        "is a number that Excel has made of the id: format the column as text and export it again \
+         (expected o and 19 to 63 letters, digits, _ or -)"
+    )]
+    ChangedByExcel,
+    /// In input: no unionid or openid as WeChat issues them.
+    #[error("is not an id that WeChat issues (expected o and 19 to 63 letters, digits, _ or -)")]
+    NotIssued,
+}
+
+/// How many characters follow the `o` of a unionid or openid in input. Lenient: real ones have 27, masked
+/// samples in WeCom's documents up to 29.
+const ISSUED_CHARS: RangeInclusive<usize> = 19..=63;
+
+/// Whether `text` looks like a unionid or openid that WeChat issues, or why it does not.
+fn issued(text: &str) -> Result<(), IdError> {
+    let is_issued = text.strip_prefix('o').is_some_and(|rest| {
+        ISSUED_CHARS.contains(&rest.len())
+            && rest.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-'))
+    });
+    if is_issued {
+        return Ok(());
+    }
+    checked(text, 1 + ISSUED_CHARS.end())?;
+    let is_scientific = text.starts_with(|c: char| c.is_ascii_digit())
+        && text.contains(['e', 'E'])
+        && text.parse::<f64>().is_ok();
+    Err(if is_scientific { IdError::ChangedByExcel } else { IdError::NotIssued })
 }
 
 fn checked(text: &str, max: usize) -> Result<(), IdError> {
@@ -164,6 +199,25 @@ opaque_id!(
     ChatId, 128, personal
 );
 
+macro_rules! from_input {
+    ($name:ident) => {
+        impl $name {
+            /// The id in a fan that the brand registers.
+            ///
+            /// # Errors
+            /// [`IdError`] unless the text looks like an id that WeChat issues: `o` and 19 to 63 of
+            /// `[A-Za-z0-9_-]`.
+            pub fn from_input(text: &str) -> Result<Self, IdError> {
+                issued(text)?;
+                Self::new(text)
+            }
+        }
+    };
+}
+
+from_input!(Unionid);
+from_input!(Openid);
+
 impl CorpId {
     /// Whether `other` is the id of the same corp. Plain ids (`ww…`, `wx…`) are compared without regard to
     /// case, encrypted ones (`wp…`) exactly.
@@ -215,6 +269,34 @@ mod tests {
         assert_eq!(ExternalUserid::new("a\0b"), Err(IdError::Character));
         assert_eq!(ExternalUserid::new("a b"), Err(IdError::Character));
         assert!(serde_json::from_str::<Unionid>("\"\"").is_err());
+    }
+
+    #[test]
+    fn ids_of_fans_in_input_look_like_those_that_wechat_issues() {
+        let [shortest, longest] = [19, 63].map(|chars| format!("o{}", "x".repeat(chars)));
+        let too_long = format!("{longest}x");
+        for id in ["oINVENTED0123456789-_abcdefg", longest.as_str(), shortest.as_str()] {
+            assert_eq!(Unionid::from_input(id).unwrap().as_str(), id);
+            assert_eq!(Openid::from_input(id).unwrap().as_str(), id);
+        }
+        for (text, error) in [
+            ("", IdError::Empty),
+            ("o INVENTED-unionid-0001", IdError::Character),
+            ("1.23457E+15", IdError::ChangedByExcel),
+            ("1e15", IdError::ChangedByExcel),
+            ("hello", IdError::NotIssued),
+            ("1234567890123456", IdError::NotIssued),
+            (&shortest[..19], IdError::NotIssued),
+            (too_long.as_str(), IdError::TooLong { max: 64 }),
+            ("wmINVENTED-external-0001", IdError::NotIssued),
+            ("oINVENTED.unionid.0001", IdError::NotIssued),
+            ("o微信INVENTED-unionid-0001", IdError::NotIssued),
+        ] {
+            assert_eq!(Unionid::from_input(text), Err(error), "{text}");
+            assert_eq!(Openid::from_input(text), Err(error), "{text}");
+        }
+        // An id that an earlier version has stored is still read.
+        assert!(serde_json::from_str::<Unionid>("\"hello\"").is_ok());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::domain::ids::AppName;
 use crate::store::StoreError;
 
 /// An error: `code` for programs, the texts for people.
@@ -27,6 +28,10 @@ pub(super) struct Problem {
     /// With 410: the sequence number of the oldest feed entry kept.
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest: Option<u64>,
+    /// With `fan_rejected` because of its app: the configured apps.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>)]
+    apps: Option<Box<[AppName]>>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde wants")]
@@ -36,7 +41,7 @@ fn serialize_status<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, title, detail: detail.into(), hint: None, oldest: None }
+        Self { status, code, title, detail: detail.into(), hint: None, oldest: None, apps: None }
     }
 
     pub(super) fn hint(mut self, hint: &'static str) -> Self {
@@ -80,6 +85,17 @@ impl Problem {
     #[cfg(test)]
     pub(super) fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// The only fan of a request is rejected.
+    pub(super) fn fan_rejected(reason: String) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "fan_rejected", "The fan is rejected", reason)
+    }
+
+    /// Lists the configured apps, where the request names none of them.
+    pub(super) fn with_apps<'a>(self, apps: impl Iterator<Item = &'a AppName>) -> Self {
+        let apps = Some(apps.cloned().collect());
+        Self { apps, ..self.hint("set app to one of the configured apps, which are listed in apps") }
     }
 
     pub(super) fn is_conflict(&self) -> bool {

@@ -2,6 +2,7 @@
 //! `guard`.
 
 use serde_json::{Value, json};
+use unionlink::simulator::Person;
 
 use crate::harness::{Setup, World};
 
@@ -95,6 +96,37 @@ async fn fans_are_accepted_as_one_object_an_array_or_ndjson() {
     assert_eq!(life(&fan), 90 * 24 * 3_600_000);
     let (status, _, body) = send(world.http.get(format!("{}/v1/fans/nobody", world.admin))).await;
     assert_eq!((status, &body["code"]), (404, &json!("not_found")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_object_that_is_rejected_is_answered_422_with_the_reason() {
+    let world = World::usual().await;
+    let url = format!("{}/v1/fans", world.admin);
+    let Person { unionid, openid } = world.wecom.add_person();
+    for (row, reason, apps) in [
+        (json!({"unionid": unionid}), "openid is missing", Value::Null),
+        (
+            json!({"unionid": unionid, "openid": openid, "app": "nobody"}),
+            "there is no app named \"nobody\"",
+            json!(["brand"]),
+        ),
+        (json!("fan"), "not an object", Value::Null),
+    ] {
+        let (status, kind, problem) = send(world.http.post(&url).json(&row)).await;
+        assert_eq!((status, kind.as_str()), (422, "application/problem+json"));
+        assert_eq!(
+            (&problem["code"], &problem["detail"], &problem["apps"]),
+            (&json!("fan_rejected"), &json!(reason), &apps)
+        );
+        assert_eq!(problem["hint"].is_string(), apps.is_array());
+        let receipt = json!({"accepted": 0, "known": 0, "rejected": [{"line": 1, "reason": reason}]});
+        let (status, _, body) = send(world.http.post(&url).json(&json!([row]))).await;
+        assert_eq!((status, &body), (202, &receipt));
+        let line = world.http.post(&url).header("content-type", "application/x-ndjson").body(row.to_string());
+        let (status, _, body) = send(line).await;
+        assert_eq!((status, body), (202, receipt));
+    }
+    assert_eq!(world.get("/v1/status").await["fans"]["registered"], 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,6 +53,36 @@ async fn an_ndjson_body_of_any_length_is_accepted_row_by_row() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_malformed_id_is_rejected_by_the_service_and_costs_no_call() {
+    let world = World::usual().await;
+    let Person { unionid, openid } = world.wecom.add_person();
+    let rows = [
+        json!({"unionid": "hello", "openid": openid}),
+        json!({"unionid": unionid, "openid": "1.23457E+15"}),
+        json!({"unionid": unionid, "openid": "o".repeat(65)}),
+    ];
+    let receipt = post(&world, "", rows.map(|row| row.to_string() + "\n").concat()).await;
+    let form = "(expected o and 19 to 63 letters, digits, _ or -)";
+    assert_eq!(
+        receipt["rejected"],
+        json!([
+            {"line": 1, "reason": format!("unionid is not an id that WeChat issues {form}")},
+            {"line": 2, "reason": format!(
+                "openid is a number that Excel has made of the id: format the column as text and export it \
+                 again {form}"
+            )},
+            {"line": 3, "reason": "openid is longer than 64 bytes"},
+        ])
+    );
+    assert_eq!(world.get("/v1/status").await["fans"]["registered"], 0);
+    assert_eq!(world.wecom.counters().calls_of(Api::UnionidToPendingId), 0);
+    let fields = world.get("/openapi.json").await["components"]["schemas"]["FanRow"]["properties"].clone();
+    for name in ["unionid", "openid"] {
+        assert_eq!(fields[name]["pattern"], "^o[A-Za-z0-9_-]{19,63}$");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fan_registered_during_an_import_is_minted_at_once() {
     let app = "existing_customers = false".into();
     let world = World::with(Setup { app, ..Setup::default() }).await;
@@ -141,7 +171,7 @@ async fn an_imported_pending_id_is_not_minted_again() {
     let (unionid, openid) = (&fans[0].unionid, &fans[0].openid);
     let row = json!({"unionid": unionid, "openid": openid, "pending_id": pending_id, "minted_at": minted_at});
     let late =
-        json!({"unionid": "oX", "openid": "oY", "pending_id": "p", "minted_at": "2199-01-01T00:00:00Z"});
+        json!({"unionid": unionid, "openid": openid, "pending_id": "p", "minted_at": "2199-01-01T00:00:00Z"});
     let receipt = post(&world, "?priority=bulk", format!("{row}\n{late}\n{row}\n")).await;
     assert_eq!((&receipt["accepted"], &receipt["known"]), (&json!(1), &json!(1)));
     assert_eq!(receipt["rejected"], json!([{"line": 2, "reason": "minted_at is in the future"}]));

@@ -84,7 +84,7 @@ async fn only_configured_host_names_are_answered() {
 async fn a_page_of_another_origin_can_change_nothing_and_read_nothing() {
     let world = World::usual().await;
     let host = world.admin.trim_start_matches("http://").to_owned();
-    let body = "{\"unionid\": \"oINVENTED\", \"openid\": \"oINVENTED\"}";
+    let body = r#"{"unionid": "oINVENTED-unionid-0001", "openid": "oINVENTED-openid-0001"}"#;
     let post = async |origin: &str| {
         let url = format!("{}/v1/fans", world.admin);
         // A request that a form can send without a CORS preflight.

@@ -91,9 +91,19 @@ pub(super) struct FanRow {
     /// Required when several apps are configured.
     #[schema(example = "brand")]
     app: Option<String>,
-    #[schema(example = "oINVENTED-unionid-0001")]
+    #[schema(
+        example = "oINVENTED-unionid-0001",
+        pattern = "^o[A-Za-z0-9_-]{19,63}$",
+        min_length = 20,
+        max_length = 64
+    )]
     unionid: String,
-    #[schema(example = "oINVENTED-openid-0001")]
+    #[schema(
+        example = "oINVENTED-openid-0001",
+        pattern = "^o[A-Za-z0-9_-]{19,63}$",
+        min_length = 20,
+        max_length = 64
+    )]
     openid: String,
     /// A pending id that another system has obtained. The fan is minted only when it is due for renewal.
     pending_id: Option<String>,
@@ -116,7 +126,8 @@ pub(super) enum FanRows {
 /// Accepts one object, an array, or NDJSON of any length. The answer is sent after the fans are durable.
 /// Registering a known fan again changes nothing, except that a new openid replaces the old one and that an
 /// expired fan is minted again. A fan that WeCom refused is known, too: WeCom is asked again only with a new
-/// openid or `retry=rejected`.
+/// openid or `retry=rejected`. Rejected rows are listed and do not affect the others; a single object that is
+/// rejected is answered 422.
 #[utoipa::path(operation_id = "register_fans", post, path = "/v1/fans", tag = "fans", params(RegisterQuery),
     request_body(content(
         (FanRows = "application/json"), (FanRow = "application/x-ndjson"),
@@ -125,6 +136,7 @@ pub(super) enum FanRows {
         (status = 202, body = RegisterResult),
         (status = 408, response = super::openapi::TooSlow),
         (status = 413, response = super::openapi::TooLarge),
+        (status = 422, response = super::openapi::FanRejected),
         super::openapi::Errors,
     ))]
 pub(super) async fn register(
@@ -164,16 +176,20 @@ pub(super) async fn register(
             Problem::bad_request(format!("the body is not JSON: {e}"))
                 .hint("send one object, an array, or lines with Content-Type: application/x-ndjson")
         })?;
-        let rows = match value {
-            Value::Array(rows) => rows,
-            row => vec![row],
-        };
-        for (line, row) in (1..).zip(rows) {
-            registration.add(line, Ok(row)).await?;
+        match value {
+            Value::Array(rows) => {
+                for (line, row) in (1..).zip(rows) {
+                    registration.add(line, Ok(row)).await?;
+                }
+            }
+            fan => return Ok(accepted(registration.register_only(fan).await?)),
         }
     }
-    let result = registration.finish().await?;
-    Ok((StatusCode::ACCEPTED, Json(result)).into_response())
+    Ok(accepted(registration.finish().await?))
+}
+
+fn accepted(result: RegisterResult) -> Response {
+    (StatusCode::ACCEPTED, Json(result)).into_response()
 }
 
 /// A registration under way: rows are stored in batches of bounded size.
@@ -215,6 +231,19 @@ impl Registration<'_> {
         Ok(())
     }
 
+    /// Registers the only fan of a request.
+    async fn register_only(mut self, fan: Value) -> Result<RegisterResult, Problem> {
+        let state = self.state;
+        let app = state.app(fan.get("app").and_then(Value::as_str));
+        self.add(1, Ok(fan)).await?;
+        let mut result = self.finish().await?;
+        match result.rejected.pop() {
+            None => Ok(result),
+            Some(rejected) if app.is_ok() => Err(Problem::fan_rejected(rejected.reason)),
+            Some(rejected) => Err(Problem::fan_rejected(rejected.reason).with_apps(state.apps.keys())),
+        }
+    }
+
     async fn finish(mut self) -> Result<RegisterResult, Problem> {
         self.store_batch().await?;
         // A damaged record is reported with its batch, after rows further down that could not be parsed.
@@ -237,8 +266,8 @@ impl AdminState {
         let app = self.app(text("app")?)?;
         let invalid = |name: &'static str, error: IdError| format!("{name} {error}");
         let required = |name: &'static str| text(name)?.ok_or_else(|| format!("{name} is missing"));
-        let unionid = Unionid::new(required("unionid")?).map_err(|e| invalid("unionid", e))?;
-        let openid = Openid::new(required("openid")?).map_err(|e| invalid("openid", e))?;
+        let unionid = Unionid::from_input(required("unionid")?).map_err(|e| invalid("unionid", e))?;
+        let openid = Openid::from_input(required("openid")?).map_err(|e| invalid("openid", e))?;
         let ask_existing = self.apps.get(&app).is_some_and(|rules| rules.existing_customers);
         let now = self.clock.now();
         let minted_at = text("minted_at")?.map(str::parse::<Timestamp>).transpose();

@@ -54,6 +54,12 @@ pub(super) struct Conflict(Problem);
 #[expect(dead_code, reason = "only describes the response")]
 pub(super) struct Gone(Problem);
 
+/// The only fan of the request is rejected: `fan_rejected`. `detail` is the reason.
+#[derive(ToResponse)]
+#[response(content_type = "application/problem+json")]
+#[expect(dead_code, reason = "only describes the response")]
+pub(super) struct FanRejected(Problem);
+
 /// The body is too large: `body_too_large`.
 #[derive(ToResponse)]
 #[response(content_type = "application/problem+json")]
@@ -75,7 +81,7 @@ pub(super) struct TooSlow(Problem);
             A path that is not listed here is answered 404 `not_found`, a method that is not listed 405 \
             `method_not_allowed`."
     ),
-    components(responses(NotFound, Conflict, Gone, TooLarge, TooSlow, Unavailable)),
+    components(responses(NotFound, Conflict, Gone, FanRejected, TooLarge, TooSlow, Unavailable)),
     tags(
         (name = "fans", description = "Registered (unionid, openid) pairs and their pending ids"),
         (name = "links", description = "Fans linked to dealers' customers: look-up, feed, export"),
