@@ -74,6 +74,8 @@ fn admin_url(text: &str) -> Result<String, String> {
 pub(super) struct Problem {
     pub(super) detail: String,
     pub(super) hint: Option<String>,
+    /// The configured apps, if the request names none of them.
+    pub(super) apps: Vec<String>,
 }
 
 impl Problem {
@@ -186,7 +188,7 @@ impl AdminApi {
         }
         match Problem::parse(body) {
             Problem { detail, .. } if detail.is_empty() => self.unexpected_answer(status),
-            Problem { detail, hint } => {
+            Problem { detail, hint, .. } => {
                 let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
                 anyhow::anyhow!("{} answered {status}: {detail}{hint}", self.base_url)
             }

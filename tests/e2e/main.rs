@@ -19,6 +19,7 @@ mod floods;
 mod forget;
 mod guard;
 mod harness;
+mod imports;
 mod journal;
 mod kills;
 mod ledger;

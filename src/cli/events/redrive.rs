@@ -96,7 +96,7 @@ impl Redrive {
     ) -> anyhow::Result<()> {
         let url = api.url(&["v1", "events", &id, "redrive"], &[]);
         let answer = api.send(api.request(Method::POST, url).timeout(TIMEOUT)).await?;
-        let Problem { detail, hint } = Problem::parse(&answer.body);
+        let Problem { detail, hint, .. } = Problem::parse(&answer.body);
         if matches!(answer.status, StatusCode::NOT_FOUND | StatusCode::CONFLICT) && !detail.is_empty() {
             if self.json {
                 // The answer does not name the event.

@@ -10,12 +10,14 @@ use anyhow::Context as _;
 use serde_json::json;
 
 use super::batches::Batch;
-use super::progress::{Counts, Progress};
+use super::progress::Progress;
 use super::send::Receipt;
 use crate::cli::progress_display::ProgressDisplay;
 
 /// Rejected rows shown on standard error when there is no file for them.
 const SHOWN_MAX: u64 = 20;
+/// Rejected rows repeated in the error, if the import fails because of rejected rows.
+const FIRST_REJECTS_MAX: usize = 3;
 
 /// The bookkeeping of an import.
 pub(super) struct Accounts {
@@ -23,6 +25,8 @@ pub(super) struct Accounts {
     /// The progress file; none for a stream or a dry run.
     path: Option<PathBuf>,
     rejects: Rejects,
+    /// Line and reason of the first rows that this run rejected.
+    pub(super) first_rejects: Vec<String>,
     /// Whether nothing was recorded since the last save.
     saved: bool,
 }
@@ -33,7 +37,7 @@ impl Accounts {
             Some(rejects) => Rejects::open(rejects, progress.rejects_bytes)?,
             None => Rejects::Shown { count: 0 },
         };
-        Ok(Self { progress, path, rejects, saved: false })
+        Ok(Self { progress, path, rejects, first_rejects: Vec::new(), saved: false })
     }
 
     /// Records a batch that the service has acknowledged.
@@ -59,6 +63,9 @@ impl Accounts {
         for row in batch.rows {
             if let Some(reason) = row.rejected {
                 counts.rejected += 1;
+                if self.first_rejects.len() < FIRST_REJECTS_MAX {
+                    self.first_rejects.push(format!("line {}: {reason}", row.line));
+                }
                 self.rejects.add(row.line, &reason, &row.text, display)?;
             }
         }
@@ -81,10 +88,9 @@ impl Accounts {
     }
 
     /// Completes the import and deletes its progress file.
-    pub(super) fn close(mut self) -> anyhow::Result<Counts> {
+    pub(super) fn close(mut self) -> anyhow::Result<()> {
         self.rejects.sync()?;
-        self.path.as_deref().map_or(Ok(()), Progress::remove)?;
-        Ok(self.progress.counts)
+        self.path.as_deref().map_or(Ok(()), Progress::remove)
     }
 }
 

@@ -41,6 +41,8 @@ pub(super) struct Job {
     pub(super) restart: bool,
     /// Whether WeCom is asked again about fans that it refused.
     pub(super) retry_rejected: bool,
+    /// The import stops once more rows than this are rejected.
+    pub(super) max_rejects: Option<u64>,
     pub(super) patience: Patience,
     /// How often progress is saved: the work that a crash may repeat.
     pub(super) save_every: Duration,
@@ -48,23 +50,39 @@ pub(super) struct Job {
     pub(super) terminal: bool,
 }
 
-/// The result of an import that did not fail.
+/// How an import ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum End {
+    /// The whole input is done.
+    #[default]
+    Complete,
+    /// Stopped by a signal.
+    Interrupted,
+    /// Stopped because more rows were rejected than allowed.
+    TooManyRejects,
+}
+
+/// The result of an import.
 #[derive(Debug, Default)]
 pub(super) struct Report {
+    pub(super) end: End,
     pub(super) counts: Counts,
     pub(super) took: Duration,
-    /// The last line that is done, if the import was interrupted.
-    pub(super) interrupted_after: Option<u64>,
+    /// The last line that is done; 0 if nothing was sent.
+    pub(super) line: u64,
+    /// Line and reason of the first rows that this run rejected.
+    pub(super) first_rejects: Vec<String>,
 }
 
 impl Job {
     /// Imports until the end, an error, or `stop`.
     pub(super) async fn run(self, stop: CancellationToken) -> anyhow::Result<Report> {
+        let nothing_sent = || Report { end: End::Interrupted, ..Report::default() };
         let (file, options) = (self.file.clone(), self.options.clone());
         let opening = tokio::task::spawn_blocking(move || Source::open(&file, &options));
         let source = tokio::select! {
             opened = opening => opened.context("the reading thread ended unexpectedly")??,
-            () = stop.cancelled() => return Ok(Report { interrupted_after: Some(0), ..Report::default() }),
+            () = stop.cancelled() => return Ok(nothing_sent()),
         };
         let (mut accounts, resumed) = self.accounts(&source)?;
         let start = accounts.progress.position;
@@ -81,6 +99,13 @@ impl Job {
         let service =
             access.map(|access| Service::new(access, self.patience, retry, display.clone(), stop.clone()));
         let service = service.transpose()?.map(Arc::new);
+        let app = self.options.app.as_ref();
+        if let Some(service) = &service
+            && (app.is_some() || source.needs_app)
+            && !service.check_app(app).await?
+        {
+            return Ok(nothing_sent());
+        }
         // Saved first, so that a file that cannot be written fails before anything is sent.
         accounts.save()?;
         let (to, batches) = mpsc::channel(BATCHES_AHEAD);
@@ -89,21 +114,26 @@ impl Job {
         display.finish();
         // The rows recorded so far are saved even after an error.
         let saved = accounts.save();
-        if sent? {
+        let end = sent?;
+        if end == End::Complete {
             reader.await.context("the reading thread ended unexpectedly")??;
-            saved?;
-            return Ok(Report {
-                counts: accounts.close()?,
-                took: display.elapsed(),
-                interrupted_after: None,
-            });
         }
         saved?;
-        let Progress { counts, position, .. } = accounts.progress;
-        Ok(Report { counts, took: display.elapsed(), interrupted_after: Some(position.line - 1) })
+        let Progress { counts, position, .. } = &accounts.progress;
+        let report = Report {
+            end,
+            counts: *counts,
+            took: display.elapsed(),
+            line: position.line - 1,
+            first_rejects: std::mem::take(&mut accounts.first_rejects),
+        };
+        if end == End::Complete {
+            accounts.close()?;
+        }
+        Ok(report)
     }
 
-    /// Sends the batches and records the results in order. Returns whether it reached the end.
+    /// Sends the batches and records the results in order.
     async fn send(
         &self,
         mut batches: mpsc::Receiver<Batch>,
@@ -111,7 +141,7 @@ impl Job {
         accounts: &mut Accounts,
         display: &ProgressDisplay,
         stop: &CancellationToken,
-    ) -> anyhow::Result<bool> {
+    ) -> anyhow::Result<End> {
         let requests = stream::poll_fn(move |context| batches.poll_recv(context))
             .take_until(stop.clone().cancelled_owned())
             .map(move |batch| submit(service.clone(), batch))
@@ -120,6 +150,10 @@ impl Job {
         let mut tick = tokio::time::interval(self.save_every);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
+            // Before anything is sent, because an earlier run may have stopped for the same reason.
+            if self.max_rejects.is_some_and(|max| accounts.progress.counts.rejected > max) {
+                return Ok(End::TooManyRejects);
+            }
             tokio::select! {
                 request = requests.next() => match request.transpose()? {
                     Some((batch, Some(receipt))) => {
@@ -127,8 +161,9 @@ impl Job {
                         accounts.record(batch, receipt, display)?;
                         display.advance(accounts.progress.counts.rows, read_bytes);
                     }
-                    Some((_, None)) => return Ok(false),
-                    None => return Ok(!stop.is_cancelled()),
+                    Some((_, None)) => return Ok(End::Interrupted),
+                    None if stop.is_cancelled() => return Ok(End::Interrupted),
+                    None => return Ok(End::Complete),
                 },
                 _ = tick.tick() => accounts.save()?,
             }

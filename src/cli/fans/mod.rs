@@ -1,9 +1,9 @@
 //! `unionlink fans`: imports fans from a file, and lists them, through the admin API of a running service.
 //!
-//! `list` prints fans. `import` runs the pipeline: `source` opens a file and detects its format (`detect`);
-//! `records` splits it into records and `rows` parses them (`columns`); `batches` collects rows into request
-//! bodies, on a thread of its own; `send` sends them to the service; `accounting` counts the results and
-//! saves the `progress`.
+//! `list` prints fans. `import` runs the pipeline: `source` opens a file, detects its format (`detect`) and examines its first
+//! rows (`sample`); `records` splits it into records and `rows` parses them (`columns`); `batches` collects
+//! rows into request bodies, on a thread of its own; `send` sends them to the service; `accounting` counts
+//! the results and saves the `progress`.
 //!
 //! Deliberately absent: access to the store. The service has it, and keeps running during an import.
 
@@ -16,6 +16,7 @@ mod list;
 mod progress;
 mod records;
 mod rows;
+mod sample;
 mod send;
 mod source;
 #[cfg(test)]
@@ -30,7 +31,7 @@ use anyhow::bail;
 use indicatif::HumanCount;
 use tokio_util::sync::CancellationToken;
 
-use self::import::{Job, Report};
+use self::import::{End, Job, Report};
 use self::list::List;
 use self::progress::Counts;
 use self::send::Patience;
@@ -66,8 +67,9 @@ that the service already has are counted as known and change nothing.
 A fan that WeCom refused (unionlink fans list --state rejected) is known, too: asking again would only cost
 quota. Correct its openid in the file, or import it with --retry-rejected once the cause is removed.
 
-Rejected rows do not fail an import. Exit status 0 means that every row was accepted or reported with its line
-and the reason; 1 means that the import is incomplete.";
+Rejected rows do not fail an import, unless every row is rejected, or more rows than --max-rejects. Exit
+status 0 means that every row was accepted or reported with its line and the reason; 1 means that the import
+is incomplete or that every row was rejected.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]
@@ -83,6 +85,9 @@ struct Import {
     /// Write rejected rows to this file, as NDJSON with line, reason and row [default: show the first 20]
     #[arg(long, value_name = "FILE")]
     rejects: Option<PathBuf>,
+    /// Stop once more than N rows are rejected [default: no limit]
+    #[arg(long, value_name = "N")]
+    max_rejects: Option<u64>,
     /// The file that records the progress [default: FILE.progress]
     #[arg(long, value_name = "FILE")]
     progress: Option<PathBuf>,
@@ -130,24 +135,49 @@ impl Import {
         let (stop, at_once) = (CancellationToken::new(), CancellationToken::new());
         lifecycle::listen_for_signals(stop.clone(), at_once.clone())?;
         let job = self.job(&Environment::of_process())?;
-        let resume = if self.file == Path::new("-") { "" } else { "; run the same command again to resume" };
         let report = tokio::select! {
             report = job.run(stop) => report?,
-            () = at_once.cancelled() => bail!("interrupted at once{resume}"),
+            () = at_once.cancelled() => bail!("interrupted at once{}", self.resume()),
         };
-        match report.interrupted_after {
-            Some(0) => bail!("interrupted before anything was sent"),
-            Some(line) => bail!("interrupted after line {line}{resume}"),
-            None => {}
-        }
         say(&self.summary(&report));
         if self.json {
-            let mut summary = serde_json::to_value(report.counts)?;
-            summary["seconds"] = report.took.as_secs_f64().into();
-            summary["dry_run"] = self.dry_run.into();
-            print(&summary.to_string())?;
+            print(&self.summary_json(&report)?.to_string())?;
         }
+        self.verdict(&report)?;
         Ok(ExitCode::SUCCESS)
+    }
+
+    /// How to go on after an interruption.
+    fn resume(&self) -> &'static str {
+        if self.file == Path::new("-") { "" } else { "; run the same command again to resume" }
+    }
+
+    /// Fails unless the whole input was imported, and a row of it was valid.
+    fn verdict(&self, report: &Report) -> anyhow::Result<()> {
+        let Report { end, counts: Counts { rows, rejected, .. }, line, .. } = *report;
+        let reasons: String = report.first_rejects.iter().flat_map(|row| ["\n  ", row.as_str()]).collect();
+        match end {
+            End::Interrupted if line == 0 => bail!("interrupted before anything was sent"),
+            End::Interrupted => bail!("interrupted after line {line}{}", self.resume()),
+            End::TooManyRejects => {
+                let limit = self.max_rejects.unwrap_or_default();
+                let hint = if self.dry_run || self.file == Path::new("-") {
+                    "correct the input and import it again"
+                } else {
+                    "correct the file and import it with --restart; or resume: run the same command with a \
+                     higher --max-rejects"
+                };
+                bail!(
+                    "stopped after line {line}: {} rejected, and --max-rejects is {limit}; what follows was \
+                     not imported{reasons}\nhint: {hint}",
+                    counted(rejected, ["row was", "rows were"])
+                );
+            }
+            End::Complete if rows > 0 && rejected == rows => {
+                bail!("every row was rejected{reasons}\nhint: correct the input and import it again")
+            }
+            End::Complete => Ok(()),
+        }
     }
 
     fn job(&self, environment: &Environment) -> anyhow::Result<Job> {
@@ -165,10 +195,19 @@ impl Import {
             progress: self.progress.clone(),
             restart: self.restart,
             retry_rejected: self.retry_rejected,
+            max_rejects: self.max_rejects,
             patience,
             save_every: Duration::from_millis(500),
             terminal: std::io::stderr().is_terminal(),
         })
+    }
+
+    fn summary_json(&self, report: &Report) -> serde_json::Result<serde_json::Value> {
+        let mut summary = serde_json::to_value(report.counts)?;
+        summary["seconds"] = report.took.as_secs_f64().into();
+        summary["dry_run"] = self.dry_run.into();
+        summary["complete"] = (report.end == End::Complete).into();
+        Ok(summary)
     }
 
     fn summary(&self, report: &Report) -> String {

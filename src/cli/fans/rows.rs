@@ -28,6 +28,13 @@ pub(super) struct Row {
     minted_at: Option<Timestamp>,
 }
 
+impl Row {
+    /// Whether it has an app: its own, or the one of rows that do not name one.
+    pub(super) const fn has_app(&self) -> bool {
+        self.app.is_some()
+    }
+}
+
 /// Parses the rows of one file.
 pub(super) struct RowReader {
     /// The encoding the file was decoded from.
@@ -172,8 +179,8 @@ fn checked_row<'a>(
         )
     });
     Ok(Row {
-        unionid: Unionid::new(unionid).map_err(invalid(Column::Unionid))?,
-        openid: Openid::new(openid).map_err(invalid(Column::Openid))?,
+        unionid: Unionid::from_input(unionid).map_err(invalid(Column::Unionid))?,
+        openid: Openid::from_input(openid).map_err(invalid(Column::Openid))?,
         app: own_app.map(AppName::new).transpose().map_err(invalid(Column::App))?.or_else(|| app.cloned()),
         pending_id: pending_id.map(PendingId::new).transpose().map_err(invalid(Column::PendingId))?,
         minted_at: minted_at.transpose()?,

@@ -1,5 +1,5 @@
 //! Opens the input of an import, a file or standard input: decompresses it, detects its format, decodes it to
-//! UTF-8 and reads its header.
+//! UTF-8, reads its header and examines its first rows.
 
 use std::fs::{File, Metadata, TryLockError};
 use std::io::{self, BufReader, Cursor, Read};
@@ -15,10 +15,13 @@ use sha2::{Digest, Sha256};
 use super::detect::{self, Encoding, HEAD_BYTES, Kind};
 use super::records::Records;
 use super::rows::{self, RowReader};
+use super::sample;
 use crate::domain::ids::{AppName, hex};
 
 /// The largest window of a zstd frame, as a power of two: twice what `zstd -19` uses.
 const ZSTD_WINDOW_LOG_MAX: u32 = 24;
+
+const ONE_A_LINE: &str = "write one object per line, for example: jq -c . FILE > fans.ndjson";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(super) enum Format {
@@ -52,10 +55,12 @@ pub(super) struct Source {
     pub(super) read_bytes: Arc<AtomicU64>,
     pub(super) records: Records<Box<dyn Read + Send>>,
     pub(super) rows: RowReader,
+    /// Whether the first valid rows have no app, so that the service must have only one.
+    pub(super) needs_app: bool,
 }
 
 impl Source {
-    /// Opens `path`, or standard input for `-`, and reads the header.
+    /// Opens `path`, or standard input for `-`, reads the header and examines the first rows.
     pub(super) fn open(path: &Path, options: &ReadOptions) -> anyhow::Result<Self> {
         let is_stdin = path == Path::new("-");
         let name = if is_stdin { "standard input".to_owned() } else { path.display().to_string() };
@@ -97,10 +102,20 @@ impl Source {
             .build(Cursor::new(head).chain(plain));
         let mut records = Records::new(Box::new(text) as Box<dyn Read + Send>, None);
         let mut rows = RowReader::new(encoding, options.app.clone());
-        if options.format.unwrap_or(found) == Format::Csv {
-            read_header(&mut records, &mut rows, &name)?;
+        match options.format.unwrap_or(found) {
+            // A header of CSV may begin with a brace as well, but is no JSON object.
+            Format::Csv if found == Format::Ndjson && sample::needs_app(&mut records, &mut rows).is_ok() => {
+                bail!("{name} is NDJSON, not CSV\nhint: leave out --format");
+            }
+            Format::Csv => read_header(&mut records, &mut rows, &name)?,
+            Format::Ndjson => {}
         }
-        Ok(Self { name, bytes, fingerprint, encoding, read_bytes, records, rows })
+        let needs_app = sample::needs_app(&mut records, &mut rows).map_err(|reason| {
+            let hint =
+                if found == Format::Csv { "leave out --format: it looks like CSV" } else { ONE_A_LINE };
+            anyhow::anyhow!("{name} is not NDJSON: {reason}\nhint: {hint}")
+        })?;
+        Ok(Self { name, bytes, fingerprint, encoding, read_bytes, records, rows, needs_app })
     }
 }
 

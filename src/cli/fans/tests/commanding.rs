@@ -6,7 +6,8 @@ use std::time::Duration;
 use clap::Parser as _;
 use indicatif::HumanCount;
 
-use super::super::import::Job;
+use super::super::import::{End, Job, Report};
+use super::super::progress::Counts;
 use super::super::{Command, Fans, Import};
 use crate::cli::Cli;
 use crate::cli::progress_display::ProgressDisplay;
@@ -51,6 +52,42 @@ fn an_invalid_url_is_refused_on_the_command_line() {
         assert!(error.contains(reason), "{error}");
     }
     assert!(import(&["fans.csv", "--app", "two words"]).is_err());
+}
+
+#[test]
+fn an_import_fails_if_every_row_or_more_rows_than_allowed_are_rejected() {
+    let file = import(&["fans.csv", "--max-rejects", "3"]).unwrap();
+    let report = |end, rows: u64, rejected: u64| Report {
+        end,
+        counts: Counts { rows, accepted: rows - rejected, known: 0, rejected },
+        line: rows + 1,
+        first_rejects: vec!["line 2: openid is missing".to_owned()],
+        ..Report::default()
+    };
+    for (rows, rejected) in [(10, 3), (0, 0)] {
+        let done = report(End::Complete, rows, rejected);
+        assert!(file.verdict(&done).is_ok());
+        assert_eq!(file.summary_json(&done).unwrap()["complete"], true);
+    }
+    let none_valid = file.verdict(&report(End::Complete, 10, 10)).unwrap_err().to_string();
+    assert!(
+        none_valid.starts_with("every row was rejected\n  line 2: openid is missing\nhint: "),
+        "{none_valid}"
+    );
+    let stopped = report(End::TooManyRejects, 10, 4);
+    let error = file.verdict(&stopped).unwrap_err().to_string();
+    for part in [
+        "stopped after line 11: 4 rows were rejected, and --max-rejects is 3; what follows was not ",
+        "  line 2: openid is missing\nhint: correct the file and import it with --restart",
+    ] {
+        assert!(error.contains(part), "{error}");
+    }
+    let summary = file.summary_json(&stopped).unwrap();
+    assert_eq!(summary["complete"], false);
+    assert_eq!(summary["rejected"], 4);
+    let piped = import(&["-", "--max-rejects", "3"]).unwrap();
+    let error = piped.verdict(&stopped).unwrap_err().to_string();
+    assert!(!error.contains("--restart"), "{error}");
 }
 
 #[test]

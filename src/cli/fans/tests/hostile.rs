@@ -6,16 +6,18 @@ use std::path::Path;
 use super::super::detect::Encoding;
 use super::super::import::Report;
 use super::super::records::{Malformed, Records};
+use super::super::source::Format;
 use super::service::{Answer, Service, run};
+use super::{ID, with_ids};
 
-/// Imports these bytes as a file. Returns the fans that the service then has.
+/// Imports these bytes as a file. Returns the fans that the service then has, without [`ID`].
 async fn import(content: &[u8]) -> (anyhow::Result<Report>, Vec<String>) {
     let service = Service::start(|_| Answer::Take).await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fans");
     std::fs::write(&path, content).unwrap();
     let report = run(service.job(&path)).await;
-    (report, service.fans().into_keys().collect())
+    (report, service.fans().into_keys().map(|id| id.replace(ID, "")).collect())
 }
 
 async fn imported(content: &[u8]) -> (u64, Vec<String>) {
@@ -76,7 +78,11 @@ fn a_line_of_a_gibibyte_is_one_bad_row() {
 async fn a_decompression_bomb_is_a_bad_row_too() {
     let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
     io::copy(
-        &mut Flood { head: b"unionid,openid\nu1,o1\n", left: 64 << 20, tail: b"\nu2,o2\n" },
+        &mut Flood {
+            head: b"unionid,openid\noINVENTED-id-of-fan-u1,oINVENTED-id-of-fan-o1\n",
+            left: 64 << 20,
+            tail: b"\noINVENTED-id-of-fan-u2,oINVENTED-id-of-fan-o2\n",
+        },
         &mut encoder,
     )
     .unwrap();
@@ -88,35 +94,36 @@ async fn bad_rows_do_not_harm_their_neighbours() {
     let wide = vec!["x"; 10_000].join(",");
     let content = [
         b"\xEF\xBB\xBFunionid;openid\r\n\r\n".as_slice(),
-        b"u1;o1\r\n",
+        b"@u1;@o1\r\n",
         b"u\0;o\r\n",
         b"u\xC3\x28;o\r\n",
         wide.replace(',', ";").as_bytes(),
-        b"\r\n\"u;o\r\nu2;o2\r\n",
-        b"u3;\"o\"3\r\n",
-        b"\"u4\";\"o4\"",
+        b"\r\n\"u;o\r\n@u2;@o2\r\n",
+        b"@u3;\"o\"3\r\n",
+        b"\"@u4\";\"@o4\"",
     ]
     .concat();
-    assert_eq!(imported(&content).await, (5, vec!["u1".into(), "u2".into(), "u4".into()]));
-    let nd = b"{\"unionid\":\"u1\",\"openid\":\"o1\"}\n{\"unionid\":\n\xFF\n\n{\"unionid\":\"u2\",\"openid\":\"o2\"}";
-    assert_eq!(imported(nd).await, (2, vec!["u1".into(), "u2".into()]));
-    let deep = format!("{{\"unionid\":{}}}\n{{\"unionid\":\"u\",\"openid\":\"o\"}}\n", "[".repeat(60_000));
-    assert_eq!(imported(deep.as_bytes()).await, (1, vec!["u".into()]));
+    assert_eq!(imported(&with_ids(&content)).await, (5, vec!["u1".into(), "u2".into(), "u4".into()]));
+    let nd = b"{\"unionid\":\"@u1\",\"openid\":\"@o1\"}\n{\"unionid\":\n\xFF\n\n\
+        {\"unionid\":\"@u2\",\"openid\":\"@o2\"}";
+    assert_eq!(imported(&with_ids(nd)).await, (2, vec!["u1".into(), "u2".into()]));
+    let deep = format!("{{\"unionid\":{}}}\n{{\"unionid\":\"@u\",\"openid\":\"@o\"}}\n", "[".repeat(60_000));
+    assert_eq!(imported(&with_ids(deep.as_bytes())).await, (1, vec!["u".into()]));
 }
 
 #[tokio::test]
 async fn a_header_of_ten_thousand_columns_is_read_if_the_two_are_there() {
     let names: Vec<_> = (0..9_998).map(|n| format!("column{n}")).collect();
-    let content = format!("{},unionid,openid\n{}u1,o1\n", names.join(","), ",".repeat(9_998));
+    let content = format!("{},unionid,openid\n{}@u1,@o1\n", names.join(","), ",".repeat(9_998));
     // Its header is longer than a record may be.
     assert!(refused(content.as_bytes()).await.contains("longer than 64 KiB"));
     let short = content.replace("column", "c");
-    assert_eq!(imported(short.as_bytes()).await, (0, vec!["u1".into()]));
+    assert_eq!(imported(&with_ids(short.as_bytes())).await, (0, vec!["u1".into()]));
 }
 
 #[tokio::test]
 async fn archives_are_read_through() {
-    let rows = b"unionid,openid\nu1,o1\nu2,o2\n";
+    let rows = with_ids(b"unionid,openid\n@u1,@o1\n@u2,@o2\n");
     let (first, second) = rows.split_at(20);
     let members = [gzip(first), gzip(second)].concat();
     assert_eq!(imported(&members).await.1, ["u1", "u2"]);
@@ -132,7 +139,7 @@ async fn the_intact_part_of_a_truncated_archive_is_imported_and_the_rest_reporte
     use std::fmt::Write as _;
     let mut text = "unionid,openid\n".to_owned();
     for n in 0..50_000 {
-        writeln!(text, "u{n},o{}", n * 7919 % 50_021).unwrap();
+        writeln!(text, "{ID}u{n},{ID}o{}", n * 7919 % 50_021).unwrap();
     }
     for whole in [gzip(text.as_bytes()), zstd::encode_all(text.as_bytes(), 3).unwrap()] {
         let (report, fans) = import(&whole[..whole.len() / 2]).await;
@@ -160,15 +167,16 @@ async fn a_zstd_window_that_would_need_much_memory_is_refused() {
 
 #[tokio::test]
 async fn gb18030_is_read_as_what_it_is() {
-    let text = "昵称,微信unionid,小程序openid,应用名称\n老王,u1,o1,品牌\n小李,u2,o2,\n";
-    let content = encoding_rs::GB18030.encode(text).0;
+    let text = "昵称,微信unionid,小程序openid,应用名称\n老王,@u1,@o1,品牌\n小李,@u2,@o2,\n";
+    let text = text.replace('@', ID);
+    let content = encoding_rs::GB18030.encode(&text).0;
     assert_eq!(imported(&content).await, (0, vec!["u1".into(), "u2".into()]));
 }
 
 #[tokio::test]
 async fn what_is_not_gb18030_harms_only_the_id_it_is_in() {
     let mut content = encoding_rs::GB18030.encode("昵称;微信unionid;小程序openid\n").0.into_owned();
-    content.extend_from_slice(b"\xD0;u1;o1\na;u\xFF2;o2\na;u3;o3\xD0\na;u4;o4\n");
+    content.extend(with_ids(b"\xD0;@u1;@o1\na;@u\xFF2;@o2\na;@u3;@o3\xD0\na;@u4;@o4\n"));
     let service = Service::start(|_| Answer::Take).await;
     let folder = tempfile::tempdir().unwrap();
     let [path, rejects] = ["fans", "rejects"].map(|name| folder.path().join(name));
@@ -176,7 +184,7 @@ async fn what_is_not_gb18030_harms_only_the_id_it_is_in() {
     let mut job = service.job(&path);
     (job.options.encoding, job.rejects) = (Some(Encoding::Gb18030), Some(rejects.clone()));
     assert_eq!(run(job).await.unwrap().counts.rejected, 2);
-    assert_eq!(service.fans().into_keys().collect::<Vec<_>>(), ["u1", "u4"]);
+    assert_eq!(service.fans().into_keys().collect::<Vec<_>>(), ["u1", "u4"].map(|id| format!("{ID}{id}")));
     let rejects = std::fs::read_to_string(&rejects).unwrap();
     for (line, column) in [(3, "unionid"), (4, "openid")] {
         let reason = format!("\"line\":{line},\"reason\":\"{column} is not valid GB18030 (see --encoding)\"");
@@ -204,4 +212,37 @@ async fn wrong_files_are_refused_with_a_remedy() {
     assert!(error.contains("is a directory"), "{error}");
     let error = format!("{:#}", run(service.job(Path::new("/no/such/file"))).await.unwrap_err());
     assert!(error.contains("cannot read /no/such/file"), "{error}");
+}
+
+#[tokio::test]
+async fn a_wrong_format_fails_the_import_before_a_row_is_sent() {
+    let csv = with_ids(b"unionid,openid\n@u1,@o1\n");
+    let ndjson = with_ids(b"{\"unionid\":\"@u1\",\"openid\":\"@o1\"}\n");
+    let pretty = with_ids(b"{\n  \"unionid\": \"@u1\",\n  \"openid\": \"@o1\"\n}\n");
+    for (content, format, wanted) in [
+        (&csv, Some(Format::Ndjson), "is not NDJSON: line 1: is not JSON"),
+        (&csv, Some(Format::Ndjson), "\nhint: leave out --format: it looks like CSV"),
+        (&ndjson, Some(Format::Csv), "is NDJSON, not CSV\nhint: leave out --format"),
+        (&pretty, None, "is not NDJSON: line 1: is not JSON"),
+        (&pretty, None, "\nhint: write one object per line"),
+    ] {
+        let service = Service::start(|_| Answer::Take).await;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("fans");
+        std::fs::write(&path, content).unwrap();
+        let mut job = service.job(&path);
+        job.options.format = format;
+        let error = run(job).await.unwrap_err().to_string();
+        assert!(error.contains(wanted), "{error}");
+        assert_eq!(service.requests(), 0);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+    // A brace at the beginning does not make a header NDJSON.
+    let service = Service::start(|_| Answer::Take).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fans");
+    std::fs::write(&path, with_ids(b"{tag},unionid,openid\nx,@u1,@o1\n")).unwrap();
+    let mut job = service.job(&path);
+    job.options.format = Some(Format::Csv);
+    assert_eq!(run(job).await.unwrap().counts.accepted, 1);
 }

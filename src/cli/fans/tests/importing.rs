@@ -10,10 +10,13 @@ use serde_json::Value;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
+use super::super::import::End;
 use super::super::progress::Counts;
 use super::service::{Answer, Service, run};
+use super::{ID, with_ids};
 
 const ROWS: usize = 20_000;
+const ONE_FAN: &[u8] = b"unionid,openid\noINVENTED-id-of-fan-u,oINVENTED-id-of-fan-o\n";
 
 fn folder_with(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -25,13 +28,14 @@ fn folder_with(name: &str, content: &[u8]) -> (TempDir, PathBuf) {
 /// `rows` fans; of every hundred one is invalid, and one is refused by the service.
 fn fans(rows: usize) -> String {
     let mut text = "unionid,openid,app\n".to_owned();
+    let valid = format!("{ID}o");
     for n in 0..rows {
         let (openid, app) = match n % 100 {
             50 => ("", ""),
-            51 => ("o", "unknown"),
-            _ => ("o", ""),
+            51 => (valid.as_str(), "unknown"),
+            _ => (valid.as_str(), ""),
         };
-        writeln!(text, "u{n},{openid},{app}").unwrap();
+        writeln!(text, "{ID}u{n},{openid},{app}").unwrap();
     }
     text
 }
@@ -80,7 +84,8 @@ async fn every_row_is_taken_known_or_rejected_with_its_line() {
     assert_eq!(rejected_lines(&rejects), bad_lines(2_500));
     let first: Value =
         serde_json::from_str(std::fs::read_to_string(&rejects).unwrap().lines().next().unwrap()).unwrap();
-    assert_eq!(first, serde_json::json!({"line": 52, "reason": "openid is missing", "row": "u50,,"}));
+    let row = format!("{ID}u50,,");
+    assert_eq!(first, serde_json::json!({"line": 52, "reason": "openid is missing", "row": row}));
     assert!(!progress_of(&path).exists(), "a complete import leaves no progress behind");
     let again = run(service.job(&path)).await.unwrap().counts;
     assert_eq!(again, Counts { rows: 2_500, accepted: 0, known: accepted, rejected: 50 });
@@ -160,7 +165,8 @@ async fn an_interrupted_import_sends_no_row_twice() {
         .await;
         let (_folder, path) = folder_with("fans", &content);
         let interrupted = service.job(&path).run(stop).await.unwrap();
-        let line = interrupted.interrupted_after.expect("it was interrupted");
+        assert_eq!(interrupted.end, End::Interrupted);
+        let line = interrupted.line;
         // The header is line 1, and what was under way was waited for.
         assert_eq!(line, interrupted.counts.rows + 1);
         assert!(line >= 8_000, "{line}");
@@ -185,7 +191,7 @@ async fn an_import_of_a_changed_file_is_not_resumed() {
     })
     .await;
     let (_folder, path) = folder_with("fans.csv", fans(ROWS).as_bytes());
-    assert!(service.job(&path).run(stop).await.unwrap().interrupted_after.is_some());
+    assert_eq!(service.job(&path).run(stop).await.unwrap().end, End::Interrupted);
     until_nobody_reads(&path).await;
 
     let (mut other_app, mut retry) = (service.job(&path), service.job(&path));
@@ -211,7 +217,7 @@ async fn an_import_of_a_changed_file_is_not_resumed() {
 #[tokio::test]
 async fn an_unavailable_service_is_given_up_with_a_hint() {
     let service = Service::start(|_| Answer::Refuse).await;
-    let (_folder, path) = folder_with("fans.csv", b"unionid,openid\nu,o\n");
+    let (_folder, path) = folder_with("fans.csv", ONE_FAN);
     let mut job = service.job(&path);
     job.patience.total = std::time::Duration::ZERO;
     let error = run(job).await.unwrap_err().to_string();
@@ -236,7 +242,7 @@ async fn an_unavailable_service_is_given_up_with_a_hint() {
 
 #[tokio::test]
 async fn a_permanent_refusal_is_not_retried() {
-    let (_folder, path) = folder_with("fans.csv", b"unionid,openid\nu,o\n");
+    let (_folder, path) = folder_with("fans.csv", ONE_FAN);
     for (answer, wanted) in [
         (Answer::Fail(400), "400 Bad Request: that will not do\nhint: look at the disk"),
         (Answer::Fail(413), "that will not do"),
@@ -273,7 +279,7 @@ async fn a_dry_run_checks_every_row_and_leaves_no_trace() {
 #[tokio::test]
 async fn unwritable_progress_stops_the_import_before_anything_is_sent() {
     let service = Service::start(|_| Answer::Take).await;
-    let (folder, path) = folder_with("fans.csv", b"unionid,openid\nu,o\n");
+    let (folder, path) = folder_with("fans.csv", ONE_FAN);
     let mut job = service.job(&path);
     job.progress = Some(folder.path().join("no/such/folder"));
     let error = run(job).await.unwrap_err();
@@ -290,15 +296,63 @@ async fn unwritable_progress_stops_the_import_before_anything_is_sent() {
         assert!(error.contains(&format!("--{option} names")), "{error}");
     }
     assert_eq!(service.requests(), 0);
-    assert_eq!(std::fs::read(&path).unwrap(), b"unionid,openid\nu,o\n");
+    assert_eq!(std::fs::read(&path).unwrap(), ONE_FAN);
 }
 
 #[tokio::test]
 async fn two_imports_of_one_file_do_not_run_at_once() {
     let service = Service::start(|_| Answer::Take).await;
-    let (_folder, path) = folder_with("fans.csv", b"unionid,openid\nu,o\n");
+    let (_folder, path) = folder_with("fans.csv", ONE_FAN);
     let other = File::open(&path).unwrap();
     other.lock().unwrap();
     let error = format!("{:#}", run(service.job(&path)).await.unwrap_err());
     assert!(error.contains("another import of it is running"), "{error}");
+}
+
+#[tokio::test]
+async fn an_app_that_is_not_configured_fails_the_import_before_a_row_is_sent() {
+    let service = Service::start(|_| Answer::Take).await;
+    let (folder, path) = folder_with("fans.csv", ONE_FAN);
+    let fails = async |app: Option<&str>, wanted: &str| {
+        let mut job = service.job(&path);
+        job.options.app = app.map(|name| crate::domain::ids::AppName::new(name).unwrap());
+        let error = run(job).await.unwrap_err().to_string();
+        assert!(error.contains(wanted) && error.contains("\nhint: "), "{error}");
+        assert!(error.ends_with("with --app: brand, shop"), "{error}");
+        // No progress is left that a corrected command would have to discard.
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        assert_eq!(service.requests(), 0);
+    };
+    fails(Some("unknown"), "there is no app named \"unknown\"").await;
+    service.several_apps.store(true, Ordering::SeqCst);
+    fails(None, "app is missing").await;
+    // Rows that name their app need no default.
+    std::fs::write(&path, with_ids(b"unionid,openid,app\n@u1,@o1,shop\n@u2,@o2,\n")).unwrap();
+    assert_eq!(run(service.job(&path)).await.unwrap().counts.accepted, 2);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_import_stops_once_more_rows_are_rejected_than_allowed_and_can_be_resumed() {
+    let service = Service::start(|_| Answer::Take).await;
+    let (_folder, path) = folder_with("fans.csv", fans(ROWS).as_bytes());
+    let up_to = async |max_rejects: Option<u64>| {
+        let mut job = service.job(&path);
+        job.max_rejects = max_rejects;
+        let report = run(job).await.unwrap();
+        until_nobody_reads(&path).await;
+        report
+    };
+    // Twenty rows of each batch of a thousand are rejected.
+    let stopped = up_to(Some(50)).await;
+    assert_eq!((stopped.end, stopped.counts.rows, stopped.line), (End::TooManyRejects, 3_000, 3_001));
+    assert_eq!(stopped.counts.rejected, 60);
+    assert_eq!(stopped.first_rejects[0], "line 52: openid is missing");
+    assert_eq!(stopped.first_rejects.len(), 3);
+    assert!(progress_of(&path).exists());
+    let again = up_to(Some(59)).await;
+    assert_eq!((again.end, again.counts), (End::TooManyRejects, stopped.counts));
+    let done = up_to(Some(bad_lines(ROWS).len() as u64)).await;
+    assert_eq!((done.end, done.counts.rows), (End::Complete, ROWS as u64));
+    assert_eq!(service.fans().len(), good(ROWS));
+    assert!(!progress_of(&path).exists());
 }

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::super::columns::{Column, Columns};
 use super::super::detect::{Encoding, Kind, kind};
 use super::super::rows::{RowReader, delimiter};
+use super::{ID, with_ids};
 use crate::cli::instant::instant;
 
 fn csv(header: &str) -> RowReader {
@@ -13,9 +14,12 @@ fn csv(header: &str) -> RowReader {
     rows
 }
 
+/// The row that is sent, or the reason why none is; `@` stands for [`ID`] in both.
 fn sent(rows: &mut RowReader, record: &str) -> Value {
-    match rows.row(record.as_bytes()) {
-        Ok(Some(row)) => serde_json::to_value(row).unwrap(),
+    match rows.row(&with_ids(record.as_bytes())) {
+        Ok(Some(row)) => {
+            serde_json::from_str(&serde_json::to_string(&row).unwrap().replace(ID, "@")).unwrap()
+        }
         Ok(None) => Value::Null,
         Err(reason) => reason.into(),
     }
@@ -122,11 +126,11 @@ fn the_delimiter_is_the_one_that_makes_sense_of_the_header() {
 fn rows_of_csv_say_what_their_columns_say() {
     let mut rows = csv("昵称,unionid,openid,pending_id,获取时间,应用");
     assert_eq!(
-        sent(&mut rows, "x,u1, o1 ,p1,2026-11-01 12:00:00,brand"),
-        json!({"unionid": "u1", "openid": "o1", "pending_id": "p1", "minted_at": "2026-11-01T04:00:00.000Z", "app": "brand"})
+        sent(&mut rows, "x,@u1, @o1 ,p1,2026-11-01 12:00:00,brand"),
+        json!({"unionid": "@u1", "openid": "@o1", "pending_id": "p1", "minted_at": "2026-11-01T04:00:00.000Z", "app": "brand"})
     );
-    assert_eq!(sent(&mut rows, "\"a, \"\"b\"\"\",u1,o1"), json!({"unionid": "u1", "openid": "o1"}));
-    assert_eq!(sent(&mut rows, "x,u1,o1,,,,,"), json!({"unionid": "u1", "openid": "o1"}));
+    assert_eq!(sent(&mut rows, "\"a, \"\"b\"\"\",@u1,@o1"), json!({"unionid": "@u1", "openid": "@o1"}));
+    assert_eq!(sent(&mut rows, "x,@u1,@o1,,,,,"), json!({"unionid": "@u1", "openid": "@o1"}));
     assert_eq!(sent(&mut rows, ",,, ,,"), Value::Null);
     assert_eq!(sent(&mut rows, "   "), Value::Null);
     assert_eq!(sent(&mut rows, "x,u1"), json!("openid is missing"));
@@ -134,8 +138,14 @@ fn rows_of_csv_say_what_their_columns_say() {
     assert_eq!(sent(&mut rows, "a,b,u1,o1,,,x"), json!("has 7 fields, and the header has 6"));
     assert_eq!(sent(&mut rows, "x,u 1,o1"), json!("unionid contains white space or a control character"));
     assert_eq!(sent(&mut rows, "x,u\0,o1"), json!("contains a NUL byte"));
-    let reason = sent(&mut rows, "x,u1,o1,p1,yesterday");
-    assert!(reason.as_str().unwrap().starts_with("minted_at is not a time"), "{reason}");
+    for (record, wanted) in [
+        ("x,@u1,@o1,p1,yesterday", "minted_at is not a time"),
+        ("x,hello,@o1", "unionid is not an id that WeChat issues (expected o and 19 to 63 "),
+        ("x,@u1,1.23457E+15", "openid is a number that Excel has made of the id"),
+    ] {
+        let reason = sent(&mut rows, record);
+        assert!(reason.as_str().unwrap().starts_with(wanted), "{reason}");
+    }
     let invalid = rows.row(b"x,u1,o\xC3\x28").unwrap_err();
     assert_eq!(invalid, "is not UTF-8 from its byte 7 on (see --encoding)");
 }
@@ -145,10 +155,10 @@ fn rows_of_ndjson_say_what_their_members_say() {
     let app = crate::domain::ids::AppName::new("brand").unwrap();
     let mut rows = RowReader::new(Encoding::Utf8, Some(app));
     assert_eq!(
-        sent(&mut rows, r#"{"unionid":"u1","openid":"o1","minted_at":1793505600,"tags":[1],"app":null}"#),
-        json!({"unionid": "u1", "openid": "o1", "app": "brand", "minted_at": "2026-11-01T04:00:00.000Z"})
+        sent(&mut rows, r#"{"unionid":"@u1","openid":"@o1","minted_at":1793505600,"tags":[1],"app":null}"#),
+        json!({"unionid": "@u1", "openid": "@o1", "app": "brand", "minted_at": "2026-11-01T04:00:00.000Z"})
     );
-    assert_eq!(sent(&mut rows, r#"{"unionid":"u1","openid":"o1","app":"other"}"#)["app"], "other");
+    assert_eq!(sent(&mut rows, r#"{"unionid":"@u1","openid":"@o1","app":"other"}"#)["app"], "other");
     for (record, reason) in [
         (r#"{"unionid":"u1"}"#, "openid is missing"),
         (r#"{"unionid":7,"openid":"o1"}"#, "unionid is not text"),
@@ -164,11 +174,12 @@ fn rows_of_ndjson_say_what_their_members_say() {
 #[test]
 fn an_open_quote_is_told_from_a_remark_of_several_lines() {
     let mut rows = csv("unionid,openid,备注");
-    for remark in ["u1,o1,\"two\nlines\"", "u1,o1,\"a\nb\nc,d\ne\"", "\"\nu1\",o1,x"] {
-        assert!(!rows.swallows_rows(remark.as_bytes()), "{remark}");
+    for remark in ["@u1,@o1,\"two\nlines\"", "@u1,@o1,\"a\nb\nc,d\ne\"", "\"\n@u1\",@o1,x"] {
+        assert!(!rows.swallows_rows(&with_ids(remark.as_bytes())), "{remark}");
     }
-    for open in ["u1,\"o1,x\nu2,o2,\"", "u1,o1,\"x\nu2,o2,y\nu3,o3,\"", "u1,o1,\"x\nu2,o2,\",z"] {
-        assert!(rows.swallows_rows(open.as_bytes()), "{open}");
+    for open in ["@u1,\"@o1,x\n@u2,@o2,\"", "@u1,@o1,\"x\n@u2,@o2,y\n@u3,@o3,\"", "@u1,@o1,\"x\n@u2,@o2,\",z"]
+    {
+        assert!(rows.swallows_rows(&with_ids(open.as_bytes())), "{open}");
     }
 }
 

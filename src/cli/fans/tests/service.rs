@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -45,6 +45,8 @@ pub(super) struct Service {
     mood: Mood,
     requests: AtomicUsize,
     pub(super) rows: AtomicUsize,
+    /// Whether rows have to name their app.
+    pub(super) several_apps: AtomicBool,
     /// How often each fan was new: never more than once.
     fans: Mutex<BTreeMap<String, Value>>,
 }
@@ -54,8 +56,8 @@ impl Service {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}", listener.local_addr().unwrap());
         let (requests, rows) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let fans = Mutex::default();
-        let service = Arc::new(Self { base_url, mood: Box::new(mood), requests, rows, fans });
+        let (fans, several_apps) = (Mutex::default(), AtomicBool::new(false));
+        let service = Arc::new(Self { base_url, mood: Box::new(mood), requests, rows, several_apps, fans });
         let router = Router::new().route("/v1/fans", post(register)).with_state(service.clone());
         crate::cli::tests::service::serve(listener, router);
         service
@@ -65,6 +67,7 @@ impl Service {
         self.fans.lock().unwrap().clone()
     }
 
+    /// The requests with rows.
     pub(super) fn requests(&self) -> usize {
         self.requests.load(Ordering::SeqCst)
     }
@@ -79,6 +82,7 @@ impl Service {
             progress: None,
             restart: false,
             retry_rejected: false,
+            max_rejects: None,
             patience: Patience {
                 first: Duration::from_millis(1),
                 longest: Duration::from_millis(4),
@@ -105,10 +109,13 @@ async fn register(State(service): State<Arc<Service>>, headers: HeaderMap, body:
         (StatusCode::from_u16(status).unwrap(), [("content-type", "application/problem+json")], body)
             .into_response()
     };
-    assert_eq!(headers["content-type"], "application/x-ndjson");
     if headers["authorization"] != "Bearer right" {
         return problem(401, "the admin token is missing or wrong");
     }
+    if headers["content-type"] == "application/json" {
+        return service.reject(&body);
+    }
+    assert_eq!(headers["content-type"], "application/x-ndjson");
     let answer = (service.mood)(service.requests.fetch_add(1, Ordering::SeqCst));
     match answer {
         Answer::Take | Answer::TakeAndBreak => {}
@@ -124,6 +131,22 @@ async fn register(State(service): State<Arc<Service>>, headers: HeaderMap, body:
 }
 
 impl Service {
+    /// The answer to a fan without ids, by which an import asks for the app.
+    fn reject(&self, body: &[u8]) -> Response {
+        let fan: Value = serde_json::from_slice(body).unwrap();
+        assert!(fan["unionid"].is_null(), "a fan is not registered alone");
+        let problem = match fan["app"].as_str() {
+            Some("unknown") => {
+                json!({"detail": "there is no app named \"unknown\"", "apps": ["brand", "shop"]})
+            }
+            None if self.several_apps.load(Ordering::SeqCst) => {
+                json!({"detail": "app is missing", "apps": ["brand", "shop"]})
+            }
+            _ => json!({"detail": "unionid is missing"}),
+        };
+        (StatusCode::UNPROCESSABLE_ENTITY, axum::Json(problem)).into_response()
+    }
+
     fn take(&self, body: &[u8]) -> Value {
         let lines: Vec<_> = body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).collect();
         assert!(
