@@ -194,6 +194,7 @@ fn admin_state(
         metrics: context.metrics.clone(),
         wake: context.wake.clone(),
         breakers: context.breakers.clone(),
+        dealer_names: context.dealer_names.clone(),
         sinks: context.sinks.clone(),
         sink_kinds: config.sinks.iter().map(|sink| (sink.name.clone(), sink.target.kind())).collect(),
         pages: Arc::default(),

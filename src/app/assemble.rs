@@ -27,6 +27,7 @@ use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{Api, AppCredentials, Client, Ledgers, Limiter, Wire};
 use crate::worker::breaker::Breakers;
+use crate::worker::dealer_names::DealerNames;
 use crate::worker::directory::Directory;
 use crate::worker::sink_status::SinkRegistry;
 use crate::worker::{AppRules, Context, Wake, deliver, mint, renew, resolve, sweep};
@@ -90,14 +91,20 @@ pub async fn assemble(
     for part in &sinks {
         metrics.sink_configured(&part.name);
     }
+    let dealer_names = Arc::new(DealerNames::default());
+    for app in &config.apps {
+        dealer_names.load(&*store, &app.name).await;
+    }
+    let directory = Directory::new(store.clone(), platform.clone(), clock.clone(), dealer_names.clone());
     let context = Context {
         store: store.clone(),
-        directory: Arc::new(Directory::new(store.clone(), platform.clone(), clock.clone())),
+        directory: Arc::new(directory),
         platform,
         clock: clock.clone(),
         metrics: metrics.clone(),
         wake: Arc::new(Wake::default()),
-        breakers: Arc::new(Breakers::new(jitter)),
+        breakers: Arc::new(Breakers::new(jitter, dealer_names.clone())),
+        dealer_names,
         jitter,
         apps: Arc::new(config.apps.iter().map(rules).collect::<BTreeMap<_, _>>()),
         calls: TaskTracker::new(),

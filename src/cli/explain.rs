@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use serde::Deserialize;
 
 use super::admin::{AdminApi, ServiceArgs};
+use super::lang::Lang;
 use super::output::Output;
-use super::table::plain;
+use super::table::{china_time, plain};
 use crate::domain::explain::Text;
 use crate::domain::ids::ExternalUserid;
 
@@ -29,23 +30,6 @@ pub(super) struct Explain {
     /// Print the service's answer as JSON
     #[arg(long)]
     json: bool,
-}
-
-#[derive(Debug, Clone, Copy, clap::ValueEnum)]
-enum Lang {
-    En,
-    Zh,
-    Both,
-}
-
-impl Lang {
-    fn lines(self, text: &Text) -> Vec<String> {
-        match self {
-            Self::En => vec![plain(&text.en)],
-            Self::Zh => vec![plain(&text.zh)],
-            Self::Both => vec![plain(&text.en), plain(&text.zh)],
-        }
-    }
 }
 
 #[derive(Deserialize)]
@@ -85,11 +69,11 @@ impl Explain {
             lines.push(String::new());
         }
         for Evidence { at, text } in &evidence {
-            let at = plain(at.as_deref().unwrap_or("-"));
+            let at = at.as_deref().map_or_else(|| "-".to_owned(), china_time);
             // With both languages, the time is printed before the first only.
             let labels = [at.as_str(), ""];
             let texts = self.lang.lines(text);
-            lines.extend(labels.iter().zip(&texts).map(|(label, line)| format!("  {label:<24}  {line}")));
+            lines.extend(labels.iter().zip(&texts).map(|(label, line)| format!("  {label:<26}  {line}")));
         }
         lines.iter().try_for_each(|line| out.print(line))?;
         Ok(ExitCode::SUCCESS)

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use super::admin::{AdminApi, LONG_TIMEOUT, ServiceArgs};
 use super::output::Output;
-use super::table::plain;
+use super::table::{china_time, plain};
 use crate::domain::ids::{ExternalUserid, Unionid};
 
 const AFTER_HELP: &str = "\
@@ -92,7 +92,7 @@ impl Forget {
 impl Receipt {
     fn print(&self, out: &mut Output) -> anyhow::Result<()> {
         out.print(&format!("receipt       {}", plain(&self.id)))?;
-        out.print(&format!("forgotten at  {}", plain(&self.forgotten_at)))?;
+        out.print(&format!("forgotten at  {}", china_time(&self.forgotten_at)))?;
         if let Some(request) = &self.request {
             out.print(&format!("request       {}", plain(request)))?;
         }

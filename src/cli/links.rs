@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 
 use self::target::Target;
 use super::admin::{self, AdminApi, ServiceArgs};
-use super::instant::instant;
 use super::output::{Output, counted};
 use super::progress_display::ProgressDisplay;
 use crate::domain::ids::{AppName, CorpId};
+use crate::domain::instant::{INSTANT_FORMS, instant};
 use crate::domain::time::Timestamp;
 use crate::lifecycle;
 
@@ -40,8 +40,8 @@ enum Command {
 }
 
 const AFTER_HELP: &str = "\
-A time is RFC 3339, or a date with or without a time of day in China time (UTC+8): 2026-11-22 is
-2026-11-21T16:00:00Z.
+A time is RFC 3339, Unix seconds, or a date with or without a time of day in China time (UTC+8). A date means
+its first instant: --since 2026-11-01 --until 2026-12-01 is all of November.
 
 The export is a consistent snapshot. At the end, the command prints the number of rows and the sequence number
 after which the feed (/v1/links/feed) continues. Exit status 1 means that the export is incomplete and FILE
@@ -53,7 +53,7 @@ struct Export {
     /// The format [default: ndjson]
     #[arg(long, value_enum, value_name = "FORMAT")]
     format: Option<Format>,
-    /// Write CSV for Excel: with a byte order mark
+    /// Write CSV for Excel: with a byte order mark, and times in China time
     #[arg(long)]
     excel: bool,
     /// Only links made at this time or later
@@ -82,7 +82,7 @@ enum Format {
 }
 
 fn time(text: &str) -> Result<Timestamp, String> {
-    instant(text.trim()).ok_or_else(|| "write it like 2026-11-22 or 2026-11-22T08:30:00+08:00".to_owned())
+    instant(text.trim()).ok_or_else(|| INSTANT_FORMS.to_owned())
 }
 
 impl Links {

@@ -2,7 +2,7 @@
 //! (0 success, 1 failure, 2 usage). Data goes to standard output, messages to standard error.
 //!
 //! Each command has a file of its own; what several share is in `admin` (the admin API's client),
-//! `config_file`, `output`, `progress_display`, `table` and `instant`.
+//! `config_file`, `lang`, `output`, `progress_display` and `table`.
 
 mod admin;
 mod check;
@@ -13,7 +13,7 @@ mod events;
 mod explain;
 mod fans;
 mod forget;
-mod instant;
+mod lang;
 mod links;
 mod output;
 mod progress_display;

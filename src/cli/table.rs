@@ -1,6 +1,8 @@
-//! Text for a terminal: aligned columns, and foreign text made safe to print.
+//! Text for a terminal: aligned columns, instants in China time, and foreign text made safe to print.
 
 use console::{Alignment, measure_text_width, pad_str, truncate_str};
+
+use crate::domain::time::Timestamp;
 
 /// Rows under a header, each column as wide as its widest cell.
 pub(super) struct Table<const N: usize> {
@@ -43,9 +45,20 @@ pub(super) fn plain_lines(text: &str) -> String {
     text.lines().map(plain).collect::<Vec<_>>().join("\n")
 }
 
+/// An instant of an API answer, in China time with its offset. Other text as [`plain`].
+pub(super) fn china_time(text: &str) -> String {
+    text.parse::<Timestamp>().map_or_else(|_| plain(text), Timestamp::in_china)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn instants_of_the_api_are_shown_in_china_time_with_the_offset() {
+        assert_eq!(china_time("2026-11-22T01:02:03.456Z"), "2026-11-22 09:02:03 +08:00");
+        assert_eq!(china_time("soon\n"), "soon ");
+    }
 
     #[test]
     fn columns_are_aligned_in_chinese_too() {

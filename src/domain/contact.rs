@@ -198,7 +198,8 @@ impl Contact {
         present
     }
 
-    /// This customer's link as reported to the brand at `now`, if there is one.
+    /// This customer's link as reported to the brand at `now`, if there is one; without the dealer's name,
+    /// which the store adds.
     #[must_use]
     pub fn link_data(&self, key: &ContactKey, now: Timestamp) -> Option<LinkData> {
         let link = self.link.as_ref()?;
@@ -208,6 +209,7 @@ impl Contact {
             unionid: link.unionid.clone(),
             external_userid: key.external_userid.clone(),
             corp_id: key.corp_id.clone(),
+            corp_name: None,
             pending_id: link.pending_id.clone(),
             source: link.source,
             followers: self.followers_now(),

@@ -20,6 +20,12 @@ pub struct Dealer {
     pub token: Option<TokenOwner>,
 }
 
+/// A corp for people: its name with the id behind it, `上海一店 (wp…)`; without a name the id alone.
+#[must_use]
+pub fn named(name: Option<&str>, corp_id: &str) -> String {
+    name.map_or_else(|| corp_id.to_owned(), |name| format!("{name} ({corp_id})"))
+}
+
 /// The corp whose access token converts a dealer's customers. Document 97357 leaves open which one does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -136,7 +136,7 @@ impl QuarantineReason {
         match self {
             Self::ReceiveId => None,
             Self::NotUnderstood(why) => Some(why.clone()),
-            Self::FarOff { created_at } => Some(format!("CreateTime {created_at}")),
+            Self::FarOff { created_at } => Some(format!("CreateTime {}", created_at.in_china())),
         }
     }
 }

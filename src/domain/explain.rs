@@ -103,7 +103,7 @@ fn linked(facts: &Facts, now: Timestamp) -> Option<Verdict> {
     let links = facts.contacts.iter().filter_map(|(key, contact, _)| Some((key, contact.link.as_ref()?)));
     let mut links: Vec<_> = links.collect();
     links.sort_by_key(|(_, link)| link.linked_at);
-    let ((ContactKey { corp_id, .. }, first), (_, newest)) = (*links.first()?, *links.last()?);
+    let ((ContactKey { app, corp_id, .. }, first), (_, newest)) = (*links.first()?, *links.last()?);
     let since = first.linked_at.in_china();
     // A sink that lacks one of the links has a backlog from that link or earlier.
     let lacks_one = |sink: &&SinkLag| sink.entries > 0 && sink.oldest_at <= Some(newest.linked_at);
@@ -120,14 +120,15 @@ fn linked(facts: &Facts, now: Timestamp) -> Option<Verdict> {
         ));
     }
     let (en, zh) = through(first.source);
+    let Text { en: corp_en, zh: corp_zh } = facts.corp(app, corp_id);
     let (more_en, more_zh) = match links.len() - 1 {
         0 => (String::new(), String::new()),
         others => (format!(", and of {others} more"), format!("，另有 {others} 条关联")),
     };
     Some(verdict!(
         Linked,
-        "linked since {since}, {en}, as a customer of {corp_id}{more_en}",
-        "自 {since} 起已关联（{zh}），为企业 {corp_id} 的客户{more_zh}",
+        "linked since {since}, {en}, as a customer of {corp_en}{more_en}",
+        "自 {since} 起已关联（{zh}），为{corp_zh} 的客户{more_zh}",
         None,
     ))
 }
@@ -146,20 +147,25 @@ fn forgotten(facts: &Facts) -> Option<Verdict> {
 
 /// An event waits, or a customer is to be looked up again, at a dealer whose circuit breaker is open.
 fn dealer_parked(facts: &Facts) -> Option<Verdict> {
-    let of_event = facts.events.iter().find_map(|event| match &event.place {
-        Place::Inbox(_, trouble) => trouble.as_ref(),
+    let of_event = facts.events.iter().find_map(|HeldEvent { corp, place, .. }| match place {
+        Place::Inbox(_, trouble) => {
+            let (app, corp_id) = corp.as_ref()?;
+            Some((app, corp_id, trouble.as_ref()?))
+        }
         Place::Dead(_) | Place::Quarantined(_) => None,
     });
-    let of_customer = facts.contacts.iter().find_map(|(_, contact, trouble)| {
-        let looked_up_again = contact.lookup_retry.is_some_and(|retry| retry.due_at.is_some());
-        trouble.as_ref().filter(|_| looked_up_again)
-    });
-    let trouble = of_event.or(of_customer)?;
+    let of_customer =
+        facts.contacts.iter().find_map(|(ContactKey { app, corp_id, .. }, contact, trouble)| {
+            let looked_up_again = contact.lookup_retry.is_some_and(|retry| retry.due_at.is_some());
+            Some((app, corp_id, trouble.as_ref().filter(|_| looked_up_again)?))
+        });
+    let (app, corp_id, trouble) = of_event.or(of_customer)?;
+    let Text { en: corp_en, zh: corp_zh } = facts.corp(app, corp_id);
     let (en, zh) = cause(trouble);
     Some(verdict!(
         DealerParked,
-        "a dealer added this customer, but the dealer's customers cannot be looked up now{en}",
-        "经销商已添加此客户，但目前无法查询该经销商的客户{zh}",
+        "{corp_en} added this customer, but its customers cannot be looked up now{en}",
+        "{corp_zh} 已添加此客户，但目前无法查询其客户{zh}",
         Some(trouble.remedy.clone()),
     ))
 }
@@ -197,7 +203,8 @@ fn event(facts: &Facts) -> Option<Verdict> {
 }
 
 fn unlinked_customer(facts: &Facts) -> Option<Verdict> {
-    let (_, contact, _) = facts.contacts.first()?;
+    let (ContactKey { app, corp_id, .. }, contact, _) = facts.contacts.first()?;
+    let Text { en: corp_en, zh: corp_zh } = facts.corp(app, corp_id);
     if contact.pending_id.is_some() {
         return Some(verdict!(
             PendingIdUnknown,
@@ -221,8 +228,8 @@ fn unlinked_customer(facts: &Facts) -> Option<Verdict> {
     };
     Some(verdict!(
         NoPendingId,
-        "a dealer added this customer, but WeCom returned no pending_id for them",
-        "经销商已添加此客户，但企业微信没有返回其 pending_id",
+        "{corp_en} added this customer, but WeCom returned no pending_id for them",
+        "{corp_zh} 已添加此客户，但企业微信没有返回其 pending_id",
         Some(hint),
     ))
 }

@@ -89,7 +89,7 @@ pub struct FollowerData {
 }
 
 /// A link as reported to the brand: the `data` of a feed entry and a row of a lookup.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct LinkData {
     /// Stable id of the link.
     #[schema(example = "lnk_0123456789abcdef01234567")]
@@ -106,6 +106,10 @@ pub struct LinkData {
     /// The dealer.
     #[schema(value_type = String, example = "wpINVENTED-dealer-01")]
     pub corp_id: CorpId,
+    /// The dealer's name, as WeCom listed it last; `null` if it is not known, and for the brand's own
+    /// customers.
+    #[schema(example = "上海一店")]
+    pub corp_name: Option<String>,
     /// The pending id that both have.
     #[schema(value_type = Option<String>)]
     pub pending_id: Option<PendingId>,

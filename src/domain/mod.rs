@@ -14,6 +14,7 @@ pub mod fan;
 pub mod far_off;
 pub mod forecast;
 pub mod ids;
+pub mod instant;
 pub mod join;
 pub mod link;
 pub mod pace;

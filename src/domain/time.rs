@@ -63,9 +63,19 @@ impl Timestamp {
     /// China time with its offset, to the second, for people: `2026-11-22 09:02:03 +08:00`.
     #[must_use]
     pub fn in_china(self) -> String {
+        self.china_time("%F %T %:z")
+    }
+
+    /// China time without its offset, to the second, as spreadsheets take a date: `2026-11-22 09:02:03`.
+    #[must_use]
+    pub fn in_china_for_sheets(self) -> String {
+        self.china_time("%F %T")
+    }
+
+    fn china_time(self, format: &str) -> String {
         let china = jiff::tz::Offset::constant(8).to_time_zone();
         match jiff::Timestamp::from_millisecond(self.0) {
-            Ok(instant) => instant.to_zoned(china).strftime("%F %T %:z").to_string(),
+            Ok(instant) => instant.to_zoned(china).strftime(format).to_string(),
             // Years beyond 9999 exist only in hostile input.
             Err(_) => self.to_string(),
         }
@@ -175,6 +185,8 @@ mod tests {
         assert_eq!(Timestamp::from_millis(1_795_309_323_999).in_china(), "2026-11-22 09:02:03 +08:00");
         assert_eq!(Timestamp::from_secs(1_795_363_200).in_china(), "2026-11-23 00:00:00 +08:00");
         assert_eq!(Timestamp::from_millis(i64::MAX).in_china(), "9223372036854775807ms");
+        let for_sheets = Timestamp::from_millis(1_795_309_323_999).in_china_for_sheets();
+        assert_eq!(for_sheets, "2026-11-22 09:02:03");
     }
 
     #[test]

@@ -27,6 +27,7 @@ fn entry(seq: u64) -> FeedEntry {
         unionid: format!("oINVENTED{seq}").try_into().unwrap(),
         external_userid: format!("wmINVENTED{seq}").try_into().unwrap(),
         corp_id: "wpINVENTED".to_owned().try_into().unwrap(),
+        corp_name: Some("上海一店".to_owned()),
         pending_id: Some(format!("pending{seq}").try_into().unwrap()),
         source: Source::Callback,
         followers: vec![follower],

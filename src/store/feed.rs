@@ -69,8 +69,8 @@ pub enum Seek {
 #[async_trait]
 pub trait Feed: Send + Sync {
     /// Up to `limit` durable entries after sequence number `after`. Sequence numbers have no gaps, except
-    /// that a damaged entry is skipped and counted. `now` decides whether welcome codes are still valid and
-    /// shown.
+    /// that a damaged entry is skipped and counted. Links have the names that their dealers have now. `now`
+    /// decides whether welcome codes are still valid and shown.
     ///
     /// # Errors
     /// [`StoreError::Gone`] if entries after `after` have been pruned.
@@ -118,7 +118,7 @@ pub trait LinksSnapshot: Send {
     fn links(&self) -> u64;
 
     /// The next page, which may be empty; `None` after the last. Persons erased since the snapshot was taken
-    /// are left out.
+    /// are left out, and dealers have the names that they have now.
     ///
     /// # Errors
     /// [`StoreError::SnapshotLost`] if too many links changed since the snapshot was taken.

@@ -366,7 +366,8 @@ pub trait Store: Feed + People + Send + Sync + 'static {
         owner: TokenOwner,
     ) -> Result<(), StoreError>;
 
-    /// Up to [`LINKS_MAX`] links. `now` decides whether a welcome code is still valid and shown.
+    /// Up to [`LINKS_MAX`] links, with the names that their dealers have now. `now` decides whether a welcome
+    /// code is still valid and shown.
     async fn links(&self, query: &LinkQuery, now: Timestamp) -> Result<Vec<LinkData>, StoreError>;
 
     /// The numbers of records as of the last commit.

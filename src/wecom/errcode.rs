@@ -71,7 +71,7 @@ pub const fn may_be_wrong_token(errcode: i64) -> bool {
     matches!(errcode, 48_002 | 60_011 | 84_074 | 92_002 | 301_002)
 }
 
-/// What a code means and what to do about it, one line in each language for an operator.
+/// What to do about a code, and why: one line in each language for an operator, which begins with the action.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Remedy {
     /// English, with the admin console's own words for its menus.
@@ -84,93 +84,137 @@ pub struct Remedy {
 #[must_use]
 pub const fn remedy(errcode: i64) -> Remedy {
     let (en, zh) = match errcode {
-        -1 => ("WeCom is busy; the call is retried", "企业微信系统繁忙，将自动重试"),
-        40_001 | 40_091 => (
-            "the secret is not this app's; copy it again from the app's page in the admin console",
-            "secret 与该应用不符，请在管理后台的应用页面重新复制",
-        ),
-        40_003 | 60_111 => ("the member does not exist", "成员不存在"),
-        40_013 => (
-            "the corp id does not exist; copy it from 我的企业 in the admin console",
-            "企业 ID 不存在，请从管理后台的“我的企业”中复制",
+        -1 => ("wait: WeCom is busy, and the call is retried", "无需处理：企业微信系统繁忙，将自动重试"),
+        40_003 | 60_111 => (
+            "check in 通讯录 that the member still exists: WeCom does not know the id",
+            "请在“通讯录”中确认该成员存在：企业微信查不到该成员",
         ),
         40_014 | 42_001 | 41_001 => (
-            "the access token is no longer valid; a new one is fetched",
-            "access_token 已失效，将自动重新获取",
+            "wait: the access token is no longer valid, and a new one is fetched",
+            "无需处理：access_token 已失效，将自动重新获取",
         ),
-        40_056 => ("the agent id does not exist", "agent_id 不存在"),
-        40_058 => ("a parameter is malformed or too long", "参数格式错误或过长"),
+        40_058 => (
+            "check the ids at their source: one is malformed or too long",
+            "请核对 ID 的来源：有 ID 格式错误或过长",
+        ),
         40_073 => (
-            "not a valid openid; it must come from the same mini program as the unionid",
-            "openid 无效，须与 unionid 来自同一小程序",
+            "check the openid at its source: it must come from the same mini program as the unionid",
+            "请核对 openid 的来源：须与 unionid 来自同一小程序",
         ),
         40_096 => (
-            "not an external_userid this corp's app may see",
-            "该 external_userid 不在此企业应用的可见范围内",
+            "have the dealer add the member who follows this customer to the app's 可见范围: the app cannot \
+             see the customer",
+            "请经销商将跟进此客户的成员加入应用的“可见范围”：应用查不到此客户",
         ),
-        43_009 => ("the corp is not verified; complete 企业认证", "企业未认证，请完成“企业认证”"),
         45_009 | 45_011 => (
-            "the call limit is reached; this API is held back for WeCom's documented window",
-            "调用次数已达上限，该接口暂停调用，时长以官方文档为准",
+            "wait: the call limit is reached, and this API is called again after WeCom's documented window",
+            "无需处理：调用次数已达上限，限制解除后自动恢复调用",
         ),
-        45_033 | 45_035 | 45_036 => {
-            ("too many concurrent calls; retried more slowly", "并发调用过多，将降低频率后重试")
-        }
+        45_033 | 45_035 | 45_036 => (
+            "wait: too many calls ran at once, and they are retried more slowly",
+            "无需处理：并发调用过多，将降低频率后重试",
+        ),
+        60_011 | 60_030 | 60_031 | 81_013 => (
+            "have the dealer add the members who follow customers to the app's 可见范围: the customer's \
+             follower is outside it",
+            "请经销商将跟进客户的成员加入应用的“可见范围”：此客户的跟进成员不在其中",
+        ),
+        84_061 => (
+            "check with the dealer that the customer was not deleted: WeCom knows no relation of the two",
+            "请与经销商确认此客户未被删除：企业微信查不到双方的客户关系",
+        ),
+        610_014 => (
+            "check the unionid at its source: it is not valid, or it is of another open-platform account",
+            "请核对 unionid 的来源：unionid 无效，或属于其他微信开放平台账号",
+        ),
+        _ => return setting_remedy(errcode),
+    };
+    Remedy { en, zh }
+}
+
+/// The remedy of a code that calls for another setting, and of a code that is not known.
+const fn setting_remedy(errcode: i64) -> Remedy {
+    let (en, zh) = match errcode {
+        40_001 | 40_091 => (
+            "copy the secret again from the app's page in the admin console: this one is not the app's",
+            "请在管理后台的应用页面重新复制 Secret：当前的 secret 与该应用不符",
+        ),
+        40_013 => (
+            "copy the corp id again from 我的企业 in the admin console: this one does not exist",
+            "请从管理后台的“我的企业”中重新复制企业 ID：当前的企业 ID 不存在",
+        ),
+        40_056 => (
+            "copy the AgentId again from the app's page in the admin console: this one does not exist",
+            "请在管理后台的应用页面重新复制 AgentId：当前的 agent_id 不存在",
+        ),
+        43_009 | 610_016 => (
+            "complete 企业认证 in the admin console: the corp is not verified",
+            "请在管理后台完成“企业认证”：企业未认证",
+        ),
         48_001 | 48_002 => (
-            "the app may not call this API; add it to 可调用接口的应用 in 客户联系 and in 上下游",
-            "应用无权调用该接口，请在“客户联系”和“上下游”的“可调用接口的应用”中添加该应用",
+            "add the app to 可调用接口的应用 in 客户联系 and in 上下游: it may not call this API",
+            "请在“客户联系”和“上下游”的“可调用接口的应用”中添加该应用：应用无权调用该接口",
         ),
         48_004..=48_006 => (
-            "the permission was withdrawn; grant it again in the admin console",
-            "权限已被收回，请在管理后台重新授权",
+            "grant the permission again in the admin console: it was withdrawn",
+            "请在管理后台重新授权：权限已被收回",
         ),
         48_011 => (
-            "the corp is not active enough to read customer data; see the notice in the admin console",
-            "企业活跃度不足，无法获取客户数据，请查看管理后台的提示",
+            "follow the notice in the admin console: the corp is not active enough to read customer data",
+            "请按管理后台的提示处理：企业活跃度不足，无法获取客户数据",
         ),
-        50_003 => ("the app is disabled; enable it in the admin console", "应用已停用，请在管理后台启用"),
-        60_011 | 60_030 | 60_031 | 81_013 => (
-            "the customer's follower is outside the app's visible range; the corp concerned has to widen it",
-            "跟进成员不在应用的“可见范围”内，请相应企业将其加入",
-        ),
-        60_020 | 301_042 => (
-            "our IP address is not trusted; add it to the app's 企业可信IP (takes effect after a minute)",
-            "本机 IP 不受信任，请加入应用的“企业可信IP”（约一分钟后生效）",
-        ),
-        84_061 => ("the corp and this customer are no longer connected", "该客户与此企业已不存在客户关系"),
-        84_074 => (
-            "no permission for customers; the dealer's administrator must grant 企业客户权限 to the shared app",
-            "没有客户权限，请经销商的管理员为共享应用授予“企业客户权限”",
-        ),
-        92_002 => ("this token does not allow calls across corps", "此 token 不允许跨企业调用"),
-        301_002 => {
-            ("the token does not belong to an app that may do this", "此 token 所属的应用无权执行该操作")
+        50_003 => {
+            ("enable the app in the admin console: it is disabled", "请在管理后台启用该应用：应用已停用")
         }
-        301_007 => ("the corp is dissolved or banned", "企业已解散或被封禁"),
-        610_014 => ("not a valid unionid", "unionid 无效"),
-        610_015 => ("the WeChat open-platform account is not verified", "微信开放平台账号未认证"),
-        610_016 => ("the corp is not verified", "企业未认证"),
+        60_020 | 301_042 => (
+            "add our IP address to the app's 企业可信IP (takes effect after a minute): it is not trusted",
+            "请将本机 IP 加入应用的“企业可信IP”（约一分钟后生效）：该 IP 不受信任",
+        ),
+        84_074 => (
+            "have the dealer's administrator grant 企业客户权限 to the shared app: it may not read customers",
+            "请经销商的管理员为共享应用授予“企业客户权限”：应用没有客户权限",
+        ),
+        92_002 => (
+            "set the app's conversion_token to \"auto\": this token does not allow calls across corps",
+            "请将应用的 conversion_token 设为 \"auto\"：此 token 不允许跨企业调用",
+        ),
+        301_002 => (
+            "add the app to 可调用接口的应用 in 上下游: its token may not do this",
+            "请在“上下游”的“可调用接口的应用”中添加该应用：其 token 无权执行该操作",
+        ),
+        301_007 => (
+            "ask the corp to have it restored by WeCom: it is dissolved or banned",
+            "请该企业联系企业微信恢复：企业已解散或被封禁",
+        ),
+        610_015 => (
+            "have the WeChat open-platform account verified: it is not",
+            "请完成微信开放平台账号的认证：账号未认证",
+        ),
         610_017 | 845_002 | 845_003 => (
-            "mini program and corp have different subjects; one company must have registered both",
-            "小程序与企业的主体不一致，须由同一公司注册",
+            "use a mini program that the corp's own company registered: the subjects (主体) differ",
+            "请改用与企业同一主体的小程序：小程序与企业的主体不一致",
         ),
         610_018 => (
-            "openid and unionid are not of the same open-platform account",
-            "openid 与 unionid 不属于同一微信开放平台账号",
+            "check openid and unionid at their source: they are not of the same open-platform account",
+            "请核对 openid 和 unionid 的来源：二者不属于同一微信开放平台账号",
         ),
         670_001 => (
-            "the app is not shared with this dealer; share it in 上下游",
-            "应用未共享给该经销商，请在“上下游”中共享",
+            "share the app with this dealer in 上下游: it is not shared",
+            "请在“上下游”中将应用共享给该经销商：应用未共享",
         ),
-        670_004 => {
-            ("the corp is not in this chain; invite it in 上下游", "该企业不在此上下游中，请在“上下游”中邀请")
+        670_004 => (
+            "invite the corp in 上下游: it is not in this chain",
+            "请在“上下游”中邀请该企业：该企业不在此上下游中",
+        ),
+        701_000..=701_999 => {
+            ("buy and activate 接口调用许可: the licence is missing", "请购买并激活“接口调用许可”：缺少许可")
         }
-        701_000..=701_999 => ("a licence (接口调用许可) is missing", "缺少“接口调用许可”"),
-        845_001 => {
-            ("the openid is not of a mini program or service account (服务号)", "openid 不属于小程序或服务号")
-        }
+        845_001 => (
+            "check the openid at its source: it is not of a mini program or service account (服务号)",
+            "请核对 openid 的来源：openid 不属于小程序或服务号",
+        ),
         _ => (
-            "see https://developer.work.weixin.qq.com/document/path/90313",
+            "look the code up at https://developer.work.weixin.qq.com/document/path/90313",
             "请查阅 https://developer.work.weixin.qq.com/document/path/90313",
         ),
     };
@@ -211,6 +255,33 @@ mod tests {
             assert_eq!(class(code), Class::Configuration);
             assert_ne!(remedy(code).en, general.en, "{code}");
             assert_ne!(remedy(code).zh, general.zh, "{code}");
+        }
+    }
+    #[test]
+    fn every_remedy_begins_with_an_action() {
+        const VERBS: [&str; 15] = [
+            "add ",
+            "ask ",
+            "buy ",
+            "check ",
+            "complete ",
+            "copy ",
+            "enable ",
+            "follow ",
+            "grant ",
+            "have ",
+            "invite ",
+            "look ",
+            "set ",
+            "share ",
+            "use ",
+        ];
+        for code in (-1..1_000).chain(40_000..93_000).chain(300_000..302_000).chain(600_000..850_000) {
+            let Remedy { en, zh } = remedy(code);
+            let (waits, waits_zh) = (en.starts_with("wait: "), zh.starts_with("无需处理："));
+            assert!(waits || VERBS.iter().any(|verb| en.starts_with(verb)), "{code}: {en}");
+            assert!(waits_zh || zh.starts_with('请'), "{code}: {zh}");
+            assert_eq!(waits, waits_zh, "{code}");
         }
     }
 }

@@ -50,7 +50,7 @@ pub enum CallError {
         cause: Transport,
     },
     /// The quota is used up; no call was made.
-    #[error("{}: the quota allows the next call at {retry_at}", api.as_str())]
+    #[error("{}: the quota allows the next call at {}", api.as_str(), retry_at.in_china())]
     NoPermit {
         /// The API to be called.
         api: Api,

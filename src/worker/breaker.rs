@@ -8,8 +8,9 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::dealer_names::DealerNames;
 use crate::domain::backoff::{Backoff, Jitter};
 use crate::domain::fan::{FanStep, QuotaClass};
 use crate::domain::ids::{AppName, CorpId};
@@ -45,6 +46,18 @@ impl fmt::Display for Scope {
     }
 }
 
+impl Scope {
+    /// The scope for people: a dealer by its name, with the id behind it.
+    fn named(&self, names: &DealerNames) -> String {
+        if let Self::Corp(app, corp_id) = self
+            && names.of(app, corp_id).is_some()
+        {
+            return format!("dealer {} of app {app}", names.shown(app, corp_id));
+        }
+        self.to_string()
+    }
+}
+
 /// A breaker that is not closed: open until `probe_at`, then waiting for the result of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Breaker {
@@ -61,19 +74,20 @@ pub struct Breaker {
 /// All breakers of the process.
 #[derive(Debug, Default)]
 pub struct Breakers {
-    breakers: Mutex<HashMap<Scope, Breaker>>,
+    scopes: Mutex<HashMap<Scope, Breaker>>,
     jitter: Jitter,
+    dealer_names: Arc<DealerNames>,
 }
 
 impl Breakers {
-    /// All breakers closed. `jitter` spreads the probes over time.
+    /// All breakers closed. `jitter` spreads the probes over time; `dealer_names` are for the log.
     #[must_use]
-    pub fn new(jitter: Jitter) -> Self {
-        Self { breakers: Mutex::default(), jitter }
+    pub fn new(jitter: Jitter, dealer_names: Arc<DealerNames>) -> Self {
+        Self { scopes: Mutex::default(), jitter, dealer_names }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Scope, Breaker>> {
-        self.breakers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.scopes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records a failure, which opens the breaker or keeps it open. Returns when calls are let through again.
@@ -101,7 +115,8 @@ impl Breakers {
         breaker.reason = reason;
         let Breaker { probe_at, failures, reason, .. } = breaker.clone();
         if failures == 1 {
-            let (scope, errcode, reason) = (scope.to_string(), reason.errcode, reason.text);
+            let scope = scope.named(&self.dealer_names);
+            let (errcode, reason) = (reason.errcode, reason.text);
             tracing::warn!(scope, errcode, reason, %probe_at, "circuit breaker opened: calls are paused");
         }
         probe_at
@@ -125,7 +140,7 @@ impl Breakers {
         if let Some(breaker) = self.lock().remove(scope)
             && breaker.failures > 0
         {
-            let (scope, failures) = (scope.to_string(), breaker.failures);
+            let (scope, failures) = (scope.named(&self.dealer_names), breaker.failures);
             tracing::info!(scope, failures, "circuit breaker closed: calls succeed again");
         }
     }
@@ -159,6 +174,17 @@ impl Breakers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::dealer::Dealer;
+
+    #[test]
+    fn a_scope_names_the_dealer_with_the_id_behind_it() {
+        let (app, corp_id) = (AppName::new("brand").unwrap(), CorpId::new("wpDEALER").unwrap());
+        let (scope, names) = (Scope::Corp(app.clone(), corp_id.clone()), DealerNames::default());
+        assert_eq!(scope.named(&names), "corp wpDEALER of app brand");
+        let (name, listed_at) = ("上海一店".to_owned(), Timestamp::EPOCH);
+        names.learn(&app, &[Dealer { corp_id, agent_id: 7, name, listed_at, token: None }]);
+        assert_eq!(scope.named(&names), "dealer 上海一店 (wpDEALER) of app brand");
+    }
 
     #[test]
     fn waits_grow_with_each_failed_probe_and_the_first_success_closes() {

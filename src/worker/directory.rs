@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::dealer_names::DealerNames;
 use crate::clock::Clock;
 use crate::domain::dealer::Dealer;
 use crate::domain::ids::{AppName, CorpId};
@@ -27,6 +28,7 @@ pub struct Directory {
     store: Arc<dyn Store>,
     platform: Arc<dyn Platform>,
     clock: Arc<dyn Clock>,
+    names: Arc<DealerNames>,
     /// Held while WeCom is asked: one call at a time.
     refreshing: tokio::sync::Mutex<()>,
     /// Dealers for whose customers the brand's token was tried in vain, and when.
@@ -34,13 +36,19 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// A directory kept in `store`.
+    /// A directory kept in `store`; `names` follow it.
     #[must_use]
-    pub fn new(store: Arc<dyn Store>, platform: Arc<dyn Platform>, clock: Arc<dyn Clock>) -> Self {
+    pub fn new(
+        store: Arc<dyn Store>,
+        platform: Arc<dyn Platform>,
+        clock: Arc<dyn Clock>,
+        names: Arc<DealerNames>,
+    ) -> Self {
         Self {
             store,
             platform,
             clock,
+            names,
             refreshing: tokio::sync::Mutex::default(),
             upstream_misses: Mutex::default(),
         }
@@ -77,6 +85,7 @@ impl Directory {
 
     async fn read_one(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, DirectoryError> {
         let listed = self.platform.dealers(app, Some(corp_id)).await?;
+        self.names.learn(app, &listed);
         self.store.put_dealers(app, listed).await?;
         Ok(self.store.dealer(app, corp_id).await?)
     }
@@ -89,6 +98,7 @@ impl Directory {
         let _refreshing = self.refreshing.lock().await;
         let listed = self.platform.dealers(app, None).await?;
         let count = listed.len();
+        self.names.learn(app, &listed);
         self.store.put_dealers(app, listed).await?;
         Ok(count)
     }

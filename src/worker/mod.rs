@@ -17,6 +17,7 @@
 //! occasional call probes.
 
 pub mod breaker;
+pub mod dealer_names;
 pub mod deliver;
 pub mod directory;
 mod failure;
@@ -45,6 +46,7 @@ use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::Platform;
 use breaker::Breakers;
+use dealer_names::DealerNames;
 use directory::Directory;
 use sink_status::SinkRegistry;
 
@@ -127,6 +129,8 @@ pub struct Context {
     pub breakers: Arc<Breakers>,
     /// The dealers.
     pub directory: Arc<Directory>,
+    /// Their names, for what people read.
+    pub dealer_names: Arc<DealerNames>,
     /// The apps.
     pub apps: Arc<BTreeMap<AppName, AppRules>>,
     /// Calls in flight, waited for at shutdown.

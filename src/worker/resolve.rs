@@ -319,7 +319,9 @@ impl Resolver {
         }
         for (work, outcome) in &outcomes {
             if let Outcome::Dead(reason) = outcome {
-                tracing::warn!(contact = ?work.contact.external_userid, corp = %work.contact.corp_id,
+                let ContactKey { app, corp_id, external_userid } = &work.contact;
+                let corp = self.context.dealer_names.shown(app, corp_id);
+                tracing::warn!(contact = ?external_userid, corp,
                     errcode = reason.errcode, reason = reason.text, "event became a dead letter");
             }
         }

@@ -97,9 +97,13 @@ async fn dead_letters_and_quarantined_messages_are_found_by_each_filter() {
     let dead = failed.list("state=dead").await;
     for (row, customer) in dead.iter().zip(&failed.customers) {
         assert_eq!((&row["external_userid"], &row["state"]), (&json!(customer), &json!("dead")));
-        assert!(row["remedy"].is_string() && row["died_at"].is_string(), "{row}");
+        assert!(row["remedy"].as_str().unwrap().starts_with("have the dealer"), "{row}");
+        assert!(row["remedy_zh"].as_str().unwrap().starts_with("请经销商"), "{row}");
+        assert!(row["died_at"].is_string(), "{row}");
         assert_eq!(row.get("message"), None, "a list holds no messages");
     }
+    let names: Vec<_> = dead.iter().map(|row| &row["corp_name"]).collect();
+    assert_eq!(names, ["Dealer 0", "Dealer 0", "Dealer 1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,6 +240,9 @@ async fn the_events_commands_list_show_and_redrive() {
     assert_eq!(ran.code, 0, "{ran:?}");
     assert!(dead.iter().chain(&stray).all(|id| ran.stdout.contains(id.as_str())), "{ran:?}");
     assert!(ran.stdout.contains("→") && ran.stderr.contains("3 dead; 3 quarantined"), "{ran:?}");
+    assert!(ran.stdout.contains(&format!("Dealer 1 ({})", world.dealers[1].corp_id)), "{ran:?}");
+    let ran = world.unionlink(&["events", "list", "--lang", "zh"]).await;
+    assert!(ran.stdout.contains("→ 请经销商") && !ran.stdout.contains("→ have"), "{ran:?}");
     let ran = world.unionlink(&["events", "list", "--json", "--state", "dead", "--limit", "2"]).await;
     let rows: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.iter().map(|row| &row["id"]).collect::<Vec<_>>(), [&json!(dead[0]), &json!(dead[1])]);

@@ -5,12 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use unionlink::domain::time::Timestamp;
 use unionlink::simulator::Person;
 
 use crate::harness::{Setup, World};
 
 const COLUMNS: &str = "app,unionid,external_userid,corp_id,pending_id,source,linked_at,user_ids,states,\
-                       first_added_at,followers,link_id";
+                       first_added_at,followers,link_id,corp_name";
+/// The header of the CSV for Excel.
+const EXCEL_COLUMNS: &str = "app,unionid,external_userid,corp_id,pending_id,source,linked_at (UTC+8),\
+                             user_ids,states,first_added_at (UTC+8),followers,link_id,corp_name";
 
 /// The body of an export, and its headers: the feed position and the number of links.
 async fn export(world: &World, query: &str) -> (String, u64, u64) {
@@ -39,8 +43,17 @@ fn by_id(links: impl IntoIterator<Item = Value>) -> BTreeMap<String, Value> {
 }
 
 fn csv_rows(text: &str) -> Vec<BTreeMap<String, String>> {
+    rows_under(COLUMNS, text)
+}
+
+/// The rows of a CSV for Excel.
+fn excel_rows(text: &str) -> Vec<BTreeMap<String, String>> {
+    rows_under(EXCEL_COLUMNS, text.strip_prefix('\u{feff}').expect("a byte order mark"))
+}
+
+fn rows_under(header: &str, text: &str) -> Vec<BTreeMap<String, String>> {
     let mut reader = csv::Reader::from_reader(text.as_bytes());
-    assert_eq!(reader.headers().unwrap().iter().collect::<Vec<_>>().join(","), COLUMNS);
+    assert_eq!(reader.headers().unwrap().iter().collect::<Vec<_>>().join(","), header);
     reader.deserialize().map(|row| row.unwrap()).collect()
 }
 
@@ -75,23 +88,22 @@ async fn ndjson_has_exactly_the_links_that_look_ups_return() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn csv_has_the_same_rows_with_and_without_a_byte_order_mark() {
+async fn csv_has_the_same_rows_and_that_for_excel_has_dates_in_china_time() {
     let (world, fans) = with_links(Setup::default()).await;
     let wanted = all_links(&world, &fans).await;
     let (plain, feed, links) = export(&world, "?format=csv").await;
     assert_eq!((feed, links), (15, 14));
     assert!(plain.starts_with(COLUMNS) && plain.ends_with("\r\n"), "{plain}");
-    let (marked, ..) = export(&world, "?format=csv&bom=true").await;
-    assert_eq!(
-        marked.strip_prefix('\u{feff}'),
-        Some(plain.as_str()),
-        "no value here needs escaping for Excel"
-    );
+    let (for_excel, ..) = export(&world, "?format=csv&bom=true").await;
     let rows = csv_rows(&plain);
     assert_eq!(rows.len(), 14);
-    for row in rows {
+    let of_excel: BTreeMap<_, _> =
+        excel_rows(&for_excel).into_iter().map(|row| (row["link_id"].clone(), row)).collect();
+    for mut row in rows {
         let link = &wanted[&row["link_id"]];
-        for name in ["app", "unionid", "external_userid", "corp_id", "pending_id", "source", "linked_at"] {
+        for name in
+            ["app", "unionid", "external_userid", "corp_id", "corp_name", "pending_id", "source", "linked_at"]
+        {
             assert_eq!(json!(row[name]), link[name], "{name}");
         }
         let followers = link["followers"].as_array().unwrap();
@@ -101,6 +113,11 @@ async fn csv_has_the_same_rows_with_and_without_a_byte_order_mark() {
         assert_eq!((&row["user_ids"], &row["states"]), (&joined("user_id"), &joined("state")));
         assert_eq!(json!(row["first_added_at"]), followers[0]["added_at"]);
         assert_eq!(row["followers"], followers.len().to_string());
+        for name in ["linked_at", "first_added_at"] {
+            let at: Timestamp = row.remove(name).unwrap().parse().unwrap();
+            row.insert(format!("{name} (UTC+8)"), at.in_china_for_sheets());
+        }
+        assert_eq!(of_excel[&row["link_id"]], row);
     }
 }
 
@@ -116,7 +133,7 @@ async fn formulas_quotes_and_line_breaks_are_escaped_in_csv() {
     world.feed(1).await;
     assert_eq!(csv_rows(&export(&world, "?format=csv").await.0)[0]["states"], state);
     let (for_excel, ..) = export(&world, "?format=csv&bom=true").await;
-    assert_eq!(csv_rows(for_excel.trim_start_matches('\u{feff}'))[0]["states"], format!("'{state}"));
+    assert_eq!(excel_rows(&for_excel)[0]["states"], format!("'{state}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,6 +154,9 @@ async fn filters_leave_out_rows_and_do_not_change_the_headers() {
         (format!("since={later}&until={later}"), 0),
         (format!("corp_id={dealer}"), 3),
         (format!("corp_id={dealer}&until={later}"), 2),
+        ("since=2020-01-01".to_owned(), 6),
+        ("until=2020/01/01%2008:00".to_owned(), 0),
+        ("until=1577836800".to_owned(), 0),
         ("app=brand".to_owned(), 6),
         ("app=other".to_owned(), 0),
         ("corp_id=wpNobody".to_owned(), 0),
@@ -148,6 +168,8 @@ async fn filters_leave_out_rows_and_do_not_change_the_headers() {
         let (csv, ..) = export(&world, &format!("?{query}&format=csv")).await;
         assert_eq!(csv_rows(&csv).len(), rows, "{query}");
     }
+    let text = world.text("/v1/links/export?since=yesterday").await.1;
+    assert!(text.contains("since") && text.contains("write 2026-11-22 or"), "{text}");
     for query in ["since=yesterday", "format=xlsx", "bom=true", "corp_id=", "since=1&since=2"] {
         let (status, text) = world.text(&format!("/v1/links/export?{query}")).await;
         assert_eq!(status, 400, "{query}: {text}");
@@ -204,7 +226,7 @@ async fn the_command_writes_what_the_service_exports() {
     let ran = world.unionlink(&["links", "export", "--excel", "--output", path, "--corp-id", dealer]).await;
     assert_eq!(ran.code, 0, "{ran:?}");
     let written = std::fs::read_to_string(&file).unwrap();
-    let rows = csv_rows(written.strip_prefix('\u{feff}').expect("a byte order mark"));
+    let rows = excel_rows(&written);
     assert!(!rows.is_empty() && rows.len() < 14 && rows.iter().all(|row| row["corp_id"] == dealer));
     assert!(ran.stderr.contains(&format!("{} rows", rows.len())), "{ran:?}");
 

@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use unionlink::clock::Clock as _;
+use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{Api, ConversionQuota, Fault, Options, Person, Remint};
 
 use crate::harness::{Ran, Setup, World};
@@ -179,6 +181,33 @@ async fn an_imported_pending_id_is_not_minted_again() {
     world.add(0, &fans[0], "zhangsan").await;
     world.linked(&fans[0], 1).await;
     assert_eq!(world.wecom.counters().calls_of(Api::UnionidToPendingId), calls);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn minted_at_is_read_in_every_form_that_an_imported_file_may_have() {
+    let world = World::with(Setup { app: "existing_customers = false".into(), ..Setup::default() }).await;
+    let at = Timestamp::from_secs(world.clock.now().as_secs() - 3_600);
+    let forms = [
+        json!(at),
+        json!(at.in_china()),
+        json!(at.in_china_for_sheets()),
+        json!(at.as_secs()),
+        json!(at.as_millis().to_string()),
+    ];
+    for minted_at in forms {
+        let Person { unionid, openid } = world.wecom.add_person();
+        let pending_id = format!("p{unionid}");
+        let row =
+            json!({"unionid": unionid, "openid": openid, "pending_id": pending_id, "minted_at": minted_at});
+        let receipt = post(&world, "", row.to_string()).await;
+        assert_eq!((&receipt["accepted"], &receipt["rejected"]), (&json!(1), &json!([])), "{minted_at}");
+        assert_eq!(world.get(&format!("/v1/fans/{unionid}")).await["minted_at"], json!(at), "{minted_at}");
+    }
+    let Person { unionid, openid } = world.wecom.add_person();
+    let row = json!({"unionid": unionid, "openid": openid, "pending_id": "p", "minted_at": "yesterday"});
+    let receipt = post(&world, "", row.to_string()).await;
+    let reason = receipt["rejected"][0]["reason"].as_str().unwrap();
+    assert!(reason.starts_with("minted_at is not an instant: write 2026-11-22 or"), "{reason}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ async fn a_customer_added_by_a_dealer_is_linked_to_the_fan() {
     assert_eq!(link["unionid"], json!(fans[0].unionid));
     assert_eq!(link["external_userid"], json!(external_userid));
     assert_eq!(link["corp_id"], json!(world.dealers[0].corp_id));
+    assert_eq!(link["corp_name"], "Dealer 0");
     assert_eq!(link["pending_id"], json!(world.wecom.pending_ids(&world.corp.corp_id, &fans[0])[0]));
     assert_eq!(link["source"], "callback");
     assert_eq!(link["followers"][0]["user_id"], "zhangsan");

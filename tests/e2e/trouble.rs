@@ -128,6 +128,7 @@ async fn a_failing_dealers_circuit_breaker_opens_with_the_reason_and_closes_by_i
     let status = world.until("/v1/status", breaker_open).await;
     let breaker = &status["paused"][0];
     assert_eq!((&breaker["scope"], &breaker["corp_id"]), (&json!("corp"), &json!(dealer)));
+    assert_eq!(breaker["corp_name"], "Dealer 0");
     assert!(breaker["reason"].as_str().unwrap().contains("企业客户权限"), "{breaker}");
     // The other dealer is not affected.
     world.add(1, &fans[1], "lisi").await;
@@ -180,7 +181,8 @@ async fn a_rejected_fan_has_the_reason_and_delays_no_other_fan() {
     let fan = world.get(&format!("/v1/fans/{}", people[0].unionid)).await;
     assert_eq!((&fan["state"], &fan["errcode"]), (&json!("rejected"), &json!(610_014)));
     let remedy = fan["remedy"].as_str().unwrap();
-    assert!(remedy.starts_with("not a valid unionid; ") && remedy.contains("?retry=rejected"), "{remedy}");
+    assert!(remedy.starts_with("check the unionid") && remedy.contains("?retry=rejected"), "{remedy}");
+    assert!(fan["remedy_zh"].as_str().unwrap().starts_with("请核对 unionid"), "{fan}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

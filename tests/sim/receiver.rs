@@ -57,19 +57,20 @@ impl Memory {
     }
 }
 
-/// Whether a repeated entry has the same content, or was erased meanwhile.
+/// Whether a repeated entry has the same content, or was erased meanwhile. The welcome code expires, and the
+/// dealer's name is that of the moment.
 fn same(first: &FeedEntry, again: &FeedEntry) -> bool {
-    let without_code = |entry: &FeedEntry| {
+    let lasting = |entry: &FeedEntry| {
         let mut entry = entry.clone();
         if let EntryData::Link(link) = &mut entry.data {
-            link.welcome_code = None;
+            (link.welcome_code, link.corp_name) = (None, None);
         }
         entry
     };
     let erased = again.change == ChangeType::Erased
         && first.data.link_id() == again.data.link_id()
         && (first.seq, &first.id, first.occurred_at) == (again.seq, &again.id, again.occurred_at);
-    erased || without_code(first) == without_code(again)
+    erased || lasting(first) == lasting(again)
 }
 
 /// A receiver. Clones share its state.

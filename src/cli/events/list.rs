@@ -6,11 +6,13 @@ use indicatif::HumanCount;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::row::{age, field};
+use super::row::{age, field, remedy, shown};
 use super::selection::Filters;
 use crate::cli::admin::{AdminApi, ServiceArgs};
+use crate::cli::lang::Lang;
 use crate::cli::output::Output;
 use crate::cli::table::{Table, plain};
+use crate::domain::explain::Text;
 use crate::domain::ids::{AppName, CorpId};
 
 /// Rows in one answer of the admin API.
@@ -31,6 +33,9 @@ pub(super) struct List {
     all: bool,
     #[command(flatten)]
     pub(super) service: ServiceArgs,
+    /// The language of the remedies, and with zh that of the table's header
+    #[arg(long, value_enum, value_name = "LANGUAGE", default_value = "both")]
+    lang: Lang,
     /// Print the rows as NDJSON
     #[arg(long)]
     json: bool,
@@ -44,7 +49,7 @@ struct Page {
 
 /// A remedy, and how many events it applies to.
 struct Remedy {
-    text: String,
+    text: Text,
     first_id: String,
     others: u64,
 }
@@ -57,7 +62,10 @@ struct Found {
 
 impl List {
     pub(super) async fn run(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
-        let header = ["ID", "STATE", "AGE", "APP", "CORP", "ERRCODE", "REASON"];
+        let header = match self.lang {
+            Lang::En | Lang::Both => ["ID", "STATE", "AGE", "APP", "CORP", "ERRCODE", "REASON"],
+            Lang::Zh => ["ID", "状态", "时长", "应用", "企业", "错误码", "原因"],
+        };
         let mut found = Found { table: Table::new(header), remedies: Vec::new() };
         let mut counts = Vec::new();
         let (mut total, mut truncated) = (0, false);
@@ -68,7 +76,7 @@ impl List {
             truncated |= more;
         }
         if !self.json && total > 0 {
-            found.print(out)?;
+            found.print(self.lang, out)?;
         }
         let hint = if truncated { " (--all lists them)" } else { "" };
         out.say(&format!("{}{hint}", counts.join("; ")));
@@ -134,33 +142,37 @@ impl List {
 impl Found {
     fn add(&mut self, row: &Value) {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
-        let named = |name| or_dash(field(row, name));
+        let cell = |name| or_dash(shown(row, name));
         let more = field(row, "detail").or_else(|| field(row, "receive_id").filter(|id| !id.is_empty()));
         let reason = match (field(row, "reason"), more) {
             (Some(reason), Some(more)) => format!("{reason}: {more}"),
             (reason, more) => or_dash(reason.or(more)),
         };
         let age = or_dash(age(row).map(|age| format!("{age:#}")));
-        let [id, state, app, corp_id, errcode] = ["id", "state", "app", "corp_id", "errcode"].map(named);
+        let [id, state, app, corp_id, errcode] = ["id", "state", "app", "corp_id", "errcode"].map(cell);
         self.table.push([id, state, age, app, corp_id, errcode, reason]);
-        if let Some(text) = field(row, "remedy") {
-            match self.remedies.iter_mut().find(|remedy| remedy.text == text) {
+        if let Some(text) = remedy(row) {
+            match self.remedies.iter_mut().find(|remedy| remedy.text.en == text.en) {
                 Some(remedy) => remedy.others += 1,
-                None => self.remedies.push(Remedy { text, first_id: named("id"), others: 0 }),
+                None => self.remedies.push(Remedy { text, first_id: cell("id"), others: 0 }),
             }
         }
     }
 
-    fn print(&self, out: &mut Output) -> anyhow::Result<()> {
+    fn print(&self, lang: Lang, out: &mut Output) -> anyhow::Result<()> {
         for line in self.table.lines(out.columns) {
             out.print(&line)?;
         }
         for Remedy { text, first_id, others } in &self.remedies {
-            let events = match others {
-                0 => first_id.clone(),
-                n => format!("{first_id} and {} more", HumanCount(*n)),
+            let events = match (*others, lang) {
+                (0, _) => first_id.clone(),
+                (n, Lang::En | Lang::Both) => format!("{first_id} and {} more", HumanCount(n)),
+                (n, Lang::Zh) => format!("{first_id} 等 {} 条", HumanCount(n + 1)),
             };
-            out.print(&format!("\n{}\n  → {}", plain(&events), plain(text)))?;
+            out.print(&format!("\n{}", plain(&events)))?;
+            for line in lang.lines(text) {
+                out.print(&format!("  → {line}"))?;
+            }
         }
         Ok(())
     }

@@ -4,9 +4,10 @@ use std::process::ExitCode;
 
 use serde_json::Value;
 
-use super::row::{age, field};
+use super::row::{age, field, remedy, shown};
 use super::selection::event_id;
 use crate::cli::admin::{AdminApi, ServiceArgs};
+use crate::cli::lang::Lang;
 use crate::cli::output::Output;
 use crate::cli::table::{plain, plain_lines};
 use crate::store::EventId;
@@ -18,6 +19,9 @@ pub(super) struct Show {
     id: EventId,
     #[command(flatten)]
     pub(super) service: ServiceArgs,
+    /// The language of the remedy
+    #[arg(long, value_enum, value_name = "LANGUAGE", default_value = "both")]
+    lang: Lang,
     /// Print the service's answer as JSON
     #[arg(long)]
     json: bool,
@@ -41,8 +45,8 @@ const LISTED_FIRST: [&str; 15] = [
     "receive_id",
     "message_bytes",
 ];
-/// Fields that are printed before or after the list.
-const NOT_LISTED: [&str; 5] = ["id", "state", "age_seconds", "remedy", "message"];
+/// Fields that are printed before or after the list, or with another field.
+const NOT_LISTED: [&str; 7] = ["id", "state", "age_seconds", "corp_name", "remedy", "remedy_zh", "message"];
 
 impl Show {
     pub(super) async fn run(&self, api: &AdminApi, out: &mut Output) -> anyhow::Result<ExitCode> {
@@ -58,12 +62,12 @@ impl Show {
         let others = row.as_object().into_iter().flat_map(serde_json::Map::keys).map(String::as_str);
         let others = others.filter(|name| !LISTED_FIRST.contains(name));
         for name in LISTED_FIRST.into_iter().chain(others).filter(|name| !NOT_LISTED.contains(name)) {
-            if let Some(text) = field(&row, name) {
+            if let Some(text) = shown(&row, name) {
                 out.print(&format!("  {name:<15}  {}", plain(&text)))?;
             }
         }
-        if let Some(remedy) = field(&row, "remedy") {
-            out.print(&format!("  → {}", plain(&remedy)))?;
+        for line in remedy(&row).iter().flat_map(|text| self.lang.lines(text)) {
+            out.print(&format!("  → {line}"))?;
         }
         if let Some(message) = field(&row, "message") {
             out.print(&format!("\n{}", plain_lines(&message)))?;

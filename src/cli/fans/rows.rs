@@ -11,8 +11,8 @@ use strum::{EnumCount as _, VariantArray as _};
 
 use super::columns::{Column, Columns};
 use super::detect::Encoding;
-use crate::cli::instant::instant;
 use crate::domain::ids::{AppName, IdError, Openid, PendingId, Unionid};
+use crate::domain::instant::{INSTANT_FORMS, instant};
 use crate::domain::time::Timestamp;
 
 /// One fan in a request body.
@@ -172,12 +172,8 @@ fn checked_row<'a>(
     let invalid = |column: Column| move |error: IdError| format!("{} {error}", column.name());
     let (unionid, openid) = (required(Column::Unionid)?, required(Column::Openid)?);
     let (own_app, pending_id) = (optional(Column::App)?, optional(Column::PendingId)?);
-    let minted_at = optional(Column::MintedAt)?.map(|text| {
-        instant(text).ok_or(
-            "minted_at is not a time: write 2026-11-01T12:00:00+08:00, 2026-11-01 12:00:00 (China time) or \
-             Unix seconds",
-        )
-    });
+    let minted_at = optional(Column::MintedAt)?
+        .map(|text| instant(text).ok_or_else(|| format!("minted_at is not a time: {INSTANT_FORMS}")));
     Ok(Row {
         unionid: Unionid::from_input(unionid).map_err(invalid(Column::Unionid))?,
         openid: Openid::from_input(openid).map_err(invalid(Column::Openid))?,

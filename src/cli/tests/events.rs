@@ -6,16 +6,17 @@ use super::service::{Service, json as answer, page, parsed};
 
 fn dead(n: u32) -> Value {
     json!({"id": format!("evt_{n}"), "state": "dead", "app": "brand", "received_at": "2026-11-22T01:02:03.456Z",
-        "age_seconds": 7_300, "type": "add_external_contact", "corp_id": "wpAAA", "external_userid": "wmAAA",
-        "user_id": "zhangsan", "created_at": "2026-11-22T01:02:03.000Z", "due_at": "2026-11-22T01:02:03.456Z",
+        "age_seconds": 7_300, "type": "add_external_contact", "corp_id": "wpAAA", "corp_name": "上海一店",
+        "external_userid": "wmAAA", "user_id": "zhangsan", "created_at": "2026-11-22T01:02:03.000Z",
+        "due_at": "2026-11-22T01:02:03.456Z",
         "died_at": "2026-11-22T03:02:03.456Z", "attempts": 9, "errcode": 84061, "reason": "不存在外部联系人的关系",
-        "remedy": "ask the dealer"})
+        "remedy": "ask the dealer", "remedy_zh": "请联系经销商"})
 }
 
 fn quarantined() -> Value {
     json!({"id": "evt_7", "state": "quarantined", "app": "brand", "received_at": "2026-11-22T01:02:03.456Z",
         "age_seconds": 12, "reason": "receive_id", "detail": null, "receive_id": "ww1111", "message_bytes": 414,
-        "remedy": "add it to accept_receive_ids"})
+        "remedy": "add it to accept_receive_ids", "remedy_zh": "请加入 accept_receive_ids"})
 }
 
 #[tokio::test]
@@ -28,21 +29,45 @@ async fn dead_letters_and_quarantined_messages_share_one_table_above_the_remedie
     let ran = service.run(&["events", "list"]).await;
     ran.ends_with(0);
     let wanted = "\
-ID     STATE        AGE  APP    CORP   ERRCODE  REASON
-evt_5  dead         2h   brand  wpAAA  84061    不存在外部联系人的关系
-evt_6  dead         2h   brand  wpAAA  84061    不存在外部联系人的关系
-evt_7  quarantined  12s  brand  -      -        receive_id: ww1111
+ID     STATE        AGE  APP    CORP              ERRCODE  REASON
+evt_5  dead         2h   brand  上海一店 (wpAAA)  84061    不存在外部联系人的关系
+evt_6  dead         2h   brand  上海一店 (wpAAA)  84061    不存在外部联系人的关系
+evt_7  quarantined  12s  brand  -                 -        receive_id: ww1111
 
 evt_5 and 1 more
   → ask the dealer
+  → 请联系经销商
 
 evt_7
   → add it to accept_receive_ids
+  → 请加入 accept_receive_ids
 ";
     assert_eq!(ran.data, wanted);
     assert_eq!(ran.talk, "2 dead; 1 quarantined\n");
     let asked = ["GET /v1/events?state=dead&limit=100", "GET /v1/events?state=quarantined&limit=100"];
     assert_eq!(service.asked(), asked);
+}
+
+#[tokio::test]
+async fn the_list_is_printed_in_the_requested_language() {
+    let service = Service::start(|_| page(&[dead(5), dead(6)], None)).await;
+    let list = ["events", "list", "--state", "dead", "--lang"];
+    let chinese = service.run(&[&list[..], &["zh"]].concat()).await.data;
+    let wanted = "\
+ID     状态  时长  应用   企业              错误码  原因
+evt_5  dead  2h    brand  上海一店 (wpAAA)  84061   不存在外部联系人的关系
+evt_6  dead  2h    brand  上海一店 (wpAAA)  84061   不存在外部联系人的关系
+
+evt_5 等 2 条
+  → 请联系经销商
+";
+    assert_eq!(chinese, wanted);
+    let english = service.run(&[&list[..], &["en"]].concat()).await.data;
+    assert!(
+        english.starts_with("ID     STATE") && english.ends_with("more\n  → ask the dealer\n"),
+        "{english}"
+    );
+    assert!(parsed(&[&list[..], &["fr"]].concat()).is_err());
 }
 
 #[tokio::test]
@@ -100,18 +125,35 @@ async fn one_event_is_shown_with_its_message_and_without_control_characters() {
     let wanted = "\
 evt_7: quarantined, 12 seconds old
   app              brand
-  received_at      2026-11-22T01:02:03.456Z
+  received_at      2026-11-22 09:02:03 +08:00
   reason           receive_id
   receive_id       ww1111
   message_bytes    414
   novelty          true
   → add it to accept_receive_ids
+  → 请加入 accept_receive_ids
 
 <xml>
  [2J</xml>
 ";
     assert_eq!(ran.data, wanted);
     assert!(parsed(&["events", "show", "../fans"]).is_err());
+}
+
+#[tokio::test]
+async fn a_dead_letter_is_shown_with_its_dealers_name_and_in_one_language() {
+    let service = Service::start(|_| answer(200, &dead(5).to_string())).await;
+    let shown = service.run(&["events", "show", "evt_5", "--lang", "zh"]).await.data;
+    for line in [
+        "\n  corp_id          上海一店 (wpAAA)\n",
+        "\n  died_at          2026-11-22 11:02:03 +08:00\n",
+        "\n  → 请联系经销商\n",
+    ] {
+        assert!(shown.contains(line), "{shown}");
+    }
+    assert!(!shown.contains("corp_name") && !shown.contains("ask the dealer"), "{shown}");
+    let json = service.run(&["events", "show", "evt_5", "--json"]).await.data;
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap(), dead(5));
 }
 
 #[tokio::test]

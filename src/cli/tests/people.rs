@@ -25,10 +25,10 @@ wmAAA: linked
   → nothing to do
   → 无需处理
 
-  2026-11-22T01:02:03.456Z  the fan was registered
-                            粉丝已登记
-  -                         no callback is known
-                            没有回调
+  2026-11-22 09:02:03 +08:00  the fan was registered
+                              粉丝已登记
+  -                           no callback is known
+                              没有回调
 ";
     assert_eq!(ran.data, wanted);
     let chinese = service.run(&["explain", "wmAAA", "--lang", "zh"]).await.data;
@@ -57,7 +57,7 @@ async fn a_receipt_says_what_was_erased_and_asks_to_be_kept() {
     assert_eq!(service.asked(), [r#"POST /v1/forget {"request":"ticket 4711","unionid":"oAAA"}"#]);
     let wanted = "\
 receipt       rcp_1
-forgotten at  2026-11-22T01:02:03.456Z
+forgotten at  2026-11-22 09:02:03 +08:00
 request       ticket 4711
 subject       9f2c
 erased        fans                1

@@ -56,13 +56,13 @@ pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
         }
     }
     for (key, contact, _) in &facts.contacts {
-        let corp = &key.corp_id;
-        let seen = text!("first seen as a customer of {corp}", "首次得知此人是企业 {corp} 的客户");
+        let Text { en: corp_en, zh: corp_zh } = facts.corp(&key.app, &key.corp_id);
+        let seen = text!("first seen as a customer of {corp_en}", "首次得知此人是{corp_zh} 的客户");
         add(Some(contact.first_seen_at), "contact_seen", seen);
         if contact.pending_id.is_some() {
             let resolved = text!(
-                "WeCom returned a pending_id for the customer of {corp}",
-                "企业微信返回了企业 {corp} 的客户的 pending_id",
+                "WeCom returned a pending_id for the customer of {corp_en}",
+                "企业微信返回了{corp_zh} 的客户的 pending_id",
             );
             add(None, "contact_resolved", resolved);
         }
@@ -72,14 +72,14 @@ pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
                 None => ("there will be no more".to_owned(), "不再查询".to_owned()),
             };
             let lookups = text!(
-                "lookups at {corp} without a pending_id: {asked}; {en}",
-                "在企业 {corp} 查询 {asked} 次，均无 pending_id；{zh}",
+                "lookups at {corp_en} without a pending_id: {asked}; {en}",
+                "在{corp_zh} 查询 {asked} 次，均无 pending_id；{zh}",
             );
             add(None, "contact_asked", lookups);
         }
         if let Some(link) = &contact.link {
             let (en, zh) = through(link.source);
-            let linked = text!("linked at {corp}, {en}", "在企业 {corp} 关联（{zh}）");
+            let linked = text!("linked at {corp_en}, {en}", "在{corp_zh} 关联（{zh}）");
             add(Some(link.linked_at), "linked", linked);
         }
     }

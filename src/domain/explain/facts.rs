@@ -1,11 +1,14 @@
 //! The input of an explanation: what is known about a person, and what delays their fans and events.
 
+use std::collections::HashMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::contact::Contact;
+use crate::domain::dealer::named;
 use crate::domain::fan::Fan;
-use crate::domain::ids::{ContactKey, FanKey, SinkName};
+use crate::domain::ids::{AppName, ContactKey, CorpId, FanKey, SinkName};
 use crate::domain::time::Timestamp;
 
 /// Everything known about the id that is asked about: a fan's unionid, or a customer's `external_userid`.
@@ -19,12 +22,24 @@ pub struct Facts {
     pub contacts: Vec<(ContactKey, Contact, Option<Trouble>)>,
     /// Events of these customers that are in the inbox, among the dead letters or in quarantine.
     pub events: Vec<HeldEvent>,
+    /// The names of the dealers concerned, as far as they are known.
+    pub dealers: HashMap<(AppName, CorpId), String>,
     /// When the person's data was erased, if ever.
     pub forgotten_at: Option<Timestamp>,
     /// When the first fan that is queued for a `pending_id` is expected to have it.
     pub turn_at: Option<Timestamp>,
     /// The backlog of each sink.
     pub sinks: Vec<SinkLag>,
+}
+
+impl Facts {
+    /// A corp as the texts name it: a dealer by its name, with the id behind it.
+    pub(super) fn corp(&self, app: &AppName, corp_id: &CorpId) -> Text {
+        let name = self.dealers.get(&(app.clone(), corp_id.clone()));
+        let (en, zh) = if name.is_some() { ("dealer", "经销商") } else { ("corp", "企业") };
+        let corp = named(name.map(String::as_str), corp_id.as_str());
+        Text { en: format!("{en} {corp}"), zh: format!("{zh} {corp}") }
+    }
 }
 
 /// A failure and its remedy.
@@ -43,6 +58,8 @@ pub struct Trouble {
 pub struct HeldEvent {
     /// The id as users see it: `evt_42`.
     pub id: String,
+    /// The corp whose customer it is about; `None` for a message in quarantine.
+    pub corp: Option<(AppName, CorpId)>,
     /// When it was received.
     pub received_at: Timestamp,
     /// Where it is.

@@ -1,6 +1,6 @@
 //! One case for each verdict, in the order of precedence.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 
 use super::*;
 use crate::domain::contact::{Contact, LookupRetry};
@@ -78,7 +78,8 @@ fn of_contacts(contacts: impl IntoIterator<Item = Contact>) -> Facts {
 }
 
 fn of_event(place: Place) -> Facts {
-    let event = HeldEvent { id: "evt_7".to_owned(), received_at: NOW, place };
+    let corp = Some((AppName::new("brand").unwrap(), CorpId::new("wpDEALER").unwrap()));
+    let event = HeldEvent { id: "evt_7".to_owned(), corp, received_at: NOW, place };
     Facts { events: vec![event], ..Facts::default() }
 }
 
@@ -153,6 +154,25 @@ fn the_hint_for_a_rejected_fan_says_how_to_have_wecom_asked_again() {
     for text in [en, zh] {
         assert!(text.contains("?retry=rejected") && text.contains("--retry-rejected"), "{text}");
     }
+}
+
+#[test]
+fn a_dealer_is_named_with_its_id_behind_it() {
+    let of_dealer = (AppName::new("brand").unwrap(), CorpId::new("wpDEALER").unwrap());
+    let dealers = HashMap::from([(of_dealer, "上海一店".to_owned())]);
+    let linked = Facts { dealers: dealers.clone(), ..of_contacts([contact(true, true)]) };
+    let answer = explain("wmINVENTED".to_owned(), &linked, NOW);
+    let texts = [answer.text].into_iter().chain(answer.evidence.into_iter().map(|item| item.text));
+    for Text { en, zh } in texts {
+        assert!(en.contains("dealer 上海一店 (wpDEALER)"), "{en}");
+        assert!(zh.contains("经销商 上海一店 (wpDEALER) "), "{zh}");
+    }
+    let parked = Facts { dealers, ..of_event(Place::Inbox(NOW, Some(trouble(84_074)))) };
+    let text = explain("wmINVENTED".to_owned(), &parked, NOW).text;
+    assert!(text.en.starts_with("dealer 上海一店 (wpDEALER) added this customer"), "{text:?}");
+    assert!(text.zh.starts_with("经销商 上海一店 (wpDEALER) 已添加此客户"), "{text:?}");
+    let of_brand = explain("wmINVENTED".to_owned(), &of_contacts([contact(true, true)]), NOW).text;
+    assert!(of_brand.en.ends_with("as a customer of corp wpDEALER"), "{of_brand:?}");
 }
 
 #[test]

@@ -14,6 +14,7 @@ use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::http::problem::Problem;
 use crate::store::{EventId, EventRow, EventState, InboxEvent, Quarantined};
 use crate::wecom::{Remedy, remedy};
+use crate::worker::dealer_names::DealerNames;
 
 pub(super) mod redrive;
 
@@ -61,6 +62,8 @@ pub(super) struct Row {
     age_seconds: i64,
     /// What an operator can do.
     remedy: Option<&'static str>,
+    /// The same in Chinese.
+    remedy_zh: Option<&'static str>,
     #[serde(flatten)]
     content: RowContent,
     /// The full text of a quarantined message; only in the answer for a single one.
@@ -76,6 +79,9 @@ enum RowContent {
         r#type: &'static str,
         #[schema(example = "wpINVENTED-dealer-01")]
         corp_id: String,
+        /// The dealer's name, if it is known.
+        #[schema(example = "上海一店")]
+        corp_name: Option<String>,
         #[schema(example = "wmINVENTED-customer-0001")]
         external_userid: String,
         #[schema(example = "zhangsan")]
@@ -106,20 +112,30 @@ enum RowContent {
     },
 }
 
-fn event_row(event: InboxEvent, state: EventState, died_at: Option<Timestamp>, now: Timestamp) -> Row {
+fn event_row(
+    event: InboxEvent,
+    state: EventState,
+    died_at: Option<Timestamp>,
+    names: &DealerNames,
+    now: Timestamp,
+) -> Row {
     let Event { corp_id, created_at, contact } = event.event;
+    let corp_name = names.of(&event.app, &corp_id);
     let (errcode, reason) =
         event.failure.map_or((None, None), |failure| (failure.errcode, Some(failure.text)));
+    let remedy = errcode.map(remedy);
     Row {
         id: event.id.to_string(),
         state,
         app: event.app.into(),
         received_at: event.received_at,
         age_seconds: now.millis_since(event.received_at).max(0) / SECOND_MS,
-        remedy: errcode.map(|errcode| remedy(errcode).en),
+        remedy: remedy.map(|remedy| remedy.en),
+        remedy_zh: remedy.map(|remedy| remedy.zh),
         content: RowContent::Event {
             r#type: contact.change.kind().into(),
             corp_id: corp_id.into(),
+            corp_name,
             external_userid: contact.external_userid.into(),
             user_id: contact.user_id.into(),
             created_at,
@@ -134,12 +150,12 @@ fn event_row(event: InboxEvent, state: EventState, died_at: Option<Timestamp>, n
 }
 
 /// Converts a stored row. `queue_state` is the state of an event that is in the queue.
-fn row(row: EventRow, queue_state: EventState, now: Timestamp) -> Row {
+fn row(row: EventRow, queue_state: EventState, names: &DealerNames, now: Timestamp) -> Row {
     match row {
-        EventRow::Inbox(event) => event_row(event, queue_state, None, now),
-        EventRow::Dead { event, died_at } => event_row(event, EventState::Dead, Some(died_at), now),
+        EventRow::Inbox(event) => event_row(event, queue_state, None, names, now),
+        EventRow::Dead { event, died_at } => event_row(event, EventState::Dead, Some(died_at), names, now),
         EventRow::Quarantined(Quarantined { id, app, received_at, reason, receive_id, message_bytes }) => {
-            let remedy = quarantine_remedy(&reason).en;
+            let Remedy { en, zh } = quarantine_remedy(&reason);
             let (reason, detail) = ((&reason).into(), reason.detail());
             Row {
                 id: id.to_string(),
@@ -147,7 +163,8 @@ fn row(row: EventRow, queue_state: EventState, now: Timestamp) -> Row {
                 app: app.into(),
                 received_at,
                 age_seconds: now.millis_since(received_at).max(0) / SECOND_MS,
-                remedy: Some(remedy),
+                remedy: Some(en),
+                remedy_zh: Some(zh),
                 content: RowContent::Message { reason, detail, receive_id, message_bytes },
                 message: None,
             }
@@ -159,18 +176,19 @@ fn row(row: EventRow, queue_state: EventState, now: Timestamp) -> Row {
 pub(super) const fn quarantine_remedy(reason: &QuarantineReason) -> Remedy {
     match reason {
         QuarantineReason::ReceiveId => Remedy {
-            en: "if this corp or suite is yours, add it to the app's accept_receive_ids, restart and redrive",
-            zh: "若该企业或套件属于自己，请将其加入应用的 accept_receive_ids，重启后重新投递",
+            en: "add the receive id to the app's accept_receive_ids if the corp or suite is yours, restart, \
+                 then redrive",
+            zh: "请将该 receive_id 加入应用的 accept_receive_ids（仅当该企业或套件属于你），重启后重新投递",
         },
         QuarantineReason::NotUnderstood(_) => Remedy {
-            en: "a newer version of unionlink may support this message; update, then redrive",
-            zh: "新版 unionlink 可能支持该消息，请升级后重新投递",
+            en: "update unionlink, then redrive: a newer version may support this message",
+            zh: "请升级 unionlink 后重新投递：新版可能支持该消息",
         },
         QuarantineReason::FarOff { .. } => Remedy {
-            en: "the event is older than event_days_max or more than a day in the future: a replayed \
-                 callback, or a wrong clock; redrive it if it should be processed anyway",
-            zh: "事件早于 event_days_max 的期限，或超前一天以上：可能是旧回调被重放，或时钟有误；\
-                 如仍应处理，请重新投递",
+            en: "redrive it if it should be processed: it is older than event_days_max, or more than a day \
+                 in the future (a replayed callback, or a wrong clock)",
+            zh: "请确认是否应处理，如应处理则重新投递：事件早于 event_days_max 的期限，或超前一天以上\
+                 （旧回调被重放，或时钟有误）",
         },
     }
 }
@@ -246,7 +264,7 @@ impl AdminState {
     ) -> Result<Vec<Row>, Problem> {
         let rows = self.store.events(state, EventId(0), scanned_max).await?;
         let now = self.clock.now();
-        let rows = rows.into_iter().map(|found| row(found, state, now));
+        let rows = rows.into_iter().map(|found| row(found, state, &self.dealer_names, now));
         Ok(rows.filter(|row| filter.matches(row)).take(limit).collect())
     }
 
@@ -265,7 +283,7 @@ impl AdminState {
             let is_last = rows.len() < EVENTS_MAX;
             for event in rows {
                 after = event.id();
-                let row = row(event, state, now);
+                let row = row(event, state, &self.dealer_names, now);
                 if filter.matches(&row) {
                     found.push((after, row));
                 }
@@ -340,7 +358,7 @@ fn event_not_found() -> Problem {
 pub(super) async fn show(State(state): Shared, PathParam(id): PathParam) -> Result<Json<Row>, Problem> {
     let id = event_id(&id)?;
     let event = state.store.event(id).await?.ok_or_else(event_not_found)?;
-    let mut row = row(event, EventState::Waiting, state.clock.now());
+    let mut row = row(event, EventState::Waiting, &state.dealer_names, state.clock.now());
     let message = state.store.quarantined_message(id).await?;
     row.message = message.map(|message| String::from_utf8_lossy(&message).into_owned());
     Ok(Json(row))

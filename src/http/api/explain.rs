@@ -64,6 +64,10 @@ impl AdminState {
             facts.contacts.push((key, contact, trouble));
         }
         facts.events = events.into_iter().map(|row| self.held_event(row, now)).collect();
+        let of_contacts = facts.contacts.iter().map(|(key, ..)| (key.app.clone(), key.corp_id.clone()));
+        let corps = of_contacts.chain(facts.events.iter().filter_map(|event| event.corp.clone()));
+        facts.dealers =
+            corps.filter_map(|corp| Some((corp.clone(), self.dealer_names.of(&corp.0, &corp.1)?))).collect();
         let head = self.store.counts().feed_head;
         for name in self.sink_kinds.keys() {
             let (status, cursor) = (self.sinks.status(name).unwrap_or_default(), self.cursor(name).await?);
@@ -123,21 +127,23 @@ impl AdminState {
     }
 
     fn held_event(&self, row: EventRow, now: Timestamp) -> HeldEvent {
-        let (id, received_at, place) = match row {
+        let (id, corp, received_at, place) = match row {
             EventRow::Inbox(event) => {
                 let trouble = self.corp_trouble(&event.app, &event.event.corp_id, now);
-                (event.id, event.received_at, Place::Inbox(event.due_at, trouble))
+                let corp = Some((event.app, event.event.corp_id));
+                (event.id, corp, event.received_at, Place::Inbox(event.due_at, trouble))
             }
             EventRow::Dead { event, .. } => {
                 let trouble = event.failure.map_or_else(|| errcode_trouble(0), failure_trouble);
-                (event.id, event.received_at, Place::Dead(trouble))
+                let corp = Some((event.app, event.event.corp_id));
+                (event.id, corp, event.received_at, Place::Dead(trouble))
             }
             EventRow::Quarantined(message) => {
                 let remedy = text(quarantine_remedy(&message.reason));
-                (message.id, message.received_at, Place::Quarantined(remedy))
+                (message.id, None, message.received_at, Place::Quarantined(remedy))
             }
         };
-        HeldEvent { id: id.to_string(), received_at, place }
+        HeldEvent { id: id.to_string(), corp, received_at, place }
     }
 }
 

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::OwnedSemaphorePermit;
 use utoipa::IntoParams;
 
-use super::extract::QueryParams;
+use super::extract::{QueryParams, instant_param};
 use super::state::{AdminState, Shared};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::link::LinkData;
@@ -30,15 +30,18 @@ pub(super) struct ExportQuery {
     #[param(inline)]
     #[serde(default)]
     format: Format,
-    /// CSV for Excel: begins with a byte order mark, and cells that Excel would run as a formula begin with
-    /// an apostrophe.
+    /// CSV for Excel: begins with a byte order mark, times are in China time and without an offset, so that
+    /// Excel takes them for dates, and cells that Excel would run as a formula begin with an apostrophe.
     #[serde(default)]
     bom: bool,
-    /// Only links made at this instant or later.
-    #[param(value_type = Option<String>, format = DateTime, example = "2026-11-01T00:00:00Z")]
+    /// Only links made at this instant or later: RFC 3339 (a `+` in a URL is written `%2B`), a date with or
+    /// without a time of day in China time, or Unix seconds or milliseconds. A date means its first instant.
+    #[param(value_type = Option<String>, example = "2026-11-01")]
+    #[serde(default, deserialize_with = "instant_param")]
     since: Option<Timestamp>,
-    /// Only links made before this instant.
-    #[param(value_type = Option<String>, format = DateTime, example = "2026-12-01T00:00:00Z")]
+    /// Only links made before this instant, in the same forms: `until=2026-12-01` includes all of November.
+    #[param(value_type = Option<String>, example = "2026-12-01T00:00:00+08:00")]
+    #[serde(default, deserialize_with = "instant_param")]
     until: Option<Timestamp>,
     /// Only links of this dealer.
     #[param(value_type = Option<String>, example = "wpDEALER")]
@@ -56,7 +59,8 @@ enum Format {
     Csv,
 }
 
-const COLUMNS: [&str; 12] = [
+/// The columns of the CSV. In that for Excel, the names of those with times tell the offset.
+const COLUMNS: [&str; 13] = [
     "app",
     "unionid",
     "external_userid",
@@ -69,6 +73,7 @@ const COLUMNS: [&str; 12] = [
     "first_added_at",
     "followers",
     "link_id",
+    "corp_name",
 ];
 
 /// An export under way.
@@ -99,7 +104,7 @@ impl Export {
             if self.query.bom {
                 text.extend("\u{feff}".as_bytes());
             }
-            write_csv(&mut text, |csv| csv.write_record(COLUMNS))?;
+            write_csv(&mut text, |csv| csv.write_record(header_row(self.query.bom)))?;
         }
         self.has_begun = true;
         while text.is_empty() {
@@ -131,8 +136,14 @@ fn write_csv(
     csv.flush()
 }
 
-fn columns(link: &LinkData, for_excel: bool) -> [String; 12] {
+fn header_row(for_excel: bool) -> [String; 13] {
+    COLUMNS
+        .map(|name| if for_excel && name.ends_with("_at") { format!("{name} (UTC+8)") } else { name.into() })
+}
+
+fn columns(link: &LinkData, for_excel: bool) -> [String; 13] {
     let followers = &link.followers;
+    let time = |at: Timestamp| if for_excel { at.in_china_for_sheets() } else { at.to_string() };
     let joined = |texts: Vec<&str>| texts.join(";");
     let source = serde_json::to_value(link.source).unwrap_or_default();
     let columns = [
@@ -142,12 +153,13 @@ fn columns(link: &LinkData, for_excel: bool) -> [String; 12] {
         link.corp_id.to_string(),
         link.pending_id.as_ref().map_or(String::new(), |id| id.as_str().to_owned()),
         source.as_str().unwrap_or_default().to_owned(),
-        link.linked_at.to_string(),
+        time(link.linked_at),
         joined(followers.iter().map(|follower| follower.user_id.as_str()).collect()),
         joined(followers.iter().map(|follower| follower.state.as_deref().unwrap_or_default()).collect()),
-        followers.first().map_or(String::new(), |follower| follower.added_at.to_string()),
+        followers.first().map_or(String::new(), |follower| time(follower.added_at)),
         followers.len().to_string(),
         link.link_id.clone(),
+        link.corp_name.clone().unwrap_or_default(),
     ];
     if for_excel { columns.map(without_formula) } else { columns }
 }
@@ -215,6 +227,40 @@ mod tests {
         for (cell, shown) in [("=1+1", "'=1+1"), ("-1", "'-1"), ("@x", "'@x"), ("wmX", "wmX"), ("", "")] {
             assert_eq!(without_formula(cell.to_owned()), shown);
         }
+    }
+
+    #[test]
+    fn a_date_in_the_query_is_one_in_china() {
+        let since = |text: &str| {
+            let uri = format!("/v1/links/export?since={text}").parse().unwrap();
+            axum::extract::Query::<ExportQuery>::try_from_uri(&uri).map(|query| query.0.since)
+        };
+        let at: Timestamp = "2026-11-28T16:00:00Z".parse().unwrap();
+        for text in [
+            "2026-11-29",
+            "2026-11-29%2000:00:00",
+            "2026-11-29T00:00:00%2B08:00",
+            "2026-11-28T16:00:00Z",
+            "1795881600",
+        ] {
+            assert_eq!(since(text).unwrap(), Some(at), "{text}");
+        }
+        assert!(since("yesterday").unwrap_err().body_text().contains(crate::domain::instant::INSTANT_FORMS));
+    }
+
+    #[test]
+    fn times_for_excel_are_dates_in_china_time_under_names_that_tell_the_offset() {
+        let entry = &crate::sink::sample::entries(1, 1)[0];
+        let cells = |for_excel| {
+            let cells = columns(entry.data.link().unwrap(), for_excel);
+            header_row(for_excel).into_iter().zip(cells).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let (plain, for_excel) = (cells(false), cells(true));
+        for name in ["linked_at", "first_added_at"] {
+            assert_eq!(plain[name], "2026-11-22T01:02:03.457Z");
+            assert_eq!(for_excel[&format!("{name} (UTC+8)")], "2026-11-22 09:02:03");
+        }
+        assert_eq!((plain["corp_name"].as_str(), plain.len()), ("上海一店", for_excel.len()));
     }
 
     #[test]

@@ -6,9 +6,12 @@ use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
 
 use crate::domain::ids::IdError;
+use crate::domain::instant::{INSTANT_FORMS, instant};
+use crate::domain::time::Timestamp;
 use crate::http::body::read_body;
 use crate::http::problem::Problem;
 
@@ -29,6 +32,13 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for QueryParams<T>
             .map(|Query(params)| Self(params))
             .map_err(|error: QueryRejection| Problem::bad_request(error.body_text()))
     }
+}
+
+/// Deserializes a parameter that is an instant as people write it, for `deserialize_with`.
+pub(super) fn instant_param<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = String::deserialize(from)?;
+    let at = instant(text.trim());
+    at.map(Some).ok_or_else(|| D::Error::custom(format_args!("not an instant: {INSTANT_FORMS}")))
 }
 
 /// The only parameter of the path, an id or a name.

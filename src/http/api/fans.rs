@@ -17,6 +17,7 @@ use super::extract::{PathParam, QueryParams, invalid_id};
 use super::state::{AdminState, Shared};
 use crate::domain::fan::{ASK_AGAIN, Existing, Fan, FanStep, Minted, Priority};
 use crate::domain::ids::{FanKey, IdError, Openid, PendingId, Unionid};
+use crate::domain::instant::{INSTANT_FORMS, instant};
 use crate::domain::time::{DAY_MS, Timestamp};
 use crate::http::body::read_body;
 use crate::http::problem::Problem;
@@ -107,8 +108,8 @@ pub(super) struct FanRow {
     openid: String,
     /// A pending id that another system has obtained. The fan is minted only when it is due for renewal.
     pending_id: Option<String>,
-    /// When the pending id was obtained.
-    #[schema(format = DateTime)]
+    /// When the pending id was obtained: RFC 3339, a date with or without a time of day in China time, or
+    /// Unix seconds or milliseconds.
     minted_at: Option<String>,
 }
 
@@ -270,9 +271,15 @@ impl AdminState {
         let openid = Openid::from_input(required("openid")?).map_err(|e| invalid("openid", e))?;
         let ask_existing = self.apps.get(&app).is_some_and(|rules| rules.existing_customers);
         let now = self.clock.now();
-        let minted_at = text("minted_at")?.map(str::parse::<Timestamp>).transpose();
-        let minted_at =
-            minted_at.map_err(|_| "minted_at is not an instant such as 2026-11-22T01:02:03Z".to_owned())?;
+        let minted_at = match row.get("minted_at") {
+            Some(Value::Number(number)) => Some(number.to_string()),
+            _ => text("minted_at")?.map(str::to_owned),
+        };
+        let minted_at = minted_at
+            .map(|text| {
+                instant(text.trim()).ok_or_else(|| format!("minted_at is not an instant: {INSTANT_FORMS}"))
+            })
+            .transpose()?;
         if minted_at.is_some_and(|at| at > now.plus_ms(DAY_MS)) {
             return Err("minted_at is in the future".to_owned());
         }
@@ -319,6 +326,8 @@ pub(super) struct FanView {
     errcode: Option<i64>,
     /// What an operator can do.
     remedy: Option<String>,
+    /// The same in Chinese.
+    remedy_zh: Option<String>,
     /// When WeCom was asked whether the fan is an existing customer of a dealer.
     #[schema(value_type = Option<String>, format = DateTime)]
     existing_asked_at: Option<Timestamp>,
@@ -335,6 +344,7 @@ impl FanView {
             Existing::Asked { at, found } => (Some(at), Some(found)),
             Existing::Off | Existing::Due(_) | Existing::Refused { .. } => (None, None),
         };
+        let remedy = errcode.map(crate::wecom::remedy);
         let newest = fan.newest();
         let older = fan.ids.iter().rev().skip(1);
         Self {
@@ -349,7 +359,8 @@ impl FanView {
             older_pending_ids: older.map(|m| m.pending_id.as_str().to_owned()).collect(),
             waits_as: fan.queued_for(FanStep::Mint).map(Into::into),
             errcode,
-            remedy: errcode.map(|errcode| format!("{}; {}", crate::wecom::remedy(errcode).en, ASK_AGAIN.0)),
+            remedy: remedy.map(|remedy| format!("{}; {}", remedy.en, ASK_AGAIN.0)),
+            remedy_zh: remedy.map(|remedy| format!("{}；{}", remedy.zh, ASK_AGAIN.1)),
             existing_asked_at,
             existing_found,
             attempts: fan.attempts,

@@ -22,6 +22,7 @@ use crate::lifecycle::Lifecycle;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::worker::breaker::Breakers;
+use crate::worker::dealer_names::DealerNames;
 use crate::worker::sink_status::SinkRegistry;
 use crate::worker::{AppRules, Wake};
 
@@ -46,6 +47,8 @@ pub struct AdminState {
     pub wake: Arc<Wake>,
     /// The circuit breakers.
     pub breakers: Arc<Breakers>,
+    /// The names of the dealers.
+    pub dealer_names: Arc<DealerNames>,
     /// The status of each sink.
     pub sinks: Arc<SinkRegistry>,
     /// The configured sinks, each with its kind.

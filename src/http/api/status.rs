@@ -61,6 +61,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
             };
             json!({
                 "scope": kind, "app": app, "corp_id": corp_id,
+                "corp_name": corp_id.and_then(|corp_id| state.dealer_names.of(app, corp_id)),
                 "reason": breaker.reason.text, "errcode": breaker.reason.errcode,
                 "since": breaker.since, "until": breaker.probe_at, "failures": breaker.failures,
             })

@@ -103,6 +103,25 @@ async fn a_damaged_feed_entry_is_skipped(place: &dyn Place) {
     assert_eq!(store.prune_feed(T0.plus_ms(DAY_MS), &[]).await, Ok(3));
 }
 
+async fn links_are_read_with_the_name_the_dealer_has_now(place: &dyn Place) {
+    let mut store = place.open();
+    link(&store, 1, T0).await;
+    let names = async |store: &EmbeddedStore| {
+        let entry = store.feed(0, 9, T0).await.unwrap().pop().unwrap();
+        let found = links_of(store, LinkBy::Unionid(fan_key(1).unionid)).await.pop().unwrap();
+        let exported = store.snapshot().await.unwrap().next(T0).await.unwrap().unwrap().pop().unwrap();
+        [entry.data.link().unwrap().corp_name.clone(), found.corp_name, exported.corp_name]
+    };
+    assert_eq!(names(&store).await, [None, None, None], "no dealer is known");
+    for name in ["上海一店", "上海二店"] {
+        let dealer =
+            Dealer { corp_id: corp(1), agent_id: 7, name: name.to_owned(), listed_at: T0, token: None };
+        store.put_dealers(&app(), vec![dealer]).await.unwrap();
+        store = reopen(place, store).await;
+        assert_eq!(names(&store).await, [(); 3].map(|()| Some(name.to_owned())));
+    }
+}
+
 async fn all_of(snapshot: &mut Box<dyn LinksSnapshot>) -> Vec<String> {
     let mut all = Vec::new();
     while let Some(some) = snapshot.next(T0).await.unwrap() {
@@ -146,6 +165,7 @@ contract!(
     the_feed_is_pruned_by_age_up_to_the_slowest_cursor,
     a_cursor_is_durable_and_a_seek_fences_off_older_deliveries,
     a_damaged_feed_entry_is_skipped,
+    links_are_read_with_the_name_the_dealer_has_now,
     a_snapshot_is_consistent_while_links_change_and_a_person_is_erased,
 );
 

@@ -5,12 +5,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::super::{Cursor, CursorState, Feed, LinksSnapshot, Seek, Start, StoreError};
+use super::corp_names::CorpNames;
 use super::records::{Record, decode};
 use super::txn::Txn;
 use super::{EmbeddedStore, keys, snapshot};
 use crate::domain::contact::Contact;
-use crate::domain::ids::{AppName, ContactKey, SinkName};
-use crate::domain::link::{ChangeType, EntryData, ErasedLink, FeedEntry, LinkData};
+use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, PendingId, SinkName, Unionid};
+use crate::domain::link::{ChangeType, EntryData, ErasedLink, FeedEntry, FollowerData, LinkData, Source};
 use crate::domain::time::Timestamp;
 
 /// A feed entry as stored: the sequence is in the key.
@@ -27,8 +28,26 @@ pub(super) struct StoredEntry {
 
 #[derive(Debug, Serialize, Deserialize)]
 enum StoredData {
-    Link(LinkData),
+    Link(#[serde(with = "StoredLink")] LinkData),
     Erased { link_id: String },
+}
+
+/// A link as stored in a feed entry: the dealer's name is looked up when the entry is read.
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "LinkData")]
+struct StoredLink {
+    link_id: String,
+    app: AppName,
+    unionid: Unionid,
+    external_userid: ExternalUserid,
+    corp_id: CorpId,
+    #[serde(skip)]
+    corp_name: Option<String>,
+    pending_id: Option<PendingId>,
+    source: Source,
+    followers: Vec<FollowerData>,
+    welcome_code: Option<String>,
+    linked_at: Timestamp,
 }
 
 impl Record for StoredEntry {}
@@ -166,6 +185,7 @@ impl Feed for EmbeddedStore {
         let head = *self.writer.shared.feed_head().borrow();
         let (from, to) = (keys::feed(after.saturating_add(1)), keys::feed(head.saturating_add(1)));
         let (mut entries, mut expected) = (Vec::new(), after.saturating_add(1));
+        let mut names = CorpNames::new(&*self.engine, &self.damaged);
         for row in self.engine.range(&from, &to) {
             if entries.len() >= limit {
                 return Ok(entries);
@@ -178,7 +198,11 @@ impl Feed for EmbeddedStore {
             }
             expected = seq + 1;
             let stored = self.undamaged(&key, decode::<StoredEntry>(&key, &value))?;
-            entries.extend(stored.map(|stored| stored.into_entry(seq, now)));
+            let Some(mut entry) = stored.map(|stored| stored.into_entry(seq, now)) else { continue };
+            if let EntryData::Link(link) = &mut entry.data {
+                names.fill(link)?;
+            }
+            entries.push(entry);
         }
         if expected <= head {
             return Err(StoreError::Gone { oldest: head + 1 });
@@ -254,5 +278,43 @@ impl Feed for EmbeddedStore {
 
     async fn snapshot(&self) -> Result<Box<dyn LinksSnapshot>, StoreError> {
         snapshot::take(self).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_is_stored_as_it_was_before_it_had_the_dealers_name() {
+        let link = LinkData {
+            link_id: "lnk_1".to_owned(),
+            app: AppName::new("brand").unwrap(),
+            unionid: Unionid::new("oFAN").unwrap(),
+            external_userid: ExternalUserid::new("wmCUSTOMER").unwrap(),
+            corp_id: CorpId::new("wpDEALER").unwrap(),
+            corp_name: Some("上海一店".to_owned()),
+            pending_id: Some(PendingId::new("pPENDING").unwrap()),
+            source: Source::Callback,
+            followers: Vec::new(),
+            welcome_code: Some("CODE".to_owned()),
+            linked_at: Timestamp::from_secs(1_795_309_323),
+        };
+        let fields = (
+            &link.link_id,
+            &link.app,
+            &link.unionid,
+            &link.external_userid,
+            &link.corp_id,
+            &link.pending_id,
+            link.source,
+            &link.followers,
+            &link.welcome_code,
+            link.linked_at,
+        );
+        let before = [vec![0], postcard::to_stdvec(&fields).unwrap()].concat();
+        assert_eq!(postcard::to_stdvec(&StoredData::Link(link.clone())).unwrap(), before);
+        let StoredData::Link(read) = postcard::from_bytes(&before).unwrap() else { panic!("not a link") };
+        assert_eq!(read, LinkData { corp_name: None, ..link });
     }
 }

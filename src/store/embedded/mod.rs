@@ -10,6 +10,7 @@
 
 mod audit;
 mod compaction;
+mod corp_names;
 mod durable_sync;
 pub mod engine;
 mod fans;

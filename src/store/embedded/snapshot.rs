@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use async_trait::async_trait;
 
 use super::super::{LinksSnapshot, StoreError};
+use super::corp_names::CorpNames;
 use super::engine::{Batch, Engine, EngineError};
 use super::records::decode;
 use super::{DamagedKeys, EmbeddedStore, keys, undamaged};
@@ -132,7 +133,13 @@ impl Snapshot {
             links.extend(contact.link_data(&contact_key, now));
         }
         kept.read_to = next;
-        if kept.lost { Err(StoreError::SnapshotLost) } else { Ok(Some(links)) }
+        if kept.lost {
+            return Err(StoreError::SnapshotLost);
+        }
+        drop(kept);
+        let mut names = CorpNames::new(&*self.engine, &self.damaged);
+        links.iter_mut().try_for_each(|link| names.fill(link))?;
+        Ok(Some(links))
     }
 }
 

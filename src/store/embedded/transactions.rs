@@ -6,6 +6,7 @@ use super::super::{
     Appended, Arrival, Counts, EventId, EventRow, EventState, FanFilter, FanOutcome, FanPage, FanWork,
     InboxEvent, LINKS_MAX, LinkBy, LinkQuery, NewFan, Outcome, Registered, Store, StoreError, Work, WorkId,
 };
+use super::corp_names::CorpNames;
 use super::frontier::Frontiers;
 use super::inbox::{Seen, SetAside};
 use super::leasing::{fan_lease, lease_key};
@@ -329,10 +330,13 @@ impl Store for EmbeddedStore {
             query.app.as_ref().is_none_or(|app| *app == key.app)
                 && query.corp_id.as_ref().is_none_or(|corp| *corp == key.corp_id)
         };
-        let mut links = Vec::new();
+        let (mut links, mut names) = (Vec::new(), CorpNames::new(&*self.engine, &self.damaged));
         for key in contacts.iter().filter(|key| wanted(key)) {
             let contact: Option<Contact> = self.read(&keys::contact(key))?;
-            links.extend(contact.and_then(|contact| contact.link_data(key, now)));
+            if let Some(mut link) = contact.and_then(|contact| contact.link_data(key, now)) {
+                names.fill(&mut link)?;
+                links.push(link);
+            }
         }
         Ok(links)
     }

@@ -205,8 +205,9 @@ impl Conversion<'_> {
 
     async fn remember(&self, token: TokenOwner) {
         if let Err(error) = self.context.store.set_token_owner(self.app, self.owner, token).await {
-            let (app, corp, error) = (self.app, self.owner, error.to_string());
-            tracing::warn!(%app, %corp, error, "the token that converts a dealer's customers was not stored");
+            let corp = self.context.dealer_names.shown(self.app, self.owner);
+            let (app, error) = (self.app, error.to_string());
+            tracing::warn!(%app, corp, error, "the token that converts a dealer's customers was not stored");
         }
     }
 

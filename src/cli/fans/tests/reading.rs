@@ -6,7 +6,6 @@ use super::super::columns::{Column, Columns};
 use super::super::detect::{Encoding, Kind, kind};
 use super::super::rows::{RowReader, delimiter};
 use super::{ID, with_ids};
-use crate::cli::instant::instant;
 
 fn csv(header: &str) -> RowReader {
     let mut rows = RowReader::new(Encoding::Utf8, None);
@@ -180,46 +179,5 @@ fn an_open_quote_is_told_from_a_remark_of_several_lines() {
     for open in ["@u1,\"@o1,x\n@u2,@o2,\"", "@u1,@o1,\"x\n@u2,@o2,y\n@u3,@o3,\"", "@u1,@o1,\"x\n@u2,@o2,\",z"]
     {
         assert!(rows.swallows_rows(&with_ids(open.as_bytes())), "{open}");
-    }
-}
-
-#[test]
-fn instants_are_read_as_exports_write_them() {
-    for text in [
-        "2026-11-01T04:00:00Z",
-        "2026-11-01T12:00:00+08:00",
-        "2026-11-01 12:00:00",
-        "2026-11-01 12:00",
-        "2026-11-01T12:00:00.000",
-        "2026/11/1 12:00:00",
-        "2026/11/01 12:00",
-        "1793505600",
-        "1793505600000",
-    ] {
-        assert_eq!(
-            instant(text).map(|at| at.to_string()).as_deref(),
-            Some("2026-11-01T04:00:00.000Z"),
-            "{text}"
-        );
-    }
-    assert_eq!(instant("2026-11-01").unwrap().to_string(), "2026-10-31T16:00:00.000Z");
-    assert_eq!(instant("2026-11-01 12:00:00.25").unwrap().to_string(), "2026-11-01T04:00:00.250Z");
-    for text in [
-        "",
-        "0",
-        "45967.5",
-        "2026",
-        "2026-13-01",
-        "2026-11-31",
-        "2026-11-01 25:00",
-        "26/11/1",
-        "2026-11-01 12",
-        "2026-11-1-2",
-        "2026-11-01 12:00:00 PM",
-        "+026-11-01",
-        "明天",
-        "99999999999999999999",
-    ] {
-        assert_eq!(instant(text), None, "{text}");
     }
 }
