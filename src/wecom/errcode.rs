@@ -85,6 +85,9 @@ pub struct Remedy {
 pub const fn remedy(errcode: i64) -> Remedy {
     let (en, zh) = match errcode {
         -1 => ("wait: WeCom is busy, and the call is retried", "无需处理：企业微信系统繁忙，将自动重试"),
+        6_000 => {
+            ("wait: the data has just changed, and the call is retried", "无需处理：数据刚刚变化，将自动重试")
+        }
         40_003 | 60_111 => (
             "check in 通讯录 that the member still exists: WeCom does not know the id",
             "请在“通讯录”中确认该成员存在：企业微信查不到该成员",
@@ -97,6 +100,14 @@ pub const fn remedy(errcode: i64) -> Remedy {
             "check the ids at their source: one is malformed or too long",
             "请核对 ID 的来源：有 ID 格式错误或过长",
         ),
+        40_063 => ("check the ids at their source: one is empty", "请核对 ID 的来源：有 ID 为空"),
+        40_082 | 42_009 => (
+            "wait: the suite's access token is no longer valid, and a new one is fetched",
+            "无需处理：suite_access_token 已失效，将自动重新获取",
+        ),
+        41_050 | 41_051 => {
+            ("nothing to do: the welcome message can no longer be sent", "无需处理：欢迎语已不能发送")
+        }
         40_073 => (
             "check the openid at its source: it must come from the same mini program as the unionid",
             "请核对 openid 的来源：须与 unionid 来自同一小程序",

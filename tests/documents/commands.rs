@@ -1,0 +1,233 @@
+//! The commands in the documents: each runs as it is written, in order, against `simulate` and `serve`, and prints
+//! what is shown beneath it.
+//!
+//! In what is shown, `…` stands for anything, and white space does not count. A block that is not run has a
+//! comment before it: `<!-- not run: reason -->`.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::environment;
+use crate::markdown::Document;
+
+/// How long a command may take, and a server to answer.
+const PATIENCE: Duration = Duration::from_mins(1);
+/// The ports in the documents: simulator, callbacks, admin API.
+const PORTS: [&str; 3] = ["127.0.0.1:9090", "127.0.0.1:8080", "127.0.0.1:8081"];
+/// Ends the output of a command.
+const END: &str = "--- end of command";
+
+/// A folder with nothing in it, a shell in it, and the servers that were started there.
+struct Shell {
+    folder: tempfile::TempDir,
+    /// The addresses used in place of [`PORTS`].
+    addresses: [String; 3],
+    process: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+    servers: Vec<Child>,
+}
+
+/// A command and what it prints.
+struct Step {
+    line: usize,
+    command: String,
+    shown: String,
+}
+
+fn steps(document: &Document) -> (Vec<Step>, usize) {
+    let mut steps: Vec<Step> = Vec::new();
+    let mut not_run = 0;
+    for block in document.blocks().into_iter().filter(|block| block.language == "console") {
+        if block.marker.is_some_and(|marker| marker.starts_with("not run: ")) {
+            not_run += 1;
+            continue;
+        }
+        let first = steps.len();
+        for (line, text) in (block.line + 1..).zip(block.text.lines()) {
+            match (text.strip_prefix("$ "), steps[first..].last_mut()) {
+                (Some(command), _) => {
+                    steps.push(Step { line, command: command.to_owned(), shown: String::new() });
+                }
+                (None, Some(step)) if step.command.ends_with('\\') && step.shown.is_empty() => {
+                    step.command += "\n";
+                    step.command += text;
+                }
+                (None, Some(step)) => {
+                    step.shown += text;
+                    step.shown.push('\n');
+                }
+                (None, None) => panic!("{}:{line}: output before a command", document.path.display()),
+            }
+        }
+    }
+    (steps, not_run)
+}
+
+impl Shell {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let programs = folder.path().join(".bin");
+        std::fs::create_dir(&programs).unwrap();
+        symlink(env!("CARGO_BIN_EXE_unionlink"), programs.join("unionlink")).unwrap();
+        let listeners = PORTS.map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
+        let addresses = listeners.map(|listener| listener.local_addr().unwrap().to_string());
+        let mut process = command(folder.path(), &addresses, "bash");
+        process.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = process.spawn().unwrap();
+        let input = process.stdin.take().unwrap();
+        let output = BufReader::new(process.stdout.take().unwrap());
+        Self { folder, addresses, process, input, output, servers: Vec::new() }
+    }
+
+    fn with_ports(&self, text: &str) -> String {
+        PORTS
+            .iter()
+            .zip(&self.addresses)
+            .fold(text.to_owned(), |text, (port, address)| text.replace(port, address))
+    }
+
+    /// Starts a server, and waits until it answers.
+    #[expect(clippy::disallowed_methods, reason = "another process is polled, with a deadline")]
+    fn start(&mut self, server: &str) {
+        let [wecom, public, admin] = self.addresses.clone();
+        let (arguments, answers) = match server.strip_prefix("unionlink simulate") {
+            Some(_) => (format!(" --listen {wecom} --callback http://{public}/callback/brand"), wecom),
+            None => (String::new(), admin),
+        };
+        let log = self.folder.path().join(format!(".log{}", self.servers.len()));
+        let mut process = command(self.folder.path(), &self.addresses, "bash");
+        process.arg("-c").arg(format!("exec {server}{arguments}"));
+        process.stdin(Stdio::null()).stdout(File::create(&log).unwrap()).stderr(File::create(&log).unwrap());
+        self.servers.push(process.spawn().unwrap());
+        let deadline = Instant::now() + PATIENCE;
+        while TcpStream::connect(&answers).is_err() {
+            let ended = self.servers.last_mut().unwrap().try_wait().unwrap();
+            let waits = ended.is_none() && Instant::now() < deadline;
+            assert!(waits, "{server}: {}", std::fs::read_to_string(&log).unwrap());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Runs a command and returns what it prints, standard output first, and whether it succeeded.
+    fn run(&mut self, command: &str) -> (String, bool) {
+        let files = ["out", "error"].map(|name| self.folder.path().join(format!(".{name}")));
+        let [out, error] = files.each_ref().map(|file| file.display().to_string());
+        let command = self.with_ports(command);
+        writeln!(self.input, "{{ {command}\n}} >{out} 2>{error} </dev/null; echo \"{END} $?\"").unwrap();
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        let printed = files.map(|file| std::fs::read_to_string(file).unwrap()).concat();
+        let restored = self
+            .addresses
+            .iter()
+            .zip(PORTS)
+            .fold(printed, |text, (address, port)| text.replace(address, port));
+        (restored, line.trim() == format!("{END} 0"))
+    }
+}
+
+impl Drop for Shell {
+    fn drop(&mut self) {
+        for process in self.servers.iter_mut().chain([&mut self.process]) {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+    }
+}
+
+/// A process in the folder, with our binary first in the path and the ports of this run.
+fn command(folder: &Path, [_, public, admin]: &[String; 3], program: &str) -> Command {
+    let mut command = Command::new(program);
+    let path = environment("PATH").unwrap();
+    command
+        .current_dir(folder)
+        .env("PATH", format!("{}:{path}", folder.join(".bin").display()))
+        .env("UNIONLINK__SERVER__LISTEN", public)
+        .env("UNIONLINK__ADMIN__LISTEN", admin)
+        .env("UNIONLINK__STORE__FREE_MB_MIN", "1")
+        .env("COLUMNS", "100")
+        .env_remove("UNIONLINK_CONFIG");
+    command
+}
+
+/// Whether `printed` is what is `shown`: `…` stands for anything, and white space does not count.
+fn is_as_shown(shown: &str, printed: &str) -> bool {
+    let dense = |text: &str| text.split_whitespace().collect::<String>();
+    let (shown, printed) = (dense(shown), dense(printed));
+    let mut parts = shown.split('…');
+    let first = parts.next().unwrap_or_default();
+    let Some(mut rest) = printed.strip_prefix(first) else { return false };
+    let parts: Vec<_> = parts.collect();
+    let Some((last, between)) = parts.split_last() else { return rest.is_empty() };
+    for part in between {
+        let Some(at) = rest.find(part) else { return false };
+        rest = &rest[at + part.len()..];
+    }
+    rest.ends_with(last)
+}
+
+fn follow(path: &str) {
+    let document = Document::read(Path::new(path));
+    let (steps, not_run) = steps(&document);
+    assert!(!steps.is_empty(), "{path} shows no command");
+    let mut shell = Shell::new();
+    let is_server = |command: &str| command.starts_with("unionlink simulate") || command == "unionlink serve";
+    if !steps.iter().any(|step| is_server(&step.command)) {
+        shell.start("unionlink simulate --write config/unionlink.toml");
+        shell.start("unionlink serve");
+    }
+    let mut wrong = Vec::new();
+    for Step { line, command, shown } in &steps {
+        if is_server(command) {
+            shell.start(command);
+            continue;
+        }
+        let (printed, succeeded) = shell.run(command);
+        let as_shown =
+            if shown.is_empty() { succeeded && printed.is_empty() } else { is_as_shown(shown, &printed) };
+        if !as_shown {
+            wrong.push(format!("{path}:{line}: $ {command}\n--- shown\n{shown}--- printed\n{printed}"));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+    println!("{path}: {} commands run, {not_run} blocks not run", steps.len());
+}
+
+#[test]
+fn the_commands_of_the_documents_run_as_written() {
+    for program in ["bash", "curl"] {
+        if Command::new(program).arg("--version").output().is_err() {
+            assert!(environment("UNIONLINK_PEERS").is_none(), "{program} is missing");
+            println!("SKIPPED: {program} is not installed");
+            return;
+        }
+    }
+    let followed: Vec<_> = ["README.md", "README.zh-CN.md"]
+        .map(PathBuf::from)
+        .into_iter()
+        .chain(
+            ["quickstart.md", "api.md"]
+                .iter()
+                .flat_map(|name| ["docs", "docs/zh"].map(|folder| Path::new(folder).join(name))),
+        )
+        .map(|path| std::thread::spawn(move || follow(path.to_str().unwrap())))
+        .collect();
+    let failed: Vec<_> = followed.into_iter().filter_map(|thread| thread.join().err()).collect();
+    let texts = failed.iter().map(|panic| panic.downcast_ref::<String>().cloned().unwrap_or_default());
+    assert!(failed.is_empty(), "{}", texts.collect::<Vec<_>>().join("\n\n"));
+}
+
+#[test]
+fn dots_stand_for_anything_and_white_space_does_not_count() {
+    assert!(is_as_shown("{\"a\": 1,\n \"b\":\"x…\"}", "{\"a\":1,\"b\":\"xyz\"}\n"));
+    assert!(is_as_shown("a…b…", "abbc") && is_as_shown("", "\n"));
+    for (shown, printed) in [("a", "ab"), ("a…b", "a"), ("…b", "abc"), ("a…b…c", "acb")] {
+        assert!(!is_as_shown(shown, printed), "{shown} is not {printed}");
+    }
+}

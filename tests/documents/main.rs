@@ -1,0 +1,22 @@
+//! The documents are true: their commands run and print what is shown, tables and help texts equal the program's,
+//! links resolve, and English and Chinese correspond.
+//!
+//! `UNIONLINK_DOCUMENTS=write` rewrites the generated parts instead of comparing them.
+
+#![expect(unreachable_pub, reason = "modules of a test binary")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that panics has failed, and prints what it did"
+)]
+
+mod commands;
+mod generated;
+mod markdown;
+mod structure;
+
+/// A variable of the environment.
+#[expect(clippy::disallowed_methods, reason = "a test's own settings are no configuration of the service")]
+fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
