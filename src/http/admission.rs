@@ -6,19 +6,12 @@
 //! connected, and is served long before its connection is the oldest. Only connections with an incomplete
 //! request are shed. Bodies being read share one byte budget; when it is exceeded, the connection with the
 //! oldest incomplete body is shed.
+//!
+//! Deliberately absent: HTTP. `tracked` reports the progress of each connection's requests.
 
 use std::collections::BTreeMap;
-use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use hyper::body::{Body as HttpBody, Frame, Incoming, SizeHint};
-use hyper::service::Service;
-use hyper::{Request, Response};
-use hyper_util::service::TowerToHyperService;
 use tokio::sync::Notify;
 
 use crate::telemetry::metrics::Metrics;
@@ -73,6 +66,8 @@ pub(super) struct Slot {
 struct Connection {
     phase: Phase,
     body_bytes: usize,
+    /// Whether the whole body of the latest request was read.
+    body_is_read: bool,
 }
 
 impl Admission {
@@ -110,7 +105,7 @@ impl Admission {
         let shed = Arc::new(Notify::new());
         queue.open += 1;
         let phase = Phase::ReadingHead(queue.push_head(shed.clone()));
-        let connection = Mutex::new(Connection { phase, body_bytes: 0 });
+        let connection = Mutex::new(Connection { phase, body_bytes: 0, body_is_read: false });
         Arc::new(Slot { admission: self.clone(), shed, connection })
     }
 }
@@ -154,8 +149,9 @@ impl Slot {
     }
 
     /// Records that the request's head is complete, and the whole request if it has no body.
-    fn head_complete(&self, has_body: bool) {
+    pub(super) fn head_complete(&self, has_body: bool) {
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
+        connection.body_is_read = !has_body;
         let Phase::ReadingHead(position) = connection.phase else { return };
         connection.phase = match queue.heads.remove(&position) {
             None => Phase::Closing,
@@ -169,7 +165,7 @@ impl Slot {
     }
 
     /// Records that another part of the body was received.
-    fn body_received(&self, bytes: usize) {
+    pub(super) fn body_received(&self, bytes: usize) {
         let Some(max) = self.admission.bodies_bytes_max else { return };
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
         connection.body_bytes += bytes;
@@ -182,16 +178,22 @@ impl Slot {
         }
     }
 
-    /// Records that the request's body is complete.
-    fn body_complete(&self) {
+    /// Records that the whole body of the request was read.
+    pub(super) fn body_complete(&self) {
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
+        connection.body_is_read = true;
         let Phase::ReadingBody(position) = connection.phase else { return };
         let is_open = queue.bodies.remove(&position).is_some();
         connection.phase = if is_open { Phase::Serving } else { Phase::Closing };
     }
 
+    /// Whether the whole body of the request was read, or it has none.
+    pub(super) fn body_is_read(&self) -> bool {
+        self.connection().body_is_read
+    }
+
     /// Records that the response was written; the connection waits for its next request.
-    fn answered(&self) {
+    pub(super) fn answered(&self) {
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
         queue.bodies_bytes -= std::mem::take(&mut connection.body_bytes);
         let is_open = match connection.phase {
@@ -221,96 +223,6 @@ impl Drop for Slot {
             queue.bodies_bytes -= connection.body_bytes;
         }
         self.admission.freed.notify_one();
-    }
-}
-
-/// A router that reports each request's progress to the connection's slot.
-pub(super) struct TrackedService {
-    router: TowerToHyperService<Router>,
-    slot: Arc<Slot>,
-    served_before: AtomicBool,
-}
-
-impl TrackedService {
-    pub(super) fn new(router: Router, slot: Arc<Slot>) -> Self {
-        Self { router: TowerToHyperService::new(router), slot, served_before: AtomicBool::new(false) }
-    }
-}
-
-impl Service<Request<Incoming>> for TrackedService {
-    type Response = Response<TrackedBody<Body>>;
-    type Error = std::convert::Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
-
-    fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.slot.head_complete(!request.body().is_end_stream());
-        let slot = self.slot.clone();
-        let request =
-            request.map(|body| Body::new(TrackedBody { body, slot, direction: Direction::Request }));
-        let slot = self.slot.clone();
-        let response = self.router.call(request);
-        let served_before = self.served_before.swap(true, Ordering::Relaxed);
-        Box::pin(async move {
-            if served_before {
-                // Fairness with pipelined requests: hyper would serve sixteen of them before it yields.
-                tokio::task::yield_now().await;
-            }
-            let response = response.await?;
-            Ok(response.map(|body| TrackedBody { body, slot, direction: Direction::Response }))
-        })
-    }
-}
-
-/// A request's or a response's body that reports its progress to the connection's slot.
-pub(super) struct TrackedBody<B> {
-    body: B,
-    slot: Arc<Slot>,
-    direction: Direction,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    Request,
-    Response,
-}
-
-impl<B: HttpBody<Data = Bytes> + Unpin> HttpBody for TrackedBody<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.get_mut();
-        let polled = Pin::new(&mut this.body).poll_frame(cx);
-        if this.direction == Direction::Request {
-            if let Poll::Ready(Some(Ok(frame))) = &polled {
-                this.slot.body_received(frame.data_ref().map_or(0, Bytes::len));
-            }
-            if matches!(polled, Poll::Ready(None)) || this.body.is_end_stream() {
-                this.slot.body_complete();
-            }
-        }
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl<B> Drop for TrackedBody<B> {
-    /// hyper drops a response's body once all of it has been handed to the connection, which writes it in the
-    /// same poll.
-    fn drop(&mut self) {
-        if self.direction == Direction::Response {
-            self.slot.answered();
-        }
     }
 }
 

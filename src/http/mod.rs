@@ -12,6 +12,7 @@ mod problem;
 pub mod public;
 mod redrive;
 mod serve;
+mod tracked;
 
 pub use redrive::{RedriveError, redrive};
 pub use serve::{Limits, serve};

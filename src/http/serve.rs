@@ -12,7 +12,8 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admission::{Admission, Slot, TrackedService};
+use super::admission::{Admission, Slot};
+use super::tracked::TrackedService;
 use crate::telemetry::metrics::Metrics;
 
 /// The limits of a listener.

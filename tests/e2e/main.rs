@@ -21,6 +21,7 @@ mod guard;
 mod harness;
 mod imports;
 mod journal;
+mod keep_alive;
 mod kills;
 mod ledger;
 mod linking;

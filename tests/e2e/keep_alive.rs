@@ -1,0 +1,108 @@
+//! Which responses end the connection: those that are sent before the request's body was read.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::harness::{PATIENCE, Setup, World};
+
+const TOKEN: &str = "the-admin-token";
+
+async fn guarded_world() -> World {
+    let admin = format!("token = {{ value = \"{TOKEN}\" }}");
+    World::with(Setup { admin, ..Setup::default() }).await
+}
+
+async fn connect(url: &str) -> TcpStream {
+    TcpStream::connect(url.trim_start_matches("http://")).await.unwrap()
+}
+
+/// A request with `body`, announced to be `length` bytes long.
+fn request(first_line: &str, headers: &str, length: usize, body: &str) -> String {
+    format!(
+        "{first_line} HTTP/1.1\r\nAuthorization: Bearer {TOKEN}\r\n{headers}\
+         Content-Length: {length}\r\n\r\n{body}"
+    )
+}
+
+/// Sends a request and reads the response. Returns its status and its head in lower case.
+async fn exchange(stream: &mut TcpStream, request: &str) -> (u16, String) {
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = tokio::time::timeout(PATIENCE, stream.read_u8()).await.expect("an answer");
+        head.push(byte.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    stream.read_exact(&mut vec![0_u8; length.unwrap().parse().unwrap()]).await.unwrap();
+    (head[9..12].parse().unwrap(), head)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_response_sent_before_the_body_was_read_announces_the_end_of_the_connection() {
+    let world = guarded_world().await;
+    let cross_origin = "Host: localhost\r\nOrigin: https://evil.example\r\n";
+    for (url, first_line, headers, length, wanted) in [
+        (&world.public, "POST /callback/brand?msg_signature=x", "Host: x\r\n", 2, 403),
+        (&world.public, "POST /callback/nobody?msg_signature=x", "Host: x\r\n", 2, 404),
+        (&world.public, "POST /elsewhere", "Host: x\r\n", 2, 404),
+        (&world.public, "PUT /callback/brand", "Host: x\r\n", 2, 404),
+        (&world.public, "POST /callback/brand", "Host: x\r\n", 1_000_000, 413),
+        (&world.admin, "POST /v1/forget", "Host: evil.example\r\n", 2, 421),
+        (&world.admin, "POST /v1/forget", cross_origin, 2, 403),
+        (&world.admin, "POST /v1/forget", "Host: localhost\r\n", 1_000_000, 413),
+        (&world.admin, "POST /v1/fans?priority=urgent", "Host: localhost\r\n", 2, 400),
+        (&world.admin, "POST /v1/elsewhere", "Host: localhost\r\n", 2, 404),
+        (&world.admin, "DELETE /v1/fans", "Host: localhost\r\n", 2, 405),
+    ] {
+        let mut stream = connect(url).await;
+        let (status, head) = exchange(&mut stream, &request(first_line, headers, length, "{}")).await;
+        assert_eq!(status, wanted, "{first_line}: {head}");
+        assert!(head.contains("\r\nconnection: close\r\n"), "{first_line}: {head}");
+        // Closed, or reset if a part of the body was on its way.
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok() && rest.is_empty(), "{first_line}: still open");
+    }
+    let mut stream = connect(&world.admin).await;
+    let unauthorized = request("POST /v1/forget", "Host: localhost\r\n", 2, "{}").replace(TOKEN, "wrong");
+    let (status, head) = exchange(&mut stream, &unauthorized).await;
+    assert!(status == 401 && head.contains("\r\nconnection: close\r\n"), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_stays_open_after_a_body_that_was_read_and_after_requests_without_one() {
+    let world = guarded_world().await;
+    let genuine = world.wecom.seal(&world.befriend(0, &world.wecom.add_person(), "zhangsan").1);
+    let callback = format!("POST /callback/brand?{}", genuine.query);
+    let forged = format!("POST /callback/brand?msg_signature={}&timestamp=1&nonce=n", "0".repeat(40));
+    let mut stream = connect(&world.public).await;
+    for (first_line, body, wanted) in [
+        ("GET /livez", "", 200),
+        (&callback, &genuine.body, 200),
+        (&forged, "<xml></xml>", 403),
+        ("GET /callback/brand?msg_signature=x", "", 403),
+        ("POST /elsewhere", "", 404),
+        ("GET /livez", "", 200),
+    ] {
+        let sent = request(first_line, "Host: x\r\n", body.len(), body);
+        let (status, head) = exchange(&mut stream, &sent).await;
+        assert_eq!(status, wanted, "{first_line}: {head}");
+        assert!(!head.contains("\r\nconnection: close\r\n"), "{first_line}: {head}");
+    }
+    let mut stream = connect(&world.admin).await;
+    let ndjson = "Host: localhost\r\nContent-Type: application/x-ndjson\r\n";
+    for (first_line, headers, body, wanted) in [
+        ("GET /v1/status", "Host: localhost\r\n", "", 200),
+        ("POST /v1/fans", "Host: localhost\r\n", "[]", 202),
+        ("POST /v1/fans", ndjson, "{}\n{}\n", 202),
+        ("POST /v1/forget", "Host: localhost\r\n", "not JSON", 400),
+        ("POST /v1/sinks/nobody/pause", "Host: localhost\r\n", "", 404),
+        ("GET /v1/status", "Host: evil.example\r\n", "", 421),
+        ("GET /v1/status", "Host: localhost\r\n", "", 200),
+    ] {
+        let (status, head) = exchange(&mut stream, &request(first_line, headers, body.len(), body)).await;
+        assert_eq!(status, wanted, "{first_line}: {head}");
+        assert!(!head.contains("\r\nconnection: close\r\n"), "{first_line}: {head}");
+    }
+}
