@@ -79,6 +79,24 @@ const DAY: Window = Window { length_ms: DAY_MS, bucket_ms: 4 * MINUTE_MS, limit:
 const MONTH: Window = Window { length_ms: 30 * DAY_MS, bucket_ms: 2 * HOUR_MS, limit: u32::MAX };
 const WINDOWS_MAX: usize = 4;
 
+impl Window {
+    /// Until when the calls of a bucket count, on the ledger's clock.
+    const fn counted_until(self, bucket: i64) -> i64 {
+        (bucket + 1) * self.bucket_ms + self.length_ms + HOLD_MS + FLIGHT_MS
+    }
+}
+
+/// A window of a ledger as a forecast needs it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct WindowUse {
+    /// Calls in the window, without what the share reserves.
+    pub(super) limit: u32,
+    /// The longest time for which a call counts, in milliseconds.
+    pub(super) counted_ms: i64,
+    /// The calls that count now, oldest first: for how many milliseconds they still count, and their number.
+    pub(super) calls: Vec<(i64, u32)>,
+}
+
 impl Budget {
     /// All windows, and how many of them, from the first on, have a limit.
     const fn windows(self) -> ([Window; WINDOWS_MAX], usize) {
@@ -281,12 +299,23 @@ impl Ledger {
         Used { hour: sum(hour, HOUR), day: sum(day, DAY), month: sum(month, MONTH), blocked_ms }
     }
 
-    /// The calls of the last 30 days as (age in milliseconds, number of calls), oldest first.
-    #[must_use]
-    pub fn history(&self, now: Moment) -> Vec<(i64, u32)> {
+    /// The windows of `budget`, shortest first, with the calls that count in each at `now`: the state from
+    /// which a forecast goes on.
+    pub(super) fn window_use(&self, now: Moment, budget: Budget, share: Share) -> [WindowUse; WINDOWS_MAX] {
         let time = self.time + self.elapsed_ms(now);
-        let [_, _, _, month] = &self.rings;
-        month.0.iter().map(|(bucket, calls)| ((time - bucket * MONTH.bucket_ms).max(0), *calls)).collect()
+        let (windows, _) = budget.windows();
+        std::array::from_fn(|n| {
+            let (ring, window) = (&self.rings[n], windows[n]);
+            let oldest = oldest_bucket(time, window);
+            let counted = ring.0.iter().filter(|(bucket, _)| *bucket >= oldest);
+            WindowUse {
+                limit: share.of(window.limit),
+                counted_ms: window.counted_until(0),
+                calls: counted
+                    .map(|(bucket, calls)| (window.counted_until(*bucket) - time, *calls))
+                    .collect(),
+            }
+        })
     }
 
     /// Milliseconds since the last reading of the clocks.
@@ -345,7 +374,7 @@ impl Ring {
             sum -= calls;
             sum < limit
         })?;
-        Some((bucket + 1) * window.bucket_ms + window.length_ms + HOLD_MS + FLIGHT_MS)
+        Some(window.counted_until(*bucket))
     }
 }
 

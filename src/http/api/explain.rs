@@ -53,7 +53,7 @@ impl AdminState {
         let PersonData { fans, contacts, events, forgotten_at } = data;
         let mut facts = Facts { forgotten_at, ..Facts::default() };
         if let Some((key, fan)) = fans.iter().find(|(_, fan)| fan.state(now) == FanState::Queued) {
-            facts.turn_at = self.turn_at(key, fan, now).await?;
+            facts.turn_at = self.turn_at(key, fan).await?;
         }
         for (key, fan) in fans {
             let trouble = self.fan_trouble(&key, &fan, now);
@@ -83,7 +83,7 @@ impl AdminState {
 
     /// When a queued fan is expected to have its pending id: the forecast for a bulk fan is that of its app's
     /// whole queue, the forecast for a more urgent fan ignores the queue.
-    async fn turn_at(&self, key: &FanKey, fan: &Fan, now: Timestamp) -> Result<Option<Timestamp>, Problem> {
+    async fn turn_at(&self, key: &FanKey, fan: &Fan) -> Result<Option<Timestamp>, Problem> {
         let Some(app) = self.apps.get(&key.app) else { return Ok(None) };
         let (queued, share) = if fan.queued_for(FanStep::Mint) == Some(Priority::Bulk) {
             let tallies = self.store.fan_tallies().await?;
@@ -95,11 +95,9 @@ impl AdminState {
             alone.replace(None, Some(fan));
             (alone, Share::Whole)
         };
-        let moment = self.clock.moment();
         let ledger = self.store.ledger(app.corp_id.as_str(), Api::UnionidToPendingId.as_str()).await?;
-        let start = now.plus_ms(ledger.used(moment).blocked_ms.unwrap_or(0));
-        let history = ledger.history(moment);
-        Ok(forecast(&queued, &history, app.quota, share, Renew::Never, start).import_done_at)
+        let now = self.clock.moment();
+        Ok(forecast(&queued, &ledger, app.quota, share, Renew::Never, now).import_done_at)
     }
 
     /// What keeps a fan from getting a pending id: WeCom's rejection, or an open circuit breaker.

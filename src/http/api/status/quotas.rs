@@ -67,8 +67,7 @@ pub(super) async fn quotas(
             });
             if step == FanStep::Mint {
                 let share = Share::Without { reserve_percent: app.reserve_percent, month_kept: 0 };
-                let start = state.clock.now().plus_ms(used.blocked_ms.unwrap_or(0));
-                let forecast = forecast(&fans, &ledger.history(now), limits, share, app.renew, start);
+                let forecast = forecast(&fans, &ledger, limits, share, app.renew, now);
                 quota["forecast"] = json!({
                     "import_done_at": forecast.import_done_at,
                     "renewals_late_from": forecast.renewals_late_from,
