@@ -1,4 +1,4 @@
-//! For the tests of the sinks: invented entries, and the paths of the programs that the tests start.
+//! Invented entries, for the tests of the sinks.
 
 use crate::domain::link::{ChangeType, EntryData, ErasedLink, FeedEntry, FollowerData, LinkData, Source};
 use crate::domain::time::Timestamp;
@@ -35,12 +35,4 @@ fn entry(seq: u64) -> FeedEntry {
         linked_at: at,
     });
     FeedEntry { seq, id, change: ChangeType::Created, occurred_at: at, app, data }
-}
-
-/// The path of a program that a test starts, installed by `.ci/peers`.
-pub(crate) fn peer(name: &str) -> std::path::PathBuf {
-    // The test binary is in the build folder, wherever that is.
-    let test = std::env::current_exe().unwrap();
-    let found = test.ancestors().map(|folder| folder.join("peers").join(name)).find(|path| path.exists());
-    found.unwrap_or_else(|| panic!("{name} is missing among this test's peers; run .ci/peers"))
 }

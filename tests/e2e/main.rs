@@ -26,6 +26,8 @@ mod kills;
 mod ledger;
 mod linking;
 mod openapi;
+#[path = "../peers/mod.rs"]
+mod peers;
 mod process;
 mod receivers;
 mod replay;

@@ -18,6 +18,7 @@ use serde_json::Value;
 use tokio::process::{Child, Command};
 
 use crate::harness::PATIENCE;
+use crate::peers::peer;
 
 /// A Standard Webhooks secret: `whsec_` and 24 bytes in base64.
 pub const SECRET: &str = "whsec_dW5pb25saW5rLWludmVudGVkLXNlY3JldC0x";
@@ -69,12 +70,9 @@ pub struct Nats {
 }
 
 impl Nats {
-    pub async fn start() -> Self {
-        // The test binary is in the build folder, wherever that is.
-        let test = std::env::current_exe().unwrap();
-        let server =
-            test.ancestors().map(|folder| folder.join("peers/nats-server")).find(|path| path.exists());
-        let server = server.expect("nats-server is missing; run .ci/peers");
+    /// `None` where NATS is not installed.
+    pub async fn start() -> Option<Self> {
+        let server = peer("nats-server")?;
         let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = free.local_addr().unwrap().port();
         drop(free);
@@ -93,7 +91,7 @@ impl Nats {
             }
         };
         tokio::time::timeout(PATIENCE, ready).await.expect("the NATS server starts");
-        nats
+        Some(nats)
     }
 
     async fn stream(&self) -> Option<jetstream::stream::Stream> {

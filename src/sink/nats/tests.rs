@@ -1,5 +1,6 @@
 //! The NATS sink against a real server with JetStream, started and killed by the test.
 
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
@@ -11,7 +12,8 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::*;
-use crate::sink::sample::{entries, peer};
+use crate::sink::peers::peer;
+use crate::sink::sample::entries;
 
 const SUBJECT: &str = "unionlink.links";
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -26,6 +28,7 @@ fn free_port() -> u16 {
 
 /// A server with a store of its own.
 struct Server {
+    program: PathBuf,
     process: Option<Child>,
     port: u16,
     folder: TempDir,
@@ -33,17 +36,19 @@ struct Server {
 }
 
 impl Server {
-    async fn start(arguments: &[&str]) -> Self {
-        let port = free_port();
+    /// `None` where NATS is not installed.
+    async fn start(arguments: &[&str]) -> Option<Self> {
+        let (program, port) = (peer("nats-server")?, free_port());
         let arguments = arguments.iter().map(|&argument| argument.to_owned()).collect();
-        let mut server = Self { process: None, port, folder: tempfile::tempdir().unwrap(), arguments };
+        let folder = tempfile::tempdir().unwrap();
+        let mut server = Self { program, process: None, port, folder, arguments };
         server.resume().await;
-        server
+        Some(server)
     }
 
     /// Starts the server on its port and waits for its greeting.
     async fn resume(&mut self) {
-        let mut command = Command::new(peer("nats-server"));
+        let mut command = Command::new(&self.program);
         command.args(["-js", "-a", "127.0.0.1", "-p", &self.port.to_string(), "-sd"]).arg(self.folder.path());
         command.args(&self.arguments).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
         self.process = Some(command.spawn().unwrap());
@@ -124,7 +129,7 @@ async fn deliver_with_retries(sink: &mut Nats, mut first: u64, last: u64) {
 
 #[tokio::test]
 async fn entries_are_in_the_stream_in_order_and_repeated_ones_once() {
-    let server = Server::start(&[]).await;
+    let Some(server) = Server::start(&[]).await else { return };
     let mut stream = server.stream().await;
     let mut sink = server.sink();
     deliver(&mut sink, 1, 8).await.unwrap();
@@ -136,7 +141,7 @@ async fn entries_are_in_the_stream_in_order_and_repeated_ones_once() {
 
 #[tokio::test]
 async fn a_missing_stream_is_reported_with_the_remedy_and_needs_no_restart() {
-    let server = Server::start(&[]).await;
+    let Some(server) = Server::start(&[]).await else { return };
     let mut sink = server.sink();
     let error = deliver(&mut sink, 1, 3).await.unwrap_err();
     assert_eq!((error.delivered, error.retry), (0, Retry::Backoff));
@@ -148,7 +153,7 @@ async fn a_missing_stream_is_reported_with_the_remedy_and_needs_no_restart() {
 
 #[tokio::test]
 async fn a_server_killed_between_and_during_deliveries_gets_every_entry_once_in_order() {
-    let mut server = Server::start(&[]).await;
+    let Some(mut server) = Server::start(&[]).await else { return };
     server.stream().await;
     let mut sink = server.sink();
     deliver(&mut sink, 1, 5).await.unwrap();
@@ -171,7 +176,7 @@ async fn a_server_killed_between_and_during_deliveries_gets_every_entry_once_in_
 
 #[tokio::test]
 async fn a_server_that_is_not_there_yet_is_found_later() {
-    let mut server = Server::start(&[]).await;
+    let Some(mut server) = Server::start(&[]).await else { return };
     server.stream().await;
     server.kill().await;
     let mut sink = server.sink();
@@ -184,7 +189,7 @@ async fn a_server_that_is_not_there_yet_is_found_later() {
 
 #[tokio::test]
 async fn a_login_is_used_and_a_wrong_one_is_reported_without_its_secret() {
-    let server = Server::start(&["--auth", "CANARY-right"]).await;
+    let Some(server) = Server::start(&["--auth", "CANARY-right"]).await else { return };
     for login in [Login::None, Login::Token("CANARY-wrong".into())] {
         let error = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
         assert!(error.reason.contains("refuses the login"), "{error}");
@@ -193,7 +198,7 @@ async fn a_login_is_used_and_a_wrong_one_is_reported_without_its_secret() {
     let error = deliver(&mut server.sink_as(Login::Token("CANARY-right".into())), 1, 1).await.unwrap_err();
     assert!(error.reason.contains("no stream"), "{error}");
 
-    let server = Server::start(&["--user", "unionlink", "--pass", "CANARY"]).await;
+    let Some(server) = Server::start(&["--user", "unionlink", "--pass", "CANARY"]).await else { return };
     let login = Login::Password { user: "unionlink".to_owned(), password: "CANARY".into() };
     let error = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
     assert!(error.reason.contains("no stream"), "{error}");
@@ -201,7 +206,7 @@ async fn a_login_is_used_and_a_wrong_one_is_reported_without_its_secret() {
 
 #[tokio::test]
 async fn a_client_that_stopped_reconnecting_is_replaced() {
-    let mut server = Server::start(&[]).await;
+    let Some(mut server) = Server::start(&[]).await else { return };
     server.stream().await;
     let mut sink = Nats { reconnects_max: 2, ..server.sink() };
     deliver(&mut sink, 1, 1).await.unwrap();
@@ -221,7 +226,7 @@ async fn the_servers_own_error_is_reported() {
     let permissions = tempfile::NamedTempFile::new().unwrap();
     let text = "authorization { users = [{ user: u, password: p, permissions: { publish: \"other\" } }] }";
     std::fs::write(permissions.path(), text).unwrap();
-    let server = Server::start(&["-c", permissions.path().to_str().unwrap()]).await;
+    let Some(server) = Server::start(&["-c", permissions.path().to_str().unwrap()]).await else { return };
     let login = Login::Password { user: "u".to_owned(), password: "p".into() };
     let error = deliver(&mut server.sink_as(login), 1, 1).await.unwrap_err();
     assert!(error.reason.to_lowercase().contains("permissions violation"), "{error}");
@@ -235,7 +240,7 @@ async fn a_server_behind_tls_is_trusted_if_its_certificate_is_in_the_ca_file() {
     std::fs::write(&cert, made.cert.pem()).unwrap();
     std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
     let arguments = ["--tls", "--tlscert", cert.to_str().unwrap(), "--tlskey", key.to_str().unwrap()];
-    let server = Server::start(&arguments).await;
+    let Some(server) = Server::start(&arguments).await else { return };
     for (ca_file, says) in [(None, "certificate"), (Some(cert.clone()), "no stream takes the subject")] {
         let url = format!("tls://localhost:{}", server.port);
         let settings = Settings { url, subject: SUBJECT.to_owned(), login: Login::None, ca_file };
