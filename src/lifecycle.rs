@@ -24,7 +24,7 @@ pub enum Failure {
 }
 
 /// A supervised task, as `/v1/status` shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Task {
     /// Its name, for people; several tasks may share one.
     pub name: &'static str,
@@ -33,7 +33,7 @@ pub struct Task {
 }
 
 /// Whether a task is running.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TaskState {
     /// It is running.

@@ -1,7 +1,8 @@
 //! `/openapi.json` describes the admin API completely and consistently, and the service behaves accordingly.
 
 use std::collections::BTreeSet;
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -13,9 +14,28 @@ use crate::peers::peer;
 
 const TOKEN: &str = "the-admin-token";
 
-/// The path of a settings file for Schemathesis.
+/// The path of a file with which a peer is run.
 fn settings(name: &str) -> String {
-    format!("{}/tests/e2e/schemathesis/{name}", env!("CARGO_MANIFEST_DIR"))
+    format!("{}/tests/e2e/{name}", env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Runs a program to its end, which has to be a success, in a folder to which it may write.
+async fn run(command: &mut Command, folder: &Path) -> Output {
+    command.current_dir(folder).env("NO_PROXY", "127.0.0.1").stdin(Stdio::null()).kill_on_drop(true);
+    let ran = tokio::time::timeout(Duration::from_mins(3), command.output()).await;
+    let ran = ran.expect("the program ends").unwrap();
+    let said = [&ran.stdout[..], &ran.stderr[..]].concat();
+    assert!(ran.status.success(), "{}", String::from_utf8_lossy(&said));
+    ran
+}
+
+/// Writes the description of the API to a file. Returns the file's path.
+async fn description_in(folder: &Path, world: &World) -> String {
+    let url = format!("{}/openapi.json", world.admin);
+    let description = world.http.get(url).bearer_auth(TOKEN).send().await.unwrap().text().await.unwrap();
+    let path = folder.join("openapi.json");
+    std::fs::write(&path, description).unwrap();
+    path.display().to_string()
 }
 
 /// The string literals of a source file, except those in `serde` attributes.
@@ -133,18 +153,59 @@ async fn schemathesis_finds_no_response_that_contradicts_the_description() {
     let operations: usize = paths.values().map(|operations| operations.as_object().unwrap().len()).sum();
     let mut command = Command::new(schemathesis);
     command
-        // It writes files to its working directory.
-        .current_dir(folder.path())
-        .env("SCHEMATHESIS_HOOKS", settings("ndjson.py"))
-        .args(["--config-file", &settings("schemathesis.toml"), "run", &url])
+        .env("SCHEMATHESIS_HOOKS", settings("schemathesis/ndjson.py"))
+        .args(["--config-file", &settings("schemathesis/schemathesis.toml"), "run", &url])
         .args(["--phases", "examples,coverage,fuzzing", "--continue-on-failure", "--no-color"])
-        .args(["--request-timeout", "10", "--header", &format!("Authorization: Bearer {TOKEN}")])
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let ran = tokio::time::timeout(Duration::from_mins(3), command.output()).await;
-    let ran = ran.expect("Schemathesis ends").unwrap();
+        .args(["--request-timeout", "10", "--header", &format!("Authorization: Bearer {TOKEN}")]);
+    let ran = run(&mut command, folder.path()).await;
     let stdout = String::from_utf8_lossy(&ran.stdout);
-    assert!(ran.status.success(), "{stdout}{}", String::from_utf8_lossy(&ran.stderr));
     // All but the stream, which does not end, and the description itself, which is the input.
     assert!(stdout.contains(&format!("Tested: {}\n", operations - 2)), "{operations}: {stdout}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_validator_and_a_generator_of_clients_accept_the_description() {
+    let (Some(validator), Some(generator)) =
+        (peer("python/bin/openapi-spec-validator"), peer("python/bin/openapi-generator-cli"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let description = description_in(folder.path(), &World::usual().await).await;
+    run(Command::new(validator).arg(&description), folder.path()).await;
+    run(
+        Command::new(generator).args(["generate", "-g", "python", "-i", &description, "-o", "client"]),
+        folder.path(),
+    )
+    .await;
+    assert!(folder.path().join("client/openapi_client/models/event_view.py").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_generated_client_registers_a_fan_and_reads_the_link() {
+    let (Some(generator), Some(python)) =
+        (peer("python/bin/openapi-python-client"), peer("python/bin/python"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let world = as_in_the_examples(&folder.path().join("links")).await;
+    let description = description_in(folder.path(), &world).await;
+    let mut generate = Command::new(generator);
+    generate.args(["generate", "--path", &description, "--output-path", "client"]);
+    generate.args(["--config", &settings("clients/openapi-python-client.yaml")]);
+    let ran = run(&mut generate, folder.path()).await;
+    let warnings = String::from_utf8_lossy(&ran.stderr);
+    // It supports neither NDJSON nor OpenMetrics, and omits what it cannot process.
+    let unsupported = warnings.matches("Unsupported content").count();
+    assert_eq!(warnings.matches("WARNING").count(), unsupported, "{warnings}");
+    assert!(!warnings.contains("Unable to process"), "{warnings}");
+
+    let person = world.wecom.add_person();
+    let customer = world.add(0, &person, "zhangsan").await;
+    let mut client = Command::new(python);
+    client.arg(settings("clients/register_and_read.py"));
+    client.args(["client", &world.admin, TOKEN, &person.unionid, &person.openid]);
+    let ran = run(&mut client, folder.path()).await;
+    assert_eq!(String::from_utf8_lossy(&ran.stdout).trim(), customer);
 }

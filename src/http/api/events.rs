@@ -48,6 +48,7 @@ pub(super) struct ListQuery {
 
 /// An event, or a quarantined message.
 #[derive(Serialize, ToSchema)]
+#[schema(as = EventView)]
 pub(super) struct Row {
     #[schema(example = "evt_42")]
     id: String,
@@ -65,51 +66,75 @@ pub(super) struct Row {
     /// The same in Chinese.
     remedy_zh: Option<&'static str>,
     #[serde(flatten)]
+    #[schema(inline, value_type = RowFields)]
     content: RowContent,
     /// The full text of a quarantined message; only in the answer for a single one.
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<String>,
 }
 
-#[derive(Serialize, ToSchema)]
+#[derive(Serialize)]
 #[serde(untagged)]
 enum RowContent {
     Event {
-        #[schema(example = "add_external_contact")]
         r#type: &'static str,
-        #[schema(example = "wpINVENTED-dealer-01")]
         corp_id: String,
-        /// The dealer's name, if it is known.
-        #[schema(example = "上海一店")]
         corp_name: Option<String>,
-        #[schema(example = "wmINVENTED-customer-0001")]
         external_userid: String,
-        #[schema(example = "zhangsan")]
         user_id: String,
-        #[schema(value_type = String, format = DateTime)]
         created_at: Timestamp,
-        /// When it is processed next.
-        #[schema(value_type = String, format = DateTime)]
         due_at: Timestamp,
-        /// When it became a dead letter.
-        #[schema(value_type = Option<String>, format = DateTime)]
         died_at: Option<Timestamp>,
         attempts: u32,
-        /// The WeCom errcode of the last failure.
         errcode: Option<i64>,
-        /// The last failure.
         reason: Option<String>,
     },
     Message {
-        /// Why it is in quarantine: `receive_id`, `not_understood` or `far_off`.
-        #[schema(example = "receive_id")]
         reason: &'static str,
         detail: Option<String>,
-        /// The corp or suite id for which WeCom encrypted the message.
         receive_id: String,
-        /// The length of the message.
         message_bytes: u32,
     },
+}
+
+// One type, because generators of clients do not support a flattened choice of two.
+/// The fields of an event and those of a quarantined message; those of the other kind are absent.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "only describes the response")]
+struct RowFields {
+    /// The kind of event.
+    #[schema(example = "add_external_contact")]
+    r#type: Option<String>,
+    /// The dealer's corp id.
+    #[schema(example = "wpINVENTED-dealer-01")]
+    corp_id: Option<String>,
+    /// The dealer's name, if it is known.
+    #[schema(example = "上海一店")]
+    corp_name: Option<String>,
+    #[schema(example = "wmINVENTED-customer-0001")]
+    external_userid: Option<String>,
+    #[schema(example = "zhangsan")]
+    user_id: Option<String>,
+    #[schema(format = DateTime)]
+    created_at: Option<String>,
+    /// When it is processed next.
+    #[schema(format = DateTime)]
+    due_at: Option<String>,
+    /// When it became a dead letter.
+    #[schema(format = DateTime)]
+    died_at: Option<String>,
+    attempts: Option<u32>,
+    /// The WeCom errcode of the last failure.
+    errcode: Option<i64>,
+    /// The last failure; of a quarantined message, why it is in quarantine: `receive_id`, `not_understood` or
+    /// `far_off`.
+    reason: Option<String>,
+    /// Details of the reason for which a message is in quarantine.
+    detail: Option<String>,
+    /// The corp or suite id for which WeCom encrypted a quarantined message.
+    receive_id: Option<String>,
+    /// The length of a quarantined message.
+    message_bytes: Option<u32>,
 }
 
 fn event_row(
@@ -305,7 +330,7 @@ impl AdminState {
 /// messages are listed by id, page by page.
 #[utoipa::path(operation_id = "list_events", get, path = "/v1/events",
     tag = "events", params(ListQuery), responses(
-    (status = 200, body = List),
+    (status = 200, body = List, description = "A page of events"),
     super::openapi::Errors,
 ))]
 pub(super) async fn list(
@@ -351,7 +376,7 @@ fn event_not_found() -> Problem {
 #[utoipa::path(operation_id = "show_event", get, path = "/v1/events/{id}", tag = "events",
     params(("id" = String, Path, description = "The event's id", example = "evt_42")),
     responses(
-        (status = 200, body = Row),
+        (status = 200, body = Row, description = "The event"),
         (status = 404, response = super::openapi::NotFound),
         super::openapi::Errors,
     ))]

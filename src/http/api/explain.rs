@@ -30,7 +30,7 @@ const ID_BYTES_MAX: usize = 255;
     params(("id" = String, Path, description = "A unionid or an external_userid",
         example = "oINVENTED-unionid-0001")),
     responses(
-        (status = 200, body = Explanation),
+        (status = 200, body = Explanation, description = "The verdict, for any id"),
         super::openapi::Errors,
     ))]
 pub(super) async fn show(

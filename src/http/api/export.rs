@@ -177,7 +177,7 @@ fn without_formula(cell: String) -> String {
 /// incomplete.
 #[utoipa::path(operation_id = "export_links", get, path = "/v1/links/export",
     tag = "links", params(ExportQuery), responses(
-    (status = 200, content(
+    (status = 200, description = "The links of the snapshot that match", content(
         (crate::domain::link::LinkData = "application/x-ndjson"),
         (String = "text/csv", example = "app,unionid,external_userid,…\r\n"),
      ), headers(

@@ -134,7 +134,7 @@ pub(super) enum FanRows {
         (FanRows = "application/json"), (FanRow = "application/x-ndjson"),
     )),
     responses(
-        (status = 202, body = RegisterResult),
+        (status = 202, body = RegisterResult, description = "The accepted fans are durable"),
         (status = 408, response = super::openapi::TooSlow),
         (status = 413, response = super::openapi::TooLarge),
         (status = 422, response = super::openapi::FanRejected),
@@ -373,7 +373,7 @@ impl FanView {
     params(("unionid" = String, Path, description = "The fan's unionid", example = "oINVENTED-unionid-0001"),
         ShowQuery),
     responses(
-        (status = 200, body = FanView),
+        (status = 200, body = FanView, description = "The fan"),
         (status = 404, response = super::openapi::NotFound),
         super::openapi::Errors,
     ))]

@@ -75,7 +75,7 @@ fn duration(text: &str) -> Option<Duration> {
 /// without gaps; ids are stable.
 #[utoipa::path(operation_id = "read_feed", get, path = "/v1/links/feed",
     tag = "links", params(FeedQuery), responses(
-    (status = 200, body = Page),
+    (status = 200, body = Page, description = "A page of the feed"),
     (status = 410, response = super::openapi::Gone),
     super::openapi::Errors,
 ))]
@@ -179,7 +179,7 @@ fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     StreamQuery,
     ("Last-Event-ID" = Option<u64>, Header, description = "The sequence number of the last entry received"),
 ), responses(
-    (status = 200, content_type = "text/event-stream", body = String,
+    (status = 200, content_type = "text/event-stream", body = String, description = "The stream",
      example = "id: 42\nevent: link.created\ndata: {\"seq\":42, …}\n\n"),
     (status = 410, response = super::openapi::Gone),
     super::openapi::Errors,

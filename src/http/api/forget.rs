@@ -60,7 +60,7 @@ impl From<Receipt> for ReceiptView {
 /// only if the brand registers the fan again.
 #[utoipa::path(operation_id = "forget", post, path = "/v1/forget",
     tag = "people", request_body = Forget, responses(
-    (status = 200, body = ReceiptView),
+    (status = 200, body = ReceiptView, description = "The receipt"),
     (status = 408, response = super::openapi::TooSlow),
     (status = 413, response = super::openapi::TooLarge),
     super::openapi::Errors,
@@ -90,7 +90,7 @@ pub(super) async fn forget(State(state): Shared, body: Body) -> Result<Json<Rece
     params(("receipt" = String, Path, description = "The receipt's id",
         example = "rcp_0123456789abcdef01234567")),
     responses(
-        (status = 200, body = ReceiptView),
+        (status = 200, body = ReceiptView, description = "The receipt"),
         (status = 404, response = super::openapi::NotFound),
         super::openapi::Errors,
     ))]

@@ -39,7 +39,7 @@ pub(super) struct LinkList {
 /// Returns at most 1000 links, and an empty list when there is none.
 #[utoipa::path(operation_id = "find_links", get, path = "/v1/links",
     tag = "links", params(FindQuery), responses(
-    (status = 200, body = LinkList),
+    (status = 200, body = LinkList, description = "The links found"),
     super::openapi::Errors,
 ))]
 pub(super) async fn find(

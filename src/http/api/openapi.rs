@@ -108,7 +108,7 @@ impl Modify for Bearer {
 
 /// The description of this API
 #[utoipa::path(operation_id = "describe", get, path = "/openapi.json",
-    tag = "service", responses((status = 200, body = Object), Errors))]
+    tag = "service", responses((status = 200, body = Object, description = "This description"), Errors))]
 pub(super) async fn describe(
     axum::extract::Extension(description): axum::extract::Extension<std::sync::Arc<OpenApi>>,
 ) -> Response {

@@ -151,7 +151,7 @@ pub(super) struct List {
 
 /// List the sinks with their status
 #[utoipa::path(operation_id = "list_sinks", get, path = "/v1/sinks", tag = "sinks", responses(
-    (status = 200, body = List),
+    (status = 200, body = List, description = "All sinks"),
     super::openapi::Errors,
 ))]
 pub(super) async fn list(State(state): Shared) -> Result<Json<List>, Problem> {
@@ -162,7 +162,7 @@ pub(super) async fn list(State(state): Shared) -> Result<Json<List>, Problem> {
 #[utoipa::path(operation_id = "show_sink", get, path = "/v1/sinks/{name}", tag = "sinks",
     params(("name" = String, Path, description = "The sink's name in the configuration", example = "crm")),
     responses(
-        (status = 200, body = SinkView),
+        (status = 200, body = SinkView, description = "The sink"),
         (status = 404, response = super::openapi::NotFound),
         super::openapi::Errors,
     ))]
@@ -190,7 +190,7 @@ fn no_cursor() -> Problem {
 #[utoipa::path(operation_id = "pause_sink", post, path = "/v1/sinks/{name}/pause", tag = "sinks",
     params(("name" = String, Path, description = "The sink's name in the configuration", example = "crm")),
     responses(
-        (status = 200, body = SinkView),
+        (status = 200, body = SinkView, description = "The sink"),
         (status = 404, response = super::openapi::NotFound),
         (status = 409, response = super::openapi::Conflict),
         super::openapi::Errors,
@@ -208,7 +208,7 @@ pub(super) async fn pause(
 #[utoipa::path(operation_id = "resume_sink", post, path = "/v1/sinks/{name}/resume", tag = "sinks",
     params(("name" = String, Path, description = "The sink's name in the configuration", example = "crm")),
     responses(
-        (status = 200, body = SinkView),
+        (status = 200, body = SinkView, description = "The sink"),
         (status = 404, response = super::openapi::NotFound),
         (status = 409, response = super::openapi::Conflict),
         super::openapi::Errors,
@@ -248,7 +248,7 @@ enum End {
     tag = "sinks", request_body = Rewind,
     params(("name" = String, Path, description = "The sink's name in the configuration", example = "crm")),
     responses(
-        (status = 200, body = SinkView),
+        (status = 200, body = SinkView, description = "The sink"),
         (status = 404, response = super::openapi::NotFound),
         (status = 409, response = super::openapi::Conflict),
         (status = 410, response = super::openapi::Gone),

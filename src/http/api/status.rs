@@ -2,14 +2,14 @@
 //! load balancers.
 
 mod quotas;
+mod view;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
 use strum::{VariantArray as _, VariantNames as _};
 
 use super::sinks::SinkState;
@@ -21,33 +21,30 @@ use crate::store::Counts;
 use crate::telemetry::metrics::CallbackOutcome;
 use crate::wecom::Api;
 use crate::worker::breaker::Scope;
+use view::{CallbackCounts, CustomerCounts, FanCounts, InboxStatus, PausedCalls, Status, StatusDealer};
 
 /// Show the status of the service
 ///
 /// Counts from callback to link, ages of queues, open circuit breakers (`paused`) with their reasons, quotas
 /// with a forecast, dealers, sinks, tasks.
 #[utoipa::path(operation_id = "show_status", get, path = "/v1/status", tag = "service", responses(
-    (status = 200, body = Object, description = "The status; later versions may add fields"),
+    (status = 200, body = Status, description = "The status; later versions may add fields"),
     super::openapi::Errors,
 ))]
-pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
+pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> {
     let now = state.clock.now();
     let age = |at: Timestamp| now.millis_since(at) / SECOND_MS;
     let counts = state.store.counts();
     let tallies: HashMap<_, _> = state.store.fan_tallies().await?.into_iter().collect();
     let fans = total(tallies.values());
-    let mut dealers = serde_json::Map::new();
+    let mut dealers = BTreeMap::new();
     for name in state.apps.keys() {
         let known = state.store.dealers(name).await?;
-        let list: Vec<_> = known
-            .iter()
-            .map(|d| json!({"corp_id": d.corp_id, "name": d.name, "agent_id": d.agent_id, "token": d.token}))
-            .collect();
-        dealers.insert(name.to_string(), Value::Array(list));
+        dealers.insert(name.to_string(), known.into_iter().map(StatusDealer::from).collect());
     }
     let queues = quotas::queues(&state, &tallies, now).await?;
     let quotas = quotas::quotas(&state, &tallies).await?;
-    let paused: Vec<_> = state
+    let paused = state
         .breakers
         .all(now)
         .into_iter()
@@ -59,12 +56,17 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
                 Scope::Fans(app, _) => ("fans", app, None),
                 Scope::FanClass(app, _, class) => (class.into(), app, None),
             };
-            json!({
-                "scope": kind, "app": app, "corp_id": corp_id,
-                "corp_name": corp_id.and_then(|corp_id| state.dealer_names.of(app, corp_id)),
-                "reason": breaker.reason.text, "errcode": breaker.reason.errcode,
-                "since": breaker.since, "until": breaker.probe_at, "failures": breaker.failures,
-            })
+            PausedCalls {
+                scope: kind,
+                app: app.clone(),
+                corp_id: corp_id.cloned(),
+                corp_name: corp_id.and_then(|corp_id| state.dealer_names.of(app, corp_id)),
+                reason: breaker.reason.text,
+                errcode: breaker.reason.errcode,
+                since: breaker.since,
+                until: breaker.probe_at,
+                failures: breaker.failures,
+            }
         })
         .collect();
     let ready = state.store.ready();
@@ -72,47 +74,45 @@ pub(super) async fn show(State(state): Shared) -> Result<Response, Problem> {
     let Counts { inbox, dead, quarantined, contacts, waiting, links, feed_head, feed_pruned, event_head: _ } =
         counts;
     let callbacks = |outcome| state.metrics.callbacks_with(outcome);
-    Ok(Json(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "started_at": state.started_at,
-        "now": now,
-        "ready": ready.is_ok(),
-        "not_ready_because": ready.err().map(|e| e.to_string()),
-        "damaged_records": state.store.damaged_records(),
-        "callbacks": {
-            "accepted": callbacks(CallbackOutcome::Accepted),
-            "duplicates": callbacks(CallbackOutcome::Duplicate),
-            "ignored": callbacks(CallbackOutcome::Ignored),
-            "quarantined": callbacks(CallbackOutcome::Quarantined),
-            "refused": callbacks(CallbackOutcome::Refused),
-            "unavailable": callbacks(CallbackOutcome::Unavailable),
-            "unknown_app": callbacks(CallbackOutcome::UnknownApp),
-            "too_large": callbacks(CallbackOutcome::TooLarge),
-            "verified": callbacks(CallbackOutcome::Verified),
+    Ok(Json(Status {
+        version: env!("CARGO_PKG_VERSION"),
+        started_at: state.started_at,
+        now,
+        ready: ready.is_ok(),
+        not_ready_because: ready.err().map(|e| e.to_string()),
+        damaged_records: state.store.damaged_records(),
+        callbacks: CallbackCounts {
+            accepted: callbacks(CallbackOutcome::Accepted),
+            duplicates: callbacks(CallbackOutcome::Duplicate),
+            ignored: callbacks(CallbackOutcome::Ignored),
+            quarantined: callbacks(CallbackOutcome::Quarantined),
+            refused: callbacks(CallbackOutcome::Refused),
+            unavailable: callbacks(CallbackOutcome::Unavailable),
+            unknown_app: callbacks(CallbackOutcome::UnknownApp),
+            too_large: callbacks(CallbackOutcome::TooLarge),
+            verified: callbacks(CallbackOutcome::Verified),
         },
-        "inbox": {
-            "waiting": inbox, "dead": dead, "quarantined": quarantined,
-            "oldest_age_seconds": oldest.map(age),
+        inbox: InboxStatus { waiting: inbox, dead, quarantined, oldest_age_seconds: oldest.map(age) },
+        contacts: CustomerCounts { known: contacts, waiting, linked: links },
+        fans: FanCounts {
+            registered: fans.registered,
+            queued: fans.queued,
+            minted: fans.minted,
+            expired: fans.expired,
+            rejected: fans.rejected,
         },
-        "contacts": {"known": contacts, "waiting": waiting, "linked": links},
-        "fans": {
-            "registered": fans.registered, "queued": fans.queued, "minted": fans.minted,
-            "expired": fans.expired, "rejected": fans.rejected,
-        },
-        "queues": queues,
-        "links": links,
-        "feed_head": feed_head,
-        "feed_oldest": feed_pruned + 1,
-        "sinks": state.sink_views().await?,
-        "tasks": state.lifecycle.tasks(),
-        "paused": paused,
-        "quotas": quotas,
-        "dealers": dealers,
-        "calls": Api::VARIANTS.iter().map(|api| (api.as_str().to_owned(), state.metrics.calls_of(*api).into()))
-            .collect::<serde_json::Map<String, Value>>(),
-        "ids_asked": state.metrics.ids_sent_count(),
+        queues,
+        links,
+        feed_head,
+        feed_oldest: feed_pruned + 1,
+        sinks: state.sink_views().await?,
+        tasks: state.lifecycle.tasks(),
+        paused,
+        quotas,
+        dealers,
+        calls: Api::VARIANTS.iter().map(|api| (api.as_str(), state.metrics.calls_of(*api))).collect(),
+        ids_asked: state.metrics.ids_sent_count(),
     }))
-    .into_response())
 }
 
 fn total<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
@@ -124,7 +124,7 @@ fn total<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
 
 /// Read the metrics, for Prometheus
 #[utoipa::path(operation_id = "read_metrics", get, path = "/metrics", tag = "service", responses(
-    (status = 200, content_type = "application/openmetrics-text", body = String),
+    (status = 200, content_type = "application/openmetrics-text", body = String, description = "The metrics"),
     super::openapi::Errors,
 ))]
 pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
@@ -144,7 +144,7 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
 
 /// Check that the service is running
 #[utoipa::path(operation_id = "is_alive", get, path = "/livez", tag = "service", security(()), responses(
-    (status = 200, content_type = "text/plain", body = String),
+    (status = 200, content_type = "text/plain", body = String, description = "The service is running"),
 ))]
 pub(super) async fn live() -> &'static str {
     "alive\n"
@@ -154,7 +154,7 @@ pub(super) async fn live() -> &'static str {
 ///
 /// The answer does not depend on whether WeCom is reachable.
 #[utoipa::path(operation_id = "is_ready", get, path = "/readyz", tag = "service", security(()), responses(
-    (status = 200, content_type = "text/plain", body = String),
+    (status = 200, content_type = "text/plain", body = String, description = "Callbacks can be made durable"),
     (status = 503, response = super::openapi::Unavailable),
 ))]
 pub(super) async fn ready(State(state): Shared) -> Result<&'static str, Problem> {

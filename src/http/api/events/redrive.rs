@@ -38,7 +38,7 @@ pub(in super::super) struct Redriven {
 #[utoipa::path(operation_id = "redrive_event", post, path = "/v1/events/{id}/redrive", tag = "events",
     params(("id" = String, Path, description = "The event's id", example = "evt_42")),
     responses(
-        (status = 200, body = Redriven),
+        (status = 200, body = Redriven, description = "Whether it was redriven"),
         (status = 404, response = openapi::NotFound),
         (status = 409, response = openapi::Conflict),
         openapi::Errors,
@@ -122,7 +122,7 @@ struct Refused {
 /// Redrive all dead letters and quarantined messages, or those that match a filter
 #[utoipa::path(operation_id = "redrive_events", post, path = "/v1/events/redrive",
     tag = "events", request_body = RedriveFilter, responses(
-    (status = 200, body = RedriveResult),
+    (status = 200, body = RedriveResult, description = "How many events were redriven"),
     (status = 408, response = openapi::TooSlow),
     (status = 413, response = openapi::TooLarge),
     openapi::Errors,

@@ -62,7 +62,7 @@ pub(in super::super) struct List {
 /// with what was found until then.
 #[utoipa::path(operation_id = "list_fans", get, path = "/v1/fans", tag = "fans", params(ListQuery),
     responses(
-        (status = 200, body = List),
+        (status = 200, body = List, description = "The fans that match"),
         openapi::Errors,
     ))]
 pub(in super::super) async fn list(

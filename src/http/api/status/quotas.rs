@@ -2,9 +2,8 @@
 
 use std::collections::HashMap;
 
-use serde_json::{Value, json};
-
 use super::super::state::AdminState;
+use super::view::{QueueStatus, QuotaForecast, QuotaStatus, QuotaWindow};
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::forecast::forecast;
 use crate::domain::ids::{AppName, CorpId};
@@ -23,17 +22,19 @@ pub(super) async fn queues(
     state: &AdminState,
     tallies: &HashMap<AppName, Tally>,
     now: Timestamp,
-) -> Result<Vec<Value>, Problem> {
+) -> Result<Vec<QueueStatus>, Problem> {
     let mut queues = Vec::new();
     for (app, tally) in tallies {
         for (step, api) in STEPS {
             for priority in Priority::ALL.into_iter().filter(|priority| tally.waiting(step, *priority) > 0) {
                 let head = state.store.next_fan_due(app, step, &[priority]).await?;
-                queues.push(json!({
-                    "app": app, "api": api.as_str(), "priority": <&str>::from(priority),
-                    "waiting": tally.waiting(step, priority),
-                    "oldest_age_seconds": head.map(|due_at| now.millis_since(due_at).max(0) / SECOND_MS),
-                }));
+                queues.push(QueueStatus {
+                    app: app.clone(),
+                    api: api.as_str(),
+                    priority: priority.into(),
+                    waiting: tally.waiting(step, priority),
+                    oldest_age_seconds: head.map(|due_at| now.millis_since(due_at).max(0) / SECOND_MS),
+                });
             }
         }
     }
@@ -44,7 +45,7 @@ pub(super) async fn queues(
 pub(super) async fn quotas(
     state: &AdminState,
     tallies: &HashMap<AppName, Tally>,
-) -> Result<Vec<Value>, Problem> {
+) -> Result<Vec<QuotaStatus>, Problem> {
     let now = state.clock.moment();
     let mut quotas = Vec::new();
     for (name, app) in &*state.apps {
@@ -53,27 +54,21 @@ pub(super) async fn quotas(
         for (step, api) in STEPS {
             let ledger = state.store.ledger(app.corp_id.as_str(), api.as_str()).await?;
             let used = ledger.used(now);
-            let window = |used: u32, limit: u32| {
-                let left = limit.saturating_sub(used);
-                json!({"used": used, "limit": limit, "left": left})
-            };
-            let mut quota = json!({
-                "app": name, "corp_id": app.corp_id, "api": api.as_str(),
-                "blocked_until": used.blocked_ms.map(|ms| state.clock.now().plus_ms(ms)),
-                "hour": window(used.hour, limits.per_hour),
-                "day": window(used.day, limits.per_day),
-                "month": window(used.month, limits.per_month),
-                "reserve_percent": app.reserve_percent,
-            });
-            if step == FanStep::Mint {
+            let forecast = (step == FanStep::Mint).then(|| {
                 let share = Share::Without { reserve_percent: app.reserve_percent, month_kept: 0 };
-                let forecast = forecast(&fans, &ledger, limits, share, app.renew, now);
-                quota["forecast"] = json!({
-                    "import_done_at": forecast.import_done_at,
-                    "renewals_late_from": forecast.renewals_late_from,
-                });
-            }
-            quotas.push(quota);
+                QuotaForecast::from(forecast(&fans, &ledger, limits, share, app.renew, now))
+            });
+            quotas.push(QuotaStatus {
+                app: name.clone(),
+                corp_id: app.corp_id.clone(),
+                api: api.as_str(),
+                blocked_until: used.blocked_ms.map(|ms| now.wall.plus_ms(ms)),
+                hour: QuotaWindow::new(used.hour, limits.per_hour),
+                day: QuotaWindow::new(used.day, limits.per_day),
+                month: QuotaWindow::new(used.month, limits.per_month),
+                reserve_percent: app.reserve_percent,
+                forecast,
+            });
         }
     }
     Ok(quotas)

@@ -1,0 +1,219 @@
+//! The response of `GET /v1/status`.
+//!
+//! Deliberately absent: where the values come from.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::super::sinks::SinkView;
+use crate::domain::dealer::{Dealer, TokenOwner};
+use crate::domain::forecast::Forecast;
+use crate::domain::ids::{AppName, CorpId};
+use crate::domain::time::Timestamp;
+use crate::lifecycle::Task;
+
+/// The status of the service. Counters begin at its start.
+#[derive(Serialize, ToSchema)]
+pub(in super::super) struct Status {
+    #[schema(example = "0.1.0")]
+    pub(super) version: &'static str,
+    #[schema(value_type = String, format = DateTime)]
+    pub(super) started_at: Timestamp,
+    #[schema(value_type = String, format = DateTime)]
+    pub(super) now: Timestamp,
+    /// Whether a callback could be made durable now.
+    pub(super) ready: bool,
+    pub(super) not_ready_because: Option<String>,
+    /// Records of the store that cannot be read.
+    pub(super) damaged_records: usize,
+    pub(super) callbacks: CallbackCounts,
+    pub(super) inbox: InboxStatus,
+    pub(super) contacts: CustomerCounts,
+    pub(super) fans: FanCounts,
+    /// The queues of fans that are not empty.
+    pub(super) queues: Vec<QueueStatus>,
+    /// Links that exist.
+    pub(super) links: u64,
+    /// The sequence number of the newest entry of the feed.
+    pub(super) feed_head: u64,
+    /// The sequence number of the oldest entry kept.
+    pub(super) feed_oldest: u64,
+    pub(super) sinks: Vec<SinkView>,
+    pub(super) tasks: Vec<Task>,
+    /// The open circuit breakers.
+    pub(super) paused: Vec<PausedCalls>,
+    pub(super) quotas: Vec<QuotaStatus>,
+    /// The dealers of each app.
+    pub(super) dealers: BTreeMap<String, Vec<StatusDealer>>,
+    /// Calls to each API of WeCom.
+    pub(super) calls: BTreeMap<&'static str, u64>,
+    /// Customers sent to WeCom for conversion.
+    pub(super) ids_asked: u64,
+}
+
+/// Callbacks by outcome.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CallbackCounts {
+    pub(super) accepted: u64,
+    pub(super) duplicates: u64,
+    /// Of a kind that is not acted on.
+    pub(super) ignored: u64,
+    pub(super) quarantined: u64,
+    /// Not from WeCom.
+    pub(super) refused: u64,
+    /// Not acknowledged, because they could not be made durable.
+    pub(super) unavailable: u64,
+    pub(super) unknown_app: u64,
+    pub(super) too_large: u64,
+    /// URL checks that were answered.
+    pub(super) verified: u64,
+}
+
+/// Events in the inbox, dead letters and quarantined messages.
+#[derive(Serialize, ToSchema)]
+pub(super) struct InboxStatus {
+    /// Events in the inbox: due, delayed or leased.
+    pub(super) waiting: u64,
+    pub(super) dead: u64,
+    pub(super) quarantined: u64,
+    /// The age of the oldest event in the inbox.
+    pub(super) oldest_age_seconds: Option<i64>,
+}
+
+/// The dealers' customers.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CustomerCounts {
+    pub(super) known: u64,
+    /// Customers that WeCom will be asked about again.
+    pub(super) waiting: u64,
+    pub(super) linked: u64,
+}
+
+/// The fans by state.
+#[derive(Serialize, ToSchema)]
+pub(super) struct FanCounts {
+    pub(super) registered: u64,
+    pub(super) queued: u64,
+    pub(super) minted: u64,
+    pub(super) expired: u64,
+    pub(super) rejected: u64,
+}
+
+/// Fans that wait for one API with one priority.
+#[derive(Serialize, ToSchema)]
+pub(super) struct QueueStatus {
+    #[schema(value_type = String, example = "brand")]
+    pub(super) app: AppName,
+    #[schema(example = "unionid_to_pending_id")]
+    pub(super) api: &'static str,
+    /// `live`, `renew_unlinked`, `renew` or `bulk`.
+    #[schema(example = "bulk")]
+    pub(super) priority: &'static str,
+    pub(super) waiting: u64,
+    pub(super) oldest_age_seconds: Option<i64>,
+}
+
+/// Calls that an open circuit breaker holds back.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PausedCalls {
+    /// `app`: every call; `dealers`: reading the list of dealers; `corp`: conversions of one corp's
+    /// customers; `fans`: calls for fans; `renewals` or `bulk`: those of one class.
+    #[schema(example = "corp")]
+    pub(super) scope: &'static str,
+    #[schema(value_type = String, example = "brand")]
+    pub(super) app: AppName,
+    #[schema(value_type = Option<String>)]
+    pub(super) corp_id: Option<CorpId>,
+    /// The dealer's name, if it is known.
+    #[schema(example = "上海一店")]
+    pub(super) corp_name: Option<String>,
+    /// The last failure, or the quota that is used up.
+    pub(super) reason: String,
+    /// The WeCom errcode of the last failure.
+    pub(super) errcode: Option<i64>,
+    #[schema(value_type = String, format = DateTime)]
+    pub(super) since: Timestamp,
+    /// When the next call is tried.
+    #[schema(value_type = String, format = DateTime)]
+    pub(super) until: Timestamp,
+    /// Consecutive failures; 0 while a quota is used up.
+    pub(super) failures: u32,
+}
+
+/// The use of the quota that a corp has for an API.
+#[derive(Serialize, ToSchema)]
+pub(super) struct QuotaStatus {
+    #[schema(value_type = String, example = "brand")]
+    pub(super) app: AppName,
+    /// The corp whose quota it is; apps of one corp share it.
+    #[schema(value_type = String)]
+    pub(super) corp_id: CorpId,
+    #[schema(example = "unionid_to_pending_id")]
+    pub(super) api: &'static str,
+    /// Until when calls are held back after WeCom answered that the quota is used up.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(super) blocked_until: Option<Timestamp>,
+    pub(super) hour: QuotaWindow,
+    pub(super) day: QuotaWindow,
+    /// 30 days.
+    pub(super) month: QuotaWindow,
+    /// The part of the quota that only live registrations use.
+    pub(super) reserve_percent: u8,
+    /// Only for `unionid_to_pending_id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) forecast: Option<QuotaForecast>,
+}
+
+/// The calls in a sliding window.
+#[derive(Serialize, ToSchema)]
+pub(super) struct QuotaWindow {
+    used: u64,
+    limit: u64,
+    left: u64,
+}
+
+impl QuotaWindow {
+    pub(super) fn new(used: u32, limit: u32) -> Self {
+        Self { used: used.into(), limit: limit.into(), left: limit.saturating_sub(used).into() }
+    }
+}
+
+/// What the quota suffices for, if no further fan is registered.
+#[derive(Serialize, ToSchema)]
+pub(super) struct QuotaForecast {
+    /// When the last waiting fan will have its pending id, rounded up to the minute; beyond two days to the
+    /// hour. `null` if no fan waits.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    import_done_at: Option<Timestamp>,
+    /// From when on pending ids will expire before the quota allows renewing them; `null` if they will not.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    renewals_late_from: Option<Timestamp>,
+}
+
+impl From<Forecast> for QuotaForecast {
+    fn from(Forecast { import_done_at, renewals_late_from }: Forecast) -> Self {
+        Self { import_done_at, renewals_late_from }
+    }
+}
+
+/// A dealer.
+#[derive(Serialize, ToSchema)]
+pub(super) struct StatusDealer {
+    #[schema(value_type = String, example = "wpINVENTED-dealer-01")]
+    corp_id: CorpId,
+    name: String,
+    /// The id of the shared app at the dealer.
+    agent_id: i64,
+    /// Whose access token converts its customers: `downstream` (its own) or `upstream` (the brand's); `null`
+    /// until that is known.
+    #[schema(value_type = Option<String>)]
+    token: Option<TokenOwner>,
+}
+
+impl From<Dealer> for StatusDealer {
+    fn from(Dealer { corp_id, agent_id, name, token, .. }: Dealer) -> Self {
+        Self { corp_id, name, agent_id, token }
+    }
+}
