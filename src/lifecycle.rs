@@ -5,6 +5,7 @@
 //! any instruction. A task that ends before the soft stop, or panics, stops the whole process with a failing
 //! exit code: a service with a part missing is worse than one that its supervisor restarts.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,17 +18,18 @@ use tokio_util::task::TaskTracker;
 pub enum Failure {
     /// A task ended before the soft stop, or panicked.
     #[error("the task {0} ended unexpectedly")]
-    Task(&'static str),
+    Task(Cow<'static, str>),
     /// The store failed and cannot recover without a restart.
     #[error("the store failed: {0}")]
     Store(String),
 }
 
 /// A supervised task, as `/v1/status` shows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 pub struct Task {
-    /// Its name, for people; several tasks may share one.
-    pub name: &'static str,
+    /// Its name, for people.
+    #[schema(value_type = String, example = "sink crm")]
+    pub name: Cow<'static, str>,
     /// Whether it is running.
     pub state: TaskState,
 }
@@ -66,11 +68,15 @@ impl Lifecycle {
 
     /// Spawns a task that runs until the soft stop. If it ends earlier, or panics at any time, the service
     /// fails.
-    pub fn supervise(&self, name: &'static str, task: impl Future<Output = ()> + Send + 'static) {
-        let lifecycle = self.clone();
+    pub fn supervise(
+        &self,
+        name: impl Into<Cow<'static, str>>,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let (lifecycle, name): (_, Cow<'static, str>) = (self.clone(), name.into());
         let place = {
             let mut known = self.known();
-            known.push(Task { name, state: TaskState::Running });
+            known.push(Task { name: name.clone(), state: TaskState::Running });
             known.len() - 1
         };
         let task = tokio::spawn(task);
@@ -163,12 +169,12 @@ mod tests {
             let stop = lifecycle.soft();
             async move { stop.cancelled().await }
         });
-        let running = |name| Task { name, state: TaskState::Running };
-        assert_eq!(lifecycle.tasks(), [running("steady")]);
+        let task = |name: &'static str, state| Task { name: name.into(), state };
+        assert_eq!(lifecycle.tasks(), [task("steady", TaskState::Running)]);
         lifecycle.supervise("short-lived", async {});
         let verdict = lifecycle.finish(&[], GRACE, &CancellationToken::new()).await;
-        assert_eq!(lifecycle.tasks()[1], Task { name: "short-lived", state: TaskState::Ended });
-        assert_eq!(verdict, Err(Failure::Task("short-lived")));
+        assert_eq!(lifecycle.tasks()[1], task("short-lived", TaskState::Ended));
+        assert_eq!(verdict, Err(Failure::Task("short-lived".into())));
     }
 
     #[tokio::test]
@@ -181,7 +187,7 @@ mod tests {
         });
         lifecycle.soft().cancel();
         let verdict = lifecycle.finish(&[], GRACE, &CancellationToken::new()).await;
-        assert_eq!(verdict, Err(Failure::Task("fragile")));
+        assert_eq!(verdict, Err(Failure::Task("fragile".into())));
     }
 
     #[tokio::test]

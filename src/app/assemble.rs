@@ -1,6 +1,7 @@
 //! Assembles the service, without its listeners, from a configuration and [`Parts`]. The simulation in the
 //! tests passes other parts: a store in memory, a [`Wire`] without sockets, a simulated clock.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
@@ -70,7 +71,7 @@ pub struct Assembled {
     /// What the callback handlers share.
     pub callbacks: Arc<CallbackState>,
     /// The workers, by name.
-    pub workers: Vec<(&'static str, Task)>,
+    pub workers: Vec<(Cow<'static, str>, Task)>,
 }
 
 /// Assembles a service. Its workers end when `stop` is cancelled.
@@ -127,17 +128,22 @@ pub async fn assemble(
     Ok(Assembled { context, callbacks, workers })
 }
 
-fn workers(context: &Context, sinks: Vec<SinkPart>, stop: &CancellationToken) -> Vec<(&'static str, Task)> {
-    let mut workers: Vec<(&'static str, Task)> = vec![
-        ("resolve", Box::pin(resolve::run(context.clone(), stop.clone()))),
-        ("mint", Box::pin(mint::run(context.clone(), stop.clone()))),
-        ("renew", Box::pin(renew::run(context.clone(), stop.clone()))),
+fn workers(
+    context: &Context,
+    sinks: Vec<SinkPart>,
+    stop: &CancellationToken,
+) -> Vec<(Cow<'static, str>, Task)> {
+    let mut workers: Vec<(Cow<'static, str>, Task)> = vec![
+        ("resolve".into(), Box::pin(resolve::run(context.clone(), stop.clone()))),
+        ("mint".into(), Box::pin(mint::run(context.clone(), stop.clone()))),
+        ("renew".into(), Box::pin(renew::run(context.clone(), stop.clone()))),
     ];
     for SinkPart { name, start, sink } in sinks {
+        let task_name = format!("sink {name}").into();
         let delivery = deliver::run(context.clone(), name, sink, start, stop.clone());
-        workers.push(("deliver", Box::pin(delivery)));
+        workers.push((task_name, Box::pin(delivery)));
     }
-    workers.push(("sweep", Box::pin(sweep::run(context.clone(), stop.clone()))));
+    workers.push(("sweep".into(), Box::pin(sweep::run(context.clone(), stop.clone()))));
     workers
 }
 

@@ -29,12 +29,13 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use self::config_file::ConfigFile;
+use crate::telemetry::version::VERSION_AND_COMMIT;
 
 /// The command line.
 #[derive(Debug, Parser)]
 #[command(
     name = "unionlink",
-    version,
+    version = VERSION_AND_COMMIT,
     about = "Joins WeChat unionids with WeCom external_userids the moment a dealer adds a customer",
     arg_required_else_help = true
 )]

@@ -145,9 +145,8 @@ impl IntoResponse for Reject {
 /// WeCom's URL check (GET): it expects the decrypted echo string, byte for byte, within a second (document
 /// 90930).
 async fn check_url(State(state): Shared, path: AppPath, RawQuery(query): RawQuery) -> Response {
-    let received_at = Instant::now();
     let answer = state.echo(path, query.as_deref().unwrap_or_default());
-    state.respond(answer, Some(received_at))
+    state.respond(answer, None)
 }
 
 /// WeCom's event callback (POST, document 90930).
@@ -158,14 +157,16 @@ async fn receive(State(state): Shared, path: AppPath, RawQuery(query): RawQuery,
 }
 
 impl CallbackState {
-    /// Counts the answer and converts it into a response. `received_at` is when the whole request had been
+    /// Counts the answer and converts it into a response. `received_at` is when the whole callback had been
     /// received, if it was.
     fn respond(&self, answer: Result<Ack, Reject>, received_at: Option<Instant>) -> Response {
         let outcome = answer.as_ref().map_or_else(Reject::outcome, Ack::outcome);
         if let Err(Reject::Refused(refusal)) = &answer {
             self.metrics.callback_refused(*refusal);
         }
-        self.metrics.callback_answered(outcome, received_at.map(|received_at| received_at.elapsed()));
+        // Only acknowledged callbacks are timed: a flood of forged ones must not change the histogram.
+        let acknowledged = received_at.filter(|_| answer.is_ok());
+        self.metrics.callback_answered(outcome, acknowledged.map(|received_at| received_at.elapsed()));
         answer.into_response()
     }
 

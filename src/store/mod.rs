@@ -243,12 +243,21 @@ pub trait Store: Feed + People + Send + Sync + 'static {
 
     /// Applies the outcomes of leased work and ends the leases. One transaction per outcome updates the
     /// inbox, the customer and its followers, the links and the feed. An outcome whose work no longer exists
-    /// (settled, rescheduled or erased since) has no effect.
+    /// (settled, rescheduled or erased since) has no effect. Returns when each event that led to a new link
+    /// was received.
     ///
     /// # Errors
     /// The first error; the other outcomes are applied all the same. Work that was not settled can be leased
     /// again, except work on a damaged record, which stays leased.
-    async fn settle(&self, outcomes: Vec<(Work, Outcome)>, now: Timestamp) -> Result<(), StoreError>;
+    async fn settle(
+        &self,
+        outcomes: Vec<(Work, Outcome)>,
+        now: Timestamp,
+    ) -> Result<Vec<Timestamp>, StoreError>;
+
+    /// Makes the work that is due exactly at `due_at` due at `now`: work that a circuit breaker deferred to
+    /// its next probe. In several transactions; leased work stays as it is. Returns the number of pieces.
+    async fn bring_forward(&self, due_at: Timestamp, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Up to `limit` events in `state`. Dead and quarantined ones are ordered by number and begin after
     /// `after`; waiting and leased ones are ordered by the instant they are due and always begin with the
@@ -385,6 +394,9 @@ pub trait Store: Feed + People + Send + Sync + 'static {
 
     /// The number of damaged records found since the start. They are skipped and not changed.
     fn damaged_records(&self) -> usize;
+
+    /// Free bytes on the disk that the store writes to; `None` if it is not known.
+    fn free_disk_bytes(&self) -> Option<u64>;
 
     /// Waits until the store has failed for good ([`StoreError::Failed`]) and returns the reason.
     async fn failed(&self) -> String;

@@ -5,7 +5,10 @@
 //! Deliberately absent: labels for dealers, fans or customers, and the HTTP endpoint.
 
 mod labels;
+mod optional;
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::encoding::text;
@@ -13,9 +16,12 @@ use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 use strum::VariantArray as _;
 
+use super::process::Process;
+use super::version::{COMMIT, VERSION};
 use crate::callback::Refusal;
 use crate::domain::event::Kind;
 use crate::domain::fan::{FanStep, Priority};
@@ -30,13 +36,17 @@ use crate::wecom::error::CallError;
 
 use labels::DeliveryOutcome;
 pub use labels::{AdminRefusal, CallbackOutcome, TimestampSource};
+use optional::OptionalGauge;
 
 /// The names and values of a metric's labels.
 type Labels<const N: usize, V = &'static str> = [(&'static str, V); N];
 
-/// The buckets of the histograms.
+/// The buckets of the histograms of answers and calls.
 const SECONDS: [f64; 14] =
     [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
+/// The buckets of the time to a link: an event may have to wait for hours.
+const LINK_SECONDS: [f64; 15] =
+    [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0, 600.0, 3_600.0, 14_400.0, 86_400.0];
 
 /// The outcome of a call that WeCom answered without an error.
 const CALL_OK: &str = "ok";
@@ -49,6 +59,7 @@ pub struct Metrics {
     far_off: Family<Labels<2>, Counter>,
     events: Family<Labels<1>, Counter>,
     callback_seconds: Histogram,
+    link_seconds: Histogram,
     calls: Family<Labels<2>, Counter>,
     call_seconds: Histogram,
     conversion_ids: Counter,
@@ -68,8 +79,11 @@ pub struct Metrics {
     sink_lag: Family<Labels<1, String>, Gauge>,
     sink_lag_seconds: Family<Labels<1, String>, Gauge>,
     sink_state: Family<Labels<2, String>, Gauge>,
-    open_breakers: Gauge,
+    paused: Family<Labels<3, String>, Gauge>,
+    /// The values of `paused` at the last scrape.
+    paused_before: Mutex<BTreeMap<Labels<3, String>, i64>>,
     damaged_records: Gauge,
+    disk_free_bytes: OptionalGauge,
     registry: Registry,
 }
 
@@ -86,8 +100,11 @@ fn new<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("unionlink");
-        let r = &mut registry;
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Process));
+        let r = registry.sub_registry_with_prefix("unionlink");
+        let build = Info::new([("version", VERSION), ("commit", COMMIT)]);
+        r.register("build", "The version of the program, and the commit it was built from", build);
         let histogram = |r: &mut Registry, name, help| registered(r, name, help, Histogram::new(SECONDS));
         let metrics = Self {
             callbacks: new(r, "callbacks", "Callbacks and other requests to the public listener, by outcome"),
@@ -106,7 +123,14 @@ impl Default for Metrics {
             callback_seconds: histogram(
                 r,
                 "callback_seconds",
-                "Time from a request's last byte on the public listener to our answer, in seconds",
+                "Time from the last byte of an acknowledged callback to our answer, in seconds",
+            ),
+            link_seconds: registered(
+                r,
+                "link_seconds",
+                "Time from receiving a callback to the durable link that its event led to, waits and retries \
+                 included, in seconds; without links that a fan or a later look-up led to",
+                Histogram::new(LINK_SECONDS),
             ),
             calls: new(r, "wecom_calls", "Calls to WeCom by API and outcome (ok, or the class of the error)"),
             call_seconds: histogram(r, "wecom_call_seconds", "Duration of a call to WeCom, in seconds"),
@@ -156,43 +180,55 @@ impl Default for Metrics {
                 "Age of the oldest feed entry not yet delivered to a sink, in seconds",
             ),
             sink_state: new(r, "sink_state", "1 for the current state of a sink, 0 for the others"),
-            open_breakers: new(
+            paused: new(
                 r,
                 "paused",
-                "Open circuit breakers: scopes (app, dealer, API) whose calls are held back",
+                "Open circuit breakers: calls held back after failures, by app, scope and WeCom's last code; \
+                 waiting for a quota is not counted",
             ),
+            paused_before: Mutex::default(),
             damaged_records: new(r, "damaged_records", "Damaged records found in the store since the start"),
+            disk_free_bytes: new(r, "disk_free_bytes", "Free bytes on the disk that the store writes to"),
             registry,
         };
-        // Counters start at 0: `rate()` does not see the first increment of a series that did not exist
-        // before.
-        for outcome in CallbackOutcome::VARIANTS {
-            drop(metrics.callbacks.get_or_create(&[("outcome", outcome.into())]));
-        }
-        for refusal in Refusal::VARIANTS {
-            drop(metrics.refusals.get_or_create(&[("reason", refusal.into())]));
-        }
-        for refusal in AdminRefusal::VARIANTS {
-            drop(metrics.admin_refused.get_or_create(&[("reason", refusal.into())]));
-        }
-        for source in TimestampSource::VARIANTS {
-            for direction in FarOff::VARIANTS {
-                let labels = [("time", source.into()), ("direction", direction.into())];
-                drop(metrics.far_off.get_or_create(&labels));
-            }
-        }
+        metrics.start_at_zero();
         metrics
     }
 }
 
 impl Metrics {
-    /// Counts an answered request of the public listener, and its response time if the whole request had been
-    /// received.
+    /// Creates the counters whose labels are closed sets: `rate()` does not see the first increment of a series
+    /// that did not exist before.
+    fn start_at_zero(&self) {
+        for outcome in CallbackOutcome::VARIANTS {
+            drop(self.callbacks.get_or_create(&[("outcome", outcome.into())]));
+        }
+        for refusal in Refusal::VARIANTS {
+            drop(self.refusals.get_or_create(&[("reason", refusal.into())]));
+        }
+        for refusal in AdminRefusal::VARIANTS {
+            drop(self.admin_refused.get_or_create(&[("reason", refusal.into())]));
+        }
+        for source in TimestampSource::VARIANTS {
+            for direction in FarOff::VARIANTS {
+                let labels = [("time", source.into()), ("direction", direction.into())];
+                drop(self.far_off.get_or_create(&labels));
+            }
+        }
+    }
+
+    /// Counts an answered request of the public listener. `took` is the response time of an acknowledged
+    /// callback.
     pub fn callback_answered(&self, outcome: CallbackOutcome, took: Option<Duration>) {
         self.callbacks.get_or_create(&[("outcome", outcome.into())]).inc();
         if let Some(took) = took {
             self.callback_seconds.observe(took.as_secs_f64());
         }
+    }
+
+    /// Counts a link that a received event led to, and how long that took.
+    pub fn linked(&self, took: Duration) {
+        self.link_seconds.observe(took.as_secs_f64());
     }
 
     /// Counts a refused callback.
@@ -305,16 +341,32 @@ impl Metrics {
         self.quota_limit.get_or_create(&budget).set(limit.into());
     }
 
+    /// Sets the number of open circuit breakers by app, kind of scope and errcode. `breakers` are all of
+    /// them; label sets that they no longer have go to 0.
+    pub fn paused<'a>(&self, breakers: impl Iterator<Item = (&'a AppName, &'static str, Option<i64>)>) {
+        let mut counts = self.paused_before.lock().unwrap_or_else(PoisonError::into_inner);
+        for count in counts.values_mut() {
+            *count = 0;
+        }
+        for (app, scope, errcode) in breakers {
+            let labels =
+                [("app", app.to_string()), ("scope", scope.to_owned()), ("errcode", errcode_label(errcode))];
+            *counts.entry(labels).or_default() += 1;
+        }
+        for (labels, count) in &*counts {
+            self.paused.get_or_create(labels).set(*count);
+        }
+    }
+
+    /// Sets the free space on the store's disk; `None` if it is not known.
+    pub fn disk_free_bytes(&self, bytes: Option<u64>) {
+        self.disk_free_bytes.set(bytes);
+    }
+
     /// Sets the gauges without a setter of their own, and returns all metrics in the text format of
     /// Prometheus.
     #[must_use]
-    pub fn scrape(
-        &self,
-        counts: &Counts,
-        fans: &Tally,
-        open_breakers: usize,
-        damaged_records: usize,
-    ) -> String {
+    pub fn scrape(&self, counts: &Counts, fans: &Tally, damaged_records: usize) -> String {
         let set = |family: &Family<Labels<1>, Gauge>, state, value: u64| {
             family.get_or_create(&[("state", state)]).set(i64::try_from(value).unwrap_or(i64::MAX));
         };
@@ -339,7 +391,6 @@ impl Metrics {
         }
         self.links.set(i64::try_from(counts.links).unwrap_or(i64::MAX));
         self.feed_head.set(i64::try_from(counts.feed_head).unwrap_or(i64::MAX));
-        self.open_breakers.set(i64::try_from(open_breakers).unwrap_or(i64::MAX));
         self.damaged_records.set(i64::try_from(damaged_records).unwrap_or(i64::MAX));
         let mut out = String::new();
         // Writing to a String does not fail.
@@ -348,24 +399,18 @@ impl Metrics {
     }
 }
 
+/// The value of the label `errcode`. Codes that are not known to us share one value, which bounds the set.
+fn errcode_label(errcode: Option<i64>) -> String {
+    match errcode {
+        None => "none".to_owned(),
+        Some(errcode) if class(errcode) == Class::Unknown => "other".to_owned(),
+        Some(errcode) => errcode.to_string(),
+    }
+}
+
 fn delivery_labels(sink: &SinkName, outcome: DeliveryOutcome) -> Labels<2, String> {
     [("sink", sink.to_string()), ("outcome", <&str>::from(outcome).to_owned())]
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn errcodes_that_are_not_known_share_one_series() {
-        let (metrics, app) = (Metrics::default(), AppName::new("brand").unwrap());
-        for errcode in [610_014, 99_998, 99_999, i64::MAX] {
-            metrics.fan_rejected(&app, errcode);
-        }
-        let count = |errcode: &str| {
-            let labels = [("app", app.to_string()), ("errcode", errcode.to_owned())];
-            metrics.fans_rejected.get(&labels).map(|count| count.get())
-        };
-        assert_eq!(["610014", "other", "99999"].map(count), [Some(1), Some(3), None]);
-    }
-}
+mod tests;

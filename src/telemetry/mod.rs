@@ -1,7 +1,10 @@
-//! Observability: [`metrics`] for Prometheus, and [`logs`] on standard error with a [`throttle`].
+//! Observability: [`metrics`] for Prometheus, [`logs`] on standard error with a [`throttle`], and the
+//! [`version`] of the program.
 //!
-//! Deliberately absent from both: tokens, secrets, URLs with queries, and personal ids in full.
+//! Deliberately absent from all: tokens, secrets, URLs with queries, and personal ids in full.
 
 pub mod logs;
 pub mod metrics;
+mod process;
 pub mod throttle;
+pub mod version;

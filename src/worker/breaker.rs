@@ -4,7 +4,8 @@
 //! back, and the work waits in the store. After the wait the next calls are probes. The first success closes
 //! the breaker; each failed probe makes the next wait longer, up to the bound of its [`Backoff`].
 //!
-//! A breaker also holds calls back while a quota is used up, which is no failure.
+//! A breaker also holds calls back while a quota or another of WeCom's call limits is used up. That is
+//! pacing, not a failure.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,6 +31,41 @@ pub enum Scope {
     Fans(AppName, FanStep),
     /// The same, for one quota class only.
     FanClass(AppName, FanStep, QuotaClass),
+}
+
+impl Scope {
+    /// The name of its kind in `/v1/status` and in metrics.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::App(_) => "app",
+            Self::Dealers(_) => "dealers",
+            Self::Corp(..) => "corp",
+            Self::Fans(..) => "fans",
+            Self::FanClass(_, _, class) => class.into(),
+        }
+    }
+
+    /// Its app.
+    #[must_use]
+    pub const fn app(&self) -> &AppName {
+        match self {
+            Self::App(app)
+            | Self::Dealers(app)
+            | Self::Corp(app, _)
+            | Self::Fans(app, _)
+            | Self::FanClass(app, _, _) => app,
+        }
+    }
+
+    /// The corp whose customers it is about, if it is about one corp.
+    #[must_use]
+    pub const fn corp_id(&self) -> Option<&CorpId> {
+        match self {
+            Self::Corp(_, corp_id) => Some(corp_id),
+            Self::App(_) | Self::Dealers(_) | Self::Fans(..) | Self::FanClass(..) => None,
+        }
+    }
 }
 
 impl fmt::Display for Scope {
@@ -65,10 +101,18 @@ pub struct Breaker {
     pub since: Timestamp,
     /// When calls are let through again.
     pub probe_at: Timestamp,
-    /// Consecutive failures; 0 if only a quota is used up.
+    /// Consecutive failures; 0 if calls only wait for a call limit.
     pub failures: u32,
-    /// Why it opened, or stayed open: the last failure, or the quota.
+    /// Why it opened, or stayed open: the last failure, or the call limit if nothing failed.
     pub reason: FailureReason,
+}
+
+impl Breaker {
+    /// Whether calls only wait for a call limit, and nothing has failed.
+    #[must_use]
+    pub const fn is_pacing(&self) -> bool {
+        self.failures == 0
+    }
 }
 
 /// All breakers of the process.
@@ -109,6 +153,10 @@ impl Breakers {
         if breaker.failures > 0 && now < breaker.probe_at {
             return breaker.probe_at;
         }
+        if breaker.is_pacing() {
+            // Until now it waited for a call limit.
+            breaker.since = now;
+        }
         breaker.failures += 1;
         let wait_ms = backoff.wait_ms(breaker.failures, self.jitter.of(scope, breaker.failures));
         breaker.probe_at = breaker.probe_at.max(now.plus_ms(wait_ms));
@@ -122,7 +170,8 @@ impl Breakers {
         probe_at
     }
 
-    /// Opens the breaker until a given instant because a quota is used up. Not a failure.
+    /// Opens the breaker until a given instant because a call limit is used up. This is no failure; the
+    /// reason of an earlier failure stays until a call succeeds.
     pub fn hold(&self, scope: Scope, reason: FailureReason, now: Timestamp, until: Timestamp) {
         let mut breakers = self.lock();
         let breaker = breakers.entry(scope).or_insert_with(|| Breaker {
@@ -132,7 +181,22 @@ impl Breakers {
             reason: reason.clone(),
         });
         breaker.probe_at = breaker.probe_at.max(until);
-        breaker.reason = reason;
+        if breaker.is_pacing() {
+            breaker.reason = reason;
+        }
+    }
+
+    /// Makes a probe of these scopes due now if failures hold them back. Returns when each would have been
+    /// due. Waits for a call limit go on.
+    pub fn resume(&self, concerns: impl Fn(&Scope) -> bool, now: Timestamp) -> Vec<Timestamp> {
+        let mut probes = Vec::new();
+        for (scope, breaker) in self.lock().iter_mut() {
+            if !breaker.is_pacing() && concerns(scope) {
+                probes.push(breaker.probe_at);
+                breaker.probe_at = breaker.probe_at.min(now);
+            }
+        }
+        probes
     }
 
     /// Records a success: closes the breaker.
@@ -152,18 +216,28 @@ impl Breakers {
         scopes.iter().find_map(|scope| breakers.get(scope).filter(|breaker| now < breaker.probe_at).cloned())
     }
 
+    /// As [`open`](Self::open), without the breakers that only wait for a call limit.
+    #[must_use]
+    pub fn failing(&self, scopes: &[&Scope], now: Timestamp) -> Option<Breaker> {
+        let breakers = self.lock();
+        scopes.iter().find_map(|scope| {
+            let breaker = breakers.get(scope);
+            breaker.filter(|breaker| now < breaker.probe_at && !breaker.is_pacing()).cloned()
+        })
+    }
+
     /// Consecutive failures of a scope; 0 when its breaker is closed.
     #[must_use]
     pub fn failures(&self, scope: &Scope) -> u32 {
         self.lock().get(scope).map_or(0, |breaker| breaker.failures)
     }
 
-    /// Every breaker that is not closed at `now`, by scope. One that only a used-up quota had opened
+    /// Every breaker that is not closed at `now`, by scope. One that only a used-up call limit had opened
     /// closes by itself.
     #[must_use]
     pub fn all(&self, now: Timestamp) -> Vec<(Scope, Breaker)> {
         let mut breakers = self.lock();
-        breakers.retain(|_, breaker| breaker.failures > 0 || now < breaker.probe_at);
+        breakers.retain(|_, breaker| !breaker.is_pacing() || now < breaker.probe_at);
         let mut all: Vec<_> =
             breakers.iter().map(|(scope, breaker)| (scope.clone(), breaker.clone())).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
@@ -203,5 +277,41 @@ mod tests {
         assert_eq!(breakers.all(second)[0].1.failures, 2);
         breakers.succeeded(&scope);
         assert!(breakers.all(second).is_empty());
+    }
+
+    #[test]
+    fn a_wait_for_a_call_limit_is_pacing_and_does_not_replace_the_reason_of_a_failure() {
+        let breakers = Breakers::default();
+        let scope = Scope::Fans(AppName::new("brand").unwrap(), FanStep::Mint);
+        let limit = || FailureReason { errcode: None, text: "the quota".to_owned() };
+        let (start, hour) = (Timestamp::from_secs(1_000), Timestamp::from_secs(4_600));
+        breakers.hold(scope.clone(), limit(), start, hour);
+        assert!(breakers.open(&[&scope], start).is_some_and(|breaker| breaker.is_pacing()));
+        assert_eq!(breakers.failing(&[&scope], start), None);
+        let refused = FailureReason { errcode: Some(48_002), text: "no permission".to_owned() };
+        breakers.failed(&scope, refused.clone(), Backoff::CONFIGURATION, hour);
+        breakers.hold(scope.clone(), limit(), hour, hour.plus_ms(1));
+        let failing = breakers.failing(&[&scope], hour).unwrap();
+        assert_eq!((failing.since, failing.reason), (hour, refused));
+    }
+
+    #[test]
+    fn resuming_ends_the_wait_after_failures_and_no_wait_for_a_call_limit() {
+        let breakers = Breakers::default();
+        let app = || AppName::new("brand").unwrap();
+        let corp = |id: &str| Scope::Corp(app(), CorpId::new(id).unwrap());
+        let reason = || FailureReason { errcode: Some(84_074), text: "no permission".to_owned() };
+        let (now, hour) = (Timestamp::from_secs(1_000), Timestamp::from_secs(4_600));
+        let probes =
+            ["wpA", "wpB"].map(|id| breakers.failed(&corp(id), reason(), Backoff::CONFIGURATION, now));
+        let quota = Scope::Fans(app(), FanStep::Mint);
+        breakers.hold(quota.clone(), reason(), now, hour);
+        assert_eq!(breakers.resume(|scope| *scope == corp("wpA"), now), [probes[0]]);
+        let is_open = |scope: &Scope| breakers.open(&[scope], now).is_some();
+        assert_eq!([corp("wpA"), corp("wpB"), quota].each_ref().map(is_open), [false, true, true]);
+        assert_eq!(breakers.resume(|_| true, now).len(), 2);
+        // The next failure waits longer than the first.
+        let again = breakers.failed(&corp("wpA"), reason(), Backoff::CONFIGURATION, now);
+        assert!(again.millis_since(now) >= 10_000 && breakers.failures(&corp("wpA")) == 2);
     }
 }

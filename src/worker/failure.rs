@@ -1,5 +1,6 @@
 //! What a failed call to WeCom means for circuit breakers and for operators.
 
+use crate::domain::time::{MINUTE_MS, Timestamp};
 use crate::store::FailureReason;
 use crate::wecom::{Api, CallError};
 
@@ -10,6 +11,17 @@ pub(super) fn failure_reason(error: &CallError) -> FailureReason {
         _ => error.to_string(),
     };
     FailureReason { errcode: error.errcode(), text }
+}
+
+/// When calls may go on after a call limit stopped one. WeCom's own answer does not say when; the limiter has
+/// recorded it, and its next refusal does.
+pub(super) const fn limit_ends_at(error: &CallError, now: Timestamp) -> Timestamp {
+    match error {
+        CallError::NoPermit { retry_at, .. } => *retry_at,
+        CallError::Refused { .. } | CallError::Transport { .. } | CallError::Ledger { .. } => {
+            now.plus_ms(MINUTE_MS)
+        }
+    }
 }
 
 /// Whether a setting of the brand's own app is wrong, not one of a dealer.

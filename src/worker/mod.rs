@@ -69,6 +69,13 @@ impl Wake {
         self.dealers.notify_one();
     }
 
+    /// Signals that calls to WeCom that were held back may be tried now.
+    pub fn calls_resumed(&self) {
+        for worker in [&self.inbox, &self.fans, &self.dealers] {
+            worker.notify_one();
+        }
+    }
+
     /// Takes the apps whose dealers have changed.
     fn take_changed(&self) -> BTreeSet<AppName> {
         std::mem::take(&mut *self.changed())

@@ -325,10 +325,18 @@ impl Resolver {
                     errcode = reason.errcode, reason = reason.text, "event became a dead letter");
             }
         }
-        // On an error the leases end and the work is repeated; WeCom gives the same answers.
-        if let Err(error) = self.context.store.settle(outcomes, self.context.now()).await {
-            let error = error.to_string();
-            tracing::warn!(error, "results could not be stored; the work will be repeated");
+        match self.context.store.settle(outcomes, self.context.now()).await {
+            Ok(linked) => {
+                let now = self.context.now();
+                for received_at in linked {
+                    self.context.metrics.linked(until(received_at, now));
+                }
+            }
+            // The leases end and the work is repeated; WeCom gives the same answers.
+            Err(error) => {
+                let error = error.to_string();
+                tracing::warn!(error, "results could not be stored; the work will be repeated");
+            }
         }
     }
 }

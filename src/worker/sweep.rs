@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::breaker::Scope;
 use super::directory::DirectoryError;
-use super::failure::failure_reason;
+use super::failure::{failure_reason, limit_ends_at};
 use super::{Activation, Context};
 use crate::domain::backoff::Backoff;
 use crate::domain::ids::AppName;
@@ -104,6 +104,10 @@ impl Sweep {
                 tracing::info!(%app, dealers, "dealer list refreshed");
                 self.context.breakers.succeeded(&scope);
                 return true;
+            }
+            Err(DirectoryError::Call(error)) if error.class() == Class::Rate => {
+                let until = limit_ends_at(&error, now);
+                self.context.breakers.hold(scope, failure_reason(&error), now, until);
             }
             Err(DirectoryError::Call(error)) => {
                 let backoff =

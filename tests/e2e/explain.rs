@@ -149,6 +149,16 @@ async fn a_customer_is_dealer_parked_while_the_dealers_circuit_breaker_is_open()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_customer_behind_a_call_limit_waits_and_is_not_dealer_parked() {
+    let world = World::usual().await;
+    let fans = world.mint(1).await;
+    world.wecom.inject(Api::ExternalUseridToPendingId, Fault::Errcode(45_009), Some(1));
+    let customer = world.add(0, &fans[0], "zhangsan").await;
+    world.until("/v1/status", |s| s["pacing"][0]["scope"] == "corp").await;
+    explained(&world, &customer, Code::EventWaiting, &["event_waiting"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_message_for_an_unknown_receive_id_is_quarantined() {
     let world = World::usual().await;
     let (customer, event) = world.befriend(0, &world.wecom.add_person(), "zhangsan");

@@ -114,8 +114,13 @@ async fn an_import_leaves_the_quota_reserve_to_live_registrations() {
     setup.options.quota = ConversionQuota { per_hour: 200, per_day: 1_000, per_month: 5_000 };
     let world = World::with(setup).await;
     post(&world, "?priority=bulk", ndjson(&world.wecom.add_people(300))).await;
-    let bulk_held_back = |s: &Value| s["paused"].as_array().unwrap().iter().any(|p| p["scope"] == "bulk");
+    let bulk_held_back = |s: &Value| s["pacing"].as_array().unwrap().iter().any(|p| p["scope"] == "bulk");
     let status = world.until("/v1/status", |s| bulk_held_back(s) && s["fans"]["minted"] == 180).await;
+    // Waiting for the quota is no trouble: nothing is paused, and nothing can be resumed.
+    assert_eq!(status["paused"], json!([]));
+    let (_, metrics) = world.text("/metrics").await;
+    assert!(!metrics.contains("unionlink_paused"), "{metrics}");
+    assert_eq!(world.post("/v1/resume", &json!({})).await, (200, json!({"resumed": 0})));
     assert_eq!(
         quota(&status, "unionid_to_pending_id")["hour"],
         json!({"used": 180, "limit": 200, "left": 20})
@@ -255,7 +260,8 @@ async fn errcode_45009_blocks_the_api_until_the_limit_resets_and_status_shows_it
     // A restart does not lift the block.
     let mut world = world;
     world.restart().await;
-    world.until("/v1/status", |s| s["paused"].as_array().is_some_and(|p| !p.is_empty())).await;
+    let status = world.until("/v1/status", |s| s["pacing"].as_array().is_some_and(|p| !p.is_empty())).await;
+    assert_eq!(status["paused"], json!([]));
     assert_eq!(world.wecom.counters().calls_of(Api::UnionidToPendingId), 1);
     world.clock.skip(Duration::from_secs(3_601));
     world.until("/v1/status", |s| s["fans"]["minted"] == 3).await;

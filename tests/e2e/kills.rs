@@ -38,7 +38,7 @@ async fn across_kills_the_quota_is_never_exceeded_and_nearly_all_of_it_is_used()
         process.start().await;
     }
     let exhausted =
-        |s: &Value| s["paused"].as_array().is_some_and(|p| p.iter().any(|p| p["scope"] == "fans"));
+        |s: &Value| s["pacing"].as_array().is_some_and(|p| p.iter().any(|p| p["scope"] == "fans"));
     process.world.until("/v1/status", exhausted).await;
     let calls = calls(&process);
     assert!((PER_HOUR * 95 / 100..=PER_HOUR).contains(&calls), "{calls} of {PER_HOUR}");
@@ -84,7 +84,7 @@ async fn an_import_killed_twice_loses_no_fan_and_mints_none_twice() {
     assert!(stderr.contains("unionid"), "{stderr}");
     // The whole quota is granted; on a slow machine a few permits expire unused, or a response is lost.
     let done = |s: &Value| {
-        let spent = s["quotas"][0]["hour"]["used"] == 990 && s["paused"][0]["scope"] == "bulk";
+        let spent = s["quotas"][0]["hour"]["used"] == 990 && s["pacing"][0]["scope"] == "bulk";
         spent && s["fans"]["minted"].as_u64() > Some(800)
     };
     let status = process.world.until("/v1/status", done).await;

@@ -25,12 +25,14 @@ mod keep_alive;
 mod kills;
 mod ledger;
 mod linking;
+mod metrics;
 mod openapi;
 #[path = "../peers/mod.rs"]
 mod peers;
 mod process;
 mod receivers;
 mod replay;
+mod resume;
 mod sigkill;
 mod sinks;
 mod stream;

@@ -62,6 +62,12 @@ async fn a_receiver_down_for_an_hour_delays_no_other_and_catches_up_in_order() {
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
     }
+    let status = world.get("/v1/status").await;
+    let tasks: Vec<_> = status["tasks"].as_array().unwrap().iter().map(|task| &task["name"]).collect();
+    assert!(
+        ["sink crm", "sink cdp", "sink archive"].iter().all(|name| tasks.contains(&&json!(name))),
+        "{tasks:?}"
+    );
     dead.answer_with(200);
     world.clock.skip(Duration::from_hours(1));
     caught_up(&world).await;

@@ -156,10 +156,29 @@ async fn an_untrusted_ip_opens_the_apps_circuit_breaker_and_status_names_the_add
     let status = world.until("/v1/status", |s| s["paused"][0]["errcode"] == 60_020).await;
     let reason = status["paused"][0]["reason"].as_str().unwrap();
     assert!(reason.contains("企业可信IP") && reason.contains("127.0.0.1"), "{reason}");
+    let paused = "unionlink_paused{app=\"brand\",scope=\"app\",errcode=\"60020\"}";
+    let (_, metrics) = world.text("/metrics").await;
+    assert!(metrics.contains(&format!("{paused} 1\n")), "{metrics}");
     assert_eq!(world.http.get(format!("{}/readyz", world.admin)).send().await.unwrap().status(), 200);
     world.wecom.clear_faults();
     world.clock.skip(Duration::from_secs(10));
     world.until("/v1/status", |s| s["fans"]["minted"] == 1 && s["paused"] == json!([])).await;
+    let (_, metrics) = world.text("/metrics").await;
+    assert!(metrics.contains(&format!("{paused} 0\n")), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_limit_that_wecom_reports_is_pacing_and_pauses_nothing() {
+    let world = World::usual().await;
+    world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
+    world.wecom.inject(Api::ListAppShareInfo, Fault::Errcode(45_009), Some(1));
+    world.clock.skip(Duration::from_mins(1));
+    let changed = Change::ShareChainChange { agent_id: 1 };
+    world.deliver(&world.wecom.event(&world.dealers[0].corp_id, &changed)).await;
+    let status = world.until("/v1/status", |s| s["pacing"][0]["scope"] == "dealers").await;
+    assert_eq!((&status["pacing"][0]["errcode"], &status["paused"]), (&json!(45_009), &json!([])));
+    let (_, metrics) = world.text("/metrics").await;
+    assert!(!metrics.contains("unionlink_paused"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -111,17 +111,15 @@ impl AdminState {
             Scope::Fans(app.clone(), FanStep::Mint),
             Scope::FanClass(app.clone(), FanStep::Mint, class),
         ];
-        // A breaker without failures stands for an exhausted quota, which the forecast takes into account.
-        self.breakers
-            .open(&scopes.each_ref(), now)
-            .filter(|breaker| breaker.failures > 0)
-            .map(breaker_trouble)
+        // The forecast takes an exhausted quota into account.
+        self.breakers.failing(&scopes.each_ref(), now).map(breaker_trouble)
     }
 
-    /// What holds back the conversions of a corp's customers: an open circuit breaker.
+    /// What holds back the conversions of a corp's customers: an open circuit breaker. Waiting for a call
+    /// limit is no trouble.
     fn corp_trouble(&self, app: &AppName, corp_id: &CorpId, now: Timestamp) -> Option<Trouble> {
         let scopes = [Scope::App(app.clone()), Scope::Corp(app.clone(), corp_id.clone())];
-        self.breakers.open(&scopes.each_ref(), now).map(breaker_trouble)
+        self.breakers.failing(&scopes.each_ref(), now).map(breaker_trouble)
     }
 
     fn held_event(&self, row: EventRow, now: Timestamp) -> HeldEvent {

@@ -56,8 +56,25 @@ impl<S: Send + Sync> FromRequestParts<S> for PathParam {
 
 /// Parses a JSON body. Not an extractor, so that handlers can check the path first.
 pub(super) async fn json<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
-    let bytes = read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(Problem::body)?;
-    serde_json::from_slice(&bytes)
+    parse(&read(body).await?)
+}
+
+/// As [`json`]; an empty body, or `null`, stands for the default.
+pub(super) async fn optional_json<T: DeserializeOwned + Default>(body: Body) -> Result<T, Problem> {
+    let bytes = read(body).await?;
+    if bytes.is_empty() {
+        Ok(T::default())
+    } else {
+        parse::<Option<T>>(&bytes).map(Option::unwrap_or_default)
+    }
+}
+
+async fn read(body: Body) -> Result<Vec<u8>, Problem> {
+    read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(Problem::body)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes)
         .map_err(|error| Problem::bad_request(format!("the body is invalid: {error}")))
 }
 

@@ -14,6 +14,7 @@ mod links;
 mod middleware;
 mod openapi;
 mod pages;
+mod resume;
 mod sinks;
 mod state;
 mod status;
@@ -54,6 +55,7 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .routes(routes!(explain::show))
         .routes(routes!(forget::forget))
         .routes(routes!(forget::receipt))
+        .routes(routes!(resume::resume))
         .routes(routes!(status::show))
         .routes(routes!(status::metrics))
         .routes(routes!(openapi::describe))

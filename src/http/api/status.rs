@@ -13,20 +13,20 @@ use axum::response::{IntoResponse, Response};
 use strum::{VariantArray as _, VariantNames as _};
 
 use super::sinks::SinkState;
-use super::state::Shared;
+use super::state::{AdminState, Shared};
 use crate::domain::tally::Tally;
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::http::problem::Problem;
 use crate::store::Counts;
 use crate::telemetry::metrics::CallbackOutcome;
 use crate::wecom::Api;
-use crate::worker::breaker::Scope;
-use view::{CallbackCounts, CustomerCounts, FanCounts, InboxStatus, PausedCalls, Status, StatusDealer};
+use crate::worker::breaker::{Breaker, Scope};
+use view::{CallbackCounts, CustomerCounts, FanCounts, HeldBack, InboxStatus, Status, StatusDealer};
 
 /// Show the status of the service
 ///
-/// Counts from callback to link, ages of queues, open circuit breakers (`paused`) with their reasons, quotas
-/// with a forecast, dealers, sinks, tasks.
+/// Counts from callback to link, ages of queues, calls held back after failures (`paused`) with the reasons,
+/// calls that wait for a quota (`pacing`), quotas with a forecast, dealers, sinks, tasks.
 #[utoipa::path(operation_id = "show_status", get, path = "/v1/status", tag = "service", responses(
     (status = 200, body = Status, description = "The status; later versions may add fields"),
     super::openapi::Errors,
@@ -44,31 +44,8 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
     }
     let queues = quotas::queues(&state, &tallies, now).await?;
     let quotas = quotas::quotas(&state, &tallies).await?;
-    let paused = state
-        .breakers
-        .all(now)
-        .into_iter()
-        .map(|(scope, breaker)| {
-            let (kind, app, corp_id) = match &scope {
-                Scope::App(app) => ("app", app, None),
-                Scope::Dealers(app) => ("dealers", app, None),
-                Scope::Corp(app, corp_id) => ("corp", app, Some(corp_id)),
-                Scope::Fans(app, _) => ("fans", app, None),
-                Scope::FanClass(app, _, class) => (class.into(), app, None),
-            };
-            PausedCalls {
-                scope: kind,
-                app: app.clone(),
-                corp_id: corp_id.cloned(),
-                corp_name: corp_id.and_then(|corp_id| state.dealer_names.of(app, corp_id)),
-                reason: breaker.reason.text,
-                errcode: breaker.reason.errcode,
-                since: breaker.since,
-                until: breaker.probe_at,
-                failures: breaker.failures,
-            }
-        })
-        .collect();
+    let held_back = state.breakers.all(now).into_iter();
+    let (pacing, paused): (Vec<_>, Vec<_>) = held_back.partition(|(_, breaker)| breaker.is_pacing());
     let ready = state.store.ready();
     let oldest = state.store.oldest_event().await?;
     let Counts { inbox, dead, quarantined, contacts, waiting, links, feed_head, feed_pruned, event_head: _ } =
@@ -107,12 +84,30 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
         feed_oldest: feed_pruned + 1,
         sinks: state.sink_views().await?,
         tasks: state.lifecycle.tasks(),
-        paused,
+        paused: paused.into_iter().map(|held_back| state.view_of(held_back)).collect(),
+        pacing: pacing.into_iter().map(|held_back| state.view_of(held_back)).collect(),
         quotas,
         dealers,
         calls: Api::VARIANTS.iter().map(|api| (api.as_str(), state.metrics.calls_of(*api))).collect(),
         ids_asked: state.metrics.ids_sent_count(),
     }))
+}
+
+impl AdminState {
+    fn view_of(&self, (scope, breaker): (Scope, Breaker)) -> HeldBack {
+        let (app, corp_id) = (scope.app(), scope.corp_id());
+        HeldBack {
+            scope: scope.kind(),
+            app: app.clone(),
+            corp_id: corp_id.cloned(),
+            corp_name: corp_id.and_then(|corp_id| self.dealer_names.of(app, corp_id)),
+            reason: breaker.reason.text,
+            errcode: breaker.reason.errcode,
+            since: breaker.since,
+            until: breaker.probe_at,
+            failures: breaker.failures,
+        }
+    }
 }
 
 fn total<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
@@ -135,9 +130,12 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
         state.metrics.sink(&sink.name, lag, sink.state.into(), SinkState::VARIANTS);
     }
     let fans = total(tallies.iter().map(|(_, tally)| tally));
-    let paused = state.breakers.all(state.clock.now()).len();
+    let held_back = state.breakers.all(state.clock.now());
+    let paused = held_back.iter().filter(|(_, breaker)| !breaker.is_pacing());
+    state.metrics.paused(paused.map(|(scope, b)| (scope.app(), scope.kind(), b.reason.errcode)));
+    state.metrics.disk_free_bytes(state.store.free_disk_bytes());
     let (counts, damaged) = (state.store.counts(), state.store.damaged_records());
-    let text = state.metrics.scrape(&counts, &fans, paused, damaged);
+    let text = state.metrics.scrape(&counts, &fans, damaged);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     Ok(([(header::CONTENT_TYPE, kind)], text).into_response())
 }

@@ -162,6 +162,63 @@ async fn a_retry_is_leased_when_due_with_its_reason(place: &dyn Place) {
     assert_eq!(store.counts().inbox, 1);
 }
 
+async fn work_deferred_until_an_instant_can_be_brought_forward(place: &dyn Place) {
+    let store = place.open();
+    let reason = FailureReason { errcode: Some(60_020), text: "not trusted".to_owned() };
+    let (probe, later) = (T0.plus_ms(HOUR_MS), T0.plus_ms(2 * HOUR_MS));
+    let until = |due_at| Outcome::Retry { due_at, reason: reason.clone(), spent: false };
+    for (person, outcome) in [(1, until(probe)), (2, until(later)), (3, Outcome::Missed)] {
+        store.append(added(person, 1)).await.unwrap();
+        settle_next(&store, T0, outcome).await;
+    }
+    // The third one, who is asked about again.
+    settle_next(&store, T0.plus_ms(MINUTE_MS), until(probe)).await;
+    let now = T0.plus_ms(2 * MINUTE_MS);
+    assert_eq!(store.lease(now, 9).await.unwrap(), []);
+    assert_eq!(store.bring_forward(probe, now).await, Ok(2));
+    assert_eq!(store.bring_forward(probe, now).await, Ok(0));
+    let store = reopen(place, store).await;
+    assert_eq!((store.counts().inbox, store.counts().waiting), (2, 1));
+    let due = store.lease(now, 9).await.unwrap();
+    assert_eq!(
+        due.iter().map(|work| &work.contact).collect::<Vec<_>>(),
+        [&contact_key(1, 1), &contact_key(3, 1)]
+    );
+    let event = due[0].event.as_ref().unwrap();
+    assert_eq!((event.attempts, event.failure.as_ref()), (0, Some(&reason)));
+    // Leased work stays as it is.
+    assert_eq!(store.bring_forward(now, later).await, Ok(0));
+    let settled = due.into_iter().map(|work| (work, Outcome::Resolved(pending(9)))).collect();
+    store.settle(settled, now).await.unwrap();
+    assert_eq!((store.counts().inbox, store.counts().waiting), (1, 0));
+}
+
+async fn settling_returns_when_the_events_that_led_to_a_link_were_received(place: &dyn Place) {
+    let store = place.open();
+    mint(&store, 1, 1, T0).await;
+    let received = |seconds| T0.plus_ms(seconds * SECOND_MS);
+    for (person, seconds) in [(1, 5), (2, 6)] {
+        store.append(Arrival { received_at: received(seconds), ..added(person, 1) }).await.unwrap();
+    }
+    let now = T0.plus_ms(HOUR_MS);
+    let resolved: Vec<_> = store
+        .lease(now, 9)
+        .await
+        .unwrap()
+        .into_iter()
+        .zip([pending(1), pending(2)])
+        .map(|(work, pending_id)| (work, Outcome::Resolved(pending_id)))
+        .collect();
+    assert_eq!(store.settle(resolved.clone(), now).await, Ok(vec![received(5)]));
+    assert_eq!(store.settle(resolved, now).await, Ok(Vec::new()), "settled before");
+    // The second customer is linked when the fan arrives, and the first has another follower: neither is new.
+    mint(&store, 2, 2, now).await;
+    store.append(arrival(event(1, 1, 2, ContactChange::Added, 9))).await.unwrap();
+    let work = store.lease(now, 1).await.unwrap().pop().unwrap();
+    assert_eq!(store.settle(vec![(work, Outcome::Applied)], now).await, Ok(Vec::new()));
+    assert_eq!(store.counts().links, 2);
+}
+
 async fn a_dead_letter_is_kept_and_can_be_redriven(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
@@ -235,6 +292,8 @@ contract!(
     a_customer_without_a_pending_id_is_asked_about_again_on_schedule,
     added_and_removed_followers_of_a_link_are_on_the_feed,
     a_retry_is_leased_when_due_with_its_reason,
+    work_deferred_until_an_instant_can_be_brought_forward,
+    settling_returns_when_the_events_that_led_to_a_link_were_received,
     a_dead_letter_is_kept_and_can_be_redriven,
     a_quarantined_message_is_kept_whole_and_can_be_redriven,
     a_full_inbox_refuses_events_until_there_is_room,

@@ -271,6 +271,7 @@ async fn writes_are_refused_below_the_free_space_minimum_and_accepted_again_abov
     // Detected without a write.
     set_free_mb(101);
     noticed(Ok(())).await;
+    assert_eq!(store.free_disk_bytes(), Some(101 << 20));
     assert!(matches!(store.append(added(1, 1)).await, Ok(Appended::New(_))));
 }
 

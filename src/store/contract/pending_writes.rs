@@ -37,7 +37,7 @@ async fn a_submitted_outcome_keeps_its_lease_however_slow_the_disk_is() {
     assert!(tokio::time::timeout(an_hour, &mut settled).await.is_err(), "not committed, so not answered");
     assert_eq!(lease_fans(&store, FanStep::Mint, T0, 9).await, [], "a second lease would mint twice");
     assert_eq!(store.lease(T0, 9).await.unwrap(), []);
-    assert_eq!(committing(&mut writer, settled).await, (Ok(()), Ok(())));
+    assert_eq!(committing(&mut writer, settled).await, (Ok(()), Ok(vec![T0])));
     assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 1);
 }
 

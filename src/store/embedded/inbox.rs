@@ -131,6 +131,19 @@ pub(super) fn reschedule(
     enqueue(txn, &InboxEvent { due_at, attempts, failure: Some(reason), ..event.clone() })
 }
 
+/// Makes a waiting event due at `now`. Whether it was still waiting.
+pub(super) fn bring_forward(
+    txn: &mut Txn<'_>,
+    event: &InboxEvent,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    if !take(txn, event)? {
+        return Ok(false);
+    }
+    enqueue(txn, &InboxEvent { due_at: now, ..event.clone() })?;
+    Ok(true)
+}
+
 /// Sets an event that was taken aside, for an operator.
 pub(super) fn bury(
     txn: &mut Txn<'_>,

@@ -22,25 +22,47 @@ impl Record for Contact {}
 const JOIN_CONTACTS_MAX: usize = 1_000;
 
 /// Writes down what came of one piece of work. Its place in the queue is given up first, whatever the verdict, so
-/// that no verdict can leave it there.
+/// that no verdict can leave it there. Returns when the event was received, if it led to a new link.
 pub(super) fn settle(
     txn: &mut Txn<'_>,
     work: &Work,
     verdict: Outcome,
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<Option<Timestamp>, StoreError> {
     match &work.event {
         Some(event) if inbox::take(txn, event)? => {
             if forget::outlived(txn, event)? {
-                Ok(())
-            } else {
-                settle_event(txn, work, event, verdict, now)
+                return Ok(None);
             }
+            let change = settle_event(txn, work, event, verdict, now)?;
+            Ok((change == Some(ChangeType::Created)).then_some(event.received_at))
         }
-        None if take_reask(txn, &work.id)? => settle_reask(txn, &work.contact, verdict, now),
+        None if take_reask(txn, &work.id)? => {
+            settle_reask(txn, &work.contact, verdict, now)?;
+            Ok(None)
+        }
         // Settled before, by whoever leased it before a restart.
-        Some(_) | None => Ok(()),
+        Some(_) | None => Ok(None),
     }
+}
+
+/// Makes a piece of waiting work due at `now`. `place` is its key in the queue of events, or in that of
+/// customers to ask about again. Whether it was still waiting.
+pub(super) fn bring_forward(txn: &mut Txn<'_>, place: &[u8], now: Timestamp) -> Result<bool, StoreError> {
+    if place.starts_with(b"i") {
+        return match txn.get::<InboxEvent>(place)? {
+            Some(event) => inbox::bring_forward(txn, &event, now),
+            None => Ok(false),
+        };
+    }
+    let mut parts = keys::Parts::of(place);
+    let (due_at, key) = (parts.instant()?, parts.contact()?);
+    let Some(mut contact) = contact(txn, &key)? else { return Ok(false) };
+    let retry = contact.lookup_retry.filter(|retry| retry.due_at == Some(due_at));
+    let Some(retry) = retry else { return Ok(false) };
+    wait(txn, &key, &mut contact, Some(LookupRetry { due_at: Some(now), ..retry }));
+    txn.put(keys::contact(&key), &contact)?;
+    Ok(true)
 }
 
 fn settle_event(
@@ -49,13 +71,13 @@ fn settle_event(
     event: &InboxEvent,
     verdict: Outcome,
     now: Timestamp,
-) -> Result<(), StoreError> {
+) -> Result<Option<ChangeType>, StoreError> {
     let key = &work.contact;
     let answer = match verdict {
         Outcome::Retry { due_at, reason, spent } => {
-            return inbox::reschedule(txn, event, due_at, reason, spent);
+            return inbox::reschedule(txn, event, due_at, reason, spent).map(|()| None);
         }
-        Outcome::Dead(reason) => return inbox::bury(txn, event, reason, now),
+        Outcome::Dead(reason) => return inbox::bury(txn, event, reason, now).map(|()| None),
         Outcome::Resolved(pending_id) => Some(Some(pending_id)),
         Outcome::Missed => Some(None),
         Outcome::Applied => None,
@@ -89,7 +111,8 @@ fn settle_reask(
             // Who this is has become known in the meantime.
             Outcome::Applied => Ok(None),
         }
-    })
+    })?;
+    Ok(())
 }
 
 /// Gives up a waiting customer's place in the queue. Whether it was still there.
@@ -133,13 +156,14 @@ fn contact(txn: &Txn<'_>, key: &ContactKey) -> Result<Option<Contact>, StoreErro
     txn.get(&keys::contact(key))
 }
 
-/// Loads or creates a contact, lets `change` work on it, writes it back and tells the feed what changed.
+/// Loads or creates a contact, lets `change` work on it, writes it back and tells the feed what changed. The
+/// change is returned.
 fn update_contact(
     txn: &mut Txn<'_>,
     key: &ContactKey,
     now: Timestamp,
     change: impl FnOnce(&mut Txn<'_>, &mut Contact) -> Result<Option<ChangeType>, StoreError>,
-) -> Result<(), StoreError> {
+) -> Result<Option<ChangeType>, StoreError> {
     let known = contact(txn, key)?;
     if known.is_none() {
         txn.counts().contacts += 1;
@@ -150,7 +174,8 @@ fn update_contact(
         feed::tell(txn, key, &contact, news, now)?;
     }
     contact.drop_expired_welcome_code(now);
-    txn.put(keys::contact(key), &contact)
+    txn.put(keys::contact(key), &contact)?;
+    Ok(news)
 }
 
 /// Moves the contact's place in the queue of those to be asked about again.
@@ -232,7 +257,8 @@ pub(super) fn settle_claim(txn: &mut Txn<'_>, claim: &Claim, now: Timestamp) -> 
         // Who this is has become known: no more questions.
         wait(txn, &claim.contact, contact, None);
         Ok(change)
-    })
+    })?;
+    Ok(())
 }
 
 fn accept(

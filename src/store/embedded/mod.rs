@@ -226,26 +226,29 @@ impl EmbeddedStore {
     /// that the writer can group them. What was not settled is done again, unless a damaged record stands in its
     /// way: that keeps its lease, and is counted, so that the same call is not made for it over and over. However slow
     /// the disk is, what was handed in keeps its lease until it is decided: done again before that, it would be done twice.
-    async fn settle_all<O: Send + 'static>(
+    async fn settle_all<O: Send + 'static, T: Send + 'static>(
         &self,
         outcomes: Vec<(Vec<u8>, O)>,
-        settle: fn(&mut Txn<'_>, O) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
+        settle: fn(&mut Txn<'_>, O) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
         let (lease_keys, outcomes): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
         let transactions = outcomes.into_iter().map(|outcome| move |txn: &mut Txn<'_>| settle(txn, outcome));
         let settled = self.run_all(transactions, Patience::UntilDecided).await;
-        let mut first_error = Ok(());
+        let (mut results, mut first_error) = (Vec::new(), Ok(()));
         for (key, settled) in lease_keys.iter().zip(settled) {
             match self.undamaged(key, settled) {
                 Ok(None) => {}
-                Ok(Some(())) => self.release(key),
+                Ok(Some(result)) => {
+                    self.release(key);
+                    results.push(result);
+                }
                 Err(error) => {
                     self.release(key);
                     first_error = first_error.and(Err(error));
                 }
             }
         }
-        first_error
+        first_error.map(|()| results)
     }
 
     /// Runs many transactions, several handed in ahead of their answers so that the writer can group them, and no

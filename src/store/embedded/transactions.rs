@@ -71,11 +71,46 @@ impl Store for EmbeddedStore {
         Ok(due(event)?.into_iter().chain(due(reask)?).min())
     }
 
-    async fn settle(&self, outcomes: Vec<(Work, Outcome)>, now: Timestamp) -> Result<(), StoreError> {
+    async fn settle(
+        &self,
+        outcomes: Vec<(Work, Outcome)>,
+        now: Timestamp,
+    ) -> Result<Vec<Timestamp>, StoreError> {
         self.indexed().await?;
         let outcomes =
             outcomes.into_iter().map(|(work, verdict)| (lease_key(&work.id), (work, verdict, now))).collect();
-        self.settle_all(outcomes, |txn, (work, verdict, now)| links::settle(txn, &work, verdict, now)).await
+        let settle = |txn: &mut Txn<'_>, (work, verdict, now): (Work, Outcome, Timestamp)| {
+            links::settle(txn, &work, verdict, now)
+        };
+        Ok(self.settle_all(outcomes, settle).await?.into_iter().flatten().collect())
+    }
+
+    async fn bring_forward(&self, due_at: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
+        const ROWS_AT_ONCE: usize = 1_000;
+        let (just_before, mut moved) = (due_at.plus_ms(-1), 0);
+        for (mut from, to) in [
+            (keys::inbox_until(just_before), keys::inbox_until(due_at)),
+            (keys::reask_until(just_before), keys::reask_until(due_at)),
+        ] {
+            loop {
+                let page = self.rows(&from, &to, ROWS_AT_ONCE, |key, _| Ok(Some(key.to_vec())))?;
+                let Some(last) = page.last() else { break };
+                from = [last.as_slice(), &[0]].concat();
+                let free: Vec<_> = {
+                    let leased = self.leases();
+                    page.into_iter().filter(|key| !leased.contains(key)).collect()
+                };
+                let transactions = free
+                    .clone()
+                    .into_iter()
+                    .map(|key| move |txn: &mut Txn<'_>| links::bring_forward(txn, &key, now));
+                let results = self.run_all(transactions, Patience::InTime).await;
+                for (key, result) in free.iter().zip(results) {
+                    moved += u64::from(self.undamaged(key, result)?.unwrap_or(false));
+                }
+            }
+        }
+        Ok(moved)
     }
 
     async fn events(
@@ -231,7 +266,8 @@ impl Store for EmbeddedStore {
         let leased = |work: &FanWork| fan_lease(work.step, FanNumber(work.number));
         let keyed =
             outcomes.into_iter().map(|(work, verdict)| (leased(&work), (work, verdict, now))).collect();
-        self.settle_all(keyed, |txn, (work, verdict, now)| fans::settle(txn, &work, verdict, now)).await
+        self.settle_all(keyed, |txn, (work, verdict, now)| fans::settle(txn, &work, verdict, now)).await?;
+        Ok(())
     }
 
     async fn review_fans(&self, app: &AppName, renew: Renew, now: Timestamp) -> Result<usize, StoreError> {
@@ -359,6 +395,10 @@ impl Store for EmbeddedStore {
 
     fn damaged_records(&self) -> usize {
         self.damaged_keys().len()
+    }
+
+    fn free_disk_bytes(&self) -> Option<u64> {
+        self.writer.shared.free_bytes()
     }
 
     async fn failed(&self) -> String {

@@ -145,6 +145,12 @@ impl Shared {
         self.free_mb.store(free_mb, Ordering::Relaxed);
     }
 
+    /// Bytes free where the store is, in whole MiB, as of the last look.
+    pub(super) fn free_bytes(&self) -> Option<u64> {
+        let free_mb = self.free_mb.load(Ordering::Relaxed);
+        (free_mb < u64::MAX).then_some(free_mb << 20)
+    }
+
     /// Why nothing is written any more.
     pub(super) fn failed(&self) -> Option<String> {
         self.failure.borrow().clone()

@@ -8,12 +8,12 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::super::breaker::Scope;
-use super::super::failure::{concerns_whole_app, failure_reason};
+use super::super::failure::{concerns_whole_app, failure_reason, limit_ends_at};
 use super::super::{Context, ConversionToken};
 use crate::domain::backoff::Backoff;
 use crate::domain::dealer::{Dealer, TokenOwner};
 use crate::domain::ids::{AppName, CorpId, ExternalUserid, PendingId};
-use crate::domain::time::{MINUTE_MS, Timestamp};
+use crate::domain::time::Timestamp;
 use crate::store::{FailureReason, StoreError, Work};
 use crate::wecom::{Api, CallError, Class, TokenOf, may_be_wrong_token};
 use crate::worker::directory::DirectoryError;
@@ -252,10 +252,7 @@ impl Conversion<'_> {
             }
             Class::Unknown => Failure::OneOf(Fault::Unknown(reason)),
             Class::Rate => {
-                let until = match error {
-                    CallError::NoPermit { retry_at, .. } => retry_at,
-                    _ => now.plus_ms(MINUTE_MS),
-                };
+                let until = limit_ends_at(&error, now);
                 self.context.breakers.hold(of(self.owner), reason.clone(), now, until);
                 Failure::HeldBack(reason, until)
             }

@@ -42,8 +42,10 @@ pub(in super::super) struct Status {
     pub(super) feed_oldest: u64,
     pub(super) sinks: Vec<SinkView>,
     pub(super) tasks: Vec<Task>,
-    /// The open circuit breakers.
-    pub(super) paused: Vec<PausedCalls>,
+    /// Calls held back after failures: the open circuit breakers.
+    pub(super) paused: Vec<HeldBack>,
+    /// Calls that wait for a quota or another call limit, which is no failure.
+    pub(super) pacing: Vec<HeldBack>,
     pub(super) quotas: Vec<QuotaStatus>,
     /// The dealers of each app.
     pub(super) dealers: BTreeMap<String, Vec<StatusDealer>>,
@@ -115,9 +117,9 @@ pub(super) struct QueueStatus {
     pub(super) oldest_age_seconds: Option<i64>,
 }
 
-/// Calls that an open circuit breaker holds back.
+/// Calls that are held back.
 #[derive(Serialize, ToSchema)]
-pub(super) struct PausedCalls {
+pub(super) struct HeldBack {
     /// `app`: every call; `dealers`: reading the list of dealers; `corp`: conversions of one corp's
     /// customers; `fans`: calls for fans; `renewals` or `bulk`: those of one class.
     #[schema(example = "corp")]

@@ -1,0 +1,84 @@
+//! `POST /v1/resume`: tries paused calls to WeCom now, not at the end of their wait.
+//!
+//! Deliberately absent: waits for a quota, which nobody can shorten, and sinks, which `/v1/sinks` resumes.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::extract::{invalid_id, optional_json};
+use super::state::{AdminState, Shared, scan};
+use crate::domain::ids::{AppName, CorpId};
+use crate::http::problem::Problem;
+use crate::store::StoreError;
+use crate::worker::breaker::Scope;
+
+/// What to resume; an empty object means everything that is paused.
+#[derive(Deserialize, Default, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Resume {
+    /// Only what is paused of this app.
+    #[schema(example = "brand")]
+    app: Option<String>,
+    /// Only the calls for this corp's customers.
+    corp_id: Option<String>,
+}
+
+/// The result of resuming.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Resumed {
+    /// The number of paused things that are tried now: those listed as `paused` by `/v1/status`.
+    #[schema(example = 1)]
+    resumed: usize,
+}
+
+/// Try paused calls to WeCom now
+///
+/// For use after the cause of a pause is removed. Without this request the next try is made at `until` in
+/// `/v1/status`. A try that fails makes the next wait longer. Waits for a quota (`pacing`) are not ended.
+#[utoipa::path(operation_id = "resume_calls", post, path = "/v1/resume", tag = "service",
+    request_body = Option<Resume>,
+    responses(
+        (status = 200, body = Resumed, description = "How much was resumed"),
+        (status = 404, response = super::openapi::NotFound),
+        (status = 408, response = super::openapi::TooSlow),
+        (status = 413, response = super::openapi::TooLarge),
+        super::openapi::Errors,
+    ))]
+pub(super) async fn resume(State(state): Shared, body: Body) -> Result<Json<Resumed>, Problem> {
+    let Resume { app, corp_id } = optional_json(body).await?;
+    let app = app.map(|app| state.app(Some(&app))).transpose().map_err(|error| {
+        Problem::not_found(error).hint("use the name of an [[apps]] section of the configuration")
+    })?;
+    let corp_id = corp_id.map(CorpId::new).transpose().map_err(invalid_id("corp_id"))?;
+    let heavy = state.heavy.clone();
+    let resumed = scan(&heavy, async move { state.resume(app, corp_id).await }).await??;
+    Ok(Json(Resumed { resumed }))
+}
+
+impl AdminState {
+    /// Makes a probe of everything that is paused due now, and with it the work that waits for the probe.
+    /// Returns the number of paused things.
+    async fn resume(&self, app: Option<AppName>, corp_id: Option<CorpId>) -> Result<usize, StoreError> {
+        let concerns = |scope: &Scope| {
+            app.as_ref().is_none_or(|app| scope.app() == app)
+                && corp_id.as_ref().is_none_or(|wanted| {
+                    scope.corp_id().is_some_and(|corp_id| corp_id.same_corp(wanted.as_str()))
+                })
+        };
+        let now = self.clock.now();
+        let mut deferred_until = self.breakers.resume(concerns, now);
+        let resumed = deferred_until.len();
+        tracing::info!(resumed, "an operator resumed paused calls to WeCom");
+        deferred_until.retain(|due_at| now < *due_at);
+        deferred_until.sort_unstable();
+        deferred_until.dedup();
+        for due_at in deferred_until {
+            self.store.bring_forward(due_at, now).await?;
+        }
+        self.wake.calls_resumed();
+        Ok(resumed)
+    }
+}

@@ -1,0 +1,88 @@
+//! `POST /v1/resume`: after an operator has removed the cause of a pause, calls go on at once.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use unionlink::domain::time::Timestamp;
+use unionlink::simulator::{Fault, Target};
+
+use crate::harness::{PATIENCE, World};
+
+/// Waits until these things are paused, each for longer than a test waits.
+async fn paused_for_long(world: &World, count: usize) {
+    // Six failures in a row: half of five minutes at least.
+    for failures in 1..=6 {
+        let failed = |s: &Value| {
+            let paused = s["paused"].as_array().unwrap();
+            paused.len() == count && paused.iter().all(|p| p["failures"].as_u64() >= Some(failures))
+        };
+        let status = world.until("/v1/status", failed).await;
+        let instant = |text: &Value| text.as_str().unwrap().parse::<Timestamp>().unwrap();
+        let paused = status["paused"].as_array().unwrap().iter();
+        let waits_ms = paused.map(|p| instant(&p["until"]).millis_since(instant(&status["now"])));
+        if waits_ms.min() > Some(i64::try_from(PATIENCE.as_millis()).unwrap()) {
+            return;
+        }
+        world.clock.skip(Duration::from_mins(5));
+    }
+    panic!("the pauses are too short");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_app_goes_on_at_once_when_an_operator_resumes_it() {
+    let world = World::usual().await;
+    world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
+    let fans = world.mint(3).await;
+    world.wecom.inject(Target::Every, Fault::Errcode(60_020), None);
+    for fan in &fans {
+        world.add(0, fan, "zhangsan").await;
+    }
+    let late = world.wecom.add_people(1);
+    world.register(&late).await;
+    paused_for_long(&world, 1).await;
+    world.wecom.clear_faults();
+    // It is the app that is paused, not one of its dealers.
+    let dealer = json!({"app": "brand", "corp_id": world.dealers[0].corp_id});
+    assert_eq!(world.post("/v1/resume", &dealer).await, (200, json!({"resumed": 0})));
+    assert_eq!(world.get("/v1/status").await["links"], 0);
+    assert_eq!(world.post("/v1/resume", &json!({"app": "brand"})).await, (200, json!({"resumed": 1})));
+    for fan in &fans {
+        world.linked(fan, 1).await;
+    }
+    world.until(&format!("/v1/fans/{}", late[0].unionid), |fan| fan["state"] == "minted").await;
+    world.until("/v1/status", |s| s["paused"] == json!([]) && s["inbox"]["waiting"] == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_dealer_or_all_can_be_resumed() {
+    let world = World::usual().await;
+    let fans = world.mint(2).await;
+    for (n, dealer) in world.dealers.iter().enumerate() {
+        world.wecom.set_dealer_error(&dealer.corp_id, Some(84_074));
+        world.add(n, &fans[n], "zhangsan").await;
+    }
+    paused_for_long(&world, 2).await;
+    for dealer in &world.dealers {
+        world.wecom.set_dealer_error(&dealer.corp_id, None);
+    }
+    let first = json!({"app": "brand", "corp_id": world.dealers[0].corp_id});
+    assert_eq!(world.post("/v1/resume", &first).await, (200, json!({"resumed": 1})));
+    world.linked(&fans[0], 1).await;
+    let status = world.until("/v1/status", |s| s["paused"].as_array().is_some_and(|p| p.len() == 1)).await;
+    assert_eq!(status["paused"][0]["corp_id"], json!(world.dealers[1].corp_id));
+    // Without a body everything is resumed.
+    let response = world.http.post(format!("{}/v1/resume", world.admin)).send().await.unwrap();
+    assert_eq!(response.json::<Value>().await.unwrap(), json!({"resumed": 1}));
+    world.linked(&fans[1], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_app_of_the_configuration_can_be_resumed() {
+    let world = World::usual().await;
+    let (status, problem) = world.post("/v1/resume", &json!({"app": "nobody"})).await;
+    assert_eq!((status, &problem["code"]), (404, &json!("not_found")));
+    assert!(problem["hint"].is_string(), "{problem}");
+    for body in [json!({"app": 7}), json!({"corp_id": ""}), json!({"corp": "wpX"})] {
+        assert_eq!(world.post("/v1/resume", &body).await.0, 400, "{body}");
+    }
+}
