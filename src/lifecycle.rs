@@ -3,7 +3,8 @@
 //! There are two stages. *Soft stop*: no new work is begun, work in progress is finished. *Hard stop*: the
 //! grace period is over, or a second signal arrived; work still in progress is abandoned, which is safe at
 //! any instruction. A task that ends before the soft stop, or panics, stops the whole process with a failing
-//! exit code: a service with a part missing is worse than one that its supervisor restarts.
+//! exit code: a service with a part missing is worse than one that its supervisor restarts. SIGHUP is
+//! no stop signal.
 
 use std::borrow::Cow;
 use std::future::Future;
@@ -151,6 +152,21 @@ pub fn listen_for_signals(soft: CancellationToken, hard: CancellationToken) -> s
                 _ = interrupt.recv() => tracing::info!("received SIGINT"),
             }
             stop.cancel();
+        }
+    });
+    Ok(())
+}
+
+/// Calls `report` at each SIGHUP, which would otherwise end the process.
+///
+/// # Errors
+/// When the signal handler cannot be installed.
+pub fn survive_hangups(report: impl Fn() + Send + 'static) -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        while hangup.recv().await.is_some() {
+            report();
         }
     });
     Ok(())

@@ -70,6 +70,7 @@ impl Demo {
             say("stop with Ctrl-C");
             let stop = CancellationToken::new();
             lifecycle::listen_for_signals(stop.clone(), stop.clone())?;
+            lifecycle::survive_hangups(|| say("received SIGHUP; there is nothing to reload"))?;
             stop.cancelled().await;
         }
         stage.stop().await?;

@@ -20,6 +20,11 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     }
     let (soft, hard) = (CancellationToken::new(), CancellationToken::new());
     lifecycle::listen_for_signals(soft.clone(), hard.clone())?;
+    lifecycle::survive_hangups(|| {
+        tracing::warn!(
+            "received SIGHUP; reload is not supported yet: restart to apply a changed configuration"
+        );
+    })?;
     let app = App::start(&config, Arc::new(SystemClock), soft).await?;
     // The store is leaked so that sled does not close: it would write and sync once more, and on a failing
     // disk panic or hang. Whatever was acknowledged is durable already.

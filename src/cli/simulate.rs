@@ -59,6 +59,7 @@ pub(super) struct Simulate {
 
 impl Simulate {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
+        lifecycle::survive_hangups(|| say("received SIGHUP; there is nothing to reload"))?;
         let quota = ConversionQuota {
             per_hour: self.quota_per_hour,
             per_day: self.quota_per_hour * 48 / 10,

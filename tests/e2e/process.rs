@@ -6,7 +6,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
@@ -48,6 +48,20 @@ impl Process {
 
     fn log(&self) -> PathBuf {
         self.world.folder.path().join("log")
+    }
+
+    /// Its log so far, unless it was started with [`start_logging`](Self::start_logging).
+    pub fn read_log(&self) -> String {
+        std::fs::read_to_string(self.log()).unwrap()
+    }
+
+    /// Waits until this text is in its log.
+    pub async fn logged(&mut self, text: &str) {
+        let give_up = Instant::now() + PATIENCE;
+        while !self.read_log().contains(text) {
+            assert!(!self.has_ended() && Instant::now() < give_up, "{text:?} is not in\n{}", self.read_log());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Starts it with these environment variables, without waiting until it is ready.
@@ -184,6 +198,43 @@ async fn on_sigterm_it_answers_requests_in_progress_and_exits_with_0() {
     }
     process.terminate().await;
     assert_eq!(process.exit_code().await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sighup_the_service_logs_that_it_cannot_reload_and_works_on() {
+    let mut process = Process::with(Setup::default()).await;
+    process.start().await;
+    process.signal("HUP").await;
+    process.logged("received SIGHUP; reload is not supported yet").await;
+    let world = &process.world;
+    let fans = world.mint(1).await;
+    world.add(0, &fans[0], "zhangsan").await;
+    world.linked(&fans[0], 1).await;
+    process.stop().await;
+}
+
+#[tokio::test]
+async fn on_sighup_the_simulator_works_on() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unionlink"));
+    command.args(["simulate", "--listen", "127.0.0.1:0"]).env_clear().stdin(Stdio::null());
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut child = command.spawn().unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    // It is running once it has printed anything.
+    for text in ["", "received SIGHUP"] {
+        let found = async {
+            while let Some(line) = lines.next_line().await.unwrap() {
+                if line.contains(text) {
+                    return true;
+                }
+            }
+            false
+        };
+        assert!(tokio::time::timeout(PATIENCE, found).await.unwrap(), "it ended before {text:?}");
+        let pid = child.id().unwrap().to_string();
+        assert!(Command::new("kill").arg("-HUP").arg(pid).status().await.unwrap().success());
+    }
+    assert_eq!(child.try_wait().unwrap(), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
