@@ -30,7 +30,7 @@ use unionlink::callback::{AesKey, Keys, Query, verify};
 use unionlink::clock::SystemClock;
 use unionlink::domain::ids::{AppName, CorpId};
 use unionlink::http::public::{self, CallbackApp, CallbackState};
-use unionlink::http::{Limits, serve};
+use unionlink::http::{CallbackLog, Limits, serve};
 use unionlink::intake::{Recipients, classify};
 use unionlink::simulator::{Fault, Options, Target};
 use unionlink::store::embedded::engine::Memory;
@@ -128,6 +128,7 @@ fn in_memory(brand: &Brand) -> Router {
         clock: Arc::new(SystemClock),
         metrics: Arc::new(Metrics::default()),
         wake: Arc::new(Wake::default()),
+        log: CallbackLog::default(),
         event_days_max: 0,
         body_bytes_max: 64 << 10,
         body_timeout: Duration::from_secs(3),

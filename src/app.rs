@@ -25,7 +25,7 @@ use crate::clock::Clock;
 use crate::config::{self, Config};
 use crate::domain::backoff::Jitter;
 use crate::http;
-use crate::http::api::{self, AdminState, Guard};
+use crate::http::api::{self, AdminState, Guard, ImportLog};
 use crate::http::public::{self, CallbackState};
 use crate::lifecycle::{Failure, Lifecycle};
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
@@ -62,6 +62,7 @@ pub struct App {
     /// Counters.
     pub metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
+    imports: Arc<ImportLog>,
     connections: TaskTracker,
     calls: TaskTracker,
     grace: Duration,
@@ -95,12 +96,13 @@ impl App {
             admin_address: local(&private, config.admin.listen),
             store: context.store.clone(),
             metrics: context.metrics.clone(),
+            imports: Arc::default(),
             calls: context.calls.clone(),
             connections: TaskTracker::new(),
             grace: Duration::from_millis(config.server.grace_ms),
             lifecycle,
         };
-        let admin_state = admin_state(config, &context, &callbacks, &app.lifecycle);
+        let admin_state = admin_state(config, &context, &callbacks, &app);
         let (public_limits, admin_limits) = limits(&config.server);
         app.serve("public listener", public, public::router(callbacks), public_limits);
         app.serve("admin listener", private, api::router(Arc::new(admin_state)), admin_limits);
@@ -147,6 +149,7 @@ impl App {
     /// As [`run`](Self::run).
     pub async fn run_until(self, hard: CancellationToken) -> Result<(), Failure> {
         let verdict = self.lifecycle.finish(&[&self.connections, &self.calls], self.grace, &hard).await;
+        self.imports.end();
         self.store.close().await;
         tracing::info!("stopped");
         // The store watch has ended by now.
@@ -181,12 +184,7 @@ fn limits(server: &config::Server) -> (http::Limits, http::Limits) {
 }
 
 /// What the handlers of the admin listener share.
-fn admin_state(
-    config: &Config,
-    context: &Context,
-    callbacks: &CallbackState,
-    lifecycle: &Lifecycle,
-) -> AdminState {
+fn admin_state(config: &Config, context: &Context, callbacks: &CallbackState, app: &App) -> AdminState {
     AdminState {
         store: context.store.clone(),
         callback_apps: callbacks.apps.clone(),
@@ -198,10 +196,11 @@ fn admin_state(
         sinks: context.sinks.clone(),
         sink_kinds: config.sinks.iter().map(|sink| (sink.name.clone(), sink.target.kind())).collect(),
         pages: Arc::default(),
+        imports: app.imports.clone(),
         streams: Arc::new(Semaphore::new(api::STREAMS_MAX)),
         heavy: Arc::new(Semaphore::new(api::HEAVY_MAX)),
-        stop: lifecycle.soft(),
-        lifecycle: lifecycle.clone(),
+        stop: app.lifecycle.soft(),
+        lifecycle: app.lifecycle.clone(),
         apps: context.apps.clone(),
         guard: Guard::new(config.admin.hosts.clone(), config.admin.token.as_ref().map(|token| &token.value)),
         started_at: context.clock.now(),

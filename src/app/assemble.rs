@@ -21,6 +21,7 @@ use crate::domain::backoff::Jitter;
 use crate::domain::ids::{AppName, CorpId, SinkName};
 use crate::domain::quota::{Budget, Grant, Limits, Share};
 use crate::domain::time::{DAY_MS, Moment};
+use crate::http::CallbackLog;
 use crate::http::public::{CallbackApp, CallbackApps, CallbackState};
 use crate::intake::Recipients;
 use crate::sink::Sink;
@@ -111,6 +112,7 @@ pub async fn assemble(
         calls: TaskTracker::new(),
         panicked,
         sinks: Arc::new(SinkRegistry::new(sinks.iter().map(|part| part.name.clone()))),
+        store_failures: Arc::default(),
         feed_kept_ms: i64::try_from(config.store.feed_days).unwrap_or(i64::MAX).saturating_mul(DAY_MS),
         calls_max: size(config.wecom.calls_max),
     };
@@ -120,6 +122,7 @@ pub async fn assemble(
         clock,
         metrics,
         wake: context.wake.clone(),
+        log: CallbackLog::default(),
         event_days_max: u32::try_from(config.server.event_days_max).unwrap_or(u32::MAX),
         body_bytes_max: size(config.server.body_bytes_max),
         body_timeout: Duration::from_millis(config.server.body_timeout_ms),

@@ -2,8 +2,8 @@
 
 use strum::{IntoStaticStr, VariantArray};
 
-/// Why a callback is refused. Only our metrics have the reason: the sender gets the same empty answer for
-/// every one.
+/// Why a callback is refused. Only our metrics and our log have the reason: the sender gets the same empty
+/// answer for every one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
 pub enum Refusal {

@@ -8,11 +8,13 @@
 mod admission;
 pub mod api;
 mod body;
+mod callback_log;
 mod problem;
 pub mod public;
 mod redrive;
 mod serve;
 mod tracked;
 
+pub use callback_log::CallbackLog;
 pub use redrive::{RedriveError, redrive};
 pub use serve::{Limits, serve};

@@ -1,5 +1,7 @@
 //! Errors of the admin API: `application/problem+json` (RFC 9457) with a stable `code`.
 
+use std::sync::LazyLock;
+
 use axum::Json;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -8,6 +10,10 @@ use utoipa::ToSchema;
 
 use crate::domain::ids::AppName;
 use crate::store::StoreError;
+use crate::telemetry::throttle::LogThrottle;
+
+/// Limits the log of requests that failed because of the store, by problem code.
+static STORE_FAILURES: LazyLock<LogThrottle<&'static str>> = LazyLock::new(LogThrottle::default);
 
 /// An error: `code` for programs, the texts for people.
 #[derive(Debug, Serialize, ToSchema)]
@@ -160,7 +166,10 @@ impl From<StoreError> for Problem {
             StoreError::SnapshotLost => ("snapshot_lost", Some("try again at a quieter time")),
             StoreError::Closed => ("store_closed", None),
         };
-        tracing::warn!(error = error.to_string(), "admin request failed: the store is unavailable");
+        if let Some(requests) = STORE_FAILURES.count(code) {
+            let error = error.to_string();
+            tracing::warn!(requests, error, "admin requests failed: the store is unavailable");
+        }
         let status = StatusCode::SERVICE_UNAVAILABLE;
         Self { hint, ..Self::new(status, code, "The store is unavailable", error.to_string()) }
     }

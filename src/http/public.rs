@@ -18,10 +18,11 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use super::body::read_body;
+use super::callback_log::CallbackLog;
 use crate::callback::{self, Keys, Query, Refusal, VerifiedMessage};
 use crate::clock::Clock;
 use crate::domain::event::Kind;
-use crate::domain::ids::AppName;
+use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Timestamp;
 use crate::intake::{self, AgeLimit, Classified, Recipients};
 use crate::store::{Appended, Arrival, MessageDigest, Payload, Store, StoreError};
@@ -54,6 +55,8 @@ pub struct CallbackState {
     pub metrics: Arc<Metrics>,
     /// Wakes the workers.
     pub wake: Arc<Wake>,
+    /// Logs answers.
+    pub log: CallbackLog,
     /// The maximum age of an event in days; 0 means no limit.
     pub event_days_max: u32,
     /// The largest accepted body, in bytes.
@@ -92,7 +95,7 @@ enum Reject {
     /// The body is too large, too slow or incomplete: 413, 408 or 400.
     Body(StatusCode),
     /// The event cannot be made durable now: 503.
-    Unavailable,
+    Unavailable(StoreError),
 }
 
 impl From<Refusal> for Reject {
@@ -116,7 +119,7 @@ impl Reject {
             Self::UnknownApp => CallbackOutcome::UnknownApp,
             Self::Body(status) if *status == StatusCode::PAYLOAD_TOO_LARGE => CallbackOutcome::TooLarge,
             Self::Refused(_) | Self::Body(_) => CallbackOutcome::Refused,
-            Self::Unavailable => CallbackOutcome::Unavailable,
+            Self::Unavailable(_) => CallbackOutcome::Unavailable,
         }
     }
 }
@@ -136,7 +139,7 @@ impl IntoResponse for Reject {
             Self::UnknownApp => StatusCode::NOT_FOUND,
             Self::Refused(_) => StatusCode::FORBIDDEN,
             Self::Body(status) => status,
-            Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
         .into_response()
     }
@@ -145,21 +148,31 @@ impl IntoResponse for Reject {
 /// WeCom's URL check (GET): it expects the decrypted echo string, byte for byte, within a second (document
 /// 90930).
 async fn check_url(State(state): Shared, path: AppPath, RawQuery(query): RawQuery) -> Response {
-    let answer = state.echo(path, query.as_deref().unwrap_or_default());
-    state.respond(answer, None)
+    let app = state.app(path);
+    let echo = |app| state.echo(app, query.as_deref().unwrap_or_default());
+    state.respond(app, app.ok_or(Reject::UnknownApp).and_then(echo), None)
 }
 
 /// WeCom's event callback (POST, document 90930).
 async fn receive(State(state): Shared, path: AppPath, RawQuery(query): RawQuery, body: Body) -> Response {
     let mut received_at = None;
-    let answer = state.receive(path, query.as_deref().unwrap_or_default(), body, &mut received_at).await;
-    state.respond(answer, received_at)
+    let app = state.app(path);
+    let answer = match app {
+        Some(app) => state.receive(app, query.as_deref().unwrap_or_default(), body, &mut received_at).await,
+        None => Err(Reject::UnknownApp),
+    };
+    state.respond(app, answer, received_at)
 }
 
 impl CallbackState {
-    /// Counts the answer and converts it into a response. `received_at` is when the whole callback had been
-    /// received, if it was.
-    fn respond(&self, answer: Result<Ack, Reject>, received_at: Option<Instant>) -> Response {
+    /// Counts and logs the answer and converts it into a response. `received_at` is when the whole request
+    /// had been received, if it was.
+    fn respond(
+        &self,
+        app: Option<&CallbackApp>,
+        answer: Result<Ack, Reject>,
+        received_at: Option<Instant>,
+    ) -> Response {
         let outcome = answer.as_ref().map_or_else(Reject::outcome, Ack::outcome);
         if let Err(Reject::Refused(refusal)) = &answer {
             self.metrics.callback_refused(*refusal);
@@ -167,16 +180,29 @@ impl CallbackState {
         // Only acknowledged callbacks are timed: a flood of forged ones must not change the histogram.
         let acknowledged = received_at.filter(|_| answer.is_ok());
         self.metrics.callback_answered(outcome, acknowledged.map(|received_at| received_at.elapsed()));
+        match app {
+            Some(app) => self.log_answer(&app.name, &answer),
+            None => self.log.unknown_app(self.apps.keys()),
+        }
         answer.into_response()
     }
 
-    fn app(&self, path: AppPath) -> Result<&CallbackApp, Reject> {
-        let name = path.ok().and_then(|Path(name)| AppName::new(name).ok());
-        name.and_then(|name| self.apps.get(&name)).ok_or(Reject::UnknownApp)
+    fn log_answer(&self, app: &AppName, answer: &Result<Ack, Reject>) {
+        match answer {
+            Ok(Ack::Echo(_)) => self.log.url_verified(app),
+            Ok(Ack::Success(_)) | Err(Reject::UnknownApp) => {}
+            Err(Reject::Refused(refusal)) => self.log.refused(app, *refusal),
+            Err(Reject::Body(status)) => self.log.body_refused(app, *status),
+            Err(Reject::Unavailable(error)) => self.log.not_acknowledged(error),
+        }
     }
 
-    fn echo(&self, path: AppPath, query: &str) -> Result<Ack, Reject> {
-        let app = self.app(path)?;
+    fn app(&self, path: AppPath) -> Option<&CallbackApp> {
+        let Path(name) = path.ok()?;
+        self.apps.get(&AppName::new(name).ok()?)
+    }
+
+    fn echo(&self, app: &CallbackApp, query: &str) -> Result<Ack, Reject> {
         let query = Query::parse(query).map_err(|_| Refusal::Query)?;
         let echo = callback::verify_echo(&query, &app.keys)?;
         self.count_signed_at(&query);
@@ -185,12 +211,11 @@ impl CallbackState {
 
     async fn receive(
         &self,
-        path: AppPath,
+        app: &CallbackApp,
         query: &str,
         body: Body,
         received_at: &mut Option<Instant>,
     ) -> Result<Ack, Reject> {
-        let app = self.app(path)?;
         let query = match Query::parse(query) {
             Ok(query) if query.has_well_formed_signature() => Ok(query),
             Ok(_) => Err(Refusal::Signature),
@@ -207,11 +232,7 @@ impl CallbackState {
         let query = query?;
         let message = callback::verify(&query, &body, &app.keys)?;
         self.count_signed_at(&query);
-        let outcome = self.accept(app, &message).await.map_err(|error| {
-            let error = error.to_string();
-            tracing::error!(app = %app.name, error, "callback not acknowledged: it cannot be made durable");
-            Reject::Unavailable
-        })?;
+        let outcome = self.accept(app, &message).await.map_err(Reject::Unavailable)?;
         Ok(Ack::Success(outcome))
     }
 
@@ -234,14 +255,14 @@ impl CallbackState {
             }
             Classified::Event(event) => {
                 self.count_event(event.contact.change.kind(), Some(event.created_at), now);
+                self.log_first_callback(app, &event.corp_id).await;
                 (CallbackOutcome::Accepted, Payload::Event(event))
             }
             Classified::Quarantine { reason, event } => {
                 if let Some(event) = &event {
                     self.count_event(event.contact.change.kind(), Some(event.created_at), now);
                 }
-                let (name, detail) = (<&str>::from(&reason), reason.detail());
-                tracing::warn!(app = %app.name, reason = name, detail, "callback quarantined");
+                self.log.quarantined(&app.name, &reason);
                 let receive_id = String::from_utf8_lossy(message.receive_id()).chars().take(128).collect();
                 let message = message.text().to_vec();
                 (CallbackOutcome::Quarantined, Payload::Quarantine { reason, receive_id, message, event })
@@ -257,6 +278,16 @@ impl CallbackState {
             Appended::Duplicate => CallbackOutcome::Duplicate,
             Appended::Forgotten => CallbackOutcome::Ignored,
         })
+    }
+
+    /// Logs the first callback of a dealer, with the dealer's name if WeCom has listed it.
+    async fn log_first_callback(&self, app: &CallbackApp, corp_id: &CorpId) {
+        let is_the_brand = app.recipients.corp_id.same_corp(corp_id.as_str());
+        if !is_the_brand && self.log.is_first_of(&app.name, corp_id) {
+            let listed = self.store.dealer(&app.name, corp_id).await.ok().flatten();
+            let (app, dealer) = (&app.name, listed.map(|listed| listed.name));
+            tracing::info!(%app, corp = %corp_id, dealer, "first callback of a dealer since the start");
+        }
     }
 
     fn count_event(&self, kind: Kind, created_at: Option<Timestamp>, now: Timestamp) {

@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::admission::{Admission, Slot};
 use super::tracked::TrackedService;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::throttle::LogThrottle;
 
 /// The limits of a listener.
 #[derive(Debug, Clone, Copy)]
@@ -49,6 +50,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let admission = Admission::new(limits.connections_max, limits.bodies_bytes_max, metrics.clone());
+    let log = LogThrottle::default();
     loop {
         let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { return };
         let stream = match accepted {
@@ -57,7 +59,9 @@ pub async fn serve(
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
                 // Most likely out of file descriptors, until time-outs have closed some connections.
-                tracing::warn!(error = error.to_string(), "connection not accepted");
+                if let Some(failures) = log.count(error.kind()) {
+                    tracing::warn!(failures, error = error.to_string(), "connections not accepted");
+                }
                 tokio::time::sleep(Duration::from_millis(50)).await;
                 continue;
             }

@@ -1,10 +1,13 @@
 //! The error of every operation of the store.
 
+use strum::IntoStaticStr;
+
 /// Why an operation of the store failed.
 ///
 /// After [`Stalled`](Self::Stalled) and [`Failed`](Self::Failed) the outcome of the transaction is unknown;
 /// after any other error it has changed nothing.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
 pub enum StoreError {
     /// The disk has less free space than the configured minimum. Nothing is written until there is more.
     #[error("less than {min_mb} MiB free on the store's disk")]

@@ -1,11 +1,19 @@
 //! Log lines on standard error: the filter, and the two formats.
 //!
+//! A level in the filter is that of this program's own lines. Libraries, such as the database and the TLS
+//! stack, stay at `info` unless a directive names them.
+//!
 //! Free text, such as an error, is recorded as a string, because the text format quotes strings but not what is
 //! recorded by its `Display`. Durations are recorded as whole numbers of milliseconds, named `…_ms`.
 
 use std::io::IsTerminal as _;
 
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -22,7 +30,8 @@ pub enum Format {
 pub enum LogError {
     /// The configured filter cannot be parsed.
     #[error(
-        "log.filter {filter:?} is not a filter\nhint: write a level (info) or target=level pairs (info,unionlink=debug)"
+        "log.filter {filter:?} is not a filter\nhint: write a level (debug), with target=level pairs for \
+         libraries (debug,sled=debug)"
     )]
     Filter {
         /// The configured filter.
@@ -40,17 +49,58 @@ pub enum LogError {
 /// # Errors
 /// [`LogError`], usually because of the filter.
 pub fn start(filter: &str, format: Format) -> Result<(), LogError> {
-    // sled also logs from destructors of thread-local values, at trace. A log line there aborts the process,
-    // because the subscriber's own thread-local buffer may be gone.
-    let parsed = EnvFilter::try_new(format!("{filter},sled=info"))
+    let parsed = EnvFilter::try_new(directives(filter))
         .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    let started = match format {
-        Format::Text => lines.with_target(false).try_init(),
-        Format::Json => lines.json().flatten_event(true).try_init(),
-    };
-    started.map_err(|_| LogError::Twice)
+    match format {
+        Format::Text => install(lines.with_target(false).finish()),
+        Format::Json => install(lines.json().flatten_event(true).finish()),
+    }
+}
+
+fn install(lines: impl Subscriber + Send + Sync + 'static) -> Result<(), LogError> {
+    lines.with(filter_fn(can_be_logged)).try_init().map_err(|_| LogError::Twice)
+}
+
+/// False for the trace lines of sled, which come from destructors of thread-local values, too. Writing a line
+/// there aborts the process, because the subscriber's own thread-local buffer may be gone.
+fn can_be_logged(metadata: &Metadata<'_>) -> bool {
+    *metadata.level() != Level::TRACE || !metadata.target().starts_with("sled")
+}
+
+/// The directives that a filter stands for: a level applies to this program, and to other crates up to
+/// `info`. Directives with a target come last, because the last one for a target counts.
+fn directives(filter: &str) -> String {
+    let parts = || filter.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let levels = parts().filter_map(|part| part.parse::<LevelFilter>().ok());
+    let levels = levels.map(|level| format!("{},unionlink={level}", level.min(LevelFilter::INFO)));
+    let named = parts().filter(|part| part.parse::<LevelFilter>().is_err()).map(str::to_owned);
+    levels.chain(named).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_that_of_our_own_lines_and_named_targets_keep_theirs() {
+        for (filter, expected) in [
+            ("info", "info,unionlink=info"),
+            ("debug", "info,unionlink=debug"),
+            ("TRACE", "info,unionlink=trace"),
+            ("warn", "warn,unionlink=warn"),
+            ("off", "off,unionlink=off"),
+            ("debug,sled=debug", "info,unionlink=debug,sled=debug"),
+            ("unionlink::worker=trace, info", "info,unionlink=info,unionlink::worker=trace"),
+            ("unionlink=debug,warn,", "warn,unionlink=warn,unionlink=debug"),
+            ("hyper", "hyper"),
+            ("", ""),
+        ] {
+            assert_eq!(directives(filter), expected, "{filter:?}");
+            assert!(EnvFilter::try_new(directives(filter)).is_ok(), "{filter:?}");
+        }
+    }
 }

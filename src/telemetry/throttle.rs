@@ -3,16 +3,21 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::domain::time::{MINUTE_MS, Timestamp};
+use tokio::time::Instant;
 
-/// Occurrences by reason, and when each reason was logged last. Reasons are a bounded set.
+/// The shortest time between two lines for the same reason.
+const EVERY: Duration = Duration::from_mins(1);
+
+/// Occurrences by reason, and when each reason was logged last. Reasons are a bounded set. The monotonic clock
+/// is used: setting the wall clock neither silences nor floods the log.
 #[derive(Debug)]
 pub struct LogThrottle<K>(Mutex<HashMap<K, Reason>>);
 
 #[derive(Debug, Default)]
 struct Reason {
-    logged_at: Option<Timestamp>,
+    logged_at: Option<Instant>,
     not_logged: u64,
 }
 
@@ -25,12 +30,12 @@ impl<K> Default for LogThrottle<K> {
 impl<K: Eq + Hash> LogThrottle<K> {
     /// Counts an occurrence. Returns the number of occurrences to log now, unless this reason was logged
     /// within the last minute.
-    pub fn count(&self, reason: K, now: Timestamp) -> Option<u64> {
+    pub fn count(&self, reason: K) -> Option<u64> {
+        let now = Instant::now();
         let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let reason = reasons.entry(reason).or_default();
         reason.not_logged += 1;
-        // A clock that was set back must not silence the log.
-        if reason.logged_at.is_some_and(|at| (0..MINUTE_MS).contains(&now.millis_since(at))) {
+        if reason.logged_at.is_some_and(|at| now.duration_since(at) < EVERY) {
             return None;
         }
         reason.logged_at = Some(now);
@@ -42,16 +47,15 @@ impl<K: Eq + Hash> LogThrottle<K> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn every_reason_is_logged_once_a_minute_and_no_occurrence_is_left_out() {
+    #[tokio::test(start_paused = true)]
+    async fn every_reason_is_logged_once_a_minute_and_no_occurrence_is_left_out() {
         let throttle = LogThrottle::default();
-        let begin = Timestamp::from_millis(5);
-        assert_eq!(throttle.count("a", begin), Some(1));
-        assert_eq!(throttle.count("a", begin.plus_ms(30_000)), None);
-        assert_eq!(throttle.count("b", begin.plus_ms(40_000)), Some(1));
-        assert_eq!(throttle.count("a", begin.plus_ms(59_999)), None);
-        assert_eq!(throttle.count("a", begin.plus_ms(60_000)), Some(3));
-        // The clock was set back.
-        assert_eq!(throttle.count("a", begin), Some(1));
+        assert_eq!(throttle.count("a"), Some(1));
+        tokio::time::advance(Duration::from_secs(30)).await;
+        assert_eq!((throttle.count("a"), throttle.count("b")), (None, Some(1)));
+        tokio::time::advance(Duration::from_millis(29_999)).await;
+        assert_eq!(throttle.count("a"), None);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!((throttle.count("a"), throttle.count("b")), (Some(3), None));
     }
 }

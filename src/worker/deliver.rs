@@ -24,6 +24,7 @@ use crate::domain::time::Timestamp;
 use crate::sink::{DeliveryError, Retry, Sink};
 use crate::store::{Cursor, CursorState, Start, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::throttle::LogThrottle;
 
 /// How often the cursor is persisted while there is more to deliver.
 const PERSIST_EVERY: Duration = Duration::from_millis(250);
@@ -53,6 +54,7 @@ pub async fn run(
         cursor: None,
         after: 0,
         persisted_at: Instant::now(),
+        store_failures: LogThrottle::default(),
     };
     while !stop.is_cancelled() {
         // Registered before the check, so that a wake-up between check and wait is not lost.
@@ -88,6 +90,8 @@ struct DeliveryTask {
     /// The sequence number of the newest delivered entry.
     after: u64,
     persisted_at: Instant,
+    /// Limits the log of failed store operations, by operation and kind of error.
+    store_failures: LogThrottle<(&'static str, &'static str)>,
 }
 
 impl DeliveryTask {
@@ -96,8 +100,10 @@ impl DeliveryTask {
         match self.deliver_all(stop).await {
             Ok(idle) => idle,
             Err(error) => {
-                let error = error.to_string();
-                tracing::warn!(sink = %self.name, error, "deliveries are delayed: the store failed");
+                if let Some(failures) = self.store_failures.count(("deliver", (&error).into())) {
+                    let (sink, error) = (&self.name, error.to_string());
+                    tracing::warn!(%sink, failures, error, "deliveries are delayed: the store failed");
+                }
                 POLL_EVERY
             }
         }
@@ -252,8 +258,10 @@ impl DeliveryTask {
             // An operator moved the cursor meanwhile: the next `read_cursor` continues from there.
             Ok(false) => {}
             Err(error) => {
-                let error = error.to_string();
-                tracing::warn!(sink = %self.name, error, "the cursor could not be stored");
+                if let Some(failures) = self.store_failures.count(("advance", (&error).into())) {
+                    let (sink, error) = (&self.name, error.to_string());
+                    tracing::warn!(%sink, failures, error, "the cursor could not be stored");
+                }
             }
         }
     }

@@ -1,8 +1,24 @@
-//! What a failed call to WeCom means for circuit breakers and for operators.
+//! What failures mean: a failed call to WeCom for circuit breakers and operators, a failed operation of the
+//! store for the log.
 
 use crate::domain::time::{MINUTE_MS, Timestamp};
-use crate::store::FailureReason;
+use crate::store::{FailureReason, StoreError};
+use crate::telemetry::throttle::LogThrottle;
 use crate::wecom::{Api, CallError};
+
+/// The log of failed store operations: one line a minute for each message and kind of error, because on a
+/// full disk every operation that writes fails, again and again.
+#[derive(Debug, Default)]
+pub struct StoreFailureLog(LogThrottle<(&'static str, &'static str)>);
+
+impl StoreFailureLog {
+    /// Logs a failure, unless the same was logged within the last minute. `message` says what was not done.
+    pub(super) fn warn(&self, message: &'static str, error: &StoreError) {
+        if let Some(failures) = self.0.count((message, error.into())) {
+            tracing::warn!(failures, error = error.to_string(), "{message}");
+        }
+    }
+}
 
 /// The reason of a failed call, for operators.
 pub(super) fn failure_reason(error: &CallError) -> FailureReason {

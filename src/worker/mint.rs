@@ -135,8 +135,7 @@ impl Queue {
             match self.clone().start_calls(n, slots, now).await {
                 Ok(next) => idle = idle.min(next),
                 Err(error) => {
-                    let error = error.to_string();
-                    tracing::warn!(app = %self.app, error, "the queue of fans could not be read");
+                    self.context.store_failures.warn("the queue of fans could not be read", &error);
                 }
             }
         }
@@ -240,8 +239,8 @@ impl Queue {
         };
         // If that fails, the lease ends and the call is made again; the cost is one call.
         if let Err(error) = self.context.store.settle_fans(vec![(work, outcome)], now).await {
-            let (app, error) = (&self.app, error.to_string());
-            tracing::warn!(%app, error, "a fan's result could not be stored; the call will be repeated");
+            let message = "results of fans could not be stored; their calls will be repeated";
+            self.context.store_failures.warn(message, &error);
         }
     }
 
@@ -277,7 +276,7 @@ impl Queue {
                 for scope in [&app, &fans, &class.scope] {
                     breakers.succeeded(scope);
                 }
-                self.reject(*errcode, error, now)
+                self.reject(*errcode, error)
             }
             (Class::Configuration, CallError::Refused { errcode, .. }) if concerns_pair(*errcode) => {
                 // Either this fan's pair is wrong, or the mini program is. That makes every pair wrong, and
@@ -290,7 +289,7 @@ impl Queue {
                 // The refusal before this one is longer ago than `AGAIN_AFTER_MS`.
                 let others_since = tries > 1 && self.succeeded_within(AGAIN_AFTER_MS, now);
                 if others_since || recently && tries >= TRIES_MAX {
-                    return self.reject(*errcode, error, now);
+                    return self.reject(*errcode, error);
                 }
                 let in_a_row = class.refused_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
                 let mut due_at = now.plus_ms(AGAIN_AFTER_MS + 1);
@@ -310,7 +309,7 @@ impl Queue {
                 const NO_CODE: i64 = 0;
                 if self.succeeded_within(HOUR_MS, now) {
                     if work.fan.attempts + 1 >= TRIES_MAX {
-                        return self.reject(error.errcode().unwrap_or(NO_CODE), error, now);
+                        return self.reject(error.errcode().unwrap_or(NO_CODE), error);
                     }
                 } else {
                     // No call succeeds: hardly the fault of this fan.
@@ -331,10 +330,10 @@ impl Queue {
     }
 
     /// Gives up a fan; logs and counts that.
-    fn reject(&self, errcode: i64, error: &CallError, now: Timestamp) -> FanOutcome {
+    fn reject(&self, errcode: i64, error: &CallError) -> FanOutcome {
         self.context.metrics.fan_rejected(&self.app, errcode);
         // A bad import rejects thousands for one reason.
-        if let Some(fans) = self.rejection_log.count(errcode, now) {
+        if let Some(fans) = self.rejection_log.count(errcode) {
             let error = error.to_string();
             tracing::warn!(app = %self.app, errcode, error, fans, "WeCom rejected fans");
         }

@@ -48,6 +48,7 @@ use crate::wecom::Platform;
 use breaker::Breakers;
 use dealer_names::DealerNames;
 use directory::Directory;
+pub use failure::StoreFailureLog;
 use sink_status::SinkRegistry;
 
 /// Wake-up signals of the workers.
@@ -149,6 +150,8 @@ pub struct Context {
     pub calls_max: usize,
     /// The configured sinks; feed entries are kept until all of them have received them.
     pub sinks: Arc<SinkRegistry>,
+    /// Limits the log of failed store operations.
+    pub store_failures: Arc<StoreFailureLog>,
     /// How long the feed is kept at least, in milliseconds.
     pub feed_kept_ms: i64,
 }

@@ -18,7 +18,7 @@ impl Activation for Reviews {
     async fn activate(&mut self) -> Duration {
         // Enough for 22.5 million fans due on one day, in steps between which other writes proceed.
         const STEPS_MAX: usize = 32;
-        let Context { store, apps, wake, .. } = &self.0;
+        let Context { store, apps, wake, store_failures, .. } = &self.0;
         let now = self.0.now();
         let mut more = false;
         for (app, rules) in &**apps {
@@ -30,8 +30,7 @@ impl Activation for Reviews {
                         more |= step + 1 == STEPS_MAX;
                     }
                     Err(error) => {
-                        let error = error.to_string();
-                        tracing::warn!(%app, error, "fans due for renewal or expiry could not be updated");
+                        store_failures.warn("fans due for renewal or expiry could not be updated", &error);
                         break;
                     }
                 }

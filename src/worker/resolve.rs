@@ -77,7 +77,7 @@ impl Activation for Arc<Resolver> {
                     outcomes = self.route(work, now).await;
                 }
                 Err(error) => {
-                    tracing::warn!(error = error.to_string(), "work could not be leased from the inbox");
+                    self.context.store_failures.warn("work could not be leased from the inbox", &error);
                     return super::LOOK_EVERY;
                 }
             }
@@ -94,7 +94,7 @@ impl Activation for Arc<Resolver> {
             Ok(Some(due_at)) if due_at > now => until(now, due_at),
             Ok(_) => super::LOOK_EVERY,
             Err(error) => {
-                tracing::warn!(error = error.to_string(), "the inbox could not be read");
+                self.context.store_failures.warn("the inbox could not be read", &error);
                 super::LOOK_EVERY
             }
         }
@@ -334,8 +334,8 @@ impl Resolver {
             }
             // The leases end and the work is repeated; WeCom gives the same answers.
             Err(error) => {
-                let error = error.to_string();
-                tracing::warn!(error, "results could not be stored; the work will be repeated");
+                let message = "results could not be stored; the work will be repeated";
+                self.context.store_failures.warn(message, &error);
             }
         }
     }

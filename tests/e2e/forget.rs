@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use unionlink::simulator::Person;
 
-use crate::harness::{Setup, World};
+use crate::harness::{LOG_EVERYTHING, Setup, World};
 use crate::process::Process;
 
 /// A fan linked at both dealers, a second fan who is kept, and every id of the first.
@@ -146,7 +146,7 @@ async fn the_command_forgets_and_prints_the_receipt() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_trace_log_holds_no_personal_id() {
-    let setup = Setup { app: "[log]\nfilter = \"trace\"".into(), ..Setup::default() };
+    let setup = Setup { app: format!("[log]\nfilter = \"{LOG_EVERYTHING}\""), ..Setup::default() };
     let mut process = Process::with(setup).await;
     let log = process.start_logging().await;
     let world = &process.world;

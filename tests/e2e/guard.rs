@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use unionlink::simulator::{Fault, Forgery, Target};
 
-use crate::harness::{PATIENCE, Setup, World};
+use crate::harness::{LOG_EVERYTHING, PATIENCE, Setup, World};
 use crate::process::Process;
 use crate::receivers::{SECRET, Webhook};
 
@@ -262,7 +262,7 @@ impl Canaries {
     /// Configuration sections with the secrets that the test chooses.
     fn sections(hook: &str) -> String {
         format!(
-            "[log]\nfilter = \"trace\"\n\
+            "[log]\nfilter = \"{LOG_EVERYTHING}\"\n\
              [[sinks]]\nname = \"crm\"\nkind = \"webhook\"\nurl = \"{hook}?key=CANARY-URL\"\nsecret = {{ value = \"{SECRET}\" }}\n\
              previous_secret = {{ value = \"{}\" }}\nheaders = {{ authorization = {{ value = \"CANARY-HEADER\" }} }}\n\
              [[sinks]]\nname = \"bus\"\nkind = \"nats\"\nurl = \"nats://127.0.0.1:1\"\nsubject = \"links\"\n\

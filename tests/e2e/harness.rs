@@ -18,6 +18,10 @@ use unionlink::simulator::{AppSpec, CallbackSpec, Dealer, Event, Options, Person
 /// The time after which a test gives up waiting: generous, for a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
+/// A log filter under which this program and the libraries that handle its connections log everything.
+pub const LOG_EVERYTHING: &str =
+    "trace,async_nats=trace,axum=trace,hyper=trace,reqwest=trace,rustls=trace,tower=trace";
+
 /// The system clock, moved ahead by what a test skips.
 #[derive(Default)]
 pub struct SkippingClock(AtomicI64);

@@ -25,6 +25,7 @@ mod keep_alive;
 mod kills;
 mod ledger;
 mod linking;
+mod logs;
 mod metrics;
 mod openapi;
 #[path = "../peers/mod.rs"]

@@ -14,6 +14,7 @@ use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{PathParam, QueryParams, invalid_id};
+use super::import_log::{ImportRequest, Rows};
 use super::state::{AdminState, Shared};
 use crate::domain::fan::{ASK_AGAIN, Existing, Fan, FanStep, Minted, Priority};
 use crate::domain::ids::{FanKey, IdError, Openid, PendingId, Unionid};
@@ -157,8 +158,15 @@ pub(super) async fn register(
         Some("rejected") => true,
         Some(_) => return Err(Problem::bad_request("retry must be \"rejected\", or left out")),
     };
-    let (batch, result) = (Vec::new(), RegisterResult::default());
-    let mut registration = Registration { state: &state, priority, retry_rejected, batch, result };
+    let mut registration = Registration {
+        state: &state,
+        priority,
+        retry_rejected,
+        batch: Vec::new(),
+        result: RegisterResult::default(),
+        is_import: false,
+        import: None,
+    };
     let content_type =
         headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     if content_type.to_ascii_lowercase().starts_with("application/x-ndjson") {
@@ -203,12 +211,17 @@ struct Registration<'a> {
     /// The parsed rows that are not stored yet, with their line numbers.
     batch: Vec<(u64, NewFan)>,
     result: RegisterResult,
+    /// Whether it belongs to an import, which is logged.
+    is_import: bool,
+    /// The import, once rows of this request are stored.
+    import: Option<ImportRequest>,
 }
 
 impl Registration<'_> {
     async fn add(&mut self, line: u64, row: Result<Value, String>) -> Result<(), Problem> {
         let default_priority = if line <= LIVE_ROWS_MAX { Priority::Live } else { Priority::Bulk };
         let priority = self.priority.unwrap_or(default_priority);
+        self.is_import |= priority == Priority::Bulk || line > LIVE_ROWS_MAX;
         match row.and_then(|row| self.state.parse_row(&row, priority)) {
             Ok(fan) => self.batch.push((line, NewFan { retry_rejected: self.retry_rejected, ..fan })),
             Err(reason) => self.result.reject(line, reason),
@@ -229,6 +242,11 @@ impl Registration<'_> {
             }
         }
         self.state.wake.fans.notify_one();
+        if self.is_import {
+            let import = self.import.get_or_insert_with(|| self.state.imports.join());
+            let RegisterResult { accepted, known, rejected_total, .. } = self.result;
+            import.rows = Rows { accepted, known, rejected: rejected_total as u64 };
+        }
         Ok(())
     }
 
@@ -247,6 +265,9 @@ impl Registration<'_> {
 
     async fn finish(mut self) -> Result<RegisterResult, Problem> {
         self.store_batch().await?;
+        if let Some(import) = &mut self.import {
+            import.is_complete = true;
+        }
         // A damaged record is reported with its batch, after rows further down that could not be parsed.
         self.result.rejected.sort_by_key(|rejected| rejected.line);
         Ok(self.result)

@@ -18,7 +18,6 @@ use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use crate::domain::time::Timestamp;
 use crate::http::problem::Problem;
 use crate::telemetry::metrics::{AdminRefusal, Metrics};
 use crate::telemetry::throttle::LogThrottle;
@@ -40,8 +39,8 @@ impl Guard {
     }
 
     /// Logs a refusal, unless one for the same reason was logged within the last minute.
-    fn log_refusal(&self, reason: AdminRefusal, what: &str, now: Timestamp) {
-        if let Some(refused) = self.log.count(reason, now) {
+    fn log_refusal(&self, reason: AdminRefusal, what: &str) {
+        if let Some(refused) = self.log.count(reason) {
             tracing::warn!(refused, "requests refused: {what}");
         }
     }
@@ -61,7 +60,6 @@ impl Guard {
     pub(super) fn check_host_and_origin(
         &self,
         (method, uri, headers): (&Method, &Uri, &HeaderMap),
-        now: Timestamp,
         metrics: &Metrics,
     ) -> Result<(), Problem> {
         let single = |name| {
@@ -77,7 +75,7 @@ impl Guard {
         let in_uri = uri.authority().map(axum::http::uri::Authority::as_str);
         if !self.is_ours(host) || in_uri.is_some_and(|authority| !self.is_ours(authority)) {
             metrics.admin_refused(AdminRefusal::Host);
-            self.log_refusal(AdminRefusal::Host, "Host header not in [admin] hosts", now);
+            self.log_refusal(AdminRefusal::Host, "Host header not in [admin] hosts");
             return Err(Problem::host_not_allowed());
         }
         let is_cross_origin = headers.contains_key(header::ORIGIN)
@@ -85,7 +83,7 @@ impl Guard {
                 .is_some_and(|origin| self.is_origin_of(origin, in_uri.unwrap_or(host)));
         if is_cross_origin && !method.is_safe() {
             metrics.admin_refused(AdminRefusal::Origin);
-            self.log_refusal(AdminRefusal::Origin, "cross-origin change", now);
+            self.log_refusal(AdminRefusal::Origin, "cross-origin change");
             return Err(Problem::cross_origin());
         }
         Ok(())
@@ -106,12 +104,7 @@ impl Guard {
     }
 
     /// Checks the token. Digests are compared, so the time reveals neither content nor length.
-    pub(super) fn check_token(
-        &self,
-        headers: &HeaderMap,
-        now: Timestamp,
-        metrics: &Metrics,
-    ) -> Result<(), Problem> {
+    pub(super) fn check_token(&self, headers: &HeaderMap, metrics: &Metrics) -> Result<(), Problem> {
         let Some(expected) = &self.digest else { return Ok(()) };
         let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
         if given.is_some_and(|given| bool::from(Sha256::digest(given).as_slice().ct_eq(expected))) {
@@ -119,7 +112,7 @@ impl Guard {
         }
         metrics.admin_refused(AdminRefusal::Token);
         if given.is_some() {
-            self.log_refusal(AdminRefusal::Token, "wrong admin token", now);
+            self.log_refusal(AdminRefusal::Token, "wrong admin token");
         }
         Err(Problem::unauthorized())
     }
@@ -234,10 +227,9 @@ mod tests {
     #[test]
     fn only_the_right_token_passes_however_often_a_wrong_one_is_sent() {
         let (guard, metrics) = (guard(), Metrics::default());
-        let now = Timestamp::from_millis(1_000_000);
         let send = |value: &'static str| {
             let headers = [(header::AUTHORIZATION, HeaderValue::from_static(value))].into_iter().collect();
-            guard.check_token(&headers, now, &metrics).map_err(|problem| problem.status())
+            guard.check_token(&headers, &metrics).map_err(|problem| problem.status())
         };
         let wrong = ["Bearer wrong", "Bearer ", "bearer the-toke", "BEARER the-token ", "Basic dTpw"];
         for value in wrong.into_iter().cycle().take(100) {

@@ -12,7 +12,7 @@ use super::state::Shared;
 /// Refuses requests for unknown hosts, and requests from other origins that could change something.
 pub(super) async fn host_and_origin(State(state): Shared, request: Request, next: Next) -> Response {
     let head = (request.method(), request.uri(), request.headers());
-    match state.guard.check_host_and_origin(head, state.clock.now(), &state.metrics) {
+    match state.guard.check_host_and_origin(head, &state.metrics) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }
@@ -20,7 +20,7 @@ pub(super) async fn host_and_origin(State(state): Shared, request: Request, next
 
 /// Refuses requests without the admin token.
 pub(super) async fn token(State(state): Shared, request: Request, next: Next) -> Response {
-    match state.guard.check_token(request.headers(), state.clock.now(), &state.metrics) {
+    match state.guard.check_token(request.headers(), &state.metrics) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     }

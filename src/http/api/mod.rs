@@ -10,6 +10,7 @@ mod fans;
 mod feed;
 mod forget;
 mod guard;
+mod import_log;
 mod links;
 mod middleware;
 mod openapi;
@@ -30,6 +31,7 @@ use utoipa_axum::routes;
 
 use super::problem::Problem;
 pub use guard::Guard;
+pub use import_log::ImportLog;
 pub use pages::Pages;
 pub use state::{AdminState, HEAVY_MAX, STREAMS_MAX};
 

@@ -173,9 +173,16 @@ pub(super) async fn show(
     state.sink_view(&state.sink_named(&name)?).await
 }
 
-async fn set_state(state: &AdminState, name: &str, to: CursorState) -> Result<Json<SinkView>, Problem> {
+/// Pauses or resumes a sink; `done` says which, for the log.
+async fn set_state(
+    state: &AdminState,
+    name: &str,
+    to: CursorState,
+    done: &str,
+) -> Result<Json<SinkView>, Problem> {
     let name = state.sink_named(name)?;
     state.store.set_state(&name, to).await?.ok_or_else(no_cursor)?;
+    tracing::info!(sink = %name, "sink {done} by an operator");
     state.sinks.wake(&name);
     state.sink_view(&name).await
 }
@@ -199,7 +206,7 @@ pub(super) async fn pause(
     State(state): Shared,
     PathParam(name): PathParam,
 ) -> Result<Json<SinkView>, Problem> {
-    set_state(&state, &name, CursorState::Paused { since: state.clock.now() }).await
+    set_state(&state, &name, CursorState::Paused { since: state.clock.now() }, "paused").await
 }
 
 /// Resume deliveries to a sink
@@ -217,7 +224,7 @@ pub(super) async fn resume(
     State(state): Shared,
     PathParam(name): PathParam,
 ) -> Result<Json<SinkView>, Problem> {
-    set_state(&state, &name, CursorState::Running).await
+    set_state(&state, &name, CursorState::Running, "resumed").await
 }
 
 /// Where in the feed to continue: exactly one of `after` and `to`.
@@ -271,7 +278,9 @@ pub(super) async fn rewind(
                 .hint("send for example {\"after\": 41} or {\"to\": \"beginning\"}"));
         }
     };
-    state.store.seek(&name, seek).await?.ok_or_else(no_cursor)?;
+    let from_seq = state.sinks.status(&name).map(|status| status.after);
+    let cursor = state.store.seek(&name, seek).await?.ok_or_else(no_cursor)?;
+    tracing::info!(sink = %name, from_seq, to_seq = cursor.after, "sink moved by an operator");
     state.sinks.wake(&name);
     state.sink_view(&name).await
 }

@@ -12,6 +12,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::guard::Guard;
+use super::import_log::ImportLog;
 use super::pages::Pages;
 use crate::clock::Clock;
 use crate::domain::ids::{AppName, SinkName};
@@ -55,6 +56,8 @@ pub struct AdminState {
     pub sink_kinds: BTreeMap<SinkName, &'static str>,
     /// The newest pages of the feed, shared by the open streams.
     pub pages: Arc<Pages>,
+    /// Logs imports of fans.
+    pub imports: Arc<ImportLog>,
     /// Permits for streams of the feed.
     pub streams: Arc<Semaphore>,
     /// Permits for requests that scan the store.

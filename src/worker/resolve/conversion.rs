@@ -205,9 +205,8 @@ impl Conversion<'_> {
 
     async fn remember(&self, token: TokenOwner) {
         if let Err(error) = self.context.store.set_token_owner(self.app, self.owner, token).await {
-            let corp = self.context.dealer_names.shown(self.app, self.owner);
-            let (app, error) = (self.app, error.to_string());
-            tracing::warn!(%app, corp, error, "the token that converts a dealer's customers was not stored");
+            let message = "the token that converts a dealer's customers was not stored";
+            self.context.store_failures.warn(message, &error);
         }
     }
 

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use super::block::{self, Entry, Header, Kind, Lineage};
 use super::files::{self, at};
 use super::sorted::damaged;
+use crate::telemetry::throttle::LogThrottle;
 
 /// A segment that has become longer is followed by another. One is sorted in memory. Small in tests, to have many.
 const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 2 << 10 } else { 16 << 20 };
@@ -39,6 +40,7 @@ impl Appender {
         let mut segment = Segment::create(folder, lineage, next)?;
         let folder = folder.to_owned();
         let thread = std::thread::Builder::new().name("store-journal".to_owned()).spawn(move || {
+            let log = LogThrottle::default();
             while let Ok((seq, batch)) = to_write.recv() {
                 let appended = segment.append(&batch);
                 let failed = appended.is_err();
@@ -51,7 +53,9 @@ impl Appender {
                         Ok(next) => segment = next,
                         // The present one grows on; the next batch tries again.
                         Err(error) => {
-                            tracing::warn!(%error, "the journal's next segment cannot be begun");
+                            if let Some(failures) = log.count(()) {
+                                tracing::warn!(failures, %error, "the journal's next segment cannot be begun");
+                            }
                             continue;
                         }
                     }

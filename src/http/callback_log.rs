@@ -1,0 +1,139 @@
+//! The log of the callback listener: verified URLs, the first callback of each dealer, and callbacks that are
+//! refused, quarantined or not acknowledged, with a hint what to check.
+//!
+//! Anybody can send requests to this listener, so a line is logged at most once a minute for each app and
+//! reason, with the number of occurrences since the line before.
+//!
+//! Deliberately absent: metrics, and the content of requests. Query values, bodies, personal ids and names of
+//! unknown apps are never logged.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Mutex, PoisonError};
+
+use axum::http::StatusCode;
+
+use crate::callback::Refusal;
+use crate::domain::event::QuarantineReason;
+use crate::domain::ids::{AppName, CorpId};
+use crate::store::StoreError;
+use crate::telemetry::throttle::LogThrottle;
+
+/// Dealers that are remembered; the first callback of a further one is not logged.
+const DEALERS_MAX: usize = 10_000;
+
+/// The log of the callback listener.
+#[derive(Debug, Default)]
+pub struct CallbackLog {
+    /// By reason, and by app where the reason concerns one.
+    throttle: LogThrottle<(Option<AppName>, &'static str)>,
+    /// The dealers that sent a callback since the start.
+    dealers: Mutex<HashMap<AppName, HashSet<CorpId>>>,
+}
+
+impl CallbackLog {
+    /// Logs a URL check (GET) that was answered with the decrypted echo string.
+    pub(super) fn url_verified(&self, app: &AppName) {
+        if let Some(checks) = self.throttle.count((Some(app.clone()), "verified")) {
+            tracing::info!(%app, checks, "callback URL verified");
+        }
+    }
+
+    /// Whether this is the first callback of a dealer since the start.
+    pub(super) fn is_first_of(&self, app: &AppName, corp_id: &CorpId) -> bool {
+        let mut dealers = self.dealers.lock().unwrap_or_else(PoisonError::into_inner);
+        if dealers.get(app).is_some_and(|of_app| of_app.contains(corp_id)) {
+            return false;
+        }
+        let has_room = dealers.values().map(HashSet::len).sum::<usize>() < DEALERS_MAX;
+        has_room && dealers.entry(app.clone()).or_default().insert(corp_id.clone())
+    }
+
+    /// Logs a refusal because of the query, the envelope, the signature or the content.
+    pub(super) fn refused(&self, app: &AppName, refusal: Refusal) {
+        self.warn(app, refusal.into(), &refusal, hint(refusal));
+    }
+
+    /// Logs a refusal because of the body; `status` is 413, 408 or 400.
+    pub(super) fn body_refused(&self, app: &AppName, status: StatusCode) {
+        let (reason, what, hint) = match status {
+            StatusCode::PAYLOAD_TOO_LARGE => (
+                "too_large",
+                "the body is too large",
+                "WeCom's own bodies are far below server.body_bytes_max",
+            ),
+            StatusCode::REQUEST_TIMEOUT => (
+                "too_slow",
+                "the body did not arrive in time",
+                "check the proxy and the network; the limit is server.body_timeout_ms",
+            ),
+            _ => ("incomplete", "the body is incomplete", "check the proxy and the network"),
+        };
+        self.warn(app, reason, &what, hint);
+    }
+
+    fn warn(&self, app: &AppName, reason: &'static str, what: &dyn fmt::Display, hint: &str) {
+        if let Some(refused) = self.throttle.count((Some(app.clone()), reason)) {
+            tracing::warn!(%app, reason, refused, hint, "callbacks refused: {what}");
+        }
+    }
+
+    /// Logs a request for an app that is not among the `known` ones.
+    pub(super) fn unknown_app<'a>(&self, known: impl Iterator<Item = &'a AppName>) {
+        if let Some(refused) = self.throttle.count((None, "unknown_app")) {
+            let mut apps: Vec<_> = known.map(AppName::as_str).collect();
+            apps.sort_unstable();
+            let apps = apps.join(", ");
+            let hint = "the URL in WeCom's console has to end in /callback/ and one of these names";
+            tracing::warn!(apps, refused, hint, "callbacks refused: their URL does not name an app");
+        }
+    }
+
+    /// Logs a verified callback that was quarantined.
+    pub(super) fn quarantined(&self, app: &AppName, quarantine: &QuarantineReason) {
+        let reason: &'static str = quarantine.into();
+        if let Some(quarantined) = self.throttle.count((Some(app.clone()), reason)) {
+            let detail = quarantine.detail();
+            tracing::warn!(%app, reason, detail, quarantined, "callbacks quarantined");
+        }
+    }
+
+    /// Logs a verified callback that was answered 503. Whatever the app, the store is the reason.
+    pub(super) fn not_acknowledged(&self, error: &StoreError) {
+        if let Some(callbacks) = self.throttle.count((None, error.into())) {
+            let error = error.to_string();
+            tracing::error!(callbacks, error, "callbacks not acknowledged: they cannot be made durable");
+        }
+    }
+}
+
+/// What to check when callbacks are refused for this reason.
+const fn hint(refusal: Refusal) -> &'static str {
+    match refusal {
+        Refusal::Query => {
+            "check that the proxy passes the query string on; requests of browsers and scanners end here too"
+        }
+        Refusal::Envelope => {
+            "check that the proxy passes the body on unchanged; requests of scanners end here too"
+        }
+        Refusal::Signature => {
+            "compare callback_token with the app's Token; check that no proxy changes %2B in the query string"
+        }
+        Refusal::Cipher | Refusal::Padding | Refusal::Length => {
+            "compare encoding_aes_key with the app's EncodingAESKey"
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bounded_number_of_dealers_is_remembered() {
+        let (log, app) = (CallbackLog::default(), AppName::new("brand").unwrap());
+        let dealer = |n: usize| CorpId::new(format!("wpDEALER{n}")).unwrap();
+        assert!((0..DEALERS_MAX).all(|n| log.is_first_of(&app, &dealer(n))));
+        assert!((0..DEALERS_MAX + 9).all(|n| !log.is_first_of(&app, &dealer(n))));
+    }
+}
