@@ -152,6 +152,11 @@ impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         let (code, hint) = match &error {
             StoreError::Gone { oldest } => return Self::gone(*oldest),
+            StoreError::BeyondHead { head } => {
+                let detail = format!("the newest feed entry is {head}; a sink cannot be moved beyond it");
+                return Self::conflict(detail)
+                    .hint("send {\"to\": \"now\"} to continue after the newest entry");
+            }
             StoreError::NoSpace { .. } => {
                 ("no_space", Some("free space on the disk of [store] path; the service resumes by itself"))
             }

@@ -37,6 +37,12 @@ pub enum StoreError {
         /// The sequence number of the oldest entry that is kept.
         oldest: u64,
     },
+    /// The target of a seek is beyond the newest feed entry.
+    #[error("the feed ends with entry {head}")]
+    BeyondHead {
+        /// The sequence number of the newest entry.
+        head: u64,
+    },
     /// A snapshot was abandoned: too many links changed while it was being read.
     #[error("the snapshot of the links was abandoned: too many of them changed while it was being read")]
     SnapshotLost,

@@ -44,6 +44,20 @@ pub enum CursorState {
     },
 }
 
+impl CursorState {
+    /// The state after a change to `to`. A state of the same kind keeps its `since`.
+    #[must_use]
+    pub fn changed_to(&self, to: Self) -> Self {
+        match (self, to) {
+            (Self::Paused { since }, Self::Paused { .. }) => Self::Paused { since: *since },
+            (Self::Disabled { since, .. }, Self::Disabled { reason, .. }) => {
+                Self::Disabled { since: *since, reason }
+            }
+            (_, to) => to,
+        }
+    }
+}
+
 /// Where the cursor of a new sink starts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -57,7 +71,7 @@ pub enum Start {
 /// The target of a manual seek.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seek {
-    /// After this sequence number, or after the newest entry if that is lower.
+    /// After this sequence number, which is at most that of the newest entry.
     After(u64),
     /// Before the oldest entry that is kept.
     Beginning,
@@ -98,10 +112,12 @@ pub trait Feed: Send + Sync {
     /// if there is none.
     ///
     /// # Errors
-    /// [`StoreError::Gone`] if entries after the target have been pruned.
+    /// [`StoreError::Gone`] if entries after the target have been pruned, [`StoreError::BeyondHead`] if the
+    /// target is beyond the newest entry; the cursor is not moved then.
     async fn seek(&self, sink: &SinkName, to: Seek) -> Result<Option<Cursor>, StoreError>;
 
-    /// Pauses, disables or resumes deliveries to a sink. Returns the cursor; `None` if there is none.
+    /// Pauses, disables or resumes deliveries to a sink; see [`CursorState::changed_to`]. Returns the cursor;
+    /// `None` if there is none.
     async fn set_state(&self, sink: &SinkName, state: CursorState) -> Result<Option<Cursor>, StoreError>;
 
     /// Takes a consistent snapshot of all links, which can be read while they change.

@@ -174,7 +174,7 @@ impl DeliveryTask {
             self.status(|status| {
                 (status.after, status.epoch) = (after, cursor.epoch);
                 (status.next_attempt_at, status.failures_in_a_row) = (None, 0);
-                status.last_error = None;
+                (status.failing_since, status.last_error) = (None, None);
             });
         }
         self.cursor = Some(cursor.clone());
@@ -200,8 +200,10 @@ impl DeliveryTask {
         let failures = self.status(|status| {
             status.after = after;
             status.delivered += delivered as u64;
-            // After a partial delivery another entry is the next one.
-            status.failures_in_a_row = if delivered > 0 { 0 } else { status.failures_in_a_row };
+            if delivered > 0 {
+                // After a partial delivery another entry is the next one.
+                (status.failing_since, status.failures_in_a_row) = (None, 0);
+            }
             status.next_attempt_at = None;
             status.last_error = None;
             status.failures_in_a_row
@@ -211,7 +213,7 @@ impl DeliveryTask {
                 if failures > 0 {
                     tracing::info!(sink = %self.name, "deliveries succeed again");
                 }
-                self.status(|status| status.failures_in_a_row = 0);
+                self.status(|status| (status.failing_since, status.failures_in_a_row) = (None, 0));
                 Ok(())
             }
             Err(error) => self.failed(error, failures + 1, now).await,
@@ -237,6 +239,7 @@ impl DeliveryTask {
         self.status(|status| {
             status.failures += 1;
             status.failures_in_a_row = failures;
+            status.failing_since.get_or_insert(now);
             status.next_attempt_at = Some(next_attempt_at);
             status.last_error = Some(reason.clone());
         });

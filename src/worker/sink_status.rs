@@ -27,6 +27,8 @@ pub struct SinkStatus {
     pub failures: u64,
     /// Consecutive failures of the entry that is to be delivered next.
     pub failures_in_a_row: u32,
+    /// When the present run of failures began; `None` after a success, a seek or a resume.
+    pub failing_since: Option<Timestamp>,
     /// Why the last attempt failed; `None` after a success, a seek or a resume.
     pub last_error: Option<String>,
     /// When the next attempt is due, after a failure.

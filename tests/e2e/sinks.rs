@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use unionlink::clock::Clock as _;
+use unionlink::domain::time::{MINUTE_MS, Timestamp};
 
 use crate::harness::{Setup, World};
 use crate::receivers::{Webhook, check_received, file, lines_in, webhook};
@@ -35,6 +37,7 @@ async fn a_receiver_down_for_an_hour_delays_no_other_and_catches_up_in_order() {
     let app = webhook("crm", &dead.url) + &webhook("cdp", &well.url) + &file(&folder);
     let world = World::with(Setup { app, ..Setup::default() }).await;
     dead.answer_with(500);
+    let began_at = world.clock.now();
     let fans = world.mint(60).await;
     for (n, fan) in fans.iter().enumerate() {
         world.add(0, fan, "zhangsan").await;
@@ -51,6 +54,9 @@ async fn a_receiver_down_for_an_hour_delays_no_other_and_catches_up_in_order() {
     assert!(
         sink["lag_seconds"].as_u64().unwrap() > 58 * 60 && sink["reason"].as_str().unwrap().contains("500")
     );
+    // The failures began with the first entry, which is as old as the oldest one.
+    let since: Timestamp = sink["since"].as_str().unwrap().parse().unwrap();
+    assert!((0..30 * MINUTE_MS).contains(&since.millis_since(began_at)), "{sink}");
     // Because of backoff, an hour of failures has about a dozen attempts.
     assert!(sink["attempts"].as_u64().unwrap() < 25, "{sink}");
     let (_, metrics) = world.text("/metrics").await;
@@ -93,6 +99,8 @@ async fn an_operator_pauses_resumes_and_rewinds_a_sink() {
     world.until("/v1/sinks/crm", |sink| sink["after"] == 1).await;
     let (status, sink) = post(&world, "pause", json!({})).await;
     assert_eq!((status, &sink["state"]), (200, &json!("paused")));
+    world.clock.skip(Duration::from_mins(1));
+    assert_eq!(post(&world, "pause", json!({})).await.1["since"], sink["since"]);
     for fan in &fans[1..5] {
         world.add(0, fan, "zhangsan").await;
     }
@@ -124,6 +132,10 @@ async fn an_operator_pauses_resumes_and_rewinds_a_sink() {
     hooks.answer_with(200);
     post(&world, "resume", json!({})).await;
     world.until("/v1/sinks/crm", |sink| sink["after"] == 7 && sink["state"] == "running").await;
+    let (status, problem) = post(&world, "rewind", json!({"after": 8})).await;
+    assert_eq!((status, &problem["code"]), (409, &json!("conflict")));
+    assert!(problem["detail"].as_str().unwrap().contains("the newest feed entry is 7"), "{problem}");
+    assert!(problem["hint"].as_str().unwrap().contains("\"now\""), "{problem}");
     for (what, body, wanted) in [
         ("rewind", json!({}), 400),
         ("rewind", json!({"after": 1, "to": "now"}), 400),

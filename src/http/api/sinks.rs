@@ -23,7 +23,7 @@ pub(super) struct SinkView {
     #[schema(example = "webhook")]
     kind: &'static str,
     pub(super) state: SinkState,
-    /// When it was paused or disabled.
+    /// When it was paused or disabled; of a failing sink, when the present run of failures began.
     #[schema(value_type = Option<String>, format = DateTime)]
     since: Option<Timestamp>,
     /// The sequence number of the last entry delivered.
@@ -83,7 +83,9 @@ impl SinkView {
         let (state, since, reason) = match cursor.map(|cursor| cursor.state) {
             Some(CursorState::Paused { since }) => (SinkState::Paused, Some(since), failing),
             Some(CursorState::Disabled { since, reason }) => (SinkState::Disabled, Some(since), Some(reason)),
-            Some(CursorState::Running) | None if failing.is_some() => (SinkState::Failing, None, failing),
+            Some(CursorState::Running) | None if failing.is_some() => {
+                (SinkState::Failing, status.failing_since, failing)
+            }
             Some(CursorState::Running) | None => (SinkState::Running, None, None),
         };
         Self {
@@ -250,7 +252,7 @@ enum End {
 /// Move a sink to another position in the feed
 ///
 /// Move it back to redeliver entries, under the same ids; or forward to skip entries that a receiver cannot
-/// process.
+/// process. It cannot be moved beyond the newest entry.
 #[utoipa::path(operation_id = "rewind_sink", post, path = "/v1/sinks/{name}/rewind",
     tag = "sinks", request_body = Rewind,
     params(("name" = String, Path, description = "The sink's name in the configuration", example = "crm")),

@@ -80,7 +80,7 @@ async fn a_cursor_is_durable_and_a_seek_fences_off_older_deliveries(place: &dyn 
     );
     assert_eq!(store.cursor(&crm).await.unwrap().unwrap().after, 1);
     assert_eq!(store.seek(&crm, Seek::Now).await.unwrap().unwrap().after, 4);
-    assert_eq!(store.seek(&crm, Seek::After(99)).await.unwrap().unwrap().after, 4);
+    assert_eq!(store.seek(&crm, Seek::After(4)).await.unwrap().unwrap().after, 4);
     assert_eq!(store.seek(&crm, Seek::Beginning).await.unwrap().unwrap().after, 0);
     assert_eq!(store.seek(&sink("nobody"), Seek::Now).await, Ok(None));
     let reason = "410 Gone".to_owned();
@@ -90,6 +90,40 @@ async fn a_cursor_is_durable_and_a_seek_fences_off_older_deliveries(place: &dyn 
     assert_eq!(store.cursor(&crm).await.unwrap().unwrap().state, state);
     store.prune_feed(T0.plus_ms(DAY_MS), &[sink("late")]).await.unwrap();
     assert_eq!(store.seek(&crm, Seek::After(2)).await, Err(StoreError::Gone { oldest: 5 }));
+}
+
+async fn a_seek_beyond_the_newest_entry_is_refused_and_changes_nothing(place: &dyn Place) {
+    let (store, crm) = (place.open(), sink("crm"));
+    let (before, _) = store.open_cursor(&crm, Start::Beginning).await.unwrap();
+    assert_eq!(store.seek(&crm, Seek::After(1)).await, Err(StoreError::BeyondHead { head: 0 }));
+    link(&store, 1, T0).await;
+    link(&store, 2, T0).await;
+    for after in [3, u64::MAX] {
+        assert_eq!(store.seek(&crm, Seek::After(after)).await, Err(StoreError::BeyondHead { head: 2 }));
+    }
+    assert_eq!(store.cursor(&crm).await, Ok(Some(before)));
+}
+
+async fn a_sink_that_is_paused_again_stays_paused_since_the_first_time(place: &dyn Place) {
+    let (store, crm) = (place.open(), sink("crm"));
+    store.open_cursor(&crm, Start::Beginning).await.unwrap();
+    let at = |minute: i64| T0.plus_ms(minute * MINUTE_MS);
+    let paused = |minute| CursorState::Paused { since: at(minute) };
+    let disabled =
+        |minute, reason: &str| CursorState::Disabled { since: at(minute), reason: reason.to_owned() };
+    for (set, expected) in [
+        (paused(1), paused(1)),
+        (paused(2), paused(1)),
+        (disabled(3, "410"), disabled(3, "410")),
+        (disabled(4, "404"), disabled(3, "404")),
+        (paused(5), paused(5)),
+        (CursorState::Running, CursorState::Running),
+        (paused(6), paused(6)),
+    ] {
+        assert_eq!(store.set_state(&crm, set).await.unwrap().unwrap().state, expected);
+    }
+    let store = reopen(place, store).await;
+    assert_eq!(store.cursor(&crm).await.unwrap().unwrap().state, paused(6));
 }
 
 async fn a_damaged_feed_entry_is_skipped(place: &dyn Place) {
@@ -164,6 +198,8 @@ async fn a_snapshot_is_consistent_while_links_change_and_a_person_is_erased(plac
 contract!(
     the_feed_is_pruned_by_age_up_to_the_slowest_cursor,
     a_cursor_is_durable_and_a_seek_fences_off_older_deliveries,
+    a_seek_beyond_the_newest_entry_is_refused_and_changes_nothing,
+    a_sink_that_is_paused_again_stays_paused_since_the_first_time,
     a_damaged_feed_entry_is_skipped,
     links_are_read_with_the_name_the_dealer_has_now,
     a_snapshot_is_consistent_while_links_change_and_a_person_is_erased,

@@ -254,7 +254,8 @@ impl Feed for EmbeddedStore {
                     Seek::After(after) if after < pruned => {
                         return Err(StoreError::Gone { oldest: pruned + 1 });
                     }
-                    Seek::After(after) => after.min(head),
+                    Seek::After(after) if after > head => return Err(StoreError::BeyondHead { head }),
+                    Seek::After(after) => after,
                     Seek::Beginning => pruned,
                     Seek::Now => head,
                 };
@@ -269,7 +270,7 @@ impl Feed for EmbeddedStore {
         let sink = sink.clone();
         let set = self.writer.run(move |txn| {
             change_cursor(txn, &sink, |cursor| {
-                cursor.state = state;
+                cursor.state = cursor.state.changed_to(state);
                 Ok(())
             })
         });

@@ -271,7 +271,7 @@ async fn a_failing_receiver_is_retried_with_backoff_and_then_gets_everything_at_
         world.deliver().await;
         let status = world.status();
         let due_at = status.next_attempt_at.unwrap();
-        assert_eq!(status.oldest_at, Some(T0));
+        assert_eq!((status.oldest_at, status.failing_since), (Some(T0), Some(T0)));
         waits.push(due_at.millis_since(clock.now()));
         // An activation before that does nothing.
         world.deliver().await;
@@ -283,7 +283,7 @@ async fn a_failing_receiver_is_retried_with_backoff_and_then_gets_everything_at_
     world.deliver().await;
     let status = world.status();
     assert_eq!((status.after, status.delivered, status.failures), (9, 9, 30));
-    assert_eq!((status.last_error, status.oldest_at), (None, None));
+    assert_eq!((status.last_error, status.failing_since, status.oldest_at), (None, None, None));
 }
 
 #[tokio::test]
