@@ -138,4 +138,8 @@ impl Platform for Client {
         };
         Ok(rows::<Row>(api, answer.result).filter_map(known).collect())
     }
+
+    fn forget_failures(&self) {
+        self.tokens.forget_failures();
+    }
 }

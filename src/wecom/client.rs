@@ -40,7 +40,7 @@ pub struct AppCredentials {
 pub struct Client {
     wire: Arc<dyn Wire>,
     apps: HashMap<AppName, AppCredentials>,
-    tokens: Tokens,
+    pub(super) tokens: Tokens,
     limiter: Limiter,
     pub(super) clock: Arc<dyn Clock>,
     metrics: Arc<Metrics>,

@@ -62,4 +62,7 @@ pub trait Platform: Send + Sync + 'static {
         chat_id: Option<&ChatId>,
         ids: &[ExternalUserid],
     ) -> Result<Vec<(ExternalUserid, PendingId)>, CallError>;
+
+    /// Forgets recent failures, so that the next calls are really made: an operator may have removed the cause.
+    fn forget_failures(&self);
 }

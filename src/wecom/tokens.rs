@@ -6,6 +6,7 @@
 //! however many callers report it.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use secrecy::SecretString;
@@ -50,12 +51,20 @@ enum State {
     #[default]
     Empty,
     Full(Token),
-    Failed(CallError, Timestamp),
+    Failed {
+        error: CallError,
+        /// How long it is cached.
+        until: Timestamp,
+        /// The epoch of failures in which the fetch began.
+        epoch: u64,
+    },
 }
 
 /// The cache.
 #[derive(Default)]
 pub(super) struct Tokens {
+    /// Failures of earlier epochs are forgotten.
+    epoch: AtomicU64,
     slots: Mutex<HashMap<TokenKey, Arc<tokio::sync::Mutex<Slot>>>>,
 }
 
@@ -79,10 +88,13 @@ impl Tokens {
         let now = clock.now();
         match &slot.state {
             State::Full(token) if now < token.refresh_at => return Ok(token.clone()),
-            State::Failed(error, until) if now < *until => return Err(error.clone()),
-            State::Empty | State::Full(_) | State::Failed(..) => {}
+            State::Failed { error, until, epoch } if now < *until && *epoch == self.epoch() => {
+                return Err(error.clone());
+            }
+            State::Empty | State::Full(_) | State::Failed { .. } => {}
         }
         slot.fetches += 1;
+        let epoch = self.epoch();
         match fetch().await {
             Ok(token) => {
                 let token = Token { fetched: slot.fetches, ..token };
@@ -96,10 +108,20 @@ impl Tokens {
                         5 * SECOND_MS
                     }
                 };
-                slot.state = State::Failed(error.clone(), clock.now().plus_ms(pause_ms));
+                let until = clock.now().plus_ms(pause_ms);
+                slot.state = State::Failed { error: error.clone(), until, epoch };
                 Err(error)
             }
         }
+    }
+
+    fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    /// Forgets failed fetches: the next caller fetches again.
+    pub(super) fn forget_failures(&self) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Drops a token that WeCom refused from the cache, unless a newer one is there already.
@@ -114,7 +136,7 @@ impl Tokens {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::AtomicU32;
 
     use secrecy::ExposeSecret;
 
@@ -167,6 +189,9 @@ mod tests {
         assert_eq!(fetched.load(Ordering::SeqCst), 1);
         assert!(tokens.get(&app, &of, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
         assert_eq!(fetched.load(Ordering::SeqCst), 2);
+        tokens.forget_failures();
+        assert!(tokens.get(&app, &of, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
+        assert_eq!(fetched.load(Ordering::SeqCst), 3);
     }
 
     #[tokio::test]

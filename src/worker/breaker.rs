@@ -7,7 +7,7 @@
 //! A breaker also holds calls back while a quota or another of WeCom's call limits is used up. That is
 //! pacing, not a failure.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -115,10 +115,15 @@ impl Breaker {
     }
 }
 
+/// Cancelled probes remembered: outcomes that were decided before a probe was cancelled are stored soon after.
+const CANCELLED_MAX: usize = 1_024;
+
 /// All breakers of the process.
 #[derive(Debug, Default)]
 pub struct Breakers {
     scopes: Mutex<HashMap<Scope, Breaker>>,
+    /// The probes that operators made due earlier, newest last.
+    cancelled_probes: Mutex<VecDeque<Timestamp>>,
     jitter: Jitter,
     dealer_names: Arc<DealerNames>,
 }
@@ -127,7 +132,7 @@ impl Breakers {
     /// All breakers closed. `jitter` spreads the probes over time; `dealer_names` are for the log.
     #[must_use]
     pub fn new(jitter: Jitter, dealer_names: Arc<DealerNames>) -> Self {
-        Self { scopes: Mutex::default(), jitter, dealer_names }
+        Self { scopes: Mutex::default(), cancelled_probes: Mutex::default(), jitter, dealer_names }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Scope, Breaker>> {
@@ -187,7 +192,7 @@ impl Breakers {
     }
 
     /// Makes a probe of these scopes due now if failures hold them back. Returns when each would have been
-    /// due. Waits for a call limit go on.
+    /// due: the work that waits for these instants is to be brought forward. Waits for a call limit go on.
     pub fn resume(&self, concerns: impl Fn(&Scope) -> bool, now: Timestamp) -> Vec<Timestamp> {
         let mut probes = Vec::new();
         for (scope, breaker) in self.lock().iter_mut() {
@@ -196,7 +201,22 @@ impl Breakers {
                 breaker.probe_at = breaker.probe_at.min(now);
             }
         }
+        let mut cancelled = self.cancelled_probes();
+        cancelled.extend(&probes);
+        let too_many = cancelled.len().saturating_sub(CANCELLED_MAX);
+        cancelled.drain(..too_many);
         probes
+    }
+
+    /// Whether a probe at this instant was to be waited for, and is not any more: [`resume`](Self::resume) has
+    /// made it due earlier. Work that is deferred to it while that happens has to be brought forward, too.
+    #[must_use]
+    pub fn was_resumed(&self, probe_at: Timestamp) -> bool {
+        self.cancelled_probes().contains(&probe_at)
+    }
+
+    fn cancelled_probes(&self) -> MutexGuard<'_, VecDeque<Timestamp>> {
+        self.cancelled_probes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Records a success: closes the breaker.

@@ -6,8 +6,8 @@
 //! call are stored while the next call is in flight. Answers are matched by id, never by position. A batch
 //! rejected because of one id is bisected until that id stands alone.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -313,6 +313,18 @@ impl Resolver {
         self.context.breakers.open(&scopes.each_ref(), now)
     }
 
+    /// Brings forward work that was deferred to a probe just when an operator resumed it.
+    async fn bring_forward_resumed(&self, deferred_until: BTreeSet<Timestamp>) {
+        for due_at in deferred_until.into_iter().filter(|due_at| self.context.breakers.was_resumed(*due_at)) {
+            match self.context.store.bring_forward(due_at, self.context.now()).await {
+                Ok(_) => self.context.wake.inbox.notify_one(),
+                Err(error) => {
+                    self.context.store_failures.warn("resumed work was not brought forward", &error);
+                }
+            }
+        }
+    }
+
     async fn store_outcomes(&self, outcomes: Vec<(Work, Outcome)>) {
         if outcomes.is_empty() {
             return;
@@ -325,8 +337,11 @@ impl Resolver {
                     errcode = reason.errcode, reason = reason.text, "event became a dead letter");
             }
         }
+        let deferred_until: BTreeSet<_> =
+            outcomes.iter().filter_map(|(_, outcome)| retry_at(outcome)).collect();
         match self.context.store.settle(outcomes, self.context.now()).await {
             Ok(linked) => {
+                self.bring_forward_resumed(deferred_until).await;
                 let now = self.context.now();
                 for received_at in linked {
                     self.context.metrics.linked(until(received_at, now));
@@ -338,6 +353,14 @@ impl Resolver {
                 self.context.store_failures.warn(message, &error);
             }
         }
+    }
+}
+
+/// When the work is tried again, if it is.
+const fn retry_at(outcome: &Outcome) -> Option<Timestamp> {
+    match outcome {
+        Outcome::Retry { due_at, .. } => Some(*due_at),
+        Outcome::Resolved(_) | Outcome::Missed | Outcome::Applied | Outcome::Dead(_) => None,
     }
 }
 

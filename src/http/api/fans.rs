@@ -255,6 +255,8 @@ impl Registration<'_> {
         let state = self.state;
         let app = state.app(fan.get("app").and_then(Value::as_str));
         self.add(1, Ok(fan)).await?;
+        // One fan is no import, whatever its priority.
+        self.is_import = false;
         let mut result = self.finish().await?;
         match result.rejected.pop() {
             None => Ok(result),

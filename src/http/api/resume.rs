@@ -69,6 +69,7 @@ impl AdminState {
                 })
         };
         let now = self.clock.now();
+        self.platform.forget_failures();
         let mut deferred_until = self.breakers.resume(concerns, now);
         let resumed = deferred_until.len();
         tracing::info!(resumed, "an operator resumed paused calls to WeCom");

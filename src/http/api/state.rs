@@ -22,6 +22,7 @@ use crate::http::public::CallbackApps;
 use crate::lifecycle::Lifecycle;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
+use crate::wecom::Platform;
 use crate::worker::breaker::Breakers;
 use crate::worker::dealer_names::DealerNames;
 use crate::worker::sink_status::SinkRegistry;
@@ -50,6 +51,8 @@ pub struct AdminState {
     pub breakers: Arc<Breakers>,
     /// The names of the dealers.
     pub dealer_names: Arc<DealerNames>,
+    /// WeCom, to be called again when an operator resumes calls.
+    pub platform: Arc<dyn Platform>,
     /// The status of each sink.
     pub sinks: Arc<SinkRegistry>,
     /// The configured sinks, each with its kind.
