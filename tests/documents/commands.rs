@@ -4,13 +4,14 @@
 //! In what is shown, `…` stands for anything, and white space does not count. A block that is not run has a
 //! comment before it: `<!-- not run: reason -->`.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::environment;
 use crate::markdown::Document;
@@ -30,7 +31,7 @@ struct Shell {
     process: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
-    servers: Vec<Child>,
+    servers: Vec<Pid>,
 }
 
 /// A command and what it prints.
@@ -92,26 +93,35 @@ impl Shell {
             .fold(text.to_owned(), |text, (port, address)| text.replace(port, address))
     }
 
-    /// Starts a server, and waits until it answers.
+    /// Starts a server in the background of the shell, and waits until it says that it is ready.
     #[expect(clippy::disallowed_methods, reason = "another process is polled, with a deadline")]
     fn start(&mut self, server: &str) {
-        let [wecom, public, admin] = self.addresses.clone();
-        let (arguments, answers) = match server.strip_prefix("unionlink simulate") {
-            Some(_) => (format!(" --listen {wecom} --callback http://{public}/callback/brand"), wecom),
-            None => (String::new(), admin),
+        let [wecom, public, _] = &self.addresses;
+        let (arguments, ready) = match server.strip_prefix("unionlink simulate") {
+            Some(_) => (format!(" --listen {wecom} --callback http://{public}/callback/brand"), "Ctrl-C"),
+            None => (String::new(), " serving "),
         };
         let log = self.folder.path().join(format!(".log{}", self.servers.len()));
-        let mut process = command(self.folder.path(), &self.addresses, "bash");
-        process.arg("-c").arg(format!("exec {server}{arguments}"));
-        process.stdin(Stdio::null()).stdout(File::create(&log).unwrap()).stderr(File::create(&log).unwrap());
-        self.servers.push(process.spawn().unwrap());
+        writeln!(self.input, "{server}{arguments} >{} 2>&1 </dev/null & echo $!", log.display()).unwrap();
+        let pid = self.answer().parse().ok().and_then(Pid::from_raw).unwrap();
+        self.servers.push(pid);
         let deadline = Instant::now() + PATIENCE;
-        while TcpStream::connect(&answers).is_err() {
-            let ended = self.servers.last_mut().unwrap().try_wait().unwrap();
-            let waits = ended.is_none() && Instant::now() < deadline;
-            assert!(waits, "{server}: {}", std::fs::read_to_string(&log).unwrap());
+        loop {
+            let said = std::fs::read_to_string(&log).unwrap_or_default();
+            if said.contains(ready) {
+                return;
+            }
+            let waits = test_kill_process(pid).is_ok() && Instant::now() < deadline;
+            assert!(waits, "{server}: {said}");
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The next line that the shell prints.
+    fn answer(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim().to_owned()
     }
 
     /// Runs a command and returns what it prints, standard output first, and whether it succeeded.
@@ -120,24 +130,24 @@ impl Shell {
         let [out, error] = files.each_ref().map(|file| file.display().to_string());
         let command = self.with_ports(command);
         writeln!(self.input, "{{ {command}\n}} >{out} 2>{error} </dev/null; echo \"{END} $?\"").unwrap();
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
+        let end = self.answer();
         let printed = files.map(|file| std::fs::read_to_string(file).unwrap()).concat();
         let restored = self
             .addresses
             .iter()
             .zip(PORTS)
             .fold(printed, |text, (address, port)| text.replace(address, port));
-        (restored, line.trim() == format!("{END} 0"))
+        (restored, end == format!("{END} 0"))
     }
 }
 
 impl Drop for Shell {
     fn drop(&mut self) {
-        for process in self.servers.iter_mut().chain([&mut self.process]) {
-            let _ = process.kill();
-            let _ = process.wait();
+        for server in &self.servers {
+            let _ = kill_process(*server, Signal::KILL);
         }
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
