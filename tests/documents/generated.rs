@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
 
+use unionlink::domain::tally::Tally;
+use unionlink::store::Counts;
+use unionlink::telemetry::metrics::Metrics;
 use unionlink::wecom::{Class, class, remedy};
 
 use crate::environment;
@@ -138,6 +141,19 @@ fn the_table_of_error_codes_is_that_of_the_program() {
             let _ = writeln!(table, "| {codes} | {} | {text} |", <&str>::from(class));
         }
         check(path, "errcodes", &table);
+    }
+}
+
+#[test]
+fn every_metric_is_in_the_documents() {
+    let metrics = Metrics::default().scrape(&Counts::default(), &Tally::default(), 0);
+    let names: Vec<_> =
+        metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
+    assert!(names.len() >= 20, "{names:?}");
+    for path in ["docs/operations.md", "docs/zh/operations.md"] {
+        let text = Document::read(Path::new(path)).text;
+        let missing: Vec<_> = names.iter().filter(|name| !text.contains(**name)).collect();
+        assert!(missing.is_empty(), "{path} lacks {missing:?}");
     }
 }
 

@@ -144,7 +144,7 @@ impl Found {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         let cell = |name| or_dash(shown(row, name));
         let more = field(row, "detail").or_else(|| field(row, "receive_id").filter(|id| !id.is_empty()));
-        let reason = match (field(row, "reason"), more) {
+        let reason = match (shown(row, "reason"), more) {
             (Some(reason), Some(more)) => format!("{reason}: {more}"),
             (reason, more) => or_dash(reason.or(more)),
         };

@@ -20,11 +20,16 @@ pub(super) fn field(row: &Value, name: &str) -> Option<String> {
     }
 }
 
-/// The text of a field for people: an instant in China time, a dealer by its name with the id behind it.
+/// The text of a field for people: an instant in China time, a dealer by its name with the id behind it, a
+/// reason without the remedy, which is printed by itself.
 pub(super) fn shown(row: &Value, name: &str) -> Option<String> {
     let text = field(row, name)?;
     Some(match name {
         "corp_id" => named(field(row, "corp_name").as_deref(), &text),
+        "reason" => match field(row, "remedy") {
+            Some(remedy) => text.replace(&format!(": {remedy}"), ""),
+            None => text,
+        },
         name if name.ends_with("_at") => china_time(&text),
         _ => text,
     })

@@ -9,7 +9,7 @@ fn dead(n: u32) -> Value {
         "age_seconds": 7_300, "type": "add_external_contact", "corp_id": "wpAAA", "corp_name": "上海一店",
         "external_userid": "wmAAA", "user_id": "zhangsan", "created_at": "2026-11-22T01:02:03.000Z",
         "due_at": "2026-11-22T01:02:03.456Z",
-        "died_at": "2026-11-22T03:02:03.456Z", "attempts": 9, "errcode": 84061, "reason": "不存在外部联系人的关系",
+        "died_at": "2026-11-22T03:02:03.456Z", "attempts": 9, "errcode": 84061, "reason": "不存在外部联系人的关系: ask the dealer",
         "remedy": "ask the dealer", "remedy_zh": "请联系经销商"})
 }
 

@@ -103,7 +103,7 @@ impl Folder {
                 let last = Last::Open { durable: heard.durable.load(Ordering::SeqCst) };
                 again = match fold(&folder, lineage, last, room, &|| heard.stopped()) {
                     Err(error) if !heard.stopped() => {
-                        tracing::warn!(%error, "the journal could not be folded; it grows meanwhile");
+                        tracing::warn!(%error, "the journal could not be merged; it grows meanwhile");
                         Some(AGAIN_AFTER)
                     }
                     _ => None,
