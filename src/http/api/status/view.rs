@@ -17,7 +17,7 @@ use crate::lifecycle::Task;
 /// The status of the service. Counters begin at its start.
 #[derive(Serialize, ToSchema)]
 pub(in super::super) struct Status {
-    #[schema(example = "0.1.0")]
+    #[schema(example = "0.2.0")]
     pub(super) version: &'static str,
     #[schema(value_type = String, format = DateTime)]
     pub(super) started_at: Timestamp,
