@@ -192,7 +192,7 @@ fn admin_state(config: &Config, context: &Context, callbacks: &CallbackState, ap
         metrics: context.metrics.clone(),
         wake: context.wake.clone(),
         breakers: context.breakers.clone(),
-        platform: context.platform.clone(),
+        directory: context.directory.clone(),
         dealer_names: context.dealer_names.clone(),
         sinks: context.sinks.clone(),
         sink_kinds: config.sinks.iter().map(|sink| (sink.name.clone(), sink.target.kind())).collect(),

@@ -139,7 +139,7 @@ impl Platform for Client {
         Ok(rows::<Row>(api, answer.result).filter_map(known).collect())
     }
 
-    fn forget_failures(&self) {
-        self.tokens.forget_failures();
+    fn forget_failures(&self, app: Option<&AppName>) {
+        self.tokens.forget_failures(app);
     }
 }

@@ -63,6 +63,7 @@ pub trait Platform: Send + Sync + 'static {
         ids: &[ExternalUserid],
     ) -> Result<Vec<(ExternalUserid, PendingId)>, CallError>;
 
-    /// Forgets recent failures, so that the next calls are really made: an operator may have removed the cause.
-    fn forget_failures(&self);
+    /// Forgets recent failures of one app, or of all, so that the next calls are really made: an operator may
+    /// have removed the cause.
+    fn forget_failures(&self, app: Option<&AppName>);
 }

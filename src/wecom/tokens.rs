@@ -7,7 +7,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use secrecy::SecretString;
 
@@ -60,18 +60,28 @@ enum State {
     },
 }
 
+/// The place of one token in the cache.
+#[derive(Default)]
+struct Place {
+    /// Failures of earlier epochs are forgotten.
+    epoch: AtomicU64,
+    /// Held while a token is fetched, which makes the fetch single-flight.
+    slot: tokio::sync::Mutex<Slot>,
+}
+
 /// The cache.
 #[derive(Default)]
 pub(super) struct Tokens {
-    /// Failures of earlier epochs are forgotten.
-    epoch: AtomicU64,
-    slots: Mutex<HashMap<TokenKey, Arc<tokio::sync::Mutex<Slot>>>>,
+    places: Mutex<HashMap<TokenKey, Arc<Place>>>,
 }
 
 impl Tokens {
-    fn slot(&self, app: &AppName, of: &TokenOf) -> Arc<tokio::sync::Mutex<Slot>> {
-        let mut slots = self.slots.lock().unwrap_or_else(PoisonError::into_inner);
-        slots.entry((app.clone(), of.clone())).or_default().clone()
+    fn places(&self) -> MutexGuard<'_, HashMap<TokenKey, Arc<Place>>> {
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn place(&self, app: &AppName, of: &TokenOf) -> Arc<Place> {
+        self.places().entry((app.clone(), of.clone())).or_default().clone()
     }
 
     /// The cached token, or a new one from `fetch`.
@@ -82,19 +92,18 @@ impl Tokens {
         clock: &dyn Clock,
         fetch: impl AsyncFnOnce() -> Result<Token, CallError>,
     ) -> Result<Token, CallError> {
-        let slot = self.slot(app, of);
-        // Held while fetching, which makes the fetch single-flight.
-        let mut slot = slot.lock().await;
+        let place = self.place(app, of);
+        let mut slot = place.slot.lock().await;
+        let current_epoch = place.epoch.load(Ordering::Relaxed);
         let now = clock.now();
         match &slot.state {
             State::Full(token) if now < token.refresh_at => return Ok(token.clone()),
-            State::Failed { error, until, epoch } if now < *until && *epoch == self.epoch() => {
+            State::Failed { error, until, epoch } if now < *until && *epoch == current_epoch => {
                 return Err(error.clone());
             }
             State::Empty | State::Full(_) | State::Failed { .. } => {}
         }
         slot.fetches += 1;
-        let epoch = self.epoch();
         match fetch().await {
             Ok(token) => {
                 let token = Token { fetched: slot.fetches, ..token };
@@ -109,25 +118,25 @@ impl Tokens {
                     }
                 };
                 let until = clock.now().plus_ms(pause_ms);
-                slot.state = State::Failed { error: error.clone(), until, epoch };
+                slot.state = State::Failed { error: error.clone(), until, epoch: current_epoch };
                 Err(error)
             }
         }
     }
 
-    fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
-    }
-
-    /// Forgets failed fetches: the next caller fetches again.
-    pub(super) fn forget_failures(&self) {
-        self.epoch.fetch_add(1, Ordering::Relaxed);
+    /// Forgets failed fetches of one app, or of all: the next caller fetches again.
+    pub(super) fn forget_failures(&self, app: Option<&AppName>) {
+        for ((of_app, _), place) in self.places().iter() {
+            if app.is_none_or(|app| app == of_app) {
+                place.epoch.fetch_add(1, Ordering::Relaxed);
+            }
+        }
     }
 
     /// Drops a token that WeCom refused from the cache, unless a newer one is there already.
     pub(super) async fn invalidate(&self, app: &AppName, of: &TokenOf, refused: &Token) {
-        let slot = self.slot(app, of);
-        let mut slot = slot.lock().await;
+        let place = self.place(app, of);
+        let mut slot = place.slot.lock().await;
         if matches!(&slot.state, State::Full(token) if token.fetched == refused.fetched) {
             slot.state = State::Empty;
         }
@@ -189,7 +198,10 @@ mod tests {
         assert_eq!(fetched.load(Ordering::SeqCst), 1);
         assert!(tokens.get(&app, &of, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
         assert_eq!(fetched.load(Ordering::SeqCst), 2);
-        tokens.forget_failures();
+        tokens.forget_failures(Some(&AppName::new("other").unwrap()));
+        assert!(tokens.get(&app, &of, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
+        assert_eq!(fetched.load(Ordering::SeqCst), 2);
+        tokens.forget_failures(Some(&app));
         assert!(tokens.get(&app, &of, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
         assert_eq!(fetched.load(Ordering::SeqCst), 3);
     }

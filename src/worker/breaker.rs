@@ -7,8 +7,9 @@
 //! A breaker also holds calls back while a quota or another of WeCom's call limits is used up. That is
 //! pacing, not a failure.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::dealer_names::DealerNames;
@@ -103,27 +104,26 @@ pub struct Breaker {
     pub probe_at: Timestamp,
     /// Consecutive failures; 0 if calls only wait for a call limit.
     pub failures: u32,
-    /// Why it opened, or stayed open: the last failure, or the call limit if nothing failed.
+    /// Why calls are held back: the last failure, or the call limit that is waited for.
     pub reason: FailureReason,
+    /// The end of the last call limit that was waited for.
+    limit_ends_at: Option<Timestamp>,
 }
 
 impl Breaker {
-    /// Whether calls only wait for a call limit, and nothing has failed.
+    /// Whether calls wait for the end of a call limit, and not for a probe after failures.
     #[must_use]
-    pub const fn is_pacing(&self) -> bool {
-        self.failures == 0
+    pub fn is_pacing(&self) -> bool {
+        self.failures == 0 || self.limit_ends_at == Some(self.probe_at)
     }
 }
-
-/// Cancelled probes remembered: outcomes that were decided before a probe was cancelled are stored soon after.
-const CANCELLED_MAX: usize = 1_024;
 
 /// All breakers of the process.
 #[derive(Debug, Default)]
 pub struct Breakers {
     scopes: Mutex<HashMap<Scope, Breaker>>,
-    /// The probes that operators made due earlier, newest last.
-    cancelled_probes: Mutex<VecDeque<Timestamp>>,
+    /// Incremented whenever an operator resumes calls.
+    generation: AtomicU64,
     jitter: Jitter,
     dealer_names: Arc<DealerNames>,
 }
@@ -132,7 +132,7 @@ impl Breakers {
     /// All breakers closed. `jitter` spreads the probes over time; `dealer_names` are for the log.
     #[must_use]
     pub fn new(jitter: Jitter, dealer_names: Arc<DealerNames>) -> Self {
-        Self { scopes: Mutex::default(), cancelled_probes: Mutex::default(), jitter, dealer_names }
+        Self { scopes: Mutex::default(), generation: AtomicU64::new(0), jitter, dealer_names }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Scope, Breaker>> {
@@ -153,16 +153,18 @@ impl Breakers {
             probe_at: now,
             failures: 0,
             reason: reason.clone(),
+            limit_ends_at: None,
         });
         // A call that was in flight when the breaker opened: the same failure, counted once.
         if breaker.failures > 0 && now < breaker.probe_at {
             return breaker.probe_at;
         }
-        if breaker.is_pacing() {
+        if breaker.failures == 0 {
             // Until now it waited for a call limit.
             breaker.since = now;
         }
         breaker.failures += 1;
+        breaker.limit_ends_at = None;
         let wait_ms = backoff.wait_ms(breaker.failures, self.jitter.of(scope, breaker.failures));
         breaker.probe_at = breaker.probe_at.max(now.plus_ms(wait_ms));
         breaker.reason = reason;
@@ -175,8 +177,8 @@ impl Breakers {
         probe_at
     }
 
-    /// Opens the breaker until a given instant because a call limit is used up. This is no failure; the
-    /// reason of an earlier failure stays until a call succeeds.
+    /// Opens the breaker until a given instant because a call limit is used up. This is no failure; after
+    /// failures the longer of the two waits counts.
     pub fn hold(&self, scope: Scope, reason: FailureReason, now: Timestamp, until: Timestamp) {
         let mut breakers = self.lock();
         let breaker = breakers.entry(scope).or_insert_with(|| Breaker {
@@ -184,9 +186,11 @@ impl Breakers {
             probe_at: until,
             failures: 0,
             reason: reason.clone(),
+            limit_ends_at: None,
         });
-        breaker.probe_at = breaker.probe_at.max(until);
-        if breaker.is_pacing() {
+        if until >= breaker.probe_at {
+            breaker.probe_at = until;
+            breaker.limit_ends_at = Some(until);
             breaker.reason = reason;
         }
     }
@@ -194,6 +198,8 @@ impl Breakers {
     /// Makes a probe of these scopes due now if failures hold them back. Returns when each would have been
     /// due: the work that waits for these instants is to be brought forward. Waits for a call limit go on.
     pub fn resume(&self, concerns: impl Fn(&Scope) -> bool, now: Timestamp) -> Vec<Timestamp> {
+        // First, so that an outcome that was decided on the state before this is recognised as such.
+        self.generation.fetch_add(1, Ordering::SeqCst);
         let mut probes = Vec::new();
         for (scope, breaker) in self.lock().iter_mut() {
             if !breaker.is_pacing() && concerns(scope) {
@@ -201,22 +207,14 @@ impl Breakers {
                 breaker.probe_at = breaker.probe_at.min(now);
             }
         }
-        let mut cancelled = self.cancelled_probes();
-        cancelled.extend(&probes);
-        let too_many = cancelled.len().saturating_sub(CANCELLED_MAX);
-        cancelled.drain(..too_many);
         probes
     }
 
-    /// Whether a probe at this instant was to be waited for, and is not any more: [`resume`](Self::resume) has
-    /// made it due earlier. Work that is deferred to it while that happens has to be brought forward, too.
+    /// How often calls have been resumed. Work that was deferred to a probe while that number changed may have
+    /// to be brought forward.
     #[must_use]
-    pub fn was_resumed(&self, probe_at: Timestamp) -> bool {
-        self.cancelled_probes().contains(&probe_at)
-    }
-
-    fn cancelled_probes(&self) -> MutexGuard<'_, VecDeque<Timestamp>> {
-        self.cancelled_probes.lock().unwrap_or_else(PoisonError::into_inner)
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
     }
 
     /// Records a success: closes the breaker.
@@ -257,7 +255,7 @@ impl Breakers {
     #[must_use]
     pub fn all(&self, now: Timestamp) -> Vec<(Scope, Breaker)> {
         let mut breakers = self.lock();
-        breakers.retain(|_, breaker| !breaker.is_pacing() || now < breaker.probe_at);
+        breakers.retain(|_, breaker| breaker.failures > 0 || now < breaker.probe_at);
         let mut all: Vec<_> =
             breakers.iter().map(|(scope, breaker)| (scope.clone(), breaker.clone())).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
@@ -313,6 +311,11 @@ mod tests {
         breakers.hold(scope.clone(), limit(), hour, hour.plus_ms(1));
         let failing = breakers.failing(&[&scope], hour).unwrap();
         assert_eq!((failing.since, failing.reason), (hour, refused));
+        // The limit is the longer wait: nobody can shorten it.
+        breakers.hold(scope.clone(), limit(), hour, failing.probe_at.plus_ms(1));
+        assert!(breakers.open(&[&scope], hour).is_some_and(|breaker| breaker.is_pacing()));
+        assert_eq!(breakers.resume(|_| true, hour), []);
+        assert_eq!((breakers.failures(&scope), breakers.generation()), (1, 1));
     }
 
     #[test]

@@ -103,6 +103,13 @@ impl Directory {
         Ok(count)
     }
 
+    /// Forgets recent failures of one app, or of all: an operator may have removed the cause.
+    pub fn forget_failures(&self, app: Option<&AppName>) {
+        self.platform.forget_failures(app);
+        let mut misses = self.upstream_misses.lock().unwrap_or_else(PoisonError::into_inner);
+        misses.retain(|(of_app, _), _| app.is_some_and(|app| app != of_app));
+    }
+
     /// Whether the brand's token converted none of this dealer's customers when it was tried within the last
     /// hour.
     pub(super) fn upstream_missed_recently(&self, app: &AppName, corp_id: &CorpId) -> bool {

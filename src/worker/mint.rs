@@ -267,9 +267,9 @@ impl Queue {
                 same_position
             }
             (Class::Transient | Class::Token, _) => {
+                breakers.failed(&fans, reason, Backoff::CALL, now);
                 // Queued behind the others, so that the next probe uses another fan.
-                let probe_at = breakers.failed(&fans, reason, Backoff::CALL, now);
-                FanOutcome::Retry { due_at: probe_at.plus_ms(1), spent: false }
+                FanOutcome::Retry { due_at: now, spent: false }
             }
             (Class::Item, CallError::Refused { errcode, .. }) => {
                 // An answer about this fan alone: the API works.
@@ -292,12 +292,11 @@ impl Queue {
                     return self.reject(*errcode, error);
                 }
                 let in_a_row = class.refused_in_a_row.fetch_add(1, Ordering::Relaxed) + 1;
-                let mut due_at = now.plus_ms(AGAIN_AFTER_MS + 1);
                 if !recently || in_a_row > REFUSED_IN_A_ROW_MAX {
-                    // Queued behind the others, so that the next probe uses another fan.
-                    due_at = due_at.max(breakers.failed(&class.scope, reason, Backoff::PAIR, now).plus_ms(1));
+                    breakers.failed(&class.scope, reason, Backoff::PAIR, now);
                 }
-                FanOutcome::Retry { due_at, spent: recently }
+                // Queued behind the others, so that the next probe uses another fan.
+                FanOutcome::Retry { due_at: now.plus_ms(AGAIN_AFTER_MS + 1), spent: recently }
             }
             (Class::Configuration, CallError::Refused { errcode, api, .. }) => {
                 let scope = if concerns_whole_app(*api, *errcode) { &app } else { &fans };

@@ -65,6 +65,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
 impl Activation for Arc<Resolver> {
     async fn activate(&mut self) -> Duration {
         let (store, now) = (&self.context.store, self.context.now());
+        let decided_in = self.context.breakers.generation();
         let held: usize = self.lanes().values().map(|lane| lane.waiting.len()).sum();
         let room = HELD_MAX.saturating_sub(held);
         let room_min = if self.backlog.load(Ordering::Relaxed) { BACKLOG_PORTION } else { 1 };
@@ -85,7 +86,7 @@ impl Activation for Arc<Resolver> {
         outcomes.extend(self.drain_blocked_lanes(now));
         // Calls first: storing these outcomes is not urgent.
         self.start_calls();
-        self.store_outcomes(outcomes).await;
+        self.store_outcomes(outcomes, decided_in).await;
         if more {
             return Duration::ZERO;
         }
@@ -205,10 +206,11 @@ impl Resolver {
     ) {
         let (resolver, key, batch) = (self.clone(), key.clone(), lane.begin(now));
         self.context.spawn_call(async move {
-            let outcomes = resolver.resolve_batch(&key, batch).await;
+            let decided_in = resolver.context.breakers.generation();
+            let outcomes = resolver.resolve_batch(&key, batch, decided_in).await;
             let now = resolver.context.now();
             resolver.continue_lane(&key, now, |lane| lane.call_ended(now));
-            resolver.store_outcomes(outcomes).await;
+            resolver.store_outcomes(outcomes, decided_in).await;
             drop(slot);
             resolver.continue_lane(&key, resolver.context.now(), Lane::batch_stored);
         });
@@ -235,7 +237,7 @@ impl Resolver {
 
     /// Makes the call for a batch, or several if it has to be bisected. Returns the outcomes that are not
     /// stored yet.
-    async fn resolve_batch(&self, key: &LaneKey, batch: Vec<Work>) -> Vec<(Work, Outcome)> {
+    async fn resolve_batch(&self, key: &LaneKey, batch: Vec<Work>, decided_in: u64) -> Vec<(Work, Outcome)> {
         let mut todo = vec![batch];
         // The bisection is given up if every id seems to fail.
         let (mut bisecting, mut single_failures, mut any_ok) = (false, 0, false);
@@ -288,7 +290,7 @@ impl Resolver {
             if todo.is_empty() {
                 return outcomes;
             }
-            self.store_outcomes(outcomes).await;
+            self.store_outcomes(outcomes, decided_in).await;
             if single_failures >= SINGLE_FAILURES_MAX && !any_ok {
                 let text = "WeCom refuses one customer after another; retried later".to_owned();
                 let (reason, now) = (FailureReason { errcode: None, text }, self.context.now());
@@ -313,19 +315,9 @@ impl Resolver {
         self.context.breakers.open(&scopes.each_ref(), now)
     }
 
-    /// Brings forward work that was deferred to a probe just when an operator resumed it.
-    async fn bring_forward_resumed(&self, deferred_until: BTreeSet<Timestamp>) {
-        for due_at in deferred_until.into_iter().filter(|due_at| self.context.breakers.was_resumed(*due_at)) {
-            match self.context.store.bring_forward(due_at, self.context.now()).await {
-                Ok(_) => self.context.wake.inbox.notify_one(),
-                Err(error) => {
-                    self.context.store_failures.warn("resumed work was not brought forward", &error);
-                }
-            }
-        }
-    }
-
-    async fn store_outcomes(&self, outcomes: Vec<(Work, Outcome)>) {
+    /// Stores outcomes, which were decided in this generation of the circuit breakers or later. Work that was
+    /// deferred while an operator resumed calls is brought forward.
+    async fn store_outcomes(&self, outcomes: Vec<(Work, Outcome)>, decided_in: u64) {
         if outcomes.is_empty() {
             return;
         }
@@ -341,7 +333,6 @@ impl Resolver {
             outcomes.iter().filter_map(|(_, outcome)| retry_at(outcome)).collect();
         match self.context.store.settle(outcomes, self.context.now()).await {
             Ok(linked) => {
-                self.bring_forward_resumed(deferred_until).await;
                 let now = self.context.now();
                 for received_at in linked {
                     self.context.metrics.linked(until(received_at, now));
@@ -353,6 +344,15 @@ impl Resolver {
                 self.context.store_failures.warn(message, &error);
             }
         }
+        if self.context.breakers.generation() == decided_in {
+            return;
+        }
+        for due_at in deferred_until {
+            if let Err(error) = self.context.store.bring_forward(due_at, self.context.now()).await {
+                self.context.store_failures.warn("resumed work could not be brought forward", &error);
+            }
+        }
+        self.context.wake.inbox.notify_one();
     }
 }
 

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use unionlink::domain::time::Timestamp;
-use unionlink::simulator::{Fault, Target};
+use unionlink::simulator::{Api, Fault, Target};
 
 use crate::harness::{PATIENCE, World};
 
@@ -85,4 +85,28 @@ async fn only_an_app_of_the_configuration_can_be_resumed() {
     for body in [json!({"app": 7}), json!({"corp_id": ""}), json!({"corp": "wpX"})] {
         assert_eq!(world.post("/v1/resume", &body).await.0, 400, "{body}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fan_whose_own_call_failed_goes_on_at_once_when_an_operator_resumes_its_app() {
+    let world = World::usual().await;
+    world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
+    world.wecom.inject(Api::UnionidToPendingId, Fault::Errcode(-1), None);
+    let fan = world.wecom.add_people(1);
+    world.register(&fan).await;
+    let instant = |text: &Value| text.as_str().unwrap().parse::<Timestamp>().unwrap();
+    let mut until = Timestamp::EPOCH;
+    for failures in 1..=9 {
+        let failed = |s: &Value| s["paused"][0]["failures"].as_u64() >= Some(failures);
+        let status = world.until("/v1/status", failed).await;
+        until = instant(&status["paused"][0]["until"]);
+        if until.millis_since(instant(&status["now"])) > 20_000 {
+            break;
+        }
+        world.clock.skip(Duration::from_secs(20));
+    }
+    world.wecom.clear_faults();
+    assert_eq!(world.post("/v1/resume", &json!({"app": "brand"})).await, (200, json!({"resumed": 1})));
+    let fan = world.until(&format!("/v1/fans/{}", fan[0].unionid), |fan| fan["state"] == "minted").await;
+    assert!(instant(&fan["minted_at"]) < until, "it waited until {until}: {fan}");
 }

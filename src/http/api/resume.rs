@@ -59,7 +59,7 @@ pub(super) async fn resume(State(state): Shared, body: Body) -> Result<Json<Resu
 }
 
 impl AdminState {
-    /// Makes a probe of everything that is paused due now, and with it the work that waits for the probe.
+    /// Makes the next probe of each paused scope due now, and the work that waits for it.
     /// Returns the number of paused things.
     async fn resume(&self, app: Option<AppName>, corp_id: Option<CorpId>) -> Result<usize, StoreError> {
         let concerns = |scope: &Scope| {
@@ -69,17 +69,21 @@ impl AdminState {
                 })
         };
         let now = self.clock.now();
-        self.platform.forget_failures();
+        self.directory.forget_failures(app.as_ref());
         let mut deferred_until = self.breakers.resume(concerns, now);
         let resumed = deferred_until.len();
         tracing::info!(resumed, "an operator resumed paused calls to WeCom");
         deferred_until.retain(|due_at| now < *due_at);
         deferred_until.sort_unstable();
         deferred_until.dedup();
+        let mut brought_forward = Ok(());
         for due_at in deferred_until {
-            self.store.bring_forward(due_at, now).await?;
+            let moved = self.store.bring_forward(due_at, self.clock.now()).await;
+            brought_forward = brought_forward.and(moved.map(|_| ()));
         }
+        // Also after an error: whatever was not brought forward is due at its own time.
         self.wake.calls_resumed();
+        brought_forward?;
         Ok(resumed)
     }
 }

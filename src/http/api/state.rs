@@ -22,9 +22,9 @@ use crate::http::public::CallbackApps;
 use crate::lifecycle::Lifecycle;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
-use crate::wecom::Platform;
 use crate::worker::breaker::Breakers;
 use crate::worker::dealer_names::DealerNames;
+use crate::worker::directory::Directory;
 use crate::worker::sink_status::SinkRegistry;
 use crate::worker::{AppRules, Wake};
 
@@ -51,8 +51,8 @@ pub struct AdminState {
     pub breakers: Arc<Breakers>,
     /// The names of the dealers.
     pub dealer_names: Arc<DealerNames>,
-    /// WeCom, to be called again when an operator resumes calls.
-    pub platform: Arc<dyn Platform>,
+    /// The dealer directory, which forgets failures when an operator resumes calls.
+    pub directory: Arc<Directory>,
     /// The status of each sink.
     pub sinks: Arc<SinkRegistry>,
     /// The configured sinks, each with its kind.
