@@ -63,7 +63,7 @@ async fn on_a_nearly_full_disk_callbacks_are_answered_503_until_there_is_space_a
     world.load_until("service again", |world| world.ledger.acknowledgements() > acknowledged + 5).await;
     let log = world.service.log();
     let lines = log.lines().filter(|line| line.contains("callbacks not acknowledged")).count();
-    assert!((1..=3).contains(&lines), "a line a minute is enough:\n{log}");
+    assert!((1..10).contains(&lines), "{lines} lines for 20 callbacks:\n{log}");
     world.finish().await.unwrap();
 }
 

@@ -8,13 +8,15 @@ use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
 use crate::environment;
 use crate::markdown::Document;
+use crate::peers::peer;
 
 /// How long a command may take, and a server to answer.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -30,7 +32,7 @@ struct Shell {
     addresses: [String; 3],
     process: Child,
     input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    answers: mpsc::Receiver<String>,
     servers: Vec<Pid>,
 }
 
@@ -76,14 +78,16 @@ impl Shell {
         let programs = folder.path().join(".bin");
         std::fs::create_dir(&programs).unwrap();
         symlink(env!("CARGO_BIN_EXE_unionlink"), programs.join("unionlink")).unwrap();
-        let listeners = PORTS.map(|_| TcpListener::bind("127.0.0.1:0").unwrap());
-        let addresses = listeners.map(|listener| listener.local_addr().unwrap().to_string());
+        let addresses = PORTS.map(|_| free_address());
         let mut process = command(folder.path(), &addresses, "bash");
         process.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = process.spawn().unwrap();
         let input = process.stdin.take().unwrap();
         let output = BufReader::new(process.stdout.take().unwrap());
-        Self { folder, addresses, process, input, output, servers: Vec::new() }
+        // Lines come through a channel, because a pipe cannot be read with a deadline.
+        let (to, answers) = mpsc::channel();
+        std::thread::spawn(move || output.lines().map_while(Result::ok).try_for_each(|line| to.send(line)));
+        Self { folder, addresses, process, input, answers, servers: Vec::new() }
     }
 
     fn with_ports(&self, text: &str) -> String {
@@ -119,9 +123,7 @@ impl Shell {
 
     /// The next line that the shell prints.
     fn answer(&mut self) -> String {
-        let mut line = String::new();
-        self.output.read_line(&mut line).unwrap();
-        line.trim().to_owned()
+        self.answers.recv_timeout(PATIENCE).expect("the command ends")
     }
 
     /// Runs a command and returns what it prints, standard output first, and whether it succeeded.
@@ -149,6 +151,14 @@ impl Drop for Shell {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
+}
+
+/// A free address. Its port is outside the ephemeral range, so that no other program takes it before a server of
+/// ours does.
+fn free_address() -> String {
+    let ports = std::iter::repeat_with(|| rand::random_range(16_000..32_000_u16));
+    let mut addresses = ports.map(|port| format!("127.0.0.1:{port}"));
+    addresses.find(|address| TcpListener::bind(address).is_ok()).unwrap()
 }
 
 /// A process in the folder, with our binary first in the path and the ports of this run.
@@ -211,12 +221,9 @@ fn follow(path: &str) {
 
 #[test]
 fn the_commands_of_the_documents_run_as_written() {
-    for program in ["bash", "curl"] {
-        if Command::new(program).arg("--version").output().is_err() {
-            assert!(environment("UNIONLINK_PEERS").is_none(), "{program} is missing");
-            println!("SKIPPED: {program} is not installed");
-            return;
-        }
+    let programs = ["bash", "curl"].map(peer);
+    if programs.contains(&None) {
+        return;
     }
     let followed: Vec<_> = ["README.md", "README.zh-CN.md"]
         .map(PathBuf::from)

@@ -3,11 +3,14 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
+use unionlink::domain::event::Kind;
+use unionlink::domain::ids::{AppName, CorpId, SinkName};
 use unionlink::domain::tally::Tally;
 use unionlink::store::Counts;
 use unionlink::telemetry::metrics::Metrics;
-use unionlink::wecom::{Class, class, remedy};
+use unionlink::wecom::{Api, Class, class, remedy};
 
 use crate::environment;
 use crate::markdown::{Document, documents, repository};
@@ -146,10 +149,21 @@ fn the_table_of_error_codes_is_that_of_the_program() {
 
 #[test]
 fn every_metric_is_in_the_documents() {
-    let metrics = Metrics::default().scrape(&Counts::default(), &Tally::default(), 0);
+    // A metric with labels appears with its first series.
+    let metrics = Metrics::default();
+    let (app, sink) = (AppName::new("brand").unwrap(), SinkName::new("crm").unwrap());
+    metrics.event(Kind::Message);
+    metrics.wecom_call(Api::GetToken, &Ok(()), Duration::ZERO);
+    metrics.fan_rejected(&app, 610_014);
+    metrics.sink_configured(&sink);
+    metrics.sink("crm", (0, 0), "running", &["running"]);
+    metrics.quota(&CorpId::new("ww0123456789").unwrap(), Api::UnionidToPendingId, "hour", 0, 1);
+    metrics.paused([(&app, "app", None)].into_iter());
+    metrics.disk_free_bytes(Some(1));
+    let metrics = metrics.scrape(&Counts::default(), &Tally::default(), 0);
     let names: Vec<_> =
         metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")?.split(' ').next()).collect();
-    assert!(names.len() >= 20, "{names:?}");
+    assert!(names.len() >= 35, "{names:?}");
     for path in ["docs/operations.md", "docs/zh/operations.md"] {
         let text = Document::read(Path::new(path)).text;
         let missing: Vec<_> = names.iter().filter(|name| !text.contains(**name)).collect();

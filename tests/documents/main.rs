@@ -6,6 +6,7 @@
 #![expect(unreachable_pub, reason = "modules of a test binary")]
 #![expect(
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::print_stdout,
     reason = "a test that panics has failed, and prints what it did"
 )]
@@ -13,6 +14,8 @@
 mod commands;
 mod generated;
 mod markdown;
+#[path = "../peers/mod.rs"]
+mod peers;
 mod structure;
 
 /// A variable of the environment.

@@ -1,4 +1,4 @@
-//! Programs that `.ci/peers` installs for the tests: where they are, and what happens where one is missing.
+//! Programs that tests use, from `.ci/peers` or from the machine: where they are, and what happens where one is missing.
 //! Shared by the unit tests and the test binaries.
 
 use std::io::Write as _;
@@ -11,14 +11,20 @@ use std::path::PathBuf;
 pub(crate) fn peer(name: &str) -> Option<PathBuf> {
     // The test binary is in the build folder, wherever that is.
     let test = std::env::current_exe().unwrap();
-    let found = test.ancestors().map(|folder| folder.join("peers").join(name)).find(|path| path.exists());
+    let peers = test.ancestors().map(|folder| folder.join("peers"));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let mut folders = peers.chain(std::env::split_paths(&path));
+    let found = folders.find_map(|folder| Some(folder.join(name)).filter(|program| program.is_file()));
     if found.is_none() {
         let required = std::env::var("UNIONLINK_PEERS").is_ok_and(|value| value == "required");
-        assert!(!required, "{name} is missing; run .ci/peers");
+        assert!(!required, "{name} is missing; run .ci/peers, or install it");
         let thread = std::thread::current();
         let test = thread.name().unwrap_or("a test");
         // Directly: the test harness shows captured output only if a test fails.
-        let _ = writeln!(std::io::stderr().lock(), "SKIPPED: {test}: {name} is missing; run .ci/peers");
+        let _ = writeln!(
+            std::io::stderr().lock(),
+            "SKIPPED: {test}: {name} is missing; run .ci/peers, or install it"
+        );
     }
     found
 }
