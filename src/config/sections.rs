@@ -112,7 +112,8 @@ impl Store {
         let path: PathBuf = section.text("path")?;
         if let Some(obstacle) = folder::obstacle(&path) {
             // `serve` finds out for certain, by opening the store.
-            let hint = "create the folder for the user that runs unionlink, or name another one";
+            let hint =
+                "run check as the user that runs unionlink; create the folder for that user, or name another";
             section.report(Severity::Suspect, "path", obstacle, Some(hint));
         }
         Some(Self {

@@ -142,8 +142,10 @@ impl Job {
         display: &ProgressDisplay,
         stop: &CancellationToken,
     ) -> anyhow::Result<End> {
+        // Requests that are under way are finished, so that their rows are counted.
+        let no_more = stop.child_token();
         let requests = stream::poll_fn(move |context| batches.poll_recv(context))
-            .take_until(stop.clone().cancelled_owned())
+            .take_until(no_more.clone().cancelled_owned())
             .map(move |batch| submit(service.clone(), batch))
             .buffered(REQUESTS_MAX);
         let mut requests = pin!(requests);
@@ -151,8 +153,9 @@ impl Job {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // Before anything is sent, because an earlier run may have stopped for the same reason.
-            if self.max_rejects.is_some_and(|max| accounts.progress.counts.rejected > max) {
-                return Ok(End::TooManyRejects);
+            let too_many = self.max_rejects.is_some_and(|max| accounts.progress.counts.rejected > max);
+            if too_many {
+                no_more.cancel();
             }
             tokio::select! {
                 request = requests.next() => match request.transpose()? {
@@ -162,6 +165,7 @@ impl Job {
                         display.advance(accounts.progress.counts.rows, read_bytes);
                     }
                     Some((_, None)) => return Ok(End::Interrupted),
+                    None if too_many => return Ok(End::TooManyRejects),
                     None if stop.is_cancelled() => return Ok(End::Interrupted),
                     None => return Ok(End::Complete),
                 },
