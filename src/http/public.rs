@@ -245,6 +245,7 @@ impl CallbackState {
         let now = self.clock.now();
         let age_limit = AgeLimit { days_max: self.event_days_max, now };
         let classified = classify(&*self.store, app, message, Some(age_limit)).await?;
+        let mut dealer = None;
         let (outcome, payload) = match classified {
             Classified::Ignored(ignored) => {
                 self.count_event(ignored.kind, ignored.created_at, now);
@@ -255,7 +256,7 @@ impl CallbackState {
             }
             Classified::Event(event) => {
                 self.count_event(event.contact.change.kind(), Some(event.created_at), now);
-                self.log_first_callback(app, &event.corp_id).await;
+                dealer = Some(event.corp_id.clone());
                 (CallbackOutcome::Accepted, Payload::Event(event))
             }
             Classified::Quarantine { reason, event } => {
@@ -273,6 +274,9 @@ impl CallbackState {
         Ok(match self.store.append(arrival).await? {
             Appended::New(_) => {
                 self.wake.inbox.notify_one();
+                if let Some(corp_id) = dealer {
+                    self.log_first_callback(app, &corp_id).await;
+                }
                 outcome
             }
             Appended::Duplicate => CallbackOutcome::Duplicate,

@@ -301,10 +301,8 @@ impl Metrics {
 
     /// Counts a fan of a configured app that WeCom refused.
     pub fn fan_rejected(&self, app: &AppName, errcode: i64) {
-        // Whatever WeCom answers, the label has only values that the table of codes has.
-        let known = class(errcode) != Class::Unknown;
-        let errcode = if known { errcode.to_string() } else { "other".to_owned() };
-        self.fans_rejected.get_or_create(&[("app", app.to_string()), ("errcode", errcode)]).inc();
+        let labels = [("app", app.to_string()), ("errcode", errcode_label(Some(errcode)))];
+        self.fans_rejected.get_or_create(&labels).inc();
     }
 
     /// Creates the counters of a configured sink, at 0.

@@ -268,6 +268,7 @@ mod tests {
             assert_ne!(remedy(code).zh, general.zh, "{code}");
         }
     }
+
     #[test]
     fn every_remedy_begins_with_an_action() {
         const VERBS: [&str; 15] = [

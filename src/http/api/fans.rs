@@ -1,7 +1,8 @@
-//! `POST /v1/fans` and `GET /v1/fans/{unionid}`: registering fans, one or millions, and showing one.
+//! `POST /v1/fans`: registering fans, one or millions. Showing them is in `list` and `show`.
 
 mod lines;
 pub(super) mod list;
+pub(super) mod show;
 
 use axum::Json;
 use axum::body::Body;
@@ -13,13 +14,13 @@ use serde_json::Value;
 use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
-use super::extract::{PathParam, QueryParams, invalid_id};
+use super::extract::QueryParams;
 use super::import_log::{ImportRequest, Rows};
 use super::state::{AdminState, Shared};
-use crate::domain::fan::{ASK_AGAIN, Existing, Fan, FanStep, Minted, Priority};
+use crate::domain::fan::{Minted, Priority};
 use crate::domain::ids::{FanKey, IdError, Openid, PendingId, Unionid};
 use crate::domain::instant::{INSTANT_FORMS, instant};
-use crate::domain::time::{DAY_MS, Timestamp};
+use crate::domain::time::DAY_MS;
 use crate::http::body::read_body;
 use crate::http::problem::Problem;
 use crate::store::{NewFan, Registered};
@@ -245,7 +246,7 @@ impl Registration<'_> {
         if self.is_import {
             let import = self.import.get_or_insert_with(|| self.state.imports.join());
             let RegisterResult { accepted, known, rejected_total, .. } = self.result;
-            import.rows = Rows { accepted, known, rejected: rejected_total as u64 };
+            import.record(Rows { accepted, known, rejected: rejected_total as u64 });
         }
         Ok(())
     }
@@ -311,111 +312,5 @@ impl AdminState {
         let minted = pending_id.map(|pending_id| Minted::imported(pending_id, minted_at, now));
         let key = FanKey { app, unionid };
         Ok(NewFan { key, openid, ask_existing, priority, minted, retry_rejected: false })
-    }
-}
-
-#[derive(Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-pub(super) struct ShowQuery {
-    /// Required when the fan is registered with several apps.
-    #[param(example = "brand")]
-    app: Option<String>,
-}
-
-/// A fan and its state.
-#[derive(Serialize, ToSchema)]
-pub(super) struct FanView {
-    #[schema(example = "brand")]
-    app: String,
-    #[schema(example = "oINVENTED-unionid-0001")]
-    unionid: String,
-    openid: String,
-    /// `queued`, `minted`, `expired` or `rejected`.
-    #[schema(value_type = String, example = "minted")]
-    state: &'static str,
-    #[schema(value_type = String, format = DateTime)]
-    registered_at: Timestamp,
-    pending_id: Option<String>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    minted_at: Option<Timestamp>,
-    #[schema(value_type = Option<String>, format = DateTime)]
-    expires_at: Option<Timestamp>,
-    /// Earlier pending ids through which the fan can still be linked.
-    older_pending_ids: Vec<String>,
-    /// The priority with which it waits to be minted or renewed: `live`, `renew_unlinked`, `renew` or `bulk`.
-    #[schema(value_type = Option<String>)]
-    waits_as: Option<&'static str>,
-    /// The WeCom errcode, if WeCom rejected the fan or refused to look up its existing customers.
-    errcode: Option<i64>,
-    /// What an operator can do.
-    remedy: Option<String>,
-    /// The same in Chinese.
-    remedy_zh: Option<String>,
-    /// When WeCom was asked whether the fan is an existing customer of a dealer.
-    #[schema(value_type = Option<String>, format = DateTime)]
-    existing_asked_at: Option<Timestamp>,
-    /// How many of the dealers' customers WeCom returned.
-    existing_found: Option<u32>,
-    /// Consecutive failures of the current call.
-    attempts: u32,
-}
-
-impl FanView {
-    fn new(key: &FanKey, fan: &Fan, now: Timestamp) -> Self {
-        let errcode = fan.errcode();
-        let (existing_asked_at, existing_found) = match fan.existing {
-            Existing::Asked { at, found } => (Some(at), Some(found)),
-            Existing::Off | Existing::Due(_) | Existing::Refused { .. } => (None, None),
-        };
-        let remedy = errcode.map(crate::wecom::remedy);
-        let newest = fan.newest();
-        let older = fan.ids.iter().rev().skip(1);
-        Self {
-            app: key.app.to_string(),
-            unionid: key.unionid.as_str().to_owned(),
-            openid: fan.openid.as_str().to_owned(),
-            state: fan.state(now).into(),
-            registered_at: fan.registered_at,
-            pending_id: newest.map(|m| m.pending_id.as_str().to_owned()),
-            minted_at: newest.map(|m| m.minted_at),
-            expires_at: newest.map(Minted::expires_at),
-            older_pending_ids: older.map(|m| m.pending_id.as_str().to_owned()).collect(),
-            waits_as: fan.queued_for(FanStep::Mint).map(Into::into),
-            errcode,
-            remedy: remedy.map(|remedy| format!("{}; {}", remedy.en, ASK_AGAIN.0)),
-            remedy_zh: remedy.map(|remedy| format!("{}；{}", remedy.zh, ASK_AGAIN.1)),
-            existing_asked_at,
-            existing_found,
-            attempts: fan.attempts,
-        }
-    }
-}
-
-/// Show one fan with its state
-#[utoipa::path(operation_id = "show_fan", get, path = "/v1/fans/{unionid}", tag = "fans",
-    params(("unionid" = String, Path, description = "The fan's unionid", example = "oINVENTED-unionid-0001"),
-        ShowQuery),
-    responses(
-        (status = 200, body = FanView, description = "The fan"),
-        (status = 404, response = super::openapi::NotFound),
-        super::openapi::Errors,
-    ))]
-pub(super) async fn show(
-    State(state): Shared,
-    PathParam(unionid): PathParam,
-    QueryParams(query): QueryParams<ShowQuery>,
-) -> Result<Json<FanView>, Problem> {
-    let unionid = Unionid::new(&unionid).map_err(invalid_id("unionid"))?;
-    let mut fans = state.store.fans(&unionid).await?;
-    if let Some(app) = &query.app {
-        fans.retain(|(key, _)| key.app.as_str() == app);
-    }
-    match &fans[..] {
-        [] => Err(Problem::not_found("fan not found")),
-        [(key, fan)] => Ok(Json(FanView::new(key, fan, state.clock.now()))),
-        _ => {
-            Err(Problem::bad_request("the fan is registered with several apps")
-                .hint("choose one with ?app=NAME"))
-        }
     }
 }

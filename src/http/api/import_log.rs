@@ -23,9 +23,9 @@ struct Import {
     began_at: Instant,
     /// Requests in progress.
     requests: usize,
-    /// When the last request ended.
+    /// When rows were last stored.
     ended_at: Instant,
-    /// The rows of the requests that have ended.
+    /// The rows that are stored or rejected.
     rows: Rows,
     /// Whether the request that ended last broke off.
     broke_off: bool,
@@ -43,8 +43,8 @@ pub(super) struct Rows {
 #[derive(Debug)]
 pub(super) struct ImportRequest {
     log: Arc<ImportLog>,
-    /// The rows so far.
-    pub(super) rows: Rows,
+    /// The rows of this request so far.
+    rows: Rows,
     /// Whether all rows were processed; otherwise the request broke off.
     pub(super) is_complete: bool,
 }
@@ -103,13 +103,22 @@ impl Import {
     }
 }
 
+impl ImportRequest {
+    /// Records the rows of this request so far.
+    pub(super) fn record(&mut self, rows: Rows) {
+        if let Some(import) = &mut *self.log.current() {
+            import.rows.accepted += rows.accepted - self.rows.accepted;
+            import.rows.known += rows.known - self.rows.known;
+            import.rows.rejected += rows.rejected - self.rows.rejected;
+            import.ended_at = Instant::now();
+        }
+        self.rows = rows;
+    }
+}
+
 impl Drop for ImportRequest {
     fn drop(&mut self) {
         if let Some(import) = &mut *self.log.current() {
-            let Rows { accepted, known, rejected } = self.rows;
-            import.rows.accepted += accepted;
-            import.rows.known += known;
-            import.rows.rejected += rejected;
             import.requests = import.requests.saturating_sub(1);
             import.ended_at = Instant::now();
             import.broke_off = !self.is_complete;
@@ -126,7 +135,8 @@ mod tests {
         let log = Arc::new(ImportLog::default());
         for accepted in [3, 4] {
             let mut request = log.join();
-            (request.rows.accepted, request.is_complete) = (accepted, true);
+            request.record(Rows { accepted, ..Rows::default() });
+            request.is_complete = true;
             drop(request);
             tokio::time::sleep(QUIET / 2).await;
         }

@@ -40,7 +40,7 @@ pub fn router(state: Arc<AdminState>) -> Router {
     let (guarded, mut description) = OpenApiRouter::with_openapi(openapi::Api::openapi())
         .routes(routes!(fans::register))
         .routes(routes!(fans::list::list))
-        .routes(routes!(fans::show))
+        .routes(routes!(fans::show::show))
         .routes(routes!(links::find))
         .routes(routes!(feed::feed))
         .routes(routes!(feed::stream))

@@ -15,7 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::super::extract::QueryParams;
 use super::super::openapi;
 use super::super::state::{Shared, scan};
-use super::FanView;
+use super::show::FanView;
 use crate::domain::fan::FanState;
 use crate::domain::ids::AppName;
 use crate::http::problem::Problem;

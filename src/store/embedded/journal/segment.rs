@@ -14,7 +14,6 @@ use std::thread::JoinHandle;
 use super::block::{self, Entry, Header, Kind, Lineage};
 use super::files::{self, at};
 use super::sorted::damaged;
-use crate::telemetry::throttle::LogThrottle;
 
 /// A segment that has become longer is followed by another. One is sorted in memory. Small in tests, to have many.
 const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 2 << 10 } else { 16 << 20 };
@@ -40,7 +39,7 @@ impl Appender {
         let mut segment = Segment::create(folder, lineage, next)?;
         let folder = folder.to_owned();
         let thread = std::thread::Builder::new().name("store-journal".to_owned()).spawn(move || {
-            let log = LogThrottle::default();
+            let mut is_logged = false;
             while let Ok((seq, batch)) = to_write.recv() {
                 let appended = segment.append(&batch);
                 let failed = appended.is_err();
@@ -50,11 +49,12 @@ impl Appender {
                 }
                 if segment.bytes >= SEGMENT_BYTES_MAX {
                     match Segment::create(&folder, lineage, seq + 1) {
-                        Ok(next) => segment = next,
+                        Ok(next) => (segment, is_logged) = (next, false),
                         // The present one grows on; the next batch tries again.
                         Err(error) => {
-                            if let Some(failures) = log.count(()) {
-                                tracing::warn!(failures, %error, "the journal's next segment cannot be begun");
+                            // Once, and not for every batch.
+                            if !std::mem::replace(&mut is_logged, true) {
+                                tracing::warn!(%error, "the journal's next segment cannot be begun");
                             }
                             continue;
                         }
