@@ -107,9 +107,19 @@ fn linked(facts: &Facts, now: Timestamp) -> Option<Verdict> {
     let since = first.linked_at.in_china();
     // A sink that lacks one of the links has a backlog from that link or earlier.
     let lacks_one = |sink: &&SinkLag| sink.entries > 0 && sink.oldest_at <= Some(newest.linked_at);
-    if let Some(SinkLag { name, entries, oldest_at, reason }) = facts.sinks.iter().find(lacks_one) {
+    if let Some(SinkLag { name, entries, oldest_at, is_stopped, reason }) = facts.sinks.iter().find(lacks_one)
+    {
         let seconds = oldest_at.map_or(0, |at| now.millis_since(at).max(0) / SECOND_MS);
         let unit = if *entries == 1 { "entry" } else { "entries" };
+        if *is_stopped {
+            return Some(verdict!(
+                SinkBehind,
+                "linked since {since}, but the sink {name} is stopped, {entries} {unit} and {seconds} s behind",
+                "自 {since} 起已关联，但推送目标 {name} 已停止，落后 {entries} 条、{seconds} 秒",
+                "once its receiver works, resume it: POST /v1/sinks/{name}/resume",
+                "接收端恢复后，请执行 POST /v1/sinks/{name}/resume",
+            ));
+        }
         let (en, zh) = reason.as_deref().map_or(("see /v1/sinks", "见 /v1/sinks"), |why| (why, why));
         return Some(verdict!(
             SinkBehind,
@@ -252,7 +262,7 @@ fn unlinked_fan(facts: &Facts, now: Timestamp) -> Option<Verdict> {
             verdict!(
                 NotAdded,
                 "the fan has a pending_id{en}; no dealer is known to have added this person",
-                "粉丝已有 pending_id{zh}；尚未得知有经销商添加此人",
+                "粉丝已有 pending_id{zh}；尚未收到经销商添加此人的记录",
                 "if a dealer did add this person, run explain with the external_userid: it shows whether the \
                  callback arrived",
                 "如果确有经销商添加了此人，请改查其 external_userid，确认回调是否到达",

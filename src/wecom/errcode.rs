@@ -178,8 +178,8 @@ const fn setting_remedy(errcode: i64) -> Remedy {
             ("enable the app in the admin console: it is disabled", "请在管理后台启用该应用：应用已停用")
         }
         60_020 | 301_042 => (
-            "add our IP address to the app's 企业可信IP (takes effect after a minute): it is not trusted",
-            "请将本机 IP 加入应用的“企业可信IP”（约一分钟后生效）：该 IP 不受信任",
+            "add the service's outgoing IP address, as WeCom sees it, to the app's 企业可信IP: it is not trusted",
+            "请将服务的出口 IP（以企业微信看到的为准）加入应用的“企业可信IP”，约一分钟后生效：该 IP 不受信任",
         ),
         84_074 => (
             "have the dealer's administrator grant 企业客户权限 to the shared app: it may not read customers",

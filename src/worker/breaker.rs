@@ -234,14 +234,11 @@ impl Breakers {
         scopes.iter().find_map(|scope| breakers.get(scope).filter(|breaker| now < breaker.probe_at).cloned())
     }
 
-    /// As [`open`](Self::open), without the breakers that only wait for a call limit.
+    /// A breaker of these scopes that failures have opened, until a call succeeds: also while its probe is due.
     #[must_use]
-    pub fn failing(&self, scopes: &[&Scope], now: Timestamp) -> Option<Breaker> {
+    pub fn failing(&self, scopes: &[&Scope]) -> Option<Breaker> {
         let breakers = self.lock();
-        scopes.iter().find_map(|scope| {
-            let breaker = breakers.get(scope);
-            breaker.filter(|breaker| now < breaker.probe_at && !breaker.is_pacing()).cloned()
-        })
+        scopes.iter().find_map(|scope| breakers.get(scope).filter(|breaker| !breaker.is_pacing()).cloned())
     }
 
     /// Consecutive failures of a scope; 0 when its breaker is closed.
@@ -305,11 +302,11 @@ mod tests {
         let (start, hour) = (Timestamp::from_secs(1_000), Timestamp::from_secs(4_600));
         breakers.hold(scope.clone(), limit(), start, hour);
         assert!(breakers.open(&[&scope], start).is_some_and(|breaker| breaker.is_pacing()));
-        assert_eq!(breakers.failing(&[&scope], start), None);
+        assert_eq!(breakers.failing(&[&scope]), None);
         let refused = FailureReason { errcode: Some(48_002), text: "no permission".to_owned() };
         breakers.failed(&scope, refused.clone(), Backoff::CONFIGURATION, hour);
         breakers.hold(scope.clone(), limit(), hour, hour.plus_ms(1));
-        let failing = breakers.failing(&[&scope], hour).unwrap();
+        let failing = breakers.failing(&[&scope]).unwrap();
         assert_eq!((failing.since, failing.reason), (hour, refused));
         // The limit is the longer wait: nobody can shorten it.
         breakers.hold(scope.clone(), limit(), hour, failing.probe_at.plus_ms(1));

@@ -23,7 +23,9 @@ impl StoreFailureLog {
 /// The reason of a failed call, for operators.
 pub(super) fn failure_reason(error: &CallError) -> FailureReason {
     let text = match error {
-        CallError::Refused { from_ip: Some(ip), .. } => format!("{error} (WeCom sees our address as {ip})"),
+        CallError::Refused { from_ip: Some(ip), errcode: 60_020 | 301_042, .. } => {
+            format!("{error} (WeCom sees our address as {ip})")
+        }
         _ => error.to_string(),
     };
     FailureReason { errcode: error.errcode(), text }

@@ -172,7 +172,9 @@ fn checked_row<'a>(
     let invalid = |column: Column| move |error: IdError| format!("{} {error}", column.name());
     let (unionid, openid) = (required(Column::Unionid)?, required(Column::Openid)?);
     let (own_app, pending_id) = (optional(Column::App)?, optional(Column::PendingId)?);
+    // Without a pending id the time is some other one: exports have columns of these names, too.
     let minted_at = optional(Column::MintedAt)?
+        .filter(|_| pending_id.is_some())
         .map(|text| instant(text).ok_or_else(|| format!("minted_at is not a time: {INSTANT_FORMS}")));
     Ok(Row {
         unionid: Unionid::from_input(unionid).map_err(invalid(Column::Unionid))?,

@@ -86,6 +86,8 @@ pub struct SinkLag {
     pub entries: u64,
     /// When the oldest of them was written.
     pub oldest_at: Option<Timestamp>,
+    /// Whether it is paused or disabled, and waits for an operator.
+    pub is_stopped: bool,
     /// Why the last delivery failed.
     pub reason: Option<String>,
 }

@@ -58,6 +58,7 @@ fn sink(oldest_ms_ago: i64) -> SinkLag {
         name: SinkName::new("crm").unwrap(),
         entries: 3,
         oldest_at: Some(NOW.plus_ms(-oldest_ms_ago)),
+        is_stopped: false,
         reason: None,
     }
 }
@@ -193,4 +194,16 @@ fn a_link_decides_before_anything_else_and_a_failure_before_a_pending_lookup() {
     assert_eq!(explain("oFAN".to_owned(), &all, NOW).code, Code::Linked);
     let unlinked = Facts { contacts: of_contacts([contact(false, false)]).contacts, ..all };
     assert_eq!(explain("oFAN".to_owned(), &unlinked, NOW).code, Code::EventDead);
+}
+
+#[test]
+fn a_stopped_sink_does_not_catch_up_by_itself() {
+    let behind = |is_stopped| {
+        let sinks = vec![SinkLag { is_stopped, ..sink(HOUR_MS) }];
+        let facts = Facts { sinks, ..of_contacts([contact(true, true)]) };
+        explain("wmINVENTED".to_owned(), &facts, NOW).hint.unwrap()
+    };
+    assert!(behind(false).en.contains("by itself"));
+    let Text { en, zh } = behind(true);
+    assert!(en.contains("/v1/sinks/crm/resume") && zh.contains("/v1/sinks/crm/resume"), "{en} {zh}");
 }

@@ -16,7 +16,7 @@ use crate::domain::quota::Share;
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
 use crate::http::problem::Problem;
-use crate::store::{EventRow, FailureReason, PersonData};
+use crate::store::{CursorState, EventRow, FailureReason, PersonData};
 use crate::wecom::{Api, Remedy, remedy};
 use crate::worker::breaker::{Breaker, Scope};
 
@@ -56,14 +56,14 @@ impl AdminState {
             facts.turn_at = self.turn_at(key, fan).await?;
         }
         for (key, fan) in fans {
-            let trouble = self.fan_trouble(&key, &fan, now);
+            let trouble = self.fan_trouble(&key, &fan);
             facts.fans.push((key, fan, trouble));
         }
         for (key, contact) in contacts {
-            let trouble = self.corp_trouble(&key.app, &key.corp_id, now);
+            let trouble = self.corp_trouble(&key.app, &key.corp_id);
             facts.contacts.push((key, contact, trouble));
         }
-        facts.events = events.into_iter().map(|row| self.held_event(row, now)).collect();
+        facts.events = events.into_iter().map(|row| self.held_event(row)).collect();
         let of_contacts = facts.contacts.iter().map(|(key, ..)| (key.app.clone(), key.corp_id.clone()));
         let corps = of_contacts.chain(facts.events.iter().filter_map(|event| event.corp.clone()));
         facts.dealers =
@@ -75,6 +75,7 @@ impl AdminState {
                 name: name.clone(),
                 entries: head.saturating_sub(status.position(cursor.as_ref())),
                 oldest_at: status.oldest_at,
+                is_stopped: cursor.as_ref().is_some_and(|cursor| cursor.state != CursorState::Running),
                 reason: status.last_error,
             });
         }
@@ -101,7 +102,7 @@ impl AdminState {
     }
 
     /// What keeps a fan from getting a pending id: WeCom's rejection, or an open circuit breaker.
-    fn fan_trouble(&self, key: &FanKey, fan: &Fan, now: Timestamp) -> Option<Trouble> {
+    fn fan_trouble(&self, key: &FanKey, fan: &Fan) -> Option<Trouble> {
         if let Mint::Rejected { errcode, .. } = fan.mint {
             return Some(errcode_trouble(errcode));
         }
@@ -112,20 +113,20 @@ impl AdminState {
             Scope::FanClass(app.clone(), FanStep::Mint, class),
         ];
         // The forecast takes an exhausted quota into account.
-        self.breakers.failing(&scopes.each_ref(), now).map(breaker_trouble)
+        self.breakers.failing(&scopes.each_ref()).map(breaker_trouble)
     }
 
     /// What holds back the conversions of a corp's customers: an open circuit breaker. Waiting for a call
     /// limit is no trouble.
-    fn corp_trouble(&self, app: &AppName, corp_id: &CorpId, now: Timestamp) -> Option<Trouble> {
+    fn corp_trouble(&self, app: &AppName, corp_id: &CorpId) -> Option<Trouble> {
         let scopes = [Scope::App(app.clone()), Scope::Corp(app.clone(), corp_id.clone())];
-        self.breakers.failing(&scopes.each_ref(), now).map(breaker_trouble)
+        self.breakers.failing(&scopes.each_ref()).map(breaker_trouble)
     }
 
-    fn held_event(&self, row: EventRow, now: Timestamp) -> HeldEvent {
+    fn held_event(&self, row: EventRow) -> HeldEvent {
         let (id, corp, received_at, place) = match row {
             EventRow::Inbox(event) => {
-                let trouble = self.corp_trouble(&event.app, &event.event.corp_id, now);
+                let trouble = self.corp_trouble(&event.app, &event.event.corp_id);
                 let corp = Some((event.app, event.event.corp_id));
                 (event.id, corp, event.received_at, Place::Inbox(event.due_at, trouble))
             }
