@@ -239,7 +239,7 @@ async fn a_link_not_yet_delivered_to_a_sink_is_sink_behind() {
     assert_eq!(world.post("/v1/sinks/archive/pause", &json!({})).await.0, 200);
     world.add(0, &fans[1], "zhangsan").await;
     let answer = explained(&world, &fans[1].unionid, Code::SinkBehind, evidence).await;
-    assert!(english(&answer, "text").contains("archive is 1 entry"), "{answer:#}");
+    assert!(english(&answer, "text").contains("archive is stopped, 1 entry"), "{answer:#}");
     // A delivered link is not behind, whatever else the sink still lacks.
     explained(&world, &fans[0].unionid, Code::Linked, evidence).await;
     assert_eq!(world.post("/v1/sinks/archive/resume", &json!({})).await.0, 200);

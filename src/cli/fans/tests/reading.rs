@@ -129,6 +129,8 @@ fn rows_of_csv_say_what_their_columns_say() {
         json!({"unionid": "@u1", "openid": "@o1", "pending_id": "p1", "minted_at": "2026-11-01T04:00:00.000Z", "app": "brand"})
     );
     assert_eq!(sent(&mut rows, "\"a, \"\"b\"\"\",@u1,@o1"), json!({"unionid": "@u1", "openid": "@o1"}));
+    // Without a pending id, the column of another time.
+    assert_eq!(sent(&mut rows, "x,@u1,@o1,,2026年11月1日"), json!({"unionid": "@u1", "openid": "@o1"}));
     assert_eq!(sent(&mut rows, "x,@u1,@o1,,,,,"), json!({"unionid": "@u1", "openid": "@o1"}));
     assert_eq!(sent(&mut rows, ",,, ,,"), Value::Null);
     assert_eq!(sent(&mut rows, "   "), Value::Null);
@@ -154,8 +156,11 @@ fn rows_of_ndjson_say_what_their_members_say() {
     let app = crate::domain::ids::AppName::new("brand").unwrap();
     let mut rows = RowReader::new(Encoding::Utf8, Some(app));
     assert_eq!(
-        sent(&mut rows, r#"{"unionid":"@u1","openid":"@o1","minted_at":1793505600,"tags":[1],"app":null}"#),
-        json!({"unionid": "@u1", "openid": "@o1", "app": "brand", "minted_at": "2026-11-01T04:00:00.000Z"})
+        sent(
+            &mut rows,
+            r#"{"unionid":"@u1","openid":"@o1","pending_id":"p1","minted_at":1793505600,"tags":[1],"app":null}"#
+        ),
+        json!({"unionid": "@u1", "openid": "@o1", "pending_id": "p1", "app": "brand", "minted_at": "2026-11-01T04:00:00.000Z"})
     );
     assert_eq!(sent(&mut rows, r#"{"unionid":"@u1","openid":"@o1","app":"other"}"#)["app"], "other");
     for (record, reason) in [
