@@ -81,6 +81,9 @@ impl Forget {
         } else {
             receipt.print(out)?;
         }
+        if receipt.erased.values().all(|number| number.as_u64() == Some(0)) {
+            out.say("nothing was stored about this id: check its spelling");
+        }
         out.say(
             "keep the receipt as proof; the erased data stays on the disk until the store rewrites its \
              files, which unionlink store compact does at once",

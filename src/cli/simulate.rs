@@ -83,7 +83,7 @@ impl Simulate {
         let people = simulator.add_people(self.people);
 
         let (base, service) = (simulator.base_url(), MatchingService::called_at(&self.callback));
-        let text = configuration(&base, &service, &app, &callback);
+        let text = configuration(&base, &service, &app, &callback, quota);
         match &self.write {
             Some(path) => write(path, &format!("{HEADING}\n{text}\n"), self.force)?,
             None => print(&text)?,
@@ -140,13 +140,25 @@ impl MatchingService {
     }
 }
 
-fn configuration(base: &str, service: &MatchingService, app: &AppSpec, callback: &CallbackSpec) -> String {
+fn configuration(
+    base: &str,
+    service: &MatchingService,
+    app: &AppSpec,
+    callback: &CallbackSpec,
+    quota: ConversionQuota,
+) -> String {
     let MatchingService { listen, admin, app: name } = service;
+    let ConversionQuota { per_hour, per_day, per_month } = quota;
+    let quota = if quota == ConversionQuota::default() {
+        String::new()
+    } else {
+        format!("\nquota = {{ per_hour = {per_hour}, per_day = {per_day}, per_month = {per_month} }}")
+    };
     format!(
         "[server]\nlisten = \"{listen}\"\n\n[admin]\nlisten = \"{admin}\"\n\n\
          [wecom]\napi_base = \"{base}\"\n\n\
          [[apps]]\nname = \"{name}\"\ncorp_id = \"{}\"\nagent_id = {}\nsecret = {{ value = \"{}\" }}\n\
-         callback_token = {{ value = \"{}\" }}\nencoding_aes_key = {{ value = \"{}\" }}",
+         callback_token = {{ value = \"{}\" }}\nencoding_aes_key = {{ value = \"{}\" }}{quota}",
         app.corp_id, app.agent_id, app.secret, callback.token, callback.aes_key
     )
 }

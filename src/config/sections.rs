@@ -15,7 +15,7 @@ use crate::callback::AesKey;
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Limits;
-use crate::telemetry::logs::Format;
+use crate::telemetry::logs::{self, Format};
 use crate::worker::ConversionToken;
 
 /// `[server]`: the public listener.
@@ -169,7 +169,13 @@ pub struct Log {
 
 impl Log {
     pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
-        Some(Self { filter: section.text("filter")?, format: section.text("format")? })
+        let filter = section.parse("filter", |text: String| {
+            if logs::is_filter(&text) {
+                return Ok(text);
+            }
+            Err((format!("{text:?} is not a filter"), Some(logs::FILTER_HINT.to_owned())))
+        });
+        Some(Self { filter: filter?, format: section.text("format")? })
     }
 }
 

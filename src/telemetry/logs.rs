@@ -15,6 +15,10 @@ use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+/// How to write a filter.
+pub const FILTER_HINT: &str =
+    "write a level (debug), with target=level pairs for libraries (debug,sled=debug)";
+
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,16 +33,8 @@ pub enum Format {
 #[derive(Debug, thiserror::Error)]
 pub enum LogError {
     /// The configured filter cannot be parsed.
-    #[error(
-        "log.filter {filter:?} is not a filter\nhint: write a level (debug), with target=level pairs for \
-         libraries (debug,sled=debug)"
-    )]
-    Filter {
-        /// The configured filter.
-        filter: String,
-        /// The parser's error.
-        source: tracing_subscriber::filter::ParseError,
-    },
+    #[error("log.filter {0:?} is not a filter\nhint: {FILTER_HINT}")]
+    Filter(String),
     /// Logging was set up before in this process.
     #[error("logging was set up twice")]
     Twice,
@@ -49,8 +45,7 @@ pub enum LogError {
 /// # Errors
 /// [`LogError`], usually because of the filter.
 pub fn start(filter: &str, format: Format) -> Result<(), LogError> {
-    let parsed = EnvFilter::try_new(directives(filter))
-        .map_err(|source| LogError::Filter { filter: filter.to_owned(), source })?;
+    let parsed = parse(filter).ok_or_else(|| LogError::Filter(filter.to_owned()))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)
@@ -59,6 +54,20 @@ pub fn start(filter: &str, format: Format) -> Result<(), LogError> {
         Format::Text => install(lines.with_target(false).finish()),
         Format::Json => install(lines.json().flatten_event(true).finish()),
     }
+}
+
+/// Whether `filter` can be used: levels, and targets with a level of their own.
+#[must_use]
+pub fn is_filter(filter: &str) -> bool {
+    parse(filter).is_some()
+}
+
+fn parse(filter: &str) -> Option<EnvFilter> {
+    // A word alone would be the name of a target, which is a misspelt level rather.
+    let mut parts = filter.split(',').map(str::trim).filter(|part| !part.is_empty()).peekable();
+    parts.peek()?;
+    let has_a_level = |part: &str| part.contains('=') || part.parse::<LevelFilter>().is_ok();
+    if parts.all(has_a_level) { EnvFilter::try_new(directives(filter)).ok() } else { None }
 }
 
 fn install(lines: impl Subscriber + Send + Sync + 'static) -> Result<(), LogError> {
@@ -96,11 +105,12 @@ mod tests {
             ("debug,sled=debug", "info,unionlink=debug,sled=debug"),
             ("unionlink::worker=trace, info", "info,unionlink=info,unionlink::worker=trace"),
             ("unionlink=debug,warn,", "warn,unionlink=warn,unionlink=debug"),
-            ("hyper", "hyper"),
-            ("", ""),
         ] {
             assert_eq!(directives(filter), expected, "{filter:?}");
-            assert!(EnvFilter::try_new(directives(filter)).is_ok(), "{filter:?}");
+            assert!(is_filter(filter), "{filter:?}");
+        }
+        for misspelt in ["", " , ", "inf", "loud", "info,hyper", "info,sled=verbose"] {
+            assert!(!is_filter(misspelt), "{misspelt:?}");
         }
     }
 }

@@ -22,6 +22,7 @@ use crate::clock::Clock;
 use crate::domain::ids::CorpId;
 use crate::domain::quota::{Budget, Grant, HOLD_MS, Limits, Share};
 use crate::domain::time::Moment;
+use crate::telemetry::throttle::LogThrottle;
 
 /// The account of our own IP address, shared by all corps.
 const ADDRESS: &str = "address";
@@ -62,6 +63,7 @@ pub struct Limiter {
     limits: HashMap<CorpId, Limits>,
     /// Reserved permits by corp, API and whether they are of the whole budget or of a share of it.
     reserved: Mutex<BTreeMap<(CorpId, Api, bool), Arc<Reserve>>>,
+    limit_log: LogThrottle<(CorpId, Api)>,
 }
 
 #[derive(Default)]
@@ -80,7 +82,7 @@ impl Limiter {
     /// documented ones.
     #[must_use]
     pub fn new(ledgers: Arc<dyn Ledgers>, clock: Arc<dyn Clock>, limits: HashMap<CorpId, Limits>) -> Self {
-        Self { ledgers, clock, limits, reserved: Mutex::default() }
+        Self { ledgers, clock, limits, reserved: Mutex::default(), limit_log: LogThrottle::default() }
     }
 
     /// Records the current time in the conversion ledgers. To be called at start: after a reboot the wall
@@ -162,10 +164,13 @@ impl Limiter {
         match self.ledgers.rate_limited(corp.as_str(), self.budget(corp, api), api, now).await {
             Ok(blocked_ms) => {
                 let until = now.wall.plus_ms(blocked_ms);
-                tracing::warn!(
-                    %corp, api = api.as_str(), %until,
-                    "WeCom answered 45009 (call limit reached); calls are paused"
-                );
+                // Calls that were under way get the same answer.
+                if let Some(answers) = self.limit_log.count((corp.clone(), api)) {
+                    tracing::warn!(
+                        %corp, api = api.as_str(), %until, answers,
+                        "WeCom answered 45009 (call limit reached); the next call is made after that"
+                    );
+                }
             }
             Err(reason) => tracing::warn!(
                 %corp, api = api.as_str(), reason,
