@@ -3,11 +3,12 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 use crate::machine::{Kind, Machine, machine};
-use crate::service::PATIENCE;
+use crate::service::{Ended, PATIENCE};
 use crate::world::{DISK_MIB, World, until};
 
 const MIB: u64 = 1 << 20;
@@ -67,11 +68,29 @@ async fn on_a_nearly_full_disk_callbacks_are_answered_503_until_there_is_space_a
     world.finish().await.unwrap();
 }
 
+/// Waits until a callback has been answered with 503 (true), or the process has ended by itself (false): on a
+/// full disk a write may fail before the free space is checked, which is final.
+async fn callback_is_refused(world: &World) -> bool {
+    let give_up = Instant::now() + PATIENCE;
+    while !world.service.has_ended() {
+        if world.send_callback().await == Some(503) {
+            return true;
+        }
+        assert!(Instant::now() < give_up, "no answer\n{}", world.service.log());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    false
+}
+
+fn assert_ended_by_full_disk(ended: &Ended) {
+    assert_eq!(ended.code, Some(1), "{ended}");
+    let reasons = ["error: the store cannot be opened", "error: the store failed: "];
+    assert!(reasons.iter().any(|reason| ended.log.contains(reason)), "{ended}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_filled_to_the_last_byte_under_load_loses_nothing() {
     let Some((_machine, mut world)) = small_disk("a full disk", "free_mb_min = 1").await else { return };
-    // Until callbacks are refused, or until a write of sled fails before the free space is checked, which is
-    // final.
     let filler = std::sync::Mutex::new(None);
     world
         .load_until("the full disk", |world| {
@@ -80,33 +99,19 @@ async fn a_disk_filled_to_the_last_byte_under_load_loses_nothing() {
             log.contains("less than 1 MiB free") || world.service.has_ended()
         })
         .await;
-    if world.service.has_ended() {
-        let ended = world.service.ended().await;
-        assert_eq!(ended.code, Some(1), "{ended}");
-        assert!(ended.log.contains("the store failed: "), "{ended}");
-    } else {
-        world.not_ready_because("less than 1 MiB free").await;
-        assert_eq!(world.send_callback().await, Some(503));
+    if callback_is_refused(&world).await {
         world.service.kill().await;
-    }
-    // Started on the full disk, it either answers callbacks with 503, or does not start and logs why.
-    world.service.spawn();
-    let answers = async {
-        while world.service.readiness().await.0 == 0 && !world.service.has_ended() {
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(PATIENCE, answers).await.unwrap();
-    if world.service.has_ended() {
-        let ended = world.service.ended().await;
-        assert_eq!(ended.code, Some(1), "{ended}");
-        assert!(ended.log.contains("error: the store cannot be opened"), "{ended}");
-        drop(filler);
-        world.start().await.unwrap();
     } else {
-        assert_eq!(world.send_callback().await, Some(503));
-        drop(filler);
-        world.service.ready().await.unwrap();
+        assert_ended_by_full_disk(&world.service.ended().await);
+    }
+    // Started on the full disk, it either answers callbacks with 503, or ends and logs why.
+    world.service.spawn();
+    let is_refused = callback_is_refused(&world).await;
+    drop(filler);
+    let ready = if is_refused { world.service.ready().await } else { Err(world.service.ended().await) };
+    if let Err(ended) = ready {
+        assert_ended_by_full_disk(&ended);
+        world.start().await.unwrap();
     }
     world.finish().await.unwrap();
 }
