@@ -67,6 +67,16 @@ impl Scope {
             Self::App(_) | Self::Dealers(_) | Self::Fans(..) | Self::FanClass(..) => None,
         }
     }
+
+    /// The scope for people: a dealer by its name, with the id behind it.
+    fn named(&self, names: &DealerNames) -> String {
+        if let Self::Corp(app, corp_id) = self
+            && names.of(app, corp_id).is_some()
+        {
+            return format!("dealer {} of app {app}", names.shown(app, corp_id));
+        }
+        self.to_string()
+    }
 }
 
 impl fmt::Display for Scope {
@@ -80,18 +90,6 @@ impl fmt::Display for Scope {
                 write!(f, "{} of app {app}, {}", <&str>::from(step), <&str>::from(class))
             }
         }
-    }
-}
-
-impl Scope {
-    /// The scope for people: a dealer by its name, with the id behind it.
-    fn named(&self, names: &DealerNames) -> String {
-        if let Self::Corp(app, corp_id) = self
-            && names.of(app, corp_id).is_some()
-        {
-            return format!("dealer {} of app {app}", names.shown(app, corp_id));
-        }
-        self.to_string()
     }
 }
 

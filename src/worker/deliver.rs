@@ -15,6 +15,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Context;
+use super::failure::StoreFailureLog;
 use super::sink_status::{SinkHandle, SinkStatus};
 use crate::clock::Clock;
 use crate::domain::backoff::{Backoff, Jitter};
@@ -24,7 +25,6 @@ use crate::domain::time::Timestamp;
 use crate::sink::{DeliveryError, Retry, Sink};
 use crate::store::{Cursor, CursorState, Start, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
-use crate::telemetry::throttle::LogThrottle;
 
 /// How often the cursor is persisted while there is more to deliver.
 const PERSIST_EVERY: Duration = Duration::from_millis(250);
@@ -54,7 +54,7 @@ pub async fn run(
         cursor: None,
         after: 0,
         persisted_at: Instant::now(),
-        store_failures: LogThrottle::default(),
+        store_failures: StoreFailureLog::default(),
     };
     while !stop.is_cancelled() {
         // Registered before the check, so that a wake-up between check and wait is not lost.
@@ -90,8 +90,8 @@ struct DeliveryTask {
     /// The sequence number of the newest delivered entry.
     after: u64,
     persisted_at: Instant,
-    /// Limits the log of failed store operations, by operation and kind of error.
-    store_failures: LogThrottle<(&'static str, &'static str)>,
+    /// Limits the log of failed store operations.
+    store_failures: StoreFailureLog,
 }
 
 impl DeliveryTask {
@@ -100,7 +100,7 @@ impl DeliveryTask {
         match self.deliver_all(stop).await {
             Ok(idle) => idle,
             Err(error) => {
-                if let Some(failures) = self.store_failures.count(("deliver", (&error).into())) {
+                if let Some(failures) = self.store_failures.count("deliver", &error) {
                     let (sink, error) = (&self.name, error.to_string());
                     tracing::warn!(%sink, failures, error, "deliveries are delayed: the store failed");
                 }
@@ -261,7 +261,7 @@ impl DeliveryTask {
             // An operator moved the cursor meanwhile: the next `read_cursor` continues from there.
             Ok(false) => {}
             Err(error) => {
-                if let Some(failures) = self.store_failures.count(("advance", (&error).into())) {
+                if let Some(failures) = self.store_failures.count("advance", &error) {
                     let (sink, error) = (&self.name, error.to_string());
                     tracing::warn!(%sink, failures, error, "the cursor could not be stored");
                 }

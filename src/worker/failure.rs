@@ -12,9 +12,15 @@ use crate::wecom::{Api, CallError};
 pub struct StoreFailureLog(LogThrottle<(&'static str, &'static str)>);
 
 impl StoreFailureLog {
-    /// Logs a failure, unless the same was logged within the last minute. `message` says what was not done.
+    /// Counts a failure. Returns the number of failures to log now, unless the same was logged within the last
+    /// minute. `message` says what was not done.
+    pub(super) fn count(&self, message: &'static str, error: &StoreError) -> Option<u64> {
+        self.0.count((message, error.into()))
+    }
+
+    /// Logs a failure, unless the same was logged within the last minute.
     pub(super) fn warn(&self, message: &'static str, error: &StoreError) {
-        if let Some(failures) = self.0.count((message, error.into())) {
+        if let Some(failures) = self.count(message, error) {
             tracing::warn!(failures, error = error.to_string(), "{message}");
         }
     }

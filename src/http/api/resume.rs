@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: waits for a quota, which nobody can shorten, and sinks, which `/v1/sinks` resumes.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -70,12 +72,11 @@ impl AdminState {
         };
         let now = self.clock.now();
         self.directory.forget_failures(app.as_ref());
-        let mut deferred_until = self.breakers.resume(concerns, now);
-        let resumed = deferred_until.len();
+        let probes = self.breakers.resume(concerns, now);
+        let resumed = probes.len();
         tracing::info!(resumed, "an operator resumed paused calls to WeCom");
-        deferred_until.retain(|due_at| now < *due_at);
-        deferred_until.sort_unstable();
-        deferred_until.dedup();
+        // Several scopes may have had the same probe.
+        let deferred_until: BTreeSet<_> = probes.into_iter().filter(|due_at| now < *due_at).collect();
         let mut brought_forward = Ok(());
         for due_at in deferred_until {
             let moved = self.store.bring_forward(due_at, self.clock.now()).await;

@@ -171,7 +171,7 @@ async fn work_deferred_until_an_instant_can_be_brought_forward(place: &dyn Place
         store.append(added(person, 1)).await.unwrap();
         settle_next(&store, T0, outcome).await;
     }
-    // The third one, who is asked about again.
+    // The third customer waits to be looked up again.
     settle_next(&store, T0.plus_ms(MINUTE_MS), until(probe)).await;
     let now = T0.plus_ms(2 * MINUTE_MS);
     assert_eq!(store.lease(now, 9).await.unwrap(), []);

@@ -101,8 +101,8 @@ impl Store for EmbeddedStore {
                     page.into_iter().filter(|key| !leased.contains(key)).collect()
                 };
                 let transactions = free
-                    .clone()
-                    .into_iter()
+                    .iter()
+                    .cloned()
                     .map(|key| move |txn: &mut Txn<'_>| links::bring_forward(txn, &key, now));
                 let results = self.run_all(transactions, Patience::InTime).await;
                 for (key, result) in free.iter().zip(results) {

@@ -92,7 +92,7 @@ impl World {
             cursor: None,
             after: 0,
             persisted_at: Instant::now(),
-            store_failures: LogThrottle::default(),
+            store_failures: StoreFailureLog::default(),
         };
         Self { memory, clock, receiver, store, task, events: 0 }
     }
