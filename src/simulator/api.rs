@@ -1,6 +1,6 @@
 //! The simulated APIs, and the form of a call's request and answer: parameters, `errcode`, `errmsg`, payload.
 //!
-//! Deliberately absent: what each API does (`endpoints`, `convert`) and HTTP (`server`).
+//! Deliberately absent: what each API does (`endpoints` and those it calls) and HTTP (`server`).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -34,6 +34,29 @@ pub enum Api {
     ExternalUseridToPendingId,
     /// `POST /cgi-bin/corpgroup/unionid_to_external_userid`
     UnionidToExternalUserid,
+    /// `GET /cgi-bin/externalcontact/get_follow_user_list`
+    GetFollowUserList,
+    /// `GET /cgi-bin/externalcontact/list`
+    #[serde(rename = "externalcontact_list")]
+    ExternalContactList,
+    /// `POST /cgi-bin/externalcontact/batch/get_by_user`
+    GetByUser,
+    /// `POST /cgi-bin/externalcontact/contact_list`
+    ContactList,
+    /// `POST /cgi-bin/externalcontact/groupchat/list`
+    #[serde(rename = "groupchat_list")]
+    GroupChatList,
+    /// `POST /cgi-bin/externalcontact/groupchat/get`
+    #[serde(rename = "groupchat_get")]
+    GroupChatGet,
+    /// `GET /cgi-bin/corpgroup/corp/get_chain_list`
+    GetChainList,
+    /// `POST /cgi-bin/corpgroup/corp/get_chain_group`
+    GetChainGroup,
+    /// `POST /cgi-bin/corpgroup/corp/get_chain_corpinfo_list`
+    GetChainCorpinfoList,
+    /// `POST /cgi-bin/corpgroup/corp/get_chain_corpinfo`
+    GetChainCorpinfo,
 }
 
 impl Api {
@@ -48,12 +71,29 @@ impl Api {
             Self::UnionidToPendingId => "/cgi-bin/corpgroup/unionid_to_pending_id",
             Self::ExternalUseridToPendingId => "/cgi-bin/corpgroup/batch/external_userid_to_pending_id",
             Self::UnionidToExternalUserid => "/cgi-bin/corpgroup/unionid_to_external_userid",
+            Self::GetFollowUserList => "/cgi-bin/externalcontact/get_follow_user_list",
+            Self::ExternalContactList => "/cgi-bin/externalcontact/list",
+            Self::GetByUser => "/cgi-bin/externalcontact/batch/get_by_user",
+            Self::ContactList => "/cgi-bin/externalcontact/contact_list",
+            Self::GroupChatList => "/cgi-bin/externalcontact/groupchat/list",
+            Self::GroupChatGet => "/cgi-bin/externalcontact/groupchat/get",
+            Self::GetChainList => "/cgi-bin/corpgroup/corp/get_chain_list",
+            Self::GetChainGroup => "/cgi-bin/corpgroup/corp/get_chain_group",
+            Self::GetChainCorpinfoList => "/cgi-bin/corpgroup/corp/get_chain_corpinfo_list",
+            Self::GetChainCorpinfo => "/cgi-bin/corpgroup/corp/get_chain_corpinfo",
         }
     }
 
     /// Whether its method is GET; the others take POST.
     pub(super) const fn is_get(self) -> bool {
-        matches!(self, Self::GetToken | Self::GetCallbackIp)
+        matches!(
+            self,
+            Self::GetToken
+                | Self::GetCallbackIp
+                | Self::GetFollowUserList
+                | Self::ExternalContactList
+                | Self::GetChainList
+        )
     }
 
     /// Whether only the upstream corp's own token may call it.
@@ -62,14 +102,35 @@ impl Api {
             Self::ListAppShareInfo
             | Self::CorpGetToken
             | Self::UnionidToPendingId
-            | Self::UnionidToExternalUserid => true,
-            Self::GetToken | Self::GetCallbackIp | Self::ExternalUseridToPendingId => false,
+            | Self::UnionidToExternalUserid
+            | Self::GetChainList
+            | Self::GetChainGroup
+            | Self::GetChainCorpinfoList
+            | Self::GetChainCorpinfo => true,
+            Self::GetToken
+            | Self::GetCallbackIp
+            | Self::ExternalUseridToPendingId
+            | Self::GetFollowUserList
+            | Self::ExternalContactList
+            | Self::GetByUser
+            | Self::ContactList
+            | Self::GroupChatList
+            | Self::GroupChatGet => false,
         }
     }
 
     /// Whether the hour, day and month limits of the unionid conversions apply.
     pub(super) const fn has_conversion_quota(self) -> bool {
         matches!(self, Self::UnionidToPendingId | Self::UnionidToExternalUserid)
+    }
+
+    /// The payload of an error answer. Two APIs were seen to send their list of results, empty.
+    fn error_payload(self) -> Value {
+        match self {
+            Self::ExternalContactList => json!({ "external_userid": [] }),
+            Self::UnionidToExternalUserid => json!({ "external_userid_info": [] }),
+            _ => json!({}),
+        }
     }
 }
 
@@ -82,6 +143,7 @@ impl Errcode {
     pub(super) const INVALID_CORP_ID: Self = Self(40_013);
     pub(super) const INVALID_TOKEN: Self = Self(40_014);
     pub(super) const ESCAPED_UNICODE: Self = Self(40_033);
+    pub(super) const UNKNOWN_CHAT: Self = Self(40_050);
     pub(super) const INVALID_AGENT_ID: Self = Self(40_056);
     pub(super) const INVALID_PARAMETER: Self = Self(40_058);
     pub(super) const INVALID_EXTERNAL_USERID: Self = Self(40_096);
@@ -91,11 +153,23 @@ impl Errcode {
     pub(super) const TOKEN_EXPIRED: Self = Self(42_001);
     pub(super) const GET_REQUIRED: Self = Self(43_001);
     pub(super) const POST_REQUIRED: Self = Self(43_002);
+    pub(super) const UNVERIFIED_CORP: Self = Self(43_009);
     pub(super) const OVER_LIMIT: Self = Self(45_009);
+    pub(super) const TOO_MANY_AT_ONCE: Self = Self(45_033);
+    pub(super) const CHAT_DISMISSED: Self = Self(49_008);
+    pub(super) const INVALID_CURSOR: Self = Self(50_100);
+    pub(super) const NOT_VISIBLE: Self = Self(60_011);
+    pub(super) const UNKNOWN_USER_ID: Self = Self(60_111);
+    pub(super) const EXPIRED_CURSOR: Self = Self(60_268);
+    pub(super) const RANGE_TOO_LARGE: Self = Self(81_017);
+    pub(super) const NO_RELATION: Self = Self(84_061);
+    pub(super) const OTHER_CORP: Self = Self(92_002);
     pub(super) const WRONG_TOKEN_KIND: Self = Self(301_002);
     pub(super) const UNKNOWN_UNIONID: Self = Self(610_014);
     pub(super) const OPENID_MISMATCH: Self = Self(610_018);
     pub(super) const NOT_SHARED: Self = Self(670_001);
+    pub(super) const UNKNOWN_CHAIN: Self = Self(670_002);
+    pub(super) const UNKNOWN_CHAIN_GROUP: Self = Self(670_003);
     pub(super) const NOT_IN_CHAIN: Self = Self(670_004);
 
     const fn text(self) -> &'static str {
@@ -105,6 +179,7 @@ impl Errcode {
             40_013 => "invalid corpid",
             40_014 => "invalid access_token",
             40_033 => "invalid charset, do not escape unicode in the request body",
+            40_050 => "chatid not exist",
             40_056 => "invalid agentid",
             40_058 => "invalid Request Parameter",
             40_096 => "invalid external userid",
@@ -114,13 +189,25 @@ impl Errcode {
             42_001 => "access_token expired",
             43_001 => "require GET method",
             43_002 => "require POST method",
+            43_009 => "corp not verified",
             45_009 => "api freq out of limit",
+            45_033 => "api concurrent out of limit",
             48_002 => "api forbidden",
+            49_008 => "group already dismissed",
+            50_100 | 60_268 => "invalid cursor",
+            60_011 => "no privilege to access/modify contact/party/agent",
             60_020 => "not allow to access from your ip",
+            60_111 => "userid not found",
+            81_017 => "owner filter required",
+            84_061 => "not external contact",
+            90_501 => "not external group chat",
+            92_002 => "not allow to call across corps",
             301_002 => "no permission to access this agent",
             610_014 => "invalid unionid",
             610_018 => "openid and unionid not match",
             670_001 => "app not shared",
+            670_002 => "invalid chain id",
+            670_003 => "invalid chain group id",
             670_004 => "corp not in corp chain",
             _ => "request refused",
         }
@@ -164,13 +251,35 @@ impl Request {
             number => number.as_u64().map(Some).ok_or(Errcode::INVALID_PARAMETER),
         }
     }
+
+    /// An optional number of rows; 0 counts as absent.
+    pub(super) fn optional_rows(&self, name: &str) -> Result<Option<usize>, Errcode> {
+        let rows = self.optional_number(name)?.filter(|rows| *rows > 0);
+        Ok(rows.map(|rows| usize::try_from(rows).unwrap_or(usize::MAX)))
+    }
+}
+
+/// The texts in a required JSON array with at least one and at most `max` of them.
+pub(super) fn texts(array: &Value, max: usize) -> Result<Vec<&str>, Errcode> {
+    let texts = array.as_array().ok_or(Errcode::INVALID_PARAMETER)?;
+    if texts.is_empty() || texts.len() > max {
+        return Err(Errcode::INVALID_PARAMETER);
+    }
+    texts.iter().map(|text| text.as_str().ok_or(Errcode::INVALID_PARAMETER)).collect()
 }
 
 /// The payload of an answer, which is a JSON object, or the error.
 pub(super) type Answer = Result<Value, Errcode>;
 
 /// The JSON body of an answer. `is_json` is whether the request body could be parsed.
-pub(super) fn body(answer: Answer, at: Timestamp, ip: IpAddr, is_json: bool, rng: &mut StdRng) -> Vec<u8> {
+pub(super) fn body(
+    api: Api,
+    answer: Answer,
+    at: Timestamp,
+    ip: IpAddr,
+    is_json: bool,
+    rng: &mut StdRng,
+) -> Vec<u8> {
     let (errcode, mut errmsg, mut body) = match answer {
         Ok(payload) => (0, "ok".to_owned(), payload),
         Err(code) => {
@@ -183,7 +292,7 @@ pub(super) fn body(answer: Answer, at: Timestamp, ip: IpAddr, is_json: bool, rng
                 ids::hex(rng, 32),
                 code.0,
             );
-            (code.0, errmsg, json!({}))
+            (code.0, errmsg, api.error_payload())
         }
     };
     if !is_json {

@@ -1,9 +1,12 @@
-//! The control routes under `/sim/`: the simulator by curl.
+//! The control routes under `/sim/`: the simulator by curl. Those about groups have a file of their own below
+//! this one.
 //!
 //! Requests and answers are JSON; an invalid request is answered 400 `{"error": "…"}`. `upstream` may be left
 //! out while there is one app. `GET /sim` lists the routes, for people.
 //!
 //! Deliberately absent: authentication. This is a development tool and listens on loopback.
+
+mod groups;
 
 use std::sync::Arc;
 
@@ -20,7 +23,7 @@ use serde_json::{Value, json};
 
 use super::api::Api;
 use super::error::SimulatorError;
-use super::event::{Change, Event};
+use super::event::{Change, Event, MemberChange};
 use super::fault::{Fault, Target};
 use super::model::Person;
 use super::platform::Platform;
@@ -43,13 +46,27 @@ POST   /sim/dealers {"name":"Dealer 4"}
        adds a dealer, and sends the event share_chain_change: {"corp_id","agent_id"}
 POST   /sim/befriend {"unionid":"…","corp_id":"…","user_id":"zhangsan","state":"poster"}
        a dealer's member adds a person as customer; sends add_external_contact: {"external_userid"}
-       "state" may be left out
+       "state" may be left out; with "deliver":false nothing is sent, as if the callback got lost
 POST   /sim/unfriend {"unionid":"…","corp_id":"…","user_id":"zhangsan","by":"customer"}
        one deletes the other, "by" is customer or member; sends del_follow_user or del_external_contact: {}
+POST   /sim/chats {"corp_id":"…","name":"Neighbours"}
+       a dealer creates a customer group; sends create: {"chat_id"}
+       "name" may be left out
+POST   /sim/chats/join {"chat_id":"…","unionids":["…"]}
+       people join a group; sends update, add_member: {"external_userids":[…]}
+       with "deliver":false nothing is sent, as if the callback got lost
+POST   /sim/chats/dismiss {"chat_id":"…"}
+       the owner dismisses a group; sends dismiss: {}
+POST   /sim/members {"corp_id":"…","user_id":"lisi","visible":false}
+       a member leaves or enters the visible range of the app; sends unsubscribe or subscribe: {}
+POST   /sim/share {"corp_id":"…","shared":true}
+       shares the app with a dealer or stops sharing it; sends share_chain_change: {}
 POST   /sim/faults {"api":"unionid_to_pending_id","fault":{"errcode":48002},"times":5}
        makes calls fail: {}
        "api" is all, gettoken, getcallbackip, list_app_share_info, corp_gettoken, unionid_to_pending_id,
-       external_userid_to_pending_id or unionid_to_external_userid; "fault" is {"errcode":N},
+       external_userid_to_pending_id, unionid_to_external_userid, get_follow_user_list,
+       externalcontact_list, get_by_user, contact_list, groupchat_list, groupchat_get, get_chain_list,
+       get_chain_group, get_chain_corpinfo_list or get_chain_corpinfo; "fault" is {"errcode":N},
        {"http_status":N}, {"latency":MS}, "hang", "reset", "garbage" or "apply_then_drop"; without "times" it
        lasts until the faults are cleared
 DELETE /sim/faults
@@ -57,7 +74,8 @@ DELETE /sim/faults
 POST   /sim/tokens/revoke {"corp_id":"…"}
        invalidates the access tokens of a corp: {}
 GET    /sim/state
-       {"counts":{"apps","dealers","people","customers","chats","minted_people","tokens"},"counters":{…}}
+       {"counts":{"apps","dealers","members","people","customers","chats","minted_people","tokens"},
+        "counters":{…}}
 
 With more than one app, dealers, befriend and unfriend need "upstream", the corp id of the app.
 A wrong call is answered 400 {"error":"…"}.
@@ -89,6 +107,11 @@ pub(super) fn routes() -> Router<Arc<Platform>> {
         .route("/sim/dealers", get(dealers).post(add_dealer))
         .route("/sim/befriend", post(befriend))
         .route("/sim/unfriend", post(unfriend))
+        .route("/sim/chats", post(groups::add))
+        .route("/sim/chats/join", post(groups::join))
+        .route("/sim/chats/dismiss", post(groups::dismiss))
+        .route("/sim/members", post(set_member))
+        .route("/sim/share", post(share))
         .route("/sim/faults", post(inject).delete(clear_faults))
         .route("/sim/tokens/revoke", post(revoke_tokens))
         .route("/sim/state", get(state))
@@ -201,6 +224,7 @@ struct Befriend {
     corp_id: String,
     user_id: String,
     state: Option<String>,
+    deliver: Option<bool>,
 }
 
 async fn befriend(State(platform): State<Arc<Platform>>, body: Bytes) -> Reply {
@@ -211,7 +235,9 @@ async fn befriend(State(platform): State<Arc<Platform>>, body: Bytes) -> Reply {
         let Befriend { unionid, corp_id, user_id, state, .. } = &request;
         world.befriend(corp_id, unionid, user_id, state.as_deref(), Beginning::Confirmed)?
     };
-    deliver_in_background(&platform, friendship.event);
+    if request.deliver.unwrap_or(true) {
+        deliver_in_background(&platform, friendship.event);
+    }
     Ok(Json(json!({ "external_userid": friendship.external_userid })))
 }
 
@@ -231,6 +257,49 @@ async fn unfriend(State(platform): State<Arc<Platform>>, body: Bytes) -> Reply {
         let mut world = platform.world();
         world.member_corp(world.upstream_or_only(request.upstream.as_deref())?, &request.corp_id)?;
         world.unfriend(&request.corp_id, &request.unionid, &request.user_id, request.by)?
+    };
+    deliver_in_background(&platform, event);
+    Ok(Json(json!({})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetMember {
+    corp_id: String,
+    user_id: String,
+    visible: bool,
+}
+
+async fn set_member(State(platform): State<Arc<Platform>>, body: Bytes) -> Reply {
+    let SetMember { corp_id, user_id, visible } = parsed(&body)?;
+    let event = {
+        let mut world = platform.world();
+        world.member_mut(&corp_id, &user_id)?.is_visible = visible;
+        let change = if visible { MemberChange::Subscribed } else { MemberChange::Unsubscribed };
+        world.event(world.corp(&corp_id)?, &Change::Member { user_id, change })
+    };
+    deliver_in_background(&platform, event);
+    Ok(Json(json!({})))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Share {
+    corp_id: String,
+    shared: bool,
+}
+
+async fn share(State(platform): State<Arc<Platform>>, body: Bytes) -> Reply {
+    let Share { corp_id, shared } = parsed(&body)?;
+    let event = {
+        let mut world = platform.world();
+        let dealer = world.corp(&corp_id)?;
+        let upstream = world.corps[dealer].upstream;
+        if dealer == upstream {
+            return Err(BadRequest(format!("{corp_id} is not a dealer")));
+        }
+        world.corps[dealer].is_shared = shared;
+        world.event(upstream, &Change::ShareChainChange { agent_id: world.corps[upstream].agent_id })
     };
     deliver_in_background(&platform, event);
     Ok(Json(json!({})))
@@ -284,9 +353,10 @@ fn counts(world: &World) -> Value {
     json!({
         "apps": apps,
         "dealers": world.corps.len() - apps,
+        "members": world.corps.iter().map(|corp| corp.members.len()).sum::<usize>(),
         "people": world.people.len(),
         "customers": world.customers.len(),
-        "chats": world.chats.len(),
+        "chats": world.chats.iter().filter(|chat| !chat.is_dismissed).count(),
         "minted_people": world.pending_ids.len(),
         "tokens": world.tokens.len(),
     })

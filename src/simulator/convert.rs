@@ -7,13 +7,22 @@
 use rand::seq::SliceRandom;
 use serde_json::{Value, json};
 
-use super::api::{Answer, Errcode, Request};
-use super::model::{CorpIdx, Customer, PersonIdx};
-use super::options::{TokenRule, UnknownId, Unminted};
+use super::api::{Answer, Errcode, Request, texts};
+use super::model::{ChatIdx, CorpIdx, Customer, PersonIdx, UNVERIFIED};
+use super::options::{Invisible, TokenRule, UnknownId, Unminted};
 use super::world::World;
 
 /// The documented size limit of a batch.
 const BATCH_IDS_MAX: usize = 100;
+
+/// What the caller of a conversion sees of an id.
+enum Sight<'a> {
+    /// No customer that the caller could convert.
+    Unknown,
+    /// A customer, but the members to whom they belong are outside the visible range.
+    Invisible,
+    Customer(&'a Customer),
+}
 
 impl World {
     pub(super) fn unionid_to_pending_id(&mut self, caller: CorpIdx, request: &Request) -> Answer {
@@ -58,28 +67,35 @@ impl World {
     }
 
     pub(super) fn external_userid_to_pending_id(&mut self, caller: CorpIdx, request: &Request) -> Answer {
-        let ids = requested_ids(request)?;
+        let ids = texts(&request.body["external_userid"], BATCH_IDS_MAX)?;
         let chat_id = request.optional_text("chat_id")?;
-        if !self.corps[caller].is_shared {
-            return Err(Errcode::NOT_SHARED);
+        if self.corps[caller].qualification == UNVERIFIED {
+            return Err(Errcode::UNVERIFIED_CORP);
         }
         self.check_token_kind(caller, &ids)?;
-        let ids = self.ids_in_chat(ids, chat_id)?;
+        let unknown_chat = Errcode(self.options.unknown_chat);
+        let chat = chat_id
+            .map(|chat_id| self.named_chat(chat_id, unknown_chat, |corp| self.is_in_scope(caller, corp)))
+            .transpose()?;
+        let ids = self.ids_in_chat(ids, chat);
         self.check_corp_errors(caller, &ids)?;
-        if ids.iter().any(|id| self.poisoned.contains(*id)) {
-            return Err(Errcode::INVALID_EXTERNAL_USERID);
+        if let Some(code) = ids.iter().find_map(|id| self.poisoned.get(*id)) {
+            return Err(Errcode(*code));
         }
 
         let mut rows = Vec::with_capacity(ids.len());
         for id in ids {
-            let customer = self.visible_customer(caller, id, chat_id.is_some());
-            let pending_id = match customer {
-                None => match self.options.unknown_id {
+            let pending_id = match self.sight(caller, id, chat) {
+                Sight::Unknown => match self.options.unknown_id {
                     UnknownId::OmitRow => None,
                     UnknownId::EmptyPendingId => Some(String::new()),
                     UnknownId::FailBatch40096 => return Err(Errcode::INVALID_EXTERNAL_USERID),
                 },
-                Some(customer) => match (self.resolve(customer), self.options.unminted) {
+                Sight::Invisible => match self.options.invisible {
+                    Invisible::OmitRow => None,
+                    Invisible::FailBatch(code) => return Err(Errcode(code)),
+                },
+                Sight::Customer(customer) => match (self.resolve(customer), self.options.unminted) {
                     (Some(pending_id), _) => Some(pending_id.to_owned()),
                     (None, Unminted::OmitRow) => None,
                     (None, Unminted::EmptyPendingId) => Some(String::new()),
@@ -108,13 +124,12 @@ impl World {
         if is_right { Ok(()) } else { Err(Errcode::WRONG_TOKEN_KIND) }
     }
 
-    /// The ids that are in the group chat; all of them if none is named.
-    fn ids_in_chat<'a>(&self, ids: Vec<&'a str>, chat_id: Option<&str>) -> Result<Vec<&'a str>, Errcode> {
-        let Some(chat_id) = chat_id else {
-            return Ok(ids);
-        };
-        let chat = self.chats.get(chat_id).ok_or(Errcode::INVALID_PARAMETER)?;
-        Ok(ids.into_iter().filter(|id| chat.external_userids.contains(*id)).collect())
+    /// The ids that are in the group; all of them if none is named.
+    fn ids_in_chat<'a>(&self, mut ids: Vec<&'a str>, chat: Option<ChatIdx>) -> Vec<&'a str> {
+        if let Some(chat) = chat {
+            ids.retain(|id| self.chats[chat].list.members.contains_key(*id));
+        }
+        ids
     }
 
     /// Fails with the error that is set for the caller, its upstream corp or the dealer of one of the ids.
@@ -135,12 +150,26 @@ impl World {
         self.customer_by_id.get(external_userid).map(|index| &self.customers[*index])
     }
 
-    /// The customer with this id, if visible to the caller: a member has confirmed, or a group chat is named.
-    fn visible_customer(&self, caller: CorpIdx, external_userid: &str, in_chat: bool) -> Option<&Customer> {
-        self.customer_with_id(external_userid).filter(|customer| {
-            let is_in_scope = customer.corp == caller || self.corps[customer.corp].upstream == caller;
-            is_in_scope && (in_chat || customer.has_follower())
-        })
+    /// Whether the caller may ask about customers of this corp: its own, or those of a dealer of the caller.
+    fn is_in_scope(&self, caller: CorpIdx, corp: CorpIdx) -> bool {
+        corp == caller || self.corps[corp].upstream == caller
+    }
+
+    /// With a group, only its owner has to be visible; without one, a member who has confirmed the customer.
+    fn sight(&self, caller: CorpIdx, external_userid: &str, chat: Option<ChatIdx>) -> Sight<'_> {
+        let customer = self.customer_with_id(external_userid);
+        let Some(customer) = customer.filter(|customer| self.is_in_scope(caller, customer.corp)) else {
+            return Sight::Unknown;
+        };
+        let is_visible = match chat {
+            Some(chat) => self.is_in_range(customer.corp, &self.chats[chat].owner),
+            None if !customer.has_follower() => return Sight::Unknown,
+            None => customer
+                .followers
+                .iter()
+                .any(|(user_id, follower)| follower.is_confirmed && self.is_in_range(customer.corp, user_id)),
+        };
+        if is_visible { Sight::Customer(customer) } else { Sight::Invisible }
     }
 
     /// Whether the row of this id is to be left out of this answer, which uses up one of its hidden rows.
@@ -154,12 +183,4 @@ impl World {
         }
         true
     }
-}
-
-fn requested_ids(request: &Request) -> Result<Vec<&str>, Errcode> {
-    let ids = request.body["external_userid"].as_array().ok_or(Errcode::INVALID_PARAMETER)?;
-    if ids.is_empty() || ids.len() > BATCH_IDS_MAX {
-        return Err(Errcode::INVALID_PARAMETER);
-    }
-    ids.iter().map(|id| id.as_str().ok_or(Errcode::INVALID_PARAMETER)).collect()
 }

@@ -12,7 +12,7 @@ use crate::domain::time::Timestamp;
 pub struct Counters {
     /// Calls per API, whatever their result.
     pub calls: BTreeMap<Api, u64>,
-    /// Ids per API: the length of a batch, one for a unionid conversion.
+    /// Ids per API: the length of a batch or of a list of members, one for a unionid conversion.
     pub ids: BTreeMap<Api, u64>,
     /// Answers per `errcode`, 0 included. Calls without a JSON answer are not here.
     pub errcodes: BTreeMap<i64, u64>,
@@ -28,6 +28,8 @@ pub struct Counters {
     pub tokens_issued: BTreeMap<String, u64>,
     /// The longest list of ids in one conversion call.
     pub max_batch: usize,
+    /// The most calls per API that one corp had in flight at the same time.
+    pub max_in_flight: BTreeMap<Api, u32>,
     /// Callbacks sent.
     pub callbacks: CallbackCounters,
 }
@@ -41,6 +43,8 @@ pub struct CallbackCounters {
     pub acknowledged: u64,
     /// Callbacks not answered with 200 after the last retry.
     pub gave_up: u64,
+    /// Events that got lost: not sent, because of `SenderOptions::lost_percent`.
+    pub lost: u64,
 }
 
 impl Counters {
@@ -85,8 +89,10 @@ pub struct Call {
     pub at: Timestamp,
     /// The corp whose token or corp id it carried.
     pub corp_id: Option<String>,
-    /// The number of ids in it.
+    /// The number of ids in it: customers or people to convert, members to list.
     pub ids: usize,
+    /// The group it names.
+    pub chat_id: Option<String>,
     /// The answer's `errcode`; `None` without a JSON answer.
     pub errcode: Option<i64>,
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::error::SimulatorError;
 use super::event::Event;
+use super::ids;
 use super::options::{ReceiveId, SenderOptions};
 use super::platform::Platform;
 use super::seal::{SealParams, SealedCallback, Sealer};
@@ -18,7 +19,7 @@ const ANSWER_CHARS_MAX: usize = 256;
 pub struct Delivery {
     /// Answered with HTTP 200 in time.
     pub acknowledged: bool,
-    /// HTTP requests made; 0 if no callback URL is configured.
+    /// HTTP requests made; 0 if no callback URL is configured or the event got lost.
     pub attempts: u32,
     /// The last status; `None` if the last attempt got no answer.
     pub status: Option<u16>,
@@ -97,8 +98,21 @@ impl Platform {
         self.counted(self.attempt(callback).await)
     }
 
-    /// Sends `event` until it is acknowledged or `retries` are used up.
+    /// Whether the next event gets lost, in which case it is counted.
+    fn loses_event(&self) -> bool {
+        let mut world = self.world();
+        let percent = u64::from(world.options.sender.lost_percent);
+        // Without a draw while nothing can get lost: it would change everything that is drawn later.
+        let is_lost = percent > 0 && ids::number(&mut world.noise, 100) < percent;
+        world.counters.callbacks.lost += u64::from(is_lost);
+        is_lost
+    }
+
+    /// Sends `event`, unless it gets lost, until it is acknowledged or `retries` are used up.
     pub(super) async fn deliver(&self, event: &Event, retries: u32) -> Delivery {
+        if self.loses_event() {
+            return Delivery::default();
+        }
         let options = self.sender_options();
         let mut sealed = match self.seal(event) {
             Ok(sealed) => sealed,

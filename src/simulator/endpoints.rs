@@ -1,19 +1,18 @@
-//! Admission of a call (authentication and limits), and the token, sharing and address APIs.
+//! Admission of a call (authentication, limits, permissions), and the token and address APIs.
 //!
-//! Deliberately absent: the three conversions (`convert`), faults and HTTP (`server`).
+//! Deliberately absent: the conversions (`convert`), the dealer directory (`directory`), the lists of
+//! customers (`lists`) and groups (`chats`), faults and HTTP (`server`).
 
 use serde_json::{Value, json};
 
 use super::api::{Answer, Api, Errcode, Request};
-use super::model::{Corp, CorpIdx};
+use super::directory::BUSINESS_TYPE_CHAIN;
+use super::model::CorpIdx;
+use super::options::Permission;
 use super::quota::{CallWindows, Charge};
 use super::world::World;
 use crate::domain::time::HOUR_MS;
 
-/// The documented page size limit of `list_app_share_info`.
-const PAGE_CORPS_MAX: u64 = 100;
-/// The `business_type` of 上下游; 0, the default, is 企业互联.
-const BUSINESS_TYPE_CHAIN: u64 = 1;
 /// Wrong secrets in a row before an address is banned.
 const WRONG_SECRETS_MAX: u32 = 5;
 
@@ -68,6 +67,9 @@ impl World {
         if token.expires_at <= self.now() {
             return Err(Errcode::TOKEN_EXPIRED);
         }
+        if !self.corps[token.corp].is_shared {
+            return Err(Errcode(self.options.withdrawn_token));
+        }
         Ok(token.corp)
     }
 
@@ -94,10 +96,42 @@ impl World {
         Err(Errcode::OVER_LIMIT)
     }
 
+    /// Counts an admitted call as in flight until [`Self::leave`], if not too many are already.
+    pub(super) fn enter(&mut self, caller: CorpIdx, api: Api) -> Result<(), Errcode> {
+        let in_flight = self.in_flight.entry((caller, api)).or_default();
+        if self.options.concurrency_max.is_some_and(|max| *in_flight >= max) {
+            return Err(Errcode::TOO_MANY_AT_ONCE);
+        }
+        *in_flight += 1;
+        let peak = self.counters.max_in_flight.entry(api).or_default();
+        *peak = (*peak).max(*in_flight);
+        Ok(())
+    }
+
+    /// A call is no longer in flight.
+    pub(super) fn leave(&mut self, caller: CorpIdx, api: Api) {
+        if let Some(in_flight) = self.in_flight.get_mut(&(caller, api)) {
+            *in_flight = in_flight.saturating_sub(1);
+        }
+    }
+
+    fn permission(&self, api: Api) -> Permission {
+        match api {
+            Api::ContactList => self.options.contact_list,
+            Api::GetChainList | Api::GetChainGroup | Api::GetChainCorpinfoList | Api::GetChainCorpinfo => {
+                self.options.chain_calls
+            }
+            _ => Permission::Allowed,
+        }
+    }
+
     /// Carries an admitted call out.
     pub(super) fn answer(&mut self, api: Api, caller: CorpIdx, request: &Request) -> Answer {
         if request.has_escapes {
             return Err(Errcode::ESCAPED_UNICODE);
+        }
+        if let Permission::Refused(code) = self.permission(api) {
+            return Err(Errcode(code));
         }
         match api {
             Api::GetToken => Ok(self.token_answer(caller)),
@@ -107,56 +141,22 @@ impl World {
             Api::UnionidToPendingId => self.unionid_to_pending_id(caller, request),
             Api::ExternalUseridToPendingId => self.external_userid_to_pending_id(caller, request),
             Api::UnionidToExternalUserid => self.unionid_to_external_userid(caller, request),
+            Api::GetFollowUserList => Ok(self.get_follow_user_list(caller)),
+            Api::ExternalContactList => self.externalcontact_list(caller, request),
+            Api::GetByUser => self.get_by_user(caller, request),
+            Api::ContactList => self.contact_list(caller, request),
+            Api::GroupChatList => self.groupchat_list(caller, request),
+            Api::GroupChatGet => self.groupchat_get(caller, request),
+            Api::GetChainList => Ok(self.get_chain_list(caller)),
+            Api::GetChainGroup => self.get_chain_group(caller, request),
+            Api::GetChainCorpinfoList => self.get_chain_corpinfo_list(caller, request),
+            Api::GetChainCorpinfo => self.get_chain_corpinfo(caller, request),
         }
     }
 
     fn token_answer(&mut self, corp: CorpIdx) -> Value {
         let (access_token, expires_in) = self.token_for(corp);
         json!({ "access_token": access_token, "expires_in": expires_in })
-    }
-
-    fn list_app_share_info(&self, caller: CorpIdx, request: &Request) -> Answer {
-        let agent_id = request.optional_number("agentid")?.ok_or(Errcode::INVALID_PARAMETER)?;
-        let business_type = request.optional_number("business_type")?.unwrap_or(0);
-        let only_corp = request.optional_text("corpid")?;
-        let limit = request.optional_number("limit")?.unwrap_or(0);
-        let offset = match request.optional_text("cursor")? {
-            None => 0,
-            Some(cursor) => offset_of(cursor).ok_or(Errcode::INVALID_PARAMETER)?,
-        };
-        if agent_id != self.corps[caller].agent_id {
-            return Err(Errcode::INVALID_AGENT_ID);
-        }
-        if limit > PAGE_CORPS_MAX {
-            return Err(Errcode::INVALID_PARAMETER);
-        }
-        let listed: Vec<&Corp> = self
-            .dealers(caller)
-            .map(|dealer| &self.corps[dealer])
-            .filter(|dealer| business_type == BUSINESS_TYPE_CHAIN && dealer.is_shared)
-            .filter(|dealer| only_corp.is_none_or(|only| dealer.id == only))
-            .collect();
-        let page_corps = usize::try_from(limit).ok().filter(|corps| *corps > 0).unwrap_or(usize::MAX);
-        let page: Vec<Value> = listed
-            .iter()
-            .skip(offset)
-            .take(page_corps)
-            .map(|dealer| {
-                json!({
-                    "corpid": dealer.id,
-                    "corp_name": dealer.name,
-                    "agentid": dealer.agent_id,
-                    "corp_status": 1,
-                })
-            })
-            .collect();
-        let next = offset.saturating_add(page.len());
-        let is_last = next >= listed.len();
-        Ok(json!({
-            "ending": u8::from(is_last),
-            "corp_list": page,
-            "next_cursor": if is_last { String::new() } else { cursor_at(next) },
-        }))
     }
 
     fn corp_gettoken(&mut self, caller: CorpIdx, request: &Request) -> Answer {
@@ -171,13 +171,4 @@ impl World {
         }
         Ok(self.token_answer(dealer))
     }
-}
-
-// A cursor is opaque to the client; the prefix keeps a client from passing an offset instead.
-fn cursor_at(offset: usize) -> String {
-    format!("next_cursor_{offset:x}")
-}
-
-fn offset_of(cursor: &str) -> Option<usize> {
-    usize::from_str_radix(cursor.strip_prefix("next_cursor_")?, 16).ok()
 }

@@ -16,8 +16,14 @@ pub(super) enum SimulatorError {
     UnknownPerson(String),
     #[error("{person} is not a customer of member {user_id} of {corp_id}")]
     NotFriends { corp_id: String, user_id: String, person: String },
+    #[error("no member {user_id} at {corp_id}")]
+    UnknownMember { corp_id: String, user_id: String },
     #[error("no chat {0}")]
     UnknownChat(String),
+    #[error("chat {0} is dismissed")]
+    ChatDismissed(String),
+    #[error("{person} is not in chat {chat_id}")]
+    NotInChat { chat_id: String, person: String },
     #[error("no callback is configured for {0}")]
     NoCallback(String),
     #[error("an EncodingAESKey has 43 letters and digits")]

@@ -1,8 +1,7 @@
-//! Events as the platform writes them: the inner XML of documents 92130, 92005, 90240 and 95796.
+//! Events and what they report.
 //!
-//! Deliberately absent: the changes that events report (`relations`), sealing (`seal`), sending (`delivery`).
-
-use crate::domain::time::Timestamp;
+//! Deliberately absent: their text (`xml`), the changes of records that go with them (`members`, `relations`,
+//! `groups`), sealing (`seal`), sending (`delivery`).
 
 /// An event ready to be sealed and sent, any number of times.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,13 +28,22 @@ pub enum Change {
         /// What happened between the two.
         change: ContactChange,
     },
-    /// People joined a customer group.
-    ChatMembersAdded {
+    /// `change_external_chat`: something about a customer group.
+    Chat {
         /// The group.
         chat_id: String,
-        /// The ids of the customers and members who joined.
-        member_ids: Vec<String>,
+        /// What happened to it.
+        change: ChatChange,
     },
+    /// `change_contact`, `subscribe` or `unsubscribe`: something about a member.
+    Member {
+        /// The member.
+        user_id: String,
+        /// What happened to the member.
+        change: MemberChange,
+    },
+    /// Something about the app itself.
+    App(AppChange),
     /// The set of corps that an app is shared with changed. An event of the upstream corp.
     ShareChainChange {
         /// The upstream corp's agent id.
@@ -91,7 +99,7 @@ pub enum ContactChange {
 }
 
 impl ContactChange {
-    const fn change_type(&self) -> &'static str {
+    pub(super) const fn change_type(&self) -> &'static str {
         match self {
             Self::Add { .. } => "add_external_contact",
             Self::AddHalf { .. } => "add_half_external_contact",
@@ -104,148 +112,94 @@ impl ContactChange {
     }
 }
 
-/// The inner XML of an event of `corp_id`.
-pub(super) fn inner_xml(corp_id: &str, at: Timestamp, change: &Change) -> String {
-    let mut xml = Xml::open();
-    xml.cdata("ToUserName", corp_id)
-        .cdata("FromUserName", "sys")
-        .plain("CreateTime", &at.as_secs().to_string())
-        .cdata("MsgType", "event");
-    match change {
-        Change::Contact { user_id, external_userid, change } => xml.contact(user_id, external_userid, change),
-        Change::ChatMembersAdded { chat_id, member_ids } => xml.chat_members(chat_id, member_ids),
-        Change::ShareChainChange { agent_id } => {
-            xml.cdata("Event", "share_chain_change").plain("AgentID", &agent_id.to_string())
-        }
-        Change::ChangeChain { change_type, chain_id, corp_ids } => xml
-            .cdata("Event", "change_chain")
-            .cdata("ChangeType", change_type)
-            .cdata("ChainId", chain_id)
-            .cdata_list("CorpIds", "CorpId", corp_ids),
-    };
-    xml.close()
+/// What happened to a customer group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ChatChange {
+    /// It was created. The event has neither members nor a version.
+    Created,
+    /// It was dismissed.
+    Dismissed,
+    /// Members or customers joined.
+    Joined {
+        /// 0 invited or through a link, 3 by QR code.
+        join_scene: u8,
+        /// The change of the member list.
+        members: ChatMembers,
+    },
+    /// Members or customers left.
+    Left {
+        /// On their own or not.
+        how: Leave,
+        /// The change of the member list.
+        members: ChatMembers,
+    },
+    /// It has another owner.
+    OwnerChanged,
+    /// It has another name.
+    NameChanged,
+    /// It has another notice.
+    NoticeChanged,
 }
 
-/// An XML document under construction.
-struct Xml(String);
-
-impl Xml {
-    fn open() -> Self {
-        Self("<xml>".to_owned())
-    }
-
-    fn plain(&mut self, name: &str, value: &str) -> &mut Self {
-        for part in ["<", name, ">", value, "</", name, ">"] {
-            self.0.push_str(part);
-        }
-        self
-    }
-
-    fn cdata(&mut self, name: &str, value: &str) -> &mut Self {
-        // The only text that CDATA cannot carry is its own end.
-        let value = value.replace("]]>", "]]]]><![CDATA[>");
-        self.plain(name, &format!("<![CDATA[{value}]]>"))
-    }
-
-    fn cdata_if(&mut self, name: &str, value: Option<&str>) -> &mut Self {
-        match value {
-            Some(value) => self.cdata(name, value),
-            None => self,
-        }
-    }
-
-    fn cdata_list(&mut self, list: &str, item: &str, values: &[String]) -> &mut Self {
-        let mut items = Self(String::new());
-        for value in values {
-            items.cdata(item, value);
-        }
-        self.plain(list, &items.0)
-    }
-
-    fn contact(&mut self, user_id: &str, external_userid: &str, change: &ContactChange) -> &mut Self {
-        self.cdata("Event", "change_external_contact").cdata("ChangeType", change.change_type());
-        if let ContactChange::TransferFail { fail_reason } = change {
-            self.cdata("FailReason", fail_reason);
-        }
-        self.cdata("UserID", user_id).cdata("ExternalUserID", external_userid);
-        match change {
-            ContactChange::Add { state, welcome_code } | ContactChange::AddHalf { state, welcome_code } => {
-                self.cdata_if("State", state.as_deref()).cdata_if("WelcomeCode", welcome_code.as_deref())
-            }
-            ContactChange::Del { source } => self.cdata_if("Source", source.as_deref()),
-            ContactChange::MsgAuditApproved { welcome_code } => {
-                self.cdata_if("WelcomeCode", welcome_code.as_deref())
-            }
-            ContactChange::Edit | ContactChange::DelFollowUser | ContactChange::TransferFail { .. } => self,
-        }
-    }
-
-    fn chat_members(&mut self, chat_id: &str, member_ids: &[String]) -> &mut Self {
-        let mut items = Self(String::new());
-        for id in member_ids {
-            items.plain("Item", id);
-        }
-        self.cdata("Event", "change_external_chat")
-            .cdata("ChatId", chat_id)
-            .cdata("ChangeType", "update")
-            .cdata("UpdateDetail", "add_member")
-            .plain("JoinScene", "1")
-            .plain("QuitScene", "0")
-            .plain("MemChangeCnt", &member_ids.len().to_string())
-            .plain("MemChangeList", &items.0)
-            .cdata("LastMemVer", "9c3f97c2ada667dfb5f6d03308d963e1")
-            .cdata("CurMemVer", "71217227bbd112ecfe3a49c482195cb4")
-    }
-
-    fn close(mut self) -> String {
-        self.0.push_str("</xml>");
-        self.0
-    }
+/// A change of a group's member list, as an event reports it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatMembers {
+    /// The ids listed (`MemChangeList`), of members and customers alike.
+    pub ids: Vec<String>,
+    /// `MemChangeCnt`, which may be more than are listed.
+    pub count: usize,
+    /// The version of the list before the change.
+    pub last_version: String,
+    /// The version of the list after the change.
+    pub version: String,
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+/// How somebody left a customer group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// On their own.
+    BySelf,
+    /// Removed by the owner or an administrator.
+    Removed,
+}
 
-    #[test]
-    fn an_add_event_has_the_documented_shape() {
-        let change = Change::Contact {
-            user_id: "zhangsan".into(),
-            external_userid: "woAJ2GCAAAXtWyujaWJHDDGi0mAAAA".into(),
-            change: ContactChange::Add {
-                state: Some("test]]>state".into()),
-                welcome_code: Some("WELCOMECODE".into()),
-            },
-        };
-        assert_eq!(
-            inner_xml("toUser", Timestamp::from_secs(1_403_610_513), &change),
-            "<xml><ToUserName><![CDATA[toUser]]></ToUserName><FromUserName><![CDATA[sys]]></FromUserName>\
-             <CreateTime>1403610513</CreateTime><MsgType><![CDATA[event]]></MsgType>\
-             <Event><![CDATA[change_external_contact]]></Event>\
-             <ChangeType><![CDATA[add_external_contact]]></ChangeType><UserID><![CDATA[zhangsan]]></UserID>\
-             <ExternalUserID><![CDATA[woAJ2GCAAAXtWyujaWJHDDGi0mAAAA]]></ExternalUserID>\
-             <State><![CDATA[test]]]]><![CDATA[>state]]></State>\
-             <WelcomeCode><![CDATA[WELCOMECODE]]></WelcomeCode></xml>"
-        );
-    }
+/// What happened to a member of a corp.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MemberChange {
+    /// The member entered the visible range of the app (`subscribe`).
+    Subscribed,
+    /// The member left the visible range of the app (`unsubscribe`).
+    Unsubscribed,
+    /// The member joined the corp (`change_contact`, `create_user`).
+    Created,
+    /// The member's data changed (`change_contact`, `update_user`).
+    Updated,
+    /// The member left the corp (`change_contact`, `delete_user`).
+    Deleted,
+}
 
-    #[test]
-    fn chat_and_chain_events_carry_their_lists() {
-        let at = Timestamp::from_secs(1);
-        let chat =
-            Change::ChatMembersAdded { chat_id: "wr1".into(), member_ids: vec!["Jack".into(), "wm1".into()] };
-        let xml = inner_xml("wp1", at, &chat);
-        assert!(xml.contains(
-            "<MemChangeCnt>2</MemChangeCnt><MemChangeList><Item>Jack</Item><Item>wm1</Item></MemChangeList>"
-        ));
-        let chain = Change::ChangeChain {
-            change_type: "corp_join".into(),
-            chain_id: "c".into(),
-            corp_ids: vec!["wp1".into(), "wp2".into()],
-        };
-        let xml = inner_xml("ww1", at, &chain);
-        assert!(xml.ends_with(
-            "<CorpIds><CorpId><![CDATA[wp1]]></CorpId><CorpId><![CDATA[wp2]]></CorpId></CorpIds></xml>"
-        ));
-    }
+/// A step in the life of an app (document 90240).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AppChange {
+    /// It will be paused for long disuse.
+    InactiveAlert {
+        /// When, in seconds since 1970.
+        effect_secs: i64,
+    },
+    /// It is paused for long disuse.
+    CloseInactiveAgent,
+    /// It is in use again.
+    ReopenInactiveAgent {
+        /// The member who reopened it.
+        user_id: String,
+    },
+    /// Its access to customer data will be limited for low activity.
+    LowActiveAlert {
+        /// When, in seconds since 1970.
+        effect_secs: i64,
+    },
+    /// Its access to customer data is limited for low activity.
+    LowActive,
+    /// Its access to customer data is no longer limited.
+    ActiveRestored,
 }

@@ -1,7 +1,10 @@
 //! [`Simulator`], the handle of a simulated platform: starts and stops it, changes its records, injects
-//! faults and reads what it saw.
+//! faults and reads what it saw. Members and customer groups have files of their own below this one.
 //!
 //! Deliberately absent: sending callbacks (`sender`).
+
+mod groups;
+mod members;
 
 use std::io;
 use std::net::SocketAddr;
@@ -199,7 +202,7 @@ impl Simulator {
         world.add_dealer(upstream, name)
     }
 
-    /// Shares the app with a dealer, or stops sharing it.
+    /// Shares the app with a dealer, or stops sharing it. The dealer stays in the chain.
     pub fn share(&self, dealer_corp_id: &str, is_shared: bool) {
         known(self.world().corp_mut(dealer_corp_id)).is_shared = is_shared;
     }
@@ -258,19 +261,6 @@ impl Simulator {
         known(self.world().unfriend(corp_id, &person.unionid, user_id, by))
     }
 
-    /// Creates a customer group and returns its chat id.
-    #[must_use]
-    pub fn add_chat(&self, corp_id: &str) -> String {
-        known(self.world().add_chat(corp_id))
-    }
-
-    /// People join a group, which makes them customers of its corp, convertible with the chat id. The event
-    /// is not sent.
-    #[must_use]
-    pub fn join_chat(&self, chat_id: &str, people: &[Person]) -> Event {
-        known(self.world().join_chat(chat_id, people))
-    }
-
     /// An event of an upstream corp or dealer as the platform would send it. No record changes, and it is not
     /// sent.
     #[must_use]
@@ -305,7 +295,12 @@ impl Simulator {
 
     /// Makes every conversion of a batch that contains this id fail with 40096.
     pub fn poison(&self, external_userid: &str) {
-        self.world().poisoned.insert(external_userid.to_owned());
+        self.poison_with(external_userid, 40_096);
+    }
+
+    /// Makes every conversion of a batch that contains this id fail with `errcode`.
+    pub fn poison_with(&self, external_userid: &str, errcode: i64) {
+        self.world().poisoned.insert(external_userid.to_owned(), errcode);
     }
 
     /// Ends [`Self::poison`].

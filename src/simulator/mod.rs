@@ -1,5 +1,6 @@
-//! A working model of the `WeCom` platform over real HTTP: it has corps, people, friendships, tokens and
-//! quotas, answers the APIs that unionlink uses, sends sealed callbacks, and fails on demand.
+//! A working model of the `WeCom` platform over real HTTP: it has corps with members, people, friendships,
+//! customer groups, tokens and quotas, answers the APIs that unionlink uses, sends sealed callbacks, or loses
+//! them, and fails on demand.
 //!
 //! Used by `unionlink demo`, by `unionlink simulate` and by the tests. It is written from the documents
 //! alone and shares no wire code with [`crate`]'s client or callback verification: if both did, one
@@ -28,28 +29,39 @@
 //! The time of tokens, quotas, the 90 days, `CreateTime` and signatures comes from the
 //! [`Clock`](crate::clock::Clock) that is passed in; waits (latency, retry intervals, time-outs) are real.
 //!
+//! A dealer's members exist from their first mention on, visible to the app and with customers of their own,
+//! until a method says otherwise. Lists and conversions answer what the visible range allows.
+//!
 //! Methods that name a corp, person or group panic if it does not exist: callers are tests and tools that got
 //! the name from the simulator. The HTTP control routes under `/sim/` answer 400 instead.
 //!
-//! Layout, from the bottom up: `model` and `world` are the state, `relations` changes it; `quota` has the
-//! call limits, `endpoints` and `convert` the APIs; `event`, `seal` and `delivery` are one callback;
-//! `fault` and `server` are the HTTP side, `control` the `/sim/` routes; `handle` and `sender` are the
-//! methods of [`Simulator`].
+//! Layout, from the bottom up: `model` and `world` are the state, `members`, `relations` and `groups` change
+//! it; `quota` has the call limits; the APIs are `endpoints` (admission, tokens), `convert`, `directory` (the
+//! dealers), `lists` (members and customers) and `chats` (customer groups), the pages of the last two go on
+//! at a `cursor`; `event`, `xml`, `seal` and `delivery` are one callback; `fault` and `server` are the HTTP
+//! side, `control` the `/sim/` routes; `handle` and `sender` are the methods of [`Simulator`].
 //!
 //! Deliberately absent: everything of `WeCom` that unionlink does not use, limits per IP address (one machine
-//! has one address), several apps in one upstream corp, TLS, and persistence.
+//! has one address), several apps in one upstream corp, corps that are invited to the chain and have not
+//! joined, TLS, and persistence.
 
 mod api;
+mod chats;
 mod control;
 mod convert;
 mod counters;
+mod cursor;
 mod delivery;
+mod directory;
 mod endpoints;
 mod error;
 mod event;
 mod fault;
+mod groups;
 mod handle;
 mod ids;
+mod lists;
+mod members;
 mod model;
 mod options;
 mod platform;
@@ -61,16 +73,18 @@ mod server;
 #[cfg(test)]
 mod tests;
 mod world;
+mod xml;
 
 pub use api::Api;
 pub use counters::{Call, CallbackCounters, Counters};
 pub use delivery::Delivery;
-pub use event::{Change, ContactChange, Event};
+pub use event::{AppChange, Change, ChatChange, ChatMembers, ContactChange, Event, Leave, MemberChange};
 pub use fault::{Fault, Target};
 pub use handle::{QuotaUse, Simulator, Truth};
 pub use model::{AppSpec, CallbackSpec, Dealer, Person};
 pub use options::{
-    ConversionQuota, Options, ReceiveId, Remint, SenderOptions, TokenRule, UnknownId, Unminted,
+    ConversionQuota, Invisible, ItemForm, Options, PageFill, Permission, ReceiveId, Remint, SenderOptions,
+    TokenRule, UnknownId, Unminted,
 };
 pub use relations::{By, Friendship};
 pub use seal::SealedCallback;

@@ -1,8 +1,11 @@
-//! The records that the simulated platform keeps: corps, people, customers, groups, pending ids and tokens.
+//! The records that the simulated platform keeps: corps, members, people, customers, groups, pending ids and
+//! tokens.
 //!
-//! Deliberately absent: behaviour. `world` holds the records, `relations` and the APIs change them.
+//! Deliberately absent: behaviour. `world` holds the records; `members`, `relations`, `groups` and the APIs
+//! change them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +17,13 @@ pub(super) type CorpIdx = usize;
 pub(super) type PersonIdx = usize;
 /// A position in `World::customers`.
 pub(super) type CustomerIdx = usize;
+/// A position in `World::chats`.
+pub(super) type ChatIdx = usize;
+
+/// The `qualification_status` of a corp that is neither verified (验证) nor certified (认证).
+pub(super) const UNVERIFIED: u8 = 1;
+/// The `qualification_status` of a certified corp.
+const CERTIFIED: u8 = 3;
 
 /// The callback configuration of an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,11 +85,66 @@ pub(super) struct Corp {
     pub(super) error: Option<i64>,
     /// The newest access token.
     pub(super) token: Option<String>,
+    /// Its members by user id. One who left the corp is not here.
+    pub(super) members: BTreeMap<String, Member>,
+    /// Its customer groups, oldest first.
+    pub(super) chats: Vec<ChatIdx>,
+    /// 1 unverified, 2 verified (验证), 3 certified (认证).
+    pub(super) qualification: u8,
 }
 
 impl Corp {
+    /// A corp without members. `app` is `None` for a dealer, with which the upstream corp's app is shared.
+    pub(super) fn new(
+        id: String,
+        agent_id: u64,
+        name: String,
+        upstream: CorpIdx,
+        app: Option<AppSpec>,
+        id_stem: String,
+    ) -> Self {
+        Self {
+            id,
+            agent_id,
+            name,
+            upstream,
+            app,
+            is_shared: true,
+            id_stem,
+            error: None,
+            token: None,
+            members: BTreeMap::new(),
+            chats: Vec::new(),
+            qualification: CERTIFIED,
+        }
+    }
+
     pub(super) const fn is_upstream(&self) -> bool {
         self.app.is_some()
+    }
+}
+
+/// A member of a corp.
+#[derive(Debug)]
+pub(super) struct Member {
+    /// Inside the visible range of the app.
+    pub(super) is_visible: bool,
+    /// May have customers (客户联系).
+    pub(super) has_customer_contact: bool,
+    /// The customers that have this member among their followers, in whatever state.
+    pub(super) customers: BTreeSet<CustomerIdx>,
+}
+
+impl Default for Member {
+    fn default() -> Self {
+        Self { is_visible: true, has_customer_contact: true, customers: BTreeSet::new() }
+    }
+}
+
+impl Member {
+    /// Whether the app sees this member's customers and groups.
+    pub(super) const fn is_in_range(&self) -> bool {
+        self.is_visible && self.has_customer_contact
     }
 }
 
@@ -128,17 +193,76 @@ impl Customer {
 /// A member's relation to a customer.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Follower {
+    /// When the two became friends, the last time that they did.
     pub(super) since: Timestamp,
+    /// When the two became friends for the first time.
+    pub(super) first_since: Timestamp,
+    /// The `state` of the contact-me way, if any.
+    pub(super) state: Option<String>,
     pub(super) is_confirmed: bool,
     pub(super) is_deleted_by_member: bool,
     pub(super) is_deleted_by_customer: bool,
 }
 
+impl Follower {
+    /// Whether the two are friends: confirmed, and neither has deleted the other.
+    pub(super) const fn is_friend(&self) -> bool {
+        self.is_confirmed && !self.is_deleted_by_member && !self.is_deleted_by_customer
+    }
+}
+
 /// A customer group of a corp.
 #[derive(Debug)]
 pub(super) struct Chat {
+    pub(super) id: String,
     pub(super) corp: CorpIdx,
-    pub(super) external_userids: BTreeSet<String>,
+    /// The user id of the owner (群主).
+    pub(super) owner: String,
+    pub(super) name: String,
+    pub(super) notice: String,
+    pub(super) created_at: Timestamp,
+    pub(super) list: MemberList,
+    /// Earlier member lists, oldest first, each with the instant at which it was replaced. Empty unless
+    /// `groupchat/get` lags behind.
+    pub(super) past: VecDeque<(Timestamp, MemberList)>,
+    pub(super) is_dismissed: bool,
+    /// The `errcode` of reading this group.
+    pub(super) error: Option<i64>,
+}
+
+impl Chat {
+    /// The member list as `groupchat/get` answers it: the one of `lag_ms` ago. After the clock was set back,
+    /// the current one.
+    pub(super) fn listed(&self, now: Timestamp, lag_ms: i64) -> &MemberList {
+        let is_lagging = |replaced_at: Timestamp| (0..lag_ms).contains(&now.millis_since(replaced_at));
+        let lagging = self.past.iter().find(|(replaced_at, _)| is_lagging(*replaced_at));
+        lagging.map_or(&self.list, |(_, list)| list)
+    }
+}
+
+/// The members of a group by id, with the version of that list.
+#[derive(Debug, Clone)]
+pub(super) struct MemberList {
+    pub(super) members: Arc<BTreeMap<String, ChatMember>>,
+    pub(super) version: String,
+}
+
+/// A member of the corp or a customer, in a group.
+#[derive(Debug, Clone)]
+pub(super) struct ChatMember {
+    pub(super) kind: ChatMemberKind,
+    pub(super) joined_at: Timestamp,
+    /// The `join_scene` of `groupchat/get`.
+    pub(super) join_scene: u8,
+}
+
+/// The side that a member of a group belongs to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ChatMemberKind {
+    /// A member of the corp (type 1).
+    Internal,
+    /// A customer (type 2).
+    Customer(CustomerIdx),
 }
 
 /// A `pending_id` minted for an app.

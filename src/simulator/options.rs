@@ -36,6 +36,42 @@ pub struct Options {
     pub conversion_window_ms: i64,
     /// The result of minting a person again.
     pub remint: Remint,
+    /// The result of converting, without a chat id, a customer none of whose members is in the app's visible
+    /// range, or, with one, a customer in a group whose owner is not.
+    pub invisible: Invisible,
+    /// The `errcode` of a conversion with a chat id that does not exist.
+    pub unknown_chat: i64,
+    /// The form of the events of customer groups.
+    pub item_form: ItemForm,
+    /// Ids that the event of a customer group lists at most. Its count is that of all.
+    pub chat_items_max: Option<usize>,
+    /// `groupchat/get` answers the member list of that long ago.
+    pub chat_lag_ms: i64,
+    /// More visible members than this make `groupchat/list` without an owner filter answer 81017.
+    pub chat_range_members_max: usize,
+    /// The result of `batch/get_by_user` for a user id that does not exist or is not in the visible range.
+    pub unlisted_member: Invisible,
+    /// How `batch/get_by_user` divides its rows into pages.
+    pub page_fill: PageFill,
+    /// Whether the lists of a member's customers contain those who deleted the member. The documentation says
+    /// that the relation still exists.
+    pub lists_deleted_by_customer: bool,
+    /// Whether `contact_list` may be called.
+    pub contact_list: Permission,
+    /// Rows at the start of `contact_list` about people who are no customers. Every second one is in a group
+    /// that is no customer group.
+    pub contact_list_strangers: usize,
+    /// Whether the `get_chain_*` calls may be made.
+    pub chain_calls: Permission,
+    /// The `errcode` of a call with a valid token of a dealer that the app is no longer shared with. The
+    /// documentation is silent; 40014 and 48004 are likely, too.
+    pub withdrawn_token: i64,
+    /// The number of coming answers of `list_app_share_info` that are empty and complete by mistake. Each of
+    /// them lowers it by one.
+    pub empty_dealer_lists: u32,
+    /// Calls of one corp to one API at the same time; beyond it 45033. Calls overlap only if they take time:
+    /// see `latency_ms`.
+    pub concurrency_max: Option<u32>,
     /// Delay of every API answer.
     pub latency_ms: u64,
     /// Calls that the call log keeps; 0 turns it off.
@@ -59,6 +95,21 @@ impl Default for Options {
             late_mint_resolves: false,
             conversion_window_ms: 0,
             remint: Remint::default(),
+            invisible: Invisible::default(),
+            unknown_chat: 40_050,
+            item_form: ItemForm::default(),
+            chat_items_max: None,
+            chat_lag_ms: 0,
+            chat_range_members_max: 1_000,
+            unlisted_member: Invisible::default(),
+            page_fill: PageFill::default(),
+            lists_deleted_by_customer: true,
+            contact_list: Permission::default(),
+            contact_list_strangers: 2,
+            chain_calls: Permission::default(),
+            withdrawn_token: 670_001,
+            empty_dealer_lists: 0,
+            concurrency_max: None,
             latency_ms: 0,
             call_log_calls_max: 100_000,
             sender: SenderOptions::default(),
@@ -137,6 +188,46 @@ pub enum Remint {
     NewId,
 }
 
+/// The result of asking about somebody whom the visible range leaves out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Invisible {
+    /// No row.
+    #[default]
+    OmitRow,
+    /// The whole call answers this `errcode`.
+    FailBatch(i64),
+}
+
+/// The form of the events of customer groups.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ItemForm {
+    /// As documented: ids and versions without CDATA, both scenes always there.
+    #[default]
+    Plain,
+    /// As seen in production: ids and versions in CDATA, and only the scene that belongs to the change.
+    Cdata,
+}
+
+/// How `batch/get_by_user` divides its rows into pages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PageFill {
+    /// Every page but the last is full.
+    #[default]
+    Full,
+    /// A page has the rows of one member only: it may be short, or empty, with others to follow.
+    PerMember,
+}
+
+/// Whether an API may be called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Permission {
+    /// It may.
+    #[default]
+    Allowed,
+    /// It answers this `errcode`, 48002 for instance.
+    Refused(i64),
+}
+
 /// How callbacks are sent.
 #[derive(Debug, Clone, Copy)]
 pub struct SenderOptions {
@@ -152,6 +243,8 @@ pub struct SenderOptions {
     pub reencrypt_retries: bool,
     /// The receive id of a dealer's event.
     pub receive_id: ReceiveId,
+    /// Share of the events that get lost: they are not sent at all.
+    pub lost_percent: u8,
 }
 
 impl Default for SenderOptions {
@@ -163,6 +256,7 @@ impl Default for SenderOptions {
             retry_non_200: true,
             reencrypt_retries: true,
             receive_id: ReceiveId::default(),
+            lost_percent: 0,
         }
     }
 }

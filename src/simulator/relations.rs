@@ -1,16 +1,16 @@
-//! The relations between persons and corps: friendships, customer groups, and the `pending_id`s that connect
-//! customers to the brand.
+//! The relations between persons and corps: friendships, and the `pending_id`s that connect customers to the
+//! brand.
 //!
-//! Deliberately absent: what an API answers about them (`convert`).
+//! Deliberately absent: customer groups (`groups`), and what an API answers (`convert`, `lists`).
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
 use super::error::SimulatorError;
 use super::event::{Change, ContactChange, Event};
 use super::ids;
-use super::model::{Chat, CorpIdx, Customer, CustomerIdx, Follower, MintedId, Person, PersonIdx, Sequenced};
+use super::model::{CorpIdx, Customer, CustomerIdx, Follower, MintedId, PersonIdx, Sequenced};
 use super::options::Remint;
 use super::world::World;
 use crate::domain::time::DAY_MS;
@@ -47,7 +47,7 @@ pub enum By {
 
 impl World {
     /// The record of `person` at `corp`, created if there is none. A new record is not a customer yet.
-    fn customer(&mut self, corp: CorpIdx, person: PersonIdx) -> CustomerIdx {
+    pub(super) fn customer(&mut self, corp: CorpIdx, person: PersonIdx) -> CustomerIdx {
         if let Some(known) = self.customer_of.get(&(corp, person)) {
             return *known;
         }
@@ -60,7 +60,7 @@ impl World {
         index
     }
 
-    /// A member of a corp and a person become friends.
+    /// A member of a corp and a person become friends. The member is created if there is none of that name.
     pub(super) fn befriend(
         &mut self,
         corp_id: &str,
@@ -81,6 +81,8 @@ impl World {
             beginning == Beginning::Confirmed || before.is_some_and(|follower| follower.is_confirmed);
         let follower = Follower {
             since: began.at,
+            first_since: before.map_or(began.at, |follower| follower.first_since),
+            state: state.map(str::to_owned),
             is_confirmed,
             is_deleted_by_member: false,
             is_deleted_by_customer: false,
@@ -90,6 +92,7 @@ impl World {
             customer.since.get_or_insert(began);
         }
         let (user_id, external_userid) = (user_id.to_owned(), customer.external_userid.clone());
+        self.corps[corp].members.entry(user_id.clone()).or_default().customers.insert(index);
         let state = state.map(str::to_owned);
         let change = match beginning {
             Beginning::Confirmed => ContactChange::Add { state, welcome_code },
@@ -128,33 +131,6 @@ impl World {
         };
         let (user_id, external_userid) = (user_id.to_owned(), customer.external_userid.clone());
         Ok(self.event(corp, &Change::Contact { user_id, external_userid, change }))
-    }
-
-    /// Creates a customer group and returns its chat id.
-    pub(super) fn add_chat(&mut self, corp_id: &str) -> Result<String, SimulatorError> {
-        let corp = self.corp(corp_id)?;
-        let chat_id = ids::chat_id(&mut self.rng);
-        self.chats.insert(chat_id.clone(), Chat { corp, external_userids: BTreeSet::new() });
-        Ok(chat_id)
-    }
-
-    /// People join a group, which makes them customers of its corp.
-    pub(super) fn join_chat(&mut self, chat_id: &str, people: &[Person]) -> Result<Event, SimulatorError> {
-        let unknown = || SimulatorError::UnknownChat(chat_id.to_owned());
-        let corp = self.chats.get(chat_id).ok_or_else(unknown)?.corp;
-        let mut member_ids = Vec::with_capacity(people.len());
-        for person in people {
-            let person = self.person(&person.unionid)?;
-            let joined = self.sequenced();
-            let index = self.customer(corp, person);
-            self.customers[index].since.get_or_insert(joined);
-            member_ids.push(self.customers[index].external_userid.clone());
-        }
-        if let Some(chat) = self.chats.get_mut(chat_id) {
-            chat.external_userids.extend(member_ids.iter().cloned());
-        }
-        let change = Change::ChatMembersAdded { chat_id: chat_id.to_owned(), member_ids };
-        Ok(self.event(corp, &change))
     }
 
     /// Mints `person` for the app of `upstream`.

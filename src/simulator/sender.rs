@@ -49,6 +49,11 @@ pub enum Forgery {
 }
 
 impl Simulator {
+    /// Loses this share of the events that are sent from now on: see `Delivery::attempts`.
+    pub fn lose_callbacks(&self, percent: u8) {
+        self.world().options.sender.lost_percent = percent;
+    }
+
     /// Sends an event, with retries.
     pub async fn deliver(&self, event: &Event) -> Delivery {
         let retries = self.world().options.sender.retries;

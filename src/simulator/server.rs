@@ -4,7 +4,7 @@
 //! response with `ConnectionReset`; instead of sending it, the loop drops the connection with a zero linger
 //! time, and the client sees RST.
 //!
-//! Deliberately absent: what the APIs do (`endpoints`, `convert`) and the control routes (`control`).
+//! Deliberately absent: what the APIs do (`endpoints` and those it calls) and the control routes (`control`).
 
 use std::collections::HashMap;
 use std::error::Error as _;
@@ -32,6 +32,7 @@ use super::api::{self, Api, Request};
 use super::control;
 use super::counters::Call;
 use super::fault::Fault;
+use super::model::CorpIdx;
 use super::platform::Platform;
 use super::world::World;
 
@@ -46,6 +47,19 @@ struct Peer(IpAddr);
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("the connection is reset on purpose")]
 struct ConnectionReset;
+
+/// A call that counts as in flight until this is dropped, which also happens when the client gives up.
+struct InFlight<'a> {
+    platform: &'a Platform,
+    caller: CorpIdx,
+    api: Api,
+}
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.platform.world().leave(self.caller, self.api);
+    }
+}
 
 /// Serves until the platform stops.
 pub(super) async fn serve(listener: TcpListener, platform: Arc<Platform>) {
@@ -160,13 +174,14 @@ async fn call(
     let cleared = platform.faults_cleared.notified();
     tokio::pin!(cleared);
     cleared.as_mut().enable();
-    let (response, latency_ms, hangs) = {
+    let (response, latency_ms, hangs, in_flight) = {
         let mut world = platform.world();
         let taken = world.faults.take(api);
         let latency_ms = world.options.latency_ms.saturating_add(taken.latency_ms);
-        let response = respond(&mut world, api, &request, is_json, taken.fault);
-        (response, latency_ms, taken.fault == Some(Fault::Hang))
+        let (response, in_flight) = respond(&mut world, api, &request, is_json, taken.fault);
+        (response, latency_ms, taken.fault == Some(Fault::Hang), in_flight)
     };
+    let _in_flight = in_flight.map(|caller| InFlight { platform: &platform, caller, api });
     if latency_ms > 0 {
         tokio::time::sleep(Duration::from_millis(latency_ms)).await;
     }
@@ -176,12 +191,20 @@ async fn call(
     response
 }
 
-/// Carries a call out unless its fault prevents that, and records it.
-fn respond(world: &mut World, api: Api, request: &Request, is_json: bool, fault: Option<Fault>) -> Response {
+/// Carries a call out unless its fault prevents that, and records it. Also returns the corp for which the
+/// call is in flight, if it was admitted.
+fn respond(
+    world: &mut World,
+    api: Api,
+    request: &Request,
+    is_json: bool,
+    fault: Option<Fault>,
+) -> (Response, Option<CorpIdx>) {
     let now = world.now();
     let caller = world.caller(api, request);
     // Before any fault: a call counts against the quota even if its answer is lost.
     let admitted = world.admit(api, request);
+    let admitted = admitted.and_then(|corp| world.enter(corp, api).map(|()| corp));
     let takes_effect = matches!(fault, None | Some(Fault::Latency(_) | Fault::ApplyThenDrop));
     let answer = match fault {
         Some(Fault::Errcode(code)) => Err(api::Errcode(code)),
@@ -190,7 +213,7 @@ fn respond(world: &mut World, api: Api, request: &Request, is_json: bool, fault:
         _ => Err(api::Errcode(-1)),
     };
     let errcode = answer.as_ref().map_or_else(|code| code.0, |_| 0);
-    let body = api::body(answer, now, request.ip, is_json, &mut world.noise);
+    let body = api::body(api, answer, now, request.ip, is_json, &mut world.noise);
     let (response, is_answered) = match fault {
         None | Some(Fault::Latency(_) | Fault::Errcode(_)) => (json_response(body), true),
         Some(Fault::HttpStatus(status)) => (status_response(status), false),
@@ -204,18 +227,31 @@ fn respond(world: &mut World, api: Api, request: &Request, is_json: bool, fault:
         at: now,
         corp_id: caller.map(|corp| world.corps[corp].id.clone()),
         ids: ids_in(api, &request.body),
+        chat_id: request.body["chat_id"].as_str().map(str::to_owned),
         errcode: is_answered.then_some(errcode),
     };
     world.record(call);
-    response
+    (response, admitted.ok())
 }
 
-/// The number of ids to convert in a call.
+/// The number of ids to convert, or of members to list, in a call.
 fn ids_in(api: Api, body: &Value) -> usize {
     match api {
-        Api::UnionidToPendingId | Api::UnionidToExternalUserid => 1,
+        Api::UnionidToPendingId | Api::UnionidToExternalUserid | Api::ExternalContactList => 1,
         Api::ExternalUseridToPendingId => body["external_userid"].as_array().map_or(0, Vec::len),
-        Api::GetToken | Api::GetCallbackIp | Api::ListAppShareInfo | Api::CorpGetToken => 0,
+        Api::GetByUser => body["userid_list"].as_array().map_or(0, Vec::len),
+        Api::GetToken
+        | Api::GetCallbackIp
+        | Api::ListAppShareInfo
+        | Api::CorpGetToken
+        | Api::GetFollowUserList
+        | Api::ContactList
+        | Api::GroupChatList
+        | Api::GroupChatGet
+        | Api::GetChainList
+        | Api::GetChainGroup
+        | Api::GetChainCorpinfoList
+        | Api::GetChainCorpinfo => 0,
     }
 }
 

@@ -4,10 +4,14 @@
 
 mod api;
 mod callbacks;
+mod chats;
 mod control;
 mod conversion;
+mod directory;
 mod faults;
 mod limits;
+mod lists;
+mod ranges;
 
 use std::sync::Arc;
 
@@ -83,11 +87,24 @@ impl Bench {
         self.sim.befriend(&dealer.corp_id, person, "zhangsan", None).external_userid
     }
 
+    /// A POST API with the dealer's token.
+    async fn ask(&self, dealer: &Dealer, api: Api, body: Value) -> Value {
+        let token = self.dealer_token(dealer).await;
+        self.post(api, &token, body).await
+    }
+
     /// Resolves with the dealer's token.
     async fn resolve(&self, dealer: &Dealer, ids: &[&str]) -> Value {
         let token = self.dealer_token(dealer).await;
         self.post(Api::ExternalUseridToPendingId, &token, json!({ "external_userid": ids })).await
     }
+}
+
+/// The value of an element of an event's inner XML, without its CDATA.
+fn element<'a>(inner: &'a str, name: &str) -> Option<&'a str> {
+    let text = inner.split_once(&format!("<{name}>"))?.1.split_once(&format!("</{name}>"))?.0;
+    let text = text.strip_prefix("<![CDATA[").unwrap_or(text);
+    Some(text.strip_suffix("]]>").unwrap_or(text))
 }
 
 /// `(external_userid, pending_id)` of every row, sorted.

@@ -1,8 +1,9 @@
 //! The state of the simulated platform: its records, injected faults and counters, with look-ups by name.
 //!
-//! Deliberately absent: friendships and groups (`relations`), the APIs (`endpoints`, `convert`) and all I/O.
+//! Deliberately absent: members (`members`), friendships (`relations`), groups (`groups`), the APIs
+//! (`endpoints` and those it calls) and all I/O.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -12,15 +13,16 @@ use rand::rngs::StdRng;
 use super::api::Api;
 use super::counters::{Call, Counters};
 use super::error::SimulatorError;
-use super::event::{Change, Event, inner_xml};
+use super::event::{Change, Event};
 use super::fault::Faults;
 use super::ids;
 use super::model::{
-    AppSpec, Chat, Corp, CorpIdx, Customer, CustomerIdx, Dealer, IssuedToken, MintedId, Person, PersonIdx,
-    PersonState, Sequenced,
+    AppSpec, Chat, ChatIdx, Corp, CorpIdx, Customer, CustomerIdx, Dealer, IssuedToken, MintedId, Person,
+    PersonIdx, PersonState, Sequenced,
 };
 use super::options::Options;
 use super::quota::CallWindows;
+use super::xml::inner_xml;
 use crate::clock::Clock;
 use crate::domain::time::{SECOND_MS, Timestamp};
 
@@ -41,17 +43,20 @@ pub(super) struct World {
     pub(super) customers: Vec<Customer>,
     pub(super) customer_by_id: HashMap<String, CustomerIdx>,
     pub(super) customer_of: HashMap<(CorpIdx, PersonIdx), CustomerIdx>,
-    pub(super) chats: HashMap<String, Chat>,
+    pub(super) chats: Vec<Chat>,
+    pub(super) chat_by_id: HashMap<String, ChatIdx>,
     /// Of each upstream corp and person, oldest first.
     pub(super) pending_ids: HashMap<(CorpIdx, PersonIdx), Vec<MintedId>>,
     pub(super) tokens: HashMap<String, IssuedToken>,
     pub(super) base_calls: HashMap<(CorpIdx, Api), CallWindows>,
     pub(super) conversion_calls: HashMap<(CorpIdx, Api), CallWindows>,
+    /// Calls that have arrived and are not answered yet.
+    pub(super) in_flight: HashMap<(CorpIdx, Api), u32>,
     /// Wrong secrets in a row, and until when the address is banned.
     pub(super) wrong_secrets: HashMap<IpAddr, (u32, i64)>,
     pub(super) faults: Faults,
-    /// The `external_userid`s that fail every batch.
-    pub(super) poisoned: HashSet<String>,
+    /// The `external_userid`s that fail every batch, with the `errcode`.
+    pub(super) poisoned: HashMap<String, i64>,
     /// The number of batches that leave an `external_userid` out.
     pub(super) hidden_rows: HashMap<String, u32>,
     pub(super) counters: Counters,
@@ -74,14 +79,16 @@ impl World {
             customers: Vec::new(),
             customer_by_id: HashMap::new(),
             customer_of: HashMap::new(),
-            chats: HashMap::new(),
+            chats: Vec::new(),
+            chat_by_id: HashMap::new(),
             pending_ids: HashMap::new(),
             tokens: HashMap::new(),
             base_calls: HashMap::new(),
             conversion_calls: HashMap::new(),
+            in_flight: HashMap::new(),
             wrong_secrets: HashMap::new(),
             faults: Faults::default(),
-            poisoned: HashSet::new(),
+            poisoned: HashMap::new(),
             hidden_rows: HashMap::new(),
             counters: Counters::default(),
             calls: VecDeque::new(),
@@ -100,34 +107,15 @@ impl World {
 
     pub(super) fn add_app(&mut self, spec: AppSpec) {
         let id_stem = ids::stem(&mut self.rng);
-        self.push_corp(Corp {
-            id: spec.corp_id.clone(),
-            agent_id: spec.agent_id,
-            name: "brand".to_owned(),
-            upstream: self.corps.len(),
-            app: Some(spec),
-            is_shared: true,
-            id_stem,
-            error: None,
-            token: None,
-        });
+        let (corp_id, agent_id, upstream) = (spec.corp_id.clone(), spec.agent_id, self.corps.len());
+        self.push_corp(Corp::new(corp_id, agent_id, "brand".to_owned(), upstream, Some(spec), id_stem));
     }
 
     pub(super) fn add_dealer(&mut self, upstream: CorpIdx, name: &str) -> Dealer {
         let id_stem = self.corps[upstream].id_stem.clone();
         let corp_id = ids::dealer_corp_id(&mut self.rng, &id_stem);
         let agent_id = 1_000_002 + ids::number(&mut self.rng, 9_000);
-        self.push_corp(Corp {
-            id: corp_id.clone(),
-            agent_id,
-            name: name.to_owned(),
-            upstream,
-            app: None,
-            is_shared: true,
-            id_stem,
-            error: None,
-            token: None,
-        });
+        self.push_corp(Corp::new(corp_id.clone(), agent_id, name.to_owned(), upstream, None, id_stem));
         Dealer { corp_id, agent_id }
     }
 
@@ -237,7 +225,7 @@ impl World {
             upstream_corp_id: self.corps[about.upstream].id.clone(),
             to_user_name: about.id.clone(),
             agent_id: about.agent_id,
-            inner: inner_xml(&about.id, self.now(), change),
+            inner: inner_xml(&about.id, about.agent_id, self.now(), change, self.options.item_form),
         }
     }
 }

@@ -311,3 +311,21 @@ async fn an_app_without_a_callback_receives_nothing() {
     let delivery = bench.sim.deliver(&event).await;
     assert_eq!((delivery.acknowledged, delivery.attempts), (false, 0));
 }
+
+#[tokio::test]
+async fn a_lost_event_is_not_sent_and_counted_apart() {
+    let (bench, receiver, _, dealer) = bench_with_receiver().await;
+    bench.sim.lose_callbacks(40);
+    let people = bench.sim.add_people(100);
+    let events = people.iter().map(|person| bench.sim.befriend(&dealer.corp_id, person, "lisi", None).event);
+    let deliveries = bench.sim.deliver_all(events.collect(), 4).await;
+    let sent = deliveries.iter().filter(|delivery| delivery.attempts > 0).count();
+    assert!((30..90).contains(&sent), "{sent} of 100 events were sent");
+    assert!(deliveries.iter().all(|delivery| delivery.acknowledged == (delivery.attempts > 0)));
+    assert_eq!(receiver.seen().len(), sent);
+    let callbacks = bench.sim.counters().callbacks;
+    assert_eq!(
+        (callbacks.acknowledged, callbacks.gave_up, callbacks.lost),
+        (sent as u64, 0, 100 - sent as u64)
+    );
+}

@@ -51,6 +51,37 @@ async fn a_day_at_a_dealer_by_curl() {
 }
 
 #[tokio::test]
+async fn groups_members_and_sharing_by_curl() {
+    use reqwest::Method;
+    let bench = Bench::start(Options::default()).await;
+    let (dealer, person) = (bench.dealer(), bench.sim.add_person());
+    let chat = json!({ "corp_id": dealer.corp_id, "name": "Neighbours" });
+    let (_, chat) = ask(&bench, Method::POST, "chats", chat).await;
+    let join = json!({ "chat_id": chat["chat_id"], "unionids": [person.unionid], "deliver": false });
+    let (_, joined) = ask(&bench, Method::POST, "chats/join", join).await;
+    let id = bench.sim.external_userid(&dealer.corp_id, &person).unwrap();
+    assert_eq!(joined["external_userids"], json!([id]));
+    let get = json!({ "chat_id": chat["chat_id"] });
+    let group = bench.ask(&dealer, Api::GroupChatGet, get.clone()).await;
+    assert_eq!(group["group_chat"]["name"], "Neighbours");
+    let hide = json!({ "corp_id": dealer.corp_id, "user_id": "groupowner", "visible": false });
+    assert_eq!(ask(&bench, Method::POST, "members", hide).await.0, 200);
+    assert_eq!(bench.ask(&dealer, Api::GroupChatGet, get.clone()).await["errcode"], 60_011);
+    assert_eq!(ask(&bench, Method::POST, "chats/dismiss", get).await.0, 200);
+    let (_, state) = ask(&bench, Method::GET, "state", json!(null)).await;
+    assert_eq!((&state["counts"]["chats"], &state["counts"]["members"]), (&json!(0), &json!(1)));
+    // The three events that were sent found no callback URL; the lost one was not even tried.
+    while bench.sim.counters().callbacks.gave_up < 3 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(bench.sim.counters().callbacks.gave_up, 3);
+    let share = json!({ "corp_id": dealer.corp_id, "shared": false });
+    assert_eq!(ask(&bench, Method::POST, "share", share).await.0, 200);
+    let (_, dealers) = ask(&bench, Method::GET, "dealers", json!(null)).await;
+    assert_eq!(dealers[0]["shared"], false);
+}
+
+#[tokio::test]
 async fn an_invalid_request_is_answered_with_the_reason() {
     let bench = Bench::start(Options::default()).await;
     for (path, body, reason) in [
@@ -61,6 +92,8 @@ async fn an_invalid_request_is_answered_with_the_reason() {
         ("faults", json!({ "api": "everything", "fault": "hang" }), "`api` is \"all\" or an API"),
         ("faults", json!({ "api": "all", "fault": "rain" }), "unknown variant `rain`"),
         ("tokens/revoke", json!({ "corp_id": "ww0" }), "no corp ww0"),
+        ("chats/join", json!({ "chat_id": "wr0", "unionids": [] }), "no chat wr0"),
+        ("share", json!({ "corp_id": bench.app.corp_id, "shared": false }), "is not a dealer"),
     ] {
         let (status, answer) = ask(&bench, reqwest::Method::POST, path, body).await;
         assert_eq!(status, 400, "{path}");
@@ -75,6 +108,7 @@ async fn an_invalid_request_is_answered_with_the_reason() {
 async fn every_call_in_the_index_works() {
     let bench = Bench::start(Options::default()).await;
     let (dealer, person) = (bench.dealer(), bench.sim.add_person());
+    let chat_id = bench.sim.add_chat(&dealer.corp_id);
     let index = bench.http.get(format!("{}/sim", bench.sim.base_url())).send().await.unwrap();
     let mut calls = 0;
     for line in index.text().await.unwrap().lines() {
@@ -82,16 +116,21 @@ async fn every_call_in_the_index_works() {
         let Some(call) = call.trim_start().strip_prefix("/sim/") else { continue };
         let (path, body) = call.split_once(' ').unwrap_or((call, "null"));
         let mut body: Value = serde_json::from_str(body).unwrap();
-        for (key, id) in [("unionid", &person.unionid), ("corp_id", &dealer.corp_id)] {
+        for (key, id) in [
+            ("unionid", json!(person.unionid)),
+            ("unionids", json!([person.unionid])),
+            ("corp_id", json!(dealer.corp_id)),
+            ("chat_id", json!(chat_id)),
+        ] {
             if body.get(key).is_some() {
-                body[key] = json!(id);
+                body[key] = id;
             }
         }
         let (status, answer) = ask(&bench, method.parse().unwrap(), path, body).await;
         assert_eq!(status, 200, "{line}: {answer}");
         calls += 1;
     }
-    assert_eq!(calls, 10);
+    assert_eq!(calls, 15);
 }
 
 #[tokio::test]

@@ -239,7 +239,11 @@ async fn group_members_convert_with_the_chat_id_only() {
     assert_eq!(rows(&answer).len(), 1);
     assert_eq!(rows(&answer)[0].0, id);
     let body = json!({ "chat_id": "wr-nobody", "external_userid": [id] });
-    assert_eq!(bench.post(Api::ExternalUseridToPendingId, &token, body).await["errcode"], 40_058);
+    assert_eq!(bench.post(Api::ExternalUseridToPendingId, &token, body).await["errcode"], 40_050);
+    let convert_calls =
+        bench.sim.calls().into_iter().filter(|call| call.api == Api::ExternalUseridToPendingId);
+    let batches: Vec<_> = convert_calls.map(|call| (call.chat_id, call.ids)).collect();
+    assert_eq!(batches, [(None, 1), (Some(chat_id), 2), (Some("wr-nobody".to_owned()), 1)]);
 }
 
 #[tokio::test]

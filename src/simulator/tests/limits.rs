@@ -67,3 +67,28 @@ async fn every_api_has_a_limit_per_minute_and_corp() {
     bench.clock.advance_ms(60_000);
     assert_eq!(ask().await, 0);
 }
+
+#[tokio::test]
+async fn a_call_beyond_the_concurrency_of_a_corp_and_api_is_refused() {
+    let bench = Bench::start(Options { concurrency_max: Some(1), ..Options::default() }).await;
+    let (one, two) = (bench.dealer(), bench.dealer());
+    let (at_one, at_two) = (bench.dealer_token(&one).await, bench.dealer_token(&two).await);
+    bench.sim.reset_counters();
+    bench.sim.inject(Api::GetFollowUserList, Fault::Hang, Some(1));
+    let url = |token: &str| {
+        format!("{}{}?access_token={token}", bench.sim.base_url(), Api::GetFollowUserList.path())
+    };
+    let hanging = tokio::spawn(bench.http.get(url(&at_one)).send());
+    while bench.sim.counters().calls_of(Api::GetFollowUserList) == 0 {
+        tokio::task::yield_now().await;
+    }
+    let ask = async |token: &str| {
+        let answer: Value = bench.http.get(url(token)).send().await.unwrap().json().await.unwrap();
+        answer["errcode"].as_i64().unwrap()
+    };
+    assert_eq!((ask(&at_one).await, ask(&at_two).await), (45_033, 0));
+    bench.sim.clear_faults();
+    assert!(hanging.await.unwrap().is_err());
+    assert_eq!(ask(&at_one).await, 0);
+    assert_eq!(bench.sim.counters().max_in_flight[&Api::GetFollowUserList], 1);
+}

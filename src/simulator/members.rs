@@ -1,0 +1,32 @@
+//! The members of a corp, and which of them are in the app's visible range.
+//!
+//! Deliberately absent: their customers (`relations`) and their groups (`groups`).
+
+use super::error::SimulatorError;
+use super::model::{CorpIdx, Member};
+use super::world::World;
+
+impl World {
+    /// A member, created if there is none of that name.
+    pub(super) fn member_mut(&mut self, corp_id: &str, user_id: &str) -> Result<&mut Member, SimulatorError> {
+        Ok(self.corp_mut(corp_id)?.members.entry(user_id.to_owned()).or_default())
+    }
+
+    /// A member leaves the corp, and is no follower of anybody any more.
+    pub(super) fn remove_member(&mut self, corp_id: &str, user_id: &str) -> Result<(), SimulatorError> {
+        let member = self.corp_mut(corp_id)?.members.remove(user_id);
+        let member = member.ok_or_else(|| SimulatorError::UnknownMember {
+            corp_id: corp_id.to_owned(),
+            user_id: user_id.to_owned(),
+        })?;
+        for index in member.customers {
+            self.customers[index].followers.remove(user_id);
+        }
+        Ok(())
+    }
+
+    /// Whether the app sees the customers and groups of this member, who may have left.
+    pub(super) fn is_in_range(&self, corp: CorpIdx, user_id: &str) -> bool {
+        self.corps[corp].members.get(user_id).is_some_and(Member::is_in_range)
+    }
+}
