@@ -121,13 +121,15 @@ fn parsing(brand: &Brand) -> Router {
 fn in_memory(brand: &Brand) -> Router {
     let store = Arc::new(EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap());
     let name = AppName::new("brand").unwrap();
-    let app = CallbackApp { name: name.clone(), keys: keys(brand), recipients: recipients(brand) };
+    let (keys, recipients) = (keys(brand), recipients(brand));
+    let app = CallbackApp { name: name.clone(), keys, recipients, customer_groups: true };
     public::router(Arc::new(CallbackState {
         apps: Arc::new([(name, app)].into()),
         store,
         clock: Arc::new(SystemClock),
         metrics: Arc::new(Metrics::default()),
         wake: Arc::new(Wake::default()),
+        activity: Arc::default(),
         log: CallbackLog::default(),
         event_days_max: 0,
         body_bytes_max: 64 << 10,

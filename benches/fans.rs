@@ -136,7 +136,7 @@ async fn measure(store: &EmbeddedStore, of: u64, round: u64) {
         if store.append(arrival).await.expect("stored") == Appended::Duplicate {
             continue;
         }
-        let work = store.lease(NOW, 1).await.expect("leased").pop().expect("there is work");
+        let work = store.lease(NOW, 1, 1).await.expect("leased").pop().expect("there is work");
         let began = Instant::now();
         store.settle(vec![(work, Outcome::Resolved(pending_id(n)))], NOW).await.expect("settled");
         samples.push(began.elapsed());

@@ -72,7 +72,7 @@ async fn fill(folder: &Path, links: u64) {
             store.append(Arrival { app: app.clone(), digest, received_at: now, payload })
         });
         futures_util::future::join_all(arrivals).await;
-        let work = store.lease(now, 1_024).await.unwrap();
+        let work = store.lease(now, 1_024, 1_024).await.unwrap();
         let settled = work.into_iter().map(|work| {
             let digits = work.contact.external_userid.as_str().trim_start_matches("wmINVENTEDcustomer");
             let outcome = Outcome::Resolved(pending(digits.parse().unwrap()));

@@ -21,7 +21,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, ServiceClock};
 use crate::config::{self, Config};
 use crate::domain::backoff::Jitter;
 use crate::http;
@@ -80,7 +80,7 @@ impl App {
     ) -> Result<Self, StartError> {
         let public = listen(config.server.listen, "server.listen")?;
         let private = listen(config.admin.listen, "admin.listen")?;
-        let lifecycle = Lifecycle::new(stop);
+        let (lifecycle, clock) = (Lifecycle::new(stop), Arc::new(ServiceClock::new(clock)));
         let parts = Parts {
             store: open_store(config).await?,
             wire: Arc::new(Https::new(&client_settings(config)).map_err(StartError::Client)?),
@@ -192,6 +192,7 @@ fn admin_state(config: &Config, context: &Context, callbacks: &CallbackState, ap
         metrics: context.metrics.clone(),
         wake: context.wake.clone(),
         breakers: context.breakers.clone(),
+        optional_calls: context.optional_calls.clone(),
         directory: context.directory.clone(),
         dealer_names: context.dealer_names.clone(),
         sinks: context.sinks.clone(),
@@ -208,7 +209,7 @@ fn admin_state(config: &Config, context: &Context, callbacks: &CallbackState, ap
     }
 }
 
-fn sink_parts(config: &Config, clock: &Arc<dyn Clock>) -> Result<Vec<SinkPart>, StartError> {
+fn sink_parts(config: &Config, clock: &Arc<ServiceClock>) -> Result<Vec<SinkPart>, StartError> {
     let part = |sink: &config::Sink| {
         let built = sinks::build(sink, clock.clone()).map_err(StartError::Sink)?;
         Ok(SinkPart { name: sink.name.clone(), start: sink.start, sink: built })

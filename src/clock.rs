@@ -2,9 +2,12 @@
 //!
 //! Code that needs the current time is passed a [`Clock`]; clippy forbids the ambient functions
 //! (`.clippy.toml`). Intervals within this process, such as time-outs, use tokio's timer instead.
+//!
+//! The service runs on a [`ServiceClock`]: a wait is an instant, and on a clock that jumps it would end at the
+//! wrong time. Deliberately absent: moving the waits (see [`crate::worker::clock_watch`]).
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, LazyLock};
 
 use crate::domain::time::{Moment, Steady, Timestamp};
 
@@ -59,26 +62,98 @@ const fn steady() -> Option<Steady> {
     None
 }
 
-/// A clock that moves only when told to, for tests and simulations.
+/// The clock of the service. It counts elapsed time and follows the wall clock only in steps: when the wall
+/// clock is set, this one goes on as before until [`step`](Self::step), the moment at which waits are moved too.
+///
+/// Where the machine has no boot clock (not Linux), it shows the wall clock.
+pub struct ServiceClock {
+    inner: Arc<dyn Clock>,
+    /// This clock minus [`Moment::unset`].
+    offset_ms: AtomicI64,
+}
+
+impl ServiceClock {
+    /// A clock that shows what the wall clock of `inner` does.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Clock>) -> Self {
+        let now = inner.moment();
+        Self { inner, offset_ms: AtomicI64::new(now.wall.millis_since(now.unset)) }
+    }
+
+    /// This clock and the boot clock, read at once.
+    #[must_use]
+    pub fn reading(&self) -> Moment {
+        let now = self.inner.moment();
+        Moment { wall: self.of(now), ..now }
+    }
+
+    /// By how many milliseconds the wall clock is ahead of this one; negative if it is behind.
+    #[must_use]
+    pub fn pending_step(&self) -> i64 {
+        let now = self.inner.moment();
+        now.wall.millis_since(self.of(now))
+    }
+
+    /// Moves this clock by `by_ms`, back if negative.
+    pub fn step(&self, by_ms: i64) {
+        self.offset_ms.fetch_add(by_ms, Ordering::SeqCst);
+    }
+
+    fn of(&self, moment: Moment) -> Timestamp {
+        moment.unset.plus_ms(self.offset_ms.load(Ordering::SeqCst))
+    }
+}
+
+impl Clock for ServiceClock {
+    fn now(&self) -> Timestamp {
+        self.of(self.inner.moment())
+    }
+
+    /// The clocks of the machine, with the wall clock as it is set, for the quota ledgers. They measure elapsed
+    /// time themselves, and across a reboot they compare wall clocks: the one before the reboot has to be the
+    /// machine's, even if this clock had yet to follow it. A wait must not be computed from [`Moment::wall`].
+    fn moment(&self) -> Moment {
+        self.inner.moment()
+    }
+}
+
+/// A clock that moves only by calls, for tests and simulations. It is that of one boot of one machine.
 #[derive(Debug)]
-pub struct ManualClock(AtomicI64);
+pub struct ManualClock {
+    start: Timestamp,
+    elapsed_ms: AtomicI64,
+    /// By how much the wall clock was set.
+    set_by_ms: AtomicI64,
+}
 
 impl ManualClock {
     /// A clock that shows `start`.
     #[must_use]
-    pub fn new(start: Timestamp) -> Self {
-        Self(AtomicI64::new(start.as_millis()))
+    pub const fn new(start: Timestamp) -> Self {
+        Self { start, elapsed_ms: AtomicI64::new(0), set_by_ms: AtomicI64::new(0) }
     }
 
-    /// Moves the clock by `delta_ms` milliseconds, backwards if negative.
+    /// Lets `delta_ms` milliseconds pass, backwards if negative.
     pub fn advance_ms(&self, delta_ms: i64) {
-        self.0.fetch_add(delta_ms, Ordering::SeqCst);
+        self.elapsed_ms.fetch_add(delta_ms, Ordering::SeqCst);
+    }
+
+    /// Sets the wall clock `by_ms` milliseconds ahead of what it shows, or back if negative. No time passes.
+    pub fn set_wall(&self, by_ms: i64) {
+        self.set_by_ms.fetch_add(by_ms, Ordering::SeqCst);
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
-        Timestamp::from_millis(self.0.load(Ordering::SeqCst))
+        self.moment().wall
+    }
+
+    fn moment(&self) -> Moment {
+        let uptime_ms = self.elapsed_ms.load(Ordering::SeqCst);
+        let unset = self.start.plus_ms(uptime_ms);
+        let wall = unset.plus_ms(self.set_by_ms.load(Ordering::SeqCst));
+        Moment { wall, unset, steady: Some(Steady { boot: 1, uptime_ms }) }
     }
 }
 
@@ -95,5 +170,39 @@ mod tests {
         }
         let set_back = Moment { wall: Timestamp::EPOCH, ..SystemClock.moment() };
         assert!(cfg!(not(target_os = "linux")) || set_back.millis_since(first) >= 5);
+    }
+
+    #[test]
+    fn the_service_clock_goes_on_when_the_wall_clock_is_set_until_it_is_stepped() {
+        const HOUR_MS: i64 = 3_600_000;
+        let noon = Timestamp::from_secs(1_795_320_000);
+        let machine = Arc::new(ManualClock::new(noon));
+        // Set before the service starts: that is no step.
+        machine.set_wall(HOUR_MS);
+        let clock = ServiceClock::new(machine.clone());
+        assert_eq!((clock.now(), clock.pending_step()), (noon.plus_ms(HOUR_MS), 0));
+        machine.set_wall(-9 * HOUR_MS);
+        machine.advance_ms(1_000);
+        let goes_on = noon.plus_ms(HOUR_MS + 1_000);
+        assert_eq!((clock.now(), clock.pending_step()), (goes_on, -9 * HOUR_MS));
+        assert_eq!(clock.reading(), Moment { wall: goes_on, ..machine.moment() });
+        assert_eq!(clock.moment(), machine.moment(), "the ledgers see the clocks of the machine");
+        clock.step(-9 * HOUR_MS);
+        assert_eq!((clock.now(), clock.pending_step()), (machine.now(), 0));
+    }
+
+    #[test]
+    fn without_a_boot_clock_the_service_clock_shows_the_wall_clock() {
+        /// A clock of which only the wall is known.
+        struct WallOnly(ManualClock);
+        impl Clock for WallOnly {
+            fn now(&self) -> Timestamp {
+                self.0.now()
+            }
+        }
+        let machine = Arc::new(WallOnly(ManualClock::new(Timestamp::from_secs(1_795_320_000))));
+        let clock = ServiceClock::new(machine.clone());
+        machine.0.set_wall(-9_000);
+        assert_eq!((clock.now(), clock.pending_step()), (machine.now(), 0));
     }
 }

@@ -28,8 +28,9 @@
 //! 3. [`callback::verify`] checks the signature and decrypts: a
 //!    [`VerifiedMessage`](callback::VerifiedMessage), or a [`Refusal`](callback::Refusal). Pure; nothing
 //!    unverified leaves the module.
-//! 4. [`intake::classify`] decides what becomes of the message: it is an [`Event`](domain::event::Event), it
-//!    is ignored, or it is quarantined until an operator has corrected a setting.
+//! 4. [`intake::classify`] decides what becomes of the message: it is an [`Event`](domain::event::Event) or
+//!    something else to act upon, such as a [`ChatEvent`](domain::chat::ChatEvent), it is ignored, or it is
+//!    quarantined until an operator has corrected a setting.
 //! 5. [`Store::append`](store::Store::append) drops duplicates and makes the event durable in the inbox. Only
 //!    then WeCom gets its 200. The store is [`store::embedded`]: one writer thread, a redo journal, and sled.
 //! 6. [`worker::resolve`] leases the event from the inbox, batches customers by the corp whose token converts
@@ -48,9 +49,13 @@
 //!   have them as customers already, [`worker::renew`] queues them again before the 90 days of a pending id
 //!   are over. [`domain::fan`] is the life of a fan and the priority of its calls; [`domain::quota`] decides
 //!   when the next call may be made.
+//! - Customers about whom no callback came: [`worker::groups`] reads the members of customer groups, and
+//!   [`worker::reconcile`] compares the dealers' customers with WeCom's lists. [`domain::chat`] and
+//!   [`domain::reconcile`] decide what is read, and what a complete list means.
 //! - [`http::api`] is also the admin API: links, the feed, export, sinks, dead letters and quarantine,
 //!   deletion of a person, status. [`domain::explain`] finds out why somebody is, or is not, linked.
-//! - [`worker::sweep`] deletes expired records and refreshes the list of dealers.
+//! - [`worker::dealers`] keeps the dealers up to date, [`worker::sweep`] deletes expired records, and
+//!   [`worker::clock_watch`] moves every wait along when the wall clock is set.
 //! - [`app`] assembles a service from a [`config`], [`lifecycle`] starts and stops it, [`cli`] is the command
 //!   line.
 //! - [`simulator`] is a working model of WeCom behind a socket: for the demo, for development, for the tests.

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use super::start_error::StartError;
 use crate::callback::{AesKey, Keys};
-use crate::clock::Clock;
+use crate::clock::{Clock, ServiceClock};
 use crate::config::{self, Config};
 use crate::domain::backoff::Jitter;
 use crate::domain::ids::{AppName, CorpId, SinkName};
@@ -29,10 +29,13 @@ use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{Api, AppCredentials, Client, Ledgers, Limiter, Wire};
 use crate::worker::breaker::Breakers;
+use crate::worker::clock_watch::ClockWatch;
 use crate::worker::dealer_names::DealerNames;
 use crate::worker::directory::Directory;
 use crate::worker::sink_status::SinkRegistry;
-use crate::worker::{AppRules, Context, Wake, deliver, mint, renew, resolve, sweep};
+use crate::worker::{
+    AppRules, Context, Wake, dealers, deliver, groups, mint, reconcile, renew, resolve, sweep,
+};
 
 /// What a service is assembled from, apart from its configuration.
 pub struct Parts {
@@ -40,8 +43,8 @@ pub struct Parts {
     pub store: Arc<dyn Store>,
     /// The HTTP client for WeCom, or what replaces it.
     pub wire: Arc<dyn Wire>,
-    /// The clock.
-    pub clock: Arc<dyn Clock>,
+    /// The clock. Only the watch over the wall clock steps it.
+    pub clock: Arc<ServiceClock>,
     /// Spreads retries over time.
     pub jitter: Jitter,
     /// Where feed entries are delivered.
@@ -84,7 +87,8 @@ pub async fn assemble(
     parts: Parts,
     stop: CancellationToken,
 ) -> Result<Assembled, StartError> {
-    let Parts { store, wire, clock, jitter, sinks, metrics, panicked } = parts;
+    let Parts { store, wire, clock: service_clock, jitter, sinks, metrics, panicked } = parts;
+    let clock: Arc<dyn Clock> = service_clock.clone();
     let apps: CallbackApps = config.apps.iter().map(callback_app).collect::<Result<_, _>>()?;
     let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), limits(config));
     limiter.begin().await;
@@ -106,7 +110,10 @@ pub async fn assemble(
         metrics: metrics.clone(),
         wake: Arc::new(Wake::default()),
         breakers: Arc::new(Breakers::new(jitter, dealer_names.clone())),
+        optional_calls: Arc::default(),
+        parallelism: Arc::default(),
         dealer_names,
+        activity: Arc::default(),
         jitter,
         apps: Arc::new(config.apps.iter().map(rules).collect::<BTreeMap<_, _>>()),
         calls: TaskTracker::new(),
@@ -122,17 +129,20 @@ pub async fn assemble(
         clock,
         metrics,
         wake: context.wake.clone(),
+        activity: context.activity.clone(),
         log: CallbackLog::default(),
         event_days_max: u32::try_from(config.server.event_days_max).unwrap_or(u32::MAX),
         body_bytes_max: size(config.server.body_bytes_max),
         body_timeout: Duration::from_millis(config.server.body_timeout_ms),
     });
-    let workers = workers(&context, sinks, &stop);
+    let clock_watch = ClockWatch::begin(&context, service_clock).await;
+    let workers = workers(&context, clock_watch, sinks, &stop);
     Ok(Assembled { context, callbacks, workers })
 }
 
 fn workers(
     context: &Context,
+    clock_watch: ClockWatch,
     sinks: Vec<SinkPart>,
     stop: &CancellationToken,
 ) -> Vec<(Cow<'static, str>, Task)> {
@@ -140,13 +150,17 @@ fn workers(
         ("resolve".into(), Box::pin(resolve::run(context.clone(), stop.clone()))),
         ("mint".into(), Box::pin(mint::run(context.clone(), stop.clone()))),
         ("renew".into(), Box::pin(renew::run(context.clone(), stop.clone()))),
+        ("groups".into(), Box::pin(groups::run(context.clone(), stop.clone()))),
+        ("reconcile".into(), Box::pin(reconcile::run(context.clone(), stop.clone()))),
     ];
     for SinkPart { name, start, sink } in sinks {
         let task_name = format!("sink {name}").into();
         let delivery = deliver::run(context.clone(), name, sink, start, stop.clone());
         workers.push((task_name, Box::pin(delivery)));
     }
+    workers.push(("dealers".into(), Box::pin(dealers::run(context.clone(), stop.clone()))));
     workers.push(("sweep".into(), Box::pin(sweep::run(context.clone(), stop.clone()))));
+    workers.push(("clock watch".into(), Box::pin(clock_watch.run(stop.clone()))));
     workers
 }
 
@@ -156,7 +170,8 @@ fn callback_app(app: &config::App) -> Result<(AppName, CallbackApp), StartError>
     let recipients =
         Recipients { corp_id: app.corp_id.clone(), accept_receive_ids: app.accept_receive_ids.clone() };
     let keys = Keys::new(app.callback_token.value.clone(), aes_key);
-    Ok((app.name.clone(), CallbackApp { name: app.name.clone(), keys, recipients }))
+    let (name, customer_groups) = (app.name.clone(), app.customer_groups);
+    Ok((name.clone(), CallbackApp { name, keys, recipients, customer_groups }))
 }
 
 fn rules(app: &config::App) -> (AppName, AppRules) {
@@ -164,6 +179,9 @@ fn rules(app: &config::App) -> (AppName, AppRules) {
         corp_id: app.corp_id.clone(),
         conversion_token: app.conversion_token,
         existing_customers: app.existing_customers,
+        customer_groups: app.customer_groups,
+        reconcile_hours: app.reconcile_hours,
+        silent_days: app.silent_days,
         renew: app.renew,
         same_id_extends: app.same_id_extends,
         quota: app.quota.limits(),

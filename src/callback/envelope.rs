@@ -7,6 +7,9 @@ use serde::Deserialize;
 
 use super::xml;
 
+/// An envelope has three elements.
+const ELEMENTS_MAX: usize = 256;
+
 /// The encrypted text of an envelope; `None` when the body is not an envelope.
 pub(super) fn encrypted(body: &[u8]) -> Option<Cow<'_, str>> {
     let text = xml::from_first_character(body);
@@ -18,8 +21,8 @@ pub(super) fn encrypted(body: &[u8]) -> Option<Cow<'_, str>> {
 }
 
 fn from_xml(text: &[u8]) -> Option<Cow<'_, str>> {
-    let found: Vec<_> = xml::gather(text, |found: &mut Vec<_>, name, value| {
-        if name == "Encrypt" {
+    let found: Vec<_> = xml::gather(text, ELEMENTS_MAX, |found: &mut Vec<_>, parent, name, value| {
+        if parent.is_none() && name == "Encrypt" {
             found.push(value);
         }
     })

@@ -1,8 +1,9 @@
-//! The part of XML that WeCom uses: a root element, and below it elements that contain text or CDATA.
+//! The part of XML that WeCom uses: a root element, and below it elements that contain text, CDATA or a list
+//! of such elements.
 //!
 //! quick-xml reads it; document types are refused, so that no entity can be defined, and depth and number of
-//! elements are bounded. What WeCom sends is simpler still: [`simple`] parses it in a quarter of the time and
-//! leaves everything else to quick-xml. Without it verify + decrypt + parse costs 2.9 times the bare
+//! elements are bounded. Most of what WeCom sends is simpler still: [`simple`] parses it in a quarter of the
+//! time and leaves everything else to quick-xml. Without it verify + decrypt + parse costs 2.9 times the bare
 //! cryptography instead of less than 1.5 times (`cargo bench --bench open`).
 
 use std::borrow::Cow;
@@ -13,7 +14,6 @@ use quick_xml::events::{BytesStart, Event};
 mod simple;
 
 const DEPTH_MAX: usize = 8;
-const ELEMENTS_MAX: usize = 256;
 
 /// Why a text is not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -24,8 +24,8 @@ pub(crate) enum XmlError {
     DocType,
     #[error("nested deeper than {DEPTH_MAX} elements")]
     Depth,
-    #[error("more than {ELEMENTS_MAX} elements")]
-    Elements,
+    #[error("more than {0} elements")]
+    Elements(usize),
 }
 
 /// The text without byte order marks and white space before it.
@@ -36,84 +36,113 @@ pub(crate) fn from_first_character(mut text: &[u8]) -> &[u8] {
     text.trim_ascii_start()
 }
 
-/// Builds a `T` by calling `field(so_far, name, text)` for each element directly below the root. Deeper
-/// elements are skipped.
+/// Builds a `T` from a document of at most `elements_max` elements: calls `field(so_far, parent, name, text)`
+/// for each element directly below the root, where `parent` is `None`, and before it for each of its own
+/// child elements, where `parent` is its name. Deeper elements are skipped.
 pub(crate) fn gather<'a, T: Default>(
     text: &'a [u8],
-    mut field: impl FnMut(&mut T, &str, Cow<'a, str>),
+    elements_max: usize,
+    mut field: impl FnMut(&mut T, Option<&str>, &str, Cow<'a, str>),
 ) -> Result<T, XmlError> {
     let mut gathered = T::default();
     let utf8 = std::str::from_utf8(text).map_err(|_| XmlError::Malformed)?;
-    if simple::for_each_field(utf8, |name, value| field(&mut gathered, name, Cow::Borrowed(value))).is_none()
-    {
+    let on_fast_path =
+        simple::for_each_field(utf8, |name, value| field(&mut gathered, None, name, Cow::Borrowed(value)));
+    if on_fast_path.is_none() {
         gathered = T::default();
-        walk(utf8, |name, value| field(&mut gathered, name, value))?;
+        walk(utf8, elements_max, |parent, name, value| field(&mut gathered, parent, name, value))?;
     }
     Ok(gathered)
 }
 
-fn walk<'a>(text: &'a str, mut field: impl FnMut(&str, Cow<'a, str>)) -> Result<(), XmlError> {
+/// An element whose end has not been read yet, and the text in it so far.
+struct Open<'a> {
+    tag: BytesStart<'a>,
+    text: Cow<'a, str>,
+}
+
+fn walk<'a>(
+    text: &'a str,
+    elements_max: usize,
+    mut field: impl FnMut(Option<&str>, &str, Cow<'a, str>),
+) -> Result<(), XmlError> {
     let mut reader = Reader::from_str(text);
-    let (mut depth, mut elements, mut roots) = (0_usize, 0_usize, 0_usize);
-    let mut leaf = BytesStart::new("");
-    let mut value = Cow::Borrowed("");
+    let (mut elements, mut roots) = (0_usize, 0_usize);
+    // The root first.
+    let mut open: Vec<Open<'a>> = Vec::new();
     loop {
         match reader.read_event().map_err(|_| XmlError::Malformed)? {
-            Event::Start(start) => {
-                enter(&mut elements, depth)?;
-                depth += 1;
-                if depth == 1 {
-                    roots += 1;
-                } else if depth == 2 {
-                    leaf = start;
-                    value = Cow::Borrowed("");
-                }
+            Event::Start(tag) => {
+                enter(&mut elements, elements_max, open.len())?;
+                roots += usize::from(open.is_empty());
+                open.push(Open { tag, text: Cow::Borrowed("") });
             }
-            Event::Empty(start) => {
-                enter(&mut elements, depth)?;
-                if depth == 1 {
-                    field(start.name().as_ref(), Cow::Borrowed(""));
-                } else if depth == 0 {
-                    roots += 1;
-                }
+            Event::Empty(tag) => {
+                enter(&mut elements, elements_max, open.len())?;
+                roots += usize::from(open.is_empty());
+                pass_on(&open, &tag, Cow::Borrowed(""), &mut field);
             }
             Event::End(_) => {
-                depth = depth.checked_sub(1).ok_or(XmlError::Malformed)?;
-                if depth == 1 {
-                    field(leaf.name().as_ref(), std::mem::take(&mut value));
+                let Open { tag, text } = open.pop().ok_or(XmlError::Malformed)?;
+                pass_on(&open, &tag, text, &mut field);
+            }
+            Event::CData(data) => {
+                if let Some(text) = text_of(&mut open) {
+                    append(text, data.into_inner());
                 }
             }
-            Event::CData(data) if depth == 2 => append(&mut value, data.into_inner()),
             // White space around a CDATA section is layout, not text.
-            Event::Text(data) if depth == 2 && !data.trim().is_empty() => {
-                append(&mut value, data.into_inner());
+            Event::Text(data) if data.trim().is_empty() => {}
+            Event::Text(_) if open.is_empty() => return Err(XmlError::Malformed),
+            Event::Text(data) => {
+                if let Some(text) = text_of(&mut open) {
+                    append(text, data.into_inner());
+                }
             }
-            Event::GeneralRef(reference) if depth == 2 => {
-                let character = if let Ok(Some(character)) = reference.resolve_char_ref() {
-                    character
-                } else {
-                    predefined(&reference).ok_or(XmlError::Malformed)?
-                };
-                value.to_mut().push(character);
+            Event::GeneralRef(reference) => {
+                if let Some(text) = text_of(&mut open) {
+                    let character = if let Ok(Some(character)) = reference.resolve_char_ref() {
+                        character
+                    } else {
+                        predefined(&reference).ok_or(XmlError::Malformed)?
+                    };
+                    text.to_mut().push(character);
+                }
             }
-            Event::Text(data) if depth == 0 && !data.trim().is_empty() => return Err(XmlError::Malformed),
             Event::DocType(_) => return Err(XmlError::DocType),
-            Event::CData(_)
-            | Event::Text(_)
-            | Event::GeneralRef(_)
-            | Event::Decl(_)
-            | Event::PI(_)
-            | Event::Comment(_) => {}
+            Event::Decl(_) | Event::PI(_) | Event::Comment(_) => {}
             Event::Eof => break,
         }
     }
-    if depth == 0 && roots == 1 { Ok(()) } else { Err(XmlError::Malformed) }
+    if open.is_empty() && roots == 1 { Ok(()) } else { Err(XmlError::Malformed) }
 }
 
-fn enter(elements: &mut usize, depth: usize) -> Result<(), XmlError> {
+/// Calls `field` for an element inside the `open` ones, if it is on the two levels below the root.
+fn pass_on<'a>(
+    open: &[Open<'a>],
+    tag: &BytesStart<'a>,
+    text: Cow<'a, str>,
+    field: &mut impl FnMut(Option<&str>, &str, Cow<'a, str>),
+) {
+    match open {
+        [_root] => field(None, tag.name().as_ref(), text),
+        [_root, parent] => field(Some(parent.tag.name().as_ref()), tag.name().as_ref(), text),
+        _ => {}
+    }
+}
+
+/// The text of the innermost open element, if that is on the two levels below the root.
+fn text_of<'o, 'a>(open: &'o mut [Open<'a>]) -> Option<&'o mut Cow<'a, str>> {
+    match open {
+        [_root, inner] | [_root, _, inner] => Some(&mut inner.text),
+        _ => None,
+    }
+}
+
+fn enter(elements: &mut usize, elements_max: usize, depth: usize) -> Result<(), XmlError> {
     *elements += 1;
-    if *elements > ELEMENTS_MAX {
-        Err(XmlError::Elements)
+    if *elements > elements_max {
+        Err(XmlError::Elements(elements_max))
     } else if depth >= DEPTH_MAX {
         Err(XmlError::Depth)
     } else {
@@ -149,7 +178,10 @@ mod tests {
 
     fn walked(text: &str) -> Result<Vec<(String, String)>, XmlError> {
         let mut fields = Vec::new();
-        walk(text, |name, value| fields.push((name.to_owned(), value.into_owned())))?;
+        walk(text, 256, |parent, name, value| {
+            let path = parent.map_or_else(|| name.to_owned(), |parent| format!("{parent}/{name}"));
+            fields.push((path, value.into_owned()));
+        })?;
         Ok(fields)
     }
 
@@ -241,7 +273,7 @@ mod tests {
 
     #[test]
     fn text_that_is_not_utf8_is_malformed() {
-        let gathered = gather(b"<xml><A>\xff</A></xml>", |(): &mut (), _, _| {});
+        let gathered = gather(b"<xml><A>\xff</A></xml>", 256, |(): &mut (), _, _, _| {});
         assert_eq!(gathered, Err(XmlError::Malformed));
     }
 
@@ -254,5 +286,22 @@ mod tests {
         assert_eq!(walked(text), Ok(expected));
         let many = format!("<xml>{}</xml>", "<A>1</A>".repeat(100));
         assert_eq!((on_fast_path(&many), walked(&many).map(|fields| fields.len())), (None, Ok(100)));
+    }
+
+    #[test]
+    fn the_elements_of_a_list_are_passed_on_before_the_list_and_deeper_ones_are_not() {
+        let text = "<xml><L>\n<I>a</I><I><![CDATA[b]]>&amp;</I><I/><I>c<J>d</J></I></L><A>1</A></xml>";
+        let expected = [("L/I", "a"), ("L/I", "b&"), ("L/I", ""), ("L/I", "c"), ("L", ""), ("A", "1")];
+        let expected: Vec<_> = expected.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        assert_eq!(walked(text), Ok(expected));
+        assert_eq!(on_fast_path(text), None);
+    }
+
+    #[test]
+    fn the_number_of_elements_is_bounded() {
+        let text = format!("<xml><L>{}</L></xml>", "<I>a</I>".repeat(98));
+        let count =
+            |elements_max| gather(text.as_bytes(), elements_max, |count: &mut usize, _, _, _| *count += 1);
+        assert_eq!((count(100), count(99)), (Ok(99), Err(XmlError::Elements(99))));
     }
 }

@@ -17,6 +17,7 @@ mod lang;
 mod links;
 mod output;
 mod progress_display;
+mod reconcile;
 mod serve;
 mod simulate;
 mod store;
@@ -58,6 +59,8 @@ enum Command {
     Fans(fans::Fans),
     /// Export links
     Links(links::Links),
+    /// Compare dealers' customers with WeCom's lists now
+    Reconcile(reconcile::Reconcile),
     /// List, show and redrive dead letters and quarantined messages
     Events(events::Events),
     /// Explain why a person is or is not linked, and what to do
@@ -92,6 +95,7 @@ pub fn main() -> ExitCode {
                     Command::Config(config) => config.run(),
                     Command::Fans(fans) => Box::pin(fans.run()).await,
                     Command::Links(links) => Box::pin(links.run()).await,
+                    Command::Reconcile(reconcile) => Box::pin(reconcile.run()).await,
                     Command::Events(events) => Box::pin(events.run()).await,
                     Command::Explain(explain) => Box::pin(explain.run()).await,
                     Command::Forget(forget) => Box::pin(forget.run()).await,

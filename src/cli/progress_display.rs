@@ -40,15 +40,26 @@ impl ProgressDisplay {
     /// Reports the rows done so far, and `done` in the unit of the total.
     pub(super) fn advance(&self, rows: u64, done: u64) {
         self.done_before.get_or_init(|| if self.rows_before == 0 { 0 } else { done });
+        self.show(done, || self.line(rows, done, self.elapsed()));
+    }
+
+    /// Reports `done` of `total`, which may have changed, as `what` says.
+    pub(super) fn advance_to(&self, done: u64, total: u64, what: &str) {
+        self.done_before.get_or_init(|| done);
+        self.bar.set_length(total);
+        self.show(done, || self.with_time_left(what.to_owned(), done, self.elapsed()));
+    }
+
+    fn show(&self, done: u64, line: impl FnOnce() -> String) {
         if !self.bar.is_hidden() {
-            self.bar.set_message(self.line(rows, done, self.elapsed()));
+            self.bar.set_message(line());
             self.bar.set_position(done);
             return;
         }
         let mut last_line = self.last_line.lock().unwrap_or_else(PoisonError::into_inner);
         if last_line.elapsed() >= LINE_EVERY {
             *last_line = Instant::now();
-            output::say(&self.line(rows, done, self.elapsed()));
+            output::say(&line());
         }
     }
 
@@ -61,12 +72,19 @@ impl ProgressDisplay {
         let per_second = u128::from(rows.saturating_sub(self.rows_before)) * 1_000 / millis;
         let mut line = format!("{} · {}/s", output::counted(rows, ["row", "rows"]), count(per_second));
         let Some(total) = self.bar.length() else { return line };
-        let now = done.min(total);
         // Writing to a String does not fail.
-        let _ = write!(line, " · {} %", u128::from(now) * 100 / u128::from(total.max(1)));
+        let _ = write!(line, " · {} %", u128::from(done.min(total)) * 100 / u128::from(total.max(1)));
+        self.with_time_left(line, done, elapsed)
+    }
+
+    /// `line` with the time left behind it, at the rate of this run, once there is one.
+    pub(super) fn with_time_left(&self, mut line: String, done: u64, elapsed: Duration) -> String {
+        let Some(total) = self.bar.length() else { return line };
+        let (now, millis) = (done.min(total), elapsed.as_millis().max(1));
         let here = now.saturating_sub(self.done_before.get().copied().unwrap_or_default());
         if let Some(left_ms) = (u128::from(total - now) * millis).checked_div(here.into()) {
             let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(u64::MAX));
+            // Writing to a String does not fail.
             let _ = write!(line, " · about {} left", HumanDuration(left));
         }
         line

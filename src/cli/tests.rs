@@ -4,4 +4,5 @@ mod events;
 mod exporting;
 mod fans;
 mod people;
+mod reconcile;
 pub(super) mod service;

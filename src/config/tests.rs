@@ -57,7 +57,17 @@ fn the_base_layer_has_the_defaults_of_apps_and_sinks_but_no_examples() {
     };
     assert_eq!(
         keys("apps", 0),
-        ["accept_receive_ids", "conversion_token", "existing_customers", "quota", "renew", "same_id_extends"]
+        [
+            "accept_receive_ids",
+            "conversion_token",
+            "customer_groups",
+            "existing_customers",
+            "quota",
+            "reconcile_hours",
+            "renew",
+            "same_id_extends",
+            "silent_days",
+        ]
     );
     assert_eq!(keys("sinks", 0), ["batch", "kind", "private_addresses", "start", "timeout_ms"]);
     assert_eq!(keys("sinks", 1), ["kind", "start", "subject"]);
@@ -121,6 +131,24 @@ fn all_problems_are_reported_at_once_each_with_its_key() {
             "store.cache_mb is text instead of a whole number",
             "store.dedupe_days 0 is not between 1 and 365",
             "typo is not a known key",
+        ]
+    );
+}
+
+#[test]
+fn customers_are_looked_for_in_groups_and_lists_unless_that_is_turned_off() {
+    let of = |keys: &str| {
+        let apps = config(&format!("{}{keys}", minimal()), &Environment::default()).apps;
+        (apps[0].customer_groups, apps[0].reconcile_hours, apps[0].silent_days)
+    };
+    assert_eq!(of(""), (true, 24, 7));
+    assert_eq!(of("customer_groups = false\nreconcile_hours = 0\nsilent_days = 0\n"), (false, 0, 0));
+    let text = format!("{}reconcile_hours = 8761\nsilent_days = -1\n", minimal());
+    assert_eq!(
+        problems(&text, &Environment::default()),
+        [
+            "apps[0].reconcile_hours 8761 is not between 0 and 8760",
+            "apps[0].silent_days -1 is not between 0 and 365",
         ]
     );
 }

@@ -1,21 +1,30 @@
 //! The dealer's side: what is known about one customer.
 //!
-//! Events arrive in any order and more than once. Every change is a maximum over a total order ("the newest
-//! `CreateTime` wins"), so it is commutative and idempotent by construction; the tests at the end check it on
-//! random histories.
+//! Events arrive in any order and more than once, and lists of customers are read between them. Every change is
+//! a maximum over a total order ("the newest `CreateTime` wins"), so it is commutative and idempotent by
+//! construction; `tests` checks it on random histories.
 //!
-//! Deliberately absent: the queue of customers to be looked up again, which is the store's.
+//! Deliberately absent: when the customer is looked up ([`lookup`](super::lookup)), and the queue of lookups,
+//! which is the store's.
 
 use serde::{Deserialize, Serialize};
 
-use super::event::{ContactEvent, WELCOME_CODE_LIFE_MS};
-use super::ids::{ContactKey, PendingId, UserId};
+use super::event::{ContactChange, ContactEvent, WELCOME_CODE_LIFE_MS};
+use super::ids::{ChatId, ContactKey, PendingId, UserId};
 use super::link::{ChangeType, Claim, FollowerData, Link, LinkData, Source};
+use super::lookup::Lookup;
+use super::sighting::{Listed, Sighting, SightingPlace};
 use super::time::Timestamp;
 
+mod version1;
+pub use version1::ContactVersion1;
+
 /// Maximum number of followers kept for one customer. Beyond it those who have left are dropped first, then
-/// those who still follow; within each group the one with the oldest event first.
+/// those who still follow; within each group the one with the oldest news first.
 pub const FOLLOWERS_MAX: usize = 48;
+
+/// Maximum number of customer groups kept for one customer; the ones joined last.
+pub const CHATS_MAX: usize = 8;
 
 /// Maximum number of earlier pending ids kept for one customer; normally there are none.
 const EARLIER_PENDING_IDS_MAX: usize = 4;
@@ -29,25 +38,20 @@ pub struct Contact {
     pub source: Source,
     /// When this customer first became known.
     pub first_seen_at: Timestamp,
+    /// The customer group through which this customer first became known, if it was through one.
+    pub found_in: Option<ChatId>,
+    /// The customer groups in which this customer was seen, newest last.
+    chats: Vec<ChatId>,
     /// The pending id that WeCom returned last.
     pub pending_id: Option<PendingId>,
     /// Those it returned before, newest last; a fan minted with one of these is this customer too.
     pub earlier_pending_ids: Vec<PendingId>,
-    /// The lookups that found no pending id; `None` before the first one and once the customer is identified.
-    pub lookup_retry: Option<LookupRetry>,
+    /// The lookups; `None` before the first one was queued, and once the customer is identified.
+    pub lookup: Option<Lookup>,
     /// The newest welcome code.
     welcome: Option<Welcome>,
     /// The link to a fan, once there is one.
     pub link: Option<Link>,
-}
-
-/// The lookups of a customer for whom WeCom returned no pending id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LookupRetry {
-    /// Number of lookups so far.
-    pub asked: u32,
-    /// When the next lookup is due; `None` after the last one of the schedule.
-    pub due_at: Option<Timestamp>,
 }
 
 /// A member's relation to the customer, as of one event. The derived `Ord` decides which of two events about
@@ -60,16 +64,75 @@ struct Relation {
     state: Option<String>,
 }
 
+/// What is known of one member. Three independent maxima; [`Follower::now`] is what they add up to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Follower {
     user_id: UserId,
-    relation: Relation,
+    /// The newest event.
+    relation: Option<Relation>,
+    /// The newest half add: until the member confirms, no list has the customer.
+    half_added_at: Option<Timestamp>,
+    /// The newest list that had this member as a follower.
+    listed: Option<Listed>,
+    /// When the newest complete traversal of the lists began that should have had this member and did not.
+    missed_at: Option<Timestamp>,
+}
+
+/// A follower at present.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Present {
+    since: Timestamp,
+    state: Option<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Welcome {
     at: Timestamp,
     code: String,
+}
+
+impl Follower {
+    const fn new(user_id: UserId) -> Self {
+        Self { user_id, relation: None, half_added_at: None, listed: None, missed_at: None }
+    }
+
+    /// When the relation was last confirmed: by an event that says so, or by a list.
+    fn confirmed_at(&self) -> Option<Timestamp> {
+        let added_at = self.relation.as_ref().filter(|relation| relation.present).map(|relation| relation.at);
+        added_at.max(self.listed.as_ref().map(|listed| listed.seen_at))
+    }
+
+    /// Whether the member has yet to confirm, as far as is known.
+    fn is_half(&self) -> bool {
+        let added_at = self.relation.as_ref().map(|relation| relation.at);
+        self.listed.is_none() && self.half_added_at.is_some() && self.half_added_at == added_at
+    }
+
+    /// The newest thing known of this member.
+    fn newest_at(&self) -> Timestamp {
+        let at = self.relation.as_ref().map(|relation| relation.at);
+        at.max(self.listed.as_ref().map(|listed| listed.since)).unwrap_or(Timestamp::EPOCH)
+    }
+
+    /// The relation now; `None` if the member does not follow the customer.
+    fn now(&self) -> Option<Present> {
+        if self.missed_at >= self.confirmed_at() && self.missed_at.is_some() {
+            return None;
+        }
+        let listed = self.listed.as_ref();
+        match &self.relation {
+            Some(Relation { at, present: true, state }) => {
+                let state = state.clone().or_else(|| listed.and_then(|listed| listed.state.clone()));
+                Some(Present { since: *at, state })
+            }
+            // A list says so although an event says that they parted: they have met again since.
+            Some(Relation { at, present: false, .. }) => {
+                let again = listed.filter(|listed| *at < listed.since);
+                again.map(|listed| Present { since: listed.since, state: listed.state.clone() })
+            }
+            None => listed.map(|listed| Present { since: listed.since, state: listed.state.clone() }),
+        }
+    }
 }
 
 impl Contact {
@@ -80,12 +143,20 @@ impl Contact {
             followers: Vec::new(),
             source,
             first_seen_at,
+            found_in: None,
+            chats: Vec::new(),
             pending_id: None,
             earlier_pending_ids: Vec::new(),
-            lookup_retry: None,
+            lookup: None,
             welcome: None,
             link: None,
         }
+    }
+
+    /// Whether WeCom has said who this customer is, or that it has an id for them.
+    #[must_use]
+    pub const fn is_identified(&self) -> bool {
+        self.pending_id.is_some() || self.link.is_some()
     }
 
     /// Applies an event about a follower. Returns the change to report on the feed, if the customer is linked
@@ -99,28 +170,131 @@ impl Contact {
             }
         }
         let relation = Relation { at: created_at, present, state: event.state.clone().filter(|_| present) };
-        let change = match self.followers.iter_mut().find(|f| f.user_id == event.user_id) {
-            Some(known) if known.relation >= relation => return None,
-            Some(known) => {
-                let before = std::mem::replace(&mut known.relation, relation);
-                match (before.present, known.relation.present) {
-                    (false, true) => Some(ChangeType::FollowerAdded),
-                    (true, false) => Some(ChangeType::FollowerRemoved),
-                    (true, true) if before.state != known.relation.state => Some(ChangeType::Changed),
-                    (true, true) | (false, false) => None,
-                }
+        let half_added_at = (event.change == ContactChange::HalfAdded).then_some(created_at);
+        self.change_follower(&event.user_id, |follower| {
+            follower.half_added_at = follower.half_added_at.max(half_added_at);
+            if follower.relation.as_ref().is_none_or(|known| *known < relation) {
+                follower.relation = Some(relation);
             }
-            None => {
-                self.followers.push(Follower { user_id: event.user_id.clone(), relation });
-                self.prune();
-                // With too many followers, the new one may be the one that was dropped.
-                let kept = self.followers.iter().any(|f| f.user_id == event.user_id);
-                (present && kept).then_some(ChangeType::FollowerAdded)
+        })
+    }
+
+    /// Applies a row of a list that was read at `seen_at`. Returns the change to report, as
+    /// [`apply`](Self::apply) does.
+    pub fn see(&mut self, sighting: &Sighting, seen_at: Timestamp) -> Option<ChangeType> {
+        match &sighting.place {
+            SightingPlace::Chat(chat_id) => {
+                self.join(chat_id);
+                None
+            }
+            SightingPlace::Follower { user_id, state } => {
+                let since = sighting.since.unwrap_or(seen_at);
+                self.change_follower(user_id, |follower| {
+                    let known = follower.listed.take();
+                    let known_state = known.as_ref().and_then(|known| known.state.clone());
+                    let listed = Listed {
+                        seen_at: known.as_ref().map_or(seen_at, |known| known.seen_at.max(seen_at)),
+                        since: known.as_ref().map_or(since, |known| known.since.max(since)),
+                        state: state.clone().max(known_state),
+                    };
+                    follower.listed = Some(listed);
+                })
+            }
+        }
+    }
+
+    /// Records that the customer is in a group.
+    fn join(&mut self, chat_id: &ChatId) {
+        if self.chats.last() != Some(chat_id) {
+            self.chats.retain(|known| known != chat_id);
+            self.chats.push(chat_id.clone());
+            if self.chats.len() > CHATS_MAX {
+                self.chats.remove(0);
+            }
+        }
+    }
+
+    /// The customer groups in which this customer was seen, newest last.
+    #[must_use]
+    pub fn chats(&self) -> &[ChatId] {
+        &self.chats
+    }
+
+    /// Records that the customer is not in a group, or that it no longer exists.
+    pub fn leave(&mut self, chat_id: &ChatId) {
+        self.chats.retain(|known| known != chat_id);
+    }
+
+    /// The group through which the next lookup is made; `None` for one through a follower. One who is both a
+    /// friend and in a group is looked up in both ways by turns: either may be visible to the app.
+    #[must_use]
+    pub fn lookup_chat(&self) -> Option<&ChatId> {
+        let chat_id = self.chats.last()?;
+        let asked = self.lookup.map_or(0, |lookup| lookup.asked);
+        let is_turn = self.followers.iter().all(|follower| follower.now().is_none()) || asked % 2 == 1;
+        is_turn.then_some(chat_id)
+    }
+
+    /// Whether there is a way to look this customer up: a follower, or a group.
+    #[must_use]
+    pub fn can_be_looked_up(&self) -> bool {
+        !self.chats.is_empty() || self.followers.iter().any(|follower| follower.now().is_some())
+    }
+
+    /// Since when this person is a customer, as far as is known.
+    #[must_use]
+    pub fn known_since(&self) -> Timestamp {
+        let followers = self.followers.iter().filter_map(Follower::now).map(|present| present.since);
+        followers.fold(self.first_seen_at, Timestamp::min)
+    }
+
+    /// The members who follow the customer now, were last confirmed before `begun_at`, and so should have been
+    /// in the lists that were read since.
+    pub fn missing_since(&self, begun_at: Timestamp) -> impl Iterator<Item = &UserId> {
+        let missing = move |follower: &&Follower| {
+            follower.now().is_some()
+                && !follower.is_half()
+                && follower.confirmed_at().is_none_or(|at| at < begun_at)
+        };
+        self.followers.iter().filter(missing).map(|follower| &follower.user_id)
+    }
+
+    /// Records that a complete traversal of the lists begun at `begun_at` had no row for this follower. Returns
+    /// the change to report, as [`apply`](Self::apply) does.
+    pub fn miss(&mut self, user_id: &UserId, begun_at: Timestamp) -> Option<ChangeType> {
+        self.change_follower(user_id, |follower| {
+            follower.missed_at = follower.missed_at.max(Some(begun_at));
+        })
+    }
+
+    /// Changes what is known of one member, in canonical order, so that records with the same content are equal.
+    fn change_follower(
+        &mut self,
+        user_id: &UserId,
+        change: impl FnOnce(&mut Follower),
+    ) -> Option<ChangeType> {
+        let place = self.followers.binary_search_by(|follower| follower.user_id.cmp(user_id));
+        let index = match place {
+            Ok(index) => index,
+            Err(index) => {
+                self.followers.insert(index, Follower::new(user_id.clone()));
+                index
             }
         };
-        // In canonical order, so that records with the same content are equal.
-        self.followers.sort_by(|a, b| a.user_id.cmp(&b.user_id));
-        change.filter(|_| self.link.is_some())
+        let follower = &mut self.followers[index];
+        let before = follower.now();
+        change(follower);
+        let after = follower.now();
+        self.prune();
+        // With too many followers, this one may be the one that was dropped.
+        let is_kept = self.followers.iter().any(|follower| follower.user_id == *user_id);
+        let news = match (before, after) {
+            (None, Some(_)) if is_kept => Some(ChangeType::FollowerAdded),
+            (Some(_), None) => Some(ChangeType::FollowerRemoved),
+            (Some(before), Some(after)) if before.state != after.state => Some(ChangeType::Changed),
+            (None | Some(_), Some(_)) | (None, None) => None,
+        };
+        news.filter(|_| self.link.is_some())
     }
 
     /// Records the pending id that WeCom returned. Returns an earlier one that was dropped because there are
@@ -139,9 +313,9 @@ impl Contact {
         if self.followers.len() <= FOLLOWERS_MAX {
             return;
         }
-        let oldest = (0..self.followers.len()).min_by_key(|i| {
-            let follower = &self.followers[*i];
-            (follower.relation.present, follower.relation.at, follower.user_id.clone())
+        let oldest = (0..self.followers.len()).min_by_key(|index| {
+            let follower = &self.followers[*index];
+            (follower.now().is_some(), follower.newest_at(), follower.user_id.clone())
         });
         if let Some(index) = oldest {
             self.followers.remove(index);
@@ -162,6 +336,7 @@ impl Contact {
                 source: claim.source.unwrap_or(self.source),
                 linked_at: now,
                 evidence_at: claim.evidence_at,
+                chat_id: self.found_in.clone().filter(|_| claim.source.is_none()),
             });
             return Some(ChangeType::Created);
         };
@@ -184,16 +359,11 @@ impl Contact {
     /// The members who follow the customer now, earliest first.
     #[must_use]
     pub fn followers_now(&self) -> Vec<FollowerData> {
-        let mut present: Vec<_> = self
-            .followers
-            .iter()
-            .filter(|f| f.relation.present)
-            .map(|f| FollowerData {
-                user_id: f.user_id.clone(),
-                state: f.relation.state.clone(),
-                added_at: f.relation.at,
-            })
-            .collect();
+        let data = |follower: &Follower| {
+            let Present { since, state } = follower.now()?;
+            Some(FollowerData { user_id: follower.user_id.clone(), state, added_at: since })
+        };
+        let mut present: Vec<_> = self.followers.iter().filter_map(data).collect();
         present.sort_by(|a, b| (a.added_at, &a.user_id).cmp(&(b.added_at, &b.user_id)));
         present
     }
@@ -212,6 +382,7 @@ impl Contact {
             corp_name: None,
             pending_id: link.pending_id.clone(),
             source: link.source,
+            chat_id: link.chat_id.clone(),
             followers: self.followers_now(),
             welcome_code: self.welcome_code(now).map(str::to_owned),
             linked_at: link.linked_at,
@@ -243,7 +414,6 @@ impl Contact {
 
 #[cfg(test)]
 mod tests {
-    use super::super::event::ContactChange;
     use super::super::ids::{AppName, CorpId, ExternalUserid, Unionid};
     use super::*;
     use proptest::prelude::*;

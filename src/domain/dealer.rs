@@ -1,6 +1,14 @@
-//! A dealer: a downstream corp that shares the brand's app.
+//! A dealer: a downstream corp that shares the brand's app; and which dealers have left, according to a new
+//! reading of WeCom's list.
+//!
+//! Deliberately absent: the calls, and what happens at a dealer
+//! ([`dealer_activity`](super::dealer_activity)).
+
+use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
+use strum::{IntoStaticStr, VariantArray};
+use utoipa::ToSchema;
 
 use super::ids::CorpId;
 use super::time::Timestamp;
@@ -18,6 +26,83 @@ pub struct Dealer {
     pub listed_at: Timestamp,
     /// The token that is known to convert this dealer's customers.
     pub token: Option<TokenOwner>,
+    /// Since when WeCom no longer lists the dealer; its calls are not made, its links stay.
+    pub left_at: Option<Timestamp>,
+    /// `qualification_status` (document 95820), if the app may read it.
+    pub qualification: Option<Qualification>,
+}
+
+/// How far WeCom has verified a corp (document 95820).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Qualification {
+    /// 1, 未验证: the conversions do not work for its customers (document 97357).
+    Unverified,
+    /// 2, 已验证.
+    Verified,
+    /// 3, 已认证.
+    Certified,
+}
+
+/// The state of a dealer.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, IntoStaticStr, VariantArray,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum DealerState {
+    /// WeCom lists it.
+    Shared,
+    /// WeCom no longer lists it.
+    Left,
+    /// WeCom lists it, and has not verified it: its customers cannot be converted.
+    Unverified,
+}
+
+impl Dealer {
+    /// A dealer as it is listed now, about which nothing else is known.
+    #[must_use]
+    pub const fn listed(corp_id: CorpId, agent_id: i64, name: String, listed_at: Timestamp) -> Self {
+        Self { corp_id, agent_id, name, listed_at, token: None, left_at: None, qualification: None }
+    }
+
+    /// Its state.
+    #[must_use]
+    pub const fn state(&self) -> DealerState {
+        match (self.left_at, self.qualification) {
+            (Some(_), _) => DealerState::Left,
+            (None, Some(Qualification::Unverified)) => DealerState::Unverified,
+            (None, _) => DealerState::Shared,
+        }
+    }
+}
+
+/// The known dealers that are missing from a new reading of WeCom's list.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Diff {
+    /// Those that have left.
+    pub left: Vec<CorpId>,
+    /// Those that may have: the list is to be read a second time.
+    pub doubtful: Vec<CorpId>,
+}
+
+/// Compares the known dealers of an app with a new reading of WeCom's list. Only a complete list says that a
+/// dealer has left. A list without half of the dealers or more is likely a fault: it is believed only for
+/// those in `doubted`, which were [`doubtful`](Diff::doubtful) after the previous reading.
+#[must_use]
+pub fn diff(known: &[Dealer], listed: &[Dealer], is_complete: bool, doubted: &[CorpId]) -> Diff {
+    if !is_complete {
+        return Diff::default();
+    }
+    let listed: BTreeSet<_> = listed.iter().map(|dealer| &dealer.corp_id).collect();
+    let shared = known.iter().filter(|dealer| dealer.left_at.is_none()).map(|dealer| &dealer.corp_id);
+    let shared: Vec<_> = shared.collect();
+    let missing: Vec<_> = shared.iter().copied().filter(|id| !listed.contains(*id)).cloned().collect();
+    if missing.len() * 2 < shared.len() {
+        return Diff { left: missing, doubtful: Vec::new() };
+    }
+    let (left, doubtful) = missing.into_iter().partition(|corp_id| doubted.contains(corp_id));
+    Diff { left, doubtful }
 }
 
 /// A corp for people: its name with the id behind it, `上海一店 (wp…)`; without a name the id alone.
@@ -34,4 +119,45 @@ pub enum TokenOwner {
     Downstream,
     /// The brand (document 91039).
     Upstream,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn corps(ids: &[&str]) -> Vec<CorpId> {
+        ids.iter().map(|id| CorpId::new(id).unwrap()).collect()
+    }
+
+    fn dealers(ids: &[&str]) -> Vec<Dealer> {
+        let dealer = |corp_id| Dealer::listed(corp_id, 7, String::new(), Timestamp::EPOCH);
+        corps(ids).into_iter().map(dealer).collect()
+    }
+
+    #[test]
+    fn a_dealer_missing_from_a_complete_list_has_left() {
+        let (known, listed) = (dealers(&["wpA", "wpB", "wpC"]), dealers(&["wpA", "wpC", "wpD"]));
+        assert_eq!(diff(&known, &listed, true, &[]), Diff { left: corps(&["wpB"]), doubtful: corps(&[]) });
+        assert_eq!(diff(&known, &listed, false, &[]), Diff::default());
+        assert_eq!(diff(&[], &[], true, &[]), Diff::default());
+    }
+
+    #[test]
+    fn a_list_that_lost_half_is_believed_for_the_dealers_that_are_missing_twice() {
+        let (known, half) = (dealers(&["wpA", "wpB", "wpC", "wpD"]), dealers(&["wpA", "wpB"]));
+        let first = diff(&known, &half, true, &[]);
+        assert_eq!(first, Diff { left: corps(&[]), doubtful: corps(&["wpC", "wpD"]) });
+        assert_eq!(diff(&known, &half, true, &first.doubtful).left, corps(&["wpC", "wpD"]));
+        assert_eq!(diff(&known, &known, true, &first.doubtful), Diff::default(), "a fault of one reading");
+        let second = diff(&known, &dealers(&["wpB", "wpC"]), true, &first.doubtful);
+        assert_eq!(second, Diff { left: corps(&["wpD"]), doubtful: corps(&["wpA"]) });
+        assert_eq!(diff(&known, &[], true, &[]).doubtful.len(), 4, "an empty list");
+    }
+
+    #[test]
+    fn a_dealer_that_has_left_is_not_missed_again() {
+        let mut known = dealers(&["wpA", "wpB"]);
+        known[1].left_at = Some(Timestamp::EPOCH);
+        assert_eq!(diff(&known, &dealers(&["wpA"]), true, &[]), Diff::default());
+    }
 }

@@ -1,10 +1,12 @@
-//! The events that WeCom reports, typed. Shapes: WeCom documents 92130 (customers), 95796 and 90240 (chains).
+//! The events that WeCom reports, typed. Shapes: WeCom documents 92130 (customers), 95796 and 90240 (chains,
+//! life of an app), 96302 (members). The events of customer groups are in [`chat`](super::chat).
 //!
 //! Deliberately absent: XML and JSON (see [`crate::intake`]), and the reaction to an event (see
 //! [`crate::worker`]).
 
 use serde::{Deserialize, Serialize};
 use strum::IntoStaticStr;
+use utoipa::ToSchema;
 
 use super::ids::{CorpId, ExternalUserid, UserId};
 use super::time::Timestamp;
@@ -94,6 +96,12 @@ pub enum Kind {
     MsgAuditApproved,
     /// `change_external_chat`, any change type.
     ChangeExternalChat,
+    /// `change_contact`: a member or department of a corp changed.
+    ChangeContact,
+    /// `subscribe` or `unsubscribe`: a member entered or left the app's visible range.
+    Subscription,
+    /// The app is, or will be, limited or paused for want of use; or no longer is.
+    AppLifeCycle,
     /// `share_chain_change` or `share_agent_change`.
     ShareChainChange,
     /// `change_chain`, any change type.
@@ -111,6 +119,80 @@ impl Kind {
     #[must_use]
     pub const fn changes_dealers(self) -> bool {
         matches!(self, Self::ShareChainChange | Self::ChangeChain)
+    }
+}
+
+/// An event about an app's life at a corp (document 90240): an alarm for the operator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppAlarm {
+    /// The corp where the app is affected: the brand or a dealer.
+    pub corp_id: CorpId,
+    /// What happens to the app.
+    pub kind: AppAlarmKind,
+    /// When the event was created.
+    pub created_at: Timestamp,
+    /// When it takes effect, for a warning.
+    pub effect_at: Option<Timestamp>,
+}
+
+/// What happens to an app. Those that end an alarm are in [`AppAlarmKind::ends`].
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr, ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
+pub enum AppAlarmKind {
+    /// It will be paused for long disuse.
+    InactiveAlert,
+    /// It is paused.
+    CloseInactiveAgent,
+    /// It is no longer paused.
+    ReopenInactiveAgent,
+    /// Its access to customer data will be limited for want of use.
+    LowActiveAlert,
+    /// Its access to customer data is limited.
+    LowActive,
+    /// It is no longer.
+    ActiveRestored,
+}
+
+impl AppAlarmKind {
+    /// The alarms that this event ends; empty if it is one itself.
+    #[must_use]
+    pub const fn ends(self) -> &'static [Self] {
+        match self {
+            Self::ReopenInactiveAgent => &[Self::InactiveAlert, Self::CloseInactiveAgent],
+            Self::ActiveRestored => &[Self::LowActiveAlert, Self::LowActive],
+            Self::InactiveAlert | Self::CloseInactiveAgent | Self::LowActiveAlert | Self::LowActive => &[],
+        }
+    }
+
+    /// What to do about it, and why, in English and in Chinese.
+    #[must_use]
+    pub const fn remedy(self) -> (&'static str, &'static str) {
+        match self {
+            Self::InactiveAlert => (
+                "have members open the app in WeCom's 工作台: it will be paused because nobody uses it",
+                "请成员在企业微信“工作台”中打开该应用：长期无人使用，应用将被停用",
+            ),
+            Self::CloseInactiveAgent => (
+                "have an administrator enable the app again in 应用管理: it is paused because nobody used it",
+                "请管理员在“应用管理”中重新启用该应用：长期无人使用，应用已被停用",
+            ),
+            Self::LowActiveAlert => (
+                "have members open the app in WeCom's 工作台: its access to customers will be limited because \
+                 few members use it",
+                "请成员在企业微信“工作台”中打开该应用：使用人数过少，应用将无法获取客户数据",
+            ),
+            Self::LowActive => (
+                "have members open the app in WeCom's 工作台: its access to customers is limited because few \
+                 members use it",
+                "请成员在企业微信“工作台”中打开该应用：使用人数过少，应用获取客户数据受限",
+            ),
+            Self::ReopenInactiveAgent | Self::ActiveRestored => {
+                ("do nothing: the limit has ended", "无需处理：限制已解除")
+            }
+        }
     }
 }
 

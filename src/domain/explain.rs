@@ -6,20 +6,24 @@
 //! Deliberately absent: collecting the facts, which is the task of the admin API.
 
 use serde::Serialize;
-use strum::VariantArray;
 use utoipa::ToSchema;
 
-use super::fan::{ASK_AGAIN, Fan, FanState, Minted};
+use super::fan::{ASK_AGAIN, Existing, Fan, FanState, Minted};
 use super::ids::ContactKey;
 use super::time::{SECOND_MS, Timestamp};
+use customer::{dealer_parked, dealer_unable, unlinked_customer};
 use evidence::{evidence, through};
 use facts::text;
+use verdict::{Verdict, cause, verdict, when};
 
+mod customer;
 mod evidence;
 mod facts;
+mod verdict;
 
 pub use evidence::Evidence;
 pub use facts::{Facts, HeldEvent, Place, SinkLag, Text, Trouble};
+pub use verdict::Code;
 
 /// Why an id is, or is not, linked.
 #[derive(Debug, Clone, Serialize, ToSchema)]
@@ -37,60 +41,12 @@ pub struct Explanation {
     pub evidence: Vec<Evidence>,
 }
 
-/// A verdict for programs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, ToSchema, VariantArray)]
-#[schema(as = VerdictCode)]
-#[serde(rename_all = "snake_case")]
-pub enum Code {
-    /// Neither a fan nor a customer of this id is known.
-    NeverRegistered,
-    /// The fan is queued for a `pending_id`.
-    WaitingForQuota,
-    /// The fan is queued for a `pending_id`, and minting for its app is held back.
-    MintingParked,
-    /// WeCom rejects the fan's ids.
-    RejectedByWecom,
-    /// The fan has a valid `pending_id`, and no dealer is known to have added this person.
-    NotAdded,
-    /// WeCom returned no `pending_id` for the customer.
-    NoPendingId,
-    /// The customer has a `pending_id` that no fan has.
-    PendingIdUnknown,
-    /// The fan's `pending_id` has expired.
-    Expired,
-    /// Calls for the dealer's customers are held back.
-    DealerParked,
-    /// A message about the customer is in quarantine.
-    EventQuarantined,
-    /// An event of the customer is a dead letter.
-    EventDead,
-    /// An event of the customer is in the inbox.
-    EventWaiting,
-    /// Linked, and every sink has received it.
-    Linked,
-    /// Linked, and a sink has yet to receive it.
-    SinkBehind,
-    /// Erased, and not registered since.
-    Forgotten,
-}
-
-type Verdict = (Code, Text, Option<Text>);
-
-/// A verdict: code and text, then the hint in both languages or as an `Option<Text>`.
-macro_rules! verdict {
-    ($code:ident, $en:literal, $zh:literal, $hint_en:literal, $hint_zh:literal $(,)?) => {
-        verdict!($code, $en, $zh, Some(text!($hint_en, $hint_zh)))
-    };
-    ($code:ident, $en:literal, $zh:literal, $hint:expr $(,)?) => {
-        (Code::$code, text!($en, $zh), $hint)
-    };
-}
-
 /// Why `id` is, or is not, linked as of `now`. The first rule that applies decides.
 #[must_use]
 pub fn explain(id: String, facts: &Facts, now: Timestamp) -> Explanation {
     let (code, text, hint) = linked(facts, now)
         .or_else(|| forgotten(facts))
+        .or_else(|| dealer_unable(facts))
         .or_else(|| dealer_parked(facts))
         .or_else(|| event(facts))
         .or_else(|| unlinked_customer(facts))
@@ -155,31 +111,6 @@ fn forgotten(facts: &Facts) -> Option<Verdict> {
     ))
 }
 
-/// An event waits, or a customer is to be looked up again, at a dealer whose circuit breaker is open.
-fn dealer_parked(facts: &Facts) -> Option<Verdict> {
-    let of_event = facts.events.iter().find_map(|HeldEvent { corp, place, .. }| match place {
-        Place::Inbox(_, trouble) => {
-            let (app, corp_id) = corp.as_ref()?;
-            Some((app, corp_id, trouble.as_ref()?))
-        }
-        Place::Dead(_) | Place::Quarantined(_) => None,
-    });
-    let of_customer =
-        facts.contacts.iter().find_map(|(ContactKey { app, corp_id, .. }, contact, trouble)| {
-            let looked_up_again = contact.lookup_retry.is_some_and(|retry| retry.due_at.is_some());
-            Some((app, corp_id, trouble.as_ref().filter(|_| looked_up_again)?))
-        });
-    let (app, corp_id, trouble) = of_event.or(of_customer)?;
-    let Text { en: corp_en, zh: corp_zh } = facts.corp(app, corp_id);
-    let (en, zh) = cause(trouble);
-    Some(verdict!(
-        DealerParked,
-        "{corp_en} added this customer, but its customers cannot be looked up now{en}",
-        "{corp_zh} 已添加此客户，但目前无法查询其客户{zh}",
-        Some(trouble.remedy.clone()),
-    ))
-}
-
 /// Of several events the newest one decides.
 fn event(facts: &Facts) -> Option<Verdict> {
     let HeldEvent { id, place, .. } = facts.events.iter().max_by_key(|event| event.received_at)?;
@@ -212,38 +143,6 @@ fn event(facts: &Facts) -> Option<Verdict> {
     })
 }
 
-fn unlinked_customer(facts: &Facts) -> Option<Verdict> {
-    let (ContactKey { app, corp_id, .. }, contact, _) = facts.contacts.first()?;
-    let Text { en: corp_en, zh: corp_zh } = facts.corp(app, corp_id);
-    if contact.pending_id.is_some() {
-        return Some(verdict!(
-            PendingIdUnknown,
-            "WeCom returned a pending_id for this customer, but no registered fan has it",
-            "企业微信返回了此客户的 pending_id，但它不属于任何已登记的粉丝",
-            "register the fan, or import it with the pending_id that another system obtained; the link \
-             follows by itself",
-            "请登记该粉丝；若其 pending_id 由其他系统获取，请连同 pending_id 一起导入。随后会自动关联",
-        ));
-    }
-    let hint = match contact.lookup_retry.and_then(|retry| retry.due_at).map(Timestamp::in_china) {
-        Some(at) => text!(
-            "WeCom is asked again at {at}; if the brand knows the unionid, register the fan",
-            "将于 {at} 再次查询；若品牌已有此人的 unionid，请登记该粉丝",
-        ),
-        None => text!(
-            "register the fan (POST /v1/fans): with existing_customers = true WeCom is then asked which \
-             dealers have this person",
-            "请登记该粉丝（POST /v1/fans）：existing_customers = true 时会查询此人已是哪些经销商的客户",
-        ),
-    };
-    Some(verdict!(
-        NoPendingId,
-        "{corp_en} added this customer, but WeCom returned no pending_id for them",
-        "{corp_zh} 已添加此客户，但企业微信没有返回其 pending_id",
-        Some(hint),
-    ))
-}
-
 /// Of the fans of a person in several apps, the one nearest to a link decides.
 fn unlinked_fan(facts: &Facts, now: Timestamp) -> Option<Verdict> {
     let steps_left = |fan: &Fan| match fan.state(now) {
@@ -259,13 +158,21 @@ fn unlinked_fan(facts: &Facts, now: Timestamp) -> Option<Verdict> {
     Some(match fan.state(now) {
         FanState::Minted => {
             let (en, zh) = when(end, ", valid until ", "，有效期至 ");
+            let (before_en, before_zh) = match fan.existing {
+                Existing::Off => (
+                    "; dealers that had added this person before the pending_id was obtained are not found: \
+                     existing_customers = false",
+                    "；获取 pending_id 之前已添加此人的经销商无法找到：existing_customers = false",
+                ),
+                Existing::Due(_) | Existing::Asked { .. } | Existing::Refused { .. } => ("", ""),
+            };
             verdict!(
                 NotAdded,
                 "the fan has a pending_id{en}; no dealer is known to have added this person",
                 "粉丝已有 pending_id{zh}；尚未收到经销商添加此人的记录",
                 "if a dealer did add this person, run explain with the external_userid: it shows whether the \
-                 callback arrived",
-                "如果确有经销商添加了此人，请改查其 external_userid，确认回调是否到达",
+                 callback arrived{before_en}",
+                "如果确有经销商添加了此人，请改查其 external_userid，确认回调是否到达{before_zh}",
             )
         }
         FanState::Queued if trouble.is_some() => verdict!(
@@ -319,20 +226,6 @@ fn never_registered() -> Verdict {
         "若为 unionid：请通过 POST /v1/fans 登记粉丝；若为 external_userid：请确认回调已到达\
          （/v1/status 的 callbacks），并确认应用已共享给该经销商",
     )
-}
-
-/// A clause that ends with an instant, in both languages; empty without one.
-fn when(at: Option<Timestamp>, en: &str, zh: &str) -> (String, String) {
-    at.map(Timestamp::in_china).map(|at| (format!("{en}{at}"), format!("{zh}{at}"))).unwrap_or_default()
-}
-
-/// WeCom's code and the time of the next retry, if there are any.
-fn cause(trouble: &Trouble) -> (String, String) {
-    let (en, zh) = when(trouble.retry_at, "; it will be tried again at ", "；下次重试时间 ");
-    match trouble.errcode {
-        Some(errcode) => (format!(" (code {errcode}){en}"), format!("（错误码 {errcode}）{zh}")),
-        None => (en, zh),
-    }
 }
 
 #[cfg(test)]

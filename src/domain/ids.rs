@@ -9,8 +9,8 @@
 //! ([`Unionid::from_input`]): WeCom would refuse any other, after a call. Stored ids and those in WeCom's
 //! answers are not held to that.
 //!
-//! Deliberately absent: any assumption about the prefixes of WeCom's ids (`wm…`, `wp…`), which are not
-//! documented.
+//! Deliberately absent: any assumption about the prefixes of WeCom's ids (`wp…`, `wr…`), which are not
+//! documented; [`ExternalUserid::cannot_be_member`] is the one exception, and only saves a call.
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -196,7 +196,7 @@ opaque_id!(
 );
 opaque_id!(
     /// A customer group (客户群).
-    ChatId, 128, personal
+    ChatId, 128, public
 );
 
 macro_rules! from_input {
@@ -217,6 +217,15 @@ macro_rules! from_input {
 
 from_input!(Unionid);
 from_input!(Openid);
+
+impl ExternalUserid {
+    /// Whether an id in the event of a customer group, which does not say whose it is, can be no member's: the
+    /// ids of WeChat users begin with `wm`. A member's never does, a customer's who uses WeCom does not either.
+    #[must_use]
+    pub fn cannot_be_member(&self) -> bool {
+        self.0.starts_with("wm")
+    }
+}
 
 impl CorpId {
     /// Whether `other` is the id of the same corp. Plain ids (`ww…`, `wx…`) are compared without regard to

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::ids::{AppName, ContactKey, CorpId, ExternalUserid, PendingId, Unionid, UserId};
+use super::ids::{AppName, ChatId, ContactKey, CorpId, ExternalUserid, PendingId, Unionid, UserId};
 use super::time::Timestamp;
 
 /// How a link was found.
@@ -37,6 +37,8 @@ pub struct Link {
     pub linked_at: Timestamp,
     /// When WeCom gave the evidence; should two fans ever claim one contact, the freshest evidence wins.
     pub evidence_at: Timestamp,
+    /// The customer group through which the customer became known.
+    pub chat_id: Option<ChatId>,
 }
 
 /// The claim that a contact is a certain fan.
@@ -115,6 +117,10 @@ pub struct LinkData {
     pub pending_id: Option<PendingId>,
     /// How it was found.
     pub source: Source,
+    /// The customer group through which the customer became known; absent if it was not through one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "wrINVENTED-group-0001")]
+    pub chat_id: Option<ChatId>,
     /// The members who follow the customer now, earliest first.
     pub followers: Vec<FollowerData>,
     /// Usable once, and only while it is valid (20 s after the add).

@@ -6,8 +6,11 @@
 
 pub mod backoff;
 pub mod batch;
+pub mod chat;
+pub mod clock_step;
 pub mod contact;
 pub mod dealer;
+pub mod dealer_activity;
 pub mod event;
 pub mod explain;
 pub mod fan;
@@ -17,7 +20,10 @@ pub mod ids;
 pub mod instant;
 pub mod join;
 pub mod link;
+pub mod lookup;
 pub mod pace;
 pub mod quota;
+pub mod reconcile;
+pub mod sighting;
 pub mod tally;
 pub mod time;

@@ -1,6 +1,63 @@
-//! How many calls have to be in flight at once to use up a quota.
+//! How many calls have to be in flight at once to use up a quota, and how many may be with one corp's token.
 
 use super::time::{HOUR_MS, MINUTE_MS};
+
+/// The limit of calls in flight with one corp's token: halved when WeCom answers that there are too many
+/// (45033, 45035, 45036), raised by one after ten seconds with a success. The time is a parameter, in
+/// milliseconds on a clock that cannot be set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CallLimit {
+    calls: u32,
+    lowered_at_ms: Option<u64>,
+    changed_at_ms: u64,
+}
+
+impl CallLimit {
+    /// The highest limit, and the first one.
+    pub const CALLS_MAX: u32 = 4;
+    /// How long calls succeed before the limit is raised.
+    const RAISE_AFTER_MS: u64 = 10_000;
+
+    /// The highest limit.
+    #[must_use]
+    pub const fn highest() -> Self {
+        Self { calls: Self::CALLS_MAX, lowered_at_ms: None, changed_at_ms: 0 }
+    }
+
+    /// How many calls may be in flight.
+    #[must_use]
+    pub const fn calls(self) -> u32 {
+        self.calls
+    }
+
+    /// Whether it cannot be raised.
+    #[must_use]
+    pub const fn is_highest(self) -> bool {
+        self.calls == Self::CALLS_MAX
+    }
+
+    /// Records that WeCom refused a call, which began at `begun_ms`, because too many were in flight. Calls
+    /// that were in flight together lower the limit once. Returns false if it is the lowest already: lowering
+    /// it does not help.
+    pub fn refused(&mut self, begun_ms: u64, now_ms: u64) -> bool {
+        if self.lowered_at_ms.is_some_and(|at_ms| begun_ms <= at_ms) {
+            return true;
+        }
+        let is_lower = self.calls > 1;
+        self.calls = (self.calls / 2).max(1);
+        self.lowered_at_ms = Some(now_ms);
+        self.changed_at_ms = now_ms;
+        is_lower
+    }
+
+    /// Records that a call succeeded.
+    pub const fn succeeded(&mut self, now_ms: u64) {
+        if !self.is_highest() && now_ms.saturating_sub(self.changed_at_ms) >= Self::RAISE_AFTER_MS {
+            self.calls += 1;
+            self.changed_at_ms = now_ms;
+        }
+    }
+}
 
 /// The most calls in flight that a quota can make necessary: each takes a connection.
 const AT_ONCE_MAX: u64 = 1_024;
@@ -25,6 +82,24 @@ pub fn smoothed(before_ms: u64, latest_ms: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_limit_of_calls_is_halved_at_once_and_raised_slowly() {
+        let mut limit = CallLimit::highest();
+        assert!(limit.refused(100, 200));
+        // Another call that was in flight then says nothing new.
+        assert!(limit.refused(150, 210));
+        assert_eq!(limit.calls(), 2);
+        assert!(limit.refused(300, 400));
+        assert!(!limit.refused(500, 600), "one call at a time is too many");
+        assert_eq!(limit.calls(), 1);
+        let raised_at = [(10_599, 1), (10_600, 2), (20_599, 2), (20_600, 3), (50_000, 4), (99_000, 4)];
+        for (now_ms, calls) in raised_at {
+            limit.succeeded(now_ms);
+            assert_eq!(limit.calls(), calls, "at {now_ms} ms");
+        }
+        assert!(limit.is_highest());
+    }
 
     #[test]
     fn the_hourly_quota_is_reachable_at_any_round_trip() {

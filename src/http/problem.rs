@@ -63,6 +63,19 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
     }
 
+    /// A request names an app that is not configured.
+    pub(super) fn unknown_app(detail: String) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "unknown_app", "No such app", detail)
+            .hint("use the name of an [[apps]] section of the configuration")
+    }
+
+    /// A request names a corp that the app is not shared with.
+    pub(super) fn unknown_dealer() -> Self {
+        let detail = "this corp is not a dealer of the app, or of any app";
+        Self::new(StatusCode::NOT_FOUND, "unknown_dealer", "No such dealer", detail)
+            .hint("GET /v1/dealers lists the dealers with their state")
+    }
+
     pub(super) fn method_not_allowed() -> Self {
         let detail = "this path does not support the method of the request";
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", "Method not allowed", detail)

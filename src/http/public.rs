@@ -24,10 +24,11 @@ use crate::clock::Clock;
 use crate::domain::event::Kind;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Timestamp;
-use crate::intake::{self, AgeLimit, Classified, Recipients};
+use crate::intake::{self, AgeLimit, Classified, Ignored, Recipients};
 use crate::store::{Appended, Arrival, MessageDigest, Payload, Store, StoreError};
 use crate::telemetry::metrics::{CallbackOutcome, Metrics, TimestampSource};
 use crate::worker::Wake;
+use crate::worker::activity::Activity;
 
 /// An app that receives callbacks.
 #[derive(Debug)]
@@ -38,6 +39,8 @@ pub struct CallbackApp {
     pub keys: Keys,
     /// The receive ids it accepts: corps and suites.
     pub recipients: Recipients,
+    /// Whether it acts upon the events of customer groups.
+    pub customer_groups: bool,
 }
 
 /// The apps that receive callbacks, by name.
@@ -55,6 +58,8 @@ pub struct CallbackState {
     pub metrics: Arc<Metrics>,
     /// Wakes the workers.
     pub wake: Arc<Wake>,
+    /// Counts the events of each corp.
+    pub activity: Arc<Activity>,
     /// Logs answers.
     pub log: CallbackLog,
     /// The maximum age of an event in days; 0 means no limit.
@@ -236,7 +241,7 @@ impl CallbackState {
         Ok(Ack::Success(outcome))
     }
 
-    /// Classifies a verified message and stores the event, or the message in quarantine.
+    /// Classifies a verified message and stores what it reports, or the message in quarantine.
     async fn accept(
         &self,
         app: &CallbackApp,
@@ -245,24 +250,25 @@ impl CallbackState {
         let now = self.clock.now();
         let age_limit = AgeLimit { days_max: self.event_days_max, now };
         let classified = classify(&*self.store, app, message, Some(age_limit)).await?;
-        let mut dealer = None;
+        if let Some((kind, created_at)) = classified.kind() {
+            self.count_event(kind, created_at, now);
+        }
+        let corp_id = classified.corp_id().cloned();
         let (outcome, payload) = match classified {
+            Classified::Event(event) => (CallbackOutcome::Accepted, Payload::Event(event)),
+            Classified::Chat(event) => (CallbackOutcome::Accepted, Payload::Chat(event)),
+            Classified::Visibility { corp_id, .. } => {
+                (CallbackOutcome::Accepted, Payload::Visibility(corp_id))
+            }
+            Classified::Alarm(alarm) => (CallbackOutcome::Accepted, Payload::Alarm(alarm)),
             Classified::Ignored(ignored) => {
-                self.count_event(ignored.kind, ignored.created_at, now);
                 if ignored.kind.changes_dealers() {
                     self.wake.dealers_changed(&app.name);
                 }
+                self.note_activity(app, corp_id.as_ref(), now).await;
                 return Ok(CallbackOutcome::Ignored);
             }
-            Classified::Event(event) => {
-                self.count_event(event.contact.change.kind(), Some(event.created_at), now);
-                dealer = Some(event.corp_id.clone());
-                (CallbackOutcome::Accepted, Payload::Event(event))
-            }
             Classified::Quarantine { reason, event } => {
-                if let Some(event) = &event {
-                    self.count_event(event.contact.change.kind(), Some(event.created_at), now);
-                }
                 self.log.quarantined(&app.name, &reason);
                 let receive_id = String::from_utf8_lossy(message.receive_id()).chars().take(128).collect();
                 let message = message.text().to_vec();
@@ -270,13 +276,12 @@ impl CallbackState {
             }
         };
         let digest = MessageDigest::of(&app.name, message.text());
+        let concern = Concern::of(Some(&payload));
         let arrival = Arrival { app: app.name.clone(), digest, received_at: now, payload };
         Ok(match self.store.append(arrival).await? {
             Appended::New(_) => {
-                self.wake.inbox.notify_one();
-                if let Some(corp_id) = dealer {
-                    self.log_first_callback(app, &corp_id).await;
-                }
+                concern.wake(&self.wake, &app.name);
+                self.note_activity(app, corp_id.as_ref(), now).await;
                 outcome
             }
             Appended::Duplicate => CallbackOutcome::Duplicate,
@@ -284,12 +289,20 @@ impl CallbackState {
         })
     }
 
-    /// Logs the first callback of a dealer, with the dealer's name if WeCom has listed it.
-    async fn log_first_callback(&self, app: &CallbackApp, corp_id: &CorpId) {
-        let is_the_brand = app.recipients.corp_id.same_corp(corp_id.as_str());
-        if !is_the_brand && self.log.is_first_of(&app.name, corp_id) {
-            let listed = self.store.dealer(&app.name, corp_id).await.ok().flatten();
-            let (app, dealer) = (&app.name, listed.map(|listed| listed.name));
+    /// Counts a message from a corp. If the corp is a dealer, logs its first message with the dealer's name,
+    /// and has the list of dealers read if the dealer is not on it.
+    async fn note_activity(&self, app: &CallbackApp, corp_id: Option<&CorpId>, now: Timestamp) {
+        let Some(corp_id) = corp_id else { return };
+        self.activity.seen(&app.name, corp_id, now);
+        if app.recipients.corp_id.same_corp(corp_id.as_str()) {
+            return;
+        }
+        let known = self.store.dealer(&app.name, corp_id).await.ok().flatten();
+        if known.as_ref().is_none_or(|dealer| dealer.left_at.is_some()) {
+            self.wake.dealers_changed(&app.name);
+        }
+        if self.log.is_first_of(&app.name, corp_id) {
+            let (app, dealer) = (&app.name, known.map(|dealer| dealer.name));
             tracing::info!(%app, corp = %corp_id, dealer, "first callback of a dealer since the start");
         }
     }
@@ -308,8 +321,8 @@ impl CallbackState {
     }
 }
 
-/// [`intake::classify`] with the dealers known to the store; used for incoming callbacks and for redriving
-/// quarantined messages.
+/// [`intake::classify`] with the dealers known to the store, and as the app's configuration has it; used for
+/// incoming callbacks and for redriving quarantined messages.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -319,8 +332,46 @@ pub(super) async fn classify(
     message: &VerifiedMessage,
     age_limit: Option<AgeLimit>,
 ) -> Result<Classified, StoreError> {
-    intake::classify(message, &app.recipients, age_limit, async |corp_id| {
-        Ok(store.dealer(&app.name, corp_id).await?.is_some())
+    let classified = intake::classify(message, &app.recipients, age_limit, async |corp_id| {
+        Ok::<_, StoreError>(store.dealer(&app.name, corp_id).await?.is_some())
     })
-    .await
+    .await?;
+    Ok(match classified {
+        Classified::Chat(event) if !app.customer_groups => Classified::Ignored(Ignored {
+            kind: Kind::ChangeExternalChat,
+            corp_id: Some(event.corp_id),
+            created_at: Some(event.created_at),
+        }),
+        classified => classified,
+    })
+}
+
+/// The workers that what was stored concerns.
+pub(super) enum Concern {
+    Inbox,
+    Groups,
+    Visibility(CorpId),
+    Alarms,
+}
+
+impl Concern {
+    /// The concern of what is stored now; `None` stands for a dead letter that is redriven.
+    pub(super) fn of(payload: Option<&Payload>) -> Self {
+        match payload {
+            None | Some(Payload::Event(_) | Payload::Quarantine { .. }) => Self::Inbox,
+            Some(Payload::Chat(_)) => Self::Groups,
+            Some(Payload::Visibility(corp_id)) => Self::Visibility(corp_id.clone()),
+            Some(Payload::Alarm(_)) => Self::Alarms,
+        }
+    }
+
+    /// Wakes the workers.
+    pub(super) fn wake(self, wake: &Wake, app: &AppName) {
+        match self {
+            Self::Inbox => wake.inbox.notify_one(),
+            Self::Groups => wake.groups_changed(),
+            Self::Visibility(corp_id) => wake.visibility_changed(app, &corp_id),
+            Self::Alarms => wake.alarms_changed(),
+        }
+    }
 }

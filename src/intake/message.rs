@@ -1,15 +1,11 @@
-//! The decrypted message: XML or JSON in, a typed [`Message`] out. Documents 92130, 90240, 95796.
+//! The decrypted message: XML or JSON in, a typed [`Message`] out. Documents 92130, 90240, 95796, 96302.
 //!
-//! Deliberately absent: any reaction to an event, and fields that nothing uses.
+//! Deliberately absent: any reaction to an event, and the formats (see [`fields`](super::fields)).
 
-use std::borrow::Cow;
-
-use serde::Deserialize;
-use serde_json::error::Category;
-
-use crate::callback::xml;
-use crate::domain::event::{ContactChange, ContactEvent, Event, Kind};
-use crate::domain::ids::{CorpId, ExternalUserid, IdError, UserId};
+use super::fields::Fields;
+use crate::domain::chat::{CHAT_ITEMS_MAX, ChatChange, ChatEvent, MemberVersion, Versions};
+use crate::domain::event::{AppAlarm, AppAlarmKind, ContactChange, ContactEvent, Event, Kind};
+use crate::domain::ids::{ChatId, CorpId, ExternalUserid, IdError, UserId};
 use crate::domain::time::Timestamp;
 
 /// The longest `State` and `WelcomeCode` kept, in bytes. WeCom's own limits are 64 characters and less.
@@ -20,27 +16,38 @@ pub(super) const CREATE_TIME_MAX: i64 = 253_402_300_799;
 /// A parsed message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Message {
-    /// A change that we act upon.
+    /// A change between a member and a customer.
     Event(Event),
+    /// A change of a customer group.
+    Chat(ChatEvent),
+    /// Which customers of a corp the app can see may have changed.
+    Visibility { kind: Kind, corp_id: CorpId, created_at: Timestamp },
+    /// Something about the app's life at a corp.
+    Alarm(AppAlarm),
     /// A message that needs no action.
     Ignored(Ignored),
 }
 
 impl Message {
-    #[cfg(test)]
-    pub(super) const fn kind(&self) -> Kind {
+    /// The corp that the message is about.
+    pub(super) const fn corp_id(&self) -> Option<&CorpId> {
         match self {
-            Self::Event(event) => event.contact.change.kind(),
-            Self::Ignored(ignored) => ignored.kind,
+            Self::Event(Event { corp_id, .. })
+            | Self::Chat(ChatEvent { corp_id, .. })
+            | Self::Visibility { corp_id, .. }
+            | Self::Alarm(AppAlarm { corp_id, .. }) => Some(corp_id),
+            Self::Ignored(ignored) => ignored.corp_id.as_ref(),
         }
     }
 }
 
 /// A message that is acknowledged and counted, nothing more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ignored {
     /// What kind of message it is.
     pub kind: Kind,
+    /// The corp that it is about; `None` for a suite's event that names none.
+    pub corp_id: Option<CorpId>,
     /// Its `CreateTime`; `None` for a suite's events, which have none.
     pub created_at: Option<Timestamp>,
 }
@@ -65,112 +72,90 @@ pub(super) enum MessageError {
     Long(&'static str),
 }
 
-/// The fields that are used, as text.
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-struct Fields<'a> {
-    #[serde(borrow)]
-    to_user_name: Option<Cow<'a, str>>,
-    #[serde(borrow, deserialize_with = "text_or_number")]
-    create_time: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    msg_type: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    event: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    change_type: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    info_type: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "UserID")]
-    user_id: Option<Cow<'a, str>>,
-    #[serde(borrow, rename = "ExternalUserID")]
-    external_userid: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    state: Option<Cow<'a, str>>,
-    #[serde(borrow)]
-    welcome_code: Option<Cow<'a, str>>,
-}
-
-fn text_or_number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
-    let value = serde_json::Value::deserialize(from)?;
-    Ok(match value {
-        serde_json::Value::String(text) => Some(text.into()),
-        serde_json::Value::Number(number) => Some(number.to_string().into()),
-        _ => None,
-    })
-}
-
 /// Parses the text of a verified message. Kinds of events that we do not act upon parse as
 /// [`Message::Ignored`].
 pub(super) fn parse(message: &[u8]) -> Result<Message, MessageError> {
-    let text = xml::from_first_character(message);
-    let fields = if text.starts_with(b"{") {
-        serde_json::from_slice(text).map_err(|e| MessageError::Unreadable(json_problem(&e)))?
-    } else {
-        from_xml(text)?
-    };
-    typed(&fields)
+    typed(&Fields::read(message).map_err(MessageError::Unreadable)?)
 }
 
-/// What is wrong with the JSON, and where. The parser's own message would quote the text, which may name a
-/// person.
-fn json_problem(error: &serde_json::Error) -> String {
-    let what = match error.classify() {
-        Category::Io | Category::Syntax => "not well-formed JSON",
-        Category::Eof => "JSON that ends too early",
-        Category::Data => "JSON with a field of another type, or with the same field twice",
-    };
-    format!("{what}, line {} column {}", error.line(), error.column())
-}
-
-fn from_xml(text: &[u8]) -> Result<Fields<'_>, MessageError> {
-    xml::gather(text, |fields: &mut Fields<'_>, name, value| {
-        let slot = match name {
-            "ToUserName" => &mut fields.to_user_name,
-            "CreateTime" => &mut fields.create_time,
-            "MsgType" => &mut fields.msg_type,
-            "Event" => &mut fields.event,
-            "ChangeType" => &mut fields.change_type,
-            "InfoType" => &mut fields.info_type,
-            "UserID" => &mut fields.user_id,
-            "ExternalUserID" => &mut fields.external_userid,
-            "State" => &mut fields.state,
-            "WelcomeCode" => &mut fields.welcome_code,
-            _ => return,
-        };
-        slot.get_or_insert(value);
-    })
-    .map_err(|e| MessageError::Unreadable(e.to_string()))
+/// What a message is about, as far as the names in it say.
+enum Subject {
+    Contact(ContactChange),
+    Chat,
+    Visibility(Kind),
+    Alarm(AppAlarmKind),
+    Other(Kind),
 }
 
 fn typed(fields: &Fields<'_>) -> Result<Message, MessageError> {
-    let kind = kind(fields)?;
+    let subject = subject(fields)?;
     // A suite's own events need not name a corp and carry `TimeStamp` instead of `CreateTime`.
-    if kind == Kind::Suite {
-        fields.to_user_name.as_deref().map(CorpId::new).transpose().map_err(|e| invalid("ToUserName", e))?;
-        return Ok(Message::Ignored(Ignored { kind, created_at: None }));
+    if let Subject::Other(kind @ Kind::Suite) = subject {
+        let corp_id = fields.to_user_name.as_deref().map(corp_id).transpose()?;
+        return Ok(Message::Ignored(Ignored { kind, corp_id, created_at: None }));
     }
-    let corp_id = CorpId::new(required(fields.to_user_name.as_deref(), "ToUserName")?)
-        .map_err(|e| invalid("ToUserName", e))?;
-    let created_at = create_time(required(fields.create_time.as_deref(), "CreateTime")?)?;
-    let change = match kind {
-        Kind::AddExternalContact => ContactChange::Added,
-        Kind::AddHalfExternalContact => ContactChange::HalfAdded,
-        Kind::DelExternalContact => ContactChange::DeletedByMember,
-        Kind::DelFollowUser => ContactChange::DeletedByCustomer,
-        Kind::EditExternalContact
-        | Kind::TransferFail
-        | Kind::MsgAuditApproved
-        | Kind::ChangeExternalChat
-        | Kind::ShareChainChange
-        | Kind::ChangeChain
-        | Kind::Suite
-        | Kind::OtherEvent
-        | Kind::Message => {
-            return Ok(Message::Ignored(Ignored { kind, created_at: Some(created_at) }));
-        }
+    let corp_id = corp_id(required(fields.to_user_name.as_deref(), "ToUserName")?)?;
+    let created_at = time(required(fields.create_time.as_deref(), "CreateTime")?)?;
+    let ignored = |kind, corp_id| {
+        Message::Ignored(Ignored { kind, corp_id: Some(corp_id), created_at: Some(created_at) })
     };
-    let contact = ContactEvent {
+    Ok(match subject {
+        Subject::Contact(change) => {
+            Message::Event(Event { corp_id, created_at, contact: contact(fields, change)? })
+        }
+        Subject::Chat => match chat_change(fields)? {
+            Some(change) => {
+                let chat_id = ChatId::new(required(fields.chat_id.as_deref(), "ChatId")?)
+                    .map_err(|e| invalid("ChatId", e))?;
+                Message::Chat(ChatEvent { corp_id, created_at, chat_id, change })
+            }
+            None => ignored(Kind::ChangeExternalChat, corp_id),
+        },
+        Subject::Visibility(kind) => Message::Visibility { kind, corp_id, created_at },
+        Subject::Alarm(kind) => {
+            // An alarm matters more than the time it gives.
+            let effect_at = fields.effect_time.as_deref().and_then(|text| time(text.trim_ascii()).ok());
+            Message::Alarm(AppAlarm { corp_id, kind, created_at, effect_at })
+        }
+        Subject::Other(kind) => ignored(kind, corp_id),
+    })
+}
+
+fn subject(fields: &Fields<'_>) -> Result<Subject, MessageError> {
+    if fields.msg_type.is_none() && fields.info_type.is_some() {
+        return Ok(Subject::Other(Kind::Suite));
+    }
+    if required(fields.msg_type.as_deref(), "MsgType")? != "event" {
+        return Ok(Subject::Other(Kind::Message));
+    }
+    Ok(match required(fields.event.as_deref(), "Event")? {
+        "change_external_contact" => match required(fields.change_type.as_deref(), "ChangeType")? {
+            "add_external_contact" => Subject::Contact(ContactChange::Added),
+            "add_half_external_contact" => Subject::Contact(ContactChange::HalfAdded),
+            "del_external_contact" => Subject::Contact(ContactChange::DeletedByMember),
+            "del_follow_user" => Subject::Contact(ContactChange::DeletedByCustomer),
+            "edit_external_contact" => Subject::Other(Kind::EditExternalContact),
+            "transfer_fail" => Subject::Other(Kind::TransferFail),
+            "msg_audit_approved" => Subject::Other(Kind::MsgAuditApproved),
+            _ => Subject::Other(Kind::OtherEvent),
+        },
+        "change_external_chat" => Subject::Chat,
+        "change_contact" => Subject::Visibility(Kind::ChangeContact),
+        "subscribe" | "unsubscribe" => Subject::Visibility(Kind::Subscription),
+        "inactive_alert" => Subject::Alarm(AppAlarmKind::InactiveAlert),
+        "close_inactive_agent" => Subject::Alarm(AppAlarmKind::CloseInactiveAgent),
+        "reopen_inactive_agent" => Subject::Alarm(AppAlarmKind::ReopenInactiveAgent),
+        "low_active_alert" => Subject::Alarm(AppAlarmKind::LowActiveAlert),
+        "low_active" => Subject::Alarm(AppAlarmKind::LowActive),
+        "active_restored" => Subject::Alarm(AppAlarmKind::ActiveRestored),
+        "share_chain_change" | "share_agent_change" => Subject::Other(Kind::ShareChainChange),
+        "change_chain" => Subject::Other(Kind::ChangeChain),
+        _ => Subject::Other(Kind::OtherEvent),
+    })
+}
+
+fn contact(fields: &Fields<'_>, change: ContactChange) -> Result<ContactEvent, MessageError> {
+    Ok(ContactEvent {
         change,
         user_id: UserId::new(required(fields.user_id.as_deref(), "UserID")?)
             .map_err(|e| invalid("UserID", e))?,
@@ -178,46 +163,64 @@ fn typed(fields: &Fields<'_>) -> Result<Message, MessageError> {
             .map_err(|e| invalid("ExternalUserID", e))?,
         state: short(fields.state.as_deref(), "State")?,
         welcome_code: short(fields.welcome_code.as_deref(), "WelcomeCode")?,
-    };
-    Ok(Message::Event(Event { corp_id, created_at, contact }))
+    })
+}
+
+/// What happened to a customer group; `None` if its members did not change.
+fn chat_change(fields: &Fields<'_>) -> Result<Option<ChatChange>, MessageError> {
+    Ok(match required(fields.change_type.as_deref(), "ChangeType")? {
+        "create" => Some(ChatChange::Created),
+        "dismiss" => Some(ChatChange::Dismissed),
+        "update" => match fields.update_detail.as_deref().map(str::trim_ascii) {
+            Some("add_member") => Some(joined(fields)),
+            Some("del_member") => Some(ChatChange::Left { versions: versions(fields) }),
+            // It may be a join: without ids and versions it has the member list read.
+            Some("") | None => {
+                Some(ChatChange::Joined { items: Vec::new(), is_complete: false, versions: None })
+            }
+            Some(_) => None,
+        },
+        _ => None,
+    })
+}
+
+fn joined(fields: &Fields<'_>) -> ChatChange {
+    let ids = fields.items.iter().filter_map(|item| ExternalUserid::new(item.trim_ascii()).ok());
+    let items: Vec<_> = ids.take(CHAT_ITEMS_MAX).collect();
+    let count = fields.mem_change_cnt.as_deref().and_then(|count| count.trim_ascii().parse::<usize>().ok());
+    // A join of nobody is not to be trusted either.
+    let is_complete =
+        !items.is_empty() && items.len() == fields.items.len() && count == Some(fields.items.len());
+    ChatChange::Joined { items, is_complete, versions: versions(fields) }
+}
+
+fn versions(fields: &Fields<'_>) -> Option<Versions> {
+    let before = version(fields.last_mem_ver.as_deref()?)?;
+    let after = version(fields.cur_mem_ver.as_deref()?)?;
+    Some(Versions { before, after })
+}
+
+fn version(text: &str) -> Option<MemberVersion> {
+    let text = text.trim_ascii();
+    (1..=MemberVersion::BYTES_MAX).contains(&text.len()).then(|| MemberVersion(text.to_owned()))
+}
+
+/// The id in `ToUserName`. Samples in documents 95796 and 93373 have a broken CDATA section, `![CDATA[…]]`.
+fn corp_id(text: &str) -> Result<CorpId, MessageError> {
+    let inner = text.trim_start_matches("![CDATA[");
+    let id = if inner.len() < text.len() { inner.trim_end_matches(']') } else { text };
+    CorpId::new(id).map_err(|e| invalid("ToUserName", e))
 }
 
 const fn invalid(field: &'static str, source: IdError) -> MessageError {
     MessageError::Id { field, source }
 }
 
-fn kind(fields: &Fields<'_>) -> Result<Kind, MessageError> {
-    if fields.msg_type.is_none() && fields.info_type.is_some() {
-        return Ok(Kind::Suite);
-    }
-    if required(fields.msg_type.as_deref(), "MsgType")? != "event" {
-        return Ok(Kind::Message);
-    }
-    let change = fields.change_type.as_deref().map(str::trim_ascii);
-    Ok(match (required(fields.event.as_deref(), "Event")?, change) {
-        ("change_external_contact", Some(change)) => match change {
-            "add_external_contact" => Kind::AddExternalContact,
-            "add_half_external_contact" => Kind::AddHalfExternalContact,
-            "edit_external_contact" => Kind::EditExternalContact,
-            "del_external_contact" => Kind::DelExternalContact,
-            "del_follow_user" => Kind::DelFollowUser,
-            "transfer_fail" => Kind::TransferFail,
-            "msg_audit_approved" => Kind::MsgAuditApproved,
-            _ => Kind::OtherEvent,
-        },
-        ("change_external_contact", None) => return Err(MessageError::Missing("ChangeType")),
-        ("change_external_chat", _) => Kind::ChangeExternalChat,
-        ("share_chain_change" | "share_agent_change", _) => Kind::ShareChainChange,
-        ("change_chain", _) => Kind::ChangeChain,
-        _ => Kind::OtherEvent,
-    })
-}
-
 fn required<'a>(value: Option<&'a str>, field: &'static str) -> Result<&'a str, MessageError> {
     value.map(str::trim_ascii).filter(|text| !text.is_empty()).ok_or(MessageError::Missing(field))
 }
 
-fn create_time(text: &str) -> Result<Timestamp, MessageError> {
+fn time(text: &str) -> Result<Timestamp, MessageError> {
     match text.parse() {
         Ok(secs @ 0..=CREATE_TIME_MAX) => Ok(Timestamp::from_secs(secs)),
         _ => Err(MessageError::Time),

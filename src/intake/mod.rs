@@ -1,9 +1,10 @@
-//! What a verified message means for us: an event to act upon, nothing, or a case for an operator.
+//! What a verified message means for us: something to act upon, nothing, or a case for an operator.
 //!
 //! [`classify`] is asked when a callback arrives and again when a quarantined message is redriven.
 //!
 //! Deliberately absent: signatures and encryption (see [`crate::callback`]), and storing the result.
 
+mod fields;
 mod message;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
@@ -14,7 +15,8 @@ pub use message::Ignored;
 use message::{Message, parse};
 
 use crate::callback::VerifiedMessage;
-use crate::domain::event::{Event, QuarantineReason};
+use crate::domain::chat::ChatEvent;
+use crate::domain::event::{AppAlarm, Event, Kind, QuarantineReason};
 use crate::domain::far_off::exceeds_age_limit;
 use crate::domain::ids::CorpId;
 use crate::domain::time::Timestamp;
@@ -40,8 +42,21 @@ pub struct AgeLimit {
 /// What a message means.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Classified {
-    /// To be acted upon.
+    /// A change between a member and a customer, to be acted upon.
     Event(Event),
+    /// A change of a customer group, to be acted upon.
+    Chat(ChatEvent),
+    /// Which customers of a corp the app can see may have changed.
+    Visibility {
+        /// What kind of message it is.
+        kind: Kind,
+        /// The corp.
+        corp_id: CorpId,
+        /// Its `CreateTime`.
+        created_at: Timestamp,
+    },
+    /// Something about the app's life at a corp, for an operator.
+    Alarm(AppAlarm),
     /// To be acknowledged and counted only.
     Ignored(Ignored),
     /// To be kept for an operator.
@@ -53,9 +68,40 @@ pub enum Classified {
     },
 }
 
-/// Classifies a message. `is_dealer` says whether a receive id that is not among `recipients` is a known
-/// dealer's: WeCom does not document whether it encrypts a dealer's events for the brand or for the dealer.
-/// Without an `age_limit` an event of any age is accepted.
+impl Classified {
+    /// The kind of the message and its `CreateTime`, if it could be parsed.
+    #[must_use]
+    pub const fn kind(&self) -> Option<(Kind, Option<Timestamp>)> {
+        match self {
+            Self::Event(event) | Self::Quarantine { event: Some(event), .. } => {
+                Some((event.contact.change.kind(), Some(event.created_at)))
+            }
+            Self::Chat(event) => Some((Kind::ChangeExternalChat, Some(event.created_at))),
+            Self::Visibility { kind, created_at, .. } => Some((*kind, Some(*created_at))),
+            Self::Alarm(alarm) => Some((Kind::AppLifeCycle, Some(alarm.created_at))),
+            Self::Ignored(ignored) => Some((ignored.kind, ignored.created_at)),
+            Self::Quarantine { event: None, .. } => None,
+        }
+    }
+
+    /// The corp that an accepted message is about; `None` for one to quarantine.
+    #[must_use]
+    pub const fn corp_id(&self) -> Option<&CorpId> {
+        match self {
+            Self::Event(Event { corp_id, .. })
+            | Self::Chat(ChatEvent { corp_id, .. })
+            | Self::Visibility { corp_id, .. }
+            | Self::Alarm(AppAlarm { corp_id, .. }) => Some(corp_id),
+            Self::Ignored(ignored) => ignored.corp_id.as_ref(),
+            Self::Quarantine { .. } => None,
+        }
+    }
+}
+
+/// Classifies a message. It is accepted if it was encrypted for one of `recipients`, for the corp that it is
+/// about, or for a known dealer: WeCom does not document whether it encrypts a dealer's events for the brand
+/// or for the dealer, and a dealer's first event may arrive before WeCom has listed the dealer. `is_dealer`
+/// says whether a corp is a known dealer. Without an `age_limit` a contact event of any age is accepted.
 ///
 /// # Errors
 /// The error of `is_dealer`.
@@ -65,10 +111,12 @@ pub async fn classify<E>(
     age_limit: Option<AgeLimit>,
     is_dealer: impl AsyncFnOnce(&CorpId) -> Result<bool, E>,
 ) -> Result<Classified, E> {
-    if !accepts(recipients, message.receive_id(), is_dealer).await? {
+    let parsed = parse(message.text());
+    let about = parsed.as_ref().ok().and_then(Message::corp_id);
+    if !accepts(recipients, message.receive_id(), about, is_dealer).await? {
         return Ok(Classified::Quarantine { reason: QuarantineReason::ReceiveId, event: None });
     }
-    Ok(match parse(message.text()) {
+    Ok(match parsed {
         Ok(Message::Event(event)) => {
             let created_at = event.created_at;
             let too_far_off = |limit: AgeLimit| exceeds_age_limit(created_at, limit.now, limit.days_max);
@@ -79,6 +127,14 @@ pub async fn classify<E>(
                 Classified::Event(event)
             }
         }
+        // The age limit is for contact events, which change followers as they say. The others may be of any
+        // age, replayed ones too: the event of a group or corp leads at most to lookups and to a reading of
+        // the member list, whose answers are today's; an alarm changes no link.
+        Ok(Message::Chat(event)) => Classified::Chat(event),
+        Ok(Message::Visibility { kind, corp_id, created_at }) => {
+            Classified::Visibility { kind, corp_id, created_at }
+        }
+        Ok(Message::Alarm(alarm)) => Classified::Alarm(alarm),
         Ok(Message::Ignored(ignored)) => Classified::Ignored(ignored),
         Err(error) => {
             let reason = QuarantineReason::NotUnderstood(error.to_string());
@@ -87,14 +143,19 @@ pub async fn classify<E>(
     })
 }
 
+/// Whether a message about the corp `about` and encrypted for `receive_id` is accepted.
 async fn accepts<E>(
     recipients: &Recipients,
     receive_id: &[u8],
+    about: Option<&CorpId>,
     is_dealer: impl AsyncFnOnce(&CorpId) -> Result<bool, E>,
 ) -> Result<bool, E> {
     let Ok(receive_id) = std::str::from_utf8(receive_id) else { return Ok(false) };
     let Recipients { corp_id, accept_receive_ids } = recipients;
-    if corp_id.same_corp(receive_id) || accept_receive_ids.iter().any(|id| id == receive_id) {
+    if corp_id.same_corp(receive_id)
+        || accept_receive_ids.iter().any(|id| id == receive_id)
+        || about.is_some_and(|about| about.same_corp(receive_id))
+    {
         return Ok(true);
     }
     match CorpId::new(receive_id) {

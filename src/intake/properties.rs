@@ -1,9 +1,12 @@
 //! Properties that hold for messages of any bytes; see [`crate::properties`].
 
+use serde_json::json;
+
 use super::message::{CREATE_TIME_MAX, Ignored, Message, SHORT_TEXT_BYTES_MAX, parse};
 use crate::callback::properties::cdata;
-use crate::domain::event::{Event, Kind};
-use crate::domain::ids::{CorpId, ExternalUserid, UserId};
+use crate::domain::chat::{CHAT_ITEMS_MAX, ChatChange, ChatEvent, MemberVersion, Versions};
+use crate::domain::event::{AppAlarm, Event, Kind};
+use crate::domain::ids::{ChatId, CorpId, ExternalUserid, UserId};
 use crate::domain::time::Timestamp;
 
 /// Any message: one that parses is within bounds and parses the same when it is written again; the error of
@@ -12,34 +15,64 @@ use crate::domain::time::Timestamp;
 /// # Panics
 /// When that does not hold.
 pub fn message(text: &[u8]) {
-    let event = match parse(text) {
-        Ok(Message::Event(event)) => event,
-        Ok(Message::Ignored(Ignored { kind, created_at })) => {
-            assert_eq!(created_at.is_none(), kind == Kind::Suite);
-            return assert!(created_at.is_none_or(in_bounds), "{created_at:?}");
-        }
+    let message = match parse(text) {
+        Ok(message) => message,
         Err(error) => return assert!(error.to_string().len() <= 120, "{error}"),
     };
-    let Event { corp_id, created_at, contact } = &event;
-    bounded(corp_id.as_str(), CorpId::BYTES_MAX);
-    assert!(in_bounds(*created_at), "{created_at}");
-    bounded(contact.user_id.as_str(), UserId::BYTES_MAX);
-    bounded(contact.external_userid.as_str(), ExternalUserid::BYTES_MAX);
-    for text in contact.state.iter().chain(&contact.welcome_code) {
-        assert!((1..=SHORT_TEXT_BYTES_MAX).contains(&text.len()), "a text of {} bytes", text.len());
+    let corp_id = message.corp_id();
+    if let Some(corp_id) = corp_id {
+        bounded(corp_id.as_str(), CorpId::BYTES_MAX);
     }
-    let fields = fields(&event);
-    let json: serde_json::Map<_, _> =
-        fields.iter().map(|(name, text)| ((*name).to_owned(), text.as_str().into())).collect();
-    let xml = fields.map(|(name, text)| format!("<{name}>{}</{name}>", cdata(&text)));
-    let expected = Ok(Message::Event(event));
-    for again in [format!("<xml>{}</xml>", xml.concat()), serde_json::Value::from(json).to_string()] {
-        assert_eq!(parse(again.as_bytes()), expected, "{again}");
+    let (created_at, fields) = match &message {
+        Message::Event(event) => (event.created_at, contact(event)),
+        Message::Chat(event) => (event.created_at, chat(event)),
+        Message::Visibility { kind: Kind::ChangeContact, created_at, .. } => {
+            (*created_at, vec![("Event", "change_contact".to_owned())])
+        }
+        Message::Visibility { kind, created_at, .. } => {
+            assert_eq!(*kind, Kind::Subscription);
+            (*created_at, vec![("Event", "subscribe".to_owned())])
+        }
+        Message::Alarm(alarm) => (alarm.created_at, life_cycle(alarm)),
+        Message::Ignored(Ignored { kind, created_at, .. }) => {
+            let is_of_suite = *kind == Kind::Suite;
+            assert!(created_at.is_none() == is_of_suite && (corp_id.is_some() || is_of_suite));
+            return assert!(created_at.is_none_or(in_bounds), "{created_at:?}");
+        }
+    };
+    assert!(in_bounds(created_at), "{created_at}");
+    let mut all = vec![
+        ("ToUserName", corp_id.map(ToString::to_string).unwrap_or_default()),
+        ("CreateTime", created_at.as_secs().to_string()),
+        ("MsgType", "event".to_owned()),
+    ];
+    all.extend(fields);
+    let items = match &message {
+        Message::Chat(ChatEvent { change: ChatChange::Joined { items, .. }, .. }) => items.as_slice(),
+        _ => &[],
+    };
+    for again in [in_xml(&all, items), in_json(&all, items)] {
+        assert_eq!(parse(again.as_bytes()).as_ref(), Ok(&message), "{again}");
     }
 }
 
-fn in_bounds(created_at: Timestamp) -> bool {
-    (0..=CREATE_TIME_MAX).contains(&created_at.as_secs())
+fn in_xml(fields: &[(&str, String)], items: &[ExternalUserid]) -> String {
+    let fields = fields.iter().map(|(name, text)| format!("<{name}>{}</{name}>", cdata(text)));
+    let items = items.iter().map(|id| format!("<Item>{}</Item>", cdata(id.as_str())));
+    let (fields, items): (String, String) = (fields.collect(), items.collect());
+    format!("<xml>{fields}<MemChangeList>{items}</MemChangeList></xml>")
+}
+
+fn in_json(fields: &[(&str, String)], items: &[ExternalUserid]) -> String {
+    let mut object: serde_json::Map<_, _> =
+        fields.iter().map(|(name, text)| ((*name).to_owned(), text.as_str().into())).collect();
+    let items: Vec<_> = items.iter().map(ExternalUserid::as_str).collect();
+    object.insert("MemChangeList".to_owned(), json!({ "Item": items }));
+    serde_json::Value::from(object).to_string()
+}
+
+fn in_bounds(at: Timestamp) -> bool {
+    (0..=CREATE_TIME_MAX).contains(&at.as_secs())
 }
 
 fn bounded(id: &str, bytes_max: usize) {
@@ -47,12 +80,14 @@ fn bounded(id: &str, bytes_max: usize) {
     assert!(!id.chars().any(|c| c.is_control() || c.is_whitespace()), "{id:?}");
 }
 
-fn fields(event: &Event) -> [(&'static str, String); 9] {
+fn contact(event: &Event) -> Vec<(&'static str, String)> {
     let contact = &event.contact;
-    [
-        ("ToUserName", event.corp_id.to_string()),
-        ("CreateTime", event.created_at.as_secs().to_string()),
-        ("MsgType", "event".to_owned()),
+    bounded(contact.user_id.as_str(), UserId::BYTES_MAX);
+    bounded(contact.external_userid.as_str(), ExternalUserid::BYTES_MAX);
+    for text in contact.state.iter().chain(&contact.welcome_code) {
+        assert!((1..=SHORT_TEXT_BYTES_MAX).contains(&text.len()), "a text of {} bytes", text.len());
+    }
+    vec![
         ("Event", "change_external_contact".to_owned()),
         ("ChangeType", <&str>::from(contact.change.kind()).to_owned()),
         ("UserID", contact.user_id.as_str().to_owned()),
@@ -60,4 +95,45 @@ fn fields(event: &Event) -> [(&'static str, String); 9] {
         ("State", contact.state.clone().unwrap_or_default()),
         ("WelcomeCode", contact.welcome_code.clone().unwrap_or_default()),
     ]
+}
+
+/// All but the members.
+fn chat(event: &ChatEvent) -> Vec<(&'static str, String)> {
+    bounded(event.chat_id.as_str(), ChatId::BYTES_MAX);
+    let (change, detail, versions) = match &event.change {
+        ChatChange::Created => ("create", "", None),
+        ChatChange::Dismissed => ("dismiss", "", None),
+        ChatChange::Joined { versions, .. } => ("update", "add_member", versions.as_ref()),
+        ChatChange::Left { versions } => ("update", "del_member", versions.as_ref()),
+    };
+    let mut fields = vec![
+        ("Event", "change_external_chat".to_owned()),
+        ("ChatId", event.chat_id.to_string()),
+        ("ChangeType", change.to_owned()),
+        ("UpdateDetail", detail.to_owned()),
+    ];
+    if let Some(Versions { before, after }) = versions {
+        for (name, MemberVersion(text)) in [("LastMemVer", before), ("CurMemVer", after)] {
+            assert!((1..=MemberVersion::BYTES_MAX).contains(&text.len()), "{text:?}");
+            fields.push((name, text.clone()));
+        }
+    }
+    if let ChatChange::Joined { items, is_complete, .. } = &event.change {
+        assert!(items.len() <= CHAT_ITEMS_MAX && (!is_complete || !items.is_empty()));
+        for id in items {
+            bounded(id.as_str(), ExternalUserid::BYTES_MAX);
+        }
+        let missing = usize::from(!is_complete);
+        fields.push(("MemChangeCnt", (items.len() + missing).to_string()));
+    }
+    fields
+}
+
+fn life_cycle(alarm: &AppAlarm) -> Vec<(&'static str, String)> {
+    let mut fields = vec![("Event", <&str>::from(alarm.kind).to_owned())];
+    if let Some(effect_at) = alarm.effect_at {
+        assert!(in_bounds(effect_at), "{effect_at}");
+        fields.push(("EffectTime", effect_at.as_secs().to_string()));
+    }
+    fields
 }

@@ -30,6 +30,7 @@ fn entry(seq: u64) -> FeedEntry {
         corp_name: Some("上海一店".to_owned()),
         pending_id: Some(format!("pending{seq}").try_into().unwrap()),
         source: Source::Callback,
+        chat_id: None,
         followers: vec![follower],
         welcome_code: None,
         linked_at: at,

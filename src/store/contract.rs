@@ -8,14 +8,16 @@ mod customers;
 mod disk_faults;
 mod fans;
 mod feed;
+mod groups;
 mod pending_writes;
 mod people;
 mod properties;
+mod reconcile;
 
 use super::embedded::engine::Memory;
 use super::embedded::{EmbeddedStore, Settings};
 use super::*;
-use crate::domain::event::{ContactChange, ContactEvent, QuarantineReason};
+use crate::domain::event::{ContactChange, ContactEvent, Event, QuarantineReason};
 use crate::domain::ids::UserId;
 use crate::domain::link::{ChangeType, FeedEntry};
 use crate::domain::quota::Limits;
@@ -115,7 +117,7 @@ fn new_fan(n: u8) -> NewFan {
 
 /// Leases one piece of work and settles it with this outcome.
 async fn settle_next(store: &EmbeddedStore, now: Timestamp, outcome: Outcome) {
-    let work = store.lease(now, 1).await.unwrap().pop().expect("work is due");
+    let work = store.lease(now, 1, 1).await.unwrap().pop().expect("work is due");
     store.settle(vec![(work, outcome)], now).await.unwrap();
 }
 
@@ -166,13 +168,7 @@ async fn reserved_calls_survive_a_restart(place: &dyn Place) {
 
 async fn a_dealers_token_owner_survives_a_new_list_of_dealers(place: &dyn Place) {
     let store = place.open();
-    let dealer = |n, name: &str| Dealer {
-        corp_id: corp(n),
-        agent_id: 1_000_000 + i64::from(n),
-        name: name.to_owned(),
-        listed_at: T0,
-        token: None,
-    };
+    let dealer = |n, name: &str| Dealer::listed(corp(n), 1_000_000 + i64::from(n), name.to_owned(), T0);
     store.put_dealers(&app(), vec![dealer(1, "first"), dealer(2, "second")]).await.unwrap();
     store.set_token_owner(&app(), &corp(1), TokenOwner::Upstream).await.unwrap();
     store.put_dealers(&app(), vec![dealer(1, "renamed")]).await.unwrap();
@@ -204,7 +200,7 @@ async fn concurrent_appends_are_all_stored(place: &dyn Place) {
     assert!(results.iter().all(|r| matches!(r, Ok(Appended::New(_)))));
     let ids: std::collections::BTreeSet<_> = results.iter().map(|r| format!("{r:?}")).collect();
     assert_eq!(ids.len(), 200, "every event has its own number");
-    assert_eq!(store.lease(T0, 1_000).await.unwrap().len(), 200);
+    assert_eq!(store.lease(T0, 1_000, 1_000).await.unwrap().len(), 200);
 }
 
 async fn a_closed_store_refuses_to_write(place: &dyn Place) {

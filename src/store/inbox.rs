@@ -6,8 +6,9 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::domain::event::{Event, QuarantineReason};
-use crate::domain::ids::{AppName, ContactKey};
+use crate::domain::chat::ChatEvent;
+use crate::domain::event::{AppAlarm, Event, QuarantineReason};
+use crate::domain::ids::{AppName, ContactKey, CorpId};
 use crate::domain::time::Timestamp;
 
 /// The number of an event in the inbox; shown as `evt_42`.
@@ -65,6 +66,14 @@ pub struct Arrival {
 pub enum Payload {
     /// An event to act upon.
     Event(Event),
+    /// A change of a customer group. It is applied at once: customers to be looked up are queued, and the
+    /// reading of the group, if one is due.
+    Chat(ChatEvent),
+    /// Which customers of this corp the app can see may have changed: its customers without a pending id are to
+    /// be looked up again.
+    Visibility(CorpId),
+    /// Something about the app's life at a corp.
+    Alarm(AppAlarm),
     /// A verified message to keep for an operator, because it was not accepted as an event.
     Quarantine {
         /// Why it was not accepted.
@@ -85,6 +94,7 @@ impl Payload {
         match self {
             Self::Event(event) => Some(event),
             Self::Quarantine { event, .. } => event.as_ref(),
+            Self::Chat(_) | Self::Visibility(_) | Self::Alarm(_) => None,
         }
     }
 }

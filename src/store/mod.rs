@@ -18,6 +18,7 @@ mod feed;
 mod inbox;
 mod listing;
 mod people;
+mod reconcile;
 
 #[cfg(test)]
 mod contract;
@@ -30,29 +31,32 @@ pub use inbox::{
 };
 pub use listing::{FanFilter, FanPage};
 pub use people::{Erased, People, PersonData, PersonId, Receipt, ReceiptId};
+pub use reconcile::{ChatToRead, DealerRow, PageFound, Reconciling};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::contact::Contact;
-use crate::domain::dealer::{Dealer, TokenOwner};
-use crate::domain::event::Event;
+use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
 pub use crate::domain::fan::Registered;
 use crate::domain::fan::{Fan, FanStep, Minted, Priority, Renew};
-use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid};
+use crate::domain::ids::{
+    AppName, ChatId, ContactKey, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid,
+};
 use crate::domain::link::LinkData;
+use crate::domain::lookup::Haste;
 use crate::domain::quota::{Budget, Grant, Ledger, Share};
 use crate::domain::tally::Tally;
 use crate::domain::time::{Moment, Timestamp};
 
-/// A leased piece of work about one customer: an event to act upon, or a customer to ask WeCom about again.
+/// A leased piece of work about one customer: an event to act upon, or a customer to be looked up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Work {
     /// Identifies the work for settling; stale once it is rescheduled.
     pub id: WorkId,
     /// The customer.
     pub contact: ContactKey,
-    /// The event; `None` if the customer is to be asked about again.
+    /// The event; `None` if the customer is to be looked up.
     pub event: Option<InboxEvent>,
     /// The customer's record as of the lease; `None` if there is none yet.
     pub known: Option<Contact>,
@@ -63,7 +67,7 @@ impl Work {
     #[must_use]
     pub const fn due_at(&self) -> Timestamp {
         match &self.id {
-            WorkId::Event(due_at, _) | WorkId::Reask(due_at, _) => *due_at,
+            WorkId::Event(due_at, _) | WorkId::Lookup(_, due_at, _) => *due_at,
         }
     }
 }
@@ -74,8 +78,8 @@ impl Work {
 pub enum WorkId {
     /// An event in the inbox.
     Event(Timestamp, EventId),
-    /// A customer to ask WeCom about again.
-    Reask(Timestamp, ContactKey),
+    /// A customer to be looked up.
+    Lookup(Haste, Timestamp, ContactKey),
 }
 
 /// The outcome of a piece of work.
@@ -83,9 +87,14 @@ pub enum WorkId {
 pub enum Outcome {
     /// WeCom returned the customer's pending id.
     Resolved(PendingId),
-    /// WeCom has no pending id for the customer; ask again on the schedule of
-    /// [`REASK_AFTER_MS`](crate::domain::backoff::REASK_AFTER_MS).
+    /// WeCom has no pending id for the customer; looked up again as [`Lookup::answered`](crate::domain::lookup::Lookup::answered) says.
     Missed,
+    /// WeCom refused the lookup with this code because the app cannot see the customer; looked up again as
+    /// [`Lookup::answered`](crate::domain::lookup::Lookup::answered) says.
+    NotVisible(i64),
+    /// The customer is not in the group through which they were looked up, or it no longer exists: looked up
+    /// again at once in another way, if there is one.
+    NotInChat(ChatId),
     /// Done without a call.
     Applied,
     /// Failed; to be tried again.
@@ -208,7 +217,8 @@ pub struct Counts {
     pub quarantined: u64,
     /// Known customers, linked or not.
     pub contacts: u64,
-    /// Customers that WeCom will be asked about again.
+    /// Customers without a pending id who are still to be looked up: at a known time, or once there is a reason
+    /// to think that the app can see them.
     pub waiting: u64,
     /// Links.
     pub links: u64,
@@ -221,22 +231,23 @@ pub struct Counts {
 }
 
 /// The durable state: inbox, fans, quota ledgers, dealers and links. The feed is [`Feed`], data access and
-/// erasure for one person is [`People`].
+/// erasure for one person is [`People`], customer groups and the comparison with WeCom's lists are
+/// [`Reconciling`].
 ///
 /// Any method may fail with [`StoreError::Failed`], [`StoreError::Damaged`] or [`StoreError::Closed`]; one
 /// that writes also with [`StoreError::NoSpace`] or [`StoreError::Stalled`].
 #[async_trait]
-pub trait Store: Feed + People + Send + Sync + 'static {
+pub trait Store: Feed + People + Reconciling + Send + Sync + 'static {
     /// Appends a verified message to the inbox or the quarantine, unless its digest is known.
     ///
     /// # Errors
     /// [`StoreError::InboxFull`]: nothing was stored, and the same message may be appended later.
     async fn append(&self, arrival: Arrival) -> Result<Appended, StoreError>;
 
-    /// Leases up to `limit` pieces of work that are due at `now`, the longest due first, events before
-    /// customers to ask about again. Nobody else gets them until they are settled or the process ends: leases
-    /// are not durable.
-    async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Work>, StoreError>;
+    /// Leases work that is due at `now`, the longest due first: up to `limit` events and live lookups, and up to
+    /// `background` lookups of the other kind. Nobody else gets them until they are settled or the process ends:
+    /// leases are not durable.
+    async fn lease(&self, now: Timestamp, limit: usize, background: usize) -> Result<Vec<Work>, StoreError>;
 
     /// When the next piece of work that is not leased is due.
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
@@ -276,9 +287,14 @@ pub trait Store: Feed + People + Send + Sync + 'static {
     async fn quarantined_message(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Redrives a dead letter or a quarantined message: moves it back to the inbox, due now, with no attempts
-    /// spent. For a quarantined message `becomes` is the event to append in its place; `None` discards the
+    /// spent. For a quarantined message `becomes` is what to append in its place; `None` discards the
     /// message. A dead letter keeps its own event. Returns false if there is none with this number.
-    async fn redrive(&self, id: EventId, becomes: Option<Event>, now: Timestamp) -> Result<bool, StoreError>;
+    async fn redrive(
+        &self,
+        id: EventId,
+        becomes: Option<Payload>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError>;
 
     /// Registers fans, in several transactions. The results are in the same order. Idempotent, so that after
     /// an error all of them can be registered again.
@@ -357,9 +373,21 @@ pub trait Store: Feed + People + Send + Sync + 'static {
     /// The quota ledger of an account and API; an empty one if no call was ever reserved.
     async fn ledger(&self, account: &str, api: &'static str) -> Result<Ledger, StoreError>;
 
-    /// Inserts or updates an app's dealers as WeCom lists them, one transaction each. Keeps the token owner
-    /// of a known dealer, and dealers that are not in the list.
-    async fn put_dealers(&self, app: &AppName, dealers: Vec<Dealer>) -> Result<(), StoreError>;
+    /// Inserts or updates an app's dealers as WeCom lists them, one transaction each. Keeps what is known of a
+    /// dealer beside the list, and dealers that are not in it. Returns those that were not listed before, or
+    /// had left.
+    async fn put_dealers(&self, app: &AppName, dealers: Vec<Dealer>) -> Result<Vec<CorpId>, StoreError>;
+
+    /// Records that WeCom no longer lists a dealer. Returns false if it had left before, or is not known.
+    async fn dealer_left(&self, app: &AppName, corp_id: &CorpId, now: Timestamp) -> Result<bool, StoreError>;
+
+    /// Records how far WeCom has verified a dealer. Does nothing if the dealer is not known.
+    async fn set_qualification(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        qualification: Qualification,
+    ) -> Result<(), StoreError>;
 
     /// One dealer of an app.
     async fn dealer(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, StoreError>;
@@ -400,6 +428,17 @@ pub trait Store: Feed + People + Send + Sync + 'static {
 
     /// Waits until the store has failed for good ([`StoreError::Failed`]) and returns the reason.
     async fn failed(&self) -> String;
+
+    /// Moves every wait that is stored (events, lookups, readings of groups, calls for fans) by `by_ms`, if it
+    /// is due after `after`: the wall clock was set by as much. In several transactions. Leased work stays as it
+    /// is if `by_ms` is positive; if it is negative, the lease no longer settles it, and it is leased again.
+    async fn shift_waits(&self, by_ms: i64, after: Timestamp) -> Result<(), StoreError>;
+
+    /// The reading of the clocks that was stored last.
+    async fn last_moment(&self) -> Result<Option<Moment>, StoreError>;
+
+    /// Stores a reading of the clocks.
+    async fn put_moment(&self, now: Moment) -> Result<(), StoreError>;
 
     /// Deletes the deduplication records that have expired at `now`, in several transactions. Returns how
     /// many.

@@ -23,7 +23,8 @@ use strum::VariantArray as _;
 use super::process::Process;
 use super::version::{COMMIT, VERSION};
 use crate::callback::Refusal;
-use crate::domain::event::Kind;
+use crate::domain::dealer::DealerState;
+use crate::domain::event::{AppAlarmKind, Kind};
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::far_off::{FarOff, far_off};
 use crate::domain::ids::{AppName, CorpId, SinkName};
@@ -73,6 +74,10 @@ pub struct Metrics {
     quota_limit: Family<Labels<3, String>, Gauge>,
     inbox: Family<Labels<1>, Gauge>,
     links: Gauge,
+    dealers: Family<Labels<2, String>, Gauge>,
+    dealers_silent: Family<Labels<1, String>, Gauge>,
+    app_alarms: Family<Labels<2, String>, Gauge>,
+    reconcile_running: Gauge,
     feed_head: Gauge,
     deliveries: Family<Labels<2, String>, Counter>,
     delivered: Family<Labels<1, String>, Counter>,
@@ -149,11 +154,7 @@ impl Default for Metrics {
                 "connections_shed",
                 "Connections closed while their request was incomplete, to make room for others",
             ),
-            contacts: new(
-                r,
-                "contacts",
-                "Customers: known (all), waiting (WeCom is asked about them again), linked",
-            ),
+            contacts: new(r, "contacts", "Customers: known (all), waiting (still to be looked up), linked"),
             fans: new(r, "fans", "Fans by state of their pending id"),
             fans_waiting: new(r, "fans_waiting", "Fans queued for a call to WeCom, by API and priority"),
             fans_rejected: new(
@@ -170,6 +171,15 @@ impl Default for Metrics {
                 "Events stored: waiting (leased ones included), dead letters, quarantined messages",
             ),
             links: new(r, "links", "Links between a fan and a customer"),
+            dealers: new(r, "dealers", "Dealers by app and state: shared, left, unverified (by WeCom)"),
+            dealers_silent: new(r, "dealers_silent", "Dealers without a callback for silent_days, by app"),
+            app_alarms: new(
+                r,
+                "app_alarms",
+                "Alarms of WeCom about the use of an app, at the brand or a dealer, by app and kind; without \
+                 those that have ended",
+            ),
+            reconcile_running: new(r, "reconcile_running", "1 while a comparison with WeCom's lists runs"),
             feed_head: new(r, "feed_head", "Sequence number of the newest feed entry"),
             deliveries: new(r, "deliveries", "Finished deliveries to a sink by outcome"),
             delivered: new(r, "delivered_entries", "Feed entries delivered to a sink, redeliveries included"),
@@ -331,6 +341,23 @@ impl Metrics {
         }
     }
 
+    /// Sets the numbers of an app's dealers, of which these are the states, and of those that are silent.
+    pub fn dealers(&self, app: &AppName, states: &[DealerState], silent: usize) {
+        for state in DealerState::VARIANTS {
+            let count = states.iter().filter(|each| *each == state).count();
+            let labels = [("app", app.to_string()), ("state", <&str>::from(state).to_owned())];
+            self.dealers.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+        let silent = i64::try_from(silent).unwrap_or(i64::MAX);
+        self.dealers_silent.get_or_create(&[("app", app.to_string())]).set(silent);
+    }
+
+    /// Sets the number of an app's alarms of a kind that have not ended.
+    pub fn app_alarms(&self, app: &AppName, kind: AppAlarmKind, count: usize) {
+        let labels = [("app", app.to_string()), ("kind", <&str>::from(kind).to_owned())];
+        self.app_alarms.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Sets the use and the limit of a quota window. `corp` is a configured one.
     pub fn quota(&self, corp: &CorpId, api: Api, window: &'static str, used: u32, limit: u32) {
         let budget = [("corp", corp.as_str()), ("api", api.as_str()), ("window", window)]
@@ -354,6 +381,11 @@ impl Metrics {
         for (labels, count) in &*counts {
             self.paused.get_or_create(labels).set(*count);
         }
+    }
+
+    /// Sets whether the dealers' customers are being compared with WeCom's lists.
+    pub fn reconcile_running(&self, is_running: bool) {
+        self.reconcile_running.set(i64::from(is_running));
     }
 
     /// Sets the free space on the store's disk; `None` if it is not known.

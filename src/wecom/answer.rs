@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::api::Api;
 use super::error::{CallError, Transport};
+use crate::domain::time::Timestamp;
 
 /// Separates successes from errors. `errcode` alone decides (document 90664): some calls leave it out on
 /// success, and `errmsg` may carry a warning then.
@@ -52,12 +53,28 @@ pub(super) fn rows<T: DeserializeOwned>(api: Api, list: Option<Vec<Value>>) -> i
 }
 
 /// An integer that may come as text.
-pub(super) fn number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
-    match Value::deserialize(from)? {
-        Value::Number(number) => number.as_i64().ok_or_else(|| serde::de::Error::custom("not an integer")),
-        Value::String(text) => text.parse().map_err(serde::de::Error::custom),
-        _ => Err(serde::de::Error::custom("not a number")),
+pub(super) fn integer(value: &Value) -> Option<i64> {
+    match value {
+        Value::Number(number) => number.as_i64(),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
     }
+}
+
+/// A field with an [`integer`].
+pub(super) fn number<'de, D: serde::Deserializer<'de>>(from: D) -> Result<i64, D::Error> {
+    integer(&Value::deserialize(from)?).ok_or_else(|| serde::de::Error::custom("not an integer"))
+}
+
+/// A field with an instant in Unix seconds; `None` for anything else, and for 0.
+pub(super) fn instant<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Timestamp>, D::Error> {
+    let secs = integer(&Value::deserialize(from)?);
+    Ok(secs.filter(|secs| *secs > 0).map(Timestamp::from_secs))
+}
+
+/// A truth value that may come as a number or as text.
+pub(super) fn is_true(value: &Value) -> bool {
+    value.as_bool() == Some(true) || integer(value) == Some(1)
 }
 
 #[cfg(test)]

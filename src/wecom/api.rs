@@ -1,4 +1,4 @@
-//! The six WeCom APIs this program calls: path, name, WeCom document.
+//! The WeCom APIs this program calls: path, name, WeCom document.
 //!
 //! What is sent and how the answer is read is in `calls`.
 
@@ -22,6 +22,20 @@ pub enum Api {
     ExternalUseridToPendingId,
     /// `POST corpgroup/unionid_to_external_userid` (document 95818).
     UnionidToExternalUserid,
+    /// `POST externalcontact/contact_list` (document 99434).
+    ContactList,
+    /// `POST externalcontact/batch/get_by_user` (document 92994).
+    GetByUser,
+    /// `GET externalcontact/get_follow_user_list` (document 92571).
+    GetFollowUserList,
+    /// `POST externalcontact/groupchat/list` (document 92120).
+    GroupchatList,
+    /// `POST externalcontact/groupchat/get` (document 92122).
+    GroupchatGet,
+    /// `GET corpgroup/corp/get_chain_list` (document 95820).
+    GetChainList,
+    /// `POST corpgroup/corp/get_chain_corpinfo` (document 95820).
+    GetChainCorpinfo,
 }
 
 /// `business_type` of 上下游 (documents 95813 and 95816). WeCom's default is 0, 企业互联, whose list is empty here.
@@ -43,6 +57,13 @@ impl Api {
             Self::UnionidToPendingId => "/cgi-bin/corpgroup/unionid_to_pending_id",
             Self::ExternalUseridToPendingId => "/cgi-bin/corpgroup/batch/external_userid_to_pending_id",
             Self::UnionidToExternalUserid => "/cgi-bin/corpgroup/unionid_to_external_userid",
+            Self::ContactList => "/cgi-bin/externalcontact/contact_list",
+            Self::GetByUser => "/cgi-bin/externalcontact/batch/get_by_user",
+            Self::GetFollowUserList => "/cgi-bin/externalcontact/get_follow_user_list",
+            Self::GroupchatList => "/cgi-bin/externalcontact/groupchat/list",
+            Self::GroupchatGet => "/cgi-bin/externalcontact/groupchat/get",
+            Self::GetChainList => "/cgi-bin/corpgroup/corp/get_chain_list",
+            Self::GetChainCorpinfo => "/cgi-bin/corpgroup/corp/get_chain_corpinfo",
         }
     }
 

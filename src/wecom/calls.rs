@@ -1,70 +1,43 @@
-//! The calls of [`Platform`]: what each sends and which part of the answer it takes (documents 95813, 97357,
-//! 95818).
+//! The calls of [`Platform`]: what each sends and which part of the answer it takes.
+//!
+//! Here are the conversions (documents 97357 and 95818); `directory` has the calls about dealers, `lists`
+//! those that list customers, `chats` those about customer groups.
+
+mod chats;
+mod directory;
+mod lists;
+mod paging;
 
 use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::answer::{number, parse, rows};
-use super::api::{Api, BUSINESS_TYPE_CHAIN};
+use super::answer::rows;
+use super::api::Api;
 use super::client::Client;
 use super::error::CallError;
-use super::platform::{Platform, TokenOf};
-use crate::domain::dealer::Dealer;
-use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid, Openid, PendingId, Unionid};
+use super::platform::{ChatMembers, CustomerPage, DealerList, Platform, TokenOf};
+use crate::domain::dealer::Qualification;
+use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid, Openid, PendingId, Unionid, UserId};
 use crate::domain::quota::Share;
-
-const DEALERS_PER_PAGE: u32 = 100;
-const PAGES_MAX: usize = 1_000;
 
 #[async_trait]
 impl Platform for Client {
-    async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<Vec<Dealer>, CallError> {
-        #[derive(Deserialize)]
-        struct Row {
-            corpid: CorpId,
-            #[serde(default)]
-            corp_name: String,
-            #[serde(deserialize_with = "number")]
-            agentid: i64,
-        }
-        #[derive(Deserialize)]
-        struct Answer {
-            corp_list: Option<Vec<Value>>,
-            next_cursor: Option<String>,
-            ending: Option<Value>,
-        }
-        let api = Api::ListAppShareInfo;
-        let agent_id = self.app(app, api)?.agent_id;
-        let mut dealers = Vec::new();
-        let mut cursor = String::new();
-        for _ in 0..PAGES_MAX {
-            let mut body =
-                json!({"agentid": agent_id, "business_type": BUSINESS_TYPE_CHAIN, "limit": DEALERS_PER_PAGE});
-            if let Some(only) = only {
-                body["corpid"] = only.as_str().into();
-            }
-            if !cursor.is_empty() {
-                body["cursor"] = cursor.clone().into();
-            }
-            let page: Answer =
-                parse(api, self.call_as(app, &TokenOf::Upstream, api, Share::Whole, &body).await?)?;
-            let listed_at = self.clock.now();
-            dealers.extend(rows::<Row>(api, page.corp_list).map(|row| Dealer {
-                corp_id: row.corpid,
-                agent_id: row.agentid,
-                name: row.corp_name.chars().take(128).collect(),
-                listed_at,
-                token: None,
-            }));
-            let ended = page.ending.is_some_and(|ending| ending == 1 || ending == "1" || ending == true);
-            let next = page.next_cursor.unwrap_or_default();
-            if ended || next.is_empty() || next == cursor {
-                break;
-            }
-            cursor = next;
-        }
-        Ok(dealers)
+    async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<DealerList, CallError> {
+        self.list_app_share_info(app, only).await
+    }
+
+    async fn chains(&self, app: &AppName) -> Result<Vec<String>, CallError> {
+        self.get_chain_list(app).await
+    }
+
+    async fn qualification(
+        &self,
+        app: &AppName,
+        chain_id: &str,
+        corp_id: &CorpId,
+    ) -> Result<Option<Qualification>, CallError> {
+        self.get_chain_corpinfo(app, chain_id, corp_id).await
     }
 
     async fn unionid_to_pending_id(
@@ -80,7 +53,7 @@ impl Platform for Client {
         }
         let api = Api::UnionidToPendingId;
         let body = json!({"unionid": unionid.as_str(), "openid": openid.as_str()});
-        let answer: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, share, &body).await?)?;
+        let answer: Answer = self.ask(app, &TokenOf::Upstream, api, share, Some(&body)).await?;
         Ok(answer.pending_id)
     }
 
@@ -102,7 +75,7 @@ impl Platform for Client {
         }
         let api = Api::UnionidToExternalUserid;
         let body = json!({"unionid": unionid.as_str(), "openid": openid.as_str()});
-        let answer: Answer = parse(api, self.call_as(app, &TokenOf::Upstream, api, share, &body).await?)?;
+        let answer: Answer = self.ask(app, &TokenOf::Upstream, api, share, Some(&body)).await?;
         let found = rows::<Row>(api, answer.external_userid_info);
         Ok(found.map(|row| (row.corpid, row.external_userid)).collect())
     }
@@ -129,7 +102,7 @@ impl Platform for Client {
         if let Some(chat_id) = chat_id {
             body["chat_id"] = chat_id.as_str().into();
         }
-        let answer: Answer = parse(api, self.call_as(app, token, api, Share::Whole, &body).await?)?;
+        let answer: Answer = self.ask(app, token, api, Share::Whole, Some(&body)).await?;
         // What an unknown customer's row looks like is not documented: none, an empty pending id or none in
         // it.
         let known = |row: Row| {
@@ -139,7 +112,46 @@ impl Platform for Client {
         Ok(rows::<Row>(api, answer.result).filter_map(known).collect())
     }
 
+    async fn members(&self, app: &AppName, token: &TokenOf) -> Result<Vec<UserId>, CallError> {
+        self.get_follow_user_list(app, token).await
+    }
+
+    async fn customers_of(
+        &self,
+        app: &AppName,
+        token: &TokenOf,
+        members: &[UserId],
+        cursor: &str,
+    ) -> Result<CustomerPage, CallError> {
+        self.get_by_user(app, token, members, cursor).await
+    }
+
+    async fn contacts(
+        &self,
+        app: &AppName,
+        token: &TokenOf,
+        cursor: &str,
+    ) -> Result<CustomerPage, CallError> {
+        self.contact_list(app, token, cursor).await
+    }
+
+    async fn chats(
+        &self,
+        app: &AppName,
+        token: &TokenOf,
+        cursor: &str,
+    ) -> Result<(Vec<ChatId>, String), CallError> {
+        self.groupchat_list(app, token, cursor).await
+    }
+
+    async fn chat(&self, app: &AppName, token: &TokenOf, chat_id: &ChatId) -> Result<ChatMembers, CallError> {
+        self.groupchat_get(app, token, chat_id).await
+    }
+
     fn forget_failures(&self, app: Option<&AppName>) {
         self.tokens.forget_failures(app);
     }
 }
+
+#[cfg(test)]
+mod tests;

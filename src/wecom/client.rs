@@ -10,6 +10,7 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::answer::{number, parse, success};
@@ -24,6 +25,9 @@ use crate::clock::Clock;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Share;
 use crate::telemetry::metrics::Metrics;
+
+/// 不存在外部联系人的关系: what a list answers if it has no customers.
+const NO_CUSTOMERS: i64 = 84_061;
 
 /// What an app obtains its access tokens with (document 91039).
 #[derive(Debug, Clone)]
@@ -125,7 +129,7 @@ impl Client {
                 let api = Api::CorpGetToken;
                 // Boxed: `call_as` calls this function, for the brand's token.
                 let answer =
-                    Box::pin(self.call_as(app, &TokenOf::Upstream, api, Share::Whole, &body)).await?;
+                    Box::pin(self.call_as(app, &TokenOf::Upstream, api, Share::Whole, Some(&body))).await?;
                 self.parse_token(api, answer)
             }
         };
@@ -147,21 +151,50 @@ impl Client {
         Ok(Token::new(answer.access_token, answer.expires_in, self.clock.now()))
     }
 
-    /// A call with the access token `of`; if WeCom refuses the token, once more with a fresh one.
-    pub(super) async fn call_as(
+    /// Makes a call with the access token `of`, by GET if there is no body, and reads its answer.
+    pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         app: &AppName,
         of: &TokenOf,
         api: Api,
         share: Share,
-        body: &Value,
+        body: Option<&Value>,
+    ) -> Result<T, CallError> {
+        parse(api, self.call_as(app, of, api, share, body).await?)
+    }
+
+    /// As [`ask`](Self::ask), for a list of members or customers. Where WeCom answers 84061 instead of an
+    /// empty list, this returns the default, which has to be an empty list.
+    pub(super) async fn ask_list<T: DeserializeOwned + Default>(
+        &self,
+        app: &AppName,
+        of: &TokenOf,
+        api: Api,
+        body: Option<&Value>,
+    ) -> Result<T, CallError> {
+        match self.ask(app, of, api, Share::Whole, body).await {
+            Err(CallError::Refused { api: refused, errcode: NO_CUSTOMERS, .. }) if refused == api => {
+                Ok(T::default())
+            }
+            answer => answer,
+        }
+    }
+
+    /// A call with the access token `of`; if WeCom refuses the token, once more with a fresh one.
+    async fn call_as(
+        &self,
+        app: &AppName,
+        of: &TokenOf,
+        api: Api,
+        share: Share,
+        body: Option<&Value>,
     ) -> Result<Value, CallError> {
         // A call counts against the quota of the brand's corp, also with a dealer's token.
         let corp = &self.app(app, api)?.corp_id;
         let token = self.token(app, of, api).await?;
         let call = async |token: &Token| {
             let query = [("access_token", token.value.expose_secret())];
-            self.call(corp, api, share, &query, Some(body)).await
+            self.call(corp, api, share, &query, body).await
         };
         let first = call(&token).await;
         match first {

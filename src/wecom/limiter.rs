@@ -61,9 +61,21 @@ pub struct Limiter {
     ledgers: Arc<dyn Ledgers>,
     clock: Arc<dyn Clock>,
     limits: HashMap<CorpId, Limits>,
-    /// Reserved permits by corp, API and whether they are of the whole budget or of a share of it.
-    reserved: Mutex<BTreeMap<(CorpId, Api, bool), Arc<Reserve>>>,
+    /// Reserved permits by corp, API and the share from which they were reserved.
+    reserved: Mutex<BTreeMap<(CorpId, Api, ShareKey), Arc<Reserve>>>,
     limit_log: LogThrottle<(CorpId, Api)>,
+}
+
+/// What a [`Share`] leaves to more urgent calls: nothing, or a percentage and, for bulk calls, something for
+/// renewals. The amount of the latter changes from minute to minute and is not part of the key, so that the
+/// number of keys is bounded.
+type ShareKey = Option<(u8, bool)>;
+
+const fn share_key(share: Share) -> ShareKey {
+    match share {
+        Share::Whole => None,
+        Share::Without { reserve_percent, month_kept } => Some((reserve_percent, month_kept > 0)),
+    }
 }
 
 #[derive(Default)]
@@ -121,7 +133,7 @@ impl Limiter {
     pub async fn permit(&self, corp: &CorpId, api: Api, share: Share) -> Result<(), CallError> {
         let reserve = {
             let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
-            reserved.entry((corp.clone(), api, share == Share::Whole)).or_default().clone()
+            reserved.entry((corp.clone(), api, share_key(share))).or_default().clone()
         };
         reserve.waiting.fetch_add(1, Ordering::Relaxed);
         let mut permits = reserve.permits.lock().await;
@@ -138,14 +150,15 @@ impl Limiter {
                 let reason = "reserved permits expire before they can be used".to_owned();
                 return Err(CallError::Ledger { api, reason });
             }
-            let now = self.clock.moment();
+            // The wait is an instant on the service's clock, which the ledgers do not know.
+            let (now, asked_at) = (self.clock.moment(), self.clock.now());
             let budget = self.budget(corp, api);
             let want = if budget == Budget::Corp { waiting.max(BASE_BLOCK) } else { waiting.max(1) };
             let grant = self.ledgers.reserve(&self.accounts(corp, api), api, share, want, now).await;
             match grant.map_err(|reason| CallError::Ledger { api, reason })? {
                 Grant::Permits(count) => *permits = Some(Permits { count, reserved_at: now }),
                 Grant::Exhausted { wait_ms } => {
-                    return Err(CallError::NoPermit { api, retry_at: now.wall.plus_ms(wait_ms) });
+                    return Err(CallError::NoPermit { api, retry_at: asked_at.plus_ms(wait_ms) });
                 }
             }
         }

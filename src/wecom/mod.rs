@@ -20,8 +20,11 @@ mod wire;
 
 pub use api::Api;
 pub use client::{AppCredentials, Client};
-pub use errcode::{Class, Remedy, class, may_be_wrong_token, remedy};
+pub use errcode::{
+    Class, Remedy, class, is_bad_cursor, is_call_forbidden, is_chat_gone, is_concurrency, is_dealer_gone,
+    is_not_visible, may_be_wrong_token, remedy,
+};
 pub use error::{CallError, Transport};
 pub use limiter::{Ledgers, Limiter};
-pub use platform::{Platform, TokenOf};
+pub use platform::{ChatMembers, CustomerPage, DealerList, Platform, TokenOf};
 pub use wire::{ClientError, ClientSettings, Https, Reply, Wire};

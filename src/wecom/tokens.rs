@@ -4,6 +4,9 @@
 //! cached for a moment too; otherwise every waiting caller would repeat it, and WeCom bans an IP address for
 //! an hour after repeated wrong secrets (document 90313). A token that WeCom refuses is replaced once,
 //! however many callers report it.
+//!
+//! Entries are valid from when they were made: if the wall clock is set back before that, they are fetched
+//! again.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +27,7 @@ type TokenKey = (AppName, TokenOf);
 #[derive(Debug, Clone)]
 pub(super) struct Token {
     pub(super) value: Arc<SecretString>,
+    issued_at: Timestamp,
     refresh_at: Timestamp,
     /// The number of the fetch that it came from. Identifies the token, because WeCom may return the same
     /// text again.
@@ -36,7 +40,7 @@ impl Token {
     pub(super) fn new(value: String, expires_in_secs: i64, now: Timestamp) -> Self {
         let life_ms = expires_in_secs.clamp(1, 86_400) * SECOND_MS;
         let refresh_at = now.plus_ms((life_ms - 300 * SECOND_MS).max(life_ms / 2));
-        Self { value: Arc::new(value.into()), refresh_at, fetched: 0 }
+        Self { value: Arc::new(value.into()), issued_at: now, refresh_at, fetched: 0 }
     }
 }
 
@@ -53,6 +57,8 @@ enum State {
     Full(Token),
     Failed {
         error: CallError,
+        /// When the fetch failed.
+        at: Timestamp,
         /// How long it is cached.
         until: Timestamp,
         /// The epoch of failures in which the fetch began.
@@ -97,8 +103,12 @@ impl Tokens {
         let current_epoch = place.epoch.load(Ordering::Relaxed);
         let now = clock.now();
         match &slot.state {
-            State::Full(token) if now < token.refresh_at => return Ok(token.clone()),
-            State::Failed { error, until, epoch } if now < *until && *epoch == current_epoch => {
+            State::Full(token) if (token.issued_at..token.refresh_at).contains(&now) => {
+                return Ok(token.clone());
+            }
+            State::Failed { error, at, until, epoch }
+                if (*at..*until).contains(&now) && *epoch == current_epoch =>
+            {
                 return Err(error.clone());
             }
             State::Empty | State::Full(_) | State::Failed { .. } => {}
@@ -117,8 +127,9 @@ impl Tokens {
                         5 * SECOND_MS
                     }
                 };
-                let until = clock.now().plus_ms(pause_ms);
-                slot.state = State::Failed { error: error.clone(), until, epoch: current_epoch };
+                let at = clock.now();
+                let until = at.plus_ms(pause_ms);
+                slot.state = State::Failed { error: error.clone(), at, until, epoch: current_epoch };
                 Err(error)
             }
         }
@@ -151,6 +162,7 @@ mod tests {
 
     use super::*;
     use crate::clock::ManualClock;
+    use crate::domain::time::HOUR_MS;
     use crate::wecom::api::Api;
     use crate::wecom::error::Transport;
 
@@ -218,5 +230,29 @@ mod tests {
         assert_eq!(get(start, "first").await.expose_secret(), "first");
         assert_eq!(get(start.plus_ms(6_899_999), "second").await.expose_secret(), "first");
         assert_eq!(get(start.plus_ms(6_900_000), "second").await.expose_secret(), "second");
+    }
+
+    #[tokio::test]
+    async fn what_was_cached_before_the_clock_was_set_back_is_fetched_again() {
+        let (tokens, fetched) = (Tokens::default(), AtomicU32::new(0));
+        let start = Timestamp::from_secs(100_000);
+        let clock = ManualClock::new(start);
+        let (app, of) = (app(), TokenOf::Upstream);
+        let failing = async || {
+            fetched.fetch_add(1, Ordering::SeqCst);
+            Err(CallError::Transport { api: Api::GetToken, cause: Transport::Timeout })
+        };
+        assert!(tokens.get(&app, &of, &clock, failing).await.is_err());
+        clock.advance_ms(-HOUR_MS);
+        assert!(tokens.get(&app, &of, &clock, failing).await.is_err());
+        assert_eq!(fetched.load(Ordering::SeqCst), 2);
+
+        let first = async || Ok(Token::new("first".to_owned(), 7_200, start));
+        let second = async || Ok(Token::new("second".to_owned(), 7_200, clock.now()));
+        clock.advance_ms(2 * HOUR_MS);
+        tokens.get(&app, &of, &clock, first).await.unwrap();
+        clock.advance_ms(-8 * HOUR_MS);
+        let token = tokens.get(&app, &of, &clock, second).await.unwrap();
+        assert_eq!(token.value.expose_secret(), "second");
     }
 }

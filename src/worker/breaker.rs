@@ -239,6 +239,15 @@ impl Breakers {
         scopes.iter().find_map(|scope| breakers.get(scope).filter(|breaker| !breaker.is_pacing()).cloned())
     }
 
+    /// Moves every instant by `by_ms`, back if negative, because the clock is moved by as much.
+    pub fn shift(&self, by_ms: i64) {
+        for Breaker { since, probe_at, limit_ends_at, .. } in self.lock().values_mut() {
+            for at in [since, probe_at].into_iter().chain(limit_ends_at) {
+                *at = at.plus_ms(by_ms);
+            }
+        }
+    }
+
     /// Consecutive failures of a scope; 0 when its breaker is closed.
     #[must_use]
     pub fn failures(&self, scope: &Scope) -> u32 {
@@ -268,8 +277,7 @@ mod tests {
         let (app, corp_id) = (AppName::new("brand").unwrap(), CorpId::new("wpDEALER").unwrap());
         let (scope, names) = (Scope::Corp(app.clone(), corp_id.clone()), DealerNames::default());
         assert_eq!(scope.named(&names), "corp wpDEALER of app brand");
-        let (name, listed_at) = ("上海一店".to_owned(), Timestamp::EPOCH);
-        names.learn(&app, &[Dealer { corp_id, agent_id: 7, name, listed_at, token: None }]);
+        names.learn(&app, &[Dealer::listed(corp_id, 7, "上海一店".to_owned(), Timestamp::EPOCH)]);
         assert_eq!(scope.named(&names), "dealer 上海一店 (wpDEALER) of app brand");
     }
 
@@ -311,6 +319,21 @@ mod tests {
         assert!(breakers.open(&[&scope], hour).is_some_and(|breaker| breaker.is_pacing()));
         assert_eq!(breakers.resume(|_| true, hour), []);
         assert_eq!((breakers.failures(&scope), breakers.generation()), (1, 1));
+    }
+
+    #[test]
+    fn a_wait_that_is_moved_along_with_the_clock_stays_as_long_as_it_was() {
+        let breakers = Breakers::default();
+        let scope = Scope::App(AppName::new("brand").unwrap());
+        let reason = || FailureReason { errcode: None, text: "the quota".to_owned() };
+        let (set_back, now) = (-28_800_000, Timestamp::from_secs(100_000));
+        breakers.failed(&scope, reason(), Backoff::CONFIGURATION, now);
+        breakers.hold(scope.clone(), reason(), now, now.plus_ms(3_600_000));
+        breakers.shift(set_back);
+        let now = now.plus_ms(set_back);
+        let moved = breakers.open(&[&scope], now).unwrap();
+        assert_eq!((moved.since, moved.probe_at), (now, now.plus_ms(3_600_000)));
+        assert!(moved.is_pacing(), "it still waits for a call limit");
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::domain::dealer::{Dealer, named};
 use crate::domain::ids::{AppName, CorpId};
 use crate::store::Store;
 
+/// How many dealers one log line names.
+const NAMED_MAX: usize = 20;
+
 /// The names of the dealers of all apps, as WeCom listed them last.
 #[derive(Debug, Default)]
 pub struct DealerNames(RwLock<HashMap<(AppName, CorpId), String>>);
@@ -45,5 +48,32 @@ impl DealerNames {
     #[must_use]
     pub fn shown(&self, app: &AppName, corp_id: &CorpId) -> String {
         named(self.of(app, corp_id).as_deref(), corp_id.as_str())
+    }
+
+    /// Several corps as [`named`] writes them, the first ones if there are many.
+    #[must_use]
+    pub fn all_shown(&self, app: &AppName, corps: &[CorpId]) -> String {
+        let mut shown: Vec<_> =
+            corps.iter().take(NAMED_MAX).map(|corp_id| self.shown(app, corp_id)).collect();
+        if let Some(more) = corps.len().checked_sub(NAMED_MAX + 1) {
+            shown.push(format!("{} more", more + 1));
+        }
+        shown.join(", ")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::time::Timestamp;
+
+    #[test]
+    fn of_many_dealers_the_first_are_named() {
+        let (app, names) = (AppName::new("brand").unwrap(), DealerNames::default());
+        let corps: Vec<_> = (10..40).map(|n| CorpId::new(format!("wp{n}")).unwrap()).collect();
+        names.learn(&app, &[Dealer::listed(corps[0].clone(), 7, "上海一店".to_owned(), Timestamp::EPOCH)]);
+        assert_eq!(names.all_shown(&app, &corps[..2]), "上海一店 (wp10), wp11");
+        assert!(names.all_shown(&app, &corps[..20]).ends_with(", wp29"));
+        assert!(names.all_shown(&app, &corps).ends_with(", wp29, 10 more"));
     }
 }

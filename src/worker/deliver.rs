@@ -120,9 +120,7 @@ impl DeliveryTask {
                 self.status(|status| status.oldest_at = next.first().map(|entry| entry.occurred_at));
                 return Ok(POLL_EVERY);
             }
-            // A wait longer than the longest backoff means that the clock was set back.
-            let set_back = |due_at: &Timestamp| due_at.millis_since(now) > Backoff::DELIVERY.max_ms;
-            if let Some(due_at) = due_at.filter(|due_at| now < *due_at && !set_back(due_at)) {
+            if let Some(due_at) = due_at.filter(|due_at| now < *due_at) {
                 return Ok(super::until(now, due_at));
             }
             let entries = self.store.feed(self.after, self.sink.batch_max(), now).await?;

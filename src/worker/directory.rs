@@ -1,16 +1,24 @@
-//! The dealer directory of each app: read from WeCom at start, once a day, and when an event comes from an
-//! unknown corp.
+//! The dealer directory of each app, kept in the store: how it is read from WeCom, all of it or one dealer.
+//!
+//! Deliberately absent: when all of it is read, and what follows from a change ([`dealers`](super::dealers)).
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
 
 use super::dealer_names::DealerNames;
 use crate::clock::Clock;
-use crate::domain::dealer::Dealer;
+use crate::domain::dealer::{Dealer, Diff, diff};
 use crate::domain::ids::{AppName, CorpId};
-use crate::domain::time::{HOUR_MS, Timestamp};
 use crate::store::{Store, StoreError};
-use crate::wecom::{CallError, Platform};
+use crate::wecom::{CallError, DealerList, Platform};
+
+/// How long a corp that WeCom does not list is not asked about again.
+const UNLISTED_FOR: Duration = Duration::from_mins(1);
+/// How long the brand's token is not tried again for a dealer's customers of whom it converted none.
+const MISSED_FOR: Duration = Duration::from_hours(1);
 
 /// Why a dealer cannot be looked up.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +31,21 @@ pub enum DirectoryError {
     Store(#[from] StoreError),
 }
 
+/// The result of reading the whole list.
+#[derive(Debug)]
+pub(super) struct Refreshed {
+    /// How many dealers WeCom lists.
+    pub(super) dealers: usize,
+    /// Dealers that have left.
+    pub(super) left: Vec<CorpId>,
+    /// Dealers that may have left: the list is to be read a second time.
+    pub(super) doubtful: Vec<CorpId>,
+}
+
+/// Dealers, and when something was last tried with each. On the monotonic clock, so that setting the wall
+/// clock has no effect.
+type Tried = HashMap<(AppName, CorpId), Instant>;
+
 /// The dealer directory.
 pub struct Directory {
     store: Arc<dyn Store>,
@@ -31,8 +54,12 @@ pub struct Directory {
     names: Arc<DealerNames>,
     /// Held while WeCom is asked: one call at a time.
     refreshing: tokio::sync::Mutex<()>,
-    /// Dealers for whose customers the brand's token was tried in vain, and when.
-    upstream_misses: Mutex<HashMap<(AppName, CorpId), Timestamp>>,
+    /// Corps that WeCom did not list when it was asked about them.
+    unlisted: Mutex<Tried>,
+    /// Dealers for whose customers the brand's token was tried in vain.
+    upstream_misses: Mutex<Tried>,
+    /// Dealers that were not listed before, or had left.
+    arrived: Mutex<BTreeSet<(AppName, CorpId)>>,
 }
 
 impl Directory {
@@ -50,27 +77,33 @@ impl Directory {
             clock,
             names,
             refreshing: tokio::sync::Mutex::default(),
+            unlisted: Mutex::default(),
             upstream_misses: Mutex::default(),
+            arrived: Mutex::default(),
         }
     }
 
-    /// The dealer, from the store or else from WeCom; `None` if WeCom does not list it either.
+    /// The dealer, from the store or else from WeCom; `None` if WeCom does not list it, or no longer. WeCom
+    /// is asked about the same corp at most once a minute.
     ///
     /// # Errors
     /// [`DirectoryError`] when the store or WeCom cannot answer.
     pub async fn find(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, DirectoryError> {
-        if let Some(dealer) = self.store.dealer(app, corp_id).await? {
+        if let Some(dealer) = self.listed(app, corp_id).await? {
             return Ok(Some(dealer));
         }
         // While this waited, another caller may have stored the answer.
         let _refreshing = self.refreshing.lock().await;
-        if let Some(dealer) = self.store.dealer(app, corp_id).await? {
+        if let Some(dealer) = self.listed(app, corp_id).await? {
             return Ok(Some(dealer));
+        }
+        if tried_within(UNLISTED_FOR, &self.unlisted, app, corp_id) {
+            return Ok(None);
         }
         self.read_one(app, corp_id).await
     }
 
-    /// The dealer as WeCom lists it now.
+    /// The dealer as WeCom lists it now; `None` if it does not.
     ///
     /// # Errors
     /// As [`find`](Self::find).
@@ -83,44 +116,85 @@ impl Directory {
         self.read_one(app, corp_id).await
     }
 
-    async fn read_one(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, DirectoryError> {
-        let listed = self.platform.dealers(app, Some(corp_id)).await?;
-        self.names.learn(app, &listed);
-        self.store.put_dealers(app, listed).await?;
-        Ok(self.store.dealer(app, corp_id).await?)
+    /// The dealer as stored, if it has not left.
+    async fn listed(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, StoreError> {
+        Ok(self.store.dealer(app, corp_id).await?.filter(|dealer| dealer.left_at.is_none()))
     }
 
-    /// Reads all dealers of an app from WeCom. Returns how many there are.
+    async fn read_one(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, DirectoryError> {
+        let DealerList { dealers, .. } = self.platform.dealers(app, Some(corp_id)).await?;
+        let is_listed = dealers.iter().any(|dealer| dealer.corp_id == *corp_id);
+        self.put(app, dealers).await?;
+        if is_listed {
+            return Ok(self.listed(app, corp_id).await?);
+        }
+        let mut unlisted = lock(&self.unlisted);
+        unlisted.retain(|_, at| at.elapsed() < UNLISTED_FOR);
+        unlisted.insert((app.clone(), corp_id.clone()), Instant::now());
+        Ok(None)
+    }
+
+    /// Reads all dealers of an app from WeCom. `doubted` are the dealers that were
+    /// [`doubtful`](Refreshed::doubtful) after the reading before.
     ///
     /// # Errors
     /// [`DirectoryError`] when they cannot be read or stored.
-    pub async fn refresh(&self, app: &AppName) -> Result<usize, DirectoryError> {
+    pub(super) async fn refresh(
+        &self,
+        app: &AppName,
+        doubted: &[CorpId],
+    ) -> Result<Refreshed, DirectoryError> {
         let _refreshing = self.refreshing.lock().await;
-        let listed = self.platform.dealers(app, None).await?;
-        let count = listed.len();
+        let DealerList { dealers: listed, is_complete } = self.platform.dealers(app, None).await?;
+        let known = self.store.dealers(app).await?;
+        let Diff { left: missing, doubtful } = diff(&known, &listed, is_complete, doubted);
+        let dealers = listed.len();
+        self.put(app, listed).await?;
+        let mut left = Vec::new();
+        for corp_id in missing {
+            if self.store.dealer_left(app, &corp_id, self.clock.now()).await? {
+                left.push(corp_id);
+            }
+        }
+        Ok(Refreshed { dealers, left, doubtful })
+    }
+
+    async fn put(&self, app: &AppName, listed: Vec<Dealer>) -> Result<(), StoreError> {
         self.names.learn(app, &listed);
-        self.store.put_dealers(app, listed).await?;
-        Ok(count)
+        let arrived = self.store.put_dealers(app, listed).await?;
+        lock(&self.arrived).extend(arrived.into_iter().map(|corp_id| (app.clone(), corp_id)));
+        Ok(())
+    }
+
+    /// Takes the dealers that were newly listed, or listed again, since the last call.
+    pub(super) fn take_arrived(&self) -> BTreeSet<(AppName, CorpId)> {
+        std::mem::take(&mut *lock(&self.arrived))
     }
 
     /// Forgets recent failures of one app, or of all: an operator may have removed the cause.
     pub fn forget_failures(&self, app: Option<&AppName>) {
         self.platform.forget_failures(app);
-        let mut misses = self.upstream_misses.lock().unwrap_or_else(PoisonError::into_inner);
-        misses.retain(|(of_app, _), _| app.is_some_and(|app| app != of_app));
+        for tried in [&self.unlisted, &self.upstream_misses] {
+            lock(tried).retain(|(of_app, _), _| app.is_some_and(|app| app != of_app));
+        }
     }
 
     /// Whether the brand's token converted none of this dealer's customers when it was tried within the last
     /// hour.
     pub(super) fn upstream_missed_recently(&self, app: &AppName, corp_id: &CorpId) -> bool {
-        let misses = self.upstream_misses.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = misses.get(&(app.clone(), corp_id.clone()));
-        at.is_some_and(|at| self.clock.now().millis_since(*at) < HOUR_MS)
+        tried_within(MISSED_FOR, &self.upstream_misses, app, corp_id)
     }
 
     /// Records that the brand's token converted none of this dealer's customers.
     pub(super) fn record_upstream_miss(&self, app: &AppName, corp_id: &CorpId) {
-        let mut misses = self.upstream_misses.lock().unwrap_or_else(PoisonError::into_inner);
-        misses.insert((app.clone(), corp_id.clone()), self.clock.now());
+        lock(&self.upstream_misses).insert((app.clone(), corp_id.clone()), Instant::now());
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn tried_within(time: Duration, tried: &Mutex<Tried>, app: &AppName, corp_id: &CorpId) -> bool {
+    lock(tried).get(&(app.clone(), corp_id.clone())).is_some_and(|at| at.elapsed() < time)
 }

@@ -6,8 +6,8 @@
 //! they will need within a month. How many calls run at once follows from the round trip; whether the quota
 //! has room for one is decided by the limiter.
 
-use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -21,7 +21,7 @@ use crate::domain::fan::{FanStep, Minted, QuotaClass, Renew};
 use crate::domain::ids::AppName;
 use crate::domain::pace;
 use crate::domain::quota::Share;
-use crate::domain::time::{HOUR_MS, MINUTE_MS, Timestamp};
+use crate::domain::time::{HOUR_MS, MINUTE_MS, Moment, Timestamp};
 use crate::store::{FanOutcome, FanWork};
 use crate::telemetry::throttle::LogThrottle;
 use crate::wecom::{Api, CallError, Class};
@@ -35,8 +35,9 @@ struct Queue {
     classes: [ClassState; 3],
     /// The smoothed round trip of recent calls, in milliseconds; 0 before the first.
     round_trip_ms: AtomicU64,
-    /// When WeCom last accepted a fan, in milliseconds since the epoch; 0 for never.
-    succeeded_at: AtomicI64,
+    /// When WeCom last accepted a fan. On the boot clock: on one that is moved back by hours it would stay
+    /// recent for as long, and fans would be given up for what is not their fault.
+    succeeded_at: Mutex<Option<Moment>>,
     /// Calls that renewals will need within a month, and when that was looked up.
     renewals_needed: Mutex<(u32, Option<Timestamp>)>,
     /// Limits the log of rejected fans, by WeCom's code.
@@ -92,7 +93,7 @@ impl Queue {
             rules: rules.clone(),
             classes,
             round_trip_ms: AtomicU64::new(0),
-            succeeded_at: AtomicI64::new(0),
+            succeeded_at: Mutex::default(),
             renewals_needed: Mutex::default(),
             rejection_log: LogThrottle::default(),
         }
@@ -228,7 +229,7 @@ impl Queue {
                 let took_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
                 let before_ms = self.round_trip_ms.load(Ordering::Relaxed);
                 self.round_trip_ms.store(pace::smoothed(before_ms, took_ms), Ordering::Relaxed);
-                self.succeeded_at.store(now.as_millis(), Ordering::Relaxed);
+                *self.succeeded_at() = Some(self.context.clock.moment());
                 class.refused_in_a_row.store(0, Ordering::Relaxed);
                 for scope in self.queue_scopes().iter().chain([&class.scope]) {
                     self.context.breakers.succeeded(scope);
@@ -285,9 +286,9 @@ impl Queue {
                 const REFUSED_IN_A_ROW_MAX: u32 = 3;
                 const TRIES_MAX: u32 = 5;
                 const AGAIN_AFTER_MS: i64 = MINUTE_MS;
-                let (recently, tries) = (self.succeeded_within(HOUR_MS, now), work.fan.attempts + 1);
+                let (recently, tries) = (self.succeeded_within(HOUR_MS), work.fan.attempts + 1);
                 // The refusal before this one is longer ago than `AGAIN_AFTER_MS`.
-                let others_since = tries > 1 && self.succeeded_within(AGAIN_AFTER_MS, now);
+                let others_since = tries > 1 && self.succeeded_within(AGAIN_AFTER_MS);
                 if others_since || recently && tries >= TRIES_MAX {
                     return self.reject(*errcode, error);
                 }
@@ -306,7 +307,7 @@ impl Queue {
             (Class::Unknown | Class::Invisible | Class::Item | Class::Configuration, _) => {
                 const TRIES_MAX: u32 = 5;
                 const NO_CODE: i64 = 0;
-                if self.succeeded_within(HOUR_MS, now) {
+                if self.succeeded_within(HOUR_MS) {
                     if work.fan.attempts + 1 >= TRIES_MAX {
                         return self.reject(error.errcode().unwrap_or(NO_CODE), error);
                     }
@@ -323,9 +324,13 @@ impl Queue {
     }
 
     /// Whether WeCom accepted a fan within the last `ms`: then a refusal most likely concerns one fan only.
-    fn succeeded_within(&self, ms: i64, now: Timestamp) -> bool {
-        let succeeded_at = Timestamp::from_millis(self.succeeded_at.load(Ordering::Relaxed));
-        now.millis_since(succeeded_at) < ms
+    fn succeeded_within(&self, ms: i64) -> bool {
+        let now = self.context.clock.moment();
+        self.succeeded_at().is_some_and(|at| now.millis_since(at) < ms)
+    }
+
+    fn succeeded_at(&self) -> MutexGuard<'_, Option<Moment>> {
+        self.succeeded_at.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives up a fan; logs and counts that.

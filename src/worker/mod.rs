@@ -5,8 +5,12 @@
 //! | [`resolve`] | due events, customers without a pending id | obtains pending ids, up to 100 a call |
 //! | [`mint`] | queued fans | obtains their pending ids, and asks which dealers have them already |
 //! | [`renew`] | fans whose review is due | queues them for renewal, expires and prunes pending ids |
+//! | [`groups`] | customer groups whose member list is due | reads it, queues lookups of the customers |
+//! | [`reconcile`] | dealers to be compared | compares their customers with WeCom's lists, queues lookups |
 //! | [`deliver`] | feed entries | delivers them to a sink |
-//! | [`sweep`] | a timer | deletes expired records, refreshes the list of dealers |
+//! | [`dealers`] | a timer, WeCom's reports | keeps the dealers up to date, and watches them |
+//! | [`sweep`] | a timer | deletes expired records |
+//! | [`clock_watch`] | a timer | moves every wait along when the wall clock is set |
 //!
 //! All have one shape: an idempotent *activation* without arguments looks at the store and does what is due.
 //! It is woken by a signal **and** by a timer, so a lost signal costs a second, not an event. After a crash
@@ -16,16 +20,27 @@
 //! holds back the calls of its scope (an app, a dealer, an API), the work waits in the store, and an
 //! occasional call probes.
 
+pub mod activity;
 pub mod breaker;
+pub mod clock_watch;
+mod corp;
 pub mod dealer_names;
+pub mod dealers;
 pub mod deliver;
 pub mod directory;
 mod failure;
+pub mod groups;
 pub mod mint;
+pub mod optional_calls;
+pub mod parallelism;
+pub mod reconcile;
 pub mod renew;
 pub mod resolve;
 pub mod sink_status;
 pub mod sweep;
+
+#[cfg(test)]
+mod scripted;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
@@ -33,6 +48,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -41,14 +57,17 @@ use crate::domain::backoff::Jitter;
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Limits;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Moment, Timestamp};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::Platform;
+use activity::Activity;
 use breaker::Breakers;
 use dealer_names::DealerNames;
 use directory::Directory;
 pub use failure::StoreFailureLog;
+use optional_calls::OptionalCalls;
+use parallelism::Parallelism;
 use sink_status::SinkRegistry;
 
 /// Wake-up signals of the workers.
@@ -58,9 +77,15 @@ pub struct Wake {
     pub inbox: Notify,
     /// Fans were registered.
     pub fans: Notify,
-    /// WeCom reported that an app's dealers have changed.
+    /// A change of a customer group was appended.
+    pub groups: Notify,
+    /// A reconcile run was asked for, or there may be dealers that are due.
+    pub reconcile: Notify,
+    /// WeCom reported a change of dealers, or at one.
     dealers: Notify,
     changed: Mutex<BTreeSet<AppName>>,
+    /// Dealers at which the app may see other customers than before.
+    visibility: Mutex<BTreeSet<(AppName, CorpId)>>,
 }
 
 impl Wake {
@@ -70,9 +95,27 @@ impl Wake {
         self.dealers.notify_one();
     }
 
+    /// Signals that the event of a customer group was stored: there may be customers to look up, and a member
+    /// list to read.
+    pub fn groups_changed(&self) {
+        self.inbox.notify_one();
+        self.groups.notify_one();
+    }
+
+    /// Signals that [`Payload::Visibility`](crate::store::Payload::Visibility) was appended for this dealer.
+    pub fn visibility_changed(&self, app: &AppName, corp_id: &CorpId) {
+        self.visibility().insert((app.clone(), corp_id.clone()));
+        self.dealers.notify_one();
+    }
+
+    /// Signals that an alarm about an app was stored, or the end of one.
+    pub fn alarms_changed(&self) {
+        self.dealers.notify_one();
+    }
+
     /// Signals that calls to WeCom that were held back may be tried now.
     pub fn calls_resumed(&self) {
-        for worker in [&self.inbox, &self.fans, &self.dealers] {
+        for worker in [&self.inbox, &self.fans, &self.groups, &self.reconcile, &self.dealers] {
             worker.notify_one();
         }
     }
@@ -80,6 +123,15 @@ impl Wake {
     /// Takes the apps whose dealers have changed.
     fn take_changed(&self) -> BTreeSet<AppName> {
         std::mem::take(&mut *self.changed())
+    }
+
+    /// Takes the dealers at which the app may see other customers than before.
+    fn take_visibility(&self) -> BTreeSet<(AppName, CorpId)> {
+        std::mem::take(&mut *self.visibility())
+    }
+
+    fn visibility(&self) -> MutexGuard<'_, BTreeSet<(AppName, CorpId)>> {
+        self.visibility.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn changed(&self) -> MutexGuard<'_, BTreeSet<AppName>> {
@@ -108,6 +160,13 @@ pub struct AppRules {
     pub conversion_token: ConversionToken,
     /// Whether WeCom is asked if a new fan is an existing customer of a dealer.
     pub existing_customers: bool,
+    /// Whether the members of customer groups are looked up.
+    pub customer_groups: bool,
+    /// How many hours after the last one a dealer's customers are compared with WeCom's lists; 0: only when
+    /// asked.
+    pub reconcile_hours: u32,
+    /// After how many days without a callback a dealer is silent; 0: never.
+    pub silent_days: u32,
     /// Which fans' pending ids are renewed.
     pub renew: Renew,
     /// Whether WeCom extends the life of a pending id that it returns again.
@@ -135,10 +194,14 @@ pub struct Context {
     pub wake: Arc<Wake>,
     /// The circuit breakers.
     pub breakers: Arc<Breakers>,
+    /// Which optional calls WeCom refused.
+    pub optional_calls: Arc<OptionalCalls>,
     /// The dealers.
     pub directory: Arc<Directory>,
     /// Their names, for what people read.
     pub dealer_names: Arc<DealerNames>,
+    /// What happened at them that is not recorded yet.
+    pub activity: Arc<Activity>,
     /// The apps.
     pub apps: Arc<BTreeMap<AppName, AppRules>>,
     /// Calls in flight, waited for at shutdown.
@@ -148,6 +211,8 @@ pub struct Context {
     /// The limit of concurrent calls to WeCom in `resolve`, and the lowest in each class of `mint`, where the
     /// limit grows with the round trip.
     pub calls_max: usize,
+    /// Permits for concurrent calls with one corp's token.
+    pub parallelism: Arc<Parallelism>,
     /// The configured sinks; feed entries are kept until all of them have received them.
     pub sinks: Arc<SinkRegistry>,
     /// Limits the log of failed store operations.
@@ -198,6 +263,18 @@ async fn run(wake: &Notify, stop: CancellationToken, mut task: impl Activation) 
         // Several tasks often signal at once: let them finish, so that one activation serves them all.
         tokio::task::yield_now().await;
     }
+}
+
+/// Whether something that is repeated after `every`, and was last done at `last`, is due. On the monotonic
+/// clock, so that setting the wall clock has no effect.
+fn overdue(last: Option<Instant>, every: Duration) -> bool {
+    last.is_none_or(|at| at.elapsed() >= every)
+}
+
+/// The same for what was last done at a reading of the clocks.
+fn overdue_since(last: Option<Moment>, every: Duration, now: Moment) -> bool {
+    let every_ms = i64::try_from(every.as_millis()).unwrap_or(i64::MAX);
+    last.is_none_or(|at| now.millis_since(at) >= every_ms)
 }
 
 /// The time from `now` until `at`; zero if that has passed.

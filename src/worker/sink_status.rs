@@ -97,6 +97,17 @@ impl SinkRegistry {
         }
     }
 
+    /// Moves the instants of all sinks by `by_ms`, back if negative, because the clock is moved by as much.
+    pub(super) fn shift(&self, by_ms: i64) {
+        for handle in self.0.values() {
+            handle.with_status(|SinkStatus { failing_since, next_attempt_at, .. }| {
+                for at in failing_since.iter_mut().chain(next_attempt_at) {
+                    *at = at.plus_ms(by_ms);
+                }
+            });
+        }
+    }
+
     pub(super) fn handle(&self, sink: &SinkName) -> Option<Arc<SinkHandle>> {
         self.0.get(sink).cloned()
     }

@@ -262,11 +262,8 @@ async fn redriving_a_change_of_the_chain_has_the_dealers_listed_again() {
     world.stop().await.unwrap();
     world.setup.app = "accept_receive_ids = [\"wwSOMEBODYELSE000\"]".into();
     world.start().await;
-    let listed = async |count: usize| {
-        world
-            .until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == count))
-            .await
-    };
+    let listed =
+        async |count: usize| world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == count).await;
     listed(2).await;
     let _ = world.wecom.add_dealer(&world.corp.corp_id, "Newcomer");
     world.clock.skip(Duration::from_mins(1));
@@ -279,11 +276,72 @@ async fn redriving_a_change_of_the_chain_has_the_dealers_listed_again() {
 async fn a_dealers_corp_id_is_accepted_as_receive_id() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
-    world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
+    world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 2).await;
     let (_, event) = world.befriend(0, &fans[0], "zhangsan");
     let sealed = world.wecom.seal_with(&event, &world.dealers[0].corp_id);
     assert_eq!(post(&world, &sealed).await, (200, "success".to_owned()));
     world.linked(&fans[0], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_event_of_a_new_dealer_is_accepted_under_its_own_id_and_linked() {
+    let world = World::usual().await;
+    let fans = world.mint(1).await;
+    world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 2).await;
+    let newcomer = world.wecom.add_dealer(&world.corp.corp_id, "Newcomer");
+    let friendship = world.wecom.befriend(&newcomer.corp_id, &fans[0], "zhangsan", Some("spring"));
+    let sealed = world.wecom.seal_with(&friendship.event, &newcomer.corp_id);
+    assert_eq!(post(&world, &sealed).await, (200, "success".to_owned()));
+    world.linked(&fans[0], 1).await;
+    assert_eq!(world.get("/v1/status").await["callbacks"]["quarantined"], 0);
+}
+
+/// An event of `corp_id` with these further fields.
+fn event(corp_id: &str, name: &str, fields: &str) -> String {
+    format!(
+        "<xml><ToUserName><![CDATA[{corp_id}]]></ToUserName><FromUserName><![CDATA[sys]]></FromUserName>\
+         <CreateTime>1403610513</CreateTime><MsgType><![CDATA[event]]></MsgType>\
+         <Event><![CDATA[{name}]]></Event>{fields}</xml>"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_event_of_a_new_dealer_has_the_dealers_listed_again() {
+    let world = World::usual().await;
+    let listed =
+        async |count: usize| world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == count).await;
+    listed(2).await;
+    let newcomer = world.wecom.add_dealer(&world.corp.corp_id, "Newcomer").corp_id;
+    world.clock.skip(Duration::from_mins(1));
+    let text = event(&newcomer, "enter_agent", "");
+    let sealed = world.wecom.seal_text(&world.corp.corp_id, &text);
+    assert_eq!(post(&world, &sealed).await, (200, "success".to_owned()));
+    listed(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_of_groups_ranges_and_the_app_are_accepted_once_and_groups_only_if_wanted() {
+    let items = "<MemChangeCnt>1</MemChangeCnt><MemChangeList><Item>wmINVENTED</Item></MemChangeList>";
+    let group = format!(
+        "<ChatId>wrINVENTED</ChatId><ChangeType>update</ChangeType><UpdateDetail>add_member</UpdateDetail>\
+         {items}<LastMemVer>1</LastMemVer><CurMemVer>2</CurMemVer>"
+    );
+    for (app, counted) in [("", [3, 3, 0]), ("customer_groups = false", [2, 2, 2])] {
+        let world = World::with(Setup { app: app.to_owned(), ..Setup::default() }).await;
+        for (name, fields) in
+            [("change_external_chat", group.as_str()), ("subscribe", ""), ("low_active", "")]
+        {
+            let text = event(&world.dealers[0].corp_id, name, fields);
+            let sealed = world.wecom.seal_text(&world.corp.corp_id, &text);
+            for _ in 0..2 {
+                assert_eq!(post(&world, &sealed).await, (200, "success".to_owned()));
+            }
+        }
+        let status = world.get("/v1/status").await;
+        let outcomes =
+            ["accepted", "duplicates", "ignored"].map(|name| status["callbacks"][name].as_u64().unwrap());
+        assert_eq!(outcomes, counted, "{app}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,7 +25,7 @@ impl FailedEvents {
         let mut customers = Vec::new();
         for (n, dealer) in [(0, 0), (1, 0), (2, 1)] {
             let (customer, event) = world.befriend(dealer, &fans[n], "zhangsan");
-            world.wecom.poison(&customer);
+            world.wecom.poison_with(&customer, 40_058);
             world.deliver(&event).await;
             // One at a time, so that their order is known.
             world.until("/v1/status", |status| status["inbox"]["dead"] == n + 1).await;
@@ -79,14 +79,14 @@ async fn dead_letters_and_quarantined_messages_are_found_by_each_filter() {
         ("state=dead&app=other".to_owned(), 0),
         (format!("state=dead&corp_id={first}"), 2),
         (format!("state=dead&corp_id={second}"), 1),
-        ("state=dead&errcode=40096".to_owned(), 3),
+        ("state=dead&errcode=40058".to_owned(), 3),
         ("state=dead&errcode=40097".to_owned(), 0),
-        (format!("state=dead&errcode=40096&corp_id={second}"), 1),
+        (format!("state=dead&errcode=40058&corp_id={second}"), 1),
         ("state=quarantined".to_owned(), 3),
         ("state=quarantined&reason=receive_id".to_owned(), 2),
         ("state=quarantined&reason=not_understood".to_owned(), 1),
         ("state=quarantined&reason=XML".to_owned(), 1),
-        ("state=quarantined&errcode=40096".to_owned(), 0),
+        ("state=quarantined&errcode=40058".to_owned(), 0),
         (format!("state=quarantined&corp_id={first}"), 0),
         ("state=waiting".to_owned(), 0),
         ("state=leased".to_owned(), 0),
@@ -97,8 +97,8 @@ async fn dead_letters_and_quarantined_messages_are_found_by_each_filter() {
     let dead = failed.list("state=dead").await;
     for (row, customer) in dead.iter().zip(&failed.customers) {
         assert_eq!((&row["external_userid"], &row["state"]), (&json!(customer), &json!("dead")));
-        assert!(row["remedy"].as_str().unwrap().starts_with("have the dealer"), "{row}");
-        assert!(row["remedy_zh"].as_str().unwrap().starts_with("请经销商"), "{row}");
+        assert!(row["remedy"].as_str().unwrap().starts_with("check the ids"), "{row}");
+        assert!(row["remedy_zh"].as_str().unwrap().starts_with("请核对"), "{row}");
         assert!(row["died_at"].is_string(), "{row}");
         assert_eq!(row.get("message"), None, "a list holds no messages");
     }
@@ -109,7 +109,7 @@ async fn dead_letters_and_quarantined_messages_are_found_by_each_filter() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_together_hold_every_event_once() {
     let failed = FailedEvents::usual().await;
-    for (state, filter) in [("dead", ""), ("quarantined", ""), ("dead", "&errcode=40096")] {
+    for (state, filter) in [("dead", ""), ("quarantined", ""), ("dead", "&errcode=40058")] {
         let whole = failed.ids(&format!("state={state}{filter}")).await;
         for limit in 1..=3 {
             let (mut read, mut after) = (Vec::new(), String::new());
@@ -212,7 +212,7 @@ async fn redriving_by_filter_touches_nothing_else() {
         failed.world.linked(fan, 1).await;
     }
     assert_eq!(failed.list("state=dead").await.len(), 2);
-    assert_eq!(failed.redrive(json!({"state": "dead", "errcode": 40_096})).await["redriven"], 2);
+    assert_eq!(failed.redrive(json!({"state": "dead", "errcode": 40_058})).await["redriven"], 2);
     failed.world.linked(&failed.fans[0], 1).await;
     for body in [json!({"state": "waiting"}), json!({"sate": "dead"}), json!({"errcode": "x"}), json!(1)] {
         let (status, problem) = failed.world.post("/v1/events/redrive", &body).await;
@@ -242,7 +242,7 @@ async fn the_events_commands_list_show_and_redrive() {
     assert!(ran.stdout.contains("→") && ran.stderr.contains("3 dead; 3 quarantined"), "{ran:?}");
     assert!(ran.stdout.contains(&format!("Dealer 1 ({})", world.dealers[1].corp_id)), "{ran:?}");
     let ran = world.unionlink(&["events", "list", "--lang", "zh"]).await;
-    assert!(ran.stdout.contains("→ 请经销商") && !ran.stdout.contains("→ have"), "{ran:?}");
+    assert!(ran.stdout.contains("→ 请核对") && !ran.stdout.contains("→ check"), "{ran:?}");
     let ran = world.unionlink(&["events", "list", "--json", "--state", "dead", "--limit", "2"]).await;
     let rows: Vec<Value> = ran.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.iter().map(|row| &row["id"]).collect::<Vec<_>>(), [&json!(dead[0]), &json!(dead[1])]);
@@ -251,7 +251,7 @@ async fn the_events_commands_list_show_and_redrive() {
     let ran = world.unionlink(&["events", "show", &stray[0]]).await;
     assert!(ran.code == 0 && ran.stdout.contains(STRAY) && ran.stdout.contains("<xml>"), "{ran:?}");
     let ran = world.unionlink(&["events", "show", &dead[0], "--json"]).await;
-    assert_eq!((ran.code, &ran.json()["errcode"]), (0, &json!(40_096)));
+    assert_eq!((ran.code, &ran.json()["errcode"]), (0, &json!(40_058)));
     assert_eq!(world.unionlink(&["events", "show", "evt_4711"]).await.code, 1);
 
     failed.cure();
@@ -264,7 +264,7 @@ async fn the_events_commands_list_show_and_redrive() {
         (1, format!("{} needs no redrive any more\n", dead[0]).as_str())
     );
     assert!(ran.stderr.contains("refused") && ran.stderr.contains("accept_receive_ids"), "{}", ran.stderr);
-    let ran = world.unionlink(&["events", "redrive", "--errcode", "40096", "--json"]).await;
+    let ran = world.unionlink(&["events", "redrive", "--errcode", "40058", "--json"]).await;
     assert_eq!((ran.code, &ran.json()["redriven"]), (0, &json!(2)));
     for fan in &failed.fans[..3] {
         world.linked(fan, 1).await;

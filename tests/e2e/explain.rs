@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use strum::VariantArray as _;
 use unionlink::domain::explain::Code;
-use unionlink::simulator::{Api, ConversionQuota, Fault};
+use unionlink::simulator::{Api, Change, ConversionQuota, Fault, Invisible, Options};
 
 use crate::harness::{Setup, World};
 
@@ -149,6 +149,67 @@ async fn a_customer_is_dealer_parked_while_the_dealers_circuit_breaker_is_open()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_customer_whom_the_app_cannot_see_is_not_visible_and_the_hint_says_what_to_widen() {
+    let options = Options { invisible: Invisible::FailBatch(60_011), ..Setup::default().options };
+    let world = World::with(Setup { options, ..Setup::default() }).await;
+    let fans = world.mint(1).await;
+    world.wecom.set_member_visible(&world.dealers[0].corp_id, "zhangsan", false);
+    let customer = world.add(0, &fans[0], "zhangsan").await;
+    let evidence = ["contact_seen", "contact_asked"];
+    let answer = explained(&world, &customer, Code::NotVisible, &evidence).await;
+    assert!(english(&answer, "text").contains("60011"), "{answer:#}");
+    let hint = english(&answer, "hint");
+    assert!(hint.contains("可见范围") && hint.contains("asked again at 20"), "{hint}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_who_joined_a_group_a_moment_ago_is_lookup_waiting() {
+    let world = World::usual().await;
+    let fans = world.mint(1).await;
+    let dealer = &world.dealers[0].corp_id;
+    let chat_id = world.wecom.add_chat(dealer);
+    world.wecom.inject(Api::ExternalUseridToPendingId, Fault::Latency(3_000), Some(1));
+    world.deliver(&world.wecom.join_chat(&chat_id, &fans)).await;
+    let customer = world.wecom.external_userid(dealer, &fans[0]).unwrap();
+    let evidence = ["contact_seen", "group_joined"];
+    let answer = explained(&world, &customer, Code::LookupWaiting, &evidence).await;
+    assert_eq!(answer["hint"], Value::Null, "no action is needed");
+    world.linked(&fans[0], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_of_a_dealer_that_no_longer_shares_the_app_is_dealer_left() {
+    let world = World::with(Setup { dealers: 3, ..Setup::default() }).await;
+    world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 3).await;
+    let fans = world.mint(1).await;
+    let dealer = &world.dealers[2].corp_id;
+    world.wecom.share(dealer, false);
+    world.clock.skip(Duration::from_mins(1));
+    let changed = Change::ShareChainChange { agent_id: 1 };
+    world.deliver(&world.wecom.event(&world.dealers[0].corp_id, &changed)).await;
+    world.until(&format!("/v1/dealers/{dealer}"), |dealer| dealer["state"] == "left").await;
+    let customer = world.add(2, &fans[0], "zhangsan").await;
+    let answer = explained(&world, &customer, Code::DealerLeft, &["event_waiting"]).await;
+    assert!(english(&answer, "text").contains(dealer), "{answer:#}");
+    assert!(english(&answer, "hint").contains("share the app with this dealer again"), "{answer:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_customer_of_a_dealer_that_wecom_has_not_verified_is_dealer_unverified() {
+    let mut world = World::usual().await;
+    let fans = world.mint(1).await;
+    let dealer = world.dealers[0].corp_id.clone();
+    world.stop().await.unwrap();
+    world.wecom.set_qualification(&dealer, 1);
+    world.start().await;
+    world.until(&format!("/v1/dealers/{dealer}"), |dealer| dealer["state"] == "unverified").await;
+    let customer = world.add(0, &fans[0], "zhangsan").await;
+    let answer = explained(&world, &customer, Code::DealerUnverified, &["event_waiting"]).await;
+    assert!(english(&answer, "text").contains(&dealer), "{answer:#}");
+    assert!(english(&answer, "hint").contains("get its corp verified"), "{answer:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_customer_behind_a_call_limit_waits_and_is_not_dealer_parked() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
@@ -173,7 +234,7 @@ async fn a_dead_letter_is_event_dead_and_the_hint_is_the_redrive_command() {
     let world = World::usual().await;
     let fans = world.mint(1).await;
     let (customer, event) = world.befriend(0, &fans[0], "zhangsan");
-    world.wecom.poison(&customer);
+    world.wecom.poison_with(&customer, 40_058);
     world.deliver(&event).await;
     let answer = explained(&world, &customer, Code::EventDead, &["event_dead"]).await;
     assert!(english(&answer, "hint").ends_with("unionlink events redrive evt_1"), "{answer:#}");

@@ -11,10 +11,10 @@ use unionlink::simulator::Person;
 use crate::harness::{Setup, World};
 
 const COLUMNS: &str = "app,unionid,external_userid,corp_id,pending_id,source,linked_at,user_ids,states,\
-                       first_added_at,followers,link_id,corp_name";
+                       first_added_at,followers,link_id,corp_name,chat_id";
 /// The header of the CSV for Excel.
 const EXCEL_COLUMNS: &str = "app,unionid,external_userid,corp_id,pending_id,source,linked_at (UTC+8),\
-                             user_ids,states,first_added_at (UTC+8),followers,link_id,corp_name";
+                             user_ids,states,first_added_at (UTC+8),followers,link_id,corp_name,chat_id";
 
 /// The body of an export, and its headers: the feed position and the number of links.
 async fn export(world: &World, query: &str) -> (String, u64, u64) {

@@ -169,7 +169,7 @@ async fn the_trace_log_holds_no_personal_id() {
     assert_eq!(world.text("/v1/links/export?format=csv").await.0, 200);
     assert_eq!(world.post("/v1/forget", &json!({"unionid": fans[0].unionid})).await.0, 200);
     let (id, event) = world.befriend(1, &fans[1], "lisi");
-    world.wecom.poison(&id);
+    world.wecom.poison_with(&id, 40_058);
     world.deliver(&event).await;
     ids.push(id.clone());
     world.until("/v1/status", |status| status["inbox"]["dead"] == 1).await;

@@ -374,7 +374,7 @@ async fn no_secret_appears_in_any_response_log_or_command_output() {
     for (n, person) in people.iter().enumerate() {
         let (id, event) = world.befriend(n % 2, person, "zhangsan");
         if n == 1 {
-            world.wecom.poison(&id);
+            world.wecom.poison_with(&id, 40_058);
         }
         world.deliver(&event).await;
         customers.push(id);

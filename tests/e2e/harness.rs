@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use unionlink::app::App;
 use unionlink::clock::{Clock, SystemClock};
 use unionlink::config::{self, Environment};
-use unionlink::domain::time::Timestamp;
+use unionlink::domain::time::{Moment, Steady, Timestamp};
 use unionlink::lifecycle::Failure;
 use unionlink::simulator::{AppSpec, CallbackSpec, Dealer, Event, Options, Person, SenderOptions, Simulator};
 
@@ -35,6 +35,32 @@ impl SkippingClock {
 impl Clock for SkippingClock {
     fn now(&self) -> Timestamp {
         SystemClock.now().plus_ms(self.0.load(Ordering::SeqCst))
+    }
+}
+
+/// The clocks of the machine that the service runs on: they show the true time, unless a test sets the wall
+/// clock.
+pub struct MachineClock {
+    time: Arc<SkippingClock>,
+    set_by_ms: AtomicI64,
+}
+
+impl MachineClock {
+    /// Sets the wall clock ahead of what it shows, or back if negative.
+    pub fn set_wall(&self, by_ms: i64) {
+        self.set_by_ms.fetch_add(by_ms, Ordering::SeqCst);
+    }
+}
+
+impl Clock for MachineClock {
+    fn now(&self) -> Timestamp {
+        self.moment().wall
+    }
+
+    fn moment(&self) -> Moment {
+        let unset = self.time.now();
+        let wall = unset.plus_ms(self.set_by_ms.load(Ordering::SeqCst));
+        Moment { wall, unset, steady: Some(Steady { boot: 1, uptime_ms: unset.as_millis() }) }
     }
 }
 
@@ -94,6 +120,7 @@ pub struct World {
     pub callback: CallbackSpec,
     pub dealers: Vec<Dealer>,
     pub clock: Arc<SkippingClock>,
+    pub machine: Arc<MachineClock>,
     pub http: reqwest::Client,
     pub folder: tempfile::TempDir,
     pub setup: Setup,
@@ -109,6 +136,7 @@ impl World {
 
     pub async fn with(setup: Setup) -> Self {
         let clock = Arc::new(SkippingClock::default());
+        let machine = Arc::new(MachineClock { time: clock.clone(), set_by_ms: AtomicI64::new(0) });
         let wecom = Simulator::start(setup.options.clone(), clock.clone()).await.unwrap();
         let mut corp = wecom.invent_app();
         let callback = wecom.invent_callback("http://127.0.0.1:9/not-yet");
@@ -124,6 +152,7 @@ impl World {
             callback,
             dealers,
             clock,
+            machine,
             http,
             folder,
             setup,
@@ -138,11 +167,13 @@ impl World {
     /// The configuration file this world's service runs with.
     pub fn configuration(&self, public: &str, admin: &str) -> String {
         let Setup { app, server, store, wecom, admin: admin_lines, .. } = &self.setup;
+        // Most tests count calls, or compare customers themselves.
+        let reconcile = if app.contains("reconcile_hours") { "" } else { "reconcile_hours = 0" };
         format!(
             "[server]\nlisten = \"{public}\"\n{server}\n[admin]\nlisten = \"{admin}\"\n{admin_lines}\n\
              [store]\npath = {:?}\ncache_mb = 16\nfree_mb_min = 1\n{store}\n[wecom]\napi_base = \"{}\"\n{wecom}\n\
              [[apps]]\nname = \"brand\"\ncorp_id = \"{}\"\nagent_id = {}\nsecret = {{ value = \"{}\" }}\n\
-             callback_token = {{ value = \"{}\" }}\nencoding_aes_key = {{ value = \"{}\" }}\n{app}\n",
+             callback_token = {{ value = \"{}\" }}\nencoding_aes_key = {{ value = \"{}\" }}\n{reconcile}\n{app}\n",
             self.folder.path().join("data").display().to_string(),
             self.wecom.base_url(),
             self.corp.corp_id,
@@ -160,7 +191,7 @@ impl World {
             config::parse(&text, "test".as_ref(), &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
         let stop = CancellationToken::new();
         let app =
-            App::start(&config, self.clock.clone(), stop.clone()).await.unwrap_or_else(|e| panic!("{e:?}"));
+            App::start(&config, self.machine.clone(), stop.clone()).await.unwrap_or_else(|e| panic!("{e:?}"));
         self.public = format!("http://{}", app.public_address);
         self.admin = format!("http://{}", app.admin_address);
         let url = format!("{}/callback/brand", self.public);

@@ -210,7 +210,7 @@ async fn one_dealers_backlog_does_not_delay_another_dealers_customer() {
 async fn a_dealer_unknown_until_its_first_event_is_looked_up() {
     let mut world = World::usual().await;
     let fans = world.mint(1).await;
-    world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
+    world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 2).await;
     let newcomer = world.wecom.add_dealer(&world.corp.corp_id, "Newcomer");
     world.dealers.push(newcomer);
     world.add(2, &fans[0], "zhangsan").await;
@@ -221,11 +221,8 @@ async fn a_dealer_unknown_until_its_first_event_is_looked_up() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dealers_are_listed_again_when_the_chain_changes() {
     let world = World::usual().await;
-    let listed = async |count: usize| {
-        world
-            .until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == count))
-            .await
-    };
+    let listed =
+        async |count: usize| world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == count).await;
     listed(2).await;
     let newcomer = world.wecom.add_dealer(&world.corp.corp_id, "Newcomer");
     world.clock.skip(Duration::from_mins(1));
@@ -233,7 +230,8 @@ async fn dealers_are_listed_again_when_the_chain_changes() {
         .deliver(&world.wecom.event(&world.dealers[0].corp_id, &Change::ShareChainChange { agent_id: 1 }))
         .await;
     let status = listed(3).await;
-    assert!(status["dealers"]["brand"].as_array().unwrap().iter().any(|d| d["corp_id"] == newcomer.corp_id));
+    let dealer = world.get(&format!("/v1/dealers/{}", newcomer.corp_id)).await;
+    assert_eq!((&dealer["corp_name"], &dealer["state"]), (&json!("Newcomer"), &json!("shared")));
     let tasks: Vec<_> = status["tasks"].as_array().unwrap().iter().map(|task| &task["state"]).collect();
     assert!(tasks.len() >= 6 && tasks.iter().all(|state| *state == "running"), "{status:#}");
 }
@@ -254,9 +252,9 @@ async fn the_token_that_converts_is_detected_and_remembered() {
             world.add(0, fan, "zhangsan").await;
             world.linked(fan, 1).await;
         }
-        let status =
-            world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| !d.is_empty()));
-        assert_eq!(status.await["dealers"]["brand"][0]["token"], remembered, "{rule:?} {setting}");
+        world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 1).await;
+        let dealers = world.get("/v1/dealers").await;
+        assert_eq!(dealers["dealers"][0]["token"], remembered, "{rule:?} {setting}");
         // With the token known, each customer costs one call.
         world.wecom.reset_counters();
         for fan in &fans[3..] {

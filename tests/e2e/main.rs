@@ -7,6 +7,7 @@
 
 mod admin;
 mod callback;
+mod clock;
 mod configuration;
 mod erasure;
 mod events;
@@ -17,6 +18,7 @@ mod fans;
 mod feed;
 mod floods;
 mod forget;
+mod groups;
 mod guard;
 mod harness;
 mod imports;
@@ -32,6 +34,7 @@ mod openapi;
 mod peers;
 mod process;
 mod receivers;
+mod reconcile;
 mod replay;
 mod resume;
 mod sigkill;

@@ -129,7 +129,7 @@ async fn as_in_the_examples(sink: &std::path::Path) -> World {
     fans.push(known);
     world.add_all(&fans[1..], "zhangsan").await;
     let (customer, event) = world.befriend(0, &fans[0], "zhangsan");
-    world.wecom.poison(&customer);
+    world.wecom.poison_with(&customer, 40_058);
     world.deliver(&event).await;
     let stray = world.wecom.seal_with(&world.befriend(0, &world.wecom.add_person(), "lisi").1, "wwSTRAY");
     assert!(world.wecom.post(&stray).await.acknowledged);

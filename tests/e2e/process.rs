@@ -276,7 +276,7 @@ async fn the_log_at_the_default_level_holds_no_secret_and_no_personal_id() {
     for (n, person) in people[..5].iter().enumerate() {
         let (id, event) = world.befriend(n % 2, person, "zhangsan");
         match n {
-            1 => world.wecom.poison(&id),
+            1 => world.wecom.poison_with(&id, 40_058),
             2 => world.wecom.inject(Target::Every, Fault::Reset, Some(1)),
             3 => world.wecom.revoke_tokens(&world.corp.corp_id),
             _ => {}

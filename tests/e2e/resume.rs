@@ -31,7 +31,7 @@ async fn paused_for_long(world: &World, count: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_paused_app_goes_on_at_once_when_an_operator_resumes_it() {
     let world = World::usual().await;
-    world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
+    world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 2).await;
     let fans = world.mint(3).await;
     world.wecom.inject(Target::Every, Fault::Errcode(60_020), None);
     for fan in &fans {
@@ -90,7 +90,7 @@ async fn only_an_app_of_the_configuration_can_be_resumed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_fan_whose_own_call_failed_goes_on_at_once_when_an_operator_resumes_its_app() {
     let world = World::usual().await;
-    world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
+    world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 2).await;
     world.wecom.inject(Api::UnionidToPendingId, Fault::Errcode(-1), None);
     let fan = world.wecom.add_people(1);
     world.register(&fan).await;

@@ -4,7 +4,9 @@
 use std::time::Duration;
 
 use serde_json::json;
-use unionlink::simulator::{Api, Change, ContactChange, Fault, Options, Target, TokenRule, UnknownId};
+use unionlink::simulator::{
+    Api, Change, ContactChange, Fault, Invisible, MemberChange, Options, Target, TokenRule, UnknownId,
+};
 
 use crate::harness::{Setup, World};
 
@@ -38,19 +40,53 @@ async fn a_customer_missing_from_a_result_is_asked_about_again_later() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_customer_not_visible_for_five_days_is_linked_at_once_when_the_range_is_widened() {
+    let options = Options { invisible: Invisible::FailBatch(60_011), ..Setup::default().options };
+    let world = World::with(Setup { options, ..Setup::default() }).await;
+    let fans = world.mint(1).await;
+    let dealer = &world.dealers[0].corp_id;
+    world.wecom.set_member_visible(dealer, "zhangsan", false);
+    let customer = world.add(0, &fans[0], "zhangsan").await;
+    let path = format!("/v1/explain/{customer}");
+    let asked = async |times: u32| {
+        let lookups = format!("without a pending_id: {times}, the last refused with code 60011; next at");
+        let is_asked = |item: &serde_json::Value| item["text"]["en"].as_str().unwrap().contains(&lookups);
+        let evidence =
+            |answer: &serde_json::Value| answer["evidence"].as_array().unwrap().iter().any(is_asked);
+        world.until(&path, evidence).await;
+    };
+    // Each answer is stored before the clock is moved on.
+    for times in 1..=5 {
+        asked(times).await;
+        assert_eq!(world.get("/v1/status").await["contacts"]["waiting"], 1);
+        world.clock.skip(Duration::from_hours(25));
+    }
+    asked(6).await;
+    assert!(world.links(&fans[0]).await.is_empty());
+    // The next lookup is due in three days.
+    world.wecom.set_member_visible(dealer, "zhangsan", true);
+    let change = Change::Member { user_id: "zhangsan".into(), change: MemberChange::Subscribed };
+    world.deliver(&world.wecom.event(dealer, &change)).await;
+    world.linked(&fans[0], 1).await;
+    let status = world.settle().await;
+    assert_eq!((&status["contacts"]["waiting"], &status["inbox"]["dead"]), (&json!(0), &json!(0)));
+    world.check_links(&fans).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_bad_id_in_a_batch_of_a_hundred_is_isolated() {
     let world = World::usual().await;
     let fans = world.mint(100).await;
     // The first call is slow, so that the rest collects in one batch.
     world.wecom.inject(Api::ExternalUseridToPendingId, Fault::Latency(700), Some(1));
     let (ids, events): (Vec<_>, Vec<_>) = fans.iter().map(|fan| world.befriend(0, fan, "zhangsan")).unzip();
-    world.wecom.poison(&ids[50]);
+    world.wecom.poison_with(&ids[50], 40_058);
     assert!(world.wecom.deliver_all(events, 32).await.iter().all(|d| d.acknowledged));
     world.until("/v1/status", |s| s["links"] == 99 && s["inbox"]["waiting"] == 0).await;
     let dead = world.get("/v1/events?state=dead").await;
     assert_eq!(dead["events"].as_array().unwrap().len(), 1);
     assert_eq!(dead["events"][0]["external_userid"], json!(ids[50]));
-    assert_eq!(dead["events"][0]["errcode"], 40_096);
+    assert_eq!(dead["events"][0]["errcode"], 40_058);
     let calls = world.wecom.counters().calls_of(Api::ExternalUseridToPendingId);
     assert!(calls <= 20, "{calls} calls to find one bad id");
     // Once WeCom accepts the id, it can be redriven.
@@ -149,7 +185,7 @@ async fn a_failing_dealers_circuit_breaker_opens_with_the_reason_and_closes_by_i
 #[tokio::test(flavor = "multi_thread")]
 async fn an_untrusted_ip_opens_the_apps_circuit_breaker_and_status_names_the_address() {
     let world = World::usual().await;
-    world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
+    world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 2).await;
     world.wecom.inject(Target::Every, Fault::Errcode(60_020), None);
     let people = world.wecom.add_people(1);
     world.register(&people).await;
@@ -170,7 +206,7 @@ async fn an_untrusted_ip_opens_the_apps_circuit_breaker_and_status_names_the_add
 #[tokio::test(flavor = "multi_thread")]
 async fn a_call_limit_that_wecom_reports_is_pacing_and_pauses_nothing() {
     let world = World::usual().await;
-    world.until("/v1/status", |s| s["dealers"]["brand"].as_array().is_some_and(|d| d.len() == 2)).await;
+    world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 2).await;
     world.wecom.inject(Api::ListAppShareInfo, Fault::Errcode(45_009), Some(1));
     world.clock.skip(Duration::from_mins(1));
     let changed = Change::ShareChainChange { agent_id: 1 };
@@ -253,7 +289,7 @@ async fn a_bad_id_opens_no_circuit_breaker_before_the_converting_token_is_known(
     let fans = world.mint(2).await;
     // The first event of this dealer, before it is known whose token converts its customers.
     let (bad, event) = world.befriend(0, &fans[0], "zhangsan");
-    world.wecom.poison(&bad);
+    world.wecom.poison_with(&bad, 40_058);
     world.deliver(&event).await;
     world.until("/v1/status", |s| s["inbox"]["dead"] == 1 && s["inbox"]["waiting"] == 0).await;
     world.add(0, &fans[1], "zhangsan").await;

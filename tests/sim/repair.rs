@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use unionlink::clock::Clock;
+use unionlink::domain::backoff::REASK_AFTER_MS;
 use unionlink::domain::fan::{Existing, Mint, Priority};
 use unionlink::store::{CursorState, Feed, People, Store};
 
@@ -89,7 +90,15 @@ impl Schedule {
         }
         let store = &service.store;
         let counts = store.counts();
-        if counts.inbox + counts.waiting + counts.dead + counts.quarantined > 0 {
+        // Those whom WeCom goes on refusing are asked about every day for months; nothing more comes of it.
+        let mut refused = 0;
+        for pair in self.cast.pairs.values() {
+            let trace = store.person_data(pair.external_userid.as_str()).await.unwrap();
+            let lookups = trace.contacts.iter().filter_map(|(_, contact)| contact.lookup);
+            let daily = REASK_AFTER_MS.len();
+            refused += lookups.filter(|l| l.refused.is_some() && l.asked as usize > daily).count() as u64;
+        }
+        if counts.inbox + counts.waiting.saturating_sub(refused) + counts.dead + counts.quarantined > 0 {
             return Some(format!("{counts:?}"));
         }
         for (_, tally) in store.fan_tallies().await.unwrap() {
@@ -125,8 +134,7 @@ impl Schedule {
         for pair in self.cast.pairs.values_mut() {
             let trace = service.store.person_data(pair.external_userid.as_str()).await.unwrap();
             let given_up = trace.contacts.iter().any(|(_, contact)| {
-                contact.pending_id.is_none()
-                    && contact.lookup_retry.is_some_and(|retry| retry.due_at.is_none())
+                contact.pending_id.is_none() && contact.lookup.is_some_and(|lookup| lookup.due_at.is_none())
             });
             pair.given_up = given_up;
         }

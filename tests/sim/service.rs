@@ -14,6 +14,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use unionlink::app::{Assembled, Parts, SinkPart, assemble};
+use unionlink::clock::ServiceClock;
 use unionlink::config::Config;
 use unionlink::domain::backoff::Jitter;
 use unionlink::domain::ids::AppName;
@@ -164,7 +165,7 @@ impl Machine {
         let parts = Parts {
             store: store.clone(),
             wire: Arc::new(InProcessWire { api: self.sim.in_process(), dead: dead.clone() }),
-            clock: self.clock.clone(),
+            clock: Arc::new(ServiceClock::new(self.clock.clone())),
             jitter: Jitter::new(self.seed ^ start),
             sinks: self.receivers.iter().map(sink_part).collect(),
             metrics: Arc::default(),

@@ -144,6 +144,9 @@ pub(super) async fn run_at(
     let outcome = match parsed(arguments).unwrap() {
         Command::Fans(fans) => fans.run_with(&api, &mut out).await,
         Command::Links(links) => Box::pin(links.run_with(&api, &mut out)).await,
+        Command::Reconcile(reconcile) => {
+            Box::pin(reconcile.run_with(&api, &mut out, &CancellationToken::new())).await
+        }
         Command::Events(events) => Box::pin(events.run_with(&api, &mut out)).await,
         Command::Explain(explain) => explain.run_with(&api, &mut out).await,
         Command::Forget(forget) => forget.run_with(&api, &mut out).await,

@@ -4,9 +4,9 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::facts::{Facts, Place, Text, text};
-use crate::domain::contact::LookupRetry;
 use crate::domain::fan::{Existing, FanState, Mint};
 use crate::domain::link::Source;
+use crate::domain::lookup::Lookup;
 use crate::domain::time::Timestamp;
 
 /// A fact that the verdict rests on.
@@ -28,7 +28,9 @@ pub(super) const fn through(source: Source) -> (&'static str, &'static str) {
         Source::Chat => ("through a customer group", "通过客户群"),
         Source::Existing => ("as an existing customer", "既有客户"),
         Source::Import => ("through an import", "通过导入"),
-        Source::Reconcile => ("through reconciliation", "通过对账"),
+        Source::Reconcile => {
+            ("through a comparison with WeCom's lists of customers", "通过与企业微信客户列表比对")
+        }
     }
 }
 
@@ -56,7 +58,8 @@ pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
         }
     }
     for (key, contact, _) in &facts.contacts {
-        let Text { en: corp_en, zh: corp_zh } = facts.corp(&key.app, &key.corp_id);
+        let corp = facts.corp(&key.app, &key.corp_id);
+        let Text { en: corp_en, zh: corp_zh } = &corp;
         let seen = text!("first seen as a customer of {corp_en}", "首次得知此人是{corp_zh} 的客户");
         add(Some(contact.first_seen_at), "contact_seen", seen);
         if contact.pending_id.is_some() {
@@ -66,16 +69,15 @@ pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
             );
             add(None, "contact_resolved", resolved);
         }
-        if let Some(LookupRetry { asked, due_at }) = contact.lookup_retry {
-            let (en, zh) = match due_at.map(Timestamp::in_china) {
-                Some(at) => (format!("next at {at}"), format!("下次 {at}")),
-                None => ("there will be no more".to_owned(), "不再查询".to_owned()),
-            };
-            let lookups = text!(
-                "lookups at {corp_en} without a pending_id: {asked}; {en}",
-                "在{corp_zh} 查询 {asked} 次，均无 pending_id；{zh}",
+        for chat_id in contact.chats() {
+            let joined = text!(
+                "joined the customer group {chat_id} of {corp_en}",
+                "加入了{corp_zh} 的客户群 {chat_id}",
             );
-            add(None, "contact_asked", lookups);
+            add(None, "group_joined", joined);
+        }
+        if let Some(lookup) = contact.lookup.filter(|lookup| lookup.asked > 0) {
+            add(None, "contact_asked", lookups_made(lookup, &corp));
         }
         if let Some(link) = &contact.link {
             let (en, zh) = through(link.source);
@@ -97,4 +99,21 @@ pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
     }
     all.sort_by_key(|item| (item.at.is_none(), item.at));
     all
+}
+
+/// The lookups of a customer that WeCom answered without a pending id.
+fn lookups_made(lookup: Lookup, Text { en: corp_en, zh: corp_zh }: &Text) -> Text {
+    let Lookup { asked, due_at, refused, .. } = lookup;
+    let (next_en, next_zh) = match due_at.map(Timestamp::in_china) {
+        Some(at) => (format!("next at {at}"), format!("下次 {at}")),
+        None => ("none is due".to_owned(), "暂不再查询".to_owned()),
+    };
+    let (last_en, last_zh) = match refused {
+        Some(code) => (format!(", the last refused with code {code}"), format!("，最近一次错误码 {code}")),
+        None => (String::new(), String::new()),
+    };
+    text!(
+        "lookups at {corp_en} without a pending_id: {asked}{last_en}; {next_en}",
+        "在{corp_zh} 查询 {asked} 次，均无 pending_id{last_zh}；{next_zh}",
+    )
 }

@@ -1,12 +1,12 @@
 //! The input of an explanation: what is known about a person, and what delays their fans and events.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::domain::contact::Contact;
-use crate::domain::dealer::named;
+use crate::domain::dealer::{Dealer, named};
 use crate::domain::fan::Fan;
 use crate::domain::ids::{AppName, ContactKey, CorpId, FanKey, SinkName};
 use crate::domain::time::Timestamp;
@@ -22,8 +22,12 @@ pub struct Facts {
     pub contacts: Vec<(ContactKey, Contact, Option<Trouble>)>,
     /// Events of these customers that are in the inbox, among the dead letters or in quarantine.
     pub events: Vec<HeldEvent>,
-    /// The names of the dealers concerned, as far as they are known.
-    pub dealers: HashMap<(AppName, CorpId), String>,
+    /// The dealers concerned, those that have left included.
+    pub dealers: HashMap<(AppName, CorpId), Dealer>,
+    /// What to do about the codes with which WeCom refused to look these customers up.
+    pub remedies: HashMap<i64, Text>,
+    /// The apps that do not look up the existing customers of a fan.
+    pub without_existing: BTreeSet<AppName>,
     /// When the person's data was erased, if ever.
     pub forgotten_at: Option<Timestamp>,
     /// When the first fan that is queued for a `pending_id` is expected to have it.
@@ -35,10 +39,16 @@ pub struct Facts {
 impl Facts {
     /// A corp as the texts name it: a dealer by its name, with the id behind it.
     pub(super) fn corp(&self, app: &AppName, corp_id: &CorpId) -> Text {
-        let name = self.dealers.get(&(app.clone(), corp_id.clone()));
-        let (en, zh) = if name.is_some() { ("dealer", "经销商") } else { ("corp", "企业") };
-        let corp = named(name.map(String::as_str), corp_id.as_str());
+        let dealer = self.dealer(app, corp_id);
+        let (en, zh) = if dealer.is_some() { ("dealer", "经销商") } else { ("corp", "企业") };
+        let name = dealer.map(|dealer| dealer.name.as_str()).filter(|name| !name.is_empty());
+        let corp = named(name, corp_id.as_str());
         Text { en: format!("{en} {corp}"), zh: format!("{zh} {corp}") }
+    }
+
+    /// The dealer; `None` if it is not known, or if the corp is the brand itself.
+    pub(super) fn dealer(&self, app: &AppName, corp_id: &CorpId) -> Option<&Dealer> {
+        self.dealers.get(&(app.clone(), corp_id.clone()))
     }
 }
 

@@ -2,11 +2,18 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use strum::VariantArray as _;
+
 use super::*;
-use crate::domain::contact::{Contact, LookupRetry};
+use crate::domain::contact::Contact;
+use crate::domain::dealer::{Dealer, Qualification};
 use crate::domain::fan::{Priority, Renew};
-use crate::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, SinkName, Unionid};
+use crate::domain::ids::{
+    AppName, ChatId, CorpId, ExternalUserid, FanKey, Openid, PendingId, SinkName, Unionid,
+};
 use crate::domain::link::{Link, Source};
+use crate::domain::lookup::{Haste, Lookup};
+use crate::domain::sighting::{Sighting, SightingPlace};
 use crate::domain::time::{DAY_MS, HOUR_MS};
 
 const NOW: Timestamp = Timestamp::from_secs(1_795_309_323);
@@ -49,8 +56,32 @@ fn contact(pending: bool, linked: bool) -> Contact {
         source: Source::Callback,
         linked_at: NOW.plus_ms(-HOUR_MS),
         evidence_at: NOW.plus_ms(-HOUR_MS),
+        chat_id: None,
     });
     contact
+}
+
+/// A customer without a pending id, after these lookups.
+fn looked_up(asked: u32, refused: Option<i64>, due_at: Option<Timestamp>) -> Contact {
+    let lookup = Lookup { asked, due_at, refused, ..Lookup::first(Haste::Background, NOW) };
+    let mut contact = contact(false, false);
+    contact.lookup = Some(lookup);
+    contact
+}
+
+fn of_dealer(change: impl FnOnce(&mut Dealer)) -> HashMap<(AppName, CorpId), Dealer> {
+    let corp_id = CorpId::new("wpDEALER").unwrap();
+    let mut dealer = Dealer::listed(corp_id.clone(), 7, "Shop".to_owned(), NOW);
+    change(&mut dealer);
+    HashMap::from([((AppName::new("brand").unwrap(), corp_id), dealer)])
+}
+
+fn left(dealer: &mut Dealer) {
+    dealer.left_at = Some(NOW.plus_ms(-DAY_MS));
+}
+
+fn unverified(dealer: &mut Dealer) {
+    dealer.qualification = Some(Qualification::Unverified);
 }
 
 fn sink(oldest_ms_ago: i64) -> SinkLag {
@@ -95,6 +126,23 @@ fn cases() -> Vec<(Code, Facts)> {
         (Code::NotAdded, of_fan(FanState::Minted, None)),
         (Code::Expired, of_fan(FanState::Expired, None)),
         (Code::NoPendingId, of_contacts([contact(false, false)])),
+        (Code::NoPendingId, of_contacts([looked_up(6, None, None)])),
+        (Code::LookupWaiting, of_contacts([looked_up(0, None, Some(NOW))])),
+        (Code::NotVisible, of_contacts([looked_up(1, Some(60_011), Some(NOW))])),
+        (Code::NotVisible, of_contacts([looked_up(99, Some(60_011), None)])),
+        (
+            Code::DealerLeft,
+            Facts { dealers: of_dealer(left), ..of_contacts([looked_up(1, None, Some(NOW))]) },
+        ),
+        (Code::DealerLeft, Facts { dealers: of_dealer(left), ..of_event(Place::Inbox(NOW, None)) }),
+        (
+            Code::DealerUnverified,
+            Facts { dealers: of_dealer(unverified), ..of_event(Place::Inbox(NOW, Some(trouble(84_074)))) },
+        ),
+        // The dealer is not the reason.
+        (Code::NoPendingId, Facts { dealers: of_dealer(left), ..of_contacts([looked_up(6, None, None)]) }),
+        (Code::PendingIdUnknown, Facts { dealers: of_dealer(left), ..of_contacts([contact(true, false)]) }),
+        (Code::EventDead, Facts { dealers: of_dealer(left), ..of_event(Place::Dead(trouble(40_096))) }),
         (Code::PendingIdUnknown, of_contacts([contact(true, false)])),
         (Code::DealerParked, of_event(Place::Inbox(NOW, Some(trouble(84_074))))),
         (Code::EventQuarantined, of_event(Place::Quarantined(remedy()))),
@@ -133,7 +181,7 @@ fn a_customer_to_be_looked_up_again_waits_for_the_dealers_circuit_breaker() {
     let mut facts = of_contacts([contact(false, false)]);
     facts.contacts[0].2 = Some(trouble(84_074));
     assert_eq!(explain("wmINVENTED".to_owned(), &facts, NOW).code, Code::NoPendingId);
-    facts.contacts[0].1.lookup_retry = Some(LookupRetry { asked: 1, due_at: Some(NOW) });
+    facts.contacts[0].1.lookup = Some(Lookup { asked: 1, ..Lookup::first(Haste::Background, NOW) });
     assert_eq!(explain("wmINVENTED".to_owned(), &facts, NOW).code, Code::DealerParked);
 }
 
@@ -159,8 +207,7 @@ fn the_hint_for_a_rejected_fan_says_how_to_have_wecom_asked_again() {
 
 #[test]
 fn a_dealer_is_named_with_its_id_behind_it() {
-    let of_dealer = (AppName::new("brand").unwrap(), CorpId::new("wpDEALER").unwrap());
-    let dealers = HashMap::from([(of_dealer, "上海一店".to_owned())]);
+    let dealers = of_dealer(|dealer| dealer.name = "上海一店".to_owned());
     let linked = Facts { dealers: dealers.clone(), ..of_contacts([contact(true, true)]) };
     let answer = explain("wmINVENTED".to_owned(), &linked, NOW);
     let texts = [answer.text].into_iter().chain(answer.evidence.into_iter().map(|item| item.text));
@@ -206,4 +253,83 @@ fn a_stopped_sink_does_not_catch_up_by_itself() {
     assert!(behind(false).en.contains("by itself"));
     let Text { en, zh } = behind(true);
     assert!(en.contains("/v1/sinks/crm/resume") && zh.contains("/v1/sinks/crm/resume"), "{en} {zh}");
+}
+
+fn hint(facts: &Facts) -> Text {
+    explain("wmINVENTED".to_owned(), facts, NOW).hint.unwrap()
+}
+
+#[test]
+fn the_hint_without_a_pending_id_says_for_which_fans_there_is_still_a_way() {
+    let at = "2026-11-22 10:02:03 +08:00";
+    let mut facts = of_contacts([looked_up(2, None, Some(NOW.plus_ms(HOUR_MS)))]);
+    let on = hint(&facts);
+    assert!(
+        on.en.contains(&format!(
+            "registered before this person became a customer: WeCom is asked again at {at}"
+        ))
+    );
+    assert!(on.en.contains("asked once which dealers") && on.zh.contains("查询一次"), "{on:?}");
+    facts.without_existing = BTreeSet::from([AppName::new("brand").unwrap()]);
+    let off = hint(&facts);
+    assert!(
+        off.en.ends_with("a fan registered later cannot be found: existing_customers = false"),
+        "{off:?}"
+    );
+    assert!(off.zh.contains(at) && off.zh.ends_with("则无法找到：existing_customers = false"), "{off:?}");
+    let over = hint(&of_contacts([looked_up(6, None, None)]));
+    assert!(over.en.contains("after POST /v1/resume") && over.zh.contains("POST /v1/resume"), "{over:?}");
+}
+
+#[test]
+fn the_hint_for_a_customer_who_is_not_visible_has_the_remedy_and_says_when_wecom_is_asked_again() {
+    let remedies = HashMap::from([(60_011, remedy())]);
+    let due = Facts { remedies, ..of_contacts([looked_up(2, Some(60_011), Some(NOW.plus_ms(HOUR_MS)))]) };
+    let Text { en, zh } = hint(&due);
+    assert!(
+        en.starts_with("do this; WeCom is asked again at 2026-11-22 10:02:03 +08:00, or at once"),
+        "{en}"
+    );
+    assert!(zh.starts_with("请这样做；将于 2026-11-22 10:02:03 +08:00 再次查询"), "{zh}");
+    let Text { en, zh } =
+        hint(&Facts { remedies: due.remedies, ..of_contacts([looked_up(99, Some(60_011), None)]) });
+    assert!(
+        en.ends_with("when the dealer's visible range or sharing changes, or after POST /v1/resume"),
+        "{en}"
+    );
+    assert!(zh.starts_with("请这样做；该经销商的可见范围或应用共享变化后"), "{zh}");
+}
+
+#[test]
+fn a_customer_found_in_a_group_or_in_a_list_was_not_added_and_the_evidence_names_the_group() {
+    let sighting = Sighting {
+        external_userid: ExternalUserid::new("wmINVENTED").unwrap(),
+        place: SightingPlace::Chat(ChatId::new("wrGROUP").unwrap()),
+        since: None,
+    };
+    let mut member = looked_up(1, None, Some(NOW));
+    member.source = Source::Chat;
+    member.see(&sighting, NOW);
+    let answer = explain("wmINVENTED".to_owned(), &of_contacts([member]), NOW);
+    let Text { en, zh } = &answer.text;
+    assert!(en.starts_with("this customer joined a customer group of corp wpDEALER, but"), "{en}");
+    assert!(zh.starts_with("此客户加入了企业 wpDEALER 的客户群，但"), "{zh}");
+    let joined = answer.evidence.iter().find(|item| item.code == "group_joined").unwrap();
+    assert!(joined.text.en.contains("wrGROUP") && joined.text.zh.contains("wrGROUP"), "{joined:?}");
+    let mut listed = looked_up(0, None, Some(NOW));
+    listed.source = Source::Reconcile;
+    let Text { en, .. } = explain("wmINVENTED".to_owned(), &of_contacts([listed]), NOW).text;
+    assert!(en.starts_with("this person is a customer of corp wpDEALER; the lookup is queued"), "{en}");
+}
+
+#[test]
+fn a_fan_whose_existing_customers_are_not_looked_up_is_not_found_at_earlier_dealers() {
+    let mut facts = of_fan(FanState::Minted, None);
+    let Text { en, zh } = hint(&facts);
+    assert!(
+        en.ends_with("are not found: existing_customers = false")
+            && zh.ends_with("existing_customers = false")
+    );
+    facts.fans[0].1.existing = Existing::Asked { at: NOW, found: 0 };
+    assert!(!hint(&facts).en.contains("existing_customers"));
 }

@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: the verdict and its texts, which are [`explain`]'s.
 
+use std::collections::BTreeSet;
+
 use axum::Json;
 use axum::extract::State;
 
@@ -51,7 +53,9 @@ impl AdminState {
     /// The facts that the explanation is based on.
     async fn facts(&self, data: PersonData, now: Timestamp) -> Result<Facts, Problem> {
         let PersonData { fans, contacts, events, forgotten_at } = data;
-        let mut facts = Facts { forgotten_at, ..Facts::default() };
+        let without_existing = self.apps.iter().filter(|(_, app)| !app.existing_customers);
+        let without_existing = without_existing.map(|(name, _)| name.clone()).collect();
+        let mut facts = Facts { without_existing, forgotten_at, ..Facts::default() };
         if let Some((key, fan)) = fans.iter().find(|(_, fan)| fan.state(now) == FanState::Queued) {
             facts.turn_at = self.turn_at(key, fan).await?;
         }
@@ -61,13 +65,19 @@ impl AdminState {
         }
         for (key, contact) in contacts {
             let trouble = self.corp_trouble(&key.app, &key.corp_id);
+            if let Some(errcode) = contact.lookup.and_then(|lookup| lookup.refused) {
+                facts.remedies.insert(errcode, text(remedy(errcode)));
+            }
             facts.contacts.push((key, contact, trouble));
         }
         facts.events = events.into_iter().map(|row| self.held_event(row)).collect();
         let of_contacts = facts.contacts.iter().map(|(key, ..)| (key.app.clone(), key.corp_id.clone()));
         let corps = of_contacts.chain(facts.events.iter().filter_map(|event| event.corp.clone()));
-        facts.dealers =
-            corps.filter_map(|corp| Some((corp.clone(), self.dealer_names.of(&corp.0, &corp.1)?))).collect();
+        for (app, corp_id) in corps.collect::<BTreeSet<_>>() {
+            if let Some(dealer) = self.store.dealer(&app, &corp_id).await? {
+                facts.dealers.insert((app, corp_id), dealer);
+            }
+        }
         let head = self.store.counts().feed_head;
         for name in self.sink_kinds.keys() {
             let (status, cursor) = (self.sinks.status(name).unwrap_or_default(), self.cursor(name).await?);

@@ -60,7 +60,7 @@ enum Format {
 }
 
 /// The columns of the CSV. In that for Excel, the names of those with times tell the offset.
-const COLUMNS: [&str; 13] = [
+const COLUMNS: [&str; 14] = [
     "app",
     "unionid",
     "external_userid",
@@ -74,6 +74,7 @@ const COLUMNS: [&str; 13] = [
     "followers",
     "link_id",
     "corp_name",
+    "chat_id",
 ];
 
 /// An export under way.
@@ -136,12 +137,12 @@ fn write_csv(
     csv.flush()
 }
 
-fn header_row(for_excel: bool) -> [String; 13] {
+fn header_row(for_excel: bool) -> [String; 14] {
     COLUMNS
         .map(|name| if for_excel && name.ends_with("_at") { format!("{name} (UTC+8)") } else { name.into() })
 }
 
-fn columns(link: &LinkData, for_excel: bool) -> [String; 13] {
+fn columns(link: &LinkData, for_excel: bool) -> [String; 14] {
     let followers = &link.followers;
     let time = |at: Timestamp| if for_excel { at.in_china_for_sheets() } else { at.to_string() };
     let joined = |texts: Vec<&str>| texts.join(";");
@@ -160,6 +161,7 @@ fn columns(link: &LinkData, for_excel: bool) -> [String; 13] {
         followers.len().to_string(),
         link.link_id.clone(),
         link.corp_name.clone().unwrap_or_default(),
+        link.chat_id.as_ref().map(ToString::to_string).unwrap_or_default(),
     ];
     if for_excel { columns.map(without_formula) } else { columns }
 }
@@ -261,6 +263,15 @@ mod tests {
             assert_eq!(for_excel[&format!("{name} (UTC+8)")], "2026-11-22 09:02:03");
         }
         assert_eq!((plain["corp_name"].as_str(), plain.len()), ("上海一店", for_excel.len()));
+    }
+
+    #[test]
+    fn the_last_column_is_the_customer_group() {
+        let entry = &crate::sink::sample::entries(1, 1)[0];
+        let mut link = entry.data.link().unwrap().clone();
+        assert_eq!(columns(&link, false)[13], "");
+        link.chat_id = Some(crate::domain::ids::ChatId::new("wrGROUP").unwrap());
+        assert_eq!((COLUMNS[13], columns(&link, false)[13].as_str()), ("chat_id", "wrGROUP"));
     }
 
     #[test]

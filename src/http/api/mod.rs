@@ -2,6 +2,7 @@
 //! middleware that each request passes. The handlers are in one file per resource; what they share is in
 //! `state` and `extract`.
 
+mod dealers;
 mod events;
 mod explain;
 mod export;
@@ -15,6 +16,7 @@ mod links;
 mod middleware;
 mod openapi;
 mod pages;
+mod reconcile;
 mod resume;
 mod sinks;
 mod state;
@@ -54,6 +56,10 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .routes(routes!(events::show))
         .routes(routes!(events::redrive::one))
         .routes(routes!(events::redrive::several))
+        .routes(routes!(dealers::list))
+        .routes(routes!(dealers::show))
+        .routes(routes!(reconcile::begin))
+        .routes(routes!(reconcile::show))
         .routes(routes!(explain::show))
         .routes(routes!(forget::forget))
         .routes(routes!(forget::receipt))

@@ -35,7 +35,7 @@ pub(super) enum Errors {
 #[expect(dead_code, reason = "only describes the response")]
 pub(super) struct Unavailable(Problem);
 
-/// Not found: `not_found`.
+/// Not found: `not_found`, `unknown_app`, `unknown_dealer`.
 #[derive(ToResponse)]
 #[response(content_type = "application/problem+json")]
 #[expect(dead_code, reason = "only describes the response")]
@@ -85,6 +85,7 @@ pub(super) struct TooSlow(Problem);
     tags(
         (name = "fans", description = "Registered (unionid, openid) pairs and their pending ids"),
         (name = "links", description = "Fans linked to dealers' customers: look-up, feed, export"),
+        (name = "dealers", description = "The dealers, and comparing their customers with WeCom's lists"),
         (name = "sinks", description = "Receivers to which link changes are delivered"),
         (name = "events", description = "The inbox, dead letters, quarantine"),
         (name = "people", description = "One person: why they are linked or not, and erasure"),

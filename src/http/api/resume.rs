@@ -1,4 +1,5 @@
-//! `POST /v1/resume`: tries paused calls to WeCom now, not at the end of their wait.
+//! `POST /v1/resume`: tries paused calls to WeCom now, not at the end of their wait, and looks customers
+//! without a pending id up again.
 //!
 //! Deliberately absent: waits for a quota, which nobody can shorten, and sinks, which `/v1/sinks` resumes.
 
@@ -40,6 +41,9 @@ pub(super) struct Resumed {
 ///
 /// For use after the cause of a pause is removed. Without this request the next try is made at `until` in
 /// `/v1/status`. A try that fails makes the next wait longer. Waits for a quota (`pacing`) are not ended.
+///
+/// Customers without a pending id are looked up again, and calls that WeCom did not allow are tried again;
+/// neither is counted.
 #[utoipa::path(operation_id = "resume_calls", post, path = "/v1/resume", tag = "service",
     request_body = Option<Resume>,
     responses(
@@ -72,6 +76,7 @@ impl AdminState {
         };
         let now = self.clock.now();
         self.directory.forget_failures(app.as_ref());
+        self.optional_calls.forget(app.as_ref(), corp_id.as_ref());
         let probes = self.breakers.resume(concerns, now);
         let resumed = probes.len();
         tracing::info!(resumed, "an operator resumed paused calls to WeCom");
@@ -85,6 +90,27 @@ impl AdminState {
         // Also after an error: whatever was not brought forward is due at its own time.
         self.wake.calls_resumed();
         brought_forward?;
+        self.look_up_again(app.as_ref(), corp_id.as_ref()).await?;
         Ok(resumed)
+    }
+
+    /// Makes the lookups of customers without a pending id due now, at the dealers and corps concerned: an
+    /// operator may have made them visible to the app.
+    async fn look_up_again(&self, app: Option<&AppName>, corp_id: Option<&CorpId>) -> Result<(), StoreError> {
+        let mut lookups = 0;
+        for (app, rules) in self.apps.iter().filter(|(name, _)| app.is_none_or(|app| app == *name)) {
+            let dealers = self.store.dealers(app).await?.into_iter();
+            let dealers = dealers.filter(|dealer| dealer.left_at.is_none()).map(|dealer| dealer.corp_id);
+            let corps = dealers.chain([rules.corp_id.clone()]);
+            let concerned = corps.filter(|corp| corp_id.is_none_or(|wanted| wanted.same_corp(corp.as_str())));
+            for corp_id in concerned {
+                lookups += self.store.look_up_again(app, &corp_id, true, self.clock.now()).await?;
+            }
+        }
+        if lookups > 0 {
+            tracing::info!(lookups, "customers without a pending id are looked up again");
+            self.wake.inbox.notify_one();
+        }
+        Ok(())
     }
 }

@@ -25,6 +25,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::worker::breaker::Breakers;
 use crate::worker::dealer_names::DealerNames;
 use crate::worker::directory::Directory;
+use crate::worker::optional_calls::OptionalCalls;
 use crate::worker::sink_status::SinkRegistry;
 use crate::worker::{AppRules, Wake};
 
@@ -51,6 +52,8 @@ pub struct AdminState {
     pub breakers: Arc<Breakers>,
     /// The names of the dealers.
     pub dealer_names: Arc<DealerNames>,
+    /// The optional calls that WeCom refused, forgotten when an operator resumes calls.
+    pub optional_calls: Arc<OptionalCalls>,
     /// The dealer directory, which forgets failures when an operator resumes calls.
     pub directory: Arc<Directory>,
     /// The status of each sink.
@@ -93,6 +96,14 @@ impl AdminState {
                 Some(only) if self.apps.len() == 1 => Ok(only.clone()),
                 _ => Err("app is missing: it is required when several apps are configured".to_owned()),
             },
+        }
+    }
+
+    /// The app named `name`; without a name, all apps.
+    pub(super) fn apps_named(&self, name: Option<&str>) -> Result<Vec<AppName>, Problem> {
+        match name {
+            Some(name) => Ok(vec![self.app(Some(name)).map_err(Problem::unknown_app)?]),
+            None => Ok(self.apps.keys().cloned().collect()),
         }
     }
 }

@@ -14,6 +14,9 @@ use strum::{VariantArray as _, VariantNames as _};
 
 use super::sinks::SinkState;
 use super::state::{AdminState, Shared};
+use crate::domain::event::AppAlarm;
+use crate::domain::explain::Text;
+use crate::domain::ids::AppName;
 use crate::domain::tally::Tally;
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::http::problem::Problem;
@@ -21,27 +24,30 @@ use crate::store::Counts;
 use crate::telemetry::metrics::CallbackOutcome;
 use crate::wecom::Api;
 use crate::worker::breaker::{Breaker, Scope};
-use view::{CallbackCounts, CustomerCounts, FanCounts, HeldBack, InboxStatus, Status, StatusDealer};
+use view::{
+    AlarmView, CallbackCounts, CustomerCounts, DealerNumbers, FanCounts, HeldBack, InboxStatus, Status,
+};
 
 /// Show the status of the service
 ///
 /// Counts from callback to link, ages of queues, calls held back after failures (`paused`) with the reasons,
-/// calls that wait for a quota (`pacing`), quotas with a forecast, dealers, sinks, tasks.
+/// calls that wait for a quota (`pacing`), quotas with a forecast, dealers by state, WeCom's alarms, the
+/// comparison of customers (`reconcile`), sinks, tasks.
 #[utoipa::path(operation_id = "show_status", get, path = "/v1/status", tag = "service", responses(
     (status = 200, body = Status, description = "The status; later versions may add fields"),
     super::openapi::Errors,
 ))]
 pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> {
     let now = state.clock.now();
-    let age = |at: Timestamp| now.millis_since(at) / SECOND_MS;
+    let age = |at: Timestamp| now.millis_since(at).max(0) / SECOND_MS;
     let counts = state.store.counts();
     let tallies: HashMap<_, _> = state.store.fan_tallies().await?.into_iter().collect();
     let fans = total(tallies.values());
     let mut dealers = BTreeMap::new();
     for name in state.apps.keys() {
-        let known = state.store.dealers(name).await?;
-        dealers.insert(name.to_string(), known.into_iter().map(StatusDealer::from).collect());
+        dealers.insert(name.to_string(), DealerNumbers::of(&state.store.dealer_rows(name).await?));
     }
+    let alarms = state.store.alarms().await?.into_iter().map(|alarm| state.alarm_view(alarm)).collect();
     let queues = quotas::queues(&state, &tallies, now).await?;
     let quotas = quotas::quotas(&state, &tallies).await?;
     let held_back = state.breakers.all(now).into_iter();
@@ -88,6 +94,8 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
         pacing: pacing.into_iter().map(|held_back| state.view_of(held_back)).collect(),
         quotas,
         dealers,
+        alarms,
+        reconcile: state.store.reconcile_run().await?.into(),
         calls: Api::VARIANTS.iter().map(|api| (api.as_str(), state.metrics.calls_of(*api))).collect(),
         ids_asked: state.metrics.ids_sent_count(),
     }))
@@ -107,6 +115,14 @@ impl AdminState {
             until: breaker.probe_at,
             failures: breaker.failures,
         }
+    }
+
+    fn alarm_view(&self, (app, alarm): (AppName, AppAlarm)) -> AlarmView {
+        let AppAlarm { corp_id, kind, created_at, effect_at } = alarm;
+        let corp_name = self.dealer_names.of(&app, &corp_id);
+        let (en, zh) = kind.remedy();
+        let remedy = Text { en: en.to_owned(), zh: zh.to_owned() };
+        AlarmView { app, corp_id, corp_name, kind, since: created_at, effect_at, remedy }
     }
 }
 
@@ -133,6 +149,8 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
     let held_back = state.breakers.all(state.clock.now());
     let paused = held_back.iter().filter(|(_, breaker)| !breaker.is_pacing());
     state.metrics.paused(paused.map(|(scope, b)| (scope.app(), scope.kind(), b.reason.errcode)));
+    let is_running = state.store.reconcile_run().await?.is_some_and(|run| run.is_running());
+    state.metrics.reconcile_running(is_running);
     state.metrics.disk_free_bytes(state.store.free_disk_bytes());
     let (counts, damaged) = (state.store.counts(), state.store.damaged_records());
     let text = state.metrics.scrape(&counts, &fans, damaged);

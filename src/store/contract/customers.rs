@@ -12,20 +12,20 @@ async fn a_repeated_message_is_stored_once(place: &dyn Place) {
     // Two customers added within one second are two events.
     assert!(matches!(store.append(added(2, 1)).await, Ok(Appended::New(_))));
     assert_eq!(store.counts().inbox, 2);
-    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 2);
+    assert_eq!(store.lease(T0, 10, 10).await.unwrap().len(), 2);
 }
 
 async fn leased_work_is_not_leased_again_until_a_restart(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
     assert_eq!(store.next_due().await, Ok(Some(T0)));
-    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 1);
-    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 0);
+    assert_eq!(store.lease(T0, 10, 10).await.unwrap().len(), 1);
+    assert_eq!(store.lease(T0, 10, 10).await.unwrap().len(), 0);
     assert_eq!(store.next_due().await, Ok(None));
     assert_eq!(store.events(EventState::Leased, EventId(0), 10).await.unwrap().len(), 1);
     assert_eq!(store.events(EventState::Waiting, EventId(0), 10).await.unwrap().len(), 0);
     let store = reopen(place, store).await;
-    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 1);
+    assert_eq!(store.lease(T0, 10, 10).await.unwrap().len(), 1);
 }
 
 async fn customer_and_fan_are_linked_in_either_order(place: &dyn Place) {
@@ -89,7 +89,7 @@ async fn work_settled_twice_is_applied_once(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
-    let work = store.lease(T0, 1).await.unwrap().pop().unwrap();
+    let work = store.lease(T0, 1, 1).await.unwrap().pop().unwrap();
     let outcome = (work, Outcome::Resolved(pending(1)));
     store.settle(vec![outcome.clone()], T0).await.unwrap();
     let store = reopen(place, store).await;
@@ -105,10 +105,10 @@ async fn a_customer_without_a_pending_id_is_asked_about_again_on_schedule(place:
     assert_eq!((store.counts().inbox, store.counts().waiting), (0, 1));
     let mut now = T0;
     for wait in crate::domain::backoff::REASK_AFTER_MS {
-        assert_eq!(store.lease(now.plus_ms(wait - 1), 1).await.unwrap().len(), 0);
+        assert_eq!(store.lease(now.plus_ms(wait - 1), 1, 1).await.unwrap().len(), 0);
         now = now.plus_ms(wait);
         assert_eq!(store.next_due().await, Ok(Some(now)));
-        let work = store.lease(now, 1).await.unwrap().pop().unwrap();
+        let work = store.lease(now, 1, 1).await.unwrap().pop().unwrap();
         assert!(work.event.is_none() && work.known.is_some());
         store.settle(vec![(work, Outcome::Missed)], now).await.unwrap();
     }
@@ -150,14 +150,14 @@ async fn a_retry_is_leased_when_due_with_its_reason(place: &dyn Place) {
     let later = T0.plus_ms(HOUR_MS);
     settle_next(&store, T0, Outcome::Retry { due_at: later, reason: reason.clone(), spent: true }).await;
     let store = reopen(place, store).await;
-    assert_eq!(store.lease(T0, 1).await.unwrap().len(), 0);
+    assert_eq!(store.lease(T0, 1, 1).await.unwrap().len(), 0);
     assert_eq!(store.next_due().await, Ok(Some(later)));
-    let work = store.lease(later, 1).await.unwrap().pop().unwrap();
+    let work = store.lease(later, 1, 1).await.unwrap().pop().unwrap();
     let event = work.event.clone().unwrap();
     assert_eq!((event.attempts, event.failure.as_ref()), (1, Some(&reason)));
     let unspent = Outcome::Retry { due_at: later, reason, spent: false };
     store.settle(vec![(work, unspent)], later).await.unwrap();
-    let work = store.lease(later, 1).await.unwrap().pop().unwrap();
+    let work = store.lease(later, 1, 1).await.unwrap().pop().unwrap();
     assert_eq!(work.event.unwrap().attempts, 1);
     assert_eq!(store.counts().inbox, 1);
 }
@@ -174,12 +174,12 @@ async fn work_deferred_until_an_instant_can_be_brought_forward(place: &dyn Place
     // The third customer waits to be looked up again.
     settle_next(&store, T0.plus_ms(MINUTE_MS), until(probe)).await;
     let now = T0.plus_ms(2 * MINUTE_MS);
-    assert_eq!(store.lease(now, 9).await.unwrap(), []);
+    assert_eq!(store.lease(now, 9, 9).await.unwrap(), []);
     assert_eq!(store.bring_forward(probe, now).await, Ok(2));
     assert_eq!(store.bring_forward(probe, now).await, Ok(0));
     let store = reopen(place, store).await;
     assert_eq!((store.counts().inbox, store.counts().waiting), (2, 1));
-    let due = store.lease(now, 9).await.unwrap();
+    let due = store.lease(now, 9, 9).await.unwrap();
     assert_eq!(
         due.iter().map(|work| &work.contact).collect::<Vec<_>>(),
         [&contact_key(1, 1), &contact_key(3, 1)]
@@ -202,7 +202,7 @@ async fn settling_returns_when_the_events_that_led_to_a_link_were_received(place
     }
     let now = T0.plus_ms(HOUR_MS);
     let resolved: Vec<_> = store
-        .lease(now, 9)
+        .lease(now, 9, 9)
         .await
         .unwrap()
         .into_iter()
@@ -214,7 +214,7 @@ async fn settling_returns_when_the_events_that_led_to_a_link_were_received(place
     // The second customer is linked when the fan arrives, and the first has another follower: neither is new.
     mint(&store, 2, 2, now).await;
     store.append(arrival(event(1, 1, 2, ContactChange::Added, 9))).await.unwrap();
-    let work = store.lease(now, 1).await.unwrap().pop().unwrap();
+    let work = store.lease(now, 1, 1).await.unwrap().pop().unwrap();
     assert_eq!(store.settle(vec![(work, Outcome::Applied)], now).await, Ok(Vec::new()));
     assert_eq!(store.counts().links, 2);
 }
@@ -256,10 +256,12 @@ async fn a_quarantined_message_is_kept_whole_and_can_be_redriven(place: &dyn Pla
     let rows = store.events(EventState::Quarantined, EventId(0), 10).await.unwrap();
     let EventRow::Quarantined(row) = &rows[0] else { panic!("{rows:?}") };
     assert_eq!((row.message_bytes, row.receive_id.as_str()), (60_000, "wwOTHER"));
-    assert!(store.redrive(id, Some(event(1, 1, 1, ContactChange::Added, 0)), T0).await.unwrap());
+    assert!(
+        store.redrive(id, Some(Payload::Event(event(1, 1, 1, ContactChange::Added, 0))), T0).await.unwrap()
+    );
     assert_eq!(store.quarantined_message(id).await.unwrap(), None);
     assert_eq!((store.counts().quarantined, store.counts().inbox), (0, 1));
-    assert_eq!(store.lease(T0, 1).await.unwrap()[0].event.as_ref().unwrap().id, id);
+    assert_eq!(store.lease(T0, 1, 1).await.unwrap()[0].event.as_ref().unwrap().id, id);
 }
 
 async fn a_full_inbox_refuses_events_until_there_is_room(place: &dyn Place) {

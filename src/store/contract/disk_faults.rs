@@ -130,7 +130,7 @@ async fn an_io_error_is_final(disk: &Arc<Disk>) {
     assert!(store.ready().is_err());
     // A restart finds the acknowledged event and nothing else.
     store.close().await;
-    assert_eq!(disk.store().lease(T0, 10).await.unwrap().len(), 1);
+    assert_eq!(disk.store().lease(T0, 10, 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn after_a_failed_apply_nothing_is_applied_or_acknowledged() {
     // A restart finds the acknowledged events and no others.
     let kept = EmbeddedStore::in_memory(disk.memory.clone(), Settings::default()).unwrap();
     assert_eq!(
-        (kept.counts().inbox, kept.lease(T0, 1_000).await.unwrap().len()),
+        (kept.counts().inbox, kept.lease(T0, 1_000, 1_000).await.unwrap().len()),
         (new + 1, usize::try_from(new).unwrap() + 1)
     );
 }
@@ -199,7 +199,7 @@ async fn a_duplicate_of_a_pending_append_is_recognised_and_answered_only_when_th
     let appends = append_a_hundred_twice(&store).await;
     assert!(appends.iter().all(|append| !append.is_finished()));
     assert_eq!(
-        (store.counts().inbox, store.lease(T0, 10).await.unwrap().len()),
+        (store.counts().inbox, store.lease(T0, 10, 10).await.unwrap().len()),
         (0, 0),
         "nothing is visible before it is durable"
     );
@@ -211,7 +211,10 @@ async fn a_duplicate_of_a_pending_append_is_recognised_and_answered_only_when_th
             other => assert_eq!(other, Appended::Duplicate),
         }
     }
-    assert_eq!((new, store.counts().inbox, store.lease(T0, 1_000).await.unwrap().len()), (100, 100, 100));
+    assert_eq!(
+        (new, store.counts().inbox, store.lease(T0, 1_000, 1_000).await.unwrap().len()),
+        (100, 100, 100)
+    );
 }
 
 #[tokio::test]
@@ -267,7 +270,7 @@ async fn writes_are_refused_below_the_free_space_minimum_and_accepted_again_abov
     set_free_mb(99);
     noticed(Err(refusal.clone())).await;
     assert_eq!(store.append(added(1, 1)).await, Err(refusal.clone()));
-    assert_eq!(store.lease(T0, 1).await, Err(refusal));
+    assert_eq!(store.lease(T0, 1, 1).await, Err(refusal));
     // Detected without a write.
     set_free_mb(101);
     noticed(Ok(())).await;
@@ -286,7 +289,7 @@ async fn a_damaged_record_is_skipped() {
     let (key, mut value) = memory.range(b"i", &end).nth(1).unwrap().unwrap();
     value[3] ^= 4;
     memory.commit(vec![(key, Some(value))]).unwrap();
-    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 2);
-    assert_eq!(store.lease(T0, 10).await.unwrap().len(), 0);
+    assert_eq!(store.lease(T0, 10, 10).await.unwrap().len(), 2);
+    assert_eq!(store.lease(T0, 10, 10).await.unwrap().len(), 0);
     assert_eq!((store.damaged_records(), store.next_due().await), (1, Ok(None)));
 }

@@ -148,8 +148,7 @@ async fn links_are_read_with_the_name_the_dealer_has_now(place: &dyn Place) {
     };
     assert_eq!(names(&store).await, [None, None, None], "no dealer is known");
     for name in ["上海一店", "上海二店"] {
-        let dealer =
-            Dealer { corp_id: corp(1), agent_id: 7, name: name.to_owned(), listed_at: T0, token: None };
+        let dealer = Dealer::listed(corp(1), 7, name.to_owned(), T0);
         store.put_dealers(&app(), vec![dealer]).await.unwrap();
         store = reopen(place, store).await;
         assert_eq!(names(&store).await, [(); 3].map(|()| Some(name.to_owned())));
@@ -226,7 +225,7 @@ proptest! {
                 for person in changes {
                     let at = i64::try_from(n).unwrap();
                     store.append(arrival(event(person, 1, 3, ContactChange::Added, at))).await.unwrap();
-                    for work in store.lease(T0, 9).await.unwrap() {
+                    for work in store.lease(T0, 9, 9).await.unwrap() {
                         store.settle(vec![(work, Outcome::Resolved(pending(person)))], T0).await.unwrap();
                     }
                 }

@@ -29,14 +29,14 @@ async fn a_submitted_outcome_keeps_its_lease_however_slow_the_disk_is() {
     committing(&mut writer, store.put_fans(vec![new_fan(1)], T0)).await.unwrap();
     committing(&mut writer, store.append(added(2, 1))).await.unwrap();
     let fan = lease_fans(&store, FanStep::Mint, T0, 9).await.pop().unwrap();
-    let event = store.lease(T0, 9).await.unwrap().pop().unwrap();
+    let event = store.lease(T0, 9, 9).await.unwrap().pop().unwrap();
     let minted = store.settle_fans(vec![(fan, minted(1, T0))], T0);
     let resolved = store.settle(vec![(event, Outcome::Resolved(pending(1)))], T0);
     let mut settled = pin!(async { tokio::join!(minted, resolved) });
     let an_hour = Duration::from_hours(1);
     assert!(tokio::time::timeout(an_hour, &mut settled).await.is_err(), "not committed, so not answered");
     assert_eq!(lease_fans(&store, FanStep::Mint, T0, 9).await, [], "a second lease would mint twice");
-    assert_eq!(store.lease(T0, 9).await.unwrap(), []);
+    assert_eq!(store.lease(T0, 9, 9).await.unwrap(), []);
     assert_eq!(committing(&mut writer, settled).await, (Ok(()), Ok(vec![T0])));
     assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 1);
 }

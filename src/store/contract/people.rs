@@ -121,7 +121,7 @@ async fn an_erased_person_is_not_linked_until_registered_again(place: &dyn Place
     let at = T0.plus_ms(HOUR_MS);
     // One event is leased while the person is erased.
     store.append(added(1, 2)).await.unwrap();
-    let leased = store.lease(T0, 1).await.unwrap();
+    let leased = store.lease(T0, 1, 1).await.unwrap();
     store.forget(&PersonId::ExternalUserid(customer(1)), None, at).await.unwrap();
     store.settle(vec![(leased[0].clone(), Outcome::Resolved(pending(1)))], at).await.unwrap();
     let store = reopen(place, store).await;
@@ -166,7 +166,7 @@ async fn an_old_event_that_is_repeated_does_not_restore_an_erased_person(place: 
         panic!("the quarantine is empty")
     };
     store.forget(&PersonId::ExternalUserid(customer(1)), None, T0).await.unwrap();
-    assert!(store.redrive(row.id, Some(event), later).await.unwrap());
+    assert!(store.redrive(row.id, Some(Payload::Event(event)), later).await.unwrap());
     settle_next(&store, later, Outcome::Missed).await;
     assert_eq!(store.counts().contacts, 0);
     // A customer who is added again is kept, even if WeCom's clock is a little behind ours.
@@ -376,7 +376,7 @@ async fn run(steps: &[Step], by_unionid: bool) {
             continue;
         };
         store.append(arrival(event(*n, *dealer, 1, ContactChange::Added, at))).await.unwrap();
-        for work in store.lease(T0, 9).await.unwrap() {
+        for work in store.lease(T0, 9, 9).await.unwrap() {
             store.settle(vec![(work, outcome.clone())], T0).await.unwrap();
         }
     }

@@ -46,7 +46,7 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
             }
             Input::Event(person, dealer, member, change, at) => {
                 store.append(arrival(event(*person, *dealer, *member, *change, *at))).await.unwrap();
-                for work in store.lease(T0, 9).await.unwrap() {
+                for work in store.lease(T0, 9, 9).await.unwrap() {
                     let outcome =
                         if change.is_add() { Outcome::Resolved(pending(*person)) } else { Outcome::Applied };
                     store.settle(vec![(work, outcome)], T0).await.unwrap();
@@ -55,7 +55,7 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
             Input::SlowEvent(person, dealer, member, at) => {
                 let added = event(*person, *dealer, *member, ContactChange::Added, *at);
                 store.append(arrival(added)).await.unwrap();
-                for work in store.lease(T0, 9).await.unwrap() {
+                for work in store.lease(T0, 9, 9).await.unwrap() {
                     store.settle(vec![(work, Outcome::Missed)], T0).await.unwrap();
                 }
             }
@@ -64,7 +64,7 @@ async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<Str
     }
     // Waiting customers are asked about again, unless their pending id has become known since.
     let later = T0.plus_ms(MINUTE_MS);
-    for work in store.lease(later, 99).await.unwrap() {
+    for work in store.lease(later, 99, 99).await.unwrap() {
         let person =
             work.contact.external_userid.as_str().strip_prefix("wmCUSTOMER").unwrap().parse().unwrap();
         let known = work.known.as_ref().is_some_and(|contact| contact.pending_id.is_some());
@@ -118,7 +118,7 @@ fn past() -> impl Strategy<Value = Vec<Past>> {
 }
 
 async fn settle_due(store: &EmbeddedStore, now: Timestamp) {
-    for work in store.lease(now, 9).await.unwrap() {
+    for work in store.lease(now, 9, 9).await.unwrap() {
         let known = work.known.as_ref().is_some_and(|contact| contact.pending_id.is_some());
         let removes = work.event.as_ref().is_some_and(|event| !event.event.contact.change.is_add());
         let outcome = match work.contact.external_userid.as_str().strip_prefix("wmCUSTOMER") {
@@ -136,7 +136,7 @@ async fn observable(store: &EmbeddedStore, now: Timestamp) -> String {
     for person in 0..3 {
         for (key, contact) in store.person_data(customer(person).as_str()).await.unwrap().contacts {
             let (followers, link) = (contact.followers_now(), contact.link.clone());
-            contacts.push((key, followers, link, contact.pending_id.clone(), contact.lookup_retry.is_some()));
+            contacts.push((key, followers, link, contact.pending_id.clone(), contact.lookup.is_some()));
         }
     }
     let Counts { inbox, quarantined, dead, contacts: known, waiting, links, .. } = store.counts();

@@ -14,6 +14,7 @@ use super::{EmbeddedStore, failed, keys};
 use crate::domain::contact::Contact;
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::ids::AppName;
+use crate::domain::lookup::{Haste, Lookup};
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
 
@@ -62,8 +63,9 @@ impl Audit<'_> {
 
     /// Contacts, and every index that leads to them.
     fn contacts(&mut self) -> Result<Counts, StoreError> {
-        let (mut linked, mut met, mut waiting) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let mut contacts = 0;
+        let (mut linked, mut met, mut of_corps) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+        let (mut live, mut background) = (BTreeSet::new(), BTreeSet::new());
+        let (mut contacts, mut waiting) = (0, 0);
         for row in self.store.engine.range(b"c", &keys::after(b"c")) {
             let (key, value) = row.map_err(failed)?;
             let contact: Contact = decode(&key, &value)?;
@@ -72,17 +74,22 @@ impl Audit<'_> {
             linked.extend(contact.link.iter().map(|link| keys::linked(&link.unionid, &contact_key)));
             let ids = contact.pending_id.iter().chain(&contact.earlier_pending_ids);
             met.extend(ids.map(|id| keys::contact_at(id, &contact_key)));
-            let due_at = contact.lookup_retry.and_then(|retry| retry.due_at);
-            waiting.extend(due_at.map(|at| keys::reask(at, &contact_key)));
+            of_corps.insert(keys::contact_of_corp(&contact_key));
+            waiting += u64::from(contact.lookup.is_some_and(Lookup::is_waiting));
+            if let Some(Lookup { haste, due_at: Some(at), .. }) = contact.lookup {
+                let queue = if haste == Haste::Live { &mut live } else { &mut background };
+                queue.insert(keys::lookup(haste, at, &contact_key));
+            }
         }
-        for (kind, expected) in [(b"u", &linked), (b"q", &met), (b"w", &waiting)] {
+        let indexes = [(b"u", &linked), (b"q", &met), (b"w", &background), (b"y", &live), (b"o", &of_corps)];
+        for (kind, expected) in indexes {
             let there = self.keys(kind)?;
             let (amiss, missing) = (there.difference(expected).count(), expected.difference(&there).count());
             self.expect(amiss + missing == 0, || {
                 format!("of kind {:?} {amiss} lead nowhere, {missing} are missing", char::from(kind[0]))
             });
         }
-        let (links, waiting) = (linked.len() as u64, waiting.len() as u64);
+        let links = linked.len() as u64;
         Ok(Counts { contacts, waiting, links, ..Counts::default() })
     }
 

@@ -186,6 +186,14 @@ pub(super) fn clear_away(txn: &mut Txn<'_>, strays: Strays) -> Result<(), StoreE
     leave(txn, place, &leaving).map(drop)
 }
 
+/// Makes the fans in a place due `by_ms` later, or earlier if that is negative.
+pub(super) fn move_place(txn: &mut Txn<'_>, place: &[u8], by_ms: i64) -> Result<(), StoreError> {
+    let Some(waiting) = txn.get::<Waiting>(place)? else { return Ok(()) };
+    let due_at = keys::due_of_fan_place(place)?.plus_ms(by_ms);
+    txn.delete(place.to_vec());
+    txn.put(keys::fan_place_at(place, due_at)?, &waiting)
+}
+
 /// Looks at the first `limit` fans of one record of the timeline. Returns how many.
 pub(super) fn review(
     txn: &mut Txn<'_>,

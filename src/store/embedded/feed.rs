@@ -10,7 +10,7 @@ use super::records::{Record, decode};
 use super::txn::Txn;
 use super::{EmbeddedStore, keys, snapshot};
 use crate::domain::contact::Contact;
-use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, PendingId, SinkName, Unionid};
+use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId, ExternalUserid, PendingId, SinkName, Unionid};
 use crate::domain::link::{ChangeType, EntryData, ErasedLink, FeedEntry, FollowerData, LinkData, Source};
 use crate::domain::time::Timestamp;
 
@@ -29,7 +29,20 @@ pub(super) struct StoredEntry {
 #[derive(Debug, Serialize, Deserialize)]
 enum StoredData {
     Link(#[serde(with = "StoredLink")] LinkData),
-    Erased { link_id: String },
+    Erased {
+        link_id: String,
+    },
+    /// A link of a customer who became known through a group.
+    LinkInChat(#[serde(with = "StoredLink")] LinkData, ChatId),
+}
+
+impl From<LinkData> for StoredData {
+    fn from(mut link: LinkData) -> Self {
+        match link.chat_id.take() {
+            Some(chat_id) => Self::LinkInChat(link, chat_id),
+            None => Self::Link(link),
+        }
+    }
 }
 
 /// A link as stored in a feed entry: the dealer's name is looked up when the entry is read.
@@ -45,6 +58,8 @@ struct StoredLink {
     corp_name: Option<String>,
     pending_id: Option<PendingId>,
     source: Source,
+    #[serde(skip)]
+    chat_id: Option<ChatId>,
     followers: Vec<FollowerData>,
     welcome_code: Option<String>,
     linked_at: Timestamp,
@@ -58,11 +73,13 @@ impl StoredEntry {
     /// The entry as told at `now`: a welcome code that can no longer be used is left out.
     fn into_entry(self, seq: u64, now: Timestamp) -> FeedEntry {
         let Self { id, change, occurred_at, welcome_until, app, data } = self;
+        let link = |mut link: LinkData, chat_id| {
+            link.welcome_code = link.welcome_code.filter(|_| welcome_until > Some(now));
+            EntryData::Link(LinkData { chat_id, ..link })
+        };
         let data = match data {
-            StoredData::Link(mut data) => {
-                data.welcome_code = data.welcome_code.filter(|_| welcome_until > Some(now));
-                EntryData::Link(data)
-            }
+            StoredData::Link(data) => link(data, None),
+            StoredData::LinkInChat(data, chat_id) => link(data, Some(chat_id)),
             StoredData::Erased { link_id } => EntryData::Erased(ErasedLink { link_id }),
         };
         FeedEntry { seq, id, change, occurred_at, app, data }
@@ -71,7 +88,7 @@ impl StoredEntry {
     /// The link, unless its person was forgotten.
     pub(super) const fn link(&self) -> Option<&LinkData> {
         match &self.data {
-            StoredData::Link(link) => Some(link),
+            StoredData::Link(link) | StoredData::LinkInChat(link, _) => Some(link),
             StoredData::Erased { .. } => None,
         }
     }
@@ -79,7 +96,9 @@ impl StoredEntry {
     /// The same entry with nothing of the person in it.
     pub(super) fn erased(self) -> Self {
         let link_id = match self.data {
-            StoredData::Link(LinkData { link_id, .. }) | StoredData::Erased { link_id } => link_id,
+            StoredData::Link(LinkData { link_id, .. })
+            | StoredData::LinkInChat(LinkData { link_id, .. }, _)
+            | StoredData::Erased { link_id } => link_id,
         };
         let data = StoredData::Erased { link_id };
         Self { change: ChangeType::Erased, welcome_until: None, data, ..self }
@@ -97,7 +116,7 @@ pub(super) fn tell(
     let Some(data) = contact.link_data(key, now) else {
         return Ok(());
     };
-    append(txn, key.app.clone(), change, contact.welcome_until(), StoredData::Link(data), now)
+    append(txn, key.app.clone(), change, contact.welcome_until(), data.into(), now)
 }
 
 /// Tells that a link is no more.
@@ -297,6 +316,7 @@ mod tests {
             corp_name: Some("上海一店".to_owned()),
             pending_id: Some(PendingId::new("pPENDING").unwrap()),
             source: Source::Callback,
+            chat_id: None,
             followers: Vec::new(),
             welcome_code: Some("CODE".to_owned()),
             linked_at: Timestamp::from_secs(1_795_309_323),

@@ -21,7 +21,7 @@ use super::queues::OpenBooks;
 use super::records::{Record, decode, readable};
 use super::roll::{self, Entry, Read};
 use super::txn::Txn;
-use super::{EmbeddedStore, keys};
+use super::{EmbeddedStore, dealers, keys, links};
 use crate::domain::contact::Contact;
 use crate::domain::event::Event;
 use crate::domain::far_off::{FarOff, far_off};
@@ -78,6 +78,17 @@ pub(super) fn brings_back(txn: &Txn<'_>, event: &Event, received_at: Timestamp) 
     }
     let at = forgotten_at(txn, txn.salt(), event.contact.external_userid.as_str())?;
     Ok(at.is_some_and(|at| event.created_at <= at))
+}
+
+/// Whether a customer is back only because a list or an event still has the relation of before they were
+/// forgotten, which began at `since`.
+pub(super) fn is_back(
+    txn: &Txn<'_>,
+    customer: &ExternalUserid,
+    since: Timestamp,
+) -> Result<bool, StoreError> {
+    let at = forgotten_at(txn, txn.salt(), customer.as_str())?;
+    Ok(at.is_some_and(|at| since <= at))
 }
 
 /// Whether this customer was forgotten after a fan was registered, and so is not that fan any more.
@@ -178,7 +189,7 @@ fn leftover(store: &EmbeddedStore, ids: &Ids) -> Result<Vec<Vec<u8>>, StoreError
         if !matches!(store.read::<Contact>(&record), Err(StoreError::Damaged(_))) {
             continue;
         }
-        for kind in [b"w", b"q", b"u"] {
+        for kind in [b"w", b"y", b"q", b"u"] {
             for row in store.engine.range(kind, &keys::after(kind)) {
                 let (key, _) = row.map_err(super::failed)?;
                 // Without its kind a contact's key is the end of all of these.
@@ -215,7 +226,7 @@ pub(super) fn forget(
     }
     for key in found.leftover {
         match key.first() {
-            Some(b'w') => txn.discount(|counts| &mut counts.waiting),
+            Some(b'w' | b'y') => txn.discount(|counts| &mut counts.waiting),
             Some(b'u') => txn.discount(|counts| &mut counts.links),
             _ => {}
         }
@@ -305,11 +316,14 @@ fn erase_contact(
     txn.delete(record);
     txn.discount(|counts| &mut counts.contacts);
     erased.contacts += 1;
-    let Some(contact) = contact else { return Ok(()) };
-    if let Some(due_at) = contact.lookup_retry.and_then(|retry| retry.due_at) {
-        txn.delete(keys::reask(due_at, key));
-        txn.discount(|counts| &mut counts.waiting);
-    }
+    txn.delete(keys::contact_of_corp(key));
+    let is_linked = contact.as_ref().is_some_and(|contact| contact.link.is_some());
+    dealers::count(txn, key, |counts| {
+        counts.customers = counts.customers.saturating_sub(1);
+        counts.links = counts.links.saturating_sub(is_linked.into());
+    })?;
+    let Some(mut contact) = contact else { return Ok(()) };
+    links::wait(txn, key, &mut contact, None)?;
     for pending_id in contact.pending_id.iter().chain(&contact.earlier_pending_ids) {
         txn.delete(keys::contact_at(pending_id, key));
     }

@@ -73,25 +73,26 @@ impl Frontier {
     }
 }
 
-/// Those of the two queues of customers.
+/// Those of the queues of the resolver.
 pub(super) struct Frontiers {
     pub(super) inbox: Frontier,
-    pub(super) reasks: Frontier,
+    pub(super) live: Frontier,
+    pub(super) background: Frontier,
 }
 
 impl Default for Frontiers {
     fn default() -> Self {
-        Self { inbox: Frontier::new(b'i'), reasks: Frontier::new(b'w') }
+        Self { inbox: Frontier::new(b'i'), live: Frontier::new(b'y'), background: Frontier::new(b'w') }
     }
 }
 
 impl Frontiers {
-    pub(super) fn all(&self) -> [&Frontier; 2] {
-        [&self.inbox, &self.reasks]
+    pub(super) fn all(&self) -> [&Frontier; 3] {
+        [&self.inbox, &self.live, &self.background]
     }
 
     /// The first row of each queue in a batch.
-    pub(super) fn first_of(&self, batch: &Batch) -> [Option<Vec<u8>>; 2] {
+    pub(super) fn first_of(&self, batch: &Batch) -> [Option<Vec<u8>>; 3] {
         self.all().map(|Frontier { queue, .. }| {
             let mut rows = batch.range(vec![*queue]..vec![*queue + 1]).filter(|(_, value)| value.is_some());
             rows.next().map(|(key, _)| key.clone())
@@ -99,7 +100,7 @@ impl Frontiers {
     }
 
     /// These rows can be read now.
-    pub(super) fn appeared(&self, first: &[Option<Vec<u8>>; 2]) {
+    pub(super) fn appeared(&self, first: &[Option<Vec<u8>>; 3]) {
         for (frontier, key) in self.all().into_iter().zip(first) {
             if let Some(key) = key {
                 frontier.appeared(key);
@@ -159,7 +160,7 @@ mod tests {
             write("w9", false),
         ]);
         let first = frontiers.first_of(&writes);
-        assert_eq!(first, [Some(b"i2".to_vec()), None]);
+        assert_eq!(first, [Some(b"i2".to_vec()), None, None]);
         frontiers.inbox.passed(b"i8");
         frontiers.appeared(&first);
         assert_eq!(frontiers.inbox.begin_at(now), b"i2");

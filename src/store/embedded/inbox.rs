@@ -7,8 +7,8 @@ use super::super::{
 };
 use super::records::Record;
 use super::txn::Txn;
-use super::{forget, keys};
-use crate::domain::event::{Event, QuarantineReason};
+use super::{chats, dealers, forget, keys};
+use crate::domain::event::QuarantineReason;
 use crate::domain::time::Timestamp;
 
 /// sled wants small values; a quarantined message may have 64 KiB.
@@ -58,10 +58,12 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
     {
         return Ok(Appended::Forgotten);
     }
-    // Each has its own room: messages nobody understands must not crowd out those that are.
+    // Each has its own room: messages nobody understands must not crowd out those that are. What is applied at
+    // once takes none.
     let held = match &payload {
         Payload::Event(_) => txn.counts().inbox,
         Payload::Quarantine { .. } => txn.counts().quarantined,
+        Payload::Chat(_) | Payload::Visibility(_) | Payload::Alarm(_) => 0,
     };
     if held >= events_max {
         return Err(StoreError::InboxFull { limit: events_max });
@@ -84,6 +86,9 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
             txn.put(keys::set_aside(id), &SetAside::Quarantined(quarantined))?;
             txn.counts().quarantined += 1;
         }
+        Payload::Chat(event) => chats::apply(txn, &app, &event, received_at)?,
+        Payload::Visibility(corp_id) => txn.mark(keys::of_corp(b'v', &app, &corp_id)),
+        Payload::Alarm(alarm) => dealers::alarm(txn, &app, alarm)?,
     }
     Ok(Appended::New(id))
 }
@@ -131,16 +136,16 @@ pub(super) fn reschedule(
     enqueue(txn, &InboxEvent { due_at, attempts, failure: Some(reason), ..event.clone() })
 }
 
-/// Makes a waiting event due at `now`. Whether it was still waiting.
-pub(super) fn bring_forward(
+/// Makes a waiting event due at another instant. Returns whether it was still waiting.
+pub(super) fn reschedule_to(
     txn: &mut Txn<'_>,
     event: &InboxEvent,
-    now: Timestamp,
+    due_at: Timestamp,
 ) -> Result<bool, StoreError> {
     if !take(txn, event)? {
         return Ok(false);
     }
-    enqueue(txn, &InboxEvent { due_at: now, ..event.clone() })?;
+    enqueue(txn, &InboxEvent { due_at, ..event.clone() })?;
     Ok(true)
 }
 
@@ -159,7 +164,7 @@ pub(super) fn bury(
 pub(super) fn redrive(
     txn: &mut Txn<'_>,
     id: EventId,
-    becomes: Option<Event>,
+    becomes: Option<Payload>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let Some(aside) = txn.get::<SetAside>(&keys::set_aside(id))? else {
@@ -176,10 +181,16 @@ pub(super) fn redrive(
             for key in txn.keys(&keys::message_parts(id), usize::MAX >> 1)? {
                 txn.delete(key);
             }
-            if let Some(event) = becomes {
-                let event =
-                    InboxEvent { id, app, received_at, due_at: now, attempts: 0, failure: None, event };
-                enqueue(txn, &event)?;
+            match becomes {
+                Some(Payload::Event(event)) => {
+                    let event =
+                        InboxEvent { id, app, received_at, due_at: now, attempts: 0, failure: None, event };
+                    enqueue(txn, &event)?;
+                }
+                Some(Payload::Chat(event)) => chats::apply(txn, &app, &event, now)?,
+                Some(Payload::Visibility(corp_id)) => txn.mark(keys::of_corp(b'v', &app, &corp_id)),
+                Some(Payload::Alarm(alarm)) => dealers::alarm(txn, &app, alarm)?,
+                Some(Payload::Quarantine { .. }) | None => {}
             }
         }
     }

@@ -2,13 +2,22 @@
 //!
 //! | kind | key | value |
 //! | --- | --- | --- |
-//! | `m` | name | [`Meta`](super::txn::Meta): counters, format |
+//! | `m` | name | [`Meta`](super::txn::Meta): counters, format; the clock; the reconcile run |
 //! | `i` | due · event number | an event to be worked on |
 //! | `x` | event number | a dead letter or a quarantined message |
 //! | `z` | event number · part | a part of a quarantined message |
 //! | `d` | hour of `CreateTime` · digest | a message seen |
 //! | `c` | `external_userid` · app · corp | a contact and its link |
-//! | `w` | due · contact | a contact to be asked about again |
+//! | `y` | due · contact | a contact to be looked up, live |
+//! | `w` | due · contact | a contact to be looked up in the background |
+//! | `o` | app · corp · `external_userid` | a contact of this corp |
+//! | `b` | app · corp | how many customers and links it has |
+//! | `a` | app · corp | what happens at it |
+//! | `v` | app · corp | its customers may have become visible |
+//! | `A` | app · corp | alarms about the app there |
+//! | `G` | app · corp · chat | a customer group |
+//! | `j` | due · app · corp · chat | a group whose member list is to be read |
+//! | `T` | app · corp | the comparison of its customers |
 //! | `n` | sheet number | sixteen [fans](super::roll) |
 //! | `t` | app · step · priority · due · number | fans to make a call for |
 //! | `r` | app · due · number | fans to look at again then |
@@ -29,7 +38,8 @@
 
 use super::super::{EventId, MessageDigest, QueuePosition, ReceiptId, StoreError};
 use crate::domain::fan::{FanStep, Priority};
-use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, PendingId, SinkName, Unionid};
+use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId, ExternalUserid, PendingId, SinkName, Unionid};
+use crate::domain::lookup::Haste;
 use crate::domain::time::{HOUR_MS, Timestamp};
 
 /// Builds a key part by part.
@@ -129,12 +139,52 @@ pub(super) fn contacts_of(external_userid: &ExternalUserid) -> Vec<u8> {
     Key::kind(b'c').id(external_userid.as_str()).done()
 }
 
-pub(super) fn reask(due_at: Timestamp, key: &ContactKey) -> Vec<u8> {
-    Key::kind(b'w').instant(due_at).contact(key).done()
+pub(super) fn lookup(haste: Haste, due_at: Timestamp, key: &ContactKey) -> Vec<u8> {
+    Key::kind(lookups(haste)).instant(due_at).contact(key).done()
 }
 
-pub(super) fn reask_until(due_at: Timestamp) -> Vec<u8> {
-    Key::kind(b'w').instant(due_at.plus_ms(1)).done()
+pub(super) fn lookups_until(haste: Haste, due_at: Timestamp) -> Vec<u8> {
+    Key::kind(lookups(haste)).instant(due_at.plus_ms(1)).done()
+}
+
+/// The kind of the keys of a queue of lookups.
+pub(super) const fn lookups(haste: Haste) -> u8 {
+    match haste {
+        Haste::Live => b'y',
+        Haste::Background => b'w',
+    }
+}
+
+/// A contact under its corp.
+pub(super) fn contact_of_corp(key: &ContactKey) -> Vec<u8> {
+    Key(of_corp(b'o', &key.app, &key.corp_id)).id(key.external_userid.as_str()).done()
+}
+
+/// A key of this kind that is about one corp.
+pub(super) fn of_corp(kind: u8, app: &AppName, corp: &CorpId) -> Vec<u8> {
+    Key::kind(kind).id(app.as_str()).id(corp.as_str()).done()
+}
+
+/// The keys of this kind that are about the corps of an app.
+pub(super) fn of_app(kind: u8, app: &AppName) -> Vec<u8> {
+    Key::kind(kind).id(app.as_str()).done()
+}
+
+pub(super) fn chat(app: &AppName, corp: &CorpId, chat_id: &ChatId) -> Vec<u8> {
+    Key(of_corp(b'G', app, corp)).id(chat_id.as_str()).done()
+}
+
+pub(super) fn reading(due_at: Timestamp, app: &AppName, corp: &CorpId, chat_id: &ChatId) -> Vec<u8> {
+    Key::kind(b'j').instant(due_at).id(app.as_str()).id(corp.as_str()).id(chat_id.as_str()).done()
+}
+
+pub(super) fn readings_until(due_at: Timestamp) -> Vec<u8> {
+    Key::kind(b'j').instant(due_at.plus_ms(1)).done()
+}
+
+/// A record of which there is one.
+pub(super) fn only(name: &str) -> Vec<u8> {
+    [b"m", name.as_bytes()].concat()
 }
 
 pub(super) fn contact_at(pending_id: &PendingId, key: &ContactKey) -> Vec<u8> {
@@ -185,6 +235,21 @@ pub(super) fn fan_queue_until(
     due_at: Timestamp,
 ) -> Vec<u8> {
     Key(fan_queue(app, step, priority)).instant(due_at.plus_ms(1)).done()
+}
+
+/// When the fans in a place are due.
+pub(super) fn due_of_fan_place(key: &[u8]) -> Result<Timestamp, StoreError> {
+    let mut parts = Parts::of(key);
+    parts.id()?;
+    let (_, rest) = parts.0.split_first_chunk::<2>().ok_or_else(damaged)?;
+    Parts(rest).instant()
+}
+
+/// The same place with its fans due at another instant.
+pub(super) fn fan_place_at(key: &[u8], due_at: Timestamp) -> Result<Vec<u8>, StoreError> {
+    let (queue, position) = key.split_last_chunk::<16>().ok_or_else(damaged)?;
+    let number = Parts(&position[8..]).number()?;
+    Ok(Key(queue.to_vec()).instant(due_at).number(number).done())
 }
 
 pub(super) fn review(app: &AppName, due_at: Timestamp, number: u64) -> Vec<u8> {
@@ -265,6 +330,20 @@ impl<'a> Parts<'a> {
         std::str::from_utf8(id).map_err(|_| damaged())
     }
 
+    /// App and corp.
+    pub(super) fn corp(&mut self) -> Result<(AppName, CorpId), StoreError> {
+        let app = AppName::new(self.id()?).map_err(|_| damaged())?;
+        Ok((app, CorpId::new(self.id()?).map_err(|_| damaged())?))
+    }
+
+    pub(super) fn chat_id(&mut self) -> Result<ChatId, StoreError> {
+        ChatId::new(self.id()?).map_err(|_| damaged())
+    }
+
+    pub(super) fn external_userid(&mut self) -> Result<ExternalUserid, StoreError> {
+        ExternalUserid::new(self.id()?).map_err(|_| damaged())
+    }
+
     pub(super) fn contact(&mut self) -> Result<ContactKey, StoreError> {
         let external_userid = ExternalUserid::new(self.id()?).map_err(|_| damaged())?;
         let app = AppName::new(self.id()?).map_err(|_| damaged())?;
@@ -302,7 +381,7 @@ mod tests {
             corp_id: CorpId::new("wpDEALER").unwrap(),
             external_userid: ExternalUserid::new("wmX").unwrap(),
         };
-        let bytes = reask(Timestamp::from_secs(5), &key);
+        let bytes = lookup(Haste::Background, Timestamp::from_secs(5), &key);
         let mut parts = Parts::of(&bytes);
         assert_eq!(parts.instant().unwrap(), Timestamp::from_secs(5));
         assert_eq!(parts.contact().unwrap(), key);

@@ -13,12 +13,13 @@ use super::{EmbeddedStore, keys, roll};
 use crate::domain::contact::Contact;
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::ids::AppName;
+use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
 
 pub(super) fn lease_key(id: &WorkId) -> Vec<u8> {
     match id {
         WorkId::Event(due_at, id) => keys::inbox(*due_at, *id),
-        WorkId::Reask(due_at, contact) => keys::reask(*due_at, contact),
+        WorkId::Lookup(haste, due_at, contact) => keys::lookup(*haste, *due_at, contact),
     }
 }
 
@@ -56,6 +57,30 @@ impl EmbeddedStore {
             if leased.contains(key) { Ok(None) } else { row(key, value) }
         })?;
         Ok((found, last))
+    }
+
+    /// Up to `limit` lookups that are due at `now` and that nobody works on, and the last row looked at.
+    pub(super) fn free_lookups(
+        &self,
+        leased: &HashSet<Vec<u8>>,
+        haste: Haste,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<(Vec<Work>, Option<Vec<u8>>), StoreError> {
+        let queue = match haste {
+            Haste::Live => &self.frontiers.live,
+            Haste::Background => &self.frontiers.background,
+        };
+        if limit == 0 {
+            return Ok((Vec::new(), None));
+        }
+        self.free_rows(leased, queue, &keys::lookups_until(haste, now), limit, |key, _| {
+            let mut parts = keys::Parts::of(key);
+            let parsed = parts.instant().and_then(|due_at| Ok((due_at, parts.contact()?)));
+            let Some((due_at, contact)) = self.undamaged(key, parsed)? else { return Ok(None) };
+            let id = WorkId::Lookup(haste, due_at, contact.clone());
+            self.known(Work { id, contact, event: None, known: None })
+        })
     }
 
     /// Ends a lease. What is still there can be taken again.

@@ -1,22 +1,25 @@
 //! Transactions on contacts, the join and links; the pure rules are in [`crate::domain::join`] and
 //! [`crate::domain::contact`].
 
-use super::super::{InboxEvent, Outcome, StoreError, Work, WorkId};
-use super::feed;
-use super::forget;
-use super::inbox;
-use super::keys;
+use super::super::{InboxEvent, Outcome, PageFound, StoreError, Work, WorkId};
 use super::records::Record;
-use super::roll;
 use super::txn::Txn;
-use crate::domain::backoff::reask_after_ms;
-use crate::domain::contact::{Contact, LookupRetry};
+use super::{dealers, feed, forget, inbox, keys, reconcile, roll};
+use crate::domain::contact::{Contact, ContactVersion1};
 use crate::domain::ids::{AppName, ContactKey, FanKey, PendingId};
 use crate::domain::join::{self, FanSide, JoinState};
 use crate::domain::link::{ChangeType, Claim, Source};
+use crate::domain::lookup::{Haste, Lookup};
+use crate::domain::sighting::{Sighting, SightingPlace};
 use crate::domain::time::Timestamp;
 
-impl Record for Contact {}
+impl Record for Contact {
+    const VERSION: u8 = 2;
+
+    fn of_version(version: u8, body: &[u8]) -> Option<Result<Self, postcard::Error>> {
+        (version == 1).then(|| postcard::from_bytes::<ContactVersion1>(body).map(Self::from))
+    }
+}
 
 /// The most contacts that meet one fan: a person is a customer of so many dealers at most.
 const JOIN_CONTACTS_MAX: usize = 1_000;
@@ -37,8 +40,8 @@ pub(super) fn settle(
             let change = settle_event(txn, work, event, verdict, now)?;
             Ok((change == Some(ChangeType::Created)).then_some(event.received_at))
         }
-        None if take_reask(txn, &work.id)? => {
-            settle_reask(txn, &work.contact, verdict, now)?;
+        None if take_lookup(txn, &work.id)? => {
+            settle_lookup(txn, &work.contact, verdict, now)?;
             Ok(None)
         }
         // Settled before, by whoever leased it before a restart.
@@ -46,21 +49,33 @@ pub(super) fn settle(
     }
 }
 
-/// Makes a piece of waiting work due at `now`. `place` is its key in the queue of events, or in that of
-/// customers to ask about again. Whether it was still waiting.
+/// Makes a piece of waiting work due at `now`. `place` is its key in the queue of events, or in one of those of
+/// lookups. Returns whether it was still waiting.
 pub(super) fn bring_forward(txn: &mut Txn<'_>, place: &[u8], now: Timestamp) -> Result<bool, StoreError> {
+    move_work(txn, place, |_| now)
+}
+
+/// Moves a piece of waiting work to another instant. Returns whether it was still waiting.
+pub(super) fn move_work(
+    txn: &mut Txn<'_>,
+    place: &[u8],
+    to: impl FnOnce(Timestamp) -> Timestamp,
+) -> Result<bool, StoreError> {
+    let mut parts = keys::Parts::of(place);
+    let due_at = parts.instant()?;
     if place.starts_with(b"i") {
         return match txn.get::<InboxEvent>(place)? {
-            Some(event) => inbox::bring_forward(txn, &event, now),
+            Some(event) => inbox::reschedule_to(txn, &event, to(due_at)),
             None => Ok(false),
         };
     }
-    let mut parts = keys::Parts::of(place);
-    let (due_at, key) = (parts.instant()?, parts.contact()?);
+    let key = parts.contact()?;
     let Some(mut contact) = contact(txn, &key)? else { return Ok(false) };
-    let retry = contact.lookup_retry.filter(|retry| retry.due_at == Some(due_at));
-    let Some(retry) = retry else { return Ok(false) };
-    wait(txn, &key, &mut contact, Some(LookupRetry { due_at: Some(now), ..retry }));
+    let lookup = contact.lookup.filter(|lookup| {
+        lookup.due_at == Some(due_at) && place.first() == Some(&keys::lookups(lookup.haste))
+    });
+    let Some(lookup) = lookup else { return Ok(false) };
+    wait(txn, &key, &mut contact, Some(Lookup { due_at: Some(to(due_at)), ..lookup }))?;
     txn.put(keys::contact(&key), &contact)?;
     Ok(true)
 }
@@ -78,75 +93,92 @@ fn settle_event(
             return inbox::reschedule(txn, event, due_at, reason, spent).map(|()| None);
         }
         Outcome::Dead(reason) => return inbox::bury(txn, event, reason, now).map(|()| None),
-        Outcome::Resolved(pending_id) => Some(Some(pending_id)),
-        Outcome::Missed => Some(None),
+        Outcome::Resolved(pending_id) => Some(Ok(pending_id)),
+        Outcome::Missed | Outcome::NotInChat(_) => Some(Err(None)),
+        Outcome::NotVisible(errcode) => Some(Err(Some(errcode))),
         Outcome::Applied => None,
     };
     update_contact(txn, key, now, |txn, contact| {
         let news = contact.apply(&event.event.contact, event.event.created_at);
         let created = match answer {
             // News about the customer starts the schedule over.
-            Some(found) => answered(txn, key, contact, found, 0, now)?,
+            Some(answer) => {
+                let lookup = Lookup::first(Haste::Live, now);
+                answered(txn, key, contact, answer, (lookup, now), now)?
+            }
             None => None,
         };
         Ok(created.or(news))
     })
 }
 
-fn settle_reask(
+fn settle_lookup(
     txn: &mut Txn<'_>,
     key: &ContactKey,
     verdict: Outcome,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     update_contact(txn, key, now, |txn, contact| {
-        let asked = contact.lookup_retry.take().map_or(0, |retry| retry.asked);
+        let lookup = contact.lookup.unwrap_or_else(|| Lookup::first(Haste::Background, now));
+        let since = (lookup, contact.known_since());
         match verdict {
-            Outcome::Resolved(pending_id) => answered(txn, key, contact, Some(pending_id), asked, now),
-            Outcome::Missed | Outcome::Dead(_) => answered(txn, key, contact, None, asked, now),
-            Outcome::Retry { due_at, .. } => {
-                wait(txn, key, contact, Some(LookupRetry { asked, due_at: Some(due_at) }));
+            Outcome::Resolved(pending_id) => answered(txn, key, contact, Ok(pending_id), since, now),
+            Outcome::Missed | Outcome::Dead(_) => answered(txn, key, contact, Err(None), since, now),
+            Outcome::NotVisible(errcode) => answered(txn, key, contact, Err(Some(errcode)), since, now),
+            Outcome::NotInChat(chat_id) => {
+                contact.leave(&chat_id);
+                if !contact.can_be_looked_up() {
+                    return answered(txn, key, contact, Err(None), since, now);
+                }
+                wait(txn, key, contact, Some(Lookup { due_at: Some(now), refused: None, ..lookup }))?;
+                Ok(None)
+            }
+            Outcome::Retry { due_at, reason, spent } => {
+                let refused = reason.errcode.filter(|_| spent).or(lookup.refused);
+                let due_at = Some(due_at);
+                wait(txn, key, contact, Some(Lookup { due_at, refused, is_of_run: false, ..lookup }))?;
                 Ok(None)
             }
             // Who this is has become known in the meantime.
-            Outcome::Applied => Ok(None),
+            Outcome::Applied => {
+                wait(txn, key, contact, None)?;
+                Ok(None)
+            }
         }
     })?;
     Ok(())
 }
 
-/// Gives up a waiting customer's place in the queue. Whether it was still there.
-fn take_reask(txn: &mut Txn<'_>, id: &WorkId) -> Result<bool, StoreError> {
-    let WorkId::Reask(due_at, contact) = id else { return Ok(false) };
-    let key = keys::reask(*due_at, contact);
+/// Takes a lookup out of its queue. Returns whether it was still there.
+fn take_lookup(txn: &mut Txn<'_>, id: &WorkId) -> Result<bool, StoreError> {
+    let WorkId::Lookup(haste, due_at, contact) = id else { return Ok(false) };
+    let key = keys::lookup(*haste, *due_at, contact);
     if !txn.has(&key)? {
         return Ok(false);
     }
     txn.delete(key);
-    txn.discount(|counts| &mut counts.waiting);
     Ok(true)
 }
 
-/// WeCom answered the question about a contact, after `asked` earlier ones in vain.
+/// WeCom answered a lookup, with a pending id or without; then with its code, if it refused to. `lookup` is the
+/// one that was made, with the instant since when the person is known to be a customer.
 fn answered(
     txn: &mut Txn<'_>,
     key: &ContactKey,
     contact: &mut Contact,
-    found: Option<PendingId>,
-    asked: u32,
+    answer: Result<PendingId, Option<i64>>,
+    (lookup, known_since): (Lookup, Timestamp),
     now: Timestamp,
 ) -> Result<Option<ChangeType>, StoreError> {
-    let known = contact.pending_id.is_some() || contact.link.is_some();
-    match found {
-        Some(pending_id) => {
-            wait(txn, key, contact, None);
+    match answer {
+        Ok(pending_id) => {
+            wait(txn, key, contact, None)?;
             resolved(txn, key, contact, &pending_id, now)
         }
-        // Another question, asked at the same time, was answered: this answer is out of date.
-        None if known => Ok(None),
-        None => {
-            let due_at = reask_after_ms(asked + 1).map(|wait_ms| now.plus_ms(wait_ms));
-            wait(txn, key, contact, Some(LookupRetry { asked: asked + 1, due_at }));
+        // Another lookup, made at the same time, was answered: this answer is out of date.
+        Err(_) if contact.is_identified() => Ok(None),
+        Err(refused) => {
+            wait(txn, key, contact, Some(lookup.answered(refused, known_since, now)))?;
             Ok(None)
         }
     }
@@ -166,7 +198,7 @@ fn update_contact(
 ) -> Result<Option<ChangeType>, StoreError> {
     let known = contact(txn, key)?;
     if known.is_none() {
-        txn.counts().contacts += 1;
+        count_new(txn, key)?;
     }
     let mut contact = known.unwrap_or_else(|| Contact::new(Source::Callback, now));
     let news = change(txn, &mut contact)?;
@@ -178,17 +210,133 @@ fn update_contact(
     Ok(news)
 }
 
-/// Moves the contact's place in the queue of those to be asked about again.
-fn wait(txn: &mut Txn<'_>, key: &ContactKey, contact: &mut Contact, retry: Option<LookupRetry>) {
-    if let Some(due_before) = contact.lookup_retry.and_then(|before| before.due_at) {
-        txn.delete(keys::reask(due_before, key));
-        txn.discount(|counts| &mut counts.waiting);
+fn count_new(txn: &mut Txn<'_>, key: &ContactKey) -> Result<(), StoreError> {
+    txn.counts().contacts += 1;
+    txn.mark(keys::contact_of_corp(key));
+    dealers::count(txn, key, |counts| counts.customers += 1)
+}
+
+/// A customer that WeCom listed, in a list that was read at `seen_at`. Queues a lookup if the customer was never
+/// looked up, or has joined a group since.
+pub(super) fn see(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    sighting: &Sighting,
+    how: Seen,
+    now: Timestamp,
+) -> Result<PageFound, StoreError> {
+    let since = sighting.since.unwrap_or(how.read_at);
+    if forget::is_back(txn, &key.external_userid, since)? {
+        return Ok(PageFound::default());
     }
-    if let Some(due_at) = retry.and_then(|retry| retry.due_at) {
-        txn.mark(keys::reask(due_at, key));
-        txn.counts().waiting += 1;
+    let known = contact(txn, key)?;
+    let is_new = known.is_none();
+    if is_new {
+        count_new(txn, key)?;
     }
-    contact.lookup_retry = retry;
+    let before = known.clone();
+    let mut contact = known.unwrap_or_else(|| {
+        let mut new = Contact::new(how.source, now);
+        new.found_in = match &sighting.place {
+            SightingPlace::Chat(chat_id) => Some(chat_id.clone()),
+            SightingPlace::Follower { .. } => None,
+        };
+        new
+    });
+    let chats = contact.chats().len();
+    let news = contact.see(sighting, how.read_at);
+    let has_joined = contact.chats().len() > chats;
+    let lookup = match contact.lookup {
+        _ if contact.is_identified() => None,
+        None => Some(Lookup { is_of_run: how.is_of_run, ..Lookup::first(how.haste, now) }),
+        // A group is another way to look the customer up.
+        Some(lookup) if has_joined && lookup.due_at.is_none_or(|due_at| now < due_at) => {
+            Some(Lookup { due_at: Some(now), haste: how.haste, is_of_run: how.is_of_run, ..lookup })
+        }
+        Some(_) => None,
+    };
+    if let Some(lookup) = lookup {
+        wait(txn, key, &mut contact, Some(lookup))?;
+    }
+    if let Some(news) = news {
+        feed::tell(txn, key, &contact, news, now)?;
+    }
+    if before.as_ref() != Some(&contact) {
+        txn.put(keys::contact(key), &contact)?;
+    }
+    Ok(PageFound { new: is_new.into(), queued: lookup.is_some().into() })
+}
+
+/// How a customer is seen in a list.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    /// When the list was read.
+    pub(super) read_at: Timestamp,
+    pub(super) source: Source,
+    pub(super) haste: Haste,
+    /// Whether a reconcile run waits for the lookup.
+    pub(super) is_of_run: bool,
+}
+
+/// Changes a customer's followers. Returns whether the customer is known.
+pub(super) fn change_followers(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    now: Timestamp,
+    change: impl FnOnce(&mut Contact) -> Option<ChangeType>,
+) -> Result<(), StoreError> {
+    let Some(mut contact) = contact(txn, key)? else { return Ok(()) };
+    if let Some(news) = change(&mut contact) {
+        feed::tell(txn, key, &contact, news, now)?;
+    }
+    txn.put(keys::contact(key), &contact)
+}
+
+/// Makes the lookup of a customer without a pending id due at `now`: of one that was refused, or with `all` of
+/// any. Returns whether it did.
+pub(super) fn look_up_again(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    all: bool,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let Some(mut contact) = contact(txn, key)? else { return Ok(false) };
+    let lookup = contact.lookup.filter(|lookup| {
+        (all || lookup.refused.is_some()) && lookup.due_at.is_none_or(|due_at| now < due_at)
+    });
+    let Some(lookup) = lookup.filter(|_| !contact.is_identified()) else { return Ok(false) };
+    wait(txn, key, &mut contact, Some(Lookup { due_at: Some(now), ..lookup }))?;
+    txn.put(keys::contact(key), &contact)?;
+    Ok(true)
+}
+
+/// Changes the lookup of a customer, and its place in the queues.
+pub(super) fn wait(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    contact: &mut Contact,
+    lookup: Option<Lookup>,
+) -> Result<(), StoreError> {
+    let place = |lookup: Lookup| Some(keys::lookup(lookup.haste, lookup.due_at?, key));
+    let before = std::mem::replace(&mut contact.lookup, lookup);
+    if let Some(place) = before.and_then(place) {
+        txn.delete(place);
+    }
+    if let Some(place) = lookup.and_then(place) {
+        txn.mark(place);
+    }
+    let waits = |lookup: Option<Lookup>| lookup.is_some_and(Lookup::is_waiting);
+    match (waits(before), waits(lookup)) {
+        (false, true) => txn.counts().waiting += 1,
+        (true, false) => txn.discount(|counts| &mut counts.waiting),
+        (false, false) | (true, true) => {}
+    }
+    let of_run = |lookup: Option<Lookup>| lookup.is_some_and(|lookup| lookup.is_of_run);
+    match (of_run(before), of_run(lookup)) {
+        (false, true) => reconcile::count_unresolved(txn, key, |unresolved| unresolved + 1),
+        (true, false) => reconcile::count_unresolved(txn, key, |unresolved| unresolved.saturating_sub(1)),
+        (false, false) | (true, true) => Ok(()),
+    }
 }
 
 fn resolved(
@@ -214,7 +362,7 @@ fn resolved(
         }
     }
     match join::contact_arrives(&mut state, pending_id, key) {
-        Some(claim) => Ok(accept(txn, key, contact, &claim, now)),
+        Some(claim) => accept(txn, key, contact, &claim, now),
         None => Ok(None),
     }
 }
@@ -253,9 +401,9 @@ pub(super) fn fan_arrives(
 /// A claim from elsewhere than the contact's own resolution.
 pub(super) fn settle_claim(txn: &mut Txn<'_>, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
     update_contact(txn, &claim.contact, now, |txn, contact| {
-        let change = accept(txn, &claim.contact, contact, claim, now);
-        // Who this is has become known: no more questions.
-        wait(txn, &claim.contact, contact, None);
+        let change = accept(txn, &claim.contact, contact, claim, now)?;
+        // Who this is has become known: no more lookups.
+        wait(txn, &claim.contact, contact, None)?;
         Ok(change)
     })?;
     Ok(())
@@ -267,16 +415,21 @@ fn accept(
     contact: &mut Contact,
     claim: &Claim,
     now: Timestamp,
-) -> Option<ChangeType> {
+) -> Result<Option<ChangeType>, StoreError> {
     let before = contact.link.as_ref().map(|link| link.unionid.clone());
     let (_, link_id) = txn.next_feed_id();
     let change = contact.accept(claim, link_id, now);
     if change.is_some() {
-        match before {
-            Some(unionid) => txn.delete(keys::linked(&unionid, key)),
-            None => txn.counts().links += 1,
+        if let Some(unionid) = before {
+            txn.delete(keys::linked(&unionid, key));
+        } else {
+            txn.counts().links += 1;
+            dealers::count(txn, key, |counts| counts.links += 1)?;
+            if contact.source == Source::Reconcile {
+                reconcile::count_link(txn)?;
+            }
         }
         txn.mark(keys::linked(&claim.unionid, key));
     }
-    change
+    Ok(change)
 }

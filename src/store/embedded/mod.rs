@@ -9,8 +9,10 @@
 //! is harmless everywhere except on the feed, whose readers are told of durable entries only.
 
 mod audit;
+mod chats;
 mod compaction;
 mod corp_names;
+mod dealers;
 mod durable_sync;
 pub mod engine;
 mod fans;
@@ -33,12 +35,15 @@ mod private;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 mod queues;
+mod reconcile;
 mod records;
 mod roll;
 mod sled_engine;
 mod snapshot;
 mod transactions;
 mod txn;
+mod upgrade;
+mod waits;
 mod writer;
 
 use std::collections::{HashSet, VecDeque};
@@ -46,7 +51,6 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{Counts, LINKS_MAX, StoreError};
-use crate::domain::dealer::Dealer;
 use crate::domain::ids::ContactKey;
 
 pub use compaction::{Compacted, compact};
@@ -66,8 +70,6 @@ use snapshot::Snapshots;
 use txn::{Meta, Txn, failed};
 pub use writer::ManualWriter;
 use writer::{Patience, Writer};
-
-impl Record for Dealer {}
 
 /// Beyond what nothing is written without, this much of the disk stays free when files of the journal are merged.
 const MERGING_SPARES_BYTES: u64 = 64 << 20;
@@ -149,6 +151,7 @@ impl EmbeddedStore {
     ) -> Result<(Self, ManualWriter), OpenError> {
         let engine: Arc<dyn Engine> = Arc::new(memory);
         let meta = meta_of(&*engine, store_id)?;
+        upgrade::upgrade(&*engine).map_err(OpenError::Content)?;
         let (readers, damaged) = (Readers::default(), DamagedKeys::default());
         let (writer, manual) = Writer::manual(&engine, readers.clone(), meta);
         let indexing = Indexing::here(&*engine, &readers.index, meta.sheets, &damaged);
@@ -158,6 +161,7 @@ impl EmbeddedStore {
 
     pub(in crate::store) fn over(engine: Arc<dyn Engine>, settings: Settings) -> Result<Self, OpenError> {
         let meta = meta_of(&*engine, rand::random())?;
+        upgrade::upgrade(&*engine).map_err(OpenError::Content)?;
         let not_started = |source| OpenError::Folder {
             attempted: "start the threads of",
             path: "the store".into(),

@@ -13,6 +13,11 @@ use super::StoreError;
 pub(super) trait Record: Serialize + DeserializeOwned {
     /// The version written.
     const VERSION: u8 = 1;
+
+    /// Reads the body of an older version; `None` if this program does not know that version.
+    fn of_version(_version: u8, _body: &[u8]) -> Option<Result<Self, postcard::Error>> {
+        None
+    }
 }
 
 pub(super) fn encode<R: Record>(key: &[u8], record: &R) -> Result<Vec<u8>, StoreError> {
@@ -29,7 +34,14 @@ pub(super) fn checked(key: &[u8], mut content: Vec<u8>) -> Vec<u8> {
 }
 
 pub(super) fn decode<R: Record>(key: &[u8], bytes: &[u8]) -> Result<R, StoreError> {
-    decode_as::<R, R>(key, bytes)
+    let content = content(key, bytes)?;
+    match content.split_first() {
+        Some((version, body)) if *version != R::VERSION => match R::of_version(*version, body) {
+            Some(read) => read.map_err(|_| damaged(key, "an unreadable body")),
+            None => Err(damaged(key, "a version of another program")),
+        },
+        _ => current::<R, R>(key, content),
+    }
 }
 
 /// Reads a record of type `R` as something with the same fields, which may borrow from it.
@@ -37,20 +49,30 @@ pub(super) fn decode_as<'a, R: Record, T: Deserialize<'a>>(
     key: &[u8],
     bytes: &'a [u8],
 ) -> Result<T, StoreError> {
-    let damaged = |what: &str| {
-        let kind = key.first().copied().unwrap_or_default() as char;
-        StoreError::Damaged(format!("{what} in a record of kind {kind:?}"))
-    };
-    let (content, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| damaged("too few bytes"))?;
-    if checksum(key, content) != u32::from_le_bytes(*crc) {
-        return Err(damaged("a wrong checksum"));
-    }
+    current::<R, T>(key, content(key, bytes)?)
+}
+
+fn current<'a, R: Record, T: Deserialize<'a>>(key: &[u8], content: &'a [u8]) -> Result<T, StoreError> {
     match content.split_first() {
         Some((version, body)) if *version == R::VERSION => {
-            postcard::from_bytes(body).map_err(|_| damaged("an unreadable body"))
+            postcard::from_bytes(body).map_err(|_| damaged(key, "an unreadable body"))
         }
-        _ => Err(damaged("a version of another program")),
+        _ => Err(damaged(key, "a version of another program")),
     }
+}
+
+/// Version and body, after their checksum was checked.
+fn content<'a>(key: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], StoreError> {
+    let (content, crc) = bytes.split_last_chunk::<4>().ok_or_else(|| damaged(key, "too few bytes"))?;
+    if checksum(key, content) != u32::from_le_bytes(*crc) {
+        return Err(damaged(key, "a wrong checksum"));
+    }
+    Ok(content)
+}
+
+fn damaged(key: &[u8], what: &str) -> StoreError {
+    let kind = key.first().copied().unwrap_or_default() as char;
+    StoreError::Damaged(format!("{what} in a record of kind {kind:?}"))
 }
 
 /// A record, none if it is damaged: for who adds to it or deletes it. Whoever can mend it finds it all the same.

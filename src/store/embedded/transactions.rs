@@ -4,24 +4,25 @@ use async_trait::async_trait;
 
 use super::super::{
     Appended, Arrival, Counts, EventId, EventRow, EventState, FanFilter, FanOutcome, FanPage, FanWork,
-    InboxEvent, LINKS_MAX, LinkBy, LinkQuery, NewFan, Outcome, Registered, Store, StoreError, Work, WorkId,
+    InboxEvent, LINKS_MAX, LinkBy, LinkQuery, NewFan, Outcome, Payload, Registered, Store, StoreError, Work,
+    WorkId,
 };
 use super::corp_names::CorpNames;
 use super::frontier::Frontiers;
 use super::inbox::{Seen, SetAside};
 use super::leasing::{fan_lease, lease_key};
 use super::queues::{Books, Waiting};
-use super::records::{decode, readable};
+use super::records::decode;
 use super::roll::FanNumber;
 use super::txn::Txn;
 use super::writer::Patience;
-use super::{EmbeddedStore, fans, inbox, keys, ledgers, links, roll};
+use super::{EmbeddedStore, dealers, fans, inbox, keys, ledgers, links, roll};
 use crate::domain::contact::Contact;
-use crate::domain::dealer::{Dealer, TokenOwner};
-use crate::domain::event::Event;
+use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
 use crate::domain::ids::{AppName, ContactKey, CorpId, FanKey, Unionid};
 use crate::domain::link::LinkData;
+use crate::domain::lookup::Haste;
 use crate::domain::quota::{Budget, Grant, Ledger, Share};
 use crate::domain::tally::Tally;
 use crate::domain::time::{DAY_MS, Moment, Timestamp};
@@ -33,10 +34,10 @@ impl Store for EmbeddedStore {
         self.writer.run(move |txn| inbox::append(txn, arrival, events_max)).await
     }
 
-    async fn lease(&self, now: Timestamp, limit: usize) -> Result<Vec<Work>, StoreError> {
+    async fn lease(&self, now: Timestamp, limit: usize, background: usize) -> Result<Vec<Work>, StoreError> {
         self.writer.shared.ready()?;
         let mut leased = self.leases();
-        let (inbox, reasks) = (&self.frontiers.inbox, &self.frontiers.reasks);
+        let inbox = &self.frontiers.inbox;
         let (mut work, last) =
             self.free_rows(&leased, inbox, &keys::inbox_until(now), limit, |key, value| {
                 let Some(event) = self.undamaged(key, decode::<InboxEvent>(key, value))? else {
@@ -45,18 +46,15 @@ impl Store for EmbeddedStore {
                 let (id, contact) = (WorkId::Event(event.due_at, event.id), event.contact_key());
                 self.known(Work { id, contact, event: Some(event), known: None })
             })?;
-        let (until, room) = (keys::reask_until(now), limit - work.len());
-        let (more, last_reask) = self.free_rows(&leased, reasks, &until, room, |key, _| {
-            let mut parts = keys::Parts::of(key);
-            let parsed = parts.instant().and_then(|due_at| Ok((due_at, parts.contact()?)));
-            let Some((due_at, contact)) = self.undamaged(key, parsed)? else { return Ok(None) };
-            let id = WorkId::Reask(due_at, contact.clone());
-            self.known(Work { id, contact, event: None, known: None })
-        })?;
-        work.extend(more);
+        let room = limit - work.len();
+        let (live, last_live) = self.free_lookups(&leased, Haste::Live, now, room)?;
+        let (others, last_other) = self.free_lookups(&leased, Haste::Background, now, background)?;
+        work.extend(live);
+        work.extend(others);
         // Last, so that an error on the way leaves nothing leased to nobody, and nothing free behind.
         leased.extend(work.iter().map(|item| lease_key(&item.id)));
-        for (queue, last) in [(inbox, last), (reasks, last_reask)] {
+        let Frontiers { live, background, .. } = &*self.frontiers;
+        for (queue, last) in [(inbox, last), (live, last_live), (background, last_other)] {
             if let Some(last) = last {
                 queue.passed(&last);
             }
@@ -65,10 +63,14 @@ impl Store for EmbeddedStore {
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        let Frontiers { inbox, reasks } = &*self.frontiers;
-        let (event, reask) = (self.first_free(inbox, b"i")?, self.first_free(reasks, b"w")?);
-        let due = |key: Option<Vec<u8>>| key.map(|key| keys::Parts::of(&key).instant()).transpose();
-        Ok(due(event)?.into_iter().chain(due(reask)?).min())
+        let Frontiers { inbox, live, background } = &*self.frontiers;
+        let mut next = None;
+        for (queue, prefix) in [(inbox, b"i"), (live, b"y"), (background, b"w")] {
+            let first = self.first_free(queue, prefix)?;
+            let due_at = first.map(|key| keys::Parts::of(&key).instant()).transpose()?;
+            next = next.into_iter().chain(due_at).min();
+        }
+        Ok(next)
     }
 
     async fn settle(
@@ -88,10 +90,9 @@ impl Store for EmbeddedStore {
     async fn bring_forward(&self, due_at: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
         const ROWS_AT_ONCE: usize = 1_000;
         let (just_before, mut moved) = (due_at.plus_ms(-1), 0);
-        for (mut from, to) in [
-            (keys::inbox_until(just_before), keys::inbox_until(due_at)),
-            (keys::reask_until(just_before), keys::reask_until(due_at)),
-        ] {
+        let lookups = |haste| (keys::lookups_until(haste, just_before), keys::lookups_until(haste, due_at));
+        let events = (keys::inbox_until(just_before), keys::inbox_until(due_at));
+        for (mut from, to) in [events, lookups(Haste::Live), lookups(Haste::Background)] {
             loop {
                 let page = self.rows(&from, &to, ROWS_AT_ONCE, |key, _| Ok(Some(key.to_vec())))?;
                 let Some(last) = page.last() else { break };
@@ -155,7 +156,12 @@ impl Store for EmbeddedStore {
         self.message(id)
     }
 
-    async fn redrive(&self, id: EventId, becomes: Option<Event>, now: Timestamp) -> Result<bool, StoreError> {
+    async fn redrive(
+        &self,
+        id: EventId,
+        becomes: Option<Payload>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
         self.writer.run(move |txn| inbox::redrive(txn, id, becomes, now)).await
     }
 
@@ -313,18 +319,40 @@ impl Store for EmbeddedStore {
         Ok(self.read(&keys::ledger(account, api))?.unwrap_or_default())
     }
 
-    async fn put_dealers(&self, app: &AppName, dealers: Vec<Dealer>) -> Result<(), StoreError> {
-        for dealer in dealers {
-            let key = keys::dealer(app, &dealer.corp_id);
-            self.writer
-                .run(move |txn| {
-                    // A damaged record is as good as none here, and is mended by being written again.
-                    let known = readable(txn.get::<Dealer>(&key))?;
-                    let token = known.and_then(|known| known.token).or(dealer.token);
-                    txn.put(key, &Dealer { token, ..dealer })
+    async fn put_dealers(&self, app: &AppName, listed: Vec<Dealer>) -> Result<Vec<CorpId>, StoreError> {
+        let corps: Vec<_> = listed.iter().map(|dealer| dealer.corp_id.clone()).collect();
+        let transactions = listed.into_iter().map(|dealer| {
+            let app = app.clone();
+            move |txn: &mut Txn<'_>| dealers::put(txn, &app, dealer)
+        });
+        let results = self.run_all(transactions, Patience::InTime).await;
+        let are_new: Vec<_> = results.into_iter().collect::<Result<_, _>>()?;
+        Ok(corps.into_iter().zip(are_new).filter(|(_, is_new)| *is_new).map(|(corp, _)| corp).collect())
+    }
+
+    async fn dealer_left(&self, app: &AppName, corp_id: &CorpId, now: Timestamp) -> Result<bool, StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer
+            .run(move |txn| {
+                dealers::change(txn, &app, &corp_id, |dealer| {
+                    dealer.left_at.get_or_insert(now);
                 })
-                .await?;
-        }
+            })
+            .await
+    }
+
+    async fn set_qualification(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        qualification: Qualification,
+    ) -> Result<(), StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer
+            .run(move |txn| {
+                dealers::change(txn, &app, &corp_id, |dealer| dealer.qualification = Some(qualification))
+            })
+            .await?;
         Ok(())
     }
 
@@ -343,13 +371,11 @@ impl Store for EmbeddedStore {
         corp_id: &CorpId,
         owner: TokenOwner,
     ) -> Result<(), StoreError> {
-        let key = keys::dealer(app, corp_id);
+        let (app, corp_id) = (app.clone(), corp_id.clone());
         self.writer
-            .run(move |txn| match txn.get::<Dealer>(&key)? {
-                Some(dealer) => txn.put(key, &Dealer { token: Some(owner), ..dealer }),
-                None => Ok(()),
-            })
-            .await
+            .run(move |txn| dealers::change(txn, &app, &corp_id, |dealer| dealer.token = Some(owner)))
+            .await?;
+        Ok(())
     }
 
     async fn links(&self, query: &LinkQuery, now: Timestamp) -> Result<Vec<LinkData>, StoreError> {
@@ -408,6 +434,19 @@ impl Store for EmbeddedStore {
             Some(reason) => reason,
             None => std::future::pending().await,
         }
+    }
+
+    async fn shift_waits(&self, by_ms: i64, after: Timestamp) -> Result<(), StoreError> {
+        self.shift_stored_waits(by_ms, after).await
+    }
+
+    async fn last_moment(&self) -> Result<Option<Moment>, StoreError> {
+        let key = keys::only("moment");
+        Ok(self.undamaged(&key, self.read(&key))?.flatten())
+    }
+
+    async fn put_moment(&self, now: Moment) -> Result<(), StoreError> {
+        self.writer.run(move |txn| txn.put(keys::only("moment"), &now)).await
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::app::StoredLedgers;
+use crate::clock::ServiceClock;
 use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS, Steady, Timestamp};
 use crate::simulator::quota::CallWindows;
 use crate::store::embedded::engine::Memory;
@@ -230,6 +231,69 @@ async fn a_permit_that_expires_while_the_machine_is_suspended_is_not_used() {
         let permit = limiter.permit(&corps()[0], MINT, Share::Whole).await;
         assert_eq!((permit.is_ok(), sleepy.reserved.load(SeqCst)), (ok, reserved));
     }
+}
+
+/// Ledgers that let all other callers queue up during each reservation.
+struct Slow(StoredLedgers);
+
+#[async_trait]
+impl Ledgers for Slow {
+    async fn reserve(
+        &self,
+        accounts: &[(String, Budget)],
+        api: Api,
+        share: Share,
+        want: u32,
+        now: Moment,
+    ) -> Result<Grant, String> {
+        tokio::task::yield_now().await;
+        self.0.reserve(accounts, api, share, want, now).await
+    }
+
+    async fn rate_limited(
+        &self,
+        account: &str,
+        budget: Budget,
+        api: Api,
+        now: Moment,
+    ) -> Result<i64, String> {
+        self.0.rate_limited(account, budget, api, now).await
+    }
+}
+
+#[tokio::test]
+async fn bulk_takes_no_permit_that_was_reserved_for_renewals() {
+    const BULK: Share = Share::Without { reserve_percent: 10, month_kept: LIMITS.per_month };
+    let clock = World::new();
+    let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
+    let limits = corps().into_iter().map(|corp| (corp, LIMITS)).collect();
+    let limiter = Limiter::new(Arc::new(Slow(StoredLedgers(Arc::new(store)))), clock, limits);
+    let corp = &corps()[0];
+    // While the first permit is reserved, the other callers queue up: the next reservation is for all of them
+    // who have the same share.
+    let (first, second, bulk) = tokio::join!(
+        limiter.permit(corp, MINT, PATIENT),
+        limiter.permit(corp, MINT, PATIENT),
+        limiter.permit(corp, MINT, BULK),
+    );
+    assert!(first.is_ok() && second.is_ok());
+    assert!(matches!(bulk, Err(CallError::NoPermit { .. })), "{bulk:?}");
+}
+
+#[tokio::test]
+async fn the_next_permit_is_announced_on_the_services_clock() {
+    let machine = World::new();
+    let clock = Arc::new(ServiceClock::new(machine.clone()));
+    let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
+    let limits = corps().into_iter().map(|corp| (corp, LIMITS)).collect();
+    let limiter = Limiter::new(Arc::new(StoredLedgers(Arc::new(store))), clock.clone(), limits);
+    while limiter.permit(&corps()[0], MINT, Share::Whole).await.is_ok() {}
+    // The wall clock is set; the service has yet to follow.
+    machine.wall_off_ms.store(8 * HOUR_MS, SeqCst);
+    let refused = limiter.permit(&corps()[0], MINT, Share::Whole).await;
+    let Err(CallError::NoPermit { retry_at, .. }) = refused else { panic!("{refused:?}") };
+    let wait_ms = retry_at.millis_since(clock.now());
+    assert!((1..HOUR_MS + MINUTE_MS).contains(&wait_ms), "{wait_ms} ms");
 }
 
 #[tokio::test]

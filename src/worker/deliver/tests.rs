@@ -144,7 +144,7 @@ impl World {
         let digest = MessageDigest::of(&app(), &self.events.to_be_bytes());
         let payload = Payload::Event(Event { corp_id, created_at, contact });
         self.store.append(Arrival { app: app(), digest, received_at: now, payload }).await.unwrap();
-        for work in self.store.lease(now, 9).await.unwrap() {
+        for work in self.store.lease(now, 9, 9).await.unwrap() {
             self.store.settle(vec![(work, Outcome::Resolved(pending_id.clone()))], now).await.unwrap();
         }
     }

@@ -1,11 +1,16 @@
-//! A lane: the work that one corp's token converts, one call after the other.
+//! Lanes: work that may share one batch call, and is called one batch after the other.
+//!
+//! Deliberately absent: the calls, the permits for them, and circuit breakers.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
+
+use tokio::time::Instant;
 
 use crate::domain::batch::IDS_PER_CALL_MAX;
-use crate::domain::ids::{AppName, CorpId};
-use crate::domain::time::{SECOND_MS, Timestamp};
-use crate::store::Work;
+use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid};
+use crate::domain::lookup::Haste;
+use crate::domain::time::SECOND_MS;
+use crate::store::{Work, WorkId};
 
 /// Work items that one lane holds; the rest of its backlog waits in the store, so that it does not crowd out
 /// other lanes.
@@ -16,12 +21,58 @@ const DRAIN_MS: [i64; 2] = [300, 5 * SECOND_MS];
 /// With this many batches whose outcomes are being stored, a lane waits for the store.
 const STORING_MAX: usize = 2;
 
-/// The corp whose token a lane's calls are made with, inside one app.
+/// What the work of a lane has in common.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct LaneKey {
     pub(super) app: AppName,
-    /// The dealer, or the brand where its own token converts.
+    /// The corp whose token the calls are made with: the dealer, or the brand where its own token converts.
     pub(super) owner: CorpId,
+    /// The customer group whose members are looked up; `None` for customers whom a member has added.
+    pub(super) chat_id: Option<ChatId>,
+    pub(super) class: LaneClass,
+}
+
+/// The class of the work in a lane, in the order in which permits are given out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum LaneClass {
+    /// Events, and people who have just joined a group.
+    Live,
+    /// The delayed retry of one customer who was refused alone just after the add, in a call of its own.
+    Alone(ExternalUserid),
+    /// Customers who are looked up when that delays no event.
+    Background,
+    /// Customers whose last lookup was refused: apart from all others, because one who is refused again makes
+    /// WeCom refuse the whole batch.
+    Suspect,
+}
+
+impl LaneClass {
+    pub(super) fn of(work: &Work) -> Self {
+        if let Some(event) = &work.event {
+            let errcode = event.failure.as_ref().and_then(|failure| failure.errcode);
+            let is_retry = event.attempts > 0 && errcode.is_some_and(may_pass_soon);
+            return if is_retry { Self::Alone(work.contact.external_userid.clone()) } else { Self::Live };
+        }
+        let lookup = work.known.as_ref().and_then(|known| known.lookup);
+        match work.id {
+            _ if lookup.is_some_and(|lookup| lookup.refused.is_some()) => Self::Suspect,
+            WorkId::Lookup(Haste::Background, ..) => Self::Background,
+            WorkId::Lookup(Haste::Live, ..) | WorkId::Event(..) => Self::Live,
+        }
+    }
+
+    /// Whether its work has the small budget of what delays no event.
+    pub(super) const fn is_background(&self) -> bool {
+        match self {
+            Self::Background | Self::Suspect => true,
+            Self::Live | Self::Alone(_) => false,
+        }
+    }
+}
+
+/// Whether WeCom answers with this code for a moment after a customer was added, also if nothing is wrong.
+pub(super) const fn may_pass_soon(errcode: i64) -> bool {
+    matches!(errcode, 84_061 | 40_096)
 }
 
 #[derive(Default)]
@@ -31,15 +82,17 @@ pub(super) struct Lane {
     busy: bool,
     /// Batches whose outcomes are being stored.
     storing: usize,
+    /// Work items in a call, or whose outcomes are being stored.
+    begun: usize,
     /// When the current batch began.
-    since: Timestamp,
+    since: Option<Instant>,
     /// How long the last batch took, in milliseconds.
     batch_ms: i64,
 }
 
 impl Lane {
     /// Adds a work item. Returns it if the lane is full.
-    pub(super) fn push(&mut self, work: Work) -> Option<Work> {
+    fn push(&mut self, work: Work) -> Option<Work> {
         if self.waiting.len() >= LANE_HELD_MAX {
             return Some(work);
         }
@@ -48,7 +101,7 @@ impl Lane {
     }
 
     /// Whether the lane can be dropped.
-    pub(super) fn is_idle(&self) -> bool {
+    fn is_idle(&self) -> bool {
         !self.busy && self.storing == 0 && self.waiting.is_empty()
     }
 
@@ -68,10 +121,10 @@ impl Lane {
     }
 
     /// Takes the batch of the next call: up to 100 different customers, all items of a customer together.
-    pub(super) fn begin(&mut self, now: Timestamp) -> Vec<Work> {
+    pub(super) fn begin(&mut self, now: Instant) -> Vec<Work> {
         self.busy = true;
         if self.storing == 0 {
-            self.since = now;
+            self.since = Some(now);
         }
         let (mut customers, mut batch) = (HashSet::new(), Vec::new());
         while let Some(work) = self.waiting.front() {
@@ -81,28 +134,87 @@ impl Lane {
             customers.insert(work.contact.external_userid.clone());
             batch.extend(self.waiting.pop_front());
         }
+        self.begun += batch.len();
         batch
     }
 
     /// The call has ended; its outcomes are still to be stored.
-    pub(super) const fn call_ended(&mut self, now: Timestamp) {
+    pub(super) fn call_ended(&mut self, now: Instant) {
         self.busy = false;
         self.storing += 1;
-        self.batch_ms = now.millis_since(self.since);
-        self.since = now;
+        let took = self.since.map(|since| now.saturating_duration_since(since));
+        self.batch_ms = took.map_or(0, |took| i64::try_from(took.as_millis()).unwrap_or(i64::MAX));
+        self.since = Some(now);
     }
 
-    /// The outcomes of a call are stored.
-    pub(super) const fn batch_stored(&mut self) {
+    /// The outcomes of a batch of `items` are stored.
+    pub(super) const fn batch_stored(&mut self, items: usize) {
         self.storing = self.storing.saturating_sub(1);
+        self.begun = self.begun.saturating_sub(items);
     }
 
     /// The retry delay when the lane is full: the estimated time to drain it and the items deferred before
     /// this one, in milliseconds.
-    pub(super) fn drain_time_ms(&self, deferred: usize) -> i64 {
+    fn drain_time_ms(&self, deferred: usize) -> i64 {
         let [calls, portions] = [DRAIN_ITEMS / IDS_PER_CALL_MAX, (LANE_HELD_MAX + deferred) / DRAIN_ITEMS]
             .map(|count| i64::try_from(count).unwrap_or(i64::MAX));
         let [min, max] = DRAIN_MS;
         self.batch_ms.saturating_mul(calls).clamp(min, max).saturating_mul(portions)
     }
 }
+
+/// All lanes.
+#[derive(Default)]
+pub(super) struct Lanes(pub(super) BTreeMap<LaneKey, Lane>);
+
+/// How many items of each lane were deferred in one activation because the lane is full. One lane's backlog
+/// defers no work of another.
+#[derive(Default)]
+pub(super) struct Deferred(BTreeMap<LaneKey, usize>);
+
+/// Work items in memory: those with the small budget, and all others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Held {
+    /// Without those in a call, whose number the concurrent calls limit.
+    pub(super) live: usize,
+    pub(super) background: usize,
+}
+
+impl Lanes {
+    /// Adds a work item to its lane. If the lane is full, returns the item and after how many milliseconds it
+    /// is to be tried again.
+    pub(super) fn push(&mut self, key: LaneKey, work: Work, deferred: &mut Deferred) -> Option<(Work, i64)> {
+        let lane = self.0.entry(key.clone()).or_default();
+        let work = lane.push(work)?;
+        let before = deferred.0.entry(key).or_default();
+        let wait_ms = lane.drain_time_ms(*before);
+        *before += 1;
+        Some((work, wait_ms))
+    }
+
+    pub(super) fn held(&self) -> Held {
+        let mut held = Held { live: 0, background: 0 };
+        for (key, lane) in &self.0 {
+            if key.class.is_background() {
+                held.background += lane.waiting.len() + lane.begun;
+            } else {
+                held.live += lane.waiting.len();
+            }
+        }
+        held
+    }
+
+    /// The lanes that are ready for a call: live work first, then the oldest. Drops lanes without work.
+    pub(super) fn ready(&mut self) -> Vec<(&LaneKey, &mut Lane)> {
+        self.0.retain(|_, lane| !lane.is_idle());
+        let mut ready: Vec<_> = self.0.iter_mut().filter(|(_, lane)| lane.can_call()).collect();
+        ready.sort_by_cached_key(|(key, lane)| {
+            let is_retry = matches!(key.class, LaneClass::Alone(_));
+            (key.class.is_background(), is_retry, lane.waiting.front().map(Work::due_at))
+        });
+        ready
+    }
+}
+
+#[cfg(test)]
+mod tests;

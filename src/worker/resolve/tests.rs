@@ -1,119 +1,277 @@
-//! Lanes, batches and the outcomes of refusals, without any platform.
+//! Outcomes of refusals, routing and budgets, and what the tests of lanes and batches share: work, and a
+//! context with a scripted platform.
 
+use async_trait::async_trait;
+
+use super::conversion::Fault;
+use super::outcome::{UNKNOWN_TRIES_MAX, refused_alone};
 use super::*;
+use crate::clock::{Clock, ManualClock};
+use crate::domain::backoff::Jitter;
+use crate::domain::contact::Contact;
+use crate::domain::dealer::{Dealer, Qualification};
 use crate::domain::event::{ContactChange, ContactEvent, Event};
-use crate::domain::ids::{ExternalUserid, UserId};
-use crate::store::{EventId, InboxEvent, WorkId};
+use crate::domain::fan::Renew;
+use crate::domain::ids::{
+    AppName, ChatId, ContactKey, CorpId, ExternalUserid, Openid, PendingId, Unionid, UserId,
+};
+use crate::domain::link::Source;
+use crate::domain::lookup::Lookup;
+use crate::domain::quota::{Limits, Share};
+use crate::domain::sighting::{Sighting, SightingPlace};
+use crate::domain::time::HOUR_MS;
+use crate::store::embedded::engine::Memory;
+use crate::store::embedded::{EmbeddedStore, Settings};
+use crate::store::{EventId, InboxEvent, Store};
+use crate::wecom::{Api, CallError, ChatMembers, CustomerPage, DealerList, Platform, TokenOf};
+use crate::worker::breaker::{Breakers, Scope};
+use crate::worker::directory::Directory;
+use crate::worker::{AppRules, ConversionToken};
 
-fn work(n: u64, customer: usize, change: ContactChange) -> Work {
+pub(super) const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
+
+pub(super) fn app() -> AppName {
+    AppName::new("brand").unwrap()
+}
+
+pub(super) fn corp(id: &str) -> CorpId {
+    CorpId::new(id).unwrap()
+}
+
+fn contact(customer: usize) -> ContactKey {
     let external_userid = ExternalUserid::new(format!("wm{customer}")).unwrap();
-    let (app, corp_id) = (AppName::new("brand").unwrap(), CorpId::new("wpDEALER").unwrap());
+    ContactKey { app: app(), corp_id: corp("wpDEALER"), external_userid }
+}
+
+/// An event about a customer.
+pub(super) fn work(n: u64, customer: usize, change: ContactChange) -> Work {
+    let contact = contact(customer);
     let at = Timestamp::from_secs(1);
     let event = InboxEvent {
         id: EventId(n),
-        app: app.clone(),
+        app: contact.app.clone(),
         received_at: at,
         due_at: at,
         attempts: 0,
         failure: None,
         event: Event {
-            corp_id: corp_id.clone(),
+            corp_id: contact.corp_id.clone(),
             created_at: at,
             contact: ContactEvent {
                 change,
                 user_id: UserId::new("member").unwrap(),
-                external_userid: external_userid.clone(),
+                external_userid: contact.external_userid.clone(),
                 state: None,
                 welcome_code: None,
             },
         },
     };
-    let contact = ContactKey { app, corp_id, external_userid };
     Work { id: WorkId::Event(at, EventId(n)), contact, event: Some(event), known: None }
 }
 
-fn lane_of(items: u64) -> Lane {
-    let mut lane = Lane::default();
-    for n in 0..items {
-        assert_eq!(lane.push(work(n, usize::try_from(n).unwrap() / 2, ContactChange::Added)), None);
+/// A lookup of a customer, who is in this group if one is given.
+pub(super) fn lookup(customer: usize, haste: Haste, refused: Option<i64>, chat_id: Option<&ChatId>) -> Work {
+    let (contact, at) = (contact(customer), Timestamp::from_secs(1));
+    let mut known = Contact::new(Source::Callback, at);
+    if let Some(chat_id) = chat_id {
+        let external_userid = contact.external_userid.clone();
+        let sighting = Sighting { external_userid, place: SightingPlace::Chat(chat_id.clone()), since: None };
+        assert_eq!(known.see(&sighting, at), None);
     }
-    lane
+    known.lookup = Some(Lookup { refused, ..Lookup::first(haste, at) });
+    Work { id: WorkId::Lookup(haste, at, contact.clone()), contact, event: None, known: Some(known) }
 }
 
-#[test]
-fn a_batch_holds_a_hundred_customers_and_all_items_of_each() {
-    let mut lane = lane_of(250);
-    assert_eq!((lane.begin(Timestamp::EPOCH).len(), lane.waiting.len()), (200, 50));
-    lane.call_ended(Timestamp::EPOCH);
-    assert!(!lane.has_full_batch(), "half as many customers as items");
-    assert_eq!(lane.begin(Timestamp::EPOCH).len(), 50);
-    assert!(lane_of(200).has_full_batch() && !lane_of(198).has_full_batch());
+/// The pending ids of these customers, or WeCom's code.
+type Converted = Result<Vec<(ExternalUserid, PendingId)>, i64>;
+
+/// A platform that converts as a function says, and has no other call.
+pub(super) struct Scripted<F> {
+    convert: F,
+    /// The token and the number of ids of each conversion.
+    pub(super) calls: Mutex<Vec<(TokenOf, usize)>>,
 }
 
-#[test]
-fn a_lane_makes_the_next_call_while_one_batch_is_being_stored_but_not_two() {
-    let at = |ms| Timestamp::from_millis(ms);
-    let mut lane = lane_of(1_000);
-    lane.begin(at(0));
-    assert!(!lane.can_call(), "one call in flight");
-    lane.call_ended(at(30));
-    assert!(lane.can_call());
-    lane.begin(at(30));
-    lane.call_ended(at(60));
-    assert!(!lane.can_call(), "the store does not keep up");
-    lane.batch_stored();
-    assert!(lane.can_call());
-    lane.begin(at(100));
-    lane.call_ended(at(130));
-    assert_eq!(lane.drain_time_ms(0), 2 * 10 * 70, "the wait for the store counts");
-    for _ in 0..2 {
-        assert!(!lane.is_idle());
-        lane.batch_stored();
+impl<F: Fn(&TokenOf, &[ExternalUserid]) -> Converted + Send + Sync + 'static> Scripted<F> {
+    pub(super) fn new(convert: F) -> Arc<Self> {
+        Arc::new(Self { convert, calls: Mutex::default() })
     }
-    lane.waiting.clear();
-    assert!(lane.is_idle());
+
+    /// The number of calls with the brand's token, and of those with a dealer's.
+    pub(super) fn counts(&self) -> [usize; 2] {
+        let calls = self.calls.lock().unwrap();
+        let brand = calls.iter().filter(|(token, _)| *token == TokenOf::Upstream).count();
+        [brand, calls.len() - brand]
+    }
+}
+
+#[async_trait]
+impl<F: Fn(&TokenOf, &[ExternalUserid]) -> Converted + Send + Sync + 'static> Platform for Scripted<F> {
+    async fn external_userid_to_pending_id(
+        &self,
+        _: &AppName,
+        token: &TokenOf,
+        _: Option<&ChatId>,
+        ids: &[ExternalUserid],
+    ) -> Result<Vec<(ExternalUserid, PendingId)>, CallError> {
+        self.calls.lock().unwrap().push((token.clone(), ids.len()));
+        let api = Api::ExternalUseridToPendingId;
+        (self.convert)(token, ids).map_err(|errcode| CallError::Refused { api, errcode, from_ip: None })
+    }
+
+    async fn dealers(&self, _: &AppName, _: Option<&CorpId>) -> Result<DealerList, CallError> {
+        unreachable!()
+    }
+
+    async fn chains(&self, _: &AppName) -> Result<Vec<String>, CallError> {
+        unreachable!()
+    }
+
+    async fn qualification(
+        &self,
+        _: &AppName,
+        _: &str,
+        _: &CorpId,
+    ) -> Result<Option<Qualification>, CallError> {
+        unreachable!()
+    }
+
+    async fn unionid_to_pending_id(
+        &self,
+        _: &AppName,
+        _: &Unionid,
+        _: &Openid,
+        _: Share,
+    ) -> Result<PendingId, CallError> {
+        unreachable!()
+    }
+
+    async fn unionid_to_external_userid(
+        &self,
+        _: &AppName,
+        _: &Unionid,
+        _: &Openid,
+        _: Share,
+    ) -> Result<Vec<(CorpId, ExternalUserid)>, CallError> {
+        unreachable!()
+    }
+
+    async fn members(&self, _: &AppName, _: &TokenOf) -> Result<Vec<UserId>, CallError> {
+        unreachable!()
+    }
+
+    async fn customers_of(
+        &self,
+        _: &AppName,
+        _: &TokenOf,
+        _: &[UserId],
+        _: &str,
+    ) -> Result<CustomerPage, CallError> {
+        unreachable!()
+    }
+
+    async fn contacts(&self, _: &AppName, _: &TokenOf, _: &str) -> Result<CustomerPage, CallError> {
+        unreachable!()
+    }
+
+    async fn chats(&self, _: &AppName, _: &TokenOf, _: &str) -> Result<(Vec<ChatId>, String), CallError> {
+        unreachable!()
+    }
+
+    async fn chat(&self, _: &AppName, _: &TokenOf, _: &ChatId) -> Result<ChatMembers, CallError> {
+        unreachable!()
+    }
+
+    fn forget_failures(&self, _: Option<&AppName>) {}
+}
+
+/// A context with an empty store, apart from one dealer.
+pub(super) async fn context(platform: Arc<dyn Platform>, conversion_token: ConversionToken) -> Context {
+    let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
+    let store: Arc<dyn Store> = Arc::new(store);
+    let dealer = Dealer::listed(corp("wpDEALER"), 7, String::new(), T0);
+    store.put_dealers(&app(), vec![dealer]).await.unwrap();
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(T0));
+    let rules = AppRules {
+        corp_id: corp("wwBRAND"),
+        conversion_token,
+        existing_customers: false,
+        customer_groups: true,
+        reconcile_hours: 0,
+        silent_days: 0,
+        renew: Renew::Never,
+        same_id_extends: false,
+        quota: Limits::DOCUMENTED,
+        reserve_percent: 0,
+    };
+    let directory = Directory::new(store.clone(), platform.clone(), clock.clone(), Arc::default());
+    Context {
+        store,
+        platform,
+        clock,
+        jitter: Jitter::default(),
+        metrics: Arc::default(),
+        wake: Arc::default(),
+        breakers: Arc::new(Breakers::default()),
+        directory: Arc::new(directory),
+        dealer_names: Arc::default(),
+        apps: Arc::new([(app(), rules)].into()),
+        calls: tokio_util::task::TaskTracker::new(),
+        panicked: CancellationToken::new(),
+        calls_max: 8,
+        activity: Arc::default(),
+        optional_calls: Arc::default(),
+        parallelism: Arc::default(),
+        sinks: Arc::default(),
+        store_failures: Arc::default(),
+        feed_kept_ms: HOUR_MS,
+    }
+}
+
+fn reason(errcode: i64) -> FailureReason {
+    FailureReason { errcode: Some(errcode), text: String::new() }
 }
 
 #[test]
-fn a_batch_is_halved_by_customer_until_one_stands_alone() {
-    let batch: Vec<_> =
-        (0..6).map(|n| work(n, usize::try_from(n).unwrap() / 2, ContactChange::Added)).collect();
-    let (head, tail) = halves(batch).unwrap();
-    assert_eq!((head.len(), tail.len()), (2, 4));
-    assert_eq!(halves(head).unwrap_err().len(), 2, "two events about one customer stay together");
+fn an_id_refused_just_after_the_add_is_retried_once_and_then_waits() {
+    let (jitter, now) = (Jitter::default(), T0);
+    for errcode in [84_061, 40_096] {
+        let fault = Fault::NotVisible(reason(errcode));
+        for mut work in [work(1, 1, ContactChange::Added), lookup(1, Haste::Live, None, None)] {
+            let due_at = now.plus_ms(2_500);
+            let retry = Outcome::Retry { due_at, reason: reason(errcode), spent: true };
+            assert_eq!(refused_alone(&work, &fault, jitter, now), retry);
+            // As the store records it.
+            if let Some(event) = &mut work.event {
+                event.attempts += 1;
+            } else {
+                work = lookup(1, Haste::Live, Some(errcode), None);
+            }
+            assert_eq!(refused_alone(&work, &fault, jitter, now), Outcome::NotVisible(errcode));
+        }
+    }
+    let fault = Fault::NotVisible(reason(60_011));
+    for work in [work(1, 1, ContactChange::Added), lookup(1, Haste::Background, None, None)] {
+        assert_eq!(refused_alone(&work, &fault, jitter, now), Outcome::NotVisible(60_011));
+    }
 }
 
 #[test]
-fn a_refused_half_added_customer_is_looked_up_again() {
-    let reason = FailureReason { errcode: Some(40_096), text: String::new() };
-    let (fault, now) = (Fault::Item(reason.clone()), Timestamp::from_secs(1));
-    assert_eq!(
-        refused_alone(&work(1, 1, ContactChange::HalfAdded), &fault, Jitter::default(), now),
-        Outcome::Missed
-    );
-    assert_eq!(
-        refused_alone(&work(1, 1, ContactChange::Added), &fault, Jitter::default(), now),
-        Outcome::Dead(reason)
-    );
-    let waiting = Work { event: None, ..work(1, 1, ContactChange::Added) };
-    assert_eq!(
-        refused_alone(&waiting, &fault, Jitter::default(), now),
-        Outcome::Missed,
-        "the schedule bounds the lookups"
-    );
-    let reason = FailureReason { errcode: Some(99_999), text: String::new() };
-    let unanswered = refused_alone(&waiting, &Fault::Unknown(reason.clone()), Jitter::default(), now);
-    assert_eq!(
-        unanswered,
-        defer(now.plus_ms(HOUR_MS), reason),
-        "a call without an answer is not one of them"
-    );
+fn an_invalid_id_is_a_dead_letter_unless_it_may_become_valid() {
+    let (fault, jitter, now) = (Fault::Item(reason(40_058)), Jitter::default(), T0);
+    let outcome = |work: &Work| refused_alone(work, &fault, jitter, now);
+    assert_eq!(outcome(&work(1, 1, ContactChange::Added)), Outcome::Dead(reason(40_058)));
+    assert_eq!(outcome(&work(1, 1, ContactChange::HalfAdded)), Outcome::Missed);
+    let waiting = lookup(1, Haste::Background, None, None);
+    assert_eq!(outcome(&waiting), Outcome::Missed, "the schedule bounds the lookups");
+    let unanswered = refused_alone(&waiting, &Fault::Unknown(reason(99_999)), jitter, now);
+    let later = defer(now.plus_ms(HOUR_MS), reason(99_999));
+    assert_eq!(unanswered, later, "a call without an answer is not one of them");
 }
 
 #[test]
 fn an_undocumented_code_gets_a_few_tries_each_slower_than_the_last() {
-    let reason = FailureReason { errcode: Some(99_999), text: String::new() };
-    let (fault, now) = (Fault::Unknown(reason.clone()), Timestamp::from_secs(1));
+    let (fault, now) = (Fault::Unknown(reason(99_999)), T0);
     let mut work = work(1, 1, ContactChange::Added);
     let mut waits = Vec::new();
     for _ in 1..UNKNOWN_TRIES_MAX {
@@ -124,20 +282,48 @@ fn an_undocumented_code_gets_a_few_tries_each_slower_than_the_last() {
         waits.push(due_at.millis_since(now));
         let event = work.event.as_mut().unwrap();
         event.attempts += 1;
-        event.failure = Some(reason.clone());
+        event.failure = Some(reason(99_999));
     }
     assert!(waits.windows(2).all(|pair| pair[0] <= pair[1]), "{waits:?}");
-    assert_eq!(refused_alone(&work, &fault, Jitter::default(), now), Outcome::Dead(reason));
+    assert_eq!(refused_alone(&work, &fault, Jitter::default(), now), Outcome::Dead(reason(99_999)));
 }
 
-#[test]
-fn the_retry_delay_of_a_full_lane_is_its_estimated_drain_time() {
-    let waits = |batch_ms, deferred| {
-        let mut lane = lane_of(1);
-        lane.begin(Timestamp::EPOCH);
-        lane.call_ended(Timestamp::EPOCH.plus_ms(batch_ms));
-        lane.drain_time_ms(deferred)
-    };
-    assert_eq!([0, 40, 10_000].map(|batch_ms| waits(batch_ms, 0)), [600, 800, 10_000]);
-    assert_eq!([999, 1_000, 8_000].map(|deferred| waits(40, deferred)), [800, 1_200, 4_000]);
+#[tokio::test]
+async fn work_of_a_group_has_its_lane_and_that_of_a_dealer_who_left_is_held_back() {
+    let context = context(Scripted::new(|_, _| Ok(Vec::new())), ConversionToken::Auto).await;
+    let chat_id = ChatId::new("wrGROUP").unwrap();
+    let mut router = Router::new(&context, T0);
+    let lane = router.destination(&lookup(1, Haste::Live, None, Some(&chat_id))).await.unwrap();
+    assert_eq!((lane.owner, lane.chat_id, lane.class), (corp("wpDEALER"), Some(chat_id), LaneClass::Live));
+    let lane = router.destination(&work(1, 1, ContactChange::Added)).await.unwrap();
+    assert_eq!((lane.owner, lane.chat_id, lane.class), (corp("wpDEALER"), None, LaneClass::Live));
+
+    assert!(context.store.dealer_left(&app(), &corp("wpDEALER"), T0).await.unwrap());
+    let mut router = Router::new(&context, T0);
+    let held_back = router.destination(&work(1, 1, ContactChange::Added)).await.unwrap_err();
+    let Outcome::Retry { reason, spent: false, .. } = held_back else { panic!("not held back") };
+    assert!(reason.text.starts_with("WeCom no longer lists this dealer"), "{}", reason.text);
+    assert_eq!(context.breakers.failures(&Scope::Corp(app(), corp("wpDEALER"))), 1);
+    // What needs no call is applied all the same.
+    let removal = work(2, 1, ContactChange::DeletedByMember);
+    assert_eq!(router.destination(&removal).await.unwrap_err(), Outcome::Applied);
+}
+
+#[tokio::test]
+async fn other_lookups_have_a_small_budget_and_take_nothing_from_live_work() {
+    let context = context(Scripted::new(|_, _| Ok(Vec::new())), ConversionToken::Auto).await;
+    let resolver = Resolver::new(context, CancellationToken::new());
+    let key = |class| LaneKey { app: app(), owner: corp("wpDEALER"), chat_id: None, class };
+    let mut deferred = Deferred::default();
+    for customer in 0..BACKGROUND_HELD_MAX {
+        let work = lookup(customer, Haste::Background, None, None);
+        assert_eq!(resolver.lanes().push(key(LaneClass::Background), work, &mut deferred), None);
+    }
+    assert_eq!(resolver.room(), Held { live: HELD_MAX, background: 0 });
+    let mut background = Vec::new();
+    for class in [LaneClass::Suspect, LaneClass::Background, LaneClass::Suspect, LaneClass::Background] {
+        background.extend(resolver.permits(&key(class)));
+    }
+    assert_eq!(background.len(), BACKGROUND_CALLS_MAX);
+    assert!(resolver.permits(&key(LaneClass::Live)).is_some());
 }

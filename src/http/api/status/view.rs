@@ -7,12 +7,16 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::super::reconcile::RunView;
 use super::super::sinks::SinkView;
-use crate::domain::dealer::{Dealer, TokenOwner};
+use crate::domain::dealer::DealerState;
+use crate::domain::event::AppAlarmKind;
+use crate::domain::explain::Text;
 use crate::domain::forecast::Forecast;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Timestamp;
 use crate::lifecycle::Task;
+use crate::store::DealerRow;
 
 /// The status of the service. Counters begin at its start.
 #[derive(Serialize, ToSchema)]
@@ -47,8 +51,12 @@ pub(in super::super) struct Status {
     /// Calls that wait for a quota or another call limit, which is no failure.
     pub(super) pacing: Vec<HeldBack>,
     pub(super) quotas: Vec<QuotaStatus>,
-    /// The dealers of each app.
-    pub(super) dealers: BTreeMap<String, Vec<StatusDealer>>,
+    /// The dealers of each app, by state.
+    pub(super) dealers: BTreeMap<String, DealerNumbers>,
+    /// WeCom's alarms about the use of the apps that have not ended, oldest first.
+    pub(super) alarms: Vec<AlarmView>,
+    /// The comparison of dealers' customers that is under way, or else the last one.
+    pub(super) reconcile: RunView,
     /// Calls to each API of WeCom.
     pub(super) calls: BTreeMap<&'static str, u64>,
     /// Customers sent to WeCom for conversion.
@@ -88,7 +96,7 @@ pub(super) struct InboxStatus {
 #[derive(Serialize, ToSchema)]
 pub(super) struct CustomerCounts {
     pub(super) known: u64,
-    /// Customers that WeCom will be asked about again.
+    /// Customers without a pending id who are still to be looked up.
     pub(super) waiting: u64,
     pub(super) linked: u64,
 }
@@ -200,22 +208,79 @@ impl From<Forecast> for QuotaForecast {
     }
 }
 
-/// A dealer.
-#[derive(Serialize, ToSchema)]
-pub(super) struct StatusDealer {
-    #[schema(value_type = String, example = "wpINVENTED-dealer-01")]
-    corp_id: CorpId,
-    name: String,
-    /// The id of the shared app at the dealer.
-    agent_id: i64,
-    /// Whose access token converts its customers: `downstream` (its own) or `upstream` (the brand's); `null`
-    /// until that is known.
-    #[schema(value_type = Option<String>)]
-    token: Option<TokenOwner>,
+/// The numbers of an app's dealers by state; `GET /v1/dealers` lists them.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub(super) struct DealerNumbers {
+    /// WeCom lists them.
+    pub(super) shared: u64,
+    /// WeCom no longer lists them.
+    pub(super) left: u64,
+    /// WeCom lists them, and has not verified them: their customers cannot be looked up.
+    pub(super) unverified: u64,
+    /// Of those that have not left, the ones without a callback for `silent_days`.
+    pub(super) silent: u64,
 }
 
-impl From<Dealer> for StatusDealer {
-    fn from(Dealer { corp_id, agent_id, name, token, .. }: Dealer) -> Self {
-        Self { corp_id, name, agent_id, token }
+impl DealerNumbers {
+    pub(super) fn of(rows: &[DealerRow]) -> Self {
+        rows.iter().fold(Self::default(), |mut numbers, row| {
+            let state = row.dealer.state();
+            match state {
+                DealerState::Shared => numbers.shared += 1,
+                DealerState::Left => numbers.left += 1,
+                DealerState::Unverified => numbers.unverified += 1,
+            }
+            numbers.silent += u64::from(state != DealerState::Left && row.activity.silent_since.is_some());
+            numbers
+        })
+    }
+}
+
+/// An alarm of WeCom about the use of an app.
+#[derive(Serialize, ToSchema)]
+pub(super) struct AlarmView {
+    #[schema(value_type = String, example = "brand")]
+    pub(super) app: AppName,
+    /// Where the app is affected: the brand or a dealer.
+    #[schema(value_type = String)]
+    pub(super) corp_id: CorpId,
+    /// The dealer's name, if it is known.
+    #[schema(example = "上海一店")]
+    pub(super) corp_name: Option<String>,
+    #[schema(inline)]
+    pub(super) kind: AppAlarmKind,
+    #[schema(value_type = String, format = DateTime)]
+    pub(super) since: Timestamp,
+    /// When it takes effect, for a warning.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(super) effect_at: Option<Timestamp>,
+    /// What to do.
+    pub(super) remedy: Text,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::dealer::{Dealer, Qualification};
+    use crate::domain::dealer_activity::{DealerActivity, DealerCounts};
+
+    #[test]
+    fn dealers_are_counted_by_state_and_one_that_has_left_is_not_silent() {
+        let row = |left: bool, unverified: bool, silent: bool| {
+            let at = Timestamp::EPOCH;
+            let mut dealer = Dealer::listed(CorpId::new("wpDEALER").unwrap(), 7, String::new(), at);
+            dealer.left_at = left.then_some(at);
+            dealer.qualification = unverified.then_some(Qualification::Unverified);
+            let activity = DealerActivity { silent_since: silent.then_some(at), ..DealerActivity::default() };
+            DealerRow { dealer, activity, counts: DealerCounts::default() }
+        };
+        let rows = [
+            row(false, false, false),
+            row(false, false, true),
+            row(false, true, true),
+            row(true, false, true),
+        ];
+        let wanted = DealerNumbers { shared: 2, left: 1, unverified: 1, silent: 2 };
+        assert_eq!(DealerNumbers::of(&rows), wanted);
     }
 }

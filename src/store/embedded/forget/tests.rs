@@ -46,7 +46,7 @@ async fn what_comes_in_or_is_given_up_during_the_search_is_found_all_the_same() 
     assert_eq!((found.inbox.len(), found.aside.len()), (1, 0));
     // Given up since, one that came and was given up, one that came, and a message nobody understood.
     store.append(added(2)).await.unwrap();
-    for work in store.lease(T0, 9).await.unwrap() {
+    for work in store.lease(T0, 9, 9).await.unwrap() {
         let reason = FailureReason { errcode: None, text: String::new() };
         store.settle(vec![(work, Outcome::Dead(reason))], T0).await.unwrap();
     }

@@ -1,0 +1,121 @@
+//! When WeCom is asked about a customer who has no pending id yet.
+//!
+//! A customer without a row in the answer is most likely no fan: asked about again on the schedule of
+//! [`REASK_AFTER_MS`], then no more by itself. A customer whom the app cannot see is a matter of a setting or
+//! of time: asked about on the same schedule, then once a day while the fan's side could still match.
+//!
+//! Deliberately absent: the queue of lookups, which is the store's.
+
+use serde::{Deserialize, Serialize};
+
+use super::backoff::{REASK_AFTER_MS, reask_after_ms};
+use super::fan::PENDING_ID_LIFE_MS;
+use super::time::{DAY_MS, Timestamp};
+
+/// The lookups of a customer who has no pending id yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lookup {
+    /// Number of lookups that WeCom answered without a pending id.
+    pub asked: u32,
+    /// When the next one is due; `None` if WeCom is asked again only for a reason.
+    pub due_at: Option<Timestamp>,
+    /// WeCom's code, if it refused the last lookup because the app cannot see this customer.
+    pub refused: Option<i64>,
+    /// How soon it is made once it is due.
+    pub haste: Haste,
+    /// Whether a reconcile run waits for its answer.
+    pub is_of_run: bool,
+}
+
+/// How soon a lookup is made once it is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Haste {
+    /// With the events: somebody has just joined a group.
+    Live,
+    /// When it delays no event.
+    Background,
+}
+
+impl Lookup {
+    /// A first lookup, due at `now`.
+    #[must_use]
+    pub const fn first(haste: Haste, now: Timestamp) -> Self {
+        Self { asked: 0, due_at: Some(now), refused: None, haste, is_of_run: false }
+    }
+
+    /// Whether it is due at some time, or waits for a reason to think that the app can see the customer.
+    #[must_use]
+    pub const fn is_waiting(self) -> bool {
+        self.due_at.is_some() || self.refused.is_some()
+    }
+
+    /// The lookup after one more answer without a pending id. `refused` is WeCom's code if the app cannot see
+    /// the customer; `known_since` is when the customer became known, or when the relation began if that is
+    /// known and earlier.
+    #[must_use]
+    pub fn answered(self, refused: Option<i64>, known_since: Timestamp, now: Timestamp) -> Self {
+        let age_ms = now.millis_since(known_since);
+        let asked = if self.asked == 0 { steps_passed(age_ms) + 1 } else { self.asked + 1 };
+        let wait_ms = match (reask_after_ms(asked), refused) {
+            (Some(wait_ms), _) => Some(wait_ms),
+            (None, Some(_)) if age_ms < PENDING_ID_LIFE_MS => Some(DAY_MS),
+            (None, _) => None,
+        };
+        let due_at = wait_ms.map(|wait_ms| now.plus_ms(wait_ms));
+        Self { asked, due_at, refused, haste: Haste::Background, is_of_run: false }
+    }
+}
+
+/// How many of the waits of the schedule are over for a customer known for `age_ms`. The first ones are for the
+/// time that WeCom may need after somebody was added; for a customer of long ago they would be wasted. The last
+/// one always remains.
+fn steps_passed(age_ms: i64) -> u32 {
+    let mut end_ms = 0;
+    let passed = REASK_AFTER_MS.iter().take_while(|wait_ms| {
+        end_ms += **wait_ms;
+        end_ms < age_ms
+    });
+    u32::try_from(passed.count().min(REASK_AFTER_MS.len() - 1)).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::time::{HOUR_MS, MINUTE_MS};
+    use super::*;
+
+    fn waits(refused: Option<i64>, known_since: Timestamp, days: i64) -> Vec<i64> {
+        let (start, mut waits) = (Timestamp::from_secs(100_000_000), Vec::new());
+        let (mut lookup, mut now) = (Lookup::first(Haste::Live, start), start);
+        while now < start.plus_ms(days * DAY_MS) {
+            lookup = lookup.answered(refused, known_since, now);
+            let Some(due_at) = lookup.due_at else { break };
+            waits.push(due_at.millis_since(now));
+            now = due_at;
+        }
+        waits
+    }
+
+    #[test]
+    fn one_without_a_row_is_asked_about_on_the_schedule_and_no_more() {
+        assert_eq!(waits(None, Timestamp::from_secs(100_000_000), 365), REASK_AFTER_MS);
+    }
+
+    #[test]
+    fn one_who_is_not_visible_is_asked_about_daily_for_ninety_days() {
+        let waits = waits(Some(60_011), Timestamp::from_secs(100_000_000), 365);
+        assert_eq!(waits[..6], REASK_AFTER_MS);
+        assert!(waits[6..].iter().all(|wait| *wait == DAY_MS));
+        let total: i64 = waits.iter().sum();
+        assert!((PENDING_ID_LIFE_MS..PENDING_ID_LIFE_MS + 2 * DAY_MS).contains(&total), "{total}");
+    }
+
+    #[test]
+    fn for_a_customer_of_long_ago_the_early_lookups_are_left_out() {
+        let long_ago = Timestamp::EPOCH;
+        assert_eq!(waits(None, long_ago, 365), [72 * HOUR_MS]);
+        let yesterday = Timestamp::from_secs(100_000_000).plus_ms(-20 * HOUR_MS);
+        assert_eq!(waits(None, yesterday, 365), [24 * HOUR_MS, 72 * HOUR_MS]);
+        let just_now = Timestamp::from_secs(100_000_000).plus_ms(-MINUTE_MS / 2);
+        assert_eq!(waits(None, just_now, 365), REASK_AFTER_MS);
+    }
+}

@@ -1,0 +1,218 @@
+//! Customer groups: events applied as they arrive, readings of member lists, lookups through a group.
+
+use super::*;
+use crate::domain::chat::{CHAT_LAG_MS, ChatChange, ChatEvent, MemberVersion, Versions};
+use crate::domain::link::Source;
+use crate::domain::sighting::{Sighting, SightingPlace};
+
+fn chat_id(n: u8) -> ChatId {
+    ChatId::new(format!("wrCHAT{n}")).unwrap()
+}
+
+fn version(n: u8) -> MemberVersion {
+    MemberVersion(format!("{n:032x}"))
+}
+
+fn chat_arrival(chat: u8, change: ChatChange) -> Arrival {
+    let event = ChatEvent { corp_id: corp(1), created_at: T0, chat_id: chat_id(chat), change };
+    let digest = MessageDigest::of(&app(), format!("{event:?}").as_bytes());
+    Arrival { app: app(), digest, received_at: T0, payload: Payload::Chat(event) }
+}
+
+fn joined(people: &[u8], before: u8) -> ChatChange {
+    ChatChange::Joined {
+        items: people.iter().map(|n| customer(*n)).collect(),
+        is_complete: true,
+        versions: Some(Versions { before: version(before), after: version(before + 1) }),
+    }
+}
+
+fn in_chat(person: u8, chat: u8) -> Sighting {
+    let place = SightingPlace::Chat(chat_id(chat));
+    Sighting { external_userid: customer(person), place, since: Some(T0) }
+}
+
+/// Reads the one group that is due at `now`.
+async fn read_chat(
+    store: &EmbeddedStore,
+    people: &[u8],
+    read: Option<MemberVersion>,
+    now: Timestamp,
+) -> PageFound {
+    let group = store.due_chats(now, 10).await.unwrap().pop().expect("a group is due");
+    let customers = people.iter().map(|n| in_chat(*n, 1)).collect();
+    store.chat_read(&group, customers, read, now).await.unwrap()
+}
+
+async fn a_group_is_read_after_its_creation_and_its_customers_are_looked_up_through_it(place: &dyn Place) {
+    let store = place.open();
+    assert!(matches!(store.append(chat_arrival(1, ChatChange::Created)).await, Ok(Appended::New(_))));
+    assert_eq!(store.append(chat_arrival(1, ChatChange::Created)).await, Ok(Appended::Duplicate));
+    assert_eq!(store.counts().inbox, 0, "it is applied at once");
+    let store = reopen(place, store).await;
+    let due_at = T0.plus_ms(CHAT_LAG_MS);
+    assert_eq!(store.next_chat_due().await, Ok(Some(due_at)));
+    assert_eq!(store.due_chats(due_at.plus_ms(-1), 10).await.unwrap(), []);
+    mint(&store, 1, 1, T0).await;
+    let found = read_chat(&store, &[1, 2], Some(version(1)), due_at).await;
+    assert_eq!(found, PageFound { new: 2, queued: 2 });
+    assert_eq!((store.next_chat_due().await, store.counts().waiting), (Ok(None), 2));
+
+    let work = store.lease(due_at, 10, 0).await.unwrap();
+    let chats: Vec<_> = work.iter().map(|work| work.known.as_ref().unwrap().lookup_chat().cloned()).collect();
+    assert_eq!(chats, [Some(chat_id(1)), Some(chat_id(1))]);
+    let outcome = |work: Work| {
+        let found = work.contact.external_userid == customer(1);
+        let outcome = if found { Outcome::Resolved(pending(1)) } else { Outcome::Missed };
+        (work, outcome)
+    };
+    store.settle(work.into_iter().map(outcome).collect(), due_at).await.unwrap();
+    let link = links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.pop().unwrap();
+    assert_eq!((link.source, link.chat_id), (Source::Chat, Some(chat_id(1))));
+    let entry = store.feed(0, 10, T0).await.unwrap().pop().unwrap();
+    assert_eq!(entry.data.link().unwrap().chat_id, Some(chat_id(1)));
+    assert_eq!(store.counts().waiting, 1);
+    assert_eq!(store.audit(), Ok(vec![]));
+}
+
+async fn an_event_after_the_known_version_needs_no_reading(place: &dyn Place) {
+    let store = place.open();
+    store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
+    read_chat(&store, &[], Some(version(1)), T0.plus_ms(CHAT_LAG_MS)).await;
+    store.append(chat_arrival(1, joined(&[1, 2], 1))).await.unwrap();
+    assert_eq!(store.next_chat_due().await, Ok(None));
+    assert_eq!(store.lease(T0, 10, 0).await.unwrap().len(), 2);
+    // The one in between was lost.
+    store.append(chat_arrival(1, joined(&[3], 5))).await.unwrap();
+    assert_eq!(store.next_chat_due().await, Ok(Some(T0.plus_ms(CHAT_LAG_MS))));
+    // Whoever is named is looked up all the same.
+    assert_eq!(store.lease(T0, 10, 0).await.unwrap().len(), 1);
+    store.append(chat_arrival(1, ChatChange::Dismissed)).await.unwrap();
+    assert_eq!(store.next_chat_due().await, Ok(None));
+}
+
+async fn one_who_is_friend_and_member_is_one_contact_whichever_comes_first(place: &dyn Place) {
+    let store = place.open();
+    for (person, chat_first) in [(1, true), (2, false)] {
+        let events = [chat_arrival(person, joined(&[person], 1)), added(person, 1)];
+        for index in if chat_first { [0, 1] } else { [1, 0] } {
+            store.append(events[index].clone()).await.unwrap();
+        }
+        let (mut now, mut rounds) = (T0, 0);
+        mint(&store, person, person, T0).await;
+        while let Some(work) = store.lease(now, 1, 1).await.unwrap().pop() {
+            store.settle(vec![(work, Outcome::Resolved(pending(person)))], now).await.unwrap();
+            now = now.plus_ms(1);
+            rounds += 1;
+        }
+        assert!(rounds <= 2);
+        let link = links_of(&store, LinkBy::ExternalUserid(customer(person))).await.pop().unwrap();
+        assert_eq!(link.followers.len(), 1);
+        assert_eq!(link.source, Source::Chat, "the group's event is applied as it arrives");
+    }
+    assert_eq!((store.counts().contacts, store.counts().links), (2, 2));
+    assert_eq!(store.audit(), Ok(vec![]));
+}
+
+async fn one_who_is_not_in_the_group_any_more_is_looked_up_as_a_friend(place: &dyn Place) {
+    let store = place.open();
+    store.append(chat_arrival(1, joined(&[1], 1))).await.unwrap();
+    let not_in_chat = || Outcome::NotInChat(chat_id(1));
+    settle_next(&store, T0, not_in_chat()).await;
+    // No other way: asked about again on schedule.
+    assert_eq!(store.lease(T0, 10, 10).await.unwrap(), []);
+    assert_eq!(store.next_due().await, Ok(Some(T0.plus_ms(MINUTE_MS))));
+    store.append(chat_arrival(2, joined(&[2], 1))).await.unwrap();
+    let work = store.lease(T0, 10, 10).await.unwrap();
+    store
+        .settle(work.into_iter().map(|work| (work, Outcome::NotInChat(chat_id(2)))).collect(), T0)
+        .await
+        .unwrap();
+    store.append(added(2, 1)).await.unwrap();
+    settle_next(&store, T0, Outcome::Missed).await;
+    let work = store.lease(T0.plus_ms(MINUTE_MS), 10, 10).await.unwrap();
+    let friend = work.iter().find(|work| work.contact.external_userid == customer(2)).unwrap();
+    assert_eq!(friend.known.as_ref().unwrap().lookup_chat(), None);
+    assert_eq!(store.audit(), Ok(vec![]));
+}
+
+async fn a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_reason(place: &dyn Place) {
+    let store = place.open();
+    store.append(added(1, 1)).await.unwrap();
+    store.append(added(2, 1)).await.unwrap();
+    settle_next(&store, T0, Outcome::NotVisible(60_011)).await;
+    settle_next(&store, T0, Outcome::Missed).await;
+    let mut now = T0;
+    for _ in 0..120 {
+        let Some(due_at) = store.next_due().await.unwrap() else { break };
+        now = due_at;
+        for work in store.lease(now, 10, 10).await.unwrap() {
+            let is_hidden = work.contact == contact_key(1, 1);
+            let outcome = if is_hidden { Outcome::NotVisible(60_011) } else { Outcome::Missed };
+            store.settle(vec![(work, outcome)], now).await.unwrap();
+        }
+    }
+    assert!(now.millis_since(T0) > 89 * DAY_MS);
+    assert_eq!((store.next_due().await, store.counts().waiting), (Ok(None), 1), "it is not forgotten");
+    let visibility = Arrival { payload: Payload::Visibility(corp(1)), ..added(9, 1) };
+    store.append(visibility).await.unwrap();
+    let store = reopen(place, store).await;
+    assert_eq!(store.visibility_changes().await, Ok(vec![(app(), corp(1))]));
+    assert_eq!(store.look_up_again(&app(), &corp(1), false, now).await, Ok(1));
+    assert_eq!(store.lease(now, 10, 10).await.unwrap()[0].contact, contact_key(1, 1));
+    assert_eq!(store.look_up_again(&app(), &corp(1), true, now).await, Ok(1));
+    store.visibility_seen(&app(), &corp(1)).await.unwrap();
+    assert_eq!(store.visibility_changes().await, Ok(vec![]));
+    assert_eq!(store.audit(), Ok(vec![]));
+}
+
+async fn an_erased_person_does_not_come_back_with_a_list(place: &dyn Place) {
+    let store = place.open();
+    store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
+    let person = PersonId::ExternalUserid(customer(1));
+    store.forget(&person, None, T0.plus_ms(1_000)).await.unwrap();
+    let due_at = T0.plus_ms(CHAT_LAG_MS);
+    assert_eq!(read_chat(&store, &[1, 2], Some(version(1)), due_at).await.new, 1);
+    assert!(store.person_data(customer(1).as_str()).await.unwrap().contacts.is_empty());
+    // The erasure of one who waits for a lookup through a group leaves nothing.
+    store.forget(&PersonId::ExternalUserid(customer(2)), None, due_at).await.unwrap();
+    assert_eq!((store.counts().contacts, store.counts().waiting), (0, 0));
+    assert_eq!(store.audit(), Ok(vec![]));
+}
+
+async fn waits_follow_the_clock_when_it_is_set(place: &dyn Place) {
+    const HOURS: i64 = 8 * HOUR_MS;
+    let store = place.open();
+    store.append(added(1, 1)).await.unwrap();
+    store.append(added(2, 1)).await.unwrap();
+    let reason = || FailureReason { errcode: None, text: String::new() };
+    let due_at = T0.plus_ms(HOUR_MS);
+    settle_next(&store, T0, Outcome::Retry { due_at, reason: reason(), spent: false }).await;
+    settle_next(&store, T0, Outcome::Missed).await;
+    store.append(chat_arrival(1, joined(&[3], 1))).await.unwrap();
+    store.put_fans(vec![new_fan(1)], T0).await.unwrap();
+    store.shift_waits(-HOURS, T0.plus_ms(-HOURS)).await.unwrap();
+    let store = reopen(place, store).await;
+    let now = T0.plus_ms(-HOURS);
+    assert_eq!(store.lease(now, 10, 10).await.unwrap().len(), 1, "of the group");
+    assert_eq!(store.next_due().await, Ok(Some(now.plus_ms(MINUTE_MS))));
+    assert_eq!(store.next_chat_due().await, Ok(Some(now.plus_ms(CHAT_LAG_MS))));
+    assert_eq!(lease_fans(&store, FanStep::Mint, now, 10).await.len(), 1);
+    assert_eq!(store.lease(now.plus_ms(HOUR_MS), 10, 10).await.unwrap().len(), 2);
+    assert_eq!(store.audit(), Ok(vec![]));
+    let first = Moment::on_the_wall(T0, None);
+    assert_eq!(store.last_moment().await, Ok(None));
+    store.put_moment(first).await.unwrap();
+    let store = reopen(place, store).await;
+    assert_eq!(store.last_moment().await, Ok(Some(first)));
+}
+
+contract!(
+    a_group_is_read_after_its_creation_and_its_customers_are_looked_up_through_it,
+    an_event_after_the_known_version_needs_no_reading,
+    one_who_is_friend_and_member_is_one_contact_whichever_comes_first,
+    one_who_is_not_in_the_group_any_more_is_looked_up_as_a_friend,
+    a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_reason,
+    an_erased_person_does_not_come_back_with_a_list,
+    waits_follow_the_clock_when_it_is_set,
+);

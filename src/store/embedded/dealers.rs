@@ -1,0 +1,128 @@
+//! Transactions on dealers: what WeCom lists of them, and what happens at each.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::StoreError;
+use super::keys;
+use super::records::{Record, readable};
+use super::txn::Txn;
+use crate::domain::dealer::{Dealer, TokenOwner};
+use crate::domain::dealer_activity::{DealerActivity, DealerCounts};
+use crate::domain::event::AppAlarm;
+use crate::domain::ids::{AppName, ContactKey, CorpId};
+use crate::domain::time::Timestamp;
+
+impl Record for Dealer {
+    const VERSION: u8 = 2;
+
+    fn of_version(version: u8, body: &[u8]) -> Option<Result<Self, postcard::Error>> {
+        (version == 1).then(|| postcard::from_bytes::<DealerVersion1>(body).map(Self::from))
+    }
+}
+
+impl Record for DealerActivity {}
+
+impl Record for DealerCounts {}
+
+/// The alarms about the app at one corp, oldest first.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub(super) struct Alarms(pub(super) Vec<AppAlarm>);
+
+impl Record for Alarms {}
+
+/// A dealer's record as versions before 0.3.0 stored it.
+#[derive(Deserialize)]
+struct DealerVersion1 {
+    corp_id: CorpId,
+    agent_id: i64,
+    name: String,
+    listed_at: Timestamp,
+    token: Option<TokenOwner>,
+}
+
+impl From<DealerVersion1> for Dealer {
+    fn from(old: DealerVersion1) -> Self {
+        let DealerVersion1 { corp_id, agent_id, name, listed_at, token } = old;
+        Self { token, ..Self::listed(corp_id, agent_id, name, listed_at) }
+    }
+}
+
+/// A dealer as it is listed now. Returns whether it was not listed before, or had left. A damaged record is as
+/// good as none here, and is mended by being written again.
+pub(super) fn put(txn: &mut Txn<'_>, app: &AppName, dealer: Dealer) -> Result<bool, StoreError> {
+    let key = keys::dealer(app, &dealer.corp_id);
+    let known = readable(txn.get::<Dealer>(&key))?;
+    let is_new = known.as_ref().is_none_or(|known| known.left_at.is_some());
+    let token = known.as_ref().and_then(|known| known.token).or(dealer.token);
+    let qualification = known.and_then(|known| known.qualification).or(dealer.qualification);
+    txn.put(key, &Dealer { token, qualification, left_at: None, ..dealer })?;
+    Ok(is_new)
+}
+
+/// Changes a dealer's record, if there is one. Returns whether it changed.
+pub(super) fn change(
+    txn: &mut Txn<'_>,
+    app: &AppName,
+    corp_id: &CorpId,
+    change: impl FnOnce(&mut Dealer),
+) -> Result<bool, StoreError> {
+    let key = keys::dealer(app, corp_id);
+    let Some(known) = txn.get::<Dealer>(&key)? else { return Ok(false) };
+    let mut dealer = known.clone();
+    change(&mut dealer);
+    if dealer == known {
+        return Ok(false);
+    }
+    txn.put(key, &dealer)?;
+    Ok(true)
+}
+
+/// Changes what is known of what happens at a dealer.
+pub(super) fn change_activity<T>(
+    txn: &mut Txn<'_>,
+    app: &AppName,
+    corp_id: &CorpId,
+    change: impl FnOnce(&mut DealerActivity) -> T,
+) -> Result<T, StoreError> {
+    let key = keys::of_corp(b'a', app, corp_id);
+    let mut activity = readable(txn.get::<DealerActivity>(&key))?.unwrap_or_default();
+    let result = change(&mut activity);
+    txn.put(key, &activity)?;
+    Ok(result)
+}
+
+/// Changes the numbers of a dealer's customers and links.
+pub(super) fn count(
+    txn: &mut Txn<'_>,
+    contact: &ContactKey,
+    change: impl FnOnce(&mut DealerCounts),
+) -> Result<(), StoreError> {
+    let key = keys::of_corp(b'b', &contact.app, &contact.corp_id);
+    let mut counts = readable(txn.get::<DealerCounts>(&key))?.unwrap_or_default();
+    change(&mut counts);
+    txn.put(key, &counts)
+}
+
+/// Adds an alarm about an app, or ends those that it ends. Events arrive in any order: the newest of each pair
+/// decides.
+pub(super) fn alarm(txn: &mut Txn<'_>, app: &AppName, alarm: AppAlarm) -> Result<(), StoreError> {
+    let key = keys::of_corp(b'A', app, &alarm.corp_id);
+    let Alarms(mut alarms) = readable(txn.get::<Alarms>(&key))?.unwrap_or_default();
+    let is_older = |known: &AppAlarm| {
+        let same_matter = known.kind == alarm.kind
+            || known.kind.ends().contains(&alarm.kind)
+            || alarm.kind.ends().contains(&known.kind);
+        same_matter && known.created_at <= alarm.created_at
+    };
+    let is_outdated = alarms.iter().any(|known| {
+        (known.kind == alarm.kind || known.kind.ends().contains(&alarm.kind))
+            && alarm.created_at < known.created_at
+    });
+    if is_outdated {
+        return Ok(());
+    }
+    alarms.retain(|known| !is_older(known));
+    alarms.push(alarm);
+    alarms.sort_by_key(|alarm| alarm.created_at);
+    txn.put(key, &Alarms(alarms))
+}

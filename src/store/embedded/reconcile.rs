@@ -1,0 +1,414 @@
+//! [`Reconciling`] as the embedded store has it: groups, runs and tasks, what happens at dealers.
+
+use async_trait::async_trait;
+
+use super::super::{ChatToRead, DealerRow, PageFound, Reconciling, StoreError};
+use super::links::{self, Seen};
+use super::records::{Record, decode, readable};
+use super::txn::Txn;
+use super::writer::Patience;
+use super::{EmbeddedStore, chats, dealers, keys};
+use crate::domain::chat::{Chat, MemberVersion};
+use crate::domain::contact::Contact;
+use crate::domain::dealer::Dealer;
+use crate::domain::dealer_activity::{DealerActivity, DealerCounts, DealerTrouble, EventsSeen};
+use crate::domain::event::AppAlarm;
+use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, UserId};
+use crate::domain::link::Source;
+use crate::domain::lookup::Haste;
+use crate::domain::reconcile::{ReconcileRun, ReconcileTask};
+use crate::domain::sighting::Sighting;
+use crate::domain::time::Timestamp;
+
+impl Record for ReconcileTask {}
+
+impl Record for ReconcileRun {}
+
+/// Customers of a page in one transaction: each has up to four keys, and a group of the writer a hundred.
+const CUSTOMERS_PER_TRANSACTION: usize = 20;
+/// Rows of an index that are read at once.
+const ROWS_AT_ONCE: usize = 1_000;
+
+fn run_key() -> Vec<u8> {
+    keys::only("reconcile")
+}
+
+fn change_run(txn: &mut Txn<'_>, change: impl FnOnce(&mut ReconcileRun)) -> Result<(), StoreError> {
+    let Some(mut run) = readable(txn.get::<ReconcileRun>(&run_key()))? else { return Ok(()) };
+    change(&mut run);
+    txn.put(run_key(), &run)
+}
+
+/// Counts a link of a customer whom a run found, if one is under way.
+pub(super) fn count_link(txn: &mut Txn<'_>) -> Result<(), StoreError> {
+    change_run(txn, |run| run.links_made += u64::from(run.is_running()))
+}
+
+/// Changes the number of lookups that the comparison of a dealer waits for.
+pub(super) fn count_unresolved(
+    txn: &mut Txn<'_>,
+    contact: &ContactKey,
+    change: impl FnOnce(u64) -> u64,
+) -> Result<(), StoreError> {
+    change_task(txn, &contact.app, &contact.corp_id, |task| task.unresolved = change(task.unresolved))
+}
+
+fn change_task(
+    txn: &mut Txn<'_>,
+    app: &AppName,
+    corp_id: &CorpId,
+    change: impl FnOnce(&mut ReconcileTask),
+) -> Result<(), StoreError> {
+    let key = keys::of_corp(b'T', app, corp_id);
+    let Some(mut task) = readable(txn.get::<ReconcileTask>(&key))? else { return Ok(()) };
+    change(&mut task);
+    txn.put(key, &task)
+}
+
+fn begin(txn: &mut Txn<'_>, corps: Vec<(AppName, CorpId)>, now: Timestamp) -> Result<(), StoreError> {
+    let known = readable(txn.get::<ReconcileRun>(&run_key()))?;
+    let mut run = known.filter(ReconcileRun::is_running).unwrap_or_else(|| ReconcileRun::new(now));
+    for (app, corp_id) in corps {
+        let key = keys::of_corp(b'T', &app, &corp_id);
+        if !txn.has(&key)? {
+            txn.put(key, &ReconcileTask::new())?;
+            run.dealers_total += 1;
+        }
+    }
+    txn.put(run_key(), &run)
+}
+
+/// Ends the run if no dealer is left.
+fn end_if_done(txn: &mut Txn<'_>, now: Timestamp) -> Result<(), StoreError> {
+    if txn.keys(b"T", 1)?.is_empty() {
+        change_run(txn, |run| run.finished_at = run.finished_at.or(Some(now)))?;
+    }
+    Ok(())
+}
+
+impl EmbeddedStore {
+    /// Runs `change` on the customers of a dealer, a few in each transaction. Returns the results added up.
+    async fn in_parts<T: Clone + Send + 'static, R: Send + 'static>(
+        &self,
+        items: Vec<T>,
+        change: impl Fn(&mut Txn<'_>, Vec<T>) -> Result<R, StoreError> + Clone + Send + Sync + 'static,
+    ) -> Result<Vec<R>, StoreError> {
+        let parts: Vec<_> = items.chunks(CUSTOMERS_PER_TRANSACTION).map(<[T]>::to_vec).collect();
+        let transactions = parts.into_iter().map(|part| {
+            let change = change.clone();
+            move |txn: &mut Txn<'_>| change(txn, part)
+        });
+        self.run_all(transactions, Patience::InTime).await.into_iter().collect()
+    }
+
+    /// Looks at every customer of a dealer, with pauses in which others proceed.
+    async fn each_customer(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        mut look: impl FnMut(ContactKey, Contact) + Send,
+    ) -> Result<(), StoreError> {
+        let prefix = keys::of_corp(b'o', app, corp_id);
+        let (mut from, to) = (prefix.clone(), keys::after(&prefix));
+        loop {
+            let page = self.rows(&from, &to, ROWS_AT_ONCE, |key, _| Ok(Some(key.to_vec())))?;
+            let Some(last) = page.last() else { return Ok(()) };
+            from = [last.as_slice(), &[0]].concat();
+            for row in &page {
+                let external_userid = keys::Parts(&row[prefix.len()..]).external_userid()?;
+                let key = ContactKey { app: app.clone(), corp_id: corp_id.clone(), external_userid };
+                let record = keys::contact(&key);
+                if let Some(contact) = self.undamaged(&record, self.read::<Contact>(&record))?.flatten() {
+                    look(key, contact);
+                }
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn record_of_corp<R: Record + Default>(
+        &self,
+        kind: u8,
+        app: &AppName,
+        corp_id: &CorpId,
+    ) -> Result<R, StoreError> {
+        let key = keys::of_corp(kind, app, corp_id);
+        Ok(self.undamaged(&key, self.read::<R>(&key))?.flatten().unwrap_or_default())
+    }
+}
+
+#[async_trait]
+impl Reconciling for EmbeddedStore {
+    async fn due_chats(&self, now: Timestamp, limit: usize) -> Result<Vec<ChatToRead>, StoreError> {
+        self.rows(b"j", &keys::readings_until(now), limit, |key, _| {
+            let mut parts = keys::Parts::of(key);
+            let parsed = parts.instant().and_then(|_| Ok((parts.corp()?, parts.chat_id()?)));
+            let Some(((app, corp_id), chat_id)) = self.undamaged(key, parsed)? else { return Ok(None) };
+            let record = keys::chat(&app, &corp_id, &chat_id);
+            let chat = self.undamaged(&record, self.read::<Chat>(&record))?.flatten();
+            Ok(chat.map(|chat| ChatToRead { app, corp_id, chat_id, chat }))
+        })
+    }
+
+    async fn next_chat_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        let first =
+            self.rows(b"j", &keys::after(b"j"), 1, |key, _| keys::Parts::of(key).instant().map(Some))?;
+        Ok(first.into_iter().next())
+    }
+
+    async fn chat_read(
+        &self,
+        group: &ChatToRead,
+        customers: Vec<Sighting>,
+        version: Option<MemberVersion>,
+        began_at: Timestamp,
+    ) -> Result<PageFound, StoreError> {
+        let of = group.clone();
+        let found =
+            self.in_parts(customers, move |txn, part| chats::see_all(txn, &of, part, began_at)).await?;
+        let group = group.clone();
+        self.writer.run(move |txn| chats::read(txn, &group, version, began_at)).await?;
+        Ok(found.into_iter().sum())
+    }
+
+    async fn chat_unread(&self, group: &ChatToRead, until: Option<Timestamp>) -> Result<(), StoreError> {
+        let group = group.clone();
+        self.writer.run(move |txn| chats::unread(txn, &group, until)).await
+    }
+
+    async fn begin_reconcile(
+        &self,
+        corps: Vec<(AppName, CorpId)>,
+        now: Timestamp,
+    ) -> Result<ReconcileRun, StoreError> {
+        const CORPS_PER_TRANSACTION: usize = 80;
+        // Also without any dealer: then the run ends at once.
+        let parts = if corps.is_empty() {
+            vec![Vec::new()]
+        } else {
+            corps.chunks(CORPS_PER_TRANSACTION).map(<[_]>::to_vec).collect()
+        };
+        for part in parts {
+            self.writer.run(move |txn| begin(txn, part, now)).await?;
+        }
+        self.writer.run(move |txn| end_if_done(txn, now)).await?;
+        Ok(self.reconcile_run().await?.unwrap_or_else(|| ReconcileRun::new(now)))
+    }
+
+    async fn reconcile_run(&self) -> Result<Option<ReconcileRun>, StoreError> {
+        let key = run_key();
+        Ok(self.undamaged(&key, self.read(&key))?.flatten())
+    }
+
+    async fn reconcile_tasks(&self, app: &AppName) -> Result<Vec<(CorpId, ReconcileTask)>, StoreError> {
+        let prefix = keys::of_app(b'T', app);
+        self.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, value| {
+            let (_, corp_id) = keys::Parts::of(key).corp()?;
+            // A task whose place cannot be read begins anew.
+            let task = readable(decode::<ReconcileTask>(key, value).map(Some))?.unwrap_or_default();
+            Ok(Some((corp_id, task)))
+        })
+    }
+
+    async fn page_read(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        page: Vec<Sighting>,
+        next: ReconcileTask,
+        read_at: Timestamp,
+    ) -> Result<PageFound, StoreError> {
+        let rows = page.len() as u64;
+        let (of_app, of_corp) = (app.clone(), corp_id.clone());
+        let how = Seen { read_at, source: Source::Reconcile, haste: Haste::Background, is_of_run: true };
+        let found = self.in_parts(page, move |txn, part| {
+            let mut found = PageFound::default();
+            for sighting in part {
+                let external_userid = sighting.external_userid.clone();
+                let key = ContactKey { app: of_app.clone(), corp_id: of_corp.clone(), external_userid };
+                found += links::see(txn, &key, &sighting, how, read_at)?;
+            }
+            Ok(found)
+        });
+        let found: PageFound = found.await?.into_iter().sum();
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer
+            .run(move |txn| {
+                change_task(txn, &app, &corp_id, |task| {
+                    let rows_seen = task.rows_seen + rows;
+                    *task = ReconcileTask { rows_seen, unresolved: task.unresolved, ..next };
+                })?;
+                change_run(txn, |run| {
+                    run.customers_seen += rows;
+                    run.customers_new += found.new;
+                })
+            })
+            .await?;
+        Ok(found)
+    }
+
+    async fn missing_followers(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        begun_at: Timestamp,
+    ) -> Result<(u64, Vec<(ExternalUserid, UserId)>), StoreError> {
+        let (mut present, mut missing) = (0, Vec::new());
+        self.each_customer(app, corp_id, |key, contact| {
+            present += contact.followers_now().len() as u64;
+            let ids = contact.missing_since(begun_at);
+            missing.extend(ids.map(|user_id| (key.external_userid.clone(), user_id.clone())));
+        })
+        .await?;
+        Ok((present, missing))
+    }
+
+    async fn remove_followers(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        missing: Vec<(ExternalUserid, UserId)>,
+        begun_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.in_parts(missing, move |txn, part| {
+            for (external_userid, user_id) in part {
+                let key = ContactKey { app: app.clone(), corp_id: corp_id.clone(), external_userid };
+                links::change_followers(txn, &key, now, |contact| contact.miss(&user_id, begun_at))?;
+            }
+            Ok(())
+        })
+        .await?;
+        Ok(())
+    }
+
+    async fn end_task(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        is_complete: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer
+            .run(move |txn| {
+                let key = keys::of_corp(b'T', &app, &corp_id);
+                if !txn.has(&key)? {
+                    return Ok(());
+                }
+                txn.delete(key);
+                if is_complete {
+                    dealers::change_activity(txn, &app, &corp_id, |activity| {
+                        activity.reconciled_at = Some(now);
+                    })?;
+                }
+                change_run(txn, |run| run.dealers_done += 1)?;
+                end_if_done(txn, now)
+            })
+            .await
+    }
+
+    async fn look_up_again(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        all: bool,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let mut waiting = Vec::new();
+        self.each_customer(app, corp_id, |key, contact| {
+            if !contact.is_identified() && contact.lookup.is_some() {
+                waiting.push(key);
+            }
+        })
+        .await?;
+        let moved = self.in_parts(waiting, move |txn, part| {
+            let mut moved = 0;
+            for key in part {
+                moved += u64::from(links::look_up_again(txn, &key, all, now)?);
+            }
+            Ok(moved)
+        });
+        Ok(moved.await?.into_iter().sum())
+    }
+
+    async fn visibility_changes(&self) -> Result<Vec<(AppName, CorpId)>, StoreError> {
+        self.rows(b"v", &keys::after(b"v"), ROWS_AT_ONCE, |key, _| keys::Parts::of(key).corp().map(Some))
+    }
+
+    async fn visibility_seen(&self, app: &AppName, corp_id: &CorpId) -> Result<(), StoreError> {
+        let key = keys::of_corp(b'v', app, corp_id);
+        self.writer
+            .run(move |txn| {
+                txn.delete(key);
+                Ok(())
+            })
+            .await
+    }
+
+    async fn record_activity(
+        &self,
+        app: &AppName,
+        seen: Vec<(CorpId, EventsSeen)>,
+    ) -> Result<Vec<CorpId>, StoreError> {
+        let app = app.clone();
+        let back = self.in_parts(seen, move |txn, part| {
+            let mut back = Vec::new();
+            for (corp_id, seen) in part {
+                if dealers::change_activity(txn, &app, &corp_id, |activity| activity.record(seen))? {
+                    back.push(corp_id);
+                }
+            }
+            Ok(back)
+        });
+        Ok(back.await?.concat())
+    }
+
+    async fn set_silent(&self, app: &AppName, corp_id: &CorpId, since: Timestamp) -> Result<(), StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        let change = |activity: &mut DealerActivity, since| activity.silent_since = Some(since);
+        self.writer
+            .run(move |txn| dealers::change_activity(txn, &app, &corp_id, |activity| change(activity, since)))
+            .await
+    }
+
+    async fn set_trouble(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        trouble: DealerTrouble,
+    ) -> Result<(), StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer
+            .run(move |txn| {
+                dealers::change_activity(txn, &app, &corp_id, |activity| activity.trouble = Some(trouble))
+            })
+            .await
+    }
+
+    async fn dealer_rows(&self, app: &AppName) -> Result<Vec<DealerRow>, StoreError> {
+        let prefix = keys::dealers(app);
+        self.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, value| {
+            let Some(dealer) = self.undamaged(key, decode::<Dealer>(key, value))? else { return Ok(None) };
+            let activity = self.record_of_corp::<DealerActivity>(b'a', app, &dealer.corp_id)?;
+            let counts = self.record_of_corp::<DealerCounts>(b'b', app, &dealer.corp_id)?;
+            Ok(Some(DealerRow { dealer, activity, counts }))
+        })
+    }
+
+    async fn alarms(&self) -> Result<Vec<(AppName, AppAlarm)>, StoreError> {
+        let all = self.rows(b"A", &keys::after(b"A"), ROWS_AT_ONCE, |key, value| {
+            let (app, _) = keys::Parts::of(key).corp()?;
+            let alarms = self.undamaged(key, decode::<dealers::Alarms>(key, value))?;
+            Ok(alarms.map(|dealers::Alarms(alarms)| (app, alarms)))
+        })?;
+        let mut alarms: Vec<_> = all
+            .into_iter()
+            .flat_map(|(app, alarms)| alarms.into_iter().map(move |alarm| (app.clone(), alarm)))
+            .filter(|(_, alarm)| alarm.kind.ends().is_empty())
+            .collect();
+        alarms.sort_by_key(|(_, alarm)| alarm.created_at);
+        Ok(alarms)
+    }
+}

@@ -1,0 +1,139 @@
+//! Upgrades a store in place when it is opened.
+//!
+//! A record is read in the version in which it was written and written in the present one: that is
+//! [`Record::of_version`]. What is left for here is an index that older stores do not have.
+
+use serde::{Deserialize, Serialize};
+
+use super::super::StoreError;
+use super::engine::{Batch, Engine};
+use super::records::{Record, decode, encode, readable};
+use super::{failed, keys};
+use crate::domain::contact::Contact;
+use crate::domain::dealer_activity::DealerCounts;
+use std::collections::BTreeMap;
+
+/// The layout of a store's keys. A store without this record has layout 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+struct Layout(u32);
+
+impl Record for Layout {}
+
+/// The present layout: 2 has the contacts of each corp, and their number.
+const LAYOUT: Layout = Layout(2);
+
+/// Rows that are written in one commit.
+const ROWS_AT_ONCE: usize = 10_000;
+
+/// Brings the layout of the store up to date. Killed in between, it begins anew at the next start.
+///
+/// # Errors
+/// When the store cannot be read or written, or was written by a newer version.
+pub(super) fn upgrade(engine: &dyn Engine) -> Result<(), StoreError> {
+    let key = keys::only("layout");
+    let stored = engine.get(&key).map_err(failed)?;
+    let layout = stored.map(|bytes| decode::<Layout>(&key, &bytes)).transpose()?;
+    match layout {
+        Some(LAYOUT) => return Ok(()),
+        Some(Layout(newer)) if newer > LAYOUT.0 => {
+            let text = format!("layout {newer}, which a newer version of unionlink wrote; run that version");
+            return Err(StoreError::Damaged(text));
+        }
+        Some(_) | None => {}
+    }
+    let (mut counts, mut batch, mut contacts) =
+        (BTreeMap::<Vec<u8>, DealerCounts>::new(), Batch::new(), 0_u64);
+    for row in engine.range(b"c", &keys::after(b"c")) {
+        let (key, value) = row.map_err(failed)?;
+        let contact_key = keys::Parts::of(&key).contact()?;
+        let contact = readable(decode::<Contact>(&key, &value).map(Some))?;
+        let of_corp = counts.entry(keys::of_corp(b'b', &contact_key.app, &contact_key.corp_id)).or_default();
+        of_corp.customers += 1;
+        of_corp.links += u64::from(contact.is_some_and(|contact| contact.link.is_some()));
+        contacts += 1;
+        batch.insert(keys::contact_of_corp(&contact_key), Some(Vec::new()));
+        if batch.len() >= ROWS_AT_ONCE {
+            commit(engine, &mut batch)?;
+        }
+    }
+    for (key, counts) in counts {
+        let value = encode(&key, &counts)?;
+        batch.insert(key, Some(value));
+    }
+    let value = encode(&key, &LAYOUT)?;
+    batch.insert(key, Some(value));
+    commit(engine, &mut batch)?;
+    if contacts > 0 {
+        tracing::info!(contacts, "the store was upgraded to layout {}", LAYOUT.0);
+    }
+    Ok(())
+}
+
+fn commit(engine: &dyn Engine, batch: &mut Batch) -> Result<(), StoreError> {
+    engine.commit(std::mem::take(batch).into_iter().collect()).map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::super::{Feed as _, LinkBy, LinkQuery, Reconciling as _, Store as _};
+    use super::super::{EmbeddedStore, Settings};
+    use crate::domain::dealer::{DealerState, TokenOwner};
+    use crate::domain::dealer_activity::DealerCounts;
+    use crate::domain::ids::AppName;
+    use crate::domain::time::Timestamp;
+
+    fn copy(from: &Path, to: &Path) {
+        std::fs::create_dir_all(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let entry = entry.unwrap();
+            let to = to.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                copy(&entry.path(), &to);
+            } else {
+                std::fs::copy(entry.path(), to).unwrap();
+            }
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_store_of_version_0_1_0_is_upgraded_in_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let old = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/store-0.1.0");
+        let data = folder.path().join("data");
+        copy(&old.join("sled"), &data.join("sled"));
+        copy(&old.join("journal"), &data.join("journal"));
+        let settings = Settings { cache_mb: 8, free_mb_min: 1, ..Settings::default() };
+        let (app, now) = (AppName::new("brand").unwrap(), Timestamp::from_secs(1_795_940_020));
+        // Opened twice: the second time there is nothing left to upgrade.
+        for _ in 0..2 {
+            let store = EmbeddedStore::open(&data, settings).unwrap();
+            store.put_fans(Vec::new(), now).await.unwrap();
+            assert_eq!(store.audit(), Ok(vec![]));
+            let counts = store.counts();
+            assert_eq!((counts.links, counts.contacts, counts.waiting, counts.inbox), (8, 11, 3, 1));
+            let feed = store.feed(0, 100, now).await.unwrap();
+            assert_eq!(feed.len() as u64, counts.feed_head);
+            let link = feed[0].data.link().unwrap();
+            let query = LinkQuery { by: LinkBy::Unionid(link.unionid.clone()), corp_id: None, app: None };
+            assert_eq!(store.links(&query, now).await.unwrap()[0].link_id, link.link_id);
+            let rows = store.dealer_rows(&app).await.unwrap();
+            let busy = rows.iter().find(|row| row.counts.customers > 0).unwrap();
+            assert_eq!(busy.counts, DealerCounts { customers: 11, links: 8 });
+            assert_eq!(busy.dealer.token, Some(TokenOwner::Downstream));
+            assert!(rows.len() == 3 && rows.iter().all(|row| row.dealer.state() == DealerState::Shared));
+            assert_eq!(store.damaged_records(), 0);
+            store.close().await;
+        }
+        // What waited still waits, and is worked off.
+        let store = EmbeddedStore::open(&data, settings).unwrap();
+        assert_eq!(store.look_up_again(&app, &busy_dealer(&store, &app).await, true, now).await, Ok(3));
+        assert_eq!(store.lease(now, 10, 10).await.unwrap().len(), 4);
+    }
+
+    async fn busy_dealer(store: &EmbeddedStore, app: &AppName) -> crate::domain::ids::CorpId {
+        let rows = store.dealer_rows(app).await.unwrap();
+        rows.into_iter().find(|row| row.counts.customers > 0).unwrap().dealer.corp_id
+    }
+}

@@ -1,0 +1,58 @@
+//! The waits that are stored, and the clocks they are measured on.
+
+use super::super::StoreError;
+use super::records::Record;
+use super::txn::Txn;
+use super::writer::Patience;
+use super::{EmbeddedStore, chats, fans, keys, links};
+use crate::domain::lookup::Haste;
+use crate::domain::time::{Moment, Timestamp};
+
+impl Record for Moment {}
+
+/// Rows that are moved in one pass.
+const ROWS_AT_ONCE: usize = 1_000;
+
+impl EmbeddedStore {
+    /// Moves every wait that is due after `after` by `by_ms`. The rows are read before the first is moved, so that
+    /// none is moved twice.
+    pub(super) async fn shift_stored_waits(&self, by_ms: i64, after: Timestamp) -> Result<(), StoreError> {
+        let queues = [
+            (keys::inbox_until(after), b'i'),
+            (keys::lookups_until(Haste::Live, after), b'y'),
+            (keys::lookups_until(Haste::Background, after), b'w'),
+            (keys::readings_until(after), b'j'),
+        ];
+        for (from, kind) in queues {
+            let rows =
+                self.rows(&from, &keys::after(&[kind]), usize::MAX, |key, _| Ok(Some(key.to_vec())))?;
+            for page in rows.chunks(ROWS_AT_ONCE) {
+                let free: Vec<_> = {
+                    let leased = self.leases();
+                    page.iter().filter(|key| by_ms < 0 || !leased.contains(*key)).cloned().collect()
+                };
+                let transactions = free.iter().cloned().map(|key| {
+                    move |txn: &mut Txn<'_>| match kind {
+                        b'j' => chats::move_reading(txn, &key, by_ms),
+                        _ => links::move_work(txn, &key, |due_at| due_at.plus_ms(by_ms)).map(drop),
+                    }
+                });
+                let results = self.run_all(transactions, Patience::InTime).await;
+                for (key, result) in free.iter().zip(results) {
+                    self.undamaged(key, result)?;
+                }
+            }
+        }
+        self.indexed().await?;
+        let places = self.rows(b"t", &keys::after(b"t"), usize::MAX, |key, _| {
+            let due_at = keys::due_of_fan_place(key)?;
+            Ok((due_at > after).then(|| key.to_vec()))
+        })?;
+        for place in places {
+            let key = place.clone();
+            let moved = self.writer.run(move |txn| fans::move_place(txn, &key, by_ms)).await;
+            self.undamaged(&place, moved)?;
+        }
+        Ok(())
+    }
+}

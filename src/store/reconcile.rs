@@ -1,0 +1,179 @@
+//! Customer groups, the lists of customers that are compared with WeCom's, and what happens at each dealer.
+
+use async_trait::async_trait;
+
+use super::error::StoreError;
+use crate::domain::chat::{Chat, MemberVersion};
+use crate::domain::dealer::Dealer;
+use crate::domain::dealer_activity::{DealerActivity, DealerCounts, DealerTrouble, EventsSeen};
+use crate::domain::event::AppAlarm;
+use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid, UserId};
+use crate::domain::reconcile::{ReconcileRun, ReconcileTask};
+use crate::domain::sighting::Sighting;
+use crate::domain::time::Timestamp;
+
+/// A group whose member list is to be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChatToRead {
+    /// The app.
+    pub app: AppName,
+    /// The corp whose group it is.
+    pub corp_id: CorpId,
+    /// The group.
+    pub chat_id: ChatId,
+    /// What is known about it.
+    pub chat: Chat,
+}
+
+/// What a page of customers brought.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PageFound {
+    /// Customers who were not known before.
+    pub new: u64,
+    /// Lookups that were queued.
+    pub queued: u64,
+}
+
+impl std::ops::AddAssign for PageFound {
+    fn add_assign(&mut self, other: Self) {
+        self.new += other.new;
+        self.queued += other.queued;
+    }
+}
+
+impl std::iter::Sum for PageFound {
+    fn sum<I: Iterator<Item = Self>>(parts: I) -> Self {
+        parts.fold(Self::default(), |mut sum, part| {
+            sum += part;
+            sum
+        })
+    }
+}
+
+/// A dealer, and what happens there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DealerRow {
+    /// The dealer.
+    pub dealer: Dealer,
+    /// Its events, its last error, its silence.
+    pub activity: DealerActivity,
+    /// Its customers and links.
+    pub counts: DealerCounts,
+}
+
+/// Customer groups, the comparison with WeCom's lists, and what happens at each dealer.
+#[async_trait]
+pub trait Reconciling: Send + Sync {
+    /// Up to `limit` groups whose reading is due at `now`, the longest due first.
+    async fn due_chats(&self, now: Timestamp, limit: usize) -> Result<Vec<ChatToRead>, StoreError>;
+
+    /// When the next reading of a group is due.
+    async fn next_chat_due(&self) -> Result<Option<Timestamp>, StoreError>;
+
+    /// Records what a reading begun at `began_at` found: queues lookups of customers without a pending id,
+    /// and notes the version. In several transactions, the version last.
+    async fn chat_read(
+        &self,
+        group: &ChatToRead,
+        customers: Vec<Sighting>,
+        version: Option<MemberVersion>,
+        began_at: Timestamp,
+    ) -> Result<PageFound, StoreError>;
+
+    /// Puts a reading off until `until`; `None` forgets the group, which no longer exists.
+    async fn chat_unread(&self, group: &ChatToRead, until: Option<Timestamp>) -> Result<(), StoreError>;
+
+    /// Begins a run over these dealers, or adds them to the one that is under way. Durable when it returns.
+    async fn begin_reconcile(
+        &self,
+        dealers: Vec<(AppName, CorpId)>,
+        now: Timestamp,
+    ) -> Result<ReconcileRun, StoreError>;
+
+    /// The run that is under way, or else the last one.
+    async fn reconcile_run(&self) -> Result<Option<ReconcileRun>, StoreError>;
+
+    /// The dealers of an app that have yet to be compared, in the order of their ids.
+    async fn reconcile_tasks(&self, app: &AppName) -> Result<Vec<(CorpId, ReconcileTask)>, StoreError>;
+
+    /// Records a page that was read at `read_at`: creates customers that are not known, updates followers and
+    /// groups, queues lookups of those that were never looked up, and moves the task to `next`. In several
+    /// transactions, the place last, so that a page that was recorded in part is read again.
+    async fn page_read(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        page: Vec<Sighting>,
+        next: ReconcileTask,
+        read_at: Timestamp,
+    ) -> Result<PageFound, StoreError>;
+
+    /// How many followers a dealer's customers have, and those of them that were last confirmed before
+    /// `begun_at`.
+    async fn missing_followers(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        begun_at: Timestamp,
+    ) -> Result<(u64, Vec<(ExternalUserid, UserId)>), StoreError>;
+
+    /// Removes followers that a complete traversal begun at `begun_at` did not find, in several transactions.
+    async fn remove_followers(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        missing: Vec<(ExternalUserid, UserId)>,
+        begun_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Ends the comparison of a dealer, complete or not, and the run if it was the last one.
+    async fn end_task(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        is_complete: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError>;
+
+    /// Makes the lookups of a dealer's customers without a pending id due at `now`, in several transactions:
+    /// of those that were refused, or with `all` of every one. Returns how many.
+    async fn look_up_again(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        all: bool,
+        now: Timestamp,
+    ) -> Result<u64, StoreError>;
+
+    /// The dealers for which [`Payload::Visibility`](super::Payload::Visibility) was appended and
+    /// [`visibility_seen`](Self::visibility_seen) not yet called since.
+    async fn visibility_changes(&self) -> Result<Vec<(AppName, CorpId)>, StoreError>;
+
+    /// Ends a dealer's place among [`visibility_changes`](Self::visibility_changes).
+    async fn visibility_seen(&self, app: &AppName, corp_id: &CorpId) -> Result<(), StoreError>;
+
+    /// Adds events to the dealers' activity. Returns the dealers that were silent before.
+    async fn record_activity(
+        &self,
+        app: &AppName,
+        seen: Vec<(CorpId, EventsSeen)>,
+    ) -> Result<Vec<CorpId>, StoreError>;
+
+    /// Sets since when a dealer is silent.
+    async fn set_silent(&self, app: &AppName, corp_id: &CorpId, since: Timestamp) -> Result<(), StoreError>;
+
+    /// Records a dealer's last error.
+    async fn set_trouble(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        trouble: DealerTrouble,
+    ) -> Result<(), StoreError>;
+
+    /// The dealers of an app, those that have left included, in the order of their ids.
+    async fn dealer_rows(&self, app: &AppName) -> Result<Vec<DealerRow>, StoreError>;
+
+    /// The alarms about the life of the apps that have not ended, oldest first.
+    async fn alarms(&self) -> Result<Vec<(AppName, AppAlarm)>, StoreError>;
+}

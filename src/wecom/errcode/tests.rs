@@ -1,0 +1,83 @@
+//! What is documented of the codes, and what every remedy has in common.
+
+use super::*;
+
+#[test]
+fn codes_fall_into_the_documented_classes() {
+    for (class_expected, codes) in [
+        (Class::Transient, &[-1, 6_000, 45_033, 45_035][..]),
+        (Class::Token, &[40_014, 42_001, 41_001]),
+        (Class::Rate, &[45_009]),
+        (Class::Item, &[40_096, 84_061, 40_058, 610_014, 40_073, 84_083, 84_084, 670_002, 670_031]),
+        (
+            Class::Configuration,
+            &[40_001, 60_020, 48_002, 301_002, 670_001, 610_015, 845_003, 701_008, 48_011, 81_017, 90_510],
+        ),
+        (Class::Invisible, &[60_011, 81_013, 670_027]),
+        (Class::Unknown, &[1, 99_999]),
+    ] {
+        for code in codes {
+            assert_eq!(class(*code), class_expected, "{code}");
+        }
+    }
+}
+
+#[test]
+fn every_group_of_codes_has_the_class_that_its_meaning_calls_for() {
+    type Group = fn(i64) -> bool;
+    let groups: [(Group, &[i64], &[Class]); 6] = [
+        (is_call_forbidden, &[48_001, 48_002, 48_005, 84_074, 301_002], &[Class::Configuration]),
+        (is_concurrency, &[45_033, 45_035, 45_036], &[Class::Transient]),
+        (is_not_visible, &[40_096, 60_011, 60_030, 60_031, 81_013, 84_061], &[Class::Invisible, Class::Item]),
+        (is_dealer_gone, &[670_001, 670_004], &[Class::Configuration]),
+        (is_chat_gone, &[40_050, 49_008, 86_001, 86_003, 90_501, 90_509], &[Class::Item]),
+        (is_bad_cursor, &[50_100, 60_268], &[Class::Item]),
+    ];
+    for (is_of_group, codes, classes) in groups {
+        let found: Vec<_> = (-1..900_000).filter(|code| is_of_group(*code)).collect();
+        assert_eq!(found, codes);
+        assert!(found.iter().all(|code| classes.contains(&class(*code))), "{codes:?}");
+    }
+}
+
+#[test]
+fn every_configuration_code_has_a_remedy_of_its_own() {
+    let general = remedy(i64::MAX);
+    for code in [
+        40_001, 40_013, 43_009, 48_002, 50_003, 60_020, 84_074, 92_002, 301_002, 610_015, 610_016, 610_017,
+        610_018, 610_023, 610_024, 670_001, 670_004, 701_008, 81_017, 845_001, 845_002, 845_003, 90_510,
+    ] {
+        assert_eq!(class(code), Class::Configuration);
+        assert_ne!(remedy(code).en, general.en, "{code}");
+        assert_ne!(remedy(code).zh, general.zh, "{code}");
+    }
+}
+
+#[test]
+fn every_remedy_begins_with_an_action() {
+    const VERBS: [&str; 15] = [
+        "add ",
+        "ask ",
+        "buy ",
+        "check ",
+        "complete ",
+        "copy ",
+        "enable ",
+        "follow ",
+        "grant ",
+        "have ",
+        "invite ",
+        "look ",
+        "set ",
+        "share ",
+        "use ",
+    ];
+    for code in (-1..1_000).chain(40_000..93_000).chain(300_000..302_000).chain(600_000..850_000) {
+        let Remedy { en, zh } = remedy(code);
+        let waits = en.starts_with("wait: ") || en.starts_with("do nothing: ");
+        let waits_zh = zh.starts_with("无需处理：");
+        assert!(waits || VERBS.iter().any(|verb| en.starts_with(verb)), "{code}: {en}");
+        assert!(waits_zh || zh.starts_with('请'), "{code}: {zh}");
+        assert_eq!(waits, waits_zh, "{code}");
+    }
+}

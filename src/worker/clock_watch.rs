@@ -1,0 +1,158 @@
+//! Moves every wait along when the wall clock is set.
+//!
+//! A wait is an instant on the [`ServiceClock`], in the store or in memory. When the wall clock is set, that
+//! clock is stepped and every wait is moved by as much, so that none becomes longer or shorter. While that is
+//! being done, waits seem longer, so that they do not all end at once:
+//!
+//! - forward: the reading of the clocks is stored, waits are moved, the clock is stepped;
+//! - back: the clock is stepped, waits are moved, the reading of the clocks is stored.
+//!
+//! If the process or the store fails on the way, some waits end early, which costs calls; none lasts too long.
+//!
+//! The reading is stored every minute too, so that a wall clock that was set while the service was stopped is
+//! noticed at the next start.
+//!
+//! Deliberately absent: quotas. Their ledgers do not depend on the wall clock (see [`crate::domain::quota`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use jiff::SignedDuration;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::breaker::Breakers;
+use super::failure::StoreFailureLog;
+use super::sink_status::SinkRegistry;
+use super::{Context, LOOK_EVERY};
+use crate::clock::{Clock, ServiceClock};
+use crate::domain::clock_step::{is_step, step_since};
+use crate::domain::time::{Moment, SECOND_MS};
+use crate::store::Store;
+
+/// How often the reading of the clocks is stored.
+const STORE_EVERY: Duration = Duration::from_mins(1);
+
+/// The watch over the wall clock.
+pub struct ClockWatch {
+    store: Arc<dyn Store>,
+    clock: Arc<ServiceClock>,
+    breakers: Arc<Breakers>,
+    sinks: Arc<SinkRegistry>,
+    store_failures: Arc<StoreFailureLog>,
+    /// By how much the stored waits are still to be moved back; 0 or negative.
+    unmoved_ms: i64,
+    /// When the reading of the clocks was stored; `None` if that is to be done now.
+    stored_at: Option<Instant>,
+}
+
+impl ClockWatch {
+    /// A watch that has corrected the stored waits, if the wall clock was set while the service was stopped.
+    /// To be called before the workers run.
+    pub async fn begin(context: &Context, clock: Arc<ServiceClock>) -> Self {
+        let Context { store, breakers, sinks, store_failures, .. } = context.clone();
+        let mut watch =
+            Self { store, clock, breakers, sinks, store_failures, unmoved_ms: 0, stored_at: None };
+        watch.correct_at_start().await;
+        watch
+    }
+
+    /// Looks every second until `stop`.
+    pub async fn run(mut self, stop: CancellationToken) {
+        while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
+            self.look().await;
+            if self.stored_at.is_none_or(|at| at.elapsed() >= STORE_EVERY) {
+                self.store_reading().await;
+            }
+        }
+        self.store_reading().await;
+    }
+
+    async fn correct_at_start(&mut self) {
+        let now = self.clock.reading();
+        match self.store.last_moment().await {
+            Ok(stored) => {
+                let set_by_ms = stored.map_or(0, |stored| step_since(stored, now));
+                if set_by_ms != 0 {
+                    // Goes on from the clock of the stored waits, as if the wall clock were set only now.
+                    self.clock.step(-set_by_ms);
+                    self.look().await;
+                }
+                self.store_reading().await;
+            }
+            Err(error) => {
+                self.store_failures.warn("it is not known whether the wall clock was set", &error);
+            }
+        }
+    }
+
+    /// Follows the wall clock.
+    async fn look(&mut self) {
+        match self.clock.pending_step() {
+            drift_ms if !is_step(drift_ms) => self.clock.step(drift_ms),
+            by_ms => {
+                let by = SignedDuration::from_secs(by_ms.saturating_abs() / SECOND_MS);
+                let direction = if by_ms > 0 { "forward" } else { "back" };
+                tracing::warn!(by_ms, "the wall clock was set {direction} by {by:#}; waits are moved along");
+                if by_ms > 0 {
+                    self.follow_forward(by_ms).await;
+                } else {
+                    self.clock.step(by_ms);
+                    self.move_waits_in_memory(by_ms);
+                    self.unmoved_ms += by_ms;
+                }
+            }
+        }
+        if self.unmoved_ms != 0 {
+            self.move_stored_waits_back().await;
+        }
+    }
+
+    async fn follow_forward(&mut self, by_ms: i64) {
+        let before = self.clock.reading();
+        let after = Moment { wall: before.wall.plus_ms(by_ms), ..before };
+        let moved = match self.store.put_moment(after).await {
+            Ok(()) => self.store.shift_waits(by_ms, before.wall).await,
+            Err(error) => Err(error),
+        };
+        self.move_waits_in_memory(by_ms);
+        self.clock.step(by_ms);
+        self.stored_at = moved.is_ok().then(Instant::now);
+        if let Err(error) = moved {
+            self.store_failures.warn("waits could not be moved forward; they end early", &error);
+        }
+    }
+
+    /// Moves what is not due yet. After a failure some of it is moved a second time, and ends early.
+    async fn move_stored_waits_back(&mut self) {
+        match self.store.shift_waits(self.unmoved_ms, self.clock.now()).await {
+            Ok(()) => {
+                self.unmoved_ms = 0;
+                self.store_reading().await;
+            }
+            Err(error) => {
+                self.store_failures.warn("waits could not be moved back yet; they last too long", &error);
+            }
+        }
+    }
+
+    fn move_waits_in_memory(&self, by_ms: i64) {
+        self.breakers.shift(by_ms);
+        self.sinks.shift(by_ms);
+    }
+
+    /// Stores the reading of the clock that the stored waits are on.
+    async fn store_reading(&mut self) {
+        if self.unmoved_ms != 0 {
+            return;
+        }
+        let stored = self.store.put_moment(self.clock.reading()).await;
+        self.stored_at = stored.is_ok().then(Instant::now);
+        if let Err(error) = stored {
+            self.store_failures.warn("the reading of the clocks could not be stored", &error);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! Repeats lookups of a dealer's customers once WeCom has reported that a member there has entered or left
+//! the app's visible range, or has changed.
+//!
+//! One change by an administrator may cause hundreds of reports. The customers whom the app could not see are
+//! looked up at once, at most once a minute; all that have no pending id at most once an hour. The dealer
+//! stays marked in the store until the latter is done.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::super::Context;
+use crate::domain::ids::{AppName, CorpId};
+
+/// The shortest time between two lookups of a dealer's customers that were refused.
+const REFUSED_APART: Duration = Duration::from_mins(1);
+/// The shortest time between two lookups of all of a dealer's customers without a pending id.
+const ALL_APART: Duration = Duration::from_hours(1);
+
+/// The dealers at which the app may see other customers than before.
+#[derive(Default)]
+pub(super) struct Visibility {
+    /// Dealers with a report since their lookups were last repeated.
+    reported: BTreeSet<(AppName, CorpId)>,
+    done: BTreeMap<(AppName, CorpId), Done>,
+}
+
+/// When lookups of a dealer's customers were last repeated.
+struct Done {
+    refused_at: Instant,
+    all_at: Instant,
+}
+
+impl Visibility {
+    /// Repeats the lookups that are due.
+    pub(super) async fn look_again(&mut self, context: &Context) {
+        // Before the marks are read: a report is signalled after its mark is stored.
+        self.reported.extend(context.wake.take_visibility());
+        let marked: BTreeSet<_> = match context.store.visibility_changes().await {
+            Ok(marked) => marked.into_iter().collect(),
+            Err(error) => {
+                let message = "reports about the app's visible range could not be read";
+                return context.store_failures.warn(message, &error);
+            }
+        };
+        self.done.retain(|_, done| done.all_at.elapsed() < ALL_APART);
+        self.reported.retain(|dealer| marked.contains(dealer));
+        for dealer in marked {
+            let is_reported = self.reported.contains(&dealer);
+            let all = match self.done.get(&dealer) {
+                None => true,
+                Some(done) if is_reported && done.refused_at.elapsed() >= REFUSED_APART => false,
+                Some(_) => continue,
+            };
+            self.repeat(context, dealer, all).await;
+        }
+    }
+
+    async fn repeat(&mut self, context: &Context, dealer: (AppName, CorpId), all: bool) {
+        let (app, corp_id) = &dealer;
+        let message = "lookups of a dealer's customers could not be repeated";
+        match context.store.look_up_again(app, corp_id, all, context.now()).await {
+            Ok(0) => {}
+            Ok(lookups) => {
+                let dealer = context.dealer_names.shown(app, corp_id);
+                tracing::info!(%app, dealer, lookups,
+                    "members have changed at a dealer: its customers are looked up again");
+                context.wake.inbox.notify_one();
+            }
+            Err(error) => return context.store_failures.warn(message, &error),
+        }
+        // A report in between is about a change made before these lookups.
+        if all && let Err(error) = context.store.visibility_seen(app, corp_id).await {
+            context.store_failures.warn(message, &error);
+        }
+        self.reported.remove(&dealer);
+        let now = Instant::now();
+        let done = self.done.entry(dealer).or_insert(Done { refused_at: now, all_at: now });
+        done.refused_at = now;
+    }
+}

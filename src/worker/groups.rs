@@ -1,0 +1,211 @@
+//! Reads the member lists of customer groups after events that cannot be trusted, and queues lookups of the
+//! customers in them.
+//!
+//! Up to four lists are read at once, one at a corp. A list that cannot be read now is put off and holds back
+//! nothing else: the customers whose ids were in events are looked up all the same.
+//!
+//! Deliberately absent: which list is due, and when ([`chat`](crate::domain::chat)).
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::corp::{CorpLists, Obstacle};
+use super::failure::limit_ends_at;
+use super::{Activation, Context, until};
+use crate::domain::backoff::Backoff;
+use crate::domain::ids::{AppName, ChatId, CorpId};
+use crate::domain::time::{HOUR_MS, MINUTE_MS, Timestamp};
+use crate::store::{ChatToRead, StoreError};
+use crate::telemetry::throttle::LogThrottle;
+use crate::wecom::{CallError, ChatMembers, Class, is_chat_gone};
+
+/// Lists that are read at once.
+const CALLS_MAX: usize = 4;
+/// Groups that are looked at in an activation; more of them if these are of few corps, so that one corp's
+/// backlog does not delay the others.
+const LOOKED_AT: [usize; 2] = [64, 1_024];
+/// Groups whose failures are counted.
+const FAILING_MAX: usize = 10_000;
+/// For a group that will fail until a setting is corrected, or that fails with an undocumented code.
+const SLOW: Backoff = Backoff { first_ms: MINUTE_MS, max_ms: HOUR_MS };
+
+struct Groups {
+    context: Context,
+    /// The corps with a call in flight.
+    busy: Mutex<BTreeSet<(AppName, CorpId)>>,
+    /// Consecutive failures by group.
+    failures: Mutex<HashMap<(AppName, CorpId, ChatId), u32>>,
+    /// Limits the log of failures, by WeCom's code.
+    failure_log: LogThrottle<Option<i64>>,
+}
+
+/// Runs until `stop`; calls in flight go on, tracked by the context.
+pub async fn run(context: Context, stop: CancellationToken) {
+    let wake = context.wake.clone();
+    super::run(&wake.groups, stop, Arc::new(Groups::new(context))).await;
+}
+
+impl Activation for Arc<Groups> {
+    async fn activate(&mut self) -> Duration {
+        match self.start_calls().await {
+            Ok(idle) => idle,
+            Err(error) => {
+                self.context.store_failures.warn("the customer groups to be read could not be found", &error);
+                super::LOOK_EVERY
+            }
+        }
+    }
+}
+
+impl Groups {
+    fn new(context: Context) -> Self {
+        let failure_log = LogThrottle::default();
+        Self { context, busy: Mutex::default(), failures: Mutex::default(), failure_log }
+    }
+
+    fn busy(&self) -> MutexGuard<'_, BTreeSet<(AppName, CorpId)>> {
+        self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts calls for the groups that are due, as far as there are slots. Returns after what time to look
+    /// for more.
+    async fn start_calls(self: &Arc<Self>) -> Result<Duration, StoreError> {
+        let (store, now) = (&self.context.store, self.context.now());
+        // While the inbox is full, lists are read all the same: customers in them are not events.
+        if !matches!(store.ready(), Ok(()) | Err(StoreError::InboxFull { .. })) {
+            return Ok(super::LOOK_EVERY);
+        }
+        for limit in LOOKED_AT {
+            if self.busy().len() >= CALLS_MAX {
+                break;
+            }
+            let due = store.due_chats(now, limit).await?;
+            let is_all = due.len() < limit;
+            for group in due {
+                self.start_call(group);
+            }
+            if is_all {
+                break;
+            }
+        }
+        // One that is due already waits for a slot: the end of a call wakes this worker.
+        let next = store.next_chat_due().await?.filter(|due_at| *due_at > now);
+        Ok(next.map_or(super::LOOK_EVERY, |due_at| until(now, due_at)))
+    }
+
+    /// Starts the call for a group, unless there is no slot, or one for its corp is in flight.
+    fn start_call(self: &Arc<Self>, group: ChatToRead) {
+        let corp = (group.app.clone(), group.corp_id.clone());
+        let mut busy = self.busy();
+        if busy.len() >= CALLS_MAX || !busy.insert(corp.clone()) {
+            return;
+        }
+        drop(busy);
+        let groups = self.clone();
+        self.context.spawn_call(async move {
+            let is_stored = groups.read(&group).await;
+            groups.busy().remove(&corp);
+            // If the store has failed, the group is still due: not to be read again and again.
+            if is_stored {
+                groups.context.wake.groups.notify_one();
+            }
+        });
+    }
+
+    /// Reads the list of a group, or puts it off. Returns whether that is stored.
+    async fn read(&self, group: &ChatToRead) -> bool {
+        let store = &self.context.store;
+        let until = match self.members(group).await {
+            Ok(Some((ChatMembers { customers, version }, began_at))) => {
+                match store.chat_read(group, customers, version, began_at).await {
+                    Ok(found) => {
+                        self.succeeded(group);
+                        if found.queued > 0 {
+                            self.context.wake.inbox.notify_one();
+                        }
+                        return true;
+                    }
+                    Err(error) => Some(self.put_off(group, &Obstacle::Store(error))),
+                }
+            }
+            Ok(None) => None,
+            Err(Obstacle::Call(error)) if error.errcode().is_some_and(is_chat_gone) => None,
+            Err(obstacle) => Some(self.put_off(group, &obstacle)),
+        };
+        if until.is_none() {
+            self.succeeded(group);
+        }
+        let stored = store.chat_unread(group, until).await;
+        if let Err(error) = &stored {
+            self.context.store_failures.warn("the reading of a customer group could not be put off", error);
+        }
+        stored.is_ok()
+    }
+
+    /// The customers in a group, and when the call began; `None` if groups are not to be read.
+    async fn members(&self, group: &ChatToRead) -> Result<Option<(ChatMembers, Timestamp)>, Obstacle> {
+        let ChatToRead { app, corp_id, chat_id, .. } = group;
+        if self.context.apps.get(app).is_some_and(|rules| !rules.customer_groups) {
+            return Ok(None);
+        }
+        let corp = CorpLists { context: self.context.clone(), app: app.clone(), corp_id: corp_id.clone() };
+        let began_at = self.context.now();
+        Ok(Some((corp.chat(chat_id).await?, began_at)))
+    }
+
+    fn failures(&self) -> MutexGuard<'_, HashMap<(AppName, CorpId, ChatId), u32>> {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn succeeded(&self, ChatToRead { app, corp_id, chat_id, .. }: &ChatToRead) {
+        self.failures().remove(&(app.clone(), corp_id.clone(), chat_id.clone()));
+    }
+
+    /// Counts and logs a failure. Returns until when the reading is put off.
+    fn put_off(&self, group: &ChatToRead, obstacle: &Obstacle) -> Timestamp {
+        let ChatToRead { app, corp_id, chat_id, .. } = group;
+        let now = self.context.now();
+        let backoff = match obstacle {
+            Obstacle::HeldBack(breaker) => return breaker.probe_at,
+            Obstacle::Call(error) => {
+                self.log(app, corp_id, error);
+                match error.class() {
+                    Class::Rate => return limit_ends_at(error, now),
+                    Class::Transient | Class::Token => Backoff::CALL,
+                    Class::Item | Class::Invisible | Class::Configuration | Class::Unknown => SLOW,
+                }
+            }
+            Obstacle::Store(error) => {
+                let message = "the customers in a group could not be stored; it will be read again";
+                self.context.store_failures.warn(message, error);
+                Backoff::CALL
+            }
+            // Looked at again before the day is over, without a call: an operator may have resumed it.
+            Obstacle::Forbidden | Obstacle::NotShared => SLOW,
+        };
+        let key = (app.clone(), corp_id.clone(), chat_id.clone());
+        let mut failures = self.failures();
+        if failures.len() >= FAILING_MAX {
+            failures.clear();
+        }
+        let jitter_key = (app.as_str(), corp_id.as_str(), chat_id.as_str());
+        let count = failures.entry(key).or_default();
+        *count = count.saturating_add(1);
+        now.plus_ms(backoff.wait_ms(*count, self.context.jitter.of(jitter_key, *count)))
+    }
+
+    fn log(&self, app: &AppName, corp_id: &CorpId, error: &CallError) {
+        let errcode = error.errcode();
+        if let Some(groups) = self.failure_log.count(errcode) {
+            let (corp, reason) = (self.context.dealer_names.shown(app, corp_id), error.to_string());
+            tracing::warn!(%app, corp, errcode, reason, groups,
+                "customer groups could not be read; they are read later");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

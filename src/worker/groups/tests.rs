@@ -1,0 +1,129 @@
+//! When lists are read, and what becomes of one that cannot be.
+
+use super::super::breaker::Scope;
+use super::super::scripted::{Script, World, app, chat_id, customer, dealer};
+use super::*;
+use crate::domain::chat::{ChatChange, ChatEvent};
+use crate::domain::time::DAY_MS;
+use crate::store::{Arrival, FailureReason, MessageDigest, Payload};
+
+/// A world in which these groups were created just now, each with two customers.
+async fn with_groups(groups: usize) -> (World, Arc<Groups>) {
+    let mut script = Script::new(1, 0);
+    for n in 0..groups {
+        script.chats.insert(chat_id(n), vec![customer(2 * n), customer(2 * n + 1)]);
+    }
+    let world = World::new(script).await;
+    for n in 0..groups {
+        let (corp_id, now) = (dealer(), world.context.now());
+        let event = ChatEvent { corp_id, created_at: now, chat_id: chat_id(n), change: ChatChange::Created };
+        let digest = MessageDigest::of(&app(), &n.to_be_bytes());
+        let arrival = Arrival { app: app(), digest, received_at: now, payload: Payload::Chat(event) };
+        world.context.store.append(arrival).await.unwrap();
+    }
+    let groups = Arc::new(Groups::new(world.context.clone()));
+    (world, groups)
+}
+
+/// Activates after some time and waits for the calls to end. Returns the calls made.
+async fn calls_after(world: &World, groups: &mut Arc<Groups>, time: Duration) -> Vec<String> {
+    world.advance(time).await;
+    groups.activate().await;
+    world.context.calls.close();
+    world.context.calls.wait().await;
+    world.context.calls.reopen();
+    world.take_calls()
+}
+
+async fn due_after(world: &World) -> Option<Duration> {
+    let due_at = world.context.store.next_chat_due().await.unwrap();
+    due_at.map(|due_at| until(world.context.now(), due_at))
+}
+
+const LAG: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_new_group_is_read_after_two_seconds_and_its_customers_are_looked_up_with_the_events() {
+    let (world, mut groups) = with_groups(1).await;
+    assert_eq!(calls_after(&world, &mut groups, LAG.saturating_sub(Duration::from_millis(1))).await, [""; 0]);
+    assert_eq!(calls_after(&world, &mut groups, Duration::from_millis(1)).await, ["chat wr000"]);
+    let work = world.context.store.lease(world.context.now(), 10, 0).await.unwrap();
+    let mut found: Vec<_> = work.into_iter().map(|work| work.contact.external_userid).collect();
+    found.sort();
+    assert_eq!(found, [customer(0), customer(1)]);
+    assert_eq!(due_after(&world).await, None);
+    // It has woken the resolver.
+    tokio::time::timeout(Duration::from_secs(5), world.context.wake.inbox.notified()).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_groups_of_one_corp_are_read_one_after_the_other() {
+    let (world, mut groups) = with_groups(3).await;
+    for n in 0..3 {
+        let time = if n == 0 { LAG } else { Duration::ZERO };
+        assert_eq!(calls_after(&world, &mut groups, time).await, [format!("chat wr00{n}")]);
+    }
+    assert_eq!(calls_after(&world, &mut groups, Duration::ZERO).await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_group_that_was_dismissed_is_forgotten() {
+    let (world, mut groups) = with_groups(1).await;
+    world.wecom.script().refused.insert("chat", 49_008);
+    assert_eq!(calls_after(&world, &mut groups, LAG).await.len(), 1);
+    assert_eq!(due_after(&world).await, None);
+}
+
+#[tokio::test]
+async fn where_groups_may_not_be_read_no_call_is_made_for_a_day_or_until_an_operator_resumes() {
+    let (world, mut groups) = with_groups(2).await;
+    world.wecom.script().refused.insert("chat", 48_002);
+    assert_eq!(calls_after(&world, &mut groups, LAG).await.len(), 1);
+    for _ in 0..20 {
+        assert_eq!(calls_after(&world, &mut groups, Duration::from_hours(1)).await, [""; 0]);
+    }
+    world.context.optional_calls.forget(Some(&app()), Some(&dealer()));
+    assert_eq!(calls_after(&world, &mut groups, Duration::from_hours(1)).await.len(), 1);
+    assert!(world.context.breakers.all(world.context.now()).is_empty());
+}
+
+#[tokio::test]
+async fn a_call_that_fails_is_repeated_more_and_more_slowly_and_opens_no_breaker() {
+    let (world, mut groups) = with_groups(1).await;
+    world.wecom.script().refused.insert("chat", -1);
+    let (mut time, mut waits) = (LAG, Vec::new());
+    for _ in 0..12 {
+        assert_eq!(calls_after(&world, &mut groups, time).await.len(), 1);
+        time = due_after(&world).await.unwrap();
+        waits.push(time);
+    }
+    assert!(waits[0] <= Duration::from_millis(500) && waits[11] >= Duration::from_mins(1), "{waits:?}");
+    assert!(world.context.breakers.all(world.context.now()).is_empty());
+    world.wecom.script().refused.clear();
+    assert_eq!(calls_after(&world, &mut groups, time).await.len(), 1);
+    assert_eq!(due_after(&world).await, None);
+}
+
+#[tokio::test]
+async fn no_group_is_read_while_a_breaker_of_its_corp_is_open_or_the_dealer_has_left() {
+    let (world, mut groups) = with_groups(1).await;
+    let reason = FailureReason { errcode: Some(84_074), text: "no permission".to_owned() };
+    let slow = Backoff { first_ms: DAY_MS, max_ms: DAY_MS };
+    let (scope, now) = (Scope::Corp(app(), dealer()), world.context.now());
+    let probe_at = world.context.breakers.failed(&scope, reason, slow, now);
+    assert_eq!(calls_after(&world, &mut groups, LAG).await, [""; 0]);
+    assert_eq!(world.context.store.next_chat_due().await, Ok(Some(probe_at)));
+    world.context.breakers.succeeded(&scope);
+    world.context.store.dealer_left(&app(), &dealer(), now).await.unwrap();
+    assert_eq!(calls_after(&world, &mut groups, until(now, probe_at)).await, [""; 0]);
+    assert!(due_after(&world).await.unwrap() <= Duration::from_hours(1));
+}
+
+#[tokio::test]
+async fn without_customer_groups_nothing_is_read() {
+    let (mut world, _) = with_groups(1).await;
+    world.change_rules(|rules| rules.customer_groups = false);
+    let mut groups = Arc::new(Groups::new(world.context.clone()));
+    assert_eq!(calls_after(&world, &mut groups, LAG).await, [""; 0]);
+    assert_eq!(due_after(&world).await, None);
+}
