@@ -12,12 +12,16 @@ use serde::{Deserialize, Serialize};
 use super::event::{ContactChange, ContactEvent, WELCOME_CODE_LIFE_MS};
 use super::ids::{ChatId, ContactKey, PendingId, UserId};
 use super::link::{ChangeType, Claim, FollowerData, Link, LinkData, Source};
-use super::lookup::Lookup;
+use super::lookup::{Haste, Lookup};
 use super::sighting::{Listed, Sighting, SightingPlace};
 use super::time::Timestamp;
 
+mod follower;
 mod version1;
+
+use follower::{Follower, Present, Relation};
 pub use version1::ContactVersion1;
+use version1::{FollowerVersion1, LinkVersion1, LookupRetry, WelcomeVersion1};
 
 /// Maximum number of followers kept for one customer. Beyond it those who have left are dropped first, then
 /// those who still follow; within each group the one with the oldest news first.
@@ -54,85 +58,10 @@ pub struct Contact {
     pub link: Option<Link>,
 }
 
-/// A member's relation to the customer, as of one event. The derived `Ord` decides which of two events about
-/// the same member wins, so the order of the fields is the order of precedence.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-struct Relation {
-    at: Timestamp,
-    // Within one second an add beats a removal: a follower shown too long does less harm than one lost.
-    present: bool,
-    state: Option<String>,
-}
-
-/// What is known of one member. Three independent maxima; [`Follower::now`] is what they add up to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Follower {
-    user_id: UserId,
-    /// The newest event.
-    relation: Option<Relation>,
-    /// The newest half add: until the member confirms, no list has the customer.
-    half_added_at: Option<Timestamp>,
-    /// The newest list that had this member as a follower.
-    listed: Option<Listed>,
-    /// When the newest complete traversal of the lists began that should have had this member and did not.
-    missed_at: Option<Timestamp>,
-}
-
-/// A follower at present.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Present {
-    since: Timestamp,
-    state: Option<String>,
-}
-
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Welcome {
     at: Timestamp,
     code: String,
-}
-
-impl Follower {
-    const fn new(user_id: UserId) -> Self {
-        Self { user_id, relation: None, half_added_at: None, listed: None, missed_at: None }
-    }
-
-    /// When the relation was last confirmed: by an event that says so, or by a list.
-    fn confirmed_at(&self) -> Option<Timestamp> {
-        let added_at = self.relation.as_ref().filter(|relation| relation.present).map(|relation| relation.at);
-        added_at.max(self.listed.as_ref().map(|listed| listed.seen_at))
-    }
-
-    /// Whether the member has yet to confirm, as far as is known.
-    fn is_half(&self) -> bool {
-        let added_at = self.relation.as_ref().map(|relation| relation.at);
-        self.listed.is_none() && self.half_added_at.is_some() && self.half_added_at == added_at
-    }
-
-    /// The newest thing known of this member.
-    fn newest_at(&self) -> Timestamp {
-        let at = self.relation.as_ref().map(|relation| relation.at);
-        at.max(self.listed.as_ref().map(|listed| listed.since)).unwrap_or(Timestamp::EPOCH)
-    }
-
-    /// The relation now; `None` if the member does not follow the customer.
-    fn now(&self) -> Option<Present> {
-        if self.missed_at >= self.confirmed_at() && self.missed_at.is_some() {
-            return None;
-        }
-        let listed = self.listed.as_ref();
-        match &self.relation {
-            Some(Relation { at, present: true, state }) => {
-                let state = state.clone().or_else(|| listed.and_then(|listed| listed.state.clone()));
-                Some(Present { since: *at, state })
-            }
-            // A list says so although an event says that they parted: they have met again since.
-            Some(Relation { at, present: false, .. }) => {
-                let again = listed.filter(|listed| *at < listed.since);
-                again.map(|listed| Present { since: listed.since, state: listed.state.clone() })
-            }
-            None => listed.map(|listed| Present { since: listed.since, state: listed.state.clone() }),
-        }
-    }
 }
 
 impl Contact {
@@ -412,105 +341,45 @@ impl Contact {
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::super::ids::{AppName, CorpId, ExternalUserid, Unionid};
-    use super::*;
-    use proptest::prelude::*;
-
-    fn event(user: u8, change: ContactChange, state: Option<u8>) -> ContactEvent {
-        ContactEvent {
-            change,
-            user_id: UserId::new(format!("member{user}")).unwrap(),
-            external_userid: ExternalUserid::new("wmINVENTED").unwrap(),
-            state: state.map(|s| format!("state{s}")),
-            welcome_code: None,
-        }
-    }
-
-    fn histories() -> impl Strategy<Value = Vec<(ContactEvent, Timestamp)>> {
-        let change = prop_oneof![
-            Just(ContactChange::Added),
-            Just(ContactChange::HalfAdded),
-            Just(ContactChange::DeletedByMember),
-            Just(ContactChange::DeletedByCustomer),
-        ];
-        let one = (0_u8..3, change, proptest::option::of(0_u8..2), 0_i64..5)
-            .prop_map(|(user, change, state, at)| (event(user, change, state), Timestamp::from_secs(at)));
-        proptest::collection::vec(one, 0..12)
-    }
-
-    fn after(history: &[(ContactEvent, Timestamp)]) -> Contact {
-        let mut contact = Contact::new(Source::Callback, Timestamp::EPOCH);
-        for (event, at) in history {
-            contact.apply(event, *at);
-        }
-        contact
-    }
-
-    proptest! {
-        #[test]
-        fn any_order_and_repetition_of_the_same_events_gives_the_same_contact(
-            history in histories(), shuffle in proptest::collection::vec(any::<usize>(), 24)
-        ) {
-            let mut other = history.clone();
-            other.extend(history.iter().rev().cloned());
-            for (i, j) in shuffle.iter().enumerate() {
-                if !other.is_empty() {
-                    let (a, b) = (i % other.len(), j % other.len());
-                    other.swap(a, b);
-                }
-            }
-            prop_assert_eq!(after(&history), after(&other));
-        }
-    }
-
-    #[test]
-    fn an_older_add_does_not_bring_back_a_follower_who_left() {
-        let mut contact = Contact::new(Source::Callback, Timestamp::EPOCH);
-        contact.apply(&event(1, ContactChange::DeletedByMember, None), Timestamp::from_secs(20));
-        contact.apply(&event(1, ContactChange::Added, None), Timestamp::from_secs(10));
-        assert!(contact.followers_now().is_empty());
-        contact.apply(&event(1, ContactChange::Added, Some(1)), Timestamp::from_secs(30));
-        assert_eq!(contact.followers_now().len(), 1);
-    }
-
-    #[test]
-    fn a_welcome_code_can_be_used_for_twenty_seconds() {
-        let mut contact = Contact::new(Source::Callback, Timestamp::EPOCH);
-        let mut add = event(1, ContactChange::Added, None);
-        add.welcome_code = Some("CODE".to_owned());
-        contact.apply(&add, Timestamp::from_secs(100));
-        assert_eq!(contact.welcome_code(Timestamp::from_secs(119)), Some("CODE"));
-        assert_eq!(contact.welcome_code(Timestamp::from_secs(120)), None);
-    }
-
-    #[test]
-    fn the_number_of_followers_kept_is_bounded_and_those_who_left_go_first() {
-        let mut contact = Contact::new(Source::Callback, Timestamp::EPOCH);
-        contact.apply(&event(0, ContactChange::DeletedByMember, None), Timestamp::from_secs(1_000));
-        for n in 0..FOLLOWERS_MAX {
-            let mut add = event(1, ContactChange::Added, None);
-            add.user_id = UserId::new(format!("m{n}")).unwrap();
-            contact.apply(&add, Timestamp::from_secs(i64::try_from(n).unwrap()));
-        }
-        assert_eq!(contact.followers_now().len(), FOLLOWERS_MAX);
-        // An add that is older than all of them changes nothing, not even for a linked customer.
-        let claim = Claim {
-            contact: ContactKey {
-                app: AppName::new("brand").unwrap(),
-                corp_id: CorpId::new("wpDEALER").unwrap(),
-                external_userid: ExternalUserid::new("wmINVENTED").unwrap(),
-            },
-            unionid: Unionid::new("oFAN").unwrap(),
-            pending_id: None,
-            source: None,
-            evidence_at: Timestamp::EPOCH,
+impl From<ContactVersion1> for Contact {
+    fn from(old: ContactVersion1) -> Self {
+        let follower = |FollowerVersion1 { user_id, relation }| Follower {
+            user_id,
+            relation: Some(relation),
+            half_added_at: None,
+            listed: None,
+            missed_at: None,
         };
-        contact.accept(&claim, "lnk_1".to_owned(), Timestamp::EPOCH);
-        let before = contact.clone();
-        assert_eq!(contact.apply(&event(9, ContactChange::Added, None), Timestamp::from_secs(-1)), None);
-        assert_eq!(contact, before);
-        assert!(contact.apply(&event(9, ContactChange::Added, None), Timestamp::from_secs(2_000)).is_some());
+        let lookup = |LookupRetry { asked, due_at }| Lookup {
+            asked,
+            due_at,
+            refused: None,
+            haste: Haste::Background,
+            is_of_run: false,
+        };
+        let link = |old: LinkVersion1| Link {
+            link_id: old.link_id,
+            unionid: old.unionid,
+            pending_id: old.pending_id,
+            source: old.source,
+            linked_at: old.linked_at,
+            evidence_at: old.evidence_at,
+            chat_id: None,
+        };
+        Self {
+            followers: old.followers.into_iter().map(follower).collect(),
+            source: old.source,
+            first_seen_at: old.first_seen_at,
+            found_in: None,
+            chats: Vec::new(),
+            pending_id: old.pending_id,
+            earlier_pending_ids: old.earlier_pending_ids,
+            lookup: old.lookup_retry.map(lookup),
+            welcome: old.welcome.map(|WelcomeVersion1 { at, code }| Welcome { at, code }),
+            link: old.link.map(link),
+        }
     }
 }
+
+#[cfg(test)]
+mod tests;

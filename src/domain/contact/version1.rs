@@ -2,83 +2,48 @@
 
 use serde::Deserialize;
 
-use super::{Contact, Follower, Relation, Welcome};
+use super::follower::Relation;
 use crate::domain::ids::{PendingId, Unionid, UserId};
-use crate::domain::link::{Link, Source};
-use crate::domain::lookup::{Haste, Lookup};
+use crate::domain::link::Source;
 use crate::domain::time::Timestamp;
 
 /// The record. The order of the fields is the stored format.
 #[derive(Debug, Deserialize)]
 pub struct ContactVersion1 {
-    followers: Vec<FollowerVersion1>,
-    source: Source,
-    first_seen_at: Timestamp,
-    pending_id: Option<PendingId>,
-    earlier_pending_ids: Vec<PendingId>,
-    lookup_retry: Option<LookupRetry>,
-    welcome: Option<Welcome>,
-    link: Option<LinkVersion1>,
+    pub(super) followers: Vec<FollowerVersion1>,
+    pub(super) source: Source,
+    pub(super) first_seen_at: Timestamp,
+    pub(super) pending_id: Option<PendingId>,
+    pub(super) earlier_pending_ids: Vec<PendingId>,
+    pub(super) lookup_retry: Option<LookupRetry>,
+    pub(super) welcome: Option<WelcomeVersion1>,
+    pub(super) link: Option<LinkVersion1>,
 }
 
 #[derive(Debug, Deserialize)]
-struct FollowerVersion1 {
-    user_id: UserId,
-    relation: Relation,
+pub(super) struct FollowerVersion1 {
+    pub(super) user_id: UserId,
+    pub(super) relation: Relation,
 }
 
 #[derive(Debug, Deserialize)]
-struct LookupRetry {
-    asked: u32,
-    due_at: Option<Timestamp>,
+pub(super) struct WelcomeVersion1 {
+    pub(super) at: Timestamp,
+    pub(super) code: String,
 }
 
 #[derive(Debug, Deserialize)]
-struct LinkVersion1 {
-    link_id: String,
-    unionid: Unionid,
-    pending_id: Option<PendingId>,
-    source: Source,
-    linked_at: Timestamp,
-    evidence_at: Timestamp,
+pub(super) struct LookupRetry {
+    pub(super) asked: u32,
+    pub(super) due_at: Option<Timestamp>,
 }
 
-impl From<ContactVersion1> for Contact {
-    fn from(old: ContactVersion1) -> Self {
-        let follower = |FollowerVersion1 { user_id, relation }| Follower {
-            user_id,
-            relation: Some(relation),
-            half_added_at: None,
-            listed: None,
-            missed_at: None,
-        };
-        let lookup = |LookupRetry { asked, due_at }| Lookup {
-            asked,
-            due_at,
-            refused: None,
-            haste: Haste::Background,
-            is_of_run: false,
-        };
-        let link = |old: LinkVersion1| Link {
-            link_id: old.link_id,
-            unionid: old.unionid,
-            pending_id: old.pending_id,
-            source: old.source,
-            linked_at: old.linked_at,
-            evidence_at: old.evidence_at,
-            chat_id: None,
-        };
-        Self {
-            followers: old.followers.into_iter().map(follower).collect(),
-            source: old.source,
-            first_seen_at: old.first_seen_at,
-            found_in: None,
-            chats: Vec::new(),
-            pending_id: old.pending_id,
-            earlier_pending_ids: old.earlier_pending_ids,
-            lookup: old.lookup_retry.map(lookup),
-            welcome: old.welcome,
-            link: old.link.map(link),
-        }
-    }
+#[derive(Debug, Deserialize)]
+pub(super) struct LinkVersion1 {
+    pub(super) link_id: String,
+    pub(super) unionid: Unionid,
+    pub(super) pending_id: Option<PendingId>,
+    pub(super) source: Source,
+    pub(super) linked_at: Timestamp,
+    pub(super) evidence_at: Timestamp,
 }

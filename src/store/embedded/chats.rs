@@ -4,7 +4,7 @@ use super::super::{ChatToRead, PageFound, StoreError};
 use super::links::{self, Seen};
 use super::records::{Record, readable};
 use super::txn::Txn;
-use super::{forget, keys};
+use super::{forgotten, keys};
 use crate::domain::chat::{Chat, ChatEvent, MemberVersion};
 use crate::domain::far_off::{FarOff, far_off};
 use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId};
@@ -33,7 +33,7 @@ pub(super) fn apply(
     })?;
     let is_late = far_off(*created_at, received_at) == Some(FarOff::Past);
     for external_userid in effects.map(|effects| effects.joined).unwrap_or_default() {
-        if is_late && forget::is_back(txn, &external_userid, *created_at)? {
+        if is_late && forgotten::is_back(txn, &external_userid, *created_at)? {
             continue;
         }
         let key = ContactKey { app: app.clone(), corp_id: corp_id.clone(), external_userid };

@@ -1,7 +1,7 @@
 //! Transactions on the brand's side: registering fans, what came of the calls made for them, and what time does.
 
 use super::super::{FanOutcome, FanWork, NewFan, Registered, StoreError};
-use super::forget;
+use super::forgotten;
 use super::keys;
 use super::links;
 use super::queues::{OpenBooks, Strays, Waiting, leave};
@@ -111,7 +111,7 @@ pub(super) fn settle(
             && fan.adopt(minted.clone(), now)
         {
             if arrive(txn, &work.key, &minted, fan.registered_at, now)? {
-                return forget::found_out(txn, &work.key, now);
+                return forgotten::found_out(txn, &work.key, now);
             }
             let mut books = OpenBooks::open(txn, &work.key.app, now)?;
             roll::write(txn, number, &work.key, Some(&before), &fan)?;
@@ -128,7 +128,7 @@ pub(super) fn settle(
         }
         (FanOutcome::Minted { minted, same_id_extends }, _) => {
             if arrive(txn, &work.key, &minted, fan.registered_at, now)? {
-                return forget::found_out(txn, &work.key, now);
+                return forgotten::found_out(txn, &work.key, now);
             }
             fan.minted(minted, same_id_extends);
         }
@@ -142,8 +142,8 @@ pub(super) fn settle(
                 again = Some((step, now));
             }
             for (_, customer) in &found {
-                if forget::stands_between(txn, customer, fan.registered_at)? {
-                    return forget::found_out(txn, &work.key, now);
+                if forgotten::stands_between(txn, customer, fan.registered_at)? {
+                    return forgotten::found_out(txn, &work.key, now);
                 }
             }
             for (corp_id, external_userid) in found {

@@ -4,121 +4,29 @@
 //! that is done beside it ([`search`]), and the transaction looks again only at what can have come in between. Should
 //! who the person is have changed meanwhile, it changes nothing and is asked again.
 //!
-//! What is left is a mark under a salted hash of each id: an event that was on its way finds it and vanishes, and a
-//! customer of that id is not linked to a fan who was registered before.
+//! What is left is a mark for each id: see [`forgotten`](super::forgotten).
 
 mod ids;
-
-use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 
 use super::super::{
     Counts, Erased, EventId, EventRow, InboxEvent, PersonId, Quarantined, Receipt, ReceiptId, StoreError,
 };
 use super::feed::{self, StoredEntry};
+use super::forgotten::{Forgotten, erase_fan, mark, salted};
 use super::inbox::{MessagePart, SetAside};
-use super::queues::OpenBooks;
 use super::records::{Record, decode, readable};
-use super::roll::{self, Entry, Read};
+use super::roll::{self, Entry};
 use super::txn::Txn;
 use super::{EmbeddedStore, dealers, keys, links};
 use crate::domain::contact::Contact;
-use crate::domain::event::Event;
-use crate::domain::far_off::{FarOff, far_off};
-use crate::domain::ids::{ContactKey, ExternalUserid, FanKey, Unionid, hex};
+use crate::domain::ids::{ContactKey, ExternalUserid, Unionid, hex};
 use crate::domain::time::{SECOND_MS, Timestamp};
 pub(super) use ids::{Ids, names};
 
-/// When the person of an id was forgotten.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(super) struct Forgotten(pub(super) Timestamp);
-
-impl Record for Forgotten {}
-
 impl Record for Receipt {}
 
-/// Looked at again inside of the transaction. An event beyond vanishes when its turn comes: see [`outlived`].
+/// Looked at again inside of the transaction. An event beyond vanishes when its turn comes: see [`forgotten::outlived`](super::forgotten::outlived).
 const LOOKED_AT_AGAIN_MAX: usize = 10_000;
-
-fn salted(salt: [u8; 16], purpose: &str, id: &str) -> [u8; 16] {
-    let digest = Sha256::new().chain_update(salt).chain_update(purpose).chain_update([0]).chain_update(id);
-    let mut short = [0; 16];
-    short.copy_from_slice(&digest.finalize()[..16]);
-    short
-}
-
-fn mark(salt: [u8; 16], id: &str) -> Vec<u8> {
-    keys::forgotten(salted(salt, "forgotten", id))
-}
-
-/// When the person of this id was forgotten, if ever. A mark that cannot be read counts as one of this moment: better
-/// a customer too few than one who asked to be forgotten.
-pub(super) fn forgotten_at(
-    read: &impl Read,
-    salt: [u8; 16],
-    id: &str,
-) -> Result<Option<Timestamp>, StoreError> {
-    match read.record::<Forgotten>(&mark(salt, id)) {
-        Err(StoreError::Damaged(_)) => Ok(Some(Timestamp::from_millis(i64::MAX))),
-        found => Ok(found?.map(|Forgotten(at)| at)),
-    }
-}
-
-/// Whether an event is about a person who was forgotten since it was received, or since it happened.
-pub(super) fn outlived(txn: &Txn<'_>, event: &InboxEvent) -> Result<bool, StoreError> {
-    let at = forgotten_at(txn, txn.salt(), event.event.contact.external_userid.as_str())?;
-    Ok(at.is_some_and(|at| event.received_at <= at) || brings_back(txn, &event.event, event.received_at)?)
-}
-
-/// Whether an event that comes long after it happened is about a person who was forgotten meanwhile: an old callback
-/// sent again. One that comes in time is of a customer who has returned, even if WeCom's clock is a little behind ours.
-pub(super) fn brings_back(txn: &Txn<'_>, event: &Event, received_at: Timestamp) -> Result<bool, StoreError> {
-    if far_off(event.created_at, received_at) != Some(FarOff::Past) {
-        return Ok(false);
-    }
-    let at = forgotten_at(txn, txn.salt(), event.contact.external_userid.as_str())?;
-    Ok(at.is_some_and(|at| event.created_at <= at))
-}
-
-/// Whether a customer is back only because a list or an event still has the relation of before they were
-/// forgotten, which began at `since`.
-pub(super) fn is_back(
-    txn: &Txn<'_>,
-    customer: &ExternalUserid,
-    since: Timestamp,
-) -> Result<bool, StoreError> {
-    let at = forgotten_at(txn, txn.salt(), customer.as_str())?;
-    Ok(at.is_some_and(|at| since <= at))
-}
-
-/// Whether this customer was forgotten after a fan was registered, and so is not that fan any more.
-pub(super) fn stands_between(
-    txn: &Txn<'_>,
-    customer: &ExternalUserid,
-    registered_at: Timestamp,
-) -> Result<bool, StoreError> {
-    let at = forgotten_at(txn, txn.salt(), customer.as_str())?;
-    Ok(at.is_some_and(|at| registered_at < at))
-}
-
-/// Erases a fan who turned out to be a customer that was forgotten, and leaves the rest of that person to
-/// [`People::finish_forgetting`](super::super::People::finish_forgetting).
-pub(super) fn found_out(txn: &mut Txn<'_>, key: &FanKey, now: Timestamp) -> Result<(), StoreError> {
-    tracing::info!(app = %key.app, "a fan turned out to be a customer who was forgotten, and is forgotten too");
-    txn.mark(keys::to_forget(&key.unionid));
-    erase_fan(txn, key, now).map(drop)
-}
-
-fn erase_fan(txn: &mut Txn<'_>, key: &FanKey, now: Timestamp) -> Result<bool, StoreError> {
-    let Some(Entry { number, fan, .. }) = roll::fan(txn, key)? else { return Ok(false) };
-    roll::erase(txn, number, key, &fan)?;
-    let mut books = OpenBooks::open(txn, &key.app, now)?;
-    books.erase(&fan);
-    books.close(txn)?;
-    let salt = txn.salt();
-    txn.put(mark(salt, key.unionid.as_str()), &Forgotten(now))?;
-    Ok(true)
-}
 
 /// Where something about a person was found.
 #[derive(Debug, Default)]

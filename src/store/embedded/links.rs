@@ -4,7 +4,7 @@
 use super::super::{InboxEvent, Outcome, PageFound, StoreError, Work, WorkId};
 use super::records::Record;
 use super::txn::Txn;
-use super::{dealers, feed, forget, inbox, keys, reconcile, roll};
+use super::{dealers, feed, forgotten, inbox, keys, roll, tasks};
 use crate::domain::contact::{Contact, ContactVersion1};
 use crate::domain::ids::{AppName, ContactKey, FanKey, PendingId};
 use crate::domain::join::{self, FanSide, JoinState};
@@ -34,7 +34,7 @@ pub(super) fn settle(
 ) -> Result<Option<Timestamp>, StoreError> {
     match &work.event {
         Some(event) if inbox::take(txn, event)? => {
-            if forget::outlived(txn, event)? {
+            if forgotten::outlived(txn, event)? {
                 return Ok(None);
             }
             let change = settle_event(txn, work, event, verdict, now)?;
@@ -226,7 +226,7 @@ pub(super) fn see(
     now: Timestamp,
 ) -> Result<PageFound, StoreError> {
     let since = sighting.since.unwrap_or(how.read_at);
-    if forget::is_back(txn, &key.external_userid, since)? {
+    if forgotten::is_back(txn, &key.external_userid, since)? {
         return Ok(PageFound::default());
     }
     let known = contact(txn, key)?;
@@ -333,8 +333,8 @@ pub(super) fn wait(
     }
     let of_run = |lookup: Option<Lookup>| lookup.is_some_and(|lookup| lookup.is_of_run);
     match (of_run(before), of_run(lookup)) {
-        (false, true) => reconcile::count_unresolved(txn, key, |unresolved| unresolved + 1),
-        (true, false) => reconcile::count_unresolved(txn, key, |unresolved| unresolved.saturating_sub(1)),
+        (false, true) => tasks::count_unresolved(txn, key, |unresolved| unresolved + 1),
+        (true, false) => tasks::count_unresolved(txn, key, |unresolved| unresolved.saturating_sub(1)),
         (false, false) | (true, true) => Ok(()),
     }
 }
@@ -356,8 +356,8 @@ fn resolved(
         let linked_already = contact.link.as_ref().is_some_and(|link| link.unionid == fan.unionid);
         let fan = FanKey { app: key.app.clone(), unionid: fan.unionid.clone() };
         let registered_at = roll::fan(txn, &fan)?.map_or(now, |entry| entry.fan.registered_at);
-        if !linked_already && forget::stands_between(txn, &key.external_userid, registered_at)? {
-            forget::found_out(txn, &fan, now)?;
+        if !linked_already && forgotten::stands_between(txn, &key.external_userid, registered_at)? {
+            forgotten::found_out(txn, &fan, now)?;
             return Ok(None);
         }
     }
@@ -384,7 +384,7 @@ pub(super) fn fan_arrives(
     }
     let claims = join::fan_arrives(&mut state, pending_id, fan);
     for claim in &claims {
-        if forget::stands_between(txn, &claim.contact.external_userid, registered_at)? {
+        if forgotten::stands_between(txn, &claim.contact.external_userid, registered_at)? {
             return Ok(true);
         }
     }
@@ -426,7 +426,7 @@ fn accept(
             txn.counts().links += 1;
             dealers::count(txn, key, |counts| counts.links += 1)?;
             if contact.source == Source::Reconcile {
-                reconcile::count_link(txn)?;
+                tasks::count_link(txn)?;
             }
         }
         txn.mark(keys::linked(&claim.unionid, key));

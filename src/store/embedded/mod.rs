@@ -8,6 +8,7 @@
 //! write. Reads go straight to the engine from whatever thread asks; a row that is visible but not yet durable
 //! is harmless everywhere except on the feed, whose readers are told of durable entries only.
 
+mod arrivals;
 mod audit;
 mod chats;
 mod compaction;
@@ -18,6 +19,7 @@ pub mod engine;
 mod fans;
 mod feed;
 mod forget;
+mod forgotten;
 mod fresh;
 mod frontier;
 mod group;
@@ -40,6 +42,7 @@ mod records;
 mod roll;
 mod sled_engine;
 mod snapshot;
+mod tasks;
 mod transactions;
 mod txn;
 mod upgrade;

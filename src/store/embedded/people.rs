@@ -8,6 +8,7 @@ use super::super::{
     EventRow, InboxEvent, People, PersonData, PersonId, Quarantined, Receipt, ReceiptId, StoreError,
 };
 use super::forget::{self, Ids};
+use super::forgotten;
 use super::inbox::SetAside;
 use super::records::decode;
 use super::roll;
@@ -79,8 +80,10 @@ impl EmbeddedStore {
 impl People for EmbeddedStore {
     async fn person_data(&self, id: &str) -> Result<PersonData, StoreError> {
         self.indexed().await?;
-        let mut data =
-            PersonData { forgotten_at: forget::forgotten_at(self, self.salt, id)?, ..PersonData::default() };
+        let mut data = PersonData {
+            forgotten_at: forgotten::forgotten_at(self, self.salt, id)?,
+            ..PersonData::default()
+        };
         let (mut unionids, mut contacts) = (Vec::new(), Vec::new());
         if let Ok(unionid) = Unionid::new(id) {
             contacts = self.contacts_in(&keys::linked_to(&unionid))?;

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::{Cursor, InboxEvent, Receipt, StoreError};
 use super::feed::StoredEntry;
-use super::forget::Forgotten;
+use super::forgotten::Forgotten;
 use super::inbox::{MessagePart, Seen, SetAside};
 use super::index::Clue;
 use super::keys::Parts;

@@ -7,7 +7,7 @@ use super::links::{self, Seen};
 use super::records::{Record, decode, readable};
 use super::txn::Txn;
 use super::writer::Patience;
-use super::{EmbeddedStore, chats, dealers, keys};
+use super::{EmbeddedStore, chats, dealers, keys, tasks};
 use crate::domain::chat::{Chat, MemberVersion};
 use crate::domain::contact::Contact;
 use crate::domain::dealer::Dealer;
@@ -20,71 +20,10 @@ use crate::domain::reconcile::{ReconcileRun, ReconcileTask};
 use crate::domain::sighting::Sighting;
 use crate::domain::time::Timestamp;
 
-impl Record for ReconcileTask {}
-
-impl Record for ReconcileRun {}
-
 /// Customers of a page in one transaction: each has up to four keys, and a group of the writer a hundred.
 const CUSTOMERS_PER_TRANSACTION: usize = 20;
 /// Rows of an index that are read at once.
 const ROWS_AT_ONCE: usize = 1_000;
-
-fn run_key() -> Vec<u8> {
-    keys::only("reconcile")
-}
-
-fn change_run(txn: &mut Txn<'_>, change: impl FnOnce(&mut ReconcileRun)) -> Result<(), StoreError> {
-    let Some(mut run) = readable(txn.get::<ReconcileRun>(&run_key()))? else { return Ok(()) };
-    change(&mut run);
-    txn.put(run_key(), &run)
-}
-
-/// Counts a link of a customer whom a run found, if one is under way.
-pub(super) fn count_link(txn: &mut Txn<'_>) -> Result<(), StoreError> {
-    change_run(txn, |run| run.links_made += u64::from(run.is_running()))
-}
-
-/// Changes the number of lookups that the comparison of a dealer waits for.
-pub(super) fn count_unresolved(
-    txn: &mut Txn<'_>,
-    contact: &ContactKey,
-    change: impl FnOnce(u64) -> u64,
-) -> Result<(), StoreError> {
-    change_task(txn, &contact.app, &contact.corp_id, |task| task.unresolved = change(task.unresolved))
-}
-
-fn change_task(
-    txn: &mut Txn<'_>,
-    app: &AppName,
-    corp_id: &CorpId,
-    change: impl FnOnce(&mut ReconcileTask),
-) -> Result<(), StoreError> {
-    let key = keys::of_corp(b'T', app, corp_id);
-    let Some(mut task) = readable(txn.get::<ReconcileTask>(&key))? else { return Ok(()) };
-    change(&mut task);
-    txn.put(key, &task)
-}
-
-fn begin(txn: &mut Txn<'_>, corps: Vec<(AppName, CorpId)>, now: Timestamp) -> Result<(), StoreError> {
-    let known = readable(txn.get::<ReconcileRun>(&run_key()))?;
-    let mut run = known.filter(ReconcileRun::is_running).unwrap_or_else(|| ReconcileRun::new(now));
-    for (app, corp_id) in corps {
-        let key = keys::of_corp(b'T', &app, &corp_id);
-        if !txn.has(&key)? {
-            txn.put(key, &ReconcileTask::new())?;
-            run.dealers_total += 1;
-        }
-    }
-    txn.put(run_key(), &run)
-}
-
-/// Ends the run if no dealer is left.
-fn end_if_done(txn: &mut Txn<'_>, now: Timestamp) -> Result<(), StoreError> {
-    if txn.keys(b"T", 1)?.is_empty() {
-        change_run(txn, |run| run.finished_at = run.finished_at.or(Some(now)))?;
-    }
-    Ok(())
-}
 
 impl EmbeddedStore {
     /// Runs `change` on the customers of a dealer, a few in each transaction. Returns the results added up.
@@ -189,14 +128,14 @@ impl Reconciling for EmbeddedStore {
             corps.chunks(CORPS_PER_TRANSACTION).map(<[_]>::to_vec).collect()
         };
         for part in parts {
-            self.writer.run(move |txn| begin(txn, part, now)).await?;
+            self.writer.run(move |txn| tasks::begin(txn, part, now)).await?;
         }
-        self.writer.run(move |txn| end_if_done(txn, now)).await?;
+        self.writer.run(move |txn| tasks::end_if_done(txn, now)).await?;
         Ok(self.reconcile_run().await?.unwrap_or_else(|| ReconcileRun::new(now)))
     }
 
     async fn reconcile_run(&self) -> Result<Option<ReconcileRun>, StoreError> {
-        let key = run_key();
+        let key = tasks::run_key();
         Ok(self.undamaged(&key, self.read(&key))?.flatten())
     }
 
@@ -234,11 +173,11 @@ impl Reconciling for EmbeddedStore {
         let (app, corp_id) = (app.clone(), corp_id.clone());
         self.writer
             .run(move |txn| {
-                change_task(txn, &app, &corp_id, |task| {
+                tasks::change_task(txn, &app, &corp_id, |task| {
                     let rows_seen = task.rows_seen + rows;
                     *task = ReconcileTask { rows_seen, unresolved: task.unresolved, ..next };
                 })?;
-                change_run(txn, |run| {
+                tasks::change_run(txn, |run| {
                     run.customers_seen += rows;
                     run.customers_new += found.new;
                 })
@@ -303,8 +242,8 @@ impl Reconciling for EmbeddedStore {
                         activity.reconciled_at = Some(now);
                     })?;
                 }
-                change_run(txn, |run| run.dealers_done += 1)?;
-                end_if_done(txn, now)
+                tasks::change_run(txn, |run| run.dealers_done += 1)?;
+                tasks::end_if_done(txn, now)
             })
             .await
     }

@@ -16,7 +16,7 @@ use super::records::decode;
 use super::roll::FanNumber;
 use super::txn::Txn;
 use super::writer::Patience;
-use super::{EmbeddedStore, dealers, fans, inbox, keys, ledgers, links, roll};
+use super::{EmbeddedStore, arrivals, dealers, fans, keys, ledgers, links, roll};
 use crate::domain::contact::Contact;
 use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
@@ -31,7 +31,7 @@ use crate::domain::time::{DAY_MS, Moment, Timestamp};
 impl Store for EmbeddedStore {
     async fn append(&self, arrival: Arrival) -> Result<Appended, StoreError> {
         let events_max = self.settings.inbox_events_max;
-        self.writer.run(move |txn| inbox::append(txn, arrival, events_max)).await
+        self.writer.run(move |txn| arrivals::append(txn, arrival, events_max)).await
     }
 
     async fn lease(&self, now: Timestamp, limit: usize, background: usize) -> Result<Vec<Work>, StoreError> {
@@ -162,7 +162,7 @@ impl Store for EmbeddedStore {
         becomes: Option<Payload>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.writer.run(move |txn| inbox::redrive(txn, id, becomes, now)).await
+        self.writer.run(move |txn| arrivals::redrive(txn, id, becomes, now)).await
     }
 
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {

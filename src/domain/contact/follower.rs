@@ -1,0 +1,82 @@
+//! What is known of one member who follows, or used to follow, a customer.
+
+use serde::{Deserialize, Serialize};
+
+use crate::domain::ids::UserId;
+use crate::domain::sighting::Listed;
+use crate::domain::time::Timestamp;
+
+/// A member's relation to the customer, as of one event. The derived `Ord` decides which of two events about
+/// the same member wins, so the order of the fields is the order of precedence.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub(super) struct Relation {
+    pub(super) at: Timestamp,
+    // Within one second an add beats a removal: a follower shown too long does less harm than one lost.
+    pub(super) present: bool,
+    pub(super) state: Option<String>,
+}
+
+/// What is known of one member. Three independent maxima; [`Follower::now`] is what they add up to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Follower {
+    pub(super) user_id: UserId,
+    /// The newest event.
+    pub(super) relation: Option<Relation>,
+    /// The newest half add: until the member confirms, no list has the customer.
+    pub(super) half_added_at: Option<Timestamp>,
+    /// The newest list that had this member as a follower.
+    pub(super) listed: Option<Listed>,
+    /// When the newest complete traversal of the lists began that should have had this member and did not.
+    pub(super) missed_at: Option<Timestamp>,
+}
+
+/// A follower at present.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Present {
+    pub(super) since: Timestamp,
+    pub(super) state: Option<String>,
+}
+
+impl Follower {
+    pub(super) const fn new(user_id: UserId) -> Self {
+        Self { user_id, relation: None, half_added_at: None, listed: None, missed_at: None }
+    }
+
+    /// When the relation was last confirmed: by an event that says so, or by a list.
+    pub(super) fn confirmed_at(&self) -> Option<Timestamp> {
+        let added_at = self.relation.as_ref().filter(|relation| relation.present).map(|relation| relation.at);
+        added_at.max(self.listed.as_ref().map(|listed| listed.seen_at))
+    }
+
+    /// Whether the member has yet to confirm, as far as is known.
+    pub(super) fn is_half(&self) -> bool {
+        let added_at = self.relation.as_ref().map(|relation| relation.at);
+        self.listed.is_none() && self.half_added_at.is_some() && self.half_added_at == added_at
+    }
+
+    /// The newest thing known of this member.
+    pub(super) fn newest_at(&self) -> Timestamp {
+        let at = self.relation.as_ref().map(|relation| relation.at);
+        at.max(self.listed.as_ref().map(|listed| listed.since)).unwrap_or(Timestamp::EPOCH)
+    }
+
+    /// The relation now; `None` if the member does not follow the customer.
+    pub(super) fn now(&self) -> Option<Present> {
+        if self.missed_at >= self.confirmed_at() && self.missed_at.is_some() {
+            return None;
+        }
+        let listed = self.listed.as_ref();
+        match &self.relation {
+            Some(Relation { at, present: true, state }) => {
+                let state = state.clone().or_else(|| listed.and_then(|listed| listed.state.clone()));
+                Some(Present { since: *at, state })
+            }
+            // A list says so although an event says that they parted: they have met again since.
+            Some(Relation { at, present: false, .. }) => {
+                let again = listed.filter(|listed| *at < listed.since);
+                again.map(|listed| Present { since: listed.since, state: listed.state.clone() })
+            }
+            None => listed.map(|listed| Present { since: listed.since, state: listed.state.clone() }),
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Messages that arrive: an event goes to the inbox, what is not understood to quarantine, and everything else is
+//! applied at once.
+
+use super::super::{Appended, Arrival, EventId, InboxEvent, Payload, Quarantined, StoreError};
+use super::inbox::{MessagePart, Seen, SetAside, enqueue, next_id};
+use super::txn::Txn;
+use super::{chats, dealers, forgotten, keys};
+use crate::domain::event::QuarantineReason;
+use crate::domain::time::Timestamp;
+
+/// sled wants small values; a quarantined message may have 64 KiB.
+const PART_BYTES: usize = 3 * 1024;
+
+pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Result<Appended, StoreError> {
+    let Arrival { app, digest, received_at, payload } = arrival;
+    let created_at = payload.event().map_or(Timestamp::EPOCH, |event| event.created_at);
+    let seen = keys::seen(created_at, &digest);
+    if txn.has(&seen)? {
+        return Ok(Appended::Duplicate);
+    }
+    if let Some(event) = payload.event()
+        && forgotten::brings_back(txn, event, received_at)?
+    {
+        return Ok(Appended::Forgotten);
+    }
+    // Each has its own room: messages nobody understands must not crowd out those that are. What is applied at
+    // once takes none.
+    let held = match &payload {
+        Payload::Event(_) => txn.counts().inbox,
+        Payload::Quarantine { .. } => txn.counts().quarantined,
+        Payload::Chat(_) | Payload::Visibility(_) | Payload::Alarm(_) => 0,
+    };
+    if held >= events_max {
+        return Err(StoreError::InboxFull { limit: events_max });
+    }
+    let id = next_id(txn);
+    txn.put(seen, &Seen(received_at))?;
+    match payload {
+        Payload::Event(event) => {
+            let event =
+                InboxEvent { id, app, received_at, due_at: received_at, attempts: 0, failure: None, event };
+            enqueue(txn, &event)?;
+        }
+        Payload::Quarantine { reason, receive_id, message, event: _ } => {
+            let message_bytes = u32::try_from(message.len()).unwrap_or(u32::MAX);
+            for (part, bytes) in message.chunks(PART_BYTES).enumerate() {
+                txn.put(keys::message_part(id, part as u64), &MessagePart(bytes.to_vec()))?;
+            }
+            let reason = bounded(reason);
+            let quarantined = Quarantined { id, app, received_at, reason, receive_id, message_bytes };
+            txn.put(keys::set_aside(id), &SetAside::Quarantined(quarantined))?;
+            txn.counts().quarantined += 1;
+        }
+        Payload::Chat(event) => chats::apply(txn, &app, &event, received_at)?,
+        Payload::Visibility(corp_id) => txn.mark(keys::of_corp(b'v', &app, &corp_id)),
+        Payload::Alarm(alarm) => dealers::alarm(txn, &app, alarm)?,
+    }
+    Ok(Appended::New(id))
+}
+
+/// A parser's complaint may quote its input.
+fn bounded(reason: QuarantineReason) -> QuarantineReason {
+    match reason {
+        QuarantineReason::NotUnderstood(text) => {
+            QuarantineReason::NotUnderstood(text.chars().take(200).collect())
+        }
+        short @ (QuarantineReason::ReceiveId | QuarantineReason::FarOff { .. }) => short,
+    }
+}
+
+pub(super) fn redrive(
+    txn: &mut Txn<'_>,
+    id: EventId,
+    becomes: Option<Payload>,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let Some(aside) = txn.get::<SetAside>(&keys::set_aside(id))? else {
+        return Ok(false);
+    };
+    txn.delete(keys::set_aside(id));
+    match aside {
+        SetAside::Dead { event, .. } => {
+            txn.discount(|counts| &mut counts.dead);
+            enqueue(txn, &InboxEvent { due_at: now, attempts: 0, failure: None, ..event })?;
+        }
+        SetAside::Quarantined(Quarantined { app, received_at, .. }) => {
+            txn.discount(|counts| &mut counts.quarantined);
+            for key in txn.keys(&keys::message_parts(id), usize::MAX >> 1)? {
+                txn.delete(key);
+            }
+            match becomes {
+                Some(Payload::Event(event)) => {
+                    let event =
+                        InboxEvent { id, app, received_at, due_at: now, attempts: 0, failure: None, event };
+                    enqueue(txn, &event)?;
+                }
+                Some(Payload::Chat(event)) => chats::apply(txn, &app, &event, now)?,
+                Some(Payload::Visibility(corp_id)) => txn.mark(keys::of_corp(b'v', &app, &corp_id)),
+                Some(Payload::Alarm(alarm)) => dealers::alarm(txn, &app, alarm)?,
+                Some(Payload::Quarantine { .. }) | None => {}
+            }
+        }
+    }
+    Ok(true)
+}
