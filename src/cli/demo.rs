@@ -34,6 +34,10 @@ const EARLY: usize = 30;
 /// Customers who are not fans of the brand.
 const STRANGERS: usize = 40;
 const ADDS: usize = 400;
+/// Fans who join a dealer's customer group, in one event.
+const GROUP: usize = 12;
+/// Fans who are added by dealers, and whose callbacks are lost.
+const LOST: usize = 8;
 const DUPLICATES: usize = 60;
 const FORGERIES: usize = 100;
 /// The round trip of a call to WeCom, typical of a data centre in China.
@@ -99,10 +103,11 @@ impl Stage {
         // The URL for callbacks is set once the service listens and its port is known.
         let callback = wecom.invent_callback("http://127.0.0.1/");
         wecom.add_app(corp.clone());
+        // No comparison begins by itself: the scenario asks for one.
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[store]\npath = {:?}\ncache_mb = 32\n\
              free_mb_min = 1\n[wecom]\napi_base = \"{}\"\n[[apps]]\nname = \"brand\"\ncorp_id = \"{}\"\nagent_id = {}\n\
-             secret = \"{}\"\ncallback_token = \"{}\"\nencoding_aes_key = \"{}\"\n",
+             secret = \"{}\"\ncallback_token = \"{}\"\nencoding_aes_key = \"{}\"\nreconcile_hours = 0\n",
             folder.path().join("data").display().to_string(),
             wecom.base_url(),
             corp.corp_id,
@@ -155,14 +160,24 @@ impl Stage {
 
     /// Waits until the status satisfies `is`.
     async fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
+        self.until_answer("/v1/status", what, is).await
+    }
+
+    /// Waits until the answer of a path satisfies `is`.
+    async fn until_answer(
+        &self,
+        path: &str,
+        what: &str,
+        is: impl Fn(&Value) -> bool,
+    ) -> anyhow::Result<Value> {
         let deadline = Instant::now() + STEP_TIMEOUT;
         loop {
-            let status = self.get("/v1/status").await?;
-            if is(&status) {
-                return Ok(status);
+            let answer = self.get(path).await?;
+            if is(&answer) {
+                return Ok(answer);
             }
             if Instant::now() > deadline {
-                bail!("timed out waiting for {what}; the status is {status}");
+                bail!("timed out waiting for {what}; {path} answers {answer}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
@@ -181,6 +196,8 @@ impl Stage {
         let people = self.wecom.add_people(FANS + EARLY + STRANGERS);
         let (fans, rest) = people.split_at(FANS);
         let (early, strangers) = rest.split_at(EARLY);
+        let (joining, unadded) = fans[LONG_STANDING + ADDS..].split_at(GROUP);
+        let unreported = &unadded[..LOST];
         // These became customers before the service ran: no callback, and no pending id that could match.
         for (n, person) in fans[..LONG_STANDING].iter().enumerate() {
             let _ = self.add(person, n, "laowang");
@@ -191,7 +208,9 @@ impl Stage {
         say(&format!("✓ {FANS} fans registered and minted in {:.1} s", minting.elapsed().as_secs_f64()));
 
         let watcher = Watcher::start(self.http.clone(), format!("{}/v1/links/feed", self.api));
-        self.until("existing customers", |s| s["links"] == LONG_STANDING).await?;
+        // All fans are looked up before any is added: a later answer would include the new customers.
+        let are_looked_up = |s: &Value| s["queues"].as_array().is_some_and(Vec::is_empty);
+        self.until("existing customers", |s| s["links"] == LONG_STANDING && are_looked_up(s)).await?;
         say(&format!("✓ {LONG_STANDING} existing customers linked without a callback"));
 
         let mut sent: BTreeMap<String, Instant> = BTreeMap::new();
@@ -239,15 +258,37 @@ impl Stage {
 
         self.register(early).await?;
         let links = LONG_STANDING + ADDS + EARLY;
-        let status = self.until("links", |s| s["links"] == links && s["inbox"]["waiting"] == 0).await?;
+        self.until("links", |s| s["links"] == links && s["inbox"]["waiting"] == 0).await?;
         say(&format!("✓ the {EARLY} people added early became fans and are linked"));
+
+        let links = links + GROUP;
+        self.join_group(joining).await?;
+        self.until("the people in the group to be linked", |s| s["links"] == links).await?;
+        say(&format!("✓ {GROUP} people joined a dealer's customer group and are linked"));
+
+        let links = links + LOST;
+        self.lose_callbacks(unreported).await?;
+        let status = self.until("the customers of lost callbacks", |s| s["links"] == links).await?;
+        say(&format!("✓ {LOST} callbacks lost on the way; the comparison with WeCom's lists found them"));
+
         let seen = watcher.finish(links).await?;
-        self.check_links(&people, strangers).await?;
+        let sources = self.check_links(&people, strangers).await?;
+        for (part, source) in
+            [(&fans[..LONG_STANDING], "existing"), (joining, "chat"), (unreported, "reconcile")]
+        {
+            check_source(&sources, part, source)?;
+        }
         let latencies =
             sent.iter().filter_map(|(id, at)| seen.get(id).map(|seen| seen.duration_since(*at))).collect();
         let examples = self.examples(&people, &seen).await?;
+        let mut links_by_source = BTreeMap::<String, usize>::new();
+        for source in sources.into_values() {
+            *links_by_source.entry(source).or_default() += 1;
+        }
         Ok(Summary {
             status,
+            links_by_source,
+            long_standing: LONG_STANDING,
             counters: self.wecom.counters(),
             latencies,
             round_trip_ms: LATENCY_MS,
@@ -263,8 +304,32 @@ impl Stage {
         Ok(())
     }
 
-    /// Compares the links with the platform's own records.
-    async fn check_links(&self, people: &[Person], strangers: &[Person]) -> anyhow::Result<()> {
+    /// People join a dealer's customer group, in one event.
+    async fn join_group(&self, people: &[Person]) -> anyhow::Result<()> {
+        let chat_id = self.wecom.add_chat(&self.dealers[0].corp_id);
+        self.deliver(vec![self.wecom.join_chat(&chat_id, people)]).await
+    }
+
+    /// Dealers add people and no callback arrives; then the customers are compared with WeCom's lists.
+    async fn lose_callbacks(&self, people: &[Person]) -> anyhow::Result<()> {
+        for (n, person) in people.iter().enumerate() {
+            let _ = self.add(person, n, "zhangsan");
+        }
+        let path = "/v1/reconcile";
+        let answer = self.http.post(format!("{}{path}", self.api)).json(&json!({})).send().await?;
+        ensure!(answer.status() == 202, "the comparison did not begin: {}", answer.status());
+        let run = self.until_answer(path, "the comparison to end", |run| run["running"] == false).await?;
+        ensure!(run["links_made"] == people.len(), "the comparison made the wrong number of links: {run}");
+        Ok(())
+    }
+
+    /// Compares the links with the platform's own records. Returns the source of each person's link, by
+    /// unionid.
+    async fn check_links(
+        &self,
+        people: &[Person],
+        strangers: &[Person],
+    ) -> anyhow::Result<BTreeMap<String, String>> {
         let strangers: BTreeSet<_> = strangers.iter().map(|p| p.unionid.as_str()).collect();
         let truth = self.wecom.truth();
         let expected: BTreeSet<_> = truth
@@ -272,12 +337,13 @@ impl Stage {
             .filter(|t| !strangers.contains(t.unionid.as_str()))
             .map(|t| (t.unionid.clone(), t.corp_id.clone(), t.external_userid.clone()))
             .collect();
-        let mut found = BTreeSet::new();
+        let (mut found, mut sources) = (BTreeSet::new(), BTreeMap::new());
         for person in people {
             let answer = self.get(&format!("/v1/links?unionid={}", person.unionid)).await?;
             for link in answer["links"].as_array().into_iter().flatten() {
                 let text = |name: &str| link[name].as_str().unwrap_or_default().to_owned();
                 found.insert((text("unionid"), text("corp_id"), text("external_userid")));
+                sources.insert(text("unionid"), text("source"));
             }
         }
         ensure!(
@@ -286,7 +352,7 @@ impl Stage {
             expected.difference(&found).count(),
             found.difference(&expected).count()
         );
-        Ok(())
+        Ok(sources)
     }
 
     /// One link of each kind, with the API path that returns it.
@@ -301,6 +367,8 @@ impl Stage {
             ("a fan, then added by a dealer", LONG_STANDING),
             ("a dealer's customer before the service ran", 0),
             ("added by a dealer, then a fan", FANS),
+            ("joined a dealer's customer group", LONG_STANDING + ADDS),
+            ("callback lost, found by comparison", LONG_STANDING + ADDS + GROUP),
         ] {
             let path = format!("/v1/links?unionid={}", people[n].unionid);
             let answer = self.get(&path).await?;
@@ -308,4 +376,12 @@ impl Stage {
         }
         Ok(examples)
     }
+}
+
+/// Fails if a link of these people has another source.
+fn check_source(sources: &BTreeMap<String, String>, people: &[Person], expected: &str) -> anyhow::Result<()> {
+    let is_other = |person: &&Person| sources.get(&person.unionid).is_none_or(|source| source != expected);
+    let others = people.iter().filter(is_other).count();
+    ensure!(others == 0, "{others} of {} links do not have the source {expected}", people.len());
+    Ok(())
 }

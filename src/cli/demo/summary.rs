@@ -1,5 +1,6 @@
 //! The result of the demo, as text and as JSON.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -10,6 +11,9 @@ use crate::simulator::{Api, Counters};
 /// What the demo measured.
 pub(super) struct Summary {
     pub(super) status: Value,
+    pub(super) links_by_source: BTreeMap<String, usize>,
+    /// Links of fans who were customers before the service ran.
+    pub(super) long_standing: usize,
     pub(super) counters: Counters,
     pub(super) latencies: Vec<Duration>,
     /// The round trip of a call to the simulated WeCom.
@@ -58,6 +62,7 @@ impl Summary {
                 "unionid_to_external_userid": calls(Api::UnionidToExternalUserid),
             },
             "links": self.status["links"],
+            "links_by_source": self.links_by_source,
             "callback_to_link_ms": {"median": self.quantile_ms(0.5), "p99": self.quantile_ms(0.99), "api_round_trip": self.round_trip_ms},
             "examples": self.examples.iter().map(|(what, path, link)| json!({"what": what, "path": path, "link": link}))
                 .collect::<Vec<_>>(),
@@ -70,6 +75,7 @@ impl Summary {
         let status = &self.status;
         let (resolve, mint) = (Api::ExternalUseridToPendingId, Api::UnionidToPendingId);
         let existing = Api::UnionidToExternalUserid;
+        let links_from = |source: &str| self.links_by_source.get(source).copied().unwrap_or_default();
         let rows = [
             ("fans minted", status["fans"]["minted"].to_string(), String::new()),
             (
@@ -96,6 +102,16 @@ impl Summary {
             ),
             ("links made", status["links"].to_string(), "all match the platform's own records".to_owned()),
             (
+                "  of them",
+                String::new(),
+                format!(
+                    "{} through a group, {} found by comparison, {} long-standing",
+                    links_from("chat"),
+                    links_from("reconcile"),
+                    self.long_standing
+                ),
+            ),
+            (
                 "callback to link",
                 format!("{:.0} ms", self.quantile_ms(0.5)),
                 format!(
@@ -111,7 +127,7 @@ impl Summary {
             let row = format!("  {name:<20}{value:>8}   {note}");
             let _ = writeln!(out, "{}", row.trim_end());
         }
-        let _ = writeln!(out, "\n  three links, as the API returns them:");
+        let _ = writeln!(out, "\n  five links, as the API returns them:");
         for (what, path, link) in &self.examples {
             let text = |name: &str| link[name].as_str().unwrap_or("-").to_owned();
             let _ = writeln!(out, "\n  · {what}");
