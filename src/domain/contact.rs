@@ -159,8 +159,8 @@ impl Contact {
     #[must_use]
     pub fn lookup_chat(&self) -> Option<&ChatId> {
         let chat_id = self.chats.last()?;
-        let asked = self.lookup.map_or(0, |lookup| lookup.asked);
-        let is_turn = self.followers.iter().all(|follower| follower.now().is_none()) || asked % 2 == 1;
+        let through_chat = self.lookup.is_some_and(|lookup| lookup.through_chat);
+        let is_turn = through_chat || self.followers.iter().all(|follower| follower.now().is_none());
         is_turn.then_some(chat_id)
     }
 
@@ -356,6 +356,7 @@ impl From<ContactVersion1> for Contact {
             refused: None,
             haste: Haste::Background,
             is_of_run: false,
+            through_chat: false,
         };
         let link = |old: LinkVersion1| Link {
             link_id: old.link_id,
@@ -374,7 +375,8 @@ impl From<ContactVersion1> for Contact {
             chats: Vec::new(),
             pending_id: old.pending_id,
             earlier_pending_ids: old.earlier_pending_ids,
-            lookup: old.lookup_retry.map(lookup),
+            // One whose lookups had ended is looked up again if WeCom still lists the customer.
+            lookup: old.lookup_retry.filter(|retry| retry.due_at.is_some()).map(lookup),
             welcome: old.welcome.map(|WelcomeVersion1 { at, code }| Welcome { at, code }),
             link: old.link.map(link),
         }

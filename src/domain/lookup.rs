@@ -25,6 +25,8 @@ pub struct Lookup {
     pub haste: Haste,
     /// Whether a reconcile run waits for its answer.
     pub is_of_run: bool,
+    /// Whether it is made through a group, if the customer is in one and has a follower too.
+    pub through_chat: bool,
 }
 
 /// How soon a lookup is made once it is due.
@@ -40,7 +42,7 @@ impl Lookup {
     /// A first lookup, due at `now`.
     #[must_use]
     pub const fn first(haste: Haste, now: Timestamp) -> Self {
-        Self { asked: 0, due_at: Some(now), refused: None, haste, is_of_run: false }
+        Self { asked: 0, due_at: Some(now), refused: None, haste, is_of_run: false, through_chat: false }
     }
 
     /// Whether it is due at some time, or waits for a reason to think that the app can see the customer.
@@ -62,7 +64,15 @@ impl Lookup {
             (None, _) => None,
         };
         let due_at = wait_ms.map(|wait_ms| now.plus_ms(wait_ms));
-        Self { asked, due_at, refused, haste: Haste::Background, is_of_run: false }
+        Self {
+            asked,
+            due_at,
+            refused,
+            haste: Haste::Background,
+            is_of_run: false,
+            // Either way may be the one that is visible to the app: they take turns.
+            through_chat: !self.through_chat,
+        }
     }
 }
 

@@ -136,6 +136,9 @@ pub trait Reconciling: Send + Sync {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
+    /// Ends the comparisons of dealers of other apps than these, which are not in the configuration any more.
+    async fn end_tasks_of_others(&self, apps: &[AppName], now: Timestamp) -> Result<(), StoreError>;
+
     /// Makes the lookups of a dealer's customers without a pending id due at `now`, in several transactions:
     /// of those that were refused, or with `all` of every one. Returns how many.
     async fn look_up_again(

@@ -114,6 +114,11 @@ impl CorpLists {
         if rules.corp_id.same_corp(corp_id.as_str()) {
             return Ok(TokenOf::Upstream);
         }
+        // One that has left is not asked about again: WeCom will list it.
+        let known = context.store.dealer(app, corp_id).await.map_err(Obstacle::Store)?;
+        if known.is_some_and(|dealer| dealer.left_at.is_some()) {
+            return Err(Obstacle::NotShared);
+        }
         match context.directory.find(app, corp_id).await {
             Ok(Some(dealer)) => Ok(TokenOf::Dealer { corp_id: dealer.corp_id, agent_id: dealer.agent_id }),
             Ok(None) => Err(Obstacle::NotShared),

@@ -203,7 +203,10 @@ impl AppDealers {
         {
             return;
         }
-        match context.directory.refresh(app, &self.doubted).await {
+        let refreshed = context.directory.refresh(app, &self.doubted).await;
+        // The clock may have been set meanwhile.
+        let now = context.now();
+        match refreshed {
             Ok(refreshed) => {
                 context.breakers.succeeded(&scope);
                 self.read_at = Some(context.clock.moment());

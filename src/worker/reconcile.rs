@@ -58,6 +58,11 @@ pub async fn run(context: Context, stop: CancellationToken) {
         Arc::new(Comparison { context, app, log, state: Arc::default() })
     };
     let apps: Vec<_> = context.apps.keys().map(of_app).collect();
+    let names: Vec<_> = context.apps.keys().cloned().collect();
+    if let Err(error) = context.store.end_tasks_of_others(&names, context.now()).await {
+        let message = "comparisons of apps that are not in the configuration any more could not be ended";
+        context.store_failures.warn(message, &error);
+    }
     super::run(&wake.reconcile, stop, apps).await;
 }
 
@@ -158,7 +163,8 @@ impl Comparison {
         let Some(traversal) = &mut state.current else { return self.next_dealer(state).await };
         let corp_id = traversal.corp().corp_id.clone();
         match traversal.step().await {
-            Ok(Step::Read) => {
+            Ok(Step::Read) => {}
+            Ok(Step::Stored) => {
                 if let Some(failing) = state.failing.get_mut(&corp_id) {
                     failing.failures = 0;
                 }

@@ -51,7 +51,8 @@ impl Follower {
     /// Whether the member has yet to confirm, as far as is known.
     pub(super) fn is_half(&self) -> bool {
         let added_at = self.relation.as_ref().map(|relation| relation.at);
-        self.listed.is_none() && self.half_added_at.is_some() && self.half_added_at == added_at
+        let is_newer = |at| self.listed.as_ref().is_none_or(|listed| listed.seen_at < at);
+        self.half_added_at.is_some_and(is_newer) && self.half_added_at == added_at
     }
 
     /// The newest thing known of this member.

@@ -44,6 +44,13 @@ pub(super) fn settle(
             settle_lookup(txn, &work.contact, verdict, now)?;
             Ok(None)
         }
+        // Another lookup of the customer was settled meanwhile; what this one found is true all the same.
+        None if matches!(verdict, Outcome::Resolved(_)) => {
+            if contact(txn, &work.contact)?.is_some_and(|contact| !contact.is_identified()) {
+                settle_lookup(txn, &work.contact, verdict, now)?;
+            }
+            Ok(None)
+        }
         // Settled before, by whoever leased it before a restart.
         Some(_) | None => Ok(None),
     }
@@ -229,7 +236,14 @@ pub(super) fn see(
     if forgotten::is_back(txn, &key.external_userid, since)? {
         return Ok(PageFound::default());
     }
-    let known = contact(txn, key)?;
+    let known = match contact(txn, key) {
+        // The other customers of the list are not to suffer for it.
+        Err(StoreError::Damaged(reason)) => {
+            tracing::error!(reason, "a customer whose record is damaged is left alone");
+            return Ok(PageFound::default());
+        }
+        known => known?,
+    };
     let is_new = known.is_none();
     if is_new {
         count_new(txn, key)?;
@@ -250,9 +264,17 @@ pub(super) fn see(
         _ if contact.is_identified() => None,
         None => Some(Lookup { is_of_run: how.is_of_run, ..Lookup::first(how.haste, now) }),
         // A group is another way to look the customer up.
-        Some(lookup) if has_joined && lookup.due_at.is_none_or(|due_at| now < due_at) => {
-            Some(Lookup { due_at: Some(now), haste: how.haste, is_of_run: how.is_of_run, ..lookup })
+        // WeCom still lists somebody whose lookups were refused to the end.
+        Some(Lookup { due_at: None, refused: Some(_), .. }) => {
+            Some(Lookup { is_of_run: how.is_of_run, ..Lookup::first(how.haste, now) })
         }
+        Some(lookup) if has_joined && lookup.due_at.is_none_or(|due_at| now < due_at) => Some(Lookup {
+            due_at: Some(now),
+            haste: how.haste,
+            is_of_run: how.is_of_run,
+            through_chat: true,
+            ..lookup
+        }),
         Some(_) => None,
     };
     if let Some(lookup) = lookup {
@@ -301,9 +323,13 @@ pub(super) fn look_up_again(
     now: Timestamp,
 ) -> Result<bool, StoreError> {
     let Some(mut contact) = contact(txn, key)? else { return Ok(false) };
-    let lookup = contact.lookup.filter(|lookup| {
-        (all || lookup.refused.is_some()) && lookup.due_at.is_none_or(|due_at| now < due_at)
-    });
+    let unasked = || (all && contact.can_be_looked_up()).then(|| Lookup::first(Haste::Background, now));
+    let lookup = match contact.lookup {
+        None => unasked(),
+        Some(lookup) => Some(lookup).filter(|lookup| {
+            (all || lookup.refused.is_some()) && lookup.due_at.is_none_or(|due_at| now < due_at)
+        }),
+    };
     let Some(lookup) = lookup.filter(|_| !contact.is_identified()) else { return Ok(false) };
     wait(txn, key, &mut contact, Some(Lookup { due_at: Some(now), ..lookup }))?;
     txn.put(keys::contact(key), &contact)?;

@@ -248,6 +248,15 @@ impl Reconciling for EmbeddedStore {
             .await
     }
 
+    async fn end_tasks_of_others(&self, apps: &[AppName], now: Timestamp) -> Result<(), StoreError> {
+        let all =
+            self.rows(b"T", &keys::after(b"T"), usize::MAX, |key, _| keys::Parts::of(key).corp().map(Some))?;
+        for (app, corp_id) in all.into_iter().filter(|(app, _)| !apps.contains(app)) {
+            self.end_task(&app, &corp_id, false, now).await?;
+        }
+        Ok(())
+    }
+
     async fn look_up_again(
         &self,
         app: &AppName,
@@ -257,7 +266,7 @@ impl Reconciling for EmbeddedStore {
     ) -> Result<u64, StoreError> {
         let mut waiting = Vec::new();
         self.each_customer(app, corp_id, |key, contact| {
-            if !contact.is_identified() && contact.lookup.is_some() {
+            if !contact.is_identified() {
                 waiting.push(key);
             }
         })

@@ -29,7 +29,12 @@ pub(super) struct Meta {
 }
 
 impl Record for Meta {
-    const VERSION: u8 = 3;
+    /// Version 3 has the same fields; the number keeps older programs from opening a store with newer records.
+    const VERSION: u8 = 4;
+
+    fn of_version(version: u8, body: &[u8]) -> Option<Result<Self, postcard::Error>> {
+        (version == 3).then(|| postcard::from_bytes(body))
+    }
 }
 
 pub(super) struct Txn<'a> {

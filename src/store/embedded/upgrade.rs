@@ -22,8 +22,8 @@ impl Record for Layout {}
 /// The present layout: 2 has the contacts of each corp, and their number.
 const LAYOUT: Layout = Layout(2);
 
-/// Rows that are written in one commit.
-const ROWS_AT_ONCE: usize = 10_000;
+/// Rows that are written in one commit: sled's memory grows with larger ones.
+const ROWS_AT_ONCE: usize = 90;
 
 /// Brings the layout of the store up to date. Killed in between, it begins anew at the next start.
 ///
@@ -59,6 +59,9 @@ pub(super) fn upgrade(engine: &dyn Engine) -> Result<(), StoreError> {
     for (key, counts) in counts {
         let value = encode(&key, &counts)?;
         batch.insert(key, Some(value));
+        if batch.len() >= ROWS_AT_ONCE {
+            commit(engine, &mut batch)?;
+        }
     }
     let value = encode(&key, &LAYOUT)?;
     batch.insert(key, Some(value));

@@ -152,6 +152,13 @@ fn reason() -> FailureReason {
     FailureReason { errcode: Some(84_074), text: "no permission".to_owned() }
 }
 
+/// Moves the timer alone.
+async fn elapse(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
 struct World {
     wecom: Arc<Scripted>,
     clock: Arc<ManualClock>,
@@ -213,9 +220,7 @@ impl World {
     /// Moves the clocks.
     async fn pass(&self, time: Duration) {
         self.clock.advance_ms(i64::try_from(time.as_millis()).unwrap());
-        tokio::time::pause();
-        tokio::time::advance(time).await;
-        tokio::time::resume();
+        elapse(time).await;
     }
 
     async fn look(&mut self) {
@@ -476,7 +481,7 @@ async fn failures_that_open_a_dealers_breaker_are_recorded_once_each() {
         if now == probe_at {
             world.context.breakers.failed(&scope(0), reason(), Backoff::CONFIGURATION, now);
         }
-        world.pass(RECORD_EVERY).await;
+        elapse(RECORD_EVERY).await;
         world.look().await;
         let trouble = world.row(0).await.activity.trouble.unwrap();
         assert_eq!((trouble.errcode, trouble.at), (Some(84_074), failed_at));

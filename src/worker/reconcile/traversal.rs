@@ -17,7 +17,7 @@ use crate::domain::reconcile::{
 use crate::domain::sighting::{Sighting, SightingPlace};
 use crate::domain::time::Timestamp;
 use crate::store::{FailureReason, StoreError};
-use crate::wecom::{CallError, ChatMembers, Class, CustomerPage, is_bad_cursor, is_chat_gone};
+use crate::wecom::{Api, CallError, ChatMembers, Class, CustomerPage, is_bad_cursor, is_chat_gone};
 
 /// The longest wait for the lookups of customers who were found. They may be held back for other reasons.
 const LOOKUPS_WAITED_FOR: Duration = Duration::from_hours(1);
@@ -25,8 +25,10 @@ const LOOKUPS_WAITED_FOR: Duration = Duration::from_hours(1);
 /// What a step did.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Something was read.
+    /// Something was read that is not stored.
     Read,
+    /// A page was stored.
+    Stored,
     /// The place could not be used any more: the traversal, or a part of it, begins anew.
     BeginsAnew(FailureReason),
     /// It waits for the lookups of customers who were found.
@@ -202,7 +204,10 @@ impl Traversal {
     async fn leave_out_chats(&mut self, obstacle: Obstacle) -> Result<Step, Obstacle> {
         let may_not = match &obstacle {
             Obstacle::Forbidden => true,
-            Obstacle::Call(error) => error.class() == Class::Configuration,
+            Obstacle::Call(error) => {
+                let is_asked = matches!(error, CallError::Refused { api: Api::GroupchatList, .. });
+                is_asked && error.class() == Class::Configuration
+            }
             Obstacle::HeldBack(_) | Obstacle::NotShared | Obstacle::Store(_) => false,
         };
         if !may_not {
@@ -254,7 +259,7 @@ impl Traversal {
         }
         let unresolved = self.task.unresolved + found.queued;
         self.task = ReconcileTask { unresolved, ..next };
-        Ok(Step::Read)
+        Ok(Step::Stored)
     }
 
     fn begin_anew(&mut self, place: ReconcilePlace, errcode: Option<i64>, text: String) -> Step {
@@ -272,6 +277,11 @@ fn refuses_cursor(error: &CallError) -> bool {
     error.errcode().is_some_and(is_bad_cursor)
 }
 
+/// Whether an error of `groupchat/get` says something about that group only: it is gone, or the app cannot see
+/// its owner, or it is another corp's (92002), or its owner has no licence (701008; document 97176).
 fn concerns_chat(error: &CallError) -> bool {
-    error.errcode().is_some_and(is_chat_gone) || matches!(error.class(), Class::Item | Class::Invisible)
+    let is_asked = matches!(error, CallError::Refused { api: Api::GroupchatGet, .. });
+    let is_of_chat =
+        error.errcode().is_some_and(|code| is_chat_gone(code) || matches!(code, 92_002 | 701_008));
+    is_asked && is_of_chat || matches!(error.class(), Class::Item | Class::Invisible)
 }

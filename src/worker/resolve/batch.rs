@@ -165,7 +165,12 @@ impl Batch<'_> {
         let reason = FailureReason { errcode: None, text };
         let scope = Scope::Corp(self.lane.app.clone(), self.lane.owner.clone());
         let (breakers, now) = (&self.context.breakers, self.context.now());
-        let probe_at = breakers.failed(&scope, reason.clone(), Backoff::UNKNOWN_CODE, now);
+        let is_live = self.lane.class == LaneClass::Live && self.lane.chat_id.is_none();
+        let probe_at = if is_live {
+            breakers.failed(&scope, reason.clone(), Backoff::UNKNOWN_CODE, now)
+        } else {
+            now.plus_ms(Backoff::UNKNOWN_CODE.max_ms)
+        };
         let rest = self.search.withdraw(|_| true);
         self.end(rest, &defer(probe_at, reason));
     }

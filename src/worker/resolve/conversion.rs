@@ -12,7 +12,7 @@ use super::super::breaker::Scope;
 use super::super::failure::{concerns_whole_app, failure_reason, limit_ends_at};
 use super::super::parallelism::ParallelismPermit;
 use super::super::{Context, ConversionToken};
-use super::lane::LaneKey;
+use super::lane::{LaneClass, LaneKey};
 use crate::domain::backoff::Backoff;
 use crate::domain::batch::Refusal;
 use crate::domain::dealer::{Dealer, DealerState, TokenOwner};
@@ -266,6 +266,8 @@ impl<'a> Conversion<'a> {
             ConversionError::Left => return self.hold_back(owner, has_left(), Backoff::CONFIGURATION),
         };
         let (reason, errcode) = (failure_reason(&error), error.errcode());
+        // What concerns other customers must not hold back those who have just been added.
+        let is_live = self.lane.class == LaneClass::Live && chat_id.is_none();
         let asked = matches!(error, CallError::Refused { api: Api::ExternalUseridToPendingId, .. });
         match (error.class(), chat_id) {
             _ if errcode.is_some_and(is_concurrency) => {
@@ -287,7 +289,7 @@ impl<'a> Conversion<'a> {
             (Class::Item, _) if !errcode.is_some_and(is_not_visible) => Failure::OneOf(Fault::Item(reason)),
             (Class::Item | Class::Invisible, _) => Failure::OneOf(Fault::NotVisible(reason)),
             // An outage first; one id's fault only if it persists.
-            (Class::Unknown, _) if !searching && self.failures() < UNKNOWN_FAILURES => {
+            (Class::Unknown, _) if is_live && !searching && self.failures() < UNKNOWN_FAILURES => {
                 self.hold_back(owner, reason, Backoff::UNKNOWN_CODE)
             }
             (Class::Unknown, _) => Failure::OneOf(Fault::Unknown(reason)),
@@ -299,7 +301,7 @@ impl<'a> Conversion<'a> {
                 Failure::HeldBack(reason, until)
             }
             (Class::Transient, _)
-                if errcode.is_some() && (searching || self.failures() >= TRANSIENT_FAILURES) =>
+                if errcode.is_some() && (!is_live || searching || self.failures() >= TRANSIENT_FAILURES) =>
             {
                 Failure::OneOf(Fault::Stuck(reason))
             }
