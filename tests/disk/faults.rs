@@ -83,8 +83,10 @@ async fn on_sigterm_with_a_failing_disk_it_stops_and_what_was_acknowledged_survi
     world.ledger.check(&world.service).await.unwrap();
     world.disk.device.set_fault(Fault::FailingFlushes);
     let ended = world.service.terminate().await;
-    // No write was in progress, so no request failed, and the exit code is 0 as usual.
-    assert_eq!(ended.code, Some(0), "{ended}");
+    // The last writes, of the clocks and of the dealers' activity, find out that the disk fails; with neither
+    // in time, the exit code is 0 as usual.
+    let has_failed = ended.log.contains("error: the store failed: ");
+    assert_eq!(ended.code, Some(i32::from(has_failed)), "{ended}");
     world.disk.device.cut(Cut::Drop, 0);
     world.disk.device.set_fault(Fault::Nothing);
     world.disk.power_on().unwrap();
