@@ -1,7 +1,7 @@
-//! The participants of a schedule (people, dealers, customers), with what was acknowledged about each: the
-//! expectations that `check` compares the service with.
+//! The participants of a schedule (people, dealers, groups, customers), with what was acknowledged about each:
+//! the expectations that `check` compares the service with.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -26,6 +26,10 @@ pub struct Somebody {
 }
 
 impl Somebody {
+    pub const fn new(person: Person) -> Self {
+        Self { person, is_fan: false, forgotten: false, stays_forgotten: false, minted_by_others: Vec::new() }
+    }
+
     pub fn unionid(&self) -> Unionid {
         Unionid::new(&self.person.unionid).unwrap()
     }
@@ -67,10 +71,12 @@ impl EventRecord {
 pub struct Pair {
     pub external_userid: ExternalUserid,
     pub events: Vec<EventRecord>,
-    /// The pending id that WeCom returns for this customer: the newest valid one at the first whole add.
+    /// The pending id that WeCom returns for this customer: the newest valid one when the person became it.
     pub found_by: Option<String>,
-    /// The time of the first whole add.
-    pub befriended_at: Option<Timestamp>,
+    /// When the person became a customer: by the first whole add, or by joining a group.
+    pub since: Option<Timestamp>,
+    /// A fault of its own made WeCom answer without a pending id: the next lookup may be days away.
+    pub is_disturbed: bool,
     /// The service asked WeCom as often as it does, and got no pending id.
     pub given_up: bool,
 }
@@ -78,7 +84,14 @@ pub struct Pair {
 impl Pair {
     pub fn new(external_userid: &str) -> Self {
         let external_userid = ExternalUserid::new(external_userid).unwrap();
-        Self { external_userid, events: Vec::new(), found_by: None, befriended_at: None, given_up: false }
+        Self {
+            external_userid,
+            events: Vec::new(),
+            found_by: None,
+            since: None,
+            is_disturbed: false,
+            given_up: false,
+        }
     }
 
     /// Whether a whole add was acknowledged.
@@ -105,8 +118,30 @@ impl Pair {
 /// A dealer.
 pub struct DealerState {
     pub dealer: Dealer,
+    /// The app is shared with it.
+    pub is_shared: bool,
     /// At some time the app was not shared with it.
     pub was_unshared: bool,
+    /// At some time it could not work: the app was not shared with it, or it was not verified.
+    pub was_troubled: bool,
+    /// Its members who are outside the visible range, or may not have customers.
+    pub unseen: BTreeSet<&'static str>,
+}
+
+impl DealerState {
+    pub fn new(dealer: Dealer) -> Self {
+        Self { dealer, is_shared: true, was_unshared: false, was_troubled: false, unseen: BTreeSet::new() }
+    }
+}
+
+/// A customer group of a dealer.
+pub struct Group {
+    /// Its dealer, by position.
+    pub dealer: usize,
+    pub chat_id: String,
+    /// The people in it, by position.
+    pub members: BTreeSet<usize>,
+    pub is_dismissed: bool,
 }
 
 /// All participants.
@@ -114,6 +149,16 @@ pub struct DealerState {
 pub struct Cast {
     pub people: Vec<Somebody>,
     pub dealers: Vec<DealerState>,
+    pub groups: Vec<Group>,
     /// By person and dealer.
     pub pairs: BTreeMap<(usize, usize), Pair>,
+    /// Injected errcodes have blamed ids at random: the next lookup of any may be days away.
+    pub ids_were_blamed: bool,
+}
+
+impl Cast {
+    /// Whether a person is in a customer group of a dealer.
+    pub fn is_in_a_group(&self, p: usize, d: usize) -> bool {
+        self.groups.iter().any(|group| group.dealer == d && !group.is_dismissed && group.members.contains(&p))
+    }
 }

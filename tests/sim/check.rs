@@ -25,9 +25,9 @@ fn link_of(data: &LinkData) -> Link {
 
 /// The check of one schedule.
 pub struct Checker<'a> {
-    schedule: &'a Schedule,
-    service: &'a Service,
-    violations: Vec<String>,
+    pub schedule: &'a Schedule,
+    pub service: &'a Service,
+    pub violations: Vec<String>,
     /// Customers of people who were not forgotten that are linked.
     pub linked: usize,
 }
@@ -42,6 +42,7 @@ impl<'a> Checker<'a> {
         let links = self.links().await;
         self.links_are_true(&links);
         self.acknowledged_customers(&links).await;
+        self.listed_customers(&links).await;
         self.people().await;
         for receiver in &self.schedule.machine.receivers {
             self.receiver(receiver, &links);
@@ -57,14 +58,14 @@ impl<'a> Checker<'a> {
         (self.violations, self.linked)
     }
 
-    fn expect(&mut self, holds: bool, violation: impl FnOnce() -> String) {
+    pub fn expect(&mut self, holds: bool, violation: impl FnOnce() -> String) {
         if !holds {
             self.violations.push(violation());
         }
     }
 
     async fn links(&self) -> Vec<LinkData> {
-        let now = self.schedule.machine.clock.now();
+        let now = self.service.clock.now();
         let mut snapshot = self.service.store.snapshot().await.unwrap();
         let mut links = Vec::new();
         while let Some(more) = snapshot.next(now).await.unwrap() {
@@ -132,7 +133,7 @@ impl<'a> Checker<'a> {
     }
 
     /// What the service and WeCom know of a customer, to explain a violation.
-    async fn known_of(&self, somebody: &Somebody, pair: &Pair) -> String {
+    pub async fn known_of(&self, somebody: &Somebody, pair: &Pair) -> String {
         let Schedule { machine, .. } = self.schedule;
         let contacts = self.service.store.person_data(pair.external_userid.as_str()).await.unwrap().contacts;
         let fans = self.service.store.fans(&somebody.unionid()).await.unwrap();
@@ -142,35 +143,48 @@ impl<'a> Checker<'a> {
 
     /// Whether WeCom's rules let this customer be found, and the person is a fan who was not forgotten.
     async fn has_to_be_linked(&self, somebody: &Somebody, pair: &Pair, d: usize) -> bool {
-        let Schedule { machine, woke_at, .. } = self.schedule;
-        let fans = self.service.store.fans(&somebody.unionid()).await.unwrap();
-        let ours: Vec<_> =
-            fans.iter().flat_map(|(_, fan)| &fan.ids).map(|id| id.pending_id.as_str()).collect();
-        let we_have_it = pair.found_by.as_deref().is_some_and(|id| ours.contains(&id));
+        let Schedule { machine, .. } = self.schedule;
+        let ours = self.pending_ids(somebody).await;
         let alive = machine.sim.pending_ids(&machine.app.corp_id, &somebody.person);
-        // Unless the machine slept before it could ask, for so long that the pending id expired.
-        let in_time = pair.befriended_at >= Some(*woke_at)
-            || pair.found_by.as_ref().is_some_and(|id| alive.contains(id));
-        let found_by_pending_id = we_have_it && in_time;
-        // Two systems that mint for one person do not know each other's pending ids.
-        let minted_by_another =
-            pair.found_by.is_some() && !we_have_it && !somebody.minted_by_others.is_empty();
         // A new pending id leads to a query for existing customers, which omits dealers the app is not shared
         // with.
         let minted_since =
-            alive.last().is_some_and(|id| pair.found_by.as_ref() != Some(id) && ours.contains(&id.as_str()));
+            alive.last().is_some_and(|id| pair.found_by.as_ref() != Some(id) && ours.contains(id));
         let asks_existing = self.schedule.asks_existing && !self.schedule.cast.dealers[d].was_unshared;
         pair.is_known()
             && somebody.is_fan
             && !somebody.forgotten
             && !pair.given_up
-            && !minted_by_another
-            && (found_by_pending_id || asks_existing && minted_since)
+            && !self.is_minted_by_another(somebody, pair).await
+            && (self.is_found_by_pending_id(somebody, pair).await || asks_existing && minted_since)
+    }
+
+    /// The pending ids of a fan that the service knows.
+    pub async fn pending_ids(&self, somebody: &Somebody) -> Vec<String> {
+        let fans = self.service.store.fans(&somebody.unionid()).await.unwrap();
+        fans.iter().flat_map(|(_, fan)| &fan.ids).map(|id| id.pending_id.as_str().to_owned()).collect()
+    }
+
+    /// Whether WeCom returns a pending id for this customer that the service knows.
+    pub async fn is_found_by_pending_id(&self, somebody: &Somebody, pair: &Pair) -> bool {
+        let Schedule { machine, woke_at, .. } = self.schedule;
+        let Some(found_by) = &pair.found_by else { return false };
+        let alive = machine.sim.pending_ids(&machine.app.corp_id, &somebody.person);
+        // Unless the machine slept before it could ask, for so long that the pending id expired.
+        let in_time = pair.since >= Some(*woke_at) || alive.contains(found_by);
+        in_time && self.pending_ids(somebody).await.contains(found_by)
+    }
+
+    /// Whether WeCom returns a pending id that only another system knows: two systems that mint for one person
+    /// do not know each other's pending ids.
+    pub async fn is_minted_by_another(&self, somebody: &Somebody, pair: &Pair) -> bool {
+        let Some(found_by) = &pair.found_by else { return false };
+        !somebody.minted_by_others.is_empty() && !self.pending_ids(somebody).await.contains(found_by)
     }
 
     /// Every acknowledged fan is stored and minted; a forgotten person is neither stored nor linked.
     async fn people(&mut self) {
-        let now = self.schedule.machine.clock.now();
+        let now = self.service.clock.now();
         for (p, somebody) in self.schedule.cast.people.iter().enumerate() {
             let fans = self.service.store.fans(&somebody.unionid()).await.unwrap();
             if somebody.is_fan && !somebody.forgotten {
@@ -229,7 +243,7 @@ impl<'a> Checker<'a> {
 
     /// The feed has no gap between the oldest entry kept and the newest.
     async fn feed(&mut self) {
-        let (store, now) = (&self.service.store, self.schedule.machine.clock.now());
+        let (store, now) = (&self.service.store, self.service.clock.now());
         let counts = store.counts();
         let entries = store.feed(counts.feed_pruned, usize::MAX >> 1, now).await.unwrap();
         let seqs = entries.iter().map(|entry| entry.seq);
@@ -240,10 +254,9 @@ impl<'a> Checker<'a> {
     /// Copies of an event are stored once, within the deduplication window. A quarantined message counts
     /// twice if it can be classified when it is sent again.
     fn events(&mut self) {
-        let sent: usize = self.schedule.cast.pairs.values().map(|pair| pair.events.len()).sum();
-        let stored = self.schedule.events_stored;
+        let Schedule { events_sent: sent, events_stored: stored, .. } = *self.schedule;
         let remembered = self.schedule.short_waits && self.schedule.sealed_for_brand;
-        self.expect(!remembered || stored <= sent as u64, || {
+        self.expect(!remembered || stored <= sent, || {
             format!("{sent} events were sent, and {stored} stored")
         });
     }

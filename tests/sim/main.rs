@@ -2,17 +2,18 @@
 //! virtual time, against the simulated platform in process, through random schedules, each generated from one
 //! seed.
 //!
-//! A schedule is a sequence of callbacks (repeated, late, out of order, lost), registrations, faults of WeCom
-//! and of receivers, crashes of the process at any await point and around commits, sleeps of hours and
-//! months, changes of the wall clock, and requests by operators and to forget people. Then every fault is
-//! repaired and time passes until nothing is left to do, and `check` compares the store with what the
-//! platform knows and what was acknowledged.
+//! A schedule is a sequence of callbacks about customers and their groups (repeated, late, out of order,
+//! lost), registrations, faults of WeCom and of receivers, dealers that leave or are not verified, members
+//! outside the visible range, crashes of the process at any await point and around commits, sleeps of hours
+//! and months, changes of the wall clock by hours, and requests by operators and to forget people. Then every
+//! fault is repaired and time passes until nothing is left to do. `check` compares the store with what was
+//! acknowledged, `listed` with everything that WeCom's lists show, and `prompt` bounds the time to a link.
 //!
 //! Time is tokio's paused clock, one thread runs everything, the simulation steps the store's writer, and
 //! random waits come from the seed: the same seed gives the same schedule and the same trace.
 //!
 //! ```text
-//! cargo test --test sim                                             2,000 schedules
+//! cargo test --test sim                                             1,000 schedules
 //! UNIONLINK_SIM_SCHEDULES=100000 cargo test --test sim              more; from UNIONLINK_SIM_FIRST=0 on
 //! UNIONLINK_SIM_SEED=42 cargo test --test sim -- --nocapture        one, with its trace
 //! ```
@@ -26,7 +27,10 @@
 
 mod cast;
 mod check;
+mod groups;
+mod listed;
 mod people;
+mod prompt;
 mod receiver;
 mod repair;
 mod scene;
@@ -43,7 +47,7 @@ use check::Checker;
 use schedule::Schedule;
 
 /// The number of schedules by default.
-const SCHEDULES: u64 = 2_000;
+const SCHEDULES: u64 = 1_000;
 /// The failures after which a run stops: enough to see whether they have one cause.
 const FAILURES_MAX: usize = 10;
 
@@ -61,18 +65,24 @@ fn run(seed: u64) -> Outcome {
     runtime.block_on(async {
         let mut schedule = Schedule::new(seed);
         schedule.play().await;
-        let left = schedule.come_to_rest().await;
-        let (mut violations, linked) = match schedule.machine.running() {
-            Some(service) => Checker::new(&schedule, &service).check().await,
-            None => (vec!["no process runs".to_owned()], 0),
-        };
-        violations.extend(left.map(|left| format!("still to do: {left}")));
-        for call in schedule.machine.sim.calls() {
-            schedule.note(format!("{call:?}"));
-        }
-        let trace = &schedule.machine.trace;
-        Outcome { violations, digest: trace.digest(), linked, trace: trace.lines() }
+        finish(schedule).await
     })
+}
+
+/// Brings a schedule to its end and checks it.
+async fn finish(mut schedule: Schedule) -> Outcome {
+    let left = schedule.come_to_rest().await;
+    let (mut violations, linked) = match schedule.machine.running() {
+        Some(service) => Checker::new(&schedule, &service).check().await,
+        None => (vec!["no process runs".to_owned()], 0),
+    };
+    violations.append(&mut schedule.late);
+    violations.extend(left.map(|left| format!("still to do: {left}")));
+    for call in schedule.machine.sim.calls() {
+        schedule.note(format!("{call:?}"));
+    }
+    let trace = &schedule.machine.trace;
+    Outcome { violations, digest: trace.digest(), linked, trace: trace.lines() }
 }
 
 fn say(seed: u64, outcome: &Outcome) {

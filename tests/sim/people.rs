@@ -2,14 +2,16 @@
 //! person.
 
 use unionlink::clock::Clock;
+use unionlink::domain::dealer::DealerState;
 use unionlink::domain::fan::{Minted, Priority};
 use unionlink::domain::ids::{Openid, PendingId};
 use unionlink::http::{RedriveError, redrive};
 use unionlink::store::{
-    CursorState, EventId, EventState, Feed, NewFan, People, PersonId, Seek, Store, StoreError,
+    CursorState, EventId, EventState, Feed, NewFan, People, PersonId, Reconciling, Seek, Store, StoreError,
 };
 
 use crate::schedule::Schedule;
+use crate::service::app_name;
 
 impl Schedule {
     /// The brand registers fans: one, some, or all.
@@ -36,7 +38,6 @@ impl Schedule {
 
     /// Registers these people. Returns whether that was acknowledged.
     pub async fn register_all(&mut self, chosen: &[usize], priority: Priority, retry_rejected: bool) -> bool {
-        let now = self.machine.clock.now();
         let fans = chosen.iter().map(|p| {
             let somebody = &self.cast.people[*p];
             NewFan {
@@ -50,7 +51,7 @@ impl Schedule {
         });
         let fans = fans.collect();
         let put = self.machine.ask(|service| async move {
-            let registered = service.store.put_fans(fans, now).await;
+            let registered = service.store.put_fans(fans, service.clock.now()).await;
             service.wake.fans.notify_one();
             registered
         });
@@ -67,12 +68,12 @@ impl Schedule {
 
     pub async fn operate_a_sink(&mut self) {
         let receiver = self.machine.receivers[self.dice.index(self.machine.receivers.len())].clone();
-        let (what, back, since) = (self.dice.below(4), self.dice.between(1, 9), self.machine.clock.now());
+        let (what, back) = (self.dice.below(4), self.dice.between(1, 9));
         let name = receiver.name.clone();
         let done = self.machine.ask(|service| async move {
             let store = &service.store;
             let done = match what {
-                0 => store.set_state(&name, CursorState::Paused { since }).await,
+                0 => store.set_state(&name, CursorState::Paused { since: service.clock.now() }).await,
                 1 => store.set_state(&name, CursorState::Running).await,
                 2 => store.seek(&name, Seek::Beginning).await,
                 _ => {
@@ -89,10 +90,10 @@ impl Schedule {
 
     /// An operator redrives dead letters and quarantined messages.
     pub async fn redrive(&mut self) {
-        let now = self.machine.clock.now();
         let trace = self.machine.trace.clone();
         self.machine
             .ask(|service| async move {
+                let now = service.clock.now();
                 for state in [EventState::Dead, EventState::Quarantined] {
                     for row in service.store.events(state, EventId(0), 1_000).await? {
                         let (store, apps, wake) = (&service.store, &service.callback_apps, &service.wake);
@@ -108,17 +109,32 @@ impl Schedule {
             .await;
     }
 
+    /// An operator has the customers of all dealers compared with WeCom's lists.
+    pub async fn compare(&mut self) {
+        let begun = self.machine.ask(|service| async move {
+            let dealers = service.store.dealers(&app_name()).await?;
+            let present = dealers.into_iter().filter(|dealer| dealer.state() != DealerState::Left);
+            let present = present.map(|dealer| (app_name(), dealer.corp_id)).collect();
+            let run = service.store.begin_reconcile(present, service.clock.now()).await;
+            service.wake.reconcile.notify_one();
+            run
+        });
+        let begun = begun.await.is_some();
+        self.note(format!("an operator starts a comparison: {begun}"));
+    }
+
     /// A person is forgotten, by unionid or as a customer.
     pub async fn forget(&mut self) {
-        let (p, d, now) = (self.random_person(), self.random_dealer(), self.machine.clock.now());
+        let (p, d) = (self.random_person(), self.random_dealer());
         let (person, whole) = match self.cast.pairs.get(&(p, d)) {
             Some(pair) if self.dice.one_in(3) => {
                 (PersonId::ExternalUserid(pair.external_userid.clone()), false)
             }
             _ => (PersonId::Unionid(self.cast.people[p].unionid()), true),
         };
-        let forget =
-            self.machine.ask(|service| async move { service.store.forget(&person, None, now).await });
+        let forget = self
+            .machine
+            .ask(|service| async move { service.store.forget(&person, None, service.clock.now()).await });
         let forgotten = forget.await.is_some();
         self.note(format!(
             "p{p} is forgotten ({}): {forgotten}",

@@ -6,10 +6,13 @@ use std::time::Duration;
 use unionlink::clock::Clock;
 use unionlink::domain::backoff::REASK_AFTER_MS;
 use unionlink::domain::fan::{Existing, Mint, Priority};
-use unionlink::store::{CursorState, Feed, People, Store};
+use unionlink::domain::time::{SECOND_MS, Timestamp};
+use unionlink::store::{CursorState, Feed, People, Reconciling, Store};
 
+use crate::prompt::AFTER_REPAIR_SECS;
 use crate::receiver::Behaviour;
 use crate::schedule::Schedule;
+use crate::service::app_name;
 use crate::time::pass;
 
 /// The first waits, in seconds: together enough for every timer of the service and for quotas to recover.
@@ -37,18 +40,59 @@ impl Schedule {
         // One last fault that ends by itself.
         self.trouble_at_wecom(Some(6));
         self.record_given_up().await;
+        let left = self.settle(Some(self.time.now())).await;
+        if left.is_some() {
+            return left;
+        }
+        self.link_promptly().await;
+        self.settle(None).await
+    }
+
+    /// Lets time pass until nothing is left to do. Returns what still is at the end, if anything.
+    /// `repaired_at` is when everything was repaired, if that is still to be recovered from.
+    async fn settle(&mut self, mut repaired_at: Option<Timestamp>) -> Option<String> {
         let mut left = None;
         for wait in WAITS_SECS.into_iter().chain(std::iter::repeat_n(DAY_SECS, DAYS)) {
             pass(Duration::from_millis(2_500)).await;
             let intervened = self.intervene().await;
             pass(Duration::from_millis(1_200)).await;
+            if repaired_at
+                .take_if(|at| self.time.now().millis_since(*at) > AFTER_REPAIR_SECS * SECOND_MS)
+                .is_some()
+            {
+                self.record_late().await;
+            }
             left = self.left().await.or(intervened);
+            if left.is_none() {
+                left = self.not_compared().await;
+            }
             if left.is_none() {
                 break;
             }
             pass(Duration::from_secs(wait)).await;
         }
         left
+    }
+
+    /// What is missing until every dealer has been compared with WeCom's lists, from beginning to end, after the
+    /// repair.
+    async fn not_compared(&mut self) -> Option<String> {
+        let service = self.machine.running()?;
+        let tasks = service.store.reconcile_tasks(&app_name()).await.unwrap();
+        if !tasks.is_empty() {
+            return Some(format!("dealers have yet to be compared: {tasks:?}"));
+        }
+        let since = *self.compared_since.get_or_insert(service.clock.now());
+        let rows = service.store.dealer_rows(&app_name()).await.unwrap();
+        let is_behind = |at: Option<Timestamp>| at.is_none_or(|at| at < since);
+        let behind = rows.iter().filter(|row| is_behind(row.activity.reconciled_at)).count();
+        if behind == 0 && rows.len() == self.cast.dealers.len() {
+            return None;
+        }
+        if !self.machine.setup.reconciles_by_itself {
+            self.compare().await;
+        }
+        Some(format!("{behind} of {} dealers are not compared yet", rows.len()))
     }
 
     /// Does what an operator would: resumes sinks, redrives failed events, and retries rejected fans.
@@ -111,7 +155,7 @@ impl Schedule {
                 return Some(format!("{tally:?}"));
             }
         }
-        let now = self.machine.clock.now();
+        let now = service.clock.now();
         for somebody in &self.cast.people {
             let fans = store.fans(&somebody.unionid()).await.unwrap();
             if let Some((_, due)) = fans.iter().find(|(_, fan)| fan.review_at().is_some_and(|at| at <= now)) {
@@ -139,7 +183,6 @@ impl Schedule {
             pair.given_up = given_up;
         }
         self.events_stored = service.store.counts().event_head;
-        let now = self.machine.clock.now();
-        self.note(format!("it is {now}"));
+        self.note(format!("it is {}", service.clock.now()));
     }
 }

@@ -7,7 +7,8 @@ use tokio_util::task::TaskTracker;
 use unionlink::config::{self, Environment};
 use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{
-    AppSpec, ConversionQuota, Options, ReceiveId, Remint, Simulator, TokenRule, UnknownId, Unminted,
+    AppSpec, ConversionQuota, Invisible, ItemForm, Options, PageFill, Permission, ReceiveId, Remint,
+    Simulator, TokenRule, UnknownId, Unminted,
 };
 use unionlink::store::embedded::Settings;
 
@@ -31,9 +32,11 @@ impl Schedule {
         let setup = setup(&options, &app, &mut dice);
         let asks_existing = !dice.one_in(3);
         let short_waits = dice.one_in(2);
+        let lost_percent = dice.among(&[5, 5, 5, 10, 40, 100]);
         let sealed_for_brand = options.sender.receive_id == ReceiveId::Upstream;
         trace.note(format!(
-            "{:?} {:?} {:?} {:?} {:?}, {} ms, quota {:?}; {:?}; existing {asks_existing}",
+            "{:?} {:?} {:?} {:?} {:?}, {} ms, quota {:?}; lists {:?} {:?}, invisible {:?}, lag {} ms; {:?}; \
+             existing {asks_existing}, {lost_percent} % are lost",
             options.token_rule,
             options.remint,
             options.unknown_id,
@@ -41,6 +44,10 @@ impl Schedule {
             options.sender.receive_id,
             options.latency_ms,
             options.quota,
+            options.contact_list,
+            options.lists_deleted_by_customer,
+            options.invisible,
+            options.chat_lag_ms,
             setup.config.apps,
         ));
         let receivers = [("crm", 2), ("cdp", 3)];
@@ -54,8 +61,12 @@ impl Schedule {
             asks_existing,
             sealed_for_brand,
             short_waits,
+            lost_percent,
             woke_at: Timestamp::EPOCH,
+            late: Vec::new(),
+            compared_since: None,
             deliveries: TaskTracker::new(),
+            events_sent: 0,
             events_stored: 0,
             dice,
         };
@@ -64,13 +75,7 @@ impl Schedule {
         }
         for _ in 0..schedule.dice.between(1, 8) {
             let person = schedule.machine.sim.add_person();
-            schedule.cast.people.push(Somebody {
-                person,
-                is_fan: false,
-                forgotten: false,
-                stays_forgotten: false,
-                minted_by_others: Vec::new(),
-            });
+            schedule.cast.people.push(Somebody::new(person));
         }
         schedule
     }
@@ -93,6 +98,18 @@ fn options(seed: u64, dice: &mut Dice) -> Options {
         options.quota = ConversionQuota { per_hour, per_day, per_month: per_day * 30 };
     }
     options.sender.receive_id = dice.among(&[ReceiveId::Upstream, ReceiveId::Upstream, ReceiveId::Dealer]);
+    let permissions = [Permission::Allowed, Permission::Allowed, Permission::Refused(48_002)];
+    options.contact_list = dice.among(&permissions);
+    options.chain_calls = dice.among(&permissions);
+    options.contact_list_strangers = dice.index(3);
+    options.lists_deleted_by_customer = dice.one_in(2);
+    options.page_fill = dice.among(&[PageFill::Full, PageFill::PerMember]);
+    options.invisible =
+        dice.among(&[Invisible::OmitRow, Invisible::FailBatch(60_011), Invisible::FailBatch(84_061)]);
+    options.item_form = dice.among(&[ItemForm::Plain, ItemForm::Cdata]);
+    options.chat_items_max = dice.among(&[None, None, Some(1)]);
+    options.chat_lag_ms = dice.among(&[0, 0, 1_500, 6_000]);
+    options.withdrawn_token = dice.among(&[670_001, 40_014]);
     options
 }
 
@@ -105,6 +122,7 @@ fn setup(options: &Options, app: &AppSpec, dice: &mut Dice) -> Setup {
     };
     let same_id_extends = options.remint == Remint::SameId && dice.one_in(2);
     let reserve_percent = dice.among(&[0, 5, 20]);
+    let reconcile_hours = dice.among(&[0, 24, 24, 100]);
     let settings = Settings {
         inbox_events_max: dice.among(&[5, 1_000, 1_000]),
         dedupe_days: u32::try_from(dice.between(1, 7)).unwrap(),
@@ -118,6 +136,7 @@ fn setup(options: &Options, app: &AppSpec, dice: &mut Dice) -> Setup {
         "[wecom]\ncalls_max = {calls_max}\n[[apps]]\nname = \"{}\"\ncorp_id = \"{corp_id}\"\nagent_id = {agent_id}\n\
          secret = {{ value = \"{secret}\" }}\ncallback_token = {{ value = \"{}\" }}\n\
          encoding_aes_key = {{ value = \"{}\" }}\nconversion_token = \"{token}\"\nsame_id_extends = {same_id_extends}\n\
+         reconcile_hours = {reconcile_hours}\n\
          quota = {{ per_hour = {per_hour}, per_day = {per_day}, per_month = {per_month}, \
          reserve_percent = {reserve_percent} }}\n",
         app_name(),
@@ -126,5 +145,5 @@ fn setup(options: &Options, app: &AppSpec, dice: &mut Dice) -> Setup {
     );
     let config = config::parse(&text, "schedule".as_ref(), &Environment::default())
         .unwrap_or_else(|e| panic!("{e}: {text}"));
-    Setup { config, settings }
+    Setup { config, reconciles_by_itself: reconcile_hours > 0, settings }
 }

@@ -17,6 +17,9 @@ const MINUTE: Duration = Duration::from_mins(1);
 const HOUR: Duration = Duration::from_hours(1);
 const DAY: Duration = Duration::from_hours(24);
 
+/// The members of every dealer.
+pub const MEMBERS: [&str; 3] = ["zhangsan", "lisi", "wangwu"];
+
 /// A running schedule.
 pub struct Schedule {
     pub machine: Arc<Machine>,
@@ -27,10 +30,18 @@ pub struct Schedule {
     pub sealed_for_brand: bool,
     /// Only short waits, so that no event is older than the deduplication window.
     pub short_waits: bool,
+    /// The share of the deliveries of callbacks that get lost.
+    pub lost_percent: u64,
     /// When the machine last woke from a sleep of hours or more.
     pub woke_at: Timestamp,
+    /// Links that came too late, or have not come in time.
+    pub late: Vec<String>,
+    /// When, after the repair, no comparison from before it went on any more.
+    pub compared_since: Option<Timestamp>,
     /// Callbacks that WeCom is still delivering.
     pub deliveries: TaskTracker,
+    /// The number of events that WeCom has sent, copies not counted.
+    pub events_sent: u64,
     /// The number of events the service had stored when everything was repaired.
     pub events_stored: u64,
     pub dice: Dice,
@@ -75,27 +86,30 @@ impl Schedule {
 
     async fn step(&mut self) {
         match self.dice.below(100) {
-            0..28 => self.befriend(),
-            28..36 => self.unfriend(),
-            36..50 => self.register().await,
-            50..54 => self.mint_by_another_system(),
-            54..64 => self.trouble_at_wecom(None),
-            64..70 => self.trouble_with_an_id(),
-            70..74 => self.repair_wecom(),
-            74..78 => self.trouble_at_a_receiver(),
-            78..82 => self.operate_a_sink().await,
+            0..22 => self.befriend_somebody(),
+            22..29 => self.unfriend(),
+            29..43 => self.change_a_group(),
+            43..54 => self.register().await,
+            54..57 => self.mint_by_another_system(),
+            57..65 => self.trouble_at_wecom(None),
+            65..69 => self.trouble_with_an_id(),
+            69..73 => self.trouble_with_a_dealer(),
+            73..76 => self.repair_wecom(),
+            76..79 => self.trouble_at_a_receiver(),
+            79..82 => self.operate_a_sink().await,
             82..84 => self.redrive().await,
             84..86 => self.forget().await,
-            86..88 => self.set_the_clock(),
-            88..90 => self.slow_disk(),
-            90..93 => self.machine.kill(),
+            86..88 => self.compare().await,
+            88..90 => self.set_the_clock(),
+            90..91 => self.slow_disk(),
+            91..93 => self.machine.kill(),
             93..96 => self.plan_crash(),
             96..97 => {
                 self.note("stop");
                 self.machine.stop().await;
             }
-            97..99 => self.revoke_tokens(),
-            _ => self.add_dealer(),
+            97..98 => self.revoke_tokens(),
+            _ => drop(self.add_dealer()),
         }
     }
 
@@ -107,39 +121,64 @@ impl Schedule {
         self.dice.index(self.cast.dealers.len())
     }
 
-    pub fn add_dealer(&mut self) {
+    /// Adds a dealer, and returns its position.
+    pub fn add_dealer(&mut self) -> usize {
         let dealer = self.machine.sim.add_dealer(&self.machine.app.corp_id, "Dealer");
-        self.cast.dealers.push(DealerState { dealer, was_unshared: false });
-        self.note(format!("new dealer d{}", self.cast.dealers.len() - 1));
+        self.cast.dealers.push(DealerState::new(dealer));
+        let d = self.cast.dealers.len() - 1;
+        self.note(format!("new dealer d{d}"));
+        d
     }
 
-    /// A member of a dealer adds a person as a customer, or half-adds them.
-    fn befriend(&mut self) {
-        let (p, d) = (self.random_person(), self.random_dealer());
-        let member = self.dice.among(&["zhangsan", "lisi", "wangwu"]);
-        let state = self.dice.among(&[None, Some("poster"), Some("shelf")]);
+    fn befriend_somebody(&mut self) {
+        let (p, d, member) = (self.random_person(), self.random_dealer(), self.dice.among(&MEMBERS));
         let half = self.dice.one_in(6);
-        let (sim, corp) = (&self.machine.sim, &self.machine.app.corp_id);
+        let (event, flag, what) = self.befriend(p, d, member, half);
+        self.deliver(&event, &flag, &what);
+    }
+
+    /// A member of a dealer adds a person as a customer, or half-adds them. Returns the event, the flag to set
+    /// when it is acknowledged, and a description.
+    pub fn befriend(
+        &mut self,
+        p: usize,
+        d: usize,
+        member: &str,
+        half: bool,
+    ) -> (Event, Arc<AtomicBool>, String) {
+        let state = self.dice.among(&[None, Some("poster"), Some("shelf")]);
         let (person, dealer) = (&self.cast.people[p].person, &self.cast.dealers[d].dealer.corp_id);
         let begin = if half { Simulator::befriend_half } else { Simulator::befriend };
-        let friendship = begin(sim, dealer, person, member, state);
-        let pair = self.cast.pairs.entry((p, d)).or_insert_with(|| Pair::new(&friendship.external_userid));
-        if !half && !pair.events.iter().any(|event| event.confirmed) {
-            pair.found_by = sim.pending_ids(corp, person).pop();
-            pair.befriended_at = Some(self.time.now());
-        }
+        let friendship = begin(&self.machine.sim, dealer, person, member, state);
         let record = EventRecord::new(member, self.time.now().as_secs(), true, !half, state);
         let flag = record.flag();
+        let is_unseen = self.cast.dealers[d].unseen.contains(member);
+        let pair = self.pair(p, d, !half);
+        pair.is_disturbed |= is_unseen;
         pair.events.push(record);
         let what = format!("{}p{p} and d{d}'s {member} are friends", if half { "half " } else { "" });
-        self.deliver(&friendship.event, &flag, &what);
+        (friendship.event, flag, what)
+    }
+
+    /// The record of a person whom WeCom knows at a dealer; `is_customer` if the person is a customer now.
+    pub fn pair(&mut self, p: usize, d: usize, is_customer: bool) -> &mut Pair {
+        let (sim, corp, now) = (&self.machine.sim, &self.machine.app.corp_id, self.time.now());
+        let (person, dealer) = (&self.cast.people[p].person, &self.cast.dealers[d].dealer.corp_id);
+        let external_userid = || sim.external_userid(dealer, person).unwrap();
+        let pair = self.cast.pairs.entry((p, d)).or_insert_with(|| Pair::new(&external_userid()));
+        if is_customer && pair.since.is_none() {
+            pair.found_by = sim.pending_ids(corp, person).pop();
+            pair.since = Some(now);
+        }
+        pair
     }
 
     /// A member or a customer ends their friendship.
     fn unfriend(&mut self) {
-        let pairs: Vec<_> = self.cast.pairs.keys().copied().collect();
+        let friends = self.cast.pairs.iter().filter(|(_, pair)| !pair.events.is_empty());
+        let pairs: Vec<_> = friends.map(|(key, _)| *key).collect();
         if pairs.is_empty() {
-            return self.befriend();
+            return self.befriend_somebody();
         }
         let (p, d) = self.dice.among(&pairs);
         let by = if self.dice.one_in(2) { By::Member } else { By::Customer };
@@ -154,14 +193,15 @@ impl Schedule {
     }
 
     /// WeCom delivers a callback: once or several times, at once or late, with a few retries, or never.
-    fn deliver(&mut self, event: &Event, flag: &Arc<AtomicBool>, what: &str) {
+    pub fn deliver(&mut self, event: &Event, flag: &Arc<AtomicBool>, what: &str) {
+        self.events_sent += 1;
         let copies = if self.dice.one_in(5) { self.dice.between(2, 3) } else { 1 };
         let delays: Vec<_> = (0..copies)
-            .map(|_| match self.dice.below(20) {
-                0..14 => Some(Duration::ZERO),
-                14..17 => Some(self.dice.millis(1, 3_000)),
-                17..19 => Some(self.dice.millis(3_000, 90_000)),
-                _ => None,
+            .map(|_| match (self.dice.below(100) < self.lost_percent, self.dice.below(20)) {
+                (true, _) => None,
+                (false, 0..15) => Some(Duration::ZERO),
+                (false, 15..18) => Some(self.dice.millis(1, 3_000)),
+                (false, _) => Some(self.dice.millis(3_000, 90_000)),
             })
             .collect();
         let reseals = self.dice.one_in(2);

@@ -41,6 +41,8 @@ pub fn app_name() -> AppName {
 #[derive(Debug, Clone)]
 pub struct Setup {
     pub config: Config,
+    /// Dealers are compared with WeCom's lists without being asked to.
+    pub reconciles_by_itself: bool,
     /// Settings of the store.
     pub settings: Settings,
 }
@@ -77,6 +79,8 @@ pub struct Service {
     pub callback_apps: Arc<CallbackApps>,
     pub wake: Arc<Wake>,
     pub sinks: Arc<SinkRegistry>,
+    /// The clock of its waits and records.
+    pub clock: Arc<ServiceClock>,
     public: TowerToHyperService<Router>,
     tasks: TaskTracker,
     calls: TaskTracker,
@@ -162,10 +166,11 @@ impl Machine {
             start: Start::Beginning,
             sink: receiver.sink(dead.clone()),
         };
+        let clock = Arc::new(ServiceClock::new(self.clock.clone()));
         let parts = Parts {
             store: store.clone(),
             wire: Arc::new(InProcessWire { api: self.sim.in_process(), dead: dead.clone() }),
-            clock: Arc::new(ServiceClock::new(self.clock.clone())),
+            clock: clock.clone(),
             jitter: Jitter::new(self.seed ^ start),
             sinks: self.receivers.iter().map(sink_part).collect(),
             metrics: Arc::default(),
@@ -184,7 +189,7 @@ impl Machine {
         let callback_apps = callbacks.apps.clone();
         let public = TowerToHyperService::new(public::router(callbacks));
         let (wake, sinks, calls) = (context.wake, context.sinks, context.calls);
-        let service = Service { store, callback_apps, wake, sinks, public, tasks, calls, stop, dead };
+        let service = Service { store, callback_apps, wake, sinks, clock, public, tasks, calls, stop, dead };
         *self.running.lock().unwrap() = Some(Arc::new(service));
     }
 

@@ -2,10 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use unionlink::simulator::{Api, Fault, Target};
+use unionlink::simulator::{Api, Change, Fault, MemberChange, Target};
 
 use crate::receiver::BEHAVIOURS;
-use crate::schedule::Schedule;
+use crate::schedule::{MEMBERS, Schedule};
 
 /// Errcodes of every class, except those about one id: see [`ITEM_CODES`].
 const CODES: [i64; 18] = [
@@ -14,12 +14,22 @@ const CODES: [i64; 18] = [
 ];
 /// Errcodes that blame an id.
 const ITEM_CODES: [i64; 4] = [40_096, 84_061, 40_058, 60_011];
+/// The calls that read lists.
+const LISTS: [Api; 6] = [
+    Api::GetFollowUserList,
+    Api::GetByUser,
+    Api::ContactList,
+    Api::GroupChatList,
+    Api::GroupChatGet,
+    Api::GetChainCorpinfo,
+];
 
 impl Schedule {
     /// Calls fail, a few times or until repaired.
     pub fn trouble_at_wecom(&mut self, until_repaired: Option<u32>) {
-        let target = match self.dice.below(8) {
+        let target = match self.dice.below(10) {
             0 | 1 => Target::Every,
+            2..5 => Target::Only(self.dice.among(&LISTS)),
             _ => Target::Only(self.dice.among(&[
                 Api::GetToken,
                 Api::ListAppShareInfo,
@@ -36,6 +46,7 @@ impl Schedule {
             3 => {
                 // Repeated, these would make the service reject the ids.
                 times = Some(1);
+                self.cast.ids_were_blamed = true;
                 Fault::Errcode(self.dice.among(&ITEM_CODES))
             }
             4 => Fault::HttpStatus(self.dice.among(&[500, 502, 503, 429, 403])),
@@ -49,31 +60,22 @@ impl Schedule {
         self.machine.sim.inject(target, fault, times);
     }
 
-    /// A fault of one customer, dealer or person.
+    /// A fault of one customer or person.
     pub fn trouble_with_an_id(&mut self) {
         let (p, d, sim) = (self.random_person(), self.random_dealer(), self.machine.sim.clone());
-        let corp = self.cast.dealers[d].dealer.corp_id.clone();
-        match self.dice.below(6) {
+        match self.dice.below(4) {
             0 | 1 => {
-                let Some(pair) = self.cast.pairs.get(&(p, d)) else { return };
+                let Some(pair) = self.cast.pairs.get_mut(&(p, d)) else { return };
+                pair.is_disturbed = true;
                 let calls = u32::try_from(self.dice.between(1, 4)).unwrap();
                 sim.hide_rows(pair.external_userid.as_str(), calls);
                 self.note(format!("p{p} at d{d} is hidden for {calls} calls"));
             }
             2 => {
-                let Some(pair) = self.cast.pairs.get(&(p, d)) else { return };
+                let Some(pair) = self.cast.pairs.get_mut(&(p, d)) else { return };
+                pair.is_disturbed = true;
                 sim.poison(pair.external_userid.as_str());
                 self.note(format!("the id of p{p} at d{d} makes batches fail"));
-            }
-            3 => {
-                sim.share(&corp, false);
-                self.cast.dealers[d].was_unshared = true;
-                self.note(format!("the app is no longer shared with d{d}"));
-            }
-            4 => {
-                let code = self.dice.among(&[48_002, 84_074, 301_002, -1]);
-                sim.set_dealer_error(&corp, Some(code));
-                self.note(format!("d{d} answers {code}"));
             }
             _ => {
                 let code = self.dice.among(&[610_014, 610_018, 40_073, 845_001]);
@@ -83,13 +85,86 @@ impl Schedule {
         }
     }
 
+    /// A fault of one dealer: it leaves, is not verified, has members whom the app does not see, or answers
+    /// with errors.
+    pub fn trouble_with_a_dealer(&mut self) {
+        let d = self.random_dealer();
+        match self.dice.below(5) {
+            0 => self.share(d, false),
+            1 => {
+                self.note(format!("d{d} is not verified"));
+                self.cast.dealers[d].was_troubled = true;
+                self.machine.sim.set_qualification(&self.cast.dealers[d].dealer.corp_id, 1);
+            }
+            2 | 3 => {
+                let member = self.dice.among(&MEMBERS);
+                self.hide_member(d, member);
+            }
+            _ => {
+                let code = self.dice.among(&[48_002, 84_074, 301_002, -1]);
+                self.note(format!("d{d} answers {code}"));
+                self.machine.sim.set_dealer_error(&self.cast.dealers[d].dealer.corp_id, Some(code));
+            }
+        }
+    }
+
+    /// The app is shared with a dealer, or no longer.
+    pub fn share(&mut self, d: usize, is_shared: bool) {
+        let dealer = &mut self.cast.dealers[d];
+        if dealer.is_shared == is_shared {
+            return;
+        }
+        dealer.is_shared = is_shared;
+        dealer.was_unshared |= !is_shared;
+        dealer.was_troubled |= !is_shared;
+        let (sim, app) = (&self.machine.sim, &self.machine.app);
+        sim.share(&dealer.dealer.corp_id, is_shared);
+        let event = sim.event(&app.corp_id, &Change::ShareChainChange { agent_id: app.agent_id });
+        self.deliver_of_group(&event, &format!("the app is shared with d{d}: {is_shared}"));
+    }
+
+    /// A member of a dealer leaves the visible range, or may have no customers any more.
+    pub fn hide_member(&mut self, d: usize, member: &'static str) {
+        let (sim, dealer) = (&self.machine.sim, &mut self.cast.dealers[d]);
+        dealer.unseen.insert(member);
+        let corp_id = &dealer.dealer.corp_id;
+        if self.dice.one_in(3) {
+            sim.set_customer_contact(corp_id, member, false);
+        } else {
+            sim.set_member_visible(corp_id, member, false);
+        }
+        let change = Change::Member { user_id: member.to_owned(), change: MemberChange::Unsubscribed };
+        let event = sim.event(corp_id, &change);
+        // Of those whom this member follows some may not have been looked up yet.
+        for ((_, of), pair) in &mut self.cast.pairs {
+            pair.is_disturbed |= *of == d && pair.events.iter().any(|event| event.member == member);
+        }
+        self.deliver_of_group(&event, &format!("d{d}'s {member} is not seen any more"));
+    }
+
+    /// The members of a dealer whom the app does not see come back.
+    pub fn show_members(&mut self, d: usize) {
+        for member in std::mem::take(&mut self.cast.dealers[d].unseen) {
+            let (sim, corp_id) = (&self.machine.sim, &self.cast.dealers[d].dealer.corp_id);
+            sim.set_customer_contact(corp_id, member, true);
+            sim.set_member_visible(corp_id, member, true);
+            let change = Change::Member { user_id: member.to_owned(), change: MemberChange::Subscribed };
+            let event = sim.event(corp_id, &change);
+            self.deliver_of_group(&event, &format!("d{d}'s {member} is seen again"));
+        }
+    }
+
     /// Removes every fault of WeCom.
     pub fn repair_wecom(&mut self) {
         self.note("wecom is repaired");
+        for d in 0..self.cast.dealers.len() {
+            self.share(d, true);
+            self.show_members(d);
+        }
         let sim = &self.machine.sim;
         sim.clear_faults();
         for dealer in &self.cast.dealers {
-            sim.share(&dealer.dealer.corp_id, true);
+            sim.set_qualification(&dealer.dealer.corp_id, 3);
             sim.set_dealer_error(&dealer.dealer.corp_id, None);
         }
         for somebody in &self.cast.people {
@@ -119,8 +194,12 @@ impl Schedule {
     }
 
     pub fn set_the_clock(&mut self) {
-        let minutes = i64::try_from(self.dice.between(0, 180)).unwrap() - 90;
-        let skew_ms = if self.dice.one_in(3) { 0 } else { minutes * 60_000 };
+        let minutes = match self.dice.below(3) {
+            0 => 0,
+            1 => i64::try_from(self.dice.between(0, 180)).unwrap() - 90,
+            _ => i64::try_from(self.dice.between(0, 60 * 60)).unwrap() - 30 * 60,
+        };
+        let skew_ms = minutes * 60_000;
         // Before the boot is recorded, the service could not detect that the clock was set.
         if self.machine.clock.is_noted() {
             self.note(format!("the wall clock is {minutes} min off"));

@@ -32,6 +32,15 @@ impl Simulator {
         known(self.world().corp_mut(corp_id)).qualification = qualification;
     }
 
+    /// The `pending_id` that converting this person, as a customer of this corp, returns now, if any.
+    #[must_use]
+    pub fn resolves_to(&self, corp_id: &str, person: &Person) -> Option<String> {
+        let world = self.world();
+        let key = (known(world.corp(corp_id)), known(world.person(&person.unionid)));
+        let customer = &world.customers[*world.customer_of.get(&key)?];
+        world.resolve(customer).map(str::to_owned)
+    }
+
     /// The members of a corp who are a person's friends now, sorted: user id, when they became friends, and
     /// the `state` of the contact-me way. A member who has deleted the person, or was deleted by them, is no
     /// friend.
