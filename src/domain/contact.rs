@@ -99,9 +99,10 @@ impl Contact {
             }
         }
         let relation = Relation { at: created_at, present, state: event.state.clone().filter(|_| present) };
-        let half_added_at = (event.change == ContactChange::HalfAdded).then_some(created_at);
+        let at_if = |change| (event.change == change).then_some(created_at);
         self.change_follower(&event.user_id, |follower| {
-            follower.half_added_at = follower.half_added_at.max(half_added_at);
+            follower.half_added_at = follower.half_added_at.max(at_if(ContactChange::HalfAdded));
+            follower.deleted_at = follower.deleted_at.max(at_if(ContactChange::DeletedByMember));
             if follower.relation.as_ref().is_none_or(|known| *known < relation) {
                 follower.relation = Some(relation);
             }
@@ -347,6 +348,7 @@ impl From<ContactVersion1> for Contact {
             user_id,
             relation: Some(relation),
             half_added_at: None,
+            deleted_at: None,
             listed: None,
             missed_at: None,
         };

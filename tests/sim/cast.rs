@@ -48,13 +48,15 @@ pub struct EventRecord {
     /// An add that is not half.
     pub confirmed: bool,
     pub state: Option<String>,
+    /// A removal by the customer, who stays in WeCom's lists.
+    pub by_customer: bool,
     acknowledged: Arc<AtomicBool>,
 }
 
 impl EventRecord {
     pub fn new(member: &str, at_secs: i64, present: bool, confirmed: bool, state: Option<&str>) -> Self {
         let (member, state) = (member.to_owned(), state.map(str::to_owned));
-        Self { member, at_secs, present, confirmed, state, acknowledged: Arc::default() }
+        Self { member, at_secs, present, confirmed, state, by_customer: false, acknowledged: Arc::default() }
     }
 
     /// The flag to set when the service answers 200.

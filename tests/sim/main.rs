@@ -36,6 +36,7 @@ mod repair;
 mod scene;
 mod schedule;
 mod service;
+mod story;
 mod time;
 mod trouble;
 mod wire;
@@ -59,10 +60,14 @@ struct Outcome {
     trace: Vec<(i64, String)>,
 }
 
-fn run(seed: u64) -> Outcome {
+fn in_virtual_time<T>(what: impl Future<Output = T>) -> T {
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
-    runtime.block_on(async {
+    runtime.block_on(what)
+}
+
+fn run(seed: u64) -> Outcome {
+    in_virtual_time(async {
         let mut schedule = Schedule::new(seed);
         schedule.play().await;
         finish(schedule).await
@@ -140,6 +145,23 @@ fn whatever_happens_what_was_acknowledged_is_linked_once_to_the_right_person() {
     assert!(failed.is_empty(), "failed: {seeds:#?}");
     let linked = linked.into_inner();
     assert!(linked >= schedules, "{schedules} schedules made only {linked} links, too few to test anything");
+}
+
+#[test]
+fn a_dealer_that_is_back_and_a_range_that_is_widened_lead_to_links_at_once_however_the_clock_is_set() {
+    let only = number("UNIONLINK_SIM_SEED");
+    let stories = number("UNIONLINK_SIM_SCHEDULES").unwrap_or(SCHEDULES) / 100;
+    for seed in only.map_or(0..stories, |seed| seed..seed + 1) {
+        let outcome = in_virtual_time(async {
+            let mut schedule = Schedule::of_the_story(seed);
+            schedule.play_the_story().await;
+            finish(schedule).await
+        });
+        if only.is_some() || !outcome.violations.is_empty() {
+            say(seed, &outcome);
+        }
+        assert!(outcome.violations.is_empty(), "seed {seed}: {:?}", outcome.violations);
+    }
 }
 
 #[test]

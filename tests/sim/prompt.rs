@@ -57,11 +57,11 @@ impl Schedule {
     /// Adds customers while nothing is left to do, after the wall clock was set by hours: each is linked at
     /// once, one of a dealer that the service does not know yet included.
     pub async fn link_promptly(&mut self) {
+        // What is left of the last fault, and every pause, ends.
+        self.machine.sim.clear_faults();
         pass(Duration::from_secs(3_700)).await;
         for new_dealer in [false, true] {
-            let person = self.machine.sim.add_person();
-            self.cast.people.push(Somebody::new(person));
-            let p = self.cast.people.len() - 1;
+            let p = self.add_somebody();
             if !self.register_all(&[p], Priority::Live, false).await || !self.is_minted_soon(p).await {
                 self.note(format!("p{p} waits for a quota"));
                 continue;

@@ -21,10 +21,16 @@ use crate::time::{Dice, MachineClock, Trace, TrueTime};
 impl Schedule {
     /// A schedule set up from a seed, before its first step.
     pub fn new(seed: u64) -> Self {
+        Self::with(seed, |_| {})
+    }
+
+    /// The same, with a change of how WeCom behaves.
+    pub fn with(seed: u64, change: impl FnOnce(&mut Options)) -> Self {
         let mut dice = Dice::new(seed, 1);
         let time = TrueTime::begin();
         let (trace, clock) = (Trace::new(time), Arc::new(MachineClock::new(time)));
-        let options = options(seed, &mut dice);
+        let mut options = options(seed, &mut dice);
+        change(&mut options);
         let sim = Simulator::unplugged(options.clone(), Arc::new(time));
         let mut app = sim.invent_app();
         app.callback = Some(sim.invent_callback("http://unionlink.invalid/callback/brand"));
@@ -145,5 +151,10 @@ fn setup(options: &Options, app: &AppSpec, dice: &mut Dice) -> Setup {
     );
     let config = config::parse(&text, "schedule".as_ref(), &Environment::default())
         .unwrap_or_else(|e| panic!("{e}: {text}"));
-    Setup { config, reconciles_by_itself: reconcile_hours > 0, settings }
+    Setup {
+        config,
+        reconciles_by_itself: reconcile_hours > 0,
+        lists_first_add: options.contact_list == Permission::Allowed,
+        settings,
+    }
 }

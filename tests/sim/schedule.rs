@@ -149,6 +149,7 @@ impl Schedule {
         let state = self.dice.among(&[None, Some("poster"), Some("shelf")]);
         let (person, dealer) = (&self.cast.people[p].person, &self.cast.dealers[d].dealer.corp_id);
         let begin = if half { Simulator::befriend_half } else { Simulator::befriend };
+        self.events_sent += 1;
         let friendship = begin(&self.machine.sim, dealer, person, member, state);
         let record = EventRecord::new(member, self.time.now().as_secs(), true, !half, state);
         let flag = record.flag();
@@ -185,8 +186,10 @@ impl Schedule {
         let (person, dealer) = (&self.cast.people[p].person, &self.cast.dealers[d].dealer.corp_id);
         let Some(pair) = self.cast.pairs.get_mut(&(p, d)) else { return };
         let member = pair.events[self.dice.index(pair.events.len())].member.clone();
+        self.events_sent += 1;
         let event = self.machine.sim.unfriend(dealer, person, &member, by);
-        let record = EventRecord::new(&member, self.time.now().as_secs(), false, false, None);
+        let mut record = EventRecord::new(&member, self.time.now().as_secs(), false, false, None);
+        record.by_customer = by == By::Customer;
         let flag = record.flag();
         pair.events.push(record);
         self.deliver(&event, &flag, &format!("p{p} and d{d}'s {member} part"));
@@ -194,7 +197,6 @@ impl Schedule {
 
     /// WeCom delivers a callback: once or several times, at once or late, with a few retries, or never.
     pub fn deliver(&mut self, event: &Event, flag: &Arc<AtomicBool>, what: &str) {
-        self.events_sent += 1;
         let copies = if self.dice.one_in(5) { self.dice.between(2, 3) } else { 1 };
         let delays: Vec<_> = (0..copies)
             .map(|_| match (self.dice.below(100) < self.lost_percent, self.dice.below(20)) {

@@ -43,6 +43,8 @@ pub struct Setup {
     pub config: Config,
     /// Dealers are compared with WeCom's lists without being asked to.
     pub reconciles_by_itself: bool,
+    /// `contact_list` may be called, which gives the time of the first add only.
+    pub lists_first_add: bool,
     /// Settings of the store.
     pub settings: Settings,
 }

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::domain::ids::UserId;
+use crate::domain::reconcile::CLOCK_MARGIN_MS;
 use crate::domain::sighting::Listed;
 use crate::domain::time::Timestamp;
 
@@ -16,7 +17,7 @@ pub(super) struct Relation {
     pub(super) state: Option<String>,
 }
 
-/// What is known of one member. Three independent maxima; [`Follower::now`] is what they add up to.
+/// What is known of one member. Each field is a maximum of its own; [`Follower::now`] is what they add up to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Follower {
     pub(super) user_id: UserId,
@@ -24,6 +25,8 @@ pub(super) struct Follower {
     pub(super) relation: Option<Relation>,
     /// The newest half add: until the member confirms, no list has the customer.
     pub(super) half_added_at: Option<Timestamp>,
+    /// The newest removal by the member: lists read afterwards do not have the customer, unless they met again.
+    pub(super) deleted_at: Option<Timestamp>,
     /// The newest list that had this member as a follower.
     pub(super) listed: Option<Listed>,
     /// When the newest complete traversal of the lists began that should have had this member and did not.
@@ -39,7 +42,7 @@ pub(super) struct Present {
 
 impl Follower {
     pub(super) const fn new(user_id: UserId) -> Self {
-        Self { user_id, relation: None, half_added_at: None, listed: None, missed_at: None }
+        Self { user_id, relation: None, half_added_at: None, deleted_at: None, listed: None, missed_at: None }
     }
 
     /// When the relation was last confirmed: by an event that says so, or by a list.
@@ -61,6 +64,13 @@ impl Follower {
         at.max(self.listed.as_ref().map(|listed| listed.since)).unwrap_or(Timestamp::EPOCH)
     }
 
+    /// Whether it was the member who ended the relation at `at`, and a list read later has it. That the customer
+    /// ended it does not remove it from the lists, and `contact_list` gives the time of the first add only.
+    fn is_listed_after_deletion(&self, at: Timestamp) -> bool {
+        let read_after = |listed: &Listed| listed.seen_at >= at.plus_ms(CLOCK_MARGIN_MS);
+        self.deleted_at == Some(at) && self.listed.as_ref().is_some_and(read_after)
+    }
+
     /// The relation now; `None` if the member does not follow the customer.
     pub(super) fn now(&self) -> Option<Present> {
         if self.missed_at >= self.confirmed_at() && self.missed_at.is_some() {
@@ -72,10 +82,10 @@ impl Follower {
                 let state = state.clone().or_else(|| listed.and_then(|listed| listed.state.clone()));
                 Some(Present { since: *at, state })
             }
-            // A list says so although an event says that they parted: they have met again since.
+            // A list has the relation although an event ended it: it began again since.
             Some(Relation { at, present: false, .. }) => {
-                let again = listed.filter(|listed| *at < listed.since);
-                again.map(|listed| Present { since: listed.since, state: listed.state.clone() })
+                let again = listed.filter(|listed| *at < listed.since || self.is_listed_after_deletion(*at));
+                again.map(|listed| Present { since: listed.since.max(*at), state: listed.state.clone() })
             }
             None => listed.map(|listed| Present { since: listed.since, state: listed.state.clone() }),
         }

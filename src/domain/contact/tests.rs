@@ -14,29 +14,69 @@ fn event(user: u8, change: ContactChange, state: Option<u8>) -> ContactEvent {
     }
 }
 
-fn histories() -> impl Strategy<Value = Vec<(ContactEvent, Timestamp)>> {
+/// One thing that is learnt about a member and the customer.
+#[derive(Debug, Clone)]
+enum News {
+    Event(ContactEvent, Timestamp),
+    /// A list read at the second time had the relation, since the first.
+    Listed(UserId, Option<String>, Timestamp, Timestamp),
+    /// A complete traversal of the lists begun then did not have it.
+    Missing(UserId, Timestamp),
+}
+
+fn listed(user: u8, state: Option<u8>, since: i64, seen_at: i64) -> News {
+    let state = state.map(|s| format!("state{s}"));
+    News::Listed(member(user), state, Timestamp::from_secs(since), Timestamp::from_secs(seen_at))
+}
+
+fn member(user: u8) -> UserId {
+    UserId::new(format!("member{user}")).unwrap()
+}
+
+fn histories() -> impl Strategy<Value = Vec<News>> {
     let change = prop_oneof![
         Just(ContactChange::Added),
         Just(ContactChange::HalfAdded),
         Just(ContactChange::DeletedByMember),
         Just(ContactChange::DeletedByCustomer),
     ];
-    let one = (0_u8..3, change, proptest::option::of(0_u8..2), 0_i64..5)
-        .prop_map(|(user, change, state, at)| (event(user, change, state), Timestamp::from_secs(at)));
-    proptest::collection::vec(one, 0..12)
+    let state = || proptest::option::of(0_u8..2);
+    let events = (0_u8..3, change, state(), 0_i64..5).prop_map(|(user, change, state, at)| {
+        News::Event(event(user, change, state), Timestamp::from_secs(at))
+    });
+    let lists = (0_u8..3, state(), 0_i64..5, 0_i64..900)
+        .prop_map(|(user, state, since, seen_at)| listed(user, state, since, seen_at));
+    let missing =
+        (0_u8..3, 0_i64..900).prop_map(|(user, at)| News::Missing(member(user), Timestamp::from_secs(at)));
+    proptest::collection::vec(prop_oneof![3 => events, 2 => lists, 1 => missing], 0..12)
 }
 
-fn after(history: &[(ContactEvent, Timestamp)]) -> Contact {
+fn learn(contact: &mut Contact, news: &News) {
+    match news {
+        News::Event(event, at) => drop(contact.apply(event, *at)),
+        News::Listed(user_id, state, since, seen_at) => {
+            let sighting = Sighting {
+                external_userid: ExternalUserid::new("wmINVENTED").unwrap(),
+                place: SightingPlace::Follower { user_id: user_id.clone(), state: state.clone() },
+                since: Some(*since),
+            };
+            contact.see(&sighting, *seen_at);
+        }
+        News::Missing(user_id, at) => drop(contact.miss(user_id, *at)),
+    }
+}
+
+fn after(history: &[News]) -> Contact {
     let mut contact = Contact::new(Source::Callback, Timestamp::EPOCH);
-    for (event, at) in history {
-        contact.apply(event, *at);
+    for news in history {
+        learn(&mut contact, news);
     }
     contact
 }
 
 proptest! {
     #[test]
-    fn any_order_and_repetition_of_the_same_events_gives_the_same_contact(
+    fn any_order_and_repetition_of_the_same_news_gives_the_same_contact(
         history in histories(), shuffle in proptest::collection::vec(any::<usize>(), 24)
     ) {
         let mut other = history.clone();
@@ -59,6 +99,20 @@ fn an_older_add_does_not_bring_back_a_follower_who_left() {
     assert!(contact.followers_now().is_empty());
     contact.apply(&event(1, ContactChange::Added, Some(1)), Timestamp::from_secs(30));
     assert_eq!(contact.followers_now().len(), 1);
+}
+
+#[test]
+fn a_list_read_after_a_member_deleted_the_customer_shows_that_they_met_again() {
+    // `contact_list` gives the time of the first add.
+    let is_follower = |change, seen_at| {
+        let ended = News::Event(event(1, change, None), Timestamp::from_secs(1_000));
+        !after(&[ended, listed(1, None, 10, seen_at)]).followers_now().is_empty()
+    };
+    assert!(is_follower(ContactChange::DeletedByMember, 2_000));
+    // Too soon after the event: the clocks may differ, and the list may be older.
+    assert!(!is_follower(ContactChange::DeletedByMember, 1_100));
+    // A customer who deleted the member stays in the lists.
+    assert!(!is_follower(ContactChange::DeletedByCustomer, 2_000));
 }
 
 #[test]
