@@ -82,9 +82,11 @@ impl Schedule {
         if !tasks.is_empty() {
             return Some(format!("dealers have yet to be compared: {tasks:?}"));
         }
-        let since = *self.compared_since.get_or_insert(service.clock.now());
+        let now = service.clock.now();
+        let since = *self.compared_since.get_or_insert(now);
         let rows = service.store.dealer_rows(&app_name()).await.unwrap();
-        let is_behind = |at: Option<Timestamp>| at.is_none_or(|at| at < since);
+        // One in the future was read before the clock was set right.
+        let is_behind = |at: Option<Timestamp>| at.is_none_or(|at| !(since..=now).contains(&at));
         let behind = rows.iter().filter(|row| is_behind(row.activity.reconciled_at)).count();
         if behind == 0 && rows.len() == self.cast.dealers.len() {
             return None;
