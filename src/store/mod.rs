@@ -14,171 +14,37 @@
 
 pub mod embedded;
 mod error;
+mod fans;
 mod feed;
 mod inbox;
-mod listing;
 mod people;
 mod reconcile;
+mod work;
 
 #[cfg(test)]
 mod contract;
 
 pub use error::StoreError;
+pub use fans::{FanFilter, FanOutcome, FanPage, FanWork, NewFan, QueuePosition, Registered};
 pub use feed::{Cursor, CursorState, Feed, LinksSnapshot, Seek, Start};
 pub use inbox::{
     Appended, Arrival, EventId, EventRow, EventState, FailureReason, InboxEvent, MessageDigest, Payload,
     Quarantined,
 };
-pub use listing::{FanFilter, FanPage};
 pub use people::{Erased, People, PersonData, PersonId, Receipt, ReceiptId};
 pub use reconcile::{ChatToRead, DealerRow, PageFound, Reconciling};
+pub use work::{Outcome, Work, WorkId};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
-use crate::domain::contact::Contact;
 use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
-pub use crate::domain::fan::Registered;
-use crate::domain::fan::{Fan, FanStep, Minted, Priority, Renew};
-use crate::domain::ids::{
-    AppName, ChatId, ContactKey, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid,
-};
+use crate::domain::fan::{Fan, FanStep, Priority, Renew};
+use crate::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, PendingId, Unionid};
 use crate::domain::link::LinkData;
-use crate::domain::lookup::Haste;
 use crate::domain::quota::{Budget, Grant, Ledger, Share};
 use crate::domain::tally::Tally;
 use crate::domain::time::{Moment, Timestamp};
-
-/// A leased piece of work about one customer: an event to act upon, or a customer to be looked up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Work {
-    /// Identifies the work for settling; stale once it is rescheduled.
-    pub id: WorkId,
-    /// The customer.
-    pub contact: ContactKey,
-    /// The event; `None` if the customer is to be looked up.
-    pub event: Option<InboxEvent>,
-    /// The customer's record as of the lease; `None` if there is none yet.
-    pub known: Option<Contact>,
-}
-
-impl Work {
-    /// The instant it was due.
-    #[must_use]
-    pub const fn due_at(&self) -> Timestamp {
-        match &self.id {
-            WorkId::Event(due_at, _) | WorkId::Lookup(_, due_at, _) => *due_at,
-        }
-    }
-}
-
-/// Identifies a piece of work. Contains the instant it was due, so that an id from before a rescheduling is
-/// stale, and settling under it does nothing.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum WorkId {
-    /// An event in the inbox.
-    Event(Timestamp, EventId),
-    /// A customer to be looked up.
-    Lookup(Haste, Timestamp, ContactKey),
-}
-
-/// The outcome of a piece of work.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// WeCom returned the customer's pending id.
-    Resolved(PendingId),
-    /// WeCom has no pending id for the customer; looked up again as [`Lookup::answered`](crate::domain::lookup::Lookup::answered) says.
-    Missed,
-    /// WeCom refused the lookup with this code because the app cannot see the customer; looked up again as
-    /// [`Lookup::answered`](crate::domain::lookup::Lookup::answered) says.
-    NotVisible(i64),
-    /// The customer is not in the group through which they were looked up, or it no longer exists: looked up
-    /// again at once in another way, if there is one.
-    NotInChat(ChatId),
-    /// Done without a call.
-    Applied,
-    /// Failed; to be tried again.
-    Retry {
-        /// When to try again.
-        due_at: Timestamp,
-        /// Why it failed.
-        reason: FailureReason,
-        /// Whether an attempt of the event is spent. Not if the app or the dealer is at fault.
-        spent: bool,
-    },
-    /// Failed for good: the event becomes a dead letter.
-    Dead(FailureReason),
-}
-
-/// A fan to be registered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NewFan {
-    /// App and unionid.
-    pub key: FanKey,
-    /// The fan's id in the brand's mini program.
-    pub openid: Openid,
-    /// Whether to ask WeCom which dealers' customer this fan is already.
-    pub ask_existing: bool,
-    /// The priority in the queue for quota.
-    pub priority: Priority,
-    /// A pending id that was minted by another system.
-    pub minted: Option<Minted>,
-    /// Whether WeCom is to be asked again if it refused this fan before, even with the same openid.
-    pub retry_rejected: bool,
-}
-
-/// A leased call for one fan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FanWork {
-    /// App and unionid.
-    pub key: FanKey,
-    /// The call to make.
-    pub step: FanStep,
-    /// The queue that the fan was leased from.
-    pub priority: Priority,
-    /// The position in that queue.
-    pub position: QueuePosition,
-    /// The number of the fan's record in the store. A fan that was erased and registered again has another
-    /// one, so that work leased before does not apply to it.
-    pub number: u32,
-    /// The fan's record as of the lease.
-    pub fan: Fan,
-}
-
-/// A position in a queue of fans. Fans that were queued together share one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-pub struct QueuePosition {
-    /// When these fans are due.
-    pub due_at: Timestamp,
-    /// Distinguishes positions with the same `due_at`.
-    pub number: u64,
-}
-
-/// The outcome of a call for a fan.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum FanOutcome {
-    /// WeCom returned a pending id.
-    Minted {
-        /// The pending id, and when it was minted.
-        minted: Minted,
-        /// Whether minting the same id again before it expires extends it for another 90 days.
-        same_id_extends: bool,
-    },
-    /// WeCom returned the customers that this fan is already; perhaps none.
-    Existing(Vec<(CorpId, ExternalUserid)>),
-    /// Failed; to be tried again.
-    Retry {
-        /// When to try again. The `due_at` of the leased position puts the fan back there.
-        due_at: Timestamp,
-        /// Whether an attempt of the fan is spent.
-        spent: bool,
-    },
-    /// WeCom rejected this fan for good.
-    Rejected {
-        /// WeCom's code.
-        errcode: i64,
-    },
-}
 
 /// A look-up of links: by one id, with optional filters.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::chat::{CHAT_LAG_MS, ChatChange, ChatEvent, MemberVersion, Versions};
+use crate::domain::ids::ChatId;
 use crate::domain::link::Source;
 use crate::domain::sighting::{Sighting, SightingPlace};
 

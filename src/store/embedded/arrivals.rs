@@ -1,12 +1,13 @@
-//! Messages that arrive: an event goes to the inbox, what is not understood to quarantine, and everything else is
-//! applied at once.
+//! Appending verified messages, unless their deduplication record shows a repetition: an event goes to the inbox,
+//! a message that is not accepted to quarantine, and everything else is applied at once. Redriving them later.
 
 use super::super::{Appended, Arrival, EventId, InboxEvent, Payload, Quarantined, StoreError};
 use super::inbox::{MessagePart, Seen, SetAside, enqueue, next_id};
+use super::records::decode;
 use super::txn::Txn;
-use super::{chats, dealers, forgotten, keys};
+use super::{EmbeddedStore, chats, dealers, forgotten, keys};
 use crate::domain::event::QuarantineReason;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{DAY_MS, Timestamp};
 
 /// sled wants small values; a quarantined message may have 64 KiB.
 const PART_BYTES: usize = 3 * 1024;
@@ -102,4 +103,35 @@ pub(super) fn redrive(
         }
     }
     Ok(true)
+}
+
+impl EmbeddedStore {
+    /// Deletes the deduplication records that have expired at `now`. Returns how many.
+    pub(super) async fn sweep_seen(&self, now: Timestamp) -> Result<u64, StoreError> {
+        const ROWS_AT_ONCE: usize = 80;
+        let cutoff = now.plus_ms(-DAY_MS * i64::from(self.settings.dedupe_days));
+        let (mut from, to, mut deleted) = (b"d".to_vec(), keys::seen_from(cutoff), 0);
+        loop {
+            let page = self.rows(&from, &to, ROWS_AT_ONCE, |key, value| {
+                let Seen(received_at) = self.undamaged(key, decode(key, value))?.unwrap_or(Seen(now));
+                Ok(Some((key.to_vec(), received_at < cutoff)))
+            })?;
+            let Some((last, _)) = page.last() else { return Ok(deleted) };
+            // The first key after the last one of the page.
+            from = [last.as_slice(), &[0]].concat();
+            let old: Vec<_> = page.into_iter().filter(|(_, old)| *old).map(|(key, _)| key).collect();
+            if old.is_empty() {
+                continue;
+            }
+            deleted += old.len() as u64;
+            self.writer
+                .run(move |txn| {
+                    for key in old {
+                        txn.delete(key);
+                    }
+                    Ok(())
+                })
+                .await?;
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! Transactions on customer groups; the pure rules are in [`crate::domain::chat`].
 
 use super::super::{ChatToRead, PageFound, StoreError};
-use super::links::{self, Seen};
+use super::contacts::{self, FoundBy};
 use super::records::{Record, readable};
 use super::txn::Txn;
 use super::{forgotten, keys};
@@ -41,7 +41,7 @@ pub(super) fn apply(
         // Somebody who joins in time has come back, even if WeCom's clock is a little behind ours.
         let since = Some(if is_late { *created_at } else { received_at.plus_ms(1) });
         let sighting = Sighting { external_userid: key.external_userid.clone(), place, since };
-        links::see(txn, &key, &sighting, seen(received_at), received_at)?;
+        contacts::see(txn, &key, &sighting, member_list(received_at), received_at)?;
     }
     Ok(())
 }
@@ -60,13 +60,13 @@ pub(super) fn see_all(
             corp_id: group.corp_id.clone(),
             external_userid: sighting.external_userid.clone(),
         };
-        found += links::see(txn, &key, &sighting, seen(began_at), began_at)?;
+        found += contacts::see(txn, &key, &sighting, member_list(began_at), began_at)?;
     }
     Ok(found)
 }
 
-const fn seen(read_at: Timestamp) -> Seen {
-    Seen { read_at, source: Source::Chat, haste: Haste::Live, is_of_run: false }
+const fn member_list(read_at: Timestamp) -> FoundBy {
+    FoundBy { read_at, source: Source::Chat, haste: Haste::Live, is_of_run: false }
 }
 
 /// Records that a group's member list was read at `began_at`.

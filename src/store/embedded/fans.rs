@@ -94,20 +94,20 @@ fn arrive(
 pub(super) fn settle(
     txn: &mut Txn<'_>,
     work: &FanWork,
-    verdict: FanOutcome,
+    outcome: FanOutcome,
     now: Timestamp,
 ) -> Result<(), StoreError> {
     // Another number is another registration: this fan was forgotten meanwhile.
     let known = roll::fan(txn, &work.key)?.filter(|entry| entry.number.0 == work.number);
     let Some(Entry { number, fan: before, .. }) = known else { return Ok(()) };
     let place = keys::fan_place(&work.key.app, work.step, work.priority, work.position);
-    let stays = matches!(verdict, FanOutcome::Retry { due_at, .. } if due_at == work.position.due_at);
+    let stays = matches!(outcome, FanOutcome::Retry { due_at, .. } if due_at == work.position.due_at);
     let was_there = if stays { txn.has(&place)? } else { leave(txn, place, &[number])? };
     let mut fan = before.clone();
     // Settled before, by whoever leased it before a restart; or no longer wanted.
     if !was_there || before.queued_for(work.step).is_none() {
         // A pending id that WeCom gave may be the one a dealer's customer has, wanted or not.
-        if let FanOutcome::Minted { minted, .. } = verdict
+        if let FanOutcome::Minted { minted, .. } = outcome
             && fan.adopt(minted.clone(), now)
         {
             if arrive(txn, &work.key, &minted, fan.registered_at, now)? {
@@ -121,7 +121,7 @@ pub(super) fn settle(
         return Ok(());
     }
     let mut again = None;
-    match (verdict, work.step) {
+    match (outcome, work.step) {
         (FanOutcome::Retry { due_at, spent }, step) => {
             fan.attempts += u32::from(spent);
             again = (!stays && before.queued_for(step) == Some(work.priority)).then_some((step, due_at));
@@ -174,8 +174,8 @@ pub(super) fn settle(
     books.close(txn)
 }
 
-/// Takes strays out of their place, but for those who have come to wait there since they were found.
-pub(super) fn clear_away(txn: &mut Txn<'_>, strays: Strays) -> Result<(), StoreError> {
+/// Removes strays from their place, except fans that have been queued there since they were found.
+pub(super) fn remove_strays(txn: &mut Txn<'_>, strays: Strays) -> Result<(), StoreError> {
     let Strays { place, step, priority, numbers } = strays;
     let mut leaving = Vec::with_capacity(numbers.len());
     for number in numbers {

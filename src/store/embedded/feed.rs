@@ -70,7 +70,7 @@ impl Record for StoredEntry {}
 impl Record for Cursor {}
 
 impl StoredEntry {
-    /// The entry as told at `now`: a welcome code that can no longer be used is left out.
+    /// The entry as a reader gets it at `now`: without a welcome code that can no longer be used.
     fn into_entry(self, seq: u64, now: Timestamp) -> FeedEntry {
         let Self { id, change, occurred_at, welcome_until, app, data } = self;
         let link = |mut link: LinkData, chat_id| {
@@ -105,8 +105,8 @@ impl StoredEntry {
     }
 }
 
-/// Tells of a change of a linked contact.
-pub(super) fn tell(
+/// Appends a change of a contact, if it is linked.
+pub(super) fn append_change(
     txn: &mut Txn<'_>,
     key: &ContactKey,
     contact: &Contact,
@@ -119,8 +119,8 @@ pub(super) fn tell(
     append(txn, key.app.clone(), change, contact.welcome_until(), data.into(), now)
 }
 
-/// Tells that a link is no more.
-pub(super) fn tell_erased(
+/// Appends that a link was erased.
+pub(super) fn append_erased(
     txn: &mut Txn<'_>,
     app: AppName,
     link_id: String,

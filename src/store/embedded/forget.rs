@@ -11,13 +11,14 @@ mod ids;
 use super::super::{
     Counts, Erased, EventId, EventRow, InboxEvent, PersonId, Quarantined, Receipt, ReceiptId, StoreError,
 };
+use super::contacts;
 use super::feed::{self, StoredEntry};
 use super::forgotten::{Forgotten, erase_fan, mark, salted};
 use super::inbox::{MessagePart, SetAside};
 use super::records::{Record, decode, readable};
 use super::roll::{self, Entry};
 use super::txn::Txn;
-use super::{EmbeddedStore, dealers, keys, links};
+use super::{EmbeddedStore, dealers, keys};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{ContactKey, ExternalUserid, Unionid, hex};
 use crate::domain::time::{SECOND_MS, Timestamp};
@@ -231,7 +232,7 @@ fn erase_contact(
         counts.links = counts.links.saturating_sub(is_linked.into());
     })?;
     let Some(mut contact) = contact else { return Ok(()) };
-    links::wait(txn, key, &mut contact, None)?;
+    contacts::set_lookup(txn, key, &mut contact, None)?;
     for pending_id in contact.pending_id.iter().chain(&contact.earlier_pending_ids) {
         txn.delete(keys::contact_at(pending_id, key));
     }
@@ -239,7 +240,7 @@ fn erase_contact(
         txn.delete(keys::linked(&link.unionid, key));
         txn.discount(|counts| &mut counts.links);
         erased.links += 1;
-        feed::tell_erased(txn, key.app.clone(), link.link_id, now)?;
+        feed::append_erased(txn, key.app.clone(), link.link_id, now)?;
     }
     Ok(())
 }
@@ -261,18 +262,6 @@ fn erase_aside(txn: &mut Txn<'_>, id: EventId, erased: &mut Erased) -> Result<()
     }
     txn.delete(keys::set_aside(id));
     Ok(())
-}
-
-impl EmbeddedStore {
-    /// The whole text of a quarantined message.
-    pub(super) fn message(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(SetAside::Quarantined(_)) = self.read(&keys::set_aside(id))? else {
-            return Ok(None);
-        };
-        let prefix = keys::message_parts(id);
-        let part = |key: &[u8], value: &[u8]| Ok(Some(decode::<MessagePart>(key, value)?.0));
-        Ok(Some(self.rows(&prefix, &keys::after(&prefix), usize::MAX, part)?.concat()))
-    }
 }
 
 #[cfg(test)]

@@ -1,21 +1,23 @@
-//! Who works on what. Leases are in memory: one process owns the folder, so a crash ends them all.
+//! Leases: which events, lookups and fans are being worked on. They are in memory: one process owns the folder,
+//! so a crash ends them all.
 
 use std::collections::HashSet;
 use std::sync::{MutexGuard, PoisonError};
 
-use super::super::{FanWork, QueuePosition, StoreError, Work, WorkId};
-use super::frontier::Frontier;
+use super::super::{FanWork, InboxEvent, QueuePosition, StoreError, Work, WorkId};
+use super::frontier::{Frontier, Frontiers};
 use super::queues::{Strays, Waiting};
 use super::records::decode;
 use super::roll::{Entry, FanNumber};
 use super::txn::failed;
-use super::{EmbeddedStore, keys, roll};
+use super::{EmbeddedStore, fans, keys, roll};
 use crate::domain::contact::Contact;
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::ids::AppName;
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
 
+/// The key under which work is leased: that of its row in its queue.
 pub(super) fn lease_key(id: &WorkId) -> Vec<u8> {
     match id {
         WorkId::Event(due_at, id) => keys::inbox(*due_at, *id),
@@ -23,7 +25,7 @@ pub(super) fn lease_key(id: &WorkId) -> Vec<u8> {
     }
 }
 
-/// No key of a queue is as short.
+/// The key under which work on a fan is leased. Shorter than any key of a queue, so that the two differ.
 pub(super) fn fan_lease(step: FanStep, number: FanNumber) -> Vec<u8> {
     let mut key = vec![b't', step as u8];
     key.extend(number.0.to_be_bytes());
@@ -31,19 +33,120 @@ pub(super) fn fan_lease(step: FanStep, number: FanNumber) -> Vec<u8> {
 }
 
 impl EmbeddedStore {
+    /// Leases work about customers, as [`Store::lease`](super::super::Store::lease) does.
+    pub(super) fn lease_work(
+        &self,
+        now: Timestamp,
+        limit: usize,
+        background: usize,
+    ) -> Result<Vec<Work>, StoreError> {
+        self.writer.shared.ready()?;
+        let mut leased = self.leases();
+        let inbox = &self.frontiers.inbox;
+        let (mut work, last) =
+            self.free_rows(&leased, inbox, &keys::inbox_until(now), limit, |key, value| {
+                let Some(event) = self.undamaged(key, decode::<InboxEvent>(key, value))? else {
+                    return Ok(None);
+                };
+                let (id, contact) = (WorkId::Event(event.due_at, event.id), event.contact_key());
+                self.known(Work { id, contact, event: Some(event), known: None })
+            })?;
+        let room = limit - work.len();
+        let (live, last_live) = self.free_lookups(&leased, Haste::Live, now, room)?;
+        let (others, last_other) = self.free_lookups(&leased, Haste::Background, now, background)?;
+        work.extend(live);
+        work.extend(others);
+        // Last, so that after an error nothing stays leased without being returned, and no free row is skipped.
+        leased.extend(work.iter().map(|item| lease_key(&item.id)));
+        let Frontiers { live, background, .. } = &*self.frontiers;
+        for (queue, last) in [(inbox, last), (live, last_live), (background, last_other)] {
+            if let Some(last) = last {
+                queue.passed(&last);
+            }
+        }
+        Ok(work)
+    }
+
+    /// When the next work about a customer that is not leased is due.
+    pub(super) fn next_free_work(&self) -> Result<Option<Timestamp>, StoreError> {
+        let Frontiers { inbox, live, background } = &*self.frontiers;
+        let mut next = None;
+        for (queue, prefix) in [(inbox, b"i"), (live, b"y"), (background, b"w")] {
+            let first = self.first_free(queue, prefix)?;
+            let due_at = first.map(|key| keys::Parts::of(&key).instant()).transpose()?;
+            next = next.into_iter().chain(due_at).min();
+        }
+        Ok(next)
+    }
+
+    /// Leases calls for fans, as [`Store::lease_fans`](super::super::Store::lease_fans) does, and removes
+    /// outdated places from the queues.
+    pub(super) async fn lease_due_fans(
+        &self,
+        app: &AppName,
+        step: FanStep,
+        priorities: &[Priority],
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<FanWork>, StoreError> {
+        self.writer.shared.ready()?;
+        self.indexed().await?;
+        let (mut work, mut strays) = (Vec::new(), Vec::new());
+        for priority in priorities {
+            let left = limit - work.len();
+            match self.lease_of_queue(app, step, *priority, now, left, &mut strays) {
+                Ok(more) => work.extend(more),
+                // The fans leased so far have to be returned; the next call meets the error again.
+                Err(error) if work.is_empty() => return Err(error),
+                Err(_) => break,
+            }
+        }
+        for strays in strays {
+            // The next lease that finds them removes them just as well.
+            if let Err(error) = self.writer.run(move |txn| fans::remove_strays(txn, strays)).await {
+                tracing::debug!(%error, "outdated places in a queue were not removed");
+                break;
+            }
+        }
+        Ok(work)
+    }
+
+    /// When `step` is next due for a fan of `app` that is not leased, in the queues of `priorities`.
+    pub(super) fn next_free_fan(
+        &self,
+        app: &AppName,
+        step: FanStep,
+        priorities: &[Priority],
+    ) -> Result<Option<Timestamp>, StoreError> {
+        let leased = self.leases().clone();
+        let mut next = None;
+        for priority in priorities {
+            let queue = keys::fan_queue(app, step, *priority);
+            let due = self.rows(&queue, &keys::after(&queue), 1, |key, value| {
+                let Some(waiting) = self.undamaged(key, decode::<Waiting>(key, value))? else {
+                    return Ok(None);
+                };
+                let free = waiting.0.iter().any(|number| !leased.contains(&fan_lease(step, *number)));
+                free.then(|| keys::Parts(&key[queue.len()..]).instant()).transpose()
+            })?;
+            next = next.into_iter().chain(due).min();
+        }
+        Ok(next)
+    }
+
     pub(super) fn leases(&self) -> MutexGuard<'_, HashSet<Vec<u8>>> {
         self.leased.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A piece of work with what is known of its customer; `None` if that record is damaged.
-    pub(super) fn known(&self, mut work: Work) -> Result<Option<Work>, StoreError> {
+    /// A piece of work with the record of its customer; `None` if that record is damaged.
+    fn known(&self, mut work: Work) -> Result<Option<Work>, StoreError> {
         let key = keys::contact(&work.contact);
         let known = self.read::<Contact>(&key).map(|known| work.known = known);
         Ok(self.undamaged(&lease_key(&work.id), known)?.map(|()| work))
     }
 
-    /// Up to `limit` rows of a queue that nobody works on, and the last row looked at.
-    pub(super) fn free_rows<T>(
+    /// Up to `limit` rows of a queue that are not leased, and the key of the last row read.
+    fn free_rows<T>(
         &self,
         leased: &HashSet<Vec<u8>>,
         queue: &Frontier,
@@ -59,8 +162,8 @@ impl EmbeddedStore {
         Ok((found, last))
     }
 
-    /// Up to `limit` lookups that are due at `now` and that nobody works on, and the last row looked at.
-    pub(super) fn free_lookups(
+    /// Up to `limit` lookups that are due at `now` and not leased, and the key of the last row read.
+    fn free_lookups(
         &self,
         leased: &HashSet<Vec<u8>>,
         haste: Haste,
@@ -83,10 +186,10 @@ impl EmbeddedStore {
         })
     }
 
-    /// Ends a lease. What is still there can be taken again.
+    /// Ends a lease. A row that is still there can be leased again.
     pub(super) fn release(&self, key: &[u8]) {
         self.leases().remove(key);
-        // In this order: whoever writes it again after this tells of it.
+        // In this order: a row written after the read reports itself.
         if let Some(queue) = self.frontiers.of(key)
             && !matches!(self.engine.get(key), Ok(None))
         {
@@ -94,8 +197,8 @@ impl EmbeddedStore {
         }
     }
 
-    /// The first key of a queue that nobody works on.
-    pub(super) fn first_free(&self, queue: &Frontier, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    /// The first key of a queue that is not leased.
+    fn first_free(&self, queue: &Frontier, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let (leased, damaged) = (self.leases(), self.damaged_keys());
         let free = |key: &[u8], _: &[u8]| {
             Ok((!leased.contains(key) && !damaged.contains(key)).then(|| key.to_vec()))
@@ -103,9 +206,9 @@ impl EmbeddedStore {
         Ok(self.rows(&queue.first(), &keys::after(prefix), 1, free)?.pop())
     }
 
-    /// Takes up to `limit` fans out of one queue. Who is found in a place without waiting in this queue is added to
+    /// Leases up to `limit` fans of one queue. Fans in its rows that no longer wait in this queue are added to
     /// `strays`.
-    pub(super) fn lease_of_queue(
+    fn lease_of_queue(
         &self,
         app: &AppName,
         step: FanStep,
@@ -131,7 +234,7 @@ impl EmbeddedStore {
             let mut strays_here = Vec::new();
             for number in waiting.0 {
                 let lease = fan_lease(step, number);
-                // Who waited, was served, and waits again may have an old place in the same queue.
+                // A fan that waits for the second time may still be in an old row of the same queue.
                 if work.len() >= limit || leased.contains(&lease) || taken.contains(&lease) {
                     continue;
                 }
@@ -149,7 +252,7 @@ impl EmbeddedStore {
                 strays.push(Strays { place: place_key, step, priority, numbers: strays_here });
             }
         }
-        // Last, so that an error on the way leaves nothing leased to nobody.
+        // Last, so that after an error nothing stays leased without being returned.
         leased.extend(taken);
         Ok(work)
     }

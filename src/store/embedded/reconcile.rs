@@ -3,7 +3,7 @@
 use async_trait::async_trait;
 
 use super::super::{ChatToRead, DealerRow, PageFound, Reconciling, StoreError};
-use super::links::{self, Seen};
+use super::contacts::{self, FoundBy};
 use super::records::{Record, decode, readable};
 use super::txn::Txn;
 use super::writer::Patience;
@@ -159,13 +159,13 @@ impl Reconciling for EmbeddedStore {
     ) -> Result<PageFound, StoreError> {
         let rows = page.len() as u64;
         let (of_app, of_corp) = (app.clone(), corp_id.clone());
-        let how = Seen { read_at, source: Source::Reconcile, haste: Haste::Background, is_of_run: true };
+        let list = FoundBy { read_at, source: Source::Reconcile, haste: Haste::Background, is_of_run: true };
         let found = self.in_parts(page, move |txn, part| {
             let mut found = PageFound::default();
             for sighting in part {
                 let external_userid = sighting.external_userid.clone();
                 let key = ContactKey { app: of_app.clone(), corp_id: of_corp.clone(), external_userid };
-                found += links::see(txn, &key, &sighting, how, read_at)?;
+                found += contacts::see(txn, &key, &sighting, list, read_at)?;
             }
             Ok(found)
         });
@@ -214,7 +214,7 @@ impl Reconciling for EmbeddedStore {
         self.in_parts(missing, move |txn, part| {
             for (external_userid, user_id) in part {
                 let key = ContactKey { app: app.clone(), corp_id: corp_id.clone(), external_userid };
-                links::change_followers(txn, &key, now, |contact| contact.miss(&user_id, begun_at))?;
+                contacts::change_followers(txn, &key, now, |contact| contact.miss(&user_id, begun_at))?;
             }
             Ok(())
         })
@@ -274,7 +274,7 @@ impl Reconciling for EmbeddedStore {
         let moved = self.in_parts(waiting, move |txn, part| {
             let mut moved = 0;
             for key in part {
-                moved += u64::from(links::look_up_again(txn, &key, all, now)?);
+                moved += u64::from(contacts::look_up_again(txn, &key, all, now)?);
             }
             Ok(moved)
         });

@@ -1,31 +1,28 @@
-//! The business transactions as [`Store`] names them: each hands its part to the writer, or reads.
+//! [`Store`] as the embedded store implements it: each method submits a transaction to the writer, or reads.
+//!
+//! Deliberately absent: the transactions and longer reads, each in the file of its subject.
 
 use async_trait::async_trait;
 
 use super::super::{
     Appended, Arrival, Counts, EventId, EventRow, EventState, FanFilter, FanOutcome, FanPage, FanWork,
-    InboxEvent, LINKS_MAX, LinkBy, LinkQuery, NewFan, Outcome, Payload, Registered, Store, StoreError, Work,
-    WorkId,
+    InboxEvent, LinkQuery, NewFan, Outcome, Payload, Registered, Store, StoreError, Work,
 };
-use super::corp_names::CorpNames;
-use super::frontier::Frontiers;
-use super::inbox::{Seen, SetAside};
+use super::inbox::SetAside;
 use super::leasing::{fan_lease, lease_key};
-use super::queues::{Books, Waiting};
+use super::queues::Books;
 use super::records::decode;
 use super::roll::FanNumber;
 use super::txn::Txn;
 use super::writer::Patience;
-use super::{EmbeddedStore, arrivals, dealers, fans, keys, ledgers, links, roll};
-use crate::domain::contact::Contact;
+use super::{EmbeddedStore, arrivals, dealers, fans, keys, ledgers, roll, work};
 use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
-use crate::domain::ids::{AppName, ContactKey, CorpId, FanKey, Unionid};
+use crate::domain::ids::{AppName, CorpId, FanKey, Unionid};
 use crate::domain::link::LinkData;
-use crate::domain::lookup::Haste;
 use crate::domain::quota::{Budget, Grant, Ledger, Share};
 use crate::domain::tally::Tally;
-use crate::domain::time::{DAY_MS, Moment, Timestamp};
+use crate::domain::time::{Moment, Timestamp};
 
 #[async_trait]
 impl Store for EmbeddedStore {
@@ -35,42 +32,11 @@ impl Store for EmbeddedStore {
     }
 
     async fn lease(&self, now: Timestamp, limit: usize, background: usize) -> Result<Vec<Work>, StoreError> {
-        self.writer.shared.ready()?;
-        let mut leased = self.leases();
-        let inbox = &self.frontiers.inbox;
-        let (mut work, last) =
-            self.free_rows(&leased, inbox, &keys::inbox_until(now), limit, |key, value| {
-                let Some(event) = self.undamaged(key, decode::<InboxEvent>(key, value))? else {
-                    return Ok(None);
-                };
-                let (id, contact) = (WorkId::Event(event.due_at, event.id), event.contact_key());
-                self.known(Work { id, contact, event: Some(event), known: None })
-            })?;
-        let room = limit - work.len();
-        let (live, last_live) = self.free_lookups(&leased, Haste::Live, now, room)?;
-        let (others, last_other) = self.free_lookups(&leased, Haste::Background, now, background)?;
-        work.extend(live);
-        work.extend(others);
-        // Last, so that an error on the way leaves nothing leased to nobody, and nothing free behind.
-        leased.extend(work.iter().map(|item| lease_key(&item.id)));
-        let Frontiers { live, background, .. } = &*self.frontiers;
-        for (queue, last) in [(inbox, last), (live, last_live), (background, last_other)] {
-            if let Some(last) = last {
-                queue.passed(&last);
-            }
-        }
-        Ok(work)
+        self.lease_work(now, limit, background)
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        let Frontiers { inbox, live, background } = &*self.frontiers;
-        let mut next = None;
-        for (queue, prefix) in [(inbox, b"i"), (live, b"y"), (background, b"w")] {
-            let first = self.first_free(queue, prefix)?;
-            let due_at = first.map(|key| keys::Parts::of(&key).instant()).transpose()?;
-            next = next.into_iter().chain(due_at).min();
-        }
-        Ok(next)
+        self.next_free_work()
     }
 
     async fn settle(
@@ -80,38 +46,15 @@ impl Store for EmbeddedStore {
     ) -> Result<Vec<Timestamp>, StoreError> {
         self.indexed().await?;
         let outcomes =
-            outcomes.into_iter().map(|(work, verdict)| (lease_key(&work.id), (work, verdict, now))).collect();
-        let settle = |txn: &mut Txn<'_>, (work, verdict, now): (Work, Outcome, Timestamp)| {
-            links::settle(txn, &work, verdict, now)
+            outcomes.into_iter().map(|(work, outcome)| (lease_key(&work.id), (work, outcome, now))).collect();
+        let settle = |txn: &mut Txn<'_>, (work, outcome, now): (Work, Outcome, Timestamp)| {
+            work::settle(txn, &work, outcome, now)
         };
         Ok(self.settle_all(outcomes, settle).await?.into_iter().flatten().collect())
     }
 
     async fn bring_forward(&self, due_at: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
-        const ROWS_AT_ONCE: usize = 1_000;
-        let (just_before, mut moved) = (due_at.plus_ms(-1), 0);
-        let lookups = |haste| (keys::lookups_until(haste, just_before), keys::lookups_until(haste, due_at));
-        let events = (keys::inbox_until(just_before), keys::inbox_until(due_at));
-        for (mut from, to) in [events, lookups(Haste::Live), lookups(Haste::Background)] {
-            loop {
-                let page = self.rows(&from, &to, ROWS_AT_ONCE, |key, _| Ok(Some(key.to_vec())))?;
-                let Some(last) = page.last() else { break };
-                from = [last.as_slice(), &[0]].concat();
-                let free: Vec<_> = {
-                    let leased = self.leases();
-                    page.into_iter().filter(|key| !leased.contains(key)).collect()
-                };
-                let transactions = free
-                    .iter()
-                    .cloned()
-                    .map(|key| move |txn: &mut Txn<'_>| links::bring_forward(txn, &key, now));
-                let results = self.run_all(transactions, Patience::InTime).await;
-                for (key, result) in free.iter().zip(results) {
-                    moved += u64::from(self.undamaged(key, result)?.unwrap_or(false));
-                }
-            }
-        }
-        Ok(moved)
+        self.bring_work_forward(due_at, now).await
     }
 
     async fn events(
@@ -120,32 +63,7 @@ impl Store for EmbeddedStore {
         after: EventId,
         limit: usize,
     ) -> Result<Vec<EventRow>, StoreError> {
-        match state {
-            EventState::Waiting => {
-                let leased = self.leases().clone();
-                self.rows(b"i", &keys::after(b"i"), limit, |key, value| {
-                    if leased.contains(key) {
-                        return Ok(None);
-                    }
-                    Ok(self.undamaged(key, decode(key, value))?.map(EventRow::Inbox))
-                })
-            }
-            EventState::Leased => {
-                let mut leased: Vec<_> =
-                    self.leases().iter().filter(|key| key.starts_with(b"i")).cloned().collect();
-                leased.sort_unstable();
-                let events = leased.iter().take(limit).map(|key| self.read::<InboxEvent>(key));
-                events.filter_map(|event| event.map(|e| e.map(EventRow::Inbox)).transpose()).collect()
-            }
-            EventState::Dead | EventState::Quarantined => {
-                let from = keys::set_aside(EventId(after.0.saturating_add(1)));
-                self.rows(&from, &keys::after(b"x"), limit, |key, value| {
-                    let row = EventRow::from(decode::<SetAside>(key, value)?);
-                    let wanted = matches!(row, EventRow::Dead { .. }) == (state == EventState::Dead);
-                    Ok(wanted.then_some(row))
-                })
-            }
-        }
+        self.event_rows(state, after, limit)
     }
 
     async fn event(&self, id: EventId) -> Result<Option<EventRow>, StoreError> {
@@ -166,8 +84,8 @@ impl Store for EmbeddedStore {
     }
 
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {
-        // Under the hundred keys of a group, should every one lie on a sheet of its own; a pending id also brings a
-        // review and whom it meets.
+        // A group of transactions has at most 99 keys. Each fan may be on a sheet of its own; one with a pending
+        // id also has a review and may be linked to contacts.
         const PLAIN_PER_TRANSACTION: usize = 80;
         const MINTED_PER_TRANSACTION: usize = 32;
         self.indexed().await?;
@@ -219,26 +137,7 @@ impl Store for EmbeddedStore {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<FanWork>, StoreError> {
-        self.writer.shared.ready()?;
-        self.indexed().await?;
-        let (mut work, mut strays) = (Vec::new(), Vec::new());
-        for priority in priorities {
-            let left = limit - work.len();
-            match self.lease_of_queue(app, step, *priority, now, left, &mut strays) {
-                Ok(more) => work.extend(more),
-                // What is leased has to be worked off; the error will be met again.
-                Err(error) if work.is_empty() => return Err(error),
-                Err(_) => break,
-            }
-        }
-        for strays in strays {
-            // Whoever comes across them next clears them away just as well.
-            if let Err(error) = self.writer.run(move |txn| fans::clear_away(txn, strays)).await {
-                tracing::debug!(%error, "left places were not cleared away");
-                break;
-            }
-        }
-        Ok(work)
+        self.lease_due_fans(app, step, priorities, now, limit).await
     }
 
     async fn next_fan_due(
@@ -247,20 +146,7 @@ impl Store for EmbeddedStore {
         step: FanStep,
         priorities: &[Priority],
     ) -> Result<Option<Timestamp>, StoreError> {
-        let leased = self.leases().clone();
-        let mut next = None;
-        for priority in priorities {
-            let queue = keys::fan_queue(app, step, *priority);
-            let due = self.rows(&queue, &keys::after(&queue), 1, |key, value| {
-                let Some(waiting) = self.undamaged(key, decode::<Waiting>(key, value))? else {
-                    return Ok(None);
-                };
-                let free = waiting.0.iter().any(|number| !leased.contains(&fan_lease(step, *number)));
-                free.then(|| keys::Parts(&key[queue.len()..]).instant()).transpose()
-            })?;
-            next = next.into_iter().chain(due).min();
-        }
-        Ok(next)
+        self.next_free_fan(app, step, priorities)
     }
 
     async fn settle_fans(
@@ -271,13 +157,13 @@ impl Store for EmbeddedStore {
         self.indexed().await?;
         let leased = |work: &FanWork| fan_lease(work.step, FanNumber(work.number));
         let keyed =
-            outcomes.into_iter().map(|(work, verdict)| (leased(&work), (work, verdict, now))).collect();
-        self.settle_all(keyed, |txn, (work, verdict, now)| fans::settle(txn, &work, verdict, now)).await?;
+            outcomes.into_iter().map(|(work, outcome)| (leased(&work), (work, outcome, now))).collect();
+        self.settle_all(keyed, |txn, (work, outcome, now)| fans::settle(txn, &work, outcome, now)).await?;
         Ok(())
     }
 
     async fn review_fans(&self, app: &AppName, renew: Renew, now: Timestamp) -> Result<usize, StoreError> {
-        // Each may touch a sheet of its own.
+        // Each fan may be on a sheet of its own.
         const FANS_PER_TRANSACTION: usize = 32;
         self.writer.shared.ready()?;
         self.indexed().await?;
@@ -379,28 +265,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn links(&self, query: &LinkQuery, now: Timestamp) -> Result<Vec<LinkData>, StoreError> {
-        let contacts = match &query.by {
-            LinkBy::Unionid(unionid) => self.contacts_in(&keys::linked_to(unionid))?,
-            LinkBy::PendingId(pending_id) => self.contacts_in(&keys::contacts_at(pending_id, None))?,
-            LinkBy::ExternalUserid(external_userid) => {
-                let prefix = keys::contacts_of(external_userid);
-                let key = |key: &[u8], _: &[u8]| keys::Parts::of(key).contact().map(Some);
-                self.rows(&prefix, &keys::after(&prefix), LINKS_MAX, key)?
-            }
-        };
-        let wanted = |key: &ContactKey| {
-            query.app.as_ref().is_none_or(|app| *app == key.app)
-                && query.corp_id.as_ref().is_none_or(|corp| *corp == key.corp_id)
-        };
-        let (mut links, mut names) = (Vec::new(), CorpNames::new(&*self.engine, &self.damaged));
-        for key in contacts.iter().filter(|key| wanted(key)) {
-            let contact: Option<Contact> = self.read(&keys::contact(key))?;
-            if let Some(mut link) = contact.and_then(|contact| contact.link_data(key, now)) {
-                names.fill(&mut link)?;
-                links.push(link);
-            }
-        }
-        Ok(links)
+        self.find_links(query, now)
     }
 
     fn counts(&self) -> Counts {
@@ -409,7 +274,7 @@ impl Store for EmbeddedStore {
 
     async fn oldest_event(&self) -> Result<Option<Timestamp>, StoreError> {
         let received = |key: &[u8], value: &[u8]| Ok(Some(decode::<InboxEvent>(key, value)?.received_at));
-        // The queue is by due instant; a retried event sits behind younger ones, so look at more than one.
+        // The queue is ordered by due instant, so a retried event is behind younger ones.
         Ok(self.rows(b"i", &keys::after(b"i"), 1_000, received)?.into_iter().min())
     }
 
@@ -450,31 +315,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
-        const LOOKED_AT_AT_ONCE: usize = 80;
-        let cutoff = now.plus_ms(-DAY_MS * i64::from(self.settings.dedupe_days));
-        let (mut from, to, mut deleted) = (b"d".to_vec(), keys::seen_from(cutoff), 0);
-        loop {
-            let page = self.rows(&from, &to, LOOKED_AT_AT_ONCE, |key, value| {
-                let Seen(received_at) = self.undamaged(key, decode(key, value))?.unwrap_or(Seen(now));
-                Ok(Some((key.to_vec(), received_at < cutoff)))
-            })?;
-            let Some((last, _)) = page.last() else { return Ok(deleted) };
-            // The first key after the last one looked at.
-            from = [last.as_slice(), &[0]].concat();
-            let old: Vec<_> = page.into_iter().filter(|(_, old)| *old).map(|(key, _)| key).collect();
-            if old.is_empty() {
-                continue;
-            }
-            deleted += old.len() as u64;
-            self.writer
-                .run(move |txn| {
-                    for key in old {
-                        txn.delete(key);
-                    }
-                    Ok(())
-                })
-                .await?;
-        }
+        self.sweep_seen(now).await
     }
 
     async fn close(&self) {

@@ -1,16 +1,17 @@
-//! The waits that are stored, and the clocks they are measured on.
+//! Moving stored waits to another instant: all of them when the wall clock was set, or those that a circuit
+//! breaker deferred to its next probe.
 
 use super::super::StoreError;
 use super::records::Record;
 use super::txn::Txn;
 use super::writer::Patience;
-use super::{EmbeddedStore, chats, fans, keys, links};
+use super::{EmbeddedStore, chats, fans, keys, work};
 use crate::domain::lookup::Haste;
 use crate::domain::time::{Moment, Timestamp};
 
 impl Record for Moment {}
 
-/// Rows that are moved in one pass.
+/// Rows that are read, or moved, before other work has its turn.
 const ROWS_AT_ONCE: usize = 1_000;
 
 impl EmbeddedStore {
@@ -34,7 +35,7 @@ impl EmbeddedStore {
                 let transactions = free.iter().cloned().map(|key| {
                     move |txn: &mut Txn<'_>| match kind {
                         b'j' => chats::move_reading(txn, &key, by_ms),
-                        _ => links::move_work(txn, &key, |due_at| due_at.plus_ms(by_ms)).map(drop),
+                        _ => work::move_to(txn, &key, |due_at| due_at.plus_ms(by_ms)).map(drop),
                     }
                 });
                 let results = self.run_all(transactions, Patience::InTime).await;
@@ -54,5 +55,37 @@ impl EmbeddedStore {
             self.undamaged(&place, moved)?;
         }
         Ok(())
+    }
+
+    /// Makes the work that is due exactly at `due_at` due at `now`, except leased work. Returns the number of
+    /// pieces.
+    pub(super) async fn bring_work_forward(
+        &self,
+        due_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let (just_before, mut moved) = (due_at.plus_ms(-1), 0);
+        let lookups = |haste| (keys::lookups_until(haste, just_before), keys::lookups_until(haste, due_at));
+        let events = (keys::inbox_until(just_before), keys::inbox_until(due_at));
+        for (mut from, to) in [events, lookups(Haste::Live), lookups(Haste::Background)] {
+            loop {
+                let page = self.rows(&from, &to, ROWS_AT_ONCE, |key, _| Ok(Some(key.to_vec())))?;
+                let Some(last) = page.last() else { break };
+                from = [last.as_slice(), &[0]].concat();
+                let free: Vec<_> = {
+                    let leased = self.leases();
+                    page.into_iter().filter(|key| !leased.contains(key)).collect()
+                };
+                let transactions = free
+                    .iter()
+                    .cloned()
+                    .map(|key| move |txn: &mut Txn<'_>| work::move_to(txn, &key, |_| now));
+                let results = self.run_all(transactions, Patience::InTime).await;
+                for (key, result) in free.iter().zip(results) {
+                    moved += u64::from(self.undamaged(key, result)?.unwrap_or(false));
+                }
+            }
+        }
+        Ok(moved)
     }
 }

@@ -1,0 +1,200 @@
+//! Transactions on contacts: their records, what events and lists say of them, and the queues of their lookups.
+//! The pure rules are in [`crate::domain::contact`] and [`crate::domain::lookup`].
+//!
+//! Deliberately absent: the outcomes of lookups (see `work`), and links to fans (see `links`).
+
+use super::super::{PageFound, StoreError};
+use super::records::Record;
+use super::txn::Txn;
+use super::{dealers, feed, forgotten, keys, tasks};
+use crate::domain::contact::{Contact, ContactVersion1};
+use crate::domain::ids::ContactKey;
+use crate::domain::link::{ChangeType, Source};
+use crate::domain::lookup::{Haste, Lookup};
+use crate::domain::sighting::{Sighting, SightingPlace};
+use crate::domain::time::Timestamp;
+
+impl Record for Contact {
+    const VERSION: u8 = 2;
+
+    fn of_version(version: u8, body: &[u8]) -> Option<Result<Self, postcard::Error>> {
+        (version == 1).then(|| postcard::from_bytes::<ContactVersion1>(body).map(Self::from))
+    }
+}
+
+/// The list in which a customer was found.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FoundBy {
+    /// When the list was read.
+    pub(super) read_at: Timestamp,
+    /// The source of a customer who was not known before.
+    pub(super) source: Source,
+    /// How soon a lookup is made.
+    pub(super) haste: Haste,
+    /// Whether a reconcile run waits for the lookup.
+    pub(super) is_of_run: bool,
+}
+
+/// The record of a customer; `None` if the customer is not known.
+pub(super) fn read(txn: &Txn<'_>, key: &ContactKey) -> Result<Option<Contact>, StoreError> {
+    txn.get(&keys::contact(key))
+}
+
+/// Changes a contact, which is created if it is not known, and appends the change that `change` returns to the
+/// feed. Returns that change.
+pub(super) fn update(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    now: Timestamp,
+    change: impl FnOnce(&mut Txn<'_>, &mut Contact) -> Result<Option<ChangeType>, StoreError>,
+) -> Result<Option<ChangeType>, StoreError> {
+    let known = read(txn, key)?;
+    if known.is_none() {
+        count_new(txn, key)?;
+    }
+    let mut contact = known.unwrap_or_else(|| Contact::new(Source::Callback, now));
+    let news = change(txn, &mut contact)?;
+    if let Some(news) = news {
+        feed::append_change(txn, key, &contact, news, now)?;
+    }
+    contact.drop_expired_welcome_code(now);
+    txn.put(keys::contact(key), &contact)?;
+    Ok(news)
+}
+
+fn count_new(txn: &mut Txn<'_>, key: &ContactKey) -> Result<(), StoreError> {
+    txn.counts().contacts += 1;
+    txn.mark(keys::contact_of_corp(key));
+    dealers::count(txn, key, |counts| counts.customers += 1)
+}
+
+/// Applies a row of one of WeCom's lists. Queues a lookup if the customer was never looked up, was refused for
+/// the last time, or has joined a group since.
+pub(super) fn see(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    sighting: &Sighting,
+    list: FoundBy,
+    now: Timestamp,
+) -> Result<PageFound, StoreError> {
+    let since = sighting.since.unwrap_or(list.read_at);
+    if forgotten::is_back(txn, &key.external_userid, since)? {
+        return Ok(PageFound::default());
+    }
+    let known = match read(txn, key) {
+        // The rest of the list is applied all the same.
+        Err(StoreError::Damaged(reason)) => {
+            tracing::error!(reason, "a customer whose record is damaged is left alone");
+            return Ok(PageFound::default());
+        }
+        known => known?,
+    };
+    let is_new = known.is_none();
+    if is_new {
+        count_new(txn, key)?;
+    }
+    let before = known.clone();
+    let mut contact = known.unwrap_or_else(|| {
+        let mut new = Contact::new(list.source, now);
+        new.found_in = match &sighting.place {
+            SightingPlace::Chat(chat_id) => Some(chat_id.clone()),
+            SightingPlace::Follower { .. } => None,
+        };
+        new
+    });
+    let chats = contact.chats().len();
+    let news = contact.see(sighting, list.read_at);
+    let has_joined = contact.chats().len() > chats;
+    let first = || Lookup { is_of_run: list.is_of_run, ..Lookup::first(list.haste, now) };
+    let lookup = match contact.lookup {
+        _ if contact.is_identified() => None,
+        None => Some(first()),
+        // The daily lookups have ended, but WeCom still lists the customer.
+        Some(Lookup { due_at: None, refused: Some(_), .. }) => Some(first()),
+        // The group is another way to look the customer up.
+        Some(lookup) if has_joined && lookup.due_at.is_none_or(|due_at| now < due_at) => Some(Lookup {
+            due_at: Some(now),
+            haste: list.haste,
+            is_of_run: list.is_of_run,
+            through_chat: true,
+            ..lookup
+        }),
+        Some(_) => None,
+    };
+    if let Some(lookup) = lookup {
+        set_lookup(txn, key, &mut contact, Some(lookup))?;
+    }
+    if let Some(news) = news {
+        feed::append_change(txn, key, &contact, news, now)?;
+    }
+    if before.as_ref() != Some(&contact) {
+        txn.put(keys::contact(key), &contact)?;
+    }
+    Ok(PageFound { new: is_new.into(), queued: lookup.is_some().into() })
+}
+
+/// Changes the followers of a customer, if the customer is known.
+pub(super) fn change_followers(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    now: Timestamp,
+    change: impl FnOnce(&mut Contact) -> Option<ChangeType>,
+) -> Result<(), StoreError> {
+    let Some(mut contact) = read(txn, key)? else { return Ok(()) };
+    if let Some(news) = change(&mut contact) {
+        feed::append_change(txn, key, &contact, news, now)?;
+    }
+    txn.put(keys::contact(key), &contact)
+}
+
+/// Makes the lookup of a customer without a pending id due at `now`, if WeCom refused the last one; with `all`,
+/// whether it did or not. Returns whether the lookup was moved.
+pub(super) fn look_up_again(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    all: bool,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let Some(mut contact) = read(txn, key)? else { return Ok(false) };
+    let never_queued = || (all && contact.can_be_looked_up()).then(|| Lookup::first(Haste::Background, now));
+    let lookup = match contact.lookup {
+        None => never_queued(),
+        Some(lookup) => Some(lookup).filter(|lookup| {
+            (all || lookup.refused.is_some()) && lookup.due_at.is_none_or(|due_at| now < due_at)
+        }),
+    };
+    let Some(lookup) = lookup.filter(|_| !contact.is_identified()) else { return Ok(false) };
+    set_lookup(txn, key, &mut contact, Some(Lookup { due_at: Some(now), ..lookup }))?;
+    txn.put(keys::contact(key), &contact)?;
+    Ok(true)
+}
+
+/// Sets the lookup of a customer, in `contact`, in the queues and in the counters. `None` ends the lookups. The
+/// caller stores `contact`.
+pub(super) fn set_lookup(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    contact: &mut Contact,
+    lookup: Option<Lookup>,
+) -> Result<(), StoreError> {
+    let place = |lookup: Lookup| Some(keys::lookup(lookup.haste, lookup.due_at?, key));
+    let before = std::mem::replace(&mut contact.lookup, lookup);
+    if let Some(place) = before.and_then(place) {
+        txn.delete(place);
+    }
+    if let Some(place) = lookup.and_then(place) {
+        txn.mark(place);
+    }
+    let is_waiting = |lookup: Option<Lookup>| lookup.is_some_and(Lookup::is_waiting);
+    match (is_waiting(before), is_waiting(lookup)) {
+        (false, true) => txn.counts().waiting += 1,
+        (true, false) => txn.discount(|counts| &mut counts.waiting),
+        (false, false) | (true, true) => {}
+    }
+    let is_of_run = |lookup: Option<Lookup>| lookup.is_some_and(|lookup| lookup.is_of_run);
+    match (is_of_run(before), is_of_run(lookup)) {
+        (false, true) => tasks::count_unresolved(txn, key, |unresolved| unresolved + 1),
+        (true, false) => tasks::count_unresolved(txn, key, |unresolved| unresolved.saturating_sub(1)),
+        (false, false) | (true, true) => Ok(()),
+    }
+}
