@@ -1,17 +1,17 @@
-//! Every metric of the service, with its help text. Label values are from closed sets or from the
-//! configuration, so that input cannot create series. Counters are kept here; gauges are set just before
-//! Prometheus gets its answer.
+//! Every metric of the service, with its name and help text, and the counters. Label values are from closed
+//! sets or from the configuration, so that input cannot create series.
 //!
-//! Deliberately absent: labels for dealers, fans or customers, and the HTTP endpoint.
+//! Deliberately absent: labels for dealers, fans or customers; setting the gauges, which `gauges` does just
+//! before each scrape; and the HTTP endpoint.
 
+mod gauges;
 mod labels;
 mod optional;
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::Duration;
 
-use prometheus_client::encoding::text;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
@@ -23,24 +23,17 @@ use strum::VariantArray as _;
 use super::process::Process;
 use super::version::{COMMIT, VERSION};
 use crate::callback::Refusal;
-use crate::domain::dealer::DealerState;
-use crate::domain::event::{AppAlarmKind, Kind};
-use crate::domain::fan::{FanStep, Priority};
+use crate::domain::event::Kind;
 use crate::domain::far_off::{FarOff, far_off};
-use crate::domain::ids::{AppName, CorpId, SinkName};
-use crate::domain::tally::Tally;
+use crate::domain::ids::{AppName, SinkName};
 use crate::domain::time::Timestamp;
-use crate::store::Counts;
 use crate::wecom::api::Api;
-use crate::wecom::errcode::{Class, class};
+use crate::wecom::errcode::Class;
 use crate::wecom::error::CallError;
 
-use labels::DeliveryOutcome;
 pub use labels::{AdminRefusal, CallbackOutcome, TimestampSource};
+use labels::{DeliveryOutcome, Labels, delivery_labels, errcode_label};
 use optional::OptionalGauge;
-
-/// The names and values of a metric's labels.
-type Labels<const N: usize, V = &'static str> = [(&'static str, V); N];
 
 /// The buckets of the histograms of answers and calls.
 const SECONDS: [f64; 14] =
@@ -329,117 +322,6 @@ impl Metrics {
         self.deliveries.get_or_create(&delivery_labels(sink, outcome)).inc();
         self.delivered.get_or_create(&[("sink", sink.to_string())]).inc_by(delivered as u64);
     }
-
-    /// Sets a sink's lag, in entries and in seconds, and its state, which is one of `states`.
-    pub fn sink(&self, sink: &str, lag: (u64, i64), state: &'static str, states: &[&'static str]) {
-        let of_sink = [("sink", sink.to_owned())];
-        self.sink_lag.get_or_create(&of_sink).set(i64::try_from(lag.0).unwrap_or(i64::MAX));
-        self.sink_lag_seconds.get_or_create(&of_sink).set(lag.1);
-        for each in states {
-            let labels = [("sink", sink.to_owned()), ("state", (*each).to_owned())];
-            self.sink_state.get_or_create(&labels).set(i64::from(*each == state));
-        }
-    }
-
-    /// Sets the numbers of an app's dealers, of which these are the states, and of those that are silent.
-    pub fn dealers(&self, app: &AppName, states: &[DealerState], silent: usize) {
-        for state in DealerState::VARIANTS {
-            let count = states.iter().filter(|each| *each == state).count();
-            let labels = [("app", app.to_string()), ("state", <&str>::from(state).to_owned())];
-            self.dealers.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
-        }
-        let silent = i64::try_from(silent).unwrap_or(i64::MAX);
-        self.dealers_silent.get_or_create(&[("app", app.to_string())]).set(silent);
-    }
-
-    /// Sets the number of an app's alarms of a kind that have not ended.
-    pub fn app_alarms(&self, app: &AppName, kind: AppAlarmKind, count: usize) {
-        let labels = [("app", app.to_string()), ("kind", <&str>::from(kind).to_owned())];
-        self.app_alarms.get_or_create(&labels).set(i64::try_from(count).unwrap_or(i64::MAX));
-    }
-
-    /// Sets the use and the limit of a quota window. `corp` is a configured one.
-    pub fn quota(&self, corp: &CorpId, api: Api, window: &'static str, used: u32, limit: u32) {
-        let budget = [("corp", corp.as_str()), ("api", api.as_str()), ("window", window)]
-            .map(|(name, value)| (name, value.to_owned()));
-        self.quota_used.get_or_create(&budget).set(used.into());
-        self.quota_limit.get_or_create(&budget).set(limit.into());
-    }
-
-    /// Sets the number of open circuit breakers by app, kind of scope and errcode. `breakers` are all of
-    /// them; label sets that they no longer have go to 0.
-    pub fn paused<'a>(&self, breakers: impl Iterator<Item = (&'a AppName, &'static str, Option<i64>)>) {
-        let mut counts = self.paused_before.lock().unwrap_or_else(PoisonError::into_inner);
-        for count in counts.values_mut() {
-            *count = 0;
-        }
-        for (app, scope, errcode) in breakers {
-            let labels =
-                [("app", app.to_string()), ("scope", scope.to_owned()), ("errcode", errcode_label(errcode))];
-            *counts.entry(labels).or_default() += 1;
-        }
-        for (labels, count) in &*counts {
-            self.paused.get_or_create(labels).set(*count);
-        }
-    }
-
-    /// Sets whether the dealers' customers are being compared with WeCom's lists.
-    pub fn reconcile_running(&self, is_running: bool) {
-        self.reconcile_running.set(i64::from(is_running));
-    }
-
-    /// Sets the free space on the store's disk; `None` if it is not known.
-    pub fn disk_free_bytes(&self, bytes: Option<u64>) {
-        self.disk_free_bytes.set(bytes);
-    }
-
-    /// Sets the gauges without a setter of their own, and returns all metrics in the text format of
-    /// Prometheus.
-    #[must_use]
-    pub fn scrape(&self, counts: &Counts, fans: &Tally, damaged_records: usize) -> String {
-        let set = |family: &Family<Labels<1>, Gauge>, state, value: u64| {
-            family.get_or_create(&[("state", state)]).set(i64::try_from(value).unwrap_or(i64::MAX));
-        };
-        set(&self.inbox, "waiting", counts.inbox);
-        set(&self.inbox, "dead", counts.dead);
-        set(&self.inbox, "quarantined", counts.quarantined);
-        set(&self.contacts, "known", counts.contacts);
-        set(&self.contacts, "waiting", counts.waiting);
-        set(&self.contacts, "linked", counts.links);
-        set(&self.fans, "queued", fans.queued);
-        set(&self.fans, "minted", fans.minted);
-        set(&self.fans, "expired", fans.expired);
-        set(&self.fans, "rejected", fans.rejected);
-        for (step, api) in
-            [(FanStep::Mint, Api::UnionidToPendingId), (FanStep::AskExisting, Api::UnionidToExternalUserid)]
-        {
-            for priority in Priority::ALL {
-                let queue = [("api", api.as_str()), ("priority", priority.into())];
-                let waiting = i64::try_from(fans.waiting(step, priority)).unwrap_or(i64::MAX);
-                self.fans_waiting.get_or_create(&queue).set(waiting);
-            }
-        }
-        self.links.set(i64::try_from(counts.links).unwrap_or(i64::MAX));
-        self.feed_head.set(i64::try_from(counts.feed_head).unwrap_or(i64::MAX));
-        self.damaged_records.set(i64::try_from(damaged_records).unwrap_or(i64::MAX));
-        let mut out = String::new();
-        // Writing to a String does not fail.
-        let _ = text::encode(&mut out, &self.registry);
-        out
-    }
-}
-
-/// The value of the label `errcode`. Codes that are not known to us share one value, which bounds the set.
-fn errcode_label(errcode: Option<i64>) -> String {
-    match errcode {
-        None => "none".to_owned(),
-        Some(errcode) if class(errcode) == Class::Unknown => "other".to_owned(),
-        Some(errcode) => errcode.to_string(),
-    }
-}
-
-fn delivery_labels(sink: &SinkName, outcome: DeliveryOutcome) -> Labels<2, String> {
-    [("sink", sink.to_string()), ("outcome", <&str>::from(outcome).to_owned())]
 }
 
 #[cfg(test)]

@@ -1,6 +1,13 @@
-//! The closed sets of label values that only metrics use.
+//! Labels of metrics: the closed sets of values that only metrics use, and the label sets that several metrics
+//! share.
 
 use strum::{IntoStaticStr, VariantArray};
+
+use crate::domain::ids::SinkName;
+use crate::wecom::errcode::{Class, class};
+
+/// The names and values of a metric's labels.
+pub(super) type Labels<const N: usize, V = &'static str> = [(&'static str, V); N];
 
 /// The outcome of a request to the public listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
@@ -54,4 +61,18 @@ pub enum TimestampSource {
 pub(super) enum DeliveryOutcome {
     Ok,
     Failed,
+}
+
+/// The value of the label `errcode`. Unknown codes share one value, which bounds the set.
+pub(super) fn errcode_label(errcode: Option<i64>) -> String {
+    match errcode {
+        None => "none".to_owned(),
+        Some(errcode) if class(errcode) == Class::Unknown => "other".to_owned(),
+        Some(errcode) => errcode.to_string(),
+    }
+}
+
+/// The labels of the deliveries to a sink.
+pub(super) fn delivery_labels(sink: &SinkName, outcome: DeliveryOutcome) -> Labels<2, String> {
+    [("sink", sink.to_string()), ("outcome", <&str>::from(outcome).to_owned())]
 }

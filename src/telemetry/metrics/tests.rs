@@ -1,6 +1,8 @@
-//! Gauges whose label sets change.
+//! Series with WeCom's error codes as labels: bounded in number, and set to 0 when their cause is gone.
 
 use super::*;
+use crate::domain::tally::Tally;
+use crate::store::Counts;
 
 #[test]
 fn paused_counts_breakers_by_cause_and_goes_to_0_afterwards() {
