@@ -1,4 +1,7 @@
-//! Which responses end the connection: those that are sent before the request's body was read.
+//! Connections: the responses that end one (those sent before the request's body was read), time-outs, and which
+//! connection is shed at the limit.
+
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -41,13 +44,19 @@ async fn exchange(stream: &mut TcpStream, request: &str) -> (u16, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_response_sent_before_the_body_was_read_announces_the_end_of_the_connection() {
     let world = guarded_world().await;
+    let signed =
+        |signature: &str| format!("POST /callback/brand?msg_signature={signature}&timestamp=1&nonce=n");
+    let signature = "a".repeat(40);
     let cross_origin = "Host: localhost\r\nOrigin: https://evil.example\r\n";
     for (url, first_line, headers, length, wanted) in [
-        (&world.public, "POST /callback/brand?msg_signature=x", "Host: x\r\n", 2, 403),
+        (&world.public, signed("A0").as_str(), "Host: x\r\n", 1_000, 403),
+        (&world.public, &signed(""), "Host: x\r\n", 1_000, 403),
         (&world.public, "POST /callback/nobody?msg_signature=x", "Host: x\r\n", 2, 404),
         (&world.public, "POST /elsewhere", "Host: x\r\n", 2, 404),
         (&world.public, "PUT /callback/brand", "Host: x\r\n", 2, 404),
-        (&world.public, "POST /callback/brand", "Host: x\r\n", 1_000_000, 413),
+        (&world.public, &signed(""), "Host: x\r\n", 131_073, 413),
+        (&world.public, &signed(&signature), "Host: x\r\n", 131_073, 413),
+        (&world.public, &signed(&signature), "Host: x\r\n", 4_000_000_000, 413),
         (&world.admin, "POST /v1/forget", "Host: evil.example\r\n", 2, 421),
         (&world.admin, "POST /v1/forget", cross_origin, 2, 403),
         (&world.admin, "POST /v1/forget", "Host: localhost\r\n", 1_000_000, 413),
@@ -104,5 +113,60 @@ async fn a_connection_stays_open_after_a_body_that_was_read_and_after_requests_w
         let (status, head) = exchange(&mut stream, &request(first_line, headers, body.len(), body)).await;
         assert_eq!(status, wanted, "{first_line}: {head}");
         assert!(!head.contains("\r\nconnection: close\r\n"), "{first_line}: {head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_heads_slow_bodies_and_idle_connections_are_closed() {
+    let server = "header_timeout_ms = 300\nbody_timeout_ms = 300".to_owned();
+    let world = World::with(Setup { server, ..Setup::default() }).await;
+    let person = world.wecom.add_person();
+    let callback = world.wecom.seal(&world.befriend(0, &person, "zhangsan").1);
+    let half_body = format!(
+        "POST /callback/brand?{} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n<xml>",
+        callback.query,
+        callback.body.len()
+    );
+    for (what, sent) in
+        [("nothing", ""), ("half a head", "POST /callback/brand HTTP/1.1\r\nHo"), ("half a body", &half_body)]
+    {
+        let started = Instant::now();
+        let mut stream = connect(&world.public).await;
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(5), stream.read_to_end(&mut answer)).await;
+        assert!(ended.is_ok(), "{what}: still open after {:?}", started.elapsed());
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 408"), "{what}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_connections_max_the_longest_idle_connection_is_shed() {
+    let server = "connections_max = 3\nheader_timeout_ms = 60000".to_owned();
+    let world = World::with(Setup { server, ..Setup::default() }).await;
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        let mut stream = connect(&world.public).await;
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let mut start = [0; 15];
+        stream.read_exact(&mut start).await.unwrap();
+        assert_eq!(&start, b"HTTP/1.1 200 OK");
+        held.push(stream);
+    }
+    for stream in &mut held[..2] {
+        let mut rest = Vec::new();
+        tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect("closed").unwrap();
+    }
+    let (_, metrics) = world.text("/metrics").await;
+    for line in ["unionlink_connections_shed_total 2", "unionlink_connections_refused_total 0"] {
+        assert!(metrics.contains(line), "{line} is not in {metrics}");
+    }
+    // The remaining connections still work.
+    for stream in &mut held[2..] {
+        stream.write_all(b"GET /livez HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.unwrap();
+        let mut rest = String::new();
+        stream.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.contains("HTTP/1.1 200 OK"), "{rest}");
     }
 }
