@@ -3,8 +3,8 @@
 //! Code that needs the current time is passed a [`Clock`]; clippy forbids the ambient functions
 //! (`.clippy.toml`). Intervals within this process, such as time-outs, use tokio's timer instead.
 //!
-//! The service runs on a [`ServiceClock`]: a wait is an instant, and on a clock that jumps it would end at the
-//! wrong time. Deliberately absent: moving the waits (see [`crate::worker::clock_watch`]).
+//! The service runs on a [`ServiceClock`]: a wait is an instant, and on a clock that jumps it would end at
+//! the wrong time. Deliberately absent: moving the waits (see [`crate::worker::clock_watch`]).
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
@@ -63,7 +63,8 @@ const fn steady() -> Option<Steady> {
 }
 
 /// The clock of the service. It counts elapsed time and follows the wall clock only in steps: when the wall
-/// clock is set, this one goes on as before until [`step`](Self::step), the moment at which waits are moved too.
+/// clock is set, this one goes on as before until [`step`](Self::step), the moment at which waits are moved
+/// too.
 ///
 /// Where the machine has no boot clock (not Linux), it shows the wall clock.
 pub struct ServiceClock {
@@ -109,9 +110,9 @@ impl Clock for ServiceClock {
         self.of(self.inner.moment())
     }
 
-    /// The clocks of the machine, with the wall clock as it is set, for the quota ledgers. They measure elapsed
-    /// time themselves, and across a reboot they compare wall clocks: the one before the reboot has to be the
-    /// machine's, even if this clock had yet to follow it. A wait must not be computed from [`Moment::wall`].
+    /// The clocks of the machine, with the wall clock as it is set, for the quota ledgers. They measure
+    /// elapsed time themselves, and across a reboot they compare wall clocks, so they need the machine's,
+    /// even before this clock has followed a step. Waits must not be computed from [`Moment::wall`].
     fn moment(&self) -> Moment {
         self.inner.moment()
     }

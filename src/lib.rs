@@ -49,11 +49,11 @@
 //!   have them as customers already, [`worker::renew`] queues them again before the 90 days of a pending id
 //!   are over. [`domain::fan`] is the life of a fan and the priority of its calls; [`domain::quota`] decides
 //!   when the next call may be made.
-//! - Customers about whom no callback came: [`worker::groups`] reads the members of customer groups, and
+//! - Customers without a callback: [`worker::groups`] reads the members of customer groups, and
 //!   [`worker::reconcile`] compares the dealers' customers with WeCom's lists. [`domain::chat`] and
 //!   [`domain::reconcile`] decide what is read, and what a complete list means.
 //! - [`http::api`] is also the admin API: links, the feed, export, sinks, dead letters and quarantine,
-//!   deletion of a person, status. [`domain::explain`] finds out why somebody is, or is not, linked.
+//!   deletion of a person, status. [`domain::explain`] explains why a person is, or is not, linked.
 //! - [`worker::dealers`] keeps the dealers up to date, [`worker::sweep`] deletes expired records, and
 //!   [`worker::clock_watch`] moves every wait along when the wall clock is set.
 //! - [`app`] assembles a service from a [`config`], [`lifecycle`] starts and stops it, [`cli`] is the command

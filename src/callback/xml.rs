@@ -37,8 +37,8 @@ pub(crate) fn from_first_character(mut text: &[u8]) -> &[u8] {
 }
 
 /// Builds a `T` from a document of at most `elements_max` elements: calls `field(so_far, parent, name, text)`
-/// for each element directly below the root, where `parent` is `None`, and before it for each of its own
-/// child elements, where `parent` is its name. Deeper elements are skipped.
+/// for each element directly below the root, with `None` as `parent`. Child elements of such an element come
+/// before it, with its name as `parent`; deeper elements are skipped.
 pub(crate) fn gather<'a, T: Default>(
     text: &'a [u8],
     elements_max: usize,

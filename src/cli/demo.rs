@@ -1,6 +1,8 @@
-//! `unionlink demo`: plays a scenario with the service and the simulated platform, over real sockets.
+//! `unionlink demo`: runs a scenario with the service and the simulated platform, over real sockets, and
+//! prints a summary.
 //!
-//! It checks its own result: the simulator knows the true links; a missing or wrong one fails the command.
+//! It checks its own result: the command fails if a link is missing or wrong, as the simulator knows the true
+//! ones.
 //!
 //! Deliberately absent: the texts and numbers of the result (see `summary`).
 
@@ -26,23 +28,27 @@ use crate::lifecycle;
 use crate::simulator::{AppSpec, Copies, Dealer, Event, Forgery, Options, Person, Simulator};
 
 const DEALERS: usize = 5;
+/// Number of fans that are registered at the beginning.
 const FANS: usize = 500;
-/// Fans who were a dealer's customers before they were registered, and before the service started.
+/// Number of fans that were a dealer's customers before they were registered.
 const LONG_STANDING: usize = 40;
-/// People a dealer adds before the brand registers them as fans.
+/// Number of people that dealers add before the brand registers them as fans.
 const EARLY: usize = 30;
-/// Customers who are not fans of the brand.
+/// Number of customers that are not fans of the brand.
 const STRANGERS: usize = 40;
+/// Number of fans that dealers add after their registration.
 const ADDS: usize = 400;
-/// Fans who join a dealer's customer group, in one event.
+/// Number of fans that join a dealer's customer group, in one event.
 const GROUP: usize = 12;
-/// Fans who are added by dealers, and whose callbacks are lost.
+/// Number of fans that dealers add and whose callbacks are lost.
 const LOST: usize = 8;
+/// Number of duplicate callbacks.
 const DUPLICATES: usize = 60;
+/// Number of forged callbacks.
 const FORGERIES: usize = 100;
-/// The round trip of a call to WeCom, typical of a data centre in China.
+/// The simulated latency of a call to WeCom, typical of a data centre in China.
 const LATENCY_MS: u64 = 30;
-/// How long one step of the scenario may take.
+/// Time-out of one step of the scenario.
 const STEP_TIMEOUT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, clap::Args)]
@@ -103,7 +109,7 @@ impl Stage {
         // The URL for callbacks is set once the service listens and its port is known.
         let callback = wecom.invent_callback("http://127.0.0.1/");
         wecom.add_app(corp.clone());
-        // No comparison begins by itself: the scenario asks for one.
+        // No reconcile run begins by itself: the scenario asks for one.
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[store]\npath = {:?}\ncache_mb = 32\n\
              free_mb_min = 1\n[wecom]\napi_base = \"{}\"\n[[apps]]\nname = \"brand\"\ncorp_id = \"{}\"\nagent_id = {}\n\
@@ -145,6 +151,7 @@ impl Stage {
         Ok(self.http.get(format!("{}{path}", self.api)).send().await?.error_for_status()?.json().await?)
     }
 
+    /// Registers people as fans.
     async fn register(&self, people: &[Person]) -> anyhow::Result<()> {
         let lines: Vec<_> =
             people.iter().map(|p| json!({"unionid": p.unionid, "openid": p.openid}).to_string()).collect();
@@ -158,12 +165,13 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits until the status satisfies `is`.
+    /// Waits until `/v1/status` satisfies `is`. Fails after [`STEP_TIMEOUT`]; `what` names the condition in
+    /// the error.
     async fn until(&self, what: &str, is: impl Fn(&Value) -> bool) -> anyhow::Result<Value> {
         self.until_answer("/v1/status", what, is).await
     }
 
-    /// Waits until the answer of a path satisfies `is`.
+    /// Waits until the answer of a path of the API satisfies `is`.
     async fn until_answer(
         &self,
         path: &str,
@@ -183,12 +191,14 @@ impl Stage {
         }
     }
 
+    /// Lets a member of a dealer add a person. Returns the customer's id and the event, which is not sent.
     fn add(&self, person: &Person, dealer: usize, member: &str) -> (String, Event) {
         let dealer = &self.dealers[dealer % self.dealers.len()];
         let friendship = self.wecom.befriend(&dealer.corp_id, person, member, Some("spring-campaign"));
         (friendship.external_userid, friendship.event)
     }
 
+    /// Runs the scenario and checks its result.
     async fn play(&self, started: Instant) -> anyhow::Result<Summary> {
         ensure!(self.wecom.verify_url(&self.corp.corp_id).await, "the callback URL could not be verified");
         say("✓ callback URL verified, as WeCom's admin console does it");
@@ -198,7 +208,8 @@ impl Stage {
         let (early, strangers) = rest.split_at(EARLY);
         let (joining, unadded) = fans[LONG_STANDING + ADDS..].split_at(GROUP);
         let unreported = &unadded[..LOST];
-        // These became customers before the service ran: no callback, and no pending id that could match.
+        // These people became customers before they were fans: no callback is sent, and a pending id minted
+        // later does not match.
         for (n, person) in fans[..LONG_STANDING].iter().enumerate() {
             let _ = self.add(person, n, "laowang");
         }
@@ -208,7 +219,8 @@ impl Stage {
         say(&format!("✓ {FANS} fans registered and minted in {:.1} s", minting.elapsed().as_secs_f64()));
 
         let watcher = Watcher::start(self.http.clone(), format!("{}/v1/links/feed", self.api));
-        // All fans are looked up before any is added: a later answer would include the new customers.
+        // WeCom is asked for the existing customers of all fans before any fan is added: a later answer would
+        // include the new customers.
         let are_looked_up = |s: &Value| s["queues"].as_array().is_some_and(Vec::is_empty);
         self.until("existing customers", |s| s["links"] == LONG_STANDING && are_looked_up(s)).await?;
         say(&format!("✓ {LONG_STANDING} existing customers linked without a callback"));
@@ -298,19 +310,20 @@ impl Stage {
         })
     }
 
+    /// Sends events. Fails if one is not acknowledged.
     async fn deliver(&self, events: Vec<Event>) -> anyhow::Result<()> {
         let lost = self.wecom.deliver_all(events, 16).await.iter().filter(|d| !d.acknowledged).count();
         ensure!(lost == 0, "{lost} genuine callbacks were not acknowledged");
         Ok(())
     }
 
-    /// People join a dealer's customer group, in one event.
+    /// Lets people join a customer group of the first dealer, in one event.
     async fn join_group(&self, people: &[Person]) -> anyhow::Result<()> {
         let chat_id = self.wecom.add_chat(&self.dealers[0].corp_id);
         self.deliver(vec![self.wecom.join_chat(&chat_id, people)]).await
     }
 
-    /// Dealers add people and no callback arrives; then the customers are compared with WeCom's lists.
+    /// Lets dealers add people without sending callbacks, then has the customers compared with WeCom's lists.
     async fn lose_callbacks(&self, people: &[Person]) -> anyhow::Result<()> {
         for (n, person) in people.iter().enumerate() {
             let _ = self.add(person, n, "zhangsan");
@@ -323,8 +336,8 @@ impl Stage {
         Ok(())
     }
 
-    /// Compares the links with the platform's own records. Returns the source of each person's link, by
-    /// unionid.
+    /// Checks that the links are exactly those that the platform's records imply. Returns the source of each
+    /// link, by unionid.
     async fn check_links(
         &self,
         people: &[Person],
@@ -355,7 +368,7 @@ impl Stage {
         Ok(sources)
     }
 
-    /// One link of each kind, with the API path that returns it.
+    /// One link of each kind: what it is an example of, the API path that returns it, the link.
     async fn examples(
         &self,
         people: &[Person],
@@ -378,7 +391,7 @@ impl Stage {
     }
 }
 
-/// Fails if a link of these people has another source.
+/// Fails unless each of these people has a link with the source `expected`.
 fn check_source(sources: &BTreeMap<String, String>, people: &[Person], expected: &str) -> anyhow::Result<()> {
     let is_other = |person: &&Person| sources.get(&person.unionid).is_none_or(|source| source != expected);
     let others = people.iter().filter(is_other).count();

@@ -78,8 +78,8 @@ enum Command {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     if matches!(cli.command, Command::Serve(_) | Command::Store(_)) {
-        // sled creates its files with the permissions that the umask leaves. It is set before there is any
-        // thread, because it is the process's.
+        // sled creates its files with the permissions that the umask leaves. The umask belongs to the
+        // process, so it is set before any thread is started.
         rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     }
     let result = tokio::runtime::Builder::new_multi_thread()

@@ -43,7 +43,7 @@ impl ProgressDisplay {
         self.show(done, || self.line(rows, done, self.elapsed()));
     }
 
-    /// Reports `done` of `total`, which may have changed, as `what` says.
+    /// Reports that `done` of `total` is done, with the text `what`; the total may have changed.
     pub(super) fn advance_to(&self, done: u64, total: u64, what: &str) {
         self.done_before.get_or_init(|| done);
         self.bar.set_length(total);

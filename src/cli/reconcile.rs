@@ -1,5 +1,5 @@
 //! `unionlink reconcile`: has the running service compare dealers' customers with WeCom's lists, and shows
-//! how far that is until it has ended.
+//! the progress until the end.
 //!
 //! Deliberately absent: a way to stop the comparison. It goes on in the service when this command is
 //! interrupted.
@@ -115,7 +115,7 @@ fn url(api: &AdminApi) -> Url {
     api.url(&["v1", "reconcile"], &[])
 }
 
-/// Shows how far a comparison is until it has ended. Returns what is known of it then.
+/// Shows the progress of a comparison until it has ended. Returns its final state.
 async fn watch(api: &AdminApi, display: &ProgressDisplay, mut run: Run) -> anyhow::Result<Run> {
     let (mut wait, mut answered_at) = (ASK_EVERY_FIRST, Instant::now());
     while run.running {

@@ -1,4 +1,4 @@
-//! Batches of ids for one call, and the search for the ids because of which WeCom refuses a batch.
+//! Batches of ids for one call, and the bisection that finds the ids because of which WeCom refuses a batch.
 //!
 //! Deliberately absent: the calls, and what becomes of an id that is found to be refused.
 
@@ -7,28 +7,28 @@ use std::collections::VecDeque;
 /// Maximum number of ids in one `external_userid_to_pending_id` call (document 97357).
 pub const IDS_PER_CALL_MAX: usize = 100;
 
-/// With this many unclear refusals of single ids, and no accepted call, a search is hopeless: an outage.
+/// Maximum number of unclear refusals of single ids without an accepted call, before it counts as an outage.
 const UNCLEAR_MAX: u32 = 3;
 
-/// What WeCom's refusal of a call says about its ids.
+/// The meaning of a refused call for the ids in it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     /// The app cannot see one of them now, or a wrong setting hides all of them.
     NotVisible,
     /// One of them is wrong in itself.
     Invalid,
-    /// Perhaps nothing: it may be an outage.
+    /// Unclear: it may be an outage.
     Unclear,
 }
 
-/// What a refusal ends.
+/// The result of recording a refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict<T> {
     /// Nothing yet: the search goes on.
     Open,
     /// This id was refused in a call of its own.
     Alone(T),
-    /// Everything was refused, this one id in a call of its own too: the rest counts as refused without
+    /// Everything was refused, and this id in a call of its own too: the other ids count as refused without
     /// further calls. The search is over.
     Whole {
         /// The id that was called alone.
@@ -41,10 +41,10 @@ pub enum Verdict<T> {
 /// The search for the refused ids of a batch. Every id has its answer in an accepted call, or ends in a
 /// [`Verdict`].
 ///
-/// The whole batch is called, then its halves. Once a call was accepted, what is refused is halved until
-/// every bad id stands alone: at most 15 calls for one bad id of 100. If nothing was accepted, single ids are
-/// called instead, until one is accepted; one that the app cannot see ends the search, after four calls if it
-/// is the first.
+/// The whole batch is called, then its halves. Once a call was accepted, refused batches are halved until
+/// every bad id was called alone: at most 15 calls for one bad id of 100. If nothing was accepted, single ids
+/// are called instead, until one is accepted; an id that the app cannot see ends the search, after four calls
+/// if it is the first.
 #[derive(Debug)]
 pub struct Search<T> {
     /// Batches that are to be called, in this order.
@@ -63,8 +63,8 @@ pub struct Search<T> {
 
 impl<T> Search<T> {
     /// A search that begins with a call for the whole of `batch`. `choice`, random in `0.0..1.0`, decides
-    /// which ids are called alone if everything else is refused: each time others, so that no good id hides
-    /// behind the same bad one for ever.
+    /// which ids are called alone if everything else is refused: different ones each time, so that a good id
+    /// is not refused again and again because of the same bad one.
     #[must_use]
     pub fn new(batch: Vec<T>, choice: f64) -> Self {
         let todo = [batch].into_iter().filter(|batch| !batch.is_empty()).collect();
@@ -132,7 +132,7 @@ impl<T> Search<T> {
         Verdict::Alone(id)
     }
 
-    /// Takes the ids that are not to be called any more.
+    /// Removes and returns the ids that are not to be called any more.
     pub fn withdraw(&mut self, mut is_concerned: impl FnMut(&T) -> bool) -> Vec<T> {
         let mut withdrawn = Vec::new();
         for batch in self.todo.iter_mut().chain(&mut self.refused) {
@@ -161,7 +161,7 @@ impl<T> Search<T> {
     }
 }
 
-/// One of `count` places, as `choice` in `0.0..1.0` says.
+/// The index below `count` that `choice` in `0.0..1.0` selects.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,

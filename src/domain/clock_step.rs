@@ -1,24 +1,24 @@
-//! Whether the wall clock was set between two readings of the clocks, and by how much.
+//! Clock steps: whether the wall clock was set between two readings of the clocks, and by how much.
 //!
 //! Deliberately absent: reading the clocks (see [`crate::clock`]), and moving the waits (see
 //! [`crate::worker::clock_watch`]).
 
 use super::time::{Moment, SECOND_MS};
 
-/// The smallest difference between wall clock and elapsed time that counts as a wall clock that was set. NTP
-/// corrects smaller ones all the time, and a wait may be off by as much.
+/// Minimum difference between wall clock and elapsed time that counts as a step. NTP corrects smaller ones
+/// all the time; waits may be wrong by as much.
 pub const STEP_MS_MIN: i64 = 2 * SECOND_MS;
 
-/// Whether a difference of this many milliseconds means that the wall clock was set.
+/// Whether this difference between wall clock and elapsed time, of either sign, is a step.
 #[must_use]
 pub const fn is_step(difference_ms: i64) -> bool {
     difference_ms.unsigned_abs() >= STEP_MS_MIN.unsigned_abs()
 }
 
-/// By how many milliseconds the wall clock was set since the reading `stored`, perhaps of an earlier process;
-/// negative if it was set back, 0 if it was not set. Exact within one boot of the machine. After a reboot the
-/// time that has passed is not known: a wall clock that shows less than it did was set back, at least by the
-/// difference; one that was set forward is not noticed.
+/// The step of the wall clock since the reading `stored`, which may be of an earlier process, in
+/// milliseconds: negative if it was set back, 0 if it was not set. Exact within one boot of the machine.
+/// After a reboot the elapsed time is not known: a wall clock that shows an earlier time than before was set
+/// back, at least by the difference; a step forward is not detected.
 #[must_use]
 pub const fn step_since(stored: Moment, now: Moment) -> i64 {
     let difference_ms = match (stored.steady, now.steady) {

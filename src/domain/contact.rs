@@ -1,11 +1,11 @@
-//! The dealer's side: what is known about one customer.
+//! The record of a contact: what is known about one customer of a dealer.
 //!
-//! Events arrive in any order and more than once, and lists of customers are read between them. Every change is
-//! a maximum over a total order ("the newest `CreateTime` wins"), so it is commutative and idempotent by
-//! construction; `tests` checks it on random histories.
+//! Events arrive in any order and more than once, and lists of customers are read in between. Every change
+//! takes a maximum over a total order ("the newest `CreateTime` wins"), so changes are commutative and
+//! idempotent by construction; `tests` checks it on random histories.
 //!
-//! Deliberately absent: when the customer is looked up ([`lookup`](super::lookup)), and the queue of lookups,
-//! which is the store's.
+//! Deliberately absent: the schedule of lookups (see [`lookup`](super::lookup)), and their queue, which is
+//! part of the store.
 
 use serde::{Deserialize, Serialize};
 
@@ -23,34 +23,35 @@ use follower::{Follower, Present, Relation};
 pub use version1::ContactVersion1;
 use version1::{FollowerVersion1, LinkVersion1, LookupRetry, WelcomeVersion1};
 
-/// Maximum number of followers kept for one customer. Beyond it those who have left are dropped first, then
-/// those who still follow; within each group the one with the oldest news first.
+/// Maximum number of followers kept for one customer. Beyond it, members that no longer follow are dropped
+/// before those that do, and within each group the one with the oldest news first.
 pub const FOLLOWERS_MAX: usize = 48;
 
-/// Maximum number of customer groups kept for one customer; the ones joined last.
+/// Maximum number of customer groups kept for one customer: the ones joined last.
 pub const CHATS_MAX: usize = 8;
 
 /// Maximum number of earlier pending ids kept for one customer; normally there are none.
 const EARLIER_PENDING_IDS_MAX: usize = 4;
 
-/// What is known about a customer.
+/// The record of a customer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Contact {
-    /// Members who follow, or used to follow, this customer.
+    /// Members that follow, or used to follow, this customer, in the order of their ids.
     followers: Vec<Follower>,
     /// How this customer first became known.
     pub source: Source,
     /// When this customer first became known.
     pub first_seen_at: Timestamp,
-    /// The customer group through which this customer first became known, if it was through one.
+    /// The customer group through which this customer first became known; `None` if it was in another way.
     pub found_in: Option<ChatId>,
-    /// The customer groups in which this customer was seen, newest last.
+    /// The customer groups in which this customer was seen, the most recent one last.
     chats: Vec<ChatId>,
-    /// The pending id that WeCom returned last.
+    /// The pending id that WeCom returned last; `None` before the first.
     pub pending_id: Option<PendingId>,
-    /// Those it returned before, newest last; a fan minted with one of these is this customer too.
+    /// Pending ids that WeCom returned before, newest last. A fan with one of these is linked too.
     pub earlier_pending_ids: Vec<PendingId>,
-    /// The lookups; `None` before the first one was queued, and once the customer is identified.
+    /// The state of the lookups of the pending id; `None` before the first one is queued, and once the
+    /// customer is identified.
     pub lookup: Option<Lookup>,
     /// The newest welcome code.
     welcome: Option<Welcome>,
@@ -58,14 +59,16 @@ pub struct Contact {
     pub link: Option<Link>,
 }
 
+/// A welcome code. The derived `Ord` decides which of two is newer.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 struct Welcome {
+    /// `CreateTime` of its event.
     at: Timestamp,
     code: String,
 }
 
 impl Contact {
-    /// A customer about whom nothing else is known yet.
+    /// The record of a customer about whom nothing else is known yet.
     #[must_use]
     pub const fn new(source: Source, first_seen_at: Timestamp) -> Self {
         Self {
@@ -82,14 +85,14 @@ impl Contact {
         }
     }
 
-    /// Whether WeCom has said who this customer is, or that it has an id for them.
+    /// Whether the customer has a pending id or a link, so that no lookup is needed.
     #[must_use]
     pub const fn is_identified(&self) -> bool {
         self.pending_id.is_some() || self.link.is_some()
     }
 
-    /// Applies an event about a follower. Returns the change to report on the feed, if the customer is linked
-    /// and the event changes anything.
+    /// Applies an event that was created at `created_at` by WeCom's clock. Returns the change to report on
+    /// the feed, if the customer is linked and the event changes the followers.
     pub fn apply(&mut self, event: &ContactEvent, created_at: Timestamp) -> Option<ChangeType> {
         let present = event.change.is_add();
         if let Some(code) = event.welcome_code.as_ref().filter(|_| present) {
@@ -109,7 +112,7 @@ impl Contact {
         })
     }
 
-    /// Applies a row of a list that was read at `seen_at`. Returns the change to report, as
+    /// Applies a row of a list that was read at `seen_at` by our clock. Returns the change to report, as
     /// [`apply`](Self::apply) does.
     pub fn see(&mut self, sighting: &Sighting, seen_at: Timestamp) -> Option<ChangeType> {
         match &sighting.place {
@@ -133,7 +136,7 @@ impl Contact {
         }
     }
 
-    /// Records that the customer is in a group.
+    /// Records that the customer is in a group, the most recent one.
     fn join(&mut self, chat_id: &ChatId) {
         if self.chats.last() != Some(chat_id) {
             self.chats.retain(|known| known != chat_id);
@@ -144,7 +147,7 @@ impl Contact {
         }
     }
 
-    /// The customer groups in which this customer was seen, newest last.
+    /// The customer groups in which this customer was seen, the most recent one last.
     #[must_use]
     pub fn chats(&self) -> &[ChatId] {
         &self.chats
@@ -155,8 +158,8 @@ impl Contact {
         self.chats.retain(|known| known != chat_id);
     }
 
-    /// The group through which the next lookup is made; `None` for one through a follower. One who is both a
-    /// friend and in a group is looked up in both ways by turns: either may be visible to the app.
+    /// The group through which the next lookup is made; `None` if it is made through a follower. A customer
+    /// with both is looked up through each in turn, because only one of them may be visible to the app.
     #[must_use]
     pub fn lookup_chat(&self) -> Option<&ChatId> {
         let chat_id = self.chats.last()?;
@@ -165,21 +168,23 @@ impl Contact {
         is_turn.then_some(chat_id)
     }
 
-    /// Whether there is a way to look this customer up: a follower, or a group.
+    /// Whether this customer can be looked up: through a follower or a group.
     #[must_use]
     pub fn can_be_looked_up(&self) -> bool {
         !self.chats.is_empty() || self.followers.iter().any(|follower| follower.now().is_some())
     }
 
-    /// Since when this person is a customer, as far as is known.
+    /// The instant since when this person is known to be a customer: when the earliest present follower was
+    /// added, or when the customer first became known if that was earlier.
     #[must_use]
     pub fn known_since(&self) -> Timestamp {
         let followers = self.followers.iter().filter_map(Follower::now).map(|present| present.since);
         followers.fold(self.first_seen_at, Timestamp::min)
     }
 
-    /// The members who follow the customer now, were last confirmed before `begun_at`, and so should have been
-    /// in the lists that were read since.
+    /// The missing followers after a complete traversal of the lists that began at `begun_at`: those present
+    /// that no event and no list has confirmed since. A follower that has yet to confirm is in no list and is
+    /// never missing.
     pub fn missing_since(&self, begun_at: Timestamp) -> impl Iterator<Item = &UserId> {
         let missing = move |follower: &&Follower| {
             follower.now().is_some()
@@ -189,15 +194,16 @@ impl Contact {
         self.followers.iter().filter(missing).map(|follower| &follower.user_id)
     }
 
-    /// Records that a complete traversal of the lists begun at `begun_at` had no row for this follower. Returns
-    /// the change to report, as [`apply`](Self::apply) does.
+    /// Records that a complete traversal of the lists, begun at `begun_at`, had no row for this follower.
+    /// Returns the change to report, as [`apply`](Self::apply) does.
     pub fn miss(&mut self, user_id: &UserId, begun_at: Timestamp) -> Option<ChangeType> {
         self.change_follower(user_id, |follower| {
             follower.missed_at = follower.missed_at.max(Some(begun_at));
         })
     }
 
-    /// Changes what is known of one member, in canonical order, so that records with the same content are equal.
+    /// Changes the record of one member, created if there is none. The order of the members is canonical, so
+    /// that records with the same content are equal.
     fn change_follower(
         &mut self,
         user_id: &UserId,
@@ -216,7 +222,7 @@ impl Contact {
         change(follower);
         let after = follower.now();
         self.prune();
-        // With too many followers, this one may be the one that was dropped.
+        // With too many members, this one may have been dropped.
         let is_kept = self.followers.iter().any(|follower| follower.user_id == *user_id);
         let news = match (before, after) {
             (None, Some(_)) if is_kept => Some(ChangeType::FollowerAdded),
@@ -227,8 +233,8 @@ impl Contact {
         news.filter(|_| self.link.is_some())
     }
 
-    /// Records the pending id that WeCom returned. Returns an earlier one that was dropped because there are
-    /// too many: the customer is no longer found under it.
+    /// Records the pending id that WeCom returned. Returns an earlier one that was dropped because too many
+    /// are kept: the customer is no longer to be found under it.
     pub fn set_pending_id(&mut self, pending_id: &PendingId) -> Option<PendingId> {
         if self.pending_id.as_ref() == Some(pending_id) {
             return None;
@@ -239,6 +245,7 @@ impl Contact {
         too_many.then(|| self.earlier_pending_ids.remove(0))
     }
 
+    /// Drops one member if there are more than [`FOLLOWERS_MAX`].
     fn prune(&mut self) {
         if self.followers.len() <= FOLLOWERS_MAX {
             return;
@@ -255,8 +262,8 @@ impl Contact {
     /// Applies a claim about who this customer is. Returns the change to report on the feed, if the link
     /// changes.
     ///
-    /// A contact is one person: should two fans ever claim it, the fresher evidence wins, in whatever order
-    /// the claims arrive.
+    /// A contact is one person: if two fans claim it, the fresher evidence wins, in whatever order the claims
+    /// arrive.
     pub fn accept(&mut self, claim: &Claim, link_id: String, now: Timestamp) -> Option<ChangeType> {
         let Some(link) = &mut self.link else {
             self.link = Some(Link {
@@ -286,7 +293,7 @@ impl Contact {
         Some(ChangeType::Changed)
     }
 
-    /// The members who follow the customer now, earliest first.
+    /// The members that follow the customer now, in the order in which they were added.
     #[must_use]
     pub fn followers_now(&self) -> Vec<FollowerData> {
         let data = |follower: &Follower| {
@@ -298,8 +305,8 @@ impl Contact {
         present
     }
 
-    /// This customer's link as reported to the brand at `now`, if there is one; without the dealer's name,
-    /// which the store adds.
+    /// This customer's link as reported to the brand at `now`; `None` if there is none. Without the dealer's
+    /// name, which the store adds.
     #[must_use]
     pub fn link_data(&self, key: &ContactKey, now: Timestamp) -> Option<LinkData> {
         let link = self.link.as_ref()?;
@@ -319,7 +326,7 @@ impl Contact {
         })
     }
 
-    /// The welcome code, while it can still be used.
+    /// The newest welcome code, if it can still be used at `now`.
     #[must_use]
     pub fn welcome_code(&self, now: Timestamp) -> Option<&str> {
         self.welcome
@@ -328,13 +335,13 @@ impl Contact {
             .map(|welcome| welcome.code.as_str())
     }
 
-    /// Until when the newest welcome code can be used.
+    /// The instant until which the newest welcome code can be used; `None` without one.
     #[must_use]
     pub fn welcome_until(&self) -> Option<Timestamp> {
         self.welcome.as_ref().map(|welcome| welcome.at.plus_ms(WELCOME_CODE_LIFE_MS))
     }
 
-    /// Drops a welcome code that can no longer be used.
+    /// Removes the welcome code if it can no longer be used at `now`.
     pub fn drop_expired_welcome_code(&mut self, now: Timestamp) {
         if self.welcome_code(now).is_none() {
             self.welcome = None;
@@ -377,7 +384,7 @@ impl From<ContactVersion1> for Contact {
             chats: Vec::new(),
             pending_id: old.pending_id,
             earlier_pending_ids: old.earlier_pending_ids,
-            // One whose lookups had ended is looked up again if WeCom still lists the customer.
+            // Without a lookup, the customer is looked up again when one of WeCom's lists has them.
             lookup: old.lookup_retry.filter(|retry| retry.due_at.is_some()).map(lookup),
             welcome: old.welcome.map(|WelcomeVersion1 { at, code }| Welcome { at, code }),
             link: old.link.map(link),

@@ -1,8 +1,8 @@
-//! A dealer: a downstream corp that shares the brand's app; and which dealers have left, according to a new
-//! reading of WeCom's list.
+//! Dealers, the downstream corps with which the brand's app is shared, and which of them have left according
+//! to a new reading of WeCom's list.
 //!
-//! Deliberately absent: the calls, and what happens at a dealer
-//! ([`dealer_activity`](super::dealer_activity)).
+//! Deliberately absent: the calls, and the events and errors of a dealer (see
+//! [`dealer_activity`](super::dealer_activity)).
 
 use std::collections::BTreeSet;
 
@@ -13,10 +13,11 @@ use utoipa::ToSchema;
 use super::ids::CorpId;
 use super::time::Timestamp;
 
-/// A dealer as `corpgroup/corp/list_app_share_info` lists it (document 95813), and what was learnt about it.
+/// The record of a dealer: the row of `corpgroup/corp/list_app_share_info` (document 95813), and facts from
+/// other calls.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dealer {
-    /// The dealer's corp id as the brand's app sees it.
+    /// The dealer's corp id as the brand's app sees it (`wp…`).
     pub corp_id: CorpId,
     /// The id of the shared app at the dealer, which is not its id at the brand.
     pub agent_id: i64,
@@ -24,15 +25,16 @@ pub struct Dealer {
     pub name: String,
     /// When WeCom last listed the dealer.
     pub listed_at: Timestamp,
-    /// The token that is known to convert this dealer's customers.
+    /// The corp whose token converts this dealer's customers; `None` until that has been detected.
     pub token: Option<TokenOwner>,
-    /// Since when WeCom no longer lists the dealer; its calls are not made, its links stay.
+    /// Since when WeCom no longer lists the dealer; `None` if it does. No calls are made for a dealer that
+    /// has left; its links stay.
     pub left_at: Option<Timestamp>,
-    /// `qualification_status` (document 95820), if the app may read it.
+    /// How far WeCom has verified the dealer; `None` if the app may not read that.
     pub qualification: Option<Qualification>,
 }
 
-/// How far WeCom has verified a corp (document 95820).
+/// How far WeCom has verified a corp: `qualification_status` (document 95820).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Qualification {
@@ -44,29 +46,29 @@ pub enum Qualification {
     Certified,
 }
 
-/// The state of a dealer.
+/// The state of a dealer, derived from its record.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema, IntoStaticStr, VariantArray,
 )]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum DealerState {
-    /// WeCom lists it.
+    /// WeCom lists it: its customers can be converted.
     Shared,
-    /// WeCom no longer lists it.
+    /// WeCom no longer lists it: no calls are made for it.
     Left,
-    /// WeCom lists it, and has not verified it: its customers cannot be converted.
+    /// WeCom lists it but has not verified it: its customers cannot be converted.
     Unverified,
 }
 
 impl Dealer {
-    /// A dealer as it is listed now, about which nothing else is known.
+    /// The record of a dealer that is listed now, about which nothing else is known.
     #[must_use]
     pub const fn listed(corp_id: CorpId, agent_id: i64, name: String, listed_at: Timestamp) -> Self {
         Self { corp_id, agent_id, name, listed_at, token: None, left_at: None, qualification: None }
     }
 
-    /// Its state.
+    /// Its state. A dealer that has left is [`Left`](DealerState::Left), verified or not.
     #[must_use]
     pub const fn state(&self) -> DealerState {
         match (self.left_at, self.qualification) {
@@ -77,18 +79,18 @@ impl Dealer {
     }
 }
 
-/// The known dealers that are missing from a new reading of WeCom's list.
+/// The known dealers that are missing from a new reading of WeCom's list; the result of [`diff`].
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Diff {
-    /// Those that have left.
+    /// The dealers that have left.
     pub left: Vec<CorpId>,
-    /// Those that may have: the list is to be read a second time.
+    /// The dealers that may have left: the list is to be read a second time.
     pub doubtful: Vec<CorpId>,
 }
 
 /// Compares the known dealers of an app with a new reading of WeCom's list. Only a complete list says that a
-/// dealer has left. A list without half of the dealers or more is likely a fault: it is believed only for
-/// those in `doubted`, which were [`doubtful`](Diff::doubtful) after the previous reading.
+/// dealer has left. A list that lacks half of the dealers or more is probably a fault: of its missing dealers
+/// only those in `doubted`, which were [`doubtful`](Diff::doubtful) after the previous reading, have left.
 #[must_use]
 pub fn diff(known: &[Dealer], listed: &[Dealer], is_complete: bool, doubted: &[CorpId]) -> Diff {
     if !is_complete {
@@ -105,17 +107,18 @@ pub fn diff(known: &[Dealer], listed: &[Dealer], is_complete: bool, doubted: &[C
     Diff { left, doubtful }
 }
 
-/// A corp for people: its name with the id behind it, `上海一店 (wp…)`; without a name the id alone.
+/// A corp as texts for people name it: `上海一店 (wp…)`, or the id alone without a name.
 #[must_use]
 pub fn named(name: Option<&str>, corp_id: &str) -> String {
     name.map_or_else(|| corp_id.to_owned(), |name| format!("{name} ({corp_id})"))
 }
 
-/// The corp whose access token converts a dealer's customers. Document 97357 leaves open which one does.
+/// The owner of the access token that converts a dealer's customers. Document 97357 leaves open which one
+/// does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenOwner {
-    /// The dealer, whose token is obtained with the brand's (document 95816).
+    /// The dealer; its token is obtained with the brand's (document 95816).
     Downstream,
     /// The brand (document 91039).
     Upstream,

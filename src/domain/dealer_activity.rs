@@ -1,69 +1,69 @@
-//! What happens at a dealer: its events by day, the customers and links it has, its last error, and whether it
-//! has fallen silent.
+//! The activity of a dealer: its events by day, its last error, whether it is silent, and the numbers of its
+//! customers and links.
 //!
-//! Deliberately absent: what WeCom lists ([`dealer`](super::dealer)).
+//! Deliberately absent: the record of a dealer as WeCom lists it (see [`dealer`](super::dealer)).
 
 use serde::{Deserialize, Serialize};
 
 use super::time::{DAY_MS, Timestamp};
 
-/// How many days are counted one by one.
+/// Number of days for which events are counted; days without events are not among them.
 pub const DAYS_KEPT: usize = 31;
 
-/// What happens at a dealer.
+/// The activity of a dealer.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DealerActivity {
-    /// When its first event was received.
+    /// When its first event was received, by our clock; `None` if there was none.
     pub first_event_at: Option<Timestamp>,
-    /// When its newest event was received.
+    /// When its newest event was received, by our clock.
     pub last_event_at: Option<Timestamp>,
-    /// Its events of the last days, oldest first; days without any are left out.
+    /// Its events by day, oldest first: the last [`DAYS_KEPT`] days that had any.
     pub days: Vec<DayCount>,
-    /// Its last error.
+    /// Its last error; it may be over.
     pub trouble: Option<DealerTrouble>,
-    /// When its customers were last compared completely.
+    /// When its customers were last compared completely with WeCom's lists.
     pub reconciled_at: Option<Timestamp>,
-    /// Since when it is silent.
+    /// When it was found to be silent; `None` while it is not.
     pub silent_since: Option<Timestamp>,
 }
 
-/// The events of one day, in China time.
+/// The number of events received on one day in China.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DayCount {
-    /// The day, in days since 1970-01-01.
+    /// The day, in days since 1970-01-01, China time.
     pub day: i64,
-    /// How many events.
+    /// Number of events.
     pub events: u64,
 }
 
-/// The last error that concerned a dealer.
+/// An error that concerned a dealer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DealerTrouble {
     /// WeCom's code, if it answered with one.
     pub errcode: Option<i64>,
     /// What happened.
     pub text: String,
-    /// When.
+    /// When it happened.
     pub at: Timestamp,
 }
 
-/// How many customers and links a dealer has.
+/// The numbers of customers and links of a dealer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct DealerCounts {
-    /// Its known customers, linked or not.
+    /// Number of known customers, linked or not.
     pub customers: u64,
-    /// Its links.
+    /// Number of links.
     pub links: u64,
 }
 
-/// Events of one dealer that were received since they were last recorded.
+/// Events of one dealer that are counted in memory and not yet recorded in its [`DealerActivity`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EventsSeen {
     /// When the first of them was received.
     pub first_at: Timestamp,
     /// When the last of them was received.
     pub last_at: Timestamp,
-    /// How many.
+    /// Number of events.
     pub count: u64,
 }
 
@@ -89,7 +89,8 @@ pub const fn day_in_china(at: Timestamp) -> i64 {
 }
 
 impl DealerActivity {
-    /// Counts events, on the day of the last of them. Returns whether the dealer was silent before.
+    /// Adds events, all of them on the day of the last one, and ends a silence. Returns whether the dealer
+    /// was silent before.
     pub fn record(&mut self, seen: EventsSeen) -> bool {
         self.first_event_at = Some(self.first_event_at.map_or(seen.first_at, |at| at.min(seen.first_at)));
         self.last_event_at = self.last_event_at.max(Some(seen.last_at));
@@ -104,8 +105,8 @@ impl DealerActivity {
         self.silent_since.take().is_some()
     }
 
-    /// Whether the dealer is to be called silent as of `now`: it had events, and none for `silent_days`.
-    /// 0 days: never.
+    /// Whether the dealer becomes silent at `now`: it is not yet, had events, and none in the last
+    /// `silent_days` days. Never with 0 days.
     #[must_use]
     pub fn falls_silent(&self, silent_days: u32, now: Timestamp) -> bool {
         let limit_ms = i64::from(silent_days) * DAY_MS;

@@ -35,7 +35,8 @@ pub struct ContactEvent {
     pub user_id: UserId,
     /// The customer.
     pub external_userid: ExternalUserid,
-    /// The `state` of the contact-me code, or the `customer_channel` of the link, through which they met.
+    /// The `state` of the contact-me code, or the `customer_channel` of the link, through which the customer
+    /// was added.
     pub state: Option<String>,
     /// Usable once, within [`WELCOME_CODE_LIFE_MS`] of the event.
     pub welcome_code: Option<String>,
@@ -122,7 +123,7 @@ impl Kind {
     }
 }
 
-/// An event about an app's life at a corp (document 90240): an alarm for the operator.
+/// A warning about the use of an app at a corp, or its end (document 90240), for the operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppAlarm {
     /// The corp where the app is affected: the brand or a dealer.
@@ -135,7 +136,8 @@ pub struct AppAlarm {
     pub effect_at: Option<Timestamp>,
 }
 
-/// What happens to an app. Those that end an alarm are in [`AppAlarmKind::ends`].
+/// What WeCom reports about the use of an app: a warning, a limit, or the end of others
+/// ([`AppAlarmKind::ends`]).
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, IntoStaticStr, ToSchema,
 )]
@@ -152,7 +154,7 @@ pub enum AppAlarmKind {
     LowActiveAlert,
     /// Its access to customer data is limited.
     LowActive,
-    /// It is no longer.
+    /// Its access to customer data is no longer limited.
     ActiveRestored,
 }
 
@@ -204,7 +206,7 @@ pub enum QuarantineReason {
     ReceiveId,
     /// The message cannot be parsed; the reason does not quote it.
     NotUnderstood(String),
-    /// The event is too old, or lies more than a day in the future.
+    /// The event is too old, or more than a day in the future.
     FarOff {
         /// Its `CreateTime`.
         created_at: Timestamp,

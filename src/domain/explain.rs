@@ -111,7 +111,7 @@ fn forgotten(facts: &Facts) -> Option<Verdict> {
     ))
 }
 
-/// Of several events the newest one decides.
+/// Of several events, the newest decides.
 fn event(facts: &Facts) -> Option<Verdict> {
     let HeldEvent { id, place, .. } = facts.events.iter().max_by_key(|event| event.received_at)?;
     Some(match place {

@@ -80,7 +80,7 @@ fn checked(text: &str, max: usize) -> Result<(), IdError> {
 }
 
 /// Eight hexadecimal digits of the SHA-256 of `text`: enough to follow one person through a log, not enough
-/// to find out who it is.
+/// to identify the person.
 #[must_use]
 pub fn short_hash(text: &str) -> String {
     hex(&Sha256::digest(text.as_bytes())[..4])
@@ -219,8 +219,9 @@ from_input!(Unionid);
 from_input!(Openid);
 
 impl ExternalUserid {
-    /// Whether an id in the event of a customer group, which does not say whose it is, can be no member's: the
-    /// ids of WeChat users begin with `wm`. A member's never does, a customer's who uses WeCom does not either.
+    /// Whether an id in the event of a customer group, which mixes members and customers, is surely not a
+    /// member's: the id of a WeChat user begins with `wm`, a member's never does. False for a customer that
+    /// uses WeCom, too.
     #[must_use]
     pub fn cannot_be_member(&self) -> bool {
         self.0.starts_with("wm")

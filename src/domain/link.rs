@@ -10,7 +10,7 @@ use super::time::Timestamp;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Source {
-    /// A dealer added the customer and WeCom called back.
+    /// The customer was added at a dealer, and WeCom sent a callback.
     Callback,
     /// The customer joined a dealer's group chat.
     Chat,
@@ -35,7 +35,7 @@ pub struct Link {
     pub source: Source,
     /// When it was found.
     pub linked_at: Timestamp,
-    /// When WeCom gave the evidence; should two fans ever claim one contact, the freshest evidence wins.
+    /// When WeCom gave the evidence; if two fans claim one contact, the freshest evidence wins.
     pub evidence_at: Timestamp,
     /// The customer group through which the customer became known.
     pub chat_id: Option<ChatId>,
@@ -62,7 +62,7 @@ pub enum ChangeType {
     /// A new link.
     #[serde(rename = "link.created")]
     Created,
-    /// Another member follows the linked customer.
+    /// Another member now follows the linked customer.
     #[serde(rename = "link.follower_added")]
     FollowerAdded,
     /// A member no longer follows the linked customer.
@@ -82,10 +82,10 @@ pub struct FollowerData {
     /// The dealer's member.
     #[schema(value_type = String, example = "zhangsan")]
     pub user_id: UserId,
-    /// The `state` of the contact-me code or link through which they met.
+    /// The `state` of the contact-me code or link through which the customer was added.
     #[schema(example = "spring")]
     pub state: Option<String>,
-    /// When they met, to the second.
+    /// When the member was added, to the second.
     #[schema(value_type = String, format = DateTime)]
     pub added_at: Timestamp,
 }

@@ -1,10 +1,11 @@
-//! When WeCom is asked about a customer who has no pending id yet.
+//! The schedule of lookups: when WeCom is asked for the pending id of a customer that has none yet.
 //!
-//! A customer without a row in the answer is most likely no fan: asked about again on the schedule of
-//! [`REASK_AFTER_MS`], then no more by itself. A customer whom the app cannot see is a matter of a setting or
-//! of time: asked about on the same schedule, then once a day while the fan's side could still match.
+//! A customer without a row in the answer is most likely no fan: looked up again after the waits of
+//! [`REASK_AFTER_MS`], then only for a reason. A customer that the app cannot see depends on a setting or on
+//! time: looked up after the same waits, then once a day until it has been known for 90 days: as long as a
+//! fan's pending id could match.
 //!
-//! Deliberately absent: the queue of lookups, which is the store's.
+//! Deliberately absent: the queue of lookups, which is part of the store.
 
 use serde::{Deserialize, Serialize};
 
@@ -12,29 +13,31 @@ use super::backoff::{REASK_AFTER_MS, reask_after_ms};
 use super::fan::PENDING_ID_LIFE_MS;
 use super::time::{DAY_MS, Timestamp};
 
-/// The lookups of a customer who has no pending id yet.
+/// The state of the lookups of a customer that has no pending id yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lookup {
-    /// Number of lookups that WeCom answered without a pending id.
+    /// The position in the schedule: the number of lookups that WeCom answered without a pending id, plus the
+    /// waits that were skipped for a customer of long ago.
     pub asked: u32,
-    /// When the next one is due; `None` if WeCom is asked again only for a reason.
+    /// When the next lookup is due; `None` if the schedule has ended and the customer is looked up again only
+    /// for a reason.
     pub due_at: Option<Timestamp>,
-    /// WeCom's code, if it refused the last lookup because the app cannot see this customer.
+    /// WeCom's code, if it refused the last lookup because the app cannot see the customer.
     pub refused: Option<i64>,
-    /// How soon it is made once it is due.
+    /// The priority of the next lookup.
     pub haste: Haste,
-    /// Whether a reconcile run waits for its answer.
+    /// Whether a reconcile run waits for the answer.
     pub is_of_run: bool,
-    /// Whether it is made through a group, if the customer is in one and has a follower too.
+    /// Whether the next lookup is made through a group, for a customer that has both a group and a follower.
     pub through_chat: bool,
 }
 
-/// How soon a lookup is made once it is due.
+/// The priority of a lookup that is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Haste {
-    /// With the events: somebody has just joined a group.
+    /// As an event: the customer has just joined a group.
     Live,
-    /// When it delays no event.
+    /// After events and live lookups, which it must not delay.
     Background,
 }
 
@@ -45,15 +48,16 @@ impl Lookup {
         Self { asked: 0, due_at: Some(now), refused: None, haste, is_of_run: false, through_chat: false }
     }
 
-    /// Whether it is due at some time, or waits for a reason to think that the app can see the customer.
+    /// Whether the customer is still to be looked up: at a known time, or once the app may have become able
+    /// to see the customer.
     #[must_use]
     pub const fn is_waiting(self) -> bool {
         self.due_at.is_some() || self.refused.is_some()
     }
 
-    /// The lookup after one more answer without a pending id. `refused` is WeCom's code if the app cannot see
-    /// the customer; `known_since` is when the customer became known, or when the relation began if that is
-    /// known and earlier.
+    /// The state after one more answer without a pending id at `now`. `refused` is WeCom's code if the app
+    /// cannot see the customer; `known_since` is when the customer became known, or when the relation began
+    /// if that is known and earlier.
     #[must_use]
     pub fn answered(self, refused: Option<i64>, known_since: Timestamp, now: Timestamp) -> Self {
         let age_ms = now.millis_since(known_since);
@@ -70,15 +74,15 @@ impl Lookup {
             refused,
             haste: Haste::Background,
             is_of_run: false,
-            // Either way may be the one that is visible to the app: they take turns.
+            // Only one of follower and group may be visible to the app: they take turns.
             through_chat: !self.through_chat,
         }
     }
 }
 
-/// How many of the waits of the schedule are over for a customer known for `age_ms`. The first ones are for the
-/// time that WeCom may need after somebody was added; for a customer of long ago they would be wasted. The last
-/// one always remains.
+/// The number of waits of the schedule that have passed for a customer known for `age_ms`. The first waits
+/// are for the time that WeCom may need after an add; for a customer of long ago these lookups would be
+/// wasted. The last wait always remains.
 fn steps_passed(age_ms: i64) -> u32 {
     let mut end_ms = 0;
     let passed = REASK_AFTER_MS.iter().take_while(|wait_ms| {

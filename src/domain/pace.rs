@@ -1,4 +1,4 @@
-//! How many calls have to be in flight at once to use up a quota, and how many may be with one corp's token.
+//! Numbers of calls in flight at once: the one that uses up a quota, and the limit for one corp's token.
 
 use super::time::{HOUR_MS, MINUTE_MS};
 
@@ -30,7 +30,7 @@ impl CallLimit {
         self.calls
     }
 
-    /// Whether it cannot be raised.
+    /// Whether the limit is the highest one.
     #[must_use]
     pub const fn is_highest(self) -> bool {
         self.calls == Self::CALLS_MAX
@@ -87,7 +87,7 @@ mod tests {
     fn the_limit_of_calls_is_halved_at_once_and_raised_slowly() {
         let mut limit = CallLimit::highest();
         assert!(limit.refused(100, 200));
-        // Another call that was in flight then says nothing new.
+        // Another call that was in flight at the same time gives no new information.
         assert!(limit.refused(150, 210));
         assert_eq!(limit.calls(), 2);
         assert!(limit.refused(300, 400));

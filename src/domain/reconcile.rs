@@ -1,11 +1,12 @@
-//! The comparison of a dealer's customers with WeCom's lists: how far it is, and what a complete one means.
+//! The state of a reconcile run: the position in each dealer's lists, and which followers a complete
+//! traversal removes.
 //!
-//! A dealer's lists are read page by page. The place after each page is stored with what was found on it, so
-//! that a restart goes on there. The list of members is not stored, only its digest: the batches of members,
-//! to which the cursors belong, follow from the list, so a traversal goes on after a restart if the list is
-//! the same, and begins anew otherwise.
+//! A dealer's lists are read page by page. The position after each page is stored with the customers of the
+//! page, so that a restart goes on there. Of the list of members only a digest is stored: a cursor belongs to
+//! a batch of members, and the batches follow from the list. So after a restart a traversal goes on if the
+//! list is still the same, and begins again otherwise.
 //!
-//! Deliberately absent: the calls, and what becomes of the customers found.
+//! Deliberately absent: the calls (see [`crate::worker`]), and storing the customers found.
 
 use std::collections::BTreeSet;
 
@@ -15,67 +16,69 @@ use sha2::{Digest, Sha256};
 use super::ids::{ChatId, ExternalUserid, UserId};
 use super::time::{HOUR_MS, MINUTE_MS, Timestamp};
 
-/// How long a cursor of `contact_list` can be used (document 99434), with a margin.
+/// How long a cursor of `contact_list` is used: WeCom's four hours (document 99434) less a margin.
 pub const CONTACT_LIST_CURSOR_LIFE_MS: i64 = 4 * HOUR_MS - 10 * MINUTE_MS;
-/// The most members whose customers are listed in one call (document 92994).
+/// Maximum number of members in one call of `batch/get_by_user` (document 92994).
 pub const MEMBERS_PER_CALL_MAX: usize = 100;
-/// With more lookups than this that a dealer's comparison waits for, no further page is read.
+/// Maximum number of outstanding lookups of a task; with more, no further page is read.
 pub const UNRESOLVED_MAX: u64 = 1_000;
-/// How long before a traversal a follower must have been confirmed last to be missing: the times of events
-/// are by WeCom's clock, the beginning of a traversal is by ours.
+/// Margin for the difference between WeCom's clock, by which events have their time, and ours, by which a
+/// traversal has its beginning: a follower confirmed up to this long before the traversal is not missing.
 pub const CLOCK_MARGIN_MS: i64 = 5 * MINUTE_MS;
 
-/// The comparison of one dealer's customers.
+/// A task: the comparison of one dealer's customers with WeCom's lists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReconcileTask {
-    /// When the traversal began; `None` before the first page.
+    /// When the traversal began, by our clock; `None` before the first page.
     pub begun_at: Option<Timestamp>,
-    /// Where it goes on.
+    /// The position at which the traversal goes on.
     pub place: ReconcilePlace,
-    /// Rows seen, with customers in several places counted as often. Counted by the store.
+    /// Number of rows read; a customer may be in several. Counted by the store.
     pub rows_seen: u64,
-    /// Customers found who have yet to be looked up for the first time. Counted by the store.
+    /// Number of outstanding lookups: customers found that have yet to be looked up for the first time.
+    /// Counted by the store.
     pub unresolved: u64,
-    /// The digest of the list of members whose customers are read; `None` before it is read, and in
+    /// The digest of the list of members whose customers are read; `None` before that list is read, and with
     /// `contact_list`.
     pub members: Option<u64>,
-    /// Members who could not be listed because they have no licence.
+    /// Members whose customers WeCom does not list because they have no licence.
     pub unlicensed: Vec<UserId>,
 }
 
-/// The place in a dealer's lists.
+/// A position in a dealer's lists: which list, and which page of it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReconcilePlace {
-    /// In `externalcontact/contact_list`, which has everything.
+    /// In `externalcontact/contact_list`, which has all customers, those in groups included.
     Contacts {
-        /// The next page; empty for the first.
+        /// The cursor of the next page; empty for the first.
         cursor: String,
-        /// When the first page was read.
+        /// When the first page was read: the cursor expires [`CONTACT_LIST_CURSOR_LIFE_MS`] later.
         since: Timestamp,
     },
-    /// In `externalcontact/batch/get_by_user`, for 100 members at a time, in the order of their ids.
+    /// In `externalcontact/batch/get_by_user`, for batches of [`MEMBERS_PER_CALL_MAX`] members in the order
+    /// of their ids.
     Members {
-        /// The last member of the batches that are done.
+        /// The last member of the batch before; `None` for the first batch.
         after: Option<UserId>,
-        /// The next page of the batch; empty for the first.
+        /// The cursor of the next page of the batch; empty for the first.
         cursor: String,
     },
     /// In `externalcontact/groupchat/list`.
     Chats {
-        /// The page; empty for the first.
+        /// The cursor of the current page; empty for the first.
         cursor: String,
-        /// The last group of the page that is done.
+        /// The last group of this page that has been read; `None` before the first.
         after: Option<ChatId>,
     },
-    /// Everything is read; followers who are missing are to be removed.
+    /// At the end: everything is read, and missing followers are to be removed.
     Read {
-        /// Whether `contact_list` was read, and so no list of members.
+        /// Whether `contact_list` was read instead of the lists of members and groups.
         through_contacts: bool,
     },
 }
 
 impl ReconcileTask {
-    /// A task that has not begun.
+    /// A task whose traversal has not begun.
     #[must_use]
     pub const fn new() -> Self {
         Self {
@@ -88,33 +91,34 @@ impl ReconcileTask {
         }
     }
 
-    /// Begins the traversal anew.
+    /// Begins the traversal again, at `place`; the counters go on.
     pub fn begin_anew(&mut self, place: ReconcilePlace) {
         *self = Self { rows_seen: self.rows_seen, unresolved: self.unresolved, place, ..Self::new() };
     }
 
-    /// Whether it waits for lookups before it goes on: when there are many of them, and for all of them once
-    /// everything is read.
+    /// Whether the task waits for outstanding lookups before it goes on: with more than [`UNRESOLVED_MAX`]
+    /// while it reads, with any once everything is read.
     #[must_use]
     pub const fn waits_for_lookups(&self) -> bool {
         let unresolved_max = if self.is_read() { 0 } else { UNRESOLVED_MAX };
         self.unresolved > unresolved_max
     }
 
-    /// Whether everything is read.
+    /// Whether everything is read, so that only missing followers are left to remove.
     #[must_use]
     pub const fn is_read(&self) -> bool {
         matches!(self.place, ReconcilePlace::Read { .. })
     }
 
-    /// When a page that is read at `now` counts as read: not before the traversal began, even if the clock
-    /// has been set back since.
+    /// The instant at which a page that is read at `now` counts as read: not before the beginning of the
+    /// traversal, even if the clock has been set back since.
     #[must_use]
     pub fn read_at(&self, now: Timestamp) -> Timestamp {
         self.begun_at.map_or(now, |begun_at| begun_at.max(now))
     }
 
-    /// The task after a page of `contact_list` that was read at `read_at`.
+    /// The task after a page of `contact_list` that was read at `read_at`; `next_cursor` is empty after the
+    /// last page.
     #[must_use]
     pub fn after_contacts(&self, next_cursor: String, read_at: Timestamp) -> Self {
         let begun_at = self.begun_at.unwrap_or(read_at);
@@ -126,14 +130,15 @@ impl ReconcileTask {
         Self { begun_at: Some(begun_at), place, ..self.clone() }
     }
 
-    /// Whether the list of members is another one than that of which some customers have been read.
+    /// Whether `members` differs from the list of which customers have already been read.
     #[must_use]
     pub fn members_changed(&self, members: &[UserId]) -> bool {
         self.members.is_some_and(|digest| digest != members_digest(members))
     }
 
-    /// The task after a page of the customers of a batch of `members` that was read at `read_at`, or without
-    /// a call if no members are left. `with_chats` says whether groups are read afterwards.
+    /// The task after a page of the current batch of `members` that was read at `read_at`, or, without a
+    /// call, if no members are left. `next_cursor` is empty after the last page of the batch; with
+    /// `with_chats` the groups are read after the last batch.
     #[must_use]
     pub fn after_customers(
         &self,
@@ -172,8 +177,8 @@ impl ReconcileTask {
         }
     }
 
-    /// The task after `chat_id` of a page of groups in the order of their ids, or after a page without
-    /// another group.
+    /// The task after the group `chat_id` of a page of groups in the order of their ids; `None` for a page
+    /// without another group. `next_cursor` is that of the next page, empty after the last.
     #[must_use]
     pub fn after_chat(&self, page: &[ChatId], chat_id: Option<&ChatId>, next_cursor: &str) -> Self {
         let place = match (&self.place, chat_id) {
@@ -186,24 +191,24 @@ impl ReconcileTask {
         Self { place, ..self.clone() }
     }
 
-    /// The task without the groups that are still to be read.
+    /// The task if the groups that remain cannot be read: everything else is read.
     #[must_use]
     pub fn without_chats(&self) -> Self {
         Self { place: ReconcilePlace::Read { through_contacts: false }, ..self.clone() }
     }
 
-    /// The instant since when a follower must have been confirmed not to be missing; `None` if it is not
-    /// known, because the clock has been set back since the traversal began.
+    /// The instant at or after which a follower must have been confirmed so as not to be missing; `None` if
+    /// that is not known, because the clock has been set back since the traversal began.
     #[must_use]
     pub fn confirmed_since(&self, now: Timestamp) -> Option<Timestamp> {
         let begun_at = self.begun_at.filter(|begun_at| *begun_at <= now)?;
         Some(begun_at.plus_ms(-CLOCK_MARGIN_MS))
     }
 
-    /// Those of the missing followers who have left: the member is listed now, was so when the customers were
-    /// read, and has a licence. Of any other member WeCom lists no customers, whether they follow or not.
-    /// `listed` are the members listed now, `read` those whose customers were read, if this process knows
-    /// them.
+    /// The missing followers that are to be removed: those whose member is listed now, was listed when the
+    /// customers were read, and has a licence. Of any other member WeCom lists no customers at all, so a
+    /// missing row means nothing. `listed` are the members listed now, `read` those whose customers were
+    /// read, if this process has read that list.
     #[must_use]
     pub fn removable(
         &self,
@@ -227,20 +232,21 @@ impl ReconcileTask {
 }
 
 impl ReconcilePlace {
-    /// The beginning of `contact_list`.
+    /// The beginning of `contact_list`, before the first page.
     #[must_use]
     pub const fn contacts() -> Self {
         Self::Contacts { cursor: String::new(), since: Timestamp::EPOCH }
     }
 
-    /// The beginning of the members.
+    /// The beginning of the first batch of members.
     #[must_use]
     pub const fn members() -> Self {
         Self::Members { after: None, cursor: String::new() }
     }
 }
 
-/// The members after `after` whose customers are listed in one call; `members` are in the order of their ids.
+/// The batch of members after `after`, at most [`MEMBERS_PER_CALL_MAX`]; `members` are in the order of their
+/// ids.
 #[must_use]
 pub fn batch_after<'a>(members: &'a [UserId], after: Option<&UserId>) -> &'a [UserId] {
     let rest = &members[members.partition_point(|member| Some(member) <= after)..];
@@ -253,7 +259,7 @@ pub fn chat_after<'a>(chats: &'a [ChatId], after: Option<&ChatId>) -> Option<&'a
     chats.get(chats.partition_point(|chat_id| Some(chat_id) <= after))
 }
 
-/// Identifies a list of members.
+/// The first 64 bits of the SHA-256 of a list of members.
 fn members_digest(members: &[UserId]) -> u64 {
     let mut hasher = Sha256::new();
     for member in members {
@@ -271,27 +277,27 @@ impl Default for ReconcileTask {
     }
 }
 
-/// A run over some dealers, or over all.
+/// A reconcile run over some dealers, or over all: its progress and results.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReconcileRun {
-    /// When it was asked for.
+    /// When the run was asked for, or began by itself.
     pub started_at: Timestamp,
-    /// When the last dealer was done.
+    /// When the last task ended; `None` while the run is under way.
     pub finished_at: Option<Timestamp>,
-    /// How many dealers it is over.
+    /// Number of dealers to compare.
     pub dealers_total: u64,
-    /// How many of them are done, or cannot be compared now.
+    /// Number of dealers that are done, or cannot be compared now.
     pub dealers_done: u64,
-    /// Rows seen in WeCom's lists.
+    /// Number of rows read in WeCom's lists; a customer may be in several.
     pub customers_seen: u64,
-    /// Customers who were not known before.
+    /// Number of customers found that were not known before.
     pub customers_new: u64,
-    /// Links of customers whom the run found.
+    /// Number of links made of customers that a run found.
     pub links_made: u64,
 }
 
 impl ReconcileRun {
-    /// A run that begins at `now`.
+    /// A run that begins at `started_at`, without dealers yet.
     #[must_use]
     pub const fn new(started_at: Timestamp) -> Self {
         Self {
@@ -305,23 +311,23 @@ impl ReconcileRun {
         }
     }
 
-    /// Whether it is under way.
+    /// Whether the run is under way.
     #[must_use]
     pub const fn is_running(&self) -> bool {
         self.finished_at.is_none()
     }
 }
 
-/// Whether followers who are missing in WeCom's lists are to be removed, or so many that something else must
-/// be wrong: more than half of a dealer's.
+/// Whether the number of missing followers is plausible: at most half of a dealer's `present` followers. With
+/// more, something else must be wrong, and none is to be removed.
 #[must_use]
 pub const fn is_plausible(missing: u64, present: u64) -> bool {
     missing * 2 <= present
 }
 
-/// Whether a dealer whose customers were last compared completely at `reconciled_at` is to be compared again,
-/// with `every_hours` between two comparisons; 0: never by itself. An instant in the future is from before
-/// the clock was set.
+/// Whether a dealer is to be compared again: its last complete comparison was at `reconciled_at`, and
+/// `every_hours` hours are to lie between two; 0 means never by itself. An instant in the future dates from
+/// before the clock was set, and counts as due.
 #[must_use]
 pub fn is_due(reconciled_at: Option<Timestamp>, every_hours: u32, now: Timestamp) -> bool {
     let every_ms = i64::from(every_hours) * HOUR_MS;

@@ -1,44 +1,45 @@
-//! A customer as WeCom lists them: in a member's customers, in a corp's customers, or in a group.
+//! A sighting: one customer in one of WeCom's lists (a member's customers, a corp's customers, the members of
+//! a group).
 
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ChatId, ExternalUserid, UserId};
 use super::time::Timestamp;
 
-/// One row of a list: a customer as a member's, or as a member of a customer group.
+/// One row of a list: a relation of a customer to a member or to a customer group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sighting {
     /// The customer.
     pub external_userid: ExternalUserid,
-    /// Where the row says they are.
+    /// The member or the group.
     pub place: SightingPlace,
-    /// When that began, by WeCom's clock, to the second: `createtime`, `add_time` or `join_time`. `None` if the
-    /// row does not say.
+    /// When the relation began, by WeCom's clock, to the second: `createtime`, `add_time` or `join_time`.
+    /// `None` if the row has no time.
     pub since: Option<Timestamp>,
 }
 
-/// Where a customer was seen.
+/// The other side of the relation that a row lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SightingPlace {
-    /// Followed by a member.
+    /// A member that follows the customer.
     Follower {
         /// The member.
         user_id: UserId,
-        /// The `state` through which they met, where the list has it.
+        /// The `state` of the contact-me code or link through which the customer was added; `None` if the row
+        /// has none.
         state: Option<String>,
     },
-    /// In a customer group.
+    /// A customer group that the customer is in.
     Chat(ChatId),
 }
 
-/// A follower as listed, newest first by the derived `Ord`'s fields: when the list was read, since when, and the
-/// `state`.
+/// One follower as all the lists read so far show it: each field is the maximum of their values.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Listed {
-    /// When the list was read that had this row, by our clock.
+    /// When the last list with this follower was read, by our clock.
     pub seen_at: Timestamp,
-    /// Since when the member follows the customer, by WeCom's clock.
+    /// When the relation began, by WeCom's clock, to the second.
     pub since: Timestamp,
-    /// The `state` through which they met, if any list had it.
+    /// The `state` of the contact-me code or link, if any list had one.
     pub state: Option<String>,
 }

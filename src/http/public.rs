@@ -321,8 +321,8 @@ impl CallbackState {
     }
 }
 
-/// [`intake::classify`] with the dealers known to the store, and as the app's configuration has it; used for
-/// incoming callbacks and for redriving quarantined messages.
+/// [`intake::classify`] with the dealers known to the store and the settings of the app; used for incoming
+/// callbacks and for redriving quarantined messages.
 ///
 /// # Errors
 /// When the store cannot be read.
@@ -346,7 +346,7 @@ pub(super) async fn classify(
     })
 }
 
-/// The workers that what was stored concerns.
+/// The workers to be woken after something was stored.
 pub(super) enum Concern {
     Inbox,
     Groups,
@@ -355,7 +355,7 @@ pub(super) enum Concern {
 }
 
 impl Concern {
-    /// The concern of what is stored now; `None` stands for a dead letter that is redriven.
+    /// The workers to be woken after `payload` was stored; `None` stands for a dead letter that was redriven.
     pub(super) fn of(payload: Option<&Payload>) -> Self {
         match payload {
             None | Some(Payload::Event(_) | Payload::Quarantine { .. }) => Self::Inbox,

@@ -13,7 +13,8 @@ use crate::callback::xml::{self, XmlError};
 
 /// The most elements of a message: the event of a customer group lists the members that changed.
 const ELEMENTS_MAX: usize = 4_096;
-/// Stands for an `Item` that is no text, or for several in an unknown notation. It is no valid id.
+/// Replaces an `Item` that is not a text, or a list in an unknown notation. Not a valid id, so the list
+/// counts as incomplete.
 const UNREADABLE: Cow<'static, str> = Cow::Borrowed("");
 
 /// The fields that are used.

@@ -20,9 +20,9 @@ pub(super) enum Message {
     Event(Event),
     /// A change of a customer group.
     Chat(ChatEvent),
-    /// Which customers of a corp the app can see may have changed.
+    /// The visible range of the app at a corp may have changed.
     Visibility { kind: Kind, corp_id: CorpId, created_at: Timestamp },
-    /// Something about the app's life at a corp.
+    /// A warning about the use of the app at a corp, or its end.
     Alarm(AppAlarm),
     /// A message that needs no action.
     Ignored(Ignored),
@@ -78,7 +78,7 @@ pub(super) fn parse(message: &[u8]) -> Result<Message, MessageError> {
     typed(&Fields::read(message).map_err(MessageError::Unreadable)?)
 }
 
-/// What a message is about, as far as the names in it say.
+/// The kind of a message, from the names in it.
 enum Subject {
     Contact(ContactChange),
     Chat,
@@ -174,7 +174,7 @@ fn chat_change(fields: &Fields<'_>) -> Result<Option<ChatChange>, MessageError> 
         "update" => match fields.update_detail.as_deref().map(str::trim_ascii) {
             Some("add_member") => Some(joined(fields)),
             Some("del_member") => Some(ChatChange::Left { versions: versions(fields) }),
-            // It may be a join: without ids and versions it has the member list read.
+            // It may be a join: without ids and versions, the member list is read.
             Some("") | None => {
                 Some(ChatChange::Joined { items: Vec::new(), is_complete: false, versions: None })
             }
@@ -188,7 +188,7 @@ fn joined(fields: &Fields<'_>) -> ChatChange {
     let ids = fields.items.iter().filter_map(|item| ExternalUserid::new(item.trim_ascii()).ok());
     let items: Vec<_> = ids.take(CHAT_ITEMS_MAX).collect();
     let count = fields.mem_change_cnt.as_deref().and_then(|count| count.trim_ascii().parse::<usize>().ok());
-    // A join of nobody is not to be trusted either.
+    // A join without any member is incomplete too.
     let is_complete =
         !items.is_empty() && items.len() == fields.items.len() && count == Some(fields.items.len());
     ChatChange::Joined { items, is_complete, versions: versions(fields) }

@@ -1,4 +1,5 @@
-//! What a verified message means for us: something to act upon, nothing, or a case for an operator.
+//! The classification of verified messages: to be acted upon, to be ignored, or to be quarantined for an
+//! operator.
 //!
 //! [`classify`] is asked when a callback arrives and again when a quarantined message is redriven.
 //!
@@ -46,7 +47,7 @@ pub enum Classified {
     Event(Event),
     /// A change of a customer group, to be acted upon.
     Chat(ChatEvent),
-    /// Which customers of a corp the app can see may have changed.
+    /// The visible range of the app at a corp may have changed.
     Visibility {
         /// What kind of message it is.
         kind: Kind,
@@ -55,7 +56,7 @@ pub enum Classified {
         /// Its `CreateTime`.
         created_at: Timestamp,
     },
-    /// Something about the app's life at a corp, for an operator.
+    /// A warning about the use of the app at a corp, or its end, for an operator.
     Alarm(AppAlarm),
     /// To be acknowledged and counted only.
     Ignored(Ignored),
@@ -127,9 +128,9 @@ pub async fn classify<E>(
                 Classified::Event(event)
             }
         }
-        // The age limit is for contact events, which change followers as they say. The others may be of any
-        // age, replayed ones too: the event of a group or corp leads at most to lookups and to a reading of
-        // the member list, whose answers are today's; an alarm changes no link.
+        // The age limit is for contact events, because they change followers. Others may be of any age, even
+        // replayed: the event of a group or corp leads at most to lookups and a reading of the member list,
+        // and WeCom answers those with the current state; an alarm changes no link.
         Ok(Message::Chat(event)) => Classified::Chat(event),
         Ok(Message::Visibility { kind, corp_id, created_at }) => {
             Classified::Visibility { kind, corp_id, created_at }

@@ -182,7 +182,7 @@ async fn a_message_is_accepted_if_sealed_for_the_corp_it_is_about_and_not_if_for
             assert_eq!(classified(stranger, message, None).await, refused, "{stranger}: {message}");
         }
     }
-    // What does not name its corp is not accepted for a corp that nobody knows.
+    // A message that names no corp is not accepted for an unknown corp.
     assert_eq!(classified("wpNEW", "<xml>wpNEW</xml>", None).await, refused);
 }
 

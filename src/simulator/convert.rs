@@ -19,7 +19,7 @@ const BATCH_IDS_MAX: usize = 100;
 enum Sight<'a> {
     /// No customer that the caller could convert.
     Unknown,
-    /// A customer, but the members to whom they belong are outside the visible range.
+    /// A customer, but all their followers are outside of the visible range.
     Invisible,
     Customer(&'a Customer),
 }
@@ -155,7 +155,7 @@ impl World {
         corp == caller || self.corps[corp].upstream == caller
     }
 
-    /// With a group, only its owner has to be visible; without one, a member who has confirmed the customer.
+    /// With a group, its owner has to be visible; without one, a member that has confirmed the customer.
     fn sight(&self, caller: CorpIdx, external_userid: &str, chat: Option<ChatIdx>) -> Sight<'_> {
         let customer = self.customer_with_id(external_userid);
         let Some(customer) = customer.filter(|customer| self.is_in_scope(caller, customer.corp)) else {

@@ -1,6 +1,7 @@
-//! The cursors of the customer and group lists: opaque to clients, places to go on from for the simulator.
+//! The cursors of the customer and group lists: opaque to clients, positions in a list for the simulator.
 //!
-//! A place is a key, not a count, so that what comes or goes during a traversal moves nothing else.
+//! A position is a key, not an offset, so that a row that is added or removed during a traversal shifts no
+//! other.
 //!
 //! Deliberately absent: the cursors of the dealer directory, which are offsets (`directory`).
 
@@ -25,11 +26,11 @@ pub(super) enum Cursor {
 /// A row of `contact_list`, in the order of the list.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum ContactPlace {
-    /// The nth person who is no customer.
+    /// The nth person that is not a customer.
     Stranger(usize),
-    /// Somebody whom a member added.
+    /// A customer that a member added.
     Friend { user_id: String, customer: CustomerIdx },
-    /// Somebody in the nth group of the corp.
+    /// A customer in the nth group of the corp.
     InChat { nth: usize, id: String },
 }
 

@@ -128,7 +128,7 @@ pub enum ChatChange {
     },
     /// Members or customers left.
     Left {
-        /// On their own or not.
+        /// Whether they left on their own or were removed.
         how: Leave,
         /// The change of the member list.
         members: ChatMembers,
@@ -154,7 +154,7 @@ pub struct ChatMembers {
     pub version: String,
 }
 
-/// How somebody left a customer group.
+/// The way in which a person left a customer group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
     /// On their own.

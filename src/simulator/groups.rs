@@ -1,4 +1,4 @@
-//! Customer groups: who creates, joins, leaves and dismisses them, and the events that report it.
+//! Customer groups: creating, joining, leaving and dismissing them, and the events that report it.
 //!
 //! Deliberately absent: what an API answers about them (`chats`, `convert`).
 
@@ -14,7 +14,7 @@ use super::world::World;
 /// The owner of a group for which none is named.
 const DEFAULT_OWNER: &str = "groupowner";
 
-/// How somebody joins a group.
+/// The way in which a person joins a group.
 #[derive(Debug, Clone, Copy)]
 struct JoinScene {
     /// In an event (document 92130).

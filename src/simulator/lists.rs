@@ -29,7 +29,7 @@ const CONTACTS_CURSOR_LIFE_MS: i64 = 4 * HOUR_MS;
 /// `add_way` of a customer who scanned a QR code, and of one found by their phone number.
 const ADDED_BY_QR_CODE: u8 = 1;
 const ADDED_BY_PHONE: u8 = 2;
-/// The name of a person who is no customer.
+/// The name of a person that is not a customer.
 const MASKED_NAME: &str = "***开";
 
 /// A row of `contact_list`.

@@ -12,7 +12,7 @@ impl World {
         Ok(self.corp_mut(corp_id)?.members.entry(user_id.to_owned()).or_default())
     }
 
-    /// A member leaves the corp, and is no follower of anybody any more.
+    /// A member leaves the corp, and no longer follows any customer.
     pub(super) fn remove_member(&mut self, corp_id: &str, user_id: &str) -> Result<(), SimulatorError> {
         let member = self.corp_mut(corp_id)?.members.remove(user_id);
         let member = member.ok_or_else(|| SimulatorError::UnknownMember {
@@ -25,7 +25,7 @@ impl World {
         Ok(())
     }
 
-    /// Whether the app sees the customers and groups of this member, who may have left.
+    /// Whether the app sees the customers and groups of a member, even one that has left.
     pub(super) fn is_in_range(&self, corp: CorpIdx, user_id: &str) -> bool {
         self.corps[corp].members.get(user_id).is_some_and(Member::is_in_range)
     }

@@ -32,7 +32,7 @@ pub struct Options {
     /// Whether a `pending_id` resolves that was minted after the person became the customer. The
     /// documentation says no.
     pub late_mint_resolves: bool,
-    /// A `pending_id` minted at most this long after the person became the customer resolves all the same.
+    /// A `pending_id` resolves if it was minted at most this long after the person became the customer.
     pub conversion_window_ms: i64,
     /// The result of minting a person again.
     pub remint: Remint,
@@ -43,9 +43,9 @@ pub struct Options {
     pub unknown_chat: i64,
     /// The form of the events of customer groups.
     pub item_form: ItemForm,
-    /// Ids that the event of a customer group lists at most. Its count is that of all.
+    /// Maximum number of ids that the event of a customer group lists. Its count includes those left out.
     pub chat_items_max: Option<usize>,
-    /// `groupchat/get` answers the member list of that long ago.
+    /// How far `groupchat/get` lags behind: it answers the member list of that long ago.
     pub chat_lag_ms: i64,
     /// More visible members than this make `groupchat/list` without an owner filter answer 81017.
     pub chat_range_members_max: usize,
@@ -53,13 +53,13 @@ pub struct Options {
     pub unlisted_member: Invisible,
     /// How `batch/get_by_user` divides its rows into pages.
     pub page_fill: PageFill,
-    /// Whether the lists of a member's customers contain those who deleted the member. The documentation says
-    /// that the relation still exists.
+    /// Whether the lists of a member's customers contain customers that deleted the member. According to the
+    /// documentation the relation still exists.
     pub lists_deleted_by_customer: bool,
     /// Whether `contact_list` may be called.
     pub contact_list: Permission,
-    /// Rows at the start of `contact_list` about people who are no customers. Every second one is in a group
-    /// that is no customer group.
+    /// Number of rows at the start of `contact_list` about people that are not customers. Every second one is
+    /// in a group that is not a customer group.
     pub contact_list_strangers: usize,
     /// Whether the `get_chain_*` calls may be made.
     pub chain_calls: Permission,
@@ -188,7 +188,7 @@ pub enum Remint {
     NewId,
 }
 
-/// The result of asking about somebody whom the visible range leaves out.
+/// The result of asking about a member or customer outside of the visible range.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Invisible {
     /// No row.

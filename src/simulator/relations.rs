@@ -31,7 +31,7 @@ pub struct Friendship {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Beginning {
     Confirmed,
-    /// The customer added a member who has not confirmed yet.
+    /// The customer added a member that has not confirmed yet.
     Half,
 }
 

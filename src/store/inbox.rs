@@ -66,13 +66,13 @@ pub struct Arrival {
 pub enum Payload {
     /// An event to act upon.
     Event(Event),
-    /// A change of a customer group. It is applied at once: customers to be looked up are queued, and the
-    /// reading of the group, if one is due.
+    /// A change of a customer group. It is applied at once: lookups of customers are queued, and a reading of
+    /// the member list, if one is needed.
     Chat(ChatEvent),
-    /// Which customers of this corp the app can see may have changed: its customers without a pending id are to
+    /// The visible range of the app at this corp may have changed: its customers without a pending id are to
     /// be looked up again.
     Visibility(CorpId),
-    /// Something about the app's life at a corp.
+    /// A warning about the use of the app at a corp, or its end.
     Alarm(AppAlarm),
     /// A verified message to keep for an operator, because it was not accepted as an event.
     Quarantine {

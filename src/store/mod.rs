@@ -83,8 +83,8 @@ pub struct Counts {
     pub quarantined: u64,
     /// Known customers, linked or not.
     pub contacts: u64,
-    /// Customers without a pending id who are still to be looked up: at a known time, or once there is a reason
-    /// to think that the app can see them.
+    /// Customers without a pending id that are still to be looked up: at a known time, or once the app may
+    /// have become able to see them.
     pub waiting: u64,
     /// Links.
     pub links: u64,
@@ -96,9 +96,9 @@ pub struct Counts {
     pub event_head: u64,
 }
 
-/// The durable state: inbox, fans, quota ledgers, dealers and links. The feed is [`Feed`], data access and
-/// erasure for one person is [`People`], customer groups and the comparison with WeCom's lists are
-/// [`Reconciling`].
+/// The durable state: inbox, fans, quota ledgers, dealers, links and the reading of the clocks. The feed is
+/// [`Feed`], data access and erasure for one person is [`People`], customer groups and the comparison with
+/// WeCom's lists are [`Reconciling`].
 ///
 /// Any method may fail with [`StoreError::Failed`], [`StoreError::Damaged`] or [`StoreError::Closed`]; one
 /// that writes also with [`StoreError::NoSpace`] or [`StoreError::Stalled`].
@@ -110,9 +110,9 @@ pub trait Store: Feed + People + Reconciling + Send + Sync + 'static {
     /// [`StoreError::InboxFull`]: nothing was stored, and the same message may be appended later.
     async fn append(&self, arrival: Arrival) -> Result<Appended, StoreError>;
 
-    /// Leases work that is due at `now`, the longest due first: up to `limit` events and live lookups, and up to
-    /// `background` lookups of the other kind. Nobody else gets them until they are settled or the process ends:
-    /// leases are not durable.
+    /// Leases work that is due at `now`, the longest due first: up to `limit` events and live lookups, and up
+    /// to `background` lookups of the other kind. They are not leased again until they are settled or the
+    /// process ends: leases are not durable.
     async fn lease(&self, now: Timestamp, limit: usize, background: usize) -> Result<Vec<Work>, StoreError>;
 
     /// When the next piece of work that is not leased is due.
@@ -124,7 +124,7 @@ pub trait Store: Feed + People + Reconciling + Send + Sync + 'static {
     /// was received.
     ///
     /// # Errors
-    /// The first error; the other outcomes are applied all the same. Work that was not settled can be leased
+    /// The first error; the other outcomes are applied nevertheless. Work that was not settled can be leased
     /// again, except work on a damaged record, which stays leased.
     async fn settle(
         &self,
@@ -239,9 +239,9 @@ pub trait Store: Feed + People + Reconciling + Send + Sync + 'static {
     /// The quota ledger of an account and API; an empty one if no call was ever reserved.
     async fn ledger(&self, account: &str, api: &'static str) -> Result<Ledger, StoreError>;
 
-    /// Inserts or updates an app's dealers as WeCom lists them, one transaction each. Keeps what is known of a
-    /// dealer beside the list, and dealers that are not in it. Returns those that were not listed before, or
-    /// had left.
+    /// Inserts or updates an app's dealers as WeCom lists them, one transaction each. Keeps what is known of
+    /// a dealer beside the list, and dealers that are not in it. Returns those that were not listed before,
+    /// or had left.
     async fn put_dealers(&self, app: &AppName, dealers: Vec<Dealer>) -> Result<Vec<CorpId>, StoreError>;
 
     /// Records that WeCom no longer lists a dealer. Returns false if it had left before, or is not known.
@@ -295,9 +295,10 @@ pub trait Store: Feed + People + Reconciling + Send + Sync + 'static {
     /// Waits until the store has failed for good ([`StoreError::Failed`]) and returns the reason.
     async fn failed(&self) -> String;
 
-    /// Moves every wait that is stored (events, lookups, readings of groups, calls for fans) by `by_ms`, if it
-    /// is due after `after`: the wall clock was set by as much. In several transactions. Leased work stays as it
-    /// is if `by_ms` is positive; if it is negative, the lease no longer settles it, and it is leased again.
+    /// Moves every stored wait (events, lookups, readings of groups, calls for fans) that is due after
+    /// `after` by `by_ms`: by as much as the wall clock was set. In several transactions. Leased work stays
+    /// as it is if `by_ms` is positive; if it is negative, the lease no longer settles it, and it is leased
+    /// again.
     async fn shift_waits(&self, by_ms: i64, after: Timestamp) -> Result<(), StoreError>;
 
     /// The reading of the clocks that was stored last.

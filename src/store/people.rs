@@ -70,8 +70,8 @@ pub struct Receipt {
     pub forgotten_at: Timestamp,
     /// The reference that the operator gave for the request.
     pub request: Option<String>,
-    /// The id by which the person was erased, hashed with a secret salt of this store. Who has the id and the
-    /// store can verify that the receipt is about that id; to anyone else it reveals nothing.
+    /// The id by which the person was erased, hashed with a secret salt of this store. With the id and the
+    /// store it can be verified that the receipt is about that id; without them it reveals nothing.
     pub subject: String,
     /// The numbers of erased records.
     pub erased: Erased,

@@ -1,4 +1,4 @@
-//! Customer groups, the lists of customers that are compared with WeCom's, and what happens at each dealer.
+//! Customer groups, comparing the dealers' customers with WeCom's lists, and the activity of each dealer.
 
 use async_trait::async_trait;
 
@@ -21,16 +21,16 @@ pub struct ChatToRead {
     pub corp_id: CorpId,
     /// The group.
     pub chat_id: ChatId,
-    /// What is known about it.
+    /// Its record.
     pub chat: Chat,
 }
 
-/// What a page of customers brought.
+/// The customers found in a list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct PageFound {
-    /// Customers who were not known before.
+    /// Number of customers that were not known before.
     pub new: u64,
-    /// Lookups that were queued.
+    /// Number of lookups that were queued.
     pub queued: u64,
 }
 
@@ -50,18 +50,18 @@ impl std::iter::Sum for PageFound {
     }
 }
 
-/// A dealer, and what happens there.
+/// A dealer with its activity and counts.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DealerRow {
     /// The dealer.
     pub dealer: Dealer,
-    /// Its events, its last error, its silence.
+    /// Its events by day, its last error, and whether it is silent.
     pub activity: DealerActivity,
-    /// Its customers and links.
+    /// The numbers of its customers and links.
     pub counts: DealerCounts,
 }
 
-/// Customer groups, the comparison with WeCom's lists, and what happens at each dealer.
+/// Customer groups, reconcile runs, and the activity of each dealer.
 #[async_trait]
 pub trait Reconciling: Send + Sync {
     /// Up to `limit` groups whose reading is due at `now`, the longest due first.
@@ -71,7 +71,7 @@ pub trait Reconciling: Send + Sync {
     async fn next_chat_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Records what a reading begun at `began_at` found: queues lookups of customers without a pending id,
-    /// and notes the version. In several transactions, the version last.
+    /// and stores the version. In several transactions, the version last.
     async fn chat_read(
         &self,
         group: &ChatToRead,
@@ -80,7 +80,7 @@ pub trait Reconciling: Send + Sync {
         began_at: Timestamp,
     ) -> Result<PageFound, StoreError>;
 
-    /// Puts a reading off until `until`; `None` forgets the group, which no longer exists.
+    /// Defers a reading until `until`; `None` deletes the group, which no longer exists.
     async fn chat_unread(&self, group: &ChatToRead, until: Option<Timestamp>) -> Result<(), StoreError>;
 
     /// Begins a run over these dealers, or adds them to the one that is under way. Durable when it returns.
@@ -97,8 +97,8 @@ pub trait Reconciling: Send + Sync {
     async fn reconcile_tasks(&self, app: &AppName) -> Result<Vec<(CorpId, ReconcileTask)>, StoreError>;
 
     /// Records a page that was read at `read_at`: creates customers that are not known, updates followers and
-    /// groups, queues lookups of those that were never looked up, and moves the task to `next`. In several
-    /// transactions, the place last, so that a page that was recorded in part is read again.
+    /// groups, queues lookups of customers that were never looked up, and moves the task to `next`. In
+    /// several transactions, the task last, so that a page that was recorded in part is read again.
     async fn page_read(
         &self,
         app: &AppName,
@@ -108,7 +108,7 @@ pub trait Reconciling: Send + Sync {
         read_at: Timestamp,
     ) -> Result<PageFound, StoreError>;
 
-    /// How many followers a dealer's customers have, and those of them that were last confirmed before
+    /// The number of followers of a dealer's customers, and the followers that were last confirmed before
     /// `begun_at`.
     async fn missing_followers(
         &self,
@@ -136,11 +136,11 @@ pub trait Reconciling: Send + Sync {
         now: Timestamp,
     ) -> Result<(), StoreError>;
 
-    /// Ends the comparisons of dealers of other apps than these, which are not in the configuration any more.
+    /// Ends the comparisons for apps other than `apps`: they are no longer in the configuration.
     async fn end_tasks_of_others(&self, apps: &[AppName], now: Timestamp) -> Result<(), StoreError>;
 
-    /// Makes the lookups of a dealer's customers without a pending id due at `now`, in several transactions:
-    /// of those that were refused, or with `all` of every one. Returns how many.
+    /// Makes lookups of a dealer's customers without a pending id due at `now`, in several transactions: the
+    /// lookups that WeCom refused, or with `all` every one. Returns their number.
     async fn look_up_again(
         &self,
         app: &AppName,
@@ -153,7 +153,7 @@ pub trait Reconciling: Send + Sync {
     /// [`visibility_seen`](Self::visibility_seen) not yet called since.
     async fn visibility_changes(&self) -> Result<Vec<(AppName, CorpId)>, StoreError>;
 
-    /// Ends a dealer's place among [`visibility_changes`](Self::visibility_changes).
+    /// Removes a dealer from [`visibility_changes`](Self::visibility_changes).
     async fn visibility_seen(&self, app: &AppName, corp_id: &CorpId) -> Result<(), StoreError>;
 
     /// Adds events to the dealers' activity. Returns the dealers that were silent before.
@@ -163,7 +163,7 @@ pub trait Reconciling: Send + Sync {
         seen: Vec<(CorpId, EventsSeen)>,
     ) -> Result<Vec<CorpId>, StoreError>;
 
-    /// Sets since when a dealer is silent.
+    /// Records that a dealer is silent since `since`.
     async fn set_silent(&self, app: &AppName, corp_id: &CorpId, since: Timestamp) -> Result<(), StoreError>;
 
     /// Records a dealer's last error.
@@ -177,6 +177,6 @@ pub trait Reconciling: Send + Sync {
     /// The dealers of an app, those that have left included, in the order of their ids.
     async fn dealer_rows(&self, app: &AppName) -> Result<Vec<DealerRow>, StoreError>;
 
-    /// The alarms about the life of the apps that have not ended, oldest first.
+    /// The alarms about the use of the apps that have not ended, oldest first.
     async fn alarms(&self) -> Result<Vec<(AppName, AppAlarm)>, StoreError>;
 }

@@ -1,7 +1,7 @@
 //! The types of leased work about one customer: the work, its id and its outcome.
 //!
-//! Deliberately absent: the operations on them, which are methods of [`Store`](super::Store), and when to look
-//! a customer up again (see [`lookup`](crate::domain::lookup)).
+//! Deliberately absent: the operations on them, which are methods of [`Store`](super::Store), and when to
+//! look a customer up again (see [`lookup`](crate::domain::lookup)).
 
 use super::inbox::{EventId, FailureReason, InboxEvent};
 use crate::domain::contact::Contact;
@@ -53,8 +53,8 @@ pub enum Outcome {
     /// WeCom refused the lookup with this code because the app cannot see the customer.
     /// [`Lookup::answered`](crate::domain::lookup::Lookup::answered) decides when to look them up again.
     NotVisible(i64),
-    /// The customer is not in the group through which they were looked up, or the group no longer exists. They
-    /// are looked up again at once through another group or a follower, if there is one.
+    /// The customer is not in the group through which they were looked up, or the group no longer exists.
+    /// They are looked up again at once through another group or a follower, if there is one.
     NotInChat(ChatId),
     /// Done without a call.
     Applied,

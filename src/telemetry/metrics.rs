@@ -200,8 +200,8 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Creates the counters whose labels are closed sets: `rate()` does not see the first increment of a series
-    /// that did not exist before.
+    /// Creates the counters whose labels are closed sets: `rate()` does not see the first increment of a
+    /// series that did not exist before.
     fn start_at_zero(&self) {
         for outcome in CallbackOutcome::VARIANTS {
             drop(self.callbacks.get_or_create(&[("outcome", outcome.into())]));

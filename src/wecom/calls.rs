@@ -103,8 +103,8 @@ impl Platform for Client {
             body["chat_id"] = chat_id.as_str().into();
         }
         let answer: Answer = self.ask(app, token, api, Share::Whole, Some(&body)).await?;
-        // What an unknown customer's row looks like is not documented: none, an empty pending id or none in
-        // it.
+        // WeCom does not document how it answers for an unknown customer: without a row, with an empty
+        // pending id, or without the field.
         let known = |row: Row| {
             let pending_id = PendingId::new(row.pending_id?).ok()?;
             Some((ExternalUserid::new(row.external_userid).ok()?, pending_id))

@@ -93,7 +93,7 @@ impl Client {
         answer
     }
 
-    /// Sends a request and parses the JSON of the answer, whatever it says.
+    /// Sends a request and parses the JSON of the answer, a success or an error.
     async fn exchange(
         &self,
         api: Api,

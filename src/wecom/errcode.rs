@@ -16,7 +16,7 @@ pub enum Class {
     Rate,
     /// This id will never work: do not retry it.
     Item,
-    /// The customer, or the member who follows them, is outside the app's visible range, which an
+    /// The customer, or the member that follows them, is outside the app's visible range, which an
     /// administrator may widen: retry later.
     Invisible,
     /// An operator has to correct a setting: pause the app or dealer and probe slowly; no attempt is counted.
@@ -87,7 +87,7 @@ pub const fn is_concurrency(errcode: i64) -> bool {
     matches!(errcode, 45_033 | 45_035 | 45_036)
 }
 
-/// Whether the app cannot see the customer, or the member who follows them. 40096 and 84061 may also mean
+/// Whether the app cannot see the customer, or the member that follows them. 40096 and 84061 may also mean
 /// that the customer was deleted, or that WeCom does not know a new one yet.
 #[must_use]
 pub const fn is_not_visible(errcode: i64) -> bool {

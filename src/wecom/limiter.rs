@@ -97,8 +97,8 @@ impl Limiter {
         Self { ledgers, clock, limits, reserved: Mutex::default(), limit_log: LogThrottle::default() }
     }
 
-    /// Records the current time in the conversion ledgers. To be called at start: after a reboot the wall
-    /// clock alone tells the ledgers how much time has passed, and it is most likely right then.
+    /// Records the current time in the conversion ledgers. To be called at the start: after a reboot the
+    /// ledgers can only derive the elapsed time from the wall clock, which is most likely right then.
     pub async fn begin(&self) {
         for corp in self.limits.keys() {
             for &api in Api::VARIANTS.iter().filter(|api| api.has_own_quota()) {

@@ -31,7 +31,7 @@ pub enum TokenOf {
 pub struct DealerList {
     /// The dealers.
     pub dealers: Vec<Dealer>,
-    /// Whether WeCom said that these are all: only then the absence of one means anything.
+    /// Whether WeCom reported that the list is complete: only then a missing dealer has left.
     pub is_complete: bool,
 }
 
@@ -67,8 +67,8 @@ pub trait Platform: Send + Sync + 'static {
     /// The chains (上下游) that the app may read (document 95820).
     async fn chains(&self, app: &AppName) -> Result<Vec<String>, CallError>;
 
-    /// How far a corp of a chain is verified (document 95820); `None` if the answer does not say, as for a corp
-    /// that has not joined.
+    /// How far a corp of a chain is verified (document 95820); `None` if the answer does not say, as for a
+    /// corp that has not joined.
     async fn qualification(
         &self,
         app: &AppName,
@@ -106,8 +106,8 @@ pub trait Platform: Send + Sync + 'static {
         ids: &[ExternalUserid],
     ) -> Result<Vec<(ExternalUserid, PendingId)>, CallError>;
 
-    /// The members of a corp who may have customers and whom the app may see (document 92571), in the order of
-    /// their ids.
+    /// The members of a corp that may have customers and are in the app's visible range (document 92571), in
+    /// the order of their ids.
     async fn members(&self, app: &AppName, token: &TokenOf) -> Result<Vec<UserId>, CallError>;
 
     /// One page of the customers of at most 100 members (document 92994); `cursor` is empty for the first.

@@ -1,5 +1,5 @@
-//! The callback handler: every response it can give, and every published test vector. Which messages are accepted
-//! is in `recipients`; time-outs and limits of connections are in `connections`.
+//! The callback handler: every response it can give, and every published test vector. Which messages are
+//! accepted is in `recipients`; time-outs and limits of connections are in `connections`.
 
 use std::fmt::Write as _;
 
@@ -18,8 +18,8 @@ pub async fn post(world: &World, callback: &SealedCallback) -> (u16, String) {
     (response.status().as_u16(), response.text().await.unwrap())
 }
 
-/// How often a published message is counted as accepted, ignored, quarantined and refused. Most are text messages
-/// to an app or notices to a suite, which are ignored; some are not XML or JSON at all.
+/// How often a published message is counted as accepted, ignored, quarantined and refused. Most are text
+/// messages to an app or notices to a suite, which are ignored; some are not XML or JSON at all.
 fn expected_counts(message: &str) -> [u64; 4] {
     let is_damaged = message.contains(":mycreate\"");
     if message.contains("add_external_contact") {

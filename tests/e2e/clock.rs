@@ -1,4 +1,5 @@
-//! The wall clock of the machine is set while the service runs and while it is stopped. WeCom's clock is right.
+//! The wall clock of the machine is set while the service runs and while it is stopped. WeCom's clock is
+//! right.
 
 use std::time::Duration;
 
@@ -9,14 +10,14 @@ use unionlink::simulator::{Api, Fault, Options};
 
 use crate::harness::{Setup, World};
 
-/// Nothing but callbacks, registrations and waits leads to calls for people.
+/// The settings under which only callbacks, registrations and waits lead to conversion calls.
 const APP: &str = "existing_customers = false\nreconcile_hours = 0";
 
 fn instant(value: &Value) -> Timestamp {
     value.as_str().unwrap().parse().unwrap()
 }
 
-/// For how many milliseconds calls for fans still wait for a call limit, according to the status.
+/// The remaining wait of calls for fans for a call limit, in milliseconds, according to the status.
 fn pacing_ms(status: &Value) -> Option<i64> {
     let until = status["pacing"].as_array().unwrap().iter().find(|held_back| held_back["scope"] == "fans")?;
     Some(instant(&until["until"]).millis_since(instant(&status["now"])))

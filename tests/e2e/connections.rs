@@ -1,5 +1,5 @@
-//! Connections: the responses that end one (those sent before the request's body was read), time-outs, and which
-//! connection is shed at the limit.
+//! Connections: the responses that end one (those sent before the request's body was read), time-outs, and
+//! which connection is shed at the limit.
 
 use std::time::{Duration, Instant};
 

@@ -8,7 +8,7 @@ use unionlink::simulator::Person;
 use crate::harness::{LOG_EVERYTHING, Setup, World};
 use crate::process::Process;
 
-/// A fan linked at both dealers, a second fan who is kept, and every id of the first.
+/// A fan linked at both dealers, a second fan that is kept, and every id of the first.
 async fn with_two_fans() -> (World, Vec<Person>, Vec<String>) {
     let world = World::usual().await;
     let fans = world.mint(2).await;

@@ -1,4 +1,4 @@
-//! Customer groups: everybody who joins one is linked, with the group's id in the calls and in the link.
+//! Customer groups: every fan that joins one is linked, with the group's id in the calls and in the link.
 
 use serde_json::{Value, json};
 use unionlink::clock::Clock as _;
@@ -16,7 +16,7 @@ fn calls_of(world: &World, api: Api) -> Vec<Call> {
     world.wecom.calls().into_iter().filter(|call| call.api == api).collect()
 }
 
-/// Waits until everybody is linked once, and checks that it was through this group.
+/// Waits until every fan is linked once, and checks that it was through this group.
 async fn linked_through(world: &World, chat_id: &str, people: &[Person]) {
     for person in people {
         let links = world.linked(person, 1).await;
@@ -25,8 +25,8 @@ async fn linked_through(world: &World, chat_id: &str, people: &[Person]) {
     world.check_links(people).await;
 }
 
-/// Reports that a new group was created, and waits until its member list has been read: what was due before
-/// has been read by then, because the lists of one corp are read one after the other.
+/// Reports that a new group was created, and waits until its member list has been read: groups that were due
+/// before have been read by then, because the lists of one corp are read one after the other.
 async fn another_group_is_read(world: &World) {
     let chat_id = world.wecom.add_chat(&world.dealers[0].corp_id);
     world.deliver(&world.wecom.chat_created(&chat_id)).await;
@@ -60,7 +60,7 @@ async fn a_new_groups_list_is_read_after_two_seconds_and_the_people_in_it_are_li
     let world = with_options(|_| {}).await;
     let fans = world.mint(3).await;
     let chat_id = world.wecom.add_chat(&world.dealers[0].corp_id);
-    // The event of the creation has no version, and there is no other event.
+    // The only event is that of the creation, which has no version.
     let _ = world.wecom.join_chat(&chat_id, &fans);
     let delivered_at = world.machine.now();
     world.deliver(&world.wecom.chat_created(&chat_id)).await;
@@ -93,7 +93,7 @@ async fn lost_repeated_and_late_group_events_link_everybody_once() {
     let fans = world.mint(9).await;
     let chat_id = world.wecom.add_chat(&world.dealers[0].corp_id);
     let joins: Vec<Event> = fans.chunks(3).map(|three| world.wecom.join_chat(&chat_id, three)).collect();
-    // The second one is lost, the third one comes twice, before the first.
+    // The second event is lost; the third one is delivered twice, and before the first.
     for event in [&joins[2], &joins[2], &joins[0]] {
         world.deliver(event).await;
     }
@@ -105,7 +105,7 @@ async fn lost_repeated_and_late_group_events_link_everybody_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_list_that_still_lacks_the_change_is_read_once_more() {
     let world = with_options(|options| {
-        // Nobody is named in the event, and the list of after two seconds is still the old one.
+        // The event names no member, and after two seconds WeCom still answers the old list.
         options.chat_items_max = Some(0);
         options.chat_lag_ms = 3_900;
     })
@@ -125,7 +125,7 @@ async fn a_group_that_is_dismissed_breaks_nothing_and_loses_nobody() {
     let chat_id = world.wecom.add_chat(&world.dealers[0].corp_id);
     world.deliver(&world.wecom.join_chat(&chat_id, &fans[..1])).await;
     linked_through(&world, &chat_id, &fans[..1]).await;
-    // The second one is looked up only after the group has ended, in vain.
+    // The second fan is looked up only after the group was dismissed, without success.
     let late = world.wecom.join_chat(&chat_id, &fans[1..]);
     world.deliver(&world.wecom.dismiss_chat(&chat_id)).await;
     world.deliver(&late).await;

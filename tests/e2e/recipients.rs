@@ -1,5 +1,5 @@
-//! Which callbacks are accepted: for whom they are encrypted, which dealer they are about, and which events are
-//! stored. Redriving quarantined messages is in `events`.
+//! Which callbacks are accepted: for whom they are encrypted, which dealer they are about, and which events
+//! are stored. Redriving quarantined messages is in `events`.
 
 use std::time::Duration;
 
@@ -103,7 +103,8 @@ async fn any_event_of_a_new_dealer_has_the_dealers_listed_again() {
 async fn events_of_groups_ranges_and_the_app_are_accepted_once() {
     let world = World::usual().await;
     let group = "<ChatId>wrINVENTED</ChatId><ChangeType>update</ChangeType>\
-         <UpdateDetail>add_member</UpdateDetail><MemChangeCnt>1</MemChangeCnt><MemChangeList><Item>wmINVENTED</Item></MemChangeList>\
+         <UpdateDetail>add_member</UpdateDetail><MemChangeCnt>1</MemChangeCnt>\
+         <MemChangeList><Item>wmINVENTED</Item></MemChangeList>\
          <LastMemVer>1</LastMemVer><CurMemVer>2</CurMemVer>";
     for (name, fields) in [("change_external_chat", group), ("subscribe", ""), ("low_active", "")] {
         let text = event(&world.dealers[0].corp_id, name, fields);

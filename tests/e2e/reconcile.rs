@@ -1,5 +1,5 @@
 //! Comparisons with WeCom's lists: customers of lost callbacks and of before the installation are linked, and
-//! followers who have left are removed. The dealers, as the admin API shows them.
+//! followers that have left are removed. Also the dealers as the admin API shows them.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::harness::{Setup, World};
 const PERMISSIONS: [Permission; 2] = [Permission::Allowed, Permission::Refused(48_002)];
 const REFUSED: Permission = Permission::Refused(48_002);
 
-/// A world with so many dealers, all of them known to the service.
+/// A world with `dealers` dealers, all of them known to the service.
 async fn with(dealers: usize, change: impl FnOnce(&mut Options)) -> World {
     let mut setup = Setup { dealers, ..Setup::default() };
     change(&mut setup.options);
@@ -49,7 +49,7 @@ async fn has_follower(world: &World, fan: &Person) -> bool {
     !followers(world, fan).await.is_empty()
 }
 
-/// WeCom reports a change of the dealers, which is due to be looked at.
+/// WeCom reports a change of the dealers, and the next reading of their list is due.
 async fn dealers_change(world: &World) {
     world.clock.skip(Duration::from_mins(1));
     let change = Change::ShareChainChange { agent_id: 1 };
@@ -70,7 +70,7 @@ async fn customers_of_lost_callbacks_are_linked_once_with_the_right_followers() 
             let friendship = world.wecom.befriend(corp_id, fan, user_id, Some(&state));
             events.extend(Some(friendship.event).filter(|_| !is_lost(n, user_id)));
         }
-        // The second follower of a customer who is known.
+        // The second follower of a known customer.
         let _ = world.wecom.befriend(&world.dealers[1].corp_id, &fans[1], "wangwu", Some("autumn"));
         assert!(world.wecom.deliver_all(events, 16).await.iter().all(|d| d.acknowledged));
         world.until("/v1/status", |status| status["links"] == 54).await;
@@ -126,7 +126,7 @@ async fn a_comparison_with_nothing_new_costs_the_lists_and_no_conversion() {
         (Api::GetByUser, 2),
         (Api::GroupChatList, 1),
         (Api::GroupChatGet, 4),
-        // That it is refused is remembered for a day.
+        // The refusal is remembered for a day.
         (Api::ContactList, 0),
         (Api::ExternalContactList, 0),
         (Api::ExternalUseridToPendingId, 0),
@@ -147,7 +147,7 @@ async fn members_of_groups_whose_events_were_lost_are_linked_with_the_groups_id(
         for fan in &fans {
             let links = world.links(fan).await;
             assert_eq!((&links[0]["source"], &links[0]["chat_id"]), (&json!("reconcile"), &json!(chat_id)));
-            // Whose follower a group's row names is its owner.
+            // The `follow_userid` of a group's row is the owner of the group.
             assert_eq!(links[0]["followers"], json!([]), "{permission:?}");
         }
         world.check_links(&fans).await;
@@ -162,7 +162,7 @@ async fn the_first_comparison_begins_by_itself_and_links_known_fans_who_were_cus
     for (n, fan) in fans.iter().enumerate() {
         world.befriend(n % 2, fan, "zhangsan");
     }
-    // This person was a customer before there was a pending id.
+    // This person was a customer before a pending id was minted.
     let late = world.wecom.add_person();
     let (customer, _) = world.befriend(0, &late, "zhangsan");
     world.register(std::slice::from_ref(&late)).await;

@@ -290,7 +290,7 @@ async fn a_bad_id_opens_no_circuit_breaker_before_the_converting_token_is_known(
     let options = Options { token_rule: TokenRule::Upstream, ..Setup::default().options };
     let world = World::with(Setup { options, ..Setup::default() }).await;
     let fans = world.mint(2).await;
-    // The first event of this dealer, before it is known whose token converts its customers.
+    // The first event of this dealer, before the token that converts its customers is known.
     let (bad, event) = world.befriend(0, &fans[0], "zhangsan");
     world.wecom.poison_with(&bad, 40_058);
     world.deliver(&event).await;

@@ -12,7 +12,7 @@ use crate::simulator::{Api, Counters};
 pub(super) struct Summary {
     pub(super) status: Value,
     pub(super) links_by_source: BTreeMap<String, usize>,
-    /// Links of fans who were customers before the service ran.
+    /// Number of fans that were customers before they were registered.
     pub(super) long_standing: usize,
     pub(super) counters: Counters,
     pub(super) latencies: Vec<Duration>,

@@ -1,4 +1,4 @@
-//! `reconcile`.
+//! `unionlink reconcile`: its requests, its progress and its result.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! The verdicts about a customer who is not linked: why WeCom has not said who they are.
+//! The verdicts about a customer that is not linked: why there is no pending id, or no fan with the same one.
 
 use super::facts::{Facts, HeldEvent, Place, Text, text};
 use super::verdict::{Verdict, cause, verdict, when};

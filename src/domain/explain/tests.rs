@@ -154,7 +154,7 @@ fn cases() -> Vec<(Code, Facts)> {
         (Code::SinkBehind, Facts { sinks: vec![sink(2 * HOUR_MS)], ..linked() }),
         (Code::Forgotten, Facts { forgotten_at: Some(NOW), ..Facts::default() }),
         (Code::Forgotten, Facts { forgotten_at: Some(NOW), ..of_fan(FanState::Minted, None) }),
-        // Registered again since.
+        // The fan was registered again since.
         (Code::NotAdded, Facts { forgotten_at: forgotten_before, ..of_fan(FanState::Minted, None) }),
         (Code::Linked, Facts { forgotten_at: forgotten_before, ..linked() }),
     ]

@@ -1,4 +1,4 @@
-//! The places of a traversal one after the other, and who is removed after it.
+//! The positions of a traversal in order, and the followers that are removed after it.
 
 use super::*;
 

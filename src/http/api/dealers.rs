@@ -1,6 +1,6 @@
-//! `/v1/dealers`: the dealers, and what happens at each.
+//! `/v1/dealers`: the dealers, with the activity of each.
 //!
-//! Deliberately absent: what is wrong with the calls to a dealer now, which is `paused` in `/v1/status`.
+//! Deliberately absent: the calls for a dealer that are held back now, which are in `paused` of `/v1/status`.
 
 use axum::Json;
 use axum::extract::State;

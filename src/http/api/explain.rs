@@ -126,8 +126,8 @@ impl AdminState {
         self.breakers.failing(&scopes.each_ref()).map(breaker_trouble)
     }
 
-    /// What holds back the conversions of a corp's customers: an open circuit breaker. Waiting for a call
-    /// limit is no trouble.
+    /// What holds back the conversions of a corp's customers: an open circuit breaker. A wait for a call
+    /// limit is none.
     fn corp_trouble(&self, app: &AppName, corp_id: &CorpId) -> Option<Trouble> {
         let scopes = [Scope::App(app.clone()), Scope::Corp(app.clone(), corp_id.clone())];
         self.breakers.failing(&scopes.each_ref()).map(breaker_trouble)

@@ -59,7 +59,7 @@ enum Format {
     Csv,
 }
 
-/// The columns of the CSV. In that for Excel, the names of those with times tell the offset.
+/// The columns of the CSV. For Excel, the names of the columns with times contain the offset.
 const COLUMNS: [&str; 14] = [
     "app",
     "unionid",

@@ -1,4 +1,4 @@
-//! `/v1/reconcile`: compares the dealers' customers with WeCom's lists now, and shows how far that is.
+//! `/v1/reconcile`: begins a comparison of the dealers' customers with WeCom's lists, and shows its progress.
 //!
 //! Deliberately absent: the comparison, which is [`worker`](crate::worker)'s.
 

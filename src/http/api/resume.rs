@@ -1,7 +1,7 @@
 //! `POST /v1/resume`: tries paused calls to WeCom now, not at the end of their wait, and looks customers
 //! without a pending id up again.
 //!
-//! Deliberately absent: waits for a quota, which nobody can shorten, and sinks, which `/v1/sinks` resumes.
+//! Deliberately absent: waits for a quota, which cannot be shortened, and sinks, which `/v1/sinks` resumes.
 
 use std::collections::BTreeSet;
 
@@ -87,7 +87,7 @@ impl AdminState {
             let moved = self.store.bring_forward(due_at, self.clock.now()).await;
             brought_forward = brought_forward.and(moved.map(|_| ()));
         }
-        // Also after an error: whatever was not brought forward is due at its own time.
+        // Also after an error: the work that was not brought forward is due at its own time.
         self.wake.calls_resumed();
         brought_forward?;
         self.look_up_again(app.as_ref(), corp_id.as_ref()).await?;

@@ -20,7 +20,7 @@ impl Simulator {
         known(self.world().member_mut(corp_id, user_id)).has_customer_contact = has_customer_contact;
     }
 
-    /// A member leaves the corp, and is no follower of anybody any more. Groups that they own stay without a
+    /// A member leaves the corp, and no longer follows any customer. Groups that they own stay without a
     /// visible owner.
     pub fn remove_member(&self, corp_id: &str, user_id: &str) {
         known(self.world().remove_member(corp_id, user_id));

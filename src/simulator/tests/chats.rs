@@ -136,7 +136,7 @@ async fn groups_are_listed_in_pages_while_their_owner_is_visible() {
 
     bench.sim.set_member_visible(corp_id, "laoban", false);
     assert_eq!(ids(&list(json!({ "limit": 9 })).await), [(his.clone(), 0)]);
-    // The groups of an owner who has left are listed only if asked for.
+    // The groups of an owner that has left are listed only if asked for.
     bench.sim.remove_member(corp_id, "laowang");
     assert_eq!(ids(&list(json!({ "limit": 9 })).await), []);
     let filter = json!({ "userid_list": ["laowang", "laoban"] });

@@ -66,7 +66,7 @@ async fn a_member_without_customers_is_an_error_with_an_empty_list() {
     let _ = bench.sim.befriend_half(corp_id, &bench.sim.add_person(), "zhangsan", None);
     let answer = customers_of(&bench, &dealer, "zhangsan").await;
     assert_eq!((&answer["errcode"], &answer["external_userid"]), (&json!(0), &json!([id])));
-    // One whom the customer deleted is still a customer; one whom the member deleted is none.
+    // A customer that deleted the member is still listed; one that the member deleted is not.
     let _ = bench.sim.unfriend(corp_id, &person, "zhangsan", By::Customer);
     assert_eq!(customers_of(&bench, &dealer, "zhangsan").await["external_userid"], json!([id]));
     let _ = bench.sim.unfriend(corp_id, &person, "zhangsan", By::Member);
@@ -211,7 +211,7 @@ async fn a_cursor_of_contact_list_lives_four_hours_and_the_call_can_be_refused()
     assert_eq!(next().await, 0);
     bench.clock.advance_ms(1);
     assert_eq!(next().await, 60_268);
-    // The cursor of another list is none of this one.
+    // The cursor of another list is refused.
     let other = json!({ "userid_list": ["zhangsan"], "limit": 1 });
     let other = bench.ask(&dealer, Api::GetByUser, other).await["next_cursor"].clone();
     let answer = bench.ask(&dealer, Api::ContactList, json!({ "cursor": other })).await;

@@ -83,10 +83,10 @@ async fn an_event_after_the_known_version_needs_no_reading(place: &dyn Place) {
     store.append(chat_arrival(1, joined(&[1, 2], 1))).await.unwrap();
     assert_eq!(store.next_chat_due().await, Ok(None));
     assert_eq!(store.lease(T0, 10, 0).await.unwrap().len(), 2);
-    // The one in between was lost.
+    // The event in between was lost.
     store.append(chat_arrival(1, joined(&[3], 5))).await.unwrap();
     assert_eq!(store.next_chat_due().await, Ok(Some(T0.plus_ms(CHAT_LAG_MS))));
-    // Whoever is named is looked up all the same.
+    // The customers in the event are still looked up.
     assert_eq!(store.lease(T0, 10, 0).await.unwrap().len(), 1);
     store.append(chat_arrival(1, ChatChange::Dismissed)).await.unwrap();
     assert_eq!(store.next_chat_due().await, Ok(None));
@@ -120,7 +120,7 @@ async fn one_who_is_not_in_the_group_any_more_is_looked_up_as_a_friend(place: &d
     store.append(chat_arrival(1, joined(&[1], 1))).await.unwrap();
     let not_in_chat = || Outcome::NotInChat(chat_id(1));
     settle_next(&store, T0, not_in_chat()).await;
-    // No other way: asked about again on schedule.
+    // There is no other way to look the customer up: WeCom is asked again on schedule.
     assert_eq!(store.lease(T0, 10, 10).await.unwrap(), []);
     assert_eq!(store.next_due().await, Ok(Some(T0.plus_ms(MINUTE_MS))));
     store.append(chat_arrival(2, joined(&[2], 1))).await.unwrap();
@@ -175,7 +175,7 @@ async fn an_erased_person_does_not_come_back_with_a_list(place: &dyn Place) {
     let due_at = T0.plus_ms(CHAT_LAG_MS);
     assert_eq!(read_chat(&store, &[1, 2], Some(version(1)), due_at).await.new, 1);
     assert!(store.person_data(customer(1).as_str()).await.unwrap().contacts.is_empty());
-    // The erasure of one who waits for a lookup through a group leaves nothing.
+    // Erasing a customer who waits for a lookup through a group leaves nothing.
     store.forget(&PersonId::ExternalUserid(customer(2)), None, due_at).await.unwrap();
     assert_eq!((store.counts().contacts, store.counts().waiting), (0, 0));
     assert_eq!(store.audit(), Ok(vec![]));

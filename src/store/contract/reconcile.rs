@@ -1,5 +1,4 @@
-//! The comparison with WeCom's lists: runs, tasks, pages, followers who are missing; and what happens at a
-//! dealer.
+//! The comparison with WeCom's lists (runs, tasks, pages, missing followers), and the activity of dealers.
 
 use super::*;
 use crate::domain::dealer::{DealerState, Qualification};

@@ -1,5 +1,5 @@
-//! Appending verified messages, unless their deduplication record shows a repetition: an event goes to the inbox,
-//! a message that is not accepted to quarantine, and everything else is applied at once. Redriving them later.
+//! Transactions on arriving messages: an event is appended to the inbox, a message that was not accepted to
+//! quarantine, and everything else is applied at once. Their deduplication records, and redriving.
 
 use super::super::{Appended, Arrival, EventId, InboxEvent, Payload, Quarantined, StoreError};
 use super::inbox::{MessagePart, Seen, SetAside, enqueue, next_id};
@@ -9,7 +9,8 @@ use super::{EmbeddedStore, chats, dealers, forgotten, keys};
 use crate::domain::event::QuarantineReason;
 use crate::domain::time::{DAY_MS, Timestamp};
 
-/// sled wants small values; a quarantined message may have 64 KiB.
+/// Maximum bytes of a quarantined message in one record: sled wants small values, and a message may have 64
+/// KiB.
 const PART_BYTES: usize = 3 * 1024;
 
 pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Result<Appended, StoreError> {
@@ -24,8 +25,8 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
     {
         return Ok(Appended::Forgotten);
     }
-    // Each has its own room: messages nobody understands must not crowd out those that are. What is applied at
-    // once takes none.
+    // Inbox and quarantine have limits of their own, so that quarantined messages cannot keep out events.
+    // Messages that are applied at once take no room.
     let held = match &payload {
         Payload::Event(_) => txn.counts().inbox,
         Payload::Quarantine { .. } => txn.counts().quarantined,
@@ -59,7 +60,7 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
     Ok(Appended::New(id))
 }
 
-/// A parser's complaint may quote its input.
+/// The reason with its text cut off: a parser's error may quote its input.
 fn bounded(reason: QuarantineReason) -> QuarantineReason {
     match reason {
         QuarantineReason::NotUnderstood(text) => {

@@ -1,6 +1,7 @@
-//! Whether everything that is kept agrees with everything else: what a simulation asks after each run.
+//! Checks that the records, indexes, queues and counters of a store agree: for the simulation, after each
+//! run.
 //!
-//! Reads the whole store, so it is for stores that are small and at rest.
+//! Reads the whole store, so the store has to be small and no transaction may run.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,17 +19,17 @@ use crate::domain::lookup::{Haste, Lookup};
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
 
-/// More sheets than any store has that is audited.
+/// An upper bound of the sheets of any store that is audited.
 const FANS_MAX: u32 = 1 << 20;
 
-/// What does not agree, in words.
+/// A check under way, and the disagreements found so far, as text.
 struct Audit<'a> {
     store: &'a EmbeddedStore,
     complaints: Vec<String>,
 }
 
 impl EmbeddedStore {
-    /// What does not agree in this store; nothing, if all is well.
+    /// The disagreements in this store, as text; empty if there are none.
     ///
     /// # Errors
     /// When it cannot be read.
@@ -61,7 +62,7 @@ impl Audit<'_> {
         Ok(self.store.under(kind, usize::MAX >> 1)?.into_iter().collect())
     }
 
-    /// Contacts, and every index that leads to them.
+    /// Checks contacts against every index of them. Returns their counts.
     fn contacts(&mut self) -> Result<Counts, StoreError> {
         let (mut linked, mut met, mut of_corps) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut live, mut background) = (BTreeSet::new(), BTreeSet::new());
@@ -116,7 +117,8 @@ impl Audit<'_> {
         Ok(())
     }
 
-    /// Fans: found by their ids, counted, in the queue they have to be in, and on the timeline.
+    /// Checks that every fan is found by its ids, counted, in the queue in which it waits, and on the
+    /// timeline.
     fn fans(&mut self) -> Result<(), StoreError> {
         let mut tallies: BTreeMap<AppName, Tally> = BTreeMap::new();
         let queues: Vec<_> = FanStep::ALL

@@ -15,8 +15,8 @@ use crate::domain::time::Timestamp;
 
 impl Record for Chat {}
 
-/// Applies an event that was received at `received_at`: queues the lookups of those who joined, and the reading
-/// of the group, if one is due.
+/// Applies an event that was received at `received_at`: queues the lookups of the customers who joined, and a
+/// reading of the member list, if one is needed.
 pub(super) fn apply(
     txn: &mut Txn<'_>,
     app: &AppName,
@@ -38,7 +38,8 @@ pub(super) fn apply(
         }
         let key = ContactKey { app: app.clone(), corp_id: corp_id.clone(), external_userid };
         let place = SightingPlace::Chat(chat_id.clone());
-        // Somebody who joins in time has come back, even if WeCom's clock is a little behind ours.
+        // A join that is reported in time is later than an earlier erasure, even if WeCom's clock is a little
+        // behind ours.
         let since = Some(if is_late { *created_at } else { received_at.plus_ms(1) });
         let sighting = Sighting { external_userid: key.external_userid.clone(), place, since };
         contacts::see(txn, &key, &sighting, member_list(received_at), received_at)?;
@@ -46,7 +47,7 @@ pub(super) fn apply(
     Ok(())
 }
 
-/// Customers in a group's member list that was read at `began_at`.
+/// Applies the customers of a group's member list, whose reading began at `began_at`.
 pub(super) fn see_all(
     txn: &mut Txn<'_>,
     group: &ChatToRead,
@@ -69,7 +70,7 @@ const fn member_list(read_at: Timestamp) -> FoundBy {
     FoundBy { read_at, source: Source::Chat, haste: Haste::Live, is_of_run: false }
 }
 
-/// Records that a group's member list was read at `began_at`.
+/// Records a reading of a group's member list that began at `began_at`.
 pub(super) fn read(
     txn: &mut Txn<'_>,
     group: &ChatToRead,
@@ -82,7 +83,7 @@ pub(super) fn read(
     })
 }
 
-/// Puts the reading of a group off, or forgets the group.
+/// Defers the reading of a group until `until`; `None` deletes the group.
 pub(super) fn unread(
     txn: &mut Txn<'_>,
     group: &ChatToRead,
@@ -96,7 +97,8 @@ pub(super) fn unread(
     })
 }
 
-/// Moves the reading of a group to another instant.
+/// Makes the reading of a group due `by_ms` later, or earlier if that is negative. `place` is its key in the
+/// queue of readings.
 pub(super) fn move_reading(txn: &mut Txn<'_>, place: &[u8], by_ms: i64) -> Result<(), StoreError> {
     let mut parts = keys::Parts::of(place);
     let _due_at = parts.instant()?;
@@ -107,8 +109,8 @@ pub(super) fn move_reading(txn: &mut Txn<'_>, place: &[u8], by_ms: i64) -> Resul
     })
 }
 
-/// Changes what is known of a group, and its place in the queue of readings. `change` returns whether the group
-/// is to be kept.
+/// Changes the record of a group, and its place in the queue of readings. `change` returns false to delete
+/// the group.
 fn change_chat(
     txn: &mut Txn<'_>,
     app: &AppName,

@@ -1,5 +1,5 @@
-//! Transactions on contacts: their records, what events and lists say of them, and the queues of their lookups.
-//! The pure rules are in [`crate::domain::contact`] and [`crate::domain::lookup`].
+//! Transactions on contacts: their records, what events and lists say of them, and the queues of their
+//! lookups. The pure rules are in [`crate::domain::contact`] and [`crate::domain::lookup`].
 //!
 //! Deliberately absent: the outcomes of lookups (see `work`), and links to fans (see `links`).
 
@@ -40,8 +40,8 @@ pub(super) fn read(txn: &Txn<'_>, key: &ContactKey) -> Result<Option<Contact>, S
     txn.get(&keys::contact(key))
 }
 
-/// Changes a contact, which is created if it is not known, and appends the change that `change` returns to the
-/// feed. Returns that change.
+/// Changes a contact, which is created if it is not known, and appends the change that `change` returns to
+/// the feed. Returns that change.
 pub(super) fn update(
     txn: &mut Txn<'_>,
     key: &ContactKey,
@@ -68,8 +68,8 @@ fn count_new(txn: &mut Txn<'_>, key: &ContactKey) -> Result<(), StoreError> {
     dealers::count(txn, key, |counts| counts.customers += 1)
 }
 
-/// Applies a row of one of WeCom's lists. Queues a lookup if the customer was never looked up, was refused for
-/// the last time, or has joined a group since.
+/// Applies a row of one of WeCom's lists. Queues a lookup if the customer was never looked up, was refused
+/// for the last time, or has joined a group since.
 pub(super) fn see(
     txn: &mut Txn<'_>,
     key: &ContactKey,
@@ -82,7 +82,7 @@ pub(super) fn see(
         return Ok(PageFound::default());
     }
     let known = match read(txn, key) {
-        // The rest of the list is applied all the same.
+        // The other rows of the list are still applied.
         Err(StoreError::Damaged(reason)) => {
             tracing::error!(reason, "a customer whose record is damaged is left alone");
             return Ok(PageFound::default());
@@ -105,12 +105,12 @@ pub(super) fn see(
     let chats = contact.chats().len();
     let news = contact.see(sighting, list.read_at);
     let has_joined = contact.chats().len() > chats;
-    let first = || Lookup { is_of_run: list.is_of_run, ..Lookup::first(list.haste, now) };
     let lookup = match contact.lookup {
         _ if contact.is_identified() => None,
-        None => Some(first()),
-        // The daily lookups have ended, but WeCom still lists the customer.
-        Some(Lookup { due_at: None, refused: Some(_), .. }) => Some(first()),
+        // Never looked up; or refused to the end of the schedule, but WeCom still lists the customer.
+        None | Some(Lookup { due_at: None, refused: Some(_), .. }) => {
+            Some(Lookup { is_of_run: list.is_of_run, ..Lookup::first(list.haste, now) })
+        }
         // The group is another way to look the customer up.
         Some(lookup) if has_joined && lookup.due_at.is_none_or(|due_at| now < due_at) => Some(Lookup {
             due_at: Some(now),
@@ -147,8 +147,8 @@ pub(super) fn change_followers(
     txn.put(keys::contact(key), &contact)
 }
 
-/// Makes the lookup of a customer without a pending id due at `now`, if WeCom refused the last one; with `all`,
-/// whether it did or not. Returns whether the lookup was moved.
+/// Makes the lookup of a customer without a pending id due at `now`, if WeCom refused the last one; with
+/// `all`, whether it did or not. Returns whether the lookup was moved.
 pub(super) fn look_up_again(
     txn: &mut Txn<'_>,
     key: &ContactKey,
@@ -169,8 +169,8 @@ pub(super) fn look_up_again(
     Ok(true)
 }
 
-/// Sets the lookup of a customer, in `contact`, in the queues and in the counters. `None` ends the lookups. The
-/// caller stores `contact`.
+/// Sets the lookup of a customer, in `contact`, in the queues and in the counters. `None` ends the lookups.
+/// The caller stores `contact`.
 pub(super) fn set_lookup(
     txn: &mut Txn<'_>,
     key: &ContactKey,

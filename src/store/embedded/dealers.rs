@@ -1,4 +1,4 @@
-//! Transactions on dealers: what WeCom lists of them, and what happens at each.
+//! Transactions on dealers: their records as WeCom lists them, their activity, counts and alarms.
 
 use serde::{Deserialize, Serialize};
 
@@ -47,8 +47,8 @@ impl From<DealerVersion1> for Dealer {
     }
 }
 
-/// A dealer as it is listed now. Returns whether it was not listed before, or had left. A damaged record is as
-/// good as none here, and is mended by being written again.
+/// Inserts or updates a dealer as WeCom lists it now. Returns whether it was not listed before, or had left.
+/// A damaged record counts as none, and is replaced.
 pub(super) fn put(txn: &mut Txn<'_>, app: &AppName, dealer: Dealer) -> Result<bool, StoreError> {
     let key = keys::dealer(app, &dealer.corp_id);
     let known = readable(txn.get::<Dealer>(&key))?;
@@ -77,7 +77,7 @@ pub(super) fn change(
     Ok(true)
 }
 
-/// Changes what is known of what happens at a dealer.
+/// Changes the activity of a dealer.
 pub(super) fn change_activity<T>(
     txn: &mut Txn<'_>,
     app: &AppName,
@@ -91,7 +91,7 @@ pub(super) fn change_activity<T>(
     Ok(result)
 }
 
-/// Changes the numbers of a dealer's customers and links.
+/// Changes the numbers of customers and links of a contact's dealer.
 pub(super) fn count(
     txn: &mut Txn<'_>,
     contact: &ContactKey,
@@ -103,8 +103,8 @@ pub(super) fn count(
     txn.put(key, &counts)
 }
 
-/// Adds an alarm about an app, or ends those that it ends. Events arrive in any order: the newest of each pair
-/// decides.
+/// Adds an alarm about an app, or ends those that it ends. Events arrive in any order: the newest of each
+/// pair decides.
 pub(super) fn alarm(txn: &mut Txn<'_>, app: &AppName, alarm: AppAlarm) -> Result<(), StoreError> {
     let key = keys::of_corp(b'A', app, &alarm.corp_id);
     let Alarms(mut alarms) = readable(txn.get::<Alarms>(&key))?.unwrap_or_default();

@@ -1,4 +1,5 @@
-//! Transactions on the brand's side: registering fans, what came of the calls made for them, and what time does.
+//! Transactions on the brand's side: registering fans, the outcomes of calls for them, and what becomes due
+//! as time passes.
 
 use super::super::{FanOutcome, FanWork, NewFan, Registered, StoreError};
 use super::forgotten;
@@ -13,7 +14,7 @@ use crate::domain::join::FanSide;
 use crate::domain::link::{Claim, Source};
 use crate::domain::time::Timestamp;
 
-/// Registers fans of one app. Answers in the same order.
+/// Registers fans of one app. The results are in the same order.
 pub(super) fn register(
     txn: &mut Txn<'_>,
     app: &AppName,
@@ -24,7 +25,7 @@ pub(super) fn register(
     let mut registered = Vec::with_capacity(fans.len());
     for new in fans {
         registered.push(match register_one(txn, &mut books, new, now) {
-            // Nothing is known of this one; the others are not to suffer for it.
+            // The record of this fan cannot be read; the others are still registered.
             Err(StoreError::Damaged(_)) => {
                 books.leave_sheet();
                 Registered::Damaged
@@ -50,7 +51,8 @@ fn register_one(
     let mut fan =
         before.clone().unwrap_or_else(|| Fan::new(new.openid.clone(), now, new.ask_existing, new.priority));
     let mut changed = fan.register_again(&new.openid, new.priority, new.retry_rejected);
-    // Somebody was forgotten since, perhaps this one, under an id that nobody knew to be theirs. Now they are back.
+    // Someone was forgotten since the fan was registered: perhaps this person, as a customer who was not
+    // known to be this fan. The new registration makes them a fan again.
     if before.is_some() && txn.meta.forgotten_at.is_some_and(|at| fan.registered_at < at) {
         fan.registered_at = now;
         for minted in &fan.ids {
@@ -64,7 +66,7 @@ fn register_one(
         && fan.adopt(minted.clone(), now)
     {
         changed = true;
-        // This is the registration that may bring a forgotten person back.
+        // The registration is at `now`, so a person who was forgotten before may be linked again.
         arrive(txn, &new.key, &minted, now, now)?;
     }
     if before.as_ref() != Some(&fan) {
@@ -78,7 +80,8 @@ fn register_one(
     })
 }
 
-/// A fan has a pending id: meets who waits there. Whether that is somebody who was forgotten since.
+/// Joins a fan's pending id with the contacts that have the same one. Returns true if one of them was
+/// forgotten since the fan was registered: see [`links::fan_arrives`].
 fn arrive(
     txn: &mut Txn<'_>,
     key: &FanKey,
@@ -90,23 +93,23 @@ fn arrive(
     links::fan_arrives(txn, &key.app, &minted.pending_id, arriving, registered_at, now)
 }
 
-/// Writes down what came of one call for a fan.
+/// Applies the outcome of one call for a fan.
 pub(super) fn settle(
     txn: &mut Txn<'_>,
     work: &FanWork,
     outcome: FanOutcome,
     now: Timestamp,
 ) -> Result<(), StoreError> {
-    // Another number is another registration: this fan was forgotten meanwhile.
+    // A fan with another number is another registration: the leased one was forgotten in the meantime.
     let known = roll::fan(txn, &work.key)?.filter(|entry| entry.number.0 == work.number);
     let Some(Entry { number, fan: before, .. }) = known else { return Ok(()) };
     let place = keys::fan_place(&work.key.app, work.step, work.priority, work.position);
     let stays = matches!(outcome, FanOutcome::Retry { due_at, .. } if due_at == work.position.due_at);
     let was_there = if stays { txn.has(&place)? } else { leave(txn, place, &[number])? };
     let mut fan = before.clone();
-    // Settled before, by whoever leased it before a restart; or no longer wanted.
+    // Settled before, by a lease from before a restart; or the call is no longer wanted.
     if !was_there || before.queued_for(work.step).is_none() {
-        // A pending id that WeCom gave may be the one a dealer's customer has, wanted or not.
+        // The pending id that WeCom returned is valid nevertheless, and a dealer's customer may have it.
         if let FanOutcome::Minted { minted, .. } = outcome
             && fan.adopt(minted.clone(), now)
         {
@@ -138,7 +141,7 @@ pub(super) fn settle(
                 fan.existing =
                     Existing::Asked { at: now, found: u32::try_from(found.len()).unwrap_or(u32::MAX) };
             } else {
-                // Another pending id came meanwhile, and the answer may be older than it.
+                // Another pending id was stored in the meantime, perhaps after WeCom's answer.
                 again = Some((step, now));
             }
             for (_, customer) in &found {
@@ -157,7 +160,7 @@ pub(super) fn settle(
                 links::settle_claim(txn, &claim, now)?;
             }
         }
-        // A refusal of an openid that was replaced meanwhile says nothing about the new one.
+        // WeCom refused an openid that was replaced in the meantime; the new one is tried.
         (FanOutcome::Rejected { .. }, step) if fan.openid != work.fan.openid => {
             fan.attempts = 0;
             again = Some((step, now));
@@ -194,7 +197,7 @@ pub(super) fn move_place(txn: &mut Txn<'_>, place: &[u8], by_ms: i64) -> Result<
     txn.put(keys::fan_place_at(place, due_at)?, &waiting)
 }
 
-/// Looks at the first `limit` fans of one record of the timeline. Returns how many.
+/// Reviews the first `limit` fans of one record of the timeline. Returns their number.
 pub(super) fn review(
     txn: &mut Txn<'_>,
     app: &AppName,
@@ -209,7 +212,7 @@ pub(super) fn review(
     let mut books = OpenBooks::open(txn, app, now)?;
     for number in &due {
         match review_one(txn, &mut books, *number, renew, now) {
-            Err(StoreError::Damaged(reason)) => tracing::error!(reason, "a fan cannot be looked at"),
+            Err(StoreError::Damaged(reason)) => tracing::error!(reason, "a fan cannot be reviewed"),
             done => done?,
         }
     }
@@ -225,7 +228,7 @@ fn review_one(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let Some(Entry { key, fan: before, .. }) = roll::fan_at(txn, number)? else { return Ok(()) };
-    // Otherwise something happened since, and it is on the timeline elsewhere.
+    // Otherwise the fan has changed since, and is on the timeline at another instant.
     if before.review_at().is_some_and(|at| at <= now) {
         let linked = !txn.keys(&keys::linked_in(&key.unionid, &key.app), 1)?.is_empty();
         let mut fan = before.clone();

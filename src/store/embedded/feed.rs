@@ -1,4 +1,4 @@
-//! The feed: entries, the cursors in it, and their end.
+//! The feed: its entries, the cursors of the sinks, and pruning.
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -14,7 +14,7 @@ use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId, ExternalUserid, Pe
 use crate::domain::link::{ChangeType, EntryData, ErasedLink, FeedEntry, FollowerData, LinkData, Source};
 use crate::domain::time::Timestamp;
 
-/// A feed entry as stored: the sequence is in the key.
+/// A feed entry as stored; its sequence number is in the key.
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct StoredEntry {
     id: String,
@@ -93,7 +93,7 @@ impl StoredEntry {
         }
     }
 
-    /// The same entry with nothing of the person in it.
+    /// The same entry without the data of the person.
     pub(super) fn erased(self) -> Self {
         let link_id = match self.data {
             StoredData::Link(LinkData { link_id, .. })
@@ -143,13 +143,14 @@ fn append(
     Ok(())
 }
 
-/// Deletes the oldest entries, up to `limit`, if they were written before `cutoff` and all of `sinks` have them behind
-/// them. Returns how many. An entry that cannot be read is as old as those around it.
+/// Deletes up to `limit` of the oldest entries: those written before `cutoff` that the cursors of all `sinks`
+/// have passed. Returns their number. A damaged entry counts as old as the one after it.
 fn prune(txn: &mut Txn<'_>, cutoff: Timestamp, sinks: &[SinkName], limit: u64) -> Result<u64, StoreError> {
     let pruned = txn.counts().feed_pruned;
     let mut until = txn.counts().feed_head.min(pruned.saturating_add(limit));
     for sink in sinks {
-        // Read in here, so that a cursor which is moved back at this moment is not overtaken.
+        // Read in this transaction, so that no entry is deleted after a cursor that is moved back at this
+        // moment.
         let cursor = txn.get::<Cursor>(&keys::cursor(sink))?;
         until = until.min(cursor.map_or(0, |cursor| cursor.after));
     }
@@ -167,7 +168,7 @@ fn prune(txn: &mut Txn<'_>, cutoff: Timestamp, sinks: &[SinkName], limit: u64) -
     Ok(last - pruned)
 }
 
-/// Lets `change` work on a cursor. The cursor afterwards, if there is one.
+/// Changes a cursor. Returns it as changed; `None` if there is none.
 fn change_cursor(
     txn: &mut Txn<'_>,
     sink: &SinkName,
@@ -211,7 +212,7 @@ impl Feed for EmbeddedStore {
             }
             let (key, value) = row.map_err(super::failed)?;
             let seq = keys::feed_seq(&key)?;
-            // Entries are deleted from the oldest on, perhaps at this moment.
+            // A gap means that entries were pruned, perhaps at this moment.
             if seq != expected {
                 return Err(StoreError::Gone { oldest: seq });
             }

@@ -1,10 +1,11 @@
 //! Erasing a person, in one transaction.
 //!
-//! Looking for everything about a person means reading the whole inbox and feed, which the writer has no time for. So
-//! that is done beside it ([`search`]), and the transaction looks again only at what can have come in between. Should
-//! who the person is have changed meanwhile, it changes nothing and is asked again.
+//! Finding everything about a person means reading the whole inbox and feed, which would hold up the writer.
+//! So [`search`] reads outside of the transaction, and the transaction reads again only what can have been
+//! written since. If the set of the person's ids has changed in the meantime, it changes nothing, and the
+//! caller begins again.
 //!
-//! What is left is a mark for each id: see [`forgotten`](super::forgotten).
+//! What remains is a record under a hash of each id: see [`forgotten`](super::forgotten).
 
 mod ids;
 
@@ -26,7 +27,8 @@ pub(super) use ids::{Ids, names};
 
 impl Record for Receipt {}
 
-/// Looked at again inside of the transaction. An event beyond vanishes when its turn comes: see [`forgotten::outlived`](super::forgotten::outlived).
+/// Maximum number of rows of the inbox that the transaction reads again. Events behind them are dropped when
+/// they are settled: see [`forgotten::outlived`](super::forgotten::outlived).
 const LOOKED_AT_AGAIN_MAX: usize = 10_000;
 
 /// Where something about a person was found.
@@ -35,9 +37,9 @@ pub(super) struct Found {
     inbox: Vec<Vec<u8>>,
     aside: Vec<EventId>,
     feed: Vec<u64>,
-    /// Keys of customers whose record cannot be read, which would have named them.
+    /// Index keys of customers whose damaged record would have named them.
     leftover: Vec<Vec<u8>>,
-    /// Later entries of the feed are still to be looked at.
+    /// The head of the feed at the search: later entries are still to be read.
     feed_head: u64,
     /// As are later events,
     event_head: u64,
@@ -45,7 +47,7 @@ pub(super) struct Found {
     due_from: Timestamp,
 }
 
-/// Reads everything that is not found by a person's ids.
+/// Finds what is not indexed by a person's ids, by reading all of it.
 pub(super) async fn search(store: &EmbeddedStore, ids: &Ids, now: Timestamp) -> Result<Found, StoreError> {
     let Counts { feed_head, event_head, .. } = store.writer.shared.counts();
     let mut found = Found {
@@ -90,7 +92,7 @@ pub(super) async fn search(store: &EmbeddedStore, ids: &Ids, now: Timestamp) -> 
     Ok(found)
 }
 
-/// Keys that only a contact's record knows of, of those whose record is damaged.
+/// The index keys of contacts whose record is damaged: only the record would name them.
 fn leftover(store: &EmbeddedStore, ids: &Ids) -> Result<Vec<Vec<u8>>, StoreError> {
     let mut found = Vec::new();
     for contact in &ids.contacts {
@@ -109,7 +111,7 @@ fn leftover(store: &EmbeddedStore, ids: &Ids) -> Result<Vec<Vec<u8>>, StoreError
     Ok(found)
 }
 
-/// Erases a person. `None` if who that is has changed since `ids` were gathered.
+/// Erases a person. `None` if the set of the person's ids has changed since `ids` was read.
 pub(super) fn forget(
     txn: &mut Txn<'_>,
     person: &PersonId,
@@ -141,7 +143,7 @@ pub(super) fn forget(
         }
         txn.delete(key);
     }
-    // Entries of before, and those that were written meanwhile; not those that tell of this erasure.
+    // The entries found, and those written since the search; not the entries that report this erasure.
     let meanwhile: Vec<_> = (found.feed_head + 1..=txn.counts().feed_head).collect();
     for seq in found.feed.into_iter().chain(meanwhile) {
         let key = keys::feed(seq);

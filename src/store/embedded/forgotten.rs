@@ -1,5 +1,5 @@
-//! What is left of a person who was forgotten: a mark under a salted hash of each id. An event that was on its way
-//! finds it and vanishes, and a customer of that id is not linked to a fan who was registered before.
+//! The record that a person was forgotten, under a salted hash of each id. Events about the person from
+//! before are dropped, and a customer with that id is not linked to a fan who was registered before.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -15,7 +15,7 @@ use crate::domain::far_off::{FarOff, far_off};
 use crate::domain::ids::{ExternalUserid, FanKey};
 use crate::domain::time::Timestamp;
 
-/// When the person of an id was forgotten.
+/// When the person with this id was forgotten.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Forgotten(pub(super) Timestamp);
 
@@ -32,8 +32,8 @@ pub(super) fn mark(salt: [u8; 16], id: &str) -> Vec<u8> {
     keys::forgotten(salted(salt, "forgotten", id))
 }
 
-/// When the person of this id was forgotten, if ever. A mark that cannot be read counts as one of this moment: better
-/// a customer too few than one who asked to be forgotten.
+/// When the person with this id was forgotten, if ever. A damaged record counts as of the far future: rather
+/// lose a customer than keep one who asked to be forgotten.
 pub(super) fn forgotten_at(
     read: &impl Read,
     salt: [u8; 16],
@@ -45,14 +45,15 @@ pub(super) fn forgotten_at(
     }
 }
 
-/// Whether an event is about a person who was forgotten since it was received, or since it happened.
+/// Whether the person that an event is about was forgotten after it was received; or after it happened, if it
+/// is late (see [`brings_back`]).
 pub(super) fn outlived(txn: &Txn<'_>, event: &InboxEvent) -> Result<bool, StoreError> {
     let at = forgotten_at(txn, txn.salt(), event.event.contact.external_userid.as_str())?;
     Ok(at.is_some_and(|at| event.received_at <= at) || brings_back(txn, &event.event, event.received_at)?)
 }
 
-/// Whether an event that comes long after it happened is about a person who was forgotten meanwhile: an old callback
-/// sent again. One that comes in time is of a customer who has returned, even if WeCom's clock is a little behind ours.
+/// Whether an event is late and the person was forgotten after it happened: an old callback was sent again.
+/// An event in time is about a customer who has come back, even if WeCom's clock is a little behind ours.
 pub(super) fn brings_back(txn: &Txn<'_>, event: &Event, received_at: Timestamp) -> Result<bool, StoreError> {
     if far_off(event.created_at, received_at) != Some(FarOff::Past) {
         return Ok(false);
@@ -61,8 +62,8 @@ pub(super) fn brings_back(txn: &Txn<'_>, event: &Event, received_at: Timestamp) 
     Ok(at.is_some_and(|at| event.created_at <= at))
 }
 
-/// Whether a customer is back only because a list or an event still has the relation of before they were
-/// forgotten, which began at `since`.
+/// Whether a relation that a list or an event reports began, at `since`, before its customer was forgotten:
+/// it does not bring the customer back.
 pub(super) fn is_back(
     txn: &Txn<'_>,
     customer: &ExternalUserid,
@@ -72,7 +73,7 @@ pub(super) fn is_back(
     Ok(at.is_some_and(|at| since <= at))
 }
 
-/// Whether this customer was forgotten after a fan was registered, and so is not that fan any more.
+/// Whether this customer was forgotten after a fan was registered, so that the two must not be linked.
 pub(super) fn stands_between(
     txn: &Txn<'_>,
     customer: &ExternalUserid,

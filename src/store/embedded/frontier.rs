@@ -1,18 +1,19 @@
-//! Where to begin looking for work that nobody does.
+//! The position in each queue of work before which every row is leased.
 //!
-//! Work is leased from the front of its queue and stays there until it is settled. With thousands of pieces under way,
-//! every look would read thousands of rows only to pass over them. So each queue remembers the row before which all
-//! are leased, and is looked through from there; the writer tells of rows that appear.
+//! A leased row stays in its queue until it is settled. With thousands of rows leased, each lease would read
+//! thousands of rows only to skip them. So it begins at this position; the writer reports rows that are
+//! written before it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::engine::Batch;
 
-/// The whole queue is looked through this often all the same: a row overlooked would cost a second, not an event.
+/// How often a lease begins at the front of the queue nevertheless: a row that was missed costs a second, not
+/// an event.
 const FROM_THE_FRONT_EVERY: Duration = Duration::from_secs(1);
 
-/// One queue's.
+/// The frontier of one queue.
 pub(super) struct Frontier {
     queue: u8,
     place: Mutex<Place>,
@@ -21,7 +22,7 @@ pub(super) struct Frontier {
 struct Place {
     /// All rows before this key are leased, or damaged.
     from: Vec<u8>,
-    /// The first row that appeared since the last look began.
+    /// The first row that was written since the last read began.
     appeared: Option<Vec<u8>>,
     from_the_front_at: Instant,
 }
@@ -36,7 +37,7 @@ impl Frontier {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Where a look has to begin. One at a time.
+    /// Where a read of the queue has to begin. Only one read at a time.
     pub(super) fn begin(&self) -> Vec<u8> {
         self.begin_at(Instant::now())
     }
@@ -53,7 +54,7 @@ impl Frontier {
         place.from.clone()
     }
 
-    /// The look has come past this row, and nothing before it is free any more.
+    /// Records that the read has passed this row, and no row up to it is free.
     pub(super) fn passed(&self, last: &[u8]) {
         self.place().from = [last, &[0]].concat();
     }
@@ -64,7 +65,7 @@ impl Frontier {
         place.appeared.as_ref().map_or(&place.from, |appeared| appeared.min(&place.from)).clone()
     }
 
-    /// This row can be read, and is free.
+    /// Records that this row was written or released, and is free.
     pub(super) fn appeared(&self, key: &[u8]) {
         let mut place = self.place();
         if place.appeared.as_ref().is_none_or(|first| key < first.as_slice()) {
@@ -73,7 +74,7 @@ impl Frontier {
     }
 }
 
-/// Those of the queues of the resolver.
+/// The frontiers of the queues of work about customers.
 pub(super) struct Frontiers {
     pub(super) inbox: Frontier,
     pub(super) live: Frontier,
@@ -99,7 +100,7 @@ impl Frontiers {
         })
     }
 
-    /// These rows can be read now.
+    /// Records that these rows were written.
     pub(super) fn appeared(&self, first: &[Option<Vec<u8>>; 3]) {
         for (frontier, key) in self.all().into_iter().zip(first) {
             if let Some(key) = key {
@@ -135,7 +136,7 @@ mod tests {
     fn what_appears_during_a_look_is_not_lost() {
         let (now, queue) = (Instant::now(), Frontier::new(b'i'));
         queue.begin_at(now);
-        // The look has come past i2 when it is written.
+        // The read has passed i2 when i2 is written.
         queue.appeared(b"i2");
         queue.passed(b"i9");
         assert_eq!(queue.begin_at(now), b"i2");

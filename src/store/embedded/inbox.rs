@@ -10,13 +10,13 @@ use crate::domain::time::Timestamp;
 
 impl Record for InboxEvent {}
 
-/// When a message was seen first.
+/// The deduplication record of a message: when it was received first.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 pub(super) struct Seen(pub(super) Timestamp);
 
 impl Record for Seen {}
 
-/// An event set aside for an operator.
+/// An event or message that is kept for an operator.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) enum SetAside {
     Dead { event: InboxEvent, died_at: Timestamp },
@@ -50,7 +50,7 @@ pub(super) fn enqueue(txn: &mut Txn<'_>, event: &InboxEvent) -> Result<(), Store
     txn.put(keys::inbox(event.due_at, event.id), event)
 }
 
-/// Takes the event out of the queue. Whether it was still there.
+/// Removes an event from the queue. Returns whether it was still there.
 pub(super) fn take(txn: &mut Txn<'_>, event: &InboxEvent) -> Result<bool, StoreError> {
     let key = keys::inbox(event.due_at, event.id);
     if !txn.has(&key)? {
@@ -61,7 +61,7 @@ pub(super) fn take(txn: &mut Txn<'_>, event: &InboxEvent) -> Result<bool, StoreE
     Ok(true)
 }
 
-/// Puts an event that was taken back, for later.
+/// Puts an event that was removed with [`take`] back, due at `due_at`.
 pub(super) fn reschedule(
     txn: &mut Txn<'_>,
     event: &InboxEvent,
@@ -86,7 +86,7 @@ pub(super) fn reschedule_to(
     Ok(true)
 }
 
-/// Sets an event that was taken aside, for an operator.
+/// Makes an event that was removed with [`take`] a dead letter.
 pub(super) fn bury(
     txn: &mut Txn<'_>,
     event: &InboxEvent,

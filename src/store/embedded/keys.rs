@@ -1,40 +1,41 @@
-//! The layout of the one tree. A key is a kind byte, then parts; ids end with NUL (they hold none).
+//! The layout of the single tree. A key is a kind byte, then parts; each id ends with NUL, which ids do not
+//! contain.
 //!
 //! | kind | key | value |
 //! | --- | --- | --- |
 //! | `m` | name | [`Meta`](super::txn::Meta): counters, format; the clock; the reconcile run |
-//! | `i` | due · event number | an event to be worked on |
+//! | `i` | due · event number | an event in the inbox |
 //! | `x` | event number | a dead letter or a quarantined message |
 //! | `z` | event number · part | a part of a quarantined message |
-//! | `d` | hour of `CreateTime` · digest | a message seen |
+//! | `d` | hour of `CreateTime` · digest | a received message, for deduplication |
 //! | `c` | `external_userid` · app · corp | a contact and its link |
 //! | `y` | due · contact | a contact to be looked up, live |
 //! | `w` | due · contact | a contact to be looked up in the background |
 //! | `o` | app · corp · `external_userid` | a contact of this corp |
-//! | `b` | app · corp | how many customers and links it has |
-//! | `a` | app · corp | what happens at it |
-//! | `v` | app · corp | its customers may have become visible |
+//! | `b` | app · corp | the numbers of its customers and links |
+//! | `a` | app · corp | its activity |
+//! | `v` | app · corp | a change of the visible range that is not handled yet |
 //! | `A` | app · corp | alarms about the app there |
 //! | `G` | app · corp · chat | a customer group |
 //! | `j` | due · app · corp · chat | a group whose member list is to be read |
 //! | `T` | app · corp | the comparison of its customers |
 //! | `n` | sheet number | sixteen [fans](super::roll) |
 //! | `t` | app · step · priority · due · number | fans to make a call for |
-//! | `r` | app · due · number | fans to look at again then |
-//! | `l` | app | how many fans are where; the heads of the queues |
-//! | `q` | `pending_id` · app · contact | a contact that has it |
+//! | `r` | app · due · number | fans to be reviewed then |
+//! | `l` | app | the counters of its fans; the ends of the queues |
+//! | `q` | `pending_id` · app · contact | a contact with this pending id |
 //! | `u` | unionid · app · contact | a contact linked to this fan |
 //! | `f` | sequence | a feed entry |
 //! | `g` | account · api | a quota ledger |
 //! | `h` | app · corp | a dealer |
 //! | `s` | sink | a cursor |
-//! | `e` | hash of an id | when its person was forgotten |
-//! | `p` | receipt | what was erased then |
-//! | `k` | unionid | somebody who is still to be forgotten whole |
+//! | `e` | hash of an id | when the person with it was forgotten |
+//! | `p` | receipt id | the receipt of an erasure |
+//! | `k` | unionid | a person whose erasure is to be completed |
 //!
-//! Queues and the feed are in time order: sled keeps those small however much passes through them. Ids come
-//! before the app where people look things up without naming an app. There are many fans: why they lie
-//! together in the order they came is told in [`roll`](super::roll).
+//! Queues and the feed are in the order of time: sled keeps such ranges small, however many rows pass through
+//! them. An id comes before the app where it is looked up without an app. [`roll`](super::roll) explains why
+//! fans are stored in the order of their registration.
 
 use super::super::{EventId, MessageDigest, QueuePosition, ReceiptId, StoreError};
 use crate::domain::fan::{FanStep, Priority};
@@ -117,7 +118,8 @@ pub(super) fn message_parts(id: EventId) -> Vec<u8> {
     Key::kind(b'z').number(id.0).done()
 }
 
-/// The hour of `CreateTime` leads, which every copy of a message shares, so that old ones form a range.
+/// Begins with the hour of `CreateTime`, which every copy of a message has in common, so that old records
+/// form a range.
 pub(super) fn seen(created_at: Timestamp, digest: &MessageDigest) -> Vec<u8> {
     let mut key = seen_from(created_at);
     key.extend(digest.0);
@@ -160,12 +162,12 @@ pub(super) fn contact_of_corp(key: &ContactKey) -> Vec<u8> {
     Key(of_corp(b'o', &key.app, &key.corp_id)).id(key.external_userid.as_str()).done()
 }
 
-/// A key of this kind that is about one corp.
+/// The key of the record of this kind about one corp.
 pub(super) fn of_corp(kind: u8, app: &AppName, corp: &CorpId) -> Vec<u8> {
     Key::kind(kind).id(app.as_str()).id(corp.as_str()).done()
 }
 
-/// The keys of this kind that are about the corps of an app.
+/// The prefix of the keys of this kind about the corps of an app.
 pub(super) fn of_app(kind: u8, app: &AppName) -> Vec<u8> {
     Key::kind(kind).id(app.as_str()).done()
 }
@@ -182,7 +184,7 @@ pub(super) fn readings_until(due_at: Timestamp) -> Vec<u8> {
     Key::kind(b'j').instant(due_at.plus_ms(1)).done()
 }
 
-/// A record of which there is one.
+/// The key of a record that exists once.
 pub(super) fn only(name: &str) -> Vec<u8> {
     [b"m", name.as_bytes()].concat()
 }

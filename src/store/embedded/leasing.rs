@@ -1,5 +1,5 @@
-//! Leases: which events, lookups and fans are being worked on. They are in memory: one process owns the folder,
-//! so a crash ends them all.
+//! Leases: which events, lookups and fans are being worked on. They are in memory: one process owns the
+//! folder, so a crash ends them all.
 
 use std::collections::HashSet;
 use std::sync::{MutexGuard, PoisonError};
@@ -56,7 +56,8 @@ impl EmbeddedStore {
         let (others, last_other) = self.free_lookups(&leased, Haste::Background, now, background)?;
         work.extend(live);
         work.extend(others);
-        // Last, so that after an error nothing stays leased without being returned, and no free row is skipped.
+        // Last, so that after an error nothing stays leased without being returned, and no free row is
+        // skipped.
         leased.extend(work.iter().map(|item| lease_key(&item.id)));
         let Frontiers { live, background, .. } = &*self.frontiers;
         for (queue, last) in [(inbox, last), (live, last_live), (background, last_other)] {
@@ -206,8 +207,8 @@ impl EmbeddedStore {
         Ok(self.rows(&queue.first(), &keys::after(prefix), 1, free)?.pop())
     }
 
-    /// Leases up to `limit` fans of one queue. Fans in its rows that no longer wait in this queue are added to
-    /// `strays`.
+    /// Leases up to `limit` fans of one queue. Fans in its rows that no longer wait in this queue are added
+    /// to `strays`.
     fn lease_of_queue(
         &self,
         app: &AppName,

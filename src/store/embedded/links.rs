@@ -14,12 +14,12 @@ use crate::domain::join::{self, FanSide, JoinState};
 use crate::domain::link::{ChangeType, Claim, LinkData, Source};
 use crate::domain::time::Timestamp;
 
-/// Maximum number of contacts that are joined with one fan when its pending id arrives. A person has one contact
-/// per dealer, so no real person reaches it.
+/// Maximum number of contacts that are joined with one fan when its pending id arrives. A person has one
+/// contact per dealer, so no real person reaches it.
 const JOIN_CONTACTS_MAX: usize = 1_000;
 
-/// A contact's pending id has arrived: stores it in `contact` and the index, and links the contact if a fan has
-/// the same pending id.
+/// A contact's pending id has arrived: stores it in `contact` and the index, and links the contact if a fan
+/// has the same pending id.
 pub(super) fn contact_arrives(
     txn: &mut Txn<'_>,
     key: &ContactKey,
@@ -48,8 +48,8 @@ pub(super) fn contact_arrives(
     }
 }
 
-/// A fan's pending id has arrived: links the contacts that have the same one. Returns true, and links nobody, if
-/// one of them was forgotten after the fan was registered: then the fan is to be erased too.
+/// A fan's pending id has arrived: links the contacts that have the same one. Returns true, and links nobody,
+/// if one of them was forgotten after the fan was registered: then the fan is to be erased too.
 pub(super) fn fan_arrives(
     txn: &mut Txn<'_>,
     app: &AppName,
@@ -71,7 +71,7 @@ pub(super) fn fan_arrives(
     }
     for claim in &claims {
         match settle_claim(txn, claim, now) {
-            // The fan and the other customers are linked all the same.
+            // The other customers are still linked.
             Err(StoreError::Damaged(reason)) => tracing::error!(reason, "a customer cannot be linked"),
             settled => settled?,
         }
@@ -79,7 +79,8 @@ pub(super) fn fan_arrives(
     Ok(false)
 }
 
-/// Applies a claim about who a contact is that does not come from a lookup of that contact, and ends its lookups.
+/// Applies a claim that links a contact to a fan and was not found by a lookup of the contact. Ends its
+/// lookups.
 pub(super) fn settle_claim(txn: &mut Txn<'_>, claim: &Claim, now: Timestamp) -> Result<(), StoreError> {
     contacts::update(txn, &claim.contact, now, |txn, contact| {
         let change = accept(txn, &claim.contact, contact, claim, now)?;

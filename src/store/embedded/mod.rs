@@ -1,12 +1,14 @@
-//! The store of one machine: business transactions (`inbox`, `links`, `fans`) over a small engine seam
-//! (`engine`), written by one thread (`writer`), kept twice: by sled (`sled_engine`) and in a redo journal (`journal`).
+//! The store of a single machine: business transactions (such as `arrivals`, `work`, `links` and `fans`) over
+//! a small engine interface (`engine`). One thread writes (`writer`), to sled (`sled_engine`) and to a redo
+//! journal (`journal`).
 //!
-//! Millions of fans lie on the `roll` in the order they came and wait in `queues`; an `index` in memory finds
-//! them. It is read while callbacks are accepted already; whoever needs a fan waits for it.
+//! Millions of fans are stored in the order of their registration (`roll`) and wait in `queues`; an `index`
+//! in memory finds them by their ids. The index is built after the start, while callbacks are accepted
+//! already; an operation on fans waits for it.
 //!
-//! One process owns the folder, so leases live in memory: a crash frees them at once, and taking one costs no
-//! write. Reads go straight to the engine from whatever thread asks; a row that is visible but not yet durable
-//! is harmless everywhere except on the feed, whose readers are told of durable entries only.
+//! One process owns the folder, so leases are in memory: a crash ends them, and taking one costs no write.
+//! Any thread reads directly from the engine; a row that can be read before it is durable does no harm except
+//! on the feed, which shows durable entries only.
 
 mod arrivals;
 mod audit;
@@ -77,7 +79,7 @@ use txn::{Meta, Txn, failed};
 pub use writer::ManualWriter;
 use writer::{Patience, Writer};
 
-/// Beyond what nothing is written without, this much of the disk stays free when files of the journal are merged.
+/// Disk space, on top of `free_mb_min`, that merging files of the journal leaves free.
 const MERGING_SPARES_BYTES: u64 = 64 << 20;
 
 /// The settings of an embedded store.
@@ -195,7 +197,7 @@ impl EmbeddedStore {
         Self { engine, writer, settings, index, indexing, snapshots, leased, frontiers, damaged, salt }
     }
 
-    /// Waits until fans can be found.
+    /// Waits until the index of fans is complete.
     async fn indexed(&self) -> Result<(), StoreError> {
         self.indexing.finished().await
     }
@@ -204,7 +206,8 @@ impl EmbeddedStore {
         self.engine.get(key).map_err(failed)?.map(|bytes| decode(key, &bytes)).transpose()
     }
 
-    /// Rows that begin with `prefix`, decoded by `row`, up to `limit` of those it wants.
+    /// The rows from `from` on and before `to`, converted by `row`, which returns `None` to skip one; at most
+    /// `limit`.
     fn rows<T>(
         &self,
         from: &[u8],
@@ -227,15 +230,16 @@ impl EmbeddedStore {
         self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Passes over a damaged record, once said and from then on counted, so that it holds up nothing but itself.
+    /// The result of a read, or `None` for a damaged record, which is logged once and counted: it delays
+    /// nothing but itself.
     fn undamaged<T>(&self, key: &[u8], read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         undamaged(&self.damaged, key, read)
     }
 
-    /// Runs `settle` for each outcome as a transaction of its own, all handed in before the first answer, so
-    /// that the writer can group them. What was not settled is done again, unless a damaged record stands in its
-    /// way: that keeps its lease, and is counted, so that the same call is not made for it over and over. However slow
-    /// the disk is, what was handed in keeps its lease until it is decided: done again before that, it would be done twice.
+    /// Runs `settle` for each outcome in a transaction of its own, and ends the leases. Work on a damaged
+    /// record stays leased and is counted, so that its call is not made again and again. However slow the
+    /// disk is, work stays leased until its transaction is decided: leased again before that, it would be
+    /// done twice.
     async fn settle_all<O: Send + 'static, T: Send + 'static>(
         &self,
         outcomes: Vec<(Vec<u8>, O)>,
@@ -261,9 +265,9 @@ impl EmbeddedStore {
         first_error.map(|()| results)
     }
 
-    /// Runs many transactions, several handed in ahead of their answers so that the writer can group them, and no
-    /// more than that so that others find room between them. All are attempted; the results
-    /// come in their order.
+    /// Runs transactions, all of them even after an error. Several are submitted ahead of their results, so
+    /// that the writer can group them; not all of them, so that other transactions get in between. The
+    /// results are in the same order.
     async fn run_all<T, F>(
         &self,
         transactions: impl Iterator<Item = F> + Send,
@@ -297,7 +301,7 @@ impl EmbeddedStore {
         self.writer.answer(submitted?, patience).await
     }
 
-    /// The contacts that end the keys under `prefix`, behind the id of their app.
+    /// The contacts in the keys that begin with `prefix` and go on with an app and a contact.
     fn contacts_in(&self, prefix: &[u8]) -> Result<Vec<ContactKey>, StoreError> {
         self.rows(prefix, &keys::after(prefix), LINKS_MAX, |key, _| {
             let mut parts = keys::Parts(&key[prefix.len()..]);
@@ -351,7 +355,7 @@ pub(in crate::store) use keys::feed as feed_key;
 
 #[cfg(test)]
 impl EmbeddedStore {
-    /// Flips a bit of a record, past the writer.
+    /// Flips a bit of a record without the writer.
     pub(in crate::store) fn corrupt(&self, key: &[u8]) {
         if let Ok(Some(mut value)) = self.engine.get(key) {
             value[1] ^= 4;

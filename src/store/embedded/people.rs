@@ -17,14 +17,15 @@ use crate::domain::contact::Contact;
 use crate::domain::ids::{ContactKey, ExternalUserid, Unionid};
 use crate::domain::time::Timestamp;
 
-/// Rows of the inbox, and of what is set aside, that are looked at for an explanation.
+/// Maximum number of rows of the inbox, and of dead letters and quarantine, that are read for one person.
 const EVENTS_LOOKED_AT_MAX: usize = 200_000;
-/// Of one person.
+/// Maximum number of events returned for one person.
 const EVENTS_MAX: usize = 20;
-/// Who a person is can change while everything about them is searched for; hardly ever twice.
+/// Attempts of an erasure: the set of a person's ids can change during the search, but hardly ever twice.
 const TRIES_MAX: usize = 10;
 
-/// A transaction that was not answered in time stands all the same, unless the writer is beyond help.
+/// How often a receipt is looked for after a time-out: the transaction is still committed unless the writer
+/// has failed.
 const LATE_LOOKS_MAX: u32 = 20;
 const LATE_LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -44,7 +45,7 @@ impl EmbeddedStore {
         Err(StoreError::Stalled)
     }
 
-    /// Events about one of these customers, or messages with one of these texts in them.
+    /// Events about one of these customers, and quarantined messages that contain `id`.
     fn events_about(&self, customers: &[&ExternalUserid], id: &str) -> Result<Vec<EventRow>, StoreError> {
         let about = |event: &InboxEvent| customers.contains(&&event.event.contact.external_userid);
         let mut found = Vec::new();
@@ -130,7 +131,7 @@ impl People for EmbeddedStore {
             match forgotten {
                 Ok(None) => {}
                 Ok(Some(receipt)) => return Ok(receipt),
-                // It may still happen, and whoever asked needs the proof.
+                // It may still be committed, and the caller needs the receipt.
                 Err(StoreError::Stalled) => return self.late_receipt(id).await,
                 Err(error) => return Err(error),
             }

@@ -1,4 +1,4 @@
-//! What holds for a stored record of any bytes whatsoever; see [`crate::properties`].
+//! Properties that hold for stored records of any bytes; see [`crate::properties`].
 
 use std::collections::BTreeSet;
 
@@ -18,8 +18,9 @@ use crate::domain::quota::Ledger;
 
 const KEY: &[u8] = b"kind and key";
 
-/// The first byte says of what type the record is, the rest is its body. Whatever can be read is written and read
-/// again as the same; no changed byte of it can be read; and a body without its checksum cannot be read either.
+/// The first byte of `data` selects the type of record, the rest is its body. A record that can be read is
+/// the same after it is written and read again. With any byte changed, or without its checksum, it cannot be
+/// read.
 ///
 /// # Panics
 /// When that does not hold.
@@ -64,7 +65,7 @@ fn record<R: Record>(body: &[u8]) {
         Err(error) => panic!("written, and yet not read: {error}"),
     }
     assert!(decode::<R>(b"another key", &written).is_err(), "read under another's key");
-    // One byte, somewhere, to something else.
+    // Changes one byte, chosen by the body.
     let somewhere =
         body.iter().fold(0_usize, |sum, byte| sum.wrapping_mul(31).wrapping_add(usize::from(*byte)));
     let (mut changed, at) = (written.clone(), somewhere % written.len());

@@ -1,4 +1,4 @@
-//! [`Reconciling`] as the embedded store has it: groups, runs and tasks, what happens at dealers.
+//! [`Reconciling`] as the embedded store implements it: groups, runs and tasks, and the activity of dealers.
 
 use async_trait::async_trait;
 
@@ -20,13 +20,14 @@ use crate::domain::reconcile::{ReconcileRun, ReconcileTask};
 use crate::domain::sighting::Sighting;
 use crate::domain::time::Timestamp;
 
-/// Customers of a page in one transaction: each has up to four keys, and a group of the writer a hundred.
+/// Customers in one transaction: each has up to four keys, and a group of transactions at most 99.
 const CUSTOMERS_PER_TRANSACTION: usize = 20;
-/// Rows of an index that are read at once.
+/// Rows of an index that are read before other work has its turn.
 const ROWS_AT_ONCE: usize = 1_000;
 
 impl EmbeddedStore {
-    /// Runs `change` on the customers of a dealer, a few in each transaction. Returns the results added up.
+    /// Runs `change` on all items, [`CUSTOMERS_PER_TRANSACTION`] in each transaction. Returns the result of
+    /// each transaction.
     async fn in_parts<T: Clone + Send + 'static, R: Send + 'static>(
         &self,
         items: Vec<T>,
@@ -40,7 +41,7 @@ impl EmbeddedStore {
         self.run_all(transactions, Patience::InTime).await.into_iter().collect()
     }
 
-    /// Looks at every customer of a dealer, with pauses in which others proceed.
+    /// Calls `look` for every customer of a dealer, and yields to other tasks in between.
     async fn each_customer(
         &self,
         app: &AppName,
@@ -121,7 +122,7 @@ impl Reconciling for EmbeddedStore {
         now: Timestamp,
     ) -> Result<ReconcileRun, StoreError> {
         const CORPS_PER_TRANSACTION: usize = 80;
-        // Also without any dealer: then the run ends at once.
+        // Without any dealer the run begins too, and ends at once.
         let parts = if corps.is_empty() {
             vec![Vec::new()]
         } else {
@@ -143,7 +144,7 @@ impl Reconciling for EmbeddedStore {
         let prefix = keys::of_app(b'T', app);
         self.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, value| {
             let (_, corp_id) = keys::Parts::of(key).corp()?;
-            // A task whose place cannot be read begins anew.
+            // A task whose record is damaged begins again.
             let task = readable(decode::<ReconcileTask>(key, value).map(Some))?.unwrap_or_default();
             Ok(Some((corp_id, task)))
         })

@@ -1,17 +1,17 @@
-//! How a value is written: `version ‖ body ‖ CRC-32`, the checksum over key, version and body.
+//! The format of a value: `version ‖ body ‖ CRC-32`, the checksum over key, version and body.
 //!
-//! sled shows a flipped bit as stale or missing data one time in six; with the key inside the checksum a
-//! value that turns up in another's place is noticed too. The body is postcard: compact, and as stable as the
-//! order of the fields. A record whose fields change gets a new version and a conversion here.
+//! In one case of six, sled returns stale or missing data for a flipped bit; with the key in the checksum a
+//! value under the wrong key is detected too. The body is postcard: compact, and as stable as the order of
+//! the fields. A record whose fields change gets a new version and a conversion here.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::StoreError;
 
-/// A type with a place in the store.
+/// A type of which values are stored.
 pub(super) trait Record: Serialize + DeserializeOwned {
-    /// The version written.
+    /// The version that is written.
     const VERSION: u8 = 1;
 
     /// Reads the body of an older version; `None` if this program does not know that version.
@@ -75,7 +75,7 @@ fn damaged(key: &[u8], what: &str) -> StoreError {
     StoreError::Damaged(format!("{what} in a record of kind {kind:?}"))
 }
 
-/// A record, none if it is damaged: for who adds to it or deletes it. Whoever can mend it finds it all the same.
+/// The record, or `None` if it is damaged: for callers that replace or delete it.
 pub(super) fn readable<R>(read: Result<Option<R>, StoreError>) -> Result<Option<R>, StoreError> {
     match read {
         Err(StoreError::Damaged(_)) => Ok(None),

@@ -25,12 +25,12 @@ pub(super) fn change_run(
     txn.put(run_key(), &run)
 }
 
-/// Counts a link of a customer whom a run found, if one is under way.
+/// Counts a link of a customer that a reconcile run found, if a run is under way.
 pub(super) fn count_link(txn: &mut Txn<'_>) -> Result<(), StoreError> {
     change_run(txn, |run| run.links_made += u64::from(run.is_running()))
 }
 
-/// Changes the number of lookups that the comparison of a dealer waits for.
+/// Changes the number of lookups that the task of a contact's dealer waits for, if there is one.
 pub(super) fn count_unresolved(
     txn: &mut Txn<'_>,
     contact: &ContactKey,

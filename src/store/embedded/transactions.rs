@@ -84,8 +84,8 @@ impl Store for EmbeddedStore {
     }
 
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {
-        // A group of transactions has at most 99 keys. Each fan may be on a sheet of its own; one with a pending
-        // id also has a review and may be linked to contacts.
+        // A group of transactions has at most 99 keys. Each fan may be on a sheet of its own; one with a
+        // pending id also has a review and may be linked to contacts.
         const PLAIN_PER_TRANSACTION: usize = 80;
         const MINTED_PER_TRANSACTION: usize = 32;
         self.indexed().await?;

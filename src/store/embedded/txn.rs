@@ -1,5 +1,6 @@
-//! What a business transaction sees and writes: the engine, under the group that is on its way to it, under what its own
-//! group has already decided, under its own writes. Nothing reaches the engine unless the whole transaction succeeds.
+//! The view and the writes of one business transaction. It reads its own writes, then those decided in its
+//! group, then those of the pending group, then the engine. Nothing is written unless the whole transaction
+//! succeeds.
 
 use std::collections::BTreeMap;
 
@@ -15,21 +16,22 @@ use super::roll::{FanNumber, Read};
 use crate::domain::ids::hex;
 use crate::domain::time::Timestamp;
 
-/// The one record that every commit rewrites.
+/// The counters of the store, in the one record that every commit rewrites.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Meta {
     /// Made at random when the store was created; part of every feed id.
     pub(super) store_id: [u8; 16],
-    /// How much there is, and the heads of the two sequences.
+    /// The numbers of records, and the newest numbers of events and feed entries.
     pub(super) counts: Counts,
-    /// Sheets of fans begun.
+    /// The number of sheets with fans.
     pub(super) sheets: u32,
-    /// When somebody was forgotten last: who registers a fan again after that means it.
+    /// When a person was last forgotten. A fan that is registered again after it counts as registered anew.
     pub(super) forgotten_at: Option<Timestamp>,
 }
 
 impl Record for Meta {
-    /// Version 3 has the same fields; the number keeps older programs from opening a store with newer records.
+    /// Version 3 has the same fields; the number keeps older programs from opening a store with newer
+    /// records.
     const VERSION: u8 = 4;
 
     fn of_version(version: u8, body: &[u8]) -> Option<Result<Self, postcard::Error>> {
@@ -47,7 +49,7 @@ pub(super) struct Txn<'a> {
     pub(super) meta: Meta,
 }
 
-/// What a transaction leaves behind once it has succeeded.
+/// The result of a transaction that has succeeded.
 pub(super) struct Decided {
     pub(super) writes: Batch,
     pub(super) index: Vec<(Print, FanNumber, bool)>,
@@ -71,7 +73,7 @@ impl<'a> Txn<'a> {
         Decided { writes: self.own, index: self.own_index, meta: self.meta }
     }
 
-    /// Notes in the index that a clue leads, or no longer leads, to a fan.
+    /// Records for the index that a clue leads, or no longer leads, to a fan.
     pub(super) fn index(&mut self, clue: &Clue<'_>, fan: FanNumber, leads: bool) {
         self.own_index.push((self.index.print(clue), fan, leads));
     }
@@ -80,7 +82,7 @@ impl<'a> Txn<'a> {
         &mut self.meta.counts
     }
 
-    /// One less of something. A count that is off must not stop the service, so it stays at zero.
+    /// Decrements a counter. One that is wrong must not stop the service, so it stops at zero.
     pub(super) fn discount(&mut self, which: impl FnOnce(&mut Counts) -> &mut u64) {
         let count = which(&mut self.meta.counts);
         *count = count.saturating_sub(1);
@@ -108,7 +110,7 @@ impl<'a> Txn<'a> {
         Ok(())
     }
 
-    /// A key that says everything by being there.
+    /// Writes a key without a value.
     pub(super) fn mark(&mut self, key: Vec<u8>) {
         self.own.insert(key, Some(Vec::new()));
     }

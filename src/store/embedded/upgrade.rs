@@ -1,7 +1,7 @@
 //! Upgrades a store in place when it is opened.
 //!
-//! A record is read in the version in which it was written and written in the present one: that is
-//! [`Record::of_version`]. What is left for here is an index that older stores do not have.
+//! [`Record::of_version`] converts older records when they are read. This file builds an index that older
+//! stores do not have.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,13 +19,13 @@ struct Layout(u32);
 
 impl Record for Layout {}
 
-/// The present layout: 2 has the contacts of each corp, and their number.
+/// The current layout: 2 added the index of contacts by corp, and their number.
 const LAYOUT: Layout = Layout(2);
 
 /// Rows that are written in one commit: sled's memory grows with larger ones.
 const ROWS_AT_ONCE: usize = 90;
 
-/// Brings the layout of the store up to date. Killed in between, it begins anew at the next start.
+/// Upgrades the store to the current layout. If the process is killed meanwhile, the next start begins again.
 ///
 /// # Errors
 /// When the store cannot be read or written, or was written by a newer version.
@@ -129,7 +129,7 @@ mod tests {
             assert_eq!(store.damaged_records(), 0);
             store.close().await;
         }
-        // What waited still waits, and is worked off.
+        // Work that waited still waits, and is done.
         let store = EmbeddedStore::open(&data, settings).unwrap();
         assert_eq!(store.look_up_again(&app, &busy_dealer(&store, &app).await, true, now).await, Ok(3));
         assert_eq!(store.lease(now, 10, 10).await.unwrap().len(), 4);

@@ -15,8 +15,8 @@ impl Record for Moment {}
 const ROWS_AT_ONCE: usize = 1_000;
 
 impl EmbeddedStore {
-    /// Moves every wait that is due after `after` by `by_ms`. The rows are read before the first is moved, so that
-    /// none is moved twice.
+    /// Moves every wait that is due after `after` by `by_ms`. The rows are read before the first is moved, so
+    /// that none is moved twice.
     pub(super) async fn shift_stored_waits(&self, by_ms: i64, after: Timestamp) -> Result<(), StoreError> {
         let queues = [
             (keys::inbox_until(after), b'i'),

@@ -1,5 +1,5 @@
-//! Transactions on leased and waiting work about customers: the outcome of an event or a lookup, and moving one
-//! to another instant.
+//! Transactions on leased and waiting work about customers: the outcome of an event or a lookup, and moving
+//! one to another instant.
 //!
 //! Deliberately absent: leases, which are in memory (see `leasing`).
 
@@ -33,7 +33,7 @@ pub(super) fn settle(
             settle_lookup(txn, &work.contact, outcome, now)?;
             Ok(None)
         }
-        // Another lookup of the customer was settled in the meantime; the pending id is valid all the same.
+        // Another lookup of the customer was settled in the meantime; the pending id is valid nevertheless.
         None if matches!(outcome, Outcome::Resolved(_)) => {
             if contacts::read(txn, &work.contact)?.is_some_and(|contact| !contact.is_identified()) {
                 settle_lookup(txn, &work.contact, outcome, now)?;
@@ -151,8 +151,8 @@ fn take_lookup(txn: &mut Txn<'_>, id: &WorkId) -> Result<bool, StoreError> {
     Ok(true)
 }
 
-/// Applies WeCom's answer to a lookup: a pending id, or none, with WeCom's code if it refused. `lookup` is the
-/// one that was made; `known_since` is the instant since when the person is known to be a customer.
+/// Applies WeCom's answer to a lookup: a pending id, or none, with WeCom's code if it refused. `lookup` is
+/// the one that was made; `known_since` is the instant since when the person is known to be a customer.
 fn answered(
     txn: &mut Txn<'_>,
     key: &ContactKey,

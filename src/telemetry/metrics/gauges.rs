@@ -34,8 +34,8 @@ impl Metrics {
         }
     }
 
-    /// Sets the number of an app's dealers by state, and of those that are silent. `states` has one element per
-    /// dealer.
+    /// Sets the number of an app's dealers by state, and of those that are silent. `states` has one element
+    /// per dealer.
     pub fn dealers(&self, app: &AppName, states: &[DealerState], silent: usize) {
         for state in DealerState::VARIANTS {
             let count = states.iter().filter(|each| *each == state).count();
@@ -59,8 +59,8 @@ impl Metrics {
         self.quota_limit.get_or_create(&budget).set(limit.into());
     }
 
-    /// Sets the number of open circuit breakers by app, kind of scope and errcode. `breakers` are all that are
-    /// open; label sets of earlier calls that none of them has are set to 0.
+    /// Sets the number of open circuit breakers by app, kind of scope and errcode. `breakers` are all that
+    /// are open; label sets of earlier calls that none of them has are set to 0.
     pub fn paused<'a>(&self, breakers: impl Iterator<Item = (&'a AppName, &'static str, Option<i64>)>) {
         let mut counts = self.paused_before.lock().unwrap_or_else(PoisonError::into_inner);
         for count in counts.values_mut() {

@@ -1,5 +1,5 @@
-//! Labels of metrics: the closed sets of values that only metrics use, and the label sets that several metrics
-//! share.
+//! Labels of metrics: the closed sets of values that only metrics use, and the label sets that several
+//! metrics share.
 
 use strum::{IntoStaticStr, VariantArray};
 

@@ -1,4 +1,4 @@
-//! The calls about customer groups: which there are (document 92120), and who is in one (document 92122).
+//! The calls about customer groups: their list (document 92120), and the members of one (document 92122).
 
 use serde::Deserialize;
 use serde_json::{Value, json};

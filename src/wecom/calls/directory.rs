@@ -1,5 +1,5 @@
-//! The calls about dealers: who shares the app (document 95813), and how far a corp of a chain is verified
-//! (document 95820).
+//! The calls about dealers: the corps with which the app is shared (document 95813), and how far a corp of a
+//! chain is verified (document 95820).
 
 use serde::Deserialize;
 use serde_json::{Value, json};

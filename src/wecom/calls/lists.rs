@@ -119,7 +119,7 @@ impl Client {
             }
             let place = match (row.chat_id, row.chat_name) {
                 (Some(chat_id), _) => SightingPlace::Chat(ChatId::new(chat_id).ok()?),
-                // In a group that is no customer group; `follow_userid` is its owner.
+                // A row of a group that is not a customer group; `follow_userid` is its owner.
                 (None, Some(_)) => return None,
                 (None, None) => {
                     SightingPlace::Follower { user_id: UserId::new(row.follow_userid?).ok()?, state: None }

@@ -1,4 +1,4 @@
-//! What is documented of the codes, and what every remedy has in common.
+//! Properties of the codes as documented, and of every remedy.
 
 use super::*;
 

@@ -75,7 +75,7 @@ enum Step {
     Crash,
     /// The machine reboots, which takes a minute; its wall clock is not ahead of what it was.
     Reboot,
-    /// WeCom answers 45009 for reasons of its own.
+    /// WeCom answers 45009 although no limit is reached.
     RateLimit(usize),
 }
 
@@ -270,7 +270,7 @@ async fn bulk_takes_no_permit_that_was_reserved_for_renewals() {
     let limiter = Limiter::new(Arc::new(Slow(StoredLedgers(Arc::new(store)))), clock, limits);
     let corp = &corps()[0];
     // While the first permit is reserved, the other callers queue up: the next reservation is for all of them
-    // who have the same share.
+    // with the same share.
     let (first, second, bulk) = tokio::join!(
         limiter.permit(corp, MINT, PATIENT),
         limiter.permit(corp, MINT, PATIENT),
@@ -288,7 +288,7 @@ async fn the_next_permit_is_announced_on_the_services_clock() {
     let limits = corps().into_iter().map(|corp| (corp, LIMITS)).collect();
     let limiter = Limiter::new(Arc::new(StoredLedgers(Arc::new(store))), clock.clone(), limits);
     while limiter.permit(&corps()[0], MINT, Share::Whole).await.is_ok() {}
-    // The wall clock is set; the service has yet to follow.
+    // The wall clock is set; the service's clock has not followed yet.
     machine.wall_off_ms.store(8 * HOUR_MS, SeqCst);
     let refused = limiter.permit(&corps()[0], MINT, Share::Whole).await;
     let Err(CallError::NoPermit { retry_at, .. }) = refused else { panic!("{refused:?}") };

@@ -1,4 +1,4 @@
-//! What happens between the search and the transaction; and which messages name somebody.
+//! What changes between the search and the transaction, and which messages name a person.
 
 use super::*;
 use crate::domain::event::{ContactChange, ContactEvent, Event, QuarantineReason};
@@ -44,7 +44,8 @@ async fn what_comes_in_or_is_given_up_during_the_search_is_found_all_the_same() 
     let ids = Ids::of(&store, &person).unwrap();
     let found = search(&store, &ids, T0).await.unwrap();
     assert_eq!((found.inbox.len(), found.aside.len()), (1, 0));
-    // Given up since, one that came and was given up, one that came, and a message nobody understood.
+    // Since the search: an event became a dead letter, another arrived and became one, another arrived, and a
+    // message was quarantined.
     store.append(added(2)).await.unwrap();
     for work in store.lease(T0, 9, 9).await.unwrap() {
         let reason = FailureReason { errcode: None, text: String::new() };

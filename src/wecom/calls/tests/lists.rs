@@ -1,4 +1,5 @@
-//! The calls about a dealer's customers: its members, their customers, its groups and the members of one group.
+//! The calls about a dealer's customers: its members, their customers, its groups and the members of one
+//! group.
 
 use super::*;
 use crate::domain::chat::MemberVersion;
@@ -107,7 +108,7 @@ async fn lists_answer_84061_if_there_are_no_customers() {
         let page = client.customers_of(&app(), &dealer(), &[user("woM1")], "").await.unwrap();
         assert_eq!(page, CustomerPage::default());
         assert_eq!(client.contacts(&app(), &dealer(), "").await.unwrap(), CustomerPage::default());
-        // Of a group it says something else.
+        // For a group, 84061 is an error.
         assert!(client.chat(&app(), &dealer(), &chat("wrG")).await.is_err());
     }
 }
