@@ -22,8 +22,6 @@ use crate::domain::time::{HOUR_MS, Timestamp};
 const MEMBERS_MAX: usize = 100;
 const CUSTOMERS_DEFAULT: usize = 50;
 const CUSTOMERS_MAX: usize = 100;
-/// The documented size of a page of `contact_list`.
-const CONTACTS_DEFAULT: usize = 1_000;
 /// The documented life of a cursor of `contact_list`.
 const CONTACTS_CURSOR_LIFE_MS: i64 = 4 * HOUR_MS;
 /// `add_way` of a customer who scanned a QR code, and of one found by their phone number.
@@ -139,7 +137,8 @@ impl World {
     }
 
     pub(super) fn contact_list(&mut self, caller: CorpIdx, request: &Request) -> Answer {
-        let limit = request.optional_rows("limit")?.unwrap_or(CONTACTS_DEFAULT).min(CONTACTS_DEFAULT);
+        let rows_max = self.options.contact_list_rows_max;
+        let limit = request.optional_rows("limit")?.unwrap_or(rows_max).min(rows_max);
         let now = self.now();
         let (traversal, place) = match Cursor::requested(request)? {
             None => (ids::number(&mut self.noise, u64::MAX), ContactPlace::Stranger(0)),

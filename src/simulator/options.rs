@@ -61,6 +61,9 @@ pub struct Options {
     /// Number of rows at the start of `contact_list` about people that are not customers. Every second one is
     /// in a group that is not a customer group.
     pub contact_list_strangers: usize,
+    /// Rows of a page of `contact_list` at most, and if the call names no limit. The documentation says
+    /// 1,000.
+    pub contact_list_rows_max: usize,
     /// Whether the `get_chain_*` calls may be made.
     pub chain_calls: Permission,
     /// The `errcode` of a call with a valid token of a dealer that the app is no longer shared with. The
@@ -106,6 +109,7 @@ impl Default for Options {
             lists_deleted_by_customer: true,
             contact_list: Permission::default(),
             contact_list_strangers: 2,
+            contact_list_rows_max: 1_000,
             chain_calls: Permission::default(),
             withdrawn_token: 670_001,
             empty_dealer_lists: 0,
