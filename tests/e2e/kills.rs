@@ -1,15 +1,15 @@
-//! Imports and minting across SIGKILL: no fan is lost or minted twice, and the quota is used up but never
-//! exceeded.
+//! Imports, minting and comparisons across SIGKILL: no fan is lost or minted twice, the quota is used up but
+//! never exceeded, and a comparison goes on and links nobody twice.
 
 use std::fmt::Write as _;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
-use unionlink::simulator::{Api, ConversionQuota, Fault, Options, Person};
+use unionlink::simulator::{Api, ConversionQuota, Fault, Options, PageFill, Permission, Person};
 
-use crate::harness::Setup;
+use crate::harness::{PATIENCE, Setup};
 use crate::process::Process;
 
 const PER_HOUR: u64 = 1_500;
@@ -99,5 +99,84 @@ async fn an_import_killed_twice_loses_no_fan_and_mints_none_twice() {
     for person in people.iter().step_by(997) {
         let fan = process.world.get(&format!("/v1/fans/{}", person.unionid)).await;
         assert_eq!(fan["openid"], json!(person.openid));
+    }
+}
+
+/// Waits until the comparison has seen this many customers.
+async fn seen(process: &Process, customers: usize) {
+    let enough = |run: &Value| run["customers_seen"].as_u64() >= Some(customers as u64);
+    process.world.until("/v1/reconcile", enough).await;
+}
+
+/// Waits until a call hangs, after `before` that have gone unanswered.
+async fn call_hangs(process: &Process, before: u64) {
+    let give_up = Instant::now() + PATIENCE;
+    while process.world.wecom.counters().unanswered <= before {
+        assert!(Instant::now() < give_up, "no call hangs");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_killed_three_times_goes_on_at_its_place_and_links_each_customer_once() {
+    const CUSTOMERS: usize = 120;
+    const ROWS: usize = 10;
+    for (contact_list, list) in
+        [(Permission::Allowed, Api::ContactList), (Permission::Refused(48_002), Api::GetByUser)]
+    {
+        let mut setup = Setup { app: "existing_customers = false".into(), dealers: 1, ..Setup::default() };
+        setup.options = Options {
+            contact_list,
+            contact_list_rows_max: ROWS,
+            contact_list_strangers: 0,
+            page_fill: PageFill::PerMember,
+            ..setup.options
+        };
+        let mut process = Process::with(setup).await;
+        process.start().await;
+        let wecom = process.world.wecom.clone();
+        let fans = process.world.mint(CUSTOMERS).await;
+        for (n, fan) in fans.iter().enumerate() {
+            process.world.befriend(0, fan, &format!("member{:02}", n / ROWS));
+        }
+        process.world.until("/v1/status", |status| status["dealers"]["brand"]["shared"] == 1).await;
+        wecom.configure(|options| options.latency_ms = 200);
+        let (status, begun) = process.world.post("/v1/reconcile", &json!({})).await;
+        assert_eq!(status, 202, "{begun}");
+        // Killed during the call for a page.
+        seen(&process, CUSTOMERS / 4).await;
+        wecom.inject(list, Fault::Hang, None);
+        call_hangs(&process, 0).await;
+        process.kill().await;
+        // Killed at any instant after some more pages.
+        wecom.clear_faults();
+        wecom.inject(Api::ExternalUseridToPendingId, Fault::Hang, None);
+        process.start().await;
+        seen(&process, CUSTOMERS / 2).await;
+        process.kill().await;
+        // Killed once every page is read, during a lookup.
+        let before = wecom.counters().unanswered;
+        process.start().await;
+        seen(&process, CUSTOMERS).await;
+        call_hangs(&process, before).await;
+        process.kill().await;
+        wecom.clear_faults();
+        process.start().await;
+        let run = process.world.until("/v1/reconcile", |run| run["running"] == false).await;
+        assert_eq!(run["started_at"], begun["started_at"], "{run:#}");
+        for (field, wanted) in [
+            ("dealers_total", 1),
+            ("dealers_done", 1),
+            ("customers_seen", CUSTOMERS),
+            ("links_made", CUSTOMERS),
+        ] {
+            assert_eq!(run[field], wanted, "{list:?} {field}: {run:#}");
+        }
+        // The page of the first kill was read again, and perhaps that of the second.
+        let pages = CUSTOMERS / ROWS;
+        let calls = usize::try_from(wecom.counters().calls_of(list)).unwrap();
+        assert!((pages + 1..=pages + 2).contains(&calls), "{list:?}: {calls} calls for {pages} pages");
+        process.world.check_links(&fans).await;
+        assert_eq!(process.world.feed(CUSTOMERS).await.len(), CUSTOMERS);
     }
 }
