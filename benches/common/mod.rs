@@ -94,6 +94,35 @@ impl Brand {
         (friendship.external_userid, friendship.event)
     }
 
+    /// Makes new people customers of dealers in turn, without callbacks; every fourth has a pending id from
+    /// before. Returns those.
+    pub fn add_customers(&self, dealers: &[Dealer], count: usize) -> Vec<Person> {
+        const CUSTOMERS_PER_MEMBER: usize = 200;
+        let mut minted = Vec::new();
+        for (n, person) in self.wecom.add_people(count).into_iter().enumerate() {
+            let (member, dealer) = (n / dealers.len() / CUSTOMERS_PER_MEMBER, &dealers[n % dealers.len()]);
+            let is_minted = (n / dealers.len()).is_multiple_of(4);
+            if is_minted {
+                let _ = self.wecom.mint_without_call(&self.corp.corp_id, &person);
+            }
+            let _ = self.wecom.befriend(&dealer.corp_id, &person, &format!("member{member:04}"), None);
+            minted.extend(is_minted.then_some(person));
+        }
+        minted
+    }
+
+    /// Starts a comparison of one dealer's customers or of all dealers', once the service knows the dealers.
+    pub async fn compare(&self, service: &Service, dealer: Option<&Dealer>) {
+        let app = AppName::new("brand").unwrap();
+        while service.store.dealers(&app).await.unwrap().len() < self.dealers.len() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let request = http.post(format!("{}/v1/reconcile", service.admin));
+        let body = serde_json::json!({ "corp_id": dealer.map(|dealer| &dealer.corp_id) });
+        assert_eq!(request.json(&body).send().await.unwrap().status(), 202);
+    }
+
     /// The bytes of the HTTP request for an event.
     pub fn request(&self, event: &Event) -> Vec<u8> {
         let sealed = self.wecom.seal(event);
@@ -130,7 +159,8 @@ impl Brand {
         }
     }
 
-    /// Starts the service for this brand, with its data in `folder` and further configuration.
+    /// Starts the service for this brand, with its data in `folder` and further configuration. It compares
+    /// dealers' customers only when asked.
     pub async fn serve(&self, folder: &Path, more: &str) -> Service {
         Service::start(folder, &self.wecom.base_url(), &self.corp, &self.callback, more).await
     }
@@ -163,7 +193,7 @@ impl Service {
             "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
              [store]\npath = {:?}\nfree_mb_min = 1\n[wecom]\napi_base = \"{api}\"\n\
              [[apps]]\nname = \"brand\"\ncorp_id = \"{}\"\nagent_id = {}\nsecret = \"{}\"\n\
-             callback_token = \"{}\"\nencoding_aes_key = \"{}\"\n{more}",
+             callback_token = \"{}\"\nencoding_aes_key = \"{}\"\nreconcile_hours = 0\n{more}",
             folder.display().to_string(),
             corp.corp_id,
             corp.agent_id,
