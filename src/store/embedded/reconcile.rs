@@ -6,7 +6,6 @@ use super::super::{ChatToRead, DealerRow, PageFound, Reconciling, StoreError};
 use super::contacts::{self, FoundBy};
 use super::records::{Record, decode, readable};
 use super::txn::Txn;
-use super::writer::Patience;
 use super::{EmbeddedStore, chats, dealers, keys, tasks};
 use crate::domain::chat::{Chat, MemberVersion};
 use crate::domain::contact::Contact;
@@ -26,19 +25,20 @@ const CUSTOMERS_PER_TRANSACTION: usize = 20;
 const ROWS_AT_ONCE: usize = 1_000;
 
 impl EmbeddedStore {
-    /// Runs `change` on all items, [`CUSTOMERS_PER_TRANSACTION`] in each transaction. Returns the result of
-    /// each transaction.
+    /// Runs `change` on all items, [`CUSTOMERS_PER_TRANSACTION`] in each transaction, one after the other: live
+    /// work never queues behind more than one of them. Returns the result of each transaction.
     async fn in_parts<T: Clone + Send + 'static, R: Send + 'static>(
         &self,
         items: Vec<T>,
         change: impl Fn(&mut Txn<'_>, Vec<T>) -> Result<R, StoreError> + Clone + Send + Sync + 'static,
     ) -> Result<Vec<R>, StoreError> {
         let parts: Vec<_> = items.chunks(CUSTOMERS_PER_TRANSACTION).map(<[T]>::to_vec).collect();
-        let transactions = parts.into_iter().map(|part| {
+        let mut results = Vec::with_capacity(parts.len());
+        for part in parts {
             let change = change.clone();
-            move |txn: &mut Txn<'_>| change(txn, part)
-        });
-        self.run_all(transactions, Patience::InTime).await.into_iter().collect()
+            results.push(self.writer.run(move |txn| change(txn, part)).await?);
+        }
+        Ok(results)
     }
 
     /// Calls `look` for every customer of a dealer, and yields to other tasks in between.
