@@ -82,6 +82,15 @@ impl EventsSeen {
     }
 }
 
+/// What happened at a dealer since it was last recorded.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NewActivity {
+    /// Its events, if there were any.
+    pub seen: Option<EventsSeen>,
+    /// Its last error, if there was one.
+    pub trouble: Option<DealerTrouble>,
+}
+
 /// The day of an instant in China, in days since 1970-01-01.
 #[must_use]
 pub const fn day_in_china(at: Timestamp) -> i64 {
@@ -89,8 +98,15 @@ pub const fn day_in_china(at: Timestamp) -> i64 {
 }
 
 impl DealerActivity {
-    /// Adds events, all of them on the day of the last one, and ends a silence. Returns whether the dealer
-    /// was silent before.
+    /// Adds what happened since. Returns whether this ends a silence.
+    pub fn add(&mut self, new: NewActivity) -> bool {
+        if new.trouble.is_some() {
+            self.trouble = new.trouble;
+        }
+        new.seen.is_some_and(|seen| self.record(seen))
+    }
+
+    /// Counts events, on the day of the last of them. Returns whether the dealer was silent before.
     pub fn record(&mut self, seen: EventsSeen) -> bool {
         self.first_event_at = Some(self.first_event_at.map_or(seen.first_at, |at| at.min(seen.first_at)));
         self.last_event_at = self.last_event_at.max(Some(seen.last_at));

@@ -5,12 +5,12 @@ use async_trait::async_trait;
 use super::error::StoreError;
 use crate::domain::chat::{Chat, MemberVersion};
 use crate::domain::dealer::Dealer;
-use crate::domain::dealer_activity::{DealerActivity, DealerCounts, DealerTrouble, EventsSeen};
+use crate::domain::dealer_activity::{DealerActivity, DealerCounts, DealerTrouble, NewActivity};
 use crate::domain::event::AppAlarm;
 use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid, UserId};
 use crate::domain::reconcile::{ReconcileRun, ReconcileTask};
 use crate::domain::sighting::Sighting;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Moment, Timestamp};
 
 /// A group whose member list is to be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -156,11 +156,12 @@ pub trait Reconciling: Send + Sync {
     /// Removes a dealer from [`visibility_changes`](Self::visibility_changes).
     async fn visibility_seen(&self, app: &AppName, corp_id: &CorpId) -> Result<(), StoreError>;
 
-    /// Adds events to the dealers' activity. Returns the dealers that were silent before.
+    /// Adds to the dealers' activity, and stores a reading of the clocks if one is given: in one transaction,
+    /// or in several if there are many dealers. Returns the dealers whose silence this ends.
     async fn record_activity(
         &self,
-        app: &AppName,
-        seen: Vec<(CorpId, EventsSeen)>,
+        new: Vec<(AppName, CorpId, NewActivity)>,
+        moment: Option<Moment>,
     ) -> Result<Vec<CorpId>, StoreError>;
 
     /// Records that a dealer is silent since `since`.

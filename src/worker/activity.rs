@@ -1,12 +1,13 @@
-//! What happens at the dealers, counted in memory until the [`dealers`](super::dealers) worker records it:
-//! events that were received, and errors.
+//! What happens at the dealers, counted in memory until it is recorded: events that were received, and
+//! errors. The [`dealers`](super::dealers) worker records it every few seconds,
+//! [`clock_watch`](super::clock_watch) with the last write of a stopping service.
 //!
 //! The counts are statistics: those of the last seconds before a crash are lost.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use crate::domain::dealer_activity::{DealerTrouble, EventsSeen};
+use crate::domain::dealer_activity::{DealerTrouble, EventsSeen, NewActivity};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Timestamp;
 
@@ -15,56 +16,52 @@ const DEALERS_MAX: usize = 20_000;
 
 /// What happened at the dealers and is not recorded yet.
 #[derive(Debug, Default)]
-pub struct Activity(Mutex<Pending>);
+pub struct Activity(Mutex<ByApp>);
 
-#[derive(Debug, Default)]
-struct Pending {
-    seen: ByDealer<EventsSeen>,
-    troubles: ByDealer<DealerTrouble>,
-}
-
-/// Something for each dealer of each app.
-pub(super) type ByDealer<T> = BTreeMap<AppName, BTreeMap<CorpId, T>>;
+type ByApp = BTreeMap<AppName, BTreeMap<CorpId, NewActivity>>;
 
 impl Activity {
     /// Counts an event of a dealer that was received at `at`.
     pub fn seen(&self, app: &AppName, corp_id: &CorpId, at: Timestamp) {
-        let mut pending = self.lock();
-        if let Some(seen) = pending.seen.get_mut(app).and_then(|dealers| dealers.get_mut(corp_id)) {
-            seen.add(at);
-        } else {
-            insert(&mut pending.seen, app, corp_id, EventsSeen::one(at));
-        }
+        self.change(app, corp_id, |new| match &mut new.seen {
+            Some(seen) => seen.add(at),
+            none => *none = Some(EventsSeen::one(at)),
+        });
     }
 
     /// Notes an error that concerns a dealer. Only the newest one is kept.
-    pub fn trouble(
-        &self,
-        app: &AppName,
-        corp_id: &CorpId,
-        errcode: Option<i64>,
-        text: String,
-        at: Timestamp,
-    ) {
-        insert(&mut self.lock().troubles, app, corp_id, DealerTrouble { errcode, text, at });
+    pub(super) fn trouble(&self, app: &AppName, corp_id: &CorpId, trouble: DealerTrouble) {
+        self.change(app, corp_id, |new| new.trouble = Some(trouble));
     }
 
-    /// Takes what is not recorded yet.
-    pub(super) fn take(&self) -> (ByDealer<EventsSeen>, ByDealer<DealerTrouble>) {
-        let Pending { seen, troubles } = std::mem::take(&mut *self.lock());
-        (seen, troubles)
+    /// Takes what is not recorded yet, of one app or of all.
+    pub(super) fn take(&self, only: Option<&AppName>) -> Vec<(AppName, CorpId, NewActivity)> {
+        let mut apps = self.lock();
+        let taken = match only {
+            Some(app) => apps.remove_entry(app).into_iter().collect(),
+            None => std::mem::take(&mut *apps),
+        };
+        drop(apps);
+        let of_app = |(app, dealers): (AppName, BTreeMap<_, _>)| {
+            dealers.into_iter().map(move |(corp_id, new)| (app.clone(), corp_id, new))
+        };
+        taken.into_iter().flat_map(of_app).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Pending> {
+    /// Changes what is held for a dealer, unless it would be one too many.
+    fn change(&self, app: &AppName, corp_id: &CorpId, change: impl FnOnce(&mut NewActivity)) {
+        let mut apps = self.lock();
+        if let Some(new) = apps.get_mut(app).and_then(|dealers| dealers.get_mut(corp_id)) {
+            return change(new);
+        }
+        let dealers = apps.entry(app.clone()).or_default();
+        if dealers.len() < DEALERS_MAX {
+            change(dealers.entry(corp_id.clone()).or_default());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, ByApp> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Inserts or replaces a dealer's entry, unless it would be one too many.
-fn insert<T>(all: &mut ByDealer<T>, app: &AppName, corp_id: &CorpId, entry: T) {
-    let dealers = all.entry(app.clone()).or_default();
-    if dealers.len() < DEALERS_MAX || dealers.contains_key(corp_id) {
-        dealers.insert(corp_id.clone(), entry);
     }
 }
 
@@ -76,15 +73,20 @@ mod tests {
     fn what_is_held_is_bounded_and_taken_once() {
         let (activity, app) = (Activity::default(), AppName::new("brand").unwrap());
         let corp = |n: usize| CorpId::new(format!("wp{n}")).unwrap();
+        let trouble = DealerTrouble { errcode: Some(84_074), text: String::new(), at: Timestamp::EPOCH };
         for n in 0..=DEALERS_MAX {
             activity.seen(&app, &corp(n), Timestamp::from_secs(2));
-            activity.trouble(&app, &corp(n), Some(84_074), String::new(), Timestamp::EPOCH);
+            activity.trouble(&app, &corp(n), trouble.clone());
         }
         activity.seen(&app, &corp(0), Timestamp::from_secs(1));
-        let (seen, troubles) = activity.take();
-        assert_eq!((seen[&app].len(), troubles[&app].len()), (DEALERS_MAX, DEALERS_MAX));
+        let other = AppName::new("other").unwrap();
+        activity.seen(&other, &corp(1), Timestamp::EPOCH);
+        let taken = activity.take(Some(&app));
+        assert_eq!(taken.len(), DEALERS_MAX);
         let (first_at, last_at) = (Timestamp::from_secs(1), Timestamp::from_secs(2));
-        assert_eq!(seen[&app][&corp(0)], EventsSeen { first_at, last_at, count: 2 });
-        assert!(activity.take().0.is_empty());
+        let seen = Some(EventsSeen { first_at, last_at, count: 2 });
+        assert_eq!(taken[0], (app, corp(0), NewActivity { seen, trouble: Some(trouble) }));
+        assert_eq!(activity.take(None).len(), 1, "of the other app");
+        assert_eq!(activity.take(None), []);
     }
 }

@@ -10,7 +10,8 @@
 //! If the process or the store fails on the way, some waits end early, which costs calls; none lasts too long.
 //!
 //! The reading is stored every minute too, so that a wall clock that was set while the service was stopped is
-//! noticed at the next start.
+//! noticed at the next start. The last write of a stopping service is the reading together with what happened
+//! at the dealers and is not recorded yet.
 //!
 //! Deliberately absent: quotas. Their ledgers do not depend on the wall clock (see [`crate::domain::quota`]).
 
@@ -18,13 +19,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use jiff::SignedDuration;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::activity::Activity;
 use super::breaker::Breakers;
 use super::failure::StoreFailureLog;
 use super::sink_status::SinkRegistry;
-use super::{Context, LOOK_EVERY};
+use super::{Context, LOOK_EVERY, overdue};
 use crate::clock::{Clock, ServiceClock};
 use crate::domain::clock_step::{is_step, step_since};
 use crate::domain::time::{Moment, SECOND_MS};
@@ -39,33 +40,38 @@ pub struct ClockWatch {
     clock: Arc<ServiceClock>,
     breakers: Arc<Breakers>,
     sinks: Arc<SinkRegistry>,
+    activity: Arc<Activity>,
     store_failures: Arc<StoreFailureLog>,
     /// By how much the stored waits are still to be moved back; 0 or negative.
     unmoved_ms: i64,
     /// When the reading of the clocks was stored; `None` if that is to be done now.
-    stored_at: Option<Instant>,
+    stored_at: Option<Moment>,
 }
 
 impl ClockWatch {
     /// A watch that has corrected the stored waits, if the wall clock was set while the service was stopped.
     /// To be called before the workers run.
     pub async fn begin(context: &Context, clock: Arc<ServiceClock>) -> Self {
-        let Context { store, breakers, sinks, store_failures, .. } = context.clone();
+        let Context { store, breakers, sinks, activity, store_failures, .. } = context.clone();
+        let (unmoved_ms, stored_at) = (0, None);
         let mut watch =
-            Self { store, clock, breakers, sinks, store_failures, unmoved_ms: 0, stored_at: None };
+            Self { store, clock, breakers, sinks, activity, store_failures, unmoved_ms, stored_at };
         watch.correct_at_start().await;
         watch
     }
 
-    /// Looks every second until `stop`.
+    /// Looks every second until `stop`, and then makes the last write.
     pub async fn run(mut self, stop: CancellationToken) {
         while stop.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
             self.look().await;
-            if self.stored_at.is_none_or(|at| at.elapsed() >= STORE_EVERY) {
+            if overdue(self.stored_at, STORE_EVERY, self.clock.moment()) {
                 self.store_reading().await;
             }
         }
-        self.store_reading().await;
+        if let Err(error) = self.store.record_activity(self.activity.take(None), self.reading()).await {
+            let message = "the clocks and the dealers' activity could not be stored when the service stopped";
+            self.store_failures.warn(message, &error);
+        }
     }
 
     async fn correct_at_start(&mut self) {
@@ -117,7 +123,7 @@ impl ClockWatch {
         };
         self.move_waits_in_memory(by_ms);
         self.clock.step(by_ms);
-        self.stored_at = moved.is_ok().then(Instant::now);
+        self.stored_at = moved.is_ok().then_some(after);
         if let Err(error) = moved {
             self.store_failures.warn("waits could not be moved forward; they end early", &error);
         }
@@ -141,13 +147,16 @@ impl ClockWatch {
         self.sinks.shift(by_ms);
     }
 
-    /// Stores the reading of the clock that the stored waits are on.
+    /// The reading of the clocks; `None` while this clock is not the one that the stored waits are on.
+    fn reading(&self) -> Option<Moment> {
+        (self.unmoved_ms == 0).then(|| self.clock.reading())
+    }
+
+    /// Stores the reading of the clocks.
     async fn store_reading(&mut self) {
-        if self.unmoved_ms != 0 {
-            return;
-        }
-        let stored = self.store.put_moment(self.clock.reading()).await;
-        self.stored_at = stored.is_ok().then(Instant::now);
+        let Some(reading) = self.reading() else { return };
+        let stored = self.store.put_moment(reading).await;
+        self.stored_at = stored.is_ok().then_some(reading);
         if let Err(error) = stored {
             self.store_failures.warn("the reading of the clocks could not be stored", &error);
         }

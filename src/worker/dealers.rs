@@ -4,36 +4,40 @@
 //! | --- | --- |
 //! | here | reads the list of dealers; resumes the work of new ones; records activity, errors and silence |
 //! | `qualifications` | asks how far WeCom has verified each dealer, where the app may |
+//! | `failures` | notes the failures that open dealers' circuit breakers |
 //! | `visibility` | repeats lookups at dealers where the app may see other customers than before |
 //! | `alarms` | logs WeCom's alarms about the use of an app |
 //!
 //! The list is read at the start, once a day, and when WeCom reports a change, but then at most once a
-//! minute. All intervals are measured on the monotonic clock.
+//! minute. Each app has a loop of its own, so that slow answers for one app do not delay the others. What is
+//! not about one app needs no call to WeCom, and has one loop.
 //!
 //! Deliberately absent: what a new list means ([`diff`](crate::domain::dealer::diff)), the calls of a dealer,
 //! which stop once it has left, and the comparison of its customers with WeCom's lists.
 
 mod alarms;
+mod failures;
 mod qualifications;
 mod visibility;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 
 use super::breaker::Scope;
 use super::directory::{DirectoryError, Refreshed};
 use super::failure::{failure_reason, limit_ends_at};
-use super::{Activation, AppRules, Context, overdue, overdue_since};
+use super::{Activation, AppRules, Context, overdue};
 use crate::domain::backoff::Backoff;
 use crate::domain::dealer::DealerState;
 use crate::domain::ids::{AppName, CorpId};
-use crate::domain::time::{Moment, Timestamp};
+use crate::domain::time::Moment;
 use crate::store::FailureReason;
 use crate::wecom::Class;
 use alarms::Alarms;
+use failures::Failures;
 use qualifications::Qualifications;
 use visibility::Visibility;
 
@@ -51,154 +55,131 @@ const REVIEW_EVERY: Duration = Duration::from_hours(1);
 
 /// Runs until `stop`.
 pub async fn run(context: Context, stop: CancellationToken) {
-    let wake = context.wake.clone();
-    let mut dealers = Dealers::new(context);
-    super::run(&wake.dealers, stop, &mut dealers).await;
-    dealers.record_activity().await;
+    let wake = &context.wake.dealers;
+    let of_app = |(app, rules)| super::run(wake, stop.clone(), AppDealers::new(&context, app, rules));
+    let apps: Vec<_> = context.apps.iter().map(of_app).collect();
+    tokio::join!(join_all(apps), super::run(wake, stop.clone(), Watch::new(&context)));
 }
 
-struct Dealers {
+/// The loop for what is not about one app.
+struct Watch {
     context: Context,
-    started_at: Instant,
-    apps: BTreeMap<AppName, AppDealers>,
+    failures: Failures,
     visibility: Visibility,
     alarms: Alarms,
-    /// The dealers' breakers opened by failures at the last activation, and how many failures there were.
-    failures: BTreeMap<(AppName, CorpId), (Timestamp, u32)>,
-    recorded_at: Option<Instant>,
 }
 
-/// When each thing was last done for the dealers of one app.
-#[derive(Default)]
-struct AppDealers {
-    read_at: Option<Moment>,
-    /// Whether the dealers have changed since, according to WeCom.
-    is_changed: bool,
-    /// Dealers missing from the list that was read last, which lost too many to be believed.
-    doubted: Vec<CorpId>,
-    qualifications: Qualifications,
-    /// When the dealers were last checked for silence and counted.
-    reviewed_at: Option<Instant>,
+impl Watch {
+    fn new(context: &Context) -> Self {
+        Self {
+            context: context.clone(),
+            failures: Failures::default(),
+            visibility: Visibility::default(),
+            alarms: Alarms::default(),
+        }
+    }
+
+    async fn look(&mut self) {
+        self.failures.note(&self.context);
+        self.visibility.look_again(&self.context).await;
+        self.alarms.look(&self.context).await;
+    }
 }
 
-impl Activation for &mut Dealers {
+impl Activation for Watch {
     async fn activate(&mut self) -> Duration {
         self.look().await;
         super::LOOK_EVERY
     }
 }
 
-impl Dealers {
-    fn new(context: Context) -> Self {
-        let apps = context.apps.keys().map(|app| (app.clone(), AppDealers::default())).collect();
+/// The dealers of one app, and when each thing was last done for them.
+struct AppDealers {
+    context: Context,
+    app: AppName,
+    rules: AppRules,
+    started_at: Moment,
+    read_at: Option<Moment>,
+    /// Whether the dealers have changed since, according to WeCom.
+    is_changed: bool,
+    /// Dealers missing from the list that was read last, which lost too many to be believed.
+    doubted: Vec<CorpId>,
+    qualifications: Qualifications,
+    recorded_at: Option<Moment>,
+    /// When the dealers were last checked for silence and counted.
+    reviewed_at: Option<Moment>,
+}
+
+impl Activation for AppDealers {
+    async fn activate(&mut self) -> Duration {
+        self.look().await;
+        super::LOOK_EVERY
+    }
+}
+
+impl AppDealers {
+    fn new(context: &Context, app: &AppName, rules: &AppRules) -> Self {
         Self {
-            context,
-            started_at: Instant::now(),
-            apps,
-            visibility: Visibility::default(),
-            alarms: Alarms::default(),
-            failures: BTreeMap::new(),
+            context: context.clone(),
+            app: app.clone(),
+            rules: rules.clone(),
+            started_at: context.clock.moment(),
+            read_at: None,
+            is_changed: false,
+            doubted: Vec::new(),
+            qualifications: Qualifications::default(),
             recorded_at: None,
+            reviewed_at: None,
         }
     }
 
     /// Does what is due.
     async fn look(&mut self) {
-        let context = &self.context;
-        for app in context.wake.take_changed() {
-            self.apps.entry(app).or_default().is_changed = true;
-        }
-        let may_fall_silent = self.started_at.elapsed() >= REVIEW_EVERY;
-        for (app, dealers) in &mut self.apps {
-            let Some(rules) = context.apps.get(app) else { continue };
-            dealers.read(context, app).await;
-            let verified = dealers.qualifications.refresh(context, app).await;
-            if !verified.is_empty() {
-                dealers.reviewed_at = None;
-                resume(context, app, &verified).await;
-            }
-            dealers.review(context, app, rules, may_fall_silent).await;
-        }
+        self.record_activity().await;
+        self.read().await;
+        let verified = self.qualifications.refresh(&self.context, &self.app, &self.rules.corp_id).await;
+        self.resume(&verified).await;
         self.resume_arrived().await;
-        self.visibility.look_again(&self.context).await;
-        self.alarms.look(&self.context).await;
-        self.note_failures();
-        if overdue(self.recorded_at, RECORD_EVERY) {
-            self.record_activity().await;
-        }
+        self.review().await;
     }
 
-    /// Logs the dealers that WeCom newly lists, or lists again, and resumes their work.
-    async fn resume_arrived(&mut self) {
-        let mut arrived = BTreeMap::<_, Vec<_>>::new();
-        for (app, corp_id) in self.context.directory.take_arrived() {
-            arrived.entry(app).or_default().push(corp_id);
-        }
-        for (app, arrived) in arrived {
-            let dealers = self.context.dealer_names.all_shown(&app, &arrived);
-            tracing::info!(%app, count = arrived.len(), dealers, "WeCom lists new dealers");
-            resume(&self.context, &app, &arrived).await;
-            self.apps.entry(app).or_default().reviewed_at = None;
-        }
+    fn is_overdue(&self, last: Option<Moment>, every: Duration) -> bool {
+        overdue(last, every, self.context.clock.moment())
     }
 
-    /// Notes the failures that have opened dealers' breakers, or keep them open, since the last activation.
-    fn note_failures(&mut self) {
-        let (context, now) = (&self.context, self.context.now());
-        let mut failures = BTreeMap::new();
-        for (scope, breaker) in context.breakers.all(now) {
-            let (app, Some(corp_id)) = (scope.app(), scope.corp_id()) else { continue };
-            let is_brand =
-                context.apps.get(app).is_some_and(|rules| rules.corp_id.same_corp(corp_id.as_str()));
-            if is_brand || breaker.is_pacing() {
-                continue;
-            }
-            let (dealer, count) = ((app.clone(), corp_id.clone()), (breaker.since, breaker.failures));
-            if self.failures.get(&dealer) != Some(&count) {
-                let FailureReason { errcode, text } = breaker.reason;
-                context.activity.trouble(app, corp_id, errcode, text, now);
-            }
-            failures.insert(dealer, count);
-        }
-        self.failures = failures;
-    }
-
-    /// Records the events and errors since the last time.
+    /// Records events and errors, if that is due.
     async fn record_activity(&mut self) {
+        if !self.is_overdue(self.recorded_at, RECORD_EVERY) {
+            return;
+        }
+        self.recorded_at = Some(self.context.clock.moment());
         let Context { store, activity, dealer_names, store_failures, .. } = &self.context;
-        let (seen, troubles) = activity.take();
-        for (app, seen) in seen {
-            match store.record_activity(&app, seen.into_iter().collect()).await {
-                Ok(back) if back.is_empty() => {}
-                Ok(back) => {
-                    let dealers = dealer_names.all_shown(&app, &back);
-                    tracing::info!(%app, count = back.len(), dealers, "silent dealers send callbacks again");
-                    self.apps.entry(app).or_default().reviewed_at = None;
-                }
-                Err(error) => store_failures.warn("the dealers' activity could not be recorded", &error),
-            }
+        let new = activity.take(Some(&self.app));
+        if new.is_empty() {
+            return;
         }
-        for (app, troubles) in troubles {
-            for (corp_id, trouble) in troubles {
-                if let Err(error) = store.set_trouble(&app, &corp_id, trouble).await {
-                    store_failures.warn("a dealer's error could not be recorded", &error);
-                }
+        match store.record_activity(new, None).await {
+            Ok(back) if back.is_empty() => {}
+            Ok(back) => {
+                let (app, dealers) = (&self.app, dealer_names.all_shown(&self.app, &back));
+                tracing::info!(%app, count = back.len(), dealers, "silent dealers send callbacks again");
+                self.reviewed_at = None;
             }
+            Err(error) => store_failures.warn("the dealers' activity could not be recorded", &error),
         }
-        self.recorded_at = Some(Instant::now());
     }
-}
 
-impl AppDealers {
     /// Reads the list of dealers, if that is due.
-    async fn read(&mut self, context: &Context, app: &AppName) {
+    async fn read(&mut self) {
+        let Self { context, app, .. } = self;
+        self.is_changed |= context.wake.take_changed(app);
         let every = match (self.doubted.is_empty(), self.is_changed) {
             (false, _) => DOUBT_FOR,
             (true, true) => READ_APART,
             (true, false) => READ_EVERY,
         };
         let (scope, now) = (Scope::Dealers(app.clone()), context.now());
-        if !overdue_since(self.read_at, every, context.clock.moment())
+        if !overdue(self.read_at, every, context.clock.moment())
             || context.breakers.open(&[&scope], now).is_some()
         {
             return;
@@ -211,7 +192,7 @@ impl AppDealers {
                 context.breakers.succeeded(&scope);
                 self.read_at = Some(context.clock.moment());
                 self.is_changed = false;
-                self.apply(context, app, refreshed);
+                self.apply(refreshed);
             }
             Err(DirectoryError::Call(error)) if error.class() == Class::Rate => {
                 let until = limit_ends_at(&error, now);
@@ -229,8 +210,8 @@ impl AppDealers {
         }
     }
 
-    fn apply(&mut self, context: &Context, app: &AppName, refreshed: Refreshed) {
-        let Refreshed { dealers, left, doubtful } = refreshed;
+    fn apply(&mut self, Refreshed { dealers, left, doubtful }: Refreshed) {
+        let Self { context, app, .. } = self;
         tracing::info!(%app, dealers, "dealer list refreshed");
         if !left.is_empty() {
             let (count, dealers) = (left.len(), context.dealer_names.all_shown(app, &left));
@@ -248,11 +229,24 @@ impl AppDealers {
         self.reviewed_at = None;
     }
 
-    /// Counts the dealers for the metrics and looks for those that have fallen silent, if that is due.
-    async fn review(&mut self, context: &Context, app: &AppName, rules: &AppRules, may_fall_silent: bool) {
-        if !overdue(self.reviewed_at, REVIEW_EVERY) {
+    /// Logs the dealers that WeCom newly lists, or lists again, and resumes their work.
+    async fn resume_arrived(&mut self) {
+        let arrived = self.context.directory.take_arrived(&self.app);
+        if arrived.is_empty() {
             return;
         }
+        let (app, dealers) = (&self.app, self.context.dealer_names.all_shown(&self.app, &arrived));
+        tracing::info!(%app, count = arrived.len(), dealers, "WeCom lists new dealers");
+        self.resume(&arrived).await;
+    }
+
+    /// Counts the dealers for the metrics and looks for those that have fallen silent, if that is due.
+    async fn review(&mut self) {
+        let Self { context, app, rules, .. } = &*self;
+        if !self.is_overdue(self.reviewed_at, REVIEW_EVERY) {
+            return;
+        }
+        let may_fall_silent = self.is_overdue(Some(self.started_at), REVIEW_EVERY);
         let rows = match context.store.dealer_rows(app).await {
             Ok(rows) => rows,
             Err(error) => return context.store_failures.warn("the dealers could not be read", &error),
@@ -278,32 +272,37 @@ impl AppDealers {
         }
         let states: Vec<_> = rows.iter().map(|row| row.dealer.state()).collect();
         context.metrics.dealers(app, &states, silent);
-        self.reviewed_at = Some(Instant::now());
+        self.reviewed_at = Some(context.clock.moment());
     }
-}
 
-/// Makes the next probe of dealers' breakers due now, the work that waits for it, and the lookups of their
-/// customers that were refused: the cause may be gone.
-async fn resume(context: &Context, app: &AppName, dealers: &[CorpId]) {
-    let Context { store, platform, breakers, wake, store_failures, .. } = context;
-    let now = context.now();
-    platform.forget_failures(Some(app));
-    let concerns = |scope: &Scope| {
-        scope.app() == app && scope.corp_id().is_some_and(|corp_id| dealers.contains(corp_id))
-    };
-    let probes: BTreeSet<_> = breakers.resume(concerns, now).into_iter().filter(|at| now < *at).collect();
-    for due_at in probes {
-        if let Err(error) = store.bring_forward(due_at, now).await {
-            store_failures.warn("resumed work could not be brought forward", &error);
+    /// Makes the next probe of dealers' breakers due now, the work that waits for it, and the lookups of
+    /// their customers that were refused: the cause may be gone.
+    async fn resume(&mut self, dealers: &[CorpId]) {
+        if dealers.is_empty() {
+            return;
         }
-    }
-    for corp_id in dealers {
-        if let Err(error) = store.look_up_again(app, corp_id, false, now).await {
-            store_failures.warn("lookups of a dealer's customers could not be repeated", &error);
+        let Self { context, app, .. } = &*self;
+        let Context { store, platform, breakers, wake, store_failures, .. } = context;
+        let now = context.now();
+        platform.forget_failures(Some(app));
+        let concerns = |scope: &Scope| {
+            scope.app() == app && scope.corp_id().is_some_and(|corp_id| dealers.contains(corp_id))
+        };
+        let probes: BTreeSet<_> = breakers.resume(concerns, now).into_iter().filter(|at| now < *at).collect();
+        for due_at in probes {
+            if let Err(error) = store.bring_forward(due_at, now).await {
+                store_failures.warn("resumed work could not be brought forward", &error);
+            }
         }
+        for corp_id in dealers {
+            if let Err(error) = store.look_up_again(app, corp_id, false, now).await {
+                store_failures.warn("lookups of a dealer's customers could not be repeated", &error);
+            }
+        }
+        wake.inbox.notify_one();
+        wake.reconcile.notify_one();
+        self.reviewed_at = None;
     }
-    wake.inbox.notify_one();
-    wake.reconcile.notify_one();
 }
 
 #[cfg(test)]

@@ -2,10 +2,11 @@
 //!
 //! Deliberately absent: when all of it is read, and what follows from a change ([`dealers`](super::dealers)).
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
 use super::dealer_names::DealerNames;
@@ -52,14 +53,14 @@ pub struct Directory {
     platform: Arc<dyn Platform>,
     clock: Arc<dyn Clock>,
     names: Arc<DealerNames>,
-    /// Held while WeCom is asked: one call at a time.
-    refreshing: tokio::sync::Mutex<()>,
+    /// Locked while WeCom is asked: one call at a time for each app.
+    refreshing: Mutex<HashMap<AppName, Arc<AsyncMutex<()>>>>,
     /// Corps that WeCom did not list when it was asked about them.
     unlisted: Mutex<Tried>,
     /// Dealers for whose customers the brand's token was tried in vain.
     upstream_misses: Mutex<Tried>,
     /// Dealers that were not listed before, or had left.
-    arrived: Mutex<BTreeSet<(AppName, CorpId)>>,
+    arrived: Mutex<BTreeMap<AppName, BTreeSet<CorpId>>>,
 }
 
 impl Directory {
@@ -76,7 +77,7 @@ impl Directory {
             platform,
             clock,
             names,
-            refreshing: tokio::sync::Mutex::default(),
+            refreshing: Mutex::default(),
             unlisted: Mutex::default(),
             upstream_misses: Mutex::default(),
             arrived: Mutex::default(),
@@ -93,7 +94,7 @@ impl Directory {
             return Ok(Some(dealer));
         }
         // While this waited, another caller may have stored the answer.
-        let _refreshing = self.refreshing.lock().await;
+        let _refreshing = self.refreshing(app).await;
         if let Some(dealer) = self.listed(app, corp_id).await? {
             return Ok(Some(dealer));
         }
@@ -112,8 +113,13 @@ impl Directory {
         app: &AppName,
         corp_id: &CorpId,
     ) -> Result<Option<Dealer>, DirectoryError> {
-        let _refreshing = self.refreshing.lock().await;
+        let _refreshing = self.refreshing(app).await;
         self.read_one(app, corp_id).await
+    }
+
+    async fn refreshing(&self, app: &AppName) -> OwnedMutexGuard<()> {
+        let of_app = lock(&self.refreshing).entry(app.clone()).or_default().clone();
+        of_app.lock_owned().await
     }
 
     /// The dealer as stored, if it has not left.
@@ -144,7 +150,7 @@ impl Directory {
         app: &AppName,
         doubted: &[CorpId],
     ) -> Result<Refreshed, DirectoryError> {
-        let _refreshing = self.refreshing.lock().await;
+        let _refreshing = self.refreshing(app).await;
         let DealerList { dealers: listed, is_complete } = self.platform.dealers(app, None).await?;
         let known = self.store.dealers(app).await?;
         let Diff { left: missing, doubtful } = diff(&known, &listed, is_complete, doubted);
@@ -162,13 +168,13 @@ impl Directory {
     async fn put(&self, app: &AppName, listed: Vec<Dealer>) -> Result<(), StoreError> {
         self.names.learn(app, &listed);
         let arrived = self.store.put_dealers(app, listed).await?;
-        lock(&self.arrived).extend(arrived.into_iter().map(|corp_id| (app.clone(), corp_id)));
+        lock(&self.arrived).entry(app.clone()).or_default().extend(arrived);
         Ok(())
     }
 
-    /// Takes the dealers that were newly listed, or listed again, since the last call.
-    pub(super) fn take_arrived(&self) -> BTreeSet<(AppName, CorpId)> {
-        std::mem::take(&mut *lock(&self.arrived))
+    /// Takes an app's dealers that were newly listed, or listed again, since the last call.
+    pub(super) fn take_arrived(&self, app: &AppName) -> Vec<CorpId> {
+        lock(&self.arrived).remove(app).unwrap_or_default().into_iter().collect()
     }
 
     /// Forgets recent failures of one app, or of all: an operator may have removed the cause.

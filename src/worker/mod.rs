@@ -48,7 +48,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -81,7 +80,7 @@ pub struct Wake {
     pub groups: Notify,
     /// A reconcile run was asked for, or there may be dealers that are due.
     pub reconcile: Notify,
-    /// WeCom reported a change of dealers, or at one.
+    /// WeCom reported a change of dealers, or at one. Several loops wait for it, and all are to be woken.
     dealers: Notify,
     changed: Mutex<BTreeSet<AppName>>,
     /// Dealers at which the app may see other customers than before.
@@ -92,7 +91,7 @@ impl Wake {
     /// Signals that WeCom reported a change of this app's dealers.
     pub fn dealers_changed(&self, app: &AppName) {
         self.changed().insert(app.clone());
-        self.dealers.notify_one();
+        self.dealers.notify_waiters();
     }
 
     /// Signals that the event of a customer group was stored: there may be customers to look up, and a member
@@ -105,24 +104,25 @@ impl Wake {
     /// Signals that [`Payload::Visibility`](crate::store::Payload::Visibility) was appended for this dealer.
     pub fn visibility_changed(&self, app: &AppName, corp_id: &CorpId) {
         self.visibility().insert((app.clone(), corp_id.clone()));
-        self.dealers.notify_one();
+        self.dealers.notify_waiters();
     }
 
     /// Signals that an alarm about an app was stored, or the end of one.
     pub fn alarms_changed(&self) {
-        self.dealers.notify_one();
+        self.dealers.notify_waiters();
     }
 
     /// Signals that calls to WeCom that were held back may be tried now.
     pub fn calls_resumed(&self) {
-        for worker in [&self.inbox, &self.fans, &self.groups, &self.reconcile, &self.dealers] {
+        for worker in [&self.inbox, &self.fans, &self.groups, &self.reconcile] {
             worker.notify_one();
         }
+        self.dealers.notify_waiters();
     }
 
-    /// Takes the apps whose dealers have changed.
-    fn take_changed(&self) -> BTreeSet<AppName> {
-        std::mem::take(&mut *self.changed())
+    /// Whether this app's dealers have changed since the last call.
+    fn take_changed(&self, app: &AppName) -> bool {
+        self.changed().remove(app)
     }
 
     /// Takes the dealers at which the app may see other customers than before.
@@ -265,14 +265,9 @@ async fn run(wake: &Notify, stop: CancellationToken, mut task: impl Activation) 
     }
 }
 
-/// Whether something that is repeated after `every`, and was last done at `last`, is due. On the monotonic
-/// clock, so that setting the wall clock has no effect.
-fn overdue(last: Option<Instant>, every: Duration) -> bool {
-    last.is_none_or(|at| at.elapsed() >= every)
-}
-
-/// The same for what was last done at a reading of the clocks.
-fn overdue_since(last: Option<Moment>, every: Duration, now: Moment) -> bool {
+/// Whether something that is repeated after `every`, and was last done at `last`, is due. Setting the wall
+/// clock has no effect.
+fn overdue(last: Option<Moment>, every: Duration, now: Moment) -> bool {
     let every_ms = i64::try_from(every.as_millis()).unwrap_or(i64::MAX);
     last.is_none_or(|at| now.millis_since(at) >= every_ms)
 }

@@ -22,6 +22,8 @@ pub enum OptionalCall {
     ContactList,
     /// `externalcontact/groupchat/*`: only the members of groups are missing without it.
     GroupChat,
+    /// `corpgroup/corp/get_chain_*`, at the brand: only the verification of dealers is unknown without it.
+    Chains,
 }
 
 /// Which optional calls WeCom refused, in memory. On the monotonic clock, so that setting the wall clock has

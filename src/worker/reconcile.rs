@@ -239,7 +239,7 @@ impl Comparison {
         let due = rows.into_iter().filter(|row| {
             row.dealer.left_at.is_none()
                 && is_due(row.activity.reconciled_at, rules.reconcile_hours, now)
-                && super::overdue(state.compared_at.get(&row.dealer.corp_id).copied(), repeat_after)
+                && state.compared_at.get(&row.dealer.corp_id).is_none_or(|at| at.elapsed() >= repeat_after)
         });
         let due: Vec<_> = due.map(|row| (self.app.clone(), row.dealer.corp_id)).collect();
         if due.is_empty() {

@@ -1,22 +1,25 @@
-//! For the tests of workers: a WeCom with one dealer, whose lists and refusals a test prepares, and a store
-//! in memory that outlives a restart.
+//! For the tests of workers: a WeCom whose answers and refusals a test prepares, and a service that calls it
+//! ([`World`]).
+//!
+//! Deliberately absent: what only one worker's tests need, which is in their own files.
 
 use std::collections::VecDeque;
 
 use async_trait::async_trait;
 
 use super::*;
-use crate::clock::ManualClock;
 use crate::domain::chat::MemberVersion;
 use crate::domain::dealer::{Dealer, Qualification};
+use crate::domain::event::{ContactChange, ContactEvent};
 use crate::domain::ids::{ChatId, ExternalUserid, Openid, PendingId, Unionid, UserId};
 use crate::domain::quota::Share;
 use crate::domain::sighting::{Sighting, SightingPlace};
 use crate::domain::time::DAY_MS;
-use crate::store::embedded::engine::Memory;
-use crate::store::embedded::{EmbeddedStore, Settings};
-use crate::store::{Outcome, Work};
 use crate::wecom::{Api, CallError, ChatMembers, CustomerPage, DealerList, TokenOf};
+
+mod world;
+
+pub(super) use world::World;
 
 /// When every test begins.
 pub(super) const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
@@ -41,8 +44,28 @@ pub(super) fn chat_id(n: usize) -> ChatId {
     ChatId::new(format!("wr{n:03}")).unwrap()
 }
 
-/// The dealer, and how WeCom answers.
+/// What a member of a dealer did with a customer.
+pub(super) fn contact_event(
+    change: ContactChange,
+    user_id: UserId,
+    external_userid: ExternalUserid,
+) -> ContactEvent {
+    ContactEvent { change, user_id, external_userid, state: None, welcome_code: None }
+}
+
+/// The pending ids of some customers, or WeCom's code.
+type Converted = Result<Vec<(ExternalUserid, PendingId)>, i64>;
+/// How WeCom converts customers.
+type Convert = dyn Fn(&TokenOf, &[ExternalUserid]) -> Converted + Send;
+
+/// How WeCom answers. Each dealer has these members, customers and groups.
 pub(super) struct Script {
+    /// The dealers that share the app.
+    pub(super) listed: Vec<CorpId>,
+    /// An app whose list of dealers is never answered.
+    pub(super) hanging: Option<AppName>,
+    pub(super) qualification: Option<Qualification>,
+    pub(super) convert: Box<Convert>,
     pub(super) members: Vec<UserId>,
     pub(super) follows: Vec<(UserId, ExternalUserid)>,
     pub(super) chats: BTreeMap<ChatId, Vec<ExternalUserid>>,
@@ -63,6 +86,10 @@ impl Script {
     /// A dealer whose customers are divided among its members.
     pub(super) fn new(members: usize, customers: usize) -> Self {
         Self {
+            listed: Vec::new(),
+            hanging: None,
+            qualification: None,
+            convert: Box::new(|_, _| Ok(Vec::new())),
             members: (0..members).map(member).collect(),
             follows: (0..customers).map(|n| (member(n % members), customer(n))).collect(),
             chats: BTreeMap::new(),
@@ -109,10 +136,31 @@ impl Script {
     }
 }
 
+fn refused(errcode: i64) -> CallError {
+    CallError::Refused { api: Api::ExternalUseridToPendingId, errcode, from_ip: None }
+}
+
 /// A WeCom that answers as its script says.
 pub(super) struct Scripted(Mutex<Script>);
 
 impl Scripted {
+    /// A WeCom that converts as a function says.
+    pub(super) fn new(
+        convert: impl Fn(&TokenOf, &[ExternalUserid]) -> Converted + Send + 'static,
+    ) -> Arc<Self> {
+        Arc::new(Self(Mutex::new(Script { convert: Box::new(convert), ..Script::new(0, 0) })))
+    }
+
+    /// How many of the calls made begin like this.
+    pub(super) fn count(&self, call: &str) -> usize {
+        self.script().calls.iter().filter(|made| made.starts_with(call)).count()
+    }
+
+    /// The number of conversions with the brand's token, and of those with a dealer's.
+    pub(super) fn counts(&self) -> [usize; 2] {
+        ["convert brand", "convert dealer"].map(|call| self.count(call))
+    }
+
     pub(super) fn script(&self) -> MutexGuard<'_, Script> {
         self.0.lock().unwrap()
     }
@@ -125,9 +173,7 @@ impl Scripted {
         let refused = refused.or_else(|| script.next_refused.pop_front());
         script.calls.push(call);
         match refused {
-            Some(errcode) => {
-                Err(CallError::Refused { api: Api::ExternalUseridToPendingId, errcode, from_ip: None })
-            }
+            Some(errcode) => Err(self::refused(errcode)),
             None => Ok(script),
         }
     }
@@ -135,21 +181,31 @@ impl Scripted {
 
 #[async_trait]
 impl Platform for Scripted {
-    async fn dealers(&self, _: &AppName, _: Option<&CorpId>) -> Result<DealerList, CallError> {
-        Ok(DealerList::default())
+    async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<DealerList, CallError> {
+        let is_hanging = self.script().hanging.as_ref() == Some(app);
+        if is_hanging {
+            std::future::pending::<()>().await;
+        }
+        let script = match only {
+            Some(corp_id) => self.called("dealer", corp_id.as_str()),
+            None => self.called("dealers", ""),
+        }?;
+        let listed = script.listed.iter().filter(|corp_id| only.is_none_or(|only| only == *corp_id));
+        let dealer = |corp_id: &CorpId| Dealer::listed(corp_id.clone(), 7, String::new(), T0);
+        Ok(DealerList { dealers: listed.map(dealer).collect(), is_complete: true })
     }
 
     async fn chains(&self, _: &AppName) -> Result<Vec<String>, CallError> {
-        Ok(Vec::new())
+        self.called("chains", "").map(|_| vec!["chain".to_owned()])
     }
 
     async fn qualification(
         &self,
         _: &AppName,
         _: &str,
-        _: &CorpId,
+        corp_id: &CorpId,
     ) -> Result<Option<Qualification>, CallError> {
-        Ok(None)
+        Ok(self.called("qualification", corp_id.as_str())?.qualification)
     }
 
     async fn unionid_to_pending_id(
@@ -175,11 +231,13 @@ impl Platform for Scripted {
     async fn external_userid_to_pending_id(
         &self,
         _: &AppName,
-        _: &TokenOf,
+        token: &TokenOf,
         _: Option<&ChatId>,
-        _: &[ExternalUserid],
+        ids: &[ExternalUserid],
     ) -> Result<Vec<(ExternalUserid, PendingId)>, CallError> {
-        unreachable!("not a call of these workers")
+        let of = if *token == TokenOf::Upstream { "brand" } else { "dealer" };
+        let script = self.called("convert", of)?;
+        (script.convert)(token, ids).map_err(refused)
     }
 
     async fn members(&self, _: &AppName, _: &TokenOf) -> Result<Vec<UserId>, CallError> {
@@ -224,106 +282,4 @@ impl Platform for Scripted {
     }
 
     fn forget_failures(&self, _: Option<&AppName>) {}
-}
-
-/// One process, and what outlives it.
-pub(super) struct World {
-    pub(super) clock: Arc<ManualClock>,
-    pub(super) wecom: Arc<Scripted>,
-    pub(super) context: Context,
-    memory: Memory,
-}
-
-impl World {
-    /// A process that knows the dealer, and none of its customers.
-    pub(super) async fn new(script: Script) -> Self {
-        let wecom = Arc::new(Scripted(Mutex::new(script)));
-        let world = Self::start(Memory::default(), Arc::new(ManualClock::new(T0)), wecom);
-        let listed = Dealer::listed(dealer(), 7, "Dealer".to_owned(), T0);
-        world.context.store.put_dealers(&app(), vec![listed]).await.unwrap();
-        world
-    }
-
-    /// The next process.
-    pub(super) async fn restart(self) -> Self {
-        self.context.store.close().await;
-        let Self { clock, wecom, context, memory } = self;
-        drop(context);
-        Self::start(memory, clock, wecom)
-    }
-
-    fn start(memory: Memory, clock: Arc<ManualClock>, wecom: Arc<Scripted>) -> Self {
-        let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
-        let store: Arc<dyn Store> = Arc::new(store);
-        let rules = AppRules {
-            corp_id: CorpId::new("wwBRAND").unwrap(),
-            conversion_token: ConversionToken::Auto,
-            existing_customers: false,
-            customer_groups: true,
-            reconcile_hours: 24,
-            silent_days: 7,
-            renew: Renew::All,
-            same_id_extends: false,
-            quota: Limits::DOCUMENTED,
-            reserve_percent: 0,
-        };
-        let names = Arc::new(DealerNames::default());
-        let directory = Directory::new(store.clone(), wecom.clone(), clock.clone(), names.clone());
-        let context = Context {
-            store,
-            platform: wecom.clone(),
-            clock: clock.clone(),
-            jitter: Jitter::default(),
-            metrics: Arc::default(),
-            wake: Arc::default(),
-            breakers: Arc::default(),
-            optional_calls: Arc::default(),
-            parallelism: Arc::default(),
-            directory: Arc::new(directory),
-            dealer_names: names,
-            activity: Arc::default(),
-            apps: Arc::new(BTreeMap::from([(app(), rules)])),
-            calls: TaskTracker::new(),
-            panicked: CancellationToken::new(),
-            calls_max: 4,
-            sinks: Arc::new(SinkRegistry::new([])),
-            store_failures: Arc::default(),
-            feed_kept_ms: DAY_MS,
-        };
-        Self { clock, wecom, context, memory }
-    }
-
-    pub(super) fn change_rules(&mut self, change: impl FnOnce(&mut AppRules)) {
-        let mut apps = BTreeMap::clone(&self.context.apps);
-        change(apps.get_mut(&app()).unwrap());
-        self.context.apps = Arc::new(apps);
-    }
-
-    /// Takes the calls made since the last time.
-    pub(super) fn take_calls(&self) -> Vec<String> {
-        std::mem::take(&mut self.wecom.script().calls)
-    }
-
-    /// Moves the wall clock and the monotonic clock.
-    pub(super) async fn advance(&self, time: Duration) {
-        self.clock.advance_ms(i64::try_from(time.as_millis()).unwrap());
-        tokio::time::pause();
-        tokio::time::advance(time).await;
-        tokio::time::resume();
-    }
-
-    /// Answers every lookup that is due with a pending id. Returns how many there were.
-    pub(super) async fn resolve(&self) -> usize {
-        let (store, now) = (&self.context.store, self.clock.now());
-        let work = store.lease(now, 10_000, 10_000).await.unwrap();
-        let resolved = |work: Work| {
-            let pending_id =
-                PendingId::new(format!("pend{}", work.contact.external_userid.as_str())).unwrap();
-            (work, Outcome::Resolved(pending_id))
-        };
-        let outcomes: Vec<_> = work.into_iter().map(resolved).collect();
-        let count = outcomes.len();
-        store.settle(outcomes, now).await.unwrap();
-        count
-    }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use super::{Activation, Context, overdue_since};
+use super::{Activation, Context, overdue};
 use crate::domain::time::{Moment, Timestamp};
 
 /// How often expired records are deleted.
@@ -28,7 +28,7 @@ struct Sweep {
 
 impl Activation for Sweep {
     async fn activate(&mut self) -> Duration {
-        if overdue_since(self.swept_at, SWEEP_EVERY, self.context.clock.moment()) {
+        if overdue(self.swept_at, SWEEP_EVERY, self.context.clock.moment()) {
             let now = self.context.now();
             match self.context.store.sweep(now).await {
                 Ok(0) => {}

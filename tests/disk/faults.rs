@@ -83,8 +83,8 @@ async fn on_sigterm_with_a_failing_disk_it_stops_and_what_was_acknowledged_survi
     world.ledger.check(&world.service).await.unwrap();
     world.disk.device.set_fault(Fault::FailingFlushes);
     let ended = world.service.terminate().await;
-    // The last writes, of the clocks and of the dealers' activity, detect that the disk fails. If neither is
-    // made in time, the exit code is 0 as usual.
+    // The last write, of the clocks and of the dealers' activity, detects that the disk fails. If it is
+    // not made in time, the exit code is 0 as usual.
     let has_failed = ended.log.contains("error: the store failed: ");
     assert_eq!(ended.code, Some(i32::from(has_failed)), "{ended}");
     world.disk.device.cut(Cut::Drop, 0);

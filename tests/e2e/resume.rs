@@ -1,6 +1,6 @@
 //! `POST /v1/resume`: after an operator has removed the cause of a pause, calls go on at once.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use unionlink::domain::time::Timestamp;
@@ -109,4 +109,21 @@ async fn a_fan_whose_own_call_failed_goes_on_at_once_when_an_operator_resumes_it
     assert_eq!(world.post("/v1/resume", &json!({"app": "brand"})).await, (200, json!({"resumed": 1})));
     let fan = world.until(&format!("/v1/fans/{}", fan[0].unionid), |fan| fan["state"] == "minted").await;
     assert!(instant(&fan["minted_at"]) < until, "it waited until {until}: {fan}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_optional_call_that_was_not_allowed_is_made_again_when_an_operator_resumes() {
+    let world = World::usual().await;
+    let calls = || world.wecom.counters().calls_of(Api::GetChainList);
+    world.until("/v1/status", |_| calls() == 1).await;
+    world.wecom.inject(Api::GetChainList, Fault::Errcode(48_002), None);
+    world.clock.skip(Duration::from_hours(24));
+    world.until("/v1/status", |_| calls() == 2).await;
+    world.wecom.clear_faults();
+    // More than once, because the refusal may still be on its way.
+    let give_up = Instant::now() + PATIENCE;
+    while calls() == 2 {
+        assert!(Instant::now() < give_up, "the call is not made again");
+        assert_eq!(world.post("/v1/resume", &json!({})).await, (200, json!({"resumed": 0})));
+    }
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::domain::dealer::{DealerState, Qualification};
-use crate::domain::dealer_activity::{DealerCounts, DealerTrouble, EventsSeen};
+use crate::domain::dealer_activity::{DealerCounts, DealerTrouble, EventsSeen, NewActivity};
 use crate::domain::event::{AppAlarm, AppAlarmKind};
 use crate::domain::link::Source;
 use crate::domain::reconcile::{ReconcilePlace, ReconcileTask};
@@ -132,17 +132,26 @@ async fn a_dealer_leaves_and_takes_up_where_it_was(place: &dyn Place) {
     assert_eq!(store.dealer(&app(), &corp(1)).await.unwrap().unwrap().token, Some(TokenOwner::Upstream));
 
     let seen = EventsSeen { first_at: T0, last_at: T0.plus_ms(5), count: 3 };
-    assert_eq!(store.record_activity(&app(), vec![(corp(1), seen)]).await, Ok(vec![]));
-    store.set_silent(&app(), &corp(1), T0).await.unwrap();
+    let seen = NewActivity { seen: Some(seen), trouble: None };
     let trouble = DealerTrouble { errcode: Some(60_011), text: "not visible".to_owned(), at: T0 };
-    store.set_trouble(&app(), &corp(1), trouble.clone()).await.unwrap();
+    let with_trouble = NewActivity { trouble: Some(trouble.clone()), ..seen.clone() };
+    let moment = Moment::on_the_wall(T0, None);
+    let recorded = store.record_activity(vec![(app(), corp(1), with_trouble)], Some(moment)).await;
+    assert_eq!(recorded, Ok(vec![]));
+    store.set_silent(&app(), &corp(1), T0).await.unwrap();
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Missed).await;
     let store = reopen(place, store).await;
     let row = store.dealer_rows(&app()).await.unwrap().remove(0);
     assert_eq!(row.counts, DealerCounts { customers: 1, links: 0 });
     assert_eq!((row.activity.days[0].events, row.activity.trouble), (3, Some(trouble)));
-    assert_eq!(store.record_activity(&app(), vec![(corp(1), seen)]).await, Ok(vec![corp(1)]));
+    assert_eq!(store.last_moment().await, Ok(Some(moment)));
+    let other = DealerTrouble { errcode: Some(84_061), text: "not visible".to_owned(), at: T0 };
+    store.set_trouble(&app(), &corp(1), other.clone()).await.unwrap();
+    assert_eq!(store.record_activity(vec![(app(), corp(1), seen)], None).await, Ok(vec![corp(1)]));
+    let row = store.dealer_rows(&app()).await.unwrap().remove(0);
+    assert_eq!((row.activity.days[0].events, row.activity.trouble), (6, Some(other)));
+    assert_eq!(store.last_moment().await, Ok(Some(moment)));
 }
 
 async fn an_alarm_lasts_until_its_end_whatever_the_order(place: &dyn Place) {

@@ -10,14 +10,14 @@ use super::{EmbeddedStore, chats, dealers, keys, tasks};
 use crate::domain::chat::{Chat, MemberVersion};
 use crate::domain::contact::Contact;
 use crate::domain::dealer::Dealer;
-use crate::domain::dealer_activity::{DealerActivity, DealerCounts, DealerTrouble, EventsSeen};
+use crate::domain::dealer_activity::{DealerActivity, DealerCounts, DealerTrouble, NewActivity};
 use crate::domain::event::AppAlarm;
 use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, UserId};
 use crate::domain::link::Source;
 use crate::domain::lookup::Haste;
 use crate::domain::reconcile::{ReconcileRun, ReconcileTask};
 use crate::domain::sighting::Sighting;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{Moment, Timestamp};
 
 /// Customers in one transaction: each has up to four keys, and a group of transactions at most 99.
 const CUSTOMERS_PER_TRANSACTION: usize = 20;
@@ -298,20 +298,32 @@ impl Reconciling for EmbeddedStore {
 
     async fn record_activity(
         &self,
-        app: &AppName,
-        seen: Vec<(CorpId, EventsSeen)>,
+        new: Vec<(AppName, CorpId, NewActivity)>,
+        moment: Option<Moment>,
     ) -> Result<Vec<CorpId>, StoreError> {
-        let app = app.clone();
-        let back = self.in_parts(seen, move |txn, part| {
-            let mut back = Vec::new();
-            for (corp_id, seen) in part {
-                if dealers::change_activity(txn, &app, &corp_id, |activity| activity.record(seen))? {
-                    back.push(corp_id);
+        let parts = new.chunks(CUSTOMERS_PER_TRANSACTION).map(|part| (part.to_vec(), None));
+        let mut parts: Vec<_> = parts.collect();
+        match parts.last_mut() {
+            Some((_, with)) => *with = moment,
+            None => parts.push((Vec::new(), moment)),
+        }
+        let transactions = parts.into_iter().map(|(part, moment)| {
+            move |txn: &mut Txn<'_>| {
+                let mut back = Vec::new();
+                for (app, corp_id, new) in part {
+                    if dealers::change_activity(txn, &app, &corp_id, |activity| activity.add(new))? {
+                        back.push(corp_id);
+                    }
                 }
+                if let Some(moment) = moment {
+                    txn.put(keys::only("moment"), &moment)?;
+                }
+                Ok(back)
             }
-            Ok(back)
         });
-        Ok(back.await?.concat())
+        let back: Result<Vec<_>, _> =
+            self.run_all(transactions, Patience::InTime).await.into_iter().collect();
+        Ok(back?.concat())
     }
 
     async fn set_silent(&self, app: &AppName, corp_id: &CorpId, since: Timestamp) -> Result<(), StoreError> {

@@ -2,13 +2,15 @@
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::domain::event::{ContactChange, ContactEvent, Event};
-use crate::domain::ids::{AppName, CorpId, ExternalUserid, SinkName, UserId};
+use crate::domain::dealer::Dealer;
+use crate::domain::event::{ContactChange, Event};
+use crate::domain::ids::SinkName;
 use crate::domain::time::{HOUR_MS, MINUTE_MS, Timestamp};
 use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
 use crate::store::{Arrival, FailureReason, MessageDigest, Outcome, Payload};
 use crate::worker::breaker::Scope;
+use crate::worker::scripted::{app, contact_event, customer, dealer, member};
 
 const NOON: Timestamp = Timestamp::from_secs(1_795_320_000);
 
@@ -38,17 +40,10 @@ impl Machine {
     /// An event that is due at `due_at`: after a failed attempt if that is later than now.
     async fn wait_until(&self, due_at: Timestamp) {
         let (store, now) = (&self.watch.store, self.now());
-        let app = AppName::new("brand").unwrap();
-        let contact = ContactEvent {
-            change: ContactChange::Added,
-            user_id: UserId::new("zhangsan").unwrap(),
-            external_userid: ExternalUserid::new("wmCUSTOMER").unwrap(),
-            state: None,
-            welcome_code: None,
-        };
-        let event = Event { corp_id: CorpId::new("wpDEALER").unwrap(), created_at: now, contact };
-        let digest = MessageDigest::of(&app, b"added");
-        let arrival = Arrival { app, digest, received_at: now, payload: Payload::Event(event) };
+        let contact = contact_event(ContactChange::Added, member(0), customer(0));
+        let event = Event { corp_id: dealer(), created_at: now, contact };
+        let digest = MessageDigest::of(&app(), b"added");
+        let arrival = Arrival { app: app(), digest, received_at: now, payload: Payload::Event(event) };
         store.append(arrival).await.unwrap();
         if due_at > now {
             let work = store.lease(now, 9, 9).await.unwrap().pop().unwrap();
@@ -69,6 +64,7 @@ async fn start(clock: &Arc<ManualClock>, memory: &Memory) -> ClockWatch {
         clock: Arc::new(ServiceClock::new(clock.clone())),
         breakers: Arc::default(),
         sinks: Arc::new(SinkRegistry::new([sink()])),
+        activity: Arc::default(),
         store_failures: Arc::default(),
         unmoved_ms: 0,
         stored_at: None,
@@ -91,7 +87,7 @@ fn reason() -> FailureReason {
 
 #[tokio::test]
 async fn waits_of_an_hour_last_an_hour_in_whatever_direction_the_clock_is_set() {
-    let scope = Scope::Corp(AppName::new("brand").unwrap(), CorpId::new("wpDEALER").unwrap());
+    let scope = Scope::Corp(app(), dealer());
     // A machine that started with its clock 8 hours ahead, or behind, is set right.
     for ahead_ms in [8 * HOUR_MS, -8 * HOUR_MS] {
         let mut machine = Machine::with_clock_ahead(ahead_ms).await;
@@ -193,4 +189,20 @@ async fn a_clock_that_is_set_forward_is_followed_even_if_no_wait_can_be_moved() 
     machine.watch.look().await;
     assert_eq!(machine.now(), machine.clock.now());
     assert_eq!(machine.watch.stored_at, None, "the reading is stored as soon as possible");
+}
+
+#[tokio::test]
+async fn the_last_write_is_of_the_clocks_and_of_what_happened_at_dealers() {
+    let machine = Machine::with_clock_ahead(0).await;
+    machine.clock.advance_ms(HOUR_MS);
+    let store = machine.watch.store.clone();
+    let dealers = vec![Dealer::listed(dealer(), 7, String::new(), NOON)];
+    store.put_dealers(&app(), dealers).await.unwrap();
+    machine.watch.activity.seen(&app(), &dealer(), NOON);
+    let stopped = CancellationToken::new();
+    stopped.cancel();
+    machine.watch.run(stopped).await;
+    assert_eq!(store.last_moment().await, Ok(Some(machine.clock.moment())));
+    let row = store.dealer_rows(&app()).await.unwrap().remove(0);
+    assert_eq!(row.activity.first_event_at, Some(NOON));
 }

@@ -1,20 +1,20 @@
 //! How far WeCom has verified each dealer (document 95820): the conversions do not work for the customers of
 //! one that is not verified.
 //!
-//! The calls are optional: where the app may not make them, or they fail, nothing else waits for them. They
-//! are few at a time, so that those for many dealers are spread over time.
+//! The calls are optional ([`OptionalCall::Chains`]): where the app may not make them, or they fail, nothing
+//! else waits for them. They are few at a time, so that those for many dealers are spread over time.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::super::breaker::Scope;
 use super::super::directory::DirectoryError;
 use super::super::failure::concerns_whole_app;
+use super::super::optional_calls::OptionalCall;
 use super::super::{Context, overdue};
 use crate::domain::dealer::{Dealer, Qualification};
 use crate::domain::ids::{AppName, CorpId};
+use crate::domain::time::Moment;
 use crate::wecom::{CallError, Class, is_call_forbidden};
 
 /// How often WeCom is asked about a dealer, and for the chains.
@@ -27,37 +27,40 @@ const ROUND_EVERY: Duration = Duration::from_mins(1);
 const ROUND_CALLS: usize = 20;
 /// The time until the next round after a failure.
 const RETRY_AFTER: Duration = Duration::from_mins(10);
-/// How long no call is made after WeCom has said that the app may not.
-const FORBIDDEN_FOR: Duration = Duration::from_hours(24);
 
 /// What was asked about the dealers of one app.
 #[derive(Default)]
 pub(super) struct Qualifications {
     /// The chains, and when they were read.
     chains: Vec<String>,
-    chains_read_at: Option<Instant>,
+    chains_read_at: Option<Moment>,
     /// When WeCom was last asked about each dealer.
-    asked: BTreeMap<CorpId, Instant>,
-    /// When the next round of calls begins.
-    next_at: Option<Instant>,
+    asked: BTreeMap<CorpId, Moment>,
+    /// When the last round of calls ended, and the time from then to the next.
+    round_at: Option<Moment>,
+    wait: Duration,
 }
 
 impl Qualifications {
     /// Asks about some of the dealers for which that is due. Returns those that are verified now and were not
     /// before.
-    pub(super) async fn refresh(&mut self, context: &Context, app: &AppName) -> Vec<CorpId> {
+    pub(super) async fn refresh(&mut self, context: &Context, app: &AppName, brand: &CorpId) -> Vec<CorpId> {
         let mut verified = Vec::new();
         let scopes = [Scope::App(app.clone()), Scope::Dealers(app.clone())];
-        let is_held_back = context.breakers.open(&scopes.each_ref(), context.now()).is_some();
-        if is_held_back || self.next_at.is_some_and(|at| Instant::now() < at) {
+        if !overdue(self.round_at, self.wait, context.clock.moment())
+            || context.optional_calls.is_forbidden(app, brand, OptionalCall::Chains)
+            || context.breakers.open(&scopes.each_ref(), context.now()).is_some()
+        {
             return verified;
         }
-        let wait = match self.round(context, app, &mut verified).await {
+        self.wait = match self.round(context, app, &mut verified).await {
             Ok(()) => ROUND_EVERY,
             Err(DirectoryError::Call(error)) if error.errcode().is_some_and(is_call_forbidden) => {
                 tracing::info!(%app, errcode = error.errcode(),
-                    "the app may not read the chains (上下游): it is not known whether dealers are verified");
-                FORBIDDEN_FOR
+                    "the app may not read the chains (上下游): it is not known whether dealers are verified; \
+                     the next try is in a day");
+                context.optional_calls.forbid(app, brand, OptionalCall::Chains);
+                Duration::ZERO
             }
             Err(error) => {
                 let error = error.to_string();
@@ -66,7 +69,7 @@ impl Qualifications {
                 RETRY_AFTER
             }
         };
-        self.next_at = Some(Instant::now() + wait);
+        self.round_at = Some(context.clock.moment());
         verified
     }
 
@@ -77,13 +80,14 @@ impl Qualifications {
         verified: &mut Vec<CorpId>,
     ) -> Result<(), DirectoryError> {
         let mut dealers = context.store.dealers(app).await?;
-        dealers.retain(|dealer| dealer.left_at.is_none() && self.is_due(dealer));
+        let now = context.clock.moment();
+        dealers.retain(|dealer| dealer.left_at.is_none() && self.is_due(dealer, now));
         if dealers.is_empty() {
             return Ok(());
         }
-        if overdue(self.chains_read_at, ASK_EVERY) {
+        if overdue(self.chains_read_at, ASK_EVERY, now) {
             self.chains = context.platform.chains(app).await?;
-            self.chains_read_at = Some(Instant::now());
+            self.chains_read_at = Some(context.clock.moment());
         }
         dealers.sort_by_key(|dealer| dealer.qualification.is_some());
         let mut calls = 0;
@@ -92,7 +96,7 @@ impl Qualifications {
                 break;
             }
             let qualification = self.ask(context, app, &dealer.corp_id, &mut calls).await?;
-            self.asked.insert(dealer.corp_id.clone(), Instant::now());
+            self.asked.insert(dealer.corp_id.clone(), context.clock.moment());
             let Some(qualification) = qualification.filter(|now| dealer.qualification != Some(*now)) else {
                 continue;
             };
@@ -110,10 +114,10 @@ impl Qualifications {
         Ok(())
     }
 
-    fn is_due(&self, dealer: &Dealer) -> bool {
+    fn is_due(&self, dealer: &Dealer, now: Moment) -> bool {
         let is_unverified = dealer.qualification == Some(Qualification::Unverified);
         let every = if is_unverified { ASK_UNVERIFIED_EVERY } else { ASK_EVERY };
-        overdue(self.asked.get(&dealer.corp_id).copied(), every)
+        overdue(self.asked.get(&dealer.corp_id).copied(), every, now)
     }
 
     /// Asks about a dealer in each chain until one knows it.

@@ -8,10 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use tokio::time::Instant;
-
-use super::super::Context;
+use super::super::{Context, overdue};
 use crate::domain::ids::{AppName, CorpId};
+use crate::domain::time::Moment;
 
 /// The shortest time between two lookups of a dealer's customers that were refused.
 const REFUSED_APART: Duration = Duration::from_mins(1);
@@ -28,8 +27,8 @@ pub(super) struct Visibility {
 
 /// When lookups of a dealer's customers were last repeated.
 struct Done {
-    refused_at: Instant,
-    all_at: Instant,
+    refused_at: Moment,
+    all_at: Moment,
 }
 
 impl Visibility {
@@ -44,13 +43,14 @@ impl Visibility {
                 return context.store_failures.warn(message, &error);
             }
         };
-        self.done.retain(|_, done| done.all_at.elapsed() < ALL_APART);
+        let now = context.clock.moment();
+        self.done.retain(|_, done| !overdue(Some(done.all_at), ALL_APART, now));
         self.reported.retain(|dealer| marked.contains(dealer));
         for dealer in marked {
             let is_reported = self.reported.contains(&dealer);
             let all = match self.done.get(&dealer) {
                 None => true,
-                Some(done) if is_reported && done.refused_at.elapsed() >= REFUSED_APART => false,
+                Some(done) if is_reported && overdue(Some(done.refused_at), REFUSED_APART, now) => false,
                 Some(_) => continue,
             };
             self.repeat(context, dealer, all).await;
@@ -75,7 +75,7 @@ impl Visibility {
             context.store_failures.warn(message, &error);
         }
         self.reported.remove(&dealer);
-        let now = Instant::now();
+        let now = context.clock.moment();
         let done = self.done.entry(dealer).or_insert(Done { refused_at: now, all_at: now });
         done.refused_at = now;
     }

@@ -8,9 +8,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::domain::event::{ContactChange, ContactEvent, Event};
+use crate::domain::event::{ContactChange, Event};
 use crate::domain::fan::{FanStep, Minted, Priority};
-use crate::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid, UserId};
+use crate::domain::ids::{FanKey, Openid, PendingId, Unionid};
 use crate::domain::link::ChangeType;
 use crate::domain::time::{DAY_MS, HOUR_MS};
 use crate::store::embedded::engine::Memory;
@@ -18,8 +18,7 @@ use crate::store::embedded::{EmbeddedStore, Settings};
 use crate::store::{
     Arrival, FanOutcome, Feed, MessageDigest, NewFan, Outcome, Payload, People, PersonId, Seek,
 };
-
-const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
+use crate::worker::scripted::{self, T0, app, contact_event, customer, dealer};
 
 /// A failed delivery, as a receiver answers it.
 #[derive(Debug, Clone, Copy)]
@@ -52,10 +51,6 @@ impl Sink for Receiver {
         let delivered = acknowledged.min(received);
         Err(DeliveryError { delivered, retry, reason: "as prepared".to_owned() })
     }
-}
-
-fn app() -> AppName {
-    AppName::new("brand").unwrap()
 }
 
 fn name() -> SinkName {
@@ -132,17 +127,11 @@ impl World {
             self.store.settle_fans(vec![(work, minted)], now).await.unwrap();
         }
         self.events += 1;
-        let contact = ContactEvent {
-            change: ContactChange::Added,
-            user_id: UserId::new(format!("member{member}")).unwrap(),
-            external_userid: ExternalUserid::new(format!("wmCUSTOMER{person}")).unwrap(),
-            state: None,
-            welcome_code: None,
-        };
-        let corp_id = CorpId::new("wpDEALER").unwrap();
+        let contact =
+            contact_event(ContactChange::Added, scripted::member(member.into()), customer(person.into()));
         let created_at = now.plus_ms(i64::from(self.events));
         let digest = MessageDigest::of(&app(), &self.events.to_be_bytes());
-        let payload = Payload::Event(Event { corp_id, created_at, contact });
+        let payload = Payload::Event(Event { corp_id: dealer(), created_at, contact });
         self.store.append(Arrival { app: app(), digest, received_at: now, payload }).await.unwrap();
         for work in self.store.lease(now, 9, 9).await.unwrap() {
             self.store.settle(vec![(work, Outcome::Resolved(pending_id.clone()))], now).await.unwrap();

@@ -5,7 +5,7 @@ use super::super::scripted::{Script, World, app, chat_id, customer, dealer};
 use super::*;
 use crate::domain::chat::{ChatChange, ChatEvent};
 use crate::domain::time::DAY_MS;
-use crate::store::{Arrival, FailureReason, MessageDigest, Payload};
+use crate::store::{FailureReason, Payload};
 
 /// A world in which these groups were created just now, each with two customers.
 async fn with_groups(groups: usize) -> (World, Arc<Groups>) {
@@ -17,9 +17,7 @@ async fn with_groups(groups: usize) -> (World, Arc<Groups>) {
     for n in 0..groups {
         let (corp_id, now) = (dealer(), world.context.now());
         let event = ChatEvent { corp_id, created_at: now, chat_id: chat_id(n), change: ChatChange::Created };
-        let digest = MessageDigest::of(&app(), &n.to_be_bytes());
-        let arrival = Arrival { app: app(), digest, received_at: now, payload: Payload::Chat(event) };
-        world.context.store.append(arrival).await.unwrap();
+        world.append(Payload::Chat(event)).await;
     }
     let groups = Arc::new(Groups::new(world.context.clone()));
     (world, groups)

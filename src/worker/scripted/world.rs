@@ -1,0 +1,138 @@
+//! A service over a store in memory and a scripted WeCom.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use super::*;
+use crate::clock::ManualClock;
+use crate::store::embedded::engine::Memory;
+use crate::store::embedded::{EmbeddedStore, Settings};
+use crate::store::{Arrival, MessageDigest, Outcome, Payload, Work};
+
+/// One process, and what outlives it.
+pub(in crate::worker) struct World {
+    pub(in crate::worker) clock: Arc<ManualClock>,
+    pub(in crate::worker) wecom: Arc<Scripted>,
+    pub(in crate::worker) context: Context,
+    memory: Memory,
+    /// The number of messages received.
+    messages: AtomicU32,
+}
+
+impl World {
+    /// A process that knows the dealer, and none of its customers.
+    pub(in crate::worker) async fn new(script: Script) -> Self {
+        Self::over(Arc::new(Scripted(Mutex::new(script)))).await
+    }
+
+    /// The same with this WeCom.
+    pub(in crate::worker) async fn over(wecom: Arc<Scripted>) -> Self {
+        let world = Self::start(Memory::default(), Arc::new(ManualClock::new(T0)), wecom);
+        let listed = Dealer::listed(dealer(), 7, "Dealer".to_owned(), T0);
+        world.context.store.put_dealers(&app(), vec![listed]).await.unwrap();
+        world
+    }
+
+    /// The first process of a service, which knows no dealer yet.
+    pub(in crate::worker) fn first(script: Script) -> Self {
+        let wecom = Arc::new(Scripted(Mutex::new(script)));
+        Self::start(Memory::default(), Arc::new(ManualClock::new(T0)), wecom)
+    }
+
+    /// The next process.
+    pub(in crate::worker) async fn restart(self) -> Self {
+        self.context.store.close().await;
+        let Self { clock, wecom, context, memory, messages } = self;
+        drop(context);
+        Self { messages, ..Self::start(memory, clock, wecom) }
+    }
+
+    fn start(memory: Memory, clock: Arc<ManualClock>, wecom: Arc<Scripted>) -> Self {
+        let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
+        let store: Arc<dyn Store> = Arc::new(store);
+        let rules = AppRules {
+            corp_id: CorpId::new("wwBRAND").unwrap(),
+            conversion_token: ConversionToken::Auto,
+            existing_customers: false,
+            customer_groups: true,
+            reconcile_hours: 24,
+            silent_days: 7,
+            renew: Renew::All,
+            same_id_extends: false,
+            quota: Limits::DOCUMENTED,
+            reserve_percent: 0,
+        };
+        let names = Arc::new(DealerNames::default());
+        let directory = Directory::new(store.clone(), wecom.clone(), clock.clone(), names.clone());
+        let context = Context {
+            store,
+            platform: wecom.clone(),
+            clock: clock.clone(),
+            jitter: Jitter::default(),
+            metrics: Arc::default(),
+            wake: Arc::default(),
+            breakers: Arc::default(),
+            optional_calls: Arc::default(),
+            parallelism: Arc::default(),
+            directory: Arc::new(directory),
+            dealer_names: names,
+            activity: Arc::default(),
+            apps: Arc::new(BTreeMap::from([(app(), rules)])),
+            calls: TaskTracker::new(),
+            panicked: CancellationToken::new(),
+            calls_max: 8,
+            sinks: Arc::new(SinkRegistry::new([])),
+            store_failures: Arc::default(),
+            feed_kept_ms: DAY_MS,
+        };
+        Self { clock, wecom, context, memory, messages: AtomicU32::new(0) }
+    }
+
+    /// Adds an app with the same rules.
+    pub(in crate::worker) fn add_app(&mut self, name: AppName) {
+        let mut apps = BTreeMap::clone(&self.context.apps);
+        apps.insert(name, apps[&app()].clone());
+        self.context.apps = Arc::new(apps);
+    }
+
+    pub(in crate::worker) fn change_rules(&mut self, change: impl FnOnce(&mut AppRules)) {
+        let mut apps = BTreeMap::clone(&self.context.apps);
+        change(apps.get_mut(&app()).unwrap());
+        self.context.apps = Arc::new(apps);
+    }
+
+    /// Receives a message that is unlike all others.
+    pub(in crate::worker) async fn append(&self, payload: Payload) {
+        let message = self.messages.fetch_add(1, Ordering::Relaxed);
+        let digest = MessageDigest::of(&app(), &message.to_be_bytes());
+        let arrival = Arrival { app: app(), digest, received_at: self.clock.now(), payload };
+        self.context.store.append(arrival).await.unwrap();
+    }
+
+    /// Takes the calls made since the last time.
+    pub(in crate::worker) fn take_calls(&self) -> Vec<String> {
+        std::mem::take(&mut self.wecom.script().calls)
+    }
+
+    /// Moves the wall clock and the monotonic clock.
+    pub(in crate::worker) async fn advance(&self, time: Duration) {
+        self.clock.advance_ms(i64::try_from(time.as_millis()).unwrap());
+        tokio::time::pause();
+        tokio::time::advance(time).await;
+        tokio::time::resume();
+    }
+
+    /// Answers every lookup that is due with a pending id. Returns how many there were.
+    pub(in crate::worker) async fn resolve(&self) -> usize {
+        let (store, now) = (&self.context.store, self.clock.now());
+        let work = store.lease(now, 10_000, 10_000).await.unwrap();
+        let resolved = |work: Work| {
+            let pending_id =
+                PendingId::new(format!("pend{}", work.contact.external_userid.as_str())).unwrap();
+            (work, Outcome::Resolved(pending_id))
+        };
+        let outcomes: Vec<_> = work.into_iter().map(resolved).collect();
+        let count = outcomes.len();
+        store.settle(outcomes, now).await.unwrap();
+        count
+    }
+}
