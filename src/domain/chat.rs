@@ -1,10 +1,26 @@
 //! A customer group (客户群): what its events mean, and when its member list has to be read (document 92130).
 //!
-//! Every change of a group's members has a version. An event whose `LastMemVer` is the version that we know can
-//! be trusted: the ids in it are the whole change. After any other event, and after the creation of a group,
-//! whose event names no version, the list is read with `externalcontact/groupchat/get` (document 92122). Events
-//! arrive in any order, more than once or never; reading the list is always right, so it is the answer to every
-//! doubt.
+//! Each change of the member list gives the list a new version. An event that starts from the version held
+//! and has the ids of the whole change is applied directly. After any other event the list is read with
+//! `externalcontact/groupchat/get` (document 92122) and replaces what is held: events arrive in any order,
+//! more than once or never.
+//!
+//! A list may be older than the events. It is accepted once it was requested [`CHAT_LAG_MS`] after the last
+//! event, and no event has reported its version as replaced:
+//!
+//! | input | no reading due | reading due |
+//! | --- | --- | --- |
+//! | created | reading, unless a version is held | reading |
+//! | complete join or leave, from the version held | applied | reading |
+//! | join or leave, to the version held | included already | reading |
+//! | any other join or leave | reading | reading |
+//! | dismissed | forgotten | forgotten |
+//! | list, requested too early | – | read again once it can be complete |
+//! | list of a replaced version | – | read again, twice at most; then accepted, but no version is held |
+//! | any other list | – | accepted with its version |
+//! | "does not exist" | – | forgotten; if no version is held, read again first, twice at most |
+//!
+//! The customers named in a join are looked up in every case.
 //!
 //! Deliberately absent: the calls, and what becomes of the customers found (see
 //! [`contact`](super::contact)).
@@ -14,10 +30,18 @@ use serde::{Deserialize, Serialize};
 use super::ids::{ChatId, CorpId, ExternalUserid};
 use super::time::{SECOND_MS, Timestamp};
 
-/// How long after an event the list still may be the one of before it, in milliseconds (document 92122).
+mod version1;
+
+pub use version1::ChatVersion1;
+
+/// How long after an event the list may lack the change, in milliseconds (document 92122).
 pub const CHAT_LAG_MS: i64 = 2 * SECOND_MS;
-/// The most ids of an event that are kept. With more, the list is read.
+/// Maximum number of ids kept of an event. With more, the list is read.
 pub const CHAT_ITEMS_MAX: usize = 100;
+/// How often a doubtful answer is asked for again before it is accepted.
+const REREADS_MAX: u32 = 2;
+/// Maximum number of replaced versions kept for a group; the ones reported last.
+const REPLACED_MAX: usize = 32;
 
 /// The version of a group's member list; opaque.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -55,8 +79,12 @@ pub enum ChatChange {
         /// The versions before and after.
         versions: Option<Versions>,
     },
-    /// Members left.
+    /// Members left. The fields are those of a join.
     Left {
+        /// The ids in the event.
+        items: Vec<ExternalUserid>,
+        /// Whether `items` is the whole change.
+        is_complete: bool,
         /// The versions before and after.
         versions: Option<Versions>,
     },
@@ -76,10 +104,12 @@ pub struct Versions {
 /// What is known about a group.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Chat {
-    /// The version of the member list up to which all members are known; `None` if that is not known.
+    /// The version of the member list held; `None` if it is not known.
     pub version: Option<MemberVersion>,
-    /// The reading of the list that is due, if one is.
+    /// The reading of the list that is due, if one is. Until then the version held is out of date.
     pub reading: Option<Reading>,
+    /// Versions that events have reported as replaced, in the order of the reports.
+    replaced: Vec<MemberVersion>,
 }
 
 /// A reading of a group's member list that is due.
@@ -87,21 +117,20 @@ pub struct Chat {
 pub struct Reading {
     /// When it is due.
     pub due_at: Timestamp,
-    /// When a list is new enough to have every change that was reported; a later one than `due_at` if more was
+    /// When a list has to be requested to include every change reported; later than `due_at` if more was
     /// reported since.
     pub complete_at: Timestamp,
-    /// The version that the list had before the change that is looked for. While the list still has it, the
-    /// change is not in it yet.
-    pub older_than: Option<MemberVersion>,
-    /// Readings so far that returned a list without the change, or failed.
+    /// Doubtful answers since the last event.
     pub tries: u32,
 }
 
 /// What an event leads to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ChatEffects {
-    /// Customers who are to be looked up at once.
+    /// Customers to be looked up at once.
     pub joined: Vec<ExternalUserid>,
+    /// Ids that are no longer in the group; an id may be a customer's or a member's.
+    pub left: Vec<ExternalUserid>,
     /// Whether the group is to be forgotten.
     pub is_gone: bool,
 }
@@ -111,26 +140,17 @@ impl Chat {
     pub fn apply(&mut self, change: &ChatChange, now: Timestamp) -> ChatEffects {
         let mut effects = ChatEffects::default();
         match change {
-            ChatChange::Created => self.read_after(None, now),
+            // A list that was read is never older than the creation.
+            ChatChange::Created if self.version.is_some() => {}
+            ChatChange::Created => self.read_after(now),
             ChatChange::Joined { items, is_complete, versions } => {
-                let are_customers = items.iter().all(ExternalUserid::cannot_be_member);
                 effects.joined = items.iter().filter(|id| id.cannot_be_member()).cloned().collect();
-                match versions {
-                    Some(versions) if *is_complete && are_customers && self.knows(&versions.before) => {
-                        self.version = Some(versions.after.clone());
-                    }
-                    // The same event again, or one that an earlier reading of the list has covered.
-                    Some(versions) if self.knows(&versions.after) && are_customers => {}
-                    Some(versions) => self.read_after(Some(&versions.before), now),
-                    None => self.read_after(None, now),
-                }
+                let are_customers = effects.joined.len() == items.len();
+                self.advance(versions.as_ref(), *is_complete && are_customers, now);
             }
-            // Nobody to look up; a list of another version is read when somebody joins.
-            ChatChange::Left { versions } => {
-                if let Some(versions) = versions
-                    && self.knows(&versions.before)
-                {
-                    self.version = Some(versions.after.clone());
+            ChatChange::Left { items, is_complete, versions } => {
+                if self.advance(versions.as_ref(), *is_complete, now) {
+                    effects.left.clone_from(items);
                 }
             }
             ChatChange::Dismissed => effects.is_gone = true,
@@ -138,31 +158,82 @@ impl Chat {
         effects
     }
 
-    fn knows(&self, version: &MemberVersion) -> bool {
-        self.version.as_ref() == Some(version) && self.reading.is_none()
+    /// Moves the version held along with a change, or makes a reading due. `is_whole` is whether the event
+    /// names the whole change. Returns whether the change is next after the version held.
+    fn advance(&mut self, versions: Option<&Versions>, is_whole: bool, now: Timestamp) -> bool {
+        let Some(Versions { before, after }) = versions else {
+            self.read_after(now);
+            return false;
+        };
+        self.note_replaced(before, after);
+        let held = self.version.as_ref().filter(|_| self.reading.is_none());
+        // The same event again, or the list that was read includes the change.
+        if held == Some(after) {
+            return false;
+        }
+        let is_next = held == Some(before) && is_whole;
+        if is_next {
+            self.version = Some(after.clone());
+        }
+        // The event of the next change may have been received before a list that lacked both changes.
+        if !is_next || self.replaced.contains(after) {
+            self.read_after(now);
+        }
+        is_next
     }
 
-    /// Makes a reading due [`CHAT_LAG_MS`] from `now`. If one is due before, that is enough for now: groups in
-    /// which somebody joins every second are read too.
-    fn read_after(&mut self, older_than: Option<&MemberVersion>, now: Timestamp) {
+    fn note_replaced(&mut self, before: &MemberVersion, after: &MemberVersion) {
+        if before == after || self.replaced.contains(before) {
+            return;
+        }
+        if self.replaced.len() >= REPLACED_MAX {
+            self.replaced.remove(0);
+        }
+        self.replaced.push(before.clone());
+    }
+
+    /// Makes a reading due [`CHAT_LAG_MS`] after `now`. An earlier one that is due already is not put off: a
+    /// group with a join every second is read too.
+    fn read_after(&mut self, now: Timestamp) {
         let complete_at = now.plus_ms(CHAT_LAG_MS);
         let due_at = self.reading.as_ref().map_or(complete_at, |reading| reading.due_at);
-        self.reading = Some(Reading { due_at, complete_at, older_than: older_than.cloned(), tries: 0 });
+        self.reading = Some(Reading { due_at, complete_at, tries: 0 });
     }
 
-    /// Records that the list was read at `began_at` and had this version. If it may lack a change, it is read
-    /// once more.
-    pub fn read(&mut self, version: Option<MemberVersion>, began_at: Timestamp) {
-        if let Some(reading) = self.reading.take() {
-            let is_old = version.is_some() && version == reading.older_than && reading.tries == 0;
-            if is_old {
-                let due_at = began_at.plus_ms(CHAT_LAG_MS);
-                self.reading = Some(Reading { due_at, complete_at: due_at, tries: 1, ..reading });
-            } else if began_at < reading.complete_at {
-                self.reading = Some(Reading { due_at: reading.complete_at, ..reading });
-            }
+    /// Applies a list with this version, requested at `began_at`. Returns whether it replaces what is held:
+    /// customers who are not in it have left. If not, it is read again, or no reading was due because the
+    /// group was forgotten meanwhile.
+    pub fn read(&mut self, version: Option<MemberVersion>, began_at: Timestamp) -> bool {
+        let is_old = version.as_ref().is_some_and(|version| self.replaced.contains(version));
+        let is_accepted = self.end_reading(is_old, began_at);
+        if is_accepted {
+            self.version = version.filter(|_| !is_old);
         }
-        self.version = version;
+        is_accepted
+    }
+
+    /// Applies the answer that the group does not exist, requested at `began_at`. Returns whether the group
+    /// is to be forgotten. One for which no version is held may be so new that WeCom does not find it yet.
+    pub fn not_found(&mut self, began_at: Timestamp) -> bool {
+        let may_be_new = self.version.is_none();
+        self.end_reading(may_be_new, began_at)
+    }
+
+    /// Ends the reading that is due, unless the list was requested too early or the answer is doubtful: then
+    /// it is due again. Returns whether it ended.
+    fn end_reading(&mut self, is_doubtful: bool, began_at: Timestamp) -> bool {
+        let Some(reading) = &mut self.reading else { return false };
+        if began_at < reading.complete_at {
+            reading.due_at = reading.complete_at;
+            return false;
+        }
+        if is_doubtful && reading.tries < REREADS_MAX {
+            let due_at = began_at.plus_ms(CHAT_LAG_MS << reading.tries);
+            *reading = Reading { due_at, complete_at: due_at, tries: reading.tries + 1 };
+            return false;
+        }
+        self.reading = None;
+        true
     }
 
     /// Moves the instants of a reading: the clock was set.
@@ -173,7 +244,7 @@ impl Chat {
         }
     }
 
-    /// Puts a reading that failed off until `until`.
+    /// Puts off a reading that failed until `until`.
     pub const fn put_off(&mut self, until: Timestamp) {
         if let Some(reading) = &mut self.reading {
             reading.due_at = until;
@@ -182,92 +253,4 @@ impl Chat {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn version(n: u32) -> MemberVersion {
-        MemberVersion(format!("{n:032x}"))
-    }
-
-    fn joined(ids: &[&str], before: u32) -> ChatChange {
-        ChatChange::Joined {
-            items: ids.iter().map(|id| ExternalUserid::new(id).unwrap()).collect(),
-            is_complete: true,
-            versions: Some(Versions { before: version(before), after: version(before + 1) }),
-        }
-    }
-
-    fn known(n: u32) -> Chat {
-        Chat { version: Some(version(n)), reading: None }
-    }
-
-    const NOW: Timestamp = Timestamp::from_secs(1_000);
-
-    #[test]
-    fn an_event_after_the_known_version_is_the_whole_change() {
-        let mut chat = known(1);
-        let effects = chat.apply(&joined(&["wmA", "wmB"], 1), NOW);
-        assert_eq!(effects.joined.len(), 2);
-        assert_eq!(chat, known(2));
-        // The same event again changes nothing.
-        chat.apply(&joined(&["wmA", "wmB"], 1), NOW);
-        assert_eq!(chat, known(2));
-    }
-
-    #[test]
-    fn a_lost_event_a_doubtful_id_or_an_incomplete_list_leads_to_a_reading() {
-        let incomplete = ChatChange::Joined { items: vec![], is_complete: false, versions: None };
-        for (change, customers) in [
-            (joined(&["wmA"], 2), 1),
-            (joined(&["wmA", "woB"], 1), 1),
-            (incomplete, 0),
-            (ChatChange::Created, 0),
-        ] {
-            let mut chat = known(1);
-            assert_eq!(chat.apply(&change, NOW).joined.len(), customers);
-            assert_eq!(chat.reading.unwrap().due_at, NOW.plus_ms(CHAT_LAG_MS));
-        }
-    }
-
-    #[test]
-    fn a_list_that_is_still_the_old_one_is_read_once_more() {
-        let mut chat = known(1);
-        let in_time = NOW.plus_ms(CHAT_LAG_MS);
-        chat.apply(&joined(&["woDOUBTFUL"], 1), NOW);
-        chat.read(Some(version(1)), in_time);
-        assert_eq!(chat.reading.as_ref().unwrap().tries, 1);
-        chat.read(Some(version(1)), in_time.plus_ms(CHAT_LAG_MS));
-        assert_eq!(chat, known(1));
-        // A new one is not.
-        chat.apply(&joined(&["woDOUBTFUL"], 1), NOW);
-        chat.read(Some(version(2)), in_time);
-        assert_eq!(chat, known(2));
-    }
-
-    #[test]
-    fn a_burst_does_not_put_the_reading_off_and_what_came_after_it_is_read_too() {
-        let mut chat = Chat::default();
-        for n in 0..10 {
-            chat.apply(&ChatChange::Created, NOW.plus_ms(n * 1_000));
-        }
-        let first = NOW.plus_ms(CHAT_LAG_MS);
-        assert_eq!(chat.reading.as_ref().unwrap().due_at, first);
-        chat.read(Some(version(1)), first);
-        let last = NOW.plus_ms(9_000 + CHAT_LAG_MS);
-        assert_eq!(chat.reading.as_ref().unwrap().due_at, last);
-        chat.read(Some(version(2)), last);
-        assert_eq!(chat, known(2));
-    }
-
-    #[test]
-    fn one_who_leaves_moves_the_version_along_and_causes_no_reading() {
-        let left = |before| ChatChange::Left {
-            versions: Some(Versions { before: version(before), after: version(before + 1) }),
-        };
-        let mut chat = known(1);
-        chat.apply(&left(1), NOW);
-        assert_eq!(chat, known(2));
-        chat.apply(&left(7), NOW);
-        assert_eq!(chat, known(2));
-    }
-}
+mod tests;

@@ -172,8 +172,14 @@ fn chat_change(fields: &Fields<'_>) -> Result<Option<ChatChange>, MessageError> 
         "create" => Some(ChatChange::Created),
         "dismiss" => Some(ChatChange::Dismissed),
         "update" => match fields.update_detail.as_deref().map(str::trim_ascii) {
-            Some("add_member") => Some(joined(fields)),
-            Some("del_member") => Some(ChatChange::Left { versions: versions(fields) }),
+            Some("add_member") => {
+                let (items, is_complete) = items(fields);
+                Some(ChatChange::Joined { items, is_complete, versions: versions(fields) })
+            }
+            Some("del_member") => {
+                let (items, is_complete) = items(fields);
+                Some(ChatChange::Left { items, is_complete, versions: versions(fields) })
+            }
             // It may be a join: without ids and versions, the member list is read.
             Some("") | None => {
                 Some(ChatChange::Joined { items: Vec::new(), is_complete: false, versions: None })
@@ -184,14 +190,15 @@ fn chat_change(fields: &Fields<'_>) -> Result<Option<ChatChange>, MessageError> 
     })
 }
 
-fn joined(fields: &Fields<'_>) -> ChatChange {
+/// The ids in a join or a leave, and whether they are the whole change.
+fn items(fields: &Fields<'_>) -> (Vec<ExternalUserid>, bool) {
     let ids = fields.items.iter().filter_map(|item| ExternalUserid::new(item.trim_ascii()).ok());
     let items: Vec<_> = ids.take(CHAT_ITEMS_MAX).collect();
     let count = fields.mem_change_cnt.as_deref().and_then(|count| count.trim_ascii().parse::<usize>().ok());
-    // A join without any member is incomplete too.
+    // A change without any id is incomplete too.
     let is_complete =
         !items.is_empty() && items.len() == fields.items.len() && count == Some(fields.items.len());
-    ChatChange::Joined { items, is_complete, versions: versions(fields) }
+    (items, is_complete)
 }
 
 fn versions(fields: &Fields<'_>) -> Option<Versions> {

@@ -48,7 +48,10 @@ pub fn message(text: &[u8]) {
     ];
     all.extend(fields);
     let items = match &message {
-        Message::Chat(ChatEvent { change: ChatChange::Joined { items, .. }, .. }) => items.as_slice(),
+        Message::Chat(ChatEvent {
+            change: ChatChange::Joined { items, .. } | ChatChange::Left { items, .. },
+            ..
+        }) => items.as_slice(),
         _ => &[],
     };
     for again in [in_xml(&all, items), in_json(&all, items)] {
@@ -104,7 +107,7 @@ fn chat(event: &ChatEvent) -> Vec<(&'static str, String)> {
         ChatChange::Created => ("create", "", None),
         ChatChange::Dismissed => ("dismiss", "", None),
         ChatChange::Joined { versions, .. } => ("update", "add_member", versions.as_ref()),
-        ChatChange::Left { versions } => ("update", "del_member", versions.as_ref()),
+        ChatChange::Left { versions, .. } => ("update", "del_member", versions.as_ref()),
     };
     let mut fields = vec![
         ("Event", "change_external_chat".to_owned()),
@@ -118,7 +121,9 @@ fn chat(event: &ChatEvent) -> Vec<(&'static str, String)> {
             fields.push((name, text.clone()));
         }
     }
-    if let ChatChange::Joined { items, is_complete, .. } = &event.change {
+    if let ChatChange::Joined { items, is_complete, .. } | ChatChange::Left { items, is_complete, .. } =
+        &event.change
+    {
         assert!(items.len() <= CHAT_ITEMS_MAX && (!is_complete || !items.is_empty()));
         for id in items {
             bounded(id.as_str(), ExternalUserid::BYTES_MAX);

@@ -71,7 +71,8 @@ pub trait Reconciling: Send + Sync {
     async fn next_chat_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Records what a reading begun at `began_at` found: queues lookups of customers without a pending id,
-    /// and stores the version. In several transactions, the version last.
+    /// takes customers who are not in the list out of the group if the list is up to date, and stores the
+    /// version. In several transactions, the version last.
     async fn chat_read(
         &self,
         group: &ChatToRead,
@@ -79,6 +80,10 @@ pub trait Reconciling: Send + Sync {
         version: Option<MemberVersion>,
         began_at: Timestamp,
     ) -> Result<PageFound, StoreError>;
+
+    /// Records the answer to a reading begun at `began_at` that the group does not exist: forgets the group,
+    /// or defers the reading if the group may be too new.
+    async fn chat_not_found(&self, group: &ChatToRead, began_at: Timestamp) -> Result<(), StoreError>;
 
     /// Defers a reading until `until`; `None` deletes the group, which no longer exists.
     async fn chat_unread(&self, group: &ChatToRead, until: Option<Timestamp>) -> Result<(), StoreError>;

@@ -117,9 +117,9 @@ impl Groups {
 
     /// Reads the list of a group, or puts it off. Returns whether that is stored.
     async fn read(&self, group: &ChatToRead) -> bool {
-        let store = &self.context.store;
+        let (store, began_at) = (&self.context.store, self.context.now());
         let until = match self.members(group).await {
-            Ok(Some((ChatMembers { customers, version }, began_at))) => {
+            Ok(Some(ChatMembers { customers, version })) => {
                 match store.chat_read(group, customers, version, began_at).await {
                     Ok(found) => {
                         self.succeeded(group);
@@ -132,28 +132,33 @@ impl Groups {
                 }
             }
             Ok(None) => None,
-            Err(Obstacle::Call(error)) if error.errcode().is_some_and(is_chat_gone) => None,
+            Err(Obstacle::Call(error)) if error.errcode().is_some_and(is_chat_gone) => {
+                self.succeeded(group);
+                return self.is_stored(store.chat_not_found(group, began_at).await);
+            }
             Err(obstacle) => Some(self.put_off(group, &obstacle)),
         };
         if until.is_none() {
             self.succeeded(group);
         }
-        let stored = store.chat_unread(group, until).await;
-        if let Err(error) = &stored {
-            self.context.store_failures.warn("the reading of a customer group could not be put off", error);
-        }
-        stored.is_ok()
+        self.is_stored(store.chat_unread(group, until).await)
     }
 
-    /// The customers in a group, and when the call began; `None` if groups are not to be read.
-    async fn members(&self, group: &ChatToRead) -> Result<Option<(ChatMembers, Timestamp)>, Obstacle> {
+    fn is_stored(&self, result: Result<(), StoreError>) -> bool {
+        if let Err(error) = &result {
+            self.context.store_failures.warn("the reading of a customer group could not be put off", error);
+        }
+        result.is_ok()
+    }
+
+    /// The customers in a group; `None` if groups are not to be read.
+    async fn members(&self, group: &ChatToRead) -> Result<Option<ChatMembers>, Obstacle> {
         let ChatToRead { app, corp_id, chat_id, .. } = group;
         if self.context.apps.get(app).is_some_and(|rules| !rules.customer_groups) {
             return Ok(None);
         }
         let corp = CorpLists { context: self.context.clone(), app: app.clone(), corp_id: corp_id.clone() };
-        let began_at = self.context.now();
-        Ok(Some((corp.chat(chat_id).await?, began_at)))
+        Ok(Some(corp.chat(chat_id).await?))
     }
 
     fn failures(&self) -> MutexGuard<'_, HashMap<(AppName, CorpId, ChatId), u32>> {

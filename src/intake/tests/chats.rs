@@ -22,9 +22,9 @@ fn chat(text: &str) -> ChatEvent {
 }
 
 /// The new members in an event, and whether the list of them is complete.
-fn joined(text: &str) -> (Vec<String>, bool) {
+fn listed(text: &str) -> (Vec<String>, bool) {
     match chat(text).change {
-        ChatChange::Joined { items, is_complete, .. } => {
+        ChatChange::Joined { items, is_complete, .. } | ChatChange::Left { items, is_complete, .. } => {
             (items.iter().map(|id| id.as_str().to_owned()).collect(), is_complete)
         }
         other => panic!("{other:?} from {text}"),
@@ -34,7 +34,7 @@ fn joined(text: &str) -> (Vec<String>, bool) {
 /// The versions of the member list before and after the change.
 fn versions(text: &str) -> Option<(String, String)> {
     match chat(text).change {
-        ChatChange::Joined { versions, .. } | ChatChange::Left { versions } => {
+        ChatChange::Joined { versions, .. } | ChatChange::Left { versions, .. } => {
             versions.map(|versions| (versions.before.0, versions.after.0))
         }
         other => panic!("{other:?} from {text}"),
@@ -47,7 +47,7 @@ fn a_join_is_parsed_in_the_form_seen_in_production() {
     assert_eq!((corp_id.as_str(), chat_id.as_str()), ("wpDEALER", "wrINVENTED"));
     assert_eq!(created_at, Timestamp::from_secs(1_403_610_513));
     assert!(matches!(change, ChatChange::Joined { .. }));
-    assert_eq!(joined(JOINED), (vec!["wmINVENTED-1".to_owned()], true));
+    assert_eq!(listed(JOINED), (vec!["wmINVENTED-1".to_owned()], true));
     assert_eq!(versions(JOINED), Some(("9c3f".to_owned(), "7121".to_owned())));
 }
 
@@ -56,7 +56,7 @@ fn a_join_is_parsed_in_the_documented_form_whose_count_is_not_that_of_the_list()
     let list = "<QuitScene>0</QuitScene><MemChangeCnt>10</MemChangeCnt>\
         <MemChangeList><Item>Jack</Item><Item>Rose</Item></MemChangeList>";
     let documented = JOINED.replace(LIST, list).replace("<![CDATA[", "").replace("]]>", "");
-    assert_eq!(joined(&documented), (vec!["Jack".to_owned(), "Rose".to_owned()], false));
+    assert_eq!(listed(&documented), (vec!["Jack".to_owned(), "Rose".to_owned()], false));
     assert_eq!(versions(&documented), versions(JOINED));
 }
 
@@ -100,7 +100,7 @@ fn a_join_is_complete_if_the_list_has_as_many_valid_ids_as_the_count_says() {
         ("", &[], false),
     ] {
         let ids: Vec<_> = ids.iter().map(|id| (*id).to_owned()).collect();
-        assert_eq!(joined(&JOINED.replace(LIST, list)), (ids, is_complete), "{list}");
+        assert_eq!(listed(&JOINED.replace(LIST, list)), (ids, is_complete), "{list}");
     }
 }
 
@@ -112,7 +112,7 @@ fn of_a_long_list_a_bounded_number_of_ids_is_kept() {
             items
         });
         let list = format!("<MemChangeCnt>{count}</MemChangeCnt><MemChangeList>{items}</MemChangeList>");
-        let (ids, complete) = joined(&JOINED.replace(LIST, &list));
+        let (ids, complete) = listed(&JOINED.replace(LIST, &list));
         assert_eq!((ids.len(), complete), (CHAT_ITEMS_MAX, is_complete), "{count}");
     }
 }
@@ -149,7 +149,7 @@ fn a_group_event_in_json_is_parsed_like_one_in_xml() {
     ] {
         let ids: Vec<_> = ids.iter().map(|id| (*id).to_owned()).collect();
         let json = json.replace(r#"{"Item":["wmINVENTED-1"]}"#, list);
-        assert_eq!(joined(&json), (ids, is_complete), "{list}");
+        assert_eq!(listed(&json), (ids, is_complete), "{list}");
     }
 }
 
@@ -164,11 +164,13 @@ fn creation_dismissal_and_leaving_need_no_list_and_no_version() {
     assert_eq!(chat(&bare("create", "")).change, ChatChange::Created);
     assert_eq!(chat(&bare("dismiss", "")).change, ChatChange::Dismissed);
     let left = bare("update", "<UpdateDetail>del_member</UpdateDetail>");
-    assert_eq!(chat(&left).change, ChatChange::Left { versions: None });
+    let nobody = ChatChange::Left { items: Vec::new(), is_complete: false, versions: None };
+    assert_eq!(chat(&left).change, nobody);
     let left = JOINED.replace("add_member", "del_member").replace("<JoinScene>3</JoinScene>", "");
     assert_eq!(versions(&left), Some(("9c3f".to_owned(), "7121".to_owned())));
+    assert_eq!(listed(&left), (vec!["wmINVENTED-1".to_owned()], true));
     // An update of an unknown kind may be a join.
-    assert_eq!(joined(&bare("update", "")), (Vec::new(), false));
+    assert_eq!(listed(&bare("update", "")), (Vec::new(), false));
 }
 
 #[test]

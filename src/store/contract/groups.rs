@@ -28,6 +28,20 @@ fn joined(people: &[u8], before: u8) -> ChatChange {
     }
 }
 
+fn left(people: &[u8], before: u8) -> ChatChange {
+    ChatChange::Left {
+        items: people.iter().map(|n| customer(*n)).collect(),
+        is_complete: true,
+        versions: Some(Versions { before: version(before), after: version(before + 1) }),
+    }
+}
+
+/// The groups that a customer is held to be in.
+async fn chats_of(store: &EmbeddedStore, person: u8) -> Vec<ChatId> {
+    let data = store.person_data(customer(person).as_str()).await.unwrap();
+    data.contacts.iter().flat_map(|(_, contact)| contact.chats().to_vec()).collect()
+}
+
 fn in_chat(person: u8, chat: u8) -> Sighting {
     let place = SightingPlace::Chat(chat_id(chat));
     Sighting { external_userid: customer(person), place, since: Some(T0) }
@@ -137,6 +151,95 @@ async fn one_who_is_not_in_the_group_any_more_is_looked_up_as_a_friend(place: &d
     assert_eq!(store.audit(), Ok(vec![]));
 }
 
+async fn a_customer_who_leaves_a_group_keeps_the_link_and_one_who_joins_again_is_looked_up(
+    place: &dyn Place,
+) {
+    let store = place.open();
+    store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
+    mint(&store, 1, 1, T0).await;
+    let mut now = T0.plus_ms(CHAT_LAG_MS);
+    read_chat(&store, &[1, 2], Some(version(1)), now).await;
+    for work in store.lease(now, 10, 0).await.unwrap() {
+        let found = work.contact.external_userid == customer(1);
+        let outcome = if found { Outcome::Resolved(pending(1)) } else { Outcome::Missed };
+        store.settle(vec![(work, outcome)], now).await.unwrap();
+    }
+    // The lookups of the other customer end.
+    while let Some(due_at) = store.next_due().await.unwrap() {
+        now = due_at;
+        settle_next(&store, now, Outcome::Missed).await;
+    }
+    store.append(chat_arrival(1, left(&[1, 2, 3], 1))).await.unwrap();
+    let store = reopen(place, store).await;
+    assert_eq!((chats_of(&store, 1).await, chats_of(&store, 2).await), (vec![], vec![]));
+    let link = links_of(&store, LinkBy::ExternalUserid(customer(1))).await.pop().unwrap();
+    assert_eq!(link.chat_id, Some(chat_id(1)), "the link stays");
+    assert_eq!((store.next_chat_due().await, store.counts().contacts), (Ok(None), 2));
+    assert_eq!(store.lease(now, 10, 10).await.unwrap(), []);
+    store.append(chat_arrival(1, joined(&[1, 2], 2))).await.unwrap();
+    let work = store.lease(now, 10, 0).await.unwrap();
+    assert_eq!(work.iter().map(|work| &work.contact).collect::<Vec<_>>(), [&contact_key(2, 1)]);
+    assert_eq!(work[0].known.as_ref().unwrap().lookup_chat(), Some(&chat_id(1)));
+    assert_eq!(store.audit(), Ok(vec![]));
+}
+
+async fn a_list_replaces_the_customers_held_once_it_is_up_to_date(place: &dyn Place) {
+    let store = place.open();
+    store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
+    store.append(chat_arrival(2, joined(&[1], 1))).await.unwrap();
+    let first = T0.plus_ms(CHAT_LAG_MS);
+    for group in store.due_chats(first, 10).await.unwrap() {
+        let customers = (1..=25).map(|person| Sighting {
+            place: SightingPlace::Chat(group.chat_id.clone()),
+            ..in_chat(person, 1)
+        });
+        store.chat_read(&group, customers.collect(), Some(version(2)), first).await.unwrap();
+    }
+    // All but two customers leave and a new one joins; only the event of the join arrives.
+    store.append(chat_arrival(1, joined(&[26], 3))).await.unwrap();
+    let group = store.due_chats(first, 10).await.unwrap().pop().unwrap();
+    // The list is still the one of before the join.
+    let rows = |people: &[u8]| people.iter().map(|person| in_chat(*person, 1)).collect::<Vec<_>>();
+    store.chat_read(&group, rows(&[1, 2, 25]), Some(version(3)), first).await.unwrap();
+    assert_eq!(chats_of(&store, 26).await, [chat_id(1)]);
+    let due_at = store.next_chat_due().await.unwrap().unwrap();
+    assert_eq!(due_at, first.plus_ms(CHAT_LAG_MS));
+    read_chat(&store, &[1, 25, 26], Some(version(4)), due_at).await;
+    assert_eq!(store.next_chat_due().await, Ok(None));
+    for person in 1..=26 {
+        let is_in = matches!(person, 1 | 25 | 26);
+        assert_eq!(chats_of(&store, person).await.contains(&chat_id(1)), is_in, "{person}");
+        assert_eq!(chats_of(&store, person).await.contains(&chat_id(2)), person != 26, "{person}");
+    }
+    assert_eq!(store.audit(), Ok(vec![]));
+}
+
+async fn an_event_during_a_reading_makes_its_list_provisional(place: &dyn Place) {
+    let store = place.open();
+    let began_at = T0.plus_ms(CHAT_LAG_MS);
+    for chat in [1, 2] {
+        store.append(chat_arrival(chat, joined(&[chat], 1))).await.unwrap();
+    }
+    let groups = store.due_chats(began_at, 10).await.unwrap();
+    // One group is joined by a second customer while its list is read, the other one is dismissed.
+    let mut late = chat_arrival(1, joined(&[3], 2));
+    late.received_at = began_at;
+    store.append(late).await.unwrap();
+    store.append(chat_arrival(2, ChatChange::Dismissed)).await.unwrap();
+    for group in &groups {
+        let person = if group.chat_id == chat_id(1) { 1 } else { 4 };
+        let place = SightingPlace::Chat(group.chat_id.clone());
+        let row = Sighting { place, ..in_chat(person, 1) };
+        store.chat_read(group, vec![row], Some(version(2)), began_at).await.unwrap();
+    }
+    assert_eq!(chats_of(&store, 3).await, [chat_id(1)], "this list could not have the second customer");
+    assert_eq!(store.next_chat_due().await, Ok(Some(began_at.plus_ms(CHAT_LAG_MS))));
+    assert_eq!(store.person_data(customer(4).as_str()).await.unwrap().contacts.len(), 0);
+    read_chat(&store, &[1], Some(version(4)), began_at.plus_ms(CHAT_LAG_MS)).await;
+    assert_eq!(chats_of(&store, 3).await, [], "the customer has left since");
+    assert_eq!((store.next_chat_due().await, store.audit()), (Ok(None), Ok(vec![])));
+}
+
 async fn a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_reason(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
@@ -213,6 +316,9 @@ contract!(
     an_event_after_the_known_version_needs_no_reading,
     one_who_is_friend_and_member_is_one_contact_whichever_comes_first,
     one_who_is_not_in_the_group_any_more_is_looked_up_as_a_friend,
+    a_customer_who_leaves_a_group_keeps_the_link_and_one_who_joins_again_is_looked_up,
+    a_list_replaces_the_customers_held_once_it_is_up_to_date,
+    an_event_during_a_reading_makes_its_list_provisional,
     a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_reason,
     an_erased_person_does_not_come_back_with_a_list,
     waits_follow_the_clock_when_it_is_set,

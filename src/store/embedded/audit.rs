@@ -65,7 +65,7 @@ impl Audit<'_> {
     /// Checks contacts against every index of them. Returns their counts.
     fn contacts(&mut self) -> Result<Counts, StoreError> {
         let (mut linked, mut met, mut of_corps) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
-        let (mut live, mut background) = (BTreeSet::new(), BTreeSet::new());
+        let (mut live, mut background, mut in_chats) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut contacts, mut waiting) = (0, 0);
         for row in self.store.engine.range(b"c", &keys::after(b"c")) {
             let (key, value) = row.map_err(failed)?;
@@ -76,14 +76,16 @@ impl Audit<'_> {
             let ids = contact.pending_id.iter().chain(&contact.earlier_pending_ids);
             met.extend(ids.map(|id| keys::contact_at(id, &contact_key)));
             of_corps.insert(keys::contact_of_corp(&contact_key));
+            in_chats.extend(contact.chats().iter().map(|chat_id| keys::chat_member(chat_id, &contact_key)));
             waiting += u64::from(contact.lookup.is_some_and(Lookup::is_waiting));
             if let Some(Lookup { haste, due_at: Some(at), .. }) = contact.lookup {
                 let queue = if haste == Haste::Live { &mut live } else { &mut background };
                 queue.insert(keys::lookup(haste, at, &contact_key));
             }
         }
-        let indexes = [(b"u", &linked), (b"q", &met), (b"w", &background), (b"y", &live), (b"o", &of_corps)];
-        for (kind, expected) in indexes {
+        let queues = [(b"w", &background), (b"y", &live)];
+        let indexes = [(b"u", &linked), (b"q", &met), (b"o", &of_corps), (b"M", &in_chats)];
+        for (kind, expected) in queues.into_iter().chain(indexes) {
             let there = self.keys(kind)?;
             let (amiss, missing) = (there.difference(expected).count(), expected.difference(&there).count());
             self.expect(amiss + missing == 0, || {

@@ -4,8 +4,8 @@ use super::super::{ChatToRead, PageFound, StoreError};
 use super::contacts::{self, FoundBy};
 use super::records::{Record, readable};
 use super::txn::Txn;
-use super::{forgotten, keys};
-use crate::domain::chat::{Chat, ChatEvent, MemberVersion};
+use super::{chat_members, forgotten, keys};
+use crate::domain::chat::{Chat, ChatEffects, ChatEvent, ChatVersion1, MemberVersion};
 use crate::domain::far_off::{FarOff, far_off};
 use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId};
 use crate::domain::link::Source;
@@ -13,10 +13,16 @@ use crate::domain::lookup::Haste;
 use crate::domain::sighting::{Sighting, SightingPlace};
 use crate::domain::time::Timestamp;
 
-impl Record for Chat {}
+impl Record for Chat {
+    const VERSION: u8 = 2;
 
-/// Applies an event that was received at `received_at`: queues the lookups of the customers who joined, and a
-/// reading of the member list, if one is needed.
+    fn of_version(version: u8, body: &[u8]) -> Option<Result<Self, postcard::Error>> {
+        (version == 1).then(|| postcard::from_bytes::<ChatVersion1>(body).map(Self::from))
+    }
+}
+
+/// Applies an event that was received at `received_at`: queues the lookups of customers who joined, takes
+/// customers who left out of the group, and queues the reading of the group, if one is due.
 pub(super) fn apply(
     txn: &mut Txn<'_>,
     app: &AppName,
@@ -24,15 +30,17 @@ pub(super) fn apply(
     received_at: Timestamp,
 ) -> Result<(), StoreError> {
     let ChatEvent { corp_id, created_at, chat_id, change } = event;
-    let mut effects = None;
+    let mut effects = ChatEffects::default();
     change_chat(txn, app, corp_id, chat_id, |chat| {
-        let found = chat.apply(change, received_at);
-        let is_gone = found.is_gone;
-        effects = Some(found);
-        !is_gone
+        effects = chat.apply(change, received_at);
+        !effects.is_gone
     })?;
+    for external_userid in effects.left {
+        let key = ContactKey { app: app.clone(), corp_id: corp_id.clone(), external_userid };
+        chat_members::leave(txn, &key, chat_id)?;
+    }
     let is_late = far_off(*created_at, received_at) == Some(FarOff::Past);
-    for external_userid in effects.map(|effects| effects.joined).unwrap_or_default() {
+    for external_userid in effects.joined {
         if is_late && forgotten::is_back(txn, &external_userid, *created_at)? {
             continue;
         }
@@ -47,7 +55,8 @@ pub(super) fn apply(
     Ok(())
 }
 
-/// Applies the customers of a group's member list, whose reading began at `began_at`.
+/// Customers in a group's member list that was read at `began_at`. Does nothing if the group was forgotten
+/// meanwhile.
 pub(super) fn see_all(
     txn: &mut Txn<'_>,
     group: &ChatToRead,
@@ -55,6 +64,9 @@ pub(super) fn see_all(
     began_at: Timestamp,
 ) -> Result<PageFound, StoreError> {
     let mut found = PageFound::default();
+    if !txn.has(&keys::chat(&group.app, &group.corp_id, &group.chat_id))? {
+        return Ok(found);
+    }
     for sighting in customers {
         let key = ContactKey {
             app: group.app.clone(),
@@ -64,6 +76,23 @@ pub(super) fn see_all(
         found += contacts::see(txn, &key, &sighting, member_list(began_at), began_at)?;
     }
     Ok(found)
+}
+
+/// Takes contacts that are not in a list out of the group, unless there was an event since the list was
+/// requested: then there will be another list.
+pub(super) fn leave_all(
+    txn: &mut Txn<'_>,
+    group: &ChatToRead,
+    contacts: Vec<ContactKey>,
+) -> Result<(), StoreError> {
+    let ChatToRead { app, corp_id, chat_id, chat } = group;
+    if readable(txn.get::<Chat>(&keys::chat(app, corp_id, chat_id)))?.as_ref() != Some(chat) {
+        return Ok(());
+    }
+    for key in contacts {
+        chat_members::leave(txn, &key, chat_id)?;
+    }
+    Ok(())
 }
 
 const fn member_list(read_at: Timestamp) -> FoundBy {
@@ -77,19 +106,33 @@ pub(super) fn read(
     version: Option<MemberVersion>,
     began_at: Timestamp,
 ) -> Result<(), StoreError> {
-    change_chat(txn, &group.app, &group.corp_id, &group.chat_id, |chat| {
-        chat.read(version, began_at);
+    change_read(txn, group, |chat| {
+        if *chat == group.chat {
+            chat.read(version, began_at);
+        } else if let Some(reading) = &mut chat.reading {
+            // There was an event since the list was requested, so no customer was taken out of the group.
+            reading.due_at = reading.complete_at;
+        }
         true
     })
 }
 
-/// Defers the reading of a group until `until`; `None` deletes the group.
+/// Records the answer to a reading begun at `began_at` that the group does not exist.
+pub(super) fn not_found(
+    txn: &mut Txn<'_>,
+    group: &ChatToRead,
+    began_at: Timestamp,
+) -> Result<(), StoreError> {
+    change_read(txn, group, |chat| !chat.not_found(began_at))
+}
+
+/// Puts the reading of a group off, or forgets the group.
 pub(super) fn unread(
     txn: &mut Txn<'_>,
     group: &ChatToRead,
     until: Option<Timestamp>,
 ) -> Result<(), StoreError> {
-    change_chat(txn, &group.app, &group.corp_id, &group.chat_id, |chat| {
+    change_read(txn, group, |chat| {
         if let Some(until) = until {
             chat.put_off(until);
         }
@@ -109,8 +152,21 @@ pub(super) fn move_reading(txn: &mut Txn<'_>, place: &[u8], by_ms: i64) -> Resul
     })
 }
 
-/// Changes the record of a group, and its place in the queue of readings. `change` returns false to delete
-/// the group.
+/// Changes a group whose list was read, unless it was forgotten meanwhile.
+fn change_read(
+    txn: &mut Txn<'_>,
+    group: &ChatToRead,
+    change: impl FnOnce(&mut Chat) -> bool,
+) -> Result<(), StoreError> {
+    let ChatToRead { app, corp_id, chat_id, .. } = group;
+    if !txn.has(&keys::chat(app, corp_id, chat_id))? {
+        return Ok(());
+    }
+    change_chat(txn, app, corp_id, chat_id, change)
+}
+
+/// Changes what is known of a group, and its place in the queue of readings. `change` returns whether the
+/// group is to be kept.
 fn change_chat(
     txn: &mut Txn<'_>,
     app: &AppName,
@@ -134,4 +190,25 @@ fn change_chat(
         txn.mark(place);
     }
     txn.put(key, &chat)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::records::{checked, decode};
+    use super::*;
+
+    #[test]
+    fn a_group_of_version_1_is_read_with_the_next_event() {
+        let at = |secs: i64| Timestamp::from_secs(secs);
+        let old = |version: &str| MemberVersion(version.to_owned());
+        // The version; of the reading, when it is due and complete, what it must not have, tries.
+        let due = Some((at(5), at(6), Some(old("v1")), 1_u32));
+        let body = postcard::to_allocvec(&(Some(old("v1")), due)).unwrap();
+        let chat: Chat = decode(b"G", &checked(b"G", [&[1][..], &body].concat())).unwrap();
+        let reading = chat.reading.clone().unwrap();
+        assert_eq!((reading.due_at, reading.complete_at, reading.tries), (at(5), at(6), 1));
+        assert_eq!(chat.version, None);
+        assert!(!chat.clone().read(Some(old("v1")), at(6)), "it must not have that version");
+        assert!(chat.clone().read(Some(old("v2")), at(6)));
+    }
 }

@@ -6,7 +6,7 @@
 use super::super::{PageFound, StoreError};
 use super::records::Record;
 use super::txn::Txn;
-use super::{dealers, feed, forgotten, keys, tasks};
+use super::{chat_members, dealers, feed, forgotten, keys, tasks};
 use crate::domain::contact::{Contact, ContactVersion1};
 use crate::domain::ids::ContactKey;
 use crate::domain::link::{ChangeType, Source};
@@ -102,9 +102,10 @@ pub(super) fn see(
         };
         new
     });
-    let chats = contact.chats().len();
+    let chats = before.as_ref().map_or(&[][..], Contact::chats);
     let news = contact.see(sighting, list.read_at);
-    let has_joined = contact.chats().len() > chats;
+    chat_members::follow(txn, key, chats, contact.chats());
+    let has_joined = contact.chats().len() > chats.len();
     let lookup = match contact.lookup {
         _ if contact.is_identified() => None,
         // Never looked up; or refused to the end of the schedule, but WeCom still lists the customer.

@@ -12,14 +12,13 @@ mod ids;
 use super::super::{
     Counts, Erased, EventId, EventRow, InboxEvent, PersonId, Quarantined, Receipt, ReceiptId, StoreError,
 };
-use super::contacts;
 use super::feed::{self, StoredEntry};
 use super::forgotten::{Forgotten, erase_fan, mark, salted};
 use super::inbox::{MessagePart, SetAside};
 use super::records::{Record, decode, readable};
 use super::roll::{self, Entry};
 use super::txn::Txn;
-use super::{EmbeddedStore, dealers, keys};
+use super::{EmbeddedStore, chat_members, contacts, dealers, keys};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{ContactKey, ExternalUserid, Unionid, hex};
 use crate::domain::time::{SECOND_MS, Timestamp};
@@ -100,7 +99,7 @@ fn leftover(store: &EmbeddedStore, ids: &Ids) -> Result<Vec<Vec<u8>>, StoreError
         if !matches!(store.read::<Contact>(&record), Err(StoreError::Damaged(_))) {
             continue;
         }
-        for kind in [b"w", b"y", b"q", b"u"] {
+        for kind in [b"w", b"y", b"q", b"u", b"M"] {
             for row in store.engine.range(kind, &keys::after(kind)) {
                 let (key, _) = row.map_err(super::failed)?;
                 // Without its kind a contact's key is the end of all of these.
@@ -235,6 +234,7 @@ fn erase_contact(
     })?;
     let Some(mut contact) = contact else { return Ok(()) };
     contacts::set_lookup(txn, key, &mut contact, None)?;
+    chat_members::follow(txn, key, contact.chats(), &[]);
     for pending_id in contact.pending_id.iter().chain(&contact.earlier_pending_ids) {
         txn.delete(keys::contact_at(pending_id, key));
     }

@@ -18,6 +18,7 @@
 //! | `A` | app · corp | alarms about the app there |
 //! | `G` | app · corp · chat | a customer group |
 //! | `j` | due · app · corp · chat | a group whose member list is to be read |
+//! | `M` | chat · contact | a contact that is held to be in this group |
 //! | `T` | app · corp | the comparison of its customers |
 //! | `n` | sheet number | sixteen [fans](super::roll) |
 //! | `t` | app · step · priority · due · number | fans to make a call for |
@@ -182,6 +183,16 @@ pub(super) fn reading(due_at: Timestamp, app: &AppName, corp: &CorpId, chat_id: 
 
 pub(super) fn readings_until(due_at: Timestamp) -> Vec<u8> {
     Key::kind(b'j').instant(due_at.plus_ms(1)).done()
+}
+
+/// The key of a contact under a group.
+pub(super) fn chat_member(chat_id: &ChatId, key: &ContactKey) -> Vec<u8> {
+    Key(chat_members(chat_id)).contact(key).done()
+}
+
+/// The prefix of the keys of the contacts in a group, for every app that sees it.
+pub(super) fn chat_members(chat_id: &ChatId) -> Vec<u8> {
+    Key::kind(b'M').id(chat_id.as_str()).done()
 }
 
 /// The key of a record that exists once.

@@ -12,6 +12,7 @@
 
 mod arrivals;
 mod audit;
+mod chat_members;
 mod chats;
 mod compaction;
 mod contacts;

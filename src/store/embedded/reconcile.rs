@@ -1,11 +1,14 @@
 //! [`Reconciling`] as the embedded store implements it: groups, runs and tasks, and the activity of dealers.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
 use super::super::{ChatToRead, DealerRow, PageFound, Reconciling, StoreError};
 use super::contacts::{self, FoundBy};
 use super::records::{Record, decode, readable};
 use super::txn::Txn;
+use super::writer::Patience;
 use super::{EmbeddedStore, chats, dealers, keys, tasks};
 use crate::domain::chat::{Chat, MemberVersion};
 use crate::domain::contact::Contact;
@@ -19,8 +22,8 @@ use crate::domain::reconcile::{ReconcileRun, ReconcileTask};
 use crate::domain::sighting::Sighting;
 use crate::domain::time::{Moment, Timestamp};
 
-/// Customers in one transaction: each has up to four keys, and a group of transactions at most 99.
-const CUSTOMERS_PER_TRANSACTION: usize = 20;
+/// Customers in one transaction: each has up to five keys, and a group of transactions at most 99.
+const CUSTOMERS_PER_TRANSACTION: usize = 16;
 /// Rows of an index that are read before other work has its turn.
 const ROWS_AT_ONCE: usize = 1_000;
 
@@ -103,12 +106,24 @@ impl Reconciling for EmbeddedStore {
         version: Option<MemberVersion>,
         began_at: Timestamp,
     ) -> Result<PageFound, StoreError> {
-        let of = group.clone();
+        let (of, ChatToRead { app, corp_id, chat_id, chat }) = (group.clone(), group);
+        let listed: BTreeSet<_> = customers.iter().map(|row| row.external_userid.clone()).collect();
         let found =
             self.in_parts(customers, move |txn, part| chats::see_all(txn, &of, part, began_at)).await?;
+        if chat.clone().read(version.clone(), began_at) {
+            let mut left = self.chat_members(app, corp_id, chat_id)?;
+            left.retain(|key| !listed.contains(&key.external_userid));
+            let of = group.clone();
+            self.in_parts(left, move |txn, part| chats::leave_all(txn, &of, part)).await?;
+        }
         let group = group.clone();
         self.writer.run(move |txn| chats::read(txn, &group, version, began_at)).await?;
         Ok(found.into_iter().sum())
+    }
+
+    async fn chat_not_found(&self, group: &ChatToRead, began_at: Timestamp) -> Result<(), StoreError> {
+        let group = group.clone();
+        self.writer.run(move |txn| chats::not_found(txn, &group, began_at)).await
     }
 
     async fn chat_unread(&self, group: &ChatToRead, until: Option<Timestamp>) -> Result<(), StoreError> {

@@ -1,7 +1,7 @@
 //! Upgrades a store in place when it is opened.
 //!
-//! [`Record::of_version`] converts older records when they are read. This file builds an index that older
-//! stores do not have.
+//! [`Record::of_version`] converts older records when they are read. This file builds the indexes that
+//! older stores do not have.
 
 use serde::{Deserialize, Serialize};
 
@@ -19,8 +19,8 @@ struct Layout(u32);
 
 impl Record for Layout {}
 
-/// The current layout: 2 added the index of contacts by corp, and their number.
-const LAYOUT: Layout = Layout(2);
+/// The current layout: 2 added the index of contacts by corp, and their number; 3 the contacts of each group.
+const LAYOUT: Layout = Layout(3);
 
 /// Rows that are written in one commit: sled's memory grows with larger ones.
 const ROWS_AT_ONCE: usize = 90;
@@ -49,9 +49,12 @@ pub(super) fn upgrade(engine: &dyn Engine) -> Result<(), StoreError> {
         let contact = readable(decode::<Contact>(&key, &value).map(Some))?;
         let of_corp = counts.entry(keys::of_corp(b'b', &contact_key.app, &contact_key.corp_id)).or_default();
         of_corp.customers += 1;
-        of_corp.links += u64::from(contact.is_some_and(|contact| contact.link.is_some()));
+        of_corp.links += u64::from(contact.as_ref().is_some_and(|contact| contact.link.is_some()));
         contacts += 1;
         batch.insert(keys::contact_of_corp(&contact_key), Some(Vec::new()));
+        for chat_id in contact.as_ref().map(Contact::chats).unwrap_or_default() {
+            batch.insert(keys::chat_member(chat_id, &contact_key), Some(Vec::new()));
+        }
         if batch.len() >= ROWS_AT_ONCE {
             commit(engine, &mut batch)?;
         }
@@ -81,11 +84,14 @@ mod tests {
     use std::path::Path;
 
     use super::super::super::{Feed as _, LinkBy, LinkQuery, Reconciling as _, Store as _};
+    use super::super::engine::Memory;
     use super::super::{EmbeddedStore, Settings};
+    use super::*;
+    use crate::domain::chat::{ChatChange, ChatEvent};
     use crate::domain::dealer::{DealerState, TokenOwner};
-    use crate::domain::dealer_activity::DealerCounts;
-    use crate::domain::ids::AppName;
+    use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid};
     use crate::domain::time::Timestamp;
+    use crate::store::{Arrival, MessageDigest, Payload};
 
     fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).unwrap();
@@ -135,7 +141,32 @@ mod tests {
         assert_eq!(store.lease(now, 10, 10).await.unwrap().len(), 4);
     }
 
-    async fn busy_dealer(store: &EmbeddedStore, app: &AppName) -> crate::domain::ids::CorpId {
+    #[tokio::test]
+    async fn a_store_without_the_contacts_of_each_group_gets_them() {
+        let memory = Memory::default();
+        let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
+        let app = AppName::new("brand").unwrap();
+        let change = ChatChange::Joined {
+            items: vec![ExternalUserid::new("wmCUSTOMER").unwrap()],
+            is_complete: true,
+            versions: None,
+        };
+        let (corp_id, chat_id) = (CorpId::new("wpDEALER").unwrap(), ChatId::new("wrCHAT").unwrap());
+        let at = Timestamp::from_secs(1_795_940_020);
+        let payload = Payload::Chat(ChatEvent { corp_id, created_at: at, chat_id, change });
+        let digest = MessageDigest::of(&app, b"joined");
+        store.append(Arrival { app, digest, received_at: at, payload }).await.unwrap();
+        store.close().await;
+        let rows: Vec<_> = memory.range(b"M", &keys::after(b"M")).map(Result::unwrap).collect();
+        assert_eq!(rows.len(), 1);
+        let layout = keys::only("layout");
+        let old = (layout.clone(), Some(encode(&layout, &Layout(2)).unwrap()));
+        memory.commit(vec![(rows[0].0.clone(), None), old]).unwrap();
+        let store = EmbeddedStore::in_memory(memory, Settings::default()).unwrap();
+        assert_eq!(store.audit(), Ok(vec![]));
+    }
+
+    async fn busy_dealer(store: &EmbeddedStore, app: &AppName) -> CorpId {
         let rows = store.dealer_rows(app).await.unwrap();
         rows.into_iter().find(|row| row.counts.customers > 0).unwrap().dealer.corp_id
     }

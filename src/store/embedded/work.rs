@@ -118,6 +118,7 @@ fn settle_lookup(
             Outcome::NotVisible(errcode) => answered(txn, key, contact, Err(Some(errcode)), since, now),
             Outcome::NotInChat(chat_id) => {
                 contact.leave(&chat_id);
+                txn.delete(keys::chat_member(&chat_id, key));
                 if !contact.can_be_looked_up() {
                     return answered(txn, key, contact, Err(None), since, now);
                 }

@@ -3,7 +3,7 @@
 use super::super::breaker::Scope;
 use super::super::scripted::{Script, World, app, chat_id, customer, dealer};
 use super::*;
-use crate::domain::chat::{ChatChange, ChatEvent};
+use crate::domain::chat::{ChatChange, ChatEvent, MemberVersion};
 use crate::domain::time::DAY_MS;
 use crate::store::{FailureReason, Payload};
 
@@ -15,12 +15,17 @@ async fn with_groups(groups: usize) -> (World, Arc<Groups>) {
     }
     let world = World::new(script).await;
     for n in 0..groups {
-        let (corp_id, now) = (dealer(), world.context.now());
-        let event = ChatEvent { corp_id, created_at: now, chat_id: chat_id(n), change: ChatChange::Created };
-        world.append(Payload::Chat(event)).await;
+        receive(&world, n, ChatChange::Created).await;
     }
     let groups = Arc::new(Groups::new(world.context.clone()));
     (world, groups)
+}
+
+/// Receives an event of a group.
+async fn receive(world: &World, n: usize, change: ChatChange) {
+    let (corp_id, now) = (dealer(), world.context.now());
+    let event = ChatEvent { corp_id, created_at: now, chat_id: chat_id(n), change };
+    world.append(Payload::Chat(event)).await;
 }
 
 /// Activates after some time and waits for the calls to end. Returns the calls made.
@@ -65,11 +70,38 @@ async fn the_groups_of_one_corp_are_read_one_after_the_other() {
 }
 
 #[tokio::test]
-async fn a_group_that_was_dismissed_is_forgotten() {
+async fn a_group_that_was_read_and_is_dismissed_is_forgotten_at_once() {
     let (world, mut groups) = with_groups(1).await;
+    world.wecom.script().version = Some(MemberVersion("v1".to_owned()));
+    assert_eq!(calls_after(&world, &mut groups, LAG).await.len(), 1);
+    receive(&world, 0, ChatChange::Left { items: Vec::new(), is_complete: false, versions: None }).await;
     world.wecom.script().refused.insert("chat", 49_008);
     assert_eq!(calls_after(&world, &mut groups, LAG).await.len(), 1);
     assert_eq!(due_after(&world).await, None);
+}
+
+#[tokio::test]
+async fn a_new_group_that_wecom_does_not_find_is_read_twice_more_before_it_is_forgotten() {
+    for found_at in [Some(2), Some(3), None] {
+        let (world, mut groups) = with_groups(1).await;
+        world.wecom.script().refused.insert("chat", 40_050);
+        let mut time = LAG;
+        for call in 1..=3 {
+            if found_at == Some(call) {
+                world.wecom.script().refused.clear();
+            }
+            assert_eq!(calls_after(&world, &mut groups, time).await, ["chat wr000"]);
+            if found_at == Some(call) {
+                break;
+            }
+            let again = due_after(&world).await;
+            assert_eq!(again, (call < 3).then_some(LAG * call));
+            time = again.unwrap_or_default();
+        }
+        assert_eq!(due_after(&world).await, None);
+        let found = world.context.store.lease(world.context.now(), 10, 0).await.unwrap().len();
+        assert_eq!(found, if found_at.is_some() { 2 } else { 0 });
+    }
 }
 
 #[tokio::test]

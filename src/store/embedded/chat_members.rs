@@ -1,0 +1,50 @@
+//! The index of contacts by customer group, and leaving a group.
+//!
+//! The index has the groups in [`Contact::chats`], no others, and changes with it.
+
+use super::super::StoreError;
+use super::records::readable;
+use super::txn::Txn;
+use super::{EmbeddedStore, keys};
+use crate::domain::contact::Contact;
+use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId};
+
+/// Follows a change of a contact's groups.
+pub(super) fn follow(txn: &mut Txn<'_>, key: &ContactKey, before: &[ChatId], after: &[ChatId]) {
+    for chat_id in before.iter().filter(|chat_id| !after.contains(chat_id)) {
+        txn.delete(keys::chat_member(chat_id, key));
+    }
+    for chat_id in after.iter().filter(|chat_id| !before.contains(chat_id)) {
+        txn.mark(keys::chat_member(chat_id, key));
+    }
+}
+
+/// Takes a contact out of a group. Does nothing if it is not held to be in it.
+pub(super) fn leave(txn: &mut Txn<'_>, key: &ContactKey, chat_id: &ChatId) -> Result<(), StoreError> {
+    let (member, record) = (keys::chat_member(chat_id, key), keys::contact(key));
+    if !txn.has(&member)? {
+        return Ok(());
+    }
+    txn.delete(member);
+    if let Some(mut contact) = readable(txn.get::<Contact>(&record))? {
+        contact.leave(chat_id);
+        txn.put(record, &contact)?;
+    }
+    Ok(())
+}
+
+impl EmbeddedStore {
+    /// The contacts held to be in a group.
+    pub(super) fn chat_members(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        chat_id: &ChatId,
+    ) -> Result<Vec<ContactKey>, StoreError> {
+        let prefix = keys::chat_members(chat_id);
+        self.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, _| {
+            let contact = keys::Parts(&key[prefix.len()..]).contact()?;
+            Ok((contact.app == *app && contact.corp_id == *corp_id).then_some(contact))
+        })
+    }
+}
