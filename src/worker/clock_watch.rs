@@ -5,9 +5,12 @@
 //! being done, waits seem longer, so that they do not all end at once:
 //!
 //! - forward: the reading of the clocks is stored, waits are moved, the clock is stepped;
-//! - back: the clock is stepped, waits are moved, the reading of the clocks is stored.
+//! - back: the clock is stepped, stored waits are moved [`IN_FLIGHT`] later, the reading of the clocks is stored.
+//!   What was begun before the step and is stored after it (an event that was just received, an attempt that
+//!   failed) has its wait from the clock of before, and is moved like the others.
 //!
 //! If the process or the store fails on the way, some waits end early, which costs calls; none lasts too long.
+//! The same is true of waits that begin while a step back is under way.
 //!
 //! The reading is stored every minute too, so that a wall clock that was set while the service was stopped is
 //! noticed at the next start. The last write of a stopping service is the reading together with what happened
@@ -31,6 +34,9 @@ use crate::domain::clock_step::{is_step, step_since};
 use crate::domain::time::{Moment, SECOND_MS};
 use crate::store::Store;
 
+/// How long after a step something that was begun before it may still be stored: longer than WeCom waits for
+/// the answer to a callback.
+const IN_FLIGHT: Duration = Duration::from_secs(6);
 /// How often the reading of the clocks is stored.
 const STORE_EVERY: Duration = Duration::from_mins(1);
 
@@ -44,6 +50,8 @@ pub struct ClockWatch {
     store_failures: Arc<StoreFailureLog>,
     /// By how much the stored waits are still to be moved back; 0 or negative.
     unmoved_ms: i64,
+    /// When the clock was stepped back last, while stored waits are still to be moved.
+    stepped_back_at: Option<Moment>,
     /// When the reading of the clocks was stored; `None` if that is to be done now.
     stored_at: Option<Moment>,
 }
@@ -53,9 +61,17 @@ impl ClockWatch {
     /// To be called before the workers run.
     pub async fn begin(context: &Context, clock: Arc<ServiceClock>) -> Self {
         let Context { store, breakers, sinks, activity, store_failures, .. } = context.clone();
-        let (unmoved_ms, stored_at) = (0, None);
-        let mut watch =
-            Self { store, clock, breakers, sinks, activity, store_failures, unmoved_ms, stored_at };
+        let mut watch = Self {
+            store,
+            clock,
+            breakers,
+            sinks,
+            activity,
+            store_failures,
+            unmoved_ms: 0,
+            stepped_back_at: None,
+            stored_at: None,
+        };
         watch.correct_at_start().await;
         watch
     }
@@ -83,6 +99,10 @@ impl ClockWatch {
                     // Goes on from the clock of the stored waits, as if the wall clock were set only now.
                     self.clock.step(-set_by_ms);
                     self.look().await;
+                    if self.unmoved_ms != 0 {
+                        // Nothing is in flight yet.
+                        self.move_stored_waits_back().await;
+                    }
                 }
                 self.store_reading().await;
             }
@@ -106,10 +126,11 @@ impl ClockWatch {
                     self.clock.step(by_ms);
                     self.move_waits_in_memory(by_ms);
                     self.unmoved_ms += by_ms;
+                    self.stepped_back_at = Some(self.clock.moment());
                 }
             }
         }
-        if self.unmoved_ms != 0 {
+        if self.unmoved_ms != 0 && overdue(self.stepped_back_at, IN_FLIGHT, self.clock.moment()) {
             self.move_stored_waits_back().await;
         }
     }

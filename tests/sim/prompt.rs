@@ -17,8 +17,9 @@ use crate::time::pass;
 /// How long after a repair everything that it held up may take: six more failures, each followed by a pause of
 /// up to half an hour.
 pub const AFTER_REPAIR_SECS: i64 = 4 * 3_600;
-/// How long a link may take when nothing is paused.
-const PROMPT: Duration = Duration::from_secs(5);
+/// How long a link may take when nothing is paused: longer than an event that is received just when the clock
+/// is set back waits.
+const PROMPT: Duration = Duration::from_secs(10);
 
 impl Schedule {
     /// Records what a repair should have set free by now and is not linked.

@@ -12,6 +12,7 @@ use crate::store::{Arrival, FailureReason, MessageDigest, Outcome, Payload};
 use crate::worker::breaker::Scope;
 use crate::worker::scripted::{app, contact_event, customer, dealer, member};
 
+const IN_FLIGHT_MS: i64 = 6_000;
 const NOON: Timestamp = Timestamp::from_secs(1_795_320_000);
 
 /// A machine, and the service that runs on it.
@@ -52,6 +53,15 @@ impl Machine {
         }
     }
 
+    /// Follows the wall clock, until every wait is moved.
+    async fn follow(&mut self) {
+        self.watch.look().await;
+        if self.watch.unmoved_ms != 0 {
+            self.clock.advance_ms(IN_FLIGHT_MS);
+            self.watch.look().await;
+        }
+    }
+
     async fn next_due(&self) -> Timestamp {
         self.watch.store.next_due().await.unwrap().unwrap()
     }
@@ -67,6 +77,7 @@ async fn start(clock: &Arc<ManualClock>, memory: &Memory) -> ClockWatch {
         activity: Arc::default(),
         store_failures: Arc::default(),
         unmoved_ms: 0,
+        stepped_back_at: None,
         stored_at: None,
     };
     watch.correct_at_start().await;
@@ -99,16 +110,15 @@ async fn waits_of_an_hour_last_an_hour_in_whatever_direction_the_clock_is_set() 
 
         machine.clock.set_wall(-ahead_ms);
         assert_eq!(machine.now(), NOON.plus_ms(ahead_ms), "it goes on until the waits are moved");
-        machine.watch.look().await;
-        assert_eq!(machine.now(), NOON);
+        machine.follow().await;
         let in_an_hour = NOON.plus_ms(HOUR_MS);
-        let breaker = machine.watch.breakers.open(&[&scope], NOON).unwrap();
+        let breaker = machine.watch.breakers.open(&[&scope], machine.now()).unwrap();
         assert_eq!((breaker.since, breaker.probe_at), (NOON, in_an_hour));
         assert_eq!(machine.next_due().await, in_an_hour);
         assert_eq!(machine.watch.sinks.status(&sink()).unwrap().next_attempt_at, Some(in_an_hour));
 
         let is_free = |now| machine.watch.breakers.open(&[&scope], now).is_none();
-        machine.clock.advance_ms(HOUR_MS - 1);
+        machine.clock.advance_ms(in_an_hour.millis_since(machine.now()) - 1);
         assert_eq!(machine.watch.store.lease(machine.now(), 9, 9).await, Ok(vec![]));
         assert!(!is_free(machine.now()));
         machine.clock.advance_ms(1);
@@ -123,9 +133,23 @@ async fn what_is_due_stays_due_when_the_clock_is_set() {
         let mut machine = Machine::with_clock_ahead(0).await;
         machine.wait_until(NOON).await;
         machine.clock.set_wall(by_ms);
-        machine.watch.look().await;
+        machine.follow().await;
         assert_eq!(machine.watch.store.lease(machine.now(), 9, 9).await.unwrap().len(), 1);
     }
+}
+
+#[tokio::test]
+async fn what_is_stored_with_the_time_of_before_a_step_back_is_moved_too() {
+    let mut machine = Machine::with_clock_ahead(8 * HOUR_MS).await;
+    let received_at = machine.now();
+    machine.clock.set_wall(-8 * HOUR_MS);
+    machine.watch.look().await;
+    // The step came between the two.
+    machine.wait_until(received_at).await;
+    assert_eq!(machine.watch.store.lease(machine.now(), 9, 9).await, Ok(vec![]));
+    machine.clock.advance_ms(IN_FLIGHT_MS);
+    machine.watch.look().await;
+    assert_eq!(machine.watch.store.lease(machine.now(), 9, 9).await.unwrap().len(), 1);
 }
 
 #[tokio::test]
@@ -174,6 +198,7 @@ async fn waits_that_could_not_be_moved_back_are_moved_later_also_after_a_crash()
             machine.restart().await;
         } else {
             machine.watch.store = store(&machine.memory);
+            machine.clock.advance_ms(IN_FLIGHT_MS);
             machine.watch.look().await;
         }
         assert_eq!(machine.next_due().await, NOON.plus_ms(HOUR_MS), "after a crash: {crashes}");
