@@ -134,18 +134,18 @@ impl Groups {
             Ok(None) => None,
             Err(Obstacle::Call(error)) if error.errcode().is_some_and(is_chat_gone) => {
                 self.succeeded(group);
-                return self.is_stored(store.chat_not_found(group, began_at).await);
+                return self.is_stored(&store.chat_not_found(group, began_at).await);
             }
             Err(obstacle) => Some(self.put_off(group, &obstacle)),
         };
         if until.is_none() {
             self.succeeded(group);
         }
-        self.is_stored(store.chat_unread(group, until).await)
+        self.is_stored(&store.chat_unread(group, until).await)
     }
 
-    fn is_stored(&self, result: Result<(), StoreError>) -> bool {
-        if let Err(error) = &result {
+    fn is_stored(&self, result: &Result<(), StoreError>) -> bool {
+        if let Err(error) = result {
             self.context.store_failures.warn("the reading of a customer group could not be put off", error);
         }
         result.is_ok()

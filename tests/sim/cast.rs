@@ -156,6 +156,9 @@ pub struct Cast {
     pub pairs: BTreeMap<(usize, usize), Pair>,
     /// Injected errcodes have blamed ids at random: the next lookup of any may be days away.
     pub ids_were_blamed: bool,
+    /// The wall clock was wrong by more than the times of events and lists may differ: followers may be wrong
+    /// until the next comparison after these times.
+    pub clock_was_off: bool,
 }
 
 impl Cast {

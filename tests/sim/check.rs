@@ -124,7 +124,8 @@ impl<'a> Checker<'a> {
                     followers.contains(user_id) == expected.contains(user_id)
                         || followers.contains(user_id) == friends.iter().any(|(friend, ..)| friend == user_id)
                 };
-                let all_right = followers.iter().chain(&expected).all(is_right);
+                let all_right =
+                    schedule.cast.clock_was_off || followers.iter().chain(&expected).all(is_right);
                 self.expect(all_right, || {
                     format!("p{p} at d{d} has the followers {followers:?}, expected {expected:?}")
                 });

@@ -29,8 +29,12 @@ impl Schedule {
         let mut late = Vec::new();
         for ((p, d), pair) in &self.cast.pairs {
             let somebody = &self.cast.people[*p];
-            let is_disturbed =
-                self.cast.ids_were_blamed || pair.is_disturbed || self.cast.dealers[*d].was_troubled;
+            // The lookups of a customer who was half-added before are far apart already.
+            let was_half = pair.events.iter().any(|event| event.present && !event.confirmed);
+            let is_disturbed = self.cast.ids_were_blamed
+                || pair.is_disturbed
+                || was_half
+                || self.cast.dealers[*d].was_troubled;
             let is_owed = pair.is_known() && somebody.is_fan && !somebody.forgotten && !pair.given_up;
             if is_owed
                 && !is_disturbed

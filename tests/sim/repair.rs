@@ -7,6 +7,7 @@ use unionlink::clock::Clock;
 use unionlink::domain::backoff::REASK_AFTER_MS;
 use unionlink::domain::fan::{Existing, Mint, Priority};
 use unionlink::domain::time::{SECOND_MS, Timestamp};
+use unionlink::simulator::Fault;
 use unionlink::store::{CursorState, Feed, People, Reconciling, Store};
 
 use crate::prompt::AFTER_REPAIR_SECS;
@@ -38,9 +39,11 @@ impl Schedule {
         }
         self.machine.start().await;
         // One last fault that ends by itself.
-        self.trouble_at_wecom(Some(6));
+        let last = self.trouble_at_wecom(Some(6));
         self.record_given_up().await;
-        let left = self.settle(Some(self.time.now())).await;
+        // After an errcode that it does not know, the service waits for an operator.
+        let is_bounded = !matches!(last, Fault::Errcode(_));
+        let left = self.settle(is_bounded.then_some(self.time.now())).await;
         if left.is_some() {
             return left;
         }

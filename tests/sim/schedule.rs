@@ -91,7 +91,7 @@ impl Schedule {
             29..43 => self.change_a_group(),
             43..54 => self.register().await,
             54..57 => self.mint_by_another_system(),
-            57..65 => self.trouble_at_wecom(None),
+            57..65 => drop(self.trouble_at_wecom(None)),
             65..69 => self.trouble_with_an_id(),
             69..73 => self.trouble_with_a_dealer(),
             73..76 => self.repair_wecom(),

@@ -79,6 +79,7 @@ impl Schedule {
         pass(Duration::from_hours(24)).await;
         self.note(format!("the next day; the wall clock is {} h off", skew_ms / HOUR_MS));
         self.machine.clock.set(skew_ms);
+        self.cast.clock_was_off = true;
         tokio::time::sleep(A_WHILE).await;
     }
 

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering;
 
+use unionlink::domain::reconcile::CLOCK_MARGIN_MS;
 use unionlink::simulator::{Api, Change, Fault, MemberChange, Target};
 
 use crate::receiver::BEHAVIOURS;
@@ -26,7 +27,7 @@ const LISTS: [Api; 6] = [
 
 impl Schedule {
     /// Calls fail, a few times or until repaired.
-    pub fn trouble_at_wecom(&mut self, until_repaired: Option<u32>) {
+    pub fn trouble_at_wecom(&mut self, until_repaired: Option<u32>) -> Fault {
         let target = match self.dice.below(10) {
             0 | 1 => Target::Every,
             2..5 => Target::Only(self.dice.among(&LISTS)),
@@ -58,6 +59,7 @@ impl Schedule {
         };
         self.note(format!("wecom: {target:?} {fault:?} {times:?}"));
         self.machine.sim.inject(target, fault, times);
+        fault
     }
 
     /// A fault of one customer or person.
@@ -204,6 +206,7 @@ impl Schedule {
         if self.machine.clock.is_noted() {
             self.note(format!("the wall clock is {minutes} min off"));
             self.machine.clock.set(skew_ms);
+            self.cast.clock_was_off |= skew_ms.abs() > CLOCK_MARGIN_MS;
         }
     }
 
