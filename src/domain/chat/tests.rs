@@ -13,8 +13,8 @@ fn version(n: usize) -> MemberVersion {
     MemberVersion(format!("{n:032x}"))
 }
 
-fn versions(before: usize) -> Option<Versions> {
-    Some(Versions { before: version(before), after: version(before + 1) })
+fn versions(before: usize) -> Versions {
+    Versions { before: version(before), after: version(before + 1) }
 }
 
 fn ids(ids: &[&str]) -> Vec<ExternalUserid> {
@@ -22,11 +22,11 @@ fn ids(ids: &[&str]) -> Vec<ExternalUserid> {
 }
 
 fn joined(items: &[&str], before: usize) -> ChatChange {
-    ChatChange::Joined { items: ids(items), is_complete: true, versions: versions(before) }
+    ChatChange::Joined { items: ids(items), is_complete: true, versions: Some(versions(before)) }
 }
 
 fn left(items: &[&str], before: usize) -> ChatChange {
-    ChatChange::Left { items: ids(items), is_complete: true, versions: versions(before) }
+    ChatChange::Left { items: ids(items), is_complete: true, versions: Some(versions(before)) }
 }
 
 /// A change of which only the fact is known.
@@ -62,7 +62,8 @@ fn an_event_from_the_version_held_is_the_whole_change() {
 
 #[test]
 fn a_lost_event_a_doubtful_id_or_an_incomplete_event_leads_to_a_reading() {
-    let incomplete = ChatChange::Left { items: ids(&["wmA"]), is_complete: false, versions: versions(1) };
+    let incomplete =
+        ChatChange::Left { items: ids(&["wmA"]), is_complete: false, versions: Some(versions(1)) };
     for (change, customers) in [
         (joined(&["wmA"], 2), 1),
         (joined(&["wmA", "woB"], 1), 1),
@@ -245,7 +246,7 @@ fn histories(lag_max_ms: i64, with_losses: bool) -> impl Strategy<Value = Histor
 
 /// The id of a person, of whom half cannot be told from members of the corp by it.
 fn id_of(person: u8) -> ExternalUserid {
-    ExternalUserid::new(format!("{}{person}", if person % 2 == 0 { "wm" } else { "wo" })).unwrap()
+    ExternalUserid::new(format!("{}{person}", if person.is_multiple_of(2) { "wm" } else { "wo" })).unwrap()
 }
 
 /// WeCom's group: its lists with the instants since when they are valid, the last one `None` if the group was
