@@ -265,7 +265,7 @@ impl Group {
             let is_last = index + 1 == history.steps.len();
             let people: BTreeSet<_> = people.iter().copied().map(id_of).collect();
             let items: Vec<_> = people.iter().cloned().collect();
-            let versions = index.checked_sub(1).filter(|_| delivery.has_versions).and_then(versions);
+            let versions = index.checked_sub(1).filter(|_| delivery.has_versions).map(versions);
             let is_complete = delivery.is_complete;
             let change = if index == 0 {
                 members = people;
