@@ -123,14 +123,11 @@ impl Contact {
             SightingPlace::Follower { user_id, state } => {
                 let since = sighting.since.unwrap_or(seen_at);
                 self.change_follower(user_id, |follower| {
-                    let known = follower.listed.take();
-                    let known_state = known.as_ref().and_then(|known| known.state.clone());
-                    let listed = Listed {
-                        seen_at: known.as_ref().map_or(seen_at, |known| known.seen_at.max(seen_at)),
-                        since: known.as_ref().map_or(since, |known| known.since.max(since)),
-                        state: state.clone().max(known_state),
-                    };
-                    follower.listed = Some(listed);
+                    let row = Listed::new(since, state.clone(), seen_at);
+                    follower.listed = Some(match follower.listed.take() {
+                        Some(known) => known.merge(row),
+                        None => row,
+                    });
                 })
             }
         }
@@ -364,7 +361,7 @@ impl From<ContactVersion1> for Contact {
             due_at,
             refused: None,
             haste: Haste::Background,
-            is_of_run: false,
+            task: None,
             through_chat: false,
         };
         let link = |old: LinkVersion1| Link {

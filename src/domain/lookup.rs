@@ -26,8 +26,8 @@ pub struct Lookup {
     pub refused: Option<i64>,
     /// The priority of the next lookup.
     pub haste: Haste,
-    /// Whether a reconcile run waits for the answer.
-    pub is_of_run: bool,
+    /// The number of the [reconcile task](super::reconcile::ReconcileTask) that waits for the answer.
+    pub task: Option<u64>,
     /// Whether the next lookup is made through a group, for a customer that has both a group and a follower.
     pub through_chat: bool,
 }
@@ -45,7 +45,7 @@ impl Lookup {
     /// A first lookup, due at `now`.
     #[must_use]
     pub const fn first(haste: Haste, now: Timestamp) -> Self {
-        Self { asked: 0, due_at: Some(now), refused: None, haste, is_of_run: false, through_chat: false }
+        Self { asked: 0, due_at: Some(now), refused: None, haste, task: None, through_chat: false }
     }
 
     /// Whether the customer is still to be looked up: at a known time, or once the app may have become able
@@ -73,7 +73,7 @@ impl Lookup {
             due_at,
             refused,
             haste: Haste::Background,
-            is_of_run: false,
+            task: None,
             // Only one of follower and group may be visible to the app: they take turns.
             through_chat: !self.through_chat,
         }

@@ -6,6 +6,10 @@
 //! a batch of members, and the batches follow from the list. So after a restart a traversal goes on if the
 //! list is still the same, and begins again otherwise.
 //!
+//! WeCom lists customers of the members in the app's visible range only. The list of members is read before
+//! the customers and after them, and followers are removed only if it is the same: a range that changes
+//! meanwhile hides customers in ways that cannot be told from customers who have left.
+//!
 //! Deliberately absent: the calls (see [`crate::worker`]), and storing the customers found.
 
 use std::collections::BTreeSet;
@@ -29,6 +33,8 @@ pub const CLOCK_MARGIN_MS: i64 = 5 * MINUTE_MS;
 /// A task: the comparison of one dealer's customers with WeCom's lists.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReconcileTask {
+    /// Distinguishes it from all earlier comparisons. Given by the store.
+    pub number: u64,
     /// When the traversal began, by our clock; `None` before the first page.
     pub begun_at: Option<Timestamp>,
     /// The position at which the traversal goes on.
@@ -38,8 +44,8 @@ pub struct ReconcileTask {
     /// Number of outstanding lookups: customers found that have yet to be looked up for the first time.
     /// Counted by the store.
     pub unresolved: u64,
-    /// The digest of the list of members whose customers are read; `None` before that list is read, and with
-    /// `contact_list`.
+    /// The digest of the list of members before their customers were read; `None` before it is read, and if
+    /// it may not be read.
     pub members: Option<u64>,
     /// Members whose customers WeCom does not list because they have no licence.
     pub unlicensed: Vec<UserId>,
@@ -71,10 +77,7 @@ pub enum ReconcilePlace {
         after: Option<ChatId>,
     },
     /// At the end: everything is read, and missing followers are to be removed.
-    Read {
-        /// Whether `contact_list` was read instead of the lists of members and groups.
-        through_contacts: bool,
-    },
+    Read,
 }
 
 impl ReconcileTask {
@@ -82,6 +85,7 @@ impl ReconcileTask {
     #[must_use]
     pub const fn new() -> Self {
         Self {
+            number: 0,
             begun_at: None,
             place: ReconcilePlace::contacts(),
             rows_seen: 0,
@@ -93,7 +97,13 @@ impl ReconcileTask {
 
     /// Begins the traversal again, at `place`; the counters go on.
     pub fn begin_anew(&mut self, place: ReconcilePlace) {
-        *self = Self { rows_seen: self.rows_seen, unresolved: self.unresolved, place, ..Self::new() };
+        let Self { number, rows_seen, unresolved, .. } = *self;
+        *self = Self { number, rows_seen, unresolved, place, ..Self::new() };
+    }
+
+    /// Records the list of members that is read before the first customer.
+    pub fn begin_with(&mut self, members: &[UserId]) {
+        self.members = Some(members_digest(members));
     }
 
     /// Whether the task waits for outstanding lookups before it goes on: with more than [`UNRESOLVED_MAX`]
@@ -107,7 +117,7 @@ impl ReconcileTask {
     /// Whether everything is read, so that only missing followers are left to remove.
     #[must_use]
     pub const fn is_read(&self) -> bool {
-        matches!(self.place, ReconcilePlace::Read { .. })
+        matches!(self.place, ReconcilePlace::Read)
     }
 
     /// The instant at which a page that is read at `now` counts as read: not before the beginning of the
@@ -123,7 +133,7 @@ impl ReconcileTask {
     pub fn after_contacts(&self, next_cursor: String, read_at: Timestamp) -> Self {
         let begun_at = self.begun_at.unwrap_or(read_at);
         let place = if next_cursor.is_empty() {
-            ReconcilePlace::Read { through_contacts: true }
+            ReconcilePlace::Read
         } else {
             ReconcilePlace::Contacts { cursor: next_cursor, since: begun_at }
         };
@@ -150,9 +160,7 @@ impl ReconcileTask {
     ) -> Self {
         let after = match &self.place {
             ReconcilePlace::Members { after, .. } => after.as_ref(),
-            ReconcilePlace::Contacts { .. } | ReconcilePlace::Chats { .. } | ReconcilePlace::Read { .. } => {
-                None
-            }
+            ReconcilePlace::Contacts { .. } | ReconcilePlace::Chats { .. } | ReconcilePlace::Read => None,
         };
         let place = if next_cursor.is_empty() {
             match batch_after(members, after).last() {
@@ -160,7 +168,7 @@ impl ReconcileTask {
                     ReconcilePlace::Members { after: Some(last.clone()), cursor: next_cursor }
                 }
                 Some(_) | None if with_chats => ReconcilePlace::Chats { cursor: next_cursor, after: None },
-                Some(_) | None => ReconcilePlace::Read { through_contacts: false },
+                Some(_) | None => ReconcilePlace::Read,
             }
         } else {
             ReconcilePlace::Members { after: after.cloned(), cursor: next_cursor }
@@ -185,7 +193,7 @@ impl ReconcileTask {
             (ReconcilePlace::Chats { cursor, .. }, Some(chat_id)) if page.last() != Some(chat_id) => {
                 ReconcilePlace::Chats { cursor: cursor.clone(), after: Some(chat_id.clone()) }
             }
-            _ if next_cursor.is_empty() => ReconcilePlace::Read { through_contacts: false },
+            _ if next_cursor.is_empty() => ReconcilePlace::Read,
             _ => ReconcilePlace::Chats { cursor: next_cursor.to_owned(), after: None },
         };
         Self { place, ..self.clone() }
@@ -194,7 +202,7 @@ impl ReconcileTask {
     /// The task if the groups that remain cannot be read: everything else is read.
     #[must_use]
     pub fn without_chats(&self) -> Self {
-        Self { place: ReconcilePlace::Read { through_contacts: false }, ..self.clone() }
+        Self { place: ReconcilePlace::Read, ..self.clone() }
     }
 
     /// The instant at or after which a follower must have been confirmed so as not to be missing; `None` if
@@ -205,28 +213,21 @@ impl ReconcileTask {
         Some(begun_at.plus_ms(-CLOCK_MARGIN_MS))
     }
 
-    /// The missing followers that are to be removed: those whose member is listed now, was listed when the
-    /// customers were read, and has a licence. Of any other member WeCom lists no customers at all, so a
-    /// missing row means nothing. `listed` are the members listed now, `read` those whose customers were
-    /// read, if this process has read that list.
+    /// The missing followers that are to be removed: those whose member is listed and has a licence. Of any
+    /// other member WeCom lists no customers at all, so a missing row means nothing. Nobody is removed if
+    /// `listed`, the members listed now, are not those of before the customers were read.
     #[must_use]
     pub fn removable(
         &self,
         missing: Vec<(ExternalUserid, UserId)>,
         listed: &[UserId],
-        read: Option<&[UserId]>,
     ) -> Vec<(ExternalUserid, UserId)> {
-        let read: &[UserId] = match (&self.place, read) {
-            (ReconcilePlace::Read { through_contacts: true }, _) => listed,
-            (_, Some(read)) => read,
-            (_, None) if self.members_changed(listed) => &[],
-            (_, None) => listed,
-        };
-        let [listed, read, unlicensed] =
-            [listed, read, self.unlicensed.as_slice()].map(|members| members.iter().collect::<BTreeSet<_>>());
-        let has_left = |member: &UserId| {
-            listed.contains(member) && read.contains(member) && !unlicensed.contains(member)
-        };
+        if self.members != Some(members_digest(listed)) {
+            return Vec::new();
+        }
+        let [listed, unlicensed] =
+            [listed, self.unlicensed.as_slice()].map(|members| members.iter().collect::<BTreeSet<_>>());
+        let has_left = |member: &UserId| listed.contains(member) && !unlicensed.contains(member);
         missing.into_iter().filter(|(_, member)| has_left(member)).collect()
     }
 }
@@ -294,6 +295,8 @@ pub struct ReconcileRun {
     pub customers_new: u64,
     /// Number of links made of customers that a run found.
     pub links_made: u64,
+    /// How many comparisons of a dealer were begun, in this run and all before it.
+    pub tasks_begun: u64,
 }
 
 impl ReconcileRun {
@@ -308,6 +311,7 @@ impl ReconcileRun {
             customers_seen: 0,
             customers_new: 0,
             links_made: 0,
+            tasks_begun: 0,
         }
     }
 

@@ -88,6 +88,15 @@ pub trait Reconciling: Send + Sync {
     /// Defers a reading until `until`; `None` deletes the group, which no longer exists.
     async fn chat_unread(&self, group: &ChatToRead, until: Option<Timestamp>) -> Result<(), StoreError>;
 
+    /// Makes the readings of a corp's groups that were put off due at `now`, in several transactions. Returns
+    /// how many.
+    async fn read_chats_again(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        now: Timestamp,
+    ) -> Result<u64, StoreError>;
+
     /// Begins a run over these dealers, or adds them to the one that is under way. Durable when it returns.
     async fn begin_reconcile(
         &self,

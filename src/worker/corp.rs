@@ -1,6 +1,9 @@
 //! The lists of one corp, a dealer's or the brand's own: with which token they are read, when they are not
 //! read, and what a refusal means.
 //!
+//! Each call takes one of the corp's permits for concurrent calls, for which conversions of live work go
+//! first.
+//!
 //! Deliberately absent: what to do about an [`Obstacle`]. None of these calls opens or closes a circuit
 //! breaker: the breakers of a corp are for the conversions of its customers.
 
@@ -9,9 +12,12 @@ use super::breaker::{Breaker, Scope};
 use super::directory::DirectoryError;
 use super::failure::failure_reason;
 use super::optional_calls::OptionalCall;
+use super::parallelism::ParallelismPermit;
 use crate::domain::ids::{AppName, ChatId, CorpId, UserId};
 use crate::store::StoreError;
-use crate::wecom::{Api, CallError, ChatMembers, CustomerPage, TokenOf, is_call_forbidden, is_dealer_gone};
+use crate::wecom::{
+    Api, CallError, ChatMembers, CustomerPage, TokenOf, is_call_forbidden, is_concurrency, is_dealer_gone,
+};
 
 /// A corp whose lists are read.
 pub(super) struct CorpLists {
@@ -27,8 +33,10 @@ pub(super) enum Obstacle {
     Forbidden,
     /// A circuit breaker is open.
     HeldBack(Breaker),
-    /// WeCom does not list the corp as sharing the app, or no longer.
+    /// WeCom does not list the corp as sharing the app.
     NotShared,
+    /// WeCom no longer lists the corp: no call is made for it until WeCom lists it again.
+    Left,
     /// The call failed.
     Call(CallError),
     /// The store failed.
@@ -41,12 +49,21 @@ impl From<StoreError> for Obstacle {
     }
 }
 
+/// A call with its token and permit.
+struct ListCall<'a> {
+    corp: &'a CorpLists,
+    /// If WeCom may forbid it.
+    optional: Option<OptionalCall>,
+    token: TokenOf,
+    permit: ParallelismPermit,
+}
+
 impl CorpLists {
     /// The members who may have customers, in the order of their ids.
     pub(super) async fn members(&self) -> Result<Vec<UserId>, Obstacle> {
-        let token = self.token(None).await?;
-        let answer = self.context.platform.members(&self.app, &token).await;
-        let mut members = answer.map_err(|error| self.obstacle(None, error))?;
+        let call = self.begin(None).await?;
+        let answer = self.context.platform.members(&self.app, &call.token).await;
+        let mut members = call.end(answer)?;
         members.sort();
         members.dedup();
         Ok(members)
@@ -58,25 +75,23 @@ impl CorpLists {
         members: &[UserId],
         cursor: &str,
     ) -> Result<CustomerPage, Obstacle> {
-        let token = self.token(None).await?;
-        let answer = self.context.platform.customers_of(&self.app, &token, members, cursor).await;
-        answer.map_err(|error| self.obstacle(None, error))
+        let call = self.begin(None).await?;
+        let answer = self.context.platform.customers_of(&self.app, &call.token, members, cursor).await;
+        call.end(answer)
     }
 
     /// A page of all customers.
     pub(super) async fn contacts(&self, cursor: &str) -> Result<CustomerPage, Obstacle> {
-        let call = Some(OptionalCall::ContactList);
-        let token = self.token(call).await?;
-        let answer = self.context.platform.contacts(&self.app, &token, cursor).await;
-        answer.map_err(|error| self.obstacle(call, error))
+        let call = self.begin(Some(OptionalCall::ContactList)).await?;
+        let answer = self.context.platform.contacts(&self.app, &call.token, cursor).await;
+        call.end(answer)
     }
 
     /// A page of the customer groups, in the order of their ids, and the cursor of the next one.
     pub(super) async fn chats(&self, cursor: &str) -> Result<(Vec<ChatId>, String), Obstacle> {
-        let call = Some(OptionalCall::GroupChat);
-        let token = self.token(call).await?;
-        let answer = self.context.platform.chats(&self.app, &token, cursor).await;
-        let (mut chats, next_cursor) = answer.map_err(|error| self.obstacle(call, error))?;
+        let call = self.begin(Some(OptionalCall::GroupChat)).await?;
+        let answer = self.context.platform.chats(&self.app, &call.token, cursor).await;
+        let (mut chats, next_cursor) = call.end(answer)?;
         chats.sort();
         chats.dedup();
         Ok((chats, next_cursor))
@@ -84,15 +99,22 @@ impl CorpLists {
 
     /// The customers in a group.
     pub(super) async fn chat(&self, chat_id: &ChatId) -> Result<ChatMembers, Obstacle> {
-        let call = Some(OptionalCall::GroupChat);
-        let token = self.token(call).await?;
-        let answer = self.context.platform.chat(&self.app, &token, chat_id).await;
-        answer.map_err(|error| self.obstacle(call, error))
+        let call = self.begin(Some(OptionalCall::GroupChat)).await?;
+        let answer = self.context.platform.chat(&self.app, &call.token, chat_id).await;
+        call.end(answer)
     }
 
     /// The name of the corp, for people.
     pub(super) fn shown(&self) -> String {
         self.context.dealer_names.shown(&self.app, &self.corp_id)
+    }
+
+    /// Begins a call: waits for a permit.
+    async fn begin(&self, optional: Option<OptionalCall>) -> Result<ListCall<'_>, Obstacle> {
+        let permit = self.context.parallelism.acquire(&self.app, &self.corp_id).await;
+        // Afterwards: a breaker may have opened meanwhile.
+        let token = self.token(optional).await?;
+        Ok(ListCall { corp: self, optional, token, permit })
     }
 
     /// The token for a call that is made now.
@@ -117,7 +139,7 @@ impl CorpLists {
         // One that has left is not asked about again: WeCom will list it.
         let known = context.store.dealer(app, corp_id).await.map_err(Obstacle::Store)?;
         if known.is_some_and(|dealer| dealer.left_at.is_some()) {
-            return Err(Obstacle::NotShared);
+            return Err(Obstacle::Left);
         }
         match context.directory.find(app, corp_id).await {
             Ok(Some(dealer)) => Ok(TokenOf::Dealer { corp_id: dealer.corp_id, agent_id: dealer.agent_id }),
@@ -142,5 +164,70 @@ impl CorpLists {
             }
             (Some(_) | None, _) => Obstacle::Call(error),
         }
+    }
+}
+
+impl ListCall<'_> {
+    /// Ends the call: what its answer means, also for the limit of concurrent calls.
+    fn end<T>(self, answer: Result<T, CallError>) -> Result<T, Obstacle> {
+        match answer {
+            Ok(answer) => {
+                self.permit.succeeded();
+                Ok(answer)
+            }
+            Err(error) => {
+                if error.errcode().is_some_and(is_concurrency) {
+                    // At the lowest limit too, the call is repeated later.
+                    let _is_lower = self.permit.refused();
+                }
+                Err(self.corp.obstacle(self.optional, error))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::scripted::{Script, World, app, dealer};
+    use super::*;
+    use crate::domain::lookup::Haste;
+
+    /// Permits for live work until there is none.
+    fn take_all(world: &World) -> Vec<ParallelismPermit> {
+        let live = || world.context.parallelism.try_acquire(&app(), &dealer(), Haste::Live);
+        std::iter::from_fn(live).collect()
+    }
+
+    #[tokio::test]
+    async fn a_list_is_read_only_with_a_permit_and_after_the_live_work_that_waits_for_one() {
+        let world = World::new(Script::new(1, 1)).await;
+        let corp = CorpLists { context: world.context.clone(), app: app(), corp_id: dealer() };
+        let mut live = take_all(&world);
+        let mut reading = Box::pin(corp.members());
+        for permits in [4, 1] {
+            live.truncate(permits);
+            tokio::select! {
+                biased;
+                _ = &mut reading => panic!("read before live work, which has {permits} permits"),
+                () = std::future::ready(()) => {}
+            }
+        }
+        assert_eq!(world.take_calls(), [""; 0]);
+        live.extend(world.context.parallelism.try_acquire(&app(), &dealer(), Haste::Live));
+        assert_eq!((live.len(), reading.await.unwrap().len()), (2, 1));
+    }
+
+    #[tokio::test]
+    async fn a_list_call_refused_for_too_many_calls_halves_the_limit_and_those_that_succeed_raise_it() {
+        let world = World::new(Script::new(1, 1)).await;
+        let corp = CorpLists { context: world.context.clone(), app: app(), corp_id: dealer() };
+        world.wecom.script().next_refused.push_back(45_033);
+        assert!(matches!(corp.contacts("").await, Err(Obstacle::Call(_))));
+        assert_eq!(take_all(&world).len(), 2);
+        world.advance(Duration::from_secs(10)).await;
+        corp.contacts("").await.unwrap();
+        assert_eq!(take_all(&world).len(), 3);
     }
 }

@@ -29,6 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::breaker::Scope;
 use super::directory::{DirectoryError, Refreshed};
 use super::failure::{failure_reason, limit_ends_at};
+use super::groups::read_again;
 use super::{Activation, AppRules, Context, overdue};
 use crate::domain::backoff::Backoff;
 use crate::domain::dealer::DealerState;
@@ -275,8 +276,8 @@ impl AppDealers {
         self.reviewed_at = Some(context.clock.moment());
     }
 
-    /// Makes the next probe of dealers' breakers due now, the work that waits for it, and the lookups of
-    /// their customers that were refused: the cause may be gone.
+    /// Makes the next probe of dealers' breakers due now, the work that waits for it, the lookups of their
+    /// customers that were refused, and the readings of their groups that were put off: the cause may be gone.
     async fn resume(&mut self, dealers: &[CorpId]) {
         if dealers.is_empty() {
             return;
@@ -298,6 +299,7 @@ impl AppDealers {
             if let Err(error) = store.look_up_again(app, corp_id, false, now).await {
                 store_failures.warn("lookups of a dealer's customers could not be repeated", &error);
             }
+            read_again(context, app, corp_id).await;
         }
         wake.inbox.notify_one();
         wake.reconcile.notify_one();

@@ -117,7 +117,8 @@ impl Groups {
 
     /// Reads the list of a group, or puts it off. Returns whether that is stored.
     async fn read(&self, group: &ChatToRead) -> bool {
-        let (store, began_at) = (&self.context.store, self.context.now());
+        let Context { store, breakers, .. } = &self.context;
+        let (decided_in, began_at) = (breakers.generation(), self.context.now());
         let until = match self.members(group).await {
             Ok(Some(ChatMembers { customers, version })) => {
                 match store.chat_read(group, customers, version, began_at).await {
@@ -141,7 +142,12 @@ impl Groups {
         if until.is_none() {
             self.succeeded(group);
         }
-        self.is_stored(&store.chat_unread(group, until).await)
+        let is_stored = self.is_stored(&store.chat_unread(group, until).await);
+        // Calls were resumed since the decision to put it off.
+        if until.is_some() && breakers.generation() != decided_in {
+            read_again(&self.context, &group.app, &group.corp_id).await;
+        }
+        is_stored
     }
 
     fn is_stored(&self, result: &Result<(), StoreError>) -> bool {
@@ -190,6 +196,8 @@ impl Groups {
             }
             // Looked at again before the day is over, without a call: an operator may have resumed it.
             Obstacle::Forbidden | Obstacle::NotShared => SLOW,
+            // No call is made, and the dealer's return makes it due: as for the lookups of its customers.
+            Obstacle::Left => Backoff::CONFIGURATION,
         };
         let key = (app.clone(), corp_id.clone(), chat_id.clone());
         let mut failures = self.failures();
@@ -208,6 +216,17 @@ impl Groups {
             let (corp, reason) = (self.context.dealer_names.shown(app, corp_id), error.to_string());
             tracing::warn!(%app, corp, errcode, reason, groups,
                 "customer groups could not be read; they are read later");
+        }
+    }
+}
+
+/// Makes the readings of a corp's groups that were put off due now: the reason may be gone.
+pub(super) async fn read_again(context: &Context, app: &AppName, corp_id: &CorpId) {
+    match context.store.read_chats_again(app, corp_id, context.now()).await {
+        Ok(0) => {}
+        Ok(_) => context.wake.groups.notify_one(),
+        Err(error) => {
+            context.store_failures.warn("readings of customer groups could not be brought forward", &error);
         }
     }
 }

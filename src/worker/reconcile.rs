@@ -283,7 +283,7 @@ impl Comparison {
                     Verdict::Again { wait_ms, is_failure: false }
                 };
             }
-            Obstacle::NotShared => {
+            Obstacle::NotShared | Obstacle::Left => {
                 return give_up("WeCom does not list this corp as sharing the app; share it in 上下游");
             }
             Obstacle::Forbidden => return give_up("WeCom does not allow the app to read the lists"),

@@ -102,7 +102,7 @@ pub async fn run(context: Context, stop: CancellationToken) {
     // Other workers return permits too.
     let forward_permits = async {
         while !stop.is_cancelled() {
-            parallelism.returned_for_live().await;
+            parallelism.returned_to_lanes().await;
             wake.inbox.notify_one();
         }
     };
@@ -250,9 +250,10 @@ impl Resolver {
     fn start_call(self: &Arc<Self>, key: &LaneKey, lane: &mut Lane, permits: Permits) {
         let (resolver, key, work) = (self.clone(), key.clone(), lane.begin(Instant::now()));
         self.context.spawn_call(async move {
-            let (context, Permits { slot, parallelism }, items) = (&resolver.context, permits, work.len());
+            let (context, Permits { slot, mut parallelism }, items) =
+                (&resolver.context, permits, work.len());
             let decided_in = context.breakers.generation();
-            let outcomes = batch::resolve(context, &key, work, &parallelism, decided_in).await;
+            let outcomes = batch::resolve(context, &key, work, &mut parallelism, decided_in).await;
             drop(parallelism);
             resolver.continue_lane(&key, |lane| lane.call_ended(Instant::now()));
             store_outcomes(context, outcomes, decided_in).await;

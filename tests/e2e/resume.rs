@@ -127,3 +127,24 @@ async fn an_optional_call_that_was_not_allowed_is_made_again_when_an_operator_re
         assert_eq!(world.post("/v1/resume", &json!({})).await, (200, json!({"resumed": 0})));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_that_could_not_be_read_is_read_at_once_when_an_operator_resumes() {
+    let world = World::usual().await;
+    world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 2).await;
+    let fans = world.mint(1).await;
+    let chat_id = world.wecom.add_chat(&world.dealers[0].corp_id);
+    // Only the group's list has this person.
+    let _ = world.wecom.join_chat(&chat_id, &fans);
+    world.wecom.inject(Api::GroupChatGet, Fault::Errcode(50_003), None);
+    world.deliver(&world.wecom.chat_created(&chat_id)).await;
+    let has_failed = |_: &Value| {
+        world.clock.skip(Duration::from_mins(1));
+        world.wecom.counters().calls_of(Api::GroupChatGet) >= 5
+    };
+    // The next reading is due in eight minutes at least.
+    world.until("/v1/status", has_failed).await;
+    world.wecom.clear_faults();
+    assert_eq!(world.post("/v1/resume", &json!({})).await, (200, json!({"resumed": 0})));
+    world.linked(&fans[0], 1).await;
+}

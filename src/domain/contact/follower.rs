@@ -86,15 +86,15 @@ impl Follower {
         let listed = self.listed.as_ref();
         match &self.relation {
             Some(Relation { at, present: true, state }) => {
-                let state = state.clone().or_else(|| listed.and_then(|listed| listed.state.clone()));
+                let state = state.clone().or_else(|| listed.and_then(Listed::state));
                 Some(Present { since: *at, state })
             }
             // A list has the relation although an event ended it: it began again since.
             Some(Relation { at, present: false, .. }) => {
                 let again = listed.filter(|listed| *at < listed.since || self.is_listed_after_deletion(*at));
-                again.map(|listed| Present { since: listed.since.max(*at), state: listed.state.clone() })
+                again.map(|listed| Present { since: listed.since.max(*at), state: listed.state() })
             }
-            None => listed.map(|listed| Present { since: listed.since, state: listed.state.clone() }),
+            None => listed.map(|listed| Present { since: listed.since, state: listed.state() }),
         }
     }
 }

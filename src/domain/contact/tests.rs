@@ -153,3 +153,28 @@ fn the_number_of_followers_kept_is_bounded_and_those_who_left_go_first() {
     assert_eq!(contact, before);
     assert!(contact.apply(&event(9, ContactChange::Added, None), Timestamp::from_secs(2_000)).is_some());
 }
+
+#[test]
+fn of_several_rows_about_one_member_the_newest_relation_has_the_state_whatever_the_order() {
+    let row = |state: Option<&str>, since: i64| {
+        let user_id = UserId::new("member1").unwrap();
+        let place = SightingPlace::Follower { user_id, state: state.map(str::to_owned) };
+        let external_userid = ExternalUserid::new("wmINVENTED").unwrap();
+        Sighting { external_userid, place, since: Some(Timestamp::from_secs(since)) }
+    };
+    // The last list has no states: an absent one overwrites nothing.
+    let rows = [row(Some("z-poster"), 10), row(Some("a-fair"), 30), row(Some("b-shop"), 20), row(None, 40)];
+    let after = |order: [usize; 4]| {
+        let mut contact = Contact::new(Source::Reconcile, Timestamp::EPOCH);
+        for index in order.into_iter().chain(order) {
+            contact.see(&rows[index], Timestamp::from_secs(100));
+        }
+        contact
+    };
+    let followers = after([0, 1, 2, 3]).followers_now();
+    let shown = (followers[0].state.as_deref(), followers[0].added_at);
+    assert_eq!(shown, (Some("a-fair"), Timestamp::from_secs(40)));
+    for order in [[3, 2, 1, 0], [1, 3, 0, 2], [2, 0, 3, 1]] {
+        assert_eq!(after(order), after([0, 1, 2, 3]));
+    }
+}

@@ -70,13 +70,12 @@ fn a_traversal_through_contact_list_begins_when_its_first_page_was_read() {
     let first = ReconcileTask::new().after_contacts("2".to_owned(), T0);
     assert_eq!(first.place, ReconcilePlace::Contacts { cursor: "2".to_owned(), since: T0 });
     let mut second = first.after_contacts(String::new(), T0.plus_ms(5));
-    assert_eq!(
-        (second.begun_at, &second.place),
-        (Some(T0), &ReconcilePlace::Read { through_contacts: true })
-    );
-    second.unresolved = 3;
+    assert_eq!((second.begun_at, &second.place), (Some(T0), &ReconcilePlace::Read));
+    (second.number, second.unresolved) = (7, 3);
+    second.begin_with(&members(0..1));
     second.begin_anew(ReconcilePlace::members());
-    assert_eq!((second.begun_at, second.unresolved), (None, 3));
+    let anew = ReconcileTask { number: 7, unresolved: 3, ..in_members() };
+    assert_eq!(second, anew);
 }
 
 #[test]
@@ -96,22 +95,25 @@ fn lookups_are_waited_for_when_there_are_many_and_at_the_end_for_all() {
 }
 
 #[test]
-fn only_a_follower_whose_member_was_and_is_listed_with_a_licence_is_removed() {
-    fn removed(task: &ReconcileTask, listed: &[UserId], read: Option<&[UserId]>) -> Vec<UserId> {
+fn only_a_follower_whose_member_has_a_licence_is_removed_and_nobody_if_the_members_changed_meanwhile() {
+    let removed = |task: &ReconcileTask, listed: &[UserId]| {
         let customer = ExternalUserid::new("wmCUSTOMER").unwrap();
-        let missing = (0..4).map(|n| (customer.clone(), member(n))).collect();
-        task.removable(missing, listed, read).into_iter().map(|(_, member)| member).collect()
+        let missing = (0..5).map(|n| (customer.clone(), member(n))).collect();
+        let removed = task.removable(missing, listed).into_iter().map(|(_, member)| member);
+        removed.collect::<Vec<_>>()
+    };
+    let (all, fewer, more) = (members(0..4), members(1..4), members(0..5));
+    let through_members = ReconcileTask { unlicensed: vec![member(3)], ..read(&all) };
+    assert_eq!(removed(&through_members, &all), members(0..3), "one has no licence, one is not listed");
+    let mut through_contacts = ReconcileTask::new();
+    through_contacts.begin_with(&all);
+    let through_contacts = through_contacts.after_contacts(String::new(), T0);
+    assert_eq!(removed(&through_contacts, &all), all);
+    for task in [through_members, through_contacts] {
+        assert!(removed(&task, &fewer).is_empty() && removed(&task, &more).is_empty());
     }
-    let (all, some) = (members(0..4), members(1..4));
-    let task = ReconcileTask { unlicensed: vec![member(3)], ..read(&all) };
-    assert_eq!(removed(&task, &all, Some(&all)), members(0..3), "one has no licence");
-    assert_eq!(removed(&task, &some, Some(&all)), members(1..3), "one is no longer listed");
-    assert_eq!(removed(&task, &all, Some(&some)), members(1..3), "one was not listed then");
-    // After a restart the list is known by its digest only.
-    assert_eq!(removed(&task, &all, None), members(0..3));
-    assert_eq!(removed(&task, &some, None), []);
-    let through_contacts = ReconcileTask::new().after_contacts(String::new(), T0);
-    assert_eq!(removed(&through_contacts, &some, None), some);
+    let list_unknown = ReconcileTask::new().after_contacts(String::new(), T0);
+    assert_eq!(removed(&list_unknown, &all), []);
 }
 
 #[test]

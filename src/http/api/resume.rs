@@ -1,5 +1,5 @@
-//! `POST /v1/resume`: tries paused calls to WeCom now, not at the end of their wait, and looks customers
-//! without a pending id up again.
+//! `POST /v1/resume`: tries paused calls to WeCom now, not at the end of their wait, looks customers without
+//! a pending id up again, and reads the customer groups that could not be read.
 //!
 //! Deliberately absent: waits for a quota, which cannot be shortened, and sinks, which `/v1/sinks` resumes.
 
@@ -42,8 +42,8 @@ pub(super) struct Resumed {
 /// For use after the cause of a pause is removed. Without this request the next try is made at `until` in
 /// `/v1/status`. A try that fails makes the next wait longer. Waits for a quota (`pacing`) are not ended.
 ///
-/// Customers without a pending id are looked up again, and calls that WeCom did not allow are tried again;
-/// neither is counted.
+/// Customers without a pending id are looked up again, customer groups that could not be read are read, and
+/// calls that WeCom did not allow are tried again; none of these is counted.
 #[utoipa::path(operation_id = "resume_calls", post, path = "/v1/resume", tag = "service",
     request_body = Option<Resume>,
     responses(
@@ -94,10 +94,10 @@ impl AdminState {
         Ok(resumed)
     }
 
-    /// Makes the lookups of customers without a pending id due now, at the dealers and corps concerned: an
-    /// operator may have made them visible to the app.
+    /// Makes the lookups of customers without a pending id due now, and the readings of groups that were put
+    /// off, at the dealers and corps concerned: an operator may have made them visible to the app.
     async fn look_up_again(&self, app: Option<&AppName>, corp_id: Option<&CorpId>) -> Result<(), StoreError> {
-        let mut lookups = 0;
+        let (mut lookups, mut groups) = (0, 0);
         for (app, rules) in self.apps.iter().filter(|(name, _)| app.is_none_or(|app| app == *name)) {
             let dealers = self.store.dealers(app).await?.into_iter();
             let dealers = dealers.filter(|dealer| dealer.left_at.is_none()).map(|dealer| dealer.corp_id);
@@ -105,11 +105,16 @@ impl AdminState {
             let concerned = corps.filter(|corp| corp_id.is_none_or(|wanted| wanted.same_corp(corp.as_str())));
             for corp_id in concerned {
                 lookups += self.store.look_up_again(app, &corp_id, true, self.clock.now()).await?;
+                groups += self.store.read_chats_again(app, &corp_id, self.clock.now()).await?;
             }
         }
         if lookups > 0 {
             tracing::info!(lookups, "customers without a pending id are looked up again");
             self.wake.inbox.notify_one();
+        }
+        if groups > 0 {
+            tracing::info!(groups, "customer groups that could not be read are read now");
+            self.wake.groups.notify_one();
         }
         Ok(())
     }

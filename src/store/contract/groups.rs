@@ -311,6 +311,26 @@ async fn waits_follow_the_clock_when_it_is_set(place: &dyn Place) {
     assert_eq!(store.last_moment().await, Ok(Some(first)));
 }
 
+async fn readings_of_one_corp_that_were_put_off_are_brought_forward(place: &dyn Place) {
+    let store = place.open();
+    for chat in 1..=3 {
+        store.append(chat_arrival(chat, ChatChange::Created)).await.unwrap();
+    }
+    let complete_at = T0.plus_ms(CHAT_LAG_MS);
+    for (group, hours) in store.due_chats(complete_at, 2).await.unwrap().iter().zip([1, 2]) {
+        store.chat_unread(group, Some(T0.plus_ms(hours * HOUR_MS))).await.unwrap();
+    }
+    let store = reopen(place, store).await;
+    assert_eq!(store.read_chats_again(&app(), &corp(2), T0).await, Ok(0), "those of another corp are not");
+    let due = async |now: Timestamp| store.due_chats(now, 10).await.unwrap().len();
+    assert_eq!(due(complete_at).await, 1);
+    assert_eq!(store.read_chats_again(&app(), &corp(1), T0).await, Ok(2));
+    let too_early = complete_at.plus_ms(-1);
+    assert_eq!([due(too_early).await, due(complete_at).await], [0, 3], "but not before a list is complete");
+    assert_eq!(store.read_chats_again(&app(), &corp(1), complete_at).await, Ok(0));
+    assert_eq!(store.audit(), Ok(vec![]));
+}
+
 contract!(
     a_group_is_read_after_its_creation_and_its_customers_are_looked_up_through_it,
     an_event_after_the_known_version_needs_no_reading,
@@ -322,4 +342,5 @@ contract!(
     a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_reason,
     an_erased_person_does_not_come_back_with_a_list,
     waits_follow_the_clock_when_it_is_set,
+    readings_of_one_corp_that_were_put_off_are_brought_forward,
 );

@@ -39,7 +39,7 @@ async fn a_run_goes_on_where_it_was_and_counts_what_it_finds(place: &dyn Place) 
     assert_eq!(found, PageFound { new: 2, queued: 2 }, "one is known, and costs no lookup");
     let store = reopen(place, store).await;
     let tasks = store.reconcile_tasks(&app()).await.unwrap();
-    assert_eq!(tasks[0].1, ReconcileTask { rows_seen: 3, unresolved: 2, ..at_page("2") });
+    assert_eq!(tasks[0].1, ReconcileTask { number: 1, rows_seen: 3, unresolved: 2, ..at_page("2") });
     assert_eq!(tasks.len(), 2);
     // The same page again, as after a crash.
     let found = store.page_read(&app(), &corp(1), page, at_page("2"), T0).await.unwrap();
@@ -78,6 +78,30 @@ async fn a_lookup_that_has_to_wait_does_not_hold_up_the_run(place: &dyn Place) {
     let later = Outcome::Retry { due_at: T0.plus_ms(HOUR_MS), reason, spent: false };
     store.settle(vec![(work, later)], T0).await.unwrap();
     assert_eq!((task(&store).await.unresolved, store.counts().waiting), (0, 1));
+}
+
+async fn a_comparison_waits_for_no_lookup_of_an_earlier_one(place: &dyn Place) {
+    let store = place.open();
+    let unresolved = async |store: &EmbeddedStore| {
+        store.reconcile_tasks(&app()).await.unwrap().swap_remove(0).1.unresolved
+    };
+    // The other dealer is still compared meanwhile: the second comparison is of the same run.
+    store.begin_reconcile(vec![(app(), corp(2))], T0).await.unwrap();
+    for person in [1, 2] {
+        store.begin_reconcile(vec![(app(), corp(1))], T0).await.unwrap();
+        store.page_read(&app(), &corp(1), vec![followed(person, 1, T0)], at_page(""), T0).await.unwrap();
+        assert_eq!(unresolved(&store).await, 1);
+        if person == 1 {
+            store.end_task(&app(), &corp(1), false, T0).await.unwrap();
+        }
+    }
+    let store = reopen(place, store).await;
+    let mut work = store.lease(T0, 10, 10).await.unwrap();
+    work.sort_by_key(|work| work.contact.clone());
+    for (work, left) in work.into_iter().zip([1, 0]) {
+        store.settle(vec![(work, Outcome::Missed)], T0).await.unwrap();
+        assert_eq!(unresolved(&store).await, left);
+    }
 }
 
 async fn followers_who_are_missing_leave_and_an_older_list_does_not_bring_them_back(place: &dyn Place) {
@@ -177,6 +201,7 @@ async fn an_alarm_lasts_until_its_end_whatever_the_order(place: &dyn Place) {
 contract!(
     a_run_goes_on_where_it_was_and_counts_what_it_finds,
     a_lookup_that_has_to_wait_does_not_hold_up_the_run,
+    a_comparison_waits_for_no_lookup_of_an_earlier_one,
     followers_who_are_missing_leave_and_an_older_list_does_not_bring_them_back,
     a_dealer_leaves_and_takes_up_where_it_was,
     an_alarm_lasts_until_its_end_whatever_the_order,

@@ -96,7 +96,7 @@ pub(super) fn leave_all(
 }
 
 const fn member_list(read_at: Timestamp) -> FoundBy {
-    FoundBy { read_at, source: Source::Chat, haste: Haste::Live, is_of_run: false }
+    FoundBy { read_at, source: Source::Chat, haste: Haste::Live, task: None }
 }
 
 /// Records a reading of a group's member list that began at `began_at`.
@@ -138,6 +138,32 @@ pub(super) fn unread(
         }
         until.is_some()
     })
+}
+
+/// Whether the reading of a group was put off, and can be made earlier: at `now`, but not before the list has
+/// every change that was reported.
+pub(super) fn is_put_off(chat: &Chat, now: Timestamp) -> bool {
+    chat.reading.as_ref().is_some_and(|reading| reading.complete_at.max(now) < reading.due_at)
+}
+
+/// Makes the reading of a group due at `now`, if it was put off. Returns whether it was.
+pub(super) fn read_again(
+    txn: &mut Txn<'_>,
+    app: &AppName,
+    corp_id: &CorpId,
+    chat_id: &ChatId,
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let mut is_moved = false;
+    change_chat(txn, app, corp_id, chat_id, |chat| {
+        is_moved = is_put_off(chat, now);
+        if let Some(reading) = chat.reading.as_ref().filter(|_| is_moved) {
+            chat.put_off(reading.complete_at.max(now));
+        }
+        // The group may have been dismissed meanwhile.
+        *chat != Chat::default()
+    })?;
+    Ok(is_moved)
 }
 
 /// Makes the reading of a group due `by_ms` later, or earlier if that is negative. `place` is its key in the

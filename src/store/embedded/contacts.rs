@@ -31,8 +31,8 @@ pub(super) struct FoundBy {
     pub(super) source: Source,
     /// How soon a lookup is made.
     pub(super) haste: Haste,
-    /// Whether a reconcile run waits for the lookup.
-    pub(super) is_of_run: bool,
+    /// The number of the reconcile task that waits for the lookup.
+    pub(super) task: Option<u64>,
 }
 
 /// The record of a customer; `None` if the customer is not known.
@@ -110,13 +110,13 @@ pub(super) fn see(
         _ if contact.is_identified() => None,
         // Never looked up; or refused to the end of the schedule, but WeCom still lists the customer.
         None | Some(Lookup { due_at: None, refused: Some(_), .. }) => {
-            Some(Lookup { is_of_run: list.is_of_run, ..Lookup::first(list.haste, now) })
+            Some(Lookup { task: list.task, ..Lookup::first(list.haste, now) })
         }
         // The group is another way to look the customer up.
         Some(lookup) if has_joined && lookup.due_at.is_none_or(|due_at| now < due_at) => Some(Lookup {
             due_at: Some(now),
             haste: list.haste,
-            is_of_run: list.is_of_run,
+            task: list.task,
             through_chat: true,
             ..lookup
         }),
@@ -192,10 +192,10 @@ pub(super) fn set_lookup(
         (true, false) => txn.discount(|counts| &mut counts.waiting),
         (false, false) | (true, true) => {}
     }
-    let is_of_run = |lookup: Option<Lookup>| lookup.is_some_and(|lookup| lookup.is_of_run);
-    match (is_of_run(before), is_of_run(lookup)) {
-        (false, true) => tasks::count_unresolved(txn, key, |unresolved| unresolved + 1),
-        (true, false) => tasks::count_unresolved(txn, key, |unresolved| unresolved.saturating_sub(1)),
-        (false, false) | (true, true) => Ok(()),
+    let [before, after] = [before, lookup].map(|lookup| lookup.and_then(|lookup| lookup.task));
+    if before == after {
+        return Ok(());
     }
+    tasks::count_unresolved(txn, key, before, |unresolved| unresolved.saturating_sub(1))?;
+    tasks::count_unresolved(txn, key, after, |unresolved| unresolved + 1)
 }

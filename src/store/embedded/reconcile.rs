@@ -131,6 +131,38 @@ impl Reconciling for EmbeddedStore {
         self.writer.run(move |txn| chats::unread(txn, &group, until)).await
     }
 
+    async fn read_chats_again(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let prefix = keys::of_corp(b'G', app, corp_id);
+        let (mut from, to) = (prefix.clone(), keys::after(&prefix));
+        let mut put_off = Vec::new();
+        loop {
+            let page = self.rows(&from, &to, ROWS_AT_ONCE, |key, value| {
+                let chat = self.undamaged(key, decode::<Chat>(key, value))?;
+                Ok(Some((key.to_vec(), chat.is_some_and(|chat| chats::is_put_off(&chat, now)))))
+            })?;
+            let Some((last, _)) = page.last() else { break };
+            from = [last.as_slice(), &[0]].concat();
+            for (key, _) in page.iter().filter(|(_, is_put_off)| *is_put_off) {
+                put_off.push(keys::Parts(&key[prefix.len()..]).chat_id()?);
+            }
+            tokio::task::yield_now().await;
+        }
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        let moved = self.in_parts(put_off, move |txn, part| {
+            let mut moved = 0;
+            for chat_id in part {
+                moved += u64::from(chats::read_again(txn, &app, &corp_id, &chat_id, now)?);
+            }
+            Ok(moved)
+        });
+        Ok(moved.await?.into_iter().sum())
+    }
+
     async fn begin_reconcile(
         &self,
         corps: Vec<(AppName, CorpId)>,
@@ -175,8 +207,9 @@ impl Reconciling for EmbeddedStore {
     ) -> Result<PageFound, StoreError> {
         let rows = page.len() as u64;
         let (of_app, of_corp) = (app.clone(), corp_id.clone());
-        let list = FoundBy { read_at, source: Source::Reconcile, haste: Haste::Background, is_of_run: true };
         let found = self.in_parts(page, move |txn, part| {
+            let task = tasks::number(txn, &of_app, &of_corp)?;
+            let list = FoundBy { read_at, source: Source::Reconcile, haste: Haste::Background, task };
             let mut found = PageFound::default();
             for sighting in part {
                 let external_userid = sighting.external_userid.clone();
@@ -190,8 +223,8 @@ impl Reconciling for EmbeddedStore {
         self.writer
             .run(move |txn| {
                 tasks::change_task(txn, &app, &corp_id, |task| {
-                    let rows_seen = task.rows_seen + rows;
-                    *task = ReconcileTask { rows_seen, unresolved: task.unresolved, ..next };
+                    let (number, rows_seen) = (task.number, task.rows_seen + rows);
+                    *task = ReconcileTask { number, rows_seen, unresolved: task.unresolved, ..next };
                 })?;
                 tasks::change_run(txn, |run| {
                     run.customers_seen += rows;

@@ -30,13 +30,25 @@ pub(super) fn count_link(txn: &mut Txn<'_>) -> Result<(), StoreError> {
     change_run(txn, |run| run.links_made += u64::from(run.is_running()))
 }
 
-/// Changes the number of lookups that the task of a contact's dealer waits for, if there is one.
+/// The number of the comparison of a dealer that is under way.
+pub(super) fn number(txn: &Txn<'_>, app: &AppName, corp_id: &CorpId) -> Result<Option<u64>, StoreError> {
+    let task = readable(txn.get::<ReconcileTask>(&keys::of_corp(b'T', app, corp_id)))?;
+    Ok(task.map(|task| task.number))
+}
+
+/// Changes the number of lookups that the comparison of a dealer waits for. Does nothing without a `task`, or
+/// if that comparison has ended: another one does not wait for its lookups.
 pub(super) fn count_unresolved(
     txn: &mut Txn<'_>,
     contact: &ContactKey,
+    task: Option<u64>,
     change: impl FnOnce(u64) -> u64,
 ) -> Result<(), StoreError> {
-    change_task(txn, &contact.app, &contact.corp_id, |task| task.unresolved = change(task.unresolved))
+    let ContactKey { app, corp_id, .. } = contact;
+    if task.is_none() || number(txn, app, corp_id)? != task {
+        return Ok(());
+    }
+    change_task(txn, app, corp_id, |task| task.unresolved = change(task.unresolved))
 }
 
 pub(super) fn change_task(
@@ -57,12 +69,15 @@ pub(super) fn begin(
     now: Timestamp,
 ) -> Result<(), StoreError> {
     let known = readable(txn.get::<ReconcileRun>(&run_key()))?;
-    let mut run = known.filter(ReconcileRun::is_running).unwrap_or_else(|| ReconcileRun::new(now));
+    let tasks_begun = known.map_or(0, |run| run.tasks_begun);
+    let new = || ReconcileRun { tasks_begun, ..ReconcileRun::new(now) };
+    let mut run = known.filter(ReconcileRun::is_running).unwrap_or_else(new);
     for (app, corp_id) in corps {
         let key = keys::of_corp(b'T', &app, &corp_id);
         if !txn.has(&key)? {
-            txn.put(key, &ReconcileTask::new())?;
+            run.tasks_begun += 1;
             run.dealers_total += 1;
+            txn.put(key, &ReconcileTask { number: run.tasks_begun, ..ReconcileTask::new() })?;
         }
     }
     txn.put(run_key(), &run)

@@ -128,7 +128,7 @@ fn settle_lookup(
             Outcome::Retry { due_at, reason, spent } => {
                 let refused = reason.errcode.filter(|_| spent).or(lookup.refused);
                 let due_at = Some(due_at);
-                set_lookup(txn, key, contact, Some(Lookup { due_at, refused, is_of_run: false, ..lookup }))?;
+                set_lookup(txn, key, contact, Some(Lookup { due_at, refused, task: None, ..lookup }))?;
                 Ok(None)
             }
             // The customer was identified in the meantime.

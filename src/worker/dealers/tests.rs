@@ -3,7 +3,9 @@
 use super::super::scripted::{Script, T0, World, app, contact_event, customer, member};
 use super::*;
 use crate::clock::Clock as _;
+use crate::domain::chat::{ChatChange, ChatEvent};
 use crate::domain::event::{ContactChange, Event};
+use crate::domain::ids::ChatId;
 use crate::domain::tally::Tally;
 use crate::domain::time::{DAY_MS, Timestamp};
 use crate::store::{Counts, DealerRow, Outcome, Payload, Work};
@@ -189,6 +191,27 @@ async fn the_work_of_a_dealer_that_is_listed_again_is_resumed() {
     worker.report_change().await;
     assert_eq!(worker.row(2).await.dealer.state(), DealerState::Shared);
     assert!(worker.is_work_due().await);
+}
+
+#[tokio::test]
+async fn the_groups_of_a_dealer_that_is_listed_again_are_read_at_once() {
+    let mut worker = Worker::with(3);
+    worker.look().await;
+    worker.script(|wecom| wecom.listed = vec![corp(0), corp(1)]);
+    worker.pass(MINUTE).await;
+    worker.report_change().await;
+    let (chat_id, now) = (ChatId::new("wrGROUP").unwrap(), worker.now());
+    let event = ChatEvent { corp_id: corp(2), created_at: now, chat_id, change: ChatChange::Created };
+    worker.world.append(Payload::Chat(event)).await;
+    let Context { store, wake, .. } = worker.world.context.clone();
+    for group in store.due_chats(now.plus_ms(DAY_MS), 9).await.unwrap() {
+        store.chat_unread(&group, Some(now.plus_ms(DAY_MS))).await.unwrap();
+    }
+    worker.script(|wecom| wecom.listed.push(corp(2)));
+    worker.pass(MINUTE).await;
+    worker.report_change().await;
+    assert_eq!(store.next_chat_due().await, Ok(Some(worker.now())));
+    tokio::time::timeout(MINUTE, wake.groups.notified()).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
-//! Repeats lookups of a dealer's customers once WeCom has reported that a member there has entered or left
-//! the app's visible range, or has changed.
+//! Repeats lookups of a dealer's customers, and readings of its groups that were put off, once WeCom has
+//! reported that a member there has entered or left the app's visible range, or has changed.
 //!
 //! One change by an administrator may cause hundreds of reports. The customers whom the app could not see are
 //! looked up at once, at most once a minute; all that have no pending id at most once an hour. The dealer
@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use super::super::groups::read_again;
 use super::super::{Context, overdue};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Moment;
@@ -70,6 +71,7 @@ impl Visibility {
             }
             Err(error) => return context.store_failures.warn(message, &error),
         }
+        read_again(context, app, corp_id).await;
         // A report in between is about a change made before these lookups.
         if all && let Err(error) = context.store.visibility_seen(app, corp_id).await {
             context.store_failures.warn(message, &error);

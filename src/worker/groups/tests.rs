@@ -4,6 +4,8 @@ use super::super::breaker::Scope;
 use super::super::scripted::{Script, World, app, chat_id, customer, dealer};
 use super::*;
 use crate::domain::chat::{ChatChange, ChatEvent, MemberVersion};
+use crate::domain::dealer::Dealer;
+use crate::domain::lookup::Haste;
 use crate::domain::time::DAY_MS;
 use crate::store::{FailureReason, Payload};
 
@@ -156,4 +158,47 @@ async fn without_customer_groups_nothing_is_read() {
     let mut groups = Arc::new(Groups::new(world.context.clone()));
     assert_eq!(calls_after(&world, &mut groups, LAG).await, [""; 0]);
     assert_eq!(due_after(&world).await, None);
+}
+
+#[tokio::test]
+async fn a_group_of_a_dealer_that_has_left_waits_for_minutes_and_is_read_at_once_when_it_is_back() {
+    let (world, mut groups) = with_groups(1).await;
+    let now = world.context.now();
+    world.context.store.dealer_left(&app(), &dealer(), now).await.unwrap();
+    let mut time = LAG;
+    for _ in 0..12 {
+        assert_eq!(calls_after(&world, &mut groups, time).await, [""; 0]);
+        time = due_after(&world).await.unwrap();
+        assert!(time <= Duration::from_mins(5), "{time:?}");
+    }
+    assert!(time > Duration::from_mins(2), "{time:?}");
+    let listed = Dealer::listed(dealer(), 7, "Dealer".to_owned(), now);
+    world.context.store.put_dealers(&app(), vec![listed]).await.unwrap();
+    read_again(&world.context, &app(), &dealer()).await;
+    assert_eq!(calls_after(&world, &mut groups, Duration::ZERO).await, ["chat wr000"]);
+}
+
+#[tokio::test]
+async fn a_reading_that_is_put_off_while_calls_are_resumed_is_repeated() {
+    let (world, groups) = with_groups(1).await;
+    world.wecom.script().refused.insert("chat", 60_020);
+    world.advance(LAG).await;
+    let (context, now) = (&world.context, world.context.now());
+    let group = context.store.due_chats(now, 1).await.unwrap().remove(0);
+    // It waits for a permit.
+    let live = |_| context.parallelism.try_acquire(&app(), &dealer(), Haste::Live);
+    let permits: Vec<_> = (0..4).filter_map(live).collect();
+    let mut reading = Box::pin(groups.read(&group));
+    tokio::select! {
+        biased;
+        _ = &mut reading => panic!("read without a permit"),
+        () = std::future::ready(()) => {}
+    }
+    context.breakers.resume(|_| true, now);
+    drop(permits);
+    assert!(reading.await);
+    assert_eq!(
+        (world.take_calls(), due_after(&world).await),
+        (vec!["chat wr000".into()], Some(Duration::ZERO))
+    );
 }

@@ -149,7 +149,7 @@ async fn no_page_is_read_while_many_lookups_are_waited_for_and_the_end_waits_for
         }
         world.take_calls().len()
     };
-    assert_eq!(waiting(&mut process).await, 1);
+    assert_eq!(waiting(&mut process).await, 2, "the members and a page");
     assert_eq!(world.resolve().await, 1_001);
     assert_eq!(waiting(&mut process).await, 1);
     assert!(run(&world).await.is_running());

@@ -17,7 +17,9 @@ use crate::domain::reconcile::{
 use crate::domain::sighting::{Sighting, SightingPlace};
 use crate::domain::time::Timestamp;
 use crate::store::{FailureReason, StoreError};
-use crate::wecom::{Api, CallError, ChatMembers, Class, CustomerPage, is_bad_cursor, is_chat_gone};
+use crate::wecom::{
+    Api, CallError, ChatMembers, Class, CustomerPage, is_bad_cursor, is_call_forbidden, is_chat_gone,
+};
 
 /// The longest wait for the lookups of customers who were found. They may be held back for other reasons.
 const LOOKUPS_WAITED_FOR: Duration = Duration::from_hours(1);
@@ -80,7 +82,7 @@ impl Traversal {
             ReconcilePlace::Contacts { cursor, since } => self.read_contacts(&cursor, since).await,
             ReconcilePlace::Members { after, cursor } => self.read_customers(after.as_ref(), &cursor).await,
             ReconcilePlace::Chats { cursor, after } => self.read_chats(cursor, after.as_ref()).await,
-            ReconcilePlace::Read { .. } => self.remove_missing().await,
+            ReconcilePlace::Read => self.remove_missing().await,
         }
     }
 
@@ -100,7 +102,24 @@ impl Traversal {
         Ok(waited < LOOKUPS_WAITED_FOR)
     }
 
+    /// Reads the list of members before the first page of `contact_list`. Returns whether it was read; where
+    /// the app may not, the customers are read all the same, and nobody is removed.
+    async fn begin_contacts(&mut self) -> Result<bool, Obstacle> {
+        match self.corp.members().await {
+            Ok(members) => {
+                self.task.begin_with(&members);
+                self.members = Some(members);
+                Ok(true)
+            }
+            Err(Obstacle::Call(error)) if leaves_contact_list(&error) => Ok(false),
+            Err(obstacle) => Err(obstacle),
+        }
+    }
+
     async fn read_contacts(&mut self, cursor: &str, since: Timestamp) -> Result<Step, Obstacle> {
+        if cursor.is_empty() && self.task.members.is_none() && self.begin_contacts().await? {
+            return Ok(Step::Read);
+        }
         let read_at = self.task.read_at(self.corp.context.now());
         if !cursor.is_empty() && read_at.millis_since(since) >= CONTACT_LIST_CURSOR_LIFE_MS {
             let reason = "the place in contact_list is more than four hours old".to_owned();
@@ -208,7 +227,7 @@ impl Traversal {
                 let is_asked = matches!(error, CallError::Refused { api: Api::GroupchatList, .. });
                 is_asked && error.class() == Class::Configuration
             }
-            Obstacle::HeldBack(_) | Obstacle::NotShared | Obstacle::Store(_) => false,
+            Obstacle::HeldBack(_) | Obstacle::NotShared | Obstacle::Left | Obstacle::Store(_) => false,
         };
         if !may_not {
             return Err(obstacle);
@@ -217,18 +236,25 @@ impl Traversal {
         self.store(Vec::new(), self.task.without_chats(), read_at).await
     }
 
-    /// Removes the followers who are missing, after everything was read.
+    /// Removes the followers who are missing, after everything was read, if the members are the same as
+    /// before.
     async fn remove_missing(&self) -> Result<Step, Obstacle> {
         let CorpLists { context, app, corp_id } = &self.corp;
         let (store, now) = (&context.store, context.now());
         let Some(since) = self.task.confirmed_since(now) else { return Ok(Step::Done) };
         let (present, missing) = store.missing_followers(app, corp_id, since).await?;
-        if missing.is_empty() {
+        // Without the list of before nobody would be removed.
+        if missing.is_empty() || self.task.members.is_none() {
             return Ok(Step::Done);
         }
-        let listed = self.corp.members().await?;
-        let missing = self.task.removable(missing, &listed, self.members.as_deref());
-        let (count, corp) = (missing.len() as u64, self.corp.shown());
+        let (listed, corp) = (self.corp.members().await?, self.corp.shown());
+        if self.task.members_changed(&listed) {
+            tracing::info!(%app, corp, missing = missing.len(),
+                "the members in the app's visible range changed while a dealer's customers were compared; \
+                 followers who are missing are not removed before the next comparison");
+        }
+        let missing = self.task.removable(missing, &listed);
+        let count = missing.len() as u64;
         if !is_plausible(count, present) {
             tracing::warn!(%app, corp, missing = count, followers = present,
                 "more than half of a dealer's followers are missing in WeCom's lists; nobody was removed");
@@ -271,6 +297,14 @@ impl Traversal {
         let CorpLists { context, app, .. } = &self.corp;
         context.apps.get(app).is_some_and(|rules| rules.customer_groups)
     }
+}
+
+/// Whether an error of the list of members says nothing about `contact_list`: only the former may be
+/// forbidden.
+fn leaves_contact_list(error: &CallError) -> bool {
+    let is_for_token = matches!(error, CallError::Refused { api: Api::GetToken | Api::CorpGetToken, .. });
+    let is_forbidden = error.errcode().is_some_and(is_call_forbidden);
+    !is_for_token && (is_forbidden || matches!(error.class(), Class::Item | Class::Invisible))
 }
 
 fn refuses_cursor(error: &CallError) -> bool {

@@ -48,7 +48,7 @@ pub(super) async fn resolve(
     context: &Context,
     lane: &LaneKey,
     work: Vec<Work>,
-    permit: &ParallelismPermit,
+    permit: &mut ParallelismPermit,
     decided_in: u64,
 ) -> Outcomes {
     let now = context.now();
@@ -58,6 +58,9 @@ pub(super) async fn resolve(
     let mut conversion = Conversion::new(context, lane, permit);
     let mut searching = false;
     while let Some(customers) = batch.search.next_call() {
+        if searching && lane.class.is_background() {
+            conversion.yield_to_live().await;
+        }
         let answer = {
             let contacts: Vec<_> = customers.iter().map(|customer| &customer.contact).collect();
             conversion.convert(&contacts, searching).await

@@ -79,7 +79,7 @@ type PendingIds = HashMap<ExternalUserid, PendingId>;
 pub(super) struct Conversion<'a> {
     context: &'a Context,
     lane: &'a LaneKey,
-    permit: &'a ParallelismPermit,
+    permit: &'a mut ParallelismPermit,
     /// The only token for further calls, once both were tried.
     token: Option<TokenOwner>,
 }
@@ -107,8 +107,17 @@ impl From<DirectoryError> for ConversionError {
 }
 
 impl<'a> Conversion<'a> {
-    pub(super) const fn new(context: &'a Context, lane: &'a LaneKey, permit: &'a ParallelismPermit) -> Self {
+    pub(super) const fn new(
+        context: &'a Context,
+        lane: &'a LaneKey,
+        permit: &'a mut ParallelismPermit,
+    ) -> Self {
         Self { context, lane, permit, token: None }
+    }
+
+    /// Lets live work that waits for a permit go before the next call.
+    pub(super) async fn yield_to_live(&mut self) {
+        self.permit.yield_to_live().await;
     }
 
     /// Converts these customers. While `searching` for refused ids, a failure that would otherwise open a

@@ -166,3 +166,44 @@ async fn other_lookups_have_a_small_budget_and_take_nothing_from_live_work() {
     assert_eq!(background.len(), BACKGROUND_CALLS_MAX);
     assert!(resolver.permits(&key(LaneClass::Live)).is_some());
 }
+
+/// Lowers the limit of calls with a corp's token to one. The monotonic clock, by which it is raised, is
+/// paused.
+pub(super) async fn one_call_at_a_time(context: &Context, owner: &CorpId) {
+    tokio::time::pause();
+    for _ in 0..2 {
+        tokio::time::advance(Duration::from_millis(10)).await;
+        assert!(context.parallelism.acquire(&app(), owner).await.refused());
+    }
+}
+
+#[tokio::test]
+async fn of_one_call_at_a_time_live_work_has_the_one_after_a_call_for_other_lookups() {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let made = calls.clone();
+    let platform = Scripted::new(move |_, ids| {
+        made.lock().unwrap().push(ids.len());
+        Ok(Vec::new())
+    });
+    let context = context(platform, ConversionToken::Downstream).await;
+    one_call_at_a_time(&context, &corp("wpDEALER")).await;
+    let resolver = Arc::new(Resolver::new(context.clone(), CancellationToken::new()));
+    let push = |class, work| {
+        let key = LaneKey { app: app(), owner: corp("wpDEALER"), chat_id: None, class };
+        assert_eq!(resolver.lanes().push(key, work, &mut Deferred::default()), None);
+    };
+    for customer in 0..300 {
+        push(LaneClass::Background, lookup(customer, Haste::Background, None, None));
+    }
+    resolver.start_calls();
+    push(LaneClass::Live, work(1, 1, ContactChange::Added));
+    resolver.start_calls();
+    context.calls.close();
+    context.calls.wait().await;
+    assert_eq!(*calls.lock().unwrap(), [100]);
+    context.calls.reopen();
+    resolver.start_calls();
+    context.calls.close();
+    context.calls.wait().await;
+    assert_eq!(calls.lock().unwrap()[..2], [100, 1]);
+}

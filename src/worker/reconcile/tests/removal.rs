@@ -66,3 +66,41 @@ async fn that_more_than_half_are_missing_is_reported() {
     let trouble = activity(&world).await.trouble.unwrap();
     assert!(trouble.text.starts_with("7 of 9 followers are missing"), "{}", trouble.text);
 }
+
+#[tokio::test]
+async fn a_visible_range_that_changes_while_the_lists_are_read_removes_nobody() {
+    let without = |n: usize| (0..3).filter(|of| *of != n).map(member).collect::<Vec<_>>();
+    let all = without(3);
+    let scripts: [fn() -> Script; 2] = [small, || small().without_contact_list()];
+    for script in scripts {
+        for (at_first, later) in [(&without(1), &all), (&all, &without(2)), (&without(2), &without(0))] {
+            let world = compared(script()).await;
+            let before = followers(&world).await;
+            world.wecom.script().members.clone_from(at_first);
+            world.advance(DAY).await;
+            begin(&world).await;
+            let mut process = Process::of(&world);
+            assert!(process.read_page(&world).await);
+            world.wecom.script().members.clone_from(later);
+            process.finish(&world).await;
+            let activity = activity(&world).await;
+            assert_eq!((activity.reconciled_at, activity.trouble), (Some(world.context.now()), None));
+            assert_eq!(followers(&world).await, before, "from {at_first:?} to {later:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn where_only_the_list_of_members_may_not_be_read_customers_are_found_and_nobody_is_removed() {
+    let world = compared(small()).await;
+    let mut before = followers(&world).await;
+    world.wecom.script().refused.insert("members", 48_002);
+    world.wecom.script().follows[0] = (member(1), customer(10));
+    world.advance(DAY).await;
+    begin(&world).await;
+    assert_eq!(Process::of(&world).finish(&world).await.customers_new, 1);
+    assert!(activity(&world).await.trouble.is_none());
+    before.push((customer(10), member(1)));
+    before.sort();
+    assert_eq!(followers(&world).await, before);
+}

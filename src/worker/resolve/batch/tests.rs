@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::super::tests::{Scripted, T0, app, context, corp, lookup, work};
+use super::super::tests::{Scripted, T0, app, context, corp, lookup, one_call_at_a_time, work};
 use super::*;
 use crate::domain::event::ContactChange;
 use crate::domain::ids::{ChatId, CorpId, ExternalUserid, PendingId};
@@ -23,8 +23,8 @@ fn adds(count: usize) -> Vec<Work> {
 }
 
 async fn run(context: &Context, lane: &LaneKey, work: Vec<Work>) -> Outcomes {
-    let permit = context.parallelism.try_acquire(&lane.app, &lane.owner, Haste::Live).unwrap();
-    resolve(context, lane, work, &permit, context.breakers.generation()).await
+    let mut permit = context.parallelism.try_acquire(&lane.app, &lane.owner, Haste::Live).unwrap();
+    resolve(context, lane, work, &mut permit, context.breakers.generation()).await
 }
 
 fn failures(context: &Context, corp_id: &CorpId) -> u32 {
@@ -191,4 +191,24 @@ async fn too_many_concurrent_calls_lower_their_number_before_they_pause_the_deal
         assert!(waits.len() == 10 && waits.iter().all(|wait| bounds.contains(wait)), "{waits:?}");
     }
     assert_eq!(platform.counts(), [3, 0], "nobody is searched for");
+}
+
+#[tokio::test]
+async fn live_work_goes_before_the_next_call_of_a_search_among_other_lookups() {
+    let platform = Scripted::new(|_, _| Err(84_061));
+    let context = context(platform.clone(), ConversionToken::Downstream).await;
+    let (parallelism, dealer) = (context.parallelism.clone(), corp(DEALER));
+    one_call_at_a_time(&context, &dealer).await;
+    let lane = lane(DEALER, None, LaneClass::Suspect);
+    let lookups = (0..50).map(|n| lookup(n, Haste::Background, Some(84_061), None)).collect();
+    let mut permit = parallelism.try_acquire(&app(), &dealer, Haste::Background).unwrap();
+    let live = async {
+        while parallelism.try_acquire(&app(), &dealer, Haste::Live).is_none() {
+            parallelism.returned_to_lanes().await;
+        }
+        platform.counts()
+    };
+    let search = resolve(&context, &lane, lookups, &mut permit, context.breakers.generation());
+    let (calls_before, outcomes) = tokio::join!(live, search);
+    assert_eq!((calls_before, platform.counts(), outcomes.len()), ([0, 1], [0, 4], 50));
 }
