@@ -98,7 +98,7 @@ impl ReconcileTask {
     /// Begins the traversal again, at `place`; the counters go on.
     pub fn begin_anew(&mut self, place: ReconcilePlace) {
         let Self { number, rows_seen, unresolved, .. } = *self;
-        *self = Self { number, rows_seen, unresolved, place, ..Self::new() };
+        *self = Self { number, place, rows_seen, unresolved, ..Self::new() };
     }
 
     /// Records the list of members that is read before the first customer.

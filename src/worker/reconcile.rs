@@ -3,9 +3,9 @@
 //!
 //! A run is over some dealers, each a durable task. It is begun by an operator, or by itself over the dealers
 //! that are due. The dealers of an app are compared one after the other, with one call in flight, the apps at
-//! the same time. The next page is read once the lookups that the last ones led to are nearly done, so a run
-//! takes little from live work. A failed call puts its dealer off, and the others go on; a dealer that keeps
-//! failing is given up until the next run.
+//! the same time. A run takes little from live work: the next page is read once the lookups that the last ones
+//! led to are nearly done, and while callbacks arrive there is a pause between two pages. A failed call puts
+//! its dealer off, and the others go on; a dealer that keeps failing is given up until the next run.
 //!
 //! Deliberately absent: the order of the lists and who is removed ([`reconcile`](crate::domain::reconcile)),
 //! the lookups ([`resolve`](super::resolve)).
@@ -35,12 +35,19 @@ use traversal::{Step, Traversal};
 
 /// How often it is checked whether the lookups of a dealer's customers are done.
 const CHECK_LOOKUPS_EVERY: Duration = Duration::from_millis(200);
+/// How long a comparison pauses after a step, as a multiple of the time that the step took, while callbacks
+/// arrive: it shares the store's writer and the processor with the links that these lead to.
+const PAUSE_PER_STEP: u32 = 2;
+/// The shortest such pause.
+const PAUSE_MIN: Duration = Duration::from_millis(20);
 /// How often the dealers are checked for those that are due.
 const LOOK_FOR_DUE_EVERY: Duration = Duration::from_mins(1);
 /// How long after a comparison, complete or not, the next one may begin by itself.
 const REPEAT_AFTER: Duration = Duration::from_hours(4);
 /// The wait after the store has failed.
 const STORE_WAIT: Duration = Duration::from_secs(5);
+/// The shortest wait before a call is made again.
+const AGAIN_MIN: Duration = Duration::from_millis(100);
 /// Consecutive failures of a dealer's calls after which it is given up.
 const FAILURES_MAX: u32 = 5;
 /// How often a dealer's traversal begins anew before it is given up.
@@ -89,6 +96,8 @@ struct State {
     look_at: Option<Instant>,
     /// How many dealers there were at the last look.
     dealers: usize,
+    /// The number of events received until the last step.
+    events: u64,
 }
 
 /// The failures of one dealer's calls.
@@ -148,7 +157,10 @@ impl Comparison {
         if self.context.store.ready().is_err() {
             return Some(super::LOOK_EVERY);
         }
+        let (began, events) = (Instant::now(), self.context.store.counts().event_head);
+        let is_busy = std::mem::replace(&mut state.events, events) != events;
         match self.try_step(state).await {
+            Ok(Some(wait)) if is_busy => Some(wait.max((began.elapsed() * PAUSE_PER_STEP).max(PAUSE_MIN))),
             Ok(wait) => wait,
             Err(error) => {
                 let message = "the comparison of a dealer's customers could not be stored; it is repeated";
@@ -185,8 +197,9 @@ impl Comparison {
                     Verdict::GiveUp(reason) => self.end(state, Some(reason)).await?,
                     Verdict::Again { wait_ms, is_failure } => {
                         failing.failures += u32::from(is_failure);
+                        // The end of a limit may have passed meanwhile, or the clock may just have been set.
                         let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0));
-                        failing.until = Some(Instant::now() + wait);
+                        failing.until = Some(Instant::now() + wait.max(AGAIN_MIN));
                         state.current = None;
                     }
                 }

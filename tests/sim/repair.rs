@@ -1,6 +1,7 @@
 //! The end of a schedule: every fault is repaired, operators intervene, and time passes until nothing is left
 //! to do.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use unionlink::clock::Clock;
@@ -8,7 +9,7 @@ use unionlink::domain::backoff::REASK_AFTER_MS;
 use unionlink::domain::fan::{Existing, Mint, Priority};
 use unionlink::domain::time::{SECOND_MS, Timestamp};
 use unionlink::simulator::Fault;
-use unionlink::store::{CursorState, Feed, People, Reconciling, Store};
+use unionlink::store::{CursorState, DealerRow, Feed, People, Reconciling, Store};
 
 use crate::prompt::AFTER_REPAIR_SECS;
 use crate::receiver::Behaviour;
@@ -39,10 +40,10 @@ impl Schedule {
         }
         self.machine.start().await;
         // One last fault that ends by itself.
-        let last = self.trouble_at_wecom(Some(6));
+        let (last, times) = self.trouble_at_wecom(Some(6));
         self.record_given_up().await;
         // After an errcode that it does not know, the service waits for an operator.
-        let is_bounded = !matches!(last, Fault::Errcode(_));
+        let is_bounded = !matches!(last, Fault::Errcode(_)) && times <= Some(6);
         let left = self.settle(is_bounded.then_some(self.time.now())).await;
         if left.is_some() {
             return left;
@@ -85,12 +86,11 @@ impl Schedule {
         if !tasks.is_empty() {
             return Some(format!("dealers have yet to be compared: {tasks:?}"));
         }
-        let now = service.clock.now();
-        let since = *self.compared_since.get_or_insert(now);
         let rows = service.store.dealer_rows(&app_name()).await.unwrap();
-        // One in the future was read before the clock was set right.
-        let is_behind = |at: Option<Timestamp>| at.is_none_or(|at| !(since..=now).contains(&at));
-        let behind = rows.iter().filter(|row| is_behind(row.activity.reconciled_at)).count();
+        let compared_at = |row: &DealerRow| (row.dealer.corp_id.clone(), row.activity.reconciled_at);
+        let compared: BTreeMap<_, _> = rows.iter().map(compared_at).collect();
+        let before = self.compared_before.get_or_insert_with(|| compared.clone());
+        let behind = compared.iter().filter(|(corp, at)| before.get(corp).copied().flatten() == **at).count();
         if behind == 0 && rows.len() == self.cast.dealers.len() {
             return None;
         }

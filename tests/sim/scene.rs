@@ -70,7 +70,7 @@ impl Schedule {
             lost_percent,
             woke_at: Timestamp::EPOCH,
             late: Vec::new(),
-            compared_since: None,
+            compared_before: None,
             deliveries: TaskTracker::new(),
             events_sent: 0,
             events_stored: 0,

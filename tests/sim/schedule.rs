@@ -1,11 +1,13 @@
 //! The random steps of one schedule.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio_util::task::TaskTracker;
 use unionlink::clock::Clock;
+use unionlink::domain::ids::CorpId;
 use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{By, Event, Simulator};
 
@@ -36,8 +38,8 @@ pub struct Schedule {
     pub woke_at: Timestamp,
     /// Links that came too late, or have not come in time.
     pub late: Vec<String>,
-    /// When, after the repair, no comparison from before it went on any more.
-    pub compared_since: Option<Timestamp>,
+    /// When each dealer was compared last, at the end of the comparisons that had begun before the repair.
+    pub compared_before: Option<BTreeMap<CorpId, Option<Timestamp>>>,
     /// Callbacks that WeCom is still delivering.
     pub deliveries: TaskTracker,
     /// The number of events that WeCom has sent, copies not counted.
@@ -91,7 +93,9 @@ impl Schedule {
             29..43 => self.change_a_group(),
             43..54 => self.register().await,
             54..57 => self.mint_by_another_system(),
-            57..65 => drop(self.trouble_at_wecom(None)),
+            57..65 => {
+                self.trouble_at_wecom(None);
+            }
             65..69 => self.trouble_with_an_id(),
             69..73 => self.trouble_with_a_dealer(),
             73..76 => self.repair_wecom(),

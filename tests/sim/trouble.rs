@@ -26,8 +26,8 @@ const LISTS: [Api; 6] = [
 ];
 
 impl Schedule {
-    /// Calls fail, a few times or until repaired.
-    pub fn trouble_at_wecom(&mut self, until_repaired: Option<u32>) -> Fault {
+    /// Calls fail, a few times or until repaired. Returns how, and how often.
+    pub fn trouble_at_wecom(&mut self, until_repaired: Option<u32>) -> (Fault, Option<u32>) {
         let target = match self.dice.below(10) {
             0 | 1 => Target::Every,
             2..5 => Target::Only(self.dice.among(&LISTS)),
@@ -59,7 +59,7 @@ impl Schedule {
         };
         self.note(format!("wecom: {target:?} {fault:?} {times:?}"));
         self.machine.sim.inject(target, fault, times);
-        fault
+        (fault, times)
     }
 
     /// A fault of one customer or person.

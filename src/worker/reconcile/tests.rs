@@ -1,10 +1,12 @@
 //! When a dealer's customers are compared, and what becomes of failures.
 
 use super::super::breaker::Scope;
-use super::super::scripted::{Script, T0, World, app, chat_id, customer, dealer, member};
+use super::super::scripted::{Script, T0, World, app, chat_id, contact_event, customer, dealer, member};
 use super::*;
 use crate::domain::dealer_activity::DealerActivity;
+use crate::domain::event::{ContactChange, Event};
 use crate::domain::ids::{ExternalUserid, UserId};
+use crate::store::Payload;
 
 mod lists;
 mod removal;
@@ -115,6 +117,22 @@ async fn a_failing_call_is_repeated_a_few_times_and_then_the_dealer_is_given_up(
     assert_eq!(ended(45_033, 4).await, (true, None));
     assert_eq!(ended(45_009, 1).await, (true, None), "a call limit is waited for");
     assert_eq!(ended(50_003, 1).await, (false, Some(50_003)), "an operator has to correct a setting");
+}
+
+#[tokio::test]
+async fn there_is_a_pause_after_a_page_while_callbacks_arrive() {
+    let world = World::new(small()).await;
+    begin(&world).await;
+    let mut process = Process::of(&world);
+    assert_eq!(process.step().await, Some(Duration::ZERO), "it takes up the dealer");
+    for busy in [false, true, false] {
+        if busy {
+            let contact = contact_event(ContactChange::Added, member(0), customer(9));
+            world.append(Payload::Event(Event { corp_id: dealer(), created_at: T0, contact })).await;
+        }
+        let wait = process.step().await.unwrap();
+        assert_eq!(wait >= PAUSE_MIN, busy, "{wait:?}");
+    }
 }
 
 #[tokio::test]
