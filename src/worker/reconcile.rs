@@ -38,8 +38,9 @@ const CHECK_LOOKUPS_EVERY: Duration = Duration::from_millis(200);
 /// How long a comparison pauses after a step, as a multiple of the time that the step took, while callbacks
 /// arrive: it shares the store's writer and the processor with the links that these lead to.
 const PAUSE_PER_STEP: u32 = 2;
-/// The shortest such pause.
+/// The shortest and the longest such pause.
 const PAUSE_MIN: Duration = Duration::from_millis(20);
+const PAUSE_MAX: Duration = Duration::from_secs(2);
 /// How often the dealers are checked for those that are due.
 const LOOK_FOR_DUE_EVERY: Duration = Duration::from_mins(1);
 /// How long after a comparison, complete or not, the next one may begin by itself.
@@ -160,7 +161,10 @@ impl Comparison {
         let (began, events) = (Instant::now(), self.context.store.counts().event_head);
         let is_busy = std::mem::replace(&mut state.events, events) != events;
         match self.try_step(state).await {
-            Ok(Some(wait)) if is_busy => Some(wait.max((began.elapsed() * PAUSE_PER_STEP).max(PAUSE_MIN))),
+            Ok(Some(wait)) if is_busy => {
+                let pause = began.elapsed() * PAUSE_PER_STEP;
+                Some(wait.max(pause.clamp(PAUSE_MIN, PAUSE_MAX)))
+            }
             Ok(wait) => wait,
             Err(error) => {
                 let message = "the comparison of a dealer's customers could not be stored; it is repeated";
