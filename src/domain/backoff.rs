@@ -21,6 +21,8 @@ impl Backoff {
     pub const UNKNOWN_CODE: Self = Self { first_ms: 30 * SECOND_MS, max_ms: 30 * MINUTE_MS };
     /// For probes of an app or dealer that will fail until an operator corrects its configuration.
     pub const CONFIGURATION: Self = Self { first_ms: 10 * SECOND_MS, max_ms: 5 * MINUTE_MS };
+    /// For the exchange of an auth code, which can be used for ten minutes only.
+    pub const AUTH_CODE: Self = Self { first_ms: 500, max_ms: 15 * SECOND_MS };
     /// For a sink whose deliveries fail.
     pub const DELIVERY: Self = Self { first_ms: SECOND_MS, max_ms: HOUR_MS };
     /// For probes with other fans after WeCom refused the pair of ids of one, to find out whether it refuses

@@ -162,8 +162,13 @@ macro_rules! opaque_id {
 }
 
 opaque_id!(
-    /// The name of an app in the configuration: the `{app}` of `/callback/{app}`.
+    /// The name of an app or suite in the configuration, where both share one namespace: the `{name}` of
+    /// `/callback/{name}`.
     AppName, 64, public
+);
+opaque_id!(
+    /// A suite as WeCom knows it (`dk…`): the template (代开发应用模版) of agency-developed apps.
+    SuiteId, 64, public
 );
 opaque_id!(
     /// The name of a sink in the configuration.

@@ -2,10 +2,14 @@
 //!
 //! Start with [`join`]: it decides when a fan and a contact become a link. [`contact`] is the record of a
 //! customer, independent of the order of events; [`fan`] is the record of a fan and its life cycle; [`quota`]
-//! keeps calls within WeCom's budgets.
+//! keeps calls within WeCom's budgets. [`suite`], [`authorization`] and [`bindings`] are about
+//! agency-developed apps: the events of their template, the corps that have authorised it, and which corp an
+//! app serves.
 
+pub mod authorization;
 pub mod backoff;
 pub mod batch;
+pub mod bindings;
 pub mod chat;
 pub mod clock_step;
 pub mod contact;
@@ -24,6 +28,8 @@ pub mod lookup;
 pub mod pace;
 pub mod quota;
 pub mod reconcile;
+pub mod sealed;
 pub mod sighting;
+pub mod suite;
 pub mod tally;
 pub mod time;
