@@ -56,6 +56,9 @@
 //!   deletion of a person, status. [`domain::explain`] explains why a person is, or is not, linked.
 //! - [`worker::dealers`] keeps the dealers up to date, [`worker::sweep`] deletes expired records, and
 //!   [`worker::clock_watch`] moves every wait along when the wall clock is set.
+//! - Agency-developed apps (代开发): [`domain::suite`], [`domain::authorization`] and [`domain::bindings`]
+//!   decide how a corp that has authorised a template becomes an app's brand or a dealer; [`at_rest`]
+//!   encrypts the secrets that this brings into the store.
 //! - [`app`] assembles a service from a [`config`], [`lifecycle`] starts and stops it, [`cli`] is the command
 //!   line.
 //! - [`simulator`] is a working model of WeCom behind a socket: for the demo, for development, for the tests.
@@ -64,11 +67,12 @@
 //!
 //! `main → cli → app → { http, worker } → { store, wecom, sink, intake } → domain`, and
 //! `intake → callback → domain`, where an arrow means "may import"; `clock` and `telemetry` may be used
-//! outside `domain`. `store`, `wecom` and `sink` do not know each other. `http` and `worker` meet in the
-//! store and in what they share: the rules of the apps ([`worker::AppRules`]), the wake-up signals
-//! ([`worker::Wake`]), the circuit breakers ([`worker::breaker`]) and the status of the sinks
-//! ([`worker::sink_status`]). [`config`] is known to `cli` and `app` only; everything else receives the
-//! narrow struct it needs. No two files import each other, directly or in a circle.
+//! outside `domain`, and `at_rest`, which imports `domain` only, by `app`, `http` and `worker`. `store`,
+//! `wecom` and `sink` do not know each other. `http` and `worker` meet in the store and in what they share:
+//! the rules of the apps ([`worker::AppRules`]), the wake-up signals ([`worker::Wake`]), the circuit breakers
+//! ([`worker::breaker`]) and the status of the sinks ([`worker::sink_status`]). [`config`] is known to `cli`
+//! and `app` only; everything else receives the narrow struct it needs. No two files import each other,
+//! directly or in a circle.
 //!
 //! # Invariants
 //!
@@ -80,10 +84,12 @@
 //! 4. No call to WeCom without a permit from the limiter; quotas survive a restart and are never exceeded.
 //! 5. Nothing is dropped silently. What cannot be processed becomes a dead letter or is quarantined, is
 //!    counted and visible, and can be redriven.
-//! 6. Only [`callback`] decrypts and holds the decoded AES key. Nothing unverified reaches the store.
+//! 6. Only [`callback`] decrypts what WeCom sends and holds the decoded AES key; only [`at_rest`] decrypts
+//!    what we keep. Nothing unverified reaches the store.
 //! 7. [`domain`] reads no clock and does no I/O.
 //! 8. Every queue, batch and wait has a bound, and so has the part of a body that is in memory.
-//! 9. Tokens, secrets and personal ids never reach logs, metrics, error texts or printed URLs.
+//! 9. Tokens, secrets and personal ids never reach logs, metrics, error texts or printed URLs. The
+//!    secrets of agency-developed apps are stored encrypted.
 //!
 //! # Deliberately absent
 //!
@@ -92,6 +98,7 @@
 //! plugin system.
 
 pub mod app;
+pub mod at_rest;
 pub mod callback;
 pub mod cli;
 pub mod clock;
