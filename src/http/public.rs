@@ -285,7 +285,7 @@ impl CallbackState {
                 outcome
             }
             Appended::Duplicate => CallbackOutcome::Duplicate,
-            Appended::Forgotten => CallbackOutcome::Ignored,
+            Appended::Forgotten | Appended::Stale => CallbackOutcome::Ignored,
         })
     }
 
@@ -352,6 +352,7 @@ pub(super) enum Concern {
     Groups,
     Visibility(CorpId),
     Alarms,
+    Suites,
 }
 
 impl Concern {
@@ -359,6 +360,7 @@ impl Concern {
     pub(super) fn of(payload: Option<&Payload>) -> Self {
         match payload {
             None | Some(Payload::Event(_) | Payload::Quarantine { .. }) => Self::Inbox,
+            Some(Payload::Suite(_)) => Self::Suites,
             Some(Payload::Chat(_)) => Self::Groups,
             Some(Payload::Visibility(corp_id)) => Self::Visibility(corp_id.clone()),
             Some(Payload::Alarm(_)) => Self::Alarms,
@@ -372,6 +374,7 @@ impl Concern {
             Self::Groups => wake.groups_changed(),
             Self::Visibility(corp_id) => wake.visibility_changed(app, &corp_id),
             Self::Alarms => wake.alarms_changed(),
+            Self::Suites => wake.suites.notify_one(),
         }
     }
 }

@@ -13,6 +13,7 @@ mod pending_writes;
 mod people;
 mod properties;
 mod reconcile;
+mod suites;
 
 use super::embedded::engine::Memory;
 use super::embedded::{EmbeddedStore, Settings};

@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use crate::domain::chat::ChatEvent;
 use crate::domain::event::{AppAlarm, Event, QuarantineReason};
 use crate::domain::ids::{AppName, ContactKey, CorpId};
+use crate::domain::suite::SuiteEvent;
 use crate::domain::time::Timestamp;
 
 /// The number of an event in the inbox; shown as `evt_42`.
@@ -51,7 +52,7 @@ impl MessageDigest {
 /// A verified message to be appended to the inbox.
 #[derive(Debug, Clone)]
 pub struct Arrival {
-    /// The app that received it.
+    /// The app or suite that received it.
     pub app: AppName,
     /// The deduplication key.
     pub digest: MessageDigest,
@@ -74,6 +75,8 @@ pub enum Payload {
     Visibility(CorpId),
     /// A warning about the use of the app at a corp, or its end.
     Alarm(AppAlarm),
+    /// An event of a suite. It is applied at once.
+    Suite(SuiteEvent),
     /// A verified message to keep for an operator, because it was not accepted as an event.
     Quarantine {
         /// Why it was not accepted.
@@ -94,7 +97,7 @@ impl Payload {
         match self {
             Self::Event(event) => Some(event),
             Self::Quarantine { event, .. } => event.as_ref(),
-            Self::Chat(_) | Self::Visibility(_) | Self::Alarm(_) => None,
+            Self::Chat(_) | Self::Visibility(_) | Self::Alarm(_) | Self::Suite(_) => None,
         }
     }
 }
@@ -108,6 +111,9 @@ pub enum Appended {
     Duplicate,
     /// An old event about a person who has been erased since it happened; nothing was stored.
     Forgotten,
+    /// A suite's event without effect, such as an older ticket or a replayed auth code. Only its digest was
+    /// stored.
+    Stale,
 }
 
 /// Why something failed, for an operator. Contains no personal id.

@@ -19,6 +19,7 @@ mod feed;
 mod inbox;
 mod people;
 mod reconcile;
+mod suites;
 mod work;
 
 #[cfg(test)]
@@ -33,6 +34,7 @@ pub use inbox::{
 };
 pub use people::{Erased, People, PersonData, PersonId, Receipt, ReceiptId};
 pub use reconcile::{ChatToRead, DealerRow, PageFound, Reconciling};
+pub use suites::{EXCHANGES_MAX, Resealed, SealedPlace, SuiteRecords, Suites};
 pub use work::{Outcome, Work, WorkId};
 
 use async_trait::async_trait;
@@ -98,12 +100,12 @@ pub struct Counts {
 
 /// The durable state: inbox, fans, quota ledgers, dealers, links and the reading of the clocks. The feed is
 /// [`Feed`], data access and erasure for one person is [`People`], customer groups and the comparison with
-/// WeCom's lists are [`Reconciling`].
+/// WeCom's lists are [`Reconciling`], agency-developed apps are [`Suites`].
 ///
 /// Any method may fail with [`StoreError::Failed`], [`StoreError::Damaged`] or [`StoreError::Closed`]; one
 /// that writes also with [`StoreError::NoSpace`] or [`StoreError::Stalled`].
 #[async_trait]
-pub trait Store: Feed + People + Reconciling + Send + Sync + 'static {
+pub trait Store: Feed + People + Reconciling + Suites + Send + Sync + 'static {
     /// Appends a verified message to the inbox or the quarantine, unless its digest is known.
     ///
     /// # Errors
@@ -295,10 +297,10 @@ pub trait Store: Feed + People + Reconciling + Send + Sync + 'static {
     /// Waits until the store has failed for good ([`StoreError::Failed`]) and returns the reason.
     async fn failed(&self) -> String;
 
-    /// Moves every stored wait (events, lookups, readings of groups, calls for fans) that is due after
-    /// `after` by `by_ms`: by as much as the wall clock was set. In several transactions. Leased work stays
-    /// as it is if `by_ms` is positive; if it is negative, the lease no longer settles it, and it is leased
-    /// again.
+    /// Moves every stored wait (events, lookups, readings of groups, calls for fans, exchanges of auth codes)
+    /// that is due after `after` by `by_ms`: by as much as the wall clock was set. In several transactions.
+    /// Leased work stays as it is if `by_ms` is positive; if it is negative, the lease no longer settles it,
+    /// and it is leased again.
     async fn shift_waits(&self, by_ms: i64, after: Timestamp) -> Result<(), StoreError>;
 
     /// The reading of the clocks that was stored last.

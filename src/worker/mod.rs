@@ -80,6 +80,8 @@ pub struct Wake {
     pub groups: Notify,
     /// A reconcile run was asked for, or there may be dealers that are due.
     pub reconcile: Notify,
+    /// An event of a suite was appended.
+    pub suites: Notify,
     /// WeCom reported a change of dealers, or at one. Several loops wait for it, and all are to be woken.
     dealers: Notify,
     changed: Mutex<BTreeSet<AppName>>,

@@ -5,7 +5,7 @@ use super::super::{Appended, Arrival, EventId, InboxEvent, Payload, Quarantined,
 use super::inbox::{MessagePart, Seen, SetAside, enqueue, next_id};
 use super::records::decode;
 use super::txn::Txn;
-use super::{EmbeddedStore, chats, dealers, forgotten, keys};
+use super::{EmbeddedStore, chats, dealers, forgotten, keys, suites};
 use crate::domain::event::QuarantineReason;
 use crate::domain::time::{DAY_MS, Timestamp};
 
@@ -30,7 +30,7 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
     let held = match &payload {
         Payload::Event(_) => txn.counts().inbox,
         Payload::Quarantine { .. } => txn.counts().quarantined,
-        Payload::Chat(_) | Payload::Visibility(_) | Payload::Alarm(_) => 0,
+        Payload::Chat(_) | Payload::Visibility(_) | Payload::Alarm(_) | Payload::Suite(_) => 0,
     };
     if held >= events_max {
         return Err(StoreError::InboxFull { limit: events_max });
@@ -56,6 +56,11 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
         Payload::Chat(event) => chats::apply(txn, &app, &event, received_at)?,
         Payload::Visibility(corp_id) => txn.mark(keys::of_corp(b'v', &app, &corp_id)),
         Payload::Alarm(alarm) => dealers::alarm(txn, &app, alarm)?,
+        Payload::Suite(event) => {
+            if !suites::apply(txn, &app, event, received_at)? {
+                return Ok(Appended::Stale);
+            }
+        }
     }
     Ok(Appended::New(id))
 }
@@ -99,6 +104,7 @@ pub(super) fn redrive(
                 Some(Payload::Chat(event)) => chats::apply(txn, &app, &event, now)?,
                 Some(Payload::Visibility(corp_id)) => txn.mark(keys::of_corp(b'v', &app, &corp_id)),
                 Some(Payload::Alarm(alarm)) => dealers::alarm(txn, &app, alarm)?,
+                Some(Payload::Suite(event)) => drop(suites::apply(txn, &app, event, now)?),
                 Some(Payload::Quarantine { .. }) | None => {}
             }
         }

@@ -12,10 +12,12 @@ use super::queues::{Books, Waiting};
 use super::records::decode;
 use super::roll::{self, Entry, FanNumber, PackedId, Read};
 use super::{EmbeddedStore, failed, keys};
+use crate::domain::authorization::Authorization;
 use crate::domain::contact::Contact;
 use crate::domain::fan::{FanStep, Priority};
-use crate::domain::ids::AppName;
+use crate::domain::ids::{AppName, CorpId};
 use crate::domain::lookup::{Haste, Lookup};
+use crate::domain::suite::{Exchange, Ticket};
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
 
@@ -39,6 +41,7 @@ impl EmbeddedStore {
         let counted = audit.events(counted)?;
         audit.feed()?;
         audit.fans()?;
+        audit.suites()?;
         let known = self.writer.shared.counts();
         let expected = Counts {
             feed_head: known.feed_head,
@@ -116,6 +119,32 @@ impl Audit<'_> {
         self.expect(there.iter().copied().eq(expected.clone()), || {
             format!("the feed should hold {expected:?}, and holds {there:?}")
         });
+        Ok(())
+    }
+
+    /// Checks that every record of a suite can be read, and that its key agrees with it.
+    fn suites(&mut self) -> Result<(), StoreError> {
+        for row in self.store.engine.range(b"B", &keys::after(b"B")) {
+            let (key, value) = row.map_err(failed)?;
+            decode::<CorpId>(&key, &value)?;
+            keys::Parts::of(&key).app()?;
+        }
+        for row in self.store.engine.range(b"E", &keys::after(b"E")) {
+            let (key, value) = row.map_err(failed)?;
+            let exchange: Exchange = decode(&key, &value)?;
+            let id = keys::code_id(&key)?;
+            self.expect(exchange.answered <= exchange.asked, || format!("exchange {id} has more answers"));
+        }
+        for row in self.store.engine.range(b"P", &keys::after(b"P")) {
+            let (key, value) = row.map_err(failed)?;
+            let authorization: Authorization = decode(&key, &value)?;
+            let (_, corp_id) = keys::Parts::of(&key).corp()?;
+            self.expect(authorization.corp_id == corp_id, || format!("{corp_id} has another's record"));
+        }
+        for row in self.store.engine.range(b"S", &keys::after(b"S")) {
+            let (key, value) = row.map_err(failed)?;
+            decode::<Ticket>(&key, &value)?;
+        }
         Ok(())
     }
 

@@ -20,6 +20,10 @@
 //! | `j` | due · app · corp · chat | a group whose member list is to be read |
 //! | `M` | chat · contact | a contact that is held to be in this group |
 //! | `T` | app · corp | the comparison of its customers |
+//! | `S` | suite | its ticket |
+//! | `E` | suite · code id | the exchange of an auth code |
+//! | `P` | suite · corp | an authorisation |
+//! | `B` | app | the corp that an agency-developed app serves |
 //! | `n` | sheet number | sixteen [fans](super::roll) |
 //! | `t` | app · step · priority · due · number | fans to make a call for |
 //! | `r` | app · due · number | fans to be reviewed then |
@@ -42,6 +46,7 @@ use super::super::{EventId, MessageDigest, QueuePosition, ReceiptId, StoreError}
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId, ExternalUserid, PendingId, SinkName, Unionid};
 use crate::domain::lookup::Haste;
+use crate::domain::suite::CodeId;
 use crate::domain::time::{HOUR_MS, Timestamp};
 
 /// Builds a key part by part.
@@ -309,6 +314,35 @@ pub(super) fn to_forget(unionid: &Unionid) -> Vec<u8> {
     Key::kind(b'k').id(unionid.as_str()).done()
 }
 
+pub(super) fn ticket(suite: &AppName) -> Vec<u8> {
+    of_app(b'S', suite)
+}
+
+pub(super) fn exchange(suite: &AppName, id: &CodeId) -> Vec<u8> {
+    let mut key = exchanges(suite);
+    key.extend(id.0);
+    key
+}
+
+pub(super) fn exchanges(suite: &AppName) -> Vec<u8> {
+    of_app(b'E', suite)
+}
+
+/// The code id in the key of an exchange.
+pub(super) fn code_id(key: &[u8]) -> Result<CodeId, StoreError> {
+    let mut parts = Parts::of(key);
+    parts.app()?;
+    parts.0.try_into().map(CodeId).map_err(|_| damaged())
+}
+
+pub(super) fn authorization(suite: &AppName, corp: &CorpId) -> Vec<u8> {
+    of_corp(b'P', suite, corp)
+}
+
+pub(super) fn binding(app: &AppName) -> Vec<u8> {
+    of_app(b'B', app)
+}
+
 /// The number in the key of a feed entry.
 pub(super) fn feed_seq(key: &[u8]) -> Result<u64, StoreError> {
     Parts::of(key).number()
@@ -343,9 +377,13 @@ impl<'a> Parts<'a> {
         std::str::from_utf8(id).map_err(|_| damaged())
     }
 
+    pub(super) fn app(&mut self) -> Result<AppName, StoreError> {
+        AppName::new(self.id()?).map_err(|_| damaged())
+    }
+
     /// App and corp.
     pub(super) fn corp(&mut self) -> Result<(AppName, CorpId), StoreError> {
-        let app = AppName::new(self.id()?).map_err(|_| damaged())?;
+        let app = self.app()?;
         Ok((app, CorpId::new(self.id()?).map_err(|_| damaged())?))
     }
 

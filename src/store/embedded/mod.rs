@@ -47,6 +47,7 @@ mod records;
 mod roll;
 mod sled_engine;
 mod snapshot;
+mod suites;
 mod tasks;
 mod transactions;
 mod txn;

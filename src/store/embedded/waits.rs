@@ -5,7 +5,7 @@ use super::super::StoreError;
 use super::records::Record;
 use super::txn::Txn;
 use super::writer::Patience;
-use super::{EmbeddedStore, chats, fans, keys, work};
+use super::{EmbeddedStore, chats, fans, keys, suites, work};
 use crate::domain::lookup::Haste;
 use crate::domain::time::{Moment, Timestamp};
 
@@ -43,6 +43,11 @@ impl EmbeddedStore {
                     self.undamaged(key, result)?;
                 }
             }
+        }
+        for key in self.waiting_exchanges(after)? {
+            let exchange = key.clone();
+            let moved = self.writer.run(move |txn| suites::move_exchange(txn, key, by_ms)).await;
+            self.undamaged(&exchange, moved)?;
         }
         self.indexed().await?;
         let places = self.rows(b"t", &keys::after(b"t"), usize::MAX, |key, _| {

@@ -1,0 +1,303 @@
+//! [`Suites`] as the embedded store implements it, and the transaction on an event of a suite.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+
+use super::super::{EXCHANGES_MAX, Resealed, SealedPlace, StoreError, SuiteRecords, Suites};
+use super::records::{Record, decode, readable};
+use super::txn::Txn;
+use super::{EmbeddedStore, keys};
+use crate::domain::authorization::{Agent, Authorization, Granted};
+use crate::domain::ids::{AppName, CorpId};
+use crate::domain::sealed::Sealed;
+use crate::domain::suite::{
+    CodeId, Exchange, ExchangeEnd, ExchangeFailure, ExchangeNext, SuiteChange, SuiteEvent, Ticket,
+};
+use crate::domain::time::Timestamp;
+
+/// Records that are changed in one transaction: a group of transactions has at most 99 keys.
+const ROWS_PER_TRANSACTION: usize = 32;
+
+impl Record for Ticket {}
+
+impl Record for Exchange {}
+
+impl Record for Authorization {}
+
+impl Record for CorpId {}
+
+/// Applies an event of a suite. Returns whether it had an effect: not so for an older ticket, a code that is
+/// known or a replay, a cancellation older than the grant, or news of a corp that has not authorised. Such a
+/// corp may be in an exchange; its app is read after that.
+pub(super) fn apply(
+    txn: &mut Txn<'_>,
+    suite: &AppName,
+    event: SuiteEvent,
+    received_at: Timestamp,
+) -> Result<bool, StoreError> {
+    let SuiteEvent { sent_at, change } = event;
+    match change {
+        SuiteChange::Ticket(sealed) => {
+            let key = keys::ticket(suite);
+            let known = readable(txn.get::<Ticket>(&key))?;
+            let newest = Ticket::newest(known.clone(), Ticket { sealed, sent_at, received_at });
+            let is_newer = known.as_ref() != Some(&newest);
+            txn.put(key, &newest)?;
+            Ok(is_newer)
+        }
+        SuiteChange::Code { kind, id, code } => {
+            let key = keys::exchange(suite, &id);
+            let ticket = readable(txn.get::<Ticket>(&keys::ticket(suite)))?;
+            if txn.has(&key)? || ticket.is_some_and(|ticket| ticket.outdates_code(sent_at)) {
+                return Ok(false);
+            }
+            if txn.keys(&keys::exchanges(suite), EXCHANGES_MAX)?.len() >= EXCHANGES_MAX {
+                return Err(StoreError::InboxFull { limit: EXCHANGES_MAX as u64 });
+            }
+            txn.put(key, &Exchange::new(kind, code, sent_at, received_at))?;
+            Ok(true)
+        }
+        SuiteChange::Changed(corp_id) => {
+            let changed = |known: &mut Authorization| {
+                known.changed(received_at);
+                true
+            };
+            change_authorization(txn, suite, &corp_id, changed)
+        }
+        SuiteChange::Cancelled(corp_id) => {
+            change_authorization(txn, suite, &corp_id, |known| known.cancelled(sent_at, received_at))
+        }
+    }
+}
+
+/// Changes an authorisation, if there is one. `change` returns whether it had an effect, and so does this.
+fn change_authorization(
+    txn: &mut Txn<'_>,
+    suite: &AppName,
+    corp_id: &CorpId,
+    change: impl FnOnce(&mut Authorization) -> bool,
+) -> Result<bool, StoreError> {
+    let key = keys::authorization(suite, corp_id);
+    let Some(mut known) = readable(txn.get::<Authorization>(&key))? else { return Ok(false) };
+    let has_effect = change(&mut known);
+    txn.put(key, &known)?;
+    Ok(has_effect)
+}
+
+fn begin(txn: &mut Txn<'_>, key: Vec<u8>, now: Timestamp) -> Result<Option<Exchange>, StoreError> {
+    let Some(mut exchange) = txn.get::<Exchange>(&key)? else { return Ok(None) };
+    match exchange.next(now) {
+        ExchangeNext::Ask => exchange.ask(),
+        ExchangeNext::Wait(_) => return Ok(None),
+        ExchangeNext::End(end) => exchange.end = Some(end),
+    }
+    txn.put(key, &exchange)?;
+    Ok(exchange.end.is_none().then_some(exchange))
+}
+
+fn grant(
+    txn: &mut Txn<'_>,
+    suite: &AppName,
+    id: &CodeId,
+    granted: Granted,
+    now: Timestamp,
+) -> Result<Authorization, StoreError> {
+    let key = keys::authorization(suite, &granted.corp_id);
+    let known = readable(txn.get::<Authorization>(&key))?;
+    let authorization = Authorization::granted(known, granted, now);
+    txn.delete(keys::exchange(suite, id));
+    txn.put(key, &authorization)?;
+    Ok(authorization)
+}
+
+/// Returns whether the secret was replaced.
+fn reseal(txn: &mut Txn<'_>, suite: &AppName, fresh: Resealed) -> Result<bool, StoreError> {
+    fn replace<R: Record>(
+        txn: &mut Txn<'_>,
+        key: Vec<u8>,
+        sealed: impl FnOnce(&mut R) -> &mut Sealed,
+        (old, new): (&Sealed, Sealed),
+    ) -> Result<bool, StoreError> {
+        let Some(mut record) = readable(txn.get::<R>(&key))? else { return Ok(false) };
+        let sealed = sealed(&mut record);
+        if sealed != old {
+            return Ok(false);
+        }
+        *sealed = new;
+        txn.put(key, &record)?;
+        Ok(true)
+    }
+    let Resealed { place, old, new } = fresh;
+    let change = (&old, new);
+    match place {
+        SealedPlace::Ticket => {
+            replace(txn, keys::ticket(suite), |ticket: &mut Ticket| &mut ticket.sealed, change)
+        }
+        SealedPlace::Exchange(id) => {
+            let key = keys::exchange(suite, &id);
+            replace(txn, key, |exchange: &mut Exchange| &mut exchange.code, change)
+        }
+        SealedPlace::Authorization(corp_id) => {
+            let key = keys::authorization(suite, &corp_id);
+            replace(txn, key, |authorization: &mut Authorization| &mut authorization.code, change)
+        }
+    }
+}
+
+/// Moves the waits of an exchange when the wall clock was set.
+pub(super) fn move_exchange(txn: &mut Txn<'_>, key: Vec<u8>, by_ms: i64) -> Result<(), StoreError> {
+    let Some(mut exchange) = txn.get::<Exchange>(&key)? else { return Ok(()) };
+    exchange.shift(by_ms);
+    txn.put(key, &exchange)
+}
+
+impl EmbeddedStore {
+    /// The undamaged records under a prefix, with their keys.
+    fn records_under<R: Record>(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
+        self.rows(prefix, &keys::after(prefix), usize::MAX, |key, value| {
+            Ok(self.undamaged(key, decode::<R>(key, value))?.map(|record| (key.to_vec(), record)))
+        })
+    }
+
+    /// The exchanges that have not ended and whose deadline is after an instant.
+    pub(super) fn waiting_exchanges(&self, after: Timestamp) -> Result<Vec<Vec<u8>>, StoreError> {
+        let exchanges = self.records_under::<Exchange>(b"E")?.into_iter();
+        let waiting = exchanges.filter(|(_, exchange)| exchange.end.is_none() && exchange.deadline > after);
+        Ok(waiting.map(|(key, _)| key).collect())
+    }
+}
+
+#[async_trait]
+impl Suites for EmbeddedStore {
+    async fn suite(&self, suite: &AppName) -> Result<SuiteRecords, StoreError> {
+        let key = keys::ticket(suite);
+        let ticket = self.undamaged(&key, self.read::<Ticket>(&key))?.flatten();
+        let exchanges = self.records_under::<Exchange>(&keys::exchanges(suite))?;
+        let exchanges = exchanges.into_iter().map(|(key, exchange)| Ok((keys::code_id(&key)?, exchange)));
+        let authorizations = self.records_under(&keys::of_app(b'P', suite))?;
+        Ok(SuiteRecords {
+            ticket,
+            exchanges: exchanges.collect::<Result<_, StoreError>>()?,
+            authorizations: authorizations.into_iter().map(|(_, authorization)| authorization).collect(),
+        })
+    }
+
+    async fn bindings(&self) -> Result<BTreeMap<AppName, CorpId>, StoreError> {
+        let bindings = self.records_under::<CorpId>(b"B")?.into_iter();
+        bindings.map(|(key, corp_id)| Ok((keys::Parts::of(&key).app()?, corp_id))).collect()
+    }
+
+    async fn bind(&self, app: &AppName, corp_id: &CorpId) -> Result<CorpId, StoreError> {
+        let (key, corp_id) = (keys::binding(app), corp_id.clone());
+        let bind = move |txn: &mut Txn<'_>| match txn.get::<CorpId>(&key)? {
+            Some(bound) => Ok(bound),
+            None => txn.put(key, &corp_id).map(|()| corp_id),
+        };
+        self.writer.run(bind).await
+    }
+
+    async fn begin_exchange(
+        &self,
+        suite: &AppName,
+        id: &CodeId,
+        now: Timestamp,
+    ) -> Result<Option<Exchange>, StoreError> {
+        let key = keys::exchange(suite, id);
+        self.writer.run(move |txn| begin(txn, key, now)).await
+    }
+
+    async fn fail_exchange(
+        &self,
+        suite: &AppName,
+        id: &CodeId,
+        failure: ExchangeFailure,
+        jitter: f64,
+        now: Timestamp,
+    ) -> Result<Option<ExchangeNext>, StoreError> {
+        let key = keys::exchange(suite, id);
+        let fail = move |txn: &mut Txn<'_>| {
+            let Some(mut exchange) = txn.get::<Exchange>(&key)? else { return Ok(None) };
+            let next = exchange.failed(failure, jitter, now);
+            txn.put(key, &exchange)?;
+            Ok(Some(next))
+        };
+        self.writer.run(fail).await
+    }
+
+    async fn end_exchange(&self, suite: &AppName, id: &CodeId, end: ExchangeEnd) -> Result<(), StoreError> {
+        let key = keys::exchange(suite, id);
+        let end = move |txn: &mut Txn<'_>| {
+            let Some(mut exchange) = txn.get::<Exchange>(&key)? else { return Ok(()) };
+            exchange.end = exchange.end.or(Some(end));
+            txn.put(key, &exchange)
+        };
+        self.writer.run(end).await
+    }
+
+    async fn drop_ended_exchanges(&self, suite: &AppName, before: Timestamp) -> Result<u64, StoreError> {
+        let has_ended = |exchange: &Exchange| exchange.end.is_some_and(|end| end.at() < before);
+        let exchanges = self.records_under::<Exchange>(&keys::exchanges(suite))?.into_iter();
+        // An end is final, so none of these can go on meanwhile.
+        let ended: Vec<_> =
+            exchanges.filter(|(_, exchange)| has_ended(exchange)).map(|(key, _)| key).collect();
+        for page in ended.chunks(ROWS_PER_TRANSACTION) {
+            let page = page.to_vec();
+            let delete = move |txn: &mut Txn<'_>| {
+                for key in page {
+                    txn.delete(key);
+                }
+                Ok(())
+            };
+            self.writer.run(delete).await?;
+        }
+        Ok(ended.len() as u64)
+    }
+
+    async fn grant(
+        &self,
+        suite: &AppName,
+        id: &CodeId,
+        granted: Granted,
+        now: Timestamp,
+    ) -> Result<Authorization, StoreError> {
+        let (suite, id) = (suite.clone(), *id);
+        self.writer.run(move |txn| grant(txn, &suite, &id, granted, now)).await
+    }
+
+    async fn put_agent(
+        &self,
+        suite: &AppName,
+        read: &Authorization,
+        name: String,
+        agent: Agent,
+    ) -> Result<bool, StoreError> {
+        let (suite, corp_id) = (suite.clone(), read.corp_id.clone());
+        let (codes, changes) = (read.codes, read.changes);
+        let change = move |known: &mut Authorization| known.read(codes, changes, name, agent);
+        self.writer.run(move |txn| change_authorization(txn, &suite, &corp_id, change)).await
+    }
+
+    async fn put_cancelled(
+        &self,
+        suite: &AppName,
+        read: &Authorization,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let (suite, corp_id, codes) = (suite.clone(), read.corp_id.clone(), read.codes);
+        let change = move |known: &mut Authorization| known.refused(codes, now);
+        self.writer.run(move |txn| change_authorization(txn, &suite, &corp_id, change)).await
+    }
+
+    async fn reseal(&self, suite: &AppName, fresh: Vec<Resealed>) -> Result<u64, StoreError> {
+        let mut replaced = 0;
+        for page in fresh.chunks(ROWS_PER_TRANSACTION) {
+            let (suite, page) = (suite.clone(), page.to_vec());
+            let all = move |txn: &mut Txn<'_>| {
+                page.into_iter().try_fold(0, |count, one| Ok(count + u64::from(reseal(txn, &suite, one)?)))
+            };
+            replaced += self.writer.run(all).await?;
+        }
+        Ok(replaced)
+    }
+}
