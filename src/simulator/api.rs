@@ -57,6 +57,14 @@ pub enum Api {
     GetChainCorpinfoList,
     /// `POST /cgi-bin/corpgroup/corp/get_chain_corpinfo`
     GetChainCorpinfo,
+    /// `POST /cgi-bin/service/get_suite_token`
+    GetSuiteToken,
+    /// `POST /cgi-bin/service/v2/get_permanent_code`
+    GetPermanentCode,
+    /// `POST /cgi-bin/service/v2/get_auth_info`
+    GetAuthInfo,
+    /// `POST /cgi-bin/agent/get_permissions`
+    GetPermissions,
 }
 
 impl Api {
@@ -81,6 +89,10 @@ impl Api {
             Self::GetChainGroup => "/cgi-bin/corpgroup/corp/get_chain_group",
             Self::GetChainCorpinfoList => "/cgi-bin/corpgroup/corp/get_chain_corpinfo_list",
             Self::GetChainCorpinfo => "/cgi-bin/corpgroup/corp/get_chain_corpinfo",
+            Self::GetSuiteToken => "/cgi-bin/service/get_suite_token",
+            Self::GetPermanentCode => "/cgi-bin/service/v2/get_permanent_code",
+            Self::GetAuthInfo => "/cgi-bin/service/v2/get_auth_info",
+            Self::GetPermissions => "/cgi-bin/agent/get_permissions",
         }
     }
 
@@ -115,8 +127,29 @@ impl Api {
             | Self::GetByUser
             | Self::ContactList
             | Self::GroupChatList
-            | Self::GroupChatGet => false,
+            | Self::GroupChatGet
+            | Self::GetSuiteToken
+            | Self::GetPermanentCode
+            | Self::GetAuthInfo
+            | Self::GetPermissions => false,
         }
+    }
+
+    /// Whether a template calls it, with its ticket or suite token.
+    pub(super) const fn is_of_template(self) -> bool {
+        matches!(self, Self::GetSuiteToken | Self::GetPermanentCode | Self::GetAuthInfo)
+    }
+
+    /// Whether it needs the permission for customers and customer groups.
+    pub(super) const fn reads_customers(self) -> bool {
+        matches!(
+            self,
+            Self::GetFollowUserList
+                | Self::ExternalContactList
+                | Self::GetByUser
+                | Self::GroupChatList
+                | Self::GroupChatGet
+        )
     }
 
     /// Whether the hour, day and month limits of the unionid conversions apply.
@@ -146,16 +179,25 @@ impl Errcode {
     pub(super) const UNKNOWN_CHAT: Self = Self(40_050);
     pub(super) const INVALID_AGENT_ID: Self = Self(40_056);
     pub(super) const INVALID_PARAMETER: Self = Self(40_058);
+    pub(super) const INVALID_AUTH_CODE: Self = Self(40_078);
+    pub(super) const INVALID_SUITE_SECRET: Self = Self(40_080);
+    pub(super) const INVALID_SUITE_TOKEN: Self = Self(40_082);
+    pub(super) const INVALID_SUITE_ID: Self = Self(40_083);
+    pub(super) const INVALID_PERMANENT_CODE: Self = Self(40_084);
+    pub(super) const INVALID_TICKET: Self = Self(40_085);
     pub(super) const INVALID_EXTERNAL_USERID: Self = Self(40_096);
     pub(super) const TOKEN_MISSING: Self = Self(41_001);
     pub(super) const CORP_ID_MISSING: Self = Self(41_002);
     pub(super) const SECRET_MISSING: Self = Self(41_004);
     pub(super) const TOKEN_EXPIRED: Self = Self(42_001);
+    pub(super) const SUITE_TOKEN_EXPIRED: Self = Self(42_009);
     pub(super) const GET_REQUIRED: Self = Self(43_001);
     pub(super) const POST_REQUIRED: Self = Self(43_002);
     pub(super) const UNVERIFIED_CORP: Self = Self(43_009);
     pub(super) const OVER_LIMIT: Self = Self(45_009);
     pub(super) const TOO_MANY_AT_ONCE: Self = Self(45_033);
+    pub(super) const API_FORBIDDEN: Self = Self(48_002);
+    pub(super) const NOT_AUTHORIZED: Self = Self(48_003);
     pub(super) const CHAT_DISMISSED: Self = Self(49_008);
     pub(super) const INVALID_CURSOR: Self = Self(50_100);
     pub(super) const NOT_VISIBLE: Self = Self(60_011);
@@ -182,17 +224,26 @@ impl Errcode {
             40_050 => "chatid not exist",
             40_056 => "invalid agentid",
             40_058 => "invalid Request Parameter",
+            40_078 => "invalid auth code",
+            40_080 => "invalid suite secret",
+            40_082 => "invalid suite token",
+            40_083 => "invalid suite id",
+            40_084 => "invalid permanent code",
+            40_085 => "invalid suite ticket",
             40_096 => "invalid external userid",
             41_001 => "access_token missing",
             41_002 => "corpid missing",
             41_004 => "corpsecret missing",
             42_001 => "access_token expired",
+            42_009 => "suite access token expired",
             43_001 => "require GET method",
             43_002 => "require POST method",
             43_009 => "corp not verified",
             45_009 => "api freq out of limit",
             45_033 => "api concurrent out of limit",
             48_002 => "api forbidden",
+            48_003 => "suite unauthorized",
+            48_004 => "api forbidden for authorization cancelled",
             49_008 => "group already dismissed",
             50_100 | 60_268 => "invalid cursor",
             60_011 => "no privilege to access/modify contact/party/agent",
@@ -271,13 +322,22 @@ pub(super) fn texts(array: &Value, max: usize) -> Result<Vec<&str>, Errcode> {
 /// The payload of an answer, which is a JSON object, or the error.
 pub(super) type Answer = Result<Value, Errcode>;
 
-/// The JSON body of an answer. `is_json` is whether the request body could be parsed.
+/// The form of an answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Form {
+    /// The request body could be parsed.
+    pub(super) is_json: bool,
+    /// A success is sent without `errcode` and `errmsg`.
+    pub(super) omits_success: bool,
+}
+
+/// The JSON body of an answer.
 pub(super) fn body(
     api: Api,
     answer: Answer,
     at: Timestamp,
     ip: IpAddr,
-    is_json: bool,
+    form: Form,
     rng: &mut StdRng,
 ) -> Vec<u8> {
     let (errcode, mut errmsg, mut body) = match answer {
@@ -295,11 +355,13 @@ pub(super) fn body(
             (code.0, errmsg, api.error_payload())
         }
     };
-    if !is_json {
+    if !form.is_json {
         errmsg.push_str(". Warning: wrong json format.");
     }
-    body["errcode"] = json!(errcode);
-    body["errmsg"] = json!(errmsg);
+    if errcode != 0 || !form.omits_success {
+        body["errcode"] = json!(errcode);
+        body["errmsg"] = json!(errmsg);
+    }
     // Not documented: real answers grow fields, and a client has to tolerate them.
     body["request_id"] = json!(ids::hex(rng, 16));
     body.to_string().into_bytes()

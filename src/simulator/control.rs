@@ -1,11 +1,12 @@
-//! The control routes under `/sim/`: the simulator by curl. Those about groups have a file of their own below
-//! this one.
+//! The control routes under `/sim/`: the simulator by curl. Those about groups and about agency-developed
+//! apps have files of their own below this one.
 //!
 //! Requests and answers are JSON; an invalid request is answered 400 `{"error": "…"}`. `upstream` may be left
 //! out while there is one app. `GET /sim` lists the routes, for people.
 //!
 //! Deliberately absent: authentication. This is a development tool and listens on loopback.
 
+mod agency;
 mod groups;
 
 use std::sync::Arc;
@@ -66,9 +67,9 @@ POST   /sim/faults {"api":"unionid_to_pending_id","fault":{"errcode":48002},"tim
        "api" is all, gettoken, getcallbackip, list_app_share_info, corp_gettoken, unionid_to_pending_id,
        external_userid_to_pending_id, unionid_to_external_userid, get_follow_user_list,
        externalcontact_list, get_by_user, contact_list, groupchat_list, groupchat_get, get_chain_list,
-       get_chain_group, get_chain_corpinfo_list or get_chain_corpinfo; "fault" is {"errcode":N},
-       {"http_status":N}, {"latency":MS}, "hang", "reset", "garbage" or "apply_then_drop"; without "times" it
-       lasts until the faults are cleared
+       get_chain_group, get_chain_corpinfo_list, get_chain_corpinfo, get_suite_token, get_permanent_code,
+       get_auth_info or get_permissions; "fault" is {"errcode":N}, {"http_status":N}, {"latency":MS}, "hang",
+       "reset", "garbage" or "apply_then_drop"; without "times" it lasts until the faults are cleared
 DELETE /sim/faults
        ends every fault: {}
 POST   /sim/tokens/revoke {"corp_id":"…"}
@@ -77,6 +78,23 @@ GET    /sim/state
        {"counts":{"apps","dealers","members","people","customers","chats","minted_people","tokens"},
         "counters":{…}}
 
+Agency-developed apps (代开发):
+POST   /sim/template/ticket {}
+       sends a new suite_ticket, which also happens every ten minutes: {}
+POST   /sim/authorize {"name":"Brand 2"}
+       a new brand authorizes the template; sends create_auth: {"corp_id"}
+       with "corp_id" in place of "name" a known brand or dealer authorizes again
+POST   /sim/change_auth {"corp_id":"…"}
+       something about an authorization changes; sends change_auth: {}
+POST   /sim/reset {"corp_id":"…"}
+       the provider resets the permanent code; sends reset_permanent_code: {}
+POST   /sim/install {"corp_id":"…"}
+       a dealer installs the app of its brand; sends create_auth: {}
+POST   /sim/cancel {"corp_id":"…"}
+       a brand or dealer ends its authorization; sends cancel_auth: {}
+
+With more than one template, ticket and authorize need "suite_id". Members of these corps have encrypted ids;
+a name in place of the id is encrypted.
 With more than one app, dealers, befriend and unfriend need "upstream", the corp id of the app.
 A wrong call is answered 400 {"error":"…"}.
 "#;
@@ -112,6 +130,12 @@ pub(super) fn routes() -> Router<Arc<Platform>> {
         .route("/sim/chats/dismiss", post(groups::dismiss))
         .route("/sim/members", post(set_member))
         .route("/sim/share", post(share))
+        .route("/sim/template/ticket", post(agency::ticket))
+        .route("/sim/authorize", post(agency::authorize))
+        .route("/sim/change_auth", post(agency::change_auth))
+        .route("/sim/reset", post(agency::reset))
+        .route("/sim/install", post(agency::install))
+        .route("/sim/cancel", post(agency::cancel))
         .route("/sim/faults", post(inject).delete(clear_faults))
         .route("/sim/tokens/revoke", post(revoke_tokens))
         .route("/sim/state", get(state))
@@ -123,14 +147,21 @@ fn parsed<T: DeserializeOwned>(body: &Bytes) -> Result<T, BadRequest> {
 
 /// Sends an event without delaying the answer to the request.
 fn deliver_in_background(platform: &Arc<Platform>, event: Event) {
+    deliver_in_order(platform, vec![event]);
+}
+
+/// Sends events one after the other, without delaying the answer to the request.
+fn deliver_in_order(platform: &Arc<Platform>, events: Vec<Event>) {
     let in_background = Arc::clone(platform);
     platform.tasks.spawn(async move {
         let retries = in_background.world().options.sender.retries;
-        tokio::select! {
-            () = in_background.stop.cancelled() => {}
-            delivery = in_background.deliver(&event, retries) => {
-                let (acknowledged, attempts) = (delivery.acknowledged, delivery.attempts);
-                tracing::debug!(acknowledged, attempts, "event sent");
+        for event in events {
+            tokio::select! {
+                () = in_background.stop.cancelled() => return,
+                delivery = in_background.deliver(&event, retries) => {
+                    let (acknowledged, attempts) = (delivery.acknowledged, delivery.attempts);
+                    tracing::debug!(acknowledged, attempts, "event sent");
+                }
             }
         }
     });
@@ -202,7 +233,7 @@ async fn dealers(State(platform): State<Arc<Platform>>) -> Json<Value> {
     let dealers: Vec<Value> = world
         .corps
         .iter()
-        .filter(|corp| !corp.is_upstream())
+        .filter(|corp| !corp.is_upstream)
         .map(|corp| {
             json!({
                 "upstream": world.corps[corp.upstream].id,
@@ -276,7 +307,9 @@ async fn set_member(State(platform): State<Arc<Platform>>, body: Bytes) -> Reply
         let mut world = platform.world();
         world.member_mut(&corp_id, &user_id)?.is_visible = visible;
         let change = if visible { MemberChange::Subscribed } else { MemberChange::Unsubscribed };
-        world.event(world.corp(&corp_id)?, &Change::Member { user_id, change })
+        let corp = world.corp(&corp_id)?;
+        let user_id = world.user_id(corp, &user_id);
+        world.event(corp, &Change::Member { user_id, change })
     };
     deliver_in_background(&platform, event);
     Ok(Json(json!({})))
@@ -349,7 +382,7 @@ async fn state(State(platform): State<Arc<Platform>>) -> Json<Value> {
 }
 
 fn counts(world: &World) -> Value {
-    let apps = world.corps.iter().filter(|corp| corp.is_upstream()).count();
+    let apps = world.corps.iter().filter(|corp| corp.is_upstream).count();
     json!({
         "apps": apps,
         "dealers": world.corps.len() - apps,

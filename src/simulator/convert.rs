@@ -115,7 +115,7 @@ impl World {
     /// corp's token; a dealer's need the one of the token rule.
     fn check_token_kind(&self, caller: CorpIdx, ids: &[&str]) -> Result<(), Errcode> {
         let is_own = |id: &&str| self.customer_with_id(id).is_some_and(|customer| customer.corp == caller);
-        let is_right = match (self.corps[caller].is_upstream(), self.options.token_rule) {
+        let is_right = match (self.corps[caller].is_upstream, self.options.token_rule) {
             (true, TokenRule::Downstream) => ids.iter().all(is_own),
             (false, TokenRule::Upstream) => false,
             (true, TokenRule::Upstream | TokenRule::Either)

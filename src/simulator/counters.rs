@@ -43,6 +43,10 @@ pub struct CallbackCounters {
     pub acknowledged: u64,
     /// Callbacks not answered with 200 after the last retry.
     pub gave_up: u64,
+    /// Answers, or time-outs, after `AgencyOptions::acknowledge_within_ms`, retries included.
+    pub late: u64,
+    /// Template events answered in time with 200 and another text than `success`, retries included.
+    pub not_success: u64,
     /// Events that got lost: not sent, because of `SenderOptions::lost_percent`.
     pub lost: u64,
 }
@@ -87,8 +91,10 @@ pub struct Call {
     pub api: Api,
     /// When it arrived.
     pub at: Timestamp,
-    /// The corp whose token or corp id it carried.
+    /// The corp whose token or corp id it carried; in a template's call, the corp that it asks about.
     pub corp_id: Option<String>,
+    /// The template whose token or id it carried.
+    pub suite_id: Option<String>,
     /// The number of ids in it: customers or people to convert, members to list.
     pub ids: usize,
     /// The group it names.

@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use super::error::SimulatorError;
-use super::event::Event;
+use super::event::{Event, Sending};
 use super::ids;
 use super::options::{ReceiveId, SenderOptions};
 use super::platform::Platform;
@@ -17,8 +17,10 @@ const ANSWER_CHARS_MAX: usize = 256;
 /// The result of sending one callback.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delivery {
-    /// Answered with HTTP 200 in time.
+    /// Answered with HTTP 200 in time, and if it is a template's event, with exactly `success`.
     pub acknowledged: bool,
+    /// The last attempt took longer than an urgent event may.
+    pub late: bool,
     /// HTTP requests made; 0 if no callback URL is configured or the event got lost.
     pub attempts: u32,
     /// The last status; `None` if the last attempt got no answer.
@@ -29,13 +31,25 @@ pub struct Delivery {
     pub round_trip: Duration,
 }
 
+/// What counts as an acknowledgement besides HTTP 200.
+#[derive(Debug, Clone, Copy, Default)]
+struct Acknowledgement {
+    is_success_required: bool,
+    within: Option<Duration>,
+}
+
 impl Platform {
-    /// The sealer for the callback configuration of an upstream corp's app.
-    pub(super) fn sealer(&self, upstream_corp_id: &str) -> Result<Sealer, SimulatorError> {
+    /// The sealer for the callback configuration of the app at a corp.
+    pub(super) fn sealer(&self, corp_id: &str) -> Result<Sealer, SimulatorError> {
         let world = self.world();
-        let app = world.corps[world.upstream(upstream_corp_id)?].app.as_ref();
-        let callback = app.and_then(|app| app.callback.as_ref());
-        Sealer::new(callback.ok_or_else(|| SimulatorError::NoCallback(upstream_corp_id.to_owned()))?)
+        let callback = world.app_callback(world.corp(corp_id)?);
+        Sealer::new(callback.ok_or_else(|| SimulatorError::NoCallback(corp_id.to_owned()))?)
+    }
+
+    /// The sealer for the callback configuration of a template.
+    pub(super) fn template_sealer(&self, suite_id: &str) -> Result<Sealer, SimulatorError> {
+        let world = self.world();
+        Sealer::new(&world.templates[world.template(suite_id)?].spec.callback)
     }
 
     pub(super) fn seal_params(&self) -> SealParams {
@@ -48,21 +62,31 @@ impl Platform {
         self.world().options.sender
     }
 
-    /// Seals `event` for the receive id in the options.
+    /// Seals `event` for the receive id in the options, or if it is a template's, for the suite id.
     pub(super) fn seal(&self, event: &Event) -> Result<SealedCallback, SimulatorError> {
-        let receive_id = match self.sender_options().receive_id {
-            ReceiveId::Upstream => &event.upstream_corp_id,
-            ReceiveId::Dealer => &event.to_user_name,
+        let receive_id = match (&event.suite_id, self.sender_options().receive_id) {
+            (Some(suite_id), _) => suite_id,
+            (None, ReceiveId::Upstream) => &event.upstream_corp_id,
+            (None, ReceiveId::Dealer) => &event.to_user_name,
         };
         self.seal_for(event, receive_id)
     }
 
     /// Seals `event` for any receive id.
     pub(super) fn seal_for(&self, event: &Event, receive_id: &str) -> Result<SealedCallback, SimulatorError> {
-        Ok(self.sealer(&event.upstream_corp_id)?.seal(event, receive_id, &self.seal_params()))
+        let sealer = Sealer::new(self.world().callback_for(event)?)?;
+        Ok(sealer.seal(event, receive_id, &self.seal_params()))
     }
 
-    async fn attempt(&self, callback: &SealedCallback) -> Delivery {
+    fn acknowledgement(&self, event: &Event) -> Acknowledgement {
+        let within = Duration::from_millis(self.world().options.agency.acknowledge_within_ms);
+        Acknowledgement {
+            is_success_required: event.suite_id.is_some(),
+            within: (event.sending == Sending::Urgent).then_some(within),
+        }
+    }
+
+    async fn attempt(&self, callback: &SealedCallback, needed: Acknowledgement) -> Delivery {
         let started = Instant::now();
         self.world().counters.callbacks.attempts += 1;
         let Some(http) = &self.http else {
@@ -84,18 +108,19 @@ impl Platform {
                 (None, String::new())
             }
         };
-        Delivery {
-            acknowledged: status == Some(200),
-            attempts: 1,
-            status,
-            answer,
-            round_trip: started.elapsed(),
-        }
+        let round_trip = started.elapsed();
+        let late = needed.within.is_some_and(|within| round_trip > within);
+        let is_text_right = !needed.is_success_required || answer == "success";
+        let counters = &mut self.world().counters.callbacks;
+        counters.late += u64::from(late);
+        counters.not_success += u64::from(status == Some(200) && !late && !is_text_right);
+        let acknowledged = status == Some(200) && !late && is_text_right;
+        Delivery { acknowledged, late, attempts: 1, status, answer, round_trip }
     }
 
-    /// Posts one callback once.
+    /// Posts one callback once, whatever is in it.
     pub(super) async fn post(&self, callback: &SealedCallback) -> Delivery {
-        self.counted(self.attempt(callback).await)
+        self.counted(self.attempt(callback, Acknowledgement::default()).await)
     }
 
     /// Whether the next event gets lost, in which case it is counted.
@@ -110,9 +135,10 @@ impl Platform {
 
     /// Sends `event`, unless it gets lost, until it is acknowledged or `retries` are used up.
     pub(super) async fn deliver(&self, event: &Event, retries: u32) -> Delivery {
-        if self.loses_event() {
+        if event.sending == Sending::Never || self.loses_event() {
             return Delivery::default();
         }
+        let needed = self.acknowledgement(event);
         let options = self.sender_options();
         let mut sealed = match self.seal(event) {
             Ok(sealed) => sealed,
@@ -124,12 +150,14 @@ impl Platform {
         let mut attempts = 0;
         loop {
             attempts += 1;
-            let delivery = Delivery { attempts, ..self.attempt(&sealed).await };
-            let is_final = match delivery.status {
-                Some(200) => true,
-                Some(_) => !options.retry_non_200,
-                None => false,
-            };
+            let delivery = Delivery { attempts, ..self.attempt(&sealed, needed).await };
+            let is_final = delivery.acknowledged
+                || match delivery.status {
+                    // A template's event: too late, or another text than `success`.
+                    Some(200) => false,
+                    Some(_) => !options.retry_non_200,
+                    None => false,
+                };
             if is_final || attempts > retries {
                 return self.counted(delivery);
             }
@@ -139,6 +167,28 @@ impl Platform {
                 && let Ok(again) = self.seal(event)
             {
                 sealed = again;
+            }
+        }
+    }
+
+    /// Sends every template a ticket at intervals, until the platform stops.
+    pub(super) async fn send_tickets(&self) {
+        loop {
+            let wait_ms = self.world().options.agency.ticket_every_ms;
+            tokio::select! {
+                () = self.stop.cancelled() => return,
+                () = tokio::time::sleep(Duration::from_millis(wait_ms)) => {}
+            }
+            let tickets: Vec<Event> = {
+                let mut world = self.world();
+                (0..world.templates.len()).map(|template| world.ticket(template)).collect()
+            };
+            // A ticket is not sent again: the next one replaces it.
+            for ticket in &tickets {
+                tokio::select! {
+                    () = self.stop.cancelled() => return,
+                    _ = self.deliver(ticket, 0) => {}
+                }
             }
         }
     }

@@ -7,32 +7,38 @@ use serde_json::{Value, json};
 
 use super::api::{Answer, Api, Errcode, Request};
 use super::directory::BUSINESS_TYPE_CHAIN;
-use super::model::CorpIdx;
+use super::model::{Corp, CorpIdx};
 use super::options::Permission;
 use super::quota::{CallWindows, Charge};
-use super::world::World;
+use super::world::{Caller, World};
 use crate::domain::time::HOUR_MS;
 
 /// Wrong secrets in a row before an address is banned.
 const WRONG_SECRETS_MAX: u32 = 5;
+/// What an agency-developed app may not do.
+const FORBIDDEN: Permission = Permission::Refused(Errcode::API_FORBIDDEN.0);
 
 impl World {
-    /// The corp whose token or corp id the call carries, valid or not.
-    pub(super) fn caller(&self, api: Api, request: &Request) -> Option<CorpIdx> {
-        if api == Api::GetToken {
-            return self.upstream(request.param("corpid")?).ok();
+    /// The corp or template whose token or id the call carries, valid or not.
+    pub(super) fn caller(&self, api: Api, request: &Request) -> Option<Caller> {
+        if api.is_of_template() {
+            return self.calling_template(api, request).map(Caller::Template);
         }
-        Some(self.tokens.get(request.param("access_token")?)?.corp)
+        if api == Api::GetToken {
+            return self.corp_with_secret(request.param("corpid")?).map(Caller::Corp);
+        }
+        Some(Caller::Corp(self.tokens.get(request.param("access_token")?)?.corp))
     }
 
     /// Checks the caller and charges the call, whatever happens to it afterwards.
-    pub(super) fn admit(&mut self, api: Api, request: &Request) -> Result<CorpIdx, Errcode> {
+    pub(super) fn admit(&mut self, api: Api, request: &Request) -> Result<Caller, Errcode> {
         if api.is_get() != request.is_get {
             return Err(if api.is_get() { Errcode::GET_REQUIRED } else { Errcode::POST_REQUIRED });
         }
         let caller = match api {
-            Api::GetToken => self.check_secret(request)?,
-            _ => self.check_token(request)?,
+            _ if api.is_of_template() => Caller::Template(self.check_template(api, request)?),
+            Api::GetToken => Caller::Corp(self.check_secret(request)?),
+            _ => Caller::Corp(self.check_token(request)?),
         };
         let now_ms = self.now().as_millis();
         let base_limits = [self.options.base_per_minute, self.options.base_per_hour];
@@ -40,12 +46,13 @@ impl World {
         let charge = windows.charge(now_ms, &base_limits);
         self.counters.base_violations += u64::from(charge.is_violation);
         self.check_charge(charge)?;
-        if api.is_upstream_only() && !self.corps[caller].is_upstream() {
+        let Caller::Corp(corp) = caller else { return Ok(caller) };
+        if api.is_upstream_only() && !self.corps[corp].is_upstream {
             return Err(Errcode::WRONG_TOKEN_KIND);
         }
         if api.has_conversion_quota() {
             let limits = self.options.quota.limits();
-            let windows = self.conversion_calls.entry((caller, api)).or_insert_with(CallWindows::conversion);
+            let windows = self.conversion_calls.entry((corp, api)).or_insert_with(CallWindows::conversion);
             let charge = windows.charge(now_ms, &limits);
             self.counters.quota_violations += u64::from(charge.is_violation);
             self.check_charge(charge)?;
@@ -63,7 +70,13 @@ impl World {
 
     fn check_token(&self, request: &Request) -> Result<CorpIdx, Errcode> {
         let value = request.param("access_token").ok_or(Errcode::TOKEN_MISSING)?;
-        let token = self.tokens.get(value).filter(|token| !token.is_revoked).ok_or(Errcode::INVALID_TOKEN)?;
+        let token = self.tokens.get(value).ok_or(Errcode::INVALID_TOKEN)?;
+        if self.is_cancelled(token.corp) {
+            return Err(Errcode(self.options.agency.cancelled));
+        }
+        if token.is_revoked {
+            return Err(Errcode::INVALID_TOKEN);
+        }
         if token.expires_at <= self.now() {
             return Err(Errcode::TOKEN_EXPIRED);
         }
@@ -81,8 +94,14 @@ impl World {
             self.counters.blocked_calls += 1;
             return Err(Errcode::OVER_LIMIT);
         }
-        let corp = self.upstream(corp_id).map_err(|_| Errcode::INVALID_CORP_ID)?;
-        if self.corps[corp].app.as_ref().is_some_and(|app| app.secret == secret) {
+        let corp = self.corp_with_secret(corp_id).ok_or(Errcode::INVALID_CORP_ID)?;
+        let Corp { app, agency, .. } = &self.corps[corp];
+        if agency.as_ref().is_some_and(|agency| !agency.is_authorized) {
+            return Err(Errcode(self.options.agency.cancelled));
+        }
+        let secret_of_app = app.as_ref().map(|app| &app.secret);
+        let known = secret_of_app.or_else(|| agency.as_ref()?.code.as_ref());
+        if known.is_some_and(|known| known == secret) {
             self.wrong_secrets.remove(&request.ip);
             return Ok(corp);
         }
@@ -96,8 +115,14 @@ impl World {
         Err(Errcode::OVER_LIMIT)
     }
 
+    /// A corp whose app has a secret or permanent code of its own, known or not.
+    fn corp_with_secret(&self, corp_id: &str) -> Option<CorpIdx> {
+        let corp = self.corp(corp_id).ok()?;
+        (self.corps[corp].is_upstream || self.corps[corp].agency.is_some()).then_some(corp)
+    }
+
     /// Counts an admitted call as in flight until [`Self::leave`], if not too many are already.
-    pub(super) fn enter(&mut self, caller: CorpIdx, api: Api) -> Result<(), Errcode> {
+    pub(super) fn enter(&mut self, caller: Caller, api: Api) -> Result<(), Errcode> {
         let in_flight = self.in_flight.entry((caller, api)).or_default();
         if self.options.concurrency_max.is_some_and(|max| *in_flight >= max) {
             return Err(Errcode::TOO_MANY_AT_ONCE);
@@ -109,13 +134,21 @@ impl World {
     }
 
     /// A call is no longer in flight.
-    pub(super) fn leave(&mut self, caller: CorpIdx, api: Api) {
+    pub(super) fn leave(&mut self, caller: Caller, api: Api) {
         if let Some(in_flight) = self.in_flight.get_mut(&(caller, api)) {
             *in_flight = in_flight.saturating_sub(1);
         }
     }
 
-    fn permission(&self, api: Api) -> Permission {
+    fn permission(&self, api: Api, caller: CorpIdx) -> Permission {
+        let agency = self.is_agency(caller).then_some(&self.options.agency);
+        match (api, agency) {
+            (Api::ContactList, Some(_)) => return FORBIDDEN,
+            (Api::CorpGetToken, Some(agency)) => return agency.corp_gettoken,
+            (Api::ListAppShareInfo, Some(agency)) => return agency.list_app_share_info,
+            _ if api.reads_customers() && !self.may_read_customers(caller) => return FORBIDDEN,
+            _ => {}
+        }
         match api {
             Api::ContactList => self.options.contact_list,
             Api::GetChainList | Api::GetChainGroup | Api::GetChainCorpinfoList | Api::GetChainCorpinfo => {
@@ -126,11 +159,15 @@ impl World {
     }
 
     /// Carries an admitted call out.
-    pub(super) fn answer(&mut self, api: Api, caller: CorpIdx, request: &Request) -> Answer {
+    pub(super) fn answer(&mut self, api: Api, caller: Caller, request: &Request) -> Answer {
         if request.has_escapes {
             return Err(Errcode::ESCAPED_UNICODE);
         }
-        if let Permission::Refused(code) = self.permission(api) {
+        let caller = match caller {
+            Caller::Corp(corp) => corp,
+            Caller::Template(template) => return self.template_answer(api, template, request),
+        };
+        if let Permission::Refused(code) = self.permission(api, caller) {
             return Err(Errcode(code));
         }
         match api {
@@ -151,6 +188,9 @@ impl World {
             Api::GetChainGroup => self.get_chain_group(caller, request),
             Api::GetChainCorpinfoList => self.get_chain_corpinfo_list(caller, request),
             Api::GetChainCorpinfo => self.get_chain_corpinfo(caller, request),
+            Api::GetPermissions => self.get_permissions(caller),
+            // The calls of templates, answered above.
+            Api::GetSuiteToken | Api::GetPermanentCode | Api::GetAuthInfo => Err(Errcode::INVALID_TOKEN),
         }
     }
 

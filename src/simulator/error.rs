@@ -24,6 +24,16 @@ pub(super) enum SimulatorError {
     ChatDismissed(String),
     #[error("{person} is not in chat {chat_id}")]
     NotInChat { chat_id: String, person: String },
+    #[error("no template {0}")]
+    UnknownSuite(String),
+    /// None is named, and there is not exactly one to choose.
+    #[error("name the template: there is not exactly one")]
+    AmbiguousSuite,
+    /// Or it has a self-built app.
+    #[error("{0} has not authorized a template")]
+    NotAuthorized(String),
+    #[error("{0} is not a dealer of a brand with an agency-developed app")]
+    NothingToInstall(String),
     #[error("no callback is configured for {0}")]
     NoCallback(String),
     #[error("an EncodingAESKey has 43 letters and digits")]

@@ -6,14 +6,30 @@
 /// An event ready to be sealed and sent, any number of times.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// The upstream corp whose callback URL receives it.
+    /// The upstream corp whose callback URL receives it; of a template's event, the provider.
     pub upstream_corp_id: String,
-    /// The corp it is about: inner and outer `ToUserName`.
+    /// The corp it is about, or the template: outer `ToUserName`, and if it is a corp, the inner one.
     pub to_user_name: String,
     /// That corp's agent id, for the outer `AgentID`.
     pub agent_id: u64,
     /// The inner XML.
     pub inner: String,
+    /// The template whose callback URL and keys are used; `None` for an event of an app.
+    pub suite_id: Option<String>,
+    /// Whether and how it is sent.
+    pub sending: Sending,
+}
+
+/// Whether and how an event is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Sending {
+    /// With the usual time-out.
+    #[default]
+    Usual,
+    /// An acknowledgement after `AgencyOptions::acknowledge_within_ms` is a failure.
+    Urgent,
+    /// Not at all: the platform has no such event for this kind of app.
+    Never,
 }
 
 /// What an event reports.

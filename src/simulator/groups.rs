@@ -49,7 +49,7 @@ impl World {
         name: Option<&str>,
     ) -> Result<String, SimulatorError> {
         let corp = self.corp(corp_id)?;
-        let owner = owner.unwrap_or(DEFAULT_OWNER).to_owned();
+        let owner = self.user_id(corp, owner.unwrap_or(DEFAULT_OWNER));
         let (id, version) = (ids::chat_id(&mut self.rng), ids::hex(&mut self.noise, 32));
         let (created_at, index) = (self.now(), self.chats.len());
         let founder =
@@ -95,10 +95,11 @@ impl World {
     ) -> Result<Event, SimulatorError> {
         let chat = self.live_chat(chat_id)?;
         let corp = self.chats[chat].corp;
-        for user_id in user_ids {
-            self.corps[corp].members.entry((*user_id).to_owned()).or_default();
+        let user_ids = user_ids.iter().map(|name| self.user_id(corp, name)).collect::<Vec<_>>();
+        for user_id in &user_ids {
+            self.corps[corp].members.entry(user_id.clone()).or_default();
         }
-        let joined = user_ids.iter().map(|user_id| ((*user_id).to_owned(), ChatMemberKind::Internal));
+        let joined = user_ids.into_iter().map(|user_id| (user_id, ChatMemberKind::Internal));
         Ok(self.add_to_chat(chat, joined.collect(), INVITED))
     }
 

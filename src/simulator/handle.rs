@@ -1,8 +1,10 @@
 //! [`Simulator`], the handle of a simulated platform: starts and stops it, changes its records, injects
-//! faults and reads what it saw. Members and customer groups have files of their own below this one.
+//! faults and reads what it saw. Members, customer groups and agency-developed apps have files of their
+//! own below this one.
 //!
 //! Deliberately absent: sending callbacks (`sender`).
 
+mod agency;
 mod groups;
 mod members;
 
@@ -20,7 +22,7 @@ use super::error::SimulatorError;
 use super::event::{Change, Event};
 use super::fault::{Fault, Target};
 use super::ids;
-use super::model::{AppSpec, CallbackSpec, Customer, Dealer, Person};
+use super::model::{AppSpec, CallbackSpec, Corp, Customer, Dealer, Person};
 use super::options::Options;
 use super::platform::Platform;
 use super::relations::{Beginning, By, Friendship};
@@ -28,6 +30,8 @@ use super::seal::Sealer;
 use super::server::{self, InProcess};
 use super::world::World;
 use crate::clock::Clock;
+
+pub use agency::Scanned;
 
 /// A handle of a running platform. Its clones share the platform, which stops when the last one is dropped.
 #[derive(Clone)]
@@ -93,6 +97,8 @@ impl Simulator {
         let simulator = Self::new(options, clock, Some(http), address);
         let platform = Arc::clone(&simulator.platform);
         simulator.platform.tasks.spawn(server::serve(listener, platform));
+        let platform = Arc::clone(&simulator.platform);
+        simulator.platform.tasks.spawn(async move { platform.send_tickets().await });
         Ok(simulator)
     }
 
@@ -183,8 +189,10 @@ impl Simulator {
         known(Sealer::new(&callback));
         let mut world = self.world();
         let upstream = known(world.upstream(upstream_corp_id));
-        if let Some(app) = &mut world.corps[upstream].app {
-            app.callback = Some(callback);
+        match &mut world.corps[upstream] {
+            Corp { app: Some(app), .. } => app.callback = Some(callback),
+            Corp { agency: Some(agency), .. } => agency.own_callback = Some(callback),
+            Corp { .. } => {}
         }
     }
 
@@ -311,19 +319,6 @@ impl Simulator {
     /// Leaves this id out of the answers to the next `calls` batches that contain it.
     pub fn hide_rows(&self, external_userid: &str, calls: u32) {
         self.world().hidden_rows.insert(external_userid.to_owned(), calls);
-    }
-
-    /// Makes conversions of a dealer's ids answer `errcode`, until it is set to `None`.
-    pub fn set_dealer_error(&self, dealer_corp_id: &str, errcode: Option<i64>) {
-        known(self.world().corp_mut(dealer_corp_id)).error = errcode;
-    }
-
-    /// Makes all three conversions of an app, its dealers' included, answer `errcode`, until it is set to
-    /// `None`.
-    pub fn set_app_error(&self, upstream_corp_id: &str, errcode: Option<i64>) {
-        let mut world = self.world();
-        let upstream = known(world.upstream(upstream_corp_id));
-        world.corps[upstream].error = errcode;
     }
 
     /// Makes minting a person answer `errcode`, until it is set to `None`.

@@ -4,6 +4,9 @@
 
 use rand::RngExt;
 use rand::rngs::StdRng;
+use sha1::{Digest, Sha1};
+
+use crate::domain::ids::hex as hex_of;
 
 const URL_SAFE: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 const ALPHANUMERIC: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789";
@@ -76,6 +79,32 @@ pub(super) fn welcome_code(rng: &mut StdRng) -> String {
 /// An app secret.
 pub(super) fn secret(rng: &mut StdRng) -> String {
     from(URL_SAFE, rng, 43)
+}
+
+/// The id of a template, 18 characters.
+pub(super) fn suite_id(rng: &mut StdRng) -> String {
+    format!("dk{}", hex(rng, 16))
+}
+
+/// A ticket of a template.
+pub(super) fn ticket(rng: &mut StdRng) -> String {
+    from(URL_SAFE, rng, 64)
+}
+
+/// An auth code, 64 to 512 characters.
+pub(super) fn auth_code(rng: &mut StdRng) -> String {
+    from(URL_SAFE, rng, 128)
+}
+
+/// A permanent code.
+pub(super) fn permanent_code(rng: &mut StdRng) -> String {
+    from(URL_SAFE, rng, 43)
+}
+
+/// A member as an agency-developed app sees them, 32 characters. It depends on the corp and the name alone.
+pub(super) fn encrypted_user_id(stem: &str, corp_id: &str, name: &str) -> String {
+    let digest = hex_of(&Sha1::digest(format!("{corp_id}/{name}")));
+    format!("wo{stem}{}", &digest[..22])
 }
 
 /// A callback token.

@@ -9,12 +9,16 @@ use super::world::World;
 impl World {
     /// A member, created if there is none of that name.
     pub(super) fn member_mut(&mut self, corp_id: &str, user_id: &str) -> Result<&mut Member, SimulatorError> {
-        Ok(self.corp_mut(corp_id)?.members.entry(user_id.to_owned()).or_default())
+        let corp = self.corp(corp_id)?;
+        let user_id = self.user_id(corp, user_id);
+        Ok(self.corps[corp].members.entry(user_id).or_default())
     }
 
     /// A member leaves the corp, and no longer follows any customer.
     pub(super) fn remove_member(&mut self, corp_id: &str, user_id: &str) -> Result<(), SimulatorError> {
-        let member = self.corp_mut(corp_id)?.members.remove(user_id);
+        let corp = self.corp(corp_id)?;
+        let user_id = &self.user_id(corp, user_id);
+        let member = self.corps[corp].members.remove(user_id);
         let member = member.ok_or_else(|| SimulatorError::UnknownMember {
             corp_id: corp_id.to_owned(),
             user_id: user_id.to_owned(),

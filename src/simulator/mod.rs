@@ -36,15 +36,17 @@
 //! the name from the simulator. The HTTP control routes under `/sim/` answer 400 instead.
 //!
 //! Layout, from the bottom up: `model` and `world` are the state, `members`, `relations` and `groups` change
-//! it; `quota` has the call limits; the APIs are `endpoints` (admission, tokens), `convert`, `directory` (the
-//! dealers), `lists` (members and customers) and `chats` (customer groups), the pages of the last two go on
-//! at a `cursor`; `event`, `xml`, `seal` and `delivery` are one callback; `fault` and `server` are the HTTP
-//! side, `control` the `/sim/` routes; `handle` and `sender` are the methods of [`Simulator`].
+//! it; `agency` has the templates and authorizations of agency-developed apps, and the templates' APIs;
+//! `quota` has the call limits; the other APIs are `endpoints` (admission, tokens), `convert`, `directory`
+//! (the dealers), `lists` (members and customers) and `chats` (customer groups), the pages of the last two
+//! go on at a `cursor`; `event`, `xml`, `seal` and `delivery` are one callback; `fault` and `server` are
+//! the HTTP side, `control` the `/sim/` routes; `handle` and `sender` are the methods of [`Simulator`].
 //!
 //! Deliberately absent: everything of `WeCom` that unionlink does not use, limits per IP address (one machine
 //! has one address), several apps in one upstream corp, corps that are invited to the chain and have not
-//! joined, TLS, and persistence.
+//! joined, reviews and licences of agency-developed apps, TLS, and persistence.
 
+mod agency;
 mod api;
 mod chats;
 mod control;
@@ -75,15 +77,19 @@ mod tests;
 mod world;
 mod xml;
 
+pub use agency::TemplateSpec;
 pub use api::Api;
 pub use counters::{Call, CallbackCounters, Counters};
 pub use delivery::Delivery;
-pub use event::{AppChange, Change, ChatChange, ChatMembers, ContactChange, Event, Leave, MemberChange};
+pub use event::{
+    AppChange, Change, ChatChange, ChatMembers, ContactChange, Event, Leave, MemberChange, Sending,
+};
 pub use fault::{Fault, Target};
-pub use handle::{QuotaUse, Simulator, Truth};
+pub use handle::{QuotaUse, Scanned, Simulator, Truth};
 pub use model::{AppSpec, CallbackSpec, Dealer, Person};
 pub use options::{
-    ConversionQuota, Invisible, ItemForm, Options, PageFill, Permission, ReceiveId, Remint, SenderOptions,
+    AgencyOptions, AppUrlCheck, ConversionQuota, EventUrl, Invisible, ItemForm, Options, PageFill,
+    Permission, ReceiveId, Remint, ResetEndsOld, SenderOptions, ShareChange, SharedFrom, TicketRule,
     TokenRule, UnknownId, Unminted,
 };
 pub use relations::{By, Friendship};

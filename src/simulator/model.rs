@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use super::agency::Agency;
 use crate::domain::time::Timestamp;
 
 /// A position in `World::corps`.
@@ -75,8 +76,12 @@ pub(super) struct Corp {
     pub(super) name: String,
     /// A dealer's upstream corp; an upstream corp's own index.
     pub(super) upstream: CorpIdx,
-    /// `None` for a dealer.
+    /// Whether it is a brand, which shares its app with dealers.
+    pub(super) is_upstream: bool,
+    /// A brand's self-built app.
     pub(super) app: Option<AppSpec>,
+    /// The authorization of a brand with an agency-developed app, or of a dealer that installed one.
+    pub(super) agency: Option<Agency>,
     /// Whether the app is in use at this corp; always true for an upstream corp.
     pub(super) is_shared: bool,
     /// The common part of all ids that the upstream corp sees.
@@ -94,7 +99,8 @@ pub(super) struct Corp {
 }
 
 impl Corp {
-    /// A corp without members. `app` is `None` for a dealer, with which the upstream corp's app is shared.
+    /// A corp without members: with a self-built app an upstream corp, without one a dealer with which the
+    /// upstream corp's app is shared.
     pub(super) fn new(
         id: String,
         agent_id: u64,
@@ -108,7 +114,9 @@ impl Corp {
             agent_id,
             name,
             upstream,
+            is_upstream: app.is_some(),
             app,
+            agency: None,
             is_shared: true,
             id_stem,
             error: None,
@@ -117,10 +125,6 @@ impl Corp {
             chats: Vec::new(),
             qualification: CERTIFIED,
         }
-    }
-
-    pub(super) const fn is_upstream(&self) -> bool {
-        self.app.is_some()
     }
 }
 

@@ -3,9 +3,15 @@
 //! Where the documentation is silent (which token converts, what an unknown id answers, whether a second
 //! mint renews) the option is an enum, so that a client can be tested against each interpretation.
 //!
+//! Those of agency-developed apps have a file of their own below this one.
+//!
 //! Deliberately absent: any file or environment parsing; the caller fills in the struct.
 
+mod agency;
+
 use std::net::{Ipv4Addr, SocketAddr};
+
+pub use agency::{AgencyOptions, AppUrlCheck, EventUrl, ResetEndsOld, ShareChange, SharedFrom, TicketRule};
 
 /// The behaviour of a simulator.
 #[derive(Debug, Clone)]
@@ -81,6 +87,8 @@ pub struct Options {
     pub call_log_calls_max: usize,
     /// How callbacks are sent.
     pub sender: SenderOptions,
+    /// Agency-developed apps.
+    pub agency: AgencyOptions,
 }
 
 impl Default for Options {
@@ -117,6 +125,7 @@ impl Default for Options {
             latency_ms: 0,
             call_log_calls_max: 100_000,
             sender: SenderOptions::default(),
+            agency: AgencyOptions::default(),
         }
     }
 }

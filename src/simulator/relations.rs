@@ -70,6 +70,7 @@ impl World {
         beginning: Beginning,
     ) -> Result<Friendship, SimulatorError> {
         let (corp, person) = (self.corp(corp_id)?, self.person(unionid)?);
+        let user_id = &self.user_id(corp, user_id);
         let began = self.sequenced();
         let index = self.customer(corp, person);
         let welcome_code = ids::welcome_code(&mut self.rng);
@@ -111,6 +112,7 @@ impl World {
         by: By,
     ) -> Result<Event, SimulatorError> {
         let (corp, person) = (self.corp(corp_id)?, self.person(unionid)?);
+        let user_id = &self.user_id(corp, user_id);
         let not_friends = || SimulatorError::NotFriends {
             corp_id: corp_id.to_owned(),
             user_id: user_id.to_owned(),

@@ -123,10 +123,12 @@ impl Sealer {
 
     /// The signed envelope around a real or forged ciphertext, with the unencrypted fields of `event`.
     pub(super) fn envelope(&self, encrypted: &str, event: &Event, params: &SealParams) -> SealedCallback {
+        // Empty in the events of a template.
+        let agent_id = if event.suite_id.is_some() { String::new() } else { event.agent_id.to_string() };
         let body = format!(
             "<xml><ToUserName><![CDATA[{}]]></ToUserName><Encrypt><![CDATA[{encrypted}]]></Encrypt>\
-             <AgentID><![CDATA[{}]]></AgentID></xml>",
-            event.to_user_name, event.agent_id,
+             <AgentID><![CDATA[{agent_id}]]></AgentID></xml>",
+            event.to_user_name,
         );
         SealedCallback { url: self.url.clone(), query: self.signed_query(encrypted, params), body }
     }

@@ -14,7 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::delivery::Delivery;
-use super::event::Event;
+use super::event::{Event, Sending};
 use super::handle::{Simulator, known};
 use super::ids;
 use super::seal::{SealedCallback, Sealer};
@@ -119,13 +119,32 @@ impl Simulator {
         run_all(jobs.collect(), in_flight_max).await
     }
 
-    /// Verifies the callback URL as the admin console does: whether the answer within a second is exactly the
-    /// echo.
+    /// Verifies the callback URL of an upstream corp's app as the admin console does: whether the answer
+    /// within a second is exactly the echo. For an agency-developed app, the receive id is that of
+    /// `AgencyOptions::app_url_check`.
     pub async fn verify_url(&self, upstream_corp_id: &str) -> bool {
-        let sealer = known(self.platform.sealer(upstream_corp_id));
+        let receive_id = {
+            let world = self.world();
+            world.app_url_receive_id(known(world.upstream(upstream_corp_id)))
+        };
+        self.verify_app_url(upstream_corp_id, &receive_id).await
+    }
+
+    /// Verifies the app URL of an upstream corp, or of a dealer that installed the app, with any receive id.
+    pub async fn verify_app_url(&self, corp_id: &str, receive_id: &str) -> bool {
+        self.verify(&known(self.platform.sealer(corp_id)), receive_id).await
+    }
+
+    /// Verifies the callback URL of a template with any receive id; the platform itself uses the provider's
+    /// corp id.
+    pub async fn verify_template_url(&self, suite_id: &str, receive_id: &str) -> bool {
+        self.verify(&known(self.platform.template_sealer(suite_id)), receive_id).await
+    }
+
+    async fn verify(&self, sealer: &Sealer, receive_id: &str) -> bool {
         let params = self.platform.seal_params();
         let echo = ids::nonce(&mut self.world().noise).repeat(2);
-        let url = sealer.verification_url(&echo, upstream_corp_id, &params);
+        let url = sealer.verification_url(&echo, receive_id, &params);
         let Some(http) = &self.platform.http else { return false };
         let answered = async {
             let response = http.get(url).timeout(VERIFY_TIMEOUT).send().await?;
@@ -174,7 +193,8 @@ impl Simulator {
 /// An event about the upstream corp itself.
 fn own_event(upstream_corp_id: &str, agent_id: u64, inner: &str) -> Event {
     let (upstream_corp_id, inner) = (upstream_corp_id.to_owned(), inner.to_owned());
-    Event { to_user_name: upstream_corp_id.clone(), upstream_corp_id, agent_id, inner }
+    let (suite_id, sending) = (None, Sending::Usual);
+    Event { to_user_name: upstream_corp_id.clone(), upstream_corp_id, agent_id, inner, suite_id, sending }
 }
 
 /// Runs jobs with at most `in_flight_max` at a time; the results are sorted by the jobs' indices.

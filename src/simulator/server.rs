@@ -28,13 +28,12 @@ use serde_json::Value;
 use strum::VariantArray as _;
 use tokio::net::{TcpListener, TcpStream};
 
-use super::api::{self, Api, Request};
+use super::api::{self, Api, Form, Request};
 use super::control;
 use super::counters::Call;
 use super::fault::Fault;
-use super::model::CorpIdx;
 use super::platform::Platform;
-use super::world::World;
+use super::world::{Caller, World};
 
 /// More than any documented request needs.
 const BODY_BYTES_MAX: usize = 1024 * 1024;
@@ -51,7 +50,7 @@ struct ConnectionReset;
 /// A call that counts as in flight until this is dropped, which also happens when the client gives up.
 struct InFlight<'a> {
     platform: &'a Platform,
-    caller: CorpIdx,
+    caller: Caller,
     api: Api,
 }
 
@@ -191,29 +190,31 @@ async fn call(
     response
 }
 
-/// Carries a call out unless its fault prevents that, and records it. Also returns the corp for which the
-/// call is in flight, if it was admitted.
+/// Carries a call out unless its fault prevents that, and records it. Also returns the caller for which
+/// the call is in flight, if it was admitted.
 fn respond(
     world: &mut World,
     api: Api,
     request: &Request,
     is_json: bool,
     fault: Option<Fault>,
-) -> (Response, Option<CorpIdx>) {
+) -> (Response, Option<Caller>) {
     let now = world.now();
     let caller = world.caller(api, request);
     // Before any fault: a call counts against the quota even if its answer is lost.
     let admitted = world.admit(api, request);
-    let admitted = admitted.and_then(|corp| world.enter(corp, api).map(|()| corp));
+    let admitted = admitted.and_then(|caller| world.enter(caller, api).map(|()| caller));
     let takes_effect = matches!(fault, None | Some(Fault::Latency(_) | Fault::ApplyThenDrop));
     let answer = match fault {
         Some(Fault::Errcode(code)) => Err(api::Errcode(code)),
-        _ if takes_effect => admitted.and_then(|corp| world.answer(api, corp, request)),
+        _ if takes_effect => admitted.and_then(|caller| world.answer(api, caller, request)),
         // Never sent.
         _ => Err(api::Errcode(-1)),
     };
     let errcode = answer.as_ref().map_or_else(|code| code.0, |_| 0);
-    let body = api::body(api, answer, now, request.ip, is_json, &mut world.noise);
+    let omits_success = api == Api::GetSuiteToken && !world.options.agency.suite_token_errcode;
+    let form = Form { is_json, omits_success };
+    let body = api::body(api, answer, now, request.ip, form, &mut world.noise);
     let (response, is_answered) = match fault {
         None | Some(Fault::Latency(_) | Fault::Errcode(_)) => (json_response(body), true),
         Some(Fault::HttpStatus(status)) => (status_response(status), false),
@@ -222,10 +223,19 @@ fn respond(
         }
         Some(Fault::Hang | Fault::Reset | Fault::ApplyThenDrop) => (reset_response(), false),
     };
+    let (corp_id, suite_id) = match caller {
+        Some(Caller::Corp(corp)) => (Some(world.corps[corp].id.clone()), None),
+        Some(Caller::Template(template)) => (
+            request.body["auth_corpid"].as_str().map(str::to_owned),
+            Some(world.templates[template].spec.suite_id.clone()),
+        ),
+        None => (None, None),
+    };
     let call = Call {
         api,
         at: now,
-        corp_id: caller.map(|corp| world.corps[corp].id.clone()),
+        corp_id,
+        suite_id,
         ids: ids_in(api, &request.body),
         chat_id: request.body["chat_id"].as_str().map(str::to_owned),
         errcode: is_answered.then_some(errcode),
@@ -251,7 +261,11 @@ fn ids_in(api: Api, body: &Value) -> usize {
         | Api::GetChainList
         | Api::GetChainGroup
         | Api::GetChainCorpinfoList
-        | Api::GetChainCorpinfo => 0,
+        | Api::GetChainCorpinfo
+        | Api::GetSuiteToken
+        | Api::GetPermanentCode
+        | Api::GetAuthInfo
+        | Api::GetPermissions => 0,
     }
 }
 

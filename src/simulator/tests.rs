@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: unionlink's own client and callback handler; the simulator has to work without them.
 
+mod agency;
+mod agency_callbacks;
 mod api;
 mod callbacks;
 mod chats;

@@ -10,21 +10,29 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
+use super::agency::{SuiteToken, Template, TemplateIdx};
 use super::api::Api;
 use super::counters::{Call, Counters};
 use super::error::SimulatorError;
-use super::event::{Change, Event};
+use super::event::{Change, Event, Sending};
 use super::fault::Faults;
 use super::ids;
 use super::model::{
     AppSpec, Chat, ChatIdx, Corp, CorpIdx, Customer, CustomerIdx, Dealer, IssuedToken, MintedId, Person,
     PersonIdx, PersonState, Sequenced,
 };
-use super::options::Options;
+use super::options::{Options, ShareChange};
 use super::quota::CallWindows;
-use super::xml::inner_xml;
+use super::xml::{SuiteChange, inner_xml};
 use crate::clock::Clock;
 use crate::domain::time::{SECOND_MS, Timestamp};
+
+/// The caller of an API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Caller {
+    Corp(CorpIdx),
+    Template(TemplateIdx),
+}
 
 /// Everything that the platform remembers.
 pub(super) struct World {
@@ -36,6 +44,9 @@ pub(super) struct World {
     /// depend on the calls that were made in between.
     pub(super) noise: StdRng,
     sequence: u64,
+    /// The templates of agency-developed apps.
+    pub(super) templates: Vec<Template>,
+    pub(super) suite_tokens: HashMap<String, SuiteToken>,
     pub(super) corps: Vec<Corp>,
     corp_by_id: HashMap<String, CorpIdx>,
     pub(super) people: Vec<PersonState>,
@@ -48,10 +59,10 @@ pub(super) struct World {
     /// Of each upstream corp and person, oldest first.
     pub(super) pending_ids: HashMap<(CorpIdx, PersonIdx), Vec<MintedId>>,
     pub(super) tokens: HashMap<String, IssuedToken>,
-    pub(super) base_calls: HashMap<(CorpIdx, Api), CallWindows>,
+    pub(super) base_calls: HashMap<(Caller, Api), CallWindows>,
     pub(super) conversion_calls: HashMap<(CorpIdx, Api), CallWindows>,
     /// Calls that have arrived and are not answered yet.
-    pub(super) in_flight: HashMap<(CorpIdx, Api), u32>,
+    pub(super) in_flight: HashMap<(Caller, Api), u32>,
     /// Wrong secrets in a row, and until when the address is banned.
     pub(super) wrong_secrets: HashMap<IpAddr, (u32, i64)>,
     pub(super) faults: Faults,
@@ -72,6 +83,8 @@ impl World {
             options,
             clock,
             sequence: 0,
+            templates: Vec::new(),
+            suite_tokens: HashMap::new(),
             corps: Vec::new(),
             corp_by_id: HashMap::new(),
             people: Vec::new(),
@@ -115,11 +128,13 @@ impl World {
         let id_stem = self.corps[upstream].id_stem.clone();
         let corp_id = ids::dealer_corp_id(&mut self.rng, &id_stem);
         let agent_id = 1_000_002 + ids::number(&mut self.rng, 9_000);
-        self.push_corp(Corp::new(corp_id.clone(), agent_id, name.to_owned(), upstream, None, id_stem));
+        let mut dealer = Corp::new(corp_id.clone(), agent_id, name.to_owned(), upstream, None, id_stem);
+        dealer.is_shared = !(self.is_agency(upstream) && self.options.agency.dealers_install);
+        self.push_corp(dealer);
         Dealer { corp_id, agent_id }
     }
 
-    fn push_corp(&mut self, corp: Corp) {
+    pub(super) fn push_corp(&mut self, corp: Corp) {
         self.corp_by_id.insert(corp.id.clone(), self.corps.len());
         self.corps.push(corp);
     }
@@ -147,7 +162,7 @@ impl World {
 
     /// The upstream corp with this id.
     pub(super) fn upstream(&self, corp_id: &str) -> Result<CorpIdx, SimulatorError> {
-        let corp = self.corp(corp_id).ok().filter(|corp| self.corps[*corp].is_upstream());
+        let corp = self.corp(corp_id).ok().filter(|corp| self.corps[*corp].is_upstream);
         corp.ok_or_else(|| SimulatorError::UnknownUpstream(corp_id.to_owned()))
     }
 
@@ -156,7 +171,7 @@ impl World {
         if let Some(corp_id) = corp_id {
             return self.upstream(corp_id);
         }
-        let mut upstreams = (0..self.corps.len()).filter(|corp| self.corps[*corp].is_upstream());
+        let mut upstreams = (0..self.corps.len()).filter(|corp| self.corps[*corp].is_upstream);
         match (upstreams.next(), upstreams.next()) {
             (Some(only), None) => Ok(only),
             _ => Err(SimulatorError::AmbiguousUpstream),
@@ -202,11 +217,14 @@ impl World {
 
     /// Invalidates every token of a corp before it expires.
     pub(super) fn revoke_tokens(&mut self, corp_id: &str) -> Result<(), SimulatorError> {
-        let corp = self.corp(corp_id)?;
+        self.revoke_tokens_of(self.corp(corp_id)?);
+        Ok(())
+    }
+
+    pub(super) fn revoke_tokens_of(&mut self, corp: CorpIdx) {
         for token in self.tokens.values_mut().filter(|token| token.corp == corp) {
             token.is_revoked = true;
         }
-        Ok(())
     }
 
     /// Counts a call and keeps it in the log.
@@ -221,11 +239,24 @@ impl World {
     /// The event of a change at `corp`.
     pub(super) fn event(&self, corp: CorpIdx, change: &Change) -> Event {
         let about = &self.corps[corp];
+        let share_change = match (change, &self.corps[about.upstream].agency) {
+            (Change::ShareChainChange { .. }, Some(agency)) => {
+                Some((self.options.agency.share_change, agency))
+            }
+            _ => None,
+        };
+        if let Some((ShareChange::TemplateUrl, agency)) = share_change {
+            let change = SuiteChange::ShareChainChange { auth_corp_id: about.id.clone() };
+            return self.suite_event(agency.template, &change);
+        }
+        let is_withheld = matches!(share_change, Some((ShareChange::Never, _)));
         Event {
             upstream_corp_id: self.corps[about.upstream].id.clone(),
             to_user_name: about.id.clone(),
             agent_id: about.agent_id,
             inner: inner_xml(&about.id, about.agent_id, self.now(), change, self.options.item_form),
+            suite_id: None,
+            sending: if is_withheld { Sending::Never } else { Sending::Usual },
         }
     }
 }

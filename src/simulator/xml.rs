@@ -37,6 +37,58 @@ pub(super) fn inner_xml(
     xml.close()
 }
 
+/// A template's event.
+#[derive(Debug)]
+pub(super) enum SuiteChange {
+    Ticket(String),
+    CreateAuth {
+        auth_code: String,
+    },
+    ResetPermanentCode {
+        auth_code: String,
+    },
+    ChangeAuth {
+        auth_corp_id: String,
+    },
+    CancelAuth {
+        auth_corp_id: String,
+    },
+    /// Known from third-party apps.
+    ShareChainChange {
+        auth_corp_id: String,
+    },
+}
+
+/// The inner XML of a template's event, with the order and the white space of the samples.
+pub(super) fn suite_xml(suite_id: &str, at: Timestamp, change: &SuiteChange) -> String {
+    let at = at.as_secs().to_string();
+    let mut xml = Xml::open();
+    xml.cdata("SuiteId", suite_id);
+    match change {
+        SuiteChange::Ticket(ticket) => xml
+            .plain("InfoType", " <![CDATA[suite_ticket]]>")
+            .plain("TimeStamp", &at)
+            .cdata("SuiteTicket", ticket),
+        SuiteChange::CreateAuth { auth_code } => xml
+            .cdata("AuthCode", auth_code)
+            .cdata("InfoType", "create_auth")
+            .plain("TimeStamp", &at)
+            .cdata("State", "")
+            .plain("ExtraInfo", ""),
+        SuiteChange::ResetPermanentCode { auth_code } => {
+            xml.cdata("AuthCode", auth_code).cdata("InfoType", "reset_permanent_code").plain("TimeStamp", &at)
+        }
+        SuiteChange::ChangeAuth { auth_corp_id } => {
+            xml.about_corp("change_auth", &at, auth_corp_id).cdata("State", "").plain("ExtraInfo", "")
+        }
+        SuiteChange::CancelAuth { auth_corp_id } => xml.about_corp("cancel_auth", &at, auth_corp_id),
+        SuiteChange::ShareChainChange { auth_corp_id } => {
+            xml.about_corp("share_chain_change", &at, auth_corp_id)
+        }
+    };
+    xml.close()
+}
+
 /// The `FromUserName`: a member where the document says so, else the system.
 fn sender(change: &Change) -> &str {
     match change {
@@ -80,6 +132,10 @@ impl Xml {
             items.cdata(item, value);
         }
         self.plain(list, &items.0)
+    }
+
+    fn about_corp(&mut self, info_type: &str, at: &str, corp_id: &str) -> &mut Self {
+        self.cdata("InfoType", info_type).plain("TimeStamp", at).cdata("AuthCorpId", corp_id)
     }
 
     fn contact(&mut self, user_id: &str, external_userid: &str, change: &ContactChange) -> &mut Self {

@@ -59,8 +59,9 @@ impl Simulator {
     pub fn change_chat_owner(&self, chat_id: &str, user_id: &str) -> Event {
         let mut world = self.world();
         let corp = known(world.chat(chat_id).map(|chat| world.chats[chat].corp));
-        world.corps[corp].members.entry(user_id.to_owned()).or_default();
-        let edit = |chat: &mut Chat| user_id.clone_into(&mut chat.owner);
+        let user_id = world.user_id(corp, user_id);
+        world.corps[corp].members.entry(user_id.clone()).or_default();
+        let edit = |chat: &mut Chat| chat.owner = user_id;
         known(world.edit_chat(chat_id, ChatChange::OwnerChanged, edit))
     }
 

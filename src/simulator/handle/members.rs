@@ -1,4 +1,4 @@
-//! The methods of [`Simulator`] about the members of a corp and its verification.
+//! The methods of [`Simulator`] about a corp: its members, its verification and the errors it answers.
 //!
 //! Deliberately absent: the members' customers, which are in the parent, and their groups (`groups`).
 
@@ -6,7 +6,7 @@ use super::{Simulator, known};
 use crate::domain::time::Timestamp;
 use crate::simulator::model::Person;
 
-/// Members. No event is sent: see [`Change::Member`](super::super::Change::Member).
+/// A corp and its members. No event is sent: see [`Change::Member`](super::super::Change::Member).
 impl Simulator {
     /// Puts a member into the visible range of the app, or takes them out of it. The member is created if
     /// there is none of that name.
@@ -30,6 +30,19 @@ impl Simulator {
     /// the default. Conversions of an unverified corp answer 43009.
     pub fn set_qualification(&self, corp_id: &str, qualification: u8) {
         known(self.world().corp_mut(corp_id)).qualification = qualification;
+    }
+
+    /// Makes conversions of a dealer's ids answer `errcode`, until it is set to `None`.
+    pub fn set_dealer_error(&self, dealer_corp_id: &str, errcode: Option<i64>) {
+        known(self.world().corp_mut(dealer_corp_id)).error = errcode;
+    }
+
+    /// Makes all three conversions of an app, its dealers' included, answer `errcode`, until it is set to
+    /// `None`.
+    pub fn set_app_error(&self, upstream_corp_id: &str, errcode: Option<i64>) {
+        let mut world = self.world();
+        let upstream = known(world.upstream(upstream_corp_id));
+        world.corps[upstream].error = errcode;
     }
 
     /// The `pending_id` that converting this person, as a customer of this corp, returns now, if any.

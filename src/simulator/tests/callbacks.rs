@@ -17,7 +17,11 @@ use super::super::{CallbackSpec, Change, ContactChange, Copies, Forgery, Receive
 use super::*;
 
 /// The plaintext and the receive id of a callback, or what is wrong with it.
-fn open(spec: &CallbackSpec, query: &str, encrypted: &str) -> Result<(String, String), &'static str> {
+pub(super) fn open(
+    spec: &CallbackSpec,
+    query: &str,
+    encrypted: &str,
+) -> Result<(String, String), &'static str> {
     let field = |name: &str| {
         let value = query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('=')).unwrap();
         percent_encoding::percent_decode_str(value).decode_utf8().unwrap().into_owned()
@@ -51,7 +55,7 @@ fn open(spec: &CallbackSpec, query: &str, encrypted: &str) -> Result<(String, St
     Ok((text(message), text(&plain[20 + length..])))
 }
 
-fn encrypted_in(body: &str) -> &str {
+pub(super) fn encrypted_in(body: &str) -> &str {
     body.split_once("<Encrypt><![CDATA[").unwrap().1.split_once("]]></Encrypt>").unwrap().0
 }
 
@@ -107,16 +111,31 @@ fn sealed_messages_equal_those_of_published_implementations() {
 
 /// A callback server that answers as configured and keeps what it received.
 #[derive(Default)]
-struct Receiver {
+pub(super) struct Receiver {
     statuses: Mutex<VecDeque<u16>>,
-    delay: Mutex<Option<Duration>>,
+    /// Another answer than `success`.
+    pub(super) answer: Mutex<Option<&'static str>>,
+    pub(super) delay: Mutex<Option<Duration>>,
     seen: Mutex<Vec<(String, String)>>,
-    echo: Mutex<Option<CallbackSpec>>,
+    pub(super) echo: Mutex<Option<CallbackSpec>>,
+    verified: Mutex<Option<String>>,
 }
 
 impl Receiver {
-    fn seen(&self) -> Vec<(String, String)> {
+    pub(super) fn seen(&self) -> Vec<(String, String)> {
         self.seen.lock().unwrap().clone()
+    }
+
+    /// The receive id of the last verification.
+    pub(super) fn verified(&self) -> Option<String> {
+        self.verified.lock().unwrap().clone()
+    }
+
+    /// The only callback since the last time: query and body.
+    pub(super) fn take_one(&self) -> (String, String) {
+        let mut seen = std::mem::take(&mut *self.seen.lock().unwrap());
+        assert_eq!(seen.len(), 1);
+        seen.remove(0)
     }
 }
 
@@ -131,7 +150,8 @@ async fn receive(
         tokio::time::sleep(delay).await;
     }
     let status = receiver.statuses.lock().unwrap().pop_front().unwrap_or(200);
-    (StatusCode::from_u16(status).unwrap(), "success")
+    let answer = receiver.answer.lock().unwrap().unwrap_or("success");
+    (StatusCode::from_u16(status).unwrap(), answer)
 }
 
 async fn echo(receiver: State<Arc<Receiver>>, query: RawQuery) -> String {
@@ -141,10 +161,12 @@ async fn echo(receiver: State<Arc<Receiver>>, query: RawQuery) -> String {
     };
     let echostr = query.split_once("echostr=").unwrap().1;
     let echostr = percent_encoding::percent_decode_str(echostr).decode_utf8().unwrap();
-    open(&spec, &query, &echostr).unwrap().0
+    let (text, receive_id) = open(&spec, &query, &echostr).unwrap();
+    *receiver.verified.lock().unwrap() = Some(receive_id);
+    text
 }
 
-async fn receiver() -> (Arc<Receiver>, String) {
+pub(super) async fn receiver() -> (Arc<Receiver>, String) {
     let receiver = Arc::new(Receiver::default());
     let router = axum::Router::new()
         .route("/cb", axum::routing::post(receive).get(echo))

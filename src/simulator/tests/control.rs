@@ -2,7 +2,7 @@
 
 use super::*;
 
-async fn ask(bench: &Bench, method: reqwest::Method, path: &str, body: Value) -> (u16, Value) {
+pub(super) async fn ask(bench: &Bench, method: reqwest::Method, path: &str, body: Value) -> (u16, Value) {
     let url = format!("{}/sim/{path}", bench.sim.base_url());
     let response = bench.http.request(method, url).json(&body).send().await.unwrap();
     (response.status().as_u16(), response.json().await.unwrap())
@@ -114,6 +114,10 @@ async fn every_call_in_the_index_works() {
     for line in index.text().await.unwrap().lines() {
         let Some((method, call)) = line.split_once(' ') else { continue };
         let Some(call) = call.trim_start().strip_prefix("/sim/") else { continue };
+        // Those of agency-developed apps have a test of their own.
+        if line.contains("/sim/template/ticket") {
+            break;
+        }
         let (path, body) = call.split_once(' ').unwrap_or((call, "null"));
         let mut body: Value = serde_json::from_str(body).unwrap();
         for (key, id) in [
