@@ -151,13 +151,9 @@ impl Platform {
         loop {
             attempts += 1;
             let delivery = Delivery { attempts, ..self.attempt(&sealed, needed).await };
-            let is_final = delivery.acknowledged
-                || match delivery.status {
-                    // A template's event: too late, or another text than `success`.
-                    Some(200) => false,
-                    Some(_) => !options.retry_non_200,
-                    None => false,
-                };
+            // A template's event with a 200 was answered too late, or with another text than `success`.
+            let is_refused = delivery.status.is_some_and(|status| status != 200);
+            let is_final = delivery.acknowledged || is_refused && !options.retry_non_200;
             if is_final || attempts > retries {
                 return self.counted(delivery);
             }
