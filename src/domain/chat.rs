@@ -33,6 +33,7 @@ use super::time::{SECOND_MS, Timestamp};
 mod version1;
 
 pub use version1::ChatVersion1;
+use version1::ReadingVersion1;
 
 /// How long after an event the list may lack the change, in milliseconds (document 92122).
 pub const CHAT_LAG_MS: i64 = 2 * SECOND_MS;
@@ -248,6 +249,19 @@ impl Chat {
     pub const fn put_off(&mut self, until: Timestamp) {
         if let Some(reading) = &mut self.reading {
             reading.due_at = until;
+        }
+    }
+}
+
+impl From<ChatVersion1> for Chat {
+    fn from(old: ChatVersion1) -> Self {
+        let replaced = old.reading.as_ref().and_then(|reading| reading.older_than.clone());
+        let due = |ReadingVersion1 { due_at, complete_at, tries, .. }| Reading { due_at, complete_at, tries };
+        Self {
+            // Without a version the next event has the list read: some of the customers held may have left.
+            version: None,
+            reading: old.reading.map(due),
+            replaced: replaced.map(MemberVersion).into_iter().collect(),
         }
     }
 }

@@ -12,112 +12,26 @@ mod suite;
 use super::error::SimulatorError;
 use super::event::{Event, Sending};
 use super::ids;
-use super::model::{CallbackSpec, Corp, CorpIdx};
+use super::model::{
+    Agency, AuthCode, CUSTOMERS, CallbackSpec, CodeKind, Corp, CorpIdx, SuiteToken, Template, TemplateIdx,
+    TemplateSpec, Ticket,
+};
 use super::options::{AppUrlCheck, EventUrl, ResetEndsOld};
 use super::world::World;
 use super::xml::{SuiteChange, suite_xml};
-use crate::domain::time::{MINUTE_MS, Timestamp};
+use crate::domain::time::MINUTE_MS;
 
 /// The documented life of a ticket.
 const TICKET_LIFE_MS: i64 = 30 * MINUTE_MS;
 /// The documented life of an auth code.
 const AUTH_CODE_LIFE_MS: i64 = 10 * MINUTE_MS;
-/// The custom permission for customers and customer groups (document 99108).
-const CUSTOMERS: &str = "externalcontact:base:base";
-
-/// A position in `World::templates`.
-pub(super) type TemplateIdx = usize;
-
-/// A template for agency-developed apps (代开发应用模版), and its provider.
+/// A brand that has authorized a template.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TemplateSpec {
-    /// The provider's corp id.
-    pub provider_corp_id: String,
-    /// The template's id.
-    pub suite_id: String,
-    /// The template's secret.
-    pub suite_secret: String,
-    /// The template's callback configuration, which its apps have, too, unless they have one of their own.
-    pub callback: CallbackSpec,
-}
-
-/// A template and what was issued for it.
-#[derive(Debug)]
-pub(super) struct Template {
-    pub(super) spec: TemplateSpec,
-    /// The common part of all ids that the provider sees.
-    id_stem: String,
-    /// Every ticket, oldest first.
-    tickets: Vec<Ticket>,
-    /// Every auth code, oldest first.
-    codes: Vec<AuthCode>,
-    /// The newest suite token.
-    token: Option<String>,
-}
-
-#[derive(Debug)]
-struct Ticket {
-    value: String,
-    expires_at: Timestamp,
-}
-
-#[derive(Debug)]
-struct AuthCode {
-    value: String,
-    corp: CorpIdx,
-    kind: CodeKind,
-    expires_at: Timestamp,
-    /// Exchanged, or void because the authorization was cancelled.
-    is_spent: bool,
-}
-
-/// What an auth code was sent for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CodeKind {
-    Create,
-    Reset,
-}
-
-/// A suite access token.
-#[derive(Debug)]
-pub(super) struct SuiteToken {
-    template: TemplateIdx,
-    expires_at: Timestamp,
-}
-
-/// A corp's authorization of a template.
-#[derive(Debug)]
-pub(super) struct Agency {
-    pub(super) template: TemplateIdx,
-    pub(super) is_authorized: bool,
-    /// The permanent code; `None` before the first exchange, and between a reset and its exchange.
-    pub(super) code: Option<String>,
-    /// Permanent codes that are no longer valid.
-    old_codes: Vec<String>,
-    /// The corp's id as it knows it itself.
-    plain_corp_id: String,
-    /// The callback configuration of the app, if it is not the template's.
-    pub(super) own_callback: Option<CallbackSpec>,
-    pub(super) permissions: Vec<String>,
-}
-
-impl Agency {
-    fn new(template: TemplateIdx, plain_corp_id: String) -> Self {
-        Self {
-            template,
-            is_authorized: true,
-            code: None,
-            old_codes: Vec::new(),
-            plain_corp_id,
-            own_callback: None,
-            permissions: vec![CUSTOMERS.to_owned()],
-        }
-    }
-
-    /// Ends the permanent code, if there is one.
-    fn end_code(&mut self) {
-        self.old_codes.extend(self.code.take());
-    }
+pub struct Scanned {
+    /// The brand's id as the provider sees it.
+    pub corp_id: String,
+    /// `create_auth`.
+    pub event: Event,
 }
 
 /// Look-ups.

@@ -31,8 +31,6 @@ use super::server::{self, InProcess};
 use super::world::World;
 use crate::clock::Clock;
 
-pub use agency::Scanned;
-
 /// A handle of a running platform. Its clones share the platform, which stops when the last one is dropped.
 #[derive(Clone)]
 pub struct Simulator {

@@ -77,7 +77,7 @@ mod tests;
 mod world;
 mod xml;
 
-pub use agency::TemplateSpec;
+pub use agency::Scanned;
 pub use api::Api;
 pub use counters::{Call, CallbackCounters, Counters};
 pub use delivery::Delivery;
@@ -85,8 +85,8 @@ pub use event::{
     AppChange, Change, ChatChange, ChatMembers, ContactChange, Event, Leave, MemberChange, Sending,
 };
 pub use fault::{Fault, Target};
-pub use handle::{QuotaUse, Scanned, Simulator, Truth};
-pub use model::{AppSpec, CallbackSpec, Dealer, Person};
+pub use handle::{QuotaUse, Simulator, Truth};
+pub use model::{AppSpec, CallbackSpec, Dealer, Person, TemplateSpec};
 pub use options::{
     AgencyOptions, AppUrlCheck, ConversionQuota, EventUrl, Invisible, ItemForm, Options, PageFill,
     Permission, ReceiveId, Remint, ResetEndsOld, SenderOptions, ShareChange, SharedFrom, TicketRule,

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::agency::Agency;
 use crate::domain::time::Timestamp;
 
 /// A position in `World::corps`.
@@ -25,6 +24,9 @@ pub(super) type ChatIdx = usize;
 pub(super) const UNVERIFIED: u8 = 1;
 /// The `qualification_status` of a certified corp.
 const CERTIFIED: u8 = 3;
+
+/// The custom permission of an agency-developed app for customers and customer groups (document 99108).
+pub(super) const CUSTOMERS: &str = "externalcontact:base:base";
 
 /// The callback configuration of an app.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -275,4 +277,99 @@ pub(super) struct MintedId {
     pub(super) value: String,
     pub(super) minted: Sequenced,
     pub(super) expires_at: Timestamp,
+}
+
+/// A position in `World::templates`.
+pub(super) type TemplateIdx = usize;
+
+/// A template for agency-developed apps (代开发应用模版), and its provider.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TemplateSpec {
+    /// The provider's corp id.
+    pub provider_corp_id: String,
+    /// The template's id.
+    pub suite_id: String,
+    /// The template's secret.
+    pub suite_secret: String,
+    /// The template's callback configuration, which its apps have, too, unless they have one of their own.
+    pub callback: CallbackSpec,
+}
+
+/// A template and what was issued for it.
+#[derive(Debug)]
+pub(super) struct Template {
+    pub(super) spec: TemplateSpec,
+    /// The common part of all ids that the provider sees.
+    pub(super) id_stem: String,
+    /// Every ticket, oldest first.
+    pub(super) tickets: Vec<Ticket>,
+    /// Every auth code, oldest first.
+    pub(super) codes: Vec<AuthCode>,
+    /// The newest suite token.
+    pub(super) token: Option<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct Ticket {
+    pub(super) value: String,
+    pub(super) expires_at: Timestamp,
+}
+
+#[derive(Debug)]
+pub(super) struct AuthCode {
+    pub(super) value: String,
+    pub(super) corp: CorpIdx,
+    pub(super) kind: CodeKind,
+    pub(super) expires_at: Timestamp,
+    /// Exchanged, or void because the authorization was cancelled.
+    pub(super) is_spent: bool,
+}
+
+/// What an auth code was sent for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum CodeKind {
+    Create,
+    Reset,
+}
+
+/// A suite access token.
+#[derive(Debug)]
+pub(super) struct SuiteToken {
+    pub(super) template: TemplateIdx,
+    pub(super) expires_at: Timestamp,
+}
+
+/// A corp's authorization of a template.
+#[derive(Debug)]
+pub(super) struct Agency {
+    pub(super) template: TemplateIdx,
+    pub(super) is_authorized: bool,
+    /// The permanent code; `None` before the first exchange, and between a reset and its exchange.
+    pub(super) code: Option<String>,
+    /// Permanent codes that are no longer valid.
+    pub(super) old_codes: Vec<String>,
+    /// The corp's id as it knows it itself.
+    pub(super) plain_corp_id: String,
+    /// The callback configuration of the app, if it is not the template's.
+    pub(super) own_callback: Option<CallbackSpec>,
+    pub(super) permissions: Vec<String>,
+}
+
+impl Agency {
+    pub(super) fn new(template: TemplateIdx, plain_corp_id: String) -> Self {
+        Self {
+            template,
+            is_authorized: true,
+            code: None,
+            old_codes: Vec::new(),
+            plain_corp_id,
+            own_callback: None,
+            permissions: vec![CUSTOMERS.to_owned()],
+        }
+    }
+
+    /// Ends the permanent code, if there is one.
+    pub(super) fn end_code(&mut self) {
+        self.old_codes.extend(self.code.take());
+    }
 }

@@ -8,10 +8,12 @@
 //! Deliberately absent: any file or environment parsing; the caller fills in the struct.
 
 mod agency;
+mod permission;
 
 use std::net::{Ipv4Addr, SocketAddr};
 
 pub use agency::{AgencyOptions, AppUrlCheck, EventUrl, ResetEndsOld, ShareChange, SharedFrom, TicketRule};
+pub use permission::Permission;
 
 /// The behaviour of a simulator.
 #[derive(Debug, Clone)]
@@ -229,16 +231,6 @@ pub enum PageFill {
     Full,
     /// A page has the rows of one member only: it may be short, or empty, with others to follow.
     PerMember,
-}
-
-/// Whether an API may be called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Permission {
-    /// It may.
-    #[default]
-    Allowed,
-    /// It answers this `errcode`, 48002 for instance.
-    Refused(i64),
 }
 
 /// How callbacks are sent.

@@ -10,7 +10,6 @@ use std::sync::Arc;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 
-use super::agency::{SuiteToken, Template, TemplateIdx};
 use super::api::Api;
 use super::counters::{Call, Counters};
 use super::error::SimulatorError;
@@ -19,7 +18,7 @@ use super::fault::Faults;
 use super::ids;
 use super::model::{
     AppSpec, Chat, ChatIdx, Corp, CorpIdx, Customer, CustomerIdx, Dealer, IssuedToken, MintedId, Person,
-    PersonIdx, PersonState, Sequenced,
+    PersonIdx, PersonState, Sequenced, SuiteToken, Template, TemplateIdx,
 };
 use super::options::{Options, ShareChange};
 use super::quota::CallWindows;

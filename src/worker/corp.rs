@@ -190,7 +190,8 @@ impl ListCall<'_> {
 mod tests {
     use std::time::Duration;
 
-    use super::super::scripted::{Script, World, app, dealer};
+    use super::super::scripted::{Script, app, dealer};
+    use super::super::world::World;
     use super::*;
     use crate::domain::lookup::Haste;
 

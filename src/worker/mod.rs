@@ -41,6 +41,8 @@ pub mod sweep;
 
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;

@@ -1,7 +1,6 @@
-//! For the tests of workers: a WeCom whose answers and refusals a test prepares, and a service that calls it
-//! ([`World`]).
+//! For the tests of workers: a WeCom whose answers and refusals a test prepares.
 //!
-//! Deliberately absent: what only one worker's tests need, which is in their own files.
+//! Deliberately absent: a service that calls it (`world`), and what only one worker's tests need.
 
 use std::collections::VecDeque;
 
@@ -16,10 +15,6 @@ use crate::domain::quota::Share;
 use crate::domain::sighting::{Sighting, SightingPlace};
 use crate::domain::time::DAY_MS;
 use crate::wecom::{Api, CallError, ChatMembers, CustomerPage, DealerList, TokenOf};
-
-mod world;
-
-pub(super) use world::World;
 
 /// When every test begins.
 pub(super) const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
@@ -141,7 +136,7 @@ fn refused(errcode: i64) -> CallError {
 }
 
 /// A WeCom that answers as its script says.
-pub(super) struct Scripted(Mutex<Script>);
+pub(super) struct Scripted(pub(super) Mutex<Script>);
 
 impl Scripted {
     /// A WeCom that converts as a function says.

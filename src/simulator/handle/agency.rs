@@ -4,20 +4,11 @@
 //! (`sender`).
 
 use super::{Simulator, known};
-use crate::simulator::agency::TemplateSpec;
+use crate::simulator::agency::Scanned;
 use crate::simulator::event::Event;
 use crate::simulator::ids;
-use crate::simulator::model::CallbackSpec;
+use crate::simulator::model::{CallbackSpec, TemplateSpec};
 use crate::simulator::seal::Sealer;
-
-/// A brand that has authorized a template.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Scanned {
-    /// The brand's id as the provider sees it.
-    pub corp_id: String,
-    /// `create_auth`.
-    pub event: Event,
-}
 
 /// Templates and authorizations. No event is sent, except that a platform with sockets sends tickets.
 impl Simulator {

@@ -4,7 +4,7 @@
 //! Deliberately absent: the receive id of a dealer's event, which is `SenderOptions::receive_id` for every
 //! kind of app.
 
-use super::Permission;
+use super::permission::Permission;
 
 /// The behaviour of templates and of the apps that are developed from them.
 #[derive(Debug, Clone, Copy)]

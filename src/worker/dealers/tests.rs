@@ -1,6 +1,7 @@
 //! The worker over a scripted WeCom: the list of dealers, and what the tests of the other parts share.
 
-use super::super::scripted::{Script, T0, World, app, contact_event, customer, member};
+use super::super::scripted::{Script, T0, app, contact_event, customer, member};
+use super::super::world::World;
 use super::*;
 use crate::clock::Clock as _;
 use crate::domain::chat::{ChatChange, ChatEvent};

@@ -1,7 +1,8 @@
 //! When lists are read, and what becomes of one that cannot be.
 
 use super::super::breaker::Scope;
-use super::super::scripted::{Script, World, app, chat_id, customer, dealer};
+use super::super::scripted::{Script, app, chat_id, customer, dealer};
+use super::super::world::World;
 use super::*;
 use crate::domain::chat::{ChatChange, ChatEvent, MemberVersion};
 use crate::domain::dealer::Dealer;

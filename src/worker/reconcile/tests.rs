@@ -1,7 +1,8 @@
 //! When a dealer's customers are compared, and what becomes of failures.
 
 use super::super::breaker::Scope;
-use super::super::scripted::{Script, T0, World, app, chat_id, contact_event, customer, dealer, member};
+use super::super::scripted::{Script, T0, app, chat_id, contact_event, customer, dealer, member};
+use super::super::world::World;
 use super::*;
 use crate::domain::dealer_activity::DealerActivity;
 use crate::domain::event::{ContactChange, Event};

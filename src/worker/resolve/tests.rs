@@ -16,7 +16,8 @@ use crate::store::{EventId, InboxEvent};
 use crate::worker::ConversionToken;
 use crate::worker::breaker::Scope;
 pub(super) use crate::worker::scripted::{Scripted, T0, app};
-use crate::worker::scripted::{World, contact_event, dealer, member};
+use crate::worker::scripted::{contact_event, dealer, member};
+use crate::worker::world::World;
 
 pub(super) fn corp(id: &str) -> CorpId {
     CorpId::new(id).unwrap()

@@ -1,18 +1,22 @@
-//! A service over a store in memory and a scripted WeCom.
+//! For the tests of workers: a service over a store in memory and a [scripted](super::scripted) WeCom.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::scripted::*;
 use super::*;
 use crate::clock::ManualClock;
+use crate::domain::dealer::Dealer;
+use crate::domain::ids::PendingId;
+use crate::domain::time::DAY_MS;
 use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
 use crate::store::{Arrival, MessageDigest, Outcome, Payload, Work};
 
 /// One process, and what outlives it.
-pub(in crate::worker) struct World {
-    pub(in crate::worker) clock: Arc<ManualClock>,
-    pub(in crate::worker) wecom: Arc<Scripted>,
-    pub(in crate::worker) context: Context,
+pub(super) struct World {
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) wecom: Arc<Scripted>,
+    pub(super) context: Context,
     memory: Memory,
     /// The number of messages received.
     messages: AtomicU32,
@@ -20,12 +24,12 @@ pub(in crate::worker) struct World {
 
 impl World {
     /// A process that knows the dealer, and none of its customers.
-    pub(in crate::worker) async fn new(script: Script) -> Self {
+    pub(super) async fn new(script: Script) -> Self {
         Self::over(Arc::new(Scripted(Mutex::new(script)))).await
     }
 
     /// The same with this WeCom.
-    pub(in crate::worker) async fn over(wecom: Arc<Scripted>) -> Self {
+    pub(super) async fn over(wecom: Arc<Scripted>) -> Self {
         let world = Self::start(Memory::default(), Arc::new(ManualClock::new(T0)), wecom);
         let listed = Dealer::listed(dealer(), 7, "Dealer".to_owned(), T0);
         world.context.store.put_dealers(&app(), vec![listed]).await.unwrap();
@@ -33,13 +37,13 @@ impl World {
     }
 
     /// The first process of a service, which knows no dealer yet.
-    pub(in crate::worker) fn first(script: Script) -> Self {
+    pub(super) fn first(script: Script) -> Self {
         let wecom = Arc::new(Scripted(Mutex::new(script)));
         Self::start(Memory::default(), Arc::new(ManualClock::new(T0)), wecom)
     }
 
     /// The next process.
-    pub(in crate::worker) async fn restart(self) -> Self {
+    pub(super) async fn restart(self) -> Self {
         self.context.store.close().await;
         let Self { clock, wecom, context, memory, messages } = self;
         drop(context);
@@ -88,20 +92,20 @@ impl World {
     }
 
     /// Adds an app with the same rules.
-    pub(in crate::worker) fn add_app(&mut self, name: AppName) {
+    pub(super) fn add_app(&mut self, name: AppName) {
         let mut apps = BTreeMap::clone(&self.context.apps);
         apps.insert(name, apps[&app()].clone());
         self.context.apps = Arc::new(apps);
     }
 
-    pub(in crate::worker) fn change_rules(&mut self, change: impl FnOnce(&mut AppRules)) {
+    pub(super) fn change_rules(&mut self, change: impl FnOnce(&mut AppRules)) {
         let mut apps = BTreeMap::clone(&self.context.apps);
         change(apps.get_mut(&app()).unwrap());
         self.context.apps = Arc::new(apps);
     }
 
     /// Receives a message that is unlike all others.
-    pub(in crate::worker) async fn append(&self, payload: Payload) {
+    pub(super) async fn append(&self, payload: Payload) {
         let message = self.messages.fetch_add(1, Ordering::Relaxed);
         let digest = MessageDigest::of(&app(), &message.to_be_bytes());
         let arrival = Arrival { app: app(), digest, received_at: self.clock.now(), payload };
@@ -109,12 +113,12 @@ impl World {
     }
 
     /// Takes the calls made since the last time.
-    pub(in crate::worker) fn take_calls(&self) -> Vec<String> {
+    pub(super) fn take_calls(&self) -> Vec<String> {
         std::mem::take(&mut self.wecom.script().calls)
     }
 
     /// Moves the wall clock and the monotonic clock.
-    pub(in crate::worker) async fn advance(&self, time: Duration) {
+    pub(super) async fn advance(&self, time: Duration) {
         self.clock.advance_ms(i64::try_from(time.as_millis()).unwrap());
         tokio::time::pause();
         tokio::time::advance(time).await;
@@ -122,7 +126,7 @@ impl World {
     }
 
     /// Answers every lookup that is due with a pending id. Returns how many there were.
-    pub(in crate::worker) async fn resolve(&self) -> usize {
+    pub(super) async fn resolve(&self) -> usize {
         let (store, now) = (&self.context.store, self.clock.now());
         let work = store.lease(now, 10_000, 10_000).await.unwrap();
         let resolved = |work: Work| {
