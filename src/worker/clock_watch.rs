@@ -5,7 +5,7 @@
 //! being done, waits seem longer, so that they do not all end at once:
 //!
 //! - forward: the reading of the clocks is stored, waits are moved, the clock is stepped;
-//! - back: the clock is stepped, stored waits are moved [`IN_FLIGHT`] later, the reading of the clocks is stored.
+//! - back: the clock is stepped, stored waits are moved some seconds later, the reading of the clocks is stored.
 //!   What was begun before the step and is stored after it (an event that was just received, an attempt that
 //!   failed) has its wait from the clock of before, and is moved like the others.
 //!
