@@ -150,15 +150,16 @@ impl Limiter {
                 let reason = "reserved permits expire before they can be used".to_owned();
                 return Err(CallError::Ledger { api, reason });
             }
-            // The wait is an instant on the service's clock, which the ledgers do not know.
-            let (now, asked_at) = (self.clock.moment(), self.clock.now());
+            let now = self.clock.moment();
             let budget = self.budget(corp, api);
             let want = if budget == Budget::Corp { waiting.max(BASE_BLOCK) } else { waiting.max(1) };
             let grant = self.ledgers.reserve(&self.accounts(corp, api), api, share, want, now).await;
             match grant.map_err(|reason| CallError::Ledger { api, reason })? {
                 Grant::Permits(count) => *permits = Some(Permits { count, reserved_at: now }),
                 Grant::Exhausted { wait_ms } => {
-                    return Err(CallError::NoPermit { api, retry_at: asked_at.plus_ms(wait_ms) });
+                    // An instant on the service's clock, which the ledgers do not know; read afterwards, because
+                    // the clock may have been set meanwhile.
+                    return Err(CallError::NoPermit { api, retry_at: self.clock.now().plus_ms(wait_ms) });
                 }
             }
         }

@@ -137,7 +137,8 @@ impl ClockWatch {
 
     async fn follow_forward(&mut self, by_ms: i64) {
         let before = self.clock.reading();
-        let after = Moment { wall: before.wall.plus_ms(by_ms), ..before };
+        // The clock of the stored waits, which have yet to follow an earlier step back.
+        let after = Moment { wall: before.wall.plus_ms(by_ms - self.unmoved_ms), ..before };
         let moved = match self.store.put_moment(after).await {
             Ok(()) => self.store.shift_waits(by_ms, before.wall).await,
             Err(error) => Err(error),

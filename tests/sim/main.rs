@@ -150,7 +150,7 @@ fn whatever_happens_what_was_acknowledged_is_linked_once_to_the_right_person() {
 #[test]
 fn a_dealer_that_is_back_and_a_range_that_is_widened_lead_to_links_at_once_however_the_clock_is_set() {
     let only = number("UNIONLINK_SIM_SEED");
-    let stories = number("UNIONLINK_SIM_SCHEDULES").unwrap_or(SCHEDULES) / 100;
+    let stories = (number("UNIONLINK_SIM_SCHEDULES").unwrap_or(SCHEDULES) / 100).max(1);
     for seed in only.map_or(0..stories, |seed| seed..seed + 1) {
         let outcome = in_virtual_time(async {
             let mut schedule = Schedule::of_the_story(seed);

@@ -21,6 +21,8 @@ impl Record for Layout {}
 
 /// The current layout: 2 added the index of contacts by corp, and their number; 3 the contacts of each group.
 const LAYOUT: Layout = Layout(3);
+/// The layout that no released version has.
+const IN_DEVELOPMENT: Layout = Layout(2);
 
 /// Rows that are written in one commit: sled's memory grows with larger ones.
 const ROWS_AT_ONCE: usize = 90;
@@ -38,6 +40,12 @@ pub(super) fn upgrade(engine: &dyn Engine) -> Result<(), StoreError> {
         Some(Layout(newer)) if newer > LAYOUT.0 => {
             let text = format!("layout {newer}, which a newer version of unionlink wrote; run that version");
             return Err(StoreError::Damaged(text));
+        }
+        // Only commits between 0.2.0 and the next version wrote it, with records that changed afterwards.
+        Some(IN_DEVELOPMENT) => {
+            let text = "layout 2, of a development version, which this version cannot read; start with a backup \
+                        that 0.2.0 or a later version made, or with an empty folder";
+            return Err(StoreError::Damaged(text.to_owned()));
         }
         Some(_) | None => {}
     }
@@ -87,11 +95,9 @@ mod tests {
     use super::super::engine::Memory;
     use super::super::{EmbeddedStore, Settings};
     use super::*;
-    use crate::domain::chat::{ChatChange, ChatEvent};
     use crate::domain::dealer::{DealerState, TokenOwner};
-    use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid};
+    use crate::domain::ids::{AppName, CorpId};
     use crate::domain::time::Timestamp;
-    use crate::store::{Arrival, MessageDigest, Payload};
 
     fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).unwrap();
@@ -142,28 +148,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_store_without_the_contacts_of_each_group_gets_them() {
+    async fn a_store_of_a_development_version_is_refused_with_what_to_do() {
         let memory = Memory::default();
-        let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
-        let app = AppName::new("brand").unwrap();
-        let change = ChatChange::Joined {
-            items: vec![ExternalUserid::new("wmCUSTOMER").unwrap()],
-            is_complete: true,
-            versions: None,
-        };
-        let (corp_id, chat_id) = (CorpId::new("wpDEALER").unwrap(), ChatId::new("wrCHAT").unwrap());
-        let at = Timestamp::from_secs(1_795_940_020);
-        let payload = Payload::Chat(ChatEvent { corp_id, created_at: at, chat_id, change });
-        let digest = MessageDigest::of(&app, b"joined");
-        store.append(Arrival { app, digest, received_at: at, payload }).await.unwrap();
-        store.close().await;
-        let rows: Vec<_> = memory.range(b"M", &keys::after(b"M")).map(Result::unwrap).collect();
-        assert_eq!(rows.len(), 1);
+        EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap().close().await;
         let layout = keys::only("layout");
-        let old = (layout.clone(), Some(encode(&layout, &Layout(2)).unwrap()));
-        memory.commit(vec![(rows[0].0.clone(), None), old]).unwrap();
-        let store = EmbeddedStore::in_memory(memory, Settings::default()).unwrap();
-        assert_eq!(store.audit(), Ok(vec![]));
+        let value = encode(&layout, &IN_DEVELOPMENT).unwrap();
+        memory.commit(vec![(layout, Some(value))]).unwrap();
+        let refused = EmbeddedStore::in_memory(memory, Settings::default()).err().unwrap().to_string();
+        assert!(refused.contains("start with a backup"), "{refused}");
     }
 
     async fn busy_dealer(store: &EmbeddedStore, app: &AppName) -> CorpId {

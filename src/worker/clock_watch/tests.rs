@@ -153,6 +153,21 @@ async fn what_is_stored_with_the_time_of_before_a_step_back_is_moved_too() {
 }
 
 #[tokio::test]
+async fn a_step_forward_just_after_one_back_and_then_a_crash_lengthens_no_wait() {
+    for forward_ms in [8 * HOUR_MS, HOUR_MS] {
+        let mut machine = Machine::with_clock_ahead(8 * HOUR_MS).await;
+        machine.wait_until(machine.now().plus_ms(HOUR_MS)).await;
+        machine.clock.set_wall(-8 * HOUR_MS);
+        machine.watch.look().await;
+        machine.clock.set_wall(forward_ms);
+        machine.watch.look().await;
+        machine.watch.store.close().await;
+        machine.restart().await;
+        assert_eq!(machine.next_due().await, machine.now().plus_ms(HOUR_MS), "{forward_ms}");
+    }
+}
+
+#[tokio::test]
 async fn a_difference_under_two_seconds_moves_no_wait() {
     for by_ms in [1_999, -1_999] {
         let mut machine = Machine::with_clock_ahead(0).await;
