@@ -201,9 +201,9 @@ impl Chat {
         self.reading = Some(Reading { due_at, complete_at, tries: 0 });
     }
 
-    /// Applies a list with this version, requested at `began_at`. Returns whether it replaces what is held:
-    /// customers who are not in it have left. If not, it is read again, or no reading was due because the
-    /// group was forgotten meanwhile.
+    /// Applies a list with this version, requested at `began_at`. Returns whether it replaces the customers
+    /// held; those who are not in it have left. It does not if the list has to be read again, or if the group
+    /// was forgotten while it was read.
     pub fn read(&mut self, version: Option<MemberVersion>, began_at: Timestamp) -> bool {
         let is_old = version.as_ref().is_some_and(|version| self.replaced.contains(version));
         let is_accepted = self.end_reading(is_old, began_at);

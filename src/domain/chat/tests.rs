@@ -244,7 +244,7 @@ fn histories(lag_max_ms: i64, with_losses: bool) -> impl Strategy<Value = Histor
     })
 }
 
-/// The id of a person, of whom half cannot be told from members of the corp by it.
+/// The id of a person. Every second one has the form of a corp member's id (`wo…`).
 fn id_of(person: u8) -> ExternalUserid {
     ExternalUserid::new(format!("{}{person}", if person.is_multiple_of(2) { "wm" } else { "wo" })).unwrap()
 }
