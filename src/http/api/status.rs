@@ -40,7 +40,6 @@ use view::{
 pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> {
     let now = state.clock.now();
     let age = |at: Timestamp| now.millis_since(at).max(0) / SECOND_MS;
-    let counts = state.store.counts();
     let tallies: HashMap<_, _> = state.store.fan_tallies().await?.into_iter().collect();
     let fans = total(tallies.values());
     let mut dealers = BTreeMap::new();
@@ -54,8 +53,9 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
     let (pacing, paused): (Vec<_>, Vec<_>) = held_back.partition(|(_, breaker)| breaker.is_pacing());
     let ready = state.store.ready();
     let oldest = state.store.oldest_event().await?;
+    // Read after the fans: where no fan is queued and no event waits, all links there will be are counted.
     let Counts { inbox, dead, quarantined, contacts, waiting, links, feed_head, feed_pruned, event_head: _ } =
-        counts;
+        state.store.counts();
     let callbacks = |outcome| state.metrics.callbacks_with(outcome);
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
