@@ -81,7 +81,7 @@ pub struct Assembled {
 /// Assembles a service. Its workers end when `stop` is cancelled.
 ///
 /// # Errors
-/// [`StartError::Key`] when an AES key is malformed.
+/// [`StartError::Key`] when an AES key is malformed, [`StartError::Clocks`] when the store cannot be read.
 pub async fn assemble(
     config: &Config,
     parts: Parts,
@@ -135,7 +135,7 @@ pub async fn assemble(
         body_bytes_max: size(config.server.body_bytes_max),
         body_timeout: Duration::from_millis(config.server.body_timeout_ms),
     });
-    let clock_watch = ClockWatch::begin(&context, service_clock).await;
+    let clock_watch = ClockWatch::begin(&context, service_clock).await.map_err(StartError::Clocks)?;
     let workers = workers(&context, clock_watch, sinks, &stop);
     Ok(Assembled { context, callbacks, workers })
 }

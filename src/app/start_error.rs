@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use super::sinks::BuildError;
 use crate::callback::AesKeyError;
 use crate::domain::ids::AppName;
+use crate::store::StoreError;
 use crate::store::embedded::OpenError;
 use crate::wecom::ClientError;
 
@@ -15,6 +16,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("the store cannot be opened")]
     Store(#[source] OpenError),
+    /// The store is open, but the last reading of the clocks cannot be read.
+    #[error("the store cannot tell when it was last in use")]
+    Clocks(#[source] StoreError),
     /// A listener cannot be bound.
     #[error("cannot listen on {address} ({key})\nhint: is another process listening there?")]
     Listen {

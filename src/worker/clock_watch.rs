@@ -5,9 +5,10 @@
 //! being done, waits seem longer, so that they do not all end at once:
 //!
 //! - forward: the reading of the clocks is stored, waits are moved, the clock is stepped;
-//! - back: the clock is stepped, stored waits are moved some seconds later, the reading of the clocks is stored.
+//! - back: the clock is stepped, waits are moved some seconds later, the reading of the clocks is stored.
 //!   What was begun before the step and is stored after it (an event that was just received, an attempt that
-//!   failed) has its wait from the clock of before, and is moved like the others.
+//!   failed) has its wait from the clock of before, and is moved like the others. Waits in memory are moved
+//!   together with those in the store: work that a circuit breaker put off is found by the breaker's instant.
 //!
 //! If the process or the store fails on the way, some waits end early, which costs calls; none lasts too long.
 //! The same is true of waits that begin while a step back is under way.
@@ -18,6 +19,7 @@
 //!
 //! Deliberately absent: quotas. Their ledgers do not depend on the wall clock (see [`crate::domain::quota`]).
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -32,7 +34,7 @@ use super::{Context, LOOK_EVERY, overdue};
 use crate::clock::{Clock, ServiceClock};
 use crate::domain::clock_step::{is_step, step_since};
 use crate::domain::time::{Moment, SECOND_MS};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 
 /// How long after a step something that was begun before it may still be stored: longer than WeCom waits for
 /// the answer to a callback.
@@ -48,10 +50,8 @@ pub struct ClockWatch {
     sinks: Arc<SinkRegistry>,
     activity: Arc<Activity>,
     store_failures: Arc<StoreFailureLog>,
-    /// By how much the stored waits are still to be moved back; 0 or negative.
-    unmoved_ms: i64,
-    /// When the clock was stepped back last, while stored waits are still to be moved.
-    stepped_back_at: Option<Moment>,
+    /// The steps back that waits have yet to follow, the oldest first: when, and the negative milliseconds.
+    steps_back: VecDeque<(Moment, i64)>,
     /// When the reading of the clocks was stored; `None` if that is to be done now.
     stored_at: Option<Moment>,
 }
@@ -59,7 +59,10 @@ pub struct ClockWatch {
 impl ClockWatch {
     /// A watch that has corrected the stored waits, if the wall clock was set while the service was stopped.
     /// To be called before the workers run.
-    pub async fn begin(context: &Context, clock: Arc<ServiceClock>) -> Self {
+    ///
+    /// # Errors
+    /// The last reading of the clocks cannot be read. It is not replaced: the next start may be able to.
+    pub async fn begin(context: &Context, clock: Arc<ServiceClock>) -> Result<Self, StoreError> {
         let Context { store, breakers, sinks, activity, store_failures, .. } = context.clone();
         let mut watch = Self {
             store,
@@ -68,12 +71,11 @@ impl ClockWatch {
             sinks,
             activity,
             store_failures,
-            unmoved_ms: 0,
-            stepped_back_at: None,
+            steps_back: VecDeque::new(),
             stored_at: None,
         };
-        watch.correct_at_start().await;
-        watch
+        watch.correct_at_start().await?;
+        Ok(watch)
     }
 
     /// Looks every second until `stop`, and then makes the last write.
@@ -90,26 +92,18 @@ impl ClockWatch {
         }
     }
 
-    async fn correct_at_start(&mut self) {
+    async fn correct_at_start(&mut self) -> Result<(), StoreError> {
         let now = self.clock.reading();
-        match self.store.last_moment().await {
-            Ok(stored) => {
-                let set_by_ms = stored.map_or(0, |stored| step_since(stored, now));
-                if set_by_ms != 0 {
-                    // Goes on from the clock of the stored waits, as if the wall clock were set only now.
-                    self.clock.step(-set_by_ms);
-                    self.look().await;
-                    if self.unmoved_ms != 0 {
-                        // Nothing is in flight yet.
-                        self.move_stored_waits_back().await;
-                    }
-                }
-                self.store_reading().await;
-            }
-            Err(error) => {
-                self.store_failures.warn("it is not known whether the wall clock was set", &error);
-            }
+        let set_by_ms = self.store.last_moment().await?.map_or(0, |stored| step_since(stored, now));
+        if set_by_ms != 0 {
+            // Goes on from the clock of the stored waits, as if the wall clock were set only now.
+            self.clock.step(-set_by_ms);
+            self.look().await;
+            // Nothing is in flight yet.
+            while self.move_waits_back().await {}
         }
+        self.store_reading().await;
+        Ok(())
     }
 
     /// Follows the wall clock.
@@ -124,21 +118,20 @@ impl ClockWatch {
                     self.follow_forward(by_ms).await;
                 } else {
                     self.clock.step(by_ms);
-                    self.move_waits_in_memory(by_ms);
-                    self.unmoved_ms += by_ms;
-                    self.stepped_back_at = Some(self.clock.moment());
+                    self.steps_back.push_back((self.clock.moment(), by_ms));
                 }
             }
         }
-        if self.unmoved_ms != 0 && overdue(self.stepped_back_at, IN_FLIGHT, self.clock.moment()) {
-            self.move_stored_waits_back().await;
+        let now = self.clock.moment();
+        if self.steps_back.front().is_some_and(|(at, _)| overdue(Some(*at), IN_FLIGHT, now)) {
+            self.move_waits_back().await;
         }
     }
 
     async fn follow_forward(&mut self, by_ms: i64) {
         let before = self.clock.reading();
         // The clock of the stored waits, which have yet to follow an earlier step back.
-        let after = Moment { wall: before.wall.plus_ms(by_ms - self.unmoved_ms), ..before };
+        let after = Moment { wall: before.wall.plus_ms(by_ms - self.unmoved_ms()), ..before };
         let moved = match self.store.put_moment(after).await {
             Ok(()) => self.store.shift_waits(by_ms, before.wall).await,
             Err(error) => Err(error),
@@ -151,15 +144,20 @@ impl ClockWatch {
         }
     }
 
-    /// Moves what is not due yet. After a failure some of it is moved a second time, and ends early.
-    async fn move_stored_waits_back(&mut self) {
-        match self.store.shift_waits(self.unmoved_ms, self.clock.now()).await {
+    /// Moves what is not due yet by the oldest step back. Returns whether there was one and it is followed;
+    /// after a failure some of it is moved a second time, and ends early.
+    async fn move_waits_back(&mut self) -> bool {
+        let Some((_, by_ms)) = self.steps_back.front().copied() else { return false };
+        match self.store.shift_waits(by_ms, self.clock.now()).await {
             Ok(()) => {
-                self.unmoved_ms = 0;
+                self.move_waits_in_memory(by_ms);
+                self.steps_back.pop_front();
                 self.store_reading().await;
+                true
             }
             Err(error) => {
                 self.store_failures.warn("waits could not be moved back yet; they last too long", &error);
+                false
             }
         }
     }
@@ -169,9 +167,14 @@ impl ClockWatch {
         self.sinks.shift(by_ms);
     }
 
+    /// By how many milliseconds waits are still to be moved; 0 or negative.
+    fn unmoved_ms(&self) -> i64 {
+        self.steps_back.iter().map(|(_, by_ms)| by_ms).sum()
+    }
+
     /// The reading of the clocks; `None` while this clock is not the one that the stored waits are on.
     fn reading(&self) -> Option<Moment> {
-        (self.unmoved_ms == 0).then(|| self.clock.reading())
+        self.steps_back.is_empty().then(|| self.clock.reading())
     }
 
     /// Stores the reading of the clocks.

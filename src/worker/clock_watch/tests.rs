@@ -56,7 +56,7 @@ impl Machine {
     /// Follows the wall clock, until every wait is moved.
     async fn follow(&mut self) {
         self.watch.look().await;
-        if self.watch.unmoved_ms != 0 {
+        if !self.watch.steps_back.is_empty() {
             self.clock.advance_ms(IN_FLIGHT_MS);
             self.watch.look().await;
         }
@@ -76,11 +76,10 @@ async fn start(clock: &Arc<ManualClock>, memory: &Memory) -> ClockWatch {
         sinks: Arc::new(SinkRegistry::new([sink()])),
         activity: Arc::default(),
         store_failures: Arc::default(),
-        unmoved_ms: 0,
-        stepped_back_at: None,
+        steps_back: VecDeque::new(),
         stored_at: None,
     };
-    watch.correct_at_start().await;
+    watch.correct_at_start().await.unwrap();
     watch
 }
 
@@ -150,6 +149,39 @@ async fn what_is_stored_with_the_time_of_before_a_step_back_is_moved_too() {
     machine.clock.advance_ms(IN_FLIGHT_MS);
     machine.watch.look().await;
     assert_eq!(machine.watch.store.lease(machine.now(), 9, 9).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn within_the_seconds_after_a_step_back_work_is_still_found_by_its_breakers_instant() {
+    let scope = Scope::Corp(app(), dealer());
+    let mut machine = Machine::with_clock_ahead(8 * HOUR_MS).await;
+    let in_an_hour = machine.now().plus_ms(HOUR_MS);
+    machine.watch.breakers.hold(scope.clone(), reason(), machine.now(), in_an_hour);
+    machine.wait_until(in_an_hour).await;
+    machine.clock.set_wall(-8 * HOUR_MS);
+    for advanced_ms in [0, IN_FLIGHT_MS] {
+        machine.clock.advance_ms(advanced_ms);
+        machine.watch.look().await;
+        let breaker = machine.watch.breakers.open(&[&scope], machine.now()).unwrap();
+        assert_eq!(machine.next_due().await, breaker.probe_at);
+    }
+}
+
+#[tokio::test]
+async fn steps_back_that_do_not_stop_are_each_followed_in_time() {
+    const STEP_MS: i64 = -4_000;
+    let mut machine = Machine::with_clock_ahead(HOUR_MS).await;
+    let ends_at = machine.clock.moment().unset.plus_ms(2 * HOUR_MS);
+    machine.wait_until(machine.now().plus_ms(2 * HOUR_MS)).await;
+    for _ in 0..20 {
+        machine.clock.set_wall(STEP_MS);
+        machine.watch.look().await;
+        machine.clock.advance_ms(IN_FLIGHT_MS / 2);
+    }
+    let now = machine.clock.moment();
+    let lasts_ms = machine.next_due().await.millis_since(machine.now());
+    let too_long_ms = lasts_ms - ends_at.millis_since(now.unset);
+    assert_eq!(too_long_ms, 2 * -STEP_MS, "only the last two are still to be followed");
 }
 
 #[tokio::test]
