@@ -163,6 +163,7 @@ impl Authorization {
             return false;
         }
         self.cancelled_at = Some(self.granted_at);
+        self.changes = self.changes.saturating_add(1);
         self.changed_at = now;
         true
     }
@@ -176,7 +177,8 @@ impl Authorization {
 
     /// Records what `v2/get_auth_info` answered to a call begun when the record had these `codes` and
     /// `changes`. Nothing if the corp has another code by now; after another change, the app is to be read
-    /// once more. Returns whether it had an effect.
+    /// once more. Ends a cancellation that only a refused call had shown, unless the call began before that
+    /// refusal. Returns whether it had an effect.
     pub fn read(&mut self, codes: u32, changes: u32, name: String, agent: Agent) -> bool {
         if self.codes != codes {
             return false;
@@ -187,6 +189,9 @@ impl Authorization {
         }
         self.agent = Some(agent);
         self.check_due = self.changes != changes;
+        if !self.check_due && self.cancelled_at == Some(self.granted_at) {
+            self.cancelled_at = None;
+        }
         true
     }
 

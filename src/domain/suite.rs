@@ -231,10 +231,15 @@ impl Exchange {
     }
 
     /// What to do at `now`. [`End`](ExchangeNext::End) is to be stored as [`end`](Self::end).
+    ///
+    /// A code that was never tried is tried after its deadline too: where our clock was set in the moment of
+    /// its arrival, only WeCom knows whether it has expired.
     #[must_use]
     pub fn next(&self, now: Timestamp) -> ExchangeNext {
         if let Some(end) = self.end {
             ExchangeNext::End(end)
+        } else if self.asked == 0 {
+            ExchangeNext::Ask
         } else if now >= self.deadline {
             ExchangeNext::End(if self.may_be_used_up() {
                 ExchangeEnd::Lost { at: now }
@@ -253,8 +258,12 @@ impl Exchange {
         self.asked = self.asked.saturating_add(1);
     }
 
-    /// Records that the present try failed, and the end if there is to be no other; returns what follows.
+    /// Records that the present try failed, and the end if there is to be no other; returns what follows. An
+    /// end that is recorded already remains.
     pub fn failed(&mut self, failure: ExchangeFailure, jitter: f64, now: Timestamp) -> ExchangeNext {
+        if let Some(end) = self.end {
+            return ExchangeNext::End(end);
+        }
         match failure {
             ExchangeFailure::NoAnswer => {}
             ExchangeFailure::NotSent | ExchangeFailure::Refused { .. } => {
@@ -292,8 +301,16 @@ impl Exchange {
         self.asked > self.answered
     }
 
+    /// Whether its waits are to be moved by `by_ms`, as those that are due after `after` are. Where the clock
+    /// was set back, a code received since then has its deadline from the new clock already.
+    #[must_use]
+    pub fn is_to_be_moved(&self, by_ms: i64, after: Timestamp) -> bool {
+        self.end.is_none() && self.deadline > after && (by_ms > 0 || self.received_at > after)
+    }
+
     /// Moves its waits when the wall clock was set.
     pub const fn shift(&mut self, by_ms: i64) {
+        self.received_at = self.received_at.plus_ms(by_ms);
         self.deadline = self.deadline.plus_ms(by_ms);
         self.due_at = self.due_at.plus_ms(by_ms);
     }

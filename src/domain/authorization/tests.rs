@@ -104,6 +104,23 @@ fn a_cancellation_in_the_second_of_the_grant_is_checked() {
 }
 
 #[test]
+fn a_cancellation_that_only_a_refused_call_showed_ends_with_a_later_reading() {
+    let mut authorization = active("wpA", None);
+    let before = (authorization.codes, authorization.changes);
+    assert!(authorization.refused(1, at(9)));
+    assert!(authorization.read(before.0, before.1, String::new(), agent(7, None)));
+    let state = (authorization.state(), authorization.check_due);
+    assert_eq!(state, (AuthorizationState::Cancelled, true), "the reading may be older than the refusal");
+    let (codes, changes) = (authorization.codes, authorization.changes);
+    assert!(authorization.read(codes, changes, String::new(), agent(7, None)));
+    assert_eq!((authorization.state(), authorization.check_due), (AuthorizationState::Active, false));
+    // One that WeCom reported does not.
+    assert!(authorization.cancelled(at(2), at(10)));
+    assert!(authorization.read(codes, changes, String::new(), agent(7, None)));
+    assert_eq!(authorization.state(), AuthorizationState::Cancelled);
+}
+
+#[test]
 fn what_was_read_with_an_older_code_is_ignored() {
     let mut authorization = again(authorized(1), 2);
     let before = authorization.clone();

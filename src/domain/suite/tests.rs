@@ -135,8 +135,7 @@ fn another_permanent_refusal_ends_the_exchange() {
 fn a_code_is_given_up_at_its_deadline() {
     let at = in_seconds(600);
     let mut untried = exchange();
-    assert_eq!(untried.next(at.plus_ms(-1)), ExchangeNext::Ask);
-    assert_eq!(untried.next(at), ExchangeNext::End(ExchangeEnd::Expired { at }));
+    assert_eq!(untried.next(at), ExchangeNext::Ask, "whether it has expired is for WeCom to say");
     // The wait before another try ends with the deadline at the latest.
     assert_eq!(attempt(&mut untried, BUSY, 600 - 1), ExchangeNext::Wait(in_seconds(599).plus_ms(500)));
     for _ in 0..9 {
@@ -146,6 +145,8 @@ fn a_code_is_given_up_at_its_deadline() {
     assert_eq!(untried.next(at), ExchangeNext::End(ExchangeEnd::Expired { at }));
     attempt(&mut untried, ExchangeFailure::NoAnswer, 600);
     assert_eq!(untried.end, Some(ExchangeEnd::Lost { at }), "it may have been used up");
+    attempt(&mut untried, INVALID, 601);
+    assert_eq!(untried.end, Some(ExchangeEnd::Lost { at }), "the first end remains");
 }
 
 #[test]
@@ -164,6 +165,18 @@ fn waits_move_with_the_wall_clock() {
         };
         assert_eq!(moved.next(in_seconds(secs).plus_ms(HOUR_MS)), shifted);
     }
+}
+
+#[test]
+fn a_code_that_came_after_the_clock_was_set_back_keeps_its_ten_minutes() {
+    let set_back_at = RECEIVED;
+    let before = Exchange::new(CodeKind::Create, sealed(1), SENT, RECEIVED.plus_ms(HOUR_MS));
+    let since = Exchange::new(CodeKind::Create, sealed(1), SENT, RECEIVED.plus_ms(-1));
+    assert!(before.is_to_be_moved(-HOUR_MS, set_back_at));
+    assert!(!since.is_to_be_moved(-HOUR_MS, set_back_at));
+    assert!(since.is_to_be_moved(HOUR_MS, set_back_at));
+    assert!(!since.is_to_be_moved(HOUR_MS, since.deadline), "past its deadline");
+    assert!(!Exchange { end: Some(ExchangeEnd::Lost { at: RECEIVED }), ..since }.is_to_be_moved(1, RECEIVED));
 }
 
 proptest! {
@@ -204,6 +217,11 @@ proptest! {
             };
             exchange.failed(failure, jitter, now);
             prop_assert!(exchange.answered <= exchange.asked);
+        }
+        if exchange.next(exchange.deadline) == ExchangeNext::Ask {
+            prop_assert_eq!(exchange.asked, 0);
+            exchange.ask();
+            exchange.failed(BUSY, 1.0, exchange.deadline);
         }
         let ended = exchange.next(exchange.deadline);
         prop_assert!(matches!(ended, ExchangeNext::End(_)));

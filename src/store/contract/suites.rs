@@ -120,6 +120,8 @@ async fn an_exchange_ends_at_its_deadline_and_is_deleted_later(place: &dyn Place
         append(&store, 0, create(n)).await.unwrap();
     }
     let end_at = T0.plus_ms(LIFE);
+    assert!(store.begin_exchange(&suite(), &code(1), T0).await.unwrap().is_some());
+    store.fail_exchange(&suite(), &code(1), ExchangeFailure::NotSent, 1.0, T0).await.unwrap();
     assert_eq!(store.begin_exchange(&suite(), &code(1), end_at).await, Ok(None));
     assert_eq!(exchange(&store, 1).await.unwrap().end, Some(ExchangeEnd::Expired { at: end_at }));
     let unreadable = ExchangeEnd::Unreadable { at: at(5) };

@@ -160,11 +160,11 @@ impl EmbeddedStore {
         })
     }
 
-    /// The exchanges that have not ended and whose deadline is after an instant.
-    pub(super) fn waiting_exchanges(&self, after: Timestamp) -> Result<Vec<Vec<u8>>, StoreError> {
+    /// The exchanges whose waits are to be moved ([`Exchange::is_to_be_moved`]).
+    pub(super) fn exchanges_to_move(&self, by_ms: i64, after: Timestamp) -> Result<Vec<Vec<u8>>, StoreError> {
         let exchanges = self.records_under::<Exchange>(b"E")?.into_iter();
-        let waiting = exchanges.filter(|(_, exchange)| exchange.end.is_none() && exchange.deadline > after);
-        Ok(waiting.map(|(key, _)| key).collect())
+        let to_move = exchanges.filter(|(_, exchange)| exchange.is_to_be_moved(by_ms, after));
+        Ok(to_move.map(|(key, _)| key).collect())
     }
 }
 

@@ -44,7 +44,7 @@ impl EmbeddedStore {
                 }
             }
         }
-        for key in self.waiting_exchanges(after)? {
+        for key in self.exchanges_to_move(by_ms, after)? {
             let exchange = key.clone();
             let moved = self.writer.run(move |txn| suites::move_exchange(txn, key, by_ms)).await;
             self.undamaged(&exchange, moved)?;
