@@ -1,27 +1,26 @@
-//! Numbers of calls in flight at once: the one that uses up a quota, and the limit for one corp's token.
+//! Numbers of calls in flight at once: the one that uses up a quota, and a limit for one corp's token.
 
 use super::time::{HOUR_MS, MINUTE_MS};
 
-/// The limit of calls in flight with one corp's token: halved when WeCom answers that there are too many
+/// A limit of calls in flight with one corp's token: halved when WeCom answers that there are too many
 /// (45033, 45035, 45036), raised by one after ten seconds with a success. The time is a parameter, in
 /// milliseconds on a clock that cannot be set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CallLimit {
     calls: u32,
+    calls_max: u32,
     lowered_at_ms: Option<u64>,
     changed_at_ms: u64,
 }
 
 impl CallLimit {
-    /// The highest limit, and the first one.
-    pub const CALLS_MAX: u32 = 4;
     /// How long calls succeed before the limit is raised.
     const RAISE_AFTER_MS: u64 = 10_000;
 
-    /// The highest limit.
+    /// The highest limit, which is the first one.
     #[must_use]
-    pub const fn highest() -> Self {
-        Self { calls: Self::CALLS_MAX, lowered_at_ms: None, changed_at_ms: 0 }
+    pub const fn highest(calls_max: u32) -> Self {
+        Self { calls: calls_max, calls_max, lowered_at_ms: None, changed_at_ms: 0 }
     }
 
     /// How many calls may be in flight.
@@ -33,7 +32,7 @@ impl CallLimit {
     /// Whether the limit is the highest one.
     #[must_use]
     pub const fn is_highest(self) -> bool {
-        self.calls == Self::CALLS_MAX
+        self.calls == self.calls_max
     }
 
     /// Records that WeCom refused a call, which began at `begun_ms`, because too many were in flight. Calls
@@ -85,7 +84,7 @@ mod tests {
 
     #[test]
     fn the_limit_of_calls_is_halved_at_once_and_raised_slowly() {
-        let mut limit = CallLimit::highest();
+        let mut limit = CallLimit::highest(4);
         assert!(limit.refused(100, 200));
         // Another call that was in flight at the same time gives no new information.
         assert!(limit.refused(150, 210));

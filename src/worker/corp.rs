@@ -2,7 +2,7 @@
 //! read, and what a refusal means.
 //!
 //! Each call takes one of the corp's permits for concurrent calls, for which conversions of live work go
-//! first.
+//! first, and for which it waits for a bounded time.
 //!
 //! Deliberately absent: what to do about an [`Obstacle`]. None of these calls opens or closes a circuit
 //! breaker: the breakers of a corp are for the conversions of its customers.
@@ -12,12 +12,16 @@ use super::breaker::{Breaker, Scope};
 use super::directory::DirectoryError;
 use super::failure::failure_reason;
 use super::optional_calls::OptionalCall;
-use super::parallelism::ParallelismPermit;
+use super::parallelism::{ParallelismPermit, Purpose};
 use crate::domain::ids::{AppName, ChatId, CorpId, UserId};
+use crate::domain::time::SECOND_MS;
 use crate::store::StoreError;
 use crate::wecom::{
     Api, CallError, ChatMembers, CustomerPage, TokenOf, is_call_forbidden, is_concurrency, is_dealer_gone,
 };
+
+/// How long after [`Obstacle::Busy`] a call may be tried again, in milliseconds.
+pub(super) const BUSY_WAIT_MS: i64 = 2 * SECOND_MS;
 
 /// A corp whose lists are read.
 pub(super) struct CorpLists {
@@ -33,6 +37,8 @@ pub(super) enum Obstacle {
     Forbidden,
     /// A circuit breaker is open.
     HeldBack(Breaker),
+    /// There was no permit: other calls of the corp went first. No call was made: this is no failure.
+    Busy,
     /// WeCom does not list the corp as sharing the app.
     NotShared,
     /// WeCom no longer lists the corp: no call is made for it until WeCom lists it again.
@@ -111,16 +117,18 @@ impl CorpLists {
 
     /// Begins a call: waits for a permit.
     async fn begin(&self, optional: Option<OptionalCall>) -> Result<ListCall<'_>, Obstacle> {
-        let permit = self.context.parallelism.acquire(&self.app, &self.corp_id).await;
-        // Afterwards: a breaker may have opened meanwhile.
-        let token = self.token(optional).await?;
+        self.check(optional)?;
+        let permit = self.context.parallelism.acquire(&self.app, &self.corp_id, Purpose::List).await;
+        let permit = permit.ok_or(Obstacle::Busy)?;
+        // Again: a breaker may have opened meanwhile.
+        self.check(optional)?;
+        let token = self.token().await?;
         Ok(ListCall { corp: self, optional, token, permit })
     }
 
-    /// The token for a call that is made now.
-    async fn token(&self, call: Option<OptionalCall>) -> Result<TokenOf, Obstacle> {
+    /// Whether a call may be made now, as far as refusals and circuit breakers are concerned.
+    fn check(&self, call: Option<OptionalCall>) -> Result<(), Obstacle> {
         let Self { context, app, corp_id } = self;
-        let rules = context.apps.get(app).ok_or(Obstacle::NotShared)?;
         if call.is_some_and(|call| context.optional_calls.is_forbidden(app, corp_id, call)) {
             return Err(Obstacle::Forbidden);
         }
@@ -130,9 +138,13 @@ impl CorpLists {
             |scope: Scope| context.breakers.open(&[&scope], now).filter(|breaker| !breaker.is_pacing());
         let breaker =
             open(Scope::App(app.clone())).or_else(|| open(Scope::Corp(app.clone(), corp_id.clone())));
-        if let Some(breaker) = breaker {
-            return Err(Obstacle::HeldBack(breaker));
-        }
+        breaker.map_or(Ok(()), |breaker| Err(Obstacle::HeldBack(breaker)))
+    }
+
+    /// The token for a call.
+    async fn token(&self) -> Result<TokenOf, Obstacle> {
+        let Self { context, app, corp_id } = self;
+        let rules = context.apps.get(app).ok_or(Obstacle::NotShared)?;
         if rules.corp_id.same_corp(corp_id.as_str()) {
             return Ok(TokenOf::Upstream);
         }
@@ -193,11 +205,10 @@ mod tests {
     use super::super::scripted::{Script, app, dealer};
     use super::super::world::World;
     use super::*;
-    use crate::domain::lookup::Haste;
 
     /// Permits for live work until there is none.
     fn take_all(world: &World) -> Vec<ParallelismPermit> {
-        let live = || world.context.parallelism.try_acquire(&app(), &dealer(), Haste::Live);
+        let live = || world.context.parallelism.try_acquire(&app(), &dealer(), Purpose::Live);
         std::iter::from_fn(live).collect()
     }
 
@@ -216,19 +227,32 @@ mod tests {
             }
         }
         assert_eq!(world.take_calls(), [""; 0]);
-        live.extend(world.context.parallelism.try_acquire(&app(), &dealer(), Haste::Live));
+        live.extend(world.context.parallelism.try_acquire(&app(), &dealer(), Purpose::Live));
         assert_eq!((live.len(), reading.await.unwrap().len()), (2, 1));
     }
 
     #[tokio::test]
-    async fn a_list_call_refused_for_too_many_calls_halves_the_limit_and_those_that_succeed_raise_it() {
+    async fn a_list_that_waits_in_vain_for_a_permit_is_put_back_without_a_call() {
+        let world = World::new(Script::new(1, 1)).await;
+        let corp = CorpLists { context: world.context.clone(), app: app(), corp_id: dealer() };
+        let _live = take_all(&world);
+        tokio::time::pause();
+        let began = tokio::time::Instant::now();
+        assert!(matches!(corp.members().await, Err(Obstacle::Busy)));
+        assert_eq!((began.elapsed().as_secs(), world.take_calls()), (10, Vec::new()));
+    }
+
+    #[tokio::test]
+    async fn a_list_call_refused_for_too_many_calls_takes_no_permit_from_live_work() {
         let world = World::new(Script::new(1, 1)).await;
         let corp = CorpLists { context: world.context.clone(), app: app(), corp_id: dealer() };
         world.wecom.script().next_refused.push_back(45_033);
         assert!(matches!(corp.contacts("").await, Err(Obstacle::Call(_))));
-        assert_eq!(take_all(&world).len(), 2);
+        let list = || world.context.parallelism.try_acquire(&app(), &dealer(), Purpose::List);
+        let lists = || std::iter::from_fn(list).collect::<Vec<_>>().len();
+        assert_eq!((lists(), take_all(&world).len()), (1, 4));
         world.advance(Duration::from_secs(10)).await;
         corp.contacts("").await.unwrap();
-        assert_eq!(take_all(&world).len(), 3);
+        assert_eq!(lists(), 2);
     }
 }

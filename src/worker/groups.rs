@@ -2,7 +2,8 @@
 //! customers in them.
 //!
 //! Up to four lists are read at once, one at a corp. A list that cannot be read now is put off and holds back
-//! nothing else: the customers whose ids were in events are looked up all the same.
+//! nothing else: the customers whose ids were in events are looked up all the same. A corp without a permit for
+//! the call, because its live work goes first, comes after all other corps the next time.
 //!
 //! Deliberately absent: which list is due, and when ([`chat`](crate::domain::chat)).
 
@@ -10,9 +11,10 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::corp::{CorpLists, Obstacle};
+use super::corp::{BUSY_WAIT_MS, CorpLists, Obstacle};
 use super::failure::limit_ends_at;
 use super::{Activation, Context, until};
 use crate::domain::backoff::Backoff;
@@ -36,6 +38,8 @@ struct Groups {
     context: Context,
     /// The corps with a call in flight.
     busy: Mutex<BTreeSet<(AppName, CorpId)>>,
+    /// Until when no group is read at the corps that had no permit the last time.
+    no_permit_until: Mutex<HashMap<(AppName, CorpId), Instant>>,
     /// Consecutive failures by group.
     failures: Mutex<HashMap<(AppName, CorpId, ChatId), u32>>,
     /// Limits the log of failures, by WeCom's code.
@@ -63,11 +67,21 @@ impl Activation for Arc<Groups> {
 impl Groups {
     fn new(context: Context) -> Self {
         let failure_log = LogThrottle::default();
-        Self { context, busy: Mutex::default(), failures: Mutex::default(), failure_log }
+        let (busy, no_permit_until, failures) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { context, busy, no_permit_until, failures, failure_log }
     }
 
     fn busy(&self) -> MutexGuard<'_, BTreeSet<(AppName, CorpId)>> {
         self.busy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn no_permit_until(&self) -> MutexGuard<'_, HashMap<(AppName, CorpId), Instant>> {
+        self.no_permit_until.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Until when no group is read at the corp of this one, if it had no permit the last time.
+    fn waits_until(&self, group: &ChatToRead) -> Option<Instant> {
+        self.no_permit_until().get(&(group.app.clone(), group.corp_id.clone())).copied()
     }
 
     /// Starts calls for the groups that are due, as far as there are slots. Returns after what time to look
@@ -78,17 +92,27 @@ impl Groups {
         if !matches!(store.ready(), Ok(()) | Err(StoreError::InboxFull { .. })) {
             return Ok(super::LOOK_EVERY);
         }
+        let mut had_no_permit = Vec::new();
         for limit in LOOKED_AT {
             if self.busy().len() >= CALLS_MAX {
                 break;
             }
             let due = store.due_chats(now, limit).await?;
             let is_all = due.len() < limit;
-            for group in due {
+            let (last, others): (Vec<_>, Vec<_>) =
+                due.into_iter().partition(|group| self.waits_until(group).is_some());
+            had_no_permit = last;
+            for group in others {
                 self.start_call(group);
             }
             if is_all {
                 break;
+            }
+        }
+        had_no_permit.sort_by_cached_key(|group| self.waits_until(group));
+        for group in had_no_permit {
+            if self.waits_until(&group).is_none_or(|until| until <= Instant::now()) {
+                self.start_call(group);
             }
         }
         // One that is due already waits for a slot: the end of a call wakes this worker.
@@ -119,7 +143,11 @@ impl Groups {
     async fn read(&self, group: &ChatToRead) -> bool {
         let Context { store, breakers, .. } = &self.context;
         let (decided_in, began_at) = (breakers.generation(), self.context.now());
-        let until = match self.members(group).await {
+        let members = self.members(group).await;
+        if !matches!(members, Err(Obstacle::Busy)) {
+            self.no_permit_until().remove(&(group.app.clone(), group.corp_id.clone()));
+        }
+        let until = match members {
             Ok(Some(ChatMembers { customers, version })) => {
                 match store.chat_read(group, customers, version, began_at).await {
                     Ok(found) => {
@@ -175,7 +203,7 @@ impl Groups {
         self.failures().remove(&(app.clone(), corp_id.clone(), chat_id.clone()));
     }
 
-    /// Counts and logs a failure. Returns until when the reading is put off.
+    /// Counts and logs a failure; to be without a permit is none. Returns until when the reading is put off.
     fn put_off(&self, group: &ChatToRead, obstacle: &Obstacle) -> Timestamp {
         let ChatToRead { app, corp_id, chat_id, .. } = group;
         let now = self.context.now();
@@ -193,6 +221,11 @@ impl Groups {
                 let message = "the customers in a group could not be stored; it will be read again";
                 self.context.store_failures.warn(message, error);
                 Backoff::CALL
+            }
+            Obstacle::Busy => {
+                let until = Instant::now() + Duration::from_millis(BUSY_WAIT_MS.unsigned_abs());
+                self.no_permit_until().insert((app.clone(), corp_id.clone()), until);
+                return now.plus_ms(BUSY_WAIT_MS);
             }
             // Looked at again before the day is over, without a call: an operator may have resumed it.
             Obstacle::Forbidden | Obstacle::NotShared => SLOW,

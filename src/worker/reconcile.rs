@@ -4,8 +4,9 @@
 //! A run is over some dealers, each a durable task. It is begun by an operator, or by itself over the dealers
 //! that are due. The dealers of an app are compared one after the other, with one call in flight, the apps at
 //! the same time. A run takes little from live work: the next page is read once the lookups that the last ones
-//! led to are nearly done, and while callbacks arrive there is a pause between two pages. A failed call puts
-//! its dealer off, and the others go on; a dealer that keeps failing is given up until the next run.
+//! led to are nearly done, and while callbacks arrive there is a pause between two pages. A call that fails or
+//! gets no permit puts its dealer off, and the others go on; a dealer that keeps failing is given up until the
+//! next run.
 //!
 //! Deliberately absent: the order of the lists and who is removed ([`reconcile`](crate::domain::reconcile)),
 //! the lookups ([`resolve`](super::resolve)).
@@ -18,13 +19,13 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::corp::{CorpLists, Obstacle};
+use super::corp::{BUSY_WAIT_MS, CorpLists, Obstacle};
 use super::failure::{failure_reason, limit_ends_at};
 use super::{Activation, Context};
 use crate::domain::backoff::Backoff;
 use crate::domain::dealer_activity::DealerTrouble;
 use crate::domain::ids::{AppName, CorpId};
-use crate::domain::reconcile::{ReconcileRun, is_due};
+use crate::domain::reconcile::{ReconcileRun, ReconcileTask, is_due};
 use crate::domain::time::{MINUTE_MS, SECOND_MS, Timestamp};
 use crate::store::{FailureReason, StoreError};
 use crate::wecom::{Class, is_concurrency};
@@ -87,8 +88,10 @@ struct Comparison {
 struct State {
     /// The dealer that is being compared.
     current: Option<Traversal>,
-    /// The dealers whose calls have failed.
+    /// The dealers whose calls have failed or had no permit.
     failing: HashMap<CorpId, Failing>,
+    /// Whether there was no permit for the call of the last step.
+    had_no_permit: bool,
     /// Before this instant there is no next step.
     next_step_at: Option<Instant>,
     /// When dealers were last compared by this process, completely or not.
@@ -101,7 +104,7 @@ struct State {
     events: u64,
 }
 
-/// The failures of one dealer's calls.
+/// The failures of one dealer's calls, and the last one without a permit.
 #[derive(Default)]
 struct Failing {
     /// Consecutive failures.
@@ -110,6 +113,8 @@ struct Failing {
     anew: u32,
     /// Until when it is put off.
     until: Option<Instant>,
+    /// Whether it is put off because there was no permit.
+    had_no_permit: bool,
 }
 
 /// What follows from a failed call.
@@ -178,7 +183,9 @@ impl Comparison {
     async fn try_step(&self, state: &mut State) -> Result<Option<Duration>, StoreError> {
         let Some(traversal) = &mut state.current else { return self.next_dealer(state).await };
         let corp_id = traversal.corp().corp_id.clone();
-        match traversal.step().await {
+        let step = traversal.step().await;
+        state.had_no_permit = matches!(step, Err(Obstacle::Busy));
+        match step {
             Ok(Step::Read) => {}
             Ok(Step::Stored) => {
                 if let Some(failing) = state.failing.get_mut(&corp_id) {
@@ -197,6 +204,7 @@ impl Comparison {
             Err(Obstacle::Store(error)) => return Err(error),
             Err(obstacle) => {
                 let failing = state.failing.entry(corp_id.clone()).or_default();
+                failing.had_no_permit = state.had_no_permit;
                 match self.verdict(&corp_id, &obstacle, failing.failures + 1) {
                     Verdict::GiveUp(reason) => self.end(state, Some(reason)).await?,
                     Verdict::Again { wait_ms, is_failure } => {
@@ -212,7 +220,8 @@ impl Comparison {
         Ok(Some(Duration::ZERO))
     }
 
-    /// Takes up the next dealer that is not put off, or begins a run if dealers are due.
+    /// Takes up the next dealer that is not put off, or begins a run if dealers are due. After one without a
+    /// permit, others that had none come last, so that dealers with much live work do not delay all others.
     async fn next_dealer(&self, state: &mut State) -> Result<Option<Duration>, StoreError> {
         let tasks = self.context.store.reconcile_tasks(&self.app).await?;
         if tasks.is_empty() {
@@ -220,19 +229,24 @@ impl Comparison {
             let has_begun = self.begin_run(state).await?;
             return Ok(has_begun.then_some(Duration::ZERO));
         }
-        let (now, mut wait) = (Instant::now(), super::LOOK_EVERY);
+        let (now, mut wait, mut due) = (Instant::now(), super::LOOK_EVERY, Vec::new());
         for (corp_id, task) in tasks {
             let until = state.failing.get(&corp_id).and_then(|failing| failing.until);
-            if let Some(until) = until.filter(|until| now < *until) {
-                wait = wait.min(until.duration_since(now));
-                continue;
+            match until.filter(|until| now < *until) {
+                Some(until) => wait = wait.min(until.duration_since(now)),
+                None => due.push((corp_id, task)),
             }
-            self.log.note(self.context.store.reconcile_run().await?);
-            let corp = CorpLists { context: self.context.clone(), app: self.app.clone(), corp_id };
-            state.current = Some(Traversal::new(corp, task));
-            return Ok(Some(Duration::ZERO));
         }
-        Ok(Some(wait))
+        let turn = |(corp_id, _): &(CorpId, ReconcileTask)| {
+            let failing =
+                state.failing.get(corp_id).filter(|failing| state.had_no_permit && failing.had_no_permit);
+            failing.and_then(|failing| failing.until)
+        };
+        let Some((corp_id, task)) = due.into_iter().min_by_key(turn) else { return Ok(Some(wait)) };
+        self.log.note(self.context.store.reconcile_run().await?);
+        let corp = CorpLists { context: self.context.clone(), app: self.app.clone(), corp_id };
+        state.current = Some(Traversal::new(corp, task));
+        Ok(Some(Duration::ZERO))
     }
 
     /// Begins a run over the dealers that are due. Returns whether there are any.
@@ -300,6 +314,7 @@ impl Comparison {
                     Verdict::Again { wait_ms, is_failure: false }
                 };
             }
+            Obstacle::Busy => return Verdict::Again { wait_ms: BUSY_WAIT_MS, is_failure: false },
             Obstacle::NotShared | Obstacle::Left => {
                 return give_up("WeCom does not list this corp as sharing the app; share it in 上下游");
             }

@@ -18,7 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::parallelism::ParallelismPermit;
+use super::parallelism::{ParallelismPermit, Purpose};
 use super::{Activation, Context, until};
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
@@ -242,8 +242,12 @@ impl Resolver {
     /// The permits for a call of this lane, unless too many calls are in flight.
     fn permits(&self, key: &LaneKey) -> Option<Permits> {
         let slot = self.pool(&key.class).slots.clone().try_acquire_owned().ok()?;
-        let haste = if key.class == LaneClass::Live { Haste::Live } else { Haste::Background };
-        let parallelism = self.context.parallelism.try_acquire(&key.app, &key.owner, haste)?;
+        let purpose = match key.class {
+            LaneClass::Live => Purpose::Live,
+            LaneClass::Alone(_) => Purpose::Retry,
+            LaneClass::Background | LaneClass::Suspect => Purpose::Lookup,
+        };
+        let parallelism = self.context.parallelism.try_acquire(&key.app, &key.owner, purpose)?;
         Some(Permits { slot, parallelism })
     }
 

@@ -6,9 +6,9 @@ use super::super::world::World;
 use super::*;
 use crate::domain::chat::{ChatChange, ChatEvent, MemberVersion};
 use crate::domain::dealer::Dealer;
-use crate::domain::lookup::Haste;
 use crate::domain::time::DAY_MS;
 use crate::store::{FailureReason, Payload};
+use crate::worker::parallelism::Purpose;
 
 /// A world in which these groups were created just now, each with two customers.
 async fn with_groups(groups: usize) -> (World, Arc<Groups>) {
@@ -187,7 +187,7 @@ async fn a_reading_that_is_put_off_while_calls_are_resumed_is_repeated() {
     let (context, now) = (&world.context, world.context.now());
     let group = context.store.due_chats(now, 1).await.unwrap().remove(0);
     // It waits for a permit.
-    let live = |_| context.parallelism.try_acquire(&app(), &dealer(), Haste::Live);
+    let live = |_| context.parallelism.try_acquire(&app(), &dealer(), Purpose::Live);
     let permits: Vec<_> = (0..4).filter_map(live).collect();
     let mut reading = Box::pin(groups.read(&group));
     tokio::select! {
@@ -202,4 +202,51 @@ async fn a_reading_that_is_put_off_while_calls_are_resumed_is_repeated() {
         (world.take_calls(), due_after(&world).await),
         (vec!["chat wr000".into()], Some(Duration::ZERO))
     );
+}
+
+#[tokio::test]
+async fn corps_whose_live_work_takes_all_permits_delay_no_group_of_another_corp() {
+    let world = World::first(Script::new(1, 0));
+    let (context, now) = (&world.context, world.context.now());
+    let corps: Vec<_> = (0..9).map(|n| CorpId::new(format!("wpDEALER{n}")).unwrap()).collect();
+    let listed = corps.iter().map(|corp_id| Dealer::listed(corp_id.clone(), 7, String::new(), now));
+    context.store.put_dealers(&app(), listed.collect()).await.unwrap();
+    let (last, busy) = corps.split_last().unwrap();
+    let live = |corp_id| {
+        let permit = || context.parallelism.try_acquire(&app(), corp_id, Purpose::Live);
+        std::iter::from_fn(permit).collect::<Vec<_>>()
+    };
+    let permits: Vec<_> = busy.iter().map(live).collect();
+    for (n, corp_id) in busy.iter().chain(busy).chain([last]).enumerate() {
+        let event = ChatEvent {
+            corp_id: corp_id.clone(),
+            created_at: now,
+            chat_id: chat_id(n),
+            change: ChatChange::Created,
+        };
+        world.append(Payload::Chat(event)).await;
+        world.advance(Duration::from_millis(1)).await;
+    }
+    world.advance(LAG).await;
+    let mut groups = Arc::new(Groups::new(context.clone()));
+    let mut round = async |waiting: usize| {
+        groups.activate().await;
+        // As many wait for a permit, and the others are stored.
+        tokio::task::yield_now().await;
+        while context.calls.len() > waiting {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        world.advance(Duration::from_secs(10)).await;
+        context.calls.close();
+        context.calls.wait().await;
+        context.calls.reopen();
+        world.take_calls()
+    };
+    // Four corps wait for a permit for ten seconds, then the other four.
+    assert_eq!([round(4).await, round(4).await], [[""; 0]; 2]);
+    assert_eq!(round(3).await, ["chat wr016"]);
+    drop(permits);
+    world.advance(Duration::from_millis(BUSY_WAIT_MS.unsigned_abs())).await;
+    assert_eq!(round(0).await.len(), 4);
+    assert!(groups.failures().is_empty());
 }

@@ -4,10 +4,12 @@ use super::super::breaker::Scope;
 use super::super::scripted::{Script, T0, app, chat_id, contact_event, customer, dealer, member};
 use super::super::world::World;
 use super::*;
+use crate::domain::dealer::Dealer;
 use crate::domain::dealer_activity::DealerActivity;
 use crate::domain::event::{ContactChange, Event};
 use crate::domain::ids::{ExternalUserid, UserId};
 use crate::store::Payload;
+use crate::worker::parallelism::Purpose;
 
 mod lists;
 mod removal;
@@ -153,6 +155,42 @@ async fn no_call_is_made_while_a_breaker_is_open_or_the_dealer_has_left() {
         assert_eq!(world.take_calls(), [""; 0]);
         assert_eq!(activity(&world).await.reconciled_at, None);
     }
+}
+
+#[tokio::test]
+async fn dealers_whose_live_work_takes_all_permits_delay_no_other_and_do_not_fail() {
+    let world = World::new(small()).await;
+    let (context, now) = (&world.context, world.context.now());
+    let others = ["wpA", "wpB", "wpC"].map(|id| CorpId::new(id).unwrap());
+    let listed = others.iter().map(|corp_id| Dealer::listed(corp_id.clone(), 7, String::new(), now));
+    context.store.put_dealers(&app(), listed.collect()).await.unwrap();
+    let live = |corp_id| {
+        let permit = || context.parallelism.try_acquire(&app(), corp_id, Purpose::Live);
+        std::iter::from_fn(permit).collect::<Vec<_>>()
+    };
+    let permits: Vec<_> = others.iter().map(live).collect();
+    let dealers = others.iter().cloned().chain([dealer()]).map(|corp_id| (app(), corp_id));
+    context.store.begin_reconcile(dealers.collect(), now).await.unwrap();
+    let mut process = Process::of(&world);
+    let began = Instant::now();
+    while run(&world).await.dealers_done == 0 {
+        let current = process.state.current.as_ref();
+        if current.is_some_and(|traversal| others.contains(&traversal.corp().corp_id)) {
+            // Skips the wait for a permit.
+            tokio::time::pause();
+            process.step().await;
+            tokio::time::resume();
+        } else {
+            process.step().await;
+            world.resolve().await;
+        }
+        assert!(began.elapsed() < Duration::from_mins(2), "the other dealer has no turn");
+    }
+    assert!(world.wecom.count("contact_list") > 0);
+    assert!(process.state.failing.values().all(|failing| failing.failures == 0));
+    drop(permits);
+    let finished = process.finish(&world).await;
+    assert_eq!((finished.dealers_done, finished.dealers_total), (4, 4));
 }
 
 #[tokio::test]

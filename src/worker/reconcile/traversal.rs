@@ -227,7 +227,11 @@ impl Traversal {
                 let is_asked = matches!(error, CallError::Refused { api: Api::GroupchatList, .. });
                 is_asked && error.class() == Class::Configuration
             }
-            Obstacle::HeldBack(_) | Obstacle::NotShared | Obstacle::Left | Obstacle::Store(_) => false,
+            Obstacle::HeldBack(_)
+            | Obstacle::Busy
+            | Obstacle::NotShared
+            | Obstacle::Left
+            | Obstacle::Store(_) => false,
         };
         if !may_not {
             return Err(obstacle);

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use super::super::Context;
-use super::super::breaker::Scope;
+use super::super::breaker::{Breaker, Scope};
 use super::super::parallelism::ParallelismPermit;
 use super::conversion::{Conversion, Failure};
 use super::lane::{LaneClass, LaneKey};
@@ -57,10 +57,16 @@ pub(super) async fn resolve(
     let mut batch = Batch { context, lane, search, outcomes };
     let mut conversion = Conversion::new(context, lane, permit);
     let mut searching = false;
-    while let Some(customers) = batch.search.next_call() {
+    while !batch.search.is_done() {
         if searching && lane.class.is_background() {
-            conversion.yield_to_live().await;
+            if !conversion.yield_to_live().await {
+                batch.put_back();
+                break;
+            }
+            // One may have opened meanwhile.
+            batch.withdraw_held_back();
         }
+        let Some(customers) = batch.search.next_call() else { break };
         let answer = {
             let contacts: Vec<_> = customers.iter().map(|customer| &customer.contact).collect();
             conversion.convert(&contacts, searching).await
@@ -132,13 +138,31 @@ impl Batch<'_> {
                 self.end(customers.into_iter().chain(blocked), &defer(probe_at, reason));
             }
             Failure::TooManyCalls(reason) => {
-                let retry_at = soon(context.jitter.of((&self.lane.owner, now), 1), now);
                 let rest = self.search.withdraw(|_| true);
-                self.end(customers.into_iter().chain(rest), &defer(retry_at, reason));
+                self.end_soon(customers.into_iter().chain(rest), reason);
             }
             Failure::ChatGone(chat_id) => {
                 let rest = self.search.withdraw(|_| true);
                 self.end(customers.into_iter().chain(rest), &Outcome::NotInChat(chat_id));
+            }
+        }
+    }
+
+    /// Ends the search because there is no permit for its next call.
+    fn put_back(&mut self) {
+        let text = "live work of this corp went first".to_owned();
+        let rest = self.search.withdraw(|_| true);
+        self.end_soon(rest, FailureReason { errcode: None, text });
+    }
+
+    /// Ends the work about customers whom a circuit breaker holds back by now.
+    fn withdraw_held_back(&mut self) {
+        let (context, now, LaneKey { app, owner, .. }) = (self.context, self.context.now(), self.lane);
+        let breaker =
+            |customer: &Customer| open_breaker(context, app, [&customer.contact.corp_id, owner], now);
+        for customer in self.search.withdraw(|customer| breaker(customer).is_some()) {
+            if let Some(Breaker { probe_at, reason, .. }) = breaker(&customer) {
+                self.end([customer], &defer(probe_at, reason));
             }
         }
     }
@@ -176,6 +200,13 @@ impl Batch<'_> {
         };
         let rest = self.search.withdraw(|_| true);
         self.end(rest, &defer(probe_at, reason));
+    }
+
+    /// Ends work that is tried again soon, because other calls went first.
+    fn end_soon(&mut self, customers: impl IntoIterator<Item = Customer>, reason: FailureReason) {
+        let now = self.context.now();
+        let retry_at = soon(self.context.jitter.of((&self.lane.owner, now), 1), now);
+        self.end(customers, &defer(retry_at, reason));
     }
 
     /// Ends work with the same outcome.

@@ -115,9 +115,10 @@ impl<'a> Conversion<'a> {
         Self { context, lane, permit, token: None }
     }
 
-    /// Lets live work that waits for a permit go before the next call.
-    pub(super) async fn yield_to_live(&mut self) {
-        self.permit.yield_to_live().await;
+    /// Lets live work that waits for a permit go before the next call. Returns false if there is no permit for
+    /// that call any more.
+    pub(super) async fn yield_to_live(&mut self) -> bool {
+        self.permit.yield_to_live().await
     }
 
     /// Converts these customers. While `searching` for refused ids, a failure that would otherwise open a

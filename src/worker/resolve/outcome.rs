@@ -13,7 +13,7 @@ use crate::store::{FailureReason, Outcome, Work};
 pub(super) const UNKNOWN_TRIES_MAX: u32 = 5;
 /// The wait before the one retry of an id that was refused just after the add.
 const FRESH_RETRY_AFTER_MS: i64 = 2_500;
-/// The shortest wait before a retry because too many calls were in flight, and how much jitter adds at most.
+/// The shortest wait before a retry because other calls went first, and how much jitter adds at most.
 const SOON_MS: i64 = 1_000;
 const SOON_SPREAD_MS: f64 = 1_000.0;
 
@@ -22,7 +22,7 @@ pub(super) const fn defer(due_at: Timestamp, reason: FailureReason) -> Outcome {
     Outcome::Retry { due_at, reason, spent: false }
 }
 
-/// When to retry because too many calls were in flight; `jitter` is in `0.0..1.0`.
+/// When to retry because other calls went first, or too many were in flight; `jitter` is in `0.0..1.0`.
 #[expect(clippy::cast_possible_truncation, reason = "a second at most")]
 pub(super) fn soon(jitter: f64, now: Timestamp) -> Timestamp {
     now.plus_ms(SOON_MS + (SOON_SPREAD_MS * jitter) as i64)

@@ -174,12 +174,13 @@ pub(super) async fn one_call_at_a_time(context: &Context, owner: &CorpId) {
     tokio::time::pause();
     for _ in 0..2 {
         tokio::time::advance(Duration::from_millis(10)).await;
-        assert!(context.parallelism.acquire(&app(), owner).await.refused());
+        let permit = context.parallelism.acquire(&app(), owner, Purpose::Lookup).await;
+        assert!(permit.unwrap().refused());
     }
 }
 
-#[tokio::test]
-async fn of_one_call_at_a_time_live_work_has_the_one_after_a_call_for_other_lookups() {
+/// A resolver at a dealer with one call at a time, with 300 lookups, and the number of customers in each call.
+async fn with_lookups() -> (Arc<Resolver>, Arc<Mutex<Vec<usize>>>) {
     let calls = Arc::new(Mutex::new(Vec::new()));
     let made = calls.clone();
     let platform = Scripted::new(move |_, ids| {
@@ -187,24 +188,39 @@ async fn of_one_call_at_a_time_live_work_has_the_one_after_a_call_for_other_look
         Ok(Vec::new())
     });
     let context = context(platform, ConversionToken::Downstream).await;
-    one_call_at_a_time(&context, &corp("wpDEALER")).await;
-    let resolver = Arc::new(Resolver::new(context.clone(), CancellationToken::new()));
-    let push = |class, work| {
-        let key = LaneKey { app: app(), owner: corp("wpDEALER"), chat_id: None, class };
-        assert_eq!(resolver.lanes().push(key, work, &mut Deferred::default()), None);
-    };
+    one_call_at_a_time(&context, &dealer()).await;
+    let resolver = Arc::new(Resolver::new(context, CancellationToken::new()));
     for customer in 0..300 {
-        push(LaneClass::Background, lookup(customer, Haste::Background, None, None));
+        push(&resolver, LaneClass::Background, lookup(customer, Haste::Background, None, None));
     }
-    resolver.start_calls();
-    push(LaneClass::Live, work(1, 1, ContactChange::Added));
-    resolver.start_calls();
-    context.calls.close();
-    context.calls.wait().await;
-    assert_eq!(*calls.lock().unwrap(), [100]);
-    context.calls.reopen();
-    resolver.start_calls();
-    context.calls.close();
-    context.calls.wait().await;
-    assert_eq!(calls.lock().unwrap()[..2], [100, 1]);
+    (resolver, calls)
+}
+
+fn push(resolver: &Resolver, class: LaneClass, work: Work) {
+    let key = LaneKey { app: app(), owner: dealer(), chat_id: None, class };
+    assert_eq!(resolver.lanes().push(key, work, &mut Deferred::default()), None);
+}
+
+async fn calls_end(resolver: &Resolver) {
+    let calls = &resolver.context.calls;
+    calls.close();
+    calls.wait().await;
+    calls.reopen();
+}
+
+#[tokio::test]
+async fn of_one_call_at_a_time_an_event_or_its_retry_has_the_one_after_a_call_for_other_lookups() {
+    let event = work(1, 1, ContactChange::Added);
+    for class in [LaneClass::Live, LaneClass::Alone(event.contact.external_userid.clone())] {
+        let (resolver, calls) = with_lookups().await;
+        resolver.start_calls();
+        push(&resolver, class, event.clone());
+        resolver.start_calls();
+        calls_end(&resolver).await;
+        assert_eq!(*calls.lock().unwrap(), [100]);
+        resolver.start_calls();
+        calls_end(&resolver).await;
+        assert_eq!(calls.lock().unwrap()[..2], [100, 1]);
+        tokio::time::resume();
+    }
 }

@@ -10,6 +10,7 @@ use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
 use crate::wecom::TokenOf;
 use crate::worker::ConversionToken;
+use crate::worker::parallelism::Purpose;
 
 const DEALER: &str = "wpDEALER";
 
@@ -23,7 +24,7 @@ fn adds(count: usize) -> Vec<Work> {
 }
 
 async fn run(context: &Context, lane: &LaneKey, work: Vec<Work>) -> Outcomes {
-    let mut permit = context.parallelism.try_acquire(&lane.app, &lane.owner, Haste::Live).unwrap();
+    let mut permit = context.parallelism.try_acquire(&lane.app, &lane.owner, Purpose::Live).unwrap();
     resolve(context, lane, work, &mut permit, context.breakers.generation()).await
 }
 
@@ -193,22 +194,65 @@ async fn too_many_concurrent_calls_lower_their_number_before_they_pause_the_deal
     assert_eq!(platform.counts(), [3, 0], "nobody is searched for");
 }
 
+/// The calls before live work got the only permit, and the outcomes of a search among fifty other lookups,
+/// whose first call is refused. `meanwhile` happens while the search waits for live work, which keeps the
+/// permit for some seconds.
+async fn search_that_yields(
+    context: &Context,
+    platform: &Scripted,
+    live_secs: u64,
+    meanwhile: impl FnOnce(),
+) -> ([usize; 2], Outcomes) {
+    let (parallelism, dealer) = (&context.parallelism, corp(DEALER));
+    one_call_at_a_time(context, &dealer).await;
+    let lane = lane(DEALER, None, LaneClass::Suspect);
+    let lookups = (0..50).map(|n| lookup(n, Haste::Background, Some(84_061), None)).collect();
+    let mut permit = parallelism.try_acquire(&app(), &dealer, Purpose::Lookup).unwrap();
+    let live = async {
+        let permit = loop {
+            match parallelism.try_acquire(&app(), &dealer, Purpose::Live) {
+                Some(permit) => break permit,
+                None => parallelism.returned_to_lanes().await,
+            }
+        };
+        let calls_before = platform.counts();
+        meanwhile();
+        tokio::time::sleep(Duration::from_secs(live_secs)).await;
+        drop(permit);
+        calls_before
+    };
+    let search = resolve(context, &lane, lookups, &mut permit, context.breakers.generation());
+    tokio::join!(live, search)
+}
+
 #[tokio::test]
 async fn live_work_goes_before_the_next_call_of_a_search_among_other_lookups() {
     let platform = Scripted::new(|_, _| Err(84_061));
     let context = context(platform.clone(), ConversionToken::Downstream).await;
-    let (parallelism, dealer) = (context.parallelism.clone(), corp(DEALER));
-    one_call_at_a_time(&context, &dealer).await;
-    let lane = lane(DEALER, None, LaneClass::Suspect);
-    let lookups = (0..50).map(|n| lookup(n, Haste::Background, Some(84_061), None)).collect();
-    let mut permit = parallelism.try_acquire(&app(), &dealer, Haste::Background).unwrap();
-    let live = async {
-        while parallelism.try_acquire(&app(), &dealer, Haste::Live).is_none() {
-            parallelism.returned_to_lanes().await;
-        }
-        platform.counts()
-    };
-    let search = resolve(&context, &lane, lookups, &mut permit, context.breakers.generation());
-    let (calls_before, outcomes) = tokio::join!(live, search);
+    let (calls_before, outcomes) = search_that_yields(&context, &platform, 0, || {}).await;
     assert_eq!((calls_before, platform.counts(), outcomes.len()), ([0, 1], [0, 4], 50));
+}
+
+#[tokio::test]
+async fn a_search_that_waits_in_vain_for_its_next_call_is_put_back() {
+    let platform = Scripted::new(|_, _| Err(84_061));
+    let context = context(platform.clone(), ConversionToken::Downstream).await;
+    let began = tokio::time::Instant::now();
+    let (_, outcomes) = search_that_yields(&context, &platform, 60, || {}).await;
+    assert_eq!((began.elapsed().as_secs(), platform.counts()), (60, [0, 1]));
+    let waits = deferred_until(&outcomes).into_iter().map(|due_at| due_at.millis_since(T0));
+    assert!(waits.len() == 50 && waits.clone().all(|wait| (1_000..=2_000).contains(&wait)), "{outcomes:?}");
+}
+
+#[tokio::test]
+async fn a_breaker_that_opens_while_a_search_waits_for_live_work_ends_it() {
+    let platform = Scripted::new(|_, _| Err(84_061));
+    let context = context(platform.clone(), ConversionToken::Downstream).await;
+    let (scope, until) = (Scope::Corp(app(), corp(DEALER)), T0.plus_ms(3_600_000));
+    let opens = || {
+        let reason = FailureReason { errcode: Some(45_009), text: String::new() };
+        context.breakers.hold(scope, reason, T0, until);
+    };
+    let (_, outcomes) = search_that_yields(&context, &platform, 0, opens).await;
+    assert_eq!((platform.counts(), deferred_until(&outcomes)), ([0, 1], vec![until; 50]));
 }
