@@ -27,6 +27,7 @@ use crate::domain::ids::{AppName, CorpId};
 
 mod calls;
 
+pub use calls::Purpose;
 use calls::{Asker, Calls};
 
 type Owner = (AppName, CorpId);
@@ -36,19 +37,6 @@ const WAIT_MAX: Duration = Duration::from_secs(10);
 /// How often a task that waits for a permit looks for one without a signal: live work, or a lane that is
 /// before it, may have given up.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-
-/// What a call is made for, which decides when it gets a permit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Purpose {
-    /// The conversion of live work.
-    Live,
-    /// The delayed conversion of one customer who was refused just after the add.
-    Retry,
-    /// The conversion of customers who are looked up when that delays no event.
-    Lookup,
-    /// The reading of a list.
-    List,
-}
 
 /// The calls in flight with each corp's token.
 #[derive(Debug)]

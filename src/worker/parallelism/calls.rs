@@ -4,7 +4,6 @@
 
 use std::collections::VecDeque;
 
-use super::Purpose;
 use crate::domain::pace::CallLimit;
 
 /// The highest number of calls in flight, and of those that read lists: one worker reads the lists of
@@ -14,6 +13,19 @@ const LISTS_MAX: u32 = 2;
 /// How long a lane that asked for a permit in vain keeps its place without asking again. Longer than the time
 /// between two activations of its worker.
 const LANE_WAITS_MS: u64 = 2_000;
+
+/// What a call is made for, which decides when it gets a permit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The conversion of live work.
+    Live,
+    /// The delayed conversion of one customer who was refused just after the add.
+    Retry,
+    /// The conversion of customers who are looked up when that delays no event.
+    Lookup,
+    /// The reading of a list.
+    List,
+}
 
 /// What asks for a permit: the lanes with work of one purpose together, or one task.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
