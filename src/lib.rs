@@ -69,7 +69,7 @@
 //! `intake → callback → domain`, where an arrow means "may import"; `clock` and `telemetry` may be used
 //! outside `domain`, and `at_rest`, which imports `domain` only, by `app`, `http` and `worker`. `store`,
 //! `wecom` and `sink` do not know each other. `http` and `worker` meet in the store and in what they share:
-//! the rules of the apps ([`worker::AppRules`]), the wake-up signals ([`worker::Wake`]), the circuit breakers
+//! the rules of the apps ([`worker::apps::AppRules`]), the wake-up signals ([`worker::Wake`]), the circuit breakers
 //! ([`worker::breaker`]) and the status of the sinks ([`worker::sink_status`]). [`config`] is known to `cli`
 //! and `app` only; everything else receives the narrow struct it needs. No two files import each other,
 //! directly or in a circle.

@@ -2,7 +2,7 @@
 //! tests passes other parts: a store in memory, a [`Wire`] without sockets, a simulated clock.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -28,14 +28,13 @@ use crate::sink::Sink;
 use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{Api, AppCredentials, Client, Ledgers, Limiter, Wire};
+use crate::worker::apps::{AppRules, Apps};
 use crate::worker::breaker::Breakers;
 use crate::worker::clock_watch::ClockWatch;
 use crate::worker::dealer_names::DealerNames;
 use crate::worker::directory::Directory;
 use crate::worker::sink_status::SinkRegistry;
-use crate::worker::{
-    AppRules, Context, Wake, dealers, deliver, groups, mint, reconcile, renew, resolve, sweep,
-};
+use crate::worker::{Context, Wake, dealers, deliver, groups, mint, reconcile, renew, resolve, sweep};
 
 /// What a service is assembled from, apart from its configuration.
 pub struct Parts {
@@ -115,7 +114,7 @@ pub async fn assemble(
         dealer_names,
         activity: Arc::default(),
         jitter,
-        apps: Arc::new(config.apps.iter().map(rules).collect::<BTreeMap<_, _>>()),
+        apps: Arc::new(Apps::new(config.apps.iter().map(rules))),
         calls: TaskTracker::new(),
         panicked,
         sinks: Arc::new(SinkRegistry::new(sinks.iter().map(|part| part.name.clone()))),
@@ -176,7 +175,7 @@ fn callback_app(app: &config::App) -> Result<(AppName, CallbackApp), StartError>
 
 fn rules(app: &config::App) -> (AppName, AppRules) {
     let rules = AppRules {
-        corp_id: app.corp_id.clone(),
+        corp_id: Some(app.corp_id.clone()),
         conversion_token: app.conversion_token,
         existing_customers: app.existing_customers,
         customer_groups: app.customer_groups,

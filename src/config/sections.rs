@@ -16,7 +16,7 @@ use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Limits;
 use crate::telemetry::logs::{self, Format};
-use crate::worker::ConversionToken;
+use crate::worker::apps::ConversionToken;
 
 /// `[server]`: the public listener.
 #[derive(Debug, Clone, Serialize)]

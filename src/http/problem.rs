@@ -112,8 +112,8 @@ impl Problem {
     }
 
     /// Lists the configured apps, where the request names none of them.
-    pub(super) fn with_apps<'a>(self, apps: impl Iterator<Item = &'a AppName>) -> Self {
-        let apps = Some(apps.cloned().collect());
+    pub(super) fn with_apps(self, apps: Vec<AppName>) -> Self {
+        let apps = Some(apps.into());
         Self { apps, ..self.hint("set app to one of the configured apps, which are listed in apps") }
     }
 

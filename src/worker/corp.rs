@@ -145,7 +145,7 @@ impl CorpLists {
     async fn token(&self) -> Result<TokenOf, Obstacle> {
         let Self { context, app, corp_id } = self;
         let rules = context.apps.get(app).ok_or(Obstacle::NotShared)?;
-        if rules.corp_id.same_corp(corp_id.as_str()) {
+        if rules.is_brand(corp_id) {
             return Ok(TokenOf::Upstream);
         }
         // One that has left is not asked about again: WeCom will list it.

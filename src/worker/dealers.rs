@@ -30,7 +30,7 @@ use super::breaker::Scope;
 use super::directory::{DirectoryError, Refreshed};
 use super::failure::{failure_reason, limit_ends_at};
 use super::groups::read_again;
-use super::{Activation, AppRules, Context, overdue};
+use super::{Activation, Context, overdue};
 use crate::domain::backoff::Backoff;
 use crate::domain::dealer::DealerState;
 use crate::domain::ids::{AppName, CorpId};
@@ -57,8 +57,8 @@ const REVIEW_EVERY: Duration = Duration::from_hours(1);
 /// Runs until `stop`.
 pub async fn run(context: Context, stop: CancellationToken) {
     let wake = &context.wake.dealers;
-    let of_app = |(app, rules)| super::run(wake, stop.clone(), AppDealers::new(&context, app, rules));
-    let apps: Vec<_> = context.apps.iter().map(of_app).collect();
+    let of_app = |app: &AppName| super::run(wake, stop.clone(), AppDealers::new(&context, app));
+    let apps: Vec<_> = context.apps.names().iter().map(of_app).collect();
     tokio::join!(join_all(apps), super::run(wake, stop.clone(), Watch::new(&context)));
 }
 
@@ -98,7 +98,6 @@ impl Activation for Watch {
 struct AppDealers {
     context: Context,
     app: AppName,
-    rules: AppRules,
     started_at: Moment,
     read_at: Option<Moment>,
     /// Whether the dealers have changed since, according to WeCom.
@@ -119,11 +118,10 @@ impl Activation for AppDealers {
 }
 
 impl AppDealers {
-    fn new(context: &Context, app: &AppName, rules: &AppRules) -> Self {
+    fn new(context: &Context, app: &AppName) -> Self {
         Self {
             context: context.clone(),
             app: app.clone(),
-            rules: rules.clone(),
             started_at: context.clock.moment(),
             read_at: None,
             is_changed: false,
@@ -138,8 +136,10 @@ impl AppDealers {
     async fn look(&mut self) {
         self.record_activity().await;
         self.read().await;
-        let verified = self.qualifications.refresh(&self.context, &self.app, &self.rules.corp_id).await;
-        self.resume(&verified).await;
+        if let Some(brand) = self.context.apps.corp_of(&self.app) {
+            let verified = self.qualifications.refresh(&self.context, &self.app, &brand).await;
+            self.resume(&verified).await;
+        }
         self.resume_arrived().await;
         self.review().await;
     }
@@ -243,10 +243,11 @@ impl AppDealers {
 
     /// Counts the dealers for the metrics and looks for those that have fallen silent, if that is due.
     async fn review(&mut self) {
-        let Self { context, app, rules, .. } = &*self;
+        let Self { context, app, .. } = &*self;
         if !self.is_overdue(self.reviewed_at, REVIEW_EVERY) {
             return;
         }
+        let Some(rules) = context.apps.get(app) else { return };
         let may_fall_silent = self.is_overdue(Some(self.started_at), REVIEW_EVERY);
         let rows = match context.store.dealer_rows(app).await {
             Ok(rows) => rows,

@@ -13,9 +13,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::apps::AppRules;
 use super::breaker::Scope;
 use super::failure::{concerns_whole_app, failure_reason};
-use super::{Activation, AppRules, Context, until};
+use super::{Activation, Context, until};
 use crate::domain::backoff::Backoff;
 use crate::domain::fan::{FanStep, Minted, QuotaClass, Renew};
 use crate::domain::ids::AppName;
@@ -31,7 +32,6 @@ struct Queue {
     context: Context,
     app: AppName,
     step: FanStep,
-    rules: AppRules,
     classes: [ClassState; 3],
     /// The smoothed round trip of recent calls, in milliseconds; 0 before the first.
     round_trip_ms: AtomicU64,
@@ -56,10 +56,11 @@ struct ClassState {
 
 /// Runs all queues until `stop`; calls in flight go on, tracked by the context.
 pub async fn run(context: Context, stop: CancellationToken) {
-    let apps = context.apps.clone();
-    let queues: Vec<_> = apps
-        .iter()
-        .flat_map(|(app, rules)| FanStep::ALL.map(|step| Arc::new(Queue::new(&context, app, step, rules))))
+    let queues: Vec<_> = context
+        .apps
+        .names()
+        .into_iter()
+        .flat_map(|app| FanStep::ALL.map(|step| Arc::new(Queue::new(&context, &app, step))))
         .collect();
     super::run(&context.wake.fans, stop, queues).await;
 }
@@ -75,7 +76,7 @@ impl Activation for Vec<Arc<Queue>> {
 }
 
 impl Queue {
-    fn new(context: &Context, app: &AppName, step: FanStep, rules: &AppRules) -> Self {
+    fn new(context: &Context, app: &AppName, step: FanStep) -> Self {
         let classes = QuotaClass::ALL.map(|class| ClassState {
             class,
             scope: match class {
@@ -90,7 +91,6 @@ impl Queue {
             context: context.clone(),
             app: app.clone(),
             step,
-            rules: rules.clone(),
             classes,
             round_trip_ms: AtomicU64::new(0),
             succeeded_at: Mutex::default(),
@@ -114,9 +114,10 @@ impl Queue {
         if let Some(breaker) = breakers.open(&[&app, &fans], now) {
             return until(now, breaker.probe_at);
         }
-        self.look_up_renewals(now).await;
+        let Some(rules) = self.context.apps.get(&self.app) else { return super::LOOK_EVERY };
+        self.look_up_renewals(&rules, now).await;
         let round_trip_ms = self.round_trip_ms.load(Ordering::Relaxed);
-        let calls_max = pace::calls_at_once(self.rules.quota.per_hour, round_trip_ms, self.context.calls_max);
+        let calls_max = pace::calls_at_once(rules.quota.per_hour, round_trip_ms, self.context.calls_max);
         let probing = breakers.failures(&fans) > 0 || breakers.failures(&app) > 0;
         let mut idle = super::LOOK_EVERY;
         for n in 0..self.classes.len() {
@@ -133,7 +134,7 @@ impl Queue {
             } else {
                 calls_max.saturating_sub(in_flight(class))
             };
-            match self.clone().start_calls(n, slots, now).await {
+            match self.clone().start_calls(n, slots, &rules, now).await {
                 Ok(next) => idle = idle.min(next),
                 Err(error) => {
                     self.context.store_failures.warn("the queue of fans could not be read", &error);
@@ -144,8 +145,8 @@ impl Queue {
     }
 
     /// The part of the quota that a class may use.
-    fn share(&self, class: QuotaClass) -> Share {
-        let reserve_percent = self.rules.reserve_percent;
+    fn share(&self, rules: &AppRules, class: QuotaClass) -> Share {
+        let reserve_percent = rules.reserve_percent;
         match class {
             QuotaClass::Live => Share::Whole,
             QuotaClass::Renewals => Share::Without { reserve_percent, month_kept: 0 },
@@ -158,15 +159,18 @@ impl Queue {
 
     /// Looks up, once a minute, how many calls renewals will need within a month: those of all apps of the
     /// corp, which share its quota. Of the other step's quota nothing is kept for renewals.
-    async fn look_up_renewals(&self, now: Timestamp) {
+    async fn look_up_renewals(&self, rules: &AppRules, now: Timestamp) {
         let (_, looked_at) = *self.renewals_needed.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = looked_at.is_some_and(|at| (0..MINUTE_MS).contains(&now.millis_since(at)));
-        if fresh || self.step != FanStep::Mint || self.rules.renew == Renew::Never {
+        if fresh || self.step != FanStep::Mint || rules.renew == Renew::Never {
             return;
         }
         let Ok(tallies) = self.context.store.fan_tallies().await else { return };
-        let corp_of = |app: &AppName| self.context.apps.get(app).map(|rules| &rules.corp_id);
-        let same_corp = tallies.iter().filter(|(app, _)| corp_of(app) == corp_of(&self.app));
+        let apps = self.context.apps.all();
+        let corp_of = |app: &AppName| apps.get(app).and_then(|rules| rules.corp_id.as_ref());
+        let of_corp =
+            |app: &AppName| *app == self.app || corp_of(app).is_some() && corp_of(app) == corp_of(&self.app);
+        let same_corp = tallies.iter().filter(|(app, _)| of_corp(app));
         let needed: u64 = same_corp.map(|(_, tally)| tally.renewals_within(now, 30)).sum();
         let needed = u32::try_from(needed).unwrap_or(u32::MAX);
         *self.renewals_needed.lock().unwrap_or_else(PoisonError::into_inner) = (needed, Some(now));
@@ -177,6 +181,7 @@ impl Queue {
         self: Arc<Self>,
         n: usize,
         slots: usize,
+        rules: &Arc<AppRules>,
         now: Timestamp,
     ) -> Result<Duration, crate::store::StoreError> {
         let (store, ClassState { class, in_flight, .. }) = (&self.context.store, &self.classes[n]);
@@ -187,9 +192,9 @@ impl Queue {
         let all_due_started = work.len() < slots;
         in_flight.fetch_add(work.len(), Ordering::Relaxed);
         for work in work {
-            let queue = self.clone();
+            let (queue, rules) = (self.clone(), rules.clone());
             self.context.spawn_call(async move {
-                queue.call(work, &queue.classes[n]).await;
+                queue.call(work, &queue.classes[n], &rules).await;
                 queue.classes[n].in_flight.fetch_sub(1, Ordering::Relaxed);
                 queue.context.wake.fans.notify_one();
             });
@@ -203,8 +208,8 @@ impl Queue {
     }
 
     /// Makes the call for one fan and settles its outcome.
-    async fn call(&self, work: FanWork, class: &ClassState) {
-        let share = self.share(class.class);
+    async fn call(&self, work: FanWork, class: &ClassState, rules: &AppRules) {
+        let share = self.share(rules, class.class);
         let (platform, app, unionid, openid) =
             (&self.context.platform, &work.key.app, &work.key.unionid, &work.fan.openid);
         let began = Instant::now();
@@ -215,7 +220,7 @@ impl Queue {
                 let pending_id = platform.unionid_to_pending_id(app, unionid, openid, share).await;
                 pending_id.map(|pending_id| FanOutcome::Minted {
                     minted: Minted::new(pending_id, minted_at),
-                    same_id_extends: self.rules.same_id_extends,
+                    same_id_extends: rules.same_id_extends,
                 })
             }
             FanStep::AskExisting => {

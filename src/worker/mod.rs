@@ -21,6 +21,7 @@
 //! occasional call probes.
 
 pub mod activity;
+pub mod apps;
 pub mod breaker;
 pub mod clock_watch;
 mod corp;
@@ -44,7 +45,7 @@ mod scripted;
 #[cfg(test)]
 mod world;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -55,14 +56,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::domain::backoff::Jitter;
-use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
-use crate::domain::quota::Limits;
 use crate::domain::time::{Moment, Timestamp};
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::Platform;
 use activity::Activity;
+use apps::Apps;
 use breaker::Breakers;
 use dealer_names::DealerNames;
 use directory::Directory;
@@ -143,44 +143,6 @@ impl Wake {
     }
 }
 
-/// Which token converts a dealer's customers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ConversionToken {
-    /// The dealer's first, the brand's if that is refused; the one that worked is remembered for each dealer.
-    Auto,
-    /// The dealer's.
-    Downstream,
-    /// The brand's.
-    Upstream,
-}
-
-/// An app as the workers and the admin API see it.
-#[derive(Debug, Clone)]
-pub struct AppRules {
-    /// The brand's corp.
-    pub corp_id: CorpId,
-    /// Which token converts a dealer's customers.
-    pub conversion_token: ConversionToken,
-    /// Whether WeCom is asked if a new fan is an existing customer of a dealer.
-    pub existing_customers: bool,
-    /// Whether the members of customer groups are looked up.
-    pub customer_groups: bool,
-    /// How many hours after the last one a dealer's customers are compared with WeCom's lists; 0: only when
-    /// asked.
-    pub reconcile_hours: u32,
-    /// After how many days without a callback a dealer is silent; 0: never.
-    pub silent_days: u32,
-    /// Which fans' pending ids are renewed.
-    pub renew: Renew,
-    /// Whether WeCom extends the life of a pending id that it returns again.
-    pub same_id_extends: bool,
-    /// The call quota of each conversion API.
-    pub quota: Limits,
-    /// Percent of every window reserved for live registrations.
-    pub reserve_percent: u8,
-}
-
 /// What every worker shares.
 #[derive(Clone)]
 pub struct Context {
@@ -207,7 +169,7 @@ pub struct Context {
     /// What happened at them that is not recorded yet.
     pub activity: Arc<Activity>,
     /// The apps.
-    pub apps: Arc<BTreeMap<AppName, AppRules>>,
+    pub apps: Arc<Apps>,
     /// Calls in flight, waited for at shutdown.
     pub calls: TaskTracker,
     /// Cancelled when one of them panics: a lane whose call vanished would wait for ever.

@@ -66,8 +66,8 @@ pub async fn run(context: Context, stop: CancellationToken) {
         let (context, app, log) = (context.clone(), app.clone(), log.clone());
         Arc::new(Comparison { context, app, log, state: Arc::default() })
     };
-    let apps: Vec<_> = context.apps.keys().map(of_app).collect();
-    let names: Vec<_> = context.apps.keys().cloned().collect();
+    let names = context.apps.names();
+    let apps: Vec<_> = names.iter().map(of_app).collect();
     if let Err(error) = context.store.end_tasks_of_others(&names, context.now()).await {
         let message = "comparisons of apps that are not in the configuration any more could not be ended";
         context.store_failures.warn(message, &error);

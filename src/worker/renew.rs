@@ -21,7 +21,7 @@ impl Activation for Reviews {
         let Context { store, apps, wake, store_failures, .. } = &self.0;
         let now = self.0.now();
         let mut more = false;
-        for (app, rules) in &**apps {
+        for (app, rules) in &*apps.all() {
             for step in 0..STEPS_MAX {
                 match store.review_fans(app, rules.renew, now).await {
                     Ok(0) => break,

@@ -2,11 +2,14 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::apps::{AppRules, ConversionToken};
 use super::scripted::*;
 use super::*;
 use crate::clock::ManualClock;
 use crate::domain::dealer::Dealer;
+use crate::domain::fan::Renew;
 use crate::domain::ids::PendingId;
+use crate::domain::quota::Limits;
 use crate::domain::time::DAY_MS;
 use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
@@ -54,7 +57,7 @@ impl World {
         let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
         let store: Arc<dyn Store> = Arc::new(store);
         let rules = AppRules {
-            corp_id: CorpId::new("wwBRAND").unwrap(),
+            corp_id: Some(CorpId::new("wwBRAND").unwrap()),
             conversion_token: ConversionToken::Auto,
             existing_customers: false,
             customer_groups: true,
@@ -80,7 +83,7 @@ impl World {
             directory: Arc::new(directory),
             dealer_names: names,
             activity: Arc::default(),
-            apps: Arc::new(BTreeMap::from([(app(), rules)])),
+            apps: Arc::new(Apps::new([(app(), rules)])),
             calls: TaskTracker::new(),
             panicked: CancellationToken::new(),
             calls_max: 8,
@@ -93,15 +96,11 @@ impl World {
 
     /// Adds an app with the same rules.
     pub(super) fn add_app(&mut self, name: AppName) {
-        let mut apps = BTreeMap::clone(&self.context.apps);
-        apps.insert(name, apps[&app()].clone());
-        self.context.apps = Arc::new(apps);
+        self.context.apps.change(|apps| drop(apps.insert(name, apps[&app()].clone())));
     }
 
     pub(super) fn change_rules(&mut self, change: impl FnOnce(&mut AppRules)) {
-        let mut apps = BTreeMap::clone(&self.context.apps);
-        change(apps.get_mut(&app()).unwrap());
-        self.context.apps = Arc::new(apps);
+        self.context.apps.change(|apps| change(Arc::make_mut(apps.get_mut(&app()).unwrap())));
     }
 
     /// Receives a message that is unlike all others.

@@ -53,7 +53,8 @@ impl AdminState {
     /// The facts that the explanation is based on.
     async fn facts(&self, data: PersonData, now: Timestamp) -> Result<Facts, Problem> {
         let PersonData { fans, contacts, events, forgotten_at } = data;
-        let without_existing = self.apps.iter().filter(|(_, app)| !app.existing_customers);
+        let apps = self.apps.all();
+        let without_existing = apps.iter().filter(|(_, app)| !app.existing_customers);
         let without_existing = without_existing.map(|(name, _)| name.clone()).collect();
         let mut facts = Facts { without_existing, forgotten_at, ..Facts::default() };
         if let Some((key, fan)) = fans.iter().find(|(_, fan)| fan.state(now) == FanState::Queued) {
@@ -96,6 +97,7 @@ impl AdminState {
     /// whole queue, the forecast for a more urgent fan ignores the queue.
     async fn turn_at(&self, key: &FanKey, fan: &Fan) -> Result<Option<Timestamp>, Problem> {
         let Some(app) = self.apps.get(&key.app) else { return Ok(None) };
+        let Some(corp_id) = &app.corp_id else { return Ok(None) };
         let (queued, share) = if fan.queued_for(FanStep::Mint) == Some(Priority::Bulk) {
             let tallies = self.store.fan_tallies().await?;
             let of_app = tallies.into_iter().find(|(name, _)| *name == key.app);
@@ -106,7 +108,7 @@ impl AdminState {
             alone.replace(None, Some(fan));
             (alone, Share::Whole)
         };
-        let ledger = self.store.ledger(app.corp_id.as_str(), Api::UnionidToPendingId.as_str()).await?;
+        let ledger = self.store.ledger(corp_id.as_str(), Api::UnionidToPendingId.as_str()).await?;
         let now = self.clock.moment();
         Ok(forecast(&queued, &ledger, app.quota, share, Renew::Never, now).import_done_at)
     }

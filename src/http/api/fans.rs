@@ -262,7 +262,7 @@ impl Registration<'_> {
         match result.rejected.pop() {
             None => Ok(result),
             Some(rejected) if app.is_ok() => Err(Problem::fan_rejected(rejected.reason)),
-            Some(rejected) => Err(Problem::fan_rejected(rejected.reason).with_apps(state.apps.keys())),
+            Some(rejected) => Err(Problem::fan_rejected(rejected.reason).with_apps(state.apps.names())),
         }
     }
 

@@ -98,10 +98,10 @@ impl AdminState {
     /// off, at the dealers and corps concerned: an operator may have made them visible to the app.
     async fn look_up_again(&self, app: Option<&AppName>, corp_id: Option<&CorpId>) -> Result<(), StoreError> {
         let (mut lookups, mut groups) = (0, 0);
-        for (app, rules) in self.apps.iter().filter(|(name, _)| app.is_none_or(|app| app == *name)) {
+        for (app, rules) in self.apps.all().iter().filter(|(name, _)| app.is_none_or(|app| app == *name)) {
             let dealers = self.store.dealers(app).await?.into_iter();
             let dealers = dealers.filter(|dealer| dealer.left_at.is_none()).map(|dealer| dealer.corp_id);
-            let corps = dealers.chain([rules.corp_id.clone()]);
+            let corps = dealers.chain(rules.corp_id.clone());
             let concerned = corps.filter(|corp| corp_id.is_none_or(|wanted| wanted.same_corp(corp.as_str())));
             for corp_id in concerned {
                 lookups += self.store.look_up_again(app, &corp_id, true, self.clock.now()).await?;

@@ -22,12 +22,13 @@ use crate::http::public::CallbackApps;
 use crate::lifecycle::Lifecycle;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
+use crate::worker::Wake;
+use crate::worker::apps::Apps;
 use crate::worker::breaker::Breakers;
 use crate::worker::dealer_names::DealerNames;
 use crate::worker::directory::Directory;
 use crate::worker::optional_calls::OptionalCalls;
 use crate::worker::sink_status::SinkRegistry;
-use crate::worker::{AppRules, Wake};
 
 /// Streams of the feed open at the same time.
 pub const STREAMS_MAX: usize = 1_000;
@@ -71,7 +72,7 @@ pub struct AdminState {
     /// Cancelled when long polls and streams have to end.
     pub stop: CancellationToken,
     /// The configured apps.
-    pub apps: Arc<BTreeMap<AppName, AppRules>>,
+    pub apps: Arc<Apps>,
     /// Checks host, origin and token.
     pub guard: Guard,
     /// The tasks of the service, for its status.
@@ -88,13 +89,13 @@ impl AdminState {
     pub(super) fn app(&self, name: Option<&str>) -> Result<AppName, String> {
         match name {
             Some(name) => {
-                let known = AppName::new(name).ok().filter(|name| self.apps.contains_key(name));
+                let known = AppName::new(name).ok().filter(|name| self.apps.get(name).is_some());
                 let shown: String = name.chars().take(64).collect();
                 known.ok_or_else(|| format!("there is no app named {shown:?}"))
             }
-            None => match self.apps.keys().next() {
-                Some(only) if self.apps.len() == 1 => Ok(only.clone()),
-                _ => Err("app is missing: it is required when several apps are configured".to_owned()),
+            None => match <[AppName; 1]>::try_from(self.apps.names()) {
+                Ok([only]) => Ok(only),
+                Err(_) => Err("app is missing: it is required when several apps are configured".to_owned()),
             },
         }
     }
@@ -103,7 +104,7 @@ impl AdminState {
     pub(super) fn apps_named(&self, name: Option<&str>) -> Result<Vec<AppName>, Problem> {
         match name {
             Some(name) => Ok(vec![self.app(Some(name)).map_err(Problem::unknown_app)?]),
-            None => Ok(self.apps.keys().cloned().collect()),
+            None => Ok(self.apps.names()),
         }
     }
 }

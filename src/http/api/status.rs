@@ -43,7 +43,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
     let tallies: HashMap<_, _> = state.store.fan_tallies().await?.into_iter().collect();
     let fans = total(tallies.values());
     let mut dealers = BTreeMap::new();
-    for name in state.apps.keys() {
+    for name in &state.apps.names() {
         dealers.insert(name.to_string(), DealerNumbers::of(&state.store.dealer_rows(name).await?));
     }
     let alarms = state.store.alarms().await?.into_iter().map(|alarm| state.alarm_view(alarm)).collect();

@@ -43,7 +43,7 @@ impl Alarms {
             let (corp, kind) = (context.dealer_names.shown(app, corp_id), <&str>::from(kind));
             tracing::info!(%app, corp, kind, "an alarm of WeCom has ended");
         }
-        for app in context.apps.keys() {
+        for app in &context.apps.names() {
             for kind in ALARMS {
                 let count = open.iter().filter(|(of_app, _, of_kind)| (of_app, *of_kind) == (app, kind));
                 context.metrics.app_alarms(app, kind, count.count());

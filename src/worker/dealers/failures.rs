@@ -19,8 +19,7 @@ impl Failures {
         let (now, mut failures) = (context.now(), BTreeMap::new());
         for (scope, breaker) in context.breakers.all(now) {
             let (app, Some(corp_id)) = (scope.app(), scope.corp_id()) else { continue };
-            let is_brand =
-                context.apps.get(app).is_some_and(|rules| rules.corp_id.same_corp(corp_id.as_str()));
+            let is_brand = context.apps.get(app).is_some_and(|rules| rules.is_brand(corp_id));
             if is_brand || breaker.is_pacing() {
                 continue;
             }

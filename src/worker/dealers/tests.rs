@@ -42,7 +42,7 @@ impl Worker {
     fn with(dealers: usize) -> Self {
         let world = World::first(Script { listed: (0..dealers).map(corp).collect(), ..Script::new(0, 0) });
         let context = &world.context;
-        let dealers = AppDealers::new(context, &app(), &context.apps[&app()]);
+        let dealers = AppDealers::new(context, &app());
         Self { watch: Watch::new(context), dealers, world }
     }
 

@@ -8,10 +8,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use super::super::Context;
+use super::super::apps::ConversionToken;
 use super::super::breaker::Scope;
 use super::super::failure::{concerns_whole_app, failure_reason, limit_ends_at};
 use super::super::parallelism::ParallelismPermit;
-use super::super::{Context, ConversionToken};
 use super::lane::{LaneClass, LaneKey};
 use crate::domain::backoff::Backoff;
 use crate::domain::batch::Refusal;
@@ -149,7 +150,7 @@ impl<'a> Conversion<'a> {
     async fn run(&mut self, ids: &[ExternalUserid], searching: bool) -> Result<PendingIds, ConversionError> {
         let LaneKey { app, owner, chat_id, .. } = self.lane;
         let rules = self.context.apps.get(app).ok_or(ConversionError::NotShared)?;
-        if rules.corp_id.same_corp(owner.as_str()) || self.token == Some(TokenOwner::Upstream) {
+        if rules.is_brand(owner) || self.token == Some(TokenOwner::Upstream) {
             return Ok(self.ask(&TokenOf::Upstream, ids).await?);
         }
         let auto = rules.conversion_token == ConversionToken::Auto;

@@ -2,8 +2,9 @@
 
 use std::collections::HashMap;
 
+use super::super::Context;
+use super::super::apps::ConversionToken;
 use super::super::breaker::{Breaker, Scope};
-use super::super::{Context, ConversionToken};
 use super::conversion::has_left;
 use super::lane::{LaneClass, LaneKey};
 use super::outcome::defer;
@@ -52,7 +53,9 @@ impl<'a> Router<'a> {
             ConversionToken::Downstream => false,
             ConversionToken::Auto => dealer.token == Some(TokenOwner::Upstream),
         };
-        let owner = if with_brand_token { &rules.corp_id } else { corp_id };
+        // An app that serves no corp makes no call: which token does not matter.
+        let brand = rules.corp_id.as_ref().filter(|_| with_brand_token);
+        let owner = brand.unwrap_or(corp_id);
         if let Some(breaker) = open_breaker(context, app, [corp_id, owner], now) {
             return Err(defer(breaker.probe_at, breaker.reason));
         }

@@ -13,7 +13,7 @@ use crate::domain::lookup::Lookup;
 use crate::domain::sighting::{Sighting, SightingPlace};
 use crate::domain::time::HOUR_MS;
 use crate::store::{EventId, InboxEvent};
-use crate::worker::ConversionToken;
+use crate::worker::apps::ConversionToken;
 use crate::worker::breaker::Scope;
 pub(super) use crate::worker::scripted::{Scripted, T0, app};
 use crate::worker::scripted::{contact_event, dealer, member};

@@ -12,6 +12,7 @@ use crate::domain::tally::Tally;
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::http::problem::Problem;
 use crate::wecom::Api;
+use crate::worker::apps::{AppRules, RulesByApp};
 
 /// The steps of a fan, each with the API it calls.
 const STEPS: [(FanStep, Api); 2] =
@@ -48,11 +49,12 @@ pub(super) async fn quotas(
 ) -> Result<Vec<QuotaStatus>, Problem> {
     let now = state.clock.moment();
     let mut quotas = Vec::new();
-    for (name, app) in &*state.apps {
+    let apps = state.apps.all();
+    for (name, app, corp_id) in with_corp(&apps) {
         // Apps of one corp share its quota, so the forecast counts the fans of all of them.
-        let (limits, fans) = corp_quota(state, &app.corp_id, tallies);
+        let (limits, fans) = corp_quota(&apps, corp_id, tallies);
         for (step, api) in STEPS {
-            let ledger = state.store.ledger(app.corp_id.as_str(), api.as_str()).await?;
+            let ledger = state.store.ledger(corp_id.as_str(), api.as_str()).await?;
             let used = ledger.used(now);
             let forecast = (step == FanStep::Mint).then(|| {
                 let share = Share::Without { reserve_percent: app.reserve_percent, month_kept: 0 };
@@ -60,7 +62,7 @@ pub(super) async fn quotas(
             });
             quotas.push(QuotaStatus {
                 app: name.clone(),
-                corp_id: app.corp_id.clone(),
+                corp_id: corp_id.clone(),
                 api: api.as_str(),
                 blocked_until: used.blocked_ms.map(|ms| now.wall.plus_ms(ms)),
                 hour: QuotaWindow::new(used.hour, limits.per_hour),
@@ -77,27 +79,33 @@ pub(super) async fn quotas(
 /// Sets the metrics of quota use.
 pub(super) async fn update_metrics(state: &AdminState) -> Result<(), Problem> {
     let now = state.clock.moment();
-    for app in state.apps.values() {
-        let (limits, _) = corp_quota(state, &app.corp_id, &HashMap::new());
+    let apps = state.apps.all();
+    for (_, _, corp_id) in with_corp(&apps) {
+        let (limits, _) = corp_quota(&apps, corp_id, &HashMap::new());
         for (_, api) in STEPS {
-            let used = state.store.ledger(app.corp_id.as_str(), api.as_str()).await?.used(now);
+            let used = state.store.ledger(corp_id.as_str(), api.as_str()).await?.used(now);
             for (window, used, limit) in [
                 ("hour", used.hour, limits.per_hour),
                 ("day", used.day, limits.per_day),
                 ("month", used.month, limits.per_month),
             ] {
-                state.metrics.quota(&app.corp_id, api, window, used, limit);
+                state.metrics.quota(corp_id, api, window, used, limit);
             }
         }
     }
     Ok(())
 }
 
+/// The apps that serve a corp, each with it.
+fn with_corp(apps: &RulesByApp) -> impl Iterator<Item = (&AppName, &AppRules, &CorpId)> {
+    apps.iter().filter_map(|(name, rules)| Some((name, &**rules, rules.corp_id.as_ref()?)))
+}
+
 /// The quota that the apps of a corp share, and the total of their fans.
-fn corp_quota(state: &AdminState, corp_id: &CorpId, tallies: &HashMap<AppName, Tally>) -> (Limits, Tally) {
-    let of_corp = state.apps.iter().filter(|(_, app)| app.corp_id == *corp_id);
+fn corp_quota(apps: &RulesByApp, corp_id: &CorpId, tallies: &HashMap<AppName, Tally>) -> (Limits, Tally) {
+    let of_corp = with_corp(apps).filter(|(_, _, of)| *of == corp_id);
     let unlimited = Limits { per_hour: u32::MAX, per_day: u32::MAX, per_month: u32::MAX };
-    of_corp.fold((unlimited, Tally::default()), |(limits, mut fans), (name, app)| {
+    of_corp.fold((unlimited, Tally::default()), |(limits, mut fans), (name, app, _)| {
         if let Some(tally) = tallies.get(name) {
             fans += tally;
         }

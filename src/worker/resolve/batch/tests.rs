@@ -9,7 +9,7 @@ use crate::domain::ids::{ChatId, CorpId, ExternalUserid, PendingId};
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
 use crate::wecom::TokenOf;
-use crate::worker::ConversionToken;
+use crate::worker::apps::ConversionToken;
 use crate::worker::parallelism::Purpose;
 
 const DEALER: &str = "wpDEALER";
