@@ -2,7 +2,7 @@
 //! tests passes other parts: a store in memory, a [`Wire`] without sockets, a simulated clock.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -114,7 +114,7 @@ pub async fn assemble(
         dealer_names,
         activity: Arc::default(),
         jitter,
-        apps: Arc::new(Apps::new(config.apps.iter().map(rules))),
+        apps: Arc::new(Apps::new(config.apps.iter().map(rules), BTreeMap::new())),
         calls: TaskTracker::new(),
         panicked,
         sinks: Arc::new(SinkRegistry::new(sinks.iter().map(|part| part.name.clone()))),
@@ -175,6 +175,7 @@ fn callback_app(app: &config::App) -> Result<(AppName, CallbackApp), StartError>
 
 fn rules(app: &config::App) -> (AppName, AppRules) {
     let rules = AppRules {
+        suite: None,
         corp_id: Some(app.corp_id.clone()),
         conversion_token: app.conversion_token,
         existing_customers: app.existing_customers,

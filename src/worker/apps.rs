@@ -10,6 +10,9 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use super::suites::{SuiteSettings, SuiteView};
+use crate::domain::authorization::{Authorization, dealers_of};
+use crate::domain::bindings::{AgencyApp, Bindings, Unserved};
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Limits;
@@ -29,6 +32,8 @@ pub enum ConversionToken {
 /// The rules of an app.
 #[derive(Debug, Clone)]
 pub struct AppRules {
+    /// The suite of an agency-developed app.
+    pub suite: Option<AppName>,
     /// The brand's corp; `None` while no brand has authorised an agency-developed app.
     pub corp_id: Option<CorpId>,
     /// Which token converts a dealer's customers.
@@ -63,31 +68,73 @@ impl AppRules {
 /// The rules of all apps, by name.
 pub type RulesByApp = BTreeMap<AppName, Arc<AppRules>>;
 
-/// The apps of the service.
+/// The apps of the service, and the suites of those that are agency-developed.
 #[derive(Debug, Default)]
-pub struct Apps(RwLock<Arc<RulesByApp>>);
+pub struct Apps {
+    suites: BTreeMap<AppName, SuiteSettings>,
+    agency: Vec<AgencyApp>,
+    current: RwLock<Arc<Registry>>,
+}
+
+/// The apps and suites at one moment.
+#[derive(Debug, Default, Clone)]
+struct Registry {
+    apps: Arc<RulesByApp>,
+    suites: BTreeMap<AppName, Arc<SuiteView>>,
+    /// Why an agency-developed app serves no corp.
+    unserved: BTreeMap<AppName, Unserved>,
+}
+
+/// What a change of suites and bindings meant for the apps.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct AppChanges {
+    /// The apps whose calls can succeed now and could not before, each with its corp.
+    pub usable: Vec<(AppName, CorpId)>,
+    /// The apps whose calls cannot succeed any more.
+    pub parked: Vec<AppName>,
+}
 
 impl Apps {
-    /// The apps with these rules.
+    /// The apps with these rules, and these suites, of which nothing is known yet.
     #[must_use]
-    pub fn new(rules: impl IntoIterator<Item = (AppName, AppRules)>) -> Self {
-        let rules = rules.into_iter().map(|(app, rules)| (app, Arc::new(rules))).collect();
-        Self(RwLock::new(Arc::new(rules)))
+    pub fn new(
+        rules: impl IntoIterator<Item = (AppName, AppRules)>,
+        suites: BTreeMap<AppName, SuiteSettings>,
+    ) -> Self {
+        let apps: RulesByApp = rules.into_iter().map(|(app, rules)| (app, Arc::new(rules))).collect();
+        let agency_app = |(app, rules): (&AppName, &Arc<AppRules>)| {
+            let (suite, corp_id) = (rules.suite.clone()?, rules.corp_id.clone());
+            Some(AgencyApp { app: app.clone(), suite, corp_id })
+        };
+        let agency: Vec<_> = apps.iter().filter_map(agency_app).collect();
+        let registry = Registry {
+            suites: suites.keys().map(|suite| (suite.clone(), Arc::default())).collect(),
+            unserved: agency.iter().map(|one| (one.app.clone(), Unserved::NoBrand)).collect(),
+            apps: Arc::new(apps),
+        };
+        let this = Self { suites, agency, current: RwLock::new(Arc::new(registry)) };
+        // The corp in the configuration of an agency-developed app is that of no authorisation yet.
+        this.replace(BTreeMap::new(), Bindings::default());
+        this
+    }
+
+    fn current(&self) -> Arc<Registry> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// All apps as they are now.
     #[must_use]
     pub fn all(&self) -> Arc<RulesByApp> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.current().apps.clone()
     }
 
     /// The rules of an app as they are now; `None` if it is not in the configuration.
     #[must_use]
     pub fn get(&self, app: &AppName) -> Option<Arc<AppRules>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(app).cloned()
+        self.current().apps.get(app).cloned()
     }
 
-    /// The corp that an app serves.
+    /// The corp that an app serves, cancelled or not.
     #[must_use]
     pub fn corp_of(&self, app: &AppName) -> Option<CorpId> {
         self.get(app)?.corp_id.clone()
@@ -99,10 +146,122 @@ impl Apps {
         self.all().keys().cloned().collect()
     }
 
-    /// Replaces the rules of the apps that `change` changes.
+    /// The suites in the configuration.
+    #[must_use]
+    pub const fn suites(&self) -> &BTreeMap<AppName, SuiteSettings> {
+        &self.suites
+    }
+
+    /// The agency-developed apps in the configuration.
+    #[must_use]
+    pub fn agency(&self) -> &[AgencyApp] {
+        &self.agency
+    }
+
+    /// A suite as it is now; `None` if it is not in the configuration.
+    #[must_use]
+    pub fn suite(&self, suite: &AppName) -> Option<Arc<SuiteView>> {
+        self.current().suites.get(suite).cloned()
+    }
+
+    /// Why an app serves no corp; `None` if it serves one.
+    #[must_use]
+    pub fn unserved(&self, app: &AppName) -> Option<Unserved> {
+        self.current().unserved.get(app).cloned()
+    }
+
+    /// The authorisation that an agency-developed app works with.
+    #[must_use]
+    pub fn authorization_of(&self, app: &AppName) -> Option<(Arc<SuiteView>, CorpId)> {
+        let current = self.current();
+        let rules = current.apps.get(app)?;
+        let (suite, corp_id) = (rules.suite.as_ref()?, rules.corp_id.clone()?);
+        Some((current.suites.get(suite)?.clone(), corp_id))
+    }
+
+    /// Whether the corp with this id has ever authorised the suite.
+    #[must_use]
+    pub fn has_authorized(&self, suite: &AppName, corp_id: &str) -> bool {
+        self.suite(suite).is_some_and(|view| view.authorization(corp_id).is_some())
+    }
+
+    /// The app of the suite that serves the brand with this id.
+    #[must_use]
+    pub fn app_of_brand(&self, suite: &AppName, corp_id: &str) -> Option<AppName> {
+        let serves = |rules: &AppRules| {
+            rules.suite.as_ref() == Some(suite)
+                && rules.corp_id.as_ref().is_some_and(|brand| brand.same_corp(corp_id))
+        };
+        self.all().iter().find(|(_, rules)| serves(rules)).map(|(app, _)| app.clone())
+    }
+
+    /// The dealers of an agency-developed app that have authorised its suite themselves, those that have
+    /// cancelled included.
+    #[must_use]
+    pub fn authorized_dealers(&self, app: &AppName) -> Vec<Authorization> {
+        let Some((suite, brand)) = self.authorization_of(app) else { return Vec::new() };
+        let all = suite.records();
+        dealers_of(&brand, &all).into_iter().cloned().collect()
+    }
+
+    /// The apps of the suite of whose brand the corp is a dealer, by its own authorisation.
+    #[must_use]
+    pub fn apps_of_dealer(&self, suite: &AppName, corp_id: &CorpId) -> Vec<AppName> {
+        let of_suite = self.agency.iter().filter(|app| app.suite == *suite).map(|app| &app.app);
+        let has_dealer = |app: &&AppName| {
+            self.authorized_dealers(app).iter().any(|dealer| dealer.corp_id.same_corp(corp_id.as_str()))
+        };
+        of_suite.filter(has_dealer).cloned().collect()
+    }
+
+    /// Replaces what is known of the suites named, and which corp each agency-developed app serves.
+    pub fn replace(&self, suites: BTreeMap<AppName, SuiteView>, bindings: Bindings) -> AppChanges {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let before = current.clone();
+        let mut registry = Registry::clone(&current);
+        registry.suites.extend(suites.into_iter().map(|(suite, view)| (suite, Arc::new(view))));
+        let apps = Arc::make_mut(&mut registry.apps);
+        registry.unserved.clear();
+        for AgencyApp { app, .. } in &self.agency {
+            let corp = bindings.apps.get(app).cloned().unwrap_or(Err(Unserved::NoBrand));
+            if let Some(rules) = apps.get_mut(app) {
+                Arc::make_mut(rules).corp_id = corp.as_ref().ok().cloned();
+            }
+            if let Err(unserved) = corp {
+                registry.unserved.insert(app.clone(), unserved);
+            }
+        }
+        let mut changes = AppChanges::default();
+        for AgencyApp { app, .. } in &self.agency {
+            match (before.usable(app), registry.usable(app)) {
+                (None, Some((corp_id, _))) => changes.usable.push((app.clone(), corp_id)),
+                // After another code, failures of the one before do not count.
+                (Some(then), Some(now)) if then != now => changes.usable.push((app.clone(), now.0)),
+                (Some(_), None) => changes.parked.push(app.clone()),
+                (None, None) | (Some(_), Some(_)) => {}
+            }
+        }
+        *current = Arc::new(registry);
+        changes
+    }
+
+    /// Changes the rules of the apps.
     #[cfg(test)]
     pub(crate) fn change(&self, change: impl FnOnce(&mut RulesByApp)) {
-        let mut apps = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        change(Arc::make_mut(&mut apps));
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        change(Arc::make_mut(&mut Arc::make_mut(&mut current).apps));
     }
 }
+
+impl Registry {
+    /// The corp of an agency-developed app whose calls can succeed, and how many permanent codes it has had.
+    fn usable(&self, app: &AppName) -> Option<(CorpId, u32)> {
+        let rules = self.apps.get(app)?;
+        let corp_id = rules.corp_id.as_ref()?;
+        let authorization = self.suites.get(rules.suite.as_ref()?)?.authorization(corp_id.as_str())?;
+        authorization.is_usable().then(|| (corp_id.clone(), authorization.record.codes))
+    }
+}
+
+#[cfg(test)]
+mod tests;

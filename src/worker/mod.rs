@@ -38,6 +38,7 @@ pub mod reconcile;
 pub mod renew;
 pub mod resolve;
 pub mod sink_status;
+pub mod suites;
 pub mod sweep;
 
 #[cfg(test)]

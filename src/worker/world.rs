@@ -1,5 +1,6 @@
 //! For the tests of workers: a service over a store in memory and a [scripted](super::scripted) WeCom.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::apps::{AppRules, ConversionToken};
@@ -57,6 +58,7 @@ impl World {
         let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
         let store: Arc<dyn Store> = Arc::new(store);
         let rules = AppRules {
+            suite: None,
             corp_id: Some(CorpId::new("wwBRAND").unwrap()),
             conversion_token: ConversionToken::Auto,
             existing_customers: false,
@@ -83,7 +85,7 @@ impl World {
             directory: Arc::new(directory),
             dealer_names: names,
             activity: Arc::default(),
-            apps: Arc::new(Apps::new([(app(), rules)])),
+            apps: Arc::new(Apps::new([(app(), rules)], BTreeMap::new())),
             calls: TaskTracker::new(),
             panicked: CancellationToken::new(),
             calls_max: 8,

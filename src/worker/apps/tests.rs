@@ -1,0 +1,130 @@
+//! Which corp an agency-developed app serves, and what a change of its authorisation means for it.
+
+use secrecy::SecretString;
+
+use super::*;
+use crate::at_rest::{Purpose, Sealer};
+use crate::domain::authorization::{Agent, Granted, SharedFrom};
+use crate::domain::bindings::bind;
+use crate::domain::ids::SuiteId;
+use crate::domain::quota::Limits;
+use crate::domain::time::Timestamp;
+use crate::store::SuiteRecords;
+
+const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
+
+fn name(name: &str) -> AppName {
+    AppName::new(name).unwrap()
+}
+
+fn corp(id: &str) -> CorpId {
+    CorpId::new(id).unwrap()
+}
+
+fn rules(suite: Option<&str>, corp_id: Option<&str>) -> AppRules {
+    AppRules {
+        suite: suite.map(name),
+        corp_id: corp_id.map(corp),
+        conversion_token: ConversionToken::Auto,
+        existing_customers: false,
+        customer_groups: false,
+        reconcile_hours: 0,
+        silent_days: 0,
+        renew: Renew::All,
+        same_id_extends: false,
+        quota: Limits::DOCUMENTED,
+        reserve_percent: 0,
+    }
+}
+
+fn settings() -> SuiteSettings {
+    let (suite_id, secret) = (SuiteId::new("dkSUITE").unwrap(), SecretString::from("secret"));
+    let sealer = Arc::new(Sealer::new(&suite_id, &secret, None));
+    SuiteSettings { provider_corp_id: corp("wwPROVIDER"), suite_id, secret, sealer }
+}
+
+/// One self-built app, and one of the suite `agency`.
+fn apps() -> Apps {
+    let rules = [("own", rules(None, Some("wwOWN"))), ("brand", rules(Some("agency"), None))];
+    let rules = rules.map(|(app, rules)| (name(app), rules));
+    Apps::new(rules, BTreeMap::from([(name("agency"), settings())]))
+}
+
+fn authorized(corp_id: &str, shared_from: Option<&str>, sent_secs: i64) -> Authorization {
+    let code = SecretString::from(format!("code{sent_secs}"));
+    let code = settings().sealer.seal(Purpose::PermanentCode, corp_id, &code, [7; 12]);
+    let sent_at = T0.plus_ms(sent_secs * 1_000);
+    let granted = Granted { corp_id: corp(corp_id), name: corp_id.to_owned(), code, sent_at };
+    let mut record = Authorization::granted(None, granted, T0);
+    let shared_from = shared_from.map(|of| SharedFrom { corp_id: corp(of), share_type: 1 });
+    let agent = Agent { agent_id: 7, shared_from, is_verified: None, may_read_customers: None, read_at: T0 };
+    assert!(record.read(1, 1, String::new(), agent));
+    record
+}
+
+/// Replaces what is known, as if these were the stored authorisations.
+fn replace(apps: &Apps, authorizations: Vec<Authorization>) -> AppChanges {
+    let records = SuiteRecords { authorizations: authorizations.clone(), ..SuiteRecords::default() };
+    let bound = apps.agency().iter().filter_map(|one| Some((one.app.clone(), apps.corp_of(&one.app)?)));
+    let bound = bound.collect();
+    let bindings = bind(apps.agency(), &BTreeMap::from([(name("agency"), authorizations)]), &bound);
+    let view = SuiteView::of(records, &settings().sealer);
+    apps.replace(BTreeMap::from([(name("agency"), view)]), bindings)
+}
+
+#[test]
+fn an_agency_developed_app_serves_a_corp_once_a_brand_has_authorised() {
+    let apps = apps();
+    assert_eq!(apps.corp_of(&name("own")), Some(corp("wwOWN")));
+    assert_eq!((apps.corp_of(&name("brand")), apps.unserved(&name("own"))), (None, None));
+    assert_eq!(apps.unserved(&name("brand")), Some(Unserved::NoBrand));
+    let usable = vec![(name("brand"), corp("wpA"))];
+    let authorization = authorized("wpA", None, 1);
+    assert_eq!(replace(&apps, vec![authorization.clone()]), AppChanges { usable, ..AppChanges::default() });
+    assert_eq!(replace(&apps, vec![authorization]), AppChanges::default(), "nothing has changed");
+    assert_eq!((apps.corp_of(&name("brand")), apps.unserved(&name("brand"))), (Some(corp("wpA")), None));
+    assert_eq!(apps.app_of_brand(&name("agency"), "wpA"), Some(name("brand")));
+    assert_eq!(apps.app_of_brand(&name("agency"), "wwOWN"), None, "it is of no suite");
+}
+
+#[test]
+fn a_configured_corp_is_not_served_before_it_has_authorised() {
+    let rules = [(name("brand"), rules(Some("agency"), Some("wpA")))];
+    let apps = Apps::new(rules, BTreeMap::from([(name("agency"), settings())]));
+    assert_eq!(apps.corp_of(&name("brand")), None);
+    assert_eq!(replace(&apps, vec![authorized("wpB", None, 1)]), AppChanges::default());
+    assert_eq!(replace(&apps, vec![authorized("wpA", None, 1)]).usable, [(name("brand"), corp("wpA"))]);
+}
+
+#[test]
+fn a_cancelled_app_is_parked_and_goes_on_with_the_next_authorisation() {
+    let apps = apps();
+    let mut authorization = authorized("wpA", None, 1);
+    replace(&apps, vec![authorization.clone()]);
+    assert!(authorization.cancelled(T0.plus_ms(5_000), T0));
+    assert_eq!(replace(&apps, vec![authorization]).parked, [name("brand")]);
+    assert_eq!(apps.corp_of(&name("brand")), Some(corp("wpA")), "its data remains that of this corp");
+    assert!(apps.has_authorized(&name("agency"), "wpA"));
+    let usable = replace(&apps, vec![authorized("wpA", None, 9)]).usable;
+    assert_eq!(usable, [(name("brand"), corp("wpA"))]);
+}
+
+#[test]
+fn a_code_that_cannot_be_opened_parks_its_app() {
+    let apps = apps();
+    replace(&apps, vec![authorized("wpA", None, 1)]);
+    let mut other = authorized("wpA", None, 1);
+    other.code.key = [0; 8];
+    assert_eq!(replace(&apps, vec![other]).parked, [name("brand")]);
+}
+
+#[test]
+fn a_dealer_belongs_to_the_app_of_the_brand_that_shared_it() {
+    let apps = apps();
+    let dealer = authorized("wpD", Some("wpA"), 2);
+    replace(&apps, vec![authorized("wpA", None, 1), dealer.clone()]);
+    assert_eq!(apps.authorized_dealers(&name("brand")), [dealer]);
+    assert_eq!(apps.apps_of_dealer(&name("agency"), &corp("wpD")), [name("brand")]);
+    assert!(apps.apps_of_dealer(&name("agency"), &corp("wpA")).is_empty());
+    assert!(apps.authorized_dealers(&name("own")).is_empty());
+}
