@@ -123,7 +123,7 @@ mod tests {
         }
         let chats = store.due_chats(now.plus_ms(CHAT_LAG_MS), 10).await.unwrap();
         assert_eq!(chats.iter().map(|chat| chat.chat_id.as_str()).collect::<Vec<_>>(), ["wrINVENTED"]);
-        assert_eq!(store.visibility_changes().await.unwrap(), [(name, dealer)]);
+        assert!(store.visibility_changes().await.unwrap().into_keys().eq([(name, dealer)]));
         assert_eq!(store.alarms().await.unwrap().len(), 1);
         assert_eq!(store.counts().quarantined, 0);
     }

@@ -1,8 +1,11 @@
 //! Customer groups, comparing the dealers' customers with WeCom's lists, and the activity of each dealer.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 
 use super::error::StoreError;
+use super::inbox::EventId;
 use crate::domain::chat::{Chat, MemberVersion};
 use crate::domain::dealer::Dealer;
 use crate::domain::dealer_activity::{DealerActivity, DealerCounts, DealerTrouble, NewActivity};
@@ -163,12 +166,18 @@ pub trait Reconciling: Send + Sync {
         now: Timestamp,
     ) -> Result<u64, StoreError>;
 
-    /// The dealers for which [`Payload::Visibility`](super::Payload::Visibility) was appended and
-    /// [`visibility_seen`](Self::visibility_seen) not yet called since.
-    async fn visibility_changes(&self) -> Result<Vec<(AppName, CorpId)>, StoreError>;
+    /// The dealers with a [`Payload::Visibility`](super::Payload::Visibility) that
+    /// [`visibility_seen`](Self::visibility_seen) has not removed, and the number of the last one of each.
+    async fn visibility_changes(&self) -> Result<BTreeMap<(AppName, CorpId), EventId>, StoreError>;
 
-    /// Removes a dealer from [`visibility_changes`](Self::visibility_changes).
-    async fn visibility_seen(&self, app: &AppName, corp_id: &CorpId) -> Result<(), StoreError>;
+    /// Removes a dealer from [`visibility_changes`](Self::visibility_changes), unless another report than
+    /// `report` is the last one.
+    async fn visibility_seen(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        report: EventId,
+    ) -> Result<(), StoreError>;
 
     /// Adds to the dealers' activity, and stores a reading of the clocks if one is given: in one transaction,
     /// or in several if there are many dealers. Returns the dealers whose silence this ends.

@@ -1,5 +1,7 @@
 //! Customer groups: events applied as they arrive, readings of member lists, lookups through a group.
 
+use std::collections::BTreeMap;
+
 use super::*;
 use crate::domain::chat::{CHAT_LAG_MS, ChatChange, ChatEvent, MemberVersion, Versions};
 use crate::domain::ids::ChatId;
@@ -258,15 +260,22 @@ async fn a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_re
     }
     assert!(now.millis_since(T0) > 89 * DAY_MS);
     assert_eq!((store.next_due().await, store.counts().waiting), (Ok(None), 1), "it is not forgotten");
-    let visibility = Arrival { payload: Payload::Visibility(corp(1)), ..added(9, 1) };
-    store.append(visibility).await.unwrap();
+    let mut reports = Vec::new();
+    for n in [8, 9] {
+        let visibility = Arrival { payload: Payload::Visibility(corp(1)), ..added(n, 1) };
+        let Appended::New(report) = store.append(visibility).await.unwrap() else { panic!("{n} is new") };
+        reports.push(report);
+    }
     let store = reopen(place, store).await;
-    assert_eq!(store.visibility_changes().await, Ok(vec![(app(), corp(1))]));
+    let last = |report| Ok(BTreeMap::from([((app(), corp(1)), report)]));
+    assert_eq!(store.visibility_changes().await, last(reports[1]));
     assert_eq!(store.look_up_again(&app(), &corp(1), false, now).await, Ok(1));
     assert_eq!(store.lease(now, 10, 10).await.unwrap()[0].contact, contact_key(1, 1));
     assert_eq!(store.look_up_again(&app(), &corp(1), true, now).await, Ok(1));
-    store.visibility_seen(&app(), &corp(1)).await.unwrap();
-    assert_eq!(store.visibility_changes().await, Ok(vec![]));
+    store.visibility_seen(&app(), &corp(1), reports[0]).await.unwrap();
+    assert_eq!(store.visibility_changes().await, last(reports[1]), "there is a newer one");
+    store.visibility_seen(&app(), &corp(1), reports[1]).await.unwrap();
+    assert_eq!(store.visibility_changes().await, Ok(BTreeMap::new()));
     assert_eq!(store.audit(), Ok(vec![]));
 }
 

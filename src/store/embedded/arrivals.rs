@@ -54,7 +54,7 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
             txn.counts().quarantined += 1;
         }
         Payload::Chat(event) => chats::apply(txn, &app, &event, received_at)?,
-        Payload::Visibility(corp_id) => txn.mark(keys::of_corp(b'v', &app, &corp_id)),
+        Payload::Visibility(corp_id) => dealers::report_visibility(txn, &app, &corp_id, id)?,
         Payload::Alarm(alarm) => dealers::alarm(txn, &app, alarm)?,
         Payload::Suite(event) => {
             if !suites::apply(txn, &app, event, received_at)? {
@@ -102,7 +102,9 @@ pub(super) fn redrive(
                     enqueue(txn, &event)?;
                 }
                 Some(Payload::Chat(event)) => chats::apply(txn, &app, &event, now)?,
-                Some(Payload::Visibility(corp_id)) => txn.mark(keys::of_corp(b'v', &app, &corp_id)),
+                Some(Payload::Visibility(corp_id)) => {
+                    dealers::report_visibility(txn, &app, &corp_id, id)?;
+                }
                 Some(Payload::Alarm(alarm)) => dealers::alarm(txn, &app, alarm)?,
                 Some(Payload::Suite(event)) => drop(suites::apply(txn, &app, event, now)?),
                 Some(Payload::Quarantine { .. }) | None => {}

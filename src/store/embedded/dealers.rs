@@ -1,10 +1,11 @@
-//! Transactions on dealers: their records as WeCom lists them, their activity, counts and alarms.
+//! Transactions on dealers: their records as WeCom lists them, their activity, counts and alarms, and reports
+//! about the visible range.
 
 use serde::{Deserialize, Serialize};
 
-use super::super::StoreError;
+use super::super::{EventId, StoreError};
 use super::keys;
-use super::records::{Record, readable};
+use super::records::{Record, decode, readable};
 use super::txn::Txn;
 use crate::domain::dealer::{Dealer, TokenOwner};
 use crate::domain::dealer_activity::{DealerActivity, DealerCounts};
@@ -29,6 +30,12 @@ impl Record for DealerCounts {}
 pub(super) struct Alarms(pub(super) Vec<AppAlarm>);
 
 impl Record for Alarms {}
+
+/// The number of the last report that the app may see other customers of a dealer than before.
+#[derive(Serialize, Deserialize)]
+struct VisibilityReport(EventId);
+
+impl Record for VisibilityReport {}
 
 /// A dealer's record as versions before 0.3.0 stored it.
 #[derive(Deserialize)]
@@ -101,6 +108,40 @@ pub(super) fn count(
     let mut counts = readable(txn.get::<DealerCounts>(&key))?.unwrap_or_default();
     change(&mut counts);
     txn.put(key, &counts)
+}
+
+/// Records a report that the app may see other customers of a dealer than before.
+pub(super) fn report_visibility(
+    txn: &mut Txn<'_>,
+    app: &AppName,
+    corp_id: &CorpId,
+    id: EventId,
+) -> Result<(), StoreError> {
+    txn.put(keys::of_corp(b'v', app, corp_id), &VisibilityReport(id))
+}
+
+/// The number in the stored record of a report.
+pub(super) fn visibility_report(key: &[u8], value: &[u8]) -> Result<EventId, StoreError> {
+    report_number(decode(key, value).map(Some))
+}
+
+/// The number of a report; 0, which no message has, if it cannot be read: older versions stored none.
+fn report_number(record: Result<Option<VisibilityReport>, StoreError>) -> Result<EventId, StoreError> {
+    Ok(readable(record)?.map_or(EventId(0), |VisibilityReport(id)| id))
+}
+
+/// Deletes the last report about a dealer if that is `report`.
+pub(super) fn visibility_seen(
+    txn: &mut Txn<'_>,
+    app: &AppName,
+    corp_id: &CorpId,
+    report: EventId,
+) -> Result<(), StoreError> {
+    let key = keys::of_corp(b'v', app, corp_id);
+    if report_number(txn.get(&key))? == report {
+        txn.delete(key);
+    }
+    Ok(())
 }
 
 /// Adds an alarm about an app, or ends those that it ends. Events arrive in any order: the newest of each

@@ -14,7 +14,7 @@
 //! | `o` | app · corp · `external_userid` | a contact of this corp |
 //! | `b` | app · corp | the numbers of its customers and links |
 //! | `a` | app · corp | its activity |
-//! | `v` | app · corp | a change of the visible range that is not handled yet |
+//! | `v` | app · corp | the last report about the visible range, until it is handled |
 //! | `A` | app · corp | alarms about the app there |
 //! | `G` | app · corp · chat | a customer group |
 //! | `j` | due · app · corp · chat | a group whose member list is to be read |

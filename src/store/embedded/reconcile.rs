@@ -1,10 +1,10 @@
 //! [`Reconciling`] as the embedded store implements it: groups, runs and tasks, and the activity of dealers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 
-use super::super::{ChatToRead, DealerRow, PageFound, Reconciling, StoreError};
+use super::super::{ChatToRead, DealerRow, EventId, PageFound, Reconciling, StoreError};
 use super::contacts::{self, FoundBy};
 use super::records::{Record, decode, readable};
 use super::txn::Txn;
@@ -330,18 +330,21 @@ impl Reconciling for EmbeddedStore {
         Ok(moved.await?.into_iter().sum())
     }
 
-    async fn visibility_changes(&self) -> Result<Vec<(AppName, CorpId)>, StoreError> {
-        self.rows(b"v", &keys::after(b"v"), ROWS_AT_ONCE, |key, _| keys::Parts::of(key).corp().map(Some))
+    async fn visibility_changes(&self) -> Result<BTreeMap<(AppName, CorpId), EventId>, StoreError> {
+        let reports = self.rows(b"v", &keys::after(b"v"), ROWS_AT_ONCE, |key, value| {
+            Ok(Some((keys::Parts::of(key).corp()?, dealers::visibility_report(key, value)?)))
+        })?;
+        Ok(reports.into_iter().collect())
     }
 
-    async fn visibility_seen(&self, app: &AppName, corp_id: &CorpId) -> Result<(), StoreError> {
-        let key = keys::of_corp(b'v', app, corp_id);
-        self.writer
-            .run(move |txn| {
-                txn.delete(key);
-                Ok(())
-            })
-            .await
+    async fn visibility_seen(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        report: EventId,
+    ) -> Result<(), StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer.run(move |txn| dealers::visibility_seen(txn, &app, &corp_id, report)).await
     }
 
     async fn record_activity(

@@ -91,7 +91,7 @@ fn commit(engine: &dyn Engine, batch: &mut Batch) -> Result<(), StoreError> {
 mod tests {
     use std::path::Path;
 
-    use super::super::super::{Feed as _, LinkBy, LinkQuery, Reconciling as _, Store as _};
+    use super::super::super::{EventId, Feed as _, LinkBy, LinkQuery, Reconciling as _, Store as _};
     use super::super::engine::Memory;
     use super::super::{EmbeddedStore, Settings};
     use super::*;
@@ -156,6 +156,20 @@ mod tests {
         memory.commit(vec![(layout, Some(value))]).unwrap();
         let refused = EmbeddedStore::in_memory(memory, Settings::default()).err().unwrap().to_string();
         assert!(refused.contains("start with a backup"), "{refused}");
+    }
+
+    #[tokio::test]
+    async fn a_report_about_the_visible_range_that_was_stored_without_a_number_is_handled() {
+        let (app, corp_id) = (AppName::new("brand").unwrap(), CorpId::new("wpDEALER").unwrap());
+        let memory = Memory::default();
+        memory.commit(vec![(keys::of_corp(b'v', &app, &corp_id), Some(Vec::new()))]).unwrap();
+        let store = EmbeddedStore::in_memory(memory, Settings::default()).unwrap();
+        let report = EventId(0);
+        let expected = BTreeMap::from([((app.clone(), corp_id.clone()), report)]);
+        assert_eq!(store.visibility_changes().await, Ok(expected));
+        store.visibility_seen(&app, &corp_id, report).await.unwrap();
+        assert_eq!(store.visibility_changes().await, Ok(BTreeMap::new()));
+        assert_eq!(store.damaged_records(), 0);
     }
 
     async fn busy_dealer(store: &EmbeddedStore, app: &AppName) -> CorpId {

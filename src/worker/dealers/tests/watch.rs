@@ -54,7 +54,19 @@ async fn failures_that_open_a_dealers_breaker_are_recorded_once_each() {
 
 /// The dealers with reports after which not all lookups were repeated yet.
 async fn marked(worker: &Worker) -> Vec<(AppName, CorpId)> {
-    worker.world.context.store.visibility_changes().await.unwrap()
+    worker.world.context.store.visibility_changes().await.unwrap().into_keys().collect()
+}
+
+/// Receives a report about the visible range.
+async fn report(world: &World) {
+    world.append(Payload::Visibility(corp(0))).await;
+    world.context.wake.visibility_changed(&app(), &corp(0));
+}
+
+/// Looks the customer up, who is not visible.
+async fn answer(worker: &Worker) {
+    let work = worker.lease().await.expect("the lookup is due");
+    worker.settle(work, Outcome::NotVisible(60_011)).await;
 }
 
 #[tokio::test]
@@ -63,20 +75,13 @@ async fn after_reports_from_a_dealer_lookups_are_repeated_in_bounded_numbers() {
     worker.look().await;
     worker.add_customer(0, Outcome::NotVisible(60_011)).await;
     assert!(!worker.is_work_due().await);
-    let report = async |worker: &mut Worker| {
-        worker.world.append(Payload::Visibility(corp(0))).await;
-        worker.world.context.wake.visibility_changed(&app(), &corp(0));
-        worker.look().await;
-    };
-    let answer = async |worker: &Worker| {
-        let work = worker.lease().await.expect("the lookup is due");
-        worker.settle(work, Outcome::NotVisible(60_011)).await;
-    };
-    report(&mut worker).await;
+    report(&worker.world).await;
+    worker.look().await;
     answer(&worker).await;
     assert!(marked(&worker).await.is_empty(), "all were looked up");
     for _ in 0..3 {
-        report(&mut worker).await;
+        report(&worker.world).await;
+        worker.look().await;
         assert!(!worker.is_work_due().await);
     }
     worker.pass(MINUTE).await;
@@ -90,6 +95,43 @@ async fn after_reports_from_a_dealer_lookups_are_repeated_in_bounded_numbers() {
     worker.look().await;
     assert!(worker.is_work_due().await);
     assert!(marked(&worker).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_report_that_arrives_while_lookups_are_repeated_causes_another_repeat() {
+    let mut worker = Worker::with(1);
+    worker.look().await;
+    worker.add_customer(0, Outcome::NotVisible(60_011)).await;
+    report(&worker.world).await;
+    let mut look = Box::pin(worker.watch.look());
+    tokio::select! {
+        biased;
+        () = look.as_mut() => panic!("it yields after it has read the customers"),
+        () = std::future::ready(()) => {}
+    }
+    report(&worker.world).await;
+    look.await;
+    answer(&worker).await;
+    assert_eq!(marked(&worker).await, [(app(), corp(0))]);
+    for time in [MINUTE, HOUR] {
+        worker.pass(time).await;
+        worker.look().await;
+        answer(&worker).await;
+    }
+    assert!(marked(&worker).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_report_whose_mark_was_not_read_causes_a_repeat_too() {
+    let mut worker = Worker::with(1);
+    worker.look().await;
+    worker.add_customer(0, Outcome::NotVisible(60_011)).await;
+    worker.world.context.wake.visibility_changed(&app(), &corp(0));
+    worker.look().await;
+    answer(&worker).await;
+    worker.pass(MINUTE).await;
+    worker.look().await;
+    assert!(!worker.is_work_due().await, "once only");
 }
 
 #[tokio::test]
