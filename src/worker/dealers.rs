@@ -278,7 +278,8 @@ impl AppDealers {
     }
 
     /// Makes the next probe of dealers' breakers due now, the work that waits for it, the lookups of their
-    /// customers that were refused, and the readings of their groups that were put off: the cause may be gone.
+    /// customers that were refused, and the readings of groups and the comparisons that were put off: the
+    /// cause may be gone.
     async fn resume(&mut self, dealers: &[CorpId]) {
         if dealers.is_empty() {
             return;
@@ -301,9 +302,9 @@ impl AppDealers {
                 store_failures.warn("lookups of a dealer's customers could not be repeated", &error);
             }
             read_again(context, app, corp_id).await;
+            wake.comparison_resumed(app, corp_id);
         }
         wake.inbox.notify_one();
-        wake.reconcile.notify_one();
         self.reviewed_at = None;
     }
 }

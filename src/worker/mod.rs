@@ -90,6 +90,8 @@ pub struct Wake {
     changed: Mutex<BTreeSet<AppName>>,
     /// Dealers at which the app may see other customers than before.
     visibility: Mutex<BTreeSet<(AppName, CorpId)>>,
+    /// Dealers whose comparison is not to be put off any longer.
+    resumed: Mutex<BTreeMap<AppName, BTreeSet<CorpId>>>,
 }
 
 impl Wake {
@@ -117,6 +119,12 @@ impl Wake {
         self.dealers.notify_waiters();
     }
 
+    /// Signals that the comparison of a dealer's customers may be tried now, also if failures put it off.
+    pub fn comparison_resumed(&self, app: &AppName, corp_id: &CorpId) {
+        self.resumed().entry(app.clone()).or_default().insert(corp_id.clone());
+        self.reconcile.notify_one();
+    }
+
     /// Signals that calls to WeCom that were held back may be tried now.
     pub fn calls_resumed(&self) {
         for worker in [&self.inbox, &self.fans, &self.groups, &self.reconcile] {
@@ -133,6 +141,15 @@ impl Wake {
     /// Takes the dealers at which the app may see other customers than before.
     fn take_visibility(&self) -> BTreeSet<(AppName, CorpId)> {
         std::mem::take(&mut *self.visibility())
+    }
+
+    /// Takes the dealers of this app whose comparison is not to be put off any longer.
+    fn take_resumed(&self, app: &AppName) -> BTreeSet<CorpId> {
+        self.resumed().remove(app).unwrap_or_default()
+    }
+
+    fn resumed(&self) -> MutexGuard<'_, BTreeMap<AppName, BTreeSet<CorpId>>> {
+        self.resumed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn visibility(&self) -> MutexGuard<'_, BTreeSet<(AppName, CorpId)>> {

@@ -223,6 +223,12 @@ impl Comparison {
     /// Takes up the next dealer that is not put off, or begins a run if dealers are due. After one without a
     /// permit, others that had none come last, so that dealers with much live work do not delay all others.
     async fn next_dealer(&self, state: &mut State) -> Result<Option<Duration>, StoreError> {
+        // Where a call limit is waited for, the limiter refuses the call again.
+        for corp_id in self.context.wake.take_resumed(&self.app) {
+            if let Some(failing) = state.failing.get_mut(&corp_id) {
+                failing.until = None;
+            }
+        }
         let tasks = self.context.store.reconcile_tasks(&self.app).await?;
         if tasks.is_empty() {
             state.failing.clear();

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{Api, Fault, Target};
 
-use crate::harness::{PATIENCE, World};
+use crate::harness::{PATIENCE, Setup, World};
 
 /// Waits until these things are paused, each for longer than a test waits.
 async fn paused_for_long(world: &World, count: usize) {
@@ -147,4 +147,23 @@ async fn a_group_that_could_not_be_read_is_read_at_once_when_an_operator_resumes
     world.wecom.clear_faults();
     assert_eq!(world.post("/v1/resume", &json!({})).await, (200, json!({"resumed": 0})));
     world.linked(&fans[0], 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_comparison_that_was_put_off_goes_on_at_once_when_an_operator_resumes() {
+    let world = World::with(Setup { dealers: 1, ..Setup::default() }).await;
+    world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 1).await;
+    let corp_id = &world.dealers[0].corp_id;
+    // The wait after the fourth failure with an undocumented code is two minutes at least.
+    world.wecom.inject(Api::GetFollowUserList, Fault::Errcode(99_999), Some(4));
+    assert_eq!(world.post("/v1/reconcile", &json!({})).await.0, 202);
+    let (all, of_app, of_dealer) = (json!({}), json!({"app": "brand"}), json!({"corp_id": corp_id}));
+    for (what, calls) in [&all, &of_app, &of_dealer, &all].into_iter().zip(1..) {
+        let has_called = |_: &Value| world.wecom.counters().calls_of(Api::GetFollowUserList) >= calls;
+        world.until("/v1/reconcile", has_called).await;
+        assert_eq!(world.post("/v1/resume", what).await, (200, json!({"resumed": 0})));
+    }
+    world.until("/v1/reconcile", |run| run["running"] == false).await;
+    let dealer = world.get(&format!("/v1/dealers/{corp_id}")).await;
+    assert!(dealer["reconciled_at"].is_string(), "{dealer}");
 }

@@ -1,5 +1,6 @@
 //! `POST /v1/resume`: tries paused calls to WeCom now, not at the end of their wait, looks customers without
-//! a pending id up again, and reads the customer groups that could not be read.
+//! a pending id up again, reads the customer groups that could not be read, and goes on with comparisons that
+//! failures put off.
 //!
 //! Deliberately absent: waits for a quota, which cannot be shortened, and sinks, which `/v1/sinks` resumes.
 
@@ -42,8 +43,9 @@ pub(super) struct Resumed {
 /// For use after the cause of a pause is removed. Without this request the next try is made at `until` in
 /// `/v1/status`. A try that fails makes the next wait longer. Waits for a quota (`pacing`) are not ended.
 ///
-/// Customers without a pending id are looked up again, customer groups that could not be read are read, and
-/// calls that WeCom did not allow are tried again; none of these is counted.
+/// Customers without a pending id are looked up again, customer groups that could not be read are read,
+/// comparisons that were put off after a failure go on, and calls that WeCom did not allow are tried again;
+/// none of these is counted.
 #[utoipa::path(operation_id = "resume_calls", post, path = "/v1/resume", tag = "service",
     request_body = Option<Resume>,
     responses(
@@ -74,6 +76,7 @@ impl AdminState {
                     scope.corp_id().is_some_and(|corp_id| corp_id.same_corp(wanted.as_str()))
                 })
         };
+        let corps = self.corps(app.as_ref(), corp_id.as_ref()).await?;
         let now = self.clock.now();
         self.directory.forget_failures(app.as_ref());
         self.optional_calls.forget(app.as_ref(), corp_id.as_ref());
@@ -88,25 +91,40 @@ impl AdminState {
             brought_forward = brought_forward.and(moved.map(|_| ()));
         }
         // Also after an error: the work that was not brought forward is due at its own time.
+        for (app, corp_id) in &corps {
+            self.wake.comparison_resumed(app, corp_id);
+        }
         self.wake.calls_resumed();
         brought_forward?;
-        self.look_up_again(app.as_ref(), corp_id.as_ref()).await?;
+        self.look_up_again(corps).await?;
         Ok(resumed)
     }
 
-    /// Makes the lookups of customers without a pending id due now, and the readings of groups that were put
-    /// off, at the dealers and corps concerned: an operator may have made them visible to the app.
-    async fn look_up_again(&self, app: Option<&AppName>, corp_id: Option<&CorpId>) -> Result<(), StoreError> {
-        let (mut lookups, mut groups) = (0, 0);
+    /// The dealers that have not left and the brands' own corps, of one app or of all, or the one with this
+    /// id.
+    async fn corps(
+        &self,
+        app: Option<&AppName>,
+        corp_id: Option<&CorpId>,
+    ) -> Result<Vec<(AppName, CorpId)>, StoreError> {
+        let mut concerned = Vec::new();
         for (app, rules) in self.apps.all().iter().filter(|(name, _)| app.is_none_or(|app| app == *name)) {
             let dealers = self.store.dealers(app).await?.into_iter();
             let dealers = dealers.filter(|dealer| dealer.left_at.is_none()).map(|dealer| dealer.corp_id);
             let corps = dealers.chain(rules.corp_id.clone());
-            let concerned = corps.filter(|corp| corp_id.is_none_or(|wanted| wanted.same_corp(corp.as_str())));
-            for corp_id in concerned {
-                lookups += self.store.look_up_again(app, &corp_id, true, self.clock.now()).await?;
-                groups += self.store.read_chats_again(app, &corp_id, self.clock.now()).await?;
-            }
+            let corps = corps.filter(|corp| corp_id.is_none_or(|wanted| wanted.same_corp(corp.as_str())));
+            concerned.extend(corps.map(|corp| (app.clone(), corp)));
+        }
+        Ok(concerned)
+    }
+
+    /// Makes the lookups of customers without a pending id due now, and the readings of groups that were put
+    /// off: an operator may have made them visible to the app.
+    async fn look_up_again(&self, corps: Vec<(AppName, CorpId)>) -> Result<(), StoreError> {
+        let (mut lookups, mut groups) = (0, 0);
+        for (app, corp_id) in corps {
+            lookups += self.store.look_up_again(&app, &corp_id, true, self.clock.now()).await?;
+            groups += self.store.read_chats_again(&app, &corp_id, self.clock.now()).await?;
         }
         if lookups > 0 {
             tracing::info!(lookups, "customers without a pending id are looked up again");

@@ -187,11 +187,13 @@ async fn the_work_of_a_dealer_that_is_listed_again_is_resumed() {
     assert_eq!(worker.row(2).await.dealer.state(), DealerState::Left);
     assert_eq!(worker.world.context.directory.find(&app(), &corp(2)).await.unwrap(), None);
     worker.add_deferred_customer(2).await;
+    worker.world.context.wake.take_resumed(&app());
     worker.script(|wecom| wecom.listed.push(corp(2)));
     worker.pass(MINUTE).await;
     worker.report_change().await;
     assert_eq!(worker.row(2).await.dealer.state(), DealerState::Shared);
     assert!(worker.is_work_due().await);
+    assert!(worker.world.context.wake.take_resumed(&app()).contains(&corp(2)));
 }
 
 #[tokio::test]

@@ -123,6 +123,26 @@ async fn a_failing_call_is_repeated_a_few_times_and_then_the_dealer_is_given_up(
 }
 
 #[tokio::test]
+async fn a_dealer_that_was_put_off_is_due_at_once_when_its_comparison_is_resumed() {
+    let world = World::new(small()).await;
+    world.wecom.script().next_refused.push_back(99_999);
+    begin(&world).await;
+    let mut process = Process::of(&world);
+    let makes_a_call = async |process: &mut Process| {
+        // It takes up the dealer, unless that is put off.
+        for _ in 0..2 {
+            process.step().await;
+        }
+        !world.take_calls().is_empty()
+    };
+    assert!(makes_a_call(&mut process).await, "the call that fails");
+    for (resumed, is_due) in [(CorpId::new("wpOTHER").unwrap(), false), (dealer(), true)] {
+        world.context.wake.comparison_resumed(&app(), &resumed);
+        assert_eq!(makes_a_call(&mut process).await, is_due);
+    }
+}
+
+#[tokio::test]
 async fn there_is_a_pause_after_a_page_while_callbacks_arrive() {
     let world = World::new(small()).await;
     begin(&world).await;
