@@ -33,6 +33,7 @@ use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{ClientSettings, Https};
 use crate::worker::Context;
+use crate::worker::activity::Activity;
 
 /// The longest life of a connection: keep-alive pays off within it, and no client holds one for ever.
 const CONNECTION_LIFE: Duration = Duration::from_mins(2);
@@ -62,6 +63,7 @@ pub struct App {
     /// Counters.
     pub metrics: Arc<Metrics>,
     lifecycle: Lifecycle,
+    activity: Arc<Activity>,
     imports: Arc<ImportLog>,
     connections: TaskTracker,
     calls: TaskTracker,
@@ -96,6 +98,7 @@ impl App {
             admin_address: local(&private, config.admin.listen),
             store: context.store.clone(),
             metrics: context.metrics.clone(),
+            activity: context.activity.clone(),
             imports: Arc::default(),
             calls: context.calls.clone(),
             connections: TaskTracker::new(),
@@ -150,6 +153,10 @@ impl App {
     pub async fn run_until(self, hard: CancellationToken) -> Result<(), Failure> {
         let verdict = self.lifecycle.finish(&[&self.connections, &self.calls], self.grace, &hard).await;
         self.imports.end();
+        // After the last callback: one may be acknowledged until the connections are closed.
+        if let Err(error) = self.activity.record_rest(&*self.store).await {
+            tracing::warn!(error = error.to_string(), "the dealers' activity could not be recorded");
+        }
         self.store.close().await;
         tracing::info!("stopped");
         // The store watch has ended by now.

@@ -1,6 +1,7 @@
 //! What happens at the dealers, counted in memory until it is recorded: events that were received, and
-//! errors. The [`dealers`](super::dealers) worker records it every few seconds,
-//! [`clock_watch`](super::clock_watch) with the last write of a stopping service.
+//! errors. The [`dealers`](super::dealers) worker records it every few seconds. A stopping service records it
+//! twice: at the soft stop with the clocks ([`clock_watch`](super::clock_watch)), and the rest after its last
+//! callback ([`Activity::record_rest`]).
 //!
 //! The counts are statistics: those of the last seconds before a crash are lost.
 
@@ -10,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::domain::dealer_activity::{DealerTrouble, EventsSeen, NewActivity};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::Timestamp;
+use crate::store::{Store, StoreError};
 
 /// The maximum number of dealers of an app for which something is held.
 const DEALERS_MAX: usize = 20_000;
@@ -46,6 +48,18 @@ impl Activity {
             dealers.into_iter().map(move |(corp_id, new)| (app.clone(), corp_id, new))
         };
         taken.into_iter().flat_map(of_app).collect()
+    }
+
+    /// Records what is not recorded yet. To be called when no more callbacks are received.
+    ///
+    /// # Errors
+    /// When it could not be stored.
+    pub async fn record_rest(&self, store: &dyn Store) -> Result<(), StoreError> {
+        let rest = self.take(None);
+        if !rest.is_empty() {
+            store.record_activity(rest, None).await?;
+        }
+        Ok(())
     }
 
     /// Changes what is held for a dealer, unless it would be one too many.

@@ -1,10 +1,11 @@
-//! Connections: the responses that end one (those sent before the request's body was read), time-outs, and
-//! which connection is shed at the limit.
+//! Connections: the responses that end one (those sent before the request's body was read), time-outs, which
+//! connection is shed at the limit, and a request that is in progress when the service stops.
 
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_util::sync::CancellationToken;
 
 use crate::harness::{PATIENCE, Setup, World};
 
@@ -169,4 +170,45 @@ async fn at_connections_max_the_longest_idle_connection_is_shed() {
         stream.read_to_string(&mut rest).await.unwrap();
         assert!(rest.contains("HTTP/1.1 200 OK"), "{rest}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_callback_that_is_acknowledged_while_the_service_stops_counts_for_its_dealer() {
+    let server = "body_timeout_ms = 60000\ngrace_ms = 60000".to_owned();
+    let mut world = World::with(Setup { server, ..Setup::default() }).await;
+    world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 2).await;
+    world.stop().await.unwrap();
+    let stop = CancellationToken::new();
+    let app = world.app(stop.clone()).await;
+    let (store, address) = (app.store.clone(), app.public_address);
+    let running = tokio::spawn(app.run());
+    let person = world.wecom.add_person();
+    let callback = world.wecom.seal(&world.befriend(0, &person, "zhangsan").1);
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST /callback/brand?{} HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        callback.query,
+        callback.body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = [0; 25];
+    stream.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+    // The workers have ended once the clocks are stored.
+    world.clock.skip(Duration::from_secs(1));
+    let (stored, give_up) = (store.last_moment().await, Instant::now() + PATIENCE);
+    stop.cancel();
+    while store.last_moment().await == stored {
+        assert!(Instant::now() < give_up, "the clocks are not stored");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    stream.write_all(callback.body.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 OK"), "{answer}");
+    running.await.unwrap().unwrap();
+    drop(store);
+    world.start().await;
+    let dealer = world.get(&format!("/v1/dealers/{}", world.dealers[0].corp_id)).await;
+    assert!(dealer["last_callback_at"].is_string(), "{dealer}");
 }

@@ -184,14 +184,18 @@ impl World {
         )
     }
 
-    pub async fn start(&mut self) {
-        assert!(self.running.is_none());
+    /// The service, over this world's store, on any free ports.
+    pub async fn app(&self, stop: CancellationToken) -> App {
         let text = self.configuration("127.0.0.1:0", "127.0.0.1:0");
         let config =
             config::parse(&text, "test".as_ref(), &Environment::default()).unwrap_or_else(|e| panic!("{e}"));
+        App::start(&config, self.machine.clone(), stop).await.unwrap_or_else(|e| panic!("{e:?}"))
+    }
+
+    pub async fn start(&mut self) {
+        assert!(self.running.is_none());
         let stop = CancellationToken::new();
-        let app =
-            App::start(&config, self.machine.clone(), stop.clone()).await.unwrap_or_else(|e| panic!("{e:?}"));
+        let app = self.app(stop.clone()).await;
         self.public = format!("http://{}", app.public_address);
         self.admin = format!("http://{}", app.admin_address);
         let url = format!("{}/callback/brand", self.public);
