@@ -114,7 +114,7 @@ impl Apps {
         };
         let this = Self { suites, agency, current: RwLock::new(Arc::new(registry)) };
         // The corp in the configuration of an agency-developed app is that of no authorisation yet.
-        this.replace(BTreeMap::new(), Bindings::default());
+        this.replace(BTreeMap::new(), &Bindings::default());
         this
     }
 
@@ -215,7 +215,7 @@ impl Apps {
     }
 
     /// Replaces what is known of the suites named, and which corp each agency-developed app serves.
-    pub fn replace(&self, suites: BTreeMap<AppName, SuiteView>, bindings: Bindings) -> AppChanges {
+    pub fn replace(&self, suites: BTreeMap<AppName, SuiteView>, bindings: &Bindings) -> AppChanges {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let before = current.clone();
         let mut registry = Registry::clone(&current);

@@ -14,8 +14,8 @@
 //! The same is true of waits that begin while a step back is under way.
 //!
 //! The reading is stored every minute too, so that a wall clock that was set while the service was stopped is
-//! noticed at the next start. The last write of a stopping service is the reading together with what happened
-//! at the dealers and is not recorded yet.
+//! noticed at the next start. The last write of the watch, at the soft stop, is the reading together with
+//! what happened at the dealers and is not recorded yet.
 //!
 //! Deliberately absent: quotas. Their ledgers do not depend on the wall clock (see [`crate::domain::quota`]).
 
@@ -86,7 +86,7 @@ impl ClockWatch {
                 self.store_reading().await;
             }
         }
-        if let Err(error) = self.store.record_activity(self.activity.take(None), self.reading()).await {
+        if let Err(error) = self.store.record_activity(self.activity.take(None), Some(self.reading())).await {
             let message = "the clocks and the dealers' activity could not be stored when the service stopped";
             self.store_failures.warn(message, &error);
         }
@@ -172,14 +172,15 @@ impl ClockWatch {
         self.steps_back.iter().map(|(_, by_ms)| by_ms).sum()
     }
 
-    /// The reading of the clocks; `None` while this clock is not the one that the stored waits are on.
-    fn reading(&self) -> Option<Moment> {
-        self.steps_back.is_empty().then(|| self.clock.reading())
+    /// The reading of the clocks, with the clock that the stored waits are on.
+    fn reading(&self) -> Moment {
+        let now = self.clock.reading();
+        Moment { wall: now.wall.plus_ms(-self.unmoved_ms()), ..now }
     }
 
     /// Stores the reading of the clocks.
     async fn store_reading(&mut self) {
-        let Some(reading) = self.reading() else { return };
+        let reading = self.reading();
         let stored = self.store.put_moment(reading).await;
         self.stored_at = stored.is_ok().then_some(reading);
         if let Err(error) = stored {

@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: a service that calls it (`world`), and what only one worker's tests need.
 
-use std::collections::BTreeMap;
 use std::collections::VecDeque;
 
 use async_trait::async_trait;

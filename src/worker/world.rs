@@ -1,6 +1,5 @@
 //! For the tests of workers: a service over a store in memory and a [scripted](super::scripted) WeCom.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::apps::{AppRules, ConversionToken};

@@ -69,7 +69,7 @@ fn replace(apps: &Apps, authorizations: Vec<Authorization>) -> AppChanges {
     let bound = bound.collect();
     let bindings = bind(apps.agency(), &BTreeMap::from([(name("agency"), authorizations)]), &bound);
     let view = SuiteView::of(records, &settings().sealer);
-    apps.replace(BTreeMap::from([(name("agency"), view)]), bindings)
+    apps.replace(BTreeMap::from([(name("agency"), view)]), &bindings)
 }
 
 #[test]

@@ -168,6 +168,36 @@ async fn within_the_seconds_after_a_step_back_work_is_still_found_by_its_breaker
 }
 
 #[tokio::test]
+async fn waits_follow_each_of_two_steps_back_in_its_own_time() {
+    for (begins_between, crashes) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut machine = Machine::with_clock_ahead(8 * HOUR_MS).await;
+        if !begins_between {
+            machine.wait_until(machine.now().plus_ms(HOUR_MS)).await;
+        }
+        machine.clock.set_wall(-8 * HOUR_MS);
+        machine.watch.look().await;
+        let in_an_hour = machine.now().plus_ms(HOUR_MS);
+        machine.clock.advance_ms(IN_FLIGHT_MS - 1_000);
+        machine.clock.set_wall(-3 * HOUR_MS);
+        machine.watch.look().await;
+        machine.clock.advance_ms(1_000);
+        machine.watch.look().await;
+        if begins_between {
+            machine.wait_until(in_an_hour).await;
+        }
+        assert_eq!(machine.next_due().await, in_an_hour, "it has followed the first step only");
+        if crashes {
+            machine.watch.store.close().await;
+            machine.restart().await;
+        } else {
+            machine.clock.advance_ms(IN_FLIGHT_MS - 1_000);
+            machine.watch.look().await;
+        }
+        assert_eq!(machine.next_due().await, in_an_hour.plus_ms(-3 * HOUR_MS), "after a crash: {crashes}");
+    }
+}
+
+#[tokio::test]
 async fn steps_back_that_do_not_stop_are_each_followed_in_time() {
     const STEP_MS: i64 = -4_000;
     let mut machine = Machine::with_clock_ahead(HOUR_MS).await;
