@@ -27,7 +27,7 @@ use crate::intake::Recipients;
 use crate::sink::Sink;
 use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;
-use crate::wecom::{Api, AppCredentials, Client, Ledgers, Limiter, Wire};
+use crate::wecom::{Api, AppCredentials, Client, Development, Ledgers, Limiter, Wire};
 use crate::worker::apps::{AppRules, Apps};
 use crate::worker::breaker::Breakers;
 use crate::worker::clock_watch::ClockWatch;
@@ -89,10 +89,12 @@ pub async fn assemble(
     let Parts { store, wire, clock: service_clock, jitter, sinks, metrics, panicked } = parts;
     let clock: Arc<dyn Clock> = service_clock.clone();
     let apps: CallbackApps = config.apps.iter().map(callback_app).collect::<Result<_, _>>()?;
-    let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), limits(config));
+    let limiter =
+        Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), Arc::new(limits(config)));
     limiter.begin().await;
-    let credentials = config.apps.iter().map(credentials).collect();
-    let platform = Arc::new(Client::over(wire, credentials, limiter, clock.clone(), metrics.clone()));
+    let credentials: HashMap<_, _> = config.apps.iter().map(credentials).collect();
+    let client = Client::over(wire, Arc::new(credentials), limiter, clock.clone(), metrics.clone());
+    let platform = Arc::new(client);
     for part in &sinks {
         metrics.sink_configured(&part.name);
     }
@@ -195,6 +197,8 @@ fn credentials(app: &config::App) -> (AppName, AppCredentials) {
         corp_id: app.corp_id.clone(),
         agent_id: app.agent_id,
         secret: app.secret.value.clone(),
+        generation: 0,
+        development: Development::SelfBuilt,
     };
     (app.name.clone(), credentials)
 }

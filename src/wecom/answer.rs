@@ -8,12 +8,13 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::api::Api;
+use super::credentials::Development;
 use super::error::{CallError, Transport};
 use crate::domain::time::Timestamp;
 
 /// Separates successes from errors. `errcode` alone decides (document 90664): some calls leave it out on
 /// success, and `errmsg` may carry a warning then.
-pub(super) fn success(api: Api, answer: Value) -> Result<Value, CallError> {
+pub(super) fn success(api: Api, development: Development, answer: Value) -> Result<Value, CallError> {
     let errcode = match answer.get("errcode") {
         None if answer.is_object() => 0,
         Some(Value::Number(number)) => number.as_i64().unwrap_or(i64::MAX),
@@ -26,7 +27,7 @@ pub(super) fn success(api: Api, answer: Value) -> Result<Value, CallError> {
         return Ok(answer);
     }
     let from_ip = answer.get("errmsg").and_then(Value::as_str).and_then(caller_ip);
-    Err(CallError::Refused { api, errcode, from_ip })
+    Err(CallError::Refused { api, errcode, from_ip, development })
 }
 
 /// Our IP address in `… from ip: 9.30.0.138, more info at …`.
@@ -86,13 +87,13 @@ mod tests {
 
     #[test]
     fn success_is_decided_on_the_code_alone() {
-        let api = Api::GetToken;
-        assert!(success(api, json!({"errcode": 0, "errmsg": "Warning: wrong json format."})).is_ok());
-        assert!(success(api, json!({"suite_access_token": "x"})).is_ok());
-        assert!(success(api, json!({"errcode": "0"})).is_ok());
-        assert_eq!(success(api, json!({"errcode": 42_001})).unwrap_err().class(), Class::Token);
-        assert_eq!(success(api, json!([])).unwrap_err().class(), Class::Unknown);
-        assert_eq!(success(api, json!({"errcode": null})).unwrap_err().class(), Class::Unknown);
+        let success = |answer| success(Api::GetToken, Development::SelfBuilt, answer);
+        assert!(success(json!({"errcode": 0, "errmsg": "Warning: wrong json format."})).is_ok());
+        assert!(success(json!({"suite_access_token": "x"})).is_ok());
+        assert!(success(json!({"errcode": "0"})).is_ok());
+        assert_eq!(success(json!({"errcode": 42_001})).unwrap_err().class(), Class::Token);
+        assert_eq!(success(json!([])).unwrap_err().class(), Class::Unknown);
+        assert_eq!(success(json!({"errcode": null})).unwrap_err().class(), Class::Unknown);
     }
 
     #[test]
@@ -101,7 +102,11 @@ mod tests {
             "not allow to access from your ip, hint: [1], from ip: 9.30.0.138, more info at https://…";
         assert_eq!(caller_ip(errmsg).as_deref(), Some("9.30.0.138"));
         assert_eq!(caller_ip("from ip: secret"), None);
-        let error = success(Api::GetToken, json!({"errcode": 60_020, "errmsg": errmsg})).unwrap_err();
-        assert!(error.to_string().contains("企业可信IP"), "{error}");
+        let refused = |development| {
+            let answer = json!({"errcode": 60_020, "errmsg": errmsg});
+            success(Api::GetToken, development, answer).unwrap_err().to_string()
+        };
+        assert!(refused(Development::SelfBuilt).contains("企业可信IP"));
+        assert!(refused(Development::Agency).contains("服务商管理后台"));
     }
 }

@@ -1,6 +1,6 @@
 //! The WeCom APIs this program calls: path, name, WeCom document.
 //!
-//! What is sent and how the answer is read is in `calls`.
+//! What is sent and how the answer is read is in `calls`, `suites` and `obtain`.
 
 use strum::{IntoStaticStr, VariantArray};
 
@@ -36,6 +36,14 @@ pub enum Api {
     GetChainList,
     /// `POST corpgroup/corp/get_chain_corpinfo` (document 95820).
     GetChainCorpinfo,
+    /// `POST service/get_suite_token` (document 97162).
+    GetSuiteToken,
+    /// `POST service/v2/get_permanent_code` (document 97163).
+    GetPermanentCode,
+    /// `POST service/v2/get_auth_info` (document 100795).
+    GetAuthInfo,
+    /// `POST agent/get_permissions` (document 99108).
+    GetPermissions,
 }
 
 /// `business_type` of 上下游 (documents 95813 and 95816). WeCom's default is 0, 企业互联, whose list is empty here.
@@ -64,6 +72,10 @@ impl Api {
             Self::GroupchatGet => "/cgi-bin/externalcontact/groupchat/get",
             Self::GetChainList => "/cgi-bin/corpgroup/corp/get_chain_list",
             Self::GetChainCorpinfo => "/cgi-bin/corpgroup/corp/get_chain_corpinfo",
+            Self::GetSuiteToken => "/cgi-bin/service/get_suite_token",
+            Self::GetPermanentCode => "/cgi-bin/service/v2/get_permanent_code",
+            Self::GetAuthInfo => "/cgi-bin/service/v2/get_auth_info",
+            Self::GetPermissions => "/cgi-bin/agent/get_permissions",
         }
     }
 

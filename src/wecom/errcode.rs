@@ -2,7 +2,12 @@
 //!
 //! Decisions follow the class, never the text of an answer; the callers decide what each class leads to.
 
+mod agency;
+
 use strum::{IntoStaticStr, VariantArray};
+
+use super::credentials::Development;
+use super::remedy::Remedy;
 
 /// The class of a failure, which decides how to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
@@ -33,13 +38,15 @@ pub const fn class(errcode: i64) -> Class {
         40_014 | 42_001 | 41_001 | 42_009 | 40_082 => Class::Token,
         45_009 | 45_011 => Class::Rate,
         60_011 | 60_030 | 60_031 | 81_013 | 670_027 | 670_029 => Class::Invisible,
-        40_003 | 40_050 | 40_058 | 40_063 | 40_073 | 40_096 | 41_050 | 41_051 | 49_008 | 50_100 | 60_111
-        | 60_268 | 84_061 | 84_083 | 84_084 | 86_001 | 86_003 | 90_501 | 90_509 | 610_014 | 670_002
-        | 670_003 | 670_030 | 670_031 => Class::Item,
+        40_003 | 40_050 | 40_058 | 40_063 | 40_073 | 40_078 | 40_096 | 41_050 | 41_051 | 49_008 | 50_100
+        | 60_111 | 60_268 | 84_061 | 84_083 | 84_084 | 86_001 | 86_003 | 90_501 | 90_509 | 610_014
+        | 670_002 | 670_003 | 670_030 | 670_031 => Class::Item,
         40_001
         | 40_013
         | 40_056
         | 40_057
+        | 40_080
+        | 40_083
         | 40_084
         | 40_085
         | 40_091
@@ -63,7 +70,9 @@ pub const fn class(errcode: i64) -> Class {
         | 670_001
         | 670_004
         | 701_000..=701_999
-        | 845_001..=845_003 => Class::Configuration,
+        | 842_002..=842_006
+        | 845_001..=845_003
+        | 846_000 => Class::Configuration,
         _ => Class::Unknown,
     }
 }
@@ -112,16 +121,16 @@ pub const fn is_bad_cursor(errcode: i64) -> bool {
     matches!(errcode, 50_100 | 60_268)
 }
 
-/// What to do about a code, and why: one line in each language for an operator, which begins with the action.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Remedy {
-    /// English, with the admin console's own words for its menus.
-    pub en: &'static str,
-    /// Chinese.
-    pub zh: &'static str,
+/// The remedy of a code, for an app of this kind.
+#[must_use]
+pub const fn remedy_for(errcode: i64, development: Development) -> Remedy {
+    match (development, agency::remedy(errcode)) {
+        (Development::Agency, Some(remedy)) => remedy,
+        (Development::Agency, None) | (Development::SelfBuilt, _) => remedy(errcode),
+    }
 }
 
-/// The remedy of a code.
+/// The remedy of a code for a self-built app.
 #[must_use]
 pub const fn remedy(errcode: i64) -> Remedy {
     let (en, zh) = match errcode {

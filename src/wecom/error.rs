@@ -1,7 +1,9 @@
 //! Why a call to WeCom gave no result. No error contains a token, a secret or a personal id.
 
 use super::api::Api;
-use super::errcode::{Class, class, remedy};
+use super::credentials::{Development, Unavailable};
+use super::errcode::{Class, class, remedy_for};
+use crate::domain::ids::AppName;
 use crate::domain::time::Timestamp;
 
 /// How a call failed without an errcode from WeCom.
@@ -31,15 +33,27 @@ pub enum Transport {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CallError {
     /// WeCom answered with an error code.
-    #[error("{} answered {errcode}: {}", api.as_str(), remedy(*errcode).en)]
+    #[error("{} answered {errcode}: {}", api.as_str(), remedy_for(*errcode, *development).en)]
     Refused {
         /// The API that was called.
         api: Api,
         /// WeCom's code (document 90313).
         errcode: i64,
         /// The IP address from which WeCom saw the call, if its message named one: the address to add to
-        /// 企业可信IP.
+        /// 企业可信IP or, for an agency-developed app, to IP白名单.
         from_ip: Option<String>,
+        /// Who develops the app that made the call.
+        development: Development,
+    },
+    /// The app or suite cannot call WeCom; no call was made.
+    #[error("{} was not called for {app}: {why}", api.as_str())]
+    NotAuthorized {
+        /// The API to be called.
+        api: Api,
+        /// The app or suite.
+        app: AppName,
+        /// Why it cannot call WeCom.
+        why: Unavailable,
     },
     /// There was no answer, or none that can be read.
     #[error("{}: {cause}", api.as_str())]
@@ -77,6 +91,7 @@ impl CallError {
             Self::Transport { cause: Transport::Body, .. } => Class::Unknown,
             Self::Transport { .. } | Self::Ledger { .. } => Class::Transient,
             Self::NoPermit { .. } => Class::Rate,
+            Self::NotAuthorized { .. } => Class::Configuration,
         }
     }
 
@@ -85,7 +100,10 @@ impl CallError {
     pub const fn errcode(&self) -> Option<i64> {
         match self {
             Self::Refused { errcode, .. } => Some(*errcode),
-            Self::Transport { .. } | Self::NoPermit { .. } | Self::Ledger { .. } => None,
+            Self::NotAuthorized { .. }
+            | Self::Transport { .. }
+            | Self::NoPermit { .. }
+            | Self::Ledger { .. } => None,
         }
     }
 }

@@ -9,7 +9,7 @@
 //!
 //! The arithmetic of windows is in [`crate::domain::quota`].
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -17,10 +17,11 @@ use async_trait::async_trait;
 use strum::VariantArray as _;
 
 use super::api::Api;
+use super::credentials::QuotaLimits;
 use super::error::CallError;
 use crate::clock::Clock;
 use crate::domain::ids::CorpId;
-use crate::domain::quota::{Budget, Grant, HOLD_MS, Limits, Share};
+use crate::domain::quota::{Budget, Grant, HOLD_MS, Share};
 use crate::domain::time::Moment;
 use crate::telemetry::throttle::LogThrottle;
 
@@ -60,7 +61,7 @@ pub trait Ledgers: Send + Sync + 'static {
 pub struct Limiter {
     ledgers: Arc<dyn Ledgers>,
     clock: Arc<dyn Clock>,
-    limits: HashMap<CorpId, Limits>,
+    limits: Arc<dyn QuotaLimits>,
     /// Reserved permits by corp, API and the share from which they were reserved.
     reserved: Mutex<BTreeMap<(CorpId, Api, ShareKey), Arc<Reserve>>>,
     limit_log: LogThrottle<(CorpId, Api)>,
@@ -90,19 +91,18 @@ struct Permits {
 }
 
 impl Limiter {
-    /// A limiter with these limits for the conversions of each corp; a corp without an entry has the
-    /// documented ones.
+    /// A limiter with these limits for the conversions of each corp.
     #[must_use]
-    pub fn new(ledgers: Arc<dyn Ledgers>, clock: Arc<dyn Clock>, limits: HashMap<CorpId, Limits>) -> Self {
+    pub fn new(ledgers: Arc<dyn Ledgers>, clock: Arc<dyn Clock>, limits: Arc<dyn QuotaLimits>) -> Self {
         Self { ledgers, clock, limits, reserved: Mutex::default(), limit_log: LogThrottle::default() }
     }
 
     /// Records the current time in the conversion ledgers. To be called at the start: after a reboot the
     /// ledgers can only derive the elapsed time from the wall clock, which is most likely right then.
     pub async fn begin(&self) {
-        for corp in self.limits.keys() {
+        for corp in self.limits.corps() {
             for &api in Api::VARIANTS.iter().filter(|api| api.has_own_quota()) {
-                let accounts = self.accounts(corp, api);
+                let accounts = self.accounts(&corp, api);
                 if let Err(reason) =
                     self.ledgers.reserve(&accounts, api, Share::Whole, 0, self.clock.moment()).await
                 {
@@ -117,11 +117,7 @@ impl Limiter {
     }
 
     fn budget(&self, corp: &CorpId, api: Api) -> Budget {
-        if api.has_own_quota() {
-            Budget::Conversion(self.limits.get(corp).copied().unwrap_or(Limits::DOCUMENTED))
-        } else {
-            Budget::Corp
-        }
+        if api.has_own_quota() { Budget::Conversion(self.limits.of(corp)) } else { Budget::Corp }
     }
 
     /// Takes one permit for `api`, charged to `corp`. It has to be used within [`HOLD_MS`].

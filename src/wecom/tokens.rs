@@ -1,18 +1,20 @@
-//! The cache of access tokens, one per app and corp.
+//! The cache of access tokens: one per app and corp, and one per suite.
 //!
 //! Fetches are single-flight: one caller fetches while the others wait for its result. A failed fetch is
 //! cached for a moment too; otherwise every waiting caller would repeat it, and WeCom bans an IP address for
 //! an hour after repeated wrong secrets (document 90313). A token that WeCom refuses is replaced once,
-//! however many callers report it.
+//! however many callers report it. A `suite_ticket` that WeCom refuses is not used again.
 //!
 //! Entries are valid from when they were made: if the wall clock is set back before that, they are fetched
-//! again.
+//! again. They are dropped when the credentials change, see [`Generation`].
+//!
+//! Deliberately absent: the calls that fetch a token (see `obtain`).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 
 use super::errcode::Class;
 use super::error::CallError;
@@ -21,7 +23,32 @@ use crate::clock::Clock;
 use crate::domain::ids::AppName;
 use crate::domain::time::{SECOND_MS, Timestamp};
 
-type TokenKey = (AppName, TokenOf);
+/// Names a token.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum TokenKey {
+    /// A token of an app.
+    App(AppName, TokenOf),
+    /// The token of a suite.
+    Suite(AppName),
+}
+
+impl TokenKey {
+    const fn name(&self) -> &AppName {
+        match self {
+            Self::App(name, _) | Self::Suite(name) => name,
+        }
+    }
+}
+
+/// The generation of the credentials that a token is obtained with. A suite has only one: its token remains
+/// valid when another ticket arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Generation {
+    /// Of the app's credentials. It only increases.
+    pub(super) app: u32,
+    /// Of a dealer's own authorisation, if there is one.
+    pub(super) dealer: Option<u32>,
+}
 
 /// An access token in the cache.
 #[derive(Debug, Clone)]
@@ -29,8 +56,8 @@ pub(super) struct Token {
     pub(super) value: Arc<SecretString>,
     issued_at: Timestamp,
     refresh_at: Timestamp,
-    /// The number of the fetch that it came from. Identifies the token, because WeCom may return the same
-    /// text again.
+    /// The number of the fetch that it came from, which no other token of the cache has. Identifies the
+    /// token, because WeCom may return the same text again.
     fetched: u64,
 }
 
@@ -42,12 +69,6 @@ impl Token {
         let refresh_at = now.plus_ms((life_ms - 300 * SECOND_MS).max(life_ms / 2));
         Self { value: Arc::new(value.into()), issued_at: now, refresh_at, fetched: 0 }
     }
-}
-
-#[derive(Default)]
-struct Slot {
-    fetches: u64,
-    state: State,
 }
 
 #[derive(Default)]
@@ -72,37 +93,55 @@ struct Place {
     /// Failures of earlier epochs are forgotten.
     epoch: AtomicU64,
     /// Held while a token is fetched, which makes the fetch single-flight.
-    slot: tokio::sync::Mutex<Slot>,
+    state: tokio::sync::Mutex<State>,
 }
 
 /// The cache.
 #[derive(Default)]
 pub(super) struct Tokens {
-    places: Mutex<HashMap<TokenKey, Arc<Place>>>,
+    places: Mutex<HashMap<TokenKey, (Generation, Arc<Place>)>>,
+    fetches: AtomicU64,
+    /// The last ticket of each suite that WeCom refused.
+    refused_tickets: Mutex<HashMap<AppName, SecretString>>,
 }
 
 impl Tokens {
-    fn places(&self) -> MutexGuard<'_, HashMap<TokenKey, Arc<Place>>> {
+    fn places(&self) -> MutexGuard<'_, HashMap<TokenKey, (Generation, Arc<Place>)>> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn place(&self, app: &AppName, of: &TokenOf) -> Arc<Place> {
-        self.places().entry((app.clone(), of.clone())).or_default().clone()
+    fn refused_tickets(&self) -> MutexGuard<'_, HashMap<AppName, SecretString>> {
+        self.refused_tickets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The place of a token; an empty one if the credentials have changed.
+    fn place(&self, key: &TokenKey, generation: Generation) -> Arc<Place> {
+        let mut places = self.places();
+        match places.get(key) {
+            Some((known, place)) if *known == generation => place.clone(),
+            // A call that began before the credentials changed: its token is not cached.
+            Some((known, _)) if known.app > generation.app => Arc::default(),
+            Some(_) | None => {
+                let place = Arc::<Place>::default();
+                places.insert(key.clone(), (generation, place.clone()));
+                place
+            }
+        }
     }
 
     /// The cached token, or a new one from `fetch`.
     pub(super) async fn get(
         &self,
-        app: &AppName,
-        of: &TokenOf,
+        key: &TokenKey,
+        generation: Generation,
         clock: &dyn Clock,
         fetch: impl AsyncFnOnce() -> Result<Token, CallError>,
     ) -> Result<Token, CallError> {
-        let place = self.place(app, of);
-        let mut slot = place.slot.lock().await;
+        let place = self.place(key, generation);
+        let mut state = place.state.lock().await;
         let current_epoch = place.epoch.load(Ordering::Relaxed);
         let now = clock.now();
-        match &slot.state {
+        match &*state {
             State::Full(token) if (token.issued_at..token.refresh_at).contains(&now) => {
                 return Ok(token.clone());
             }
@@ -113,11 +152,10 @@ impl Tokens {
             }
             State::Empty | State::Full(_) | State::Failed { .. } => {}
         }
-        slot.fetches += 1;
         match fetch().await {
             Ok(token) => {
-                let token = Token { fetched: slot.fetches, ..token };
-                slot.state = State::Full(token.clone());
+                let token = Token { fetched: self.fetches.fetch_add(1, Ordering::Relaxed), ..token };
+                *state = State::Full(token.clone());
                 Ok(token)
             }
             Err(error) => {
@@ -129,28 +167,41 @@ impl Tokens {
                 };
                 let at = clock.now();
                 let until = at.plus_ms(pause_ms);
-                slot.state = State::Failed { error: error.clone(), at, until, epoch: current_epoch };
+                *state = State::Failed { error: error.clone(), at, until, epoch: current_epoch };
                 Err(error)
             }
         }
     }
 
-    /// Forgets failed fetches of one app, or of all: the next caller fetches again.
-    pub(super) fn forget_failures(&self, app: Option<&AppName>) {
-        for ((of_app, _), place) in self.places().iter() {
-            if app.is_none_or(|app| app == of_app) {
+    /// Forgets failed fetches of one app or suite, or of all: the next caller fetches again.
+    pub(super) fn forget_failures(&self, name: Option<&AppName>) {
+        let is_meant = |of: &AppName| name.is_none_or(|name| name == of);
+        for (key, (_, place)) in self.places().iter() {
+            if is_meant(key.name()) {
                 place.epoch.fetch_add(1, Ordering::Relaxed);
             }
         }
+        self.refused_tickets().retain(|suite, _| !is_meant(suite));
     }
 
     /// Drops a token that WeCom refused from the cache, unless a newer one is there already.
-    pub(super) async fn invalidate(&self, app: &AppName, of: &TokenOf, refused: &Token) {
-        let place = self.place(app, of);
-        let mut slot = place.slot.lock().await;
-        if matches!(&slot.state, State::Full(token) if token.fetched == refused.fetched) {
-            slot.state = State::Empty;
+    pub(super) async fn invalidate(&self, key: &TokenKey, refused: &Token) {
+        let Some((_, place)) = self.places().get(key).cloned() else { return };
+        let mut state = place.state.lock().await;
+        if matches!(&*state, State::Full(token) if token.fetched == refused.fetched) {
+            *state = State::Empty;
         }
+    }
+
+    /// Records that WeCom refused a suite's ticket.
+    pub(super) fn refuse_ticket(&self, suite: &AppName, ticket: &SecretString) {
+        self.refused_tickets().insert(suite.clone(), ticket.clone());
+    }
+
+    /// Whether WeCom has refused this ticket.
+    pub(super) fn is_refused_ticket(&self, suite: &AppName, ticket: &SecretString) -> bool {
+        let refused_tickets = self.refused_tickets();
+        refused_tickets.get(suite).is_some_and(|refused| refused.expose_secret() == ticket.expose_secret())
     }
 }
 
@@ -158,16 +209,16 @@ impl Tokens {
 mod tests {
     use std::sync::atomic::AtomicU32;
 
-    use secrecy::ExposeSecret;
-
     use super::*;
     use crate::clock::ManualClock;
     use crate::domain::time::HOUR_MS;
     use crate::wecom::api::Api;
     use crate::wecom::error::Transport;
 
-    fn app() -> AppName {
-        AppName::new("brand").unwrap()
+    const FIRST: Generation = Generation { app: 1, dealer: None };
+
+    fn key() -> TokenKey {
+        TokenKey::App(AppName::new("brand").unwrap(), TokenOf::Upstream)
     }
 
     #[tokio::test]
@@ -181,11 +232,11 @@ mod tests {
                 // WeCom returns the same text while the token is valid.
                 Ok(Token::new("token".to_owned(), 7_200, now))
             };
-            tokens.get(&app(), &TokenOf::Upstream, &ManualClock::new(now), fetch).await.unwrap()
+            tokens.get(&key(), FIRST, &ManualClock::new(now), fetch).await.unwrap()
         };
         let first = get(&tokens, &fetched).await;
         let invalidate_and_get = || async {
-            tokens.invalidate(&app(), &TokenOf::Upstream, &first).await;
+            tokens.invalidate(&key(), &first).await;
             get(&tokens, &fetched).await
         };
         for _ in 0..20 {
@@ -203,18 +254,18 @@ mod tests {
             fetched.fetch_add(1, Ordering::SeqCst);
             Err(CallError::Transport { api: Api::GetToken, cause: Transport::Timeout })
         };
-        let (app, of) = (app(), TokenOf::Upstream);
+        let key = key();
         for _ in 0..20 {
-            assert!(tokens.get(&app, &of, &ManualClock::new(now), failing).await.is_err());
+            assert!(tokens.get(&key, FIRST, &ManualClock::new(now), failing).await.is_err());
         }
         assert_eq!(fetched.load(Ordering::SeqCst), 1);
-        assert!(tokens.get(&app, &of, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
+        assert!(tokens.get(&key, FIRST, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
         assert_eq!(fetched.load(Ordering::SeqCst), 2);
         tokens.forget_failures(Some(&AppName::new("other").unwrap()));
-        assert!(tokens.get(&app, &of, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
+        assert!(tokens.get(&key, FIRST, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
         assert_eq!(fetched.load(Ordering::SeqCst), 2);
-        tokens.forget_failures(Some(&app));
-        assert!(tokens.get(&app, &of, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
+        tokens.forget_failures(Some(key.name()));
+        assert!(tokens.get(&key, FIRST, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
         assert_eq!(fetched.load(Ordering::SeqCst), 3);
     }
 
@@ -225,7 +276,7 @@ mod tests {
         let fetch = |name: &'static str, at| async move || Ok(Token::new(name.to_owned(), 7_200, at));
         let get = async |at, name| {
             let clock = ManualClock::new(at);
-            tokens.get(&app(), &TokenOf::Upstream, &clock, fetch(name, at)).await.unwrap().value
+            tokens.get(&key(), FIRST, &clock, fetch(name, at)).await.unwrap().value
         };
         assert_eq!(get(start, "first").await.expose_secret(), "first");
         assert_eq!(get(start.plus_ms(6_899_999), "second").await.expose_secret(), "first");
@@ -237,22 +288,50 @@ mod tests {
         let (tokens, fetched) = (Tokens::default(), AtomicU32::new(0));
         let start = Timestamp::from_secs(100_000);
         let clock = ManualClock::new(start);
-        let (app, of) = (app(), TokenOf::Upstream);
+        let key = key();
         let failing = async || {
             fetched.fetch_add(1, Ordering::SeqCst);
             Err(CallError::Transport { api: Api::GetToken, cause: Transport::Timeout })
         };
-        assert!(tokens.get(&app, &of, &clock, failing).await.is_err());
+        assert!(tokens.get(&key, FIRST, &clock, failing).await.is_err());
         clock.advance_ms(-HOUR_MS);
-        assert!(tokens.get(&app, &of, &clock, failing).await.is_err());
+        assert!(tokens.get(&key, FIRST, &clock, failing).await.is_err());
         assert_eq!(fetched.load(Ordering::SeqCst), 2);
 
         let first = async || Ok(Token::new("first".to_owned(), 7_200, start));
         let second = async || Ok(Token::new("second".to_owned(), 7_200, clock.now()));
         clock.advance_ms(2 * HOUR_MS);
-        tokens.get(&app, &of, &clock, first).await.unwrap();
+        tokens.get(&key, FIRST, &clock, first).await.unwrap();
         clock.advance_ms(-8 * HOUR_MS);
-        let token = tokens.get(&app, &of, &clock, second).await.unwrap();
+        let token = tokens.get(&key, FIRST, &clock, second).await.unwrap();
         assert_eq!(token.value.expose_secret(), "second");
+    }
+
+    #[tokio::test]
+    async fn a_token_of_earlier_credentials_is_not_used_again() {
+        let tokens = Tokens::default();
+        let now = Timestamp::from_secs(1_000);
+        let clock = ManualClock::new(now);
+        let get = async |generation, name: &str| {
+            let fetch = async || Ok(Token::new(name.to_owned(), 7_200, now));
+            tokens.get(&key(), generation, &clock, fetch).await.unwrap()
+        };
+        let text = |token: &Token| token.value.expose_secret().to_owned();
+        let second = Generation { app: 2, dealer: None };
+        let old = get(FIRST, "old").await;
+        assert_eq!(text(&get(FIRST, "unused").await), "old");
+        assert_eq!(text(&get(second, "new").await), "new");
+        // A call that is still under way with the old credentials changes nothing for the others.
+        assert_eq!(text(&get(FIRST, "late").await), "late");
+        tokens.invalidate(&key(), &old).await;
+        assert_eq!(text(&get(second, "unused").await), "new");
+        // A dealer authorised, authorised again, and cancelled.
+        for dealer in [Some(1), Some(2), None] {
+            let generation = Generation { app: 2, dealer };
+            let name = format!("{dealer:?}");
+            assert_eq!(text(&get(generation, &name).await), name);
+            assert_eq!(text(&get(generation, "unused").await), name);
+        }
+        assert_eq!(tokens.places().len(), 1);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The access token is part of the URL (document 90664), so URLs are never logged and never part of an error.
 //!
-//! What is sent is in `calls` and `client`, what an answer means in `answer`.
+//! What is sent is in `calls`, `suites` and `obtain`, what an answer means in `answer`.
 
 use std::time::Duration;
 
@@ -43,7 +43,7 @@ pub struct Reply {
 /// Carries requests to WeCom.
 #[async_trait]
 pub trait Wire: Send + Sync + 'static {
-    /// Sends `body` with POST, or a GET without one. `target` is path and query; it contains secrets.
+    /// Sends `body` with POST, or a GET without one. `target` is path and query. Both contain secrets.
     async fn exchange(&self, target: &str, body: Option<&Value>) -> Result<Reply, Transport>;
 }
 

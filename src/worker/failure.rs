@@ -42,9 +42,10 @@ pub(super) fn failure_reason(error: &CallError) -> FailureReason {
 pub(super) const fn limit_ends_at(error: &CallError, now: Timestamp) -> Timestamp {
     match error {
         CallError::NoPermit { retry_at, .. } => *retry_at,
-        CallError::Refused { .. } | CallError::Transport { .. } | CallError::Ledger { .. } => {
-            now.plus_ms(MINUTE_MS)
-        }
+        CallError::Refused { .. }
+        | CallError::NotAuthorized { .. }
+        | CallError::Transport { .. }
+        | CallError::Ledger { .. } => now.plus_ms(MINUTE_MS),
     }
 }
 

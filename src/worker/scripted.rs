@@ -14,7 +14,7 @@ use crate::domain::ids::{ChatId, ExternalUserid, Openid, PendingId, Unionid, Use
 use crate::domain::quota::Share;
 use crate::domain::sighting::{Sighting, SightingPlace};
 use crate::domain::time::DAY_MS;
-use crate::wecom::{Api, CallError, ChatMembers, CustomerPage, DealerList, TokenOf};
+use crate::wecom::{Api, CallError, ChatMembers, CustomerPage, DealerList, Development, TokenOf};
 
 /// When every test begins.
 pub(super) const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
@@ -132,7 +132,8 @@ impl Script {
 }
 
 fn refused(errcode: i64) -> CallError {
-    CallError::Refused { api: Api::ExternalUseridToPendingId, errcode, from_ip: None }
+    let (api, development) = (Api::ExternalUseridToPendingId, Development::SelfBuilt);
+    CallError::Refused { api, errcode, from_ip: None, development }
 }
 
 /// A WeCom that answers as its script says.

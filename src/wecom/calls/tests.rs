@@ -9,12 +9,13 @@ use std::sync::{Arc, Mutex};
 
 use super::*;
 use crate::clock::ManualClock;
-use crate::domain::quota::{Budget, Grant};
-use crate::domain::time::{Moment, Timestamp};
+use crate::domain::time::Timestamp;
 use crate::telemetry::metrics::Metrics;
-use crate::wecom::client::AppCredentials;
+use crate::wecom::credentials::{AppCredentials, Development};
+use crate::wecom::errcode::Class;
 use crate::wecom::error::Transport;
-use crate::wecom::limiter::{Ledgers, Limiter};
+use crate::wecom::limiter::Limiter;
+use crate::wecom::scripted::{Unlimited, documented_limits};
 use crate::wecom::wire::{Reply, Wire};
 
 /// WeCom with scripted answers. Access tokens are always granted: `UPSTREAM` and `DEALER`.
@@ -39,42 +40,21 @@ impl Wire for Script {
     }
 }
 
-struct Unlimited;
-
-#[async_trait]
-impl Ledgers for Unlimited {
-    async fn reserve(
-        &self,
-        _accounts: &[(String, Budget)],
-        _api: Api,
-        _share: Share,
-        want: u32,
-        _now: Moment,
-    ) -> Result<Grant, String> {
-        Ok(Grant::Permits(want))
-    }
-
-    async fn rate_limited(
-        &self,
-        _account: &str,
-        _budget: Budget,
-        _api: Api,
-        _now: Moment,
-    ) -> Result<i64, String> {
-        Ok(0)
-    }
-}
-
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
 /// A client over a script with these answers.
 fn client(answers: impl IntoIterator<Item = Value>) -> (Client, Arc<Script>) {
     let script = Arc::new(Script { answers: Mutex::new(answers.into_iter().collect()), ..Script::default() });
     let clock = Arc::new(ManualClock::new(NOW));
-    let credentials =
-        AppCredentials { corp_id: corp("wwBRAND"), agent_id: 1_000_002, secret: "secret".to_owned().into() };
-    let limiter = Limiter::new(Arc::new(Unlimited), clock.clone(), HashMap::new());
-    let apps = HashMap::from([(app(), credentials)]);
+    let credentials = AppCredentials {
+        corp_id: corp("wwBRAND"),
+        agent_id: 1_000_002,
+        secret: "secret".to_owned().into(),
+        generation: 0,
+        development: Development::SelfBuilt,
+    };
+    let limiter = Limiter::new(Arc::<Unlimited>::default(), clock.clone(), documented_limits());
+    let apps = Arc::new(HashMap::from([(app(), credentials)]));
     (Client::over(script.clone(), apps, limiter, clock, Arc::new(Metrics::default())), script)
 }
 
@@ -167,4 +147,14 @@ async fn a_refusal_with_the_arrays_of_an_answer_is_a_refusal() {
         client.chat(&app, &dealer, &chat("wrG")).await.unwrap_err(),
     ];
     assert!(errors.iter().all(|error| error.errcode() == Some(48_002)), "{errors:?}");
+}
+
+#[tokio::test]
+async fn no_call_is_made_for_an_app_that_is_not_configured() {
+    let (client, script) = client([]);
+    let error = client.members(&AppName::new("gone").unwrap(), &dealer()).await.unwrap_err();
+    assert_eq!((error.class(), error.errcode()), (Class::Configuration, None));
+    let text = error.to_string();
+    assert!(text.starts_with("get_follow_user_list was not called for gone: add it to"), "{text}");
+    assert!(script.sent().is_empty());
 }

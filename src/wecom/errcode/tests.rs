@@ -6,12 +6,15 @@ use super::*;
 fn codes_fall_into_the_documented_classes() {
     for (class_expected, codes) in [
         (Class::Transient, &[-1, 6_000, 45_033, 45_035][..]),
-        (Class::Token, &[40_014, 42_001, 41_001]),
+        (Class::Token, &[40_014, 42_001, 41_001, 42_009, 40_082]),
         (Class::Rate, &[45_009]),
-        (Class::Item, &[40_096, 84_061, 40_058, 610_014, 40_073, 84_083, 84_084, 670_002, 670_031]),
+        (Class::Item, &[40_096, 84_061, 40_058, 40_078, 610_014, 40_073, 84_083, 84_084, 670_002, 670_031]),
         (
             Class::Configuration,
-            &[40_001, 60_020, 48_002, 301_002, 670_001, 610_015, 845_003, 701_008, 48_011, 81_017, 90_510],
+            &[
+                40_001, 60_020, 48_002, 301_002, 670_001, 610_015, 845_003, 701_008, 48_011, 81_017, 90_510,
+                40_080, 40_083, 40_084, 40_085, 48_003, 842_002, 842_006, 846_000,
+            ],
         ),
         (Class::Invisible, &[60_011, 81_013, 670_027]),
         (Class::Unknown, &[1, 99_999]),
@@ -54,12 +57,50 @@ fn every_configuration_code_has_a_remedy_of_its_own() {
 }
 
 #[test]
+fn an_agency_has_remedies_of_its_own_in_both_languages() {
+    let general = remedy(i64::MAX);
+    for (codes, en, zh) in [
+        (&[40_001, 40_084, 40_091][..], "重新获取 secret", "重新获取 secret"),
+        (&[40_013, 40_056, 40_078], "authori", "扫码授权"),
+        (&[40_080], "suite_secret", "suite_secret"),
+        (&[40_083], "suite_id", "suite_id"),
+        (&[40_085], "suite_ticket", "suite_ticket"),
+        (&[43_009, 610_016], "服务商管理后台", "服务商认证"),
+        (&[48_001, 48_002, 84_074], "客户基础信息", "客户基础信息"),
+        (&[48_003, 48_004], "QR code", "二维码"),
+        (&[48_011, 50_003], "have the corp", "请该企业"),
+        (&[60_020, 301_042], "服务商信息 → 基本信息 → IP白名单", "服务商信息 → 基本信息 → IP白名单"),
+        (&[92_002], "authorise the template", "授权模板"),
+        (&[301_002], "服务商管理后台", "服务商管理后台"),
+        (&[701_000, 701_008, 701_999], "互通账号", "互通账号"),
+    ] {
+        for &code in codes {
+            let (agency, self_built) =
+                (remedy_for(code, Development::Agency), remedy_for(code, Development::SelfBuilt));
+            assert_eq!(self_built, remedy(code));
+            assert!(agency.en.contains(en) && agency.zh.contains(zh), "{code}: {agency:?}");
+            assert!(agency.en != self_built.en && agency.zh != self_built.zh, "{code}");
+            assert!(agency.en != general.en && agency.zh != general.zh, "{code}");
+        }
+    }
+    // The provider has no access to these places of the brand's console.
+    for code in (-1..1_000).chain(40_000..93_000).chain(300_000..302_000).chain(600_000..850_000) {
+        let Remedy { en, zh } = remedy_for(code, Development::Agency);
+        for place in ["可调用接口的应用", "企业可信IP", "我的企业"] {
+            assert!(!en.contains(place) && !zh.contains(place), "{code}: {en} {zh}");
+        }
+    }
+    assert_eq!(remedy_for(42_009, Development::Agency), remedy(42_009));
+}
+
+#[test]
 fn every_remedy_begins_with_an_action() {
-    const VERBS: [&str; 15] = [
+    const VERBS: [&str; 17] = [
         "add ",
         "ask ",
         "buy ",
         "check ",
+        "choose ",
         "complete ",
         "copy ",
         "enable ",
@@ -68,16 +109,19 @@ fn every_remedy_begins_with_an_action() {
         "have ",
         "invite ",
         "look ",
+        "request ",
         "set ",
         "share ",
         "use ",
     ];
     for code in (-1..1_000).chain(40_000..93_000).chain(300_000..302_000).chain(600_000..850_000) {
-        let Remedy { en, zh } = remedy(code);
-        let waits = en.starts_with("wait: ") || en.starts_with("do nothing: ");
-        let waits_zh = zh.starts_with("无需处理：");
-        assert!(waits || VERBS.iter().any(|verb| en.starts_with(verb)), "{code}: {en}");
-        assert!(waits_zh || zh.starts_with('请'), "{code}: {zh}");
-        assert_eq!(waits, waits_zh, "{code}");
+        for development in [Development::SelfBuilt, Development::Agency] {
+            let Remedy { en, zh } = remedy_for(code, development);
+            let waits = en.starts_with("wait: ") || en.starts_with("do nothing: ");
+            let waits_zh = zh.starts_with("无需处理：");
+            assert!(waits || VERBS.iter().any(|verb| en.starts_with(verb)), "{code}: {en}");
+            assert!(waits_zh || zh.starts_with('请'), "{code}: {zh}");
+            assert_eq!(waits, waits_zh, "{code}");
+        }
     }
 }

@@ -1,6 +1,7 @@
 //! Random histories of the limiter over a store, checked with the simulated platform's own call windows:
 //! crashes, reboots, a wall clock that is set, 45009, two corps.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 
 use proptest::prelude::*;
@@ -8,6 +9,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::app::StoredLedgers;
 use crate::clock::ServiceClock;
+use crate::domain::quota::Limits;
 use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS, Steady, Timestamp};
 use crate::simulator::quota::CallWindows;
 use crate::store::embedded::engine::Memory;
@@ -98,11 +100,14 @@ fn corps() -> [CorpId; 2] {
     ["wwFIRST", "wwSECOND"].map(|id| CorpId::new(id).unwrap())
 }
 
+fn limits() -> Arc<HashMap<CorpId, Limits>> {
+    Arc::new(corps().into_iter().map(|corp| (corp, LIMITS)).collect())
+}
+
 fn limiter(memory: &Memory, clock: &Arc<World>) -> Limiter {
     clock.start_process();
     let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
-    let limits = corps().into_iter().map(|corp| (corp, LIMITS)).collect();
-    Limiter::new(Arc::new(StoredLedgers(Arc::new(store))), clock.clone(), limits)
+    Limiter::new(Arc::new(StoredLedgers(Arc::new(store))), clock.clone(), limits())
 }
 
 async fn run_through(steps: Vec<Step>) {
@@ -226,8 +231,7 @@ async fn a_permit_that_expires_while_the_machine_is_suspended_is_not_used() {
         let ledgers = StoredLedgers(Arc::new(store));
         let sleepy = Sleepy { ledgers, clock: clock.clone(), naps: naps.into(), reserved: 0.into() };
         let sleepy = Arc::new(sleepy);
-        let limits = corps().into_iter().map(|corp| (corp, LIMITS)).collect();
-        let limiter = Limiter::new(sleepy.clone(), clock, limits);
+        let limiter = Limiter::new(sleepy.clone(), clock, limits());
         let permit = limiter.permit(&corps()[0], MINT, Share::Whole).await;
         assert_eq!((permit.is_ok(), sleepy.reserved.load(SeqCst)), (ok, reserved));
     }
@@ -266,8 +270,7 @@ async fn bulk_takes_no_permit_that_was_reserved_for_renewals() {
     const BULK: Share = Share::Without { reserve_percent: 10, month_kept: LIMITS.per_month };
     let clock = World::new();
     let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
-    let limits = corps().into_iter().map(|corp| (corp, LIMITS)).collect();
-    let limiter = Limiter::new(Arc::new(Slow(StoredLedgers(Arc::new(store)))), clock, limits);
+    let limiter = Limiter::new(Arc::new(Slow(StoredLedgers(Arc::new(store)))), clock, limits());
     let corp = &corps()[0];
     // While the first permit is reserved, the other callers queue up: the next reservation is for all of them
     // with the same share.
@@ -285,8 +288,7 @@ async fn the_next_permit_is_announced_on_the_services_clock() {
     let machine = World::new();
     let clock = Arc::new(ServiceClock::new(machine.clone()));
     let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
-    let limits = corps().into_iter().map(|corp| (corp, LIMITS)).collect();
-    let limiter = Limiter::new(Arc::new(StoredLedgers(Arc::new(store))), clock.clone(), limits);
+    let limiter = Limiter::new(Arc::new(StoredLedgers(Arc::new(store))), clock.clone(), limits());
     while limiter.permit(&corps()[0], MINT, Share::Whole).await.is_ok() {}
     // The wall clock is set; the service's clock has not followed yet.
     machine.wall_off_ms.store(8 * HOUR_MS, SeqCst);
