@@ -2,7 +2,7 @@
 //! tests passes other parts: a store in memory, a [`Wire`] without sockets, a simulated clock.
 
 use std::borrow::Cow;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -92,7 +92,7 @@ pub async fn assemble(
     let limiter =
         Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), Arc::new(limits(config)));
     limiter.begin().await;
-    let credentials: HashMap<_, _> = config.apps.iter().map(credentials).collect();
+    let credentials: BTreeMap<_, _> = config.apps.iter().map(credentials).collect();
     let client = Client::over(wire, Arc::new(credentials), limiter, clock.clone(), metrics.clone());
     let platform = Arc::new(client);
     for part in &sinks {
@@ -204,8 +204,8 @@ fn credentials(app: &config::App) -> (AppName, AppCredentials) {
 }
 
 /// The quota of each corp. Apps of one corp share it; the lowest configured limit of each window counts.
-fn limits(config: &Config) -> HashMap<CorpId, Limits> {
-    let mut limits: HashMap<CorpId, Limits> = HashMap::new();
+fn limits(config: &Config) -> BTreeMap<CorpId, Limits> {
+    let mut limits: BTreeMap<CorpId, Limits> = BTreeMap::new();
     for app in &config.apps {
         let own = app.quota.limits();
         limits.entry(app.corp_id.clone()).and_modify(|lowest| *lowest = lowest.and(own)).or_insert(own);

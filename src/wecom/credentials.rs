@@ -4,7 +4,7 @@
 //! Deliberately absent: access tokens, which are obtained with the credentials (see `obtain`), and where
 //! credentials come from.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 
 use secrecy::SecretString;
@@ -164,7 +164,7 @@ pub trait Credentials: Send + Sync + 'static {
 }
 
 /// Self-built apps, whose credentials are configured and do not change.
-impl Credentials for HashMap<AppName, AppCredentials> {
+impl Credentials for BTreeMap<AppName, AppCredentials> {
     fn of_app(&self, app: &AppName) -> Result<AppCredentials, Unavailable> {
         self.get(app).cloned().ok_or(Unavailable::NotConfigured)
     }
@@ -187,7 +187,7 @@ pub trait QuotaLimits: Send + Sync + 'static {
     fn corps(&self) -> Vec<CorpId>;
 }
 
-impl QuotaLimits for HashMap<CorpId, Limits> {
+impl QuotaLimits for BTreeMap<CorpId, Limits> {
     fn of(&self, corp: &CorpId) -> Limits {
         self.get(corp).copied().unwrap_or(Limits::DOCUMENTED)
     }

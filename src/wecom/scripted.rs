@@ -1,7 +1,7 @@
 //! For the tests of the client: a WeCom whose answers are a function of the request, and quotas without
 //! limits.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
@@ -61,10 +61,13 @@ impl Wire for Scripted {
     }
 }
 
+/// A call and the accounts that it was charged to.
+pub(super) type Charge = (Api, [(String, Budget); 2]);
+
 /// Ledgers that grant every permit, and keep the accounts that were charged.
 #[derive(Default)]
 pub(super) struct Unlimited {
-    pub(super) charged: Mutex<Vec<(Api, [(String, Budget); 2])>>,
+    pub(super) charged: Mutex<Vec<Charge>>,
 }
 
 #[async_trait]
@@ -94,5 +97,5 @@ impl Ledgers for Unlimited {
 
 /// The documented limits for every corp.
 pub(super) fn documented_limits() -> Arc<dyn QuotaLimits> {
-    Arc::new(HashMap::<CorpId, Limits>::new())
+    Arc::new(BTreeMap::<CorpId, Limits>::new())
 }

@@ -4,7 +4,7 @@
 mod directory;
 mod lists;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
 
 use super::*;
@@ -54,7 +54,7 @@ fn client(answers: impl IntoIterator<Item = Value>) -> (Client, Arc<Script>) {
         development: Development::SelfBuilt,
     };
     let limiter = Limiter::new(Arc::<Unlimited>::default(), clock.clone(), documented_limits());
-    let apps = Arc::new(HashMap::from([(app(), credentials)]));
+    let apps = Arc::new(BTreeMap::from([(app(), credentials)]));
     (Client::over(script.clone(), apps, limiter, clock, Arc::new(Metrics::default())), script)
 }
 

@@ -1,7 +1,7 @@
 //! Random histories of the limiter over a store, checked with the simulated platform's own call windows:
 //! crashes, reboots, a wall clock that is set, 45009, two corps.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering::SeqCst};
 
 use proptest::prelude::*;
@@ -100,7 +100,7 @@ fn corps() -> [CorpId; 2] {
     ["wwFIRST", "wwSECOND"].map(|id| CorpId::new(id).unwrap())
 }
 
-fn limits() -> Arc<HashMap<CorpId, Limits>> {
+fn limits() -> Arc<BTreeMap<CorpId, Limits>> {
     Arc::new(corps().into_iter().map(|corp| (corp, LIMITS)).collect())
 }
 
