@@ -83,7 +83,7 @@ mod tests {
     use crate::intake::Recipients;
     use crate::store::embedded::engine::Memory;
     use crate::store::embedded::{EmbeddedStore, Settings};
-    use crate::store::{Appended, Arrival, MessageDigest, Reconciling as _};
+    use crate::store::{Appended, Arrival, CustomerGroups as _, MessageDigest, Reconciling as _};
 
     #[tokio::test]
     async fn a_quarantined_message_becomes_what_it_means_now() {

@@ -12,6 +12,7 @@
 //! Deliberately absent: calls to WeCom, HTTP, and decisions. When to try again, and what an event means, is
 //! decided by the callers and the domain.
 
+mod customer_groups;
 pub mod embedded;
 mod error;
 mod fans;
@@ -25,6 +26,7 @@ mod work;
 #[cfg(test)]
 mod contract;
 
+pub use customer_groups::{ChatToRead, CustomerGroups};
 pub use error::StoreError;
 pub use fans::{FanFilter, FanOutcome, FanPage, FanWork, NewFan, QueuePosition, Registered};
 pub use feed::{Cursor, CursorState, Feed, LinksSnapshot, Seek, Start};
@@ -33,7 +35,7 @@ pub use inbox::{
     Quarantined,
 };
 pub use people::{Erased, People, PersonData, PersonId, Receipt, ReceiptId};
-pub use reconcile::{ChatToRead, DealerRow, PageFound, Reconciling};
+pub use reconcile::{DealerRow, PageFound, Reconciling};
 pub use suites::{EXCHANGES_MAX, Resealed, SealedPlace, SuiteRecords, Suites};
 pub use work::{Outcome, Work, WorkId};
 
@@ -99,13 +101,13 @@ pub struct Counts {
 }
 
 /// The durable state: inbox, fans, quota ledgers, dealers, links and the reading of the clocks. The feed is
-/// [`Feed`], data access and erasure for one person is [`People`], customer groups and the comparison with
-/// WeCom's lists are [`Reconciling`], agency-developed apps are [`Suites`].
+/// [`Feed`], data access and erasure for one person is [`People`], customer groups are [`CustomerGroups`], the
+/// comparison with WeCom's lists is [`Reconciling`], agency-developed apps are [`Suites`].
 ///
 /// Any method may fail with [`StoreError::Failed`], [`StoreError::Damaged`] or [`StoreError::Closed`]; one
 /// that writes also with [`StoreError::NoSpace`] or [`StoreError::Stalled`].
 #[async_trait]
-pub trait Store: Feed + People + Reconciling + Suites + Send + Sync + 'static {
+pub trait Store: CustomerGroups + Feed + People + Reconciling + Suites + Send + Sync + 'static {
     /// Appends a verified message to the inbox or the quarantine, unless its digest is known.
     ///
     /// # Errors

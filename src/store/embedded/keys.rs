@@ -49,6 +49,11 @@ use crate::domain::lookup::Haste;
 use crate::domain::suite::CodeId;
 use crate::domain::time::{HOUR_MS, Timestamp};
 
+mod parts;
+
+pub(super) use parts::Parts;
+use parts::damaged;
+
 /// Builds a key part by part.
 #[derive(Debug, Clone)]
 pub(super) struct Key(Vec<u8>);
@@ -350,61 +355,6 @@ pub(super) fn feed_seq(key: &[u8]) -> Result<u64, StoreError> {
 
 pub(super) fn dealers(app: &AppName) -> Vec<u8> {
     Key::kind(b'h').id(app.as_str()).done()
-}
-
-/// Reads keys back, part by part.
-pub(super) struct Parts<'a>(pub(super) &'a [u8]);
-
-impl<'a> Parts<'a> {
-    pub(super) fn of(key: &'a [u8]) -> Self {
-        Self(key.get(1..).unwrap_or_default())
-    }
-
-    pub(super) fn instant(&mut self) -> Result<Timestamp, StoreError> {
-        Ok(Timestamp::from_millis(i64::try_from(self.number()?).map_err(|_| damaged())?))
-    }
-
-    pub(super) fn number(&mut self) -> Result<u64, StoreError> {
-        let (number, rest) = self.0.split_first_chunk::<8>().ok_or_else(damaged)?;
-        self.0 = rest;
-        Ok(u64::from_be_bytes(*number))
-    }
-
-    pub(super) fn id(&mut self) -> Result<&'a str, StoreError> {
-        let end = self.0.iter().position(|byte| *byte == 0).ok_or_else(damaged)?;
-        let (id, rest) = self.0.split_at(end);
-        self.0 = rest.get(1..).unwrap_or_default();
-        std::str::from_utf8(id).map_err(|_| damaged())
-    }
-
-    pub(super) fn app(&mut self) -> Result<AppName, StoreError> {
-        AppName::new(self.id()?).map_err(|_| damaged())
-    }
-
-    /// App and corp.
-    pub(super) fn corp(&mut self) -> Result<(AppName, CorpId), StoreError> {
-        let app = self.app()?;
-        Ok((app, CorpId::new(self.id()?).map_err(|_| damaged())?))
-    }
-
-    pub(super) fn chat_id(&mut self) -> Result<ChatId, StoreError> {
-        ChatId::new(self.id()?).map_err(|_| damaged())
-    }
-
-    pub(super) fn external_userid(&mut self) -> Result<ExternalUserid, StoreError> {
-        ExternalUserid::new(self.id()?).map_err(|_| damaged())
-    }
-
-    pub(super) fn contact(&mut self) -> Result<ContactKey, StoreError> {
-        let external_userid = ExternalUserid::new(self.id()?).map_err(|_| damaged())?;
-        let app = AppName::new(self.id()?).map_err(|_| damaged())?;
-        let corp_id = CorpId::new(self.id()?).map_err(|_| damaged())?;
-        Ok(ContactKey { app, corp_id, external_userid })
-    }
-}
-
-fn damaged() -> StoreError {
-    StoreError::Damaged("a key that does not parse".to_owned())
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ mod chats;
 mod compaction;
 mod contacts;
 mod corp_names;
+mod customer_groups;
 mod dealers;
 mod durable_sync;
 pub mod engine;
@@ -37,6 +38,7 @@ mod leasing;
 mod ledgers;
 mod links;
 mod listing;
+mod parts;
 mod people;
 mod private;
 #[cfg(any(test, fuzzing))]

@@ -1,0 +1,102 @@
+//! [`CustomerGroups`] as the embedded store implements it.
+//!
+//! Deliberately absent: the transactions (see `chats`).
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+
+use super::super::{ChatToRead, CustomerGroups, PageFound, StoreError};
+use super::records::decode;
+use super::{EmbeddedStore, chats, keys};
+use crate::domain::chat::{Chat, MemberVersion};
+use crate::domain::ids::{AppName, CorpId};
+use crate::domain::sighting::Sighting;
+use crate::domain::time::Timestamp;
+
+/// Groups that are looked at before other work has its turn.
+const ROWS_AT_ONCE: usize = 1_000;
+
+#[async_trait]
+impl CustomerGroups for EmbeddedStore {
+    async fn due_chats(&self, now: Timestamp, limit: usize) -> Result<Vec<ChatToRead>, StoreError> {
+        self.rows(b"j", &keys::readings_until(now), limit, |key, _| {
+            let mut parts = keys::Parts::of(key);
+            let parsed = parts.instant().and_then(|_| Ok((parts.corp()?, parts.chat_id()?)));
+            let Some(((app, corp_id), chat_id)) = self.undamaged(key, parsed)? else { return Ok(None) };
+            let record = keys::chat(&app, &corp_id, &chat_id);
+            let chat = self.undamaged(&record, self.read::<Chat>(&record))?.flatten();
+            Ok(chat.map(|chat| ChatToRead { app, corp_id, chat_id, chat }))
+        })
+    }
+
+    async fn next_chat_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        let first =
+            self.rows(b"j", &keys::after(b"j"), 1, |key, _| keys::Parts::of(key).instant().map(Some))?;
+        Ok(first.into_iter().next())
+    }
+
+    async fn chat_read(
+        &self,
+        group: &ChatToRead,
+        customers: Vec<Sighting>,
+        version: Option<MemberVersion>,
+        began_at: Timestamp,
+    ) -> Result<PageFound, StoreError> {
+        let (of, ChatToRead { app, corp_id, chat_id, chat }) = (group.clone(), group);
+        let listed: BTreeSet<_> = customers.iter().map(|row| row.external_userid.clone()).collect();
+        let found =
+            self.in_parts(customers, move |txn, part| chats::see_all(txn, &of, part, began_at)).await?;
+        if chat.clone().read(version.clone(), began_at) {
+            let mut left = self.chat_members(app, corp_id, chat_id)?;
+            left.retain(|key| !listed.contains(&key.external_userid));
+            let of = group.clone();
+            self.in_parts(left, move |txn, part| chats::leave_all(txn, &of, part)).await?;
+        }
+        let group = group.clone();
+        self.writer.run(move |txn| chats::read(txn, &group, version, began_at)).await?;
+        Ok(found.into_iter().sum())
+    }
+
+    async fn chat_not_found(&self, group: &ChatToRead, began_at: Timestamp) -> Result<(), StoreError> {
+        let group = group.clone();
+        self.writer.run(move |txn| chats::not_found(txn, &group, began_at)).await
+    }
+
+    async fn chat_unread(&self, group: &ChatToRead, until: Option<Timestamp>) -> Result<(), StoreError> {
+        let group = group.clone();
+        self.writer.run(move |txn| chats::unread(txn, &group, until)).await
+    }
+
+    async fn read_chats_again(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let prefix = keys::of_corp(b'G', app, corp_id);
+        let (mut from, to) = (prefix.clone(), keys::after(&prefix));
+        let mut put_off = Vec::new();
+        loop {
+            let page = self.rows(&from, &to, ROWS_AT_ONCE, |key, value| {
+                let chat = self.undamaged(key, decode::<Chat>(key, value))?;
+                Ok(Some((key.to_vec(), chat.is_some_and(|chat| chats::is_put_off(&chat, now)))))
+            })?;
+            let Some((last, _)) = page.last() else { break };
+            from = [last.as_slice(), &[0]].concat();
+            for (key, _) in page.iter().filter(|(_, is_put_off)| *is_put_off) {
+                put_off.push(keys::Parts(&key[prefix.len()..]).chat_id()?);
+            }
+            tokio::task::yield_now().await;
+        }
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        let moved = self.in_parts(put_off, move |txn, part| {
+            let mut moved = 0;
+            for chat_id in part {
+                moved += u64::from(chats::read_again(txn, &app, &corp_id, &chat_id, now)?);
+            }
+            Ok(moved)
+        });
+        Ok(moved.await?.into_iter().sum())
+    }
+}
