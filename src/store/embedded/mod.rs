@@ -163,7 +163,7 @@ impl EmbeddedStore {
     ) -> Result<(Self, ManualWriter), OpenError> {
         let engine: Arc<dyn Engine> = Arc::new(memory);
         let meta = meta_of(&*engine, store_id)?;
-        upgrade::upgrade(&*engine).map_err(OpenError::Content)?;
+        upgrade::upgrade(&*engine, &meta).map_err(OpenError::Content)?;
         let (readers, damaged) = (Readers::default(), DamagedKeys::default());
         let (writer, manual) = Writer::manual(&engine, readers.clone(), meta);
         let indexing = Indexing::here(&*engine, &readers.index, meta.sheets, &damaged);
@@ -173,7 +173,7 @@ impl EmbeddedStore {
 
     pub(in crate::store) fn over(engine: Arc<dyn Engine>, settings: Settings) -> Result<Self, OpenError> {
         let meta = meta_of(&*engine, rand::random())?;
-        upgrade::upgrade(&*engine).map_err(OpenError::Content)?;
+        upgrade::upgrade(&*engine, &meta).map_err(OpenError::Content)?;
         let not_started = |source| OpenError::Folder {
             attempted: "start the threads of",
             path: "the store".into(),

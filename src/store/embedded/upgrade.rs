@@ -3,15 +3,17 @@
 //! [`Record::of_version`] converts older records when they are read. This file builds the indexes that
 //! older stores do not have.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::super::StoreError;
 use super::engine::{Batch, Engine};
 use super::records::{Record, decode, encode, readable};
+use super::txn::Meta;
 use super::{failed, keys};
 use crate::domain::contact::Contact;
 use crate::domain::dealer_activity::DealerCounts;
-use std::collections::BTreeMap;
 
 /// The layout of a store's keys. A store without this record has layout 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,16 +29,21 @@ const IN_DEVELOPMENT: Layout = Layout(2);
 /// Rows that are written in one commit: sled's memory grows with larger ones.
 const ROWS_AT_ONCE: usize = 90;
 
-/// Upgrades the store to the current layout. If the process is killed meanwhile, the next start begins again.
+/// Upgrades the store to the current layout, and writes the record of the counters in its current version. If
+/// the process is killed meanwhile, the next start begins again.
 ///
 /// # Errors
 /// When the store cannot be read or written, or was written by a newer version.
-pub(super) fn upgrade(engine: &dyn Engine) -> Result<(), StoreError> {
+pub(super) fn upgrade(engine: &dyn Engine, meta: &Meta) -> Result<(), StoreError> {
+    in_commits_of(ROWS_AT_ONCE, engine, meta)
+}
+
+fn in_commits_of(rows: usize, engine: &dyn Engine, meta: &Meta) -> Result<(), StoreError> {
     let key = keys::only("layout");
     let stored = engine.get(&key).map_err(failed)?;
     let layout = stored.map(|bytes| decode::<Layout>(&key, &bytes)).transpose()?;
     match layout {
-        Some(LAYOUT) => return Ok(()),
+        Some(LAYOUT) if is_closed_to_older_programs(engine)? => return Ok(()),
         Some(Layout(newer)) if newer > LAYOUT.0 => {
             let text = format!("layout {newer}, which a newer version of unionlink wrote; run that version");
             return Err(StoreError::Damaged(text));
@@ -49,6 +56,46 @@ pub(super) fn upgrade(engine: &dyn Engine) -> Result<(), StoreError> {
         }
         Some(_) | None => {}
     }
+    // What an interrupted upgrade built is out of date if an older program has run since.
+    for kind in [b"o", b"b", b"M"] {
+        clear(kind, rows, engine)?;
+    }
+    let contacts = build_indexes(rows, engine)?;
+    // Together and last: from then on no older program opens the store and leaves the indexes out of date.
+    let mut last = Batch::new();
+    put(&mut last, key, &LAYOUT)?;
+    put(&mut last, keys::meta(), meta)?;
+    commit(engine, &mut last)?;
+    if contacts > 0 {
+        tracing::info!(contacts, "the store was upgraded to layout {}", LAYOUT.0);
+    }
+    Ok(())
+}
+
+/// Whether the record of the counters has a version that older programs do not read.
+fn is_closed_to_older_programs(engine: &dyn Engine) -> Result<bool, StoreError> {
+    let meta = engine.get(&keys::meta()).map_err(failed)?;
+    Ok(meta.is_some_and(|bytes| bytes.first() == Some(&Meta::VERSION)))
+}
+
+/// Deletes every record of a kind.
+fn clear(kind: &[u8], rows: usize, engine: &dyn Engine) -> Result<(), StoreError> {
+    loop {
+        let mut batch = Batch::new();
+        for row in engine.range(kind, &keys::after(kind)).take(rows) {
+            let (key, _) = row.map_err(failed)?;
+            batch.insert(key, None);
+        }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        commit(engine, &mut batch)?;
+    }
+}
+
+/// Builds the indexes of contacts by corp and by group, and counts the contacts and links of each corp.
+/// Returns the number of contacts.
+fn build_indexes(rows: usize, engine: &dyn Engine) -> Result<u64, StoreError> {
     let (mut counts, mut batch, mut contacts) =
         (BTreeMap::<Vec<u8>, DealerCounts>::new(), Batch::new(), 0_u64);
     for row in engine.range(b"c", &keys::after(b"c")) {
@@ -63,37 +110,44 @@ pub(super) fn upgrade(engine: &dyn Engine) -> Result<(), StoreError> {
         for chat_id in contact.as_ref().map(Contact::chats).unwrap_or_default() {
             batch.insert(keys::chat_member(chat_id, &contact_key), Some(Vec::new()));
         }
-        if batch.len() >= ROWS_AT_ONCE {
+        if batch.len() >= rows {
             commit(engine, &mut batch)?;
         }
     }
     for (key, counts) in counts {
-        let value = encode(&key, &counts)?;
-        batch.insert(key, Some(value));
-        if batch.len() >= ROWS_AT_ONCE {
+        put(&mut batch, key, &counts)?;
+        if batch.len() >= rows {
             commit(engine, &mut batch)?;
         }
     }
-    let value = encode(&key, &LAYOUT)?;
-    batch.insert(key, Some(value));
     commit(engine, &mut batch)?;
-    if contacts > 0 {
-        tracing::info!(contacts, "the store was upgraded to layout {}", LAYOUT.0);
-    }
+    Ok(contacts)
+}
+
+fn put<R: Record>(batch: &mut Batch, key: Vec<u8>, record: &R) -> Result<(), StoreError> {
+    let value = encode(&key, record)?;
+    batch.insert(key, Some(value));
     Ok(())
 }
 
 fn commit(engine: &dyn Engine, batch: &mut Batch) -> Result<(), StoreError> {
+    if batch.is_empty() {
+        return Ok(());
+    }
     engine.commit(std::mem::take(batch).into_iter().collect()).map_err(failed)
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-    use super::super::super::{EventId, Feed as _, LinkBy, LinkQuery, Reconciling as _, Store as _};
-    use super::super::engine::Memory;
-    use super::super::{EmbeddedStore, Settings};
+    use super::super::super::{Counts, EventId, Feed as _, LinkBy, LinkQuery, Reconciling as _, Store as _};
+    use super::super::engine::{EngineError, Memory, Rows, Write};
+    use super::super::journal::{Journaled, PRIVATE};
+    use super::super::records::checked;
+    use super::super::sled_engine::SledEngine;
+    use super::super::{EmbeddedStore, Settings, journal_in};
     use super::*;
     use crate::domain::dealer::{DealerState, TokenOwner};
     use crate::domain::ids::{AppName, CorpId};
@@ -145,6 +199,89 @@ mod tests {
         let store = EmbeddedStore::open(&data, settings).unwrap();
         assert_eq!(store.look_up_again(&app, &busy_dealer(&store, &app).await, true, now).await, Ok(3));
         assert_eq!(store.lease(now, 10, 10).await.unwrap().len(), 4);
+    }
+
+    /// What the store of version 0.1.0 holds.
+    fn content_of_0_1_0() -> Vec<Write> {
+        let folder = tempfile::tempdir().unwrap();
+        copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/store-0.1.0"), folder.path());
+        let engine = SledEngine::open(folder.path(), 8 << 20).unwrap();
+        let engine = Journaled::open(engine, &journal_in(folder.path()), 0).unwrap();
+        let rows = engine.range(&[PRIVATE + 1], &[u8::MAX]).map(Result::unwrap);
+        let content = rows.map(|(key, value)| (key, Some(value))).collect();
+        engine.close().unwrap();
+        content
+    }
+
+    /// An engine whose process is killed after so many commits.
+    struct Killed {
+        memory: Memory,
+        after: AtomicUsize,
+    }
+
+    impl Engine for Killed {
+        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+            self.memory.get(key)
+        }
+
+        fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
+            self.memory.range(from, to)
+        }
+
+        fn apply(&self, batch: Batch) -> Result<(), EngineError> {
+            let left = self.after.load(Relaxed).checked_sub(1).ok_or(EngineError("killed".to_owned()))?;
+            self.after.store(left, Relaxed);
+            self.memory.apply(batch)
+        }
+
+        fn free_bytes(&self) -> Option<u64> {
+            None
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upgrade_that_was_killed_at_any_point_is_repeated_whatever_an_older_program_did_since() {
+        let content = content_of_0_1_0();
+        let mut kills = 0;
+        for after in 0.. {
+            let memory = Memory::default();
+            memory.commit(content.clone()).unwrap();
+            let meta: Meta = decode(&keys::meta(), &memory.get(&keys::meta()).unwrap().unwrap()).unwrap();
+            let engine = Killed { memory: memory.clone(), after: AtomicUsize::new(after) };
+            let is_killed = in_commits_of(2, &engine, &meta).is_err();
+            kills += usize::from(is_killed);
+            let layout = memory.get(&keys::only("layout")).unwrap();
+            let version = memory.get(&keys::meta()).unwrap().unwrap()[0];
+            assert_eq!((layout.is_none(), version), (is_killed, if is_killed { 3 } else { 4 }));
+            if !is_killed {
+                break;
+            }
+            // The older program deletes a customer who waits for nothing and has no link, and does not know
+            // the indexes.
+            let contacts = memory.range(b"c", &keys::after(b"c")).map(Result::unwrap);
+            let (key, contact) = contacts
+                .map(|(key, value)| (key.clone(), decode::<Contact>(&key, &value).unwrap()))
+                .find(|(_, contact)| contact.link.is_none())
+                .unwrap();
+            let contact_key = keys::Parts::of(&key).contact().unwrap();
+            let lookup = contact.lookup.unwrap();
+            let counts = Counts {
+                contacts: meta.counts.contacts - 1,
+                waiting: meta.counts.waiting - u64::from(lookup.is_waiting()),
+                ..meta.counts
+            };
+            let older = encode(&keys::meta(), &Meta { counts, ..meta }).unwrap();
+            let mut older = older[..older.len() - 4].to_vec();
+            older[0] = 3;
+            let place = keys::lookup(lookup.haste, lookup.due_at.unwrap(), &contact_key);
+            let meta = (keys::meta(), Some(checked(&keys::meta(), older)));
+            memory.commit(vec![(key, None), (place, None), meta]).unwrap();
+            let store = EmbeddedStore::in_memory(memory, Settings::default()).unwrap();
+            store.indexed().await.unwrap();
+            assert_eq!(store.audit(), Ok(vec![]), "killed after {after} commits");
+            store.close().await;
+        }
+        assert!(kills > 5, "{kills}");
     }
 
     #[tokio::test]
