@@ -13,10 +13,13 @@ use super::records::decode;
 use super::roll::{self, Entry, FanNumber, PackedId, Read};
 use super::{EmbeddedStore, failed, keys};
 use crate::domain::authorization::Authorization;
+use crate::domain::chat::Chat;
 use crate::domain::contact::Contact;
+use crate::domain::dealer_activity::DealerCounts;
 use crate::domain::fan::{FanStep, Priority};
-use crate::domain::ids::{AppName, CorpId};
+use crate::domain::ids::{AppName, ContactKey, CorpId};
 use crate::domain::lookup::{Haste, Lookup};
+use crate::domain::reconcile::ReconcileTask;
 use crate::domain::suite::{Exchange, Ticket};
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
@@ -38,6 +41,7 @@ impl EmbeddedStore {
     pub fn audit(&self) -> Result<Vec<String>, StoreError> {
         let mut audit = Audit { store: self, complaints: Vec::new() };
         let counted = audit.contacts()?;
+        audit.groups()?;
         let counted = audit.events(counted)?;
         audit.feed()?;
         audit.fans()?;
@@ -70,6 +74,7 @@ impl Audit<'_> {
         let (mut linked, mut met, mut of_corps) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut live, mut background, mut in_chats) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut contacts, mut waiting) = (0, 0);
+        let (mut of_dealers, mut unresolved) = (BTreeMap::new(), BTreeMap::new());
         for row in self.store.engine.range(b"c", &keys::after(b"c")) {
             let (key, value) = row.map_err(failed)?;
             let contact: Contact = decode(&key, &value)?;
@@ -78,6 +83,13 @@ impl Audit<'_> {
             linked.extend(contact.link.iter().map(|link| keys::linked(&link.unionid, &contact_key)));
             let ids = contact.pending_id.iter().chain(&contact.earlier_pending_ids);
             met.extend(ids.map(|id| keys::contact_at(id, &contact_key)));
+            let ContactKey { app, corp_id, .. } = &contact_key;
+            let counts: &mut DealerCounts = of_dealers.entry(keys::of_corp(b'b', app, corp_id)).or_default();
+            counts.customers += 1;
+            counts.links += u64::from(contact.link.is_some());
+            if let Some(task) = contact.lookup.and_then(|lookup| lookup.task) {
+                *unresolved.entry((keys::of_corp(b'T', app, corp_id), task)).or_default() += 1;
+            }
             of_corps.insert(keys::contact_of_corp(&contact_key));
             in_chats.extend(contact.chats().iter().map(|chat_id| keys::chat_member(chat_id, &contact_key)));
             waiting += u64::from(contact.lookup.is_some_and(Lookup::is_waiting));
@@ -89,14 +101,59 @@ impl Audit<'_> {
         let queues = [(b"w", &background), (b"y", &live)];
         let indexes = [(b"u", &linked), (b"q", &met), (b"o", &of_corps), (b"M", &in_chats)];
         for (kind, expected) in queues.into_iter().chain(indexes) {
-            let there = self.keys(kind)?;
-            let (amiss, missing) = (there.difference(expected).count(), expected.difference(&there).count());
-            self.expect(amiss + missing == 0, || {
-                format!("of kind {:?} {amiss} lead nowhere, {missing} are missing", char::from(kind[0]))
-            });
+            self.expect_keys(kind, expected)?;
         }
+        self.dealers(of_dealers)?;
+        self.tasks(&unresolved)?;
         let links = linked.len() as u64;
         Ok(Counts { contacts, waiting, links, ..Counts::default() })
+    }
+
+    fn expect_keys(&mut self, kind: &[u8], expected: &BTreeSet<Vec<u8>>) -> Result<(), StoreError> {
+        let there = self.keys(kind)?;
+        let (amiss, missing) = (there.difference(expected).count(), expected.difference(&there).count());
+        self.expect(amiss + missing == 0, || {
+            format!("of kind {:?} {amiss} lead nowhere, {missing} are missing", char::from(kind[0]))
+        });
+        Ok(())
+    }
+
+    /// Checks the numbers of customers and links of each dealer. A dealer that has neither may have a record.
+    fn dealers(&mut self, mut counted: BTreeMap<Vec<u8>, DealerCounts>) -> Result<(), StoreError> {
+        for row in self.store.engine.range(b"b", &keys::after(b"b")) {
+            let (key, value) = row.map_err(failed)?;
+            let (noted, counted) =
+                (decode::<DealerCounts>(&key, &value)?, counted.remove(&key).unwrap_or_default());
+            self.expect(noted == counted, || format!("of a dealer, counted {counted:?}, noted {noted:?}"));
+        }
+        self.expect(counted.is_empty(), || format!("the counts of {} dealers are missing", counted.len()));
+        Ok(())
+    }
+
+    /// Checks how many lookups the comparison of each dealer waits for.
+    fn tasks(&mut self, unresolved: &BTreeMap<(Vec<u8>, u64), u64>) -> Result<(), StoreError> {
+        for row in self.store.engine.range(b"T", &keys::after(b"T")) {
+            let (key, value) = row.map_err(failed)?;
+            let task: ReconcileTask = decode(&key, &value)?;
+            let waiting = unresolved.get(&(key, task.number)).copied().unwrap_or_default();
+            self.expect(task.unresolved == waiting, || {
+                format!("a comparison waits for {} lookups, and there are {waiting}", task.unresolved)
+            });
+        }
+        Ok(())
+    }
+
+    /// Checks the queue of readings against the groups.
+    fn groups(&mut self) -> Result<(), StoreError> {
+        let mut due = BTreeSet::new();
+        for row in self.store.engine.range(b"G", &keys::after(b"G")) {
+            let (key, value) = row.map_err(failed)?;
+            let chat: Chat = decode(&key, &value)?;
+            let mut parts = keys::Parts::of(&key);
+            let ((app, corp_id), chat_id) = (parts.corp()?, parts.chat_id()?);
+            due.extend(chat.reading.map(|reading| keys::reading(reading.due_at, &app, &corp_id, &chat_id)));
+        }
+        self.expect_keys(b"j", &due)
     }
 
     fn events(&mut self, counted: Counts) -> Result<Counts, StoreError> {
@@ -200,5 +257,48 @@ impl Audit<'_> {
             }
         }
         Ok(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::{Arrival, MessageDigest, Payload, Reconciling as _, Store as _};
+    use super::super::Settings;
+    use super::super::engine::{Engine as _, Memory};
+    use super::super::records::encode;
+    use super::*;
+    use crate::domain::chat::{ChatChange, ChatEvent};
+    use crate::domain::ids::{ChatId, ExternalUserid};
+    use crate::domain::sighting::{Sighting, SightingPlace};
+
+    #[tokio::test]
+    async fn a_wrong_reading_number_of_customers_or_of_lookups_is_noticed() {
+        let memory = Memory::default();
+        let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
+        let (app, corp_id) = (AppName::new("brand").unwrap(), CorpId::new("wpDEALER").unwrap());
+        let (chat_id, now) = (ChatId::new("wrCHAT").unwrap(), Timestamp::from_secs(1_795_309_323));
+        let change = ChatChange::Created;
+        let event = ChatEvent { corp_id: corp_id.clone(), created_at: now, chat_id: chat_id.clone(), change };
+        let digest = MessageDigest::of(&app, b"created");
+        let payload = Payload::Chat(event);
+        store.append(Arrival { app: app.clone(), digest, received_at: now, payload }).await.unwrap();
+        store.begin_reconcile(vec![(app.clone(), corp_id.clone())], now).await.unwrap();
+        let external_userid = ExternalUserid::new("wmCUSTOMER").unwrap();
+        let row = Sighting { external_userid, place: SightingPlace::Chat(chat_id), since: None };
+        store.page_read(&app, &corp_id, vec![row], ReconcileTask::new(), now).await.unwrap();
+        assert_eq!(store.audit(), Ok(vec![]));
+        let [counts, task] = [b'b', b'T'].map(|kind| keys::of_corp(kind, &app, &corp_id));
+        let reading = memory.range(b"j", b"k").next().unwrap().unwrap().0;
+        let wrong_counts = encode(&counts, &DealerCounts { customers: 2, links: 0 }).unwrap();
+        let wrong_task = encode(&task, &ReconcileTask { number: 1, ..ReconcileTask::new() }).unwrap();
+        for (key, wrong) in
+            [(counts.clone(), Some(wrong_counts)), (counts, None), (task, Some(wrong_task)), (reading, None)]
+        {
+            let right = memory.get(&key).unwrap();
+            memory.commit(vec![(key.clone(), wrong)]).unwrap();
+            assert_eq!(store.audit().unwrap().len(), 1);
+            memory.commit(vec![(key, right)]).unwrap();
+        }
+        assert_eq!(store.audit(), Ok(vec![]));
     }
 }
