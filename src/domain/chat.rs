@@ -6,14 +6,16 @@
 //! more than once or never.
 //!
 //! A list may be older than the events. It is accepted once it was requested [`CHAT_LAG_MS`] after the last
-//! event, and no event has reported its version as replaced:
+//! event, and after the last comparison that found another customer in the group, and no event has reported
+//! its version as replaced:
 //!
 //! | input | no reading due | reading due |
 //! | --- | --- | --- |
 //! | created | reading, unless a version is held | reading |
-//! | complete join or leave, from the version held | applied | reading |
+//! | complete join, or leave of few, from the version held | applied | reading |
 //! | join or leave, to the version held | included already | reading |
 //! | any other join or leave | reading | reading |
+//! | a comparison finds a customer who was not held | – | reading |
 //! | dismissed | forgotten | forgotten |
 //! | list, requested too early | – | read again once it can be complete |
 //! | list of a replaced version | – | read again, twice at most; then accepted, but no version is held |
@@ -28,7 +30,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::ids::{ChatId, CorpId, ExternalUserid};
-use super::time::{SECOND_MS, Timestamp};
+use super::time::{MINUTE_MS, SECOND_MS, Timestamp};
 
 mod version1;
 
@@ -39,6 +41,11 @@ use version1::ReadingVersion1;
 pub const CHAT_LAG_MS: i64 = 2 * SECOND_MS;
 /// Maximum number of ids kept of an event. With more, the list is read.
 pub const CHAT_ITEMS_MAX: usize = 100;
+/// Maximum number of ids of a leave that is applied directly, which the store does in one transaction. With
+/// more, the list is read.
+const LEFT_MAX: usize = 40;
+/// Maximum wait until a list can be complete. A longer one dates from before the clock was set back.
+const WAIT_MAX_MS: i64 = MINUTE_MS;
 /// How often a doubtful answer is asked for again before it is accepted.
 const REREADS_MAX: u32 = 2;
 /// Maximum number of replaced versions kept for a group; the ones reported last.
@@ -136,6 +143,17 @@ pub struct ChatEffects {
     pub is_gone: bool,
 }
 
+impl ChatChange {
+    /// The ids in a join that can only be customers': they are looked up whatever is known of the group.
+    #[must_use]
+    pub fn customers_joined(&self) -> Vec<ExternalUserid> {
+        match self {
+            Self::Joined { items, .. } => items.iter().filter(|id| id.cannot_be_member()).cloned().collect(),
+            Self::Created | Self::Left { .. } | Self::Dismissed => Vec::new(),
+        }
+    }
+}
+
 impl Chat {
     /// Applies an event that was received at `now`.
     pub fn apply(&mut self, change: &ChatChange, now: Timestamp) -> ChatEffects {
@@ -145,12 +163,13 @@ impl Chat {
             ChatChange::Created if self.version.is_some() => {}
             ChatChange::Created => self.read_after(now),
             ChatChange::Joined { items, is_complete, versions } => {
-                effects.joined = items.iter().filter(|id| id.cannot_be_member()).cloned().collect();
+                effects.joined = change.customers_joined();
                 let are_customers = effects.joined.len() == items.len();
                 self.advance(versions.as_ref(), *is_complete && are_customers, now);
             }
             ChatChange::Left { items, is_complete, versions } => {
-                if self.advance(versions.as_ref(), *is_complete, now) {
+                let is_whole = *is_complete && items.len() <= LEFT_MAX;
+                if self.advance(versions.as_ref(), is_whole, now) {
                     effects.left.clone_from(items);
                 }
             }
@@ -201,6 +220,33 @@ impl Chat {
         self.reading = Some(Reading { due_at, complete_at, tries: 0 });
     }
 
+    /// Records that a comparison found a customer who was not held to be in the group, in a list requested at
+    /// `found_at`: a list of the group that was requested before may lack the customer. Returns whether that
+    /// makes a difference; without a reading no such list is to come.
+    pub fn note_found(&mut self, found_at: Timestamp) -> bool {
+        let complete_at = found_at.plus_ms(CHAT_LAG_MS);
+        let Some(reading) = self.reading.as_mut().filter(|reading| reading.complete_at < complete_at) else {
+            return false;
+        };
+        reading.complete_at = complete_at;
+        true
+    }
+
+    /// Makes the reading due again, after a list that was requested at `began_at` and cannot have everything
+    /// that was reported meanwhile.
+    pub fn read_again(&mut self, began_at: Timestamp) {
+        if let Some(reading) = &mut self.reading {
+            reading.complete_at = reading.complete_at.min(began_at.plus_ms(WAIT_MAX_MS));
+            reading.due_at = reading.complete_at;
+        }
+    }
+
+    /// Whether a reading is due at exactly this instant.
+    #[must_use]
+    pub fn is_due_at(&self, due_at: Timestamp) -> bool {
+        self.reading.as_ref().is_some_and(|reading| reading.due_at == due_at)
+    }
+
     /// Applies a list with this version, requested at `began_at`. Returns whether it replaces the customers
     /// held; those who are not in it have left. It does not if the list has to be read again, or if the group
     /// was forgotten while it was read.
@@ -225,7 +271,7 @@ impl Chat {
     fn end_reading(&mut self, is_doubtful: bool, began_at: Timestamp) -> bool {
         let Some(reading) = &mut self.reading else { return false };
         if began_at < reading.complete_at {
-            reading.due_at = reading.complete_at;
+            self.read_again(began_at);
             return false;
         }
         if is_doubtful && reading.tries < REREADS_MAX {

@@ -25,7 +25,8 @@ pub struct ChatToRead {
 /// The readings of customer groups.
 #[async_trait]
 pub trait CustomerGroups: Send + Sync {
-    /// Up to `limit` groups whose reading is due at `now`, the longest due first.
+    /// Up to `limit` groups whose reading is due at `now`, the longest due first. Removes outdated places
+    /// from the queue of readings.
     async fn due_chats(&self, now: Timestamp, limit: usize) -> Result<Vec<ChatToRead>, StoreError>;
 
     /// When the next reading of a group is due.

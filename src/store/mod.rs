@@ -101,14 +101,15 @@ pub struct Counts {
 }
 
 /// The durable state: inbox, fans, quota ledgers, dealers, links and the reading of the clocks. The feed is
-/// [`Feed`], data access and erasure for one person is [`People`], customer groups are [`CustomerGroups`], the
-/// comparison with WeCom's lists is [`Reconciling`], agency-developed apps are [`Suites`].
+/// [`Feed`], data access and erasure for one person is [`People`], customer groups are [`CustomerGroups`],
+/// the comparison with WeCom's lists is [`Reconciling`], agency-developed apps are [`Suites`].
 ///
 /// Any method may fail with [`StoreError::Failed`], [`StoreError::Damaged`] or [`StoreError::Closed`]; one
 /// that writes also with [`StoreError::NoSpace`] or [`StoreError::Stalled`].
 #[async_trait]
 pub trait Store: CustomerGroups + Feed + People + Reconciling + Suites + Send + Sync + 'static {
-    /// Appends a verified message to the inbox or the quarantine, unless its digest is known.
+    /// Appends a verified message to the inbox or the quarantine, or applies it, unless its digest is known.
+    /// A group's join of many customers is applied in several transactions, the one with the digest last.
     ///
     /// # Errors
     /// [`StoreError::InboxFull`]: nothing was stored, and the same message may be appended later.

@@ -1,10 +1,9 @@
-//! Single steps, and histories of a group whose events arrive in any order, repeatedly or not at all.
+//! Single steps of a group's record.
 
-use std::collections::BTreeSet;
-
+use super::super::time::HOUR_MS;
 use super::*;
-use proptest::collection::{btree_set, vec};
-use proptest::prelude::*;
+
+mod histories;
 
 const NOW: Timestamp = Timestamp::from_secs(1_000);
 const LAG: Timestamp = NOW.plus_ms(CHAT_LAG_MS);
@@ -198,191 +197,37 @@ fn the_number_of_replaced_versions_kept_is_bounded() {
     assert_eq!(chat.replaced.last(), Some(&version(999)));
 }
 
-/// How an event of the model is delivered.
-#[derive(Debug, Clone)]
-struct Delivery {
-    /// Milliseconds after the change, for each copy; none if the event is lost.
-    delays_ms: Vec<i64>,
-    has_versions: bool,
-    is_complete: bool,
+#[test]
+fn a_list_requested_before_a_comparison_found_another_customer_is_provisional() {
+    let mut chat = held(1);
+    assert!(!chat.note_found(NOW), "no list is to come");
+    assert_eq!(chat, held(1));
+    chat.apply(&unnamed(), NOW);
+    let found_at = LAG.plus_ms(300);
+    assert!(chat.note_found(found_at) && !chat.note_found(NOW));
+    assert!(!chat.read(Some(version(2)), LAG));
+    assert_eq!(due_at(&chat), found_at.plus_ms(CHAT_LAG_MS));
+    assert!(chat.read(Some(version(2)), due_at(&chat)));
+    assert_eq!(known(&chat), Some(&version(2)));
 }
 
-/// A change of the model, some time after the one before it: these people leave if they are all members, and
-/// else join.
-#[derive(Debug, Clone)]
-struct Step {
-    gap_ms: i64,
-    people: BTreeSet<u8>,
-    delivery: Delivery,
+#[test]
+fn no_clock_that_was_set_back_delays_a_reading_by_more_than_a_minute() {
+    let mut chat = held(1);
+    chat.apply(&unnamed(), NOW);
+    chat.note_found(NOW.plus_ms(8 * HOUR_MS));
+    assert!(!chat.read(Some(version(2)), LAG));
+    assert_eq!(due_at(&chat), LAG.plus_ms(MINUTE_MS));
+    assert!(chat.read(Some(version(2)), due_at(&chat)));
 }
 
-#[derive(Debug, Clone)]
-struct History {
-    steps: Vec<Step>,
-    is_dismissed: bool,
-    /// How old the lists are, and how long the calls take, in turn.
-    calls: Vec<(i64, i64)>,
-}
-
-/// With these lags, in milliseconds, and with or without losses and events without a version.
-fn histories(lag_max_ms: i64, with_losses: bool) -> impl Strategy<Value = History> {
-    let few = usize::from(!with_losses);
-    let delivery = (vec(0_i64..12_000, few..3), any::<bool>(), any::<bool>()).prop_map(move |parts| {
-        let (delays_ms, has_versions, is_complete) = parts;
-        Delivery { delays_ms, has_versions: has_versions || !with_losses, is_complete }
-    });
-    let step = (0_i64..4_000, btree_set(0_u8..6, 1..3), delivery)
-        .prop_map(|(gap_ms, people, delivery)| Step { gap_ms, people, delivery });
-    let calls = vec((0..=lag_max_ms, 0_i64..1_500), 1..12);
-    (vec(step, 1..12), any::<bool>(), calls).prop_map(move |(mut steps, is_dismissed, calls)| {
-        // The comparison makes up for the loss of the last event.
-        let last = steps.last_mut().unwrap();
-        if last.delivery.delays_ms.is_empty() {
-            last.delivery.delays_ms.push(1_000);
-        }
-        History { steps, is_dismissed: is_dismissed && with_losses, calls }
-    })
-}
-
-/// The id of a person. Every second one has the form of a corp member's id (`wo…`).
-fn id_of(person: u8) -> ExternalUserid {
-    ExternalUserid::new(format!("{}{person}", if person.is_multiple_of(2) { "wm" } else { "wo" })).unwrap()
-}
-
-/// WeCom's group: its lists with the instants since when they are valid, the last one `None` if the group was
-/// dismissed.
-struct Group {
-    lists: Vec<(Timestamp, Option<BTreeSet<ExternalUserid>>)>,
-    deliveries: Vec<(Timestamp, ChatChange)>,
-}
-
-impl Group {
-    fn of(history: &History) -> Self {
-        let mut group = Self { lists: Vec::new(), deliveries: Vec::new() };
-        let (mut now, mut members) = (NOW, BTreeSet::new());
-        for (index, Step { gap_ms, people, delivery }) in history.steps.iter().enumerate() {
-            now = now.plus_ms(*gap_ms);
-            let is_last = index + 1 == history.steps.len();
-            let people: BTreeSet<_> = people.iter().copied().map(id_of).collect();
-            let items: Vec<_> = people.iter().cloned().collect();
-            let versions = index.checked_sub(1).filter(|_| delivery.has_versions).map(versions);
-            let is_complete = delivery.is_complete;
-            let change = if index == 0 {
-                members = people;
-                ChatChange::Created
-            } else if is_last && history.is_dismissed {
-                ChatChange::Dismissed
-            } else if people.is_subset(&members) {
-                members.retain(|id| !people.contains(id));
-                ChatChange::Left { items, is_complete, versions }
-            } else {
-                let items = people.difference(&members).cloned().collect();
-                members.extend(people);
-                ChatChange::Joined { items, is_complete, versions }
-            };
-            let list = (change != ChatChange::Dismissed).then(|| members.clone());
-            group.lists.push((now, list));
-            let copies = delivery.delays_ms.iter().map(|delay_ms| (now.plus_ms(*delay_ms), change.clone()));
-            group.deliveries.extend(copies);
-        }
-        group.deliveries.sort_by_key(|(at, _)| *at);
-        group
-    }
-
-    /// The list as of an instant, with its version.
-    fn list_at(&self, at: Timestamp) -> Option<(BTreeSet<ExternalUserid>, MemberVersion)> {
-        let index = self.lists.iter().rposition(|(since, _)| *since <= at)?;
-        Some((self.lists[index].1.clone()?, version(index)))
-    }
-}
-
-/// What the service holds about the group.
-#[derive(Default)]
-struct Service {
-    chat: Option<Chat>,
-    customers: BTreeSet<ExternalUserid>,
-}
-
-impl Service {
-    fn deliver(&mut self, change: &ChatChange, now: Timestamp) {
-        let effects = self.chat.get_or_insert_default().apply(change, now);
-        self.customers.extend(effects.joined);
-        self.customers.retain(|id| !effects.left.contains(id));
-        if effects.is_gone {
-            *self = Self::default();
-        }
-    }
-
-    fn read(&mut self, answer: Option<(BTreeSet<ExternalUserid>, MemberVersion)>, began_at: Timestamp) {
-        let Some(chat) = &mut self.chat else { return };
-        match answer {
-            Some((list, version)) => {
-                self.customers.extend(list.iter().cloned());
-                if chat.read(Some(version), began_at) {
-                    self.customers = list;
-                }
-            }
-            None if chat.not_found(began_at) => *self = Self::default(),
-            None => {}
-        }
-    }
-}
-
-/// Delivers the events and makes the readings that are due, in the order of time. Returns the customers held
-/// in the end, and the number of readings.
-fn play(group: &Group, calls: &[(i64, i64)]) -> (BTreeSet<ExternalUserid>, usize) {
-    let (mut service, mut readings) = (Service::default(), 0);
-    let mut deliveries = group.deliveries.iter().peekable();
-    let (mut free_at, mut found_since) = (NOW, Timestamp::EPOCH);
-    loop {
-        let reading = service.chat.as_ref().and_then(|chat| chat.reading.as_ref());
-        let began_at = reading.map(|reading| reading.due_at.max(free_at));
-        if let Some((at, change)) =
-            deliveries.next_if(|(at, _)| began_at.is_none_or(|began_at| *at <= began_at))
-        {
-            service.deliver(change, *at);
-            continue;
-        }
-        let Some(began_at) = began_at else { return (service.customers, readings) };
-        let (lag_ms, call_ms) = calls[readings % calls.len()];
-        readings += 1;
-        let answer = group.list_at(began_at.plus_ms(-lag_ms).max(found_since));
-        if answer.is_some() {
-            // A group that WeCom has found once is found from then on, its list may be an older one again.
-            found_since = group.lists[0].0;
-        }
-        free_at = began_at.plus_ms(call_ms);
-        while let Some((at, change)) = deliveries.next_if(|(at, _)| *at < free_at) {
-            service.deliver(change, *at);
-        }
-        service.read(answer, began_at);
-    }
-}
-
-fn check(history: &History) -> Result<(), TestCaseError> {
-    let group = Group::of(history);
-    let (customers, readings) = play(&group, &history.calls);
-    let present = group.lists.last().unwrap().1.clone().unwrap_or_default();
-    prop_assert_eq!(customers, present);
-    let each = usize::try_from(REREADS_MAX).unwrap() + 2;
-    prop_assert!(readings <= each * group.deliveries.len(), "{} readings", readings);
-    Ok(())
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
-
-    #[test]
-    fn after_any_order_repetition_and_loss_of_events_the_customers_held_are_those_in_the_group(
-        history in histories(CHAT_LAG_MS, true)
-    ) {
-        check(&history)?;
-    }
-
-    #[test]
-    fn without_losses_that_holds_also_for_lists_that_lag_by_eight_seconds(
-        history in histories(4 * CHAT_LAG_MS, false)
-    ) {
-        check(&history)?;
-    }
+#[test]
+fn a_leave_of_many_is_read_in_the_list() {
+    let many: Vec<_> = (0..=LEFT_MAX).map(|n| format!("wm{n}")).collect();
+    let many: Vec<_> = many.iter().map(String::as_str).collect();
+    let mut chat = held(1);
+    assert_eq!(chat.apply(&left(&many[1..], 1), NOW).left.len(), LEFT_MAX);
+    assert_eq!(known(&chat), Some(&version(2)));
+    assert_eq!(chat.apply(&left(&many, 2), NOW), ChatEffects::default());
+    assert_eq!(due_at(&chat), LAG);
 }

@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::domain::chat::{CHAT_LAG_MS, ChatChange, ChatEvent, MemberVersion, Versions};
+use crate::domain::contact::CHATS_MAX;
 use crate::domain::ids::ChatId;
 use crate::domain::link::Source;
+use crate::domain::reconcile::ReconcileTask;
 use crate::domain::sighting::{Sighting, SightingPlace};
 
 fn chat_id(n: u8) -> ChatId {
@@ -242,6 +244,54 @@ async fn an_event_during_a_reading_makes_its_list_provisional(place: &dyn Place)
     assert_eq!((store.next_chat_due().await, store.audit()), (Ok(None), Ok(vec![])));
 }
 
+/// Records a comparison's list, requested at `read_at`, with one customer in these groups.
+async fn compare(store: &EmbeddedStore, person: u8, chats: &[u8], read_at: Timestamp) -> PageFound {
+    store.begin_reconcile(vec![(app(), corp(1))], read_at).await.unwrap();
+    let page = chats.iter().map(|chat| in_chat(person, *chat)).collect();
+    store.page_read(&app(), &corp(1), page, ReconcileTask::new(), read_at).await.unwrap()
+}
+
+async fn a_list_requested_before_a_comparison_found_a_customer_does_not_take_the_customer_out(
+    place: &dyn Place,
+) {
+    let store = place.open();
+    store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
+    let began_at = T0.plus_ms(CHAT_LAG_MS);
+    let group = store.due_chats(began_at, 1).await.unwrap().pop().unwrap();
+    // The second customer joins, and the event is lost.
+    let found_at = began_at.plus_ms(300);
+    compare(&store, 2, &[1], found_at).await;
+    store.chat_read(&group, vec![in_chat(1, 1)], Some(version(1)), began_at).await.unwrap();
+    assert_eq!(chats_of(&store, 2).await, [chat_id(1)]);
+    let store = reopen(place, store).await;
+    let due_at = store.next_chat_due().await.unwrap().unwrap();
+    assert_eq!(due_at, found_at.plus_ms(CHAT_LAG_MS));
+    // Found again, the customer is no reason to read the list once more.
+    compare(&store, 2, &[1], due_at).await;
+    read_chat(&store, &[1], Some(version(3)), due_at).await;
+    assert_eq!(chats_of(&store, 2).await, [], "the customer has left since");
+    assert_eq!((store.next_chat_due().await, store.audit()), (Ok(None), Ok(vec![])));
+}
+
+async fn joining_a_ninth_group_is_a_reason_to_look_a_customer_up_and_being_listed_in_nine_is_none(
+    place: &dyn Place,
+) {
+    let store = place.open();
+    for chat in 1..=8 {
+        store.append(chat_arrival(chat, joined(&[1], 1))).await.unwrap();
+    }
+    settle_next(&store, T0, Outcome::Missed).await;
+    assert_eq!(store.lease(T0, 10, 10).await.unwrap(), []);
+    store.append(chat_arrival(9, joined(&[1], 1))).await.unwrap();
+    let work = store.lease(T0, 10, 10).await.unwrap().pop().expect("the customer is looked up");
+    assert_eq!(work.known.as_ref().unwrap().lookup_chat(), Some(&chat_id(9)));
+    store.settle(vec![(work, Outcome::Missed)], T0).await.unwrap();
+    let found = compare(&store, 1, &[1, 2, 3, 4, 5, 6, 7, 8, 9], T0).await;
+    assert_eq!(found, PageFound::default());
+    assert_eq!(chats_of(&store, 1).await.len(), CHATS_MAX);
+    assert_eq!(store.audit(), Ok(vec![]));
+}
+
 async fn a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_reason(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
@@ -348,6 +398,8 @@ contract!(
     a_customer_who_leaves_a_group_keeps_the_link_and_one_who_joins_again_is_looked_up,
     a_list_replaces_the_customers_held_once_it_is_up_to_date,
     an_event_during_a_reading_makes_its_list_provisional,
+    a_list_requested_before_a_comparison_found_a_customer_does_not_take_the_customer_out,
+    joining_a_ninth_group_is_a_reason_to_look_a_customer_up_and_being_listed_in_nine_is_none,
     a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_reason,
     an_erased_person_does_not_come_back_with_a_list,
     waits_follow_the_clock_when_it_is_set,

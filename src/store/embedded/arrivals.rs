@@ -13,10 +13,15 @@ use crate::domain::time::{DAY_MS, Timestamp};
 /// KiB.
 const PART_BYTES: usize = 3 * 1024;
 
+/// The key of the deduplication record of a message.
+pub(super) fn seen_key(arrival: &Arrival) -> Vec<u8> {
+    let created_at = arrival.payload.event().map_or(Timestamp::EPOCH, |event| event.created_at);
+    keys::seen(created_at, &arrival.digest)
+}
+
 pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Result<Appended, StoreError> {
-    let Arrival { app, digest, received_at, payload } = arrival;
-    let created_at = payload.event().map_or(Timestamp::EPOCH, |event| event.created_at);
-    let seen = keys::seen(created_at, &digest);
+    let seen = seen_key(&arrival);
+    let Arrival { app, digest: _, received_at, payload } = arrival;
     if txn.has(&seen)? {
         return Ok(Appended::Duplicate);
     }

@@ -5,9 +5,9 @@ use super::contacts::{self, FoundBy};
 use super::records::{Record, readable};
 use super::txn::Txn;
 use super::{chat_members, forgotten, keys};
-use crate::domain::chat::{Chat, ChatEffects, ChatEvent, ChatVersion1, MemberVersion};
+use crate::domain::chat::{Chat, ChatChange, ChatEffects, ChatEvent, ChatVersion1, MemberVersion};
 use crate::domain::far_off::{FarOff, far_off};
-use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId};
+use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId, ExternalUserid};
 use crate::domain::link::Source;
 use crate::domain::lookup::Haste;
 use crate::domain::sighting::{Sighting, SightingPlace};
@@ -29,7 +29,7 @@ pub(super) fn apply(
     event: &ChatEvent,
     received_at: Timestamp,
 ) -> Result<(), StoreError> {
-    let ChatEvent { corp_id, created_at, chat_id, change } = event;
+    let ChatEvent { corp_id, chat_id, change, .. } = event;
     let mut effects = ChatEffects::default();
     change_chat(txn, app, corp_id, chat_id, |chat| {
         effects = chat.apply(change, received_at);
@@ -39,8 +39,21 @@ pub(super) fn apply(
         let key = ContactKey { app: app.clone(), corp_id: corp_id.clone(), external_userid };
         chat_members::leave(txn, &key, chat_id)?;
     }
+    join(txn, app, event, effects.joined, received_at)
+}
+
+/// Puts customers who are named in a join into the group, and queues their lookups. Done again, it changes
+/// nothing.
+pub(super) fn join(
+    txn: &mut Txn<'_>,
+    app: &AppName,
+    event: &ChatEvent,
+    customers: Vec<ExternalUserid>,
+    received_at: Timestamp,
+) -> Result<(), StoreError> {
+    let ChatEvent { corp_id, created_at, chat_id, .. } = event;
     let is_late = far_off(*created_at, received_at) == Some(FarOff::Past);
-    for external_userid in effects.joined {
+    for external_userid in customers {
         if is_late && forgotten::is_back(txn, &external_userid, *created_at)? {
             continue;
         }
@@ -78,8 +91,25 @@ pub(super) fn see_all(
     Ok(found)
 }
 
-/// Takes contacts that are not in a list out of the group, unless there was an event since the list was
-/// requested: then there will be another list.
+/// Records that a comparison found a customer in a group, in a list requested at `read_at`. To be called
+/// before the customer is put into the group.
+pub(super) fn note_found(
+    txn: &mut Txn<'_>,
+    key: &ContactKey,
+    chat_id: &ChatId,
+    read_at: Timestamp,
+) -> Result<(), StoreError> {
+    if txn.has(&keys::chat_member(chat_id, key))? {
+        return Ok(());
+    }
+    let record = keys::chat(&key.app, &key.corp_id, chat_id);
+    // The instant at which the reading is due, and so its place in the queue, stays.
+    let Some(mut chat) = readable(txn.get::<Chat>(&record))? else { return Ok(()) };
+    if chat.note_found(read_at) { txn.put(record, &chat) } else { Ok(()) }
+}
+
+/// Takes contacts that are not in a list out of the group, unless an event or a comparison has reported more
+/// since the list was requested: then there will be another list.
 pub(super) fn leave_all(
     txn: &mut Txn<'_>,
     group: &ChatToRead,
@@ -109,9 +139,9 @@ pub(super) fn read(
     change_read(txn, group, |chat| {
         if *chat == group.chat {
             chat.read(version, began_at);
-        } else if let Some(reading) = &mut chat.reading {
-            // There was an event since the list was requested, so no customer was taken out of the group.
-            reading.due_at = reading.complete_at;
+        } else {
+            // More was reported since the list was requested, so no customer was taken out of the group.
+            chat.read_again(began_at);
         }
         true
     })
@@ -167,15 +197,44 @@ pub(super) fn read_again(
 }
 
 /// Makes the reading of a group due `by_ms` later, or earlier if that is negative. `place` is its key in the
-/// queue of readings.
+/// queue of readings; an outdated one is left to [`correct_place`].
 pub(super) fn move_reading(txn: &mut Txn<'_>, place: &[u8], by_ms: i64) -> Result<(), StoreError> {
     let mut parts = keys::Parts::of(place);
-    let _due_at = parts.instant()?;
+    let due_at = parts.instant()?;
     let ((app, corp_id), chat_id) = (parts.corp()?, parts.chat_id()?);
+    let chat = readable(txn.get::<Chat>(&keys::chat(&app, &corp_id, &chat_id)))?;
+    if !chat.is_some_and(|chat| chat.is_due_at(due_at)) {
+        return Ok(());
+    }
     change_chat(txn, &app, &corp_id, &chat_id, |chat| {
         chat.shift(by_ms);
         true
     })
+}
+
+/// Removes a place in the queue of readings, unless it is that of the group's record. A damaged record is
+/// replaced, and the group is read soon after `now`.
+pub(super) fn correct_place(txn: &mut Txn<'_>, place: &[u8], now: Timestamp) -> Result<(), StoreError> {
+    let mut parts = keys::Parts::of(place);
+    let due_at = parts.instant()?;
+    let ((app, corp_id), chat_id) = (parts.corp()?, parts.chat_id()?);
+    let is_damaged = match txn.get::<Chat>(&keys::chat(&app, &corp_id, &chat_id)) {
+        Ok(Some(chat)) if chat.is_due_at(due_at) => return Ok(()),
+        Ok(_) => false,
+        Err(StoreError::Damaged(reason)) => {
+            tracing::error!(reason, "the record of a customer group is damaged; its member list is read");
+            true
+        }
+        Err(error) => return Err(error),
+    };
+    txn.delete(place.to_vec());
+    if is_damaged {
+        change_chat(txn, &app, &corp_id, &chat_id, |chat| {
+            chat.apply(&ChatChange::Created, now);
+            true
+        })?;
+    }
+    Ok(())
 }
 
 /// Changes a group whose list was read, unless it was forgotten meanwhile.

@@ -7,7 +7,7 @@ use super::super::{PageFound, StoreError};
 use super::records::Record;
 use super::txn::Txn;
 use super::{chat_members, dealers, feed, forgotten, keys, tasks};
-use crate::domain::contact::{Contact, ContactVersion1};
+use crate::domain::contact::{CHATS_MAX, Contact, ContactVersion1};
 use crate::domain::ids::ContactKey;
 use crate::domain::link::{ChangeType, Source};
 use crate::domain::lookup::{Haste, Lookup};
@@ -105,7 +105,10 @@ pub(super) fn see(
     let chats = before.as_ref().map_or(&[][..], Contact::chats);
     let news = contact.see(sighting, list.read_at);
     chat_members::follow(txn, key, chats, contact.chats());
-    let has_joined = contact.chats().len() > chats.len();
+    // A comparison lists every group of a customer in more than CHATS_MAX of them, and each takes another's
+    // place: none of these is news.
+    let is_full = list.source == Source::Reconcile && chats.len() >= CHATS_MAX;
+    let has_joined = !is_full && contact.chats().iter().any(|chat_id| !chats.contains(chat_id));
     let lookup = match contact.lookup {
         _ if contact.is_identified() => None,
         // Never looked up; or refused to the end of the schedule, but WeCom still lists the customer.

@@ -7,9 +7,11 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 
 use super::super::{ChatToRead, CustomerGroups, PageFound, StoreError};
-use super::records::decode;
+use super::parts::CUSTOMERS_PER_TRANSACTION;
+use super::records::{decode, readable};
+use super::txn::Txn;
 use super::{EmbeddedStore, chats, keys};
-use crate::domain::chat::{Chat, MemberVersion};
+use crate::domain::chat::{Chat, ChatEvent, MemberVersion};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::sighting::Sighting;
 use crate::domain::time::Timestamp;
@@ -17,17 +19,57 @@ use crate::domain::time::Timestamp;
 /// Groups that are looked at before other work has its turn.
 const ROWS_AT_ONCE: usize = 1_000;
 
+impl EmbeddedStore {
+    /// Applies the joins in an event that names more customers than one transaction takes, a few in each. The
+    /// event is to be applied afterwards: to these customers it then makes no difference, and after a crash
+    /// in between it is received again. Each transaction is skipped if the event `was_applied`.
+    pub(super) async fn join_ahead(
+        &self,
+        app: &AppName,
+        event: &ChatEvent,
+        received_at: Timestamp,
+        was_applied: impl Fn(&Txn<'_>) -> Result<bool, StoreError> + Clone + Send + Sync + 'static,
+    ) -> Result<(), StoreError> {
+        let customers = event.change.customers_joined();
+        if customers.len() <= CUSTOMERS_PER_TRANSACTION {
+            return Ok(());
+        }
+        let (app, event) = (app.clone(), event.clone());
+        let joined = self.in_parts(customers, move |txn, part| {
+            if was_applied(txn)? {
+                return Ok(());
+            }
+            chats::join(txn, &app, &event, part, received_at)
+        });
+        joined.await.map(drop)
+    }
+}
+
 #[async_trait]
 impl CustomerGroups for EmbeddedStore {
     async fn due_chats(&self, now: Timestamp, limit: usize) -> Result<Vec<ChatToRead>, StoreError> {
-        self.rows(b"j", &keys::readings_until(now), limit, |key, _| {
+        let mut outdated = Vec::new();
+        let due = self.rows(b"j", &keys::readings_until(now), limit, |key, _| {
             let mut parts = keys::Parts::of(key);
-            let parsed = parts.instant().and_then(|_| Ok((parts.corp()?, parts.chat_id()?)));
-            let Some(((app, corp_id), chat_id)) = self.undamaged(key, parsed)? else { return Ok(None) };
-            let record = keys::chat(&app, &corp_id, &chat_id);
-            let chat = self.undamaged(&record, self.read::<Chat>(&record))?.flatten();
-            Ok(chat.map(|chat| ChatToRead { app, corp_id, chat_id, chat }))
-        })
+            let parsed = parts.instant().and_then(|due_at| Ok((due_at, parts.corp()?, parts.chat_id()?)));
+            let Some((due_at, (app, corp_id), chat_id)) = self.undamaged(key, parsed)? else {
+                return Ok(None);
+            };
+            let chat = readable(self.read::<Chat>(&keys::chat(&app, &corp_id, &chat_id)))?;
+            let Some(chat) = chat.filter(|chat| chat.is_due_at(due_at)) else {
+                outdated.push(key.to_vec());
+                return Ok(None);
+            };
+            Ok(Some(ChatToRead { app, corp_id, chat_id, chat }))
+        })?;
+        for place in outdated {
+            // The next call that finds it corrects it just as well.
+            if let Err(error) = self.writer.run(move |txn| chats::correct_place(txn, &place, now)).await {
+                tracing::debug!(%error, "an outdated place in the queue of readings was not corrected");
+                break;
+            }
+        }
+        Ok(due)
     }
 
     async fn next_chat_due(&self) -> Result<Option<Timestamp>, StoreError> {
@@ -100,3 +142,6 @@ impl CustomerGroups for EmbeddedStore {
         Ok(moved.await?.into_iter().sum())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,12 +4,12 @@ use super::super::StoreError;
 use super::EmbeddedStore;
 use super::txn::Txn;
 
-/// Customers in one transaction: each has up to five keys, and a group of transactions at most 99.
+/// Customers in one transaction: each has up to six keys, and a group of transactions at most 99.
 pub(super) const CUSTOMERS_PER_TRANSACTION: usize = 16;
 
 impl EmbeddedStore {
-    /// Runs `change` on all items, [`CUSTOMERS_PER_TRANSACTION`] in each transaction, one after the other: live
-    /// work never queues behind more than one of them. Returns the result of each transaction.
+    /// Runs `change` on all items, [`CUSTOMERS_PER_TRANSACTION`] in each transaction, one after the other:
+    /// live work never queues behind more than one of them. Returns the result of each transaction.
     pub(super) async fn in_parts<T: Clone + Send + 'static, R: Send + 'static>(
         &self,
         items: Vec<T>,

@@ -10,7 +10,7 @@ use super::parts::CUSTOMERS_PER_TRANSACTION;
 use super::records::{Record, decode, readable};
 use super::txn::Txn;
 use super::writer::Patience;
-use super::{EmbeddedStore, dealers, keys, tasks};
+use super::{EmbeddedStore, chats, dealers, keys, tasks};
 use crate::domain::contact::Contact;
 use crate::domain::dealer::Dealer;
 use crate::domain::dealer_activity::{DealerActivity, DealerCounts, DealerTrouble, NewActivity};
@@ -19,7 +19,7 @@ use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, UserId};
 use crate::domain::link::Source;
 use crate::domain::lookup::Haste;
 use crate::domain::reconcile::{ReconcileRun, ReconcileTask};
-use crate::domain::sighting::Sighting;
+use crate::domain::sighting::{Sighting, SightingPlace};
 use crate::domain::time::{Moment, Timestamp};
 
 /// Rows of an index that are read before other work has its turn.
@@ -115,6 +115,9 @@ impl Reconciling for EmbeddedStore {
             for sighting in part {
                 let external_userid = sighting.external_userid.clone();
                 let key = ContactKey { app: of_app.clone(), corp_id: of_corp.clone(), external_userid };
+                if let SightingPlace::Chat(chat_id) = &sighting.place {
+                    chats::note_found(txn, &key, chat_id, read_at)?;
+                }
                 found += contacts::see(txn, &key, &sighting, list, read_at)?;
             }
             Ok(found)

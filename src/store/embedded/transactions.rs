@@ -6,7 +6,7 @@ use async_trait::async_trait;
 
 use super::super::{
     Appended, Arrival, Counts, EventId, EventRow, EventState, FanFilter, FanOutcome, FanPage, FanWork,
-    InboxEvent, LinkQuery, NewFan, Outcome, Payload, Registered, Store, StoreError, Work,
+    InboxEvent, LinkQuery, NewFan, Outcome, Payload, Quarantined, Registered, Store, StoreError, Work,
 };
 use super::inbox::SetAside;
 use super::leasing::{fan_lease, lease_key};
@@ -28,6 +28,10 @@ use crate::domain::time::{Moment, Timestamp};
 impl Store for EmbeddedStore {
     async fn append(&self, arrival: Arrival) -> Result<Appended, StoreError> {
         let events_max = self.settings.inbox_events_max;
+        if let Payload::Chat(event) = &arrival.payload {
+            let seen = arrivals::seen_key(&arrival);
+            self.join_ahead(&arrival.app, event, arrival.received_at, move |txn| txn.has(&seen)).await?;
+        }
         self.writer.run(move |txn| arrivals::append(txn, arrival, events_max)).await
     }
 
@@ -80,6 +84,12 @@ impl Store for EmbeddedStore {
         becomes: Option<Payload>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
+        let aside = keys::set_aside(id);
+        if let Some(Payload::Chat(event)) = &becomes
+            && let Some(SetAside::Quarantined(Quarantined { app, .. })) = self.read(&aside)?
+        {
+            self.join_ahead(&app, event, now, move |txn| txn.has(&aside).map(|is_there| !is_there)).await?;
+        }
         self.writer.run(move |txn| arrivals::redrive(txn, id, becomes, now)).await
     }
 

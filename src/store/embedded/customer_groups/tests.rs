@@ -1,0 +1,143 @@
+//! Damaged records of groups, and joins of more customers than one transaction takes.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::super::Settings;
+use super::super::engine::{Batch, Engine, EngineError, Memory, Rows};
+use super::*;
+use crate::domain::chat::{CHAT_ITEMS_MAX, CHAT_LAG_MS, ChatChange};
+use crate::domain::event::QuarantineReason;
+use crate::domain::ids::{ChatId, ExternalUserid};
+use crate::domain::time::HOUR_MS;
+use crate::store::{Appended, Arrival, MessageDigest, Payload, Store as _};
+
+const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
+const LAG: Timestamp = T0.plus_ms(CHAT_LAG_MS);
+
+fn app() -> AppName {
+    AppName::new("brand").unwrap()
+}
+
+fn corp() -> CorpId {
+    CorpId::new("wpDEALER").unwrap()
+}
+
+fn chat_id() -> ChatId {
+    ChatId::new("wrCHAT").unwrap()
+}
+
+fn arrival(change: ChatChange, received_at: Timestamp) -> Arrival {
+    let event = ChatEvent { corp_id: corp(), created_at: T0, chat_id: chat_id(), change };
+    let digest = MessageDigest::of(&app(), format!("{event:?}").as_bytes());
+    Arrival { app: app(), digest, received_at, payload: Payload::Chat(event) }
+}
+
+/// A change of which only the fact is known.
+fn unnamed() -> ChatChange {
+    ChatChange::Joined { items: Vec::new(), is_complete: false, versions: None }
+}
+
+#[tokio::test]
+async fn a_group_whose_record_was_damaged_and_replaced_by_an_event_is_read_once() {
+    let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
+    store.append(arrival(ChatChange::Created, T0)).await.unwrap();
+    store.corrupt(&keys::chat(&app(), &corp(), &chat_id()));
+    store.append(arrival(unnamed(), T0.plus_ms(1))).await.unwrap();
+    // The outdated place in the queue does not move the reading a second time.
+    store.shift_waits(-HOUR_MS, T0).await.unwrap();
+    let now = LAG.plus_ms(1 - HOUR_MS);
+    let due = store.due_chats(LAG, 10).await.unwrap();
+    assert_eq!(due.iter().map(|group| group.chat.is_due_at(now)).collect::<Vec<_>>(), [true]);
+    store.chat_read(&due[0], Vec::new(), None, now).await.unwrap();
+    assert_eq!(store.due_chats(LAG, 10).await, Ok(vec![]));
+    assert_eq!((store.next_chat_due().await, store.audit()), (Ok(None), Ok(vec![])));
+}
+
+#[tokio::test]
+async fn a_group_whose_record_is_damaged_is_read_all_the_same() {
+    let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
+    store.append(arrival(ChatChange::Created, T0)).await.unwrap();
+    store.corrupt(&keys::chat(&app(), &corp(), &chat_id()));
+    assert_eq!(store.due_chats(LAG, 10).await, Ok(vec![]));
+    let due_at = LAG.plus_ms(CHAT_LAG_MS);
+    assert_eq!(store.next_chat_due().await, Ok(Some(due_at)));
+    assert_eq!(store.due_chats(due_at, 10).await.unwrap().len(), 1);
+    assert_eq!(store.audit(), Ok(vec![]));
+}
+
+/// An engine that measures commits, and fails after so many.
+struct Measured {
+    memory: Memory,
+    commits_left: AtomicUsize,
+    largest: AtomicUsize,
+}
+
+impl Engine for Measured {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
+        self.memory.get(key)
+    }
+
+    fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
+        self.memory.range(from, to)
+    }
+
+    fn apply(&self, batch: Batch) -> Result<(), EngineError> {
+        let left = self.commits_left.load(Relaxed).checked_sub(1).ok_or(EngineError("full".to_owned()))?;
+        self.commits_left.store(left, Relaxed);
+        self.largest.fetch_max(batch.len(), Relaxed);
+        self.memory.apply(batch)
+    }
+
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
+}
+
+fn open(memory: &Memory, commits_left: usize) -> (EmbeddedStore, Arc<Measured>) {
+    let (commits_left, largest) = (AtomicUsize::new(commits_left), AtomicUsize::new(0));
+    let engine = Arc::new(Measured { memory: memory.clone(), commits_left, largest });
+    (EmbeddedStore::over(engine.clone(), Settings::default()).unwrap(), engine)
+}
+
+#[tokio::test]
+async fn a_join_of_many_is_applied_in_small_commits_and_again_after_a_crash_in_between() {
+    let customers = (0..CHAT_ITEMS_MAX).map(|n| ExternalUserid::new(format!("wm{n}")).unwrap());
+    let join = ChatChange::Joined { items: customers.collect(), is_complete: true, versions: None };
+    let quarantine = Payload::Quarantine {
+        reason: QuarantineReason::ReceiveId,
+        receive_id: "wwOTHER".to_owned(),
+        message: vec![1],
+        event: None,
+    };
+    for is_redriven in [false, true] {
+        let memory = Memory::default();
+        let (store, _) = open(&memory, 5);
+        let mut id = None;
+        if is_redriven {
+            let quarantined = Arrival { payload: quarantine.clone(), ..arrival(join.clone(), T0) };
+            let Ok(Appended::New(new)) = store.append(quarantined).await else { panic!("not appended") };
+            id = Some(new);
+        }
+        let apply = async |store: &EmbeddedStore| match id {
+            Some(id) => {
+                let Payload::Chat(event) = arrival(join.clone(), T0).payload else { unreachable!() };
+                store.redrive(id, Some(Payload::Chat(event)), T0).await
+            }
+            None => store.append(arrival(join.clone(), T0)).await.map(|done| done != Appended::Duplicate),
+        };
+        assert!(apply(&store).await.is_err());
+        store.close().await;
+        let (store, engine) = open(&memory, usize::MAX);
+        let waiting = store.counts().waiting;
+        assert!((1..100).contains(&waiting), "{waiting}");
+        assert_eq!(store.audit(), Ok(vec![]));
+        assert_eq!(apply(&store).await, Ok(true));
+        assert_eq!((store.counts().contacts, store.counts().waiting), (100, 100));
+        assert_eq!(store.lease(T0, 1_000, 0).await.unwrap().len(), 100);
+        assert!(engine.largest.load(Relaxed) <= 100, "{}", engine.largest.load(Relaxed));
+        assert_eq!(apply(&store).await, Ok(false));
+        assert_eq!(store.chat_members(&app(), &corp(), &chat_id()).unwrap().len(), 100);
+        assert_eq!(store.audit(), Ok(vec![]));
+    }
+}
