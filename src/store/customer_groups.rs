@@ -44,7 +44,7 @@ pub trait CustomerGroups: Send + Sync {
     ) -> Result<PageFound, StoreError>;
 
     /// Records the answer to a reading begun at `began_at` that the group does not exist: forgets the group,
-    /// or defers the reading if the group may be too new.
+    /// and its customers are no longer in it, or defers the reading if the group may be too new.
     async fn chat_not_found(&self, group: &ChatToRead, began_at: Timestamp) -> Result<(), StoreError>;
 
     /// Defers a reading until `until`; `None` deletes the group, which no longer exists.

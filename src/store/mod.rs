@@ -108,8 +108,9 @@ pub struct Counts {
 /// that writes also with [`StoreError::NoSpace`] or [`StoreError::Stalled`].
 #[async_trait]
 pub trait Store: CustomerGroups + Feed + People + Reconciling + Suites + Send + Sync + 'static {
-    /// Appends a verified message to the inbox or the quarantine, or applies it, unless its digest is known.
-    /// A group's join of many customers is applied in several transactions, the one with the digest last.
+    /// Appends a verified message to the inbox or the quarantine, or applies it at once, unless its digest is
+    /// known. A group's join of many customers is applied in several transactions, the one with the digest
+    /// last; the end of a group is applied again where the digest is known.
     ///
     /// # Errors
     /// [`StoreError::InboxFull`]: nothing was stored, and the same message may be appended later.

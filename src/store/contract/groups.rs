@@ -187,6 +187,36 @@ async fn a_customer_who_leaves_a_group_keeps_the_link_and_one_who_joins_again_is
     assert_eq!(store.audit(), Ok(vec![]));
 }
 
+async fn nobody_is_in_a_group_that_has_ended(place: &dyn Place) {
+    let store = place.open();
+    let due_at = T0.plus_ms(CHAT_LAG_MS);
+    let everybody: Vec<u8> = (1..=20).collect();
+    // The end of one group is reported; that of the other is found when it is read.
+    for chat in [1, 2] {
+        store.append(chat_arrival(chat, ChatChange::Created)).await.unwrap();
+        let group = store.due_chats(due_at, 10).await.unwrap().pop().unwrap();
+        let rows = everybody.iter().map(|person| in_chat(*person, chat)).collect();
+        store.chat_read(&group, rows, Some(version(1)), due_at).await.unwrap();
+    }
+    assert_eq!(chats_of(&store, 20).await, [chat_id(1), chat_id(2)]);
+    let end = chat_arrival(1, ChatChange::Dismissed);
+    store.append(end.clone()).await.unwrap();
+    for person in &everybody {
+        assert_eq!(chats_of(&store, *person).await, [chat_id(2)], "{person}");
+    }
+    store.append(chat_arrival(2, joined(&[1], 5))).await.unwrap();
+    let group = store.due_chats(due_at, 10).await.unwrap().pop().unwrap();
+    store.chat_not_found(&group, due_at).await.unwrap();
+    for person in &everybody {
+        assert_eq!(chats_of(&store, *person).await, [], "{person}");
+    }
+    // A join that comes late is undone when the end is reported again.
+    store.append(chat_arrival(1, joined(&[3], 2))).await.unwrap();
+    assert!(matches!(store.append(end).await, Ok(Appended::Duplicate)));
+    assert_eq!(chats_of(&store, 3).await, []);
+    assert_eq!(store.audit(), Ok(vec![]));
+}
+
 async fn a_list_replaces_the_customers_held_once_it_is_up_to_date(place: &dyn Place) {
     let store = place.open();
     store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
@@ -396,6 +426,7 @@ contract!(
     one_who_is_friend_and_member_is_one_contact_whichever_comes_first,
     one_who_is_not_in_the_group_any_more_is_looked_up_as_a_friend,
     a_customer_who_leaves_a_group_keeps_the_link_and_one_who_joins_again_is_looked_up,
+    nobody_is_in_a_group_that_has_ended,
     a_list_replaces_the_customers_held_once_it_is_up_to_date,
     an_event_during_a_reading_makes_its_list_provisional,
     a_list_requested_before_a_comparison_found_a_customer_does_not_take_the_customer_out,

@@ -2,10 +2,11 @@
 //!
 //! The index has the groups in [`Contact::chats`], no others, and changes with it.
 
-use super::super::StoreError;
+use super::super::{Payload, StoreError};
 use super::records::readable;
 use super::txn::Txn;
 use super::{EmbeddedStore, keys};
+use crate::domain::chat::{ChatChange, ChatEvent};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId};
 
@@ -33,6 +34,14 @@ pub(super) fn leave(txn: &mut Txn<'_>, key: &ContactKey, chat_id: &ChatId) -> Re
     Ok(())
 }
 
+/// The group whose end a message reports, if it does.
+pub(super) fn ended(payload: &Payload) -> Option<(CorpId, ChatId)> {
+    let Payload::Chat(ChatEvent { corp_id, chat_id, change: ChatChange::Dismissed, .. }) = payload else {
+        return None;
+    };
+    Some((corp_id.clone(), chat_id.clone()))
+}
+
 impl EmbeddedStore {
     /// The contacts held to be in a group.
     pub(super) fn chat_members(
@@ -41,10 +50,27 @@ impl EmbeddedStore {
         corp_id: &CorpId,
         chat_id: &ChatId,
     ) -> Result<Vec<ContactKey>, StoreError> {
+        let mut members = self.chat_members_of_all_apps(chat_id)?;
+        members.retain(|contact| contact.app == *app && contact.corp_id == *corp_id);
+        Ok(members)
+    }
+
+    fn chat_members_of_all_apps(&self, chat_id: &ChatId) -> Result<Vec<ContactKey>, StoreError> {
         let prefix = keys::chat_members(chat_id);
         self.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, _| {
-            let contact = keys::Parts(&key[prefix.len()..]).contact()?;
-            Ok((contact.app == *app && contact.corp_id == *corp_id).then_some(contact))
+            keys::Parts(&key[prefix.len()..]).contact().map(Some)
         })
+    }
+
+    /// Takes all contacts out of a group that has ended. To be called after every transaction on such a
+    /// message, also on a repeated one: the first may have been interrupted before this.
+    pub(super) async fn leave_ended(&self, ended: Option<(CorpId, ChatId)>) -> Result<(), StoreError> {
+        let Some((corp_id, chat_id)) = ended else { return Ok(()) };
+        let mut members = self.chat_members_of_all_apps(&chat_id)?;
+        members.retain(|contact| contact.corp_id == corp_id);
+        let leave = move |txn: &mut Txn<'_>, part: Vec<ContactKey>| {
+            part.iter().try_for_each(|key| leave(txn, key, &chat_id))
+        };
+        self.in_parts(members, leave).await.map(drop)
     }
 }

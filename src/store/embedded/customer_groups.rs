@@ -101,6 +101,11 @@ impl CustomerGroups for EmbeddedStore {
     }
 
     async fn chat_not_found(&self, group: &ChatToRead, began_at: Timestamp) -> Result<(), StoreError> {
+        if group.chat.clone().not_found(began_at) {
+            let left = self.chat_members(&group.app, &group.corp_id, &group.chat_id)?;
+            let of = group.clone();
+            self.in_parts(left, move |txn, part| chats::leave_all(txn, &of, part)).await?;
+        }
         let group = group.clone();
         self.writer.run(move |txn| chats::not_found(txn, &group, began_at)).await
     }

@@ -15,7 +15,7 @@ use super::records::decode;
 use super::roll::FanNumber;
 use super::txn::Txn;
 use super::writer::Patience;
-use super::{EmbeddedStore, arrivals, dealers, fans, keys, ledgers, roll, work};
+use super::{EmbeddedStore, arrivals, chat_members, dealers, fans, keys, ledgers, roll, work};
 use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
 use crate::domain::ids::{AppName, CorpId, FanKey, Unionid};
@@ -32,7 +32,10 @@ impl Store for EmbeddedStore {
             let seen = arrivals::seen_key(&arrival);
             self.join_ahead(&arrival.app, event, arrival.received_at, move |txn| txn.has(&seen)).await?;
         }
-        self.writer.run(move |txn| arrivals::append(txn, arrival, events_max)).await
+        let ended = chat_members::ended(&arrival.payload);
+        let appended = self.writer.run(move |txn| arrivals::append(txn, arrival, events_max)).await?;
+        self.leave_ended(ended).await?;
+        Ok(appended)
     }
 
     async fn lease(&self, now: Timestamp, limit: usize, background: usize) -> Result<Vec<Work>, StoreError> {
@@ -90,7 +93,10 @@ impl Store for EmbeddedStore {
         {
             self.join_ahead(&app, event, now, move |txn| txn.has(&aside).map(|is_there| !is_there)).await?;
         }
-        self.writer.run(move |txn| arrivals::redrive(txn, id, becomes, now)).await
+        let ended = becomes.as_ref().and_then(chat_members::ended);
+        let redriven = self.writer.run(move |txn| arrivals::redrive(txn, id, becomes, now)).await?;
+        self.leave_ended(ended).await?;
+        Ok(redriven)
     }
 
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {
