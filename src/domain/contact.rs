@@ -171,6 +171,13 @@ impl Contact {
         !self.chats.is_empty() || self.followers.iter().any(|follower| follower.now().is_some())
     }
 
+    /// Whether `place` is a member that follows the customer now.
+    #[must_use]
+    pub fn has_follower(&self, place: &SightingPlace) -> bool {
+        let SightingPlace::Follower { user_id, .. } = place else { return false };
+        self.followers.iter().any(|follower| follower.user_id == *user_id && follower.now().is_some())
+    }
+
     /// The instant since when this person is known to be a customer: when the earliest present follower was
     /// added, or when the customer first became known if that was earlier.
     #[must_use]

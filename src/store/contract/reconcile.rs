@@ -133,6 +133,21 @@ async fn followers_who_are_missing_leave_and_an_older_list_does_not_bring_them_b
     assert_eq!(followers(&store).await.len(), 2);
 }
 
+async fn a_list_with_the_first_add_confirms_a_customer_who_was_erased_and_added_again(place: &dyn Place) {
+    let store = place.open();
+    let person = PersonId::ExternalUserid(customer(1));
+    store.forget(&person, None, T0.plus_ms(-60_000)).await.unwrap();
+    store.append(added(1, 1)).await.unwrap();
+    settle_next(&store, T0, Outcome::Missed).await;
+    let begun_at = T0.plus_ms(HOUR_MS);
+    store.begin_reconcile(vec![(app(), corp(1))], begun_at).await.unwrap();
+    let long_ago = T0.plus_ms(-DAY_MS);
+    let page = [1, 2].map(|member| followed(1, member, long_ago)).to_vec();
+    store.page_read(&app(), &corp(1), page, at_page(""), begun_at).await.unwrap();
+    let missing = store.missing_followers(&app(), &corp(1), begun_at).await;
+    assert_eq!(missing, Ok((1, vec![])), "the other member's add was erased");
+}
+
 async fn a_dealer_leaves_and_takes_up_where_it_was(place: &dyn Place) {
     let store = place.open();
     let dealer = |n: u8| Dealer::listed(corp(n), i64::from(n), format!("Dealer {n}"), T0);
@@ -203,6 +218,7 @@ contract!(
     a_lookup_that_has_to_wait_does_not_hold_up_the_run,
     a_comparison_waits_for_no_lookup_of_an_earlier_one,
     followers_who_are_missing_leave_and_an_older_list_does_not_bring_them_back,
+    a_list_with_the_first_add_confirms_a_customer_who_was_erased_and_added_again,
     a_dealer_leaves_and_takes_up_where_it_was,
     an_alarm_lasts_until_its_end_whatever_the_order,
 );

@@ -77,10 +77,6 @@ pub(super) fn see(
     list: FoundBy,
     now: Timestamp,
 ) -> Result<PageFound, StoreError> {
-    let since = sighting.since.unwrap_or(list.read_at);
-    if forgotten::is_back(txn, &key.external_userid, since)? {
-        return Ok(PageFound::default());
-    }
     let known = match read(txn, key) {
         // The other rows of the list are still applied.
         Err(StoreError::Damaged(reason)) => {
@@ -89,6 +85,12 @@ pub(super) fn see(
         }
         known => known?,
     };
+    let since = sighting.since.unwrap_or(list.read_at);
+    // `contact_list` has the time of the first add: it confirms a member who has added the customer again.
+    let is_confirmed = || known.as_ref().is_some_and(|contact| contact.has_follower(&sighting.place));
+    if forgotten::is_back(txn, &key.external_userid, since)? && !is_confirmed() {
+        return Ok(PageFound::default());
+    }
     let is_new = known.is_none();
     if is_new {
         count_new(txn, key)?;
