@@ -212,9 +212,10 @@ async fn a_fan_registered_again_after_the_customer_was_erased_is_linked(place: &
     mint(&store, 1, 1, T0).await;
     let at = T0.plus_ms(HOUR_MS);
     store.forget(&PersonId::ExternalUserid(customer(1)), None, at).await.unwrap();
-    // The fan registers again before it is known to be that customer.
+    // The fan registers again before it is known to be that customer, and after the clock was set back.
     let later = at.plus_ms(HOUR_MS);
-    assert_eq!(store.put_fans(vec![new_fan(1)], later).await.unwrap(), [Registered::Known]);
+    let set_back = at.plus_ms(-HOUR_MS / 2);
+    assert_eq!(store.put_fans(vec![new_fan(1)], set_back).await.unwrap(), [Registered::Known]);
     store.append(added_at(1, 1, later)).await.unwrap();
     settle_next(&store, later, Outcome::Resolved(pending(1))).await;
     assert_eq!((store.counts().links, tally(&store).await.registered), (1, 1));

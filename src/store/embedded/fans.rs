@@ -48,15 +48,18 @@ fn register_one(
         Some(Entry { number, fan, .. }) => (number, Some(fan)),
         None => (books.next_number(txn), None),
     };
-    let mut fan =
-        before.clone().unwrap_or_else(|| Fan::new(new.openid.clone(), now, new.ask_existing, new.priority));
+    // Not before anybody was forgotten, even if the clock was set back since.
+    let registered_at = txn.meta.forgotten_at.map_or(now, |at| at.max(now));
+    let mut fan = before
+        .clone()
+        .unwrap_or_else(|| Fan::new(new.openid.clone(), registered_at, new.ask_existing, new.priority));
     let mut changed = fan.register_again(&new.openid, new.priority, new.retry_rejected);
     // Someone was forgotten since the fan was registered: perhaps this person, as a customer who was not
     // known to be this fan. The new registration makes them a fan again.
     if before.is_some() && txn.meta.forgotten_at.is_some_and(|at| fan.registered_at < at) {
-        fan.registered_at = now;
+        fan.registered_at = registered_at;
         for minted in &fan.ids {
-            arrive(txn, &new.key, minted, now, now)?;
+            arrive(txn, &new.key, minted, registered_at, now)?;
         }
     }
     if txn.meta.forgotten_at.is_some() && txn.has(&keys::to_forget(&new.key.unionid))? {
@@ -66,8 +69,8 @@ fn register_one(
         && fan.adopt(minted.clone(), now)
     {
         changed = true;
-        // The registration is at `now`, so a person who was forgotten before may be linked again.
-        arrive(txn, &new.key, &minted, now, now)?;
+        // A person who was forgotten before this registration may be linked again.
+        arrive(txn, &new.key, &minted, registered_at, now)?;
     }
     if before.as_ref() != Some(&fan) {
         roll::write(txn, number, &new.key, before.as_ref(), &fan)?;

@@ -155,7 +155,7 @@ pub(super) fn forget(
     for key in &ids.contacts {
         erase_contact(txn, key, &mut erased, now)?;
     }
-    txn.meta.forgotten_at = Some(now);
+    txn.meta.forgotten_at = txn.meta.forgotten_at.max(Some(now));
     for unionid in &ids.unionids {
         for Entry { key, .. } in roll::fans_of(txn, unionid)? {
             erased.fans += u64::from(erase_fan(txn, &key, now)?);
