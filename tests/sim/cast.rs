@@ -17,8 +17,9 @@ pub struct Somebody {
     pub person: Person,
     /// A registration was acknowledged, and the person was not forgotten since.
     pub is_fan: bool,
-    /// Was forgotten, or possibly was, if the answer was lost.
-    pub forgotten: bool,
+    /// Relations that began before this second need not be known: the person was forgotten since, or possibly
+    /// was, if the answer was lost. The earliest if the person never was.
+    pub known_from_secs: i64,
     /// Was forgotten by unionid and not registered since.
     pub stays_forgotten: bool,
     /// Pending ids that another system minted, newest last; the next registration carries the newest.
@@ -27,7 +28,18 @@ pub struct Somebody {
 
 impl Somebody {
     pub const fn new(person: Person) -> Self {
-        Self { person, is_fan: false, forgotten: false, stays_forgotten: false, minted_by_others: Vec::new() }
+        Self {
+            person,
+            is_fan: false,
+            known_from_secs: i64::MIN,
+            stays_forgotten: false,
+            minted_by_others: Vec::new(),
+        }
+    }
+
+    /// Whether the person was ever forgotten, or possibly was.
+    pub const fn was_forgotten(&self) -> bool {
+        self.known_from_secs > i64::MIN
     }
 
     pub fn unionid(&self) -> Unionid {
@@ -47,16 +59,15 @@ pub struct EventRecord {
     pub present: bool,
     /// An add that is not half.
     pub confirmed: bool,
-    pub state: Option<String>,
     /// A removal by the customer, who stays in WeCom's lists.
     pub by_customer: bool,
     acknowledged: Arc<AtomicBool>,
 }
 
 impl EventRecord {
-    pub fn new(member: &str, at_secs: i64, present: bool, confirmed: bool, state: Option<&str>) -> Self {
-        let (member, state) = (member.to_owned(), state.map(str::to_owned));
-        Self { member, at_secs, present, confirmed, state, by_customer: false, acknowledged: Arc::default() }
+    pub fn new(member: &str, at_secs: i64, present: bool, confirmed: bool) -> Self {
+        let member = member.to_owned();
+        Self { member, at_secs, present, confirmed, by_customer: false, acknowledged: Arc::default() }
     }
 
     /// The flag to set when the service answers 200.
@@ -96,24 +107,15 @@ impl Pair {
         }
     }
 
-    /// Whether a whole add was acknowledged.
-    pub fn is_known(&self) -> bool {
-        self.events.iter().any(|event| event.confirmed && event.is_acknowledged())
+    /// Whether a whole add was acknowledged since this person was forgotten.
+    pub fn is_known(&self, somebody: &Somebody) -> bool {
+        self.acknowledged_since(somebody).any(|event| event.confirmed)
     }
 
-    /// The members who follow this customer, if every event was acknowledged.
-    pub fn followers(&self) -> Option<Vec<String>> {
-        let mut newest: BTreeMap<&str, (i64, bool, &Option<String>)> = BTreeMap::new();
-        for event in &self.events {
-            if !event.is_acknowledged() {
-                return None;
-            }
-            let state = if event.present { &event.state } else { &None };
-            let order = (event.at_secs, event.present, state);
-            newest.entry(&event.member).and_modify(|known| *known = order.max(*known)).or_insert(order);
-        }
-        let present = newest.into_iter().filter(|(_, (_, present, _))| *present);
-        Some(present.map(|(member, _)| member.to_owned()).collect())
+    /// The acknowledged events since this person was forgotten.
+    pub fn acknowledged_since(&self, somebody: &Somebody) -> impl Iterator<Item = &EventRecord> {
+        let from_secs = somebody.known_from_secs;
+        self.events.iter().filter(move |event| event.is_acknowledged() && event.at_secs >= from_secs)
     }
 }
 
@@ -141,9 +143,20 @@ pub struct Group {
     /// Its dealer, by position.
     pub dealer: usize,
     pub chat_id: String,
-    /// The people in it, by position.
-    pub members: BTreeSet<usize>,
+    /// The people in it, by position, and the second in which they joined.
+    pub members: BTreeMap<usize, i64>,
     pub is_dismissed: bool,
+    /// Whether the event of the last change of its members, or of its end, was acknowledged.
+    pub newest: Arc<AtomicBool>,
+    /// When its members changed, and when it ended.
+    pub changed_at: Vec<Timestamp>,
+}
+
+impl Group {
+    /// Whether the service must know about the last change.
+    pub fn is_reported(&self) -> bool {
+        self.newest.load(Ordering::Relaxed)
+    }
 }
 
 /// All participants.
@@ -156,14 +169,31 @@ pub struct Cast {
     pub pairs: BTreeMap<(usize, usize), Pair>,
     /// Injected errcodes have blamed ids at random: the next lookup of any may be days away.
     pub ids_were_blamed: bool,
-    /// The wall clock was wrong by more than the times of events and lists may differ: followers may be wrong
-    /// until the next comparison after these times.
+    /// The wall clock was wrong at some time.
     pub clock_was_off: bool,
+    /// The latest time that a wrong wall clock has shown: what the service recorded then may hide what it
+    /// records until this time.
+    pub clock_was_ahead_until: Timestamp,
 }
 
 impl Cast {
-    /// Whether a person is in a customer group of a dealer.
+    /// Whether a person is in a customer group of a dealer, and joined it since they were forgotten.
     pub fn is_in_a_group(&self, p: usize, d: usize) -> bool {
-        self.groups.iter().any(|group| group.dealer == d && !group.is_dismissed && group.members.contains(&p))
+        let from_secs = self.people[p].known_from_secs;
+        let is_in = |group: &Group| group.members.get(&p).is_some_and(|joined| *joined >= from_secs);
+        self.groups.iter().any(|group| group.dealer == d && !group.is_dismissed && is_in(group))
+    }
+
+    /// Records that the wall clock shows `shown` at `now`. If it is wrong, nothing tells whether a forgotten
+    /// person comes back before or after they were forgotten.
+    pub fn clock_shows(&mut self, shown: Timestamp, now: Timestamp) {
+        if shown == now {
+            return;
+        }
+        self.clock_was_off = true;
+        self.clock_was_ahead_until = self.clock_was_ahead_until.max(shown);
+        for somebody in self.people.iter_mut().filter(|somebody| somebody.was_forgotten()) {
+            somebody.known_from_secs = i64::MAX;
+        }
     }
 }

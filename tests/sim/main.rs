@@ -7,7 +7,9 @@
 //! outside the visible range, crashes of the process at any await point and around commits, sleeps of hours
 //! and months, changes of the wall clock by hours, and requests by operators and to forget people. Then every
 //! fault is repaired and time passes until nothing is left to do. `check` compares the store with what was
-//! acknowledged, `listed` with everything that WeCom's lists show, and `prompt` bounds the time to a link.
+//! acknowledged, `listed` with everything that WeCom's lists show, `followers` and `memberships` with the
+//! relations and groups of each customer, and `prompt` bounds the time to a link. A run fails, too, if it
+//! gave one of these too little to judge.
 //!
 //! Time is tokio's paused clock, one thread runs everything, the simulation steps the store's writer, and
 //! random waits come from the seed: the same seed gives the same schedule and the same trace.
@@ -27,8 +29,10 @@
 
 mod cast;
 mod check;
+mod followers;
 mod groups;
 mod listed;
+mod memberships;
 mod people;
 mod prompt;
 mod receiver;
@@ -44,7 +48,7 @@ mod wire;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use check::Checker;
+use check::{Checker, Judged};
 use schedule::Schedule;
 
 /// The number of schedules by default.
@@ -56,7 +60,7 @@ const FAILURES_MAX: usize = 10;
 struct Outcome {
     violations: Vec<String>,
     digest: u64,
-    linked: usize,
+    judged: Judged,
     trace: Vec<(i64, String)>,
 }
 
@@ -77,17 +81,18 @@ fn run(seed: u64) -> Outcome {
 /// Brings a schedule to its end and checks it.
 async fn finish(mut schedule: Schedule) -> Outcome {
     let left = schedule.come_to_rest().await;
-    let (mut violations, linked) = match schedule.machine.running() {
+    let (mut violations, mut judged) = match schedule.machine.running() {
         Some(service) => Checker::new(&schedule, &service).check().await,
-        None => (vec!["no process runs".to_owned()], 0),
+        None => (vec!["no process runs".to_owned()], Judged::default()),
     };
     violations.append(&mut schedule.late);
+    judged += schedule.judged;
     violations.extend(left.map(|left| format!("still to do: {left}")));
     for call in schedule.machine.sim.calls() {
         schedule.note(format!("{call:?}"));
     }
     let trace = &schedule.machine.trace;
-    Outcome { violations, digest: trace.digest(), linked, trace: trace.lines() }
+    Outcome { violations, digest: trace.digest(), judged, trace: trace.lines() }
 }
 
 fn say(seed: u64, outcome: &Outcome) {
@@ -115,8 +120,8 @@ fn whatever_happens_what_was_acknowledged_is_linked_once_to_the_right_person() {
     }
     let first = number("UNIONLINK_SIM_FIRST").unwrap_or(0);
     let schedules = number("UNIONLINK_SIM_SCHEDULES").unwrap_or(SCHEDULES);
-    let (next, linked) = (AtomicU64::new(first), AtomicU64::new(0));
-    let failed = Mutex::new(Vec::new());
+    let next = AtomicU64::new(first);
+    let (failed, passed) = (Mutex::new(Vec::new()), Mutex::new(Vec::new()));
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -127,8 +132,9 @@ fn whatever_happens_what_was_acknowledged_is_linked_once_to_the_right_person() {
                         break;
                     }
                     let outcome = run(seed);
-                    linked.fetch_add(outcome.linked as u64, Ordering::Relaxed);
-                    if !outcome.violations.is_empty() {
+                    if outcome.violations.is_empty() {
+                        passed.lock().unwrap().push(outcome.judged);
+                    } else {
                         eprintln!("seed {seed}: {:?}", outcome.violations);
                         failed.lock().unwrap().push((seed, outcome));
                     }
@@ -143,8 +149,28 @@ fn whatever_happens_what_was_acknowledged_is_linked_once_to_the_right_person() {
     }
     let seeds: Vec<_> = failed.iter().map(|(seed, outcome)| (seed, &outcome.violations)).collect();
     assert!(failed.is_empty(), "failed: {seeds:#?}");
-    let linked = linked.into_inner();
-    assert!(linked >= schedules, "{schedules} schedules made only {linked} links, too few to test anything");
+    judged_enough(&passed.into_inner().unwrap());
+}
+
+/// Asserts that every verdict had something to judge: the least is about a third of what was measured.
+fn judged_enough(schedules: &[Judged]) {
+    let mut all = Judged::default();
+    for judged in schedules {
+        all += *judged;
+    }
+    let with_followers = schedules.iter().filter(|judged| judged.followers > 0).count() as u64;
+    for (what, count, least_in_1000) in [
+        ("links", all.links, 1_500),
+        ("links of people who were forgotten and are back", all.back, 60),
+        ("schedules with followers", with_followers, 900),
+        ("followers removed because no list had them", all.removed, 15),
+        ("memberships in groups", all.memberships, 600),
+        ("prompt links", all.prompt, 1_000),
+    ] {
+        let least = schedules.len() as u64 * least_in_1000 / 1_000;
+        eprintln!("{what}: {count} in {} schedules, at least {least}", schedules.len());
+        assert!(count >= least, "only {count} {what} in {} schedules, not {least}", schedules.len());
+    }
 }
 
 #[test]

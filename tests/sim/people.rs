@@ -12,6 +12,7 @@ use unionlink::store::{
 
 use crate::schedule::Schedule;
 use crate::service::app_name;
+use crate::time::pass;
 
 impl Schedule {
     /// The brand registers fans: one, some, or all.
@@ -56,12 +57,16 @@ impl Schedule {
             registered
         });
         let registered = put.await.is_some();
+        let now_secs = self.time.now().as_secs();
         self.note(format!("fans {chosen:?} {priority:?}: {registered}"));
         for p in chosen {
             let somebody = &mut self.cast.people[*p];
             // Without an answer the registration may have happened nevertheless.
             somebody.stays_forgotten = false;
             somebody.is_fan |= registered;
+            if registered && somebody.was_forgotten() && !self.cast.clock_was_off {
+                somebody.known_from_secs = somebody.known_from_secs.min(now_secs + 1);
+            }
         }
         registered
     }
@@ -123,9 +128,19 @@ impl Schedule {
         self.note(format!("an operator starts a comparison: {begun}"));
     }
 
-    /// A person is forgotten, by unionid or as a customer.
+    /// A person is forgotten, by unionid or as a customer, and may come back on both sides.
     pub async fn forget(&mut self) {
         let (p, d) = (self.random_person(), self.random_dealer());
+        self.forget_somebody(p, d).await;
+        if self.dice.one_in(2) {
+            pass(self.dice.millis(1_000, 3_000)).await;
+            self.register_all(&[p], Priority::Live, false).await;
+            pass(self.dice.millis(0, 3_000)).await;
+            self.befriend_somebody(p, d);
+        }
+    }
+
+    async fn forget_somebody(&mut self, p: usize, d: usize) {
         let (person, whole) = match self.cast.pairs.get(&(p, d)) {
             Some(pair) if self.dice.one_in(3) => {
                 (PersonId::ExternalUserid(pair.external_userid.clone()), false)
@@ -140,8 +155,12 @@ impl Schedule {
             "p{p} is forgotten ({}): {forgotten}",
             if whole { "as a fan" } else { "as a customer" }
         ));
+        let now_secs = self.time.now().as_secs();
         let somebody = &mut self.cast.people[p];
-        somebody.forgotten = true;
+        // What begins within the second may be older than the request. One who was forgotten as a customer
+        // may be found to be a fan, and forgotten again, until the next registration.
+        let is_settled = whole && !self.cast.clock_was_off;
+        somebody.known_from_secs = if is_settled { now_secs + 1 } else { i64::MAX };
         somebody.is_fan = false;
         somebody.stays_forgotten |= whole && forgotten;
     }

@@ -35,7 +35,8 @@ impl Schedule {
                 || pair.is_disturbed
                 || was_half
                 || self.cast.dealers[*d].was_troubled;
-            let is_owed = pair.is_known() && somebody.is_fan && !somebody.forgotten && !pair.given_up;
+            let is_owed =
+                pair.is_known(somebody) && somebody.is_fan && !somebody.was_forgotten() && !pair.given_up;
             if is_owed
                 && !is_disturbed
                 && checker.is_found_by_pending_id(somebody, pair).await
@@ -79,6 +80,7 @@ impl Schedule {
             let answer = self.machine.post(&self.machine.sim.seal(&event)).await;
             self.note(format!("{what}: answered {answer:?}"));
             flag.store(answer == Some(200), Ordering::Relaxed);
+            self.judged.prompt += 1;
             if answer != Some(200) || !self.is_linked_soon(p, d).await {
                 self.late.push(format!(
                     "p{p} at d{d} was answered {answer:?} and is not linked after {PROMPT:?}, with nothing else to do"

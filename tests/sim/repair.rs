@@ -7,10 +7,12 @@ use std::time::Duration;
 use unionlink::clock::Clock;
 use unionlink::domain::backoff::REASK_AFTER_MS;
 use unionlink::domain::fan::{Existing, Mint, Priority};
+use unionlink::domain::reconcile::CLOCK_MARGIN_MS;
 use unionlink::domain::time::{SECOND_MS, Timestamp};
 use unionlink::simulator::Fault;
 use unionlink::store::{CursorState, DealerRow, Feed, People, Reconciling, Store};
 
+use crate::check::Checker;
 use crate::prompt::AFTER_REPAIR_SECS;
 use crate::receiver::Behaviour;
 use crate::schedule::Schedule;
@@ -30,6 +32,7 @@ impl Schedule {
     /// anything.
     pub async fn come_to_rest(&mut self) -> Option<String> {
         self.note("everything is repaired");
+        self.repaired_at = self.time.now();
         self.repair_wecom();
         self.machine.sim.configure(|options| options.latency_ms = 0);
         self.machine.clock.set(0);
@@ -48,8 +51,20 @@ impl Schedule {
         if left.is_some() {
             return left;
         }
+        self.judge_lists().await;
         self.link_promptly().await;
         self.settle(None).await
+    }
+
+    /// Judges what has come of the comparisons, before the wall clock is set again.
+    async fn judge_lists(&mut self) {
+        let Some(service) = self.machine.running() else { return };
+        let mut checker = Checker::new(self, &service);
+        checker.followers().await;
+        checker.memberships().await;
+        let Checker { violations, judged, .. } = checker;
+        self.late.extend(violations);
+        self.judged += judged;
     }
 
     /// Lets time pass until nothing is left to do. Returns what still is at the end, if anything.
@@ -91,6 +106,12 @@ impl Schedule {
         let compared: BTreeMap<_, _> = rows.iter().map(compared_at).collect();
         // What is left of the last fault could hide a group from the comparison, until the next one.
         self.machine.sim.clear_faults();
+        // A follower who was confirmed just before a comparison is not missing, and neither is one who was
+        // confirmed by a clock that was ahead.
+        let quiet_at = self.repaired_at.max(self.cast.clock_was_ahead_until).plus_ms(2 * CLOCK_MARGIN_MS);
+        if self.compared_before.is_none() && self.time.now() < quiet_at {
+            return Some("a comparison would be too soon".to_owned());
+        }
         let before = self.compared_before.get_or_insert_with(|| compared.clone());
         let behind = compared.iter().filter(|(corp, at)| before.get(corp).copied().flatten() == **at).count();
         if behind == 0 && rows.len() == self.cast.dealers.len() {
@@ -140,6 +161,9 @@ impl Schedule {
             return Some(format!("{} callbacks are still being delivered", self.deliveries.len()));
         }
         let store = &service.store;
+        if let Some(due_at) = store.next_chat_due().await.unwrap() {
+            return Some(format!("a group is to be read at {due_at}"));
+        }
         let counts = store.counts();
         // Those whom WeCom goes on refusing are asked about every day for months; nothing more comes of it.
         let mut refused = 0;

@@ -13,6 +13,7 @@ use unionlink::simulator::{
 use unionlink::store::embedded::Settings;
 
 use crate::cast::{Cast, Somebody};
+use crate::check::Judged;
 use crate::receiver::Receiver;
 use crate::schedule::Schedule;
 use crate::service::{Machine, Setup, app_name};
@@ -70,6 +71,8 @@ impl Schedule {
             lost_percent,
             woke_at: Timestamp::EPOCH,
             late: Vec::new(),
+            repaired_at: Timestamp::EPOCH,
+            judged: Judged::default(),
             compared_before: None,
             deliveries: TaskTracker::new(),
             events_sent: 0,
@@ -155,6 +158,8 @@ fn setup(options: &Options, app: &AppSpec, dice: &mut Dice) -> Setup {
         config,
         reconciles_by_itself: reconcile_hours > 0,
         lists_first_add: options.contact_list == Permission::Allowed,
+        lists_deleted_by_customer: options.lists_deleted_by_customer,
+        chat_lag_ms: options.chat_lag_ms,
         settings,
     }
 }

@@ -12,6 +12,7 @@ use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{By, Event, Simulator};
 
 use crate::cast::{Cast, DealerState, EventRecord, Pair};
+use crate::check::Judged;
 use crate::service::Machine;
 use crate::time::{Dice, TrueTime, pass};
 
@@ -38,6 +39,10 @@ pub struct Schedule {
     pub woke_at: Timestamp,
     /// Links that came too late, or have not come in time.
     pub late: Vec<String>,
+    /// When everything was repaired.
+    pub repaired_at: Timestamp,
+    /// What the verdicts before the end have judged.
+    pub judged: Judged,
     /// When each dealer was compared last, at the end of the comparisons that had begun before the repair.
     pub compared_before: Option<BTreeMap<CorpId, Option<Timestamp>>>,
     /// Callbacks that WeCom is still delivering.
@@ -88,7 +93,7 @@ impl Schedule {
 
     async fn step(&mut self) {
         match self.dice.below(100) {
-            0..22 => self.befriend_somebody(),
+            0..22 => self.befriend_anybody(),
             22..29 => self.unfriend(),
             29..43 => self.change_a_group(),
             43..54 => self.register().await,
@@ -104,7 +109,7 @@ impl Schedule {
             82..84 => self.redrive().await,
             84..86 => self.forget().await,
             86..88 => self.compare().await,
-            88..90 => self.set_the_clock(),
+            88..90 => self.disturb_the_clock(),
             90..91 => self.slow_disk(),
             91..93 => self.machine.kill(),
             93..96 => self.plan_crash(),
@@ -134,8 +139,13 @@ impl Schedule {
         d
     }
 
-    fn befriend_somebody(&mut self) {
-        let (p, d, member) = (self.random_person(), self.random_dealer(), self.dice.among(&MEMBERS));
+    fn befriend_anybody(&mut self) {
+        let (p, d) = (self.random_person(), self.random_dealer());
+        self.befriend_somebody(p, d);
+    }
+
+    pub fn befriend_somebody(&mut self, p: usize, d: usize) {
+        let member = self.dice.among(&MEMBERS);
         let half = self.dice.one_in(6);
         let (event, flag, what) = self.befriend(p, d, member, half);
         self.deliver(&event, &flag, &what);
@@ -155,7 +165,7 @@ impl Schedule {
         let begin = if half { Simulator::befriend_half } else { Simulator::befriend };
         self.events_sent += 1;
         let friendship = begin(&self.machine.sim, dealer, person, member, state);
-        let record = EventRecord::new(member, self.time.now().as_secs(), true, !half, state);
+        let record = EventRecord::new(member, self.time.now().as_secs(), true, !half);
         let flag = record.flag();
         let is_unseen = self.cast.dealers[d].unseen.contains(member);
         let pair = self.pair(p, d, !half);
@@ -183,7 +193,7 @@ impl Schedule {
         let friends = self.cast.pairs.iter().filter(|(_, pair)| !pair.events.is_empty());
         let pairs: Vec<_> = friends.map(|(key, _)| *key).collect();
         if pairs.is_empty() {
-            return self.befriend_somebody();
+            return self.befriend_anybody();
         }
         let (p, d) = self.dice.among(&pairs);
         let by = if self.dice.one_in(2) { By::Member } else { By::Customer };
@@ -192,7 +202,7 @@ impl Schedule {
         let member = pair.events[self.dice.index(pair.events.len())].member.clone();
         self.events_sent += 1;
         let event = self.machine.sim.unfriend(dealer, person, &member, by);
-        let mut record = EventRecord::new(&member, self.time.now().as_secs(), false, false, None);
+        let mut record = EventRecord::new(&member, self.time.now().as_secs(), false, false);
         record.by_customer = by == By::Customer;
         let flag = record.flag();
         pair.events.push(record);

@@ -45,6 +45,10 @@ pub struct Setup {
     pub reconciles_by_itself: bool,
     /// `contact_list` may be called, which gives the time of the first add only.
     pub lists_first_add: bool,
+    /// WeCom's lists keep customers who have deleted the member.
+    pub lists_deleted_by_customer: bool,
+    /// How long WeCom shows the members of a group from before a change.
+    pub chat_lag_ms: i64,
     /// Settings of the store.
     pub settings: Settings,
 }

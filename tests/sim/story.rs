@@ -4,6 +4,7 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use unionlink::clock::Clock;
 use unionlink::domain::fan::Priority;
 use unionlink::simulator::ConversionQuota;
 
@@ -79,7 +80,8 @@ impl Schedule {
         pass(Duration::from_hours(24)).await;
         self.note(format!("the next day; the wall clock is {} h off", skew_ms / HOUR_MS));
         self.machine.clock.set(skew_ms);
-        self.cast.clock_was_off = true;
+        let now = self.time.now();
+        self.cast.clock_shows(now.plus_ms(skew_ms), now);
         tokio::time::sleep(A_WHILE).await;
     }
 

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::Ordering;
 
-use unionlink::domain::reconcile::CLOCK_MARGIN_MS;
+use unionlink::clock::Clock;
+use unionlink::domain::time::MINUTE_MS;
 use unionlink::simulator::{Api, Change, Fault, MemberChange, Target};
 
 use crate::receiver::BEHAVIOURS;
@@ -195,19 +196,28 @@ impl Schedule {
         receiver.memory().behaviour = behaviour;
     }
 
-    pub fn set_the_clock(&mut self) {
+    /// Sets the wall clock, and records what can be wrong since.
+    pub fn disturb_the_clock(&mut self) {
+        let skew_ms = self.set_the_clock();
+        let now = self.time.now();
+        self.cast.clock_shows(now.plus_ms(skew_ms), now);
+    }
+
+    /// Sets the wall clock right, or wrong by minutes or hours. Returns by how many milliseconds; 0 if it was
+    /// not set.
+    pub fn set_the_clock(&mut self) -> i64 {
         let minutes = match self.dice.below(3) {
             0 => 0,
             1 => i64::try_from(self.dice.between(0, 180)).unwrap() - 90,
             _ => i64::try_from(self.dice.between(0, 60 * 60)).unwrap() - 30 * 60,
         };
-        let skew_ms = minutes * 60_000;
         // Before the boot is recorded, the service could not detect that the clock was set.
-        if self.machine.clock.is_noted() {
-            self.note(format!("the wall clock is {minutes} min off"));
-            self.machine.clock.set(skew_ms);
-            self.cast.clock_was_off |= skew_ms.abs() > CLOCK_MARGIN_MS;
+        if !self.machine.clock.is_noted() {
+            return 0;
         }
+        self.note(format!("the wall clock is {minutes} min off"));
+        self.machine.clock.set(minutes * MINUTE_MS);
+        minutes * MINUTE_MS
     }
 
     pub fn slow_disk(&mut self) {

@@ -1,0 +1,62 @@
+//! The invariant of customer groups: when nothing is left to do and everything was compared, the groups that a
+//! customer is held to be in are those that the customer is in.
+
+use unionlink::domain::chat::CHAT_LAG_MS;
+use unionlink::domain::contact::CHATS_MAX;
+use unionlink::domain::time::SECOND_MS;
+use unionlink::simulator::{Api, Call};
+use unionlink::store::People;
+
+use crate::cast::Group;
+use crate::check::Checker;
+
+/// How long after a list was asked for it may still be stored.
+const STORED_WITHIN_MS: i64 = 5 * SECOND_MS;
+
+impl Checker<'_> {
+    /// Every customer is held to be in their groups, and in no other.
+    pub async fn memberships(&mut self) {
+        let schedule = self.schedule;
+        let lag_ms = schedule.machine.setup.chat_lag_ms;
+        let calls = schedule.machine.sim.calls();
+        // A list that is older than WeCom says is believed. A comparison that reads a list just before a change,
+        // or an old one just after it, and stores it later, brings back a customer who has left.
+        let is_outdated = |group: &Group| {
+            let corp_id = &schedule.cast.dealers[group.dealer].dealer.corp_id;
+            let is_list = |call: &&Call| {
+                call.chat_id.as_ref() == Some(&group.chat_id) && call.api == Api::GroupChatGet
+                    || call.corp_id.as_ref() == Some(corp_id) && call.api == Api::ContactList
+            };
+            let is_near = |call: &Call| {
+                // Its end empties a group, whatever was before.
+                let of_note = if group.is_dismissed { 1 } else { usize::MAX };
+                let changes = group.changed_at.iter().rev().take(of_note);
+                let after_ms = changes.map(|at| call.at.millis_since(*at));
+                after_ms.into_iter().any(|ms| (-STORED_WITHIN_MS..=lag_ms).contains(&ms))
+            };
+            lag_ms > CHAT_LAG_MS || calls.iter().filter(is_list).any(is_near)
+        };
+        for ((p, d), pair) in &schedule.cast.pairs {
+            let from_secs = schedule.cast.people[*p].known_from_secs;
+            let data = self.service.store.person_data(pair.external_userid.as_str()).await.unwrap();
+            let Some((_, contact)) = data.contacts.first() else { continue };
+            let held = contact.chats();
+            let groups = schedule.cast.groups.iter().enumerate().filter(|(_, group)| group.dealer == *d);
+            for (g, group) in groups {
+                let joined = group.members.get(p).filter(|_| !group.is_dismissed);
+                let is_held = held.iter().any(|chat_id| chat_id.as_str() == group.chat_id);
+                self.judged.memberships += u64::from(joined.is_some() || is_held);
+                let is_owed = joined.is_some_and(|joined| *joined >= from_secs) && held.len() < CHATS_MAX;
+                self.expect(is_held || !is_owed, || {
+                    format!("p{p} at d{d} is in g{g} and not held to be: {held:?}")
+                });
+                // Without the event, nothing tells that a customer has left.
+                let may_stay = joined.is_some() || !group.is_reported() || is_held && is_outdated(group);
+                self.expect(!is_held || may_stay, || {
+                    let end = if group.is_dismissed { "was dismissed" } else { "was left" };
+                    format!("p{p} at d{d} is held to be in g{g}, which {end}: {held:?}")
+                });
+            }
+        }
+    }
+}
