@@ -10,7 +10,7 @@ use unionlink::domain::fan::{Existing, Mint, Priority};
 use unionlink::domain::reconcile::CLOCK_MARGIN_MS;
 use unionlink::domain::time::{SECOND_MS, Timestamp};
 use unionlink::simulator::Fault;
-use unionlink::store::{CursorState, DealerRow, Feed, People, Reconciling, Store};
+use unionlink::store::{CursorState, CustomerGroups as _, DealerRow, Feed, People, Reconciling, Store};
 
 use crate::check::Checker;
 use crate::prompt::AFTER_REPAIR_SECS;
