@@ -1,10 +1,12 @@
 //! A message whose signature and cipher held.
 
+use std::fmt;
 use std::ops::Range;
 
 /// A decrypted message from WeCom whose signature was verified: only [`verify`](super::verify) and
-/// [`verify_echo`](super::verify_echo) make one from a request.
-#[derive(Debug, PartialEq, Eq)]
+/// [`verify_echo`](super::verify_echo) make one from a request. Its `Debug` does not print the message, which
+/// may contain a secret or name a person.
+#[derive(PartialEq, Eq)]
 pub struct VerifiedMessage {
     pub(super) plaintext: Vec<u8>,
     pub(super) text: Range<usize>,
@@ -31,5 +33,14 @@ impl VerifiedMessage {
     #[must_use]
     pub fn receive_id(&self) -> &[u8] {
         self.plaintext.get(self.receive_id.clone()).unwrap_or_default()
+    }
+}
+
+impl fmt::Debug for VerifiedMessage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("VerifiedMessage")
+            .field("bytes", &self.text().len())
+            .field("receive_id", &String::from_utf8_lossy(self.receive_id()))
+            .finish_non_exhaustive()
     }
 }

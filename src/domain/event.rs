@@ -107,7 +107,17 @@ pub enum Kind {
     ShareChainChange,
     /// `change_chain`, any change type.
     ChangeChain,
-    /// A suite's `InfoType` event (ticket, authorisation).
+    /// A suite's `suite_ticket`.
+    SuiteTicket,
+    /// A suite's `create_auth`: a corp has authorised it.
+    CreateAuth,
+    /// A suite's `change_auth`: its app at a corp has changed.
+    ChangeAuth,
+    /// A suite's `cancel_auth`: a corp has removed its app.
+    CancelAuth,
+    /// A suite's `reset_permanent_code`.
+    ResetPermanentCode,
+    /// Another `InfoType` of a suite, or any one that reaches an app.
     Suite,
     /// An event of another name, or another change type of a known one.
     OtherEvent,

@@ -1,7 +1,7 @@
-//! The fields of a decrypted message that are used, as text: from XML, or from the same in JSON.
+//! The fields of an app's message that are used, as text: from XML, or from the same in JSON.
 //!
 //! Deliberately absent: which of them an event needs, and whether they are valid (see
-//! [`message`](super::message)).
+//! [`message`](super::message)), and the fields of a suite's own messages (see [`suite`](super::suite)).
 
 use std::borrow::Cow;
 
@@ -12,7 +12,7 @@ use serde_json::error::Category;
 use crate::callback::xml::{self, XmlError};
 
 /// The most elements of a message: the event of a customer group lists the members that changed.
-const ELEMENTS_MAX: usize = 4_096;
+pub(super) const ELEMENTS_MAX: usize = 4_096;
 /// Replaces an `Item` that is not a text, or a list in an unknown notation. Not a valid id, so the list
 /// counts as incomplete.
 const UNREADABLE: Cow<'static, str> = Cow::Borrowed("");
@@ -61,12 +61,20 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     /// The fields of a message, or why it cannot be read.
     pub(super) fn read(message: &'a [u8]) -> Result<Self, String> {
-        let text = xml::from_first_character(message);
-        if text.starts_with(b"{") {
-            serde_json::from_slice(text).map_err(|error| json_problem(&error))
-        } else {
-            from_xml(text).map_err(|error| error.to_string())
-        }
+        read(message, from_xml)
+    }
+}
+
+/// The fields of a message in JSON, or in XML as `from_xml` reads it; or why it cannot be read.
+pub(super) fn read<'a, F: Deserialize<'a>>(
+    message: &'a [u8],
+    from_xml: impl FnOnce(&'a [u8]) -> Result<F, XmlError>,
+) -> Result<F, String> {
+    let text = xml::from_first_character(message);
+    if text.starts_with(b"{") {
+        serde_json::from_slice(text).map_err(|error| json_problem(&error))
+    } else {
+        from_xml(text).map_err(|error| error.to_string())
     }
 }
 
@@ -108,7 +116,8 @@ fn json_problem(error: &serde_json::Error) -> String {
     format!("{what}, line {} column {}", error.line(), error.column())
 }
 
-fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
+/// A text, or a number as text; `None` for anything else.
+pub(super) fn text_or_number<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Cow<'de, str>>, D::Error> {
     Ok(match Value::deserialize(from)? {
         Value::String(text) => Some(text.into()),
         Value::Number(number) => Some(number.to_string().into()),

@@ -64,12 +64,12 @@ pub(super) enum MessageError {
     /// A field is not a valid id.
     #[error("the field {field} {source}")]
     Id { field: &'static str, source: IdError },
-    /// `CreateTime` is not a number of seconds.
-    #[error("the field CreateTime is not a time in seconds")]
-    Time,
-    /// `State` or `WelcomeCode` is longer than anything WeCom sends.
-    #[error("the field {0} is longer than 256 bytes")]
-    Long(&'static str),
+    /// A time is not a number of seconds.
+    #[error("the field {0} is not a time in seconds")]
+    Time(&'static str),
+    /// A text is longer than anything WeCom sends.
+    #[error("the field {field} is longer than {max} bytes")]
+    Long { field: &'static str, max: usize },
 }
 
 /// Parses the text of a verified message. Kinds of events that we do not act upon parse as
@@ -91,10 +91,10 @@ fn typed(fields: &Fields<'_>) -> Result<Message, MessageError> {
     let subject = subject(fields)?;
     // A suite's own events need not name a corp and carry `TimeStamp` instead of `CreateTime`.
     if let Subject::Other(kind @ Kind::Suite) = subject {
-        let corp_id = fields.to_user_name.as_deref().map(corp_id).transpose()?;
+        let corp_id = fields.to_user_name.as_deref().map(to_user_name).transpose()?;
         return Ok(Message::Ignored(Ignored { kind, corp_id, created_at: None }));
     }
-    let corp_id = corp_id(required(fields.to_user_name.as_deref(), "ToUserName")?)?;
+    let corp_id = to_user_name(required(fields.to_user_name.as_deref(), "ToUserName")?)?;
     let created_at = time(required(fields.create_time.as_deref(), "CreateTime")?)?;
     let ignored = |kind, corp_id| {
         Message::Ignored(Ignored { kind, corp_id: Some(corp_id), created_at: Some(created_at) })
@@ -212,31 +212,42 @@ fn version(text: &str) -> Option<MemberVersion> {
     (1..=MemberVersion::BYTES_MAX).contains(&text.len()).then(|| MemberVersion(text.to_owned()))
 }
 
-/// The id in `ToUserName`. Samples in documents 95796 and 93373 have a broken CDATA section, `![CDATA[…]]`.
-fn corp_id(text: &str) -> Result<CorpId, MessageError> {
-    let inner = text.trim_start_matches("![CDATA[");
-    let id = if inner.len() < text.len() { inner.trim_end_matches(']') } else { text };
-    CorpId::new(id).map_err(|e| invalid("ToUserName", e))
+fn to_user_name(text: &str) -> Result<CorpId, MessageError> {
+    corp_id(text, "ToUserName")
 }
 
-const fn invalid(field: &'static str, source: IdError) -> MessageError {
+/// The corp id in a field. Samples in documents 95796 and 93373 have a broken CDATA section, `![CDATA[…]]`.
+pub(super) fn corp_id(text: &str, field: &'static str) -> Result<CorpId, MessageError> {
+    let inner = text.trim_start_matches("![CDATA[");
+    let id = if inner.len() < text.len() { inner.trim_end_matches(']') } else { text };
+    CorpId::new(id).map_err(|e| invalid(field, e))
+}
+
+pub(super) const fn invalid(field: &'static str, source: IdError) -> MessageError {
     MessageError::Id { field, source }
 }
 
-fn required<'a>(value: Option<&'a str>, field: &'static str) -> Result<&'a str, MessageError> {
+pub(super) fn required<'a>(value: Option<&'a str>, field: &'static str) -> Result<&'a str, MessageError> {
     value.map(str::trim_ascii).filter(|text| !text.is_empty()).ok_or(MessageError::Missing(field))
 }
 
 fn time(text: &str) -> Result<Timestamp, MessageError> {
+    seconds(text, "CreateTime")
+}
+
+/// The seconds since the epoch in a field.
+pub(super) fn seconds(text: &str, field: &'static str) -> Result<Timestamp, MessageError> {
     match text.parse() {
         Ok(secs @ 0..=CREATE_TIME_MAX) => Ok(Timestamp::from_secs(secs)),
-        _ => Err(MessageError::Time),
+        _ => Err(MessageError::Time(field)),
     }
 }
 
 fn short(value: Option<&str>, field: &'static str) -> Result<Option<String>, MessageError> {
     match value {
-        Some(text) if text.len() > SHORT_TEXT_BYTES_MAX => Err(MessageError::Long(field)),
+        Some(text) if text.len() > SHORT_TEXT_BYTES_MAX => {
+            Err(MessageError::Long { field, max: SHORT_TEXT_BYTES_MAX })
+        }
         Some("") | None => Ok(None),
         Some(text) => Ok(Some(text.to_owned())),
     }

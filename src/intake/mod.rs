@@ -1,7 +1,8 @@
 //! The classification of verified messages: to be acted upon, to be ignored, or to be quarantined for an
 //! operator.
 //!
-//! [`classify`] is asked when a callback arrives and again when a quarantined message is redriven.
+//! [`classify`] is asked when a callback arrives and again when a quarantined message is redriven. At a
+//! suite's URL, [`at_suite`] is asked first: whether the message is the suite's own, or of which corp's app.
 //!
 //! Deliberately absent: signatures and encryption (see [`crate::callback`]), and storing the result.
 
@@ -9,11 +10,13 @@ mod fields;
 mod message;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
+mod suite;
 #[cfg(test)]
 mod tests;
 
 pub use message::Ignored;
-use message::{Message, parse};
+use message::{Message, MessageError, parse};
+pub use suite::{AtSuite, SuiteContent, SuiteMessage, at_suite, may_contain_secret};
 
 use crate::callback::VerifiedMessage;
 use crate::domain::chat::ChatEvent;
@@ -41,7 +44,7 @@ pub struct AgeLimit {
 }
 
 /// What a message means.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Classified {
     /// A change between a member and a customer, to be acted upon.
     Event(Event),
@@ -117,7 +120,17 @@ pub async fn classify<E>(
     if !accepts(recipients, message.receive_id(), about, is_dealer).await? {
         return Ok(Classified::Quarantine { reason: QuarantineReason::ReceiveId, event: None });
     }
-    Ok(match parsed {
+    Ok(meaning(parsed, age_limit))
+}
+
+/// Classifies a message of an app that is accepted, whatever it was encrypted for.
+#[must_use]
+pub fn classify_accepted(message: &VerifiedMessage, age_limit: Option<AgeLimit>) -> Classified {
+    meaning(parse(message.text()), age_limit)
+}
+
+fn meaning(parsed: Result<Message, MessageError>, age_limit: Option<AgeLimit>) -> Classified {
+    match parsed {
         Ok(Message::Event(event)) => {
             let created_at = event.created_at;
             let too_far_off = |limit: AgeLimit| exceeds_age_limit(created_at, limit.now, limit.days_max);
@@ -141,7 +154,7 @@ pub async fn classify<E>(
             let reason = QuarantineReason::NotUnderstood(error.to_string());
             Classified::Quarantine { reason, event: None }
         }
-    })
+    }
 }
 
 /// Whether a message about the corp `about` and encrypted for `receive_id` is accepted.

@@ -1,12 +1,15 @@
 //! Properties that hold for messages of any bytes; see [`crate::properties`].
 
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::json;
 
 use super::message::{CREATE_TIME_MAX, Ignored, Message, SHORT_TEXT_BYTES_MAX, parse};
+use super::suite::{AtSuite, SECRET_BYTES_MAX, SuiteContent, SuiteMessage, at_suite};
 use crate::callback::properties::cdata;
 use crate::domain::chat::{CHAT_ITEMS_MAX, ChatChange, ChatEvent, MemberVersion, Versions};
 use crate::domain::event::{AppAlarm, Event, Kind};
-use crate::domain::ids::{ChatId, CorpId, ExternalUserid, UserId};
+use crate::domain::ids::{ChatId, CorpId, ExternalUserid, SuiteId, UserId};
+use crate::domain::suite::CodeKind;
 use crate::domain::time::Timestamp;
 
 /// Any message: one that parses is within bounds and parses the same when it is written again; the error of
@@ -15,6 +18,7 @@ use crate::domain::time::Timestamp;
 /// # Panics
 /// When that does not hold.
 pub fn message(text: &[u8]) {
+    suite_message(text);
     let message = match parse(text) {
         Ok(message) => message,
         Err(error) => return assert!(error.to_string().len() <= 120, "{error}"),
@@ -57,6 +61,51 @@ pub fn message(text: &[u8]) {
     for again in [in_xml(&all, items), in_json(&all, items)] {
         assert_eq!(parse(again.as_bytes()).as_ref(), Ok(&message), "{again}");
     }
+}
+
+/// The same for a message at a suite's URL.
+fn suite_message(text: &[u8]) {
+    match at_suite(text) {
+        AtSuite::Own(Ok(own)) => {
+            let all = suite_fields(&own);
+            assert!(in_bounds(own.sent_at), "{}", own.sent_at);
+            bounded(own.suite_id.as_str(), SuiteId::BYTES_MAX);
+            for again in [in_xml(&all, &[]), in_json(&all, &[])] {
+                let AtSuite::Own(Ok(own)) = at_suite(again.as_bytes()) else { panic!("{again}") };
+                assert_eq!(suite_fields(&own), all, "{again}");
+            }
+        }
+        AtSuite::App(about) => bounded(about.as_str(), CorpId::BYTES_MAX),
+        AtSuite::Own(Err(why)) | AtSuite::NotUnderstood(why) => assert!(why.len() <= 120, "{why}"),
+    }
+}
+
+fn suite_fields(own: &SuiteMessage) -> Vec<(&'static str, String)> {
+    let secret = |secret: &SecretString| {
+        let text = secret.expose_secret().to_owned();
+        assert!((1..=SECRET_BYTES_MAX).contains(&text.len()), "a secret of {} bytes", text.len());
+        text
+    };
+    let (info_type, field) = match &own.content {
+        SuiteContent::Ticket(ticket) => ("suite_ticket", Some(("SuiteTicket", secret(ticket)))),
+        SuiteContent::Code(CodeKind::Create, code) => ("create_auth", Some(("AuthCode", secret(code)))),
+        SuiteContent::Code(CodeKind::Reset, code) => {
+            ("reset_permanent_code", Some(("AuthCode", secret(code))))
+        }
+        SuiteContent::Changed(corp_id) => ("change_auth", Some(("AuthCorpId", corp_id.to_string()))),
+        SuiteContent::Cancelled(corp_id) => ("cancel_auth", Some(("AuthCorpId", corp_id.to_string()))),
+        SuiteContent::DealersChanged(corp_id) => {
+            ("share_chain_change", Some(("CorpId", corp_id.to_string())))
+        }
+        SuiteContent::Other => ("other", None),
+    };
+    let mut fields = vec![
+        ("SuiteId", own.suite_id.to_string()),
+        ("InfoType", info_type.to_owned()),
+        ("TimeStamp", own.sent_at.as_secs().to_string()),
+    ];
+    fields.extend(field);
+    fields
 }
 
 fn in_xml(fields: &[(&str, String)], items: &[ExternalUserid]) -> String {

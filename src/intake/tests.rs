@@ -1,6 +1,8 @@
-//! Messages in every form WeCom sends, and in forms it does not. Group events are in `chats`.
+//! Messages in every form WeCom sends, and in forms it does not. Group events are in `chats`, those
+//! of suites in `suite`.
 
 mod chats;
+mod suite;
 
 use std::convert::Infallible;
 
