@@ -29,8 +29,8 @@ use tokio_util::task::TaskTracker;
 use unionlink::callback::{AesKey, Keys, Query, verify};
 use unionlink::clock::SystemClock;
 use unionlink::domain::ids::{AppName, CorpId};
-use unionlink::http::public::{self, CallbackApp, CallbackState};
-use unionlink::http::{CallbackLog, Limits, serve};
+use unionlink::http::doors::{AppDoor, AppRecipients, Door};
+use unionlink::http::{CallbackLog, CallbackState, Limits, public, serve};
 use unionlink::intake::{Recipients, classify};
 use unionlink::simulator::{Fault, Options, Target};
 use unionlink::store::embedded::engine::Memory;
@@ -121,10 +121,12 @@ fn parsing(brand: &Brand) -> Router {
 fn in_memory(brand: &Brand) -> Router {
     let store = Arc::new(EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap());
     let name = AppName::new("brand").unwrap();
-    let (keys, recipients) = (keys(brand), recipients(brand));
-    let app = CallbackApp { name: name.clone(), keys, recipients, customer_groups: true };
+    let (keys, recipients) = (keys(brand), AppRecipients::SelfBuilt(recipients(brand)));
+    let door = Door::App(AppDoor { name: name.clone(), keys, recipients, customer_groups: true });
     public::router(Arc::new(CallbackState {
-        apps: Arc::new([(name, app)].into()),
+        doors: Arc::new([(name, door)].into()),
+        apps: Arc::default(),
+        nonces: Arc::new(|| [0; 12]),
         store,
         clock: Arc::new(SystemClock),
         metrics: Arc::new(Metrics::default()),

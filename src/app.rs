@@ -25,8 +25,9 @@ use crate::clock::{Clock, ServiceClock};
 use crate::config::{self, Config};
 use crate::domain::backoff::Jitter;
 use crate::http;
+use crate::http::CallbackState;
 use crate::http::api::{self, AdminState, Guard, ImportLog};
-use crate::http::public::{self, CallbackState};
+use crate::http::public;
 use crate::lifecycle::{Failure, Lifecycle};
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
 use crate::store::{Store, StoreError};
@@ -194,7 +195,7 @@ fn limits(server: &config::Server) -> (http::Limits, http::Limits) {
 fn admin_state(config: &Config, context: &Context, callbacks: &CallbackState, app: &App) -> AdminState {
     AdminState {
         store: context.store.clone(),
-        callback_apps: callbacks.apps.clone(),
+        doors: callbacks.doors.clone(),
         clock: context.clock.clone(),
         metrics: context.metrics.clone(),
         wake: context.wake.clone(),

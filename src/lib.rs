@@ -24,7 +24,8 @@
 //! # One callback, from the socket to the receiver
 //!
 //! 1. [`http::serve`] accepts the connection; `http::admission` bounds connections and the bodies in memory.
-//! 2. [`http::public`] routes the request and reads its body. Its handler runs steps 3 to 5 and answers.
+//! 2. [`http::public`] routes the request and reads its body. Its handler runs steps 3 to 5 and answers. At
+//!    the URL of a suite of agency-developed apps, [`http::doors`] decides which of them a message is for.
 //! 3. [`callback::verify`] checks the signature and decrypts: a
 //!    [`VerifiedMessage`](callback::VerifiedMessage), or a [`Refusal`](callback::Refusal). Pure; nothing
 //!    unverified leaves the module.

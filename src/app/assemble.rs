@@ -21,8 +21,8 @@ use crate::domain::backoff::Jitter;
 use crate::domain::ids::{AppName, CorpId, SinkName};
 use crate::domain::quota::{Budget, Grant, Limits, Share};
 use crate::domain::time::{DAY_MS, Moment};
-use crate::http::CallbackLog;
-use crate::http::public::{CallbackApp, CallbackApps, CallbackState};
+use crate::http::doors::{AppDoor, AppRecipients, Door, Doors};
+use crate::http::{CallbackLog, CallbackState};
 use crate::intake::Recipients;
 use crate::sink::Sink;
 use crate::store::{Start, Store};
@@ -88,7 +88,7 @@ pub async fn assemble(
 ) -> Result<Assembled, StartError> {
     let Parts { store, wire, clock: service_clock, jitter, sinks, metrics, panicked } = parts;
     let clock: Arc<dyn Clock> = service_clock.clone();
-    let apps: CallbackApps = config.apps.iter().map(callback_app).collect::<Result<_, _>>()?;
+    let doors: Doors = config.apps.iter().map(door).collect::<Result<_, _>>()?;
     let limiter =
         Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), Arc::new(limits(config)));
     limiter.begin().await;
@@ -125,7 +125,9 @@ pub async fn assemble(
         calls_max: size(config.wecom.calls_max),
     };
     let callbacks = Arc::new(CallbackState {
-        apps: Arc::new(apps),
+        doors: Arc::new(doors),
+        apps: context.apps.clone(),
+        nonces: Arc::new(rand::random),
         store,
         clock,
         metrics,
@@ -165,14 +167,15 @@ fn workers(
     workers
 }
 
-fn callback_app(app: &config::App) -> Result<(AppName, CallbackApp), StartError> {
+fn door(app: &config::App) -> Result<(AppName, Door), StartError> {
     let aes_key = AesKey::decode(app.encoding_aes_key.value.expose_secret())
         .map_err(|source| StartError::Key { app: app.name.clone(), source })?;
     let recipients =
         Recipients { corp_id: app.corp_id.clone(), accept_receive_ids: app.accept_receive_ids.clone() };
     let keys = Keys::new(app.callback_token.value.clone(), aes_key);
     let (name, customer_groups) = (app.name.clone(), app.customer_groups);
-    Ok((name.clone(), CallbackApp { name, keys, recipients, customer_groups }))
+    let recipients = AppRecipients::SelfBuilt(recipients);
+    Ok((name.clone(), Door::App(AppDoor { name, keys, recipients, customer_groups })))
 }
 
 fn rules(app: &config::App) -> (AppName, AppRules) {

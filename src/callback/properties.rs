@@ -36,7 +36,11 @@ fn key() -> AesKey {
 
 /// Encrypts whole blocks, header and padding included, exactly as given.
 pub(super) fn encrypt(plaintext: &[u8]) -> String {
-    let Ok(key) = LENIENT.decode(KEY) else { panic!("the key is not base64") };
+    encrypt_with(KEY, plaintext)
+}
+
+fn encrypt_with(key: &str, plaintext: &[u8]) -> String {
+    let Ok(key) = LENIENT.decode(key) else { panic!("the key is not base64") };
     let Ok(cipher) = cbc::Encryptor::<Aes256>::new_from_slices(&key, &key[..16]) else {
         panic!("the key has another length")
     };
@@ -66,6 +70,15 @@ pub(super) fn signed(encrypted: &str) -> Query<'_> {
         nonce: "1372623149".into(),
         echostr: Some(encrypted.into()),
     }
+}
+
+/// A genuine request with this token and key: the query without the echo string, and the encrypted text.
+#[cfg(test)]
+pub(crate) fn request(token: &str, key: &str, message: &str, receive_id: &str) -> (String, String) {
+    let encrypted = encrypt_with(key, &plaintext(message.as_bytes(), receive_id.as_bytes()));
+    let signature = sign(token, "1409659813", "1372623149", &encrypted);
+    let signature = String::from_utf8_lossy(&signature).into_owned();
+    (format!("msg_signature={signature}&timestamp=1409659813&nonce=1372623149"), encrypted)
 }
 
 fn in_xml(text: &str) -> String {

@@ -25,4 +25,10 @@ pub enum Refusal {
     /// The message length inside the plaintext exceeds the plaintext.
     #[error("the length is out of bounds")]
     Length,
+    /// A URL check whose echo string is a callback's message: answering it would decrypt for the sender.
+    #[error("the echo string is a message")]
+    Echo,
+    /// A URL check that is encrypted for a corp or suite that is not accepted.
+    #[error("the receive id is not accepted")]
+    ReceiveId,
 }

@@ -221,6 +221,12 @@ pub enum QuarantineReason {
         /// Its `CreateTime`.
         created_at: Timestamp,
     },
+    /// At a suite's URL, about a corp that no app of the suite serves yet. Redriven without an operator once
+    /// one does.
+    Unrouted {
+        /// The corp that the message is about.
+        corp_id: CorpId,
+    },
 }
 
 impl QuarantineReason {
@@ -231,6 +237,7 @@ impl QuarantineReason {
             Self::ReceiveId => None,
             Self::NotUnderstood(why) => Some(why.clone()),
             Self::FarOff { created_at } => Some(format!("CreateTime {}", created_at.in_china())),
+            Self::Unrouted { corp_id } => Some(corp_id.to_string()),
         }
     }
 }

@@ -1,5 +1,5 @@
 //! The log of the callback listener: verified URLs, the first callback of each dealer, and callbacks that are
-//! refused, quarantined or not acknowledged, with a hint what to check.
+//! refused, quarantined, without effect or not acknowledged, with a hint what to check.
 //!
 //! Anybody can send requests to this listener, so a line is logged at most once a minute for each app and
 //! reason, with the number of occurrences since the line before.
@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 
 use axum::http::StatusCode;
 
+use super::doors::Misplaced;
 use crate::callback::Refusal;
 use crate::domain::event::QuarantineReason;
 use crate::domain::ids::{AppName, CorpId};
@@ -78,6 +79,60 @@ impl CallbackLog {
         }
     }
 
+    /// Logs a URL check that is encrypted for a corp or suite that is not accepted. The request was
+    /// signed, so `receive_id` is not a stranger's text.
+    pub(super) fn echo_not_accepted(&self, app: &AppName, receive_id: &str) {
+        let refusal = Refusal::ReceiveId;
+        let reason: &'static str = refusal.into();
+        if let Some(refused) = self.throttle.count((Some(app.clone()), reason)) {
+            let hint = hint(refusal);
+            tracing::warn!(%app, reason, receive_id, refused, hint, "callbacks refused: {refusal}");
+        }
+    }
+
+    /// Logs a request for an agency-developed app that uses the URL of its suite.
+    pub(super) fn uses_suite_url(&self, app: &AppName, suite: &AppName) {
+        if let Some(refused) = self.throttle.count((Some(app.clone()), "suite_url")) {
+            let hint = format!(
+                "enter the URL of its suite, which ends in /callback/{suite}, as the app's callback URL, or \
+                 give the app a callback_token or encoding_aes_key of its own"
+            );
+            tracing::warn!(%app, %suite, refused, hint, "callbacks refused: the app has no URL of its own");
+        }
+    }
+
+    /// Logs a verified message that has no effect.
+    pub(super) fn misplaced(&self, app: &AppName, why: &Misplaced) {
+        let reason: &'static str = why.into();
+        let Some(messages) = self.throttle.count((Some(app.clone()), reason)) else { return };
+        let (detail, hint) = match why {
+            // Nothing to correct: late or repeated messages, and some that come before an authorisation.
+            Misplaced::Stale => {
+                return tracing::info!(%app, reason, messages, "messages without effect");
+            }
+            Misplaced::ReceiveId | Misplaced::SuiteId => (
+                None,
+                "compare suite_id with the template's, and its callback URL with the name of the suite here",
+            ),
+            Misplaced::NotUnderstood(detail) => {
+                (Some(detail), "update unionlink: a newer version may support this message")
+            }
+        };
+        tracing::warn!(%app, reason, detail, messages, hint, "messages without effect");
+    }
+
+    /// Logs quarantined messages that were redriven because an app serves their corp now.
+    pub(super) fn routed(suite: &AppName, messages: u64) {
+        tracing::info!(%suite, messages, "messages redriven: an app of the suite serves their corp now");
+    }
+
+    /// Logs that messages could not be redriven because of the store.
+    pub(super) fn not_routed(&self, error: &StoreError) {
+        if let Some(failures) = self.throttle.count((None, "not_routed")) {
+            tracing::warn!(failures, error = error.to_string(), "messages not redriven");
+        }
+    }
+
     /// Logs a request for an app that is not among the `known` ones.
     pub(super) fn unknown_app<'a>(&self, known: impl Iterator<Item = &'a AppName>) {
         if let Some(refused) = self.throttle.count((None, "unknown_app")) {
@@ -121,6 +176,11 @@ const fn hint(refusal: Refusal) -> &'static str {
         }
         Refusal::Cipher | Refusal::Padding | Refusal::Length => {
             "compare encoding_aes_key with the app's EncodingAESKey"
+        }
+        Refusal::Echo => "not a URL check by WeCom: a recorded message was sent as the echo string",
+        Refusal::ReceiveId => {
+            "compare provider_corp_id and suite_id with the provider's; if the receive id is yours, add it to \
+             accept_receive_ids"
         }
     }
 }

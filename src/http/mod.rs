@@ -9,12 +9,19 @@ mod admission;
 pub mod api;
 mod body;
 mod callback_log;
+mod callbacks;
+pub mod doors;
+mod payload;
 mod problem;
 pub mod public;
 mod redrive;
+#[cfg(test)]
+mod scene;
 mod serve;
 mod tracked;
+pub mod unrouted;
 
 pub use callback_log::CallbackLog;
-pub use redrive::{RedriveError, redrive};
+pub use callbacks::CallbackState;
+pub use redrive::{Redrive, RedriveError};
 pub use serve::{Limits, serve};

@@ -85,6 +85,8 @@ pub struct Wake {
     pub reconcile: Notify,
     /// An event of a suite was appended.
     pub suites: Notify,
+    /// An app may serve a corp, or have a dealer, that it did not: messages about it can be redriven.
+    pub unrouted: Notify,
     /// WeCom reported a change of dealers, or at one. Several loops wait for it, and all are to be woken.
     dealers: Notify,
     changed: Mutex<BTreeSet<AppName>>,
@@ -134,7 +136,7 @@ impl Wake {
     }
 
     /// Whether this app's dealers have changed since the last call.
-    fn take_changed(&self, app: &AppName) -> bool {
+    pub(crate) fn take_changed(&self, app: &AppName) -> bool {
         self.changed().remove(app)
     }
 

@@ -5,7 +5,7 @@ use unionlink::clock::Clock;
 use unionlink::domain::dealer::DealerState;
 use unionlink::domain::fan::{Minted, Priority};
 use unionlink::domain::ids::{Openid, PendingId};
-use unionlink::http::{RedriveError, redrive};
+use unionlink::http::{Redrive, RedriveError};
 use unionlink::store::{
     CursorState, EventId, EventState, Feed, NewFan, People, PersonId, Reconciling, Seek, Store, StoreError,
 };
@@ -101,8 +101,13 @@ impl Schedule {
                 let now = service.clock.now();
                 for state in [EventState::Dead, EventState::Quarantined] {
                     for row in service.store.events(state, EventId(0), 1_000).await? {
-                        let (store, apps, wake) = (&service.store, &service.callback_apps, &service.wake);
-                        let redriven = match redrive(&**store, apps, wake, row.id(), now).await {
+                        let redrive = Redrive {
+                            store: &*service.store,
+                            doors: &service.doors,
+                            apps: &service.apps,
+                            wake: &service.wake,
+                        };
+                        let redriven = match redrive.event(row.id(), now).await {
                             Err(RedriveError::Store(error)) => return Err(error),
                             redriven => redriven.unwrap_or(false),
                         };

@@ -18,12 +18,14 @@ use unionlink::clock::ServiceClock;
 use unionlink::config::Config;
 use unionlink::domain::backoff::Jitter;
 use unionlink::domain::ids::AppName;
-use unionlink::http::public::{self, CallbackApps};
+use unionlink::http::doors::Doors;
+use unionlink::http::public;
 use unionlink::simulator::{AppSpec, SealedCallback, Simulator};
 use unionlink::store::embedded::engine::Memory;
 use unionlink::store::embedded::{EmbeddedStore, ManualWriter, Settings};
 use unionlink::store::{Start, Store as _};
 use unionlink::worker::Wake;
+use unionlink::worker::apps::Apps;
 use unionlink::worker::sink_status::SinkRegistry;
 
 use crate::receiver::Receiver;
@@ -82,7 +84,8 @@ pub struct Machine {
 /// A running process.
 pub struct Service {
     pub store: Arc<EmbeddedStore>,
-    pub callback_apps: Arc<CallbackApps>,
+    pub doors: Arc<Doors>,
+    pub apps: Arc<Apps>,
     pub wake: Arc<Wake>,
     pub sinks: Arc<SinkRegistry>,
     /// The clock of its waits and records.
@@ -192,10 +195,10 @@ impl Machine {
         for (_, worker) in workers {
             self.run(&dead, &tasks, worker);
         }
-        let callback_apps = callbacks.apps.clone();
+        let (doors, apps) = (callbacks.doors.clone(), callbacks.apps.clone());
         let public = TowerToHyperService::new(public::router(callbacks));
         let (wake, sinks, calls) = (context.wake, context.sinks, context.calls);
-        let service = Service { store, callback_apps, wake, sinks, clock, public, tasks, calls, stop, dead };
+        let service = Service { store, doors, apps, wake, sinks, clock, public, tasks, calls, stop, dead };
         *self.running.lock().unwrap() = Some(Arc::new(service));
     }
 

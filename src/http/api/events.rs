@@ -209,6 +209,12 @@ pub(super) const fn quarantine_remedy(reason: &QuarantineReason) -> Remedy {
             en: "update unionlink, then redrive: a newer version may support this message",
             zh: "请升级 unionlink 后重新投递：新版可能支持该消息",
         },
+        QuarantineReason::Unrouted { .. } => Remedy {
+            en: "wait: it is redriven once the corp has authorised the suite and an app serves it, or once \
+                 it is listed as a dealer; a brand without an app needs an [[apps]] section of its own",
+            zh: "请等待：该企业完成授权并有应用为其服务，或被列为经销商后，消息会自动重新投递；\
+                 尚无应用的品牌需要配置自己的 [[apps]]",
+        },
         QuarantineReason::FarOff { .. } => Remedy {
             en: "redrive it if it should be processed: it is older than event_days_max, or more than a day \
                  in the future (a replayed callback, or a wrong clock)",

@@ -17,8 +17,8 @@ use super::pages::Pages;
 use crate::clock::Clock;
 use crate::domain::ids::{AppName, SinkName};
 use crate::domain::time::Timestamp;
+use crate::http::doors::Doors;
 use crate::http::problem::Problem;
-use crate::http::public::CallbackApps;
 use crate::lifecycle::Lifecycle;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -41,8 +41,8 @@ const HEAVY_WAIT: Duration = Duration::from_secs(20);
 pub struct AdminState {
     /// The store.
     pub store: Arc<dyn Store>,
-    /// The apps that receive callbacks, to classify quarantined messages again.
-    pub callback_apps: Arc<CallbackApps>,
+    /// The callback URLs, to classify quarantined messages again.
+    pub doors: Arc<Doors>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The metrics.

@@ -76,7 +76,9 @@ fn bounded(reason: QuarantineReason) -> QuarantineReason {
         QuarantineReason::NotUnderstood(text) => {
             QuarantineReason::NotUnderstood(text.chars().take(200).collect())
         }
-        short @ (QuarantineReason::ReceiveId | QuarantineReason::FarOff { .. }) => short,
+        short @ (QuarantineReason::ReceiveId
+        | QuarantineReason::FarOff { .. }
+        | QuarantineReason::Unrouted { .. }) => short,
     }
 }
 

@@ -21,6 +21,8 @@ pub enum CallbackOutcome {
     Ignored,
     /// Quarantined for an operator; acknowledged.
     Quarantined,
+    /// A suite's message without effect, such as another suite's or a replay; acknowledged.
+    Misplaced,
     /// Failed verification, or its body could not be read.
     Refused,
     /// For an app that is not configured.

@@ -15,7 +15,7 @@ use super::super::openapi;
 use super::super::state::{AdminState, Shared};
 use super::{Filter, event_id, event_not_found, find_set_aside};
 use crate::http::problem::Problem;
-use crate::http::redrive::{RedriveError, redrive};
+use crate::http::redrive::{Redrive, RedriveError};
 use crate::store::{EventId, EventState};
 
 /// Refused events listed in one answer.
@@ -58,7 +58,8 @@ pub(in super::super) async fn one(
 impl AdminState {
     /// Redrives one event. Returns whether there was anything to redrive.
     async fn redrive(&self, id: EventId) -> Result<bool, Problem> {
-        Ok(redrive(&*self.store, &self.callback_apps, &self.wake, id, self.clock.now()).await?)
+        let redrive = Redrive { store: &*self.store, doors: &self.doors, apps: &self.apps, wake: &self.wake };
+        Ok(redrive.event(id, self.clock.now()).await?)
     }
 }
 
@@ -69,6 +70,8 @@ impl From<RedriveError> for Problem {
             RedriveError::ReceiveId => {
                 Self::conflict(error.to_string()).hint("add it to the app's accept_receive_ids and restart")
             }
+            RedriveError::Unrouted => Self::conflict(error.to_string())
+                .hint("have the brand authorise the suite; the message is redriven then without you"),
             RedriveError::UnknownApp | RedriveError::NotUnderstood(_) => Self::conflict(error.to_string()),
         }
     }
