@@ -32,9 +32,9 @@ async fn records(scene: &Scene) -> SuiteRecords {
 
 /// The ticket in the store.
 async fn ticket(scene: &Scene) -> Option<String> {
-    let sealed = records(scene).await.ticket?.sealed;
+    let known = records(scene).await.ticket?;
     let sealer = &scene.state.apps.suites()[&name("agency")].sealer;
-    Some(sealer.open(Purpose::Ticket, "", &sealed).unwrap().expose_secret().to_owned())
+    Some(sealer.open(Purpose::Ticket, "", &known.sealed).unwrap().expose_secret().to_owned())
 }
 
 #[tokio::test]
