@@ -233,10 +233,10 @@ mod tests {
     use crate::domain::ids::CorpId;
     use crate::http::doors::{AppDoor, AppRecipients};
     use crate::intake::Recipients;
+    use crate::store::CustomerGroups as _;
     use crate::store::Reconciling as _;
     use crate::store::embedded::engine::Memory;
     use crate::store::embedded::{EmbeddedStore, Settings};
-    use crate::store::CustomerGroups as _;
 
     #[tokio::test]
     async fn a_quarantined_message_becomes_what_it_means_now() {

@@ -97,11 +97,11 @@ impl Limiter {
         Self { ledgers, clock, limits, reserved: Mutex::default(), limit_log: LogThrottle::default() }
     }
 
-    /// Records the current time in the conversion ledgers. To be called at the start: after a reboot the
-    /// ledgers can only derive the elapsed time from the wall clock, which is most likely right then.
+    /// Records the current time in the ledgers. To be called at the start: after a reboot they can only derive
+    /// the elapsed time from the wall clock, which is most likely right then.
     pub async fn begin(&self) {
         for corp in self.limits.corps() {
-            for &api in Api::VARIANTS.iter().filter(|api| api.has_own_quota()) {
+            for &api in Api::VARIANTS {
                 let accounts = self.accounts(&corp, api);
                 if let Err(reason) =
                     self.ledgers.reserve(&accounts, api, Share::Whole, 0, self.clock.moment()).await

@@ -5,10 +5,9 @@
 //! being done, waits seem longer, so that they do not all end at once:
 //!
 //! - forward: the reading of the clocks is stored, waits are moved, the clock is stepped;
-//! - back: the clock is stepped, waits are moved some seconds later, the reading of the clocks is stored.
+//! - back: the clock is stepped, stored waits are moved some seconds later, the reading of the clocks is stored.
 //!   What was begun before the step and is stored after it (an event that was just received, an attempt that
-//!   failed) has its wait from the clock of before, and is moved like the others. Waits in memory are moved
-//!   together with those in the store: work that a circuit breaker put off is found by the breaker's instant.
+//!   failed) has its wait from the clock of before, and is moved like the others.
 //!
 //! If the process or the store fails on the way, some waits end early, which costs calls; none lasts too long.
 //! The same is true of waits that begin while a step back is under way.
@@ -50,7 +49,8 @@ pub struct ClockWatch {
     sinks: Arc<SinkRegistry>,
     activity: Arc<Activity>,
     store_failures: Arc<StoreFailureLog>,
-    /// The steps back that waits have yet to follow, the oldest first: when, and the negative milliseconds.
+    /// The steps back that stored waits have yet to follow, the oldest first: when, and the negative
+    /// milliseconds.
     steps_back: VecDeque<(Moment, i64)>,
     /// When the reading of the clocks was stored; `None` if that is to be done now.
     stored_at: Option<Moment>,
@@ -100,7 +100,7 @@ impl ClockWatch {
             self.clock.step(-set_by_ms);
             self.look().await;
             // Nothing is in flight yet.
-            while self.move_waits_back().await {}
+            while self.move_stored_waits_back().await {}
         }
         self.store_reading().await;
         Ok(())
@@ -118,13 +118,14 @@ impl ClockWatch {
                     self.follow_forward(by_ms).await;
                 } else {
                     self.clock.step(by_ms);
+                    self.move_waits_in_memory(by_ms);
                     self.steps_back.push_back((self.clock.moment(), by_ms));
                 }
             }
         }
         let now = self.clock.moment();
         if self.steps_back.front().is_some_and(|(at, _)| overdue(Some(*at), IN_FLIGHT, now)) {
-            self.move_waits_back().await;
+            self.move_stored_waits_back().await;
         }
     }
 
@@ -144,13 +145,12 @@ impl ClockWatch {
         }
     }
 
-    /// Moves what is not due yet by the oldest step back. Returns whether there was one and it is followed;
+    /// Moves stored waits that are not due yet by the oldest step back. Returns whether there was one and it is followed;
     /// after a failure some of it is moved a second time, and ends early.
-    async fn move_waits_back(&mut self) -> bool {
+    async fn move_stored_waits_back(&mut self) -> bool {
         let Some((_, by_ms)) = self.steps_back.front().copied() else { return false };
         match self.store.shift_waits(by_ms, self.clock.now()).await {
             Ok(()) => {
-                self.move_waits_in_memory(by_ms);
                 self.steps_back.pop_front();
                 self.store_reading().await;
                 true
@@ -167,7 +167,7 @@ impl ClockWatch {
         self.sinks.shift(by_ms);
     }
 
-    /// By how many milliseconds waits are still to be moved; 0 or negative.
+    /// By how many milliseconds stored waits are still to be moved; 0 or negative.
     fn unmoved_ms(&self) -> i64 {
         self.steps_back.iter().map(|(_, by_ms)| by_ms).sum()
     }

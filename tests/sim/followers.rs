@@ -57,8 +57,14 @@ impl<'a> Relation<'a> {
     }
 
     /// Whether the customer may have yet to be confirmed, for all that the service knows: also if both adds
-    /// fall into one second.
+    /// fall into one second, or the event of the whole add was lost.
     fn may_be_half(&self) -> bool {
+        let is_half = |event: &&EventRecord| event.present && !event.confirmed;
+        if self.events.iter().copied().any(|event| is_half(&event))
+            && self.last_add().is_some_and(|add| !add.is_acknowledged())
+        {
+            return true;
+        }
         let last_at = self.last_add().map(|add| add.at_secs);
         let mut adds = self.events.iter().filter(|event| event.present && Some(event.at_secs) == last_at);
         adds.any(|add| !add.confirmed) || last_at.is_none()

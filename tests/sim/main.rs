@@ -17,7 +17,8 @@
 //! ```text
 //! cargo test --test sim                                             1,000 schedules
 //! UNIONLINK_SIM_SCHEDULES=100000 cargo test --test sim              more; from UNIONLINK_SIM_FIRST=0 on
-//! UNIONLINK_SIM_SEED=42 cargo test --test sim -- --nocapture        one, with its trace
+//! UNIONLINK_SIM_SEED=42 cargo test --test sim -- --nocapture        one, with its trace; with
+//!                                                                   UNIONLINK_SIM_LOG=1 the service's log
 //! ```
 
 #![expect(unreachable_pub, reason = "modules of a test binary")]
@@ -114,6 +115,9 @@ fn number(name: &str) -> Option<u64> {
 #[test]
 fn whatever_happens_what_was_acknowledged_is_linked_once_to_the_right_person() {
     if let Some(seed) = number("UNIONLINK_SIM_SEED") {
+        if number("UNIONLINK_SIM_LOG").is_some() {
+            tracing_subscriber::fmt().with_max_level(tracing::Level::DEBUG).init();
+        }
         let outcome = run(seed);
         say(seed, &outcome);
         return assert!(outcome.violations.is_empty(), "{:?}", outcome.violations);

@@ -152,22 +152,6 @@ async fn what_is_stored_with_the_time_of_before_a_step_back_is_moved_too() {
 }
 
 #[tokio::test]
-async fn within_the_seconds_after_a_step_back_work_is_still_found_by_its_breakers_instant() {
-    let scope = Scope::Corp(app(), dealer());
-    let mut machine = Machine::with_clock_ahead(8 * HOUR_MS).await;
-    let in_an_hour = machine.now().plus_ms(HOUR_MS);
-    machine.watch.breakers.hold(scope.clone(), reason(), machine.now(), in_an_hour);
-    machine.wait_until(in_an_hour).await;
-    machine.clock.set_wall(-8 * HOUR_MS);
-    for advanced_ms in [0, IN_FLIGHT_MS] {
-        machine.clock.advance_ms(advanced_ms);
-        machine.watch.look().await;
-        let breaker = machine.watch.breakers.open(&[&scope], machine.now()).unwrap();
-        assert_eq!(machine.next_due().await, breaker.probe_at);
-    }
-}
-
-#[tokio::test]
 async fn waits_follow_each_of_two_steps_back_in_its_own_time() {
     for (begins_between, crashes) in [(false, false), (false, true), (true, false), (true, true)] {
         let mut machine = Machine::with_clock_ahead(8 * HOUR_MS).await;
