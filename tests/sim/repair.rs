@@ -37,6 +37,9 @@ impl Schedule {
         self.repaired_at = self.time.now();
         self.repair_wecom();
         self.machine.sim.configure(|options| options.latency_ms = 0);
+        // What it shows last, if it is wrong.
+        let (shown, now) = (self.machine.clock.now(), self.time.now());
+        self.cast.clock_shows(shown, now);
         self.machine.clock.set(0);
         self.machine.disk.slow.store(false, std::sync::atomic::Ordering::Relaxed);
         *self.machine.disk.crash.lock().unwrap() = None;

@@ -198,8 +198,9 @@ impl Schedule {
 
     /// Sets the wall clock, and records what can be wrong since.
     pub fn disturb_the_clock(&mut self) {
+        let (shown, now) = (self.machine.clock.now(), self.time.now());
+        self.cast.clock_shows(shown, now);
         let skew_ms = self.set_the_clock();
-        let now = self.time.now();
         self.cast.clock_shows(now.plus_ms(skew_ms), now);
     }
 

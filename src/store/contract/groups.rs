@@ -322,6 +322,30 @@ async fn joining_a_ninth_group_is_a_reason_to_look_a_customer_up_and_being_liste
     assert_eq!(store.audit(), Ok(vec![]));
 }
 
+async fn the_first_follower_in_a_list_is_a_reason_to_look_up_one_who_was_only_in_a_group(place: &dyn Place) {
+    let store = place.open();
+    store.append(chat_arrival(1, joined(&[1], 1))).await.unwrap();
+    let mut now = T0;
+    while let Some(due_at) = store.next_due().await.unwrap() {
+        now = due_at;
+        settle_next(&store, now, Outcome::Missed).await;
+    }
+    assert_eq!(compare(&store, 1, &[1], now).await, PageFound::default(), "the schedule is over");
+    let user_id = UserId::new("member1").unwrap();
+    let follower = SightingPlace::Follower { user_id, state: None };
+    let row = Sighting { place: follower, ..in_chat(1, 1) };
+    for queued in [1, 0] {
+        let page =
+            store.page_read(&app(), &corp(1), vec![row.clone()], ReconcileTask::new(), now).await.unwrap();
+        assert_eq!(page.queued, queued);
+        for work in store.lease(now, 10, 10).await.unwrap() {
+            assert_eq!(work.known.as_ref().unwrap().lookup_chat(), None, "through the follower");
+            store.settle(vec![(work, Outcome::Missed)], now).await.unwrap();
+        }
+    }
+    assert_eq!(store.audit(), Ok(vec![]));
+}
+
 async fn a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_reason(place: &dyn Place) {
     let store = place.open();
     store.append(added(1, 1)).await.unwrap();
@@ -431,6 +455,7 @@ contract!(
     an_event_during_a_reading_makes_its_list_provisional,
     a_list_requested_before_a_comparison_found_a_customer_does_not_take_the_customer_out,
     joining_a_ninth_group_is_a_reason_to_look_a_customer_up_and_being_listed_in_nine_is_none,
+    the_first_follower_in_a_list_is_a_reason_to_look_up_one_who_was_only_in_a_group,
     a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_reason,
     an_erased_person_does_not_come_back_with_a_list,
     waits_follow_the_clock_when_it_is_set,

@@ -69,7 +69,7 @@ fn count_new(txn: &mut Txn<'_>, key: &ContactKey) -> Result<(), StoreError> {
 }
 
 /// Applies a row of one of WeCom's lists. Queues a lookup if the customer was never looked up, was refused
-/// for the last time, or has joined a group since.
+/// for the last time, or has joined a group or become a member's customer since.
 pub(super) fn see(
     txn: &mut Txn<'_>,
     key: &ContactKey,
@@ -111,20 +111,24 @@ pub(super) fn see(
     // place: none of these is news.
     let is_full = list.source == Source::Reconcile && chats.len() >= CHATS_MAX;
     let has_joined = !is_full && contact.chats().iter().any(|chat_id| !chats.contains(chat_id));
+    let has_follower_now = |contact: &Contact| !contact.followers_now().is_empty();
+    let is_followed = has_follower_now(&contact) && !before.as_ref().is_some_and(has_follower_now);
     let lookup = match contact.lookup {
         _ if contact.is_identified() => None,
         // Never looked up; or refused to the end of the schedule, but WeCom still lists the customer.
         None | Some(Lookup { due_at: None, refused: Some(_), .. }) => {
             Some(Lookup { task: list.task, ..Lookup::first(list.haste, now) })
         }
-        // The group is another way to look the customer up.
-        Some(lookup) if has_joined && lookup.due_at.is_none_or(|due_at| now < due_at) => Some(Lookup {
-            due_at: Some(now),
-            haste: list.haste,
-            task: list.task,
-            through_chat: true,
-            ..lookup
-        }),
+        // The group, or the first follower, is another way to look the customer up.
+        Some(lookup) if (has_joined || is_followed) && lookup.due_at.is_none_or(|due_at| now < due_at) => {
+            Some(Lookup {
+                due_at: Some(now),
+                haste: list.haste,
+                task: list.task,
+                through_chat: has_joined,
+                ..lookup
+            })
+        }
         Some(_) => None,
     };
     if let Some(lookup) = lookup {
