@@ -171,11 +171,11 @@ impl Contact {
         !self.chats.is_empty() || self.followers.iter().any(|follower| follower.now().is_some())
     }
 
-    /// Whether `place` is a member that follows the customer now.
+    /// Whether `place` is a member of whom it is recorded that they follow the customer, or did.
     #[must_use]
-    pub fn has_follower(&self, place: &SightingPlace) -> bool {
+    pub fn knows_follower(&self, place: &SightingPlace) -> bool {
         let SightingPlace::Follower { user_id, .. } = place else { return false };
-        self.followers.iter().any(|follower| follower.user_id == *user_id && follower.now().is_some())
+        self.followers.iter().any(|follower| follower.user_id == *user_id)
     }
 
     /// The instant since when this person is known to be a customer: when the earliest present follower was

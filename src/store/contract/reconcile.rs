@@ -146,6 +146,14 @@ async fn a_list_with_the_first_add_confirms_a_customer_who_was_erased_and_added_
     store.page_read(&app(), &corp(1), page, at_page(""), begun_at).await.unwrap();
     let missing = store.missing_followers(&app(), &corp(1), begun_at).await;
     assert_eq!(missing, Ok((1, vec![])), "the other member's add was erased");
+    // Also after a list that lacked the member by mistake.
+    let member = vec![(customer(1), UserId::new("member1").unwrap())];
+    let later = begun_at.plus_ms(HOUR_MS);
+    store.remove_followers(&app(), &corp(1), member, later, later).await.unwrap();
+    assert_eq!(store.missing_followers(&app(), &corp(1), later).await, Ok((0, vec![])));
+    let even_later = later.plus_ms(HOUR_MS);
+    store.page_read(&app(), &corp(1), vec![followed(1, 1, long_ago)], at_page(""), even_later).await.unwrap();
+    assert_eq!(store.missing_followers(&app(), &corp(1), even_later).await, Ok((1, vec![])));
 }
 
 async fn a_dealer_leaves_and_takes_up_where_it_was(place: &dyn Place) {

@@ -86,8 +86,9 @@ pub(super) fn see(
         known => known?,
     };
     let since = sighting.since.unwrap_or(list.read_at);
-    // `contact_list` has the time of the first add: it confirms a member who has added the customer again.
-    let is_confirmed = || known.as_ref().is_some_and(|contact| contact.has_follower(&sighting.place));
+    // `contact_list` has the time of the first add: it confirms a member who has added the customer again
+    // since the erasure, which has left no record of anybody.
+    let is_confirmed = || known.as_ref().is_some_and(|contact| contact.knows_follower(&sighting.place));
     if forgotten::is_back(txn, &key.external_userid, since)? && !is_confirmed() {
         return Ok(PageFound::default());
     }
