@@ -140,6 +140,14 @@ impl Apps {
         self.get(app)?.corp_id.clone()
     }
 
+    /// Whether calls of an app can succeed: an agency-developed one needs an authorisation.
+    #[must_use]
+    pub fn can_call(&self, app: &AppName) -> bool {
+        let current = self.current();
+        let Some(rules) = current.apps.get(app) else { return false };
+        rules.suite.is_none() || current.usable(app).is_some()
+    }
+
     /// The names of the apps.
     #[must_use]
     pub fn names(&self) -> Vec<AppName> {

@@ -129,6 +129,11 @@ impl CorpLists {
     /// Whether a call may be made now, as far as refusals and circuit breakers are concerned.
     fn check(&self, call: Option<OptionalCall>) -> Result<(), Obstacle> {
         let Self { context, app, corp_id } = self;
+        // Not for agency-developed apps (document 99434): not even tried.
+        let is_agency = || context.apps.get(app).is_some_and(|rules| rules.suite.is_some());
+        if call == Some(OptionalCall::ContactList) && is_agency() {
+            return Err(Obstacle::Forbidden);
+        }
         if call.is_some_and(|call| context.optional_calls.is_forbidden(app, corp_id, call)) {
             return Err(Obstacle::Forbidden);
         }
@@ -254,5 +259,17 @@ mod tests {
         world.advance(Duration::from_secs(10)).await;
         corp.contacts("").await.unwrap();
         assert_eq!(lists(), 2);
+    }
+
+    #[tokio::test]
+    async fn contact_list_is_not_even_tried_for_an_agency_developed_app() {
+        let mut world = World::new(Script::new(1, 1)).await;
+        let corp = CorpLists { context: world.context.clone(), app: app(), corp_id: dealer() };
+        corp.contacts("").await.unwrap();
+        world.change_rules(|rules| rules.suite = Some(AppName::new("agency").unwrap()));
+        world.take_calls();
+        assert!(matches!(corp.contacts("").await, Err(Obstacle::Forbidden)));
+        assert_eq!(corp.members().await.unwrap().len(), 1);
+        assert_eq!(world.take_calls(), ["members"]);
     }
 }

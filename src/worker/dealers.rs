@@ -136,7 +136,8 @@ impl AppDealers {
     async fn look(&mut self) {
         self.record_activity().await;
         self.read().await;
-        if let Some(brand) = self.context.apps.corp_of(&self.app) {
+        let can_call = self.context.apps.can_call(&self.app);
+        if let Some(brand) = self.context.apps.corp_of(&self.app).filter(|_| can_call) {
             let verified = self.qualifications.refresh(&self.context, &self.app, &brand).await;
             self.resume(&verified).await;
         }
@@ -180,7 +181,8 @@ impl AppDealers {
             (true, false) => READ_EVERY,
         };
         let (scope, now) = (Scope::Dealers(app.clone()), context.now());
-        if !overdue(self.read_at, every, context.clock.moment())
+        if !context.apps.can_call(app)
+            || !overdue(self.read_at, every, context.clock.moment())
             || context.breakers.open(&[&scope], now).is_some()
         {
             return;

@@ -49,7 +49,14 @@ pub(super) const fn limit_ends_at(error: &CallError, now: Timestamp) -> Timestam
     }
 }
 
-/// Whether a setting of the brand's own app is wrong, not one of a dealer.
-pub(super) const fn concerns_whole_app(api: Api, errcode: i64) -> bool {
-    matches!(api, Api::GetToken) || matches!(errcode, 60_020 | 301_042)
+/// Whether no call of the app can succeed: it has no authorisation, or a setting of the brand's own app is
+/// wrong, not one of a dealer.
+pub(super) const fn concerns_whole_app(error: &CallError) -> bool {
+    match error {
+        CallError::NotAuthorized { .. } => true,
+        CallError::Refused { api, errcode, .. } => {
+            matches!(api, Api::GetToken) || matches!(errcode, 60_020 | 301_042)
+        }
+        CallError::Transport { .. } | CallError::NoPermit { .. } | CallError::Ledger { .. } => false,
+    }
 }

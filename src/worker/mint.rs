@@ -304,9 +304,12 @@ impl Queue {
                 // Queued behind the others, so that the next probe uses another fan.
                 FanOutcome::Retry { due_at: now.plus_ms(AGAIN_AFTER_MS + 1), spent: recently }
             }
-            (Class::Configuration, CallError::Refused { errcode, api, .. }) => {
-                let scope = if concerns_whole_app(*api, *errcode) { &app } else { &fans };
-                breakers.failed(scope, reason, Backoff::CONFIGURATION, now);
+            (Class::Configuration, _) if concerns_whole_app(error) => {
+                breakers.failed(&app, reason, Backoff::CONFIGURATION, now);
+                same_position
+            }
+            (Class::Configuration, CallError::Refused { .. }) => {
+                breakers.failed(&fans, reason, Backoff::CONFIGURATION, now);
                 same_position
             }
             (Class::Unknown | Class::Invisible | Class::Item | Class::Configuration, _) => {
@@ -368,4 +371,44 @@ fn class_for(step: FanStep, error: &CallError) -> Class {
 /// Whether a code refuses the pair of unionid and openid, because this pair is wrong or the mini program is.
 const fn concerns_pair(errcode: i64) -> bool {
     matches!(errcode, 610_015..=610_018 | 845_001..=845_003)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::scripted::{Script, app};
+    use super::super::world::World;
+    use super::*;
+    use crate::domain::fan::Priority;
+    use crate::domain::ids::{FanKey, Openid, Unionid};
+    use crate::store::NewFan;
+    use crate::wecom::Unavailable;
+
+    #[tokio::test]
+    async fn without_an_authorisation_the_app_is_paused_and_its_fans_keep_their_place_and_their_tries() {
+        let world = World::new(Script::new(0, 0)).await;
+        let (context, now) = (&world.context, world.context.now());
+        let fan = NewFan {
+            key: FanKey { app: app(), unionid: Unionid::new("o1").unwrap() },
+            openid: Openid::new("p1").unwrap(),
+            ask_existing: false,
+            priority: Priority::Live,
+            minted: None,
+            retry_rejected: false,
+        };
+        context.store.put_fans(vec![fan], now).await.unwrap();
+        let queue = Queue::new(context, &app(), FanStep::Mint);
+        let class = &queue.classes[0];
+        // Also while others are accepted, which would make it the fan's fault.
+        *queue.succeeded_at() = Some(context.clock.moment());
+        let leased = context.store.lease_fans(&app(), FanStep::Mint, class.class.priorities(), now, 1).await;
+        let work = leased.unwrap().pop().unwrap();
+        let (api, why) = (Api::UnionidToPendingId, Unavailable::Cancelled);
+        let error = CallError::NotAuthorized { api, app: app(), why };
+        let outcome = queue.after_failure(&work, class, &error, now);
+        let FanOutcome::Retry { due_at, spent: false } = outcome else { panic!("{outcome:?}") };
+        assert_eq!(due_at, work.position.due_at);
+        let breaker = context.breakers.open(&[&Scope::App(app())], now).unwrap();
+        assert!(breaker.reason.text.contains("cancelled"), "{}", breaker.reason.text);
+        assert_eq!(context.breakers.failures(&class.scope), 0);
+    }
 }

@@ -229,6 +229,10 @@ impl Comparison {
                 failing.until = None;
             }
         }
+        // Its tasks wait for the next authorisation.
+        if !self.context.apps.can_call(&self.app) {
+            return Ok(None);
+        }
         let tasks = self.context.store.reconcile_tasks(&self.app).await?;
         if tasks.is_empty() {
             state.failing.clear();

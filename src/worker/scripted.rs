@@ -14,7 +14,9 @@ use crate::domain::ids::{ChatId, ExternalUserid, Openid, PendingId, Unionid, Use
 use crate::domain::quota::Share;
 use crate::domain::sighting::{Sighting, SightingPlace};
 use crate::domain::time::DAY_MS;
-use crate::wecom::{Api, CallError, ChatMembers, CustomerPage, DealerList, Development, TokenOf};
+use crate::wecom::{
+    Api, CallError, ChatMembers, CustomerPage, DealerList, Development, TokenOf, Unavailable,
+};
 
 /// When every test begins.
 pub(super) const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
@@ -73,6 +75,8 @@ pub(super) struct Script {
     pub(super) refused: BTreeMap<&'static str, i64>,
     /// Codes that the next calls of any name are refused with.
     pub(super) next_refused: VecDeque<i64>,
+    /// Why the app cannot call WeCom.
+    pub(super) unavailable: Option<Unavailable>,
     /// The calls made: name and argument.
     pub(super) calls: Vec<String>,
 }
@@ -93,6 +97,7 @@ impl Script {
             page_rows: 100,
             refused: BTreeMap::new(),
             next_refused: VecDeque::new(),
+            unavailable: None,
             calls: Vec::new(),
         }
     }
@@ -136,6 +141,15 @@ fn refused(errcode: i64) -> CallError {
     CallError::Refused { api, errcode, from_ip: None, development }
 }
 
+/// WeCom's refusal of a call of this API.
+pub(super) fn refused_by(called: Api, errcode: i64) -> CallError {
+    let mut error = refused(errcode);
+    if let CallError::Refused { api, .. } = &mut error {
+        *api = called;
+    }
+    error
+}
+
 /// A WeCom that answers as its script says.
 pub(super) struct Scripted(pub(super) Mutex<Script>);
 
@@ -164,6 +178,9 @@ impl Scripted {
     /// Notes a call; it fails if the script says so.
     fn called(&self, name: &'static str, argument: &str) -> Result<MutexGuard<'_, Script>, CallError> {
         let mut script = self.script();
+        if let Some(why) = script.unavailable {
+            return Err(CallError::NotAuthorized { api: Api::GetToken, app: app(), why });
+        }
         let call = format!("{name} {argument}").trim_end().to_owned();
         let refused = script.refused.get(call.as_str()).or_else(|| script.refused.get(name)).copied();
         let refused = refused.or_else(|| script.next_refused.pop_front());
@@ -182,10 +199,14 @@ impl Platform for Scripted {
         if is_hanging {
             std::future::pending::<()>().await;
         }
-        let script = match only {
+        let called = match only {
             Some(corp_id) => self.called("dealer", corp_id.as_str()),
             None => self.called("dealers", ""),
-        }?;
+        };
+        let script = called.map_err(|error| match error.errcode() {
+            Some(errcode) => refused_by(Api::ListAppShareInfo, errcode),
+            None => error,
+        })?;
         let listed = script.listed.iter().filter(|corp_id| only.is_none_or(|only| only == *corp_id));
         let dealer = |corp_id: &CorpId| Dealer::listed(corp_id.clone(), 7, String::new(), T0);
         Ok(DealerList { dealers: listed.map(dealer).collect(), is_complete: true })

@@ -143,10 +143,10 @@ impl Qualifications {
 
 /// Whether WeCom refused this dealer in this chain, and may well answer about another.
 fn concerns_dealer(error: &CallError) -> bool {
-    let CallError::Refused { api, errcode, .. } = error else { return false };
+    let CallError::Refused { errcode, .. } = error else { return false };
     match error.class() {
         Class::Item | Class::Invisible | Class::Configuration | Class::Unknown => {
-            !is_call_forbidden(*errcode) && !concerns_whole_app(*api, *errcode)
+            !is_call_forbidden(*errcode) && !concerns_whole_app(error)
         }
         Class::Transient | Class::Token | Class::Rate => false,
     }

@@ -255,3 +255,15 @@ async fn an_app_whose_calls_are_not_answered_delays_no_other() {
     assert_eq!(store.dealer_rows(&app()).await.unwrap().len(), 0);
     worker.abort();
 }
+
+#[tokio::test]
+async fn the_dealers_of_an_app_without_an_authorisation_are_not_read() {
+    let mut worker = Worker::with(1);
+    worker.world.change_rules(|rules| rules.suite = Some(AppName::new("agency").unwrap()));
+    worker.look().await;
+    assert_eq!(worker.world.take_calls(), [""; 0]);
+    assert_eq!(worker.world.context.breakers.all(worker.now()), []);
+    worker.world.change_rules(|rules| rules.suite = None);
+    worker.look().await;
+    assert_eq!(worker.lists(), 1);
+}

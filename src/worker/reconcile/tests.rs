@@ -279,3 +279,15 @@ async fn the_worker_makes_one_step_after_the_other_until_the_run_is_over() {
     worker.await.unwrap();
     assert_eq!(run(&world).await.customers_seen, 12);
 }
+
+#[tokio::test]
+async fn the_comparisons_of_an_app_without_an_authorisation_wait_for_one() {
+    let mut world = World::new(small()).await;
+    begin(&world).await;
+    world.change_rules(|rules| rules.suite = Some(AppName::new("agency").unwrap()));
+    assert_eq!(Process::of(&world).step().await, None);
+    assert_eq!(world.take_calls(), [""; 0]);
+    world.change_rules(|rules| rules.suite = None);
+    let run = Process::of(&world).finish(&world).await;
+    assert_eq!((run.dealers_done, activity(&world).await.trouble), (1, None));
+}

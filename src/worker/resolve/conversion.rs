@@ -159,7 +159,9 @@ impl<'a> Conversion<'a> {
             let asked = if auto { Some(self.ask(&TokenOf::Upstream, ids).await) } else { None };
             self.token = auto.then_some(TokenOwner::Upstream);
             return match asked {
-                Some(Err(error)) if error.class() != Class::Configuration => Err(error.into()),
+                Some(Err(error)) if error.class() != Class::Configuration || concerns_whole_app(&error) => {
+                    Err(error.into())
+                }
                 Some(Ok(found)) => Ok(found),
                 Some(Err(_)) | None => Err(ConversionError::NotShared),
             };
@@ -317,17 +319,15 @@ impl<'a> Conversion<'a> {
                 Failure::OneOf(Fault::Stuck(reason))
             }
             (Class::Transient | Class::Token, _) => self.hold_back(owner, reason, Backoff::CALL),
-            (Class::Configuration, _) => match (&error, corps.first()) {
-                (CallError::Refused { api, errcode, .. }, _) if concerns_whole_app(*api, *errcode) => {
-                    self.open(&Scope::App(app.clone()), reason, Backoff::CONFIGURATION)
-                }
-                // Several dealers share the brand's token: search for those at fault, so that the others go
-                // on.
-                (_, Some(_)) if corps.len() > 1 => Failure::OneOf(Fault::Unknown(reason)),
-                (_, corp_id) => {
-                    self.hold_back(corp_id.copied().unwrap_or(owner), reason, Backoff::CONFIGURATION)
-                }
-            },
+            (Class::Configuration, _) if concerns_whole_app(&error) => {
+                self.open(&Scope::App(app.clone()), reason, Backoff::CONFIGURATION)
+            }
+            // Several dealers share the brand's token: search for those at fault, so that the others go on.
+            (Class::Configuration, _) if corps.len() > 1 => Failure::OneOf(Fault::Unknown(reason)),
+            (Class::Configuration, _) => {
+                let corp_id = corps.first().copied().unwrap_or(owner);
+                self.hold_back(corp_id, reason, Backoff::CONFIGURATION)
+            }
         }
     }
 

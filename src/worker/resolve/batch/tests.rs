@@ -8,7 +8,7 @@ use crate::domain::event::ContactChange;
 use crate::domain::ids::{ChatId, CorpId, ExternalUserid, PendingId};
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
-use crate::wecom::TokenOf;
+use crate::wecom::{TokenOf, Unavailable};
 use crate::worker::apps::ConversionToken;
 use crate::worker::parallelism::Purpose;
 
@@ -255,4 +255,27 @@ async fn a_breaker_that_opens_while_a_search_waits_for_live_work_ends_it() {
     };
     let (_, outcomes) = search_that_yields(&context, &platform, 0, opens).await;
     assert_eq!((platform.counts(), deferred_until(&outcomes)), ([0, 1], vec![until; 50]));
+}
+
+#[tokio::test]
+async fn without_an_authorisation_the_app_is_paused_and_no_try_is_spent() {
+    // As a dealer that is known, with its own token and the brand's, and as one that has to be looked up.
+    for (owner, token) in [
+        (DEALER, ConversionToken::Auto),
+        (DEALER, ConversionToken::Upstream),
+        ("wwBRAND", ConversionToken::Upstream),
+        ("wpUNKNOWN", ConversionToken::Auto),
+    ] {
+        let platform = Scripted::new(|_, _| Ok(Vec::new()));
+        let context = context(platform.clone(), token).await;
+        if owner == "wpUNKNOWN" {
+            // Not listed a moment ago, so only the brand's token is tried.
+            assert_eq!(context.directory.find(&app(), &corp(owner)).await.unwrap(), None);
+        }
+        platform.script().unavailable = Some(Unavailable::Cancelled);
+        let outcomes = run(&context, &lane(owner, None, LaneClass::Live), adds(3)).await;
+        let breaker = context.breakers.open(&[&Scope::App(app())], T0).unwrap();
+        assert_eq!(deferred_until(&outcomes), [breaker.probe_at; 3], "{owner}");
+        assert_eq!((failures(&context, &corp(DEALER)), failures(&context, &corp(owner))), (0, 0), "{owner}");
+    }
 }
