@@ -102,7 +102,14 @@ pub async fn assemble(
     for app in &config.apps {
         dealer_names.load(&*store, &app.name).await;
     }
-    let directory = Directory::new(store.clone(), platform.clone(), clock.clone(), dealer_names.clone());
+    let registry = Arc::new(Apps::new(config.apps.iter().map(rules), BTreeMap::new()));
+    let directory = Directory::new(
+        store.clone(),
+        platform.clone(),
+        clock.clone(),
+        dealer_names.clone(),
+        registry.clone(),
+    );
     let context = Context {
         store: store.clone(),
         directory: Arc::new(directory),
@@ -116,7 +123,7 @@ pub async fn assemble(
         dealer_names,
         activity: Arc::default(),
         jitter,
-        apps: Arc::new(Apps::new(config.apps.iter().map(rules), BTreeMap::new())),
+        apps: registry,
         calls: TaskTracker::new(),
         panicked,
         sinks: Arc::new(SinkRegistry::new(sinks.iter().map(|part| part.name.clone()))),

@@ -189,10 +189,16 @@ impl Authorization {
         }
         self.agent = Some(agent);
         self.check_due = self.changes != changes;
-        if !self.check_due && self.cancelled_at == Some(self.granted_at) {
+        if !self.check_due && self.is_cancellation_inferred() {
             self.cancelled_at = None;
         }
         true
+    }
+
+    /// Whether only the refusal of a call shows that the corp has cancelled.
+    #[must_use]
+    pub fn is_cancellation_inferred(&self) -> bool {
+        self.cancelled_at == Some(self.granted_at)
     }
 
     /// Its state.

@@ -24,6 +24,8 @@ use crate::store::FailureReason;
 pub enum Scope {
     /// Every call of an app.
     App(AppName),
+    /// The calls of a suite: the exchange of auth codes, and readings of the apps at corps.
+    Suite(AppName),
     /// Reading the list of an app's dealers.
     Dealers(AppName),
     /// Conversions of one corp's customers: a dealer's, or the brand's own.
@@ -40,6 +42,7 @@ impl Scope {
     pub fn kind(&self) -> &'static str {
         match self {
             Self::App(_) => "app",
+            Self::Suite(_) => "suite",
             Self::Dealers(_) => "dealers",
             Self::Corp(..) => "corp",
             Self::Fans(..) => "fans",
@@ -47,11 +50,12 @@ impl Scope {
         }
     }
 
-    /// Its app.
+    /// Its app or suite.
     #[must_use]
     pub const fn app(&self) -> &AppName {
         match self {
             Self::App(app)
+            | Self::Suite(app)
             | Self::Dealers(app)
             | Self::Corp(app, _)
             | Self::Fans(app, _)
@@ -64,7 +68,7 @@ impl Scope {
     pub const fn corp_id(&self) -> Option<&CorpId> {
         match self {
             Self::Corp(_, corp_id) => Some(corp_id),
-            Self::App(_) | Self::Dealers(_) | Self::Fans(..) | Self::FanClass(..) => None,
+            Self::App(_) | Self::Suite(_) | Self::Dealers(_) | Self::Fans(..) | Self::FanClass(..) => None,
         }
     }
 
@@ -83,6 +87,7 @@ impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::App(app) => write!(f, "app {app}"),
+            Self::Suite(suite) => write!(f, "suite {suite}"),
             Self::Dealers(app) => write!(f, "dealer list of app {app}"),
             Self::Corp(app, corp_id) => write!(f, "corp {corp_id} of app {app}"),
             Self::Fans(app, step) => write!(f, "{} of app {app}", <&str>::from(step)),

@@ -1,4 +1,6 @@
 //! The dealer directory of each app, kept in the store: how it is read from WeCom, all of it or one dealer.
+//! To the dealers that WeCom lists, an agency-developed app adds those that have authorised its suite
+//! themselves.
 //!
 //! Deliberately absent: when all of it is read, and what follows from a change ([`dealers`](super::dealers)).
 
@@ -9,12 +11,14 @@ use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::time::Instant;
 
+use super::apps::Apps;
 use super::dealer_names::DealerNames;
 use crate::clock::Clock;
+use crate::domain::authorization::{Authorization, AuthorizationState};
 use crate::domain::dealer::{Dealer, Diff, diff};
 use crate::domain::ids::{AppName, CorpId};
 use crate::store::{Store, StoreError};
-use crate::wecom::{CallError, DealerList, Platform};
+use crate::wecom::{Api, CallError, DealerList, Platform, is_call_forbidden};
 
 /// How long a corp that WeCom does not list is not asked about again.
 const UNLISTED_FOR: Duration = Duration::from_mins(1);
@@ -35,7 +39,7 @@ pub enum DirectoryError {
 /// The result of reading the whole list.
 #[derive(Debug)]
 pub(super) struct Refreshed {
-    /// How many dealers WeCom lists.
+    /// How many dealers there are.
     pub(super) dealers: usize,
     /// Dealers that have left.
     pub(super) left: Vec<CorpId>,
@@ -53,6 +57,7 @@ pub struct Directory {
     platform: Arc<dyn Platform>,
     clock: Arc<dyn Clock>,
     names: Arc<DealerNames>,
+    apps: Arc<Apps>,
     /// Locked while WeCom is asked: one call at a time for each app.
     refreshing: Mutex<HashMap<AppName, Arc<AsyncMutex<()>>>>,
     /// Corps that WeCom did not list when it was asked about them.
@@ -64,19 +69,21 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// A directory kept in `store`; `names` follow it.
+    /// A directory of the dealers of these apps, kept in `store`; `names` follow it.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
         platform: Arc<dyn Platform>,
         clock: Arc<dyn Clock>,
         names: Arc<DealerNames>,
+        apps: Arc<Apps>,
     ) -> Self {
         Self {
             store,
             platform,
             clock,
             names,
+            apps,
             refreshing: Mutex::default(),
             unlisted: Mutex::default(),
             upstream_misses: Mutex::default(),
@@ -128,7 +135,7 @@ impl Directory {
     }
 
     async fn read_one(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, DirectoryError> {
-        let DealerList { dealers, .. } = self.platform.dealers(app, Some(corp_id)).await?;
+        let DealerList { dealers, .. } = self.list(app, Some(corp_id)).await?;
         let is_listed = dealers.iter().any(|dealer| dealer.corp_id == *corp_id);
         self.put(app, dealers).await?;
         if is_listed {
@@ -151,7 +158,7 @@ impl Directory {
         doubted: &[CorpId],
     ) -> Result<Refreshed, DirectoryError> {
         let _refreshing = self.refreshing(app).await;
-        let DealerList { dealers: listed, is_complete } = self.platform.dealers(app, None).await?;
+        let DealerList { dealers: listed, is_complete } = self.list(app, None).await?;
         let known = self.store.dealers(app).await?;
         let Diff { left: missing, doubtful } = diff(&known, &listed, is_complete, doubted);
         let dealers = listed.len();
@@ -163,6 +170,45 @@ impl Directory {
             }
         }
         Ok(Refreshed { dealers, left, doubtful })
+    }
+
+    /// The dealers that WeCom lists now, or the one asked for, and those that have authorised the suite of an
+    /// agency-developed app. WeCom may not allow such an app to read the list (document 96872): then only the
+    /// latter.
+    async fn list(&self, app: &AppName, only: Option<&CorpId>) -> Result<DealerList, DirectoryError> {
+        let authorized = self.apps.authorized_dealers(app);
+        let is_authorized = |corp_id: &CorpId| authorized.iter().any(|one| one.corp_id == *corp_id);
+        let listed = match self.platform.dealers(app, only).await {
+            Err(CallError::Refused { api: Api::ListAppShareInfo, errcode, .. })
+                if is_call_forbidden(errcode) && self.is_agency(app) =>
+            {
+                // Dealers known from an earlier list have not left because it cannot be read any more.
+                let known = self.store.dealers(app).await?;
+                let is_complete =
+                    known.iter().all(|dealer| dealer.left_at.is_some() || is_authorized(&dealer.corp_id));
+                Ok(DealerList { dealers: Vec::new(), is_complete })
+            }
+            answer => answer,
+        };
+        let mut listed = listed?;
+        let is_asked = |dealer: &Dealer| only.is_none_or(|only| *only == dealer.corp_id);
+        for dealer in authorized.iter().filter_map(|one| self.installed(one)).filter(is_asked) {
+            if listed.dealers.iter().all(|other| other.corp_id != dealer.corp_id) {
+                listed.dealers.push(dealer);
+            }
+        }
+        Ok(listed)
+    }
+
+    fn is_agency(&self, app: &AppName) -> bool {
+        self.apps.get(app).is_some_and(|rules| rules.suite.is_some())
+    }
+
+    /// A dealer that has authorised the suite itself, and has not cancelled.
+    fn installed(&self, authorization: &Authorization) -> Option<Dealer> {
+        let Authorization { corp_id, name, agent, .. } = authorization;
+        let agent = agent.as_ref().filter(|_| authorization.state() == AuthorizationState::Active)?;
+        Some(Dealer::listed(corp_id.clone(), agent.agent_id, name.clone(), self.clock.now()))
     }
 
     async fn put(&self, app: &AppName, listed: Vec<Dealer>) -> Result<(), StoreError> {

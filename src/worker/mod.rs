@@ -9,6 +9,7 @@
 //! | [`reconcile`] | dealers to be compared | compares their customers with WeCom's lists, queues lookups |
 //! | [`deliver`] | feed entries | delivers them to a sink |
 //! | [`dealers`] | a timer, WeCom's reports | keeps the dealers up to date, and watches them |
+//! | [`authorize`] | suites' events, a timer | obtains the authorisations of suites, and follows them |
 //! | [`sweep`] | a timer | deletes expired records |
 //! | [`clock_watch`] | a timer | moves every wait along when the wall clock is set |
 //!
@@ -22,6 +23,7 @@
 
 pub mod activity;
 pub mod apps;
+pub mod authorize;
 pub mod breaker;
 pub mod clock_watch;
 mod corp;
@@ -229,6 +231,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 trait Activation: Send {
     /// Does what is due. Returns after what time the next activation is due if no signal comes earlier.
     fn activate(&mut self) -> impl Future<Output = Duration> + Send;
+
+    /// Called before an activation that a signal caused, not the timer.
+    fn woken(&mut self) {}
 }
 
 /// Activates until `stop`, woken by `wake` or after the time the last activation returned.
@@ -243,7 +248,7 @@ async fn run(wake: &Notify, stop: CancellationToken, mut task: impl Activation) 
             // A fixed order, so that a simulated run can be repeated exactly.
             biased;
             () = stop.cancelled() => {}
-            () = woken => {}
+            () = woken => task.woken(),
             () = tokio::time::sleep(idle) => {}
         }
         // Several tasks often signal at once: let them finish, so that one activation serves them all.

@@ -85,6 +85,12 @@ impl SuiteView {
         Self { ticket, exchanges, authorizations: authorizations.into_iter().map(opened).collect() }
     }
 
+    /// The ticket, if it can be used at `now`.
+    #[must_use]
+    pub fn valid_ticket(&self, now: Timestamp) -> Option<&SecretString> {
+        self.ticket.as_ref().filter(|ticket| now < ticket.expires_at)?.value.as_ref()
+    }
+
     /// The authorisation of a corp, whatever the case of its id.
     #[must_use]
     pub fn authorization(&self, corp_id: &str) -> Option<&AuthorizationView> {

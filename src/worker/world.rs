@@ -21,8 +21,64 @@ pub(super) struct World {
     pub(super) wecom: Arc<Scripted>,
     pub(super) context: Context,
     memory: Memory,
+    /// The apps of a process that has just started.
+    apps: fn() -> Apps,
     /// The number of messages received.
     messages: AtomicU32,
+}
+
+/// One self-built app.
+fn self_built() -> Apps {
+    Apps::new([(app(), rules())], BTreeMap::new())
+}
+
+/// The rules of a self-built app.
+pub(super) fn rules() -> AppRules {
+    AppRules {
+        suite: None,
+        corp_id: Some(CorpId::new("wwBRAND").unwrap()),
+        conversion_token: ConversionToken::Auto,
+        existing_customers: false,
+        customer_groups: true,
+        reconcile_hours: 24,
+        silent_days: 7,
+        renew: Renew::All,
+        same_id_extends: false,
+        quota: Limits::DOCUMENTED,
+        reserve_percent: 0,
+    }
+}
+
+/// What the workers of a process share.
+pub(super) fn context(
+    store: Arc<dyn Store>,
+    clock: Arc<ManualClock>,
+    wecom: Arc<Scripted>,
+    apps: Apps,
+) -> Context {
+    let (names, apps) = (Arc::new(DealerNames::default()), Arc::new(apps));
+    let directory = Directory::new(store.clone(), wecom.clone(), clock.clone(), names.clone(), apps.clone());
+    Context {
+        store,
+        platform: wecom,
+        clock,
+        jitter: Jitter::default(),
+        metrics: Arc::default(),
+        wake: Arc::default(),
+        breakers: Arc::default(),
+        optional_calls: Arc::default(),
+        parallelism: Arc::default(),
+        directory: Arc::new(directory),
+        dealer_names: names,
+        activity: Arc::default(),
+        apps,
+        calls: TaskTracker::new(),
+        panicked: CancellationToken::new(),
+        calls_max: 8,
+        sinks: Arc::new(SinkRegistry::new([])),
+        store_failures: Arc::default(),
+        feed_kept_ms: DAY_MS,
+    }
 }
 
 impl World {
@@ -33,7 +89,7 @@ impl World {
 
     /// The same with this WeCom.
     pub(super) async fn over(wecom: Arc<Scripted>) -> Self {
-        let world = Self::start(Memory::default(), Arc::new(ManualClock::new(T0)), wecom);
+        let world = Self::start(Memory::default(), Arc::new(ManualClock::new(T0)), wecom, self_built);
         let listed = Dealer::listed(dealer(), 7, "Dealer".to_owned(), T0);
         world.context.store.put_dealers(&app(), vec![listed]).await.unwrap();
         world
@@ -41,58 +97,27 @@ impl World {
 
     /// The first process of a service, which knows no dealer yet.
     pub(super) fn first(script: Script) -> Self {
+        Self::first_with(script, self_built)
+    }
+
+    /// The same with these apps.
+    pub(super) fn first_with(script: Script, apps: fn() -> Apps) -> Self {
         let wecom = Arc::new(Scripted(Mutex::new(script)));
-        Self::start(Memory::default(), Arc::new(ManualClock::new(T0)), wecom)
+        Self::start(Memory::default(), Arc::new(ManualClock::new(T0)), wecom, apps)
     }
 
     /// The next process.
     pub(super) async fn restart(self) -> Self {
         self.context.store.close().await;
-        let Self { clock, wecom, context, memory, messages } = self;
+        let Self { clock, wecom, context, memory, apps, messages } = self;
         drop(context);
-        Self { messages, ..Self::start(memory, clock, wecom) }
+        Self { messages, ..Self::start(memory, clock, wecom, apps) }
     }
 
-    fn start(memory: Memory, clock: Arc<ManualClock>, wecom: Arc<Scripted>) -> Self {
-        let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
-        let store: Arc<dyn Store> = Arc::new(store);
-        let rules = AppRules {
-            suite: None,
-            corp_id: Some(CorpId::new("wwBRAND").unwrap()),
-            conversion_token: ConversionToken::Auto,
-            existing_customers: false,
-            customer_groups: true,
-            reconcile_hours: 24,
-            silent_days: 7,
-            renew: Renew::All,
-            same_id_extends: false,
-            quota: Limits::DOCUMENTED,
-            reserve_percent: 0,
-        };
-        let names = Arc::new(DealerNames::default());
-        let directory = Directory::new(store.clone(), wecom.clone(), clock.clone(), names.clone());
-        let context = Context {
-            store,
-            platform: wecom.clone(),
-            clock: clock.clone(),
-            jitter: Jitter::default(),
-            metrics: Arc::default(),
-            wake: Arc::default(),
-            breakers: Arc::default(),
-            optional_calls: Arc::default(),
-            parallelism: Arc::default(),
-            directory: Arc::new(directory),
-            dealer_names: names,
-            activity: Arc::default(),
-            apps: Arc::new(Apps::new([(app(), rules)], BTreeMap::new())),
-            calls: TaskTracker::new(),
-            panicked: CancellationToken::new(),
-            calls_max: 8,
-            sinks: Arc::new(SinkRegistry::new([])),
-            store_failures: Arc::default(),
-            feed_kept_ms: DAY_MS,
-        };
-        Self { clock, wecom, context, memory, messages: AtomicU32::new(0) }
+    fn start(memory: Memory, clock: Arc<ManualClock>, wecom: Arc<Scripted>, apps: fn() -> Apps) -> Self {
+        let store = Arc::new(EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap());
+        let context = context(store, clock.clone(), wecom.clone(), apps());
+        Self { clock, wecom, context, memory, apps, messages: AtomicU32::new(0) }
     }
 
     /// Adds an app with the same rules.

@@ -1,0 +1,188 @@
+//! Exchanges auth codes for permanent codes. A code can be used once, within ten minutes: nothing but the
+//! suite's own ticket and access token delays an exchange.
+//!
+//! A try is recorded before the call, so that after a crash it is known that the code may be used up. A
+//! permanent code that WeCom gave is stored, again and again if need be: it cannot be obtained a second time.
+//!
+//! Deliberately absent: how often a code is tried and what its failures mean (see
+//! [`Exchange`](crate::domain::suite::Exchange)).
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use secrecy::SecretString;
+
+use super::super::Context;
+use super::super::failure::failure_reason;
+use super::super::suites::SuiteView;
+use super::report::exchange_ended;
+use super::suite_calls::SuiteCalls;
+use crate::at_rest::{Nonces, Purpose, Sealer};
+use crate::domain::authorization::Granted;
+use crate::domain::ids::AppName;
+use crate::domain::suite::{CodeId, CodeKind, Exchange, ExchangeEnd, ExchangeFailure, ExchangeNext};
+use crate::store::StoreError;
+use crate::wecom::{Api, CallError, Class, PermanentCode, Transport};
+
+/// Exchanges in flight at once.
+const AT_ONCE: usize = 8;
+/// The wait before a permanent code that the store did not take is stored again.
+const STORE_AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+/// The exchanges of all suites.
+pub(super) struct Exchanges {
+    calls: Arc<SuiteCalls>,
+    nonces: Nonces,
+    in_flight: Mutex<BTreeSet<(AppName, CodeId)>>,
+}
+
+impl Exchanges {
+    pub(super) fn new(calls: Arc<SuiteCalls>, nonces: Nonces) -> Self {
+        Self { calls, nonces, in_flight: Mutex::default() }
+    }
+
+    /// Starts the exchanges of a suite that are due, and ends those that have failed.
+    pub(super) async fn start(self: &Arc<Self>, suite: &AppName, view: &SuiteView) {
+        let ticket = self.calls.ticket(suite, view);
+        let mut exchanges: Vec<_> =
+            view.exchanges.iter().filter(|(_, exchange)| exchange.end.is_none()).collect();
+        exchanges.sort_by_key(|(_, exchange)| exchange.deadline);
+        for (id, exchange) in exchanges {
+            let (key, now) = ((suite.clone(), *id), self.calls.context.now());
+            if self.in_flight().contains(&key) {
+                continue;
+            }
+            match (exchange.next(now), &ticket) {
+                (ExchangeNext::End(end), _) => self.end(suite, id, exchange.kind, end).await,
+                (ExchangeNext::Ask, None) if now >= exchange.deadline => {
+                    self.end(suite, id, exchange.kind, ExchangeEnd::Expired { at: now }).await;
+                }
+                (ExchangeNext::Ask, Some(ticket)) => {
+                    if !self.calls.is_held_back(suite) && self.in_flight().len() < AT_ONCE {
+                        self.in_flight().insert(key);
+                        self.spawn(suite, *id, ticket.clone());
+                    }
+                }
+                (ExchangeNext::Wait(_), _) | (ExchangeNext::Ask, None) => {}
+            }
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, suite: &AppName, id: CodeId, ticket: SecretString) {
+        let (this, suite) = (self.clone(), suite.clone());
+        self.calls.context.spawn_call(async move {
+            if let Err(error) = this.exchange(&suite, &id, ticket).await {
+                let message = "the exchange of an auth code could not be stored; it goes on";
+                this.calls.context.store_failures.warn(message, &error);
+            }
+            this.in_flight().remove(&(suite, id));
+            this.calls.context.wake.suites.notify_one();
+        });
+    }
+
+    async fn exchange(&self, suite: &AppName, id: &CodeId, ticket: SecretString) -> Result<(), StoreError> {
+        let Context { store, apps, jitter, .. } = &self.calls.context;
+        let Some(settings) = apps.suites().get(suite) else { return Ok(()) };
+        let Some(exchange) = store.begin_exchange(suite, id, self.calls.context.now()).await? else {
+            return Ok(());
+        };
+        let Ok(code) = settings.sealer.open(Purpose::AuthCode, &id.to_string(), &exchange.code) else {
+            let end = ExchangeEnd::Unreadable { at: self.calls.context.now() };
+            self.end(suite, id, exchange.kind, end).await;
+            return Ok(());
+        };
+        let answer = self.calls.platform.permanent_code(suite, &code).await;
+        self.calls.note(suite, ticket, &answer);
+        match answer {
+            Ok(answer) => {
+                self.keep(suite, id, self.granted(&exchange, answer, &settings.sealer)).await;
+                Ok(())
+            }
+            Err(error) => {
+                let (failure, jitter) = (failure(&error), jitter.of(id, exchange.asked));
+                let now = self.calls.context.now();
+                let next = store.fail_exchange(suite, id, failure, jitter, now).await?;
+                let reason = failure_reason(&error).text;
+                match next {
+                    Some(ExchangeNext::End(end)) => exchange_ended(suite, exchange.kind, end, Some(&reason)),
+                    Some(ExchangeNext::Ask | ExchangeNext::Wait(_)) => {
+                        tracing::info!(%suite, errcode = error.errcode(), reason,
+                            "an auth code could not be exchanged yet");
+                    }
+                    None => {}
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn granted(&self, exchange: &Exchange, answer: PermanentCode, sealer: &Sealer) -> Granted {
+        let PermanentCode { code, corp_id, corp_name } = answer;
+        let code = sealer.seal(Purpose::PermanentCode, corp_id.as_str(), &code, (self.nonces)());
+        Granted { corp_id, name: corp_name, code, sent_at: exchange.sent_at }
+    }
+
+    /// Stores a permanent code, until that succeeds or the store has failed for good.
+    async fn keep(&self, suite: &AppName, id: &CodeId, granted: Granted) {
+        let Context { store, store_failures, .. } = &self.calls.context;
+        loop {
+            let now = self.calls.context.now();
+            match store.grant(suite, id, granted.clone(), now).await {
+                Ok(authorization) => {
+                    if authorization.codes > 1 {
+                        tracing::info!(%suite, corp_id = %authorization.corp_id, corp = authorization.name,
+                            "the permanent code of a corp has changed");
+                    }
+                    return;
+                }
+                Err(error @ (StoreError::Failed(_) | StoreError::Closed)) => {
+                    let error = error.to_string();
+                    tracing::error!(%suite, corp_id = %granted.corp_id, corp = granted.name, error,
+                        "a permanent code could not be stored and may be lost; if the corp is not listed \
+                         after a restart, have it authorise again");
+                    return;
+                }
+                Err(error) => {
+                    let message =
+                        "a permanent code could not be stored; it is kept in memory and stored again";
+                    store_failures.warn(message, &error);
+                }
+            }
+            tokio::time::sleep(STORE_AGAIN_AFTER).await;
+        }
+    }
+
+    async fn end(&self, suite: &AppName, id: &CodeId, kind: CodeKind, end: ExchangeEnd) {
+        let Context { store, store_failures, wake, .. } = &self.calls.context;
+        match store.end_exchange(suite, id, end).await {
+            Ok(()) => {
+                exchange_ended(suite, kind, end, None);
+                wake.suites.notify_one();
+            }
+            Err(error) => store_failures.warn("the end of an exchange could not be stored", &error),
+        }
+    }
+
+    fn in_flight(&self) -> MutexGuard<'_, BTreeSet<(AppName, CodeId)>> {
+        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a failed call means for the auth code.
+fn failure(error: &CallError) -> ExchangeFailure {
+    match error {
+        CallError::Refused { api: Api::GetPermanentCode, errcode, .. } => {
+            ExchangeFailure::Refused { errcode: *errcode, is_permanent: error.class() == Class::Item }
+        }
+        CallError::Transport { api: Api::GetPermanentCode, cause } if *cause != Transport::Connect => {
+            ExchangeFailure::NoAnswer
+        }
+        // Most likely the call for the suite's access token.
+        CallError::Refused { .. }
+        | CallError::Transport { .. }
+        | CallError::NotAuthorized { .. }
+        | CallError::NoPermit { .. }
+        | CallError::Ledger { .. } => ExchangeFailure::NotSent,
+    }
+}

@@ -1,0 +1,34 @@
+//! Reads the stored suites and bindings into the registry of apps, and binds apps to the brands that have
+//! authorised.
+
+use std::collections::BTreeMap;
+
+use super::super::apps::{AppChanges, Apps};
+use super::super::suites::SuiteView;
+use crate::domain::bindings::bind;
+use crate::store::{Store, StoreError};
+
+/// Replaces what `apps` knows of the suites by what is stored. A new binding is stored before its app is
+/// served. Also to be called once before any worker or listener runs.
+///
+/// # Errors
+/// When the store fails; `apps` are then as before.
+pub async fn load(store: &dyn Store, apps: &Apps) -> Result<AppChanges, StoreError> {
+    let mut bound = store.bindings().await?;
+    let (mut views, mut granted) = (BTreeMap::new(), BTreeMap::new());
+    for (suite, settings) in apps.suites() {
+        let records = store.suite(suite).await?;
+        granted.insert(suite.clone(), records.authorizations.clone());
+        views.insert(suite.clone(), SuiteView::of(records, &settings.sealer));
+    }
+    let mut bindings = bind(apps.agency(), &granted, &bound);
+    if !bindings.to_store.is_empty() {
+        for (app, corp_id) in &bindings.to_store {
+            let stored = store.bind(app, corp_id).await?;
+            tracing::info!(%app, corp_id = %stored, "an app is bound to a brand");
+            bound.insert(app.clone(), stored);
+        }
+        bindings = bind(apps.agency(), &granted, &bound);
+    }
+    Ok(apps.replace(views, &bindings))
+}
