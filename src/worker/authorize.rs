@@ -120,9 +120,8 @@ impl Authorizer {
         for (app, brand) in &changes.usable {
             self.resume(app, brand).await;
         }
-        let changed =
-            self.authorized_dealers().into_iter().filter(|(app, now)| dealers.get(app) != Some(now));
-        for (app, _) in changed {
+        let others = self.authorized_dealers().into_iter().filter(|(app, now)| dealers.get(app) != Some(now));
+        for (app, _) in others {
             wake.dealers_changed(&app);
             wake.unrouted.notify_one();
         }

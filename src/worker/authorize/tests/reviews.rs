@@ -39,7 +39,7 @@ async fn a_cancellation_that_only_a_refusal_shows_is_read_again_daily() {
     assert!(!agency.can_call() && agency.authorization(&brand()).await.unwrap().is_cancellation_inferred());
     agency.wecom.take_calls();
     for (is_cancelled, calls) in [(true, 1), (false, 2)] {
-        agency.world.advance(DAY - MINUTE).await;
+        agency.world.advance(DAY.saturating_sub(MINUTE)).await;
         agency.ticket().await;
         agency.settle().await;
         assert_eq!(agency.wecom.take_calls(), [""; 0]);
