@@ -72,15 +72,15 @@ impl Demo {
             print(&summary.text())?;
         }
         if self.stay {
+            let stop = CancellationToken::new();
+            lifecycle::listen_for_signals(stop.clone(), stop.clone())?;
+            lifecycle::survive_hangups(|| say("received SIGHUP; there is nothing to reload"))?;
             say(&format!(
                 "\nstill running: admin API {}, simulated WeCom {}",
                 stage.api,
                 stage.wecom.base_url()
             ));
             say("stop with Ctrl-C");
-            let stop = CancellationToken::new();
-            lifecycle::listen_for_signals(stop.clone(), stop.clone())?;
-            lifecycle::survive_hangups(|| say("received SIGHUP; there is nothing to reload"))?;
             stop.cancelled().await;
         }
         stage.stop().await?;

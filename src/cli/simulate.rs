@@ -60,6 +60,8 @@ pub(super) struct Simulate {
 impl Simulate {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         lifecycle::survive_hangups(|| say("received SIGHUP; there is nothing to reload"))?;
+        let stop = CancellationToken::new();
+        lifecycle::listen_for_signals(stop.clone(), stop.clone())?;
         let quota = ConversionQuota {
             per_hour: self.quota_per_hour,
             per_day: self.quota_per_hour * 48 / 10,
@@ -102,8 +104,6 @@ impl Simulate {
         say("all calls of the simulated platform:");
         say(&format!("  curl -s {base}/sim"));
         say("stop with Ctrl-C; nothing is kept: before the next start, delete the service's store (data)");
-        let stop = CancellationToken::new();
-        lifecycle::listen_for_signals(stop.clone(), stop.clone())?;
         stop.cancelled().await;
         simulator.stop().await;
         Ok(ExitCode::SUCCESS)

@@ -106,7 +106,7 @@ impl Limiter {
                 if let Err(reason) =
                     self.ledgers.reserve(&accounts, api, Share::Whole, 0, self.clock.moment()).await
                 {
-                    tracing::warn!(reason, "the quota ledgers cannot be written");
+                    return tracing::warn!(reason, "the quota ledgers cannot be written");
                 }
             }
         }
