@@ -18,8 +18,8 @@ use crate::callback::{AesKey, Keys};
 use crate::clock::{Clock, ServiceClock};
 use crate::config::{self, Config};
 use crate::domain::backoff::Jitter;
-use crate::domain::ids::{AppName, CorpId, SinkName};
-use crate::domain::quota::{Budget, Grant, Limits, Share};
+use crate::domain::ids::{AppName, SinkName};
+use crate::domain::quota::{Budget, Grant, Share};
 use crate::domain::time::{DAY_MS, Moment};
 use crate::http::doors::{AppDoor, AppRecipients, Door, Doors};
 use crate::http::{CallbackLog, CallbackState};
@@ -89,11 +89,11 @@ pub async fn assemble(
     let Parts { store, wire, clock: service_clock, jitter, sinks, metrics, panicked } = parts;
     let clock: Arc<dyn Clock> = service_clock.clone();
     let doors: Doors = config.apps.iter().map(door).collect::<Result<_, _>>()?;
-    let limiter =
-        Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), Arc::new(limits(config)));
+    let apps = Apps::new(config.apps.iter().map(rules), BTreeMap::new());
+    let registry = Arc::new(apps.with_credentials(config.apps.iter().map(credentials).collect()));
+    let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), registry.clone());
     limiter.begin().await;
-    let credentials: BTreeMap<_, _> = config.apps.iter().map(credentials).collect();
-    let client = Client::over(wire, Arc::new(credentials), limiter, clock.clone(), metrics.clone());
+    let client = Client::over(wire, registry.clone(), limiter, clock.clone(), metrics.clone());
     let platform = Arc::new(client);
     for part in &sinks {
         metrics.sink_configured(&part.name);
@@ -102,7 +102,6 @@ pub async fn assemble(
     for app in &config.apps {
         dealer_names.load(&*store, &app.name).await;
     }
-    let registry = Arc::new(Apps::new(config.apps.iter().map(rules), BTreeMap::new()));
     let directory = Directory::new(
         store.clone(),
         platform.clone(),
@@ -211,16 +210,6 @@ fn credentials(app: &config::App) -> (AppName, AppCredentials) {
         development: Development::SelfBuilt,
     };
     (app.name.clone(), credentials)
-}
-
-/// The quota of each corp. Apps of one corp share it; the lowest configured limit of each window counts.
-fn limits(config: &Config) -> BTreeMap<CorpId, Limits> {
-    let mut limits: BTreeMap<CorpId, Limits> = BTreeMap::new();
-    for app in &config.apps {
-        let own = app.quota.limits();
-        limits.entry(app.corp_id.clone()).and_modify(|lowest| *lowest = lowest.and(own)).or_insert(own);
-    }
-    limits
 }
 
 /// The limiter's ledgers, kept in the store.

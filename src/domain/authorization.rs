@@ -234,12 +234,13 @@ fn bounded(name: String) -> String {
 ///
 /// It is not documented that the corp that shared an app is named by the id under which it authorised. A
 /// dealer whose app comes from a corp that is not among `all` therefore belongs to `brand` if that is the
-/// only brand.
+/// only brand, and no corp has yet to be read, which may be another one.
 #[must_use]
 pub fn dealers_of<'a>(brand: &CorpId, all: &'a [Authorization]) -> Vec<&'a Authorization> {
     let mut brands = all.iter().filter(|one| one.role() == Some(Role::Brand));
-    let is_only_brand =
-        brands.next().is_some_and(|first| first.corp_id.same_corp(brand.as_str())) && brands.next().is_none();
+    let is_only_brand = brands.next().is_some_and(|first| first.corp_id.same_corp(brand.as_str()))
+        && brands.next().is_none()
+        && all.iter().all(|one| one.role().is_some());
     let is_known = |corp_id: &CorpId| all.iter().any(|one| one.corp_id.same_corp(corp_id.as_str()));
     all.iter()
         .filter(|one| match one.role() {

@@ -171,11 +171,13 @@ impl Contact {
         !self.chats.is_empty() || self.followers.iter().any(|follower| follower.now().is_some())
     }
 
-    /// Whether `place` is a member of whom it is recorded that they follow the customer, or did.
+    /// Whether `place` is a member of whom an add or a list is recorded, also if they do not follow the customer
+    /// any more.
     #[must_use]
     pub fn knows_follower(&self, place: &SightingPlace) -> bool {
         let SightingPlace::Follower { user_id, .. } = place else { return false };
-        self.followers.iter().any(|follower| follower.user_id == *user_id)
+        let mut followers = self.followers.iter().filter(|follower| follower.user_id == *user_id);
+        followers.any(|follower| follower.confirmed_at().is_some())
     }
 
     /// The instant since when this person is known to be a customer: when the earliest present follower was

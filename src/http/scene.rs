@@ -81,7 +81,8 @@ fn settings(suite: &str) -> SuiteSettings {
     let suite_id = SuiteId::new(if suite == "agency" { SUITE_ID } else { "dkOTHER" }).unwrap();
     let secret = SecretString::from(format!("CANARY-secret of {suite}"));
     let sealer = Arc::new(Sealer::new(&suite_id, &secret, None));
-    SuiteSettings { provider_corp_id: corp("wwPROVIDER"), suite_id, secret, sealer }
+    let waits_since = Timestamp::EPOCH;
+    SuiteSettings { provider_corp_id: corp("wwPROVIDER"), suite_id, secret, sealer, waits_since }
 }
 
 fn rules(suite: Option<&str>, corp_id: &str) -> AppRules {

@@ -47,7 +47,8 @@ pub trait CustomerGroups: Send + Sync {
     /// and its customers are no longer in it, or defers the reading if the group may be too new.
     async fn chat_not_found(&self, group: &ChatToRead, began_at: Timestamp) -> Result<(), StoreError>;
 
-    /// Defers a reading until `until`; `None` deletes the group, which no longer exists.
+    /// Defers a reading until `until`; `None` forgets the group, because groups are not read; its
+    /// customers are still held to be in it.
     async fn chat_unread(&self, group: &ChatToRead, until: Option<Timestamp>) -> Result<(), StoreError>;
 
     /// Makes the readings of a corp's groups that were put off due at `now`, in several transactions. Returns

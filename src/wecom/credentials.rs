@@ -71,6 +71,8 @@ pub enum Unavailable {
     SeveralBrands,
     /// The configuration names another brand than the one whose data is stored under the app's name.
     OtherBrand,
+    /// Another app of the suite serves the brand.
+    Taken,
     /// The brand has authorised the suite, but the app there has not been read yet.
     Incomplete,
     /// The brand has cancelled its authorisation.
@@ -105,6 +107,10 @@ impl Unavailable {
                 "use another app name for this corp_id: the data under this name is another brand's",
                 "请为该 corp_id 使用另一个应用名称：此名称下的数据属于另一个品牌企业",
             ),
+            Self::Taken => (
+                "give each app of the suite the corp_id of another brand: another app serves this one",
+                "请为该模板的每个应用设置不同的 corp_id：已有另一个应用服务该品牌企业",
+            ),
             Self::Incomplete => (
                 "wait: the brand has authorised the template, and its app is being read",
                 "无需处理：品牌企业已授权，正在读取应用信息",
@@ -138,6 +144,7 @@ impl fmt::Display for Unavailable {
             | Self::NotAuthorized
             | Self::SeveralBrands
             | Self::OtherBrand
+            | Self::Taken
             | Self::Incomplete
             | Self::Cancelled
             | Self::Unreadable => Ok(()),
@@ -209,6 +216,7 @@ mod tests {
             Unavailable::NotAuthorized,
             Unavailable::SeveralBrands,
             Unavailable::OtherBrand,
+            Unavailable::Taken,
             Unavailable::Incomplete,
             Unavailable::Cancelled,
             Unavailable::Unreadable,

@@ -100,15 +100,16 @@ impl Limiter {
     /// Records the current time in the ledgers. To be called at the start: after a reboot they can only derive
     /// the elapsed time from the wall clock, which is most likely right then.
     pub async fn begin(&self) {
+        let mut failure = None;
         for corp in self.limits.corps() {
             for &api in Api::VARIANTS {
                 let accounts = self.accounts(&corp, api);
-                if let Err(reason) =
-                    self.ledgers.reserve(&accounts, api, Share::Whole, 0, self.clock.moment()).await
-                {
-                    return tracing::warn!(reason, "the quota ledgers cannot be written");
-                }
+                let seen = self.ledgers.reserve(&accounts, api, Share::Whole, 0, self.clock.moment()).await;
+                failure = failure.or(seen.err());
             }
+        }
+        if let Some(reason) = failure {
+            tracing::warn!(reason, "quota ledgers cannot be written");
         }
     }
 

@@ -16,6 +16,9 @@ use crate::domain::bindings::{AgencyApp, Bindings, Unserved};
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Limits;
+use crate::wecom::AppCredentials;
+
+mod credentials;
 
 /// Which token converts a dealer's customers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -71,6 +74,7 @@ pub type RulesByApp = BTreeMap<AppName, Arc<AppRules>>;
 /// The apps of the service, and the suites of those that are agency-developed.
 #[derive(Debug, Default)]
 pub struct Apps {
+    self_built: BTreeMap<AppName, AppCredentials>,
     suites: BTreeMap<AppName, SuiteSettings>,
     agency: Vec<AgencyApp>,
     current: RwLock<Arc<Registry>>,
@@ -112,10 +116,18 @@ impl Apps {
             unserved: agency.iter().map(|one| (one.app.clone(), Unserved::NoBrand)).collect(),
             apps: Arc::new(apps),
         };
-        let this = Self { suites, agency, current: RwLock::new(Arc::new(registry)) };
+        let self_built = BTreeMap::new();
+        let this = Self { self_built, suites, agency, current: RwLock::new(Arc::new(registry)) };
         // The corp in the configuration of an agency-developed app is that of no authorisation yet.
         this.replace(BTreeMap::new(), &Bindings::default());
         this
+    }
+
+    /// The same, with the credentials of self-built apps.
+    #[must_use]
+    pub fn with_credentials(mut self, self_built: BTreeMap<AppName, AppCredentials>) -> Self {
+        self.self_built = self_built;
+        self
     }
 
     fn current(&self) -> Arc<Registry> {

@@ -145,8 +145,8 @@ impl ClockWatch {
         }
     }
 
-    /// Moves stored waits that are not due yet by the oldest step back. Returns whether there was one and it is followed;
-    /// after a failure some of it is moved a second time, and ends early.
+    /// Moves the stored waits along with the oldest step back. Returns whether one was followed. After a
+    /// failure, waits that were moved already are moved again, and end early.
     async fn move_stored_waits_back(&mut self) -> bool {
         let Some((_, by_ms)) = self.steps_back.front().copied() else { return false };
         match self.store.shift_waits(by_ms, self.clock.now()).await {

@@ -52,6 +52,8 @@ const STORE_WAIT: Duration = Duration::from_secs(5);
 const AGAIN_MIN: Duration = Duration::from_millis(100);
 /// Consecutive failures of a dealer's calls after which it is given up.
 const FAILURES_MAX: u32 = 5;
+/// How long a dealer may be without a permit before it is given up.
+const NO_PERMIT_MAX: Duration = Duration::from_hours(1);
 /// How often a dealer's traversal begins anew before it is given up.
 const ANEW_MAX: u32 = 3;
 /// The longest wait for the probe of an open circuit breaker, in milliseconds.
@@ -113,8 +115,8 @@ struct Failing {
     anew: u32,
     /// Until when it is put off.
     until: Option<Instant>,
-    /// Whether it is put off because there was no permit.
-    had_no_permit: bool,
+    /// Since when it has had no permit, if it is put off because of that.
+    no_permit_since: Option<Instant>,
 }
 
 /// What follows from a failed call.
@@ -189,7 +191,7 @@ impl Comparison {
             Ok(Step::Read) => {}
             Ok(Step::Stored) => {
                 if let Some(failing) = state.failing.get_mut(&corp_id) {
-                    failing.failures = 0;
+                    (failing.failures, failing.no_permit_since) = (0, None);
                 }
             }
             Ok(Step::WaitsForLookups) => return Ok(Some(CHECK_LOOKUPS_EVERY)),
@@ -204,7 +206,13 @@ impl Comparison {
             Err(Obstacle::Store(error)) => return Err(error),
             Err(obstacle) => {
                 let failing = state.failing.entry(corp_id.clone()).or_default();
-                failing.had_no_permit = state.had_no_permit;
+                failing.no_permit_since =
+                    state.had_no_permit.then(|| failing.no_permit_since.unwrap_or_else(Instant::now));
+                if failing.no_permit_since.is_some_and(|since| since.elapsed() >= NO_PERMIT_MAX) {
+                    let text = "the concurrent calls of this corp are in use by live work".to_owned();
+                    self.end(state, Some(FailureReason { errcode: None, text })).await?;
+                    return Ok(Some(Duration::ZERO));
+                }
                 match self.verdict(&corp_id, &obstacle, failing.failures + 1) {
                     Verdict::GiveUp(reason) => self.end(state, Some(reason)).await?,
                     Verdict::Again { wait_ms, is_failure } => {
@@ -226,7 +234,7 @@ impl Comparison {
         // Where a call limit is waited for, the limiter refuses the call again.
         for corp_id in self.context.wake.take_resumed(&self.app) {
             if let Some(failing) = state.failing.get_mut(&corp_id) {
-                failing.until = None;
+                *failing = Failing { anew: failing.anew, ..Failing::default() };
             }
         }
         // Its tasks wait for the next authorisation.
@@ -248,8 +256,10 @@ impl Comparison {
             }
         }
         let turn = |(corp_id, _): &(CorpId, ReconcileTask)| {
-            let failing =
-                state.failing.get(corp_id).filter(|failing| state.had_no_permit && failing.had_no_permit);
+            let failing = state
+                .failing
+                .get(corp_id)
+                .filter(|failing| state.had_no_permit && failing.no_permit_since.is_some());
             failing.and_then(|failing| failing.until)
         };
         let Some((corp_id, task)) = due.into_iter().min_by_key(turn) else { return Ok(Some(wait)) };

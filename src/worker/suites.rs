@@ -27,6 +27,8 @@ pub struct SuiteSettings {
     pub secret: SecretString,
     /// Seals and opens its stored secrets.
     pub sealer: Arc<Sealer>,
+    /// Since when it waits for its first ticket: the start of the service.
+    pub waits_since: Timestamp,
 }
 
 /// A suite as it is now.

@@ -164,7 +164,7 @@ impl Schedule {
         let somebody = &mut self.cast.people[p];
         // What begins within the second may be older than the request. One who was forgotten as a customer
         // may be found to be a fan, and forgotten again, until the next registration.
-        let is_settled = whole && !self.cast.clock_was_off;
+        let is_settled = whole && forgotten && !self.cast.clock_was_off;
         somebody.known_from_secs = if is_settled { now_secs + 1 } else { i64::MAX };
         somebody.is_fan = false;
         somebody.stays_forgotten |= whole && forgotten;

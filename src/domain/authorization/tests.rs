@@ -154,7 +154,6 @@ fn a_dealer_is_of_the_brand_that_shared_the_app() {
         active("wpD2", Some(("wpB", 1))),
         active("wpD3", Some(("wpA", 0))),
         active("wpD4", Some(("wwUnknown", 1))),
-        authorized(1),
     ];
     let of = |brand: &str, all: &[Authorization]| {
         let dealers = dealers_of(&corp(brand), all);
@@ -165,6 +164,9 @@ fn a_dealer_is_of_the_brand_that_shared_the_app() {
     let one_brand: Vec<_> = all.iter().filter(|one| one.corp_id != corp("wpB")).cloned().collect();
     assert_eq!(of("wpA", &one_brand), ["wpD1", "wpD2", "wpD4"]);
     assert!(of("wpC", &one_brand).is_empty());
+    // Another brand may be authorising again, and is read only later.
+    let unread = Authorization { agent: None, ..active("wpB", None) };
+    assert_eq!(of("wpA", &[one_brand, vec![unread]].concat()), ["wpD1"]);
 }
 
 /// Something that happens to an authorisation.

@@ -156,6 +156,19 @@ async fn a_list_with_the_first_add_confirms_a_customer_who_was_erased_and_added_
     assert_eq!(store.missing_followers(&app(), &corp(1), even_later).await, Ok((1, vec![])));
 }
 
+async fn a_removal_after_an_erasure_lets_no_list_bring_the_customer_back(place: &dyn Place) {
+    let store = place.open();
+    let person = PersonId::ExternalUserid(customer(1));
+    store.forget(&person, None, T0.plus_ms(-60_000)).await.unwrap();
+    store.append(arrival(event(1, 1, 1, ContactChange::DeletedByCustomer, 0))).await.unwrap();
+    settle_next(&store, T0, Outcome::Applied).await;
+    store.begin_reconcile(vec![(app(), corp(1))], T0).await.unwrap();
+    let page = vec![followed(1, 1, T0.plus_ms(-DAY_MS))];
+    let found = store.page_read(&app(), &corp(1), page, at_page(""), T0).await.unwrap();
+    assert_eq!(found, PageFound::default());
+    assert_eq!(store.lease(T0, 10, 10).await.unwrap(), []);
+}
+
 async fn a_dealer_leaves_and_takes_up_where_it_was(place: &dyn Place) {
     let store = place.open();
     let dealer = |n: u8| Dealer::listed(corp(n), i64::from(n), format!("Dealer {n}"), T0);
@@ -227,6 +240,7 @@ contract!(
     a_comparison_waits_for_no_lookup_of_an_earlier_one,
     followers_who_are_missing_leave_and_an_older_list_does_not_bring_them_back,
     a_list_with_the_first_add_confirms_a_customer_who_was_erased_and_added_again,
+    a_removal_after_an_erasure_lets_no_list_bring_the_customer_back,
     a_dealer_leaves_and_takes_up_where_it_was,
     an_alarm_lasts_until_its_end_whatever_the_order,
 );

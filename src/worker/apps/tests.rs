@@ -13,15 +13,15 @@ use crate::store::SuiteRecords;
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
 
-fn name(name: &str) -> AppName {
+pub(super) fn name(name: &str) -> AppName {
     AppName::new(name).unwrap()
 }
 
-fn corp(id: &str) -> CorpId {
+pub(super) fn corp(id: &str) -> CorpId {
     CorpId::new(id).unwrap()
 }
 
-fn rules(suite: Option<&str>, corp_id: Option<&str>) -> AppRules {
+pub(super) fn rules(suite: Option<&str>, corp_id: Option<&str>) -> AppRules {
     AppRules {
         suite: suite.map(name),
         corp_id: corp_id.map(corp),
@@ -37,20 +37,24 @@ fn rules(suite: Option<&str>, corp_id: Option<&str>) -> AppRules {
     }
 }
 
-fn settings() -> SuiteSettings {
+pub(super) fn settings() -> SuiteSettings {
     let (suite_id, secret) = (SuiteId::new("dkSUITE").unwrap(), SecretString::from("secret"));
     let sealer = Arc::new(Sealer::new(&suite_id, &secret, None));
-    SuiteSettings { provider_corp_id: corp("wwPROVIDER"), suite_id, secret, sealer }
+    SuiteSettings { provider_corp_id: corp("wwPROVIDER"), suite_id, secret, sealer, waits_since: T0 }
+}
+
+pub(super) fn settings_of(suite: &str) -> BTreeMap<AppName, SuiteSettings> {
+    BTreeMap::from([(name(suite), settings())])
 }
 
 /// One self-built app, and one of the suite `agency`.
-fn apps() -> Apps {
+pub(super) fn apps() -> Apps {
     let rules = [("own", rules(None, Some("wwOWN"))), ("brand", rules(Some("agency"), None))];
     let rules = rules.map(|(app, rules)| (name(app), rules));
-    Apps::new(rules, BTreeMap::from([(name("agency"), settings())]))
+    Apps::new(rules, settings_of("agency"))
 }
 
-fn authorized(corp_id: &str, shared_from: Option<&str>, sent_secs: i64) -> Authorization {
+pub(super) fn authorized(corp_id: &str, shared_from: Option<&str>, sent_secs: i64) -> Authorization {
     let code = SecretString::from(format!("code{sent_secs}"));
     let code = settings().sealer.seal(Purpose::PermanentCode, corp_id, &code, [7; 12]);
     let sent_at = T0.plus_ms(sent_secs * 1_000);
@@ -63,7 +67,7 @@ fn authorized(corp_id: &str, shared_from: Option<&str>, sent_secs: i64) -> Autho
 }
 
 /// Replaces what is known, as if these were the stored authorisations.
-fn replace(apps: &Apps, authorizations: Vec<Authorization>) -> AppChanges {
+pub(super) fn replace(apps: &Apps, authorizations: Vec<Authorization>) -> AppChanges {
     let records = SuiteRecords { authorizations: authorizations.clone(), ..SuiteRecords::default() };
     let bound = apps.agency().iter().filter_map(|one| Some((one.app.clone(), apps.corp_of(&one.app)?)));
     let bound = bound.collect();
@@ -90,7 +94,7 @@ fn an_agency_developed_app_serves_a_corp_once_a_brand_has_authorised() {
 #[test]
 fn a_configured_corp_is_not_served_before_it_has_authorised() {
     let rules = [(name("brand"), rules(Some("agency"), Some("wpA")))];
-    let apps = Apps::new(rules, BTreeMap::from([(name("agency"), settings())]));
+    let apps = Apps::new(rules, settings_of("agency"));
     assert_eq!(apps.corp_of(&name("brand")), None);
     assert_eq!(replace(&apps, vec![authorized("wpB", None, 1)]), AppChanges::default());
     assert_eq!(replace(&apps, vec![authorized("wpA", None, 1)]).usable, [(name("brand"), corp("wpA"))]);

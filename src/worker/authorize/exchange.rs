@@ -72,12 +72,17 @@ impl Exchanges {
     fn spawn(self: &Arc<Self>, suite: &AppName, id: CodeId, ticket: SecretString) {
         let (this, suite) = (self.clone(), suite.clone());
         self.calls.context.spawn_call(async move {
-            if let Err(error) = this.exchange(&suite, &id, ticket).await {
-                let message = "the exchange of an auth code could not be stored; it goes on";
-                this.calls.context.store_failures.warn(message, &error);
-            }
+            let exchanged = this.exchange(&suite, &id, ticket).await;
             this.in_flight().remove(&(suite, id));
-            this.calls.context.wake.suites.notify_one();
+            let Context { wake, store_failures, .. } = &this.calls.context;
+            match exchanged {
+                Ok(()) => wake.suites.notify_one(),
+                // The next activation, within a second, tries again.
+                Err(error) => {
+                    let message = "what became of an auth code could not be stored; its exchange goes on";
+                    store_failures.warn(message, &error);
+                }
+            }
         });
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use super::super::apps::{AppChanges, Apps};
 use super::super::suites::SuiteView;
-use crate::domain::bindings::bind;
+use crate::domain::bindings::{Unserved, bind};
 use crate::store::{Store, StoreError};
 
 /// Replaces what `apps` knows of the suites by what is stored. A new binding is stored before its app is
@@ -23,12 +23,23 @@ pub async fn load(store: &dyn Store, apps: &Apps) -> Result<AppChanges, StoreErr
     }
     let mut bindings = bind(apps.agency(), &granted, &bound);
     if !bindings.to_store.is_empty() {
+        let mut damaged = Vec::new();
         for (app, corp_id) in &bindings.to_store {
-            let stored = store.bind(app, corp_id).await?;
-            tracing::info!(%app, corp_id = %stored, "an app is bound to a brand");
-            bound.insert(app.clone(), stored);
+            match store.bind(app, corp_id).await {
+                Ok(stored) => {
+                    tracing::info!(%app, corp_id = %stored, "an app is bound to a brand");
+                    bound.insert(app.clone(), stored);
+                }
+                // Which brand's data is under its name is not known.
+                Err(StoreError::Damaged(reason)) => {
+                    tracing::error!(%app, reason, "the record of an app's brand is damaged: the app serves none");
+                    damaged.push(app.clone());
+                }
+                Err(error) => return Err(error),
+            }
         }
         bindings = bind(apps.agency(), &granted, &bound);
+        bindings.apps.extend(damaged.into_iter().map(|app| (app, Err(Unserved::NoBrand))));
     }
     Ok(apps.replace(views, &bindings))
 }

@@ -65,6 +65,7 @@ fn agency(apps: &[(AppName, Option<CorpId>)], sealer: Sealer) -> Apps {
         suite_id: SuiteId::new("dkSUITE").unwrap(),
         secret: "secret".into(),
         sealer: Arc::new(sealer),
+        waits_since: T0,
     };
     let rules = apps.iter().map(|(app, corp_id)| {
         (app.clone(), AppRules { suite: Some(suite()), corp_id: corp_id.clone(), ..rules() })

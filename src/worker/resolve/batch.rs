@@ -150,7 +150,7 @@ impl Batch<'_> {
 
     /// Ends the search because there is no permit for its next call.
     fn put_back(&mut self) {
-        let text = "live work of this corp went first".to_owned();
+        let text = "postponed: the concurrent calls of this corp are in use by live work".to_owned();
         let rest = self.search.withdraw(|_| true);
         self.end_soon(rest, FailureReason { errcode: None, text });
     }
@@ -160,10 +160,17 @@ impl Batch<'_> {
         let (context, now, LaneKey { app, owner, .. }) = (self.context, self.context.now(), self.lane);
         let breaker =
             |customer: &Customer| open_breaker(context, app, [&customer.contact.corp_id, owner], now);
-        for customer in self.search.withdraw(|customer| breaker(customer).is_some()) {
-            if let Some(Breaker { probe_at, reason, .. }) = breaker(&customer) {
-                self.end([customer], &defer(probe_at, reason));
+        // Asked once for each: a breaker may close at any moment.
+        let mut open = Vec::new();
+        let withdrawn = self.search.withdraw(|customer| match breaker(customer) {
+            Some(breaker) => {
+                open.push(breaker);
+                true
             }
+            None => false,
+        });
+        for (customer, Breaker { probe_at, reason, .. }) in withdrawn.into_iter().zip(open) {
+            self.end([customer], &defer(probe_at, reason));
         }
     }
 
