@@ -1,5 +1,7 @@
 //! Customer groups whose member lists are to be read, and what the lists say.
 
+use std::collections::BTreeSet;
+
 use async_trait::async_trait;
 
 use super::error::StoreError;
@@ -25,9 +27,18 @@ pub struct ChatToRead {
 /// The readings of customer groups.
 #[async_trait]
 pub trait CustomerGroups: Send + Sync {
-    /// Up to `limit` groups whose reading is due at `now`, the longest due first. Removes outdated places
-    /// from the queue of readings.
-    async fn due_chats(&self, now: Timestamp, limit: usize) -> Result<Vec<ChatToRead>, StoreError>;
+    /// Up to `limit` groups whose reading is due at `now`, the longest due first.
+    async fn due_chats(&self, now: Timestamp, limit: usize) -> Result<Vec<ChatToRead>, StoreError> {
+        self.due_chats_except(&BTreeSet::new(), now, limit).await
+    }
+
+    /// The same without the groups of some corps. Removes outdated places from the queue of readings.
+    async fn due_chats_except(
+        &self,
+        corps: &BTreeSet<(AppName, CorpId)>,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<ChatToRead>, StoreError>;
 
     /// When the next reading of a group is due.
     async fn next_chat_due(&self) -> Result<Option<Timestamp>, StoreError>;

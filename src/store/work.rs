@@ -30,6 +30,12 @@ impl Work {
             WorkId::Event(due_at, _) | WorkId::Lookup(_, due_at, _) => *due_at,
         }
     }
+
+    /// Whether it must not delay other work.
+    #[must_use]
+    pub const fn is_background(&self) -> bool {
+        matches!(self.id, WorkId::Lookup(Haste::Background, ..))
+    }
 }
 
 /// Identifies a piece of work. Contains the instant it was due, so that an id from before a rescheduling is

@@ -26,9 +26,6 @@ use crate::wecom::{CallError, ChatMembers, Class, is_chat_gone};
 
 /// Lists that are read at once.
 const CALLS_MAX: usize = 4;
-/// Groups that are looked at in an activation; more of them if these are of few corps, so that one corp's
-/// backlog does not delay the others.
-const LOOKED_AT: [usize; 2] = [64, 1_024];
 /// Groups whose failures are counted.
 const FAILING_MAX: usize = 10_000;
 /// For a group that will fail until a setting is corrected, or that fails with an undocumented code.
@@ -79,9 +76,17 @@ impl Groups {
         self.no_permit_until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Until when no group is read at the corp of this one, if it had no permit the last time.
-    fn waits_until(&self, group: &ChatToRead) -> Option<Instant> {
-        self.no_permit_until().get(&(group.app.clone(), group.corp_id.clone())).copied()
+    fn has_slot(&self) -> bool {
+        self.busy().len() < CALLS_MAX
+    }
+
+    /// The longest due group that is of none of these corps.
+    async fn first_due_except(
+        &self,
+        corps: &BTreeSet<(AppName, CorpId)>,
+    ) -> Result<Option<ChatToRead>, StoreError> {
+        let store = &self.context.store;
+        Ok(store.due_chats_except(corps, self.context.now(), 1).await?.pop())
     }
 
     /// Starts calls for the groups that are due, as far as there are slots. Returns after what time to look
@@ -92,42 +97,39 @@ impl Groups {
         if !matches!(store.ready(), Ok(()) | Err(StoreError::InboxFull { .. })) {
             return Ok(super::LOOK_EVERY);
         }
-        let mut had_no_permit = Vec::new();
-        for limit in LOOKED_AT {
-            if self.busy().len() >= CALLS_MAX {
-                break;
-            }
-            let due = store.due_chats(now, limit).await?;
-            let is_all = due.len() < limit;
-            let (last, others): (Vec<_>, Vec<_>) =
-                due.into_iter().partition(|group| self.waits_until(group).is_some());
-            had_no_permit = last;
-            for group in others {
-                self.start_call(group);
-            }
-            if is_all {
-                break;
-            }
+        let waiting = self.no_permit_until().clone();
+        let mut passed_over: BTreeSet<_> = self.busy().iter().chain(waiting.keys()).cloned().collect();
+        while self.has_slot()
+            && let Some(group) = self.first_due_except(&passed_over).await?
+        {
+            passed_over.insert((group.app.clone(), group.corp_id.clone()));
+            self.start_call(group);
         }
-        had_no_permit.sort_by_cached_key(|group| self.waits_until(group));
-        for group in had_no_permit {
-            if self.waits_until(&group).is_none_or(|until| until <= Instant::now()) {
-                self.start_call(group);
+        // Those whose wait is over, the one that has waited for longest first.
+        let is_over =
+            |corp: &(AppName, CorpId), until: Instant| until <= Instant::now() && !self.busy().contains(corp);
+        let mut over: Vec<_> = waiting.into_iter().filter(|(corp, until)| is_over(corp, *until)).collect();
+        over.sort_by_key(|(_, until)| *until);
+        for (corp, _) in over {
+            if !self.has_slot() {
+                break;
             }
+            passed_over.remove(&corp);
+            match self.first_due_except(&passed_over).await? {
+                Some(group) => self.start_call(group),
+                None => drop(self.no_permit_until().remove(&corp)),
+            }
+            passed_over.insert(corp);
         }
         // One that is due already waits for a slot: the end of a call wakes this worker.
         let next = store.next_chat_due().await?.filter(|due_at| *due_at > now);
         Ok(next.map_or(super::LOOK_EVERY, |due_at| until(now, due_at)))
     }
 
-    /// Starts the call for a group, unless there is no slot, or one for its corp is in flight.
+    /// Starts the call for a group of a corp that has none in flight.
     fn start_call(self: &Arc<Self>, group: ChatToRead) {
         let corp = (group.app.clone(), group.corp_id.clone());
-        let mut busy = self.busy();
-        if busy.len() >= CALLS_MAX || !busy.insert(corp.clone()) {
-            return;
-        }
-        drop(busy);
+        self.busy().insert(corp.clone());
         let groups = self.clone();
         self.context.spawn_call(async move {
             let is_stored = groups.read(&group).await;

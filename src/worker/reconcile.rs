@@ -117,6 +117,8 @@ struct Failing {
     until: Option<Instant>,
     /// Since when it has had no permit, if it is put off because of that.
     no_permit_since: Option<Instant>,
+    /// Its traversal, with the lists that were read before there was no permit.
+    traversal: Option<Traversal>,
 }
 
 /// What follows from a failed call.
@@ -220,7 +222,7 @@ impl Comparison {
                         // The end of a limit may have passed meanwhile, or the clock may just have been set.
                         let wait = Duration::from_millis(u64::try_from(wait_ms).unwrap_or(0));
                         failing.until = Some(Instant::now() + wait.max(AGAIN_MIN));
-                        state.current = None;
+                        failing.traversal = state.current.take().filter(|_| state.had_no_permit);
                     }
                 }
             }
@@ -264,8 +266,9 @@ impl Comparison {
         };
         let Some((corp_id, task)) = due.into_iter().min_by_key(turn) else { return Ok(Some(wait)) };
         self.log.note(self.context.store.reconcile_run().await?);
+        let kept = state.failing.get_mut(&corp_id).and_then(|failing| failing.traversal.take());
         let corp = CorpLists { context: self.context.clone(), app: self.app.clone(), corp_id };
-        state.current = Some(Traversal::new(corp, task));
+        state.current = Some(kept.unwrap_or_else(|| Traversal::new(corp, task)));
         Ok(Some(Duration::ZERO))
     }
 

@@ -35,8 +35,10 @@ pub struct Judged {
     pub followers: u64,
     /// Followers whose removal only WeCom's lists have reported.
     pub removed: u64,
-    /// Memberships in groups, present and past.
+    /// Members of groups who must be held to be in them.
     pub memberships: u64,
+    /// Customers who must not be held to be in a group of their dealer.
+    pub left: u64,
     /// Links with nothing else to do.
     pub prompt: u64,
 }
@@ -48,6 +50,7 @@ impl AddAssign for Judged {
         self.followers += more.followers;
         self.removed += more.removed;
         self.memberships += more.memberships;
+        self.left += more.left;
         self.prompt += more.prompt;
     }
 }

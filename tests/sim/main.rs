@@ -168,7 +168,8 @@ fn judged_enough(schedules: &[Judged]) {
         ("links of people who were forgotten and are back", all.back, 60),
         ("schedules with followers", with_followers, 900),
         ("followers removed because no list had them", all.removed, 15),
-        ("memberships in groups", all.memberships, 600),
+        ("memberships in groups", all.memberships, 400),
+        ("customers who are in no group of their dealer", all.left, 300),
         ("prompt links", all.prompt, 1_000),
     ] {
         let least = schedules.len() as u64 * least_in_1000 / 1_000;

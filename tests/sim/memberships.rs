@@ -45,7 +45,6 @@ impl Checker<'_> {
             for (g, group) in groups {
                 let joined = group.members.get(p).filter(|_| !group.is_dismissed);
                 let is_held = held.iter().any(|chat_id| chat_id.as_str() == group.chat_id);
-                self.judged.memberships += u64::from(joined.is_some() || is_held);
                 // Where the app was not allowed to read groups, they are left out for a day.
                 let may_read = !schedule.cast.dealers[*d].was_troubled;
                 let is_owed =
@@ -54,8 +53,10 @@ impl Checker<'_> {
                     format!("p{p} at d{d} is in g{g} and not held to be: {held:?}")
                 });
                 // Without the event, nothing tells that a customer has left.
-                let may_stay = joined.is_some() || !group.is_reported() || is_held && is_outdated(group);
-                self.expect(!is_held || may_stay, || {
+                let has_left = joined.is_none() && group.is_reported() && !is_outdated(group);
+                self.judged.memberships += u64::from(is_owed);
+                self.judged.left += u64::from(has_left);
+                self.expect(!is_held || !has_left, || {
                     let end = if group.is_dismissed { "was dismissed" } else { "was left" };
                     format!("p{p} at d{d} is held to be in g{g}, which {end}: {held:?}")
                 });

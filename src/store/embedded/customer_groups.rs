@@ -47,14 +47,18 @@ impl EmbeddedStore {
 
 #[async_trait]
 impl CustomerGroups for EmbeddedStore {
-    async fn due_chats(&self, now: Timestamp, limit: usize) -> Result<Vec<ChatToRead>, StoreError> {
+    async fn due_chats_except(
+        &self,
+        corps: &BTreeSet<(AppName, CorpId)>,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<ChatToRead>, StoreError> {
         let mut outdated = Vec::new();
         let due = self.rows(b"j", &keys::readings_until(now), limit, |key, _| {
             let mut parts = keys::Parts::of(key);
             let parsed = parts.instant().and_then(|due_at| Ok((due_at, parts.corp()?, parts.chat_id()?)));
-            let Some((due_at, (app, corp_id), chat_id)) = self.undamaged(key, parsed)? else {
-                return Ok(None);
-            };
+            let parsed = self.undamaged(key, parsed)?.filter(|(_, corp, _)| !corps.contains(corp));
+            let Some((due_at, (app, corp_id), chat_id)) = parsed else { return Ok(None) };
             let chat = readable(self.read::<Chat>(&keys::chat(&app, &corp_id, &chat_id)))?;
             let Some(chat) = chat.filter(|chat| chat.is_due_at(due_at)) else {
                 outdated.push(key.to_vec());

@@ -85,6 +85,11 @@ use writer::{Patience, Writer};
 
 /// Disk space, on top of `free_mb_min`, that merging files of the journal leaves free.
 const MERGING_SPARES_BYTES: u64 = 64 << 20;
+/// Transactions submitted ahead of their results: a few groups of them.
+const AHEAD: usize = 32;
+/// The same for results of background lookups: less than one group, so that a transaction of live work that
+/// comes in between waits for no other.
+const AHEAD_IN_BACKGROUND: usize = 8;
 
 /// The settings of an embedded store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -248,10 +253,11 @@ impl EmbeddedStore {
         &self,
         outcomes: Vec<(Vec<u8>, O)>,
         settle: fn(&mut Txn<'_>, O) -> Result<T, StoreError>,
+        ahead: usize,
     ) -> Result<Vec<T>, StoreError> {
         let (lease_keys, outcomes): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
         let transactions = outcomes.into_iter().map(|outcome| move |txn: &mut Txn<'_>| settle(txn, outcome));
-        let settled = self.run_all(transactions, Patience::UntilDecided).await;
+        let settled = self.run_ahead(transactions, Patience::UntilDecided, ahead).await;
         let (mut results, mut first_error) = (Vec::new(), Ok(()));
         for (key, settled) in lease_keys.iter().zip(settled) {
             match self.undamaged(key, settled) {
@@ -281,17 +287,30 @@ impl EmbeddedStore {
         F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
         T: Send + 'static,
     {
-        const AHEAD_MAX: usize = 32;
-        let (mut ahead, mut results) = (VecDeque::new(), Vec::new());
+        self.run_ahead(transactions, patience, AHEAD).await
+    }
+
+    /// The same with at most `ahead` transactions submitted ahead of their results.
+    async fn run_ahead<T, F>(
+        &self,
+        transactions: impl Iterator<Item = F> + Send,
+        patience: Patience,
+        ahead: usize,
+    ) -> Vec<Result<T, StoreError>>
+    where
+        F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
+        T: Send + 'static,
+    {
+        let (mut submitted, mut results) = (VecDeque::new(), Vec::new());
         for transaction in transactions {
-            if ahead.len() == AHEAD_MAX
-                && let Some(submitted) = ahead.pop_front()
+            if submitted.len() == ahead
+                && let Some(first) = submitted.pop_front()
             {
-                results.push(self.answer(submitted, patience).await);
+                results.push(self.answer(first, patience).await);
             }
-            ahead.push_back(self.writer.submit(transaction).await);
+            submitted.push_back(self.writer.submit(transaction).await);
         }
-        for submitted in ahead {
+        for submitted in submitted {
             results.push(self.answer(submitted, patience).await);
         }
         results

@@ -15,7 +15,10 @@ use super::records::decode;
 use super::roll::FanNumber;
 use super::txn::Txn;
 use super::writer::Patience;
-use super::{EmbeddedStore, arrivals, chat_members, dealers, fans, keys, ledgers, roll, work};
+use super::{
+    AHEAD, AHEAD_IN_BACKGROUND, EmbeddedStore, arrivals, chat_members, dealers, fans, keys, ledgers, roll,
+    work,
+};
 use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
 use crate::domain::ids::{AppName, CorpId, FanKey, Unionid};
@@ -52,12 +55,14 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Vec<Timestamp>, StoreError> {
         self.indexed().await?;
+        let is_background = outcomes.iter().all(|(work, _)| work.is_background());
+        let ahead = if is_background { AHEAD_IN_BACKGROUND } else { AHEAD };
         let outcomes =
             outcomes.into_iter().map(|(work, outcome)| (lease_key(&work.id), (work, outcome, now))).collect();
         let settle = |txn: &mut Txn<'_>, (work, outcome, now): (Work, Outcome, Timestamp)| {
             work::settle(txn, &work, outcome, now)
         };
-        Ok(self.settle_all(outcomes, settle).await?.into_iter().flatten().collect())
+        Ok(self.settle_all(outcomes, settle, ahead).await?.into_iter().flatten().collect())
     }
 
     async fn bring_forward(&self, due_at: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
@@ -174,7 +179,10 @@ impl Store for EmbeddedStore {
         let leased = |work: &FanWork| fan_lease(work.step, FanNumber(work.number));
         let keyed =
             outcomes.into_iter().map(|(work, outcome)| (leased(&work), (work, outcome, now))).collect();
-        self.settle_all(keyed, |txn, (work, outcome, now)| fans::settle(txn, &work, outcome, now)).await?;
+        let settle = |txn: &mut Txn<'_>, (work, outcome, now): (FanWork, FanOutcome, Timestamp)| {
+            fans::settle(txn, &work, outcome, now)
+        };
+        self.settle_all(keyed, settle, AHEAD).await?;
         Ok(())
     }
 
