@@ -89,7 +89,7 @@ const MERGING_SPARES_BYTES: u64 = 64 << 20;
 const AHEAD: usize = 32;
 /// The same for results of background lookups: less than one group, so that a transaction of live work that
 /// comes in between waits for no other.
-const AHEAD_IN_BACKGROUND: usize = 8;
+const AHEAD_IN_BACKGROUND: usize = 4;
 
 /// The settings of an embedded store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

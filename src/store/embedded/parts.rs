@@ -4,8 +4,9 @@ use super::super::StoreError;
 use super::EmbeddedStore;
 use super::txn::Txn;
 
-/// Customers in one transaction: each has up to six keys, and a group of transactions at most 99.
-pub(super) const CUSTOMERS_PER_TRANSACTION: usize = 16;
+/// Customers in one transaction: each has up to six keys, and a group of transactions at most 99. Half a group,
+/// so that live work that comes in meanwhile is in the same group, or in the next.
+pub(super) const CUSTOMERS_PER_TRANSACTION: usize = 8;
 
 impl EmbeddedStore {
     /// Runs `change` on all items, [`CUSTOMERS_PER_TRANSACTION`] in each transaction, one after the other:
