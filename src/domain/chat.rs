@@ -15,7 +15,7 @@
 //! | complete join, or leave of few, from the version held | applied | reading |
 //! | join or leave, to the version held | included already | reading |
 //! | any other join or leave | reading | reading |
-//! | a comparison finds a customer who was not held | – | reading |
+//! | a comparison lists a customer who is not recorded in the group | – | reading |
 //! | dismissed | forgotten | forgotten |
 //! | list, requested too early | – | read again once it can be complete |
 //! | list of a replaced version | – | read again, twice at most; then accepted, but no version is held |
@@ -220,7 +220,7 @@ impl Chat {
         self.reading = Some(Reading { due_at, complete_at, tries: 0 });
     }
 
-    /// Records that a comparison found a customer who was not held to be in the group, in a list requested at
+    /// Records that a comparison listed a customer who was not recorded in the group, in a list requested at
     /// `found_at`: a list of the group that was requested before may lack the customer. Returns whether that
     /// makes a difference; without a reading no such list is to come.
     pub fn note_found(&mut self, found_at: Timestamp) -> bool {

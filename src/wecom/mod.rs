@@ -36,6 +36,7 @@ pub use errcode::{
 };
 pub use error::{CallError, Transport};
 pub use limiter::{Ledgers, Limiter};
+pub(crate) use obtain::INVALID_TICKET;
 pub use platform::{ChatMembers, CustomerPage, DealerList, Platform, TokenOf};
 pub use remedy::Remedy;
 pub use suites::{AuthInfo, PermanentCode, SuitePlatform};

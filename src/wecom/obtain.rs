@@ -18,7 +18,7 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Share;
 
 /// The code for a `suite_ticket` that has expired or is not the suite's.
-const INVALID_TICKET: i64 = 40_085;
+pub(crate) const INVALID_TICKET: i64 = 40_085;
 
 impl Client {
     /// An access token, from the cache or fetched. `api` is the call that it is for.

@@ -130,7 +130,7 @@ impl World {
             return Err(Errcode::INVALID_PERMANENT_CODE);
         }
         Ok(json!({
-            // Whoever sold the authorization (代理服务商): no dealer of a chain.
+            // The reseller of the authorization (代理服务商); not a dealer of a chain.
             "dealer_corp_info": { "corpid": "ww00000000000000a9", "corp_name": "代理商" },
             "auth_corp_info": {
                 "corpid": corp_id,

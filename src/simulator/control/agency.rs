@@ -1,6 +1,6 @@
 //! The control routes about agency-developed apps (代开发).
 //!
-//! Deliberately absent: adding templates, which come from whoever starts the simulator.
+//! Deliberately absent: adding templates: the process that starts the simulator does that.
 
 use std::sync::Arc;
 

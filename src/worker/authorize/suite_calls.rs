@@ -13,10 +13,7 @@ use super::super::failure::failure_reason;
 use super::super::suites::SuiteView;
 use crate::domain::backoff::Backoff;
 use crate::domain::ids::AppName;
-use crate::wecom::{Api, CallError, Class, SuitePlatform};
-
-/// WeCom's code for a ticket that is not valid.
-const INVALID_TICKET: i64 = 40_085;
+use crate::wecom::{Api, CallError, Class, INVALID_TICKET, SuitePlatform};
 
 /// What calls of suites share.
 pub(super) struct SuiteCalls {

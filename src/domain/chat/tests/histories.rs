@@ -129,9 +129,9 @@ impl Group {
 struct Service {
     chat: Option<Chat>,
     customers: BTreeSet<ExternalUserid>,
-    /// Those whom comparisons found first, and when.
+    /// The customers that a comparison was the first to list, each with its time.
     found: BTreeMap<ExternalUserid, Timestamp>,
-    /// Those whom lists took out of the group although a comparison had found them there for good.
+    /// The customers that a list removed from the group although a comparison had seen them there and they stayed.
     wronged: Vec<ExternalUserid>,
 }
 
