@@ -15,7 +15,7 @@
 //! | complete join, or leave of few, from the version held | applied | reading |
 //! | join or leave, to the version held | included already | reading |
 //! | any other join or leave | reading | reading |
-//! | a comparison lists a customer who is not recorded in the group | – | reading |
+//! | a comparison lists a customer who is not recorded in the group | reading | reading |
 //! | dismissed | forgotten | forgotten |
 //! | list, requested too early | – | read again once it can be complete |
 //! | list of a replaced version | – | read again, twice at most; then accepted, but no version is held |
@@ -221,14 +221,15 @@ impl Chat {
     }
 
     /// Records that a comparison listed a customer who was not recorded in the group, in a list requested at
-    /// `found_at`: a list of the group that was requested before may lack the customer. Returns whether that
-    /// makes a difference; without a reading no such list is to come.
+    /// `found_at`: either a join was lost, or the customer has left since that list. A reading decides; one
+    /// that was due already may have been requested too early. Returns whether that makes a difference.
     pub fn note_found(&mut self, found_at: Timestamp) -> bool {
         let complete_at = found_at.plus_ms(CHAT_LAG_MS);
-        let Some(reading) = self.reading.as_mut().filter(|reading| reading.complete_at < complete_at) else {
-            return false;
-        };
-        reading.complete_at = complete_at;
+        match &mut self.reading {
+            Some(reading) if reading.complete_at >= complete_at => return false,
+            Some(reading) => reading.complete_at = complete_at,
+            None => self.read_after(found_at),
+        }
         true
     }
 

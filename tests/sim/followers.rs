@@ -101,12 +101,10 @@ impl Checker<'_> {
             let members: BTreeSet<_> = pair.events.iter().map(|event| event.member.clone()).collect();
             for member in members.union(&held) {
                 let (relation, is_held) = (Relation::of(pair, member), held.contains(member));
-                self.judged.followers += 1;
-                let is_wrong = if is_held {
-                    self.has_ended(&relation, somebody)
-                } else {
-                    self.is_owed(&relation, somebody)
-                };
+                let has_ended = self.has_ended(&relation, somebody);
+                let is_owed = self.is_owed(&relation, somebody);
+                let (is_wrong, is_right) = if is_held { (has_ended, is_owed) } else { (is_owed, has_ended) };
+                self.judged.followers += u64::from(is_right);
                 self.expect(!is_wrong, || {
                     let what = if is_held { "has the follower" } else { "lacks the follower" };
                     format!("p{p} at d{d} {what} {member}: {contact:?}")

@@ -19,20 +19,18 @@ impl Checker<'_> {
         let schedule = self.schedule;
         let lag_ms = schedule.machine.setup.chat_lag_ms;
         let calls = schedule.machine.sim.calls();
-        // A list that is older than WeCom says is believed. A comparison that reads a list just before a change,
-        // or an old one just after it, and stores it later, brings back a customer who has left.
+        // A list that is older than WeCom says is believed. Nothing corrects a comparison that reads a list just
+        // before the end of its group and stores it later: it brings back who was in the group.
         let is_outdated = |group: &Group| {
             let corp_id = &schedule.cast.dealers[group.dealer].dealer.corp_id;
             let is_list = |call: &&Call| {
                 call.chat_id.as_ref() == Some(&group.chat_id) && call.api == Api::GroupChatGet
                     || call.corp_id.as_ref() == Some(corp_id) && call.api == Api::ContactList
             };
+            let ended_at = group.changed_at.last().filter(|_| group.is_dismissed);
             let is_near = |call: &Call| {
-                // Its end empties a group, whatever was before.
-                let of_note = if group.is_dismissed { 1 } else { usize::MAX };
-                let changes = group.changed_at.iter().rev().take(of_note);
-                let after_ms = changes.map(|at| call.at.millis_since(*at));
-                after_ms.into_iter().any(|ms| (-STORED_WITHIN_MS..=lag_ms).contains(&ms))
+                let after_ms = ended_at.map(|ended_at| call.at.millis_since(*ended_at));
+                after_ms.is_some_and(|ms| (-STORED_WITHIN_MS..=lag_ms).contains(&ms))
             };
             lag_ms > CHAT_LAG_MS || calls.iter().filter(is_list).any(is_near)
         };

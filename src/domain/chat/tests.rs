@@ -200,8 +200,6 @@ fn the_number_of_replaced_versions_kept_is_bounded() {
 #[test]
 fn a_list_requested_before_a_comparison_found_another_customer_is_provisional() {
     let mut chat = held(1);
-    assert!(!chat.note_found(NOW), "no list is to come");
-    assert_eq!(chat, held(1));
     chat.apply(&unnamed(), NOW);
     let found_at = LAG.plus_ms(300);
     assert!(chat.note_found(found_at) && !chat.note_found(NOW));
@@ -209,6 +207,16 @@ fn a_list_requested_before_a_comparison_found_another_customer_is_provisional() 
     assert_eq!(due_at(&chat), found_at.plus_ms(CHAT_LAG_MS));
     assert!(chat.read(Some(version(2)), due_at(&chat)));
     assert_eq!(known(&chat), Some(&version(2)));
+}
+
+#[test]
+fn a_comparison_that_finds_another_customer_has_the_list_read() {
+    // The customer left after the comparison's list was requested, and the event was received before it.
+    let mut chat = held(1);
+    assert!(chat.note_found(NOW) && !chat.note_found(NOW));
+    assert_eq!(due_at(&chat), NOW.plus_ms(CHAT_LAG_MS));
+    assert!(chat.read(Some(version(1)), due_at(&chat)), "the list replaces what is held");
+    assert_eq!(chat, held(1));
 }
 
 #[test]

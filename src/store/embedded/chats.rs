@@ -102,10 +102,14 @@ pub(super) fn note_found(
     if txn.has(&keys::chat_member(chat_id, key))? {
         return Ok(());
     }
-    let record = keys::chat(&key.app, &key.corp_id, chat_id);
-    // The instant at which the reading is due, and so its place in the queue, stays.
-    let Some(mut chat) = readable(txn.get::<Chat>(&record))? else { return Ok(()) };
-    if chat.note_found(read_at) { txn.put(record, &chat) } else { Ok(()) }
+    // Of other groups there is nothing to correct.
+    if !txn.has(&keys::chat(&key.app, &key.corp_id, chat_id))? {
+        return Ok(());
+    }
+    change_chat(txn, &key.app, &key.corp_id, chat_id, |chat| {
+        chat.note_found(read_at);
+        true
+    })
 }
 
 /// Takes contacts that are not in a list out of the group, unless an event or a comparison has reported more

@@ -30,8 +30,8 @@ struct Step {
 struct History {
     steps: Vec<Step>,
     is_dismissed: bool,
-    /// When comparisons read the list as it is, in milliseconds since the beginning.
-    comparisons: Vec<i64>,
+    /// When comparisons store a list, in milliseconds since the beginning, and how old it is then.
+    comparisons: Vec<(i64, i64)>,
     /// How old the lists are, and how long the calls take, in turn.
     calls: Vec<(i64, i64)>,
 }
@@ -46,7 +46,7 @@ fn histories(lag_max_ms: i64, with_losses: bool) -> impl Strategy<Value = Histor
     let step = (0_i64..4_000, btree_set(0_u8..6, 1..3), delivery)
         .prop_map(|(gap_ms, people, delivery)| Step { gap_ms, people, delivery });
     let calls = vec((0..=lag_max_ms, 0_i64..1_500), 1..12);
-    let comparisons = vec(0_i64..50_000, 0..6);
+    let comparisons = vec((0_i64..50_000, 0_i64..4_000), 0..6);
     (vec(step, 1..12), any::<bool>(), comparisons, calls).prop_map(move |parts| {
         let (mut steps, is_dismissed, comparisons, calls) = parts;
         // The comparison makes up for the loss of the last event.
@@ -54,7 +54,12 @@ fn histories(lag_max_ms: i64, with_losses: bool) -> impl Strategy<Value = Histor
         if last.delivery.delays_ms.is_empty() {
             last.delivery.delays_ms.push(1_000);
         }
-        History { steps, is_dismissed: is_dismissed && with_losses, comparisons, calls }
+        let (is_dismissed, mut comparisons) = (is_dismissed && with_losses, comparisons);
+        for (_, age_ms) in &mut comparisons {
+            // Nothing corrects a list that is older than the end of its group.
+            *age_ms = if is_dismissed { 0 } else { *age_ms };
+        }
+        History { steps, is_dismissed, comparisons, calls }
     })
 }
 
@@ -66,7 +71,8 @@ fn id_of(person: u8) -> ExternalUserid {
 /// What the service learns without asking.
 enum Input {
     Event(ChatChange),
-    Comparison,
+    /// A comparison stores a list that is this many milliseconds old.
+    Comparison(i64),
 }
 
 /// WeCom's group: its lists with the instants since when they are valid, the last one `None` if the group was
@@ -105,8 +111,8 @@ impl Group {
             let copy = |delay_ms: &i64| (now.plus_ms(*delay_ms), Input::Event(change.clone()));
             group.inputs.extend(delivery.delays_ms.iter().map(copy));
         }
-        let comparisons = history.comparisons.iter().map(|after_ms| NOW.plus_ms(*after_ms));
-        group.inputs.extend(comparisons.map(|at| (at, Input::Comparison)));
+        let comparison = |(at, age_ms): &(i64, i64)| (NOW.plus_ms(*at), Input::Comparison(*age_ms));
+        group.inputs.extend(history.comparisons.iter().map(comparison));
         group.inputs.sort_by_key(|(at, _)| *at);
         group
     }
@@ -139,13 +145,14 @@ impl Service {
     fn take_in(&mut self, group: &Group, input: &Input, now: Timestamp) {
         match input {
             Input::Event(change) => self.deliver(change, now),
-            Input::Comparison => {
-                for id in group.list_at(now).map(|(list, _)| list).unwrap_or_default() {
+            Input::Comparison(age_ms) => {
+                let read_at = now.plus_ms(-age_ms);
+                for id in group.list_at(read_at).map(|(list, _)| list).unwrap_or_default() {
                     if self.customers.insert(id.clone()) {
                         if let Some(chat) = &mut self.chat {
-                            chat.note_found(now);
+                            chat.note_found(read_at);
                         }
-                        self.found.insert(id, now);
+                        self.found.insert(id, read_at);
                     }
                 }
             }
