@@ -34,6 +34,7 @@ impl EmbeddedStore {
         if customers.len() <= CUSTOMERS_PER_TRANSACTION {
             return Ok(());
         }
+        let _held_back = self.hold_back(app, &event.corp_id, received_at);
         let (app, event) = (app.clone(), event.clone());
         let joined = self.in_parts(customers, move |txn, part| {
             if was_applied(txn)? {
@@ -91,6 +92,7 @@ impl CustomerGroups for EmbeddedStore {
     ) -> Result<PageFound, StoreError> {
         let (of, ChatToRead { app, corp_id, chat_id, chat }) = (group.clone(), group);
         let listed: BTreeSet<_> = customers.iter().map(|row| row.external_userid.clone()).collect();
+        let _held_back = self.hold_back(app, corp_id, began_at);
         let found =
             self.in_parts(customers, move |txn, part| chats::see_all(txn, &of, part, began_at)).await?;
         if chat.clone().read(version.clone(), began_at) {

@@ -1,5 +1,5 @@
 //! Leases: which events, lookups and fans are being worked on. They are in memory: one process owns the
-//! folder, so a crash ends them all.
+//! folder, so a crash ends them all. And which lookups are held back until more of the same list is stored.
 
 use std::collections::HashSet;
 use std::sync::{MutexGuard, PoisonError};
@@ -13,7 +13,7 @@ use super::txn::failed;
 use super::{EmbeddedStore, fans, keys, roll};
 use crate::domain::contact::Contact;
 use crate::domain::fan::{FanStep, Priority};
-use crate::domain::ids::AppName;
+use crate::domain::ids::{AppName, CorpId};
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
 
@@ -32,7 +32,45 @@ pub(super) fn fan_lease(step: FanStep, number: FanNumber) -> Vec<u8> {
     key
 }
 
+/// Lookups of one corp that are due at one instant, held back while the rest of the list they are from is
+/// stored: they are leased together, so that 230 customers cost three calls. When this is dropped, they can be
+/// leased.
+pub(super) struct HeldBack<'a> {
+    store: &'a EmbeddedStore,
+    lookups: LookupsAt,
+}
+
+/// What the keys of some lookups begin and end with.
+pub(super) type LookupsAt = (Vec<u8>, Vec<u8>);
+
+impl Drop for HeldBack<'_> {
+    fn drop(&mut self) {
+        let mut held_back = self.store.held_back();
+        if let Some(index) = held_back.iter().position(|lookups| *lookups == self.lookups) {
+            held_back.swap_remove(index);
+        }
+        drop(held_back);
+        // In this order: a lease that has skipped them begins with them the next time.
+        self.store.frontiers.live.appeared(&self.lookups.0);
+    }
+}
+
 impl EmbeddedStore {
+    /// Holds back the live lookups of a corp that are due at this instant.
+    pub(super) fn hold_back(&self, app: &AppName, corp_id: &CorpId, due_at: Timestamp) -> HeldBack<'_> {
+        let lookups = keys::lookups_at(Haste::Live, due_at, app, corp_id);
+        self.held_back().push(lookups.clone());
+        HeldBack { store: self, lookups }
+    }
+
+    fn held_back(&self) -> MutexGuard<'_, Vec<LookupsAt>> {
+        self.held_back.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_held_back(&self, key: &[u8]) -> bool {
+        self.held_back().iter().any(|(begin, end)| key.starts_with(begin) && key.ends_with(end))
+    }
+
     /// Leases work about customers, as [`Store::lease`](super::super::Store::lease) does.
     pub(super) fn lease_work(
         &self,
@@ -158,7 +196,7 @@ impl EmbeddedStore {
         let mut last = None::<Vec<u8>>;
         let found = self.rows(&queue.begin(), to, limit, |key, value| {
             key.clone_into(last.get_or_insert_default());
-            if leased.contains(key) { Ok(None) } else { row(key, value) }
+            if leased.contains(key) || self.is_held_back(key) { Ok(None) } else { row(key, value) }
         })?;
         Ok((found, last))
     }
@@ -202,7 +240,8 @@ impl EmbeddedStore {
     fn first_free(&self, queue: &Frontier, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let (leased, damaged) = (self.leases(), self.damaged_keys());
         let free = |key: &[u8], _: &[u8]| {
-            Ok((!leased.contains(key) && !damaged.contains(key)).then(|| key.to_vec()))
+            let is_taken = leased.contains(key) || damaged.contains(key) || self.is_held_back(key);
+            Ok((!is_taken).then(|| key.to_vec()))
         };
         Ok(self.rows(&queue.first(), &keys::after(prefix), 1, free)?.pop())
     }

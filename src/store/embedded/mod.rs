@@ -123,6 +123,8 @@ pub struct EmbeddedStore {
     indexing: Indexing,
     snapshots: Arc<Snapshots>,
     leased: Mutex<HashSet<Vec<u8>>>,
+    /// Lookups that are held back: see `leasing`.
+    held_back: Mutex<Vec<leasing::LookupsAt>>,
     frontiers: Arc<Frontiers>,
     /// Keys of records that failed their checksum.
     damaged: DamagedKeys,
@@ -202,8 +204,20 @@ impl EmbeddedStore {
         salt: [u8; 16],
     ) -> Self {
         let Readers { index, snapshots, frontiers } = readers;
-        let leased = Mutex::default();
-        Self { engine, writer, settings, index, indexing, snapshots, leased, frontiers, damaged, salt }
+        let (leased, held_back) = (Mutex::default(), Mutex::default());
+        Self {
+            engine,
+            writer,
+            settings,
+            index,
+            indexing,
+            snapshots,
+            leased,
+            held_back,
+            frontiers,
+            damaged,
+            salt,
+        }
     }
 
     /// Waits until the index of fans is complete.

@@ -9,6 +9,7 @@ use super::*;
 use crate::domain::chat::{CHAT_ITEMS_MAX, CHAT_LAG_MS, ChatChange};
 use crate::domain::event::QuarantineReason;
 use crate::domain::ids::{ChatId, ExternalUserid};
+use crate::domain::sighting::SightingPlace;
 use crate::domain::time::HOUR_MS;
 use crate::store::{Appended, Arrival, MessageDigest, Payload, Store as _};
 
@@ -139,5 +140,41 @@ async fn a_join_of_many_is_applied_in_small_commits_and_again_after_a_crash_in_b
         assert_eq!(apply(&store).await, Ok(false));
         assert_eq!(store.chat_members(&app(), &corp(), &chat_id()).unwrap().len(), 100);
         assert_eq!(store.audit(), Ok(vec![]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_customers_of_one_event_or_list_are_leased_together() {
+    let customers: Vec<_> = (0..90).map(|n| ExternalUserid::new(format!("wm{n}")).unwrap()).collect();
+    for is_list in [false, true] {
+        let store = Arc::new(EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap());
+        let (storing, customers) = (store.clone(), customers.clone());
+        let storing = tokio::spawn(async move {
+            if !is_list {
+                let join = ChatChange::Joined { items: customers, is_complete: true, versions: None };
+                return storing.append(arrival(join, T0)).await.map(drop);
+            }
+            storing.append(arrival(unnamed(), T0)).await?;
+            let group = storing.due_chats(LAG, 1).await?.remove(0);
+            let place = SightingPlace::Chat(chat_id());
+            let rows = customers.into_iter().map(|external_userid| Sighting {
+                external_userid,
+                place: place.clone(),
+                since: Some(T0),
+            });
+            storing.chat_read(&group, rows.collect(), None, LAG).await.map(drop)
+        });
+        let mut leases = Vec::new();
+        loop {
+            let is_stored = storing.is_finished();
+            leases.extend(Some(store.lease(LAG, 1_000, 0).await.unwrap().len()).filter(|n| *n > 0));
+            assert!(is_stored || store.next_due().await.unwrap().is_none_or(|_| storing.is_finished()));
+            if is_stored {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        storing.await.unwrap().unwrap();
+        assert_eq!(leases, [90]);
     }
 }
