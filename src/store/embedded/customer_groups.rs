@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use async_trait::async_trait;
 
 use super::super::{ChatToRead, CustomerGroups, PageFound, StoreError};
-use super::parts::CUSTOMERS_PER_TRANSACTION;
 use super::records::{decode, readable};
+use super::small_commits::CUSTOMERS_PER_TRANSACTION;
 use super::txn::Txn;
 use super::{EmbeddedStore, chats, keys};
 use crate::domain::chat::{Chat, ChatEvent, MemberVersion};

@@ -36,9 +36,10 @@ mod journal;
 mod keys;
 mod leasing;
 mod ledgers;
+#[cfg(test)]
+mod limited;
 mod links;
 mod listing;
-mod parts;
 mod people;
 mod private;
 #[cfg(any(test, fuzzing))]
@@ -48,6 +49,7 @@ mod reconcile;
 mod records;
 mod roll;
 mod sled_engine;
+mod small_commits;
 mod snapshot;
 mod suites;
 mod tasks;

@@ -6,8 +6,8 @@ use async_trait::async_trait;
 
 use super::super::{DealerRow, EventId, PageFound, Reconciling, StoreError};
 use super::contacts::{self, FoundBy};
-use super::parts::CUSTOMERS_PER_TRANSACTION;
 use super::records::{Record, decode, readable};
+use super::small_commits::CUSTOMERS_PER_TRANSACTION;
 use super::txn::Txn;
 use super::writer::Patience;
 use super::{EmbeddedStore, chats, dealers, keys, tasks};

@@ -140,11 +140,11 @@ fn commit(engine: &dyn Engine, batch: &mut Batch) -> Result<(), StoreError> {
 #[cfg(test)]
 mod tests {
     use std::path::Path;
-    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
     use super::super::super::{Counts, EventId, Feed as _, LinkBy, LinkQuery, Reconciling as _, Store as _};
-    use super::super::engine::{EngineError, Memory, Rows, Write};
+    use super::super::engine::{Memory, Write};
     use super::super::journal::{Journaled, PRIVATE};
+    use super::super::limited::Limited;
     use super::super::records::checked;
     use super::super::sled_engine::SledEngine;
     use super::super::{EmbeddedStore, Settings, journal_in};
@@ -213,32 +213,6 @@ mod tests {
         content
     }
 
-    /// An engine whose process is killed after so many commits.
-    struct Killed {
-        memory: Memory,
-        after: AtomicUsize,
-    }
-
-    impl Engine for Killed {
-        fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-            self.memory.get(key)
-        }
-
-        fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
-            self.memory.range(from, to)
-        }
-
-        fn apply(&self, batch: Batch) -> Result<(), EngineError> {
-            let left = self.after.load(Relaxed).checked_sub(1).ok_or(EngineError("killed".to_owned()))?;
-            self.after.store(left, Relaxed);
-            self.memory.apply(batch)
-        }
-
-        fn free_bytes(&self) -> Option<u64> {
-            None
-        }
-    }
-
     #[tokio::test]
     async fn an_upgrade_that_was_killed_at_any_point_is_repeated_whatever_an_older_program_did_since() {
         let content = content_of_0_1_0();
@@ -247,7 +221,7 @@ mod tests {
             let memory = Memory::default();
             memory.commit(content.clone()).unwrap();
             let meta: Meta = decode(&keys::meta(), &memory.get(&keys::meta()).unwrap().unwrap()).unwrap();
-            let engine = Killed { memory: memory.clone(), after: AtomicUsize::new(after) };
+            let engine = Limited::new(&memory, after);
             let is_killed = in_commits_of(2, &engine, &meta).is_err();
             kills += usize::from(is_killed);
             let layout = memory.get(&keys::only("layout")).unwrap();

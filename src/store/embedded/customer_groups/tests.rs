@@ -1,10 +1,10 @@
 //! Damaged records of groups, and joins of more customers than one transaction takes.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::super::Settings;
-use super::super::engine::{Batch, Engine, EngineError, Memory, Rows};
+use super::super::engine::Memory;
+use super::super::limited::Limited;
 use super::*;
 use crate::domain::chat::{CHAT_ITEMS_MAX, CHAT_LAG_MS, ChatChange};
 use crate::domain::event::QuarantineReason;
@@ -67,38 +67,9 @@ async fn a_group_whose_record_is_damaged_is_read_all_the_same() {
     assert_eq!(store.audit(), Ok(vec![]));
 }
 
-/// An engine that measures commits, and fails after so many.
-struct Measured {
-    memory: Memory,
-    commits_left: AtomicUsize,
-    largest: AtomicUsize,
-}
-
-impl Engine for Measured {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        self.memory.get(key)
-    }
-
-    fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
-        self.memory.range(from, to)
-    }
-
-    fn apply(&self, batch: Batch) -> Result<(), EngineError> {
-        let left = self.commits_left.load(Relaxed).checked_sub(1).ok_or(EngineError("full".to_owned()))?;
-        self.commits_left.store(left, Relaxed);
-        self.largest.fetch_max(batch.len(), Relaxed);
-        self.memory.apply(batch)
-    }
-
-    fn free_bytes(&self) -> Option<u64> {
-        None
-    }
-}
-
-fn open(memory: &Memory, commits_left: usize) -> (EmbeddedStore, Arc<Measured>) {
-    let (commits_left, largest) = (AtomicUsize::new(commits_left), AtomicUsize::new(0));
-    let engine = Arc::new(Measured { memory: memory.clone(), commits_left, largest });
-    (EmbeddedStore::over(engine.clone(), Settings::default()).unwrap(), engine)
+fn open(memory: &Memory, commits_left: usize) -> (EmbeddedStore, Limited) {
+    let engine = Limited::new(memory, commits_left);
+    (EmbeddedStore::over(Arc::new(engine.clone()), Settings::default()).unwrap(), engine)
 }
 
 #[tokio::test]
@@ -136,7 +107,7 @@ async fn a_join_of_many_is_applied_in_small_commits_and_again_after_a_crash_in_b
         assert_eq!(apply(&store).await, Ok(true));
         assert_eq!((store.counts().contacts, store.counts().waiting), (100, 100));
         assert_eq!(store.lease(T0, 1_000, 0).await.unwrap().len(), 100);
-        assert!(engine.largest.load(Relaxed) <= 100, "{}", engine.largest.load(Relaxed));
+        assert!(engine.largest() <= 100, "{}", engine.largest());
         assert_eq!(apply(&store).await, Ok(false));
         assert_eq!(store.chat_members(&app(), &corp(), &chat_id()).unwrap().len(), 100);
         assert_eq!(store.audit(), Ok(vec![]));
