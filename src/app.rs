@@ -3,6 +3,7 @@
 //! [`assemble`](assemble()) builds the service without its listeners, [`App`] adds them and runs everything.
 //! Nothing below knows the configuration; each part receives the narrow struct it needs.
 
+mod apps;
 mod assemble;
 mod descriptors;
 mod sinks;
@@ -85,6 +86,7 @@ impl App {
         let private = listen(config.admin.listen, "admin.listen")?;
         let (lifecycle, clock) = (Lifecycle::new(stop), Arc::new(ServiceClock::new(clock)));
         let parts = Parts {
+            nonces: Arc::new(rand::random),
             store: open_store(config).await?,
             wire: Arc::new(Https::new(&client_settings(config)).map_err(StartError::Client)?),
             clock: clock.clone(),

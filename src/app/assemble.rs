@@ -2,39 +2,37 @@
 //! tests passes other parts: a store in memory, a [`Wire`] without sockets, a simulated clock.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use secrecy::ExposeSecret;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::apps;
 use super::start_error::StartError;
-use crate::callback::{AesKey, Keys};
+use crate::at_rest::Nonces;
 use crate::clock::{Clock, ServiceClock};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::domain::backoff::Jitter;
-use crate::domain::ids::{AppName, SinkName};
+use crate::domain::ids::SinkName;
 use crate::domain::quota::{Budget, Grant, Share};
 use crate::domain::time::{DAY_MS, Moment};
-use crate::http::doors::{AppDoor, AppRecipients, Door, Doors};
-use crate::http::{CallbackLog, CallbackState};
-use crate::intake::Recipients;
+use crate::http::{CallbackLog, CallbackState, unrouted};
 use crate::sink::Sink;
 use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;
-use crate::wecom::{Api, AppCredentials, Client, Development, Ledgers, Limiter, Wire};
-use crate::worker::apps::{AppRules, Apps};
+use crate::wecom::{Api, Client, Ledgers, Limiter, Platform, Wire};
 use crate::worker::breaker::Breakers;
 use crate::worker::clock_watch::ClockWatch;
 use crate::worker::dealer_names::DealerNames;
 use crate::worker::directory::Directory;
 use crate::worker::sink_status::SinkRegistry;
-use crate::worker::{Context, Wake, dealers, deliver, groups, mint, reconcile, renew, resolve, sweep};
+use crate::worker::{
+    Context, Wake, authorize, dealers, deliver, groups, mint, reconcile, renew, resolve, sweep,
+};
 
 /// What a service is assembled from, apart from its configuration.
 pub struct Parts {
@@ -46,6 +44,8 @@ pub struct Parts {
     pub clock: Arc<ServiceClock>,
     /// Spreads retries over time.
     pub jitter: Jitter,
+    /// The nonces that secrets are sealed with.
+    pub nonces: Nonces,
     /// Where feed entries are delivered.
     pub sinks: Vec<SinkPart>,
     /// The metrics.
@@ -86,15 +86,17 @@ pub async fn assemble(
     parts: Parts,
     stop: CancellationToken,
 ) -> Result<Assembled, StartError> {
-    let Parts { store, wire, clock: service_clock, jitter, sinks, metrics, panicked } = parts;
+    let Parts { store, wire, clock: service_clock, jitter, nonces, sinks, metrics, panicked } = parts;
     let clock: Arc<dyn Clock> = service_clock.clone();
-    let doors: Doors = config.apps.iter().map(door).collect::<Result<_, _>>()?;
-    let apps = Apps::new(config.apps.iter().map(rules), BTreeMap::new());
-    let registry = Arc::new(apps.with_credentials(config.apps.iter().map(credentials).collect()));
+    let registry = Arc::new(apps::registry(config, clock.now()));
+    let doors = apps::doors(config, &registry)?;
+    // Before the limiter, which has to know the brands.
+    authorize::load(&*store, &registry).await.map_err(StartError::Suites)?;
     let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), registry.clone());
     limiter.begin().await;
     let client = Client::over(wire, registry.clone(), limiter, clock.clone(), metrics.clone());
-    let platform = Arc::new(client);
+    let client = Arc::new(client);
+    let platform: Arc<dyn Platform> = client.clone();
     for part in &sinks {
         metrics.sink_configured(&part.name);
     }
@@ -133,7 +135,7 @@ pub async fn assemble(
     let callbacks = Arc::new(CallbackState {
         doors: Arc::new(doors),
         apps: context.apps.clone(),
-        nonces: Arc::new(rand::random),
+        nonces: nonces.clone(),
         store,
         clock,
         metrics,
@@ -145,7 +147,12 @@ pub async fn assemble(
         body_timeout: Duration::from_millis(config.server.body_timeout_ms),
     });
     let clock_watch = ClockWatch::begin(&context, service_clock).await.map_err(StartError::Clocks)?;
-    let workers = workers(&context, clock_watch, sinks, &stop);
+    let mut workers = workers(&context, clock_watch, sinks, &stop);
+    if !config.suites.is_empty() {
+        let authorize = authorize::run(context.clone(), client, nonces, stop.clone());
+        workers.push(("authorize".into(), Box::pin(authorize)));
+        workers.push(("unrouted".into(), Box::pin(unrouted::run(callbacks.clone(), stop.clone()))));
+    }
     Ok(Assembled { context, callbacks, workers })
 }
 
@@ -171,45 +178,6 @@ fn workers(
     workers.push(("sweep".into(), Box::pin(sweep::run(context.clone(), stop.clone()))));
     workers.push(("clock watch".into(), Box::pin(clock_watch.run(stop.clone()))));
     workers
-}
-
-fn door(app: &config::App) -> Result<(AppName, Door), StartError> {
-    let aes_key = AesKey::decode(app.encoding_aes_key.value.expose_secret())
-        .map_err(|source| StartError::Key { app: app.name.clone(), source })?;
-    let recipients =
-        Recipients { corp_id: app.corp_id.clone(), accept_receive_ids: app.accept_receive_ids.clone() };
-    let keys = Keys::new(app.callback_token.value.clone(), aes_key);
-    let (name, customer_groups) = (app.name.clone(), app.customer_groups);
-    let recipients = AppRecipients::SelfBuilt(recipients);
-    Ok((name.clone(), Door::App(AppDoor { name, keys, recipients, customer_groups })))
-}
-
-fn rules(app: &config::App) -> (AppName, AppRules) {
-    let rules = AppRules {
-        suite: None,
-        corp_id: Some(app.corp_id.clone()),
-        conversion_token: app.conversion_token,
-        existing_customers: app.existing_customers,
-        customer_groups: app.customer_groups,
-        reconcile_hours: app.reconcile_hours,
-        silent_days: app.silent_days,
-        renew: app.renew,
-        same_id_extends: app.same_id_extends,
-        quota: app.quota.limits(),
-        reserve_percent: app.quota.reserve_percent,
-    };
-    (app.name.clone(), rules)
-}
-
-fn credentials(app: &config::App) -> (AppName, AppCredentials) {
-    let credentials = AppCredentials {
-        corp_id: app.corp_id.clone(),
-        agent_id: app.agent_id,
-        secret: app.secret.value.clone(),
-        generation: 0,
-        development: Development::SelfBuilt,
-    };
-    (app.name.clone(), credentials)
 }
 
 /// The limiter's ledgers, kept in the store.

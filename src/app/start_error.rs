@@ -19,6 +19,9 @@ pub enum StartError {
     /// The store is open, but the last reading of the clocks cannot be read.
     #[error("the store cannot tell when it was last in use")]
     Clocks(#[source] StoreError),
+    /// The store is open, but the authorisations of suites cannot be read or bound.
+    #[error("the store cannot tell which corps have authorised the suites")]
+    Suites(#[source] StoreError),
     /// A listener cannot be bound.
     #[error("cannot listen on {address} ({key})\nhint: is another process listening there?")]
     Listen {

@@ -6,12 +6,14 @@
 //! `check` and `serve` find the same problems; the [`Severity`] of each decides which of them refuses it.
 
 mod admin;
+mod apps;
 mod environment;
 mod folder;
 mod reader;
 mod secret;
 mod sections;
 mod sinks;
+mod suites;
 #[cfg(test)]
 mod tests;
 
@@ -22,13 +24,16 @@ use serde::Serialize;
 use toml::Table;
 
 pub use admin::AdminAccess;
+pub(crate) use apps::{Access, Agency, SelfBuilt};
+pub use apps::{App, Quota};
 pub use environment::Environment;
 pub use reader::{Problem, Severity};
 use reader::{Reading, Section};
 pub use secret::{Address, Secret};
-pub use sections::{Admin, App, Log, Quota, Server, Store, Wecom};
+pub use sections::{Admin, Log, Server, Store, Wecom};
 pub use sinks::Sink;
 pub(crate) use sinks::{FileTarget, NatsTarget, SinkTarget, WebhookTarget};
+pub use suites::Suite;
 
 /// The configuration file if no other is named.
 pub const DEFAULT_PATH: &str = "config/unionlink.toml";
@@ -50,6 +55,8 @@ pub struct Config {
     /// `[[apps]]`, at least one.
     pub apps: Vec<App>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) suites: Vec<Suite>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) sinks: Vec<Sink>,
     /// The problems that did not prevent it from being read.
     #[serde(skip)]
@@ -67,14 +74,18 @@ impl Config {
         let wecom = Wecom::read(&mut root.section("wecom"));
         let log = Log::read(&mut root.section("log"));
         // An app or sink that is missing here is a problem reported already.
-        let (mut apps, mut sinks) = (Vec::new(), Vec::new());
+        let (mut suites, mut apps, mut sinks) = (Vec::new(), Vec::new(), Vec::new());
+        for mut section in root.sections("suites") {
+            let suite = Suite::read(&mut section, &suites);
+            suites.extend(suite);
+        }
         let sections = root.sections("apps");
         if sections.is_empty() {
             let reason = "is missing: there must be at least one app";
             root.problem("apps", reason, Some("unionlink config example prints one to fill in"));
         }
         for mut section in sections {
-            let app = App::read(&mut section, &apps);
+            let app = App::read(&mut section, &suites, &apps);
             apps.extend(app);
         }
         for mut section in root.sections("sinks") {
@@ -84,7 +95,7 @@ impl Config {
         let holds_a_secret = root.reading.holds_a_secret.get();
         let (server, admin, store, wecom, log) = (server?, admin?, store?, wecom?, log?);
         let warnings = Vec::new();
-        Some(Self { server, admin, store, wecom, log, apps, sinks, warnings, holds_a_secret })
+        Some(Self { server, admin, store, wecom, log, apps, suites, sinks, warnings, holds_a_secret })
     }
 }
 

@@ -253,6 +253,11 @@ impl<'a> Section<'a> {
         sections
     }
 
+    /// Drops a key that does not belong here and was reported.
+    pub(super) fn discard(&mut self, name: &str) {
+        self.table.remove(name);
+    }
+
     /// Takes all remaining keys, whatever their names.
     pub(super) fn rest(&mut self) -> Table {
         std::mem::take(&mut self.table)

@@ -177,6 +177,7 @@ impl Machine {
         };
         let clock = Arc::new(ServiceClock::new(self.clock.clone()));
         let parts = Parts {
+            nonces: Arc::new(|| [7; 12]),
             store: store.clone(),
             wire: Arc::new(InProcessWire { api: self.sim.in_process(), dead: dead.clone() }),
             clock: clock.clone(),

@@ -1,0 +1,133 @@
+//! The apps and suites of the configuration, as the rest of the service knows them: the registry, and the
+//! callback URLs.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use secrecy::ExposeSecret as _;
+
+use super::start_error::StartError;
+use crate::at_rest::Sealer;
+use crate::callback::{AesKey, Keys};
+use crate::config::{self, Access, Config, Secret};
+use crate::domain::ids::AppName;
+use crate::domain::time::Timestamp;
+use crate::http::doors::{AppDoor, AppRecipients, Door, Doors, SuiteDoor, SuiteRecipients};
+use crate::intake::Recipients;
+use crate::wecom::{AppCredentials, Development};
+use crate::worker::apps::{AppRules, Apps};
+use crate::worker::suites::SuiteSettings;
+
+/// The registry of apps of a service that starts now; of its suites nothing is known yet.
+pub(super) fn registry(config: &Config, now: Timestamp) -> Apps {
+    let suites = config.suites.iter().map(|suite| suite_settings(suite, now)).collect();
+    let self_built = config.apps.iter().filter_map(credentials).collect();
+    Apps::new(config.apps.iter().map(rules), suites).with_credentials(self_built)
+}
+
+fn suite_settings(suite: &config::Suite, now: Timestamp) -> (AppName, SuiteSettings) {
+    let previous = suite.previous_suite_secret.as_ref().map(|secret| &secret.value);
+    let settings = SuiteSettings {
+        provider_corp_id: suite.provider_corp_id.clone(),
+        suite_id: suite.suite_id.clone(),
+        secret: suite.suite_secret.value.clone(),
+        sealer: Arc::new(Sealer::new(&suite.suite_id, &suite.suite_secret.value, previous)),
+        waits_since: now,
+    };
+    (suite.name.clone(), settings)
+}
+
+fn rules(app: &config::App) -> (AppName, AppRules) {
+    let (suite, corp_id) = match &app.access {
+        Access::SelfBuilt(own) => (None, Some(own.corp_id.clone())),
+        Access::Agency(agency) => (Some(agency.suite.clone()), agency.corp_id.clone()),
+    };
+    let rules = AppRules {
+        suite,
+        corp_id,
+        conversion_token: app.conversion_token,
+        existing_customers: app.existing_customers,
+        customer_groups: app.customer_groups,
+        reconcile_hours: app.reconcile_hours,
+        silent_days: app.silent_days,
+        renew: app.renew,
+        same_id_extends: app.same_id_extends,
+        quota: app.quota.limits(),
+        reserve_percent: app.quota.reserve_percent,
+    };
+    (app.name.clone(), rules)
+}
+
+fn credentials(app: &config::App) -> Option<(AppName, AppCredentials)> {
+    let Access::SelfBuilt(own) = &app.access else { return None };
+    let credentials = AppCredentials {
+        corp_id: own.corp_id.clone(),
+        agent_id: own.agent_id,
+        secret: own.secret.value.clone(),
+        generation: 0,
+        development: Development::SelfBuilt,
+    };
+    Some((app.name.clone(), credentials))
+}
+
+/// The callback URLs: one of each suite, and one of each app with a token or key of its own.
+///
+/// # Errors
+/// [`StartError::Key`] when an AES key is malformed.
+pub(super) fn doors(config: &Config, apps: &Apps) -> Result<Doors, StartError> {
+    let mut doors = Doors::new();
+    let recipients: BTreeMap<_, _> =
+        config.suites.iter().map(|suite| (&suite.name, suite_recipients(config, suite))).collect();
+    for suite in &config.suites {
+        let Some(settings) = apps.suites().get(&suite.name) else { continue };
+        let door = SuiteDoor {
+            keys: keys(&suite.name, &suite.callback_token, &suite.encoding_aes_key)?,
+            recipients: recipients[&suite.name].clone(),
+            sealer: settings.sealer.clone(),
+        };
+        doors.insert(suite.name.clone(), Door::Suite(door));
+    }
+    for app in &config.apps {
+        let (keys, recipients) = match &app.access {
+            Access::SelfBuilt(own) => {
+                let accept_receive_ids = app.accept_receive_ids.clone();
+                let recipients = Recipients { corp_id: own.corp_id.clone(), accept_receive_ids };
+                let keys = keys(&app.name, &own.callback_token, &own.encoding_aes_key)?;
+                (keys, AppRecipients::SelfBuilt(recipients))
+            }
+            Access::Agency(agency) => {
+                let Some(suite) = config.suites.iter().find(|suite| suite.name == agency.suite) else {
+                    continue;
+                };
+                if agency.callback_token.is_none() && agency.encoding_aes_key.is_none() {
+                    continue;
+                }
+                let token = agency.callback_token.as_ref().unwrap_or(&suite.callback_token);
+                let key = agency.encoding_aes_key.as_ref().unwrap_or(&suite.encoding_aes_key);
+                (keys(&app.name, token, key)?, AppRecipients::Agency(recipients[&suite.name].clone()))
+            }
+        };
+        let (name, customer_groups) = (app.name.clone(), app.customer_groups);
+        doors.insert(name.clone(), Door::App(AppDoor { name, keys, recipients, customer_groups }));
+    }
+    Ok(doors)
+}
+
+/// Whose messages the URLs of a suite and its apps accept: `accept_receive_ids` of all its apps count.
+fn suite_recipients(config: &Config, suite: &config::Suite) -> SuiteRecipients {
+    let is_of_suite =
+        |app: &&config::App| matches!(&app.access, Access::Agency(agency) if agency.suite == suite.name);
+    let apps = config.apps.iter().filter(is_of_suite);
+    SuiteRecipients {
+        suite: suite.name.clone(),
+        suite_id: suite.suite_id.clone(),
+        provider_corp_id: suite.provider_corp_id.clone(),
+        accept_receive_ids: apps.flat_map(|app| app.accept_receive_ids.iter().cloned()).collect(),
+    }
+}
+
+fn keys(name: &AppName, token: &Secret, key: &Secret) -> Result<Keys, StartError> {
+    let aes_key = AesKey::decode(key.value.expose_secret())
+        .map_err(|source| StartError::Key { app: name.clone(), source })?;
+    Ok(Keys::new(token.value.clone(), aes_key))
+}

@@ -1,0 +1,283 @@
+//! `[[apps]]`: the apps that receive callbacks and call WeCom, self-built or agency-developed (代开发).
+//!
+//! Deliberately absent: the keys' meanings and defaults, which are in `config/default.toml`.
+
+use secrecy::ExposeSecret as _;
+use serde::Serialize;
+
+use super::reader::{Section, Severity};
+use super::secret::{self, Secret};
+use super::sections::unique_name;
+use super::suites::Suite;
+use crate::callback::AesKey;
+use crate::domain::fan::Renew;
+use crate::domain::ids::{AppName, CorpId};
+use crate::domain::quota::Limits;
+use crate::worker::apps::ConversionToken;
+
+/// One of `[[apps]]`.
+#[derive(Debug, Clone, Serialize)]
+pub struct App {
+    pub(crate) name: AppName,
+    /// Flattened as in the file, when the configuration is printed.
+    #[serde(flatten)]
+    pub(crate) access: Access,
+    pub(crate) accept_receive_ids: Vec<String>,
+    pub(crate) conversion_token: ConversionToken,
+    pub(crate) existing_customers: bool,
+    pub(crate) customer_groups: bool,
+    pub(crate) reconcile_hours: u32,
+    pub(crate) silent_days: u32,
+    pub(crate) renew: Renew,
+    pub(crate) same_id_extends: bool,
+    pub(crate) quota: Quota,
+}
+
+/// How an app calls WeCom, and what its callbacks are verified with.
+#[derive(Debug, Clone, Serialize)]
+#[serde(untagged)]
+pub(crate) enum Access {
+    SelfBuilt(SelfBuilt),
+    Agency(Agency),
+}
+
+/// A self-built app (自建应用).
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct SelfBuilt {
+    pub(crate) corp_id: CorpId,
+    pub(crate) agent_id: i64,
+    pub(crate) secret: Secret,
+    pub(crate) callback_token: Secret,
+    /// Valid: [`AesKey::decode`] accepts it.
+    pub(crate) encoding_aes_key: Secret,
+}
+
+/// An agency-developed app (代开发应用). Its secret and agent id come with a brand's authorisation.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Agency {
+    pub(crate) suite: AppName,
+    /// The brand; `None`: the only one that has authorised the suite.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) corp_id: Option<CorpId>,
+    /// Where it differs from the suite's. With one of the two, the app has a callback URL of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) callback_token: Option<Secret>,
+    /// Valid.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) encoding_aes_key: Option<Secret>,
+}
+
+impl App {
+    /// Reads an app; `others` are the apps before it.
+    pub(super) fn read(section: &mut Section<'_>, suites: &[Suite], others: &[Self]) -> Option<Self> {
+        let is_taken = |name: &AppName| {
+            others.iter().any(|app| app.name == *name) || suites.iter().any(|suite| suite.name == *name)
+        };
+        let name = unique_name(section, "app or suite", is_taken);
+        let access = if section.has("suite") {
+            Agency::read(section, suites, others).map(Access::Agency)
+        } else {
+            SelfBuilt::read(section, others).map(Access::SelfBuilt)
+        };
+        // Every key is checked before a `?` returns: a key with a default always has a value, and the `?` of
+        // the others come last.
+        Some(Self {
+            accept_receive_ids: section.texts("accept_receive_ids")?,
+            conversion_token: section.text("conversion_token")?,
+            existing_customers: section.flag("existing_customers")?,
+            customer_groups: section.flag("customer_groups")?,
+            reconcile_hours: section.number("reconcile_hours", 0..=8_760)?,
+            silent_days: section.number("silent_days", 0..=365)?,
+            renew: section.text("renew")?,
+            same_id_extends: section.flag("same_id_extends")?,
+            quota: Quota::read(&mut section.section("quota"))?,
+            name: name?,
+            access: access?,
+        })
+    }
+
+    /// The token and key of the app itself, as far as it has its own.
+    fn callback_keys(&self) -> (Option<&Secret>, Option<&Secret>) {
+        match &self.access {
+            Access::SelfBuilt(app) => (Some(&app.callback_token), Some(&app.encoding_aes_key)),
+            Access::Agency(app) => (app.callback_token.as_ref(), app.encoding_aes_key.as_ref()),
+        }
+    }
+
+    const fn agency(&self) -> Option<&Agency> {
+        match &self.access {
+            Access::Agency(agency) => Some(agency),
+            Access::SelfBuilt(_) => None,
+        }
+    }
+}
+
+/// The `corp_id` of `example.toml`.
+const PLACEHOLDER_CORP_ID: &str = "ww0000000000000000";
+
+/// Shorter callback tokens are reported: a token is the key of every signature.
+const TOKEN_CHARS_MIN: usize = 8;
+
+/// Where WeCom's admin console shows the value of a key.
+const PLACES_IN_CONSOLE: [(&str, &str); 5] = [
+    ("corp_id", "我的企业 → 企业信息 → 企业ID"),
+    ("agent_id", "应用管理 → the app → AgentId"),
+    ("secret", "应用管理 → the app → Secret"),
+    ("callback_token", "the app → 接收消息 → Token"),
+    ("encoding_aes_key", "the app → 接收消息 → EncodingAESKey"),
+];
+
+impl SelfBuilt {
+    fn read(section: &mut Section<'_>, others: &[App]) -> Option<Self> {
+        section.places = &PLACES_IN_CONSOLE;
+        for (key, _) in PLACES_IN_CONSOLE.iter().filter(|(key, _)| !section.has(key)) {
+            section.problem(key, "is missing", None);
+        }
+        let corp_id: Option<CorpId> = section.text("corp_id");
+        if let Some(corp_id) = &corp_id {
+            check_corp_id(section, "corp_id", corp_id.as_str());
+        }
+        let agent_id = section.number("agent_id", 1..=1 << 53);
+        let secret = secret::read(section, "secret");
+        let (callback_token, encoding_aes_key) = read_callback_keys(section);
+        if let Some(token) = &callback_token {
+            check_callback_keys(section, token, encoding_aes_key.as_ref(), others);
+        }
+        Some(Self {
+            corp_id: corp_id?,
+            agent_id: agent_id?,
+            secret: secret?,
+            callback_token: callback_token?,
+            encoding_aes_key: encoding_aes_key?,
+        })
+    }
+}
+
+impl Agency {
+    fn read(section: &mut Section<'_>, suites: &[Suite], others: &[App]) -> Option<Self> {
+        let suite = section.parse("suite", |text| {
+            let known = suites.iter().find(|suite| suite.name.as_str() == text);
+            known.map(|suite| suite.name.clone()).ok_or_else(|| {
+                (
+                    format!("{text:?} is no [[suites]] of this configuration"),
+                    Some("name one of them".to_owned()),
+                )
+            })
+        });
+        for key in ["secret", "agent_id"] {
+            if section.has(key) {
+                let hint = "remove it: an agency-developed app gets it with the brand's authorisation";
+                section.problem(key, "is of a self-built app", Some(hint));
+            }
+            section.discard(key);
+        }
+        let corp_id: Option<CorpId> = section.text("corp_id");
+        if let Some(corp_id) = &corp_id {
+            check_corp_id(section, "corp_id", corp_id.as_str());
+        }
+        let siblings = others.iter().filter_map(|other| Some((&other.name, other.agency()?)));
+        for (name, other) in siblings.filter(|(_, other)| Some(&other.suite) == suite.as_ref()) {
+            match (&other.corp_id, &corp_id) {
+                (None, None) => {
+                    let reason =
+                        format!("is missing, and so is that of app {name}, which is of the same suite");
+                    section.problem(
+                        "corp_id",
+                        reason,
+                        Some("tell the apps of a suite apart by their brands"),
+                    );
+                }
+                (Some(theirs), Some(ours)) if theirs.same_corp(ours.as_str()) => {
+                    section.problem(
+                        "corp_id",
+                        format!("is that of app {name}, which is of the same suite"),
+                        None,
+                    );
+                }
+                (Some(_) | None, _) => {}
+            }
+        }
+        let (callback_token, encoding_aes_key) = read_callback_keys(section);
+        if let Some(token) = &callback_token {
+            check_callback_keys(section, token, encoding_aes_key.as_ref(), others);
+        }
+        Some(Self { suite: suite?, corp_id, callback_token, encoding_aes_key })
+    }
+}
+
+/// Reads `callback_token` and `encoding_aes_key`.
+pub(super) fn read_callback_keys(section: &mut Section<'_>) -> (Option<Secret>, Option<Secret>) {
+    let token = secret::read(section, "callback_token");
+    (token, secret::read_checked(section, "encoding_aes_key", AesKey::decode, "copy all 43 characters"))
+}
+
+/// Reports a corp id that is the example's, or that cannot be a corp's.
+pub(super) fn check_corp_id(section: &Section<'_>, key: &str, corp_id: &str) {
+    if corp_id == PLACEHOLDER_CORP_ID {
+        section.problem(key, "is the placeholder of the example", None);
+    } else if !is_corp_id(corp_id) {
+        let reason = "is not a corp id: these are ww, wx or wp and 6 to 62 of A-Z a-z 0-9 - _";
+        section.report(Severity::Suspect, key, reason, None);
+    }
+}
+
+/// The form is not documented; every id seen so far has it.
+fn is_corp_id(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+    let rest = ["ww", "wx", "wp"].into_iter().find_map(|prefix| text.strip_prefix(prefix));
+    rest.is_some_and(|rest| (6..=62).contains(&rest.len()) && rest.chars().all(is_allowed))
+}
+
+/// Reports a callback token that is easy to guess.
+pub(super) fn check_callback_token(section: &Section<'_>, token: &Secret) {
+    if token.value.expose_secret().chars().count() < TOKEN_CHARS_MIN {
+        let reason = format!("has fewer than {TOKEN_CHARS_MIN} characters, which is easy to guess");
+        let hint = "set a longer one, in the console and here";
+        section.report(Severity::Warning, "callback_token", reason, Some(hint));
+    }
+}
+
+/// Reports a callback token that is easy to guess, and one that another app has together with the key.
+fn check_callback_keys(section: &Section<'_>, token: &Secret, key: Option<&Secret>, others: &[App]) {
+    check_callback_token(section, token);
+    let Some(key) = key else { return };
+    let is_same = |theirs: Option<&Secret>, ours: &Secret| {
+        theirs.is_some_and(|theirs| theirs.value.expose_secret() == ours.value.expose_secret())
+    };
+    let has_both = |other: &&App| {
+        let (their_token, their_key) = other.callback_keys();
+        is_same(their_token, token) && is_same(their_key, key)
+    };
+    if let Some(other) = others.iter().find(has_both) {
+        let reason = format!(
+            "and encoding_aes_key are those of app {}: a callback for one app verifies at the other",
+            other.name
+        );
+        section.report(Severity::Suspect, "callback_token", reason, Some("give each app its own"));
+    }
+}
+
+/// An app's `quota`: the calls that its corp may make to each conversion API.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Quota {
+    pub(crate) per_hour: u32,
+    pub(crate) per_day: u32,
+    pub(crate) per_month: u32,
+    pub(crate) reserve_percent: u8,
+}
+
+impl Quota {
+    fn read(section: &mut Section<'_>) -> Option<Self> {
+        Some(Self {
+            per_hour: section.number("per_hour", 1..=u32::MAX)?,
+            per_day: section.number("per_day", 1..=u32::MAX)?,
+            per_month: section.number("per_month", 1..=u32::MAX)?,
+            reserve_percent: section.number("reserve_percent", 0..=90)?,
+        })
+    }
+
+    pub(crate) const fn limits(self) -> Limits {
+        let Self { per_hour, per_day, per_month, .. } = self;
+        Limits { per_hour, per_day, per_month }
+    }
+}
