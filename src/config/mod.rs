@@ -24,7 +24,7 @@ use serde::Serialize;
 use toml::Table;
 
 pub use admin::AdminAccess;
-pub(crate) use apps::{Access, Agency, SelfBuilt};
+pub(crate) use apps::Access;
 pub use apps::{App, Quota};
 pub use environment::Environment;
 pub use reader::{Problem, Severity};

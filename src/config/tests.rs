@@ -1,9 +1,11 @@
 //! The configuration: defaults, overrides, and every problem at once.
 
 mod severity;
+mod suites;
 
 use secrecy::ExposeSecret;
 
+use super::apps::SelfBuilt;
 use super::*;
 use crate::domain::quota::Limits;
 
@@ -39,6 +41,14 @@ fn listing(problems: &[Problem]) -> Vec<String> {
 
 fn config(text: &str, environment: &Environment) -> Config {
     parse(text, Path::new("test.toml"), environment).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// How a self-built app calls WeCom.
+fn self_built(app: &App) -> &SelfBuilt {
+    match &app.access {
+        Access::SelfBuilt(app) => app,
+        Access::Agency(_) => panic!("{} is not self-built", app.name),
+    }
 }
 
 #[test]
@@ -95,13 +105,19 @@ fn what_the_defaults_file_comments_out_is_right_too() {
         ("UNIONLINK_BRAND_SECRET", "s"),
         ("UNIONLINK_BRAND_CALLBACK_TOKEN", "t"),
         ("UNIONLINK_BRAND_AES_KEY", KEY),
+        ("UNIONLINK_SUITE_SECRET", "suite-secret"),
+        ("UNIONLINK_SUITE_PREVIOUS_SECRET", "suite-secret-of-before"),
+        ("UNIONLINK_SUITE_CALLBACK_TOKEN", "suite-callback-token"),
+        ("UNIONLINK_SUITE_AES_KEY", KEY),
+        ("UNIONLINK_CLIENT_CALLBACK_TOKEN", "client-callback-token"),
+        ("UNIONLINK_CLIENT_AES_KEY", KEY),
         ("UNIONLINK_CRM_SECRET", "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
         ("UNIONLINK_CRM_PREVIOUS_SECRET", "whsec_cHJldmlvdXMtcHJldmlvdXMtcHJldmlvdXMtcHJldmk="),
         ("UNIONLINK_CRM_AUTHORIZATION", "Bearer x"),
         ("UNIONLINK_NATS_TOKEN", "n"),
     ]);
     let config = config(&uncommented, &environment);
-    assert_eq!((config.apps.len(), config.sinks.len()), (1, 3));
+    assert_eq!((config.apps.len(), config.suites.len(), config.sinks.len()), (2, 1, 3));
     assert!(config.wecom.proxy.is_some() && config.admin.token.is_some());
     assert_eq!(
         (config.apps[0].quota.limits(), config.apps[0].quota.reserve_percent),
@@ -183,9 +199,9 @@ fn the_environment_overrides_the_file() {
     let config = config(&minimal(), &environment);
     assert_eq!(config.server.listen.port(), 9_000);
     assert_eq!(config.store.dedupe_days, 30);
-    assert_eq!(config.apps[0].secret.value.expose_secret(), "12345");
+    assert_eq!(self_built(&config.apps[0]).secret.value.expose_secret(), "12345");
     assert_eq!(config.apps[0].accept_receive_ids, ["wpX"]);
-    assert_eq!(config.apps[0].corp_id.as_str(), "007");
+    assert_eq!(self_built(&config.apps[0]).corp_id.as_str(), "007");
     assert_eq!(config.store.path, Path::new("2026"));
     let wrong = problems(&minimal(), &super::tests::environment(&[("UNIONLINK__SERVER__PORT", "1")]));
     assert_eq!(wrong, ["server.port is not a known key"]);
@@ -197,7 +213,7 @@ fn a_secret_of_the_environment_replaces_the_files_whatever_its_form() {
     let of = |text: &str, key: &str, value: &str| {
         let environment =
             environment(&[(&format!("UNIONLINK__APPS__0__SECRET{key}"), value), ("HERE", "s-here")]);
-        config(text, &environment).apps[0].secret.value.expose_secret().to_owned()
+        self_built(&config(text, &environment).apps[0]).secret.value.expose_secret().to_owned()
     };
     for text in [minimal(), written] {
         for (key, value, wanted) in [
@@ -264,7 +280,7 @@ fn a_file_with_a_secret_is_not_for_everybody() {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
         let parsed = parse(&text, Path::new("t"), &Environment::default());
         if private {
-            assert_eq!(parsed.unwrap().apps[0].secret.value.expose_secret(), "CANARY");
+            assert_eq!(self_built(&parsed.unwrap().apps[0]).secret.value.expose_secret(), "CANARY");
             continue;
         }
         let told = parsed.unwrap_err().to_string();
@@ -327,7 +343,7 @@ fn a_printed_configuration_shows_no_secret() {
     let text = minimal().replace("{ value = \"s\" }", &format!("{{ file = {:?} }}", file.path()));
     let text = text.replace("{ value = \"callback-token\" }", "{ env = \"T\" }");
     let config = config(&text, &environment(&[("T", "CANARY-ENV")]));
-    assert_eq!(config.apps[0].secret.value.expose_secret(), "CANARY-FILE");
+    assert_eq!(self_built(&config.apps[0]).secret.value.expose_secret(), "CANARY-FILE");
     let printed = format!("{}{config:?}", toml::to_string(&config).unwrap());
     assert!(!printed.contains("CANARY") && !printed.contains(KEY), "{printed}");
     assert!(printed.contains("[redacted, from environment variable T]"));

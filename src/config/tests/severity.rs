@@ -118,6 +118,6 @@ fn a_store_folder_that_cannot_be_created_is_refused_by_check() {
 fn a_bare_text_is_short_for_a_value() {
     let short = minimal().replace("{ value = \"s\" }", "\"s\"");
     let config = config(&short, &Environment::default());
-    assert!(config.apps[0].secret.value.expose_secret() == "s" && config.holds_a_secret);
+    assert!(self_built(&config.apps[0]).secret.value.expose_secret() == "s" && config.holds_a_secret);
     assert!(DEFAULTS.contains("or as \"…\", which is short for the"), "it is not documented");
 }
