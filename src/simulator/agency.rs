@@ -62,6 +62,13 @@ impl World {
         self.corps[self.corps[corp].upstream].agency.is_some()
     }
 
+    /// Whether the brand shares its app with a dealer, and reaches it by `corp/gettoken`.
+    pub(super) fn is_reached_by_brand(&self, dealer: CorpIdx) -> bool {
+        let Corp { agency, is_shared, .. } = &self.corps[dealer];
+        let is_separate = agency.is_some() && !self.options.agency.installed_are_shared;
+        *is_shared && !is_separate
+    }
+
     /// Whether the authorization of a corp, or of the brand that shares its app with it, is cancelled.
     pub(super) fn is_cancelled(&self, corp: CorpIdx) -> bool {
         let Corp { agency, is_shared, upstream, .. } = &self.corps[corp];

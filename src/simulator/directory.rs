@@ -56,8 +56,8 @@ impl World {
         }
         let listed: Vec<&Corp> = self
             .dealers(caller)
+            .filter(|dealer| business_type == BUSINESS_TYPE_CHAIN && self.is_reached_by_brand(*dealer))
             .map(|dealer| &self.corps[dealer])
-            .filter(|dealer| business_type == BUSINESS_TYPE_CHAIN && dealer.is_shared)
             .filter(|dealer| only_corp.is_none_or(|only| dealer.id == only))
             .collect();
         let (page, next_cursor) = page_of(&listed, offset, limit, |dealer| {

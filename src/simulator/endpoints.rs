@@ -205,7 +205,7 @@ impl World {
         let business_type = request.optional_number("business_type")?.unwrap_or(0);
         let dealer = self.member_corp(caller, corp_id).map_err(|_| Errcode::NOT_SHARED)?;
         let corp = &self.corps[dealer];
-        let is_shared = dealer != caller && corp.is_shared && corp.agent_id == agent_id;
+        let is_shared = dealer != caller && self.is_reached_by_brand(dealer) && corp.agent_id == agent_id;
         if !is_shared || business_type != BUSINESS_TYPE_CHAIN {
             return Err(Errcode::NOT_SHARED);
         }

@@ -20,6 +20,10 @@ pub struct AgencyOptions {
     /// Whether dealers have to install the app. If so, a dealer added from now on has none, and is not listed
     /// as one that the app is shared with, until `Simulator::install`.
     pub dealers_install: bool,
+    /// Whether a dealer that has installed the app is also one that the brand shares it with, listed by
+    /// `list_app_share_info` and reached by `corp/gettoken`. Otherwise only its own permanent code leads to a
+    /// token.
+    pub installed_are_shared: bool,
     /// Whether `corp/gettoken` may be called.
     pub corp_gettoken: Permission,
     /// Whether `list_app_share_info` may be called.
@@ -49,6 +53,7 @@ impl Default for AgencyOptions {
             suite_token_errcode: false,
             acknowledge_within_ms: 1_000,
             dealers_install: false,
+            installed_are_shared: true,
             corp_gettoken: Permission::default(),
             list_app_share_info: Permission::default(),
             event_url: EventUrl::default(),

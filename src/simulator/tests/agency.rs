@@ -259,6 +259,17 @@ async fn a_dealer_that_has_to_install_has_no_app_before_and_a_code_of_its_own_af
     let code = agency.permanent_code(&agency.sim().install(&dealer.corp_id)).await;
     assert_eq!(swapped().await, 0);
     let of_dealer = agency.token(&dealer.corp_id, &code).await;
+    // It may be that only this code leads to the dealer.
+    let listed = async || {
+        let body = json!({ "agentid": agency.sim().agent_id(&corp_id), "business_type": 1 });
+        let answer = agency.bench.post(Api::ListAppShareInfo, &token, body).await;
+        answer["corp_list"].as_array().unwrap().len()
+    };
+    assert_eq!(listed().await, 1);
+    agency.sim().configure(|options| options.agency.installed_are_shared = false);
+    assert_eq!((listed().await, swapped().await), (0, 670_001));
+    assert_eq!(agency.token(&dealer.corp_id, &code).await, of_dealer);
+    agency.sim().configure(|options| options.agency.installed_are_shared = true);
     let mint = agency.bench.post(Api::UnionidToPendingId, &of_dealer, json!({})).await;
     assert_eq!(errcode(&mint), 301_002);
     let shared_from = async || {
