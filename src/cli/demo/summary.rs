@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use crate::simulator::{Api, Counters};
@@ -20,8 +21,22 @@ pub(super) struct Summary {
     pub(super) round_trip_ms: u64,
     /// Links: what each is an example of, the API path that returns it, the link.
     pub(super) examples: Vec<(&'static str, String, Value)>,
+    /// With an agency-developed app.
+    pub(super) agency: Option<AgencySummary>,
     pub(super) api: String,
     pub(super) took: Duration,
+}
+
+/// What an agency-developed app did besides.
+#[derive(Debug, Serialize)]
+pub(super) struct AgencySummary {
+    pub(super) tickets: usize,
+    /// Auth codes exchanged for permanent codes.
+    pub(super) auth_codes: usize,
+    /// Number of dealers that installed the app.
+    pub(super) installed: usize,
+    /// From the brand's `create_auth` to its first pending id.
+    pub(super) first_pending_id_ms: i64,
 }
 
 impl Summary {
@@ -49,7 +64,7 @@ impl Summary {
 
     pub(super) fn json(&self) -> Value {
         let calls = |api| json!({"calls": self.counters.calls_of(api), "ids": self.counters.ids_of(api)});
-        json!({
+        let mut summary = json!({
             "fans_minted": self.status["fans"]["minted"],
             "callbacks": {
                 "received": self.received(),
@@ -67,7 +82,11 @@ impl Summary {
             "examples": self.examples.iter().map(|(what, path, link)| json!({"what": what, "path": path, "link": link}))
                 .collect::<Vec<_>>(),
             "seconds": self.took.as_secs_f64(),
-        })
+        });
+        if let Some(agency) = &self.agency {
+            summary["agency"] = json!(agency);
+        }
+        summary
     }
 
     pub(super) fn text(&self) -> String {
@@ -76,7 +95,7 @@ impl Summary {
         let (resolve, mint) = (Api::ExternalUseridToPendingId, Api::UnionidToPendingId);
         let existing = Api::UnionidToExternalUserid;
         let links_from = |source: &str| self.links_by_source.get(source).copied().unwrap_or_default();
-        let rows = [
+        let mut rows = vec![
             ("fans minted", status["fans"]["minted"].to_string(), String::new()),
             (
                 "callbacks received",
@@ -121,6 +140,9 @@ impl Summary {
                 ),
             ),
         ];
+        if let Some(agency) = &self.agency {
+            rows.extend(agency.rows());
+        }
         // Writing to a String does not fail.
         let _ = writeln!(out);
         for (name, value, note) in rows {
@@ -141,5 +163,28 @@ impl Summary {
             self.took.as_secs_f64()
         );
         out
+    }
+}
+
+impl AgencySummary {
+    fn rows(&self) -> [(&'static str, String, String); 3] {
+        let of_dealers = self.installed;
+        [
+            (
+                "suite tickets",
+                self.tickets.to_string(),
+                "WeCom sends one every ten minutes, valid for thirty".to_owned(),
+            ),
+            (
+                "auth codes exchanged",
+                self.auth_codes.to_string(),
+                format!("brand, {of_dealers} dealers, a reset, and the brand again after it had cancelled"),
+            ),
+            (
+                "create_auth to mint",
+                format!("{} ms", self.first_pending_id_ms),
+                "from the scanned QR code to the first pending id".to_owned(),
+            ),
+        ]
     }
 }
