@@ -1,38 +1,46 @@
 //! `unionlink simulate`: runs only the simulated platform, and prints or writes a configuration that works
 //! with it.
 //!
-//! Deliberately absent: the platform, which is in `simulator`. What can be done with it by curl is listed by
-//! its `GET /sim`.
+//! Deliberately absent: the platform, which is in `simulator`, and the text of the configuration
+//! (`configuration`). What can be done with the platform by curl is listed by its `GET /sim`.
 
-use std::fs::{self, Permissions};
-use std::io::{self, ErrorKind, Write as _};
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::{Path, PathBuf};
+mod configuration;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use reqwest::Url;
 use tokio_util::sync::CancellationToken;
 
+use self::configuration::{BrandApp, MatchingService, configuration, serve_command, write};
 use super::output::{print, say};
 use crate::clock::SystemClock;
 use crate::config::DEFAULT_PATH;
 use crate::lifecycle;
-use crate::simulator::{AppSpec, CallbackSpec, ConversionQuota, Dealer, Options, Person, Simulator};
+use crate::simulator::{AppSpec, ConversionQuota, Dealer, Options, Person, Simulator, TemplateSpec};
 
-/// The first line of a configuration written to a file.
-const HEADING: &str =
-    "# Written by unionlink simulate. It works only while that command runs on this machine.";
+/// How often a service that does not answer yet is tried.
+const TRY_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Simulate {
     /// The address to listen on
     #[arg(long, default_value = "127.0.0.1:9090", value_name = "ADDRESS")]
     listen: SocketAddr,
-    /// The URL to send callbacks to
-    #[arg(long, default_value = "http://127.0.0.1:8080/callback/brand", value_name = "URL")]
+    /// Simulate an app that a service provider has developed (代开发), instead of a self-built one
+    #[arg(long)]
+    agency: bool,
+    /// The URL to send callbacks to; with --agency it ends in /callback/agency by default
+    #[arg(
+        long,
+        default_value = "http://127.0.0.1:8080/callback/brand",
+        default_value_if("agency", "true", "http://127.0.0.1:8080/callback/agency"),
+        value_name = "URL"
+    )]
     callback: Url,
     /// Write the configuration to a file instead of printing it
     #[arg(long, value_name = "FILE")]
@@ -77,17 +85,16 @@ impl Simulate {
         let simulator = Simulator::start(options, Arc::new(SystemClock))
             .await
             .with_context(|| format!("cannot listen on {}", self.listen))?;
-        let callback = simulator.invent_callback(self.callback.as_str());
-        let app = AppSpec { callback: Some(callback.clone()), ..simulator.invent_app() };
-        simulator.add_app(app.clone());
+        let (brand, brand_app) = self.add_brand(&simulator);
         let dealers: Vec<_> =
-            (1..=self.dealers).map(|n| simulator.add_dealer(&app.corp_id, &format!("Dealer {n}"))).collect();
+            (1..=self.dealers).map(|n| simulator.add_dealer(&brand, &format!("Dealer {n}"))).collect();
         let people = simulator.add_people(self.people);
 
-        let (base, service) = (simulator.base_url(), MatchingService::called_at(&self.callback));
-        let text = configuration(&base, &service, &app, &callback, quota);
+        let name = if self.agency { "agency" } else { "brand" };
+        let (base, service) = (simulator.base_url(), MatchingService::called_at(&self.callback, name));
+        let text = configuration(&base, &service, &brand_app, quota);
         match &self.write {
-            Some(path) => write(path, &format!("{HEADING}\n{text}\n"), self.force)?,
+            Some(path) => write(path, &text, self.force)?,
             None => print(&text)?,
         }
         say(&format!("simulated WeCom on {base}, callbacks to {}", self.callback));
@@ -103,108 +110,54 @@ impl Simulate {
         }
         say("all calls of the simulated platform:");
         say(&format!("  curl -s {base}/sim"));
+        if self.agency {
+            say("the brand authorises as soon as the service answers");
+        }
         say("stop with Ctrl-C; nothing is kept: before the next start, delete the service's store (data)");
+        if let BrandApp::Agency(template) = &brand_app {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = authorise(&simulator, template, &brand) => {}
+            }
+        }
         stop.cancelled().await;
         simulator.stop().await;
         Ok(ExitCode::SUCCESS)
     }
-}
 
-/// The service that the configuration is for.
-#[derive(Debug, PartialEq, Eq)]
-struct MatchingService {
-    listen: SocketAddr,
-    admin: SocketAddr,
-    /// The app's name.
-    app: String,
-}
-
-impl MatchingService {
-    /// The service with this callback URL. If the URL leads to this machine, the service listens there;
-    /// otherwise a proxy is expected between them.
-    fn called_at(callback: &Url) -> Self {
-        let host = callback.host_str().unwrap_or_default();
-        let ip = match host.trim_start_matches('[').trim_end_matches(']') {
-            "localhost" => Some(IpAddr::from(Ipv4Addr::LOCALHOST)),
-            text => text.parse().ok().filter(IpAddr::is_loopback),
-        };
-        let listen = match (ip, callback.port_or_known_default()) {
-            (Some(ip), Some(port)) if callback.scheme() == "http" => SocketAddr::new(ip, port),
-            _ => SocketAddr::from((Ipv4Addr::LOCALHOST, 8080)),
-        };
-        let admin_port = if listen.port() == 8081 { 8082 } else { 8081 };
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let app = callback.path().strip_prefix("/callback/");
-        let app = app.filter(|name| !name.is_empty() && name.chars().all(is_plain)).unwrap_or("brand");
-        Self { listen, admin: SocketAddr::from((Ipv4Addr::LOCALHOST, admin_port)), app: app.to_owned() }
-    }
-}
-
-fn configuration(
-    base: &str,
-    service: &MatchingService,
-    app: &AppSpec,
-    callback: &CallbackSpec,
-    quota: ConversionQuota,
-) -> String {
-    let MatchingService { listen, admin, app: name } = service;
-    let ConversionQuota { per_hour, per_day, per_month } = quota;
-    let quota = if quota == ConversionQuota::default() {
-        String::new()
-    } else {
-        format!("\nquota = {{ per_hour = {per_hour}, per_day = {per_day}, per_month = {per_month} }}")
-    };
-    format!(
-        "[server]\nlisten = \"{listen}\"\n\n[admin]\nlisten = \"{admin}\"\n\n\
-         [wecom]\napi_base = \"{base}\"\n\n\
-         [[apps]]\nname = \"{name}\"\ncorp_id = \"{}\"\nagent_id = {}\nsecret = {{ value = \"{}\" }}\n\
-         callback_token = {{ value = \"{}\" }}\nencoding_aes_key = {{ value = \"{}\" }}{quota}",
-        app.corp_id, app.agent_id, app.secret, callback.token, callback.aes_key
-    )
-}
-
-/// Writes a file that only its owner can read, and the folders above it. A file with other content is only
-/// replaced if `force` is set: somebody may have edited it.
-fn write(path: &Path, content: &str, force: bool) -> anyhow::Result<()> {
-    let shown = path.display();
-    let not_written = || format!("cannot write {shown}");
-    match fs::read(path) {
-        Ok(found) if found == content.as_bytes() => {
-            return fs::set_permissions(path, Permissions::from_mode(0o600)).with_context(not_written);
+    /// Adds a brand with its app. Returns its corp id and the app.
+    fn add_brand(&self, simulator: &Simulator) -> (String, BrandApp) {
+        let url = self.callback.as_str();
+        if self.agency {
+            let template = simulator.invent_template(url);
+            simulator.add_template(template.clone());
+            // Its ids have to be known now; it authorises once there is a service.
+            let brand = simulator.scan(&template.suite_id, "Brand").corp_id;
+            return (brand, BrandApp::Agency(template));
         }
-        Ok(_) if !force => {
-            bail!("{shown} exists and differs\nhint: name another file, or overwrite this one with --force");
+        let callback = simulator.invent_callback(url);
+        let app = AppSpec { callback: Some(callback.clone()), ..simulator.invent_app() };
+        simulator.add_app(app.clone());
+        (app.corp_id.clone(), BrandApp::SelfBuilt { app, callback })
+    }
+}
+
+/// Verifies the template's callback URL, sends a ticket, and lets the brand authorise, as soon as the service
+/// answers.
+async fn authorise(simulator: &Simulator, template: &TemplateSpec, brand: &str) {
+    let TemplateSpec { provider_corp_id, suite_id, .. } = template;
+    loop {
+        // The auth code is valid for ten minutes: it is not sent before there is a service.
+        if simulator.verify_template_url(suite_id, provider_corp_id).await
+            && simulator.deliver(&simulator.ticket(suite_id)).await.acknowledged
+            && simulator.deliver(&simulator.authorize_again(brand)).await.acknowledged
+        {
+            break;
         }
-        Ok(_) => {}
-        Err(error) if error.kind() == ErrorKind::NotFound => {}
-        Err(error) => return Err(error).with_context(|| format!("cannot read {shown}")),
+        tokio::time::sleep(TRY_EVERY).await;
     }
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    replace(path, folder, content).with_context(not_written)
-}
-
-/// Replaces a file at once, or creates it.
-fn replace(path: &Path, folder: &Path, content: &str) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(content.as_bytes())?;
-    file.persist(path)?;
-    Ok(())
-}
-
-fn serve_command(path: &Path) -> String {
-    if path == Path::new(DEFAULT_PATH) {
-        return "unionlink serve".to_owned();
-    }
-    let path = path.display().to_string();
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '.' | '-' | '_');
-    if path.chars().all(is_plain) {
-        return format!("unionlink serve --config {path}");
-    }
-    format!("unionlink serve --config '{}'", path.replace('\'', r"'\''"))
+    say(&format!("callback URL verified, suite_ticket sent, brand {brand} has authorised"));
+    say("for a service with an empty store, do it again with /sim/template/ticket and /sim/authorize");
 }
 
 /// Prints the commands of a first link.
@@ -221,32 +174,25 @@ fn say_example(base: &str, admin: SocketAddr, dealer: &Dealer, fan: &Person) {
 
 #[cfg(test)]
 mod tests {
+    use clap::Parser as _;
+
     use super::*;
 
-    #[test]
-    fn the_service_listens_where_the_callback_url_leads() {
-        for (url, listen, admin, app) in [
-            ("http://127.0.0.1:8080/callback/brand", "127.0.0.1:8080", "127.0.0.1:8081", "brand"),
-            ("http://127.0.0.1:9000/callback/shop", "127.0.0.1:9000", "127.0.0.1:8081", "shop"),
-            ("http://localhost:8081/callback/brand", "127.0.0.1:8081", "127.0.0.1:8082", "brand"),
-            ("http://[::1]/callback/brand", "[::1]:80", "127.0.0.1:8081", "brand"),
-            ("https://127.0.0.1:8443/callback/brand", "127.0.0.1:8080", "127.0.0.1:8081", "brand"),
-            ("https://fans.example.com/wecom/a%20b", "127.0.0.1:8080", "127.0.0.1:8081", "brand"),
-        ] {
-            let (listen, admin) = (listen.parse().unwrap(), admin.parse().unwrap());
-            let wanted = MatchingService { listen, admin, app: app.to_owned() };
-            assert_eq!(MatchingService::called_at(&url.parse().unwrap()), wanted, "{url}");
-        }
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        simulate: Simulate,
     }
 
     #[test]
-    fn the_command_to_start_the_service_can_be_pasted_into_a_shell() {
-        for (path, command) in [
-            ("config/unionlink.toml", "unionlink serve"),
-            ("/tmp/sim.toml", "unionlink serve --config /tmp/sim.toml"),
-            ("my sim's.toml", r"unionlink serve --config 'my sim'\''s.toml'"),
+    fn callbacks_of_an_agency_developed_app_are_sent_to_the_url_of_its_template() {
+        for (arguments, url) in [
+            (&["simulate"][..], "http://127.0.0.1:8080/callback/brand"),
+            (&["simulate", "--agency"], "http://127.0.0.1:8080/callback/agency"),
+            (&["simulate", "--agency", "--callback", "http://a.example/b"], "http://a.example/b"),
         ] {
-            assert_eq!(serve_command(Path::new(path)), command);
+            let line = Line::try_parse_from(arguments).unwrap();
+            assert_eq!(line.simulate.callback.as_str(), url);
         }
     }
 }

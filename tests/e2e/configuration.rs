@@ -129,16 +129,15 @@ async fn a_doubtful_configuration_is_refused_by_check_and_reported_by_serve() {
     assert_eq!(report["warnings"].as_array().unwrap().len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_simulation_in_an_empty_folder_prints_commands_that_make_a_link() {
-    if peer("curl").is_none() {
-        return;
-    }
+/// Runs `simulate`, with `flags`, and the commands that it prints, in an empty folder. Returns the commands that
+/// register a fan and let a dealer add this person.
+async fn follow_simulation(flags: &[&str], name: &str) -> [String; 2] {
     let folder = tempfile::tempdir().unwrap();
     let (wecom, public, admin) = (free_port(), free_port(), free_port());
-    let callback = format!("http://{public}/callback/brand");
+    let callback = format!("http://{public}/callback/{name}");
     let simulate =
         ["simulate", "--listen", &wecom, "--callback", &callback, "--write", "config/unionlink.toml"];
+    let simulate = [&simulate, flags].concat();
     let file = folder.path().join("config/unionlink.toml");
     let mut platform = Running::start(unionlink(folder.path(), &simulate));
     let printed = platform.until("stop with Ctrl-C").await;
@@ -157,11 +156,9 @@ async fn a_simulation_in_an_empty_folder_prints_commands_that_make_a_link() {
     command.env("UNIONLINK__ADMIN__LISTEN", &admin).env("UNIONLINK__STORE__FREE_MB_MIN", "1");
     let mut service = Running::start(command);
     service.until("serving").await;
-    // The ids of the default seed are always the same: the documents show them.
-    assert!(
-        register.contains("\"oqsZYKZsnL2zl2L6dbDqJNCAOcDk\",\"openid\":\"op_90-TxBkQq-4SAJMRgUbwIMxt-\"")
-    );
-    assert!(befriend.contains("\"corp_id\":\"wpUUnCxAAAUEcdUIoIL_z1wo91T9QSbi\""), "{befriend}");
+    if printed.contains("the brand authorises") {
+        platform.until("has authorised").await;
+    }
     let registered: Value = serde_json::from_str(&typed(register).await).unwrap();
     assert_eq!(registered["accepted"], 1, "{registered}");
     let friends: Value = serde_json::from_str(&typed(befriend).await).unwrap();
@@ -184,6 +181,28 @@ async fn a_simulation_in_an_empty_folder_prints_commands_that_make_a_link() {
     assert_eq!(platform.until("stop with Ctrl-C").await, printed);
     assert_eq!((mode(&file), std::fs::read_to_string(&file).unwrap()), (0o600, written));
     platform.stop().await;
+    [register.clone(), befriend.clone()]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_simulation_in_an_empty_folder_prints_commands_that_make_a_link() {
+    if peer("curl").is_none() {
+        return;
+    }
+    let [register, befriend] = follow_simulation(&[], "brand").await;
+    // The ids of the default seed are always the same: the documents show them.
+    assert!(
+        register.contains("\"oqsZYKZsnL2zl2L6dbDqJNCAOcDk\",\"openid\":\"op_90-TxBkQq-4SAJMRgUbwIMxt-\"")
+    );
+    assert!(befriend.contains("\"corp_id\":\"wpUUnCxAAAUEcdUIoIL_z1wo91T9QSbi\""), "{befriend}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_simulation_of_an_agency_developed_app_prints_commands_that_make_a_link() {
+    if peer("curl").is_none() {
+        return;
+    }
+    follow_simulation(&["--agency"], "agency").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
