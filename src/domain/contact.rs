@@ -165,6 +165,16 @@ impl Contact {
         is_turn.then_some(chat_id)
     }
 
+    /// Whether the customer can be looked up in a way that it could not `before`: through another group, or
+    /// through the first follower. `None`: the customer was not known.
+    #[must_use]
+    pub fn has_another_way_than(&self, before: Option<&Self>) -> bool {
+        let chats = before.map_or(&[][..], Self::chats);
+        let has_follower = |contact: &Self| contact.followers.iter().any(|follower| follower.now().is_some());
+        self.chats.iter().any(|chat_id| !chats.contains(chat_id))
+            || has_follower(self) && !before.is_some_and(has_follower)
+    }
+
     /// Whether this customer can be looked up: through a follower or a group.
     #[must_use]
     pub fn can_be_looked_up(&self) -> bool {

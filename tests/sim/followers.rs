@@ -111,7 +111,8 @@ impl Checker<'_> {
                 });
                 if is_held && !relation.is_listed(keeps) {
                     missing_at_most += 1;
-                    unlisted.extend((!relation.may_be_half()).then(|| format!("{member} of p{p}")));
+                    let is_whole = !relation.may_be_half() && relation.is_since(somebody);
+                    unlisted.extend(is_whole.then(|| format!("{member} of p{p}")));
                 }
                 let is_reported = relation.newest().is_some_and(EventRecord::is_acknowledged);
                 let was_held = relation.last_add().is_some_and(EventRecord::is_acknowledged);

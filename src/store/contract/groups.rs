@@ -322,6 +322,48 @@ async fn joining_a_ninth_group_is_a_reason_to_look_a_customer_up_and_being_liste
     assert_eq!(store.audit(), Ok(vec![]));
 }
 
+async fn a_group_joined_while_a_lookup_is_in_flight_is_the_way_of_the_next_one(place: &dyn Place) {
+    let store = place.open();
+    let user_id = UserId::new("member1").unwrap();
+    let friend = |person: u8| {
+        let follower = SightingPlace::Follower { user_id: user_id.clone(), state: None };
+        Sighting { place: follower, ..in_chat(person, 1) }
+    };
+    let through =
+        |work: &[Work]| work.iter().map(|work| work.known.as_ref().unwrap().lookup_chat().cloned()).collect();
+    let ways = async |now: Timestamp| -> (Vec<Work>, Vec<Option<ChatId>>) {
+        let work = store.lease(now, 10, 10).await.unwrap();
+        (work.clone(), through(&work))
+    };
+    // A lookup in the background: that through the group, which goes first, does not wait for it.
+    store.page_read(&app(), &corp(1), vec![friend(1)], ReconcileTask::new(), T0).await.unwrap();
+    let (in_flight, way) = ways(T0).await;
+    assert_eq!(way, [None]);
+    store.append(chat_arrival(1, joined(&[1], 1))).await.unwrap();
+    let (at_once, way) = ways(T0).await;
+    assert_eq!(way, [Some(chat_id(1))]);
+    for work in [in_flight, at_once].concat() {
+        store.settle(vec![(work, Outcome::Missed)], T0).await.unwrap();
+    }
+    let (last, way) = ways(T0.plus_ms(90 * DAY_MS)).await;
+    assert_eq!(way, [None], "the follower's turn");
+    store
+        .settle(last.into_iter().map(|work| (work, Outcome::Resolved(pending(9)))).collect(), T0)
+        .await
+        .unwrap();
+    // A live lookup: another one follows its answer.
+    store.append(chat_arrival(2, joined(&[2], 1))).await.unwrap();
+    let (in_flight, way) = ways(T0).await;
+    assert_eq!(way, [Some(chat_id(2))]);
+    store.append(chat_arrival(3, joined(&[2], 1))).await.unwrap();
+    assert_eq!(ways(T0).await.1, []);
+    store.settle(in_flight.into_iter().map(|work| (work, Outcome::Missed)).collect(), T0).await.unwrap();
+    let (again, way) = ways(T0).await;
+    assert_eq!(way, [Some(chat_id(3))]);
+    store.settle(again.into_iter().map(|work| (work, Outcome::Missed)).collect(), T0).await.unwrap();
+    assert_eq!((ways(T0).await.1, store.audit()), (vec![], Ok(vec![])));
+}
+
 async fn the_first_follower_in_a_list_is_a_reason_to_look_up_one_who_was_only_in_a_group(place: &dyn Place) {
     let store = place.open();
     store.append(chat_arrival(1, joined(&[1], 1))).await.unwrap();
@@ -455,6 +497,7 @@ contract!(
     an_event_during_a_reading_makes_its_list_provisional,
     a_list_requested_before_a_comparison_found_a_customer_does_not_take_the_customer_out,
     joining_a_ninth_group_is_a_reason_to_look_a_customer_up_and_being_listed_in_nine_is_none,
+    a_group_joined_while_a_lookup_is_in_flight_is_the_way_of_the_next_one,
     the_first_follower_in_a_list_is_a_reason_to_look_up_one_who_was_only_in_a_group,
     a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_reason,
     an_erased_person_does_not_come_back_with_a_list,

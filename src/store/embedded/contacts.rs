@@ -121,15 +121,13 @@ pub(super) fn see(
             Some(Lookup { task: list.task, ..Lookup::first(list.haste, now) })
         }
         // The group, or the first follower, is another way to look the customer up.
-        Some(lookup) if (has_joined || is_followed) && lookup.due_at.is_none_or(|due_at| now < due_at) => {
-            Some(Lookup {
-                due_at: Some(now),
-                haste: list.haste,
-                task: list.task,
-                through_chat: has_joined,
-                ..lookup
-            })
-        }
+        Some(lookup) if has_joined || is_followed => Some(Lookup {
+            due_at: Some(lookup.due_at.map_or(now, |due_at| due_at.min(now))),
+            haste: lookup.haste.min(list.haste),
+            task: list.task,
+            through_chat: has_joined,
+            ..lookup
+        }),
         Some(_) => None,
     };
     if let Some(lookup) = lookup {

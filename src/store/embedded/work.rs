@@ -30,13 +30,13 @@ pub(super) fn settle(
             Ok((change == Some(ChangeType::Created)).then_some(event.received_at))
         }
         None if take_lookup(txn, &work.id)? => {
-            settle_lookup(txn, &work.contact, outcome, now)?;
+            settle_lookup(txn, work, outcome, now)?;
             Ok(None)
         }
         // Another lookup of the customer was settled in the meantime; the pending id is valid nevertheless.
         None if matches!(outcome, Outcome::Resolved(_)) => {
             if contacts::read(txn, &work.contact)?.is_some_and(|contact| !contact.is_identified()) {
-                settle_lookup(txn, &work.contact, outcome, now)?;
+                settle_lookup(txn, work, outcome, now)?;
             }
             Ok(None)
         }
@@ -103,14 +103,17 @@ fn settle_event(
     })
 }
 
-fn settle_lookup(
-    txn: &mut Txn<'_>,
-    key: &ContactKey,
-    outcome: Outcome,
-    now: Timestamp,
-) -> Result<(), StoreError> {
+fn settle_lookup(txn: &mut Txn<'_>, work: &Work, outcome: Outcome, now: Timestamp) -> Result<(), StoreError> {
+    let (key, known) = (&work.contact, work.known.as_ref());
     contacts::update(txn, key, now, |txn, contact| {
-        let lookup = contact.lookup.unwrap_or_else(|| Lookup::first(Haste::Background, now));
+        let next = contact.lookup.unwrap_or_else(|| Lookup::first(Haste::Background, now));
+        let was_through_chat = known.and_then(Contact::lookup_chat).is_some();
+        if matches!(outcome, Outcome::Missed) && contact.has_another_way_than(known) {
+            // It was found while the call was in flight.
+            set_lookup(txn, key, contact, Some(Lookup { due_at: Some(now), ..next }))?;
+            return Ok(None);
+        }
+        let lookup = Lookup { through_chat: was_through_chat, ..next };
         let since = (lookup, contact.known_since());
         match outcome {
             Outcome::Resolved(pending_id) => answered(txn, key, contact, Ok(pending_id), since, now),
@@ -122,13 +125,13 @@ fn settle_lookup(
                 if !contact.can_be_looked_up() {
                     return answered(txn, key, contact, Err(None), since, now);
                 }
-                set_lookup(txn, key, contact, Some(Lookup { due_at: Some(now), refused: None, ..lookup }))?;
+                set_lookup(txn, key, contact, Some(Lookup { due_at: Some(now), refused: None, ..next }))?;
                 Ok(None)
             }
             Outcome::Retry { due_at, reason, spent } => {
-                let refused = reason.errcode.filter(|_| spent).or(lookup.refused);
+                let refused = reason.errcode.filter(|_| spent).or(next.refused);
                 let due_at = Some(due_at);
-                set_lookup(txn, key, contact, Some(Lookup { due_at, refused, task: None, ..lookup }))?;
+                set_lookup(txn, key, contact, Some(Lookup { due_at, refused, task: None, ..next }))?;
                 Ok(None)
             }
             // The customer was identified in the meantime.
