@@ -314,9 +314,14 @@ impl Simulator {
         self.world().poisoned.remove(external_userid);
     }
 
-    /// Leaves this id out of the answers to the next `calls` batches that contain it.
+    /// Leaves this id out of the answers to the next `calls` batches that contain it; of none with 0.
     pub fn hide_rows(&self, external_userid: &str, calls: u32) {
-        self.world().hidden_rows.insert(external_userid.to_owned(), calls);
+        let hidden_rows = &mut self.world().hidden_rows;
+        if calls == 0 {
+            hidden_rows.remove(external_userid);
+        } else {
+            hidden_rows.insert(external_userid.to_owned(), calls);
+        }
     }
 
     /// Makes minting a person answer `errcode`, until it is set to `None`.

@@ -8,7 +8,7 @@ use unionlink::clock::Clock;
 use unionlink::domain::backoff::REASK_AFTER_MS;
 use unionlink::domain::fan::{Existing, Mint, Priority};
 use unionlink::domain::reconcile::CLOCK_MARGIN_MS;
-use unionlink::domain::time::{SECOND_MS, Timestamp};
+use unionlink::domain::time::{HOUR_MS, SECOND_MS, Timestamp};
 use unionlink::simulator::Fault;
 use unionlink::store::{CursorState, CustomerGroups as _, DealerRow, Feed, People, Reconciling, Store};
 
@@ -37,6 +37,7 @@ impl Schedule {
         self.repaired_at = self.time.now();
         self.repair_wecom();
         self.machine.sim.configure(|options| options.latency_ms = 0);
+        self.show_old_customers();
         // What it shows last, if it is wrong.
         let (shown, now) = (self.machine.clock.now(), self.time.now());
         self.cast.clock_shows(shown, now);
@@ -59,6 +60,17 @@ impl Schedule {
         self.judge_lists().await;
         self.link_promptly().await;
         self.settle(None).await
+    }
+
+    /// Shows the customers of more than an hour ago in WeCom's answers again: they have few lookups left, and an
+    /// empty row looks like that of somebody who is no fan.
+    fn show_old_customers(&self) {
+        let recent_from_secs = self.time.now().plus_ms(-HOUR_MS).as_secs();
+        for pair in self.cast.pairs.values() {
+            if pair.events.iter().all(|event| event.at_secs < recent_from_secs) {
+                self.machine.sim.hide_rows(pair.external_userid.as_str(), 0);
+            }
+        }
     }
 
     /// Judges what has come of the comparisons, before the wall clock is set again.
