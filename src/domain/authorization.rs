@@ -5,7 +5,7 @@
 //! (see [`bindings`](super::bindings)), the calls, and the store.
 
 use serde::{Deserialize, Serialize};
-use strum::IntoStaticStr;
+use strum::{IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
 use super::ids::CorpId;
@@ -69,7 +69,9 @@ pub struct SharedFrom {
 }
 
 /// The state of an authorisation, derived from its record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, IntoStaticStr, VariantArray, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
 #[strum(serialize_all = "snake_case")]
 pub enum AuthorizationState {
@@ -199,6 +201,13 @@ impl Authorization {
     #[must_use]
     pub fn is_cancellation_inferred(&self) -> bool {
         self.cancelled_at == Some(self.granted_at)
+    }
+
+    /// When the corp cancelled; where only the refusal of a call shows that, when this record last changed.
+    #[must_use]
+    pub fn cancellation_noticed_at(&self) -> Option<Timestamp> {
+        let cancelled_at = self.cancelled_at?;
+        Some(if self.is_cancellation_inferred() { self.changed_at } else { cancelled_at })
     }
 
     /// Its state.

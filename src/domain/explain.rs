@@ -11,18 +11,20 @@ use utoipa::ToSchema;
 use super::fan::{ASK_AGAIN, Existing, Fan, FanState, Minted};
 use super::ids::ContactKey;
 use super::time::{SECOND_MS, Timestamp};
+use agency::app_unauthorized;
 use customer::{dealer_parked, dealer_unable, unlinked_customer};
 use evidence::{evidence, through};
-use facts::text;
 use verdict::{Verdict, cause, verdict, when};
 
+mod agency;
 mod customer;
 mod evidence;
 mod facts;
 mod verdict;
 
 pub use evidence::Evidence;
-pub use facts::{Facts, HeldEvent, Place, SinkLag, Text, Trouble};
+pub(in crate::domain) use facts::text;
+pub use facts::{Facts, HeldEvent, NoAuthorization, Place, SinkLag, Text, Trouble, Unauthorized};
 pub use verdict::Code;
 
 /// Why an id is, or is not, linked.
@@ -46,6 +48,7 @@ pub struct Explanation {
 pub fn explain(id: String, facts: &Facts, now: Timestamp) -> Explanation {
     let (code, text, hint) = linked(facts, now)
         .or_else(|| forgotten(facts))
+        .or_else(|| app_unauthorized(facts))
         .or_else(|| dealer_unable(facts))
         .or_else(|| dealer_parked(facts))
         .or_else(|| event(facts))

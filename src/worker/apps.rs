@@ -16,7 +16,7 @@ use crate::domain::bindings::{AgencyApp, Bindings, Unserved};
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Limits;
-use crate::wecom::AppCredentials;
+use crate::wecom::{AppCredentials, Development};
 
 mod credentials;
 
@@ -158,6 +158,13 @@ impl Apps {
         let current = self.current();
         let Some(rules) = current.apps.get(app) else { return false };
         rules.suite.is_none() || current.usable(app).is_some()
+    }
+
+    /// Who develops an app, which decides what an operator can do about WeCom's codes.
+    #[must_use]
+    pub fn development(&self, app: &AppName) -> Development {
+        let is_agency = self.get(app).is_some_and(|rules| rules.suite.is_some());
+        if is_agency { Development::Agency } else { Development::SelfBuilt }
     }
 
     /// The names of the apps.

@@ -19,7 +19,8 @@ pub(super) struct Filters {
     #[arg(
         long,
         value_name = "REASON",
-        help = "Only events with this reason; quarantined messages have receive_id, not_understood or far_off"
+        help = "Only events with this reason; quarantined messages have receive_id, not_understood, far_off \
+                or unrouted"
     )]
     pub(super) reason: Option<String>,
 }

@@ -3,7 +3,7 @@
 use super::facts::{Facts, HeldEvent, Place, Text, text};
 use super::verdict::{Verdict, cause, verdict, when};
 use crate::domain::dealer::DealerState;
-use crate::domain::ids::ContactKey;
+use crate::domain::ids::{AppName, ContactKey};
 use crate::domain::link::Source;
 use crate::domain::lookup::Lookup;
 use crate::domain::time::Timestamp;
@@ -91,7 +91,7 @@ pub(super) fn unlinked_customer(facts: &Facts) -> Option<Verdict> {
             NotVisible,
             "{known_en}, but the app cannot see them (code {errcode})",
             "{known_zh}，但应用无法查看此客户（错误码 {errcode}）",
-            Some(until_visible(facts, errcode, due_at)),
+            Some(until_visible(facts, app, errcode, due_at)),
         ),
         Some(Lookup { asked: 0, due_at: Some(due_at), .. }) => {
             let at = due_at.in_china();
@@ -132,9 +132,10 @@ fn known_through(source: Source, Text { en: corp_en, zh: corp_zh }: &Text) -> Te
 }
 
 /// What to do about a customer whom the app cannot see, and when WeCom is asked again.
-fn until_visible(facts: &Facts, errcode: i64, due_at: Option<Timestamp>) -> Text {
+fn until_visible(facts: &Facts, app: &AppName, errcode: i64, due_at: Option<Timestamp>) -> Text {
     let unknown = || text!("look up WeCom's code {errcode}", "请查阅企业微信错误码 {errcode}");
-    let Text { en: do_en, zh: do_zh } = facts.remedies.get(&errcode).cloned().unwrap_or_else(unknown);
+    let Text { en: do_en, zh: do_zh } =
+        facts.remedies.get(&(app.clone(), errcode)).cloned().unwrap_or_else(unknown);
     match due_at.map(Timestamp::in_china) {
         Some(at) => text!(
             "{do_en}; WeCom is asked again at {at}, or at once after POST /v1/resume",

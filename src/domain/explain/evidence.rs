@@ -3,7 +3,7 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::facts::{Facts, Place, Text, text};
+use super::facts::{Facts, NoAuthorization, Place, Text, text};
 use crate::domain::fan::{Existing, FanState, Mint};
 use crate::domain::link::Source;
 use crate::domain::lookup::Lookup;
@@ -93,6 +93,13 @@ pub(super) fn evidence(facts: &Facts, now: Timestamp) -> Vec<Evidence> {
             Place::Quarantined(_) => ("event_quarantined", "in quarantine", "被隔离"),
         };
         add(Some(event.received_at), code, text!("{id} received; {en}", "收到 {id}；{zh}"));
+    }
+    for (app, unauthorized) in &facts.unauthorized {
+        if let NoAuthorization::Cancelled { at } = unauthorized.why {
+            let cancelled =
+                text!("authorisation of the app {app} cancelled", "品牌企业取消了应用 {app} 的授权");
+            add(Some(at), "app_cancelled", cancelled);
+        }
     }
     if let Some(at) = facts.forgotten_at {
         add(Some(at), "forgotten", text!("personal data erased", "已删除个人信息"));

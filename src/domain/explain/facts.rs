@@ -1,6 +1,6 @@
 //! The input of an explanation: what is known about a person, and what delays their fans and events.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -24,8 +24,10 @@ pub struct Facts {
     pub events: Vec<HeldEvent>,
     /// The dealers concerned, those that have left included.
     pub dealers: HashMap<(AppName, CorpId), Dealer>,
-    /// What to do about the codes with which WeCom refused to look these customers up.
-    pub remedies: HashMap<i64, Text>,
+    /// What to do about the codes with which WeCom refused to look the customers of an app up.
+    pub remedies: HashMap<(AppName, i64), Text>,
+    /// The agency-developed apps that cannot call WeCom, because they have no authorisation that can be used.
+    pub unauthorized: BTreeMap<AppName, Unauthorized>,
     /// The apps that do not look up the existing customers of a fan.
     pub without_existing: BTreeSet<AppName>,
     /// When the person's data was erased, if ever.
@@ -50,6 +52,29 @@ impl Facts {
     pub(super) fn dealer(&self, app: &AppName, corp_id: &CorpId) -> Option<&Dealer> {
         self.dealers.get(&(app.clone(), corp_id.clone()))
     }
+}
+
+/// Why an agency-developed app has no authorisation that can be used.
+#[derive(Debug, Clone)]
+pub struct Unauthorized {
+    /// Why.
+    pub why: NoAuthorization,
+    /// What to do.
+    pub remedy: Text,
+}
+
+/// Why an agency-developed app cannot call WeCom.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoAuthorization {
+    /// There is none yet, it is being read, or it cannot be used for another reason, which the remedy names.
+    Waiting,
+    /// Several brands, by id and name, have authorised the suite, and the app is configured for none of them.
+    Ambiguous(Vec<(CorpId, String)>),
+    /// The brand has cancelled.
+    Cancelled {
+        /// When.
+        at: Timestamp,
+    },
 }
 
 /// A failure and its remedy.
@@ -103,7 +128,7 @@ pub struct SinkLag {
 }
 
 /// A text in both languages.
-#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Text {
     /// English.
     pub en: String,
@@ -114,7 +139,7 @@ pub struct Text {
 /// A [`Text`] from two format strings.
 macro_rules! text {
     ($en:literal, $zh:literal $(,)?) => {
-        $crate::domain::explain::facts::Text { en: format!($en), zh: format!($zh) }
+        $crate::domain::explain::Text { en: format!($en), zh: format!($zh) }
     };
 }
-pub(super) use text;
+pub(in crate::domain) use text;

@@ -1,6 +1,6 @@
 //! One case for each verdict, in the order of precedence.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use strum::VariantArray as _;
 
@@ -115,6 +115,16 @@ fn of_event(place: Place) -> Facts {
     Facts { events: vec![event], ..Facts::default() }
 }
 
+/// The app has no authorisation that can be used.
+fn unauthorized(why: NoAuthorization, facts: Facts) -> Facts {
+    let unauthorized = Unauthorized { why, remedy: remedy() };
+    Facts { unauthorized: BTreeMap::from([(AppName::new("brand").unwrap(), unauthorized)]), ..facts }
+}
+
+fn cancelled() -> NoAuthorization {
+    NoAuthorization::Cancelled { at: NOW.plus_ms(-HOUR_MS) }
+}
+
 fn cases() -> Vec<(Code, Facts)> {
     let linked = || Facts { fans: of_fan(FanState::Minted, None).fans, ..of_contacts([contact(true, true)]) };
     let forgotten_before = Some(NOW.plus_ms(-2 * DAY_MS));
@@ -152,6 +162,21 @@ fn cases() -> Vec<(Code, Facts)> {
         // The sink's backlog is younger than the link, or older.
         (Code::Linked, Facts { sinks: vec![sink(1_000)], ..linked() }),
         (Code::SinkBehind, Facts { sinks: vec![sink(2 * HOUR_MS)], ..linked() }),
+        (
+            Code::AppNotAuthorized,
+            unauthorized(NoAuthorization::Waiting, of_fan(FanState::Queued, Some(trouble(48_002)))),
+        ),
+        (Code::AppCancelled, unauthorized(cancelled(), of_contacts([looked_up(1, Some(60_011), None)]))),
+        (
+            Code::AppCancelled,
+            unauthorized(
+                cancelled(),
+                Facts { dealers: of_dealer(left), ..of_event(Place::Inbox(NOW, None)) },
+            ),
+        ),
+        // A link needs no call, a dead letter an operator.
+        (Code::Linked, unauthorized(cancelled(), linked())),
+        (Code::EventDead, unauthorized(cancelled(), of_event(Place::Dead(trouble(40_096))))),
         (Code::Forgotten, Facts { forgotten_at: Some(NOW), ..Facts::default() }),
         (Code::Forgotten, Facts { forgotten_at: Some(NOW), ..of_fan(FanState::Minted, None) }),
         // The fan was registered again since.
@@ -174,6 +199,22 @@ fn every_situation_has_its_verdict_in_both_languages() {
         }
     }
     assert_eq!(seen, Code::VARIANTS.iter().copied().collect::<BTreeSet<_>>());
+}
+
+#[test]
+fn an_app_that_several_brands_have_authorised_names_them_and_another_app_that_can_call_decides() {
+    let brand = |id: &str| (CorpId::new(id).unwrap(), "Brand".to_owned());
+    let several = NoAuthorization::Ambiguous(vec![brand("wpA"), brand("wpB")]);
+    let mut facts = unauthorized(several, of_fan(FanState::Queued, None));
+    let answer = explain("oFAN".to_owned(), &facts, NOW);
+    assert_eq!(answer.code, Code::AppNotAuthorized);
+    let Text { en, zh } = answer.text;
+    assert!(en.ends_with("serves none of them: Brand (wpA), Brand (wpB)"), "{en}");
+    assert!(zh.ends_with("：Brand (wpA)、Brand (wpB)"), "{zh}");
+    let (mut key, fan, _) = of_fan(FanState::Minted, None).fans.remove(0);
+    key.app = AppName::new("own").unwrap();
+    facts.fans.push((key, fan, None));
+    assert_eq!(explain("oFAN".to_owned(), &facts, NOW).code, Code::NotAdded);
 }
 
 #[test]
@@ -283,7 +324,7 @@ fn the_hint_without_a_pending_id_says_for_which_fans_there_is_still_a_way() {
 
 #[test]
 fn the_hint_for_a_customer_who_is_not_visible_has_the_remedy_and_says_when_wecom_is_asked_again() {
-    let remedies = HashMap::from([(60_011, remedy())]);
+    let remedies = HashMap::from([((AppName::new("brand").unwrap(), 60_011), remedy())]);
     let due = Facts { remedies, ..of_contacts([looked_up(2, Some(60_011), Some(NOW.plus_ms(HOUR_MS)))]) };
     let Text { en, zh } = hint(&due);
     assert!(

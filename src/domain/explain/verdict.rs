@@ -34,6 +34,10 @@ pub enum Code {
     Expired,
     /// Calls for the dealer's customers are held back.
     DealerParked,
+    /// The agency-developed app has no authorisation that can be used, so nothing of it goes on.
+    AppNotAuthorized,
+    /// The brand has cancelled the authorisation of the agency-developed app.
+    AppCancelled,
     /// The app is no longer shared with the dealer.
     DealerLeft,
     /// WeCom has not verified the dealer, whose customers cannot be looked up until then.

@@ -13,8 +13,7 @@ use crate::domain::event::{Event, QuarantineReason};
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::http::problem::Problem;
 use crate::store::{EventId, EventRow, EventState, InboxEvent, Quarantined};
-use crate::wecom::{Remedy, remedy};
-use crate::worker::dealer_names::DealerNames;
+use crate::wecom::{Remedy, remedy_for};
 
 pub(super) mod redrive;
 
@@ -126,8 +125,8 @@ struct RowFields {
     attempts: Option<u32>,
     /// The WeCom errcode of the last failure.
     errcode: Option<i64>,
-    /// The last failure; of a quarantined message, why it is in quarantine: `receive_id`, `not_understood` or
-    /// `far_off`.
+    /// The last failure; of a quarantined message, why it is in quarantine: `receive_id`, `not_understood`,
+    /// `far_off` or `unrouted`.
     reason: Option<String>,
     /// Details of the reason for which a message is in quarantine.
     detail: Option<String>,
@@ -138,17 +137,18 @@ struct RowFields {
 }
 
 fn event_row(
+    admin: &AdminState,
     event: InboxEvent,
     state: EventState,
     died_at: Option<Timestamp>,
-    names: &DealerNames,
     now: Timestamp,
 ) -> Row {
     let Event { corp_id, created_at, contact } = event.event;
-    let corp_name = names.of(&event.app, &corp_id);
+    let corp_name = admin.dealer_names.of(&event.app, &corp_id);
+    let development = admin.apps.development(&event.app);
     let (errcode, reason) =
         event.failure.map_or((None, None), |failure| (failure.errcode, Some(failure.text)));
-    let remedy = errcode.map(remedy);
+    let remedy = errcode.map(|errcode| remedy_for(errcode, development));
     Row {
         id: event.id.to_string(),
         state,
@@ -175,10 +175,10 @@ fn event_row(
 }
 
 /// Converts a stored row. `queue_state` is the state of an event that is in the queue.
-fn row(row: EventRow, queue_state: EventState, names: &DealerNames, now: Timestamp) -> Row {
+fn row(admin: &AdminState, row: EventRow, queue_state: EventState, now: Timestamp) -> Row {
     match row {
-        EventRow::Inbox(event) => event_row(event, queue_state, None, names, now),
-        EventRow::Dead { event, died_at } => event_row(event, EventState::Dead, Some(died_at), names, now),
+        EventRow::Inbox(event) => event_row(admin, event, queue_state, None, now),
+        EventRow::Dead { event, died_at } => event_row(admin, event, EventState::Dead, Some(died_at), now),
         EventRow::Quarantined(Quarantined { id, app, received_at, reason, receive_id, message_bytes }) => {
             let Remedy { en, zh } = quarantine_remedy(&reason);
             let (reason, detail) = ((&reason).into(), reason.detail());
@@ -295,7 +295,7 @@ impl AdminState {
     ) -> Result<Vec<Row>, Problem> {
         let rows = self.store.events(state, EventId(0), scanned_max).await?;
         let now = self.clock.now();
-        let rows = rows.into_iter().map(|found| row(found, state, &self.dealer_names, now));
+        let rows = rows.into_iter().map(|found| row(self, found, state, now));
         Ok(rows.filter(|row| filter.matches(row)).take(limit).collect())
     }
 
@@ -314,7 +314,7 @@ impl AdminState {
             let is_last = rows.len() < EVENTS_MAX;
             for event in rows {
                 after = event.id();
-                let row = row(event, state, &self.dealer_names, now);
+                let row = row(self, event, state, now);
                 if filter.matches(&row) {
                     found.push((after, row));
                 }
@@ -389,7 +389,7 @@ fn event_not_found() -> Problem {
 pub(super) async fn show(State(state): Shared, PathParam(id): PathParam) -> Result<Json<Row>, Problem> {
     let id = event_id(&id)?;
     let event = state.store.event(id).await?.ok_or_else(event_not_found)?;
-    let mut row = row(event, EventState::Waiting, &state.dealer_names, state.clock.now());
+    let mut row = row(&state, event, EventState::Waiting, state.clock.now());
     let message = state.store.quarantined_message(id).await?;
     row.message = message.map(|message| String::from_utf8_lossy(&message).into_owned());
     Ok(Json(row))

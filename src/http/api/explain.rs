@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: the verdict and its texts, which are [`explain`]'s.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use axum::Json;
 use axum::extract::State;
@@ -10,7 +10,10 @@ use axum::extract::State;
 use super::events::quarantine_remedy;
 use super::extract::PathParam;
 use super::state::{AdminState, Shared, scan};
-use crate::domain::explain::{Explanation, Facts, HeldEvent, Place, SinkLag, Text, Trouble, explain};
+use crate::domain::bindings::Unserved;
+use crate::domain::explain::{
+    Explanation, Facts, HeldEvent, NoAuthorization, Place, SinkLag, Text, Trouble, Unauthorized, explain,
+};
 use crate::domain::fan::{Fan, FanState, FanStep, Mint, Priority, Renew};
 use crate::domain::forecast::forecast;
 use crate::domain::ids::{AppName, CorpId, FanKey};
@@ -19,7 +22,7 @@ use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
 use crate::http::problem::Problem;
 use crate::store::{CursorState, EventRow, FailureReason, PersonData};
-use crate::wecom::{Api, Remedy, remedy};
+use crate::wecom::{Api, Credentials as _, Remedy, Unavailable, remedy_for};
 use crate::worker::breaker::{Breaker, Scope};
 
 /// The longest accepted id; all kinds of ids are shorter.
@@ -67,11 +70,13 @@ impl AdminState {
         for (key, contact) in contacts {
             let trouble = self.corp_trouble(&key.app, &key.corp_id);
             if let Some(errcode) = contact.lookup.and_then(|lookup| lookup.refused) {
-                facts.remedies.insert(errcode, text(remedy(errcode)));
+                let remedy = remedy_for(errcode, self.apps.development(&key.app));
+                facts.remedies.insert((key.app.clone(), errcode), text(remedy));
             }
             facts.contacts.push((key, contact, trouble));
         }
         facts.events = events.into_iter().map(|row| self.held_event(row)).collect();
+        facts.unauthorized = self.unauthorized(&facts);
         let of_contacts = facts.contacts.iter().map(|(key, ..)| (key.app.clone(), key.corp_id.clone()));
         let corps = of_contacts.chain(facts.events.iter().filter_map(|event| event.corp.clone()));
         for (app, corp_id) in corps.collect::<BTreeSet<_>>() {
@@ -116,7 +121,7 @@ impl AdminState {
     /// What keeps a fan from getting a pending id: WeCom's rejection, or an open circuit breaker.
     fn fan_trouble(&self, key: &FanKey, fan: &Fan) -> Option<Trouble> {
         if let Mint::Rejected { errcode, .. } = fan.mint {
-            return Some(errcode_trouble(errcode));
+            return Some(self.errcode_trouble(&key.app, errcode));
         }
         let (app, class) = (&key.app, fan.queued_for(FanStep::Mint)?.class());
         let scopes = [
@@ -125,14 +130,14 @@ impl AdminState {
             Scope::FanClass(app.clone(), FanStep::Mint, class),
         ];
         // The forecast takes an exhausted quota into account.
-        self.breakers.failing(&scopes.each_ref()).map(breaker_trouble)
+        self.breaker_trouble(app, &scopes)
     }
 
     /// What holds back the conversions of a corp's customers: an open circuit breaker. A wait for a call
     /// limit is none.
     fn corp_trouble(&self, app: &AppName, corp_id: &CorpId) -> Option<Trouble> {
         let scopes = [Scope::App(app.clone()), Scope::Corp(app.clone(), corp_id.clone())];
-        self.breakers.failing(&scopes.each_ref()).map(breaker_trouble)
+        self.breaker_trouble(app, &scopes)
     }
 
     fn held_event(&self, row: EventRow) -> HeldEvent {
@@ -143,7 +148,10 @@ impl AdminState {
                 (event.id, corp, event.received_at, Place::Inbox(event.due_at, trouble))
             }
             EventRow::Dead { event, .. } => {
-                let trouble = event.failure.map_or_else(|| errcode_trouble(0), failure_trouble);
+                let trouble = match event.failure {
+                    Some(failure) => self.failure_trouble(&event.app, failure),
+                    None => self.errcode_trouble(&event.app, 0),
+                };
                 let corp = Some((event.app, event.event.corp_id));
                 (event.id, corp, event.received_at, Place::Dead(trouble))
             }
@@ -154,24 +162,54 @@ impl AdminState {
         };
         HeldEvent { id: id.to_string(), corp, received_at, place }
     }
-}
 
-fn text(Remedy { en, zh }: Remedy) -> Text {
-    Text { en: en.to_owned(), zh: zh.to_owned() }
-}
-
-fn errcode_trouble(errcode: i64) -> Trouble {
-    Trouble { errcode: Some(errcode), remedy: text(remedy(errcode)), retry_at: None }
-}
-
-fn failure_trouble(FailureReason { errcode, text: en }: FailureReason) -> Trouble {
-    if let Some(errcode) = errcode {
-        return errcode_trouble(errcode);
+    /// The agency-developed apps of this person that cannot call WeCom.
+    fn unauthorized(&self, facts: &Facts) -> BTreeMap<AppName, Unauthorized> {
+        let of_fans = facts.fans.iter().map(|(key, ..)| &key.app);
+        let of_customers = facts.contacts.iter().map(|(key, ..)| &key.app);
+        let of_events = facts.events.iter().filter_map(|event| event.corp.as_ref()).map(|(app, _)| app);
+        let concerned: BTreeSet<_> = of_fans.chain(of_customers).chain(of_events).collect();
+        concerned.into_iter().filter_map(|app| Some((app.clone(), self.no_authorization(app)?))).collect()
     }
-    let zh = format!("原因（英文原文）：{en}");
-    Trouble { errcode: None, remedy: Text { en, zh }, retry_at: None }
+
+    fn no_authorization(&self, app: &AppName) -> Option<Unauthorized> {
+        self.apps.get(app)?.suite.as_ref()?;
+        let unavailable = self.apps.of_app(app).err()?;
+        let why = match (unavailable, self.apps.unserved(app)) {
+            (Unavailable::SeveralBrands, Some(Unserved::Several(brands))) => {
+                NoAuthorization::Ambiguous(brands)
+            }
+            (Unavailable::Cancelled, _) => {
+                let (suite, brand) = self.apps.authorization_of(app)?;
+                let at = suite.authorization(brand.as_str())?.record.cancellation_noticed_at()?;
+                NoAuthorization::Cancelled { at }
+            }
+            _ => NoAuthorization::Waiting,
+        };
+        Some(Unauthorized { why, remedy: text(unavailable.remedy()) })
+    }
+
+    /// A breaker of an app's scopes that failures have opened.
+    fn breaker_trouble(&self, app: &AppName, scopes: &[Scope]) -> Option<Trouble> {
+        let scopes: Vec<_> = scopes.iter().collect();
+        let Breaker { probe_at, reason, .. } = self.breakers.failing(&scopes)?;
+        Some(Trouble { retry_at: Some(probe_at), ..self.failure_trouble(app, reason) })
+    }
+
+    fn failure_trouble(&self, app: &AppName, FailureReason { errcode, text: en }: FailureReason) -> Trouble {
+        if let Some(errcode) = errcode {
+            return self.errcode_trouble(app, errcode);
+        }
+        let zh = format!("原因（英文原文）：{en}");
+        Trouble { errcode: None, remedy: Text { en, zh }, retry_at: None }
+    }
+
+    fn errcode_trouble(&self, app: &AppName, errcode: i64) -> Trouble {
+        let remedy = text(remedy_for(errcode, self.apps.development(app)));
+        Trouble { errcode: Some(errcode), remedy, retry_at: None }
+    }
 }
 
-fn breaker_trouble(breaker: Breaker) -> Trouble {
-    Trouble { retry_at: Some(breaker.probe_at), ..failure_trouble(breaker.reason) }
+pub(super) fn text(Remedy { en, zh }: Remedy) -> Text {
+    Text { en: en.to_owned(), zh: zh.to_owned() }
 }
