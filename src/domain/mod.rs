@@ -4,7 +4,7 @@
 //! customer, independent of the order of events; [`fan`] is the record of a fan and its life cycle; [`quota`]
 //! keeps calls within WeCom's budgets. [`suite`], [`authorization`] and [`bindings`] are about
 //! agency-developed apps: the events of their template, the corps that have authorised it, and which corp an
-//! app serves.
+//! app serves. [`explain`] and [`finding`] say what is wrong and what to do about it.
 
 pub mod authorization;
 pub mod backoff;
@@ -19,6 +19,7 @@ pub mod event;
 pub mod explain;
 pub mod fan;
 pub mod far_off;
+pub mod finding;
 pub mod forecast;
 pub mod ids;
 pub mod instant;

@@ -90,6 +90,14 @@ impl fmt::Display for CodeId {
     }
 }
 
+/// When WeCom should send the next ticket: it sends one every ten minutes, and `last_at` was the last time or
+/// the start.
+#[must_use]
+pub fn next_ticket_at(last_at: Timestamp, now: Timestamp) -> Timestamp {
+    let passed = now.millis_since(last_at).max(0) / TICKET_EVERY_MS;
+    last_at.plus_ms((passed + 1) * TICKET_EVERY_MS)
+}
+
 /// The record of a suite's ticket. The order of the fields is the stored format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Ticket {
