@@ -100,6 +100,9 @@ pub async fn assemble(
     for part in &sinks {
         metrics.sink_configured(&part.name);
     }
+    for suite in &config.suites {
+        metrics.suites.configured(&suite.name);
+    }
     let dealer_names = Arc::new(DealerNames::default());
     for app in &config.apps {
         dealer_names.load(&*store, &app.name).await;

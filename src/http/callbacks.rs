@@ -7,7 +7,7 @@
 //! [`doors`](super::doors)).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::callback_log::CallbackLog;
 use super::doors::{AppDoor, Door, Doors, Misplaced, Place, SuiteDoor, without_groups};
@@ -65,16 +65,18 @@ struct Received<'a> {
 }
 
 impl CallbackState {
-    /// Classifies a verified message and stores what it reports, or the message in quarantine.
+    /// Classifies a verified message and stores what it reports, or the message in quarantine. The whole
+    /// request had been received at `received_at`.
     pub(super) async fn accept(
         &self,
         door: &Door,
         message: &VerifiedMessage,
+        received_at: Instant,
     ) -> Result<CallbackOutcome, StoreError> {
         let now = self.clock.now();
         match door {
             Door::App(door) => self.accept_at_app(door, message, now).await,
-            Door::Suite(door) => self.accept_at_suite(door, message, now).await,
+            Door::Suite(door) => self.accept_at_suite(door, message, now, received_at).await,
         }
     }
 
@@ -96,10 +98,15 @@ impl CallbackState {
         door: &SuiteDoor,
         message: &VerifiedMessage,
         now: Timestamp,
+        received_at: Instant,
     ) -> Result<CallbackOutcome, StoreError> {
         let suite = &door.recipients.suite;
         let apps = match door.place(&*self.store, &self.apps, message).await? {
-            Place::Suite(own) => return self.keep_own(door, own, message, now).await,
+            Place::Suite(own) => {
+                let outcome = self.keep_own(door, own, message, now).await?;
+                self.metrics.suites.event_answered(received_at.elapsed());
+                return Ok(outcome);
+            }
             Place::Misplaced(why) => return Ok(self.misplaced(suite, &why)),
             Place::Apps(apps) => apps,
             Place::Unrouted(about) => return self.keep_unrouted(suite, &about, message, now).await,

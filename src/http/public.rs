@@ -217,11 +217,12 @@ impl CallbackState {
             return Err(refusal.into());
         }
         let body = read_body(body, self.body_bytes_max, self.body_timeout).await.map_err(Reject::Body)?;
-        *received_at = Some(Instant::now());
+        let all_received_at = Instant::now();
+        *received_at = Some(all_received_at);
         let query = query?;
         let message = callback::verify(&query, &body, door.keys())?;
         self.count_signed_at(&query);
-        let outcome = self.accept(door, &message).await.map_err(Reject::Unavailable)?;
+        let outcome = self.accept(door, &message, all_received_at).await.map_err(Reject::Unavailable)?;
         Ok(Ack::Success(outcome))
     }
 

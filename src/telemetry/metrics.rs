@@ -1,5 +1,5 @@
-//! Every metric of the service, with its name and help text, and the counters. Label values are from closed
-//! sets or from the configuration, so that input cannot create series.
+//! Every metric of the service, with its name and help text, and the counters; those of suites are in
+//! `suites`. Label values are from closed sets or from the configuration, so that input cannot create series.
 //!
 //! Deliberately absent: labels for dealers, fans or customers; setting the gauges, which `gauges` does just
 //! before each scrape; and the HTTP endpoint.
@@ -7,6 +7,8 @@
 mod gauges;
 mod labels;
 mod optional;
+mod register;
+mod suites;
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -17,7 +19,7 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
-use prometheus_client::registry::{Metric, Registry};
+use prometheus_client::registry::Registry;
 use strum::VariantArray as _;
 
 use super::process::Process;
@@ -31,13 +33,12 @@ use crate::wecom::api::Api;
 use crate::wecom::errcode::Class;
 use crate::wecom::error::CallError;
 
-pub use labels::{AdminRefusal, CallbackOutcome, TimestampSource};
+pub use labels::{AdminRefusal, AuthCodeOutcome, CallbackOutcome, TimestampSource};
 use labels::{DeliveryOutcome, Labels, delivery_labels, errcode_label};
 use optional::OptionalGauge;
+use register::{SECONDS, new, registered};
+pub use suites::SuiteMetrics;
 
-/// The buckets of the histograms of answers and calls.
-const SECONDS: [f64; 14] =
-    [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 /// The buckets of the time to a link: an event may have to wait for hours.
 const LINK_SECONDS: [f64; 15] =
     [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 60.0, 600.0, 3_600.0, 14_400.0, 86_400.0];
@@ -47,6 +48,8 @@ const CALL_OK: &str = "ok";
 
 /// The metrics and their registry.
 pub struct Metrics {
+    /// Those of suites, and the findings.
+    pub suites: SuiteMetrics,
     callbacks: Family<Labels<1>, Counter>,
     refusals: Family<Labels<1>, Counter>,
     admin_refused: Family<Labels<1>, Counter>,
@@ -85,17 +88,6 @@ pub struct Metrics {
     registry: Registry,
 }
 
-/// Registers a metric and returns the handle to it.
-fn registered<M: Metric + Clone>(registry: &mut Registry, name: &str, help: &str, metric: M) -> M {
-    registry.register(name, help, metric.clone());
-    metric
-}
-
-/// Creates and registers a metric.
-fn new<M: Metric + Clone + Default>(registry: &mut Registry, name: &str, help: &str) -> M {
-    registered(registry, name, help, M::default())
-}
-
 impl Default for Metrics {
     fn default() -> Self {
         let mut registry = Registry::default();
@@ -105,6 +97,7 @@ impl Default for Metrics {
         r.register("build", "The version of the program, and the commit it was built from", build);
         let histogram = |r: &mut Registry, name, help| registered(r, name, help, Histogram::new(SECONDS));
         let metrics = Self {
+            suites: SuiteMetrics::new(r),
             callbacks: new(r, "callbacks", "Callbacks and other requests to the public listener, by outcome"),
             refusals: new(r, "callback_refusals", "Callbacks that failed verification, by reason"),
             admin_refused: new(

@@ -13,10 +13,11 @@ use crate::callback::{AesKey, Keys, Refusal};
 use crate::domain::authorization::{AuthorizationState, Granted};
 use crate::domain::ids::SuiteId;
 use crate::domain::suite::{CodeId, CodeKind};
+use crate::domain::tally::Tally;
 use crate::http::doors::SuiteRecipients;
 use crate::http::scene::{NOW, SUITE_ID, Scene, added, corp, name, own};
 use crate::store::embedded::Settings;
-use crate::store::{SuiteRecords, Suites as _};
+use crate::store::{Counts, SuiteRecords, Suites as _};
 use CallbackOutcome::{Accepted, Duplicate, Ignored, Misplaced as WithoutEffect, Quarantined, Refused};
 
 const CODE: &str = "<AuthCode><![CDATA[CANARY-auth-code]]></AuthCode>";
@@ -359,4 +360,14 @@ async fn a_published_create_auth_is_accepted_as_it_was_sent() {
                 Flzs07lxBI9PAD8";
     let (id, exchange) = records(&scene).await.exchanges.pop().unwrap();
     assert_eq!((id, exchange.sent_at.as_secs()), (CodeId::of(&name("agency"), code), 1_505_643_268));
+}
+
+#[tokio::test]
+async fn only_a_suites_own_events_are_timed_as_such() {
+    let scene = Scene::authorized().await;
+    scene.receive("agency", SUITE_ID, &own(SUITE_ID, "suite_ticket", TICKET)).await;
+    scene.receive("agency", "wpA", &added("wpA", 1)).await;
+    scene.receive("agency", SUITE_ID, &own("dkOTHER", "suite_ticket", TICKET)).await;
+    let metrics = scene.state.metrics.scrape(&Counts::default(), &Tally::default(), 0);
+    assert!(metrics.contains("unionlink_suite_event_seconds_count 1\n"), "{metrics}");
 }

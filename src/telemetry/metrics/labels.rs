@@ -4,6 +4,7 @@
 use strum::{IntoStaticStr, VariantArray};
 
 use crate::domain::ids::SinkName;
+use crate::domain::suite::ExchangeEnd;
 use crate::wecom::errcode::{Class, class};
 
 /// The names and values of a metric's labels.
@@ -33,6 +34,33 @@ pub enum CallbackOutcome {
     Unavailable,
     /// WeCom's URL verification (GET), answered.
     Verified,
+}
+
+/// What became of an auth code of a suite.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum AuthCodeOutcome {
+    /// Exchanged for a permanent code.
+    Exchanged,
+    /// Used up, or possibly so, by a call without an answer.
+    Lost,
+    /// Not exchanged in time.
+    Expired,
+    /// Refused by WeCom.
+    Refused,
+    /// Sealed with another secret of the suite.
+    Unreadable,
+}
+
+impl From<ExchangeEnd> for AuthCodeOutcome {
+    fn from(end: ExchangeEnd) -> Self {
+        match end {
+            ExchangeEnd::Lost { .. } => Self::Lost,
+            ExchangeEnd::Expired { .. } => Self::Expired,
+            ExchangeEnd::Refused { .. } => Self::Refused,
+            ExchangeEnd::Unreadable { .. } => Self::Unreadable,
+        }
+    }
 }
 
 /// Why a request to the admin listener was refused before its handler ran.

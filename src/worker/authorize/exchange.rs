@@ -23,6 +23,7 @@ use crate::domain::authorization::Granted;
 use crate::domain::ids::AppName;
 use crate::domain::suite::{CodeId, CodeKind, Exchange, ExchangeEnd, ExchangeFailure, ExchangeNext};
 use crate::store::StoreError;
+use crate::telemetry::metrics::AuthCodeOutcome;
 use crate::wecom::{Api, CallError, Class, PermanentCode, Transport};
 
 /// Exchanges in flight at once.
@@ -110,7 +111,10 @@ impl Exchanges {
                 let next = store.fail_exchange(suite, id, failure, jitter, now).await?;
                 let reason = failure_reason(&error).text;
                 match next {
-                    Some(ExchangeNext::End(end)) => exchange_ended(suite, exchange.kind, end, Some(&reason)),
+                    Some(ExchangeNext::End(end)) => {
+                        self.calls.context.metrics.suites.auth_code(suite, end.into());
+                        exchange_ended(suite, exchange.kind, end, Some(&reason));
+                    }
                     Some(ExchangeNext::Ask | ExchangeNext::Wait(_)) => {
                         tracing::info!(%suite, errcode = error.errcode(), reason,
                             "an auth code could not be exchanged yet");
@@ -130,11 +134,12 @@ impl Exchanges {
 
     /// Stores a permanent code, until that succeeds or the store has failed for good.
     async fn keep(&self, suite: &AppName, id: &CodeId, granted: Granted) {
-        let Context { store, store_failures, .. } = &self.calls.context;
+        let Context { store, store_failures, metrics, .. } = &self.calls.context;
         loop {
             let now = self.calls.context.now();
             match store.grant(suite, id, granted.clone(), now).await {
                 Ok(authorization) => {
+                    metrics.suites.auth_code(suite, AuthCodeOutcome::Exchanged);
                     if authorization.codes > 1 {
                         tracing::info!(%suite, corp_id = %authorization.corp_id, corp = authorization.name,
                             "the permanent code of a corp has changed");
@@ -159,9 +164,10 @@ impl Exchanges {
     }
 
     async fn end(&self, suite: &AppName, id: &CodeId, kind: CodeKind, end: ExchangeEnd) {
-        let Context { store, store_failures, wake, .. } = &self.calls.context;
+        let Context { store, store_failures, metrics, wake, .. } = &self.calls.context;
         match store.end_exchange(suite, id, end).await {
             Ok(()) => {
+                metrics.suites.auth_code(suite, end.into());
                 exchange_ended(suite, kind, end, None);
                 wake.suites.notify_one();
             }

@@ -1,6 +1,8 @@
 //! The exchange of auth codes: tickets, answers that are lost, codes that expire, codes in flight.
 
 use super::*;
+use crate::domain::tally::Tally;
+use crate::store::Counts;
 
 #[tokio::test]
 async fn without_a_ticket_nothing_is_asked_and_a_code_waits_for_the_next_one_while_it_lives() {
@@ -186,5 +188,20 @@ async fn until_true(is_true: impl Fn() -> bool) {
     while !is_true() {
         assert!(tokio::time::Instant::now() < give_up, "in vain");
         tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn what_becomes_of_auth_codes_is_counted() {
+    let mut agency = Agency::new(one_app).await;
+    agency.scan("first", &brand()).await;
+    agency.settle().await;
+    agency.wecom.state().loses_answer = true;
+    agency.scan("second", &brand()).await;
+    agency.pass(SECOND * 5).await;
+    let metrics = agency.context().metrics.scrape(&Counts::default(), &Tally::default(), 0);
+    for outcome in ["exchanged", "lost"] {
+        let line = format!("unionlink_auth_codes_total{{suite=\"agency\",outcome=\"{outcome}\"}} 1\n");
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
     }
 }
