@@ -69,6 +69,14 @@ impl Problem {
             .hint("use the name of an [[apps]] section of the configuration")
     }
 
+    /// A request names a suite that is not configured.
+    pub(super) fn unknown_suite(name: &str) -> Self {
+        let shown: String = name.chars().take(64).collect();
+        let detail = format!("there is no suite named {shown:?}");
+        Self::new(StatusCode::NOT_FOUND, "unknown_suite", "No such suite", detail)
+            .hint("use the name of a [[suites]] section of the configuration")
+    }
+
     /// A request names a corp that the app is not shared with.
     pub(super) fn unknown_dealer() -> Self {
         let detail = "this corp is not a dealer of the app, or of any app";

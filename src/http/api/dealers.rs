@@ -2,6 +2,8 @@
 //!
 //! Deliberately absent: the calls for a dealer that are held back now, which are in `paused` of `/v1/status`.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
@@ -9,6 +11,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::extract::{PathParam, QueryParams, invalid_id};
 use super::state::{AdminState, Shared, scan};
+use crate::domain::authorization::AuthorizationState;
 use crate::domain::dealer::{Dealer, DealerState, Qualification, TokenOwner};
 use crate::domain::dealer_activity::{DAYS_KEPT, DealerActivity, DealerTrouble, day_in_china};
 use crate::domain::ids::{AppName, CorpId};
@@ -31,6 +34,9 @@ pub(super) struct DealerView {
     agent_id: i64,
     #[schema(inline)]
     state: DealerState,
+    /// Whether it has authorised the suite of an agency-developed app itself, which is a second way to its
+    /// access token. `false` after it cancelled, and for a self-built app.
+    authorized: bool,
     /// Whose access token converts its customers: `downstream` (its own) or `upstream` (the brand's); `null`
     /// until that is known.
     #[schema(value_type = Option<String>)]
@@ -68,7 +74,7 @@ struct TroubleView {
 }
 
 impl DealerView {
-    fn new(app: AppName, DealerRow { dealer, activity, counts }: DealerRow) -> Self {
+    fn new(app: AppName, DealerRow { dealer, activity, counts }: DealerRow, authorized: bool) -> Self {
         let state = dealer.state();
         let Dealer { corp_id, agent_id, name, token, .. } = dealer;
         let DealerActivity { first_event_at, last_event_at, trouble, reconciled_at, silent_since, .. } =
@@ -80,6 +86,7 @@ impl DealerView {
             corp_name: Some(name).filter(|name| !name.is_empty()),
             agent_id,
             state,
+            authorized,
             token,
             first_callback_at: first_event_at,
             last_callback_at: last_event_at,
@@ -125,8 +132,8 @@ pub(super) async fn list(
 ) -> Result<Json<List>, Problem> {
     let only = query.state;
     let rows = state.dealer_rows(query.app.as_deref()).await?;
-    let dealers = rows.into_iter().map(|(app, row)| DealerView::new(app, row));
-    let matching = dealers.filter(|dealer| only.is_none_or(|only| dealer.state == only));
+    let dealers = state.dealer_views(rows);
+    let matching = dealers.into_iter().filter(|dealer| only.is_none_or(|only| dealer.state == only));
     Ok(Json(List { dealers: matching.collect() }))
 }
 
@@ -181,9 +188,10 @@ pub(super) async fn show(
     let rows = state.dealer_rows(app.as_deref()).await?;
     let found = rows.into_iter().find(|(_, row)| row.dealer.corp_id.same_corp(corp_id.as_str()));
     let (app, row) = found.ok_or_else(Problem::unknown_dealer)?;
+    let authorized = state.authorized_dealers(&app).contains(&row.dealer.corp_id);
     let days = days(&row.activity, state.clock.now());
     let qualification = row.dealer.qualification;
-    Ok(Json(DealerDetails { dealer: DealerView::new(app, row), qualification, days }))
+    Ok(Json(DealerDetails { dealer: DealerView::new(app, row, authorized), qualification, days }))
 }
 
 impl AdminState {
@@ -199,6 +207,23 @@ impl AdminState {
             Ok::<_, StoreError>(all)
         };
         Ok(scan(&self.heavy, read).await??)
+    }
+
+    fn dealer_views(&self, rows: Vec<(AppName, DealerRow)>) -> Vec<DealerView> {
+        let mut authorized: BTreeMap<AppName, BTreeSet<CorpId>> = BTreeMap::new();
+        let view = |(app, row): (AppName, DealerRow)| {
+            let of_app = authorized.entry(app.clone()).or_insert_with(|| self.authorized_dealers(&app));
+            let is_authorized = of_app.contains(&row.dealer.corp_id);
+            DealerView::new(app, row, is_authorized)
+        };
+        rows.into_iter().map(view).collect()
+    }
+
+    /// The dealers that have authorised the suite of an app themselves, without those that have cancelled.
+    fn authorized_dealers(&self, app: &AppName) -> BTreeSet<CorpId> {
+        let dealers = self.apps.authorized_dealers(app).into_iter();
+        let active = dealers.filter(|dealer| dealer.state() == AuthorizationState::Active);
+        active.map(|dealer| dealer.corp_id).collect()
     }
 }
 
@@ -238,10 +263,10 @@ mod tests {
         row.activity.record(EventsSeen::one(Timestamp::from_secs(1_795_309_323)));
         let text = "no permission".to_owned();
         row.activity.trouble = Some(DealerTrouble { errcode: Some(84_074), text, at: Timestamp::EPOCH });
-        let view = serde_json::to_value(DealerView::new(AppName::new("brand").unwrap(), row)).unwrap();
+        let view = serde_json::to_value(DealerView::new(AppName::new("brand").unwrap(), row, false)).unwrap();
         let wanted = json!({
             "app": "brand", "corp_id": "wpDEALER", "corp_name": "上海一店", "agent_id": 7, "state": "shared",
-            "token": null, "first_callback_at": "2026-11-22T01:02:03.000Z",
+            "authorized": false, "token": null, "first_callback_at": "2026-11-22T01:02:03.000Z",
             "last_callback_at": "2026-11-22T01:02:03.000Z", "silent": false, "reconciled_at": null,
             "customers": 3, "links": 2,
             "trouble": {"errcode": 84_074, "text": "no permission", "at": "1970-01-01T00:00:00.000Z"},
@@ -254,7 +279,7 @@ mod tests {
         let mut row = row();
         row.dealer.left_at = Some(Timestamp::EPOCH);
         row.activity.silent_since = Some(Timestamp::EPOCH);
-        let view = serde_json::to_value(DealerView::new(AppName::new("brand").unwrap(), row)).unwrap();
+        let view = serde_json::to_value(DealerView::new(AppName::new("brand").unwrap(), row, false)).unwrap();
         assert_eq!((&view["state"], &view["silent"]), (&json!("left"), &json!(true)));
         assert_eq!((&view["corp_name"], &view["trouble"]), (&json!(null), &json!(null)));
     }

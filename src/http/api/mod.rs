@@ -2,6 +2,7 @@
 //! middleware that each request passes. The handlers are in one file per resource; what they share is in
 //! `state` and `extract`.
 
+mod authorizations;
 mod dealers;
 mod events;
 mod explain;
@@ -18,6 +19,8 @@ mod openapi;
 mod pages;
 mod reconcile;
 mod resume;
+#[cfg(test)]
+mod scene;
 mod sinks;
 mod state;
 mod status;
@@ -58,6 +61,7 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .routes(routes!(events::redrive::several))
         .routes(routes!(dealers::list))
         .routes(routes!(dealers::show))
+        .routes(routes!(authorizations::list))
         .routes(routes!(reconcile::begin))
         .routes(routes!(reconcile::show))
         .routes(routes!(explain::show))

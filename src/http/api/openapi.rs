@@ -35,7 +35,7 @@ pub(super) enum Errors {
 #[expect(dead_code, reason = "only describes the response")]
 pub(super) struct Unavailable(Problem);
 
-/// Not found: `not_found`, `unknown_app`, `unknown_dealer`.
+/// Not found: `not_found`, `unknown_app`, `unknown_suite`, `unknown_dealer`.
 #[derive(ToResponse)]
 #[response(content_type = "application/problem+json")]
 #[expect(dead_code, reason = "only describes the response")]
@@ -86,6 +86,8 @@ pub(super) struct TooSlow(Problem);
         (name = "fans", description = "Registered (unionid, openid) pairs and their pending ids"),
         (name = "links", description = "Fans linked to dealers' customers: look-up, feed, export"),
         (name = "dealers", description = "The dealers, and comparing their customers with WeCom's lists"),
+        (name = "agency", description = "Agency-developed apps (代开发应用): the corps that have authorised a \
+            suite"),
         (name = "sinks", description = "Receivers to which link changes are delivered"),
         (name = "events", description = "The inbox, dead letters, quarantine"),
         (name = "people", description = "One person: why they are linked or not, and erasure"),

@@ -2,6 +2,7 @@
 //! load balancers.
 
 mod quotas;
+mod suites;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
@@ -31,8 +32,8 @@ use view::{
 /// Show the status of the service
 ///
 /// Counts from callback to link, ages of queues, calls held back after failures (`paused`) with the reasons,
-/// calls that wait for a quota (`pacing`), quotas with a forecast, dealers by state, WeCom's alarms, the
-/// comparison of customers (`reconcile`), sinks, tasks.
+/// calls that wait for a quota (`pacing`), quotas with a forecast, dealers by state, WeCom's alarms, suites
+/// and what is wrong with them (`findings`), the comparison of customers (`reconcile`), sinks, tasks.
 #[utoipa::path(operation_id = "show_status", get, path = "/v1/status", tag = "service", responses(
     (status = 200, body = Status, description = "The status; later versions may add fields"),
     super::openapi::Errors,
@@ -47,6 +48,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
         dealers.insert(name.to_string(), DealerNumbers::of(&state.store.dealer_rows(name).await?));
     }
     let alarms = state.store.alarms().await?.into_iter().map(|alarm| state.alarm_view(alarm)).collect();
+    let (suites, findings) = suites::suites(&state, now);
     let queues = quotas::queues(&state, &tallies, now).await?;
     let quotas = quotas::quotas(&state, &tallies).await?;
     let held_back = state.breakers.all(now).into_iter();
@@ -69,6 +71,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
             duplicates: callbacks(CallbackOutcome::Duplicate),
             ignored: callbacks(CallbackOutcome::Ignored),
             quarantined: callbacks(CallbackOutcome::Quarantined),
+            misplaced: callbacks(CallbackOutcome::Misplaced),
             refused: callbacks(CallbackOutcome::Refused),
             unavailable: callbacks(CallbackOutcome::Unavailable),
             unknown_app: callbacks(CallbackOutcome::UnknownApp),
@@ -95,6 +98,8 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
         quotas,
         dealers,
         alarms,
+        suites,
+        findings,
         reconcile: state.store.reconcile_run().await?.into(),
         calls: Api::VARIANTS.iter().map(|api| (api.as_str(), state.metrics.calls_of(*api))).collect(),
         ids_asked: state.metrics.ids_sent_count(),
@@ -146,7 +151,9 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
         state.metrics.sink(&sink.name, lag, sink.state.into(), SinkState::VARIANTS);
     }
     let fans = total(tallies.iter().map(|(_, tally)| tally));
-    let held_back = state.breakers.all(state.clock.now());
+    let now = state.clock.now();
+    suites::update_metrics(&state, now);
+    let held_back = state.breakers.all(now);
     let paused = held_back.iter().filter(|(_, breaker)| !breaker.is_pacing());
     state.metrics.paused(paused.map(|(scope, b)| (scope.app(), scope.kind(), b.reason.errcode)));
     let is_running = state.store.reconcile_run().await?.is_some_and(|run| run.is_running());

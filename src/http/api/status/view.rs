@@ -12,8 +12,9 @@ use super::super::sinks::SinkView;
 use crate::domain::dealer::DealerState;
 use crate::domain::event::AppAlarmKind;
 use crate::domain::explain::Text;
+use crate::domain::finding::Finding;
 use crate::domain::forecast::Forecast;
-use crate::domain::ids::{AppName, CorpId};
+use crate::domain::ids::{AppName, CorpId, SuiteId};
 use crate::domain::time::Timestamp;
 use crate::lifecycle::Task;
 use crate::store::DealerRow;
@@ -55,6 +56,10 @@ pub(in super::super) struct Status {
     pub(super) dealers: BTreeMap<String, DealerNumbers>,
     /// WeCom's alarms about the use of the apps that have not ended, oldest first.
     pub(super) alarms: Vec<AlarmView>,
+    /// The suites of agency-developed apps.
+    pub(super) suites: Vec<SuiteStatus>,
+    /// What is wrong with the suites and their apps, and what to do.
+    pub(super) findings: Vec<Finding>,
     /// The comparison of dealers' customers that is under way, or else the last one.
     pub(super) reconcile: RunView,
     /// Calls to each API of WeCom.
@@ -71,6 +76,8 @@ pub(super) struct CallbackCounts {
     /// Of a kind that is not acted on.
     pub(super) ignored: u64,
     pub(super) quarantined: u64,
+    /// Messages of a suite without effect, such as another suite's or a replay.
+    pub(super) misplaced: u64,
     /// Not from WeCom.
     pub(super) refused: u64,
     /// Not acknowledged, because they could not be made durable.
@@ -128,8 +135,9 @@ pub(super) struct QueueStatus {
 /// Calls that are held back.
 #[derive(Serialize, ToSchema)]
 pub(super) struct HeldBack {
-    /// `app`: every call; `dealers`: reading the list of dealers; `corp`: conversions of one corp's
-    /// customers; `fans`: calls for fans; `renewals` or `bulk`: those of one class.
+    /// `app`: every call; `suite`: exchanging auth codes, and reading the apps at corps; `dealers`: reading
+    /// the list of dealers; `corp`: conversions of one corp's customers; `fans`: calls for fans; `renewals`
+    /// or `bulk`: those of one class.
     #[schema(example = "corp")]
     pub(super) scope: &'static str,
     #[schema(value_type = String, example = "brand")]
@@ -256,6 +264,58 @@ pub(super) struct AlarmView {
     pub(super) effect_at: Option<Timestamp>,
     /// What to do.
     pub(super) remedy: Text,
+}
+
+/// A suite (代开发应用模版).
+#[derive(Serialize, ToSchema)]
+pub(super) struct SuiteStatus {
+    #[schema(value_type = String, example = "agency")]
+    pub(super) name: AppName,
+    #[schema(value_type = String, example = "dkINVENTED")]
+    pub(super) suite_id: SuiteId,
+    #[schema(inline)]
+    pub(super) state: SuiteState,
+    /// When its newest ticket was received.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(super) ticket_received_at: Option<Timestamp>,
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(super) ticket_expires_at: Option<Timestamp>,
+    /// When WeCom should send the next ticket; `null` while there is a valid one.
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub(super) waits_until: Option<Timestamp>,
+    pub(super) authorizations: AuthorizationCounts,
+    pub(super) exchanges: ExchangeCounts,
+}
+
+/// Whether a suite can call WeCom.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum SuiteState {
+    /// It can.
+    Ready,
+    /// It has no valid ticket.
+    WaitingForTicket,
+    /// WeCom refuses its id or secret.
+    SecretRefused,
+    /// Its calls are held back for another reason, which `paused` has.
+    Paused,
+}
+
+/// The corps that have authorised a suite, by state; `GET /v1/authorizations` lists them.
+#[derive(Clone, Copy, Serialize, ToSchema)]
+pub(super) struct AuthorizationCounts {
+    pub(super) active: u64,
+    /// The app there has not been read yet.
+    pub(super) incomplete: u64,
+    pub(super) cancelled: u64,
+}
+
+/// The auth codes that a suite is to exchange for permanent codes.
+#[derive(Serialize, ToSchema)]
+pub(super) struct ExchangeCounts {
+    pub(super) waiting: u64,
+    /// Lost, expired, refused or unreadable; kept for a week.
+    pub(super) failed: u64,
 }
 
 #[cfg(test)]
