@@ -62,7 +62,7 @@ pub struct Agent {
 /// The corp that shared an app.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SharedFrom {
-    /// The corp.
+    /// The corp; where WeCom names none that can be used, the corp that the app is shared with.
     pub corp_id: CorpId,
     /// 0: 企业互联, 1: 上下游.
     pub share_type: i64,
@@ -90,7 +90,7 @@ pub enum Role {
     Brand,
     /// It has the app from this corp, through 上下游.
     Dealer(CorpId),
-    /// It has the app another way, such as 企业互联. Shown, not used.
+    /// It has the app another way, such as 企业互联, or from a corp that is not known. Shown, not used.
     Other,
 }
 
@@ -226,7 +226,11 @@ impl Authorization {
         let agent = self.agent.as_ref()?;
         Some(match &agent.shared_from {
             None => Role::Brand,
-            Some(shared) if shared.share_type == SHARED_DOWNSTREAM => Role::Dealer(shared.corp_id.clone()),
+            Some(SharedFrom { corp_id, share_type: SHARED_DOWNSTREAM })
+                if !corp_id.same_corp(self.corp_id.as_str()) =>
+            {
+                Role::Dealer(corp_id.clone())
+            }
             Some(_) => Role::Other,
         })
     }

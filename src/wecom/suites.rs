@@ -110,7 +110,7 @@ impl SuitePlatform for Client {
         Ok(AuthInfo {
             corp_name: corp["corp_name"].as_str().map(str::to_owned),
             agent_id: integer(&agent["agentid"]),
-            shared_from: shared_from(&agent["shared_from"]),
+            shared_from: shared_from(&agent["shared_from"], corp_id),
             is_verified: match corp["corp_type"].as_str() {
                 Some("verified") => Some(true),
                 Some("unverified") => Some(false),
@@ -131,10 +131,15 @@ impl SuitePlatform for Client {
     }
 }
 
-/// The corp that shared an app. Without a `share_type` it is taken as 0 (企业互联): not the brand of a dealer.
-fn shared_from(value: &Value) -> Option<SharedFrom> {
-    let corp_id = CorpId::new(value["corpid"].as_str()?).ok()?;
-    Some(SharedFrom { corp_id, share_type: integer(&value["share_type"]).unwrap_or(0) })
+/// The corp that shared an app with `with`; `None` if the answer names neither a corp nor a `share_type`.
+/// Without a `share_type` it is taken as 0 (企业互联): not the brand of a dealer.
+fn shared_from(value: &Value, with: &CorpId) -> Option<SharedFrom> {
+    let (corp_id, share_type) = (value["corpid"].as_str().unwrap_or_default(), &value["share_type"]);
+    if corp_id.is_empty() && share_type.is_null() {
+        return None;
+    }
+    let corp_id = CorpId::new(corp_id).unwrap_or_else(|_| with.clone());
+    Some(SharedFrom { corp_id, share_type: integer(share_type).unwrap_or(0) })
 }
 
 #[cfg(test)]

@@ -60,6 +60,7 @@ fn an_app_shared_downstream_makes_a_dealer() {
     let role = |shared| active("wpD", shared).role().unwrap();
     assert_eq!(role(Some(("wpA", 1))), Role::Dealer(corp("wpA")));
     assert_eq!(role(Some(("wpA", 0))), Role::Other);
+    assert_eq!(role(Some(("wpD", 1))), Role::Other, "WeCom does not say from which corp");
     assert_eq!(role(None), Role::Brand);
 }
 

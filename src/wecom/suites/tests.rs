@@ -200,6 +200,10 @@ async fn what_the_description_of_an_app_leaves_out_is_not_known() {
     let nothing = AuthInfo { corp_name: None, agent_id: None, shared_from: None, is_verified: None };
     let agent = |agent: Value| json!({"auth_info": {"agent": [agent]}});
     let shared = |share_type| Some(SharedFrom { corp_id: corp("wpBRAND"), share_type });
+    let shared_by_unknown = |share_type| {
+        let shared_from = Some(SharedFrom { corp_id: corp("wpDEALER"), share_type });
+        AuthInfo { shared_from, ..nothing.clone() }
+    };
     for (answer, expected) in [
         (json!({}), nothing.clone()),
         (json!({"auth_corp_info": null, "auth_info": {"agent": []}}), nothing.clone()),
@@ -226,7 +230,11 @@ async fn what_the_description_of_an_app_leaves_out_is_not_known() {
         ),
         (agent(json!({"agentid": "8"})), AuthInfo { agent_id: Some(8), ..nothing.clone() }),
         (agent(json!({"shared_from": {}})), nothing.clone()),
-        (agent(json!({"shared_from": {"corpid": "", "share_type": 1}})), nothing.clone()),
+        (agent(json!({"shared_from": {"corpid": ""}})), nothing.clone()),
+        // From a corp that is not named, or not by an id: not the corp's own app, as a brand's is.
+        (agent(json!({"shared_from": {"corpid": "", "share_type": 1}})), shared_by_unknown(1)),
+        (agent(json!({"shared_from": {"share_type": 0}})), shared_by_unknown(0)),
+        (agent(json!({"shared_from": {"corpid": "no id!", "share_type": "1"}})), shared_by_unknown(1)),
         (
             agent(json!({"shared_from": {"corpid": "wpBRAND", "share_type": "1"}})),
             AuthInfo { shared_from: shared(1), ..nothing.clone() },
