@@ -91,7 +91,7 @@ pub async fn assemble(
     let registry = Arc::new(apps::registry(config, clock.now()));
     let doors = apps::doors(config, &registry)?;
     // Before the limiter, which has to know the brands.
-    authorize::load(&*store, &registry).await.map_err(StartError::Suites)?;
+    authorize::load(&*store, &registry, clock.now()).await.map_err(StartError::Suites)?;
     let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), registry.clone());
     limiter.begin().await;
     let client = Client::over(wire, registry.clone(), limiter, clock.clone(), metrics.clone());

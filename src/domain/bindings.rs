@@ -9,6 +9,11 @@ use std::collections::BTreeMap;
 
 use super::authorization::{Authorization, AuthorizationState, Role};
 use super::ids::{AppName, CorpId};
+use super::time::{MINUTE_MS, Timestamp};
+
+/// How long after its last change an authorisation whose app has not been read may turn out to be a brand's.
+/// A reading takes a second; where it keeps failing for longer, that is shown, and apps are bound without it.
+pub const READING_MS: i64 = 10 * MINUTE_MS;
 
 /// An agency-developed app in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +29,7 @@ pub struct AgencyApp {
 /// Why an app serves no corp.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Unserved {
-    /// The brand has not authorised the suite yet.
+    /// The brand has not authorised the suite yet, or it is not known yet which corps are brands.
     NoBrand,
     /// Several brands have, by id and name; the configuration has to choose one.
     Several(Vec<(CorpId, String)>),
@@ -61,7 +66,8 @@ pub struct Bindings {
 ///    serves neither: the data under its name is that of the first.
 /// 2. An app with a configured corp is bound to it once that is an active brand.
 /// 3. An app without one is bound to the only active brand of its suite that no other app is bound to or
-///    configured for. If there are several, to none of them.
+///    configured for. If there are several, to none of them; nor while the app at another corp has yet to be
+///    read, which may be a second brand. That is waited for at most [`READING_MS`].
 ///
 /// No two apps of a suite serve one corp. Bound apps come first, then configured ones, then the order of
 /// `apps`.
@@ -70,8 +76,10 @@ pub fn bind(
     apps: &[AgencyApp],
     granted: &BTreeMap<AppName, Vec<Authorization>>,
     bound: &BTreeMap<AppName, CorpId>,
+    now: Timestamp,
 ) -> Bindings {
-    let mut binding = Binding { apps, granted, bound, served: Vec::new(), result: Bindings::default() };
+    let (served, undecided, result) = (Vec::new(), Vec::new(), Bindings::default());
+    let mut binding = Binding { apps, granted, bound, now, served, undecided, result };
     let mut order: Vec<_> = apps.iter().collect();
     order.sort_by_key(|app| (!bound.contains_key(&app.app), app.corp_id.is_none()));
     for app in order {
@@ -84,7 +92,10 @@ struct Binding<'a> {
     apps: &'a [AgencyApp],
     granted: &'a BTreeMap<AppName, Vec<Authorization>>,
     bound: &'a BTreeMap<AppName, CorpId>,
+    now: Timestamp,
     served: Vec<(&'a AgencyApp, CorpId)>,
+    /// The brands that an app is not bound to yet because there may be others.
+    undecided: Vec<&'a CorpId>,
     result: Bindings,
 }
 
@@ -103,7 +114,7 @@ impl<'a> Binding<'a> {
         self.result.apps.insert(app.app.clone(), corp);
     }
 
-    fn corp_of(&self, app: &AgencyApp) -> Result<CorpId, Unserved> {
+    fn corp_of(&mut self, app: &AgencyApp) -> Result<CorpId, Unserved> {
         match (self.bound.get(&app.app), &app.corp_id) {
             (Some(bound), Some(configured)) if !bound.same_corp(configured.as_str()) => {
                 Err(Unserved::OtherBrand { bound: bound.clone(), configured: configured.clone() })
@@ -118,6 +129,10 @@ impl<'a> Binding<'a> {
                     self.brands(&app.suite).filter(|brand| !self.is_claimed(app, &brand.corp_id)).collect();
                 match unclaimed.as_slice() {
                     [] => Err(Unserved::NoBrand),
+                    [brand] if self.may_have_another(app) => {
+                        self.undecided.push(&brand.corp_id);
+                        Err(Unserved::NoBrand)
+                    }
                     [brand] => Ok(brand.corp_id.clone()),
                     several => Err(Unserved::Several(several.iter().copied().map(named).collect())),
                 }
@@ -132,6 +147,16 @@ impl<'a> Binding<'a> {
             .into_iter()
             .flatten()
             .filter(|one| one.state() == AuthorizationState::Active && one.role() == Some(Role::Brand))
+    }
+
+    /// Whether a corp that no other app is for may turn out to be a brand: its app is being read.
+    fn may_have_another(&self, app: &AgencyApp) -> bool {
+        let is_read_now = |one: &&Authorization| {
+            one.state() == AuthorizationState::Incomplete
+                && (0..READING_MS).contains(&self.now.millis_since(one.changed_at))
+        };
+        let mut incomplete = self.granted.get(&app.suite).into_iter().flatten().filter(is_read_now);
+        incomplete.any(|one| !self.is_claimed(app, &one.corp_id))
     }
 
     /// The app of the suite that serves the corp.
@@ -169,6 +194,7 @@ impl<'a> Binding<'a> {
                 .brands(suite)
                 .filter(|brand| self.server(suite, &brand.corp_id).is_none())
                 .filter(|brand| !waiting.iter().any(|corp_id| corp_id.same_corp(brand.corp_id.as_str())))
+                .filter(|brand| !self.undecided.contains(&&brand.corp_id))
                 .map(named)
                 .map(|(corp_id, name)| (suite.clone(), corp_id, name))
                 .collect();

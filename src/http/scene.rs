@@ -187,7 +187,7 @@ impl Scene {
             let record = authorization(suite, corp_id, *shared_from);
             granted.entry(name(suite)).or_default().push(record);
         }
-        let bindings = bind(self.state.apps.agency(), &granted, &BTreeMap::new());
+        let bindings = bind(self.state.apps.agency(), &granted, &BTreeMap::new(), NOW);
         let view = |(suite, authorizations): (AppName, Vec<Authorization>)| {
             let records = SuiteRecords { authorizations, ..SuiteRecords::default() };
             let view = SuiteView::of(records, &settings(suite.as_str()).sealer);

@@ -115,7 +115,7 @@ impl Authorizer {
     async fn reload(&mut self) -> Result<(), StoreError> {
         let Context { store, apps, wake, .. } = &self.context;
         let dealers = self.authorized_dealers();
-        let changes = load(&**store, apps).await?;
+        let changes = load(&**store, apps, self.context.now()).await?;
         self.report.loaded(&changes);
         for (app, brand) in &changes.usable {
             self.resume(app, brand).await;

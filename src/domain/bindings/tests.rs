@@ -44,8 +44,17 @@ fn brands(ids: &[&str]) -> Vec<Authorization> {
 
 /// `bind` with the authorisations of one suite.
 fn bound(apps: &[AgencyApp], granted: Vec<Authorization>, bound: &[(&str, &str)]) -> Bindings {
+    bound_at(Timestamp::EPOCH, apps, granted, bound)
+}
+
+fn bound_at(
+    now: Timestamp,
+    apps: &[AgencyApp],
+    granted: Vec<Authorization>,
+    bound: &[(&str, &str)],
+) -> Bindings {
     let bound = bound.iter().map(|(app, corp_id)| (name(app), corp(corp_id))).collect();
-    bind(apps, &BTreeMap::from([(name("agency"), granted)]), &bound)
+    bind(apps, &BTreeMap::from([(name("agency"), granted)]), &bound, now)
 }
 
 fn result(bindings: &Bindings, app: &str) -> Result<CorpId, Unserved> {
@@ -110,6 +119,30 @@ fn several_brands_are_named_and_none_is_chosen() {
 }
 
 #[test]
+fn no_brand_is_chosen_while_the_app_at_another_corp_is_being_read() {
+    let incomplete = Authorization { agent: None, ..active("wpB", None) };
+    let (any, granted) = ([app("p", None)], vec![active("wpA", None), incomplete]);
+    let (now, later) = (Timestamp::EPOCH.plus_ms(READING_MS - 1), Timestamp::EPOCH.plus_ms(READING_MS));
+    let waiting = bound_at(now, &any, granted.clone(), &[]);
+    assert_eq!(result(&waiting, "p"), Err(Unserved::NoBrand));
+    assert!(waiting.to_store.is_empty() && waiting.without_app.is_empty());
+    // Not for ever, nor after the clock was set back.
+    for now in [later, Timestamp::EPOCH.plus_ms(-1)] {
+        assert_eq!(result(&bound_at(now, &any, granted.clone(), &[]), "p"), Ok(corp("wpA")));
+    }
+    // Not for a corp that cannot become this app's, nor where the corp is configured or bound.
+    let cancelled = Authorization { agent: None, ..cancelled("wpB") };
+    for (apps, granted, stored) in [
+        (vec![app("p", None)], vec![active("wpA", None), cancelled], &[][..]),
+        (vec![app("p", None), app("q", Some("wpB"))], granted.clone(), &[]),
+        (vec![app("p", Some("wpA"))], granted.clone(), &[]),
+        (vec![app("p", None)], granted, &[("p", "wpA")]),
+    ] {
+        assert_eq!(result(&bound_at(now, &apps, granted, stored), "p"), Ok(corp("wpA")), "{apps:?}");
+    }
+}
+
+#[test]
 fn a_brand_of_another_app_is_not_taken() {
     let claims = [(app("q", Some("wpA")), &[][..]), (app("q", None), &[("q", "wpA")][..])];
     for (other, stored) in claims {
@@ -133,7 +166,7 @@ fn of_two_apps_with_one_corp_the_bound_one_serves_it() {
 fn suites_are_separate() {
     let apps = [app("p", None), AgencyApp { suite: name("other"), ..app("q", None) }];
     let granted = ["agency", "other"].map(|suite| (name(suite), brands(&["wpA"])));
-    let bindings = bind(&apps, &BTreeMap::from(granted), &BTreeMap::new());
+    let bindings = bind(&apps, &BTreeMap::from(granted), &BTreeMap::new(), Timestamp::EPOCH);
     assert_eq!((result(&bindings, "p"), result(&bindings, "q")), (Ok(corp("wpA")), Ok(corp("wpA"))));
 }
 
@@ -161,7 +194,8 @@ proptest! {
             let granted = brands.iter().zip(CORPS).filter_map(|(is_active, id)| {
                 Some(if (*is_active)? { active(id, None) } else { cancelled(id) })
             });
-            let bindings = bind(&apps, &BTreeMap::from([(name("agency"), granted.collect())]), &stored);
+            let granted = BTreeMap::from([(name("agency"), granted.collect())]);
+            let bindings = bind(&apps, &granted, &stored, Timestamp::EPOCH);
             prop_assert_eq!(bindings.apps.len(), apps.len());
             for (app, corp_id) in bindings.to_store {
                 prop_assert_eq!(stored.insert(app, corp_id), None, "a binding moved");

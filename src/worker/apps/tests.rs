@@ -71,7 +71,8 @@ pub(super) fn replace(apps: &Apps, authorizations: Vec<Authorization>) -> AppCha
     let records = SuiteRecords { authorizations: authorizations.clone(), ..SuiteRecords::default() };
     let bound = apps.agency().iter().filter_map(|one| Some((one.app.clone(), apps.corp_of(&one.app)?)));
     let bound = bound.collect();
-    let bindings = bind(apps.agency(), &BTreeMap::from([(name("agency"), authorizations)]), &bound);
+    let granted = BTreeMap::from([(name("agency"), authorizations)]);
+    let bindings = bind(apps.agency(), &granted, &bound, T0);
     let view = SuiteView::of(records, &settings().sealer);
     apps.replace(BTreeMap::from([(name("agency"), view)]), &bindings)
 }

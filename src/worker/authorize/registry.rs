@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::super::apps::{AppChanges, Apps};
 use super::super::suites::SuiteView;
 use crate::domain::bindings::{Unserved, bind};
+use crate::domain::time::Timestamp;
 use crate::store::{Store, StoreError};
 
 /// Replaces what `apps` knows of the suites by what is stored. A new binding is stored before its app is
@@ -13,7 +14,7 @@ use crate::store::{Store, StoreError};
 ///
 /// # Errors
 /// When the store fails; `apps` are then as before.
-pub async fn load(store: &dyn Store, apps: &Apps) -> Result<AppChanges, StoreError> {
+pub async fn load(store: &dyn Store, apps: &Apps, now: Timestamp) -> Result<AppChanges, StoreError> {
     let mut bound = store.bindings().await?;
     let (mut views, mut granted) = (BTreeMap::new(), BTreeMap::new());
     for (suite, settings) in apps.suites() {
@@ -21,7 +22,7 @@ pub async fn load(store: &dyn Store, apps: &Apps) -> Result<AppChanges, StoreErr
         granted.insert(suite.clone(), records.authorizations.clone());
         views.insert(suite.clone(), SuiteView::of(records, &settings.sealer));
     }
-    let mut bindings = bind(apps.agency(), &granted, &bound);
+    let mut bindings = bind(apps.agency(), &granted, &bound, now);
     if !bindings.to_store.is_empty() {
         let mut damaged = Vec::new();
         for (app, corp_id) in &bindings.to_store {
@@ -38,7 +39,7 @@ pub async fn load(store: &dyn Store, apps: &Apps) -> Result<AppChanges, StoreErr
                 Err(error) => return Err(error),
             }
         }
-        bindings = bind(apps.agency(), &granted, &bound);
+        bindings = bind(apps.agency(), &granted, &bound, now);
         bindings.apps.extend(damaged.into_iter().map(|app| (app, Err(Unserved::NoBrand))));
     }
     Ok(apps.replace(views, &bindings))

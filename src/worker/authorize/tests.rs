@@ -138,7 +138,7 @@ impl Agency {
 
     async fn without_ticket(apps: fn() -> Apps) -> Self {
         let (world, wecom) = (World::first_with(Script::new(0, 0), apps), Arc::new(Wecom::default()));
-        load(&*world.context.store, &world.context.apps).await.unwrap();
+        load(&*world.context.store, &world.context.apps, T0).await.unwrap();
         let worker = Authorizer::new(world.context.clone(), wecom::platform(&wecom), nonces());
         Self { world, wecom, worker, tickets: 0 }
     }
@@ -345,7 +345,7 @@ async fn the_next_process_serves_the_same_brand_before_any_worker_runs() {
     drop(worker);
     let context = world.restart().await.context;
     assert!(!context.apps.can_call(&app()));
-    let changes = load(&*context.store, &context.apps).await.unwrap();
+    let changes = load(&*context.store, &context.apps, T0).await.unwrap();
     assert_eq!(changes.usable, [(app(), brand())]);
     assert!(context.apps.can_call(&app()));
 }

@@ -82,7 +82,7 @@ impl Process<'_> {
         let platform = wecom::platform(&self.machine.wecom);
         let stop = self.stop.clone();
         self.runtime.spawn(async move {
-            while load(&*context.store, &context.apps).await == Err(StoreError::Stalled) {}
+            while load(&*context.store, &context.apps, T0).await == Err(StoreError::Stalled) {}
             run(context, platform, nonces, stop).await;
         });
     }
