@@ -243,6 +243,14 @@ impl CorpId {
         };
         self.0.as_ref() == other || (plain(&self.0) && plain(other) && self.0.eq_ignore_ascii_case(other))
     }
+
+    /// The one spelling of this corp's id, as a key: of two ids of the [same corp](Self::same_corp) it is the
+    /// same.
+    #[must_use]
+    pub fn canonical(&self) -> Self {
+        let lower = Self(self.0.to_ascii_lowercase().into());
+        if self.same_corp(lower.as_str()) { lower } else { self.clone() }
+    }
 }
 
 /// One customer of one dealer, inside one app.
@@ -320,5 +328,7 @@ mod tests {
         assert!(plain.same_corp("ww00000000000000aa"));
         let encrypted = CorpId::new("wpAAAA").unwrap();
         assert!(encrypted.same_corp("wpAAAA") && !encrypted.same_corp("wpaaaa"));
+        assert_eq!(plain.canonical().as_str(), "ww00000000000000aa");
+        assert_eq!(encrypted.canonical(), encrypted);
     }
 }

@@ -87,6 +87,10 @@ struct Registry {
     suites: BTreeMap<AppName, Arc<SuiteView>>,
     /// Why an agency-developed app serves no corp.
     unserved: BTreeMap<AppName, Unserved>,
+    /// The dealers of each agency-developed app that have authorised its suite themselves, and the same by
+    /// suite and dealer.
+    dealers: BTreeMap<AppName, Arc<[Authorization]>>,
+    apps_of_dealers: BTreeMap<AppName, BTreeMap<CorpId, Vec<AppName>>>,
 }
 
 /// What a change of suites and bindings meant for the apps.
@@ -115,6 +119,7 @@ impl Apps {
             suites: suites.keys().map(|suite| (suite.clone(), Arc::default())).collect(),
             unserved: agency.iter().map(|one| (one.app.clone(), Unserved::NoBrand)).collect(),
             apps: Arc::new(apps),
+            ..Registry::default()
         };
         let self_built = BTreeMap::new();
         let this = Self { self_built, suites, agency, current: RwLock::new(Arc::new(registry)) };
@@ -225,20 +230,16 @@ impl Apps {
     /// The dealers of an agency-developed app that have authorised its suite themselves, those that have
     /// cancelled included.
     #[must_use]
-    pub fn authorized_dealers(&self, app: &AppName) -> Vec<Authorization> {
-        let Some((suite, brand)) = self.authorization_of(app) else { return Vec::new() };
-        let all = suite.records();
-        dealers_of(&brand, &all).into_iter().cloned().collect()
+    pub fn authorized_dealers(&self, app: &AppName) -> Arc<[Authorization]> {
+        self.current().dealers.get(app).cloned().unwrap_or_default()
     }
 
     /// The apps of the suite of whose brand the corp is a dealer, by its own authorisation.
     #[must_use]
     pub fn apps_of_dealer(&self, suite: &AppName, corp_id: &CorpId) -> Vec<AppName> {
-        let of_suite = self.agency.iter().filter(|app| app.suite == *suite).map(|app| &app.app);
-        let has_dealer = |app: &&AppName| {
-            self.authorized_dealers(app).iter().any(|dealer| dealer.corp_id.same_corp(corp_id.as_str()))
-        };
-        of_suite.filter(has_dealer).cloned().collect()
+        let current = self.current();
+        let Some(dealers) = current.apps_of_dealers.get(suite) else { return Vec::new() };
+        dealers.get(&corp_id.canonical()).cloned().unwrap_or_default()
     }
 
     /// Replaces what is known of the suites named, and which corp each agency-developed app serves.
@@ -258,6 +259,7 @@ impl Apps {
                 registry.unserved.insert(app.clone(), unserved);
             }
         }
+        registry.find_dealers(&self.agency);
         let mut changes = AppChanges::default();
         for AgencyApp { app, .. } in &self.agency {
             match (before.usable(app), registry.usable(app)) {
@@ -281,6 +283,23 @@ impl Apps {
 }
 
 impl Registry {
+    /// Finds the dealers of the agency-developed apps among those that have authorised.
+    fn find_dealers(&mut self, agency: &[AgencyApp]) {
+        self.dealers.clear();
+        self.apps_of_dealers.clear();
+        for AgencyApp { app, suite, .. } in agency {
+            let brand = self.apps.get(app).and_then(|rules| rules.corp_id.as_ref());
+            let (Some(brand), Some(view)) = (brand, self.suites.get(suite)) else { continue };
+            let all = view.records();
+            let dealers: Arc<[_]> = dealers_of(brand, &all).into_iter().cloned().collect();
+            let apps_of_dealers = self.apps_of_dealers.entry(suite.clone()).or_default();
+            for dealer in dealers.iter() {
+                apps_of_dealers.entry(dealer.corp_id.canonical()).or_default().push(app.clone());
+            }
+            self.dealers.insert(app.clone(), dealers);
+        }
+    }
+
     /// The corp of an agency-developed app whose calls can succeed, and how many permanent codes it has had.
     fn usable(&self, app: &AppName) -> Option<(CorpId, u32)> {
         let rules = self.apps.get(app)?;

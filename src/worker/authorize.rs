@@ -132,9 +132,9 @@ impl Authorizer {
     fn authorized_dealers(&self) -> BTreeMap<AppName, BTreeSet<CorpId>> {
         let apps = &self.context.apps;
         let of_app = |app: &AppName| {
-            let dealers = apps.authorized_dealers(app).into_iter();
-            let dealers = dealers.filter(|dealer| dealer.state() == AuthorizationState::Active);
-            (app.clone(), dealers.map(|dealer| dealer.corp_id).collect())
+            let authorized = apps.authorized_dealers(app);
+            let active = authorized.iter().filter(|dealer| dealer.state() == AuthorizationState::Active);
+            (app.clone(), active.map(|dealer| dealer.corp_id.clone()).collect())
         };
         apps.agency().iter().map(|one| of_app(&one.app)).collect()
     }

@@ -43,10 +43,11 @@ impl Credentials for Apps {
     }
 
     fn of_dealer(&self, app: &AppName, dealer: &CorpId) -> Option<DealerCredentials> {
-        let mut dealers = self.authorized_dealers(app).into_iter();
-        let corp_id = dealers.find(|one| one.corp_id.same_corp(dealer.as_str()))?.corp_id;
         let (suite, _) = self.authorization_of(app)?;
-        let authorization = suite.authorization(corp_id.as_str()).filter(|one| one.is_usable())?;
+        if !self.authorized_dealers(app).iter().any(|one| one.corp_id.same_corp(dealer.as_str())) {
+            return None;
+        }
+        let authorization = suite.authorization(dealer.as_str()).filter(|one| one.is_usable())?;
         let secret = authorization.code.clone()?;
         Some(DealerCredentials { secret, generation: authorization.record.codes })
     }

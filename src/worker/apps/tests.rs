@@ -128,7 +128,7 @@ fn a_dealer_belongs_to_the_app_of_the_brand_that_shared_it() {
     let apps = apps();
     let dealer = authorized("wpD", Some("wpA"), 2);
     replace(&apps, vec![authorized("wpA", None, 1), dealer.clone()]);
-    assert_eq!(apps.authorized_dealers(&name("brand")), [dealer]);
+    assert_eq!(*apps.authorized_dealers(&name("brand")), [dealer]);
     assert_eq!(apps.apps_of_dealer(&name("agency"), &corp("wpD")), [name("brand")]);
     assert!(apps.apps_of_dealer(&name("agency"), &corp("wpA")).is_empty());
     assert!(apps.authorized_dealers(&name("own")).is_empty());
