@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::groups::read_again;
+use super::resume::{AGAIN_AFTER, Lookups, Paused, Resumer};
 use super::{Activation, Context, overdue};
 use crate::at_rest::Nonces;
 use crate::domain::authorization::AuthorizationState;
@@ -64,6 +64,10 @@ struct Authorizer {
     reviews: Arc<Reviews>,
     upkeep: Upkeep,
     report: Report,
+    /// The apps that became usable, each with its brand, whose work has yet to be resumed.
+    to_resume: BTreeMap<AppName, CorpId>,
+    /// When that was last tried, if it failed.
+    resumed_at: Option<Moment>,
     /// Whether something was stored since the suites were loaded.
     is_stale: bool,
     loaded_at: Option<Moment>,
@@ -82,12 +86,17 @@ impl Activation for Authorizer {
                 }
             }
         }
+        for suite in self.context.wake.take_resumed_suites() {
+            self.reviews.forget_waits(&suite);
+        }
         for suite in self.context.apps.suites().keys() {
             if let Some(view) = self.context.apps.suite(suite) {
                 self.exchanges.start(suite, &view).await;
                 self.reviews.start(suite, &view);
             }
         }
+        // After the exchanges: an auth code can be used for ten minutes only.
+        self.resume().await;
         self.upkeep.look().await;
         super::LOOK_EVERY
     }
@@ -105,6 +114,8 @@ impl Authorizer {
             reviews: Arc::new(Reviews::new(calls)),
             upkeep: Upkeep::new(context.clone(), nonces),
             report: Report::new(&context),
+            to_resume: BTreeMap::new(),
+            resumed_at: None,
             is_stale: true,
             loaded_at: None,
             context,
@@ -117,8 +128,14 @@ impl Authorizer {
         let dealers = self.authorized_dealers();
         let changes = load(&**store, apps, self.context.now()).await?;
         self.report.loaded(&changes);
-        for (app, brand) in &changes.usable {
-            self.resume(app, brand).await;
+        for app in &changes.parked {
+            self.to_resume.remove(app);
+        }
+        for (app, brand) in changes.usable {
+            wake.dealers_changed(&app);
+            // Messages may have come before the corp that they are about was known.
+            wake.unrouted.notify_one();
+            self.to_resume.insert(app, brand);
         }
         let others = self.authorized_dealers().into_iter().filter(|(app, now)| dealers.get(app) != Some(now));
         for (app, _) in others {
@@ -139,36 +156,35 @@ impl Authorizer {
         apps.agency().iter().map(|one| of_app(&one.app)).collect()
     }
 
-    /// Makes everything due now that waits because the calls of an app failed without an authorisation.
-    async fn resume(&self, app: &AppName, brand: &CorpId) {
-        let Context { store, breakers, directory, wake, store_failures, .. } = &self.context;
-        directory.forget_failures(Some(app));
-        let now = self.context.now();
-        let probes: BTreeSet<_> =
-            breakers.resume(|scope| scope.app() == app, now).into_iter().filter(|at| now < *at).collect();
-        for due_at in probes {
-            if let Err(error) = store.bring_forward(due_at, now).await {
-                store_failures.warn("resumed work could not be brought forward", &error);
+    /// Resumes what is paused of the apps that became usable, again and again until that succeeds.
+    async fn resume(&mut self) {
+        let now = self.context.clock.moment();
+        if self.to_resume.is_empty() || !overdue(self.resumed_at, AGAIN_AFTER, now) {
+            return;
+        }
+        self.resumed_at = None;
+        for (app, brand) in std::mem::take(&mut self.to_resume) {
+            if let Err(error) = self.resume_app(&app, &brand).await {
+                let message = "what was paused of an app could not be resumed yet";
+                self.context.store_failures.warn(message, &error);
+                self.resumed_at = Some(now);
+                self.to_resume.insert(app, brand);
             }
         }
-        if let Err(error) = store.look_up_again(app, brand, false, now).await {
-            store_failures.warn("lookups of a brand's customers could not be repeated", &error);
-        }
-        let dealers = match store.dealers(app).await {
-            Ok(dealers) => dealers,
-            Err(error) => {
-                store_failures.warn("the dealers could not be read", &error);
-                Vec::new()
-            }
-        };
-        for corp_id in dealers.iter().map(|dealer| &dealer.corp_id).chain([brand]) {
-            read_again(&self.context, app, corp_id).await;
-            wake.comparison_resumed(app, corp_id);
-        }
-        wake.dealers_changed(app);
-        wake.calls_resumed();
-        // Messages may have come before the corp that they are about was known.
-        wake.unrouted.notify_one();
+    }
+
+    /// Resumes what is paused of an app. Lookups are repeated at the brand only: at dealers, WeCom's answers do
+    /// not depend on the brand's authorisation.
+    async fn resume_app(&self, app: &AppName, brand: &CorpId) -> Result<(), StoreError> {
+        let resumer = Resumer::of(&self.context);
+        let corps = [(app.clone(), brand.clone())];
+        let paused = Paused { app: Some(app), corps: &corps, lookups: Lookups::Refused };
+        resumer.run(paused, |scope| scope.app() == app).await?;
+        let dealers = self.context.store.dealers(app).await?.into_iter();
+        let dealers = dealers.filter(|dealer| dealer.left_at.is_none());
+        let corps: Vec<_> = dealers.map(|dealer| (app.clone(), dealer.corp_id)).collect();
+        let paused = Paused { app: Some(app), corps: &corps, lookups: Lookups::None };
+        resumer.run(paused, |_| false).await.map(drop)
     }
 }
 

@@ -7,7 +7,7 @@
 //! A breaker also holds calls back while a quota or another of WeCom's call limits is used up. That is
 //! pacing, not a failure.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -125,6 +125,8 @@ impl Breaker {
 #[derive(Debug, Default)]
 pub struct Breakers {
     scopes: Mutex<HashMap<Scope, Breaker>>,
+    /// The probes that were brought forward, and the work that waits for them not yet.
+    to_bring_forward: Mutex<BTreeSet<Timestamp>>,
     /// Incremented whenever an operator resumes calls.
     generation: AtomicU64,
     jitter: Jitter,
@@ -135,7 +137,7 @@ impl Breakers {
     /// All breakers closed. `jitter` spreads the probes over time; `dealer_names` are for the log.
     #[must_use]
     pub fn new(jitter: Jitter, dealer_names: Arc<DealerNames>) -> Self {
-        Self { scopes: Mutex::default(), generation: AtomicU64::new(0), jitter, dealer_names }
+        Self { jitter, dealer_names, ..Self::default() }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Scope, Breaker>> {
@@ -198,19 +200,39 @@ impl Breakers {
         }
     }
 
-    /// Makes a probe of these scopes due now if failures hold them back. Returns when each would have been
-    /// due: the work that waits for these instants is to be brought forward. Waits for a call limit go on.
-    pub fn resume(&self, concerns: impl Fn(&Scope) -> bool, now: Timestamp) -> Vec<Timestamp> {
+    /// Makes a probe of these scopes due now if failures hold them back. Returns how many there were. The
+    /// work that waits for their probes is then to be brought forward, from the instants that
+    /// [`to_bring_forward`](Self::to_bring_forward) returns. Waits for a call limit go on.
+    pub fn resume(&self, concerns: impl Fn(&Scope) -> bool, now: Timestamp) -> usize {
         // First, so that an outcome that was decided on the state before this is recognised as such.
         self.generation.fetch_add(1, Ordering::SeqCst);
-        let mut probes = Vec::new();
+        let mut resumed = 0;
         for (scope, breaker) in self.lock().iter_mut() {
             if !breaker.is_pacing() && concerns(scope) {
-                probes.push(breaker.probe_at);
-                breaker.probe_at = breaker.probe_at.min(now);
+                resumed += 1;
+                if now < breaker.probe_at {
+                    self.probes().insert(breaker.probe_at);
+                    breaker.probe_at = now;
+                }
             }
         }
-        probes
+        resumed
+    }
+
+    /// The instants until which work waits for a probe that has been brought forward. They remain until
+    /// [`brought_forward`](Self::brought_forward) is called with each.
+    #[must_use]
+    pub fn to_bring_forward(&self) -> Vec<Timestamp> {
+        self.probes().iter().copied().collect()
+    }
+
+    /// Records that the work that waited until `due_at` is due now.
+    pub fn brought_forward(&self, due_at: Timestamp) {
+        self.probes().remove(&due_at);
+    }
+
+    fn probes(&self) -> MutexGuard<'_, BTreeSet<Timestamp>> {
+        self.to_bring_forward.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How often calls have been resumed. Work that was deferred to a probe while that number changed may have
@@ -251,6 +273,8 @@ impl Breakers {
                 *at = at.plus_ms(by_ms);
             }
         }
+        let mut probes = self.probes();
+        *probes = probes.iter().map(|at| at.plus_ms(by_ms)).collect();
     }
 
     /// Consecutive failures of a scope; 0 when its breaker is closed.
@@ -322,7 +346,7 @@ mod tests {
         // The limit is the longer wait: nobody can shorten it.
         breakers.hold(scope.clone(), limit(), hour, failing.probe_at.plus_ms(1));
         assert!(breakers.open(&[&scope], hour).is_some_and(|breaker| breaker.is_pacing()));
-        assert_eq!(breakers.resume(|_| true, hour), []);
+        assert_eq!((breakers.resume(|_| true, hour), breakers.to_bring_forward()), (0, Vec::new()));
         assert_eq!((breakers.failures(&scope), breakers.generation()), (1, 1));
     }
 
@@ -352,11 +376,18 @@ mod tests {
             ["wpA", "wpB"].map(|id| breakers.failed(&corp(id), reason(), Backoff::CONFIGURATION, now));
         let quota = Scope::Fans(app(), FanStep::Mint);
         breakers.hold(quota.clone(), reason(), now, hour);
-        assert_eq!(breakers.resume(|scope| *scope == corp("wpA"), now), [probes[0]]);
+        assert_eq!(breakers.resume(|scope| *scope == corp("wpA"), now), 1);
+        assert_eq!(breakers.to_bring_forward(), [probes[0]]);
         let is_open = |scope: &Scope| breakers.open(&[scope], now).is_some();
         assert_eq!([corp("wpA"), corp("wpB"), quota].each_ref().map(is_open), [false, true, true]);
-        assert_eq!(breakers.resume(|_| true, now).len(), 2);
+        assert_eq!(breakers.resume(|_| true, now), 2);
+        // Until each is known to be done; a repetition does not lose any.
+        assert_eq!(breakers.to_bring_forward().len(), 2);
+        breakers.shift(1);
+        breakers.brought_forward(probes[0].plus_ms(1));
+        assert_eq!(breakers.to_bring_forward(), [probes[1].plus_ms(1)]);
         // The next failure waits longer than the first.
+        let now = now.plus_ms(1);
         let again = breakers.failed(&corp("wpA"), reason(), Backoff::CONFIGURATION, now);
         assert!(again.millis_since(now) >= 10_000 && breakers.failures(&corp("wpA")) == 2);
     }

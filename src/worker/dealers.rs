@@ -29,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use super::breaker::Scope;
 use super::directory::{DirectoryError, Refreshed};
 use super::failure::{failure_reason, limit_ends_at};
-use super::groups::read_again;
+use super::resume::{AGAIN_AFTER, Lookups, Paused, Resumer};
 use super::{Activation, Context, overdue};
 use crate::domain::backoff::Backoff;
 use crate::domain::dealer::DealerState;
@@ -105,6 +105,10 @@ struct AppDealers {
     /// Dealers missing from the list that was read last, which lost too many to be believed.
     doubted: Vec<CorpId>,
     qualifications: Qualifications,
+    /// Dealers whose work is to be resumed.
+    to_resume: BTreeSet<CorpId>,
+    /// When that was last tried, if it failed.
+    resumed_at: Option<Moment>,
     recorded_at: Option<Moment>,
     /// When the dealers were last checked for silence and counted.
     reviewed_at: Option<Moment>,
@@ -127,6 +131,8 @@ impl AppDealers {
             is_changed: false,
             doubted: Vec::new(),
             qualifications: Qualifications::default(),
+            to_resume: BTreeSet::new(),
+            resumed_at: None,
             recorded_at: None,
             reviewed_at: None,
         }
@@ -139,9 +145,10 @@ impl AppDealers {
         let can_call = self.context.apps.can_call(&self.app);
         if let Some(brand) = self.context.apps.corp_of(&self.app).filter(|_| can_call) {
             let verified = self.qualifications.refresh(&self.context, &self.app, &brand).await;
-            self.resume(&verified).await;
+            self.to_resume.extend(verified);
         }
-        self.resume_arrived().await;
+        self.take_arrived();
+        self.resume().await;
         self.review().await;
     }
 
@@ -232,15 +239,15 @@ impl AppDealers {
         self.reviewed_at = None;
     }
 
-    /// Logs the dealers that WeCom newly lists, or lists again, and resumes their work.
-    async fn resume_arrived(&mut self) {
+    /// Logs the dealers that WeCom newly lists, or lists again. Their work is to be resumed.
+    fn take_arrived(&mut self) {
         let arrived = self.context.directory.take_arrived(&self.app);
         if arrived.is_empty() {
             return;
         }
         let (app, dealers) = (&self.app, self.context.dealer_names.all_shown(&self.app, &arrived));
         tracing::info!(%app, count = arrived.len(), dealers, "WeCom lists new dealers");
-        self.resume(&arrived).await;
+        self.to_resume.extend(arrived);
     }
 
     /// Counts the dealers for the metrics and looks for those that have fallen silent, if that is due.
@@ -279,34 +286,27 @@ impl AppDealers {
         self.reviewed_at = Some(context.clock.moment());
     }
 
-    /// Makes the next probe of dealers' breakers due now, the work that waits for it, the lookups of their
-    /// customers that were refused, and the readings of groups and the comparisons that were put off: the
-    /// cause may be gone.
-    async fn resume(&mut self, dealers: &[CorpId]) {
-        if dealers.is_empty() {
+    /// Resumes what is paused at dealers where the cause may be gone, again and again until that succeeds.
+    async fn resume(&mut self) {
+        if self.to_resume.is_empty() || !self.is_overdue(self.resumed_at, AGAIN_AFTER) {
             return;
         }
-        let Self { context, app, .. } = &*self;
-        let Context { store, platform, breakers, wake, store_failures, .. } = context;
-        let now = context.now();
-        platform.forget_failures(Some(app));
+        let Self { context, app, to_resume, .. } = &mut *self;
+        let corps: Vec<_> = to_resume.iter().map(|corp_id| (app.clone(), corp_id.clone())).collect();
+        let paused = Paused { app: Some(app), corps: &corps, lookups: Lookups::Refused };
         let concerns = |scope: &Scope| {
-            scope.app() == app && scope.corp_id().is_some_and(|corp_id| dealers.contains(corp_id))
+            scope.app() == app && scope.corp_id().is_some_and(|corp_id| to_resume.contains(corp_id))
         };
-        let probes: BTreeSet<_> = breakers.resume(concerns, now).into_iter().filter(|at| now < *at).collect();
-        for due_at in probes {
-            if let Err(error) = store.bring_forward(due_at, now).await {
-                store_failures.warn("resumed work could not be brought forward", &error);
+        match Resumer::of(context).run(paused, concerns).await {
+            Ok(_) => {
+                to_resume.clear();
+                self.resumed_at = None;
+            }
+            Err(error) => {
+                context.store_failures.warn("what was paused at dealers could not be resumed yet", &error);
+                self.resumed_at = Some(context.clock.moment());
             }
         }
-        for corp_id in dealers {
-            if let Err(error) = store.look_up_again(app, corp_id, false, now).await {
-                store_failures.warn("lookups of a dealer's customers could not be repeated", &error);
-            }
-            read_again(context, app, corp_id).await;
-            wake.comparison_resumed(app, corp_id);
-        }
-        wake.inbox.notify_one();
         self.reviewed_at = None;
     }
 }

@@ -39,6 +39,7 @@ pub mod parallelism;
 pub mod reconcile;
 pub mod renew;
 pub mod resolve;
+pub mod resume;
 pub mod sink_status;
 pub mod suites;
 pub mod sweep;
@@ -96,6 +97,8 @@ pub struct Wake {
     visibility: Mutex<BTreeSet<(AppName, CorpId)>>,
     /// Dealers whose comparison is not to be put off any longer.
     resumed: Mutex<BTreeMap<AppName, BTreeSet<CorpId>>>,
+    /// Suites whose corps are to be read now, also if failures put that off.
+    resumed_suites: Mutex<BTreeSet<AppName>>,
 }
 
 impl Wake {
@@ -129,6 +132,12 @@ impl Wake {
         self.reconcile.notify_one();
     }
 
+    /// Signals that what failures put off of a suite may be tried now.
+    pub fn suite_resumed(&self, suite: &AppName) {
+        self.resumed_suites().insert(suite.clone());
+        self.suites.notify_one();
+    }
+
     /// Signals that calls to WeCom that were held back may be tried now.
     pub fn calls_resumed(&self) {
         for worker in [&self.inbox, &self.fans, &self.groups, &self.reconcile] {
@@ -150,6 +159,15 @@ impl Wake {
     /// Takes the dealers of this app whose comparison is not to be put off any longer.
     fn take_resumed(&self, app: &AppName) -> BTreeSet<CorpId> {
         self.resumed().remove(app).unwrap_or_default()
+    }
+
+    /// Takes the suites that were resumed.
+    fn take_resumed_suites(&self) -> BTreeSet<AppName> {
+        std::mem::take(&mut *self.resumed_suites())
+    }
+
+    fn resumed_suites(&self) -> MutexGuard<'_, BTreeSet<AppName>> {
+        self.resumed_suites.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn resumed(&self) -> MutexGuard<'_, BTreeMap<AppName, BTreeSet<CorpId>>> {

@@ -20,6 +20,8 @@ pub(super) struct World {
     pub(super) clock: Arc<ManualClock>,
     pub(super) wecom: Arc<Scripted>,
     pub(super) context: Context,
+    /// The store of the context.
+    pub(super) store: Arc<EmbeddedStore>,
     memory: Memory,
     /// The apps of a process that has just started.
     apps: fn() -> Apps,
@@ -109,15 +111,15 @@ impl World {
     /// The next process.
     pub(super) async fn restart(self) -> Self {
         self.context.store.close().await;
-        let Self { clock, wecom, context, memory, apps, messages } = self;
-        drop(context);
+        let Self { clock, wecom, context, store, memory, apps, messages } = self;
+        drop((context, store));
         Self { messages, ..Self::start(memory, clock, wecom, apps) }
     }
 
     fn start(memory: Memory, clock: Arc<ManualClock>, wecom: Arc<Scripted>, apps: fn() -> Apps) -> Self {
         let store = Arc::new(EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap());
-        let context = context(store, clock.clone(), wecom.clone(), apps());
-        Self { clock, wecom, context, memory, apps, messages: AtomicU32::new(0) }
+        let context = context(store.clone(), clock.clone(), wecom.clone(), apps());
+        Self { clock, wecom, context, store, memory, apps, messages: AtomicU32::new(0) }
     }
 
     /// Adds an app with the same rules.

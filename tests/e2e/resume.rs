@@ -88,6 +88,23 @@ async fn only_an_app_of_the_configuration_can_be_resumed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_suite_is_resumed_by_its_name() {
+    let suite = format!(
+        "[[suites]]\nname = \"agency\"\nprovider_corp_id = \"wwPROVIDER0000000\"\nsuite_id = \"dkSUITE\"\n\
+         suite_secret = {{ value = \"{}\" }}\ncallback_token = {{ value = \"{}\" }}\n\
+         encoding_aes_key = {{ value = \"{}\" }}\n\
+         [[apps]]\nname = \"of-a-brand\"\nsuite = \"agency\"\n",
+        "s".repeat(43),
+        "t".repeat(20),
+        "a".repeat(43)
+    );
+    let world = World::with(Setup { app: suite, ..Setup::default() }).await;
+    assert_eq!(world.post("/v1/resume", &json!({"app": "agency"})).await, (200, json!({"resumed": 0})));
+    let with_corp = json!({"app": "agency", "corp_id": "wpX"});
+    assert_eq!(world.post("/v1/resume", &with_corp).await.0, 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_fan_whose_own_call_failed_goes_on_at_once_when_an_operator_resumes_its_app() {
     let world = World::usual().await;
     world.until("/v1/status", |s| s["dealers"]["brand"]["shared"] == 2).await;

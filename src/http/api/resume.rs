@@ -1,10 +1,8 @@
-//! `POST /v1/resume`: tries paused calls to WeCom now, not at the end of their wait, looks customers without
-//! a pending id up again, reads the customer groups that could not be read, and goes on with comparisons that
-//! failures put off.
+//! `POST /v1/resume`: what is paused of an app, of a suite, or of all of them, goes on now and not at the end
+//! of its wait.
 //!
-//! Deliberately absent: waits for a quota, which cannot be shortened, and sinks, which `/v1/sinks` resumes.
-
-use std::collections::BTreeSet;
+//! Deliberately absent: how it is resumed (see [`crate::worker::resume`]), waits for a quota, which cannot be
+//! shortened, and sinks, which `/v1/sinks` resumes.
 
 use axum::Json;
 use axum::body::Body;
@@ -18,12 +16,13 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::http::problem::Problem;
 use crate::store::StoreError;
 use crate::worker::breaker::Scope;
+use crate::worker::resume::{Lookups, Paused, Resumed, Resumer};
 
 /// What to resume; an empty object means everything that is paused.
 #[derive(Deserialize, Default, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Resume {
-    /// Only what is paused of this app.
+    /// Only what is paused of this app, or of this suite.
     #[schema(example = "brand")]
     app: Option<String>,
     /// Only the calls for this corp's customers.
@@ -32,7 +31,8 @@ pub(super) struct Resume {
 
 /// The result of resuming.
 #[derive(Serialize, ToSchema)]
-pub(super) struct Resumed {
+#[schema(as = Resumed)]
+pub(super) struct Answer {
     /// The number of paused things that are tried now: those listed as `paused` by `/v1/status`.
     #[schema(example = 1)]
     resumed: usize,
@@ -46,29 +46,41 @@ pub(super) struct Resumed {
 /// Customers without a pending id are looked up again, customer groups that could not be read are read,
 /// comparisons that were put off after a failure go on, and calls that WeCom did not allow are tried again;
 /// none of these is counted.
+///
+/// For a suite, a ticket that WeCom refused is tried again, and corps whose app could not be read are read.
+/// If the suite is named, auth codes that could not be exchanged are forgotten as well.
 #[utoipa::path(operation_id = "resume_calls", post, path = "/v1/resume", tag = "service",
     request_body = Option<Resume>,
     responses(
-        (status = 200, body = Resumed, description = "How much was resumed"),
+        (status = 200, body = Answer, description = "How much was resumed"),
         (status = 404, response = super::openapi::NotFound),
         (status = 408, response = super::openapi::TooSlow),
         (status = 413, response = super::openapi::TooLarge),
         super::openapi::Errors,
     ))]
-pub(super) async fn resume(State(state): Shared, body: Body) -> Result<Json<Resumed>, Problem> {
+pub(super) async fn resume(State(state): Shared, body: Body) -> Result<Json<Answer>, Problem> {
     let Resume { app, corp_id } = optional_json(body).await?;
-    let app = app.map(|app| state.app(Some(&app))).transpose().map_err(|error| {
-        Problem::not_found(error).hint("use the name of an [[apps]] section of the configuration")
-    })?;
     let corp_id = corp_id.map(CorpId::new).transpose().map_err(invalid_id("corp_id"))?;
     let heavy = state.heavy.clone();
-    let resumed = scan(&heavy, async move { state.resume(app, corp_id).await }).await??;
-    Ok(Json(Resumed { resumed }))
+    let suite = app.as_ref().and_then(|name| AppName::new(name).ok());
+    let resumed = match suite.filter(|name| state.apps.suite(name).is_some()) {
+        Some(_) if corp_id.is_some() => {
+            return Err(Problem::bad_request("corp_id goes with an app, not with a suite"));
+        }
+        Some(suite) => scan(&heavy, async move { state.resume_suite(&suite).await }).await??,
+        None => {
+            let app = app.map(|app| state.app(Some(&app))).transpose().map_err(|error| {
+                let hint = "use the name of an [[apps]] or [[suites]] section of the configuration";
+                Problem::not_found(error).hint(hint)
+            })?;
+            scan(&heavy, async move { state.resume(app, corp_id).await }).await??
+        }
+    };
+    Ok(Json(Answer { resumed }))
 }
 
 impl AdminState {
-    /// Makes the next probe of each paused scope due now, and the work that waits for it.
-    /// Returns the number of paused things.
+    /// Resumes what is paused of an app, or of all apps and suites. Returns the number of paused things.
     async fn resume(&self, app: Option<AppName>, corp_id: Option<CorpId>) -> Result<usize, StoreError> {
         let concerns = |scope: &Scope| {
             app.as_ref().is_none_or(|app| scope.app() == app)
@@ -77,27 +89,30 @@ impl AdminState {
                 })
         };
         let corps = self.corps(app.as_ref(), corp_id.as_ref()).await?;
-        let now = self.clock.now();
-        self.directory.forget_failures(app.as_ref());
         self.optional_calls.forget(app.as_ref(), corp_id.as_ref());
-        let probes = self.breakers.resume(concerns, now);
-        let resumed = probes.len();
-        tracing::info!(resumed, "an operator resumed paused calls to WeCom");
-        // Several scopes may have had the same probe.
-        let deferred_until: BTreeSet<_> = probes.into_iter().filter(|due_at| now < *due_at).collect();
-        let mut brought_forward = Ok(());
-        for due_at in deferred_until {
-            let moved = self.store.bring_forward(due_at, self.clock.now()).await;
-            brought_forward = brought_forward.and(moved.map(|_| ()));
+        let paused = Paused { app: app.as_ref(), corps: &corps, lookups: Lookups::All };
+        let resumed = self.resumer().run(paused, concerns).await;
+        if app.is_none() && corp_id.is_none() {
+            for suite in self.apps.suites().keys() {
+                self.wake.suite_resumed(suite);
+            }
         }
-        // Also after an error: the work that was not brought forward is due at its own time.
-        for (app, corp_id) in &corps {
-            self.wake.comparison_resumed(app, corp_id);
+        if let Ok(Resumed { breakers, lookups, groups, .. }) = resumed {
+            tracing::info!(resumed = breakers, lookups, groups, "an operator resumed paused calls to WeCom");
         }
-        self.wake.calls_resumed();
-        brought_forward?;
-        self.look_up_again(corps).await?;
-        Ok(resumed)
+        Ok(resumed?.breakers)
+    }
+
+    /// Resumes a suite. Returns the number of paused things.
+    async fn resume_suite(&self, suite: &AppName) -> Result<usize, StoreError> {
+        let Resumed { breakers, exchanges, .. } = self.resumer().run_suite(suite).await?;
+        tracing::info!(%suite, resumed = breakers, exchanges, "an operator resumed a suite");
+        Ok(breakers)
+    }
+
+    fn resumer(&self) -> Resumer<'_> {
+        let Self { store, breakers, directory, wake, .. } = self;
+        Resumer { store: &**store, breakers, directory, wake, now: self.clock.now() }
     }
 
     /// The dealers that have not left and the brands' own corps, of one app or of all, or the one with this
@@ -116,24 +131,5 @@ impl AdminState {
             concerned.extend(corps.map(|corp| (app.clone(), corp)));
         }
         Ok(concerned)
-    }
-
-    /// Makes the lookups of customers without a pending id due now, and the readings of groups that were put
-    /// off: an operator may have made them visible to the app.
-    async fn look_up_again(&self, corps: Vec<(AppName, CorpId)>) -> Result<(), StoreError> {
-        let (mut lookups, mut groups) = (0, 0);
-        for (app, corp_id) in corps {
-            lookups += self.store.look_up_again(&app, &corp_id, true, self.clock.now()).await?;
-            groups += self.store.read_chats_again(&app, &corp_id, self.clock.now()).await?;
-        }
-        if lookups > 0 {
-            tracing::info!(lookups, "customers without a pending id are looked up again");
-            self.wake.inbox.notify_one();
-        }
-        if groups > 0 {
-            tracing::info!(groups, "customer groups that could not be read are read now");
-            self.wake.groups.notify_one();
-        }
-        Ok(())
     }
 }

@@ -394,6 +394,11 @@ pub(in crate::store) use keys::feed as feed_key;
 
 #[cfg(test)]
 impl EmbeddedStore {
+    /// Has the store refuse every write, or take them again.
+    pub(crate) fn fill_disk(&self, is_full: bool) {
+        self.writer.shared.is_full.store(is_full, std::sync::atomic::Ordering::Relaxed);
+    }
+
     /// Flips a bit of a record without the writer.
     pub(in crate::store) fn corrupt(&self, key: &[u8]) {
         if let Ok(Some(mut value)) = self.engine.get(key) {

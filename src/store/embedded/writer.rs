@@ -24,6 +24,8 @@
 //! holds is known only after a restart (Linux reports a failed sync once; retrying it would succeed and lie).
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+#[cfg(test)]
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread::JoinHandle;
@@ -88,6 +90,9 @@ pub(super) struct Shared {
     busy_since: AtomicU64,
     started: Instant,
     min_free_mb: u64,
+    /// As if the disk were full.
+    #[cfg(test)]
+    pub(super) is_full: AtomicBool,
 }
 
 impl Shared {
@@ -107,6 +112,10 @@ impl Shared {
     pub(super) fn ready(&self) -> Result<(), StoreError> {
         if let Some(reason) = self.failed() {
             return Err(StoreError::Failed(reason));
+        }
+        #[cfg(test)]
+        if self.is_full.load(Ordering::Relaxed) {
+            return Err(StoreError::NoSpace { min_mb: 1 });
         }
         if self.free_mb.load(Ordering::Relaxed) < self.min_free_mb {
             return Err(StoreError::NoSpace { min_mb: self.min_free_mb });
@@ -221,6 +230,8 @@ impl Writer {
             busy_since: AtomicU64::new(0),
             started: Instant::now(),
             min_free_mb,
+            #[cfg(test)]
+            is_full: AtomicBool::new(false),
         });
         shared.look_at_space(&**engine);
         let groups = Groups::new(engine.clone(), readers, meta, shared.clone());

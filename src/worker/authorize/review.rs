@@ -86,6 +86,11 @@ impl Reviews {
         }
     }
 
+    /// Has the corps of a suite read now whose reading failures put off.
+    pub(super) fn forget_waits(&self, suite: &AppName) {
+        lock(&self.waits).retain(|(of, ..), _| of != suite);
+    }
+
     /// What is to be read of an authorisation.
     fn due(&self, suite: &AppName, record: &Authorization) -> Option<Reading> {
         if record.check_due || record.state() == AuthorizationState::Incomplete {

@@ -303,6 +303,35 @@ async fn work_that_waited_for_the_authorisation_is_due_at_once() {
 }
 
 #[tokio::test]
+async fn what_could_not_be_resumed_is_resumed_later() {
+    let mut agency = Agency::new(one_app).await;
+    agency.scan("first", &brand()).await;
+    agency.settle().await;
+    agency.world.advance(MINUTE).await;
+    let (store, now) = (agency.context().store.clone(), agency.now());
+    let slow = Backoff { first_ms: DAY_MS, max_ms: DAY_MS };
+    let probe_at = agency.context().breakers.failed(&Scope::App(app()), reason(), slow, now);
+    let contact = contact_event(ContactChange::Added, member(0), customer(0));
+    agency.world.append(Payload::Event(Event { corp_id: dealer(), created_at: now, contact })).await;
+    let work = store.lease(now, 9, 9).await.unwrap();
+    let deferred = Outcome::Retry { due_at: probe_at, reason: reason(), spent: false };
+    store.settle(work.into_iter().map(|work| (work, deferred.clone())).collect(), now).await.unwrap();
+    agency.reset("second", &brand()).await;
+    while agency.authorization(&brand()).await.is_none_or(|one| one.codes < 2 || one.agent.is_none()) {
+        agency.look().await;
+        agency.calls_end().await;
+    }
+    agency.world.store.fill_disk(true);
+    agency.look().await;
+    agency.calls_end().await;
+    assert!(agency.can_call());
+    agency.world.store.fill_disk(false);
+    assert_eq!(store.next_due().await.unwrap(), Some(probe_at));
+    agency.pass(AGAIN_AFTER).await;
+    assert!(store.next_due().await.unwrap() <= Some(agency.now()));
+}
+
+#[tokio::test]
 async fn two_brands_have_an_app_each_and_a_third_has_none() {
     let mut agency = Agency::new(two_apps).await;
     for (code, corp_id) in [("a", other_brand()), ("b", brand()), ("c", dealer())] {
