@@ -119,6 +119,14 @@ impl Ticket {
         }
     }
 
+    /// Whether its times by our clock are to be moved by `by_ms`, as the waits that end after `after` are. Where
+    /// the clock was set back, a ticket received since then has its times from the new clock already.
+    #[must_use]
+    pub const fn is_to_be_moved(&self, by_ms: i64, after: Timestamp) -> bool {
+        let since = if by_ms > 0 { self.expires_at() } else { self.received_at };
+        since.millis_since(after) > 0
+    }
+
     /// Until when it can be used, by our clock.
     #[must_use]
     pub const fn expires_at(&self) -> Timestamp {
@@ -261,8 +269,25 @@ impl Exchange {
         }
     }
 
+    /// Decides what to do at `now` and records it: a try that is about to begin is counted, and an end kept.
+    /// Without a ticket of the suite (`can_ask`) there is no try, and a code is given up at its deadline.
+    pub fn begin(&mut self, can_ask: bool, now: Timestamp) -> ExchangeNext {
+        let next = match self.next(now) {
+            ExchangeNext::Ask if can_ask => ExchangeNext::Ask,
+            ExchangeNext::Ask if now >= self.deadline => ExchangeNext::End(ExchangeEnd::Expired { at: now }),
+            ExchangeNext::Ask => ExchangeNext::Wait(self.deadline),
+            other @ (ExchangeNext::Wait(_) | ExchangeNext::End(_)) => other,
+        };
+        match next {
+            ExchangeNext::Ask => self.ask(),
+            ExchangeNext::Wait(_) => {}
+            ExchangeNext::End(end) => self.end = Some(end),
+        }
+        next
+    }
+
     /// Counts a try that is about to begin.
-    pub const fn ask(&mut self) {
+    const fn ask(&mut self) {
         self.asked = self.asked.saturating_add(1);
     }
 

@@ -301,8 +301,8 @@ pub trait Store: CustomerGroups + Feed + People + Reconciling + Suites + Send + 
     /// Waits until the store has failed for good ([`StoreError::Failed`]) and returns the reason.
     async fn failed(&self) -> String;
 
-    /// Moves every stored wait (events, lookups, readings of groups, calls for fans, exchanges of auth codes)
-    /// that is due after `after` by `by_ms`: by as much as the wall clock was set. In several transactions.
+    /// Moves every stored wait (events, lookups, readings of groups, calls for fans, exchanges of auth codes,
+    /// the life of tickets) that is due after `after` by `by_ms`: by as much as the wall clock was set. In several transactions.
     /// Leased work stays as it is if `by_ms` is positive; if it is negative, the lease no longer settles it,
     /// and it is leased again.
     async fn shift_waits(&self, by_ms: i64, after: Timestamp) -> Result<(), StoreError>;

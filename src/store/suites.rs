@@ -61,15 +61,17 @@ pub trait Suites: Send + Sync {
     /// Binds an app to a corp, unless it is bound already. Returns the corp that it is bound to.
     async fn bind(&self, app: &AppName, corp_id: &CorpId) -> Result<CorpId, StoreError>;
 
-    /// Counts a try to exchange a code. To be called before WeCom is, so that after a crash the store knows
-    /// of the try. `None` if it is not to be tried now: it is gone, ended or not due. Ends an exchange whose
-    /// deadline has passed.
+    /// Decides what to do about an exchange, and records it ([`Exchange::begin`]). The decision is the store's,
+    /// because a copy of the exchange may be older than the last step of the clock. To be called before WeCom
+    /// is, so that after a crash the store knows of the try. Returns the exchange, and what to do; `None` if it
+    /// is gone, or had ended before.
     async fn begin_exchange(
         &self,
         suite: &AppName,
         id: &CodeId,
+        can_ask: bool,
         now: Timestamp,
-    ) -> Result<Option<Exchange>, StoreError>;
+    ) -> Result<Option<(Exchange, ExchangeNext)>, StoreError>;
 
     /// Records that the present try failed ([`Exchange::failed`]). Returns what follows; `None` if the
     /// exchange is gone.

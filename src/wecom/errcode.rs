@@ -9,6 +9,9 @@ use strum::{IntoStaticStr, VariantArray};
 use super::credentials::Development;
 use super::remedy::Remedy;
 
+/// The code for a `suite_ticket` that has expired or is not the suite's.
+pub(crate) const INVALID_TICKET: i64 = 40_085;
+
 /// The class of a failure, which decides how to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -48,7 +51,7 @@ pub const fn class(errcode: i64) -> Class {
         | 40_080
         | 40_083
         | 40_084
-        | 40_085
+        | INVALID_TICKET
         | 40_091
         | 43_009
         | 43_012

@@ -30,13 +30,13 @@ pub use client::Client;
 pub use credentials::{
     AppCredentials, Credentials, DealerCredentials, Development, QuotaLimits, SuiteCredentials, Unavailable,
 };
+pub(crate) use errcode::INVALID_TICKET;
 pub use errcode::{
     Class, class, is_bad_cursor, is_call_forbidden, is_chat_gone, is_concurrency, is_dealer_gone,
     is_not_visible, may_be_wrong_token, remedy, remedy_for,
 };
 pub use error::{CallError, Transport};
 pub use limiter::{Ledgers, Limiter};
-pub(crate) use obtain::INVALID_TICKET;
 pub use platform::{ChatMembers, CustomerPage, DealerList, Platform, TokenOf};
 pub use remedy::Remedy;
 pub use suites::{AuthInfo, PermanentCode, SuitePlatform};

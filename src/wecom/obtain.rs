@@ -10,15 +10,12 @@ use super::answer::{number, parse};
 use super::api::{Api, BUSINESS_TYPE_CHAIN};
 use super::client::{Account, Client};
 use super::credentials::{AppCredentials, DealerCredentials, Development, SuiteCredentials};
-use super::errcode::Class;
+use super::errcode::{Class, INVALID_TICKET};
 use super::error::CallError;
 use super::platform::TokenOf;
 use super::tokens::{Generation, Token, TokenKey};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Share;
-
-/// The code for a `suite_ticket` that has expired or is not the suite's.
-pub(crate) const INVALID_TICKET: i64 = 40_085;
 
 impl Client {
     /// An access token, from the cache or fetched. `api` is the call that it is for.
@@ -89,7 +86,7 @@ impl Client {
     async fn suite_token(&self, suite: &AppName, credentials: &SuiteCredentials) -> Result<Token, CallError> {
         let SuiteCredentials { provider_corp_id, suite_id, secret, ticket } = credentials;
         let (api, development) = (Api::GetSuiteToken, Development::Agency);
-        if self.tokens.is_refused_ticket(suite, ticket) {
+        if self.tokens.has_refused_ticket(suite, ticket) {
             return Err(CallError::Refused { api, errcode: INVALID_TICKET, from_ip: None, development });
         }
         let account = Account { corp_id: provider_corp_id.clone(), development };

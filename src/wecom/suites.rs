@@ -65,6 +65,9 @@ pub trait SuitePlatform: Send + Sync + 'static {
 
     /// The permissions of an agency-developed app, such as `externalcontact:base:base` (document 99108).
     async fn permissions(&self, app: &AppName) -> Result<Vec<String>, CallError>;
+
+    /// Whether WeCom has refused this ticket of the suite (40085): calls that need it wait for the next one.
+    fn has_refused_ticket(&self, suite: &AppName, ticket: &SecretString) -> bool;
 }
 
 #[async_trait]
@@ -128,6 +131,10 @@ impl SuitePlatform for Client {
         let (api, body) = (Api::GetPermissions, json!({}));
         let answer: Answer = self.ask(app, &TokenOf::Upstream, api, Share::Whole, Some(&body)).await?;
         Ok(answer.app_permissions)
+    }
+
+    fn has_refused_ticket(&self, suite: &AppName, ticket: &SecretString) -> bool {
+        self.tokens.has_refused_ticket(suite, ticket)
     }
 }
 

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::errcode::Class;
+use super::errcode::{Class, INVALID_TICKET};
 use super::error::CallError;
 use super::platform::TokenOf;
 use crate::clock::Clock;
@@ -160,6 +160,8 @@ impl Tokens {
             }
             Err(error) => {
                 let pause_ms = match error.class() {
+                    // With another ticket there may be a token at once; the same one is not used again.
+                    _ if error.errcode() == Some(INVALID_TICKET) => 0,
                     Class::Transient | Class::Token => SECOND_MS / 4,
                     Class::Rate | Class::Item | Class::Invisible | Class::Configuration | Class::Unknown => {
                         5 * SECOND_MS
@@ -199,7 +201,7 @@ impl Tokens {
     }
 
     /// Whether WeCom has refused this ticket.
-    pub(super) fn is_refused_ticket(&self, suite: &AppName, ticket: &SecretString) -> bool {
+    pub(super) fn has_refused_ticket(&self, suite: &AppName, ticket: &SecretString) -> bool {
         let refused_tickets = self.refused_tickets();
         refused_tickets.get(suite).is_some_and(|refused| refused.expose_secret() == ticket.expose_secret())
     }

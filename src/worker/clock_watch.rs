@@ -16,6 +16,8 @@
 //! noticed at the next start. The last write of the watch, at the soft stop, is the reading together with
 //! what happened at the dealers and is not recorded yet.
 //!
+//! Suites are read again after a step: the worker that exchanges auth codes has their waits in memory too.
+//!
 //! Deliberately absent: quotas. Their ledgers do not depend on the wall clock (see [`crate::domain::quota`]).
 
 use std::collections::VecDeque;
@@ -29,7 +31,7 @@ use super::activity::Activity;
 use super::breaker::Breakers;
 use super::failure::StoreFailureLog;
 use super::sink_status::SinkRegistry;
-use super::{Context, LOOK_EVERY, overdue};
+use super::{Context, LOOK_EVERY, Wake, overdue};
 use crate::clock::{Clock, ServiceClock};
 use crate::domain::clock_step::{is_step, step_since};
 use crate::domain::time::{Moment, SECOND_MS};
@@ -48,6 +50,7 @@ pub struct ClockWatch {
     breakers: Arc<Breakers>,
     sinks: Arc<SinkRegistry>,
     activity: Arc<Activity>,
+    wake: Arc<Wake>,
     store_failures: Arc<StoreFailureLog>,
     /// The steps back that stored waits have yet to follow, the oldest first: when, and the negative
     /// milliseconds.
@@ -63,13 +66,14 @@ impl ClockWatch {
     /// # Errors
     /// The last reading of the clocks cannot be read. It is not replaced: the next start may be able to.
     pub async fn begin(context: &Context, clock: Arc<ServiceClock>) -> Result<Self, StoreError> {
-        let Context { store, breakers, sinks, activity, store_failures, .. } = context.clone();
+        let Context { store, breakers, sinks, activity, wake, store_failures, .. } = context.clone();
         let mut watch = Self {
             store,
             clock,
             breakers,
             sinks,
             activity,
+            wake,
             store_failures,
             steps_back: VecDeque::new(),
             stored_at: None,
@@ -139,6 +143,7 @@ impl ClockWatch {
         };
         self.move_waits_in_memory(by_ms);
         self.clock.step(by_ms);
+        self.wake.suites.notify_one();
         self.stored_at = moved.is_ok().then_some(after);
         if let Err(error) = moved {
             self.store_failures.warn("waits could not be moved forward; they end early", &error);
@@ -152,6 +157,7 @@ impl ClockWatch {
         match self.store.shift_waits(by_ms, self.clock.now()).await {
             Ok(()) => {
                 self.steps_back.pop_front();
+                self.wake.suites.notify_one();
                 self.store_reading().await;
                 true
             }

@@ -150,6 +150,23 @@ fn a_code_is_given_up_at_its_deadline() {
 }
 
 #[test]
+fn what_is_decided_about_an_exchange_is_recorded_with_it() {
+    let (at, end) = (in_seconds(600), ExchangeEnd::Expired { at: in_seconds(600) });
+    let mut untried = exchange();
+    assert_eq!(untried.begin(false, in_seconds(599)), ExchangeNext::Wait(at), "there is no ticket");
+    assert_eq!((untried.asked, untried.end), (0, None));
+    let mut tried = untried.clone();
+    assert_eq!(untried.begin(false, at), ExchangeNext::End(end));
+    assert_eq!((untried.asked, untried.end), (0, Some(end)));
+    assert_eq!(tried.begin(true, at), ExchangeNext::Ask, "whether it has expired is for WeCom to say");
+    tried.failed(BUSY, 1.0, in_seconds(1));
+    assert_eq!(tried.begin(true, in_seconds(1)), ExchangeNext::Wait(in_seconds(1).plus_ms(500)));
+    assert_eq!((tried.asked, tried.end), (1, None));
+    assert_eq!(tried.begin(true, at), ExchangeNext::End(end));
+    assert_eq!((tried.asked, tried.end), (1, Some(end)));
+}
+
+#[test]
 fn waits_move_with_the_wall_clock() {
     let (mut unmoved, mut moved) = (exchange(), exchange());
     attempt(&mut unmoved, BUSY, 1);

@@ -6,6 +6,7 @@ use crate::domain::authorization::{Agent, Authorization, AuthorizationState, Gra
 use crate::domain::sealed::Sealed;
 use crate::domain::suite::{
     CodeId, CodeKind, Exchange, ExchangeEnd, ExchangeFailure, ExchangeNext, SuiteChange, SuiteEvent,
+    TICKET_LIFE_MS,
 };
 
 const LIFE: i64 = 10 * MINUTE_MS;
@@ -92,16 +93,20 @@ async fn a_code_is_one_exchange_whose_tries_are_counted_before_the_call(place: &
     assert!(is_new(append(&store, 0, create(1)).await));
     assert!(!is_new(append(&store, 1, create(1)).await), "the code in another message");
     let begin = async |store: &EmbeddedStore, ms: i64| {
-        store.begin_exchange(&suite(), &code(1), T0.plus_ms(ms)).await.unwrap()
+        store.begin_exchange(&suite(), &code(1), true, T0.plus_ms(ms)).await.unwrap()
     };
-    assert_eq!(begin(&store, 0).await.map(|exchange| exchange.asked), Some(1));
+    let tries = |begun: Option<(Exchange, ExchangeNext)>| {
+        begun.map(|(exchange, next)| (next, exchange.asked, exchange.answered))
+    };
+    assert_eq!(tries(begin(&store, 0).await), Some((ExchangeNext::Ask, 1, 0)));
     let store = reopen(place, store).await;
-    assert_eq!(begin(&store, 0).await.map(|exchange| (exchange.asked, exchange.answered)), Some((2, 0)));
+    assert_eq!(tries(begin(&store, 0).await), Some((ExchangeNext::Ask, 2, 0)));
     let failure = ExchangeFailure::Refused { errcode: -1, is_permanent: false };
     let next = store.fail_exchange(&suite(), &code(1), failure, 1.0, T0).await.unwrap();
     assert_eq!(next, Some(ExchangeNext::Wait(T0.plus_ms(1_000))));
-    assert_eq!(begin(&store, 999).await, None, "it is not due");
-    assert!(begin(&store, 1_000).await.is_some());
+    let due_at = ExchangeNext::Wait(T0.plus_ms(1_000));
+    assert_eq!(tries(begin(&store, 999).await), Some((due_at, 2, 1)), "it is not due");
+    assert_eq!(tries(begin(&store, 1_000).await), Some((ExchangeNext::Ask, 3, 1)));
     let failure = ExchangeFailure::Refused { errcode: 40078, is_permanent: true };
     let lost = ExchangeEnd::Lost { at: at(1) };
     let next = store.fail_exchange(&suite(), &code(1), failure, 1.0, at(1)).await.unwrap();
@@ -110,7 +115,7 @@ async fn a_code_is_one_exchange_whose_tries_are_counted_before_the_call(place: &
     assert!(!is_new(append(&store, 2, create(1)).await), "the code is known");
     let store = reopen(place, store).await;
     assert_eq!(exchange(&store, 1).await.unwrap().end, Some(lost));
-    assert_eq!(store.begin_exchange(&other_suite(), &code(1), T0).await, Ok(None));
+    assert_eq!(store.begin_exchange(&other_suite(), &code(1), true, T0).await, Ok(None));
     assert_eq!(store.audit(), Ok(vec![]));
 }
 
@@ -120,9 +125,12 @@ async fn an_exchange_ends_at_its_deadline_and_is_deleted_later(place: &dyn Place
         append(&store, 0, create(n)).await.unwrap();
     }
     let end_at = T0.plus_ms(LIFE);
-    assert!(store.begin_exchange(&suite(), &code(1), T0).await.unwrap().is_some());
+    assert!(store.begin_exchange(&suite(), &code(1), true, T0).await.unwrap().is_some());
     store.fail_exchange(&suite(), &code(1), ExchangeFailure::NotSent, 1.0, T0).await.unwrap();
-    assert_eq!(store.begin_exchange(&suite(), &code(1), end_at).await, Ok(None));
+    let begun = store.begin_exchange(&suite(), &code(1), true, end_at).await.unwrap();
+    let end = ExchangeEnd::Expired { at: end_at };
+    assert_eq!(begun.map(|(exchange, next)| (exchange.end, next)), Some((Some(end), ExchangeNext::End(end))));
+    assert_eq!(store.begin_exchange(&suite(), &code(1), true, end_at).await, Ok(None), "it had ended before");
     assert_eq!(exchange(&store, 1).await.unwrap().end, Some(ExchangeEnd::Expired { at: end_at }));
     let unreadable = ExchangeEnd::Unreadable { at: at(5) };
     for (n, end) in [(1, unreadable), (2, unreadable)] {
@@ -250,6 +258,24 @@ async fn exchanges_follow_the_clock_when_it_is_set(place: &dyn Place) {
     assert_eq!(exchange(&store, 1).await.unwrap(), moved);
 }
 
+async fn tickets_follow_the_clock_when_it_is_set(place: &dyn Place) {
+    let store = place.open();
+    append(&store, 0, SuiteChange::Ticket(sealed(1))).await.unwrap();
+    let received_at = async |store: &EmbeddedStore| {
+        store.suite(&suite()).await.unwrap().ticket.map(|ticket| ticket.received_at)
+    };
+    let received = received_at(&store).await.unwrap();
+    store.shift_waits(HOUR_MS, received.plus_ms(1)).await.unwrap();
+    let store = reopen(place, store).await;
+    assert_eq!(received_at(&store).await, Some(received.plus_ms(HOUR_MS)));
+    store.shift_waits(-HOUR_MS, received.plus_ms(1)).await.unwrap();
+    assert_eq!(received_at(&store).await, Some(received));
+    // Received since the clock was set back, or expired before it was set forward.
+    store.shift_waits(-HOUR_MS, received).await.unwrap();
+    store.shift_waits(HOUR_MS, received.plus_ms(TICKET_LIFE_MS)).await.unwrap();
+    assert_eq!(received_at(&store).await, Some(received));
+}
+
 async fn a_damaged_record_is_left_out_and_replaced(place: &dyn Place) {
     let store = place.open();
     authorize(&store, 1).await;
@@ -290,5 +316,6 @@ contract!(
     an_app_is_bound_once,
     secrets_are_sealed_again_unless_they_have_changed,
     exchanges_follow_the_clock_when_it_is_set,
+    tickets_follow_the_clock_when_it_is_set,
     a_damaged_record_is_left_out_and_replaced,
 );

@@ -85,15 +85,19 @@ fn change_authorization(
     Ok(has_effect)
 }
 
-fn begin(txn: &mut Txn<'_>, key: Vec<u8>, now: Timestamp) -> Result<Option<Exchange>, StoreError> {
-    let Some(mut exchange) = txn.get::<Exchange>(&key)? else { return Ok(None) };
-    match exchange.next(now) {
-        ExchangeNext::Ask => exchange.ask(),
-        ExchangeNext::Wait(_) => return Ok(None),
-        ExchangeNext::End(end) => exchange.end = Some(end),
+fn begin(
+    txn: &mut Txn<'_>,
+    key: Vec<u8>,
+    can_ask: bool,
+    now: Timestamp,
+) -> Result<Option<(Exchange, ExchangeNext)>, StoreError> {
+    let exchange = txn.get::<Exchange>(&key)?;
+    let Some(mut exchange) = exchange.filter(|exchange| exchange.end.is_none()) else { return Ok(None) };
+    let next = exchange.begin(can_ask, now);
+    if !matches!(next, ExchangeNext::Wait(_)) {
+        txn.put(key, &exchange)?;
     }
-    txn.put(key, &exchange)?;
-    Ok(exchange.end.is_none().then_some(exchange))
+    Ok(Some((exchange, next)))
 }
 
 fn grant(
@@ -152,7 +156,29 @@ pub(super) fn move_exchange(txn: &mut Txn<'_>, key: Vec<u8>, by_ms: i64) -> Resu
     txn.put(key, &exchange)
 }
 
+/// Moves the times of a ticket when the wall clock was set, if they are to be moved
+/// ([`Ticket::is_to_be_moved`]).
+pub(super) fn move_ticket(
+    txn: &mut Txn<'_>,
+    key: Vec<u8>,
+    by_ms: i64,
+    after: Timestamp,
+) -> Result<(), StoreError> {
+    let Some(mut ticket) = txn.get::<Ticket>(&key)? else { return Ok(()) };
+    if !ticket.is_to_be_moved(by_ms, after) {
+        return Ok(());
+    }
+    ticket.received_at = ticket.received_at.plus_ms(by_ms);
+    txn.put(key, &ticket)
+}
+
 impl EmbeddedStore {
+    /// The keys of the tickets of all suites.
+    pub(super) fn tickets(&self) -> Result<Vec<Vec<u8>>, StoreError> {
+        let tickets = self.records_under::<Ticket>(b"S")?.into_iter();
+        Ok(tickets.map(|(key, _)| key).collect())
+    }
+
     /// The undamaged records under a prefix, with their keys.
     fn records_under<R: Record>(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
         self.rows(prefix, &keys::after(prefix), usize::MAX, |key, value| {
@@ -201,10 +227,11 @@ impl Suites for EmbeddedStore {
         &self,
         suite: &AppName,
         id: &CodeId,
+        can_ask: bool,
         now: Timestamp,
-    ) -> Result<Option<Exchange>, StoreError> {
+    ) -> Result<Option<(Exchange, ExchangeNext)>, StoreError> {
         let key = keys::exchange(suite, id);
-        self.writer.run(move |txn| begin(txn, key, now)).await
+        self.writer.run(move |txn| begin(txn, key, can_ask, now)).await
     }
 
     async fn fail_exchange(

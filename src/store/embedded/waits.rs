@@ -49,6 +49,11 @@ impl EmbeddedStore {
             let moved = self.writer.run(move |txn| suites::move_exchange(txn, key, by_ms)).await;
             self.undamaged(&exchange, moved)?;
         }
+        for key in self.tickets()? {
+            let ticket = key.clone();
+            let moved = self.writer.run(move |txn| suites::move_ticket(txn, key, by_ms, after)).await;
+            self.undamaged(&ticket, moved)?;
+        }
         self.indexed().await?;
         let places = self.rows(b"t", &keys::after(b"t"), usize::MAX, |key, _| {
             let due_at = keys::due_of_fan_place(key)?;

@@ -11,8 +11,6 @@ use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use secrecy::SecretString;
-
 use super::super::Context;
 use super::super::failure::failure_reason;
 use super::super::suites::SuiteView;
@@ -45,7 +43,7 @@ impl Exchanges {
 
     /// Starts the exchanges of a suite that are due, and ends those that have failed.
     pub(super) async fn start(self: &Arc<Self>, suite: &AppName, view: &SuiteView) {
-        let ticket = self.calls.ticket(suite, view);
+        let has_ticket = self.calls.has_ticket(suite, view);
         let mut exchanges: Vec<_> =
             view.exchanges.iter().filter(|(_, exchange)| exchange.end.is_none()).collect();
         exchanges.sort_by_key(|(_, exchange)| exchange.deadline);
@@ -54,30 +52,45 @@ impl Exchanges {
             if self.in_flight().contains(&key) {
                 continue;
             }
-            match (exchange.next(now), &ticket) {
-                (ExchangeNext::End(end), _) => self.end(suite, id, exchange.kind, end).await,
-                (ExchangeNext::Ask, None) if now >= exchange.deadline => {
-                    self.end(suite, id, exchange.kind, ExchangeEnd::Expired { at: now }).await;
-                }
-                (ExchangeNext::Ask, Some(ticket)) => {
+            // What is due here may not be in the store: the clock may have been set since the suites were
+            // loaded. The store decides.
+            match exchange.next(now) {
+                ExchangeNext::Wait(_) => {}
+                ExchangeNext::Ask if has_ticket => {
                     if !self.calls.is_held_back(suite) && self.in_flight().len() < AT_ONCE {
                         self.in_flight().insert(key);
-                        self.spawn(suite, *id, ticket.clone());
+                        self.spawn(suite, *id);
                     }
                 }
-                (ExchangeNext::Wait(_), _) | (ExchangeNext::Ask, None) => {}
+                ExchangeNext::Ask if now < exchange.deadline => {}
+                ExchangeNext::Ask | ExchangeNext::End(_) => self.give_up(suite, id).await,
             }
         }
     }
 
-    fn spawn(self: &Arc<Self>, suite: &AppName, id: CodeId, ticket: SecretString) {
+    /// Ends an exchange whose time has passed.
+    async fn give_up(&self, suite: &AppName, id: &CodeId) {
+        let Context { store, store_failures, wake, .. } = &self.calls.context;
+        match store.begin_exchange(suite, id, false, self.calls.context.now()).await {
+            Ok(Some((exchange, ExchangeNext::End(end)))) => {
+                exchange_ended(suite, exchange.kind, end, None);
+                wake.suites.notify_one();
+            }
+            Ok(Some((_, ExchangeNext::Ask | ExchangeNext::Wait(_))) | None) => {}
+            Err(error) => store_failures.warn("the end of an exchange could not be stored", &error),
+        }
+    }
+
+    fn spawn(self: &Arc<Self>, suite: &AppName, id: CodeId) {
         let (this, suite) = (self.clone(), suite.clone());
         self.calls.context.spawn_call(async move {
-            let exchanged = this.exchange(&suite, &id, ticket).await;
+            let exchanged = this.exchange(&suite, &id).await;
             this.in_flight().remove(&(suite, id));
             let Context { wake, store_failures, .. } = &this.calls.context;
             match exchanged {
-                Ok(()) => wake.suites.notify_one(),
+                Ok(true) => wake.suites.notify_one(),
+                // What the worker knows is older than the store; it is loaded again in time.
+                Ok(false) => {}
                 // The next activation, within a second, tries again.
                 Err(error) => {
                     let message = "what became of an auth code could not be stored; its exchange goes on";
@@ -87,23 +100,29 @@ impl Exchanges {
         });
     }
 
-    async fn exchange(&self, suite: &AppName, id: &CodeId, ticket: SecretString) -> Result<(), StoreError> {
+    /// Exchanges a code, if that is due in the store. Returns whether it was.
+    async fn exchange(&self, suite: &AppName, id: &CodeId) -> Result<bool, StoreError> {
         let Context { store, apps, jitter, .. } = &self.calls.context;
-        let Some(settings) = apps.suites().get(suite) else { return Ok(()) };
-        let Some(exchange) = store.begin_exchange(suite, id, self.calls.context.now()).await? else {
-            return Ok(());
+        let Some(settings) = apps.suites().get(suite) else { return Ok(false) };
+        let exchange = match store.begin_exchange(suite, id, true, self.calls.context.now()).await? {
+            Some((exchange, ExchangeNext::Ask)) => exchange,
+            Some((exchange, ExchangeNext::End(end))) => {
+                exchange_ended(suite, exchange.kind, end, None);
+                return Ok(true);
+            }
+            Some((_, ExchangeNext::Wait(_))) | None => return Ok(false),
         };
         let Ok(code) = settings.sealer.open(Purpose::AuthCode, &id.to_string(), &exchange.code) else {
             let end = ExchangeEnd::Unreadable { at: self.calls.context.now() };
             self.end(suite, id, exchange.kind, end).await;
-            return Ok(());
+            return Ok(true);
         };
         let answer = self.calls.platform.permanent_code(suite, &code).await;
-        self.calls.note(suite, ticket, &answer);
+        self.calls.note(suite, &answer);
         match answer {
             Ok(answer) => {
                 self.keep(suite, id, self.granted(&exchange, answer, &settings.sealer)).await;
-                Ok(())
+                Ok(true)
             }
             Err(error) => {
                 let (failure, jitter) = (failure(&error), jitter.of(id, exchange.asked));
@@ -121,7 +140,7 @@ impl Exchanges {
                     }
                     None => {}
                 }
-                Ok(())
+                Ok(true)
             }
         }
     }

@@ -67,22 +67,22 @@ impl Reviews {
 
     /// Starts the readings of a suite that are due.
     pub(super) fn start(self: &Arc<Self>, suite: &AppName, view: &SuiteView) {
-        let ticket = self.calls.ticket(suite, view);
+        let can_call = self.calls.has_ticket(suite, view) && !self.calls.is_held_back(suite);
         for AuthorizationView { record, code } in view.authorizations.values() {
             let (Some(code), Some(reading)) = (code, self.due(suite, record)) else { continue };
             let key = (suite.clone(), record.corp_id.clone(), reading);
             if self.waits(&key, record) || !self.has_room_for(&key) {
                 continue;
             }
-            let ticket = match (&key.2, &ticket) {
-                (Reading::Permissions(_), _) => None,
-                (Reading::App | Reading::Cancelled, Some(ticket)) if !self.calls.is_held_back(suite) => {
-                    Some(ticket.clone())
-                }
-                (Reading::App | Reading::Cancelled, _) => continue,
+            let needs_ticket = match key.2 {
+                Reading::App | Reading::Cancelled => true,
+                Reading::Permissions(_) => false,
             };
+            if needs_ticket && !can_call {
+                continue;
+            }
             self.in_flight().insert(key.clone());
-            self.spawn(key, record.clone(), code.clone(), ticket);
+            self.spawn(key, record.clone(), code.clone());
         }
     }
 
@@ -118,28 +118,22 @@ impl Reviews {
         in_flight.len() < AT_ONCE && !in_flight.contains(key)
     }
 
-    fn spawn(
-        self: &Arc<Self>,
-        key: Key,
-        record: Authorization,
-        code: SecretString,
-        ticket: Option<SecretString>,
-    ) {
+    fn spawn(self: &Arc<Self>, key: Key, record: Authorization, code: SecretString) {
         let this = self.clone();
         self.calls.context.spawn_call(async move {
-            let stored = match (&key.2, ticket) {
-                (Reading::Permissions(app), _) => this.read_permissions(&key, app, &record).await,
-                (Reading::App | Reading::Cancelled, Some(ticket)) => {
-                    this.read_app(&key, &record, &code, ticket).await
-                }
-                (Reading::App | Reading::Cancelled, None) => Ok(()),
+            let stored = match &key.2 {
+                Reading::Permissions(app) => this.read_permissions(&key, app, &record).await,
+                Reading::App | Reading::Cancelled => this.read_app(&key, &record, &code).await,
             };
-            if let Err(error) = stored {
+            if let Err(error) = &stored {
                 let message = "what was read of an authorised app could not be stored; it is read again";
-                this.calls.context.store_failures.warn(message, &error);
+                this.calls.context.store_failures.warn(message, error);
+                this.delay(&key, &record, Backoff::CALL);
             }
             this.in_flight().remove(&key);
-            this.calls.context.wake.suites.notify_one();
+            if stored.is_ok() {
+                this.calls.context.wake.suites.notify_one();
+            }
         });
     }
 
@@ -148,11 +142,10 @@ impl Reviews {
         key: &Key,
         record: &Authorization,
         code: &SecretString,
-        ticket: SecretString,
     ) -> Result<(), StoreError> {
         let (suite, Context { store, .. }) = (&key.0, &self.calls.context);
         let answer = self.calls.platform.auth_info(suite, &record.corp_id, code).await;
-        self.calls.note(suite, ticket, &answer);
+        self.calls.note(suite, &answer);
         let now = self.calls.context.now();
         match answer {
             Ok(AuthInfo { corp_name, agent_id: Some(agent_id), shared_from, is_verified }) => {
@@ -236,19 +229,24 @@ impl Reviews {
         reason: &str,
         backoff: Backoff,
     ) {
-        let of = version(key, record);
-        let mut waits = lock(&self.waits);
-        let before = waits.get(key).filter(|wait| wait.of == of).map_or(0, |wait| wait.failures);
-        let failures = before.saturating_add(1);
-        if failures == 1 {
+        if self.delay(key, record, backoff) == 1 {
             let (suite, corp_id, corp) = (&key.0, &record.corp_id, &record.name);
             tracing::warn!(%suite, %corp_id, corp, errcode, reason,
                 "the app at a corp could not be read; it is read again later");
         }
+    }
+
+    /// Has a reading wait after another failure in a row. Returns which one.
+    fn delay(&self, key: &Key, record: &Authorization, backoff: Backoff) -> u32 {
+        let of = version(key, record);
+        let mut waits = lock(&self.waits);
+        let before = waits.get(key).filter(|wait| wait.of == of).map_or(0, |wait| wait.failures);
+        let failures = before.saturating_add(1);
         let jitter = self.calls.context.jitter.of(key, failures);
         let wait_ms = u64::try_from(backoff.wait_ms(failures, jitter)).unwrap_or(0);
         let until = Instant::now() + Duration::from_millis(wait_ms);
         waits.insert(key.clone(), Wait { of, failures, until });
+        failures
     }
 
     fn in_flight(&self) -> MutexGuard<'_, BTreeSet<Key>> {

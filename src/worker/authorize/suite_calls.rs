@@ -2,10 +2,7 @@
 //!
 //! Deliberately absent: what a failure means for the auth code or corp that the call was about.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-use secrecy::{ExposeSecret as _, SecretString};
+use std::sync::Arc;
 
 use super::super::Context;
 use super::super::breaker::Scope;
@@ -19,22 +16,17 @@ use crate::wecom::{Api, CallError, Class, INVALID_TICKET, SuitePlatform};
 pub(super) struct SuiteCalls {
     pub(super) context: Context,
     pub(super) platform: Arc<dyn SuitePlatform>,
-    /// The ticket of each suite that WeCom has refused: calls wait for the next one.
-    refused_tickets: Mutex<BTreeMap<AppName, SecretString>>,
 }
 
 impl SuiteCalls {
     pub(super) fn new(context: Context, platform: Arc<dyn SuitePlatform>) -> Self {
-        Self { context, platform, refused_tickets: Mutex::default() }
+        Self { context, platform }
     }
 
-    /// The ticket with which the suite can call WeCom; `None` while it has to wait for one.
-    pub(super) fn ticket(&self, suite: &AppName, view: &SuiteView) -> Option<SecretString> {
-        let ticket = view.valid_ticket(self.context.now())?;
-        let refused = self.refused_tickets();
-        let is_refused =
-            refused.get(suite).is_some_and(|refused| refused.expose_secret() == ticket.expose_secret());
-        (!is_refused).then(|| ticket.clone())
+    /// Whether the suite has a ticket with which it can call WeCom; it waits for the next one otherwise.
+    pub(super) fn has_ticket(&self, suite: &AppName, view: &SuiteView) -> bool {
+        let ticket = view.valid_ticket(self.context.now());
+        ticket.is_some_and(|ticket| !self.platform.has_refused_ticket(suite, ticket))
     }
 
     /// Whether the suite's calls are held back because they fail.
@@ -42,38 +34,38 @@ impl SuiteCalls {
         self.context.breakers.open(&[&Scope::Suite(suite.clone())], self.context.now()).is_some()
     }
 
-    /// Takes note of what the result of a call says about all calls of the suite; `ticket` is the one the
-    /// call began with.
-    pub(super) fn note<T>(&self, suite: &AppName, ticket: SecretString, result: &Result<T, CallError>) {
+    /// Takes note of what the result of a call says about all calls of the suite.
+    pub(super) fn note<T>(&self, suite: &AppName, result: &Result<T, CallError>) {
         let (breakers, scope) = (&self.context.breakers, Scope::Suite(suite.clone()));
         match result {
             Err(CallError::Refused { api: Api::GetSuiteToken, errcode: INVALID_TICKET, .. }) => {
                 tracing::warn!(%suite, "WeCom refused the suite's ticket; the suite waits for the next one");
-                self.refused_tickets().insert(suite.clone(), ticket);
             }
-            Err(error) if concerns_suite(error) => {
-                // Short waits: an auth code can be used for ten minutes only.
-                breakers.failed(&scope, failure_reason(error), Backoff::AUTH_CODE, self.context.now());
-            }
-            // Any other answer was to a call with a valid access token.
-            Ok(_) | Err(CallError::Refused { .. }) => breakers.succeeded(&scope),
-            Err(
-                CallError::NotAuthorized { .. }
-                | CallError::Transport { .. }
-                | CallError::NoPermit { .. }
-                | CallError::Ledger { .. },
-            ) => {}
+            Err(error) => match suite_backoff(error) {
+                Some(backoff) => {
+                    breakers.failed(&scope, failure_reason(error), backoff, self.context.now());
+                }
+                // Any other answer was to a call with a valid access token.
+                None if matches!(error, CallError::Refused { .. }) => breakers.succeeded(&scope),
+                None => {}
+            },
+            Ok(_) => breakers.succeeded(&scope),
         }
-    }
-
-    fn refused_tickets(&self) -> MutexGuard<'_, BTreeMap<AppName, SecretString>> {
-        self.refused_tickets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Whether all calls of the suite are refused until an operator corrects a setting.
-fn concerns_suite(error: &CallError) -> bool {
-    let CallError::Refused { api, errcode, .. } = error else { return false };
+/// When the suite is tried again after a refusal of all its calls, which lasts until an operator corrects a
+/// setting; `None` for any other error.
+///
+/// A secret or id of the suite that is wrong is tried slowly: WeCom bans an IP address for an hour after
+/// repeated wrong secrets (document 90313), and another one takes a restart. An IP address can be trusted
+/// while the service runs, and the auth codes that wait for it live for ten minutes only.
+fn suite_backoff(error: &CallError) -> Option<Backoff> {
+    let CallError::Refused { api, errcode, .. } = error else { return None };
     let is_temporary = matches!(error.class(), Class::Transient | Class::Token | Class::Rate);
-    matches!(api, Api::GetSuiteToken) && !is_temporary || matches!(errcode, 60_020 | 301_042)
+    match (api, errcode) {
+        (_, 60_020 | 301_042) => Some(Backoff::AUTH_CODE),
+        (Api::GetSuiteToken, _) if !is_temporary => Some(Backoff::CONFIGURATION),
+        _ => None,
+    }
 }

@@ -75,6 +75,7 @@ async fn start(clock: &Arc<ManualClock>, memory: &Memory) -> ClockWatch {
         breakers: Arc::default(),
         sinks: Arc::new(SinkRegistry::new([sink()])),
         activity: Arc::default(),
+        wake: Arc::default(),
         store_failures: Arc::default(),
         steps_back: VecDeque::new(),
         stored_at: None,
@@ -291,4 +292,18 @@ async fn the_last_write_is_of_the_clocks_and_of_what_happened_at_dealers() {
     assert_eq!(store.last_moment().await, Ok(Some(machine.clock.moment())));
     let row = store.dealer_rows(&app()).await.unwrap().remove(0);
     assert_eq!(row.activity.first_event_at, Some(NOON));
+}
+
+#[tokio::test]
+async fn the_suites_are_read_again_once_their_waits_are_moved() {
+    use futures_util::FutureExt as _;
+    for ahead_ms in [HOUR_MS, -HOUR_MS] {
+        let mut machine = Machine::with_clock_ahead(ahead_ms).await;
+        let wake = machine.watch.wake.clone();
+        machine.watch.look().await;
+        assert!(wake.suites.notified().now_or_never().is_none());
+        machine.clock.set_wall(-ahead_ms);
+        machine.follow().await;
+        assert!(wake.suites.notified().now_or_never().is_some(), "{ahead_ms}");
+    }
 }

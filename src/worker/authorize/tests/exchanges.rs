@@ -50,9 +50,9 @@ async fn a_refused_ticket_is_not_used_again_and_opens_no_breaker() {
 }
 
 #[tokio::test]
-async fn a_wrong_suite_secret_holds_the_suite_back_for_seconds_only() {
+async fn an_untrusted_address_holds_the_suite_back_for_seconds_only() {
     let mut agency = Agency::new(one_app).await;
-    agency.wecom.state().refused.insert(Api::GetSuiteToken, 40_080);
+    agency.wecom.state().refused.insert(Api::GetSuiteToken, 60_020);
     for n in 0..20 {
         agency.scan(&format!("code{n}"), &CorpId::new(format!("wp{n}")).unwrap()).await;
     }
@@ -61,7 +61,7 @@ async fn a_wrong_suite_secret_holds_the_suite_back_for_seconds_only() {
     let failing = agency.context().breakers.failing(&[&scope]).unwrap();
     assert_eq!(
         (failing.reason.errcode, scope.kind(), scope.to_string().as_str()),
-        (Some(40_080), "suite", "suite agency")
+        (Some(60_020), "suite", "suite agency")
     );
     assert!(failing.probe_at.millis_since(agency.now()) <= 15 * SECOND_MS);
     assert!(agency.wecom.count("permanent_code") < 100);
@@ -70,6 +70,46 @@ async fn a_wrong_suite_secret_holds_the_suite_back_for_seconds_only() {
     assert_eq!(agency.context().breakers.all(agency.now()), []);
     let SuiteRecords { exchanges, authorizations, .. } = agency.records().await;
     assert_eq!((exchanges.len(), authorizations.len()), (0, 20));
+}
+
+#[tokio::test]
+async fn a_wrong_suite_secret_or_id_is_tried_slowly_and_at_once_when_resumed() {
+    for errcode in [40_001, 40_080, 40_083] {
+        let mut agency = Agency::new(one_app).await;
+        agency.wecom.state().refused.insert(Api::GetSuiteToken, errcode);
+        agency.scan("code", &brand()).await;
+        agency.pass(MINUTE * 5).await;
+        let tries = agency.wecom.count("permanent_code");
+        assert!((3..=7).contains(&tries), "{errcode}: {tries} in five minutes");
+        agency.wecom.state().refused.clear();
+        agency.settle().await;
+        assert_eq!(agency.wecom.count("permanent_code"), tries, "it waits");
+        let resumed = Resumer::of(agency.context()).run_suite(&suite()).await.unwrap();
+        assert_eq!(resumed.breakers, 1);
+        agency.settle().await;
+        assert!(agency.can_call(), "{errcode}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_set_ends_no_exchange_and_no_ticket() {
+    for by_ms in [DAY_MS, -DAY_MS] {
+        let mut agency = Agency::new(one_app).await;
+        agency.wecom.state().refused.insert(Api::GetPermanentCode, -1);
+        agency.scan("code", &brand()).await;
+        agency.pass(SECOND * 5).await;
+        let after = if by_ms > 0 { agency.now() } else { agency.now().plus_ms(by_ms) };
+        agency.context().store.shift_waits(by_ms, after).await.unwrap();
+        agency.world.clock.set_wall(by_ms);
+        // What the worker knows is from before.
+        agency.look().await;
+        agency.calls_end().await;
+        assert_eq!(agency.end("code").await, None);
+        agency.context().wake.suites.notify_one();
+        agency.wecom.state().refused.clear();
+        agency.pass(MINUTE).await;
+        assert!(agency.can_call(), "{by_ms}");
+    }
 }
 
 #[tokio::test]

@@ -79,3 +79,37 @@ async fn permissions_that_may_not_be_read_are_asked_for_once_a_day() {
     agency.settle().await;
     assert_eq!(agency.wecom.count("permissions"), 2);
 }
+
+#[tokio::test]
+async fn an_app_whose_reading_could_not_be_stored_is_not_read_again_at_once() {
+    let mut agency = Agency::new(one_app).await;
+    agency.wecom.state().refused.insert(Api::GetAuthInfo, 842_002);
+    agency.scan("code", &brand()).await;
+    agency.settle().await;
+    agency.wecom.state().refused.clear();
+    agency.world.store.fill_disk(true);
+    agency.world.advance(MINUTE).await;
+    agency.settle().await;
+    assert_eq!((agency.wecom.count("auth_info"), agency.can_call()), (2, false));
+    agency.world.store.fill_disk(false);
+    agency.pass(SECOND).await;
+    assert_eq!((agency.wecom.count("auth_info"), agency.can_call()), (3, true));
+}
+
+#[tokio::test]
+async fn a_suite_that_is_resumed_reads_its_corps_and_forgets_the_codes_that_failed() {
+    let mut agency = Agency::new(one_app).await;
+    agency.receive(code_event("unknown", CodeKind::Create, agency.now())).await;
+    agency.wecom.state().refused.insert(Api::GetAuthInfo, 842_002);
+    agency.scan("code", &brand()).await;
+    agency.settle().await;
+    assert!(agency.end("unknown").await.is_some());
+    agency.wecom.state().refused.clear();
+    agency.settle().await;
+    assert_eq!((agency.wecom.count("auth_info"), agency.can_call()), (1, false));
+    let resumed = Resumer::of(agency.context()).run_suite(&suite()).await.unwrap();
+    assert_eq!((resumed.breakers, resumed.exchanges), (0, 1));
+    agency.settle().await;
+    assert_eq!((agency.wecom.count("auth_info"), agency.can_call()), (2, true));
+    assert!(agency.context().apps.suite(&suite()).unwrap().exchanges.is_empty());
+}

@@ -49,6 +49,10 @@ pub(super) struct State {
     /// The corps that have the app from another, and from which.
     pub(super) shared_from: BTreeMap<CorpId, CorpId>,
     pub(super) cancelled: BTreeSet<CorpId>,
+    /// Whether a ticket was refused that it was not asked about since.
+    has_refused_ticket: bool,
+    /// The ticket that was refused last.
+    refused_ticket: Option<String>,
     /// Codes that a call is refused with, by the name of the call or that of the call before it.
     pub(super) refused: BTreeMap<Api, i64>,
     /// Whether the next answer to `permanent_code` is lost.
@@ -103,6 +107,7 @@ impl Wecom {
         let mut state = self.state();
         let refused = apis.iter().find_map(|api| Some((*api, *state.refused.get(api)?)));
         state.calls.push(call);
+        state.has_refused_ticket |= refused == Some((Api::GetSuiteToken, 40_085));
         match refused {
             Some((api, errcode)) => Err(refused_by(api, errcode)),
             None => Ok(state),
@@ -178,6 +183,14 @@ impl SuitePlatform for Wecom {
         let answer = answer.map(|_| vec![READ_CUSTOMERS.to_owned()]);
         self.step().await;
         answer
+    }
+
+    fn has_refused_ticket(&self, _: &AppName, ticket: &SecretString) -> bool {
+        let (ticket, mut state) = (ticket.expose_secret().to_owned(), self.state());
+        if std::mem::take(&mut state.has_refused_ticket) {
+            state.refused_ticket = Some(ticket.clone());
+        }
+        state.refused_ticket == Some(ticket)
     }
 }
 
