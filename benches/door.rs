@@ -30,7 +30,7 @@ use unionlink::callback::{AesKey, Keys, Query, verify};
 use unionlink::clock::SystemClock;
 use unionlink::domain::ids::{AppName, CorpId};
 use unionlink::http::doors::{AppDoor, AppRecipients, Door};
-use unionlink::http::{CallbackLog, CallbackState, Limits, public, serve};
+use unionlink::http::{CallbackLog, CallbackState, Limits, UnservedCorps, public, serve};
 use unionlink::intake::{Recipients, classify};
 use unionlink::simulator::{Fault, Options, Target};
 use unionlink::store::embedded::engine::Memory;
@@ -132,6 +132,7 @@ fn in_memory(brand: &Brand) -> Router {
         metrics: Arc::new(Metrics::default()),
         wake: Arc::new(Wake::default()),
         activity: Arc::default(),
+        unserved: UnservedCorps::default(),
         log: CallbackLog::default(),
         event_days_max: 0,
         body_bytes_max: 64 << 10,

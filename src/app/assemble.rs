@@ -20,7 +20,7 @@ use crate::domain::backoff::Jitter;
 use crate::domain::ids::SinkName;
 use crate::domain::quota::{Budget, Grant, Share};
 use crate::domain::time::{DAY_MS, Moment};
-use crate::http::{CallbackLog, CallbackState, unrouted};
+use crate::http::{CallbackLog, CallbackState, UnservedCorps, unrouted};
 use crate::sink::Sink;
 use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;
@@ -144,6 +144,7 @@ pub async fn assemble(
         metrics,
         wake: context.wake.clone(),
         activity: context.activity.clone(),
+        unserved: UnservedCorps::default(),
         log: CallbackLog::default(),
         event_days_max: u32::try_from(config.server.event_days_max).unwrap_or(u32::MAX),
         body_bytes_max: size(config.server.body_bytes_max),

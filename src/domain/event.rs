@@ -103,6 +103,8 @@ pub enum Kind {
     Subscription,
     /// The app is, or will be, limited or paused for want of use; or no longer is.
     AppLifeCycle,
+    /// `unlicensed_notify`: a member at a corp has no licence for the app.
+    UnlicensedNotify,
     /// `share_chain_change` or `share_agent_change`.
     ShareChainChange,
     /// `change_chain`, any change type.
@@ -221,8 +223,8 @@ pub enum QuarantineReason {
         /// Its `CreateTime`.
         created_at: Timestamp,
     },
-    /// At a suite's URL, about a corp that no app of the suite serves yet. Redriven without an operator once
-    /// one does.
+    /// At the URL of a suite, or of an app of one that serves no brand yet: about a corp that no app serves.
+    /// Redriven without an operator once one does.
     Unrouted {
         /// The corp that the message is about.
         corp_id: CorpId,

@@ -10,12 +10,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::callback_log::CallbackLog;
-use super::doors::{AppDoor, Door, Doors, Misplaced, Place, SuiteDoor, without_groups};
+use super::doors::{AppDoor, Door, Doors, Misplaced, Place, SuiteDoor, unrouted, without_groups};
 use super::payload::{Concern, payload_of};
+use super::unserved::{MESSAGES_MAX, UnservedCorps};
 use crate::at_rest::Nonces;
 use crate::callback::VerifiedMessage;
 use crate::clock::Clock;
-use crate::domain::event::{Kind, QuarantineReason};
+use crate::domain::dealer_activity::DealerTrouble;
+use crate::domain::event::Kind;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::suite::SuiteEvent;
 use crate::domain::time::Timestamp;
@@ -24,9 +26,13 @@ use crate::intake::{
 };
 use crate::store::{Appended, Arrival, MessageDigest, Payload, Store, StoreError};
 use crate::telemetry::metrics::{CallbackOutcome, Metrics, TimestampSource};
+use crate::wecom::{Development, remedy_for};
 use crate::worker::Wake;
 use crate::worker::activity::Activity;
 use crate::worker::apps::Apps;
+
+/// The code that calls about a member without a licence are refused with (document 97176).
+const NO_LICENCE: i64 = 701_008;
 
 /// The state that the handlers share.
 pub struct CallbackState {
@@ -46,6 +52,8 @@ pub struct CallbackState {
     pub wake: Arc<Wake>,
     /// Counts the events of each corp.
     pub activity: Arc<Activity>,
+    /// The corps whose messages wait because no app serves them.
+    pub unserved: UnservedCorps,
     /// Logs answers.
     pub log: CallbackLog,
     /// The maximum age of an event in days; 0 means no limit.
@@ -88,7 +96,12 @@ impl CallbackState {
     ) -> Result<CallbackOutcome, StoreError> {
         let age_limit = Some(self.age_limit(now));
         let classified = door.classify(&*self.store, &self.apps, message, age_limit).await?;
-        self.count_message(&classified, now);
+        if classified.unserved().is_some() {
+            // The quarantine does not say what kind of message it is.
+            self.count_message(&classify_accepted(message, None), now);
+        } else {
+            self.count_message(&classified, now);
+        }
         let received = Received { message, at: now, is_agency: door.is_agency() };
         self.keep(&door.name, door.brand(&self.apps), classified, &received).await
     }
@@ -177,21 +190,17 @@ impl CallbackState {
     ) -> Result<CallbackOutcome, StoreError> {
         let classified = classify_accepted(message, None);
         self.count_message(&classified, now);
-        for agency in self.apps.agency().iter().filter(|agency| agency.suite == *suite) {
-            if self.apps.corp_of(&agency.app).is_some() {
-                self.wake.dealers_changed(&agency.app);
+        if self.unserved.is_reading_due(suite, about) {
+            for agency in self.apps.agency().iter().filter(|agency| agency.suite == *suite) {
+                if self.apps.corp_of(&agency.app).is_some() {
+                    self.wake.dealers_changed(&agency.app);
+                }
             }
         }
-        let unrouted = |event| {
-            let reason = QuarantineReason::Unrouted { corp_id: about.clone() };
-            Classified::Quarantine { reason, event }
-        };
-        let classified = match classified {
-            Classified::Event(event) => unrouted(Some(event)),
-            Classified::Chat(_) | Classified::Visibility { .. } | Classified::Alarm(_) => unrouted(None),
-            Classified::Ignored(_) => return Ok(CallbackOutcome::Ignored),
-            quarantine @ Classified::Quarantine { .. } => quarantine,
-        };
+        let classified = unrouted(classified, about);
+        if matches!(classified, Classified::Ignored(_)) {
+            return Ok(CallbackOutcome::Ignored);
+        }
         let received = Received { message, at: now, is_agency: true };
         self.keep(suite, None, classified, &received).await
     }
@@ -206,6 +215,10 @@ impl CallbackState {
     ) -> Result<CallbackOutcome, StoreError> {
         let &Received { message, at, is_agency } = received;
         let corp_id = classified.corp_id().cloned();
+        let unserved = classified.unserved().cloned();
+        if unserved.as_ref().is_some_and(|corp_id| !self.unserved.has_room(name, corp_id)) {
+            return Err(StoreError::InboxFull { limit: MESSAGES_MAX });
+        }
         let outcome = match &classified {
             Classified::Quarantine { reason, event } => {
                 if is_agency && event.is_none() && may_contain_secret(message.text()) {
@@ -226,6 +239,9 @@ impl CallbackState {
                 if ignored.kind.changes_dealers() {
                     self.wake.dealers_changed(name);
                 }
+                if ignored.kind == Kind::UnlicensedNotify {
+                    self.note_missing_licence(name, brand.as_ref(), corp_id.as_ref(), at);
+                }
                 self.note_activity(name, brand, corp_id.as_ref(), at).await;
                 return Ok(CallbackOutcome::Ignored);
             }
@@ -236,12 +252,31 @@ impl CallbackState {
         Ok(match self.store.append(arrival).await? {
             Appended::New(_) => {
                 concern.wake(&self.wake, name);
+                if let Some(corp_id) = &unserved {
+                    self.unserved.kept(name, corp_id);
+                }
                 self.note_activity(name, brand, corp_id.as_ref(), at).await;
                 outcome
             }
             Appended::Duplicate => CallbackOutcome::Duplicate,
             Appended::Forgotten | Appended::Stale => CallbackOutcome::Ignored,
         })
+    }
+
+    /// Notes as a dealer's trouble that a member there has no licence: the customers of that member cannot be
+    /// read, and WeCom reports none of them. Nothing else of the dealer depends on it.
+    fn note_missing_licence(
+        &self,
+        app: &AppName,
+        brand: Option<&CorpId>,
+        corp_id: Option<&CorpId>,
+        at: Timestamp,
+    ) {
+        let is_brand = |corp_id: &CorpId| brand.is_some_and(|brand| brand.same_corp(corp_id.as_str()));
+        let Some(corp_id) = corp_id.filter(|corp_id| !is_brand(corp_id)) else { return };
+        let remedy = remedy_for(NO_LICENCE, Development::Agency).en;
+        let text = format!("WeCom sent unlicensed_notify for a member: {remedy}");
+        self.activity.trouble(app, corp_id, DealerTrouble { errcode: Some(NO_LICENCE), text, at });
     }
 
     /// Counts a message from a corp. If the corp is a dealer, logs its first message with the dealer's name,

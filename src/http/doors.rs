@@ -187,52 +187,95 @@ impl AppDoor {
         message: &VerifiedMessage,
         age_limit: Option<AgeLimit>,
     ) -> Result<Classified, StoreError> {
-        let is_dealer =
-            async |corp_id: &CorpId| Ok::<_, StoreError>(store.dealer(&self.name, corp_id).await?.is_some());
         let classified = match &self.recipients {
             AppRecipients::SelfBuilt(recipients) => {
+                let is_dealer = async |corp_id: &CorpId| self.has_dealer(store, corp_id).await;
                 intake::classify(message, recipients, age_limit, is_dealer).await?
             }
             AppRecipients::Agency(recipients) => {
-                self.classify_agency(recipients, apps, message, age_limit, is_dealer).await?
+                self.classify_agency(recipients, store, apps, message, age_limit).await?
             }
         };
         Ok(without_groups(classified, self.customer_groups))
     }
 
+    /// While the app serves no brand, what is about a corp waits: it may be the brand, or a dealer of it.
     async fn classify_agency(
         &self,
         recipients: &SuiteRecipients,
+        store: &dyn Store,
         apps: &Apps,
         message: &VerifiedMessage,
         age_limit: Option<AgeLimit>,
-        is_dealer: impl AsyncFnOnce(&CorpId) -> Result<bool, StoreError>,
     ) -> Result<Classified, StoreError> {
         let about = match intake::at_suite(message.text()) {
             AtSuite::App(about) => Some(about),
             AtSuite::Own(_) | AtSuite::NotUnderstood(_) => None,
         };
-        let receive_id = String::from_utf8_lossy(message.receive_id());
-        let app_of = |corp_id: &str| apps.app_of_brand(&recipients.suite, corp_id);
-        let app_of_about = about.as_ref().and_then(|about| app_of(about.as_str()));
-        // Another brand's message is not this app's, even if it is encrypted with this app's key.
-        let accepted = if let Some(app) = app_of(&receive_id) {
-            app == self.name
-        } else if app_of_about.is_some_and(|app| app != self.name) {
-            false
-        } else if recipients.accepts(apps, message.receive_id(), about.as_ref()) {
-            true
-        } else {
-            match CorpId::new(&*receive_id) {
-                Ok(corp_id) => is_dealer(&corp_id).await?,
-                Err(_) => false,
-            }
-        };
-        Ok(if accepted {
-            intake::classify_accepted(message, age_limit)
-        } else {
-            Classified::Quarantine { reason: QuarantineReason::ReceiveId, event: None }
+        if !self.accepts(recipients, store, apps, message.receive_id(), about.as_ref()).await? {
+            return Ok(Classified::Quarantine { reason: QuarantineReason::ReceiveId, event: None });
+        }
+        let classified = intake::classify_accepted(message, age_limit);
+        Ok(match about {
+            Some(about) if apps.corp_of(&self.name).is_none() => unrouted(classified, &about),
+            Some(_) | None => classified,
         })
+    }
+
+    /// Whether a message to this app of a suite is accepted that is about the corp `about` and encrypted for
+    /// `receive_id`. Another brand's is not, even if it is encrypted with this app's key.
+    async fn accepts(
+        &self,
+        recipients: &SuiteRecipients,
+        store: &dyn Store,
+        apps: &Apps,
+        receive_id: &[u8],
+        about: Option<&CorpId>,
+    ) -> Result<bool, StoreError> {
+        let (suite, is_served) = (&recipients.suite, apps.corp_of(&self.name).is_some());
+        let is_of_another = |corp_id: &str| match apps.app_of_brand(suite, corp_id) {
+            Some(app) => app != self.name,
+            // Without a brand, this app may be the one that will serve it.
+            None => is_served && apps.is_authorized_brand(suite, corp_id),
+        };
+        let receive_id_text = String::from_utf8_lossy(receive_id);
+        if apps.app_of_brand(suite, &receive_id_text).is_some_and(|app| app == self.name) {
+            return Ok(true);
+        }
+        if is_of_another(&receive_id_text) || about.is_some_and(|about| is_of_another(about.as_str())) {
+            return Ok(false);
+        }
+        if recipients.accepts(apps, receive_id, about) {
+            return Ok(true);
+        }
+        match CorpId::new(&*receive_id_text) {
+            Ok(corp_id) => self.has_dealer(store, &corp_id).await,
+            Err(_) => Ok(false),
+        }
+    }
+
+    async fn has_dealer(&self, store: &dyn Store, corp_id: &CorpId) -> Result<bool, StoreError> {
+        Ok(store.dealer(&self.name, corp_id).await?.is_some())
+    }
+
+    /// Whether a message that waits because the app served no brand can go on: about the corp `about`, and
+    /// encrypted for `receive_id`.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(super) async fn is_routed(
+        &self,
+        store: &dyn Store,
+        apps: &Apps,
+        receive_id: &[u8],
+        about: &CorpId,
+    ) -> Result<bool, StoreError> {
+        match &self.recipients {
+            AppRecipients::Agency(recipients) if apps.corp_of(&self.name).is_some() => {
+                self.accepts(recipients, store, apps, receive_id, Some(about)).await
+            }
+            AppRecipients::Agency(_) | AppRecipients::SelfBuilt(_) => Ok(false),
+        }
     }
 }
 
@@ -339,6 +382,16 @@ impl Misplaced {
             | QuarantineReason::Unrouted { .. } => Self::ReceiveId,
         }
     }
+}
+
+/// What becomes of a message about a corp that no app serves yet: it is quarantined, unless it needs no action.
+pub(super) fn unrouted(classified: Classified, about: &CorpId) -> Classified {
+    let event = match classified {
+        Classified::Event(event) => Some(event),
+        Classified::Chat(_) | Classified::Visibility { .. } | Classified::Alarm(_) => None,
+        other @ (Classified::Ignored(_) | Classified::Quarantine { .. }) => return other,
+    };
+    Classified::Quarantine { reason: QuarantineReason::Unrouted { corp_id: about.clone() }, event }
 }
 
 /// Ignores the events of customer groups for an app that does not act upon them.

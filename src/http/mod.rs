@@ -20,8 +20,10 @@ mod scene;
 mod serve;
 mod tracked;
 pub mod unrouted;
+mod unserved;
 
 pub use callback_log::CallbackLog;
 pub use callbacks::CallbackState;
 pub use redrive::{Redrive, RedriveError};
 pub use serve::{Limits, serve};
+pub use unserved::UnservedCorps;

@@ -28,7 +28,7 @@ pub enum RedriveError {
     /// It still cannot be parsed.
     #[error("the message still cannot be parsed: {0}")]
     NotUnderstood(String),
-    /// No app of its suite serves the corp that it is about.
+    /// No app of its suite serves the corp that it is about, or its app no brand.
     #[error("no app of the suite serves the corp of the message yet")]
     Unrouted,
     /// The store could not be read or written.

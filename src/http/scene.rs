@@ -16,6 +16,7 @@ use super::callback_log::CallbackLog;
 use super::callbacks::CallbackState;
 use super::doors::{AppDoor, AppRecipients, Door, Doors, SuiteDoor, SuiteRecipients};
 use super::public;
+use super::unserved::UnservedCorps;
 use crate::at_rest::{Purpose, Sealer};
 use crate::callback::properties::request;
 use crate::callback::{AesKey, Keys};
@@ -156,6 +157,7 @@ impl Scene {
             metrics: Arc::new(Metrics::default()),
             wake: Arc::new(Wake::default()),
             activity: Arc::default(),
+            unserved: UnservedCorps::default(),
             log: CallbackLog::default(),
             event_days_max: 7,
             body_bytes_max: 64 << 10,

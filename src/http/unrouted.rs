@@ -1,5 +1,6 @@
-//! Redriving, without an operator, what was quarantined at a suite's URL because no app of the suite served the
-//! corp that it is about: the app may serve it by now, or WeCom may list it as a dealer.
+//! Redriving, without an operator, what was quarantined because no app served the corp that it is about, at a
+//! suite's URL or at that of an app without a brand: an app may serve it by now, or WeCom may list it as a
+//! dealer.
 //!
 //! Deliberately absent: how one message is redriven (see `redrive`), and every other reason
 //! for a quarantine, which is an operator's to end.
@@ -12,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::callback_log::CallbackLog;
 use super::callbacks::CallbackState;
-use super::doors::{Door, SuiteDoor};
+use super::doors::Door;
 use super::redrive::{Redrive, RedriveError};
 use crate::domain::event::QuarantineReason;
 use crate::domain::ids::{AppName, CorpId};
@@ -51,43 +52,45 @@ impl CallbackState {
         let mut redriven = BTreeMap::new();
         // Where many wait for one corp, it is looked for once.
         let mut unserved: BTreeSet<(AppName, CorpId, String)> = BTreeSet::new();
+        let mut left: BTreeMap<(AppName, CorpId), u64> = BTreeMap::new();
         let mut after = EventId(0);
-        if self.store.counts().quarantined == 0 {
-            return Ok(redriven);
-        }
-        loop {
+        while self.store.counts().quarantined > 0 {
             let page = self.store.events(EventState::Quarantined, after, PAGE).await?;
-            let Some(last) = page.last() else { return Ok(redriven) };
+            let Some(last) = page.last() else { break };
             after = last.id();
             for row in page {
                 let EventRow::Quarantined(waiting) = row else { continue };
-                let (Some(Door::Suite(door)), QuarantineReason::Unrouted { corp_id }) =
-                    (self.doors.get(&waiting.app), &waiting.reason)
-                else {
-                    continue;
-                };
+                let QuarantineReason::Unrouted { corp_id } = &waiting.reason else { continue };
                 let key = (waiting.app.clone(), corp_id.clone(), waiting.receive_id.clone());
-                if unserved.contains(&key) {
+                let is_routed = !unserved.contains(&key)
+                    && match self.doors.get(&waiting.app) {
+                        Some(door) => self.is_routed(door, corp_id, &waiting.receive_id).await?,
+                        None => false,
+                    };
+                if is_routed && self.redrive_one(&waiting).await? {
+                    *redriven.entry(waiting.app).or_default() += 1;
                     continue;
                 }
-                if !self.is_routed(door, corp_id, &waiting.receive_id).await? {
+                *left.entry((waiting.app, corp_id.clone())).or_default() += 1;
+                if !is_routed {
                     unserved.insert(key);
-                } else if self.redrive_one(&waiting).await? {
-                    *redriven.entry(waiting.app).or_default() += 1;
                 }
             }
             tokio::task::yield_now().await;
         }
+        self.unserved.counted(left);
+        Ok(redriven)
     }
 
-    async fn is_routed(
-        &self,
-        door: &SuiteDoor,
-        about: &CorpId,
-        receive_id: &str,
-    ) -> Result<bool, StoreError> {
-        let found = door.route(&*self.store, &self.apps, receive_id.as_bytes(), about).await?;
-        Ok(found.is_some_and(|apps| !apps.is_empty()))
+    async fn is_routed(&self, door: &Door, about: &CorpId, receive_id: &str) -> Result<bool, StoreError> {
+        let (store, receive_id) = (&*self.store, receive_id.as_bytes());
+        match door {
+            Door::App(door) => door.is_routed(store, &self.apps, receive_id, about).await,
+            Door::Suite(door) => {
+                let found = door.route(store, &self.apps, receive_id, about).await?;
+                Ok(found.is_some_and(|apps| !apps.is_empty()))
+            }
+        }
     }
 
     async fn redrive_one(&self, waiting: &Quarantined) -> Result<bool, StoreError> {

@@ -148,6 +148,7 @@ fn subject(fields: &Fields<'_>) -> Result<Subject, MessageError> {
         "low_active_alert" => Subject::Alarm(AppAlarmKind::LowActiveAlert),
         "low_active" => Subject::Alarm(AppAlarmKind::LowActive),
         "active_restored" => Subject::Alarm(AppAlarmKind::ActiveRestored),
+        "unlicensed_notify" => Subject::Other(Kind::UnlicensedNotify),
         "share_chain_change" | "share_agent_change" => Subject::Other(Kind::ShareChainChange),
         "change_chain" => Subject::Other(Kind::ChangeChain),
         _ => Subject::Other(Kind::OtherEvent),

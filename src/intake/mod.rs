@@ -100,6 +100,20 @@ impl Classified {
             Self::Quarantine { .. } => None,
         }
     }
+
+    /// The corp that a message to be quarantined is about, if it is because no app serves that corp.
+    #[must_use]
+    pub const fn unserved(&self) -> Option<&CorpId> {
+        match self {
+            Self::Quarantine { reason: QuarantineReason::Unrouted { corp_id }, .. } => Some(corp_id),
+            Self::Quarantine { .. }
+            | Self::Event(_)
+            | Self::Chat(_)
+            | Self::Visibility { .. }
+            | Self::Alarm(_)
+            | Self::Ignored(_) => None,
+        }
+    }
 }
 
 /// Classifies a message. It is accepted if it was encrypted for one of `recipients`, for the corp that it is

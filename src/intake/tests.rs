@@ -77,6 +77,9 @@ async fn every_change_type_has_its_own_kind() {
         let xml = ADD.replace("add_external_contact", change);
         assert_eq!(classified("wpDEALER", &xml, None).await.kind().map(|(kind, _)| kind), Some(kind));
     }
+    let notice = ADD.replace("change_external_contact", "unlicensed_notify");
+    let classified = classified("wpDEALER", &notice, None).await;
+    assert_eq!(classified.kind().map(|(kind, _)| kind), Some(Kind::UnlicensedNotify));
 }
 
 #[test]

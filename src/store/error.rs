@@ -16,9 +16,10 @@ pub enum StoreError {
         min_mb: u64,
     },
     /// The inbox has reached its limit, or the quarantine for a message that belongs there.
-    #[error("the inbox is at its limit of {limit} events")]
+    #[error("the inbox, or the quarantine, is at its limit of {limit} messages")]
     InboxFull {
-        /// The configured maximum number of events; the quarantine has the same.
+        /// The maximum that was reached: the configured number of events, which the quarantine has too, or a
+        /// smaller one for messages of corps that no app serves.
         limit: u64,
     },
     /// The writer made no progress within the time limit. The transaction may still be committed.

@@ -32,7 +32,7 @@ impl Activity {
     }
 
     /// Notes an error that concerns a dealer. Only the newest one is kept.
-    pub(super) fn trouble(&self, app: &AppName, corp_id: &CorpId, trouble: DealerTrouble) {
+    pub fn trouble(&self, app: &AppName, corp_id: &CorpId, trouble: DealerTrouble) {
         self.change(app, corp_id, |new| new.trouble = Some(trouble));
     }
 

@@ -11,7 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::suites::{SuiteSettings, SuiteView};
-use crate::domain::authorization::{Authorization, dealers_of};
+use crate::domain::authorization::{Authorization, Role, dealers_of};
 use crate::domain::bindings::{AgencyApp, Bindings, Unserved};
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
@@ -215,6 +215,14 @@ impl Apps {
     #[must_use]
     pub fn has_authorized(&self, suite: &AppName, corp_id: &str) -> bool {
         self.suite(suite).is_some_and(|view| view.authorization(corp_id).is_some())
+    }
+
+    /// Whether the corp with this id has authorised the suite as a brand, whether or not an app serves it.
+    #[must_use]
+    pub fn is_authorized_brand(&self, suite: &AppName, corp_id: &str) -> bool {
+        let view = self.suite(suite);
+        let record = view.as_ref().and_then(|view| view.authorization(corp_id)).map(|one| &one.record);
+        record.is_some_and(|record| record.role() == Some(Role::Brand))
     }
 
     /// The app of the suite that serves the brand with this id.

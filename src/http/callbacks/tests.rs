@@ -17,7 +17,7 @@ use crate::domain::tally::Tally;
 use crate::http::doors::SuiteRecipients;
 use crate::http::scene::{NOW, SUITE_ID, Scene, added, corp, name, own};
 use crate::store::embedded::Settings;
-use crate::store::{Counts, SuiteRecords, Suites as _};
+use crate::store::{Counts, Reconciling as _, SuiteRecords, Suites as _};
 use CallbackOutcome::{Accepted, Duplicate, Ignored, Misplaced as WithoutEffect, Quarantined, Refused};
 
 const CODE: &str = "<AuthCode><![CDATA[CANARY-auth-code]]></AuthCode>";
@@ -325,6 +325,25 @@ async fn dealers_are_listed_again_after_a_change_of_them_and_for_an_unknown_corp
     assert_eq!(changed(), [false, true, false]);
     scene.receive("agency", SUITE_ID, &added("wpN", 1)).await;
     assert_eq!(changed(), [true, true, false]);
+    scene.receive("agency", SUITE_ID, &added("wpN", 2)).await;
+    assert_eq!(changed(), [false; 3], "not for each of its messages");
+}
+
+#[tokio::test]
+async fn a_notice_of_a_missing_licence_is_a_trouble_of_the_dealer() {
+    let scene = Scene::authorized().await;
+    let notice = added("wpD2", 1).replace("change_external_contact", "unlicensed_notify");
+    scene.receive("agency", "wpB", &notice).await;
+    assert_eq!(scene.outcomes([Ignored]), [1]);
+    scene.state.activity.record_rest(&*scene.store).await.unwrap();
+    let trouble = async |app: &str| {
+        let mut rows = scene.store.dealer_rows(&name(app)).await.unwrap();
+        rows.pop().unwrap().activity.trouble
+    };
+    let noted = trouble("second").await.unwrap();
+    assert_eq!((noted.errcode, noted.at), (Some(701_008), NOW));
+    assert!(noted.text.contains("互通账号") && !noted.text.contains("zhangsan"), "{}", noted.text);
+    assert_eq!(trouble("brand").await, None);
 }
 
 /// A callback that a third-party suite really sent; published with its token and key (`WeiXinMPSDK`).

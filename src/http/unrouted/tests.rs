@@ -3,7 +3,8 @@
 use tokio::time::Instant;
 
 use super::*;
-use crate::http::scene::{NOW, SUITE_ID, Scene, added};
+use crate::http::scene::{NOW, SUITE_ID, Scene, added, corp, name};
+use crate::http::unserved::MESSAGES_MAX;
 use crate::store::Store as _;
 
 async fn redriven(scene: &Scene) -> u64 {
@@ -49,6 +50,63 @@ async fn a_dealer_that_two_brands_list_reaches_both_once_and_only_unrouted_messa
     assert_eq!(redriven(&scene).await, 0);
     let left = [("agency", "receive_id"), ("agency", "not_understood")];
     assert_eq!(scene.quarantine().await, left.map(|(name, reason)| (name.to_owned(), reason)));
+}
+
+#[tokio::test]
+async fn what_comes_to_the_url_of_an_app_without_a_brand_waits_for_its_brand() {
+    let scene = Scene::new();
+    scene.receive("second", "wpB", &added("wpB", 1)).await;
+    scene.receive("second", SUITE_ID, &added("wpD2", 2)).await;
+    scene.receive("second", "wpA", &added("wpA", 3)).await;
+    scene.receive("second", "wpB", &added("wpB", 4).replace("<MsgType>event", "<MsgType>text")).await;
+    assert_eq!(
+        scene.quarantine().await,
+        [
+            ("second".to_owned(), "unrouted"),
+            ("second".to_owned(), "unrouted"),
+            ("second".to_owned(), "unrouted")
+        ]
+    );
+    scene.authorize(&[("agency", "wpA", None)]);
+    assert_eq!(redriven(&scene).await, 0);
+    scene.authorize(&[("agency", "wpA", None), ("agency", "wpB", None)]);
+    assert_eq!(redriven(&scene).await, 2);
+    let own = [("second", "wpB"), ("second", "wpD2")].map(|(app, id)| (app.to_owned(), id.to_owned()));
+    assert_eq!(scene.inbox().await, own);
+    // Another brand's stays, and an operator learns why.
+    let left = scene.quarantined().await;
+    assert_eq!(left.len(), 1);
+    assert_eq!(by_operator(&scene, left[0].id).await, Err(RedriveError::ReceiveId));
+    scene.receive("second", "wpB", &added("wpB", 1)).await;
+    assert_eq!(scene.inbox().await, own, "it is known");
+}
+
+#[tokio::test]
+async fn a_brand_without_an_app_is_not_taken_for_a_dealer_of_another() {
+    let scene = Scene::new();
+    scene.authorize(&[("agency", "wpX", None)]);
+    scene.receive("second", "wpX", &added("wpX", 1)).await;
+    assert_eq!(scene.quarantine().await, [("second".to_owned(), "unrouted")], "it may become its brand");
+    scene.authorize(&[("agency", "wpX", None), ("agency", "wpB", None)]);
+    assert_eq!(redriven(&scene).await, 0);
+    scene.receive("second", SUITE_ID, &added("wpX", 2)).await;
+    let refused = [("second", "unrouted"), ("second", "receive_id")];
+    assert_eq!(scene.quarantine().await, refused.map(|(app, reason)| (app.to_owned(), reason)));
+    assert!(scene.inbox().await.is_empty());
+}
+
+#[tokio::test]
+async fn a_corp_that_is_never_served_keeps_out_no_other() {
+    let scene = Scene::new();
+    let flood = ((name("agency"), corp("wpN")), MESSAGES_MAX);
+    scene.state.unserved.counted(BTreeMap::from([flood]));
+    let refused = (503, String::new());
+    assert_eq!(scene.post("agency", "agency", SUITE_ID, &added("wpN", 1)).await, refused);
+    scene.receive("agency", SUITE_ID, &added("wpA", 1)).await;
+    // They are counted again.
+    assert_eq!(redriven(&scene).await, 0);
+    scene.receive("agency", SUITE_ID, &added("wpN", 1)).await;
+    assert_eq!(scene.quarantined().await.len(), 2);
 }
 
 #[tokio::test]

@@ -285,6 +285,25 @@ async fn a_full_inbox_refuses_events_until_there_is_room(place: &dyn Place) {
     assert_eq!(store.ready(), Ok(()));
 }
 
+async fn messages_of_unserved_corps_leave_half_of_the_quarantine_to_others(place: &dyn Place) {
+    let settings = Settings { inbox_events_max: 4, cache_mb: 8, free_mb_min: 1, ..Settings::default() };
+    let store = place.open_with(settings);
+    let quarantine = |n: u8, reason| {
+        let payload =
+            Payload::Quarantine { reason, receive_id: String::new(), message: vec![n], event: None };
+        store.append(Arrival { app: app(), digest: MessageDigest([n; 16]), received_at: T0, payload })
+    };
+    let unrouted = || QuarantineReason::Unrouted { corp_id: corp(1) };
+    for n in 1..=2 {
+        assert!(matches!(quarantine(n, unrouted()).await, Ok(Appended::New(_))));
+    }
+    assert_eq!(quarantine(3, unrouted()).await, Err(StoreError::InboxFull { limit: 2 }));
+    for n in 4..=5 {
+        assert!(matches!(quarantine(n, QuarantineReason::ReceiveId).await, Ok(Appended::New(_))));
+    }
+    assert_eq!(quarantine(6, QuarantineReason::ReceiveId).await, Err(StoreError::InboxFull { limit: 4 }));
+}
+
 contract!(
     a_repeated_message_is_stored_once,
     leased_work_is_not_leased_again_until_a_restart,
@@ -299,4 +318,5 @@ contract!(
     a_dead_letter_is_kept_and_can_be_redriven,
     a_quarantined_message_is_kept_whole_and_can_be_redriven,
     a_full_inbox_refuses_events_until_there_is_room,
+    messages_of_unserved_corps_leave_half_of_the_quarantine_to_others,
 );

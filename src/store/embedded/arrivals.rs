@@ -32,13 +32,17 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
     }
     // Inbox and quarantine have limits of their own, so that quarantined messages cannot keep out events.
     // Messages that are applied at once take no room.
-    let held = match &payload {
-        Payload::Event(_) => txn.counts().inbox,
-        Payload::Quarantine { .. } => txn.counts().quarantined,
-        Payload::Chat(_) | Payload::Visibility(_) | Payload::Alarm(_) | Payload::Suite(_) => 0,
+    let (held, limit) = match &payload {
+        Payload::Event(_) => (txn.counts().inbox, events_max),
+        // Nor can messages of corps that no app ever serves keep out those that are for an operator.
+        Payload::Quarantine { reason: QuarantineReason::Unrouted { .. }, .. } => {
+            (txn.counts().quarantined, events_max.div_ceil(2))
+        }
+        Payload::Quarantine { .. } => (txn.counts().quarantined, events_max),
+        Payload::Chat(_) | Payload::Visibility(_) | Payload::Alarm(_) | Payload::Suite(_) => (0, events_max),
     };
-    if held >= events_max {
-        return Err(StoreError::InboxFull { limit: events_max });
+    if held >= limit {
+        return Err(StoreError::InboxFull { limit });
     }
     let id = next_id(txn);
     txn.put(seen, &Seen(received_at))?;
