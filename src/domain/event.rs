@@ -5,7 +5,7 @@
 //! [`crate::worker`]).
 
 use serde::{Deserialize, Serialize};
-use strum::IntoStaticStr;
+use strum::{IntoStaticStr, VariantNames};
 use utoipa::ToSchema;
 
 use super::ids::{CorpId, ExternalUserid, UserId};
@@ -211,7 +211,7 @@ impl AppAlarmKind {
 }
 
 /// Why a verified message waits for an operator.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, IntoStaticStr, VariantNames)]
 #[strum(serialize_all = "snake_case")]
 pub enum QuarantineReason {
     /// Encrypted for a corp or suite that the app does not accept.

@@ -1,5 +1,8 @@
 //! Which events a command applies to: an id, or filters.
 
+use strum::VariantNames as _;
+
+use crate::domain::event::QuarantineReason;
 use crate::domain::ids::{AppName, CorpId};
 use crate::store::EventId;
 
@@ -15,17 +18,31 @@ pub(super) struct Filters {
     /// Only events with this error code from WeCom; excludes quarantined messages
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub(super) errcode: Option<i64>,
-    // A doc comment would have to put the reasons in backticks, which a terminal shows.
-    #[arg(
-        long,
-        value_name = "REASON",
-        help = "Only events with this reason; quarantined messages have receive_id, not_understood, far_off \
-                or unrouted"
-    )]
+    // Not a doc comment, because the reasons are those of the enum.
+    #[arg(long, value_name = "REASON", help = reason_help())]
     pub(super) reason: Option<String>,
+}
+
+fn reason_help() -> String {
+    let [others @ .., last] = QuarantineReason::VARIANTS else { return String::new() };
+    format!("Only events with this reason; quarantined messages have {} or {last}", others.join(", "))
 }
 
 /// Parses the id of an event.
 pub(super) fn event_id(text: &str) -> Result<EventId, String> {
     text.parse().map_err(|_| "an event id looks like evt_42".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Args as _;
+
+    use super::*;
+
+    #[test]
+    fn the_help_names_every_reason_for_a_quarantine() {
+        let help = Filters::augment_args(clap::Command::new("list")).render_long_help().to_string();
+        let words: Vec<_> = help.split_whitespace().map(|word| word.trim_end_matches(',')).collect();
+        assert!(QuarantineReason::VARIANTS.iter().all(|reason| words.contains(reason)), "{help}");
+    }
 }

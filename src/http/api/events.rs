@@ -394,3 +394,20 @@ pub(super) async fn show(State(state): Shared, PathParam(id): PathParam) -> Resu
     row.message = message.map(|message| String::from_utf8_lossy(&message).into_owned());
     Ok(Json(row))
 }
+
+#[cfg(test)]
+mod tests {
+    use strum::VariantNames as _;
+    use utoipa::PartialSchema as _;
+
+    use super::*;
+
+    #[test]
+    fn the_description_names_every_reason_for_a_quarantine() {
+        let schema = serde_json::to_value(RowFields::schema()).unwrap();
+        let description = schema["properties"]["reason"]["description"].as_str().unwrap();
+        for reason in QuarantineReason::VARIANTS {
+            assert!(description.contains(&format!("`{reason}`")), "{reason}: {description}");
+        }
+    }
+}
