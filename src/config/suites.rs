@@ -12,6 +12,7 @@ use crate::domain::ids::{AppName, CorpId, SuiteId};
 
 /// One of `[[suites]]`.
 #[derive(Debug, Clone, Serialize)]
+#[expect(clippy::struct_field_names, reason = "the names of the keys")]
 pub struct Suite {
     pub(crate) name: AppName,
     pub(crate) provider_corp_id: CorpId,

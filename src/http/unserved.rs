@@ -133,7 +133,7 @@ mod tests {
         assert!(corps.is_reading_due(&suite(), &corp(0)));
         for minutes in [1, 2, 4, 8, 16, 32, 60, 60] {
             for is_due in [false, true] {
-                let wait = Duration::from_mins(minutes) - Duration::from_secs(1);
+                let wait = Duration::from_secs(minutes * 60 - 1);
                 tokio::time::advance(if is_due { Duration::from_secs(1) } else { wait }).await;
                 assert_eq!(corps.is_reading_due(&suite(), &corp(0)), is_due, "{minutes} minutes");
             }

@@ -93,10 +93,10 @@ impl Agency {
     ///
     /// # Errors
     /// When an auth code was not exchanged.
-    pub(super) fn summary(&self, stage: &Stage, first_pending_id_ms: i64) -> anyhow::Result<AgencySummary> {
+    pub(super) fn summary(stage: &Stage, first_pending_id_ms: i64) -> anyhow::Result<AgencySummary> {
         let calls = stage.wecom.calls();
-        let exchanges = calls.iter().filter(|call| call.api == Api::GetPermanentCode);
-        let exchanged = exchanges.filter(|call| call.errcode == Some(0)).count();
+        let answered = calls.iter().filter(|call| call.api == Api::GetPermanentCode);
+        let exchanged = answered.filter(|call| call.errcode == Some(0)).count();
         ensure!(exchanged == AUTH_CODES, "{exchanged} of {AUTH_CODES} auth codes were exchanged");
         Ok(AgencySummary { tickets: 1, auth_codes: exchanged, installed: INSTALLED, first_pending_id_ms })
     }

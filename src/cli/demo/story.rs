@@ -10,6 +10,7 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
+use super::agency::Agency;
 use super::stage::{LATENCY_MS, Stage};
 use super::summary::Summary;
 use super::watcher::Watcher;
@@ -132,7 +133,7 @@ impl Stage {
             latencies,
             round_trip_ms: LATENCY_MS,
             examples,
-            agency: agency.map(|(agency, took_ms)| agency.summary(self, took_ms)).transpose()?,
+            agency: agency.map(|(_, took_ms)| Agency::summary(self, took_ms)).transpose()?,
             api: self.api.clone(),
             took: started.elapsed(),
         })
@@ -149,8 +150,6 @@ impl Stage {
     }
 
     /// Registers the fans and waits until they are minted. Returns what [`Agency::authorise`] measured.
-    ///
-    /// [`Agency::authorise`]: super::agency::Agency::authorise
     async fn register_fans(&self, cast: &Cast) -> anyhow::Result<Option<i64>> {
         // These people became customers before they were fans: no callback is sent, and a pending id minted
         // later does not match.

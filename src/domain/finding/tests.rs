@@ -31,7 +31,7 @@ fn sealed() -> Sealed {
 
 /// What is known of a suite, owned.
 struct Suite {
-    suite: AppName,
+    name: AppName,
     waits_since: Timestamp,
     ticket: Option<TicketFacts>,
     exchanges: Vec<(CodeId, Exchange)>,
@@ -46,7 +46,7 @@ impl Suite {
         let ticket =
             TicketFacts { received_at: NOW.plus_ms(-MINUTE_MS), expires_at: NOW.plus_ms(29 * MINUTE_MS) };
         Self {
-            suite: name("agency"),
+            name: name("agency"),
             waits_since: NOW.plus_ms(-HOUR_MS),
             ticket: Some(ticket),
             exchanges: Vec::new(),
@@ -67,7 +67,7 @@ impl Suite {
 
     fn findings(&self) -> Vec<Finding> {
         let facts = SuiteFacts {
-            suite: &self.suite,
+            suite: &self.name,
             waits_since: self.waits_since,
             ticket: self.ticket,
             exchanges: &self.exchanges,
@@ -290,8 +290,8 @@ fn a_missing_ticket_says_since_when_and_when_the_next_is_due() {
     let suite = Suite { ticket: Some(TicketFacts { received_at, expires_at }), ..Suite::working() };
     let Finding { since, seen, todo, .. } = only(&suite);
     assert_eq!(since, Some(expires_at));
-    assert!(seen.en.ends_with(&received_at.in_china().to_string()), "{seen:?}");
-    let next = NOW.plus_ms(6 * MINUTE_MS).in_china().to_string();
+    assert!(seen.en.ends_with(&received_at.in_china()), "{seen:?}");
+    let next = NOW.plus_ms(6 * MINUTE_MS).in_china();
     assert!(todo.text.en.contains(&next) && todo.text.zh.contains(&next), "{todo:?}");
     assert!(todo.text.en.ends_with("/callback/agency"), "{todo:?}");
 }

@@ -227,12 +227,12 @@ impl AdminState {
     fn authorizations(&self, suite: &AppName, view: &SuiteView) -> Vec<Row> {
         let mut apps: BTreeMap<CorpId, &AppName> = BTreeMap::new();
         for agency in self.apps.agency().iter().filter(|agency| agency.suite == *suite) {
-            let dealers = self.apps.authorized_dealers(&agency.app).into_iter().map(|dealer| dealer.corp_id);
+            let dealers = self.apps.authorized_dealers(&agency.app);
             let brand = self
                 .apps
                 .authorization_of(&agency.app)
                 .and_then(|(_, brand)| Some(view.authorization(brand.as_str())?.record.corp_id.clone()));
-            for corp_id in dealers.chain(brand) {
+            for corp_id in dealers.iter().map(|dealer| dealer.corp_id.clone()).chain(brand) {
                 apps.entry(corp_id).or_insert(&agency.app);
             }
         }

@@ -221,9 +221,9 @@ impl AdminState {
 
     /// The dealers that have authorised the suite of an app themselves, without those that have cancelled.
     fn authorized_dealers(&self, app: &AppName) -> BTreeSet<CorpId> {
-        let dealers = self.apps.authorized_dealers(app).into_iter();
-        let active = dealers.filter(|dealer| dealer.state() == AuthorizationState::Active);
-        active.map(|dealer| dealer.corp_id).collect()
+        let dealers = self.apps.authorized_dealers(app);
+        let active = dealers.iter().filter(|dealer| dealer.state() == AuthorizationState::Active);
+        active.map(|dealer| dealer.corp_id.clone()).collect()
     }
 }
 

@@ -178,7 +178,7 @@ impl Scene {
         let digest = MessageDigest::of(&name(app), &[self.messages.fetch_add(1, Ordering::Relaxed)]);
         let arrival = Arrival { app: name(app), digest, received_at: self.now(), payload };
         self.state.store.append(arrival).await.unwrap();
-        authorize::load(&*self.state.store, &self.state.apps).await.unwrap();
+        authorize::load(&*self.state.store, &self.state.apps, self.now()).await.unwrap();
     }
 
     async fn suite_event(&self, change: SuiteChange) {
@@ -225,7 +225,7 @@ impl Scene {
         };
         change(&mut agent);
         assert!(store.put_agent(&suite, &record, String::new(), agent).await.unwrap());
-        authorize::load(&**store, &self.state.apps).await.unwrap();
+        authorize::load(&**store, &self.state.apps, self.now()).await.unwrap();
     }
 
     /// A corp cancels, a second after what came before.

@@ -8,6 +8,7 @@ use super::permission::Permission;
 
 /// The behaviour of templates and of the apps that are developed from them.
 #[derive(Debug, Clone, Copy)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option of its own")]
 pub struct AgencyOptions {
     /// Wait between two tickets, which the platform sends by itself unless it has no sockets.
     pub ticket_every_ms: u64,

@@ -78,7 +78,7 @@ async fn exchanges_are_listed_with_their_end_and_without_their_code() {
     let (suite, store) = (name("agency"), &scene.state.store);
     let first = scene.scan().await;
     let refused = ExchangeFailure::Refused { errcode: 40_078, is_permanent: true };
-    store.begin_exchange(&suite, &first, NOW).await.unwrap().unwrap();
+    store.begin_exchange(&suite, &first, true, NOW).await.unwrap().unwrap();
     store.fail_exchange(&suite, &first, refused, 0.0, NOW).await.unwrap();
     scene.clock.advance_ms(60_000);
     let second: CodeId = scene.scan().await;
