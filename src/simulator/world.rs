@@ -245,7 +245,8 @@ impl World {
             _ => None,
         };
         if let Some((ShareChange::TemplateUrl, agency)) = share_change {
-            let change = SuiteChange::ShareChainChange { auth_corp_id: about.id.clone() };
+            let change =
+                SuiteChange::ShareChainChange { corp_id: about.id.clone(), agent_id: about.agent_id };
             return self.suite_event(agency.template, &change);
         }
         let is_withheld = matches!(share_change, Some((ShareChange::Never, _)));

@@ -53,9 +53,10 @@ pub(super) enum SuiteChange {
     CancelAuth {
         auth_corp_id: String,
     },
-    /// Known from third-party apps.
+    /// Known from third-party apps (document 93373).
     ShareChainChange {
-        auth_corp_id: String,
+        corp_id: String,
+        agent_id: u64,
     },
 }
 
@@ -82,9 +83,12 @@ pub(super) fn suite_xml(suite_id: &str, at: Timestamp, change: &SuiteChange) -> 
             xml.about_corp("change_auth", &at, auth_corp_id).cdata("State", "").plain("ExtraInfo", "")
         }
         SuiteChange::CancelAuth { auth_corp_id } => xml.about_corp("cancel_auth", &at, auth_corp_id),
-        SuiteChange::ShareChainChange { auth_corp_id } => {
-            xml.about_corp("share_chain_change", &at, auth_corp_id)
-        }
+        SuiteChange::ShareChainChange { corp_id, agent_id } => xml
+            .cdata("InfoType", "share_chain_change")
+            .plain("TimeStamp", &at)
+            .plain("AppId", "1")
+            .cdata("CorpId", corp_id)
+            .plain("AgentId", &agent_id.to_string()),
     };
     xml.close()
 }

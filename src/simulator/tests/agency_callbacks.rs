@@ -142,7 +142,9 @@ async fn a_change_of_sharing_is_reported_in_three_ways() {
     let event = sim.event(&brand, &change);
     assert_eq!(event.suite_id.as_ref(), Some(&agency.template.suite_id));
     assert_eq!(element(&event.inner, "InfoType"), Some("share_chain_change"));
-    assert_eq!(element(&event.inner, "AuthCorpId"), Some(brand.as_str()));
+    assert_eq!(element(&event.inner, "CorpId"), Some(brand.as_str()));
+    let agent_id = sim.agent_id(&brand).to_string();
+    assert_eq!(element(&event.inner, "AgentId"), Some(agent_id.as_str()));
     assert!(sim.deliver(&event).await.acknowledged);
     received(&receiver, &agency.template.callback);
 
