@@ -13,7 +13,11 @@ use unionlink::clock::{Clock, SystemClock};
 use unionlink::config::{self, Environment};
 use unionlink::domain::time::{Moment, Steady, Timestamp};
 use unionlink::lifecycle::Failure;
-use unionlink::simulator::{AppSpec, CallbackSpec, Dealer, Event, Options, Person, SenderOptions, Simulator};
+use unionlink::simulator::{
+    AppSpec, CallbackSpec, Dealer, Event, Options, Person, SenderOptions, Simulator, TemplateSpec,
+};
+
+use crate::suites;
 
 /// The time after which a test gives up waiting: generous, for a busy machine.
 pub const PATIENCE: Duration = Duration::from_mins(2);
@@ -81,6 +85,10 @@ pub struct Setup {
     pub wecom: String,
     pub admin: String,
     pub dealers: usize,
+    /// The number of templates (代开发应用模版). With any, the app `brand` is one of the first.
+    pub templates: usize,
+    /// Further lines of the section of the first template.
+    pub suite: String,
 }
 
 impl Default for Setup {
@@ -94,6 +102,8 @@ impl Default for Setup {
             wecom: String::new(),
             admin: String::new(),
             dealers: 2,
+            templates: 0,
+            suite: String::new(),
         }
     }
 }
@@ -118,6 +128,7 @@ pub struct World {
     pub wecom: Simulator,
     pub corp: AppSpec,
     pub callback: CallbackSpec,
+    pub templates: Vec<TemplateSpec>,
     pub dealers: Vec<Dealer>,
     pub clock: Arc<SkippingClock>,
     pub machine: Arc<MachineClock>,
@@ -144,12 +155,18 @@ impl World {
         wecom.add_app(corp.clone());
         let dealers =
             (0..setup.dealers).map(|n| wecom.add_dealer(&corp.corp_id, &format!("Dealer {n}"))).collect();
+        let not_yet = |_| wecom.invent_template("http://127.0.0.1:9/not-yet");
+        let templates: Vec<_> = (0..setup.templates).map(not_yet).collect();
+        for template in &templates {
+            wecom.add_template(template.clone());
+        }
         let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let mut world = Self {
             wecom,
             corp,
             callback,
+            templates,
             dealers,
             clock,
             machine,
@@ -172,16 +189,37 @@ impl World {
         format!(
             "[server]\nlisten = \"{public}\"\n{server}\n[admin]\nlisten = \"{admin}\"\n{admin_lines}\n\
              [store]\npath = {:?}\ncache_mb = 16\nfree_mb_min = 1\n{store}\n[wecom]\napi_base = \"{}\"\n{wecom}\n\
-             [[apps]]\nname = \"brand\"\ncorp_id = \"{}\"\nagent_id = {}\nsecret = {{ value = \"{}\" }}\n\
-             callback_token = {{ value = \"{}\" }}\nencoding_aes_key = {{ value = \"{}\" }}\n{reconcile}\n{app}\n",
+             {}[[apps]]\nname = \"brand\"\n{}\n{reconcile}\n{app}\n",
             self.folder.path().join("data").display().to_string(),
             self.wecom.base_url(),
-            self.corp.corp_id,
-            self.corp.agent_id,
-            self.corp.secret,
-            self.callback.token,
-            self.callback.aes_key,
+            suites::sections(&self.templates, &self.setup.suite),
+            self.access(),
         )
+    }
+
+    /// The keys of the app `brand` with which it calls WeCom and verifies callbacks.
+    fn access(&self) -> String {
+        if !self.templates.is_empty() {
+            return "suite = \"agency\"".to_owned();
+        }
+        let (AppSpec { corp_id, agent_id, secret, .. }, CallbackSpec { token, aes_key, .. }) =
+            (&self.corp, &self.callback);
+        format!(
+            "corp_id = \"{corp_id}\"\nagent_id = {agent_id}\nsecret = {{ value = \"{secret}\" }}\n\
+             callback_token = {{ value = \"{token}\" }}\nencoding_aes_key = {{ value = \"{aes_key}\" }}"
+        )
+    }
+
+    /// Sends callbacks to where the service listens now.
+    pub fn point_callbacks(&self) {
+        let at = |name: &str, callback: &CallbackSpec| {
+            let url = format!("{}/callback/{name}", self.public);
+            CallbackSpec { url, ..callback.clone() }
+        };
+        self.wecom.set_callback(&self.corp.corp_id, at("brand", &self.callback));
+        for (n, template) in self.templates.iter().enumerate() {
+            self.wecom.set_template_callback(&template.suite_id, at(&suites::name(n), &template.callback));
+        }
     }
 
     /// The service, over this world's store, on any free ports.
@@ -198,8 +236,7 @@ impl World {
         let app = self.app(stop.clone()).await;
         self.public = format!("http://{}", app.public_address);
         self.admin = format!("http://{}", app.admin_address);
-        let url = format!("{}/callback/brand", self.public);
-        self.wecom.set_callback(&self.corp.corp_id, CallbackSpec { url, ..self.callback.clone() });
+        self.point_callbacks();
         self.running = Some((stop, tokio::spawn(app.run())));
     }
 

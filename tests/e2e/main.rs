@@ -6,6 +6,8 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that panics has failed")]
 
 mod admin;
+mod agency;
+mod agency_story;
 mod callback;
 mod clock;
 mod configuration;
@@ -41,4 +43,5 @@ mod resume;
 mod sigkill;
 mod sinks;
 mod stream;
+mod suites;
 mod trouble;

@@ -10,7 +10,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinHandle;
-use unionlink::simulator::{CallbackSpec, Fault, Target};
+use unionlink::simulator::{Fault, Target};
 
 use crate::harness::{PATIENCE, Setup, World};
 
@@ -30,8 +30,7 @@ impl Process {
         world.admin = format!("http://{admin}");
         let file = world.folder.path().join("unionlink.toml");
         std::fs::write(&file, world.configuration(&public, &admin)).unwrap();
-        let url = format!("{}/callback/brand", world.public);
-        world.wecom.set_callback(&world.corp.corp_id, CallbackSpec { url, ..world.callback.clone() });
+        world.point_callbacks();
         Self { world, child: None, file }
     }
 
