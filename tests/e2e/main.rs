@@ -7,6 +7,7 @@
 
 mod admin;
 mod agency;
+mod agency_changes;
 mod agency_story;
 mod callback;
 mod clock;
