@@ -8,6 +8,7 @@
 mod admin;
 mod agency;
 mod agency_changes;
+mod agency_kills;
 mod agency_story;
 mod callback;
 mod clock;
