@@ -7,7 +7,9 @@
 
 mod admin;
 mod agency;
+mod agency_brands;
 mod agency_changes;
+mod agency_hostile;
 mod agency_kills;
 mod agency_story;
 mod callback;
