@@ -12,7 +12,7 @@ use crate::process::Process;
 
 impl Process {
     /// Runs `unionlink store …` on this service's folder.
-    async fn store(&self, arguments: &[&str]) -> Ran {
+    pub async fn store(&self, arguments: &[&str]) -> Ran {
         let mut command = Command::new(env!("CARGO_BIN_EXE_unionlink"));
         command.arg("store").args(arguments).arg("--config").arg(&self.file);
         command.env("RUST_BACKTRACE", "0").stdin(Stdio::null()).kill_on_drop(true);

@@ -8,6 +8,7 @@
 mod admin;
 mod agency;
 mod agency_brands;
+mod agency_canaries;
 mod agency_changes;
 mod agency_hostile;
 mod agency_kills;
