@@ -3,7 +3,7 @@
 //! A customer without a row in the answer is most likely no fan: looked up again after the waits of
 //! [`REASK_AFTER_MS`], then only for a reason. A customer that the app cannot see depends on a setting or on
 //! time: looked up after the same waits, then once a day until it has been known for 90 days: as long as a
-//! fan's pending id could match.
+//! fan's pending id could match. Once the app can see it, the first schedule begins again.
 //!
 //! Deliberately absent: the queue of lookups, which is part of the store.
 
@@ -61,7 +61,10 @@ impl Lookup {
     #[must_use]
     pub fn answered(self, refused: Option<i64>, known_since: Timestamp, now: Timestamp) -> Self {
         let age_ms = now.millis_since(known_since);
-        let asked = if self.asked == 0 { steps_passed(age_ms) + 1 } else { self.asked + 1 };
+        // The app can see the customer now: as after the add, the pending id may take its time.
+        let is_visible_again = self.refused.is_some() && refused.is_none();
+        let begins = self.asked == 0 || is_visible_again;
+        let asked = if begins { steps_passed(age_ms) + 1 } else { self.asked + 1 };
         let wait_ms = match (reask_after_ms(asked), refused) {
             (Some(wait_ms), _) => Some(wait_ms),
             (None, Some(_)) if age_ms < PENDING_ID_LIFE_MS => Some(DAY_MS),
@@ -121,6 +124,24 @@ mod tests {
         assert!(waits[6..].iter().all(|wait| *wait == DAY_MS));
         let total: i64 = waits.iter().sum();
         assert!((PENDING_ID_LIFE_MS..PENDING_ID_LIFE_MS + 2 * DAY_MS).contains(&total), "{total}");
+    }
+
+    #[test]
+    fn one_who_is_visible_again_is_asked_about_on_the_schedule_from_the_beginning() {
+        let known_since = Timestamp::from_secs(100_000_000);
+        let mut lookup = Lookup::first(Haste::Live, known_since);
+        let mut now = known_since;
+        for _ in 0..3 {
+            lookup = lookup.answered(Some(60_011), known_since, now);
+            now = now.plus_ms(10_000);
+        }
+        let mut left = Vec::new();
+        loop {
+            lookup = lookup.answered(None, known_since, now);
+            let Some(due_at) = lookup.due_at else { break };
+            left.push(due_at.millis_since(now));
+        }
+        assert_eq!(left, REASK_AFTER_MS);
     }
 
     #[test]

@@ -93,15 +93,15 @@ impl Unavailable {
         let (en, zh) = match self {
             Self::NotConfigured => (
                 "add it to the configuration again: there is no app or suite of this name",
-                "请在配置中重新加入：没有该名称的应用或模板",
+                "请在配置中重新加入：没有该名称的应用或模版",
             ),
             Self::NotAuthorized => (
                 "have the brand scan the template's authorisation QR code: no brand has authorised it yet",
-                "请品牌企业扫描模板的授权二维码：尚无品牌企业授权",
+                "请品牌企业扫描模版的授权二维码：尚无品牌企业授权",
             ),
             Self::SeveralBrands => (
                 "set corp_id of the app: several brands have authorised the template",
-                "请为该应用设置 corp_id：已有多个品牌企业授权该模板",
+                "请为该应用设置 corp_id：已有多个品牌企业授权该模版",
             ),
             Self::OtherBrand => (
                 "use another app name for this corp_id: the data under this name is another brand's",
@@ -109,7 +109,7 @@ impl Unavailable {
             ),
             Self::Taken => (
                 "give each app of the suite the corp_id of another brand: another app serves this one",
-                "请为该模板的每个应用设置不同的 corp_id：已有另一个应用服务该品牌企业",
+                "请为该模版的每个应用设置不同的 corp_id：已有另一个应用服务该品牌企业",
             ),
             Self::Incomplete => (
                 "wait: the brand has authorised the template, and its app is being read",
@@ -118,7 +118,7 @@ impl Unavailable {
             Self::Cancelled => (
                 "have the brand scan the template's authorisation QR code again: it has cancelled the \
                  authorisation",
-                "请品牌企业重新扫描模板的授权二维码：该企业已取消授权",
+                "请品牌企业重新扫描模版的授权二维码：该企业已取消授权",
             ),
             Self::Unreadable => (
                 "set previous_suite_secret to the suite secret before the change, or choose 重新获取 secret in \

@@ -7,6 +7,7 @@ use strum::VariantArray as _;
 use unionlink::domain::explain::Code;
 use unionlink::simulator::{Api, Change, ConversionQuota, Fault, Invisible, Options};
 
+use crate::agency::agency;
 use crate::harness::{Setup, World};
 
 fn is_chinese(text: &str) -> bool {
@@ -341,4 +342,20 @@ async fn the_command_prints_the_explanation_in_the_requested_language() {
     let ran = world.unionlink(&["explain", &fans[0].unionid, "--json"]).await;
     assert_eq!((ran.code, &ran.json()["code"]), (0, &json!("linked")));
     assert_eq!(world.unionlink(&["explain", ""]).await.code, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fan_of_an_app_without_an_authorisation_waits_for_the_brand() {
+    let mut world = World::with(agency(|_| {})).await;
+    let fan = world.wecom.add_person();
+    world.register(std::slice::from_ref(&fan)).await;
+    let answer = explained(&world, &fan.unionid, Code::AppNotAuthorized, &["fan_registered"]).await;
+    assert!(english(&answer, "hint").contains("QR code"), "{answer:#}");
+    let brand = world.brand(0).await;
+    world.minted(std::slice::from_ref(&fan)).await;
+    world.deliver(&world.wecom.cancel(&brand)).await;
+    let evidence = ["fan_registered", "fan_minted", "existing_asked", "app_cancelled"];
+    explained(&world, &fan.unionid, Code::AppCancelled, &evidence).await;
+    world.deliver(&world.wecom.authorize_again(&brand)).await;
+    explained(&world, &fan.unionid, Code::NotAdded, &evidence[..3]).await;
 }

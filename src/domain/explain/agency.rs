@@ -32,7 +32,7 @@ pub(super) fn app_unauthorized(facts: &Facts) -> Option<Verdict> {
                 AppNotAuthorized,
                 "{known_en}, but several brands have authorised the suite of the app {app}, which serves \
                  none of them: {en}",
-                "{known_zh}，但已有多个品牌企业授权应用 {app} 的模板，无法确定由其服务哪一个：{zh}",
+                "{known_zh}，但已有多个品牌企业授权应用 {app} 的模版，无法确定由其服务哪一个：{zh}",
                 Some(remedy.clone()),
             )
         }

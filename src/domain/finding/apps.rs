@@ -29,18 +29,18 @@ fn finding(
     let seen = match (why, configured) {
         (Unserved::NoBrand, Some(corp_id)) => text!(
             "the brand {corp_id} of the app {app} has not authorised the suite {suite}",
-            "应用 {app} 的品牌企业 {corp_id} 尚未授权模板 {suite}",
+            "应用 {app} 的品牌企业 {corp_id} 尚未授权模版 {suite}",
         ),
         (Unserved::NoBrand, None) => text!(
             "no brand that the app {app} could serve has authorised the suite {suite}",
-            "尚无可由应用 {app} 服务的品牌企业授权模板 {suite}",
+            "尚无可由应用 {app} 服务的品牌企业授权模版 {suite}",
         ),
         (Unserved::Several(brands), _) => {
             let brands = brands.iter().map(|(corp_id, name)| (corp_id, Some(name.as_str())));
             let Text { en, zh } = CorpNames::of(brands).all();
             text!(
                 "several brands have authorised the suite {suite}, and the app {app} has no corp_id: {en}",
-                "已有多个品牌企业授权模板 {suite}，而应用 {app} 未设置 corp_id：{zh}",
+                "已有多个品牌企业授权模版 {suite}，而应用 {app} 未设置 corp_id：{zh}",
             )
         }
         (Unserved::OtherBrand { bound, configured }, _) => text!(
@@ -71,7 +71,7 @@ fn todo(why: &Unserved) -> Text {
     match why {
         Unserved::NoBrand => text!(
             "have the brand's administrator scan the template's authorisation QR code",
-            "请品牌企业的管理员扫描模板的授权二维码",
+            "请品牌企业的管理员扫描模版的授权二维码",
         ),
         Unserved::Several(_) => text!(
             "set corp_id of the app to the brand that it is for, and restart",
@@ -83,7 +83,7 @@ fn todo(why: &Unserved) -> Text {
         ),
         Unserved::Taken { .. } => text!(
             "give each app of the suite the corp_id of another brand, or remove one of the two, and restart",
-            "请为该模板的每个应用设置不同的 corp_id，或删除其中一个，然后重启",
+            "请为该模版的每个应用设置不同的 corp_id，或删除其中一个，然后重启",
         ),
     }
 }

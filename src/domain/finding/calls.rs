@@ -19,7 +19,7 @@ pub(super) fn ticket(facts: &SuiteFacts<'_>, now: Timestamp) -> Option<Finding> 
             let at = received_at.in_china();
             let seen = text!(
                 "the suite {suite} has no valid suite_ticket; the last was received at {at}",
-                "模板 {suite} 没有有效的 suite_ticket，最近一次收到的时间为 {at}",
+                "模版 {suite} 没有有效的 suite_ticket，最近一次收到的时间为 {at}",
             );
             (*expires_at, *received_at, seen)
         }
@@ -27,7 +27,7 @@ pub(super) fn ticket(facts: &SuiteFacts<'_>, now: Timestamp) -> Option<Finding> 
             let at = waits_since.in_china();
             let seen = text!(
                 "the suite {suite} has received no suite_ticket since the start at {at}",
-                "模板 {suite} 自 {at} 启动以来尚未收到 suite_ticket",
+                "模版 {suite} 自 {at} 启动以来尚未收到 suite_ticket",
             );
             (*waits_since, *waits_since, seen)
         }
@@ -50,7 +50,7 @@ pub(super) fn ticket(facts: &SuiteFacts<'_>, now: Timestamp) -> Option<Finding> 
                  hand in 服务商管理后台. If none comes, check that the template's callback URL there is \
                  /callback/{suite}",
                 "请等待下一次推送，应不晚于 {next}：企业微信每 10 分钟推送一次，也可在服务商管理后台手动推送。\
-                 若一直没有，请检查其中模板的回调 URL 是否为 /callback/{suite}",
+                 若一直没有，请检查其中模版的回调 URL 是否为 /callback/{suite}",
             ),
         },
     })
@@ -90,7 +90,7 @@ fn refused(facts: &SuiteFacts<'_>, cause: Cause, refusals: &[&Refusal]) -> Optio
     let (suite, errcode) = (facts.suite, first.errcode);
     let calls = match &first.app {
         Some(app) => text!("the calls of the app {app}", "应用 {app} 的调用"),
-        None => text!("the calls of the suite {suite}", "模板 {suite} 的调用"),
+        None => text!("the calls of the suite {suite}", "模版 {suite} 的调用"),
     };
     let corps = refusals.iter().filter_map(|refusal| {
         let (corp_id, name) = refusal.corp.as_ref()?;
@@ -103,7 +103,7 @@ fn refused(facts: &SuiteFacts<'_>, cause: Cause, refusals: &[&Refusal]) -> Optio
             FindingCode::Secret,
             text!(
                 "WeCom refuses the id or the secret of the suite {suite} (code {errcode})",
-                "企业微信拒绝模板 {suite} 的 suite_id 或 suite_secret（错误码 {errcode}）",
+                "企业微信拒绝模版 {suite} 的 suite_id 或 suite_secret（错误码 {errcode}）",
             ),
             text!(
                 "no new authorisation can be completed, and an auth code is lost after 10 minutes",

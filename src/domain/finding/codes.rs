@@ -48,11 +48,11 @@ fn ended_as(
     let subject = match exchanges.len() {
         1 => text!(
             "an auth code of the suite {suite}, received at {at},",
-            "模板 {suite} 于 {at} 收到的临时授权码"
+            "模版 {suite} 于 {at} 收到的临时授权码"
         ),
         n => text!(
             "{n} auth codes of the suite {suite}, the last received at {at},",
-            "模板 {suite} 的 {n} 个临时授权码（最近一个收到于 {at}）",
+            "模版 {suite} 的 {n} 个临时授权码（最近一个收到于 {at}）",
         ),
     };
     let Text { en: how_en, zh: how_zh } = how(newest_end, exchanges.len());
@@ -72,7 +72,7 @@ fn ended_as(
                 "have the corp scan the template's authorisation QR code again, or choose 重新获取 secret for \
                  it in 服务商管理后台. This finding ends with POST /v1/resume {{\"app\": \"{suite}\"}}, or after 7 \
                  days",
-                "请该企业重新扫描模板的授权二维码，或在服务商管理后台为其“重新获取 secret”。\
+                "请该企业重新扫描模版的授权二维码，或在服务商管理后台为其“重新获取 secret”。\
                  以 {{\"app\": \"{suite}\"}} 执行 POST /v1/resume 可清除此条，7 天后也会自动清除",
             ),
         },

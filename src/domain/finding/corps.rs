@@ -104,7 +104,7 @@ fn cancelled(facts: &SuiteFacts<'_>, app: &AppName, record: &Authorization) -> F
             text: text!(
                 "have the brand scan the template's authorisation QR code again; if it has left for good, \
                  remove the app from the configuration",
-                "请品牌企业重新扫描模板的授权二维码；若不再使用，请从配置中删除该应用",
+                "请品牌企业重新扫描模版的授权二维码；若不再使用，请从配置中删除该应用",
             ),
         },
     }
@@ -144,7 +144,7 @@ fn without_app(facts: &SuiteFacts<'_>, record: &Authorization) -> Finding {
         since: Some(record.granted_at),
         seen: text!(
             "the brand {corp} has authorised the suite {suite}, and no app serves it",
-            "品牌企业 {corp} 已授权模板 {suite}，但没有应用为其服务",
+            "品牌企业 {corp} 已授权模版 {suite}，但没有应用为其服务",
         ),
         means: text!("its events wait in quarantine", "其事件被隔离，等待处理"),
         todo: Todo {
@@ -167,7 +167,7 @@ fn incomplete(facts: &SuiteFacts<'_>, records: Vec<&Authorization>) -> Option<Fi
         since: Some(since),
         seen: text!(
             "the suite {suite} was authorised by {en}, and the app there could not be read yet",
-            "{zh} 已授权模板 {suite}，但尚未读到其应用信息",
+            "{zh} 已授权模版 {suite}，但尚未读到其应用信息",
         ),
         means: text!("nothing is done with this authorisation until then", "在此之前无法使用该授权"),
         todo: Todo {

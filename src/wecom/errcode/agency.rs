@@ -29,11 +29,11 @@ pub(super) const fn remedy(errcode: i64) -> Option<Remedy> {
         40_080 => (
             "copy suite_secret again from the template's page in 服务商管理后台: this one is not the \
              template's",
-            "请在服务商管理后台的模板页面重新复制 suite_secret：当前的 suite_secret 与该模板不符",
+            "请在服务商管理后台的模版页面重新复制 suite_secret：当前的 suite_secret 与该模版不符",
         ),
         40_083 => (
             "copy suite_id again from the template's page in 服务商管理后台: this one does not exist",
-            "请在服务商管理后台的模板页面重新复制 suite_id：当前的 suite_id 不存在",
+            "请在服务商管理后台的模版页面重新复制 suite_id：当前的 suite_id 不存在",
         ),
         40_085 => (
             "wait: the suite_ticket is not valid, and the next, which WeCom sends within 10 minutes, is used",
@@ -52,7 +52,7 @@ pub(super) const fn remedy(errcode: i64) -> Option<Remedy> {
         48_003 | 48_004 => (
             "have the corp scan the template's authorisation QR code again: it has not authorised the \
              template, or has cancelled",
-            "请该企业重新扫描模板的授权二维码：该企业未授权，或已取消授权",
+            "请该企业重新扫描模版的授权二维码：该企业未授权，或已取消授权",
         ),
         48_011 => (
             "have the corp follow the notice in its admin console: it is not active enough for its customer \
@@ -72,7 +72,7 @@ pub(super) const fn remedy(errcode: i64) -> Option<Remedy> {
         92_002 => (
             "set the app's conversion_token to \"auto\", and have the dealer authorise the template if that \
              is not enough: this token does not allow calls across corps",
-            "请将应用的 conversion_token 设为 \"auto\"，仍不行则请经销商扫码授权模板：此 token 不允许跨企业调用",
+            "请将应用的 conversion_token 设为 \"auto\"，仍不行则请经销商扫码授权模版：此 token 不允许跨企业调用",
         ),
         301_002 => (
             "request the app's permissions in 服务商管理后台 and have the corp's administrator confirm them: \
