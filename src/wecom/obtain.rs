@@ -17,6 +17,9 @@ use super::tokens::{Generation, Token, TokenKey};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Share;
 
+/// The code for a wrong secret.
+const INVALID_SECRET: i64 = 40_001;
+
 impl Client {
     /// An access token, from the cache or fetched. `api` is the call that it is for.
     pub(super) async fn token(&self, key: &TokenKey, api: Api) -> Result<Token, CallError> {
@@ -53,9 +56,17 @@ impl Client {
         secret: &SecretString,
     ) -> Result<Token, CallError> {
         let query = [("corpid", corp_id.as_str()), ("corpsecret", secret.expose_secret())];
-        let api = Api::GetToken;
-        let answer = self.call(account, api, Share::Whole, &query, None).await?;
-        self.parse_token(api, answer)
+        let (api, development) = (Api::GetToken, account.development);
+        // The secret of a self-built app is in the configuration: only an operator can replace it.
+        let is_agency = development == Development::Agency;
+        if is_agency && self.tokens.is_refused_code(corp_id, secret, self.clock.moment()) {
+            return Err(CallError::Refused { api, errcode: INVALID_SECRET, from_ip: None, development });
+        }
+        let answer = self.call(account, api, Share::Whole, &query, None).await;
+        if is_agency && matches!(answer, Err(CallError::Refused { errcode: INVALID_SECRET, .. })) {
+            self.tokens.refuse_code(corp_id, secret, self.clock.moment());
+        }
+        self.parse_token(api, answer?)
     }
 
     /// The token of a dealer, with the brand's or, where WeCom refuses that, with the dealer's `own`

@@ -3,7 +3,8 @@
 //! Fetches are single-flight: one caller fetches while the others wait for its result. A failed fetch is
 //! cached for a moment too; otherwise every waiting caller would repeat it, and WeCom bans an IP address for
 //! an hour after repeated wrong secrets (document 90313). A token that WeCom refuses is replaced once,
-//! however many callers report it. A `suite_ticket` that WeCom refuses is not used again.
+//! however many callers report it. A `suite_ticket` that WeCom refuses is not used again, and a permanent
+//! code not for a while.
 //!
 //! Entries are valid from when they were made: if the wall clock is set back before that, they are fetched
 //! again. They are dropped when the credentials change, see [`Generation`].
@@ -20,8 +21,12 @@ use super::errcode::{Class, INVALID_TICKET};
 use super::error::CallError;
 use super::platform::TokenOf;
 use crate::clock::Clock;
-use crate::domain::ids::AppName;
-use crate::domain::time::{SECOND_MS, Timestamp};
+use crate::domain::ids::{AppName, CorpId};
+use crate::domain::time::{MINUTE_MS, Moment, SECOND_MS, Timestamp};
+
+/// How long a permanent code that WeCom refused is not used. After a few wrong secrets WeCom bans our address
+/// for an hour, and with it all other corps (document 90313).
+const REFUSED_CODE_FOR_MS: i64 = 10 * MINUTE_MS;
 
 /// Names a token.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -103,6 +108,8 @@ pub(super) struct Tokens {
     fetches: AtomicU64,
     /// The last ticket of each suite that WeCom refused.
     refused_tickets: Mutex<HashMap<AppName, SecretString>>,
+    /// The last permanent code of each corp that WeCom refused, and when.
+    refused_codes: Mutex<HashMap<CorpId, (SecretString, Moment)>>,
 }
 
 impl Tokens {
@@ -112,6 +119,10 @@ impl Tokens {
 
     fn refused_tickets(&self) -> MutexGuard<'_, HashMap<AppName, SecretString>> {
         self.refused_tickets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn refused_codes(&self) -> MutexGuard<'_, HashMap<CorpId, (SecretString, Moment)>> {
+        self.refused_codes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The place of a token; an empty one if the credentials have changed.
@@ -184,6 +195,7 @@ impl Tokens {
             }
         }
         self.refused_tickets().retain(|suite, _| !is_meant(suite));
+        self.refused_codes().clear();
     }
 
     /// Drops a token that WeCom refused from the cache, unless a newer one is there already.
@@ -204,6 +216,18 @@ impl Tokens {
     pub(super) fn has_refused_ticket(&self, suite: &AppName, ticket: &SecretString) -> bool {
         let refused_tickets = self.refused_tickets();
         refused_tickets.get(suite).is_some_and(|refused| refused.expose_secret() == ticket.expose_secret())
+    }
+
+    /// Records that WeCom refused a corp's permanent code.
+    pub(super) fn refuse_code(&self, corp_id: &CorpId, code: &SecretString, now: Moment) {
+        self.refused_codes().insert(corp_id.clone(), (code.clone(), now));
+    }
+
+    /// Whether WeCom has refused this permanent code within the last [`REFUSED_CODE_FOR_MS`].
+    pub(super) fn is_refused_code(&self, corp_id: &CorpId, code: &SecretString, now: Moment) -> bool {
+        self.refused_codes().get(corp_id).is_some_and(|(refused, at)| {
+            refused.expose_secret() == code.expose_secret() && now.millis_since(*at) < REFUSED_CODE_FOR_MS
+        })
     }
 }
 

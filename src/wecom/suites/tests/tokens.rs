@@ -171,3 +171,29 @@ async fn a_dealer_whose_token_is_refused_both_ways_has_the_refusal_that_is_about
     assert!(client.members(&brand(), &of_dealer()).await.is_err());
     assert_eq!(wecom.count("gettoken"), 1);
 }
+
+#[tokio::test]
+async fn a_permanent_code_that_wecom_refuses_is_not_used_again_for_a_while() {
+    let wecom = Scripted::new(|request| match request.path.as_str() {
+        "gettoken" if request.query.ends_with("code%2D1") => json!({"errcode": 40_001}),
+        _ => json!({"errcode": 0, "access_token": "CANARY-token", "follow_user": []}),
+    });
+    let known = Known::new();
+    let (client, clock, _) = client_over(wecom.clone(), known.clone());
+    let members = async || client.members(&brand(), &TokenOf::Upstream).await;
+    // Otherwise WeCom would ban the address for an hour.
+    for _ in 0..9 {
+        assert_eq!(members().await.unwrap_err().errcode(), Some(40_001));
+        clock.advance_ms(HOUR_MS / 60);
+    }
+    assert_eq!(wecom.count("gettoken"), 1);
+    clock.advance_ms(HOUR_MS / 60);
+    assert!(members().await.is_err());
+    assert_eq!(wecom.count("gettoken"), 2);
+    // An operator who resumes has it tried at once.
+    client.forget_failures(None);
+    assert!(members().await.is_err());
+    assert_eq!(wecom.count("gettoken"), 3);
+    known.change_app(|app| (app.secret, app.generation) = (secret("CANARY-code-2"), 2));
+    assert!(members().await.is_ok());
+}
