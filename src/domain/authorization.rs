@@ -247,11 +247,13 @@ fn bounded(name: String) -> String {
 ///
 /// It is not documented that the corp that shared an app is named by the id under which it authorised. A
 /// dealer whose app comes from a corp that is not among `all` therefore belongs to `brand` if that is the
-/// only brand, and no corp has yet to be read, which may be another one.
+/// only brand, and no corp has yet to be read, which may be another one. Nor may `brand`'s app be one of
+/// several of the suite: the brand of another may have yet to authorise.
 #[must_use]
-pub fn dealers_of<'a>(brand: &CorpId, all: &'a [Authorization]) -> Vec<&'a Authorization> {
+pub fn dealers_of<'a>(brand: &CorpId, is_only_app: bool, all: &'a [Authorization]) -> Vec<&'a Authorization> {
     let mut brands = all.iter().filter(|one| one.role() == Some(Role::Brand));
-    let is_only_brand = brands.next().is_some_and(|first| first.corp_id.same_corp(brand.as_str()))
+    let is_only_brand = is_only_app
+        && brands.next().is_some_and(|first| first.corp_id.same_corp(brand.as_str()))
         && brands.next().is_none()
         && all.iter().all(|one| one.role().is_some());
     let is_known = |corp_id: &CorpId| all.iter().any(|one| one.corp_id.same_corp(corp_id.as_str()));

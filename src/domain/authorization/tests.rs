@@ -157,7 +157,7 @@ fn a_dealer_is_of_the_brand_that_shared_the_app() {
         active("wpD4", Some(("wwUnknown", 1))),
     ];
     let of = |brand: &str, all: &[Authorization]| {
-        let dealers = dealers_of(&corp(brand), all);
+        let dealers = dealers_of(&corp(brand), true, all);
         dealers.iter().map(|dealer| dealer.corp_id.to_string()).collect::<Vec<_>>()
     };
     assert_eq!(of("wpA", &all), ["wpD1"]);
@@ -165,6 +165,9 @@ fn a_dealer_is_of_the_brand_that_shared_the_app() {
     let one_brand: Vec<_> = all.iter().filter(|one| one.corp_id != corp("wpB")).cloned().collect();
     assert_eq!(of("wpA", &one_brand), ["wpD1", "wpD2", "wpD4"]);
     assert!(of("wpC", &one_brand).is_empty());
+    // The brand of another app may not have authorised yet.
+    let named: Vec<_> = dealers_of(&corp("wpA"), false, &one_brand).into_iter().cloned().collect();
+    assert_eq!(named, [active("wpD1", Some(("wpA", 1)))]);
     // Another brand may be authorising again, and is read only later.
     let unread = Authorization { agent: None, ..active("wpB", None) };
     assert_eq!(of("wpA", &[one_brand, vec![unread]].concat()), ["wpD1"]);

@@ -133,3 +133,14 @@ fn a_dealer_belongs_to_the_app_of_the_brand_that_shared_it() {
     assert!(apps.apps_of_dealer(&name("agency"), &corp("wpA")).is_empty());
     assert!(apps.authorized_dealers(&name("own")).is_empty());
 }
+
+#[test]
+fn a_dealer_of_a_brand_that_has_not_authorised_yet_is_no_other_brands() {
+    let of = |corp_id| rules(Some("agency"), Some(corp_id));
+    let apps = Apps::new([(name("brand"), of("wpA")), (name("other"), of("wpB"))], settings_of("agency"));
+    let (brand, dealer) = (authorized("wpA", None, 1), authorized("wpD", Some("wpB"), 2));
+    replace(&apps, vec![brand.clone(), dealer.clone()]);
+    assert_eq!(apps.authorized_dealers(&name("brand")), []);
+    replace(&apps, vec![brand, dealer, authorized("wpB", None, 3)]);
+    assert_eq!(apps.apps_of_dealer(&name("agency"), &corp("wpD")), [name("other")]);
+}
