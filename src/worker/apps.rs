@@ -299,7 +299,8 @@ impl Registry {
             let brand = self.apps.get(app).and_then(|rules| rules.corp_id.as_ref());
             let (Some(brand), Some(view)) = (brand, self.suites.get(suite)) else { continue };
             let all = view.records();
-            let dealers: Arc<[_]> = dealers_of(brand, &all).into_iter().cloned().collect();
+            let is_only_app = agency.iter().filter(|one| one.suite == *suite).count() == 1;
+            let dealers: Arc<[_]> = dealers_of(brand, is_only_app, &all).into_iter().cloned().collect();
             let apps_of_dealers = self.apps_of_dealers.entry(suite.clone()).or_default();
             for dealer in dealers.iter() {
                 apps_of_dealers.entry(dealer.corp_id.canonical()).or_default().push(app.clone());

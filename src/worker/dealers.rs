@@ -247,6 +247,8 @@ impl AppDealers {
         }
         let (app, dealers) = (&self.app, self.context.dealer_names.all_shown(&self.app, &arrived));
         tracing::info!(%app, count = arrived.len(), dealers, "WeCom lists new dealers");
+        // Messages may have come before they were listed.
+        self.context.wake.unrouted.notify_one();
         self.to_resume.extend(arrived);
     }
 

@@ -1,5 +1,7 @@
 //! The worker over a scripted WeCom: the list of dealers, and what the tests of the other parts share.
 
+use futures_util::FutureExt as _;
+
 use super::super::scripted::{Script, T0, app, contact_event, customer, member};
 use super::super::world::World;
 use super::*;
@@ -233,6 +235,22 @@ async fn a_corp_that_is_not_listed_is_asked_about_once_a_minute_and_resumed_once
     assert_eq!(worker.world.wecom.count("dealer "), 2);
     worker.look().await;
     assert!(worker.is_work_due().await);
+}
+
+#[tokio::test]
+async fn messages_about_a_dealer_that_was_not_listed_are_routed_once_it_is() {
+    let mut worker = Worker::with(1);
+    worker.look().await;
+    let wake = worker.world.context.wake.clone();
+    let is_signalled = || wake.unrouted.notified().now_or_never().is_some();
+    assert!(is_signalled());
+    worker.pass(MINUTE).await;
+    worker.report_change().await;
+    assert!(!is_signalled(), "no dealer is new");
+    worker.script(|wecom| wecom.listed.push(corp(7)));
+    worker.pass(MINUTE).await;
+    worker.report_change().await;
+    assert!(is_signalled());
 }
 
 #[tokio::test]
