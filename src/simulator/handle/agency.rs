@@ -128,6 +128,21 @@ impl Simulator {
         world.user_id(known(world.corp(corp_id)), name)
     }
 
+    /// The permanent code of a brand or dealer that is valid now; `None` before the first exchange, and between
+    /// a reset and its exchange.
+    #[must_use]
+    pub fn permanent_code(&self, corp_id: &str) -> Option<String> {
+        known(self.world().agency_mut(corp_id)).1.code.clone()
+    }
+
+    /// The auth codes that were exchanged, or are void because the corp cancelled.
+    #[must_use]
+    pub fn spent_auth_codes(&self) -> Vec<String> {
+        let world = self.world();
+        let codes = world.templates.iter().flat_map(|template| &template.codes);
+        codes.filter(|code| code.is_spent).map(|code| code.value.clone()).collect()
+    }
+
     /// Every ticket, auth code, permanent code, suite token and access token that was ever issued. None of
     /// them belongs in a log.
     #[must_use]

@@ -91,6 +91,15 @@ pub(in crate::store) trait Database: Engine {
 #[derive(Debug, Clone, Default)]
 pub struct Memory(Arc<Mutex<BTreeMap<Vec<u8>, Vec<u8>>>>);
 
+impl Memory {
+    /// Every key with its value, in order.
+    #[must_use]
+    pub fn rows(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
+        let map = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        map.iter().map(|(key, value)| (key.clone(), value.clone())).collect()
+    }
+}
+
 impl Engine for Memory {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         Ok(self.0.lock().unwrap_or_else(PoisonError::into_inner).get(key).cloned())
