@@ -10,11 +10,13 @@ use unionlink::domain::ids::{ExternalUserid, FanKey, Unionid};
 use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{Dealer, Person};
 
-use crate::service::app_name;
+use crate::service::Brand;
 
 /// A person, and what the brand did about them.
 pub struct Somebody {
     pub person: Person,
+    /// The brand of whose mini-program the person is a user.
+    pub brand: Brand,
     /// A registration was acknowledged, and the person was not forgotten since.
     pub is_fan: bool,
     /// Relations that began before this second need not be known: the person was forgotten since, or possibly
@@ -27,9 +29,10 @@ pub struct Somebody {
 }
 
 impl Somebody {
-    pub const fn new(person: Person) -> Self {
+    pub const fn new(person: Person, brand: Brand) -> Self {
         Self {
             person,
+            brand,
             is_fan: false,
             known_from_secs: i64::MIN,
             stays_forgotten: false,
@@ -47,12 +50,13 @@ impl Somebody {
     }
 
     pub fn key(&self) -> FanKey {
-        FanKey { app: app_name(), unionid: self.unionid() }
+        FanKey { app: self.brand.app.clone(), unionid: self.unionid() }
     }
 }
 
 /// One event about a customer, and whether it was acknowledged.
 pub struct EventRecord {
+    /// The member's id as the app sees it.
     pub member: String,
     pub at_secs: i64,
     /// An add or half-add; `false` for a removal.
@@ -122,6 +126,7 @@ impl Pair {
 /// A dealer.
 pub struct DealerState {
     pub dealer: Dealer,
+    pub brand: Brand,
     /// The app is shared with it.
     pub is_shared: bool,
     /// At some time the app was not shared with it.
@@ -133,8 +138,9 @@ pub struct DealerState {
 }
 
 impl DealerState {
-    pub fn new(dealer: Dealer) -> Self {
-        Self { dealer, is_shared: true, was_unshared: false, was_troubled: false, unseen: BTreeSet::new() }
+    pub fn new(dealer: Dealer, brand: Brand) -> Self {
+        let (was_unshared, was_troubled) = (false, false);
+        Self { dealer, brand, is_shared: true, was_unshared, was_troubled, unseen: BTreeSet::new() }
     }
 }
 

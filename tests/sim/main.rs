@@ -5,11 +5,13 @@
 //! A schedule is a sequence of callbacks about customers and their groups (repeated, late, out of order,
 //! lost), registrations, faults of WeCom and of receivers, dealers that leave or are not verified, members
 //! outside the visible range, crashes of the process at any await point and around commits, sleeps of hours
-//! and months, changes of the wall clock by hours, and requests by operators and to forget people. Then every
-//! fault is repaired and time passes until nothing is left to do. `check` compares the store with what was
-//! acknowledged, `listed` with everything that WeCom's lists show, `followers` and `memberships` with the
-//! relations and groups of each customer, and `prompt` bounds the time to a link. A run fails, too, if it
-//! gave one of these too little to judge.
+//! and months, changes of the wall clock by hours, and requests by operators and to forget people. One in
+//! six has one or two brands with agency-developed apps of one suite (`agency`), whose authorisations are
+//! obtained, interrupted, cancelled and obtained again meanwhile. Then every fault is repaired and time
+//! passes until nothing is left to do. `check` compares the store with what was acknowledged, `listed` with
+//! everything that WeCom's lists show, `followers` and `memberships` with the relations and groups of each
+//! customer, `isolation` judges brands, auth codes and secrets, and `prompt` bounds the time to a link. A run
+//! fails, too, if it gave one of these too little to judge.
 //!
 //! Time is tokio's paused clock, one thread runs everything, the simulation steps the store's writer, and
 //! random waits come from the seed: the same seed gives the same schedule and the same trace.
@@ -28,10 +30,13 @@
     reason = "a test that panics has failed, and prints why"
 )]
 
+mod agency;
+mod authorizations;
 mod cast;
 mod check;
 mod followers;
 mod groups;
+mod isolation;
 mod listed;
 mod memberships;
 mod people;
@@ -171,6 +176,11 @@ fn judged_enough(schedules: &[Judged]) {
         ("memberships in groups", all.memberships, 400),
         ("customers who are in no group of their dealer", all.left, 300),
         ("prompt links", all.prompt, 1_000),
+        ("schedules with agency-developed apps", all.agency.schedules, 60),
+        ("links of such apps", all.agency.links, 90),
+        ("auth codes that were exchanged", all.agency.granted, 90),
+        ("auth codes that were used up in a lost answer", all.agency.lost, 20),
+        ("customers of one brand who are fans of another", all.agency.strangers, 10),
     ] {
         let least = schedules.len() as u64 * least_in_1000 / 1_000;
         eprintln!("{what}: {count} in {} schedules, at least {least}", schedules.len());

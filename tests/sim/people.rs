@@ -11,7 +11,6 @@ use unionlink::store::{
 };
 
 use crate::schedule::Schedule;
-use crate::service::app_name;
 use crate::time::pass;
 
 impl Schedule {
@@ -31,7 +30,7 @@ impl Schedule {
     pub fn mint_by_another_system(&mut self) {
         let p = self.random_person();
         let somebody = &mut self.cast.people[p];
-        let pending_id = self.machine.sim.mint_without_call(&self.machine.app.corp_id, &somebody.person);
+        let pending_id = self.machine.sim.mint_without_call(&somebody.brand.corp_id, &somebody.person);
         let minted = Minted::new(PendingId::new(pending_id).unwrap(), self.time.now());
         somebody.minted_by_others.push(minted);
         self.note(format!("p{p} is minted by another system"));
@@ -121,10 +120,14 @@ impl Schedule {
 
     /// An operator has the customers of all dealers compared with WeCom's lists.
     pub async fn compare(&mut self) {
+        let apps: Vec<_> = self.machine.brands.iter().map(|brand| brand.app.clone()).collect();
         let begun = self.machine.ask(|service| async move {
-            let dealers = service.store.dealers(&app_name()).await?;
-            let present = dealers.into_iter().filter(|dealer| dealer.state() != DealerState::Left);
-            let present = present.map(|dealer| (app_name(), dealer.corp_id)).collect();
+            let mut present = Vec::new();
+            for app in apps {
+                let dealers = service.store.dealers(&app).await?.into_iter();
+                let dealers = dealers.filter(|dealer| dealer.state() != DealerState::Left);
+                present.extend(dealers.map(|dealer| (app.clone(), dealer.corp_id)));
+            }
             let run = service.store.begin_reconcile(present, service.clock.now()).await;
             service.wake.reconcile.notify_one();
             run

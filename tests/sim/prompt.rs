@@ -8,10 +8,10 @@ use unionlink::clock::Clock;
 use unionlink::domain::fan::Priority;
 use unionlink::store::{LinkBy, LinkQuery, Store};
 
+use crate::agency::Delivery;
 use crate::cast::Somebody;
 use crate::check::Checker;
 use crate::schedule::{MEMBERS, Schedule};
-use crate::service::app_name;
 use crate::time::pass;
 
 /// How long after a repair everything that it held up may take: six more failures, each followed by a pause of
@@ -54,8 +54,8 @@ impl Schedule {
     /// Whether this person is linked as a customer of this dealer.
     pub async fn is_linked(&self, somebody: &Somebody, d: usize) -> bool {
         let Some(service) = self.machine.running() else { return false };
-        let query =
-            LinkQuery { by: LinkBy::Unionid(somebody.unionid()), corp_id: None, app: Some(app_name()) };
+        let app = Some(somebody.brand.app.clone());
+        let query = LinkQuery { by: LinkBy::Unionid(somebody.unionid()), corp_id: None, app };
         let links = service.store.links(&query, service.clock.now()).await.unwrap();
         links.iter().any(|link| link.corp_id.as_str() == self.cast.dealers[d].dealer.corp_id)
     }
@@ -72,12 +72,25 @@ impl Schedule {
                 self.note(format!("p{p} waits for a quota"));
                 continue;
             }
+            let brand = self.cast.people[p].brand.clone();
+            let installed = if new_dealer && self.dealers_install() {
+                Some(self.install_in_time(brand.clone()).await)
+            } else {
+                None
+            };
             self.set_the_clock();
             pass(Duration::from_secs(self.dice.between(0, 3))).await;
-            let d = if new_dealer { self.add_dealer() } else { self.random_dealer() };
+            let d = match installed {
+                Some(d) => d,
+                None if new_dealer => self.add_dealer_of(brand, Delivery::Sure),
+                None => {
+                    let d = self.random_dealer();
+                    self.dealer_for(p, d, true)
+                }
+            };
             let member = self.dice.among(&MEMBERS);
             let (event, flag, what) = self.befriend(p, d, member, false);
-            let answer = self.machine.post(&self.machine.sim.seal(&event)).await;
+            let answer = self.machine.post(&event, &self.machine.seal(&event)).await;
             self.note(format!("{what}: answered {answer:?}"));
             flag.store(answer == Some(200), Ordering::Relaxed);
             self.judged.prompt += 1;
@@ -93,8 +106,8 @@ impl Schedule {
     async fn is_minted_soon(&self, p: usize) -> bool {
         for _ in 0..50 {
             pass(Duration::from_millis(100)).await;
-            let corp_id = &self.machine.app.corp_id;
-            if !self.machine.sim.pending_ids(corp_id, &self.cast.people[p].person).is_empty() {
+            let Somebody { person, brand, .. } = &self.cast.people[p];
+            if !self.machine.sim.pending_ids(&brand.corp_id, person).is_empty() {
                 // The answer is stored, too.
                 pass(Duration::from_secs(1)).await;
                 return true;

@@ -16,7 +16,6 @@ use crate::check::Checker;
 use crate::prompt::AFTER_REPAIR_SECS;
 use crate::receiver::Behaviour;
 use crate::schedule::Schedule;
-use crate::service::app_name;
 use crate::time::pass;
 
 /// The first waits, in seconds: together enough for every timer of the service and for quotas to recover.
@@ -36,6 +35,7 @@ impl Schedule {
         self.note("everything is repaired");
         self.repaired_at = self.time.now();
         self.repair_wecom();
+        self.tickets_come();
         self.machine.sim.configure(|options| options.latency_ms = 0);
         self.show_old_customers();
         // What it shows last, if it is wrong.
@@ -118,11 +118,14 @@ impl Schedule {
     /// repair.
     async fn not_compared(&mut self) -> Option<String> {
         let service = self.machine.running()?;
-        let tasks = service.store.reconcile_tasks(&app_name()).await.unwrap();
-        if !tasks.is_empty() {
-            return Some(format!("dealers have yet to be compared: {tasks:?}"));
+        let mut rows = Vec::new();
+        for brand in &self.machine.brands {
+            let tasks = service.store.reconcile_tasks(&brand.app).await.unwrap();
+            if !tasks.is_empty() {
+                return Some(format!("dealers have yet to be compared: {tasks:?}"));
+            }
+            rows.extend(service.store.dealer_rows(&brand.app).await.unwrap());
         }
-        let rows = service.store.dealer_rows(&app_name()).await.unwrap();
         let compared_at = |row: &DealerRow| (row.dealer.corp_id.clone(), row.activity.reconciled_at);
         let compared: BTreeMap<_, _> = rows.iter().map(compared_at).collect();
         // What is left of the last fault could hide a group from the comparison, until the next one.
@@ -148,6 +151,10 @@ impl Schedule {
     /// Returns a description, if there was anything to do.
     async fn intervene(&mut self) -> Option<String> {
         let service = self.machine.running()?;
+        self.authorize_again().await;
+        if self.not_authorized().await.is_some() {
+            self.ticket_now().await;
+        }
         for receiver in &self.machine.receivers {
             let cursor = service.store.cursor(&receiver.name).await.unwrap();
             if cursor.is_some_and(|cursor| cursor.state != CursorState::Running) {
@@ -180,6 +187,9 @@ impl Schedule {
         let Some(service) = self.machine.running() else { return Some("no process".to_owned()) };
         if !self.deliveries.is_empty() {
             return Some(format!("{} callbacks are still being delivered", self.deliveries.len()));
+        }
+        if let Some(left) = self.not_authorized().await {
+            return Some(left);
         }
         let store = &service.store;
         if let Some(due_at) = store.next_chat_due().await.unwrap() {

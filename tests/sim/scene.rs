@@ -1,10 +1,13 @@
 //! The set-up of a schedule, chosen at random: how WeCom behaves where its documents are silent, the
 //! configuration of the service, and the participants.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 
 use tokio_util::task::TaskTracker;
+use unionlink::clock::Clock;
 use unionlink::config::{self, Environment};
+use unionlink::domain::ids::AppName;
 use unionlink::domain::time::Timestamp;
 use unionlink::simulator::{
     AppSpec, ConversionQuota, Invisible, ItemForm, Options, PageFill, Permission, ReceiveId, Remint,
@@ -12,38 +15,48 @@ use unionlink::simulator::{
 };
 use unionlink::store::embedded::Settings;
 
-use crate::cast::{Cast, Somebody};
+use crate::agency::{Access, Agency, Delivery, Plan};
+use crate::cast::Cast;
 use crate::check::Judged;
 use crate::receiver::Receiver;
 use crate::schedule::Schedule;
-use crate::service::{Machine, Setup, app_name};
+use crate::service::{Brand, Machine, Setup};
 use crate::time::{Dice, MachineClock, Trace, TrueTime};
 
 impl Schedule {
     /// A schedule set up from a seed, before its first step.
     pub fn new(seed: u64) -> Self {
-        Self::with(seed, |_| {})
+        Self::with(seed, Plan::of(seed), |_| {})
     }
 
-    /// The same, with a change of how WeCom behaves.
-    pub fn with(seed: u64, change: impl FnOnce(&mut Options)) -> Self {
+    /// The same, with agency-developed apps if there is a plan for them, and with a change of how WeCom
+    /// behaves.
+    pub fn with(seed: u64, mut plan: Option<Plan>, change: impl FnOnce(&mut Options)) -> Self {
         let mut dice = Dice::new(seed, 1);
         let time = TrueTime::begin();
         let (trace, clock) = (Trace::new(time), Arc::new(MachineClock::new(time)));
         let mut options = options(seed, &mut dice);
+        if let Some(plan) = &mut plan {
+            plan.vary(&mut options);
+        }
         change(&mut options);
         let sim = Simulator::unplugged(options.clone(), Arc::new(time));
-        let mut app = sim.invent_app();
-        app.callback = Some(sim.invent_callback("http://unionlink.invalid/callback/brand"));
-        sim.add_app(app.clone());
-        let setup = setup(&options, &app, &mut dice);
+        let (agency, brands, access) = match plan {
+            Some(plan) => {
+                let (agency, brands, access) = plan.deploy(&sim, &options, time.now());
+                (Some(agency), brands, access)
+            }
+            None => self_built(&sim),
+        };
+        let setup = setup(&options, &brands, access, &mut dice);
         let asks_existing = !dice.one_in(3);
         let short_waits = dice.one_in(2);
         let lost_percent = dice.among(&[5, 5, 5, 10, 40, 100]);
-        let sealed_for_brand = options.sender.receive_id == ReceiveId::Upstream;
+        let sealed_for_brand = options.sender.receive_id == ReceiveId::Upstream && agency.is_none();
         trace.note(format!(
-            "{:?} {:?} {:?} {:?} {:?}, {} ms, quota {:?}; lists {:?} {:?}, invisible {:?}, lag {} ms; {:?}; \
+            "{}{:?} {:?} {:?} {:?} {:?}, {} ms, quota {:?}; lists {:?} {:?}, invisible {:?}, lag {} ms; {:?}; \
              existing {asks_existing}, {lost_percent} % are lost",
+            agency.as_ref().map(|_| format!("{:?}; ", options.agency)).unwrap_or_default(),
             options.token_rule,
             options.remint,
             options.unknown_id,
@@ -60,7 +73,7 @@ impl Schedule {
         let receivers = [("crm", 2), ("cdp", 3)];
         let receivers =
             receivers.map(|(name, purpose)| Receiver::new(name, Dice::new(seed, purpose), trace.clone()));
-        let machine = Machine::new(seed, sim, app, setup, clock, receivers.to_vec(), trace);
+        let machine = Machine::new(seed, sim, brands, setup, clock, receivers.to_vec(), trace);
         let mut schedule = Self {
             machine: Arc::new(machine),
             cast: Cast::default(),
@@ -78,13 +91,18 @@ impl Schedule {
             events_sent: 0,
             events_stored: 0,
             dice,
+            agency,
         };
         for _ in 0..schedule.dice.between(1, 3) {
             schedule.add_dealer();
         }
+        for brand in schedule.machine.brands.clone() {
+            if schedule.cast.dealers.iter().all(|dealer| dealer.brand.corp_id != brand.corp_id) {
+                schedule.add_dealer_of(brand, Delivery::Usual);
+            }
+        }
         for _ in 0..schedule.dice.between(1, 8) {
-            let person = schedule.machine.sim.add_person();
-            schedule.cast.people.push(Somebody::new(person));
+            schedule.add_somebody();
         }
         schedule
     }
@@ -122,8 +140,23 @@ fn options(seed: u64, dice: &mut Dice) -> Options {
     options
 }
 
+/// A brand with a self-built app.
+fn self_built(sim: &Simulator) -> (Option<Agency>, Vec<Brand>, Access) {
+    let app = AppSpec { callback: None, ..sim.invent_app() };
+    let callback = sim.invent_callback("http://unionlink.invalid/callback/brand");
+    sim.add_app(AppSpec { callback: Some(callback.clone()), ..app.clone() });
+    let AppSpec { corp_id, agent_id, secret, .. } = app;
+    let keys = format!(
+        "corp_id = \"{corp_id}\"\nagent_id = {agent_id}\nsecret = {{ value = \"{secret}\" }}\n\
+         callback_token = {{ value = \"{}\" }}\nencoding_aes_key = {{ value = \"{}\" }}\n",
+        callback.token, callback.aes_key,
+    );
+    let brand = Brand { app: AppName::new("brand").unwrap(), corp_id, agent_id };
+    (None, vec![brand], Access { suites: String::new(), apps: vec![keys], sealed_for: None })
+}
+
 /// The configuration of the service, consistent with that behaviour.
-fn setup(options: &Options, app: &AppSpec, dice: &mut Dice) -> Setup {
+fn setup(options: &Options, brands: &[Brand], access: Access, dice: &mut Dice) -> Setup {
     let token = match options.token_rule {
         TokenRule::Downstream => dice.among(&["auto", "downstream"]),
         TokenRule::Upstream => dice.among(&["auto", "upstream"]),
@@ -139,27 +172,29 @@ fn setup(options: &Options, app: &AppSpec, dice: &mut Dice) -> Setup {
     };
     let calls_max = dice.between(1, 8);
     let ConversionQuota { per_hour, per_day, per_month } = options.quota;
-    let AppSpec { corp_id, agent_id, secret, callback } = app;
-    let callback = callback.as_ref().unwrap();
-    let text = format!(
-        "[wecom]\ncalls_max = {calls_max}\n[[apps]]\nname = \"{}\"\ncorp_id = \"{corp_id}\"\nagent_id = {agent_id}\n\
-         secret = {{ value = \"{secret}\" }}\ncallback_token = {{ value = \"{}\" }}\n\
-         encoding_aes_key = {{ value = \"{}\" }}\nconversion_token = \"{token}\"\nsame_id_extends = {same_id_extends}\n\
-         reconcile_hours = {reconcile_hours}\n\
-         quota = {{ per_hour = {per_hour}, per_day = {per_day}, per_month = {per_month}, \
-         reserve_percent = {reserve_percent} }}\n",
-        app_name(),
-        callback.token,
-        callback.aes_key,
-    );
+    let Access { suites, apps, sealed_for } = access;
+    let is_agency = !suites.is_empty();
+    let mut text = format!("[wecom]\ncalls_max = {calls_max}\n{suites}");
+    for (Brand { app, .. }, keys) in brands.iter().zip(apps) {
+        write!(
+            text,
+            "[[apps]]\nname = \"{app}\"\n{keys}conversion_token = \"{token}\"\n\
+             same_id_extends = {same_id_extends}\nreconcile_hours = {reconcile_hours}\n\
+             quota = {{ per_hour = {per_hour}, per_day = {per_day}, per_month = {per_month}, \
+             reserve_percent = {reserve_percent} }}\n",
+        )
+        .unwrap();
+    }
     let config = config::parse(&text, "schedule".as_ref(), &Environment::default())
         .unwrap_or_else(|e| panic!("{e}: {text}"));
     Setup {
         config,
         reconciles_by_itself: reconcile_hours > 0,
-        lists_first_add: options.contact_list == Permission::Allowed,
+        // Agency-developed apps may not call it.
+        lists_first_add: options.contact_list == Permission::Allowed && !is_agency,
         lists_deleted_by_customer: options.lists_deleted_by_customer,
         chat_lag_ms: options.chat_lag_ms,
+        sealed_for,
         settings,
     }
 }

@@ -9,11 +9,12 @@ use tokio_util::task::TaskTracker;
 use unionlink::clock::Clock;
 use unionlink::domain::ids::CorpId;
 use unionlink::domain::time::Timestamp;
-use unionlink::simulator::{By, Event, Simulator};
+use unionlink::simulator::{By, Event, Sending, Simulator};
 
+use crate::agency::{Agency, Delivery};
 use crate::cast::{Cast, DealerState, EventRecord, Pair};
 use crate::check::Judged;
-use crate::service::Machine;
+use crate::service::{Brand, Machine};
 use crate::time::{Dice, TrueTime, pass};
 
 const MINUTE: Duration = Duration::from_mins(1);
@@ -52,6 +53,8 @@ pub struct Schedule {
     /// The number of events the service had stored when everything was repaired.
     pub events_stored: u64,
     pub dice: Dice,
+    /// The suite whose apps the brands have, if they are not self-built.
+    pub agency: Option<Agency>,
 }
 
 impl Schedule {
@@ -62,8 +65,10 @@ impl Schedule {
     /// Runs the random steps, up to the repair.
     pub async fn play(&mut self) {
         self.machine.start().await;
+        self.scan_the_codes();
         for _ in 0..self.dice.between(10, 50) {
             self.step().await;
+            self.step_of_the_agency().await;
             let wait = self.wait();
             pass(wait).await;
             if wait >= HOUR {
@@ -132,15 +137,24 @@ impl Schedule {
 
     /// Adds a dealer, and returns its position.
     pub fn add_dealer(&mut self) -> usize {
-        let dealer = self.machine.sim.add_dealer(&self.machine.app.corp_id, "Dealer");
-        self.cast.dealers.push(DealerState::new(dealer));
+        let brand = self.any_brand();
+        self.add_dealer_of(brand, Delivery::Usual)
+    }
+
+    /// Adds a dealer of a brand, and returns its position.
+    pub fn add_dealer_of(&mut self, brand: Brand, delivery: Delivery) -> usize {
+        let dealer = self.machine.sim.add_dealer(&brand.corp_id, "Dealer");
+        let corp_id = dealer.corp_id.clone();
+        self.cast.dealers.push(DealerState::new(dealer, brand));
         let d = self.cast.dealers.len() - 1;
         self.note(format!("new dealer d{d}"));
+        self.has_to_install(&corp_id, delivery);
         d
     }
 
     fn befriend_anybody(&mut self) {
         let (p, d) = (self.random_person(), self.random_dealer());
+        let d = self.dealer_for(p, d, false);
         self.befriend_somebody(p, d);
     }
 
@@ -165,7 +179,8 @@ impl Schedule {
         let begin = if half { Simulator::befriend_half } else { Simulator::befriend };
         self.events_sent += 1;
         let friendship = begin(&self.machine.sim, dealer, person, member, state);
-        let record = EventRecord::new(member, self.time.now().as_secs(), true, !half);
+        let user_id = self.machine.sim.user_id(dealer, member);
+        let record = EventRecord::new(&user_id, self.time.now().as_secs(), true, !half);
         let flag = record.flag();
         let is_unseen = self.cast.dealers[d].unseen.contains(member);
         let pair = self.pair(p, d, !half);
@@ -177,8 +192,9 @@ impl Schedule {
 
     /// The record of a person whom WeCom knows at a dealer; `is_customer` if the person is a customer now.
     pub fn pair(&mut self, p: usize, d: usize, is_customer: bool) -> &mut Pair {
-        let (sim, corp, now) = (&self.machine.sim, &self.machine.app.corp_id, self.time.now());
+        let (sim, now) = (&self.machine.sim, self.time.now());
         let (person, dealer) = (&self.cast.people[p].person, &self.cast.dealers[d].dealer.corp_id);
+        let corp = &self.cast.dealers[d].brand.corp_id;
         let external_userid = || sim.external_userid(dealer, person).unwrap();
         let pair = self.cast.pairs.entry((p, d)).or_insert_with(|| Pair::new(&external_userid()));
         if is_customer && pair.since.is_none() {
@@ -223,24 +239,32 @@ impl Schedule {
         let reseals = self.dice.one_in(2);
         self.note(format!("{what}, delivered after {delays:?}"));
         for delay in delays.into_iter().flatten() {
-            let (machine, event, flag, what) =
-                (self.machine.clone(), event.clone(), flag.clone(), what.to_owned());
-            self.deliveries.spawn(async move {
-                const TRIES: u32 = 4;
-                tokio::time::sleep(delay).await;
-                let mut callback = machine.sim.seal(&event);
-                for _ in 0..TRIES {
-                    let answer = machine.post(&callback).await;
-                    machine.trace.note(format!("{what}: answered {answer:?}"));
-                    if answer == Some(200) {
-                        return flag.store(true, Ordering::Relaxed);
-                    }
-                    tokio::time::sleep(Duration::from_secs(1)).await;
-                    if reseals {
-                        callback = machine.sim.seal(&event);
-                    }
-                }
-            });
+            self.send(event, flag, what, delay, reseals);
         }
+    }
+
+    /// WeCom sends an event after a delay, with a few retries, unless it has no such event.
+    pub fn send(&self, event: &Event, flag: &Arc<AtomicBool>, what: &str, delay: Duration, reseals: bool) {
+        if event.sending == Sending::Never {
+            return;
+        }
+        let (machine, event, flag, what) =
+            (self.machine.clone(), event.clone(), flag.clone(), what.to_owned());
+        self.deliveries.spawn(async move {
+            const TRIES: u32 = 4;
+            tokio::time::sleep(delay).await;
+            let mut callback = machine.seal(&event);
+            for _ in 0..TRIES {
+                let answer = machine.post(&event, &callback).await;
+                machine.trace.note(format!("{what}: answered {answer:?}"));
+                if answer == Some(200) {
+                    return flag.store(true, Ordering::Relaxed);
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                if reseals {
+                    callback = machine.seal(&event);
+                }
+            }
+        });
     }
 }

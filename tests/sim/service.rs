@@ -14,13 +14,14 @@ use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use unionlink::app::{Assembled, Parts, SinkPart, assemble};
+use unionlink::at_rest::Nonces;
 use unionlink::clock::ServiceClock;
 use unionlink::config::Config;
 use unionlink::domain::backoff::Jitter;
 use unionlink::domain::ids::AppName;
 use unionlink::http::doors::Doors;
 use unionlink::http::public;
-use unionlink::simulator::{AppSpec, SealedCallback, Simulator};
+use unionlink::simulator::{Event, SealedCallback, Sending, Simulator};
 use unionlink::store::embedded::engine::Memory;
 use unionlink::store::embedded::{EmbeddedStore, ManualWriter, Settings};
 use unionlink::store::{Start, Store as _};
@@ -30,13 +31,19 @@ use unionlink::worker::sink_status::SinkRegistry;
 
 use crate::receiver::Receiver;
 use crate::time::{Dice, MachineClock, Trace};
-use crate::wire::InProcessWire;
+use crate::wire::{ExchangeLog, InProcessWire};
 
 /// How long WeCom waits for the answer to a callback.
 const CALLBACK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long it waits for that of a suite's event, except a ticket.
+const URGENT_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub fn app_name() -> AppName {
-    AppName::new("brand").unwrap()
+/// A brand, and the app of the service that is for it.
+#[derive(Debug, Clone)]
+pub struct Brand {
+    pub app: AppName,
+    pub corp_id: String,
+    pub agent_id: u64,
 }
 
 /// The set-up of the service that a schedule chooses.
@@ -51,6 +58,8 @@ pub struct Setup {
     pub lists_deleted_by_customer: bool,
     /// How long WeCom shows the members of a group from before a change.
     pub chat_lag_ms: i64,
+    /// The suite id, if that is what the events of apps are sealed for.
+    pub sealed_for: Option<String>,
     /// Settings of the store.
     pub settings: Settings,
 }
@@ -68,13 +77,16 @@ pub struct Disk {
 pub struct Machine {
     pub seed: u64,
     pub sim: Simulator,
-    pub app: AppSpec,
+    /// At least one; further ones only as agency-developed apps.
+    pub brands: Vec<Brand>,
     pub setup: Setup,
     pub clock: Arc<MachineClock>,
     pub disk: Arc<Disk>,
     pub receivers: Vec<Receiver>,
     pub trace: Trace,
-    memory: Memory,
+    /// The calls that exchange an auth code.
+    pub exchanges: ExchangeLog,
+    pub memory: Memory,
     starts: AtomicU64,
     running: Mutex<Option<Arc<Service>>>,
     /// A task of some process panicked.
@@ -116,7 +128,7 @@ impl Machine {
     pub fn new(
         seed: u64,
         sim: Simulator,
-        app: AppSpec,
+        brands: Vec<Brand>,
         setup: Setup,
         clock: Arc<MachineClock>,
         receivers: Vec<Receiver>,
@@ -124,7 +136,22 @@ impl Machine {
     ) -> Self {
         let (disk, memory, panicked) = (Arc::default(), Memory::default(), CancellationToken::new());
         let (starts, running) = (AtomicU64::new(0), Mutex::default());
-        Self { seed, sim, app, setup, clock, disk, receivers, trace, memory, starts, running, panicked }
+        let exchanges = ExchangeLog::default();
+        Self {
+            seed,
+            sim,
+            brands,
+            setup,
+            clock,
+            disk,
+            receivers,
+            trace,
+            exchanges,
+            memory,
+            starts,
+            running,
+            panicked,
+        }
     }
 
     /// The process that runs, if one does.
@@ -177,9 +204,14 @@ impl Machine {
         };
         let clock = Arc::new(ServiceClock::new(self.clock.clone()));
         let parts = Parts {
-            nonces: Arc::new(|| [7; 12]),
+            nonces: nonces(Dice::new(self.seed, 2_000_000 + start)),
             store: store.clone(),
-            wire: Arc::new(InProcessWire { api: self.sim.in_process(), dead: dead.clone() }),
+            wire: Arc::new(InProcessWire {
+                api: self.sim.in_process(),
+                dead: dead.clone(),
+                exchanges: self.exchanges.clone(),
+                process: start,
+            }),
             clock: clock.clone(),
             jitter: Jitter::new(self.seed ^ start),
             sinks: self.receivers.iter().map(sink_part).collect(),
@@ -225,15 +257,24 @@ impl Machine {
         });
     }
 
-    /// Sends a callback to the service. Returns the HTTP status, if it is answered in time.
-    pub async fn post(&self, callback: &SealedCallback) -> Option<u16> {
+    /// Seals an event, with new random bytes each time.
+    pub fn seal(&self, event: &Event) -> SealedCallback {
+        match &self.setup.sealed_for {
+            Some(suite_id) if event.suite_id.is_none() => self.sim.seal_with(event, suite_id),
+            _ => self.sim.seal(event),
+        }
+    }
+
+    /// Sends the callback of an event to the service. Returns the HTTP status, if it is answered in time.
+    pub async fn post(&self, event: &Event, callback: &SealedCallback) -> Option<u16> {
+        let timeout = if event.sending == Sending::Urgent { URGENT_TIMEOUT } else { CALLBACK_TIMEOUT };
         let service = self.running()?;
         let request = Request::post(callback.full_url())
             .header("content-type", "text/xml")
             .body(Body::from(callback.body.clone()))
             .unwrap();
         let answered = service.unless_dead(service.public.call(request));
-        let Ok(response) = tokio::time::timeout(CALLBACK_TIMEOUT, answered).await.ok()??;
+        let Ok(response) = tokio::time::timeout(timeout, answered).await.ok()??;
         Some(response.status().as_u16())
     }
 
@@ -246,6 +287,16 @@ impl Machine {
         let service = self.running()?;
         service.unless_dead(what(service.clone())).await?.ok()
     }
+}
+
+/// Nonces from the seed.
+fn nonces(dice: Dice) -> Nonces {
+    let dice = Mutex::new(dice);
+    Arc::new(move || {
+        let mut nonce = [0; 12];
+        dice.lock().unwrap().fill(&mut nonce);
+        nonce
+    })
 }
 
 /// Steps the store's writer, with random delays, and crashes the process at a planned write.

@@ -23,7 +23,7 @@ const ON_A_REASON_SECS: u32 = 300;
 impl Schedule {
     /// A schedule with nothing lost and no quota in the way.
     pub fn of_the_story(seed: u64) -> Self {
-        let mut schedule = Self::with(seed, |options| options.quota = ConversionQuota::default());
+        let mut schedule = Self::with(seed, None, |options| options.quota = ConversionQuota::default());
         schedule.lost_percent = 0;
         schedule
     }
@@ -71,7 +71,8 @@ impl Schedule {
     }
 
     pub fn add_somebody(&mut self) -> usize {
-        self.cast.people.push(Somebody::new(self.machine.sim.add_person()));
+        let (person, brand) = (self.machine.sim.add_person(), self.any_brand());
+        self.cast.people.push(Somebody::new(person, brand));
         self.cast.people.len() - 1
     }
 
@@ -87,7 +88,7 @@ impl Schedule {
 
     async fn add_customer(&mut self, p: usize, d: usize, member: &str) {
         let (event, flag, what) = self.befriend(p, d, member, false);
-        let answer = self.machine.post(&self.machine.sim.seal(&event)).await;
+        let answer = self.machine.post(&event, &self.machine.seal(&event)).await;
         self.note(format!("{what}: answered {answer:?}"));
         assert_eq!(answer, Some(200), "{what}");
         flag.store(true, Ordering::Relaxed);

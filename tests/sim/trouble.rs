@@ -3,11 +3,13 @@
 use std::sync::atomic::Ordering;
 
 use unionlink::clock::Clock;
-use unionlink::domain::time::MINUTE_MS;
+use unionlink::domain::time::{MINUTE_MS, Timestamp};
 use unionlink::simulator::{Api, Change, Fault, MemberChange, Target};
 
+use crate::agency::Delivery;
 use crate::receiver::BEHAVIOURS;
 use crate::schedule::{MEMBERS, Schedule};
+use crate::service::Brand;
 
 /// Errcodes of every class, except those about one id: see [`ITEM_CODES`].
 const CODES: [i64; 18] = [
@@ -120,9 +122,19 @@ impl Schedule {
         dealer.is_shared = is_shared;
         dealer.was_unshared |= !is_shared;
         dealer.was_troubled |= !is_shared;
-        let (sim, app) = (&self.machine.sim, &self.machine.app);
-        sim.share(&dealer.dealer.corp_id, is_shared);
-        let event = sim.event(&app.corp_id, &Change::ShareChainChange { agent_id: app.agent_id });
+        let (dealer, brand) = (dealer.dealer.corp_id.clone(), dealer.brand.clone());
+        if self.has_installed(&dealer) {
+            let is_repaired = self.repaired_at > Timestamp::EPOCH;
+            let delivery = if is_repaired { Delivery::Sure } else { Delivery::Usual };
+            return if is_shared {
+                self.authorize(&dealer, delivery)
+            } else {
+                self.cancel(&dealer, delivery)
+            };
+        }
+        let (sim, Brand { corp_id, agent_id, .. }) = (&self.machine.sim, brand);
+        sim.share(&dealer, is_shared);
+        let event = sim.event(&corp_id, &Change::ShareChainChange { agent_id });
         self.deliver_of_group(&event, &format!("the app is shared with d{d}: {is_shared}"));
     }
 
@@ -136,11 +148,12 @@ impl Schedule {
         } else {
             sim.set_member_visible(corp_id, member, false);
         }
-        let change = Change::Member { user_id: member.to_owned(), change: MemberChange::Unsubscribed };
+        let user_id = sim.user_id(corp_id, member);
+        let change = Change::Member { user_id: user_id.clone(), change: MemberChange::Unsubscribed };
         let event = sim.event(corp_id, &change);
         // Of those whom this member follows some may not have been looked up yet.
         for ((_, of), pair) in &mut self.cast.pairs {
-            pair.is_disturbed |= *of == d && pair.events.iter().any(|event| event.member == member);
+            pair.is_disturbed |= *of == d && pair.events.iter().any(|event| event.member == user_id);
         }
         self.deliver_of_group(&event, &format!("d{d}'s {member} is not seen any more"));
     }
@@ -151,7 +164,8 @@ impl Schedule {
             let (sim, corp_id) = (&self.machine.sim, &self.cast.dealers[d].dealer.corp_id);
             sim.set_customer_contact(corp_id, member, true);
             sim.set_member_visible(corp_id, member, true);
-            let change = Change::Member { user_id: member.to_owned(), change: MemberChange::Subscribed };
+            let user_id = sim.user_id(corp_id, member);
+            let change = Change::Member { user_id, change: MemberChange::Subscribed };
             let event = sim.event(corp_id, &change);
             self.deliver_of_group(&event, &format!("d{d}'s {member} is seen again"));
         }
@@ -181,7 +195,7 @@ impl Schedule {
     pub fn revoke_tokens(&mut self) {
         let d = self.random_dealer();
         let corp = match self.dice.below(2) {
-            0 => self.machine.app.corp_id.clone(),
+            0 => self.cast.dealers[d].brand.corp_id.clone(),
             _ => self.cast.dealers[d].dealer.corp_id.clone(),
         };
         self.note("tokens are revoked");
