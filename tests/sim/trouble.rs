@@ -127,9 +127,9 @@ impl Schedule {
             let is_repaired = self.repaired_at > Timestamp::EPOCH;
             let delivery = if is_repaired { Delivery::Sure } else { Delivery::Usual };
             return if is_shared {
-                self.authorize(&dealer, delivery)
+                self.authorize(&dealer, delivery);
             } else {
-                self.cancel(&dealer, delivery)
+                self.cancel(&dealer, delivery);
             };
         }
         let (sim, Brand { corp_id, agent_id, .. }) = (&self.machine.sim, brand);
