@@ -61,10 +61,13 @@ impl Lookup {
     #[must_use]
     pub fn answered(self, refused: Option<i64>, known_since: Timestamp, now: Timestamp) -> Self {
         let age_ms = now.millis_since(known_since);
-        // The app can see the customer now: as after the add, the pending id may take its time.
-        let is_visible_again = self.refused.is_some() && refused.is_none();
-        let begins = self.asked == 0 || is_visible_again;
-        let asked = if begins { steps_passed(age_ms) + 1 } else { self.asked + 1 };
+        let first = steps_passed(age_ms) + 1;
+        let asked = match (self.asked, self.refused, refused) {
+            (0, ..) => first,
+            // The app can see the customer now: as after the add, the pending id may take its time.
+            (asked, Some(_), None) => first.min(asked + 1),
+            (asked, ..) => asked + 1,
+        };
         let wait_ms = match (reask_after_ms(asked), refused) {
             (Some(wait_ms), _) => Some(wait_ms),
             (None, Some(_)) if age_ms < PENDING_ID_LIFE_MS => Some(DAY_MS),

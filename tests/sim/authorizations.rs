@@ -62,9 +62,9 @@ impl Agency {
         }
         let known = records.authorizations.iter().find(|known| known.corp_id.as_str() == corp_id);
         match known.filter(|known| known.granted_at.as_secs() >= newest.issued_at.as_secs()) {
-            Some(known) if known.check_due => Standing::Waits("is to be read"),
             // Exchanged before an older one that reset it.
             Some(_) if !is_valid => Standing::Failed("has a permanent code that is not valid"),
+            Some(known) if known.check_due => Standing::Waits("is to be read"),
             Some(known) => match known.state() {
                 AuthorizationState::Active => Standing::Usable,
                 AuthorizationState::Incomplete => Standing::Waits("has yet to be read"),

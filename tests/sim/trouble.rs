@@ -68,16 +68,18 @@ impl Schedule {
     /// A fault of one customer or person.
     pub fn trouble_with_an_id(&mut self) {
         let (p, d, sim) = (self.random_person(), self.random_dealer(), self.machine.sim.clone());
+        // One fault each: together they could last longer than the schedule of lookups.
+        let pair = self.cast.pairs.get_mut(&(p, d)).filter(|pair| !pair.is_disturbed);
         match self.dice.below(4) {
             0 | 1 => {
-                let Some(pair) = self.cast.pairs.get_mut(&(p, d)) else { return };
+                let Some(pair) = pair else { return };
                 pair.is_disturbed = true;
                 let calls = u32::try_from(self.dice.between(1, 4)).unwrap();
                 sim.hide_rows(pair.external_userid.as_str(), calls);
                 self.note(format!("p{p} at d{d} is hidden for {calls} calls"));
             }
             2 => {
-                let Some(pair) = self.cast.pairs.get_mut(&(p, d)) else { return };
+                let Some(pair) = pair else { return };
                 pair.is_disturbed = true;
                 sim.poison(pair.external_userid.as_str());
                 self.note(format!("the id of p{p} at d{d} makes batches fail"));
