@@ -10,13 +10,17 @@ use utoipa::ToSchema;
 
 use super::ids::CorpId;
 use super::sealed::Sealed;
-use super::time::Timestamp;
+use super::time::{MINUTE_MS, Timestamp};
 
 /// Maximum characters of a corp's name that are kept.
 const NAME_CHARS: usize = 128;
 
 /// `shared_from.share_type` of an app that a corp shares through 上下游.
 const SHARED_DOWNSTREAM: i64 = 1;
+
+/// How long after its last change an authorisation whose app has not been read may turn out to be a brand's.
+/// A reading takes a second; where it keeps failing for longer, that is shown, and nothing waits for it.
+pub const READING_MS: i64 = 10 * MINUTE_MS;
 
 /// The record of a corp that has authorised a suite. The order of the fields is the stored format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -220,6 +224,13 @@ impl Authorization {
         }
     }
 
+    /// Whether the app at the corp is being read, so that the corp may turn out to be a brand.
+    #[must_use]
+    pub fn is_being_read(&self, now: Timestamp) -> bool {
+        self.state() == AuthorizationState::Incomplete
+            && (0..READING_MS).contains(&now.millis_since(self.changed_at))
+    }
+
     /// What the corp is; `None` until the app has been read. A corp that cancelled remains what it was.
     #[must_use]
     pub fn role(&self) -> Option<Role> {
@@ -243,23 +254,34 @@ fn bounded(name: String) -> String {
     }
 }
 
-/// The dealers among `all` authorisations of a suite that have the app from `brand`, cancelled ones too.
+/// The dealers among `all` authorisations of a suite that have the app from `brand`, cancelled ones too. `held`
+/// are those that had it before.
 ///
 /// It is not documented that the corp that shared an app is named by the id under which it authorised. A
 /// dealer whose app comes from a corp that is not among `all` therefore belongs to `brand` if that is the
-/// only brand, and no corp has yet to be read, which may be another one. Nor may `brand`'s app be one of
-/// several of the suite: the brand of another may have yet to authorise.
+/// only brand. While a corp is being read, which may be another brand, only those held belong to it. Nor may
+/// `brand`'s app be one of several of the suite: the brand of another may have yet to authorise.
 #[must_use]
-pub fn dealers_of<'a>(brand: &CorpId, is_only_app: bool, all: &'a [Authorization]) -> Vec<&'a Authorization> {
+pub fn dealers_of<'a>(
+    brand: &CorpId,
+    is_only_app: bool,
+    all: &'a [Authorization],
+    held: &[Authorization],
+    now: Timestamp,
+) -> Vec<&'a Authorization> {
     let mut brands = all.iter().filter(|one| one.role() == Some(Role::Brand));
     let is_only_brand = is_only_app
         && brands.next().is_some_and(|first| first.corp_id.same_corp(brand.as_str()))
-        && brands.next().is_none()
-        && all.iter().all(|one| one.role().is_some());
+        && brands.next().is_none();
+    let is_being_read = all.iter().any(|one| one.is_being_read(now));
+    let was_held = |dealer: &Authorization| held.iter().any(|one| one.corp_id == dealer.corp_id);
     let is_known = |corp_id: &CorpId| all.iter().any(|one| one.corp_id.same_corp(corp_id.as_str()));
+    let is_of_only_brand = |dealer: &Authorization| is_only_brand && (!is_being_read || was_held(dealer));
     all.iter()
         .filter(|one| match one.role() {
-            Some(Role::Dealer(of)) => brand.same_corp(of.as_str()) || (is_only_brand && !is_known(&of)),
+            Some(Role::Dealer(of)) => {
+                brand.same_corp(of.as_str()) || (!is_known(&of) && is_of_only_brand(one))
+            }
             Some(Role::Brand | Role::Other) | None => false,
         })
         .collect()

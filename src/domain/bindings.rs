@@ -9,11 +9,7 @@ use std::collections::BTreeMap;
 
 use super::authorization::{Authorization, AuthorizationState, Role};
 use super::ids::{AppName, CorpId};
-use super::time::{MINUTE_MS, Timestamp};
-
-/// How long after its last change an authorisation whose app has not been read may turn out to be a brand's.
-/// A reading takes a second; where it keeps failing for longer, that is shown, and apps are bound without it.
-pub const READING_MS: i64 = 10 * MINUTE_MS;
+use super::time::Timestamp;
 
 /// An agency-developed app in the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +63,7 @@ pub struct Bindings {
 /// 2. An app with a configured corp is bound to it once that is an active brand.
 /// 3. An app without one is bound to the only active brand of its suite that no other app is bound to or
 ///    configured for. If there are several, to none of them; nor while the app at another corp has yet to be
-///    read, which may be a second brand. That is waited for at most [`READING_MS`].
+///    read, which may be a second brand. That is waited for at most [`READING_MS`](super::authorization::READING_MS).
 ///
 /// No two apps of a suite serve one corp. Bound apps come first, then configured ones, then the order of
 /// `apps`.
@@ -151,12 +147,9 @@ impl<'a> Binding<'a> {
 
     /// Whether a corp that no other app is for may turn out to be a brand: its app is being read.
     fn may_have_another(&self, app: &AgencyApp) -> bool {
-        let is_read_now = |one: &&Authorization| {
-            one.state() == AuthorizationState::Incomplete
-                && (0..READING_MS).contains(&self.now.millis_since(one.changed_at))
-        };
-        let mut incomplete = self.granted.get(&app.suite).into_iter().flatten().filter(is_read_now);
-        incomplete.any(|one| !self.is_claimed(app, &one.corp_id))
+        let of_suite = self.granted.get(&app.suite).into_iter().flatten();
+        let mut being_read = of_suite.filter(|one| one.is_being_read(self.now));
+        being_read.any(|one| !self.is_claimed(app, &one.corp_id))
     }
 
     /// The app of the suite that serves the corp.

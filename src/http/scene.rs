@@ -195,7 +195,7 @@ impl Scene {
             let view = SuiteView::of(records, &settings(suite.as_str()).sealer);
             (suite, view)
         };
-        self.state.apps.replace(granted.into_iter().map(view).collect(), &bindings);
+        self.state.apps.replace(granted.into_iter().map(view).collect(), &bindings, NOW);
     }
 
     /// WeCom lists this dealer of the app.

@@ -11,11 +11,12 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
 use super::suites::{SuiteSettings, SuiteView};
-use crate::domain::authorization::{Authorization, Role, dealers_of};
+use crate::domain::authorization::{Agent, Authorization, Role, dealers_of};
 use crate::domain::bindings::{AgencyApp, Bindings, Unserved};
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Limits;
+use crate::domain::time::Timestamp;
 use crate::wecom::{AppCredentials, Development};
 
 mod credentials;
@@ -100,6 +101,8 @@ pub struct AppChanges {
     pub usable: Vec<(AppName, CorpId)>,
     /// The apps whose calls cannot succeed any more.
     pub parked: Vec<AppName>,
+    /// The other apps of whose brand something else was read: its permissions may have changed.
+    pub read: Vec<(AppName, CorpId)>,
 }
 
 impl Apps {
@@ -124,7 +127,7 @@ impl Apps {
         let self_built = BTreeMap::new();
         let this = Self { self_built, suites, agency, current: RwLock::new(Arc::new(registry)) };
         // The corp in the configuration of an agency-developed app is that of no authorisation yet.
-        this.replace(BTreeMap::new(), &Bindings::default());
+        this.replace(BTreeMap::new(), &Bindings::default(), Timestamp::EPOCH);
         this
     }
 
@@ -251,7 +254,12 @@ impl Apps {
     }
 
     /// Replaces what is known of the suites named, and which corp each agency-developed app serves.
-    pub fn replace(&self, suites: BTreeMap<AppName, SuiteView>, bindings: &Bindings) -> AppChanges {
+    pub fn replace(
+        &self,
+        suites: BTreeMap<AppName, SuiteView>,
+        bindings: &Bindings,
+        now: Timestamp,
+    ) -> AppChanges {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let before = current.clone();
         let mut registry = Registry::clone(&current);
@@ -267,7 +275,7 @@ impl Apps {
                 registry.unserved.insert(app.clone(), unserved);
             }
         }
-        registry.find_dealers(&self.agency);
+        registry.find_dealers(&self.agency, now);
         let mut changes = AppChanges::default();
         for AgencyApp { app, .. } in &self.agency {
             match (before.usable(app), registry.usable(app)) {
@@ -275,6 +283,9 @@ impl Apps {
                 // After another code, failures of the one before do not count.
                 (Some(then), Some(now)) if then != now => changes.usable.push((app.clone(), now.0)),
                 (Some(_), None) => changes.parked.push(app.clone()),
+                (Some(_), Some(now)) if before.agent(app) != registry.agent(app) => {
+                    changes.read.push((app.clone(), now.0));
+                }
                 (None, None) | (Some(_), Some(_)) => {}
             }
         }
@@ -292,21 +303,30 @@ impl Apps {
 
 impl Registry {
     /// Finds the dealers of the agency-developed apps among those that have authorised.
-    fn find_dealers(&mut self, agency: &[AgencyApp]) {
-        self.dealers.clear();
+    fn find_dealers(&mut self, agency: &[AgencyApp], now: Timestamp) {
+        let before = std::mem::take(&mut self.dealers);
         self.apps_of_dealers.clear();
         for AgencyApp { app, suite, .. } in agency {
             let brand = self.apps.get(app).and_then(|rules| rules.corp_id.as_ref());
             let (Some(brand), Some(view)) = (brand, self.suites.get(suite)) else { continue };
             let all = view.records();
             let is_only_app = agency.iter().filter(|one| one.suite == *suite).count() == 1;
-            let dealers: Arc<[_]> = dealers_of(brand, is_only_app, &all).into_iter().cloned().collect();
+            let held = before.get(app).map_or(&[][..], |held| held);
+            let dealers = dealers_of(brand, is_only_app, &all, held, now);
+            let dealers: Arc<[_]> = dealers.into_iter().cloned().collect();
             let apps_of_dealers = self.apps_of_dealers.entry(suite.clone()).or_default();
             for dealer in dealers.iter() {
                 apps_of_dealers.entry(dealer.corp_id.canonical()).or_default().push(app.clone());
             }
             self.dealers.insert(app.clone(), dealers);
         }
+    }
+
+    /// What was read of the brand that an app serves.
+    fn agent(&self, app: &AppName) -> Option<&Agent> {
+        let rules = self.apps.get(app)?;
+        let suite = self.suites.get(rules.suite.as_ref()?)?;
+        suite.authorization(rules.corp_id.as_ref()?.as_str())?.record.agent.as_ref()
     }
 
     /// The corp of an agency-developed app whose calls can succeed, and how many permanent codes it has had.

@@ -3,7 +3,8 @@
 //!
 //! | part | does |
 //! | --- | --- |
-//! | here | reloads the suites after each change; resumes the work of apps that can call WeCom again |
+//! | here | reloads the suites after each change |
+//! | `resumption` | resumes the work of apps that can call WeCom again |
 //! | `registry` | reads the stored suites and bindings into [`Apps`](super::apps::Apps) |
 //! | `exchange` | exchanges auth codes for permanent codes |
 //! | `review` | reads the app at a corp, and its permissions |
@@ -19,6 +20,7 @@
 mod exchange;
 mod registry;
 mod report;
+mod resumption;
 mod review;
 mod suite_calls;
 mod upkeep;
@@ -29,7 +31,6 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::resume::{AGAIN_AFTER, Lookups, Paused, Resumer};
 use super::{Activation, Context, overdue};
 use crate::at_rest::Nonces;
 use crate::domain::authorization::AuthorizationState;
@@ -40,6 +41,7 @@ use crate::wecom::SuitePlatform;
 use exchange::Exchanges;
 pub use registry::load;
 use report::Report;
+use resumption::Resumption;
 use review::Reviews;
 use suite_calls::SuiteCalls;
 use upkeep::Upkeep;
@@ -64,10 +66,7 @@ struct Authorizer {
     reviews: Arc<Reviews>,
     upkeep: Upkeep,
     report: Report,
-    /// The apps that became usable, each with its brand, whose work has yet to be resumed.
-    to_resume: BTreeMap<AppName, CorpId>,
-    /// When that was last tried, if it failed.
-    resumed_at: Option<Moment>,
+    resumption: Arc<Resumption>,
     /// Whether something was stored since the suites were loaded.
     is_stale: bool,
     loaded_at: Option<Moment>,
@@ -96,7 +95,7 @@ impl Activation for Authorizer {
             }
         }
         // After the exchanges: an auth code can be used for ten minutes only.
-        self.resume().await;
+        self.resumption.start();
         self.upkeep.look().await;
         super::LOOK_EVERY
     }
@@ -114,8 +113,7 @@ impl Authorizer {
             reviews: Arc::new(Reviews::new(calls)),
             upkeep: Upkeep::new(context.clone(), nonces),
             report: Report::new(&context),
-            to_resume: BTreeMap::new(),
-            resumed_at: None,
+            resumption: Arc::new(Resumption::new(context.clone())),
             is_stale: true,
             loaded_at: None,
             context,
@@ -129,62 +127,38 @@ impl Authorizer {
         let changes = load(&**store, apps, self.context.now()).await?;
         self.report.loaded(&changes);
         for app in &changes.parked {
-            self.to_resume.remove(app);
+            self.resumption.unmark(app);
         }
-        for (app, brand) in changes.usable {
+        for (app, brand) in changes.usable.into_iter().chain(changes.read) {
             wake.dealers_changed(&app);
             // Messages may have come before the corp that they are about was known.
             wake.unrouted.notify_one();
-            self.to_resume.insert(app, brand);
+            self.resumption.mark(app, brand);
         }
-        let others = self.authorized_dealers().into_iter().filter(|(app, now)| dealers.get(app) != Some(now));
-        for (app, _) in others {
-            wake.dealers_changed(&app);
-            wake.unrouted.notify_one();
+        for (app, now) in self.authorized_dealers() {
+            let before = dealers.get(&app);
+            if before != Some(&now) {
+                wake.dealers_changed(&app);
+                wake.unrouted.notify_one();
+            }
+            let is_new = |dealer: &&(CorpId, u32)| before.is_none_or(|before| !before.contains(*dealer));
+            for (corp_id, _) in now.iter().filter(is_new) {
+                self.resumption.mark_dealer(app.clone(), corp_id.clone());
+            }
         }
         Ok(())
     }
 
-    /// The dealers of each agency-developed app that have authorised its suite themselves, and not cancelled.
-    fn authorized_dealers(&self) -> BTreeMap<AppName, BTreeSet<CorpId>> {
+    /// The dealers of each agency-developed app that have authorised its suite themselves, and not cancelled,
+    /// with the number of their permanent codes.
+    fn authorized_dealers(&self) -> BTreeMap<AppName, BTreeSet<(CorpId, u32)>> {
         let apps = &self.context.apps;
         let of_app = |app: &AppName| {
             let authorized = apps.authorized_dealers(app);
             let active = authorized.iter().filter(|dealer| dealer.state() == AuthorizationState::Active);
-            (app.clone(), active.map(|dealer| dealer.corp_id.clone()).collect())
+            (app.clone(), active.map(|dealer| (dealer.corp_id.clone(), dealer.codes)).collect())
         };
         apps.agency().iter().map(|one| of_app(&one.app)).collect()
-    }
-
-    /// Resumes what is paused of the apps that became usable, again and again until that succeeds.
-    async fn resume(&mut self) {
-        let now = self.context.clock.moment();
-        if self.to_resume.is_empty() || !overdue(self.resumed_at, AGAIN_AFTER, now) {
-            return;
-        }
-        self.resumed_at = None;
-        for (app, brand) in std::mem::take(&mut self.to_resume) {
-            if let Err(error) = self.resume_app(&app, &brand).await {
-                let message = "what was paused of an app could not be resumed yet";
-                self.context.store_failures.warn(message, &error);
-                self.resumed_at = Some(now);
-                self.to_resume.insert(app, brand);
-            }
-        }
-    }
-
-    /// Resumes what is paused of an app. Lookups are repeated at the brand only: at dealers, WeCom's answers do
-    /// not depend on the brand's authorisation.
-    async fn resume_app(&self, app: &AppName, brand: &CorpId) -> Result<(), StoreError> {
-        let resumer = Resumer::of(&self.context);
-        let corps = [(app.clone(), brand.clone())];
-        let paused = Paused { app: Some(app), corps: &corps, lookups: Lookups::Refused };
-        resumer.run(paused, |scope| scope.app() == app).await?;
-        let dealers = self.context.store.dealers(app).await?.into_iter();
-        let dealers = dealers.filter(|dealer| dealer.left_at.is_none());
-        let corps: Vec<_> = dealers.map(|dealer| (app.clone(), dealer.corp_id)).collect();
-        let paused = Paused { app: Some(app), corps: &corps, lookups: Lookups::None };
-        resumer.run(paused, |_| false).await.map(drop)
     }
 }
 

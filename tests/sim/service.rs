@@ -13,7 +13,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use unionlink::app::{Assembled, Parts, SinkPart, assemble};
+use unionlink::app::{Assembled, Parts, SinkPart, StartError, assemble};
 use unionlink::at_rest::Nonces;
 use unionlink::clock::ServiceClock;
 use unionlink::config::Config;
@@ -221,7 +221,16 @@ impl Machine {
         let assembled = tokio::select! {
             biased;
             () = dead.cancelled() => return,
-            assembled = assemble(&self.setup.config, parts, stop.clone()) => assembled.unwrap(),
+            assembled = assemble(&self.setup.config, parts, stop.clone()) => assembled,
+        };
+        let assembled = match assembled {
+            Ok(assembled) => assembled,
+            // The disk does not answer: the process ends, and is started again later.
+            Err(error @ (StartError::Suites(_) | StartError::Clocks(_))) => {
+                self.trace.note(format!("start {start}: {error}"));
+                return dead.cancel();
+            }
+            Err(error) => panic!("{error}"),
         };
         self.clock.noted();
         let Assembled { context, callbacks, workers } = assembled;

@@ -156,21 +156,28 @@ fn a_dealer_is_of_the_brand_that_shared_the_app() {
         active("wpD3", Some(("wpA", 0))),
         active("wpD4", Some(("wwUnknown", 1))),
     ];
-    let of = |brand: &str, all: &[Authorization]| {
-        let dealers = dealers_of(&corp(brand), true, all);
+    let held = [active("wpD4", Some(("wwUnknown", 1)))];
+    let of_at = |brand: &str, all: &[Authorization], now: Timestamp| {
+        let dealers = dealers_of(&corp(brand), true, all, &held, now);
         dealers.iter().map(|dealer| dealer.corp_id.to_string()).collect::<Vec<_>>()
     };
+    let of = |brand: &str, all: &[Authorization]| of_at(brand, all, T0);
     assert_eq!(of("wpA", &all), ["wpD1"]);
     assert_eq!(of("wpB", &all), ["wpD2"], "with two brands, an unknown id decides nothing");
     let one_brand: Vec<_> = all.iter().filter(|one| one.corp_id != corp("wpB")).cloned().collect();
     assert_eq!(of("wpA", &one_brand), ["wpD1", "wpD2", "wpD4"]);
     assert!(of("wpC", &one_brand).is_empty());
     // The brand of another app may not have authorised yet.
-    let named: Vec<_> = dealers_of(&corp("wpA"), false, &one_brand).into_iter().cloned().collect();
+    let named: Vec<_> = dealers_of(&corp("wpA"), false, &one_brand, &[], T0).into_iter().cloned().collect();
     assert_eq!(named, [active("wpD1", Some(("wpA", 1)))]);
-    // Another brand may be authorising again, and is read only later.
-    let unread = Authorization { agent: None, ..active("wpB", None) };
-    assert_eq!(of("wpA", &[one_brand, vec![unread]].concat()), ["wpD1"]);
+    // Another brand may be authorising again, and is read only later: only dealers held before stay.
+    let unread = Authorization { agent: None, ..active("wpE", None) };
+    let with_unread = [one_brand.clone(), vec![unread.clone()]].concat();
+    assert_eq!(of("wpA", &with_unread), ["wpD1", "wpD4"]);
+    // Not for ever, if it cannot be read; and not for one that has cancelled.
+    assert_eq!(of_at("wpA", &with_unread, T0.plus_ms(READING_MS)), ["wpD1", "wpD2", "wpD4"]);
+    let gone = Authorization { cancelled_at: Some(T0), ..unread };
+    assert_eq!(of("wpA", &[one_brand, vec![gone]].concat()), ["wpD1", "wpD2", "wpD4"]);
 }
 
 /// Something that happens to an authorisation.

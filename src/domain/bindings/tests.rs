@@ -4,6 +4,7 @@ use super::super::authorization::{Agent, Granted, SharedFrom};
 use super::super::sealed::Sealed;
 use super::super::time::Timestamp;
 use super::*;
+use crate::domain::authorization::READING_MS;
 use proptest::prelude::*;
 
 fn corp(id: &str) -> CorpId {

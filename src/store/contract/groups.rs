@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::domain::backoff::REASK_AFTER_MS;
 use crate::domain::chat::{CHAT_LAG_MS, ChatChange, ChatEvent, MemberVersion, Versions};
 use crate::domain::contact::CHATS_MAX;
 use crate::domain::ids::ChatId;
@@ -184,6 +185,9 @@ async fn a_customer_who_leaves_a_group_keeps_the_link_and_one_who_joins_again_is
     let work = store.lease(now, 10, 0).await.unwrap();
     assert_eq!(work.iter().map(|work| &work.contact).collect::<Vec<_>>(), [&contact_key(2, 1)]);
     assert_eq!(work[0].known.as_ref().unwrap().lookup_chat(), Some(&chat_id(1)));
+    store.settle(work.into_iter().map(|work| (work, Outcome::Missed)).collect(), now).await.unwrap();
+    let next_due = store.next_due().await.unwrap().expect("WeCom may need time after a join");
+    assert_eq!(next_due.millis_since(now), REASK_AFTER_MS[1]);
     assert_eq!(store.audit(), Ok(vec![]));
 }
 

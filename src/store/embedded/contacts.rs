@@ -124,6 +124,8 @@ pub(super) fn see(
         Some(lookup) if has_joined || is_followed => Some(Lookup {
             due_at: Some(lookup.due_at.map_or(now, |due_at| due_at.min(now))),
             haste: lookup.haste.min(list.haste),
+            // As after an add, WeCom may need time: the schedule begins again.
+            asked: if list.haste == Haste::Live { lookup.asked.min(1) } else { lookup.asked },
             task: list.task,
             through_chat: has_joined,
             ..lookup

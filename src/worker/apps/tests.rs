@@ -74,7 +74,7 @@ pub(super) fn replace(apps: &Apps, authorizations: Vec<Authorization>) -> AppCha
     let granted = BTreeMap::from([(name("agency"), authorizations)]);
     let bindings = bind(apps.agency(), &granted, &bound, T0);
     let view = SuiteView::of(records, &settings().sealer);
-    apps.replace(BTreeMap::from([(name("agency"), view)]), &bindings)
+    apps.replace(BTreeMap::from([(name("agency"), view)]), &bindings, Timestamp::EPOCH)
 }
 
 #[test]

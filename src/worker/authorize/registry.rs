@@ -42,5 +42,5 @@ pub async fn load(store: &dyn Store, apps: &Apps, now: Timestamp) -> Result<AppC
         bindings = bind(apps.agency(), &granted, &bound, now);
         bindings.apps.extend(damaged.into_iter().map(|app| (app, Err(Unserved::NoBrand))));
     }
-    Ok(apps.replace(views, &bindings))
+    Ok(apps.replace(views, &bindings, now))
 }

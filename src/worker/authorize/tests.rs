@@ -8,6 +8,7 @@ use secrecy::{ExposeSecret as _, SecretString};
 use super::super::LOOK_EVERY;
 use super::super::apps::{AppRules, Apps};
 use super::super::breaker::Scope;
+use super::super::resume::{AGAIN_AFTER, Resumer};
 use super::super::scripted::{Script, T0, app, contact_event, customer, dealer, member};
 use super::super::suites::SuiteSettings;
 use super::super::world::{World, rules};

@@ -166,7 +166,7 @@ async fn the_brands_among_which_an_app_has_to_choose_are_named() {
     scene.register("brand", FAN).await;
     let brands = vec![(corp("wpA"), "甲".to_owned()), (corp("wpC"), "乙".to_owned())];
     let apps = BTreeMap::from([(name("brand"), Err(Unserved::Several(brands)))]);
-    scene.state.apps.replace(BTreeMap::new(), &Bindings { apps, ..Bindings::default() });
+    scene.state.apps.replace(BTreeMap::new(), &Bindings { apps, ..Bindings::default() }, NOW);
     let answer = scene.read(&format!("/v1/explain/{FAN}")).await;
     assert_eq!(answer["code"], "app_not_authorized");
     assert!(answer["text"]["en"].as_str().unwrap().ends_with("甲 (wpA), 乙 (wpC)"), "{answer}");
