@@ -46,6 +46,8 @@ use visibility::Visibility;
 const READ_EVERY: Duration = Duration::from_hours(24);
 /// The shortest time between two readings, so that several changes in a row cause only one.
 const READ_APART: Duration = Duration::from_mins(1);
+/// How long a list that an agency-developed app may not read is left alone: the brand may confirm a permission.
+const UNREAD_FOR: Duration = Duration::from_hours(1);
 /// The time until a list that lost too many dealers is read again.
 const DOUBT_FOR: Duration = Duration::from_secs(10);
 /// How often activity is recorded.
@@ -100,6 +102,8 @@ struct AppDealers {
     app: AppName,
     started_at: Moment,
     read_at: Option<Moment>,
+    /// Whether WeCom's list could not be read then: the dealers are those that have authorised the suite.
+    is_unread: bool,
     /// Whether the dealers have changed since, according to WeCom.
     is_changed: bool,
     /// Dealers missing from the list that was read last, which lost too many to be believed.
@@ -128,6 +132,7 @@ impl AppDealers {
             app: app.clone(),
             started_at: context.clock.moment(),
             read_at: None,
+            is_unread: false,
             is_changed: false,
             doubted: Vec::new(),
             qualifications: Qualifications::default(),
@@ -182,10 +187,11 @@ impl AppDealers {
     async fn read(&mut self) {
         let Self { context, app, .. } = self;
         self.is_changed |= context.wake.take_changed(app);
-        let every = match (self.doubted.is_empty(), self.is_changed) {
-            (false, _) => DOUBT_FOR,
-            (true, true) => READ_APART,
-            (true, false) => READ_EVERY,
+        let every = match (self.doubted.is_empty(), self.is_changed, self.is_unread) {
+            (false, ..) => DOUBT_FOR,
+            (true, true, _) => READ_APART,
+            (true, false, true) => UNREAD_FOR,
+            (true, false, false) => READ_EVERY,
         };
         let (scope, now) = (Scope::Dealers(app.clone()), context.now());
         if !context.apps.can_call(app)
@@ -220,8 +226,14 @@ impl AppDealers {
         }
     }
 
-    fn apply(&mut self, Refreshed { dealers, left, doubtful }: Refreshed) {
+    fn apply(&mut self, Refreshed { dealers, unread, left, doubtful }: Refreshed) {
         let Self { context, app, .. } = self;
+        if let Some(error) = unread.as_ref().filter(|_| !self.is_unread) {
+            tracing::warn!(%app, %error,
+                "WeCom does not let the app read the list of dealers: only those that have authorised the suite \
+                 themselves are known; the list is asked for again every hour");
+        }
+        self.is_unread = unread.is_some();
         tracing::info!(%app, dealers, "dealer list refreshed");
         if !left.is_empty() {
             let (count, dealers) = (left.len(), context.dealer_names.all_shown(app, &left));

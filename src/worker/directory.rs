@@ -13,12 +13,13 @@ use tokio::time::Instant;
 
 use super::apps::Apps;
 use super::dealer_names::DealerNames;
+use super::failure::concerns_whole_app;
 use crate::clock::Clock;
 use crate::domain::authorization::{Authorization, AuthorizationState};
 use crate::domain::dealer::{Dealer, Diff, diff};
 use crate::domain::ids::{AppName, CorpId};
 use crate::store::{Store, StoreError};
-use crate::wecom::{Api, CallError, DealerList, Platform, is_call_forbidden};
+use crate::wecom::{Api, CallError, Class, DealerList, Platform};
 
 /// How long a corp that WeCom does not list is not asked about again.
 const UNLISTED_FOR: Duration = Duration::from_mins(1);
@@ -41,6 +42,8 @@ pub enum DirectoryError {
 pub(super) struct Refreshed {
     /// How many dealers there are.
     pub(super) dealers: usize,
+    /// Why WeCom's list could not be read, if the dealers are only those that have authorised the suite.
+    pub(super) unread: Option<CallError>,
     /// Dealers that have left.
     pub(super) left: Vec<CorpId>,
     /// Dealers that may have left: the list is to be read a second time.
@@ -135,7 +138,7 @@ impl Directory {
     }
 
     async fn read_one(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, DirectoryError> {
-        let DealerList { dealers, .. } = self.list(app, Some(corp_id)).await?;
+        let (DealerList { dealers, .. }, _) = self.list(app, Some(corp_id)).await?;
         let is_listed = dealers.iter().any(|dealer| dealer.corp_id == *corp_id);
         self.put(app, dealers).await?;
         if is_listed {
@@ -158,7 +161,7 @@ impl Directory {
         doubted: &[CorpId],
     ) -> Result<Refreshed, DirectoryError> {
         let _refreshing = self.refreshing(app).await;
-        let DealerList { dealers: listed, is_complete } = self.list(app, None).await?;
+        let (DealerList { dealers: listed, is_complete }, unread) = self.list(app, None).await?;
         let known = self.store.dealers(app).await?;
         let Diff { left: missing, doubtful } = diff(&known, &listed, is_complete, doubted);
         let dealers = listed.len();
@@ -169,35 +172,36 @@ impl Directory {
                 left.push(corp_id);
             }
         }
-        Ok(Refreshed { dealers, left, doubtful })
+        Ok(Refreshed { dealers, unread, left, doubtful })
     }
 
     /// The dealers that WeCom lists now, or the one asked for, and those that have authorised the suite of an
-    /// agency-developed app. WeCom may not allow such an app to read the list (document 96872): then only the
-    /// latter.
-    async fn list(&self, app: &AppName, only: Option<&CorpId>) -> Result<DealerList, DirectoryError> {
+    /// agency-developed app. WeCom may not allow such an app to read the list (document 96872), with a code that
+    /// is not documented: then only the latter, and the refusal.
+    async fn list(
+        &self,
+        app: &AppName,
+        only: Option<&CorpId>,
+    ) -> Result<(DealerList, Option<CallError>), DirectoryError> {
         let authorized = self.apps.authorized_dealers(app);
         let is_authorized = |corp_id: &CorpId| authorized.iter().any(|one| one.corp_id == *corp_id);
-        let listed = match self.platform.dealers(app, only).await {
-            Err(CallError::Refused { api: Api::ListAppShareInfo, errcode, .. })
-                if is_call_forbidden(errcode) && self.is_agency(app) =>
-            {
+        let (mut listed, unread) = match self.platform.dealers(app, only).await {
+            Err(error) if self.is_agency(app) && refuses_list(&error) => {
                 // Dealers known from an earlier list have not left because it cannot be read any more.
                 let known = self.store.dealers(app).await?;
                 let is_complete =
                     known.iter().all(|dealer| dealer.left_at.is_some() || is_authorized(&dealer.corp_id));
-                Ok(DealerList { dealers: Vec::new(), is_complete })
+                (DealerList { dealers: Vec::new(), is_complete }, Some(error))
             }
-            answer => answer,
+            answer => (answer?, None),
         };
-        let mut listed = listed?;
         let is_asked = |dealer: &Dealer| only.is_none_or(|only| *only == dealer.corp_id);
         for dealer in authorized.iter().filter_map(|one| self.installed(one)).filter(is_asked) {
             if listed.dealers.iter().all(|other| other.corp_id != dealer.corp_id) {
                 listed.dealers.push(dealer);
             }
         }
-        Ok(listed)
+        Ok((listed, unread))
     }
 
     fn is_agency(&self, app: &AppName) -> bool {
@@ -241,6 +245,13 @@ impl Directory {
     pub(super) fn record_upstream_miss(&self, app: &AppName, corp_id: &CorpId) {
         lock(&self.upstream_misses).insert((app.clone(), corp_id.clone()), Instant::now());
     }
+}
+
+/// Whether WeCom refuses the list itself, and not all calls of the app.
+fn refuses_list(error: &CallError) -> bool {
+    let CallError::Refused { api: Api::ListAppShareInfo, errcode, .. } = error else { return false };
+    let is_of_app = concerns_whole_app(error) || matches!(errcode, 48_003 | 48_004);
+    !is_of_app && !matches!(error.class(), Class::Transient | Class::Token | Class::Rate)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,6 +1,7 @@
 //! The dealers of an agency-developed app, with and without WeCom's list of them.
 
 use super::*;
+use crate::worker::optional_calls::OptionalCall;
 
 fn installed() -> CorpId {
     CorpId::new("wpINSTALLED").unwrap()
@@ -40,13 +41,24 @@ async fn dealers_are_those_listed_and_those_that_have_authorised() {
 #[tokio::test]
 async fn where_the_list_may_not_be_read_the_dealers_are_those_that_have_authorised() {
     let mut agency = with_installed_dealer().await;
-    for call in ["dealers", "dealer"] {
-        agency.world.wecom.script().refused.insert(call, 48_002);
+    // The code is not documented.
+    let forbid = |errcode: i64| {
+        for call in ["dealers", "dealer"] {
+            agency.world.wecom.script().refused.insert(call, errcode);
+        }
+    };
+    for errcode in [60_020, 48_004] {
+        forbid(errcode);
+        agency.context().directory.refresh(&app(), &[]).await.unwrap_err();
+    }
+    for errcode in [60_011, 99_999, 48_002] {
+        forbid(errcode);
+        let refreshed = agency.context().directory.refresh(&app(), &[]).await.unwrap();
+        assert_eq!((refreshed.dealers, refreshed.unread.unwrap().errcode()), (1, Some(errcode)));
     }
     let directory = agency.context().directory.clone();
     assert!(directory.find(&app(), &installed()).await.unwrap().is_some_and(|dealer| dealer.agent_id == 7));
     assert_eq!(directory.find(&app(), &dealer()).await.unwrap(), None);
-    assert_eq!(directory.refresh(&app(), &[]).await.unwrap().dealers, 1);
     agency.world.advance(SECOND).await;
     agency.cancel(&installed()).await;
     agency.settle().await;
@@ -72,4 +84,34 @@ async fn a_refused_list_of_a_self_built_app_is_an_error() {
     let world = World::new(Script::new(0, 0)).await;
     world.wecom.script().refused.insert("dealers", 48_002);
     world.context.directory.refresh(&app(), &[]).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_change_that_wecom_reports_has_refused_calls_and_the_list_made_again() {
+    let mut agency = with_installed_dealer().await;
+    let (call, apps) = (OptionalCall::GroupChat, [brand(), installed()]);
+    let is_forbidden = |agency: &Agency| {
+        apps.each_ref().map(|corp_id| agency.context().optional_calls.is_forbidden(&app(), corp_id, call))
+    };
+    let forbid = |agency: &Agency| {
+        for corp_id in &apps {
+            agency.context().optional_calls.forbid(&app(), corp_id, call);
+        }
+        agency.context().wake.take_changed(&app());
+    };
+    forbid(&agency);
+    agency.pass(MINUTE).await;
+    assert_eq!(is_forbidden(&agency), [true, true]);
+    agency.world.advance(SECOND).await;
+    let change = SuiteChange::Changed(brand());
+    agency.receive(SuiteEvent { sent_at: agency.now(), change }).await;
+    agency.settle().await;
+    assert_eq!(is_forbidden(&agency), [false, false]);
+    assert!(agency.context().wake.take_changed(&app()));
+    // A dealer that has authorised again.
+    forbid(&agency);
+    agency.world.advance(SECOND).await;
+    agency.scan("again", &installed()).await;
+    agency.settle().await;
+    assert_eq!(is_forbidden(&agency), [true, false]);
 }
