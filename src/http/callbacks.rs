@@ -193,7 +193,7 @@ impl CallbackState {
         if self.unserved.is_reading_due(suite, about) {
             for agency in self.apps.agency().iter().filter(|agency| agency.suite == *suite) {
                 if self.apps.corp_of(&agency.app).is_some() {
-                    self.wake.dealers_changed(&agency.app);
+                    self.wake.dealer_unknown(&agency.app, about);
                 }
             }
         }

@@ -146,6 +146,7 @@ impl AppDealers {
     /// Does what is due.
     async fn look(&mut self) {
         self.record_activity().await;
+        self.find_unknown().await;
         self.read().await;
         let can_call = self.context.apps.can_call(&self.app);
         if let Some(brand) = self.context.apps.corp_of(&self.app).filter(|_| can_call) {
@@ -180,6 +181,21 @@ impl AppDealers {
                 self.reviewed_at = None;
             }
             Err(error) => store_failures.warn("the dealers' activity could not be recorded", &error),
+        }
+    }
+
+    /// Asks WeCom about the corps of messages that no app serves. What fails is found with the next list.
+    async fn find_unknown(&self) {
+        let Self { context, app, .. } = self;
+        let scope = Scope::Dealers(app.clone());
+        for corp_id in context.wake.take_unknown(app) {
+            let is_open = context.breakers.open(&[&scope], context.now()).is_some();
+            if context.apps.can_call(app)
+                && !is_open
+                && let Ok(Some(_)) = context.directory.find(app, &corp_id).await
+            {
+                context.wake.unrouted.notify_one();
+            }
         }
     }
 

@@ -93,6 +93,8 @@ pub struct Wake {
     /// WeCom reported a change of dealers, or at one. Several loops wait for it, and all are to be woken.
     dealers: Notify,
     changed: Mutex<BTreeSet<AppName>>,
+    /// Corps that may be dealers.
+    unknown: Mutex<BTreeMap<AppName, BTreeSet<CorpId>>>,
     /// Dealers at which the app may see other customers than before.
     visibility: Mutex<BTreeSet<(AppName, CorpId)>>,
     /// Dealers whose comparison is not to be put off any longer.
@@ -106,6 +108,25 @@ impl Wake {
     pub fn dealers_changed(&self, app: &AppName) {
         self.changed().insert(app.clone());
         self.dealers.notify_waiters();
+    }
+
+    /// Signals that a message is about a corp that this app does not know as a dealer: WeCom is asked about it
+    /// at once, and its list is read again.
+    pub fn dealer_unknown(&self, app: &AppName, corp_id: &CorpId) {
+        // The list has the corps that are one too many.
+        const CORPS_MAX: usize = 100;
+        let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
+        let corps = unknown.entry(app.clone()).or_default();
+        if corps.len() < CORPS_MAX {
+            corps.insert(corp_id.clone());
+        }
+        drop(unknown);
+        self.dealers_changed(app);
+    }
+
+    /// Takes the corps that may be dealers of this app.
+    fn take_unknown(&self, app: &AppName) -> BTreeSet<CorpId> {
+        self.unknown.lock().unwrap_or_else(PoisonError::into_inner).remove(app).unwrap_or_default()
     }
 
     /// Signals that the event of a customer group was stored: there may be customers to look up, and a member

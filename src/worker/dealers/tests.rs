@@ -254,6 +254,21 @@ async fn messages_about_a_dealer_that_was_not_listed_are_routed_once_it_is() {
 }
 
 #[tokio::test]
+async fn a_corp_that_may_be_a_dealer_is_asked_about_although_the_list_was_read_a_moment_ago() {
+    let mut worker = Worker::with(1);
+    worker.look().await;
+    worker.script(|wecom| wecom.listed.push(corp(7)));
+    let Context { wake, store, .. } = worker.world.context.clone();
+    for corp_id in [corp(7), corp(8)] {
+        wake.dealer_unknown(&app(), &corp_id);
+    }
+    worker.look().await;
+    assert!(store.dealer(&app(), &corp(7)).await.unwrap().is_some());
+    assert_eq!(store.dealer(&app(), &corp(8)).await.unwrap(), None);
+    assert!(wake.unrouted.notified().now_or_never().is_some());
+}
+
+#[tokio::test]
 async fn an_app_whose_calls_are_not_answered_delays_no_other() {
     let Worker { mut world, .. } = Worker::with(2);
     // The one that hangs comes first in the order of the names.
