@@ -181,7 +181,7 @@ impl From<StoreError> for Problem {
             StoreError::NoSpace { .. } => {
                 ("no_space", Some("free space on the disk of [store] path; the service resumes by itself"))
             }
-            StoreError::InboxFull { .. } => {
+            StoreError::InboxFull { .. } | StoreError::AuthCodesFull { .. } => {
                 ("inbox_full", Some("see /v1/status for the open circuit breakers"))
             }
             StoreError::Stalled => ("store_stalled", Some("try again; if it persists, check the disk")),

@@ -22,6 +22,12 @@ pub enum StoreError {
         /// smaller one for messages of corps that no app serves.
         limit: u64,
     },
+    /// A suite has as many auth codes that wait to be exchanged as are kept.
+    #[error("{limit} auth codes of the suite wait to be exchanged, which is the maximum")]
+    AuthCodesFull {
+        /// The maximum.
+        limit: u64,
+    },
     /// The writer made no progress within the time limit. The transaction may still be committed.
     #[error("the store's writer makes no progress")]
     Stalled,

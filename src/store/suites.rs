@@ -12,8 +12,8 @@ use crate::domain::sealed::Sealed;
 use crate::domain::suite::{CodeId, Exchange, ExchangeEnd, ExchangeFailure, ExchangeNext, Ticket};
 use crate::domain::time::Timestamp;
 
-/// The maximum number of exchanges of a suite, ended ones included. At this limit an auth code is refused
-/// with [`StoreError::InboxFull`].
+/// The maximum number of exchanges of a suite. At this limit another auth code replaces the exchange that
+/// ended first; if none has ended, the code is refused with [`StoreError::AuthCodesFull`].
 pub const EXCHANGES_MAX: usize = 1_000;
 
 /// The records of one suite.

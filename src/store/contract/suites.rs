@@ -300,9 +300,22 @@ async fn the_exchanges_of_a_suite_are_bounded() {
         let change = SuiteChange::Code { kind: CodeKind::Reset, id, code: sealed(1) };
         assert!(is_new(append(&store, 0, change).await));
     }
-    let full = StoreError::InboxFull { limit: EXCHANGES_MAX as u64 };
-    assert_eq!(append(&store, 0, create(1)).await, Err(full));
+    let full = StoreError::AuthCodesFull { limit: EXCHANGES_MAX as u64 };
+    assert_eq!(append(&store, 0, create(1)).await, Err(full.clone()));
     assert!(is_new(append(&store, 0, SuiteChange::Ticket(sealed(1))).await));
+    // Exchanges that have ended are replaced, the one that ended first before the others.
+    let another = |n: u8| CodeId::of(&suite(), &format!("another{n}"));
+    for (n, ended_at) in [(5, at(2)), (6, at(1))] {
+        let end = ExchangeEnd::Expired { at: ended_at };
+        store.end_exchange(&suite(), &another(n), end).await.unwrap();
+    }
+    for (n, gone) in [(1, another(6)), (2, another(5))] {
+        assert!(is_new(append(&store, 0, create(n)).await));
+        let exchanges = store.suite(&suite()).await.unwrap().exchanges;
+        assert_eq!(exchanges.len(), EXCHANGES_MAX);
+        assert!(exchanges.iter().all(|(id, _)| *id != gone) && exchange(&store, n).await.is_some());
+    }
+    assert_eq!(append(&store, 0, create(3)).await, Err(full));
 }
 
 contract!(

@@ -52,9 +52,7 @@ pub(super) fn apply(
             if txn.has(&key)? || ticket.is_some_and(|ticket| ticket.outdates_code(sent_at)) {
                 return Ok(false);
             }
-            if txn.keys(&keys::exchanges(suite), EXCHANGES_MAX)?.len() >= EXCHANGES_MAX {
-                return Err(StoreError::InboxFull { limit: EXCHANGES_MAX as u64 });
-            }
+            make_room(txn, suite)?;
             txn.put(key, &Exchange::new(kind, code, sent_at, received_at))?;
             Ok(true)
         }
@@ -69,6 +67,31 @@ pub(super) fn apply(
             change_authorization(txn, suite, &corp_id, |known| known.cancelled(sent_at, received_at))
         }
     }
+}
+
+/// Deletes the exchange of a suite that ended first if there are [`EXCHANGES_MAX`], so that ended ones never
+/// cost a code that can still be exchanged. A damaged one goes before all.
+fn make_room(txn: &mut Txn<'_>, suite: &AppName) -> Result<(), StoreError> {
+    let exchanges = txn.keys(&keys::exchanges(suite), EXCHANGES_MAX)?;
+    if exchanges.len() < EXCHANGES_MAX {
+        return Ok(());
+    }
+    let mut first: Option<(Option<Timestamp>, Vec<u8>)> = None;
+    for key in exchanges {
+        let ended_at = match readable(txn.get::<Exchange>(&key))? {
+            Some(Exchange { end: None, .. }) => continue,
+            Some(Exchange { end: Some(end), .. }) => Some(end.at()),
+            None => None,
+        };
+        if first.as_ref().is_none_or(|(at, _)| ended_at < *at) {
+            first = Some((ended_at, key));
+        }
+    }
+    let Some((_, key)) = first else {
+        return Err(StoreError::AuthCodesFull { limit: EXCHANGES_MAX as u64 });
+    };
+    txn.delete(key);
+    Ok(())
 }
 
 /// Changes an authorisation, if there is one. `change` returns whether it had an effect, and so does this.
