@@ -68,7 +68,7 @@ impl Client {
 
     /// A suite's credentials; the error is that of `api`, the call to be made.
     pub(super) fn suite(&self, suite: &AppName, api: Api) -> Result<SuiteCredentials, CallError> {
-        let of_suite = self.credentials.of_suite(suite);
+        let of_suite = self.credentials.of_suite(suite, self.clock.now());
         of_suite.map_err(|why| CallError::NotAuthorized { api, app: suite.clone(), why })
     }
 

@@ -166,8 +166,8 @@ pub trait Credentials: Send + Sync + 'static {
     /// The credentials of a suite.
     ///
     /// # Errors
-    /// [`Unavailable`] while the suite cannot call WeCom.
-    fn of_suite(&self, suite: &AppName) -> Result<SuiteCredentials, Unavailable>;
+    /// [`Unavailable`] while the suite cannot call WeCom, as it is at `now`.
+    fn of_suite(&self, suite: &AppName, now: Timestamp) -> Result<SuiteCredentials, Unavailable>;
 }
 
 /// Self-built apps, whose credentials are configured and do not change.
@@ -180,7 +180,7 @@ impl Credentials for BTreeMap<AppName, AppCredentials> {
         None
     }
 
-    fn of_suite(&self, _suite: &AppName) -> Result<SuiteCredentials, Unavailable> {
+    fn of_suite(&self, _suite: &AppName, _now: Timestamp) -> Result<SuiteCredentials, Unavailable> {
         Err(Unavailable::NotConfigured)
     }
 }

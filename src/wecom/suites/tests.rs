@@ -71,7 +71,7 @@ impl Credentials for Known {
         self.dealer.lock().unwrap().clone()
     }
 
-    fn of_suite(&self, suite: &AppName) -> Result<SuiteCredentials, Unavailable> {
+    fn of_suite(&self, suite: &AppName, _now: Timestamp) -> Result<SuiteCredentials, Unavailable> {
         assert_eq!(*suite, agency());
         self.suite.lock().unwrap().clone()
     }

@@ -5,7 +5,8 @@ use crate::domain::authorization::AuthorizationState;
 use crate::domain::bindings::Unserved;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Limits;
-use crate::domain::suite::TICKET_EVERY_MS;
+use crate::domain::suite::next_ticket_at;
+use crate::domain::time::Timestamp;
 use crate::wecom::{
     AppCredentials, Credentials, DealerCredentials, Development, QuotaLimits, SuiteCredentials, Unavailable,
 };
@@ -53,7 +54,7 @@ impl Credentials for Apps {
     }
 
     /// The newest ticket is given whatever its age: WeCom knows whether it can still be used.
-    fn of_suite(&self, suite: &AppName) -> Result<SuiteCredentials, Unavailable> {
+    fn of_suite(&self, suite: &AppName, now: Timestamp) -> Result<SuiteCredentials, Unavailable> {
         let settings = self.suites.get(suite).ok_or(Unavailable::NotConfigured)?;
         let view = self.suite(suite).ok_or(Unavailable::NotConfigured)?;
         let last_at = view.ticket.as_ref().map_or(settings.waits_since, |ticket| ticket.received_at);
@@ -62,7 +63,7 @@ impl Credentials for Apps {
             provider_corp_id: settings.provider_corp_id.clone(),
             suite_id: settings.suite_id.clone(),
             secret: settings.secret.clone(),
-            ticket: ticket.ok_or(Unavailable::NoTicket { until: last_at.plus_ms(TICKET_EVERY_MS) })?,
+            ticket: ticket.ok_or(Unavailable::NoTicket { until: next_ticket_at(last_at, now) })?,
         })
     }
 }
@@ -89,6 +90,7 @@ mod tests {
 
     use super::super::tests::{apps, authorized, corp, name, replace, rules, settings, settings_of};
     use super::*;
+    use crate::domain::time::MINUTE_MS;
 
     fn refusal(apps: &Apps) -> Option<Unavailable> {
         apps.of_app(&name("brand")).err()
@@ -145,9 +147,13 @@ mod tests {
     #[test]
     fn a_suite_without_a_ticket_says_until_when_it_waits() {
         let apps = apps();
-        let until = settings().waits_since.plus_ms(TICKET_EVERY_MS);
-        assert_eq!(apps.of_suite(&name("agency")).err(), Some(Unavailable::NoTicket { until }));
-        assert_eq!(apps.of_suite(&name("other")).err(), Some(Unavailable::NotConfigured));
+        let start = settings().waits_since;
+        for (now, until) in [(0, 10), (9, 10), (10, 20), (65, 70)] {
+            let at = |minutes: i64| start.plus_ms(minutes * MINUTE_MS);
+            let refused = apps.of_suite(&name("agency"), at(now)).err();
+            assert_eq!(refused, Some(Unavailable::NoTicket { until: at(until) }), "after {now} minutes");
+        }
+        assert_eq!(apps.of_suite(&name("other"), start).err(), Some(Unavailable::NotConfigured));
     }
 
     #[test]

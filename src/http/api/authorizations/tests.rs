@@ -111,7 +111,7 @@ async fn no_answer_contains_a_ticket_a_code_or_the_suite_secret() {
     scene.customer_added("brand", "wpD").await;
     // They are in memory, in clear.
     let (of_suite, of_app) =
-        (scene.state.apps.of_suite(&name("agency")), scene.state.apps.of_app(&name("brand")));
+        (scene.state.apps.of_suite(&name("agency"), NOW), scene.state.apps.of_app(&name("brand")));
     let SuiteCredentials { secret, ticket, .. } = of_suite.unwrap();
     for secret in [secret, ticket, of_app.unwrap().secret] {
         assert!(secret.expose_secret().starts_with("CANARY"));
