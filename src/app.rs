@@ -33,7 +33,7 @@ use crate::lifecycle::{Failure, Lifecycle};
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
-use crate::wecom::{ClientSettings, Https};
+use crate::wecom::{ClientSettings, Https, SuitePlatform};
 use crate::worker::Context;
 use crate::worker::activity::Activity;
 
@@ -95,7 +95,8 @@ impl App {
             metrics: Arc::new(Metrics::default()),
             panicked: CancellationToken::new(),
         };
-        let Assembled { context, callbacks, workers } = assemble(config, parts, lifecycle.soft()).await?;
+        let assembled = assemble(config, parts, lifecycle.soft()).await?;
+        let Assembled { context, callbacks, suite_platform, workers } = assembled;
         let app = Self {
             public_address: local(&public, config.server.listen),
             admin_address: local(&private, config.admin.listen),
@@ -108,7 +109,7 @@ impl App {
             grace: Duration::from_millis(config.server.grace_ms),
             lifecycle,
         };
-        let admin_state = admin_state(config, &context, &callbacks, &app);
+        let admin_state = admin_state(config, &context, &callbacks, suite_platform, &app);
         let (public_limits, admin_limits) = limits(&config.server);
         app.serve("public listener", public, public::router(callbacks), public_limits);
         app.serve("admin listener", private, api::router(Arc::new(admin_state)), admin_limits);
@@ -194,7 +195,13 @@ fn limits(server: &config::Server) -> (http::Limits, http::Limits) {
 }
 
 /// What the handlers of the admin listener share.
-fn admin_state(config: &Config, context: &Context, callbacks: &CallbackState, app: &App) -> AdminState {
+fn admin_state(
+    config: &Config,
+    context: &Context,
+    callbacks: &CallbackState,
+    suite_platform: Arc<dyn SuitePlatform>,
+    app: &App,
+) -> AdminState {
     AdminState {
         store: context.store.clone(),
         doors: callbacks.doors.clone(),
@@ -205,6 +212,7 @@ fn admin_state(config: &Config, context: &Context, callbacks: &CallbackState, ap
         optional_calls: context.optional_calls.clone(),
         directory: context.directory.clone(),
         dealer_names: context.dealer_names.clone(),
+        suite_platform,
         sinks: context.sinks.clone(),
         sink_kinds: config.sinks.iter().map(|sink| (sink.name.clone(), sink.target.kind())).collect(),
         pages: Arc::default(),

@@ -24,7 +24,7 @@ use crate::http::{CallbackLog, CallbackState, UnservedCorps, unrouted};
 use crate::sink::Sink;
 use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;
-use crate::wecom::{Api, Client, Ledgers, Limiter, Platform, Wire};
+use crate::wecom::{Api, Client, Ledgers, Limiter, Platform, SuitePlatform, Wire};
 use crate::worker::breaker::Breakers;
 use crate::worker::clock_watch::ClockWatch;
 use crate::worker::dealer_names::DealerNames;
@@ -73,6 +73,8 @@ pub struct Assembled {
     pub context: Context,
     /// What the callback handlers share.
     pub callbacks: Arc<CallbackState>,
+    /// WeCom, as a suite's calls see it.
+    pub suite_platform: Arc<dyn SuitePlatform>,
     /// The workers, by name.
     pub workers: Vec<(Cow<'static, str>, Task)>,
 }
@@ -153,11 +155,11 @@ pub async fn assemble(
     let clock_watch = ClockWatch::begin(&context, service_clock).await.map_err(StartError::Clocks)?;
     let mut workers = workers(&context, clock_watch, sinks, &stop);
     if !config.suites.is_empty() {
-        let authorize = authorize::run(context.clone(), client, nonces, stop.clone());
+        let authorize = authorize::run(context.clone(), client.clone(), nonces, stop.clone());
         workers.push(("authorize".into(), Box::pin(authorize)));
         workers.push(("unrouted".into(), Box::pin(unrouted::run(callbacks.clone(), stop.clone()))));
     }
-    Ok(Assembled { context, callbacks, workers })
+    Ok(Assembled { context, callbacks, suite_platform: client, workers })
 }
 
 fn workers(

@@ -233,7 +233,7 @@ impl Machine {
             Err(error) => panic!("{error}"),
         };
         self.clock.noted();
-        let Assembled { context, callbacks, workers } = assembled;
+        let Assembled { context, callbacks, workers, .. } = assembled;
         for (_, worker) in workers {
             self.run(&dead, &tasks, worker);
         }

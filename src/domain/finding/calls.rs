@@ -14,8 +14,16 @@ use crate::domain::time::Timestamp;
 pub(super) fn ticket(facts: &SuiteFacts<'_>, now: Timestamp) -> Option<Finding> {
     let SuiteFacts { suite, waits_since, ticket, .. } = facts;
     let (since, last, seen) = match ticket {
-        Some(TicketFacts { expires_at, .. }) if now < *expires_at => return None,
-        Some(TicketFacts { received_at, expires_at }) => {
+        Some(TicketFacts { expires_at, is_refused: false, .. }) if now < *expires_at => return None,
+        Some(TicketFacts { received_at, is_refused: true, .. }) => {
+            let at = received_at.in_china();
+            let seen = text!(
+                "WeCom refused the last suite_ticket of the suite {suite}, received at {at}",
+                "企业微信拒绝了模版 {suite} 最近的 suite_ticket（收到于 {at}）",
+            );
+            (*received_at, *received_at, seen)
+        }
+        Some(TicketFacts { received_at, expires_at, is_refused: false }) => {
             let at = received_at.in_china();
             let seen = text!(
                 "the suite {suite} has no valid suite_ticket; the last was received at {at}",

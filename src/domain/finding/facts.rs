@@ -33,6 +33,8 @@ pub struct TicketFacts {
     pub received_at: Timestamp,
     /// Until when it can be used.
     pub expires_at: Timestamp,
+    /// Whether WeCom has refused it (40085).
+    pub is_refused: bool,
 }
 
 /// A corp that has authorised a suite.

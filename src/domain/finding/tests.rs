@@ -43,8 +43,11 @@ struct Suite {
 impl Suite {
     /// With a valid ticket, and one app that serves its brand.
     fn working() -> Self {
-        let ticket =
-            TicketFacts { received_at: NOW.plus_ms(-MINUTE_MS), expires_at: NOW.plus_ms(29 * MINUTE_MS) };
+        let ticket = TicketFacts {
+            received_at: NOW.plus_ms(-MINUTE_MS),
+            expires_at: NOW.plus_ms(29 * MINUTE_MS),
+            is_refused: false,
+        };
         Self {
             name: name("agency"),
             waits_since: NOW.plus_ms(-HOUR_MS),
@@ -160,7 +163,7 @@ type Case = (&'static str, Suite, Vec<(FindingCode, FindingState)>);
 fn cases_of_apps() -> Vec<Case> {
     let old = |ago_ms: i64| {
         let received_at = NOW.plus_ms(-ago_ms);
-        Some(TicketFacts { received_at, expires_at: received_at.plus_ms(30 * MINUTE_MS) })
+        Some(TicketFacts { received_at, expires_at: received_at.plus_ms(30 * MINUTE_MS), is_refused: false })
     };
     let brands = || vec![(corp("wpA"), "甲".to_owned()), (corp("wpB"), "乙".to_owned())];
     let other_brand = || Unserved::OtherBrand { bound: corp("wpA"), configured: corp("wpB") };
@@ -287,7 +290,10 @@ fn only(suite: &Suite) -> Finding {
 fn a_missing_ticket_says_since_when_and_when_the_next_is_due() {
     let received_at = NOW.plus_ms(-34 * MINUTE_MS);
     let expires_at = NOW.plus_ms(-4 * MINUTE_MS);
-    let suite = Suite { ticket: Some(TicketFacts { received_at, expires_at }), ..Suite::working() };
+    let suite = Suite {
+        ticket: Some(TicketFacts { received_at, expires_at, is_refused: false }),
+        ..Suite::working()
+    };
     let Finding { since, seen, todo, .. } = only(&suite);
     assert_eq!(since, Some(expires_at));
     assert!(seen.en.ends_with(&received_at.in_china()), "{seen:?}");

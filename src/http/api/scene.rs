@@ -2,15 +2,15 @@
 //! and `second` (for `wpB`), and the self-built app `own`. Every secret contains `CANARY`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
-use secrecy::SecretString;
+use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -34,7 +34,10 @@ use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
 use crate::store::{Arrival, FailureReason, MessageDigest, Outcome, Payload, Store};
 use crate::telemetry::metrics::Metrics;
-use crate::wecom::{Api, Client, Ledgers, Limiter, Reply, Transport, Wire};
+use crate::wecom::{
+    Api, AuthInfo, CallError, Client, Credentials as _, Ledgers, Limiter, PermanentCode, Reply,
+    SuitePlatform, Transport, Wire,
+};
 use crate::worker::apps::{AppRules, Apps, ConversionToken};
 use crate::worker::authorize;
 use crate::worker::breaker::Scope;
@@ -104,9 +107,33 @@ impl Ledgers for Offline {
     }
 }
 
+/// WeCom, which refuses a ticket once [`Scene::refuse_ticket`] says so.
+#[derive(Default)]
+struct Tickets(Mutex<Option<String>>);
+
+#[async_trait]
+impl SuitePlatform for Tickets {
+    async fn permanent_code(&self, _: &AppName, _: &SecretString) -> Result<PermanentCode, CallError> {
+        unreachable!("no calls are made")
+    }
+
+    async fn auth_info(&self, _: &AppName, _: &CorpId, _: &SecretString) -> Result<AuthInfo, CallError> {
+        unreachable!("no calls are made")
+    }
+
+    async fn permissions(&self, _: &AppName) -> Result<Vec<String>, CallError> {
+        unreachable!("no calls are made")
+    }
+
+    fn has_refused_ticket(&self, _: &AppName, ticket: &SecretString) -> bool {
+        self.0.lock().unwrap().as_deref() == Some(ticket.expose_secret())
+    }
+}
+
 pub(super) struct Scene {
     pub(super) state: Arc<AdminState>,
     pub(super) clock: Arc<ManualClock>,
+    tickets: Arc<Tickets>,
     sealer: Sealer,
     /// The number of messages received.
     messages: AtomicU8,
@@ -138,7 +165,7 @@ impl Scene {
         let client = Client::over(Arc::new(Offline), apps.clone(), limiter, clock.clone(), metrics.clone());
         let directory =
             Directory::new(store.clone(), Arc::new(client), clock.clone(), Arc::default(), apps.clone());
-        let stop = CancellationToken::new();
+        let (stop, tickets) = (CancellationToken::new(), Arc::<Tickets>::default());
         let state = Arc::new(AdminState {
             store,
             doors: Arc::new(Doors::new()),
@@ -149,6 +176,7 @@ impl Scene {
             dealer_names: Arc::default(),
             optional_calls: Arc::default(),
             directory: Arc::new(directory),
+            suite_platform: tickets.clone(),
             sinks: Arc::default(),
             sink_kinds: BTreeMap::new(),
             pages: Arc::default(),
@@ -161,7 +189,7 @@ impl Scene {
             guard: Guard::new(Vec::new(), None),
             started_at: NOW,
         });
-        Self { state, clock, sealer: sealer(), messages: AtomicU8::new(0) }
+        Self { state, clock, tickets, sealer: sealer(), messages: AtomicU8::new(0) }
     }
 
     /// With a ticket; `wpA` and `wpB` have authorised, and `wpD` as a dealer of `wpA`.
@@ -197,6 +225,12 @@ impl Scene {
     /// WeCom sends a ticket.
     pub(super) async fn ticket(&self) {
         self.suite_event(SuiteChange::Ticket(self.seal(Purpose::Ticket, ""))).await;
+    }
+
+    /// WeCom refuses the present ticket.
+    pub(super) fn refuse_ticket(&self) {
+        let ticket = self.state.apps.of_suite(&name("agency"), self.now()).unwrap().ticket;
+        *self.tickets.0.lock().unwrap() = Some(ticket.expose_secret().to_owned());
     }
 
     /// A corp scans the QR code; the code is to be exchanged.

@@ -22,6 +22,7 @@ use crate::http::problem::Problem;
 use crate::lifecycle::Lifecycle;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
+use crate::wecom::SuitePlatform;
 use crate::worker::Wake;
 use crate::worker::apps::Apps;
 use crate::worker::breaker::Breakers;
@@ -57,6 +58,8 @@ pub struct AdminState {
     pub optional_calls: Arc<OptionalCalls>,
     /// The dealer directory, which forgets failures when an operator resumes calls.
     pub directory: Arc<Directory>,
+    /// Knows which tickets of suites WeCom has refused.
+    pub suite_platform: Arc<dyn SuitePlatform>,
     /// The status of each sink.
     pub sinks: Arc<SinkRegistry>,
     /// The configured sinks, each with its kind.

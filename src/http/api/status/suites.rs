@@ -27,7 +27,8 @@ pub(super) fn suites(state: &AdminState, now: Timestamp) -> (Vec<SuiteStatus>, V
         let is_paused = held_back.iter().any(|(scope, breaker)| {
             matches!(scope, Scope::Suite(paused) if paused == suite) && !breaker.is_pacing()
         });
-        suites.push(status(suite, settings, &view, &findings, is_paused, now));
+        let ticket = ticket(state, suite, &view);
+        suites.push(status((suite, settings, &view), ticket, &findings, is_paused, now));
         all_findings.extend(findings);
     }
     (suites, all_findings)
@@ -89,7 +90,7 @@ fn findings(
     let facts = SuiteFacts {
         suite,
         waits_since: settings.waits_since,
-        ticket: ticket(view),
+        ticket: ticket(state, suite, view),
         exchanges: &view.exchanges,
         authorizations: view
             .authorizations
@@ -118,21 +119,23 @@ fn refusal(state: &AdminState, view: &SuiteView, scope: &Scope, breaker: &Breake
 }
 
 /// The newest ticket, if it can be read.
-fn ticket(view: &SuiteView) -> Option<TicketFacts> {
-    let ticket = view.ticket.as_ref().filter(|ticket| ticket.value.is_some())?;
-    Some(TicketFacts { received_at: ticket.received_at, expires_at: ticket.expires_at })
+fn ticket(state: &AdminState, suite: &AppName, view: &SuiteView) -> Option<TicketFacts> {
+    let ticket = view.ticket.as_ref()?;
+    Some(TicketFacts {
+        received_at: ticket.received_at,
+        expires_at: ticket.expires_at,
+        is_refused: state.suite_platform.has_refused_ticket(suite, ticket.value.as_ref()?),
+    })
 }
 
 fn status(
-    suite: &AppName,
-    settings: &SuiteSettings,
-    view: &SuiteView,
+    (suite, settings, view): (&AppName, &SuiteSettings, &SuiteView),
+    ticket: Option<TicketFacts>,
     findings: &[Finding],
     is_paused: bool,
     now: Timestamp,
 ) -> SuiteStatus {
-    let ticket = ticket(view);
-    let has_ticket = view.valid_ticket(now).is_some();
+    let has_ticket = ticket.is_some_and(|ticket| now < ticket.expires_at && !ticket.is_refused);
     let last_at = ticket.map_or(settings.waits_since, |ticket| ticket.received_at);
     let in_state = |state| {
         let states = view.authorizations.values().map(|one| one.record.state());

@@ -293,7 +293,7 @@ pub(super) struct SuiteStatus {
 pub(super) enum SuiteState {
     /// It can.
     Ready,
-    /// It has no valid ticket.
+    /// It has no valid ticket, or WeCom has refused it.
     WaitingForTicket,
     /// WeCom refuses its id or secret.
     SecretRefused,

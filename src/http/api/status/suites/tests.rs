@@ -47,6 +47,23 @@ async fn a_suite_waits_for_its_ticket_and_says_until_when() {
 }
 
 #[tokio::test]
+async fn a_suite_whose_ticket_was_refused_waits_for_the_next_one() {
+    let scene = Scene::authorized().await;
+    scene.clock.advance_ms(3 * MINUTE_MS);
+    assert_eq!(suite(&scene).await["waits_until"], json!(null));
+    scene.refuse_ticket();
+    let waiting = suite(&scene).await;
+    assert_eq!(waiting["state"], "waiting_for_ticket");
+    assert_eq!(waiting["waits_until"], "2026-11-22T01:12:03.000Z");
+    assert_eq!(waiting["ticket_received_at"], "2026-11-22T01:02:03.000Z");
+    assert_eq!(findings(&scene).await, pairs(&[("suite.ticket", "warn")]));
+    let status = scene.read("/v1/status").await;
+    assert!(status["findings"][0]["seen"]["en"].as_str().unwrap().contains("refused"), "{status}");
+    let metrics = scene.read("/metrics").await;
+    assert!(metrics.as_str().unwrap().contains("unionlink_suite_ready{suite=\"agency\"} 0"), "{metrics}");
+}
+
+#[tokio::test]
 async fn the_status_counts_authorisations_and_has_no_findings_while_everything_works() {
     let scene = Scene::authorized().await;
     assert_eq!(suite(&scene).await["authorizations"], json!({"active": 3, "incomplete": 0, "cancelled": 0}));
