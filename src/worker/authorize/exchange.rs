@@ -73,7 +73,7 @@ impl Exchanges {
         let Context { store, store_failures, wake, .. } = &self.calls.context;
         match store.begin_exchange(suite, id, false, self.calls.context.now()).await {
             Ok(Some((exchange, ExchangeNext::End(end)))) => {
-                exchange_ended(suite, exchange.kind, end, None);
+                self.ended(suite, exchange.kind, end, None);
                 wake.suites.notify_one();
             }
             Ok(Some((_, ExchangeNext::Ask | ExchangeNext::Wait(_))) | None) => {}
@@ -107,7 +107,7 @@ impl Exchanges {
         let exchange = match store.begin_exchange(suite, id, true, self.calls.context.now()).await? {
             Some((exchange, ExchangeNext::Ask)) => exchange,
             Some((exchange, ExchangeNext::End(end))) => {
-                exchange_ended(suite, exchange.kind, end, None);
+                self.ended(suite, exchange.kind, end, None);
                 return Ok(true);
             }
             Some((_, ExchangeNext::Wait(_))) | None => return Ok(false),
@@ -130,10 +130,7 @@ impl Exchanges {
                 let next = store.fail_exchange(suite, id, failure, jitter, now).await?;
                 let reason = failure_reason(&error).text;
                 match next {
-                    Some(ExchangeNext::End(end)) => {
-                        self.calls.context.metrics.suites.auth_code(suite, end.into());
-                        exchange_ended(suite, exchange.kind, end, Some(&reason));
-                    }
+                    Some(ExchangeNext::End(end)) => self.ended(suite, exchange.kind, end, Some(&reason)),
                     Some(ExchangeNext::Ask | ExchangeNext::Wait(_)) => {
                         tracing::info!(%suite, errcode = error.errcode(), reason,
                             "an auth code could not be exchanged yet");
@@ -183,15 +180,20 @@ impl Exchanges {
     }
 
     async fn end(&self, suite: &AppName, id: &CodeId, kind: CodeKind, end: ExchangeEnd) {
-        let Context { store, store_failures, metrics, wake, .. } = &self.calls.context;
+        let Context { store, store_failures, wake, .. } = &self.calls.context;
         match store.end_exchange(suite, id, end).await {
             Ok(()) => {
-                metrics.suites.auth_code(suite, end.into());
-                exchange_ended(suite, kind, end, None);
+                self.ended(suite, kind, end, None);
                 wake.suites.notify_one();
             }
             Err(error) => store_failures.warn("the end of an exchange could not be stored", &error),
         }
+    }
+
+    /// Counts and logs the end of an exchange that was stored.
+    fn ended(&self, suite: &AppName, kind: CodeKind, end: ExchangeEnd, reason: Option<&str>) {
+        self.calls.context.metrics.suites.auth_code(suite, end.into());
+        exchange_ended(suite, kind, end, reason);
     }
 
     fn in_flight(&self) -> MutexGuard<'_, BTreeSet<(AppName, CodeId)>> {

@@ -45,9 +45,16 @@ impl SuiteCalls {
                 Some(backoff) => {
                     breakers.failed(&scope, failure_reason(error), backoff, self.context.now());
                 }
-                // Any other answer was to a call with a valid access token.
-                None if matches!(error, CallError::Refused { .. }) => breakers.succeeded(&scope),
-                None => {}
+                None => match error {
+                    // Of the moment, such as -1: it does not say whether the suite can call.
+                    CallError::Refused { api: Api::GetSuiteToken, .. } => {}
+                    // The answer was to a call with a valid access token.
+                    CallError::Refused { .. } => breakers.succeeded(&scope),
+                    CallError::Transport { .. }
+                    | CallError::NotAuthorized { .. }
+                    | CallError::NoPermit { .. }
+                    | CallError::Ledger { .. } => {}
+                },
             },
             Ok(_) => breakers.succeeded(&scope),
         }

@@ -92,6 +92,21 @@ async fn a_wrong_suite_secret_or_id_is_tried_slowly_and_at_once_when_resumed() {
 }
 
 #[tokio::test]
+async fn an_outage_of_the_suite_token_does_not_end_that_a_wrong_secret_is_tried_slowly() {
+    for errcode in [-1, 45_009] {
+        let mut agency = Agency::new(one_app).await;
+        agency.wecom.state().refused.insert(Api::GetSuiteToken, 40_080);
+        agency.scan("code", &brand()).await;
+        agency.pass(SECOND * 2).await;
+        let scope = Scope::Suite(suite());
+        let probe_at = agency.context().breakers.failing(&[&scope]).unwrap().probe_at;
+        agency.wecom.state().refused.insert(Api::GetSuiteToken, errcode);
+        agency.pass(Duration::from_millis(probe_at.millis_since(agency.now()).unsigned_abs()) + SECOND).await;
+        assert!(agency.context().breakers.failing(&[&scope]).is_some(), "{errcode}");
+    }
+}
+
+#[tokio::test]
 async fn a_clock_that_is_set_ends_no_exchange_and_no_ticket() {
     for by_ms in [DAY_MS, -DAY_MS] {
         let mut agency = Agency::new(one_app).await;
@@ -239,8 +254,12 @@ async fn what_becomes_of_auth_codes_is_counted() {
     agency.wecom.state().loses_answer = true;
     agency.scan("second", &brand()).await;
     agency.pass(SECOND * 5).await;
+    // One that ends at its deadline without a call.
+    agency.world.advance(MINUTE * 30).await;
+    agency.scan("third", &brand()).await;
+    agency.pass(MINUTE * 10).await;
     let metrics = agency.context().metrics.scrape(&Counts::default(), &Tally::default(), 0);
-    for outcome in ["exchanged", "lost"] {
+    for outcome in ["exchanged", "lost", "expired"] {
         let line = format!("unionlink_auth_codes_total{{suite=\"agency\",outcome=\"{outcome}\"}} 1\n");
         assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
     }
