@@ -151,6 +151,10 @@ impl Platform for Client {
     fn forget_failures(&self, app: Option<&AppName>) {
         self.tokens.forget_failures(app);
     }
+
+    fn forget_refused_codes(&self, app: Option<&AppName>) {
+        self.tokens.forget_refused_codes(app);
+    }
 }
 
 #[cfg(test)]

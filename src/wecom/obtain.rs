@@ -28,7 +28,7 @@ impl Client {
                 let AppCredentials { corp_id, secret, generation, development, .. } = self.app(app, api)?;
                 let account = Account { corp_id: corp_id.clone(), development };
                 let generation = Generation { app: generation, dealer: None };
-                let fetch = || self.gettoken(&account, &corp_id, &secret);
+                let fetch = || self.gettoken(app, &account, &corp_id, &secret);
                 self.tokens.get(key, generation, &*self.clock, fetch).await
             }
             TokenKey::App(app, TokenOf::Dealer { corp_id, agent_id }) => {
@@ -51,6 +51,7 @@ impl Client {
     /// The token of an app at a corp, with the app's secret there.
     async fn gettoken(
         &self,
+        app: &AppName,
         account: &Account,
         corp_id: &CorpId,
         secret: &SecretString,
@@ -59,12 +60,12 @@ impl Client {
         let (api, development) = (Api::GetToken, account.development);
         // The secret of a self-built app is in the configuration: only an operator can replace it.
         let is_agency = development == Development::Agency;
-        if is_agency && self.tokens.is_refused_code(corp_id, secret, self.clock.moment()) {
+        if is_agency && self.tokens.is_refused_code(app, corp_id, secret, self.clock.moment()) {
             return Err(CallError::Refused { api, errcode: INVALID_SECRET, from_ip: None, development });
         }
         let answer = self.call(account, api, Share::Whole, &query, None).await;
         if is_agency && matches!(answer, Err(CallError::Refused { errcode: INVALID_SECRET, .. })) {
-            self.tokens.refuse_code(corp_id, secret, self.clock.moment());
+            self.tokens.refuse_code(app, corp_id, secret, self.clock.moment());
         }
         self.parse_token(api, answer?)
     }
@@ -87,7 +88,7 @@ impl Client {
         let answer = Box::pin(self.call_with(&brand, api, Share::Whole, Some(&body))).await;
         match (answer, own) {
             (Err(refusal), Some(own)) if is_final(&refusal, api) => {
-                let token = self.gettoken(account, corp_id, &own.secret).await;
+                let token = self.gettoken(app, account, corp_id, &own.secret).await;
                 token.map_err(|error| if is_final(&error, Api::GetToken) { refusal } else { error })
             }
             (answer, _) => self.parse_token(api, answer?),

@@ -108,8 +108,8 @@ pub(super) struct Tokens {
     fetches: AtomicU64,
     /// The last ticket of each suite that WeCom refused.
     refused_tickets: Mutex<HashMap<AppName, SecretString>>,
-    /// The last permanent code of each corp that WeCom refused, and when.
-    refused_codes: Mutex<HashMap<CorpId, (SecretString, Moment)>>,
+    /// The last permanent code of each app at each corp that WeCom refused, and when.
+    refused_codes: Mutex<HashMap<(AppName, CorpId), (SecretString, Moment)>>,
 }
 
 impl Tokens {
@@ -121,7 +121,7 @@ impl Tokens {
         self.refused_tickets.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn refused_codes(&self) -> MutexGuard<'_, HashMap<CorpId, (SecretString, Moment)>> {
+    fn refused_codes(&self) -> MutexGuard<'_, HashMap<(AppName, CorpId), (SecretString, Moment)>> {
         self.refused_codes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -195,7 +195,11 @@ impl Tokens {
             }
         }
         self.refused_tickets().retain(|suite, _| !is_meant(suite));
-        self.refused_codes().clear();
+    }
+
+    /// Forgets the permanent codes of one app, or of all, that WeCom refused.
+    pub(super) fn forget_refused_codes(&self, app: Option<&AppName>) {
+        self.refused_codes().retain(|(of, _), _| app.is_some_and(|app| app != of));
     }
 
     /// Drops a token that WeCom refused from the cache, unless a newer one is there already.
@@ -218,14 +222,21 @@ impl Tokens {
         refused_tickets.get(suite).is_some_and(|refused| refused.expose_secret() == ticket.expose_secret())
     }
 
-    /// Records that WeCom refused a corp's permanent code.
-    pub(super) fn refuse_code(&self, corp_id: &CorpId, code: &SecretString, now: Moment) {
-        self.refused_codes().insert(corp_id.clone(), (code.clone(), now));
+    /// Records that WeCom refused the permanent code of an app at a corp.
+    pub(super) fn refuse_code(&self, app: &AppName, corp_id: &CorpId, code: &SecretString, now: Moment) {
+        self.refused_codes().insert((app.clone(), corp_id.clone()), (code.clone(), now));
     }
 
     /// Whether WeCom has refused this permanent code within the last [`REFUSED_CODE_FOR_MS`].
-    pub(super) fn is_refused_code(&self, corp_id: &CorpId, code: &SecretString, now: Moment) -> bool {
-        self.refused_codes().get(corp_id).is_some_and(|(refused, at)| {
+    pub(super) fn is_refused_code(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        code: &SecretString,
+        now: Moment,
+    ) -> bool {
+        let refused_codes = self.refused_codes();
+        refused_codes.get(&(app.clone(), corp_id.clone())).is_some_and(|(refused, at)| {
             refused.expose_secret() == code.expose_secret() && now.millis_since(*at) < REFUSED_CODE_FOR_MS
         })
     }
@@ -293,6 +304,26 @@ mod tests {
         tokens.forget_failures(Some(key.name()));
         assert!(tokens.get(&key, FIRST, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
         assert_eq!(fetched.load(Ordering::SeqCst), 3);
+    }
+
+    #[test]
+    fn refused_codes_are_of_one_app_at_one_corp() {
+        let tokens = Tokens::default();
+        let (now, code) =
+            (ManualClock::new(Timestamp::from_secs(1_000)).moment(), SecretString::from("code"));
+        let name = |name: &str| AppName::new(name).unwrap();
+        let corp = CorpId::new("wpBRAND").unwrap();
+        let is_refused = |app: &str| tokens.is_refused_code(&name(app), &corp, &code, now);
+        tokens.refuse_code(&name("one"), &corp, &code, now);
+        tokens.refuse_code(&name("two"), &corp, &SecretString::from("another"), now);
+        assert!(is_refused("one") && !is_refused("two"));
+        tokens.refuse_code(&name("two"), &corp, &code, now);
+        // Nothing but an operator who asks for it ends this: a dealer that arrives does not.
+        tokens.forget_failures(None);
+        tokens.forget_refused_codes(Some(&name("two")));
+        assert!(is_refused("one") && !is_refused("two"));
+        tokens.forget_refused_codes(None);
+        assert!(!is_refused("one"));
     }
 
     #[tokio::test]

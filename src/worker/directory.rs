@@ -235,6 +235,11 @@ impl Directory {
         }
     }
 
+    /// Forgets that WeCom refused the permanent codes of one app, or of all: an operator asks for it.
+    pub fn forget_refused_codes(&self, app: Option<&AppName>) {
+        self.platform.forget_refused_codes(app);
+    }
+
     /// Whether the brand's token converted none of this dealer's customers when it was tried within the last
     /// hour.
     pub(super) fn upstream_missed_recently(&self, app: &AppName, corp_id: &CorpId) -> bool {

@@ -299,4 +299,6 @@ impl Platform for Scripted {
     }
 
     fn forget_failures(&self, _: Option<&AppName>) {}
+
+    fn forget_refused_codes(&self, _: Option<&AppName>) {}
 }

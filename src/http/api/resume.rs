@@ -90,6 +90,7 @@ impl AdminState {
         };
         let corps = self.corps(app.as_ref(), corp_id.as_ref()).await?;
         self.optional_calls.forget(app.as_ref(), corp_id.as_ref());
+        self.directory.forget_refused_codes(app.as_ref());
         let paused = Paused { app: app.as_ref(), corps: &corps, lookups: Lookups::All };
         let resumed = self.resumer().run(paused, concerns).await;
         if app.is_none() && corp_id.is_none() {

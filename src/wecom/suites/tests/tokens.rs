@@ -190,8 +190,12 @@ async fn a_permanent_code_that_wecom_refuses_is_not_used_again_for_a_while() {
     clock.advance_ms(HOUR_MS / 60);
     assert!(members().await.is_err());
     assert_eq!(wecom.count("gettoken"), 2);
-    // An operator who resumes has it tried at once.
+    // An operator who resumes has it tried at once; what else is resumed, such as a dealer's work, does not.
+    client.forget_failures(Some(&brand()));
+    assert!(members().await.is_err());
+    assert_eq!(wecom.count("gettoken"), 2);
     client.forget_failures(None);
+    client.forget_refused_codes(Some(&brand()));
     assert!(members().await.is_err());
     assert_eq!(wecom.count("gettoken"), 3);
     known.change_app(|app| (app.secret, app.generation) = (secret("CANARY-code-2"), 2));
