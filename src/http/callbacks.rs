@@ -26,7 +26,7 @@ use crate::intake::{
 };
 use crate::store::{Appended, Arrival, MessageDigest, Payload, Store, StoreError};
 use crate::telemetry::metrics::{CallbackOutcome, Metrics, TimestampSource};
-use crate::wecom::{Development, remedy_for};
+use crate::wecom::remedy_for;
 use crate::worker::Wake;
 use crate::worker::activity::Activity;
 use crate::worker::apps::Apps;
@@ -64,12 +64,10 @@ pub struct CallbackState {
     pub body_timeout: Duration,
 }
 
-/// A message of an app, and when it was received.
+/// A message, and when it was received.
 struct Received<'a> {
     message: &'a VerifiedMessage,
     at: Timestamp,
-    /// Whether it may contain a secret of a suite.
-    is_agency: bool,
 }
 
 impl CallbackState {
@@ -102,7 +100,7 @@ impl CallbackState {
         } else {
             self.count_message(&classified, now);
         }
-        let received = Received { message, at: now, is_agency: door.is_agency() };
+        let received = Received { message, at: now };
         self.keep(&door.name, door.brand(&self.apps), classified, &received).await
     }
 
@@ -125,13 +123,13 @@ impl CallbackState {
             Place::Unrouted(about) => return self.keep_unrouted(suite, &about, message, now).await,
             Place::Quarantine(reason) => {
                 let classified = Classified::Quarantine { reason, event: None };
-                let received = Received { message, at: now, is_agency: true };
+                let received = Received { message, at: now };
                 return self.keep(suite, None, classified, &received).await;
             }
         };
         let classified = classify_accepted(message, Some(self.age_limit(now)));
         self.count_message(&classified, now);
-        let received = Received { message, at: now, is_agency: true };
+        let received = Received { message, at: now };
         let mut outcome = CallbackOutcome::Duplicate;
         for app in apps {
             let customer_groups = self.apps.get(&app).is_none_or(|rules| rules.customer_groups);
@@ -201,7 +199,7 @@ impl CallbackState {
         if matches!(classified, Classified::Ignored(_)) {
             return Ok(CallbackOutcome::Ignored);
         }
-        let received = Received { message, at: now, is_agency: true };
+        let received = Received { message, at: now };
         self.keep(suite, None, classified, &received).await
     }
 
@@ -213,7 +211,7 @@ impl CallbackState {
         classified: Classified,
         received: &Received<'_>,
     ) -> Result<CallbackOutcome, StoreError> {
-        let &Received { message, at, is_agency } = received;
+        let &Received { message, at } = received;
         let corp_id = classified.corp_id().cloned();
         let unserved = classified.unserved().cloned();
         if unserved.as_ref().is_some_and(|corp_id| !self.unserved.has_room(name, corp_id)) {
@@ -221,7 +219,8 @@ impl CallbackState {
         }
         let outcome = match &classified {
             Classified::Quarantine { reason, event } => {
-                if is_agency && event.is_none() && may_contain_secret(message.text()) {
+                // At a self-built app's URL too, which may have been entered as a template's.
+                if event.is_none() && may_contain_secret(message.text()) {
                     return Ok(self.misplaced(name, &Misplaced::of(reason.clone())));
                 }
                 self.log.quarantined(name, reason);
@@ -274,7 +273,7 @@ impl CallbackState {
     ) {
         let is_brand = |corp_id: &CorpId| brand.is_some_and(|brand| brand.same_corp(corp_id.as_str()));
         let Some(corp_id) = corp_id.filter(|corp_id| !is_brand(corp_id)) else { return };
-        let remedy = remedy_for(NO_LICENCE, Development::Agency).en;
+        let remedy = remedy_for(NO_LICENCE, self.apps.development(app)).en;
         let text = format!("WeCom sent unlicensed_notify for a member: {remedy}");
         self.activity.trouble(app, corp_id, DealerTrouble { errcode: Some(NO_LICENCE), text, at });
     }

@@ -171,11 +171,6 @@ impl AppDoor {
         }
     }
 
-    /// Whether its messages may contain a suite's secrets.
-    pub(super) const fn is_agency(&self) -> bool {
-        matches!(self.recipients, AppRecipients::Agency(_))
-    }
-
     /// Classifies a message at this URL; used for incoming callbacks and for redriving.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use crate::http::doors::SuiteRecipients;
 use crate::http::scene::{NOW, SUITE_ID, Scene, added, corp, name, own};
 use crate::store::embedded::Settings;
 use crate::store::{Counts, Reconciling as _, SuiteRecords, Suites as _};
+use crate::wecom::Development;
 use CallbackOutcome::{Accepted, Duplicate, Ignored, Misplaced as WithoutEffect, Quarantined, Refused};
 
 const CODE: &str = "<AuthCode><![CDATA[CANARY-auth-code]]></AuthCode>";
@@ -269,8 +270,8 @@ async fn no_ticket_no_code_and_no_person_is_logged_or_quarantined() {
     let log = Log::begin();
     let scene = Scene::authorized().await;
     let ticket = own(SUITE_ID, "suite_ticket", TICKET);
-    for url in ["agency", "second", "other"] {
-        for receive_id in [SUITE_ID, "dkOTHER", "wpA", "stranger"] {
+    for url in ["agency", "second", "other", "own"] {
+        for receive_id in [SUITE_ID, "dkOTHER", "wpA", "stranger", "wwOWN"] {
             for text in [
                 ticket.clone(),
                 own("dkOTHER", "create_auth", CODE),
@@ -344,6 +345,31 @@ async fn a_notice_of_a_missing_licence_is_a_trouble_of_the_dealer() {
     assert_eq!((noted.errcode, noted.at), (Some(701_008), NOW));
     assert!(noted.text.contains("互通账号") && !noted.text.contains("zhangsan"), "{}", noted.text);
     assert_eq!(trouble("brand").await, None);
+}
+
+#[tokio::test]
+async fn a_notice_of_a_missing_licence_at_a_self_built_app_has_its_own_remedy() {
+    let scene = Scene::authorized().await;
+    scene.list_dealer("own", "wpD3").await;
+    let notice = added("wpD3", 1).replace("change_external_contact", "unlicensed_notify");
+    scene.receive("own", "wwOWN", &notice).await;
+    scene.state.activity.record_rest(&*scene.store).await.unwrap();
+    let trouble =
+        scene.store.dealer_rows(&name("own")).await.unwrap().pop().unwrap().activity.trouble.unwrap();
+    let [own, agency] = [Development::SelfBuilt, Development::Agency].map(|of| remedy_for(701_008, of).en);
+    assert!(trouble.text.contains(own) && !trouble.text.contains(agency), "{}", trouble.text);
+}
+
+#[tokio::test]
+async fn a_templates_message_at_a_self_built_apps_url_is_counted_and_not_kept() {
+    let scene = Scene::authorized().await;
+    for text in [own(SUITE_ID, "suite_ticket", TICKET), own(SUITE_ID, "create_auth", CODE)] {
+        for receive_id in [SUITE_ID, "stranger"] {
+            scene.receive("own", receive_id, &text).await;
+        }
+    }
+    assert_eq!(scene.outcomes([WithoutEffect, Quarantined]), [4, 0]);
+    assert!(scene.quarantine().await.is_empty());
 }
 
 /// A callback that a third-party suite really sent; published with its token and key (`WeiXinMPSDK`).
