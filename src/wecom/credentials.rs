@@ -112,8 +112,8 @@ impl Unavailable {
                 "请为该模版的每个应用设置不同的 corp_id：已有另一个应用服务该品牌企业",
             ),
             Self::Incomplete => (
-                "wait: the brand has authorised the template, and its app is being read",
-                "无需处理：品牌企业已授权，正在读取应用信息",
+                "wait: the corp has authorised the template, and the app there is being read",
+                "无需处理：企业已授权，正在读取应用信息",
             ),
             Self::Cancelled => (
                 "have the brand scan the template's authorisation QR code again: it has cancelled the \

@@ -20,11 +20,19 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::domain::suite::{CodeKind, Exchange, ExchangeEnd};
 use crate::domain::time::Timestamp;
 use crate::http::problem::Problem;
-use crate::wecom::{Development, Unavailable, remedy_for};
+use crate::wecom::{Development, Remedy, Unavailable, remedy_for};
 use crate::worker::suites::{AuthorizationView, SuiteView};
 
 /// WeCom's code for a call that the app's permissions do not allow.
 const NO_PERMISSION: i64 = 48_002;
+/// WeCom's code for a call to a corp that has not authorised the suite, or has cancelled.
+const NOT_AUTHORIZED: i64 = 48_004;
+
+/// What to do about a cancelled authorisation of a shared app.
+const SHARED_CANCELLED: Remedy = Remedy {
+    en: "have the corp install the shared app again: it has cancelled the authorisation",
+    zh: "请该企业重新安装共享的应用：该企业已取消授权",
+};
 
 /// A corp that has authorised a suite.
 #[derive(Debug, Serialize, ToSchema)]
@@ -244,11 +252,21 @@ impl AdminState {
     }
 }
 
+/// What to do about a corp that has cancelled: one that has the app from another corp would become a brand by
+/// the QR code.
+fn cancelled(role: Option<Role>) -> Remedy {
+    match role {
+        Some(Role::Brand) => Unavailable::Cancelled.remedy(),
+        Some(Role::Dealer(_) | Role::Other) => SHARED_CANCELLED,
+        None => remedy_for(NOT_AUTHORIZED, Development::Agency),
+    }
+}
+
 fn row(suite: AppName, app: Option<AppName>, one: &AuthorizationView) -> Row {
     let (record, agent) = (&one.record, one.record.agent.as_ref());
     let may_read_customers = agent.and_then(|agent| agent.may_read_customers);
     let remedy = match (record.state(), one.code.is_some(), may_read_customers) {
-        (AuthorizationState::Cancelled, ..) => Some(Unavailable::Cancelled.remedy()),
+        (AuthorizationState::Cancelled, ..) => Some(cancelled(record.role())),
         (_, false, _) => Some(Unavailable::Unreadable.remedy()),
         (AuthorizationState::Incomplete, ..) => Some(Unavailable::Incomplete.remedy()),
         (AuthorizationState::Active, true, Some(false)) => {

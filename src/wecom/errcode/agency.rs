@@ -7,24 +7,28 @@ use crate::wecom::remedy::Remedy;
 pub(super) const fn remedy(errcode: i64) -> Option<Remedy> {
     let (en, zh) = match errcode {
         40_001 | 40_084 | 40_091 => (
-            "choose 重新获取 secret for the corp in 服务商管理后台, or have the corp authorise the template \
-             again: its permanent code is not valid",
-            "请在服务商管理后台为该企业“重新获取 secret”，或请该企业重新扫码授权：永久授权码无效",
+            "choose 重新获取 secret for the corp in 服务商管理后台, or have it authorise again (a brand by the \
+             template's QR code, a dealer by installing the shared app again): its permanent code is \
+             not valid",
+            "请在服务商管理后台为该企业“重新获取 secret”，或请该企业重新授权（品牌企业扫描模版的授权二维码，\
+             经销商重新安装共享的应用）：永久授权码无效",
         ),
         40_013 => (
-            "have the corp authorise the template again: WeCom does not know its corp id, or has banned the \
-             corp",
-            "请该企业重新扫码授权：企业微信查不到该企业 ID，或企业已被封禁",
+            "have the corp authorise again (a brand by the template's QR code, a dealer by installing \
+             the shared app again): WeCom does not know its corp id, or has banned the corp",
+            "请该企业重新授权（品牌企业扫描模版的授权二维码，经销商重新安装共享的应用）：企业微信查不到该企业 ID，或企业已被封禁",
         ),
         40_056 => (
-            "have the corp authorise the template again: the app no longer exists there",
-            "请该企业重新扫码授权：企业中已没有该应用",
+            "have the corp authorise again (a brand by the template's QR code, a dealer by installing \
+             the shared app again): the app no longer exists there",
+            "请该企业重新授权（品牌企业扫描模版的授权二维码，经销商重新安装共享的应用）：企业中已没有该应用",
         ),
         40_078 => (
-            "have the corp scan the authorisation QR code again, or choose 重新获取 secret for it in \
-             服务商管理后台: the auth code is not valid, was used, or is older than 10 minutes",
-            "请该企业重新扫码授权，或在服务商管理后台为其“重新获取 secret”：\
-             临时授权码无效、已被使用或已超过 10 分钟",
+            "have the corp authorise again (a brand by the template's QR code, a dealer by installing \
+             the shared app again), or choose 重新获取 secret for it in 服务商管理后台: the auth code is not \
+             valid, was used, or is older than 10 minutes",
+            "请该企业重新授权（品牌企业扫描模版的授权二维码，经销商重新安装共享的应用），\
+             或在服务商管理后台为其“重新获取 secret”：临时授权码无效、已被使用或已超过 10 分钟",
         ),
         40_080 => (
             "copy suite_secret again from the template's page in 服务商管理后台: this one is not the \
@@ -50,9 +54,9 @@ pub(super) const fn remedy(errcode: i64) -> Option<Remedy> {
             "请在服务商管理后台为应用申请权限“客户联系 → 客户基础信息”，并由企业管理员确认：应用无权调用该接口",
         ),
         48_003 | 48_004 => (
-            "have the corp scan the template's authorisation QR code again: it has not authorised the \
-             template, or has cancelled",
-            "请该企业重新扫描模版的授权二维码：该企业未授权，或已取消授权",
+            "have the corp authorise again (a brand by the template's QR code, a dealer by installing \
+             the shared app again): it has not authorised the template, or has cancelled",
+            "请该企业重新授权（品牌企业扫描模版的授权二维码，经销商重新安装共享的应用）：该企业未授权，或已取消授权",
         ),
         48_011 => (
             "have the corp follow the notice in its admin console: it is not active enough for its customer \
@@ -70,9 +74,10 @@ pub(super) const fn remedy(errcode: i64) -> Option<Remedy> {
              若应用另设了“IP白名单”，也须加入：该 IP 不受信任",
         ),
         92_002 => (
-            "set the app's conversion_token to \"auto\", and have the dealer authorise the template if that \
-             is not enough: this token does not allow calls across corps",
-            "请将应用的 conversion_token 设为 \"auto\"，仍不行则请经销商扫码授权模版：此 token 不允许跨企业调用",
+            "set the app's conversion_token to \"auto\", and have the dealer install the shared app if \
+             that is not enough: this token does not allow calls across corps",
+            "请将应用的 conversion_token 设为 \"auto\"，仍不行则请经销商安装共享的应用：\
+             此 token 不允许跨企业调用",
         ),
         301_002 => (
             "request the app's permissions in 服务商管理后台 and have the corp's administrator confirm them: \

@@ -61,16 +61,17 @@ fn an_agency_has_remedies_of_its_own_in_both_languages() {
     let general = remedy(i64::MAX);
     for (codes, en, zh) in [
         (&[40_001, 40_084, 40_091][..], "重新获取 secret", "重新获取 secret"),
-        (&[40_013, 40_056, 40_078], "authori", "扫码授权"),
+        (&[40_001, 40_013, 40_056, 40_078], "a dealer by installing the shared app", "经销商重新安装"),
         (&[40_080], "suite_secret", "suite_secret"),
         (&[40_083], "suite_id", "suite_id"),
         (&[40_085], "suite_ticket", "suite_ticket"),
         (&[43_009, 610_016], "服务商管理后台", "服务商认证"),
         (&[48_001, 48_002, 84_074], "客户基础信息", "客户基础信息"),
-        (&[48_003, 48_004], "QR code", "二维码"),
+        (&[48_003, 48_004], "a dealer by installing the shared app", "经销商重新安装"),
+        (&[40_013, 48_003], "a brand by the template's QR code", "品牌企业扫描"),
         (&[48_011, 50_003], "have the corp", "请该企业"),
         (&[60_020, 301_042], "服务商信息 → 基本信息 → IP白名单", "服务商信息 → 基本信息 → IP白名单"),
-        (&[92_002], "authorise the template", "授权模版"),
+        (&[92_002], "the dealer install the shared app", "经销商安装"),
         (&[301_002], "服务商管理后台", "服务商管理后台"),
         (&[701_000, 701_008, 701_999], "互通账号", "互通账号"),
     ] {

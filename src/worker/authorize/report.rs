@@ -117,8 +117,8 @@ pub(super) fn exchange_ended(suite: &AppName, kind: CodeKind, end: ExchangeEnd, 
         ExchangeEnd::Lost { .. } | ExchangeEnd::Expired { .. } | ExchangeEnd::Unreadable { .. } => None,
     };
     tracing::warn!(%suite, kind, how, errcode, reason,
-        "an auth code could not be exchanged: have the corp scan the QR code again, or choose 重新获取 secret \
-         in 服务商管理后台");
+        "an auth code could not be exchanged: have the corp authorise again (a brand by the QR code, a \
+         dealer by installing the shared app again), or choose 重新获取 secret in 服务商管理后台");
 }
 
 /// Logs that the app at a corp was read for the first time since a grant.

@@ -61,6 +61,13 @@ async fn authorisations_are_filtered_by_suite_app_and_state() {
     let cancelled = &scene.read("/v1/authorizations?state=cancelled").await["authorizations"][0];
     assert_eq!(cancelled["cancelled_at"], "2026-11-22T01:02:04.000Z");
     assert!(cancelled["remedy"]["zh"].as_str().unwrap().contains("取消授权"), "{cancelled}");
+    for (corp_id, row, remedy) in [("wpD", 2, "install the shared app"), ("wpA", 0, "QR code")] {
+        scene.cancel(corp_id).await;
+        let listed = scene.read("/v1/authorizations").await;
+        let en = listed["authorizations"][row]["remedy"]["en"].as_str().unwrap().to_owned();
+        assert!(en.contains(remedy), "{corp_id}: {en}");
+        assert_eq!(en.contains("QR code"), corp_id == "wpA", "the QR code makes a dealer a brand: {en}");
+    }
     for (query, status, code) in [
         ("?suite=other", 404, "unknown_suite"),
         ("?suite=a%20b", 404, "unknown_suite"),
