@@ -46,6 +46,10 @@ pub struct Authorization {
     pub changes: u32,
     /// Whether the app is to be read (`v2/get_auth_info`).
     pub check_due: bool,
+    /// The corp that shared the app, as of the last reading that named one, if the corp is its dealer. It remains
+    /// one when it authorises the suite by QR code too: an app shared by nobody would make it a brand, and its
+    /// customers would no longer be looked up.
+    pub dealer_of: Option<SharedFrom>,
 }
 
 /// An app at the corp that authorised it, as `v2/get_auth_info` describes it (document 100795).
@@ -70,6 +74,13 @@ pub struct SharedFrom {
     pub corp_id: CorpId,
     /// 0: 企业互联, 1: 上下游.
     pub share_type: i64,
+}
+
+impl SharedFrom {
+    /// Whether an app shared with this corp makes it a dealer.
+    fn has_dealer(&self, with: &CorpId) -> bool {
+        self.share_type == SHARED_DOWNSTREAM && !self.corp_id.same_corp(with.as_str())
+    }
 }
 
 /// The state of an authorisation, derived from its record.
@@ -117,6 +128,7 @@ impl Authorization {
     #[must_use]
     pub fn granted(known: Option<Self>, granted: Granted, now: Timestamp) -> Self {
         let Granted { corp_id, name, code, sent_at } = granted;
+        let dealer_of = known.as_ref().and_then(|known| known.dealer_of.clone());
         let fresh = |codes, changes, cancelled_at| Self {
             corp_id,
             name: bounded(name),
@@ -128,6 +140,7 @@ impl Authorization {
             changed_at: now,
             changes,
             check_due: true,
+            dealer_of,
         };
         match known {
             None => fresh(1, 1, None),
@@ -193,12 +206,20 @@ impl Authorization {
         if !name.is_empty() {
             self.name = bounded(name);
         }
-        self.agent = Some(agent);
+        self.set_agent(agent);
         self.check_due = self.changes != changes;
         if !self.check_due && self.is_cancellation_inferred() {
             self.cancelled_at = None;
         }
         true
+    }
+
+    /// Sets the app at the corp as it was read, and of whom the corp is a dealer by it.
+    pub fn set_agent(&mut self, agent: Agent) {
+        if let Some(shared_from) = &agent.shared_from {
+            self.dealer_of = shared_from.has_dealer(&self.corp_id).then(|| shared_from.clone());
+        }
+        self.agent = Some(agent);
     }
 
     /// Whether only the refusal of a call shows that the corp has cancelled.
@@ -234,16 +255,20 @@ impl Authorization {
     /// What the corp is; `None` until the app has been read. A corp that cancelled remains what it was.
     #[must_use]
     pub fn role(&self) -> Option<Role> {
-        let agent = self.agent.as_ref()?;
-        Some(match &agent.shared_from {
+        self.agent.as_ref()?;
+        Some(match self.shared_from() {
             None => Role::Brand,
-            Some(SharedFrom { corp_id, share_type: SHARED_DOWNSTREAM })
-                if !corp_id.same_corp(self.corp_id.as_str()) =>
-            {
-                Role::Dealer(corp_id.clone())
+            Some(shared_from) if shared_from.has_dealer(&self.corp_id) => {
+                Role::Dealer(shared_from.corp_id.clone())
             }
             Some(_) => Role::Other,
         })
+    }
+
+    /// The corp that shared the app, or did so before the corp authorised by QR code too.
+    #[must_use]
+    pub fn shared_from(&self) -> Option<&SharedFrom> {
+        self.agent.as_ref()?.shared_from.as_ref().or(self.dealer_of.as_ref())
     }
 }
 

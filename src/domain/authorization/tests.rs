@@ -65,6 +65,22 @@ fn an_app_shared_downstream_makes_a_dealer() {
 }
 
 #[test]
+fn a_dealer_that_authorises_by_qr_code_too_remains_a_dealer() {
+    let mut dealer = again(active("wpA", Some(("wpB", 1))), 2);
+    assert_eq!(dealer.role(), None, "the app has to be read again");
+    assert!(dealer.read(2, 2, String::new(), agent(8, None)));
+    assert_eq!(dealer.role(), Some(Role::Dealer(corp("wpB"))));
+    assert_eq!(dealer.agent.as_ref().unwrap().shared_from, None);
+    // A later sharing counts, and so does another way of it.
+    assert!(dealer.read(2, 2, String::new(), agent(8, Some(("wpC", 1)))));
+    assert_eq!(dealer.role(), Some(Role::Dealer(corp("wpC"))));
+    assert!(dealer.read(2, 2, String::new(), agent(8, Some(("wpC", 0)))));
+    assert_eq!(dealer.role(), Some(Role::Other));
+    assert!(dealer.read(2, 2, String::new(), agent(8, None)));
+    assert_eq!(dealer.role(), Some(Role::Brand));
+}
+
+#[test]
 fn a_reset_code_replaces_the_older_one_in_any_order() {
     let newer = again(authorized(1), 2);
     assert_eq!((&newer.code, newer.codes), (&sealed(2), 2));

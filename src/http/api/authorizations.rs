@@ -252,8 +252,7 @@ impl AdminState {
     }
 }
 
-/// What to do about a corp that has cancelled: one that has the app from another corp would become a brand by
-/// the QR code.
+/// What to do about a corp that has cancelled: the QR code is for brands.
 fn cancelled(role: Option<Role>) -> Remedy {
     match role {
         Some(Role::Brand) => Unavailable::Cancelled.remedy(),
@@ -282,7 +281,7 @@ fn row(suite: AppName, app: Option<AppName>, one: &AuthorizationView) -> Row {
         role: record.role().map(RoleName::from),
         app,
         agent_id: agent.map(|agent| agent.agent_id),
-        shared_from: agent.and_then(|agent| agent.shared_from.clone()).map(SharedFromView::from),
+        shared_from: record.shared_from().cloned().map(SharedFromView::from),
         authorized_at: record.granted_at,
         changed_at: record.changed_at,
         cancelled_at: record.cancellation_noticed_at(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use async_trait::async_trait;
+use serde::Deserialize;
 
 use super::super::{EXCHANGES_MAX, Resealed, SealedPlace, StoreError, SuiteRecords, Suites};
 use super::records::{Record, decode, readable};
@@ -23,9 +24,52 @@ impl Record for Ticket {}
 
 impl Record for Exchange {}
 
-impl Record for Authorization {}
+impl Record for Authorization {
+    const VERSION: u8 = 2;
+
+    fn of_version(version: u8, body: &[u8]) -> Option<Result<Self, postcard::Error>> {
+        (version == 1).then(|| postcard::from_bytes::<AuthorizationVersion1>(body).map(Self::from))
+    }
+}
 
 impl Record for CorpId {}
+
+/// An authorisation before it recorded of whom a corp is a dealer.
+#[derive(Deserialize)]
+struct AuthorizationVersion1 {
+    corp_id: CorpId,
+    name: String,
+    code: Sealed,
+    granted_at: Timestamp,
+    codes: u32,
+    agent: Option<Agent>,
+    cancelled_at: Option<Timestamp>,
+    changed_at: Timestamp,
+    changes: u32,
+    check_due: bool,
+}
+
+impl From<AuthorizationVersion1> for Authorization {
+    fn from(old: AuthorizationVersion1) -> Self {
+        let mut new = Self {
+            corp_id: old.corp_id,
+            name: old.name,
+            code: old.code,
+            granted_at: old.granted_at,
+            codes: old.codes,
+            agent: None,
+            cancelled_at: old.cancelled_at,
+            changed_at: old.changed_at,
+            changes: old.changes,
+            check_due: old.check_due,
+            dealer_of: None,
+        };
+        if let Some(agent) = old.agent {
+            new.set_agent(agent);
+        }
+        new
+    }
+}
 
 /// Applies an event of a suite. Returns whether it had an effect: not so for an older ticket, a code that is
 /// known or a replay, a cancellation older than the grant, or news of a corp that has not authorised. Such a
@@ -349,5 +393,35 @@ impl Suites for EmbeddedStore {
             replaced += self.writer.run(all).await?;
         }
         Ok(replaced)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::records::checked;
+    use super::*;
+    use crate::domain::authorization::{Role, SharedFrom};
+
+    #[test]
+    fn an_authorisation_of_version_1_is_read_and_knows_of_whom_it_is_a_dealer() {
+        let corp = |id: &str| CorpId::new(id).unwrap();
+        let now = Timestamp::from_secs(1_795_309_323);
+        let shared_from = Some(SharedFrom { corp_id: corp("wpA"), share_type: 1 });
+        let agent = Agent {
+            agent_id: 7,
+            shared_from: shared_from.clone(),
+            is_verified: None,
+            may_read_customers: None,
+            read_at: now,
+        };
+        let code = Sealed { key: [1; 8], nonce: [2; 12], text: vec![3] };
+        // The fields in their order then.
+        let old =
+            (corp("wpD"), "上海一店", code, now, 2_u32, Some(agent), None::<Timestamp>, now, 3_u32, false);
+        let key = keys::authorization(&AppName::new("agency").unwrap(), &corp("wpD"));
+        let bytes = checked(&key, postcard::to_extend(&old, vec![1]).unwrap());
+        let read = decode::<Authorization>(&key, &bytes).unwrap();
+        assert_eq!((read.codes, read.changes, read.name.as_str()), (2, 3, "上海一店"));
+        assert_eq!((read.role(), read.dealer_of), (Some(Role::Dealer(corp("wpA"))), shared_from));
     }
 }

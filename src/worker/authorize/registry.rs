@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::super::apps::{AppChanges, Apps};
 use super::super::suites::SuiteView;
 use crate::domain::bindings::{Unserved, bind};
+use crate::domain::ids::CorpId;
 use crate::domain::time::Timestamp;
 use crate::store::{Store, StoreError};
 
@@ -18,7 +19,15 @@ pub async fn load(store: &dyn Store, apps: &Apps, now: Timestamp) -> Result<AppC
     let mut bound = store.bindings().await?;
     let (mut views, mut granted) = (BTreeMap::new(), BTreeMap::new());
     for (suite, settings) in apps.suites() {
-        let records = store.suite(suite).await?;
+        let mut records = store.suite(suite).await?;
+        // A corp that an app is configured for is meant to be a brand, whatever it was before.
+        for one in &mut records.authorizations {
+            let is_configured = |corp_id: &CorpId| corp_id.same_corp(one.corp_id.as_str());
+            let mut of_suite = apps.agency().iter().filter(|app| app.suite == *suite);
+            if of_suite.any(|app| app.corp_id.as_ref().is_some_and(is_configured)) {
+                one.dealer_of = None;
+            }
+        }
         granted.insert(suite.clone(), records.authorizations.clone());
         views.insert(suite.clone(), SuiteView::of(records, &settings.sealer));
     }

@@ -126,7 +126,8 @@ pub(super) fn corp_read(suite: &AppName, before: &Authorization, agent: Agent) {
     if before.agent.is_some() {
         return;
     }
-    let read = Authorization { agent: Some(agent), ..before.clone() };
+    let mut read = before.clone();
+    read.set_agent(agent);
     let role = match read.role() {
         Some(Role::Brand) => "brand",
         Some(Role::Dealer(_)) => "dealer",
@@ -134,4 +135,11 @@ pub(super) fn corp_read(suite: &AppName, before: &Authorization, agent: Agent) {
     };
     let (corp_id, corp) = (&before.corp_id, &before.name);
     tracing::info!(%suite, %corp_id, corp, role, "a corp has authorised the suite");
+    if matches!(read.role(), Some(Role::Dealer(_)))
+        && read.agent.is_some_and(|agent| agent.shared_from.is_none())
+    {
+        tracing::warn!(%suite, %corp_id, corp,
+            "a dealer has authorised the template by QR code and remains a dealer: to serve it as a brand, set \
+             it as corp_id of an app");
+    }
 }

@@ -39,6 +39,31 @@ async fn dealers_are_those_listed_and_those_that_have_authorised() {
 }
 
 #[tokio::test]
+async fn a_dealer_that_scans_the_qr_code_becomes_a_brand_only_if_an_app_is_configured_for_it() {
+    fn configured() -> Apps {
+        agency(&[(app(), Some(brand())), (other_app(), Some(installed()))], sealer("secret", None))
+    }
+    for apps in [one_app as fn() -> Apps, configured] {
+        let mut agency = Agency::new(apps).await;
+        agency.scan("brand", &brand()).await;
+        agency.wecom.state().shared_from.insert(installed(), brand());
+        agency.scan("dealer", &installed()).await;
+        agency.settle().await;
+        assert_eq!(agency.context().apps.authorized_dealers(&app()).len(), 1);
+        agency.wecom.state().shared_from.clear();
+        agency.world.advance(SECOND).await;
+        agency.scan("again", &installed()).await;
+        agency.settle().await;
+        let is_configured = agency.context().apps.agency().len() == 2;
+        let known = &agency.context().apps;
+        assert_eq!(known.is_authorized_brand(&suite(), installed().as_str()), is_configured);
+        assert_eq!(known.authorized_dealers(&app()).len(), usize::from(!is_configured));
+        assert_eq!(known.corp_of(&other_app()), is_configured.then(installed));
+        assert_eq!(agency.permanent_code(&installed()).unwrap(), "permanent of again");
+    }
+}
+
+#[tokio::test]
 async fn where_the_list_may_not_be_read_the_dealers_are_those_that_have_authorised() {
     let mut agency = with_installed_dealer().await;
     // The code is not documented.
