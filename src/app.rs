@@ -213,6 +213,7 @@ fn admin_state(
         directory: context.directory.clone(),
         dealer_names: context.dealer_names.clone(),
         suite_platform,
+        activity: context.activity.clone(),
         sinks: context.sinks.clone(),
         sink_kinds: config.sinks.iter().map(|sink| (sink.name.clone(), sink.target.kind())).collect(),
         pages: Arc::default(),

@@ -26,13 +26,10 @@ use crate::intake::{
 };
 use crate::store::{Appended, Arrival, MessageDigest, Payload, Store, StoreError};
 use crate::telemetry::metrics::{CallbackOutcome, Metrics, TimestampSource};
-use crate::wecom::remedy_for;
+use crate::wecom::{NO_LICENCE, remedy_for};
 use crate::worker::Wake;
 use crate::worker::activity::Activity;
 use crate::worker::apps::Apps;
-
-/// The code that calls about a member without a licence are refused with (document 97176).
-const NO_LICENCE: i64 = 701_008;
 
 /// The state that the handlers share.
 pub struct CallbackState {
@@ -239,7 +236,7 @@ impl CallbackState {
                     self.wake.dealers_changed(name);
                 }
                 if ignored.kind == Kind::UnlicensedNotify {
-                    self.note_missing_licence(name, brand.as_ref(), corp_id.as_ref(), at);
+                    self.note_missing_licence(name, corp_id.as_ref(), at);
                 }
                 self.note_activity(name, brand, corp_id.as_ref(), at).await;
                 return Ok(CallbackOutcome::Ignored);
@@ -262,17 +259,11 @@ impl CallbackState {
         })
     }
 
-    /// Notes as a dealer's trouble that a member there has no licence: the customers of that member cannot be
-    /// read, and WeCom reports none of them. Nothing else of the dealer depends on it.
-    fn note_missing_licence(
-        &self,
-        app: &AppName,
-        brand: Option<&CorpId>,
-        corp_id: Option<&CorpId>,
-        at: Timestamp,
-    ) {
-        let is_brand = |corp_id: &CorpId| brand.is_some_and(|brand| brand.same_corp(corp_id.as_str()));
-        let Some(corp_id) = corp_id.filter(|corp_id| !is_brand(corp_id)) else { return };
+    /// Notes as the trouble of a dealer or brand that a member there has no licence: the customers of that
+    /// member cannot be read, and WeCom reports none of them. Nothing else of the corp depends on it.
+    fn note_missing_licence(&self, app: &AppName, corp_id: Option<&CorpId>, at: Timestamp) {
+        let Some(corp_id) = corp_id else { return };
+        self.activity.licence_is_missing(app, corp_id, true, at);
         let remedy = remedy_for(NO_LICENCE, self.apps.development(app)).en;
         let text = format!("WeCom sent unlicensed_notify for a member: {remedy}");
         self.activity.trouble(app, corp_id, DealerTrouble { errcode: Some(NO_LICENCE), text, at });

@@ -11,6 +11,8 @@ use super::remedy::Remedy;
 
 /// The code for a `suite_ticket` that has expired or is not the suite's.
 pub(crate) const INVALID_TICKET: i64 = 40_085;
+/// The code that calls about a member without a licence are refused with (document 97176).
+pub(crate) const NO_LICENCE: i64 = 701_008;
 
 /// The class of a failure, which decides how to go on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]

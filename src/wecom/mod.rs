@@ -30,11 +30,11 @@ pub use client::Client;
 pub use credentials::{
     AppCredentials, Credentials, DealerCredentials, Development, QuotaLimits, SuiteCredentials, Unavailable,
 };
-pub(crate) use errcode::INVALID_TICKET;
 pub use errcode::{
     Class, class, is_bad_cursor, is_call_forbidden, is_chat_gone, is_concurrency, is_dealer_gone,
     is_not_visible, may_be_wrong_token, remedy, remedy_for,
 };
+pub(crate) use errcode::{INVALID_TICKET, NO_LICENCE};
 pub use error::{CallError, Transport};
 pub use limiter::{Ledgers, Limiter};
 pub use platform::{ChatMembers, CustomerPage, DealerList, Platform, TokenOf};

@@ -3,24 +3,38 @@
 //! twice: at the soft stop with the clocks ([`clock_watch`](super::clock_watch)), and the rest after its last
 //! callback ([`Activity::record_rest`]).
 //!
-//! The counts are statistics: those of the last seconds before a crash are lost.
+//! The counts are statistics: those of the last seconds before a crash are lost. So are the corps at which a
+//! member has no API licence (接口调用许可): the next comparison of a dealer's customers finds that again.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use crate::domain::dealer_activity::{DealerTrouble, EventsSeen, NewActivity};
 use crate::domain::ids::{AppName, CorpId};
-use crate::domain::time::Timestamp;
+use crate::domain::time::{DAY_MS, Timestamp};
 use crate::store::{Store, StoreError};
 
 /// The maximum number of dealers of an app for which something is held.
 const DEALERS_MAX: usize = 20_000;
 
-/// What happened at the dealers and is not recorded yet.
+/// How long it is held that a licence is missing, after WeCom reported it last.
+const LICENCE_HELD_MS: i64 = 7 * DAY_MS;
+
+/// What happened at the dealers and is not recorded yet, and where licences are missing.
 #[derive(Debug, Default)]
-pub struct Activity(Mutex<ByApp>);
+pub struct Activity {
+    new: Mutex<ByApp>,
+    unlicensed: Mutex<BTreeMap<(AppName, CorpId), Unlicensed>>,
+}
 
 type ByApp = BTreeMap<AppName, BTreeMap<CorpId, NewActivity>>;
+
+/// When WeCom reported first and last that a member has no licence.
+#[derive(Debug)]
+struct Unlicensed {
+    since: Timestamp,
+    last_at: Timestamp,
+}
 
 impl Activity {
     /// Counts an event of a dealer that was received at `at`.
@@ -34,6 +48,27 @@ impl Activity {
     /// Notes an error that concerns a dealer. Only the newest one is kept.
     pub fn trouble(&self, app: &AppName, corp_id: &CorpId, trouble: DealerTrouble) {
         self.change(app, corp_id, |new| new.trouble = Some(trouble));
+    }
+
+    /// Notes whether a member of a corp, the brand or a dealer, has no licence.
+    pub fn licence_is_missing(&self, app: &AppName, corp_id: &CorpId, is_missing: bool, at: Timestamp) {
+        let (key, mut unlicensed) = ((app.clone(), corp_id.clone()), self.unlicensed());
+        if !is_missing {
+            unlicensed.remove(&key);
+        } else if let Some(known) = unlicensed.get_mut(&key) {
+            known.last_at = at;
+        } else if unlicensed.len() < DEALERS_MAX {
+            unlicensed.insert(key, Unlicensed { since: at, last_at: at });
+        }
+    }
+
+    /// The corps of an app at which a member has no licence, each with the time since which that is known.
+    #[must_use]
+    pub fn missing_licences(&self, app: &AppName, now: Timestamp) -> Vec<(CorpId, Timestamp)> {
+        let mut unlicensed = self.unlicensed();
+        unlicensed.retain(|_, known| now.millis_since(known.last_at) < LICENCE_HELD_MS);
+        let of_app = unlicensed.iter().filter(|((of, _), _)| of == app);
+        of_app.map(|((_, corp_id), known)| (corp_id.clone(), known.since)).collect()
     }
 
     /// Takes what is not recorded yet, of one app or of all.
@@ -75,7 +110,11 @@ impl Activity {
     }
 
     fn lock(&self) -> MutexGuard<'_, ByApp> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.new.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn unlicensed(&self) -> MutexGuard<'_, BTreeMap<(AppName, CorpId), Unlicensed>> {
+        self.unlicensed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -102,5 +141,20 @@ mod tests {
         assert_eq!(taken[0], (app, corp(0), NewActivity { seen, trouble: Some(trouble) }));
         assert_eq!(activity.take(None).len(), 1, "of the other app");
         assert_eq!(activity.take(None), []);
+    }
+
+    #[test]
+    fn a_licence_is_missing_until_it_is_not_or_wecom_has_not_said_so_for_a_week() {
+        let (activity, app) = (Activity::default(), AppName::new("brand").unwrap());
+        let [first, second] = ["wp1", "wp2"].map(|id| CorpId::new(id).unwrap());
+        let at = |days: i64| Timestamp::from_millis(days * DAY_MS);
+        for (corp_id, day) in [(&first, 0), (&second, 1), (&second, 3)] {
+            activity.licence_is_missing(&app, corp_id, true, at(day));
+        }
+        assert_eq!(activity.missing_licences(&AppName::new("other").unwrap(), at(6)), []);
+        assert_eq!(activity.missing_licences(&app, at(6)), [(first, at(0)), (second.clone(), at(1))]);
+        assert_eq!(activity.missing_licences(&app, at(9)), [(second.clone(), at(1))]);
+        activity.licence_is_missing(&app, &second, false, at(9));
+        assert_eq!(activity.missing_licences(&app, at(9)), []);
     }
 }

@@ -28,7 +28,7 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::domain::reconcile::{ReconcileRun, ReconcileTask, is_due};
 use crate::domain::time::{MINUTE_MS, SECOND_MS, Timestamp};
 use crate::store::{FailureReason, StoreError};
-use crate::wecom::{Class, is_concurrency};
+use crate::wecom::{Class, NO_LICENCE, is_concurrency, remedy_for};
 
 mod traversal;
 
@@ -316,11 +316,35 @@ impl Comparison {
                 "a dealer's customers could not be compared; the next try is with the next run");
             store.set_trouble(app, corp_id, DealerTrouble { errcode, text, at: now }).await?;
         }
+        self.note_licences(app, corp_id, task, now).await?;
         store.end_task(app, corp_id, is_complete, now).await?;
         state.failing.remove(corp_id);
         state.compared_at.insert(corp_id.clone(), Instant::now());
         tracing::debug!(%app, corp, is_complete, "the comparison of a dealer's customers ended");
         self.log.note(store.reconcile_run().await?);
+        Ok(())
+    }
+
+    /// Notes as the dealer's trouble that members have no licence, so that their customers were not listed.
+    async fn note_licences(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        task: &ReconcileTask,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let Context { store, activity, apps, .. } = &self.context;
+        let members = task.unlicensed.len();
+        if members > 0 || task.is_read() {
+            activity.licence_is_missing(app, corp_id, members > 0, now);
+        }
+        if members > 0 {
+            let remedy = remedy_for(NO_LICENCE, apps.development(app)).en;
+            let text = format!("WeCom lists no customers of {members} members: {remedy}");
+            store
+                .set_trouble(app, corp_id, DealerTrouble { errcode: Some(NO_LICENCE), text, at: now })
+                .await?;
+        }
         Ok(())
     }
 

@@ -100,10 +100,14 @@ fn refused(facts: &SuiteFacts<'_>, cause: Cause, refusals: &[&Refusal]) -> Optio
         Some(app) => text!("the calls of the app {app}", "应用 {app} 的调用"),
         None => text!("the calls of the suite {suite}", "模版 {suite} 的调用"),
     };
-    let corps = refusals.iter().filter_map(|refusal| {
-        let (corp_id, name) = refusal.corp.as_ref()?;
-        Some((corp_id, name.as_deref()))
-    });
+    // A corp's calls may be refused for the same cause that WeCom has reported.
+    let corps: BTreeMap<_, _> = refusals
+        .iter()
+        .filter_map(|refusal| {
+            let (corp_id, name) = refusal.corp.as_ref()?;
+            Some((corp_id, name.as_deref()))
+        })
+        .collect();
     let corps = CorpNames::of(corps);
     let (calls_en, calls_zh) = (calls.en, calls.zh);
     let (code, seen, means) = match cause {
@@ -119,14 +123,17 @@ fn refused(facts: &SuiteFacts<'_>, cause: Cause, refusals: &[&Refusal]) -> Optio
             ),
         ),
         Cause::Licence => {
-            let (of_en, of_zh) = corps.after(" for ", "（", "）");
+            let (of_en, of_zh) = corps.after(" at ", "（", "）");
             (
                 FindingCode::Licence,
                 text!(
-                    "WeCom refuses {calls_en}{of_en} because a licence is missing (code {errcode})",
-                    "因缺少接口调用许可，企业微信拒绝{calls_zh}{of_zh}（错误码 {errcode}）",
+                    "an API licence is missing for {calls_en}{of_en} (code {errcode})",
+                    "{calls_zh}{of_zh}缺少接口调用许可（错误码 {errcode}）",
                 ),
-                text!("the customers concerned wait to be looked up", "相关客户暂不查询，等待许可生效"),
+                text!(
+                    "the customers of members without a licence are not reported, listed or looked up",
+                    "没有许可的成员，其客户不会被推送、列出或查询",
+                ),
             )
         }
         Cause::TrustedIp => (

@@ -316,7 +316,7 @@ fn many_corps_are_one_finding_that_names_the_first() {
     let dealers = ["wpD1", "wpD2", "wpD3", "wpD4", "wpD5"];
     let refusals = dealers.map(|id| refusal(Some("brand"), Some(id), 701_008)).to_vec();
     let Finding { seen, subject, .. } = only(&Suite { refusals, ..Suite::working() });
-    assert!(seen.en.contains("the app brand for wpD1, wpD2, wpD3 and 2 more because"), "{seen:?}");
+    assert!(seen.en.contains("the app brand at wpD1, wpD2, wpD3 and 2 more (code"), "{seen:?}");
     assert!(seen.zh.contains("应用 brand 的调用（wpD1、wpD2、wpD3 等 5 家企业）"), "{seen:?}");
     assert_eq!(subject.corp_id, None);
     let subject = only(&refused(Some("brand"), Some("wpD1"), 701_008)).subject;

@@ -177,6 +177,7 @@ impl Scene {
             optional_calls: Arc::default(),
             directory: Arc::new(directory),
             suite_platform: tickets.clone(),
+            activity: Arc::default(),
             sinks: Arc::default(),
             sink_kinds: BTreeMap::new(),
             pages: Arc::default(),

@@ -24,6 +24,7 @@ use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::SuitePlatform;
 use crate::worker::Wake;
+use crate::worker::activity::Activity;
 use crate::worker::apps::Apps;
 use crate::worker::breaker::Breakers;
 use crate::worker::dealer_names::DealerNames;
@@ -60,6 +61,8 @@ pub struct AdminState {
     pub directory: Arc<Directory>,
     /// Knows which tickets of suites WeCom has refused.
     pub suite_platform: Arc<dyn SuitePlatform>,
+    /// Knows where licences are missing.
+    pub activity: Arc<Activity>,
     /// The status of each sink.
     pub sinks: Arc<SinkRegistry>,
     /// The configured sinks, each with its kind.

@@ -345,6 +345,12 @@ async fn a_notice_of_a_missing_licence_is_a_trouble_of_the_dealer() {
     assert_eq!((noted.errcode, noted.at), (Some(701_008), NOW));
     assert!(noted.text.contains("互通账号") && !noted.text.contains("zhangsan"), "{}", noted.text);
     assert_eq!(trouble("brand").await, None);
+    let missing = |app: &str| scene.state.activity.missing_licences(&name(app), NOW);
+    assert_eq!((missing("second"), missing("brand")), (vec![(corp("wpD2"), NOW)], vec![]));
+    // Of the brand itself.
+    let notice = added("wpA", 1).replace("change_external_contact", "unlicensed_notify");
+    scene.receive("agency", "wpA", &notice).await;
+    assert_eq!(missing("brand"), [(corp("wpA"), NOW)]);
 }
 
 #[tokio::test]

@@ -13,7 +13,7 @@ use crate::domain::finding::{
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::suite::next_ticket_at;
 use crate::domain::time::{SECOND_MS, Timestamp};
-use crate::wecom::{Development, remedy_for};
+use crate::wecom::{Development, NO_LICENCE, remedy_for};
 use crate::worker::breaker::{Breaker, Scope};
 use crate::worker::suites::{SuiteSettings, SuiteView};
 
@@ -72,7 +72,7 @@ fn findings(
             }),
         })
         .collect();
-    let refusals = held_back
+    let mut refusals: Vec<_> = held_back
         .iter()
         .filter(|(scope, breaker)| {
             let is_concerned = match scope {
@@ -87,6 +87,9 @@ fn findings(
         })
         .filter_map(|(scope, breaker)| refusal(state, view, scope, breaker))
         .collect();
+    let unlicensed: Vec<_> =
+        apps.iter().flat_map(|app| missing_licences(state, view, app.app, now)).collect();
+    refusals.extend(unlicensed);
     let facts = SuiteFacts {
         suite,
         waits_since: settings.waits_since,
@@ -103,15 +106,29 @@ fn findings(
     suite_findings(&facts, now)
 }
 
+/// What WeCom reported of members without a licence. It refuses no call for that.
+fn missing_licences(state: &AdminState, view: &SuiteView, app: &AppName, now: Timestamp) -> Vec<Refusal> {
+    let missing = state.activity.missing_licences(app, now).into_iter();
+    let refusal = |(corp_id, since): (CorpId, Timestamp)| Refusal {
+        app: Some(app.clone()),
+        corp: Some((corp_id.clone(), name_of(state, view, app, &corp_id))),
+        errcode: NO_LICENCE,
+        since,
+        remedy: text(remedy_for(NO_LICENCE, Development::Agency)),
+    };
+    missing.map(refusal).collect()
+}
+
+fn name_of(state: &AdminState, view: &SuiteView, app: &AppName, corp_id: &CorpId) -> Option<String> {
+    let listed = state.dealer_names.of(app, corp_id);
+    listed.or_else(|| Some(view.authorization(corp_id.as_str())?.record.name.clone()))
+}
+
 fn refusal(state: &AdminState, view: &SuiteView, scope: &Scope, breaker: &Breaker) -> Option<Refusal> {
     let errcode = breaker.reason.errcode?;
-    let name_of = |corp_id: &CorpId| {
-        let listed = state.dealer_names.of(scope.app(), corp_id);
-        listed.or_else(|| Some(view.authorization(corp_id.as_str())?.record.name.clone()))
-    };
     Some(Refusal {
         app: if matches!(scope, Scope::Suite(_)) { None } else { Some(scope.app().clone()) },
-        corp: scope.corp_id().map(|corp_id| (corp_id.clone(), name_of(corp_id))),
+        corp: scope.corp_id().map(|corp_id| (corp_id.clone(), name_of(state, view, scope.app(), corp_id))),
         errcode,
         since: breaker.since,
         remedy: text(remedy_for(errcode, Development::Agency)),

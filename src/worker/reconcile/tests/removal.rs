@@ -35,6 +35,22 @@ async fn a_follower_who_is_no_longer_listed_is_removed_unless_something_else_exp
 }
 
 #[tokio::test]
+async fn members_without_a_licence_are_a_trouble_of_the_dealer() {
+    let world = compared(small().without_contact_list()).await;
+    let missing = || world.context.activity.missing_licences(&app(), world.context.now());
+    assert_eq!(missing(), []);
+    for unlicensed in [vec![member(1)], vec![]] {
+        world.wecom.script().unlicensed.clone_from(&unlicensed);
+        world.advance(DAY).await;
+        begin(&world).await;
+        Process::of(&world).finish(&world).await;
+        let trouble = activity(&world).await.trouble.unwrap();
+        assert_eq!(trouble.errcode, Some(701_008));
+        assert_eq!(missing().len(), unlicensed.len());
+    }
+}
+
+#[tokio::test]
 async fn one_who_is_added_while_the_lists_are_read_or_just_before_is_not_removed() {
     for script in [small(), small().without_contact_list()] {
         let world = compared(script).await;

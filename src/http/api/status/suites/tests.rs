@@ -102,6 +102,19 @@ async fn findings_know_what_wecom_refuses_and_which_codes_were_lost() {
 }
 
 #[tokio::test]
+async fn members_without_a_licence_are_a_finding_while_no_call_is_refused() {
+    let scene = Scene::authorized().await;
+    for corp_id in ["wpA", "wpD"] {
+        scene.state.activity.licence_is_missing(&name("brand"), &corp(corp_id), true, NOW);
+    }
+    scene.refuse(&Scope::Corp(name("brand"), corp("wpD")), 701_008);
+    assert_eq!(findings(&scene).await, pairs(&[("suite.licence", "fail")]));
+    let status = scene.read("/v1/status").await;
+    let seen = status["findings"][0]["seen"]["en"].as_str().unwrap();
+    assert!(seen.ends_with("at 甲wpA (wpA), 甲wpD (wpD) (code 701008)"), "{seen}");
+}
+
+#[tokio::test]
 async fn misplaced_callbacks_are_counted_and_apps_without_a_corp_have_no_quota() {
     let scene = Scene::new();
     scene.state.metrics.callback_answered(CallbackOutcome::Misplaced, None);
