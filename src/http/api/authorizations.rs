@@ -57,7 +57,7 @@ struct Row {
     /// The app's id at the corp; `null` until the app has been read.
     #[schema(example = 1_000_007)]
     agent_id: Option<i64>,
-    /// The corp that shared the app; `null` if the corp authorised it by QR code.
+    /// The corp that shared the app, or had before the corp authorised by QR code too; `null` of a brand.
     shared_from: Option<SharedFromView>,
     /// When WeCom sent the newest authorisation.
     #[schema(value_type = String, format = DateTime)]
