@@ -46,9 +46,8 @@ pub struct Authorization {
     pub changes: u32,
     /// Whether the app is to be read (`v2/get_auth_info`).
     pub check_due: bool,
-    /// The corp that shared the app, as of the last reading that named one, if the corp is its dealer. It remains
-    /// one when it authorises the suite by QR code too: an app shared by nobody would make it a brand, and its
-    /// customers would no longer be looked up.
+    /// The corp that shared the app, by the last reading that named one, if this corp is its dealer. It
+    /// remains one when it authorises by QR code too: as a brand, its customers would no longer be looked up.
     pub dealer_of: Option<SharedFrom>,
 }
 

@@ -140,7 +140,7 @@ pub trait Platform: Send + Sync + 'static {
     /// have removed the cause.
     fn forget_failures(&self, app: Option<&AppName>);
 
-    /// Forgets that WeCom refused the permanent codes of one app, or of all. To be called only when an operator
-    /// asks for it: after a few wrong secrets WeCom bans our address.
+    /// Forgets that WeCom refused the permanent codes of one app, or of all. To be called only when an
+    /// operator asks for it: after a few wrong secrets WeCom bans our address.
     fn forget_refused_codes(&self, app: Option<&AppName>);
 }

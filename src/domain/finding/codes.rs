@@ -70,9 +70,10 @@ fn ended_as(
         todo: Todo {
             text: text!(
                 "have the corp authorise again (a brand by the template's QR code, a dealer by installing the \
-                 shared app again), or choose 重新获取 secret for it in 服务商管理后台. This finding ends with POST /v1/resume {{\"app\": \"{suite}\"}}, or after 7 \
-                 days",
-                "请该企业重新授权（品牌企业扫描模版的授权二维码，经销商重新安装共享的应用），或在服务商管理后台为其“重新获取 secret”。\
+                 shared app again), or choose 重新获取 secret for it in 服务商管理后台. This finding ends with \
+                 POST /v1/resume {{\"app\": \"{suite}\"}}, or after 7 days",
+                "请该企业重新授权（品牌企业扫描模版的授权二维码，经销商重新安装共享的应用），\
+                 或在服务商管理后台为其“重新获取 secret”。\
                  以 {{\"app\": \"{suite}\"}} 执行 POST /v1/resume 可清除此条，7 天后也会自动清除",
             ),
         },
