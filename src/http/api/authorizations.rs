@@ -253,7 +253,7 @@ impl AdminState {
 }
 
 /// What to do about a corp that has cancelled: the QR code is for brands.
-fn cancelled(role: Option<Role>) -> Remedy {
+fn cancelled(role: Option<&Role>) -> Remedy {
     match role {
         Some(Role::Brand) => Unavailable::Cancelled.remedy(),
         Some(Role::Dealer(_) | Role::Other) => SHARED_CANCELLED,
@@ -265,7 +265,7 @@ fn row(suite: AppName, app: Option<AppName>, one: &AuthorizationView) -> Row {
     let (record, agent) = (&one.record, one.record.agent.as_ref());
     let may_read_customers = agent.and_then(|agent| agent.may_read_customers);
     let remedy = match (record.state(), one.code.is_some(), may_read_customers) {
-        (AuthorizationState::Cancelled, ..) => Some(cancelled(record.role())),
+        (AuthorizationState::Cancelled, ..) => Some(cancelled(record.role().as_ref())),
         (_, false, _) => Some(Unavailable::Unreadable.remedy()),
         (AuthorizationState::Incomplete, ..) => Some(Unavailable::Incomplete.remedy()),
         (AuthorizationState::Active, true, Some(false)) => {

@@ -45,16 +45,14 @@ impl SuiteCalls {
                 Some(backoff) => {
                     breakers.failed(&scope, failure_reason(error), backoff, self.context.now());
                 }
-                None => match error {
-                    // Of the moment, such as -1: it does not say whether the suite can call.
-                    CallError::Refused { api: Api::GetSuiteToken, .. } => {}
-                    // The answer was to a call with a valid access token.
-                    CallError::Refused { .. } => breakers.succeeded(&scope),
-                    CallError::Transport { .. }
-                    | CallError::NotAuthorized { .. }
-                    | CallError::NoPermit { .. }
-                    | CallError::Ledger { .. } => {}
-                },
+                // An answer to a call with a valid access token. One of `get_suite_token`, such as -1, does not
+                // say whether the suite can call.
+                None if !matches!(error, CallError::Refused { api: Api::GetSuiteToken, .. }) => {
+                    if matches!(error, CallError::Refused { .. }) {
+                        breakers.succeeded(&scope);
+                    }
+                }
+                None => {}
             },
             Ok(_) => breakers.succeeded(&scope),
         }
