@@ -7,19 +7,20 @@
 //! Deliberately absent: how often a code is tried and what its failures mean (see
 //! [`Exchange`](crate::domain::suite::Exchange)).
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::super::Context;
 use super::super::failure::failure_reason;
 use super::super::suites::SuiteView;
+use super::super::{Context, overdue};
 use super::report::exchange_ended;
 use super::suite_calls::SuiteCalls;
 use crate::at_rest::{Nonces, Purpose, Sealer};
 use crate::domain::authorization::Granted;
 use crate::domain::ids::AppName;
 use crate::domain::suite::{CodeId, CodeKind, Exchange, ExchangeEnd, ExchangeFailure, ExchangeNext};
+use crate::domain::time::Moment;
 use crate::store::StoreError;
 use crate::telemetry::metrics::AuthCodeOutcome;
 use crate::wecom::{Api, CallError, Class, PermanentCode, Transport};
@@ -29,16 +30,22 @@ const AT_ONCE: usize = 8;
 /// The wait before a permanent code that the store did not take is stored again.
 const STORE_AGAIN_AFTER: Duration = Duration::from_secs(1);
 
+/// How long the time of a code has to have passed before it ends: after the clock was set, the stored waits
+/// follow seconds later.
+const OVERDUE_FOR: Duration = Duration::from_secs(15);
+
 /// The exchanges of all suites.
 pub(super) struct Exchanges {
     calls: Arc<SuiteCalls>,
     nonces: Nonces,
     in_flight: Mutex<BTreeSet<(AppName, CodeId)>>,
+    /// Since when the time of a code has passed.
+    overdue: Mutex<HashMap<(AppName, CodeId), Moment>>,
 }
 
 impl Exchanges {
     pub(super) fn new(calls: Arc<SuiteCalls>, nonces: Nonces) -> Self {
-        Self { calls, nonces, in_flight: Mutex::default() }
+        Self { calls, nonces, in_flight: Mutex::default(), overdue: Mutex::default() }
     }
 
     /// Starts the exchanges of a suite that are due, and ends those that have failed.
@@ -52,6 +59,9 @@ impl Exchanges {
             if self.in_flight().contains(&key) {
                 continue;
             }
+            if now < exchange.deadline {
+                lock(&self.overdue).remove(&key);
+            }
             // What is due here may not be in the store: the clock may have been set since the suites were
             // loaded. The store decides.
             match exchange.next(now) {
@@ -63,7 +73,14 @@ impl Exchanges {
                     }
                 }
                 ExchangeNext::Ask if now < exchange.deadline => {}
-                ExchangeNext::Ask | ExchangeNext::End(_) => self.give_up(suite, id).await,
+                ExchangeNext::Ask | ExchangeNext::End(_) => {
+                    let moment = self.calls.context.clock.moment();
+                    let since = *lock(&self.overdue).entry(key.clone()).or_insert(moment);
+                    if overdue(Some(since), OVERDUE_FOR, moment) {
+                        lock(&self.overdue).remove(&key);
+                        self.give_up(suite, id).await;
+                    }
+                }
             }
         }
     }
@@ -197,8 +214,12 @@ impl Exchanges {
     }
 
     fn in_flight(&self) -> MutexGuard<'_, BTreeSet<(AppName, CodeId)>> {
-        self.in_flight.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.in_flight)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a failed call means for the auth code.
