@@ -17,6 +17,7 @@ mod agency;
 mod stage;
 mod story;
 mod summary;
+mod template;
 mod watcher;
 
 use std::process::ExitCode;

@@ -10,8 +10,8 @@ use super::admin::{AdminApi, ServiceArgs};
 use super::lang::Lang;
 use super::output::Output;
 use super::table::{china_time, plain};
-use crate::domain::explain::Text;
 use crate::domain::ids::ExternalUserid;
+use crate::domain::text::Text;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Explain {

@@ -4,7 +4,7 @@
 //! English.
 
 use super::table::plain;
-use crate::domain::explain::Text;
+use crate::domain::text::Text;
 
 /// A value of `--lang`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]

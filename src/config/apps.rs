@@ -5,11 +5,11 @@
 use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
+use super::checks::{check_callback_token, check_corp_id, read_callback_keys};
 use super::reader::{Section, Severity};
 use super::secret::{self, Secret};
 use super::sections::unique_name;
 use super::suites::Suite;
-use crate::callback::AesKey;
 use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::quota::Limits;
@@ -112,12 +112,6 @@ impl App {
     }
 }
 
-/// The `corp_id` of `example.toml`.
-const PLACEHOLDER_CORP_ID: &str = "ww0000000000000000";
-
-/// Shorter callback tokens are reported: a token is the key of every signature.
-const TOKEN_CHARS_MIN: usize = 8;
-
 /// Where WeCom's admin console shows the value of a key.
 const PLACES_IN_CONSOLE: [(&str, &str); 5] = [
     ("corp_id", "我的企业 → 企业信息 → 企业ID"),
@@ -202,38 +196,6 @@ impl Agency {
             check_callback_keys(section, token, encoding_aes_key.as_ref(), others);
         }
         Some(Self { suite: suite?, corp_id, callback_token, encoding_aes_key })
-    }
-}
-
-/// Reads `callback_token` and `encoding_aes_key`.
-pub(super) fn read_callback_keys(section: &mut Section<'_>) -> (Option<Secret>, Option<Secret>) {
-    let token = secret::read(section, "callback_token");
-    (token, secret::read_checked(section, "encoding_aes_key", AesKey::decode, "copy all 43 characters"))
-}
-
-/// Reports a corp id that is the example's, or that cannot be a corp's.
-pub(super) fn check_corp_id(section: &Section<'_>, key: &str, corp_id: &str) {
-    if corp_id == PLACEHOLDER_CORP_ID {
-        section.problem(key, "is the placeholder of the example", None);
-    } else if !is_corp_id(corp_id) {
-        let reason = "is not a corp id: these are ww, wx or wp and 6 to 62 of A-Z a-z 0-9 - _";
-        section.report(Severity::Suspect, key, reason, None);
-    }
-}
-
-/// The form is not documented; every id seen so far has it.
-fn is_corp_id(text: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    let rest = ["ww", "wx", "wp"].into_iter().find_map(|prefix| text.strip_prefix(prefix));
-    rest.is_some_and(|rest| (6..=62).contains(&rest.len()) && rest.chars().all(is_allowed))
-}
-
-/// Reports a callback token that is easy to guess.
-pub(super) fn check_callback_token(section: &Section<'_>, token: &Secret) {
-    if token.value.expose_secret().chars().count() < TOKEN_CHARS_MIN {
-        let reason = format!("has fewer than {TOKEN_CHARS_MIN} characters, which is easy to guess");
-        let hint = "set a longer one, in the console and here";
-        section.report(Severity::Warning, "callback_token", reason, Some(hint));
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod admin;
 mod apps;
+mod checks;
 mod environment;
 mod folder;
 mod reader;

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::apps::{check_callback_token, check_corp_id, read_callback_keys};
+use super::checks::{check_callback_token, check_corp_id, read_callback_keys};
 use super::reader::{Section, Severity};
 use super::secret::{self, Secret};
 use super::sections::unique_name;

@@ -10,6 +10,7 @@ use utoipa::ToSchema;
 
 use super::fan::{ASK_AGAIN, Existing, Fan, FanState, Minted};
 use super::ids::ContactKey;
+use super::text::{Text, text};
 use super::time::{SECOND_MS, Timestamp};
 use agency::app_unauthorized;
 use customer::{dealer_parked, dealer_unable, unlinked_customer};
@@ -23,8 +24,7 @@ mod facts;
 mod verdict;
 
 pub use evidence::Evidence;
-pub(in crate::domain) use facts::text;
-pub use facts::{Facts, HeldEvent, NoAuthorization, Place, SinkLag, Text, Trouble, Unauthorized};
+pub use facts::{Facts, HeldEvent, NoAuthorization, Place, SinkLag, Trouble, Unauthorized};
 pub use verdict::Code;
 
 /// Why an id is, or is not, linked.

@@ -33,4 +33,5 @@ pub mod sealed;
 pub mod sighting;
 pub mod suite;
 pub mod tally;
+pub mod text;
 pub mod time;

@@ -10,7 +10,7 @@ use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
-use super::agency::Agency;
+use super::template::Agency;
 use crate::app::App;
 use crate::cli::output::say;
 use crate::clock::SystemClock;

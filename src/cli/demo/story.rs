@@ -10,9 +10,9 @@ use anyhow::ensure;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use super::agency::Agency;
 use super::stage::{LATENCY_MS, Stage};
 use super::summary::Summary;
+use super::template::Agency;
 use super::watcher::Watcher;
 use crate::cli::output::say;
 use crate::simulator::{Copies, Forgery, Person, Simulator};

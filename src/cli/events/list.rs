@@ -12,8 +12,8 @@ use crate::cli::admin::{AdminApi, ServiceArgs};
 use crate::cli::lang::Lang;
 use crate::cli::output::Output;
 use crate::cli::table::{Table, plain};
-use crate::domain::explain::Text;
 use crate::domain::ids::{AppName, CorpId};
+use crate::domain::text::Text;
 
 /// Rows in one answer of the admin API.
 const PAGE_ROWS_MAX: usize = 1_000;

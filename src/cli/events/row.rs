@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use crate::cli::table::china_time;
 use crate::domain::dealer::named;
-use crate::domain::explain::Text;
+use crate::domain::text::Text;
 
 /// The text of a field; none if it is missing or null.
 pub(super) fn field(row: &Value, name: &str) -> Option<String> {

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::facts::{Facts, NoAuthorization, Place, Text, Unauthorized, text};
+use super::facts::{Facts, NoAuthorization, Place, Unauthorized};
 use super::verdict::{Verdict, verdict};
 use crate::domain::dealer::named;
 use crate::domain::ids::AppName;
+use crate::domain::text::{Text, text};
 
 /// Every app that has this person as a fan or customer is unable to call WeCom. While another app can, that
 /// one decides.

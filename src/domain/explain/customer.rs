@@ -1,11 +1,12 @@
 //! The verdicts about a customer that is not linked: why there is no pending id, or no fan with the same one.
 
-use super::facts::{Facts, HeldEvent, Place, Text, text};
+use super::facts::{Facts, HeldEvent, Place};
 use super::verdict::{Verdict, cause, verdict, when};
 use crate::domain::dealer::DealerState;
 use crate::domain::ids::{AppName, ContactKey};
 use crate::domain::link::Source;
 use crate::domain::lookup::Lookup;
+use crate::domain::text::{Text, text};
 use crate::domain::time::Timestamp;
 
 /// An event waits, or a customer is to be looked up, at a dealer where no customer can be looked up.

@@ -3,10 +3,11 @@
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::facts::{Facts, NoAuthorization, Place, Text, text};
+use super::facts::{Facts, NoAuthorization, Place};
 use crate::domain::fan::{Existing, FanState, Mint};
 use crate::domain::link::Source;
 use crate::domain::lookup::Lookup;
+use crate::domain::text::{Text, text};
 use crate::domain::time::Timestamp;
 
 /// A fact that the verdict rests on.

@@ -2,13 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use serde::{Deserialize, Serialize};
-use utoipa::ToSchema;
-
 use crate::domain::contact::Contact;
 use crate::domain::dealer::{Dealer, named};
 use crate::domain::fan::Fan;
 use crate::domain::ids::{AppName, ContactKey, CorpId, FanKey, SinkName};
+use crate::domain::text::Text;
 use crate::domain::time::Timestamp;
 
 /// Everything known about the id that is asked about: a fan's unionid, or a customer's `external_userid`.
@@ -126,20 +124,3 @@ pub struct SinkLag {
     /// Why the last delivery failed.
     pub reason: Option<String>,
 }
-
-/// A text in both languages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Text {
-    /// English.
-    pub en: String,
-    /// Chinese.
-    pub zh: String,
-}
-
-/// A [`Text`] from two format strings.
-macro_rules! text {
-    ($en:literal, $zh:literal $(,)?) => {
-        $crate::domain::explain::Text { en: format!($en), zh: format!($zh) }
-    };
-}
-pub(in crate::domain) use text;

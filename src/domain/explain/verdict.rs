@@ -4,7 +4,8 @@ use serde::Serialize;
 use strum::VariantArray;
 use utoipa::ToSchema;
 
-use super::facts::{Text, Trouble};
+use super::facts::Trouble;
+use crate::domain::text::Text;
 use crate::domain::time::Timestamp;
 
 /// A verdict for programs.
@@ -66,15 +67,11 @@ macro_rules! verdict {
             $code,
             $en,
             $zh,
-            Some($crate::domain::explain::facts::text!($hint_en, $hint_zh))
+            Some($crate::domain::text::text!($hint_en, $hint_zh))
         )
     };
     ($code:ident, $en:literal, $zh:literal, $hint:expr $(,)?) => {
-        (
-            $crate::domain::explain::verdict::Code::$code,
-            $crate::domain::explain::facts::text!($en, $zh),
-            $hint,
-        )
+        ($crate::domain::explain::verdict::Code::$code, $crate::domain::text::text!($en, $zh), $hint)
     };
 }
 pub(super) use verdict;

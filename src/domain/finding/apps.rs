@@ -4,7 +4,7 @@ use super::corps::CorpNames;
 use super::facts::{AppFacts, SuiteFacts};
 use super::shape::{Finding, FindingCode, FindingState, Subject, Todo};
 use crate::domain::bindings::Unserved;
-use crate::domain::explain::{Text, text};
+use crate::domain::text::{Text, text};
 
 /// The apps that serve no brand, each with the reason.
 pub(super) fn unserved(facts: &SuiteFacts<'_>) -> Vec<Finding> {

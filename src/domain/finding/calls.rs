@@ -6,8 +6,8 @@ use std::collections::BTreeMap;
 use super::corps::CorpNames;
 use super::facts::{Refusal, SuiteFacts, TicketFacts};
 use super::shape::{Finding, FindingCode, FindingState, Subject, Todo};
-use crate::domain::explain::text;
 use crate::domain::suite::{TICKET_LIFE_MS, next_ticket_at};
+use crate::domain::text::text;
 use crate::domain::time::Timestamp;
 
 /// There is no ticket that can be used.

@@ -2,8 +2,8 @@
 
 use super::facts::SuiteFacts;
 use super::shape::{Finding, FindingCode, FindingState, Subject, Todo};
-use crate::domain::explain::{Text, text};
 use crate::domain::suite::{Exchange, ExchangeEnd};
+use crate::domain::text::{Text, text};
 
 /// The exchanges that failed, one finding for each way. If there is only one and a corp was granted since,
 /// that was most likely the same corp, which authorised again.

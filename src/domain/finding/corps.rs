@@ -5,8 +5,8 @@ use super::shape::{Finding, FindingCode, FindingState, Subject, Todo};
 use crate::domain::authorization::{Authorization, AuthorizationState, Role};
 use crate::domain::bindings::Unserved;
 use crate::domain::dealer::named;
-use crate::domain::explain::{Text, text};
 use crate::domain::ids::{AppName, CorpId};
+use crate::domain::text::{Text, text};
 use crate::domain::time::{MINUTE_MS, Timestamp};
 
 /// The corps that a text names; of more, it says how many there are.

@@ -2,9 +2,9 @@
 
 use crate::domain::authorization::Authorization;
 use crate::domain::bindings::Unserved;
-use crate::domain::explain::Text;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::suite::{CodeId, Exchange};
+use crate::domain::text::Text;
 use crate::domain::time::Timestamp;
 
 /// What is known of a suite and its apps.

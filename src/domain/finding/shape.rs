@@ -4,8 +4,8 @@ use serde::Serialize;
 use strum::{IntoStaticStr, VariantArray};
 use utoipa::ToSchema;
 
-use crate::domain::explain::Text;
 use crate::domain::ids::{AppName, CorpId};
+use crate::domain::text::Text;
 use crate::domain::time::Timestamp;
 
 /// One thing that is wrong.

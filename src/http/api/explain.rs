@@ -12,13 +12,14 @@ use super::extract::PathParam;
 use super::state::{AdminState, Shared, scan};
 use crate::domain::bindings::Unserved;
 use crate::domain::explain::{
-    Explanation, Facts, HeldEvent, NoAuthorization, Place, SinkLag, Text, Trouble, Unauthorized, explain,
+    Explanation, Facts, HeldEvent, NoAuthorization, Place, SinkLag, Trouble, Unauthorized, explain,
 };
 use crate::domain::fan::{Fan, FanState, FanStep, Mint, Priority, Renew};
 use crate::domain::forecast::forecast;
 use crate::domain::ids::{AppName, CorpId, FanKey};
 use crate::domain::quota::Share;
 use crate::domain::tally::Tally;
+use crate::domain::text::Text;
 use crate::domain::time::Timestamp;
 use crate::http::problem::Problem;
 use crate::store::{CursorState, EventRow, FailureReason, PersonData};
