@@ -60,7 +60,7 @@ async fn a_code_that_was_used_up_by_a_lost_answer_is_reported_and_authorising_ag
     process.kill().await;
     process.start().await;
     process.logged("kind=\"create\" how=\"lost\"").await;
-    assert!(process.read_log().contains("scan the QR code again"), "{}", process.read_log());
+    assert!(process.read_log().contains("authorise again"), "{}", process.read_log());
     process.world.deliver(&create_auth).await;
     process.world.parked().await;
     assert_eq!(exchanges(&process), [Some(0), Some(40_078)]);
