@@ -155,8 +155,11 @@ impl Limiter {
                 Grant::Permits(count) => *permits = Some(Permits { count, reserved_at: now }),
                 Grant::Exhausted { wait_ms } => {
                     // An instant on the service's clock, which the ledgers do not know; read afterwards, because
-                    // the clock may have been set meanwhile.
-                    return Err(CallError::NoPermit { api, retry_at: self.clock.now().plus_ms(wait_ms) });
+                    // the clock may have been set meanwhile. A part of the wait may have passed in a suspended
+                    // machine.
+                    let left_ms = wait_ms.saturating_sub(self.clock.moment().millis_since(now));
+                    let retry_at = self.clock.now().plus_ms(left_ms.max(0));
+                    return Err(CallError::NoPermit { api, retry_at });
                 }
             }
         }
