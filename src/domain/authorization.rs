@@ -213,7 +213,7 @@ impl Authorization {
         true
     }
 
-    /// Sets the app at the corp as it was read, and of whom the corp is a dealer by it.
+    /// Sets the app at the corp as it was read, and the brand whose dealer that makes the corp.
     pub fn set_agent(&mut self, agent: Agent) {
         if let Some(shared_from) = &agent.shared_from {
             self.dealer_of = shared_from.has_dealer(&self.corp_id).then(|| shared_from.clone());

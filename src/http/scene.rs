@@ -24,9 +24,7 @@ use crate::clock::ManualClock;
 use crate::domain::authorization::{Agent, Authorization, Granted, SharedFrom};
 use crate::domain::bindings::bind;
 use crate::domain::dealer::Dealer;
-use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId, SuiteId};
-use crate::domain::quota::Limits;
 use crate::domain::time::Timestamp;
 use crate::intake::Recipients;
 use crate::store::embedded::engine::Memory;
@@ -34,7 +32,7 @@ use crate::store::embedded::{EmbeddedStore, Settings};
 use crate::store::{EventId, EventRow, EventState, Quarantined, Store as _, SuiteRecords};
 use crate::telemetry::metrics::{CallbackOutcome, Metrics};
 use crate::worker::Wake;
-use crate::worker::apps::{AppRules, Apps, ConversionToken};
+use crate::worker::apps::{AppRules, Apps};
 use crate::worker::suites::{SuiteSettings, SuiteView};
 
 /// When everything happens, and when WeCom sends what it sends.
@@ -87,19 +85,7 @@ fn settings(suite: &str) -> SuiteSettings {
 }
 
 fn rules(suite: Option<&str>, corp_id: &str) -> AppRules {
-    AppRules {
-        suite: suite.map(name),
-        corp_id: Some(corp(corp_id)),
-        conversion_token: ConversionToken::Auto,
-        existing_customers: false,
-        customer_groups: true,
-        reconcile_hours: 0,
-        silent_days: 0,
-        renew: Renew::All,
-        same_id_extends: false,
-        quota: Limits::DOCUMENTED,
-        reserve_percent: 0,
-    }
+    AppRules::for_tests(suite.map(name), Some(corp(corp_id)))
 }
 
 fn doors() -> Doors {

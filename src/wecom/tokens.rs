@@ -318,7 +318,7 @@ mod tests {
         tokens.refuse_code(&name("two"), &corp, &SecretString::from("another"), now);
         assert!(is_refused("one") && !is_refused("two"));
         tokens.refuse_code(&name("two"), &corp, &code, now);
-        // Nothing but an operator who asks for it ends this: a dealer that arrives does not.
+        // Only an operator's resume ends this; the resume of a new dealer does not.
         tokens.forget_failures(None);
         tokens.forget_refused_codes(Some(&name("two")));
         assert!(is_refused("one") && !is_refused("two"));

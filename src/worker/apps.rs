@@ -62,6 +62,24 @@ pub struct AppRules {
 }
 
 impl AppRules {
+    /// The rules of an app in tests: nothing is compared or reported by itself.
+    #[cfg(test)]
+    pub(crate) fn for_tests(suite: Option<AppName>, corp_id: Option<CorpId>) -> Self {
+        Self {
+            suite,
+            corp_id,
+            conversion_token: ConversionToken::Auto,
+            existing_customers: false,
+            customer_groups: true,
+            reconcile_hours: 0,
+            silent_days: 0,
+            renew: Renew::All,
+            same_id_extends: false,
+            quota: Limits::DOCUMENTED,
+            reserve_percent: 0,
+        }
+    }
+
     /// Whether `corp_id` is the brand's corp.
     #[must_use]
     pub fn is_brand(&self, corp_id: &CorpId) -> bool {

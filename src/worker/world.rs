@@ -2,14 +2,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::apps::{AppRules, ConversionToken};
+use super::apps::AppRules;
 use super::scripted::*;
 use super::*;
 use crate::clock::ManualClock;
 use crate::domain::dealer::Dealer;
-use crate::domain::fan::Renew;
 use crate::domain::ids::PendingId;
-use crate::domain::quota::Limits;
 use crate::domain::time::DAY_MS;
 use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
@@ -36,19 +34,8 @@ fn self_built() -> Apps {
 
 /// The rules of a self-built app.
 pub(super) fn rules() -> AppRules {
-    AppRules {
-        suite: None,
-        corp_id: Some(CorpId::new("wwBRAND").unwrap()),
-        conversion_token: ConversionToken::Auto,
-        existing_customers: false,
-        customer_groups: true,
-        reconcile_hours: 24,
-        silent_days: 7,
-        renew: Renew::All,
-        same_id_extends: false,
-        quota: Limits::DOCUMENTED,
-        reserve_percent: 0,
-    }
+    let brand = CorpId::new("wwBRAND").unwrap();
+    AppRules { reconcile_hours: 24, silent_days: 7, ..AppRules::for_tests(None, Some(brand)) }
 }
 
 /// What the workers of a process share.

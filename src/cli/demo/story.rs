@@ -222,7 +222,7 @@ impl Stage {
         })
     }
 
-    /// Registers those whom dealers have added already. With an agency-developed app, the brand has cancelled
+    /// Registers the people who are dealers' customers already. With an agency-developed app, the brand has cancelled
     /// its authorisation at that moment, and authorises again.
     async fn register_early(&self, cast: &Cast, links: usize) -> anyhow::Result<()> {
         if let Some(agency) = &self.agency {

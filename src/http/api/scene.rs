@@ -22,9 +22,8 @@ use crate::clock::ManualClock;
 use crate::domain::authorization::{Agent, Granted, SharedFrom};
 use crate::domain::backoff::Backoff;
 use crate::domain::event::{ContactChange, ContactEvent, Event};
-use crate::domain::fan::Renew;
 use crate::domain::ids::{AppName, CorpId, ExternalUserid, SuiteId, UserId};
-use crate::domain::quota::{Budget, Grant, Limits, Share};
+use crate::domain::quota::{Budget, Grant, Share};
 use crate::domain::sealed::Sealed;
 use crate::domain::suite::{CodeId, CodeKind, SuiteChange, SuiteEvent};
 use crate::domain::time::{Moment, Timestamp};
@@ -38,7 +37,7 @@ use crate::wecom::{
     Api, AuthInfo, CallError, Client, Credentials as _, Ledgers, Limiter, PermanentCode, Reply,
     SuitePlatform, Transport, Wire,
 };
-use crate::worker::apps::{AppRules, Apps, ConversionToken};
+use crate::worker::apps::{AppRules, Apps};
 use crate::worker::authorize;
 use crate::worker::breaker::Scope;
 use crate::worker::directory::Directory;
@@ -64,19 +63,7 @@ fn secret() -> SecretString {
 }
 
 fn rules(suite: Option<&str>, corp_id: Option<&str>) -> AppRules {
-    AppRules {
-        suite: suite.map(name),
-        corp_id: corp_id.map(corp),
-        conversion_token: ConversionToken::Auto,
-        existing_customers: false,
-        customer_groups: true,
-        reconcile_hours: 0,
-        silent_days: 0,
-        renew: Renew::All,
-        same_id_extends: false,
-        quota: Limits::DOCUMENTED,
-        reserve_percent: 0,
-    }
+    AppRules::for_tests(suite.map(name), corp_id.map(corp))
 }
 
 /// WeCom cannot be reached.

@@ -34,7 +34,7 @@ impl Record for Authorization {
 
 impl Record for CorpId {}
 
-/// An authorisation before it recorded of whom a corp is a dealer.
+/// An authorisation of version 1, which does not record the brand of a dealer.
 #[derive(Deserialize)]
 struct AuthorizationVersion1 {
     corp_id: CorpId,

@@ -7,7 +7,6 @@ use crate::at_rest::{Purpose, Sealer};
 use crate::domain::authorization::{Agent, Granted, SharedFrom};
 use crate::domain::bindings::bind;
 use crate::domain::ids::SuiteId;
-use crate::domain::quota::Limits;
 use crate::domain::time::Timestamp;
 use crate::store::SuiteRecords;
 
@@ -22,19 +21,7 @@ pub(super) fn corp(id: &str) -> CorpId {
 }
 
 pub(super) fn rules(suite: Option<&str>, corp_id: Option<&str>) -> AppRules {
-    AppRules {
-        suite: suite.map(name),
-        corp_id: corp_id.map(corp),
-        conversion_token: ConversionToken::Auto,
-        existing_customers: false,
-        customer_groups: false,
-        reconcile_hours: 0,
-        silent_days: 0,
-        renew: Renew::All,
-        same_id_extends: false,
-        quota: Limits::DOCUMENTED,
-        reserve_percent: 0,
-    }
+    AppRules { customer_groups: false, ..AppRules::for_tests(suite.map(name), corp_id.map(corp)) }
 }
 
 pub(super) fn settings() -> SuiteSettings {

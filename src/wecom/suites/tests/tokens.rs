@@ -190,7 +190,7 @@ async fn a_permanent_code_that_wecom_refuses_is_not_used_again_for_a_while() {
     clock.advance_ms(HOUR_MS / 60);
     assert!(members().await.is_err());
     assert_eq!(wecom.count("gettoken"), 2);
-    // An operator who resumes has it tried at once; what else is resumed, such as a dealer's work, does not.
+    // It is tried at once after an operator's resume, but not after any other, such as that of a new dealer.
     client.forget_failures(Some(&brand()));
     assert!(members().await.is_err());
     assert_eq!(wecom.count("gettoken"), 2);
