@@ -193,6 +193,10 @@ impl Breakers {
             reason: reason.clone(),
             limit_ends_at: None,
         });
+        if breaker.failures == 0 && breaker.probe_at <= now {
+            // An earlier limit has ended.
+            breaker.since = now;
+        }
         if until >= breaker.probe_at {
             breaker.probe_at = until;
             breaker.limit_ends_at = Some(until);
@@ -287,10 +291,10 @@ impl Breakers {
     /// closes by itself.
     #[must_use]
     pub fn all(&self, now: Timestamp) -> Vec<(Scope, Breaker)> {
-        let mut breakers = self.lock();
-        breakers.retain(|_, breaker| breaker.failures > 0 || now < breaker.probe_at);
-        let mut all: Vec<_> =
-            breakers.iter().map(|(scope, breaker)| (scope.clone(), breaker.clone())).collect();
+        // None is removed here: `now` may be from before the clock was set back.
+        let breakers = self.lock();
+        let open = breakers.iter().filter(|(_, breaker)| breaker.failures > 0 || now < breaker.probe_at);
+        let mut all: Vec<_> = open.map(|(scope, breaker)| (scope.clone(), breaker.clone())).collect();
         all.sort_by(|a, b| a.0.cmp(&b.0));
         all
     }
@@ -353,16 +357,23 @@ mod tests {
     #[test]
     fn a_wait_that_is_moved_along_with_the_clock_stays_as_long_as_it_was() {
         let breakers = Breakers::default();
-        let scope = Scope::App(AppName::new("brand").unwrap());
+        let app = || AppName::new("brand").unwrap();
+        let (limited, failing) = (Scope::Fans(app(), FanStep::Mint), Scope::App(app()));
         let reason = || FailureReason { errcode: None, text: "the quota".to_owned() };
         let (set_back, now) = (-28_800_000, Timestamp::from_secs(100_000));
-        breakers.failed(&scope, reason(), Backoff::CONFIGURATION, now);
-        breakers.hold(scope.clone(), reason(), now, now.plus_ms(3_600_000));
+        breakers.failed(&failing, reason(), Backoff::CONFIGURATION, now);
+        for scope in [&limited, &failing] {
+            breakers.hold(scope.clone(), reason(), now, now.plus_ms(3_600_000));
+        }
         breakers.shift(set_back);
+        // Read by somebody whose time is from before the step.
+        assert!(!breakers.all(now).iter().any(|(scope, _)| *scope == limited));
         let now = now.plus_ms(set_back);
-        let moved = breakers.open(&[&scope], now).unwrap();
-        assert_eq!((moved.since, moved.probe_at), (now, now.plus_ms(3_600_000)));
-        assert!(moved.is_pacing(), "it still waits for a call limit");
+        for scope in [&limited, &failing] {
+            let moved = breakers.open(&[scope], now).unwrap();
+            assert_eq!((moved.since, moved.probe_at), (now, now.plus_ms(3_600_000)));
+            assert!(moved.is_pacing(), "it still waits for a call limit");
+        }
     }
 
     #[test]
