@@ -3,6 +3,8 @@
 //!
 //! Deliberately absent from all: tokens, secrets, URLs with queries, and personal ids in full.
 
+#[cfg(test)]
+pub(crate) mod captured_log;
 pub mod logs;
 pub mod metrics;
 mod process;

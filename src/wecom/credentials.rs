@@ -56,8 +56,8 @@ pub struct SuiteCredentials {
     pub suite_id: SuiteId,
     /// The suite's secret.
     pub secret: SecretString,
-    /// The newest `suite_ticket`.
-    pub ticket: SecretString,
+    /// The newest `suite_ticket`, or why there is none. It is needed for a new access token only.
+    pub ticket: Result<SecretString, Unavailable>,
 }
 
 /// Why an app or suite has no credentials. Displays as the English remedy.

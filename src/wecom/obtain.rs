@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::answer::{number, parse};
 use super::api::{Api, BUSINESS_TYPE_CHAIN};
 use super::client::{Account, Client};
-use super::credentials::{AppCredentials, DealerCredentials, Development, SuiteCredentials};
+use super::credentials::{AppCredentials, DealerCredentials, Development, SuiteCredentials, Unavailable};
 use super::errcode::{Class, INVALID_TICKET};
 use super::error::CallError;
 use super::platform::TokenOf;
@@ -98,6 +98,8 @@ impl Client {
     async fn suite_token(&self, suite: &AppName, credentials: &SuiteCredentials) -> Result<Token, CallError> {
         let SuiteCredentials { provider_corp_id, suite_id, secret, ticket } = credentials;
         let (api, development) = (Api::GetSuiteToken, Development::Agency);
+        let no_ticket = |why: &Unavailable| CallError::NotAuthorized { api, app: suite.clone(), why: *why };
+        let ticket = ticket.as_ref().map_err(no_ticket)?;
         if self.tokens.has_refused_ticket(suite, ticket) {
             return Err(CallError::Refused { api, errcode: INVALID_TICKET, from_ip: None, development });
         }

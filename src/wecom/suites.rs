@@ -68,6 +68,9 @@ pub trait SuitePlatform: Send + Sync + 'static {
 
     /// Whether WeCom has refused this ticket of the suite (40085): calls that need it wait for the next one.
     fn has_refused_ticket(&self, suite: &AppName, ticket: &SecretString) -> bool;
+
+    /// Whether the suite has an access token in the cache: its calls need no ticket.
+    fn has_suite_token(&self, suite: &AppName) -> bool;
 }
 
 #[async_trait]
@@ -135,6 +138,10 @@ impl SuitePlatform for Client {
 
     fn has_refused_ticket(&self, suite: &AppName, ticket: &SecretString) -> bool {
         self.tokens.has_refused_ticket(suite, ticket)
+    }
+
+    fn has_suite_token(&self, suite: &AppName) -> bool {
+        self.tokens.has(&TokenKey::Suite(suite.clone()), self.clock.now())
     }
 }
 

@@ -74,6 +74,10 @@ impl Token {
         let refresh_at = now.plus_ms((life_ms - 300 * SECOND_MS).max(life_ms / 2));
         Self { value: Arc::new(value.into()), issued_at: now, refresh_at, fetched: 0 }
     }
+
+    fn is_valid(&self, now: Timestamp) -> bool {
+        (self.issued_at..self.refresh_at).contains(&now)
+    }
 }
 
 #[derive(Default)]
@@ -153,9 +157,7 @@ impl Tokens {
         let current_epoch = place.epoch.load(Ordering::Relaxed);
         let now = clock.now();
         match &*state {
-            State::Full(token) if (token.issued_at..token.refresh_at).contains(&now) => {
-                return Ok(token.clone());
-            }
+            State::Full(token) if token.is_valid(now) => return Ok(token.clone()),
             State::Failed { error, at, until, epoch }
                 if (*at..*until).contains(&now) && *epoch == current_epoch =>
             {
@@ -184,6 +186,15 @@ impl Tokens {
                 Err(error)
             }
         }
+    }
+
+    /// Whether a valid token is in the cache; false while one is being fetched.
+    pub(super) fn has(&self, key: &TokenKey, now: Timestamp) -> bool {
+        let place = self.places().get(key).map(|(_, place)| place.clone());
+        place.is_some_and(|place| {
+            let state = place.state.try_lock();
+            state.is_ok_and(|state| matches!(&*state, State::Full(token) if token.is_valid(now)))
+        })
     }
 
     /// Forgets failed fetches of one app or suite, or of all: the next caller fetches again.

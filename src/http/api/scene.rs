@@ -115,6 +115,10 @@ impl SuitePlatform for Tickets {
     fn has_refused_ticket(&self, _: &AppName, ticket: &SecretString) -> bool {
         self.0.lock().unwrap().as_deref() == Some(ticket.expose_secret())
     }
+
+    fn has_suite_token(&self, _: &AppName) -> bool {
+        false
+    }
 }
 
 pub(super) struct Scene {
@@ -217,7 +221,7 @@ impl Scene {
 
     /// WeCom refuses the present ticket.
     pub(super) fn refuse_ticket(&self) {
-        let ticket = self.state.apps.of_suite(&name("agency"), self.now()).unwrap().ticket;
+        let ticket = self.state.apps.of_suite(&name("agency"), self.now()).unwrap().ticket.unwrap();
         *self.tickets.0.lock().unwrap() = Some(ticket.expose_secret().to_owned());
     }
 

@@ -1,8 +1,5 @@
 //! What becomes of messages at the URLs of a provider, from the request to the store.
 
-use std::io;
-use std::sync::{Arc, Mutex};
-
 use axum::http::Request;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
@@ -18,6 +15,7 @@ use crate::http::doors::SuiteRecipients;
 use crate::http::scene::{NOW, SUITE_ID, Scene, added, corp, name, own};
 use crate::store::embedded::Settings;
 use crate::store::{Counts, Reconciling as _, SuiteRecords, Suites as _};
+use crate::telemetry::captured_log::CapturedLog;
 use crate::wecom::Development;
 use CallbackOutcome::{Accepted, Duplicate, Ignored, Misplaced as WithoutEffect, Quarantined, Refused};
 
@@ -219,7 +217,7 @@ async fn an_empty_receive_id_is_verified_where_configured() {
 
 #[tokio::test]
 async fn an_app_without_a_url_of_its_own_is_not_found_and_the_log_names_its_suites() {
-    let log = Log::begin();
+    let log = CapturedLog::begin();
     let scene = Scene::authorized().await;
     let event = added("wpA", 1);
     assert_eq!(scene.post("brand", "brand", "wpA", &event).await, (404, String::new()));
@@ -229,45 +227,9 @@ async fn an_app_without_a_url_of_its_own_is_not_found_and_the_log_names_its_suit
     assert!(!log.contains("nobody"), "{log}");
 }
 
-/// The log of this thread.
-struct Log {
-    text: Arc<Mutex<Vec<u8>>>,
-    _guard: tracing::subscriber::DefaultGuard,
-}
-
-#[derive(Clone)]
-struct Lines(Arc<Mutex<Vec<u8>>>);
-
-impl io::Write for Lines {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Log {
-    fn begin() -> Self {
-        let text = Arc::new(Mutex::new(Vec::new()));
-        let lines = Lines(text.clone());
-        let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
-            .with_writer(move || lines.clone())
-            .finish();
-        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
-    }
-
-    fn text(&self) -> String {
-        String::from_utf8(self.text.lock().unwrap().clone()).unwrap()
-    }
-}
-
 #[tokio::test]
 async fn no_ticket_no_code_and_no_person_is_logged_or_quarantined() {
-    let log = Log::begin();
+    let log = CapturedLog::begin();
     let scene = Scene::authorized().await;
     let ticket = own(SUITE_ID, "suite_ticket", TICKET);
     for url in ["agency", "second", "other", "own"] {

@@ -47,7 +47,7 @@ impl Known {
                 provider_corp_id: corp("wwPROVIDER"),
                 suite_id: SuiteId::new("dkSUITE").unwrap(),
                 secret: secret("CANARY-suite-secret"),
-                ticket: secret("CANARY-ticket-1"),
+                ticket: Ok(secret("CANARY-ticket-1")),
             })),
         })
     }
@@ -158,6 +158,20 @@ async fn an_auth_code_is_exchanged_with_a_suite_token_whose_answer_has_no_errcod
 }
 
 #[tokio::test]
+async fn a_ticket_is_needed_for_a_new_suite_token_only() {
+    let wecom = wecom(|_| granted());
+    let known = Known::new();
+    let (client, ..) = client_over(wecom.clone(), known.clone());
+    assert!(!client.has_suite_token(&agency()));
+    client.permanent_code(&agency(), &secret("CANARY-auth-code")).await.unwrap();
+    assert!(client.has_suite_token(&agency()));
+    known.change_suite(|suite| suite.ticket = Err(Unavailable::NoTicket { until: NOW }));
+    client.permanent_code(&agency(), &secret("CANARY-auth-code-2")).await.unwrap();
+    let tokens = wecom.requests().iter().filter(|request| request.path == SUITE_TOKEN).count();
+    assert_eq!(tokens, 1);
+}
+
+#[tokio::test]
 async fn an_answer_without_a_permanent_code_or_a_corp_is_an_error() {
     for field in ["permanent_code", "auth_corp_info"] {
         let wecom = wecom(move |_| {
@@ -177,9 +191,9 @@ async fn no_call_is_made_without_credentials() {
     let known = Known::new();
     let (client, ..) = client_over(wecom.clone(), known.clone());
     let until = NOW.plus_ms(HOUR_MS);
-    *known.suite.lock().unwrap() = Err(Unavailable::NoTicket { until });
+    known.change_suite(|suite| suite.ticket = Err(Unavailable::NoTicket { until }));
     let error = client.permanent_code(&agency(), &secret("CANARY-auth-code")).await.unwrap_err();
-    let (api, why) = (Api::GetPermanentCode, Unavailable::NoTicket { until });
+    let (api, why) = (Api::GetSuiteToken, Unavailable::NoTicket { until });
     assert_eq!(error, CallError::NotAuthorized { api, app: agency(), why });
     assert_eq!((error.class(), error.errcode()), (Class::Configuration, None));
 

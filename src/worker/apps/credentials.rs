@@ -63,7 +63,7 @@ impl Credentials for Apps {
             provider_corp_id: settings.provider_corp_id.clone(),
             suite_id: settings.suite_id.clone(),
             secret: settings.secret.clone(),
-            ticket: ticket.ok_or(Unavailable::NoTicket { until: next_ticket_at(last_at, now) })?,
+            ticket: ticket.ok_or(Unavailable::NoTicket { until: next_ticket_at(last_at, now) }),
         })
     }
 }
@@ -150,7 +150,7 @@ mod tests {
         let start = settings().waits_since;
         for (now, until) in [(0, 10), (9, 10), (10, 20), (65, 70)] {
             let at = |minutes: i64| start.plus_ms(minutes * MINUTE_MS);
-            let refused = apps.of_suite(&name("agency"), at(now)).err();
+            let refused = apps.of_suite(&name("agency"), at(now)).unwrap().ticket.err();
             assert_eq!(refused, Some(Unavailable::NoTicket { until: at(until) }), "after {now} minutes");
         }
         assert_eq!(apps.of_suite(&name("other"), start).err(), Some(Unavailable::NotConfigured));

@@ -50,7 +50,7 @@ impl Exchanges {
 
     /// Starts the exchanges of a suite that are due, and ends those that have failed.
     pub(super) async fn start(self: &Arc<Self>, suite: &AppName, view: &SuiteView) {
-        let has_ticket = self.calls.has_ticket(suite, view);
+        let can_call = self.calls.can_call(suite, view);
         let mut exchanges: Vec<_> =
             view.exchanges.iter().filter(|(_, exchange)| exchange.end.is_none()).collect();
         exchanges.sort_by_key(|(_, exchange)| exchange.deadline);
@@ -66,7 +66,7 @@ impl Exchanges {
             // loaded. The store decides.
             match exchange.next(now) {
                 ExchangeNext::Wait(_) => {}
-                ExchangeNext::Ask if has_ticket => {
+                ExchangeNext::Ask if can_call => {
                     if !self.calls.is_held_back(suite) && self.in_flight().len() < AT_ONCE {
                         self.in_flight().insert(key);
                         self.spawn(suite, *id);
@@ -168,10 +168,12 @@ impl Exchanges {
     /// Stores a permanent code, until that succeeds or the store has failed for good.
     async fn keep(&self, suite: &AppName, id: &CodeId, granted: Granted) {
         let Context { store, store_failures, metrics, .. } = &self.calls.context;
+        let mut unstored = Unstored { suite, granted: &granted, is_stored: false };
         loop {
             let now = self.calls.context.now();
             match store.grant(suite, id, granted.clone(), now).await {
                 Ok(authorization) => {
+                    unstored.is_stored = true;
                     metrics.suites.auth_code(suite, AuthCodeOutcome::Exchanged);
                     if authorization.codes > 1 {
                         tracing::info!(%suite, corp_id = %authorization.corp_id, corp = authorization.name,
@@ -179,13 +181,7 @@ impl Exchanges {
                     }
                     return;
                 }
-                Err(error @ (StoreError::Failed(_) | StoreError::Closed)) => {
-                    let error = error.to_string();
-                    tracing::error!(%suite, corp_id = %granted.corp_id, corp = granted.name, error,
-                        "a permanent code could not be stored and may be lost; if the corp is not listed \
-                         after a restart, have it authorise again");
-                    return;
-                }
+                Err(StoreError::Failed(_) | StoreError::Closed) => return,
                 Err(error) => {
                     let message =
                         "a permanent code could not be stored; it is kept in memory and stored again";
@@ -222,6 +218,25 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// A permanent code that is to be stored. If the service stops before that, or the store has failed for good,
+/// the log says which corp has to authorise again.
+struct Unstored<'a> {
+    suite: &'a AppName,
+    granted: &'a Granted,
+    is_stored: bool,
+}
+
+impl Drop for Unstored<'_> {
+    fn drop(&mut self) {
+        if !self.is_stored {
+            let (suite, Granted { corp_id, name, .. }) = (self.suite, self.granted);
+            tracing::error!(%suite, %corp_id, corp = name,
+                "a permanent code could not be stored and may be lost; if the corp is not listed after a \
+                 restart, have it authorise again");
+        }
+    }
+}
+
 /// What a failed call means for the auth code.
 fn failure(error: &CallError) -> ExchangeFailure {
     match error {
@@ -237,5 +252,31 @@ fn failure(error: &CallError) -> ExchangeFailure {
         | CallError::NotAuthorized { .. }
         | CallError::NoPermit { .. }
         | CallError::Ledger { .. } => ExchangeFailure::NotSent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::ids::CorpId;
+    use crate::domain::sealed::Sealed;
+    use crate::domain::time::Timestamp;
+    use crate::telemetry::captured_log::CapturedLog;
+
+    #[test]
+    fn the_log_names_the_corp_whose_permanent_code_was_not_stored_when_the_service_stopped() {
+        let log = CapturedLog::begin();
+        let suite = AppName::new("agency").unwrap();
+        let granted = |corp_id: &str| Granted {
+            corp_id: CorpId::new(corp_id).unwrap(),
+            name: "甲品牌".to_owned(),
+            code: Sealed { key: [0; 8], nonce: [0; 12], text: Vec::new() },
+            sent_at: Timestamp::EPOCH,
+        };
+        for (corp_id, is_stored) in [("wpSTORED", true), ("wpLOST", false)] {
+            drop(Unstored { suite: &suite, granted: &granted(corp_id), is_stored });
+        }
+        let log = log.text();
+        assert!(log.contains("wpLOST") && log.contains("甲品牌") && !log.contains("wpSTORED"), "{log}");
     }
 }

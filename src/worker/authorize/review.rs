@@ -67,7 +67,7 @@ impl Reviews {
 
     /// Starts the readings of a suite that are due.
     pub(super) fn start(self: &Arc<Self>, suite: &AppName, view: &SuiteView) {
-        let can_call = self.calls.has_ticket(suite, view) && !self.calls.is_held_back(suite);
+        let can_call = self.calls.can_call(suite, view) && !self.calls.is_held_back(suite);
         for AuthorizationView { record, code } in view.authorizations.values() {
             let (Some(code), Some(reading)) = (code, self.due(suite, record)) else { continue };
             let key = (suite.clone(), record.corp_id.clone(), reading);

@@ -23,10 +23,12 @@ impl SuiteCalls {
         Self { context, platform }
     }
 
-    /// Whether the suite has a ticket with which it can call WeCom; it waits for the next one otherwise.
-    pub(super) fn has_ticket(&self, suite: &AppName, view: &SuiteView) -> bool {
+    /// Whether the suite has an access token, or a ticket to obtain one with; it waits for the next ticket
+    /// otherwise.
+    pub(super) fn can_call(&self, suite: &AppName, view: &SuiteView) -> bool {
         let ticket = view.valid_ticket(self.context.now());
         ticket.is_some_and(|ticket| !self.platform.has_refused_ticket(suite, ticket))
+            || self.platform.has_suite_token(suite)
     }
 
     /// Whether the suite's calls are held back because they fail.

@@ -120,7 +120,7 @@ async fn no_answer_contains_a_ticket_a_code_or_the_suite_secret() {
     let (of_suite, of_app) =
         (scene.state.apps.of_suite(&name("agency"), NOW), scene.state.apps.of_app(&name("brand")));
     let SuiteCredentials { secret, ticket, .. } = of_suite.unwrap();
-    for secret in [secret, ticket, of_app.unwrap().secret] {
+    for secret in [secret, ticket.unwrap(), of_app.unwrap().secret] {
         assert!(secret.expose_secret().starts_with("CANARY"));
     }
     // Each answer is searched for them where it is received.

@@ -35,7 +35,7 @@ async fn a_brand_and_its_dealer_are_reached_with_their_permanent_codes() {
     let refused = client.permanent_code(&agency(), &auth_code).await.unwrap_err();
     assert_eq!(refused.errcode(), Some(40_085));
     let ticket = element(&sim.ticket(&template.suite_id), "SuiteTicket");
-    known.change_suite(|suite| suite.ticket = ticket);
+    known.change_suite(|suite| suite.ticket = Ok(ticket));
     client.forget_failures(None);
     let granted = client.permanent_code(&agency(), &auth_code).await.unwrap();
     assert_eq!((granted.corp_id.as_str(), granted.corp_name.as_str()), (corp_id.as_str(), "甲品牌"));

@@ -56,10 +56,10 @@ async fn a_ticket_that_wecom_refuses_is_not_used_again() {
     assert!(exchange().await.is_err());
     assert_eq!(wecom.count(SUITE_TOKEN), 2);
     clock.advance_ms(HOUR_MS);
-    known.change_suite(|suite| suite.ticket = secret("CANARY-ticket-2"));
+    known.change_suite(|suite| suite.ticket = Ok(secret("CANARY-ticket-2")));
     assert!(exchange().await.is_ok());
     // The token remains valid when the next ticket arrives.
-    known.change_suite(|suite| suite.ticket = secret("CANARY-ticket-3"));
+    known.change_suite(|suite| suite.ticket = Ok(secret("CANARY-ticket-3")));
     assert!(exchange().await.is_ok());
     assert_eq!((wecom.count(SUITE_TOKEN), wecom.count(PERMANENT_CODE)), (3, 2));
 }

@@ -28,6 +28,18 @@ async fn without_a_ticket_nothing_is_asked_and_a_code_waits_for_the_next_one_whi
 }
 
 #[tokio::test]
+async fn while_the_suite_has_an_access_token_an_auth_code_waits_for_no_ticket() {
+    let mut agency = Agency::without_ticket(one_app).await;
+    agency.scan("code", &brand()).await;
+    agency.pass(MINUTE).await;
+    assert_eq!(agency.wecom.take_calls(), [""; 0]);
+    agency.wecom.state().has_suite_token = true;
+    agency.settle().await;
+    assert!(agency.can_call());
+    assert_eq!(agency.wecom.count("permanent_code"), 1);
+}
+
+#[tokio::test]
 async fn an_expired_ticket_is_not_used() {
     let mut agency = Agency::new(one_app).await;
     agency.world.advance(MINUTE * 30).await;

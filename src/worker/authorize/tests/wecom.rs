@@ -51,6 +51,8 @@ pub(super) struct State {
     pub(super) cancelled: BTreeSet<CorpId>,
     /// Whether a ticket was refused that it was not asked about since.
     has_refused_ticket: bool,
+    /// Whether the suite's access token is in the cache.
+    pub(super) has_suite_token: bool,
     /// The ticket that was refused last.
     refused_ticket: Option<String>,
     /// Codes that a call is refused with, by the name of the call or that of the call before it.
@@ -191,6 +193,10 @@ impl SuitePlatform for Wecom {
             state.refused_ticket = Some(ticket.clone());
         }
         state.refused_ticket == Some(ticket)
+    }
+
+    fn has_suite_token(&self, _: &AppName) -> bool {
+        self.state().has_suite_token
     }
 }
 
