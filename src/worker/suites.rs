@@ -49,7 +49,7 @@ pub struct TicketView {
     pub value: Option<SecretString>,
     /// When it was received, by our clock.
     pub received_at: Timestamp,
-    /// Until when it can be used, by our clock.
+    /// Until when it should be valid, by our clock.
     pub expires_at: Timestamp,
 }
 
@@ -87,10 +87,10 @@ impl SuiteView {
         Self { ticket, exchanges, authorizations: authorizations.into_iter().map(opened).collect() }
     }
 
-    /// The ticket, if it can be used at `now`.
+    /// Whether there is a ticket that should be valid at `now`.
     #[must_use]
-    pub fn valid_ticket(&self, now: Timestamp) -> Option<&SecretString> {
-        self.ticket.as_ref().filter(|ticket| now < ticket.expires_at)?.value.as_ref()
+    pub fn has_ticket(&self, now: Timestamp) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| ticket.value.is_some() && now < ticket.expires_at)
     }
 
     /// The authorisation of a corp, whatever the case of its id.

@@ -224,6 +224,22 @@ async fn a_fan_registered_again_after_the_customer_was_erased_is_linked(place: &
     assert_eq!(links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.len(), 1);
 }
 
+async fn finishing_an_erasure_leaves_a_fan_who_registers_meanwhile(place: &dyn Place) {
+    let store = place.open();
+    mint(&store, 1, 1, T0).await;
+    let at = T0.plus_ms(HOUR_MS);
+    store.forget(&PersonId::ExternalUserid(customer(1)), None, at).await.unwrap();
+    store.append(added_at(1, 1, at.plus_ms(1))).await.unwrap();
+    settle_next(&store, at.plus_ms(1), Outcome::Resolved(pending(1))).await;
+    assert_eq!(tally(&store).await.registered, 0, "found to be the customer");
+    let later = at.plus_ms(2);
+    // Registered after the erasure looked for what it has to do.
+    let (finished, registered) =
+        tokio::join!(store.finish_forgetting(later), store.put_fans(vec![new_fan(1)], later));
+    assert_eq!((finished.is_ok(), registered.unwrap()), (true, vec![Registered::New]));
+    assert_eq!(tally(&store).await.registered, 1);
+}
+
 async fn finishing_an_erasure_removes_the_links_at_other_dealers_too(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
@@ -313,6 +329,7 @@ contract!(
     an_old_event_that_is_repeated_does_not_restore_an_erased_person,
     a_fan_is_erased_when_it_turns_out_to_be_an_erased_customer,
     a_fan_registered_again_after_the_customer_was_erased_is_linked,
+    finishing_an_erasure_leaves_a_fan_who_registers_meanwhile,
     finishing_an_erasure_removes_the_links_at_other_dealers_too,
     an_outcome_for_a_fan_erased_during_the_call_has_no_effect,
     everything_stored_about_an_id_is_found_by_it,

@@ -12,6 +12,7 @@ use super::forgotten;
 use super::inbox::SetAside;
 use super::records::decode;
 use super::roll;
+use super::txn::Txn;
 use super::{EmbeddedStore, keys};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{ContactKey, ExternalUserid, Unionid};
@@ -33,6 +34,44 @@ impl EmbeddedStore {
     fn contact(&self, key: &ContactKey) -> Result<Option<Contact>, StoreError> {
         let record = keys::contact(key);
         Ok(self.undamaged(&record, self.read(&record))?.flatten())
+    }
+
+    /// Erases a person, if that is still wanted when the transaction runs; `None` otherwise.
+    async fn erase(
+        &self,
+        person: &PersonId,
+        request: Option<String>,
+        is_wanted: impl Fn(&Txn<'_>) -> Result<bool, StoreError> + Clone + Send + 'static,
+        now: Timestamp,
+    ) -> Result<Option<Receipt>, StoreError> {
+        enum Attempt {
+            Done(Receipt),
+            IdsChanged,
+            Unwanted,
+        }
+        self.indexed().await?;
+        let id = ReceiptId(rand::random());
+        for _ in 0..TRIES_MAX {
+            let ids = Ids::of(self, person)?;
+            let found = forget::search(self, &ids, now).await?;
+            let (person, request, is_wanted) = (person.clone(), request.clone(), is_wanted.clone());
+            let erase = move |txn: &mut Txn<'_>| {
+                if !is_wanted(txn)? {
+                    return Ok(Attempt::Unwanted);
+                }
+                let receipt = forget::forget(txn, &person, &ids, found, (id, request), now)?;
+                Ok(receipt.map_or(Attempt::IdsChanged, Attempt::Done))
+            };
+            match self.writer.run(erase).await {
+                Ok(Attempt::IdsChanged) => {}
+                Ok(Attempt::Done(receipt)) => return Ok(Some(receipt)),
+                Ok(Attempt::Unwanted) => return Ok(None),
+                // It may still be committed, and the caller needs the receipt.
+                Err(StoreError::Stalled) => return self.late_receipt(id).await.map(Some),
+                Err(error) => return Err(error),
+            }
+        }
+        Err(StoreError::Stalled)
     }
 
     async fn late_receipt(&self, id: ReceiptId) -> Result<Receipt, StoreError> {
@@ -118,25 +157,7 @@ impl People for EmbeddedStore {
         request: Option<String>,
         now: Timestamp,
     ) -> Result<Receipt, StoreError> {
-        self.indexed().await?;
-        let id = ReceiptId(rand::random());
-        for _ in 0..TRIES_MAX {
-            let ids = Ids::of(self, person)?;
-            let found = forget::search(self, &ids, now).await?;
-            let (person, request) = (person.clone(), request.clone());
-            let forgotten = self
-                .writer
-                .run(move |txn| forget::forget(txn, &person, &ids, found, (id, request), now))
-                .await;
-            match forgotten {
-                Ok(None) => {}
-                Ok(Some(receipt)) => return Ok(receipt),
-                // It may still be committed, and the caller needs the receipt.
-                Err(StoreError::Stalled) => return self.late_receipt(id).await,
-                Err(error) => return Err(error),
-            }
-        }
-        Err(StoreError::Stalled)
+        self.erase(person, request, |_| Ok(true), now).await?.ok_or(StoreError::Stalled)
     }
 
     async fn finish_forgetting(&self, now: Timestamp) -> Result<u64, StoreError> {
@@ -147,9 +168,13 @@ impl People for EmbeddedStore {
         let mut forgotten = 0;
         for unionid in unionids {
             let request = Some("found to be a customer who was forgotten before".to_owned());
-            let receipt = self.forget(&PersonId::Unionid(unionid), request, now).await?;
-            tracing::info!(receipt = %receipt.id, "a person was forgotten");
-            forgotten += 1;
+            // Registered again meanwhile, the person is a fan anew.
+            let to_forget = keys::to_forget(&unionid);
+            let is_wanted = move |txn: &Txn<'_>| txn.has(&to_forget);
+            if let Some(receipt) = self.erase(&PersonId::Unionid(unionid), request, is_wanted, now).await? {
+                tracing::info!(receipt = %receipt.id, "a person was forgotten");
+                forgotten += 1;
+            }
         }
         Ok(forgotten)
     }

@@ -65,7 +65,7 @@ impl Report {
             }
         }
         let now = self.clock.now();
-        if view.valid_ticket(now).is_some() {
+        if view.has_ticket(now) {
             self.waiting.remove(suite);
         } else if self.waiting.insert(suite.clone()) {
             let last = view.ticket.as_ref().map(|ticket| ticket.received_at.plus_ms(TICKET_EVERY_MS));

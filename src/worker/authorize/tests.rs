@@ -390,7 +390,7 @@ async fn secrets_sealed_with_the_previous_suite_secret_are_sealed_with_the_new_o
     let store = agency.context().store.clone();
     store.grant(&suite(), &CodeId::of(&suite(), "gone"), granted, T0).await.unwrap();
     // Not exchanged yet, because there is no valid ticket.
-    agency.world.clock.advance_ms(40 * MINUTE_MS);
+    agency.wecom.state().refused.insert(Api::GetSuiteToken, 40_085);
     agency.receive(code_event("code", CodeKind::Create, agency.now())).await;
     agency.settle().await;
     let (records, new) = (agency.records().await, sealer("new", None));
@@ -398,7 +398,9 @@ async fn secrets_sealed_with_the_previous_suite_secret_are_sealed_with_the_new_o
     assert!(new.is_current(&records.exchanges[0].1.code));
     assert!(new.is_current(&records.authorizations[0].code));
     assert_eq!(agency.permanent_code(&other_brand()).unwrap(), "permanent");
+    agency.wecom.state().refused.clear();
     agency.wecom.issue("code", &brand());
+    agency.pass(SECOND * 10).await;
     agency.ticket().await;
     agency.settle().await;
     assert_eq!(agency.permanent_code(&brand()).unwrap(), "permanent of code");

@@ -40,12 +40,23 @@ async fn while_the_suite_has_an_access_token_an_auth_code_waits_for_no_ticket() 
 }
 
 #[tokio::test]
-async fn an_expired_ticket_is_not_used() {
+async fn whether_a_ticket_is_too_old_is_for_wecom_to_say() {
+    let mut agency = Agency::new(one_app).await;
+    // Both were received with times from before the clock was set ahead.
+    agency.scan("code", &brand()).await;
+    agency.world.advance(DAY).await;
+    agency.settle().await;
+    assert!(agency.can_call());
+}
+
+#[tokio::test]
+async fn a_ticket_that_is_too_old_is_tried_once() {
     let mut agency = Agency::new(one_app).await;
     agency.world.advance(MINUTE * 30).await;
+    agency.wecom.state().refused.insert(Api::GetSuiteToken, 40_085);
     agency.scan("code", &brand()).await;
-    agency.settle().await;
-    assert_eq!(agency.wecom.take_calls(), [""; 0]);
+    agency.pass(MINUTE * 5).await;
+    assert_eq!(agency.wecom.count("permanent_code"), 1);
 }
 
 #[tokio::test]
@@ -269,8 +280,8 @@ async fn what_becomes_of_auth_codes_is_counted() {
     agency.wecom.state().loses_answer = true;
     agency.scan("second", &brand()).await;
     agency.pass(SECOND * 5).await;
-    // One that ends at its deadline without a call.
-    agency.world.advance(MINUTE * 30).await;
+    // One that ends at its deadline for want of a valid ticket.
+    agency.wecom.state().refused.insert(Api::GetSuiteToken, 40_085);
     agency.scan("third", &brand()).await;
     agency.pass(MINUTE * 10 + SECOND * 15).await;
     let metrics = agency.context().metrics.scrape(&Counts::default(), &Tally::default(), 0);
