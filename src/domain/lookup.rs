@@ -3,7 +3,7 @@
 //! A customer without a row in the answer is most likely no fan: looked up again after the waits of
 //! [`REASK_AFTER_MS`], then only for a reason. A customer that the app cannot see depends on a setting or on
 //! time: looked up after the same waits, then once a day until it has been known for 90 days: as long as a
-//! fan's pending id could match. Once the app can see it, the first schedule begins again.
+//! fan's pending id could match. Once the app can see it within that time, the first schedule begins again.
 //!
 //! Deliberately absent: the queue of lookups, which is part of the store.
 
@@ -65,7 +65,7 @@ impl Lookup {
         let asked = match (self.asked, self.refused, refused) {
             (0, ..) => first,
             // The app can see the customer now: as after the add, the pending id may take its time.
-            (asked, Some(_), None) => first.min(asked + 1),
+            (asked, Some(_), None) if age_ms < PENDING_ID_LIFE_MS => first.min(asked + 1),
             (asked, ..) => asked + 1,
         };
         let wait_ms = match (reask_after_ms(asked), refused) {
@@ -145,6 +145,19 @@ mod tests {
             left.push(due_at.millis_since(now));
         }
         assert_eq!(left, REASK_AFTER_MS);
+    }
+
+    #[test]
+    fn one_who_is_visible_in_one_of_two_ways_only_is_asked_about_for_ninety_days() {
+        let known_since = Timestamp::from_secs(100_000_000);
+        let (mut lookup, mut now) = (Lookup::first(Haste::Live, known_since), known_since);
+        while let Some(due_at) = lookup.due_at {
+            now = due_at;
+            assert!(now.millis_since(known_since) < PENDING_ID_LIFE_MS + 4 * DAY_MS, "{lookup:?}");
+            let refused = lookup.through_chat.then_some(40_096);
+            lookup = lookup.answered(refused, known_since, now);
+        }
+        assert!(now.millis_since(known_since) > PENDING_ID_LIFE_MS - 4 * DAY_MS);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use unionlink::clock::Clock;
 use unionlink::domain::backoff::REASK_AFTER_MS;
+use unionlink::domain::contact::Contact;
 use unionlink::domain::fan::{Existing, Mint, Priority};
 use unionlink::domain::reconcile::CLOCK_MARGIN_MS;
-use unionlink::domain::time::{HOUR_MS, SECOND_MS, Timestamp};
+use unionlink::domain::time::{DAY_MS, HOUR_MS, SECOND_MS, Timestamp};
 use unionlink::simulator::Fault;
 use unionlink::store::{CursorState, CustomerGroups as _, DealerRow, Feed, People, Reconciling, Store};
 
@@ -25,6 +26,8 @@ const WAITS_SECS: [u64; 15] =
 /// hide errors.
 const DAYS: usize = 45;
 const DAY_SECS: u64 = 86_500;
+/// How long after the repair the schedule of a lookup that was not refused has ended.
+const LOOKUPS_END_WITHIN_MS: i64 = 20 * DAY_MS;
 /// How long after the repair the last fault may go on.
 const LAST_FAULT_MS: i64 = 3_000 * SECOND_MS;
 
@@ -196,13 +199,20 @@ impl Schedule {
             return Some(format!("a group is to be read at {due_at}"));
         }
         let counts = store.counts();
-        // Those whom WeCom goes on refusing are asked about every day for months; nothing more comes of it.
+        // Those whom WeCom goes on refusing, also if only every other time, because it is asked through the
+        // group and the follower in turn, are asked about for months; nothing more comes of it.
         let mut refused = 0;
+        let is_late = self.time.now().millis_since(self.repaired_at) > LOOKUPS_END_WITHIN_MS;
         for pair in self.cast.pairs.values() {
             let trace = store.person_data(pair.external_userid.as_str()).await.unwrap();
-            let lookups = trace.contacts.iter().filter_map(|(_, contact)| contact.lookup);
-            let daily = REASK_AFTER_MS.len();
-            refused += lookups.filter(|l| l.refused.is_some() && l.asked as usize > daily).count() as u64;
+            let goes_on = |contact: &Contact| {
+                let daily = REASK_AFTER_MS.len();
+                contact.lookup.is_some_and(|lookup| match lookup.refused {
+                    Some(_) => lookup.asked as usize > daily,
+                    None => is_late && lookup.asked as usize == daily && !contact.chats().is_empty(),
+                })
+            };
+            refused += trace.contacts.iter().filter(|(_, contact)| goes_on(contact)).count() as u64;
         }
         if counts.inbox + counts.waiting.saturating_sub(refused) + counts.dead + counts.quarantined > 0 {
             return Some(format!("{counts:?}"));

@@ -24,7 +24,7 @@ use crate::domain::dealer::DealerState;
 use crate::domain::event::{ContactChange, Event};
 use crate::domain::ids::{ChatId, SuiteId};
 use crate::domain::suite::{CodeId, CodeKind, Exchange, ExchangeEnd, SuiteChange, SuiteEvent};
-use crate::domain::time::{DAY_MS, MINUTE_MS, SECOND_MS, Timestamp};
+use crate::domain::time::{DAY_MS, SECOND_MS, Timestamp};
 use crate::store::{Arrival, FailureReason, MessageDigest, Outcome, Payload, SuiteRecords};
 use crate::wecom::Api;
 use wecom::Wecom;
