@@ -167,6 +167,8 @@ impl Reviews {
                 let wait = Wait { of: version(&again, record), failures: 0, until: Instant::now() + DAILY };
                 lock(&self.waits).insert(again, wait);
             }
+            // It is read with the next ticket, however soon that comes.
+            Err(error) if SuiteCalls::needs_ticket(&error) => {}
             Err(error) => self.failed(key, record, &error),
         }
         Ok(())

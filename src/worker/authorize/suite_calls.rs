@@ -10,7 +10,7 @@ use super::super::failure::failure_reason;
 use super::super::suites::SuiteView;
 use crate::domain::backoff::Backoff;
 use crate::domain::ids::AppName;
-use crate::wecom::{Api, CallError, Class, INVALID_TICKET, SuitePlatform};
+use crate::wecom::{Api, CallError, Class, INVALID_TICKET, SuitePlatform, Unavailable};
 
 /// What calls of suites share.
 pub(super) struct SuiteCalls {
@@ -29,6 +29,15 @@ impl SuiteCalls {
         let ticket = view.ticket.as_ref().and_then(|ticket| ticket.value.as_ref());
         ticket.is_some_and(|ticket| !self.platform.has_refused_ticket(suite, ticket))
             || self.platform.has_suite_token(suite)
+    }
+
+    /// Whether a call failed for want of a valid ticket.
+    pub(super) const fn needs_ticket(error: &CallError) -> bool {
+        matches!(
+            error,
+            CallError::Refused { api: Api::GetSuiteToken, errcode: INVALID_TICKET, .. }
+                | CallError::NotAuthorized { why: Unavailable::NoTicket { .. }, .. }
+        )
     }
 
     /// Whether the suite's calls are held back because they fail.

@@ -68,6 +68,25 @@ async fn an_app_that_cannot_be_read_is_read_again_after_a_while_or_another_chang
 }
 
 #[tokio::test]
+async fn after_a_refused_ticket_an_app_is_read_with_the_next_one_at_once() {
+    let mut agency = Agency::new(one_app).await;
+    agency.scan("code", &brand()).await;
+    agency.settle().await;
+    for _ in 0..6 {
+        agency.wecom.state().refused.insert(Api::GetSuiteToken, 40_085);
+        agency.wecom.take_calls();
+        agency.world.advance(DAY).await;
+        agency.receive(SuiteEvent { sent_at: agency.now(), change: SuiteChange::Changed(brand()) }).await;
+        agency.pass(MINUTE).await;
+        assert_eq!(agency.wecom.take_calls().len(), 1, "one try for each ticket");
+        agency.wecom.state().refused.clear();
+        agency.ticket().await;
+        agency.settle().await;
+        assert_eq!(agency.wecom.count("auth_info"), 1);
+    }
+}
+
+#[tokio::test]
 async fn permissions_that_may_not_be_read_are_asked_for_once_a_day() {
     let mut agency = Agency::new(one_app).await;
     agency.wecom.state().refused.insert(Api::GetPermissions, 48_002);
