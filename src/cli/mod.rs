@@ -2,7 +2,7 @@
 //! (0 success, 1 failure, 2 usage). Data goes to standard output, messages to standard error.
 //!
 //! Each command has a file of its own; what several share is in `admin` (the admin API's client),
-//! `config_file`, `lang`, `output`, `progress_display` and `table`.
+//! `config_file`, `hardening`, `lang`, `output`, `private_file`, `progress_display` and `table`.
 
 mod admin;
 mod check;
@@ -13,9 +13,11 @@ mod events;
 mod explain;
 mod fans;
 mod forget;
+mod hardening;
 mod lang;
 mod links;
 mod output;
+mod private_file;
 mod progress_display;
 mod reconcile;
 mod serve;
@@ -77,11 +79,7 @@ enum Command {
 #[must_use]
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    if matches!(cli.command, Command::Serve(_) | Command::Store(_)) {
-        // sled creates its files with the permissions that the umask leaves. The umask belongs to the
-        // process, so it is set before any thread is started.
-        rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
-    }
+    hardening::harden();
     let result = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -29,6 +29,8 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
     // The store is leaked so that sled does not close: it would write and sync once more, and on a failing
     // disk panic or hang. Whatever was acknowledged is durable already.
     std::mem::forget(app.store.clone());
+    // With its secrets: the service holds what it needs.
+    drop(config);
     app.run_until(hard).await?;
     Ok(ExitCode::SUCCESS)
 }

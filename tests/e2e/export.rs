@@ -232,7 +232,7 @@ async fn the_command_writes_what_the_service_exports() {
 
     let left: Vec<_> =
         std::fs::read_dir(world.folder.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
-    assert!(!left.iter().any(|name| name.to_string_lossy().ends_with(".part")), "{left:?}");
+    assert!(!left.iter().any(|name| name.to_string_lossy().starts_with(".unionlink-")), "{left:?}");
     for arguments in
         [&["--excel", "--format", "ndjson"][..], &["--since", "yesterday"], &["--format", "xlsx"]]
     {

@@ -2,7 +2,7 @@
 //!
 //! Rejected rows are durable before the progress that counts them, so that none is missing from the file.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ use serde_json::json;
 use super::batches::Batch;
 use super::progress::Progress;
 use super::send::Receipt;
+use crate::cli::private_file;
 use crate::cli::progress_display::ProgressDisplay;
 
 /// Rejected rows shown on standard error when there is no file for them.
@@ -106,7 +107,7 @@ impl Rejects {
     /// Opens `path` and keeps its first `keep_bytes`, which an earlier run wrote.
     fn open(path: &Path, keep_bytes: u64) -> anyhow::Result<Self> {
         let unwritable = || format!("cannot write {}", path.display());
-        let file = OpenOptions::new().append(true).create(true).open(path).with_context(unwritable)?;
+        let file = private_file::append(path).with_context(unwritable)?;
         let metadata = file.metadata().with_context(unwritable)?;
         // The file is shorter if it was truncated or deleted since.
         let bytes = keep_bytes.min(metadata.len());

@@ -11,6 +11,7 @@ use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use super::records::Position;
+use crate::cli::private_file;
 
 /// Counts of rows by result, over all runs of an import.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -87,11 +88,10 @@ impl Progress {
     }
 
     fn replace(&self, path: &Path) -> io::Result<()> {
-        let new = with_suffix(path, ".new");
-        let mut file = File::create(&new)?;
+        let mut file = private_file::replacement(path)?;
         file.write_all(&serde_json::to_vec(self)?)?;
-        file.sync_all()?;
-        std::fs::rename(&new, path)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }

