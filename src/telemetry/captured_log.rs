@@ -3,6 +3,11 @@
 use std::io;
 use std::sync::{Arc, Mutex};
 
+use tracing_subscriber::filter::filter_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+
+use super::logs;
+
 /// The log of this thread, from its beginning until it is dropped.
 pub(crate) struct CapturedLog {
     text: Arc<Mutex<Vec<u8>>>,
@@ -24,13 +29,20 @@ impl io::Write for Lines {
 }
 
 impl CapturedLog {
+    /// What the service would log at `trace`.
     pub(crate) fn begin() -> Self {
+        Self::begin_with("trace")
+    }
+
+    /// What the service would log with this filter.
+    pub(crate) fn begin_with(filter: &str) -> Self {
         let text = Arc::new(Mutex::new(Vec::new()));
         let lines = Lines(text.clone());
         let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::TRACE)
+            .with_env_filter(logs::parse(filter).unwrap())
             .with_writer(move || lines.clone())
-            .finish();
+            .finish()
+            .with(filter_fn(logs::can_be_logged));
         Self { text, _guard: tracing::subscriber::set_default(subscriber) }
     }
 

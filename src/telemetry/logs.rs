@@ -1,7 +1,7 @@
 //! Log lines on standard error: the filter, and the two formats.
 //!
 //! A level in the filter is that of this program's own lines. Libraries, such as the database and the TLS
-//! stack, stay at `info` unless a directive names them.
+//! stack, stay at `info` whatever the filter: below it, they log keys, values and headers.
 //!
 //! Free text, such as an error, is recorded as a string, because the text format quotes strings but not what is
 //! recorded by its `Display`. Durations are recorded as whole numbers of milliseconds, named `…_ms`.
@@ -17,7 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How to write a filter.
 pub const FILTER_HINT: &str =
-    "write a level (debug), with target=level pairs for libraries (debug,sled=debug)";
+    "write a level (debug), with target=level pairs for parts of it (info,unionlink::wecom=debug)";
 
 /// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -62,7 +62,7 @@ pub fn is_filter(filter: &str) -> bool {
     parse(filter).is_some()
 }
 
-fn parse(filter: &str) -> Option<EnvFilter> {
+pub(super) fn parse(filter: &str) -> Option<EnvFilter> {
     // A word alone would be the name of a target, which is a misspelt level rather.
     let mut parts = filter.split(',').map(str::trim).filter(|part| !part.is_empty()).peekable();
     parts.peek()?;
@@ -74,10 +74,13 @@ fn install(lines: impl Subscriber + Send + Sync + 'static) -> Result<(), LogErro
     lines.with(filter_fn(can_be_logged)).try_init().map_err(|_| LogError::Twice)
 }
 
-/// False for the trace lines of sled, which come from destructors of thread-local values, too. Writing a line
-/// there aborts the process, because the subscriber's own thread-local buffer may be gone.
-fn can_be_logged(metadata: &Metadata<'_>) -> bool {
-    *metadata.level() != Level::TRACE || !metadata.target().starts_with("sled")
+/// False for the debug and trace lines of other crates. Those of sled hold keys and values, and come from
+/// destructors of thread-local values too, where writing a line aborts the process.
+pub(super) fn can_be_logged(metadata: &Metadata<'_>) -> bool {
+    let target = metadata.target();
+    let is_ours =
+        target.strip_prefix("unionlink").is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
+    is_ours || *metadata.level() <= Level::INFO
 }
 
 /// The directives that a filter stands for: a level applies to this program, and to other crates up to
@@ -93,6 +96,19 @@ fn directives(filter: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::telemetry::captured_log::CapturedLog;
+
+    #[test]
+    fn other_crates_log_nothing_below_info_whatever_the_filter() {
+        let log = CapturedLog::begin_with("trace,sled=trace,hyper=debug");
+        tracing::trace!("ours");
+        tracing::trace!(target: "sled::pagecache", "CANARY");
+        tracing::debug!(target: "hyper::proto", "CANARY");
+        tracing::debug!(target: "unionlinkish", "CANARY");
+        tracing::info!(target: "sled", "opened");
+        let log = log.text();
+        assert!(log.contains("ours") && log.contains("opened") && !log.contains("CANARY"), "{log}");
+    }
 
     #[test]
     fn a_level_is_that_of_our_own_lines_and_named_targets_keep_theirs() {
