@@ -14,19 +14,3 @@ pub(super) fn harden() {
     #[cfg(target_os = "linux")]
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
 }
-
-#[cfg(all(test, target_os = "linux"))]
-mod tests {
-    use rustix::process::{DumpableBehavior, dumpable_behavior, getrlimit};
-
-    use super::*;
-
-    #[test]
-    fn the_memory_of_the_process_is_in_no_core_dump() {
-        let before = umask(Mode::RWXO);
-        harden();
-        umask(before);
-        assert_eq!(dumpable_behavior().unwrap(), DumpableBehavior::NotDumpable);
-        assert_eq!(getrlimit(Resource::Core).maximum, Some(0));
-    }
-}

@@ -16,10 +16,11 @@ const MODE: u32 = 0o600;
 /// closed to them.
 ///
 /// # Errors
-/// Also where `path` is a symbolic link or the file of another user. What is in `/dev`, such as
-/// `/dev/stderr`, is a link and is opened.
+/// Also where `path` is a link or the file of another user. What is in `/dev`, such as `/dev/stderr`, is a link
+/// and is opened.
 pub(super) fn append(path: &Path) -> io::Result<File> {
-    let flags = if path.starts_with("/dev") { OFlags::empty() } else { OFlags::NOFOLLOW };
+    let is_device = path.starts_with("/dev") || path.starts_with("/proc/self/fd");
+    let flags = if is_device { OFlags::empty() } else { OFlags::NOFOLLOW };
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(MODE).custom_flags(flags.bits().cast_signed());
     let file = options.open(path).map_err(|error| match rustix::io::Errno::from_io_error(&error) {
@@ -30,6 +31,9 @@ pub(super) fn append(path: &Path) -> io::Result<File> {
     if metadata.is_file() {
         if metadata.uid() != geteuid().as_raw() {
             return Err(io::Error::other("it belongs to another user"));
+        }
+        if metadata.nlink() > 1 {
+            return Err(io::Error::other("it is a file with several names; name another one"));
         }
         if metadata.mode() & 0o077 != 0 {
             file.set_permissions(Permissions::from_mode(MODE))?;
@@ -78,6 +82,9 @@ mod tests {
         std::fs::write(&victim, "precious").unwrap();
         symlink(&victim, &link).unwrap();
         assert!(append(&link).unwrap_err().to_string().contains("symbolic link"));
+        let second = folder.path().join("second");
+        std::fs::hard_link(&victim, &second).unwrap();
+        assert!(append(&second).unwrap_err().to_string().contains("several names"));
         let mut new = replacement(&link).unwrap();
         new.write_all(b"new").unwrap();
         assert_eq!(mode(new.path()), MODE);

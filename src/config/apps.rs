@@ -2,11 +2,10 @@
 //!
 //! Deliberately absent: the keys' meanings and defaults, which are in `config/default.toml`.
 
-use secrecy::ExposeSecret as _;
 use serde::Serialize;
 
 use super::checks::{check_callback_token, check_corp_id, read_callback_keys};
-use super::reader::{Section, Severity};
+use super::reader::Section;
 use super::secret::{self, Secret};
 use super::sections::unique_name;
 use super::suites::Suite;
@@ -77,7 +76,7 @@ impl App {
         let access = if section.has("suite") {
             Agency::read(section, suites, others).map(Access::Agency)
         } else {
-            SelfBuilt::read(section, others).map(Access::SelfBuilt)
+            SelfBuilt::read(section).map(Access::SelfBuilt)
         };
         // Every key is checked before a `?` returns: a key with a default always has a value, and the `?` of
         // the others come last.
@@ -94,14 +93,6 @@ impl App {
             name: name?,
             access: access?,
         })
-    }
-
-    /// The token and key of the app itself, as far as it has its own.
-    fn callback_keys(&self) -> (Option<&Secret>, Option<&Secret>) {
-        match &self.access {
-            Access::SelfBuilt(app) => (Some(&app.callback_token), Some(&app.encoding_aes_key)),
-            Access::Agency(app) => (app.callback_token.as_ref(), app.encoding_aes_key.as_ref()),
-        }
     }
 
     const fn agency(&self) -> Option<&Agency> {
@@ -122,7 +113,7 @@ const PLACES_IN_CONSOLE: [(&str, &str); 5] = [
 ];
 
 impl SelfBuilt {
-    fn read(section: &mut Section<'_>, others: &[App]) -> Option<Self> {
+    fn read(section: &mut Section<'_>) -> Option<Self> {
         section.places = &PLACES_IN_CONSOLE;
         for (key, _) in PLACES_IN_CONSOLE.iter().filter(|(key, _)| !section.has(key)) {
             section.problem(key, "is missing", None);
@@ -135,7 +126,7 @@ impl SelfBuilt {
         let secret = secret::read(section, "secret");
         let (callback_token, encoding_aes_key) = read_callback_keys(section);
         if let Some(token) = &callback_token {
-            check_callback_keys(section, token, encoding_aes_key.as_ref(), others);
+            check_callback_token(section, token);
         }
         Some(Self {
             corp_id: corp_id?,
@@ -193,29 +184,9 @@ impl Agency {
         }
         let (callback_token, encoding_aes_key) = read_callback_keys(section);
         if let Some(token) = &callback_token {
-            check_callback_keys(section, token, encoding_aes_key.as_ref(), others);
+            check_callback_token(section, token);
         }
         Some(Self { suite: suite?, corp_id, callback_token, encoding_aes_key })
-    }
-}
-
-/// Reports a callback token that is easy to guess, and one that another app has together with the key.
-fn check_callback_keys(section: &Section<'_>, token: &Secret, key: Option<&Secret>, others: &[App]) {
-    check_callback_token(section, token);
-    let Some(key) = key else { return };
-    let is_same = |theirs: Option<&Secret>, ours: &Secret| {
-        theirs.is_some_and(|theirs| theirs.value.expose_secret() == ours.value.expose_secret())
-    };
-    let has_both = |other: &&App| {
-        let (their_token, their_key) = other.callback_keys();
-        is_same(their_token, token) && is_same(their_key, key)
-    };
-    if let Some(other) = others.iter().find(has_both) {
-        let reason = format!(
-            "and encoding_aes_key are those of app {}: a callback for one app verifies at the other",
-            other.name
-        );
-        section.report(Severity::Suspect, "callback_token", reason, Some("give each app its own"));
     }
 }
 

@@ -1,15 +1,18 @@
 //! The environment of the process, read only here except for `UNIONLINK_CONFIG`, which clap reads. Variables
 //! `UNIONLINK__SECTION__KEY` override keys of the configuration file.
 //!
+//! Values are overwritten when they are dropped: some are secrets.
+//!
 //! Deliberately absent: secrets that name a variable (`secret`).
 
 use std::collections::BTreeMap;
 
+use secrecy::zeroize::Zeroizing;
 use toml::{Table, Value};
 
 /// Environment variables: those of the process, or others in tests.
 #[derive(Debug, Clone, Default)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct Environment(BTreeMap<String, Zeroizing<String>>);
 
 /// One part of a variable's name, such as `APPS` or `0`. The order of parts is numeric for indices.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
@@ -30,7 +33,7 @@ impl Environment {
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.0.get(name).map(|value| value.as_str())
     }
 
     /// Overrides keys of `table`, or only those of the section `only`. Returns the text of each variable by
@@ -39,7 +42,7 @@ impl Environment {
         &self,
         table: &mut Table,
         only: Option<&str>,
-    ) -> (BTreeMap<String, String>, Vec<String>) {
+    ) -> (BTreeMap<String, Zeroizing<String>>, Vec<String>) {
         let ours = self.0.iter().filter_map(|(name, text)| {
             let path = name.strip_prefix("UNIONLINK__")?.to_ascii_lowercase();
             let parts = path.split("__").map(|part| Part { index: part.parse().ok(), key: part.to_owned() });
@@ -48,13 +51,13 @@ impl Environment {
         let mut ours: Vec<_> =
             ours.filter(|(path, ..)| only.is_none_or(|only| path[0].key == only)).collect();
         // Item 2 of a list before item 10: an item is appended only after those before it.
-        ours.sort();
+        ours.sort_by(|(one, ..), (two, ..)| one.cmp(two));
         let (mut texts, mut misplaced) = (BTreeMap::new(), Vec::new());
         for (path, name, text) in ours {
             // The source of a secret is text, even if it looks like a number.
             let is_text = path.last().is_some_and(|part| is_source(&part.key));
             let value = if is_text { None } else { text.trim().parse().ok() };
-            let value = value.unwrap_or_else(|| Value::String(text.clone()));
+            let value = value.unwrap_or_else(|| Value::String(text.to_string()));
             match put(table, &path, value) {
                 Some(key) => {
                     texts.insert(key, text.clone());
@@ -68,7 +71,7 @@ impl Environment {
 
 impl FromIterator<(String, String)> for Environment {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(pairs: I) -> Self {
-        Self(pairs.into_iter().collect())
+        Self(pairs.into_iter().map(|(name, value)| (name, value.into())).collect())
     }
 }
 

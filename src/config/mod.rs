@@ -13,6 +13,7 @@ mod folder;
 mod reader;
 mod secret;
 mod sections;
+mod shared_keys;
 mod sinks;
 mod suites;
 #[cfg(test)]
@@ -21,6 +22,7 @@ mod tests;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use secrecy::zeroize::Zeroizing;
 use serde::Serialize;
 use toml::Table;
 
@@ -93,6 +95,7 @@ impl Config {
             let sink = Sink::read(&mut section, &sinks);
             sinks.extend(sink);
         }
+        shared_keys::check_shared_keys(root, &suites, &apps);
         let holds_a_secret = root.reading.holds_a_secret.get();
         let (server, admin, store, wecom, log) = (server?, admin?, store?, wecom?, log?);
         let warnings = Vec::new();
@@ -220,8 +223,10 @@ fn exposed(path: &Path, config: &Config) -> Option<Problem> {
     })
 }
 
-fn text(path: &Path) -> Result<String, ConfigError> {
-    std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+/// The text of the configuration file, which may hold secrets.
+fn text(path: &Path) -> Result<Zeroizing<String>, ConfigError> {
+    let text = std::fs::read_to_string(path).map(Zeroizing::new);
+    text.map_err(|source| ConfigError::Read { path: path.to_owned(), source })
 }
 
 /// Reads the configuration in `text`, which came from `path`; the section `only` and no other if there is

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Display};
 use std::ops::RangeInclusive;
 
+use secrecy::zeroize::Zeroizing;
 use serde::de::DeserializeOwned;
 use serde::de::value::StringDeserializer;
 use serde::{Deserialize, Serialize};
@@ -54,7 +55,7 @@ pub(super) type Invalid = (String, Option<String>);
 pub(super) struct Reading<'a> {
     pub(super) environment: &'a Environment,
     /// The text of values that came from the environment, by key.
-    overrides: BTreeMap<String, String>,
+    overrides: BTreeMap<String, Zeroizing<String>>,
     problems: RefCell<Vec<Problem>>,
     /// Whether a secret is written in the file itself.
     pub(super) holds_a_secret: Cell<bool>,
@@ -137,7 +138,7 @@ impl<'a> Section<'a> {
 
     /// The text of a value that came from the environment.
     pub(super) fn overridden(&self, name: &str) -> Option<&'a str> {
-        self.reading.overrides.get(&self.key(name)).map(String::as_str)
+        self.reading.overrides.get(&self.key(name)).map(|text| text.as_str())
     }
 
     /// The value of `name`, or else its default. An invalid value is reported, and replaced with the default

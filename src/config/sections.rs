@@ -169,6 +169,11 @@ impl Log {
             }
             Err((format!("{text:?} is not a filter"), Some(logs::FILTER_HINT.to_owned())))
         });
+        if let Some(target) = filter.as_deref().and_then(logs::too_verbose) {
+            let reason = format!("names {target} with more than info, which has no effect");
+            let hint = "other crates log keys, values and headers below info; leave it out";
+            section.report(Severity::Warning, "filter", reason, Some(hint));
+        }
         Some(Self { filter: filter?, format: section.text("format")? })
     }
 }

@@ -81,11 +81,15 @@ impl CallbackLog {
 
     /// Logs a URL check that is encrypted for a corp or suite that is not accepted. The request was
     /// signed, so `receive_id` is not a stranger's text.
-    pub(super) fn echo_not_accepted(&self, app: &AppName, receive_id: &str) {
+    pub(super) fn echo_not_accepted(&self, app: &AppName, receive_id: &str, is_self_built: bool) {
         let refusal = Refusal::ReceiveId;
         let reason: &'static str = refusal.into();
         if let Some(refused) = self.throttle.count((Some(app.clone()), reason)) {
-            let hint = hint(refusal);
+            let hint = if is_self_built {
+                "WeCom saved the URL for this receive id: compare corp_id with 我的企业 → 企业信息 → 企业ID"
+            } else {
+                hint(refusal)
+            };
             tracing::warn!(%app, reason, receive_id, refused, hint, "callbacks refused: {refusal}");
         }
     }

@@ -131,10 +131,19 @@ impl Door {
         }
     }
 
-    /// Whether a verified URL check may be answered.
+    /// Whether it is the URL of a self-built app.
+    pub(super) const fn is_self_built(&self) -> bool {
+        matches!(self, Self::App(AppDoor { recipients: AppRecipients::SelfBuilt(_), .. }))
+    }
+
+    /// Whether a verified URL check may be answered: one for an accepted receive id, whose text is no message.
+    /// A recorded message, sent as an echo string, would be decrypted for its sender.
     pub(super) fn check_echo(&self, apps: &Apps, echo: &VerifiedMessage) -> Result<(), Refusal> {
         let accepts = match self {
-            Self::App(AppDoor { recipients: AppRecipients::SelfBuilt(_), .. }) => return Ok(()),
+            // A dealer has no URL to check here.
+            Self::App(AppDoor { recipients: AppRecipients::SelfBuilt(recipients), .. }) => {
+                recipients.include(echo.receive_id())
+            }
             Self::App(AppDoor { recipients: AppRecipients::Agency(recipients), .. })
             | Self::Suite(SuiteDoor { recipients, .. }) => recipients.accepts(apps, echo.receive_id(), None),
         };

@@ -57,7 +57,7 @@ enum Reject {
     /// The callback is not from WeCom: 403.
     Refused(Refusal),
     /// A URL check that is encrypted for a corp or suite that is not accepted: 403.
-    ReceiveId(String),
+    ReceiveId { receive_id: String, is_self_built: bool },
     /// The body is too large, too slow or incomplete: 413, 408 or 400.
     Body(StatusCode),
     /// The event cannot be made durable now: 503.
@@ -84,7 +84,7 @@ impl Reject {
         match self {
             Self::UnknownApp | Self::SuiteUrl { .. } => CallbackOutcome::UnknownApp,
             Self::Body(status) if *status == StatusCode::PAYLOAD_TOO_LARGE => CallbackOutcome::TooLarge,
-            Self::Refused(_) | Self::ReceiveId(_) | Self::Body(_) => CallbackOutcome::Refused,
+            Self::Refused(_) | Self::ReceiveId { .. } | Self::Body(_) => CallbackOutcome::Refused,
             Self::Unavailable(_) => CallbackOutcome::Unavailable,
         }
     }
@@ -92,7 +92,7 @@ impl Reject {
     const fn refusal(&self) -> Option<Refusal> {
         match self {
             Self::Refused(refusal) => Some(*refusal),
-            Self::ReceiveId(_) => Some(Refusal::ReceiveId),
+            Self::ReceiveId { .. } => Some(Refusal::ReceiveId),
             Self::UnknownApp | Self::SuiteUrl { .. } | Self::Body(_) | Self::Unavailable(_) => None,
         }
     }
@@ -111,7 +111,7 @@ impl IntoResponse for Reject {
     fn into_response(self) -> Response {
         match self {
             Self::UnknownApp | Self::SuiteUrl { .. } => StatusCode::NOT_FOUND,
-            Self::Refused(_) | Self::ReceiveId(_) => StatusCode::FORBIDDEN,
+            Self::Refused(_) | Self::ReceiveId { .. } => StatusCode::FORBIDDEN,
             Self::Body(status) => status,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
         }
@@ -172,7 +172,9 @@ impl CallbackState {
             Ok(Ack::Echo(_)) => self.log.url_verified(name),
             Ok(Ack::Success(_)) | Err(Reject::UnknownApp | Reject::SuiteUrl { .. }) => {}
             Err(Reject::Refused(refusal)) => self.log.refused(name, *refusal),
-            Err(Reject::ReceiveId(receive_id)) => self.log.echo_not_accepted(name, receive_id),
+            Err(Reject::ReceiveId { receive_id, is_self_built }) => {
+                self.log.echo_not_accepted(name, receive_id, *is_self_built);
+            }
             Err(Reject::Body(status)) => self.log.body_refused(name, *status),
             Err(Reject::Unavailable(error)) => self.log.not_acknowledged(error),
         }
@@ -193,7 +195,10 @@ impl CallbackState {
         self.count_signed_at(&query);
         match door.check_echo(&self.apps, &echo) {
             Ok(()) => Ok(Ack::Echo(echo.text().to_vec())),
-            Err(Refusal::ReceiveId) => Err(Reject::ReceiveId(receive_id(&echo))),
+            Err(Refusal::ReceiveId) => {
+                let is_self_built = door.is_self_built();
+                Err(Reject::ReceiveId { receive_id: receive_id(&echo), is_self_built })
+            }
             Err(other) => Err(other.into()),
         }
     }

@@ -34,6 +34,15 @@ pub struct Recipients {
     pub accept_receive_ids: Vec<String>,
 }
 
+impl Recipients {
+    /// Whether `receive_id` is the brand's, or a further one.
+    #[must_use]
+    pub fn include(&self, receive_id: &[u8]) -> bool {
+        let Ok(receive_id) = std::str::from_utf8(receive_id) else { return false };
+        self.corp_id.same_corp(receive_id) || self.accept_receive_ids.iter().any(|id| id == receive_id)
+    }
+}
+
 /// How old an event may be, and the current time.
 #[derive(Debug, Clone, Copy)]
 pub struct AgeLimit {
@@ -178,12 +187,11 @@ async fn accepts<E>(
     about: Option<&CorpId>,
     is_dealer: impl AsyncFnOnce(&CorpId) -> Result<bool, E>,
 ) -> Result<bool, E> {
+    if recipients.include(receive_id) {
+        return Ok(true);
+    }
     let Ok(receive_id) = std::str::from_utf8(receive_id) else { return Ok(false) };
-    let Recipients { corp_id, accept_receive_ids } = recipients;
-    if corp_id.same_corp(receive_id)
-        || accept_receive_ids.iter().any(|id| id == receive_id)
-        || about.is_some_and(|about| about.same_corp(receive_id))
-    {
+    if about.is_some_and(|about| about.same_corp(receive_id)) {
         return Ok(true);
     }
     match CorpId::new(receive_id) {

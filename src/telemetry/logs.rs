@@ -77,10 +77,23 @@ fn install(lines: impl Subscriber + Send + Sync + 'static) -> Result<(), LogErro
 /// False for the debug and trace lines of other crates. Those of sled hold keys and values, and come from
 /// destructors of thread-local values too, where writing a line aborts the process.
 pub(super) fn can_be_logged(metadata: &Metadata<'_>) -> bool {
-    let target = metadata.target();
-    let is_ours =
-        target.strip_prefix("unionlink").is_some_and(|rest| rest.is_empty() || rest.starts_with(':'));
-    is_ours || *metadata.level() <= Level::INFO
+    is_ours(metadata.target()) || *metadata.level() <= Level::INFO
+}
+
+/// Whether a target, of a line or in a filter, is this program or a part of it.
+fn is_ours(target: &str) -> bool {
+    target.strip_prefix("unionlink").is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+}
+
+/// The first target of another crate that `filter` sets to more than `info`, which has no effect.
+#[must_use]
+pub fn too_verbose(filter: &str) -> Option<&str> {
+    let named = filter.split(',').filter_map(|part| part.trim().split_once('='));
+    let is_too_verbose =
+        |level: &str| level.parse::<LevelFilter>().is_ok_and(|level| level > LevelFilter::INFO);
+    named
+        .map(|(target, level)| (target.trim(), level.trim()))
+        .find_map(|(target, level)| (!is_ours(target) && is_too_verbose(level)).then_some(target))
 }
 
 /// The directives that a filter stands for: a level applies to this program, and to other crates up to
@@ -89,7 +102,11 @@ fn directives(filter: &str) -> String {
     let parts = || filter.split(',').map(str::trim).filter(|part| !part.is_empty());
     let levels = parts().filter_map(|part| part.parse::<LevelFilter>().ok());
     let levels = levels.map(|level| format!("{},unionlink={level}", level.min(LevelFilter::INFO)));
-    let named = parts().filter(|part| part.parse::<LevelFilter>().is_err()).map(str::to_owned);
+    let named = parts().filter(|part| part.parse::<LevelFilter>().is_err());
+    let named = named.map(|part| match too_verbose(part) {
+        Some(target) => format!("{target}=info"),
+        None => part.to_owned(),
+    });
     levels.chain(named).collect::<Vec<_>>().join(",")
 }
 
@@ -111,14 +128,15 @@ mod tests {
     }
 
     #[test]
-    fn a_level_is_that_of_our_own_lines_and_named_targets_keep_theirs() {
+    fn a_level_is_that_of_our_own_lines_and_other_crates_stay_at_info() {
         for (filter, expected) in [
             ("info", "info,unionlink=info"),
             ("debug", "info,unionlink=debug"),
             ("TRACE", "info,unionlink=trace"),
             ("warn", "warn,unionlink=warn"),
             ("off", "off,unionlink=off"),
-            ("debug,sled=debug", "info,unionlink=debug,sled=debug"),
+            ("debug,sled=debug", "info,unionlink=debug,sled=info"),
+            ("debug,hyper=warn", "info,unionlink=debug,hyper=warn"),
             ("unionlink::worker=trace, info", "info,unionlink=info,unionlink::worker=trace"),
             ("unionlink=debug,warn,", "warn,unionlink=warn,unionlink=debug"),
         ] {

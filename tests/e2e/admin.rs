@@ -1,6 +1,7 @@
 //! The admin API: authentication, the formats it accepts, its responses. Host and origin checks are in
 //! `guard`.
 
+use reqwest::Method;
 use serde_json::{Value, json};
 use unionlink::simulator::Person;
 
@@ -33,6 +34,21 @@ async fn only_requests_with_the_admin_token_are_served() {
             );
         }
         assert_eq!(send(world.http.get(&url).bearer_auth("the-admin-token")).await.0, 200, "{path}");
+    }
+    // Nobody without a token learns which paths and methods there are.
+    let answer = async |request: reqwest::RequestBuilder| {
+        let answer = request.send().await.unwrap();
+        let (status, headers) = (answer.status().as_u16(), answer.headers().clone());
+        let shown = |name: &str| headers.get(name).map(|value| value.to_str().unwrap().to_owned());
+        let all = ["content-type", "www-authenticate", "allow"].map(shown);
+        (status, all, answer.text().await.unwrap())
+    };
+    let refused = answer(world.http.get(format!("{}/v1/status", world.admin))).await;
+    for path in ["/", "/no/such", "/v1/fans", "/openapi.json", "/v1/sinks/none/pause"] {
+        for method in [Method::GET, Method::DELETE, Method::PATCH] {
+            let request = world.http.request(method.clone(), format!("{}{path}", world.admin));
+            assert_eq!(answer(request).await, refused, "{method} {path}");
+        }
     }
     // Health checks need no token.
     for path in ["/livez", "/readyz"] {

@@ -119,6 +119,22 @@ async fn the_url_check_of_the_admin_console_is_answered() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_captured_message_is_not_decrypted_by_a_url_check() {
+    let world = World::usual().await;
+    let person = world.wecom.add_person();
+    let (_, event) = world.befriend(0, &person, "zhangsan");
+    let SealedCallback { url, query, body } = world.wecom.seal(&event);
+    let (_, rest) = body.split_once("<Encrypt><![CDATA[").unwrap();
+    let (encrypted, _) = rest.split_once("]]>").unwrap();
+    // The signature of a message is that of a URL check, too.
+    let echo = encrypted.replace('+', "%2B").replace('/', "%2F").replace('=', "%3D");
+    let response = world.http.get(format!("{url}?{query}&echostr={echo}")).send().await.unwrap();
+    assert_eq!((response.status().as_u16(), response.text().await.unwrap().as_str()), (403, ""));
+    let (_, metrics) = world.text("/metrics").await;
+    assert!(metrics.contains("unionlink_callbacks_refused_total{reason=\"echo\"} 1\n"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_refusal_is_the_same_empty_403() {
     let world = World::usual().await;
     let person = world.wecom.add_person();

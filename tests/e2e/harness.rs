@@ -24,7 +24,7 @@ pub const PATIENCE: Duration = Duration::from_mins(2);
 
 /// A log filter under which this program and the libraries that handle its connections log everything.
 pub const LOG_EVERYTHING: &str =
-    "trace,async_nats=trace,axum=trace,hyper=trace,reqwest=trace,rustls=trace,tower=trace";
+    "trace,async_nats=trace,axum=trace,hyper=trace,reqwest=trace,rustls=trace,sled=trace,tower=trace";
 
 /// The system clock, moved ahead by what a test skips.
 #[derive(Default)]

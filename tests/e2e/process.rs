@@ -1,6 +1,7 @@
 //! The real binary as a process that tests start, terminate and kill, and whose log they read.
 
 use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -210,6 +211,27 @@ async fn on_sighup_the_service_logs_that_it_cannot_reload_and_works_on() {
     world.add(0, &fans[0], "zhangsan").await;
     world.linked(&fans[0], 1).await;
     process.stop().await;
+}
+
+#[tokio::test]
+async fn its_memory_is_in_no_core_dump_and_its_user_cannot_read_it() {
+    let is_root = rustix::process::geteuid().is_root();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_unionlink"));
+    command.args(["simulate", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).kill_on_drop(true);
+    if is_root {
+        command.uid(65_534).gid(65_534);
+    }
+    let mut child = command.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).await.unwrap();
+    assert!(!line.is_empty());
+    let process = format!("/proc/{}", child.id().unwrap());
+    let limits = std::fs::read_to_string(format!("{process}/limits")).unwrap();
+    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
+    assert_eq!(core.split_whitespace().filter(|word| *word == "0").count(), 2, "{core}");
+    let environment = format!("{process}/environ");
+    let owner = std::fs::metadata(&environment).unwrap().uid();
+    assert!(if is_root { owner == 0 } else { std::fs::File::open(&environment).is_err() }, "{owner}");
 }
 
 #[tokio::test]

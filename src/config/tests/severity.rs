@@ -75,19 +75,42 @@ fn an_id_that_cannot_be_a_corps_is_refused_by_check_only() {
 }
 
 #[test]
-fn two_apps_do_not_share_token_and_key() {
+fn two_callback_urls_do_not_share_token_and_key() {
     let other = |token: &str, key: &str| {
         minimal().replace("\"brand\"", "\"shop\"").replace("callback-token", token).replace(KEY, key)
     };
     let other_key = KEY.replace('a', "Z");
+    let found = |text: String| {
+        let warnings = config(&text, &Environment::default()).warnings;
+        assert!(warnings.iter().all(|warning| warning.severity == Severity::Suspect), "check refuses it");
+        listing(&warnings)
+    };
     for (token, key) in [("another-token", KEY), ("callback-token", other_key.as_str())] {
-        let text = minimal() + &other(token, key);
-        assert!(config(&text, &Environment::default()).warnings.is_empty(), "{token} {key}");
+        assert_eq!(found(minimal() + &other(token, key)), [""; 0], "{token} {key}");
     }
-    let text = minimal() + &other("callback-token", KEY);
-    let wanted = "apps[1].callback_token and encoding_aes_key are those of app brand: a callback for one app \
-                  verifies at the other";
-    assert_eq!(listing(&suspects(&text, &Environment::default())), [wanted]);
+    let of = |section: &str, other: &str| {
+        format!(
+            "{section}.callback_token and encoding_aes_key are those of {other}: a callback for one verifies \
+             at the other"
+        )
+    };
+    assert_eq!(found(minimal() + &other("callback-token", KEY)), [of("apps[1]", "app brand")]);
+    let suite = |n: u32| {
+        format!(
+            "[[suites]]\nname = \"agency{n}\"\nprovider_corp_id = \"wwPROVIDER\"\nsuite_id = \"dk{n}\"\n\
+             suite_secret = \"s\"\ncallback_token = \"callback-token\"\nencoding_aes_key = \"{KEY}\"\n"
+        )
+    };
+    assert_eq!(found(suite(1) + &minimal()), [of("apps[0]", "suite agency1")]);
+    let agency = "[[apps]]\nname = \"shop\"\nsuite = \"agency1\"\n";
+    assert_eq!(found(suite(1) + &suite(2) + agency), [of("suites[1]", "suite agency1")]);
+    // The URLs of one suite may share them, and an app's own token may complete another suite's pair.
+    assert_eq!(found(suite(1) + agency + "callback_token = \"callback-token\"\n"), [""; 0]);
+    let first = suite(1).replace("callback-token", "first-token");
+    assert_eq!(
+        found(first + &suite(2) + agency + "callback_token = \"callback-token\"\n"),
+        [of("apps[0]", "suite agency2")]
+    );
 }
 
 #[test]

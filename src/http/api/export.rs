@@ -105,7 +105,8 @@ impl Export {
             if self.query.bom {
                 text.extend("\u{feff}".as_bytes());
             }
-            write_csv(&mut text, |csv| csv.write_record(header_row(self.query.bom)))?;
+            let for_excel = self.query.bom;
+            write_csv(&mut text, for_excel, |csv| csv.write_record(header_row(for_excel)))?;
         }
         self.has_begun = true;
         while text.is_empty() {
@@ -116,7 +117,8 @@ impl Export {
             let Some(links) = next else { return Ok(None) };
             for link in links.iter().filter(|link| self.wants(link)) {
                 if csv {
-                    write_csv(&mut text, |csv| csv.write_record(columns(link, self.query.bom)))?;
+                    let for_excel = self.query.bom;
+                    write_csv(&mut text, for_excel, |csv| csv.write_record(columns(link, for_excel)))?;
                 } else {
                     serde_json::to_writer(&mut text, link)?;
                     text.push(b'\n');
@@ -128,11 +130,15 @@ impl Export {
     }
 }
 
+/// For Excel every cell is quoted: where its list separator is `;`, an unquoted cell would end there.
 fn write_csv(
     text: &mut Vec<u8>,
+    for_excel: bool,
     write: impl FnOnce(&mut csv::Writer<&mut Vec<u8>>) -> csv::Result<()>,
 ) -> io::Result<()> {
-    let mut csv = csv::WriterBuilder::new().terminator(csv::Terminator::CRLF).from_writer(text);
+    let quotes = if for_excel { csv::QuoteStyle::Always } else { csv::QuoteStyle::Necessary };
+    let mut builder = csv::WriterBuilder::new();
+    let mut csv = builder.terminator(csv::Terminator::CRLF).quote_style(quotes).from_writer(text);
     write(&mut csv)?;
     csv.flush()
 }
@@ -145,7 +151,9 @@ fn header_row(for_excel: bool) -> [String; 14] {
 fn columns(link: &LinkData, for_excel: bool) -> [String; 14] {
     let followers = &link.followers;
     let time = |at: Timestamp| if for_excel { at.in_china_for_sheets() } else { at.to_string() };
-    let joined = |texts: Vec<&str>| texts.join(";");
+    // Each value by itself, too: somebody may split the cell.
+    let value = |text: &str| if for_excel { without_formula(text) } else { text.to_owned() };
+    let joined = |texts: Vec<&str>| texts.into_iter().map(value).collect::<Vec<_>>().join(";");
     let source = serde_json::to_value(link.source).unwrap_or_default();
     let columns = [
         link.app.to_string(),
@@ -163,12 +171,18 @@ fn columns(link: &LinkData, for_excel: bool) -> [String; 14] {
         link.corp_name.clone().unwrap_or_default(),
         link.chat_id.as_ref().map(ToString::to_string).unwrap_or_default(),
     ];
-    if for_excel { columns.map(without_formula) } else { columns }
+    if for_excel { columns.map(|cell| without_formula(&cell)) } else { columns }
 }
 
-/// Escapes a cell that a spreadsheet would run as a formula; the names in it are untrusted input.
-fn without_formula(cell: String) -> String {
-    if cell.starts_with(['=', '+', '-', '@', '\t', '\r']) { format!("'{cell}") } else { cell }
+/// Escapes a cell that a spreadsheet would run as a formula; the names in it are untrusted input. Excel takes
+/// full-width signs for the ASCII ones.
+fn without_formula(cell: &str) -> String {
+    let begins_formula = |text: &str| text.starts_with(['=', '+', '-', '@', '＝', '＋', '－', '＠']);
+    if cell.starts_with(['\t', '\r', '\n']) || begins_formula(cell.trim_start()) {
+        format!("'{cell}")
+    } else {
+        cell.to_owned()
+    }
 }
 
 /// Export all links
@@ -226,9 +240,22 @@ mod tests {
 
     #[test]
     fn what_a_spreadsheet_would_run_is_made_harmless() {
-        for (cell, shown) in [("=1+1", "'=1+1"), ("-1", "'-1"), ("@x", "'@x"), ("wmX", "wmX"), ("", "")] {
-            assert_eq!(without_formula(cell.to_owned()), shown);
+        for harmful in
+            ["=1+1", "-1", "@x", "+1", "＝1+1", "－1", "＠x", "＋1", " =1", "\t1", "\n1", "\u{3000}＝1"]
+        {
+            assert_eq!(without_formula(harmful), format!("'{harmful}"));
         }
+        for harmless in ["wmX", "", "1-1", "a=b", "'=1", "甲＝乙"] {
+            assert_eq!(without_formula(harmless), harmless);
+        }
+        let mut entry = crate::sink::sample::entries(1, 1).remove(0);
+        let crate::domain::link::EntryData::Link(link) = &mut entry.data else { panic!("no link") };
+        let mut second = link.followers[0].clone();
+        (link.followers[0].state, second.state) =
+            (Some("a".to_owned()), Some("=cmd|'/c calc'!A1".to_owned()));
+        link.followers.push(second);
+        assert_eq!(columns(link, true)[8], "a;'=cmd|'/c calc'!A1");
+        assert_eq!(columns(link, false)[8], "a;=cmd|'/c calc'!A1");
     }
 
     #[test]
@@ -276,8 +303,12 @@ mod tests {
 
     #[test]
     fn a_cell_with_a_separator_or_a_quote_is_quoted() {
-        let mut text = Vec::new();
-        write_csv(&mut text, |csv| csv.write_record(["a,b", "c\"d", "e"])).unwrap();
-        assert_eq!(String::from_utf8(text).unwrap(), "\"a,b\",\"c\"\"d\",e\r\n");
+        let written = |for_excel| {
+            let mut text = Vec::new();
+            write_csv(&mut text, for_excel, |csv| csv.write_record(["a,b", "c\"d", "e;f"])).unwrap();
+            String::from_utf8(text).unwrap()
+        };
+        assert_eq!(written(false), "\"a,b\",\"c\"\"d\",e;f\r\n");
+        assert_eq!(written(true), "\"a,b\",\"c\"\"d\",\"e;f\"\r\n");
     }
 }

@@ -79,9 +79,10 @@ pub fn router(state: Arc<AdminState>) -> Router {
     description.merge(open_description);
     let guarded = guarded
         .layer(Extension(Arc::new(description)))
-        .route_layer(from_fn_with_state(state.clone(), middleware::token))
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .fallback(|| async { Problem::not_found("path not found; /openapi.json lists all paths") })
+        // Also for paths that do not exist: without a token nobody learns which do.
+        .layer(from_fn_with_state(state.clone(), middleware::token))
         .layer(from_fn_with_state(state.clone(), middleware::host_and_origin));
     // Health checks have no token and use any host name.
     let open = open.method_not_allowed_fallback(|| async { Problem::method_not_allowed() });

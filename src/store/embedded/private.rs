@@ -35,21 +35,24 @@ pub(super) fn create_file(path: &Path) -> io::Result<File> {
 /// Opens a file to lock it, and makes it if need be. Its content is left alone.
 pub(super) fn open_lock(path: &Path) -> io::Result<File> {
     let no_follow = rustix::fs::OFlags::NOFOLLOW.bits().cast_signed();
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(FILE_MODE)
-        .custom_flags(no_follow)
-        .open(path)
+    let mut options = OpenOptions::new();
+    let options = options.write(true).create(true).truncate(false).mode(FILE_MODE).custom_flags(no_follow);
+    options.open(path).map_err(|error| match rustix::io::Errno::from_io_error(&error) {
+        Some(rustix::io::Errno::LOOP) => io::Error::other("it is a symbolic link; delete it"),
+        _ => error,
+    })
 }
 
-/// Checks that a folder belongs to the user of this process. As root it would get files that the owner's
-/// process cannot open, and the owner could place links in it.
+/// Checks that a folder belongs to the user of this process, or to root, as volumes of containers do. In another
+/// user's folder root would make files that the owner's process cannot open, and the owner could place links.
 pub(super) fn check_owner(folder: &Path) -> Result<(), OpenError> {
     let metadata = std::fs::metadata(folder).map_err(folder_error("read", folder))?;
     let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
-    if owner == user { Ok(()) } else { Err(OpenError::Owner { path: folder.to_owned(), owner, user }) }
+    if may_use(owner, user) { Ok(()) } else { Err(OpenError::Owner { path: folder.to_owned(), owner, user }) }
+}
+
+const fn may_use(owner: u32, user: u32) -> bool {
+    owner == user || owner == 0
 }
 
 /// Narrows what others can get at. A folder that cannot be narrowed, because it belongs to somebody else, is told of.
@@ -183,17 +186,16 @@ mod tests {
     fn the_folder_of_another_user_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         check_owner(folder.path()).unwrap();
-        // Only root can give a folder away; anybody else finds one of root's.
-        let other = if rustix::process::geteuid().is_root() {
+        for (owner, user, allowed) in [(7, 7, true), (0, 7, true), (0, 0, true), (7, 0, false), (7, 8, false)]
+        {
+            assert_eq!(may_use(owner, user), allowed, "{owner} {user}");
+        }
+        // Only root can give a folder away.
+        if rustix::process::geteuid().is_root() {
             std::os::unix::fs::chown(folder.path(), Some(12_345), None).unwrap();
-            folder.path()
-        } else {
-            Path::new("/")
-        };
-        let refused = check_owner(other).unwrap_err().to_string();
-        assert!(
-            refused.contains("belongs to the user") && refused.contains("hint: run it as that user"),
-            "{refused}"
-        );
+            let refused = check_owner(folder.path()).unwrap_err().to_string();
+            assert!(refused.contains("belongs to the user 12345"), "{refused}");
+            assert!(refused.contains("hint: run it as that user"), "{refused}");
+        }
     }
 }

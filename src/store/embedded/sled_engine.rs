@@ -107,8 +107,10 @@ impl SledEngine {
     /// Opens or creates the database in `folder`.
     pub(super) fn open(folder: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
         create_folder(folder)?;
-        let lock = lock(folder)?;
+        check_owner(folder)?;
+        // First of all, so that nobody else can place a file.
         narrow(folder);
+        let lock = lock(folder)?;
         let ballast = folder.join("ballast");
         if free_bytes(folder).is_some_and(|free| free < BALLAST_BYTES) {
             // Opening needs space: sled writes a snapshot and zeroes segments.
