@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -27,7 +26,7 @@ use crate::config::{self, Config};
 use crate::domain::backoff::Jitter;
 use crate::http;
 use crate::http::CallbackState;
-use crate::http::api::{self, AdminState, Guard, ImportLog};
+use crate::http::api::{self, AdminState, Guard, ImportLog, Permits};
 use crate::http::public;
 use crate::lifecycle::{Failure, Lifecycle};
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
@@ -109,8 +108,9 @@ impl App {
             grace: Duration::from_millis(config.server.grace_ms),
             lifecycle,
         };
-        let admin_state = admin_state(config, &context, &callbacks, suite_platform, &app);
         let (public_limits, admin_limits) = limits(&config.server);
+        let permits = Permits::of(admin_limits.connections_max);
+        let admin_state = admin_state(config, &context, &callbacks, (suite_platform, permits), &app);
         app.serve("public listener", public, public::router(callbacks), public_limits);
         app.serve("admin listener", private, api::router(Arc::new(admin_state)), admin_limits);
         for (name, worker) in workers {
@@ -199,7 +199,7 @@ fn admin_state(
     config: &Config,
     context: &Context,
     callbacks: &CallbackState,
-    suite_platform: Arc<dyn SuitePlatform>,
+    (suite_platform, permits): (Arc<dyn SuitePlatform>, Permits),
     app: &App,
 ) -> AdminState {
     AdminState {
@@ -218,8 +218,7 @@ fn admin_state(
         sink_kinds: config.sinks.iter().map(|sink| (sink.name.clone(), sink.target.kind())).collect(),
         pages: Arc::default(),
         imports: app.imports.clone(),
-        streams: Arc::new(Semaphore::new(api::STREAMS_MAX)),
-        heavy: Arc::new(Semaphore::new(api::HEAVY_MAX)),
+        permits,
         stop: app.lifecycle.soft(),
         lifecycle: app.lifecycle.clone(),
         apps: context.apps.clone(),

@@ -149,9 +149,11 @@ impl Problem {
         }
     }
 
-    /// The body could not be read; `status` is 413, 408 or 400.
+    /// The body could not be read; `status` is 413, 408, 503 or 400.
     pub(super) fn body(status: StatusCode) -> Self {
         match status {
+            StatusCode::SERVICE_UNAVAILABLE => Self::busy("too many large bodies at once")
+                .hint("send it later, or as application/x-ndjson, which is not held in memory"),
             StatusCode::PAYLOAD_TOO_LARGE => {
                 Self::new(status, "body_too_large", "The body is too large", "the body exceeds the limit")
                     .hint("split it into several requests")

@@ -84,12 +84,14 @@ impl Redrive<'_> {
         let Quarantined { id, app, received_at, receive_id, .. } = quarantined;
         let Some(text) = self.store.quarantined_message(*id).await? else { return Ok(false) };
         let message = VerifiedMessage::from_quarantine(receive_id, text);
+        // Waits begin at this time. It is in the future if the clock was set back since.
+        let received_at = (*received_at).min(now);
         match self.becomes(app, &message, age_limit).await? {
             Becomes::Itself(payload) => self.replace(*id, app, payload, now).await,
             Becomes::ForApps(apps) => {
                 // Deduplicated for each app: what is repeated after a failure between two has no effect.
                 for (classified, app) in apps {
-                    self.append(&app, classified, &message, *received_at).await?;
+                    self.append(&app, classified, &message, received_at).await?;
                 }
                 Ok(self.store.redrive(*id, None, now).await?)
             }

@@ -181,7 +181,11 @@ impl Tokens {
                     }
                 };
                 let at = clock.now();
-                let until = at.plus_ms(pause_ms);
+                let until = match error {
+                    // With a permit there may be a token.
+                    CallError::NoPermit { retry_at, .. } => retry_at.min(at.plus_ms(pause_ms)),
+                    _ => at.plus_ms(pause_ms),
+                };
                 *state = State::Failed { error: error.clone(), at, until, epoch: current_epoch };
                 Err(error)
             }
@@ -315,6 +319,21 @@ mod tests {
         tokens.forget_failures(Some(key.name()));
         assert!(tokens.get(&key, FIRST, &ManualClock::new(now.plus_ms(250)), failing).await.is_err());
         assert_eq!(fetched.load(Ordering::SeqCst), 3);
+    }
+
+    #[tokio::test]
+    async fn a_fetch_without_a_permit_is_repeated_once_there_may_be_one() {
+        let (tokens, fetched) = (Tokens::default(), AtomicU32::new(0));
+        let now = Timestamp::from_secs(1_000);
+        let without_permit = async || {
+            fetched.fetch_add(1, Ordering::SeqCst);
+            Err(CallError::NoPermit { api: Api::GetToken, retry_at: now.plus_ms(900) })
+        };
+        for (after_ms, expected) in [(0, 1), (899, 1), (900, 2)] {
+            let clock = ManualClock::new(now.plus_ms(after_ms));
+            assert!(tokens.get(&key(), FIRST, &clock, without_permit).await.is_err());
+            assert_eq!(fetched.load(Ordering::SeqCst), expected, "after {after_ms} ms");
+        }
     }
 
     #[test]

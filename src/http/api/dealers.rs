@@ -206,7 +206,7 @@ impl AdminState {
             }
             Ok::<_, StoreError>(all)
         };
-        Ok(scan(&self.heavy, read).await??)
+        Ok(scan(&self.permits.scans, read).await??)
     }
 
     fn dealer_views(&self, rows: Vec<(AppName, DealerRow)>) -> Vec<DealerView> {

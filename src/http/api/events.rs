@@ -281,7 +281,8 @@ async fn find_set_aside(
         return state.set_aside(event_state, filter, after, limit).await;
     }
     let (owner, filter) = (state.clone(), filter.clone());
-    scan(&state.heavy, async move { owner.set_aside(event_state, &filter, after, limit).await }).await?
+    scan(&state.permits.scans, async move { owner.set_aside(event_state, &filter, after, limit).await })
+        .await?
 }
 
 impl AdminState {
@@ -363,7 +364,7 @@ pub(super) async fn list(
             } else {
                 let owner = state.clone();
                 let work = async move { owner.queued(event_state, &filter, QUEUE_SCANNED_MAX, limit).await };
-                scan(&state.heavy, work).await??
+                scan(&state.permits.scans, work).await??
             };
             Ok(Json(List { events, next: None }))
         }

@@ -47,7 +47,8 @@ pub(super) async fn show(
         return Err(Problem::bad_request("an id is 1 to 255 bytes long"));
     }
     let (store, person_id) = (state.store.clone(), id.clone());
-    let data = scan(&state.heavy, async move { store.person_data(&person_id).await }).await??;
+    let data =
+        scan(&state.permits.explanations, async move { store.person_data(&person_id).await }).await??;
     let now = state.clock.now();
     let facts = state.facts(data, now).await?;
     Ok(Json(explain(id, &facts, now)))

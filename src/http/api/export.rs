@@ -8,8 +8,9 @@ use futures_util::stream::try_unfold;
 use serde::Deserialize;
 use std::io;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
 use utoipa::IntoParams;
 
 use super::extract::{QueryParams, instant_param};
@@ -22,6 +23,11 @@ use crate::store::LinksSnapshot;
 
 /// The longest time an export may take; it holds a snapshot and a permit.
 const EXPORT_MAX: Duration = Duration::from_hours(2);
+/// The size of a part of the body, in bytes: small enough to notice how fast the client reads.
+const PART_BYTES: usize = 32 << 10;
+/// How fast a client has to read on average, in bytes a second, once it has had [`GRACE`].
+const RATE_MIN: u64 = 64 << 10;
+const GRACE: Duration = Duration::from_mins(1);
 
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
@@ -83,8 +89,33 @@ struct Export {
     state: Arc<AdminState>,
     query: ExportQuery,
     has_begun: bool,
+    /// What is rendered and not sent yet.
+    rendered: Bytes,
+    pace: Pace,
     deadline: Instant,
     _permit: OwnedSemaphorePermit,
+}
+
+/// How fast the client reads: only the time counts in which it has a part that it has not read.
+#[derive(Default)]
+struct Pace {
+    given_at: Option<Instant>,
+    waited: Duration,
+    bytes: u64,
+}
+
+impl Pace {
+    /// The client has read the last part. Returns whether it is too slow.
+    fn is_too_slow(&mut self, now: Instant) -> bool {
+        let given_at = self.given_at.take();
+        self.waited += given_at.map_or(Duration::ZERO, |given_at| now.duration_since(given_at));
+        self.waited > GRACE && self.bytes < RATE_MIN.saturating_mul(self.waited.as_secs())
+    }
+
+    fn gave(&mut self, bytes: usize, now: Instant) {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        self.given_at = Some(now);
+    }
 }
 
 impl Export {
@@ -99,6 +130,23 @@ impl Export {
     /// The next part of the body; `None` at its end. An export that cannot be completed ends as a transfer
     /// error, so that the client notices.
     async fn next(mut self) -> io::Result<Option<(Bytes, Self)>> {
+        if self.pace.is_too_slow(Instant::now()) {
+            tracing::warn!(rate_min = RATE_MIN, "an export was stopped: its client read too slowly");
+            return Err(io::Error::other("export stopped: read more slowly than 64 KiB a second"));
+        }
+        if self.rendered.is_empty() {
+            self.rendered = self.render().await?;
+        }
+        if self.rendered.is_empty() {
+            return Ok(None);
+        }
+        let part = self.rendered.split_to(PART_BYTES.min(self.rendered.len()));
+        self.pace.gave(part.len(), Instant::now());
+        Ok(Some((part, self)))
+    }
+
+    /// The rows of the next page of the snapshot that has some; empty at its end.
+    async fn render(&mut self) -> io::Result<Bytes> {
         let mut text = Vec::new();
         let csv = self.query.format == Format::Csv;
         if !self.has_begun && csv {
@@ -114,7 +162,7 @@ impl Export {
                 return Err(io::Error::other("export stopped: shutdown or time limit"));
             }
             let next = self.snapshot.next(self.state.clock.now()).await.map_err(io::Error::other)?;
-            let Some(links) = next else { return Ok(None) };
+            let Some(links) = next else { return Ok(Bytes::new()) };
             for link in links.iter().filter(|link| self.wants(link)) {
                 if csv {
                     let for_excel = self.query.bom;
@@ -126,7 +174,7 @@ impl Export {
             }
             tokio::task::yield_now().await;
         }
-        Ok(Some((text.into(), self)))
+        Ok(text.into())
     }
 }
 
@@ -213,9 +261,8 @@ pub(super) async fn export(
         Format::Ndjson => "application/x-ndjson",
         Format::Csv => "text/csv; charset=utf-8; header=present",
     };
-    let permit = state.heavy.clone().try_acquire_owned();
-    let permit =
-        permit.map_err(|_| Problem::busy("too many requests are scanning the store; try again later"))?;
+    let permit = state.permits.exports.clone().try_acquire_owned();
+    let permit = permit.map_err(|_| Problem::busy("too many exports are running; try again later"))?;
     let snapshot = state.store.snapshot().await?;
     let (feed, links) = (snapshot.feed_head(), snapshot.links());
     let export = Export {
@@ -223,6 +270,8 @@ pub(super) async fn export(
         state,
         query,
         has_begun: false,
+        rendered: Bytes::new(),
+        pace: Pace::default(),
         deadline: Instant::now() + EXPORT_MAX,
         _permit: permit,
     };
@@ -237,6 +286,26 @@ pub(super) async fn export(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_client_that_reads_slowly_for_long_is_too_slow() {
+        let begin = Instant::now();
+        let read = |parts: u32, each: Duration, ours: Duration| {
+            let (mut pace, mut now) = (Pace::default(), begin);
+            (0..parts).any(|_| {
+                pace.gave(PART_BYTES, now);
+                now += each;
+                let is_too_slow = pace.is_too_slow(now);
+                now += ours;
+                is_too_slow
+            })
+        };
+        let second = Duration::from_secs(1);
+        assert!(!read(1_000, second / 2, second * 60), "the time that we take does not count");
+        assert!(!read(60, second, Duration::ZERO), "it has a minute to begin");
+        assert!(read(62, second, Duration::ZERO));
+        assert!(read(1, second * 61, Duration::ZERO));
+    }
 
     #[test]
     fn what_a_spreadsheet_would_run_is_made_harmless() {

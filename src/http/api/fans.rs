@@ -2,6 +2,7 @@
 
 mod lines;
 pub(super) mod list;
+mod rows;
 pub(super) mod show;
 
 use axum::Json;
@@ -10,7 +11,6 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use std::time::Duration;
 use utoipa::{IntoParams, ToSchema};
 
@@ -21,10 +21,11 @@ use crate::domain::fan::{Minted, Priority};
 use crate::domain::ids::{FanKey, IdError, Openid, PendingId, Unionid};
 use crate::domain::instant::{INSTANT_FORMS, instant};
 use crate::domain::time::DAY_MS;
-use crate::http::body::read_body;
+use crate::http::body::read_large_body;
 use crate::http::problem::Problem;
 use crate::store::{NewFan, Registered};
 use lines::Lines;
+use rows::{Field, Row};
 
 /// The largest JSON body; NDJSON has no limit.
 const BODY_BYTES_MAX: usize = 16 << 20;
@@ -173,26 +174,29 @@ pub(super) async fn register(
     if content_type.to_ascii_lowercase().starts_with("application/x-ndjson") {
         let mut lines = Lines::new(body, BODY_TIMEOUT);
         while let Some((line, text)) = lines.next().await.map_err(Problem::body)? {
-            let row =
-                text.and_then(|text| serde_json::from_slice(&text).map_err(|e| format!("not JSON: {e}")));
+            let row = text.as_deref().map_err(Clone::clone).and_then(Row::parse);
             if let Err(problem) = registration.add(line, row).await {
                 lines.drain().await;
                 return Err(problem);
             }
         }
     } else {
-        let body = read_body(body, BODY_BYTES_MAX, BODY_TIMEOUT).await.map_err(Problem::body)?;
-        let value = serde_json::from_slice(&body).map_err(|e| {
+        let room = &state.permits.large_bodies;
+        let (text, _room) =
+            read_large_body(body, BODY_BYTES_MAX, BODY_TIMEOUT, room).await.map_err(Problem::body)?;
+        let body = rows::Body::of(&text).map_err(|e| {
             Problem::bad_request(format!("the body is not JSON: {e}"))
                 .hint("send one object, an array, or lines with Content-Type: application/x-ndjson")
         })?;
-        match value {
-            Value::Array(rows) => {
+        match body {
+            rows::Body::One(fan) => {
+                return Ok(accepted(registration.register_only(Row::parse(fan)).await?));
+            }
+            rows::Body::Several(rows) => {
                 for (line, row) in (1..).zip(rows) {
-                    registration.add(line, Ok(row)).await?;
+                    registration.add(line, Row::parse(row)).await?;
                 }
             }
-            fan => return Ok(accepted(registration.register_only(fan).await?)),
         }
     }
     Ok(accepted(registration.finish().await?))
@@ -219,7 +223,7 @@ struct Registration<'a> {
 }
 
 impl Registration<'_> {
-    async fn add(&mut self, line: u64, row: Result<Value, String>) -> Result<(), Problem> {
+    async fn add(&mut self, line: u64, row: Result<Row<'_>, String>) -> Result<(), Problem> {
         let default_priority = if line <= LIVE_ROWS_MAX { Priority::Live } else { Priority::Bulk };
         let priority = self.priority.unwrap_or(default_priority);
         self.is_import |= priority == Priority::Bulk || line > LIVE_ROWS_MAX;
@@ -252,10 +256,11 @@ impl Registration<'_> {
     }
 
     /// Registers the only fan of a request.
-    async fn register_only(mut self, fan: Value) -> Result<RegisterResult, Problem> {
+    async fn register_only(mut self, fan: Result<Row<'_>, String>) -> Result<RegisterResult, Problem> {
         let state = self.state;
-        let app = state.app(fan.get("app").and_then(Value::as_str));
-        self.add(1, Ok(fan)).await?;
+        let named = fan.as_ref().ok().and_then(|fan| fan.app.text("app").ok().flatten());
+        let app = state.app(named);
+        self.add(1, fan).await?;
         // One fan is no import, whatever its priority.
         self.is_import = false;
         let mut result = self.finish().await?;
@@ -279,25 +284,21 @@ impl Registration<'_> {
 
 impl AdminState {
     /// The fan in a row, or why the row is rejected.
-    fn parse_row(&self, row: &Value, priority: Priority) -> Result<NewFan, String> {
-        let text = |name: &str| match row.get(name) {
-            None | Some(Value::Null) => Ok(None),
-            Some(Value::String(text)) => Ok(Some(text.as_str())),
-            Some(_) => Err(format!("{name} is not text")),
-        };
-        if !row.is_object() {
-            return Err("not an object".to_owned());
-        }
-        let app = self.app(text("app")?)?;
+    fn parse_row(&self, row: &Row<'_>, priority: Priority) -> Result<NewFan, String> {
+        let app = self.app(row.app.text("app")?)?;
         let invalid = |name: &'static str, error: IdError| format!("{name} {error}");
-        let required = |name: &'static str| text(name)?.ok_or_else(|| format!("{name} is missing"));
-        let unionid = Unionid::from_input(required("unionid")?).map_err(|e| invalid("unionid", e))?;
-        let openid = Openid::from_input(required("openid")?).map_err(|e| invalid("openid", e))?;
+        let required = |name: &'static str, field: &Field<'_>| {
+            field.text(name)?.map(str::to_owned).ok_or_else(|| format!("{name} is missing"))
+        };
+        let unionid = required("unionid", &row.unionid)?;
+        let unionid = Unionid::from_input(&unionid).map_err(|e| invalid("unionid", e))?;
+        let openid = required("openid", &row.openid)?;
+        let openid = Openid::from_input(&openid).map_err(|e| invalid("openid", e))?;
         let ask_existing = self.apps.get(&app).is_some_and(|rules| rules.existing_customers);
         let now = self.clock.now();
-        let minted_at = match row.get("minted_at") {
-            Some(Value::Number(number)) => Some(number.to_string()),
-            _ => text("minted_at")?.map(str::to_owned),
+        let minted_at = match &row.minted_at {
+            Field::Number(number) => Some(number.as_str()),
+            field => field.text("minted_at")?,
         };
         let minted_at = minted_at
             .map(|text| {
@@ -307,8 +308,8 @@ impl AdminState {
         if minted_at.is_some_and(|at| at > now.plus_ms(DAY_MS)) {
             return Err("minted_at is in the future".to_owned());
         }
-        let pending_id =
-            text("pending_id")?.map(PendingId::new).transpose().map_err(|e| invalid("pending_id", e))?;
+        let pending_id = row.pending_id.text("pending_id")?.map(PendingId::new).transpose();
+        let pending_id = pending_id.map_err(|e| invalid("pending_id", e))?;
         let minted = pending_id.map(|pending_id| Minted::imported(pending_id, minted_at, now));
         let key = FanKey { app, unionid };
         Ok(NewFan { key, openid, ask_existing, priority, minted, retry_rejected: false })

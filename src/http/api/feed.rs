@@ -87,6 +87,12 @@ pub(super) async fn feed(
     let limit = limit.unwrap_or(ENTRIES_DEFAULT).clamp(1, ENTRIES_MAX);
     let wait = wait.as_deref().map_or(Some(Duration::ZERO), duration);
     let wait = wait.ok_or_else(|| Problem::bad_request("wait is not a duration such as 30s or 500ms"))?;
+    let _permit = if wait.is_zero() {
+        None
+    } else {
+        let permit = state.permits.polls.try_acquire();
+        Some(permit.map_err(|_| Problem::busy("too many long polls are waiting; try again later"))?)
+    };
     let deadline = tokio::time::Instant::now() + wait.min(WAIT_MAX);
     let mut head = state.store.feed_head();
     let after = after.unwrap_or_else(|| state.store.counts().feed_pruned);
@@ -190,7 +196,7 @@ pub(super) async fn stream(
     QueryParams(StreamQuery { after }): QueryParams<StreamQuery>,
 ) -> Result<Response, Problem> {
     let after = last_event_id(&headers)?.or(after).unwrap_or_else(|| state.store.counts().feed_pruned);
-    let permit = state.streams.clone().try_acquire_owned();
+    let permit = state.permits.streams.clone().try_acquire_owned();
     let permit = permit.map_err(|_| Problem::busy("too many streams are open; try again later"))?;
     // A pruned position is answered 410 before the stream begins.
     state.store.feed(after, 1, state.clock.now()).await?;

@@ -79,7 +79,8 @@ pub(super) async fn forget(State(state): Shared, body: Body) -> Result<Json<Rece
         return Err(Problem::bad_request(format!("request is longer than {REQUEST_CHARS_MAX} characters")));
     }
     let (store, now) = (state.store.clone(), state.clock.now());
-    let receipt = scan(&state.heavy, async move { store.forget(&person, request, now).await }).await??;
+    let receipt =
+        scan(&state.permits.erasures, async move { store.forget(&person, request, now).await }).await??;
     state.pages.clear().await;
     tracing::info!(receipt = %receipt.id, "a person was forgotten");
     Ok(Json(receipt.into()))

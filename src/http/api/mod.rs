@@ -38,7 +38,7 @@ use super::problem::Problem;
 pub use guard::Guard;
 pub use import_log::ImportLog;
 pub use pages::Pages;
-pub use state::{AdminState, HEAVY_MAX, STREAMS_MAX};
+pub use state::{AdminState, Permits};
 
 /// The admin listener's router.
 pub fn router(state: Arc<AdminState>) -> Router {

@@ -61,19 +61,19 @@ pub(super) struct Answer {
 pub(super) async fn resume(State(state): Shared, body: Body) -> Result<Json<Answer>, Problem> {
     let Resume { app, corp_id } = optional_json(body).await?;
     let corp_id = corp_id.map(CorpId::new).transpose().map_err(invalid_id("corp_id"))?;
-    let heavy = state.heavy.clone();
+    let scans = state.permits.scans.clone();
     let suite = app.as_ref().and_then(|name| AppName::new(name).ok());
     let resumed = match suite.filter(|name| state.apps.suite(name).is_some()) {
         Some(_) if corp_id.is_some() => {
             return Err(Problem::bad_request("corp_id goes with an app, not with a suite"));
         }
-        Some(suite) => scan(&heavy, async move { state.resume_suite(&suite).await }).await??,
+        Some(suite) => scan(&scans, async move { state.resume_suite(&suite).await }).await??,
         None => {
             let app = app.map(|app| state.app(Some(&app))).transpose().map_err(|error| {
                 let hint = "use the name of an [[apps]] or [[suites]] section of the configuration";
                 Problem::not_found(error).hint(hint)
             })?;
-            scan(&heavy, async move { state.resume(app, corp_id).await }).await??
+            scan(&scans, async move { state.resume(app, corp_id).await }).await??
         }
     };
     Ok(Json(Answer { resumed }))

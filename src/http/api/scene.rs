@@ -12,11 +12,10 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use secrecy::{ExposeSecret as _, SecretString};
 use serde_json::Value;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use super::guard::Guard;
-use super::state::{AdminState, HEAVY_MAX, STREAMS_MAX};
+use super::state::{AdminState, Permits};
 use crate::at_rest::{Purpose, Sealer};
 use crate::clock::ManualClock;
 use crate::domain::authorization::{Agent, Granted, SharedFrom};
@@ -173,8 +172,7 @@ impl Scene {
             sink_kinds: BTreeMap::new(),
             pages: Arc::default(),
             imports: Arc::default(),
-            streams: Arc::new(Semaphore::new(STREAMS_MAX)),
-            heavy: Arc::new(Semaphore::new(HEAVY_MAX)),
+            permits: Permits::of(64),
             lifecycle: Lifecycle::new(stop.clone()),
             stop,
             apps,

@@ -32,12 +32,53 @@ use crate::worker::directory::Directory;
 use crate::worker::optional_calls::OptionalCalls;
 use crate::worker::sink_status::SinkRegistry;
 
-/// Streams of the feed open at the same time.
-pub const STREAMS_MAX: usize = 1_000;
-/// Requests that scan the store at the same time.
-pub const HEAVY_MAX: usize = 4;
+/// Streams of the feed open at the same time; also long polls.
+const STREAMS_MAX: usize = 1_000;
+/// Exports at the same time.
+const EXPORTS_MAX: usize = 4;
+/// Requests of one kind that scan the store at the same time.
+const SCANS_MAX: usize = 4;
 /// How long such a request waits for a permit.
-const HEAVY_WAIT: Duration = Duration::from_secs(20);
+const SCAN_WAIT: Duration = Duration::from_secs(20);
+/// The memory of all large bodies, in megabytes.
+const LARGE_BODIES_MB: usize = 64;
+
+/// Permits that bound how much is done at the same time. Each kind has its own, so that clients that read
+/// slowly, or many, keep no other kind waiting.
+pub struct Permits {
+    /// For streams of the feed.
+    pub(super) streams: Arc<Semaphore>,
+    /// For long polls of the feed.
+    pub(super) polls: Arc<Semaphore>,
+    /// For exports.
+    pub(super) exports: Arc<Semaphore>,
+    /// For erasures.
+    pub(super) erasures: Arc<Semaphore>,
+    /// For explanations.
+    pub(super) explanations: Arc<Semaphore>,
+    /// For other requests that scan the store.
+    pub(super) scans: Arc<Semaphore>,
+    /// For bodies that are held in memory, in megabytes.
+    pub(super) large_bodies: Arc<Semaphore>,
+}
+
+impl Permits {
+    /// The permits of a listener with this many connections. An eighth of them is left to requests that are
+    /// answered at once, such as health checks.
+    #[must_use]
+    pub fn of(connections: usize) -> Self {
+        let permits = |count| Arc::new(Semaphore::new(count));
+        Self {
+            streams: permits(STREAMS_MAX.min(connections / 2)),
+            polls: permits(STREAMS_MAX.min(connections / 2 - connections / 8)),
+            exports: permits(EXPORTS_MAX),
+            erasures: permits(SCANS_MAX),
+            explanations: permits(SCANS_MAX),
+            scans: permits(SCANS_MAX),
+            large_bodies: permits(LARGE_BODIES_MB),
+        }
+    }
+}
 
 /// The state that the handlers share.
 pub struct AdminState {
@@ -71,10 +112,8 @@ pub struct AdminState {
     pub pages: Arc<Pages>,
     /// Logs imports of fans.
     pub imports: Arc<ImportLog>,
-    /// Permits for streams of the feed.
-    pub streams: Arc<Semaphore>,
-    /// Permits for requests that scan the store.
-    pub heavy: Arc<Semaphore>,
+    /// The permits of expensive requests.
+    pub permits: Permits,
     /// Cancelled when long polls and streams have to end.
     pub stop: CancellationToken,
     /// The configured apps.
@@ -116,13 +155,13 @@ impl AdminState {
 }
 
 /// Runs work that scans the store on a blocking thread, so that it delays no other request: at most
-/// [`HEAVY_MAX`] at a time. The work itself holds the permit: it runs to its end even if the client gives up,
+/// [`SCANS_MAX`] of a kind at a time. The work itself holds the permit: it runs to its end even if the client gives up,
 /// and a client that retries must not start ever more scans.
 pub(super) async fn scan<T: Send + 'static>(
-    heavy: &Arc<Semaphore>,
+    permits: &Arc<Semaphore>,
     work: impl Future<Output = T> + Send + 'static,
 ) -> Result<T, Problem> {
-    let permit = tokio::time::timeout(HEAVY_WAIT, heavy.clone().acquire_owned()).await;
+    let permit = tokio::time::timeout(SCAN_WAIT, permits.clone().acquire_owned()).await;
     let Ok(Ok(permit)) = permit else {
         return Err(Problem::busy("too many requests are scanning the store; try again later"));
     };
@@ -147,24 +186,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_scan_holds_its_permit_to_its_end_even_if_the_client_gives_up() {
-        let heavy = Arc::new(Semaphore::new(1));
+        let permits = Arc::new(Semaphore::new(1));
         let (finish, finished) = tokio::sync::oneshot::channel::<()>();
         let (begin, started) = tokio::sync::oneshot::channel();
         let request = tokio::spawn({
-            let heavy = heavy.clone();
+            let permits = permits.clone();
             async move {
                 let work = async move {
                     let _ = begin.send(());
                     finished.await
                 };
-                scan(&heavy, work).await.map(|_| ())
+                scan(&permits, work).await.map(|_| ())
             }
         });
         started.await.unwrap();
         request.abort();
         assert!(request.await.unwrap_err().is_cancelled());
-        assert_eq!(heavy.available_permits(), 0, "the scan still runs");
+        assert_eq!(permits.available_permits(), 0, "the scan still runs");
         finish.send(()).unwrap();
-        let _permit = heavy.acquire().await.unwrap();
+        let _permit = permits.acquire().await.unwrap();
     }
 }

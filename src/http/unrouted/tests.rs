@@ -34,6 +34,20 @@ async fn what_came_before_the_authorisation_goes_on_with_the_time_it_was_receive
 }
 
 #[tokio::test]
+async fn what_was_received_before_the_clock_was_set_back_is_not_from_the_future() {
+    let scene = Scene::new();
+    scene.receive("agency", SUITE_ID, &added("wpD1", 1)).await;
+    scene.receive("second", "wpB", &added("wpB", 2)).await;
+    scene.clock.advance_ms(-86_400_000);
+    scene.authorize(&[("agency", "wpA", None), ("agency", "wpB", None), ("agency", "wpD1", Some("wpA"))]);
+    assert_eq!(redriven(&scene).await, 2);
+    for row in scene.store.events(EventState::Waiting, EventId(0), 9).await.unwrap() {
+        let EventRow::Inbox(event) = row else { panic!("{row:?}") };
+        assert_eq!(event.received_at, NOW.plus_ms(-86_400_000));
+    }
+}
+
+#[tokio::test]
 async fn a_dealer_that_two_brands_list_reaches_both_once_and_only_unrouted_messages_are_redriven() {
     let scene = Scene::new();
     scene.authorize(&[("agency", "wpA", None), ("agency", "wpB", None)]);

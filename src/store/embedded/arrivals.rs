@@ -108,6 +108,7 @@ pub(super) fn redrive(
             }
             match becomes {
                 Some(Payload::Event(event)) => {
+                    let received_at = received_at.min(now);
                     let event =
                         InboxEvent { id, app, received_at, due_at: now, attempts: 0, failure: None, event };
                     enqueue(txn, &event)?;

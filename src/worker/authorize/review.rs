@@ -29,6 +29,8 @@ use crate::wecom::{Api, AuthInfo, CallError, Class};
 const AT_ONCE: usize = 4;
 /// How often an inferred cancellation, and permissions that could not be read, are read again.
 const DAILY: Duration = Duration::from_hours(24);
+/// The shortest wait for the end of a call limit.
+const AGAIN_MIN: Duration = Duration::from_secs(1);
 /// The permission without which no customer can be read (客户基础信息).
 pub(super) const READ_CUSTOMERS: &str = "externalcontact:base:base";
 
@@ -211,7 +213,7 @@ impl Reviews {
         let now = self.calls.context.now();
         let backoff = match error.class() {
             Class::Rate => {
-                let until = Instant::now() + until(now, limit_ends_at(error, now));
+                let until = Instant::now() + until(now, limit_ends_at(error, now)).max(AGAIN_MIN);
                 let wait = Wait { of: version(key, record), failures: 0, until };
                 lock(&self.waits).insert(key.clone(), wait);
                 return;

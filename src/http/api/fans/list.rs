@@ -77,8 +77,8 @@ pub(in super::super) async fn list(
     let mut fans = Vec::new();
     loop {
         let (store, filter, room) = (state.store.clone(), filter.clone(), limit - fans.len());
-        let page =
-            scan(&state.heavy, async move { store.list_fans(&filter, from, room, now).await }).await??;
+        let page = scan(&state.permits.scans, async move { store.list_fans(&filter, from, room, now).await })
+            .await??;
         fans.extend(page.fans.iter().map(|(key, fan)| FanView::new(key, fan, now)));
         match page.next {
             Some(next) if fans.len() < limit && Instant::now() < ends_at => from = next,
