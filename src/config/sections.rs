@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::folder;
 use super::reader::{Section, Severity};
-use super::secret::{self, Address, Secret};
+use super::secret::{self, Secret};
+use crate::telemetry::address::Address;
 use crate::telemetry::logs::{self, Format};
 
 /// `[server]`: the public listener.
@@ -126,8 +127,7 @@ impl Store {
 /// `[wecom]`: how WeCom is reached.
 #[derive(Debug, Clone, Serialize)]
 pub struct Wecom {
-    /// Without a slash at the end.
-    pub(crate) api_base: String,
+    pub(crate) api_base: Address,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) proxy: Option<Address>,
     pub(crate) connect_timeout_ms: u64,
@@ -138,14 +138,9 @@ pub struct Wecom {
 impl Wecom {
     pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
         let schemes = &["http", "https"];
-        let api_base = Address::read(section, "api_base", schemes, "https://qyapi.weixin.qq.com")?;
-        let proxy = Address::read(section, "proxy", schemes, "http://proxy.example.com:3128");
-        if section.overridden("proxy").is_none() && proxy.as_ref().is_some_and(Address::has_login) {
-            section.reading.holds_a_secret.set(true);
-        }
         Some(Self {
-            api_base: api_base.0.as_str().trim_end_matches('/').to_owned(),
-            proxy,
+            api_base: secret::address(section, "api_base", schemes, "https://qyapi.weixin.qq.com")?,
+            proxy: secret::address(section, "proxy", schemes, "http://proxy.example.com:3128"),
             connect_timeout_ms: section.number("connect_timeout_ms", 10..=10_000)?,
             // At most `quota::FLIGHT_MS`: the ledger relies on WeCom having counted every call by then.
             timeout_ms: section.number("timeout_ms", 10..=10_000)?,

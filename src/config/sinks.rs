@@ -15,12 +15,13 @@ use serde::{Deserialize, Serialize};
 use strum::{EnumDiscriminants, IntoStaticStr};
 
 use super::reader::{Invalid, Section};
-use super::secret::{self, Address, Secret};
+use super::secret::{self, Secret};
 use super::sections::unique_name;
 use crate::domain::ids::SinkName;
 use crate::sink::nats::{are_credentials, is_subject};
 use crate::sink::webhook::{SigningKey, certificates, is_ours, names_private_address};
 use crate::store::Start;
+use crate::telemetry::address::Address;
 
 /// One of `[[sinks]]`.
 #[derive(Debug, Clone, Serialize)]
@@ -235,7 +236,7 @@ impl FileTarget {
 
 fn url(section: &mut Section<'_>, schemes: &[&str], example: &str) -> Option<Address> {
     section.require("url", &format!("write {example}"));
-    Address::read(section, "url", schemes, example)
+    secret::address(section, "url", schemes, example)
 }
 
 fn ca_file(section: &mut Section<'_>) -> Option<PathBuf> {

@@ -10,16 +10,17 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use super::error::Transport;
+use crate::telemetry::address::Address;
 
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// The settings of the connection to WeCom.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
-    /// Scheme and host of the API, without a trailing slash.
-    pub api_base: String,
+    /// The URL before the paths of the API.
+    pub api_base: Address,
     /// The URL of an HTTP proxy; without one the connection is direct: environment variables are ignored.
-    pub proxy: Option<String>,
+    pub proxy: Option<Address>,
     /// Time-out for connecting.
     pub connect_timeout: Duration,
     /// Time-out for a whole call, connecting included.
@@ -50,6 +51,7 @@ pub trait Wire: Send + Sync + 'static {
 /// Requests over HTTPS.
 pub struct Https {
     http: reqwest::Client,
+    /// Without a slash at the end.
     api_base: String,
 }
 
@@ -68,9 +70,10 @@ impl Https {
             .user_agent(concat!("unionlink/", env!("CARGO_PKG_VERSION")))
             .no_proxy();
         if let Some(proxy) = &settings.proxy {
-            builder = builder.proxy(reqwest::Proxy::all(proxy).map_err(ClientError)?);
+            builder = builder.proxy(reqwest::Proxy::all(proxy.0.clone()).map_err(ClientError)?);
         }
-        Ok(Self { http: builder.build().map_err(ClientError)?, api_base: settings.api_base.clone() })
+        let api_base = settings.api_base.0.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { http: builder.build().map_err(ClientError)?, api_base })
     }
 }
 

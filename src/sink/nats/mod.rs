@@ -25,6 +25,7 @@ use tokio::sync::watch;
 
 use super::{DeliveryError, Retry, Sink};
 use crate::domain::link::FeedEntry;
+use crate::telemetry::address::Address;
 
 /// Time-out for connecting, and for each acknowledgement.
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -40,7 +41,7 @@ const BATCH_MAX: usize = 32;
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// `nats://host:port` or `tls://host:port`.
-    pub url: String,
+    pub url: Address,
     /// The subject of the messages.
     pub subject: String,
     /// How to authenticate.
@@ -178,7 +179,7 @@ impl Nats {
             Some(path) => options.add_root_certificates(path.clone()),
             None => options,
         };
-        let connecting = tokio::time::timeout(WAIT_MAX, options.connect(&self.settings.url)).await;
+        let connecting = tokio::time::timeout(WAIT_MAX, options.connect(self.settings.url.0.as_str())).await;
         match connecting {
             Ok(Ok(client)) => {
                 let mut jetstream = async_nats::jetstream::new(client);

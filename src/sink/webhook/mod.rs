@@ -16,8 +16,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use reqwest::Certificate;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Certificate, Url};
 use serde::Serialize;
 
 pub use reach::names_private_address;
@@ -27,6 +27,7 @@ pub use signing::{SecretError, SigningKey};
 use super::{DeliveryError, Retry, Sink};
 use crate::clock::Clock;
 use crate::domain::link::FeedEntry;
+use crate::telemetry::address::Address;
 
 /// How much of a response's body is read, and for how long, so that its connection can be reused.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -40,7 +41,7 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The receiver's URL.
-    pub url: Url,
+    pub url: Address,
     /// The key that signs.
     pub key: SigningKey,
     /// A second key that signs too, while a receiver changes from one secret to the next.
@@ -118,7 +119,7 @@ impl Webhook {
     ) -> Result<Self, WebhookError> {
         // Fails if the provider is installed already, by another client of this process: the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let private = settings.private_addresses || names_private_address(&settings.url);
+        let private = settings.private_addresses || names_private_address(&settings.url.0);
         let names = if private { names } else { Arc::new(PublicOnly(names)) };
         let http = reqwest::Client::builder()
             .timeout(settings.timeout)
@@ -150,7 +151,7 @@ impl Webhook {
         let signed = self.signed(&id, &body);
         let headers =
             signed.map_err(|_| (Retry::Backoff, "an entry's id cannot be sent in a header".to_owned()))?;
-        let request = self.http.post(self.settings.url.clone()).headers(headers).body(body);
+        let request = self.http.post(self.settings.url.0.clone()).headers(headers).body(body);
         let mut response =
             request.send().await.map_err(|error| (Retry::Backoff, answer::no_response(&error)))?;
         let verdict = answer::verdict(response.status(), response.headers(), self.clock.now());

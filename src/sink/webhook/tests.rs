@@ -9,6 +9,7 @@ use axum::body::Bytes;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -88,7 +89,7 @@ impl Receiver {
 
 fn settings(url: Url) -> Settings {
     Settings {
-        url,
+        url: Address(url),
         key: SigningKey::parse(SECRET).unwrap(),
         previous_key: None,
         headers: HeaderMap::new(),
