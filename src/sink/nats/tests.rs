@@ -1,5 +1,7 @@
 //! The NATS sink against a real server with JetStream, started and killed by the test.
 
+mod tls;
+
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -14,6 +16,7 @@ use tokio::process::{Child, Command};
 use super::*;
 use crate::sink::peers::peer;
 use crate::sink::sample::entries;
+use crate::telemetry::address::Address;
 
 const SUBJECT: &str = "unionlink.links";
 const WAIT_MAX: Duration = Duration::from_secs(30);
