@@ -1,20 +1,30 @@
-//! Connects to the NATS server, with TLS where it is required.
+//! Connects to the NATS server: with `tls://` or `ca_file` only with TLS, otherwise without TLS to private
+//! addresses only.
 //!
-//! What a server sends before TLS is not authenticated, so nothing is decided from it: servers that it
-//! announces are not connected to, and it cannot talk the client out of TLS.
+//! What a server sends before TLS is not authenticated, so it decides nothing: servers that it announces are
+//! not connected to, and where TLS is required it cannot prevent it.
 //!
 //! Deliberately absent: publishing, and when to connect again.
 
 use std::error::Error;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use async_nats::connection::State;
 use async_nats::jetstream::Context;
-use async_nats::{ConnectError, ConnectErrorKind, ConnectOptions, Event};
+use async_nats::{ConnectError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ToServerAddrs};
+use reqwest::Url;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 
 use super::settings::{Login, Settings};
+use crate::reach::PublicAddress;
+
+/// Reconnects of a client that connects to resolved addresses, within about half a minute. The next client
+/// resolves the name again.
+const RESOLVED_RECONNECTS_MAX: usize = 20;
+
+const PORT: u16 = 4222;
 
 /// Time-out for connecting, and for each acknowledgement.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -70,33 +80,77 @@ struct Failure {
 enum Cause {
     /// The server sent something else in place of a TLS handshake.
     NoTls,
+    /// The TLS handshake failed otherwise: the server's certificate is not trusted, or is for another name.
+    Tls,
     /// The login is refused or cannot be read.
     Login,
     Other,
 }
 
-/// A new client that is connected, and reconnects up to `reconnects_max` times by itself; or the reason, for
-/// an operator.
-pub(super) async fn connect(settings: &Settings, reconnects_max: usize) -> Result<Connection, String> {
+/// Returns a new client that is connected, and reconnects up to `reconnects_max` times by itself; or the
+/// reason, for an operator. `is_private` decides which addresses are connected to without TLS.
+pub(super) async fn connect(
+    settings: &Settings,
+    reconnects_max: usize,
+    is_private: fn(IpAddr) -> bool,
+) -> Result<Connection, String> {
     // Fails if the provider is installed already, by another client of this process: the same one.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let attempt = |tls| attempt(settings, reconnects_max, tls);
     let connected = if settings.require_tls() {
-        match attempt(Tls::BeforeGreeting).await {
-            // Most servers greet first. Of several addresses, any may, and only the last error is known.
-            Err(first) if first.cause != Cause::Login => {
-                let second = attempt(Tls::AfterGreeting).await;
-                second.map_err(|second| if first.cause == Cause::NoTls { second } else { first })
-            }
-            done => done,
-        }
+        with_tls(settings, reconnects_max).await
     } else {
-        attempt(Tls::IfRequired).await
+        by_address(settings, reconnects_max, is_private).await
     };
     connected.map_err(|failure| failure.reason)
 }
 
-async fn attempt(settings: &Settings, reconnects_max: usize, tls: Tls) -> Result<Connection, Failure> {
+async fn with_tls(settings: &Settings, reconnects_max: usize) -> Result<Connection, Failure> {
+    let url = settings.url.0.as_str();
+    match attempt(settings, reconnects_max, Tls::BeforeGreeting, url).await {
+        // Most servers greet first. Of several addresses, any may, and only the last error is known.
+        Err(first) if first.cause != Cause::Login => {
+            let second = attempt(settings, reconnects_max, Tls::AfterGreeting, url).await;
+            second.map_err(|second| if first.cause == Cause::NoTls { second } else { first })
+        }
+        done => done,
+    }
+}
+
+/// Connects to the private addresses of the host, without TLS if the server does not require it; with TLS to
+/// a host that has none.
+async fn by_address(
+    settings: &Settings,
+    reconnects_max: usize,
+    is_private: fn(IpAddr) -> bool,
+) -> Result<Connection, Failure> {
+    let private = private_servers(&settings.url.0, is_private).await?;
+    if !private.is_empty() {
+        let reconnects_max = reconnects_max.min(RESOLVED_RECONNECTS_MAX);
+        match attempt(settings, reconnects_max, Tls::IfRequired, private).await {
+            // The server requires TLS, and its certificate is for the name.
+            Err(failure) if failure.cause == Cause::Tls => {}
+            done => return done,
+        }
+    }
+    attempt(settings, reconnects_max, Tls::AfterGreeting, settings.url.0.as_str()).await
+}
+
+/// The private addresses of the host in `url`.
+async fn private_servers(url: &Url, is_private: fn(IpAddr) -> bool) -> Result<Vec<ServerAddr>, Failure> {
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
+    let resolving = tokio::net::lookup_host((host, url.port().unwrap_or(PORT)));
+    let resolved = tokio::time::timeout(WAIT_MAX, resolving).await.unwrap_or_else(|late| Err(late.into()));
+    let addresses = resolved.map_err(|error| unresolved(&format!(": {error}")))?;
+    let private = addresses.filter(|address| is_private(address.ip()));
+    Ok(private.filter_map(|address| format!("nats://{address}").parse().ok()).collect())
+}
+
+async fn attempt(
+    settings: &Settings,
+    reconnects_max: usize,
+    tls: Tls,
+    servers: impl ToServerAddrs,
+) -> Result<Connection, Failure> {
     let (sender, events) = watch::channel(None);
     let options = login(&settings.login)
         .await?
@@ -125,14 +179,14 @@ async fn attempt(settings: &Settings, reconnects_max: usize, tls: Tls) -> Result
         Some(path) => options.add_root_certificates(path.clone()),
         None => options,
     };
-    let connecting = tokio::time::timeout(WAIT_MAX, options.connect(settings.url.0.as_str())).await;
+    let connecting = tokio::time::timeout(WAIT_MAX, options.connect(servers)).await;
     match connecting.unwrap_or_else(|_| Err(ConnectErrorKind::TimedOut.into())) {
         Ok(client) => {
             let mut jetstream = async_nats::jetstream::new(client);
             jetstream.set_timeout(WAIT_MAX);
             Ok(Connection { jetstream, events })
         }
-        Err(error) => Err(failure(&error)),
+        Err(error) => Err(failure(&error, settings)),
     }
 }
 
@@ -152,39 +206,46 @@ async fn login(login: &Login) -> Result<ConnectOptions, Failure> {
     })
 }
 
-fn failure(error: &ConnectError) -> Failure {
-    if offers_no_tls(error) {
-        let reason = "the NATS server offers no TLS, which tls:// and ca_file require".to_owned();
+fn unresolved(why: &str) -> Failure {
+    Failure { cause: Cause::Other, reason: format!("the NATS server's name cannot be resolved{why}") }
+}
+
+fn failure(error: &ConnectError, settings: &Settings) -> Failure {
+    let tls_error = tls_error(error);
+    if let Some(rustls::Error::InvalidMessage(_)) = tls_error {
+        let reason = if settings.require_tls() {
+            "the NATS server offers no TLS, which tls:// and ca_file require".to_owned()
+        } else {
+            format!("{PublicAddress}, and the NATS server offers no TLS")
+        };
         return Failure { cause: Cause::NoTls, reason };
     }
+    let other = if tls_error.is_some() { Cause::Tls } else { Cause::Other };
     let deepest = std::iter::successors(error.source(), |cause| (*cause).source()).last();
     let deepest = deepest.map(|cause| format!(": {cause}")).unwrap_or_default();
     let (cause, reason) = match error.kind() {
-        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => (
-            Cause::Login,
-            "the NATS server refuses the login; check token, user and password, or credentials_file"
-                .to_owned(),
-        ),
-        ConnectErrorKind::Dns => {
-            (Cause::Other, format!("the NATS server's name cannot be resolved{deepest}"))
+        ConnectErrorKind::Authentication | ConnectErrorKind::AuthorizationViolation => {
+            let checks = "check token, user and password, or credentials_file";
+            (Cause::Login, format!("the NATS server refuses the login; {checks}"))
         }
+        ConnectErrorKind::Dns => return unresolved(&deepest),
         ConnectErrorKind::Tls => {
-            (Cause::Other, format!("no TLS connection to the NATS server; check ca_file{deepest}"))
+            (other, format!("no TLS connection to the NATS server; check ca_file{deepest}"))
         }
         ConnectErrorKind::TimedOut => {
-            (Cause::Other, format!("the NATS server did not answer within {} s", WAIT_MAX.as_secs()))
+            (other, format!("the NATS server did not answer within {} s", WAIT_MAX.as_secs()))
         }
-        ConnectErrorKind::ServerParse => (Cause::Other, "the url is not that of a NATS server".to_owned()),
+        ConnectErrorKind::ServerParse => (other, "the url is not that of a NATS server".to_owned()),
         ConnectErrorKind::Io | ConnectErrorKind::MaxReconnects => {
-            (Cause::Other, format!("no connection to the NATS server{deepest}"))
+            (other, format!("no connection to the NATS server{deepest}"))
         }
     };
     Failure { cause, reason }
 }
 
-/// Whether the server answered the TLS handshake with something that is not TLS, such as its greeting.
-fn offers_no_tls(error: &ConnectError) -> bool {
-    let io = error.source().and_then(|source| source.downcast_ref::<std::io::Error>());
-    let tls = io.and_then(std::io::Error::get_ref).and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    matches!(tls, Some(rustls::Error::InvalidMessage(_)))
+/// The error of the TLS handshake: `InvalidMessage` if the server sent something that is not TLS, such as its
+/// greeting.
+fn tls_error(error: &ConnectError) -> Option<&rustls::Error> {
+    let io = error.source()?.downcast_ref::<std::io::Error>()?;
+    io.get_ref()?.downcast_ref::<rustls::Error>()
 }

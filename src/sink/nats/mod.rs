@@ -13,6 +13,7 @@ mod settings;
 mod tests;
 
 use std::error::Error;
+use std::net::IpAddr;
 
 use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
@@ -23,6 +24,7 @@ pub use settings::{Login, Settings, are_credentials, is_subject};
 
 use super::{DeliveryError, Retry, Sink};
 use crate::domain::link::FeedEntry;
+use crate::reach::is_private;
 
 /// Reconnects that the client tries by itself, within about five minutes. After them the sink builds a new
 /// client, which reads the credentials file again.
@@ -35,6 +37,8 @@ const BATCH_MAX: usize = 32;
 pub struct Nats {
     settings: Settings,
     reconnects_max: usize,
+    /// Which addresses are connected to without TLS.
+    is_private: fn(IpAddr) -> bool,
     connection: Option<Connection>,
 }
 
@@ -42,7 +46,7 @@ impl Nats {
     /// A sink for one subject. The connection is made by the first delivery.
     #[must_use]
     pub const fn new(settings: Settings) -> Self {
-        Self { settings, reconnects_max: RECONNECTS_MAX, connection: None }
+        Self { settings, reconnects_max: RECONNECTS_MAX, is_private, connection: None }
     }
 
     async fn publish(&mut self, entry: &FeedEntry) -> Result<(), String> {
@@ -73,12 +77,12 @@ impl Nats {
     async fn connected(&mut self) -> Result<&mut Connection, String> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connect(&self.settings, self.reconnects_max).await?,
+            None => connect(&self.settings, self.reconnects_max, self.is_private).await?,
         };
         let established = tokio::time::timeout(WAIT_MAX, connection.established()).await;
         match established {
             // The client has stopped; the next delivery builds a new one.
-            Ok(Err(ClientStopped)) => Err("the NATS server could not be reached for minutes".to_owned()),
+            Ok(Err(ClientStopped)) => Err("the NATS server could not be reached for a while".to_owned()),
             Ok(Ok(())) => Ok(self.connection.insert(connection)),
             Err(_) => {
                 self.connection = Some(connection);

@@ -106,7 +106,7 @@ async fn converse(
     seen: &watch::Sender<Seen>,
 ) -> bool {
     let _ = stream.write_all(greeting.as_bytes()).await;
-    let (mut received, mut buffer, mut logged_in) = (Vec::new(), [0; 16 << 10], false);
+    let (mut received, mut buffer, mut logged_in) = (Vec::new(), [0; 4 << 10], false);
     while let Ok(read @ 1..) = stream.read(&mut buffer).await {
         received.extend_from_slice(&buffer[..read]);
         seen.send_modify(|seen| seen.received.extend_from_slice(&buffer[..read]));
@@ -177,6 +177,35 @@ async fn with_tls_or_ca_file_nothing_is_sent_to_a_server_without_tls() {
         let seen = server.seen.borrow();
         assert!(seen.connections > 0 && !seen.received("CONNECT") && !seen.received("CANARY"), "{scheme}");
     }
+}
+
+#[tokio::test]
+async fn without_tls_nothing_is_sent_to_a_public_address() {
+    let identity = Identity::new();
+    for (script, reason) in
+        [(Script::Plaintext, "offers no TLS"), (Script::GreetsFirst, "invalid peer certificate")]
+    {
+        let server = Scripted::start(script, &identity, &[]).await;
+        let mut sink = identity.sink("nats", &server);
+        sink.settings.ca_file = None;
+        sink.is_private = |_| false;
+        let error = deliver(&mut sink, 1, 1).await.unwrap_err();
+        assert!(error.reason.contains(reason), "{error}");
+        let seen = server.seen.borrow();
+        assert!(seen.connections == 1 && !seen.received("CONNECT") && !seen.received("CANARY"), "{reason}");
+    }
+}
+
+#[tokio::test]
+async fn the_certificate_of_a_private_server_that_requires_tls_may_be_for_its_name() {
+    let identity = Identity::new();
+    let server = Scripted::start(Script::GreetsFirst, &identity, &[]).await;
+    let mut sink = identity.sink("nats", &server);
+    sink.settings.ca_file = None;
+    let error = deliver(&mut sink, 1, 1).await.unwrap_err();
+    assert!(error.reason.contains("invalid peer certificate"), "{error}");
+    // By address, then by name.
+    assert_eq!(server.seen.borrow().connections, 2);
 }
 
 #[tokio::test]
