@@ -238,7 +238,7 @@ fn sink_parts(config: &Config, clock: &Arc<ServiceClock>) -> Result<Vec<SinkPart
 fn client_settings(config: &Config) -> ClientSettings {
     ClientSettings {
         api_base: config.wecom.api_base.clone(),
-        proxy: config.wecom.proxy.as_ref().map(|proxy| proxy.0.to_string()),
+        proxy: config.wecom.proxy.clone(),
         connect_timeout: Duration::from_millis(config.wecom.connect_timeout_ms),
         timeout: Duration::from_millis(config.wecom.timeout_ms),
     }

@@ -67,8 +67,8 @@
 //! # Direction
 //!
 //! `main → cli → app → { http, worker } → { store, wecom, sink, intake } → domain`, and
-//! `intake → callback → domain`, where an arrow means "may import"; `clock` and `telemetry` may be used
-//! outside `domain`, and `at_rest`, which imports `domain` only, by `app`, `http` and `worker`. `store`,
+//! `intake → callback → domain`, where an arrow means "may import"; `clock`, `reach` and `telemetry` may be
+//! used outside `domain`, and `at_rest`, which imports `domain` only, by `app`, `http` and `worker`. `store`,
 //! `wecom` and `sink` do not know each other. `http` and `worker` meet in the store and in what they share:
 //! the rules of the apps ([`worker::apps::AppRules`]), the wake-up signals ([`worker::Wake`]), the circuit breakers
 //! ([`worker::breaker`]) and the status of the sinks ([`worker::sink_status`]). [`config`] is known to `cli`
@@ -110,6 +110,7 @@ pub mod intake;
 pub mod lifecycle;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
+pub mod reach;
 pub mod simulator;
 pub mod sink;
 pub mod store;

@@ -75,7 +75,7 @@ fn webhook_settings(sink: &SinkName, target: &WebhookTarget) -> Result<webhook::
         headers.insert(header, value);
     }
     Ok(webhook::Settings {
-        url: target.url.0.clone(),
+        url: target.url.clone(),
         key: key(&target.secret)?,
         previous_key: target.previous_secret.as_ref().map(key).transpose()?,
         headers,
@@ -96,7 +96,7 @@ fn nats_settings(target: &NatsTarget) -> nats::Settings {
         (None, _, _, None) => Login::None,
     };
     nats::Settings {
-        url: target.url.0.to_string(),
+        url: target.url.clone(),
         subject: target.subject.clone(),
         login,
         ca_file: target.ca_file.clone(),

@@ -1,10 +1,12 @@
-//! What apps and suites have in common: corp ids, and the token and key of callbacks.
+//! What several sections have in common: corp ids, the token and key of callbacks, and URLs without TLS.
 
+use reqwest::Url;
 use secrecy::ExposeSecret as _;
 
 use super::reader::{Section, Severity};
 use super::secret::{self, Secret};
 use crate::callback::AesKey;
+use crate::reach::Host;
 
 /// The `corp_id` of `example.toml`.
 const PLACEHOLDER_CORP_ID: &str = "ww0000000000000000";
@@ -41,5 +43,21 @@ pub(super) fn check_callback_token(section: &Section<'_>, token: &Secret) {
         let reason = format!("has fewer than {TOKEN_CHARS_MIN} characters, which is easy to guess");
         let hint = "set a longer one, in the console and here";
         section.report(Severity::Warning, "callback_token", reason, Some(hint));
+    }
+}
+
+/// Reports a URL without TLS unless its host is private; `hint` says how to write it with TLS.
+pub(super) fn check_unencrypted(section: &Section<'_>, name: &str, url: &Url, hint: &str) {
+    match Host::of(url) {
+        Host::Private => {}
+        Host::Public => {
+            let reason = "is a public address without TLS, and nothing is sent there";
+            section.report(Severity::Suspect, name, reason, Some(hint));
+        }
+        Host::Name => {
+            let host = url.host_str().unwrap_or_default();
+            let reason = format!("is without TLS: nothing is sent unless {host} has a private address");
+            section.report(Severity::Warning, name, reason, Some(hint));
+        }
     }
 }

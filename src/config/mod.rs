@@ -32,7 +32,7 @@ pub use apps::{App, Quota};
 pub use environment::Environment;
 pub use reader::{Problem, Severity};
 use reader::{Reading, Section};
-pub use secret::{Address, Secret};
+pub use secret::Secret;
 pub use sections::{Admin, Log, Server, Store, Wecom};
 pub use sinks::Sink;
 pub(crate) use sinks::{FileTarget, NatsTarget, SinkTarget, WebhookTarget};

@@ -1,4 +1,4 @@
-//! Secrets, and URLs that may hold one. Neither is ever printed.
+//! Reads secrets, and URLs that may hold one. Neither is ever printed.
 //!
 //! A secret comes from the configuration, from a variable of the environment, or from a file of its own,
 //! which must not be open to every user of the machine.
@@ -16,6 +16,7 @@ use serde::{Serialize, Serializer};
 use toml::{Table, Value};
 
 use super::reader::{Invalid, Reading, Section, Severity};
+use crate::telemetry::address::Address;
 
 /// The source of a secret whose text is in a `UNIONLINK__…` variable.
 const ENVIRONMENT: &str = "the environment";
@@ -95,18 +96,43 @@ fn from_table(
     match kind.as_str() {
         "value" if from_environment => Ok((text, ENVIRONMENT.to_owned())),
         "value" => Ok(from_configuration(text, reading)),
-        "env" => {
-            let source = format!("environment variable {text}");
-            let hint = Some("export it before starting".to_owned());
-            let value = reading.environment.get(&text).ok_or((format!("{source} is not set"), hint))?;
-            Ok((value.to_owned(), source))
-        }
+        "env" => match reading.environment.get(&text) {
+            Some(value) => Ok((value.to_owned(), format!("environment variable {text}"))),
+            None => Err(not_set(&text)),
+        },
         "file" => {
+            if !may_be_shown(text.as_ref()) {
+                let reason = "names a file that does not exist, in a folder that does not exist";
+                return Err((reason.to_owned(), Some(format!("write the path of a file; {NOT_SHOWN}"))));
+            }
             let content = Zeroizing::new(private_file(text.as_ref())?);
             Ok((content.trim_end_matches(['\r', '\n']).to_owned(), format!("file {text}")))
         }
         other => Err(malformed(format!("has {other:?} in it"))),
     }
+}
+
+/// Why a name or a path is not repeated.
+const NOT_SHOWN: &str = "what is written here is not shown: it may be the secret itself";
+
+/// A variable that is not set. It is named only if it looks like a variable, UNIONLINK_BRAND_SECRET: somebody
+/// may have written the secret in its place.
+fn not_set(name: &str) -> Invalid {
+    let is_word =
+        |word: &str| !word.is_empty() && word.chars().all(|c| c.is_ascii_uppercase() || c.is_ascii_digit());
+    let begins_with_letter = name.starts_with(|c: char| c.is_ascii_uppercase());
+    if name.len() <= 64 && begins_with_letter && name.contains('_') && name.split('_').all(is_word) {
+        let hint = "export it before starting".to_owned();
+        return (format!("environment variable {name} is not set"), Some(hint));
+    }
+    let hint = format!("write the variable's name, such as UNIONLINK_BRAND_SECRET; {NOT_SHOWN}");
+    ("names an environment variable that is not set".to_owned(), Some(hint))
+}
+
+/// Whether the path of a secret is certain not to be the secret itself: it exists, or its folder does.
+fn may_be_shown(path: &Path) -> bool {
+    let names_a_folder = |folder: &&Path| folder.file_name().is_some();
+    path.exists() || path.parent().filter(names_a_folder).is_some_and(Path::is_dir)
 }
 
 /// A secret written in the configuration file, which must then be protected like one.
@@ -138,38 +164,30 @@ pub(super) fn open_to_all(file: &File) -> std::io::Result<Option<u32>> {
     Ok((mode & 0o006 != 0).then_some(mode))
 }
 
-/// A URL that prints neither its login nor its query.
-#[derive(Clone)]
-pub struct Address(pub(crate) Url);
-
-impl Address {
-    /// Reads a URL with a host and one of `schemes`. A problem does not repeat it: it may hold a password.
-    pub(super) fn read(
-        section: &mut Section<'_>,
-        name: &'static str,
-        schemes: &[&str],
-        example: &str,
-    ) -> Option<Self> {
-        let fits = |url: &Url| {
-            schemes.contains(&url.scheme()) && url.host_str().is_some_and(|host| !host.is_empty())
-        };
-        let found = section.parse(name, |text| {
-            let url = Url::parse(&text).ok().filter(fits).map(Self);
-            url.ok_or_else(|| {
-                (format!("is not a URL of {}", schemes.join(" or ")), Some(format!("write {example}")))
-            })
-        });
-        let host = found.as_ref().and_then(|found| found.0.host_str());
-        if let Some(host) = host.filter(|host| is_reserved(host)) {
-            let reason = format!("names {host}, which is reserved for examples");
-            section.report(Severity::Suspect, name, reason, Some("write your own host name"));
-        }
-        found
+/// Reads a URL with a host and one of `schemes`. A problem does not repeat it: it may hold a password.
+pub(super) fn address(
+    section: &mut Section<'_>,
+    name: &'static str,
+    schemes: &[&str],
+    example: &str,
+) -> Option<Address> {
+    let fits =
+        |url: &Url| schemes.contains(&url.scheme()) && url.host_str().is_some_and(|host| !host.is_empty());
+    let found = section.parse(name, |text| {
+        let url = Url::parse(&text).ok().filter(fits).map(Address);
+        url.ok_or_else(|| {
+            (format!("is not a URL of {}", schemes.join(" or ")), Some(format!("write {example}")))
+        })
+    });
+    if section.overridden(name).is_none() && found.as_ref().is_some_and(Address::has_login) {
+        section.reading.holds_a_secret.set(true);
     }
-
-    pub(super) fn has_login(&self) -> bool {
-        !self.0.username().is_empty() || self.0.password().is_some()
+    let host = found.as_ref().and_then(|found| found.0.host_str());
+    if let Some(host) = host.filter(|host| is_reserved(host)) {
+        let reason = format!("names {host}, which is reserved for examples");
+        section.report(Severity::Suspect, name, reason, Some("write your own host name"));
     }
+    found
 }
 
 /// Whether a host name is reserved for documents (RFC 2606), as the placeholders of `default.toml` and
@@ -179,23 +197,4 @@ fn is_reserved(host: &str) -> bool {
         .into_iter()
         .filter_map(|domain| host.strip_suffix(domain))
         .any(|before| before.is_empty() || before.ends_with('.'))
-}
-
-impl fmt::Debug for Address {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = self.0.clone();
-        // These fail only for URLs without a host, which are not accepted.
-        let _ = shown.set_username("").and(shown.set_password(None));
-        shown.set_query(None);
-        shown.set_fragment(None);
-        let login = if self.has_login() { "://[redacted]@" } else { "://" };
-        let query = if self.0.query().is_some() { "?[redacted]" } else { "" };
-        write!(f, "{}{query}", shown.as_str().replacen("://", login, 1))
-    }
-}
-
-impl Serialize for Address {
-    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
-        to.collect_str(&format_args!("{self:?}"))
-    }
 }

@@ -7,9 +7,12 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::checks::check_unencrypted;
 use super::folder;
 use super::reader::{Section, Severity};
-use super::secret::{self, Address, Secret};
+use super::secret::{self, Secret};
+use crate::reach::{Host, is_private};
+use crate::telemetry::address::Address;
 use crate::telemetry::logs::{self, Format};
 
 /// `[server]`: the public listener.
@@ -62,6 +65,11 @@ impl Admin {
             let hint = "set token = { env = \"UNIONLINK_ADMIN_TOKEN\" }, or listen on 127.0.0.1";
             let reason = format!("is missing, and {listen} can be reached from other machines");
             section.problem("token", reason, Some(hint));
+        }
+        if listen.ip().is_unspecified() || !is_private(listen.ip()) {
+            let reason = format!("is {listen}: tokens and personal ids may cross networks without TLS");
+            let hint = "listen on 127.0.0.1 or a private address, behind a reverse proxy with TLS";
+            section.report(Severity::Warning, "listen", reason, Some(hint));
         }
         let token = secret::read(section, "token");
         let mut hosts = section.texts("hosts")?;
@@ -126,8 +134,7 @@ impl Store {
 /// `[wecom]`: how WeCom is reached.
 #[derive(Debug, Clone, Serialize)]
 pub struct Wecom {
-    /// Without a slash at the end.
-    pub(crate) api_base: String,
+    pub(crate) api_base: Address,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) proxy: Option<Address>,
     pub(crate) connect_timeout_ms: u64,
@@ -138,13 +145,18 @@ pub struct Wecom {
 impl Wecom {
     pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
         let schemes = &["http", "https"];
-        let api_base = Address::read(section, "api_base", schemes, "https://qyapi.weixin.qq.com")?;
-        let proxy = Address::read(section, "proxy", schemes, "http://proxy.example.com:3128");
-        if section.overridden("proxy").is_none() && proxy.as_ref().is_some_and(Address::has_login) {
-            section.reading.holds_a_secret.set(true);
+        let api_base = secret::address(section, "api_base", schemes, "https://qyapi.weixin.qq.com")?;
+        let proxy = secret::address(section, "proxy", schemes, "http://proxy.example.com:3128");
+        if api_base.0.scheme() == "http" {
+            if proxy.is_some() && Host::of(&api_base.0) == Host::Name {
+                let reason = "is without TLS and reached through proxy, and no call is made like that";
+                section.report(Severity::Suspect, "api_base", reason, Some("write https://"));
+            } else {
+                check_unencrypted(section, "api_base", &api_base.0, "write https://");
+            }
         }
         Some(Self {
-            api_base: api_base.0.as_str().trim_end_matches('/').to_owned(),
+            api_base,
             proxy,
             connect_timeout_ms: section.number("connect_timeout_ms", 10..=10_000)?,
             // At most `quota::FLIGHT_MS`: the ledger relies on WeCom having counted every call by then.

@@ -14,13 +14,16 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 use strum::{EnumDiscriminants, IntoStaticStr};
 
+use super::checks::check_unencrypted;
 use super::reader::{Invalid, Section};
-use super::secret::{self, Address, Secret};
+use super::secret::{self, Secret};
 use super::sections::unique_name;
 use crate::domain::ids::SinkName;
+use crate::reach::Host;
 use crate::sink::nats::{are_credentials, is_subject};
-use crate::sink::webhook::{SigningKey, certificates, is_ours, names_private_address};
+use crate::sink::webhook::{SigningKey, certificates, is_ours};
 use crate::store::Start;
+use crate::telemetry::address::Address;
 
 /// One of `[[sinks]]`.
 #[derive(Debug, Clone, Serialize)]
@@ -121,12 +124,14 @@ impl WebhookTarget {
         let private_addresses = section.flag("private_addresses")?;
         if let Some(Address(url)) = &url
             && url.scheme() == "http"
-            && !private_addresses
-            && !names_private_address(url)
         {
-            let hint =
-                "write https://, or set private_addresses = true if the receiver is inside your own network";
-            section.problem("url", "would send personal data unencrypted", Some(hint));
+            if private_addresses {
+                check_unencrypted(section, "url", url, "write https://");
+            } else if Host::of(url) != Host::Private {
+                let hint =
+                    "write https://, or set private_addresses = true if the receiver is in your network";
+                section.problem("url", "would send personal data unencrypted", Some(hint));
+            }
         }
         section.require("secret", MAKE_SECRET);
         let [secret, previous_secret] = ["secret", "previous_secret"]
@@ -176,6 +181,12 @@ impl NatsTarget {
         if url.as_ref().is_some_and(Address::has_login) {
             let hint = "write token, or user and password, as keys of their own";
             section.problem("url", "has a login in it", Some(hint));
+        }
+        if let Some(Address(url)) = &url
+            && url.scheme() == "nats"
+            && !section.has("ca_file")
+        {
+            check_unencrypted(section, "url", url, "write tls://, and have the server offer TLS");
         }
         let logins = ["token", "user", "credentials_file"].into_iter().filter(|name| section.has(name));
         if logins.count() > 1 {
@@ -235,7 +246,7 @@ impl FileTarget {
 
 fn url(section: &mut Section<'_>, schemes: &[&str], example: &str) -> Option<Address> {
     section.require("url", &format!("write {example}"));
-    Address::read(section, "url", schemes, example)
+    secret::address(section, "url", schemes, example)
 }
 
 fn ca_file(section: &mut Section<'_>) -> Option<PathBuf> {

@@ -327,13 +327,42 @@ fn a_broken_line_is_named_but_not_shown() {
 }
 
 #[test]
-fn a_proxys_password_is_not_printed() {
-    let with = |proxy: &str| format!("[wecom]\nproxy = \"{proxy}\"\n{}", minimal());
-    let config = config(&with("http://user:CANARY@proxy:3128"), &Environment::default());
-    let printed = format!("{}{config:?}", toml::to_string(&config).unwrap());
-    assert!(printed.contains("http://[redacted]@proxy:3128") && !printed.contains("CANARY"), "{printed}");
-    let told = problems(&with("user:CANARY@proxy:3128"), &Environment::default());
-    assert_eq!(told, ["wecom.proxy is not a URL of http or https"]);
+fn the_login_of_a_url_is_a_secret_of_the_file_and_not_printed() {
+    for key in ["proxy", "api_base"] {
+        let with = |url: &str| format!("[wecom]\n{key} = \"{url}\"\n{}", minimal().replace("value", "env"));
+        let variables = environment(&[("s", "1"), ("callback-token", "2"), (KEY, KEY)]);
+        let config = config(&with("http://user:CANARY@host:3128/x?t=CANARY"), &variables);
+        assert!(config.holds_a_secret, "{key}");
+        let json = serde_json::to_string(&config).unwrap();
+        let printed = format!("{}{json}{config:?}", toml::to_string(&config).unwrap());
+        let shown = printed.matches("http://[redacted]@host:3128/x?[redacted]").count();
+        assert!(shown == 3 && !printed.contains("CANARY"), "{printed}");
+        let reported = problems(&with("user:CANARY@host:3128"), &variables);
+        assert_eq!(reported, [format!("wecom.{key} is not a URL of http or https")]);
+    }
+}
+
+#[test]
+fn a_secret_in_place_of_its_variable_or_file_is_not_repeated() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing");
+    for (written, name, shown) in [
+        ("env", "UNIONLINK_BRAND_SECRET", true),
+        ("env", "CANARY", false),
+        ("env", "CANARY-0123456789abcdef", false),
+        ("env", "CANARY_0123456789abcdef", false),
+        ("env", "CANARY__X", false),
+        ("file", missing.to_str().unwrap(), true),
+        ("file", "CANARY", false),
+        ("file", "/CANARY", false),
+        ("file", "CANARY/0123456789abcdef", false),
+    ] {
+        let text = minimal().replace("{ value = \"s\" }", &format!("{{ {written} = {name:?} }}"));
+        let reported = parse(&text, Path::new("t"), &Environment::default()).unwrap_err().to_string();
+        assert!(reported.contains("apps[0].secret "), "{reported}");
+        assert_eq!(reported.contains(name), shown, "{name}: {reported}");
+        assert_eq!(reported.contains("it may be the secret itself"), !shown, "{name}: {reported}");
+    }
 }
 
 #[test]
@@ -376,8 +405,8 @@ fn the_environment_overrides_the_admin_section_too() {
 
 #[test]
 fn problems_of_the_admin_section_are_reported() {
-    let missing = access("[admin]\ntoken = { env = \"T\" }\n", &[]).unwrap_err().to_string();
-    assert!(missing.contains("admin.token environment variable T is not set"), "{missing}");
+    let missing = access("[admin]\ntoken = { env = \"ADMIN_TOKEN\" }\n", &[]).unwrap_err().to_string();
+    assert!(missing.contains("admin.token environment variable ADMIN_TOKEN is not set"), "{missing}");
     let port = access("[admin]\nlisten = \"127.0.0.1:0\"\n", &[]).unwrap_err().to_string();
     assert!(port.contains("--admin URL"), "{port}");
 }

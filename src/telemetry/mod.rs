@@ -1,8 +1,9 @@
-//! Observability: [`metrics`] for Prometheus, [`logs`] on standard error with a [`throttle`], and the
-//! [`version`] of the program.
+//! Observability: [`metrics`] for Prometheus, [`logs`] on standard error with a [`throttle`], the [`version`]
+//! of the program, and the [`address`] of a server, which prints without its secrets.
 //!
 //! Deliberately absent from all: tokens, secrets, URLs with queries, and personal ids in full.
 
+pub mod address;
 #[cfg(test)]
 pub(crate) mod captured_log;
 pub mod logs;

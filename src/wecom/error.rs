@@ -12,6 +12,9 @@ pub enum Transport {
     /// The connection could not be established.
     #[error("no connection")]
     Connect,
+    /// No call was made: it would have gone to a public address without TLS.
+    #[error("api_base is http:// and not a private address, and nothing is sent without TLS; write https://")]
+    Unencrypted,
     /// No complete answer within the time-out.
     #[error("no answer in time")]
     Timeout,

@@ -4,22 +4,27 @@
 //!
 //! What is sent is in `calls`, `suites` and `obtain`, what an answer means in `answer`.
 
+use std::error::Error;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use reqwest::dns::Resolve;
 use serde_json::Value;
 
 use super::error::Transport;
+use crate::reach::{Host, PrivateOnly, PublicAddress, SystemNames};
+use crate::telemetry::address::Address;
 
 const ANSWER_BYTES_MAX: usize = 4 << 20;
 
 /// The settings of the connection to WeCom.
 #[derive(Debug, Clone)]
 pub struct ClientSettings {
-    /// Scheme and host of the API, without a trailing slash.
-    pub api_base: String,
+    /// The URL before the paths of the API.
+    pub api_base: Address,
     /// The URL of an HTTP proxy; without one the connection is direct: environment variables are ignored.
-    pub proxy: Option<String>,
+    pub proxy: Option<Address>,
     /// Time-out for connecting.
     pub connect_timeout: Duration,
     /// Time-out for a whole call, connecting included.
@@ -50,7 +55,10 @@ pub trait Wire: Send + Sync + 'static {
 /// Requests over HTTPS.
 pub struct Https {
     http: reqwest::Client,
+    /// Without a slash at the end.
     api_base: String,
+    /// Whether calls would leave the private network without TLS. None is made then.
+    is_exposed: bool,
 }
 
 impl Https {
@@ -59,6 +67,10 @@ impl Https {
     /// # Errors
     /// [`ClientError`] when the proxy's address is malformed or the platform has no TLS roots.
     pub fn new(settings: &ClientSettings) -> Result<Self, ClientError> {
+        Self::resolving(settings, Arc::new(SystemNames))
+    }
+
+    fn resolving(settings: &ClientSettings, names: Arc<dyn Resolve>) -> Result<Self, ClientError> {
         // Fails if the provider is installed already, by another client of this process: the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut builder = reqwest::Client::builder()
@@ -67,16 +79,32 @@ impl Https {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("unionlink/", env!("CARGO_PKG_VERSION")))
             .no_proxy();
-        if let Some(proxy) = &settings.proxy {
-            builder = builder.proxy(reqwest::Proxy::all(proxy).map_err(ClientError)?);
+        let (url, has_proxy) = (&settings.api_base.0, settings.proxy.is_some());
+        let is_encrypted = url.scheme() == "https";
+        if !is_encrypted && !has_proxy {
+            builder = builder.dns_resolver(PrivateOnly(names));
         }
-        Ok(Self { http: builder.build().map_err(ClientError)?, api_base: settings.api_base.clone() })
+        let is_exposed = !is_encrypted
+            && match Host::of(url) {
+                Host::Private => false,
+                Host::Public => true,
+                // It is the proxy that resolves it.
+                Host::Name => has_proxy,
+            };
+        if let Some(proxy) = &settings.proxy {
+            builder = builder.proxy(reqwest::Proxy::all(proxy.0.clone()).map_err(ClientError)?);
+        }
+        let api_base = url.as_str().trim_end_matches('/').to_owned();
+        Ok(Self { http: builder.build().map_err(ClientError)?, api_base, is_exposed })
     }
 }
 
 #[async_trait]
 impl Wire for Https {
     async fn exchange(&self, target: &str, body: Option<&Value>) -> Result<Reply, Transport> {
+        if self.is_exposed {
+            return Err(Transport::Unencrypted);
+        }
         let broken = |error: reqwest::Error| cause(&error);
         let url = format!("{}{target}", self.api_base);
         let request = match body {
@@ -99,11 +127,53 @@ impl Wire for Https {
 }
 
 fn cause(error: &reqwest::Error) -> Transport {
-    if error.is_timeout() {
+    let mut causes = std::iter::successors(error.source(), |cause| (*cause).source());
+    if causes.any(<dyn Error>::is::<PublicAddress>) {
+        Transport::Unencrypted
+    } else if error.is_timeout() {
         Transport::Timeout
     } else if error.is_connect() {
         Transport::Connect
     } else {
         Transport::Broken
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use reqwest::dns::{Addrs, Name, Resolving};
+
+    use super::*;
+
+    /// A zone in which every name has the same, public address.
+    struct Zone;
+
+    impl Resolve for Zone {
+        fn resolve(&self, _: Name) -> Resolving {
+            let addresses = std::iter::once(SocketAddr::from(([1, 1, 1, 1], 0)));
+            Box::pin(async move { Ok(Box::new(addresses) as Addrs) })
+        }
+    }
+
+    #[tokio::test]
+    async fn without_tls_no_call_leaves_the_private_network() {
+        let address = |url: &str| Address(url.parse().unwrap());
+        let timeout = Duration::from_secs(30);
+        for (api_base, proxy, cause) in [
+            ("http://1.1.1.1", None, Transport::Unencrypted),
+            ("http://1.1.1.1", Some("http://127.0.0.1:1"), Transport::Unencrypted),
+            ("http://wecom.test", Some("http://127.0.0.1:1"), Transport::Unencrypted),
+            ("http://wecom.test", None, Transport::Unencrypted),
+            ("http://127.0.0.1:1", None, Transport::Connect),
+            ("https://wecom.test", Some("http://127.0.0.1:1"), Transport::Connect),
+        ] {
+            let (url, proxy) = (address(api_base), proxy.map(address));
+            let settings = ClientSettings { api_base: url, proxy, connect_timeout: timeout, timeout };
+            let https = Https::resolving(&settings, Arc::new(Zone)).unwrap();
+            let answer = https.exchange("/cgi-bin/gettoken", None).await;
+            assert_eq!(answer.map(|reply| reply.status), Err(cause), "{api_base}");
+        }
     }
 }

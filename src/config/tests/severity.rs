@@ -144,3 +144,68 @@ fn a_bare_text_is_short_for_a_value() {
     assert!(self_built(&config.apps[0]).secret.value.expose_secret() == "s" && config.holds_a_secret);
     assert!(DEFAULTS.contains("or as \"…\", which is short for the"), "it is not documented");
 }
+
+/// The warnings of a configuration, after those that `check` refuses.
+fn reported(text: &str) -> (Vec<String>, Vec<String>) {
+    let all = config(text, &Environment::default()).warnings;
+    let (refused, only_reported) =
+        all.iter().cloned().partition::<Vec<_>, _>(|p| p.severity > Severity::Warning);
+    (listing(&refused), listing(&only_reported))
+}
+
+#[test]
+fn a_url_without_tls_is_refused_by_check_for_a_public_address_and_reported_for_a_name() {
+    let sink = |kind: &str, url: &str, more: &str| {
+        format!("{}[[sinks]]\nname = \"s\"\nkind = \"{kind}\"\nurl = \"{url}\"\n{more}", minimal())
+    };
+    let nats = |url: &str| sink("nats", url, "");
+    let webhook = |url: &str| {
+        let secret = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";
+        sink("webhook", url, &format!("private_addresses = true\nsecret = \"{secret}\"\n"))
+    };
+    let wecom = |url: &str, more: &str| format!("[wecom]\napi_base = \"{url}\"\n{more}{}", minimal());
+    let proxy = "proxy = \"http://proxy:3128\"\n";
+    let public = |key: &str| {
+        (vec![format!("{key} is a public address without TLS, and nothing is sent there")], vec![])
+    };
+    let name = |key: &str, host: &str| {
+        (vec![], vec![format!("{key} is without TLS: nothing is sent unless {host} has a private address")])
+    };
+    let through_proxy =
+        "wecom.api_base is without TLS and reached through proxy, and no call is made like that";
+    for (text, expected) in [
+        (nats("nats://1.1.1.1:4222"), public("sinks[0].url")),
+        (nats("nats://bus:4222"), name("sinks[0].url", "bus")),
+        (nats("nats://10.0.0.7:4222"), (vec![], vec![])),
+        (nats("tls://1.1.1.1:4222"), (vec![], vec![])),
+        (webhook("http://1.1.1.1/"), public("sinks[0].url")),
+        (webhook("http://crm.internal/"), name("sinks[0].url", "crm.internal")),
+        (webhook("http://127.0.0.1/"), (vec![], vec![])),
+        (webhook("https://crm.internal/"), (vec![], vec![])),
+        (wecom("http://1.1.1.1", ""), public("wecom.api_base")),
+        (wecom("http://1.1.1.1", proxy), public("wecom.api_base")),
+        (wecom("http://wecom", ""), name("wecom.api_base", "wecom")),
+        (wecom("http://wecom", proxy), (vec![through_proxy.to_owned()], vec![])),
+        (wecom("http://127.0.0.1:9", ""), (vec![], vec![])),
+        (wecom("https://wecom", proxy), (vec![], vec![])),
+    ] {
+        assert_eq!(reported(&text), expected, "{text}");
+    }
+}
+
+#[test]
+fn an_admin_listener_without_tls_that_others_can_reach_is_reported() {
+    for (listen, is_exposed) in [
+        ("0.0.0.0:8081", true),
+        ("[::]:8081", true),
+        ("93.184.216.34:8081", true),
+        ("10.0.0.7:8081", false),
+        ("127.0.0.1:8081", false),
+    ] {
+        let text = format!("[admin]\nlisten = \"{listen}\"\ntoken = \"{}\"\n{}", "t".repeat(32), minimal());
+        let warning =
+            format!("admin.listen is {listen}: tokens and personal ids may cross networks without TLS");
+        let wanted = if is_exposed { vec![warning] } else { vec![] };
+        assert_eq!(reported(&text), (vec![], wanted));
+    }
+}

@@ -7,8 +7,8 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 
-use super::reach::PrivateAddress;
 use crate::domain::time::Timestamp;
+use crate::reach::{PrivateAddress, PublicAddress};
 use crate::sink::Retry;
 
 /// Upper limit for `Retry-After`, so that one mistake of a receiver does not stop the sink for days.
@@ -59,6 +59,11 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     Some(wait.clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
 }
 
+/// Why nothing is sent to a receiver without TLS at a public address.
+pub(super) fn unencrypted() -> String {
+    format!("{PublicAddress}; write https:// in url")
+}
+
 /// Why there is no response.
 pub(super) fn no_response(error: &reqwest::Error) -> String {
     let causes = || std::iter::successors(error.source(), |cause| (*cause).source());
@@ -66,6 +71,9 @@ pub(super) fn no_response(error: &reqwest::Error) -> String {
         return format!(
             "{PrivateAddress}, which is not allowed; set private_addresses = true if it is intended"
         );
+    }
+    if causes().any(<dyn Error>::is::<PublicAddress>) {
+        return unencrypted();
     }
     if error.is_timeout() {
         return "the receiver did not answer in time".to_owned();

@@ -6,7 +6,6 @@
 //! are not followed: they would send personal data to a place that no operator configured.
 
 mod answer;
-mod reach;
 mod signing;
 #[cfg(test)]
 mod tests;
@@ -16,17 +15,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use reqwest::Certificate;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue};
-use reqwest::{Certificate, Url};
 use serde::Serialize;
 
-pub use reach::names_private_address;
-use reach::{PublicOnly, SystemNames};
 pub use signing::{SecretError, SigningKey};
 
 use super::{DeliveryError, Retry, Sink};
 use crate::clock::Clock;
 use crate::domain::link::FeedEntry;
+use crate::reach::{Host, PrivateOnly, PublicOnly, SystemNames};
+use crate::telemetry::address::Address;
 
 /// How much of a response's body is read, and for how long, so that its connection can be reused.
 const ANSWER_BYTES_MAX: usize = 64 << 10;
@@ -40,7 +39,7 @@ const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The receiver's URL.
-    pub url: Url,
+    pub url: Address,
     /// The key that signs.
     pub key: SigningKey,
     /// A second key that signs too, while a receiver changes from one secret to the next.
@@ -55,6 +54,12 @@ pub struct Settings {
     pub private_addresses: bool,
     /// A PEM file of CA certificates that are trusted in addition to the system's.
     pub ca_file: Option<PathBuf>,
+}
+
+impl Settings {
+    fn is_encrypted(&self) -> bool {
+        self.url.0.scheme() == "https"
+    }
 }
 
 /// Whether a request header is set by the sink itself or by the HTTP client, so that it cannot be configured.
@@ -118,8 +123,9 @@ impl Webhook {
     ) -> Result<Self, WebhookError> {
         // Fails if the provider is installed already, by another client of this process: the same one.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let private = settings.private_addresses || names_private_address(&settings.url);
+        let private = settings.private_addresses || Host::of(&settings.url.0) == Host::Private;
         let names = if private { names } else { Arc::new(PublicOnly(names)) };
+        let names = if settings.is_encrypted() { names } else { Arc::new(PrivateOnly(names)) };
         let http = reqwest::Client::builder()
             .timeout(settings.timeout)
             .redirect(reqwest::redirect::Policy::none())
@@ -137,6 +143,10 @@ impl Webhook {
     /// One request with these entries.
     async fn post(&self, entries: &[FeedEntry]) -> Result<(), (Retry, String)> {
         let Some(last) = entries.last() else { return Ok(()) };
+        // An address in the URL is connected to without a resolver.
+        if !self.settings.is_encrypted() && Host::of(&self.settings.url.0) == Host::Public {
+            return Err((Retry::Backoff, answer::unencrypted()));
+        }
         let (id, body) = if self.settings.batch > 1 {
             // The number distinguishes batches of different length that end with the same entry.
             (format!("{}_{}", last.id, entries.len()), serde_json::to_vec(&Batch { entries }))
@@ -150,7 +160,7 @@ impl Webhook {
         let signed = self.signed(&id, &body);
         let headers =
             signed.map_err(|_| (Retry::Backoff, "an entry's id cannot be sent in a header".to_owned()))?;
-        let request = self.http.post(self.settings.url.clone()).headers(headers).body(body);
+        let request = self.http.post(self.settings.url.0.clone()).headers(headers).body(body);
         let mut response =
             request.send().await.map_err(|error| (Retry::Backoff, answer::no_response(&error)))?;
         let verdict = answer::verdict(response.status(), response.headers(), self.clock.now());

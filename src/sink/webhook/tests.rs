@@ -9,6 +9,7 @@ use axum::body::Bytes;
 use axum::extract::{ConnectInfo, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -88,7 +89,7 @@ impl Receiver {
 
 fn settings(url: Url) -> Settings {
     Settings {
-        url,
+        url: Address(url),
         key: SigningKey::parse(SECRET).unwrap(),
         previous_key: None,
         headers: HeaderMap::new(),
@@ -320,6 +321,29 @@ async fn a_host_name_with_a_private_address_is_refused_unless_it_is_allowed() {
     deliver(&mut sink(true), 1, 1).await.unwrap();
     assert_eq!(receiver.received().len(), 1);
     assert_eq!(receiver.received()[0].header("host"), format!("crm.example.com:{}", address.port()));
+}
+
+#[tokio::test]
+async fn without_tls_nothing_is_sent_to_a_public_address() {
+    let (receiver, url) = Receiver::start().await;
+    let port = url.port().unwrap();
+    let public = SocketAddr::from(([1, 1, 1, 1], port));
+    for host in ["crm.example.com", "1.1.1.1"] {
+        let url = format!("http://{host}:{port}/").parse().unwrap();
+        let settings = Settings { private_addresses: true, ..settings(url) };
+        let names = Arc::new(Zone(vec![public]));
+        let mut sink = Webhook::resolving(settings, Arc::new(SystemClock), names).unwrap();
+        let error = deliver(&mut sink, 1, 1).await.unwrap_err();
+        assert_eq!(error.retry, Retry::Backoff);
+        assert!(error.reason.contains("write https:// in url"), "{host}: {error}");
+    }
+    // Of several addresses, the private ones are used.
+    let named = format!("http://crm.example.com:{port}/").parse().unwrap();
+    let settings = Settings { private_addresses: true, ..settings(named) };
+    let names = Arc::new(Zone(vec![public, ([127, 0, 0, 1], port).into()]));
+    let mut sink = Webhook::resolving(settings, Arc::new(SystemClock), names).unwrap();
+    deliver(&mut sink, 1, 1).await.unwrap();
+    assert_eq!(receiver.received().len(), 1);
 }
 
 /// A receiver behind TLS with a self-signed certificate.

@@ -243,7 +243,9 @@ fn failure(error: &CallError) -> ExchangeFailure {
         CallError::Refused { api: Api::GetPermanentCode, errcode, .. } => {
             ExchangeFailure::Refused { errcode: *errcode, is_permanent: error.class() == Class::Item }
         }
-        CallError::Transport { api: Api::GetPermanentCode, cause } if *cause != Transport::Connect => {
+        CallError::Transport { api: Api::GetPermanentCode, cause }
+            if !matches!(cause, Transport::Connect | Transport::Unencrypted) =>
+        {
             ExchangeFailure::NoAnswer
         }
         // Most likely the call for the suite's access token.

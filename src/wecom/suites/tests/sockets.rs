@@ -3,6 +3,7 @@
 
 use super::*;
 use crate::simulator::{Event, Options, Permission, Scanned, Simulator};
+use crate::telemetry::address::Address;
 use crate::wecom::wire::{ClientSettings, Https};
 
 /// The text of an element of an event.
@@ -20,8 +21,12 @@ async fn a_brand_and_its_dealer_are_reached_with_their_permanent_codes() {
     let template = sim.invent_template("http://127.0.0.1:9/callback");
     sim.add_template(template.clone());
     let timeout = std::time::Duration::from_secs(10);
-    let settings =
-        ClientSettings { api_base: sim.base_url(), proxy: None, connect_timeout: timeout, timeout };
+    let settings = ClientSettings {
+        api_base: Address(sim.base_url().parse().unwrap()),
+        proxy: None,
+        connect_timeout: timeout,
+        timeout,
+    };
     let known = Known::new();
     known.change_suite(|suite| {
         suite.provider_corp_id = corp(&template.provider_corp_id);

@@ -1,28 +1,47 @@
-//! Protection against server-side request forgery: the addresses that a webhook may connect to.
+//! Which addresses are private, and resolvers that leave out the private or the public ones.
 //!
-//! The operator chooses a receiver's URL, but the DNS zone of its host decides where it resolves to. Host
-//! names may therefore resolve to public addresses only. The check is on the addresses that are then
-//! connected to, so DNS rebinding does not get round it. A private address in the URL itself is intended, and
-//! allowed.
+//! The operator chooses a URL, but the DNS zone of its host decides where it resolves to. Two rules follow:
+//! a webhook's name may resolve to public addresses only, against server-side request forgery, and without
+//! TLS only private addresses are connected to. The check is on the addresses that are then connected to, so
+//! DNS rebinding does not get round it.
+//!
+//! Deliberately absent: which rule applies to a connection, which is for the code that makes it.
 
+use std::error::Error;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-/// Whether the host of `url` is a private address or `localhost`.
-#[must_use]
-pub fn names_private_address(url: &Url) -> bool {
-    let host = url.host_str().unwrap_or_default();
-    match host.trim_matches(['[', ']']).parse::<IpAddr>() {
-        Ok(ip) => is_private(ip),
-        Err(_) => host.trim_end_matches('.') == "localhost",
+/// What the host of a URL says about the addresses that are connected to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Host {
+    /// It is a private address, or `localhost`.
+    Private,
+    /// It is a public address.
+    Public,
+    /// It is a name, which has to be resolved.
+    Name,
+}
+
+impl Host {
+    /// The kind of host in `url`.
+    #[must_use]
+    pub fn of(url: &Url) -> Self {
+        let host = url.host_str().unwrap_or_default();
+        match host.trim_matches(['[', ']']).parse::<IpAddr>() {
+            Ok(ip) if is_private(ip) => Self::Private,
+            Ok(_) => Self::Public,
+            Err(_) if host.trim_end_matches('.') == "localhost" => Self::Private,
+            Err(_) => Self::Name,
+        }
     }
 }
 
 /// Whether an address is not one of the public internet.
-fn is_private(ip: IpAddr) -> bool {
+#[must_use]
+pub fn is_private(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(ip) => is_private_v4(ip),
         IpAddr::V6(ip) => embedded(ip).map_or_else(|| is_private_v6(ip), is_private_v4),
@@ -65,10 +84,15 @@ fn embedded(ip: Ipv6Addr) -> Option<Ipv4Addr> {
 /// A host name resolves to private addresses only.
 #[derive(Debug, thiserror::Error)]
 #[error("the host name resolves to a private address")]
-pub(super) struct PrivateAddress;
+pub struct PrivateAddress;
+
+/// The addresses of a host are public only.
+#[derive(Debug, thiserror::Error)]
+#[error("the host has a public address, to which nothing is sent without TLS")]
+pub struct PublicAddress;
 
 /// The system's resolver.
-pub(super) struct SystemNames;
+pub struct SystemNames;
 
 impl Resolve for SystemNames {
     fn resolve(&self, name: Name) -> Resolving {
@@ -80,20 +104,37 @@ impl Resolve for SystemNames {
 }
 
 /// A resolver that leaves out private addresses.
-pub(super) struct PublicOnly(pub(super) Arc<dyn Resolve>);
+pub struct PublicOnly(pub Arc<dyn Resolve>);
 
 impl Resolve for PublicOnly {
     fn resolve(&self, name: Name) -> Resolving {
-        let resolving = self.0.resolve(name);
-        Box::pin(async move {
-            let all: Vec<_> = resolving.await?.collect();
-            let public: Vec<_> = all.iter().copied().filter(|address| !is_private(address.ip())).collect();
-            if public.is_empty() && !all.is_empty() {
-                return Err(PrivateAddress.into());
-            }
-            Ok(Box::new(public.into_iter()) as Addrs)
-        })
+        only(self.0.resolve(name), |ip| !is_private(ip), PrivateAddress)
     }
+}
+
+/// A resolver that leaves out public addresses.
+pub struct PrivateOnly(pub Arc<dyn Resolve>);
+
+impl Resolve for PrivateOnly {
+    fn resolve(&self, name: Name) -> Resolving {
+        only(self.0.resolve(name), is_private, PublicAddress)
+    }
+}
+
+/// The addresses that `allowed` accepts; `refusal` if there are others only.
+fn only(
+    resolving: Resolving,
+    allowed: fn(IpAddr) -> bool,
+    refusal: impl Error + Send + Sync + 'static,
+) -> Resolving {
+    Box::pin(async move {
+        let all: Vec<_> = resolving.await?.collect();
+        let found: Vec<_> = all.iter().copied().filter(|address| allowed(address.ip())).collect();
+        if found.is_empty() && !all.is_empty() {
+            return Err(refusal.into());
+        }
+        Ok(Box::new(found.into_iter()) as Addrs)
+    })
 }
 
 #[cfg(test)]
@@ -157,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_private_address_in_the_url_is_recognised_in_every_notation() {
+    fn an_address_in_the_url_is_recognised_in_every_notation() {
         for url in [
             "http://127.1/",
             "https://[::1]:8/",
@@ -165,10 +206,18 @@ mod tests {
             "http://LOCALHOST:9/",
             "http://2130706433/",
         ] {
-            assert!(names_private_address(&url.parse().unwrap()), "{url}");
+            assert_eq!(Host::of(&url.parse().unwrap()), Host::Private, "{url}");
         }
-        for url in ["http://1.1.1.1/", "https://crm.example.com/", "https://localhost.example.com/"] {
-            assert!(!names_private_address(&url.parse().unwrap()), "{url}");
+        for url in
+            ["http://1.1.1.1/", "https://[2606:4700::1111]:8/", "nats://1.1.1.1:4222", "http://16843009/"]
+        {
+            assert_eq!(Host::of(&url.parse().unwrap()), Host::Public, "{url}");
+        }
+        // The system's resolver reads the last one as 127.0.0.1.
+        for url in
+            ["https://crm.example.com/", "https://localhost.example.com/", "nats://nats", "nats://127.1"]
+        {
+            assert_eq!(Host::of(&url.parse().unwrap()), Host::Name, "{url}");
         }
     }
 
@@ -177,6 +226,7 @@ mod tests {
         let names = PublicOnly(Arc::new(SystemNames));
         let refused = names.resolve("localhost".parse().unwrap()).await.err().unwrap();
         assert!(refused.is::<PrivateAddress>(), "{refused}");
-        assert!(SystemNames.resolve("localhost".parse().unwrap()).await.unwrap().next().is_some());
+        let names = PrivateOnly(Arc::new(SystemNames));
+        assert!(names.resolve("localhost".parse().unwrap()).await.unwrap().next().is_some());
     }
 }
