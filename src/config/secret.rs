@@ -115,7 +115,7 @@ fn from_table(
 /// Why a name or a path is not repeated.
 const NOT_SHOWN: &str = "what is written here is not shown: it may be the secret itself";
 
-/// A variable that is not set. It is named only if it looks like a variable, UNIONLINK_BRAND_SECRET: somebody
+/// A variable that is not set. It is named only if it looks like a variable, `UNIONLINK_BRAND_SECRET`: somebody
 /// may have written the secret in its place.
 fn not_set(name: &str) -> Invalid {
     let is_word =

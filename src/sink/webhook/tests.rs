@@ -338,8 +338,8 @@ async fn without_tls_nothing_is_sent_to_a_public_address() {
         assert!(error.reason.contains("write https:// in url"), "{host}: {error}");
     }
     // Of several addresses, the private ones are used.
-    let named = format!("http://crm.example.com:{port}/").parse().unwrap();
-    let settings = Settings { private_addresses: true, ..settings(named) };
+    let url = format!("http://crm.example.com:{port}/").parse().unwrap();
+    let settings = Settings { private_addresses: true, ..settings(url) };
     let names = Arc::new(Zone(vec![public, ([127, 0, 0, 1], port).into()]));
     let mut sink = Webhook::resolving(settings, Arc::new(SystemClock), names).unwrap();
     deliver(&mut sink, 1, 1).await.unwrap();
