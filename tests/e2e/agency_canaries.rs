@@ -109,7 +109,7 @@ async fn no_secret_of_a_suite_is_in_a_log_an_answer_a_file_or_a_backup() {
     assert_eq!(copied.code, 0, "{copied:?}");
     process.stop().await;
     let log = log.await.unwrap();
-    for expected in ["TRACE", "how=\"lost\"", "has cancelled the authorisation"] {
+    for expected in ["DEBUG", "how=\"lost\"", "has cancelled the authorisation"] {
         assert!(log.contains(expected), "{expected:?} is not in the log");
     }
     check("the log at trace", &log);

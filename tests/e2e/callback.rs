@@ -131,7 +131,7 @@ async fn a_captured_message_is_not_decrypted_by_a_url_check() {
     let response = world.http.get(format!("{url}?{query}&echostr={echo}")).send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.text().await.unwrap().as_str()), (403, ""));
     let (_, metrics) = world.text("/metrics").await;
-    assert!(metrics.contains("unionlink_callbacks_refused_total{reason=\"echo\"} 1\n"), "{metrics}");
+    assert!(metrics.contains("unionlink_callback_refusals_total{reason=\"echo\"} 1\n"), "{metrics}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -118,6 +118,23 @@ async fn a_wait_that_is_not_a_valid_duration_is_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn beyond_the_maximum_a_long_poll_is_answered_503_and_health_checks_go_on() {
+    let world = World::usual().await;
+    let url = format!("{}/v1/links/feed?wait=60s", world.admin);
+    let mut polls = tokio::task::JoinSet::new();
+    for _ in 0..1_000 {
+        let poll = world.http.get(&url).send();
+        polls.spawn(async move { poll.await.unwrap().status() });
+    }
+    // The others wait for a minute.
+    assert_eq!(polls.join_next().await.unwrap().unwrap(), 503);
+    for path in ["/readyz", "/livez", "/v1/links/feed"] {
+        let answer = world.http.get(format!("{}{path}", world.admin)).send().await.unwrap();
+        assert_eq!(answer.status(), 200, "{path}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_long_poll_is_answered_when_the_service_stops() {
     let mut world = World::usual().await;
     let waiting = {

@@ -1,7 +1,7 @@
 //! The real binary as a process that tests start, terminate and kill, and whose log they read.
 
 use std::ffi::OsStr;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -216,11 +216,18 @@ async fn on_sighup_the_service_logs_that_it_cannot_reload_and_works_on() {
 #[tokio::test]
 async fn its_memory_is_in_no_core_dump_and_its_user_cannot_read_it() {
     let is_root = rustix::process::geteuid().is_root();
+    let folder = tempfile::tempdir().unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_unionlink"));
-    command.args(["simulate", "--listen", "127.0.0.1:0"]).stdout(Stdio::piped()).kill_on_drop(true);
     if is_root {
+        // A user who can do less; the folder of the program may not be accessible to it.
+        let program = folder.path().join("unionlink");
+        std::fs::copy(env!("CARGO_BIN_EXE_unionlink"), &program).unwrap();
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        command = Command::new(program);
         command.uid(65_534).gid(65_534);
     }
+    command.args(["simulate", "--listen", "127.0.0.1:0"]).current_dir("/");
+    command.stdout(Stdio::piped()).kill_on_drop(true);
     let mut child = command.spawn().unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).await.unwrap();

@@ -81,10 +81,13 @@ pub fn router(state: Arc<AdminState>) -> Router {
         .layer(Extension(Arc::new(description)))
         .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
         .fallback(|| async { Problem::not_found("path not found; /openapi.json lists all paths") })
-        // Also for paths that do not exist: without a token nobody learns which do.
+        .with_state(state.clone());
+    // Around the whole router: without a token nobody learns which paths and methods there are.
+    let guarded = Router::new()
+        .fallback_service(guarded)
         .layer(from_fn_with_state(state.clone(), middleware::token))
         .layer(from_fn_with_state(state.clone(), middleware::host_and_origin));
     // Health checks have no token and use any host name.
     let open = open.method_not_allowed_fallback(|| async { Problem::method_not_allowed() });
-    guarded.merge(open).layer(from_fn(middleware::security_headers)).with_state(state)
+    open.merge(guarded).layer(from_fn(middleware::security_headers)).with_state(state)
 }
