@@ -24,7 +24,8 @@ impl Checker<'_> {
             };
             let is_back =
                 friends.iter().any(|(member, since, _)| began(member, *since) >= somebody.known_from_secs);
-            if !is_back && !schedule.cast.is_in_a_group(*p, *d) {
+            let is_in_a_group = schedule.cast.is_in_a_group(*p, *d) && !schedule.cast.groups_were_refused;
+            if !is_back && !is_in_a_group {
                 continue;
             }
             let data = self.service.store.person_data(pair.external_userid.as_str()).await.unwrap();

@@ -44,7 +44,7 @@ impl Checker<'_> {
                 let joined = group.members.get(p).filter(|_| !group.is_dismissed);
                 let is_held = held.iter().any(|chat_id| chat_id.as_str() == group.chat_id);
                 // Where the app was not allowed to read groups, they are left out for a day.
-                let may_read = !schedule.cast.dealers[*d].was_troubled;
+                let may_read = !schedule.cast.dealers[*d].was_troubled && !schedule.cast.groups_were_refused;
                 let is_owed =
                     may_read && joined.is_some_and(|joined| *joined >= from_secs) && held.len() < CHATS_MAX;
                 self.expect(is_held || !is_owed, || {
