@@ -173,8 +173,6 @@ pub struct Cast {
     pub groups: Vec<Group>,
     /// By person and dealer.
     pub pairs: BTreeMap<(usize, usize), Pair>,
-    /// The last injected errcode may have said that the app is not allowed to read customer groups.
-    pub groups_were_refused: bool,
     /// Injected errcodes have blamed ids at random: the next lookup of any may be days away.
     pub ids_were_blamed: bool,
     /// The wall clock was wrong at some time.

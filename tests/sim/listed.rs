@@ -12,6 +12,7 @@ impl Checker<'_> {
     pub async fn listed_customers(&mut self, links: &[LinkData]) {
         let schedule = self.schedule;
         let sim = &schedule.machine.sim;
+        let without_groups = self.dealers_without_groups();
         for ((p, d), pair) in &schedule.cast.pairs {
             let (somebody, dealer) = (&schedule.cast.people[*p], &schedule.cast.dealers[*d].dealer);
             let friends = sim.followers(&dealer.corp_id, &somebody.person);
@@ -24,7 +25,7 @@ impl Checker<'_> {
             };
             let is_back =
                 friends.iter().any(|(member, since, _)| began(member, *since) >= somebody.known_from_secs);
-            let is_in_a_group = schedule.cast.is_in_a_group(*p, *d) && !schedule.cast.groups_were_refused;
+            let is_in_a_group = schedule.cast.is_in_a_group(*p, *d) && !without_groups.contains(d);
             if !is_back && !is_in_a_group {
                 continue;
             }

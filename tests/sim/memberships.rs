@@ -1,19 +1,42 @@
 //! The invariant of customer groups: when nothing is left to do and everything was compared, the groups that a
 //! customer is held to be in are those that the customer is in.
 
+use std::collections::BTreeSet;
+
+use unionlink::clock::Clock as _;
 use unionlink::domain::chat::CHAT_LAG_MS;
 use unionlink::domain::contact::CHATS_MAX;
-use unionlink::domain::time::SECOND_MS;
+use unionlink::domain::time::{DAY_MS, SECOND_MS};
 use unionlink::simulator::{Api, Call};
 use unionlink::store::People;
 
-use crate::cast::Group;
+use crate::cast::{DealerState, Group};
 use crate::check::Checker;
 
 /// How long after a list was asked for it may still be stored.
 const STORED_WITHIN_MS: i64 = 5 * SECOND_MS;
+/// Success, and the codes after which a call is made again soon.
+const PASSING: [i64; 8] = [0, -1, 40_014, 42_001, 45_009, 45_033, 45_035, 45_036];
 
 impl Checker<'_> {
+    /// The dealers whose groups the service need not have read: where WeCom does not allow that, they are left
+    /// out for a day.
+    pub fn dealers_without_groups(&self) -> BTreeSet<usize> {
+        let calls = self.schedule.machine.sim.calls();
+        let since = self.schedule.time.now().plus_ms(-DAY_MS);
+        let is_refused = |call: &&Call| {
+            matches!(call.api, Api::GroupChatList | Api::GroupChatGet)
+                && call.errcode.is_some_and(|errcode| !PASSING.contains(&errcode))
+                && call.at >= since
+        };
+        let refused: BTreeSet<_> =
+            calls.iter().filter(is_refused).filter_map(|call| call.corp_id.clone()).collect();
+        let dealers = self.schedule.cast.dealers.iter().enumerate();
+        let is_without =
+            |dealer: &DealerState| dealer.was_troubled || refused.contains(&dealer.dealer.corp_id);
+        dealers.filter(|(_, dealer)| is_without(dealer)).map(|(d, _)| d).collect()
+    }
+
     /// Every customer is held to be in their groups, and in no other.
     pub async fn memberships(&mut self) {
         let schedule = self.schedule;
@@ -34,6 +57,7 @@ impl Checker<'_> {
             };
             lag_ms > CHAT_LAG_MS || calls.iter().filter(is_list).any(is_near)
         };
+        let without_groups = self.dealers_without_groups();
         for ((p, d), pair) in &schedule.cast.pairs {
             let from_secs = schedule.cast.people[*p].known_from_secs;
             let data = self.service.store.person_data(pair.external_userid.as_str()).await.unwrap();
@@ -43,8 +67,7 @@ impl Checker<'_> {
             for (g, group) in groups {
                 let joined = group.members.get(p).filter(|_| !group.is_dismissed);
                 let is_held = held.iter().any(|chat_id| chat_id.as_str() == group.chat_id);
-                // Where the app was not allowed to read groups, they are left out for a day.
-                let may_read = !schedule.cast.dealers[*d].was_troubled && !schedule.cast.groups_were_refused;
+                let may_read = !without_groups.contains(d);
                 let is_owed =
                     may_read && joined.is_some_and(|joined| *joined >= from_secs) && held.len() < CHATS_MAX;
                 self.expect(is_held || !is_owed, || {

@@ -60,11 +60,6 @@ impl Schedule {
             8 => Fault::Garbage,
             _ => Fault::ApplyThenDrop,
         };
-        if let (Target::Only(Api::GroupChatGet | Api::GroupChatList), Fault::Errcode(_)) = (target, fault) {
-            // It may say that the app is not allowed to read groups: then they are left out for a day, which the
-            // end of a schedule does not wait for.
-            self.cast.groups_were_refused |= until_repaired.is_some();
-        }
         self.note(format!("wecom: {target:?} {fault:?} {times:?}"));
         self.machine.sim.inject(target, fault, times);
         (fault, times)
