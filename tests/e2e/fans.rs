@@ -9,6 +9,7 @@ use unionlink::domain::time::{MINUTE_MS, Timestamp};
 use unionlink::simulator::{Api, ConversionQuota, Fault, Options, Person, Remint};
 
 use crate::harness::{Ran, Setup, World};
+use crate::process::{Process, memory};
 
 fn ndjson(people: &[Person]) -> String {
     let row = |p: &Person| json!({"unionid": p.unionid, "openid": p.openid}).to_string() + "\n";
@@ -246,6 +247,25 @@ async fn a_wrong_mini_program_opens_the_circuit_breaker_at_once_and_rejects_no_f
         world.until("/v1/status", minted).await;
         assert_eq!(world.get("/v1/status").await["fans"]["rejected"], 0, "{errcode}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_of_tiny_objects_takes_little_more_memory_than_its_bytes() {
+    const MEGABYTE: usize = 1 << 20;
+    let mut process = Process::with(Setup::default()).await;
+    process.start().await;
+    let before = memory(process.pid(), "VmHWM:");
+    let objects = vec![r#"{"":0}"#; 15 * MEGABYTE / 7].join(",");
+    let body = format!("[{objects}]");
+    let url = format!("{}/v1/fans", process.world.admin);
+    let answer = process.world.http.post(url).body(body.clone()).send().await.unwrap();
+    assert_eq!(answer.status(), 202);
+    let answer: Value = answer.json().await.unwrap();
+    assert_eq!(answer["rejected_total"], 15 * MEGABYTE / 7);
+    let grown = memory(process.pid(), "VmHWM:") - before;
+    println!("{} MiB for a body of {} MiB", grown >> 20, body.len() >> 20);
+    // Besides the body: what a buffer that doubles has reserved, and what the allocator keeps.
+    assert!(grown < 4 * body.len() as u64, "{grown}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,6 +15,13 @@ use unionlink::simulator::{Fault, Target};
 
 use crate::harness::{PATIENCE, Setup, World};
 
+/// A number of `/proc/PID/status`, such as `VmRSS:` (resident memory) or `VmHWM:` (its peak), in bytes.
+pub fn memory(pid: u32, name: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+}
+
 /// The service as a process of its own, with the folder of a world whose in-process service is stopped.
 pub struct Process {
     pub world: World,

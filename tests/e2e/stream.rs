@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::feed::with_a_shortened_feed;
 use crate::harness::{PATIENCE, Setup, World};
-use crate::process::Process;
+use crate::process::{Process, memory};
 
 /// One server-sent event.
 #[derive(Debug)]
@@ -221,9 +221,7 @@ async fn beyond_the_maximum_a_stream_is_answered_503_until_another_ends() {
 
 /// The resident memory of a process, in bytes.
 fn resident(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    memory(pid, "VmRSS:")
 }
 
 #[tokio::test(flavor = "multi_thread")]

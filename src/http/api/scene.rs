@@ -302,12 +302,17 @@ impl Scene {
     /// Registers a fan.
     pub(super) async fn register(&self, app: &str, unionid: &str) {
         let fan = serde_json::json!({"app": app, "unionid": unionid, "openid": "oINVENTED-openid-0001"});
-        let request = Request::post("/v1/fans")
+        assert_eq!(self.post("/v1/fans", &fan).await, 202);
+    }
+
+    /// The status of a POST with this body.
+    pub(super) async fn post(&self, path: &str, body: &Value) -> u16 {
+        let request = Request::post(path)
             .header("host", "127.0.0.1")
             .header("content-type", "application/json")
-            .body(fan.to_string().into())
+            .body(body.to_string().into())
             .unwrap();
-        assert_eq!(self.answer(request).await.0, 202);
+        self.answer(request).await.0
     }
 
     async fn answer(&self, request: Request<Body>) -> (u16, Value) {

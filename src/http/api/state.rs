@@ -182,7 +182,24 @@ pub(super) async fn scan<T: Send + 'static>(
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
+    use super::super::scene::Scene;
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn no_kind_of_request_keeps_another_waiting() {
+        let scene = Scene::new();
+        let Permits { exports, scans, streams, polls, large_bodies, .. } = &scene.state.permits;
+        let all = [exports, scans, streams, polls, large_bodies];
+        let _held = all.map(|permits| permits.try_acquire_many(u32::try_from(permits.available_permits()).unwrap()));
+        assert_eq!(scene.get("/v1/links/export").await.0, 503);
+        assert_eq!(scene.get("/v1/explain/oINVENTED-unionid-0001").await.0, 200);
+        let person = json!({"unionid": "oINVENTED-unionid-0001"});
+        assert_eq!(scene.post("/v1/forget", &person).await, 200);
+        assert_eq!(scene.get("/v1/links/feed").await.0, 200);
+        scene.register("own", "oINVENTED-unionid-0002").await;
+    }
 
     #[tokio::test]
     async fn a_scan_holds_its_permit_to_its_end_even_if_the_client_gives_up() {
