@@ -81,7 +81,7 @@ pub(super) fn doors(config: &Config, apps: &Apps) -> Result<Doors, StartError> {
     for suite in &config.suites {
         let Some(settings) = apps.suites().get(&suite.name) else { continue };
         let door = SuiteDoor {
-            keys: keys(&suite.name, &suite.callback_token, &suite.encoding_aes_key)?,
+            keys: keys(&suite.name, &suite.callback_token, &suite.encoding_aes_key, &suite.previous)?,
             recipients: recipients[&suite.name].clone(),
             sealer: settings.sealer.clone(),
         };
@@ -92,7 +92,7 @@ pub(super) fn doors(config: &Config, apps: &Apps) -> Result<Doors, StartError> {
             Access::SelfBuilt(own) => {
                 let accept_receive_ids = app.accept_receive_ids.clone();
                 let recipients = Recipients { corp_id: own.corp_id.clone(), accept_receive_ids };
-                let keys = keys(&app.name, &own.callback_token, &own.encoding_aes_key)?;
+                let keys = keys(&app.name, &own.callback_token, &own.encoding_aes_key, &own.previous)?;
                 (keys, AppRecipients::SelfBuilt(recipients))
             }
             Access::Agency(agency) => {
@@ -104,7 +104,8 @@ pub(super) fn doors(config: &Config, apps: &Apps) -> Result<Doors, StartError> {
                 }
                 let token = agency.callback_token.as_ref().unwrap_or(&suite.callback_token);
                 let key = agency.encoding_aes_key.as_ref().unwrap_or(&suite.encoding_aes_key);
-                (keys(&app.name, token, key)?, AppRecipients::Agency(recipients[&suite.name].clone()))
+                let keys = keys(&app.name, token, key, &agency.previous)?;
+                (keys, AppRecipients::Agency(recipients[&suite.name].clone()))
             }
         };
         let (name, customer_groups) = (app.name.clone(), app.customer_groups);
@@ -126,8 +127,17 @@ fn suite_recipients(config: &Config, suite: &config::Suite) -> SuiteRecipients {
     }
 }
 
-fn keys(name: &AppName, token: &Secret, key: &Secret) -> Result<Keys, StartError> {
-    let aes_key = AesKey::decode(key.value.expose_secret())
-        .map_err(|source| StartError::Key { app: name.clone(), source })?;
-    Ok(Keys::new(token.value.clone(), aes_key))
+fn keys(
+    name: &AppName,
+    token: &Secret,
+    key: &Secret,
+    previous: &config::PreviousKeys,
+) -> Result<Keys, StartError> {
+    let decoded = |key: &Secret| {
+        let decoded = AesKey::decode(key.value.expose_secret());
+        decoded.map_err(|source| StartError::Key { app: name.clone(), source })
+    };
+    let previous_token = previous.callback_token.as_ref().map(|token| token.value.clone());
+    let previous_key = previous.encoding_aes_key.as_ref().map(decoded).transpose()?;
+    Ok(Keys::new(token.value.clone(), decoded(key)?).with_previous(previous_token, previous_key))
 }

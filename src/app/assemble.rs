@@ -105,6 +105,9 @@ pub async fn assemble(
     for suite in &config.suites {
         metrics.suites.configured(&suite.name);
     }
+    for name in doors.keys() {
+        metrics.callback_url_configured(name);
+    }
     let dealer_names = Arc::new(DealerNames::default());
     for app in &config.apps {
         dealer_names.load(&*store, &app.name).await;

@@ -17,6 +17,7 @@ use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurp
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretBox};
 
+use super::KeyAge;
 use super::refusal::Refusal;
 use super::verified::VerifiedMessage;
 
@@ -83,7 +84,7 @@ impl AesKey {
         }
         let text = HEADER_BYTES..HEADER_BYTES + message_length;
         let receive_id = text.end..length;
-        Ok(VerifiedMessage { plaintext, text, receive_id })
+        Ok(VerifiedMessage { plaintext, text, receive_id, opened_with: KeyAge::Current })
     }
 }
 

@@ -27,30 +27,71 @@ pub use signature::sign;
 pub use verified::VerifiedMessage;
 
 use secrecy::{ExposeSecret, SecretString};
+use strum::{IntoStaticStr, VariantArray};
 
-/// The secrets an app shares with WeCom for its callbacks: the token signs, the AES key encrypts.
+/// The secrets an app shares with WeCom for its callbacks: the token signs, the AES key encrypts. While they
+/// are changed, the ones before are accepted too.
 #[derive(Debug)]
 pub struct Keys {
     token: SecretString,
     aes_key: AesKey,
+    /// What a previous token or key is instead; of a pair, the missing one is the current one.
+    previous: Option<(Option<SecretString>, Option<AesKey>)>,
+}
+
+/// Which pair of token and key a message was signed and encrypted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum KeyAge {
+    /// The present one.
+    Current,
+    /// The one before, which may be removed once it opens nothing any more.
+    Previous,
 }
 
 impl Keys {
     /// The token and the key that WeCom's admin console shows on the app's 接收消息 page.
     #[must_use]
     pub const fn new(token: SecretString, aes_key: AesKey) -> Self {
-        Self { token, aes_key }
+        Self { token, aes_key, previous: None }
     }
 
-    /// Checks the signature of `encrypted`, then decrypts it.
-    fn open(&self, query: &Query<'_>, encrypted: &str) -> Result<VerifiedMessage, Refusal> {
-        let Query { msg_signature, timestamp, nonce, .. } = query;
-        let expected = sign(self.token.expose_secret(), timestamp, nonce, encrypted);
-        if !signature::equal(&expected, msg_signature) {
-            return Err(Refusal::Signature);
-        }
-        self.aes_key.decrypt(encrypted)
+    /// The same, with the token, the key or both from before a change, which are accepted too.
+    #[must_use]
+    pub fn with_previous(self, token: Option<SecretString>, aes_key: Option<AesKey>) -> Self {
+        let previous = (token.is_some() || aes_key.is_some()).then_some((token, aes_key));
+        Self { previous, ..self }
     }
+
+    /// Checks the signature of `encrypted`, then decrypts it. If neither pair opens it, the refusal is that of
+    /// the pair whose signature held.
+    fn open(&self, query: &Query<'_>, encrypted: &str) -> Result<VerifiedMessage, Refusal> {
+        let Self { token, aes_key, previous } = self;
+        let (refusal, previous) = match (open_with(token, aes_key, query, encrypted), previous) {
+            (Err(refusal), Some(previous)) => (refusal, previous),
+            (opened, _) => return opened,
+        };
+        let (token, aes_key) = (previous.0.as_ref().unwrap_or(token), previous.1.as_ref().unwrap_or(aes_key));
+        match open_with(token, aes_key, query, encrypted) {
+            Ok(message) => Ok(VerifiedMessage { opened_with: KeyAge::Previous, ..message }),
+            Err(other) if refusal == Refusal::Signature => Err(other),
+            Err(_) => Err(refusal),
+        }
+    }
+}
+
+fn open_with(
+    token: &SecretString,
+    aes_key: &AesKey,
+    query: &Query<'_>,
+    encrypted: &str,
+) -> Result<VerifiedMessage, Refusal> {
+    let Query { msg_signature, timestamp, nonce, .. } = query;
+    let expected = sign(token.expose_secret(), timestamp, nonce, encrypted);
+    if !signature::equal(&expected, msg_signature) {
+        return Err(Refusal::Signature);
+    }
+    aes_key.decrypt(encrypted)
 }
 
 /// Verifies and decrypts a callback (POST). The encrypted text is the `Encrypt` field of an XML or JSON

@@ -220,7 +220,7 @@ pub fn cipher(data: &[u8]) {
 
 /// Asserts that header, message, receive id and padding make up the whole plaintext.
 fn assert_framed(verified: &VerifiedMessage) {
-    let VerifiedMessage { plaintext, text, receive_id } = verified;
+    let VerifiedMessage { plaintext, text, receive_id, opened_with: _ } = verified;
     let Some([a, b, c, d]) = plaintext.get(HEADER_BYTES - 4..HEADER_BYTES) else { panic!("no header") };
     let length = u32::from_be_bytes([*a, *b, *c, *d]);
     assert_eq!(usize::try_from(length).ok(), Some(text.len()));

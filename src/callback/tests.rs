@@ -61,6 +61,47 @@ fn every_published_vector_opens_to_its_plaintext() {
 }
 
 #[test]
+fn while_keys_are_changed_the_present_and_the_previous_pair_open() {
+    let other_key = "b".repeat(43);
+    let message = |aes_key: &str| encrypt(aes_key, &plaintext(b"<xml/>", b"wwBRAND"));
+    let open = |token: &str, aes_key: &str, keys: &Keys| {
+        let encrypted = message(aes_key);
+        let signature = sign(token, "1", "2", &encrypted);
+        let query = Query {
+            msg_signature: signature.into(),
+            timestamp: "1".into(),
+            nonce: "2".into(),
+            echostr: Some(encrypted.as_str().into()),
+        };
+        verify_echo(&query, keys).map(|message| message.opened_with())
+    };
+    let previous = |token: Option<&str>, aes_key: Option<&str>| {
+        let aes_key = aes_key.map(|aes_key| AesKey::decode(aes_key).unwrap());
+        keys("new", KEY).with_previous(token.map(Into::into), aes_key)
+    };
+    let (current, before) = (Ok(KeyAge::Current), Ok(KeyAge::Previous));
+    for (keys, opened) in [
+        (
+            previous(None, None),
+            [current, Err(Refusal::Signature), Err(Refusal::Padding), Err(Refusal::Signature)],
+        ),
+        (previous(Some("old"), None), [current, before, Err(Refusal::Padding), Err(Refusal::Padding)]),
+        (
+            previous(None, Some(&other_key)),
+            [current, Err(Refusal::Signature), before, Err(Refusal::Signature)],
+        ),
+        (
+            previous(Some("old"), Some(&other_key)),
+            [current, Err(Refusal::Padding), Err(Refusal::Padding), before],
+        ),
+    ] {
+        let pairs = [("new", KEY), ("old", KEY), ("new", &*other_key), ("old", &*other_key)];
+        assert_eq!(pairs.map(|(token, aes_key)| open(token, aes_key, &keys)), opened, "{keys:?}");
+        assert_eq!(open("stranger", KEY, &keys), Err(Refusal::Signature));
+    }
+}
+
+#[test]
 fn every_published_signature_is_reproduced() {
     let mut signed = 0;
     for vector in vectors() {

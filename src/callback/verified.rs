@@ -3,6 +3,8 @@
 use std::fmt;
 use std::ops::Range;
 
+use super::KeyAge;
+
 /// A decrypted message from WeCom whose signature was verified: only [`verify`](super::verify) and
 /// [`verify_echo`](super::verify_echo) make one from a request. Its `Debug` does not print the message, which
 /// may contain a secret or name a person.
@@ -11,6 +13,7 @@ pub struct VerifiedMessage {
     pub(super) plaintext: Vec<u8>,
     pub(super) text: Range<usize>,
     pub(super) receive_id: Range<usize>,
+    pub(super) opened_with: KeyAge,
 }
 
 impl VerifiedMessage {
@@ -20,13 +23,19 @@ impl VerifiedMessage {
         let (text_end, mut plaintext) = (text.len(), text);
         plaintext.extend_from_slice(receive_id.as_bytes());
         let receive_id = text_end..plaintext.len();
-        Self { plaintext, text: 0..text_end, receive_id }
+        Self { plaintext, text: 0..text_end, receive_id, opened_with: KeyAge::Current }
     }
 
     /// The message: an event's XML or JSON, or the echo of a URL check.
     #[must_use]
     pub fn text(&self) -> &[u8] {
         self.plaintext.get(self.text.clone()).unwrap_or_default()
+    }
+
+    /// Which token and key it was signed and encrypted with.
+    #[must_use]
+    pub const fn opened_with(&self) -> KeyAge {
+        self.opened_with
     }
 
     /// The corp id or suite id that WeCom encrypted this for; may be empty.

@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::checks::{check_callback_token, check_corp_id, read_callback_keys};
+use super::checks::{PreviousKeys, check_callback_token, check_corp_id, read_callback_keys};
 use super::reader::Section;
 use super::secret::{self, Secret};
 use super::sections::unique_name;
@@ -49,6 +49,8 @@ pub(crate) struct SelfBuilt {
     pub(crate) callback_token: Secret,
     /// Valid: [`AesKey::decode`] accepts it.
     pub(crate) encoding_aes_key: Secret,
+    #[serde(flatten)]
+    pub(crate) previous: PreviousKeys,
 }
 
 /// An agency-developed app (代开发应用). Its secret and agent id come with a brand's authorisation.
@@ -64,6 +66,8 @@ pub(crate) struct Agency {
     /// Valid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) encoding_aes_key: Option<Secret>,
+    #[serde(flatten)]
+    pub(crate) previous: PreviousKeys,
 }
 
 impl App {
@@ -124,7 +128,7 @@ impl SelfBuilt {
         }
         let agent_id = section.number("agent_id", 1..=1 << 53);
         let secret = secret::read(section, "secret");
-        let (callback_token, encoding_aes_key) = read_callback_keys(section);
+        let (callback_token, encoding_aes_key, previous) = read_callback_keys(section);
         if let Some(token) = &callback_token {
             check_callback_token(section, token);
         }
@@ -134,6 +138,7 @@ impl SelfBuilt {
             secret: secret?,
             callback_token: callback_token?,
             encoding_aes_key: encoding_aes_key?,
+            previous,
         })
     }
 }
@@ -182,11 +187,18 @@ impl Agency {
                 (Some(_) | None, _) => {}
             }
         }
-        let (callback_token, encoding_aes_key) = read_callback_keys(section);
+        let (callback_token, encoding_aes_key, previous) = read_callback_keys(section);
         if let Some(token) = &callback_token {
             check_callback_token(section, token);
         }
-        Some(Self { suite: suite?, corp_id, callback_token, encoding_aes_key })
+        let has_url = callback_token.is_some() || encoding_aes_key.is_some();
+        for key in ["previous_callback_token", "previous_encoding_aes_key"] {
+            if section.has(key) && !has_url {
+                let hint = "set it in [[suites]], or give the app a token or key of its own";
+                section.problem(key, "is of an app that has its suite's token and key", Some(hint));
+            }
+        }
+        Some(Self { suite: suite?, corp_id, callback_token, encoding_aes_key, previous })
     }
 }
 

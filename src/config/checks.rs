@@ -2,6 +2,7 @@
 
 use reqwest::Url;
 use secrecy::ExposeSecret as _;
+use serde::Serialize;
 
 use super::reader::{Section, Severity};
 use super::secret::{self, Secret};
@@ -14,10 +15,38 @@ const PLACEHOLDER_CORP_ID: &str = "ww0000000000000000";
 /// Shorter callback tokens are reported: a token is the key of every signature.
 const TOKEN_CHARS_MIN: usize = 8;
 
-/// Reads `callback_token` and `encoding_aes_key`.
-pub(super) fn read_callback_keys(section: &mut Section<'_>) -> (Option<Secret>, Option<Secret>) {
+/// A token and a key of callbacks from before a change.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(crate) struct PreviousKeys {
+    #[serde(rename = "previous_callback_token", skip_serializing_if = "Option::is_none")]
+    pub(crate) callback_token: Option<Secret>,
+    /// Valid: [`AesKey::decode`] accepts it.
+    #[serde(rename = "previous_encoding_aes_key", skip_serializing_if = "Option::is_none")]
+    pub(crate) encoding_aes_key: Option<Secret>,
+}
+
+/// Reads `callback_token` and `encoding_aes_key`, and those before them.
+pub(super) fn read_callback_keys(
+    section: &mut Section<'_>,
+) -> (Option<Secret>, Option<Secret>, PreviousKeys) {
+    const COPY: &str = "copy all 43 characters";
     let token = secret::read(section, "callback_token");
-    (token, secret::read_checked(section, "encoding_aes_key", AesKey::decode, "copy all 43 characters"))
+    let key = secret::read_checked(section, "encoding_aes_key", AesKey::decode, COPY);
+    let previous = PreviousKeys {
+        callback_token: secret::read(section, "previous_callback_token"),
+        encoding_aes_key: secret::read_checked(section, "previous_encoding_aes_key", AesKey::decode, COPY),
+    };
+    for (name, of, current, before) in [
+        ("previous_callback_token", "callback_token", &token, &previous.callback_token),
+        ("previous_encoding_aes_key", "encoding_aes_key", &key, &previous.encoding_aes_key),
+    ] {
+        if let (Some(current), Some(before)) = (current, before)
+            && current.value.expose_secret() == before.value.expose_secret()
+        {
+            section.problem(name, format!("is the same as {of}"), Some("leave it out"));
+        }
+    }
+    (token, key, previous)
 }
 
 /// Reports a corp id that is the example's, or that cannot be a corp's.

@@ -29,6 +29,7 @@ use toml::Table;
 pub use admin::AdminAccess;
 pub(crate) use apps::Access;
 pub use apps::{App, Quota};
+pub(crate) use checks::PreviousKeys;
 pub use environment::Environment;
 pub use reader::{Problem, Severity};
 use reader::{Reading, Section};

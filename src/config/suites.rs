@@ -4,7 +4,7 @@
 
 use serde::Serialize;
 
-use super::checks::{check_callback_token, check_corp_id, read_callback_keys};
+use super::checks::{PreviousKeys, check_callback_token, check_corp_id, read_callback_keys};
 use super::reader::{Section, Severity};
 use super::secret::{self, Secret};
 use super::sections::unique_name;
@@ -24,6 +24,8 @@ pub struct Suite {
     pub(crate) callback_token: Secret,
     /// Valid.
     pub(crate) encoding_aes_key: Secret,
+    #[serde(flatten)]
+    pub(crate) previous: PreviousKeys,
 }
 
 /// Where the provider's console shows the value of a key.
@@ -53,7 +55,7 @@ impl Suite {
         }
         let suite_secret = secret::read(section, "suite_secret");
         let previous_suite_secret = secret::read(section, "previous_suite_secret");
-        let (callback_token, encoding_aes_key) = read_callback_keys(section);
+        let (callback_token, encoding_aes_key, previous) = read_callback_keys(section);
         if let Some(token) = &callback_token {
             check_callback_token(section, token);
         }
@@ -65,6 +67,7 @@ impl Suite {
             previous_suite_secret,
             callback_token: callback_token?,
             encoding_aes_key: encoding_aes_key?,
+            previous,
         })
     }
 }

@@ -40,6 +40,13 @@ impl CallbackLog {
         }
     }
 
+    /// Logs messages that were verified with the token or key from before a change.
+    pub(super) fn opened_with_previous(&self, app: &AppName) {
+        if let Some(messages) = self.throttle.count((Some(app.clone()), "previous_key")) {
+            tracing::info!(%app, messages, "callbacks verified with the previous token or key");
+        }
+    }
+
     /// Whether this is the first callback of a dealer since the start.
     pub(super) fn is_first_of(&self, app: &AppName, corp_id: &CorpId) -> bool {
         let mut dealers = self.dealers.lock().unwrap_or_else(PoisonError::into_inner);

@@ -22,7 +22,7 @@ use super::body::read_body;
 use super::callbacks::CallbackState;
 use super::doors::Door;
 use super::payload::receive_id;
-use crate::callback::{self, Query, Refusal};
+use crate::callback::{self, KeyAge, Query, Refusal};
 use crate::domain::ids::AppName;
 use crate::store::StoreError;
 use crate::telemetry::metrics::{CallbackOutcome, TimestampSource};
@@ -189,9 +189,18 @@ impl CallbackState {
         Err(suite.map_or(Reject::UnknownApp, |suite| Reject::SuiteUrl { app: name, suite }))
     }
 
+    /// Notes which token and key a message was verified with.
+    fn opened(&self, door: &Door, with: KeyAge) {
+        self.metrics.callback_opened(door.name(), with);
+        if with == KeyAge::Previous {
+            self.log.opened_with_previous(door.name());
+        }
+    }
+
     fn echo(&self, door: &Door, query: &str) -> Result<Ack, Reject> {
         let query = Query::parse(query).map_err(|_| Refusal::Query)?;
         let echo = callback::verify_echo(&query, door.keys())?;
+        self.opened(door, echo.opened_with());
         self.count_signed_at(&query);
         match door.check_echo(&self.apps, &echo) {
             Ok(()) => Ok(Ack::Echo(echo.text().to_vec())),
@@ -226,6 +235,7 @@ impl CallbackState {
         *received_at = Some(all_received_at);
         let query = query?;
         let message = callback::verify(&query, &body, door.keys())?;
+        self.opened(door, message.opened_with());
         self.count_signed_at(&query);
         let outcome = self.accept(door, &message, all_received_at).await.map_err(Reject::Unavailable)?;
         Ok(Ack::Success(outcome))

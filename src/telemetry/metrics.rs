@@ -24,7 +24,7 @@ use strum::VariantArray as _;
 
 use super::process::Process;
 use super::version::{COMMIT, VERSION};
-use crate::callback::Refusal;
+use crate::callback::{KeyAge, Refusal};
 use crate::domain::event::Kind;
 use crate::domain::far_off::{FarOff, far_off};
 use crate::domain::ids::{AppName, SinkName};
@@ -52,6 +52,7 @@ pub struct Metrics {
     pub suites: SuiteMetrics,
     callbacks: Family<Labels<1>, Counter>,
     refusals: Family<Labels<1>, Counter>,
+    opened: Family<Labels<2, String>, Counter>,
     admin_refused: Family<Labels<1>, Counter>,
     far_off: Family<Labels<2>, Counter>,
     events: Family<Labels<1>, Counter>,
@@ -100,6 +101,12 @@ impl Default for Metrics {
             suites: SuiteMetrics::new(r),
             callbacks: new(r, "callbacks", "Callbacks and other requests to the public listener, by outcome"),
             refusals: new(r, "callback_refusals", "Callbacks that failed verification, by reason"),
+            opened: new(
+                r,
+                "callbacks_opened",
+                "Verified callbacks and URL checks by name in the URL and by key: current, or previous, the \
+                 token or key from before a change, which may be removed once it opens nothing any more",
+            ),
             admin_refused: new(
                 r,
                 "admin_refused",
@@ -192,6 +199,10 @@ impl Default for Metrics {
     }
 }
 
+fn opened_labels(name: &AppName, key: KeyAge) -> Labels<2, String> {
+    [("name", name.to_string()), ("key", <&str>::from(key).to_owned())]
+}
+
 impl Metrics {
     /// Creates the counters whose labels are closed sets: `rate()` does not see the first increment of a
     /// series that did not exist before.
@@ -230,6 +241,18 @@ impl Metrics {
     /// Counts a refused callback.
     pub fn callback_refused(&self, refusal: Refusal) {
         self.refusals.get_or_create(&[("reason", refusal.into())]).inc();
+    }
+
+    /// Creates the counters of a callback URL, at 0.
+    pub fn callback_url_configured(&self, name: &AppName) {
+        for key in KeyAge::VARIANTS {
+            drop(self.opened.get_or_create(&opened_labels(name, *key)));
+        }
+    }
+
+    /// Counts a verified callback or URL check.
+    pub fn callback_opened(&self, name: &AppName, key: KeyAge) {
+        self.opened.get_or_create(&opened_labels(name, key)).inc();
     }
 
     /// Counts a timestamp of a verified callback if it is far off our clock.

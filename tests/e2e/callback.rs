@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use unionlink::app::App;
 use unionlink::clock::SystemClock;
 use unionlink::config::{self, Environment};
-use unionlink::simulator::{Fault, Forgery, SealedCallback, Target};
+use unionlink::simulator::{CallbackSpec, Fault, Forgery, SealedCallback, Target};
 
 use crate::harness::{Setup, World};
 
@@ -132,6 +132,32 @@ async fn a_captured_message_is_not_decrypted_by_a_url_check() {
     assert_eq!((response.status().as_u16(), response.text().await.unwrap().as_str()), (403, ""));
     let (_, metrics) = world.text("/metrics").await;
     assert!(metrics.contains("unionlink_callback_refusals_total{reason=\"echo\"} 1\n"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_token_and_key_are_changed_callbacks_with_either_pair_are_accepted() {
+    let mut world = World::usual().await;
+    let old = world.callback.clone();
+    // Changed here first, and in WeCom's console afterwards.
+    world.callback = world.wecom.invent_callback(&old.url);
+    let previous = format!(
+        "previous_callback_token = {{ value = {:?} }}\nprevious_encoding_aes_key = {{ value = {:?} }}\n",
+        old.token, old.aes_key
+    );
+    world.setup.app.insert_str(0, &previous);
+    world.restart().await;
+    let fans = world.mint(2).await;
+    let url = format!("{}/callback/brand", world.public);
+    let pairs = [("previous", old), ("current", world.callback.clone())];
+    for (fan, (key, callback)) in fans.iter().zip(pairs) {
+        world.wecom.set_callback(&world.corp.corp_id, CallbackSpec { url: url.clone(), ..callback });
+        assert!(world.wecom.verify_url(&world.corp.corp_id).await, "{key}");
+        world.add(0, fan, "zhangsan").await;
+        world.linked(fan, 1).await;
+        let (_, metrics) = world.text("/metrics").await;
+        let line = format!("unionlink_callbacks_opened_total{{name=\"brand\",key=\"{key}\"}} 2\n");
+        assert!(metrics.contains(&line), "{line} is not in\n{metrics}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

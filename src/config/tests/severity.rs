@@ -114,6 +114,30 @@ fn two_callback_urls_do_not_share_token_and_key() {
 }
 
 #[test]
+fn a_previous_token_or_key_is_another_than_the_present_one_and_counts_as_shared() {
+    let with = |lines: &str| format!("{}{lines}", minimal());
+    let found = |text: &str| listing(&refused(Severity::Suspect, text, &Environment::default()));
+    let same = with(&format!(
+        "previous_callback_token = \"callback-token\"\nprevious_encoding_aes_key = \"{KEY}\"\n"
+    ));
+    let reasons = [
+        "apps[0].previous_callback_token is the same as callback_token",
+        "apps[0].previous_encoding_aes_key is the same as encoding_aes_key",
+    ];
+    assert_eq!(found(&same), reasons);
+    let short = "apps[0].previous_encoding_aes_key has 5 characters instead of 43";
+    assert_eq!(found(&with("previous_encoding_aes_key = \"short\"\n")), [short]);
+    let shop = minimal().replace("\"brand\"", "\"shop\"").replace("callback-token", "shop-token");
+    let shared = with("previous_callback_token = \"shop-token\"\n") + &shop;
+    assert_eq!(
+        found(&shared),
+        [
+            "apps[1].callback_token and encoding_aes_key are those of app brand: a callback for one verifies at the other"
+        ]
+    );
+}
+
+#[test]
 fn a_short_callback_token_is_only_a_warning() {
     for (token, warned) in [("1234567", true), ("12345678", false)] {
         let text = minimal().replace("callback-token", token);

@@ -192,7 +192,8 @@ mod tests {
         let scene = Scene::new();
         let Permits { exports, scans, streams, polls, large_bodies, .. } = &scene.state.permits;
         let all = [exports, scans, streams, polls, large_bodies];
-        let _held = all.map(|permits| permits.try_acquire_many(u32::try_from(permits.available_permits()).unwrap()));
+        let _held =
+            all.map(|permits| permits.try_acquire_many(u32::try_from(permits.available_permits()).unwrap()));
         assert_eq!(scene.get("/v1/links/export").await.0, 503);
         assert_eq!(scene.get("/v1/explain/oINVENTED-unionid-0001").await.0, 200);
         let person = json!({"unionid": "oINVENTED-unionid-0001"});
