@@ -106,7 +106,7 @@ pub async fn assemble(
         metrics.suites.configured(&suite.name);
     }
     for name in doors.keys() {
-        metrics.callback_url_configured(name);
+        metrics.callbacks.url_configured(name);
     }
     let dealer_names = Arc::new(DealerNames::default());
     for app in &config.apps {

@@ -39,7 +39,8 @@ pub(super) fn encrypt(plaintext: &[u8]) -> String {
     encrypt_with(KEY, plaintext)
 }
 
-fn encrypt_with(key: &str, plaintext: &[u8]) -> String {
+/// Encrypts like [`encrypt`], with this `EncodingAESKey`.
+pub(super) fn encrypt_with(key: &str, plaintext: &[u8]) -> String {
     let Ok(key) = LENIENT.decode(key) else { panic!("the key is not base64") };
     let Ok(cipher) = cbc::Encryptor::<Aes256>::new_from_slices(&key, &key[..16]) else {
         panic!("the key has another length")

@@ -7,7 +7,7 @@ use secrecy::SecretBox;
 use secrecy::zeroize::ZeroizeOnDrop;
 use serde_json::Value;
 
-use super::properties::{KEY, encrypt, plaintext, signed};
+use super::properties::{KEY, encrypt, encrypt_with, plaintext, signed};
 use super::*;
 
 fn vectors() -> Vec<Value> {
@@ -63,12 +63,11 @@ fn every_published_vector_opens_to_its_plaintext() {
 #[test]
 fn while_keys_are_changed_the_present_and_the_previous_pair_open() {
     let other_key = "b".repeat(43);
-    let message = |aes_key: &str| encrypt(aes_key, &plaintext(b"<xml/>", b"wwBRAND"));
     let open = |token: &str, aes_key: &str, keys: &Keys| {
-        let encrypted = message(aes_key);
+        let encrypted = encrypt_with(aes_key, &plaintext(b"<xml/>", b"wwBRAND"));
         let signature = sign(token, "1", "2", &encrypted);
         let query = Query {
-            msg_signature: signature.into(),
+            msg_signature: String::from_utf8_lossy(&signature),
             timestamp: "1".into(),
             nonce: "2".into(),
             echostr: Some(encrypted.as_str().into()),

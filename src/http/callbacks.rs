@@ -309,9 +309,9 @@ impl CallbackState {
     }
 
     fn count_event(&self, kind: Kind, created_at: Option<Timestamp>, now: Timestamp) {
-        self.metrics.event(kind);
+        self.metrics.callbacks.event(kind);
         if let Some(created_at) = created_at {
-            self.metrics.timestamp_seen(TimestampSource::CreateTime, created_at, now);
+            self.metrics.callbacks.timestamp_seen(TimestampSource::CreateTime, created_at, now);
         }
     }
 }

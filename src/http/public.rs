@@ -154,11 +154,11 @@ impl CallbackState {
     ) -> Response {
         let outcome = answer.as_ref().map_or_else(Reject::outcome, Ack::outcome);
         if let Some(refusal) = answer.as_ref().err().and_then(Reject::refusal) {
-            self.metrics.callback_refused(refusal);
+            self.metrics.callbacks.refused(refusal);
         }
         // Only acknowledged callbacks are timed: a flood of forged ones must not change the histogram.
         let acknowledged = received_at.filter(|_| answer.is_ok());
-        self.metrics.callback_answered(outcome, acknowledged.map(|received_at| received_at.elapsed()));
+        self.metrics.callbacks.answered(outcome, acknowledged.map(|received_at| received_at.elapsed()));
         match (name, &answer) {
             (None, Err(Reject::SuiteUrl { app, suite })) => self.log.uses_suite_url(app, suite),
             (None, _) => self.log.unknown_app(self.doors.keys()),
@@ -191,7 +191,7 @@ impl CallbackState {
 
     /// Notes which token and key a message was verified with.
     fn opened(&self, door: &Door, with: KeyAge) {
-        self.metrics.callback_opened(door.name(), with);
+        self.metrics.callbacks.opened(door.name(), with);
         if with == KeyAge::Previous {
             self.log.opened_with_previous(door.name());
         }
@@ -243,7 +243,7 @@ impl CallbackState {
 
     fn count_signed_at(&self, query: &Query<'_>) {
         if let Some(signed_at) = query.signed_at() {
-            self.metrics.timestamp_seen(TimestampSource::Timestamp, signed_at, self.clock.now());
+            self.metrics.callbacks.timestamp_seen(TimestampSource::Timestamp, signed_at, self.clock.now());
         }
     }
 }

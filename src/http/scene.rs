@@ -237,7 +237,7 @@ impl Scene {
 
     /// The number of answers with each of these outcomes.
     pub(super) fn outcomes<const N: usize>(&self, outcomes: [CallbackOutcome; N]) -> [u64; N] {
-        outcomes.map(|outcome| self.state.metrics.callbacks_with(outcome))
+        outcomes.map(|outcome| self.state.metrics.callbacks.answered_with(outcome))
     }
 
     /// The events in the inbox, each as app and corp.

@@ -1,9 +1,10 @@
-//! Every metric of the service, with its name and help text, and the counters; those of suites are in
-//! `suites`. Label values are from closed sets or from the configuration, so that input cannot create series.
+//! Every metric of the service, with its name and help text, and the counters; those of the public listener
+//! are in `callbacks`, those of suites in `suites`. Label values are from closed sets or from the configuration, so that input cannot create series.
 //!
 //! Deliberately absent: labels for dealers, fans or customers; setting the gauges, which `gauges` does just
 //! before each scrape; and the HTTP endpoint.
 
+mod callbacks;
 mod gauges;
 mod labels;
 mod optional;
@@ -24,15 +25,12 @@ use strum::VariantArray as _;
 
 use super::process::Process;
 use super::version::{COMMIT, VERSION};
-use crate::callback::{KeyAge, Refusal};
-use crate::domain::event::Kind;
-use crate::domain::far_off::{FarOff, far_off};
 use crate::domain::ids::{AppName, SinkName};
-use crate::domain::time::Timestamp;
 use crate::wecom::api::Api;
 use crate::wecom::errcode::Class;
 use crate::wecom::error::CallError;
 
+pub use callbacks::CallbackMetrics;
 pub use labels::{AdminRefusal, AuthCodeOutcome, CallbackOutcome, TimestampSource};
 use labels::{DeliveryOutcome, Labels, delivery_labels, errcode_label};
 use optional::OptionalGauge;
@@ -50,13 +48,9 @@ const CALL_OK: &str = "ok";
 pub struct Metrics {
     /// Those of suites, and the findings.
     pub suites: SuiteMetrics,
-    callbacks: Family<Labels<1>, Counter>,
-    refusals: Family<Labels<1>, Counter>,
-    opened: Family<Labels<2, String>, Counter>,
+    /// Those of the public listener.
+    pub callbacks: CallbackMetrics,
     admin_refused: Family<Labels<1>, Counter>,
-    far_off: Family<Labels<2>, Counter>,
-    events: Family<Labels<1>, Counter>,
-    callback_seconds: Histogram,
     link_seconds: Histogram,
     calls: Family<Labels<2>, Counter>,
     call_seconds: Histogram,
@@ -99,29 +93,11 @@ impl Default for Metrics {
         let histogram = |r: &mut Registry, name, help| registered(r, name, help, Histogram::new(SECONDS));
         let metrics = Self {
             suites: SuiteMetrics::new(r),
-            callbacks: new(r, "callbacks", "Callbacks and other requests to the public listener, by outcome"),
-            refusals: new(r, "callback_refusals", "Callbacks that failed verification, by reason"),
-            opened: new(
-                r,
-                "callbacks_opened",
-                "Verified callbacks and URL checks by name in the URL and by key: current, or previous, the \
-                 token or key from before a change, which may be removed once it opens nothing any more",
-            ),
+            callbacks: CallbackMetrics::new(r),
             admin_refused: new(
                 r,
                 "admin_refused",
                 "Requests to the admin listener refused because of their token, host or origin, by reason",
-            ),
-            far_off: new(
-                r,
-                "callbacks_far_off",
-                "Verified callbacks with a timestamp over ten minutes off our clock, by source and direction",
-            ),
-            events: new(r, "events", "Events received, duplicates included, by type"),
-            callback_seconds: histogram(
-                r,
-                "callback_seconds",
-                "Time from the last byte of an acknowledged callback to our answer, in seconds",
             ),
             link_seconds: registered(
                 r,
@@ -199,72 +175,18 @@ impl Default for Metrics {
     }
 }
 
-fn opened_labels(name: &AppName, key: KeyAge) -> Labels<2, String> {
-    [("name", name.to_string()), ("key", <&str>::from(key).to_owned())]
-}
-
 impl Metrics {
     /// Creates the counters whose labels are closed sets: `rate()` does not see the first increment of a
     /// series that did not exist before.
     fn start_at_zero(&self) {
-        for outcome in CallbackOutcome::VARIANTS {
-            drop(self.callbacks.get_or_create(&[("outcome", outcome.into())]));
-        }
-        for refusal in Refusal::VARIANTS {
-            drop(self.refusals.get_or_create(&[("reason", refusal.into())]));
-        }
         for refusal in AdminRefusal::VARIANTS {
             drop(self.admin_refused.get_or_create(&[("reason", refusal.into())]));
-        }
-        for source in TimestampSource::VARIANTS {
-            for direction in FarOff::VARIANTS {
-                let labels = [("time", source.into()), ("direction", direction.into())];
-                drop(self.far_off.get_or_create(&labels));
-            }
-        }
-    }
-
-    /// Counts an answered request of the public listener. `took` is the response time of an acknowledged
-    /// callback.
-    pub fn callback_answered(&self, outcome: CallbackOutcome, took: Option<Duration>) {
-        self.callbacks.get_or_create(&[("outcome", outcome.into())]).inc();
-        if let Some(took) = took {
-            self.callback_seconds.observe(took.as_secs_f64());
         }
     }
 
     /// Counts a link that a received event led to, and how long that took.
     pub fn linked(&self, took: Duration) {
         self.link_seconds.observe(took.as_secs_f64());
-    }
-
-    /// Counts a refused callback.
-    pub fn callback_refused(&self, refusal: Refusal) {
-        self.refusals.get_or_create(&[("reason", refusal.into())]).inc();
-    }
-
-    /// Creates the counters of a callback URL, at 0.
-    pub fn callback_url_configured(&self, name: &AppName) {
-        for key in KeyAge::VARIANTS {
-            drop(self.opened.get_or_create(&opened_labels(name, *key)));
-        }
-    }
-
-    /// Counts a verified callback or URL check.
-    pub fn callback_opened(&self, name: &AppName, key: KeyAge) {
-        self.opened.get_or_create(&opened_labels(name, key)).inc();
-    }
-
-    /// Counts a timestamp of a verified callback if it is far off our clock.
-    pub fn timestamp_seen(&self, source: TimestampSource, at: Timestamp, now: Timestamp) {
-        if let Some(direction) = far_off(at, now) {
-            self.far_off.get_or_create(&[("time", source.into()), ("direction", direction.into())]).inc();
-        }
-    }
-
-    /// Counts a received event.
-    pub fn event(&self, kind: Kind) {
-        self.events.get_or_create(&[("type", kind.into())]).inc();
     }
 
     /// Counts a refused request to the admin listener.
@@ -304,12 +226,6 @@ impl Metrics {
             self.calls.get(&[("api", api.as_str()), ("outcome", outcome)]).map_or(0, |calls| calls.get())
         };
         std::iter::once(CALL_OK).chain(Class::VARIANTS.iter().map(Into::into)).map(count).sum()
-    }
-
-    /// The number of answers of the public listener with this outcome.
-    #[must_use]
-    pub fn callbacks_with(&self, outcome: CallbackOutcome) -> u64 {
-        self.callbacks.get_or_create(&[("outcome", outcome.into())]).get()
     }
 
     /// The number of customers sent to WeCom for conversion.

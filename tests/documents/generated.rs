@@ -152,7 +152,7 @@ fn every_metric_is_in_the_documents() {
     // A metric with labels appears with its first series.
     let metrics = Metrics::default();
     let (app, sink) = (AppName::new("brand").unwrap(), SinkName::new("crm").unwrap());
-    metrics.event(Kind::Message);
+    metrics.callbacks.event(Kind::Message);
     metrics.wecom_call(Api::GetToken, &Ok(()), Duration::ZERO);
     metrics.fan_rejected(&app, 610_014);
     metrics.sink_configured(&sink);

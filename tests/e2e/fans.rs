@@ -263,7 +263,6 @@ async fn a_body_of_tiny_objects_takes_little_more_memory_than_its_bytes() {
     let answer: Value = answer.json().await.unwrap();
     assert_eq!(answer["rejected_total"], 15 * MEGABYTE / 7);
     let grown = memory(process.pid(), "VmHWM:") - before;
-    println!("{} MiB for a body of {} MiB", grown >> 20, body.len() >> 20);
     // Besides the body: what a buffer that doubles has reserved, and what the allocator keeps.
     assert!(grown < 4 * body.len() as u64, "{grown}");
 }

@@ -58,7 +58,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
     // Read after the fans: where no fan is queued and no event waits, all links there will be are counted.
     let Counts { inbox, dead, quarantined, contacts, waiting, links, feed_head, feed_pruned, event_head: _ } =
         state.store.counts();
-    let callbacks = |outcome| state.metrics.callbacks_with(outcome);
+    let callbacks = |outcome| state.metrics.callbacks.answered_with(outcome);
     Ok(Json(Status {
         version: env!("CARGO_PKG_VERSION"),
         started_at: state.started_at,

@@ -117,7 +117,7 @@ async fn members_without_a_licence_are_a_finding_while_no_call_is_refused() {
 #[tokio::test]
 async fn misplaced_callbacks_are_counted_and_apps_without_a_corp_have_no_quota() {
     let scene = Scene::new();
-    scene.state.metrics.callback_answered(CallbackOutcome::Misplaced, None);
+    scene.state.metrics.callbacks.answered(CallbackOutcome::Misplaced, None);
     let status = scene.read("/v1/status").await;
     assert_eq!(status["callbacks"]["misplaced"], 1);
     let apps: Vec<_> = status["quotas"].as_array().unwrap().iter().map(|quota| &quota["app"]).collect();
