@@ -10,6 +10,8 @@ use super::*;
 use crate::domain::quota::Limits;
 
 const KEY: &str = "abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG";
+/// Another one.
+const OTHER_KEY: &str = "GFEDCBA9876543210zyxwvutsrqponmlkjihgfedcba";
 
 fn environment(pairs: &[(&str, &str)]) -> Environment {
     pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
@@ -105,10 +107,14 @@ fn what_the_defaults_file_comments_out_is_right_too() {
         ("UNIONLINK_BRAND_SECRET", "s"),
         ("UNIONLINK_BRAND_CALLBACK_TOKEN", "t"),
         ("UNIONLINK_BRAND_AES_KEY", KEY),
+        ("UNIONLINK_BRAND_PREVIOUS_TOKEN", "previous-callback-token"),
+        ("UNIONLINK_BRAND_PREVIOUS_AES_KEY", OTHER_KEY),
         ("UNIONLINK_SUITE_SECRET", "suite-secret"),
         ("UNIONLINK_SUITE_PREVIOUS_SECRET", "suite-secret-of-before"),
         ("UNIONLINK_SUITE_CALLBACK_TOKEN", "suite-callback-token"),
         ("UNIONLINK_SUITE_AES_KEY", KEY),
+        ("UNIONLINK_SUITE_PREVIOUS_TOKEN", "previous-suite-callback-token"),
+        ("UNIONLINK_SUITE_PREVIOUS_AES_KEY", OTHER_KEY),
         ("UNIONLINK_CLIENT_CALLBACK_TOKEN", "client-callback-token"),
         ("UNIONLINK_CLIENT_AES_KEY", KEY),
         ("UNIONLINK_CRM_SECRET", "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY="),
