@@ -30,7 +30,7 @@ use unionlink::callback::{AesKey, Keys, Query, verify};
 use unionlink::clock::SystemClock;
 use unionlink::domain::ids::{AppName, CorpId};
 use unionlink::http::doors::{AppDoor, AppRecipients, Door};
-use unionlink::http::{CallbackLog, CallbackState, Limits, UnservedCorps, public, serve};
+use unionlink::http::{CallbackLog, CallbackState, Limits, Listener, UnservedCorps, public, serve};
 use unionlink::intake::{Recipients, classify};
 use unionlink::simulator::{Fault, Options, Target};
 use unionlink::store::embedded::engine::Memory;
@@ -153,6 +153,6 @@ async fn listening(router: Router) -> SocketAddr {
         cut_off_after: Some(Duration::from_mins(4)),
     };
     let (metrics, stop) = (Arc::new(Metrics::default()), CancellationToken::new());
-    tokio::spawn(serve(listener, router, limits, metrics, TaskTracker::new(), stop));
+    tokio::spawn(serve(Listener::Tcp(listener), router, limits, metrics, TaskTracker::new(), stop));
     address
 }

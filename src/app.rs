@@ -23,11 +23,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, ServiceClock};
 use crate::config::{self, Config};
+use crate::domain::access::TokenScopes;
 use crate::domain::backoff::Jitter;
-use crate::http;
-use crate::http::CallbackState;
-use crate::http::api::{self, AdminState, Guard, ImportLog, Permits};
-use crate::http::public;
+use crate::http::api::{self, AdminState, Guard, ImportLog, LateAnswers, Permits, Token};
+use crate::http::{self, BoundPath, CallbackState, Listener, public};
 use crate::lifecycle::{Failure, Lifecycle};
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
 use crate::store::{Store, StoreError};
@@ -57,8 +56,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct App {
     /// Where callbacks are received.
     pub public_address: SocketAddr,
-    /// Where the admin API is.
-    pub admin_address: SocketAddr,
+    /// Where the admin API is: an address and port, or `unix:` and a path.
+    pub admin_address: String,
     /// The durable state.
     pub store: Arc<dyn Store>,
     /// Counters.
@@ -82,7 +81,8 @@ impl App {
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
         let public = listen(config.server.listen, "server.listen")?;
-        let private = listen(config.admin.listen, "admin.listen")?;
+        let public_address = local(&public, config.server.listen);
+        let (private, admin_address) = listen_private(&config.admin.listen)?;
         let (lifecycle, clock) = (Lifecycle::new(stop), Arc::new(ServiceClock::new(clock)));
         let parts = Parts {
             nonces: Arc::new(rand::random),
@@ -97,8 +97,8 @@ impl App {
         let assembled = assemble(config, parts, lifecycle.soft()).await?;
         let Assembled { context, callbacks, suite_platform, workers } = assembled;
         let app = Self {
-            public_address: local(&public, config.server.listen),
-            admin_address: local(&private, config.admin.listen),
+            public_address,
+            admin_address,
             store: context.store.clone(),
             metrics: context.metrics.clone(),
             activity: context.activity.clone(),
@@ -109,15 +109,19 @@ impl App {
             lifecycle,
         };
         let (public_limits, admin_limits) = limits(&config.server);
-        let permits = Permits::of(admin_limits.connections_max);
-        let admin_state = admin_state(config, &context, &callbacks, (suite_platform, permits), &app);
-        app.serve("public listener", public, public::router(callbacks), public_limits);
+        let admin_connections = admin_limits.connections_max;
+        let admin_state =
+            admin_state(config, &context, &callbacks, (suite_platform, admin_connections), &app);
+        app.serve("public listener", Listener::Tcp(public), public::router(callbacks), public_limits);
         app.serve("admin listener", private, api::router(Arc::new(admin_state)), admin_limits);
         for (name, worker) in workers {
             app.lifecycle.supervise(name, worker);
         }
         app.watch(&context);
-        let (callbacks, admin) = (app.public_address, app.admin_address);
+        let (callbacks, admin) = (app.public_address, &app.admin_address);
+        if config.admin.open {
+            tracing::warn!("the admin API is open to every process of this machine (admin.open)");
+        }
         tracing::info!(%callbacks, %admin, apps = config.apps.len(), "serving");
         Ok(app)
     }
@@ -136,7 +140,7 @@ impl App {
         });
     }
 
-    fn serve(&self, name: &'static str, listener: TcpListener, router: axum::Router, limits: http::Limits) {
+    fn serve(&self, name: &'static str, listener: Listener, router: axum::Router, limits: http::Limits) {
         let (metrics, connections) = (self.metrics.clone(), self.connections.clone());
         let serving = http::serve(listener, router, limits, metrics, connections, self.lifecycle.soft());
         self.lifecycle.supervise(name, serving);
@@ -199,7 +203,7 @@ fn admin_state(
     config: &Config,
     context: &Context,
     callbacks: &CallbackState,
-    (suite_platform, permits): (Arc<dyn SuitePlatform>, Permits),
+    (suite_platform, connections): (Arc<dyn SuitePlatform>, usize),
     app: &App,
 ) -> AdminState {
     AdminState {
@@ -218,13 +222,24 @@ fn admin_state(
         sink_kinds: config.sinks.iter().map(|sink| (sink.name.clone(), sink.target.kind())).collect(),
         pages: Arc::default(),
         imports: app.imports.clone(),
-        permits,
+        permits: Permits::of(connections),
+        late_answers: LateAnswers::of(connections),
         stop: app.lifecycle.soft(),
         lifecycle: app.lifecycle.clone(),
         apps: context.apps.clone(),
-        guard: Guard::new(config.admin.hosts.clone(), config.admin.token.as_ref().map(|token| &token.value)),
+        guard: Guard::new(config.admin.hosts.clone(), tokens(&config.admin)),
         started_at: context.clock.now(),
     }
+}
+
+/// The tokens of the admin API.
+fn tokens(admin: &config::Admin) -> Vec<Token> {
+    let full = admin.token.iter().map(|token| Token::new("admin", [&token.value], TokenScopes::all()));
+    let further = admin.tokens.iter().map(|token| {
+        let values = [Some(&token.token), token.previous_token.as_ref()].into_iter().flatten();
+        Token::new(token.name.as_str(), values.map(|secret| &secret.value), token.allow.clone())
+    });
+    full.chain(further).collect()
 }
 
 fn sink_parts(config: &Config, clock: &Arc<ServiceClock>) -> Result<Vec<SinkPart>, StartError> {
@@ -271,7 +286,23 @@ fn listen(address: SocketAddr, key: &'static str) -> Result<TcpListener, StartEr
         // In a flood genuine connections wait among all others; a long backlog turns fewer of them away.
         socket.listen(BACKLOG)
     };
-    bound().map_err(|source| StartError::Listen { address, key, source })
+    bound().map_err(|source| StartError::Listen { address: address.to_string(), key, source })
+}
+
+/// The listener of the admin API, and where it is.
+fn listen_private(listen_at: &config::Listen) -> Result<(Listener, String), StartError> {
+    const KEY: &str = "admin.listen";
+    match listen_at {
+        config::Listen::Tcp(address) => {
+            let listener = listen(*address, KEY)?;
+            let address = local(&listener, *address).to_string();
+            Ok((Listener::Tcp(listener), address))
+        }
+        config::Listen::Unix(path) => {
+            let failed = |source| StartError::Listen { address: listen_at.to_string(), key: KEY, source };
+            Ok((Listener::Unix(BoundPath::bind(path).map_err(failed)?), listen_at.to_string()))
+        }
+    }
 }
 
 fn local(listener: &TcpListener, configured: SocketAddr) -> SocketAddr {

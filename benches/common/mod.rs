@@ -190,7 +190,7 @@ impl Service {
         more: &str,
     ) -> Self {
         let text = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\nopen = true\n\
              [store]\npath = {:?}\nfree_mb_min = 1\n[wecom]\napi_base = \"{api}\"\n\
              [[apps]]\nname = \"brand\"\ncorp_id = \"{}\"\nagent_id = {}\nsecret = \"{}\"\n\
              callback_token = \"{}\"\nencoding_aes_key = \"{}\"\nreconcile_hours = 0\n{more}",

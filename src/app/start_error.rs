@@ -1,7 +1,6 @@
 //! Why a service cannot start.
 
 use std::io;
-use std::net::SocketAddr;
 
 use super::sinks::BuildError;
 use crate::callback::AesKeyError;
@@ -26,7 +25,7 @@ pub enum StartError {
     #[error("cannot listen on {address} ({key})\nhint: is another process listening there?")]
     Listen {
         /// The address.
-        address: SocketAddr,
+        address: String,
         /// The configuration's key.
         key: &'static str,
         /// The system's error.

@@ -32,7 +32,8 @@ pub(super) struct ServiceArgs {
     #[arg(
         long,
         value_name = "URL",
-        help = "URL of the admin API, instead of --config; the token is read from UNIONLINK_ADMIN_TOKEN",
+        help = "URL of the admin API or unix:PATH, instead of --config; the token is read from UNIONLINK_TOKEN \
+                or UNIONLINK_ADMIN_TOKEN",
         value_parser = admin_url
     )]
     admin: Option<String>,
@@ -53,14 +54,18 @@ impl ServiceArgs {
     }
 }
 
-/// Parses the URL of an admin API. A password in it would appear in messages, so it is refused.
+/// Checks the URL of an admin API, or `unix:` and a path. A password in a URL would appear in messages, so it is
+/// refused.
 fn admin_url(text: &str) -> Result<String, String> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return config::socket_path(path).map(|_| text.to_owned()).map_err(|(reason, _)| reason);
+    }
     let url = Url::parse(text).map_err(|error| error.to_string())?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err("must begin with http:// or https://".to_owned());
+        return Err("must begin with http://, https:// or unix:/".to_owned());
     }
     if !url.username().is_empty() || url.password().is_some() {
-        return Err("must have no password in it; the token is read from UNIONLINK_ADMIN_TOKEN".to_owned());
+        return Err("must have no password in it; the token is read from UNIONLINK_TOKEN".to_owned());
     }
     if url.query().is_some() || url.fragment().is_some() {
         return Err("must have no ? and no # in it".to_owned());
@@ -94,9 +99,8 @@ pub(super) struct Answer {
 /// A client of one service's admin API.
 pub(super) struct AdminApi {
     http: reqwest::Client,
-    /// As given, for messages.
-    pub(super) base_url: String,
-    /// The same, parsed.
+    /// Where the service is, for messages.
+    pub(super) place: String,
     base: Url,
 }
 
@@ -115,7 +119,11 @@ impl AdminApi {
             bearer.set_sensitive(true);
             headers.insert(AUTHORIZATION, bearer);
         }
-        let http = reqwest::Client::builder()
+        let mut http = reqwest::Client::builder();
+        if let Some(path) = &access.socket {
+            http = http.unix_socket(path.clone());
+        }
+        let http = http
             .connect_timeout(CONNECT_TIMEOUT)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("unionlink/", env!("CARGO_PKG_VERSION")))
@@ -123,9 +131,9 @@ impl AdminApi {
             .no_proxy()
             .build()
             .context("cannot build an HTTP client")?;
-        let base_url = access.base_url.clone();
-        let base = Url::parse(&base_url).with_context(|| format!("{base_url} is not a URL"))?;
-        Ok(Self { http, base_url, base })
+        let base =
+            Url::parse(&access.base_url).with_context(|| format!("{} is not a URL", access.base_url))?;
+        Ok(Self { http, place: access.shown(), base })
     }
 
     /// The URL of `path`, whose segments are percent-encoded. Parameters without a value are left out.
@@ -181,16 +189,16 @@ impl AdminApi {
     pub(super) fn refusal(&self, status: StatusCode, body: &[u8]) -> anyhow::Error {
         if status == StatusCode::UNAUTHORIZED {
             return anyhow::anyhow!(
-                "{} refuses the admin token\nhint: set admin.token, or UNIONLINK_ADMIN_TOKEN with --admin, \
-                 to the service's own",
-                self.base_url
+                "{} refuses the admin token\nhint: set UNIONLINK_TOKEN to one of the service's tokens; without \
+                 it, admin.token is used, or UNIONLINK_ADMIN_TOKEN with --admin",
+                self.place
             );
         }
         match Problem::parse(body) {
             Problem { detail, .. } if detail.is_empty() => self.unexpected_answer(status),
             Problem { detail, hint, .. } => {
                 let hint = hint.map(|hint| format!("\nhint: {hint}")).unwrap_or_default();
-                anyhow::anyhow!("{} answered {status}: {detail}{hint}", self.base_url)
+                anyhow::anyhow!("{} answered {status}: {detail}{hint}", self.place)
             }
         }
     }
@@ -200,13 +208,13 @@ impl AdminApi {
         anyhow::anyhow!(
             "{} answered {status}, but not as unionlink does\nhint: is it the admin listener's address? see \
              admin.listen, or --admin URL",
-            self.base_url
+            self.place
         )
     }
 
     /// The error when there is no complete answer.
     pub(super) fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
-        let (url, what) = (&self.base_url, failure_reason(error));
+        let (url, what) = (&self.place, failure_reason(error));
         if error.is_connect() {
             return anyhow::anyhow!(
                 "no service at {url}: {what}\nhint: start it with unionlink serve, or name another with \

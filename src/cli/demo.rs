@@ -61,6 +61,7 @@ impl Demo {
                 stage.api,
                 stage.wecom.base_url()
             ));
+            say("until it ends, every process of this machine can use both, without a token");
             say("stop with Ctrl-C");
             stop.cancelled().await;
         }

@@ -174,7 +174,7 @@ impl Export {
         let request = api.request(Method::GET, url).send();
         let response = match tokio::time::timeout(admin::LONG_TIMEOUT, request).await {
             Ok(response) => response.map_err(|error| api.unreachable(&error))?,
-            Err(_) => bail!("{} did not answer in time\nhint: try again", api.base_url),
+            Err(_) => bail!("{} did not answer in time\nhint: try again", api.place),
         };
         match response.status() {
             StatusCode::OK => Ok(response),

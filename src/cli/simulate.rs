@@ -98,6 +98,9 @@ impl Simulate {
             None => print(&text)?,
         }
         say(&format!("simulated WeCom on {base}, callbacks to {}", self.callback));
+        say(
+            "every process of this machine can use it, and the service's admin API (admin.open), without a token",
+        );
         if let Some(path) = &self.write {
             say(&format!("the configuration is in {}; now run:", path.display()));
             say(&format!("  {}", serve_command(path)));

@@ -26,7 +26,8 @@ use secrecy::zeroize::Zeroizing;
 use serde::Serialize;
 use toml::Table;
 
-pub use admin::AdminAccess;
+pub use admin::{Admin, AdminAccess, AdminToken};
+pub(crate) use admin::{Listen, socket_path};
 pub(crate) use apps::Access;
 pub use apps::{App, Quota};
 pub(crate) use checks::PreviousKeys;
@@ -34,7 +35,7 @@ pub use environment::Environment;
 pub use reader::{Problem, Severity};
 use reader::{Reading, Section};
 pub use secret::Secret;
-pub use sections::{Admin, Log, Server, Store, Wecom};
+pub use sections::{Log, Server, Store, Wecom};
 pub use sinks::Sink;
 pub(crate) use sinks::{FileTarget, NatsTarget, SinkTarget, WebhookTarget};
 pub use suites::Suite;

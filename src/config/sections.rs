@@ -9,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::checks::check_unencrypted;
 use super::folder;
-use super::reader::{Section, Severity};
-use super::secret::{self, Secret};
-use crate::reach::{Host, is_private};
+use super::reader::{Invalid, Section, Severity};
+use super::secret;
+use crate::reach::Host;
 use crate::telemetry::address::Address;
 use crate::telemetry::logs::{self, Format};
 
@@ -30,7 +30,7 @@ pub struct Server {
 impl Server {
     pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
         Some(Self {
-            listen: listen(section)?,
+            listen: section.parse("listen", |text| parse_address(&text))?,
             connections_max: section.number("connections_max", 1..=1_000_000)?,
             header_timeout_ms: section.number("header_timeout_ms", 10..=60_000)?,
             body_timeout_ms: section.number("body_timeout_ms", 10..=60_000)?,
@@ -41,53 +41,10 @@ impl Server {
     }
 }
 
-fn listen(section: &mut Section<'_>) -> Option<SocketAddr> {
-    section.parse("listen", |text| {
-        let hint = Some("write 0.0.0.0:8080".to_owned());
-        text.parse().map_err(|_| (format!("{text:?} is not an address and port"), hint))
-    })
-}
-
-/// `[admin]`: the private listener.
-#[derive(Debug, Clone, Serialize)]
-pub struct Admin {
-    pub(crate) listen: SocketAddr,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(crate) token: Option<Secret>,
-    /// In lower case.
-    pub(crate) hosts: Vec<String>,
-}
-
-impl Admin {
-    pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
-        let listen = listen(section)?;
-        if !section.has("token") && !listen.ip().is_loopback() {
-            let hint = "set token = { env = \"UNIONLINK_ADMIN_TOKEN\" }, or listen on 127.0.0.1";
-            let reason = format!("is missing, and {listen} can be reached from other machines");
-            section.problem("token", reason, Some(hint));
-        }
-        if listen.ip().is_unspecified() || !is_private(listen.ip()) {
-            let reason = format!("is {listen}: tokens and personal ids may cross networks without TLS");
-            let hint = "listen on 127.0.0.1 or a private address, behind a reverse proxy with TLS";
-            section.report(Severity::Warning, "listen", reason, Some(hint));
-        }
-        let token = secret::read(section, "token");
-        let mut hosts = section.texts("hosts")?;
-        for host in &mut hosts {
-            if !is_host_name(host) {
-                let hint = "write only the name, unionlink.example.com: no scheme, no port, no *";
-                section.problem("hosts", format!("{host:?} is not a host name"), Some(hint));
-            }
-            host.make_ascii_lowercase();
-        }
-        Some(Self { listen, token, hosts })
-    }
-}
-
-fn is_host_name(text: &str) -> bool {
-    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-    let is_label = |label: &str| (1..=63).contains(&label.len()) && label.chars().all(is_allowed);
-    text.len() <= 253 && text.split('.').all(is_label)
+/// Reads an address and port.
+pub(super) fn parse_address(text: &str) -> Result<SocketAddr, Invalid> {
+    let hint = Some("write 0.0.0.0:8080".to_owned());
+    text.parse().map_err(|_| (format!("{text:?} is not an address and port"), hint))
 }
 
 /// `[store]`: where state is kept.

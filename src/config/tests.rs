@@ -1,5 +1,6 @@
 //! The configuration: defaults, overrides, and every problem at once.
 
+mod admin;
 mod severity;
 mod suites;
 
@@ -25,9 +26,14 @@ fn minimal() -> String {
     )
 }
 
+/// `text`, with an open admin listener if it says nothing about it.
+fn opened(text: &str) -> String {
+    if text.contains("[admin]") { text.to_owned() } else { format!("{text}\n[admin]\nopen = true\n") }
+}
+
 /// What is refused in a configuration, from a severity on.
 fn refused(from: Severity, text: &str, environment: &Environment) -> Vec<Problem> {
-    match parse_unless(from, text, Path::new("test.toml"), environment) {
+    match parse_unless(from, &opened(text), Path::new("test.toml"), environment) {
         Err(ConfigError::Problems { problems, .. }) => problems,
         other => panic!("{other:?}"),
     }
@@ -42,7 +48,7 @@ fn listing(problems: &[Problem]) -> Vec<String> {
 }
 
 fn config(text: &str, environment: &Environment) -> Config {
-    parse(text, Path::new("test.toml"), environment).unwrap_or_else(|e| panic!("{e}"))
+    parse(&opened(text), Path::new("test.toml"), environment).unwrap_or_else(|e| panic!("{e}"))
 }
 
 /// How a self-built app calls WeCom.
@@ -56,7 +62,8 @@ fn self_built(app: &App) -> &SelfBuilt {
 #[test]
 fn the_defaults_file_says_what_the_code_does() {
     let nothing = Environment::default();
-    let from_file = config(&format!("{DEFAULTS}\n{}", minimal()), &nothing);
+    let open = environment(&[("UNIONLINK__ADMIN__OPEN", "true")]);
+    let from_file = config(&format!("{DEFAULTS}\n{}", minimal()), &open);
     let from_code = config(&minimal(), &nothing);
     assert_eq!(toml::to_string(&from_file).unwrap(), toml::to_string(&from_code).unwrap());
 }
@@ -103,7 +110,9 @@ fn what_the_defaults_file_comments_out_is_right_too() {
         .collect();
     let uncommented = lines.join("\n");
     let environment = environment(&[
-        ("UNIONLINK_ADMIN_TOKEN", "a"),
+        ("UNIONLINK_ADMIN_TOKEN", "an-admin-token-of-32-characters-1"),
+        ("UNIONLINK_FANS_TOKEN", "a-token-for-fans-of-32-characters"),
+        ("UNIONLINK_FANS_PREVIOUS_TOKEN", "its-previous-one-of-32-characters"),
         ("UNIONLINK_BRAND_SECRET", "s"),
         ("UNIONLINK_BRAND_CALLBACK_TOKEN", "t"),
         ("UNIONLINK_BRAND_AES_KEY", KEY),
@@ -242,29 +251,6 @@ fn a_dozen_apps_may_all_come_from_the_environment() {
 }
 
 #[test]
-fn a_reachable_admin_listener_needs_a_token() {
-    let open = format!("[admin]\nlisten = \"0.0.0.0:8081\"\n{}", minimal());
-    assert_eq!(
-        problems(&open, &Environment::default()),
-        ["admin.token is missing, and 0.0.0.0:8081 can be reached from other machines"]
-    );
-    config(&open, &environment(&[("UNIONLINK__ADMIN__TOKEN", "secret")]));
-    config(&format!("[admin]\nlisten = \"[::1]:8081\"\n{}", minimal()), &Environment::default());
-}
-
-#[test]
-fn names_of_the_admin_listener_are_names() {
-    let with = |hosts: &str| format!("[admin]\nhosts = {hosts}\n{}", minimal());
-    let text = with("[\"UnionLink.example.com\", \"unionlink-admin\"]");
-    let admin = config(&text, &Environment::default()).admin;
-    assert_eq!(admin.hosts, ["unionlink.example.com", "unionlink-admin"]);
-    for wrong in ["https://x", "x:8081", "*.x", "", "x..y", "[::1]", "x y", "x/", ".x"] {
-        let told = problems(&with(&format!("[{wrong:?}]")), &Environment::default());
-        assert_eq!(told, [format!("admin.hosts {wrong:?} is not a host name")]);
-    }
-}
-
-#[test]
 fn a_file_with_a_secret_is_not_for_everybody() {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
     let folder = tempfile::tempdir().unwrap();
@@ -284,7 +270,7 @@ fn a_file_with_a_secret_is_not_for_everybody() {
         (0o602, false),
     ] {
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
-        let parsed = parse(&text, Path::new("t"), &Environment::default());
+        let parsed = parse(&opened(&text), Path::new("t"), &Environment::default());
         if private {
             assert_eq!(self_built(&parsed.unwrap().apps[0]).secret.value.expose_secret(), "CANARY");
             continue;
@@ -317,7 +303,7 @@ fn a_world_readable_configuration_with_a_secret_is_reported() {
         (&elsewhere, &environment, 0o644, false),
         (&without, &environment_only, 0o644, false),
     ] {
-        std::fs::write(file.path(), text).unwrap();
+        std::fs::write(file.path(), opened(text)).unwrap();
         std::fs::set_permissions(file.path(), std::fs::Permissions::from_mode(mode)).unwrap();
         let warnings = load(file.path(), environment).unwrap().warnings;
         let is_of_the_mode = |warning: &Problem| warning.reason.contains("(mode 0644)");
@@ -382,45 +368,4 @@ fn a_printed_configuration_shows_no_secret() {
     let printed = format!("{}{config:?}", toml::to_string(&config).unwrap());
     assert!(!printed.contains("CANARY") && !printed.contains(KEY), "{printed}");
     assert!(printed.contains("[redacted, from environment variable T]"));
-}
-
-fn access(text: &str, pairs: &[(&str, &str)]) -> Result<AdminAccess, ConfigError> {
-    let environment = environment(pairs);
-    let found = read(text, Path::new("t"), &environment, Some("admin"), Severity::Error, admin_access);
-    found.map(|(access, _)| access)
-}
-
-#[test]
-fn only_the_admin_section_is_read() {
-    let text = "nonsense = 1\n[store]\ncache_mb = \"?\"\n[admin]\nlisten = \"0.0.0.0:9\"\ntoken = { env = \"T\" }\n\
-                [[apps]]\nsecret = { env = \"NOT_SET\" }\n";
-    let found = access(text, &[("T", "secret"), ("UNIONLINK__STORE__CACHE_MB", "x")]).unwrap();
-    assert_eq!(found.base_url, "http://127.0.0.1:9");
-    assert_eq!(found.token.as_ref().map(ExposeSecret::expose_secret), Some("secret"));
-    assert!(!format!("{found:?}").contains("secret\""));
-    assert_eq!(access("", &[]).unwrap().base_url, "http://127.0.0.1:8081");
-}
-
-#[test]
-fn the_environment_overrides_the_admin_section_too() {
-    let pairs = [("UNIONLINK__ADMIN__LISTEN", "[::]:7"), ("UNIONLINK__ADMIN__TOKEN", "1234")];
-    let found = access("[admin]\nlisten = \"127.0.0.1:9\"\n", &pairs).unwrap();
-    assert_eq!(found.base_url, "http://[::1]:7");
-    assert_eq!(found.token.as_ref().map(ExposeSecret::expose_secret), Some("1234"));
-}
-
-#[test]
-fn problems_of_the_admin_section_are_reported() {
-    let missing = access("[admin]\ntoken = { env = \"ADMIN_TOKEN\" }\n", &[]).unwrap_err().to_string();
-    assert!(missing.contains("admin.token environment variable ADMIN_TOKEN is not set"), "{missing}");
-    let port = access("[admin]\nlisten = \"127.0.0.1:0\"\n", &[]).unwrap_err().to_string();
-    assert!(port.contains("--admin URL"), "{port}");
-}
-
-#[test]
-fn a_named_service_needs_no_configuration() {
-    let environment = [("UNIONLINK_ADMIN_TOKEN".to_owned(), "t".to_owned())].into_iter().collect();
-    let found = AdminAccess::at("https://fans.example.com/", &environment);
-    assert_eq!(found.base_url, "https://fans.example.com");
-    assert!(found.token.is_some() && AdminAccess::at("http://x", &Environment::default()).token.is_none());
 }

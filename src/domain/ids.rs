@@ -175,6 +175,10 @@ opaque_id!(
     SinkName, 64, public
 );
 opaque_id!(
+    /// The name of a token of the admin API in the configuration.
+    TokenName, 64, public
+);
+opaque_id!(
     /// A corp: the brand (`ww…`) or, as the brand's app sees it, a dealer (`wp…`).
     CorpId, 128, public
 );

@@ -6,6 +6,7 @@
 //! agency-developed apps: the events of their template, the corps that have authorised it, and which corp an
 //! app serves. [`explain`] and [`finding`] say what is wrong and what to do about it.
 
+pub mod access;
 pub mod authorization;
 pub mod backoff;
 pub mod batch;

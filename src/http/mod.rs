@@ -18,6 +18,7 @@ mod redrive;
 #[cfg(test)]
 mod scene;
 mod serve;
+mod socket;
 mod tracked;
 pub mod unrouted;
 mod unserved;
@@ -26,4 +27,5 @@ pub use callback_log::CallbackLog;
 pub use callbacks::CallbackState;
 pub use redrive::{Redrive, RedriveError};
 pub use serve::{Limits, serve};
+pub use socket::{BoundPath, Listener};
 pub use unserved::UnservedCorps;

@@ -8,6 +8,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::domain::access::TokenScope;
 use crate::domain::ids::AppName;
 use crate::store::StoreError;
 use crate::telemetry::throttle::LogThrottle;
@@ -38,6 +39,10 @@ pub(super) struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>)]
     apps: Option<Box<[AppName]>>,
+    /// With `scope_missing`: the scope that the token would need.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    scope: Option<TokenScope>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde wants")]
@@ -47,7 +52,7 @@ fn serialize_status<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, title, detail: detail.into(), hint: None, oldest: None, apps: None }
+        Self { status, code, title, detail: detail.into(), hint: None, oldest: None, apps: None, scope: None }
     }
 
     pub(super) fn hint(mut self, hint: &'static str) -> Self {
@@ -92,7 +97,15 @@ impl Problem {
     pub(super) fn unauthorized() -> Self {
         let detail = "the admin token is missing or wrong";
         Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "Not authorised", detail)
-            .hint("send Authorization: Bearer <the value of admin.token>")
+            .hint("send Authorization: Bearer, with the value of admin.token or of one of [[admin.tokens]]")
+    }
+
+    /// The token does not allow the request.
+    pub(super) fn scope_missing(scope: TokenScope) -> Self {
+        let detail = format!("this needs a token with the scope {}", <&str>::from(scope));
+        let problem = Self::new(StatusCode::FORBIDDEN, "scope_missing", "Not allowed", detail)
+            .hint("use another token, or add the scope to allow of this one in [[admin.tokens]]");
+        Self { scope: Some(scope), ..problem }
     }
 
     /// The `Host` header is not one of this service's names.
@@ -107,11 +120,6 @@ impl Problem {
         let detail = "pages of another origin may not make changes";
         Self::new(StatusCode::FORBIDDEN, "cross_origin", "Cross-origin request", detail)
             .hint("send no Origin header; if the page belongs to this service, add its host to [admin] hosts")
-    }
-
-    #[cfg(test)]
-    pub(super) fn status(&self) -> StatusCode {
-        self.status
     }
 
     /// The only fan of a request is rejected.

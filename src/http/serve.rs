@@ -7,12 +7,12 @@ use std::time::Duration;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::admission::{Admission, Slot};
+use super::socket::{Listener, Socket, Source};
 use super::tracked::TrackedService;
 use crate::telemetry::metrics::Metrics;
 use crate::telemetry::throttle::LogThrottle;
@@ -42,7 +42,7 @@ const HEADERS_MAX: usize = 64;
 /// Serves `router` until `stop` is cancelled. Open connections, tracked by `connections`, then finish their
 /// request in progress and close.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Listener,
     router: Router,
     limits: Limits,
     metrics: Arc<Metrics>,
@@ -53,8 +53,8 @@ pub async fn serve(
     let log = LogThrottle::default();
     loop {
         let Some(accepted) = stop.run_until_cancelled(listener.accept()).await else { return };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let connection = match accepted {
+            Ok(connection) => connection,
             // Closed by the peer before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => {
@@ -70,19 +70,17 @@ pub async fn serve(
             metrics.connection_refused();
             continue;
         };
-        connections.spawn(serve_connection(stream, router.clone(), slot, limits, stop.clone()));
+        connections.spawn(serve_connection(connection, router.clone(), slot, limits, stop.clone()));
     }
 }
 
 async fn serve_connection(
-    stream: TcpStream,
+    (socket, source): (Socket, Source),
     router: Router,
     slot: Arc<Slot>,
     limits: Limits,
     stop: CancellationToken,
 ) {
-    // Responses are small; Nagle's algorithm would only delay them.
-    let _ = stream.set_nodelay(true);
     let mut builder = http1::Builder::new();
     builder
         .timer(TokioTimer::new())
@@ -90,9 +88,9 @@ async fn serve_connection(
         .max_headers(HEADERS_MAX)
         .max_buf_size(limits.head_bytes_max);
     // hyper has no timer for writes.
-    let mut stream = Box::pin(TimeoutStream::new(stream));
+    let mut stream = Box::pin(TimeoutStream::new(socket));
     stream.as_mut().set_write_timeout_pinned(Some(limits.write_timeout));
-    let service = TrackedService::new(router, slot.clone());
+    let service = TrackedService::new(router, slot.clone(), source);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let served = async {

@@ -1,4 +1,4 @@
-//! The HTTP service of one connection: reports the progress of each request to the connection's [`Slot`], and
+//! The HTTP service of one connection: says where each request comes from, reports the progress of each request to the connection's [`Slot`], and
 //! announces the end of the connection in a response that is sent before the request's body was read.
 //!
 //! Deliberately absent: which connection is shed, which `admission` decides.
@@ -17,17 +17,20 @@ use hyper::{Request, Response};
 use hyper_util::service::TowerToHyperService;
 
 use super::admission::Slot;
+use super::socket::Source;
 
 /// A router that reports each request's progress to the connection's slot.
 pub(super) struct TrackedService {
     router: TowerToHyperService<Router>,
     slot: Arc<Slot>,
+    source: Source,
     served_before: AtomicBool,
 }
 
 impl TrackedService {
-    pub(super) fn new(router: Router, slot: Arc<Slot>) -> Self {
-        Self { router: TowerToHyperService::new(router), slot, served_before: AtomicBool::new(false) }
+    pub(super) fn new(router: Router, slot: Arc<Slot>, source: Source) -> Self {
+        let router = TowerToHyperService::new(router);
+        Self { router, slot, source, served_before: AtomicBool::new(false) }
     }
 }
 
@@ -39,8 +42,9 @@ impl Service<Request<Incoming>> for TrackedService {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         self.slot.head_complete(!request.body().is_end_stream());
         let slot = self.slot.clone();
-        let request =
+        let mut request =
             request.map(|body| Body::new(TrackedBody { body, slot, direction: Direction::Request }));
+        request.extensions_mut().insert(self.source);
         let slot = self.slot.clone();
         let response = self.router.call(request);
         let served_before = self.served_before.swap(true, Ordering::Relaxed);

@@ -100,7 +100,7 @@ impl Service {
     /// Without querying existing customers, so that a link proves that the callback was kept.
     fn configuration(&self) -> String {
         format!(
-            "[server]\nlisten = \"{}\"\ngrace_ms = 2000\n[admin]\nlisten = \"{}\"\n\
+            "[server]\nlisten = \"{}\"\ngrace_ms = 2000\n[admin]\nlisten = \"{}\"\nopen = true\n\
              [store]\npath = {:?}\ncache_mb = 16\n{}\n[wecom]\napi_base = \"{}\"\n\
              [[apps]]\nname = \"brand\"\ncorp_id = \"{}\"\nagent_id = {}\nsecret = {{ value = \"{}\" }}\n\
              callback_token = {{ value = \"{}\" }}\nencoding_aes_key = {{ value = \"{}\" }}\n\

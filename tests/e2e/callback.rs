@@ -39,7 +39,7 @@ async fn every_published_test_vector_is_answered_as_wecom_expects() {
     let text = |vector: &Value, field: &str| vector[field].as_str().unwrap_or_default().to_owned();
     let folder = tempfile::tempdir().unwrap();
     let mut configuration = format!(
-        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[store]\npath = {:?}\nfree_mb_min = 1\n\
+        "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\nopen = true\n[store]\npath = {:?}\nfree_mb_min = 1\n\
          [wecom]\napi_base = \"http://127.0.0.1:9\"\n",
         folder.path().join("data").display().to_string()
     );
@@ -61,7 +61,7 @@ async fn every_published_test_vector_is_answered_as_wecom_expects() {
         .unwrap_or_else(|e| panic!("{e}"));
     let stop = CancellationToken::new();
     let app = App::start(&config, std::sync::Arc::new(SystemClock), stop.clone()).await.unwrap();
-    let (public, admin) = (app.public_address, app.admin_address);
+    let (public, admin) = (app.public_address, app.admin_address.clone());
     let running = tokio::spawn(app.run());
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
 
@@ -281,7 +281,7 @@ async fn a_callback_that_cannot_be_made_durable_is_answered_503() {
     let config = config::parse(&text, "test".as_ref(), &Environment::default()).unwrap();
     let stop = CancellationToken::new();
     let app = App::start(&config, starved.clock.clone(), stop.clone()).await.unwrap();
-    let (public, admin) = (app.public_address, app.admin_address);
+    let (public, admin) = (app.public_address, app.admin_address.clone());
     let running = tokio::spawn(app.run());
     let (_, event) = starved.befriend(0, &starved.wecom.add_person(), "zhangsan");
     let mut callback = starved.wecom.seal(&event);

@@ -93,7 +93,7 @@ async fn the_configurations_in_the_binary_are_printed_unchanged() {
 async fn a_doubtful_configuration_is_refused_by_check_and_reported_by_serve() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("unionlink.toml");
-    let text = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n\
+    let text = "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\nopen = true\n\
                 [store]\nfree_mb_min = 1\n[wecom]\napi_base = \"http://127.0.0.1:9\"\n\
                 [[apps]]\nname = \"brand\"\ncorp_id = \"brand-corp\"\nagent_id = 1\nsecret = \"s\"\n\
                 callback_token = \"t\"\nencoding_aes_key = \"abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG\"\n";

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::harness::{PATIENCE, Setup, World};
 
-const TOKEN: &str = "the-admin-token";
+const TOKEN: &str = "the-admin-token-of-32-characters";
 
 async fn guarded_world() -> World {
     let admin = format!("token = {{ value = \"{TOKEN}\" }}");

@@ -361,9 +361,9 @@ async fn a_fan_of_an_app_without_an_authorisation_waits_for_the_brand() {
     let answer = explained(&world, &fan.unionid, Code::AppNotAuthorized, &["fan_registered"]).await;
     assert!(english(&answer, "hint").contains("QR code"), "{answer:#}");
     let brand = world.brand(0).await;
-    world.minted(std::slice::from_ref(&fan)).await;
-    world.deliver(&world.wecom.cancel(&brand)).await;
     let evidence = ["fan_registered", "fan_minted", "existing_asked", "app_cancelled"];
+    explained(&world, &fan.unionid, Code::NotAdded, &evidence[..3]).await;
+    world.deliver(&world.wecom.cancel(&brand)).await;
     explained(&world, &fan.unionid, Code::AppCancelled, &evidence).await;
     world.deliver(&world.wecom.authorize_again(&brand)).await;
     explained(&world, &fan.unionid, Code::NotAdded, &evidence[..3]).await;

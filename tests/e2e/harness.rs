@@ -184,10 +184,11 @@ impl World {
     /// The configuration file this world's service runs with.
     pub fn configuration(&self, public: &str, admin: &str) -> String {
         let Setup { app, server, store, wecom, admin: admin_lines, .. } = &self.setup;
+        let open = if admin_lines.contains("token") { "" } else { "open = true" };
         // Most tests count calls, or compare customers themselves.
         let reconcile = if app.contains("reconcile_hours") { "" } else { "reconcile_hours = 0" };
         format!(
-            "[server]\nlisten = \"{public}\"\n{server}\n[admin]\nlisten = \"{admin}\"\n{admin_lines}\n\
+            "[server]\nlisten = \"{public}\"\n{server}\n[admin]\nlisten = \"{admin}\"\n{open}\n{admin_lines}\n\
              [store]\npath = {:?}\ncache_mb = 16\nfree_mb_min = 1\n{store}\n[wecom]\napi_base = \"{}\"\n{wecom}\n\
              {}[[apps]]\nname = \"brand\"\n{}\n{reconcile}\n{app}\n",
             self.folder.path().join("data").display().to_string(),

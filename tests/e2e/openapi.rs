@@ -12,7 +12,7 @@ use unionlink::simulator::Person;
 use crate::harness::{Setup, World};
 use crate::peers::peer;
 
-const TOKEN: &str = "the-admin-token";
+const TOKEN: &str = "the-admin-token-of-32-characters";
 
 /// The path of a file with which a peer is run.
 fn settings(name: &str) -> String {

@@ -275,7 +275,7 @@ async fn on_sighup_the_simulator_works_on() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_log_at_the_default_level_holds_no_secret_and_no_personal_id() {
     let setup = Setup {
-        admin: "token = { value = \"CANARY-ADMIN-TOKEN\" }".into(),
+        admin: "token = { value = \"CANARY-ADMIN-TOKEN-OF-32-CHARACTERS\" }".into(),
         // Only the callbacks below make links.
         app: "existing_customers = false".into(),
         ..Setup::default()
@@ -285,7 +285,8 @@ async fn the_log_at_the_default_level_holds_no_secret_and_no_personal_id() {
     let world = &process.world;
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
     let api = |method: reqwest::Method, path: &str| {
-        http.request(method, format!("{}{path}", world.admin)).bearer_auth("CANARY-ADMIN-TOKEN")
+        http.request(method, format!("{}{path}", world.admin))
+            .bearer_auth("CANARY-ADMIN-TOKEN-OF-32-CHARACTERS")
     };
     let status = async || -> Value {
         api(reqwest::Method::GET, "/v1/status").send().await.unwrap().json().await.unwrap()
@@ -337,7 +338,7 @@ async fn the_log_at_the_default_level_holds_no_secret_and_no_personal_id() {
         world.corp.secret.clone(),
         world.callback.token.clone(),
         world.callback.aes_key.clone(),
-        "CANARY-ADMIN-TOKEN".to_owned(),
+        "CANARY-ADMIN-TOKEN-OF-32-CHARACTERS".to_owned(),
         "access_token".to_owned(),
         "corpsecret".to_owned(),
     ];

@@ -174,7 +174,7 @@ fn setup(options: &Options, brands: &[Brand], access: Access, dice: &mut Dice) -
     let ConversionQuota { per_hour, per_day, per_month } = options.quota;
     let Access { suites, apps, sealed_for } = access;
     let is_agency = !suites.is_empty();
-    let mut text = format!("[wecom]\ncalls_max = {calls_max}\n{suites}");
+    let mut text = format!("[admin]\nopen = true\n[wecom]\ncalls_max = {calls_max}\n{suites}");
     for (Brand { app, .. }, keys) in brands.iter().zip(apps) {
         write!(
             text,

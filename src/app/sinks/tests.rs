@@ -19,7 +19,7 @@ fn configured(keys: &str) -> config::Sink {
         "[[apps]]\nname = \"brand\"\ncorp_id = \"ww0123456789abcdef\"\nagent_id = 1000002\n\
          secret = \"s\"\ncallback_token = \"t\"\n\
          encoding_aes_key = \"abcdefghijklmnopqrstuvwxyz0123456789ABCDEFG\"\n\
-         [[sinks]]\nname = \"crm\"\n{keys}"
+         [admin]\nopen = true\n[[sinks]]\nname = \"crm\"\n{keys}"
     );
     let config = parse(&text, Path::new("t"), &Environment::default());
     config.unwrap_or_else(|error| panic!("{error}")).sinks.remove(0)

@@ -86,7 +86,7 @@ impl Stage {
         let installed = if is_agency { agency_developed(&wecom) } else { self_built(&wecom) };
         let Installed { brand, callback, door, sections, mut agency } = installed;
         let text = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\n[store]\npath = {:?}\ncache_mb = 32\n\
+            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\nopen = true\n[store]\npath = {:?}\ncache_mb = 32\n\
              free_mb_min = 1\n[wecom]\napi_base = \"{}\"\n{sections}",
             folder.path().join("data").display().to_string(),
             wecom.base_url(),

@@ -191,7 +191,7 @@ impl Job {
         distinct(path.as_ref(), self.rejects.as_ref(), "--rejects")?;
         let identity = Identity {
             file: source.fingerprint.clone(),
-            service: self.access.as_ref().map(|access| access.base_url.clone()).unwrap_or_default(),
+            service: self.access.as_ref().map(AdminAccess::shown).unwrap_or_default(),
             options: format!("{:?}{}", self.options, if self.retry_rejected { " retry" } else { "" }),
         };
         let earlier = match &path {

@@ -100,7 +100,7 @@ impl Service {
             answered == rows as u64,
             "{} was sent {rows} rows and acknowledged {answered}\nhint: is it unionlink, of a version like \
              this one?",
-            self.api.base_url
+            self.api.place
         );
         Ok(Some(receipt))
     }
@@ -135,7 +135,7 @@ impl Service {
         content_type: &'static str,
         body: Bytes,
     ) -> anyhow::Result<Option<(StatusCode, Vec<u8>)>> {
-        let base_url = &self.api.base_url;
+        let place = &self.api.place;
         let mut wait = self.patience.first;
         let mut failing_since = None;
         loop {
@@ -146,7 +146,7 @@ impl Service {
             if failing_since.get_or_insert_with(Instant::now).elapsed() >= self.patience.total {
                 let hint = hint.map(|hint| format!("{hint}; ")).unwrap_or_default();
                 bail!(
-                    "the service at {base_url} does not accept fans: {reason}\nhint: {hint}once it does, run \
+                    "the service at {place} does not accept fans: {reason}\nhint: {hint}once it does, run \
                      the same command again to resume"
                 );
             }

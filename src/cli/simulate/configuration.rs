@@ -91,7 +91,8 @@ pub(super) fn configuration(
         }
     };
     format!(
-        "[server]\nlisten = \"{listen}\"\n\n[admin]\nlisten = \"{admin}\"\n\n\
+        "[server]\nlisten = \"{listen}\"\n\n[admin]\nlisten = \"{admin}\"\n\
+         open = true   # without a token: every process of this machine may do everything\n\n\
          [wecom]\napi_base = \"{base}\"\n\n{sections}"
     )
 }

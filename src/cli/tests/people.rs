@@ -108,7 +108,11 @@ async fn a_wrong_token_is_reported_but_not_printed() {
     let service = Service::start(|_| json(200, LINKED)).await;
     for arguments in [&["explain", "wmAAA"][..], &["links", "export"]] {
         let ran = run_at(&service.base_url, "CANARY", arguments, Heard::default()).await;
-        assert!(ran.error().contains("refuses the admin token\nhint: set admin.token"), "{}", ran.error());
+        assert!(
+            ran.error().contains("refuses the admin token\nhint: set UNIONLINK_TOKEN to"),
+            "{}",
+            ran.error()
+        );
         assert!(!ran.error().contains("CANARY"));
     }
 }

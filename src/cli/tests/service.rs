@@ -43,7 +43,7 @@ pub(in crate::cli) fn serve(listener: tokio::net::TcpListener, router: Router) {
         connection_life: Duration::from_mins(10),
     };
     tokio::spawn(crate::http::serve(
-        listener,
+        crate::http::Listener::Tcp(listener),
         router,
         limits,
         Arc::new(crate::telemetry::metrics::Metrics::default()),

@@ -13,7 +13,7 @@ const APP: &str = "[[apps]]\nname = \"brand\"\ncorp_id = \"ww0123456789abcdef\"\
 
 fn parsed(sinks: &str) -> Result<Config, ConfigError> {
     let environment = [("SECRET".to_owned(), SECRET.to_owned())].into_iter().collect();
-    parse(&format!("{APP}{sinks}"), Path::new("test.toml"), &environment)
+    parse(&format!("{APP}[admin]\nopen = true\n{sinks}"), Path::new("test.toml"), &environment)
 }
 
 fn config(sinks: &str) -> Config {

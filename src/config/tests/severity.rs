@@ -37,7 +37,7 @@ fn the_example_is_complete_once_it_is_filled_in() {
     let filled_in = environment(&[
         ("UNIONLINK__APPS__0__CORP_ID", "ww0123456789abcdef"),
         ("UNIONLINK__APPS__0__AGENT_ID", "1000002"),
-        ("UNIONLINK_ADMIN_TOKEN", "a"),
+        ("UNIONLINK_ADMIN_TOKEN", "an-admin-token-of-32-characters-1"),
         ("UNIONLINK_BRAND_SECRET", "s"),
         ("UNIONLINK_BRAND_CALLBACK_TOKEN", "callback-token"),
         ("UNIONLINK_BRAND_AES_KEY", KEY),
@@ -142,7 +142,8 @@ fn a_short_callback_token_is_only_a_warning() {
     for (token, warned) in [("1234567", true), ("12345678", false)] {
         let text = minimal().replace("callback-token", token);
         for refused in [Severity::Suspect, Severity::Error] {
-            let config = parse_unless(refused, &text, Path::new("t"), &Environment::default()).unwrap();
+            let config =
+                parse_unless(refused, &opened(&text), Path::new("t"), &Environment::default()).unwrap();
             let told = listing(&config.warnings);
             let wanted = ["apps[0].callback_token has fewer than 8 characters, which is easy to guess"];
             assert_eq!(told, &wanted[..usize::from(warned)]);

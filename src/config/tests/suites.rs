@@ -42,7 +42,7 @@ fn apps_of_a_suite_are_told_apart_by_their_brands() {
         let apps = agency_app("one", &corp(first)) + &agency_app("two", &corp(second));
         match parse_unless(
             Severity::Suspect,
-            &with_apps(&apps),
+            &opened(&with_apps(&apps)),
             Path::new("test.toml"),
             &Environment::default(),
         ) {

@@ -9,15 +9,17 @@
 //! send forms and simple POSTs to other origins without asking first. On loopback without a token, such a
 //! request could make changes.
 //!
-//! Token: a bearer token, compared in constant time.
+//! Token: a bearer token, compared in constant time with each configured one. Each has its scopes.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
-use subtle::ConstantTimeEq;
+use subtle::{Choice, ConstantTimeEq};
 
+use crate::domain::access::TokenScopes;
 use crate::http::problem::Problem;
 use crate::telemetry::metrics::{AdminRefusal, Metrics};
 use crate::telemetry::throttle::LogThrottle;
@@ -25,17 +27,54 @@ use crate::telemetry::throttle::LogThrottle;
 /// The checks of one admin listener.
 pub struct Guard {
     hosts: Vec<String>,
-    /// SHA-256 of the token, so that values of equal length are compared and the token itself is not kept.
-    digest: Option<[u8; 32]>,
+    tokens: Vec<Token>,
     log: LogThrottle<AdminRefusal>,
 }
 
+/// A token and what it allows.
+pub struct Token {
+    name: Arc<str>,
+    /// SHA-256 of each value, so that values of equal length are compared and none is kept.
+    digests: Vec<[u8; 32]>,
+    scopes: TokenScopes,
+}
+
+impl Token {
+    /// The token `name`, with all values that are accepted for it.
+    pub fn new<'a>(
+        name: &str,
+        values: impl IntoIterator<Item = &'a SecretString>,
+        scopes: TokenScopes,
+    ) -> Self {
+        let digest = |value: &SecretString| Sha256::digest(value.expose_secret()).into();
+        Self { name: name.into(), digests: values.into_iter().map(digest).collect(), scopes }
+    }
+}
+
+/// Whose request it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Caller {
+    /// The name of the token: one of `[[admin.tokens]]`, `admin` for `admin.token`, or `open` where there is
+    /// none.
+    pub(super) token: Arc<str>,
+    /// What it allows.
+    pub(super) scopes: TokenScopes,
+}
+
+/// Why a request has no caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum TokenRefusal {
+    /// It has no token.
+    Missing,
+    /// It has another token.
+    Wrong,
+}
+
 impl Guard {
-    /// The checks for a service named `hosts` (in lower case); without `token` every request is authorised.
+    /// The checks for a service named `hosts` (in lower case); without `tokens` every request is authorised.
     #[must_use]
-    pub fn new(hosts: Vec<String>, token: Option<&SecretString>) -> Self {
-        let digest = token.map(|token| Sha256::digest(token.expose_secret()).into());
-        Self { hosts, digest, log: LogThrottle::default() }
+    pub fn new(hosts: Vec<String>, tokens: Vec<Token>) -> Self {
+        Self { hosts, tokens, log: LogThrottle::default() }
     }
 
     /// Logs a refusal, unless one for the same reason was logged within the last minute.
@@ -103,18 +142,37 @@ impl Guard {
         without_default_port(authority) == without_default_port(host) || is_configured()
     }
 
-    /// Checks the token. Digests are compared, so the time reveals neither content nor length.
-    pub(super) fn check_token(&self, headers: &HeaderMap, metrics: &Metrics) -> Result<(), Problem> {
-        let Some(expected) = &self.digest else { return Ok(()) };
+    /// Whose request it is. Digests are compared, each with all of them, so the time reveals neither content
+    /// nor length nor which token is close.
+    pub(super) fn caller(&self, headers: &HeaderMap, metrics: &Metrics) -> Result<Caller, TokenRefusal> {
+        if self.tokens.is_empty() {
+            return Ok(Caller { token: "open".into(), scopes: TokenScopes::all() });
+        }
         let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
-        if given.is_some_and(|given| bool::from(Sha256::digest(given).as_slice().ct_eq(expected))) {
-            return Ok(());
+        let mut found = None;
+        if let Some(digest) = given.map(Sha256::digest) {
+            for token in &self.tokens {
+                let equals = |known: &[u8; 32]| digest.as_slice().ct_eq(known);
+                let is_it = token.digests.iter().map(equals).fold(Choice::from(0), std::ops::BitOr::bitor);
+                if bool::from(is_it) {
+                    found = Some(Caller { token: token.name.clone(), scopes: token.scopes.clone() });
+                }
+            }
         }
-        metrics.admin_refused(AdminRefusal::Token);
-        if given.is_some() {
+        found.ok_or_else(|| {
+            metrics.admin_refused(AdminRefusal::Token);
+            if given.is_none() {
+                return TokenRefusal::Missing;
+            }
             self.log_refusal(AdminRefusal::Token, "wrong admin token");
-        }
-        Err(Problem::unauthorized())
+            TokenRefusal::Wrong
+        })
+    }
+
+    /// Counts and logs a request whose token does not allow it.
+    pub(super) fn scope_missing(&self, metrics: &Metrics) {
+        metrics.admin_refused(AdminRefusal::Scope);
+        self.log_refusal(AdminRefusal::Scope, "the token does not allow them");
     }
 }
 
@@ -155,9 +213,16 @@ fn host_of(authority: &str) -> Option<Host> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::access::TokenScope;
 
     fn guard() -> Guard {
-        Guard::new(vec!["unionlink.example.com".to_owned()], Some(&SecretString::from("the-token")))
+        let links = [TokenScope::Links].into_iter().collect();
+        let values = ["the-reader", "the-reader-before"].map(SecretString::from);
+        let tokens = vec![
+            Token::new("admin", [&SecretString::from("the-token")], TokenScopes::all()),
+            Token::new("reader", &values, links),
+        ];
+        Guard::new(vec!["unionlink.example.com".to_owned()], tokens)
     }
 
     #[test]
@@ -225,16 +290,27 @@ mod tests {
     }
 
     #[test]
-    fn only_the_right_token_passes_however_often_a_wrong_one_is_sent() {
+    fn each_token_has_its_name_and_scopes_and_only_the_right_ones_pass() {
         let (guard, metrics) = (guard(), Metrics::default());
-        let send = |value: &'static str| {
-            let headers = [(header::AUTHORIZATION, HeaderValue::from_static(value))].into_iter().collect();
-            guard.check_token(&headers, &metrics).map_err(|problem| problem.status())
+        let send = |value: Option<&'static str>| {
+            let value = value.map(|value| (header::AUTHORIZATION, HeaderValue::from_static(value)));
+            guard.caller(&value.into_iter().collect(), &metrics)
         };
-        let wrong = ["Bearer wrong", "Bearer ", "bearer the-toke", "BEARER the-token ", "Basic dTpw"];
+        let wrong = ["Bearer wrong", "Bearer ", "bearer the-toke", "BEARER the-token "];
         for value in wrong.into_iter().cycle().take(100) {
-            assert_eq!(send(value).unwrap_err(), 401, "{value}");
+            assert_eq!(send(Some(value)), Err(TokenRefusal::Wrong), "{value}");
         }
-        assert!(send("Bearer the-token").is_ok() && send("bearer the-token").is_ok());
+        assert_eq!(send(Some("Basic dTpw")), Err(TokenRefusal::Missing));
+        assert_eq!(send(None), Err(TokenRefusal::Missing));
+        for value in ["Bearer the-token", "bearer the-token"] {
+            assert_eq!(send(Some(value)), Ok(Caller { token: "admin".into(), scopes: TokenScopes::all() }));
+        }
+        for value in ["Bearer the-reader", "Bearer the-reader-before"] {
+            let reader = send(Some(value)).unwrap();
+            assert!(&*reader.token == "reader" && reader.scopes.contain(TokenScope::Links));
+            assert!(!reader.scopes.contain(TokenScope::Erase));
+        }
+        let open = Guard::new(Vec::new(), Vec::new()).caller(&HeaderMap::new(), &metrics).unwrap();
+        assert_eq!(open, Caller { token: "open".into(), scopes: TokenScopes::all() });
     }
 }

@@ -1,13 +1,18 @@
 //! Middleware of the admin listener: applies the checks of [`Guard`](super::guard::Guard) to every request
 //! and adds the security headers to every response.
 
-use axum::extract::{Request, State};
+use std::sync::Arc;
+
+use axum::extract::{Extension, Request, State};
 use axum::http::HeaderValue;
 use axum::http::header::{self, HeaderName};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
-use super::state::Shared;
+use super::guard::{Caller, TokenRefusal};
+use super::state::{AdminState, Shared};
+use crate::domain::access::TokenScope;
+use crate::http::problem::Problem;
 
 /// Refuses requests for unknown hosts, and requests from other origins that could change something.
 pub(super) async fn host_and_origin(State(state): Shared, request: Request, next: Next) -> Response {
@@ -18,12 +23,39 @@ pub(super) async fn host_and_origin(State(state): Shared, request: Request, next
     }
 }
 
-/// Refuses requests without the admin token.
-pub(super) async fn token(State(state): Shared, request: Request, next: Next) -> Response {
-    match state.guard.check_token(request.headers(), &state.metrics) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
+/// Refuses requests without a valid token, those with a wrong one late; adds the [`Caller`] to the others.
+pub(super) async fn token(State(state): Shared, mut request: Request, next: Next) -> Response {
+    let refusal = match state.guard.caller(request.headers(), &state.metrics) {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            return next.run(request).await;
+        }
+        Err(refusal) => refusal,
+    };
+    let mut response = Problem::unauthorized().into_response();
+    if refusal == TokenRefusal::Wrong {
+        let source = request.extensions().get().copied().unwrap_or_default();
+        let is_late = state.late_answers.wait(source).await;
+        if !is_late {
+            // Too many are waiting: so that a guess costs at least a connection.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
     }
+    response
+}
+
+/// Refuses requests whose token does not allow `scope`.
+pub(super) async fn scope(
+    State((scope, state)): State<(TokenScope, Arc<AdminState>)>,
+    Extension(caller): Extension<Caller>,
+    request: Request,
+    next: Next,
+) -> Response {
+    if caller.scopes.contain(scope) {
+        return next.run(request).await;
+    }
+    state.guard.scope_missing(&state.metrics);
+    Problem::scope_missing(scope).into_response()
 }
 
 /// Headers of every response. There are no CORS headers, so no other origin can read one.

@@ -13,6 +13,7 @@ mod feed;
 mod forget;
 mod guard;
 mod import_log;
+mod late_answers;
 mod links;
 mod middleware;
 mod openapi;
@@ -35,41 +36,22 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use super::problem::Problem;
-pub use guard::Guard;
+use crate::domain::access::TokenScope;
+pub use guard::{Guard, Token};
 pub use import_log::ImportLog;
+pub use late_answers::LateAnswers;
 pub use pages::Pages;
 pub use state::{AdminState, Permits};
 
 /// The admin listener's router.
 pub fn router(state: Arc<AdminState>) -> Router {
     let (guarded, mut description) = OpenApiRouter::with_openapi(openapi::Api::openapi())
-        .routes(routes!(fans::register))
-        .routes(routes!(fans::list::list))
-        .routes(routes!(fans::show::show))
-        .routes(routes!(links::find))
-        .routes(routes!(feed::feed))
-        .routes(routes!(feed::stream))
-        .routes(routes!(export::export))
-        .routes(routes!(sinks::list))
-        .routes(routes!(sinks::show))
-        .routes(routes!(sinks::pause))
-        .routes(routes!(sinks::resume))
-        .routes(routes!(sinks::rewind))
-        .routes(routes!(events::list))
-        .routes(routes!(events::show))
-        .routes(routes!(events::redrive::one))
-        .routes(routes!(events::redrive::several))
-        .routes(routes!(dealers::list))
-        .routes(routes!(dealers::show))
-        .routes(routes!(authorizations::list))
-        .routes(routes!(reconcile::begin))
-        .routes(routes!(reconcile::show))
-        .routes(routes!(explain::show))
-        .routes(routes!(forget::forget))
-        .routes(routes!(forget::receipt))
-        .routes(routes!(resume::resume))
-        .routes(routes!(status::show))
-        .routes(routes!(status::metrics))
+        .merge(allowed_to(&state, TokenScope::Fans, fan_routes()))
+        .merge(allowed_to(&state, TokenScope::Links, link_routes()))
+        .merge(allowed_to(&state, TokenScope::Operate, operator_routes()))
+        .merge(allowed_to(&state, TokenScope::People, OpenApiRouter::new().routes(routes!(explain::show))))
+        .merge(allowed_to(&state, TokenScope::Erase, erasure_routes()))
+        .merge(allowed_to(&state, TokenScope::Metrics, OpenApiRouter::new().routes(routes!(status::metrics))))
         .routes(routes!(openapi::describe))
         .split_for_parts();
     let (open, open_description) = OpenApiRouter::<Arc<AdminState>>::new()
@@ -90,4 +72,51 @@ pub fn router(state: Arc<AdminState>) -> Router {
     // Health checks have no token and use any host name.
     let open = open.method_not_allowed_fallback(|| async { Problem::method_not_allowed() });
     open.merge(guarded).layer(from_fn(middleware::security_headers)).with_state(state)
+}
+
+type Routes = OpenApiRouter<Arc<AdminState>>;
+
+fn fan_routes() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(fans::register))
+        .routes(routes!(fans::list::list))
+        .routes(routes!(fans::show::show))
+}
+
+fn link_routes() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(links::find))
+        .routes(routes!(feed::feed))
+        .routes(routes!(feed::stream))
+        .routes(routes!(export::export))
+}
+
+fn operator_routes() -> Routes {
+    OpenApiRouter::new()
+        .routes(routes!(sinks::list))
+        .routes(routes!(sinks::show))
+        .routes(routes!(sinks::pause))
+        .routes(routes!(sinks::resume))
+        .routes(routes!(sinks::rewind))
+        .routes(routes!(events::list))
+        .routes(routes!(events::show))
+        .routes(routes!(events::redrive::one))
+        .routes(routes!(events::redrive::several))
+        .routes(routes!(dealers::list))
+        .routes(routes!(dealers::show))
+        .routes(routes!(authorizations::list))
+        .routes(routes!(reconcile::begin))
+        .routes(routes!(reconcile::show))
+        .routes(routes!(resume::resume))
+        .routes(routes!(status::show))
+}
+
+fn erasure_routes() -> Routes {
+    OpenApiRouter::new().routes(routes!(forget::forget)).routes(routes!(forget::receipt))
+}
+
+/// These routes, for tokens with `scope` only.
+fn allowed_to(state: &Arc<AdminState>, scope: TokenScope, mut routes: Routes) -> Routes {
+    openapi::require_scope(routes.get_openapi_mut(), scope);
+    routes.route_layer(from_fn_with_state((scope, state.clone()), middleware::scope))
 }

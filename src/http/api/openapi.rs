@@ -2,10 +2,12 @@
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
+use utoipa::openapi::extensions::Extensions;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::openapi::{OpenApi, SecurityRequirement};
 use utoipa::{IntoResponses, Modify, ToResponse};
 
+use crate::domain::access::TokenScope;
 use crate::http::problem::Problem;
 
 /// Errors that any request may be answered with.
@@ -18,9 +20,10 @@ pub(super) enum Errors {
     /// The admin token is missing or wrong: `unauthorized`.
     #[response(status = 401, content_type = "application/problem+json")]
     Unauthorized(Problem),
-    /// A change requested by a page of another origin: `cross_origin`.
+    /// The token does not allow this, `scope` says which scope it would need: `scope_missing`; or a change
+    /// requested by a page of another origin: `cross_origin`.
     #[response(status = 403, content_type = "application/problem+json")]
-    CrossOrigin(Problem),
+    Forbidden(Problem),
     /// The `Host` header is not one of this service's names: `host_not_allowed`.
     #[response(status = 421, content_type = "application/problem+json")]
     HostNotAllowed(Problem),
@@ -77,7 +80,8 @@ pub(super) struct TooSlow(Problem);
     info(
         title = "unionlink admin API",
         description = "Registers fans, serves links, and gives operators status and control. It is private: \
-            do not expose it to the internet.\n\nErrors are `application/problem+json` with a stable `code`. \
+            do not expose it to the internet.\n\nA token of `[[admin.tokens]]` allows the operations whose \
+            `x-required-scope` it has; `admin.token` allows all.\n\nErrors are `application/problem+json` with a stable `code`. \
             A path that is not listed here is answered 404 `not_found`, a method that is not listed 405 \
             `method_not_allowed`."
     ),
@@ -106,6 +110,17 @@ impl Modify for Bearer {
         let components = api.components.get_or_insert_default();
         components.add_security_scheme("admin_token", scheme);
         api.security = Some(vec![SecurityRequirement::new("admin_token", Vec::<String>::new())]);
+    }
+}
+
+/// Writes the scope that they need into all operations of `api`.
+pub(super) fn require_scope(api: &mut OpenApi, scope: TokenScope) {
+    for path in api.paths.paths.values_mut() {
+        let operations = [&mut path.get, &mut path.put, &mut path.post, &mut path.delete];
+        for operation in operations.into_iter().flatten() {
+            let scope = Extensions::builder().add("x-required-scope", <&str>::from(scope)).build();
+            operation.extensions.get_or_insert_default().merge(scope);
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use super::guard::Guard;
+use super::late_answers::LateAnswers;
 use super::state::{AdminState, Permits};
 use crate::at_rest::{Purpose, Sealer};
 use crate::clock::ManualClock;
@@ -176,7 +177,8 @@ impl Scene {
             lifecycle: Lifecycle::new(stop.clone()),
             stop,
             apps,
-            guard: Guard::new(Vec::new(), None),
+            guard: Guard::new(Vec::new(), Vec::new()),
+            late_answers: LateAnswers::of(64),
             started_at: NOW,
         });
         Self { state, clock, tickets, sealer: sealer(), messages: AtomicU8::new(0) }

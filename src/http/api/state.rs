@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::guard::Guard;
 use super::import_log::ImportLog;
+use super::late_answers::LateAnswers;
 use super::pages::Pages;
 use crate::clock::Clock;
 use crate::domain::ids::{AppName, SinkName};
@@ -120,6 +121,8 @@ pub struct AdminState {
     pub apps: Arc<Apps>,
     /// Checks host, origin and token.
     pub guard: Guard,
+    /// Delays the answers to wrong tokens.
+    pub late_answers: LateAnswers,
     /// The tasks of the service, for its status.
     pub lifecycle: Lifecycle,
     /// When the service started.

@@ -69,6 +69,8 @@ impl From<ExchangeEnd> for AuthCodeOutcome {
 pub enum AdminRefusal {
     /// No token, or a wrong one.
     Token,
+    /// The token does not allow the request.
+    Scope,
     /// An unknown host name, or none.
     Host,
     /// A change requested by a page of another origin.

@@ -227,6 +227,7 @@ async fn an_unavailable_service_is_given_up_with_a_hint() {
         "{error}"
     );
     assert!(progress_of(&path).exists());
+    until_nobody_reads(&path).await;
 
     // Nobody listens at all.
     let mut job = service.job(&path);

@@ -1,0 +1,235 @@
+//! The sockets of the listeners: TCP, or a Unix socket for the admin API, and where a connection comes from.
+//!
+//! Deliberately absent: HTTP, and which connections are admitted.
+
+use std::io::{self, IoSlice};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use rustix::net::Shutdown;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+
+/// A bound listener.
+pub enum Listener {
+    /// For addresses and ports.
+    Tcp(TcpListener),
+    /// For a path.
+    Unix(BoundPath),
+}
+
+/// A listener at a path, which is deleted when the listener is dropped.
+pub struct BoundPath {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl BoundPath {
+    /// Listens at `path`, which only this process's user may connect to. A socket that a process left there
+    /// when it was killed is replaced.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AddrInUse`] if a process listens there, or there is something other than a socket.
+    pub fn bind(path: &Path) -> io::Result<Self> {
+        let listener = match UnixListener::bind(path) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_abandoned(path) => {
+                std::fs::remove_file(path)?;
+                UnixListener::bind(path)?
+            }
+            bound => bound?,
+        };
+        // Between the two steps the umask keeps others out.
+        rustix::fs::chmod(path, rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR)?;
+        Ok(Self { listener, path: path.to_owned() })
+    }
+}
+
+/// Whether `path` is a socket that no process listens at.
+fn is_abandoned(path: &Path) -> bool {
+    use std::os::unix::fs::FileTypeExt as _;
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket());
+    let connected = || std::os::unix::net::UnixStream::connect(path);
+    is_socket && connected().is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused)
+}
+
+impl Drop for BoundPath {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+impl Listener {
+    /// The next connection, and the address of its peer if it has one.
+    pub(super) async fn accept(&self) -> io::Result<(Socket, Source)> {
+        let (stream, address) = match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                // Responses are small; Nagle's algorithm would only delay them.
+                let _ = stream.set_nodelay(true);
+                (Stream::Tcp(stream), Some(peer.ip().to_canonical()))
+            }
+            Self::Unix(bound) => (Stream::Unix(bound.listener.accept().await?.0), None),
+        };
+        Ok((Socket(Arc::new(stream)), Source(address)))
+    }
+}
+
+/// Where a request comes from; `None` for a Unix socket.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Source(pub(super) Option<IpAddr>);
+
+/// The socket of a connection.
+pub(super) struct Socket(Arc<Stream>);
+
+/// A stream that can be read and written without exclusive access.
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// Calls a method of the stream inside.
+macro_rules! either {
+    ($stream:expr, $inner:ident => $call:expr) => {
+        match $stream {
+            Stream::Tcp($inner) => $call,
+            Stream::Unix($inner) => $call,
+        }
+    };
+}
+
+impl Stream {
+    /// Tries `io` whenever the stream may be ready for it, until it would no longer block.
+    fn poll_io<T>(
+        cx: &mut Context<'_>,
+        ready: impl Fn(&mut Context<'_>) -> Poll<io::Result<()>>,
+        mut io: impl FnMut() -> io::Result<T>,
+    ) -> Poll<io::Result<T>> {
+        loop {
+            ready!(ready(cx))?;
+            match io() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return Poll::Ready(done),
+            }
+        }
+    }
+
+    fn poll_write_with(
+        &self,
+        cx: &mut Context<'_>,
+        write: impl FnMut() -> io::Result<usize>,
+    ) -> Poll<io::Result<usize>> {
+        Self::poll_io(cx, |cx| either!(self, stream => stream.poll_write_ready(cx)), write)
+    }
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let stream = &*self.0;
+        let ready = |cx: &mut Context<'_>| either!(stream, stream => stream.poll_read_ready(cx));
+        Stream::poll_io(cx, ready, || either!(stream, stream => stream.try_read_buf(buffer)).map(|_| ()))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let stream = &*self.0;
+        stream.poll_write_with(cx, || either!(stream, stream => stream.try_write(bytes)))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let stream = &*self.0;
+        stream.poll_write_with(cx, || either!(stream, stream => stream.try_write_vectored(parts)))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let shut = either!(&*self.0, stream => rustix::net::shutdown(stream, Shutdown::Write));
+        Poll::Ready(match shut {
+            // The peer has closed the connection already.
+            Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
+            Err(error) => Err(error.into()),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn both_kinds_carry_more_than_a_buffer_in_both_directions_and_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = tcp.local_addr().unwrap();
+        let long = vec![7; 4 << 20];
+        for listener in [Listener::Tcp(tcp), Listener::Unix(BoundPath::bind(&path).unwrap())] {
+            let is_unix = matches!(listener, Listener::Unix(_));
+            let echo = async {
+                let (mut socket, source) = listener.accept().await.unwrap();
+                assert_eq!(source.0.is_none(), is_unix);
+                let mut received = Vec::new();
+                socket.read_to_end(&mut received).await.unwrap();
+                socket.write_all(&received).await.unwrap();
+                socket.shutdown().await.unwrap();
+            };
+            let peer = async {
+                let mut received = Vec::new();
+                if is_unix {
+                    let mut peer = UnixStream::connect(&path).await.unwrap();
+                    peer.write_all(&long).await.unwrap();
+                    peer.shutdown().await.unwrap();
+                    peer.read_to_end(&mut received).await.unwrap();
+                } else {
+                    let mut peer = TcpStream::connect(address).await.unwrap();
+                    peer.write_all(&long).await.unwrap();
+                    peer.shutdown().await.unwrap();
+                    peer.read_to_end(&mut received).await.unwrap();
+                }
+                received
+            };
+            let ((), received) = tokio::join!(echo, peer);
+            assert!(received == long);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_abandoned_socket_is_replaced_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        let in_use = |path: &Path| BoundPath::bind(path).err().map(|error| error.kind());
+        let bound = BoundPath::bind(&path).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(in_use(&path), Some(io::ErrorKind::AddrInUse));
+        drop(bound);
+        assert!(!path.exists());
+        drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+        assert!(path.exists(), "std leaves the file");
+        drop(BoundPath::bind(&path).unwrap());
+        std::fs::write(&path, "a file").unwrap();
+        assert_eq!(in_use(&path), Some(io::ErrorKind::AddrInUse));
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "a file");
+    }
+}
