@@ -1,5 +1,5 @@
 //! The log of the callback listener: verified URLs, the first callback of each dealer, and callbacks that are
-//! refused, quarantined, without effect or not acknowledged, with a hint what to check.
+//! refused, quarantined, not stored, without effect or not acknowledged, with a hint what to check.
 //!
 //! Anybody can send requests to this listener, so a line is logged at most once a minute for each app and
 //! reason, with the number of occurrences since the line before.
@@ -161,6 +161,13 @@ impl CallbackLog {
         if let Some(quarantined) = self.throttle.count((Some(app.clone()), reason)) {
             let detail = quarantine.detail();
             tracing::warn!(%app, reason, detail, quarantined, "callbacks quarantined");
+        }
+    }
+
+    /// Logs a verified callback that was not stored because a person whom it names was forgotten.
+    pub(super) fn forgotten(&self, app: &AppName) {
+        if let Some(callbacks) = self.throttle.count((Some(app.clone()), "forgotten")) {
+            tracing::info!(%app, callbacks, "callbacks not stored: they name a forgotten person");
         }
     }
 

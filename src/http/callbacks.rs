@@ -214,20 +214,19 @@ impl CallbackState {
         if unserved.as_ref().is_some_and(|corp_id| !self.unserved.has_room(name, corp_id)) {
             return Err(StoreError::InboxFull { limit: MESSAGES_MAX });
         }
-        let outcome = match &classified {
+        let quarantined = match &classified {
             Classified::Quarantine { reason, event } => {
                 // At a self-built app's URL too, which may have been entered as a template's.
                 if event.is_none() && may_contain_secret(message.text()) {
                     return Ok(self.misplaced(name, &Misplaced::of(reason.clone())));
                 }
-                self.log.quarantined(name, reason);
-                CallbackOutcome::Quarantined
+                Some(reason.clone())
             }
             Classified::Event(_)
             | Classified::Chat(_)
             | Classified::Visibility { .. }
             | Classified::Alarm(_)
-            | Classified::Ignored(_) => CallbackOutcome::Accepted,
+            | Classified::Ignored(_) => None,
         };
         let payload = match payload_of(classified, message) {
             Ok(payload) => payload,
@@ -252,10 +251,20 @@ impl CallbackState {
                     self.unserved.kept(name, corp_id);
                 }
                 self.note_activity(name, brand, corp_id.as_ref(), at).await;
-                outcome
+                match quarantined {
+                    None => CallbackOutcome::Accepted,
+                    Some(reason) => {
+                        self.log.quarantined(name, &reason);
+                        CallbackOutcome::Quarantined
+                    }
+                }
             }
             Appended::Duplicate => CallbackOutcome::Duplicate,
-            Appended::Forgotten | Appended::Stale => CallbackOutcome::Ignored,
+            Appended::Forgotten => {
+                self.log.forgotten(name);
+                CallbackOutcome::Ignored
+            }
+            Appended::Stale => CallbackOutcome::Ignored,
         })
     }
 

@@ -5,7 +5,7 @@
 
 use crate::callback::VerifiedMessage;
 use crate::domain::ids::{AppName, CorpId};
-use crate::intake::{Classified, Ignored};
+use crate::intake::{Classified, Ignored, created_at};
 use crate::store::Payload;
 use crate::worker::Wake;
 
@@ -21,8 +21,8 @@ pub(super) fn payload_of(classified: Classified, message: &VerifiedMessage) -> R
         Classified::Alarm(alarm) => Payload::Alarm(alarm),
         Classified::Ignored(ignored) => return Err(ignored),
         Classified::Quarantine { reason, event } => {
-            let receive_id = receive_id(message);
-            Payload::Quarantine { reason, receive_id, message: message.text().to_vec(), event }
+            let (receive_id, created_at) = (receive_id(message), created_at(message.text()));
+            Payload::Quarantine { reason, receive_id, created_at, message: message.text().to_vec(), event }
         }
     })
 }

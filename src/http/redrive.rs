@@ -269,6 +269,7 @@ mod tests {
             let payload = Payload::Quarantine {
                 reason: QuarantineReason::ReceiveId,
                 receive_id: "dkSUITE".to_owned(),
+                created_at: None,
                 message: text.into_bytes(),
                 event: None,
             };

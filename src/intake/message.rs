@@ -78,6 +78,13 @@ pub(super) fn parse(message: &[u8]) -> Result<Message, MessageError> {
     typed(&Fields::read(message).map_err(MessageError::Unreadable)?)
 }
 
+/// The `CreateTime` of a message, whatever else is wrong with it; `None` if it has none or cannot be read.
+#[must_use]
+pub fn created_at(message: &[u8]) -> Option<Timestamp> {
+    let fields = Fields::read(message).ok()?;
+    time(required(fields.create_time.as_deref(), "CreateTime").ok()?).ok()
+}
+
 /// The kind of a message, from the names in it.
 enum Subject {
     Contact(ContactChange),

@@ -14,7 +14,7 @@ mod suite;
 #[cfg(test)]
 mod tests;
 
-pub use message::Ignored;
+pub use message::{Ignored, created_at};
 use message::{Message, MessageError, parse};
 pub use suite::{AtSuite, SuiteContent, SuiteMessage, at_suite, may_contain_secret};
 

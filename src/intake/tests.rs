@@ -6,7 +6,7 @@ mod suite;
 
 use std::convert::Infallible;
 
-use super::message::{Message, parse};
+use super::message::{Message, created_at, parse};
 use super::{AgeLimit, Classified, Recipients, classify};
 use crate::callback::VerifiedMessage;
 use crate::callback::properties::ADD;
@@ -51,6 +51,23 @@ fn an_add_is_parsed_with_all_its_fields() {
     assert_eq!(contact.external_userid.as_str(), "wmINVENTED");
     assert_eq!(contact.state.as_deref(), Some("test&state"));
     assert_eq!(contact.welcome_code.as_deref(), Some("WELCOME"));
+}
+
+#[test]
+fn the_time_of_a_message_is_read_whatever_else_is_wrong_with_it() {
+    let sent_at = Some(Timestamp::from_secs(1_403_610_513));
+    let without_corp = ADD.replace("ToUserName", "Other");
+    assert!(parse(without_corp.as_bytes()).is_err());
+    for (text, expected) in [
+        (ADD, sent_at),
+        (&without_corp, sent_at),
+        ("{\"CreateTime\": 1403610513}", sent_at),
+        (&ADD.replace("CreateTime", "Created"), None),
+        (&ADD.replace("1403610513", "yesterday"), None),
+        ("not a message at all", None),
+    ] {
+        assert_eq!(created_at(text.as_bytes()), expected, "{text}");
+    }
 }
 
 #[test]

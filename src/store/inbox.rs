@@ -83,6 +83,8 @@ pub enum Payload {
         reason: QuarantineReason,
         /// The corp or suite that WeCom encrypted it for.
         receive_id: String,
+        /// Its `CreateTime`; `None` if it has none that can be read.
+        created_at: Option<Timestamp>,
         /// The whole decrypted message.
         message: Vec<u8>,
         /// The event in the message, if it could be parsed.
@@ -109,7 +111,8 @@ pub enum Appended {
     New(EventId),
     /// Appended before; nothing was stored.
     Duplicate,
-    /// An old event about a person who has been erased since it happened; nothing was stored.
+    /// An old event about a person who has been erased since it happened, or a message to quarantine that
+    /// names such a person; nothing was stored.
     Forgotten,
     /// A suite's event without effect, such as an older ticket or a replayed auth code. Only its digest was
     /// stored.

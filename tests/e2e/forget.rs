@@ -98,6 +98,21 @@ async fn later_callbacks_of_a_forgotten_person_are_linked_only_after_a_new_regis
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_message_about_a_forgotten_person_is_quarantined_only_if_it_was_sent_later() {
+    let world = World::usual().await;
+    let person = world.wecom.add_person();
+    let (customer, before) = world.befriend(0, &person, "zhangsan");
+    assert_eq!(world.post("/v1/forget", &json!({"external_userid": customer})).await.0, 200);
+    world.clock.skip(Duration::from_secs(5));
+    let (_, after) = world.befriend(0, &person, "lisi");
+    for (event, quarantined) in [(before, 0), (after, 1)] {
+        let stray = world.wecom.seal_with(&event, "wwSOMEBODYELSE000");
+        assert!(world.wecom.post(&stray).await.acknowledged);
+        assert_eq!(world.get("/v1/status").await["inbox"]["quarantined"], quarantined);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_forget_request_must_name_exactly_one_valid_id() {
     let world = World::usual().await;
     for body in [

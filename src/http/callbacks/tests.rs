@@ -8,13 +8,13 @@ use super::*;
 use crate::at_rest::Purpose;
 use crate::callback::{AesKey, Keys, Refusal};
 use crate::domain::authorization::{AuthorizationState, Granted};
-use crate::domain::ids::SuiteId;
+use crate::domain::ids::{ExternalUserid, SuiteId};
 use crate::domain::suite::{CodeId, CodeKind};
 use crate::domain::tally::Tally;
 use crate::http::doors::SuiteRecipients;
 use crate::http::scene::{NOW, SUITE_ID, Scene, added, corp, name, own};
 use crate::store::embedded::Settings;
-use crate::store::{Counts, Reconciling as _, SuiteRecords, Suites as _};
+use crate::store::{Counts, People as _, PersonId, Reconciling as _, SuiteRecords, Suites as _};
 use crate::telemetry::captured_log::CapturedLog;
 use crate::wecom::Development;
 use CallbackOutcome::{Accepted, Duplicate, Ignored, Misplaced as WithoutEffect, Quarantined, Refused};
@@ -267,6 +267,24 @@ async fn a_message_that_needs_no_action_is_not_kept_while_unrouted() {
     scene.receive("agency", SUITE_ID, &text).await;
     assert_eq!(scene.outcomes([Quarantined, Duplicate]), [1, 1]);
     assert_eq!(scene.quarantine().await, [("agency".to_owned(), "unrouted")]);
+}
+
+#[tokio::test]
+async fn a_message_that_names_a_forgotten_person_is_logged_and_counted_and_not_quarantined() {
+    let log = CapturedLog::begin();
+    let scene = Scene::new();
+    let forgotten = PersonId::ExternalUserid(ExternalUserid::new("wmINVENTED-1").unwrap());
+    scene.store.forget(&forgotten, None, NOW).await.unwrap();
+    scene.receive("own", "stranger", &added("wpN", 1)).await;
+    scene.receive("agency", "wpA", &added("wpA", 1)).await;
+    assert_eq!(scene.outcomes([Ignored, Quarantined]), [2, 0]);
+    assert!(scene.quarantine().await.is_empty());
+    let logged = log.text();
+    assert!(logged.contains("callbacks not stored: they name a forgotten person"), "{logged}");
+    assert!(!logged.contains("quarantined"), "{logged}");
+    scene.receive("own", "stranger", &added("wpN", 2)).await;
+    assert_eq!(scene.outcomes([Ignored, Quarantined]), [2, 1]);
+    assert!(log.text().contains("callbacks quarantined"));
 }
 
 #[tokio::test]

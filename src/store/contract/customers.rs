@@ -245,6 +245,7 @@ async fn a_quarantined_message_is_kept_whole_and_can_be_redriven(place: &dyn Pla
         payload: Payload::Quarantine {
             reason: QuarantineReason::NotUnderstood("a text ".repeat(1_000)),
             receive_id: "wwOTHER".to_owned(),
+            created_at: None,
             message: message.clone(),
             event: None,
         },
@@ -289,8 +290,13 @@ async fn messages_of_unserved_corps_leave_half_of_the_quarantine_to_others(place
     let settings = Settings { inbox_events_max: 4, cache_mb: 8, free_mb_min: 1, ..Settings::default() };
     let store = place.open_with(settings);
     let quarantine = |n: u8, reason| {
-        let payload =
-            Payload::Quarantine { reason, receive_id: String::new(), message: vec![n], event: None };
+        let payload = Payload::Quarantine {
+            reason,
+            receive_id: String::new(),
+            created_at: None,
+            message: vec![n],
+            event: None,
+        };
         store.append(Arrival { app: app(), digest: MessageDigest([n; 16]), received_at: T0, payload })
     };
     let unrouted = || QuarantineReason::Unrouted { corp_id: corp(1) };

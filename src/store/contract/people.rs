@@ -44,20 +44,25 @@ fn added_at(person: u8, dealer: u8, at: Timestamp) -> Arrival {
     Arrival { received_at: at, ..arrival(event) }
 }
 
-async fn quarantine(store: &EmbeddedStore, n: u8) {
+/// A message to quarantine that names customer `n`.
+fn stray(n: u8, created_at: Option<Timestamp>, received_at: Timestamp) -> Arrival {
     let message = format!("<xml><ExternalUserID>{}</ExternalUserID></xml>", customer(n).as_str());
-    let arrival = Arrival {
+    Arrival {
         app: app(),
-        digest: MessageDigest::of(&app(), message.as_bytes()),
-        received_at: T0,
+        digest: MessageDigest::of(&app(), format!("{created_at:?} {message}").as_bytes()),
+        received_at,
         payload: Payload::Quarantine {
             reason: QuarantineReason::ReceiveId,
             receive_id: "wwOTHER".to_owned(),
+            created_at,
             message: message.into_bytes(),
             event: None,
         },
-    };
-    store.append(arrival).await.unwrap();
+    }
+}
+
+async fn quarantine(store: &EmbeddedStore, n: u8) {
+    store.append(stray(n, Some(T0), T0)).await.unwrap();
 }
 
 #[tokio::test]
@@ -151,6 +156,7 @@ async fn an_old_event_that_is_repeated_does_not_restore_an_erased_person(place: 
     let aside = Payload::Quarantine {
         reason: QuarantineReason::FarOff { created_at: event.created_at },
         receive_id: String::new(),
+        created_at: Some(event.created_at),
         message: Vec::new(),
         event: Some(event.clone()),
     };
@@ -174,6 +180,31 @@ async fn an_old_event_that_is_repeated_does_not_restore_an_erased_person(place: 
     assert!(matches!(store.append(back).await, Ok(Appended::New(_))));
     settle_next(&store, later, Outcome::Missed).await;
     assert_eq!(store.counts().contacts, 1);
+}
+
+async fn a_message_about_an_erased_person_is_quarantined_only_if_it_is_from_after_the_erasure(
+    place: &dyn Place,
+) {
+    let store = place.open();
+    quarantine(&store, 1).await;
+    quarantine(&store, 2).await;
+    let at = T0.plus_ms(HOUR_MS);
+    store.forget(&PersonId::ExternalUserid(customer(1)), None, at).await.unwrap();
+    assert_eq!(store.counts().quarantined, 1);
+    let store = reopen(place, store).await;
+    assert_eq!(store.append(stray(1, Some(T0), at)).await, Ok(Appended::Duplicate));
+    let later = at.plus_ms(30 * DAY_MS);
+    assert_eq!(store.sweep(later).await, Ok(2), "the deduplication records have expired");
+    // It is sent again, arrives late, or does not say when it was sent.
+    for (created_at, received_at) in [(Some(T0), later), (Some(at), at.plus_ms(1)), (None, later)] {
+        assert_eq!(store.append(stray(1, created_at, received_at)).await, Ok(Appended::Forgotten));
+    }
+    assert_eq!(store.counts().quarantined, 1);
+    // The person has come back, and another one was never erased.
+    for arrival in [stray(1, Some(at.plus_ms(1)), later), stray(2, Some(T0), later), stray(2, None, later)] {
+        assert!(matches!(store.append(arrival).await, Ok(Appended::New(_))));
+    }
+    assert_eq!(store.counts().quarantined, 4);
 }
 
 async fn a_fan_is_erased_when_it_turns_out_to_be_an_erased_customer(place: &dyn Place) {
@@ -327,6 +358,7 @@ async fn everything_stored_about_an_id_is_found_by_it(place: &dyn Place) {
 contract!(
     an_erased_person_is_not_linked_until_registered_again,
     an_old_event_that_is_repeated_does_not_restore_an_erased_person,
+    a_message_about_an_erased_person_is_quarantined_only_if_it_is_from_after_the_erasure,
     a_fan_is_erased_when_it_turns_out_to_be_an_erased_customer,
     a_fan_registered_again_after_the_customer_was_erased_is_linked,
     finishing_an_erasure_leaves_a_fan_who_registers_meanwhile,

@@ -30,6 +30,11 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
     {
         return Ok(Appended::Forgotten);
     }
+    if let Payload::Quarantine { message, created_at, .. } = &payload
+        && forgotten::is_named(txn, message, *created_at)?
+    {
+        return Ok(Appended::Forgotten);
+    }
     // Inbox and quarantine have limits of their own, so that quarantined messages cannot keep out events.
     // Messages that are applied at once take no room.
     let (held, limit) = match &payload {
@@ -52,7 +57,7 @@ pub(super) fn append(txn: &mut Txn<'_>, arrival: Arrival, events_max: u64) -> Re
                 InboxEvent { id, app, received_at, due_at: received_at, attempts: 0, failure: None, event };
             enqueue(txn, &event)?;
         }
-        Payload::Quarantine { reason, receive_id, message, event: _ } => {
+        Payload::Quarantine { reason, receive_id, message, created_at: _, event: _ } => {
             let message_bytes = u32::try_from(message.len()).unwrap_or(u32::MAX);
             for (part, bytes) in message.chunks(PART_BYTES).enumerate() {
                 txn.put(keys::message_part(id, part as u64), &MessagePart(bytes.to_vec()))?;

@@ -22,7 +22,7 @@ use super::{EmbeddedStore, chat_members, contacts, dealers, keys};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{ContactKey, ExternalUserid, Unionid, hex};
 use crate::domain::time::{SECOND_MS, Timestamp};
-pub(super) use ids::{Ids, names};
+pub(super) use ids::Ids;
 
 impl Record for Receipt {}
 

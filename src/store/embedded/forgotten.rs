@@ -1,5 +1,6 @@
 //! The record that a person was forgotten, under a salted hash of each id. Events about the person from
-//! before are dropped, and a customer with that id is not linked to a fan who was registered before.
+//! before are dropped, messages from before that name the person are not quarantined, and a customer with
+//! that id is not linked to a fan who was registered before.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -10,6 +11,7 @@ use super::queues::OpenBooks;
 use super::records::Record;
 use super::roll::{self, Entry, Read};
 use super::txn::Txn;
+use super::words::words;
 use crate::domain::event::Event;
 use crate::domain::far_off::{FarOff, far_off};
 use crate::domain::ids::{ExternalUserid, FanKey};
@@ -60,6 +62,26 @@ pub(super) fn brings_back(txn: &Txn<'_>, event: &Event, received_at: Timestamp) 
     }
     let at = forgotten_at(txn, txn.salt(), event.contact.external_userid.as_str())?;
     Ok(at.is_some_and(|at| event.created_at <= at))
+}
+
+/// Whether a message to be quarantined names a person who was forgotten after it was sent; if it does not say
+/// when that was, at any time: rather lose a message than keep one about somebody who asked to be forgotten.
+pub(super) fn is_named(
+    txn: &Txn<'_>,
+    message: &[u8],
+    created_at: Option<Timestamp>,
+) -> Result<bool, StoreError> {
+    // Nobody ever was.
+    if txn.meta.forgotten_at.is_none() {
+        return Ok(false);
+    }
+    for word in words(message) {
+        let at = forgotten_at(txn, txn.salt(), word)?;
+        if at.is_some_and(|at| created_at.is_none_or(|created_at| created_at <= at)) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Whether a relation that a list or an event reports began, at `since`, before its customer was forgotten:

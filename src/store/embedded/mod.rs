@@ -57,6 +57,7 @@ mod transactions;
 mod txn;
 mod upgrade;
 mod waits;
+mod words;
 mod work;
 mod writer;
 

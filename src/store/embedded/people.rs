@@ -13,7 +13,7 @@ use super::inbox::SetAside;
 use super::records::decode;
 use super::roll;
 use super::txn::Txn;
-use super::{EmbeddedStore, keys};
+use super::{EmbeddedStore, keys, words};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{ContactKey, ExternalUserid, Unionid};
 use crate::domain::time::Timestamp;
@@ -104,7 +104,7 @@ impl EmbeddedStore {
                 EventRow::Dead { event, .. } | EventRow::Inbox(event) => about(event),
                 EventRow::Quarantined(Quarantined { id: message, .. }) => {
                     let message = self.undamaged(&key, self.message(*message))?.flatten();
-                    forget::names(&message.unwrap_or_default(), id)
+                    words::names(&message.unwrap_or_default(), id)
                 }
             };
             found.extend(wanted.then_some(row));

@@ -79,6 +79,7 @@ async fn a_join_of_many_is_applied_in_small_commits_and_again_after_a_crash_in_b
     let quarantine = Payload::Quarantine {
         reason: QuarantineReason::ReceiveId,
         receive_id: "wwOTHER".to_owned(),
+        created_at: None,
         message: vec![1],
         event: None,
     };

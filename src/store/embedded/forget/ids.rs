@@ -1,4 +1,4 @@
-//! Who a person is: every id that leads to the same one; and which messages name them.
+//! Who a person is: every id that leads to the same one; and what is about them.
 
 use std::collections::BTreeSet;
 
@@ -7,6 +7,7 @@ use super::super::feed::StoredEntry;
 use super::super::keys;
 use super::super::records::readable;
 use super::super::roll::Read;
+use super::super::words::names;
 use crate::domain::contact::Contact;
 use crate::domain::ids::{ContactKey, ExternalUserid, Unionid};
 
@@ -68,18 +69,4 @@ impl Ids {
         let mut texts = texts.chain(self.customers.iter().map(ExternalUserid::as_str));
         texts.any(|id| names(message, id))
     }
-}
-
-/// Whether a message has this id in it, and not only as a part of another.
-pub(in super::super) fn names(message: &[u8], id: &str) -> bool {
-    let part_of_an_id = |byte: Option<&u8>| {
-        byte.is_some_and(|byte| {
-            byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'@' | b'.')
-        })
-    };
-    message.windows(id.len()).enumerate().any(|(at, window)| {
-        window == id.as_bytes()
-            && !part_of_an_id(at.checked_sub(1).and_then(|before| message.get(before)))
-            && !part_of_an_id(message.get(at + id.len()))
-    })
 }
