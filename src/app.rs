@@ -265,6 +265,7 @@ async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
         free_mb_min: config.store.free_mb_min,
         inbox_events_max: config.store.inbox_events_max,
         dedupe_days: u32::try_from(config.store.dedupe_days).unwrap_or(u32::MAX),
+        quarantine_days: u32::try_from(config.store.quarantine_days).unwrap_or(u32::MAX),
         journal: config.store.journal,
     };
     let path = config.store.path.clone();

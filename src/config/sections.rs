@@ -56,6 +56,7 @@ pub struct Store {
     pub(crate) free_mb_min: u64,
     pub(crate) inbox_events_max: u64,
     pub(crate) dedupe_days: u64,
+    pub(crate) quarantine_days: u64,
     pub(crate) feed_days: u64,
     pub(crate) journal: bool,
 }
@@ -82,6 +83,7 @@ impl Store {
             free_mb_min: section.number("free_mb_min", 1..=1 << 30)?,
             inbox_events_max: section.number("inbox_events_max", 1..=1_000_000_000)?,
             dedupe_days: section.number("dedupe_days", 1..=365)?,
+            quarantine_days: section.number("quarantine_days", 1..=3_650)?,
             feed_days: section.number("feed_days", 1..=3_650)?,
             journal: section.flag("journal")?,
         })

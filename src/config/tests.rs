@@ -142,7 +142,7 @@ fn what_the_defaults_file_comments_out_is_right_too() {
 
 #[test]
 fn all_problems_are_reported_at_once_each_with_its_key() {
-    let text = "[server]\nlisten = \"nowhere\"\nlistn = 1\n[store]\ncache_mb = \"much\"\ndedupe_days = 0\n[log]\nfilter = \"inf\"\n[typo]\nx = 1\n\
+    let text = "[server]\nlisten = \"nowhere\"\nlistn = 1\n[store]\ncache_mb = \"much\"\ndedupe_days = 0\nquarantine_days = 3651\n[log]\nfilter = \"inf\"\n[typo]\nx = 1\n\
         [[apps]]\nname = \"a b\"\nencoding_aes_key = { value = \"short\" }\nconversion_token = \"both\"\n\
         quota = { per_hour = 0 }\nsecret = { envy = \"X\" }\n";
     assert_eq!(
@@ -161,6 +161,7 @@ fn all_problems_are_reported_at_once_each_with_its_key() {
             "server.listn is not a known key",
             "store.cache_mb is text instead of a whole number",
             "store.dedupe_days 0 is not between 1 and 365",
+            "store.quarantine_days 3651 is not between 1 and 3650",
             "typo is not a known key",
         ]
     );

@@ -191,6 +191,41 @@ async fn deduplication_records_expire(place: &dyn Place) {
     assert!(matches!(store.append(added(1, 1)).await, Ok(Appended::New(_))));
 }
 
+async fn quarantined_messages_expire_with_their_text_and_dead_letters_do_not(place: &dyn Place) {
+    let store = place.open();
+    let quarantine = async |n: u8, received_at| {
+        let payload = Payload::Quarantine {
+            reason: QuarantineReason::ReceiveId,
+            receive_id: "wwOTHER".to_owned(),
+            created_at: None,
+            message: vec![n; 7_000],
+            event: None,
+        };
+        let arrival = Arrival { app: app(), digest: MessageDigest([n; 16]), received_at, payload };
+        let Ok(Appended::New(id)) = store.append(arrival).await else { panic!("not quarantined") };
+        id
+    };
+    store.append(added(1, 1)).await.unwrap();
+    settle_next(&store, T0, Outcome::Dead(FailureReason { errcode: None, text: String::new() })).await;
+    let young = quarantine(0, T0.plus_ms(DAY_MS)).await;
+    let mut old = Vec::new();
+    for n in 1..=100 {
+        old.push(quarantine(n, T0).await);
+    }
+    assert_eq!(store.sweep_quarantine(T0.plus_ms(30 * DAY_MS)).await, (0, Ok(())));
+    let later = T0.plus_ms(30 * DAY_MS + 1);
+    assert_eq!(store.sweep_quarantine(later).await, (100, Ok(())));
+    assert_eq!(store.sweep_quarantine(later).await, (0, Ok(())));
+    let store = reopen(place, store).await;
+    let Counts { dead, quarantined, .. } = store.counts();
+    assert_eq!((dead, quarantined), (1, 1));
+    for id in old {
+        assert_eq!(store.event(id).await, Ok(None));
+    }
+    assert_eq!(store.quarantined_message(young).await, Ok(Some(vec![0; 7_000])));
+    assert_eq!(store.events(EventState::Dead, EventId(0), 9).await.unwrap().len(), 1);
+}
+
 async fn concurrent_appends_are_all_stored(place: &dyn Place) {
     let store = std::sync::Arc::new(place.open());
     let mut tasks = tokio::task::JoinSet::new();
@@ -235,6 +270,7 @@ contract!(
     reserved_calls_survive_a_restart,
     a_dealers_token_owner_survives_a_new_list_of_dealers,
     deduplication_records_expire,
+    quarantined_messages_expire_with_their_text_and_dead_letters_do_not,
     concurrent_appends_are_all_stored,
     a_closed_store_refuses_to_write,
 );

@@ -4,6 +4,7 @@
 //! Deliberately absent: the operations on them, which are methods of [`Store`](super::Store).
 
 use serde::{Deserialize, Serialize};
+use strum::IntoStaticStr;
 use utoipa::ToSchema;
 
 use crate::domain::chat::ChatEvent;
@@ -178,8 +179,11 @@ pub struct Quarantined {
 }
 
 /// The state of an event or message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, ToSchema)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, IntoStaticStr, ToSchema,
+)]
 #[serde(rename_all = "snake_case")]
+#[strum(serialize_all = "snake_case")]
 pub enum EventState {
     /// In the inbox and not leased; due now or later.
     #[default]

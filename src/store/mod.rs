@@ -317,6 +317,11 @@ pub trait Store: CustomerGroups + Feed + People + Reconciling + Suites + Send + 
     /// many.
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError>;
 
+    /// Deletes quarantined messages that were received more than `quarantine_days` before `now`, a limited
+    /// number in several transactions. Returns how many, also if it fails meanwhile; to be repeated until it
+    /// returns 0. Dead letters do not expire.
+    async fn sweep_quarantine(&self, now: Timestamp) -> (u64, Result<(), StoreError>);
+
     /// Completes the submitted transactions and closes the store. Later calls return [`StoreError::Closed`].
     async fn close(&self);
 }

@@ -26,13 +26,14 @@ use strum::VariantArray as _;
 use super::process::Process;
 use super::version::{COMMIT, VERSION};
 use crate::domain::ids::{AppName, SinkName};
+use crate::store::EventState;
 use crate::wecom::api::Api;
 use crate::wecom::errcode::Class;
 use crate::wecom::error::CallError;
 
 pub use callbacks::CallbackMetrics;
-pub use labels::{AdminRefusal, AuthCodeOutcome, CallbackOutcome, TimestampSource};
-use labels::{DeliveryOutcome, Labels, delivery_labels, errcode_label};
+pub use labels::{AdminRefusal, AuthCodeOutcome, CallbackOutcome, Deletion, TimestampSource};
+use labels::{DeliveryOutcome, Labels, deletion_labels, delivery_labels, errcode_label};
 use optional::OptionalGauge;
 use register::{SECONDS, new, registered};
 pub use suites::SuiteMetrics;
@@ -64,6 +65,7 @@ pub struct Metrics {
     quota_used: Family<Labels<3, String>, Gauge>,
     quota_limit: Family<Labels<3, String>, Gauge>,
     inbox: Family<Labels<1>, Gauge>,
+    events_deleted: Family<Labels<2>, Counter>,
     links: Gauge,
     dealers: Family<Labels<2, String>, Gauge>,
     dealers_silent: Family<Labels<1, String>, Gauge>,
@@ -139,6 +141,12 @@ impl Default for Metrics {
                 "inbox_events",
                 "Events stored: waiting (leased ones included), dead letters, quarantined messages",
             ),
+            events_deleted: new(
+                r,
+                "events_deleted",
+                "Quarantined messages deleted without being processed, by state and reason: expired (after \
+                 store.quarantine_days)",
+            ),
             links: new(r, "links", "Links between a fan and a customer"),
             dealers: new(r, "dealers", "Dealers by app and state: shared, left, unverified (by WeCom)"),
             dealers_silent: new(r, "dealers_silent", "Dealers without a callback for silent_days, by app"),
@@ -182,11 +190,17 @@ impl Metrics {
         for refusal in AdminRefusal::VARIANTS {
             drop(self.admin_refused.get_or_create(&[("reason", refusal.into())]));
         }
+        drop(self.events_deleted.get_or_create(&deletion_labels(EventState::Quarantined, Deletion::Expired)));
     }
 
     /// Counts a link that a received event led to, and how long that took.
     pub fn linked(&self, took: Duration) {
         self.link_seconds.observe(took.as_secs_f64());
+    }
+
+    /// Counts events in `state` that were deleted without being processed.
+    pub fn events_deleted(&self, state: EventState, why: Deletion, count: u64) {
+        self.events_deleted.get_or_create(&deletion_labels(state, why)).inc_by(count);
     }
 
     /// Counts a refused request to the admin listener.

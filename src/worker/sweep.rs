@@ -1,4 +1,5 @@
-//! Housekeeping, once an hour: deletes expired records and old feed entries, and finishes erasures.
+//! Housekeeping, once an hour: deletes expired records, old quarantined messages and old feed entries, and
+//! finishes erasures.
 //!
 //! Deliberately absent: the dealers, which [`dealers`](super::dealers) keeps up to date.
 
@@ -9,6 +10,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Activation, Context, overdue};
 use crate::domain::time::{Moment, Timestamp};
+use crate::store::EventState;
+use crate::telemetry::metrics::Deletion;
 
 /// How often expired records are deleted.
 const SWEEP_EVERY: Duration = Duration::from_hours(1);
@@ -38,6 +41,7 @@ impl Activation for Sweep {
                     tracing::warn!(error, "deleting expired records failed; the next try is in an hour");
                 }
             }
+            self.delete_expired_messages(now).await;
             self.prune_feed(now).await;
             if let Err(error) = self.context.store.finish_forgetting(now).await {
                 let error = error.to_string();
@@ -50,6 +54,26 @@ impl Activation for Sweep {
 }
 
 impl Sweep {
+    /// Deletes the quarantined messages that no operator has redriven in time, a batch at a time.
+    async fn delete_expired_messages(&self, now: Timestamp) {
+        let mut deleted = 0;
+        let result = loop {
+            let (count, result) = self.context.store.sweep_quarantine(now).await;
+            self.context.metrics.events_deleted(EventState::Quarantined, Deletion::Expired, count);
+            deleted += count;
+            if count == 0 || result.is_err() || self.stop.is_cancelled() {
+                break result;
+            }
+        };
+        if deleted > 0 {
+            tracing::warn!(deleted, "quarantined messages deleted: older than store.quarantine_days");
+        }
+        if let Err(error) = result {
+            let error = error.to_string();
+            tracing::warn!(error, "deleting old quarantined messages failed; the next try is in an hour");
+        }
+    }
+
     /// Deletes old feed entries, a batch at a time.
     async fn prune_feed(&self, now: Timestamp) {
         let sinks: Vec<_> = self.context.sinks.names().cloned().collect();

@@ -1,12 +1,12 @@
-//! Dead letters and quarantined messages: listed, shown and redriven, over HTTP and by command.
+//! Dead letters and quarantined messages: listed, shown, redriven and expired, over HTTP and by command.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use unionlink::simulator::Person;
 
-use crate::harness::World;
+use crate::harness::{PATIENCE, World};
 
 const STRAY: &str = "wwSOMEBODYELSE000";
 
@@ -59,6 +59,19 @@ impl FailedEvents {
         let (status, answer) = self.world.post("/v1/events/redrive", &body).await;
         assert_eq!(status, 200, "{answer}");
         answer
+    }
+
+    /// Waits until `/metrics` has this line.
+    async fn metric(&self, line: &str) {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            let (_, metrics) = self.world.text("/metrics").await;
+            if metrics.lines().any(|each| each == line) {
+                return;
+            }
+            assert!(Instant::now() < give_up, "no {line} in\n{metrics}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// Restarts the service with the unknown receive id accepted.
@@ -228,6 +241,20 @@ async fn an_event_redriven_too_early_becomes_a_dead_letter_again_under_the_same_
     failed.world.until("/v1/status", |status| status["inbox"]["dead"] == 3).await;
     let again: BTreeSet<_> = failed.ids("state=dead").await.into_iter().collect();
     assert_eq!(again, ids.into_iter().collect());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn quarantined_messages_expire_and_are_counted_and_dead_letters_stay() {
+    let failed = FailedEvents::usual().await;
+    let deleted =
+        |n| format!("unionlink_events_deleted_total{{state=\"quarantined\",reason=\"expired\"}} {n}");
+    failed.world.clock.skip(Duration::from_hours(29 * 24));
+    failed.metric(&deleted(0)).await;
+    assert_eq!(failed.ids("state=quarantined").await.len(), 3);
+    failed.world.clock.skip(Duration::from_hours(2 * 24));
+    failed.metric(&deleted(3)).await;
+    assert_eq!(failed.ids("state=quarantined").await.len(), 0);
+    assert_eq!(failed.ids("state=dead").await.len(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

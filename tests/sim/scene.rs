@@ -168,6 +168,8 @@ fn setup(options: &Options, brands: &[Brand], access: Access, dice: &mut Dice) -
     let settings = Settings {
         inbox_events_max: dice.among(&[5, 1_000, 1_000]),
         dedupe_days: u32::try_from(dice.between(1, 7)).unwrap(),
+        // Schedules sleep for months, and what expires unseen in the meantime is not linked.
+        quarantine_days: 3_650,
         ..Settings::default()
     };
     let calls_max = dice.between(1, 8);

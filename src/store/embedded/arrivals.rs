@@ -5,7 +5,7 @@ use super::super::{Appended, Arrival, EventId, InboxEvent, Payload, Quarantined,
 use super::inbox::{MessagePart, Seen, SetAside, enqueue, next_id};
 use super::records::decode;
 use super::txn::Txn;
-use super::{EmbeddedStore, chats, dealers, forgotten, keys, suites};
+use super::{EmbeddedStore, chats, dealers, forgotten, keys, set_aside, suites};
 use crate::domain::event::QuarantineReason;
 use crate::domain::time::{DAY_MS, Timestamp};
 
@@ -97,36 +97,24 @@ pub(super) fn redrive(
     becomes: Option<Payload>,
     now: Timestamp,
 ) -> Result<bool, StoreError> {
-    let Some(aside) = txn.get::<SetAside>(&keys::set_aside(id))? else {
-        return Ok(false);
-    };
-    txn.delete(keys::set_aside(id));
+    let Some(aside) = set_aside::remove(txn, id)? else { return Ok(false) };
     match aside {
         SetAside::Dead { event, .. } => {
-            txn.discount(|counts| &mut counts.dead);
             enqueue(txn, &InboxEvent { due_at: now, attempts: 0, failure: None, ..event })?;
         }
-        SetAside::Quarantined(Quarantined { app, received_at, .. }) => {
-            txn.discount(|counts| &mut counts.quarantined);
-            for key in txn.keys(&keys::message_parts(id), usize::MAX >> 1)? {
-                txn.delete(key);
+        SetAside::Quarantined(Quarantined { app, received_at, .. }) => match becomes {
+            Some(Payload::Event(event)) => {
+                let received_at = received_at.min(now);
+                let event =
+                    InboxEvent { id, app, received_at, due_at: now, attempts: 0, failure: None, event };
+                enqueue(txn, &event)?;
             }
-            match becomes {
-                Some(Payload::Event(event)) => {
-                    let received_at = received_at.min(now);
-                    let event =
-                        InboxEvent { id, app, received_at, due_at: now, attempts: 0, failure: None, event };
-                    enqueue(txn, &event)?;
-                }
-                Some(Payload::Chat(event)) => chats::apply(txn, &app, &event, now)?,
-                Some(Payload::Visibility(corp_id)) => {
-                    dealers::report_visibility(txn, &app, &corp_id, id)?;
-                }
-                Some(Payload::Alarm(alarm)) => dealers::alarm(txn, &app, alarm)?,
-                Some(Payload::Suite(event)) => drop(suites::apply(txn, &app, event, now)?),
-                Some(Payload::Quarantine { .. }) | None => {}
-            }
-        }
+            Some(Payload::Chat(event)) => chats::apply(txn, &app, &event, now)?,
+            Some(Payload::Visibility(corp_id)) => dealers::report_visibility(txn, &app, &corp_id, id)?,
+            Some(Payload::Alarm(alarm)) => dealers::alarm(txn, &app, alarm)?,
+            Some(Payload::Suite(event)) => drop(suites::apply(txn, &app, event, now)?),
+            Some(Payload::Quarantine { .. }) | None => {}
+        },
     }
     Ok(true)
 }

@@ -18,7 +18,7 @@ use super::inbox::{MessagePart, SetAside};
 use super::records::{Record, decode, readable};
 use super::roll::{self, Entry};
 use super::txn::Txn;
-use super::{EmbeddedStore, chat_members, contacts, dealers, keys};
+use super::{EmbeddedStore, chat_members, contacts, dealers, keys, set_aside};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{ContactKey, ExternalUserid, Unionid, hex};
 use crate::domain::time::{SECOND_MS, Timestamp};
@@ -132,7 +132,11 @@ pub(super) fn forget(
         }
     }
     for id in found.aside {
-        erase_aside(txn, id, &mut erased)?;
+        match readable(set_aside::remove(txn, id))? {
+            None => {}
+            Some(SetAside::Dead { .. }) => erased.dead_letters += 1,
+            Some(SetAside::Quarantined(_)) => erased.quarantined += 1,
+        }
     }
     for key in found.leftover {
         match key.first() {
@@ -244,25 +248,6 @@ fn erase_contact(
         erased.links += 1;
         feed::append_erased(txn, key.app.clone(), link.link_id, now)?;
     }
-    Ok(())
-}
-
-fn erase_aside(txn: &mut Txn<'_>, id: EventId, erased: &mut Erased) -> Result<(), StoreError> {
-    match readable(txn.get::<SetAside>(&keys::set_aside(id)))? {
-        None => return Ok(()),
-        Some(SetAside::Dead { .. }) => {
-            txn.discount(|counts| &mut counts.dead);
-            erased.dead_letters += 1;
-        }
-        Some(SetAside::Quarantined(_)) => {
-            txn.discount(|counts| &mut counts.quarantined);
-            erased.quarantined += 1;
-            for key in txn.keys(&keys::message_parts(id), usize::MAX >> 1)? {
-                txn.delete(key);
-            }
-        }
-    }
-    txn.delete(keys::set_aside(id));
     Ok(())
 }
 

@@ -48,6 +48,7 @@ mod queues;
 mod reconcile;
 mod records;
 mod roll;
+mod set_aside;
 mod sled_engine;
 mod small_commits;
 mod snapshot;
@@ -105,13 +106,22 @@ pub struct Settings {
     pub inbox_events_max: u64,
     /// How many days messages are remembered for deduplication.
     pub dedupe_days: u32,
+    /// How many days a quarantined message is kept.
+    pub quarantine_days: u32,
     /// Whether a write-ahead log is kept beside the database.
     pub journal: bool,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { cache_mb: 256, free_mb_min: 256, inbox_events_max: 1_000_000, dedupe_days: 7, journal: true }
+        Self {
+            cache_mb: 256,
+            free_mb_min: 256,
+            inbox_events_max: 1_000_000,
+            dedupe_days: 7,
+            quarantine_days: 30,
+            journal: true,
+        }
     }
 }
 

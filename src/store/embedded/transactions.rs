@@ -342,6 +342,10 @@ impl Store for EmbeddedStore {
         self.sweep_seen(now).await
     }
 
+    async fn sweep_quarantine(&self, now: Timestamp) -> (u64, Result<(), StoreError>) {
+        self.delete_expired_messages(now).await
+    }
+
     async fn close(&self) {
         self.indexing.stop().await;
         self.writer.close().await;

@@ -5,6 +5,7 @@ use strum::{IntoStaticStr, VariantArray};
 
 use crate::domain::ids::SinkName;
 use crate::domain::suite::ExchangeEnd;
+use crate::store::EventState;
 use crate::wecom::errcode::{Class, class};
 
 /// The names and values of a metric's labels.
@@ -63,6 +64,14 @@ impl From<ExchangeEnd> for AuthCodeOutcome {
     }
 }
 
+/// Why a dead letter or a quarantined message was deleted without being processed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum Deletion {
+    /// It was quarantined for `store.quarantine_days`.
+    Expired,
+}
+
 /// Why a request to the admin listener was refused before its handler ran.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -102,6 +111,11 @@ pub(super) fn errcode_label(errcode: Option<i64>) -> String {
         Some(errcode) if class(errcode) == Class::Unknown => "other".to_owned(),
         Some(errcode) => errcode.to_string(),
     }
+}
+
+/// The labels of events deleted without being processed.
+pub(super) fn deletion_labels(state: EventState, why: Deletion) -> Labels<2> {
+    [("state", state.into()), ("reason", why.into())]
 }
 
 /// The labels of the deliveries to a sink.
