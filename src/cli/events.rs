@@ -1,17 +1,17 @@
-//! `unionlink events`: lists, shows and redrives dead letters and quarantined messages.
+//! `unionlink events`: lists, shows, redrives and discards dead letters and quarantined messages.
 //!
 //! Deliberately absent: diagnoses and remedies. The service sends them with each event.
 
+mod act;
 mod list;
-mod redrive;
 mod row;
 mod selection;
 mod show;
 
 use std::process::ExitCode;
 
+use self::act::{Act, Chosen, DISCARD_HELP, REDRIVE_HELP};
 use self::list::List;
-use self::redrive::Redrive;
 use self::show::Show;
 use super::admin::AdminApi;
 use super::output::Output;
@@ -29,7 +29,11 @@ enum Command {
     /// Show everything known about one event
     Show(Show),
     /// Retry dead letters, and parse quarantined messages again
-    Redrive(Redrive),
+    #[command(after_help = REDRIVE_HELP)]
+    Redrive(Chosen),
+    /// Delete dead letters and quarantined messages for good
+    #[command(after_help = DISCARD_HELP)]
+    Discard(Chosen),
 }
 
 impl Events {
@@ -37,7 +41,7 @@ impl Events {
         let service = match &self.command {
             Command::List(list) => &list.service,
             Command::Show(show) => &show.service,
-            Command::Redrive(redrive) => &redrive.service,
+            Command::Redrive(chosen) | Command::Discard(chosen) => &chosen.service,
         };
         self.run_with(&service.api()?, &mut Output::of_process()).await
     }
@@ -46,7 +50,8 @@ impl Events {
         match &self.command {
             Command::List(list) => list.run(api, out).await,
             Command::Show(show) => show.run(api, out).await,
-            Command::Redrive(redrive) => redrive.run(api, out).await,
+            Command::Redrive(chosen) => chosen.run(Act::Redrive, api, out).await,
+            Command::Discard(chosen) => chosen.run(Act::Discard, api, out).await,
         }
     }
 }

@@ -63,7 +63,7 @@ enum Command {
     Links(links::Links),
     /// Compare dealers' customers with WeCom's lists now
     Reconcile(reconcile::Reconcile),
-    /// List, show and redrive dead letters and quarantined messages
+    /// List, show, redrive and discard dead letters and quarantined messages
     Events(events::Events),
     /// Explain why a person is or is not linked, and what to do
     Explain(explain::Explain),

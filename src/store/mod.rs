@@ -159,7 +159,7 @@ pub trait Store: CustomerGroups + Feed + People + Reconciling + Suites + Send + 
     async fn quarantined_message(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError>;
 
     /// Redrives a dead letter or a quarantined message: moves it back to the inbox, due now, with no attempts
-    /// spent. For a quarantined message `becomes` is what to append in its place; `None` discards the
+    /// spent. For a quarantined message `becomes` is what to append in its place; `None` deletes the
     /// message. A dead letter keeps its own event. Returns false if there is none with this number.
     async fn redrive(
         &self,
@@ -167,6 +167,11 @@ pub trait Store: CustomerGroups + Feed + People + Reconciling + Suites + Send + 
         becomes: Option<Payload>,
         now: Timestamp,
     ) -> Result<bool, StoreError>;
+
+    /// Deletes the dead letters and quarantined messages with these numbers for good, one transaction each.
+    /// The results are in the same order: the state that it was in, or `None` if there is none with this
+    /// number.
+    async fn discard(&self, ids: Vec<EventId>) -> Vec<Result<Option<EventState>, StoreError>>;
 
     /// Registers fans, in several transactions. The results are in the same order. Idempotent, so that after
     /// an error all of them can be registered again.

@@ -144,8 +144,8 @@ impl Default for Metrics {
             events_deleted: new(
                 r,
                 "events_deleted",
-                "Quarantined messages deleted without being processed, by state and reason: expired (after \
-                 store.quarantine_days)",
+                "Dead letters and quarantined messages deleted without being processed, by state and reason: \
+                 discarded (by an operator), expired (after store.quarantine_days)",
             ),
             links: new(r, "links", "Links between a fan and a customer"),
             dealers: new(r, "dealers", "Dealers by app and state: shared, left, unverified (by WeCom)"),
@@ -190,7 +190,13 @@ impl Metrics {
         for refusal in AdminRefusal::VARIANTS {
             drop(self.admin_refused.get_or_create(&[("reason", refusal.into())]));
         }
-        drop(self.events_deleted.get_or_create(&deletion_labels(EventState::Quarantined, Deletion::Expired)));
+        for (state, why) in [
+            (EventState::Dead, Deletion::Discarded),
+            (EventState::Quarantined, Deletion::Discarded),
+            (EventState::Quarantined, Deletion::Expired),
+        ] {
+            drop(self.events_deleted.get_or_create(&deletion_labels(state, why)));
+        }
     }
 
     /// Counts a link that a received event led to, and how long that took.

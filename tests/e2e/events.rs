@@ -1,4 +1,5 @@
-//! Dead letters and quarantined messages: listed, shown, redriven and expired, over HTTP and by command.
+//! Dead letters and quarantined messages: listed, shown, redriven, discarded and expired, over HTTP and by
+//! command.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -59,6 +60,10 @@ impl FailedEvents {
         let (status, answer) = self.world.post("/v1/events/redrive", &body).await;
         assert_eq!(status, 200, "{answer}");
         answer
+    }
+
+    async fn discard(&self, path: &str, body: Value) -> (u16, Value) {
+        self.world.post(&format!("/v1/events/{path}"), &body).await
     }
 
     /// Waits until `/metrics` has this line.
@@ -241,6 +246,60 @@ async fn an_event_redriven_too_early_becomes_a_dead_letter_again_under_the_same_
     failed.world.until("/v1/status", |status| status["inbox"]["dead"] == 3).await;
     let again: BTreeSet<_> = failed.ids("state=dead").await.into_iter().collect();
     assert_eq!(again, ids.into_iter().collect());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_are_discarded_by_id_by_filter_and_by_command() {
+    let failed = FailedEvents::usual().await;
+    let (dead, quarantined) = (failed.ids("state=dead").await, failed.ids("state=quarantined").await);
+    for id in [&dead[0], &quarantined[0]] {
+        for discarded in [true, false] {
+            let answer = failed.discard(&format!("{id}/discard"), json!(null)).await;
+            assert_eq!(answer, (200, json!({"id": id, "discarded": discarded})));
+        }
+        assert_eq!(failed.world.text(&format!("/v1/events/{id}")).await.0, 404);
+        let (_, answer) = failed.world.post(&format!("/v1/events/{id}/redrive"), &json!(null)).await;
+        assert_eq!(answer["redriven"], false);
+    }
+    for (id, wanted) in [("evt_4711", 404), ("evt_0", 404), ("first", 400)] {
+        assert_eq!(failed.discard(&format!("{id}/discard"), json!(null)).await.0, wanted, "{id}");
+    }
+    // Without a filter it has to be said that all are meant.
+    for body in [json!({}), json!({"all": false}), json!({"sate": "dead"}), json!({"state": "waiting"})] {
+        let (status, problem) = failed.discard("discard", body.clone()).await;
+        assert_eq!((status, &problem["code"]), (400, &json!("bad_request")), "{body}");
+    }
+    let (_, problem) = failed.discard("discard", json!({})).await;
+    assert!(problem["hint"].as_str().unwrap().contains("{\"all\": true}"), "{problem}");
+    let (first, second) = (&failed.world.dealers[0].corp_id, &failed.world.dealers[1].corp_id);
+    for (filter, discarded) in [
+        (json!({"app": "other"}), 0),
+        (json!({"state": "quarantined", "errcode": 40_058}), 0),
+        (json!({"reason": "not_understood"}), 1),
+        (json!({"corp_id": second}), 1),
+    ] {
+        let answer = failed.discard("discard", filter.clone()).await;
+        assert_eq!(answer, (200, json!({"discarded": discarded})), "{filter}");
+    }
+    assert_eq!(failed.ids("state=dead").await, dead[1..2]);
+    assert_eq!(failed.ids("state=quarantined").await, quarantined[1..2]);
+    let ran = failed.world.unionlink(&["events", "discard", &quarantined[1], &dead[0]]).await;
+    let expected = format!(
+        "{} discarded\n{} is no dead letter or quarantined message any more\n",
+        quarantined[1], dead[0]
+    );
+    assert_eq!((ran.code, ran.stdout), (0, expected));
+    let ran = failed.world.unionlink(&["events", "discard", "--all", "--corp-id", first]).await;
+    assert_eq!((ran.code, ran.stdout.as_str()), (0, "1 discarded\n"));
+    let status = failed.world.get("/v1/status").await;
+    assert_eq!((&status["inbox"]["dead"], &status["inbox"]["quarantined"]), (&json!(0), &json!(0)));
+    for state in ["dead", "quarantined"] {
+        let line = format!("unionlink_events_deleted_total{{state=\"{state}\",reason=\"discarded\"}} 3");
+        failed.metric(&line).await;
+    }
+    // Neither is processed: their customers stay unlinked.
+    assert_eq!(failed.world.get("/v1/status").await["links"], 0);
+    assert_eq!(failed.discard("discard", json!({"all": true})).await, (200, json!({"discarded": 0})));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -415,6 +415,7 @@ async fn no_secret_appears_in_any_response_log_or_command_output() {
             "/v1/forget",
             "/v1/events/evt_1/redrive",
             "/v1/events/redrive",
+            "/v1/events/discard",
             "/v1/sinks/crm/rewind",
         ] {
             canaries.assert_not_in(path, &post(path, body.to_owned(), Canaries::ADMIN).await.1);

@@ -1,4 +1,4 @@
-//! `events list`, `show` and `redrive`.
+//! `events list`, `show`, `redrive` and `discard`.
 
 use serde_json::{Value, json};
 
@@ -219,13 +219,41 @@ async fn events_are_redriven_by_filter() {
     assert_eq!(service.asked()[1], wanted);
 }
 
+#[tokio::test]
+async fn events_are_discarded_by_id_and_by_filter() {
+    let service = Service::start(|asked| match asked {
+        "POST /v1/events/evt_1/discard" => answer(200, r#"{"id":"evt_1","discarded":true}"#),
+        "POST /v1/events/evt_2/discard" => answer(200, r#"{"id":"evt_2","discarded":false}"#),
+        "POST /v1/events/evt_3/discard" => answer(404, r#"{"code":"not_found","detail":"not found"}"#),
+        r#"POST /v1/events/discard {"all":true}"# => answer(200, r#"{"discarded":1200}"#),
+        r#"POST /v1/events/discard {"reason":"receive_id","state":"quarantined"}"# => {
+            answer(200, r#"{"discarded":2}"#)
+        }
+        other => panic!("{other}"),
+    })
+    .await;
+    let ran = service.run(&["events", "discard", "evt_1", "evt_2"]).await;
+    ran.ends_with(0);
+    assert_eq!(ran.data, "evt_1 discarded\nevt_2 is no dead letter or quarantined message any more\n");
+    let ran = service.run(&["events", "discard", "evt_3"]).await;
+    ran.ends_with(1);
+    assert_eq!((ran.data.as_str(), ran.talk.as_str()), ("", "evt_3 refused: not found\n"));
+    let all = service.run(&["events", "discard", "--all"]).await;
+    all.ends_with(0);
+    assert_eq!(all.data, "1,200 discarded\n");
+    let some = ["events", "discard", "--state", "quarantined", "--reason", "receive_id", "--json"];
+    assert_eq!(service.run(&some).await.data, "{\"discarded\":2}\n");
+}
+
 #[test]
-fn a_redrive_needs_ids_or_filters() {
-    let redrive = |arguments: &[&str]| parsed(&[&["events", "redrive"], arguments].concat());
-    assert!(redrive(&[]).unwrap_err().contains("Usage:"));
-    assert!(redrive(&["evt_1", "--all"]).is_err());
-    assert!(redrive(&["evt_1", "--app", "brand"]).is_err());
-    assert!(redrive(&["--state", "waiting"]).is_err());
-    assert!(redrive(&["--all", "--app", "brand"]).is_ok());
-    assert!(redrive(&["--errcode", "-1"]).is_ok());
+fn a_redrive_or_discard_needs_ids_or_filters() {
+    for command in ["redrive", "discard"] {
+        let chosen = |arguments: &[&str]| parsed(&[&["events", command], arguments].concat());
+        assert!(chosen(&[]).unwrap_err().contains("Usage:"));
+        assert!(chosen(&["evt_1", "--all"]).is_err());
+        assert!(chosen(&["evt_1", "--app", "brand"]).is_err());
+        assert!(chosen(&["--state", "waiting"]).is_err());
+        assert!(chosen(&["--all", "--app", "brand"]).is_ok());
+        assert!(chosen(&["--errcode", "-1"]).is_ok());
+    }
 }

@@ -1,12 +1,11 @@
 //! `/v1/events`: the inbox, dead letters and quarantined messages.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
+use self::selection::{Filter, find_set_aside};
 use super::extract::{PathParam, QueryParams};
 use super::state::{AdminState, Shared, scan};
 use crate::domain::event::{Event, QuarantineReason};
@@ -15,7 +14,9 @@ use crate::http::problem::Problem;
 use crate::store::{EventId, EventRow, EventState, InboxEvent, Quarantined};
 use crate::wecom::{Remedy, remedy_for};
 
+pub(super) mod discard;
 pub(super) mod redrive;
+mod selection;
 
 const EVENTS_DEFAULT: usize = 100;
 const EVENTS_MAX: usize = 1_000;
@@ -202,8 +203,9 @@ pub(super) const fn quarantine_remedy(reason: &QuarantineReason) -> Remedy {
     match reason {
         QuarantineReason::ReceiveId => Remedy {
             en: "add the receive id to the app's accept_receive_ids if the corp or suite is yours, restart, \
-                 then redrive",
-            zh: "请将该 receive_id 加入应用的 accept_receive_ids（仅当该企业或套件属于你），重启后重新投递",
+                 then redrive; otherwise discard it",
+            zh: "请将该 receive_id 加入应用的 accept_receive_ids（仅当该企业或套件属于你），重启后重新投递；\
+                 否则可丢弃",
         },
         QuarantineReason::NotUnderstood(_) => Remedy {
             en: "update unionlink, then redrive: a newer version may support this message",
@@ -216,42 +218,11 @@ pub(super) const fn quarantine_remedy(reason: &QuarantineReason) -> Remedy {
                  尚无应用的品牌需要配置自己的 [[apps]]",
         },
         QuarantineReason::FarOff { .. } => Remedy {
-            en: "redrive it if it should be processed: it is older than event_days_max, or more than a day \
-                 in the future (a replayed callback, or a wrong clock)",
-            zh: "请确认是否应处理，如应处理则重新投递：事件早于 event_days_max 的期限，或超前一天以上\
-                 （旧回调被重放，或时钟有误）",
+            en: "redrive it if it should be processed, otherwise discard it: it is older than \
+                 event_days_max, or more than a day in the future (a replayed callback, or a wrong clock)",
+            zh: "请确认是否应处理，如应处理则重新投递，否则可丢弃：事件早于 event_days_max 的期限，\
+                 或超前一天以上（旧回调被重放，或时钟有误）",
         },
-    }
-}
-
-/// The conditions on a row; all have to hold.
-#[derive(Clone, Default)]
-struct Filter {
-    app: Option<String>,
-    corp_id: Option<String>,
-    errcode: Option<i64>,
-    reason: Option<String>,
-}
-
-impl Filter {
-    const fn is_empty(&self) -> bool {
-        let Self { app, corp_id, errcode, reason } = self;
-        app.is_none() && corp_id.is_none() && errcode.is_none() && reason.is_none()
-    }
-
-    fn matches(&self, row: &Row) -> bool {
-        let (corp, code, reasons) = match &row.content {
-            RowContent::Event { corp_id, errcode, reason, .. } => {
-                (Some(corp_id), *errcode, [reason.as_deref(), None])
-            }
-            RowContent::Message { reason, detail, .. } => (None, None, [Some(*reason), detail.as_deref()]),
-        };
-        let has_reason =
-            |text: &String| reasons.iter().flatten().any(|reason| reason.contains(text.as_str()));
-        self.app.as_ref().is_none_or(|app| *app == row.app)
-            && self.corp_id.as_ref().is_none_or(|corp_id| Some(corp_id) == corp)
-            && self.errcode.is_none_or(|errcode| Some(errcode) == code)
-            && self.reason.as_ref().is_none_or(has_reason)
     }
 }
 
@@ -263,26 +234,6 @@ pub(super) struct List {
     /// The `after` of the next page; `null` when there are no more events.
     #[schema(example = "evt_42")]
     next: Option<String>,
-}
-
-/// Dead letters or quarantined messages, and the `after` of the next page.
-type SetAsidePage = (Vec<(EventId, Row)>, Option<EventId>);
-
-/// The next dead letters or quarantined messages that match. With a filter it may take reading all of them to
-/// find one, so it is a scan.
-async fn find_set_aside(
-    state: &Arc<AdminState>,
-    event_state: EventState,
-    filter: &Filter,
-    after: EventId,
-    limit: usize,
-) -> Result<SetAsidePage, Problem> {
-    if filter.is_empty() {
-        return state.set_aside(event_state, filter, after, limit).await;
-    }
-    let (owner, filter) = (state.clone(), filter.clone());
-    scan(&state.permits.scans, async move { owner.set_aside(event_state, &filter, after, limit).await })
-        .await?
 }
 
 impl AdminState {
@@ -298,36 +249,6 @@ impl AdminState {
         let now = self.clock.now();
         let rows = rows.into_iter().map(|found| row(self, found, state, now));
         Ok(rows.filter(|row| filter.matches(row)).take(limit).collect())
-    }
-
-    /// The next dead letters or quarantined messages that match.
-    async fn set_aside(
-        &self,
-        state: EventState,
-        filter: &Filter,
-        mut after: EventId,
-        limit: usize,
-    ) -> Result<SetAsidePage, Problem> {
-        let now = self.clock.now();
-        let mut found = Vec::new();
-        loop {
-            let rows = self.store.events(state, after, EVENTS_MAX).await?;
-            let is_last = rows.len() < EVENTS_MAX;
-            for event in rows {
-                after = event.id();
-                let row = row(self, event, state, now);
-                if filter.matches(&row) {
-                    found.push((after, row));
-                }
-                if found.len() == limit {
-                    return Ok((found, Some(after)));
-                }
-            }
-            if is_last {
-                return Ok((found, None));
-            }
-            tokio::task::yield_now().await;
-        }
     }
 }
 
@@ -373,6 +294,13 @@ pub(super) async fn list(
 
 fn event_id(text: &str) -> Result<EventId, Problem> {
     text.parse().map_err(|_| Problem::bad_request(format!("{text:?} is not an event id such as evt_42")))
+}
+
+/// The id of an event that exists, or existed: the numbers are given in order.
+fn known_event(state: &AdminState, text: &str) -> Result<EventId, Problem> {
+    let id = event_id(text)?;
+    let is_known = (1..=state.store.counts().event_head).contains(&id.0);
+    if is_known { Ok(id) } else { Err(event_not_found()) }
 }
 
 fn event_not_found() -> Problem {

@@ -102,6 +102,8 @@ fn operator_routes() -> Routes {
         .routes(routes!(events::show))
         .routes(routes!(events::redrive::one))
         .routes(routes!(events::redrive::several))
+        .routes(routes!(events::discard::one))
+        .routes(routes!(events::discard::several))
         .routes(routes!(dealers::list))
         .routes(routes!(dealers::show))
         .routes(routes!(authorizations::list))

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::extract::State;
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use super::guard::Guard;
@@ -174,13 +175,13 @@ pub(super) async fn scan<T: Send + 'static>(
         runtime.block_on(work)
     };
     let done = tokio::task::spawn_blocking(blocking).await;
-    done.map_err(|error| {
-        tracing::error!(
-            error = error.to_string(),
-            "admin request failed: its task panicked or was cancelled"
-        );
-        Problem::busy("the request failed; see the log")
-    })
+    done.map_err(|error| task_failed(&error))
+}
+
+/// Logs that the task of a request did not end as it should, and returns the answer.
+pub(super) fn task_failed(error: &JoinError) -> Problem {
+    tracing::error!(error = error.to_string(), "admin request failed: its task panicked or was cancelled");
+    Problem::busy("the request failed; see the log")
 }
 
 #[cfg(test)]

@@ -265,6 +265,37 @@ async fn a_quarantined_message_is_kept_whole_and_can_be_redriven(place: &dyn Pla
     assert_eq!(store.lease(T0, 1, 1).await.unwrap()[0].event.as_ref().unwrap().id, id);
 }
 
+async fn discarded_events_are_gone_for_good_and_those_in_the_inbox_are_not_discarded(place: &dyn Place) {
+    let store = place.open();
+    store.append(added(1, 1)).await.unwrap();
+    settle_next(&store, T0, Outcome::Dead(FailureReason { errcode: None, text: String::new() })).await;
+    let quarantine = Arrival {
+        app: app(),
+        digest: MessageDigest([7; 16]),
+        received_at: T0,
+        payload: Payload::Quarantine {
+            reason: QuarantineReason::ReceiveId,
+            receive_id: "wwOTHER".to_owned(),
+            created_at: None,
+            message: vec![7; 9_000],
+            event: None,
+        },
+    };
+    store.append(quarantine.clone()).await.unwrap();
+    store.append(added(2, 1)).await.unwrap();
+    let ids = || (1..=4).map(EventId).collect();
+    let expected = [Ok(Some(EventState::Dead)), Ok(Some(EventState::Quarantined)), Ok(None), Ok(None)];
+    assert_eq!(store.discard(ids()).await, expected);
+    let store = reopen(place, store).await;
+    assert_eq!(store.discard(ids()).await, [Ok(None), Ok(None), Ok(None), Ok(None)]);
+    let Counts { inbox, dead, quarantined, .. } = store.counts();
+    assert_eq!((inbox, dead, quarantined), (1, 0, 0));
+    assert_eq!(store.append(quarantine).await, Ok(Appended::Duplicate), "WeCom repeats it");
+    for id in 1..=2 {
+        assert_eq!(store.redrive(EventId(id), None, T0).await, Ok(false));
+    }
+}
+
 async fn a_full_inbox_refuses_events_until_there_is_room(place: &dyn Place) {
     let settings = Settings { inbox_events_max: 2, cache_mb: 8, free_mb_min: 1, ..Settings::default() };
     let store = place.open_with(settings);
@@ -323,6 +354,7 @@ contract!(
     settling_returns_when_the_events_that_led_to_a_link_were_received,
     a_dead_letter_is_kept_and_can_be_redriven,
     a_quarantined_message_is_kept_whole_and_can_be_redriven,
+    discarded_events_are_gone_for_good_and_those_in_the_inbox_are_not_discarded,
     a_full_inbox_refuses_events_until_there_is_room,
     messages_of_unserved_corps_leave_half_of_the_quarantine_to_others,
 );

@@ -1,10 +1,10 @@
-//! Removing what is kept for an operator, dead letters and quarantined messages: each with all of its records,
-//! and quarantined messages after `quarantine_days`.
+//! Removing what is kept for an operator: dead letters and quarantined messages that are redriven, discarded
+//! or erased, and quarantined messages after `quarantine_days`.
 //!
 //! Deliberately absent: how they come to be kept, what a redriven one becomes (see `arrivals`), and the sweep
 //! of deduplication records, which is there too.
 
-use super::super::{EventId, StoreError};
+use super::super::{EventId, EventState, StoreError};
 use super::inbox::SetAside;
 use super::records::decode;
 use super::txn::Txn;
@@ -27,6 +27,14 @@ pub(super) fn remove(txn: &mut Txn<'_>, id: EventId) -> Result<Option<SetAside>,
         }
     }
     Ok(Some(aside))
+}
+
+/// Removes a dead letter or quarantined message for good. Returns the state that it was in.
+pub(super) fn discard(txn: &mut Txn<'_>, id: EventId) -> Result<Option<EventState>, StoreError> {
+    Ok(remove(txn, id)?.map(|aside| match aside {
+        SetAside::Dead { .. } => EventState::Dead,
+        SetAside::Quarantined(_) => EventState::Quarantined,
+    }))
 }
 
 /// Whether this is a quarantined message that was received before `cutoff`.
@@ -118,12 +126,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_expired_message_leaves_no_record() {
-        let (store, _) = with_message().await;
-        assert_eq!(records(&store), 4);
-        let later = T0.plus_ms(30 * DAY_MS + 1);
-        assert_eq!(store.sweep_quarantine(later).await, (1, Ok(())));
-        assert_eq!((records(&store), store.counts().quarantined), (0, 0));
+    async fn an_expired_or_discarded_message_leaves_no_record() {
+        for is_discarded in [false, true] {
+            let (store, id) = with_message().await;
+            assert_eq!(records(&store), 4);
+            if is_discarded {
+                assert_eq!(store.discard(vec![id]).await, [Ok(Some(EventState::Quarantined))]);
+            } else {
+                let later = T0.plus_ms(30 * DAY_MS + 1);
+                assert_eq!(store.sweep_quarantine(later).await, (1, Ok(())));
+            }
+            assert_eq!((records(&store), store.counts().quarantined), (0, 0));
+        }
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use super::txn::Txn;
 use super::writer::Patience;
 use super::{
     AHEAD, AHEAD_IN_BACKGROUND, EmbeddedStore, arrivals, chat_members, dealers, fans, keys, ledgers, roll,
-    work,
+    set_aside, work,
 };
 use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
@@ -102,6 +102,11 @@ impl Store for EmbeddedStore {
         let redriven = self.writer.run(move |txn| arrivals::redrive(txn, id, becomes, now)).await?;
         self.leave_ended(ended).await?;
         Ok(redriven)
+    }
+
+    async fn discard(&self, ids: Vec<EventId>) -> Vec<Result<Option<EventState>, StoreError>> {
+        let transactions = ids.into_iter().map(|id| move |txn: &mut Txn<'_>| set_aside::discard(txn, id));
+        self.run_all(transactions, Patience::UntilDecided).await
     }
 
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {

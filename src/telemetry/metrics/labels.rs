@@ -70,6 +70,8 @@ impl From<ExchangeEnd> for AuthCodeOutcome {
 pub enum Deletion {
     /// It was quarantined for `store.quarantine_days`.
     Expired,
+    /// An operator discarded it.
+    Discarded,
 }
 
 /// Why a request to the admin listener was refused before its handler ran.

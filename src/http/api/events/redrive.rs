@@ -13,15 +13,14 @@ use utoipa::ToSchema;
 use super::super::extract::{PathParam, json};
 use super::super::openapi;
 use super::super::state::{AdminState, Shared};
-use super::{Filter, event_id, event_not_found, find_set_aside};
+use super::known_event;
+use super::selection::{Batches, Filter, SetAside};
 use crate::http::problem::Problem;
 use crate::http::redrive::{Redrive, RedriveError};
-use crate::store::{EventId, EventState};
+use crate::store::EventId;
 
 /// Refused events listed in one answer.
 const REFUSED_LISTED_MAX: usize = 100;
-/// Events redriven concurrently, so that the store can commit them together.
-const REDRIVEN_AT_ONCE: usize = 64;
 
 /// Whether an event was redriven.
 #[derive(Serialize, ToSchema)]
@@ -47,10 +46,7 @@ pub(in super::super) async fn one(
     State(state): Shared,
     PathParam(id): PathParam,
 ) -> Result<Json<Redriven>, Problem> {
-    let id = event_id(&id)?;
-    if id.0 == 0 || id.0 > state.store.counts().event_head {
-        return Err(event_not_found());
-    }
+    let id = known_event(&state, &id)?;
     let redriven = state.redrive(id).await?;
     Ok(Json(Redriven { id: id.to_string(), redriven }))
 }
@@ -96,13 +92,6 @@ pub(in super::super) struct RedriveFilter {
     reason: Option<String>,
 }
 
-#[derive(Deserialize, Clone, Copy, PartialEq, Eq, ToSchema)]
-#[serde(rename_all = "snake_case")]
-enum SetAside {
-    Dead,
-    Quarantined,
-}
-
 /// The result of a redrive.
 #[derive(Serialize, Default, ToSchema)]
 pub(in super::super) struct RedriveResult {
@@ -136,27 +125,16 @@ pub(in super::super) async fn several(
 ) -> Result<Json<RedriveResult>, Problem> {
     let RedriveFilter { state: only, app, corp_id, errcode, reason } = json(body).await?;
     let filter = Filter { app, corp_id, errcode, reason };
-    let mut result = RedriveResult::default();
-    for (set_aside, event_state) in
-        [(SetAside::Dead, EventState::Dead), (SetAside::Quarantined, EventState::Quarantined)]
-    {
-        if only.is_some_and(|only| only != set_aside) {
-            continue;
-        }
-        let mut after = EventId(0);
-        loop {
-            let (rows, next) = find_set_aside(&state, event_state, &filter, after, REDRIVEN_AT_ONCE).await?;
-            redrive_batch(&state, rows.into_iter().map(|(id, _)| id), &mut result).await?;
-            let Some(next) = next else { break };
-            after = next;
-        }
+    let (mut batches, mut result) = (Batches::new(only, filter), RedriveResult::default());
+    while let Some(ids) = batches.next(&state).await? {
+        redrive_batch(&state, ids, &mut result).await?;
     }
     Ok(Json(result))
 }
 
 async fn redrive_batch(
     state: &Arc<AdminState>,
-    ids: impl Iterator<Item = EventId>,
+    ids: Vec<EventId>,
     total: &mut RedriveResult,
 ) -> Result<(), Problem> {
     let mut tasks = JoinSet::new();
