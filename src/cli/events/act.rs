@@ -170,7 +170,7 @@ impl Chosen {
         let all = matches!(act, Act::Discard) && self.all;
         let mut filters = Map::new();
         for (name, value) in [
-            ("all", all.then(|| json!(true))),
+            ("all", all.then_some(json!(true))),
             ("state", self.state.as_ref().map(|state| json!(state))),
             ("app", app.as_ref().map(|app| json!(app))),
             ("corp_id", corp_id.as_ref().map(|corp_id| json!(corp_id))),
