@@ -25,7 +25,7 @@ use crate::clock::{Clock, ServiceClock};
 use crate::config::{self, Config};
 use crate::domain::access::TokenScopes;
 use crate::domain::backoff::Jitter;
-use crate::http::api::{self, AdminState, Guard, ImportLog, LateAnswers, Permits, Token};
+use crate::http::api::{self, AdminState, Guard, ImportLog, LateAnswers, Permits, RefusedTokens, Token};
 use crate::http::{self, BoundPath, CallbackState, Listener, public};
 use crate::lifecycle::{Failure, Lifecycle};
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
@@ -111,9 +111,11 @@ impl App {
         let (public_limits, admin_limits) = limits(&config.server);
         let admin_connections = admin_limits.connections_max;
         let admin_state =
-            admin_state(config, &context, &callbacks, (suite_platform, admin_connections), &app);
+            Arc::new(admin_state(config, &context, &callbacks, (suite_platform, admin_connections), &app));
         app.serve("public listener", Listener::Tcp(public), public::router(callbacks), public_limits);
-        app.serve("admin listener", private, api::router(Arc::new(admin_state)), admin_limits);
+        app.serve("admin listener", private, api::router(admin_state.clone()), admin_limits);
+        app.lifecycle
+            .supervise("refused tokens", api::record_refused_tokens(admin_state, app.lifecycle.soft()));
         for (name, worker) in workers {
             app.lifecycle.supervise(name, worker);
         }
@@ -224,6 +226,7 @@ fn admin_state(
         imports: app.imports.clone(),
         permits: Permits::of(connections),
         late_answers: LateAnswers::of(connections),
+        refused_tokens: RefusedTokens::default(),
         stop: app.lifecycle.soft(),
         lifecycle: app.lifecycle.clone(),
         apps: context.apps.clone(),

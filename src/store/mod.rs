@@ -21,6 +21,7 @@ mod inbox;
 mod people;
 mod reconcile;
 mod suites;
+mod trail;
 mod work;
 
 #[cfg(test)]
@@ -37,6 +38,7 @@ pub use inbox::{
 pub use people::{Erased, People, PersonData, PersonId, Receipt, ReceiptId};
 pub use reconcile::{DealerRow, PageFound, Reconciling};
 pub use suites::{EXCHANGES_MAX, Resealed, SealedPlace, SuiteRecords, Suites};
+pub use trail::{AUDIT_ENTRIES_MAX, Trail};
 pub use work::{Outcome, Work, WorkId};
 
 use async_trait::async_trait;
@@ -102,12 +104,15 @@ pub struct Counts {
 
 /// The durable state: inbox, fans, quota ledgers, dealers, links and the reading of the clocks. The feed is
 /// [`Feed`], data access and erasure for one person is [`People`], customer groups are [`CustomerGroups`],
-/// the comparison with WeCom's lists is [`Reconciling`], agency-developed apps are [`Suites`].
+/// the comparison with WeCom's lists is [`Reconciling`], agency-developed apps are [`Suites`], the audit trail
+/// is [`Trail`].
 ///
 /// Any method may fail with [`StoreError::Failed`], [`StoreError::Damaged`] or [`StoreError::Closed`]; one
 /// that writes also with [`StoreError::NoSpace`] or [`StoreError::Stalled`].
 #[async_trait]
-pub trait Store: CustomerGroups + Feed + People + Reconciling + Suites + Send + Sync + 'static {
+pub trait Store:
+    CustomerGroups + Feed + People + Reconciling + Suites + Trail + Send + Sync + 'static
+{
     /// Appends a verified message to the inbox or the quarantine, or applies it at once, unless its digest is
     /// known. A group's join of many customers is applied in several transactions, the one with the digest
     /// last; the end of a group is applied again where the digest is known.

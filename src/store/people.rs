@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::error::StoreError;
 use super::inbox::EventRow;
+use crate::domain::audit::AuditBy;
 use crate::domain::contact::Contact;
 use crate::domain::fan::Fan;
 use crate::domain::ids::{ContactKey, ExternalUserid, FanKey, Unionid, hex};
@@ -105,12 +106,13 @@ pub trait People: Send + Sync {
 
     /// Erases a person in one transaction: fans, customers, links, events, dead letters, quarantined messages
     /// and the content of feed entries. The same transaction appends an `erased` entry per link to the feed
-    /// and writes the receipt. Afterwards the person's customers are linked again only to a fan registered
+    /// and writes the receipt and an entry of the audit trail. Afterwards the person's customers are linked again only to a fan registered
     /// after `now`. Repeating it erases what was stored since, and returns another receipt.
     async fn forget(
         &self,
         person: &PersonId,
         request: Option<String>,
+        by: AuditBy,
         now: Timestamp,
     ) -> Result<Receipt, StoreError>;
 

@@ -1,5 +1,5 @@
-//! Housekeeping, once an hour: deletes expired records, old quarantined messages and old feed entries, and
-//! finishes erasures.
+//! Housekeeping, once an hour: deletes expired records, old quarantined messages, feed entries and entries of the
+//! audit trail, and finishes erasures.
 //!
 //! Deliberately absent: the dealers, which [`dealers`](super::dealers) keeps up to date.
 
@@ -9,12 +9,15 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{Activation, Context, overdue};
-use crate::domain::time::{Moment, Timestamp};
+use crate::domain::time::{DAY_MS, Moment, Timestamp};
 use crate::store::EventState;
 use crate::telemetry::metrics::Deletion;
 
 /// How often expired records are deleted.
 const SWEEP_EVERY: Duration = Duration::from_hours(1);
+
+/// How long the audit trail is kept.
+const AUDIT_DAYS: i64 = 365;
 
 /// Runs until `stop`.
 pub async fn run(context: Context, stop: CancellationToken) {
@@ -43,6 +46,7 @@ impl Activation for Sweep {
             }
             self.delete_expired_messages(now).await;
             self.prune_feed(now).await;
+            self.prune_audit_trail(now).await;
             if let Err(error) = self.context.store.finish_forgetting(now).await {
                 let error = error.to_string();
                 tracing::warn!(error, "an erasure could not be completed; the next try is in an hour");
@@ -71,6 +75,18 @@ impl Sweep {
         if let Err(error) = result {
             let error = error.to_string();
             tracing::warn!(error, "deleting old quarantined messages failed; the next try is in an hour");
+        }
+    }
+
+    /// Deletes old entries of the audit trail.
+    async fn prune_audit_trail(&self, now: Timestamp) {
+        match self.context.store.prune_trail(now.plus_ms(-AUDIT_DAYS * DAY_MS)).await {
+            Ok(0) => {}
+            Ok(deleted) => tracing::info!(deleted, "old entries of the audit trail deleted"),
+            Err(error) => {
+                let error = error.to_string();
+                tracing::warn!(error, "old entries of the audit trail could not be deleted");
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! person.
 
 use unionlink::clock::Clock;
+use unionlink::domain::audit::AuditBy;
 use unionlink::domain::dealer::DealerState;
 use unionlink::domain::fan::{Minted, Priority};
 use unionlink::domain::ids::{Openid, PendingId};
@@ -155,9 +156,9 @@ impl Schedule {
             }
             _ => (PersonId::Unionid(self.cast.people[p].unionid()), true),
         };
-        let forget = self
-            .machine
-            .ask(|service| async move { service.store.forget(&person, None, service.clock.now()).await });
+        let forget = self.machine.ask(|service| async move {
+            service.store.forget(&person, None, AuditBy::service(), service.clock.now()).await
+        });
         let forgotten = forget.await.is_some();
         self.note(format!(
             "p{p} is forgotten ({}): {forgotten}",

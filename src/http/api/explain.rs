@@ -7,9 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::Json;
 use axum::extract::State;
 
+use super::audit::By;
 use super::events::quarantine_remedy;
 use super::extract::PathParam;
 use super::state::{AdminState, Shared, scan};
+use crate::domain::audit::AuditAction;
 use crate::domain::bindings::Unserved;
 use crate::domain::explain::{
     Explanation, Facts, HeldEvent, NoAuthorization, Place, SinkLag, Trouble, Unauthorized, explain,
@@ -41,6 +43,7 @@ const ID_BYTES_MAX: usize = 255;
     ))]
 pub(super) async fn show(
     State(state): Shared,
+    by: By,
     PathParam(id): PathParam,
 ) -> Result<Json<Explanation>, Problem> {
     if id.is_empty() || id.len() > ID_BYTES_MAX {
@@ -51,6 +54,7 @@ pub(super) async fn show(
         scan(&state.permits.explanations, async move { store.person_data(&person_id).await }).await??;
     let now = state.clock.now();
     let facts = state.facts(data, now).await?;
+    state.record(by.did(AuditAction::Explain, &state)).await?;
     Ok(Json(explain(id, &facts, now)))
 }
 

@@ -13,8 +13,10 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Instant;
 use utoipa::IntoParams;
 
+use super::audit::By;
 use super::extract::{QueryParams, instant_param};
 use super::state::{AdminState, Shared};
+use crate::domain::audit::AuditAction;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::link::LinkData;
 use crate::domain::time::Timestamp;
@@ -252,6 +254,7 @@ fn without_formula(cell: &str) -> String {
 ))]
 pub(super) async fn export(
     State(state): Shared,
+    by: By,
     QueryParams(query): QueryParams<ExportQuery>,
 ) -> Result<Response, Problem> {
     let kind = match query.format {
@@ -265,6 +268,8 @@ pub(super) async fn export(
     let permit = permit.map_err(|_| Problem::busy("too many exports are running; try again later"))?;
     let snapshot = state.store.snapshot().await?;
     let (feed, links) = (snapshot.feed_head(), snapshot.links());
+    let format = if query.format == Format::Csv { "csv" } else { "ndjson" };
+    state.record(by.did(AuditAction::Export, &state).count("links", links).about("format", format)).await?;
     let export = Export {
         snapshot,
         state,

@@ -6,6 +6,7 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::audit::By;
 use super::extract::{PathParam, invalid_id, json};
 use super::state::{Shared, scan};
 use crate::domain::ids::{ExternalUserid, Unionid};
@@ -65,7 +66,11 @@ impl From<Receipt> for ReceiptView {
     (status = 413, response = super::openapi::TooLarge),
     super::openapi::Errors,
 ))]
-pub(super) async fn forget(State(state): Shared, body: Body) -> Result<Json<ReceiptView>, Problem> {
+pub(super) async fn forget(
+    State(state): Shared,
+    By(by): By,
+    body: Body,
+) -> Result<Json<ReceiptView>, Problem> {
     let Forget { unionid, external_userid, request } = json(body).await?;
     let person = match (unionid, external_userid) {
         (Some(id), None) => PersonId::Unionid(Unionid::new(id).map_err(invalid_id("unionid"))?),
@@ -80,9 +85,10 @@ pub(super) async fn forget(State(state): Shared, body: Body) -> Result<Json<Rece
     }
     let (store, now) = (state.store.clone(), state.clock.now());
     let receipt =
-        scan(&state.permits.erasures, async move { store.forget(&person, request, now).await }).await??;
+        scan(&state.permits.erasures, async move { store.forget(&person, request, by, now).await }).await??;
     state.pages.clear().await;
-    tracing::info!(receipt = %receipt.id, "a person was forgotten");
+    // The trail has it from the same transaction.
+    tracing::info!(target: "audit", receipt = %receipt.id, "erase");
     Ok(Json(receipt.into()))
 }
 

@@ -35,6 +35,7 @@ pub(super) async fn token(State(state): Shared, mut request: Request, next: Next
     let mut response = Problem::unauthorized().into_response();
     if refusal == TokenRefusal::Wrong {
         let source = request.extensions().get().copied().unwrap_or_default();
+        state.refused_tokens.count(source, state.clock.now());
         let is_late = state.late_answers.wait(source).await;
         if !is_late {
             // Too many are waiting: so that a guess costs at least a connection.

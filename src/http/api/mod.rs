@@ -2,6 +2,7 @@
 //! middleware that each request passes. The handlers are in one file per resource; what they share is in
 //! `state` and `extract`.
 
+mod audit;
 mod authorizations;
 mod dealers;
 mod events;
@@ -19,6 +20,7 @@ mod middleware;
 mod openapi;
 mod pages;
 mod reconcile;
+mod refused_tokens;
 mod resume;
 #[cfg(test)]
 mod scene;
@@ -27,10 +29,12 @@ mod state;
 mod status;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::Extension;
 use axum::middleware::{from_fn, from_fn_with_state};
+use tokio_util::sync::CancellationToken;
 use utoipa::OpenApi as _;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -41,7 +45,19 @@ pub use guard::{Guard, Token};
 pub use import_log::ImportLog;
 pub use late_answers::LateAnswers;
 pub use pages::Pages;
+pub use refused_tokens::RefusedTokens;
 pub use state::{AdminState, Permits};
+
+/// How often runs of refused tokens are added to the audit trail.
+const REFUSALS_RECORDED_EVERY: Duration = Duration::from_mins(1);
+
+/// Adds the runs of refused tokens to the audit trail, until `stop` is cancelled.
+pub async fn record_refused_tokens(state: Arc<AdminState>, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(REFUSALS_RECORDED_EVERY)).await.is_some() {
+        audit::record_refused_tokens(&state).await;
+    }
+    audit::record_refused_tokens(&state).await;
+}
 
 /// The admin listener's router.
 pub fn router(state: Arc<AdminState>) -> Router {
@@ -110,6 +126,7 @@ fn operator_routes() -> Routes {
         .routes(routes!(reconcile::begin))
         .routes(routes!(reconcile::show))
         .routes(routes!(resume::resume))
+        .routes(routes!(audit::list))
         .routes(routes!(status::show))
 }
 

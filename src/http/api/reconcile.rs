@@ -9,8 +9,10 @@ use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::audit::By;
 use super::extract::{invalid_id, optional_json};
 use super::state::{AdminState, Shared};
+use crate::domain::audit::AuditAction;
 use crate::domain::dealer::DealerState;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::reconcile::ReconcileRun;
@@ -82,16 +84,18 @@ impl From<Option<ReconcileRun>> for RunView {
         (status = 413, response = super::openapi::TooLarge),
         super::openapi::Errors,
     ))]
-pub(super) async fn begin(State(state): Shared, body: Body) -> Result<(StatusCode, Json<RunView>), Problem> {
+pub(super) async fn begin(
+    State(state): Shared,
+    by: By,
+    body: Body,
+) -> Result<(StatusCode, Json<RunView>), Problem> {
     let Reconcile { app, corp_id } = optional_json(body).await?;
     let corp_id = corp_id.map(CorpId::new).transpose().map_err(invalid_id("corp_id"))?;
     let dealers = state.dealers_to_compare(app.as_deref(), corp_id.as_ref()).await?;
     let asked_for = dealers.len();
     let run = state.store.begin_reconcile(dealers, state.clock.now()).await?;
-    tracing::info!(
-        dealers = asked_for,
-        "an operator started a comparison of dealers' customers with WeCom's lists"
-    );
+    let entry = by.did(AuditAction::Reconcile, &state).count("dealers", asked_for as u64);
+    state.record(entry.about_some("app", app).about_some("corp_id", corp_id)).await?;
     state.wake.reconcile.notify_one();
     Ok((StatusCode::ACCEPTED, Json(Some(run).into())))
 }

@@ -10,8 +10,10 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::audit::By;
 use super::extract::{invalid_id, optional_json};
 use super::state::{AdminState, Shared, scan};
+use crate::domain::audit::AuditAction;
 use crate::domain::ids::{AppName, CorpId};
 use crate::http::problem::Problem;
 use crate::store::StoreError;
@@ -58,10 +60,15 @@ pub(super) struct Answer {
         (status = 413, response = super::openapi::TooLarge),
         super::openapi::Errors,
     ))]
-pub(super) async fn resume(State(state): Shared, body: Body) -> Result<Json<Answer>, Problem> {
+pub(super) async fn resume(State(state): Shared, by: By, body: Body) -> Result<Json<Answer>, Problem> {
     let Resume { app, corp_id } = optional_json(body).await?;
     let corp_id = corp_id.map(CorpId::new).transpose().map_err(invalid_id("corp_id"))?;
     let scans = state.permits.scans.clone();
+    let entry = by
+        .did(AuditAction::Resume, &state)
+        .about_some("app", app.clone())
+        .about_some("corp_id", corp_id.clone());
+    let for_audit = state.clone();
     let suite = app.as_ref().and_then(|name| AppName::new(name).ok());
     let resumed = match suite.filter(|name| state.apps.suite(name).is_some()) {
         Some(_) if corp_id.is_some() => {
@@ -76,6 +83,7 @@ pub(super) async fn resume(State(state): Shared, body: Body) -> Result<Json<Answ
             scan(&scans, async move { state.resume(app, corp_id).await }).await??
         }
     };
+    for_audit.record(entry.count("resumed", resumed as u64)).await?;
     Ok(Json(Answer { resumed }))
 }
 

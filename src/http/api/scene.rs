@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::guard::Guard;
 use super::late_answers::LateAnswers;
+use super::refused_tokens::RefusedTokens;
 use super::state::{AdminState, Permits};
 use crate::at_rest::{Purpose, Sealer};
 use crate::clock::ManualClock;
@@ -179,6 +180,7 @@ impl Scene {
             apps,
             guard: Guard::new(Vec::new(), Vec::new()),
             late_answers: LateAnswers::of(64),
+            refused_tokens: RefusedTokens::default(),
             started_at: NOW,
         });
         Self { state, clock, tickets, sealer: sealer(), messages: AtomicU8::new(0) }

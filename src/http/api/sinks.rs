@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 use strum::{IntoStaticStr, VariantNames};
 use utoipa::ToSchema;
 
+use super::audit::By;
 use super::extract::{PathParam, json};
 use super::state::{AdminState, Shared};
+use crate::domain::audit::AuditAction;
 use crate::domain::ids::SinkName;
 use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::http::problem::Problem;
@@ -175,16 +177,17 @@ pub(super) async fn show(
     state.sink_view(&state.sink_named(&name)?).await
 }
 
-/// Pauses or resumes a sink; `done` says which, for the log.
+/// Pauses or resumes a sink.
 async fn set_state(
     state: &AdminState,
+    by: By,
     name: &str,
     to: CursorState,
-    done: &str,
 ) -> Result<Json<SinkView>, Problem> {
     let name = state.sink_named(name)?;
+    let action = if to == CursorState::Running { AuditAction::Resume } else { AuditAction::Pause };
     state.store.set_state(&name, to).await?.ok_or_else(no_cursor)?;
-    tracing::info!(sink = %name, "sink {done} by an operator");
+    state.record(by.did(action, state).about("sink", &name)).await?;
     state.sinks.wake(&name);
     state.sink_view(&name).await
 }
@@ -206,9 +209,10 @@ fn no_cursor() -> Problem {
     ))]
 pub(super) async fn pause(
     State(state): Shared,
+    by: By,
     PathParam(name): PathParam,
 ) -> Result<Json<SinkView>, Problem> {
-    set_state(&state, &name, CursorState::Paused { since: state.clock.now() }, "paused").await
+    set_state(&state, by, &name, CursorState::Paused { since: state.clock.now() }).await
 }
 
 /// Resume deliveries to a sink
@@ -224,9 +228,10 @@ pub(super) async fn pause(
     ))]
 pub(super) async fn resume(
     State(state): Shared,
+    by: By,
     PathParam(name): PathParam,
 ) -> Result<Json<SinkView>, Problem> {
-    set_state(&state, &name, CursorState::Running, "resumed").await
+    set_state(&state, by, &name, CursorState::Running).await
 }
 
 /// Where in the feed to continue: exactly one of `after` and `to`.
@@ -267,6 +272,7 @@ enum End {
     ))]
 pub(super) async fn rewind(
     State(state): Shared,
+    by: By,
     PathParam(name): PathParam,
     body: Body,
 ) -> Result<Json<SinkView>, Problem> {
@@ -282,7 +288,8 @@ pub(super) async fn rewind(
     };
     let from_seq = state.sinks.status(&name).map(|status| status.after);
     let cursor = state.store.seek(&name, seek).await?.ok_or_else(no_cursor)?;
-    tracing::info!(sink = %name, from_seq, to_seq = cursor.after, "sink moved by an operator");
+    let entry = by.did(AuditAction::Rewind, &state).about("sink", &name);
+    state.record(entry.about_some("from_seq", from_seq).about("to_seq", &cursor.after)).await?;
     state.sinks.wake(&name);
     state.sink_view(&name).await
 }

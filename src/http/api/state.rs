@@ -16,6 +16,7 @@ use super::guard::Guard;
 use super::import_log::ImportLog;
 use super::late_answers::LateAnswers;
 use super::pages::Pages;
+use super::refused_tokens::RefusedTokens;
 use crate::clock::Clock;
 use crate::domain::ids::{AppName, SinkName};
 use crate::domain::time::Timestamp;
@@ -124,6 +125,8 @@ pub struct AdminState {
     pub guard: Guard,
     /// Delays the answers to wrong tokens.
     pub late_answers: LateAnswers,
+    /// Wrong tokens that are not yet in the audit trail.
+    pub refused_tokens: RefusedTokens,
     /// The tasks of the service, for its status.
     pub lifecycle: Lifecycle,
     /// When the service started.

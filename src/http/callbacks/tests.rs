@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::*;
 use crate::at_rest::Purpose;
 use crate::callback::{AesKey, Keys, Refusal};
+use crate::domain::audit::AuditBy;
 use crate::domain::authorization::{AuthorizationState, Granted};
 use crate::domain::ids::{ExternalUserid, SuiteId};
 use crate::domain::suite::{CodeId, CodeKind};
@@ -274,7 +275,7 @@ async fn a_message_that_names_a_forgotten_person_is_logged_and_counted_and_not_q
     let log = CapturedLog::begin();
     let scene = Scene::new();
     let forgotten = PersonId::ExternalUserid(ExternalUserid::new("wmINVENTED-1").unwrap());
-    scene.store.forget(&forgotten, None, NOW).await.unwrap();
+    scene.store.forget(&forgotten, None, AuditBy::service(), NOW).await.unwrap();
     scene.receive("own", "stranger", &added("wpN", 1)).await;
     scene.receive("agency", "wpA", &added("wpA", 1)).await;
     assert_eq!(scene.outcomes([Ignored, Quarantined]), [2, 0]);

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::audit::AuditBy;
 use crate::domain::ids::SinkName;
 
 fn sink(name: &str) -> SinkName {
@@ -180,7 +181,7 @@ async fn a_snapshot_is_consistent_while_links_change_and_a_person_is_erased(plac
         store.append(arrival(event(person, 1, 2, ContactChange::Added, 9))).await.unwrap();
         settle_next(&store, T0, Outcome::Resolved(pending(person))).await;
     }
-    store.forget(&PersonId::Unionid(fan_key(7).unionid), None, T0).await.unwrap();
+    store.forget(&PersonId::Unionid(fan_key(7).unionid), None, AuditBy::service(), T0).await.unwrap();
     // The erased customer is added again; the snapshot still leaves them out.
     let again = arrival(event(7, 1, 3, ContactChange::Added, 10));
     store.append(Arrival { received_at: T0.plus_ms(1), ..again }).await.unwrap();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::domain::audit::AuditBy;
 use crate::domain::backoff::REASK_AFTER_MS;
 use crate::domain::chat::{CHAT_LAG_MS, ChatChange, ChatEvent, MemberVersion, Versions};
 use crate::domain::contact::CHATS_MAX;
@@ -433,12 +434,12 @@ async fn an_erased_person_does_not_come_back_with_a_list(place: &dyn Place) {
     let store = place.open();
     store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
     let person = PersonId::ExternalUserid(customer(1));
-    store.forget(&person, None, T0.plus_ms(1_000)).await.unwrap();
+    store.forget(&person, None, AuditBy::service(), T0.plus_ms(1_000)).await.unwrap();
     let due_at = T0.plus_ms(CHAT_LAG_MS);
     assert_eq!(read_chat(&store, &[1, 2], Some(version(1)), due_at).await.new, 1);
     assert!(store.person_data(customer(1).as_str()).await.unwrap().contacts.is_empty());
     // Erasing a customer who waits for a lookup through a group leaves nothing.
-    store.forget(&PersonId::ExternalUserid(customer(2)), None, due_at).await.unwrap();
+    store.forget(&PersonId::ExternalUserid(customer(2)), None, AuditBy::service(), due_at).await.unwrap();
     assert_eq!((store.counts().contacts, store.counts().waiting), (0, 0));
     assert_eq!(store.audit(), Ok(vec![]));
 }

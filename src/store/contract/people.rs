@@ -5,6 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::audit::AuditBy;
 use crate::domain::link::Source;
 use crate::store::embedded::engine::Engine as _;
 
@@ -86,7 +87,10 @@ async fn an_erasure_removes_everything_about_one_person_and_nothing_else() {
     }
     let before = [traces_of(&memory, 1), traces_of(&memory, 3)];
     let request = Some("ticket 4711".to_owned());
-    let receipt = store.forget(&PersonId::Unionid(fan_key(2).unionid), request.clone(), T0).await.unwrap();
+    let receipt = store
+        .forget(&PersonId::Unionid(fan_key(2).unionid), request.clone(), AuditBy::service(), T0)
+        .await
+        .unwrap();
     assert_eq!(traces_of(&memory, 2), []);
     assert_eq!([traces_of(&memory, 1), traces_of(&memory, 3)], before);
     let erased = Erased {
@@ -114,7 +118,8 @@ async fn an_erasure_removes_everything_about_one_person_and_nothing_else() {
     assert_eq!(gone[2].data.link_id(), gone[0].data.link_id());
     assert!(gone.iter().all(|entry| entry.data.link().is_none()));
     // A repetition finds nothing left to erase.
-    let again = store.forget(&PersonId::Unionid(fan_key(2).unionid), None, T0).await.unwrap();
+    let again =
+        store.forget(&PersonId::Unionid(fan_key(2).unionid), None, AuditBy::service(), T0).await.unwrap();
     assert_eq!((again.erased, &again.subject), (Erased::default(), &receipt.subject));
 }
 
@@ -127,7 +132,7 @@ async fn an_erased_person_is_not_linked_until_registered_again(place: &dyn Place
     // One event is leased while the person is erased.
     store.append(added(1, 2)).await.unwrap();
     let leased = store.lease(T0, 1, 1).await.unwrap();
-    store.forget(&PersonId::ExternalUserid(customer(1)), None, at).await.unwrap();
+    store.forget(&PersonId::ExternalUserid(customer(1)), None, AuditBy::service(), at).await.unwrap();
     store.settle(vec![(leased[0].clone(), Outcome::Resolved(pending(1)))], at).await.unwrap();
     let store = reopen(place, store).await;
     assert_eq!((store.counts().contacts, store.counts().links), (0, 0));
@@ -148,7 +153,7 @@ async fn an_old_event_that_is_repeated_does_not_restore_an_erased_person(place: 
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Missed).await;
     let at = T0.plus_ms(HOUR_MS);
-    store.forget(&PersonId::ExternalUserid(customer(1)), None, at).await.unwrap();
+    store.forget(&PersonId::ExternalUserid(customer(1)), None, AuditBy::service(), at).await.unwrap();
     let later = at.plus_ms(30 * DAY_MS);
     assert_eq!(store.sweep(later).await, Ok(1));
     let again = |payload| Arrival { received_at: later, payload, ..added(1, 1) };
@@ -171,7 +176,7 @@ async fn an_old_event_that_is_repeated_does_not_restore_an_erased_person(place: 
     else {
         panic!("the quarantine is empty")
     };
-    store.forget(&PersonId::ExternalUserid(customer(1)), None, T0).await.unwrap();
+    store.forget(&PersonId::ExternalUserid(customer(1)), None, AuditBy::service(), T0).await.unwrap();
     assert!(store.redrive(row.id, Some(Payload::Event(event)), later).await.unwrap());
     settle_next(&store, later, Outcome::Missed).await;
     assert_eq!(store.counts().contacts, 0);
@@ -189,7 +194,7 @@ async fn a_message_about_an_erased_person_is_quarantined_only_if_it_is_from_afte
     quarantine(&store, 1).await;
     quarantine(&store, 2).await;
     let at = T0.plus_ms(HOUR_MS);
-    store.forget(&PersonId::ExternalUserid(customer(1)), None, at).await.unwrap();
+    store.forget(&PersonId::ExternalUserid(customer(1)), None, AuditBy::service(), at).await.unwrap();
     assert_eq!(store.counts().quarantined, 1);
     let store = reopen(place, store).await;
     assert_eq!(store.append(stray(1, Some(T0), at)).await, Ok(Appended::Duplicate));
@@ -215,7 +220,7 @@ async fn a_fan_is_erased_when_it_turns_out_to_be_an_erased_customer(place: &dyn 
     store.put_fans(vec![new_fan(2), asking], T0).await.unwrap();
     let at = T0.plus_ms(HOUR_MS);
     for n in 1..=3 {
-        store.forget(&PersonId::ExternalUserid(customer(n)), None, at).await.unwrap();
+        store.forget(&PersonId::ExternalUserid(customer(n)), None, AuditBy::service(), at).await.unwrap();
     }
     let later = at.plus_ms(HOUR_MS);
     for n in 1..=2 {
@@ -242,7 +247,7 @@ async fn a_fan_registered_again_after_the_customer_was_erased_is_linked(place: &
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     let at = T0.plus_ms(HOUR_MS);
-    store.forget(&PersonId::ExternalUserid(customer(1)), None, at).await.unwrap();
+    store.forget(&PersonId::ExternalUserid(customer(1)), None, AuditBy::service(), at).await.unwrap();
     // The fan registers again before it is known to be that customer, and after the clock was set back.
     let later = at.plus_ms(HOUR_MS);
     let set_back = at.plus_ms(-HOUR_MS / 2);
@@ -259,7 +264,7 @@ async fn finishing_an_erasure_leaves_a_fan_who_registers_meanwhile(place: &dyn P
     let store = place.open();
     mint(&store, 1, 1, T0).await;
     let at = T0.plus_ms(HOUR_MS);
-    store.forget(&PersonId::ExternalUserid(customer(1)), None, at).await.unwrap();
+    store.forget(&PersonId::ExternalUserid(customer(1)), None, AuditBy::service(), at).await.unwrap();
     store.append(added_at(1, 1, at.plus_ms(1))).await.unwrap();
     settle_next(&store, at.plus_ms(1), Outcome::Resolved(pending(1))).await;
     assert_eq!(tally(&store).await.registered, 0, "found to be the customer");
@@ -278,7 +283,7 @@ async fn finishing_an_erasure_removes_the_links_at_other_dealers_too(place: &dyn
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
     let at = T0.plus_ms(HOUR_MS);
-    store.forget(&PersonId::ExternalUserid(customer(2)), None, at).await.unwrap();
+    store.forget(&PersonId::ExternalUserid(customer(2)), None, AuditBy::service(), at).await.unwrap();
     store.append(added_at(2, 2, at.plus_ms(1))).await.unwrap();
     settle_next(&store, at.plus_ms(1), Outcome::Resolved(pending(1))).await;
     let store = reopen(place, store).await;
@@ -308,7 +313,8 @@ async fn damaged_records_are_erased_as_far_as_possible() {
         store.corrupt(&key);
     }
     assert!(store.person_data(customer(1).as_str()).await.is_ok());
-    let receipt = store.forget(&PersonId::Unionid(fan_key(1).unionid), None, T0).await.unwrap();
+    let receipt =
+        store.forget(&PersonId::Unionid(fan_key(1).unionid), None, AuditBy::service(), T0).await.unwrap();
     assert_eq!((receipt.erased.fans, receipt.erased.contacts, receipt.erased.quarantined), (1, 2, 1));
     assert_eq!(traces_of(&memory, 1), []);
     assert_eq!((store.counts().links, store.counts().contacts), (0, 0));
@@ -318,7 +324,7 @@ async fn an_outcome_for_a_fan_erased_during_the_call_has_no_effect(place: &dyn P
     let store = place.open();
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
     let before = lease_fans(&store, FanStep::Mint, T0, 9).await;
-    store.forget(&PersonId::Unionid(fan_key(1).unionid), None, T0).await.unwrap();
+    store.forget(&PersonId::Unionid(fan_key(1).unionid), None, AuditBy::service(), T0).await.unwrap();
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
     let after = lease_fans(&store, FanStep::Mint, T0, 9).await;
     assert_eq!(after.len(), 1);
@@ -434,7 +440,7 @@ async fn run(steps: &[Step], by_unionid: bool) {
     // By both ids: an unlinked customer and a fan are not known to be the same person.
     let (fan, contact) = (PersonId::Unionid(fan_key(1).unionid), PersonId::ExternalUserid(customer(1)));
     for person in if by_unionid { [fan, contact] } else { [contact, fan] } {
-        store.forget(&person, None, T0).await.unwrap();
+        store.forget(&person, None, AuditBy::service(), T0).await.unwrap();
     }
     assert_eq!(traces_of(&memory, 1), []);
     assert_eq!([traces_of(&memory, 0), traces_of(&memory, 2)], others);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
+use crate::domain::audit::AuditBy;
 
 /// An input of the store.
 #[derive(Debug, Clone)]
@@ -163,7 +164,12 @@ async fn replayed(past: &[Past], order: &[usize]) {
                 settle_due(&store, now).await;
             }
             Past::Erased(n) => {
-                drop(store.forget(&PersonId::ExternalUserid(customer(*n)), None, now).await.unwrap());
+                drop(
+                    store
+                        .forget(&PersonId::ExternalUserid(customer(*n)), None, AuditBy::service(), now)
+                        .await
+                        .unwrap(),
+                );
             }
         }
         store.finish_forgetting(now).await.unwrap();

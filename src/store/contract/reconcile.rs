@@ -1,6 +1,7 @@
 //! The comparison with WeCom's lists (runs, tasks, pages, missing followers), and the activity of dealers.
 
 use super::*;
+use crate::domain::audit::AuditBy;
 use crate::domain::dealer::{DealerState, Qualification};
 use crate::domain::dealer_activity::{DealerCounts, DealerTrouble, EventsSeen, NewActivity};
 use crate::domain::event::{AppAlarm, AppAlarmKind};
@@ -136,7 +137,7 @@ async fn followers_who_are_missing_leave_and_an_older_list_does_not_bring_them_b
 async fn a_list_with_the_first_add_confirms_a_customer_who_was_erased_and_added_again(place: &dyn Place) {
     let store = place.open();
     let person = PersonId::ExternalUserid(customer(1));
-    store.forget(&person, None, T0.plus_ms(-60_000)).await.unwrap();
+    store.forget(&person, None, AuditBy::service(), T0.plus_ms(-60_000)).await.unwrap();
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Missed).await;
     let begun_at = T0.plus_ms(HOUR_MS);
@@ -159,7 +160,7 @@ async fn a_list_with_the_first_add_confirms_a_customer_who_was_erased_and_added_
 async fn a_removal_after_an_erasure_lets_no_list_bring_the_customer_back(place: &dyn Place) {
     let store = place.open();
     let person = PersonId::ExternalUserid(customer(1));
-    store.forget(&person, None, T0.plus_ms(-60_000)).await.unwrap();
+    store.forget(&person, None, AuditBy::service(), T0.plus_ms(-60_000)).await.unwrap();
     store.append(arrival(event(1, 1, 1, ContactChange::DeletedByCustomer, 0))).await.unwrap();
     settle_next(&store, T0, Outcome::Applied).await;
     store.begin_reconcile(vec![(app(), corp(1))], T0).await.unwrap();

@@ -3,7 +3,7 @@
 //!
 //! | kind | key | value |
 //! | --- | --- | --- |
-//! | `m` | name | [`Meta`](super::txn::Meta): counters, format; the clock; the reconcile run |
+//! | `m` | name | [`Meta`](super::txn::Meta): counters, format; the clock; the reconcile run; the audit trail's head |
 //! | `i` | due · event number | an event in the inbox |
 //! | `x` | event number | a dead letter or a quarantined message |
 //! | `z` | event number · part | a part of a quarantined message |
@@ -36,6 +36,7 @@
 //! | `s` | sink | a cursor |
 //! | `e` | hash of an id | when the person with it was forgotten |
 //! | `p` | receipt id | the receipt of an erasure |
+//! | `D` | number | an entry of the audit trail |
 //! | `k` | unionid | a person whose erasure is to be completed |
 //!
 //! Queues and the feed are in the order of time: sled keeps such ranges small, however many rows pass through
@@ -324,6 +325,14 @@ pub(super) fn forgotten(hash: [u8; 16]) -> Vec<u8> {
 
 pub(super) fn receipt(id: ReceiptId) -> Vec<u8> {
     [b"p", id.0.as_slice()].concat()
+}
+
+pub(super) fn audit_entry(number: u64) -> Vec<u8> {
+    Key::kind(b'D').number(number).done()
+}
+
+pub(super) fn audit_number(key: &[u8]) -> Result<u64, StoreError> {
+    Parts::of(key).number()
 }
 
 pub(super) fn to_forget(unionid: &Unionid) -> Vec<u8> {

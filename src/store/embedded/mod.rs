@@ -54,6 +54,7 @@ mod small_commits;
 mod snapshot;
 mod suites;
 mod tasks;
+mod trail;
 mod transactions;
 mod txn;
 mod upgrade;

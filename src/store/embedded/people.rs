@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::{
-    EventRow, InboxEvent, People, PersonData, PersonId, Quarantined, Receipt, ReceiptId, StoreError,
+    Erased, EventRow, InboxEvent, People, PersonData, PersonId, Quarantined, Receipt, ReceiptId, StoreError,
 };
 use super::forget::{self, Ids};
 use super::forgotten;
@@ -13,7 +13,8 @@ use super::inbox::SetAside;
 use super::records::decode;
 use super::roll;
 use super::txn::Txn;
-use super::{EmbeddedStore, keys, words};
+use super::{EmbeddedStore, keys, trail, words};
+use crate::domain::audit::{AuditAction, AuditBy, AuditEntry};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{ContactKey, ExternalUserid, Unionid};
 use crate::domain::time::Timestamp;
@@ -30,6 +31,18 @@ const TRIES_MAX: usize = 10;
 const LATE_LOOKS_MAX: u32 = 20;
 const LATE_LOOK_EVERY: Duration = Duration::from_millis(500);
 
+/// The entry of the audit trail about an erasure.
+fn audit_entry(receipt: &Receipt, by: AuditBy) -> AuditEntry {
+    let Erased { fans, contacts, links, events, dead_letters, quarantined, feed_entries } = receipt.erased;
+    AuditEntry::new(receipt.forgotten_at, by, AuditAction::Erase)
+        .count("fans", fans)
+        .count("customers", contacts)
+        .count("links", links)
+        .count("events", events + dead_letters + quarantined)
+        .count("feed_entries", feed_entries)
+        .about("receipt", &receipt.id)
+}
+
 impl EmbeddedStore {
     fn contact(&self, key: &ContactKey) -> Result<Option<Contact>, StoreError> {
         let record = keys::contact(key);
@@ -40,7 +53,7 @@ impl EmbeddedStore {
     async fn erase(
         &self,
         person: &PersonId,
-        request: Option<String>,
+        (request, by): (Option<String>, AuditBy),
         is_wanted: impl Fn(&Txn<'_>) -> Result<bool, StoreError> + Clone + Send + 'static,
         now: Timestamp,
     ) -> Result<Option<Receipt>, StoreError> {
@@ -54,13 +67,16 @@ impl EmbeddedStore {
         for _ in 0..TRIES_MAX {
             let ids = Ids::of(self, person)?;
             let found = forget::search(self, &ids, now).await?;
-            let (person, request, is_wanted) = (person.clone(), request.clone(), is_wanted.clone());
+            let (person, request, by) = (person.clone(), request.clone(), by.clone());
+            let is_wanted = is_wanted.clone();
             let erase = move |txn: &mut Txn<'_>| {
                 if !is_wanted(txn)? {
                     return Ok(Attempt::Unwanted);
                 }
                 let receipt = forget::forget(txn, &person, &ids, found, (id, request), now)?;
-                Ok(receipt.map_or(Attempt::IdsChanged, Attempt::Done))
+                let Some(receipt) = receipt else { return Ok(Attempt::IdsChanged) };
+                trail::record(txn, &audit_entry(&receipt, by))?;
+                Ok(Attempt::Done(receipt))
             };
             match self.writer.run(erase).await {
                 Ok(Attempt::IdsChanged) => {}
@@ -155,9 +171,10 @@ impl People for EmbeddedStore {
         &self,
         person: &PersonId,
         request: Option<String>,
+        by: AuditBy,
         now: Timestamp,
     ) -> Result<Receipt, StoreError> {
-        self.erase(person, request, |_| Ok(true), now).await?.ok_or(StoreError::Stalled)
+        self.erase(person, (request, by), |_| Ok(true), now).await?.ok_or(StoreError::Stalled)
     }
 
     async fn finish_forgetting(&self, now: Timestamp) -> Result<u64, StoreError> {
@@ -171,7 +188,9 @@ impl People for EmbeddedStore {
             // Registered again meanwhile, the person is a fan anew.
             let to_forget = keys::to_forget(&unionid);
             let is_wanted = move |txn: &Txn<'_>| txn.has(&to_forget);
-            if let Some(receipt) = self.erase(&PersonId::Unionid(unionid), request, is_wanted, now).await? {
+            let person = PersonId::Unionid(unionid);
+            let why = (request, AuditBy::service());
+            if let Some(receipt) = self.erase(&person, why, is_wanted, now).await? {
                 tracing::info!(receipt = %receipt.id, "a person was forgotten");
                 forgotten += 1;
             }

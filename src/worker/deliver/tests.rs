@@ -8,6 +8,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::clock::ManualClock;
+use crate::domain::audit::AuditBy;
 use crate::domain::event::{ContactChange, Event};
 use crate::domain::fan::{FanStep, Minted, Priority};
 use crate::domain::ids::{FanKey, Openid, PendingId, Unionid};
@@ -205,7 +206,7 @@ async fn run_through(steps: Vec<Step>) {
             }
             Step::Forget(n) => {
                 let person = PersonId::Unionid(fan(n).unionid);
-                world.store.forget(&person, None, now).await.map(drop).unwrap();
+                world.store.forget(&person, None, AuditBy::service(), now).await.map(drop).unwrap();
             }
         }
     }

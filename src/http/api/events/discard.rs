@@ -9,11 +9,13 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::super::audit::By;
 use super::super::extract::{PathParam, json};
 use super::super::openapi;
 use super::super::state::{AdminState, Shared, task_failed};
 use super::known_event;
 use super::selection::{Batches, Filter, SetAside};
+use crate::domain::audit::AuditAction;
 use crate::http::problem::Problem;
 use crate::store::{EventId, EventState};
 use crate::telemetry::metrics::Deletion;
@@ -41,10 +43,13 @@ pub(in super::super) struct Discarded {
     ))]
 pub(in super::super) async fn one(
     State(state): Shared,
+    by: By,
     PathParam(id): PathParam,
 ) -> Result<Json<Discarded>, Problem> {
     let id = known_event(&state, &id)?;
     let discarded = state.discard(vec![id]).await? > 0;
+    let entry = by.did(AuditAction::Discard, &state).about("event", &id);
+    state.record(entry.count("events", u64::from(discarded))).await?;
     Ok(Json(Discarded { id: id.to_string(), discarded }))
 }
 
@@ -87,6 +92,7 @@ pub(in super::super) struct DiscardResult {
 ))]
 pub(in super::super) async fn several(
     State(state): Shared,
+    by: By,
     body: Body,
 ) -> Result<Json<DiscardResult>, Problem> {
     let DiscardFilter { all, state: only, app, corp_id, errcode, reason } = json(body).await?;
@@ -95,10 +101,12 @@ pub(in super::super) async fn several(
         return Err(Problem::bad_request("it is not said which events to discard")
             .hint("name a filter, or send {\"all\": true}"));
     }
+    let entry = filter.shown(only, by.did(AuditAction::Discard, &state), &state);
     let (mut batches, mut discarded) = (Batches::new(only, filter), 0);
     while let Some(ids) = batches.next(&state).await? {
         discarded += state.discard(ids).await?;
     }
+    state.record(entry.count("events", discarded)).await?;
     Ok(Json(DiscardResult { discarded }))
 }
 

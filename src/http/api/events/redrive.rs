@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 use tokio::task::JoinSet;
 use utoipa::ToSchema;
 
+use super::super::audit::By;
 use super::super::extract::{PathParam, json};
 use super::super::openapi;
 use super::super::state::{AdminState, Shared};
 use super::known_event;
 use super::selection::{Batches, Filter, SetAside};
+use crate::domain::audit::AuditAction;
 use crate::http::problem::Problem;
 use crate::http::redrive::{Redrive, RedriveError};
 use crate::store::EventId;
@@ -44,10 +46,13 @@ pub(in super::super) struct Redriven {
     ))]
 pub(in super::super) async fn one(
     State(state): Shared,
+    by: By,
     PathParam(id): PathParam,
 ) -> Result<Json<Redriven>, Problem> {
     let id = known_event(&state, &id)?;
     let redriven = state.redrive(id).await?;
+    let entry = by.did(AuditAction::Redrive, &state).about("event", &id);
+    state.record(entry.count("events", u64::from(redriven))).await?;
     Ok(Json(Redriven { id: id.to_string(), redriven }))
 }
 
@@ -121,14 +126,17 @@ struct Refused {
 ))]
 pub(in super::super) async fn several(
     State(state): Shared,
+    by: By,
     body: Body,
 ) -> Result<Json<RedriveResult>, Problem> {
     let RedriveFilter { state: only, app, corp_id, errcode, reason } = json(body).await?;
     let filter = Filter { app, corp_id, errcode, reason };
+    let entry = filter.shown(only, by.did(AuditAction::Redrive, &state), &state);
     let (mut batches, mut result) = (Batches::new(only, filter), RedriveResult::default());
     while let Some(ids) = batches.next(&state).await? {
         redrive_batch(&state, ids, &mut result).await?;
     }
+    state.record(entry.count("events", result.redriven).count("refused", result.refused_total)).await?;
     Ok(Json(result))
 }
 

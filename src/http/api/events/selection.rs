@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::super::state::{AdminState, scan};
 use super::{EVENTS_MAX, Row, RowContent, row};
+use crate::domain::audit::AuditEntry;
 use crate::http::problem::Problem;
 use crate::store::{EventId, EventState};
 
@@ -26,6 +27,20 @@ impl Filter {
     pub(super) const fn is_empty(&self) -> bool {
         let Self { app, corp_id, errcode, reason } = self;
         app.is_none() && corp_id.is_none() && errcode.is_none() && reason.is_none()
+    }
+
+    /// Adds the filter to an entry of the audit trail; of what may be any text, only what is certain to be no
+    /// personal id.
+    pub(super) fn shown(&self, only: Option<SetAside>, entry: AuditEntry, state: &AdminState) -> AuditEntry {
+        let is_corp = |id: &&String| ["ww", "wx", "wp"].iter().any(|prefix| id.starts_with(prefix));
+        let is_app = |name: &&String| state.app(Some(name)).is_ok();
+        let only = only.map(|only| if only == SetAside::Dead { "dead" } else { "quarantined" });
+        entry
+            .about_some("state", only)
+            .about_some("app", self.app.as_ref().filter(is_app))
+            .about_some("corp_id", self.corp_id.as_ref().filter(is_corp))
+            .about_some("errcode", self.errcode)
+            .about_some("reason", self.reason.as_ref().map(|_| "given"))
     }
 
     pub(super) fn matches(&self, row: &Row) -> bool {

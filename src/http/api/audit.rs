@@ -1,0 +1,158 @@
+//! `GET /v1/audit`, and the entries that the handlers add to the audit trail.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{FromRequestParts, State};
+use axum::http::request::Parts;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::extract::QueryParams;
+use super::guard::Caller;
+use super::state::{AdminState, Shared};
+use crate::domain::audit::{AuditAction, AuditBy, AuditEntry};
+use crate::domain::time::Timestamp;
+use crate::http::problem::Problem;
+use crate::http::socket::Source;
+use crate::store::StoreError;
+
+/// Entries on a page.
+const PAGE: usize = 100;
+const PAGE_MAX: usize = 1_000;
+
+/// Who makes a request: the name of the token, and the address.
+pub(super) struct By(pub(super) AuditBy);
+
+impl<S: Send + Sync> FromRequestParts<S> for By {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        let caller = parts.extensions.get::<Caller>().ok_or_else(Problem::unauthorized)?;
+        let Source(source) = parts.extensions.get().copied().unwrap_or_default();
+        Ok(Self(AuditBy { token: caller.token.to_string(), source }))
+    }
+}
+
+impl By {
+    /// An entry about what this caller did now.
+    pub(super) fn did(self, action: AuditAction, state: &AdminState) -> AuditEntry {
+        AuditEntry::new(state.clock.now(), self.0, action)
+    }
+}
+
+impl AdminState {
+    /// Adds an entry to the audit trail, and to the log.
+    pub(super) async fn record(&self, entry: AuditEntry) -> Result<(), StoreError> {
+        log(&entry);
+        self.store.record(entry).await.map(drop)
+    }
+}
+
+/// Logs an entry of the audit trail.
+pub(super) fn log(entry: &AuditEntry) {
+    let AuditEntry { by, action, counts, about, .. } = entry;
+    let shown = |pairs: Vec<String>| pairs.join(" ");
+    let counts = shown(counts.iter().map(|(what, count)| format!("{what}={count}")).collect());
+    let about = shown(about.iter().map(|(what, value)| format!("{what}={value}")).collect());
+    let source = by.source.map(tracing::field::display);
+    tracing::info!(target: "audit", token = by.token, source, counts, about, "{}", <&str>::from(*action));
+}
+
+#[derive(Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub(super) struct AuditQuery {
+    /// Entries after this number; 0 for all.
+    #[serde(default)]
+    after: u64,
+    /// The most entries to return: 1 to 1000, 100 if it is left out.
+    #[param(minimum = 1, maximum = 1000)]
+    limit: Option<usize>,
+}
+
+/// An entry of the audit trail.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditEntryView)]
+pub(super) struct View {
+    /// Its number; there is no gap.
+    #[schema(example = 1)]
+    seq: u64,
+    #[schema(value_type = String, format = DateTime)]
+    at: Timestamp,
+    /// The name of the token: `admin` for `admin.token`, `open` where there is none, `signal` for SIGHUP,
+    /// `service` for what the service completed by itself, empty for refused tokens.
+    #[schema(example = "admin")]
+    token: String,
+    /// Where the request came from; `null` for a Unix socket.
+    #[schema(value_type = Option<String>, example = "127.0.0.1")]
+    source: Option<IpAddr>,
+    /// `erase`, `export`, `explain`, `redrive`, `discard`, `pause`, `resume`, `rewind`, `reconcile`, `reload` or
+    /// `refused_tokens`.
+    #[schema(value_type = String, example = "export")]
+    action: AuditAction,
+    /// How much, by kind of thing.
+    counts: BTreeMap<String, u64>,
+    /// To what: a sink, a receipt, a filter.
+    about: BTreeMap<String, String>,
+}
+
+/// A page of the audit trail.
+#[derive(Serialize, ToSchema)]
+#[schema(as = AuditPage)]
+pub(super) struct Page {
+    /// The oldest first.
+    entries: Vec<View>,
+    /// The number of the last entry, or `after` if there is none: `after` of the next page.
+    #[schema(example = 1)]
+    next: u64,
+}
+
+/// Read the audit trail
+///
+/// What was done through this API: erasures, exports, explanations, redriven and discarded events, paused,
+/// resumed and rewound sinks, resumed calls, comparisons, reloads, and runs of refused tokens. Entries are
+/// kept for a year. They contain no personal id.
+#[utoipa::path(operation_id = "read_audit_trail", get, path = "/v1/audit", tag = "service",
+    params(AuditQuery), responses(
+    (status = 200, body = Page, description = "The entries"),
+    super::openapi::Errors,
+))]
+pub(super) async fn list(
+    State(state): Shared,
+    QueryParams(AuditQuery { after, limit }): QueryParams<AuditQuery>,
+) -> Result<Json<Page>, Problem> {
+    let limit = limit.unwrap_or(PAGE);
+    if !(1..=PAGE_MAX).contains(&limit) {
+        return Err(Problem::bad_request(format!("limit is not between 1 and {PAGE_MAX}")));
+    }
+    let entries = state.store.trail(after, limit).await?;
+    let next = entries.last().map_or(after, |(seq, _)| *seq);
+    let view = |(seq, AuditEntry { at, by: AuditBy { token, source }, action, counts, about })| View {
+        seq,
+        at,
+        token,
+        source,
+        action,
+        counts,
+        about,
+    };
+    Ok(Json(Page { entries: entries.into_iter().map(view).collect(), next }))
+}
+
+/// Adds the runs of refused tokens to the audit trail, once a minute and at the end.
+pub(super) async fn record_refused_tokens(state: &Arc<AdminState>) {
+    for (Source(source), run) in state.refused_tokens.take() {
+        let by = AuditBy { token: String::new(), source };
+        let entry = AuditEntry::new(run.last_at, by, AuditAction::RefusedTokens)
+            .count("requests", run.requests)
+            .about("first_at", &run.first_at);
+        log(&entry);
+        if let Err(error) = state.store.record(entry).await {
+            let error = error.to_string();
+            tracing::warn!(error, "refused tokens are not in the audit trail; the next try is in a minute");
+            state.refused_tokens.put_back(Source(source), run);
+        }
+    }
+}
