@@ -40,6 +40,7 @@ mod openapi;
 #[path = "../peers/mod.rs"]
 mod peers;
 mod process;
+mod proxies;
 mod receivers;
 mod recipients;
 mod reconcile;
