@@ -14,6 +14,7 @@ mod people;
 mod properties;
 mod reconcile;
 mod suites;
+mod trail;
 
 use super::embedded::engine::Memory;
 use super::embedded::{EmbeddedStore, Settings};

@@ -50,4 +50,5 @@ mod sigkill;
 mod sinks;
 mod stream;
 mod suites;
+mod tokens;
 mod trouble;
