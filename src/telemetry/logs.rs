@@ -1,7 +1,8 @@
 //! Log lines on standard error: the filter, and the two formats.
 //!
 //! A level in the filter is that of this program's own lines. Libraries, such as the database and the TLS
-//! stack, stay at `info` whatever the filter: below it, they log keys, values and headers.
+//! stack, stay at `info` whatever the filter: below it, they log keys, values and headers. What is added to the
+//! audit trail is logged under the target `audit`, also with a filter such as `warn`.
 //!
 //! Free text, such as an error, is recorded as a string, because the text format quotes strings but not what is
 //! recorded by its `Display`. Durations are recorded as whole numbers of milliseconds, named `…_ms`.
@@ -97,11 +98,15 @@ pub fn too_verbose(filter: &str) -> Option<&str> {
 }
 
 /// The directives that a filter stands for: a level applies to this program, and to other crates up to
-/// `info`. Directives with a target come last, because the last one for a target counts.
+/// `info`. The lines of the audit trail are logged at any level but `off`. Directives with a target come last, because the last one for a target counts.
 fn directives(filter: &str) -> String {
     let parts = || filter.split(',').map(str::trim).filter(|part| !part.is_empty());
     let levels = parts().filter_map(|part| part.parse::<LevelFilter>().ok());
-    let levels = levels.map(|level| format!("{},unionlink={level}", level.min(LevelFilter::INFO)));
+    let levels = levels.map(|level| {
+        let others = level.min(LevelFilter::INFO);
+        let audit = if level == LevelFilter::OFF { level } else { LevelFilter::INFO };
+        format!("{others},audit={audit},unionlink={level}")
+    });
     let named = parts().filter(|part| part.parse::<LevelFilter>().is_err());
     let named = named.map(|part| match too_verbose(part) {
         Some(target) => format!("{target}=info"),
@@ -130,15 +135,15 @@ mod tests {
     #[test]
     fn a_level_is_that_of_our_own_lines_and_other_crates_stay_at_info() {
         for (filter, expected) in [
-            ("info", "info,unionlink=info"),
-            ("debug", "info,unionlink=debug"),
-            ("TRACE", "info,unionlink=trace"),
-            ("warn", "warn,unionlink=warn"),
-            ("off", "off,unionlink=off"),
-            ("debug,sled=debug", "info,unionlink=debug,sled=info"),
-            ("debug,hyper=warn", "info,unionlink=debug,hyper=warn"),
-            ("unionlink::worker=trace, info", "info,unionlink=info,unionlink::worker=trace"),
-            ("unionlink=debug,warn,", "warn,unionlink=warn,unionlink=debug"),
+            ("info", "info,audit=info,unionlink=info"),
+            ("debug", "info,audit=info,unionlink=debug"),
+            ("TRACE", "info,audit=info,unionlink=trace"),
+            ("warn", "warn,audit=info,unionlink=warn"),
+            ("off", "off,audit=off,unionlink=off"),
+            ("debug,sled=debug", "info,audit=info,unionlink=debug,sled=info"),
+            ("debug,hyper=warn", "info,audit=info,unionlink=debug,hyper=warn"),
+            ("unionlink::worker=trace, info", "info,audit=info,unionlink=info,unionlink::worker=trace"),
+            ("unionlink=debug,warn,", "warn,audit=info,unionlink=warn,unionlink=debug"),
         ] {
             assert_eq!(directives(filter), expected, "{filter:?}");
             assert!(is_filter(filter), "{filter:?}");

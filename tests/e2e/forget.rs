@@ -191,7 +191,7 @@ async fn the_trace_log_holds_no_personal_id() {
     assert_eq!(world.post("/v1/forget", &json!({"external_userid": id})).await.0, 200);
     process.stop().await;
     let log = log.await.unwrap();
-    for expected in ["DEBUG", "a person was forgotten", "dead letter"] {
+    for expected in ["DEBUG", "audit: erase", "dead letter"] {
         assert!(log.contains(expected), "{expected:?} is not in the log:\n{log}");
     }
     for id in ids {

@@ -169,9 +169,9 @@ async fn what_an_operator_does_to_a_sink_is_logged() {
     process.stop().await;
     let log = process.read_log();
     for line in [
-        "sink paused by an operator sink=crm",
-        "sink resumed by an operator sink=crm",
-        "sink moved by an operator sink=crm from_seq=1 to_seq=0",
+        r#"audit: pause token="open" source=127.0.0.1 about="sink=crm""#,
+        r#"audit: resume token="open" source=127.0.0.1 about="sink=crm""#,
+        r#"audit: rewind token="open" source=127.0.0.1 about="from_seq=1 sink=crm to_seq=0""#,
     ] {
         assert!(log.contains(line), "{line:?} is not in\n{log}");
     }

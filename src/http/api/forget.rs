@@ -88,7 +88,7 @@ pub(super) async fn forget(
         scan(&state.permits.erasures, async move { store.forget(&person, request, by, now).await }).await??;
     state.pages.clear().await;
     // The trail has it from the same transaction.
-    tracing::info!(target: "audit", receipt = %receipt.id, "erase");
+    tracing::info!(target: "audit", receipt = %receipt.id, "audit: erase");
     Ok(Json(receipt.into()))
 }
 

@@ -11,7 +11,7 @@ use super::index::Clue;
 use super::queues::{Books, Waiting};
 use super::records::decode;
 use super::roll::{self, Entry, FanNumber, PackedId, Read};
-use super::{EmbeddedStore, failed, keys};
+use super::{EmbeddedStore, failed, keys, trail};
 use crate::domain::authorization::Authorization;
 use crate::domain::chat::Chat;
 use crate::domain::contact::Contact;
@@ -46,6 +46,7 @@ impl EmbeddedStore {
         audit.feed()?;
         audit.fans()?;
         audit.suites()?;
+        audit.trail()?;
         let known = self.writer.shared.counts();
         let expected = Counts {
             feed_head: known.feed_head,
@@ -114,6 +115,18 @@ impl Audit<'_> {
         let (amiss, missing) = (there.difference(expected).count(), expected.difference(&there).count());
         self.expect(amiss + missing == 0, || {
             format!("of kind {:?} {amiss} lead nowhere, {missing} are missing", char::from(kind[0]))
+        });
+        Ok(())
+    }
+
+    /// Checks that the audit trail has no gap and ends with the newest entry.
+    fn trail(&mut self) -> Result<(), StoreError> {
+        let numbers =
+            self.keys(b"D")?.iter().map(|key| keys::audit_number(key)).collect::<Result<Vec<_>, _>>()?;
+        let has_gap = numbers.windows(2).any(|pair| pair[0] + 1 != pair[1]);
+        let head = trail::head(self.store)?;
+        self.expect(!has_gap && numbers.last().is_none_or(|last| *last == head), || {
+            format!("the audit trail is {numbers:?}, its head {head}")
         });
         Ok(())
     }

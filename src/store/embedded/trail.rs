@@ -5,33 +5,36 @@ use serde::{Deserialize, Serialize};
 
 use super::super::{AUDIT_ENTRIES_MAX, StoreError, Trail};
 use super::records::{Record, decode, readable};
+use super::roll::Read;
 use super::txn::Txn;
 use super::{EmbeddedStore, keys};
 use crate::domain::audit::AuditEntry;
 use crate::domain::time::Timestamp;
 
 /// The number of the newest entry.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Head(u64);
 
 impl Record for Head {}
 
 impl Record for AuditEntry {}
 
+/// The number of the newest entry, or of the newest there was; 0 before the first.
+pub(super) fn head(read: &impl Read) -> Result<u64, StoreError> {
+    let key = keys::only("trail");
+    if let Some(Head(head)) = readable(read.record(&key))? {
+        return Ok(head);
+    }
+    // There is no entry yet, or the record is damaged.
+    read.under(b"D", usize::MAX >> 1)?.last().map_or(Ok(0), |key| keys::audit_number(key))
+}
+
 /// Appends an entry. Returns its number.
 pub(super) fn record(txn: &mut Txn<'_>, entry: &AuditEntry) -> Result<u64, StoreError> {
-    let head_key = keys::only("trail");
-    let Head(head) = match readable(txn.get(&head_key))? {
-        Some(head) => head,
-        // The first one, or its record is damaged: the number is that of the newest entry then.
-        None => Head(match txn.keys(b"D", usize::MAX >> 1)?.last() {
-            Some(key) => keys::audit_number(key)?,
-            None => 0,
-        }),
-    };
-    txn.put(head_key, &Head(head + 1))?;
-    txn.put(keys::audit_entry(head + 1), entry)?;
-    Ok(head + 1)
+    let number = head(txn)? + 1;
+    txn.put(keys::only("trail"), &Head(number))?;
+    txn.put(keys::audit_entry(number), entry)?;
+    Ok(number)
 }
 
 #[async_trait]
@@ -55,7 +58,7 @@ impl Trail for EmbeddedStore {
             let pruned = self
                 .writer
                 .run(move |txn| {
-                    let Head(head) = readable(txn.get(&keys::only("trail")))?.unwrap_or_default();
+                    let head = head(txn)?;
                     let mut pruned = 0;
                     for key in txn.keys(b"D", ENTRIES_PER_TRANSACTION)? {
                         let is_surplus = keys::audit_number(&key)? + AUDIT_ENTRIES_MAX <= head;
