@@ -26,7 +26,7 @@ use crate::config::{self, Config};
 use crate::domain::access::TokenScopes;
 use crate::domain::backoff::Jitter;
 use crate::http::api::{self, AdminState, Guard, ImportLog, LateAnswers, Permits, RefusedTokens, Token};
-use crate::http::{self, BoundPath, CallbackState, Listener, public};
+use crate::http::{self, BoundPath, CallbackState, Listener, TrustedProxies, public};
 use crate::lifecycle::{Failure, Lifecycle};
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
 use crate::store::{Store, StoreError};
@@ -112,8 +112,10 @@ impl App {
         let admin_connections = admin_limits.connections_max;
         let admin_state =
             Arc::new(admin_state(config, &context, &callbacks, (suite_platform, admin_connections), &app));
-        app.serve("public listener", Listener::Tcp(public), public::router(callbacks), public_limits);
-        app.serve("admin listener", private, api::router(admin_state.clone()), admin_limits);
+        let proxies = TrustedProxies::new(&config.server.trusted_proxies);
+        let (public, callbacks) = (Listener::Tcp(public), public::router(callbacks));
+        app.serve("public listener", public, callbacks, public_limits, proxies.clone());
+        app.serve("admin listener", private, api::router(admin_state.clone()), admin_limits, proxies);
         app.lifecycle
             .supervise("refused tokens", api::record_refused_tokens(admin_state, app.lifecycle.soft()));
         for (name, worker) in workers {
@@ -142,9 +144,17 @@ impl App {
         });
     }
 
-    fn serve(&self, name: &'static str, listener: Listener, router: axum::Router, limits: http::Limits) {
+    fn serve(
+        &self,
+        name: &'static str,
+        listener: Listener,
+        router: axum::Router,
+        limits: http::Limits,
+        proxies: TrustedProxies,
+    ) {
         let (metrics, connections) = (self.metrics.clone(), self.connections.clone());
-        let serving = http::serve(listener, router, limits, metrics, connections, self.lifecycle.soft());
+        let stop = self.lifecycle.soft();
+        let serving = http::serve(listener, router, limits, proxies, metrics, connections, stop);
         self.lifecycle.supervise(name, serving);
     }
 

@@ -11,6 +11,7 @@ use super::checks::check_unencrypted;
 use super::folder;
 use super::reader::{Invalid, Section, Severity};
 use super::secret;
+use crate::domain::network::Network;
 use crate::reach::Host;
 use crate::telemetry::address::Address;
 use crate::telemetry::logs::{self, Format};
@@ -25,6 +26,8 @@ pub struct Server {
     pub(crate) body_bytes_max: u64,
     pub(crate) event_days_max: u64,
     pub(crate) grace_ms: u64,
+    /// Proxies that are believed when they name the source of a connection or a request.
+    pub(crate) trusted_proxies: Vec<Network>,
 }
 
 impl Server {
@@ -37,8 +40,30 @@ impl Server {
             body_bytes_max: section.number("body_bytes_max", 1_024..=1 << 20)?,
             event_days_max: section.number("event_days_max", 0..=3_650)?,
             grace_ms: section.number("grace_ms", 0..=600_000)?,
+            trusted_proxies: read_networks(section, "trusted_proxies")?,
         })
     }
+}
+
+/// Reads addresses and networks, of which none may be everything.
+fn read_networks(section: &mut Section<'_>, name: &'static str) -> Option<Vec<Network>> {
+    let mut networks = Vec::new();
+    for text in section.texts(name)? {
+        match Network::parse(&text) {
+            Some(network) => {
+                if network.is_everything() {
+                    let reason = format!("{text:?} trusts everybody, who can then claim any address");
+                    section.report(Severity::Suspect, name, reason, Some("name only your proxies"));
+                }
+                networks.push(network);
+            }
+            None => {
+                let reason = format!("{text:?} is not an address or a network");
+                section.problem(name, reason, Some("write 127.0.0.1 or 10.0.0.0/8"));
+            }
+        }
+    }
+    Some(networks)
 }
 
 /// Reads an address and port.

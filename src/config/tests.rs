@@ -252,6 +252,23 @@ fn a_dozen_apps_may_all_come_from_the_environment() {
 }
 
 #[test]
+fn trusted_proxies_are_addresses_and_networks_but_not_everybody() {
+    let with = |proxies: &str| format!("[server]\ntrusted_proxies = {proxies}\n{}", minimal());
+    let nothing = Environment::default();
+    let server =
+        config(&with("[\"127.0.0.1\", \"10.9.9.9/8\", \"192.0.2.*\", \"fd00::/8\"]"), &nothing).server;
+    let shown: Vec<_> = server.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(shown, ["127.0.0.1", "10.0.0.0/8", "192.0.2.0/24", "fd00::/8"]);
+    let found = problems(&with("[\"127.0.0.1\", \"nginx\"]"), &nothing);
+    assert_eq!(found, ["server.trusted_proxies \"nginx\" is not an address or a network"]);
+    for everybody in ["0.0.0.0/0", "::/0"] {
+        let found = listing(&refused(Severity::Suspect, &with(&format!("[{everybody:?}]")), &nothing));
+        let reason = format!("{everybody:?} trusts everybody, who can then claim any address");
+        assert_eq!(found, [format!("server.trusted_proxies {reason}")]);
+    }
+}
+
+#[test]
 fn a_file_with_a_secret_is_not_for_everybody() {
     use std::os::unix::fs::{PermissionsExt as _, symlink};
     let folder = tempfile::tempdir().unwrap();

@@ -28,6 +28,7 @@ pub mod instant;
 pub mod join;
 pub mod link;
 pub mod lookup;
+pub mod network;
 pub mod pace;
 pub mod quota;
 pub mod reconcile;

@@ -13,12 +13,15 @@ mod callbacks;
 pub mod doors;
 mod payload;
 mod problem;
+#[cfg(any(test, fuzzing))]
+pub(crate) mod properties;
 pub mod public;
 mod redrive;
 #[cfg(test)]
 mod scene;
 mod serve;
 mod socket;
+mod source;
 mod tracked;
 pub mod unrouted;
 mod unserved;
@@ -28,4 +31,5 @@ pub use callbacks::CallbackState;
 pub use redrive::{Redrive, RedriveError};
 pub use serve::{Limits, serve};
 pub use socket::{BoundPath, Listener};
+pub use source::TrustedProxies;
 pub use unserved::UnservedCorps;

@@ -9,6 +9,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use axum::body::Bytes;
 use rustix::net::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
@@ -73,22 +74,13 @@ impl Listener {
             }
             Self::Unix(bound) => (Stream::Unix(bound.listener.accept().await?.0), None),
         };
-        Ok((Socket(Arc::new(stream)), Source(address)))
+        Ok((Socket { stream: Arc::new(stream), unread: Bytes::new() }, Source(address)))
     }
 }
 
 /// Where a request comes from; `None` for a Unix socket.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Source(pub(super) Option<IpAddr>);
-
-/// The socket of a connection.
-pub(super) struct Socket(Arc<Stream>);
-
-/// A stream that can be read and written without exclusive access.
-pub(super) enum Stream {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-}
 
 /// Calls a method of the stream inside.
 macro_rules! either {
@@ -98,6 +90,37 @@ macro_rules! either {
             Stream::Unix($inner) => $call,
         }
     };
+}
+
+/// The socket of a connection.
+pub(super) struct Socket {
+    stream: Arc<Stream>,
+    /// What was received and is still to be read.
+    unread: Bytes,
+}
+
+impl Socket {
+    /// Receives some bytes into the spare capacity of `to`. Returns how many; none at the end.
+    pub(super) async fn receive(&self, to: &mut Vec<u8>) -> io::Result<usize> {
+        loop {
+            either!(&*self.stream, stream => stream.readable().await)?;
+            match either!(&*self.stream, stream => stream.try_read_buf(to)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+    }
+
+    /// Has these bytes read before any that are received later.
+    pub(super) fn put_back(&mut self, received: Bytes) {
+        self.unread = received;
+    }
+}
+
+/// A stream that can be read and written without exclusive access.
+pub(super) enum Stream {
+    Tcp(TcpStream),
+    Unix(UnixStream),
 }
 
 impl Stream {
@@ -131,7 +154,13 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let stream = &*self.0;
+        if !self.unread.is_empty() {
+            let count = self.unread.len().min(buffer.remaining());
+            let unread = self.get_mut().unread.split_to(count);
+            buffer.put_slice(&unread);
+            return Poll::Ready(Ok(()));
+        }
+        let stream = &*self.stream;
         let ready = |cx: &mut Context<'_>| either!(stream, stream => stream.poll_read_ready(cx));
         Stream::poll_io(cx, ready, || either!(stream, stream => stream.try_read_buf(buffer)).map(|_| ()))
     }
@@ -139,7 +168,7 @@ impl AsyncRead for Socket {
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let stream = &*self.0;
+        let stream = &*self.stream;
         stream.poll_write_with(cx, || either!(stream, stream => stream.try_write(bytes)))
     }
 
@@ -148,7 +177,7 @@ impl AsyncWrite for Socket {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let stream = &*self.0;
+        let stream = &*self.stream;
         stream.poll_write_with(cx, || either!(stream, stream => stream.try_write_vectored(parts)))
     }
 
@@ -161,7 +190,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = either!(&*self.0, stream => rustix::net::shutdown(stream, Shutdown::Write));
+        let shut = either!(&*self.stream, stream => rustix::net::shutdown(stream, Shutdown::Write));
         Poll::Ready(match shut {
             // The peer has closed the connection already.
             Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
@@ -213,6 +242,28 @@ mod tests {
             let ((), received) = tokio::join!(echo, peer);
             assert!(received == long);
         }
+    }
+
+    #[tokio::test]
+    async fn what_was_put_back_is_read_first() {
+        let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut peer = TcpStream::connect(tcp.local_addr().unwrap()).await.unwrap();
+        let (mut socket, _) = Listener::Tcp(tcp).accept().await.unwrap();
+        peer.write_all(b"header, request").await.unwrap();
+        let mut received = Vec::with_capacity(8);
+        while received.len() < received.capacity() {
+            assert_ne!(socket.receive(&mut received).await.unwrap(), 0);
+        }
+        assert_eq!(received, b"header, ");
+        socket.put_back(Bytes::from(received).slice(3..));
+        peer.shutdown().await.unwrap();
+        drop(peer);
+        let mut start = [0; 2];
+        socket.read_exact(&mut start).await.unwrap();
+        let mut rest = Vec::new();
+        socket.read_to_end(&mut rest).await.unwrap();
+        assert_eq!((&start, rest.as_slice()), (b"de", b"r, request".as_slice()));
+        assert_eq!(socket.receive(&mut rest).await.unwrap(), 0);
     }
 
     #[tokio::test]

@@ -1,7 +1,9 @@
-//! The HTTP service of one connection: says where each request comes from, reports the progress of each request to the connection's [`Slot`], and
-//! announces the end of the connection in a response that is sent before the request's body was read.
+//! The HTTP service of one connection: adds its [`Source`] to each request, reports the request's progress to
+//! the connection's [`Slot`], and announces the end of the connection in a response that is sent before the
+//! request's body was read.
 //!
-//! Deliberately absent: which connection is shed, which `admission` decides.
+//! Deliberately absent: which connection is shed, which `admission` decides, and which proxies are believed
+//! (see `source`).
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,19 +20,24 @@ use hyper_util::service::TowerToHyperService;
 
 use super::admission::Slot;
 use super::socket::Source;
+use super::source::TrustedProxies;
 
 /// A router that reports each request's progress to the connection's slot.
 pub(super) struct TrackedService {
     router: TowerToHyperService<Router>,
     slot: Arc<Slot>,
     source: Source,
+    /// Read `X-Forwarded-For` with these; `None` if it is not believed on this connection.
+    proxies: Option<TrustedProxies>,
     served_before: AtomicBool,
 }
 
 impl TrackedService {
-    pub(super) fn new(router: Router, slot: Arc<Slot>, source: Source) -> Self {
+    /// For a connection from `source`.
+    pub(super) fn new(router: Router, slot: Arc<Slot>, source: Source, proxies: &TrustedProxies) -> Self {
         let router = TowerToHyperService::new(router);
-        Self { router, slot, source, served_before: AtomicBool::new(false) }
+        let proxies = proxies.contains(source).then(|| proxies.clone());
+        Self { router, slot, source, proxies, served_before: AtomicBool::new(false) }
     }
 }
 
@@ -44,7 +51,11 @@ impl Service<Request<Incoming>> for TrackedService {
         let slot = self.slot.clone();
         let mut request =
             request.map(|body| Body::new(TrackedBody { body, slot, direction: Direction::Request }));
-        request.extensions_mut().insert(self.source);
+        let source = match &self.proxies {
+            Some(proxies) => proxies.forwarded_for(request.headers(), self.source),
+            None => self.source,
+        };
+        request.extensions_mut().insert(source);
         let slot = self.slot.clone();
         let response = self.router.call(request);
         let served_before = self.served_before.swap(true, Ordering::Relaxed);

@@ -1,5 +1,6 @@
-//! Connections: the responses that end one (those sent before the request's body was read), time-outs, which
-//! connection is shed at the limit, and a request that is in progress when the service stops.
+//! Connections: the responses that end one (those sent before the request's body was read), the PROXY header,
+//! time-outs, which connection is shed at the limit, and a request that is in progress when the service
+//! stops.
 
 use std::time::{Duration, Instant};
 
@@ -114,6 +115,23 @@ async fn a_connection_stays_open_after_a_body_that_was_read_and_after_requests_w
         let (status, head) = exchange(&mut stream, &request(first_line, headers, body.len(), body)).await;
         assert_eq!(status, wanted, "{first_line}: {head}");
         assert!(!head.contains("\r\nconnection: close\r\n"), "{first_line}: {head}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_header_is_read_from_trusted_proxies_on_both_listeners() {
+    for (server, wanted) in [("trusted_proxies = [\"127.0.0.1\"]", 200), ("", 400)] {
+        let world = World::with(Setup { server: server.to_owned(), ..Setup::default() }).await;
+        let genuine = world.wecom.seal(&world.befriend(0, &world.wecom.add_person(), "zhangsan").1);
+        let callback = format!("POST /callback/brand?{}", genuine.query);
+        for (url, first_line, body) in
+            [(&world.public, callback.as_str(), genuine.body.as_str()), (&world.admin, "GET /livez", "")]
+        {
+            let sent = request(first_line, "Host: localhost\r\n", body.len(), body);
+            let sent = format!("PROXY TCP4 192.0.2.1 127.0.0.1 1 2\r\n{sent}");
+            let (status, head) = exchange(&mut connect(url).await, &sent).await;
+            assert_eq!(status, wanted, "{first_line}: {head}");
+        }
     }
 }
 

@@ -46,6 +46,7 @@ pub(in crate::cli) fn serve(listener: tokio::net::TcpListener, router: Router) {
         crate::http::Listener::Tcp(listener),
         router,
         limits,
+        crate::http::TrustedProxies::default(),
         Arc::new(crate::telemetry::metrics::Metrics::default()),
         tokio_util::task::TaskTracker::new(),
         CancellationToken::new(),
