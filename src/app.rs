@@ -192,6 +192,7 @@ fn limits(server: &config::Server) -> (http::Limits, http::Limits) {
     let connections = descriptors::connections(server.connections_max);
     let public = http::Limits {
         connections_max: assemble::size(connections.public),
+        source_connections_max: Some(assemble::size(server.source_connections_max)).filter(|max| *max > 0),
         head_bytes_max: HEAD_BYTES_MAX,
         bodies_bytes_max: Some(BODIES_BYTES_MAX),
         header_timeout: Duration::from_millis(server.header_timeout_ms),
@@ -201,6 +202,7 @@ fn limits(server: &config::Server) -> (http::Limits, http::Limits) {
     };
     let admin = http::Limits {
         connections_max: assemble::size(connections.admin),
+        source_connections_max: None,
         head_bytes_max: ADMIN_HEAD_BYTES_MAX,
         bodies_bytes_max: None,
         // An import may take hours in one request.

@@ -21,6 +21,8 @@ use crate::telemetry::logs::{self, Format};
 pub struct Server {
     pub(crate) listen: SocketAddr,
     pub(crate) connections_max: u64,
+    /// 0: no limit.
+    pub(crate) source_connections_max: u64,
     pub(crate) header_timeout_ms: u64,
     pub(crate) body_timeout_ms: u64,
     pub(crate) body_bytes_max: u64,
@@ -32,9 +34,24 @@ pub struct Server {
 
 impl Server {
     pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
+        let server = Self::read_keys(section)?;
+        // Only a proxy on this machine reaches the listener, and its address is that of every connection.
+        if server.listen.ip().is_loopback()
+            && server.trusted_proxies.is_empty()
+            && server.source_connections_max > 0
+        {
+            let reason = "counts all connections as those of one source, the proxy";
+            let hint = "name the proxy in trusted_proxies, and have it send PROXY headers";
+            section.report(Severity::Suspect, "source_connections_max", reason, Some(hint));
+        }
+        Some(server)
+    }
+
+    fn read_keys(section: &mut Section<'_>) -> Option<Self> {
         Some(Self {
             listen: section.parse("listen", |text| parse_address(&text))?,
             connections_max: section.number("connections_max", 1..=1_000_000)?,
+            source_connections_max: section.number("source_connections_max", 0..=1_000_000)?,
             header_timeout_ms: section.number("header_timeout_ms", 10..=60_000)?,
             body_timeout_ms: section.number("body_timeout_ms", 10..=60_000)?,
             body_bytes_max: section.number("body_bytes_max", 1_024..=1 << 20)?,

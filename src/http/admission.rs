@@ -1,33 +1,62 @@
 //! Connection admission and load shedding for a listener.
 //!
 //! Idle connections cost an attacker nothing. If a full listener refused new connections, a few thousand idle
-//! ones would lock out every genuine client until they time out. So a full listener sheds the connection that
+//! ones would lock out every genuine client until they time out. So a full listener sheds a connection whose
+//! request is incomplete, but looks before it does: one whose next bytes have arrived is only waiting for us
+//! to read them, and is kept. Of the others, one that has never sent anything goes first, then the one that
 //! has been waiting for input for longest (LRU): a genuine client sends its request as soon as it is
-//! connected, and is served long before its connection is the oldest. Only connections with an incomplete
-//! request are shed. Bodies being read share one byte budget; when it is exceeded, the connection with the
-//! oldest incomplete body is shed.
+//! connected, and is served long before its connection is the oldest. Bodies being read share one byte
+//! budget; when it is exceeded, a connection with an incomplete body is shed in the same way.
+//!
+//! A source may also have a limited share of the connections.
 //!
 //! Deliberately absent: HTTP. `tracked` reports the progress of each connection's requests.
 
-use std::collections::BTreeMap;
+use std::collections::hash_map::Entry;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::time::{Instant, timeout_at};
 
+use super::socket::{Input, Source};
 use crate::telemetry::metrics::Metrics;
 
 /// One in this many slots is kept free by shedding early, because a connection takes a moment to close.
 const HEADROOM: usize = 16;
 
-/// The connection slots of one listener.
-pub(super) struct Admission {
-    slots_max: usize,
+/// How long a connection may be silent before it is shed ahead of others: its request may be on the way.
+const SILENT_FOR: Duration = Duration::from_millis(250);
+
+/// How many connections are looked at, at most, to find one to shed.
+const LOOKS_MAX: usize = 32;
+
+/// How long a new connection waits while the input of every connection that could be shed is yet to be read.
+const PATIENCE: Duration = Duration::from_millis(50);
+
+/// After such a wait in vain, how long connections are shed although they have input: some may hold it back,
+/// by not reading our responses.
+const IMPATIENCE: Duration = Duration::from_secs(1);
+
+/// The limits of a listener that admission keeps.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Capacity {
+    pub(super) slots_max: usize,
+    /// The slots of one source; `None` for no limit.
+    pub(super) slots_of_source_max: Option<usize>,
     /// The byte budget of all bodies being read; `None` if the handlers limit bodies, so that none is shed
     /// for its body.
-    bodies_bytes_max: Option<usize>,
+    pub(super) bodies_bytes_max: Option<usize>,
+}
+
+/// The connection slots of one listener.
+pub(super) struct Admission {
+    capacity: Capacity,
     queue: Mutex<Queue>,
-    /// Notified when a slot is freed.
-    freed: Notify,
+    /// Notified when a slot is freed, and while [`Queue::is_awaited`] when a request makes progress.
+    changed: Notify,
     metrics: Arc<Metrics>,
 }
 
@@ -39,10 +68,26 @@ struct Queue {
     closing: usize,
     /// The next LRU position.
     position: u64,
-    /// Connections with an incomplete request head, and with an incomplete body, by LRU position.
-    heads: BTreeMap<u64, Arc<Notify>>,
-    bodies: BTreeMap<u64, Arc<Notify>>,
+    /// Connections with an incomplete request, by LRU position.
+    incomplete: BTreeMap<u64, Arc<Candidate>>,
+    /// Those of them that have never sent anything. Some may have since, which shows when they are looked at.
+    silent: BTreeSet<u64>,
+    /// Those of them with an incomplete body.
+    bodies: BTreeSet<u64>,
     bodies_bytes: usize,
+    /// The open connections by source, if these are limited.
+    by_source: HashMap<IpAddr, usize>,
+    /// Whether a new connection waits for any progress.
+    is_awaited: bool,
+    /// Until when connections are shed although they have input.
+    impatient_until: Option<Instant>,
+}
+
+/// A connection that can be shed.
+struct Candidate {
+    shed: Notify,
+    input: Arc<dyn Input>,
+    admitted_at: Instant,
 }
 
 /// The phase of a connection. It has an LRU position while its request is incomplete.
@@ -59,80 +104,182 @@ enum Phase {
 /// The slot of one open connection, freed when it is dropped.
 pub(super) struct Slot {
     admission: Arc<Admission>,
-    shed: Arc<Notify>,
+    candidate: Arc<Candidate>,
     connection: Mutex<Connection>,
 }
 
 struct Connection {
     phase: Phase,
+    /// The source that it counts for.
+    source: Option<IpAddr>,
     body_bytes: usize,
     /// Whether the whole body of the latest request was read.
     body_is_read: bool,
 }
 
 impl Admission {
-    pub(super) fn new(slots_max: usize, bodies_bytes_max: Option<usize>, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new(Self { slots_max, bodies_bytes_max, queue: Mutex::default(), freed: Notify::new(), metrics })
+    pub(super) fn new(capacity: Capacity, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self { capacity, queue: Mutex::default(), changed: Notify::new(), metrics })
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a slot, freed by shedding if necessary; `None` if every connection is being served.
-    pub(super) async fn admit(self: &Arc<Self>) -> Option<Arc<Slot>> {
+    /// Takes a slot, freed by shedding if necessary. `None` if every connection is being served, or `source`
+    /// has its share of them.
+    pub(super) async fn admit(self: &Arc<Self>, input: Arc<dyn Input>, source: Source) -> Option<Arc<Slot>> {
+        let slots_max = self.capacity.slots_max;
+        let source = self.capacity.slots_of_source_max.and(source.0).map(site);
+        let mut give_up_at = None;
         loop {
             // Registered before the check, so that no wake-up is missed.
-            let freed = self.freed.notified();
+            let changed = self.changed.notified();
             {
-                let mut queue = self.queue();
-                let remaining = queue.open - queue.closing;
-                if remaining + self.slots_max / HEADROOM >= self.slots_max && queue.shed_oldest() {
-                    self.metrics.connection_shed();
-                }
-                if queue.open < self.slots_max {
-                    return Some(self.slot(&mut queue));
-                }
-                if queue.closing == 0 {
+                let (mut queue, now) = (self.queue(), Instant::now());
+                queue.is_awaited = false;
+                if !self.has_room(&queue, source) {
                     return None;
                 }
+                let remaining = queue.open - queue.closing;
+                let has_waited = give_up_at.is_some_and(|at| at <= now);
+                if remaining + slots_max / HEADROOM >= slots_max && queue.shed_one(now, has_waited) {
+                    self.metrics.connection_shed();
+                }
+                if queue.open < slots_max {
+                    return Some(self.slot(&mut queue, input, source, now));
+                }
+                if queue.closing > 0 {
+                    // There will be a slot.
+                    give_up_at = None;
+                } else if has_waited || (give_up_at.is_none() && queue.incomplete.is_empty()) {
+                    return None;
+                } else {
+                    queue.is_awaited = true;
+                    give_up_at.get_or_insert(now + PATIENCE);
+                }
             }
-            freed.await;
+            match give_up_at {
+                Some(at) => {
+                    let _ = timeout_at(at, changed).await;
+                }
+                None => changed.await,
+            }
         }
     }
 
-    fn slot(self: &Arc<Self>, queue: &mut Queue) -> Arc<Slot> {
-        let shed = Arc::new(Notify::new());
+    fn has_room(&self, queue: &Queue, source: Option<IpAddr>) -> bool {
+        let open = source.and_then(|source| queue.by_source.get(&source)).copied().unwrap_or(0);
+        self.capacity.slots_of_source_max.is_none_or(|max| open < max)
+    }
+
+    fn slot(
+        self: &Arc<Self>,
+        queue: &mut Queue,
+        input: Arc<dyn Input>,
+        source: Option<IpAddr>,
+        now: Instant,
+    ) -> Arc<Slot> {
+        let candidate = Arc::new(Candidate { shed: Notify::new(), input, admitted_at: now });
         queue.open += 1;
-        let phase = Phase::ReadingHead(queue.push_head(shed.clone()));
-        let connection = Mutex::new(Connection { phase, body_bytes: 0, body_is_read: false });
-        Arc::new(Slot { admission: self.clone(), shed, connection })
+        queue.count(source);
+        let position = queue.push(candidate.clone());
+        queue.silent.insert(position);
+        let phase = Phase::ReadingHead(position);
+        let connection = Mutex::new(Connection { phase, source, body_bytes: 0, body_is_read: false });
+        Arc::new(Slot { admission: self.clone(), candidate, connection })
+    }
+
+    /// Wakes a new connection that waits for progress.
+    fn progressed(&self, queue: &mut Queue) {
+        if std::mem::take(&mut queue.is_awaited) {
+            self.changed.notify_one();
+        }
+    }
+}
+
+/// What has one share of the connections: an IPv4 address, or the /64 network of an IPv6 address, all of
+/// which one customer of a provider has.
+fn site(source: IpAddr) -> IpAddr {
+    match source {
+        IpAddr::V4(_) => source,
+        IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64)).into(),
     }
 }
 
 impl Queue {
-    fn push_head(&mut self, shed: Arc<Notify>) -> u64 {
+    fn push(&mut self, candidate: Arc<Candidate>) -> u64 {
         self.position += 1;
-        self.heads.insert(self.position, shed);
+        self.incomplete.insert(self.position, candidate);
         self.position
     }
 
-    /// Sheds the connection that has been waiting for input for longest.
-    fn shed_oldest(&mut self) -> bool {
-        let first = |waiting: &BTreeMap<u64, _>| {
-            waiting.first_key_value().map_or(u64::MAX, |(position, _)| *position)
-        };
-        let oldest = if first(&self.heads) <= first(&self.bodies) {
-            self.heads.pop_first()
-        } else {
-            self.bodies.pop_first()
-        };
-        self.shed(oldest)
+    /// Takes a connection out; `None` if it was shed.
+    fn remove(&mut self, position: u64) -> Option<Arc<Candidate>> {
+        self.silent.remove(&position);
+        self.bodies.remove(&position);
+        self.incomplete.remove(&position)
     }
 
-    fn shed(&mut self, connection: Option<(u64, Arc<Notify>)>) -> bool {
-        let Some((_, shed)) = connection else { return false };
-        shed.notify_one();
+    fn count(&mut self, source: Option<IpAddr>) {
+        if let Some(source) = source {
+            *self.by_source.entry(source).or_default() += 1;
+        }
+    }
+
+    /// Sheds one connection. After a wait, `has_waited`, one that has input too. False if there is none.
+    fn shed_one(&mut self, now: Instant, has_waited: bool) -> bool {
+        let silent = self.silent_for_long(now);
+        let chosen = silent.or_else(|| self.without_input(self.incomplete.keys())).or_else(|| {
+            let oldest = *self.incomplete.keys().next()?;
+            if has_waited {
+                self.impatient_until = Some(now + IMPATIENCE);
+            }
+            self.impatient_until.is_some_and(|until| now < until).then_some(oldest)
+        });
+        self.shed(chosen)
+    }
+
+    /// Sheds the connection with the oldest incomplete body, if possible one without input.
+    fn shed_body(&mut self) -> bool {
+        let chosen = self.without_input(self.bodies.iter()).or_else(|| self.bodies.first().copied());
+        self.shed(chosen)
+    }
+
+    /// The oldest connection that has never sent anything.
+    fn silent_for_long(&mut self, now: Instant) -> Option<u64> {
+        let (mut found, mut not_silent) = (None, Vec::new());
+        for position in self.silent.iter().take(LOOKS_MAX) {
+            match self.incomplete.get(position) {
+                Some(candidate) if !candidate.input.has_sent() => {
+                    if now.duration_since(candidate.admitted_at) < SILENT_FOR {
+                        break;
+                    }
+                    if !candidate.input.is_waiting() {
+                        found = Some(*position);
+                        break;
+                    }
+                }
+                _ => not_silent.push(*position),
+            }
+        }
+        for position in not_silent {
+            self.silent.remove(&position);
+        }
+        found
+    }
+
+    /// The first of some connections that waits for input.
+    fn without_input<'a>(&self, positions: impl Iterator<Item = &'a u64>) -> Option<u64> {
+        let waits = |position: &&u64| {
+            self.incomplete.get(position).is_some_and(|candidate| !candidate.input.is_waiting())
+        };
+        positions.take(LOOKS_MAX).find(waits).copied()
+    }
+
+    fn shed(&mut self, position: Option<u64>) -> bool {
+        let Some(candidate) = position.and_then(|position| self.remove(position)) else { return false };
+        candidate.shed.notify_one();
         self.closing += 1;
         true
     }
@@ -141,11 +288,25 @@ impl Queue {
 impl Slot {
     /// Resolves when this connection is shed.
     pub(super) async fn shed(&self) {
-        self.shed.notified().await;
+        self.candidate.shed.notified().await;
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts this connection for the source that a proxy named. False if that has its share of them.
+    pub(super) fn claim(&self, source: Source) -> bool {
+        let Some(source) = self.admission.capacity.slots_of_source_max.and(source.0).map(site) else {
+            return true;
+        };
+        let (mut connection, mut queue) = (self.connection(), self.admission.queue());
+        let has_room = connection.source.is_some() || self.admission.has_room(&queue, Some(source));
+        if has_room && connection.source.is_none() {
+            connection.source = Some(source);
+            queue.count(Some(source));
+        }
+        has_room
     }
 
     /// Records that the request's head is complete, and the whole request if it has no body.
@@ -153,28 +314,31 @@ impl Slot {
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
         connection.body_is_read = !has_body;
         let Phase::ReadingHead(position) = connection.phase else { return };
-        connection.phase = match queue.heads.remove(&position) {
-            None => Phase::Closing,
-            Some(shed) if has_body && self.admission.bodies_bytes_max.is_some() => {
+        connection.phase = if has_body && self.admission.capacity.bodies_bytes_max.is_some() {
+            queue.silent.remove(&position);
+            if queue.incomplete.contains_key(&position) {
                 // Receiving headers does not refresh the LRU position.
-                queue.bodies.insert(position, shed);
+                queue.bodies.insert(position);
                 Phase::ReadingBody(position)
+            } else {
+                Phase::Closing
             }
-            Some(_) => Phase::Serving,
+        } else if queue.remove(position).is_some() {
+            Phase::Serving
+        } else {
+            Phase::Closing
         };
+        self.admission.progressed(&mut queue);
     }
 
     /// Records that another part of the body was received.
     pub(super) fn body_received(&self, bytes: usize) {
-        let Some(max) = self.admission.bodies_bytes_max else { return };
+        let Some(max) = self.admission.capacity.bodies_bytes_max else { return };
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
         connection.body_bytes += bytes;
         queue.bodies_bytes += bytes;
-        if queue.bodies_bytes > max {
-            let oldest = queue.bodies.pop_first();
-            if queue.shed(oldest) {
-                self.admission.metrics.connection_shed();
-            }
+        if queue.bodies_bytes > max && queue.shed_body() {
+            self.admission.metrics.connection_shed();
         }
     }
 
@@ -183,8 +347,9 @@ impl Slot {
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
         connection.body_is_read = true;
         let Phase::ReadingBody(position) = connection.phase else { return };
-        let is_open = queue.bodies.remove(&position).is_some();
+        let is_open = queue.remove(position).is_some();
         connection.phase = if is_open { Phase::Serving } else { Phase::Closing };
+        self.admission.progressed(&mut queue);
     }
 
     /// Whether the whole body of the request was read, or it has none.
@@ -199,11 +364,12 @@ impl Slot {
         let is_open = match connection.phase {
             Phase::ReadingHead(_) | Phase::Closing => return,
             // Answered before its body was read.
-            Phase::ReadingBody(position) => queue.bodies.remove(&position).is_some(),
+            Phase::ReadingBody(position) => queue.remove(position).is_some(),
             Phase::Serving => true,
         };
         connection.phase =
-            if is_open { Phase::ReadingHead(queue.push_head(self.shed.clone())) } else { Phase::Closing };
+            if is_open { Phase::ReadingHead(queue.push(self.candidate.clone())) } else { Phase::Closing };
+        self.admission.progressed(&mut queue);
     }
 }
 
@@ -213,111 +379,27 @@ impl Drop for Slot {
             let connection = self.connection.get_mut().unwrap_or_else(PoisonError::into_inner);
             let mut queue = self.admission.queue();
             let was_open = match connection.phase {
-                Phase::ReadingHead(position) => queue.heads.remove(&position).is_some(),
-                Phase::ReadingBody(position) => queue.bodies.remove(&position).is_some(),
+                Phase::ReadingHead(position) | Phase::ReadingBody(position) => {
+                    queue.remove(position).is_some()
+                }
                 Phase::Serving => true,
                 Phase::Closing => false,
             };
             queue.open -= 1;
             queue.closing -= usize::from(!was_open);
             queue.bodies_bytes -= connection.body_bytes;
+            if let Some(source) = connection.source
+                && let Entry::Occupied(mut open) = queue.by_source.entry(source)
+            {
+                *open.get_mut() -= 1;
+                if *open.get() == 0 {
+                    open.remove();
+                }
+            }
         }
-        self.admission.freed.notify_one();
+        self.admission.changed.notify_one();
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use futures_util::FutureExt as _;
-
-    use super::*;
-
-    fn admission(slots: usize) -> Arc<Admission> {
-        Admission::new(slots, Some(1_000), Arc::default())
-    }
-
-    fn is_shed(slot: &Slot) -> bool {
-        slot.shed().now_or_never().is_some()
-    }
-
-    #[tokio::test]
-    async fn the_connection_that_was_silent_for_longest_is_shed() {
-        let admission = admission(3);
-        let mut slots = Vec::new();
-        for _ in 0..3 {
-            slots.push(admission.admit().await.unwrap());
-        }
-        slots[0].head_complete(false);
-        slots[0].answered();
-        slots[1].head_complete(true);
-        // The second one's body is awaited, then comes the third; the first one has begun another request.
-        for oldest in [1, 1, 0] {
-            let mut waiting = Box::pin(admission.admit());
-            assert!(waiting.as_mut().now_or_never().is_none());
-            let shed: Vec<_> = slots.iter().map(|slot| is_shed(slot)).collect();
-            assert_eq!(shed.iter().position(|shed| *shed), Some(oldest), "{shed:?}");
-            drop(slots.remove(oldest));
-            slots.push(waiting.await.unwrap());
-        }
-    }
-
-    #[tokio::test]
-    async fn no_connection_is_shed_while_it_is_served() {
-        let admission = admission(2);
-        let (a, b) = (admission.admit().await.unwrap(), admission.admit().await.unwrap());
-        a.head_complete(false);
-        b.head_complete(true);
-        b.body_received(10);
-        b.body_complete();
-        assert!(admission.admit().await.is_none() && !is_shed(&a) && !is_shed(&b));
-        a.answered();
-        let mut waiting = Box::pin(admission.admit());
-        assert!(waiting.as_mut().now_or_never().is_none() && is_shed(&a));
-        // Too late: it was shed, and its slot is promised.
-        a.head_complete(false);
-        a.answered();
-        drop(a);
-        assert!(waiting.await.is_some());
-        drop(b);
-        let queue = admission.queue();
-        assert_eq!((queue.open, queue.closing, queue.heads.len(), queue.bodies_bytes), (0, 0, 0, 0));
-    }
-
-    #[tokio::test]
-    async fn bodies_share_a_byte_budget_and_the_oldest_is_shed() {
-        let admission = admission(32);
-        let mut slots = Vec::new();
-        for _ in 0..3 {
-            let slot = admission.admit().await.unwrap();
-            slot.head_complete(true);
-            slot.body_received(333);
-            slots.push(slot);
-        }
-        assert!(!slots.iter().any(|slot| is_shed(slot)));
-        slots[2].body_received(2);
-        assert!(is_shed(&slots[0]) && !is_shed(&slots[1]));
-        slots.remove(0);
-        slots[0].body_complete();
-        slots[0].answered();
-        assert_eq!(admission.queue().bodies_bytes, 335);
-        slots.clear();
-        let queue = admission.queue();
-        assert_eq!((queue.open, queue.closing, queue.bodies_bytes), (0, 0, 0));
-    }
-
-    #[tokio::test]
-    async fn with_headroom_a_new_connection_does_not_wait() {
-        let admission = admission(32);
-        let mut slots = Vec::new();
-        for _ in 0..30 {
-            slots.push(admission.admit().await.unwrap());
-        }
-        assert!(!slots.iter().any(|slot| is_shed(slot)));
-        // The shed connections have not closed yet; there is headroom still.
-        for n in 0..2 {
-            slots.push(admission.admit().now_or_never().flatten().expect("a slot"));
-            assert!(is_shed(&slots[n]));
-        }
-        assert!(admission.admit().now_or_never().is_none(), "now a connection has to close first");
-    }
-}
+mod tests;

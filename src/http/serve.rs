@@ -12,7 +12,7 @@ use tokio_io_timeout::TimeoutStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::admission::{Admission, Slot};
+use super::admission::{Admission, Capacity, Slot};
 use super::socket::{Listener, Socket, Source};
 use super::source::{PROXY_HEADER_BYTES_MAX, Preamble, TrustedProxies, proxy_header};
 use super::tracked::TrackedService;
@@ -22,9 +22,12 @@ use crate::telemetry::throttle::LogThrottle;
 /// The limits of a listener.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// The number of open connections. From 15/16 of it on, each new one sheds the one that has been waiting
-    /// for input for longest.
+    /// The number of open connections. From 15/16 of it on, each new one sheds another: one that has not sent
+    /// anything, or the one that has been waiting for input for longest.
     pub connections_max: usize,
+    /// The number of open connections from one source; `None` for no limit. Connections of a trusted proxy
+    /// count only if it names their source in a PROXY header.
+    pub source_connections_max: Option<usize>,
     /// The size of a request's head in bytes.
     pub head_bytes_max: usize,
     /// The total size of all bodies being read; `None` if the handlers limit them.
@@ -46,6 +49,7 @@ struct Shared {
     router: Router,
     limits: Limits,
     proxies: TrustedProxies,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
 
@@ -60,8 +64,13 @@ pub async fn serve(
     connections: TaskTracker,
     stop: CancellationToken,
 ) {
-    let admission = Admission::new(limits.connections_max, limits.bodies_bytes_max, metrics.clone());
-    let shared = Arc::new(Shared { router, limits, proxies, stop });
+    let capacity = Capacity {
+        slots_max: limits.connections_max,
+        slots_of_source_max: limits.source_connections_max,
+        bodies_bytes_max: limits.bodies_bytes_max,
+    };
+    let admission = Admission::new(capacity, metrics.clone());
+    let shared = Arc::new(Shared { router, limits, proxies, metrics, stop });
     let log = LogThrottle::default();
     loop {
         let Some(accepted) = shared.stop.run_until_cancelled(listener.accept()).await else { return };
@@ -78,8 +87,9 @@ pub async fn serve(
                 continue;
             }
         };
-        let Some(slot) = admission.admit().await else {
-            metrics.connection_refused();
+        let source = if shared.proxies.contains(peer) { Source(None) } else { peer };
+        let Some(slot) = admission.admit(socket.input(), source).await else {
+            shared.metrics.connection_refused();
             continue;
         };
         connections.spawn(serve_connection(shared.clone(), socket, peer, slot));
@@ -110,7 +120,16 @@ impl Shared {
         peer: Source,
         slot: &Arc<Slot>,
     ) -> Result<(), ConnectionError> {
-        let source = if self.proxies.contains(peer) { self.named(&mut socket, peer).await? } else { peer };
+        let source = if self.proxies.contains(peer) {
+            let named = self.named(&mut socket).await?;
+            if !slot.claim(named) {
+                self.metrics.connection_refused();
+                return Err(ConnectionError::Share);
+            }
+            if named.0.is_some() { named } else { peer }
+        } else {
+            peer
+        };
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
@@ -133,11 +152,10 @@ impl Shared {
         Ok(connection.await?)
     }
 
-    /// The source of a connection of the trusted proxy `peer`: as its PROXY header names it, if it sent one.
-    async fn named(&self, socket: &mut Socket, peer: Source) -> Result<Source, ConnectionError> {
+    /// The source of a connection of a trusted proxy, if its PROXY header names one.
+    async fn named(&self, socket: &mut Socket) -> Result<Source, ConnectionError> {
         let read = tokio::time::timeout(self.limits.header_timeout, read_proxy_header(socket));
         match self.stop.run_until_cancelled(read).await {
-            Some(Ok(Ok(Source(None)))) => Ok(peer),
             Some(Ok(named)) => named,
             Some(Err(_)) => Err(ConnectionError::ProxyHeaderTimeout),
             // Nothing was requested yet.
@@ -146,8 +164,8 @@ impl Shared {
     }
 }
 
-/// Reads the PROXY header at the start of a connection. Returns the source that it names, if there is one. What
-/// follows it is put back.
+/// Reads the PROXY header at the start of a connection. Returns the source that it names, if there is one.
+/// What follows it is put back.
 async fn read_proxy_header(socket: &mut Socket) -> Result<Source, ConnectionError> {
     let mut start = Vec::with_capacity(PROXY_HEADER_BYTES_MAX);
     let (bytes, source) = loop {
@@ -169,18 +187,22 @@ async fn read_proxy_header(socket: &mut Socket) -> Result<Source, ConnectionErro
 enum ConnectionError {
     #[error(transparent)]
     Http(#[from] hyper::Error),
-    #[error("nothing could be received")]
-    Receive(#[source] io::Error),
+    #[error(transparent)]
+    Receive(io::Error),
     #[error("the PROXY header is malformed")]
     ProxyHeader,
     #[error("neither a PROXY header nor a request arrived in time")]
     ProxyHeaderTimeout,
+    #[error("its source has its share of the connections")]
+    Share,
     #[error("the service is stopping")]
     Stopped,
 }
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use axum::Extension;
     use axum::routing::get;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -191,6 +213,7 @@ mod tests {
 
     const LIMITS: Limits = Limits {
         connections_max: 64,
+        source_connections_max: None,
         head_bytes_max: 16 << 10,
         bodies_bytes_max: None,
         header_timeout: Duration::from_mins(1),
@@ -200,7 +223,7 @@ mod tests {
     };
 
     /// A listener that answers each request with its source.
-    async fn listen(trusted: &[&str]) -> std::net::SocketAddr {
+    async fn listen(trusted: &[&str], limits: Limits) -> std::net::SocketAddr {
         let networks: Vec<_> = trusted.iter().map(|text| Network::parse(text).unwrap()).collect();
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
@@ -208,13 +231,50 @@ mod tests {
         tokio::spawn(serve(
             Listener::Tcp(tcp),
             Router::new().route("/", get(source)),
-            LIMITS,
+            limits,
             TrustedProxies::new(&networks),
             Arc::default(),
             TaskTracker::new(),
             CancellationToken::new(),
         ));
         address
+    }
+
+    /// Neither the listener nor a connection runs before the test waits for an answer.
+    #[tokio::test]
+    async fn connections_whose_request_has_arrived_are_served_however_many_come_at_once() {
+        let address = listen(&[], Limits { connections_max: 4, ..LIMITS }).await;
+        let connect = |_| {
+            let mut stream = std::net::TcpStream::connect(address).unwrap();
+            stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").unwrap();
+            stream.set_nonblocking(true).unwrap();
+            TcpStream::from_std(stream).unwrap()
+        };
+        let connections: Vec<_> = (0..12).map(connect).collect();
+        for mut connection in connections {
+            let mut start = [0; 15];
+            connection.read_exact(&mut start).await.unwrap();
+            assert_eq!(&start, b"HTTP/1.1 200 OK");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_source_that_a_proxy_names_has_its_share_of_the_connections() {
+        let address = listen(&["127.0.0.1"], Limits { source_connections_max: Some(1), ..LIMITS }).await;
+        // The connections of the proxy itself are not limited.
+        let _idle = [TcpStream::connect(address).await, TcpStream::connect(address).await];
+        let mut held = TcpStream::connect(address).await.unwrap();
+        held.write_all(b"PROXY TCP4 192.0.2.9 127.0.0.1 1 2\r\nGET / HTTP/1.1\r\nHost: x\r\n\r\n")
+            .await
+            .unwrap();
+        let mut start = [0; 15];
+        held.read_exact(&mut start).await.unwrap();
+        for (source, expected) in [("192.0.2.9", ""), ("192.0.2.8", "192.0.2.8")] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(format!("PROXY TCP4 {source} 127.0.0.1 1 2\r\n").as_bytes()).await.unwrap();
+            assert_eq!(answer(stream, "").await, expected);
+        }
+        assert_eq!(answer(TcpStream::connect(address).await.unwrap(), "").await, "127.0.0.1");
     }
 
     /// The body of the response, or the status if that is not 200; empty if the connection is closed without.
@@ -235,8 +295,8 @@ mod tests {
         const V2: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x21\x11\0\x0c\xc0\0\x02\x09\x7f\0\0\x01\0\x01\0\x02";
         const V2_LOCAL: &[u8] = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
         const V1: &[u8] = b"PROXY TCP4 192.0.2.9 127.0.0.1 1 2\r\n";
-        let trusting = listen(&["127.0.0.1", "10.0.0.0/8"]).await;
-        let wary = listen(&["10.0.0.0/8"]).await;
+        let trusting = listen(&["127.0.0.1", "10.0.0.0/8"], LIMITS).await;
+        let wary = listen(&["10.0.0.0/8"], LIMITS).await;
         let forwarded = "X-Forwarded-For: 1.1.1.1, 9.9.9.9, 10.0.0.1\r\n";
         for (start, headers, trusted, untrusted) in [
             (b"".as_slice(), "", "127.0.0.1", "127.0.0.1"),

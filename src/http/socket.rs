@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 
 use axum::body::Bytes;
@@ -65,16 +66,17 @@ impl Drop for BoundPath {
 impl Listener {
     /// The next connection, and the address of its peer if it has one.
     pub(super) async fn accept(&self) -> io::Result<(Socket, Source)> {
-        let (stream, address) = match self {
+        let (kind, address) = match self {
             Self::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;
                 // Responses are small; Nagle's algorithm would only delay them.
                 let _ = stream.set_nodelay(true);
-                (Stream::Tcp(stream), Some(peer.ip().to_canonical()))
+                (Kind::Tcp(stream), Some(peer.ip().to_canonical()))
             }
-            Self::Unix(bound) => (Stream::Unix(bound.listener.accept().await?.0), None),
+            Self::Unix(bound) => (Kind::Unix(bound.listener.accept().await?.0), None),
         };
-        Ok((Socket { stream: Arc::new(stream), unread: Bytes::new() }, Source(address)))
+        let stream = Arc::new(Stream { kind, has_sent: AtomicBool::new(false) });
+        Ok((Socket { stream, unread: Bytes::new() }, Source(address)))
     }
 }
 
@@ -86,8 +88,8 @@ pub(super) struct Source(pub(super) Option<IpAddr>);
 macro_rules! either {
     ($stream:expr, $inner:ident => $call:expr) => {
         match $stream {
-            Stream::Tcp($inner) => $call,
-            Stream::Unix($inner) => $call,
+            Kind::Tcp($inner) => $call,
+            Kind::Unix($inner) => $call,
         }
     };
 }
@@ -103,12 +105,17 @@ impl Socket {
     /// Receives some bytes into the spare capacity of `to`. Returns how many; none at the end.
     pub(super) async fn receive(&self, to: &mut Vec<u8>) -> io::Result<usize> {
         loop {
-            either!(&*self.stream, stream => stream.readable().await)?;
-            match either!(&*self.stream, stream => stream.try_read_buf(to)) {
+            either!(&self.stream.kind, stream => stream.readable().await)?;
+            match either!(&self.stream.kind, stream => stream.try_read_buf(to)) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 done => return done,
             }
         }
+    }
+
+    /// What it has received.
+    pub(super) fn input(&self) -> Arc<dyn Input> {
+        self.stream.clone()
     }
 
     /// Has these bytes read before any that are received later.
@@ -117,10 +124,34 @@ impl Socket {
     }
 }
 
+/// What a connection has received.
+pub(super) trait Input: Send + Sync {
+    /// Whether bytes have arrived that we have not read yet.
+    fn is_waiting(&self) -> bool;
+
+    /// Whether we have read anything. A PROXY header does not count, which is not from the client.
+    fn has_sent(&self) -> bool;
+}
+
 /// A stream that can be read and written without exclusive access.
-pub(super) enum Stream {
+struct Stream {
+    kind: Kind,
+    has_sent: AtomicBool,
+}
+
+enum Kind {
     Tcp(TcpStream),
     Unix(UnixStream),
+}
+
+impl Input for Stream {
+    fn is_waiting(&self) -> bool {
+        either!(&self.kind, stream => rustix::io::ioctl_fionread(stream)).is_ok_and(|bytes| bytes > 0)
+    }
+
+    fn has_sent(&self) -> bool {
+        self.has_sent.load(Ordering::Relaxed)
+    }
 }
 
 impl Stream {
@@ -144,7 +175,7 @@ impl Stream {
         cx: &mut Context<'_>,
         write: impl FnMut() -> io::Result<usize>,
     ) -> Poll<io::Result<usize>> {
-        Self::poll_io(cx, |cx| either!(self, stream => stream.poll_write_ready(cx)), write)
+        Self::poll_io(cx, |cx| either!(&self.kind, stream => stream.poll_write_ready(cx)), write)
     }
 }
 
@@ -154,22 +185,28 @@ impl AsyncRead for Socket {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if !self.unread.is_empty() {
-            let count = self.unread.len().min(buffer.remaining());
-            let unread = self.get_mut().unread.split_to(count);
-            buffer.put_slice(&unread);
-            return Poll::Ready(Ok(()));
+        let Self { stream, unread } = self.get_mut();
+        let before = buffer.filled().len();
+        let read = if unread.is_empty() {
+            let ready = |cx: &mut Context<'_>| either!(&stream.kind, stream => stream.poll_read_ready(cx));
+            let read = || either!(&stream.kind, stream => stream.try_read_buf(buffer)).map(|_| ());
+            Stream::poll_io(cx, ready, read)
+        } else {
+            let count = unread.len().min(buffer.remaining());
+            buffer.put_slice(&unread.split_to(count));
+            Poll::Ready(Ok(()))
+        };
+        if buffer.filled().len() > before && !stream.has_sent() {
+            stream.has_sent.store(true, Ordering::Relaxed);
         }
-        let stream = &*self.stream;
-        let ready = |cx: &mut Context<'_>| either!(stream, stream => stream.poll_read_ready(cx));
-        Stream::poll_io(cx, ready, || either!(stream, stream => stream.try_read_buf(buffer)).map(|_| ()))
+        read
     }
 }
 
 impl AsyncWrite for Socket {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let stream = &*self.stream;
-        stream.poll_write_with(cx, || either!(stream, stream => stream.try_write(bytes)))
+        stream.poll_write_with(cx, || either!(&stream.kind, stream => stream.try_write(bytes)))
     }
 
     fn poll_write_vectored(
@@ -178,7 +215,7 @@ impl AsyncWrite for Socket {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let stream = &*self.stream;
-        stream.poll_write_with(cx, || either!(stream, stream => stream.try_write_vectored(parts)))
+        stream.poll_write_with(cx, || either!(&stream.kind, stream => stream.try_write_vectored(parts)))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -190,7 +227,7 @@ impl AsyncWrite for Socket {
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let shut = either!(&*self.stream, stream => rustix::net::shutdown(stream, Shutdown::Write));
+        let shut = either!(&self.stream.kind, stream => rustix::net::shutdown(stream, Shutdown::Write));
         Poll::Ready(match shut {
             // The peer has closed the connection already.
             Ok(()) | Err(rustix::io::Errno::NOTCONN) => Ok(()),
@@ -245,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_put_back_is_read_first() {
+    async fn what_was_put_back_is_read_first_and_input_is_seen_before_it_is_read() {
         let tcp = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut peer = TcpStream::connect(tcp.local_addr().unwrap()).await.unwrap();
         let (mut socket, _) = Listener::Tcp(tcp).accept().await.unwrap();
@@ -255,6 +292,12 @@ mod tests {
             assert_ne!(socket.receive(&mut received).await.unwrap(), 0);
         }
         assert_eq!(received, b"header, ");
+        let input = socket.input();
+        peer.write_all(b" and more").await.unwrap();
+        while !input.is_waiting() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!input.has_sent(), "a PROXY header is not from the client");
         socket.put_back(Bytes::from(received).slice(3..));
         peer.shutdown().await.unwrap();
         drop(peer);
@@ -262,7 +305,8 @@ mod tests {
         socket.read_exact(&mut start).await.unwrap();
         let mut rest = Vec::new();
         socket.read_to_end(&mut rest).await.unwrap();
-        assert_eq!((&start, rest.as_slice()), (b"de", b"r, request".as_slice()));
+        assert_eq!((&start, rest.as_slice()), (b"de", b"r, request and more".as_slice()));
+        assert!(input.has_sent() && !input.is_waiting());
         assert_eq!(socket.receive(&mut rest).await.unwrap(), 0);
     }
 

@@ -118,7 +118,8 @@ impl Default for Metrics {
             connections_refused: new(
                 r,
                 "connections_refused",
-                "Connections closed at once: too many were open, and each was serving a request",
+                "Connections closed at once: too many were open, and each was serving a request; or too many \
+                 from one source",
             ),
             connections_shed: new(
                 r,

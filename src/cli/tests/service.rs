@@ -37,6 +37,7 @@ pub(in crate::cli) fn serve(listener: tokio::net::TcpListener, router: Router) {
         write_timeout: Duration::from_secs(30),
         cut_off_after: None,
         connections_max: 64,
+        source_connections_max: None,
         head_bytes_max: 32 << 10,
         bodies_bytes_max: None,
         header_timeout: Duration::from_mins(1),

@@ -234,3 +234,18 @@ fn an_admin_listener_without_tls_that_others_can_reach_is_reported() {
         assert_eq!(reported(&text), (vec![], wanted));
     }
 }
+
+#[test]
+fn what_needs_the_source_of_a_connection_needs_the_proxy_named() {
+    let with = |lines: &str| format!("[server]\nlisten = \"127.0.0.1:8080\"\n{lines}\n{}", minimal());
+    let found = |text: &str| listing(&suspects(text, &Environment::default()));
+    let share = "source_connections_max = 100\n";
+    let reason = "server.source_connections_max counts all connections as those of one source, the proxy";
+    assert_eq!(found(&with(share)), [reason]);
+    for right in [
+        with(&format!("{share}trusted_proxies = [\"127.0.0.1\"]")),
+        with(share).replace("127.0.0.1", "0.0.0.0"),
+    ] {
+        assert!(config(&right, &Environment::default()).warnings.is_empty());
+    }
+}
