@@ -23,7 +23,8 @@
 //!
 //! # One callback, from the socket to the receiver
 //!
-//! 1. [`http::serve`] accepts the connection; `http::admission` bounds connections and the bodies in memory.
+//! 1. [`http::serve`] accepts the connection; `http::admission` bounds connections and the bodies in memory;
+//!    `http::source` decides where a request comes from if a trusted proxy forwarded it.
 //! 2. [`http::public`] routes the request and reads its body. Its handler runs steps 3 to 5 and answers. At
 //!    the URL of a suite of agency-developed apps, [`http::doors`] decides which of them a message is for.
 //! 3. [`callback::verify`] checks the signature and decrypts: a
@@ -57,6 +58,8 @@
 //!   deletion of a person, status. [`domain::explain`] explains why a person is, or is not, linked.
 //! - [`worker::dealers`] keeps the dealers up to date, [`worker::sweep`] deletes expired records, and
 //!   [`worker::clock_watch`] moves every wait along when the wall clock is set.
+//! - [`worker::callback_ips`] reads the addresses that WeCom sends callbacks from; the public listener compares
+//!   callbacks with them if it is configured to.
 //! - Agency-developed apps (代开发): [`domain::suite`], [`domain::authorization`] and [`domain::bindings`]
 //!   decide how a corp that has authorised a template becomes an app's brand or a dealer; [`at_rest`]
 //!   encrypts the secrets that this brings into the store.
@@ -70,10 +73,11 @@
 //! `intake → callback → domain`, where an arrow means "may import"; `clock`, `reach` and `telemetry` may be
 //! used outside `domain`, and `at_rest`, which imports `domain` only, by `app`, `http` and `worker`. `store`,
 //! `wecom` and `sink` do not know each other. `http` and `worker` meet in the store and in what they share:
-//! the rules of the apps ([`worker::apps::AppRules`]), the wake-up signals ([`worker::Wake`]), the circuit breakers
-//! ([`worker::breaker`]) and the status of the sinks ([`worker::sink_status`]). [`config`] is known to `cli`
-//! and `app` only; everything else receives the narrow struct it needs. No two files import each other,
-//! directly or in a circle.
+//! the rules of the apps ([`worker::apps::AppRules`]), the wake-up signals ([`worker::Wake`]), the circuit
+//! breakers ([`worker::breaker`]), the status of the sinks ([`worker::sink_status`]) and WeCom's list of the
+//! addresses that it sends callbacks from ([`worker::callback_ips`]). [`config`] is known to `cli` and `app`
+//! only; everything else receives the narrow struct it needs. No two files import each other, directly or in
+//! a circle.
 //!
 //! # Invariants
 //!

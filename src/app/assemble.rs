@@ -15,12 +15,12 @@ use super::apps;
 use super::start_error::StartError;
 use crate::at_rest::Nonces;
 use crate::clock::{Clock, ServiceClock};
-use crate::config::Config;
+use crate::config::{self, Config};
 use crate::domain::backoff::Jitter;
 use crate::domain::ids::SinkName;
 use crate::domain::quota::{Budget, Grant, Share};
 use crate::domain::time::{DAY_MS, Moment};
-use crate::http::{CallbackLog, CallbackState, UnservedCorps, unrouted};
+use crate::http::{CallbackLog, CallbackState, SourceCheck, TrustedProxies, UnservedCorps, unrouted};
 use crate::sink::Sink;
 use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;
@@ -31,7 +31,7 @@ use crate::worker::dealer_names::DealerNames;
 use crate::worker::directory::Directory;
 use crate::worker::sink_status::SinkRegistry;
 use crate::worker::{
-    Context, Wake, authorize, dealers, deliver, groups, mint, reconcile, renew, resolve, sweep,
+    Context, Wake, authorize, callback_ips, dealers, deliver, groups, mint, reconcile, renew, resolve, sweep,
 };
 
 /// What a service is assembled from, apart from its configuration.
@@ -152,17 +152,34 @@ pub async fn assemble(
         unserved: UnservedCorps::default(),
         log: CallbackLog::default(),
         event_days_max: u32::try_from(config.server.event_days_max).unwrap_or(u32::MAX),
+        source_check: source_check(&config.server),
         body_bytes_max: size(config.server.body_bytes_max),
         body_timeout: Duration::from_millis(config.server.body_timeout_ms),
     });
     let clock_watch = ClockWatch::begin(&context, service_clock).await.map_err(StartError::Clocks)?;
     let mut workers = workers(&context, clock_watch, sinks, &stop);
+    if let Some(SourceCheck { ips, .. }) = &callbacks.source_check {
+        context.metrics.callbacks.sources_compared();
+        let reading = callback_ips::run(context.clone(), ips.clone(), stop.clone());
+        workers.push(("callback addresses".into(), Box::pin(reading)));
+    }
     if !config.suites.is_empty() {
         let authorize = authorize::run(context.clone(), client.clone(), nonces, stop.clone());
         workers.push(("authorize".into(), Box::pin(authorize)));
         workers.push(("unrouted".into(), Box::pin(unrouted::run(callbacks.clone(), stop.clone()))));
     }
     Ok(Assembled { context, callbacks, suite_platform: client, workers })
+}
+
+/// The comparison of callbacks' sources with WeCom's list, if it is configured.
+fn source_check(server: &config::Server) -> Option<SourceCheck> {
+    let is_enforced = match server.callback_ips {
+        config::CallbackIps::Off => return None,
+        config::CallbackIps::Report => false,
+        config::CallbackIps::Enforce => true,
+    };
+    let proxies = TrustedProxies::new(&server.trusted_proxies);
+    Some(SourceCheck { ips: Arc::default(), proxies, is_enforced })
 }
 
 fn workers(

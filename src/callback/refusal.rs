@@ -28,6 +28,9 @@ pub enum Refusal {
     /// A URL check whose echo string is a callback's message: answering it would decrypt for the sender.
     #[error("the echo string is a message")]
     Echo,
+    /// The request comes from an address that is not on WeCom's list.
+    #[error("the source is not on WeCom's list")]
+    Source,
     /// A URL check that is encrypted for a corp or suite that is not accepted.
     #[error("the receive id is not accepted")]
     ReceiveId,

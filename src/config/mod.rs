@@ -35,6 +35,7 @@ pub use environment::Environment;
 pub use reader::{Problem, Severity};
 use reader::{Reading, Section};
 pub use secret::Secret;
+pub(crate) use sections::CallbackIps;
 pub use sections::{Log, Server, Store, Wecom};
 pub use sinks::Sink;
 pub(crate) use sinks::{FileTarget, NatsTarget, SinkTarget, WebhookTarget};

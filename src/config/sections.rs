@@ -30,19 +30,33 @@ pub struct Server {
     pub(crate) grace_ms: u64,
     /// Proxies that are believed when they name the source of a connection or a request.
     pub(crate) trusted_proxies: Vec<Network>,
+    pub(crate) callback_ips: CallbackIps,
+}
+
+/// What is done with requests from addresses that are not on WeCom's list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum CallbackIps {
+    Off,
+    Report,
+    Enforce,
 }
 
 impl Server {
     pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
         let server = Self::read_keys(section)?;
         // Only a proxy on this machine reaches the listener, and its address is that of every connection.
-        if server.listen.ip().is_loopback()
-            && server.trusted_proxies.is_empty()
-            && server.source_connections_max > 0
-        {
-            let reason = "counts all connections as those of one source, the proxy";
-            let hint = "name the proxy in trusted_proxies, and have it send PROXY headers";
-            section.report(Severity::Suspect, "source_connections_max", reason, Some(hint));
+        if server.listen.ip().is_loopback() && server.trusted_proxies.is_empty() {
+            if server.source_connections_max > 0 {
+                let reason = "counts all connections as those of one source, the proxy";
+                let hint = "name the proxy in trusted_proxies, and have it send PROXY headers";
+                section.report(Severity::Suspect, "source_connections_max", reason, Some(hint));
+            }
+            if server.callback_ips != CallbackIps::Off {
+                let reason = "compares the address of the proxy with WeCom's";
+                let hint = "name the proxy in trusted_proxies";
+                section.report(Severity::Suspect, "callback_ips", reason, Some(hint));
+            }
         }
         Some(server)
     }
@@ -58,6 +72,7 @@ impl Server {
             event_days_max: section.number("event_days_max", 0..=3_650)?,
             grace_ms: section.number("grace_ms", 0..=600_000)?,
             trusted_proxies: read_networks(section, "trusted_proxies")?,
+            callback_ips: section.text("callback_ips")?,
         })
     }
 }

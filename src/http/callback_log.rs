@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use axum::http::StatusCode;
@@ -17,6 +18,7 @@ use super::doors::Misplaced;
 use crate::callback::Refusal;
 use crate::domain::event::QuarantineReason;
 use crate::domain::ids::{AppName, CorpId};
+use crate::domain::network::Network;
 use crate::store::StoreError;
 use crate::telemetry::throttle::LogThrottle;
 
@@ -78,6 +80,41 @@ impl CallbackLog {
             _ => ("incomplete", "the body is incomplete", "check the proxy and the network"),
         };
         self.warn(app, reason, &what, hint);
+    }
+
+    /// Logs refused requests from addresses that are not on WeCom's list.
+    pub(super) fn stranger_refused(&self, app: &AppName, source: IpAddr) {
+        let refusal = Refusal::Source;
+        let reason: &'static str = refusal.into();
+        if let Some(refused) = self.throttle.count((Some(app.clone()), reason)) {
+            let (source, hint) = (neighbourhood(source), hint(refusal));
+            tracing::warn!(%app, reason, source, refused, hint, "callbacks refused: {refusal}");
+        }
+    }
+
+    /// Logs verified callbacks from addresses that are not on WeCom's list.
+    pub(super) fn stranger_verified(&self, app: &AppName, source: IpAddr) {
+        if let Some(callbacks) = self.throttle.count((Some(app.clone()), "stranger")) {
+            let source = neighbourhood(source);
+            let hint = "WeCom's list does not have all of its addresses, or a proxy does not say where a \
+                        request is from: do not set server.callback_ips to enforce";
+            tracing::warn!(%app, source, callbacks, hint, "genuine callbacks come from outside WeCom's list");
+        }
+    }
+
+    /// Logs requests that are not compared with WeCom's list: a proxy did not say where they are from.
+    pub(super) fn source_is_a_proxy(&self, source: IpAddr) {
+        if let Some(requests) = self.throttle.count((None, "source_is_a_proxy")) {
+            let source = neighbourhood(source);
+            let hint =
+                "name the proxy in server.trusted_proxies, and have it send X-Forwarded-For or PROXY headers";
+            tracing::warn!(
+                source,
+                requests,
+                hint,
+                "callbacks not compared with WeCom's list: they come from a proxy"
+            );
+        }
     }
 
     fn warn(&self, app: &AppName, reason: &'static str, what: &dyn fmt::Display, hint: &str) {
@@ -180,6 +217,12 @@ impl CallbackLog {
     }
 }
 
+/// The network of a source, which says enough about it.
+fn neighbourhood(source: IpAddr) -> String {
+    let prefix_bits = if source.is_ipv4() { 24 } else { 48 };
+    Network::new(source, prefix_bits).map(|network| network.to_string()).unwrap_or_default()
+}
+
 /// What to check when callbacks are refused for this reason.
 const fn hint(refusal: Refusal) -> &'static str {
     match refusal {
@@ -196,6 +239,9 @@ const fn hint(refusal: Refusal) -> &'static str {
             "compare encoding_aes_key with the app's EncodingAESKey"
         }
         Refusal::Echo => "not a URL check by WeCom: a recorded message was sent as the echo string",
+        Refusal::Source => {
+            "if they may be genuine, set server.callback_ips to report, which counts those that verify"
+        }
         Refusal::ReceiveId => {
             "compare provider_corp_id and suite_id with the provider's; if the receive id is yours, add it to \
              accept_receive_ids"

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use super::callback_log::CallbackLog;
 use super::doors::{AppDoor, Door, Doors, Misplaced, Place, SuiteDoor, unrouted, without_groups};
 use super::payload::{Concern, payload_of};
+use super::strangers::SourceCheck;
 use super::unserved::{MESSAGES_MAX, UnservedCorps};
 use crate::at_rest::Nonces;
 use crate::callback::VerifiedMessage;
@@ -55,6 +56,8 @@ pub struct CallbackState {
     pub log: CallbackLog,
     /// The maximum age of an event in days; 0 means no limit.
     pub event_days_max: u32,
+    /// The comparison of sources with WeCom's list, if they are compared.
+    pub source_check: Option<SourceCheck>,
     /// The largest accepted body, in bytes.
     pub body_bytes_max: usize,
     /// How long a body may take to arrive.

@@ -1,6 +1,6 @@
 //! The routes of the public listener: `/callback/{name}`, of an app or a suite, and `/livez`, nothing else.
 //!
-//! A callback passes these steps in order: name, query, form of the signature, body size, signature,
+//! A callback passes these steps in order: name, source, query, form of the signature, body size, signature,
 //! decryption, classification, store. The cheap checks come before the body is read. Every refused callback
 //! gets the same empty 403, so that a forger learns nothing. An event is acknowledged only after it is
 //! durable; if it cannot be made durable, the answer is 503, so that WeCom may send it again.
@@ -10,18 +10,20 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Router;
 use axum::body::{Body, HttpBody as _};
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 
 use super::body::read_body;
 use super::callbacks::CallbackState;
 use super::doors::Door;
 use super::payload::receive_id;
+use super::socket::Source;
+use super::strangers::Stranger;
 use crate::callback::{self, KeyAge, Query, Refusal};
 use crate::domain::ids::AppName;
 use crate::store::StoreError;
@@ -38,6 +40,7 @@ pub fn router(state: Arc<CallbackState>) -> Router {
 }
 
 type Shared = State<Arc<CallbackState>>;
+type RequestSource = Option<Extension<Source>>;
 type NamePath = Result<Path<String>, PathRejection>;
 
 /// A positive answer.
@@ -121,26 +124,43 @@ impl IntoResponse for Reject {
 
 /// WeCom's URL check (GET): it expects the decrypted echo string, byte for byte, within a second (document
 /// 90930).
-async fn check_url(State(state): Shared, path: NamePath, RawQuery(query): RawQuery) -> Response {
-    let door = state.door(path);
+async fn check_url(
+    State(state): Shared,
+    source: RequestSource,
+    path: NamePath,
+    RawQuery(query): RawQuery,
+) -> Response {
+    let (stranger, door) = (state.stranger(source), state.door(path));
     let name = door.as_ref().ok().map(|door| door.name());
     let answer = match door {
+        Ok(_) if is_refused(stranger) => Err(Refusal::Source.into()),
         Ok(door) => state.echo(door, query.as_deref().unwrap_or_default()),
         Err(reject) => Err(reject),
     };
-    state.respond(name, answer, None)
+    state.respond(name, stranger, answer, None)
 }
 
 /// WeCom's event callback (POST, document 90930).
-async fn receive(State(state): Shared, path: NamePath, RawQuery(query): RawQuery, body: Body) -> Response {
+async fn receive(
+    State(state): Shared,
+    source: RequestSource,
+    path: NamePath,
+    RawQuery(query): RawQuery,
+    body: Body,
+) -> Response {
     let mut received_at = None;
-    let door = state.door(path);
+    let (stranger, door) = (state.stranger(source), state.door(path));
     let name = door.as_ref().ok().map(|door| door.name());
     let answer = match door {
+        Ok(_) if is_refused(stranger) => Err(Refusal::Source.into()),
         Ok(door) => state.receive(door, query.as_deref().unwrap_or_default(), body, &mut received_at).await,
         Err(reject) => Err(reject),
     };
-    state.respond(name, answer, received_at)
+    state.respond(name, stranger, answer, received_at)
+}
+
+fn is_refused(stranger: Option<Stranger>) -> bool {
+    stranger.is_some_and(|stranger| stranger.is_refused)
 }
 
 impl CallbackState {
@@ -149,6 +169,7 @@ impl CallbackState {
     fn respond(
         &self,
         name: Option<&AppName>,
+        stranger: Option<Stranger>,
         answer: Result<Ack, Reject>,
         received_at: Option<Instant>,
     ) -> Response {
@@ -159,6 +180,10 @@ impl CallbackState {
         // Only acknowledged callbacks are timed: a flood of forged ones must not change the histogram.
         let acknowledged = received_at.filter(|_| answer.is_ok());
         self.metrics.callbacks.answered(outcome, acknowledged.map(|received_at| received_at.elapsed()));
+        if let (Some(check), Some(stranger)) = (&self.source_check, stranger) {
+            self.metrics.callbacks.stranger(outcome);
+            check.answered(stranger, name, answer.is_ok(), &self.log);
+        }
         match (name, &answer) {
             (None, Err(Reject::SuiteUrl { app, suite })) => self.log.uses_suite_url(app, suite),
             (None, _) => self.log.unknown_app(self.doors.keys()),
@@ -171,6 +196,8 @@ impl CallbackState {
         match answer {
             Ok(Ack::Echo(_)) => self.log.url_verified(name),
             Ok(Ack::Success(_)) | Err(Reject::UnknownApp | Reject::SuiteUrl { .. }) => {}
+            // Logged with its address.
+            Err(Reject::Refused(Refusal::Source)) => {}
             Err(Reject::Refused(refusal)) => self.log.refused(name, *refusal),
             Err(Reject::ReceiveId { receive_id, is_self_built }) => {
                 self.log.echo_not_accepted(name, receive_id, *is_self_built);
@@ -178,6 +205,11 @@ impl CallbackState {
             Err(Reject::Body(status)) => self.log.body_refused(name, *status),
             Err(Reject::Unavailable(error)) => self.log.not_acknowledged(error),
         }
+    }
+
+    /// The source of a request if it is compared with WeCom's list and not on it.
+    fn stranger(&self, source: RequestSource) -> Option<Stranger> {
+        self.source_check.as_ref()?.stranger(source?.0, self.clock.moment(), &self.log)
     }
 
     fn door(&self, path: NamePath) -> Result<&Door, Reject> {

@@ -146,6 +146,7 @@ impl Scene {
             unserved: UnservedCorps::default(),
             log: CallbackLog::default(),
             event_days_max: 7,
+            source_check: None,
             body_bytes_max: 64 << 10,
             body_timeout: Duration::from_secs(3),
         });

@@ -172,7 +172,7 @@ impl World {
         }
         match api {
             Api::GetToken => Ok(self.token_answer(caller)),
-            Api::GetCallbackIp => Ok(json!({ "ip_list": ["127.0.0.1"] })),
+            Api::GetCallbackIp => Ok(json!({ "ip_list": self.options.callback_ips })),
             Api::ListAppShareInfo => self.list_app_share_info(caller, request),
             Api::CorpGetToken => self.corp_gettoken(caller, request),
             Api::UnionidToPendingId => self.unionid_to_pending_id(caller, request),

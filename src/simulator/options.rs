@@ -87,6 +87,8 @@ pub struct Options {
     pub latency_ms: u64,
     /// Calls that the call log keeps; 0 turns it off.
     pub call_log_calls_max: usize,
+    /// What `getcallbackip` answers.
+    pub callback_ips: Vec<String>,
     /// How callbacks are sent.
     pub sender: SenderOptions,
     /// Agency-developed apps.
@@ -126,6 +128,7 @@ impl Default for Options {
             concurrency_max: None,
             latency_ms: 0,
             call_log_calls_max: 100_000,
+            callback_ips: vec!["127.0.0.1".to_owned()],
             sender: SenderOptions::default(),
             agency: AgencyOptions::default(),
         }

@@ -44,6 +44,9 @@ pub enum Api {
     GetAuthInfo,
     /// `POST agent/get_permissions` (document 99108).
     GetPermissions,
+    /// `GET getcallbackip` (document 92521).
+    #[strum(serialize = "getcallbackip")]
+    GetCallbackIp,
 }
 
 /// `business_type` of 上下游 (documents 95813 and 95816). WeCom's default is 0, 企业互联, whose list is empty here.
@@ -76,6 +79,7 @@ impl Api {
             Self::GetPermanentCode => "/cgi-bin/service/v2/get_permanent_code",
             Self::GetAuthInfo => "/cgi-bin/service/v2/get_auth_info",
             Self::GetPermissions => "/cgi-bin/agent/get_permissions",
+            Self::GetCallbackIp => "/cgi-bin/getcallbackip",
         }
     }
 

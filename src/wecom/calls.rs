@@ -1,8 +1,9 @@
 //! The calls of [`Platform`]: what each sends and which part of the answer it takes.
 //!
 //! Here are the conversions (documents 97357 and 95818); `directory` has the calls about dealers, `lists`
-//! those that list customers, `chats` those about customer groups.
+//! those that list customers, `chats` those about customer groups, `addresses` the one about WeCom itself.
 
+mod addresses;
 mod chats;
 mod directory;
 mod lists;
@@ -25,6 +26,10 @@ use crate::domain::quota::Share;
 impl Platform for Client {
     async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<DealerList, CallError> {
         self.list_app_share_info(app, only).await
+    }
+
+    async fn callback_ips(&self, app: &AppName) -> Result<Vec<String>, CallError> {
+        self.get_callback_ip(app).await
     }
 
     async fn chains(&self, app: &AppName) -> Result<Vec<String>, CallError> {

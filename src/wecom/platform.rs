@@ -64,6 +64,9 @@ pub trait Platform: Send + Sync + 'static {
     /// characters of their names. Which token converts their customers is not known from the list.
     async fn dealers(&self, app: &AppName, only: Option<&CorpId>) -> Result<DealerList, CallError>;
 
+    /// The addresses that WeCom sends callbacks from (document 92521), some of them with wildcards.
+    async fn callback_ips(&self, app: &AppName) -> Result<Vec<String>, CallError>;
+
     /// The chains (上下游) that the app may read (document 95820).
     async fn chains(&self, app: &AppName) -> Result<Vec<String>, CallError>;
 

@@ -10,6 +10,7 @@
 //! | [`deliver`] | feed entries | delivers them to a sink |
 //! | [`dealers`] | a timer, WeCom's reports | keeps the dealers up to date, and watches them |
 //! | [`authorize`] | suites' events, a timer | obtains the authorisations of suites, and follows them |
+//! | [`callback_ips`] | a timer, callbacks from other addresses | reads the addresses WeCom calls from |
 //! | [`sweep`] | a timer | deletes expired records |
 //! | [`clock_watch`] | a timer | moves every wait along when the wall clock is set |
 //!
@@ -25,6 +26,7 @@ pub mod activity;
 pub mod apps;
 pub mod authorize;
 pub mod breaker;
+pub mod callback_ips;
 pub mod clock_watch;
 mod corp;
 pub mod dealer_names;

@@ -62,6 +62,8 @@ pub(super) struct Script {
     /// An app whose list of dealers is never answered.
     pub(super) hanging: Option<AppName>,
     pub(super) qualification: Option<Qualification>,
+    /// The addresses of WeCom's callbacks.
+    pub(super) callback_ips: Vec<&'static str>,
     pub(super) convert: Box<Convert>,
     pub(super) members: Vec<UserId>,
     pub(super) follows: Vec<(UserId, ExternalUserid)>,
@@ -88,6 +90,7 @@ impl Script {
             listed: Vec::new(),
             hanging: None,
             qualification: None,
+            callback_ips: Vec::new(),
             convert: Box::new(|_, _| Ok(Vec::new())),
             members: (0..members).map(member).collect(),
             follows: (0..customers).map(|n| (member(n % members), customer(n))).collect(),
@@ -210,6 +213,11 @@ impl Platform for Scripted {
         let listed = script.listed.iter().filter(|corp_id| only.is_none_or(|only| only == *corp_id));
         let dealer = |corp_id: &CorpId| Dealer::listed(corp_id.clone(), 7, String::new(), T0);
         Ok(DealerList { dealers: listed.map(dealer).collect(), is_complete: true })
+    }
+
+    async fn callback_ips(&self, _: &AppName) -> Result<Vec<String>, CallError> {
+        let script = self.called("callback_ips", "")?;
+        Ok(script.callback_ips.iter().map(|text| (*text).to_owned()).collect())
     }
 
     async fn chains(&self, _: &AppName) -> Result<Vec<String>, CallError> {

@@ -2,15 +2,16 @@
 //! accepted is in `recipients`; time-outs and limits of connections are in `connections`.
 
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use unionlink::app::App;
 use unionlink::clock::SystemClock;
 use unionlink::config::{self, Environment};
-use unionlink::simulator::{CallbackSpec, Fault, Forgery, SealedCallback, Target};
+use unionlink::simulator::{Api, CallbackSpec, Fault, Forgery, Options, SealedCallback, Target};
 
-use crate::harness::{Setup, World};
+use crate::harness::{PATIENCE, Setup, World};
 
 /// Posts a callback. Returns the status and the body of the response.
 pub async fn post(world: &World, callback: &SealedCallback) -> (u16, String) {
@@ -292,4 +293,54 @@ async fn a_callback_that_cannot_be_made_durable_is_answered_503() {
     assert_eq!(ready.json::<Value>().await.unwrap()["code"], "no_space");
     stop.cancel();
     running.await.unwrap().unwrap();
+}
+
+/// Posts a genuine callback that a proxy forwards for this address. Returns the status of the response.
+async fn post_from(world: &World, address: &str) -> u16 {
+    let person = world.wecom.add_person();
+    let callback = world.wecom.seal(&world.befriend(0, &person, "zhangsan").1);
+    let request = world.http.post(callback.full_url()).header("X-Forwarded-For", address);
+    request.body(callback.body).send().await.unwrap().status().as_u16()
+}
+
+/// Waits until the metrics have this line.
+async fn measured(world: &World, line: &str) {
+    let give_up = Instant::now() + PATIENCE;
+    loop {
+        let (_, metrics) = world.text("/metrics").await;
+        if metrics.lines().any(|found| found == line) {
+            return;
+        }
+        assert!(Instant::now() < give_up, "{line} is not in {metrics}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn callbacks_from_addresses_that_wecom_does_not_list_are_counted_or_refused() {
+    for (mode, status, outcome, refused) in [("report", 200, "accepted", 0), ("enforce", 403, "refused", 2)] {
+        let listed = vec!["192.0.2.*".to_owned()];
+        let options = Options { callback_ips: listed, ..Setup::default().options };
+        let server = format!("trusted_proxies = [\"127.0.0.1\"]\ncallback_ips = \"{mode}\"");
+        let mut world = World::with(Setup { options, server, ..Setup::default() }).await;
+        measured(&world, "unionlink_callback_addresses 1").await;
+        assert_eq!(post_from(&world, "192.0.2.1").await, 200);
+        // What is left of it was sent by the stranger.
+        for stranger in ["198.51.100.1", "192.0.2.1, 198.51.100.1"] {
+            assert_eq!(post_from(&world, stranger).await, status, "{mode} {stranger}");
+        }
+        measured(&world, &format!("unionlink_callback_strangers_total{{outcome=\"{outcome}\"}} 2")).await;
+        measured(&world, &format!("unionlink_callback_refusals_total{{reason=\"source\"}} {refused}")).await;
+        // WeCom changes its list, which is read again after the next callback from elsewhere.
+        let changed = ["192.0.2.*", "198.51.100.1"].map(str::to_owned).to_vec();
+        world.wecom.configure(|options| options.callback_ips = changed);
+        world.clock.skip(Duration::from_mins(10));
+        assert_eq!(post_from(&world, "203.0.113.1").await, status);
+        measured(&world, "unionlink_callback_addresses 2").await;
+        assert_eq!(post_from(&world, "198.51.100.1").await, 200);
+        // Without a list nobody is refused.
+        world.wecom.inject(Api::GetCallbackIp, Fault::Errcode(48_002), None);
+        world.restart().await;
+        assert_eq!(post_from(&world, "203.0.113.1").await, 200);
+    }
 }

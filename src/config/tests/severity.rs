@@ -242,7 +242,14 @@ fn what_needs_the_source_of_a_connection_needs_the_proxy_named() {
     let share = "source_connections_max = 100\n";
     let reason = "server.source_connections_max counts all connections as those of one source, the proxy";
     assert_eq!(found(&with(share)), [reason]);
+    let compared = |how: &str| with(&format!("callback_ips = {how:?}\n"));
+    for how in ["report", "enforce"] {
+        let reason = "server.callback_ips compares the address of the proxy with WeCom's";
+        assert_eq!(found(&compared(how)), [reason]);
+    }
     for right in [
+        compared("off"),
+        compared("enforce").replace("127.0.0.1", "0.0.0.0"),
         with(&format!("{share}trusted_proxies = [\"127.0.0.1\"]")),
         with(share).replace("127.0.0.1", "0.0.0.0"),
     ] {

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::Registry;
 use strum::VariantArray as _;
@@ -23,6 +24,8 @@ pub struct CallbackMetrics {
     opened: Family<Labels<2, String>, Counter>,
     far_off: Family<Labels<2>, Counter>,
     events: Family<Labels<1>, Counter>,
+    strangers: Family<Labels<1>, Counter>,
+    addresses: Gauge,
     seconds: Histogram,
 }
 
@@ -47,6 +50,17 @@ impl CallbackMetrics {
                 r,
                 "callbacks_far_off",
                 "Verified callbacks with a timestamp over ten minutes off our clock, by source and direction",
+            ),
+            strangers: new(
+                r,
+                "callback_strangers",
+                "Requests to the public listener from addresses that are not on WeCom's list \
+                 (getcallbackip), by outcome; none are counted while server.callback_ips is off",
+            ),
+            addresses: new(
+                r,
+                "callback_addresses",
+                "Addresses and networks on WeCom's list (getcallbackip); 0 before it was read",
             ),
             events: new(r, "events", "Events received, duplicates included, by type"),
             seconds: registered(
@@ -76,6 +90,23 @@ impl CallbackMetrics {
         for key in KeyAge::VARIANTS {
             drop(self.opened.get_or_create(&opened_labels(name, *key)));
         }
+    }
+
+    /// Creates the counters of requests from strangers, at 0.
+    pub fn sources_compared(&self) {
+        for outcome in CallbackOutcome::VARIANTS {
+            drop(self.strangers.get_or_create(&[("outcome", outcome.into())]));
+        }
+    }
+
+    /// Counts an answered request from an address that is not on WeCom's list.
+    pub fn stranger(&self, outcome: CallbackOutcome) {
+        self.strangers.get_or_create(&[("outcome", outcome.into())]).inc();
+    }
+
+    /// Records the length of WeCom's list.
+    pub fn addresses_listed(&self, count: usize) {
+        self.addresses.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
     /// Counts an answered request. `took` is the response time of an acknowledged callback.

@@ -129,6 +129,15 @@ async fn fans_are_converted_with_the_brands_token() {
 }
 
 #[tokio::test]
+async fn the_addresses_of_callbacks_are_asked_for_with_the_brands_token() {
+    let ips = json!(["101.226.103.*", "159.75.144.151"]);
+    let (client, script) = client([json!({"errcode": 0, "errmsg": "ok", "ip_list": ips}), json!({})]);
+    assert_eq!(client.callback_ips(&app()).await.unwrap(), ["101.226.103.*", "159.75.144.151"]);
+    assert_eq!(script.sent(), [("/cgi-bin/getcallbackip?access_token=UPSTREAM".to_owned(), None)]);
+    assert!(client.callback_ips(&app()).await.is_err(), "an answer without the list is no empty list");
+}
+
+#[tokio::test]
 async fn a_refusal_with_the_arrays_of_an_answer_is_a_refusal() {
     let refusal = json!({
         "errcode": 48_002, "errmsg": "api forbidden", "corp_list": [], "chains": [], "follow_user": [],
