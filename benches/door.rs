@@ -30,7 +30,9 @@ use unionlink::callback::{AesKey, Keys, Query, verify};
 use unionlink::clock::SystemClock;
 use unionlink::domain::ids::{AppName, CorpId};
 use unionlink::http::doors::{AppDoor, AppRecipients, Door};
-use unionlink::http::{CallbackLog, CallbackState, Limits, Listener, UnservedCorps, public, serve};
+use unionlink::http::{
+    CallbackLog, CallbackState, Limits, Listener, TrustedProxies, UnservedCorps, public, serve,
+};
 use unionlink::intake::{Recipients, classify};
 use unionlink::simulator::{Fault, Options, Target};
 use unionlink::store::embedded::engine::Memory;
@@ -133,6 +135,7 @@ fn in_memory(brand: &Brand) -> Router {
         wake: Arc::new(Wake::default()),
         activity: Arc::default(),
         unserved: UnservedCorps::default(),
+        source_check: None,
         log: CallbackLog::default(),
         event_days_max: 0,
         body_bytes_max: 64 << 10,
@@ -145,6 +148,7 @@ async fn listening(router: Router) -> SocketAddr {
     let address = listener.local_addr().unwrap();
     let limits = Limits {
         connections_max: 1_000,
+        source_connections_max: None,
         head_bytes_max: 16 << 10,
         bodies_bytes_max: Some(32 << 20),
         header_timeout: Duration::from_secs(5),
@@ -153,6 +157,7 @@ async fn listening(router: Router) -> SocketAddr {
         cut_off_after: Some(Duration::from_mins(4)),
     };
     let (metrics, stop) = (Arc::new(Metrics::default()), CancellationToken::new());
-    tokio::spawn(serve(Listener::Tcp(listener), router, limits, metrics, TaskTracker::new(), stop));
+    let (listener, proxies) = (Listener::Tcp(listener), TrustedProxies::new(&[]));
+    tokio::spawn(serve(listener, router, limits, proxies, metrics, TaskTracker::new(), stop));
     address
 }

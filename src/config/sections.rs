@@ -81,19 +81,16 @@ impl Server {
 fn read_networks(section: &mut Section<'_>, name: &'static str) -> Option<Vec<Network>> {
     let mut networks = Vec::new();
     for text in section.texts(name)? {
-        match Network::parse(&text) {
-            Some(network) => {
-                if network.is_everything() {
-                    let reason = format!("{text:?} trusts everybody, who can then claim any address");
-                    section.report(Severity::Suspect, name, reason, Some("name only your proxies"));
-                }
-                networks.push(network);
-            }
-            None => {
-                let reason = format!("{text:?} is not an address or a network");
-                section.problem(name, reason, Some("write 127.0.0.1 or 10.0.0.0/8"));
-            }
+        let Some(network) = Network::parse(&text) else {
+            let reason = format!("{text:?} is not an address or a network");
+            section.problem(name, reason, Some("write 127.0.0.1 or 10.0.0.0/8"));
+            continue;
+        };
+        if network.is_everything() {
+            let reason = format!("{text:?} trusts everybody, who can then claim any address");
+            section.report(Severity::Suspect, name, reason, Some("name only your proxies"));
         }
+        networks.push(network);
     }
     Some(networks)
 }

@@ -43,12 +43,12 @@ const IMPATIENCE: Duration = Duration::from_secs(1);
 /// The limits of a listener that admission keeps.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Capacity {
-    pub(super) slots_max: usize,
+    pub(super) slots: usize,
     /// The slots of one source; `None` for no limit.
-    pub(super) slots_of_source_max: Option<usize>,
+    pub(super) slots_of_source: Option<usize>,
     /// The byte budget of all bodies being read; `None` if the handlers limit bodies, so that none is shed
     /// for its body.
-    pub(super) bodies_bytes_max: Option<usize>,
+    pub(super) bodies_bytes: Option<usize>,
 }
 
 /// The connection slots of one listener.
@@ -129,8 +129,8 @@ impl Admission {
     /// Takes a slot, freed by shedding if necessary. `None` if every connection is being served, or `source`
     /// has its share of them.
     pub(super) async fn admit(self: &Arc<Self>, input: Arc<dyn Input>, source: Source) -> Option<Arc<Slot>> {
-        let slots_max = self.capacity.slots_max;
-        let source = self.capacity.slots_of_source_max.and(source.0).map(site);
+        let slots = self.capacity.slots;
+        let source = self.capacity.slots_of_source.and(source.0).map(site);
         let mut give_up_at = None;
         loop {
             // Registered before the check, so that no wake-up is missed.
@@ -143,10 +143,10 @@ impl Admission {
                 }
                 let remaining = queue.open - queue.closing;
                 let has_waited = give_up_at.is_some_and(|at| at <= now);
-                if remaining + slots_max / HEADROOM >= slots_max && queue.shed_one(now, has_waited) {
+                if remaining + slots / HEADROOM >= slots && queue.shed_one(now, has_waited) {
                     self.metrics.connection_shed();
                 }
-                if queue.open < slots_max {
+                if queue.open < slots {
                     return Some(self.slot(&mut queue, input, source, now));
                 }
                 if queue.closing > 0 {
@@ -170,7 +170,7 @@ impl Admission {
 
     fn has_room(&self, queue: &Queue, source: Option<IpAddr>) -> bool {
         let open = source.and_then(|source| queue.by_source.get(&source)).copied().unwrap_or(0);
-        self.capacity.slots_of_source_max.is_none_or(|max| open < max)
+        self.capacity.slots_of_source.is_none_or(|max| open < max)
     }
 
     fn slot(
@@ -297,7 +297,7 @@ impl Slot {
 
     /// Counts this connection for the source that a proxy named. False if that has its share of them.
     pub(super) fn claim(&self, source: Source) -> bool {
-        let Some(source) = self.admission.capacity.slots_of_source_max.and(source.0).map(site) else {
+        let Some(source) = self.admission.capacity.slots_of_source.and(source.0).map(site) else {
             return true;
         };
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
@@ -314,7 +314,7 @@ impl Slot {
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
         connection.body_is_read = !has_body;
         let Phase::ReadingHead(position) = connection.phase else { return };
-        connection.phase = if has_body && self.admission.capacity.bodies_bytes_max.is_some() {
+        connection.phase = if has_body && self.admission.capacity.bodies_bytes.is_some() {
             queue.silent.remove(&position);
             if queue.incomplete.contains_key(&position) {
                 // Receiving headers does not refresh the LRU position.
@@ -333,7 +333,7 @@ impl Slot {
 
     /// Records that another part of the body was received.
     pub(super) fn body_received(&self, bytes: usize) {
-        let Some(max) = self.admission.capacity.bodies_bytes_max else { return };
+        let Some(max) = self.admission.capacity.bodies_bytes else { return };
         let (mut connection, mut queue) = (self.connection(), self.admission.queue());
         connection.body_bytes += bytes;
         queue.bodies_bytes += bytes;

@@ -195,9 +195,9 @@ impl CallbackState {
     fn log_answer(&self, name: &AppName, answer: &Result<Ack, Reject>) {
         match answer {
             Ok(Ack::Echo(_)) => self.log.url_verified(name),
-            Ok(Ack::Success(_)) | Err(Reject::UnknownApp | Reject::SuiteUrl { .. }) => {}
-            // Logged with its address.
-            Err(Reject::Refused(Refusal::Source)) => {}
+            // The last of these was logged with its address.
+            Ok(Ack::Success(_))
+            | Err(Reject::UnknownApp | Reject::SuiteUrl { .. } | Reject::Refused(Refusal::Source)) => {}
             Err(Reject::Refused(refusal)) => self.log.refused(name, *refusal),
             Err(Reject::ReceiveId { receive_id, is_self_built }) => {
                 self.log.echo_not_accepted(name, receive_id, *is_self_built);

@@ -65,9 +65,9 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let capacity = Capacity {
-        slots_max: limits.connections_max,
-        slots_of_source_max: limits.source_connections_max,
-        bodies_bytes_max: limits.bodies_bytes_max,
+        slots: limits.connections_max,
+        slots_of_source: limits.source_connections_max,
+        bodies_bytes: limits.bodies_bytes_max,
     };
     let admission = Admission::new(capacity, metrics.clone());
     let shared = Arc::new(Shared { router, limits, proxies, metrics, stop });

@@ -243,7 +243,7 @@ mod tests {
             assert_eq!(worker.listed(source), expected, "{source}");
         }
         worker.world.wecom.script().refused.insert("callback_ips", 60_020);
-        worker.after(OLD_AFTER - SECOND).await;
+        worker.after(OLD_AFTER.saturating_sub(SECOND)).await;
         assert_eq!(
             [worker.listed("159.75.144.152"), worker.listed("101.226.103.1")],
             [Listed::No, Listed::Yes]
@@ -258,10 +258,19 @@ mod tests {
     #[tokio::test]
     async fn the_list_is_read_daily_after_a_failure_and_after_a_callback_from_elsewhere() {
         let mut worker = Worker::new(&["101.226.103.1"]);
-        assert_eq!([worker.after(SECOND).await, worker.after(READ_EVERY - SECOND).await], [1, 0]);
+        assert_eq!(
+            [worker.after(SECOND).await, worker.after(READ_EVERY.saturating_sub(SECOND)).await],
+            [1, 0]
+        );
         worker.world.wecom.script().next_refused.push_back(-1);
-        assert_eq!([worker.after(SECOND).await, worker.after(RETRY_AFTER - SECOND).await], [1, 0]);
-        assert_eq!([worker.after(SECOND).await, worker.after(READ_APART - SECOND).await], [1, 0]);
+        assert_eq!(
+            [worker.after(SECOND).await, worker.after(RETRY_AFTER.saturating_sub(SECOND)).await],
+            [1, 0]
+        );
+        assert_eq!(
+            [worker.after(SECOND).await, worker.after(READ_APART.saturating_sub(SECOND)).await],
+            [1, 0]
+        );
         worker.reader.ips.may_be_outdated();
         worker.world.wecom.script().callback_ips = vec!["101.226.103.2"];
         assert_eq!([worker.after(Duration::ZERO).await, worker.after(SECOND).await], [0, 1]);

@@ -18,11 +18,17 @@ async fn send(request: reqwest::RequestBuilder) -> (u16, String, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_requests_with_the_admin_token_are_served() {
-    let admin = "token = { value = \"the-admin-token\" }".to_owned();
+    let admin = "token = { value = \"the-admin-token-of-32-characters\" }".to_owned();
     let world = World::with(Setup { admin, ..Setup::default() }).await;
     for path in ["/v1/status", "/metrics", "/v1/links?unionid=x", "/v1/links/feed", "/v1/events"] {
         let url = format!("{}{path}", world.admin);
-        for token in [None, Some(""), Some("wrong"), Some("the-admin-toke"), Some("the-admin-token ")] {
+        for token in [
+            None,
+            Some(""),
+            Some("wrong"),
+            Some("the-admin-token-of-32-character"),
+            Some("the-admin-token-of-32-characters "),
+        ] {
             let request = match token {
                 Some(token) => world.http.get(&url).header("authorization", format!("Bearer {token}x")),
                 None => world.http.get(&url),

@@ -23,8 +23,8 @@ impl Input for Told {
     }
 }
 
-fn admission(slots_max: usize) -> Arc<Admission> {
-    let capacity = Capacity { slots_max, slots_of_source_max: None, bodies_bytes_max: Some(1_000) };
+fn admission(slots: usize) -> Arc<Admission> {
+    let capacity = Capacity { slots, slots_of_source: None, bodies_bytes: Some(1_000) };
     Admission::new(capacity, Arc::default())
 }
 
@@ -101,7 +101,7 @@ async fn one_that_never_sent_anything_goes_first_unless_its_request_may_be_on_th
     assert!(is_shed(&silent) && !is_shed(&sending) && !is_shed(&arrived));
     drop(silent);
     let (young, _) = waiting.await;
-    tokio::time::advance(SILENT_FOR - Duration::from_millis(1)).await;
+    tokio::time::advance(SILENT_FOR.saturating_sub(Duration::from_millis(1))).await;
     let mut waiting = Box::pin(admit_silent(&admission));
     assert!(waiting.as_mut().now_or_never().is_none());
     assert!(is_shed(&sending) && !is_shed(&young) && !is_shed(&arrived));
@@ -163,7 +163,7 @@ async fn input_that_is_not_read_protects_for_a_moment_only() {
 
 #[tokio::test]
 async fn a_source_has_its_share_of_the_connections() {
-    let capacity = Capacity { slots_max: 32, slots_of_source_max: Some(2), bodies_bytes_max: None };
+    let capacity = Capacity { slots: 32, slots_of_source: Some(2), bodies_bytes: None };
     let admission = Admission::new(capacity, Arc::default());
     let source = |text: &str| Source(text.parse().ok());
     let admit =
