@@ -17,9 +17,8 @@ use base64::engine::{DecodePaddingMode, Engine as _, GeneralPurpose, GeneralPurp
 use secrecy::zeroize::Zeroizing;
 use secrecy::{ExposeSecret, SecretBox};
 
-use super::KeyAge;
 use super::refusal::Refusal;
-use super::verified::VerifiedMessage;
+use super::verified::{KeyAge, VerifiedMessage};
 
 pub(super) const LENIENT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,

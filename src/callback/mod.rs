@@ -24,10 +24,9 @@ pub use cipher::{AesKey, AesKeyError};
 pub use query::{Query, QueryError};
 pub use refusal::Refusal;
 pub use signature::sign;
-pub use verified::VerifiedMessage;
+pub use verified::{KeyAge, VerifiedMessage};
 
 use secrecy::{ExposeSecret, SecretString};
-use strum::{IntoStaticStr, VariantArray};
 
 /// The secrets an app shares with WeCom for its callbacks: the token signs, the AES key encrypts. While they
 /// are changed, the ones before are accepted too.
@@ -37,16 +36,6 @@ pub struct Keys {
     aes_key: AesKey,
     /// What a previous token or key is instead; of a pair, the missing one is the current one.
     previous: Option<(Option<SecretString>, Option<AesKey>)>,
-}
-
-/// Which pair of token and key a message was signed and encrypted with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
-#[strum(serialize_all = "snake_case")]
-pub enum KeyAge {
-    /// The present one.
-    Current,
-    /// The one before, which may be removed once it opens nothing any more.
-    Previous,
 }
 
 impl Keys {

@@ -3,7 +3,17 @@
 use std::fmt;
 use std::ops::Range;
 
-use super::KeyAge;
+use strum::{IntoStaticStr, VariantArray};
+
+/// Which pair of token and key a message was signed and encrypted with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum KeyAge {
+    /// The present one.
+    Current,
+    /// The one before, which may be removed once it opens nothing any more.
+    Previous,
+}
 
 /// A decrypted message from WeCom whose signature was verified: only [`verify`](super::verify) and
 /// [`verify_echo`](super::verify_echo) make one from a request. Its `Debug` does not print the message, which

@@ -6,11 +6,13 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 
 use super::super::state::{AdminState, scan};
-use super::{EVENTS_MAX, Row, RowContent, row};
+use super::row::{Row, RowContent, row};
 use crate::domain::audit::AuditEntry;
 use crate::http::problem::Problem;
 use crate::store::{EventId, EventState};
 
+/// Events on a page.
+pub(super) const EVENTS_MAX: usize = 1_000;
 /// Events of one batch; they are handled concurrently, so that the store can commit them together.
 const BATCH_EVENTS: usize = 64;
 
