@@ -159,7 +159,8 @@ async fn the_audit_trail_has_every_action_and_no_personal_id() {
     }
     let page = read(&world, "/v1/audit?after=3&limit=2", ADMIN).await;
     assert_eq!((page["entries"][0]["seq"].clone(), page["next"].clone()), (json!(4), json!(5)));
-    assert_eq!(send(&world, "get", "/v1/audit?limit=0", ADMIN, None).await.0, 400);
+    let clamped = read(&world, "/v1/audit?limit=0", ADMIN).await;
+    assert_eq!(clamped["entries"].as_array().unwrap().len(), 1);
 }
 
 #[test]

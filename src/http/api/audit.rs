@@ -19,9 +19,8 @@ use crate::http::problem::Problem;
 use crate::http::socket::Source;
 use crate::store::StoreError;
 
-/// Entries on a page.
-const PAGE: usize = 100;
-const PAGE_MAX: usize = 1_000;
+const ENTRIES_DEFAULT: usize = 100;
+const ENTRIES_MAX: usize = 1_000;
 
 /// Who makes a request: the name of the token, and the address.
 pub(super) struct By(pub(super) AuditBy);
@@ -64,11 +63,11 @@ pub(super) fn log(entry: &AuditEntry) {
 #[derive(Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub(super) struct AuditQuery {
-    /// Entries after this number; 0 for all.
-    #[serde(default)]
-    after: u64,
-    /// The most entries to return: 1 to 1000, 100 if it is left out.
-    #[param(minimum = 1, maximum = 1000)]
+    /// Only entries after this number. Default: from the oldest entry kept.
+    #[param(example = 1)]
+    after: Option<u64>,
+    /// The maximum number of entries, 1 to 1000; values outside this range are clamped.
+    #[param(default = 100)]
     limit: Option<usize>,
 }
 
@@ -123,10 +122,10 @@ pub(super) async fn list(
     State(state): Shared,
     QueryParams(AuditQuery { after, limit }): QueryParams<AuditQuery>,
 ) -> Result<Json<Page>, Problem> {
-    let limit = limit.unwrap_or(PAGE);
-    if !(1..=PAGE_MAX).contains(&limit) {
-        return Err(Problem::bad_request(format!("limit is not between 1 and {PAGE_MAX}")));
+    if after.is_some_and(|after| i64::try_from(after).is_err()) {
+        return Err(Problem::bad_request("after is not the number of an entry"));
     }
+    let (after, limit) = (after.unwrap_or(0), limit.unwrap_or(ENTRIES_DEFAULT).clamp(1, ENTRIES_MAX));
     let entries = state.store.trail(after, limit).await?;
     let next = entries.last().map_or(after, |(seq, _)| *seq);
     let view = |(seq, AuditEntry { at, by: AuditBy { token, source }, action, counts, about })| View {
