@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use unionlink::callback::{AesKey, Keys, Query, verify};
 use unionlink::clock::SystemClock;
 use unionlink::domain::ids::{AppName, CorpId};
-use unionlink::http::doors::{AppDoor, AppRecipients, Door};
+use unionlink::http::doors::{AppDoor, AppRecipients, Door, DoorSet};
 use unionlink::http::{
     CallbackLog, CallbackState, Limits, Listener, TrustedProxies, UnservedCorps, public, serve,
 };
@@ -126,7 +126,7 @@ fn in_memory(brand: &Brand) -> Router {
     let (keys, recipients) = (keys(brand), AppRecipients::SelfBuilt(recipients(brand)));
     let door = Door::App(AppDoor { name: name.clone(), keys, recipients, customer_groups: true });
     public::router(Arc::new(CallbackState {
-        doors: Arc::new([(name, door)].into()),
+        doors: Arc::new(DoorSet::new([(name, Arc::new(door))].into())),
         apps: Arc::default(),
         nonces: Arc::new(|| [0; 12]),
         store,

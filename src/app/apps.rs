@@ -85,7 +85,7 @@ pub(super) fn doors(config: &Config, apps: &Apps) -> Result<Doors, StartError> {
             recipients: recipients[&suite.name].clone(),
             sealer: settings.sealer.clone(),
         };
-        doors.insert(suite.name.clone(), Door::Suite(door));
+        doors.insert(suite.name.clone(), Arc::new(Door::Suite(door)));
     }
     for app in &config.apps {
         let (keys, recipients) = match &app.access {
@@ -109,7 +109,8 @@ pub(super) fn doors(config: &Config, apps: &Apps) -> Result<Doors, StartError> {
             }
         };
         let (name, customer_groups) = (app.name.clone(), app.customer_groups);
-        doors.insert(name.clone(), Door::App(AppDoor { name, keys, recipients, customer_groups }));
+        let door = AppDoor { name: name.clone(), keys, recipients, customer_groups };
+        doors.insert(name, Arc::new(Door::App(door)));
     }
     Ok(doors)
 }

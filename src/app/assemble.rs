@@ -20,6 +20,7 @@ use crate::domain::backoff::Jitter;
 use crate::domain::ids::SinkName;
 use crate::domain::quota::{Budget, Grant, Share};
 use crate::domain::time::{DAY_MS, Moment};
+use crate::http::doors::DoorSet;
 use crate::http::{CallbackLog, CallbackState, SourceCheck, TrustedProxies, UnservedCorps, unrouted};
 use crate::sink::Sink;
 use crate::store::{Start, Store};
@@ -141,7 +142,7 @@ pub async fn assemble(
         calls_max: size(config.wecom.calls_max),
     };
     let callbacks = Arc::new(CallbackState {
-        doors: Arc::new(doors),
+        doors: Arc::new(DoorSet::new(doors)),
         apps: context.apps.clone(),
         nonces: nonces.clone(),
         store,

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::callback_log::CallbackLog;
-use super::doors::{AppDoor, Door, Doors, Misplaced, Place, SuiteDoor, unrouted, without_groups};
+use super::doors::{AppDoor, Door, DoorSet, Misplaced, Place, SuiteDoor, unrouted, without_groups};
 use super::payload::{Concern, payload_of};
 use super::strangers::SourceCheck;
 use super::unserved::{MESSAGES_MAX, UnservedCorps};
@@ -35,7 +35,7 @@ use crate::worker::apps::Apps;
 /// The state that the handlers share.
 pub struct CallbackState {
     /// The callback URLs.
-    pub doors: Arc<Doors>,
+    pub doors: Arc<DoorSet>,
     /// The apps and suites.
     pub apps: Arc<Apps>,
     /// The nonces that secrets are sealed with.

@@ -130,14 +130,16 @@ async fn check_url(
     path: NamePath,
     RawQuery(query): RawQuery,
 ) -> Response {
-    let (stranger, door) = (state.stranger(source), state.door(path));
-    let name = door.as_ref().ok().map(|door| door.name());
-    let answer = match door {
-        Ok(_) if is_refused(stranger) => Err(Refusal::Source.into()),
-        Ok(door) => state.echo(door, query.as_deref().unwrap_or_default()),
-        Err(reject) => Err(reject),
+    let stranger = state.stranger(source);
+    let (door, answer) = match state.door(path) {
+        Ok(door) if is_refused(stranger) => (Some(door), Err(Refusal::Source.into())),
+        Ok(door) => {
+            let answer = state.echo(&door, query.as_deref().unwrap_or_default());
+            (Some(door), answer)
+        }
+        Err(reject) => (None, Err(reject)),
     };
-    state.respond(name, stranger, answer, None)
+    state.respond(door.as_ref().map(|door| door.name()), stranger, answer, None)
 }
 
 /// WeCom's event callback (POST, document 90930).
@@ -149,14 +151,17 @@ async fn receive(
     body: Body,
 ) -> Response {
     let mut received_at = None;
-    let (stranger, door) = (state.stranger(source), state.door(path));
-    let name = door.as_ref().ok().map(|door| door.name());
-    let answer = match door {
-        Ok(_) if is_refused(stranger) => Err(Refusal::Source.into()),
-        Ok(door) => state.receive(door, query.as_deref().unwrap_or_default(), body, &mut received_at).await,
-        Err(reject) => Err(reject),
+    let stranger = state.stranger(source);
+    let (door, answer) = match state.door(path) {
+        Ok(door) if is_refused(stranger) => (Some(door), Err(Refusal::Source.into())),
+        Ok(door) => {
+            let query = query.as_deref().unwrap_or_default();
+            let answer = state.receive(&door, query, body, &mut received_at).await;
+            (Some(door), answer)
+        }
+        Err(reject) => (None, Err(reject)),
     };
-    state.respond(name, stranger, answer, received_at)
+    state.respond(door.as_ref().map(|door| door.name()), stranger, answer, received_at)
 }
 
 fn is_refused(stranger: Option<Stranger>) -> bool {
@@ -186,7 +191,7 @@ impl CallbackState {
         }
         match (name, &answer) {
             (None, Err(Reject::SuiteUrl { app, suite })) => self.log.uses_suite_url(app, suite),
-            (None, _) => self.log.unknown_app(self.doors.keys()),
+            (None, _) => self.log.unknown_app(self.doors.current().keys()),
             (Some(name), answer) => self.log_answer(name, answer),
         }
         answer.into_response()
@@ -212,10 +217,10 @@ impl CallbackState {
         self.source_check.as_ref()?.stranger(source?.0, self.clock.moment(), &self.log)
     }
 
-    fn door(&self, path: NamePath) -> Result<&Door, Reject> {
+    fn door(&self, path: NamePath) -> Result<Arc<Door>, Reject> {
         let name = path.ok().and_then(|Path(name)| AppName::new(name).ok()).ok_or(Reject::UnknownApp)?;
-        if let Some(door) = self.doors.get(&name) {
-            return Ok(door);
+        if let Some(door) = self.doors.current().get(&name) {
+            return Ok(door.clone());
         }
         let suite = self.apps.get(&name).and_then(|rules| rules.suite.clone());
         Err(suite.map_or(Reject::UnknownApp, |suite| Reject::SuiteUrl { app: name, suite }))

@@ -105,7 +105,7 @@ impl Redrive<'_> {
         age_limit: Option<AgeLimit>,
     ) -> Result<Becomes, RedriveError> {
         let Self { store, doors, apps, .. } = self;
-        let (door, of_app) = match doors.get(name) {
+        let (door, of_app) = match doors.get(name).map(|door| &**door) {
             Some(Door::App(door)) => {
                 let classified = door.classify(store, apps, message, age_limit).await?;
                 return Ok(Becomes::Itself(self.accepted(name, classified, message)?));
@@ -143,7 +143,7 @@ impl Redrive<'_> {
     }
 
     fn suite_door(&self, app: &AppName) -> Option<&SuiteDoor> {
-        match self.doors.get(self.apps.get(app)?.suite.as_ref()?)? {
+        match &**self.doors.get(self.apps.get(app)?.suite.as_ref()?)? {
             Door::Suite(door) => Some(door),
             Door::App(_) => None,
         }
@@ -229,6 +229,8 @@ impl From<QuarantineReason> for RedriveError {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::callback::{AesKey, Keys};
     use crate::domain::chat::CHAT_LAG_MS;
@@ -256,7 +258,7 @@ mod tests {
             }),
             customer_groups: true,
         };
-        let doors = Doors::from([(name.clone(), Door::App(door))]);
+        let doors = Doors::from([(name.clone(), Arc::new(Door::App(door)))]);
         let (wake, now) = (Wake::default(), Timestamp::from_secs(1_764_518_400));
         let redrive = Redrive { store: &store, doors: &doors, apps: &Apps::default(), wake: &wake };
         let group = "<ChatId>wrINVENTED</ChatId><ChangeType>create</ChangeType>";

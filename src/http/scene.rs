@@ -14,7 +14,7 @@ use secrecy::SecretString;
 
 use super::callback_log::CallbackLog;
 use super::callbacks::CallbackState;
-use super::doors::{AppDoor, AppRecipients, Door, Doors, SuiteDoor, SuiteRecipients};
+use super::doors::{AppDoor, AppRecipients, Door, DoorSet, Doors, SuiteDoor, SuiteRecipients};
 use super::public;
 use super::unserved::UnservedCorps;
 use crate::at_rest::{Purpose, Sealer};
@@ -91,11 +91,12 @@ fn rules(suite: Option<&str>, corp_id: &str) -> AppRules {
 fn doors() -> Doors {
     let app = |app: &str, recipients| {
         let door = AppDoor { name: name(app), keys: keys(app), recipients, customer_groups: true };
-        (name(app), Door::App(door))
+        (name(app), Arc::new(Door::App(door)))
     };
     let suite = |suite: &str| {
         let sealer = settings(suite).sealer;
-        (name(suite), Door::Suite(SuiteDoor { keys: keys(suite), recipients: recipients(suite), sealer }))
+        let door = SuiteDoor { keys: keys(suite), recipients: recipients(suite), sealer };
+        (name(suite), Arc::new(Door::Suite(door)))
     };
     let own = Recipients { corp_id: corp("wwOWN"), accept_receive_ids: Vec::new() };
     Doors::from([
@@ -135,7 +136,7 @@ impl Scene {
         let apps = Apps::new(apps.map(|(app, rules)| (name(app), rules)), BTreeMap::from(suites));
         let nonce = AtomicU8::new(0);
         let state = Arc::new(CallbackState {
-            doors: Arc::new(doors()),
+            doors: Arc::new(DoorSet::new(doors())),
             apps: Arc::new(apps),
             nonces: Arc::new(move || [nonce.fetch_add(1, Ordering::Relaxed); 12]),
             store: store.clone(),

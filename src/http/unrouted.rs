@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::callback_log::CallbackLog;
 use super::callbacks::CallbackState;
-use super::doors::Door;
+use super::doors::{Door, Doors};
 use super::redrive::{Redrive, RedriveError};
 use crate::domain::event::QuarantineReason;
 use crate::domain::ids::{AppName, CorpId};
@@ -49,7 +49,7 @@ pub async fn run(state: Arc<CallbackState>, stop: CancellationToken) {
 impl CallbackState {
     /// Redrives the messages whose corp an app serves by now. Returns how many, by suite.
     async fn redrive_routed(&self) -> Result<BTreeMap<AppName, u64>, StoreError> {
-        let mut redriven = BTreeMap::new();
+        let (mut redriven, doors) = (BTreeMap::new(), self.doors.current());
         // Where many wait for one corp, it is looked for once.
         let mut unserved: BTreeSet<(AppName, CorpId, String)> = BTreeSet::new();
         let mut left: BTreeMap<(AppName, CorpId), u64> = BTreeMap::new();
@@ -63,11 +63,11 @@ impl CallbackState {
                 let QuarantineReason::Unrouted { corp_id } = &waiting.reason else { continue };
                 let key = (waiting.app.clone(), corp_id.clone(), waiting.receive_id.clone());
                 let is_routed = !unserved.contains(&key)
-                    && match self.doors.get(&waiting.app) {
+                    && match doors.get(&waiting.app) {
                         Some(door) => self.is_routed(door, corp_id, &waiting.receive_id).await?,
                         None => false,
                     };
-                if is_routed && self.redrive_one(&waiting).await? {
+                if is_routed && self.redrive_one(&doors, &waiting).await? {
                     *redriven.entry(waiting.app).or_default() += 1;
                     continue;
                 }
@@ -93,8 +93,8 @@ impl CallbackState {
         }
     }
 
-    async fn redrive_one(&self, waiting: &Quarantined) -> Result<bool, StoreError> {
-        let redrive = Redrive { store: &*self.store, doors: &self.doors, apps: &self.apps, wake: &self.wake };
+    async fn redrive_one(&self, doors: &Doors, waiting: &Quarantined) -> Result<bool, StoreError> {
+        let redrive = Redrive { store: &*self.store, doors, apps: &self.apps, wake: &self.wake };
         // The age that it had when it arrived counts.
         let age_limit = AgeLimit { days_max: self.event_days_max, now: waiting.received_at };
         match redrive.message(waiting, Some(age_limit), self.clock.now()).await {

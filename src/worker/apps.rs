@@ -10,6 +10,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, PoisonError, RwLock};
 
+use secrecy::{ExposeSecret as _, SecretString};
+
 use super::suites::{SuiteSettings, SuiteView};
 use crate::domain::authorization::{Agent, Authorization, Role, dealers_of};
 use crate::domain::bindings::{AgencyApp, Bindings, Unserved};
@@ -87,13 +89,23 @@ impl AppRules {
     }
 }
 
+/// What may be changed of an app while the service runs.
+#[derive(Debug, Clone)]
+pub struct ReloadedSettings {
+    /// The secret of a self-built app.
+    pub secret: Option<SecretString>,
+    /// The call quota of each conversion API.
+    pub quota: Limits,
+    /// Percent of every window reserved for live registrations.
+    pub reserve_percent: u8,
+}
+
 /// The rules of all apps, by name.
 pub type RulesByApp = BTreeMap<AppName, Arc<AppRules>>;
 
 /// The apps of the service, and the suites of those that are agency-developed.
 #[derive(Debug, Default)]
 pub struct Apps {
-    self_built: BTreeMap<AppName, AppCredentials>,
     suites: BTreeMap<AppName, SuiteSettings>,
     agency: Vec<AgencyApp>,
     current: RwLock<Arc<Registry>>,
@@ -103,6 +115,8 @@ pub struct Apps {
 #[derive(Debug, Default, Clone)]
 struct Registry {
     apps: Arc<RulesByApp>,
+    /// The credentials of the self-built apps.
+    self_built: BTreeMap<AppName, AppCredentials>,
     suites: BTreeMap<AppName, Arc<SuiteView>>,
     /// Why an agency-developed app serves no corp.
     unserved: BTreeMap<AppName, Unserved>,
@@ -142,8 +156,7 @@ impl Apps {
             apps: Arc::new(apps),
             ..Registry::default()
         };
-        let self_built = BTreeMap::new();
-        let this = Self { self_built, suites, agency, current: RwLock::new(Arc::new(registry)) };
+        let this = Self { suites, agency, current: RwLock::new(Arc::new(registry)) };
         // The corp in the configuration of an agency-developed app is that of no authorisation yet.
         this.replace(BTreeMap::new(), &Bindings::default(), Timestamp::EPOCH);
         this
@@ -151,9 +164,9 @@ impl Apps {
 
     /// The same, with the credentials of self-built apps.
     #[must_use]
-    pub fn with_credentials(mut self, self_built: BTreeMap<AppName, AppCredentials>) -> Self {
-        self.self_built = self_built;
-        self
+    pub fn with_credentials(self, self_built: BTreeMap<AppName, AppCredentials>) -> Self {
+        let registry = Registry { self_built, ..Registry::clone(&self.current()) };
+        Self { current: RwLock::new(Arc::new(registry)), ..self }
     }
 
     fn current(&self) -> Arc<Registry> {
@@ -309,6 +322,28 @@ impl Apps {
         }
         *current = Arc::new(registry);
         changes
+    }
+
+    /// Replaces the secrets and quotas of these apps, after the configuration was reloaded; those of other
+    /// apps stay. Returns the apps whose secret is another now.
+    pub fn reconfigure(&self, settings: BTreeMap<AppName, ReloadedSettings>) -> Vec<AppName> {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let registry = Arc::make_mut(&mut current);
+        let (apps, mut changed) = (Arc::make_mut(&mut registry.apps), Vec::new());
+        for (app, ReloadedSettings { secret, quota, reserve_percent }) in settings {
+            if let Some(rules) = apps.get_mut(&app) {
+                let rules = Arc::make_mut(rules);
+                (rules.quota, rules.reserve_percent) = (quota, reserve_percent);
+            }
+            let credentials = registry.self_built.get_mut(&app);
+            let (Some(credentials), Some(secret)) = (credentials, secret) else { continue };
+            if credentials.secret.expose_secret() != secret.expose_secret() {
+                credentials.secret = secret;
+                credentials.generation += 1;
+                changed.push(app);
+            }
+        }
+        changed
     }
 
     /// Changes the rules of the apps.

@@ -101,9 +101,10 @@ impl Schedule {
                 let now = service.clock.now();
                 for state in [EventState::Dead, EventState::Quarantined] {
                     for row in service.store.events(state, EventId(0), 1_000).await? {
+                        let doors = service.doors.current();
                         let redrive = Redrive {
                             store: &*service.store,
-                            doors: &service.doors,
+                            doors: &doors,
                             apps: &service.apps,
                             wake: &service.wake,
                         };

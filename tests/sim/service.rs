@@ -19,7 +19,7 @@ use unionlink::clock::ServiceClock;
 use unionlink::config::Config;
 use unionlink::domain::backoff::Jitter;
 use unionlink::domain::ids::AppName;
-use unionlink::http::doors::Doors;
+use unionlink::http::doors::DoorSet;
 use unionlink::http::public;
 use unionlink::simulator::{Event, SealedCallback, Sending, Simulator};
 use unionlink::store::embedded::engine::Memory;
@@ -96,7 +96,7 @@ pub struct Machine {
 /// A running process.
 pub struct Service {
     pub store: Arc<EmbeddedStore>,
-    pub doors: Arc<Doors>,
+    pub doors: Arc<DoorSet>,
     pub apps: Arc<Apps>,
     pub wake: Arc<Wake>,
     pub sinks: Arc<SinkRegistry>,

@@ -12,7 +12,7 @@
 //! Token: a bearer token, compared in constant time with each configured one. Each has its scopes.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use secrecy::{ExposeSecret, SecretString};
@@ -24,11 +24,16 @@ use crate::http::problem::Problem;
 use crate::telemetry::metrics::{AdminRefusal, Metrics};
 use crate::telemetry::throttle::LogThrottle;
 
-/// The checks of one admin listener.
+/// The checks of one admin listener. Reloading the configuration replaces what they accept.
 pub struct Guard {
+    accepted: RwLock<Arc<Accepted>>,
+    log: LogThrottle<AdminRefusal>,
+}
+
+/// What the checks accept.
+struct Accepted {
     hosts: Vec<String>,
     tokens: Vec<Token>,
-    log: LogThrottle<AdminRefusal>,
 }
 
 /// A token and what it allows.
@@ -70,20 +75,7 @@ pub(super) enum TokenRefusal {
     Wrong,
 }
 
-impl Guard {
-    /// The checks for a service named `hosts` (in lower case); without `tokens` every request is authorised.
-    #[must_use]
-    pub fn new(hosts: Vec<String>, tokens: Vec<Token>) -> Self {
-        Self { hosts, tokens, log: LogThrottle::default() }
-    }
-
-    /// Logs a refusal, unless one for the same reason was logged within the last minute.
-    fn log_refusal(&self, reason: AdminRefusal, what: &str) {
-        if let Some(refused) = self.log.count(reason) {
-            tracing::warn!(refused, "requests refused: {what}");
-        }
-    }
-
+impl Accepted {
     /// Whether `host` or `host:port` names this service.
     fn is_ours(&self, authority: &str) -> bool {
         let Some(host) = host_of(authority) else { return false };
@@ -92,6 +84,45 @@ impl Guard {
             Host::Name(name) => {
                 name == "localhost" || name.ends_with(".localhost") || self.hosts.contains(&name)
             }
+        }
+    }
+
+    /// Whether `origin` is this service's own, either as `host` or as a configured name, since a reverse
+    /// proxy may have rewritten `Host`.
+    fn is_origin_of(&self, origin: &str, host: &str) -> bool {
+        let Some((scheme, authority)) = origin.split_once("://") else { return false };
+        let default_port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
+        let without_default_port = |authority: &str| {
+            let authority = authority.to_ascii_lowercase();
+            authority.strip_suffix(default_port).map(str::to_owned).unwrap_or(authority)
+        };
+        let is_configured =
+            || matches!(host_of(authority), Some(Host::Name(name)) if self.hosts.contains(&name));
+        without_default_port(authority) == without_default_port(host) || is_configured()
+    }
+}
+
+impl Guard {
+    /// The checks for a service named `hosts` (in lower case); without `tokens` every request is authorised.
+    #[must_use]
+    pub fn new(hosts: Vec<String>, tokens: Vec<Token>) -> Self {
+        Self { accepted: RwLock::new(Arc::new(Accepted { hosts, tokens })), log: LogThrottle::default() }
+    }
+
+    /// Accepts these hosts and tokens from the next request on, as [`new`](Self::new) does.
+    pub fn replace(&self, hosts: Vec<String>, tokens: Vec<Token>) {
+        let accepted = Arc::new(Accepted { hosts, tokens });
+        *self.accepted.write().unwrap_or_else(PoisonError::into_inner) = accepted;
+    }
+
+    fn accepted(&self) -> Arc<Accepted> {
+        self.accepted.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Logs a refusal, unless one for the same reason was logged within the last minute.
+    fn log_refusal(&self, reason: AdminRefusal, what: &str) {
+        if let Some(refused) = self.log.count(reason) {
+            tracing::warn!(refused, "requests refused: {what}");
         }
     }
 
@@ -112,14 +143,15 @@ impl Guard {
         };
         // An absolute URI in the request line names a host, too, and takes precedence; both have to be ours.
         let in_uri = uri.authority().map(axum::http::uri::Authority::as_str);
-        if !self.is_ours(host) || in_uri.is_some_and(|authority| !self.is_ours(authority)) {
+        let accepted = self.accepted();
+        if !accepted.is_ours(host) || in_uri.is_some_and(|authority| !accepted.is_ours(authority)) {
             metrics.admin_refused(AdminRefusal::Host);
             self.log_refusal(AdminRefusal::Host, "Host header not in [admin] hosts");
             return Err(Problem::host_not_allowed());
         }
         let is_cross_origin = headers.contains_key(header::ORIGIN)
             && !single(header::ORIGIN)
-                .is_some_and(|origin| self.is_origin_of(origin, in_uri.unwrap_or(host)));
+                .is_some_and(|origin| accepted.is_origin_of(origin, in_uri.unwrap_or(host)));
         if is_cross_origin && !method.is_safe() {
             metrics.admin_refused(AdminRefusal::Origin);
             self.log_refusal(AdminRefusal::Origin, "cross-origin change");
@@ -128,30 +160,17 @@ impl Guard {
         Ok(())
     }
 
-    /// Whether `origin` is this service's own, either as `host` or as a configured name, since a reverse
-    /// proxy may have rewritten `Host`.
-    fn is_origin_of(&self, origin: &str, host: &str) -> bool {
-        let Some((scheme, authority)) = origin.split_once("://") else { return false };
-        let default_port = if scheme.eq_ignore_ascii_case("https") { ":443" } else { ":80" };
-        let without_default_port = |authority: &str| {
-            let authority = authority.to_ascii_lowercase();
-            authority.strip_suffix(default_port).map(str::to_owned).unwrap_or(authority)
-        };
-        let is_configured =
-            || matches!(host_of(authority), Some(Host::Name(name)) if self.hosts.contains(&name));
-        without_default_port(authority) == without_default_port(host) || is_configured()
-    }
-
     /// Whose request it is. Digests are compared, each with all of them, so the time reveals neither content
     /// nor length nor which token is close.
     pub(super) fn caller(&self, headers: &HeaderMap, metrics: &Metrics) -> Result<Caller, TokenRefusal> {
-        if self.tokens.is_empty() {
+        let accepted = self.accepted();
+        if accepted.tokens.is_empty() {
             return Ok(Caller { token: "open".into(), scopes: TokenScopes::all() });
         }
         let given = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes).and_then(bearer);
         let mut found = None;
         if let Some(digest) = given.map(Sha256::digest) {
-            for token in &self.tokens {
+            for token in &accepted.tokens {
                 let equals = |known: &[u8; 32]| digest.as_slice().ct_eq(known);
                 let is_it = token.digests.iter().map(equals).fold(Choice::from(0), std::ops::BitOr::bitor);
                 if bool::from(is_it) {
@@ -240,7 +259,7 @@ mod tests {
             "UnionLink.Example.COM:443",
             "unionlink.example.com.",
         ] {
-            assert!(guard().is_ours(ours), "{ours}");
+            assert!(guard().accepted().is_ours(ours), "{ours}");
         }
         for strange in [
             "",
@@ -264,7 +283,7 @@ mod tests {
             "127.1",
             "127.0.0.1, evil.example",
         ] {
-            assert!(!guard().is_ours(strange), "{strange}");
+            assert!(!guard().accepted().is_ours(strange), "{strange}");
         }
     }
 
@@ -276,7 +295,7 @@ mod tests {
             ("http://LOCALHOST", "localhost:80"),
             ("https://unionlink.example.com", "127.0.0.1:8081"),
         ] {
-            assert!(guard().is_origin_of(origin, host), "{origin} {host}");
+            assert!(guard().accepted().is_origin_of(origin, host), "{origin} {host}");
         }
         for (origin, host) in [
             ("null", "localhost"),
@@ -285,7 +304,7 @@ mod tests {
             ("https://evil.example", "127.0.0.1:8081"),
             ("https://localhost:80", "localhost"),
         ] {
-            assert!(!guard().is_origin_of(origin, host), "{origin} {host}");
+            assert!(!guard().accepted().is_origin_of(origin, host), "{origin} {host}");
         }
     }
 
@@ -312,5 +331,19 @@ mod tests {
         }
         let open = Guard::new(Vec::new(), Vec::new()).caller(&HeaderMap::new(), &metrics).unwrap();
         assert_eq!(open, Caller { token: "open".into(), scopes: TokenScopes::all() });
+    }
+
+    #[test]
+    fn what_is_accepted_can_be_replaced_as_a_whole() {
+        let (guard, metrics) = (guard(), Metrics::default());
+        let sent = |value| HeaderMap::from_iter([(header::AUTHORIZATION, HeaderValue::from_static(value))]);
+        let token = Token::new("admin", [&SecretString::from("the-next-token")], TokenScopes::all());
+        guard.replace(vec!["other.example.com".to_owned()], vec![token]);
+        assert!(guard.caller(&sent("Bearer the-next-token"), &metrics).is_ok());
+        for gone in ["Bearer the-token", "Bearer the-reader"] {
+            assert_eq!(guard.caller(&sent(gone), &metrics), Err(TokenRefusal::Wrong), "{gone}");
+        }
+        let accepted = guard.accepted();
+        assert!(accepted.is_ours("other.example.com") && !accepted.is_ours("unionlink.example.com"));
     }
 }

@@ -28,7 +28,6 @@ use crate::domain::quota::{Budget, Grant, Share};
 use crate::domain::sealed::Sealed;
 use crate::domain::suite::{CodeId, CodeKind, SuiteChange, SuiteEvent};
 use crate::domain::time::{Moment, Timestamp};
-use crate::http::doors::Doors;
 use crate::lifecycle::Lifecycle;
 use crate::store::embedded::engine::Memory;
 use crate::store::embedded::{EmbeddedStore, Settings};
@@ -160,7 +159,7 @@ impl Scene {
         let (stop, tickets) = (CancellationToken::new(), Arc::<Tickets>::default());
         let state = Arc::new(AdminState {
             store,
-            doors: Arc::new(Doors::new()),
+            doors: Arc::default(),
             clock: clock.clone(),
             metrics,
             wake: Arc::default(),

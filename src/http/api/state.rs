@@ -20,7 +20,7 @@ use super::refused_tokens::RefusedTokens;
 use crate::clock::Clock;
 use crate::domain::ids::{AppName, SinkName};
 use crate::domain::time::Timestamp;
-use crate::http::doors::Doors;
+use crate::http::doors::DoorSet;
 use crate::http::problem::Problem;
 use crate::lifecycle::Lifecycle;
 use crate::store::Store;
@@ -88,7 +88,7 @@ pub struct AdminState {
     /// The store.
     pub store: Arc<dyn Store>,
     /// The callback URLs, to classify quarantined messages again.
-    pub doors: Arc<Doors>,
+    pub doors: Arc<DoorSet>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The metrics.

@@ -376,9 +376,7 @@ async fn a_published_create_auth_is_accepted_as_it_was_sent() {
     };
     let sealer = scene.state.apps.suites()[&name("agency")].sealer.clone();
     let door = Door::Suite(SuiteDoor { keys, recipients, sealer });
-    let mut state = Arc::into_inner(scene.state).unwrap();
-    state.doors = Arc::new([(name("agency"), door)].into());
-    let scene = Scene { state: Arc::new(state), ..scene };
+    scene.state.doors.replace([(name("agency"), Arc::new(door))].into());
     let query = format!(
         "msg_signature={}&timestamp={}&nonce={}",
         text("signature"),

@@ -3,16 +3,14 @@
 use super::*;
 use crate::http::scene::{FURTHER_ID, SUITE_ID, Scene, added, corp, name, own};
 
-fn suite_door<'a>(scene: &'a Scene, suite: &str) -> &'a SuiteDoor {
-    match &scene.state.doors[&name(suite)] {
-        Door::Suite(door) => door,
-        Door::App(door) => panic!("{door:?}"),
-    }
+fn door(scene: &Scene, url: &str) -> Arc<Door> {
+    scene.state.doors.current()[&name(url)].clone()
 }
 
 async fn placed(scene: &Scene, suite: &str, receive_id: &str, text: &str) -> Place {
     let message = VerifiedMessage::from_quarantine(receive_id, text.as_bytes().to_vec());
-    suite_door(scene, suite).place(&*scene.store, &scene.state.apps, &message).await.unwrap()
+    let Door::Suite(door) = &*door(scene, suite) else { panic!("it is a suite's") };
+    door.place(&*scene.store, &scene.state.apps, &message).await.unwrap()
 }
 
 /// Where an event goes: to these apps, or why to none.
@@ -113,7 +111,7 @@ async fn a_suites_message_counts_only_if_encrypted_for_the_suite_and_naming_it()
 #[tokio::test]
 async fn an_apps_own_url_accepts_what_is_of_its_suite_and_of_no_other_brand() {
     let scene = Scene::authorized().await;
-    let Door::App(door) = &scene.state.doors[&name("second")] else { panic!("it is an app's") };
+    let Door::App(door) = &*door(&scene, "second") else { panic!("it is an app's") };
     for (receive_ids, abouts, accepted) in [
         (vec!["wpB"], vec!["wpA", "wpB", "wpD1", "wpD2", "wpN"], true),
         (vec![SUITE_ID, "wwPROVIDER", FURTHER_ID, "wpD1"], vec!["wpB", "wpD1", "wpD2", "wpN"], true),

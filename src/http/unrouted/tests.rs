@@ -152,7 +152,8 @@ async fn an_event_that_was_too_old_on_arrival_is_not_made_younger_by_waiting() {
 
 async fn by_operator(scene: &Scene, id: EventId) -> Result<bool, RedriveError> {
     let Scene { state, store, .. } = scene;
-    let redrive = Redrive { store: &**store, doors: &state.doors, apps: &state.apps, wake: &state.wake };
+    let doors = state.doors.current();
+    let redrive = Redrive { store: &**store, doors: &doors, apps: &state.apps, wake: &state.wake };
     redrive.event(id, NOW).await
 }
 

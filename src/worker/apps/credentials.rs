@@ -13,10 +13,10 @@ use crate::wecom::{
 
 impl Credentials for Apps {
     fn of_app(&self, app: &AppName) -> Result<AppCredentials, Unavailable> {
-        if let Some(own) = self.self_built.get(app) {
+        let current = self.current();
+        if let Some(own) = current.self_built.get(app) {
             return Ok(own.clone());
         }
-        let current = self.current();
         let rules = current.apps.get(app).ok_or(Unavailable::NotConfigured)?;
         let suite = rules.suite.as_ref().and_then(|suite| current.suites.get(suite));
         let suite = suite.ok_or(Unavailable::NotConfigured)?;
@@ -88,6 +88,7 @@ impl QuotaLimits for Apps {
 mod tests {
     use secrecy::ExposeSecret as _;
 
+    use super::super::ReloadedSettings;
     use super::super::tests::{apps, authorized, corp, name, replace, rules, settings, settings_of};
     use super::*;
     use crate::domain::time::MINUTE_MS;
@@ -174,5 +175,35 @@ mod tests {
         replace(&apps, vec![authorized("wpA", None, 1)]);
         assert_eq!(apps.corps(), [corp("wpA"), corp("wwOWN")]);
         assert_eq!(apps.of(&corp("wpA")).per_hour, 3);
+    }
+
+    #[test]
+    fn after_a_reload_an_app_calls_with_its_new_secret_and_quota_as_another_generation() {
+        let own = AppCredentials {
+            corp_id: corp("wwOWN"),
+            agent_id: 1,
+            secret: "before".into(),
+            generation: 0,
+            development: Development::SelfBuilt,
+        };
+        let apps = apps().with_credentials([(name("own"), own)].into());
+        let reload = |app, secret: &str| {
+            let quota = Limits { per_hour: 7, ..Limits::DOCUMENTED };
+            let settings = ReloadedSettings { secret: Some(secret.into()), quota, reserve_percent: 3 };
+            apps.reconfigure([(name(app), settings)].into())
+        };
+        assert_eq!(reload("own", "before"), []);
+        assert_eq!(apps.of_app(&name("own")).unwrap().generation, 0, "cached tokens stay");
+        assert_eq!(reload("own", "after"), [name("own")]);
+        let own = apps.of_app(&name("own")).unwrap();
+        assert_eq!((own.secret.expose_secret(), own.generation), ("after", 1));
+        assert_eq!(
+            (apps.of(&corp("wwOWN")).per_hour, apps.get(&name("own")).unwrap().reserve_percent),
+            (7, 3)
+        );
+        // An agency-developed app has no secret in the configuration, and another name is not configured.
+        assert_eq!((reload("brand", "code"), reload("other", "secret")), (vec![], vec![]));
+        assert_eq!(apps.get(&name("brand")).unwrap().quota.per_hour, 7);
+        assert_eq!(refusal(&apps), Some(Unavailable::NotAuthorized));
     }
 }

@@ -59,7 +59,8 @@ pub(in super::super) async fn one(
 impl AdminState {
     /// Redrives one event. Returns whether there was anything to redrive.
     async fn redrive(&self, id: EventId) -> Result<bool, Problem> {
-        let redrive = Redrive { store: &*self.store, doors: &self.doors, apps: &self.apps, wake: &self.wake };
+        let doors = self.doors.current();
+        let redrive = Redrive { store: &*self.store, doors: &doors, apps: &self.apps, wake: &self.wake };
         Ok(redrive.event(id, self.clock.now()).await?)
     }
 }
