@@ -5,6 +5,7 @@
 
 mod apps;
 mod assemble;
+mod deliveries;
 mod descriptors;
 mod sinks;
 mod start_error;
@@ -34,6 +35,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::wecom::{ClientSettings, Https, SuitePlatform};
 use crate::worker::Context;
 use crate::worker::activity::Activity;
+use deliveries::Deliveries;
 
 /// The longest life of a connection: keep-alive pays off within it, and no client holds one for ever.
 const CONNECTION_LIFE: Duration = Duration::from_mins(2);
@@ -95,7 +97,7 @@ impl App {
             panicked: CancellationToken::new(),
         };
         let assembled = assemble(config, parts, lifecycle.soft()).await?;
-        let Assembled { context, callbacks, suite_platform, workers } = assembled;
+        let Assembled { context, callbacks, suite_platform, workers, sinks } = assembled;
         let app = Self {
             public_address,
             admin_address,
@@ -120,6 +122,10 @@ impl App {
             .supervise("refused tokens", api::record_refused_tokens(admin_state, app.lifecycle.soft()));
         for (name, worker) in workers {
             app.lifecycle.supervise(name, worker);
+        }
+        let deliveries = Deliveries::new(context.clone(), app.lifecycle.clone());
+        for sink in sinks {
+            deliveries.start(sink);
         }
         app.watch(&context);
         let (callbacks, admin) = (app.public_address, &app.admin_address);
@@ -233,7 +239,6 @@ fn admin_state(
         suite_platform,
         activity: context.activity.clone(),
         sinks: context.sinks.clone(),
-        sink_kinds: config.sinks.iter().map(|sink| (sink.name.clone(), sink.target.kind())).collect(),
         pages: Arc::default(),
         imports: app.imports.clone(),
         permits: Permits::of(connections),
@@ -260,7 +265,8 @@ fn tokens(admin: &config::Admin) -> Vec<Token> {
 fn sink_parts(config: &Config, clock: &Arc<ServiceClock>) -> Result<Vec<SinkPart>, StartError> {
     let part = |sink: &config::Sink| {
         let built = sinks::build(sink, clock.clone()).map_err(StartError::Sink)?;
-        Ok(SinkPart { name: sink.name.clone(), start: sink.start, sink: built })
+        let (name, kind) = (sink.name.clone(), sink.target.kind());
+        Ok(SinkPart { name, kind, start: sink.start, sink: built })
     };
     config.sinks.iter().map(part).collect()
 }

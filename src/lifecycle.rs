@@ -7,6 +7,7 @@
 //! no stop signal.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -45,12 +46,19 @@ pub enum TaskState {
     Ended,
 }
 
+/// The tasks of the status, by the order in which they were spawned.
+#[derive(Default)]
+struct Known {
+    spawned: u64,
+    tasks: BTreeMap<u64, Task>,
+}
+
 /// The supervisor of a service's tasks. Clones share the same tasks.
 #[derive(Clone)]
 pub struct Lifecycle {
     soft: CancellationToken,
     tasks: TaskTracker,
-    known: Arc<Mutex<Vec<Task>>>,
+    known: Arc<Mutex<Known>>,
     failure: Arc<Mutex<Option<Failure>>>,
 }
 
@@ -74,30 +82,48 @@ impl Lifecycle {
         name: impl Into<Cow<'static, str>>,
         task: impl Future<Output = ()> + Send + 'static,
     ) {
+        self.supervise_until(name, self.soft(), task);
+    }
+
+    /// As [`supervise`](Self::supervise), for a task that runs until `stop`, a child of the soft stop. Once it
+    /// has ended because of `stop` alone, it is not in the status any more.
+    pub fn supervise_until(
+        &self,
+        name: impl Into<Cow<'static, str>>,
+        stop: CancellationToken,
+        task: impl Future<Output = ()> + Send + 'static,
+    ) {
         let (lifecycle, name): (_, Cow<'static, str>) = (self.clone(), name.into());
-        let place = {
+        let number = {
             let mut known = self.known();
-            known.push(Task { name: name.clone(), state: TaskState::Running });
-            known.len() - 1
+            known.spawned += 1;
+            let number = known.spawned;
+            known.tasks.insert(number, Task { name: name.clone(), state: TaskState::Running });
+            number
         };
         let task = tokio::spawn(task);
         self.tasks.spawn(async move {
             let ended = task.await;
-            lifecycle.known()[place].state = TaskState::Ended;
-            if ended.is_err() || !lifecycle.soft.is_cancelled() {
+            let is_expected = ended.is_ok() && stop.is_cancelled();
+            if is_expected && !lifecycle.soft.is_cancelled() {
+                lifecycle.known().tasks.remove(&number);
+            } else if let Some(task) = lifecycle.known().tasks.get_mut(&number) {
+                task.state = TaskState::Ended;
+            }
+            if !is_expected {
                 lifecycle.fail(Failure::Task(name));
             }
         });
     }
 
-    fn known(&self) -> MutexGuard<'_, Vec<Task>> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The tasks, in the order in which they were spawned.
     #[must_use]
     pub fn tasks(&self) -> Vec<Task> {
-        self.known().clone()
+        self.known().tasks.values().cloned().collect()
     }
 
     /// Begins the soft stop with a failing exit code. Of several failures the first counts.
@@ -204,6 +230,23 @@ mod tests {
         lifecycle.soft().cancel();
         let verdict = lifecycle.finish(&[], GRACE, &CancellationToken::new()).await;
         assert_eq!(verdict, Err(Failure::Task("fragile".into())));
+    }
+
+    #[tokio::test]
+    async fn a_task_with_a_stop_of_its_own_may_end_at_it_and_not_before() {
+        let lifecycle = Lifecycle::new(CancellationToken::new());
+        let stop = lifecycle.soft().child_token();
+        let waiting = stop.clone();
+        lifecycle.supervise_until("sink crm", stop.clone(), async move { waiting.cancelled().await });
+        assert_eq!(lifecycle.tasks().len(), 1);
+        stop.cancel();
+        while !lifecycle.tasks().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        assert!(!lifecycle.soft().is_cancelled());
+        lifecycle.supervise_until("sink cdp", lifecycle.soft().child_token(), async {});
+        let verdict = lifecycle.finish(&[], GRACE, &CancellationToken::new()).await;
+        assert_eq!(verdict, Err(Failure::Task("sink cdp".into())));
     }
 
     #[tokio::test]

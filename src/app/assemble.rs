@@ -32,7 +32,7 @@ use crate::worker::dealer_names::DealerNames;
 use crate::worker::directory::Directory;
 use crate::worker::sink_status::SinkRegistry;
 use crate::worker::{
-    Context, Wake, authorize, callback_ips, dealers, deliver, groups, mint, reconcile, renew, resolve, sweep,
+    Context, Wake, authorize, callback_ips, dealers, groups, mint, reconcile, renew, resolve, sweep,
 };
 
 /// What a service is assembled from, apart from its configuration.
@@ -59,6 +59,8 @@ pub struct Parts {
 pub struct SinkPart {
     /// Its name.
     pub name: SinkName,
+    /// The name of its kind.
+    pub kind: &'static str,
     /// Where in the feed it starts while it has no cursor.
     pub start: Start,
     /// The receiver.
@@ -76,8 +78,10 @@ pub struct Assembled {
     pub callbacks: Arc<CallbackState>,
     /// WeCom, as a suite's calls see it.
     pub suite_platform: Arc<dyn SuitePlatform>,
-    /// The workers, by name.
+    /// The workers, by name; without those that deliver.
     pub workers: Vec<(Cow<'static, str>, Task)>,
+    /// What is delivered to. The caller runs [`deliver::run`](crate::worker::deliver::run) for each.
+    pub sinks: Vec<SinkPart>,
 }
 
 /// Assembles a service. Its workers end when `stop` is cancelled.
@@ -100,9 +104,6 @@ pub async fn assemble(
     let client = Client::over(wire, registry.clone(), limiter, clock.clone(), metrics.clone());
     let client = Arc::new(client);
     let platform: Arc<dyn Platform> = client.clone();
-    for part in &sinks {
-        metrics.sink_configured(&part.name);
-    }
     for suite in &config.suites {
         metrics.suites.configured(&suite.name);
     }
@@ -136,7 +137,7 @@ pub async fn assemble(
         apps: registry,
         calls: TaskTracker::new(),
         panicked,
-        sinks: Arc::new(SinkRegistry::new(sinks.iter().map(|part| part.name.clone()))),
+        sinks: Arc::new(SinkRegistry::new(sinks.iter().map(|part| (part.name.clone(), part.kind)))),
         store_failures: Arc::default(),
         feed_kept_ms: i64::try_from(config.store.feed_days).unwrap_or(i64::MAX).saturating_mul(DAY_MS),
         calls_max: size(config.wecom.calls_max),
@@ -158,7 +159,7 @@ pub async fn assemble(
         body_timeout: Duration::from_millis(config.server.body_timeout_ms),
     });
     let clock_watch = ClockWatch::begin(&context, service_clock).await.map_err(StartError::Clocks)?;
-    let mut workers = workers(&context, clock_watch, sinks, &stop);
+    let mut workers = workers(&context, clock_watch, &stop);
     if let Some(SourceCheck { ips, .. }) = &callbacks.source_check {
         context.metrics.callbacks.sources_compared();
         let reading = callback_ips::run(context.clone(), ips.clone(), stop.clone());
@@ -169,7 +170,7 @@ pub async fn assemble(
         workers.push(("authorize".into(), Box::pin(authorize)));
         workers.push(("unrouted".into(), Box::pin(unrouted::run(callbacks.clone(), stop.clone()))));
     }
-    Ok(Assembled { context, callbacks, suite_platform: client, workers })
+    Ok(Assembled { context, callbacks, suite_platform: client, workers, sinks })
 }
 
 /// The comparison of callbacks' sources with WeCom's list, if it is configured.
@@ -186,25 +187,18 @@ fn source_check(server: &config::Server) -> Option<SourceCheck> {
 fn workers(
     context: &Context,
     clock_watch: ClockWatch,
-    sinks: Vec<SinkPart>,
     stop: &CancellationToken,
 ) -> Vec<(Cow<'static, str>, Task)> {
-    let mut workers: Vec<(Cow<'static, str>, Task)> = vec![
+    vec![
         ("resolve".into(), Box::pin(resolve::run(context.clone(), stop.clone()))),
         ("mint".into(), Box::pin(mint::run(context.clone(), stop.clone()))),
         ("renew".into(), Box::pin(renew::run(context.clone(), stop.clone()))),
         ("groups".into(), Box::pin(groups::run(context.clone(), stop.clone()))),
         ("reconcile".into(), Box::pin(reconcile::run(context.clone(), stop.clone()))),
-    ];
-    for SinkPart { name, start, sink } in sinks {
-        let task_name = format!("sink {name}").into();
-        let delivery = deliver::run(context.clone(), name, sink, start, stop.clone());
-        workers.push((task_name, Box::pin(delivery)));
-    }
-    workers.push(("dealers".into(), Box::pin(dealers::run(context.clone(), stop.clone()))));
-    workers.push(("sweep".into(), Box::pin(sweep::run(context.clone(), stop.clone()))));
-    workers.push(("clock watch".into(), Box::pin(clock_watch.run(stop.clone()))));
-    workers
+        ("dealers".into(), Box::pin(dealers::run(context.clone(), stop.clone()))),
+        ("sweep".into(), Box::pin(sweep::run(context.clone(), stop.clone()))),
+        ("clock watch".into(), Box::pin(clock_watch.run(stop.clone()))),
+    ]
 }
 
 /// The limiter's ledgers, kept in the store.

@@ -11,8 +11,8 @@ mod optional;
 mod register;
 mod suites;
 
-use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -77,6 +77,8 @@ pub struct Metrics {
     sink_lag: Family<Labels<1, String>, Gauge>,
     sink_lag_seconds: Family<Labels<1, String>, Gauge>,
     sink_state: Family<Labels<2, String>, Gauge>,
+    /// The label sets of `sink_state`.
+    sink_states: Mutex<BTreeSet<Labels<2, String>>>,
     paused: Family<Labels<3, String>, Gauge>,
     /// The values of `paused` at the last scrape.
     paused_before: Mutex<BTreeMap<Labels<3, String>, i64>>,
@@ -168,6 +170,7 @@ impl Default for Metrics {
                 "Age of the oldest feed entry not yet delivered to a sink, in seconds",
             ),
             sink_state: new(r, "sink_state", "1 for the current state of a sink, 0 for the others"),
+            sink_states: Mutex::default(),
             paused: new(
                 r,
                 "paused",
@@ -267,6 +270,21 @@ impl Metrics {
             drop(self.deliveries.get_or_create(&delivery_labels(sink, *outcome)));
         }
         drop(self.delivered.get_or_create(&[("sink", sink.to_string())]));
+    }
+
+    /// Removes all series of a sink that is not in the configuration any more.
+    pub fn sink_removed(&self, sink: &SinkName) {
+        let of_sink = [("sink", sink.to_string())];
+        for outcome in DeliveryOutcome::VARIANTS {
+            self.deliveries.remove(&delivery_labels(sink, *outcome));
+        }
+        self.delivered.remove(&of_sink);
+        self.sink_lag.remove(&of_sink);
+        self.sink_lag_seconds.remove(&of_sink);
+        let mut states = self.sink_states.lock().unwrap_or_else(PoisonError::into_inner);
+        for labels in states.extract_if(.., |labels| labels[0] == of_sink[0]) {
+            self.sink_state.remove(&labels);
+        }
     }
 
     /// Counts a finished delivery to a sink and its delivered entries; a failed one may have delivered some.

@@ -40,6 +40,8 @@ pub async fn run(
     stop: CancellationToken,
 ) {
     let Some(handle) = context.sinks.handle(&name) else { return };
+    // Those with other settings, before the configuration was reloaded, do not count.
+    handle.with_status(SinkStatus::forget_failures);
     let Context { store, clock, jitter, metrics, .. } = context;
     let mut head = store.feed_head();
     let mut task = DeliveryTask {
@@ -171,8 +173,7 @@ impl DeliveryTask {
             let after = self.after;
             self.status(|status| {
                 (status.after, status.epoch) = (after, cursor.epoch);
-                (status.next_attempt_at, status.failures_in_a_row) = (None, 0);
-                (status.failing_since, status.last_error) = (None, None);
+                status.forget_failures();
             });
         }
         self.cursor = Some(cursor.clone());

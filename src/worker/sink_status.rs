@@ -4,7 +4,7 @@
 //! state, its cursor, is in the store.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::Notify;
 
@@ -51,6 +51,12 @@ impl SinkStatus {
             None => self.after,
         }
     }
+
+    /// Ends the present run of failures: the next attempt is made at once.
+    pub(super) fn forget_failures(&mut self) {
+        (self.next_attempt_at, self.failures_in_a_row) = (None, 0);
+        (self.failing_since, self.last_error) = (None, None);
+    }
 }
 
 /// What a sink's delivery task shares with the rest of the process.
@@ -67,31 +73,75 @@ impl SinkHandle {
     }
 }
 
-/// The sinks of the configuration: status and wake-up by name.
+/// The sinks of the configuration, which may be reloaded: kind, status and wake-up by name.
 #[derive(Debug, Default)]
-pub struct SinkRegistry(BTreeMap<SinkName, Arc<SinkHandle>>);
+pub struct SinkRegistry(RwLock<BTreeMap<SinkName, Registered>>);
+
+/// A sink of the configuration.
+#[derive(Debug)]
+struct Registered {
+    kind: &'static str,
+    handle: Arc<SinkHandle>,
+}
 
 impl SinkRegistry {
-    /// A registry of these sinks.
+    /// A registry of these sinks, each with its kind.
     #[must_use]
-    pub fn new(names: impl IntoIterator<Item = SinkName>) -> Self {
-        Self(names.into_iter().map(|name| (name, Arc::default())).collect())
+    pub fn new(sinks: impl IntoIterator<Item = (SinkName, &'static str)>) -> Self {
+        let registry = Self::default();
+        for (name, kind) in sinks {
+            registry.insert(name, kind);
+        }
+        registry
     }
 
-    /// The names of the sinks.
-    pub fn names(&self) -> impl Iterator<Item = &SinkName> {
-        self.0.keys()
+    fn read(&self) -> RwLockReadGuard<'_, BTreeMap<SinkName, Registered>> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<SinkName, Registered>> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a sink, or changes the kind of the one with this name, whose status stays.
+    pub fn insert(&self, sink: SinkName, kind: &'static str) {
+        let mut sinks = self.write();
+        let handle = sinks.remove(&sink).map(|before| before.handle).unwrap_or_default();
+        sinks.insert(sink, Registered { kind, handle });
+    }
+
+    /// Removes a sink.
+    pub fn remove(&self, sink: &SinkName) {
+        self.write().remove(sink);
+    }
+
+    /// Whether there is a sink with this name.
+    #[must_use]
+    pub fn contains(&self, sink: &SinkName) -> bool {
+        self.read().contains_key(sink)
+    }
+
+    /// The sinks, each with its kind, sorted by name.
+    #[must_use]
+    pub fn all(&self) -> Vec<(SinkName, &'static str)> {
+        self.read().iter().map(|(name, sink)| (name.clone(), sink.kind)).collect()
+    }
+
+    /// The names of the sinks, sorted.
+    #[must_use]
+    pub fn names(&self) -> Vec<SinkName> {
+        self.read().keys().cloned().collect()
     }
 
     /// The status of a sink; `None` if the configuration has no such sink.
     #[must_use]
     pub fn status(&self, sink: &SinkName) -> Option<SinkStatus> {
-        Some(self.0.get(sink)?.with_status(|status| status.clone()))
+        Some(self.handle(sink)?.with_status(|status| status.clone()))
     }
 
     /// Wakes a sink's delivery task, which reads its cursor again and does not wait for its backoff.
     pub fn wake(&self, sink: &SinkName) {
-        if let Some(handle) = self.0.get(sink) {
+        if let Some(handle) = self.handle(sink) {
             handle.with_status(|status| status.next_attempt_at = None);
             handle.wake.notify_one();
         }
@@ -99,7 +149,7 @@ impl SinkRegistry {
 
     /// Moves the instants of all sinks by `by_ms`, back if negative, because the clock is moved by as much.
     pub(super) fn shift(&self, by_ms: i64) {
-        for handle in self.0.values() {
+        for Registered { handle, .. } in self.read().values() {
             handle.with_status(|SinkStatus { failing_since, next_attempt_at, .. }| {
                 for at in failing_since.iter_mut().chain(next_attempt_at) {
                     *at = at.plus_ms(by_ms);
@@ -109,6 +159,6 @@ impl SinkRegistry {
     }
 
     pub(super) fn handle(&self, sink: &SinkName) -> Option<Arc<SinkHandle>> {
-        self.0.get(sink).cloned()
+        self.read().get(sink).map(|registered| registered.handle.clone())
     }
 }

@@ -92,7 +92,7 @@ impl Sweep {
 
     /// Deletes old feed entries, a batch at a time.
     async fn prune_feed(&self, now: Timestamp) {
-        let sinks: Vec<_> = self.context.sinks.names().cloned().collect();
+        let sinks = self.context.sinks.names();
         let cutoff = now.plus_ms(-self.context.feed_kept_ms);
         let mut deleted = 0;
         while !self.stop.is_cancelled() {

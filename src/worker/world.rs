@@ -64,7 +64,7 @@ pub(super) fn context(
         calls: TaskTracker::new(),
         panicked: CancellationToken::new(),
         calls_max: 8,
-        sinks: Arc::new(SinkRegistry::new([])),
+        sinks: Arc::default(),
         store_failures: Arc::default(),
         feed_kept_ms: DAY_MS,
     }

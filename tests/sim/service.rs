@@ -27,6 +27,7 @@ use unionlink::store::embedded::{EmbeddedStore, ManualWriter, Settings};
 use unionlink::store::{Start, Store as _};
 use unionlink::worker::Wake;
 use unionlink::worker::apps::Apps;
+use unionlink::worker::deliver;
 use unionlink::worker::sink_status::SinkRegistry;
 
 use crate::receiver::Receiver;
@@ -199,6 +200,7 @@ impl Machine {
         self.run(&dead, &TaskTracker::new(), writing);
         let sink_part = |receiver: &Receiver| SinkPart {
             name: receiver.name.clone(),
+            kind: "webhook",
             start: Start::Beginning,
             sink: receiver.sink(dead.clone()),
         };
@@ -233,7 +235,10 @@ impl Machine {
             Err(error) => panic!("{error}"),
         };
         self.clock.noted();
-        let Assembled { context, callbacks, workers, .. } = assembled;
+        let Assembled { context, callbacks, workers, sinks, .. } = assembled;
+        for SinkPart { name, start, sink, .. } in sinks {
+            self.run(&dead, &tasks, deliver::run(context.clone(), name, sink, start, stop.clone()));
+        }
         for (_, worker) in workers {
             self.run(&dead, &tasks, worker);
         }

@@ -91,10 +91,10 @@ impl AdminState {
             }
         }
         let head = self.store.counts().feed_head;
-        for name in self.sink_kinds.keys() {
-            let (status, cursor) = (self.sinks.status(name).unwrap_or_default(), self.cursor(name).await?);
+        for name in self.sinks.names() {
+            let (status, cursor) = (self.sinks.status(&name).unwrap_or_default(), self.cursor(&name).await?);
             facts.sinks.push(SinkLag {
-                name: name.clone(),
+                name,
                 entries: head.saturating_sub(status.position(cursor.as_ref())),
                 oldest_at: status.oldest_at,
                 is_stopped: cursor.as_ref().is_some_and(|cursor| cursor.state != CursorState::Running),

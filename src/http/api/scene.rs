@@ -170,7 +170,6 @@ impl Scene {
             suite_platform: tickets.clone(),
             activity: Arc::default(),
             sinks: Arc::default(),
-            sink_kinds: BTreeMap::new(),
             pages: Arc::default(),
             imports: Arc::default(),
             permits: Permits::of(64),

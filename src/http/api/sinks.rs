@@ -114,9 +114,9 @@ impl AdminState {
     pub(super) async fn sink_views(&self) -> Result<Vec<SinkView>, Problem> {
         let (head, now) = (self.store.counts().feed_head, self.clock.now());
         let mut views = Vec::new();
-        for (name, kind) in &self.sink_kinds {
-            let status = self.sinks.status(name).unwrap_or_default();
-            views.push(SinkView::new(name, kind, self.cursor(name).await?, status, head, now));
+        for (name, kind) in self.sinks.all() {
+            let status = self.sinks.status(&name).unwrap_or_default();
+            views.push(SinkView::new(&name, kind, self.cursor(&name).await?, status, head, now));
         }
         Ok(views)
     }
@@ -138,7 +138,7 @@ impl AdminState {
     /// The configured sink named `name`.
     fn sink_named(&self, name: &str) -> Result<SinkName, Problem> {
         let name = SinkName::new(name).ok();
-        name.filter(|name| self.sink_kinds.contains_key(name)).ok_or_else(sink_not_found)
+        name.filter(|name| self.sinks.contains(name)).ok_or_else(sink_not_found)
     }
 }
 

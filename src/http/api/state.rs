@@ -2,7 +2,6 @@
 //!
 //! Deliberately absent: routes and handlers.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +17,7 @@ use super::late_answers::LateAnswers;
 use super::pages::Pages;
 use super::refused_tokens::RefusedTokens;
 use crate::clock::Clock;
-use crate::domain::ids::{AppName, SinkName};
+use crate::domain::ids::AppName;
 use crate::domain::time::Timestamp;
 use crate::http::doors::DoorSet;
 use crate::http::problem::Problem;
@@ -107,10 +106,8 @@ pub struct AdminState {
     pub suite_platform: Arc<dyn SuitePlatform>,
     /// Knows where licences are missing.
     pub activity: Arc<Activity>,
-    /// The status of each sink.
+    /// The sinks, with their status.
     pub sinks: Arc<SinkRegistry>,
-    /// The configured sinks, each with its kind.
-    pub sink_kinds: BTreeMap<SinkName, &'static str>,
     /// The newest pages of the feed, shared by the open streams.
     pub pages: Arc<Pages>,
     /// Logs imports of fans.

@@ -28,9 +28,11 @@ impl Metrics {
         let of_sink = [("sink", sink.to_owned())];
         self.sink_lag.get_or_create(&of_sink).set(gauge_value(lag.0));
         self.sink_lag_seconds.get_or_create(&of_sink).set(lag.1);
+        let mut known = self.sink_states.lock().unwrap_or_else(PoisonError::into_inner);
         for each in states {
             let labels = [("sink", sink.to_owned()), ("state", (*each).to_owned())];
             self.sink_state.get_or_create(&labels).set(i64::from(*each == state));
+            known.insert(labels);
         }
     }
 

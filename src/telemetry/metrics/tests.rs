@@ -1,4 +1,5 @@
-//! Series with WeCom's error codes as labels: bounded in number, and set to 0 when their cause is gone.
+//! Series with WeCom's error codes as labels: bounded in number, and set to 0 when their cause is gone; those
+//! of a sink are removed with it.
 
 use super::*;
 use crate::domain::tally::Tally;
@@ -45,4 +46,19 @@ fn errcodes_that_are_not_known_share_one_series() {
         metrics.fans_rejected.get(&labels).map(|count| count.get())
     };
     assert_eq!(["610014", "other", "99999"].map(count), [Some(1), Some(3), None]);
+}
+
+#[test]
+fn a_sink_that_is_removed_leaves_no_series() {
+    let metrics = Metrics::default();
+    let [crm, cdp] = ["crm", "cdp"].map(|name| SinkName::new(name).unwrap());
+    for sink in [&crm, &cdp] {
+        metrics.sink_configured(sink);
+        metrics.delivery(sink, true, 1);
+        metrics.sink(sink.as_str(), (2, 3), "failing", &["running", "failing"]);
+    }
+    metrics.sink_removed(&crm);
+    let text = metrics.scrape(&Counts::default(), &Tally::default(), 0);
+    assert!(!text.contains("sink=\"crm\""), "{text}");
+    assert_eq!(text.matches("sink=\"cdp\"").count(), 7, "{text}");
 }

@@ -73,7 +73,7 @@ async fn start(clock: &Arc<ManualClock>, memory: &Memory) -> ClockWatch {
         store: store(memory),
         clock: Arc::new(ServiceClock::new(clock.clone())),
         breakers: Arc::default(),
-        sinks: Arc::new(SinkRegistry::new([sink()])),
+        sinks: Arc::new(SinkRegistry::new([(sink(), "webhook")])),
         activity: Arc::default(),
         wake: Arc::default(),
         store_failures: Arc::default(),
