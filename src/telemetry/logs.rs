@@ -14,6 +14,7 @@ use tracing::{Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
 /// How to write a filter.
@@ -39,21 +40,46 @@ pub enum LogError {
     /// Logging was set up before in this process.
     #[error("logging was set up twice")]
     Twice,
+    /// The filter cannot be replaced.
+    #[error("the log filter cannot be replaced")]
+    Replace(#[source] reload::Error),
+}
+
+/// Replaces the filter while the process runs.
+pub struct FilterHandle(Box<dyn Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync>);
+
+impl FilterHandle {
+    /// Uses another filter from the next log line on.
+    ///
+    /// # Errors
+    /// [`LogError::Filter`], or [`LogError::Replace`]; the filter is then as it was.
+    pub fn replace(&self, filter: &str) -> Result<(), LogError> {
+        let parsed = parse(filter).ok_or_else(|| LogError::Filter(filter.to_owned()))?;
+        (self.0)(parsed).map_err(LogError::Replace)
+    }
 }
 
 /// Sets up logging to standard error, once per process.
 ///
 /// # Errors
 /// [`LogError`], usually because of the filter.
-pub fn start(filter: &str, format: Format) -> Result<(), LogError> {
+pub fn start(filter: &str, format: Format) -> Result<FilterHandle, LogError> {
     let parsed = parse(filter).ok_or_else(|| LogError::Filter(filter.to_owned()))?;
     let lines = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     match format {
-        Format::Text => install(lines.with_target(false).finish()),
-        Format::Json => install(lines.json().flatten_event(true).finish()),
+        Format::Text => {
+            let lines = lines.with_target(false).with_filter_reloading();
+            let filter = lines.reload_handle();
+            install(lines.finish(), move |other| filter.reload(other))
+        }
+        Format::Json => {
+            let lines = lines.json().flatten_event(true).with_filter_reloading();
+            let filter = lines.reload_handle();
+            install(lines.finish(), move |other| filter.reload(other))
+        }
     }
 }
 
@@ -71,8 +97,12 @@ pub(super) fn parse(filter: &str) -> Option<EnvFilter> {
     if parts.all(has_a_level) { EnvFilter::try_new(directives(filter)).ok() } else { None }
 }
 
-fn install(lines: impl Subscriber + Send + Sync + 'static) -> Result<(), LogError> {
-    lines.with(filter_fn(can_be_logged)).try_init().map_err(|_| LogError::Twice)
+fn install(
+    lines: impl Subscriber + Send + Sync + 'static,
+    replace: impl Fn(EnvFilter) -> Result<(), reload::Error> + Send + Sync + 'static,
+) -> Result<FilterHandle, LogError> {
+    lines.with(filter_fn(can_be_logged)).try_init().map_err(|_| LogError::Twice)?;
+    Ok(FilterHandle(Box::new(replace)))
 }
 
 /// False for the debug and trace lines of other crates. Those of sled hold keys and values, and come from
