@@ -29,9 +29,9 @@ use tokio_util::task::TaskTracker;
 use unionlink::callback::{AesKey, Keys, Query, verify};
 use unionlink::clock::SystemClock;
 use unionlink::domain::ids::{AppName, CorpId};
-use unionlink::http::doors::{AppDoor, AppRecipients, Door, DoorSet};
+use unionlink::http::doors::{AppDoor, AppRecipients, Door};
 use unionlink::http::{
-    CallbackLog, CallbackState, Limits, Listener, TrustedProxies, UnservedCorps, public, serve,
+    CallbackLog, CallbackState, DoorSet, Limits, Listener, TrustedProxies, UnservedCorps, public, serve,
 };
 use unionlink::intake::{Recipients, classify};
 use unionlink::simulator::{Fault, Options, Target};

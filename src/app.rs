@@ -7,10 +7,13 @@ mod apps;
 mod assemble;
 mod deliveries;
 mod descriptors;
+mod reload;
 mod sinks;
 mod start_error;
+mod tokens;
 
 pub use assemble::{Assembled, Parts, SinkPart, StoredLedgers, Task, assemble};
+pub use reload::ConfigSource;
 pub use sinks::BuildError;
 pub use start_error::StartError;
 
@@ -24,10 +27,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, ServiceClock};
 use crate::config::{self, Config};
-use crate::domain::access::TokenScopes;
 use crate::domain::backoff::Jitter;
-use crate::http::api::{self, AdminState, Guard, ImportLog, LateAnswers, Permits, RefusedTokens, Token};
-use crate::http::{self, BoundPath, CallbackState, Listener, TrustedProxies, public};
+use crate::http::api::{self, AdminState, Guard, ImportLog, LateAnswers, Permits, RefusedTokens};
+use crate::http::{self, BoundPath, CallbackState, Listener, Reload, TrustedProxies, public};
 use crate::lifecycle::{Failure, Lifecycle};
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
 use crate::store::{Store, StoreError};
@@ -35,7 +37,8 @@ use crate::telemetry::metrics::Metrics;
 use crate::wecom::{ClientSettings, Https, SuitePlatform};
 use crate::worker::Context;
 use crate::worker::activity::Activity;
-use deliveries::Deliveries;
+use deliveries::{Deliveries, sink_part};
+use reload::{Reloader, Replaceable};
 
 /// The longest life of a connection: keep-alive pays off within it, and no client holds one for ever.
 const CONNECTION_LIFE: Duration = Duration::from_mins(2);
@@ -82,17 +85,32 @@ impl App {
         clock: Arc<dyn Clock>,
         stop: CancellationToken,
     ) -> Result<Self, StartError> {
+        Self::start_from(config, None, clock, stop).await
+    }
+
+    /// As [`start`](Self::start), with the configuration of `source`, which can be reloaded.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub async fn start_from(
+        config: &Config,
+        source: Option<ConfigSource>,
+        clock: Arc<dyn Clock>,
+        stop: CancellationToken,
+    ) -> Result<Self, StartError> {
         let public = listen(config.server.listen, "server.listen")?;
         let public_address = local(&public, config.server.listen);
         let (private, admin_address) = listen_private(&config.admin.listen)?;
         let (lifecycle, clock) = (Lifecycle::new(stop), Arc::new(ServiceClock::new(clock)));
+        let parts_of_sinks =
+            config.sinks.iter().map(|sink| sink_part(sink, clock.clone())).collect::<Result<_, _>>();
         let parts = Parts {
             nonces: Arc::new(rand::random),
             store: open_store(config).await?,
             wire: Arc::new(Https::new(&client_settings(config)).map_err(StartError::Client)?),
             clock: clock.clone(),
             jitter: Jitter::new(rand::random()),
-            sinks: sink_parts(config, &clock)?,
+            sinks: parts_of_sinks.map_err(StartError::Sink)?,
             metrics: Arc::new(Metrics::default()),
             panicked: CancellationToken::new(),
         };
@@ -110,10 +128,21 @@ impl App {
             grace: Duration::from_millis(config.server.grace_ms),
             lifecycle,
         };
+        let deliveries = Deliveries::new(context.clone(), app.lifecycle.clone());
+        for sink in sinks {
+            deliveries.start(sink);
+        }
+        let guard = Arc::new(Guard::new(config.admin.hosts.clone(), tokens::of(&config.admin)));
+        let reload = source.map(|source| {
+            let (context, doors) = (context.clone(), callbacks.doors.clone());
+            let parts = Replaceable { context, doors, guard: guard.clone(), deliveries };
+            let reloader = Arc::new(Reloader::new(config, source, parts));
+            app.lifecycle.supervise("reload", reloader.clone().run(app.lifecycle.soft()));
+            reloader as Arc<dyn Reload>
+        });
         let (public_limits, admin_limits) = limits(&config.server);
-        let admin_connections = admin_limits.connections_max;
-        let admin_state =
-            Arc::new(admin_state(config, &context, &callbacks, (suite_platform, admin_connections), &app));
+        let of_admin = OfAdmin { suite_platform, connections: admin_limits.connections_max, guard, reload };
+        let admin_state = Arc::new(admin_state(&context, &callbacks, of_admin, &app));
         let proxies = TrustedProxies::new(&config.server.trusted_proxies);
         let (public, callbacks) = (Listener::Tcp(public), public::router(callbacks));
         app.serve("public listener", public, callbacks, public_limits, proxies.clone());
@@ -122,10 +151,6 @@ impl App {
             .supervise("refused tokens", api::record_refused_tokens(admin_state, app.lifecycle.soft()));
         for (name, worker) in workers {
             app.lifecycle.supervise(name, worker);
-        }
-        let deliveries = Deliveries::new(context.clone(), app.lifecycle.clone());
-        for sink in sinks {
-            deliveries.start(sink);
         }
         app.watch(&context);
         let (callbacks, admin) = (app.public_address, &app.admin_address);
@@ -218,14 +243,17 @@ fn limits(server: &config::Server) -> (http::Limits, http::Limits) {
     (public, admin)
 }
 
+/// What only the handlers of the admin listener have.
+struct OfAdmin {
+    suite_platform: Arc<dyn SuitePlatform>,
+    connections: usize,
+    guard: Arc<Guard>,
+    reload: Option<Arc<dyn Reload>>,
+}
+
 /// What the handlers of the admin listener share.
-fn admin_state(
-    config: &Config,
-    context: &Context,
-    callbacks: &CallbackState,
-    (suite_platform, connections): (Arc<dyn SuitePlatform>, usize),
-    app: &App,
-) -> AdminState {
+fn admin_state(context: &Context, callbacks: &CallbackState, own: OfAdmin, app: &App) -> AdminState {
+    let OfAdmin { suite_platform, connections, guard, reload } = own;
     AdminState {
         store: context.store.clone(),
         doors: callbacks.doors.clone(),
@@ -247,28 +275,10 @@ fn admin_state(
         stop: app.lifecycle.soft(),
         lifecycle: app.lifecycle.clone(),
         apps: context.apps.clone(),
-        guard: Guard::new(config.admin.hosts.clone(), tokens(&config.admin)),
+        guard,
+        reload,
         started_at: context.clock.now(),
     }
-}
-
-/// The tokens of the admin API.
-fn tokens(admin: &config::Admin) -> Vec<Token> {
-    let full = admin.token.iter().map(|token| Token::new("admin", [&token.value], TokenScopes::all()));
-    let further = admin.tokens.iter().map(|token| {
-        let values = [Some(&token.token), token.previous_token.as_ref()].into_iter().flatten();
-        Token::new(token.name.as_str(), values.map(|secret| &secret.value), token.allow.clone())
-    });
-    full.chain(further).collect()
-}
-
-fn sink_parts(config: &Config, clock: &Arc<ServiceClock>) -> Result<Vec<SinkPart>, StartError> {
-    let part = |sink: &config::Sink| {
-        let built = sinks::build(sink, clock.clone()).map_err(StartError::Sink)?;
-        let (name, kind) = (sink.name.clone(), sink.target.kind());
-        Ok(SinkPart { name, kind, start: sink.start, sink: built })
-    };
-    config.sinks.iter().map(part).collect()
 }
 
 fn client_settings(config: &Config) -> ClientSettings {

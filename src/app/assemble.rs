@@ -2,6 +2,7 @@
 //! tests passes other parts: a store in memory, a [`Wire`] without sockets, a simulated clock.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -20,8 +21,8 @@ use crate::domain::backoff::Jitter;
 use crate::domain::ids::SinkName;
 use crate::domain::quota::{Budget, Grant, Share};
 use crate::domain::time::{DAY_MS, Moment};
-use crate::http::doors::DoorSet;
-use crate::http::{CallbackLog, CallbackState, SourceCheck, TrustedProxies, UnservedCorps, unrouted};
+use crate::http::doors::Doors;
+use crate::http::{CallbackLog, CallbackState, DoorSet, SourceCheck, TrustedProxies, UnservedCorps, unrouted};
 use crate::sink::Sink;
 use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;
@@ -96,7 +97,7 @@ pub async fn assemble(
     let Parts { store, wire, clock: service_clock, jitter, nonces, sinks, metrics, panicked } = parts;
     let clock: Arc<dyn Clock> = service_clock.clone();
     let registry = Arc::new(apps::registry(config, clock.now()));
-    let doors = apps::doors(config, &registry)?;
+    let doors = apps::doors(config, &registry, (&Doors::new(), &BTreeSet::new()))?;
     // Before the limiter, which has to know the brands.
     authorize::load(&*store, &registry, clock.now()).await.map_err(StartError::Suites)?;
     let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), registry.clone());

@@ -11,9 +11,18 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::SinkPart;
+use super::sinks::{self, BuildError};
+use crate::clock::Clock;
+use crate::config;
 use crate::domain::ids::SinkName;
 use crate::lifecycle::Lifecycle;
 use crate::worker::{Context, deliver};
+
+/// A sink, ready to deliver to.
+pub(super) fn sink_part(sink: &config::Sink, clock: Arc<dyn Clock>) -> Result<SinkPart, BuildError> {
+    let (name, kind) = (sink.name.clone(), sink.target.kind());
+    Ok(SinkPart { name, kind, start: sink.start, sink: sinks::build(sink, clock)? })
+}
 
 /// The delivery tasks.
 pub(super) struct Deliveries {
@@ -57,5 +66,15 @@ impl Deliveries {
                 context.metrics.sink_removed(&name);
             }
         });
+    }
+
+    /// Stops delivering to a sink that is not in the configuration any more. Its cursor stays in the store.
+    pub(super) fn stop(&self, name: &SinkName) {
+        self.context.sinks.remove(name);
+        self.context.metrics.sink_removed(name);
+        let newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(delivery) = newest.get(name) {
+            delivery.stop.cancel();
+        }
     }
 }

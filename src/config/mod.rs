@@ -11,6 +11,7 @@ mod checks;
 mod environment;
 mod folder;
 mod reader;
+mod reload;
 mod secret;
 mod sections;
 mod shared_keys;
@@ -34,6 +35,7 @@ pub(crate) use checks::PreviousKeys;
 pub use environment::Environment;
 pub use reader::{Problem, Severity};
 use reader::{Reading, Section};
+pub(crate) use reload::{Changes, Values};
 pub use secret::Secret;
 pub(crate) use sections::CallbackIps;
 pub use sections::{Log, Server, Store, Wecom};
@@ -106,6 +108,14 @@ impl Config {
     }
 }
 
+impl Config {
+    /// Its values, for comparison with another. Reads the certificates and credentials that sinks name.
+    pub(crate) fn values(&self) -> Values {
+        let Self { server, admin, store, wecom, log, suites, apps, sinks, .. } = self;
+        Values::of((server, admin, store, wecom, log), suites, apps, sinks)
+    }
+}
+
 /// Why there is no configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
@@ -141,6 +151,19 @@ pub enum ConfigError {
         /// Problems that alone would not prevent it from being read.
         warnings: Vec<Problem>,
     },
+}
+
+impl ConfigError {
+    /// All that is wrong. That the file itself cannot be used is one problem, with its path as the key.
+    pub(crate) fn into_problems(self) -> Vec<Problem> {
+        let (path, reason) = match self {
+            Self::Problems { problems, .. } => return problems,
+            Self::Read { path, source } => (path, format!("cannot be read: {source}")),
+            Self::Syntax { path, line, reason } => (path, format!("is not TOML: line {line}: {reason}")),
+        };
+        let key = path.display().to_string();
+        vec![Problem { severity: Severity::Error, key, reason, hint: None }]
+    }
 }
 
 fn listed(path: &Path, problems: &[Problem]) -> String {

@@ -1,6 +1,7 @@
 //! The configuration: defaults, overrides, and every problem at once.
 
 mod admin;
+mod reload;
 mod severity;
 mod suites;
 
@@ -97,8 +98,8 @@ fn the_base_layer_has_the_defaults_of_apps_and_sinks_but_no_examples() {
     assert!(defaults["wecom"].get("proxy").is_none() && defaults["admin"].get("token").is_none());
 }
 
-#[test]
-fn what_the_defaults_file_comments_out_is_right_too() {
+/// The defaults file with everything that it comments out, and the variables that it names.
+fn every_key() -> (String, Environment) {
     let key = |line: &&str| line.starts_with('[') || line.contains(" = ");
     let prose = |line: &str| line.contains("UNIONLINK__") || line.contains("written as");
     let bare = |line: &&str| !line.starts_with([' ', '#']);
@@ -108,7 +109,6 @@ fn what_the_defaults_file_comments_out_is_right_too() {
         .map(|line| line.strip_prefix("# ").filter(key).unwrap_or(line))
         .filter(|line| !line.starts_with('#') && !prose(line))
         .collect();
-    let uncommented = lines.join("\n");
     let environment = environment(&[
         ("UNIONLINK_ADMIN_TOKEN", "an-admin-token-of-32-characters-1"),
         ("UNIONLINK_FANS_TOKEN", "a-token-for-fans-of-32-characters"),
@@ -131,6 +131,12 @@ fn what_the_defaults_file_comments_out_is_right_too() {
         ("UNIONLINK_CRM_AUTHORIZATION", "Bearer x"),
         ("UNIONLINK_NATS_TOKEN", "n"),
     ]);
+    (lines.join("\n"), environment)
+}
+
+#[test]
+fn what_the_defaults_file_comments_out_is_right_too() {
+    let (uncommented, environment) = every_key();
     let config = config(&uncommented, &environment);
     assert_eq!((config.apps.len(), config.suites.len(), config.sinks.len()), (2, 1, 3));
     assert!(config.wecom.proxy.is_some() && config.admin.token.is_some());

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::callback_log::CallbackLog;
-use super::doors::{AppDoor, Door, DoorSet, Misplaced, Place, SuiteDoor, unrouted, without_groups};
+use super::door_set::DoorSet;
+use super::doors::{AppDoor, Door, Misplaced, Place, SuiteDoor, unrouted, without_groups};
 use super::payload::{Concern, payload_of};
 use super::strangers::SourceCheck;
 use super::unserved::{MESSAGES_MAX, UnservedCorps};

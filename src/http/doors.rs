@@ -8,8 +8,6 @@
 //! Deliberately absent: HTTP (see [`public`](super::public)), and what is stored (see
 //! `callbacks`).
 
-mod set;
-
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -26,7 +24,6 @@ use crate::intake::{
 };
 use crate::store::{Store, StoreError};
 use crate::worker::apps::Apps;
-pub use set::DoorSet;
 
 /// The callback URLs, by the name in each.
 pub type Doors = HashMap<AppName, Arc<Door>>;

@@ -10,6 +10,7 @@ pub mod api;
 mod body;
 mod callback_log;
 mod callbacks;
+mod door_set;
 pub mod doors;
 mod payload;
 mod problem;
@@ -17,6 +18,7 @@ mod problem;
 pub(crate) mod properties;
 pub mod public;
 mod redrive;
+mod reload;
 #[cfg(test)]
 mod scene;
 mod serve;
@@ -29,7 +31,10 @@ mod unserved;
 
 pub use callback_log::CallbackLog;
 pub use callbacks::CallbackState;
+pub use door_set::DoorSet;
+pub use problem::ConfigurationProblem;
 pub use redrive::{Redrive, RedriveError};
+pub use reload::{Reload, Reloaded};
 pub use serve::{Limits, serve};
 pub use socket::{BoundPath, Listener};
 pub use source::TrustedProxies;

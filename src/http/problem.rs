@@ -43,6 +43,24 @@ pub(super) struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     scope: Option<TokenScope>,
+    /// With `configuration_invalid`: everything that is wrong with the configuration.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<ConfigurationProblem>>)]
+    problems: Option<Box<[ConfigurationProblem]>>,
+}
+
+/// One thing wrong with the configuration, or a risk. Contains no secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+pub struct ConfigurationProblem {
+    /// Where.
+    #[schema(example = "apps[0].secret")]
+    pub key: String,
+    /// What is wrong.
+    #[schema(example = "is missing")]
+    pub reason: String,
+    /// What to do about it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hint: Option<String>,
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "the signature serde wants")]
@@ -52,7 +70,17 @@ fn serialize_status<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<
 
 impl Problem {
     fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, title, detail: detail.into(), hint: None, oldest: None, apps: None, scope: None }
+        Self {
+            status,
+            code,
+            title,
+            detail: detail.into(),
+            hint: None,
+            oldest: None,
+            apps: None,
+            scope: None,
+            problems: None,
+        }
     }
 
     pub(super) fn hint(mut self, hint: &'static str) -> Self {
@@ -131,6 +159,18 @@ impl Problem {
     pub(super) fn with_apps(self, apps: Vec<AppName>) -> Self {
         let apps = Some(apps.into());
         Self { apps, ..self.hint("set app to one of the configured apps, which are listed in apps") }
+    }
+
+    /// The configuration cannot be reloaded.
+    pub(super) fn configuration_invalid(problems: Vec<ConfigurationProblem>) -> Self {
+        let detail = "the configuration was not reloaded: nothing has changed";
+        let problem = Self::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "configuration_invalid",
+            "The configuration is invalid",
+            detail,
+        );
+        Self { problems: Some(problems.into()), ..problem.hint("correct what problems lists") }
     }
 
     pub(super) fn is_conflict(&self) -> bool {

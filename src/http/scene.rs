@@ -14,7 +14,8 @@ use secrecy::SecretString;
 
 use super::callback_log::CallbackLog;
 use super::callbacks::CallbackState;
-use super::doors::{AppDoor, AppRecipients, Door, DoorSet, Doors, SuiteDoor, SuiteRecipients};
+use super::door_set::DoorSet;
+use super::doors::{AppDoor, AppRecipients, Door, Doors, SuiteDoor, SuiteRecipients};
 use super::public;
 use super::unserved::UnservedCorps;
 use crate::at_rest::{Purpose, Sealer};

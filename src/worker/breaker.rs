@@ -223,6 +223,17 @@ impl Breakers {
         resumed
     }
 
+    /// Ends the waits of fans for a quota, whose limits were changed. Where one is still needed, it begins
+    /// again with the next call.
+    pub fn quotas_changed(&self, now: Timestamp) {
+        for (scope, breaker) in self.lock().iter_mut() {
+            if breaker.is_pacing() && matches!(scope, Scope::Fans(..) | Scope::FanClass(..)) {
+                breaker.probe_at = breaker.probe_at.min(now);
+                breaker.limit_ends_at = None;
+            }
+        }
+    }
+
     /// The instants until which work waits for a probe that has been brought forward. They remain until
     /// [`brought_forward`](Self::brought_forward) is called with each.
     #[must_use]
@@ -352,6 +363,9 @@ mod tests {
         assert!(breakers.open(&[&scope], hour).is_some_and(|breaker| breaker.is_pacing()));
         assert_eq!((breakers.resume(|_| true, hour), breakers.to_bring_forward()), (0, Vec::new()));
         assert_eq!((breakers.failures(&scope), breakers.generation()), (1, 1));
+        // Unless its own limits are changed.
+        breakers.quotas_changed(hour);
+        assert_eq!((breakers.open(&[&scope], hour), breakers.failures(&scope)), (None, 1));
     }
 
     #[test]

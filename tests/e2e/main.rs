@@ -44,6 +44,7 @@ mod proxies;
 mod receivers;
 mod recipients;
 mod reconcile;
+mod reload;
 mod replay;
 mod resume;
 mod sigkill;

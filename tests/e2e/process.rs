@@ -207,19 +207,6 @@ async fn on_sigterm_it_answers_requests_in_progress_and_exits_with_0() {
     assert_eq!(process.exit_code().await, Some(0));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn on_sighup_the_service_logs_that_it_cannot_reload_and_works_on() {
-    let mut process = Process::with(Setup::default()).await;
-    process.start().await;
-    process.signal("HUP").await;
-    process.logged("received SIGHUP; reload is not supported yet").await;
-    let world = &process.world;
-    let fans = world.mint(1).await;
-    world.add(0, &fans[0], "zhangsan").await;
-    world.linked(&fans[0], 1).await;
-    process.stop().await;
-}
-
 #[tokio::test]
 async fn its_memory_is_in_no_core_dump_and_its_user_cannot_read_it() {
     let is_root = rustix::process::geteuid().is_root();

@@ -10,7 +10,7 @@ use unionlink::domain::time::{MINUTE_MS, Timestamp};
 use crate::harness::{Setup, World};
 use crate::receivers::{Webhook, check_received, file, lines_in, webhook};
 
-async fn whole_feed(world: &World) -> Vec<Value> {
+pub async fn whole_feed(world: &World) -> Vec<Value> {
     let (mut after, mut feed) = (0, Vec::new());
     loop {
         let page = world.get(&format!("/v1/links/feed?after={after}&limit=1000")).await;

@@ -19,7 +19,7 @@ use unionlink::clock::ServiceClock;
 use unionlink::config::Config;
 use unionlink::domain::backoff::Jitter;
 use unionlink::domain::ids::AppName;
-use unionlink::http::doors::DoorSet;
+use unionlink::http::DoorSet;
 use unionlink::http::public;
 use unionlink::simulator::{Event, SealedCallback, Sending, Simulator};
 use unionlink::store::embedded::engine::Memory;

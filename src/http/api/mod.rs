@@ -21,6 +21,7 @@ mod openapi;
 mod pages;
 mod reconcile;
 mod refused_tokens;
+mod reload;
 mod resume;
 #[cfg(test)]
 mod scene;
@@ -125,6 +126,7 @@ fn operator_routes() -> Routes {
         .routes(routes!(authorizations::list))
         .routes(routes!(reconcile::begin))
         .routes(routes!(reconcile::show))
+        .routes(routes!(reload::reload))
         .routes(routes!(resume::resume))
         .routes(routes!(audit::list))
         .routes(routes!(status::show))

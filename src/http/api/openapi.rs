@@ -63,6 +63,12 @@ pub(super) struct Gone(Problem);
 #[expect(dead_code, reason = "only describes the response")]
 pub(super) struct FanRejected(Problem);
 
+/// The configuration is invalid and was not reloaded: `configuration_invalid`. `problems` lists what is wrong.
+#[derive(ToResponse)]
+#[response(content_type = "application/problem+json")]
+#[expect(dead_code, reason = "only describes the response")]
+pub(super) struct ConfigurationInvalid(Problem);
+
 /// The body is too large: `body_too_large`.
 #[derive(ToResponse)]
 #[response(content_type = "application/problem+json")]
@@ -85,7 +91,16 @@ pub(super) struct TooSlow(Problem);
             A path that is not listed here is answered 404 `not_found`, a method that is not listed 405 \
             `method_not_allowed`."
     ),
-    components(responses(NotFound, Conflict, Gone, FanRejected, TooLarge, TooSlow, Unavailable)),
+    components(responses(
+        NotFound,
+        Conflict,
+        Gone,
+        FanRejected,
+        ConfigurationInvalid,
+        TooLarge,
+        TooSlow,
+        Unavailable
+    )),
     tags(
         (name = "fans", description = "Registered (unionid, openid) pairs and their pending ids"),
         (name = "links", description = "Fans linked to dealers' customers: look-up, feed, export"),

@@ -19,8 +19,9 @@ use super::refused_tokens::RefusedTokens;
 use crate::clock::Clock;
 use crate::domain::ids::AppName;
 use crate::domain::time::Timestamp;
-use crate::http::doors::DoorSet;
+use crate::http::door_set::DoorSet;
 use crate::http::problem::Problem;
+use crate::http::reload::Reload;
 use crate::lifecycle::Lifecycle;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -119,7 +120,9 @@ pub struct AdminState {
     /// The configured apps.
     pub apps: Arc<Apps>,
     /// Checks host, origin and token.
-    pub guard: Guard,
+    pub guard: Arc<Guard>,
+    /// Reloads the configuration, if the service has a file.
+    pub reload: Option<Arc<dyn Reload>>,
     /// Delays the answers to wrong tokens.
     pub late_answers: LateAnswers,
     /// Wrong tokens that are not yet in the audit trail.

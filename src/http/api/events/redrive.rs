@@ -69,9 +69,8 @@ impl From<RedriveError> for Problem {
     fn from(error: RedriveError) -> Self {
         match error {
             RedriveError::Store(error) => error.into(),
-            RedriveError::ReceiveId => {
-                Self::conflict(error.to_string()).hint("add it to the app's accept_receive_ids and restart")
-            }
+            RedriveError::ReceiveId => Self::conflict(error.to_string())
+                .hint("add it to the app's accept_receive_ids and reload the configuration"),
             RedriveError::Unrouted => Self::conflict(error.to_string())
                 .hint("have the brand authorise the suite; the message is redriven then without you"),
             RedriveError::UnknownApp | RedriveError::NotUnderstood(_) => Self::conflict(error.to_string()),

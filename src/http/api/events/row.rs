@@ -165,9 +165,9 @@ pub(super) fn row(admin: &AdminState, row: EventRow, queue_state: EventState, no
 pub(in super::super) const fn quarantine_remedy(reason: &QuarantineReason) -> Remedy {
     match reason {
         QuarantineReason::ReceiveId => Remedy {
-            en: "add the receive id to the app's accept_receive_ids if the corp or suite is yours, restart, \
-                 then redrive; otherwise discard it",
-            zh: "请将该 receive_id 加入应用的 accept_receive_ids（仅当该企业或套件属于你），重启后重新投递；\
+            en: "add the receive id to the app's accept_receive_ids if the corp or suite is yours, reload \
+                 the configuration, then redrive; otherwise discard it",
+            zh: "请将该 receive_id 加入应用的 accept_receive_ids（仅当该企业或套件属于你），重新加载配置后重新投递；\
                  否则可丢弃",
         },
         QuarantineReason::NotUnderstood(_) => Remedy {

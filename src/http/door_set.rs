@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError, RwLock};
 
-use super::Doors;
+use super::doors::Doors;
 
 /// The current callback URLs. A request uses those of its beginning to its end.
 #[derive(Debug, Default)]
