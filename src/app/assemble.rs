@@ -22,7 +22,9 @@ use crate::domain::ids::SinkName;
 use crate::domain::quota::{Budget, Grant, Share};
 use crate::domain::time::{DAY_MS, Moment};
 use crate::http::doors::Doors;
-use crate::http::{CallbackLog, CallbackState, DoorSet, SourceCheck, TrustedProxies, UnservedCorps, unrouted};
+use crate::http::{
+    CallbackLog, CallbackState, DoorSet, SourceCheck, TrustedProxies, UnservedCorps, unrouted,
+};
 use crate::sink::Sink;
 use crate::store::{Start, Store};
 use crate::telemetry::metrics::Metrics;

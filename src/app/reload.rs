@@ -150,7 +150,7 @@ impl Replaceable {
         for sink in sinks {
             deliveries.start(sink);
         }
-        if changes.changed.iter().any(|key| key.ends_with(".quota")) {
+        if changes.changed.iter().any(|key| key.strip_suffix(".quota").is_some()) {
             context.breakers.quotas_changed(context.clock.now());
             context.wake.calls_resumed();
         }

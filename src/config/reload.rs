@@ -204,7 +204,7 @@ fn digests(section: &impl Serialize) -> Digests {
 /// Makes the digest of `key` depend on `value` too.
 fn add(values: &mut Digests, key: &str, value: impl AsRef<[u8]>) {
     let digest = values.entry(key.to_owned()).or_default();
-    *digest = Sha256::new().chain_update(&*digest).chain_update(value).finalize().into();
+    *digest = Sha256::new().chain_update(*digest).chain_update(value).finalize().into();
 }
 
 fn add_secrets<'a>(values: &mut Digests, secrets: impl IntoIterator<Item = (&'a str, Option<&'a Secret>)>) {

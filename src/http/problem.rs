@@ -28,7 +28,8 @@ pub(super) struct Problem {
     /// The kind of error, in words.
     title: &'static str,
     /// What is wrong with this request.
-    detail: String,
+    #[schema(value_type = String)]
+    detail: Box<str>,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     hint: Option<&'static str>,
@@ -74,7 +75,7 @@ impl Problem {
             status,
             code,
             title,
-            detail: detail.into(),
+            detail: detail.into().into(),
             hint: None,
             oldest: None,
             apps: None,
