@@ -63,8 +63,8 @@
 //! - Agency-developed apps (代开发): [`domain::suite`], [`domain::authorization`] and [`domain::bindings`]
 //!   decide how a corp that has authorised a template becomes an app's brand or a dealer; [`at_rest`]
 //!   encrypts the secrets that this brings into the store.
-//! - [`app`] assembles a service from a [`config`], and reloads it when that changes; [`lifecycle`] starts and
-//!   stops it, [`cli`] is the command line.
+//! - [`app`] assembles a service from a [`config`], and reloads it when that changes; [`lifecycle`] starts
+//!   and stops it, [`cli`] is the command line.
 //! - [`simulator`] is a working model of WeCom behind a socket: for the demo, for development, for the tests.
 //!
 //! # Direction

@@ -85,8 +85,8 @@ impl Lifecycle {
         self.supervise_until(name, self.soft(), task);
     }
 
-    /// As [`supervise`](Self::supervise), for a task that runs until `stop`, a child of the soft stop. Once it
-    /// has ended because of `stop` alone, it is not in the status any more.
+    /// As [`supervise`](Self::supervise), for a task that runs until `stop`, a child of the soft stop. Once
+    /// it has ended because of `stop` alone, it is not in the status any more.
     pub fn supervise_until(
         &self,
         name: impl Into<Cow<'static, str>>,

@@ -83,8 +83,8 @@ pub(super) fn reloaded(config: &Config, held: &BTreeSet<AppName>) -> BTreeMap<Ap
     config.apps.iter().filter(|app| !held.contains(&app.name)).map(settings).collect()
 }
 
-/// The callback URLs: one of each suite, and one of each app with a token or key of its own. Those of apps and
-/// suites that are `held` stay as they are among the `current` ones.
+/// The callback URLs: one of each suite, and one of each app with a token or key of its own. Those of apps
+/// and suites that are `held` stay as they are among the `current` ones.
 ///
 /// # Errors
 /// [`StartError::Key`] when an AES key is malformed.

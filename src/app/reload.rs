@@ -18,17 +18,19 @@ use super::assemble::SinkPart;
 use super::deliveries::{Deliveries, sink_part};
 use super::{apps, tokens};
 use crate::config::{self, Changes, Config, Environment, Problem, Values};
+use crate::domain::audit::{AuditAction, AuditBy, AuditEntry};
 use crate::domain::ids::AppName;
 use crate::http::api::{Guard, Token};
 use crate::http::doors::Doors;
 use crate::http::{ConfigurationProblem, DoorSet, Reload, Reloaded};
+use crate::telemetry::audit::log_audit;
 use crate::telemetry::logs::FilterHandle;
 use crate::worker::Context;
 use crate::worker::apps::ReloadedSettings;
 use crate::worker::breaker::Scope;
 use crate::worker::resume::{Lookups, Paused, Resumer};
 
-/// Where the configuration is read again, with the environment of the process, and the log filter that it sets.
+/// Where the configuration of a running service comes from, and the log filter that it sets.
 pub struct ConfigSource {
     /// The configuration file.
     pub path: PathBuf,
@@ -74,7 +76,7 @@ impl Reloader {
     pub(super) async fn run(self: Arc<Self>, stop: CancellationToken) {
         while stop.run_until_cancelled(self.source.changed.notified()).await.is_some() {
             // The result is logged.
-            let _ = self.reload().await;
+            let _ = self.reload(AuditBy { token: "signal".to_owned(), source: None }).await;
         }
     }
 
@@ -165,16 +167,37 @@ impl Replaceable {
             let paused = Paused { app: Some(app), corps: &[], lookups: Lookups::None };
             if let Err(error) = resumer.run(paused, |scope: &Scope| scope.app() == app).await {
                 tracing::warn!(%app, error = error.to_string(),
-                    "calls with another secret are delayed: what waits for them could not be brought forward");
+                    "calls with another secret are late: what waits for them could not be brought forward");
             }
+        }
+    }
+}
+
+impl Reloader {
+    /// Adds a reload, or that there was none, to the audit trail.
+    async fn record(&self, by: AuditBy, result: &Result<Reloaded, Vec<Problem>>) {
+        let Context { store, clock, .. } = &self.parts.context;
+        let entry = AuditEntry::new(clock.now(), by, AuditAction::Reload);
+        let entry = match result {
+            Ok(Reloaded { changed, needs_restart, .. }) => entry
+                .count("changed", changed.len() as u64)
+                .count("needs_restart", needs_restart.len() as u64)
+                .about_some("changed", (!changed.is_empty()).then(|| changed.join(", "))),
+            Err(problems) => entry.count("problems", problems.len() as u64),
+        };
+        log_audit(&entry);
+        if let Err(error) = store.record(entry).await {
+            tracing::warn!(error = error.to_string(), "the reload is not in the audit trail");
         }
     }
 }
 
 #[async_trait]
 impl Reload for Reloader {
-    async fn reload(&self) -> Result<Reloaded, Vec<ConfigurationProblem>> {
-        match self.reload_all().await {
+    async fn reload(&self, by: AuditBy) -> Result<Reloaded, Vec<ConfigurationProblem>> {
+        let result = self.reload_all().await;
+        self.record(by, &result).await;
+        match result {
             Ok(reloaded) => {
                 let Reloaded { changed, needs_restart, warnings } = &reloaded;
                 for ConfigurationProblem { key, reason, hint } in warnings {

@@ -8,15 +8,17 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::problem::ConfigurationProblem;
+use crate::domain::audit::AuditBy;
 
 /// Reloads the configuration.
 #[async_trait]
 pub trait Reload: Send + Sync {
-    /// Takes over from the configuration file what can be taken over, or nothing.
+    /// Takes over from the configuration file what can be taken over, or nothing. Either is added to the audit
+    /// trail.
     ///
     /// # Errors
     /// Everything that is wrong with the configuration; nothing has changed then.
-    async fn reload(&self) -> Result<Reloaded, Vec<ConfigurationProblem>>;
+    async fn reload(&self, by: AuditBy) -> Result<Reloaded, Vec<ConfigurationProblem>>;
 }
 
 /// The configuration was reloaded.

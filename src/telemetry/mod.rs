@@ -4,6 +4,7 @@
 //! Deliberately absent from all: tokens, secrets, URLs with queries, and personal ids in full.
 
 pub mod address;
+pub mod audit;
 #[cfg(test)]
 pub(crate) mod captured_log;
 pub mod logs;

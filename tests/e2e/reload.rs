@@ -1,5 +1,5 @@
-//! Reloading the configuration of a running service, by SIGHUP and by `POST /v1/reload`: all that can be taken
-//! over or nothing, and no request in progress notices.
+//! Reloading the configuration of a running service, by SIGHUP and by `POST /v1/reload`: all that can be
+//! taken over or nothing, and no request in progress notices.
 
 use std::collections::BTreeSet;
 use std::os::unix::fs::PermissionsExt as _;
@@ -92,8 +92,8 @@ async fn on_sighup_and_on_request_the_service_takes_over_what_it_can_and_names_t
     logged_times(&process, "configuration reloaded", 2).await;
     let log = process.read_log();
     for text in [
-        "apps.brand.accept_receive_ids, apps.brand.callback_token, apps.brand.encoding_aes_key, apps.brand.quota, \
-         log.filter",
+        "apps.brand.accept_receive_ids, apps.brand.callback_token, apps.brand.encoding_aes_key, \
+         apps.brand.quota, log.filter",
         "take effect after a restart keys=\"store.cache_mb\"",
     ] {
         assert!(log.contains(text), "{text} is not in\n{log}");
@@ -165,6 +165,14 @@ async fn an_invalid_configuration_changes_nothing_and_every_problem_is_listed_wi
     world.until("/v1/sinks/archive", |sink| sink["after"] == 1).await;
     std::fs::write(&process.file, valid).unwrap();
     assert_eq!(reload(&process).await.1["changed"], json!([]));
+    let trail = process.world.get("/v1/audit").await;
+    let entries = trail["entries"].as_array().unwrap();
+    let of = |entry: &Value| (entry["action"].clone(), entry["token"].clone(), entry["counts"].clone());
+    let (reloads, problems) = (json!("reload"), |count: u64| json!({"problems": count}));
+    assert_eq!(of(&entries[0]), (reloads.clone(), json!("open"), problems(3)), "{trail}");
+    assert_eq!(of(&entries[1]), (reloads.clone(), json!("signal"), problems(3)), "{trail}");
+    let nothing = json!({"changed": 0, "needs_restart": 0});
+    assert_eq!(of(entries.last().unwrap()), (reloads, json!("open"), nothing), "{trail}");
     process.stop().await;
 }
 
@@ -242,13 +250,11 @@ async fn a_sink_that_is_changed_gets_every_entry_once_and_one_that_is_removed_go
     process.start().await;
     let world = &process.world;
     let fans = world.mint(12).await;
-    let mut timeout_ms = 10_000;
-    edit(&process, &[(SECRET_LINE, &format!("{SECRET_LINE}\ntimeout_ms = {timeout_ms}"))]);
-    for fan in &fans[..10] {
+    edit(&process, &[(SECRET_LINE, &format!("{SECRET_LINE}\ntimeout_ms = 10000"))]);
+    for (timeout_ms, fan) in (10_000..).zip(&fans[..10]) {
         world.add(0, fan, "zhangsan").await;
         let (before, after) =
             (format!("timeout_ms = {timeout_ms}"), format!("timeout_ms = {}", timeout_ms + 1));
-        timeout_ms += 1;
         edit(&process, &[(&before, &after)]);
         assert_eq!(reload(&process).await.1["changed"], json!(["sinks.crm"]));
     }

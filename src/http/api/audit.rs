@@ -18,6 +18,7 @@ use crate::domain::time::Timestamp;
 use crate::http::problem::Problem;
 use crate::http::socket::Source;
 use crate::store::StoreError;
+use crate::telemetry::audit::log_audit;
 
 const ENTRIES_DEFAULT: usize = 100;
 const ENTRIES_MAX: usize = 1_000;
@@ -45,19 +46,9 @@ impl By {
 impl AdminState {
     /// Adds an entry to the audit trail, and to the log.
     pub(super) async fn record(&self, entry: AuditEntry) -> Result<(), StoreError> {
-        log(&entry);
+        log_audit(&entry);
         self.store.record(entry).await.map(drop)
     }
-}
-
-/// Logs an entry of the audit trail.
-pub(super) fn log(entry: &AuditEntry) {
-    let AuditEntry { by, action, counts, about, .. } = entry;
-    let shown = |pairs: Vec<String>| (!pairs.is_empty()).then(|| pairs.join(" "));
-    let counts = shown(counts.iter().map(|(what, count)| format!("{what}={count}")).collect());
-    let about = shown(about.iter().map(|(what, value)| format!("{what}={value}")).collect());
-    let source = by.source.map(tracing::field::display);
-    tracing::info!(target: "audit", token = by.token, source, counts, about, "audit: {}", <&str>::from(*action));
 }
 
 #[derive(Deserialize, IntoParams)]
@@ -147,7 +138,7 @@ pub(super) async fn record_refused_tokens(state: &Arc<AdminState>) {
         let entry = AuditEntry::new(run.last_at, by, AuditAction::RefusedTokens)
             .count("requests", run.requests)
             .about("first_at", &run.first_at);
-        log(&entry);
+        log_audit(&entry);
         if let Err(error) = state.store.record(entry).await {
             let error = error.to_string();
             tracing::warn!(error, "refused tokens are not in the audit trail; the next try is in a minute");

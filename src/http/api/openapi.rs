@@ -63,7 +63,7 @@ pub(super) struct Gone(Problem);
 #[expect(dead_code, reason = "only describes the response")]
 pub(super) struct FanRejected(Problem);
 
-/// The configuration is invalid and was not reloaded: `configuration_invalid`. `problems` lists what is wrong.
+/// The configuration is invalid and was not reloaded: `configuration_invalid`, with `problems`.
 #[derive(ToResponse)]
 #[response(content_type = "application/problem+json")]
 #[expect(dead_code, reason = "only describes the response")]
