@@ -272,18 +272,23 @@ struct Canaries(Vec<String>);
 impl Canaries {
     const ADMIN: &str = "CANARY-ADMIN-TOKEN-OF-32-CHARACTERS";
     const WRONG: &str = "CANARY-WRONG-TOKEN";
+    const TOKENS: &str = "[[admin.tokens]]\nname = \"reader\"\ntoken = \"CANARY-READER-TOKEN-OF-32-CHARACTERS\"\n\
+        previous_token = \"CANARY-PREVIOUS-TOKEN-OF-32-CHARACTERS\"\nallow = [\"links\"]\n";
+    const PREVIOUS_KEYS: &str = "previous_callback_token = { value = \"CANARY-PREVIOUS-CALLBACK\" }\n\
+        previous_encoding_aes_key = { value = \"CANARYCANARYCANARYCANARYCANARYCANARYCANARYC\" }\n";
     const PREVIOUS: &str = "whsec_Q0FOQVJZLXByZXZpb3VzLXNlY3JldC0wMDAwMQ==";
 
     /// Configuration sections with the secrets that the test chooses.
     fn sections(hook: &str) -> String {
         format!(
-            "[log]\nfilter = \"{LOG_EVERYTHING}\"\n\
+            "{}[log]\nfilter = \"{LOG_EVERYTHING}\"\n\
              [[sinks]]\nname = \"crm\"\nkind = \"webhook\"\nurl = \"{hook}?key=CANARY-URL\"\nsecret = {{ value = \"{SECRET}\" }}\n\
              previous_secret = {{ value = \"{}\" }}\nheaders = {{ authorization = {{ value = \"CANARY-HEADER\" }} }}\n\
              [[sinks]]\nname = \"bus\"\nkind = \"nats\"\nurl = \"nats://127.0.0.1:1\"\nsubject = \"links\"\n\
              token = {{ value = \"CANARY-NATS-TOKEN\" }}\n\
              [[sinks]]\nname = \"bus2\"\nkind = \"nats\"\nurl = \"nats://127.0.0.1:1\"\nsubject = \"links\"\n\
              user = \"unionlink\"\npassword = {{ value = \"CANARY-NATS-PASSWORD\" }}\n",
+            Self::PREVIOUS_KEYS,
             Self::PREVIOUS
         )
     }
@@ -353,7 +358,7 @@ async fn all_answers(world: &World, ids: &[&str]) -> Vec<(String, String)> {
 async fn no_secret_appears_in_any_response_log_or_command_output() {
     let hook = Webhook::start().await;
     hook.answer_with(500);
-    let admin = format!("token = {{ value = \"{}\" }}", Canaries::ADMIN);
+    let admin = format!("token = {{ value = \"{}\" }}\n{}", Canaries::ADMIN, Canaries::TOKENS);
     let setup = Setup { admin, app: Canaries::sections(&hook.url), ..Setup::default() };
     let mut process = Process::with(setup).await;
     let log = process.start_logging().await;
@@ -421,12 +426,30 @@ async fn no_secret_appears_in_any_response_log_or_command_output() {
             canaries.assert_not_in(path, &post(path, body.to_owned(), Canaries::ADMIN).await.1);
         }
     }
+    let of_people = people.iter().flat_map(|person| [person.unionid.clone(), person.openid.clone()]);
+    let persons = Canaries(of_people.chain(customers.iter().cloned()).collect());
     let ids = [people[0].unionid.as_str(), &customers[1], "evt_1", "crm", "bus", "CANAR"];
     for (path, answer) in all_answers(world, &ids).await {
         canaries.assert_not_in(&path, &answer);
+        // What is for operators names nobody.
+        if ["/metrics", "/v1/status", "/v1/audit", "/v1/sinks", "/v1/dealers"]
+            .iter()
+            .any(|p| path.starts_with(p))
+        {
+            persons.assert_not_in(&path, &answer);
+        }
+    }
+    let valid = std::fs::read_to_string(&process.file).unwrap();
+    let invalid = valid.replace("cache_mb = 16", "cache_mb = 0").replace(SECRET, "CANARY-BROKEN");
+    for (text, status) in [(&invalid, 422), (&valid, 200)] {
+        std::fs::write(&process.file, text).unwrap();
+        let (answered, answer) = post("/v1/reload", String::new(), Canaries::ADMIN).await;
+        assert_eq!(answered, status, "{answer}");
+        canaries.assert_not_in("a reload", &answer);
     }
     process.stop().await;
     let log = log.await.unwrap();
+    persons.assert_not_in("the log", &log);
     for expected in ["DEBUG", "wrong admin token", "dead letter", "quarantined", "paused"] {
         assert!(log.contains(expected), "{expected:?} is not in the log");
     }
@@ -452,6 +475,17 @@ async fn check_commands(process: &Process, canaries: &Canaries) {
         canaries.assert_not_in("check", &output);
     }
     canaries.assert_not_in("status", &run(&["events", "list", "--config", file]).await);
+    let backup = process.world.folder.path().join("backup");
+    let output = run(&["store", "backup", backup.to_str().unwrap(), "--config", file]).await;
+    let mut files = 0;
+    for entry in std::fs::read_dir(&backup).unwrap_or_else(|error| panic!("{error}: {output}")) {
+        let path = entry.unwrap().path();
+        if path.is_file() {
+            canaries.assert_not_in("a backup", &String::from_utf8_lossy(&std::fs::read(&path).unwrap()));
+            files += 1;
+        }
+    }
+    assert!(files > 0, "{output}");
     let broken = text
         .replace(&process.world.callback.aes_key, "CANARY-SHORT")
         .replace(SECRET, "CANARY")

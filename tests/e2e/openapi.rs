@@ -13,6 +13,7 @@ use crate::harness::{Setup, World};
 use crate::peers::peer;
 
 const TOKEN: &str = "the-admin-token-of-32-characters";
+const READER: &str = "the-readers-token-of-32-characters";
 
 /// The path of a file with which a peer is run.
 fn settings(name: &str) -> String {
@@ -136,7 +137,10 @@ async fn as_in_the_examples(sink: &std::path::Path) -> World {
     world.until("/v1/status", |s| s["links"] == 5 && s["inbox"]["dead"] == 1).await;
     assert_eq!(world.post("/v1/forget", &json!({"unionid": fans[1].unionid})).await.0, 200);
     world.stop().await.unwrap();
-    world.setup.admin = format!("token = {{ value = \"{TOKEN}\" }}");
+    world.setup.admin = format!(
+        "token = {{ value = \"{TOKEN}\" }}\n[[admin.tokens]]\nname = \"reader\"\n\
+         token = {{ value = \"{READER}\" }}\nallow = [\"links\", \"people\", \"metrics\"]"
+    );
     world.start().await;
     world
 }
@@ -146,21 +150,45 @@ async fn schemathesis_finds_no_response_that_contradicts_the_description() {
     let Some(schemathesis) = peer("python/bin/schemathesis") else { return };
     let folder = tempfile::tempdir().unwrap();
     let world = as_in_the_examples(&folder.path().join("links")).await;
-    let url = format!("{}/openapi.json", world.admin);
-    let description: Value =
-        world.http.get(&url).bearer_auth(TOKEN).send().await.unwrap().json().await.unwrap();
+    let read = async |path: &str| -> Value {
+        let url = format!("{}{path}", world.admin);
+        world.http.get(url).bearer_auth(TOKEN).send().await.unwrap().json().await.unwrap()
+    };
+    let description = read("/openapi.json").await;
     let paths = description["paths"].as_object().unwrap();
     let operations: usize = paths.values().map(|operations| operations.as_object().unwrap().len()).sum();
-    let mut command = Command::new(schemathesis);
-    command
-        .env("SCHEMATHESIS_HOOKS", settings("schemathesis/ndjson.py"))
-        .args(["--config-file", &settings("schemathesis/schemathesis.toml"), "run", &url])
-        .args(["--phases", "examples,coverage,fuzzing", "--continue-on-failure", "--no-color"])
-        .args(["--request-timeout", "10", "--header", &format!("Authorization: Bearer {TOKEN}")]);
-    let ran = run(&mut command, folder.path()).await;
-    let stdout = String::from_utf8_lossy(&ran.stdout);
-    // All but the stream, which does not end, and the description itself, which is the input.
-    assert!(stdout.contains(&format!("Tested: {}\n", operations - 2)), "{operations}: {stdout}");
+    let test = async |token: &str, phases: &str| {
+        let mut command = Command::new(&schemathesis);
+        command
+            .env("SCHEMATHESIS_HOOKS", settings("schemathesis/ndjson.py"))
+            .args(["--config-file", &settings("schemathesis/schemathesis.toml"), "run"])
+            .args([&format!("{}/openapi.json", world.admin), "--phases", phases])
+            .args(["--continue-on-failure", "--no-color", "--request-timeout", "10"])
+            .args(["--header", &format!("Authorization: Bearer {token}")]);
+        let ran = run(&mut command, folder.path()).await;
+        let stdout = String::from_utf8_lossy(&ran.stdout);
+        // All but the stream, which does not end, and the description itself, which is the input.
+        assert!(stdout.contains(&format!("Tested: {}\n", operations - 2)), "{operations}: {stdout}");
+    };
+    // A token that only reads changes nothing, whatever is sent with it.
+    let state = async || {
+        let trail = read("/v1/audit?limit=1000").await["entries"].as_array().unwrap().clone();
+        let changes =
+            trail.into_iter().filter(|entry| entry["action"] != "explain" && entry["action"] != "export");
+        let (status, sinks) = (read("/v1/status").await, read("/v1/sinks").await);
+        let counted =
+            ["fans", "links", "contacts", "inbox", "feed", "paused"].map(|name| status[name].clone());
+        (
+            counted,
+            sinks["sinks"][0]["state"].clone(),
+            sinks["sinks"][0]["after"].clone(),
+            changes.collect::<Vec<_>>(),
+        )
+    };
+    let before = state().await;
+    test(READER, "examples,coverage").await;
+    assert_eq!(state().await, before);
+    test(TOKEN, "examples,coverage,fuzzing").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
