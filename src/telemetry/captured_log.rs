@@ -1,12 +1,18 @@
 //! The log that a test writes.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 
 use super::logs;
+
+/// While there is a single subscriber, `tracing` asks that of the thread which reaches a line first whether the
+/// line is of interest, and keeps the answer for all threads: a test without a subscriber would silence the line
+/// in a test with one. So there always is another one.
+static SECOND: LazyLock<tracing::Dispatch> =
+    LazyLock::new(|| tracing::Dispatch::new(tracing_subscriber::registry()));
 
 /// The log of this thread, from its beginning until it is dropped.
 pub(crate) struct CapturedLog {
@@ -36,6 +42,7 @@ impl CapturedLog {
 
     /// What the service would log with this filter.
     pub(crate) fn begin_with(filter: &str) -> Self {
+        LazyLock::force(&SECOND);
         let text = Arc::new(Mutex::new(Vec::new()));
         let lines = Lines(text.clone());
         let subscriber = tracing_subscriber::fmt()

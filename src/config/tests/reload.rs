@@ -46,7 +46,7 @@ fn others(key: &str, value: &Value) -> Vec<Value> {
         (_, Value::Integer(number)) => vec![(number + 1).into(), (number - 1).into()],
         (_, Value::Boolean(flag)) => vec![(!flag).into()],
         ("allow", _) => vec![vec!["links"].into()],
-        (_, Value::Array(_)) => vec![vec!["other.example.org"].into()],
+        (_, Value::Array(_)) => vec![vec!["other.example.org"].into(), vec!["127.0.0.1"].into()],
         (key, Value::Table(_)) if key.ends_with("encoding_aes_key") => text(&"k".repeat(43)),
         (_, Value::Table(_)) => vec![
             "another-value-of-more-than-32-characters".into(),
@@ -58,6 +58,7 @@ fn others(key: &str, value: &Value) -> Vec<Value> {
         ("format", _) => text("json"),
         ("conversion_token", _) => text("upstream"),
         ("renew", _) => text("never"),
+        ("callback_ips", _) => text("report"),
         ("start", _) => text("now"),
         ("url", url) => text(&url.as_str().unwrap().replace(".com", ".org")),
         // Only the password.
