@@ -154,7 +154,7 @@ impl App {
         }
         app.watch(&context);
         let (callbacks, admin) = (app.public_address, &app.admin_address);
-        if config.admin.open {
+        if config.admin.open && matches!(config.admin.listen, config::Listen::Tcp(_)) {
             tracing::warn!("the admin API is open to every process of this machine (admin.open)");
         }
         tracing::info!(%callbacks, %admin, apps = config.apps.len(), "serving");

@@ -188,6 +188,9 @@ fn check_distinct(section: &Section<'_>, token: Option<&Secret>, tokens: &[Admin
 
 /// Reports a listener that strangers can reach.
 fn check_reach(section: &Section<'_>, listen: &Listen, has_token: bool, open: bool) {
+    if open && has_token {
+        section.problem("open", "contradicts the token", Some("remove open, or the tokens"));
+    }
     let Listen::Tcp(address) = listen else { return };
     let is_loopback = address.ip().is_loopback();
     if !has_token && !is_loopback {
@@ -203,9 +206,7 @@ fn check_reach(section: &Section<'_>, listen: &Listen, has_token: bool, open: bo
         let reason = "is missing: any process of this machine could export and erase everything";
         section.problem("token", reason, Some(hint));
     }
-    if open && has_token {
-        section.problem("open", "contradicts the token", Some("remove open, or the tokens"));
-    } else if open && !is_loopback {
+    if open && !has_token && !is_loopback {
         let reason = format!("is for loopback addresses, and {address} can be reached from other machines");
         section.problem("open", reason, Some("set token, or listen on 127.0.0.1"));
     }

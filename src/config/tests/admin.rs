@@ -30,7 +30,10 @@ fn without_a_token_the_listener_is_for_its_user_or_said_to_be_open() {
         assert_eq!(said(loopback), [missing]);
         config(&with(&format!("{loopback}\nopen = true")), &nothing);
     }
-    assert_eq!(said(&format!("open = true\n{token}")), ["admin.open contradicts the token"]);
+    for listen in ["", "listen = \"unix:/run/unionlink/admin.sock\""] {
+        let found = said(&format!("{listen}\nopen = true\n{token}"));
+        assert_eq!(found, ["admin.open contradicts the token"]);
+    }
     assert_eq!(
         said("listen = \"10.0.0.1:8081\"\nopen = true"),
         [
