@@ -257,6 +257,7 @@ fn admin_state(context: &Context, callbacks: &CallbackState, own: OfAdmin, app: 
     AdminState {
         store: context.store.clone(),
         doors: callbacks.doors.clone(),
+        url_checks: callbacks.url_checks.clone(),
         clock: context.clock.clone(),
         metrics: context.metrics.clone(),
         wake: context.wake.clone(),

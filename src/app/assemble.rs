@@ -155,6 +155,7 @@ pub async fn assemble(
         wake: context.wake.clone(),
         activity: context.activity.clone(),
         unserved: UnservedCorps::default(),
+        url_checks: Arc::default(),
         log: CallbackLog::default(),
         event_days_max: u32::try_from(config.server.event_days_max).unwrap_or(u32::MAX),
         source_check: source_check(&config.server),

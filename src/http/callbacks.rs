@@ -15,6 +15,7 @@ use super::doors::{AppDoor, Door, Misplaced, Place, SuiteDoor, unrouted, without
 use super::payload::{Concern, payload_of};
 use super::strangers::SourceCheck;
 use super::unserved::{MESSAGES_MAX, UnservedCorps};
+use super::url_checks::UrlChecks;
 use crate::at_rest::Nonces;
 use crate::callback::VerifiedMessage;
 use crate::clock::Clock;
@@ -53,6 +54,8 @@ pub struct CallbackState {
     pub activity: Arc<Activity>,
     /// The corps whose messages wait because no app serves them.
     pub unserved: UnservedCorps,
+    /// The URL checks that were refused because of their receive id.
+    pub url_checks: Arc<UrlChecks>,
     /// Logs answers.
     pub log: CallbackLog,
     /// The maximum age of an event in days; 0 means no limit.

@@ -28,6 +28,7 @@ mod strangers;
 mod tracked;
 pub mod unrouted;
 mod unserved;
+mod url_checks;
 
 pub use callback_log::CallbackLog;
 pub use callbacks::CallbackState;
@@ -40,3 +41,4 @@ pub use socket::{BoundPath, Listener};
 pub use source::TrustedProxies;
 pub use strangers::SourceCheck;
 pub use unserved::UnservedCorps;
+pub use url_checks::UrlChecks;

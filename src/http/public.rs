@@ -240,10 +240,14 @@ impl CallbackState {
         self.opened(door, echo.opened_with());
         self.count_signed_at(&query);
         match door.check_echo(&self.apps, &echo) {
-            Ok(()) => Ok(Ack::Echo(echo.text().to_vec())),
+            Ok(()) => {
+                self.url_checks.answered(door.name());
+                Ok(Ack::Echo(echo.text().to_vec()))
+            }
             Err(Refusal::ReceiveId) => {
-                let is_self_built = door.is_self_built();
-                Err(Reject::ReceiveId { receive_id: receive_id(&echo), is_self_built })
+                let (receive_id, is_self_built) = (receive_id(&echo), door.is_self_built());
+                self.url_checks.refused(door.name(), &receive_id, self.clock.now());
+                Err(Reject::ReceiveId { receive_id, is_self_built })
             }
             Err(other) => Err(other.into()),
         }

@@ -146,6 +146,7 @@ impl Scene {
             wake: Arc::new(Wake::default()),
             activity: Arc::default(),
             unserved: UnservedCorps::default(),
+            url_checks: Arc::default(),
             log: CallbackLog::default(),
             event_days_max: 7,
             source_check: None,

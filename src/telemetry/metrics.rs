@@ -47,10 +47,11 @@ const CALL_OK: &str = "ok";
 
 /// The metrics and their registry.
 pub struct Metrics {
-    /// Those of suites, and the findings.
+    /// Those of suites.
     pub suites: SuiteMetrics,
     /// Those of the public listener.
     pub callbacks: CallbackMetrics,
+    findings: Family<Labels<2>, Gauge>,
     admin_refused: Family<Labels<1>, Counter>,
     link_seconds: Histogram,
     calls: Family<Labels<2>, Counter>,
@@ -97,6 +98,7 @@ impl Default for Metrics {
         let histogram = |r: &mut Registry, name, help| registered(r, name, help, Histogram::new(SECONDS));
         let metrics = Self {
             suites: SuiteMetrics::new(r),
+            findings: new(r, "finding", "Findings in /v1/status by code and state (warn, fail)"),
             callbacks: CallbackMetrics::new(r),
             admin_refused: new(
                 r,

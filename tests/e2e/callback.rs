@@ -12,6 +12,7 @@ use unionlink::config::{self, Environment};
 use unionlink::simulator::{Api, CallbackSpec, Fault, Forgery, Options, SealedCallback, Target};
 
 use crate::harness::{PATIENCE, Setup, World};
+use crate::process::Process;
 
 /// Posts a callback. Returns the status and the body of the response.
 pub async fn post(world: &World, callback: &SealedCallback) -> (u16, String) {
@@ -117,6 +118,39 @@ async fn the_url_check_of_the_admin_console_is_answered() {
     let response =
         world.http.get(format!("{}/callback/brand?msg_signature=x", world.public)).send().await.unwrap();
     assert_eq!((response.status().as_u16(), response.text().await.unwrap().as_str()), (403, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wrong_corp_id_is_found_when_the_url_is_saved() {
+    let mut process = Process::with(Setup::default()).await;
+    let genuine = process.world.corp.corp_id.clone();
+    let text = std::fs::read_to_string(&process.file).unwrap();
+    let wrong = text.replace(&format!("corp_id = {genuine:?}"), "corp_id = \"wwWRONGCORPID00000\"");
+    assert_ne!(text, wrong);
+    std::fs::write(&process.file, &wrong).unwrap();
+    process.start().await;
+    let counted = "unionlink_finding{code=\"app.receive_id\",state=\"fail\"} ";
+    assert_eq!(process.world.get("/v1/status").await["findings"], json!([]));
+
+    assert!(!process.world.wecom.verify_url(&genuine).await);
+    let status = process.world.get("/v1/status").await;
+    let finding = &status["findings"][0];
+    assert_eq!((&finding["code"], &finding["state"]), (&json!("app.receive_id"), &json!("fail")), "{status}");
+    assert_eq!(finding["subject"], json!({"app": "brand", "corp_id": "wwWRONGCORPID00000"}));
+    assert!(finding["seen"]["en"].as_str().unwrap().contains(&genuine), "{finding}");
+    let (_, metrics) = process.world.text("/metrics").await;
+    assert!(metrics.contains(&format!("{counted}1\n")), "{metrics}");
+    process.logged("compare corp_id with").await;
+
+    let accepted = wrong.replace("[[apps]]", &format!("[[apps]]\naccept_receive_ids = [{genuine:?}]"));
+    std::fs::write(&process.file, accepted).unwrap();
+    let (code, answer) = process.world.post("/v1/reload", &json!({})).await;
+    assert_eq!((code, &answer["needs_restart"]), (200, &json!([])), "{answer}");
+    assert!(process.world.wecom.verify_url(&genuine).await);
+    assert_eq!(process.world.get("/v1/status").await["findings"], json!([]));
+    let (_, metrics) = process.world.text("/metrics").await;
+    assert!(metrics.contains(&format!("{counted}0\n")), "{metrics}");
+    process.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -127,4 +127,7 @@ pub enum FindingCode {
     /// API licences are missing.
     #[strum(serialize = "suite.licence")]
     Licence,
+    /// WeCom checked a callback URL for a receive id that is not accepted there.
+    #[strum(serialize = "app.receive_id")]
+    ReceiveId,
 }

@@ -270,15 +270,32 @@ fn every_situation_has_its_findings_in_both_languages() {
     let mut seen = BTreeSet::new();
     for (case, suite, expected) in cases_of_apps().into_iter().chain(cases_of_corps()) {
         assert_eq!(suite.codes(), expected, "{case}");
-        for Finding { code, subject, seen: text, means, todo, .. } in suite.findings() {
-            assert_eq!(subject.suite, Some(name("agency")), "{case}");
-            for Text { en, zh } in [text, means, todo.text] {
-                assert!(!en.is_empty() && !en.contains("  ") && !zh.is_ascii(), "{case}: {en} {zh}");
-            }
-            seen.insert(code);
+        for finding in suite.findings() {
+            assert_eq!(finding.subject.suite, Some(name("agency")), "{case}");
+            assert_both_languages(&finding);
+            seen.insert(finding.code);
         }
     }
+    let (own, agency, corp_id) = (name("own"), name("agency"), corp("wwOWN"));
+    let url_checks = [
+        CheckedUrl::SelfBuilt { app: &own, corp_id: &corp_id },
+        CheckedUrl::Agency { app: &own, suite: &agency },
+        CheckedUrl::Suite(&agency),
+    ]
+    .map(|url| UrlCheckFacts { url, receive_id: "", at: NOW });
+    for finding in url_check_findings(&url_checks) {
+        assert_eq!((finding.code, finding.state), (Code::ReceiveId, Fail));
+        assert_both_languages(&finding);
+        assert!(finding.seen.en.contains("\"\"") && finding.seen.zh.contains("\"\""), "{finding:?}");
+        seen.insert(finding.code);
+    }
     assert_eq!(seen, FindingCode::VARIANTS.iter().copied().collect::<BTreeSet<_>>());
+}
+
+fn assert_both_languages(Finding { seen, means, todo, .. }: &Finding) {
+    for Text { en, zh } in [seen, means, &todo.text] {
+        assert!(!en.is_empty() && !en.contains("  ") && !zh.is_ascii(), "{en} {zh}");
+    }
 }
 
 fn only(suite: &Suite) -> Finding {

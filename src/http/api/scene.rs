@@ -160,6 +160,7 @@ impl Scene {
         let state = Arc::new(AdminState {
             store,
             doors: Arc::default(),
+            url_checks: Arc::default(),
             clock: clock.clone(),
             metrics,
             wake: Arc::default(),

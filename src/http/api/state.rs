@@ -22,6 +22,7 @@ use crate::domain::time::Timestamp;
 use crate::http::door_set::DoorSet;
 use crate::http::problem::Problem;
 use crate::http::reload::Reload;
+use crate::http::url_checks::UrlChecks;
 use crate::lifecycle::Lifecycle;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -89,6 +90,8 @@ pub struct AdminState {
     pub store: Arc<dyn Store>,
     /// The callback URLs, to classify quarantined messages again.
     pub doors: Arc<DoorSet>,
+    /// The URL checks that were refused because of their receive id.
+    pub url_checks: Arc<UrlChecks>,
     /// The clock.
     pub clock: Arc<dyn Clock>,
     /// The metrics.

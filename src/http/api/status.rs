@@ -3,6 +3,7 @@
 
 mod quotas;
 mod suites;
+mod url_checks;
 mod view;
 
 use std::collections::{BTreeMap, HashMap};
@@ -16,6 +17,7 @@ use strum::{VariantArray as _, VariantNames as _};
 use super::sinks::SinkState;
 use super::state::{AdminState, Shared};
 use crate::domain::event::AppAlarm;
+use crate::domain::finding::Finding;
 use crate::domain::ids::AppName;
 use crate::domain::tally::Tally;
 use crate::domain::text::Text;
@@ -27,13 +29,15 @@ use crate::wecom::Api;
 use crate::worker::breaker::{Breaker, Scope};
 use view::{
     AlarmView, CallbackCounts, CustomerCounts, DealerNumbers, FanCounts, HeldBack, InboxStatus, Status,
+    SuiteStatus,
 };
 
 /// Show the status of the service
 ///
 /// Counts from callback to link, ages of queues, calls held back after failures (`paused`) with the reasons,
-/// calls that wait for a quota (`pacing`), quotas with a forecast, dealers by state, WeCom's alarms, suites
-/// and what is wrong with them (`findings`), the comparison of customers (`reconcile`), sinks, tasks.
+/// calls that wait for a quota (`pacing`), quotas with a forecast, dealers by state, WeCom's alarms, suites,
+/// what is wrong with them and with callback URLs (`findings`), the comparison of customers (`reconcile`),
+/// sinks, tasks.
 #[utoipa::path(operation_id = "show_status", get, path = "/v1/status", tag = "service", responses(
     (status = 200, body = Status, description = "The status; later versions may add fields"),
     super::openapi::Errors,
@@ -48,7 +52,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
         dealers.insert(name.to_string(), DealerNumbers::of(&state.store.dealer_rows(name).await?));
     }
     let alarms = state.store.alarms().await?.into_iter().map(|alarm| state.alarm_view(alarm)).collect();
-    let (suites, findings) = suites::suites(&state, now);
+    let (suites, findings) = suites_and_findings(&state, now);
     let queues = quotas::queues(&state, &tallies, now).await?;
     let quotas = quotas::quotas(&state, &tallies).await?;
     let held_back = state.breakers.all(now).into_iter();
@@ -131,6 +135,13 @@ impl AdminState {
     }
 }
 
+/// The suites, and everything that is wrong.
+fn suites_and_findings(state: &AdminState, now: Timestamp) -> (Vec<SuiteStatus>, Vec<Finding>) {
+    let (suites, mut findings) = suites::suites(state, now);
+    findings.extend(url_checks::findings(state));
+    (suites, findings)
+}
+
 fn total<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
     tallies.fold(Tally::default(), |mut total, tally| {
         total += tally;
@@ -152,7 +163,9 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
     }
     let fans = total(tallies.iter().map(|(_, tally)| tally));
     let now = state.clock.now();
-    suites::update_metrics(&state, now);
+    let (suites, findings) = suites_and_findings(&state, now);
+    suites::update_metrics(&state, &suites, now);
+    state.metrics.findings(findings.iter().map(|finding| (finding.code, finding.state)));
     let held_back = state.breakers.all(now);
     let paused = held_back.iter().filter(|(_, breaker)| !breaker.is_pacing());
     state.metrics.paused(paused.map(|(scope, b)| (scope.app(), scope.kind(), b.reason.errcode)));

@@ -1,5 +1,7 @@
 //! What becomes of messages at the URLs of a provider, from the request to the store.
 
+use std::collections::BTreeMap;
+
 use axum::http::Request;
 use secrecy::ExposeSecret as _;
 use serde_json::Value;
@@ -14,6 +16,7 @@ use crate::domain::suite::{CodeId, CodeKind};
 use crate::domain::tally::Tally;
 use crate::http::doors::SuiteRecipients;
 use crate::http::scene::{NOW, SUITE_ID, Scene, added, corp, name, own};
+use crate::http::url_checks::RefusedCheck;
 use crate::store::embedded::Settings;
 use crate::store::{Counts, People as _, PersonId, Reconciling as _, SuiteRecords, Suites as _};
 use crate::telemetry::captured_log::CapturedLog;
@@ -197,6 +200,30 @@ async fn a_url_is_verified_for_its_own_corps_only_and_no_message_is_decrypted() 
             assert_eq!(scene.check_url(url, receive_id, "1").await, refused, "{url}: {receive_id}");
         }
     }
+}
+
+#[tokio::test]
+async fn the_last_refused_check_of_a_url_is_remembered_until_one_is_answered() {
+    let scene = Scene::authorized().await;
+    let long = "企".repeat(300);
+    let check = async |url: &str, receive_id: &str, echo: &str| {
+        scene.clock.advance_ms(1_000);
+        scene.check_url(url, receive_id, echo).await.0
+    };
+    assert_eq!(check("agency", "wpN", "<xml>").await, 403, "a message is no check by WeCom");
+    assert_eq!(check("nobody", "wpN", "1").await, 404);
+    assert_eq!(check("own", "wwOWN", "1").await, 200);
+    assert!(scene.state.url_checks.all().is_empty());
+    for receive_id in ["wwWRONG", "", &long, &long] {
+        assert_eq!(check("own", receive_id, "1").await, 403);
+    }
+    assert_eq!(check("agency", "wpN", "1").await, 403);
+    let refused = |receive_id: String, after_ms| RefusedCheck { receive_id, at: NOW.plus_ms(after_ms) };
+    let own = (name("own"), refused("企".repeat(128), 6_000));
+    let agency = (name("agency"), refused("wpN".to_owned(), 8_000));
+    assert_eq!(scene.state.url_checks.all(), BTreeMap::from([own.clone(), agency]));
+    assert_eq!(check("agency", "wpA", "1").await, 200);
+    assert_eq!(scene.state.url_checks.all(), BTreeMap::from([own]));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The gauges of [`Metrics`]: set just before each scrape, from what the caller reads, and the scrape itself.
 
+use std::collections::BTreeMap;
 use std::sync::PoisonError;
 
 use prometheus_client::encoding::text;
@@ -12,6 +13,7 @@ use super::labels::{Labels, errcode_label};
 use crate::domain::dealer::DealerState;
 use crate::domain::event::AppAlarmKind;
 use crate::domain::fan::{FanStep, Priority};
+use crate::domain::finding::{FindingCode, FindingState};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::tally::Tally;
 use crate::store::Counts;
@@ -75,6 +77,21 @@ impl Metrics {
         }
         for (labels, count) in &*counts {
             self.paused.get_or_create(labels).set(*count);
+        }
+    }
+
+    /// Sets the number of findings by code and state. `findings` are all there are.
+    pub fn findings(&self, findings: impl Iterator<Item = (FindingCode, FindingState)>) {
+        let mut counts: BTreeMap<_, i64> = BTreeMap::new();
+        for finding in findings {
+            *counts.entry(finding).or_default() += 1;
+        }
+        for code in FindingCode::VARIANTS {
+            for state in FindingState::VARIANTS {
+                let labels = [("code", code.into()), ("state", state.into())];
+                let count = counts.get(&(*code, *state)).copied().unwrap_or_default();
+                self.findings.get_or_create(&labels).set(count);
+            }
         }
     }
 

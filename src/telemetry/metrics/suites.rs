@@ -1,7 +1,5 @@
-//! The metrics of suites (代开发应用模版): their tickets, authorisations, auth codes and events, and the findings,
-//! which so far are about suites.
+//! The metrics of suites (代开发应用模版): their tickets, authorisations, auth codes and events.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use prometheus_client::metrics::counter::Counter;
@@ -14,17 +12,15 @@ use strum::VariantArray as _;
 use super::labels::{AuthCodeOutcome, Labels};
 use super::register::{SECONDS, new, registered};
 use crate::domain::authorization::AuthorizationState;
-use crate::domain::finding::{FindingCode, FindingState};
 use crate::domain::ids::AppName;
 
-/// The metrics of suites, and the findings.
+/// The metrics of suites.
 pub struct SuiteMetrics {
     ready: Family<Labels<1, String>, Gauge>,
     ticket_age_seconds: Family<Labels<1, String>, Gauge>,
     authorizations: Family<Labels<2, String>, Gauge>,
     auth_codes: Family<Labels<2, String>, Counter>,
     event_seconds: Histogram,
-    findings: Family<Labels<2>, Gauge>,
 }
 
 impl SuiteMetrics {
@@ -55,7 +51,6 @@ impl SuiteMetrics {
                  WeCom waits one second",
                 Histogram::new(SECONDS),
             ),
-            findings: new(r, "finding", "Findings in /v1/status by code and state (warn, fail)"),
         }
     }
 
@@ -99,21 +94,6 @@ impl SuiteMetrics {
             let labels = [("suite", suite.to_string()), ("state", <&str>::from(state).to_owned())];
             let count = i64::try_from(count).unwrap_or(i64::MAX);
             self.authorizations.get_or_create(&labels).set(count);
-        }
-    }
-
-    /// Sets the number of findings by code and state. `findings` are all there are.
-    pub fn set_findings(&self, findings: impl Iterator<Item = (FindingCode, FindingState)>) {
-        let mut counts: BTreeMap<_, i64> = BTreeMap::new();
-        for finding in findings {
-            *counts.entry(finding).or_default() += 1;
-        }
-        for code in FindingCode::VARIANTS {
-            for state in FindingState::VARIANTS {
-                let labels = [("code", code.into()), ("state", state.into())];
-                let count = counts.get(&(*code, *state)).copied().unwrap_or_default();
-                self.findings.get_or_create(&labels).set(count);
-            }
         }
     }
 }

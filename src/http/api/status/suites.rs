@@ -34,13 +34,9 @@ pub(super) fn suites(state: &AdminState, now: Timestamp) -> (Vec<SuiteStatus>, V
     (suites, all_findings)
 }
 
-/// Sets the metrics of suites and findings; without suites there are none.
-pub(super) fn update_metrics(state: &AdminState, now: Timestamp) {
-    if state.apps.suites().is_empty() {
-        return;
-    }
-    let (suites, findings) = suites(state, now);
-    for SuiteStatus { name, state: suite_state, ticket_received_at, authorizations, .. } in &suites {
+/// Sets the metrics of suites.
+pub(super) fn update_metrics(state: &AdminState, suites: &[SuiteStatus], now: Timestamp) {
+    for SuiteStatus { name, state: suite_state, ticket_received_at, authorizations, .. } in suites {
         let AuthorizationCounts { active, incomplete, cancelled } = *authorizations;
         let counts = [
             (AuthorizationState::Active, active),
@@ -50,7 +46,6 @@ pub(super) fn update_metrics(state: &AdminState, now: Timestamp) {
         let ticket_age = ticket_received_at.map(|at| now.millis_since(at).max(0) / SECOND_MS);
         state.metrics.suites.set(name, *suite_state == SuiteState::Ready, ticket_age, counts);
     }
-    state.metrics.suites.set_findings(findings.iter().map(|finding| (finding.code, finding.state)));
 }
 
 fn findings(

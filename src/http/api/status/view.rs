@@ -58,7 +58,7 @@ pub(in super::super) struct Status {
     pub(super) alarms: Vec<AlarmView>,
     /// The suites of agency-developed apps.
     pub(super) suites: Vec<SuiteStatus>,
-    /// What is wrong with the suites and their apps, and what to do.
+    /// What is wrong with suites, their apps and callback URLs, and what to do.
     pub(super) findings: Vec<Finding>,
     /// The comparison of dealers' customers that is under way, or else the last one.
     pub(super) reconcile: RunView,
