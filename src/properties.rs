@@ -4,7 +4,7 @@
 //! Compiled for tests and for fuzzing only. Each property lives next to the code it is about.
 
 pub use crate::callback::properties::{cipher, envelope, forged};
-pub use crate::http::properties::proxy_header;
+pub use crate::http::properties::{fans, proxy_header};
 pub use crate::intake::properties::message;
 pub use crate::store::embedded::properties::records;
 
@@ -32,10 +32,11 @@ mod tests {
 
     type Property = fn(&[u8]);
 
-    const TARGETS: [(&str, Property); 8] = [
+    const TARGETS: [(&str, Property); 9] = [
         ("cipher", cipher),
         ("door", door),
         ("envelope", envelope),
+        ("fans", fans),
         ("forged", forged),
         ("message", message),
         ("proxy_header", proxy_header),

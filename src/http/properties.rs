@@ -1,7 +1,9 @@
 //! Properties that hold for the first bytes of a connection, whatever they are; see [`crate::properties`].
+//! Those of registrations are beside their parser.
 
 use std::net::IpAddr;
 
+pub use super::api::fans::properties::fans;
 use super::socket::Source;
 use super::source::{PROXY_HEADER_BYTES_MAX, Preamble, V2_START, proxy_header as read};
 

@@ -2,6 +2,8 @@
 
 mod lines;
 pub(super) mod list;
+#[cfg(any(test, fuzzing))]
+pub(in crate::http) mod properties;
 mod rows;
 pub(super) mod show;
 

@@ -9,7 +9,7 @@ mod events;
 mod explain;
 mod export;
 mod extract;
-mod fans;
+pub(super) mod fans;
 mod feed;
 mod forget;
 mod guard;
