@@ -136,6 +136,7 @@ fn in_memory(brand: &Brand) -> Router {
         activity: Arc::default(),
         unserved: UnservedCorps::default(),
         source_check: None,
+        url_checks: Arc::default(),
         log: CallbackLog::default(),
         event_days_max: 0,
         body_bytes_max: 64 << 10,
