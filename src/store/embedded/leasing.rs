@@ -34,7 +34,7 @@ pub(super) fn fan_lease(step: FanStep, number: FanNumber) -> Vec<u8> {
 
 /// Lookups of one corp that are due at one instant, held back while the rest of the list they are from is
 /// stored: they are leased together, so that 230 customers cost three calls. When this is dropped, they can be
-/// leased.
+/// leased. Neither happens while work is being leased, which would find a part of them.
 pub(super) struct HeldBack<'a> {
     store: &'a EmbeddedStore,
     lookups: LookupsAt,
@@ -45,6 +45,7 @@ pub(super) type LookupsAt = (Vec<u8>, Vec<u8>);
 
 impl Drop for HeldBack<'_> {
     fn drop(&mut self) {
+        let _not_being_leased = self.store.leases();
         let mut held_back = self.store.held_back();
         if let Some(index) = held_back.iter().position(|lookups| *lookups == self.lookups) {
             held_back.swap_remove(index);
@@ -59,6 +60,7 @@ impl EmbeddedStore {
     /// Holds back the live lookups of a corp that are due at this instant.
     pub(super) fn hold_back(&self, app: &AppName, corp_id: &CorpId, due_at: Timestamp) -> HeldBack<'_> {
         let lookups = keys::lookups_at(Haste::Live, due_at, app, corp_id);
+        let _not_being_leased = self.leases();
         self.held_back().push(lookups.clone());
         HeldBack { store: self, lookups }
     }
