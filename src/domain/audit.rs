@@ -37,7 +37,7 @@ pub enum AuditAction {
     RefusedTokens,
 }
 
-/// Who did it.
+/// The author of an entry.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AuditBy {
     /// The name of the token: `admin` for `admin.token`, `open` without any token, `signal` for a signal of the
@@ -60,7 +60,7 @@ impl AuditBy {
 pub struct AuditEntry {
     /// When it was done.
     pub at: Timestamp,
-    /// By whom.
+    /// Its author.
     pub by: AuditBy,
     /// What.
     pub action: AuditAction,

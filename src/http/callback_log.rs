@@ -201,7 +201,7 @@ impl CallbackLog {
         }
     }
 
-    /// Logs a verified callback that was not stored because a person whom it names was forgotten.
+    /// Logs a verified callback that was not stored because it names a forgotten person.
     pub(super) fn forgotten(&self, app: &AppName) {
         if let Some(callbacks) = self.throttle.count((Some(app.clone()), "forgotten")) {
             tracing::info!(%app, callbacks, "callbacks not stored: they name a forgotten person");

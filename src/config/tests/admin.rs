@@ -1,4 +1,4 @@
-//! `[admin]`: who reaches the admin API, its tokens, and how commands reach it.
+//! `[admin]`: the tests of its listener and tokens, and of how commands reach the admin API.
 
 use strum::VariantArray as _;
 

@@ -23,7 +23,7 @@ use crate::telemetry::audit::log_audit;
 const ENTRIES_DEFAULT: usize = 100;
 const ENTRIES_MAX: usize = 1_000;
 
-/// Who makes a request: the name of the token, and the address.
+/// The author of a request for the audit trail: the name of its token, and its address.
 pub(super) struct By(pub(super) AuditBy);
 
 impl<S: Send + Sync> FromRequestParts<S> for By {

@@ -19,7 +19,7 @@ const LATE_MAX: Duration = Duration::from_secs(5);
 /// Answers that are held back at the same time, and the part of the connections that they may occupy.
 const WAITING_MAX: usize = 256;
 const WAITING_PART: usize = 16;
-/// Sources that are told apart; further ones share a turn.
+/// The most sources that have a turn of their own; further ones share one.
 const SOURCES_MAX: usize = 1_000;
 
 /// Delays the answers to wrong tokens.

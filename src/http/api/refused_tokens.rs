@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use crate::domain::time::Timestamp;
 use crate::http::socket::Source;
 
-/// Sources that are told apart; further ones are counted together, without an address.
+/// The most sources that are counted separately; further ones are counted together, without an address.
 const SOURCES_MAX: usize = 1_000;
 
 /// Refused tokens by source.
