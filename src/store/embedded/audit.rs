@@ -6,12 +6,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{Counts, EventRow, StoreError};
-use super::inbox::SetAside;
-use super::index::Clue;
-use super::queues::{Books, Waiting};
+use super::business::inbox::SetAside;
+use super::business::queues::{Books, Waiting};
+use super::business::roll::{self, Entry};
+use super::business::trail;
 use super::records::decode;
-use super::roll::{self, Entry, FanNumber, PackedId, Read};
-use super::{EmbeddedStore, failed, keys, trail};
+use super::rows::index::Clue;
+use super::rows::keys;
+use super::{EmbeddedStore, failed};
 use crate::domain::authorization::Authorization;
 use crate::domain::chat::Chat;
 use crate::domain::contact::Contact;
@@ -23,6 +25,8 @@ use crate::domain::reconcile::ReconcileTask;
 use crate::domain::suite::{Exchange, Ticket};
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
+use crate::store::embedded::rows::ids::{FanNumber, PackedId};
+use crate::store::embedded::rows::view::Read;
 
 /// An upper bound of the sheets of any store that is audited.
 const FANS_MAX: u32 = 1 << 20;
@@ -275,7 +279,6 @@ impl Audit<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::{Arrival, MessageDigest, Payload, Reconciling as _, Store as _};
     use super::super::Settings;
     use super::super::engine::{Engine as _, Memory};
     use super::super::records::encode;
@@ -283,6 +286,7 @@ mod tests {
     use crate::domain::chat::{ChatChange, ChatEvent};
     use crate::domain::ids::{ChatId, ExternalUserid};
     use crate::domain::sighting::{Sighting, SightingPlace};
+    use crate::store::{Arrival, MessageDigest, Payload, Reconciling as _, Store as _};
 
     #[tokio::test]
     async fn a_wrong_reading_number_of_customers_or_of_lookups_is_noticed() {

@@ -11,9 +11,9 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::OpenError;
+use super::engine::sled::{folder_error, lock};
 use super::fresh::{self, files_in, remove, rename, sync};
 use super::journal::care;
-use super::sled_engine::{folder_error, lock};
 
 /// The name of a database while it is being rebuilt.
 pub(super) const BEING_REBUILT: &str = "sled.being-rebuilt";
@@ -105,9 +105,9 @@ fn bytes_in(folder: &Path) -> Result<u64, OpenError> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::engine::sled::open_database;
     use super::super::journal::PRIVATE;
     use super::super::private::create_folder;
-    use super::super::sled_engine::open_database;
     use super::super::{EmbeddedStore, Settings};
     use super::*;
 

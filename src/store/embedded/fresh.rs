@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use super::OpenError;
 use super::engine::Write;
+use super::engine::sled::{folder_error, open_database, or_abort, panic_text};
 use super::private::create_folder;
-use super::sled_engine::{folder_error, open_database, or_abort, panic_text};
 
 /// Records written at a time; large batches make sled's memory grow without bound.
 const ROWS_AT_A_TIME: usize = 100;

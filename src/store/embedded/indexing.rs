@@ -1,6 +1,5 @@
 //! Reads the index from the roll when a store is opened, beside everything that does not need it.
 
-use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,12 +8,14 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
+use super::business::roll::Clues;
 use super::engine::Engine;
-use super::index::Index;
-use super::roll::Clues;
-use super::sled_engine::panic_text;
-use super::txn::failed;
-use super::{DamagedKeys, StoreError, keys, writer};
+use super::engine::sled::panic_text;
+use super::rows::index::Index;
+use super::rows::keys;
+use super::rows::txn::failed;
+use super::rows::view::Damaged;
+use super::{StoreError, writer};
 
 /// The thread that reads the index, and how far it is.
 pub(super) struct Indexing {
@@ -28,7 +29,7 @@ impl Indexing {
         engine: &Arc<dyn Engine>,
         index: &Arc<Index>,
         sheets: u32,
-        damaged: &DamagedKeys,
+        damaged: &Damaged,
         writer: Arc<writer::Shared>,
     ) -> std::io::Result<Self> {
         let (tell, done) = watch::channel(None);
@@ -44,7 +45,7 @@ impl Indexing {
                 std::thread::scope(|scope| {
                     let parts = (0..sheets).step_by(part as usize).map(|first| {
                         let sheets = first..first.saturating_add(part).min(sheets);
-                        let (engine, index, damaged, cancelled) = (&*engine, &*index, &*damaged, &*cancelled);
+                        let (engine, index, damaged, cancelled) = (&*engine, &*index, &damaged, &*cancelled);
                         scope.spawn(move || read_index(engine, index, sheets, damaged, cancelled))
                     });
                     let parts: Vec<_> = parts.collect();
@@ -76,7 +77,7 @@ impl Indexing {
         engine: &dyn Engine,
         index: &Index,
         sheets: u32,
-        damaged: &DamagedKeys,
+        damaged: &Damaged,
     ) -> Result<Self, StoreError> {
         let cancel = Arc::new(AtomicBool::new(false));
         read_index(engine, index, 0..sheets, damaged, &cancel)?;
@@ -105,7 +106,7 @@ fn read_index(
     engine: &dyn Engine,
     index: &Index,
     sheets: std::ops::Range<u32>,
-    damaged: &Mutex<HashSet<Vec<u8>>>,
+    damaged: &Damaged,
     cancelled: &AtomicBool,
 ) -> Result<(), StoreError> {
     for row in engine.range(&keys::sheet(sheets.start), &keys::sheet(sheets.end)) {
@@ -119,8 +120,7 @@ fn read_index(
         });
         match read {
             Err(StoreError::Damaged(reason)) => {
-                tracing::error!(reason, "sixteen fans cannot be read; they are left alone");
-                damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(key);
+                damaged.add(&key, &reason);
             }
             other => other?,
         }

@@ -5,17 +5,20 @@ use std::collections::HashSet;
 use std::sync::{MutexGuard, PoisonError};
 
 use super::super::{FanWork, InboxEvent, QueuePosition, StoreError, Work, WorkId};
-use super::frontier::{Frontier, Frontiers};
-use super::queues::{Strays, Waiting};
+use super::EmbeddedStore;
+use super::business::queues::{Strays, Waiting};
+use super::business::roll::Entry;
+use super::business::{fans, roll};
 use super::records::decode;
-use super::roll::{Entry, FanNumber};
-use super::txn::failed;
-use super::{EmbeddedStore, fans, keys, roll};
+use super::rows::frontier::{Frontier, Frontiers};
+use super::rows::keys;
+use super::rows::txn::failed;
 use crate::domain::contact::Contact;
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
+use crate::store::embedded::rows::ids::FanNumber;
 
 /// The key under which work is leased: that of its row in its queue.
 pub(super) fn lease_key(id: &WorkId) -> Vec<u8> {

@@ -1,10 +1,12 @@
 //! Lists fans in the order of their numbers, a bounded number of records at a time.
 
 use super::super::{FanFilter, FanPage, StoreError};
-use super::roll::{self, FanNumber};
-use super::txn::failed;
-use super::{EmbeddedStore, keys};
+use super::EmbeddedStore;
+use super::business::roll::{self};
+use super::rows::keys;
+use super::rows::txn::failed;
 use crate::domain::time::Timestamp;
+use crate::store::embedded::rows::ids::FanNumber;
 
 /// Records, of up to sixteen fans each, that one page reads.
 const RECORDS_READ_MAX: usize = 256;

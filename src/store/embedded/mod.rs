@@ -1,4 +1,4 @@
-//! The store of a single machine: business transactions (such as `arrivals`, `work`, `links` and `fans`) over
+//! The store of a single machine: business transactions ([`business`]) over
 //! a small engine interface (`engine`). One thread writes (`writer`), to sled (`sled_engine`) and to a redo
 //! journal (`journal`).
 //!
@@ -10,82 +10,53 @@
 //! Any thread reads directly from the engine; a row that can be read before it is durable does no harm except
 //! on the feed, which shows durable entries only.
 
-mod arrivals;
 mod audit;
-mod chat_members;
-mod chats;
+mod business;
 mod compaction;
-mod contacts;
-mod corp_names;
-mod customer_groups;
-mod dealers;
-mod durable_sync;
 pub mod engine;
-mod events;
-mod fans;
-mod feed;
-mod forget;
-mod forgotten;
 mod fresh;
-mod frontier;
-mod group;
-mod inbox;
-mod index;
 mod indexing;
 mod journal;
-mod keys;
 mod leasing;
-mod ledgers;
 #[cfg(test)]
 mod limited;
-mod links;
 mod listing;
-mod people;
 mod private;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
-mod queues;
-mod reconcile;
 mod records;
-mod roll;
-mod set_aside;
-mod sled_engine;
+mod rows;
 mod small_commits;
 mod snapshot;
-mod suites;
-mod tasks;
-mod trail;
 mod transactions;
-mod txn;
 mod upgrade;
-mod waits;
-mod words;
-mod work;
 mod writer;
 
 use std::collections::{HashSet, VecDeque};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
-use super::{Counts, LINKS_MAX, StoreError};
+use super::{Counts, StoreError};
 use crate::domain::ids::ContactKey;
 
 pub use compaction::{Compacted, compact};
+pub use engine::sled::OpenError;
+use engine::sled::SledEngine;
 use engine::{Engine, Memory};
-use frontier::Frontiers;
-use group::Readers;
-use index::{Clue, Index};
 use indexing::Indexing;
 use journal::Journaled;
 use journal::care::journal_in;
 pub use journal::care::{BackedUp, Differences, Rebuild, Rebuilt, Verified, backup, rebuild, verify};
 use records::{Record, decode};
-use roll::{FanNumber, Read};
-pub use sled_engine::OpenError;
-use sled_engine::SledEngine;
+use rows::frontier::Frontiers;
+use rows::ids::FanNumber;
+use rows::index::{Clue, Index};
+use rows::keys;
+use rows::txn::{Meta, Txn, failed};
+use rows::view::{Damaged, Read, View};
 use snapshot::Snapshots;
-use txn::{Meta, Txn, failed};
 pub use writer::ManualWriter;
+use writer::groups::Readers;
 use writer::{Patience, Writer};
 
 /// Disk space, on top of `free_mb_min`, that merging files of the journal leaves free.
@@ -126,8 +97,6 @@ impl Default for Settings {
     }
 }
 
-type DamagedKeys = Arc<Mutex<HashSet<Vec<u8>>>>;
-
 /// The store of a single machine, with sled as the engine.
 pub struct EmbeddedStore {
     engine: Arc<dyn Engine>,
@@ -141,7 +110,7 @@ pub struct EmbeddedStore {
     held_back: Mutex<Vec<leasing::LookupsAt>>,
     frontiers: Arc<Frontiers>,
     /// Keys of records that failed their checksum.
-    damaged: DamagedKeys,
+    damaged: Damaged,
     /// A random secret of this store, for hashes that nobody else can make.
     salt: [u8; 16],
 }
@@ -185,7 +154,7 @@ impl EmbeddedStore {
         let engine: Arc<dyn Engine> = Arc::new(memory);
         let meta = meta_of(&*engine, store_id)?;
         upgrade::upgrade(&*engine, &meta).map_err(OpenError::Content)?;
-        let (readers, damaged) = (Readers::default(), DamagedKeys::default());
+        let (readers, damaged) = (Readers::default(), Damaged::default());
         let (writer, manual) = Writer::manual(&engine, readers.clone(), meta);
         let indexing = Indexing::here(&*engine, &readers.index, meta.sheets, &damaged);
         let indexing = indexing.map_err(OpenError::Content)?;
@@ -200,7 +169,7 @@ impl EmbeddedStore {
             path: "the store".into(),
             source,
         };
-        let (readers, damaged) = (Readers::default(), DamagedKeys::default());
+        let (readers, damaged) = (Readers::default(), Damaged::default());
         let writer =
             Writer::start(&engine, readers.clone(), meta, settings.free_mb_min).map_err(not_started)?;
         let indexing = Indexing::start(&engine, &readers.index, meta.sheets, &damaged, writer.shared.clone());
@@ -214,7 +183,7 @@ impl EmbeddedStore {
         settings: Settings,
         readers: Readers,
         indexing: Indexing,
-        damaged: DamagedKeys,
+        damaged: Damaged,
         salt: [u8; 16],
     ) -> Self {
         let Readers { index, snapshots, frontiers } = readers;
@@ -239,38 +208,31 @@ impl EmbeddedStore {
         self.indexing.finished().await
     }
 
-    fn read<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
-        self.engine.get(key).map_err(failed)?.map(|bytes| decode(key, &bytes)).transpose()
+    /// A view of the store as it is now.
+    fn view(&self) -> View<'_> {
+        View::new(&*self.engine, &self.index, &self.damaged)
     }
 
-    /// The rows from `from` on and before `to`, converted by `row`, which returns `None` to skip one; at most
-    /// `limit`.
+    fn read<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
+        self.view().read(key)
+    }
+
     fn rows<T>(
         &self,
         from: &[u8],
         to: &[u8],
         limit: usize,
-        mut row: impl FnMut(&[u8], &[u8]) -> Result<Option<T>, StoreError>,
+        row: impl FnMut(&[u8], &[u8]) -> Result<Option<T>, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        let mut found = Vec::new();
-        for entry in self.engine.range(from, to) {
-            if found.len() >= limit {
-                break;
-            }
-            let (key, value) = entry.map_err(failed)?;
-            found.extend(row(&key, &value)?);
-        }
-        Ok(found)
+        self.view().rows(from, to, limit, row)
     }
 
     fn damaged_keys(&self) -> std::sync::MutexGuard<'_, HashSet<Vec<u8>>> {
-        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
+        self.damaged.keys()
     }
 
-    /// The result of a read, or `None` for a damaged record, which is logged once and counted: it delays
-    /// nothing but itself.
     fn undamaged<T>(&self, key: &[u8], read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-        undamaged(&self.damaged, key, read)
+        self.damaged.skip(key, read)
     }
 
     /// Runs `settle` for each outcome in a transaction of its own, and ends the leases. Work on a damaged
@@ -352,13 +314,8 @@ impl EmbeddedStore {
         self.writer.answer(submitted?, patience).await
     }
 
-    /// The contacts in the keys that begin with `prefix` and go on with an app and a contact.
     fn contacts_in(&self, prefix: &[u8]) -> Result<Vec<ContactKey>, StoreError> {
-        self.rows(prefix, &keys::after(prefix), LINKS_MAX, |key, _| {
-            let mut parts = keys::Parts(&key[prefix.len()..]);
-            parts.id()?;
-            parts.contact().map(Some)
-        })
+        self.view().contacts_in(prefix)
     }
 }
 
@@ -370,34 +327,17 @@ fn meta_of(engine: &dyn Engine, store_id: [u8; 16]) -> Result<Meta, OpenError> {
     stored.map_or(Ok(new), |bytes| decode(&key, &bytes).map_err(OpenError::Content))
 }
 
-fn undamaged<T>(
-    damaged: &DamagedKeys,
-    key: &[u8],
-    read: Result<T, StoreError>,
-) -> Result<Option<T>, StoreError> {
-    match read {
-        Ok(value) => Ok(Some(value)),
-        Err(StoreError::Damaged(reason)) => {
-            if damaged.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_vec()) {
-                tracing::error!(reason, "a damaged record is left alone");
-            }
-            Ok(None)
-        }
-        Err(other) => Err(other),
-    }
-}
-
 impl Read for EmbeddedStore {
     fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
-        self.read(key)
+        self.view().record(key)
     }
 
     fn under(&self, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
-        self.rows(prefix, &keys::after(prefix), limit, |key, _| Ok(Some(key.to_vec())))
+        self.view().under(prefix, limit)
     }
 
     fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber> {
-        self.index.find(self.index.print(clue))
+        self.view().candidates(clue)
     }
 }
 

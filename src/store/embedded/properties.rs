@@ -3,18 +3,20 @@
 use std::collections::BTreeSet;
 
 use super::super::{Cursor, InboxEvent, Receipt, StoreError};
-use super::feed::StoredEntry;
-use super::forgotten::Forgotten;
-use super::inbox::{MessagePart, Seen, SetAside};
-use super::index::Clue;
-use super::keys::Parts;
-use super::queues::{Books, Waiting};
+use super::business::feed::StoredEntry;
+use super::business::forgotten::Forgotten;
+use super::business::inbox::{MessagePart, Seen, SetAside};
+use super::business::queues::{Books, Waiting};
+use super::business::roll::{self, Clues, Entry, Sheet};
 use super::records::{Record, checked, decode, encode};
-use super::roll::{self, Clues, Entry, FanNumber, Read, Sheet};
-use super::txn::Meta;
+use super::rows::index::Clue;
+use super::rows::keys::Parts;
+use super::rows::txn::Meta;
 use crate::domain::contact::Contact;
 use crate::domain::dealer::Dealer;
 use crate::domain::quota::Ledger;
+use crate::store::embedded::rows::ids::FanNumber;
+use crate::store::embedded::rows::view::Read;
 
 const KEY: &[u8] = b"kind and key";
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::StoreError;
 
 /// A type of which values are stored.
-pub(super) trait Record: Serialize + DeserializeOwned {
+pub(crate) trait Record: Serialize + DeserializeOwned {
     /// The version that is written.
     const VERSION: u8 = 1;
 
@@ -20,20 +20,20 @@ pub(super) trait Record: Serialize + DeserializeOwned {
     }
 }
 
-pub(super) fn encode<R: Record>(key: &[u8], record: &R) -> Result<Vec<u8>, StoreError> {
+pub(crate) fn encode<R: Record>(key: &[u8], record: &R) -> Result<Vec<u8>, StoreError> {
     let mut bytes = vec![R::VERSION];
     bytes = postcard::to_extend(record, bytes).map_err(|e| StoreError::Damaged(e.to_string()))?;
     Ok(checked(key, bytes))
 }
 
 /// Version and body with their checksum.
-pub(super) fn checked(key: &[u8], mut content: Vec<u8>) -> Vec<u8> {
+pub(crate) fn checked(key: &[u8], mut content: Vec<u8>) -> Vec<u8> {
     let crc = checksum(key, &content);
     content.extend(crc.to_le_bytes());
     content
 }
 
-pub(super) fn decode<R: Record>(key: &[u8], bytes: &[u8]) -> Result<R, StoreError> {
+pub(crate) fn decode<R: Record>(key: &[u8], bytes: &[u8]) -> Result<R, StoreError> {
     let content = content(key, bytes)?;
     match content.split_first() {
         Some((version, body)) if *version != R::VERSION => match R::of_version(*version, body) {
@@ -45,7 +45,7 @@ pub(super) fn decode<R: Record>(key: &[u8], bytes: &[u8]) -> Result<R, StoreErro
 }
 
 /// Reads a record of type `R` as something with the same fields, which may borrow from it.
-pub(super) fn decode_as<'a, R: Record, T: Deserialize<'a>>(
+pub(crate) fn decode_as<'a, R: Record, T: Deserialize<'a>>(
     key: &[u8],
     bytes: &'a [u8],
 ) -> Result<T, StoreError> {
@@ -76,7 +76,7 @@ fn damaged(key: &[u8], what: &str) -> StoreError {
 }
 
 /// The record, or `None` if it is damaged: for callers that replace or delete it.
-pub(super) fn readable<R>(read: Result<Option<R>, StoreError>) -> Result<Option<R>, StoreError> {
+pub(crate) fn readable<R>(read: Result<Option<R>, StoreError>) -> Result<Option<R>, StoreError> {
     match read {
         Err(StoreError::Damaged(_)) => Ok(None),
         other => other,

@@ -2,7 +2,7 @@
 
 use super::super::StoreError;
 use super::EmbeddedStore;
-use super::txn::Txn;
+use super::rows::txn::Txn;
 
 /// Customers in one transaction: each has up to six keys, and a group of transactions at most 99. Half a group,
 /// so that live work that comes in meanwhile is in the same group, or in the next.

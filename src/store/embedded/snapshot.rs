@@ -11,10 +11,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use async_trait::async_trait;
 
 use super::super::{LinksSnapshot, StoreError};
-use super::corp_names::CorpNames;
+use super::EmbeddedStore;
+use super::business::corp_names::CorpNames;
 use super::engine::{Batch, Engine, EngineError};
 use super::records::decode;
-use super::{DamagedKeys, EmbeddedStore, keys, undamaged};
+use super::rows::index::Index;
+use super::rows::keys;
+use super::rows::view::{Damaged, View};
 use crate::domain::contact::Contact;
 use crate::domain::link::LinkData;
 use crate::domain::time::Timestamp;
@@ -82,7 +85,8 @@ impl Snapshots {
 struct Snapshot {
     engine: Arc<dyn Engine>,
     aside: Arc<Aside>,
-    damaged: DamagedKeys,
+    index: Arc<Index>,
+    damaged: Damaged,
     feed_head: u64,
     links: u64,
 }
@@ -95,6 +99,7 @@ pub(super) async fn take(store: &EmbeddedStore) -> Result<Box<dyn LinksSnapshot>
     Ok(Box::new(Snapshot {
         engine: store.engine.clone(),
         aside,
+        index: store.index.clone(),
         damaged: store.damaged.clone(),
         feed_head: counts.feed_head,
         links: counts.links,
@@ -129,7 +134,7 @@ impl Snapshot {
             let Some(value) = value else { continue };
             let read = decode::<Contact>(key, &value)
                 .and_then(|contact| Ok((keys::Parts::of(key).contact()?, contact)));
-            let Some((contact_key, contact)) = undamaged(&self.damaged, key, read)? else { continue };
+            let Some((contact_key, contact)) = self.damaged.skip(key, read)? else { continue };
             links.extend(contact.link_data(&contact_key, now));
         }
         kept.read_to = next;
@@ -137,7 +142,8 @@ impl Snapshot {
             return Err(StoreError::SnapshotLost);
         }
         drop(kept);
-        let mut names = CorpNames::new(&*self.engine, &self.damaged);
+        let view = View::new(&*self.engine, &self.index, &self.damaged);
+        let mut names = CorpNames::new(&view);
         links.iter_mut().try_for_each(|link| names.fill(link))?;
         Ok(Some(links))
     }

@@ -8,17 +8,15 @@ use super::super::{
     Appended, Arrival, Counts, EventId, EventRow, EventState, FanFilter, FanOutcome, FanPage, FanWork,
     InboxEvent, LinkQuery, NewFan, Outcome, Payload, Quarantined, Registered, Store, StoreError, Work,
 };
-use super::inbox::SetAside;
+use super::business::inbox::SetAside;
+use super::business::queues::Books;
+use super::business::{arrivals, chat_members, dealers, fans, ledgers, roll, set_aside, work};
 use super::leasing::{fan_lease, lease_key};
-use super::queues::Books;
 use super::records::decode;
-use super::roll::FanNumber;
-use super::txn::Txn;
+use super::rows::keys;
+use super::rows::txn::Txn;
 use super::writer::Patience;
-use super::{
-    AHEAD, AHEAD_IN_BACKGROUND, EmbeddedStore, arrivals, chat_members, dealers, fans, keys, ledgers, roll,
-    set_aside, work,
-};
+use super::{AHEAD, AHEAD_IN_BACKGROUND, EmbeddedStore};
 use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
 use crate::domain::ids::{AppName, CorpId, FanKey, Unionid};
@@ -26,6 +24,7 @@ use crate::domain::link::LinkData;
 use crate::domain::quota::{Budget, Grant, Ledger, Share};
 use crate::domain::tally::Tally;
 use crate::domain::time::{Moment, Timestamp};
+use crate::store::embedded::rows::ids::FanNumber;
 
 #[async_trait]
 impl Store for EmbeddedStore {

@@ -9,9 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::super::StoreError;
 use super::engine::{Batch, Engine};
+use super::failed;
 use super::records::{Record, decode, encode, readable};
-use super::txn::Meta;
-use super::{failed, keys};
+use super::rows::keys;
+use super::rows::txn::Meta;
 use crate::domain::contact::Contact;
 use crate::domain::dealer_activity::DealerCounts;
 
@@ -141,17 +142,17 @@ fn commit(engine: &dyn Engine, batch: &mut Batch) -> Result<(), StoreError> {
 mod tests {
     use std::path::Path;
 
-    use super::super::super::{Counts, EventId, Feed as _, LinkBy, LinkQuery, Reconciling as _, Store as _};
+    use super::super::engine::sled::SledEngine;
     use super::super::engine::{Memory, Write};
     use super::super::journal::{Journaled, PRIVATE};
     use super::super::limited::Limited;
     use super::super::records::checked;
-    use super::super::sled_engine::SledEngine;
     use super::super::{EmbeddedStore, Settings, journal_in};
     use super::*;
     use crate::domain::dealer::{DealerState, TokenOwner};
     use crate::domain::ids::{AppName, CorpId};
     use crate::domain::time::Timestamp;
+    use crate::store::{Counts, EventId, Feed as _, LinkBy, LinkQuery, Reconciling as _, Store as _};
 
     fn copy(from: &Path, to: &Path) {
         std::fs::create_dir_all(to).unwrap();

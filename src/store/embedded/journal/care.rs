@@ -8,11 +8,11 @@ use std::path::{Path, PathBuf};
 
 use super::super::compaction::BEING_REBUILT;
 use super::super::engine::Engine;
-use super::super::fresh;
-use super::super::private::create_folder;
-use super::super::sled_engine::{
+use super::super::engine::sled::{
     OpenError, SledEngine, delete_unfinished_snapshots, folder_error, lock, panic_text,
 };
+use super::super::fresh;
+use super::super::private::create_folder;
 use super::block::{Kind, Lineage};
 use super::cover::{Cover, live, merged, whole};
 use super::files::{self, Piece, at};

@@ -6,7 +6,7 @@ use super::super::engine::EngineError;
 
 /// Why the journal cannot be used.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::store::embedded) enum JournalError {
+pub(crate) enum JournalError {
     #[error("{0}")]
     Io(#[from] io::Error),
     #[error("the database cannot be read: {0}")]
@@ -52,7 +52,7 @@ pub(in crate::store::embedded) enum JournalError {
 }
 
 impl JournalError {
-    pub(in crate::store::embedded) fn hint(&self) -> &'static str {
+    pub(crate) fn hint(&self) -> &'static str {
         match self {
             Self::Io(_) => {
                 "is the disk full, or failing? files that are damaged: unionlink store rebuild --backup FOLDER, with \

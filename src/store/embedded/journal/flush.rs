@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::super::engine::EngineError;
-use super::super::sled_engine::or_abort;
+use super::super::engine::sled::or_abort;
 use super::super::writer::ABORT_AFTER;
 
 const FLUSH_EVERY: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 100 });

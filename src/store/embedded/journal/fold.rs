@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::{fs, io};
 
-use super::super::sled_engine::free_bytes;
+use super::super::engine::sled::free_bytes;
 use super::FIRST;
 use super::block::{Kind, Lineage};
 use super::files::{self, Piece, at};

@@ -42,9 +42,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
+use super::engine::sled::or_abort;
 use super::engine::{Batch, Database, Engine, EngineError, Logged, Rows, Write};
 use super::records::{Record, decode, encode};
-use super::sled_engine::or_abort;
 use block::{Kind, Lineage};
 pub(super) use error::JournalError;
 use files::{Piece, at};
@@ -263,7 +263,7 @@ fn holds_something(pieces: &Pieces) -> io::Result<bool> {
 
 /// All that is in the database but for what it keeps to itself.
 fn records(engine: &dyn Engine) -> Rows<'_> {
-    engine.range(&[PRIVATE + 1], &super::keys::after(&[u8::MAX]))
+    engine.range(&[PRIVATE + 1], &super::rows::keys::after(&[u8::MAX]))
 }
 
 /// Begins a journal with all that the database holds. What it is named, and its last batch.

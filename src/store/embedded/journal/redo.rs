@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use super::super::engine::sled::or_abort;
 use super::super::engine::{Engine, Write};
-use super::super::sled_engine::or_abort;
 use super::block::Kind;
 use super::cover::whole;
 use super::side_by_side::SideBySide;

@@ -1,0 +1,77 @@
+//! The index of contacts by customer group, and leaving a group.
+//!
+//! The index has the groups in [`Contact::chats`], no others, and changes with it.
+
+use crate::domain::chat::{ChatChange, ChatEvent};
+use crate::domain::contact::Contact;
+use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId};
+use crate::store::embedded::EmbeddedStore;
+use crate::store::embedded::records::readable;
+use crate::store::embedded::rows::keys;
+use crate::store::embedded::rows::txn::Txn;
+use crate::store::{Payload, StoreError};
+
+/// Follows a change of a contact's groups.
+pub(crate) fn follow(txn: &mut Txn<'_>, key: &ContactKey, before: &[ChatId], after: &[ChatId]) {
+    for chat_id in before.iter().filter(|chat_id| !after.contains(chat_id)) {
+        txn.delete(keys::chat_member(chat_id, key));
+    }
+    for chat_id in after.iter().filter(|chat_id| !before.contains(chat_id)) {
+        txn.mark(keys::chat_member(chat_id, key));
+    }
+}
+
+/// Takes a contact out of a group. Does nothing if it is not held to be in it.
+pub(crate) fn leave(txn: &mut Txn<'_>, key: &ContactKey, chat_id: &ChatId) -> Result<(), StoreError> {
+    let (member, record) = (keys::chat_member(chat_id, key), keys::contact(key));
+    if !txn.has(&member)? {
+        return Ok(());
+    }
+    txn.delete(member);
+    if let Some(mut contact) = readable(txn.get::<Contact>(&record))? {
+        contact.leave(chat_id);
+        txn.put(record, &contact)?;
+    }
+    Ok(())
+}
+
+/// The group whose end a message reports, if it does.
+pub(crate) fn ended(payload: &Payload) -> Option<(CorpId, ChatId)> {
+    let Payload::Chat(ChatEvent { corp_id, chat_id, change: ChatChange::Dismissed, .. }) = payload else {
+        return None;
+    };
+    Some((corp_id.clone(), chat_id.clone()))
+}
+
+impl EmbeddedStore {
+    /// The contacts held to be in a group.
+    pub(crate) fn chat_members(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        chat_id: &ChatId,
+    ) -> Result<Vec<ContactKey>, StoreError> {
+        let mut members = self.chat_members_of_all_apps(chat_id)?;
+        members.retain(|contact| contact.app == *app && contact.corp_id == *corp_id);
+        Ok(members)
+    }
+
+    fn chat_members_of_all_apps(&self, chat_id: &ChatId) -> Result<Vec<ContactKey>, StoreError> {
+        let prefix = keys::chat_members(chat_id);
+        self.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, _| {
+            keys::Parts(&key[prefix.len()..]).contact().map(Some)
+        })
+    }
+
+    /// Takes all contacts out of a group that has ended. To be called after every transaction on such a
+    /// message, also on a repeated one: the first may have been interrupted before this.
+    pub(crate) async fn leave_ended(&self, ended: Option<(CorpId, ChatId)>) -> Result<(), StoreError> {
+        let Some((corp_id, chat_id)) = ended else { return Ok(()) };
+        let mut members = self.chat_members_of_all_apps(&chat_id)?;
+        members.retain(|contact| contact.corp_id == corp_id);
+        let leave = move |txn: &mut Txn<'_>, part: Vec<ContactKey>| {
+            part.iter().try_for_each(|key| leave(txn, key, &chat_id))
+        };
+        self.in_parts(members, leave).await.map(drop)
+    }
+}

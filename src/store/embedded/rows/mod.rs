@@ -1,0 +1,8 @@
+//! The layout of the store's records, and how a transaction reads and writes them.
+
+pub(crate) mod frontier;
+pub(crate) mod ids;
+pub(crate) mod index;
+pub(crate) mod keys;
+pub(crate) mod txn;
+pub(crate) mod view;

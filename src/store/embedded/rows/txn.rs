@@ -1,0 +1,183 @@
+//! The view and the writes of one business transaction. It reads its own writes, then those decided in its
+//! group, then those of the pending group, then the engine. Nothing is written unless the whole transaction
+//! succeeds.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::index::{Clue, Index, Print};
+use super::keys;
+use crate::domain::ids::hex;
+use crate::domain::time::Timestamp;
+use crate::store::embedded::engine::{Batch, Engine, EngineError};
+use crate::store::embedded::records::{Record, decode, encode};
+use crate::store::embedded::rows::ids::FanNumber;
+use crate::store::embedded::rows::view::Read;
+use crate::store::{Counts, StoreError};
+
+/// The counters of the store, in the one record that every commit rewrites.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    /// Made at random when the store was created; part of every feed id.
+    pub(crate) store_id: [u8; 16],
+    /// The numbers of records, and the newest numbers of events and feed entries.
+    pub(crate) counts: Counts,
+    /// The number of sheets with fans.
+    pub(crate) sheets: u32,
+    /// When a person was last forgotten. A fan that is registered again after it counts as registered anew.
+    pub(crate) forgotten_at: Option<Timestamp>,
+}
+
+impl Record for Meta {
+    /// Version 3 has the same fields; the number keeps older programs from opening a store with newer
+    /// records.
+    const VERSION: u8 = 4;
+
+    fn of_version(version: u8, body: &[u8]) -> Option<Result<Self, postcard::Error>> {
+        (version == 3).then(|| postcard::from_bytes(body))
+    }
+}
+
+pub(crate) struct Txn<'a> {
+    engine: &'a dyn Engine,
+    index: &'a Index,
+    flying: Option<&'a Batch>,
+    group: &'a Batch,
+    own: Batch,
+    own_index: Vec<(Print, FanNumber, bool)>,
+    pub(crate) meta: Meta,
+}
+
+/// The result of a transaction that has succeeded.
+pub(crate) struct Decided {
+    pub(crate) writes: Batch,
+    pub(crate) index: Vec<(Print, FanNumber, bool)>,
+    pub(crate) meta: Meta,
+}
+
+impl<'a> Txn<'a> {
+    /// `flying` and `group` hold what is decided but not yet applied; `None` deletes.
+    pub(crate) fn new(
+        engine: &'a dyn Engine,
+        index: &'a Index,
+        flying: Option<&'a Batch>,
+        group: &'a Batch,
+        meta: Meta,
+    ) -> Self {
+        Self { engine, index, flying, group, own: Batch::new(), own_index: Vec::new(), meta }
+    }
+
+    /// The writes, once the transaction has succeeded.
+    pub(crate) fn into_decided(self) -> Decided {
+        Decided { writes: self.own, index: self.own_index, meta: self.meta }
+    }
+
+    /// Records for the index that a clue leads, or no longer leads, to a fan.
+    pub(crate) fn index(&mut self, clue: &Clue<'_>, fan: FanNumber, leads: bool) {
+        self.own_index.push((self.index.print(clue), fan, leads));
+    }
+
+    pub(crate) fn counts(&mut self) -> &mut Counts {
+        &mut self.meta.counts
+    }
+
+    /// Decrements a counter. One that is wrong must not stop the service, so it stops at zero.
+    pub(crate) fn discount(&mut self, which: impl FnOnce(&mut Counts) -> &mut u64) {
+        let count = which(&mut self.meta.counts);
+        *count = count.saturating_sub(1);
+    }
+
+    fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let decided = self.own.get(key).or_else(|| self.group.get(key));
+        match decided.or_else(|| self.flying?.get(key)) {
+            Some(decided) => Ok(decided.clone()),
+            None => self.engine.get(key).map_err(failed),
+        }
+    }
+
+    pub(crate) fn get<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
+        self.bytes(key)?.map(|bytes| decode(key, &bytes)).transpose()
+    }
+
+    pub(crate) fn has(&self, key: &[u8]) -> Result<bool, StoreError> {
+        Ok(self.bytes(key)?.is_some())
+    }
+
+    pub(crate) fn put<R: Record>(&mut self, key: Vec<u8>, record: &R) -> Result<(), StoreError> {
+        let bytes = encode(&key, record)?;
+        self.own.insert(key, Some(bytes));
+        Ok(())
+    }
+
+    /// Writes a key without a value.
+    pub(crate) fn mark(&mut self, key: Vec<u8>) {
+        self.own.insert(key, Some(Vec::new()));
+    }
+
+    pub(crate) fn delete(&mut self, key: Vec<u8>) {
+        self.own.insert(key, None);
+    }
+
+    /// Up to `limit` keys that begin with `prefix`, in order.
+    pub(crate) fn keys(&self, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.keys_from(prefix, prefix, limit)
+    }
+
+    /// The same, from a key on.
+    pub(crate) fn keys_from(
+        &self,
+        from: &[u8],
+        prefix: &[u8],
+        limit: usize,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let end = keys::after(prefix);
+        let layers = self.flying.into_iter().chain([self.group, &self.own]);
+        let patches = layers.flat_map(|layer| layer.range(from.to_vec()..end.clone()));
+        let patch: BTreeMap<_, _> = patches.map(|(key, value)| (key.clone(), value.is_some())).collect();
+        let mut found: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
+        for row in self.engine.range(from, &end).take(limit + patch.len()) {
+            found.insert(row.map_err(failed)?.0, true);
+        }
+        found.extend(patch);
+        Ok(found.into_iter().filter(|(_, there)| *there).map(|(key, _)| key).take(limit).collect())
+    }
+
+    /// A random secret of this store, for hashes that nobody else can make.
+    pub(crate) fn salt(&self) -> [u8; 16] {
+        self.meta.store_id
+    }
+
+    /// The sequence and id that the next feed entry will have.
+    pub(crate) fn next_feed_id(&self) -> (u64, String) {
+        let seq = self.meta.counts.feed_head + 1;
+        let digest =
+            Sha256::new().chain_update(self.meta.store_id).chain_update(seq.to_be_bytes()).finalize();
+        (seq, format!("lnk_{}", hex(&digest[..12])))
+    }
+}
+
+impl Read for Txn<'_> {
+    fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
+        self.get(key)
+    }
+
+    fn under(&self, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.keys(prefix, limit)
+    }
+
+    fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber> {
+        let print = self.index.print(clue);
+        let mut found = self.index.find(print);
+        for (_, fan, leads) in self.own_index.iter().filter(|(own, ..)| *own == print) {
+            found.retain(|known| known != fan);
+            found.extend(leads.then_some(*fan));
+        }
+        found
+    }
+}
+
+pub(crate) fn failed(error: EngineError) -> StoreError {
+    StoreError::Failed(error.0)
+}
