@@ -1,10 +1,37 @@
-//! Durable acknowledgements per second of the callback handler, compared in one run with the same HTTP server
-//! answering `success` without reading the request, with one that verifies and parses but stores nothing, and
-//! with the callback handler over an in-memory store. The callbacks are genuine, all different, and sealed
-//! beforehand.
+//! Durable acknowledgements per second of the callback handler, compared in one run with four other handlers
+//! behind the same listener:
 //!
-//! `cargo bench --bench door [-- --rounds N --connections N --server N]`; `--server 1` to `4` runs one of the
-//! four alone, to profile it (4: the durable service).
+//! 1. reads the body and answers `success`, whatever it is;
+//! 2. verifies, decrypts, parses and classifies, and stores nothing;
+//! 3. the callback handler over a store in memory;
+//! 4. the *bare durable* one: as 2, then a record of the event is appended to a single file, by one thread
+//!    with group commit: it takes all records that wait, writes them at once, calls `fdatasync` once and
+//!    answers them all. No deduplication, no index. Nothing that acknowledges durable callbacks on this
+//!    machine is faster, so it is what the others are compared with;
+//! 5. the durable service.
+//!
+//! The callbacks are genuine, all different, and sealed beforehand; only servers that do not notice
+//! repetitions (1, 2 and 4) may be sent the same ones again. In each round each server is loaded once, in an
+//! order that moves on by one from round to round. A server is started for its burst, with an empty store,
+//! and stopped afterwards, so none works while another is measured. Ratios are computed within a round; all
+//! figures are medians of the rounds.
+//!
+//! ```text
+//! cargo bench --bench door [-- --seconds S] [--rounds N] [--connections N] [--server N] [--platform P]
+//! ```
+//!
+//! `--seconds` is the time of each burst, `--connections` replaces the usual numbers of connections by one,
+//! and `--server` loads one of the five alone, to profile it. `--platform` is what WeCom does meanwhile:
+//!
+//! * `hangs`: it never answers. The workers have calls in flight that do not end, and no results to store. A
+//!   call is given up after ten seconds, which only longer bursts see.
+//! * `errors`: it answers each call with HTTP 502, so that everything is put off and tried again.
+//! * `none`: nothing is to be resolved. Any event about a customer is work for the resolver, even the removal
+//!   of an unknown one, and other messages are stored in other records; so it is the same callbacks that are
+//!   stored, by the same handler in the same store on disk, but no worker runs that would take them up.
+//!
+//! The time of the platform's own thread is shown apart from the server's. It is still taken from the same
+//! cores.
 
 #![expect(clippy::unwrap_used, reason = "a benchmark that panics has failed")]
 #![expect(clippy::print_stdout, reason = "prints its results")]
@@ -12,153 +39,303 @@
 #[expect(dead_code, unreachable_pub, reason = "each benchmark uses a part of it")]
 mod common;
 
+use std::fs::File;
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Bytes;
-use axum::extract::RawQuery;
-use axum::http::StatusCode;
-use axum::routing::post;
-use common::load::{Measured, load};
-use common::{Brand, argument, median};
+use common::handlers::{Log, answering, bare_durable, parsing, storing};
+use common::load::{Burst, Measured, Requests, load};
+use common::{Brand, INBOX_EVENTS_MAX, argument, median};
+use tempfile::TempDir;
 use tokio::net::TcpListener;
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use unionlink::callback::{AesKey, Keys, Query, verify};
-use unionlink::clock::SystemClock;
-use unionlink::domain::ids::{AppName, CorpId};
-use unionlink::http::doors::{AppDoor, AppRecipients, Door};
-use unionlink::http::{
-    CallbackLog, CallbackState, DoorSet, Limits, Listener, TrustedProxies, UnservedCorps, public, serve,
-};
-use unionlink::intake::{Recipients, classify};
+use unionlink::http::{Limits, Listener, TrustedProxies, serve};
 use unionlink::simulator::{Fault, Options, Target};
+use unionlink::store::Store as _;
 use unionlink::store::embedded::engine::Memory;
 use unionlink::store::embedded::{EmbeddedStore, Settings};
 use unionlink::telemetry::metrics::Metrics;
-use unionlink::worker::Wake;
 
-const CONNECTIONS: [(usize, usize); 4] = [(1, 600), (16, 5_000), (64, 8_000), (256, 8_000)];
-const SERVERS: [&str; 4] =
-    ["answers, reads nothing", "parses, stores nothing", "stores in memory", "durable"];
+const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
+const SERVERS: [Server; 5] =
+    [Server::Answers, Server::Parses, Server::InMemory, Server::BareDurable, Server::Durable];
+/// How long each server is loaded before it is measured.
+const WARM_UP: Duration = Duration::from_millis(300);
+/// How much faster than in earlier rounds a server may be before it runs out of requests.
+const MARGIN: f64 = 1.5;
+/// The most bytes of requests that are prepared at a time.
+const REQUEST_BYTES_MAX: usize = 2 << 30;
+/// The size of a request, approximately.
+const REQUEST_BYTES: usize = 1_300;
+/// The requests of the first round, in which the servers' rates are still unknown.
+const FIRST_REQUESTS: usize = 50_000;
 
-fn main() {
-    let (rounds, only) = (argument("--rounds", 5), argument("--connections", 0));
-    let alone: usize = argument("--server", 0);
-    let brand = Brand::new(8, &Options::default());
-    // The platform never answers, so that only callbacks are written and no results of workers.
-    brand.wecom.inject(Target::Every, Fault::Hang, None);
-    let runtime = tokio::runtime::Runtime::new().unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let service = runtime.block_on(brand.serve(&folder.path().join("data"), ""));
-    let others = [
-        Router::new().route("/callback/brand", post(async || "success")),
-        parsing(&brand),
-        in_memory(&brand),
-    ];
-    let others = others.map(|router| runtime.block_on(listening(router)));
-    let servers = [others[0], others[1], others[2], service.public];
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Server {
+    Answers,
+    Parses,
+    InMemory,
+    BareDurable,
+    Durable,
+}
 
-    println!(
-        "medians of {rounds} rounds: rate; ratio to the first server; p50, p99; CPU time per request of server and client"
-    );
-    for (connections, count) in CONNECTIONS.into_iter().filter(|(some, _)| only == 0 || only == *some) {
-        let mut rounds: Vec<[Measured; 4]> = (0..=rounds)
-            .map(|_| {
-                let requests = brand.requests(count);
-                std::array::from_fn(|n| match alone {
-                    0 => load(servers[n], connections, &requests),
-                    alone if alone == n + 1 => load(servers[n], connections, &requests),
-                    _ => Measured::default(),
-                })
-            })
-            .collect();
-        // The first round is a warm-up.
-        rounds.remove(0);
-        println!("\n{connections} connections");
-        let of = |server: usize, what: fn(&Measured) -> f64| {
-            median(&rounds.iter().map(|round| what(&round[server])).collect::<Vec<_>>())
-        };
-        for (server, name) in SERVERS.iter().enumerate() {
-            let ratios: Vec<_> = rounds.iter().map(|round| round[server].rate / round[0].rate).collect();
-            println!(
-                "  {name:<24} {:>7.0}/s   {:.2}   p50 {:>6.2} ms  p99 {:>6.2} ms   server {:>5.1} µs  client {:>4.1} µs",
-                of(server, |measured| measured.rate),
-                median(&ratios),
-                of(server, |measured| measured.p50_ms),
-                of(server, |measured| measured.p99_ms),
-                of(server, |measured| measured.server_us),
-                of(server, |measured| measured.client_us)
-            );
+impl Server {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Answers => "reads, opens nothing",
+            Self::Parses => "parses, stores nothing",
+            Self::InMemory => "stores in memory",
+            Self::BareDurable => "bare durable",
+            Self::Durable => "durable",
         }
     }
-    runtime.block_on(service.stop());
+
+    /// Whether it drops a callback that it has had before.
+    const fn notices_repetitions(self) -> bool {
+        matches!(self, Self::InMemory | Self::Durable)
+    }
 }
 
-fn keys(brand: &Brand) -> Keys {
-    Keys::new(brand.callback.token.as_str().into(), AesKey::decode(&brand.callback.aes_key).unwrap())
+/// What WeCom does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Platform {
+    Hangs,
+    Errors,
+    None,
 }
 
-fn recipients(brand: &Brand) -> Recipients {
-    Recipients { corp_id: CorpId::new(&brand.corp.corp_id).unwrap(), accept_receive_ids: Vec::new() }
+impl std::str::FromStr for Platform {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        match text {
+            "hangs" => Ok(Self::Hangs),
+            "errors" => Ok(Self::Errors),
+            "none" => Ok(Self::None),
+            _ => Err(()),
+        }
+    }
 }
 
-/// Verifies, decrypts, parses and classifies, stores nothing.
-fn parsing(brand: &Brand) -> Router {
-    let (keys, recipients) = (Arc::new(keys(brand)), recipients(brand));
-    let open = async move |RawQuery(query): RawQuery, body: Bytes| {
-        let query = query.unwrap_or_default();
-        let query = Query::parse(&query).map_err(|_| StatusCode::FORBIDDEN)?;
-        let message = verify(&query, &body, &keys).map_err(|_| StatusCode::FORBIDDEN)?;
-        // The receive id is the brand's, so no store is needed.
-        classify(&message, &recipients, None, async |_| Err(StatusCode::BAD_REQUEST)).await?;
-        Ok::<_, StatusCode>("success")
+/// One burst on each server that is measured.
+type Round = [Option<Measured>; SERVERS.len()];
+
+fn main() -> ExitCode {
+    let (seconds, rounds) = (argument("--seconds", 3.0), argument("--rounds", 5));
+    let (only, alone) = (argument("--connections", 0), argument("--server", 0));
+    let bench = Bench {
+        brand: Brand::new(8, &Options::default()),
+        runtime: Runtime::new().unwrap(),
+        platform: argument("--platform", Platform::Hangs),
+        servers: SERVERS
+            .into_iter()
+            .filter(|server| alone == 0 || SERVERS.get(alone - 1) == Some(server))
+            .collect(),
+        time: Duration::from_secs_f64(seconds),
     };
-    Router::new().route("/callback/brand", post(open))
+    println!("medians of {rounds} rounds of {seconds} s each; WeCom: {:?}", bench.platform);
+    println!("CPU time in microseconds per request: of server, client and platform");
+    let connections = if only == 0 { CONNECTIONS.to_vec() } else { vec![only] };
+    let mut failures = Vec::new();
+    for connections in connections {
+        let rounds = bench.rounds(connections, rounds);
+        print(connections, &rounds);
+        failures.extend(failures_of(connections, &rounds));
+    }
+    for failure in &failures {
+        println!("error: {failure}");
+    }
+    if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// The callback handler over an in-memory store.
-fn in_memory(brand: &Brand) -> Router {
-    let store = Arc::new(EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap());
-    let name = AppName::new("brand").unwrap();
-    let (keys, recipients) = (keys(brand), AppRecipients::SelfBuilt(recipients(brand)));
-    let door = Door::App(AppDoor { name: name.clone(), keys, recipients, customer_groups: true });
-    public::router(Arc::new(CallbackState {
-        doors: Arc::new(DoorSet::new([(name, Arc::new(door))].into())),
-        apps: Arc::default(),
-        nonces: Arc::new(|| [0; 12]),
-        store,
-        clock: Arc::new(SystemClock),
-        metrics: Arc::new(Metrics::default()),
-        wake: Arc::new(Wake::default()),
-        activity: Arc::default(),
-        unserved: UnservedCorps::default(),
-        source_check: None,
-        url_checks: Arc::default(),
-        log: CallbackLog::default(),
-        event_days_max: 0,
-        body_bytes_max: 64 << 10,
-        body_timeout: Duration::from_secs(3),
-    }))
+fn print(connections: usize, rounds: &[Round]) {
+    println!(
+        "\n{connections:>3} connections              rate  of bare    p50 ms   p99 ms  of bare    \
+         server  client  platform"
+    );
+    for (n, server) in SERVERS.into_iter().enumerate() {
+        let Some(bursts) = rounds.iter().map(|round| round[n]).collect::<Option<Vec<_>>>() else { continue };
+        let of = |what: fn(&Measured) -> f64| median(&bursts.iter().map(what).collect::<Vec<_>>());
+        let of_bare = |what: fn(&Measured) -> f64| {
+            let ratio = |round: &Round| Some(what(&round[n]?) / what(&round[Server::BareDurable as usize]?));
+            let ratios: Option<Vec<f64>> = rounds.iter().map(ratio).collect();
+            ratios.map_or("-".to_owned(), |ratios| format!("{:.2}", median(&ratios)))
+        };
+        println!(
+            "  {} {:<22} {:>7.0}/s  {:>7}  {:>8.2} {:>8.2}  {:>7}  {:>8.1}  {:>6.1}  {:>8.1}",
+            n + 1,
+            server.name(),
+            of(|burst| burst.rate),
+            of_bare(|burst| burst.rate),
+            of(|burst| burst.p50_ms),
+            of(|burst| burst.p99_ms),
+            of_bare(|burst| burst.p99_ms),
+            of(|burst| burst.server_us),
+            of(|burst| burst.client_us),
+            of(|burst| burst.platform_us)
+        );
+    }
 }
 
-async fn listening(router: Router) -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let limits = Limits {
-        connections_max: 1_000,
-        source_connections_max: None,
-        head_bytes_max: 16 << 10,
-        bodies_bytes_max: Some(32 << 20),
-        header_timeout: Duration::from_secs(5),
-        connection_life: Duration::from_mins(2),
-        write_timeout: Duration::from_secs(30),
-        cut_off_after: Some(Duration::from_mins(4)),
-    };
-    let (metrics, stop) = (Arc::new(Metrics::default()), CancellationToken::new());
-    let (listener, proxies) = (Listener::Tcp(listener), TrustedProxies::new(&[]));
-    tokio::spawn(serve(listener, router, limits, proxies, metrics, TaskTracker::new(), stop));
-    address
+/// The bursts that ended early.
+fn failures_of(connections: usize, rounds: &[Round]) -> Vec<String> {
+    let mut failures = Vec::new();
+    for (n, round) in rounds.iter().enumerate() {
+        for (server, burst) in SERVERS.iter().zip(round) {
+            if let Some(burst) = burst.filter(|burst| burst.ran_out) {
+                failures.push(format!(
+                    "{connections} connections, round {}: {} ran out of requests after {:.1} s",
+                    n + 1,
+                    server.name(),
+                    burst.seconds
+                ));
+            }
+        }
+    }
+    failures
+}
+
+struct Bench {
+    brand: Brand,
+    runtime: Runtime,
+    platform: Platform,
+    /// The servers to be measured.
+    servers: Vec<Server>,
+    /// The time of a burst.
+    time: Duration,
+}
+
+impl Bench {
+    fn rounds(&self, connections: usize, count: usize) -> Vec<Round> {
+        // Shows how many requests are needed.
+        let first = self.brand.requests(FIRST_REQUESTS);
+        let mut rates = vec![self.round(0, connections, self.time.min(Duration::from_secs(1)), &first)];
+        drop(first);
+        for n in 0..count {
+            let requests = self.brand.requests(self.needed(connections, &rates));
+            rates.push(self.round(n, connections, self.time, &requests));
+        }
+        rates.split_off(1)
+    }
+
+    /// The number of requests that a round needs, by the rates of earlier ones.
+    fn needed(&self, connections: usize, rounds: &[Round]) -> usize {
+        let bursts = rounds.iter().flat_map(|round| SERVERS.iter().zip(round));
+        let needy = bursts.filter(|(server, _)| server.notices_repetitions());
+        let fastest = needy.filter_map(|(_, burst)| Some(burst.as_ref()?.rate)).fold(0.0, f64::max);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some millions")]
+        let needed = (fastest * MARGIN * (WARM_UP + self.time).as_secs_f64()) as usize;
+        (needed.max(FIRST_REQUESTS) + connections).min(REQUEST_BYTES_MAX / REQUEST_BYTES)
+    }
+
+    /// Loads each server once. The order depends on the number of the round.
+    fn round(&self, n: usize, connections: usize, time: Duration, requests: &Requests) -> Round {
+        let mut round = Round::default();
+        for server in (0..SERVERS.len()).map(|turn| SERVERS[(n + turn) % SERVERS.len()]) {
+            if self.servers.contains(&server) {
+                let Running { address, end } = self.runtime.block_on(self.start(server));
+                let may_repeat = !server.notices_repetitions();
+                let burst = Burst { connections, warm_up: WARM_UP, time, may_repeat };
+                round[server as usize] = Some(load(address, burst, requests));
+                self.runtime.block_on(end);
+            }
+        }
+        round
+    }
+
+    async fn start(&self, server: Server) -> Running<'_> {
+        let brand = &self.brand;
+        let (folder, free_mb_min) = (tempfile::tempdir().unwrap(), 1);
+        let settings = Settings { free_mb_min, inbox_events_max: INBOX_EVENTS_MAX, ..Settings::default() };
+        match (server, self.platform) {
+            (Server::Answers, _) => Running::of(answering()).await,
+            (Server::Parses, _) => Running::of(parsing(brand)).await,
+            (Server::InMemory, _) => {
+                let store = EmbeddedStore::in_memory(Memory::default(), settings).unwrap();
+                self.start_storing(store, folder).await
+            }
+            (Server::BareDurable, _) => {
+                let log = Log::begin(File::create(folder.path().join("log")).unwrap());
+                Running::of(bare_durable(brand, log)).await.then(async move { drop(folder) })
+            }
+            (Server::Durable, Platform::None) => {
+                let store = EmbeddedStore::open(&folder.path().join("data"), settings).unwrap();
+                self.start_storing(store, folder).await
+            }
+            (Server::Durable, Platform::Hangs) => self.start_service(Fault::Hang, folder).await,
+            (Server::Durable, Platform::Errors) => self.start_service(Fault::HttpStatus(502), folder).await,
+        }
+    }
+
+    async fn start_storing(&self, store: EmbeddedStore, folder: TempDir) -> Running<'_> {
+        let store = Arc::new(store);
+        let running = Running::of(storing(&self.brand, store.clone())).await;
+        running.then(async move {
+            store.close().await;
+            drop(folder);
+        })
+    }
+
+    async fn start_service(&self, fault: Fault, folder: TempDir) -> Running<'_> {
+        self.brand.wecom.inject(Target::Every, fault, None);
+        let service = self.brand.serve(&folder.path().join("data"), "").await;
+        let address = service.public;
+        let end = async move {
+            // A call that hangs would be waited for; it is ended once the service has begun to stop.
+            tokio::join!(service.stop(), async { self.brand.wecom.clear_faults() });
+            drop(folder);
+        };
+        Running { address, end: Box::pin(end) }
+    }
+}
+
+/// A server that is running, and the work that stops it.
+struct Running<'a> {
+    address: SocketAddr,
+    end: Pin<Box<dyn Future<Output = ()> + 'a>>,
+}
+
+impl<'a> Running<'a> {
+    /// A router behind the listener of the service, with its limits.
+    async fn of(router: Router) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let limits = Limits {
+            connections_max: 4_096,
+            source_connections_max: None,
+            head_bytes_max: 16 << 10,
+            bodies_bytes_max: Some(32 << 20),
+            header_timeout: Duration::from_secs(5),
+            connection_life: Duration::from_mins(2),
+            write_timeout: Duration::from_secs(30),
+            cut_off_after: Some(Duration::from_mins(4)),
+        };
+        let (metrics, stop) = (Arc::new(Metrics::default()), CancellationToken::new());
+        let (listener, proxies) = (Listener::Tcp(listener), TrustedProxies::new(&[]));
+        let connections = TaskTracker::new();
+        let serving = serve(listener, router, limits, proxies, metrics, connections.clone(), stop.clone());
+        let serving = tokio::spawn(serving);
+        let end = async move {
+            stop.cancel();
+            serving.await.unwrap();
+            connections.close();
+            connections.wait().await;
+        };
+        Self { address, end: Box::pin(end) }
+    }
+
+    /// The same with something to do once it has stopped.
+    fn then(self, more: impl Future<Output = ()> + 'a) -> Self {
+        let end = async move {
+            self.end.await;
+            more.await;
+        };
+        Self { address: self.address, end: Box::pin(end) }
+    }
 }

@@ -17,16 +17,21 @@ use unionlink::config::{self, Environment};
 use unionlink::domain::fan::{Minted, Priority};
 use unionlink::domain::ids::{AppName, FanKey, Openid, PendingId, Unionid};
 use unionlink::domain::time::Timestamp;
-use unionlink::simulator::{AppSpec, CallbackSpec, Dealer, Event, Options, Person, Simulator};
+use unionlink::simulator::{
+    AppSpec, CallbackSpec, Change, ContactChange, Dealer, Event, Options, Person, Simulator,
+};
 use unionlink::store::{NewFan, Store};
 
+use load::Requests;
+
+pub mod handlers;
 pub mod load;
 
 /// The value of a command-line argument.
 pub fn argument<T: std::str::FromStr>(name: &str, default: T) -> T {
     let given: Vec<_> = std::env::args().collect();
     let value = given.iter().position(|argument| argument == name).and_then(|at| given.get(at + 1));
-    value.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} {text}: not a number")))
+    value.map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} {text}: not a valid value")))
 }
 
 /// The value that `percent` percent of `values` do not exceed.
@@ -43,6 +48,23 @@ pub fn median(values: &[f64]) -> f64 {
 /// CPU time of a thread or of the process, in seconds.
 pub fn cpu_seconds(clock: ClockId) -> f64 {
     Duration::try_from(clock_gettime(clock)).unwrap().as_secs_f64()
+}
+
+const PLATFORM_THREAD: &str = "platform";
+
+/// CPU time of the simulated platform's thread, in seconds.
+pub fn platform_cpu_seconds() -> f64 {
+    let mut nanoseconds = 0.0;
+    for thread in std::fs::read_dir("/proc/self/task").unwrap() {
+        let folder = thread.unwrap().path();
+        // A thread may end meanwhile.
+        let read = |file| std::fs::read_to_string(folder.join(file)).unwrap_or_default();
+        if read("comm").trim() == PLATFORM_THREAD {
+            let schedstat = read("schedstat");
+            nanoseconds += schedstat.split(' ').next().unwrap_or_default().parse().unwrap_or(0.0);
+        }
+    }
+    nanoseconds / 1e9
 }
 
 /// The median CPU time per call of each variant over `turns` turns, in nanoseconds.
@@ -75,8 +97,8 @@ pub struct Brand {
 
 impl Brand {
     pub fn new(dealers: usize, options: &Options) -> Self {
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(1).thread_name(PLATFORM_THREAD).enable_all().build().unwrap();
         let options = Options { base_per_minute: u64::MAX, base_per_hour: u64::MAX, ..options.clone() };
         let wecom = runtime.block_on(Simulator::start(options, Arc::new(SystemClock))).unwrap();
         let mut corp = wecom.invent_app();
@@ -134,10 +156,22 @@ impl Brand {
         [head.into_bytes(), sealed.body.into_bytes()].concat()
     }
 
-    /// The requests of `count` callbacks, each about another customer, spread over the dealers.
-    pub fn requests(&self, count: usize) -> Vec<Vec<u8>> {
-        let people = self.wecom.add_people(count);
-        people.iter().enumerate().map(|(n, person)| self.request(&self.befriend(n, person).1)).collect()
+    /// The requests of `count` callbacks, each about another new customer, spread over the dealers. The
+    /// platform does not know these customers: millions of them would take gigabytes.
+    pub fn requests(&self, count: usize) -> Requests {
+        Requests::prepare(count, |n| {
+            let add = ContactChange::Add {
+                state: Some("spring".to_owned()),
+                welcome_code: Some(format!("{:043x}", rand::random::<u128>())),
+            };
+            let change = Change::Contact {
+                user_id: "zhangsan".to_owned(),
+                external_userid: format!("wmBENCHAAA{:022x}", rand::random::<u128>() >> 40),
+                change: add,
+            };
+            let dealer = &self.dealers[n % self.dealers.len()].corp_id;
+            self.request(&self.wecom.event(dealer, &change))
+        })
     }
 
     /// Makes these people minted fans, at the platform and in the store, without calls.
@@ -172,6 +206,9 @@ impl Drop for Brand {
     }
 }
 
+/// More than any benchmark sends: none is to measure refusals.
+pub const INBOX_EVENTS_MAX: u64 = 100_000_000;
+
 /// A running service with one app, `brand`.
 pub struct Service {
     pub public: std::net::SocketAddr,
@@ -191,7 +228,8 @@ impl Service {
     ) -> Self {
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\nopen = true\n\
-             [store]\npath = {:?}\nfree_mb_min = 1\n[wecom]\napi_base = \"{api}\"\n\
+             [store]\npath = {:?}\nfree_mb_min = 1\ninbox_events_max = {INBOX_EVENTS_MAX}\n\
+             [wecom]\napi_base = \"{api}\"\n\
              [[apps]]\nname = \"brand\"\ncorp_id = \"{}\"\nagent_id = {}\nsecret = \"{}\"\n\
              callback_token = \"{}\"\nencoding_aes_key = \"{}\"\nreconcile_hours = 0\n{more}",
             folder.display().to_string(),

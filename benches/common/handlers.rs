@@ -1,0 +1,139 @@
+//! The handlers of callbacks that the benchmark `door` compares with the service: from one that does nothing
+//! to the service's own over another store.
+
+use std::fs::File;
+use std::io::Write as _;
+use std::sync::{Arc, mpsc};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::RawQuery;
+use axum::http::StatusCode;
+use axum::routing::post;
+use tokio::sync::oneshot;
+use unionlink::callback::{AesKey, Keys, Query, VerifiedMessage, verify};
+use unionlink::clock::SystemClock;
+use unionlink::domain::ids::{AppName, CorpId};
+use unionlink::http::doors::{AppDoor, AppRecipients, Door};
+use unionlink::http::{CallbackLog, CallbackState, DoorSet, UnservedCorps, public};
+use unionlink::intake::{Recipients, classify};
+use unionlink::store::MessageDigest;
+use unionlink::store::embedded::EmbeddedStore;
+use unionlink::telemetry::metrics::Metrics;
+use unionlink::worker::Wake;
+
+use super::Brand;
+
+/// Reads the body, without which the listener would close the connection, and does nothing with it.
+pub fn answering() -> Router {
+    Router::new().route("/callback/brand", post(async |_: Bytes| "success"))
+}
+
+fn keys(brand: &Brand) -> Keys {
+    Keys::new(brand.callback.token.as_str().into(), AesKey::decode(&brand.callback.aes_key).unwrap())
+}
+
+fn recipients(brand: &Brand) -> Recipients {
+    Recipients { corp_id: CorpId::new(&brand.corp.corp_id).unwrap(), accept_receive_ids: Vec::new() }
+}
+
+/// What opens callbacks.
+struct Opener {
+    keys: Keys,
+    recipients: Recipients,
+}
+
+impl Opener {
+    fn new(brand: &Brand) -> Arc<Self> {
+        Arc::new(Self { keys: keys(brand), recipients: recipients(brand) })
+    }
+
+    /// Verifies, decrypts, parses and classifies.
+    async fn open(&self, query: Option<String>, body: &Bytes) -> Result<VerifiedMessage, StatusCode> {
+        let query = query.unwrap_or_default();
+        let query = Query::parse(&query).map_err(|_| StatusCode::FORBIDDEN)?;
+        let message = verify(&query, body, &self.keys).map_err(|_| StatusCode::FORBIDDEN)?;
+        // The receive id is the brand's, so no store is needed.
+        classify(&message, &self.recipients, None, async |_| Err(StatusCode::BAD_REQUEST)).await?;
+        Ok(message)
+    }
+}
+
+/// Verifies, decrypts, parses and classifies, and stores nothing.
+pub fn parsing(brand: &Brand) -> Router {
+    let opener = Opener::new(brand);
+    let answer = async move |RawQuery(query): RawQuery, body: Bytes| {
+        opener.open(query, &body).await?;
+        Ok::<_, StatusCode>("success")
+    };
+    Router::new().route("/callback/brand", post(answer))
+}
+
+/// Does the same, and appends a record of the message to `log`.
+pub fn bare_durable(brand: &Brand, log: Log) -> Router {
+    let (opener, app) = (Opener::new(brand), AppName::new("brand").unwrap());
+    let answer = async move |RawQuery(query): RawQuery, body: Bytes| {
+        let message = opener.open(query, &body).await?;
+        let MessageDigest(digest) = MessageDigest::of(&app, message.text());
+        log.append([&digest, message.text()].concat()).await;
+        Ok::<_, StatusCode>("success")
+    };
+    Router::new().route("/callback/brand", post(answer))
+}
+
+/// A file that a thread of its own appends records to, with group commit.
+#[derive(Clone)]
+pub struct Log(mpsc::Sender<(Vec<u8>, oneshot::Sender<()>)>);
+
+impl Log {
+    pub fn begin(mut file: File) -> Self {
+        let (sender, records) = mpsc::channel::<(Vec<u8>, oneshot::Sender<()>)>();
+        let append_in_groups = move || {
+            let (mut group, mut waiting) = (Vec::new(), Vec::new());
+            while let Ok(first) = records.recv() {
+                for (record, answer) in std::iter::once(first).chain(records.try_iter()) {
+                    group.extend(record);
+                    waiting.push(answer);
+                }
+                file.write_all(&group).unwrap();
+                file.sync_data().unwrap();
+                group.clear();
+                waiting.drain(..).for_each(|answer| answer.send(()).unwrap_or_default());
+            }
+        };
+        std::thread::Builder::new().name("bare-log".to_owned()).spawn(append_in_groups).unwrap();
+        Self(sender)
+    }
+
+    /// Durable when it returns.
+    async fn append(&self, record: Vec<u8>) {
+        let (answer, durable) = oneshot::channel();
+        self.0.send((record, answer)).unwrap();
+        durable.await.unwrap();
+    }
+}
+
+/// The callback handler over a store, without workers.
+pub fn storing(brand: &Brand, store: Arc<EmbeddedStore>) -> Router {
+    let name = AppName::new("brand").unwrap();
+    let (keys, recipients) = (keys(brand), AppRecipients::SelfBuilt(recipients(brand)));
+    let door = Door::App(AppDoor { name: name.clone(), keys, recipients, customer_groups: true });
+    public::router(Arc::new(CallbackState {
+        doors: Arc::new(DoorSet::new([(name, Arc::new(door))].into())),
+        apps: Arc::default(),
+        nonces: Arc::new(|| [0; 12]),
+        store,
+        clock: Arc::new(SystemClock),
+        metrics: Arc::new(Metrics::default()),
+        wake: Arc::new(Wake::default()),
+        activity: Arc::default(),
+        unserved: UnservedCorps::default(),
+        source_check: None,
+        url_checks: Arc::default(),
+        log: CallbackLog::default(),
+        event_days_max: 0,
+        body_bytes_max: 64 << 10,
+        body_timeout: Duration::from_secs(3),
+    }))
+}
