@@ -7,6 +7,7 @@ mod apps;
 mod assemble;
 mod deliveries;
 mod descriptors;
+mod opening;
 mod reload;
 mod sinks;
 mod start_error;
@@ -31,7 +32,6 @@ use crate::domain::backoff::Jitter;
 use crate::http::api::{self, AdminState, Guard, ImportLog, LateAnswers, Permits, RefusedTokens};
 use crate::http::{self, BoundPath, CallbackState, Listener, Reload, TrustedProxies, public};
 use crate::lifecycle::{Failure, Lifecycle};
-use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
 use crate::store::{Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{ClientSettings, Https, SuitePlatform};
@@ -101,17 +101,21 @@ impl App {
         let public = listen(config.server.listen, "server.listen")?;
         let public_address = local(&public, config.server.listen);
         let (private, admin_address) = listen_private(&config.admin.listen)?;
+        let (public, private) = (Arc::new(Listener::Tcp(public)), Arc::new(private));
+        let (public_limits, admin_limits) = limits(&config.server);
         let (lifecycle, clock) = (Lifecycle::new(stop), Arc::new(ServiceClock::new(clock)));
         let parts_of_sinks =
             config.sinks.iter().map(|sink| sink_part(sink, clock.clone())).collect::<Result<_, _>>();
+        let metrics = Arc::new(Metrics::default());
+        let listeners = [(public.clone(), public_limits), (private.clone(), admin_limits)];
         let parts = Parts {
             nonces: Arc::new(rand::random),
-            store: open_store(config).await?,
+            store: opening::open_store(config, listeners, &metrics, &lifecycle.soft()).await?,
             wire: Arc::new(Https::new(&client_settings(config)).map_err(StartError::Client)?),
             clock: clock.clone(),
             jitter: Jitter::new(rand::random()),
             sinks: parts_of_sinks.map_err(StartError::Sink)?,
-            metrics: Arc::new(Metrics::default()),
+            metrics,
             panicked: CancellationToken::new(),
         };
         let assembled = assemble(config, parts, lifecycle.soft()).await?;
@@ -140,12 +144,10 @@ impl App {
             app.lifecycle.supervise("reload", reloader.clone().run(app.lifecycle.soft()));
             reloader as Arc<dyn Reload>
         });
-        let (public_limits, admin_limits) = limits(&config.server);
         let of_admin = OfAdmin { suite_platform, connections: admin_limits.connections_max, guard, reload };
         let admin_state = Arc::new(admin_state(&context, &callbacks, of_admin, &app));
         let proxies = TrustedProxies::new(&config.server.trusted_proxies);
-        let (public, callbacks) = (Listener::Tcp(public), public::router(callbacks));
-        app.serve("public listener", public, callbacks, public_limits, proxies.clone());
+        app.serve("public listener", public, public::router(callbacks), public_limits, proxies.clone());
         app.serve("admin listener", private, api::router(admin_state.clone()), admin_limits, proxies);
         app.lifecycle
             .supervise("refused tokens", api::record_refused_tokens(admin_state, app.lifecycle.soft()));
@@ -178,7 +180,7 @@ impl App {
     fn serve(
         &self,
         name: &'static str,
-        listener: Listener,
+        listener: Arc<Listener>,
         router: axum::Router,
         limits: http::Limits,
         proxies: TrustedProxies,
@@ -288,26 +290,6 @@ fn client_settings(config: &Config) -> ClientSettings {
         proxy: config.wecom.proxy.clone(),
         connect_timeout: Duration::from_millis(config.wecom.connect_timeout_ms),
         timeout: Duration::from_millis(config.wecom.timeout_ms),
-    }
-}
-
-async fn open_store(config: &Config) -> Result<Arc<dyn Store>, StartError> {
-    let settings = Settings {
-        cache_mb: config.store.cache_mb,
-        free_mb_min: config.store.free_mb_min,
-        inbox_events_max: config.store.inbox_events_max,
-        dedupe_days: u32::try_from(config.store.dedupe_days).unwrap_or(u32::MAX),
-        quarantine_days: u32::try_from(config.store.quarantine_days).unwrap_or(u32::MAX),
-        journal: config.store.journal,
-    };
-    let path = config.store.path.clone();
-    let opened = tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, settings)).await;
-    match opened {
-        Ok(store) => Ok(Arc::new(store.map_err(StartError::Store)?)),
-        Err(panic) => {
-            let (path, reason) = (config.store.path.clone(), panic.to_string());
-            Err(StartError::Store(OpenError::Database { path, reason }))
-        }
     }
 }
 

@@ -34,7 +34,8 @@
 //!    something else to act upon, such as a [`ChatEvent`](domain::chat::ChatEvent), it is ignored, or it is
 //!    quarantined until an operator has corrected a setting.
 //! 5. [`Store::append`](store::Store::append) drops duplicates and makes the event durable in the inbox. Only
-//!    then WeCom gets its 200. The store is [`store::embedded`]: one writer thread, a redo journal, and sled.
+//!    then WeCom gets its 200. The store is [`store::embedded`]: one writer thread, a write-ahead log with
+//!    checkpoints, and sled as its index.
 //! 6. [`worker::resolve`] leases the event from the inbox, batches customers by the corp whose token converts
 //!    them and calls [`wecom::Platform`], whose [`Client`](wecom::Client) makes no call without a permit from
 //!    the [`Limiter`](wecom::Limiter). [`worker::breaker`] holds back the calls of an app, dealer or API that
@@ -98,9 +99,9 @@
 //!
 //! # Deliberately absent
 //!
-//! No clustering of our own: past one machine, a database server would take the place of sled, behind the
-//! same [`Store`](store::Store) trait and contract tests. No messages to customers, no customer profiles, no
-//! plugin system.
+//! No clustering of our own: past one machine, a database server would take the place of the embedded store,
+//! behind the same [`Store`](store::Store) trait and contract tests. No messages to customers, no customer
+//! profiles, no plugin system.
 
 pub mod app;
 pub mod at_rest;

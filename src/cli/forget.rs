@@ -17,7 +17,8 @@ use crate::domain::ids::{ExternalUserid, Unionid};
 
 const AFTER_HELP: &str = "\
 The receipt says what was erased and identifies the person only by a salted hash. Keep it as proof. The erased
-data stays on the disk until the store rewrites its files; unionlink store compact does so at once.";
+data leaves log and checkpoint within hours, and the files of the index when they are rewritten; unionlink store
+compact does both at once.";
 
 #[derive(Debug, clap::Args)]
 #[command(
@@ -85,8 +86,8 @@ impl Forget {
             out.say("nothing was stored about this id: check its spelling");
         }
         out.say(
-            "keep the receipt as proof; the erased data stays on the disk until the store rewrites its \
-             files, which unionlink store compact does at once",
+            "keep the receipt as proof; the erased data leaves log and checkpoint within hours, and the files of \
+             the index when they are rewritten; unionlink store compact does both at once",
         );
         Ok(ExitCode::SUCCESS)
     }

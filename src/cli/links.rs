@@ -43,9 +43,10 @@ const AFTER_HELP: &str = "\
 A time is RFC 3339, Unix seconds, or a date with or without a time of day in China time (UTC+8). A date means
 its first instant: --since 2026-11-01 --until 2026-12-01 is all of November.
 
-The export is a consistent snapshot. At the end, the command prints the number of rows and the sequence number
-after which the feed (/v1/links/feed) continues. Exit status 1 means that the export is incomplete and FILE
-was not created.";
+At the end, the command prints the number of rows and the sequence number after which the feed
+(/v1/links/feed) continues. Links that are made or changed during the export may or may not be in it; they are
+all in the feed after that number. Exit status 1 means that the export is incomplete and FILE was not
+created.";
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = AFTER_HELP)]

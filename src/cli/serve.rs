@@ -7,10 +7,11 @@ use std::sync::Arc;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-use crate::app::{App, ConfigSource};
+use crate::app::{App, ConfigSource, StartError};
 use crate::clock::SystemClock;
 use crate::config::{self, Environment};
 use crate::lifecycle;
+use crate::store::embedded::OpenError;
 use crate::telemetry::logs;
 
 pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
@@ -30,7 +31,13 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
         }
     })?;
     let source = ConfigSource { path: path.to_owned(), changed, filter };
-    let app = App::start_from(&config, Some(source), Arc::new(SystemClock), soft).await?;
+    let app = match App::start_from(&config, Some(source), Arc::new(SystemClock), soft).await {
+        Err(StartError::Store(OpenError::Interrupted)) => {
+            tracing::info!("stopped while the store's index was built anew; the next start begins again");
+            return Ok(ExitCode::SUCCESS);
+        }
+        started => started?,
+    };
     // The store is leaked so that sled does not close: it would write and sync once more, and on a failing
     // disk panic or hang. Whatever was acknowledged is durable already.
     std::mem::forget(app.store.clone());

@@ -15,7 +15,7 @@ use super::config_file::ConfigFile;
 use super::output::{counted, print, say};
 use crate::config::{self, Environment};
 use crate::store::embedded::{
-    BackedUp, Compacted, Rebuild, Rebuilt, Verified, backup, compact, rebuild, verify,
+    BackedUp, Compacted, Restore, Restored, Verified, backup, compact, restore, verify,
 };
 
 #[derive(Debug, clap::Args)]
@@ -26,16 +26,21 @@ pub(super) struct Store {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Compare every record of the database with the journal; the service must be stopped
+    /// Compare every record of the index with checkpoint and log; the service must be stopped
+    #[command(after_help = VERIFY_HELP)]
     Verify(StoreArgs),
-    /// Copy the store's journal to a folder; the service may be running
+    /// Copy checkpoint and log to a folder; the service may be running
     Backup(BackupArgs),
-    /// Rebuild the database from the journal; the service must be stopped
-    Rebuild(RebuildArgs),
+    /// Restore the store from a backup; the service must be stopped
+    Restore(RestoreArgs),
     /// Rewrite the store, which removes deleted data from the disk; the service must be stopped
     #[command(after_help = COMPACT_HELP)]
     Compact(StoreArgs),
 }
+
+const VERIFY_HELP: &str = "\
+Checkpoint and log are read from front to back, so damage to them is found too. If the index differs, it is
+built anew at the next start; nothing is lost.";
 
 #[derive(Debug, clap::Args)]
 struct StoreArgs {
@@ -47,8 +52,8 @@ struct StoreArgs {
 }
 
 const BACKUP_HELP: &str = "\
-Backups are incremental: closed journal files never change, so a backup to the same folder copies only new
-ones. Run it as often as you like. The copied files are read back and checked.
+Backups are incremental: closed segments of the log never change, so a backup to the same folder copies only
+new ones, and the checkpoint if there is a new one. Run it as often as you like. What was copied is read back.
 
 A backup contains personal data, like the store, including that of people who are forgotten later.";
 
@@ -62,23 +67,22 @@ struct BackupArgs {
     to: PathBuf,
 }
 
-const REBUILD_HELP: &str = "\
-Everything that was ever acknowledged is in the journal. The rebuilt database replaces the present one, which
-is renamed to sled.set-aside-N; delete that when you no longer need it. After an interruption, run the command
-again.";
+const RESTORE_HELP: &str = "\
+The index is built from the backup. Commits that the present store has behind those of the backup are kept, if
+its log is not damaged there. What was in the folder is moved to set-aside-N inside of it; delete that when you no
+longer need it. Backups of versions before 0.3 can be restored too.
+
+A damaged index needs no restore: it is built anew when the service starts.";
 
 #[derive(Debug, clap::Args)]
-#[command(after_help = REBUILD_HELP)]
-struct RebuildArgs {
+#[command(after_help = RESTORE_HELP)]
+struct RestoreArgs {
     #[command(flatten)]
     store: StoreArgs,
-    /// The folder of a backup, for what is missing from the journal
-    #[arg(long, value_name = "FOLDER")]
-    backup: Option<PathBuf>,
-    /// Build the store in another folder and leave this one unchanged
-    #[arg(long, value_name = "FOLDER")]
-    into: Option<PathBuf>,
-    /// Accept the loss of everything after a gap in the journal
+    /// The folder of the backup
+    #[arg(value_name = "FOLDER")]
+    from: PathBuf,
+    /// Accept the loss of everything after a gap in the log
     #[arg(long)]
     partial: bool,
 }
@@ -87,13 +91,13 @@ const COMPACT_HELP: &str = "\
 The disk needs space for a second copy of the live data. The operation is atomic: it can be interrupted at any
 time.
 
-It removes the records of forgotten people from the files of database and journal. Copies of the folder, and
-blocks that the file system or the disk keeps of deleted files, are out of its reach.";
+It removes the records of forgotten people from every file of the store, and what was set aside. Copies of the
+folder, and blocks that the file system or the disk keeps of deleted files, are out of its reach.";
 
 /// How often a long operation prints its progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 const RECORDS: [&str; 2] = ["record", "records"];
-const BATCHES: [&str; 2] = ["batch", "batches"];
+const COMMITS: [&str; 2] = ["commit", "commits"];
 
 impl Store {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
@@ -103,23 +107,23 @@ impl Store {
     fn run_blocking(self) -> anyhow::Result<ExitCode> {
         let (Command::Verify(args)
         | Command::Backup(BackupArgs { store: args, .. })
-        | Command::Rebuild(RebuildArgs { store: args, .. })
+        | Command::Restore(RestoreArgs { store: args, .. })
         | Command::Compact(args)) = &self.command;
         let json = args.json;
         let store = config::load_store(&args.config.path, &Environment::of_process())?;
-        let folder = store.path.as_path();
+        let (folder, cache_bytes) = (store.path.as_path(), store.cache_mb << 20);
         let cannot = |what: &str| format!("cannot {what} the store in {}", folder.display());
         match &self.command {
             Command::Verify(_) => {
-                let done = verify(folder, store.cache_mb << 20).with_context(|| cannot("verify"))?;
+                let done = verify(folder, cache_bytes).with_context(|| cannot("verify"))?;
                 report_verified(&done, json)
             }
             Command::Backup(BackupArgs { to, .. }) => {
                 let done = backup(folder, to).with_context(|| cannot("back up"))?;
-                let BackedUp { batches, files, copied, bytes } = done;
+                let BackedUp { commits, files, copied, bytes } = done;
                 say(&format!(
                     "{} in {}, {} new, {}, in {}",
-                    counted(batches, BATCHES),
+                    counted(commits, COMMITS),
                     counted(files, ["file", "files"]),
                     HumanCount(copied),
                     HumanBytes(bytes),
@@ -127,14 +131,16 @@ impl Store {
                 ));
                 finish(&done, json)
             }
-            Command::Rebuild(RebuildArgs { backup, into, partial, .. }) => {
-                let how = Rebuild { backup: backup.as_deref(), into: into.as_deref(), partial: *partial };
-                let done = rebuild(folder, how, progress("written")).with_context(|| cannot("rebuild"))?;
-                report_rebuilt(&done, into.as_deref().unwrap_or(folder));
+            Command::Restore(RestoreArgs { from, partial, .. }) => {
+                let how = Restore { partial: *partial };
+                let done =
+                    restore(folder, from, how, progress("written")).with_context(|| cannot("restore"))?;
+                report_restored(&done, folder);
                 finish(&done, json)
             }
             Command::Compact(_) => {
-                let done = compact(folder, progress("copied")).with_context(|| cannot("compact"))?;
+                let done =
+                    compact(folder, cache_bytes, progress("copied")).with_context(|| cannot("compact"))?;
                 let Compacted { records, bytes_before, bytes_after } = done;
                 say(&format!(
                     "{}; {} before, {} now, in {}",
@@ -158,19 +164,22 @@ fn finish(done: &impl Serialize, json: bool) -> anyhow::Result<ExitCode> {
 
 fn report_verified(done: &Verified, json: bool) -> anyhow::Result<ExitCode> {
     say(&format!(
-        "{} equal in database and journal, {} in the journal",
+        "{} equal in index and log, {} in the log",
         counted(done.records, RECORDS),
-        counted(done.batches, BATCHES)
+        counted(done.commits, COMMITS)
     ));
-    if done.redone > 0 {
+    if done.rebuilt {
+        say("the index was missing or damaged: built anew from checkpoint and log");
+    }
+    if done.replayed > 0 {
         say(&format!(
-            "{} missing at the end of the database: applied from the journal",
-            counted(done.redone, BATCHES)
+            "{} missing at the end of the index: applied from the log",
+            counted(done.replayed, COMMITS)
         ));
     }
     for (kind, differ) in &done.differences {
         say(&format!(
-            "records of kind {kind:?}: {} missing, {} with another value, {} not in the journal",
+            "records of kind {kind:?}: {} missing, {} with another value, {} not in the log",
             HumanCount(differ.missing),
             HumanCount(differ.stale),
             HumanCount(differ.surplus)
@@ -180,15 +189,15 @@ fn report_verified(done: &Verified, json: bool) -> anyhow::Result<ExitCode> {
     if done.differences.is_empty() {
         return Ok(ExitCode::SUCCESS);
     }
-    say("hint: keep a copy of the folder, then run unionlink store rebuild");
+    say("hint: the index is built anew when the service starts; if this comes again, is the disk failing?");
     Ok(ExitCode::FAILURE)
 }
 
-fn report_rebuilt(done: &Rebuilt, folder: &Path) {
-    let (records, batches) = (counted(done.records, RECORDS), counted(done.batches, BATCHES));
-    say(&format!("{records} from {batches}, in {}", folder.display()));
+fn report_restored(done: &Restored, folder: &Path) {
+    let (records, commits) = (counted(done.records, RECORDS), counted(done.commits, COMMITS));
+    say(&format!("{records} from {commits}, in {}", folder.display()));
     if let Some(aside) = &done.set_aside {
-        say(&format!("the previous database is now {}", aside.display()));
+        say(&format!("the previous store is now in {}", aside.display()));
     }
     if let Some(lost) = &done.lost {
         say(&format!("some data is lost: {lost}"));
@@ -196,7 +205,7 @@ fn report_rebuilt(done: &Rebuilt, folder: &Path) {
 }
 
 /// Prints how many records are done every few seconds, on a terminal only.
-fn progress(verb: &'static str) -> impl FnMut(u64) {
+fn progress(verb: &'static str) -> impl FnMut(u64) + Send {
     let terminal = std::io::stderr().is_terminal();
     let mut printed_at = Instant::now();
     move |records| {

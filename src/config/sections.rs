@@ -112,7 +112,6 @@ pub struct Store {
     pub(crate) dedupe_days: u64,
     pub(crate) quarantine_days: u64,
     pub(crate) feed_days: u64,
-    pub(crate) journal: bool,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -130,6 +129,22 @@ impl Store {
                 "run check as the user that runs unionlink; create the folder for that user, or name another";
             section.report(Severity::Suspect, "path", obstacle, Some(hint));
         }
+        // Until 0.3 it could be turned off.
+        if section.has("journal") {
+            let hint = Some("delete the line");
+            match section.flag("journal") {
+                Some(true) => {
+                    let reason = "no longer has a meaning: the write-ahead log is always written";
+                    section.report(Severity::Warning, "journal", reason, hint);
+                }
+                Some(false) => {
+                    let reason =
+                        "cannot be turned off any more: the write-ahead log is what makes a callback durable";
+                    section.problem("journal", reason, hint);
+                }
+                None => {}
+            }
+        }
         Some(Self {
             kind: section.text("kind")?,
             path,
@@ -139,7 +154,6 @@ impl Store {
             dedupe_days: section.number("dedupe_days", 1..=365)?,
             quarantine_days: section.number("quarantine_days", 1..=3_650)?,
             feed_days: section.number("feed_days", 1..=3_650)?,
-            journal: section.flag("journal")?,
         })
     }
 }

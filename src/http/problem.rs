@@ -70,7 +70,12 @@ fn serialize_status<S: serde::Serializer>(status: &StatusCode, to: S) -> Result<
 }
 
 impl Problem {
-    fn new(status: StatusCode, code: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+    pub(super) fn new(
+        status: StatusCode,
+        code: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
         Self {
             status,
             code,
@@ -232,6 +237,9 @@ impl From<StoreError> for Problem {
             StoreError::NoSpace { .. } => {
                 ("no_space", Some("free space on the disk of [store] path; the service resumes by itself"))
             }
+            StoreError::NoCheckpoint { .. } => {
+                ("no_checkpoint", Some("see the log; the service resumes once a checkpoint has been written"))
+            }
             StoreError::InboxFull { .. } | StoreError::AuthCodesFull { .. } => {
                 ("inbox_full", Some("see /v1/status for the open circuit breakers"))
             }
@@ -240,7 +248,6 @@ impl From<StoreError> for Problem {
                 ("store_failed", Some("restart the service; nothing that was acknowledged is lost"))
             }
             StoreError::Damaged(_) => ("store_damaged", None),
-            StoreError::SnapshotLost => ("snapshot_lost", Some("try again at a quieter time")),
             StoreError::Closed => ("store_closed", None),
         };
         if let Some(requests) = STORE_FAILURES.count(code) {

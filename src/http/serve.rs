@@ -56,7 +56,7 @@ struct Shared {
 /// Serves `router` until `stop` is cancelled. Open connections, tracked by `connections`, then finish their
 /// request in progress and close. `proxies` are believed when they say where a connection or request is from.
 pub async fn serve(
-    listener: Listener,
+    listener: impl Into<Arc<Listener>>,
     router: Router,
     limits: Limits,
     proxies: TrustedProxies,
@@ -71,7 +71,7 @@ pub async fn serve(
     };
     let admission = Admission::new(capacity, metrics.clone());
     let shared = Arc::new(Shared { router, limits, proxies, metrics, stop });
-    let log = LogThrottle::default();
+    let (listener, log) = (listener.into(), LogThrottle::default());
     loop {
         let Some(accepted) = shared.stop.run_until_cancelled(listener.accept()).await else { return };
         let (socket, peer) = match accepted {

@@ -5,10 +5,12 @@
 //! and `pending_writes`; what only its files have to do is beside its code.
 
 mod customers;
+mod damage;
 mod disk_faults;
 mod fans;
 mod feed;
 mod groups;
+mod neighbours;
 mod pending_writes;
 mod people;
 mod properties;

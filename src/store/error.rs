@@ -22,6 +22,12 @@ pub enum StoreError {
         /// smaller one for messages of corps that no app serves.
         limit: u64,
     },
+    /// No checkpoint can be written, and the log has become too long. Nothing is accepted until one succeeds.
+    #[error("the store's log cannot be shortened: {reason}")]
+    NoCheckpoint {
+        /// Why the last checkpoint failed.
+        reason: String,
+    },
     /// A suite has as many auth codes that wait to be exchanged as are kept.
     #[error("{limit} auth codes of the suite wait to be exchanged, which is the maximum")]
     AuthCodesFull {
@@ -50,9 +56,6 @@ pub enum StoreError {
         /// The sequence number of the newest entry.
         head: u64,
     },
-    /// A snapshot was abandoned: too many links changed while it was being read.
-    #[error("the snapshot of the links was abandoned: too many of them changed while it was being read")]
-    SnapshotLost,
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,

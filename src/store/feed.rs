@@ -1,5 +1,5 @@
 //! How links leave the store: the feed (the ordered log of their changes), the cursors of the sinks that
-//! follow it, and consistent snapshots of all links.
+//! follow it, and scans of all links.
 //!
 //! Deliberately absent: delivery and its retries (the delivery worker) and the format of entries (the
 //! domain).
@@ -79,12 +79,13 @@ pub enum Seek {
     Now,
 }
 
-/// The feed of link changes, the cursors in it, and snapshots.
+/// The feed of link changes, the cursors in it, and scans of all links.
 #[async_trait]
 pub trait Feed: Send + Sync {
     /// Up to `limit` durable entries after sequence number `after`. Sequence numbers have no gaps, except
-    /// that a damaged entry is skipped and counted. Links have the names that their dealers have now. `now`
-    /// decides whether welcome codes are still valid and shown.
+    /// that an entry that is damaged, or missing without having been pruned, is skipped and counted. Links
+    /// have the names that their dealers have now. `now` decides whether welcome codes are still valid and
+    /// shown.
     ///
     /// # Errors
     /// [`StoreError::Gone`] if entries after `after` have been pruned.
@@ -120,23 +121,23 @@ pub trait Feed: Send + Sync {
     /// `None` if there is none.
     async fn set_state(&self, sink: &SinkName, state: CursorState) -> Result<Option<Cursor>, StoreError>;
 
-    /// Takes a consistent snapshot of all links, which can be read while they change.
-    async fn snapshot(&self) -> Result<Box<dyn LinksSnapshot>, StoreError>;
+    /// Begins a scan of all links, which may change meanwhile: first the feed's head is read, then the links,
+    /// a page at a time.
+    async fn scan_links(&self) -> Result<Box<dyn LinksScan>, StoreError>;
 }
 
-/// All links as of the instant at which the snapshot was taken.
+/// A scan of all links. A link is shown as it was at [`feed_head`](Self::feed_head) or later, never as it was
+/// before; one that is made during the scan may be missing. So whoever applies the feed's entries after that
+/// number to what was read ends with the links as they are.
 #[async_trait]
-pub trait LinksSnapshot: Send {
-    /// The sequence number of the newest feed entry that the snapshot includes: the feed continues after it.
+pub trait LinksScan: Send {
+    /// The feed's newest sequence number when the scan began: the feed continues after it.
     fn feed_head(&self) -> u64;
 
-    /// The number of links in the snapshot.
+    /// The number of links when the scan began.
     fn links(&self) -> u64;
 
-    /// The next page, which may be empty; `None` after the last. Persons erased since the snapshot was taken
-    /// are left out, and dealers have the names that they have now.
-    ///
-    /// # Errors
-    /// [`StoreError::SnapshotLost`] if too many links changed since the snapshot was taken.
+    /// The next page, which may be empty; `None` after the last. Links have the names that their dealers have
+    /// now, and persons erased before the call are not among them.
     async fn next(&mut self, now: Timestamp) -> Result<Option<Vec<LinkData>>, StoreError>;
 }

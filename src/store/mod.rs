@@ -30,7 +30,7 @@ mod contract;
 pub use customer_groups::{ChatToRead, CustomerGroups};
 pub use error::StoreError;
 pub use fans::{FanFilter, FanOutcome, FanPage, FanWork, NewFan, QueuePosition, Registered};
-pub use feed::{Cursor, CursorState, Feed, LinksSnapshot, Seek, Start};
+pub use feed::{Cursor, CursorState, Feed, LinksScan, Seek, Start};
 pub use inbox::{
     Appended, Arrival, EventId, EventRow, EventState, FailureReason, InboxEvent, MessageDigest, Payload,
     Quarantined,
@@ -100,6 +100,21 @@ pub struct Counts {
     pub feed_pruned: u64,
     /// The number of the newest event, in the inbox or not.
     pub event_head: u64,
+}
+
+/// How a store's write-ahead log and its checkpoints are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogStatus {
+    /// Bytes of the log behind the last checkpoint.
+    pub log_bytes: u64,
+    /// Bytes of the last checkpoint.
+    pub checkpoint_bytes: u64,
+    /// Checkpoints that failed since the start.
+    pub checkpoints_failed: u64,
+    /// Why the last one failed; `None` if it succeeded.
+    pub checkpoint_failure: Option<String>,
+    /// Whether the index was missing or damaged at the start, and was built anew.
+    pub index_rebuilt: bool,
 }
 
 /// The durable state: inbox, fans, quota ledgers, dealers, links and the reading of the clocks. The feed is
@@ -308,6 +323,9 @@ pub trait Store:
     /// Free bytes on the disk that the store writes to; `None` if it is not known.
     fn free_disk_bytes(&self) -> Option<u64>;
 
+    /// The write-ahead log and its checkpoints; `None` if the store has none of its own.
+    fn log_status(&self) -> Option<LogStatus>;
+
     /// Waits until the store has failed for good ([`StoreError::Failed`]) and returns the reason.
     async fn failed(&self) -> String;
 
@@ -323,8 +341,8 @@ pub trait Store:
     /// Stores a reading of the clocks.
     async fn put_moment(&self, now: Moment) -> Result<(), StoreError>;
 
-    /// Deletes the deduplication records that have expired at `now`, in several transactions. Returns how
-    /// many.
+    /// Deletes the deduplication records that have expired at `now`, in several transactions; those of
+    /// messages without a `CreateTime` may be kept for another day. Returns how many.
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Deletes quarantined messages that were received more than `quarantine_days` before `now`, a limited

@@ -9,6 +9,7 @@ mod gauges;
 mod labels;
 mod optional;
 mod register;
+mod store_log;
 mod suites;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -36,6 +37,7 @@ pub use labels::{AdminRefusal, AuthCodeOutcome, CallbackOutcome, Deletion, Times
 use labels::{DeliveryOutcome, Labels, deletion_labels, delivery_labels, errcode_label};
 use optional::OptionalGauge;
 use register::{SECONDS, new, registered};
+use store_log::StoreLog;
 pub use suites::SuiteMetrics;
 
 /// The buckets of the time to a link: an event may have to wait for hours.
@@ -85,6 +87,7 @@ pub struct Metrics {
     paused_before: Mutex<BTreeMap<Labels<3, String>, i64>>,
     damaged_records: Gauge,
     disk_free_bytes: OptionalGauge,
+    store_log: StoreLog,
     registry: Registry,
 }
 
@@ -182,6 +185,7 @@ impl Default for Metrics {
             paused_before: Mutex::default(),
             damaged_records: new(r, "damaged_records", "Damaged records found in the store since the start"),
             disk_free_bytes: new(r, "disk_free_bytes", "Free bytes on the disk that the store writes to"),
+            store_log: StoreLog::register(r),
             registry,
         };
         metrics.start_at_zero();

@@ -1,5 +1,5 @@
 //! The documents are true: their commands run and print what is shown, tables and help texts equal the program's,
-//! links resolve, and English and Chinese correspond.
+//! links resolve, English and Chinese correspond, and the files of the store import each other as designed.
 //!
 //! `UNIONLINK_DOCUMENTS=write` rewrites the generated parts instead of comparing them.
 
@@ -13,9 +13,11 @@
 
 mod commands;
 mod generated;
+mod imports;
 mod markdown;
 #[path = "../peers/mod.rs"]
 mod peers;
+mod source;
 mod structure;
 
 /// A variable of the environment.

@@ -206,7 +206,7 @@ fn assert_private(folder: &Path) {
         let wanted = if Path::new(path).is_dir() { 0o700 } else { 0o600 };
         assert_eq!(*mode, wanted, "{path}: {mode:o}");
     }
-    for name in ["lock", "sled/conf", "sled/db"] {
+    for name in ["lock", "index/conf", "index/db"] {
         assert!(modes.iter().any(|(path, _)| path.ends_with(name)), "{name} is not in {modes:?}");
     }
 }
@@ -220,12 +220,12 @@ async fn files_of_the_service_are_accessible_to_its_user_only() {
     // them.
     let mut process = Process::with(Setup { app, ..Setup::default() }).await;
     let data = process.world.folder.path().join("data");
-    std::fs::write(data.join("sled/snap.leftover"), "").unwrap();
+    std::fs::write(data.join("index/snap.leftover"), "").unwrap();
     for (path, _) in modes(&data) {
         let mode = if Path::new(&path).is_dir() { 0o755 } else { 0o644 };
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
     }
-    std::fs::remove_file(data.join("sled/snap.leftover")).unwrap();
+    std::fs::remove_file(data.join("index/snap.leftover")).unwrap();
     let log = process.start_logging().await;
     let fans = process.world.mint(3).await;
     for fan in &fans {
@@ -478,9 +478,8 @@ async fn check_commands(process: &Process, canaries: &Canaries) {
     let backup = process.world.folder.path().join("backup");
     let output = run(&["store", "backup", backup.to_str().unwrap(), "--config", file]).await;
     let mut files = 0;
-    for entry in std::fs::read_dir(&backup).unwrap_or_else(|error| panic!("{error}: {output}")) {
-        let path = entry.unwrap().path();
-        if path.is_file() {
+    for (path, _) in modes(&backup) {
+        if Path::new(&path).is_file() {
             canaries.assert_not_in("a backup", &String::from_utf8_lossy(&std::fs::read(&path).unwrap()));
             files += 1;
         }

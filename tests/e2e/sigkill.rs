@@ -97,7 +97,7 @@ fn unfinished_snapshots(folder: &Path) -> usize {
 /// Starts the process and kills it at a random instant during opening, or as soon as it writes a snapshot.
 async fn kill_while_opening(process: &mut Process, opening: Duration, rng: &mut StdRng, kills: &mut Kills) {
     process.launch(&[]);
-    let folder = process.world.folder.path().join("data/sled");
+    let folder = process.world.folder.path().join("data/index");
     let (at_snapshot, after) = (rng.random(), opening.mul_f64(rng.random()));
     let instant = async {
         let until = Instant::now() + after;

@@ -104,9 +104,9 @@ impl<'a> Checker<'a> {
 
     async fn links(&self) -> Vec<LinkData> {
         let now = self.service.clock.now();
-        let mut snapshot = self.service.store.snapshot().await.unwrap();
+        let mut scan = self.service.store.scan_links().await.unwrap();
         let mut links = Vec::new();
-        while let Some(more) = snapshot.next(now).await.unwrap() {
+        while let Some(more) = scan.next(now).await.unwrap() {
             links.extend(more);
         }
         links

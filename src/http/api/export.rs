@@ -1,4 +1,4 @@
-//! `GET /v1/links/export`: all links from one consistent snapshot, streamed as NDJSON or CSV.
+//! `GET /v1/links/export`: all links, streamed as NDJSON or CSV.
 
 use axum::body::{Body, Bytes};
 use axum::extract::State;
@@ -21,9 +21,9 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::domain::link::LinkData;
 use crate::domain::time::Timestamp;
 use crate::http::problem::Problem;
-use crate::store::LinksSnapshot;
+use crate::store::LinksScan;
 
-/// The longest time an export may take; it holds a snapshot and a permit.
+/// The longest time an export may take; it holds a permit.
 const EXPORT_MAX: Duration = Duration::from_hours(2);
 /// The size of a part of the body, in bytes: small enough to notice how fast the client reads.
 const PART_BYTES: usize = 32 << 10;
@@ -87,7 +87,7 @@ const COLUMNS: [&str; 14] = [
 
 /// An export under way.
 struct Export {
-    snapshot: Box<dyn LinksSnapshot>,
+    scan: Box<dyn LinksScan>,
     state: Arc<AdminState>,
     query: ExportQuery,
     has_begun: bool,
@@ -147,7 +147,7 @@ impl Export {
         Ok(Some((part, self)))
     }
 
-    /// The rows of the next page of the snapshot that has some; empty at its end.
+    /// The rows of the next page of links that has some; empty at its end.
     async fn render(&mut self) -> io::Result<Bytes> {
         let mut text = Vec::new();
         let csv = self.query.format == Format::Csv;
@@ -163,7 +163,7 @@ impl Export {
             if self.state.stop.is_cancelled() || self.deadline <= Instant::now() {
                 return Err(io::Error::other("export stopped: shutdown or time limit"));
             }
-            let next = self.snapshot.next(self.state.clock.now()).await.map_err(io::Error::other)?;
+            let next = self.scan.next(self.state.clock.now()).await.map_err(io::Error::other)?;
             let Some(links) = next else { return Ok(Bytes::new()) };
             for link in links.iter().filter(|link| self.wants(link)) {
                 if csv {
@@ -237,18 +237,18 @@ fn without_formula(cell: &str) -> String {
 
 /// Export all links
 ///
-/// Streams a consistent snapshot. The header `x-unionlink-feed` is the feed's sequence number at the time of
-/// the snapshot: read the feed with `after` = this number to continue without a gap. `x-unionlink-links` is
-/// the number of links in the snapshot, before any filter. An export that ends with a transfer error is
-/// incomplete.
+/// Streams all links while they may change. The header `x-unionlink-feed` is the feed's sequence number when
+/// the export began, and every link is shown as it was then or later: apply the feed with `after` = this
+/// number to the exported links, by `link_id`, to have them as they are. `x-unionlink-links` is the number of
+/// links when the export began, before any filter. An export that ends with a transfer error is incomplete.
 #[utoipa::path(operation_id = "export_links", get, path = "/v1/links/export",
     tag = "links", params(ExportQuery), responses(
-    (status = 200, description = "The links of the snapshot that match", content(
+    (status = 200, description = "The links that match", content(
         (crate::domain::link::LinkData = "application/x-ndjson"),
         (String = "text/csv", example = "app,unionid,external_userid,…\r\n"),
      ), headers(
-        ("x-unionlink-feed" = u64, description = "The feed's sequence number at the time of the snapshot"),
-        ("x-unionlink-links" = u64, description = "The number of links in the snapshot, before any filter"),
+        ("x-unionlink-feed" = u64, description = "The feed's sequence number when the export began"),
+        ("x-unionlink-links" = u64, description = "The number of links when the export began, before any filter"),
      )),
     super::openapi::Errors,
 ))]
@@ -266,12 +266,12 @@ pub(super) async fn export(
     };
     let permit = state.permits.exports.clone().try_acquire_owned();
     let permit = permit.map_err(|_| Problem::busy("too many exports are running; try again later"))?;
-    let snapshot = state.store.snapshot().await?;
-    let (feed, links) = (snapshot.feed_head(), snapshot.links());
+    let scan = state.store.scan_links().await?;
+    let (feed, links) = (scan.feed_head(), scan.links());
     let format = if query.format == Format::Csv { "csv" } else { "ndjson" };
     state.record(by.did(AuditAction::Export, &state).count("links", links).about("format", format)).await?;
     let export = Export {
-        snapshot,
+        scan,
         state,
         query,
         has_begun: false,

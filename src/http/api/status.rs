@@ -70,6 +70,7 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
         ready: ready.is_ok(),
         not_ready_because: ready.err().map(|e| e.to_string()),
         damaged_records: state.store.damaged_records(),
+        store_log: state.store.log_status().map(Into::into),
         callbacks: CallbackCounts {
             accepted: callbacks(CallbackOutcome::Accepted),
             duplicates: callbacks(CallbackOutcome::Duplicate),
@@ -172,6 +173,9 @@ pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
     let is_running = state.store.reconcile_run().await?.is_some_and(|run| run.is_running());
     state.metrics.reconcile_running(is_running);
     state.metrics.disk_free_bytes(state.store.free_disk_bytes());
+    if let Some(log) = state.store.log_status() {
+        state.metrics.store_log(&log);
+    }
     let (counts, damaged) = (state.store.counts(), state.store.damaged_records());
     let text = state.metrics.scrape(&counts, &fans, damaged);
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";

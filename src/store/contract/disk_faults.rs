@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use super::super::embedded::engine::{Batch, Engine, EngineError, Logged, Memory, Rows};
+use super::super::embedded::engine::{Batch, Memory};
+use super::super::embedded::{AppendError, Disk, Log};
 use super::*;
 
 #[test]
@@ -25,103 +26,86 @@ fn a_half_written_sled_snapshot_does_not_prevent_a_start() {
         store.append(added(1, 1)).await.unwrap();
         store.close().await;
         drop(store);
-        std::fs::write(folder.path().join("data/sled/snap.0000000000000001.generating"), b"half").unwrap();
+        std::fs::write(folder.path().join("data/index/snap.0000000000000001.generating"), b"half").unwrap();
         assert_eq!(folder.open().counts().inbox, 1);
     });
 }
 
-/// An engine in memory with switchable faults.
-struct Disk {
+/// A log in memory with switchable faults, and the disk that it is on.
+struct TestDisk {
     memory: Memory,
-    logs: Logged,
     free_mb: AtomicU64,
     /// Writes fail.
     fails: AtomicBool,
-    /// The engine's background work has failed.
-    background_failed: AtomicBool,
-    /// How many batches can still be applied.
-    applies: AtomicU64,
+    /// Writes find no space.
+    is_full: AtomicBool,
     /// Writes do not return.
     stuck: AtomicBool,
 }
 
-impl Disk {
-    fn good() -> Arc<Self> {
-        Self::that_logs(Logged::Not)
-    }
+struct TestLog(Arc<TestDisk>, Option<(u64, Batch)>);
 
-    fn that_logs(logs: Logged) -> Arc<Self> {
+impl TestDisk {
+    fn good() -> Arc<Self> {
         Arc::new(Self {
             memory: Memory::default(),
-            logs,
             free_mb: u64::from(u32::MAX).into(),
             fails: false.into(),
-            background_failed: false.into(),
-            applies: u64::MAX.into(),
+            is_full: false.into(),
             stuck: false.into(),
         })
     }
 
-    /// The result of a write, once the disk is not stuck.
-    fn write_result(&self) -> Result<(), EngineError> {
-        while self.stuck.load(SeqCst) {
-            std::thread::yield_now();
-        }
-        if self.fails.load(SeqCst) { Err(EngineError("input/output error".to_owned())) } else { Ok(()) }
-    }
-
     fn store(self: &Arc<Self>) -> EmbeddedStore {
-        EmbeddedStore::over(self.clone(), Settings { free_mb_min: 100, ..Settings::default() }).unwrap()
+        let settings = Settings { free_mb_min: 100, ..Settings::default() };
+        let log = Box::new(TestLog(self.clone(), None));
+        EmbeddedStore::over(self.memory.clone(), log, Box::new(OfTest(self.clone())), settings).unwrap()
     }
 }
 
-impl Engine for Disk {
-    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
-        self.memory.get(key)
+impl Log for TestLog {
+    fn append(&mut self, seq: u64, writes: &Batch) -> Result<(), AppendError> {
+        self.1 = Some((seq, writes.clone()));
+        Ok(())
     }
 
-    fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
-        self.memory.range(from, to)
-    }
-
-    fn log(&self, _batch: &Batch) -> Result<Logged, EngineError> {
-        Ok(self.logs)
-    }
-
-    fn logged(&self) -> Result<(), EngineError> {
-        self.write_result()
-    }
-
-    fn apply(&self, batch: Batch) -> Result<(), EngineError> {
-        if self.logs == Logged::Not {
-            self.write_result()?;
+    fn wait(&mut self) -> Result<(), AppendError> {
+        let Self(disk, handed_over) = self;
+        while disk.stuck.load(SeqCst) {
+            std::thread::yield_now();
         }
-        let before = self.applies.fetch_sub(1, SeqCst);
-        if before == 0 { Err(EngineError("no such page".to_owned())) } else { self.memory.apply(batch) }
+        if disk.is_full.load(SeqCst) {
+            return Err(AppendError::Full);
+        }
+        if disk.fails.load(SeqCst) {
+            return Err(AppendError::failed("input/output error"));
+        }
+        if let Some((seq, writes)) = handed_over.take() {
+            disk.memory.log(seq, writes);
+        }
+        Ok(())
     }
+}
 
-    fn health(&self) -> Result<(), EngineError> {
-        let fails = self.background_failed.load(SeqCst);
-        if fails { Err(EngineError("no medium found".to_owned())) } else { Ok(()) }
-    }
+struct OfTest(Arc<TestDisk>);
 
+impl Disk for OfTest {
     fn free_bytes(&self) -> Option<u64> {
-        Some(self.free_mb.load(SeqCst) << 20)
+        Some(self.0.free_mb.load(SeqCst) << 20)
+    }
+
+    fn refuses(&self) -> Option<StoreError> {
+        None
     }
 }
 
 #[tokio::test]
 async fn after_an_io_error_nothing_is_acknowledged_until_a_restart() {
-    for logs in [Logged::Not, Logged::Ahead] {
-        an_io_error_is_final(&Disk::that_logs(logs)).await;
-    }
-}
-
-async fn an_io_error_is_final(disk: &Arc<Disk>) {
+    let disk = TestDisk::good();
     let store = disk.store();
     store.append(added(1, 1)).await.unwrap();
     disk.fails.store(true, SeqCst);
-    let refusal = Err(StoreError::Failed("input/output error".into()));
+    let refusal = Err(StoreError::Failed("the log cannot be written: input/output error".into()));
     assert!(matches!(store.append(added(2, 1)).await, Err(StoreError::Failed(_))));
     // That writes succeed again does not prove that nothing was lost.
     disk.fails.store(false, SeqCst);
@@ -131,16 +115,6 @@ async fn an_io_error_is_final(disk: &Arc<Disk>) {
     // A restart finds the acknowledged event and nothing else.
     store.close().await;
     assert_eq!(disk.store().lease(T0, 10, 10).await.unwrap().len(), 1);
-}
-
-#[tokio::test]
-async fn an_error_in_the_engines_background_is_detected_without_a_write() {
-    let disk = Disk::good();
-    let store = disk.store();
-    store.append(added(1, 1)).await.unwrap();
-    disk.background_failed.store(true, SeqCst);
-    assert_eq!(store.failed().await, "no medium found");
-    assert!(store.ready().is_err());
 }
 
 /// Submits a hundred messages twice each, without waiting for the answers: more than one group commit.
@@ -159,40 +133,54 @@ async fn append_a_hundred_twice(
 }
 
 #[tokio::test]
-async fn after_a_failed_apply_nothing_is_applied_or_acknowledged() {
-    let disk = Disk::that_logs(Logged::Ahead);
+async fn on_a_full_disk_a_group_and_what_was_decided_on_top_of_it_are_refused_and_later_ones_accepted() {
+    let disk = TestDisk::good();
+    let store = Arc::new(disk.store());
+    store.put_fans(vec![new_fan(1)], T0).await.unwrap();
+    store.append(added(250, 1)).await.unwrap();
+    let before = store.counts();
+    disk.stuck.store(true, SeqCst);
+    // The first is in flight alone; the others are decided on top of it.
+    let appends = append_a_hundred_twice(&store).await;
+    disk.is_full.store(true, SeqCst);
+    disk.stuck.store(false, SeqCst);
+    for append in appends {
+        assert_eq!(append.await.unwrap(), Err(StoreError::NoSpace { min_mb: 100 }));
+    }
+    assert_eq!(store.counts(), before);
+    disk.is_full.store(false, SeqCst);
+    while store.ready().is_err() {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    for append in append_a_hundred_twice(&store).await {
+        assert!(matches!(append.await.unwrap(), Ok(Appended::New(_) | Appended::Duplicate)));
+    }
+    assert_eq!((store.counts().inbox, store.audit()), (101, Ok(vec![])));
+    store.close().await;
+    let kept = EmbeddedStore::in_memory(disk.memory.clone(), Settings::default()).unwrap();
+    assert_eq!((kept.counts().inbox, kept.lease(T0, 1_000, 1_000).await.unwrap().len()), (101, 101));
+}
+
+#[tokio::test]
+async fn after_a_failed_group_what_was_decided_on_top_of_it_is_refused_too() {
+    let disk = TestDisk::good();
     let store = Arc::new(disk.store());
     store.append(added(250, 1)).await.unwrap();
     disk.stuck.store(true, SeqCst);
-    // Several groups. The second copy of a message is a duplicate of the first while that is still pending.
     let appends = append_a_hundred_twice(&store).await;
-    // One more batch can be applied, the pending group. The next fails; later ones would succeed again.
-    disk.applies.store(1, SeqCst);
+    disk.fails.store(true, SeqCst);
     disk.stuck.store(false, SeqCst);
-    let (mut new, mut other) = (0, 0);
     for append in appends {
-        match append.await.unwrap() {
-            Ok(Appended::New(_)) => new += 1,
-            Ok(duplicate) => assert!(matches!(duplicate, Appended::Duplicate)),
-            Err(error) => {
-                assert_eq!(error, StoreError::Failed("no such page".into()));
-                other += 1;
-            }
-        }
+        assert!(matches!(append.await.unwrap(), Err(StoreError::Failed(_))));
     }
-    assert!(other > 0, "some appends failed with their batch");
     store.close().await;
-    // A restart finds the acknowledged events and no others.
     let kept = EmbeddedStore::in_memory(disk.memory.clone(), Settings::default()).unwrap();
-    assert_eq!(
-        (kept.counts().inbox, kept.lease(T0, 1_000, 1_000).await.unwrap().len()),
-        (new + 1, usize::try_from(new).unwrap() + 1)
-    );
+    assert_eq!((kept.counts().inbox, kept.lease(T0, 1_000, 1_000).await.unwrap().len()), (1, 1));
 }
 
 #[tokio::test]
 async fn a_duplicate_of_a_pending_append_is_recognised_and_answered_only_when_that_is_durable() {
-    let disk = Disk::that_logs(Logged::Ahead);
+    let disk = TestDisk::good();
     let store = Arc::new(disk.store());
     disk.stuck.store(true, SeqCst);
     // The first is committed alone; the others are decided while it is pending, more than one group.
@@ -219,7 +207,7 @@ async fn a_duplicate_of_a_pending_append_is_recognised_and_answered_only_when_th
 
 #[tokio::test]
 async fn a_stuck_disk_is_reported_before_wecom_times_out() {
-    let disk = Disk::good();
+    let disk = TestDisk::good();
     let store = disk.store();
     disk.stuck.store(true, SeqCst);
     let started = std::time::Instant::now();
@@ -237,7 +225,7 @@ async fn a_stuck_disk_is_reported_before_wecom_times_out() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn steady_load_is_not_mistaken_for_a_stuck_disk() {
-    let disk = Disk::good();
+    let disk = TestDisk::good();
     let store = disk.store();
     let give_up = std::time::Instant::now() + std::time::Duration::from_millis(3_600);
     // Four importers, so that a transaction is always waiting and no group is filled exactly.
@@ -258,7 +246,7 @@ async fn steady_load_is_not_mistaken_for_a_stuck_disk() {
 
 #[tokio::test]
 async fn writes_are_refused_below_the_free_space_minimum_and_accepted_again_above_it() {
-    let disk = Disk::good();
+    let disk = TestDisk::good();
     let store = disk.store();
     let refusal = StoreError::NoSpace { min_mb: 100 };
     let set_free_mb = |mb: u64| disk.free_mb.store(mb, SeqCst);
@@ -280,15 +268,12 @@ async fn writes_are_refused_below_the_free_space_minimum_and_accepted_again_abov
 
 #[tokio::test]
 async fn a_damaged_record_is_skipped() {
-    let memory = Memory::default();
-    let store = memory.open();
+    let store = Memory::default().open();
     for person in 1..=3 {
         store.append(added(person, 1)).await.unwrap();
     }
-    let end = [b'j'];
-    let (key, mut value) = memory.range(b"i", &end).nth(1).unwrap().unwrap();
-    value[3] ^= 4;
-    memory.commit(vec![(key, Some(value))]).unwrap();
+    let second = store.keys_of(b'i').remove(1);
+    store.corrupt(&second);
     assert_eq!(store.lease(T0, 10, 10).await.unwrap().len(), 2);
     assert_eq!(store.lease(T0, 10, 10).await.unwrap().len(), 0);
     assert_eq!((store.damaged_records(), store.next_due().await), (1, Ok(None)));

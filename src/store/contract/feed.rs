@@ -1,4 +1,4 @@
-//! How links leave the store: the feed and its pruning, cursors, snapshots.
+//! How links leave the store: the feed and its pruning, cursors, scans of all links.
 
 use proptest::prelude::*;
 
@@ -132,10 +132,57 @@ async fn a_damaged_feed_entry_is_skipped(place: &dyn Place) {
     for person in 1..=3 {
         link(&store, person, T0).await;
     }
-    store.corrupt(&crate::store::embedded::feed_key(2));
+    store.corrupt(&crate::store::embedded::row_keys::feed(2));
     assert_eq!(seqs(&store, 0).await, Ok(vec![1, 3]));
     assert_eq!(store.damaged_records(), 1);
     assert_eq!(store.prune_feed(T0.plus_ms(DAY_MS), &[]).await, Ok(3));
+}
+
+async fn a_missing_feed_entry_is_damaged_and_only_what_was_pruned_is_gone(place: &dyn Place) {
+    let store = place.open();
+    for person in 1..=6 {
+        link(&store, person, T0.plus_ms(i64::from(person) * DAY_MS)).await;
+    }
+    assert_eq!(store.prune_feed(T0.plus_ms(2 * DAY_MS), &[]).await, Ok(1));
+    // The first entry that is kept, one in the middle and the newest.
+    for seq in [2, 4, 6] {
+        store.lose(&crate::store::embedded::row_keys::feed(seq));
+    }
+    for _ in 0..2 {
+        assert_eq!(seqs(&store, 1).await, Ok(vec![3, 5]));
+        assert_eq!(store.damaged_records(), 3);
+    }
+    assert_eq!(store.feed(1, 1, T0).await.unwrap()[0].seq, 3, "a page is as long as it can be");
+    assert_eq!(seqs(&store, 5).await, Ok(vec![]));
+    assert_eq!(seqs(&store, 0).await, Err(StoreError::Gone { oldest: 2 }));
+    let store = reopen(place, store).await;
+    assert_eq!(seqs(&store, 1).await, Ok(vec![3, 5]));
+    assert_eq!(seqs(&store, 0).await, Err(StoreError::Gone { oldest: 2 }));
+    assert_eq!(store.prune_feed(T0.plus_ms(4 * DAY_MS), &[]).await, Ok(3), "entries 2 to 4");
+    assert_eq!(seqs(&store, 3).await, Err(StoreError::Gone { oldest: 5 }));
+    assert_eq!(seqs(&store, 4).await, Ok(vec![5]));
+    link(&store, 7, T0).await;
+    assert_eq!(seqs(&store, 5).await, Ok(vec![7]));
+}
+
+async fn a_sink_that_reads_while_entries_are_pruned_is_told_so_and_counts_no_damage(place: &dyn Place) {
+    let store = std::sync::Arc::new(place.open());
+    for person in 0..200 {
+        link(&store, person, T0).await;
+    }
+    let pruned = store.clone();
+    let pruning =
+        tokio::spawn(async move { while pruned.prune_feed(T0.plus_ms(DAY_MS), &[]).await.unwrap() > 0 {} });
+    loop {
+        match seqs(&store, 0).await {
+            Ok(all) => assert_eq!(all.len(), 200),
+            Err(StoreError::Gone { oldest: 201 }) => break,
+            Err(gone) => assert!(matches!(gone, StoreError::Gone { .. }), "{gone}"),
+        }
+        tokio::task::yield_now().await;
+    }
+    pruning.await.unwrap();
+    assert_eq!(store.damaged_records(), 0);
 }
 
 async fn links_are_read_with_the_name_the_dealer_has_now(place: &dyn Place) {
@@ -144,7 +191,7 @@ async fn links_are_read_with_the_name_the_dealer_has_now(place: &dyn Place) {
     let names = async |store: &EmbeddedStore| {
         let entry = store.feed(0, 9, T0).await.unwrap().pop().unwrap();
         let found = links_of(store, LinkBy::Unionid(fan_key(1).unionid)).await.pop().unwrap();
-        let exported = store.snapshot().await.unwrap().next(T0).await.unwrap().unwrap().pop().unwrap();
+        let exported = store.scan_links().await.unwrap().next(T0).await.unwrap().unwrap().pop().unwrap();
         [entry.data.link().unwrap().corp_name.clone(), found.corp_name, exported.corp_name]
     };
     assert_eq!(names(&store).await, [None, None, None], "no dealer is known");
@@ -156,43 +203,79 @@ async fn links_are_read_with_the_name_the_dealer_has_now(place: &dyn Place) {
     }
 }
 
-async fn all_of(snapshot: &mut Box<dyn LinksSnapshot>) -> Vec<String> {
-    let mut all = Vec::new();
-    while let Some(some) = snapshot.next(T0).await.unwrap() {
-        all.extend(some.iter().map(|link| format!("{link:?}")));
+/// What a reader holds, by link id.
+type Held = std::collections::BTreeMap<String, LinkData>;
+
+/// Reads the rest of a scan.
+async fn read_to_the_end(scan: &mut Box<dyn LinksScan>, held: &mut Held) {
+    while let Some(page) = scan.next(T0).await.unwrap() {
+        hold(page, held);
     }
-    all
 }
 
-async fn a_snapshot_is_consistent_while_links_change_and_a_person_is_erased(place: &dyn Place) {
+fn hold(page: Vec<LinkData>, held: &mut Held) {
+    held.extend(page.into_iter().map(|link| (link.link_id.clone(), link)));
+}
+
+/// Applies the feed's entries after `after`.
+async fn follow(store: &EmbeddedStore, after: u64, held: &mut Held) {
+    for entry in store.feed(after, usize::MAX, T0).await.unwrap() {
+        match entry.data.link() {
+            Some(link) => hold(vec![link.clone()], held),
+            None => drop(held.remove(entry.data.link_id())),
+        }
+    }
+}
+
+/// Everything there is, read while nothing changes.
+async fn links_now(store: &EmbeddedStore) -> Held {
+    let mut held = Held::new();
+    read_to_the_end(&mut store.scan_links().await.unwrap(), &mut held).await;
+    assert_eq!(held.len() as u64, store.counts().links);
+    held
+}
+
+/// Whose link this is, without what the feed need not repeat.
+fn people(held: &Held) -> Vec<(&str, &str, &str)> {
+    held.iter()
+        .map(|(id, link)| (id.as_str(), link.unionid.as_str(), link.external_userid.as_str()))
+        .collect()
+}
+
+async fn a_reader_of_a_scan_who_follows_the_feed_ends_with_the_links_there_are(place: &dyn Place) {
     let store = place.open();
-    for person in 0..40 {
+    for person in 10..50 {
         link(&store, person, T0).await;
     }
-    let mut before = store.snapshot().await.unwrap();
-    assert_eq!((before.links(), before.feed_head()), (40, 40));
-    let at_once = all_of(&mut store.snapshot().await.unwrap()).await;
-    assert_eq!(at_once.len(), 40);
-    // Every customer changes, some are new, one is erased.
-    for person in 0..60 {
-        if person >= 40 {
-            link(&store, person, T0).await;
-        }
-        store.append(arrival(event(person, 1, 2, ContactChange::Added, 9))).await.unwrap();
-        settle_next(&store, T0, Outcome::Resolved(pending(person))).await;
+    let (mut scan, mut held) = (store.scan_links().await.unwrap(), Held::new());
+    assert_eq!((scan.links(), scan.feed_head()), (40, 40));
+    hold(scan.next(T0).await.unwrap().unwrap(), &mut held);
+    let was_read = |held: &Held, n: u8| held.values().any(|link| link.external_userid == customer(n));
+    assert!(was_read(&held, 10) && !was_read(&held, 40), "the scan is between the two");
+    // Meanwhile links are made before and behind the scan's place, two are erased, and two customers turn out
+    // to be another fan.
+    for person in [1, 2, 60, 61] {
+        link(&store, person, T0).await;
     }
-    store.forget(&PersonId::Unionid(fan_key(7).unionid), None, AuditBy::service(), T0).await.unwrap();
-    // The erased customer is added again; the snapshot still leaves them out.
-    let again = arrival(event(7, 1, 3, ContactChange::Added, 10));
+    for person in [11, 41] {
+        let erased = PersonId::Unionid(fan_key(person).unionid);
+        store.forget(&erased, None, AuditBy::service(), T0).await.unwrap();
+    }
+    for (person, fan) in [(10, 1), (40, 2)] {
+        store.append(arrival(event(person, 1, 2, ContactChange::Added, 9))).await.unwrap();
+        settle_next(&store, T0, Outcome::Resolved(pending(fan))).await;
+    }
+    // One of the erased customers comes back.
+    let again = arrival(event(41, 1, 3, ContactChange::Added, 10));
     store.append(Arrival { received_at: T0.plus_ms(1), ..again }).await.unwrap();
-    settle_next(&store, T0.plus_ms(1), Outcome::Resolved(pending(7))).await;
-    let shown = all_of(&mut before).await;
-    let mut wanted = at_once;
-    wanted.retain(|link| !link.contains(&format!("{:?}", fan_key(7).unionid)));
-    assert_eq!(shown.len(), 39);
-    assert_eq!(shown, wanted);
-    let mut after = store.snapshot().await.unwrap();
-    assert_eq!(all_of(&mut after).await.len(), 59);
+    settle_next(&store, T0.plus_ms(1), Outcome::Missed).await;
+    let begun_at = scan.feed_head();
+    read_to_the_end(&mut scan, &mut held).await;
+    assert!(!was_read(&held, 41) && was_read(&held, 40), "erased before it was read");
+    follow(&store, begun_at, &mut held).await;
+    let wanted = links_now(&store).await;
+    assert_eq!(people(&held), people(&wanted));
+    assert_eq!(held.len(), 42);
 }
 
 contract!(
@@ -201,17 +284,20 @@ contract!(
     a_seek_beyond_the_newest_entry_is_refused_and_changes_nothing,
     a_sink_that_is_paused_again_stays_paused_since_the_first_time,
     a_damaged_feed_entry_is_skipped,
+    a_missing_feed_entry_is_damaged_and_only_what_was_pruned_is_gone,
+    a_sink_that_reads_while_entries_are_pruned_is_told_so_and_counts_no_damage,
     links_are_read_with_the_name_the_dealer_has_now,
-    a_snapshot_is_consistent_while_links_change_and_a_person_is_erased,
+    a_reader_of_a_scan_who_follows_the_feed_ends_with_the_links_there_are,
 );
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(60))]
 
-    /// Links are changed and added between any two pages of a snapshot.
+    /// Links are made, changed and erased between any two pages of a scan.
     #[test]
-    fn a_snapshot_is_consistent_whatever_changes_between_its_pages(
-        first in 1_u8..60, pages in proptest::collection::vec(proptest::collection::vec(0_u8..80, 0..4), 0..6)
+    fn a_scan_and_the_feed_after_it_lead_to_the_links_whatever_changes_between_its_pages(
+        first in 1_u8..60,
+        pages in proptest::collection::vec(proptest::collection::vec((0_u8..80, 0_u8..80, 0_u8..4), 0..4), 0..9)
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
@@ -219,22 +305,30 @@ proptest! {
             for person in 0..first {
                 link(&store, person, T0).await;
             }
-            let wanted = all_of(&mut store.snapshot().await.unwrap()).await;
-            let mut snapshot = store.snapshot().await.unwrap();
-            let mut shown = Vec::new();
+            let (mut scan, mut held) = (store.scan_links().await.unwrap(), Held::new());
             for (n, changes) in pages.into_iter().enumerate() {
-                for person in changes {
+                for (person, fan, what) in changes {
+                    let now = T0.plus_ms(i64::try_from(n).unwrap() * SECOND_MS);
+                    if what == 0 {
+                        let erased = PersonId::ExternalUserid(customer(person));
+                        store.forget(&erased, None, AuditBy::service(), now).await.unwrap();
+                        continue;
+                    }
                     let at = i64::try_from(n).unwrap();
-                    store.append(arrival(event(person, 1, 3, ContactChange::Added, at))).await.unwrap();
-                    for work in store.lease(T0, 9, 9).await.unwrap() {
-                        store.settle(vec![(work, Outcome::Resolved(pending(person)))], T0).await.unwrap();
+                    let added = arrival(event(person, 1, 3, ContactChange::Added, at));
+                    store.append(Arrival { received_at: now, ..added }).await.unwrap();
+                    let pending_id = pending(if what == 1 { fan } else { person });
+                    for work in store.lease(now, 9, 9).await.unwrap() {
+                        store.settle(vec![(work, Outcome::Resolved(pending_id.clone()))], now).await.unwrap();
                     }
                 }
-                let some = snapshot.next(T0).await.unwrap().unwrap_or_default();
-                shown.extend(some.iter().map(|link| format!("{link:?}")));
+                hold(scan.next(T0).await.unwrap().unwrap_or_default(), &mut held);
             }
-            shown.extend(all_of(&mut snapshot).await);
-            assert_eq!(shown, wanted);
+            let head = scan.feed_head();
+            read_to_the_end(&mut scan, &mut held).await;
+            follow(&store, head, &mut held).await;
+            let wanted = links_now(&store).await;
+            assert_eq!(people(&held), people(&wanted));
         });
     }
 }

@@ -7,7 +7,6 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::audit::AuditBy;
 use crate::domain::link::Source;
-use crate::store::embedded::engine::Engine as _;
 
 /// The encodings in which an id may be stored in a record.
 fn forms(id: &str) -> Vec<Vec<u8>> {
@@ -24,8 +23,7 @@ fn traces_of(memory: &Memory, n: u8) -> Vec<(char, &'static str)> {
         ("pending_id", pending(n).as_str().to_owned()),
     ];
     let mut found = Vec::new();
-    for row in memory.range(&[], &[u8::MAX; 9]) {
-        let (key, value) = row.unwrap();
+    for (key, value) in memory.rows() {
         for (what, id) in &ids {
             let inside = |bytes: &[u8]| {
                 forms(id).iter().any(|form| bytes.windows(form.len()).any(|window| window == form))
@@ -309,7 +307,7 @@ async fn damaged_records_are_erased_as_far_as_possible() {
     }
     // A customer's record, and a part of a message about another person.
     for kind in [b"c", b"z"] {
-        let (key, _) = memory.range(kind, &[kind[0] + 1]).last().unwrap().unwrap();
+        let key = store.keys_of(kind[0]).pop().unwrap();
         store.corrupt(&key);
     }
     assert!(store.person_data(customer(1).as_str()).await.is_ok());
@@ -459,9 +457,9 @@ async fn run(steps: &[Step], by_unionid: bool) {
 }
 
 async fn all_links(store: &EmbeddedStore) -> u64 {
-    let mut snapshot = store.snapshot().await.unwrap();
+    let mut scan = store.scan_links().await.unwrap();
     let mut all = 0;
-    while let Some(some) = snapshot.next(T0).await.unwrap() {
+    while let Some(some) = scan.next(T0).await.unwrap() {
         all += some.len() as u64;
     }
     all

@@ -2,7 +2,6 @@
 
 use super::*;
 use crate::domain::audit::{AuditAction, AuditBy, AuditEntry};
-use crate::store::embedded::engine::Engine as _;
 
 fn entry(at: Timestamp) -> AuditEntry {
     let by = AuditBy { token: "reader".to_owned(), source: Some([10, 0, 0, 1].into()) };
@@ -65,8 +64,8 @@ async fn numbers_go_on_after_the_newest_entry_if_their_record_is_lost() {
         store.record(entry(T0)).await.unwrap();
     }
     store.close().await;
-    let head = memory.range(b"mtrail", b"mtraim").next().unwrap().unwrap().0;
-    memory.commit(vec![(head, Some(b"damaged".to_vec()))]).unwrap();
+    let head = memory.rows().into_iter().find(|(key, _)| key.starts_with(b"mtrail")).unwrap().0;
+    memory.overwrite(&[(head, Some(b"damaged".to_vec()))]);
     let store = memory.open();
     assert_eq!(store.record(entry(T0)).await, Ok(4));
 }

@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{Counts, EventRow, StoreError};
+use super::EmbeddedStore;
 use super::business::inbox::SetAside;
 use super::business::queues::{Books, Waiting};
 use super::business::roll::{self, Entry};
@@ -13,7 +13,6 @@ use super::business::trail;
 use super::records::decode;
 use super::rows::index::Clue;
 use super::rows::keys;
-use super::{EmbeddedStore, failed};
 use crate::domain::authorization::Authorization;
 use crate::domain::chat::Chat;
 use crate::domain::contact::Contact;
@@ -26,7 +25,8 @@ use crate::domain::suite::{Exchange, Ticket};
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
 use crate::store::embedded::rows::ids::{FanNumber, PackedId};
-use crate::store::embedded::rows::view::Read;
+use crate::store::embedded::rows::view::{Read, failed};
+use crate::store::{Counts, EventRow, StoreError};
 
 /// An upper bound of the sheets of any store that is audited.
 const FANS_MAX: u32 = 1 << 20;
@@ -51,7 +51,7 @@ impl EmbeddedStore {
         audit.fans()?;
         audit.suites()?;
         audit.trail()?;
-        let known = self.writer.shared.counts();
+        let known = self.writer.health.counts();
         let expected = Counts {
             feed_head: known.feed_head,
             feed_pruned: known.feed_pruned,
@@ -71,7 +71,7 @@ impl Audit<'_> {
     }
 
     fn keys(&self, kind: &[u8]) -> Result<BTreeSet<Vec<u8>>, StoreError> {
-        Ok(self.store.under(kind, usize::MAX >> 1)?.into_iter().collect())
+        Ok(self.store.view().under(kind, usize::MAX >> 1)?.into_iter().collect())
     }
 
     /// Checks contacts against every index of them. Returns their counts.
@@ -80,7 +80,7 @@ impl Audit<'_> {
         let (mut live, mut background, mut in_chats) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut contacts, mut waiting) = (0, 0);
         let (mut of_dealers, mut unresolved) = (BTreeMap::new(), BTreeMap::new());
-        for row in self.store.engine.range(b"c", &keys::after(b"c")) {
+        for row in self.store.view().range(b"c", &keys::after(b"c")) {
             let (key, value) = row.map_err(failed)?;
             let contact: Contact = decode(&key, &value)?;
             let contact_key = keys::Parts::of(&key).contact()?;
@@ -128,7 +128,7 @@ impl Audit<'_> {
         let numbers =
             self.keys(b"D")?.iter().map(|key| keys::audit_number(key)).collect::<Result<Vec<_>, _>>()?;
         let has_gap = numbers.windows(2).any(|pair| pair[0] + 1 != pair[1]);
-        let head = trail::head(self.store)?;
+        let head = trail::head(&self.store.view())?;
         self.expect(!has_gap && numbers.last().is_none_or(|last| *last == head), || {
             format!("the audit trail is {numbers:?}, its head {head}")
         });
@@ -137,7 +137,7 @@ impl Audit<'_> {
 
     /// Checks the numbers of customers and links of each dealer. A dealer that has neither may have a record.
     fn dealers(&mut self, mut counted: BTreeMap<Vec<u8>, DealerCounts>) -> Result<(), StoreError> {
-        for row in self.store.engine.range(b"b", &keys::after(b"b")) {
+        for row in self.store.view().range(b"b", &keys::after(b"b")) {
             let (key, value) = row.map_err(failed)?;
             let (noted, counted) =
                 (decode::<DealerCounts>(&key, &value)?, counted.remove(&key).unwrap_or_default());
@@ -149,7 +149,7 @@ impl Audit<'_> {
 
     /// Checks how many lookups the comparison of each dealer waits for.
     fn tasks(&mut self, unresolved: &BTreeMap<(Vec<u8>, u64), u64>) -> Result<(), StoreError> {
-        for row in self.store.engine.range(b"T", &keys::after(b"T")) {
+        for row in self.store.view().range(b"T", &keys::after(b"T")) {
             let (key, value) = row.map_err(failed)?;
             let task: ReconcileTask = decode(&key, &value)?;
             let waiting = unresolved.get(&(key, task.number)).copied().unwrap_or_default();
@@ -163,7 +163,7 @@ impl Audit<'_> {
     /// Checks the queue of readings against the groups.
     fn groups(&mut self) -> Result<(), StoreError> {
         let mut due = BTreeSet::new();
-        for row in self.store.engine.range(b"G", &keys::after(b"G")) {
+        for row in self.store.view().range(b"G", &keys::after(b"G")) {
             let (key, value) = row.map_err(failed)?;
             let chat: Chat = decode(&key, &value)?;
             let mut parts = keys::Parts::of(&key);
@@ -175,7 +175,7 @@ impl Audit<'_> {
 
     fn events(&mut self, counted: Counts) -> Result<Counts, StoreError> {
         let (mut dead, mut quarantined) = (0, 0);
-        for row in self.store.engine.range(b"x", &keys::after(b"x")) {
+        for row in self.store.view().range(b"x", &keys::after(b"x")) {
             let (key, value) = row.map_err(failed)?;
             match EventRow::from(decode::<SetAside>(&key, &value)?) {
                 EventRow::Quarantined(_) => quarantined += 1,
@@ -186,7 +186,7 @@ impl Audit<'_> {
     }
 
     fn feed(&mut self) -> Result<(), StoreError> {
-        let Counts { feed_head, feed_pruned, .. } = self.store.writer.shared.counts();
+        let Counts { feed_head, feed_pruned, .. } = self.store.writer.health.counts();
         let there: Vec<_> =
             self.keys(b"f")?.iter().map(|key| keys::feed_seq(key)).collect::<Result<_, _>>()?;
         let expected = feed_pruned + 1..=feed_head;
@@ -198,24 +198,24 @@ impl Audit<'_> {
 
     /// Checks that every record of a suite can be read, and that its key agrees with it.
     fn suites(&mut self) -> Result<(), StoreError> {
-        for row in self.store.engine.range(b"B", &keys::after(b"B")) {
+        for row in self.store.view().range(b"B", &keys::after(b"B")) {
             let (key, value) = row.map_err(failed)?;
             decode::<CorpId>(&key, &value)?;
             keys::Parts::of(&key).app()?;
         }
-        for row in self.store.engine.range(b"E", &keys::after(b"E")) {
+        for row in self.store.view().range(b"E", &keys::after(b"E")) {
             let (key, value) = row.map_err(failed)?;
             let exchange: Exchange = decode(&key, &value)?;
             let id = keys::code_id(&key)?;
             self.expect(exchange.answered <= exchange.asked, || format!("exchange {id} has more answers"));
         }
-        for row in self.store.engine.range(b"P", &keys::after(b"P")) {
+        for row in self.store.view().range(b"P", &keys::after(b"P")) {
             let (key, value) = row.map_err(failed)?;
             let authorization: Authorization = decode(&key, &value)?;
             let (_, corp_id) = keys::Parts::of(&key).corp()?;
             self.expect(authorization.corp_id == corp_id, || format!("{corp_id} has another's record"));
         }
-        for row in self.store.engine.range(b"S", &keys::after(b"S")) {
+        for row in self.store.view().range(b"S", &keys::after(b"S")) {
             let (key, value) = row.map_err(failed)?;
             decode::<Ticket>(&key, &value)?;
         }
@@ -232,14 +232,14 @@ impl Audit<'_> {
             .collect();
         let sheets = u32::try_from(self.keys(b"n")?.len()).unwrap_or(FANS_MAX);
         for number in (0..FanNumber::first_on(sheets).0).map(FanNumber) {
-            let Some(Entry { key, fan, .. }) = roll::fan_at(self.store, number)? else { continue };
+            let Some(Entry { key, fan, .. }) = roll::fan_at(&self.store.view(), number)? else { continue };
             tallies.entry(key.app.clone()).or_default().replace(None, Some(&fan));
             let unionid = PackedId::of(key.unionid.as_str());
-            let found = self.store.candidates(&Clue::unionid(unionid.borrowed())).contains(&number);
+            let found = self.store.view().candidates(&Clue::unionid(unionid.borrowed())).contains(&number);
             self.expect(found, || format!("fan {} is not found by unionid", number.0));
             for minted in &fan.ids {
                 let id = PackedId::of(minted.pending_id.as_str());
-                let found = self.store.candidates(&Clue::pending_id(id.borrowed())).contains(&number);
+                let found = self.store.view().candidates(&Clue::pending_id(id.borrowed())).contains(&number);
                 self.expect(found, || format!("fan {} is not found by a pending id", number.0));
             }
             for (step, priority) in &queues {
@@ -258,7 +258,7 @@ impl Audit<'_> {
         }
         for (app, tally) in tallies {
             let key = keys::books(&app);
-            let books = self.store.read::<Books>(&key)?.unwrap_or_default();
+            let books = self.store.view().read::<Books>(&key)?.unwrap_or_default();
             self.expect(books.tally == tally, || format!("tallied {tally:?}, noted {:?}", books.tally));
         }
         Ok(())
@@ -266,7 +266,7 @@ impl Audit<'_> {
 
     /// Whether a fan is in one of the records under `prefix` that are due at `from` or later.
     fn listed(&self, prefix: &[u8], number: FanNumber, from: Timestamp) -> Result<bool, StoreError> {
-        for row in self.store.engine.range(prefix, &keys::after(prefix)) {
+        for row in self.store.view().range(prefix, &keys::after(prefix)) {
             let (key, value) = row.map_err(failed)?;
             let due_at = keys::Parts(&key[prefix.len()..]).instant()?;
             if due_at >= from && decode::<Waiting>(&key, &value)?.0.contains(&number) {
@@ -280,7 +280,7 @@ impl Audit<'_> {
 #[cfg(test)]
 mod tests {
     use super::super::Settings;
-    use super::super::engine::{Engine as _, Memory};
+    use super::super::engine::Memory;
     use super::super::records::encode;
     use super::*;
     use crate::domain::chat::{ChatChange, ChatEvent};
@@ -290,8 +290,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_reading_number_of_customers_or_of_lookups_is_noticed() {
-        let memory = Memory::default();
-        let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
+        let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
         let (app, corp_id) = (AppName::new("brand").unwrap(), CorpId::new("wpDEALER").unwrap());
         let (chat_id, now) = (ChatId::new("wrCHAT").unwrap(), Timestamp::from_secs(1_795_309_323));
         let change = ChatChange::Created;
@@ -305,16 +304,16 @@ mod tests {
         store.page_read(&app, &corp_id, vec![row], ReconcileTask::new(), now).await.unwrap();
         assert_eq!(store.audit(), Ok(vec![]));
         let [counts, task] = [b'b', b'T'].map(|kind| keys::of_corp(kind, &app, &corp_id));
-        let reading = memory.range(b"j", b"k").next().unwrap().unwrap().0;
+        let reading = store.keys_of(b'j').remove(0);
         let wrong_counts = encode(&counts, &DealerCounts { customers: 2, links: 0 }).unwrap();
         let wrong_task = encode(&task, &ReconcileTask { number: 1, ..ReconcileTask::new() }).unwrap();
         for (key, wrong) in
             [(counts.clone(), Some(wrong_counts)), (counts, None), (task, Some(wrong_task)), (reading, None)]
         {
-            let right = memory.get(&key).unwrap();
-            memory.commit(vec![(key.clone(), wrong)]).unwrap();
+            let right = store.view().get(&key).unwrap();
+            store.overwrite(&key, wrong);
             assert_eq!(store.audit().unwrap().len(), 1);
-            memory.commit(vec![(key, right)]).unwrap();
+            store.overwrite(&key, right);
         }
         assert_eq!(store.audit(), Ok(vec![]));
     }

@@ -1,5 +1,6 @@
 //! Reads the index from the roll when a store is opened, beside everything that does not need it.
 
+use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,13 +10,15 @@ use std::time::Instant;
 use tokio::sync::watch;
 
 use super::business::roll::Clues;
-use super::engine::Engine;
-use super::engine::sled::panic_text;
+use super::database::Database;
 use super::rows::index::Index;
 use super::rows::keys;
-use super::rows::txn::failed;
-use super::rows::view::Damaged;
-use super::{StoreError, writer};
+use super::rows::view::{Damaged, View, failed};
+use super::watchdog::panic_text;
+use crate::store::StoreError;
+
+/// Sheets that are read in one view.
+const SHEETS_AT_ONCE: u32 = 2_048;
 
 /// The thread that reads the index, and how far it is.
 pub(super) struct Indexing {
@@ -26,16 +29,15 @@ pub(super) struct Indexing {
 
 impl Indexing {
     pub(super) fn start(
-        engine: &Arc<dyn Engine>,
+        database: &Arc<Database>,
         index: &Arc<Index>,
         sheets: u32,
         damaged: &Damaged,
-        writer: Arc<writer::Shared>,
     ) -> std::io::Result<Self> {
         let (tell, done) = watch::channel(None);
         let cancel = Arc::new(AtomicBool::new(false));
-        let (engine, index, damaged, cancelled) =
-            (engine.clone(), index.clone(), damaged.clone(), cancel.clone());
+        let (database, index, damaged, cancelled) =
+            (database.clone(), index.clone(), damaged.clone(), cancel.clone());
         let thread = std::thread::Builder::new().name("store-index".to_owned()).spawn(move || {
             let began = Instant::now();
             let reading = AssertUnwindSafe(|| {
@@ -45,8 +47,9 @@ impl Indexing {
                 std::thread::scope(|scope| {
                     let parts = (0..sheets).step_by(part as usize).map(|first| {
                         let sheets = first..first.saturating_add(part).min(sheets);
-                        let (engine, index, damaged, cancelled) = (&*engine, &*index, &damaged, &*cancelled);
-                        scope.spawn(move || read_index(engine, index, sheets, damaged, cancelled))
+                        let (database, index, damaged, cancelled) =
+                            (&*database, &*index, &damaged, &*cancelled);
+                        scope.spawn(move || read_index(database, index, sheets, damaged, cancelled))
                     });
                     let parts: Vec<_> = parts.collect();
                     parts.into_iter().try_for_each(|part| {
@@ -65,7 +68,7 @@ impl Indexing {
                 }
                 Ok(()) | Err(StoreError::Closed) => {}
                 // As final as any other error of the engine.
-                Err(error) => writer.fail(&error.to_string()),
+                Err(error) => database.failure().fail(&error.to_string()),
             }
             let _ = tell.send(Some(result));
         })?;
@@ -74,13 +77,13 @@ impl Indexing {
 
     /// Reads it here and now, without a thread, for a store whose writer has none.
     pub(super) fn here(
-        engine: &dyn Engine,
+        database: &Database,
         index: &Index,
         sheets: u32,
         damaged: &Damaged,
     ) -> Result<Self, StoreError> {
         let cancel = Arc::new(AtomicBool::new(false));
-        read_index(engine, index, 0..sheets, damaged, &cancel)?;
+        read_index(database, index, 0..sheets, damaged, &cancel)?;
         let (_, done) = watch::channel(Some(Ok(())));
         Ok(Self { done, cancel, thread: Mutex::default() })
     }
@@ -102,14 +105,28 @@ impl Indexing {
     }
 }
 
+/// Reads a part of the roll, page by page: no view is held for long.
 fn read_index(
-    engine: &dyn Engine,
+    database: &Database,
     index: &Index,
-    sheets: std::ops::Range<u32>,
+    sheets: Range<u32>,
     damaged: &Damaged,
     cancelled: &AtomicBool,
 ) -> Result<(), StoreError> {
-    for row in engine.range(&keys::sheet(sheets.start), &keys::sheet(sheets.end)) {
+    for first in sheets.clone().step_by(SHEETS_AT_ONCE as usize) {
+        let page = first..first.saturating_add(SHEETS_AT_ONCE).min(sheets.end);
+        read_page(&View::new(database.snapshot(), index, damaged), index, &page, cancelled)?;
+    }
+    Ok(())
+}
+
+fn read_page(
+    view: &View<'_>,
+    index: &Index,
+    sheets: &Range<u32>,
+    cancelled: &AtomicBool,
+) -> Result<(), StoreError> {
+    for row in view.range(&keys::sheet(sheets.start), &keys::sheet(sheets.end)) {
         if cancelled.load(Ordering::Relaxed) {
             return Err(StoreError::Closed);
         }
@@ -118,12 +135,51 @@ fn read_index(
             Clues::read(&key, &value)?.for_each(number, |clue, fan| index.set(index.print(clue), fan, true));
             Ok(())
         });
-        match read {
-            Err(StoreError::Damaged(reason)) => {
-                damaged.add(&key, &reason);
-            }
-            other => other?,
-        }
+        view.undamaged(&key, read)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::engine::Memory;
+    use super::super::records::checked;
+    use super::super::rows::ids::{FanNumber, PackedId};
+    use super::super::rows::index::Clue;
+    use super::super::{EmbeddedStore, Settings};
+    use super::*;
+    use crate::domain::fan::Priority;
+    use crate::domain::ids::{AppName, FanKey, Openid, Unionid};
+    use crate::domain::time::Timestamp;
+    use crate::store::{NewFan, Store as _};
+
+    #[tokio::test]
+    async fn every_sheet_of_every_page_is_read() {
+        const SHEETS: u32 = 2 * SHEETS_AT_ONCE + 3;
+        let memory = Memory::default();
+        let store = EmbeddedStore::in_memory(memory.clone(), Settings::default()).unwrap();
+        let unionid = Unionid::new("oFAN").unwrap();
+        let fan = NewFan {
+            key: FanKey { app: AppName::new("brand").unwrap(), unionid: unionid.clone() },
+            openid: Openid::new("oOPEN").unwrap(),
+            ask_existing: false,
+            priority: Priority::Live,
+            minted: None,
+            retry_rejected: false,
+        };
+        store.put_fans(vec![fan], Timestamp::EPOCH).await.unwrap();
+        let sheet = store.value_of(&keys::sheet(0));
+        let content = &sheet[..sheet.len() - 4];
+        let copy = |number| (keys::sheet(number), Some(checked(&keys::sheet(number), content.to_vec())));
+        store.close().await;
+        memory.overwrite(&(0..SHEETS).map(copy).collect::<Vec<_>>());
+
+        let (database, index) = (Database::of_memory(&memory).unwrap(), Index::default());
+        let not_cancelled = AtomicBool::new(false);
+        read_index(&database, &index, 1..SHEETS, &Damaged::default(), &not_cancelled).unwrap();
+        let packed = PackedId::of(unionid.as_str());
+        let mut found = index.find(index.print(&Clue::unionid(packed.borrowed())));
+        found.sort_unstable();
+        assert_eq!(found, (1..SHEETS).map(FanNumber::first_on).collect::<Vec<_>>());
+    }
 }

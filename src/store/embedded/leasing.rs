@@ -1,129 +1,231 @@
-//! Leases: which events, lookups and fans are being worked on. They are in memory: one process owns the
-//! folder, so a crash ends them all. And which lookups are held back until more of the same list is stored.
+//! Leasing work from the queues: events, lookups and fans, and when the next piece is due.
+//!
+//! Queues are read in slices. Nothing is locked while a slice is read, and other tasks have their turn after
+//! it, so a read of any length delays nobody for long.
+//!
+//! Deliberately absent: which work is leased (see `leases`).
 
 use std::collections::HashSet;
-use std::sync::{MutexGuard, PoisonError};
 
-use super::super::{FanWork, InboxEvent, QueuePosition, StoreError, Work, WorkId};
 use super::EmbeddedStore;
-use super::business::queues::{Strays, Waiting};
-use super::business::roll::Entry;
-use super::business::{fans, roll};
-use super::records::decode;
-use super::rows::frontier::{Frontier, Frontiers};
+use super::business::queues::{self, FanQueue, Strays};
+use super::business::roll::{self, Entry};
+use super::business::{fans, work};
+use super::leases::{Leasing, LookupsAt, fan_lease};
+use super::rows::frontier::{Frontier, Frontiers, QueueRead};
 use super::rows::keys;
-use super::rows::txn::failed;
-use crate::domain::contact::Contact;
+use super::rows::view::{View, failed};
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
-use crate::store::embedded::rows::ids::FanNumber;
+use crate::store::{FanWork, StoreError, Work};
 
-/// The key under which work is leased: that of its row in its queue.
-pub(super) fn lease_key(id: &WorkId) -> Vec<u8> {
-    match id {
-        WorkId::Event(due_at, id) => keys::inbox(*due_at, *id),
-        WorkId::Lookup(haste, due_at, contact) => keys::lookup(*haste, *due_at, contact),
-    }
-}
-
-/// The key under which work on a fan is leased. Shorter than any key of a queue, so that the two differ.
-pub(super) fn fan_lease(step: FanStep, number: FanNumber) -> Vec<u8> {
-    let mut key = vec![b't', step as u8];
-    key.extend(number.0.to_be_bytes());
-    key
-}
+/// Rows of a queue that are read before other tasks have their turn.
+const SLICE_ROWS: usize = 256;
+/// The first slice of a read that usually ends with its first rows.
+const FIRST_SLICE_ROWS: usize = 8;
+/// The same for places of fans: each has up to 64, and the record of each is read.
+const SLICE_PLACES: usize = 4;
+/// Fans that one lease looks at in one queue.
+const LOOKED_AT_MAX: usize = 2_048;
 
 /// Lookups of one corp that are due at one instant, held back while the rest of the list they are from is
 /// stored: they are leased together, so that 230 customers cost three calls. When this is dropped, they can be
-/// leased. Neither happens while work is being leased, which would find a part of them.
+/// leased.
 pub(super) struct HeldBack<'a> {
     store: &'a EmbeddedStore,
     lookups: LookupsAt,
 }
 
-/// What the keys of some lookups begin and end with.
-pub(super) type LookupsAt = (Vec<u8>, Vec<u8>);
-
 impl Drop for HeldBack<'_> {
     fn drop(&mut self) {
-        let _not_being_leased = self.store.leases();
-        let mut held_back = self.store.held_back();
-        if let Some(index) = held_back.iter().position(|lookups| *lookups == self.lookups) {
-            held_back.swap_remove(index);
-        }
-        drop(held_back);
-        // In this order: a lease that has skipped them begins with them the next time.
-        self.store.frontiers.live.appeared(&self.lookups.0);
+        let live = &self.store.frontiers.live;
+        self.store.leases.let_go(&self.lookups, |skipped| live.appeared(skipped));
     }
 }
 
+/// Reads a piece of work from its row; `None` if it, or the record of its customer, is damaged.
+type ReadWork = fn(&View<'_>, &[u8], &[u8]) -> Result<Option<Work>, StoreError>;
+
+/// What one slice came to.
+struct Slice {
+    work: Vec<Work>,
+    rows_read: usize,
+    is_last: bool,
+}
+
 impl EmbeddedStore {
-    /// Holds back the live lookups of a corp that are due at this instant.
+    /// Holds back the live lookups of a corp that are due at this instant, and are still to be stored.
     pub(super) fn hold_back(&self, app: &AppName, corp_id: &CorpId, due_at: Timestamp) -> HeldBack<'_> {
         let lookups = keys::lookups_at(Haste::Live, due_at, app, corp_id);
-        let _not_being_leased = self.leases();
-        self.held_back().push(lookups.clone());
+        self.leases.hold_back(lookups.clone());
         HeldBack { store: self, lookups }
     }
 
-    fn held_back(&self) -> MutexGuard<'_, Vec<LookupsAt>> {
-        self.held_back.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The keys of the leased rows of the inbox and of the queues of lookups.
+    pub(super) fn leases(&self) -> HashSet<Vec<u8>> {
+        self.leases.all()
     }
 
-    fn is_held_back(&self, key: &[u8]) -> bool {
-        self.held_back().iter().any(|(begin, end)| key.starts_with(begin) && key.ends_with(end))
-    }
-
-    /// Leases work about customers, as [`Store::lease`](super::super::Store::lease) does.
-    pub(super) fn lease_work(
+    /// Leases work about customers, as [`Store::lease`](crate::store::Store::lease) does.
+    pub(super) async fn lease_work(
         &self,
         now: Timestamp,
         limit: usize,
         background: usize,
     ) -> Result<Vec<Work>, StoreError> {
-        self.writer.shared.ready()?;
-        let mut leased = self.leases();
-        let inbox = &self.frontiers.inbox;
-        let (mut work, last) =
-            self.free_rows(&leased, inbox, &keys::inbox_until(now), limit, |key, value| {
-                let Some(event) = self.undamaged(key, decode::<InboxEvent>(key, value))? else {
-                    return Ok(None);
-                };
-                let (id, contact) = (WorkId::Event(event.due_at, event.id), event.contact_key());
-                self.known(Work { id, contact, event: Some(event), known: None })
-            })?;
-        let room = limit - work.len();
-        let (live, last_live) = self.free_lookups(&leased, Haste::Live, now, room)?;
-        let (others, last_other) = self.free_lookups(&leased, Haste::Background, now, background)?;
-        work.extend(live);
-        work.extend(others);
-        // Last, so that after an error nothing stays leased without being returned, and no free row is
-        // skipped.
-        leased.extend(work.iter().map(|item| lease_key(&item.id)));
-        let Frontiers { live, background, .. } = &*self.frontiers;
-        for (queue, last) in [(inbox, last), (live, last_live), (background, last_other)] {
-            if let Some(last) = last {
-                queue.passed(&last);
+        self.writer.health.ready()?;
+        let Frontiers { inbox, live, background: others } = &*self.frontiers;
+        // After an error, or if the caller waits no longer, it is dropped and nothing stays leased.
+        let mut leasing = self.leases.begin().await;
+        let mut all = Vec::new();
+        let to = keys::inbox_until(now);
+        let events = self.lease_from(&mut leasing, inbox, &to, limit, work::of_event, &mut all).await?;
+        let (to, room) = (keys::lookups_until(Haste::Live, now), limit - all.len());
+        let lookups = self.lease_from(&mut leasing, live, &to, room, work::of_lookup, &mut all).await?;
+        let to = keys::lookups_until(Haste::Background, now);
+        let others =
+            self.lease_from(&mut leasing, others, &to, background, work::of_lookup, &mut all).await?;
+        [events, lookups, others].into_iter().flatten().for_each(QueueRead::end);
+        leasing.keep();
+        Ok(all)
+    }
+
+    /// Leases up to `limit` rows of a queue before `to`, and adds their work to `all`. Returns the read of
+    /// the queue, which is to be ended if all is well.
+    async fn lease_from<'q>(
+        &self,
+        leasing: &mut Leasing<'_>,
+        queue: &'q Frontier,
+        to: &[u8],
+        limit: usize,
+        read_work: ReadWork,
+        all: &mut Vec<Work>,
+    ) -> Result<Option<QueueRead<'q>>, StoreError> {
+        if limit == 0 {
+            return Ok(None);
+        }
+        let (mut read, mut left, mut rows_read) = (queue.read(), limit, 0);
+        while left > 0 {
+            let slice = self.lease_slice(leasing, queue, &mut read, to, left, read_work)?;
+            left -= slice.work.len();
+            all.extend(slice.work);
+            if slice.is_last {
+                break;
+            }
+            rows_read += slice.rows_read;
+            if rows_read >= SLICE_ROWS {
+                rows_read = 0;
+                tokio::task::yield_now().await;
             }
         }
-        Ok(work)
+        self.patrol(queue, &mut read, to)?;
+        Ok(Some(read))
+    }
+
+    /// Leases up to `limit` rows of the next slice: of the rows that are known to be before the frontier if
+    /// there are any, else of those behind it.
+    fn lease_slice(
+        &self,
+        leasing: &mut Leasing<'_>,
+        queue: &Frontier,
+        read: &mut QueueRead<'_>,
+        to: &[u8],
+        limit: usize,
+        read_work: ReadWork,
+    ) -> Result<Slice, StoreError> {
+        let view = self.view();
+        let before = read.before(to, limit.min(SLICE_ROWS));
+        let (mut rows, rows_max) = (Vec::new(), limit.clamp(FIRST_SLICE_ROWS, SLICE_ROWS));
+        let is_behind = before.is_empty();
+        if is_behind {
+            for row in view.range(&read.from(), to).take(rows_max) {
+                rows.push(row.map_err(failed)?);
+            }
+        } else {
+            for key in before {
+                rows.extend(view.get(&key)?.map(|value| (key, value)));
+            }
+        }
+        let result = leasing.lease(rows.iter().map(|(key, _)| key.as_slice()), limit);
+        for (key, _) in result.postponed.iter().filter_map(|index| rows.get(*index)) {
+            queue.appeared(key);
+        }
+        if let Some((last, _)) = rows[..result.looked_at].last().filter(|_| is_behind) {
+            read.passed(last);
+        }
+        let mut work = Vec::with_capacity(result.taken.len());
+        for (key, value) in result.taken.iter().filter_map(|index| rows.get(*index)) {
+            match read_work(&view, key, value)? {
+                Some(item) => work.push(item),
+                None => leasing.give_up(key),
+            }
+        }
+        let is_last = is_behind && rows.len() < rows_max && result.looked_at == rows.len();
+        Ok(Slice { work, rows_read: rows.len(), is_last })
+    }
+
+    /// Looks at some rows before the frontier, if it is time to. The next lease takes those that are free.
+    fn patrol(&self, queue: &Frontier, read: &mut QueueRead<'_>, to: &[u8]) -> Result<(), StoreError> {
+        let Some((begin, end)) = read.patrol() else { return Ok(()) };
+        let view = self.view();
+        let rows = view.rows(begin, end.min(to), SLICE_ROWS, |key, _| Ok(Some(key.to_vec())))?;
+        read.patrolled(rows.last().filter(|_| rows.len() == SLICE_ROWS).map(Vec::as_slice));
+        for key in self.leases.free(rows).into_iter().filter(|key| !view.is_damaged(key)) {
+            queue.appeared(&key);
+        }
+        Ok(())
     }
 
     /// When the next work about a customer that is not leased is due.
-    pub(super) fn next_free_work(&self) -> Result<Option<Timestamp>, StoreError> {
+    pub(super) async fn next_free_work(&self) -> Result<Option<Timestamp>, StoreError> {
         let Frontiers { inbox, live, background } = &*self.frontiers;
         let mut next = None;
         for (queue, prefix) in [(inbox, b"i"), (live, b"y"), (background, b"w")] {
-            let first = self.first_free(queue, prefix)?;
-            let due_at = first.map(|key| keys::Parts::of(&key).instant()).transpose()?;
+            let due_at = self.first_free(queue, prefix).await?;
             next = next.into_iter().chain(due_at).min();
         }
         Ok(next)
     }
 
-    /// Leases calls for fans, as [`Store::lease_fans`](super::super::Store::lease_fans) does, and removes
+    /// When the first row of a queue that is not leased is due.
+    async fn first_free(&self, queue: &Frontier, prefix: &[u8]) -> Result<Option<Timestamp>, StoreError> {
+        let (before, mut from) = queue.may_be_free();
+        for keys in before.chunks(SLICE_ROWS) {
+            let mut there = Vec::new();
+            for key in keys {
+                there.extend(self.view().get(key)?.map(|_| key.clone()));
+            }
+            if let Some(first) = self.first_free_of(there)? {
+                return Ok(Some(first));
+            }
+            tokio::task::yield_now().await;
+        }
+        let (to, mut rows) = (keys::after(prefix), FIRST_SLICE_ROWS);
+        loop {
+            let slice = self.view().rows(&from, &to, rows, |key, _| Ok(Some(key.to_vec())))?;
+            let Some(last) = slice.last() else { return Ok(None) };
+            from = [last.as_slice(), &[0]].concat();
+            if let Some(first) = self.first_free_of(slice)? {
+                return Ok(Some(first));
+            }
+            rows = SLICE_ROWS;
+            tokio::task::yield_now().await;
+        }
+    }
+
+    fn first_free_of(&self, keys: Vec<Vec<u8>>) -> Result<Option<Timestamp>, StoreError> {
+        let view = self.view();
+        for key in self.leases.free(keys).iter().filter(|key| !view.is_damaged(key)) {
+            if let Some(due_at) = view.undamaged(key, keys::Parts::of(key).instant())? {
+                return Ok(Some(due_at));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Leases calls for fans, as [`Store::lease_fans`](crate::store::Store::lease_fans) does, and removes
     /// outdated places from the queues.
     pub(super) async fn lease_due_fans(
         &self,
@@ -133,13 +235,15 @@ impl EmbeddedStore {
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<FanWork>, StoreError> {
-        self.writer.shared.ready()?;
+        self.writer.health.ready()?;
         self.indexed().await?;
+        // As in `lease_work`.
+        let mut leasing = self.fan_leases.begin().await;
         let (mut work, mut strays) = (Vec::new(), Vec::new());
         for priority in priorities {
-            let left = limit - work.len();
-            match self.lease_of_queue(app, step, *priority, now, left, &mut strays) {
-                Ok(more) => work.extend(more),
+            let queue = FanQueue { app, step, priority: *priority };
+            match self.lease_of_queue(&mut leasing, &queue, now, limit, &mut work, &mut strays).await {
+                Ok(()) => {}
                 // The fans leased so far have to be returned; the next call meets the error again.
                 Err(error) if work.is_empty() => return Err(error),
                 Err(_) => break,
@@ -147,158 +251,128 @@ impl EmbeddedStore {
         }
         for strays in strays {
             // The next lease that finds them removes them just as well.
-            if let Err(error) = self.writer.run(move |txn| fans::remove_strays(txn, strays)).await {
-                tracing::debug!(%error, "outdated places in a queue were not removed");
-                break;
+            match self.writer.run(move |txn| fans::remove_strays(txn, strays)).await {
+                Ok(()) | Err(StoreError::Damaged(_)) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "outdated places in a queue were not removed");
+                    break;
+                }
             }
         }
+        leasing.keep();
         Ok(work)
     }
 
+    /// Leases fans of one queue until there are `limit` in `work`. Fans in its places that no longer wait in
+    /// this queue are added to `strays`.
+    async fn lease_of_queue(
+        &self,
+        leasing: &mut Leasing<'_>,
+        queue: &FanQueue<'_>,
+        now: Timestamp,
+        limit: usize,
+        work: &mut Vec<FanWork>,
+        strays: &mut Vec<Strays>,
+    ) -> Result<(), StoreError> {
+        let (mut from, to) = (Some(queue.begin()), queue.until(now));
+        let mut looked_at = 0;
+        while let Some(begin) = from.filter(|_| work.len() < limit && looked_at < LOOKED_AT_MAX) {
+            let page = queues::places(&self.view(), queue, &begin, &to, SLICE_PLACES)?;
+            for place in page.places {
+                looked_at += self.lease_of_place(leasing, queue, place, limit, work, strays)?;
+            }
+            from = page.next;
+            if from.is_some() {
+                tokio::task::yield_now().await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Leases fans of one place until there are `limit` in `work`. Returns how many it has looked at.
+    fn lease_of_place(
+        &self,
+        leasing: &mut Leasing<'_>,
+        queue: &FanQueue<'_>,
+        place: queues::Place,
+        limit: usize,
+        work: &mut Vec<FanWork>,
+        strays: &mut Vec<Strays>,
+    ) -> Result<usize, StoreError> {
+        let FanQueue { step, priority, .. } = *queue;
+        let leases: Vec<_> = place.numbers.iter().map(|number| fan_lease(step, *number)).collect();
+        let (view, mut strays_here) = (self.view(), Vec::new());
+        let (mut begin, mut looked_at) = (0, 0);
+        while begin < leases.len() && work.len() < limit {
+            // A fan that waits for the second time may still be in an old place of the same queue.
+            let rest = leases[begin..].iter().map(Vec::as_slice);
+            let result = leasing.lease(rest, limit - work.len());
+            for index in result.taken.iter().map(|index| begin + index) {
+                let (number, lease) = (place.numbers[index], &leases[index]);
+                looked_at += 1;
+                let entry = view.undamaged(lease, roll::fan_at(&view, number))?;
+                match entry.map(|entry| entry.filter(|entry| entry.fan.queued_for(step) == Some(priority))) {
+                    Some(Some(Entry { key, fan, .. })) => {
+                        let (position, number) = (place.position, number.0);
+                        work.push(FanWork { key, step, priority, position, number, fan });
+                    }
+                    Some(None) => {
+                        leasing.give_up(lease);
+                        strays_here.push(number);
+                    }
+                    None => leasing.give_up(lease),
+                }
+            }
+            begin += result.looked_at;
+        }
+        if !strays_here.is_empty() {
+            strays.push(Strays { place: place.key, step, priority, numbers: strays_here });
+        }
+        Ok(looked_at)
+    }
+
     /// When `step` is next due for a fan of `app` that is not leased, in the queues of `priorities`.
-    pub(super) fn next_free_fan(
+    pub(super) async fn next_free_fan(
         &self,
         app: &AppName,
         step: FanStep,
         priorities: &[Priority],
     ) -> Result<Option<Timestamp>, StoreError> {
-        let leased = self.leases().clone();
         let mut next = None;
         for priority in priorities {
-            let queue = keys::fan_queue(app, step, *priority);
-            let due = self.rows(&queue, &keys::after(&queue), 1, |key, value| {
-                let Some(waiting) = self.undamaged(key, decode::<Waiting>(key, value))? else {
-                    return Ok(None);
+            let queue = FanQueue { app, step, priority: *priority };
+            let (mut from, to) = (Some(queue.begin()), keys::after(&queue.begin()));
+            let mut due_at = None;
+            while let Some(begin) = from.filter(|_| due_at.is_none()) {
+                let page = queues::places(&self.view(), &queue, &begin, &to, SLICE_PLACES)?;
+                let has_free = |place: &&queues::Place| {
+                    let leases = place.numbers.iter().map(|number| fan_lease(step, *number)).collect();
+                    !self.fan_leases.free(leases).is_empty()
                 };
-                let free = waiting.0.iter().any(|number| !leased.contains(&fan_lease(step, *number)));
-                free.then(|| keys::Parts(&key[queue.len()..]).instant()).transpose()
-            })?;
-            next = next.into_iter().chain(due).min();
+                due_at = page.places.iter().find(has_free).map(|place| place.position.due_at);
+                from = page.next;
+                if due_at.is_none() && from.is_some() {
+                    tokio::task::yield_now().await;
+                }
+            }
+            next = next.into_iter().chain(due_at).min();
         }
         Ok(next)
     }
 
-    pub(super) fn leases(&self) -> MutexGuard<'_, HashSet<Vec<u8>>> {
-        self.leased.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A piece of work with the record of its customer; `None` if that record is damaged.
-    fn known(&self, mut work: Work) -> Result<Option<Work>, StoreError> {
-        let key = keys::contact(&work.contact);
-        let known = self.read::<Contact>(&key).map(|known| work.known = known);
-        Ok(self.undamaged(&lease_key(&work.id), known)?.map(|()| work))
-    }
-
-    /// Up to `limit` rows of a queue that are not leased, and the key of the last row read.
-    fn free_rows<T>(
-        &self,
-        leased: &HashSet<Vec<u8>>,
-        queue: &Frontier,
-        to: &[u8],
-        limit: usize,
-        mut row: impl FnMut(&[u8], &[u8]) -> Result<Option<T>, StoreError>,
-    ) -> Result<(Vec<T>, Option<Vec<u8>>), StoreError> {
-        let mut last = None::<Vec<u8>>;
-        let found = self.rows(&queue.begin(), to, limit, |key, value| {
-            key.clone_into(last.get_or_insert_default());
-            if leased.contains(key) || self.is_held_back(key) { Ok(None) } else { row(key, value) }
-        })?;
-        Ok((found, last))
-    }
-
-    /// Up to `limit` lookups that are due at `now` and not leased, and the key of the last row read.
-    fn free_lookups(
-        &self,
-        leased: &HashSet<Vec<u8>>,
-        haste: Haste,
-        now: Timestamp,
-        limit: usize,
-    ) -> Result<(Vec<Work>, Option<Vec<u8>>), StoreError> {
-        let queue = match haste {
-            Haste::Live => &self.frontiers.live,
-            Haste::Background => &self.frontiers.background,
-        };
-        if limit == 0 {
-            return Ok((Vec::new(), None));
-        }
-        self.free_rows(leased, queue, &keys::lookups_until(haste, now), limit, |key, _| {
-            let mut parts = keys::Parts::of(key);
-            let parsed = parts.instant().and_then(|due_at| Ok((due_at, parts.contact()?)));
-            let Some((due_at, contact)) = self.undamaged(key, parsed)? else { return Ok(None) };
-            let id = WorkId::Lookup(haste, due_at, contact.clone());
-            self.known(Work { id, contact, event: None, known: None })
-        })
-    }
-
     /// Ends a lease. A row that is still there can be leased again.
     pub(super) fn release(&self, key: &[u8]) {
-        self.leases().remove(key);
+        let is_of_fan = key.starts_with(b"t");
+        let leases = if is_of_fan { &self.fan_leases } else { &self.leases };
+        leases.release(key);
         // In this order: a row written after the read reports itself.
         if let Some(queue) = self.frontiers.of(key)
-            && !matches!(self.engine.get(key), Ok(None))
+            && !matches!(self.view().get(key), Ok(None))
         {
             queue.appeared(key);
         }
     }
-
-    /// The first key of a queue that is not leased.
-    fn first_free(&self, queue: &Frontier, prefix: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let (leased, damaged) = (self.leases(), self.damaged_keys());
-        let free = |key: &[u8], _: &[u8]| {
-            let is_taken = leased.contains(key) || damaged.contains(key) || self.is_held_back(key);
-            Ok((!is_taken).then(|| key.to_vec()))
-        };
-        Ok(self.rows(&queue.first(), &keys::after(prefix), 1, free)?.pop())
-    }
-
-    /// Leases up to `limit` fans of one queue. Fans in its rows that no longer wait in this queue are added
-    /// to `strays`.
-    fn lease_of_queue(
-        &self,
-        app: &AppName,
-        step: FanStep,
-        priority: Priority,
-        now: Timestamp,
-        limit: usize,
-        strays: &mut Vec<Strays>,
-    ) -> Result<Vec<FanWork>, StoreError> {
-        const LOOKED_AT_MAX: usize = 2_048;
-        let mut leased = self.leases();
-        let queue = keys::fan_queue(app, step, priority);
-        let (mut work, mut taken, mut looked_at) = (Vec::new(), HashSet::new(), 0);
-        for row in self.engine.range(&queue, &keys::fan_queue_until(app, step, priority, now)) {
-            if work.len() >= limit || looked_at >= LOOKED_AT_MAX {
-                break;
-            }
-            let (place_key, value) = row.map_err(failed)?;
-            let Some(waiting) = self.undamaged(&place_key, decode::<Waiting>(&place_key, &value))? else {
-                continue;
-            };
-            let mut parts = keys::Parts(&place_key[queue.len()..]);
-            let position = QueuePosition { due_at: parts.instant()?, number: parts.number()? };
-            let mut strays_here = Vec::new();
-            for number in waiting.0 {
-                let lease = fan_lease(step, number);
-                // A fan that waits for the second time may still be in an old row of the same queue.
-                if work.len() >= limit || leased.contains(&lease) || taken.contains(&lease) {
-                    continue;
-                }
-                looked_at += 1;
-                let Some(entry) = self.undamaged(&lease, roll::fan_at(self, number))? else { continue };
-                match entry.filter(|entry| entry.fan.queued_for(step) == Some(priority)) {
-                    Some(Entry { key, fan, .. }) => {
-                        work.push(FanWork { key, step, priority, position, number: number.0, fan });
-                        taken.insert(lease);
-                    }
-                    None => strays_here.push(number),
-                }
-            }
-            if !strays_here.is_empty() {
-                strays.push(Strays { place: place_key, step, priority, numbers: strays_here });
-            }
-        }
-        // Last, so that after an error nothing stays leased without being returned.
-        leased.extend(taken);
-        Ok(work)
-    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,66 +1,86 @@
-//! The store of a single machine: business transactions ([`business`]) over
-//! a small engine interface (`engine`). One thread writes (`writer`), to sled (`sled_engine`) and to a redo
-//! journal (`journal`).
+//! The store of a single machine: business transactions over a write-ahead log, a memtable and an index.
 //!
-//! Millions of fans are stored in the order of their registration (`roll`) and wait in `queues`; an `index`
-//! in memory finds them by their ids. The index is built after the start, while callbacks are accepted
-//! already; an operation on fans waits for it.
+//! ```text
+//!  Store ─▶ writer ─▶ log ─▶ memtable ─▶ answer            a commit
+//!                       │        └─▶ drain ─▶ index (sled)    seconds later
+//!                       └─▶ checkpoint                        when the log has grown
+//! ```
+//!
+//! One thread decides transactions in order and commits them in groups (`writer`). A group is durable once it
+//! is in the write-ahead log (`wal`), and visible once it is in the memtable (`database`), from where it is drained
+//! into the index, which is sled (`engine`). A `checkpoint` of what is live lets the log be cut. Log and
+//! checkpoint are the truth: the index can be built anew from them, and is, unattended.
+//!
+//! Above that, `rows` is the layout of the records, and `business` what each transaction does with them.
+//! Millions of fans are stored in the order of their registration (`roll`) and wait in `queues`; an `index` in memory
+//! finds them by their ids. It is read after the start, while callbacks are accepted already; an operation on
+//! fans waits for it.
 //!
 //! One process owns the folder, so leases are in memory: a crash ends them, and taking one costs no write.
-//! Any thread reads directly from the engine; a row that can be read before it is durable does no harm except
-//! on the feed, which shows durable entries only.
+//!
+//! The order of the files, each of which imports only from those before it: `watchdog`, `failure`, `records`,
+//! `folder`, `engine`, `wal`, `checkpoint`, `database`, `care`, `rows`, `writer`, `business`, and the files beside
+//! this one.
 
 mod audit;
 mod business;
-mod compaction;
+mod care;
+mod checkpoint;
+mod database;
 pub mod engine;
-mod fresh;
+mod failure;
+mod folder;
+mod impl_feed;
+mod impl_groups;
+mod impl_people;
+mod impl_reconciling;
+mod impl_store;
+mod impl_suites;
+mod impl_trail;
 mod indexing;
-mod journal;
+mod leases;
 mod leasing;
-#[cfg(test)]
-mod limited;
-mod listing;
-mod private;
+mod on_disk;
+mod opening;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
 mod records;
+#[cfg(test)]
+mod rig;
 mod rows;
+mod slices;
 mod small_commits;
-mod snapshot;
-mod transactions;
+mod sweeping;
 mod upgrade;
+mod waits;
+mod wal;
+mod watchdog;
 mod writer;
 
-use std::collections::{HashSet, VecDeque};
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::collections::VecDeque;
+use std::sync::Arc;
 
-use super::{Counts, StoreError};
-use crate::domain::ids::ContactKey;
-
-pub use compaction::{Compacted, compact};
-pub use engine::sled::OpenError;
-use engine::sled::SledEngine;
-use engine::{Engine, Memory};
+use super::StoreError;
+pub use care::{
+    BackedUp, Compacted, Differences, Restore, Restored, Verified, backup, compact, restore, verify,
+};
+use database::Database;
+pub use database::Recovery;
+pub use folder::OpenError;
 use indexing::Indexing;
-use journal::Journaled;
-use journal::care::journal_in;
-pub use journal::care::{BackedUp, Differences, Rebuild, Rebuilt, Verified, backup, rebuild, verify};
-use records::{Record, decode};
+use leases::Leases;
+use on_disk::OnDisk;
+use records::Record;
+use rows::expiry::Expiries;
 use rows::frontier::Frontiers;
 use rows::ids::FanNumber;
 use rows::index::{Clue, Index};
-use rows::keys;
-use rows::txn::{Meta, Txn, failed};
+use rows::txn::Txn;
 use rows::view::{Damaged, Read, View};
-use snapshot::Snapshots;
+use rows::watch::Watches;
 pub use writer::ManualWriter;
-use writer::groups::Readers;
 use writer::{Patience, Writer};
 
-/// Disk space, on top of `free_mb_min`, that merging files of the journal leaves free.
-const MERGING_SPARES_BYTES: u64 = 64 << 20;
 /// Transactions submitted ahead of their results: a few groups of them.
 const AHEAD: usize = 32;
 /// The same for results of background lookups: less than one group, so that a transaction of live work that
@@ -80,8 +100,6 @@ pub struct Settings {
     pub dedupe_days: u32,
     /// How many days a quarantined message is kept.
     pub quarantine_days: u32,
-    /// Whether a write-ahead log is kept beside the database.
-    pub journal: bool,
 }
 
 impl Default for Settings {
@@ -92,117 +110,32 @@ impl Default for Settings {
             inbox_events_max: 1_000_000,
             dedupe_days: 7,
             quarantine_days: 30,
-            journal: true,
         }
     }
 }
 
-/// The store of a single machine, with sled as the engine.
+/// The store of a single machine.
 pub struct EmbeddedStore {
-    engine: Arc<dyn Engine>,
+    database: Arc<Database>,
     writer: Writer,
     settings: Settings,
     index: Arc<Index>,
     indexing: Indexing,
-    snapshots: Arc<Snapshots>,
-    leased: Mutex<HashSet<Vec<u8>>>,
-    /// Lookups that are held back: see `leasing`.
-    held_back: Mutex<Vec<leasing::LookupsAt>>,
+    /// Of events and lookups.
+    leases: Leases,
+    fan_leases: Leases,
     frontiers: Arc<Frontiers>,
+    watches: Arc<Watches>,
+    expiries: Expiries,
     /// Keys of records that failed their checksum.
     damaged: Damaged,
     /// A random secret of this store, for hashes that nobody else can make.
     salt: [u8; 16],
+    /// Beside the database, for a store on disk.
+    on_disk: Option<Arc<OnDisk>>,
 }
 
 impl EmbeddedStore {
-    /// Opens or creates the store in `folder`.
-    ///
-    /// # Errors
-    /// [`OpenError`] says what is wrong with the folder or its content.
-    pub fn open(folder: &Path, settings: Settings) -> Result<Self, OpenError> {
-        let engine = SledEngine::open(folder, settings.cache_mb << 20)?;
-        let journal = journal_in(folder);
-        let unusable = |error| OpenError::journal(&journal, &error);
-        if settings.journal {
-            let spare_bytes = (settings.free_mb_min << 20).saturating_add(MERGING_SPARES_BYTES);
-            let engine = Journaled::open(engine, &journal, spare_bytes).map_err(unusable)?;
-            return Self::over(Arc::new(engine), settings);
-        }
-        journal::turn_off(&engine, &journal).map_err(unusable)?;
-        Self::over(Arc::new(engine), settings)
-    }
-
-    /// A store in memory, for tests and simulations; `memory` keeps what a disk would keep.
-    ///
-    /// # Errors
-    /// [`OpenError::Content`] when the memory holds something else.
-    pub fn in_memory(memory: Memory, settings: Settings) -> Result<Self, OpenError> {
-        Self::over(Arc::new(memory), settings)
-    }
-
-    /// A store in memory without threads, for deterministic simulations: transactions are committed only when
-    /// [`ManualWriter::commit`] is called. `store_id` is used if the memory is empty.
-    ///
-    /// # Errors
-    /// As [`in_memory`](Self::in_memory).
-    pub fn with_manual_writer(
-        memory: Memory,
-        settings: Settings,
-        store_id: [u8; 16],
-    ) -> Result<(Self, ManualWriter), OpenError> {
-        let engine: Arc<dyn Engine> = Arc::new(memory);
-        let meta = meta_of(&*engine, store_id)?;
-        upgrade::upgrade(&*engine, &meta).map_err(OpenError::Content)?;
-        let (readers, damaged) = (Readers::default(), Damaged::default());
-        let (writer, manual) = Writer::manual(&engine, readers.clone(), meta);
-        let indexing = Indexing::here(&*engine, &readers.index, meta.sheets, &damaged);
-        let indexing = indexing.map_err(OpenError::Content)?;
-        Ok((Self::of(engine, writer, settings, readers, indexing, damaged, meta.store_id), manual))
-    }
-
-    pub(in crate::store) fn over(engine: Arc<dyn Engine>, settings: Settings) -> Result<Self, OpenError> {
-        let meta = meta_of(&*engine, rand::random())?;
-        upgrade::upgrade(&*engine, &meta).map_err(OpenError::Content)?;
-        let not_started = |source| OpenError::Folder {
-            attempted: "start the threads of",
-            path: "the store".into(),
-            source,
-        };
-        let (readers, damaged) = (Readers::default(), Damaged::default());
-        let writer =
-            Writer::start(&engine, readers.clone(), meta, settings.free_mb_min).map_err(not_started)?;
-        let indexing = Indexing::start(&engine, &readers.index, meta.sheets, &damaged, writer.shared.clone());
-        let indexing = indexing.map_err(not_started)?;
-        Ok(Self::of(engine, writer, settings, readers, indexing, damaged, meta.store_id))
-    }
-
-    fn of(
-        engine: Arc<dyn Engine>,
-        writer: Writer,
-        settings: Settings,
-        readers: Readers,
-        indexing: Indexing,
-        damaged: Damaged,
-        salt: [u8; 16],
-    ) -> Self {
-        let Readers { index, snapshots, frontiers } = readers;
-        let (leased, held_back) = (Mutex::default(), Mutex::default());
-        Self {
-            engine,
-            writer,
-            settings,
-            index,
-            indexing,
-            snapshots,
-            leased,
-            held_back,
-            frontiers,
-            damaged,
-            salt,
-        }
-    }
-
     /// Waits until the index of fans is complete.
     async fn indexed(&self) -> Result<(), StoreError> {
         self.indexing.finished().await
@@ -210,29 +143,11 @@ impl EmbeddedStore {
 
     /// A view of the store as it is now.
     fn view(&self) -> View<'_> {
-        View::new(&*self.engine, &self.index, &self.damaged)
+        View::new(self.database.snapshot(), &self.index, &self.damaged)
     }
 
     fn read<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
         self.view().read(key)
-    }
-
-    fn rows<T>(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        limit: usize,
-        row: impl FnMut(&[u8], &[u8]) -> Result<Option<T>, StoreError>,
-    ) -> Result<Vec<T>, StoreError> {
-        self.view().rows(from, to, limit, row)
-    }
-
-    fn damaged_keys(&self) -> std::sync::MutexGuard<'_, HashSet<Vec<u8>>> {
-        self.damaged.keys()
-    }
-
-    fn undamaged<T>(&self, key: &[u8], read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
-        self.damaged.skip(key, read)
     }
 
     /// Runs `settle` for each outcome in a transaction of its own, and ends the leases. Work on a damaged
@@ -250,7 +165,7 @@ impl EmbeddedStore {
         let settled = self.run_ahead(transactions, Patience::UntilDecided, ahead).await;
         let (mut results, mut first_error) = (Vec::new(), Ok(()));
         for (key, settled) in lease_keys.iter().zip(settled) {
-            match self.undamaged(key, settled) {
+            match self.damaged.skip(key, settled) {
                 Ok(None) => {}
                 Ok(Some(result)) => {
                     self.release(key);
@@ -313,18 +228,6 @@ impl EmbeddedStore {
     ) -> Result<T, StoreError> {
         self.writer.answer(submitted?, patience).await
     }
-
-    fn contacts_in(&self, prefix: &[u8]) -> Result<Vec<ContactKey>, StoreError> {
-        self.view().contacts_in(prefix)
-    }
-}
-
-/// The counters of a store; those of a new one if it is empty.
-fn meta_of(engine: &dyn Engine, store_id: [u8; 16]) -> Result<Meta, OpenError> {
-    let key = keys::meta();
-    let stored = engine.get(&key).map_err(|e| OpenError::Content(failed(e)))?;
-    let new = Meta { store_id, counts: Counts::default(), sheets: 0, forgotten_at: None };
-    stored.map_or(Ok(new), |bytes| decode(&key, &bytes).map_err(OpenError::Content))
 }
 
 impl Read for EmbeddedStore {
@@ -342,20 +245,51 @@ impl Read for EmbeddedStore {
 }
 
 #[cfg(test)]
-pub(in crate::store) use keys::feed as feed_key;
+pub(in crate::store) use {
+    records::checked,
+    rows::keys as row_keys,
+    wal::{AppendError, Log},
+    writer::Disk,
+};
 
 #[cfg(test)]
 impl EmbeddedStore {
     /// Has the store refuse every write, or take them again.
     pub(crate) fn fill_disk(&self, is_full: bool) {
-        self.writer.shared.is_full.store(is_full, std::sync::atomic::Ordering::Relaxed);
+        self.writer.health.is_full.store(is_full, std::sync::atomic::Ordering::Relaxed);
     }
 
-    /// Flips a bit of a record without the writer.
+    /// The keys of all records of a kind.
+    pub(in crate::store) fn keys_of(&self, kind: u8) -> Vec<Vec<u8>> {
+        self.view().range(&[kind], &[kind + 1]).map(|row| row.unwrap().0).collect()
+    }
+
+    /// The value of a key.
+    pub(in crate::store) fn value_of(&self, key: &[u8]) -> Vec<u8> {
+        self.view().get(key).unwrap().unwrap()
+    }
+
+    /// Loses a record.
+    pub(in crate::store) fn lose(&self, key: &[u8]) {
+        self.overwrite(key, None);
+    }
+
+    /// Flips a bit of a record, in log and index.
     pub(in crate::store) fn corrupt(&self, key: &[u8]) {
-        if let Ok(Some(mut value)) = self.engine.get(key) {
-            value[1] ^= 4;
-            assert!(self.engine.commit(vec![(key.to_vec(), Some(value))]).is_ok());
-        }
+        let mut value = self.value_of(key);
+        value[1] ^= 4;
+        self.overwrite(key, Some(value));
+    }
+
+    /// Overwrites the value of a key, whatever it is.
+    pub(in crate::store) fn overwrite(&self, key: &[u8], value: Option<Vec<u8>>) {
+        let key = key.to_vec();
+        self.damaged.trust();
+        self.database.remember_damaged(&key);
+        let write = move |txn: &mut Txn<'_>| {
+            txn.overwrite(key, value);
+            Ok(())
+        };
+        self.writer.run_here(write).unwrap();
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use super::super::{Cursor, InboxEvent, Receipt, StoreError};
 use super::business::feed::StoredEntry;
 use super::business::forgotten::Forgotten;
 use super::business::inbox::{MessagePart, Seen, SetAside};
@@ -17,6 +16,7 @@ use crate::domain::dealer::Dealer;
 use crate::domain::quota::Ledger;
 use crate::store::embedded::rows::ids::FanNumber;
 use crate::store::embedded::rows::view::Read;
+use crate::store::{Cursor, InboxEvent, Receipt, StoreError};
 
 const KEY: &[u8] = b"kind and key";
 

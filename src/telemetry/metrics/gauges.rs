@@ -16,7 +16,7 @@ use crate::domain::fan::{FanStep, Priority};
 use crate::domain::finding::{FindingCode, FindingState};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::tally::Tally;
-use crate::store::Counts;
+use crate::store::{Counts, LogStatus};
 use crate::wecom::api::Api;
 
 /// A number as the value of a gauge.
@@ -103,6 +103,11 @@ impl Metrics {
     /// Sets the free space on the store's disk; `None` if it is not known.
     pub fn disk_free_bytes(&self, bytes: Option<u64>) {
         self.disk_free_bytes.set(bytes);
+    }
+
+    /// Sets how the store's write-ahead log and its checkpoints are.
+    pub fn store_log(&self, log: &LogStatus) {
+        self.store_log.set(log);
     }
 
     /// Sets the gauges without a setter of their own, and returns all metrics in the text format of

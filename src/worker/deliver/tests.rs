@@ -231,9 +231,10 @@ async fn run_through(steps: Vec<Step>) {
         }
     }
     assert_eq!((newest, known.len() as u64), (head, head), "an entry was never delivered");
-    let mut snapshot = world.store.snapshot().await.unwrap();
-    let kept: BTreeSet<_> =
-        snapshot.next(T0).await.unwrap().unwrap_or_default().into_iter().map(|link| link.link_id).collect();
+    let (mut scan, mut kept) = (world.store.scan_links().await.unwrap(), BTreeSet::new());
+    while let Some(page) = scan.next(T0).await.unwrap() {
+        kept.extend(page.into_iter().map(|link| link.link_id));
+    }
     assert_eq!(links, kept, "a receiver that drops repeated ids ends with the links of the store");
 }
 

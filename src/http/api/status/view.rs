@@ -17,7 +17,30 @@ use crate::domain::ids::{AppName, CorpId, SuiteId};
 use crate::domain::text::Text;
 use crate::domain::time::Timestamp;
 use crate::lifecycle::Task;
-use crate::store::DealerRow;
+use crate::store::{DealerRow, LogStatus};
+
+/// The write-ahead log of the store and its checkpoints.
+#[derive(Serialize, ToSchema)]
+pub(super) struct StoreLog {
+    /// Bytes of the log behind the last checkpoint.
+    log_bytes: u64,
+    checkpoint_bytes: u64,
+    /// Checkpoints that failed since the start.
+    checkpoints_failed: u64,
+    /// Why the last checkpoint failed; absent if it succeeded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checkpoint_failure: Option<String>,
+    /// Whether the index was missing or damaged at the start, and was built anew.
+    index_rebuilt: bool,
+}
+
+impl From<LogStatus> for StoreLog {
+    fn from(status: LogStatus) -> Self {
+        let LogStatus { log_bytes, checkpoint_bytes, checkpoints_failed, checkpoint_failure, index_rebuilt } =
+            status;
+        Self { log_bytes, checkpoint_bytes, checkpoints_failed, checkpoint_failure, index_rebuilt }
+    }
+}
 
 /// The status of the service. Counters begin at its start.
 #[derive(Serialize, ToSchema)]
@@ -33,6 +56,9 @@ pub(in super::super) struct Status {
     pub(super) not_ready_because: Option<String>,
     /// Records of the store that cannot be read.
     pub(super) damaged_records: usize,
+    /// The store's write-ahead log and its checkpoints; absent if the store has none of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) store_log: Option<StoreLog>,
     pub(super) callbacks: CallbackCounts,
     pub(super) inbox: InboxStatus,
     pub(super) contacts: CustomerCounts,

@@ -4,11 +4,11 @@
 use super::inbox::{MessagePart, Seen, SetAside, enqueue, next_id};
 use super::{chats, dealers, forgotten, set_aside, suites};
 use crate::domain::event::QuarantineReason;
-use crate::domain::time::{DAY_MS, Timestamp};
-use crate::store::embedded::EmbeddedStore;
+use crate::domain::time::Timestamp;
 use crate::store::embedded::records::decode;
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
+use crate::store::embedded::rows::view::View;
 use crate::store::{Appended, Arrival, EventId, InboxEvent, Payload, Quarantined, StoreError};
 
 /// Maximum bytes of a quarantined message in one record: sled wants small values, and a message may have 64
@@ -121,33 +121,24 @@ pub(crate) fn redrive(
     Ok(true)
 }
 
-impl EmbeddedStore {
-    /// Deletes the deduplication records that have expired at `now`. Returns how many.
-    pub(crate) async fn sweep_seen(&self, now: Timestamp) -> Result<u64, StoreError> {
-        const ROWS_AT_ONCE: usize = 80;
-        let cutoff = now.plus_ms(-DAY_MS * i64::from(self.settings.dedupe_days));
-        let (mut from, to, mut deleted) = (b"d".to_vec(), keys::seen_from(cutoff), 0);
-        loop {
-            let page = self.rows(&from, &to, ROWS_AT_ONCE, |key, value| {
-                let Seen(received_at) = self.undamaged(key, decode(key, value))?.unwrap_or(Seen(now));
-                Ok(Some((key.to_vec(), received_at < cutoff)))
-            })?;
-            let Some((last, _)) = page.last() else { return Ok(deleted) };
-            // The first key after the last one of the page.
-            from = [last.as_slice(), &[0]].concat();
-            let old: Vec<_> = page.into_iter().filter(|(_, old)| *old).map(|(key, _)| key).collect();
-            if old.is_empty() {
-                continue;
-            }
-            deleted += old.len() as u64;
-            self.writer
-                .run(move |txn| {
-                    for key in old {
-                        txn.delete(key);
-                    }
-                    Ok(())
-                })
-                .await?;
-        }
-    }
+/// The key of a deduplication record, and when its message was received, which a damaged record does not say.
+pub(crate) type ReceivedAt = (Vec<u8>, Option<Timestamp>);
+
+/// Up to `limit` deduplication records from `from` on and before `to`.
+pub(crate) fn seen_page(
+    view: &View<'_>,
+    from: &[u8],
+    to: &[u8],
+    limit: usize,
+) -> Result<Vec<ReceivedAt>, StoreError> {
+    view.rows(from, to, limit, |key, value| {
+        let seen = view.undamaged(key, decode(key, value))?;
+        Ok(Some((key.to_vec(), seen.map(|Seen(received_at)| received_at))))
+    })
+}
+
+/// The end of the hour of the first deduplication record from `from` on; `None` if there is none.
+pub(crate) fn next_seen_hour(view: &View<'_>, from: &[u8]) -> Result<Option<Timestamp>, StoreError> {
+    let hours = view.rows(from, &keys::after(b"d"), 1, |key, _| keys::end_of_seen_hour(key).map(Some))?;
+    Ok(hours.into_iter().next())
 }

@@ -5,10 +5,10 @@
 use crate::domain::chat::{ChatChange, ChatEvent};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId};
-use crate::store::embedded::EmbeddedStore;
 use crate::store::embedded::records::readable;
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
+use crate::store::embedded::rows::view::View;
 use crate::store::{Payload, StoreError};
 
 /// Follows a change of a contact's groups.
@@ -43,35 +43,22 @@ pub(crate) fn ended(payload: &Payload) -> Option<(CorpId, ChatId)> {
     Some((corp_id.clone(), chat_id.clone()))
 }
 
-impl EmbeddedStore {
-    /// The contacts held to be in a group.
-    pub(crate) fn chat_members(
-        &self,
-        app: &AppName,
-        corp_id: &CorpId,
-        chat_id: &ChatId,
-    ) -> Result<Vec<ContactKey>, StoreError> {
-        let mut members = self.chat_members_of_all_apps(chat_id)?;
-        members.retain(|contact| contact.app == *app && contact.corp_id == *corp_id);
-        Ok(members)
-    }
+/// The contacts held to be in a group of a corp, as one app sees it.
+pub(crate) fn of_group(
+    view: &View<'_>,
+    app: &AppName,
+    corp_id: &CorpId,
+    chat_id: &ChatId,
+) -> Result<Vec<ContactKey>, StoreError> {
+    let mut members = of_all_apps(view, chat_id)?;
+    members.retain(|contact| contact.app == *app && contact.corp_id == *corp_id);
+    Ok(members)
+}
 
-    fn chat_members_of_all_apps(&self, chat_id: &ChatId) -> Result<Vec<ContactKey>, StoreError> {
-        let prefix = keys::chat_members(chat_id);
-        self.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, _| {
-            keys::Parts(&key[prefix.len()..]).contact().map(Some)
-        })
-    }
-
-    /// Takes all contacts out of a group that has ended. To be called after every transaction on such a
-    /// message, also on a repeated one: the first may have been interrupted before this.
-    pub(crate) async fn leave_ended(&self, ended: Option<(CorpId, ChatId)>) -> Result<(), StoreError> {
-        let Some((corp_id, chat_id)) = ended else { return Ok(()) };
-        let mut members = self.chat_members_of_all_apps(&chat_id)?;
-        members.retain(|contact| contact.corp_id == corp_id);
-        let leave = move |txn: &mut Txn<'_>, part: Vec<ContactKey>| {
-            part.iter().try_for_each(|key| leave(txn, key, &chat_id))
-        };
-        self.in_parts(members, leave).await.map(drop)
-    }
+/// The contacts held to be in a group, for every app that sees it.
+pub(crate) fn of_all_apps(view: &View<'_>, chat_id: &ChatId) -> Result<Vec<ContactKey>, StoreError> {
+    let prefix = keys::chat_members(chat_id);
+    view.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, _| {
+        view.undamaged(key, keys::Parts(&key[prefix.len()..]).contact())
+    })
 }

@@ -1,17 +1,23 @@
-//! Transactions on dealers: their records as WeCom lists them, their activity, counts and alarms, and reports
-//! about the visible range.
+//! Dealers: their records as WeCom lists them, their activity, counts and alarms, and reports about the
+//! visible range.
+
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
 use crate::domain::dealer::{Dealer, TokenOwner};
-use crate::domain::dealer_activity::{DealerActivity, DealerCounts};
+use crate::domain::dealer_activity::{DealerActivity, DealerCounts, NewActivity};
 use crate::domain::event::AppAlarm;
 use crate::domain::ids::{AppName, ContactKey, CorpId};
 use crate::domain::time::Timestamp;
 use crate::store::embedded::records::{Record, decode, readable};
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
-use crate::store::{EventId, StoreError};
+use crate::store::embedded::rows::view::View;
+use crate::store::{DealerRow, EventId, StoreError};
+
+/// Reports, and corps with alarms, that are read at most.
+const CORPS_MAX: usize = 1_000;
 
 impl Record for Dealer {
     const VERSION: u8 = 2;
@@ -27,7 +33,7 @@ impl Record for DealerCounts {}
 
 /// The alarms about the app at one corp, oldest first.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
-pub(crate) struct Alarms(pub(crate) Vec<AppAlarm>);
+pub(crate) struct Alarms(Vec<AppAlarm>);
 
 impl Record for Alarms {}
 
@@ -98,6 +104,20 @@ pub(crate) fn change_activity<T>(
     Ok(result)
 }
 
+/// Adds to the activity of dealers. Returns those that were silent and are not any more.
+pub(crate) fn add_activity(
+    txn: &mut Txn<'_>,
+    new: Vec<(AppName, CorpId, NewActivity)>,
+) -> Result<Vec<CorpId>, StoreError> {
+    let mut back = Vec::new();
+    for (app, corp_id, new) in new {
+        if change_activity(txn, &app, &corp_id, |activity| activity.add(new))? {
+            back.push(corp_id);
+        }
+    }
+    Ok(back)
+}
+
 /// Changes the numbers of customers and links of a contact's dealer.
 pub(crate) fn count(
     txn: &mut Txn<'_>,
@@ -118,11 +138,6 @@ pub(crate) fn report_visibility(
     id: EventId,
 ) -> Result<(), StoreError> {
     txn.put(keys::of_corp(b'v', app, corp_id), &VisibilityReport(id))
-}
-
-/// The number in the stored record of a report.
-pub(crate) fn visibility_report(key: &[u8], value: &[u8]) -> Result<EventId, StoreError> {
-    report_number(decode(key, value).map(Some))
 }
 
 /// The number of a report; 0, which no message has, if it cannot be read: older versions stored none.
@@ -166,4 +181,60 @@ pub(crate) fn alarm(txn: &mut Txn<'_>, app: &AppName, alarm: AppAlarm) -> Result
     alarms.push(alarm);
     alarms.sort_by_key(|alarm| alarm.created_at);
     txn.put(key, &Alarms(alarms))
+}
+
+/// All dealers of an app.
+pub(crate) fn of_app(view: &View<'_>, app: &AppName) -> Result<Vec<Dealer>, StoreError> {
+    let prefix = keys::dealers(app);
+    view.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, value| {
+        view.undamaged(key, decode::<Dealer>(key, value))
+    })
+}
+
+/// All dealers of an app, with their activity and counts.
+pub(crate) fn rows(view: &View<'_>, app: &AppName) -> Result<Vec<DealerRow>, StoreError> {
+    let prefix = keys::dealers(app);
+    view.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, value| {
+        let Some(dealer) = view.undamaged(key, decode::<Dealer>(key, value))? else { return Ok(None) };
+        let activity = record_of_corp::<DealerActivity>(view, b'a', app, &dealer.corp_id)?;
+        let counts = record_of_corp::<DealerCounts>(view, b'b', app, &dealer.corp_id)?;
+        Ok(Some(DealerRow { dealer, activity, counts }))
+    })
+}
+
+/// The record of this kind about a corp; an empty one if there is none, or it is damaged.
+fn record_of_corp<R: Record + Default>(
+    view: &View<'_>,
+    kind: u8,
+    app: &AppName,
+    corp_id: &CorpId,
+) -> Result<R, StoreError> {
+    let key = keys::of_corp(kind, app, corp_id);
+    Ok(view.undamaged(&key, view.read::<R>(&key))?.flatten().unwrap_or_default())
+}
+
+/// The alarms that are still on, of all apps, oldest first.
+pub(crate) fn alarms(view: &View<'_>) -> Result<Vec<(AppName, AppAlarm)>, StoreError> {
+    let all = view.rows(b"A", &keys::after(b"A"), CORPS_MAX, |key, value| {
+        let read = keys::Parts::of(key).corp().and_then(|(app, _)| Ok((app, decode::<Alarms>(key, value)?)));
+        Ok(view.undamaged(key, read)?.map(|(app, Alarms(alarms))| (app, alarms)))
+    })?;
+    let mut alarms: Vec<_> = all
+        .into_iter()
+        .flat_map(|(app, alarms)| alarms.into_iter().map(move |alarm| (app.clone(), alarm)))
+        .filter(|(_, alarm)| alarm.kind.ends().is_empty())
+        .collect();
+    alarms.sort_by_key(|(_, alarm)| alarm.created_at);
+    Ok(alarms)
+}
+
+/// The reports that the app may see other customers of a dealer than before, until they are handled.
+pub(crate) fn visibility_changes(
+    view: &View<'_>,
+) -> Result<BTreeMap<(AppName, CorpId), EventId>, StoreError> {
+    let reports = view.rows(b"v", &keys::after(b"v"), CORPS_MAX, |key, value| {
+        let Some(corp) = view.undamaged(key, keys::Parts::of(key).corp())? else { return Ok(None) };
+        Ok(Some((corp, report_number(decode(key, value).map(Some))?)))
+    })?;
+    Ok(reports.into_iter().collect())
 }

@@ -2,55 +2,86 @@
 //!
 //! Deliberately absent: the transactions that change the state of an event (see `inbox` and `arrivals`).
 
+use std::collections::HashSet;
+
 use super::inbox::{MessagePart, SetAside};
-use crate::store::embedded::EmbeddedStore;
+use crate::domain::time::Timestamp;
 use crate::store::embedded::records::decode;
 use crate::store::embedded::rows::keys;
+use crate::store::embedded::rows::view::View;
 use crate::store::{EventId, EventRow, EventState, InboxEvent, StoreError};
 
-impl EmbeddedStore {
-    /// Up to `limit` events in `state`, as [`Store::events`](crate::store::Store::events) returns them.
-    pub(crate) fn event_rows(
-        &self,
-        state: EventState,
-        after: EventId,
-        limit: usize,
-    ) -> Result<Vec<EventRow>, StoreError> {
-        match state {
-            EventState::Waiting => {
-                let leased = self.leases().clone();
-                self.rows(b"i", &keys::after(b"i"), limit, |key, value| {
-                    if leased.contains(key) {
-                        return Ok(None);
-                    }
-                    Ok(self.undamaged(key, decode(key, value))?.map(EventRow::Inbox))
-                })
+/// Up to `limit` events in `state`, as [`Store::events`](crate::store::Store::events) returns them. `leased`
+/// are the keys of the leased rows.
+pub(crate) fn list(
+    view: &View<'_>,
+    leased: &HashSet<Vec<u8>>,
+    state: EventState,
+    after: EventId,
+    limit: usize,
+) -> Result<Vec<EventRow>, StoreError> {
+    match state {
+        EventState::Waiting => view.rows(b"i", &keys::after(b"i"), limit, |key, value| {
+            if leased.contains(key) {
+                return Ok(None);
             }
-            EventState::Leased => {
-                let mut leased: Vec<_> =
-                    self.leases().iter().filter(|key| key.starts_with(b"i")).cloned().collect();
-                leased.sort_unstable();
-                let events = leased.iter().take(limit).map(|key| self.read::<InboxEvent>(key));
-                events.filter_map(|event| event.map(|e| e.map(EventRow::Inbox)).transpose()).collect()
+            Ok(view.undamaged(key, decode(key, value))?.map(EventRow::Inbox))
+        }),
+        EventState::Leased => {
+            let mut leased: Vec<_> = leased.iter().filter(|key| key.starts_with(b"i")).collect();
+            leased.sort_unstable();
+            let mut events = Vec::new();
+            for key in leased {
+                if events.len() >= limit {
+                    break;
+                }
+                let event = view.undamaged(key, view.read::<InboxEvent>(key))?.flatten();
+                events.extend(event.map(EventRow::Inbox));
             }
-            EventState::Dead | EventState::Quarantined => {
-                let from = keys::set_aside(EventId(after.0.saturating_add(1)));
-                self.rows(&from, &keys::after(b"x"), limit, |key, value| {
-                    let row = EventRow::from(decode::<SetAside>(key, value)?);
-                    let is_wanted = matches!(row, EventRow::Dead { .. }) == (state == EventState::Dead);
-                    Ok(is_wanted.then_some(row))
-                })
-            }
+            Ok(events)
+        }
+        EventState::Dead | EventState::Quarantined => {
+            let from = keys::set_aside(EventId(after.0.saturating_add(1)));
+            view.rows(&from, &keys::after(b"x"), limit, |key, value| {
+                let Some(aside) = view.undamaged(key, decode::<SetAside>(key, value))? else {
+                    return Ok(None);
+                };
+                let row = EventRow::from(aside);
+                let is_wanted = matches!(row, EventRow::Dead { .. }) == (state == EventState::Dead);
+                Ok(is_wanted.then_some(row))
+            })
         }
     }
+}
 
-    /// The decrypted text of a quarantined message; `None` if there is none with this number.
-    pub(crate) fn message(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
-        let Some(SetAside::Quarantined(_)) = self.read(&keys::set_aside(id))? else {
-            return Ok(None);
-        };
-        let prefix = keys::message_parts(id);
-        let part = |key: &[u8], value: &[u8]| Ok(Some(decode::<MessagePart>(key, value)?.0));
-        Ok(Some(self.rows(&prefix, &keys::after(&prefix), usize::MAX, part)?.concat()))
-    }
+/// The dead letter or quarantined message with this number.
+pub(crate) fn set_aside(view: &View<'_>, id: EventId) -> Result<Option<SetAside>, StoreError> {
+    view.read(&keys::set_aside(id))
+}
+
+/// The decrypted text of a quarantined message; `None` if there is none with this number.
+pub(crate) fn message(view: &View<'_>, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
+    let Some(SetAside::Quarantined(_)) = set_aside(view, id)? else { return Ok(None) };
+    let prefix = keys::message_parts(id);
+    let part = |key: &[u8], value: &[u8]| Ok(Some(decode::<MessagePart>(key, value)?.0));
+    Ok(Some(view.rows(&prefix, &keys::after(&prefix), usize::MAX, part)?.concat()))
+}
+
+/// What can be read of the text of a quarantined message; empty if there is none with this number.
+pub(crate) fn readable_text(view: &View<'_>, id: EventId) -> Result<Vec<u8>, StoreError> {
+    let prefix = keys::message_parts(id);
+    let part = |key: &[u8], value: &[u8]| {
+        Ok(view.undamaged(key, decode::<MessagePart>(key, value))?.map(|part| part.0))
+    };
+    Ok(view.rows(&prefix, &keys::after(&prefix), usize::MAX, part)?.concat())
+}
+
+/// When the oldest of the first events in the inbox was received.
+pub(crate) fn oldest(view: &View<'_>) -> Result<Option<Timestamp>, StoreError> {
+    const EVENTS_LOOKED_AT: usize = 1_000;
+    let received = |key: &[u8], value: &[u8]| {
+        Ok(view.undamaged(key, decode::<InboxEvent>(key, value))?.map(|event| event.received_at))
+    };
+    // The queue is ordered by due instant, so a retried event is behind younger ones.
+    Ok(view.rows(b"i", &keys::after(b"i"), EVENTS_LOOKED_AT, received)?.into_iter().min())
 }

@@ -1,10 +1,9 @@
 //! Transactions on the brand's side: registering fans, the outcomes of calls for them, and what becomes due
 //! as time passes.
 
-use super::forgotten;
-use super::links;
 use super::queues::{OpenBooks, Strays, Waiting, leave};
 use super::roll::{self, Entry};
+use super::{forgotten, links};
 use crate::domain::fan::{Existing, Fan, FanStep, Minted, Renew};
 use crate::domain::ids::{AppName, ContactKey, FanKey};
 use crate::domain::join::FanSide;
@@ -13,6 +12,7 @@ use crate::domain::time::Timestamp;
 use crate::store::embedded::rows::ids::FanNumber;
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
+use crate::store::embedded::rows::view::View;
 use crate::store::{FanOutcome, FanWork, NewFan, Registered, StoreError};
 
 /// Registers fans of one app. The results are in the same order.
@@ -161,7 +161,13 @@ pub(crate) fn settle(
                     source: Some(Source::Existing),
                     evidence_at: now,
                 };
-                links::settle_claim(txn, &claim, now)?;
+                match links::settle_claim(txn, &claim, now) {
+                    // The other customers are still linked.
+                    Err(StoreError::Damaged(reason)) => {
+                        tracing::error!(reason, "a customer cannot be linked");
+                    }
+                    settled => settled?,
+                }
             }
         }
         // WeCom refused an openid that was replaced in the meantime; the new one is tried.
@@ -186,8 +192,11 @@ pub(crate) fn remove_strays(txn: &mut Txn<'_>, strays: Strays) -> Result<(), Sto
     let Strays { place, step, priority, numbers } = strays;
     let mut leaving = Vec::with_capacity(numbers.len());
     for number in numbers {
-        let waits =
-            roll::fan_at(txn, number)?.is_some_and(|entry| entry.fan.queued_for(step) == Some(priority));
+        let waits = match roll::fan_at(txn, number) {
+            // Perhaps; a lease skips it.
+            Err(StoreError::Damaged(_)) => true,
+            found => found?.is_some_and(|entry| entry.fan.queued_for(step) == Some(priority)),
+        };
         leaving.extend((!waits).then_some(number));
     }
     leave(txn, place, &leaving).map(drop)
@@ -199,6 +208,18 @@ pub(crate) fn move_place(txn: &mut Txn<'_>, place: &[u8], by_ms: i64) -> Result<
     let due_at = keys::due_of_fan_place(place)?.plus_ms(by_ms);
     txn.delete(place.to_vec());
     txn.put(keys::fan_place_at(place, due_at)?, &waiting)
+}
+
+/// The first record of the timeline of an app that is due at `now` and not damaged.
+pub(crate) fn first_review(
+    view: &View<'_>,
+    app: &AppName,
+    now: Timestamp,
+) -> Result<Option<Vec<u8>>, StoreError> {
+    let first = view.rows(&keys::reviews(app), &keys::reviews_until(app, now), 1, |key, _| {
+        Ok((!view.is_damaged(key)).then(|| key.to_vec()))
+    })?;
+    Ok(first.into_iter().next())
 }
 
 /// Reviews the first `limit` fans of one record of the timeline. Returns their number.

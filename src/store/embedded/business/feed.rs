@@ -1,8 +1,6 @@
 //! The feed: its entries, the cursors of the sinks, and pruning.
 
-use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use tokio::sync::watch;
 
 use super::corp_names::CorpNames;
 use crate::domain::contact::Contact;
@@ -11,9 +9,9 @@ use crate::domain::link::{ChangeType, EntryData, ErasedLink, FeedEntry, Follower
 use crate::domain::time::Timestamp;
 use crate::store::embedded::records::{Record, decode};
 use crate::store::embedded::rows::keys;
-use crate::store::embedded::rows::txn::Txn;
-use crate::store::embedded::{EmbeddedStore, snapshot};
-use crate::store::{Cursor, CursorState, Feed, LinksSnapshot, Seek, Start, StoreError};
+use crate::store::embedded::rows::txn::{Meta, Txn, failed};
+use crate::store::embedded::rows::view::View;
+use crate::store::{Cursor, CursorState, Seek, Start, StoreError};
 
 /// A feed entry as stored; its sequence number is in the key.
 #[derive(Debug, Serialize, Deserialize)]
@@ -146,7 +144,12 @@ fn append(
 
 /// Deletes up to `limit` of the oldest entries: those written before `cutoff` that the cursors of all `sinks`
 /// have passed. Returns their number. A damaged entry counts as old as the one after it.
-fn prune(txn: &mut Txn<'_>, cutoff: Timestamp, sinks: &[SinkName], limit: u64) -> Result<u64, StoreError> {
+pub(crate) fn prune(
+    txn: &mut Txn<'_>,
+    cutoff: Timestamp,
+    sinks: &[SinkName],
+    limit: u64,
+) -> Result<u64, StoreError> {
     let pruned = txn.counts().feed_pruned;
     let mut until = txn.counts().feed_head.min(pruned.saturating_add(limit));
     for sink in sinks {
@@ -182,7 +185,12 @@ fn change_cursor(
     Ok(Some(cursor))
 }
 
-fn open_cursor(txn: &mut Txn<'_>, sink: &SinkName, start: Start) -> Result<(Cursor, u64), StoreError> {
+/// Opens the cursor of a sink, as [`Feed::open_cursor`](crate::store::Feed::open_cursor) does.
+pub(crate) fn open_cursor(
+    txn: &mut Txn<'_>,
+    sink: &SinkName,
+    start: Start,
+) -> Result<(Cursor, u64), StoreError> {
     let key = keys::cursor(sink);
     let (head, pruned) = (txn.counts().feed_head, txn.counts().feed_pruned);
     let known = match txn.get::<Cursor>(&key) {
@@ -200,108 +208,102 @@ fn open_cursor(txn: &mut Txn<'_>, sink: &SinkName, start: Start) -> Result<(Curs
     Ok((cursor, missed))
 }
 
-#[async_trait]
-impl Feed for EmbeddedStore {
-    async fn feed(&self, after: u64, limit: usize, now: Timestamp) -> Result<Vec<FeedEntry>, StoreError> {
-        let head = *self.writer.shared.feed_head().borrow();
-        let (from, to) = (keys::feed(after.saturating_add(1)), keys::feed(head.saturating_add(1)));
-        let (mut entries, mut expected) = (Vec::new(), after.saturating_add(1));
-        let view = self.view();
-        let mut names = CorpNames::new(&view);
-        for row in self.engine.range(&from, &to) {
-            if entries.len() >= limit {
-                return Ok(entries);
-            }
-            let (key, value) = row.map_err(crate::store::embedded::failed)?;
-            let seq = keys::feed_seq(&key)?;
-            // A gap means that entries were pruned, perhaps at this moment.
-            if seq != expected {
-                return Err(StoreError::Gone { oldest: seq });
-            }
-            expected = seq + 1;
-            let stored = self.undamaged(&key, decode::<StoredEntry>(&key, &value))?;
-            let Some(mut entry) = stored.map(|stored| stored.into_entry(seq, now)) else { continue };
-            if let EntryData::Link(link) = &mut entry.data {
-                names.fill(link)?;
-            }
-            entries.push(entry);
+/// Moves a cursor forward to `after`, if `epoch` is still its epoch. Returns whether it moved.
+pub(crate) fn advance(
+    txn: &mut Txn<'_>,
+    sink: &SinkName,
+    epoch: u64,
+    after: u64,
+) -> Result<bool, StoreError> {
+    let mut moved = false;
+    change_cursor(txn, sink, |cursor| {
+        moved = cursor.epoch == epoch && cursor.after <= after;
+        if moved {
+            cursor.after = after;
         }
-        if expected <= head {
-            return Err(StoreError::Gone { oldest: head + 1 });
+        Ok(())
+    })?;
+    Ok(moved)
+}
+
+/// Moves a cursor for an operator, and fences off older deliveries.
+pub(crate) fn seek(txn: &mut Txn<'_>, sink: &SinkName, to: Seek) -> Result<Option<Cursor>, StoreError> {
+    let (head, pruned) = (txn.counts().feed_head, txn.counts().feed_pruned);
+    change_cursor(txn, sink, |cursor| {
+        cursor.after = match to {
+            Seek::After(after) if after < pruned => {
+                return Err(StoreError::Gone { oldest: pruned + 1 });
+            }
+            Seek::After(after) if after > head => return Err(StoreError::BeyondHead { head }),
+            Seek::After(after) => after,
+            Seek::Beginning => pruned,
+            Seek::Now => head,
+        };
+        cursor.epoch = cursor.epoch.wrapping_add(1);
+        Ok(())
+    })
+}
+
+/// Pauses, disables or resumes the deliveries to a sink.
+pub(crate) fn set_state(
+    txn: &mut Txn<'_>,
+    sink: &SinkName,
+    state: CursorState,
+) -> Result<Option<Cursor>, StoreError> {
+    change_cursor(txn, sink, |cursor| {
+        cursor.state = cursor.state.changed_to(state);
+        Ok(())
+    })
+}
+
+/// Up to `limit` entries after `after` and up to `head`, as of `now`. An entry that is missing but was not
+/// pruned is a damaged record.
+pub(crate) fn page(
+    view: &View<'_>,
+    after: u64,
+    head: u64,
+    limit: usize,
+    now: Timestamp,
+) -> Result<Vec<FeedEntry>, StoreError> {
+    let (from, to) = (keys::feed(after.saturating_add(1)), keys::feed(head.saturating_add(1)));
+    let (mut entries, mut missing, mut expected) = (Vec::new(), Vec::new(), after.saturating_add(1));
+    let mut names = CorpNames::new(view);
+    let mut rows = view.range(&from, &to);
+    while entries.len() < limit {
+        let Some(row) = rows.next() else {
+            missing.push(expected..head.saturating_add(1));
+            break;
+        };
+        let (key, value) = row.map_err(failed)?;
+        let seq = keys::feed_seq(&key)?;
+        missing.push(expected..seq);
+        expected = seq + 1;
+        let stored = view.undamaged(&key, decode::<StoredEntry>(&key, &value))?;
+        let Some(mut entry) = stored.map(|stored| stored.into_entry(seq, now)) else { continue };
+        if let EntryData::Link(link) = &mut entry.data {
+            names.fill(link)?;
         }
-        Ok(entries)
+        entries.push(entry);
     }
+    missing.retain(|gap| !gap.is_empty());
+    if let Some(first) = missing.first() {
+        // Read after the entries: what was pruned while they were read is counted by now, because the entries
+        // and this record change in one commit.
+        let pruned = view.read::<Meta>(&keys::meta())?.map_or(0, |meta| meta.counts.feed_pruned);
+        if first.start <= pruned {
+            return Err(StoreError::Gone { oldest: pruned + 1 });
+        }
+    }
+    for seq in missing.into_iter().flatten() {
+        let lost = StoreError::Damaged(format!("feed entry {seq} is missing"));
+        view.undamaged(&keys::feed(seq), Err::<(), _>(lost))?;
+    }
+    Ok(entries)
+}
 
-    fn feed_head(&self) -> watch::Receiver<u64> {
-        self.writer.shared.feed_head()
-    }
-
-    async fn prune_feed(&self, cutoff: Timestamp, sinks: &[SinkName]) -> Result<u64, StoreError> {
-        const DELETED_AT_ONCE: u64 = 80;
-        let sinks = sinks.to_vec();
-        self.writer.run(move |txn| prune(txn, cutoff, &sinks, DELETED_AT_ONCE)).await
-    }
-
-    async fn open_cursor(&self, sink: &SinkName, start: Start) -> Result<(Cursor, u64), StoreError> {
-        let sink = sink.clone();
-        self.writer.run(move |txn| open_cursor(txn, &sink, start)).await
-    }
-
-    async fn cursor(&self, sink: &SinkName) -> Result<Option<Cursor>, StoreError> {
-        self.read(&keys::cursor(sink))
-    }
-
-    async fn advance(&self, sink: &SinkName, epoch: u64, after: u64) -> Result<bool, StoreError> {
-        let sink = sink.clone();
-        let moved = self.writer.run(move |txn| {
-            let mut moved = false;
-            change_cursor(txn, &sink, |cursor| {
-                moved = cursor.epoch == epoch && cursor.after <= after;
-                if moved {
-                    cursor.after = after;
-                }
-                Ok(())
-            })?;
-            Ok(moved)
-        });
-        moved.await
-    }
-
-    async fn seek(&self, sink: &SinkName, to: Seek) -> Result<Option<Cursor>, StoreError> {
-        let sink = sink.clone();
-        let sought = self.writer.run(move |txn| {
-            let (head, pruned) = (txn.counts().feed_head, txn.counts().feed_pruned);
-            change_cursor(txn, &sink, |cursor| {
-                cursor.after = match to {
-                    Seek::After(after) if after < pruned => {
-                        return Err(StoreError::Gone { oldest: pruned + 1 });
-                    }
-                    Seek::After(after) if after > head => return Err(StoreError::BeyondHead { head }),
-                    Seek::After(after) => after,
-                    Seek::Beginning => pruned,
-                    Seek::Now => head,
-                };
-                cursor.epoch = cursor.epoch.wrapping_add(1);
-                Ok(())
-            })
-        });
-        sought.await
-    }
-
-    async fn set_state(&self, sink: &SinkName, state: CursorState) -> Result<Option<Cursor>, StoreError> {
-        let sink = sink.clone();
-        let set = self.writer.run(move |txn| {
-            change_cursor(txn, &sink, |cursor| {
-                cursor.state = cursor.state.changed_to(state);
-                Ok(())
-            })
-        });
-        set.await
-    }
-
-    async fn snapshot(&self) -> Result<Box<dyn LinksSnapshot>, StoreError> {
-        snapshot::take(self).await
-    }
+/// The cursor of a sink.
+pub(crate) fn cursor(view: &View<'_>, sink: &SinkName) -> Result<Option<Cursor>, StoreError> {
+    view.read(&keys::cursor(sink))
 }
 
 #[cfg(test)]

@@ -1,123 +1,135 @@
 //! Erasing a person, in one transaction.
 //!
 //! Finding everything about a person means reading the whole inbox and feed, which would hold up the writer.
-//! So [`search`] reads outside of the transaction, and the transaction reads again only what can have been
-//! written since. If the set of the person's ids has changed in the meantime, it changes nothing, and the
-//! caller begins again.
+//! So it is done beside the transaction, in slices, with a
+//! [`Watch`](crate::store::embedded::rows::watch::Watch) on what is written meanwhile; the transaction reads
+//! the person's own rows and nothing else. If the set of the person's ids has changed since the search, it
+//! changes nothing, and the caller begins again.
 //!
 //! What remains is a record under a hash of each id: see [`forgotten`](super::forgotten).
 
 mod ids;
 
+use std::collections::BTreeSet;
+
 use super::feed::{self, StoredEntry};
 use super::forgotten::{Forgotten, erase_fan, mark, salted};
 use super::inbox::{MessagePart, SetAside};
 use super::roll::{self, Entry};
-use super::{chat_members, contacts, dealers, set_aside};
+use super::{chat_members, contacts, dealers, events, set_aside};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{ContactKey, ExternalUserid, Unionid, hex};
-use crate::domain::time::{SECOND_MS, Timestamp};
-use crate::store::embedded::EmbeddedStore;
+use crate::domain::time::Timestamp;
+use crate::store::embedded::engine::Batch;
 use crate::store::embedded::records::{Record, decode, readable};
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
-use crate::store::{
-    Counts, Erased, EventId, EventRow, InboxEvent, PersonId, Quarantined, Receipt, ReceiptId, StoreError,
-};
+use crate::store::embedded::rows::view::View;
+use crate::store::embedded::rows::watch::Watch;
+use crate::store::{Erased, EventId, PersonId, Quarantined, Receipt, ReceiptId, StoreError};
 pub(crate) use ids::Ids;
 
 impl Record for Receipt {}
-
-/// Maximum number of rows of the inbox that the transaction reads again. Events behind them are dropped when
-/// they are settled: see [`forgotten::outlived`](super::forgotten::outlived).
-const LOOKED_AT_AGAIN_MAX: usize = 10_000;
 
 /// Where something about a person was found.
 #[derive(Debug, Default)]
 pub(crate) struct Found {
     inbox: Vec<Vec<u8>>,
-    aside: Vec<EventId>,
-    feed: Vec<u64>,
+    aside: BTreeSet<EventId>,
+    feed: BTreeSet<u64>,
     /// Index keys of customers whose damaged record would have named them.
     leftover: Vec<Vec<u8>>,
-    /// The head of the feed at the search: later entries are still to be read.
-    feed_head: u64,
-    /// As are later events,
-    event_head: u64,
-    /// and those that are due from here on.
-    due_from: Timestamp,
 }
 
-/// Finds what is not indexed by a person's ids, by reading all of it.
-pub(crate) async fn search(store: &EmbeddedStore, ids: &Ids, now: Timestamp) -> Result<Found, StoreError> {
-    let Counts { feed_head, event_head, .. } = store.writer.shared.counts();
-    let mut found = Found {
-        inbox: Vec::new(),
-        aside: Vec::new(),
-        feed: Vec::new(),
-        leftover: leftover(store, ids)?,
-        feed_head,
-        event_head,
-        due_from: now.plus_ms(-SECOND_MS),
-    };
-    for row in store.engine.range(b"i", &keys::after(b"i")) {
-        let (key, value) = row.map_err(crate::store::embedded::failed)?;
-        let event = store.undamaged(&key, decode::<InboxEvent>(&key, &value))?;
-        if event.is_some_and(|event| ids.has_event(&event)) {
-            found.inbox.push(key);
-        }
-    }
-    // What is being moved from there to here has arrived then.
-    store.writer.run(|_| Ok(())).await?;
-    for row in store.engine.range(b"x", &keys::after(b"x")) {
-        let (key, value) = row.map_err(crate::store::embedded::failed)?;
-        let Some(aside) = store.undamaged(&key, decode::<SetAside>(&key, &value))? else { continue };
-        let (id, about) = match EventRow::from(aside) {
-            EventRow::Dead { event, .. } | EventRow::Inbox(event) => (event.id, ids.has_event(&event)),
-            EventRow::Quarantined(Quarantined { id, .. }) => {
-                let message = store.undamaged(&key, store.message(id))?.flatten();
-                (id, ids.in_message(&message.unwrap_or_default()))
-            }
+impl Found {
+    /// Adds the row with this key if it is about the person, and of a kind that is not indexed by ids.
+    pub(crate) fn look_at(
+        &mut self,
+        view: &View<'_>,
+        ids: &Ids,
+        key: &[u8],
+        value: &[u8],
+    ) -> Result<(), StoreError> {
+        let about = match key.first() {
+            Some(b'i') => decode(key, value).map(|event| ids.has_event(&event)),
+            Some(b'f') => decode(key, value).map(|entry| ids.in_entry(&entry)),
+            Some(b'x') => match decode(key, value) {
+                Ok(SetAside::Dead { event, .. }) => Ok(ids.has_event(&event)),
+                Ok(SetAside::Quarantined(Quarantined { id, .. })) => {
+                    Ok(ids.in_message(&events::readable_text(view, id)?))
+                }
+                Err(error) => Err(error),
+            },
+            _ => Ok(false),
         };
-        if about {
-            found.aside.push(id);
+        if view.undamaged(key, about)? == Some(true) {
+            self.add(key)?;
+        }
+        Ok(())
+    }
+
+    /// Adds the key of a row about the person.
+    fn add(&mut self, key: &[u8]) -> Result<(), StoreError> {
+        match key.first() {
+            Some(b'x') => drop(self.aside.insert(EventId(keys::Parts::of(key).number()?))),
+            Some(b'f') => drop(self.feed.insert(keys::feed_seq(key)?)),
+            _ => self.inbox.push(key.to_vec()),
+        }
+        Ok(())
+    }
+
+    /// Adds an index key that leads to one of these `contacts`, whose records are damaged.
+    pub(crate) fn look_at_index(&mut self, contacts: &[Vec<u8>], key: &[u8]) {
+        // Without its kind a contact's key is the end of its key in every index.
+        if contacts.iter().any(|contact| key.ends_with(&contact[1..])) {
+            self.leftover.push(key.to_vec());
         }
     }
-    for row in store.engine.range(b"f", &keys::feed(feed_head.saturating_add(1))) {
-        let (key, value) = row.map_err(crate::store::embedded::failed)?;
-        let entry = store.undamaged(&key, decode::<StoredEntry>(&key, &value))?;
-        if entry.is_some_and(|entry| ids.in_entry(&entry)) {
-            found.feed.push(keys::feed_seq(&key)?);
-        }
-    }
-    Ok(found)
 }
 
-/// The index keys of contacts whose record is damaged: only the record would name them.
-fn leftover(store: &EmbeddedStore, ids: &Ids) -> Result<Vec<Vec<u8>>, StoreError> {
-    let mut found = Vec::new();
-    for contact in &ids.contacts {
-        let record = keys::contact(contact);
-        if !matches!(store.read::<Contact>(&record), Err(StoreError::Damaged(_))) {
-            continue;
-        }
-        for kind in [b"w", b"y", b"q", b"u", b"M"] {
-            for row in store.engine.range(kind, &keys::after(kind)) {
-                let (key, _) = row.map_err(crate::store::embedded::failed)?;
-                // Without its kind a contact's key is the end of all of these.
-                found.extend(key.ends_with(&record[1..]).then_some(key));
-            }
-        }
-    }
-    Ok(found)
+/// The keys of the rows in a batch that a search would find.
+pub(crate) fn written_about(ids: &Ids, batch: &Batch) -> Vec<Vec<u8>> {
+    let written = |kind: &[u8]| {
+        let rows = batch.range(kind.to_vec()..keys::after(kind));
+        rows.filter_map(|(key, value)| Some((key, value.as_deref()?)))
+    };
+    let text = |id| {
+        let parts = written(&keys::message_parts(id)).filter_map(|(key, value)| decode(key, value).ok());
+        parts.flat_map(|MessagePart(text)| text).collect::<Vec<_>>()
+    };
+    let events = written(b"i").filter(|(key, value)| decode(key, value).is_ok_and(|e| ids.has_event(&e)));
+    let entries = written(b"f").filter(|(key, value)| decode(key, value).is_ok_and(|e| ids.in_entry(&e)));
+    let aside = written(b"x").filter(|(key, value)| match decode(key, value) {
+        Ok(SetAside::Dead { event, .. }) => ids.has_event(&event),
+        Ok(SetAside::Quarantined(Quarantined { id, .. })) => ids.in_message(&text(id)),
+        Err(_) => false,
+    });
+    events.chain(entries).chain(aside).map(|(key, _)| key.clone()).collect()
 }
 
-/// Erases a person. `None` if the set of the person's ids has changed since `ids` was read.
+/// The keys of those of the person's contacts whose record is damaged: only the record would name its places
+/// in the indexes.
+pub(crate) fn damaged_contacts(view: &View<'_>, ids: &Ids) -> Result<Vec<Vec<u8>>, StoreError> {
+    let mut damaged = Vec::new();
+    for key in ids.contacts.iter().map(keys::contact) {
+        match view.read::<Contact>(&key) {
+            Err(StoreError::Damaged(_)) => damaged.push(key),
+            read => drop(read?),
+        }
+    }
+    Ok(damaged)
+}
+
+/// The kinds of the keys that lead to contacts.
+pub(crate) const INDEXES_OF_CONTACTS: [&[u8]; 5] = [b"w", b"y", b"q", b"u", b"M"];
+
+/// Erases a person: what was `found`, and what the watch of the search has seen since. `None` if the set of
+/// the person's ids has changed since `ids` was read.
 pub(crate) fn forget(
     txn: &mut Txn<'_>,
     person: &PersonId,
     ids: &Ids,
-    mut found: Found,
+    (mut found, watch): (Found, &Watch),
     (id, request): (ReceiptId, Option<String>),
     now: Timestamp,
 ) -> Result<Option<Receipt>, StoreError> {
@@ -125,7 +137,8 @@ pub(crate) fn forget(
         return Ok(None);
     }
     let mut erased = Erased::default();
-    look_again(txn, ids, &mut found)?;
+    let unapplied = txn.unapplied().flat_map(|batch| watch.wanted(batch)).collect::<Vec<_>>();
+    watch.seen().iter().chain(&unapplied).try_for_each(|key| found.add(key))?;
     for key in found.inbox {
         if txn.has(&key)? {
             txn.delete(key);
@@ -148,9 +161,7 @@ pub(crate) fn forget(
         }
         txn.delete(key);
     }
-    // The entries found, and those written since the search; not the entries that report this erasure.
-    let meanwhile: Vec<_> = (found.feed_head + 1..=txn.counts().feed_head).collect();
-    for seq in found.feed.into_iter().chain(meanwhile) {
+    for seq in found.feed {
         let key = keys::feed(seq);
         let entry = readable(txn.get::<StoredEntry>(&key))?.filter(|entry| ids.in_entry(entry));
         if let Some(entry) = entry {
@@ -161,7 +172,7 @@ pub(crate) fn forget(
     for key in &ids.contacts {
         erase_contact(txn, key, &mut erased, now)?;
     }
-    txn.meta.forgotten_at = txn.meta.forgotten_at.max(Some(now));
+    txn.erase_person(now);
     for unionid in &ids.unionids {
         for Entry { key, .. } in roll::fans_of(txn, unionid)? {
             erased.fans += u64::from(erase_fan(txn, &key, now)?);
@@ -183,39 +194,6 @@ pub(crate) fn forget(
     let receipt = Receipt { id, forgotten_at: now, request, subject, erased };
     txn.put(keys::receipt(receipt.id), &receipt)?;
     Ok(Some(receipt))
-}
-
-/// What has come in, or has been set aside, since it was searched for.
-fn look_again(txn: &Txn<'_>, ids: &Ids, found: &mut Found) -> Result<(), StoreError> {
-    // An event that was in the inbox may have been given up since.
-    for key in &found.inbox {
-        let mut parts = keys::Parts::of(key);
-        parts.instant()?;
-        found.aside.push(EventId(parts.number()?));
-    }
-    for key in txn.keys_from(&keys::inbox(found.due_from, EventId(0)), b"i", LOOKED_AT_AGAIN_MAX)? {
-        if readable(txn.get::<InboxEvent>(&key))?.is_some_and(|event| ids.has_event(&event)) {
-            found.inbox.push(key);
-        }
-    }
-    let later = keys::set_aside(EventId(found.event_head.saturating_add(1)));
-    for key in txn.keys_from(&later, b"x", LOOKED_AT_AGAIN_MAX)? {
-        let Some(aside) = readable(txn.get::<SetAside>(&key))? else { continue };
-        let (id, about) = match aside {
-            SetAside::Dead { event, .. } => (event.id, ids.has_event(&event)),
-            SetAside::Quarantined(Quarantined { id, .. }) => {
-                let mut message = Vec::new();
-                for part in txn.keys(&keys::message_parts(id), usize::MAX >> 1)? {
-                    message.extend(readable(txn.get::<MessagePart>(&part))?.unwrap_or_default().0);
-                }
-                (id, ids.in_message(&message))
-            }
-        };
-        found.aside.extend(about.then_some(id));
-    }
-    found.aside.sort_unstable();
-    found.aside.dedup();
-    Ok(())
 }
 
 fn erase_contact(
@@ -252,6 +230,3 @@ fn erase_contact(
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,10 +1,12 @@
-//! Transactions on the ledgers of calls.
+//! The ledgers of calls: transactions on them, and reading one.
 
 use crate::domain::quota::{self, Budget, Grant, Ledger, Share};
 use crate::domain::time::Moment;
 use crate::store::StoreError;
 use crate::store::embedded::records::Record;
+use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
+use crate::store::embedded::rows::view::View;
 
 impl Record for Ledger {}
 
@@ -39,4 +41,9 @@ pub(crate) fn rate_limited(
     let blocked_ms = ledger.rate_limited(now, budget);
     txn.put(key, &ledger)?;
     Ok(blocked_ms)
+}
+
+/// The ledger of an account and API; an empty one if no call was ever reserved.
+pub(crate) fn ledger(view: &View<'_>, account: &str, api: &str) -> Result<Ledger, StoreError> {
+    Ok(view.read(&keys::ledger(account, api))?.unwrap_or_default())
 }

@@ -11,9 +11,10 @@ use crate::domain::ids::{AppName, ContactKey, FanKey, PendingId};
 use crate::domain::join::{self, FanSide, JoinState};
 use crate::domain::link::{ChangeType, Claim, LinkData, Source};
 use crate::domain::time::Timestamp;
-use crate::store::embedded::EmbeddedStore;
+use crate::store::embedded::records::decode;
 use crate::store::embedded::rows::keys;
-use crate::store::embedded::rows::txn::Txn;
+use crate::store::embedded::rows::txn::{Txn, failed};
+use crate::store::embedded::rows::view::View;
 use crate::store::{LINKS_MAX, LinkBy, LinkQuery, StoreError};
 
 /// Maximum number of contacts that are joined with one fan when its pending id arrives. A person has one
@@ -117,31 +118,66 @@ fn accept(
     Ok(change)
 }
 
-impl EmbeddedStore {
-    /// The links that a query asks for, as of `now`.
-    pub(crate) fn find_links(&self, query: &LinkQuery, now: Timestamp) -> Result<Vec<LinkData>, StoreError> {
-        let contacts = match &query.by {
-            LinkBy::Unionid(unionid) => self.contacts_in(&keys::linked_to(unionid))?,
-            LinkBy::PendingId(pending_id) => self.contacts_in(&keys::contacts_at(pending_id, None))?,
-            LinkBy::ExternalUserid(external_userid) => {
-                let prefix = keys::contacts_of(external_userid);
-                let key = |key: &[u8], _: &[u8]| keys::Parts::of(key).contact().map(Some);
-                self.rows(&prefix, &keys::after(&prefix), LINKS_MAX, key)?
-            }
-        };
-        let is_wanted = |key: &ContactKey| {
-            query.app.as_ref().is_none_or(|app| *app == key.app)
-                && query.corp_id.as_ref().is_none_or(|corp| *corp == key.corp_id)
-        };
-        let view = self.view();
-        let (mut links, mut names) = (Vec::new(), CorpNames::new(&view));
-        for key in contacts.iter().filter(|key| is_wanted(key)) {
-            let contact: Option<Contact> = self.read(&keys::contact(key))?;
-            if let Some(mut link) = contact.and_then(|contact| contact.link_data(key, now)) {
-                names.fill(&mut link)?;
-                links.push(link);
-            }
+/// The links that a query asks for, as of `now`.
+pub(crate) fn find(view: &View<'_>, query: &LinkQuery, now: Timestamp) -> Result<Vec<LinkData>, StoreError> {
+    let contacts = match &query.by {
+        LinkBy::Unionid(unionid) => view.contacts_in(&keys::linked_to(unionid))?,
+        LinkBy::PendingId(pending_id) => view.contacts_in(&keys::contacts_at(pending_id, None))?,
+        LinkBy::ExternalUserid(external_userid) => {
+            let prefix = keys::contacts_of(external_userid);
+            let key = |key: &[u8], _: &[u8]| view.undamaged(key, keys::Parts::of(key).contact());
+            view.rows(&prefix, &keys::after(&prefix), LINKS_MAX, key)?
         }
-        Ok(links)
+    };
+    let is_wanted = |key: &ContactKey| {
+        query.app.as_ref().is_none_or(|app| *app == key.app)
+            && query.corp_id.as_ref().is_none_or(|corp| *corp == key.corp_id)
+    };
+    let (mut links, mut names) = (Vec::new(), CorpNames::new(view));
+    for key in contacts.iter().filter(|key| is_wanted(key)) {
+        let contact = contact(view, key)?;
+        if let Some(mut link) = contact.and_then(|contact| contact.link_data(key, now)) {
+            names.fill(&mut link)?;
+            links.push(link);
+        }
     }
+    Ok(links)
+}
+
+/// The record of a contact; `None` if it is not known, or damaged.
+pub(crate) fn contact(view: &View<'_>, key: &ContactKey) -> Result<Option<Contact>, StoreError> {
+    let record = keys::contact(key);
+    Ok(view.undamaged(&record, view.read(&record))?.flatten())
+}
+
+/// Where a scan of all links begins.
+pub(crate) fn first() -> Vec<u8> {
+    b"c".to_vec()
+}
+
+/// The links of up to `limit` customers from the key `from` on, as of `now`, and where the next page begins;
+/// `None` if there is none.
+pub(crate) fn page(
+    view: &View<'_>,
+    from: &[u8],
+    limit: usize,
+    now: Timestamp,
+) -> Result<(Vec<LinkData>, Option<Vec<u8>>), StoreError> {
+    let (mut links, mut names) = (Vec::new(), CorpNames::new(view));
+    let (mut customers, mut last) = (0, None);
+    for row in view.range(from, &keys::after(b"c")).take(limit) {
+        let (key, value) = row.map_err(failed)?;
+        let read = decode::<Contact>(&key, &value)
+            .and_then(|contact| Ok((keys::Parts::of(&key).contact()?, contact)));
+        let link = view.undamaged(&key, read)?.and_then(|(of, contact)| contact.link_data(&of, now));
+        if let Some(mut link) = link {
+            names.fill(&mut link)?;
+            links.push(link);
+        }
+        customers += 1;
+        last = Some(key);
+    }
+    // A full page may have been the last one; then the next is empty.
+    let next = last.filter(|_| customers == limit).map(|last| [last.as_slice(), &[0]].concat());
+    Ok((links, next))
 }

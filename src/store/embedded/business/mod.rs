@@ -3,13 +3,16 @@
 //! Deliberately absent: threads, disks and sled. A transaction works on a [`Txn`](super::rows::txn::Txn).
 
 pub(crate) mod arrivals;
+pub(crate) mod authorizations;
 pub(crate) mod chat_members;
 pub(crate) mod chats;
+pub(crate) mod clock;
 pub(crate) mod contacts;
 pub(crate) mod corp_names;
 pub(crate) mod customer_groups;
 pub(crate) mod dealers;
 pub(crate) mod events;
+pub(crate) mod exchanges;
 pub(crate) mod fans;
 pub(crate) mod feed;
 pub(crate) mod forget;
@@ -17,6 +20,7 @@ pub(crate) mod forgotten;
 pub(crate) mod inbox;
 pub(crate) mod ledgers;
 pub(crate) mod links;
+pub(crate) mod listing;
 pub(crate) mod people;
 pub(crate) mod queues;
 pub(crate) mod reconcile;
@@ -25,6 +29,5 @@ pub(crate) mod set_aside;
 pub(crate) mod suites;
 pub(crate) mod tasks;
 pub(crate) mod trail;
-pub(crate) mod waits;
 pub(crate) mod words;
 pub(crate) mod work;

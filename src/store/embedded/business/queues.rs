@@ -12,10 +12,11 @@ use crate::domain::fan::{Fan, FanStep, Priority};
 use crate::domain::ids::AppName;
 use crate::domain::tally::Tally;
 use crate::domain::time::{SECOND_MS, Timestamp};
-use crate::store::embedded::records::{Record, readable};
+use crate::store::embedded::records::{Record, decode, readable};
 use crate::store::embedded::rows::ids::FanNumber;
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
+use crate::store::embedded::rows::view::View;
 use crate::store::{QueuePosition, StoreError};
 
 /// Fans in one record of a queue or the timeline.
@@ -213,4 +214,68 @@ pub(crate) fn leave(txn: &mut Txn<'_>, key: Vec<u8>, leaving: &[FanNumber]) -> R
         txn.put(key, &waiting)?;
     }
     Ok(left)
+}
+
+/// The counters of the fans of each app.
+pub(crate) fn tallies(view: &View<'_>) -> Result<Vec<(AppName, Tally)>, StoreError> {
+    view.rows(b"l", &keys::after(b"l"), usize::MAX, |key, value| {
+        let read = keys::Parts::of(key).app().and_then(|app| Ok((app, decode::<Books>(key, value)?)));
+        Ok(view.undamaged(key, read)?.map(|(app, books)| (app, books.tally)))
+    })
+}
+
+/// The queue of one app, step and priority.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FanQueue<'a> {
+    pub(crate) app: &'a AppName,
+    pub(crate) step: FanStep,
+    pub(crate) priority: Priority,
+}
+
+impl FanQueue<'_> {
+    /// What the keys of its places begin with.
+    pub(crate) fn begin(&self) -> Vec<u8> {
+        keys::fan_queue(self.app, self.step, self.priority)
+    }
+
+    /// The end of the places that are due at `now`.
+    pub(crate) fn until(&self, now: Timestamp) -> Vec<u8> {
+        keys::fan_queue_until(self.app, self.step, self.priority, now)
+    }
+}
+
+/// A record of a queue.
+pub(crate) struct Place {
+    pub(crate) key: Vec<u8>,
+    pub(crate) position: QueuePosition,
+    pub(crate) numbers: Vec<FanNumber>,
+}
+
+/// Some places of a queue.
+pub(crate) struct PlacesPage {
+    pub(crate) places: Vec<Place>,
+    /// Where the next page begins; `None` after the last one.
+    pub(crate) next: Option<Vec<u8>>,
+}
+
+/// Up to `limit` undamaged places of a queue, with keys from `from` on and before `to`.
+pub(crate) fn places(
+    view: &View<'_>,
+    queue: &FanQueue<'_>,
+    from: &[u8],
+    to: &[u8],
+    limit: usize,
+) -> Result<PlacesPage, StoreError> {
+    let prefix_bytes = queue.begin().len();
+    let rows = view.rows(from, to, limit, |key, value| {
+        let mut parts = keys::Parts(&key[prefix_bytes..]);
+        let read = parts.instant().and_then(|due_at| {
+            let position = QueuePosition { due_at, number: parts.number()? };
+            let Waiting(numbers) = decode(key, value)?;
+            Ok(Place { key: key.to_vec(), position, numbers })
+        });
+        Ok(Some((key.to_vec(), view.undamaged(key, read)?)))
+    })?;
+    let next = rows.last().filter(|_| rows.len() == limit).map(|(last, _)| [last.as_slice(), &[0]].concat());
+    Ok(PlacesPage { places: rows.into_iter().filter_map(|(_, place)| place).collect(), next })
 }

@@ -31,7 +31,7 @@ use crate::store::embedded::rows::ids::{FanNumber, PackedId, PackedRef};
 use crate::store::embedded::rows::index::Clue;
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
-use crate::store::embedded::rows::view::Read;
+use crate::store::embedded::rows::view::{Read, View};
 
 /// Fans of one app.
 #[derive(Serialize, Deserialize)]
@@ -89,6 +89,18 @@ pub(crate) fn fans_of(read: &impl Read, unionid: &Unionid) -> Result<Vec<Entry>,
     let packed = PackedId::of(unionid.as_str());
     for number in read.candidates(&Clue::unionid(packed.borrowed())) {
         found.extend(fan_at(read, number)?.filter(|entry| entry.key.unionid == *unionid));
+    }
+    found.sort_by(|a, b| a.key.app.cmp(&b.key.app));
+    Ok(found)
+}
+
+/// The same without the apps in which the fan's record is damaged.
+pub(crate) fn undamaged_fans_of(view: &View<'_>, unionid: &Unionid) -> Result<Vec<Entry>, StoreError> {
+    let mut found = Vec::new();
+    let packed = PackedId::of(unionid.as_str());
+    for number in view.candidates(&Clue::unionid(packed.borrowed())) {
+        let entry = view.undamaged(&keys::sheet(number.sheet()), fan_at(view, number))?.flatten();
+        found.extend(entry.filter(|entry| entry.key.unionid == *unionid));
     }
     found.sort_by(|a, b| a.key.app.cmp(&b.key.app));
     Ok(found)

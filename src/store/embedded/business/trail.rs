@@ -1,16 +1,14 @@
-//! The audit trail as the embedded store keeps it.
+//! Transactions on the audit trail, and reading it.
 
-use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
 use crate::domain::audit::AuditEntry;
 use crate::domain::time::Timestamp;
-use crate::store::embedded::EmbeddedStore;
 use crate::store::embedded::records::{Record, decode, readable};
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
-use crate::store::embedded::rows::view::Read;
-use crate::store::{AUDIT_ENTRIES_MAX, StoreError, Trail};
+use crate::store::embedded::rows::view::{Read, View};
+use crate::store::{AUDIT_ENTRIES_MAX, StoreError};
 
 /// The number of the newest entry.
 #[derive(Debug, Serialize, Deserialize)]
@@ -38,46 +36,30 @@ pub(crate) fn record(txn: &mut Txn<'_>, entry: &AuditEntry) -> Result<u64, Store
     Ok(number)
 }
 
-#[async_trait]
-impl Trail for EmbeddedStore {
-    async fn record(&self, entry: AuditEntry) -> Result<u64, StoreError> {
-        self.writer.run(move |txn| record(txn, &entry)).await
-    }
+/// Up to `limit` entries after the number `after`.
+pub(crate) fn page(view: &View<'_>, after: u64, limit: usize) -> Result<Vec<(u64, AuditEntry)>, StoreError> {
+    let from = keys::audit_entry(after.saturating_add(1));
+    let read = |key: &[u8], value: &[u8]| {
+        let entry = decode::<AuditEntry>(key, value).and_then(|entry| Ok((keys::audit_number(key)?, entry)));
+        view.undamaged(key, entry)
+    };
+    view.rows(&from, &keys::after(b"D"), limit, read)
+}
 
-    async fn trail(&self, after: u64, limit: usize) -> Result<Vec<(u64, AuditEntry)>, StoreError> {
-        let from = keys::audit_entry(after.saturating_add(1));
-        let read = |key: &[u8], value: &[u8]| {
-            Ok(Some((keys::audit_number(key)?, decode::<AuditEntry>(key, value)?)))
-        };
-        self.rows(&from, &keys::after(b"D"), limit, read)
-    }
-
-    async fn prune_trail(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
-        const ENTRIES_PER_TRANSACTION: usize = 80;
-        let mut deleted = 0;
-        loop {
-            let pruned = self
-                .writer
-                .run(move |txn| {
-                    let head = head(txn)?;
-                    let mut pruned = 0;
-                    for key in txn.keys(b"D", ENTRIES_PER_TRANSACTION)? {
-                        let is_surplus = keys::audit_number(&key)? + AUDIT_ENTRIES_MAX <= head;
-                        // A damaged entry goes with those around it.
-                        let entry = readable(txn.get::<AuditEntry>(&key))?;
-                        if !is_surplus && entry.is_some_and(|entry| entry.at >= cutoff) {
-                            break;
-                        }
-                        txn.delete(key);
-                        pruned += 1;
-                    }
-                    Ok(pruned)
-                })
-                .await?;
-            deleted += pruned;
-            if pruned < ENTRIES_PER_TRANSACTION as u64 {
-                return Ok(deleted);
-            }
+/// Deletes up to `limit` of the oldest entries: those before `cutoff`, and those beyond
+/// [`AUDIT_ENTRIES_MAX`]. Returns how many.
+pub(crate) fn prune(txn: &mut Txn<'_>, cutoff: Timestamp, limit: usize) -> Result<u64, StoreError> {
+    let head = head(txn)?;
+    let mut pruned = 0;
+    for key in txn.keys(b"D", limit)? {
+        let is_surplus = keys::audit_number(&key)? + AUDIT_ENTRIES_MAX <= head;
+        // A damaged entry goes with those around it.
+        let entry = readable(txn.get::<AuditEntry>(&key))?;
+        if !is_surplus && entry.is_some_and(|entry| entry.at >= cutoff) {
+            break;
         }
+        txn.delete(key);
+        pruned += 1;
     }
+    Ok(pruned)
 }

@@ -1,7 +1,7 @@
-//! Transactions on leased and waiting work about customers: the outcome of an event or a lookup, and moving
-//! one to another instant.
+//! Work about customers: reading it from its queue, and transactions on it, such as the outcome of an event
+//! or a lookup, and moving one to another instant.
 //!
-//! Deliberately absent: leases, which are in memory (see `leasing`).
+//! Deliberately absent: leases, which are in memory (see `leases`).
 
 use super::contacts::{self, set_lookup};
 use super::{forgotten, inbox, links};
@@ -10,8 +10,10 @@ use crate::domain::ids::{ContactKey, PendingId};
 use crate::domain::link::ChangeType;
 use crate::domain::lookup::{Haste, Lookup};
 use crate::domain::time::Timestamp;
+use crate::store::embedded::records::decode;
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
+use crate::store::embedded::rows::view::View;
 use crate::store::{InboxEvent, Outcome, StoreError, Work, WorkId};
 
 /// Applies the outcome of a piece of work. Whatever the outcome, the work is first removed from its queue.
@@ -178,4 +180,30 @@ fn answered(
             Ok(None)
         }
     }
+}
+
+/// The piece of work that a row of the inbox is; `None` if it, or the record of its customer, is damaged.
+pub(crate) fn of_event(view: &View<'_>, key: &[u8], value: &[u8]) -> Result<Option<Work>, StoreError> {
+    let Some(event) = view.undamaged(key, decode::<InboxEvent>(key, value))? else { return Ok(None) };
+    let (id, contact) = (WorkId::Event(event.due_at, event.id), event.contact_key());
+    known(view, key, Work { id, contact, event: Some(event), known: None })
+}
+
+/// The piece of work that a row of a queue of lookups is; `None` if it, or the record of its customer, is
+/// damaged.
+pub(crate) fn of_lookup(view: &View<'_>, key: &[u8], _: &[u8]) -> Result<Option<Work>, StoreError> {
+    let haste =
+        if key.first() == Some(&keys::lookups(Haste::Live)) { Haste::Live } else { Haste::Background };
+    let mut parts = keys::Parts::of(key);
+    let parsed = parts.instant().and_then(|due_at| Ok((due_at, parts.contact()?)));
+    let Some((due_at, contact)) = view.undamaged(key, parsed)? else { return Ok(None) };
+    let id = WorkId::Lookup(haste, due_at, contact.clone());
+    known(view, key, Work { id, contact, event: None, known: None })
+}
+
+/// A piece of work with the record of its customer; `None` if that record is damaged.
+fn known(view: &View<'_>, row: &[u8], mut work: Work) -> Result<Option<Work>, StoreError> {
+    let known = view.read::<Contact>(&keys::contact(&work.contact));
+    let known = known.map(|known| work.known = known);
+    Ok(view.undamaged(row, known)?.map(|()| work))
 }

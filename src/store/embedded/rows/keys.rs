@@ -145,6 +145,18 @@ pub(crate) fn seen_from(created_at: Timestamp) -> Vec<u8> {
     key
 }
 
+/// The records of messages without a `CreateTime`, which count as of the epoch: from the first of these keys
+/// on and before the second.
+pub(crate) fn seen_undated() -> (Vec<u8>, Vec<u8>) {
+    (b"d".to_vec(), seen_from(Timestamp::from_millis(HOUR_MS)))
+}
+
+/// The end of the hour in the key of such a record.
+pub(crate) fn end_of_seen_hour(key: &[u8]) -> Result<Timestamp, StoreError> {
+    let hour = key.get(1..5).and_then(|hour| hour.try_into().ok()).map(u32::from_be_bytes);
+    Ok(Timestamp::from_millis((i64::from(hour.ok_or_else(damaged)?) + 1) * HOUR_MS))
+}
+
 pub(crate) fn contact(key: &ContactKey) -> Vec<u8> {
     Key::kind(b'c').contact(key).done()
 }

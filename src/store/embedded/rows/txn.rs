@@ -1,5 +1,5 @@
 //! The view and the writes of one business transaction. It reads its own writes, then those decided in its
-//! group, then those of the pending group, then the engine. Nothing is written unless the whole transaction
+//! group, then those of the group in flight, then what is published. Nothing is written unless the whole transaction
 //! succeeds.
 
 use std::collections::BTreeMap;
@@ -11,10 +11,12 @@ use super::index::{Clue, Index, Print};
 use super::keys;
 use crate::domain::ids::hex;
 use crate::domain::time::Timestamp;
-use crate::store::embedded::engine::{Batch, Engine, EngineError};
+use crate::store::embedded::database::Snapshot;
+use crate::store::embedded::engine::Batch;
 use crate::store::embedded::records::{Record, decode, encode};
 use crate::store::embedded::rows::ids::FanNumber;
 use crate::store::embedded::rows::view::Read;
+pub(crate) use crate::store::embedded::rows::view::failed;
 use crate::store::{Counts, StoreError};
 
 /// The counters of the store, in the one record that every commit rewrites.
@@ -41,13 +43,14 @@ impl Record for Meta {
 }
 
 pub(crate) struct Txn<'a> {
-    engine: &'a dyn Engine,
+    snapshot: Snapshot<'a>,
     index: &'a Index,
-    flying: Option<&'a Batch>,
+    in_flight: Option<&'a Batch>,
     group: &'a Batch,
     own: Batch,
     own_index: Vec<(Print, FanNumber, bool)>,
     pub(crate) meta: Meta,
+    erases: bool,
 }
 
 /// The result of a transaction that has succeeded.
@@ -55,23 +58,33 @@ pub(crate) struct Decided {
     pub(crate) writes: Batch,
     pub(crate) index: Vec<(Print, FanNumber, bool)>,
     pub(crate) meta: Meta,
+    /// Whether it erases a person.
+    pub(crate) erases: bool,
 }
 
 impl<'a> Txn<'a> {
-    /// `flying` and `group` hold what is decided but not yet applied; `None` deletes.
+    /// `in_flight` and `group` hold what is decided but not yet published; `None` deletes.
     pub(crate) fn new(
-        engine: &'a dyn Engine,
+        snapshot: Snapshot<'a>,
         index: &'a Index,
-        flying: Option<&'a Batch>,
+        in_flight: Option<&'a Batch>,
         group: &'a Batch,
         meta: Meta,
     ) -> Self {
-        Self { engine, index, flying, group, own: Batch::new(), own_index: Vec::new(), meta }
+        let (own, own_index) = (Batch::new(), Vec::new());
+        Self { snapshot, index, in_flight, group, own, own_index, meta, erases: false }
     }
 
     /// The writes, once the transaction has succeeded.
     pub(crate) fn into_decided(self) -> Decided {
-        Decided { writes: self.own, index: self.own_index, meta: self.meta }
+        let Self { own, own_index, meta, erases, .. } = self;
+        Decided { writes: own, index: own_index, meta, erases }
+    }
+
+    /// Records that it erases a person, at this time: nothing of the person may stay in log and checkpoint.
+    pub(crate) fn erase_person(&mut self, now: Timestamp) {
+        self.meta.forgotten_at = self.meta.forgotten_at.max(Some(now));
+        self.erases = true;
     }
 
     /// Records for the index that a clue leads, or no longer leads, to a fan.
@@ -91,9 +104,9 @@ impl<'a> Txn<'a> {
 
     fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let decided = self.own.get(key).or_else(|| self.group.get(key));
-        match decided.or_else(|| self.flying?.get(key)) {
+        match decided.or_else(|| self.in_flight?.get(key)) {
             Some(decided) => Ok(decided.clone()),
-            None => self.engine.get(key).map_err(failed),
+            None => self.snapshot.get(key).map_err(failed),
         }
     }
 
@@ -120,6 +133,12 @@ impl<'a> Txn<'a> {
         self.own.insert(key, None);
     }
 
+    /// Writes whatever it is given.
+    #[cfg(test)]
+    pub(crate) fn overwrite(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
+        self.own.insert(key, value);
+    }
+
     /// Up to `limit` keys that begin with `prefix`, in order.
     pub(crate) fn keys(&self, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
         self.keys_from(prefix, prefix, limit)
@@ -133,15 +152,20 @@ impl<'a> Txn<'a> {
         limit: usize,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
         let end = keys::after(prefix);
-        let layers = self.flying.into_iter().chain([self.group, &self.own]);
+        let layers = self.in_flight.into_iter().chain([self.group, &self.own]);
         let patches = layers.flat_map(|layer| layer.range(from.to_vec()..end.clone()));
         let patch: BTreeMap<_, _> = patches.map(|(key, value)| (key.clone(), value.is_some())).collect();
         let mut found: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
-        for row in self.engine.range(from, &end).take(limit + patch.len()) {
+        for row in self.snapshot.range(from, &end).take(limit + patch.len()) {
             found.insert(row.map_err(failed)?.0, true);
         }
         found.extend(patch);
         Ok(found.into_iter().filter(|(_, there)| *there).map(|(key, _)| key).take(limit).collect())
+    }
+
+    /// The writes of the transactions that are decided and not yet applied.
+    pub(crate) fn unapplied(&self) -> impl Iterator<Item = &Batch> {
+        self.in_flight.into_iter().chain([self.group])
     }
 
     /// A random secret of this store, for hashes that nobody else can make.
@@ -176,8 +200,4 @@ impl Read for Txn<'_> {
         }
         found
     }
-}
-
-pub(crate) fn failed(error: EngineError) -> StoreError {
-    StoreError::Failed(error.0)
 }

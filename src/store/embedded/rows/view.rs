@@ -4,12 +4,12 @@ use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::domain::ids::ContactKey;
-use crate::store::embedded::engine::{Engine, Rows};
+use crate::store::embedded::database::Snapshot;
+use crate::store::embedded::engine::{EngineError, Rows};
 use crate::store::embedded::records::{Record, decode};
 use crate::store::embedded::rows::ids::FanNumber;
 use crate::store::embedded::rows::index::{Clue, Index};
 use crate::store::embedded::rows::keys;
-use crate::store::embedded::rows::txn::failed;
 use crate::store::{LINKS_MAX, StoreError};
 
 /// Reads records and looks into the index of fans, within a transaction or outside of all of them.
@@ -22,18 +22,46 @@ pub(crate) trait Read {
     fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber>;
 }
 
-/// The keys of the damaged records found since the start.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Damaged(Arc<Mutex<HashSet<Vec<u8>>>>);
+/// An error of the engine as one of the store.
+pub(crate) fn failed(error: EngineError) -> StoreError {
+    StoreError::Failed(error.0)
+}
+
+/// Called with the reason when a damaged record is found that the log has whole.
+type OnDamage = dyn Fn(&str) + Send + Sync;
+
+/// Called with the key of a damaged record that the log has no better.
+type OnFound = dyn Fn(&[u8]) + Send + Sync;
+
+/// The damaged records found since the start.
+#[derive(Clone, Default)]
+pub(crate) struct Damaged {
+    keys: Arc<Mutex<HashSet<Vec<u8>>>>,
+    /// `None` if the log has them no better: then they are skipped.
+    in_the_index: Arc<Mutex<Option<Box<OnDamage>>>>,
+    found: Option<Arc<OnFound>>,
+}
 
 impl Damaged {
+    /// Of a store whose index is known to be as the log says. `found` is called with the key of each damaged record
+    /// that is found.
+    pub(crate) fn in_the_log(keys: Vec<Vec<u8>>, found: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
+        let (keys, found) = (Arc::new(Mutex::new(keys.into_iter().collect())), Some(Arc::new(found) as _));
+        Self { keys, in_the_index: Arc::default(), found }
+    }
+
+    /// Of a store whose log has whole what the index has damaged: it is built anew.
+    pub(crate) fn in_the_index(found: impl Fn(&str) + Send + Sync + 'static) -> Self {
+        Self { in_the_index: Arc::new(Mutex::new(Some(Box::new(found)))), ..Self::default() }
+    }
+
     /// The result of a read, or `None` for a damaged record, which is logged once and counted: it delays
     /// nothing but itself.
     pub(crate) fn skip<T>(&self, key: &[u8], read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
         match read {
             Ok(value) => Ok(Some(value)),
             Err(StoreError::Damaged(reason)) => {
-                self.add(key, &reason);
+                self.add(key, &reason)?;
                 Ok(None)
             }
             Err(other) => Err(other),
@@ -41,32 +69,50 @@ impl Damaged {
     }
 
     /// Counts a damaged record and logs it, the first time.
-    pub(crate) fn add(&self, key: &[u8], reason: &str) {
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] if the index has to be built anew: then nothing may be skipped.
+    pub(crate) fn add(&self, key: &[u8], reason: &str) -> Result<(), StoreError> {
+        if let Some(found) = &*self.in_the_index.lock().unwrap_or_else(PoisonError::into_inner) {
+            found(reason);
+            return Err(StoreError::Failed(reason.to_owned()));
+        }
         if self.keys().insert(key.to_vec()) {
             tracing::error!(reason, "a damaged record is skipped");
+            if let Some(found) = &self.found {
+                found(key);
+            }
         }
+        Ok(())
     }
 
     pub(crate) fn keys(&self) -> MutexGuard<'_, HashSet<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Has damaged records skipped from now on.
+    #[cfg(test)]
+    pub(crate) fn trust(&self) {
+        *self.in_the_index.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 }
 
-/// A view of the store. Hold it for as long as its reads take, and never while waiting for anything else.
+/// A view of the store as of one instant. Hold it for as long as its reads take, and never while waiting for anything
+/// else: nothing that was committed after it was taken is drained meanwhile.
 pub(crate) struct View<'a> {
-    engine: &'a dyn Engine,
+    snapshot: Snapshot<'a>,
     index: &'a Index,
     damaged: &'a Damaged,
 }
 
 impl<'a> View<'a> {
-    pub(crate) fn new(engine: &'a dyn Engine, index: &'a Index, damaged: &'a Damaged) -> Self {
-        Self { engine, index, damaged }
+    pub(crate) fn new(snapshot: Snapshot<'a>, index: &'a Index, damaged: &'a Damaged) -> Self {
+        Self { snapshot, index, damaged }
     }
 
     /// The value of a key.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.engine.get(key).map_err(failed)
+        self.snapshot.get(key).map_err(failed)
     }
 
     /// The record with this key.
@@ -76,7 +122,7 @@ impl<'a> View<'a> {
 
     /// Every row from `from` on and before `to`, in the order of the keys.
     pub(crate) fn range(&self, from: &[u8], to: &[u8]) -> Rows<'_> {
-        self.engine.range(from, to)
+        self.snapshot.range(from, to)
     }
 
     /// The rows from `from` on and before `to`, converted by `row`, which returns `None` to skip one; at most
@@ -108,12 +154,23 @@ impl<'a> View<'a> {
         self.damaged.skip(key, read)
     }
 
+    /// Whether the record with this key was found to be damaged.
+    pub(crate) fn is_damaged(&self, key: &[u8]) -> bool {
+        self.damaged.keys().contains(key)
+    }
+
+    /// The undamaged records under a prefix, with their keys.
+    pub(crate) fn records_under<R: Record>(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
+        self.rows(prefix, &keys::after(prefix), usize::MAX, |key, value| {
+            Ok(self.undamaged(key, decode::<R>(key, value))?.map(|record| (key.to_vec(), record)))
+        })
+    }
+
     /// The contacts in the keys that begin with `prefix` and go on with an app and a contact.
     pub(crate) fn contacts_in(&self, prefix: &[u8]) -> Result<Vec<ContactKey>, StoreError> {
         self.rows(prefix, &keys::after(prefix), LINKS_MAX, |key, _| {
             let mut parts = keys::Parts(&key[prefix.len()..]);
-            parts.id()?;
-            parts.contact().map(Some)
+            self.undamaged(key, parts.id().and_then(|_| parts.contact()))
         })
     }
 }

@@ -1,0 +1,162 @@
+//! Opens the store; if that takes long, the listeners meanwhile answer that it does.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::StartError;
+use crate::config::Config;
+use crate::http::{self, Limits, Listener, StartProgress, TrustedProxies, starting, starting_in_public};
+use crate::store::Store;
+use crate::store::embedded::{EmbeddedStore, OpenError, Recovery, Settings};
+use crate::telemetry::metrics::Metrics;
+
+/// Most stores are open by then.
+const LONG: Duration = Duration::from_millis(300);
+
+/// A listener, and what bounds it.
+pub(super) type Bounded = (Arc<Listener>, Limits);
+
+/// How a recovery goes on, for the listeners; and whether it is still wanted.
+struct Reported {
+    progress: StartProgress,
+    reason: String,
+    stop: CancellationToken,
+}
+
+impl Recovery for Reported {
+    fn rebuilding(&mut self, reason: &str) {
+        reason.clone_into(&mut self.reason);
+        self.progress.rebuilding(reason, 0);
+    }
+
+    fn written(&mut self, records: u64) {
+        self.progress.rebuilding(&self.reason, records);
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+}
+
+/// Opens the store of a configuration. `listeners` are the public one and that of the admin API.
+pub(super) async fn open_store(
+    config: &Config,
+    listeners: [Bounded; 2],
+    metrics: &Arc<Metrics>,
+    stop: &CancellationToken,
+) -> Result<Arc<dyn Store>, StartError> {
+    let settings = Settings {
+        cache_mb: config.store.cache_mb,
+        free_mb_min: config.store.free_mb_min,
+        inbox_events_max: config.store.inbox_events_max,
+        dedupe_days: u32::try_from(config.store.dedupe_days).unwrap_or(u32::MAX),
+        quarantine_days: u32::try_from(config.store.quarantine_days).unwrap_or(u32::MAX),
+    };
+    let (path, progress) = (config.store.path.clone(), StartProgress::default());
+    let mut reported = Reported { progress: progress.clone(), reason: String::new(), stop: stop.clone() };
+    let opening = async move {
+        let open = move || EmbeddedStore::open_with(&path, settings, &mut reported);
+        match tokio::task::spawn_blocking(open).await {
+            Ok(opened) => opened,
+            Err(panic) => {
+                Err(OpenError::Index { path: config.store.path.clone(), reason: panic.to_string() })
+            }
+        }
+    };
+    let proxies = TrustedProxies::new(&config.server.trusted_proxies);
+    let opened = answering_meanwhile(opening, listeners, &progress, proxies, metrics).await;
+    Ok(Arc::new(opened.map_err(StartError::Store)?))
+}
+
+/// Waits for something; while it takes long, the listeners answer how far it is. They are free again afterwards.
+async fn answering_meanwhile<T>(
+    opening: impl Future<Output = T>,
+    [public, admin]: [Bounded; 2],
+    progress: &StartProgress,
+    proxies: TrustedProxies,
+    metrics: &Arc<Metrics>,
+) -> T {
+    let mut opening = std::pin::pin!(opening);
+    if let Ok(opened) = tokio::time::timeout(LONG, &mut opening).await {
+        return opened;
+    }
+    let (until, connections, accepting) = (CancellationToken::new(), TaskTracker::new(), TaskTracker::new());
+    let routers = [starting_in_public(), starting(progress.clone())];
+    for ((listener, limits), router) in [public, admin].into_iter().zip(routers) {
+        let (proxies, metrics) = (proxies.clone(), metrics.clone());
+        accepting.spawn(http::serve(
+            listener,
+            router,
+            limits,
+            proxies,
+            metrics,
+            connections.clone(),
+            until.clone(),
+        ));
+    }
+    tracing::info!("opening the store takes long; callbacks are answered with 503 until it is done");
+    let opened = opening.await;
+    until.cancel();
+    accepting.close();
+    accepting.wait().await;
+    // Requests under way have their answer within the time-outs of the listener.
+    drop(connections);
+    opened
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn while_the_store_is_being_opened_both_listeners_answer_503_and_then_they_are_free() {
+        let mut listeners = Vec::new();
+        for _ in 0..2 {
+            listeners.push(Arc::new(Listener::Tcp(TcpListener::bind("127.0.0.1:0").await.unwrap())));
+        }
+        let addresses: Vec<_> = listeners
+            .iter()
+            .map(|listener| match &**listener {
+                Listener::Tcp(listener) => listener.local_addr().unwrap(),
+                Listener::Unix(_) => unreachable!(),
+            })
+            .collect();
+        let limits = Limits {
+            connections_max: 10,
+            source_connections_max: None,
+            head_bytes_max: 16 << 10,
+            bodies_bytes_max: None,
+            header_timeout: Duration::from_secs(5),
+            connection_life: Duration::from_mins(2),
+            write_timeout: Duration::from_secs(30),
+            cut_off_after: None,
+        };
+        let bounded = [(listeners[0].clone(), limits), (listeners[1].clone(), limits)];
+        let (progress, metrics) = (StartProgress::default(), Arc::new(Metrics::default()));
+        let (opened, opening) = tokio::sync::oneshot::channel::<()>();
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().build().unwrap();
+        let asking = async {
+            progress.rebuilding("it is missing", 7);
+            for (address, text) in addresses.into_iter().zip(["", "7 records so far: it is missing"]) {
+                let answer = http.get(format!("http://{address}/readyz")).send().await.unwrap();
+                assert_eq!(answer.status(), 503);
+                let body = answer.text().await.unwrap();
+                assert!(body.contains(text) && body.is_empty() == text.is_empty(), "{body}");
+                let answer = http.get(format!("http://{address}/livez")).send().await.unwrap();
+                assert_eq!(answer.status(), 200);
+            }
+            opened.send(()).unwrap();
+        };
+        let proxies = TrustedProxies::new(&[]);
+        let waiting = answering_meanwhile(opening, bounded, &progress, proxies, &metrics);
+        let (opened, ()) = tokio::join!(waiting, asking);
+        opened.unwrap();
+        assert!(listeners.iter().all(|listener| Arc::strong_count(listener) == 1));
+    }
+}

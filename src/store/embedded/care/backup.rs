@@ -1,0 +1,293 @@
+//! Copying checkpoint and log away, while the store is served or not.
+//!
+//! Files that are new or differ are copied under another name first. Only once all of them together have been read back do
+//! they get their names, and only then are those deleted that the store has no longer: a copy is never worse than it
+//! was, whatever has happened to the store.
+
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::verify::existing;
+use crate::store::embedded::checkpoint;
+use crate::store::embedded::folder::files::{at, files_in};
+use crate::store::embedded::folder::private::{create_file, create_folder};
+use crate::store::embedded::folder::{Folder, OpenError, folder_error};
+use crate::store::embedded::wal::{self, SegmentFile};
+
+/// What a copy came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct BackedUp {
+    /// The number of the last commit in the copy.
+    pub commits: u64,
+    /// Files of the copy.
+    pub files: u64,
+    /// Those of them that were copied this time.
+    pub copied: u64,
+    /// Bytes of the whole copy.
+    pub bytes: u64,
+}
+
+/// Files are replaced while they are copied; a list of them may be out of date by the time they are opened.
+const ATTEMPTS: usize = 20;
+const UNFINISHED: &str = ".unfinished";
+
+/// Copies checkpoint and log of the store in `folder` to `to`, whether or not it is being served. A copy made there
+/// earlier is brought up to date. What is copied is read back.
+///
+/// # Errors
+/// [`OpenError`]; what was copied earlier is still whole then.
+pub fn backup(folder: &Path, to: &Path) -> Result<BackedUp, OpenError> {
+    let store = existing(folder)?;
+    if is_inside(to, folder).map_err(folder_error("find", to))? {
+        return Err(refused(
+            to,
+            "it is inside the store's own folder",
+            "name a folder outside, on another disk",
+        ));
+    }
+    check_source(&store)?;
+    create_folder(to)?;
+    check_target(&store, to)?;
+    let mut attempts = 1..=ATTEMPTS;
+    loop {
+        attempts.next();
+        match copy(&store, to) {
+            Err(CopyError::Io(error)) if error.kind() == io::ErrorKind::NotFound && !attempts.is_empty() => {}
+            Err(CopyError::Io(error)) => return Err(folder_error("copy the store to", to)(error)),
+            Err(CopyError::Older { commits, there }) => {
+                let reason = format!("the copy in it has {there} commits, and the store only {commits}");
+                return Err(refused(to, &reason, "if an older store was restored, name a new folder"));
+            }
+            Ok(copied) => return Ok(copied),
+        }
+    }
+}
+
+fn refused(path: &Path, reason: &str, hint: &'static str) -> OpenError {
+    OpenError::Incomplete { path: path.to_owned(), reason: reason.to_owned(), hint }
+}
+
+/// Whether a folder that need not exist yet is, or would be, in another.
+fn is_inside(path: &Path, folder: &Path) -> io::Result<bool> {
+    let path = std::path::absolute(path)?;
+    let existing = path.ancestors().find(|path| path.exists()).unwrap_or(&path);
+    Ok(existing.canonicalize()?.starts_with(folder.canonicalize()?))
+}
+
+/// Refuses a store that has nothing to copy: a copy of nothing would look like a success.
+fn check_source(store: &Folder) -> Result<(), OpenError> {
+    let cannot_read = folder_error("read", store.path());
+    if files_of(store).map_err(cannot_read)?.is_empty() {
+        let hint = "start the service once: it brings the folder to the layout of this version";
+        return Err(refused(store.path(), "there is neither a log nor a checkpoint in it", hint));
+    }
+    Ok(())
+}
+
+/// Refuses a folder that holds something else.
+fn check_target(store: &Folder, to: &Path) -> Result<(), OpenError> {
+    let copy = Folder::new(to);
+    let lineage = |folder: &Folder| -> io::Result<_> {
+        let (found, _) = checkpoint::find(&folder.checkpoint())?;
+        match found {
+            Some(found) => Ok(Some(found.lineage)),
+            None => wal::lineage(&wal::list(&folder.wal())?),
+        }
+    };
+    let cannot_read = |folder: &Folder| {
+        let path = folder.path().to_owned();
+        move |source| OpenError::Folder { attempted: "read", path, source }
+    };
+    let (own, there) =
+        (lineage(store).map_err(cannot_read(store))?, lineage(&copy).map_err(cannot_read(&copy))?);
+    if there.is_some() && there != own {
+        return Err(refused(to, "the copy in that folder is of another store", "name a new folder"));
+    }
+    // What an earlier attempt has left unfinished is in nobody's way.
+    let is_begun = |path: &PathBuf| {
+        is_unfinished(path) && (path.starts_with(copy.wal()) || path.starts_with(copy.checkpoint()))
+    };
+    let is_ours = files_in(to)?.iter().all(is_begun);
+    if there.is_none() && !is_ours {
+        let hint = "name a folder that is empty or new, or one that this store was copied to before";
+        return Err(refused(to, "there is something else in that folder", hint));
+    }
+    Ok(())
+}
+
+/// The files of checkpoint and log, as they are at this moment.
+fn files_of(store: &Folder) -> io::Result<Vec<PathBuf>> {
+    // The checkpoint first: of the segments only those go that one covers.
+    let (found, _) = checkpoint::find(&store.checkpoint())?;
+    let segments = wal::list(&store.wal())?;
+    Ok(found
+        .map(|found| found.path)
+        .into_iter()
+        .chain(segments.into_iter().map(|segment| segment.path))
+        .collect())
+}
+
+enum CopyError {
+    Io(io::Error),
+    /// The copy that is there is of a later state.
+    Older {
+        commits: u64,
+        there: u64,
+    },
+}
+
+impl From<io::Error> for CopyError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// A file of the copy.
+struct Copied {
+    /// Where it is, or will be.
+    path: PathBuf,
+    /// Where its content is until then, if it is new.
+    unfinished: Option<PathBuf>,
+}
+
+impl Copied {
+    fn content(&self) -> &Path {
+        self.unfinished.as_deref().unwrap_or(&self.path)
+    }
+
+    fn is_checkpoint(&self) -> bool {
+        self.path.extension().is_some_and(|extension| extension == "checkpoint")
+    }
+}
+
+fn copy(store: &Folder, to: &Path) -> Result<BackedUp, CopyError> {
+    let target = Folder::new(to);
+    let folders = [target.checkpoint(), target.wal()];
+    for folder in &folders {
+        create_folder(folder).map_err(io::Error::other)?;
+        clear_unfinished(folder)?;
+    }
+    let there = commits_in(&target)?;
+    let files = copy_what_differs(store, to)?;
+    let commits = read_back(&files).inspect_err(|_| {
+        for folder in &folders {
+            let _ = clear_unfinished(folder);
+        }
+    })?;
+    if commits < there {
+        folders.iter().try_for_each(|folder| clear_unfinished(folder))?;
+        return Err(CopyError::Older { commits, there });
+    }
+    for Copied { path, unfinished } in &files {
+        if let Some(unfinished) = unfinished {
+            fs::rename(unfinished, path).map_err(at(path))?;
+        }
+    }
+    for folder in &folders {
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))?;
+        for entry in fs::read_dir(folder).map_err(at(folder))? {
+            let path = entry.map_err(at(folder))?.path();
+            if !files.iter().any(|file| file.path == path) && is_ours(&path) {
+                fs::remove_file(&path).map_err(at(&path))?;
+            }
+        }
+    }
+    let bytes = files.iter().map(|file| fs::metadata(&file.path).map_or(0, |meta| meta.len())).sum();
+    let copied = files.iter().filter(|file| file.unfinished.is_some()).count() as u64;
+    Ok(BackedUp { commits, files: files.len() as u64, copied, bytes })
+}
+
+fn copy_what_differs(store: &Folder, to: &Path) -> io::Result<Vec<Copied>> {
+    // Opened all at once: what is deleted from here on is still read to its end.
+    let mut open = Vec::new();
+    for path in files_of(store)? {
+        open.push((File::open(&path).map_err(at(&path))?, path));
+    }
+    let mut files = Vec::new();
+    for (mut from, source) in open {
+        let path = to.join(source.strip_prefix(store.path()).unwrap_or(&source));
+        if is_equal(&mut from, &path).map_err(at(&source))? {
+            files.push(Copied { path, unfinished: None });
+            continue;
+        }
+        let mut name = path.clone().into_os_string();
+        name.push(UNFINISHED);
+        let unfinished = PathBuf::from(name);
+        let mut file = create_file(&unfinished).map_err(at(&unfinished))?;
+        io::Seek::rewind(&mut from).map_err(at(&source))?;
+        // When a checkpoint was written tells who may be in it.
+        let modified = from.metadata().and_then(|metadata| metadata.modified()).map_err(at(&source))?;
+        let copied = io::copy(&mut from, &mut file).and_then(|_| file.set_modified(modified));
+        copied.and_then(|()| file.sync_all()).map_err(at(&path))?;
+        files.push(Copied { path, unfinished: Some(unfinished) });
+    }
+    Ok(files)
+}
+
+/// Whether a file that was copied earlier has the same content. One may have been replaced by another of its name and
+/// length; and a copy may have been damaged since.
+fn is_equal(file: &mut File, copy: &Path) -> io::Result<bool> {
+    let there = match File::open(copy) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        there => there?,
+    };
+    let length = file.metadata()?.len();
+    if there.metadata()?.len() != length {
+        return Ok(false);
+    }
+    let (mut ours, mut theirs) = (BufReader::new(file).take(length), BufReader::new(there));
+    let (mut our_bytes, mut their_bytes) = (vec![0; 64 << 10], vec![0; 64 << 10]);
+    loop {
+        let read = ours.read(&mut our_bytes)?;
+        theirs.read_exact(&mut their_bytes[..read])?;
+        if our_bytes[..read] != their_bytes[..read] {
+            return Ok(false);
+        }
+        if read == 0 {
+            return Ok(true);
+        }
+    }
+}
+
+fn is_ours(path: &Path) -> bool {
+    path.extension()
+        .is_some_and(|extension| ["wal", "log", "checkpoint"].iter().any(|ours| extension == *ours))
+}
+
+fn is_unfinished(path: &Path) -> bool {
+    path.to_string_lossy().ends_with(UNFINISHED)
+}
+
+fn clear_unfinished(folder: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(folder).map_err(at(folder))? {
+        let path = entry.map_err(at(folder))?.path();
+        if is_unfinished(&path) {
+            fs::remove_file(&path).map_err(at(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// The number of the last commit of the copy that is there; of one that is damaged, the last before the damage.
+fn commits_in(copy: &Folder) -> io::Result<u64> {
+    let seq = checkpoint::find(&copy.checkpoint())?.0.map_or(0, |found| found.seq);
+    Ok(wal::replay::<io::Error>(&wal::list(&copy.wal())?, seq, |_, _| Ok(()))?.last)
+}
+
+/// Reads copied files from front to back. The number of the last record.
+fn read_back(files: &[Copied]) -> io::Result<u64> {
+    let mut seq = 0;
+    for file in files.iter().filter(|file| file.is_checkpoint()) {
+        seq = seq.max(checkpoint::verify(file.content())?);
+    }
+    let segments = files.iter().filter(|file| !file.is_checkpoint()).filter_map(|file| {
+        let from = SegmentFile::parse(file.path.clone())?.from;
+        Some(SegmentFile { from, path: file.content().to_owned() })
+    });
+    let replayed = wal::replay::<io::Error>(&segments.collect::<Vec<_>>(), seq, |_, _| Ok(()))?;
+    match replayed.gap {
+        Some(gap) => Err(io::Error::new(io::ErrorKind::InvalidData, gap.to_string())),
+        None => Ok(replayed.last),
+    }
+}

@@ -1,0 +1,94 @@
+//! Writing a store anew, with nothing in it but what is live.
+//!
+//! sled is a log: a row that was overwritten or deleted stays in its segment until that is rewritten, which may be
+//! never on a quiet day. Whoever has to be sure that nothing of a person is left in the index has it built anew.
+
+use std::io;
+use std::path::Path;
+
+use super::verify::{Quiet, existing, unreadable};
+use crate::store::embedded::checkpoint;
+use crate::store::embedded::database::{FillError, Mark, Recovered, fill, recover};
+use crate::store::embedded::engine::Engine;
+use crate::store::embedded::folder::files::{bytes_in, remove_folder, rename, sync};
+use crate::store::embedded::folder::{OpenError, folder_error};
+use crate::store::embedded::wal;
+
+/// What a compaction came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Compacted {
+    /// Live records.
+    pub records: u64,
+    /// Bytes on disk before.
+    pub bytes_before: u64,
+    /// Bytes on disk after.
+    pub bytes_after: u64,
+}
+
+/// Writes a checkpoint of the store in `folder`, and builds its index anew. Nobody may serve it meanwhile. `told` hears
+/// how many rows are written.
+///
+/// # Errors
+/// [`OpenError`]; the store is as it was then.
+pub fn compact(folder: &Path, cache_bytes: u64, mut told: impl FnMut(u64)) -> Result<Compacted, OpenError> {
+    let store = existing(folder)?;
+    let _lock = store.take()?;
+    let bytes_before = bytes_in(folder)?;
+    let Recovered { engine, lineage, last, backlog, .. } = recover(&store, cache_bytes, &mut Quiet)?;
+    for (_, batch) in backlog {
+        let writes: Vec<_> = batch.into_iter().collect();
+        engine.apply(&writes).and_then(|()| engine.flush()).map_err(|error| unreadable(&store, &error))?;
+    }
+    let path = store.checkpoint();
+    let cannot_write =
+        |source| OpenError::Folder { attempted: "write a checkpoint in", path: path.clone(), source };
+    let made = match checkpoint::make(&store, lineage, last, &|| false) {
+        // The index has everything.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+            tracing::error!(%error, "log or checkpoint are damaged; a checkpoint is written from the index");
+            checkpoint::from_index(&engine, &path, lineage, last, &|| last, &|| false)
+        }
+        made => made,
+    };
+    let (made, _) = made.map_err(cannot_write)?;
+    drop(engine);
+    let rows = checkpoint::live(made.entries().map_err(cannot_write)?);
+    let building = store.building();
+    let (records, _) = fill(&building, Mark { lineage, seq: last }, rows, &mut |records| {
+        told(records);
+        true
+    })
+    .map_err(|error| {
+        // A full disk would keep everybody else from writing.
+        let _ = remove_folder(&building);
+        match error {
+            FillError::Source(error) => cannot_write(error),
+            FillError::Index(error) => error,
+        }
+    })?;
+    remove_folder(&store.set_aside())?;
+    rename(folder, &store.index(), &store.set_aside())?;
+    rename(folder, &building, &store.index())?;
+    remove_folder(&store.set_aside())?;
+    checkpoint::clear_unfinished(&store.checkpoint()).map_err(cannot_write)?;
+    for segment in wal::list(&store.wal()).map_err(folder_error("read", &store.wal()))? {
+        std::fs::remove_file(&segment.path).map_err(folder_error("delete", &segment.path))?;
+    }
+    sync(&store.wal())?;
+    sync(&store.checkpoint())?;
+    remove_set_aside(folder)?;
+    store.unmark_damaged()?;
+    Ok(Compacted { records, bytes_before, bytes_after: bytes_in(folder)? })
+}
+
+/// Deletes what earlier restorations and versions have set aside.
+fn remove_set_aside(folder: &Path) -> Result<(), OpenError> {
+    for entry in std::fs::read_dir(folder).map_err(folder_error("read", folder))? {
+        let path = entry.map_err(folder_error("read", folder))?.path();
+        let is_aside = path.file_name().is_some_and(|name| name.to_string_lossy().contains("set-aside"));
+        if is_aside && path.is_dir() {
+            remove_folder(&path)?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,224 @@
+//! Restoring a store from a copy that [`backup`](super::backup) made.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use super::verify::Quiet;
+use crate::store::embedded::checkpoint;
+use crate::store::embedded::database::{Recovered, Recovery, recover, upgrade_layout};
+use crate::store::embedded::engine::{Batch, records};
+use crate::store::embedded::folder::files::{at, remove_folder};
+use crate::store::embedded::folder::private::{create_file, create_folder};
+use crate::store::embedded::folder::{Folder, OpenError, folder_error, replacement};
+use crate::store::embedded::wal::record::{self, Header, Kind};
+use crate::store::embedded::wal::{self, Content, Gap, Lineage};
+
+/// What restoring came to.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Restored {
+    /// The number of the last commit.
+    pub commits: u64,
+    /// Live records.
+    pub records: u64,
+    /// Where the store is that was there before.
+    pub set_aside: Option<PathBuf>,
+    /// What could not be had, where that was accepted.
+    pub lost: Option<String>,
+}
+
+/// How to restore.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Restore {
+    /// Whether what comes before a gap in the log will do.
+    pub partial: bool,
+}
+
+/// Puts the copy in `from` in the place of the store in `folder`, and builds its index. Nobody may serve the store
+/// meanwhile. Where the store that was there has commits behind those of the copy, they are kept. What was there is set
+/// aside. `told` hears how many rows are written.
+///
+/// # Errors
+/// [`OpenError`]. The store is as it was then; unless the error comes while the two change places, which the next start
+/// completes.
+pub fn restore(
+    folder: &Path,
+    from: &Path,
+    how: Restore,
+    told: impl FnMut(u64) + Send,
+) -> Result<Restored, OpenError> {
+    let store = Folder::new(folder);
+    create_folder(folder)?;
+    let _lock = store.take()?;
+    replacement::finish(folder)?;
+    let new = folder.join("restoring");
+    remove_folder(&new)?;
+    let target = Folder::new(&new);
+    let restored = assemble(&store, from, &target).and_then(|lost| {
+        if let Some(lost) = lost.as_ref().filter(|_| !how.partial) {
+            let hint = "add --partial to do without what comes behind it";
+            return Err(OpenError::Incomplete { path: from.to_owned(), reason: lost.clone(), hint });
+        }
+        let mut telling = Telling(told);
+        let Recovered { engine, last, .. } = recover(&target, BUILDING_CACHE_BYTES, &mut telling)?;
+        let live = records(&engine).count() as u64;
+        Ok((last, live, lost))
+    });
+    let (commits, records, lost) = restored.inspect_err(|_| {
+        let _ = fs::remove_dir_all(&new);
+    })?;
+    let set_aside = replacement::begin(folder, &new)?;
+    Ok(Restored { commits, records, set_aside, lost })
+}
+
+const BUILDING_CACHE_BYTES: u64 = 64 << 20;
+/// A segment with later commits that has become longer is followed by another.
+const SEGMENT_BYTES_MAX: usize = 16 << 20;
+
+struct Telling<F>(F);
+
+impl<F: FnMut(u64) + Send> Recovery for Telling<F> {
+    fn rebuilding(&mut self, reason: &str) {
+        Quiet.rebuilding(reason);
+    }
+
+    fn written(&mut self, records: u64) {
+        (self.0)(records);
+    }
+}
+
+/// Copies checkpoint and log of the copy to `target`, and what the store has behind them. What of either cannot be had.
+fn assemble(store: &Folder, from: &Path, target: &Folder) -> Result<Option<String>, OpenError> {
+    let copy = Folder::new(from);
+    let cannot_copy = |error| folder_error("copy", from)(error);
+    if is_of_an_earlier_version(from).map_err(folder_error("read", from))? {
+        // A copy of a journal: the folder that is converted.
+        copy_folder(from, &target.path().join("journal")).map_err(cannot_copy)?;
+        upgrade_layout(target)?;
+    } else {
+        copy_folder(&copy.checkpoint(), &target.checkpoint())
+            .and_then(|()| copy_folder(&copy.wal(), &target.wal()))
+            .map_err(cannot_copy)?;
+    }
+    let Some(lineage) = lineage(target).map_err(cannot_copy)? else {
+        return Err(folder_error("find a copy of a store in", from)(io::ErrorKind::NotFound.into()));
+    };
+    let (copied, cut) = cut_at_a_gap(target).map_err(cannot_copy)?;
+    let (reached, missing) = add_later(store, target, lineage, copied).map_err(cannot_copy)?;
+    let gaps = [cut, missing].into_iter().flatten().filter(|gap| gap.end > reached);
+    Ok(gaps.map(|gap| gap.to_string()).reduce(|a, b| format!("{a}; {b}")))
+}
+
+fn lineage(folder: &Folder) -> io::Result<Option<Lineage>> {
+    match checkpoint::find(&folder.checkpoint())? {
+        (Some(found), _) => Ok(Some(found.lineage)),
+        (None, Some(unreadable)) => Err(wal::damaged(&unreadable)),
+        (None, None) => wal::lineage(&wal::list(&folder.wal())?),
+    }
+}
+
+fn is_of_an_earlier_version(folder: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(folder).map_err(at(folder))? {
+        let path = entry.map_err(at(folder))?.path();
+        if path.extension().is_some_and(|extension| extension == "sorted" || extension == "log") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
+    create_folder(to).map_err(io::Error::other)?;
+    let entries = match fs::read_dir(from) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(at(from))?,
+    };
+    for entry in entries {
+        let path = entry.map_err(at(from))?.path();
+        if path.is_file() {
+            copy_file(&path, &to.join(path.file_name().unwrap_or_default()))?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
+    let mut source = fs::File::open(from).map_err(at(from))?;
+    let mut target = create_file(to).map_err(at(to))?;
+    // When a checkpoint was written tells who may be in it.
+    let modified = source.metadata().and_then(|metadata| metadata.modified()).map_err(at(from))?;
+    let copied = io::copy(&mut source, &mut target).and_then(|_| target.set_modified(modified));
+    copied.and_then(|()| target.sync_all()).map_err(at(to))
+}
+
+/// Deletes what comes behind a gap in the log, or is damaged. The last record before it; and the gap, if there is one.
+fn cut_at_a_gap(target: &Folder) -> io::Result<(u64, Option<Gap>)> {
+    let (found, _) = checkpoint::find(&target.checkpoint())?;
+    let segments = wal::list(&target.wal())?;
+    let replayed = wal::replay::<io::Error>(&segments, found.map_or(0, |found| found.seq), |_, _| Ok(()))?;
+    if replayed.gap.is_none() {
+        return Ok((replayed.last, None));
+    }
+    for segment in &segments {
+        let content = Content::read(segment).ok().flatten().filter(|_| segment.from <= replayed.last);
+        match content {
+            Some(content) if content.end() > replayed.last => {
+                let file =
+                    fs::OpenOptions::new().write(true).open(&segment.path).map_err(at(&segment.path))?;
+                let length = content.bytes_up_to(replayed.last) as u64;
+                file.set_len(length).and_then(|()| file.sync_all()).map_err(at(&segment.path))?;
+            }
+            Some(_) => {}
+            None => fs::remove_file(&segment.path).map_err(at(&segment.path))?,
+        }
+    }
+    Ok((replayed.last, replayed.gap))
+}
+
+/// Adds the commits of the store after `copied` to a copy of it. The last commit there is then; and what cannot be
+/// read of those behind it.
+fn add_later(store: &Folder, copy: &Folder, lineage: Lineage, copied: u64) -> io::Result<(u64, Option<Gap>)> {
+    // Before its first start by this version, a store's log is in `journal`.
+    let mut own = wal::list(&store.wal())?;
+    own.extend(wal::list(&store.path().join("journal"))?);
+    own.sort_unstable();
+    if wal::lineage(&own)?.is_some_and(|own| own != lineage) {
+        return Ok((copied, None));
+    }
+    let mut later = Later { folder: copy.wal(), lineage, segment: Vec::new(), from: copied + 1 };
+    let replayed = wal::replay::<io::Error>(&own, copied, |seq, entries| {
+        let owned = |(key, value): (&[u8], Option<&[u8]>)| (key.to_vec(), value.map(<[u8]>::to_vec));
+        later.add(seq, &entries.into_iter().map(owned).collect())
+    })?;
+    later.write(replayed.last + 1)?;
+    Ok((replayed.last, replayed.gap))
+}
+
+/// Segments with commits that are added to a copy.
+struct Later {
+    folder: PathBuf,
+    lineage: Lineage,
+    segment: Vec<u8>,
+    from: u64,
+}
+
+impl Later {
+    fn add(&mut self, seq: u64, batch: &Batch) -> io::Result<()> {
+        self.segment.extend(record::record(seq, batch)?);
+        if self.segment.len() >= SEGMENT_BYTES_MAX { self.write(seq + 1) } else { Ok(()) }
+    }
+
+    /// Writes what has been added, and begins another segment with the record `next`.
+    fn write(&mut self, next: u64) -> io::Result<()> {
+        if self.segment.is_empty() {
+            return Ok(());
+        }
+        let path = self.folder.join(wal::segment_name(self.from));
+        let header = Header { kind: Kind::Segment, lineage: self.lineage, from: self.from, to: 0 };
+        let mut file = create_file(&path).map_err(at(&path))?;
+        let written = file.write_all(&header.encode()).and_then(|()| file.write_all(&self.segment));
+        written.and_then(|()| file.sync_all()).map_err(at(&path))?;
+        (self.from, self.segment) = (next, Vec::new());
+        Ok(())
+    }
+}

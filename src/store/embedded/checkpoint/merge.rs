@@ -1,0 +1,186 @@
+//! Checkpoint and segments as one sorted source; and two sorted sources compared key by key.
+
+use std::cmp::Reverse;
+use std::io;
+use std::iter::Peekable;
+use std::path::Path;
+
+use itertools::Itertools as _;
+
+use super::file::{Checkpoint, Entries, SortedWriter};
+use crate::store::embedded::engine::{EngineError, Write};
+use crate::store::embedded::wal::record::Entry;
+use crate::store::embedded::wal::{Content, Lineage, SegmentFile, damaged};
+
+/// Bytes of segments that are sorted in memory at a time. Small in tests, to have several runs.
+const RUN_BYTES: u64 = if cfg!(test) { 8 << 10 } else { 64 << 20 };
+
+/// The records of a checkpoint and of the segments behind it, in the order of the keys, of each key the newest
+/// value. Where there are many segments, runs of them are written to `folder`; they are deleted with what is
+/// returned.
+///
+/// # Errors
+/// Those of reading and writing; [`damaged`] names a segment that lacks a record up to `to`.
+pub(crate) fn merged(
+    folder: &Path,
+    lineage: Lineage,
+    checkpoint: Option<&Checkpoint>,
+    segments: &[SegmentFile],
+    to: u64,
+) -> io::Result<Merged> {
+    let after = checkpoint.map_or(0, |checkpoint| checkpoint.seq);
+    let (mut sources, mut runs): (Vec<Entries>, _) = (Vec::new(), Vec::new());
+    if let Some(checkpoint) = checkpoint {
+        sources.push(Box::new(checkpoint.entries()?));
+    }
+    let wanted = wanted(segments, after, to);
+    let mut left = wanted.as_slice();
+    while !left.is_empty() {
+        let (mut bytes, mut count) = (0, 0);
+        while count < left.len() && (count == 0 || bytes < RUN_BYTES) {
+            bytes += left[count].0.bytes()?;
+            count += 1;
+        }
+        let (some, rest) = left.split_at(count);
+        let contents =
+            some.iter().map(|(segment, end)| whole(segment, after, *end)).collect::<io::Result<Vec<_>>>()?;
+        let entries = sorted(&contents, after, to);
+        if rest.is_empty() {
+            let owned: Vec<io::Result<Write>> = entries
+                .into_iter()
+                .map(|(key, value)| Ok((key.to_vec(), value.map(<[u8]>::to_vec))))
+                .collect();
+            sources.push(Box::new(owned.into_iter()));
+        } else {
+            let (first, last) = (some[0].0.from, some[count - 1].1);
+            let mut run = SortedWriter::run(folder, lineage, first, last)?;
+            entries.into_iter().try_for_each(|entry| run.push(entry))?;
+            run.end()?;
+            sources.push(Box::new(run.reader()?));
+            runs.push(run);
+        }
+        left = rest;
+    }
+    Ok(Merged { entries: newest(sources), _runs: runs })
+}
+
+/// What [`merged`] returns. The runs that it is read from are deleted with it.
+pub(crate) struct Merged {
+    entries: Entries,
+    _runs: Vec<SortedWriter>,
+}
+
+impl Iterator for Merged {
+    type Item = io::Result<Write>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.entries.next()
+    }
+}
+
+/// The segments with records after `after` and up to `to`, each with the last record that it must have.
+fn wanted(segments: &[SegmentFile], after: u64, to: u64) -> Vec<(&SegmentFile, u64)> {
+    let ends = segments.iter().skip(1).map(|next| next.from.saturating_sub(1)).chain([to]);
+    let with_ends = segments.iter().zip(ends).map(|(segment, end)| (segment, end.min(to)));
+    with_ends.filter(|(segment, end)| *end > after && segment.from <= to && segment.from <= *end).collect()
+}
+
+/// Reads a segment that must have every record after `after` and up to `end`.
+fn whole(segment: &SegmentFile, after: u64, end: u64) -> io::Result<Content> {
+    let content = Content::read(segment)?;
+    content.filter(|content| content.reaches(after) >= end).ok_or_else(|| damaged(&segment.path))
+}
+
+/// The last value of every key in the records after `after` and up to `to`, in the order of the keys.
+fn sorted(contents: &[Content], after: u64, to: u64) -> Vec<Entry<'_>> {
+    let records = contents.iter().flat_map(|content| content.records_after(after));
+    let records = records.filter(|(seq, _)| *seq <= to);
+    let mut entries: Vec<Entry<'_>> = records.flat_map(|(_, entries)| entries).collect();
+    // Stable: of several with one key, the latest stays last.
+    entries.sort_by_key(|(key, _)| *key);
+    entries.reverse();
+    entries.dedup_by_key(|(key, _)| *key);
+    entries.reverse();
+    entries
+}
+
+/// Several sources as one, in the order of the keys; of one key the latest source has the last word.
+pub(crate) fn newest(sources: Vec<Entries>) -> Entries {
+    let numbered =
+        sources.into_iter().enumerate().map(|(n, entries)| entries.map(move |entry| (Reverse(n), entry)));
+    let before = |(a_source, a): &(_, io::Result<Write>), (b_source, b): &(_, io::Result<Write>)| match (a, b)
+    {
+        (Ok((a, _)), Ok((b, _))) => (a, a_source) < (b, b_source),
+        // An error comes first.
+        (a, b) => a.is_err() && b.is_ok(),
+    };
+    let entries = numbered.kmerge_by(before).map(|(_, entry)| entry);
+    Box::new(entries.dedup_by(|a, b| matches!((a, b), (Ok((a, _)), Ok((b, _))) if a == b)))
+}
+
+/// Without tombstones.
+pub(crate) fn live(
+    entries: impl Iterator<Item = io::Result<Write>>,
+) -> impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>> {
+    entries.filter_map(|entry| match entry {
+        Ok((key, value)) => value.map(|value| Ok((key, value))),
+        Err(error) => Some(Err(error)),
+    })
+}
+
+/// A key, what the log says of it, and what the index says.
+pub(crate) type Row = (Vec<u8>, Option<Vec<u8>>, Option<Vec<u8>>);
+
+/// Why a comparison ended.
+#[derive(Debug)]
+pub(crate) enum CompareError {
+    Log(io::Error),
+    Index(EngineError),
+}
+
+/// Two sources in the order of their keys as one. The first error ends it.
+pub(crate) struct SideBySide<A: Iterator, B: Iterator> {
+    log: Peekable<A>,
+    index: Peekable<B>,
+}
+
+impl<A, B> SideBySide<A, B>
+where
+    A: Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>>,
+    B: Iterator<Item = Result<(Vec<u8>, Vec<u8>), EngineError>>,
+{
+    pub(crate) fn of(log: A, index: B) -> Self {
+        Self { log: log.peekable(), index: index.peekable() }
+    }
+
+    fn row(&mut self) -> Result<Option<Row>, CompareError> {
+        if let Some(Err(error)) = self.log.next_if(Result::is_err) {
+            return Err(CompareError::Log(error));
+        }
+        if let Some(Err(error)) = self.index.next_if(Result::is_err) {
+            return Err(CompareError::Index(error));
+        }
+        let key = match (self.log.peek(), self.index.peek()) {
+            (Some(Ok((log, _))), Some(Ok((index, _)))) => log.min(index),
+            (Some(Ok((key, _))), _) | (_, Some(Ok((key, _)))) => key,
+            _ => return Ok(None),
+        };
+        let key = key.clone();
+        let log = self.log.next_if(|row| row.as_ref().is_ok_and(|(k, _)| *k == key));
+        let index = self.index.next_if(|row| row.as_ref().is_ok_and(|(k, _)| *k == key));
+        let value = |row: (Vec<u8>, Vec<u8>)| row.1;
+        Ok(Some((key, log.and_then(Result::ok).map(value), index.and_then(Result::ok).map(value))))
+    }
+}
+
+impl<A, B> Iterator for SideBySide<A, B>
+where
+    A: Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>>,
+    B: Iterator<Item = Result<(Vec<u8>, Vec<u8>), EngineError>>,
+{
+    type Item = Result<Row, CompareError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.row().transpose()
+    }
+}

@@ -1,0 +1,526 @@
+//! Bringing log, checkpoint and index in step when a store is opened.
+//!
+//! The log is the truth. The index is given what the log has beyond its applied mark; where it is missing, does not open or
+//! has fallen behind what can be replayed, it is built anew from checkpoint and log, unattended. Only where log or
+//! checkpoint lack something that the index still has do they get it from there.
+
+use std::io;
+use std::path::PathBuf;
+
+use super::mark::Mark;
+use super::{layout, sums};
+use crate::store::embedded::checkpoint::{self, Checkpoint};
+use crate::store::embedded::engine::sled::SledEngine;
+use crate::store::embedded::engine::{Batch, Engine, EngineError, PRIVATE, Write, records};
+use crate::store::embedded::folder::files::{remove_folder, rename, sync, sync_all};
+use crate::store::embedded::folder::private::create_folder;
+use crate::store::embedded::folder::{Folder, OpenError, folder_error, replacement};
+use crate::store::embedded::records::is_intact;
+use crate::store::embedded::wal::{self, Lineage, SegmentFile};
+use crate::store::embedded::watchdog::step;
+
+/// What of the log is replayed into memory; more is written to the index at once.
+const BACKLOG_BYTES_MAX: usize = if cfg!(test) { 8 << 10 } else { 128 << 20 };
+/// Bytes between two flushes while much is written.
+const FLUSH_EVERY_BYTES: usize = 32 << 20;
+/// Rows written at a time.
+const ROWS_AT_A_TIME: usize = 64;
+/// Opening sled needs space: with less than this, that it does not open says nothing.
+const OPENING_BYTES: u64 = 16 << 20;
+const HEADER_BYTES: u64 = wal::record::Header::BYTES as u64;
+const BUILDING_CACHE_BYTES: u64 = 64 << 20;
+/// Keys of records that were damaged already in log or checkpoint are kept behind this.
+const DAMAGED: &[u8] = b"\0damaged";
+
+/// How a recovery goes on: the records written so far of an index that is built anew.
+pub trait Recovery: Send {
+    /// An index is built anew, for this reason.
+    fn rebuilding(&mut self, reason: &str);
+    /// So many records have been written to it.
+    fn written(&mut self, records: u64);
+
+    /// Whether the recovery is not wanted any more: it can be begun again later.
+    fn is_stopped(&self) -> bool {
+        false
+    }
+}
+
+/// A store that can be served.
+pub(crate) struct Recovered {
+    pub(crate) engine: SledEngine,
+    pub(crate) lineage: Lineage,
+    /// The last record that the index has for good.
+    pub(crate) applied: u64,
+    /// The last record of the log.
+    pub(crate) last: u64,
+    /// The records behind the applied mark.
+    pub(crate) backlog: Vec<(u64, Batch)>,
+    /// Whether the index is known to be as the log says: it was built from it just now.
+    pub(crate) is_rebuilt: bool,
+    /// Whether the process before this one ended without closing the store.
+    pub(crate) was_killed: bool,
+    /// Keys of records that are damaged in log or checkpoint too.
+    pub(crate) damaged: Vec<Vec<u8>>,
+}
+
+/// What the log and its checkpoint are.
+struct Log {
+    checkpoint: Option<Checkpoint>,
+    /// A checkpoint that cannot be read.
+    unreadable: Option<PathBuf>,
+    segments: Vec<SegmentFile>,
+    lineage: Option<Lineage>,
+}
+
+impl Log {
+    fn read(folder: &Folder) -> Result<Self, OpenError> {
+        let read = || -> io::Result<Self> {
+            let (checkpoint, unreadable) = checkpoint::find(&folder.checkpoint())?;
+            let segments = wal::list(&folder.wal())?;
+            let lineage = match &checkpoint {
+                Some(checkpoint) => Some(checkpoint.lineage),
+                None => wal::lineage(&segments)?,
+            };
+            Ok(Self { checkpoint, unreadable, segments, lineage })
+        };
+        read().map_err(folder_error("read", folder.path()))
+    }
+
+    fn checkpointed(&self) -> u64 {
+        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.seq)
+    }
+
+    /// Whether there is neither a checkpoint nor a record, readable or not.
+    fn is_empty(&self) -> bool {
+        // A crash may have come while the first segment was begun.
+        let holds_nothing = |segment: &SegmentFile| segment.bytes().is_ok_and(|bytes| bytes <= HEADER_BYTES);
+        self.checkpoint.is_none() && self.unreadable.is_none() && self.segments.iter().all(holds_nothing)
+    }
+
+    /// The last record that is known to have been in it.
+    fn end(&self) -> io::Result<u64> {
+        let replayed = wal::replay::<io::Error>(&self.segments, 0, |_, _| Ok(()))?;
+        let of_segments = replayed.gap.map_or(replayed.last, |gap| gap.end);
+        let of_checkpoint = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.needs);
+        Ok(of_segments.max(of_checkpoint).max(self.segments.last().map_or(0, |segment| segment.from)))
+    }
+
+    /// Makes what a killed process wrote last durable: the index must not be the only one to have it.
+    fn sync(&self) -> Result<(), OpenError> {
+        self.segments.last().map_or(Ok(()), |segment| sync(&segment.path))
+    }
+
+    /// Whether something of it is lost that came before its first readable record.
+    fn lacks_its_beginning(&self) -> bool {
+        let begins_at = self.segments.first().map_or(1, |segment| segment.from);
+        self.unreadable.is_some() && self.checkpoint.is_none() || begins_at > self.checkpointed() + 1
+    }
+}
+
+/// How the index was found.
+enum Index {
+    Missing,
+    Unusable(String),
+    Open(SledEngine, Option<Mark>),
+}
+
+/// Brings the store in `folder`, which is locked, in step.
+///
+/// # Errors
+/// [`OpenError::Incomplete`] where something is lost that nothing here has.
+pub(crate) fn recover(
+    folder: &Folder,
+    cache_bytes: u64,
+    recovery: &mut dyn Recovery,
+) -> Result<Recovered, OpenError> {
+    replacement::finish(folder.path())?;
+    layout::upgrade(folder)?;
+    remove_folder(&folder.building())?;
+    for path in [folder.wal(), folder.checkpoint()] {
+        create_folder(&path)?;
+    }
+    checkpoint::clear_unfinished(&folder.checkpoint())
+        .map_err(folder_error("clear", &folder.checkpoint()))?;
+    let opening = Opening { folder, cache_bytes, log: Log::read(folder)? };
+    let was_killed = !folder.sums().exists() && folder.index().exists();
+    let recovered = opening.recover(recovery)?;
+    sync(folder.path())?;
+    layout::keep_earlier_versions_out(folder)?;
+    Ok(Recovered { was_killed, ..recovered })
+}
+
+struct Opening<'a> {
+    folder: &'a Folder,
+    cache_bytes: u64,
+    log: Log,
+}
+
+impl Opening<'_> {
+    fn recover(self, recovery: &mut dyn Recovery) -> Result<Recovered, OpenError> {
+        match (self.index()?, self.log.lineage) {
+            (Index::Missing, None) if self.log.is_empty() => self.begin(),
+            (Index::Missing, None) => Err(self.unreadable_log("it is missing")),
+            (Index::Missing, Some(lineage)) => self.rebuild("it is missing", lineage, recovery),
+            (Index::Unusable(reason), None) if self.log.is_empty() => Err(self.unusable(reason)),
+            (Index::Unusable(reason), None) => Err(self.unreadable_log(&reason)),
+            (Index::Unusable(reason), Some(lineage)) => self.rebuild(&reason, lineage, recovery),
+            // Written by a version before 0.3 without a log: what is left of one is out of date.
+            (Index::Open(engine, Some(Mark::OFF)), _) => self.take_over(engine),
+            (Index::Open(engine, None), None) if self.log.is_empty() => self.take_over(engine),
+            (Index::Open(_, None), None) => Err(self.foreign()),
+            // The log is gone, or the header of its only segment.
+            (Index::Open(engine, None), Some(lineage)) => {
+                let is_empty = records(&engine).next().is_none();
+                drop(engine);
+                if is_empty { self.rebuild("it is empty", lineage, recovery) } else { Err(self.foreign()) }
+            }
+            (Index::Open(_, Some(mark)), Some(lineage)) if mark.lineage != lineage => Err(self.foreign()),
+            (Index::Open(engine, Some(mark)), _) => self.catch_up(engine, mark, recovery),
+        }
+    }
+
+    /// Opens the index, unless it is known to be damaged.
+    fn index(&self) -> Result<Index, OpenError> {
+        let path = self.folder.index();
+        if !path.exists() {
+            return Ok(Index::Missing);
+        }
+        if let Some(reason) = self.folder.damage() {
+            return Ok(Index::Unusable(reason));
+        }
+        if let Some(name) = sums::changed(self.folder)? {
+            return Ok(Index::Unusable(format!("its file {name} has changed since it was closed")));
+        }
+        sums::forget(self.folder)?;
+        let opened = SledEngine::open(&path, self.cache_bytes).and_then(|engine| {
+            let mark = Mark::read(&engine).map_err(|EngineError(reason)| self.unusable(reason))?;
+            Ok(Index::Open(engine, mark))
+        });
+        match opened {
+            Err(OpenError::Index { path, reason }) => {
+                if self.folder.free_bytes().is_some_and(|free| free < OPENING_BYTES) {
+                    return Err(OpenError::Index { path, reason });
+                }
+                Ok(Index::Unusable(reason))
+            }
+            opened => opened,
+        }
+    }
+
+    fn unusable(&self, reason: String) -> OpenError {
+        OpenError::Index { path: self.folder.index(), reason }
+    }
+
+    fn incomplete(&self, reason: String) -> OpenError {
+        let hint = "restore it from a copy made by unionlink store backup: unionlink store restore FOLDER";
+        OpenError::Incomplete { path: self.folder.path().to_owned(), reason, hint }
+    }
+
+    fn foreign(&self) -> OpenError {
+        let reason = "its index and its log are of two different stores".to_owned();
+        let hint = "put the folder together again as it was; or, if the log is the right one, move index/ away, \
+                    and it is built anew";
+        OpenError::Incomplete { path: self.folder.path().to_owned(), reason, hint }
+    }
+
+    fn unreadable_log(&self, reason: &str) -> OpenError {
+        let segments = self.log.segments.iter().map(|segment| &segment.path);
+        let damaged = self.log.unreadable.iter().chain(segments).map(|path| path.display().to_string());
+        let damaged = damaged.collect::<Vec<_>>().join(" and ");
+        self.incomplete(format!("{damaged} is damaged, and the index: {reason}"))
+    }
+
+    /// A new store.
+    fn begin(self) -> Result<Recovered, OpenError> {
+        let lineage = rand::random();
+        let building = self.folder.building();
+        let engine = SledEngine::open(&building, self.cache_bytes)?;
+        set_mark(&engine, Mark { lineage, seq: 0 }).map_err(|EngineError(reason)| self.unusable(reason))?;
+        drop(engine);
+        sync_all(&building)?;
+        rename(self.folder.path(), &building, &self.folder.index())?;
+        let engine = SledEngine::open(&self.folder.index(), self.cache_bytes)?;
+        Ok(recovered(engine, lineage, 0))
+    }
+
+    /// The index has everything up to its mark; it is given the rest.
+    fn catch_up(
+        self,
+        engine: SledEngine,
+        mark: Mark,
+        recovery: &mut dyn Recovery,
+    ) -> Result<Recovered, OpenError> {
+        let Mark { lineage, seq: applied } = mark;
+        let (checkpointed, segments) = (self.log.checkpointed(), &self.log.segments);
+        let begins_at = segments.first().map_or(checkpointed + 1, |segment| segment.from);
+        if applied + 1 < begins_at && applied < checkpointed {
+            drop(engine);
+            return self.rebuild("it has fallen behind the log", lineage, recovery);
+        }
+        let mut backlog = BacklogOf { engine: &engine, lineage, bytes: 0, applied, records: Vec::new() };
+        let replayed = wal::replay(segments, applied, |seq, entries| {
+            let owned = |(key, value): (&[u8], Option<&[u8]>)| (key.to_vec(), value.map(<[u8]>::to_vec));
+            backlog.add(seq, entries.into_iter().map(owned).collect())
+        });
+        let replayed = replayed.map_err(|error| match error {
+            ReplayError::Io(source) => folder_error("read", &self.folder.wal())(source),
+            ReplayError::Index(EngineError(reason)) => self.unusable(reason),
+        })?;
+        let BacklogOf { applied: written, records: backlog, .. } = backlog;
+        if let Some(gap) = replayed.gap {
+            drop(engine);
+            // Where the checkpoint has what is missing.
+            let is_covered = gap.have < checkpointed;
+            return if is_covered {
+                self.rebuild("it has fallen behind the log", lineage, recovery)
+            } else {
+                Err(self.incomplete(gap.to_string()))
+            };
+        }
+        if replayed.torn {
+            tracing::info!(
+                "the log ends in half a record: it was being written, or is damaged; nobody can tell"
+            );
+        }
+        let last = replayed.last;
+        self.log.sync()?;
+        let needs = self.log.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.needs);
+        let is_incomplete = replayed.seen.max(checkpointed) < applied || self.log.lacks_its_beginning();
+        if is_incomplete || replayed.damaged.is_some() || needs > last {
+            if needs > last {
+                return Err(self.incomplete(format!("the log ends with record {last}, and had {needs}")));
+            }
+            apply_all(&engine, &backlog).map_err(|EngineError(reason)| self.unusable(reason))?;
+            return self.heal(engine, Mark { lineage, seq: last });
+        }
+        tracing::debug!(applied = written, last, "the log has been replayed");
+        let damaged = damaged_keys(&engine).map_err(|EngineError(reason)| self.unusable(reason))?;
+        Ok(Recovered { applied: written, last, backlog, damaged, ..recovered(engine, lineage, last) })
+    }
+
+    /// The index is all there is of the store: a log is begun, behind whatever is left of another one.
+    fn take_over(self, engine: SledEngine) -> Result<Recovered, OpenError> {
+        let end = self.log.end().map_err(folder_error("read", &self.folder.wal()))?;
+        self.heal(engine, Mark { lineage: rand::random(), seq: end + 1 })
+    }
+
+    /// Log or checkpoint lack something that the index has: a checkpoint is written from it. The index has everything up
+    /// to `mark`, and there is nothing behind that.
+    fn heal(self, engine: SledEngine, mark: Mark) -> Result<Recovered, OpenError> {
+        let is_new = self.log.lineage != Some(mark.lineage);
+        if !self.log.is_empty() || mark.seq > 1 {
+            tracing::error!(
+                seq = mark.seq,
+                "log or checkpoint lack something that the index has; a checkpoint is written from the index"
+            );
+        }
+        let set_mark = || set_mark(&engine, mark).map_err(|EngineError(reason)| self.unusable(reason));
+        // Where it is interrupted it begins again: so an index that belongs to no log yet belongs to this one first, and
+        // one that has to leave another log does so last.
+        let marks_first = !is_new || self.log.lineage.is_none();
+        if marks_first {
+            set_mark()?;
+        }
+        let folder = self.folder.checkpoint();
+        let cannot = folder_error("write a checkpoint in", &folder);
+        checkpoint::from_index(&engine, &folder, mark.lineage, mark.seq, &|| mark.seq, &|| false)
+            .map_err(cannot)?;
+        for SegmentFile { path, .. } in &self.log.segments {
+            std::fs::remove_file(path).map_err(folder_error("delete", path))?;
+        }
+        if let Some(path) = self.log.unreadable.as_ref().filter(|path| path.exists()) {
+            std::fs::remove_file(path).map_err(folder_error("delete", path))?;
+        }
+        let cannot = folder_error("clear", &folder);
+        checkpoint::clear_unfinished(&folder).map_err(cannot)?;
+        sync(&self.folder.wal())?;
+        sync(&folder)?;
+        if !marks_first {
+            set_mark()?;
+        }
+        Ok(recovered(engine, mark.lineage, mark.seq))
+    }
+
+    /// Builds the index anew from checkpoint and log.
+    fn rebuild(
+        self,
+        reason: &str,
+        lineage: Lineage,
+        recovery: &mut dyn Recovery,
+    ) -> Result<Recovered, OpenError> {
+        let checkpointed = self.log.checkpointed();
+        if let (Some(path), None) = (&self.log.unreadable, &self.log.checkpoint) {
+            return Err(self.incomplete(format!("{} is damaged, and the index: {reason}", path.display())));
+        }
+        let replayed = wal::replay::<io::Error>(&self.log.segments, checkpointed, |_, _| Ok(()));
+        let replayed = replayed.map_err(folder_error("read", &self.folder.wal()))?;
+        if let Some(gap) = replayed.gap {
+            return Err(self.incomplete(format!("{gap}, and the index: {reason}")));
+        }
+        let (last, needs) =
+            (replayed.last, self.log.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.needs));
+        if needs > last {
+            return Err(self.incomplete(format!("the log ends with record {last}, and had {needs}")));
+        }
+        self.log.sync()?;
+        tracing::warn!(reason, "the index is built anew from checkpoint and log");
+        recovery.rebuilding(reason);
+        let cannot_read = |error: io::Error| match error.kind() {
+            io::ErrorKind::InvalidData => self.incomplete(format!("{error}, and the index: {reason}")),
+            _ => folder_error("read", self.folder.path())(error),
+        };
+        let Log { checkpoint, segments, .. } = &self.log;
+        let rows =
+            checkpoint::merged(&self.folder.checkpoint(), lineage, checkpoint.as_ref(), segments, last);
+        let rows = checkpoint::live(rows.map_err(cannot_read)?);
+        let building = self.folder.building();
+        let filled = fill(&building, Mark { lineage, seq: last }, rows, &mut |records| {
+            recovery.written(records);
+            !recovery.is_stopped()
+        });
+        let (records, damaged) = match filled {
+            Ok(filled) => filled,
+            Err(FillError::Source(error)) => return Err(cannot_read(error)),
+            Err(FillError::Index(error)) => return Err(error),
+        };
+        remove_folder(&self.folder.set_aside())?;
+        if self.folder.index().exists() {
+            rename(self.folder.path(), &self.folder.index(), &self.folder.set_aside())?;
+        }
+        rename(self.folder.path(), &building, &self.folder.index())?;
+        self.folder.unmark_damaged()?;
+        sums::forget(self.folder)?;
+        tracing::info!(records, "the index has been built anew; the previous one is in index.set-aside");
+        let engine = SledEngine::open(&self.folder.index(), self.cache_bytes)?;
+        Ok(Recovered { is_rebuilt: true, damaged, ..recovered(engine, lineage, last) })
+    }
+}
+
+/// Of an index that has everything.
+fn recovered(engine: SledEngine, lineage: Lineage, last: u64) -> Recovered {
+    Recovered {
+        engine,
+        lineage,
+        applied: last,
+        last,
+        backlog: Vec::new(),
+        is_rebuilt: false,
+        was_killed: false,
+        damaged: Vec::new(),
+    }
+}
+
+enum ReplayError {
+    Io(io::Error),
+    Index(EngineError),
+}
+
+impl From<io::Error> for ReplayError {
+    fn from(error: io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+/// Records of the log that the index lacks; beyond a number of bytes they are written to it at once.
+struct BacklogOf<'a> {
+    engine: &'a dyn Engine,
+    lineage: Lineage,
+    records: Vec<(u64, Batch)>,
+    bytes: usize,
+    applied: u64,
+}
+
+impl BacklogOf<'_> {
+    fn add(&mut self, seq: u64, batch: Batch) -> Result<(), ReplayError> {
+        self.bytes +=
+            batch.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
+        self.records.push((seq, batch));
+        if self.bytes > BACKLOG_BYTES_MAX {
+            apply_all(self.engine, &self.records).map_err(ReplayError::Index)?;
+            set_mark(self.engine, Mark { lineage: self.lineage, seq }).map_err(ReplayError::Index)?;
+            (self.applied, self.bytes) = (seq, 0);
+            self.records.clear();
+        }
+        Ok(())
+    }
+}
+
+fn apply_all(engine: &dyn Engine, backlog: &[(u64, Batch)]) -> Result<(), EngineError> {
+    for (_, batch) in backlog {
+        let writes: Vec<Write> = batch.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
+        step("replaying the log", || writes.chunks(ROWS_AT_A_TIME).try_for_each(|rows| engine.apply(rows)))?;
+    }
+    Ok(())
+}
+
+fn set_mark(engine: &dyn Engine, mark: Mark) -> Result<(), EngineError> {
+    step("the flush of the index", || {
+        engine.apply(&[mark.to_write()?])?;
+        engine.flush()
+    })
+}
+
+/// What remembers a damaged record.
+pub(super) fn damaged_row(key: &[u8]) -> Write {
+    ([DAMAGED, key].concat(), Some(Vec::new()))
+}
+
+fn damaged_keys(engine: &dyn Engine) -> Result<Vec<Vec<u8>>, EngineError> {
+    let rows = engine.range(DAMAGED, &[PRIVATE + 1]).take_while(|row| match row {
+        Ok((key, _)) => key.starts_with(DAMAGED),
+        Err(_) => true,
+    });
+    rows.map(|row| row.map(|(key, _)| key[DAMAGED.len()..].to_vec())).collect()
+}
+
+/// Why an index could not be filled.
+pub(crate) enum FillError {
+    /// The source cannot be read.
+    Source(io::Error),
+    /// The index cannot be written.
+    Index(OpenError),
+}
+
+/// Fills a new index in `path`, and makes it durable; `written` returns whether to go on. How many records there were, and the keys of those that were
+/// damaged already.
+pub(crate) fn fill(
+    path: &std::path::Path,
+    mark: Mark,
+    rows: impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>>,
+    written: &mut dyn FnMut(u64) -> bool,
+) -> Result<(u64, Vec<Vec<u8>>), FillError> {
+    remove_folder(path).map_err(FillError::Index)?;
+    let engine = SledEngine::open(path, BUILDING_CACHE_BYTES).map_err(FillError::Index)?;
+    let unusable = |EngineError(reason)| FillError::Index(OpenError::Index { path: path.to_owned(), reason });
+    let (mut records, mut unflushed, mut portion) = (0, 0, Vec::new());
+    let mut damaged = Vec::new();
+    for row in rows {
+        let (key, value) = row.map_err(FillError::Source)?;
+        if !is_intact(&key, &value) {
+            damaged.push(key.clone());
+        }
+        unflushed += key.len() + value.len();
+        portion.push((key, Some(value)));
+        records += 1;
+        if portion.len() == ROWS_AT_A_TIME {
+            step("filling an index", || engine.apply(&portion)).map_err(unusable)?;
+            portion.clear();
+            if !written(records) {
+                return Err(FillError::Index(OpenError::Interrupted));
+            }
+            if unflushed >= FLUSH_EVERY_BYTES {
+                step("the flush of an index", || engine.flush()).map_err(unusable)?;
+                unflushed = 0;
+            }
+        }
+    }
+    portion.extend(damaged.iter().map(|key| damaged_row(key)));
+    step("filling an index", || engine.apply(&portion)).map_err(unusable)?;
+    set_mark(&engine, mark).map_err(unusable)?;
+    drop(engine);
+    sync_all(path).map_err(FillError::Index)?;
+    Ok((records, damaged))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,149 @@
+//! [`CustomerGroups`] as the embedded store implements it: what takes several transactions.
+//!
+//! Deliberately absent: the transactions (see `chats`) and the reads (see `customer_groups`).
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+
+use super::EmbeddedStore;
+use super::business::customer_groups::{self, DueChats};
+use super::business::{chat_members, chats};
+use super::rows::txn::Txn;
+use super::small_commits::CUSTOMERS_PER_TRANSACTION;
+use crate::domain::chat::{ChatEvent, MemberVersion};
+use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId};
+use crate::domain::sighting::Sighting;
+use crate::domain::time::Timestamp;
+use crate::store::{ChatToRead, CustomerGroups, PageFound, StoreError};
+
+impl EmbeddedStore {
+    /// Applies the joins in an event that names more customers than one transaction takes, a few in each. The
+    /// event is to be applied afterwards: to these customers it then makes no difference, and after a crash
+    /// in between it is received again. Each transaction is skipped if the event `was_applied`.
+    pub(super) async fn join_ahead(
+        &self,
+        app: &AppName,
+        event: &ChatEvent,
+        received_at: Timestamp,
+        was_applied: impl Fn(&Txn<'_>) -> Result<bool, StoreError> + Clone + Send + Sync + 'static,
+    ) -> Result<(), StoreError> {
+        let customers = event.change.customers_joined();
+        if customers.len() <= CUSTOMERS_PER_TRANSACTION {
+            return Ok(());
+        }
+        let _held_back = self.hold_back(app, &event.corp_id, received_at);
+        let (app, event) = (app.clone(), event.clone());
+        let joined = self.in_parts(customers, move |txn, part| {
+            if was_applied(txn)? {
+                return Ok(());
+            }
+            chats::join(txn, &app, &event, part, received_at)
+        });
+        joined.await.map(drop)
+    }
+
+    /// Takes all contacts out of a group that has ended. To be called after every transaction on such a
+    /// message, also on a repeated one: the first may have been interrupted before this.
+    pub(super) async fn leave_ended(&self, ended: Option<(CorpId, ChatId)>) -> Result<(), StoreError> {
+        let Some((corp_id, chat_id)) = ended else { return Ok(()) };
+        let mut members = chat_members::of_all_apps(&self.view(), &chat_id)?;
+        members.retain(|contact| contact.corp_id == corp_id);
+        let leave = move |txn: &mut Txn<'_>, part: Vec<ContactKey>| {
+            part.iter().try_for_each(|key| chat_members::leave(txn, key, &chat_id))
+        };
+        self.in_parts(members, leave).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl CustomerGroups for EmbeddedStore {
+    async fn due_chats_except(
+        &self,
+        corps: &BTreeSet<(AppName, CorpId)>,
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<ChatToRead>, StoreError> {
+        let DueChats { due, outdated } = customer_groups::due_except(&self.view(), corps, now, limit)?;
+        for place in outdated {
+            // The next call that finds it corrects it just as well.
+            if let Err(error) = self.writer.run(move |txn| chats::correct_place(txn, &place, now)).await {
+                tracing::debug!(%error, "an outdated place in the queue of readings was not corrected");
+                break;
+            }
+        }
+        Ok(due)
+    }
+
+    async fn next_chat_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        customer_groups::next_due(&self.view())
+    }
+
+    async fn chat_read(
+        &self,
+        group: &ChatToRead,
+        customers: Vec<Sighting>,
+        version: Option<MemberVersion>,
+        began_at: Timestamp,
+    ) -> Result<PageFound, StoreError> {
+        let (of, ChatToRead { app, corp_id, chat_id, chat }) = (group.clone(), group);
+        let listed: BTreeSet<_> = customers.iter().map(|row| row.external_userid.clone()).collect();
+        let _held_back = self.hold_back(app, corp_id, began_at);
+        let found =
+            self.in_parts(customers, move |txn, part| chats::see_all(txn, &of, part, began_at)).await?;
+        if chat.clone().read(version.clone(), began_at) {
+            let mut left = chat_members::of_group(&self.view(), app, corp_id, chat_id)?;
+            left.retain(|key| !listed.contains(&key.external_userid));
+            let of = group.clone();
+            self.in_parts(left, move |txn, part| chats::leave_all(txn, &of, part)).await?;
+        }
+        let group = group.clone();
+        self.writer.run(move |txn| chats::read(txn, &group, version, began_at)).await?;
+        Ok(found.into_iter().sum())
+    }
+
+    async fn chat_not_found(&self, group: &ChatToRead, began_at: Timestamp) -> Result<(), StoreError> {
+        if group.chat.clone().not_found(began_at) {
+            let left = chat_members::of_group(&self.view(), &group.app, &group.corp_id, &group.chat_id)?;
+            let of = group.clone();
+            self.in_parts(left, move |txn, part| chats::leave_all(txn, &of, part)).await?;
+        }
+        let group = group.clone();
+        self.writer.run(move |txn| chats::not_found(txn, &group, began_at)).await
+    }
+
+    async fn chat_unread(&self, group: &ChatToRead, until: Option<Timestamp>) -> Result<(), StoreError> {
+        let group = group.clone();
+        self.writer.run(move |txn| chats::unread(txn, &group, until)).await
+    }
+
+    async fn read_chats_again(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let (mut put_off, mut from) = (Vec::new(), None);
+        loop {
+            let page = customer_groups::put_off(&self.view(), app, corp_id, from, now)?;
+            put_off.extend(page.put_off);
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        let moved = self.in_parts(put_off, move |txn, part| {
+            let mut moved = 0;
+            for chat_id in part {
+                moved += u64::from(chats::read_again(txn, &app, &corp_id, &chat_id, now)?);
+            }
+            Ok(moved)
+        });
+        Ok(moved.await?.into_iter().sum())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! [`Reconciling`] as the embedded store implements it: what takes several transactions or pages.
+//!
+//! Deliberately absent: the transactions and the reads (see `reconcile`, `tasks` and `dealers`).
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+
+use super::EmbeddedStore;
+use super::business::{clock, dealers, reconcile, tasks};
+use super::rows::txn::Txn;
+use super::small_commits::CUSTOMERS_PER_TRANSACTION;
+use super::writer::Patience;
+use crate::domain::contact::Contact;
+use crate::domain::dealer_activity::{DealerActivity, DealerTrouble, NewActivity};
+use crate::domain::event::AppAlarm;
+use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, UserId};
+use crate::domain::reconcile::{ReconcileRun, ReconcileTask};
+use crate::domain::sighting::Sighting;
+use crate::domain::time::{Moment, Timestamp};
+use crate::store::{DealerRow, EventId, PageFound, Reconciling, StoreError};
+
+impl EmbeddedStore {
+    /// Calls `look` for every customer of a dealer, and yields to other tasks in between.
+    async fn each_customer(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        mut look: impl FnMut(ContactKey, Contact) + Send,
+    ) -> Result<(), StoreError> {
+        let mut from = None;
+        loop {
+            let page = reconcile::customers(&self.view(), app, corp_id, from)?;
+            page.customers.into_iter().for_each(|(key, contact)| look(key, contact));
+            from = page.next;
+            if from.is_none() {
+                return Ok(());
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    async fn change_activity(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        change: impl FnOnce(&mut DealerActivity) + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer.run(move |txn| dealers::change_activity(txn, &app, &corp_id, change)).await
+    }
+}
+
+#[async_trait]
+impl Reconciling for EmbeddedStore {
+    async fn begin_reconcile(
+        &self,
+        corps: Vec<(AppName, CorpId)>,
+        now: Timestamp,
+    ) -> Result<ReconcileRun, StoreError> {
+        const CORPS_PER_TRANSACTION: usize = 80;
+        // Without any dealer the run begins too, and ends at once.
+        let parts = if corps.is_empty() {
+            vec![Vec::new()]
+        } else {
+            corps.chunks(CORPS_PER_TRANSACTION).map(<[_]>::to_vec).collect()
+        };
+        for part in parts {
+            self.writer.run(move |txn| tasks::begin(txn, part, now)).await?;
+        }
+        self.writer.run(move |txn| tasks::end_if_done(txn, now)).await?;
+        Ok(self.reconcile_run().await?.unwrap_or_else(|| ReconcileRun::new(now)))
+    }
+
+    async fn reconcile_run(&self) -> Result<Option<ReconcileRun>, StoreError> {
+        reconcile::run(&self.view())
+    }
+
+    async fn reconcile_tasks(&self, app: &AppName) -> Result<Vec<(CorpId, ReconcileTask)>, StoreError> {
+        reconcile::tasks_of(&self.view(), app)
+    }
+
+    async fn page_read(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        page: Vec<Sighting>,
+        next: ReconcileTask,
+        read_at: Timestamp,
+    ) -> Result<PageFound, StoreError> {
+        let rows = page.len() as u64;
+        let (of_app, of_corp) = (app.clone(), corp_id.clone());
+        let found =
+            self.in_parts(page, move |txn, part| reconcile::see_all(txn, (&of_app, &of_corp), part, read_at));
+        let found: PageFound = found.await?.into_iter().sum();
+        let (app, corp_id, counts) = (app.clone(), corp_id.clone(), (rows, found.new));
+        self.writer.run(move |txn| reconcile::page_applied(txn, (&app, &corp_id), counts, next)).await?;
+        Ok(found)
+    }
+
+    async fn missing_followers(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        begun_at: Timestamp,
+    ) -> Result<(u64, Vec<(ExternalUserid, UserId)>), StoreError> {
+        let (mut present, mut missing) = (0, Vec::new());
+        self.each_customer(app, corp_id, |key, contact| {
+            present += contact.followers_now().len() as u64;
+            let ids = contact.missing_since(begun_at);
+            missing.extend(ids.map(|user_id| (key.external_userid.clone(), user_id.clone())));
+        })
+        .await?;
+        Ok((present, missing))
+    }
+
+    async fn remove_followers(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        missing: Vec<(ExternalUserid, UserId)>,
+        begun_at: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        let remove = move |txn: &mut Txn<'_>, part| {
+            reconcile::remove_followers(txn, (&app, &corp_id), part, begun_at, now)
+        };
+        self.in_parts(missing, remove).await.map(drop)
+    }
+
+    async fn end_task(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        is_complete: bool,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer.run(move |txn| reconcile::end_task(txn, (&app, &corp_id), is_complete, now)).await
+    }
+
+    async fn end_tasks_of_others(&self, apps: &[AppName], now: Timestamp) -> Result<(), StoreError> {
+        let all = reconcile::corps_with_tasks(&self.view())?;
+        for (app, corp_id) in all.into_iter().filter(|(app, _)| !apps.contains(app)) {
+            self.end_task(&app, &corp_id, false, now).await?;
+        }
+        Ok(())
+    }
+
+    async fn look_up_again(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        all: bool,
+        now: Timestamp,
+    ) -> Result<u64, StoreError> {
+        let mut waiting = Vec::new();
+        self.each_customer(app, corp_id, |key, contact| {
+            if !contact.is_identified() {
+                waiting.push(key);
+            }
+        })
+        .await?;
+        let moved = self.in_parts(waiting, move |txn, part| reconcile::look_up_again(txn, part, all, now));
+        Ok(moved.await?.into_iter().sum())
+    }
+
+    async fn visibility_changes(&self) -> Result<BTreeMap<(AppName, CorpId), EventId>, StoreError> {
+        dealers::visibility_changes(&self.view())
+    }
+
+    async fn visibility_seen(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        report: EventId,
+    ) -> Result<(), StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer.run(move |txn| dealers::visibility_seen(txn, &app, &corp_id, report)).await
+    }
+
+    async fn record_activity(
+        &self,
+        new: Vec<(AppName, CorpId, NewActivity)>,
+        moment: Option<Moment>,
+    ) -> Result<Vec<CorpId>, StoreError> {
+        let parts = new.chunks(CUSTOMERS_PER_TRANSACTION).map(|part| (part.to_vec(), None));
+        let mut parts: Vec<_> = parts.collect();
+        match parts.last_mut() {
+            Some((_, with)) => *with = moment,
+            None => parts.push((Vec::new(), moment)),
+        }
+        let transactions = parts.into_iter().map(|(part, moment)| {
+            move |txn: &mut Txn<'_>| {
+                let back = dealers::add_activity(txn, part)?;
+                if let Some(moment) = moment {
+                    clock::put(txn, &moment)?;
+                }
+                Ok(back)
+            }
+        });
+        let back: Result<Vec<_>, _> =
+            self.run_all(transactions, Patience::InTime).await.into_iter().collect();
+        Ok(back?.concat())
+    }
+
+    async fn set_silent(&self, app: &AppName, corp_id: &CorpId, since: Timestamp) -> Result<(), StoreError> {
+        self.change_activity(app, corp_id, move |activity| activity.silent_since = Some(since)).await
+    }
+
+    async fn set_trouble(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        trouble: DealerTrouble,
+    ) -> Result<(), StoreError> {
+        self.change_activity(app, corp_id, move |activity| activity.trouble = Some(trouble)).await
+    }
+
+    async fn dealer_rows(&self, app: &AppName) -> Result<Vec<DealerRow>, StoreError> {
+        dealers::rows(&self.view(), app)
+    }
+
+    async fn alarms(&self) -> Result<Vec<(AppName, AppAlarm)>, StoreError> {
+        dealers::alarms(&self.view())
+    }
+}

@@ -1,0 +1,363 @@
+//! [`Store`] as the embedded store implements it: each method submits a transaction to the writer, or reads.
+//!
+//! Deliberately absent: the transactions and the reads, each in the file of its subject in `business`.
+
+use async_trait::async_trait;
+
+use super::business::inbox::SetAside;
+use super::business::{
+    arrivals, chat_members, clock, dealers, events, fans, ledgers, links, listing, queues, roll, set_aside,
+    work,
+};
+use super::leases::{fan_lease, lease_key};
+use super::rows::keys;
+use super::rows::txn::Txn;
+use super::writer::Patience;
+use super::{AHEAD, AHEAD_IN_BACKGROUND, EmbeddedStore};
+use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
+use crate::domain::fan::{Fan, FanStep, Priority, Renew};
+use crate::domain::ids::{AppName, CorpId, FanKey, Unionid};
+use crate::domain::link::LinkData;
+use crate::domain::quota::{Budget, Grant, Ledger, Share};
+use crate::domain::tally::Tally;
+use crate::domain::time::{Moment, Timestamp};
+use crate::store::embedded::rows::ids::FanNumber;
+use crate::store::{
+    Appended, Arrival, Counts, EventId, EventRow, EventState, FanFilter, FanOutcome, FanPage, FanWork,
+    LinkQuery, LogStatus, NewFan, Outcome, Payload, Quarantined, Registered, Store, StoreError, Work,
+};
+
+#[async_trait]
+impl Store for EmbeddedStore {
+    async fn append(&self, arrival: Arrival) -> Result<Appended, StoreError> {
+        let events_max = self.settings.inbox_events_max;
+        if let Payload::Chat(event) = &arrival.payload {
+            let seen = arrivals::seen_key(&arrival);
+            self.join_ahead(&arrival.app, event, arrival.received_at, move |txn| txn.has(&seen)).await?;
+        }
+        let ended = chat_members::ended(&arrival.payload);
+        let appended = self.writer.run(move |txn| arrivals::append(txn, arrival, events_max)).await?;
+        self.leave_ended(ended).await?;
+        Ok(appended)
+    }
+
+    async fn lease(&self, now: Timestamp, limit: usize, background: usize) -> Result<Vec<Work>, StoreError> {
+        self.lease_work(now, limit, background).await
+    }
+
+    async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {
+        self.next_free_work().await
+    }
+
+    async fn settle(
+        &self,
+        outcomes: Vec<(Work, Outcome)>,
+        now: Timestamp,
+    ) -> Result<Vec<Timestamp>, StoreError> {
+        self.indexed().await?;
+        let is_background = outcomes.iter().all(|(work, _)| work.is_background());
+        let ahead = if is_background { AHEAD_IN_BACKGROUND } else { AHEAD };
+        let outcomes =
+            outcomes.into_iter().map(|(work, outcome)| (lease_key(&work.id), (work, outcome, now))).collect();
+        let settle = |txn: &mut Txn<'_>, (work, outcome, now): (Work, Outcome, Timestamp)| {
+            work::settle(txn, &work, outcome, now)
+        };
+        Ok(self.settle_all(outcomes, settle, ahead).await?.into_iter().flatten().collect())
+    }
+
+    async fn bring_forward(&self, due_at: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
+        self.bring_work_forward(due_at, now).await
+    }
+
+    async fn events(
+        &self,
+        state: EventState,
+        after: EventId,
+        limit: usize,
+    ) -> Result<Vec<EventRow>, StoreError> {
+        let leased = self.leases().clone();
+        events::list(&self.view(), &leased, state, after, limit)
+    }
+
+    async fn event(&self, id: EventId) -> Result<Option<EventRow>, StoreError> {
+        Ok(events::set_aside(&self.view(), id)?.map(EventRow::from))
+    }
+
+    async fn quarantined_message(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
+        events::message(&self.view(), id)
+    }
+
+    async fn redrive(
+        &self,
+        id: EventId,
+        becomes: Option<Payload>,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let aside = keys::set_aside(id);
+        if let Some(Payload::Chat(event)) = &becomes
+            && let Some(SetAside::Quarantined(Quarantined { app, .. })) = self.read(&aside)?
+        {
+            self.join_ahead(&app, event, now, move |txn| txn.has(&aside).map(|is_there| !is_there)).await?;
+        }
+        let ended = becomes.as_ref().and_then(chat_members::ended);
+        let redriven = self.writer.run(move |txn| arrivals::redrive(txn, id, becomes, now)).await?;
+        self.leave_ended(ended).await?;
+        Ok(redriven)
+    }
+
+    async fn discard(&self, ids: Vec<EventId>) -> Vec<Result<Option<EventState>, StoreError>> {
+        let transactions = ids.into_iter().map(|id| move |txn: &mut Txn<'_>| set_aside::discard(txn, id));
+        self.run_all(transactions, Patience::UntilDecided).await
+    }
+
+    async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {
+        // A group of transactions has at most 99 keys. Each fan may be on a sheet of its own; one with a
+        // pending id also has a review and may be linked to contacts.
+        const PLAIN_PER_TRANSACTION: usize = 80;
+        const MINTED_PER_TRANSACTION: usize = 32;
+        self.indexed().await?;
+        let alike = fans.chunk_by(|a, b| a.key.app == b.key.app && a.minted.is_some() == b.minted.is_some());
+        let chunks = alike.flat_map(|fans| {
+            let minted = fans.first().is_some_and(|fan| fan.minted.is_some());
+            fans.chunks(if minted { MINTED_PER_TRANSACTION } else { PLAIN_PER_TRANSACTION })
+        });
+        let transactions = chunks.map(|chunk| {
+            let (chunk, app) = (chunk.to_vec(), chunk.first().map(|fan| fan.key.app.clone()));
+            move |txn: &mut Txn<'_>| match &app {
+                Some(app) => fans::register(txn, app, &chunk, now),
+                None => Ok(Vec::new()),
+            }
+        });
+        let registered: Result<Vec<_>, _> =
+            self.run_all(transactions, Patience::InTime).await.into_iter().collect();
+        Ok(registered?.concat())
+    }
+
+    async fn fans(&self, unionid: &Unionid) -> Result<Vec<(FanKey, Fan)>, StoreError> {
+        self.indexed().await?;
+        Ok(roll::undamaged_fans_of(&self.view(), unionid)?
+            .into_iter()
+            .map(|entry| (entry.key, entry.fan))
+            .collect())
+    }
+
+    async fn list_fans(
+        &self,
+        filter: &FanFilter,
+        from: u64,
+        limit: usize,
+        now: Timestamp,
+    ) -> Result<FanPage, StoreError> {
+        listing::fans_from(&self.view(), filter, from, limit, now)
+    }
+
+    async fn fan_tallies(&self) -> Result<Vec<(AppName, Tally)>, StoreError> {
+        queues::tallies(&self.view())
+    }
+
+    async fn lease_fans(
+        &self,
+        app: &AppName,
+        step: FanStep,
+        priorities: &[Priority],
+        now: Timestamp,
+        limit: usize,
+    ) -> Result<Vec<FanWork>, StoreError> {
+        self.lease_due_fans(app, step, priorities, now, limit).await
+    }
+
+    async fn next_fan_due(
+        &self,
+        app: &AppName,
+        step: FanStep,
+        priorities: &[Priority],
+    ) -> Result<Option<Timestamp>, StoreError> {
+        self.next_free_fan(app, step, priorities).await
+    }
+
+    async fn settle_fans(
+        &self,
+        outcomes: Vec<(FanWork, FanOutcome)>,
+        now: Timestamp,
+    ) -> Result<(), StoreError> {
+        self.indexed().await?;
+        let leased = |work: &FanWork| fan_lease(work.step, FanNumber(work.number));
+        let keyed =
+            outcomes.into_iter().map(|(work, outcome)| (leased(&work), (work, outcome, now))).collect();
+        let settle = |txn: &mut Txn<'_>, (work, outcome, now): (FanWork, FanOutcome, Timestamp)| {
+            fans::settle(txn, &work, outcome, now)
+        };
+        self.settle_all(keyed, settle, AHEAD).await?;
+        Ok(())
+    }
+
+    async fn review_fans(&self, app: &AppName, renew: Renew, now: Timestamp) -> Result<usize, StoreError> {
+        // Each fan may be on a sheet of its own.
+        const FANS_PER_TRANSACTION: usize = 32;
+        self.writer.health.ready()?;
+        self.indexed().await?;
+        // A record of the timeline that turns out to be damaged is not the first one any more.
+        while let Some(key) = fans::first_review(&self.view(), app, now)? {
+            let (app, of) = (app.clone(), key.clone());
+            let review =
+                move |txn: &mut Txn<'_>| fans::review(txn, &app, of, FANS_PER_TRANSACTION, renew, now);
+            if let Some(reviewed) = self.damaged.skip(&key, self.writer.run(review).await)? {
+                return Ok(reviewed);
+            }
+        }
+        Ok(0)
+    }
+
+    async fn reserve(
+        &self,
+        accounts: &[(String, Budget)],
+        api: &'static str,
+        share: Share,
+        want: u32,
+        now: Moment,
+    ) -> Result<Grant, StoreError> {
+        let accounts: Vec<_> =
+            accounts.iter().map(|(account, budget)| (keys::ledger(account, api), *budget)).collect();
+        self.writer.run(move |txn| ledgers::reserve(txn, accounts, share, want, now)).await
+    }
+
+    async fn rate_limited(
+        &self,
+        account: &str,
+        budget: Budget,
+        api: &'static str,
+        now: Moment,
+    ) -> Result<i64, StoreError> {
+        let key = keys::ledger(account, api);
+        self.writer.run(move |txn| ledgers::rate_limited(txn, key, budget, now)).await
+    }
+
+    async fn ledger(&self, account: &str, api: &'static str) -> Result<Ledger, StoreError> {
+        ledgers::ledger(&self.view(), account, api)
+    }
+
+    async fn put_dealers(&self, app: &AppName, listed: Vec<Dealer>) -> Result<Vec<CorpId>, StoreError> {
+        let corps: Vec<_> = listed.iter().map(|dealer| dealer.corp_id.clone()).collect();
+        let transactions = listed.into_iter().map(|dealer| {
+            let app = app.clone();
+            move |txn: &mut Txn<'_>| dealers::put(txn, &app, dealer)
+        });
+        let results = self.run_all(transactions, Patience::InTime).await;
+        let are_new: Vec<_> = results.into_iter().collect::<Result<_, _>>()?;
+        Ok(corps.into_iter().zip(are_new).filter(|(_, is_new)| *is_new).map(|(corp, _)| corp).collect())
+    }
+
+    async fn dealer_left(&self, app: &AppName, corp_id: &CorpId, now: Timestamp) -> Result<bool, StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer
+            .run(move |txn| {
+                dealers::change(txn, &app, &corp_id, |dealer| {
+                    dealer.left_at.get_or_insert(now);
+                })
+            })
+            .await
+    }
+
+    async fn set_qualification(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        qualification: Qualification,
+    ) -> Result<(), StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer
+            .run(move |txn| {
+                dealers::change(txn, &app, &corp_id, |dealer| dealer.qualification = Some(qualification))
+            })
+            .await?;
+        Ok(())
+    }
+
+    async fn dealer(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, StoreError> {
+        self.view().read(&keys::dealer(app, corp_id))
+    }
+
+    async fn dealers(&self, app: &AppName) -> Result<Vec<Dealer>, StoreError> {
+        dealers::of_app(&self.view(), app)
+    }
+
+    async fn set_token_owner(
+        &self,
+        app: &AppName,
+        corp_id: &CorpId,
+        owner: TokenOwner,
+    ) -> Result<(), StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer
+            .run(move |txn| dealers::change(txn, &app, &corp_id, |dealer| dealer.token = Some(owner)))
+            .await?;
+        Ok(())
+    }
+
+    async fn links(&self, query: &LinkQuery, now: Timestamp) -> Result<Vec<LinkData>, StoreError> {
+        links::find(&self.view(), query, now)
+    }
+
+    fn counts(&self) -> Counts {
+        self.writer.health.counts()
+    }
+
+    async fn oldest_event(&self) -> Result<Option<Timestamp>, StoreError> {
+        events::oldest(&self.view())
+    }
+
+    fn ready(&self) -> Result<(), StoreError> {
+        self.writer.health.ready()?;
+        let limit = self.settings.inbox_events_max;
+        if self.counts().inbox >= limit { Err(StoreError::InboxFull { limit }) } else { Ok(()) }
+    }
+
+    fn damaged_records(&self) -> usize {
+        self.damaged.keys().len()
+    }
+
+    fn free_disk_bytes(&self) -> Option<u64> {
+        self.writer.health.free_bytes()
+    }
+
+    fn log_status(&self) -> Option<LogStatus> {
+        self.on_disk.as_ref().map(|on_disk| on_disk.log_status())
+    }
+
+    async fn failed(&self) -> String {
+        let mut failure = self.writer.health.failure().watch();
+        let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn shift_waits(&self, by_ms: i64, after: Timestamp) -> Result<(), StoreError> {
+        self.shift_stored_waits(by_ms, after).await
+    }
+
+    async fn last_moment(&self) -> Result<Option<Moment>, StoreError> {
+        clock::last_moment(&self.view())
+    }
+
+    async fn put_moment(&self, now: Moment) -> Result<(), StoreError> {
+        self.writer.run(move |txn| clock::put(txn, &now)).await
+    }
+
+    async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
+        self.sweep_seen(now).await
+    }
+
+    async fn sweep_quarantine(&self, now: Timestamp) -> (u64, Result<(), StoreError>) {
+        self.delete_expired_messages(now).await
+    }
+
+    async fn close(&self) {
+        self.indexing.stop().await;
+        self.writer.close().await;
+        if let Some(on_disk) = self.on_disk.clone() {
+            let _ = tokio::task::spawn_blocking(move || on_disk.close()).await;
+        }
+    }
+}

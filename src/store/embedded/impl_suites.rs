@@ -1,0 +1,124 @@
+//! [`Suites`] as the embedded store implements it.
+//!
+//! Deliberately absent: the transactions and the reads (see `suites`, `exchanges` and `authorizations`).
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+
+use super::EmbeddedStore;
+use super::business::{authorizations, exchanges, suites};
+use super::rows::keys;
+use super::rows::txn::Txn;
+use crate::domain::authorization::{Agent, Authorization, Granted};
+use crate::domain::ids::{AppName, CorpId};
+use crate::domain::suite::{CodeId, Exchange, ExchangeEnd, ExchangeFailure, ExchangeNext};
+use crate::domain::time::Timestamp;
+use crate::store::{Resealed, StoreError, SuiteRecords, Suites};
+
+/// Records that are changed in one transaction: a group of transactions has at most 99 keys.
+const ROWS_PER_TRANSACTION: usize = 32;
+
+#[async_trait]
+impl Suites for EmbeddedStore {
+    async fn suite(&self, suite: &AppName) -> Result<SuiteRecords, StoreError> {
+        suites::records(&self.view(), suite)
+    }
+
+    async fn bindings(&self) -> Result<BTreeMap<AppName, CorpId>, StoreError> {
+        suites::bindings(&self.view())
+    }
+
+    async fn bind(&self, app: &AppName, corp_id: &CorpId) -> Result<CorpId, StoreError> {
+        let (app, corp_id) = (app.clone(), corp_id.clone());
+        self.writer.run(move |txn| suites::bind(txn, &app, corp_id)).await
+    }
+
+    async fn begin_exchange(
+        &self,
+        suite: &AppName,
+        id: &CodeId,
+        can_ask: bool,
+        now: Timestamp,
+    ) -> Result<Option<(Exchange, ExchangeNext)>, StoreError> {
+        let key = keys::exchange(suite, id);
+        self.writer.run(move |txn| exchanges::begin(txn, key, can_ask, now)).await
+    }
+
+    async fn fail_exchange(
+        &self,
+        suite: &AppName,
+        id: &CodeId,
+        failure: ExchangeFailure,
+        jitter: f64,
+        now: Timestamp,
+    ) -> Result<Option<ExchangeNext>, StoreError> {
+        let key = keys::exchange(suite, id);
+        self.writer.run(move |txn| exchanges::fail(txn, key, failure, jitter, now)).await
+    }
+
+    async fn end_exchange(&self, suite: &AppName, id: &CodeId, end: ExchangeEnd) -> Result<(), StoreError> {
+        let key = keys::exchange(suite, id);
+        self.writer.run(move |txn| exchanges::end(txn, key, end)).await
+    }
+
+    async fn drop_ended_exchanges(&self, suite: &AppName, before: Timestamp) -> Result<u64, StoreError> {
+        // An end is final, so none of these can go on meanwhile.
+        let ended = exchanges::ended_before(&self.view(), suite, before)?;
+        for page in ended.chunks(ROWS_PER_TRANSACTION) {
+            let page = page.to_vec();
+            let delete = move |txn: &mut Txn<'_>| {
+                for key in page {
+                    txn.delete(key);
+                }
+                Ok(())
+            };
+            self.writer.run(delete).await?;
+        }
+        Ok(ended.len() as u64)
+    }
+
+    async fn grant(
+        &self,
+        suite: &AppName,
+        id: &CodeId,
+        granted: Granted,
+        now: Timestamp,
+    ) -> Result<Authorization, StoreError> {
+        let (suite, id) = (suite.clone(), *id);
+        self.writer.run(move |txn| authorizations::grant(txn, &suite, &id, granted, now)).await
+    }
+
+    async fn put_agent(
+        &self,
+        suite: &AppName,
+        read: &Authorization,
+        name: String,
+        agent: Agent,
+    ) -> Result<bool, StoreError> {
+        let (suite, corp_id) = (suite.clone(), read.corp_id.clone());
+        let (codes, changes) = (read.codes, read.changes);
+        let change = move |known: &mut Authorization| known.read(codes, changes, name, agent);
+        self.writer.run(move |txn| authorizations::change(txn, &suite, &corp_id, change)).await
+    }
+
+    async fn put_cancelled(
+        &self,
+        suite: &AppName,
+        read: &Authorization,
+        now: Timestamp,
+    ) -> Result<bool, StoreError> {
+        let (suite, corp_id, codes) = (suite.clone(), read.corp_id.clone(), read.codes);
+        let change = move |known: &mut Authorization| known.refused(codes, now);
+        self.writer.run(move |txn| authorizations::change(txn, &suite, &corp_id, change)).await
+    }
+
+    async fn reseal(&self, suite: &AppName, fresh: Vec<Resealed>) -> Result<u64, StoreError> {
+        let mut replaced = 0;
+        for page in fresh.chunks(ROWS_PER_TRANSACTION) {
+            let (suite, page) = (suite.clone(), page.to_vec());
+            replaced += self.writer.run(move |txn| suites::reseal_all(txn, &suite, page)).await?;
+        }
+        Ok(replaced)
+    }
+}

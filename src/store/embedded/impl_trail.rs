@@ -1,0 +1,35 @@
+//! [`Trail`] as the embedded store implements it.
+//!
+//! Deliberately absent: the transactions, which are in `business/trail.rs`.
+
+use async_trait::async_trait;
+
+use super::super::{StoreError, Trail};
+use super::EmbeddedStore;
+use super::business::trail;
+use crate::domain::audit::AuditEntry;
+use crate::domain::time::Timestamp;
+
+#[async_trait]
+impl Trail for EmbeddedStore {
+    async fn record(&self, entry: AuditEntry) -> Result<u64, StoreError> {
+        self.writer.run(move |txn| trail::record(txn, &entry)).await
+    }
+
+    async fn trail(&self, after: u64, limit: usize) -> Result<Vec<(u64, AuditEntry)>, StoreError> {
+        trail::page(&self.view(), after, limit)
+    }
+
+    async fn prune_trail(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
+        const ENTRIES_PER_TRANSACTION: usize = 80;
+        let mut deleted = 0;
+        loop {
+            let pruned =
+                self.writer.run(move |txn| trail::prune(txn, cutoff, ENTRIES_PER_TRANSACTION)).await?;
+            deleted += pruned;
+            if pruned < ENTRIES_PER_TRANSACTION as u64 {
+                return Ok(deleted);
+            }
+        }
+    }
+}

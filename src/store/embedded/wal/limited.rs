@@ -1,0 +1,41 @@
+//! For tests: a log in memory that fails after a number of commits, as a killed process would, and measures them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use super::{AppendError, Log};
+use crate::store::embedded::engine::{Batch, Memory};
+
+/// Shared: the log of a store and the test's own hold of it.
+#[derive(Clone)]
+pub(crate) struct Limited {
+    memory: Memory,
+    commits_left: Arc<AtomicUsize>,
+    largest: Arc<AtomicUsize>,
+}
+
+impl Limited {
+    pub(crate) fn new(memory: &Memory, commits_left: usize) -> Self {
+        let (memory, largest) = (memory.clone(), Arc::default());
+        Self { memory, commits_left: Arc::new(AtomicUsize::new(commits_left)), largest }
+    }
+
+    /// The number of keys of the largest commit.
+    pub(crate) fn largest(&self) -> usize {
+        self.largest.load(Relaxed)
+    }
+}
+
+impl Log for Limited {
+    fn append(&mut self, seq: u64, writes: &Batch) -> Result<(), AppendError> {
+        let left = self.commits_left.load(Relaxed).checked_sub(1).ok_or(AppendError::failed("killed"))?;
+        self.commits_left.store(left, Relaxed);
+        self.largest.fetch_max(writes.len(), Relaxed);
+        self.memory.log(seq, writes.clone());
+        Ok(())
+    }
+
+    fn wait(&mut self) -> Result<(), AppendError> {
+        Ok(())
+    }
+}

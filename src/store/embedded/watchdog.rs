@@ -1,0 +1,89 @@
+//! Steps of the store that must end. sled is known to leave whoever waits for it waiting after some I/O errors
+//! (`pagecache/logger.rs:438-446`), and a process that neither serves nor ends helps nobody: one thread looks
+//! at every step that has begun and aborts the process when one makes no progress for [`STUCK_AFTER`].
+
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+/// A step without progress for this long is beyond help.
+pub(crate) const STUCK_AFTER: Duration = Duration::from_secs(10);
+const LOOKS_EVERY: Duration = Duration::from_secs(1);
+
+struct Begun {
+    number: u64,
+    name: &'static str,
+    progressed_at: Instant,
+}
+
+#[derive(Default)]
+struct Steps {
+    begun: Vec<Begun>,
+    last: u64,
+}
+
+static STEPS: Mutex<Steps> = Mutex::new(Steps { begun: Vec::new(), last: 0 });
+static WATCHING: Once = Once::new();
+
+fn steps() -> MutexGuard<'static, Steps> {
+    STEPS.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A step under way. It ends when this is dropped.
+pub(crate) struct Step(u64);
+
+impl Step {
+    /// Begins a step; `name` is what the log calls it when it is stuck.
+    pub(crate) fn begin(name: &'static str) -> Self {
+        WATCHING.call_once(|| {
+            let watching = std::thread::Builder::new().name("store-watchdog".to_owned()).spawn(watch);
+            if let Err(error) = watching {
+                tracing::error!(%error, "the store's watchdog cannot be started");
+            }
+        });
+        let mut steps = steps();
+        steps.last += 1;
+        let number = steps.last;
+        steps.begun.push(Begun { number, name, progressed_at: Instant::now() });
+        Self(number)
+    }
+
+    /// Records that the step is not stuck.
+    pub(crate) fn progressed(&self) {
+        if let Some(begun) = steps().begun.iter_mut().find(|begun| begun.number == self.0) {
+            begun.progressed_at = Instant::now();
+        }
+    }
+}
+
+impl Drop for Step {
+    fn drop(&mut self) {
+        steps().begun.retain(|begun| begun.number != self.0);
+    }
+}
+
+/// Runs a step.
+pub(crate) fn step<T>(name: &'static str, work: impl FnOnce() -> T) -> T {
+    let _step = Step::begin(name);
+    work()
+}
+
+fn watch() {
+    loop {
+        std::thread::park_timeout(LOOKS_EVERY);
+        let stuck =
+            steps().begun.iter().find(|begun| begun.progressed_at.elapsed() > STUCK_AFTER).map(|b| b.name);
+        if let Some(step) = stuck {
+            tracing::error!(step, "the store is stuck; aborting the process");
+            std::process::abort();
+        }
+    }
+}
+
+/// The message of a panic that was caught.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("no message")
+}
