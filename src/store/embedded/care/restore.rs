@@ -8,7 +8,7 @@ use super::verify::Quiet;
 use crate::store::embedded::checkpoint;
 use crate::store::embedded::database::{Recovered, Recovery, recover, upgrade_layout};
 use crate::store::embedded::engine::{Batch, records};
-use crate::store::embedded::folder::files::{at, remove_folder};
+use crate::store::embedded::folder::files::at;
 use crate::store::embedded::folder::private::{create_file, create_folder};
 use crate::store::embedded::folder::{Folder, OpenError, folder_error, replacement};
 use crate::store::embedded::wal::record::{self, Header, Kind};
@@ -51,8 +51,7 @@ pub fn restore(
     create_folder(folder)?;
     let _lock = store.take()?;
     replacement::finish(folder)?;
-    let new = folder.join("restoring");
-    remove_folder(&new)?;
+    let new = folder.join(replacement::UNFINISHED);
     let target = Folder::new(&new);
     let restored = assemble(&store, from, &target).and_then(|lost| {
         if let Some(lost) = lost.as_ref().filter(|_| !how.partial) {

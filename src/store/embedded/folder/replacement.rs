@@ -9,6 +9,8 @@ use super::private::{create_file, create_folder};
 
 /// What a store's folder has of a store.
 const PARTS: [&str; 7] = ["checkpoint", "wal", "index", "index.damaged", "index.sums", "sled", "journal"];
+/// The new store, while it is not complete.
+pub(crate) const UNFINISHED: &str = "restoring";
 /// The new store, while the parts of the previous one are moved aside.
 const READY: &str = "restoring.ready";
 /// The new store, while its parts are moved to where they belong.
@@ -32,7 +34,7 @@ pub(crate) fn begin(folder: &Path, new: &Path) -> Result<Option<PathBuf>, OpenEr
     Ok(aside.exists().then_some(aside))
 }
 
-/// Completes what was begun, if anything was.
+/// Completes what was begun, if anything was, and deletes a new store that was never completed.
 pub(crate) fn finish(folder: &Path) -> Result<(), OpenError> {
     let (ready, placing) = (folder.join(READY), folder.join(PLACING));
     if ready.is_dir() {
@@ -46,7 +48,7 @@ pub(crate) fn finish(folder: &Path) -> Result<(), OpenError> {
         remove_folder(&placing)?;
         sync(folder)?;
     }
-    Ok(())
+    remove_folder(&folder.join(UNFINISHED))
 }
 
 /// Whether there is something to complete.

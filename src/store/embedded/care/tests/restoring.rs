@@ -162,6 +162,15 @@ fn copies_of_versions_before_0_3_are_restored_and_what_the_store_has_behind_them
 }
 
 #[test]
+fn a_restore_that_was_interrupted_before_it_was_complete_leaves_the_store_as_it_was() {
+    let (place, expected) = store(20);
+    let (_, to, ..) = store_and_copy();
+    copy(to.path(), &place.path().join("restoring"));
+    assert_eq!(content(place.path()), expected);
+    assert!(!place.path().join("restoring").exists(), "a copy of personal data is not left lying about");
+}
+
+#[test]
 fn a_restore_that_was_interrupted_between_its_renames_is_completed_by_the_next_start() {
     let (copied, expected) = store(60);
     let to = tempfile::tempdir().unwrap();
