@@ -64,6 +64,7 @@ async fn a_forgotten_person_leaves_log_and_checkpoint_of_a_running_store_and_the
     compact(place.path(), 8 << 20, |_| {}).unwrap();
     assert_eq!(found_in(place.path(), &ids), [] as [String; 0]);
     let store = EmbeddedStore::open(place.path(), SETTINGS).unwrap();
+    store.indexed().await.unwrap();
     assert_eq!(store.audit(), Ok(vec![]));
     store.close().await;
 }
