@@ -6,6 +6,7 @@ use crate::store::StoreError;
 use crate::store::embedded::engine::{Engine, EngineError, Write};
 use crate::store::embedded::records::{Record, decode, encode};
 use crate::store::embedded::wal::Lineage;
+use crate::store::embedded::watchdog::step;
 
 const MARK_KEY: &[u8] = b"\0journal";
 
@@ -32,4 +33,12 @@ impl Mark {
         let bytes = encode(MARK_KEY, &self).map_err(|error| EngineError(error.to_string()))?;
         Ok((MARK_KEY.to_vec(), Some(bytes)))
     }
+}
+
+/// Moves the mark, and makes it durable with everything that was written before.
+pub(super) fn set_mark(engine: &dyn Engine, mark: Mark) -> Result<(), EngineError> {
+    step("the flush of the index", || {
+        engine.apply(&[mark.to_write()?])?;
+        engine.flush()
+    })
 }

@@ -9,7 +9,9 @@
 //! values that a snapshot may need, and a drain begins only when the snapshots taken before its last group was
 //! published have been dropped, so that nobody finds a later group half-drained in the index.
 
+mod backlog;
 mod drain;
+mod filling;
 mod layout;
 mod mark;
 mod memtable;
@@ -21,10 +23,11 @@ mod tables;
 mod tests;
 
 pub(crate) use drain::Drainer;
+pub(crate) use filling::{FillError, fill};
 pub(crate) use layout::upgrade as upgrade_layout;
 pub(crate) use mark::Mark;
 pub use recover::Recovery;
-pub(crate) use recover::{FillError, Recovered, fill, recover};
+pub(crate) use recover::{Recovered, recover};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use sums::write_sums;
 pub(crate) use tables::Database;

@@ -7,30 +7,21 @@
 use std::io;
 use std::path::PathBuf;
 
-use super::mark::Mark;
+use super::backlog::{Backlog, ReplayError, apply_all};
+use super::filling::{FillError, damaged_keys, fill};
+use super::mark::{Mark, set_mark};
 use super::{layout, sums};
 use crate::store::embedded::checkpoint::{self, Checkpoint};
 use crate::store::embedded::engine::sled::SledEngine;
-use crate::store::embedded::engine::{Batch, Engine, EngineError, PRIVATE, Write, records};
+use crate::store::embedded::engine::{Batch, EngineError, records};
 use crate::store::embedded::folder::files::{remove_folder, rename, sync, sync_all};
 use crate::store::embedded::folder::private::create_folder;
 use crate::store::embedded::folder::{Folder, OpenError, folder_error, replacement};
-use crate::store::embedded::records::is_intact;
 use crate::store::embedded::wal::{self, Lineage, SegmentFile};
-use crate::store::embedded::watchdog::step;
 
-/// What of the log is replayed into memory; more is written to the index at once.
-const BACKLOG_BYTES_MAX: usize = if cfg!(test) { 8 << 10 } else { 128 << 20 };
-/// Bytes between two flushes while much is written.
-const FLUSH_EVERY_BYTES: usize = 32 << 20;
-/// Rows written at a time.
-const ROWS_AT_A_TIME: usize = 64;
 /// Opening sled needs space: with less than this, that it does not open says nothing.
 const OPENING_BYTES: u64 = 16 << 20;
 const HEADER_BYTES: u64 = wal::record::Header::BYTES as u64;
-const BUILDING_CACHE_BYTES: u64 = 64 << 20;
-/// Keys of records that were damaged already in log or checkpoint are kept behind this.
-const DAMAGED: &[u8] = b"\0damaged";
 
 /// How a recovery goes on: the records written so far of an index that is built anew.
 pub trait Recovery: Send {
@@ -257,7 +248,7 @@ impl Opening<'_> {
             drop(engine);
             return self.rebuild("it has fallen behind the log", lineage, recovery);
         }
-        let mut backlog = BacklogOf { engine: &engine, lineage, bytes: 0, applied, records: Vec::new() };
+        let mut backlog = Backlog::new(&engine, lineage, applied);
         let replayed = wal::replay(segments, applied, |seq, entries| {
             let owned = |(key, value): (&[u8], Option<&[u8]>)| (key.to_vec(), value.map(<[u8]>::to_vec));
             backlog.add(seq, entries.into_iter().map(owned).collect())
@@ -266,7 +257,7 @@ impl Opening<'_> {
             ReplayError::Io(source) => folder_error("read", &self.folder.wal())(source),
             ReplayError::Index(EngineError(reason)) => self.unusable(reason),
         })?;
-        let BacklogOf { applied: written, records: backlog, .. } = backlog;
+        let (written, backlog) = backlog.into_records();
         if let Some(gap) = replayed.gap {
             drop(engine);
             // Where the checkpoint has what is missing.
@@ -408,118 +399,6 @@ fn recovered(engine: SledEngine, lineage: Lineage, last: u64) -> Recovered {
         was_killed: false,
         damaged: Vec::new(),
     }
-}
-
-enum ReplayError {
-    Io(io::Error),
-    Index(EngineError),
-}
-
-impl From<io::Error> for ReplayError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
-/// Records of the log that the index lacks; beyond a number of bytes they are written to it at once.
-struct BacklogOf<'a> {
-    engine: &'a dyn Engine,
-    lineage: Lineage,
-    records: Vec<(u64, Batch)>,
-    bytes: usize,
-    applied: u64,
-}
-
-impl BacklogOf<'_> {
-    fn add(&mut self, seq: u64, batch: Batch) -> Result<(), ReplayError> {
-        self.bytes +=
-            batch.iter().map(|(key, value)| key.len() + value.as_ref().map_or(0, Vec::len)).sum::<usize>();
-        self.records.push((seq, batch));
-        if self.bytes > BACKLOG_BYTES_MAX {
-            apply_all(self.engine, &self.records).map_err(ReplayError::Index)?;
-            set_mark(self.engine, Mark { lineage: self.lineage, seq }).map_err(ReplayError::Index)?;
-            (self.applied, self.bytes) = (seq, 0);
-            self.records.clear();
-        }
-        Ok(())
-    }
-}
-
-fn apply_all(engine: &dyn Engine, backlog: &[(u64, Batch)]) -> Result<(), EngineError> {
-    for (_, batch) in backlog {
-        let writes: Vec<Write> = batch.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
-        step("replaying the log", || writes.chunks(ROWS_AT_A_TIME).try_for_each(|rows| engine.apply(rows)))?;
-    }
-    Ok(())
-}
-
-fn set_mark(engine: &dyn Engine, mark: Mark) -> Result<(), EngineError> {
-    step("the flush of the index", || {
-        engine.apply(&[mark.to_write()?])?;
-        engine.flush()
-    })
-}
-
-/// What remembers a damaged record.
-pub(super) fn damaged_row(key: &[u8]) -> Write {
-    ([DAMAGED, key].concat(), Some(Vec::new()))
-}
-
-fn damaged_keys(engine: &dyn Engine) -> Result<Vec<Vec<u8>>, EngineError> {
-    let rows = engine.range(DAMAGED, &[PRIVATE + 1]).take_while(|row| match row {
-        Ok((key, _)) => key.starts_with(DAMAGED),
-        Err(_) => true,
-    });
-    rows.map(|row| row.map(|(key, _)| key[DAMAGED.len()..].to_vec())).collect()
-}
-
-/// Why an index could not be filled.
-pub(crate) enum FillError {
-    /// The source cannot be read.
-    Source(io::Error),
-    /// The index cannot be written.
-    Index(OpenError),
-}
-
-/// Fills a new index in `path`, and makes it durable; `written` returns whether to go on. How many records there were, and the keys of those that were
-/// damaged already.
-pub(crate) fn fill(
-    path: &std::path::Path,
-    mark: Mark,
-    rows: impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>>,
-    written: &mut dyn FnMut(u64) -> bool,
-) -> Result<(u64, Vec<Vec<u8>>), FillError> {
-    remove_folder(path).map_err(FillError::Index)?;
-    let engine = SledEngine::open(path, BUILDING_CACHE_BYTES).map_err(FillError::Index)?;
-    let unusable = |EngineError(reason)| FillError::Index(OpenError::Index { path: path.to_owned(), reason });
-    let (mut records, mut unflushed, mut portion) = (0, 0, Vec::new());
-    let mut damaged = Vec::new();
-    for row in rows {
-        let (key, value) = row.map_err(FillError::Source)?;
-        if !is_intact(&key, &value) {
-            damaged.push(key.clone());
-        }
-        unflushed += key.len() + value.len();
-        portion.push((key, Some(value)));
-        records += 1;
-        if portion.len() == ROWS_AT_A_TIME {
-            step("filling an index", || engine.apply(&portion)).map_err(unusable)?;
-            portion.clear();
-            if !written(records) {
-                return Err(FillError::Index(OpenError::Interrupted));
-            }
-            if unflushed >= FLUSH_EVERY_BYTES {
-                step("the flush of an index", || engine.flush()).map_err(unusable)?;
-                unflushed = 0;
-            }
-        }
-    }
-    portion.extend(damaged.iter().map(|key| damaged_row(key)));
-    step("filling an index", || engine.apply(&portion)).map_err(unusable)?;
-    set_mark(&engine, mark).map_err(unusable)?;
-    drop(engine);
-    sync_all(path).map_err(FillError::Index)?;
-    Ok((records, damaged))
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::mark::Mark;
 use super::memtable::Memtable;
-use super::recover::damaged_row;
+use super::filling::damaged_row;
 use crate::store::embedded::engine::{Batch, Engine, EngineError, Memory};
 use crate::store::embedded::failure::Failure;
 

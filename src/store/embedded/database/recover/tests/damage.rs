@@ -2,6 +2,7 @@
 //! where nothing has it, and never passed over in silence.
 
 use super::*;
+use crate::store::embedded::engine::Engine as _;
 use crate::store::embedded::rig::{last_segment, record_ends};
 use crate::store::embedded::wal::record::Header;
 

@@ -1,0 +1,82 @@
+//! Filling a new index.
+
+use std::io;
+
+use super::mark::{Mark, set_mark};
+use crate::store::embedded::engine::sled::SledEngine;
+use crate::store::embedded::engine::{Engine, EngineError, PRIVATE, Write};
+use crate::store::embedded::folder::OpenError;
+use crate::store::embedded::folder::files::{remove_folder, sync_all};
+use crate::store::embedded::records::is_intact;
+use crate::store::embedded::watchdog::step;
+
+/// Bytes between two flushes while much is written.
+const FLUSH_EVERY_BYTES: usize = 32 << 20;
+/// Rows written at a time.
+const ROWS_AT_A_TIME: usize = 64;
+const BUILDING_CACHE_BYTES: u64 = 64 << 20;
+/// Keys of records that were damaged already in log or checkpoint are kept behind this.
+const DAMAGED: &[u8] = b"\0damaged";
+
+/// What remembers a damaged record.
+pub(super) fn damaged_row(key: &[u8]) -> Write {
+    ([DAMAGED, key].concat(), Some(Vec::new()))
+}
+
+/// The keys of the damaged records that are remembered.
+pub(super) fn damaged_keys(engine: &dyn Engine) -> Result<Vec<Vec<u8>>, EngineError> {
+    let rows = engine.range(DAMAGED, &[PRIVATE + 1]).take_while(|row| match row {
+        Ok((key, _)) => key.starts_with(DAMAGED),
+        Err(_) => true,
+    });
+    rows.map(|row| row.map(|(key, _)| key[DAMAGED.len()..].to_vec())).collect()
+}
+
+/// Why an index could not be filled.
+pub(crate) enum FillError {
+    /// The source cannot be read.
+    Source(io::Error),
+    /// The index cannot be written.
+    Index(OpenError),
+}
+
+/// Fills a new index in `path`, and makes it durable; `written` returns whether to go on. How many records there were,
+/// and the keys of those that were damaged already.
+pub(crate) fn fill(
+    path: &std::path::Path,
+    mark: Mark,
+    rows: impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>>,
+    written: &mut dyn FnMut(u64) -> bool,
+) -> Result<(u64, Vec<Vec<u8>>), FillError> {
+    remove_folder(path).map_err(FillError::Index)?;
+    let engine = SledEngine::open(path, BUILDING_CACHE_BYTES).map_err(FillError::Index)?;
+    let unusable = |EngineError(reason)| FillError::Index(OpenError::Index { path: path.to_owned(), reason });
+    let (mut records, mut unflushed, mut portion) = (0, 0, Vec::new());
+    let mut damaged = Vec::new();
+    for row in rows {
+        let (key, value) = row.map_err(FillError::Source)?;
+        if !is_intact(&key, &value) {
+            damaged.push(key.clone());
+        }
+        unflushed += key.len() + value.len();
+        portion.push((key, Some(value)));
+        records += 1;
+        if portion.len() == ROWS_AT_A_TIME {
+            step("filling an index", || engine.apply(&portion)).map_err(unusable)?;
+            portion.clear();
+            if !written(records) {
+                return Err(FillError::Index(OpenError::Interrupted));
+            }
+            if unflushed >= FLUSH_EVERY_BYTES {
+                step("the flush of an index", || engine.flush()).map_err(unusable)?;
+                unflushed = 0;
+            }
+        }
+    }
+    portion.extend(damaged.iter().map(|key| damaged_row(key)));
+    step("filling an index", || engine.apply(&portion)).map_err(unusable)?;
+    set_mark(&engine, mark).map_err(unusable)?;
+    drop(engine);
+    sync_all(path).map_err(FillError::Index)?;
+    Ok((records, damaged))
+}
