@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::checkpoint::{Checkpointer, Comparison, Progress, Room};
+use super::checkpoint::{Checkpointer, Progress, Room, Suspect};
 use super::database::{Database, Drainer, Mark, Recovered, Recovery, recover};
 use super::engine::{Engine, Memory};
 use super::failure::Failure;
@@ -113,19 +113,15 @@ impl EmbeddedStore {
         let spare_bytes = (settings.free_mb_min << 20).saturating_add(CHECKPOINT_SPARES_BYTES);
         let room = Room { spare_bytes };
         let suspect = database.clone();
-        let comparison = (was_killed && !is_rebuilt)
-            .then(|| Comparison { to: last, differs: Box::new(move |reason| drop(suspect.damaged(reason))) });
+        let index = Suspect {
+            engine,
+            compare_to: (was_killed && !is_rebuilt).then_some(last),
+            is_damaged: Box::new(move |reason| drop(suspect.damaged(reason))),
+        };
         let on_disk = || -> std::io::Result<OnDisk> {
             Ok(OnDisk {
                 drainer: Drainer::start(&database, lineage, progress.clone())?,
-                checkpointer: Checkpointer::start(
-                    &folder,
-                    lineage,
-                    room,
-                    engine,
-                    progress.clone(),
-                    comparison,
-                )?,
+                checkpointer: Checkpointer::start(&folder, lineage, room, index, progress.clone())?,
                 folder: folder.clone(),
                 failure,
                 progress: progress.clone(),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::compare::{Compared, compare};
 use super::file::{Checkpoint, CheckpointWriter, clear_unfinished, find};
 use super::merge::{live, merged};
-use crate::store::embedded::engine::{Engine, records};
+use crate::store::embedded::engine::{Engine, EngineError, records};
 use crate::store::embedded::folder::Folder;
 use crate::store::embedded::folder::files::remove_folder;
 use crate::store::embedded::wal::{self, Lineage, SegmentFile};
@@ -155,20 +155,20 @@ pub(crate) struct Checkpointer {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// A comparison of the index with checkpoint and log, to be made once.
-pub(crate) struct Comparison {
-    /// The last record of the log when the store was opened.
-    pub(crate) to: u64,
-    /// Called with the reason if the index differs.
-    pub(crate) differs: Box<dyn FnOnce(&str) + Send>,
+/// The index, as whoever writes checkpoints sees it.
+pub(crate) struct Suspect {
+    pub(crate) engine: Arc<dyn Engine>,
+    /// It is to be compared with checkpoint and log, once, as of this record: the last when the store was opened.
+    pub(crate) compare_to: Option<u64>,
+    /// Called with the reason if it differs or cannot be read.
+    pub(crate) is_damaged: Box<dyn Fn(&str) + Send>,
 }
 
 struct Work {
-    comparison: Option<Comparison>,
+    index: Suspect,
     folder: Folder,
     lineage: Lineage,
     room: Room,
-    engine: Arc<dyn Engine>,
     progress: Arc<Progress>,
     written_at: Option<Instant>,
 }
@@ -178,13 +178,11 @@ impl Checkpointer {
         folder: &Folder,
         lineage: Lineage,
         room: Room,
-        engine: Arc<dyn Engine>,
+        index: Suspect,
         progress: Arc<Progress>,
-        comparison: Option<Comparison>,
     ) -> io::Result<Self> {
         let shared = progress.clone();
-        let mut work =
-            Work { comparison, folder: folder.clone(), lineage, room, engine, progress, written_at: None };
+        let mut work = Work { index, folder: folder.clone(), lineage, room, progress, written_at: None };
         // What an earlier process left is done now.
         shared.wake();
         let waiting = shared.clone();
@@ -262,10 +260,6 @@ impl Work {
             self.written_at = Some(Instant::now());
             let (log_bytes, bytes) = (bytes_after(&segments, written.seq)?, written.bytes()?);
             tracing::info!(seq = written.seq, records, bytes, "a checkpoint was written");
-            if holds_forgotten {
-                // An index that was replaced may hold the person too.
-                remove_folder(&self.folder.set_aside()).map_err(io::Error::other)?;
-            }
             progress.change(|status| (status.log_bytes, status.checkpoint_bytes) = (log_bytes, bytes));
             checkpoint = Some(written);
         } else if holds_forgotten {
@@ -276,6 +270,7 @@ impl Work {
             let applied = progress.applied.load(SeqCst);
             wal::delete_up_to(&self.folder.wal(), checkpoint.seq.min(applied))?;
             if forgotten > 0 && checkpoint.seq >= forgotten {
+                // An index that was replaced may hold the person too.
                 remove_folder(&self.folder.set_aside()).map_err(io::Error::other)?;
             }
         }
@@ -285,21 +280,18 @@ impl Work {
     /// Makes the comparison, if there is one to be made. Before anything else: no segment may be deleted meanwhile.
     /// False if the index does not have everything yet that it is to be compared with.
     fn has_compared(&mut self) -> bool {
-        let Some(Comparison { to, .. }) = self.comparison else { return true };
+        let Some(to) = self.index.compare_to else { return true };
         if self.progress.applied.load(SeqCst) < to {
             return false;
         }
         let stopped = || self.progress.stopped();
-        let compared = compare(&self.folder, self.lineage, &*self.engine, to, &stopped);
-        let comparison = self.comparison.take();
-        match (compared, comparison) {
-            (Ok(Compared::Differs(reason)), Some(comparison)) => (comparison.differs)(&reason),
-            (Ok(Compared::Equal(rows)), _) => tracing::info!(rows, "the index is as checkpoint and log say"),
+        self.index.compare_to = None;
+        match compare(&self.folder, self.lineage, &*self.index.engine, to, &stopped) {
+            Ok(Compared::Differs(reason)) => (self.index.is_damaged)(&reason),
+            Ok(Compared::Equal(rows)) => tracing::info!(rows, "the index is as checkpoint and log say"),
+            Ok(Compared::Stopped) => {}
             // A damaged file of theirs is found, and healed, when a checkpoint is written.
-            (Err(error), _) => {
-                tracing::error!(%error, "the index could not be compared with checkpoint and log");
-            }
-            (Ok(_), _) => {}
+            Err(error) => tracing::error!(%error, "the index could not be compared with checkpoint and log"),
         }
         true
     }
@@ -318,7 +310,13 @@ impl Work {
                 tracing::error!(%error, "a file of log or checkpoint is damaged; a checkpoint is written from the index");
                 let touched = || self.progress.touched.load(SeqCst);
                 let stop = || self.progress.stopped();
-                from_index(&*self.engine, &self.folder.checkpoint(), self.lineage, applied, &touched, &stop)
+                let folder = self.folder.checkpoint();
+                from_index(&*self.index.engine, &folder, self.lineage, applied, &touched, &stop).inspect_err(
+                    |error| {
+                        let error = error.get_ref().and_then(|error| error.downcast_ref::<EngineError>());
+                        error.into_iter().for_each(|error| (self.index.is_damaged)(&error.0));
+                    },
+                )
             }
             made => made,
         }
@@ -375,7 +373,7 @@ pub(crate) fn from_index(
 ) -> io::Result<WrittenAt> {
     let mut writer = CheckpointWriter::create(folder, lineage, seq)?;
     for row in records(engine) {
-        let (key, value) = row.map_err(|error| io::Error::other(error.to_string()))?;
+        let (key, value) = row.map_err(io::Error::other)?;
         if stop() {
             return Err(io::ErrorKind::Interrupted.into());
         }

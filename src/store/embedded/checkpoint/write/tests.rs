@@ -114,8 +114,8 @@ fn a_damaged_checkpoint_is_named_wherever_the_damage_is() {
     }
 }
 
-/// An index in memory that can be made to panic.
-struct Fragile(Memory, AtomicBool);
+/// An index in memory that can be made to panic, or to fail.
+struct Fragile(Memory, AtomicBool, AtomicBool);
 
 impl Engine for Fragile {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
@@ -124,6 +124,9 @@ impl Engine for Fragile {
 
     fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
         assert!(!self.1.load(SeqCst), "the index panics");
+        if self.2.load(SeqCst) {
+            return Box::new(std::iter::once(Err(EngineError("input/output error".to_owned()))));
+        }
         self.0.range(from, to)
     }
 
@@ -143,6 +146,8 @@ struct Store {
     engine: Arc<Fragile>,
     expected: Model,
     last: u64,
+    /// What is said of the index.
+    damaged: Arc<Mutex<Vec<String>>>,
 }
 
 impl Store {
@@ -151,20 +156,22 @@ impl Store {
         let commits: Vec<_> = (0..400).map(nth_commit).collect();
         let folder = folder_with(place.path(), &commits);
         let (expected, last) = (model_of(&commits), commits.len() as u64);
-        let engine = Arc::new(Fragile(Memory::default(), false.into()));
+        let engine = Arc::new(Fragile(Memory::default(), false.into(), false.into()));
         let rows = expected.iter().map(|(key, value)| (key.clone(), Some(value.clone())));
         engine.apply(&rows.collect::<Vec<_>>()).unwrap();
         // The segment that is being written.
         let header =
             wal::record::Header { kind: wal::record::Kind::Segment, lineage: LINEAGE, from: last + 1, to: 0 };
         std::fs::write(folder.wal().join(wal::segment_name(last + 1)), header.encode()).unwrap();
-        Self { _place: place, folder, engine, expected, last }
+        Self { _place: place, folder, engine, expected, last, damaged: Arc::default() }
     }
 
     fn start(&self, room: Room, applied: u64) -> (Checkpointer, Arc<Progress>) {
         let progress = Arc::new(Progress::starting_at(applied, self.last));
-        let engine = self.engine.clone();
-        (Checkpointer::start(&self.folder, LINEAGE, room, engine, progress.clone(), None).unwrap(), progress)
+        let damaged = self.damaged.clone();
+        let is_damaged = Box::new(move |reason: &str| damaged.lock().unwrap().push(reason.to_owned()));
+        let index = Suspect { engine: self.engine.clone(), compare_to: None, is_damaged };
+        (Checkpointer::start(&self.folder, LINEAGE, room, index, progress.clone()).unwrap(), progress)
     }
 
     fn checkpoint(&self) -> Option<Checkpoint> {
@@ -249,6 +256,18 @@ fn a_damaged_segment_is_healed_from_the_index_once_that_has_it_and_a_panic_is_su
     checkpointer.stop();
     store.assert_written();
     assert_eq!(progress.status().failure, None);
+}
+
+#[test]
+fn an_index_that_cannot_be_read_while_it_heals_the_log_is_reported_as_damaged() {
+    let store = Store::new();
+    flip(&files(&store.folder.wal())[3], 300);
+    store.engine.2.store(true, SeqCst);
+    let (checkpointer, progress) = store.start(ANY_ROOM, store.last);
+    wait_until(|| progress.status().failed == 1);
+    checkpointer.stop();
+    assert_eq!(*store.damaged.lock().unwrap(), ["input/output error"]);
+    assert_eq!(files(&store.folder.checkpoint()).len(), 0);
 }
 
 #[test]
