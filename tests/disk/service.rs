@@ -20,6 +20,8 @@ use crate::machine::run;
 pub const PATIENCE: Duration = Duration::from_mins(2);
 
 const DEALERS: usize = 3;
+/// How often a start is tried with other ports.
+const STARTS_MAX: usize = 5;
 
 /// How a process ended.
 #[derive(Debug)]
@@ -121,7 +123,7 @@ impl Service {
     /// Starts the process, without waiting until it is ready.
     pub fn spawn(&mut self) {
         assert!(self.running.is_none());
-        (self.public, self.admin) = (free_port(), free_port());
+        [self.public, self.admin] = free_addresses();
         std::fs::write(self.file.path(), self.configuration()).unwrap();
         let url = format!("http://{}/callback/brand", self.public);
         self.wecom.set_callback(&self.corp.corp_id, CallbackSpec { url, ..self.callback.clone() });
@@ -167,6 +169,14 @@ impl Service {
     }
 
     pub async fn start(&mut self) -> Result<(), Ended> {
+        for _ in 0..STARTS_MAX {
+            self.spawn();
+            match self.ready().await {
+                // Another process has taken the port meanwhile.
+                Err(ended) if ended.log.contains("cannot listen on") => {}
+                started => return started,
+            }
+        }
         self.spawn();
         self.ready().await
     }
@@ -251,7 +261,8 @@ impl Service {
     }
 }
 
-fn free_port() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().to_string()
+/// Two addresses that nobody listens on.
+fn free_addresses() -> [String; 2] {
+    let listeners = [(); 2].map(|()| std::net::TcpListener::bind("127.0.0.1:0").unwrap());
+    listeners.map(|listener| listener.local_addr().unwrap().to_string())
 }

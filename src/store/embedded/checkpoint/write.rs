@@ -314,7 +314,9 @@ impl Work {
                 from_index(&*self.index.engine, &folder, self.lineage, applied, &touched, &stop).inspect_err(
                     |error| {
                         let error = error.get_ref().and_then(|error| error.downcast_ref::<EngineError>());
-                        error.into_iter().for_each(|error| (self.index.is_damaged)(&error.0));
+                        if let Some(error) = error {
+                            (self.index.is_damaged)(&error.0);
+                        }
                     },
                 )
             }

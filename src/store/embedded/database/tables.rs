@@ -5,9 +5,9 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::filling::damaged_row;
 use super::mark::Mark;
 use super::memtable::Memtable;
-use super::filling::damaged_row;
 use crate::store::embedded::engine::{Batch, Engine, EngineError, Memory};
 use crate::store::embedded::failure::Failure;
 
