@@ -69,7 +69,7 @@ enum Command {
     Explain(explain::Explain),
     /// Erase a person everywhere and print the receipt
     Forget(forget::Forget),
-    /// Maintain the store: verify, back up, rebuild or compact it
+    /// Maintain the store: verify, back up, restore or compact it
     Store(store::Store),
     /// Run only the simulated WeCom platform, for development
     Simulate(simulate::Simulate),

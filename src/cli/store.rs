@@ -36,6 +36,16 @@ enum Command {
     /// Rewrite the store, which removes deleted data from the disk; the service must be stopped
     #[command(after_help = COMPACT_HELP)]
     Compact(StoreArgs),
+    /// Of versions before 0.3
+    #[command(hide = true)]
+    Rebuild(GoneArgs),
+}
+
+/// The arguments of a command that is gone.
+#[derive(Debug, clap::Args)]
+struct GoneArgs {
+    #[arg(hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    _rest: Vec<String>,
 }
 
 const VERIFY_HELP: &str = "\
@@ -105,21 +115,16 @@ impl Store {
     }
 
     fn run_blocking(self) -> anyhow::Result<ExitCode> {
-        let (Command::Verify(args)
-        | Command::Backup(BackupArgs { store: args, .. })
-        | Command::Restore(RestoreArgs { store: args, .. })
-        | Command::Compact(args)) = &self.command;
-        let json = args.json;
-        let store = config::load_store(&args.config.path, &Environment::of_process())?;
-        let (folder, cache_bytes) = (store.path.as_path(), store.cache_mb << 20);
-        let cannot = |what: &str| format!("cannot {what} the store in {}", folder.display());
-        match &self.command {
-            Command::Verify(_) => {
-                let done = verify(folder, cache_bytes).with_context(|| cannot("verify"))?;
-                report_verified(&done, json)
+        let cannot = |what: &str, folder: &Path| format!("cannot {what} the store in {}", folder.display());
+        match self.command {
+            Command::Verify(args) => {
+                let (folder, cache_bytes) = args.place()?;
+                let done = verify(&folder, cache_bytes).with_context(|| cannot("verify", &folder))?;
+                report_verified(&done, args.json)
             }
-            Command::Backup(BackupArgs { to, .. }) => {
-                let done = backup(folder, to).with_context(|| cannot("back up"))?;
+            Command::Backup(BackupArgs { store, to }) => {
+                let (folder, _) = store.place()?;
+                let done = backup(&folder, &to).with_context(|| cannot("back up", &folder))?;
                 let BackedUp { commits, files, copied, bytes } = done;
                 say(&format!(
                     "{} in {}, {} new, {}, in {}",
@@ -129,18 +134,19 @@ impl Store {
                     HumanBytes(bytes),
                     to.display()
                 ));
-                finish(&done, json)
+                finish(&done, store.json)
             }
-            Command::Restore(RestoreArgs { from, partial, .. }) => {
-                let how = Restore { partial: *partial };
-                let done =
-                    restore(folder, from, how, progress("written")).with_context(|| cannot("restore"))?;
-                report_restored(&done, folder);
-                finish(&done, json)
+            Command::Restore(RestoreArgs { store, from, partial }) => {
+                let (folder, _) = store.place()?;
+                let done = restore(&folder, &from, Restore { partial }, progress("written"));
+                let done = done.with_context(|| cannot("restore", &folder))?;
+                report_restored(&done, &folder);
+                finish(&done, store.json)
             }
-            Command::Compact(_) => {
-                let done =
-                    compact(folder, cache_bytes, progress("copied")).with_context(|| cannot("compact"))?;
+            Command::Compact(args) => {
+                let (folder, cache_bytes) = args.place()?;
+                let done = compact(&folder, cache_bytes, progress("copied"));
+                let done = done.with_context(|| cannot("compact", &folder))?;
                 let Compacted { records, bytes_before, bytes_after } = done;
                 say(&format!(
                     "{}; {} before, {} now, in {}",
@@ -149,9 +155,21 @@ impl Store {
                     HumanBytes(bytes_after),
                     folder.display()
                 ));
-                finish(&done, json)
+                finish(&done, args.json)
             }
+            Command::Rebuild(_) => anyhow::bail!(
+                "store rebuild is gone: a damaged or missing index is built anew when the service starts\n\
+                 hint: start the service; for what its log lacks: unionlink store restore FOLDER"
+            ),
         }
+    }
+}
+
+impl StoreArgs {
+    /// Where the store is, and the size of its page cache in bytes.
+    fn place(&self) -> anyhow::Result<(PathBuf, u64)> {
+        let store = config::load_store(&self.config.path, &Environment::of_process())?;
+        Ok((store.path, store.cache_mb << 20))
     }
 }
 
