@@ -46,22 +46,28 @@ pub fn backup(folder: &Path, to: &Path) -> Result<BackedUp, OpenError> {
             "name a folder outside, on another disk",
         ));
     }
-    check_source(&store)?;
     create_folder(to)?;
-    check_target(&store, to)?;
     let mut attempts = 1..=ATTEMPTS;
     loop {
         attempts.next();
-        match copy(&store, to) {
-            Err(CopyError::Io(error)) if error.kind() == io::ErrorKind::NotFound && !attempts.is_empty() => {}
-            Err(CopyError::Io(error)) => return Err(folder_error("copy the store to", to)(error)),
-            Err(CopyError::Older { commits, there }) => {
-                let reason = format!("the copy in it has {there} commits, and the store only {commits}");
-                return Err(refused(to, &reason, "if an older store was restored, name a new folder"));
-            }
-            Ok(copied) => return Ok(copied),
+        match check_and_copy(&store, to) {
+            Err(OpenError::Folder { source, .. })
+                if source.kind() == io::ErrorKind::NotFound && !attempts.is_empty() => {}
+            copied => return copied,
         }
     }
+}
+
+fn check_and_copy(store: &Folder, to: &Path) -> Result<BackedUp, OpenError> {
+    check_source(store)?;
+    check_target(store, to)?;
+    copy(store, to).map_err(|error| match error {
+        CopyError::Io(error) => folder_error("copy the store to", to)(error),
+        CopyError::Older { commits, there } => {
+            let reason = format!("the copy in it has {there} commits, and the store only {commits}");
+            refused(to, &reason, "if an older store was restored, name a new folder")
+        }
+    })
 }
 
 fn refused(path: &Path, reason: &str, hint: &'static str) -> OpenError {
