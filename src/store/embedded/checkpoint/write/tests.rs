@@ -174,8 +174,9 @@ impl Store {
         (Checkpointer::start(&self.folder, LINEAGE, room, index, progress.clone()).unwrap(), progress)
     }
 
+    /// The checkpoint; none for the moment in which one is replaced.
     fn checkpoint(&self) -> Option<Checkpoint> {
-        find(&self.folder.checkpoint()).unwrap().0
+        find(&self.folder.checkpoint()).ok()?.0
     }
 
     /// There is a checkpoint of everything, and nothing else but the segment that is being written.
