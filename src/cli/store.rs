@@ -78,9 +78,10 @@ struct BackupArgs {
 }
 
 const RESTORE_HELP: &str = "\
-The index is built from the backup. Commits that the present store has behind those of the backup are kept, if
-its log is not damaged there. What was in the folder is moved to set-aside-N inside of it; delete that when you no
-longer need it. Backups of versions before 0.3 can be restored too.
+The index is built from the backup. Commits that the present store has behind those of the backup are kept; if
+some of them cannot be read, nothing is changed, unless --partial does without them. What was in the folder is
+moved to set-aside-N inside of it; delete that when you no longer need it. Backups of versions before 0.3 can be
+restored too. An interrupted restore leaves the store as it was, or is completed at the next start.
 
 A damaged index needs no restore: it is built anew when the service starts.";
 
