@@ -1,6 +1,6 @@
 //! Steps of the store that must end. sled is known to leave whoever waits for it waiting after some I/O errors
 //! (`pagecache/logger.rs:438-446`), and a process that neither serves nor ends helps nobody: one thread looks
-//! at every step that has begun and aborts the process when one makes no progress for [`STUCK_AFTER`].
+//! at every step that has begun, and aborts the process when one makes no progress in its time.
 
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
@@ -12,6 +12,8 @@ const LOOKS_EVERY: Duration = Duration::from_secs(1);
 struct Begun {
     number: u64,
     name: &'static str,
+    /// Without progress for this long, it is beyond help.
+    limit: Duration,
     progressed_at: Instant,
 }
 
@@ -34,6 +36,11 @@ pub(crate) struct Step(u64);
 impl Step {
     /// Begins a step; `name` is what the log calls it when it is stuck.
     pub(crate) fn begin(name: &'static str) -> Self {
+        Self::begin_within(name, STUCK_AFTER)
+    }
+
+    /// The same with another time in which there has to be progress.
+    pub(crate) fn begin_within(name: &'static str, limit: Duration) -> Self {
         WATCHING.call_once(|| {
             let watching = std::thread::Builder::new().name("store-watchdog".to_owned()).spawn(watch);
             if let Err(error) = watching {
@@ -43,7 +50,7 @@ impl Step {
         let mut steps = steps();
         steps.last += 1;
         let number = steps.last;
-        steps.begun.push(Begun { number, name, progressed_at: Instant::now() });
+        steps.begun.push(Begun { number, name, limit, progressed_at: Instant::now() });
         Self(number)
     }
 
@@ -71,7 +78,7 @@ fn watch() {
     loop {
         std::thread::park_timeout(LOOKS_EVERY);
         let stuck =
-            steps().begun.iter().find(|begun| begun.progressed_at.elapsed() > STUCK_AFTER).map(|b| b.name);
+            steps().begun.iter().find(|begun| begun.progressed_at.elapsed() > begun.limit).map(|b| b.name);
         if let Some(step) = stuck {
             tracing::error!(step, "the store is stuck; aborting the process");
             std::process::abort();

@@ -19,7 +19,9 @@ use crate::store::embedded::wal::Lineage;
 use crate::store::embedded::watchdog::{Step, panic_text, step};
 
 /// How long a group stays in the memtable if little else comes.
-const DRAIN_AFTER: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 2_000 });
+const DRAIN_AFTER: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 5_000 });
+/// A snapshot is for a few reads; but from a cold cache on a slow disk those may take long.
+const READERS_WITHIN: Duration = Duration::from_mins(2);
 /// Rows written at a time.
 const ROWS_AT_A_TIME: usize = 64;
 
@@ -28,10 +30,10 @@ impl Database {
     /// to drain.
     pub(crate) fn drain(&self, lineage: Lineage, progress: &Progress) -> Result<Option<u64>, EngineError> {
         let Some((table, readers)) = self.freeze() else { return Ok(None) };
-        step("the drain's wait for readers", || {
-            // Ends with an error once every snapshot of the epoch is dropped.
-            let _ = readers.recv();
-        });
+        let waiting = Step::begin_within("the drain's wait for readers", READERS_WITHIN);
+        // Ends with an error once every snapshot of the epoch is dropped.
+        let _ = readers.recv();
+        drop(waiting);
         let last = table.last();
         progress.touching(last);
         self.write(&table)?;

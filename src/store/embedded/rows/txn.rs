@@ -43,7 +43,7 @@ impl Record for Meta {
 }
 
 pub(crate) struct Txn<'a> {
-    snapshot: Snapshot<'a>,
+    snapshot: &'a Snapshot<'a>,
     index: &'a Index,
     in_flight: Option<&'a Batch>,
     group: &'a Batch,
@@ -65,7 +65,7 @@ pub(crate) struct Decided {
 impl<'a> Txn<'a> {
     /// `in_flight` and `group` hold what is decided but not yet published; `None` deletes.
     pub(crate) fn new(
-        snapshot: Snapshot<'a>,
+        snapshot: &'a Snapshot<'a>,
         index: &'a Index,
         in_flight: Option<&'a Batch>,
         group: &'a Batch,

@@ -14,7 +14,7 @@ use super::health::Health;
 use super::job::Job;
 use crate::store::StoreError;
 use crate::store::embedded::checkpoint::Progress;
-use crate::store::embedded::database::Database;
+use crate::store::embedded::database::{Database, Snapshot};
 use crate::store::embedded::engine::{Batch, Memory};
 use crate::store::embedded::records::encode;
 use crate::store::embedded::rows::frontier::Frontiers;
@@ -126,7 +126,8 @@ impl Groups {
     }
 
     fn rounds(&mut self, first: Box<dyn Job>, inbox: &mut Inbox, progressed: &dyn Fn()) {
-        self.decide(first);
+        let database = self.parts.database.clone();
+        self.decide(first, &database.snapshot());
         while self.in_flight.is_some() || !self.group.unanswered.is_empty() {
             self.gather(inbox);
             if self.in_flight.is_none() && self.group.unanswered.len() <= 1 {
@@ -148,15 +149,18 @@ impl Groups {
             self.disk_looked_at = Instant::now();
             self.health.look_at_disk();
         }
+        // One view for all of them: nothing is published meanwhile.
+        let database = self.parts.database.clone();
+        let snapshot = database.snapshot();
         while self.group.bytes < GROUP_BYTES
             && (self.group.unanswered.is_empty() || self.began_at.elapsed() < self.group_time)
         {
             let Ok(job) = inbox.try_recv() else { return };
-            self.decide(job);
+            self.decide(job, &snapshot);
         }
     }
 
-    fn decide(&mut self, mut job: Box<dyn Job>) {
+    fn decide(&mut self, mut job: Box<dyn Job>, snapshot: &Snapshot<'_>) {
         if let Err(refusal) = self.health.ready() {
             return job.finish(Err(refusal));
         }
@@ -164,7 +168,6 @@ impl Groups {
             self.began_at = Instant::now();
         }
         let in_flight = self.in_flight.as_ref().map(|flight| &flight.group.writes);
-        let snapshot = self.parts.database.snapshot();
         let mut txn = Txn::new(snapshot, &self.parts.index, in_flight, &self.group.writes, self.meta);
         if !job.run(&mut txn) {
             drop(txn);
