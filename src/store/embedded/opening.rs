@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::checkpoint::{Checkpointer, Progress, Room, Suspect};
-use super::database::{Database, Drainer, Mark, Recovered, Recovery, recover};
+use super::database::{Database, Drainer, Mark, Quiet, Recovered, Recovery, recover};
 use super::engine::{Engine, Memory};
 use super::failure::Failure;
 use super::folder::{Folder, OpenError};
@@ -54,15 +54,6 @@ impl Disk for NoDisk {
     fn refuses(&self) -> Option<StoreError> {
         None
     }
-}
-
-/// For those who do not want to hear how a recovery goes on.
-pub(super) struct Quiet;
-
-impl Recovery for Quiet {
-    fn rebuilding(&mut self, _reason: &str) {}
-
-    fn written(&mut self, _records: u64) {}
 }
 
 impl EmbeddedStore {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{self, Progress};
-use super::database::{Database, Recovered, Recovery, recover, write_sums};
+use super::database::{Database, Quiet, Recovered, recover, write_sums};
 use super::engine::sled::SledEngine;
 use super::engine::{Batch, Engine, EngineError, PRIVATE, Rows, Write, records};
 use super::failure::Failure;
@@ -25,14 +25,6 @@ pub(crate) fn apply(model: &mut Model, writes: &Batch) {
             None => drop(model.remove(key)),
         }
     }
-}
-
-pub(crate) struct Quiet;
-
-impl Recovery for Quiet {
-    fn rebuilding(&mut self, _reason: &str) {}
-
-    fn written(&mut self, _records: u64) {}
 }
 
 /// sled that copies the store's folder in the middle of a drain, as a power cut would leave it.

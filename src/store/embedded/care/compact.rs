@@ -6,9 +6,9 @@
 use std::io;
 use std::path::Path;
 
-use super::verify::{Quiet, existing, unreadable};
+use super::verify::{existing, unreadable};
 use crate::store::embedded::checkpoint;
-use crate::store::embedded::database::{FillError, Mark, Recovered, fill, recover};
+use crate::store::embedded::database::{FillError, Mark, Quiet, Recovered, fill, recover};
 use crate::store::embedded::engine::Engine;
 use crate::store::embedded::folder::files::{bytes_in, remove_folder, rename, sync};
 use crate::store::embedded::folder::{OpenError, folder_error};

@@ -4,9 +4,8 @@ use std::fs;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use super::verify::Quiet;
 use crate::store::embedded::checkpoint;
-use crate::store::embedded::database::{Recovered, Recovery, recover, upgrade_layout};
+use crate::store::embedded::database::{Quiet, Recovered, Recovery, recover, upgrade_layout};
 use crate::store::embedded::engine::{Batch, records};
 use crate::store::embedded::folder::files::at;
 use crate::store::embedded::folder::private::{create_file, create_folder};

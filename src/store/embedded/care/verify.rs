@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use crate::store::embedded::checkpoint::{self, Checkpoint, CompareError, SideBySide, live, merged};
-use crate::store::embedded::database::{Recovered, Recovery, recover};
+use crate::store::embedded::database::{Quiet, Recovered, recover};
 use crate::store::embedded::engine::{Engine, EngineError, records};
 use crate::store::embedded::folder::{Folder, OpenError, folder_error, replacement};
 use crate::store::embedded::wal;
@@ -34,15 +34,6 @@ pub struct Differences {
     pub stale: u64,
     /// In the index, not in checkpoint and log.
     pub surplus: u64,
-}
-
-/// For whom only the outcome counts.
-pub(super) struct Quiet;
-
-impl Recovery for Quiet {
-    fn rebuilding(&mut self, _reason: &str) {}
-
-    fn written(&mut self, _records: u64) {}
 }
 
 /// Compares every row of the store in `folder` with checkpoint and log, which are read from front to back. Nobody may

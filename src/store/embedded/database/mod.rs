@@ -27,7 +27,7 @@ pub(crate) use filling::{FillError, fill};
 pub(crate) use layout::upgrade as upgrade_layout;
 pub(crate) use mark::Mark;
 pub use recover::Recovery;
-pub(crate) use recover::{Recovered, recover};
+pub(crate) use recover::{Quiet, Recovered, recover};
 pub(crate) use snapshot::Snapshot;
 pub(crate) use sums::write_sums;
 pub(crate) use tables::Database;

@@ -36,6 +36,15 @@ pub trait Recovery: Send {
     }
 }
 
+/// For those who do not want to hear how a recovery goes on.
+pub(crate) struct Quiet;
+
+impl Recovery for Quiet {
+    fn rebuilding(&mut self, _reason: &str) {}
+
+    fn written(&mut self, _records: u64) {}
+}
+
 /// A store that can be served.
 pub(crate) struct Recovered {
     pub(crate) engine: SledEngine,
