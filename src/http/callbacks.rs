@@ -285,8 +285,8 @@ impl CallbackState {
         self.activity.trouble(app, corp_id, DealerTrouble { errcode: Some(NO_LICENCE), text, at });
     }
 
-    /// Counts a message from a corp. If the corp is a dealer, logs its first message with the dealer's name,
-    /// and has the list of dealers read if the dealer is not on it.
+    /// Counts a message from a corp. With the first since the counts were recorded: if the corp is a dealer, logs its
+    /// first message with the dealer's name, and has the list of dealers read if the dealer is not on it.
     async fn note_activity(
         &self,
         app: &AppName,
@@ -295,7 +295,9 @@ impl CallbackState {
         now: Timestamp,
     ) {
         let Some(corp_id) = corp_id else { return };
-        self.activity.seen(app, corp_id, now);
+        if !self.activity.seen(app, corp_id, now) {
+            return;
+        }
         if brand.is_some_and(|brand| brand.same_corp(corp_id.as_str())) {
             return;
         }

@@ -37,12 +37,18 @@ struct Unlicensed {
 }
 
 impl Activity {
-    /// Counts an event of a dealer that was received at `at`.
-    pub fn seen(&self, app: &AppName, corp_id: &CorpId, at: Timestamp) {
+    /// Counts an event of a dealer that was received at `at`. Whether it is the first since the counts were
+    /// recorded.
+    pub fn seen(&self, app: &AppName, corp_id: &CorpId, at: Timestamp) -> bool {
+        let mut is_first = true;
         self.change(app, corp_id, |new| match &mut new.seen {
-            Some(seen) => seen.add(at),
+            Some(seen) => {
+                seen.add(at);
+                is_first = false;
+            }
             none => *none = Some(EventsSeen::one(at)),
         });
+        is_first
     }
 
     /// Notes an error that concerns a dealer. Only the newest one is kept.

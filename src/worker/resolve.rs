@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::parallelism::{ParallelismPermit, Purpose};
 use super::{Activation, Context, until};
+use crate::domain::batch::IDS_PER_CALL_MAX;
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
 use crate::store::{FailureReason, Outcome, StoreError, Work, WorkId};
@@ -42,6 +43,9 @@ const BACKGROUND_HELD_MAX: usize = 1_000;
 /// While there is a backlog, work is leased only when there is room for one of this many parts of the
 /// maximum, so that each lane fills its batches.
 const BACKLOG_PORTIONS: usize = 4;
+/// How long new events gather before they are leased, while there is work in memory for a full batch: the calls in
+/// flight go on without them.
+const GATHERING: Duration = Duration::from_millis(2);
 /// Concurrent calls for lookups that delay no event, and for retries of single customers.
 const BACKGROUND_CALLS_MAX: usize = 2;
 const RETRY_CALLS_MAX: usize = 4;
@@ -141,6 +145,9 @@ impl Activation for Arc<Resolver> {
         store_outcomes(&self.context, outcomes, decided_in).await;
         if more {
             return Duration::ZERO;
+        }
+        if self.lanes().held().live >= IDS_PER_CALL_MAX {
+            tokio::time::sleep(GATHERING).await;
         }
         match store.next_due().await {
             // Work that is due already waits for room or for a permit: the end of a call wakes this worker.

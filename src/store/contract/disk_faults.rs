@@ -43,7 +43,7 @@ struct TestDisk {
     stuck: AtomicBool,
 }
 
-struct TestLog(Arc<TestDisk>, Option<(u64, Batch)>);
+struct TestLog(Arc<TestDisk>);
 
 impl TestDisk {
     fn good() -> Arc<Self> {
@@ -58,19 +58,14 @@ impl TestDisk {
 
     fn store(self: &Arc<Self>) -> EmbeddedStore {
         let settings = Settings { free_mb_min: 100, ..Settings::default() };
-        let log = Box::new(TestLog(self.clone(), None));
+        let log = Box::new(TestLog(self.clone()));
         EmbeddedStore::over(self.memory.clone(), log, Box::new(OfTest(self.clone())), settings).unwrap()
     }
 }
 
 impl Log for TestLog {
     fn append(&mut self, seq: u64, writes: &Batch) -> Result<(), AppendError> {
-        self.1 = Some((seq, writes.clone()));
-        Ok(())
-    }
-
-    fn wait(&mut self) -> Result<(), AppendError> {
-        let Self(disk, handed_over) = self;
+        let Self(disk) = self;
         while disk.stuck.load(SeqCst) {
             std::thread::yield_now();
         }
@@ -80,9 +75,7 @@ impl Log for TestLog {
         if disk.fails.load(SeqCst) {
             return Err(AppendError::failed("input/output error"));
         }
-        if let Some((seq, writes)) = handed_over.take() {
-            disk.memory.log(seq, writes);
-        }
+        disk.memory.log(seq, writes.clone());
         Ok(())
     }
 }

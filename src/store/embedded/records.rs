@@ -20,10 +20,22 @@ pub(crate) trait Record: Serialize + DeserializeOwned {
     }
 }
 
+/// Most records are shorter.
+const SCRATCH_BYTES: usize = 512;
+const CHECKSUM_BYTES: usize = 4;
+
 pub(crate) fn encode<R: Record>(key: &[u8], record: &R) -> Result<Vec<u8>, StoreError> {
-    let mut bytes = vec![R::VERSION];
-    bytes = postcard::to_extend(record, bytes).map_err(|e| StoreError::Damaged(e.to_string()))?;
-    Ok(checked(key, bytes))
+    // What is returned stays in memory for a while, so it takes no more than it needs.
+    let mut scratch = [0; SCRATCH_BYTES];
+    let content = if let Ok(body) = postcard::to_slice(record, &mut scratch) {
+        let mut content = Vec::with_capacity(1 + body.len() + CHECKSUM_BYTES);
+        content.push(R::VERSION);
+        content.extend_from_slice(body);
+        content
+    } else {
+        postcard::to_extend(record, vec![R::VERSION]).map_err(|e| StoreError::Damaged(e.to_string()))?
+    };
+    Ok(checked(key, content))
 }
 
 /// Version and body with their checksum.

@@ -13,7 +13,7 @@ use super::engine::sled::SledEngine;
 use super::engine::{Batch, Engine, EngineError, PRIVATE, Rows, Write, records};
 use super::failure::Failure;
 use super::folder::{Folder, Lock, OpenError};
-use super::wal::{self, Lineage, LogWriter};
+use super::wal::{self, Lineage, Log as _, LogWriter};
 
 /// What a store holds.
 pub(crate) type Model = BTreeMap<Vec<u8>, Vec<u8>>;
@@ -126,13 +126,7 @@ impl Rig {
 
     pub(crate) fn commit(&mut self, writes: Batch) {
         let seq = self.database.seq() + 1;
-        // Both ways, in turns.
-        if seq.is_multiple_of(2) {
-            self.log.append_here(seq, &wal::record::record(seq, &writes).unwrap()).unwrap();
-        } else {
-            self.log.append(seq, wal::record::record(seq, &writes).unwrap()).unwrap();
-            self.log.wait().unwrap();
-        }
+        self.log.append(seq, &writes).unwrap();
         self.database.publish(seq, writes);
     }
 

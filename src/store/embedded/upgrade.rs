@@ -59,7 +59,7 @@ impl Commits<'_> {
         }
         let (batch, seq) = (std::mem::take(batch), self.database.seq() + 1);
         self.database.wait_for_room(&|| {}).map_err(failed)?;
-        match self.log.append_here(seq, &batch) {
+        match self.log.append(seq, &batch) {
             Ok(()) => self.database.publish(seq, batch),
             Err(AppendError::Full) => return Err(StoreError::NoSpace { min_mb: 1 }),
             Err(AppendError::Failed(error)) => return Err(StoreError::Failed(error.to_string())),

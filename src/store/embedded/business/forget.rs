@@ -137,8 +137,8 @@ pub(crate) fn forget(
         return Ok(None);
     }
     let mut erased = Erased::default();
-    let unapplied = txn.unapplied().flat_map(|batch| watch.wanted(batch)).collect::<Vec<_>>();
-    watch.seen().iter().chain(&unapplied).try_for_each(|key| found.add(key))?;
+    let unpublished = watch.wanted(txn.unpublished());
+    watch.seen().iter().chain(&unpublished).try_for_each(|key| found.add(key))?;
     for key in found.inbox {
         if txn.has(&key)? {
             txn.delete(key);

@@ -12,9 +12,9 @@ use crate::store::embedded::engine::{Batch, Engine, EngineError, Memory};
 use crate::store::embedded::failure::Failure;
 
 /// A memtable that has become larger is drained at once. Small in tests, to have many drains.
-pub(super) const DRAIN_BYTES: usize = if cfg!(test) { 16 << 10 } else { 64 << 20 };
+pub(super) const DRAIN_BYTES: usize = if cfg!(test) { 16 << 10 } else { 128 << 20 };
 /// Commits wait while the memtable is larger, with another one being drained.
-pub(super) const MEMTABLE_BYTES_MAX: usize = DRAIN_BYTES * 2;
+pub(super) const MEMTABLE_BYTES_MAX: usize = DRAIN_BYTES / 2 * 3;
 
 /// Called when a read has found the index damaged, with the reason.
 pub(crate) type OnDamage = Box<dyn Fn(&str) + Send + Sync>;

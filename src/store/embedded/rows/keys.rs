@@ -61,7 +61,9 @@ pub(crate) struct Key(Vec<u8>);
 
 impl Key {
     fn kind(kind: u8) -> Self {
-        Self(vec![kind])
+        let mut bytes = Vec::with_capacity(24);
+        bytes.push(kind);
+        Self(bytes)
     }
 
     fn id(mut self, id: &str) -> Self {
@@ -133,7 +135,8 @@ pub(crate) fn message_parts(id: EventId) -> Vec<u8> {
 /// Begins with the hour of `CreateTime`, which every copy of a message has in common, so that old records
 /// form a range.
 pub(crate) fn seen(created_at: Timestamp, digest: &MessageDigest) -> Vec<u8> {
-    let mut key = seen_from(created_at);
+    let mut key = Vec::with_capacity(5 + digest.0.len());
+    key.extend(seen_from(created_at));
     key.extend(digest.0);
     key
 }

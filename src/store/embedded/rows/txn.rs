@@ -1,5 +1,5 @@
 //! The view and the writes of one business transaction. It reads its own writes, then those decided in its
-//! group, then those of the group in flight, then what is published. Nothing is written unless the whole transaction
+//! group, then what is published. Nothing is written unless the whole transaction
 //! succeeds.
 
 use std::collections::BTreeMap;
@@ -45,7 +45,6 @@ impl Record for Meta {
 pub(crate) struct Txn<'a> {
     snapshot: &'a Snapshot<'a>,
     index: &'a Index,
-    in_flight: Option<&'a Batch>,
     group: &'a Batch,
     own: Batch,
     own_index: Vec<(Print, FanNumber, bool)>,
@@ -63,16 +62,10 @@ pub(crate) struct Decided {
 }
 
 impl<'a> Txn<'a> {
-    /// `in_flight` and `group` hold what is decided but not yet published; `None` deletes.
-    pub(crate) fn new(
-        snapshot: &'a Snapshot<'a>,
-        index: &'a Index,
-        in_flight: Option<&'a Batch>,
-        group: &'a Batch,
-        meta: Meta,
-    ) -> Self {
+    /// `group` holds what is decided but not yet published; `None` deletes.
+    pub(crate) fn new(snapshot: &'a Snapshot<'a>, index: &'a Index, group: &'a Batch, meta: Meta) -> Self {
         let (own, own_index) = (Batch::new(), Vec::new());
-        Self { snapshot, index, in_flight, group, own, own_index, meta, erases: false }
+        Self { snapshot, index, group, own, own_index, meta, erases: false }
     }
 
     /// The writes, once the transaction has succeeded.
@@ -104,7 +97,7 @@ impl<'a> Txn<'a> {
 
     fn bytes(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         let decided = self.own.get(key).or_else(|| self.group.get(key));
-        match decided.or_else(|| self.in_flight?.get(key)) {
+        match decided {
             Some(decided) => Ok(decided.clone()),
             None => self.snapshot.get(key).map_err(failed),
         }
@@ -152,8 +145,8 @@ impl<'a> Txn<'a> {
         limit: usize,
     ) -> Result<Vec<Vec<u8>>, StoreError> {
         let end = keys::after(prefix);
-        let layers = self.in_flight.into_iter().chain([self.group, &self.own]);
-        let patches = layers.flat_map(|layer| layer.range(from.to_vec()..end.clone()));
+        let patches =
+            [self.group, &self.own].into_iter().flat_map(|layer| layer.range(from.to_vec()..end.clone()));
         let patch: BTreeMap<_, _> = patches.map(|(key, value)| (key.clone(), value.is_some())).collect();
         let mut found: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
         for row in self.snapshot.range(from, &end).take(limit + patch.len()) {
@@ -163,9 +156,9 @@ impl<'a> Txn<'a> {
         Ok(found.into_iter().filter(|(_, there)| *there).map(|(key, _)| key).take(limit).collect())
     }
 
-    /// The writes of the transactions that are decided and not yet applied.
-    pub(crate) fn unapplied(&self) -> impl Iterator<Item = &Batch> {
-        self.in_flight.into_iter().chain([self.group])
+    /// The writes of the transactions that are decided and not yet published.
+    pub(crate) fn unpublished(&self) -> &Batch {
+        self.group
     }
 
     /// A random secret of this store, for hashes that nobody else can make.

@@ -34,8 +34,4 @@ impl Log for Limited {
         self.memory.log(seq, writes.clone());
         Ok(())
     }
-
-    fn wait(&mut self) -> Result<(), AppendError> {
-        Ok(())
-    }
 }

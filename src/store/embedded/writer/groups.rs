@@ -1,9 +1,8 @@
 //! Group commit: transactions that are committed together, one group after the other.
 //!
-//! While one group is being synced the next one is already decided: against what is published, under the group in
-//! flight, under its own. Then the next is handed to the log, and only then the one that has become durable is
-//! published and answered, so that the disk is never left without something to do. A transaction that is alone, with
-//! none behind it, is synced on this thread.
+//! What comes in while a group is decided and synced is the next group: so the longer the disk takes, the more share
+//! one sync. All of it on one thread: deciding a transaction takes microseconds, which is less than handing a group to
+//! another thread would cost.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -55,7 +54,7 @@ pub(crate) struct InMemory {
     pub(crate) lineage: Lineage,
 }
 
-/// A group being decided, or on its way to the disk.
+/// A group being decided.
 #[derive(Default)]
 struct Group {
     writes: Batch,
@@ -63,13 +62,6 @@ struct Group {
     index: Vec<(Print, FanNumber, bool)>,
     erases: bool,
     unanswered: Vec<Box<dyn Job>>,
-}
-
-/// A group that was handed to the log.
-struct Flight {
-    seq: u64,
-    group: Group,
-    meta: Meta,
 }
 
 /// The groups of one store, as its only writer sees them.
@@ -82,25 +74,20 @@ pub(super) struct Groups {
     /// As of the last decision.
     meta: Meta,
     group: Group,
-    began_at: Instant,
     /// The longest time for which a group is decided; none for a simulation, which has no time of its own.
     group_time: Duration,
-    in_flight: Option<Flight>,
 }
 
 impl Groups {
     pub(super) fn new(parts: Parts, meta: Meta, health: Arc<Health>) -> Self {
-        let now = Instant::now();
         Self {
             parts,
             health,
-            disk_looked_at: now,
+            disk_looked_at: Instant::now(),
             published: meta,
             meta,
             group: Group::default(),
-            began_at: now,
             group_time: Duration::MAX,
-            in_flight: None,
         }
     }
 
@@ -126,49 +113,38 @@ impl Groups {
     }
 
     fn rounds(&mut self, first: Box<dyn Job>, inbox: &mut Inbox, progressed: &dyn Fn()) {
-        let database = self.parts.database.clone();
-        self.decide(first, &database.snapshot());
-        while self.in_flight.is_some() || !self.group.unanswered.is_empty() {
-            self.gather(inbox);
-            if self.in_flight.is_none() && self.group.unanswered.len() <= 1 {
-                self.commit_here(progressed);
-            } else {
-                let durable = if self.in_flight.is_some() { self.parts.log.wait() } else { Ok(()) };
-                // What came in meanwhile need not wait for another sync.
-                self.gather(inbox);
-                self.exchange(durable, progressed);
-            }
+        let mut next = Some(first);
+        while let Some(first) = next {
+            self.gather(first, inbox);
+            self.commit(progressed);
             self.health.progressed();
             progressed();
+            next = inbox.try_recv().ok();
         }
     }
 
-    /// Decides what waits, as far as the group has room.
-    fn gather(&mut self, inbox: &mut Inbox) {
+    /// Decides a transaction, and those that wait behind it as far as the group has room.
+    fn gather(&mut self, first: Box<dyn Job>, inbox: &mut Inbox) {
         if self.disk_looked_at.elapsed() >= DISK_LOOKED_AT_EVERY {
             self.disk_looked_at = Instant::now();
             self.health.look_at_disk();
         }
-        // One view for all of them: nothing is published meanwhile.
+        // One view and one look at the store's health for all of them: nothing is published meanwhile.
         let database = self.parts.database.clone();
-        let snapshot = database.snapshot();
-        while self.group.bytes < GROUP_BYTES
-            && (self.group.unanswered.is_empty() || self.began_at.elapsed() < self.group_time)
-        {
-            let Ok(job) = inbox.try_recv() else { return };
-            self.decide(job, &snapshot);
+        let (snapshot, began_at, ready) = (database.snapshot(), Instant::now(), self.health.ready());
+        let mut next = Some(first);
+        while let Some(job) = next {
+            match &ready {
+                Ok(()) => self.decide(job, &snapshot),
+                Err(refusal) => job.finish(Err(refusal.clone())),
+            }
+            let has_room = self.group.bytes < GROUP_BYTES && began_at.elapsed() < self.group_time;
+            next = has_room.then(|| inbox.try_recv().ok()).flatten();
         }
     }
 
     fn decide(&mut self, mut job: Box<dyn Job>, snapshot: &Snapshot<'_>) {
-        if let Err(refusal) = self.health.ready() {
-            return job.finish(Err(refusal));
-        }
-        if self.group.unanswered.is_empty() {
-            self.began_at = Instant::now();
-        }
-        let in_flight = self.in_flight.as_ref().map(|flight| &flight.group.writes);
-        let mut txn = Txn::new(snapshot, &self.parts.index, in_flight, &self.group.writes, self.meta);
+        let mut txn = Txn::new(snapshot, &self.parts.index, &self.group.writes, self.meta);
         if !job.run(&mut txn) {
             drop(txn);
             return job.finish(Ok(()));
@@ -189,73 +165,42 @@ impl Groups {
         group.unanswered.push(job);
     }
 
-    /// Commits a group with nothing in flight before it and nobody waiting behind it.
-    fn commit_here(&mut self, waiting: &dyn Fn()) {
-        let mut flight = self.take_group();
-        let durable = self.prepare(&mut flight, waiting).and_then(|has_writes| {
-            if has_writes { self.parts.log.append_here(flight.seq, &flight.group.writes) } else { Ok(()) }
-        });
-        match durable {
-            Ok(()) => self.publish(flight),
-            Err(error) => self.refuse(vec![flight], error),
+    /// Makes the group durable and visible, and answers. Calls `waiting` while the memtable is full.
+    fn commit(&mut self, waiting: &dyn Fn()) {
+        let mut group = std::mem::take(&mut self.group);
+        let seq = self.parts.database.seq() + 1;
+        match self.append(seq, &mut group, waiting) {
+            Ok(()) => self.publish(seq, group),
+            Err(error) => self.refuse(group, error),
         }
     }
 
-    /// Hands the group that was decided to the log; then there is time for the one that was on its way.
-    fn exchange(&mut self, durable: Result<(), AppendError>, waiting: &dyn Fn()) {
-        let mut next = self.take_group();
-        let landed = self.in_flight.take();
-        if let Err(error) = durable {
-            // What was decided on top of a group that is refused is refused too.
-            return self.refuse(landed.into_iter().chain([next]).collect(), error);
-        }
-        let handed = self.prepare(&mut next, waiting).and_then(|has_writes| {
-            if has_writes {
-                self.parts.log.append(next.seq, &next.group.writes)?;
-            }
-            Ok(has_writes)
-        });
-        if let Some(landed) = landed {
-            self.publish(landed);
-        }
-        match handed {
-            Ok(true) => self.in_flight = Some(next),
-            Ok(false) => self.publish(next),
-            Err(error) => self.refuse(vec![next], error),
-        }
-    }
-
-    fn take_group(&mut self) -> Flight {
-        let before = self.in_flight.as_ref().map_or_else(|| self.parts.database.seq(), |flight| flight.seq);
-        Flight { seq: before + 1, group: std::mem::take(&mut self.group), meta: self.meta }
-    }
-
-    /// Adds the counters to a group. False if it has no writes.
-    fn prepare(&self, flight: &mut Flight, waiting: &dyn Fn()) -> Result<bool, AppendError> {
+    /// Appends the group, with the counters, to the log; durable when it returns.
+    fn append(&mut self, seq: u64, group: &mut Group, waiting: &dyn Fn()) -> Result<(), AppendError> {
         // Once a commit has failed, nothing may be written or answered as done.
         if let Some(reason) = self.health.failure().reason() {
             return Err(AppendError::failed(reason));
         }
-        if flight.group.writes.is_empty() {
-            return Ok(false);
+        if group.writes.is_empty() {
+            return Ok(());
         }
         self.parts.database.wait_for_room(waiting).map_err(AppendError::failed)?;
         let key = keys::meta();
-        let counters = encode(&key, &flight.meta).map_err(AppendError::failed)?;
-        flight.group.writes.insert(key, Some(counters));
-        Ok(true)
+        let counters = encode(&key, &self.meta).map_err(AppendError::failed)?;
+        group.writes.insert(key, Some(counters));
+        self.parts.log.append(seq, &group.writes)
     }
 
     /// Makes a group visible that is durable, and answers.
-    fn publish(&mut self, flight: Flight) {
-        let Flight { seq, group: Group { writes, erases, unanswered, .. }, meta } = flight;
+    fn publish(&mut self, seq: u64, group: Group) {
+        let Group { writes, erases, unanswered, .. } = group;
         if !writes.is_empty() {
             self.parts.watches.show(&writes);
             let rows = self.parts.frontiers.rows_of(&writes);
             self.parts.database.publish(seq, writes);
             self.parts.frontiers.appeared(rows);
-            self.published = meta;
-            self.health.committed(meta.counts);
+            self.published = self.meta;
+            self.health.committed(self.meta.counts);
             if erases {
                 // A checkpoint is made of closed segments.
                 self.parts.log.rotate();
@@ -281,11 +226,10 @@ impl Groups {
         }
     }
 
-    /// Refuses groups, the last of which was decided on top of the others.
-    fn refuse(&mut self, flights: Vec<Flight>, error: AppendError) {
+    fn refuse(&mut self, group: Group, error: AppendError) {
         let refusal = match error {
             AppendError::Full => {
-                for (print, fan, led) in flights.iter().flat_map(|flight| &flight.group.index).rev() {
+                for (print, fan, led) in group.index.iter().rev() {
                     self.parts.index.set(*print, *fan, !led);
                 }
                 self.meta = self.published;
@@ -296,7 +240,7 @@ impl Groups {
                 StoreError::Failed(self.health.failure().reason().unwrap_or_default())
             }
         };
-        for job in flights.into_iter().flat_map(|flight| flight.group.unanswered) {
+        for job in group.unanswered {
             job.finish(Err(refusal.clone()));
         }
     }

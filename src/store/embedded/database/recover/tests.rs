@@ -8,6 +8,7 @@ use tempfile::TempDir;
 use super::super::write_sums;
 use super::*;
 use crate::store::embedded::rig::{Model, Rig, apply, copy, flip, some_commits};
+use crate::store::embedded::wal::Log as _;
 
 mod damage;
 mod decisions;

@@ -203,7 +203,7 @@ fn a_record_that_only_its_writer_saw_is_durable_before_the_index_has_it() {
     let mut rig = store(&place);
     let batch: Batch = (0_u8..100).map(|key| (vec![b'b', key], Some(vec![key; 9]))).collect();
     let seq = rig.database.seq() + 1;
-    rig.log.append_here(seq, &wal::record::record(seq, &batch).unwrap()).unwrap();
+    rig.log.append(seq, &batch).unwrap();
     let before = rig.content();
     let place = killed(rig);
     let mut with = before;
