@@ -141,7 +141,15 @@ pub trait Store:
     /// process ends: leases are not durable.
     async fn lease(&self, now: Timestamp, limit: usize, background: usize) -> Result<Vec<Work>, StoreError>;
 
-    /// When the next piece of work that is not leased is due.
+    /// Ends leases, but the work is not leased again before it is [taken up](Self::take_up), or the process ends: it
+    /// can only wait, and waiting costs it no write. It counts as waiting, and [`next_due`](Self::next_due) does not
+    /// tell of it.
+    async fn put_off(&self, work: &[WorkId]);
+
+    /// Allows to lease work again that was put off.
+    async fn take_up(&self, work: &[WorkId]);
+
+    /// When the next piece of work that is neither leased nor put off is due.
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError>;
 
     /// Applies the outcomes of leased work and ends the leases. One transaction per outcome updates the

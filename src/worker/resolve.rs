@@ -5,6 +5,8 @@
 //! waits for the next one, of up to 100 ids. So a single customer does not wait for others, and a burst of n
 //! costs about n/100 calls. The outcomes of one call are stored while the next call is in flight.
 //!
+//! Work that can only wait, for a circuit breaker or for room in its lane, is put off without a write.
+//!
 //! Lookups that delay no event have a small budget of their own, in memory and in calls: live work never
 //! waits for them.
 //!
@@ -22,19 +24,21 @@ use super::parallelism::{ParallelismPermit, Purpose};
 use super::{Activation, Context, until};
 use crate::domain::batch::IDS_PER_CALL_MAX;
 use crate::domain::lookup::Haste;
-use crate::domain::time::Timestamp;
+use crate::domain::time::{SECOND_MS, Timestamp};
 use crate::store::{FailureReason, Outcome, StoreError, Work, WorkId};
 
 mod batch;
 mod conversion;
 mod lane;
 mod outcome;
+mod put_off;
 mod routing;
 mod settling;
 
-use lane::{Deferred, Held, Lane, LaneClass, LaneKey, Lanes};
+use lane::{Held, Lane, LaneClass, LaneKey, Lanes};
 use outcome::defer;
-use routing::{Router, open_breaker};
+use put_off::PutOff;
+use routing::{Destination, Router, open_breaker};
 use settling::store_outcomes;
 
 /// Work items that wait in memory at the same time, and lookups that delay no event.
@@ -43,9 +47,11 @@ const BACKGROUND_HELD_MAX: usize = 1_000;
 /// While there is a backlog, work is leased only when there is room for one of this many parts of the
 /// maximum, so that each lane fills its batches.
 const BACKLOG_PORTIONS: usize = 4;
-/// How long new events gather before they are leased, while there is work in memory for a full batch: the calls in
-/// flight go on without them.
+/// How long new events gather before they are leased, while there is work for a full batch in memory, or some that
+/// can only wait: calls go on without them.
 const GATHERING: Duration = Duration::from_millis(2);
+/// The wait of work for which its lane has no room, if it cannot be put off.
+const BACKLOG_WAIT_MS: i64 = 5 * SECOND_MS;
 /// Concurrent calls for lookups that delay no event, and for retries of single customers.
 const BACKGROUND_CALLS_MAX: usize = 2;
 const RETRY_CALLS_MAX: usize = 4;
@@ -53,6 +59,7 @@ const RETRY_CALLS_MAX: usize = 4;
 struct Resolver {
     context: Context,
     lanes: Mutex<Lanes>,
+    put_off: Mutex<PutOff>,
     live: Pool,
     retries: Pool,
     background: Pool,
@@ -121,6 +128,7 @@ impl Activation for Arc<Resolver> {
     async fn activate(&mut self) -> Duration {
         let (store, now) = (&self.context.store, self.context.now());
         let decided_in = self.context.breakers.generation();
+        self.take_up(now).await;
         let Held { live, background } = self.room();
         let (mut more, mut outcomes) = (false, Vec::new());
         if live + background > 0 {
@@ -139,17 +147,17 @@ impl Activation for Arc<Resolver> {
                 }
             }
         }
-        outcomes.extend(self.drain_blocked_lanes(now));
+        outcomes.extend(self.drain_blocked_lanes(now).await);
         // Calls first: storing these outcomes is not urgent.
         self.start_calls();
         store_outcomes(&self.context, outcomes, decided_in).await;
         if more {
             return Duration::ZERO;
         }
-        if self.lanes().held().live >= IDS_PER_CALL_MAX {
+        if !self.put_off().is_empty() || self.lanes().held().live >= IDS_PER_CALL_MAX {
             tokio::time::sleep(GATHERING).await;
         }
-        match store.next_due().await {
+        let idle = match store.next_due().await {
             // Work that is due already waits for room or for a permit: the end of a call wakes this worker.
             Ok(Some(due_at)) if due_at > now => until(now, due_at),
             Ok(_) => super::LOOK_EVERY,
@@ -157,7 +165,8 @@ impl Activation for Arc<Resolver> {
                 self.context.store_failures.warn("the inbox could not be read", &error);
                 super::LOOK_EVERY
             }
-        }
+        };
+        if self.put_off().is_empty() { idle } else { idle.min(put_off::LOOK_EVERY) }
     }
 }
 
@@ -165,6 +174,7 @@ impl Resolver {
     fn new(context: Context, stop: CancellationToken) -> Self {
         Self {
             lanes: Mutex::default(),
+            put_off: Mutex::default(),
             live: Pool::new(context.calls_max),
             retries: Pool::new(RETRY_CALLS_MAX),
             background: Pool::new(BACKGROUND_CALLS_MAX),
@@ -196,36 +206,76 @@ impl Resolver {
         }
     }
 
-    /// Puts work into lanes. Returns the outcomes of work that needs no call, or for which none is made now.
+    fn put_off(&self) -> std::sync::MutexGuard<'_, PutOff> {
+        self.put_off.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up the work that was put off and can be called for now.
+    async fn take_up(&self, now: Timestamp) {
+        let ready = {
+            let lanes = self.lanes();
+            self.put_off().take(Instant::now(), |key, customers| {
+                let LaneKey { app, owner, .. } = key;
+                let is_held_back = open_breaker(&self.context, app, [customers, owner], now).is_some();
+                if is_held_back { 0 } else { lanes.room(key) }
+            })
+        };
+        if !ready.is_empty() {
+            self.context.store.take_up(&ready).await;
+        }
+    }
+
+    /// Puts work into lanes, and off where they take none now. Returns the outcomes of work that needs no call, or
+    /// cannot be put off.
     async fn route(&self, work: Vec<Work>, now: Timestamp) -> Vec<(Work, Outcome)> {
-        let (mut outcomes, mut deferred) = (Vec::new(), Deferred::default());
+        let (mut outcomes, mut waiting) = (Vec::new(), Vec::new());
         let mut router = Router::new(&self.context, now);
         for work in work {
             match router.destination(&work).await {
-                Ok(key) => {
-                    let full = self.lanes().push(key, work, &mut deferred);
-                    if let Some((work, wait_ms)) = full {
+                Ok(Destination { lane, held_back: Some((probe_at, reason)) }) => {
+                    waiting.push((lane, work, defer(probe_at, reason)));
+                }
+                Ok(Destination { lane, held_back: None }) => {
+                    if let Some(work) = self.lanes().push(lane.clone(), work) {
                         let text = "this dealer has a backlog".to_owned();
                         let reason = FailureReason { errcode: None, text };
-                        outcomes.push((work, defer(now.plus_ms(wait_ms), reason)));
+                        waiting.push((lane, work, defer(now.plus_ms(BACKLOG_WAIT_MS), reason)));
                     }
                 }
                 Err(outcome) => outcomes.push((work, outcome)),
             }
         }
+        outcomes.extend(self.wait(waiting).await);
         outcomes
     }
 
-    /// Empties the lanes whose breaker has opened: returns their work with outcomes that defer it.
-    fn drain_blocked_lanes(&self, now: Timestamp) -> Vec<(Work, Outcome)> {
-        let mut deferred = Vec::new();
-        for (LaneKey { app, owner, .. }, lane) in &mut self.lanes().0 {
-            if let Some(breaker) = open_breaker(&self.context, app, [owner, owner], now) {
-                let outcome = defer(breaker.probe_at, breaker.reason);
-                deferred.extend(lane.waiting.drain(..).map(|work| (work, outcome.clone())));
+    /// Puts work off. Returns that for which there is no room, with the outcome it has then.
+    async fn wait(&self, waiting: Vec<(LaneKey, Work, Outcome)>) -> Vec<(Work, Outcome)> {
+        let (mut ids, mut others) = (Vec::new(), Vec::new());
+        for (lane, work, outcome) in waiting {
+            if self.put_off().add(lane, work.contact.corp_id.clone(), work.id.clone()) {
+                ids.push(work.id);
+            } else {
+                others.push((work, outcome));
             }
         }
-        deferred
+        if !ids.is_empty() {
+            self.context.store.put_off(&ids).await;
+        }
+        others
+    }
+
+    /// Empties the lanes whose breaker has opened. Returns work that cannot be put off, with outcomes that defer it.
+    async fn drain_blocked_lanes(&self, now: Timestamp) -> Vec<(Work, Outcome)> {
+        let mut waiting = Vec::new();
+        for (key, lane) in &mut self.lanes().0 {
+            let LaneKey { app, owner, .. } = key;
+            if let Some(breaker) = open_breaker(&self.context, app, [owner, owner], now) {
+                let outcome = defer(breaker.probe_at, breaker.reason);
+                waiting.extend(lane.waiting.drain(..).map(|work| (key.clone(), work, outcome.clone())));
+            }
+        }
+        self.wait(waiting).await
     }
 
     /// Starts a call in each lane that is ready, as far as there are permits.
@@ -259,14 +309,14 @@ impl Resolver {
     }
 
     fn start_call(self: &Arc<Self>, key: &LaneKey, lane: &mut Lane, permits: Permits) {
-        let (resolver, key, work) = (self.clone(), key.clone(), lane.begin(Instant::now()));
+        let (resolver, key, work) = (self.clone(), key.clone(), lane.begin());
         self.context.spawn_call(async move {
             let (context, Permits { slot, mut parallelism }, items) =
                 (&resolver.context, permits, work.len());
             let decided_in = context.breakers.generation();
             let outcomes = batch::resolve(context, &key, work, &mut parallelism, decided_in).await;
             drop(parallelism);
-            resolver.continue_lane(&key, |lane| lane.call_ended(Instant::now()));
+            resolver.continue_lane(&key, Lane::call_ended);
             store_outcomes(context, outcomes, decided_in).await;
             drop(slot);
             resolver.continue_lane(&key, |lane| lane.batch_stored(items));

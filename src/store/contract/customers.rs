@@ -28,6 +28,29 @@ async fn leased_work_is_not_leased_again_until_a_restart(place: &dyn Place) {
     assert_eq!(store.lease(T0, 10, 10).await.unwrap().len(), 1);
 }
 
+async fn work_that_was_put_off_waits_until_it_is_taken_up_or_a_restart(place: &dyn Place) {
+    let store = place.open();
+    for n in [1, 2] {
+        store.append(added(n, 1)).await.unwrap();
+    }
+    let ids: Vec<_> = store.lease(T0, 10, 10).await.unwrap().into_iter().map(|work| work.id).collect();
+    store.put_off(&ids).await;
+    assert_eq!(store.lease(T0, 10, 10).await, Ok(Vec::new()));
+    assert_eq!(store.next_due().await, Ok(None));
+    assert_eq!(store.events(EventState::Leased, EventId(0), 10).await, Ok(Vec::new()));
+    assert_eq!(store.events(EventState::Waiting, EventId(0), 10).await.unwrap().len(), 2);
+    store.take_up(&ids[..1]).await;
+    assert_eq!(store.next_due().await, Ok(Some(T0)));
+    let again = store.lease(T0, 10, 10).await.unwrap();
+    assert_eq!(again.iter().map(|work| &work.id).collect::<Vec<_>>(), [&ids[0]]);
+    // Taking up what is settled, or was never put off, has no effect.
+    store.settle(again.into_iter().map(|work| (work, Outcome::Missed)).collect(), T0).await.unwrap();
+    store.take_up(&ids[..1]).await;
+    assert_eq!(store.lease(T0, 10, 10).await, Ok(Vec::new()));
+    let store = reopen(place, store).await;
+    assert_eq!(store.lease(T0, 10, 10).await.unwrap().len(), 1);
+}
+
 async fn customer_and_fan_are_linked_in_either_order(place: &dyn Place) {
     let store = place.open();
     mint(&store, 1, 1, T0).await;
@@ -344,6 +367,7 @@ async fn messages_of_unserved_corps_leave_half_of_the_quarantine_to_others(place
 contract!(
     a_repeated_message_is_stored_once,
     leased_work_is_not_leased_again_until_a_restart,
+    work_that_was_put_off_waits_until_it_is_taken_up_or_a_restart,
     customer_and_fan_are_linked_in_either_order,
     one_person_at_two_dealers_is_two_links,
     work_settled_twice_is_applied_once,

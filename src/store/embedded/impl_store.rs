@@ -24,7 +24,7 @@ use crate::domain::time::{Moment, Timestamp};
 use crate::store::embedded::rows::ids::FanNumber;
 use crate::store::{
     Appended, Arrival, Counts, EventId, EventRow, EventState, FanFilter, FanOutcome, FanPage, FanWork,
-    LinkQuery, LogStatus, NewFan, Outcome, Payload, Quarantined, Registered, Store, StoreError, Work,
+    LinkQuery, LogStatus, NewFan, Outcome, Payload, Quarantined, Registered, Store, StoreError, Work, WorkId,
 };
 
 #[async_trait]
@@ -43,6 +43,14 @@ impl Store for EmbeddedStore {
 
     async fn lease(&self, now: Timestamp, limit: usize, background: usize) -> Result<Vec<Work>, StoreError> {
         self.lease_work(now, limit, background).await
+    }
+
+    async fn put_off(&self, work: &[WorkId]) {
+        self.leases.put_off(work.iter().map(lease_key));
+    }
+
+    async fn take_up(&self, work: &[WorkId]) {
+        self.take_up_work(work).await;
     }
 
     async fn next_due(&self) -> Result<Option<Timestamp>, StoreError> {

@@ -42,6 +42,8 @@ pub(super) struct Leases {
 #[derive(Default)]
 struct State {
     leased: HashSet<Vec<u8>>,
+    /// Neither leased nor to be leased.
+    put_off: HashSet<Vec<u8>>,
     held_back: Vec<HeldBackLookups>,
     /// What has ended since the read of the queues began that is under way.
     ended: Option<Ended>,
@@ -65,7 +67,9 @@ fn are_among((begin, end): &LookupsAt, key: &[u8]) -> bool {
 
 impl State {
     fn is_taken(&self, key: &[u8]) -> bool {
-        self.leased.contains(key) || self.held_back.iter().any(|held| are_among(&held.lookups, key))
+        self.leased.contains(key)
+            || self.put_off.contains(key)
+            || self.held_back.iter().any(|held| are_among(&held.lookups, key))
     }
 }
 
@@ -81,10 +85,20 @@ impl Leases {
         Leasing { leases: self, taken: Vec::new(), _turn: turn }
     }
 
-    /// Ends a lease.
+    /// Ends leases of work that is not to be leased again for now.
+    pub(super) fn put_off(&self, keys: impl IntoIterator<Item = Vec<u8>>) {
+        let mut state = self.state();
+        for key in keys {
+            state.leased.remove(&key);
+            state.put_off.insert(key);
+        }
+    }
+
+    /// Ends a lease, or that the work is put off.
     pub(super) fn release(&self, key: &[u8]) {
         let mut state = self.state();
         state.leased.remove(key);
+        state.put_off.remove(key);
         if let Some(ended) = &mut state.ended {
             ended.leases.insert(key.to_vec());
         }
@@ -156,7 +170,7 @@ impl Leasing<'_> {
                 break;
             }
             result.looked_at += 1;
-            if state.leased.contains(key) {
+            if state.leased.contains(key) || state.put_off.contains(key) {
                 continue;
             }
             if let Some(held) = state.held_back.iter_mut().find(|held| are_among(&held.lookups, key)) {

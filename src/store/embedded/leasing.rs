@@ -11,7 +11,7 @@ use super::EmbeddedStore;
 use super::business::queues::{self, FanQueue, Strays};
 use super::business::roll::{self, Entry};
 use super::business::{fans, work};
-use super::leases::{Leasing, LookupsAt, fan_lease};
+use super::leases::{Leasing, LookupsAt, fan_lease, lease_key};
 use super::rows::frontier::{Frontier, Frontiers, QueueRead};
 use super::rows::keys;
 use super::rows::view::{View, failed};
@@ -19,7 +19,7 @@ use crate::domain::fan::{FanStep, Priority};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
-use crate::store::{FanWork, StoreError, Work};
+use crate::store::{FanWork, StoreError, Work, WorkId};
 
 /// Rows of a queue that are read before other tasks have their turn.
 const SLICE_ROWS: usize = 256;
@@ -178,7 +178,17 @@ impl EmbeddedStore {
         Ok(())
     }
 
-    /// When the next work about a customer that is not leased is due.
+    /// Allows to lease work again that was put off.
+    pub(super) async fn take_up_work(&self, work: &[WorkId]) {
+        for slice in work.chunks(SLICE_ROWS) {
+            for id in slice {
+                self.release(&lease_key(id));
+            }
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// When the next work about a customer that is free is due.
     pub(super) async fn next_free_work(&self) -> Result<Option<Timestamp>, StoreError> {
         let Frontiers { inbox, live, background } = &*self.frontiers;
         let mut next = None;

@@ -4,20 +4,14 @@
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
 
-use tokio::time::Instant;
-
 use crate::domain::batch::IDS_PER_CALL_MAX;
 use crate::domain::ids::{AppName, ChatId, CorpId, ExternalUserid};
 use crate::domain::lookup::Haste;
-use crate::domain::time::SECOND_MS;
 use crate::store::{Work, WorkId};
 
 /// Work items that one lane holds; the rest of its backlog waits in the store, so that it does not crowd out
 /// other lanes.
 pub(super) const LANE_HELD_MAX: usize = 2_000;
-/// Bounds of the estimated time in which a lane drains [`DRAIN_ITEMS`].
-const DRAIN_ITEMS: usize = 1_000;
-const DRAIN_MS: [i64; 2] = [300, 5 * SECOND_MS];
 /// With this many batches whose outcomes are being stored, a lane waits for the store.
 const STORING_MAX: usize = 2;
 
@@ -84,10 +78,6 @@ pub(super) struct Lane {
     storing: usize,
     /// Work items in a call, or whose outcomes are being stored.
     begun: usize,
-    /// When the current batch began.
-    since: Option<Instant>,
-    /// How long the last batch took, in milliseconds.
-    batch_ms: i64,
 }
 
 impl Lane {
@@ -121,11 +111,8 @@ impl Lane {
     }
 
     /// Takes the batch of the next call: up to 100 different customers, all items of a customer together.
-    pub(super) fn begin(&mut self, now: Instant) -> Vec<Work> {
+    pub(super) fn begin(&mut self) -> Vec<Work> {
         self.busy = true;
-        if self.storing == 0 {
-            self.since = Some(now);
-        }
         let (mut customers, mut batch) = (HashSet::new(), Vec::new());
         while let Some(work) = self.waiting.front() {
             if customers.len() == IDS_PER_CALL_MAX && !customers.contains(&work.contact.external_userid) {
@@ -139,12 +126,9 @@ impl Lane {
     }
 
     /// The call has ended; its outcomes are still to be stored.
-    pub(super) fn call_ended(&mut self, now: Instant) {
+    pub(super) const fn call_ended(&mut self) {
         self.busy = false;
         self.storing += 1;
-        let took = self.since.map(|since| now.saturating_duration_since(since));
-        self.batch_ms = took.map_or(0, |took| i64::try_from(took.as_millis()).unwrap_or(i64::MAX));
-        self.since = Some(now);
     }
 
     /// The outcomes of a batch of `items` are stored.
@@ -152,25 +136,11 @@ impl Lane {
         self.storing = self.storing.saturating_sub(1);
         self.begun = self.begun.saturating_sub(items);
     }
-
-    /// The retry delay when the lane is full: the estimated time to drain it and the items deferred before
-    /// this one, in milliseconds.
-    fn drain_time_ms(&self, deferred: usize) -> i64 {
-        let [calls, portions] = [DRAIN_ITEMS / IDS_PER_CALL_MAX, (LANE_HELD_MAX + deferred) / DRAIN_ITEMS]
-            .map(|count| i64::try_from(count).unwrap_or(i64::MAX));
-        let [min, max] = DRAIN_MS;
-        self.batch_ms.saturating_mul(calls).clamp(min, max).saturating_mul(portions)
-    }
 }
 
 /// All lanes.
 #[derive(Default)]
 pub(super) struct Lanes(pub(super) BTreeMap<LaneKey, Lane>);
-
-/// How many items of each lane were deferred in one activation because the lane is full. One lane's backlog
-/// defers no work of another.
-#[derive(Default)]
-pub(super) struct Deferred(BTreeMap<LaneKey, usize>);
 
 /// Work items in memory: those with the small budget, and all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -181,15 +151,14 @@ pub(super) struct Held {
 }
 
 impl Lanes {
-    /// Adds a work item to its lane. If the lane is full, returns the item and after how many milliseconds it
-    /// is to be tried again.
-    pub(super) fn push(&mut self, key: LaneKey, work: Work, deferred: &mut Deferred) -> Option<(Work, i64)> {
-        let lane = self.0.entry(key.clone()).or_default();
-        let work = lane.push(work)?;
-        let before = deferred.0.entry(key).or_default();
-        let wait_ms = lane.drain_time_ms(*before);
-        *before += 1;
-        Some((work, wait_ms))
+    /// Adds a work item to its lane. Returns it if the lane is full.
+    pub(super) fn push(&mut self, key: LaneKey, work: Work) -> Option<Work> {
+        self.0.entry(key).or_default().push(work)
+    }
+
+    /// How many more items a lane takes.
+    pub(super) fn room(&self, key: &LaneKey) -> usize {
+        LANE_HELD_MAX - self.0.get(key).map_or(0, |lane| lane.waiting.len())
     }
 
     pub(super) fn held(&self) -> Held {

@@ -1,4 +1,4 @@
-//! Routing: which lane a work item goes to, or its outcome if no call is made for it now.
+//! Routing: which lane a work item goes to, whether it can only wait for now, or its outcome if it needs no call.
 
 use std::collections::HashMap;
 
@@ -23,6 +23,14 @@ pub(super) struct Router<'a> {
     dealers: HashMap<(AppName, CorpId), KnownDealer>,
 }
 
+/// Where a work item goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Destination {
+    pub(super) lane: LaneKey,
+    /// Until when a circuit breaker holds back its calls, and why.
+    pub(super) held_back: Option<(Timestamp, FailureReason)>,
+}
+
 /// What decides about a dealer's lane.
 #[derive(Debug, Clone, Copy, Default)]
 struct KnownDealer {
@@ -35,8 +43,8 @@ impl<'a> Router<'a> {
         Self { context, now, dealers: HashMap::new() }
     }
 
-    /// The lane of a work item, or its outcome if it needs no call, or none can be made now.
-    pub(super) async fn destination(&mut self, work: &Work) -> Result<LaneKey, Outcome> {
+    /// The lane of a work item, or its outcome if it needs no call.
+    pub(super) async fn destination(&mut self, work: &Work) -> Result<Destination, Outcome> {
         let (context, now) = (self.context, self.now);
         let is_removal = work.event.as_ref().is_some_and(|event| !event.event.contact.change.is_add());
         if is_removal || work.known.as_ref().is_some_and(Contact::is_identified) {
@@ -56,22 +64,23 @@ impl<'a> Router<'a> {
         // An app that serves no corp makes no call: which token does not matter.
         let brand = rules.corp_id.as_ref().filter(|_| with_brand_token);
         let owner = brand.unwrap_or(corp_id);
-        if let Some(breaker) = open_breaker(context, app, [corp_id, owner], now) {
-            return Err(defer(breaker.probe_at, breaker.reason));
-        }
-        if dealer.has_left {
-            let (scope, reason) = (Scope::Corp(app.clone(), corp_id.clone()), has_left());
-            let probe_at = context.breakers.failed(&scope, reason.clone(), Backoff::CONFIGURATION, now);
-            return Err(defer(probe_at, reason));
-        }
         // An event is about somebody whom a member has added.
         let known = work.known.as_ref().filter(|_| work.event.is_none());
-        Ok(LaneKey {
+        let lane = LaneKey {
             app: app.clone(),
             owner: owner.clone(),
             chat_id: known.and_then(Contact::lookup_chat).cloned(),
             class: LaneClass::of(work),
-        })
+        };
+        if let Some(breaker) = open_breaker(context, app, [corp_id, owner], now) {
+            return Ok(Destination { lane, held_back: Some((breaker.probe_at, breaker.reason)) });
+        }
+        if dealer.has_left {
+            let (scope, reason) = (Scope::Corp(app.clone(), corp_id.clone()), has_left());
+            let probe_at = context.breakers.failed(&scope, reason.clone(), Backoff::CONFIGURATION, now);
+            return Ok(Destination { lane, held_back: Some((probe_at, reason)) });
+        }
+        Ok(Destination { lane, held_back: None })
     }
 
     /// The dealer as the store knows it. If it cannot be read now, the call of the lane reads it again.

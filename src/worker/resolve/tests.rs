@@ -7,12 +7,12 @@ use super::*;
 use crate::domain::backoff::Jitter;
 use crate::domain::contact::Contact;
 use crate::domain::event::{ContactChange, Event};
-use crate::domain::ids::{ChatId, ContactKey, CorpId, ExternalUserid};
+use crate::domain::ids::{ChatId, ContactKey, CorpId, ExternalUserid, PendingId};
 use crate::domain::link::Source;
 use crate::domain::lookup::Lookup;
 use crate::domain::sighting::{Sighting, SightingPlace};
 use crate::domain::time::HOUR_MS;
-use crate::store::{EventId, InboxEvent};
+use crate::store::{EventId, EventRow, EventState, InboxEvent, Payload, Store as _};
 use crate::worker::apps::ConversionToken;
 use crate::worker::breaker::Scope;
 pub(super) use crate::worker::scripted::{Scripted, T0, app};
@@ -133,15 +133,19 @@ async fn work_of_a_group_has_its_lane_and_that_of_a_dealer_who_left_is_held_back
     let context = context(Scripted::new(|_, _| Ok(Vec::new())), ConversionToken::Auto).await;
     let chat_id = ChatId::new("wrGROUP").unwrap();
     let mut router = Router::new(&context, T0);
-    let lane = router.destination(&lookup(1, Haste::Live, None, Some(&chat_id))).await.unwrap();
+    let Destination { lane, held_back } =
+        router.destination(&lookup(1, Haste::Live, None, Some(&chat_id))).await.unwrap();
     assert_eq!((lane.owner, lane.chat_id, lane.class), (dealer(), Some(chat_id), LaneClass::Live));
-    let lane = router.destination(&work(1, 1, ContactChange::Added)).await.unwrap();
+    assert_eq!(held_back, None);
+    let Destination { lane, held_back } =
+        router.destination(&work(1, 1, ContactChange::Added)).await.unwrap();
     assert_eq!((lane.owner, lane.chat_id, lane.class), (dealer(), None, LaneClass::Live));
+    assert_eq!(held_back, None);
 
     assert!(context.store.dealer_left(&app(), &dealer(), T0).await.unwrap());
     let mut router = Router::new(&context, T0);
-    let held_back = router.destination(&work(1, 1, ContactChange::Added)).await.unwrap_err();
-    let Outcome::Retry { reason, spent: false, .. } = held_back else { panic!("not held back") };
+    let destination = router.destination(&work(1, 1, ContactChange::Added)).await.unwrap();
+    let (_, reason) = destination.held_back.expect("it is held back");
     assert!(reason.text.starts_with("WeCom no longer lists this dealer"), "{}", reason.text);
     assert_eq!(context.breakers.failures(&Scope::Corp(app(), dealer())), 1);
     // What needs no call is applied all the same.
@@ -154,10 +158,9 @@ async fn other_lookups_have_a_small_budget_and_take_nothing_from_live_work() {
     let context = context(Scripted::new(|_, _| Ok(Vec::new())), ConversionToken::Auto).await;
     let resolver = Resolver::new(context, CancellationToken::new());
     let key = |class| LaneKey { app: app(), owner: dealer(), chat_id: None, class };
-    let mut deferred = Deferred::default();
     for customer in 0..BACKGROUND_HELD_MAX {
         let work = lookup(customer, Haste::Background, None, None);
-        assert_eq!(resolver.lanes().push(key(LaneClass::Background), work, &mut deferred), None);
+        assert_eq!(resolver.lanes().push(key(LaneClass::Background), work), None);
     }
     assert_eq!(resolver.room(), Held { live: HELD_MAX, background: 0 });
     let mut background = Vec::new();
@@ -198,7 +201,7 @@ async fn with_lookups() -> (Arc<Resolver>, Arc<Mutex<Vec<usize>>>) {
 
 fn push(resolver: &Resolver, class: LaneClass, work: Work) {
     let key = LaneKey { app: app(), owner: dealer(), chat_id: None, class };
-    assert_eq!(resolver.lanes().push(key, work, &mut Deferred::default()), None);
+    assert_eq!(resolver.lanes().push(key, work), None);
 }
 
 async fn calls_end(resolver: &Resolver) {
@@ -223,4 +226,54 @@ async fn of_one_call_at_a_time_an_event_or_its_retry_has_the_one_after_a_call_fo
         assert_eq!(calls.lock().unwrap()[..2], [100, 1]);
         tokio::time::resume();
     }
+}
+
+#[tokio::test]
+async fn while_wecom_fails_events_wait_without_a_write_and_afterwards_all_are_resolved() {
+    const BUSY: i64 = -1;
+    let works = Arc::new(AtomicBool::new(false));
+    let answers = works.clone();
+    let pending = |id: &ExternalUserid| PendingId::new(format!("pend{}", id.as_str())).unwrap();
+    let mut world = World::over(Scripted::new(move |_, ids| {
+        if !answers.load(Ordering::SeqCst) {
+            return Err(BUSY);
+        }
+        Ok(ids.iter().map(|id| (id.clone(), pending(id))).collect())
+    }))
+    .await;
+    world.change_rules(|rules| rules.conversion_token = ConversionToken::Downstream);
+    let event = |customer| work(1, customer, ContactChange::Added).event.unwrap().event;
+    for customer in 0..300 {
+        world.append(Payload::Event(Event { created_at: T0, ..event(customer) })).await;
+    }
+    let mut resolver = Arc::new(Resolver::new(world.context.clone(), CancellationToken::new()));
+    resolver.activate().await;
+    calls_end(&resolver).await;
+    for customer in 300..400 {
+        world.append(Payload::Event(Event { created_at: T0, ..event(customer) })).await;
+    }
+    resolver.activate().await;
+    resolver.activate().await;
+    assert_eq!(
+        resolver.room(),
+        Held { live: HELD_MAX, background: BACKGROUND_HELD_MAX },
+        "none is in memory"
+    );
+    let waiting = world.store.events(EventState::Waiting, EventId(0), 1_000).await.unwrap();
+    let (called, untouched): (Vec<_>, Vec<_>) = waiting.iter().partition(
+        |row| matches!(row, EventRow::Inbox(InboxEvent { failure: Some(_), due_at, .. }) if *due_at > T0),
+    );
+    assert_eq!((called.len(), untouched.len()), (100, 300));
+    let is_as_received = |row: &&EventRow| matches!(row, EventRow::Inbox(event) if event.due_at == T0);
+    assert!(untouched.iter().all(is_as_received), "{untouched:?}");
+
+    works.store(true, Ordering::SeqCst);
+    world.advance(Duration::from_secs(1)).await;
+    for _ in 0..20 {
+        resolver.activate().await;
+        calls_end(&resolver).await;
+        world.advance(put_off::LOOK_EVERY).await;
+    }
+    assert_eq!(world.store.counts().inbox, 0);
+    assert!(resolver.put_off().is_empty());
 }
