@@ -142,8 +142,8 @@ pub trait Store:
     async fn lease(&self, now: Timestamp, limit: usize, background: usize) -> Result<Vec<Work>, StoreError>;
 
     /// Ends leases, but the work is not leased again before it is [taken up](Self::take_up), or the process ends: it
-    /// can only wait, and waiting costs it no write. It counts as waiting, and [`next_due`](Self::next_due) does not
-    /// tell of it.
+    /// can only wait, and waiting costs it no write. It counts as waiting, and [`next_due`](Self::next_due)
+    /// ignores it.
     async fn put_off(&self, work: &[WorkId]);
 
     /// Allows to lease work again that was put off.

@@ -38,7 +38,7 @@ mod settling;
 use lane::{Held, Lane, LaneClass, LaneKey, Lanes};
 use outcome::defer;
 use put_off::PutOff;
-use routing::{Destination, Router, open_breaker};
+use routing::{Destination, HeldBack, Router, open_breaker};
 use settling::store_outcomes;
 
 /// Work items that wait in memory at the same time, and lookups that delay no event.
@@ -232,32 +232,36 @@ impl Resolver {
         let mut router = Router::new(&self.context, now);
         for work in work {
             match router.destination(&work).await {
-                Ok(Destination { lane, held_back: Some((probe_at, reason)) }) => {
-                    waiting.push((lane, work, defer(probe_at, reason)));
-                }
-                Ok(Destination { lane, held_back: None }) => {
-                    if let Some(work) = self.lanes().push(lane.clone(), work) {
-                        let text = "this dealer has a backlog".to_owned();
-                        let reason = FailureReason { errcode: None, text };
-                        waiting.push((lane, work, defer(now.plus_ms(BACKLOG_WAIT_MS), reason)));
-                    }
+                Ok(Destination { lane, held_back }) => {
+                    let refused =
+                        if held_back.is_some() { Some(work) } else { self.lanes().push(lane.clone(), work) };
+                    waiting.extend(refused.map(|work| (lane, work, held_back)));
                 }
                 Err(outcome) => outcomes.push((work, outcome)),
             }
         }
-        outcomes.extend(self.wait(waiting).await);
+        outcomes.extend(self.wait(waiting, now).await);
         outcomes
     }
 
-    /// Puts work off. Returns that for which there is no room, with the outcome it has then.
-    async fn wait(&self, waiting: Vec<(LaneKey, Work, Outcome)>) -> Vec<(Work, Outcome)> {
+    /// Puts work off. Returns that for which there is no room, with an outcome that defers it: until the probe of the
+    /// breaker that holds it back, if one does.
+    async fn wait(
+        &self,
+        waiting: Vec<(LaneKey, Work, Option<HeldBack>)>,
+        now: Timestamp,
+    ) -> Vec<(Work, Outcome)> {
         let (mut ids, mut others) = (Vec::new(), Vec::new());
-        for (lane, work, outcome) in waiting {
+        for (lane, work, held_back) in waiting {
             if self.put_off().add(lane, work.contact.corp_id.clone(), work.id.clone()) {
                 ids.push(work.id);
-            } else {
-                others.push((work, outcome));
+                continue;
             }
+            let (due_at, reason) = held_back.unwrap_or_else(|| {
+                let text = "this dealer has a backlog".to_owned();
+                (now.plus_ms(BACKLOG_WAIT_MS), FailureReason { errcode: None, text })
+            });
+            others.push((work, defer(due_at, reason)));
         }
         if !ids.is_empty() {
             self.context.store.put_off(&ids).await;
@@ -271,11 +275,11 @@ impl Resolver {
         for (key, lane) in &mut self.lanes().0 {
             let LaneKey { app, owner, .. } = key;
             if let Some(breaker) = open_breaker(&self.context, app, [owner, owner], now) {
-                let outcome = defer(breaker.probe_at, breaker.reason);
-                waiting.extend(lane.waiting.drain(..).map(|work| (key.clone(), work, outcome.clone())));
+                let held_back = Some((breaker.probe_at, breaker.reason));
+                waiting.extend(lane.waiting.drain(..).map(|work| (key.clone(), work, held_back.clone())));
             }
         }
-        self.wait(waiting).await
+        self.wait(waiting, now).await
     }
 
     /// Starts a call in each lane that is ready, as far as there are permits.

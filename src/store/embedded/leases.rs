@@ -66,10 +66,12 @@ fn are_among((begin, end): &LookupsAt, key: &[u8]) -> bool {
 }
 
 impl State {
+    fn is_leased_or_put_off(&self, key: &[u8]) -> bool {
+        self.leased.contains(key) || self.put_off.contains(key)
+    }
+
     fn is_taken(&self, key: &[u8]) -> bool {
-        self.leased.contains(key)
-            || self.put_off.contains(key)
-            || self.held_back.iter().any(|held| are_among(&held.lookups, key))
+        self.is_leased_or_put_off(key) || self.held_back.iter().any(|held| are_among(&held.lookups, key))
     }
 }
 
@@ -170,7 +172,7 @@ impl Leasing<'_> {
                 break;
             }
             result.looked_at += 1;
-            if state.leased.contains(key) || state.put_off.contains(key) {
+            if state.is_leased_or_put_off(key) {
                 continue;
             }
             if let Some(held) = state.held_back.iter_mut().find(|held| are_among(&held.lookups, key)) {

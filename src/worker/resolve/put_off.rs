@@ -63,8 +63,10 @@ impl PutOff {
                 break;
             }
         }
-        self.items.retain(|_, ids| !ids.is_empty());
-        self.count -= taken.len();
+        if !taken.is_empty() {
+            self.items.retain(|_, ids| !ids.is_empty());
+            self.count -= taken.len();
+        }
         taken
     }
 }

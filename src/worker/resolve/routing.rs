@@ -27,9 +27,11 @@ pub(super) struct Router<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Destination {
     pub(super) lane: LaneKey,
-    /// Until when a circuit breaker holds back its calls, and why.
-    pub(super) held_back: Option<(Timestamp, FailureReason)>,
+    pub(super) held_back: Option<HeldBack>,
 }
+
+/// Until when a circuit breaker holds back calls, and why.
+pub(super) type HeldBack = (Timestamp, FailureReason);
 
 /// What decides about a dealer's lane.
 #[derive(Debug, Clone, Copy, Default)]

@@ -36,7 +36,7 @@ pub trait Recovery: Send {
     }
 }
 
-/// For those who do not want to hear how a recovery goes on.
+/// Ignores the progress of a recovery.
 pub(crate) struct Quiet;
 
 impl Recovery for Quiet {

@@ -55,13 +55,16 @@ mod parts;
 pub(crate) use parts::Parts;
 use parts::damaged;
 
+/// Room for the keys that every event has.
+const KEY_BYTES: usize = 24;
+
 /// Builds a key part by part.
 #[derive(Debug, Clone)]
 pub(crate) struct Key(Vec<u8>);
 
 impl Key {
     fn kind(kind: u8) -> Self {
-        let mut bytes = Vec::with_capacity(24);
+        let mut bytes = Vec::with_capacity(KEY_BYTES);
         bytes.push(kind);
         Self(bytes)
     }
@@ -135,15 +138,16 @@ pub(crate) fn message_parts(id: EventId) -> Vec<u8> {
 /// Begins with the hour of `CreateTime`, which every copy of a message has in common, so that old records
 /// form a range.
 pub(crate) fn seen(created_at: Timestamp, digest: &MessageDigest) -> Vec<u8> {
-    let mut key = Vec::with_capacity(5 + digest.0.len());
-    key.extend(seen_from(created_at));
+    let mut key = seen_from(created_at);
     key.extend(digest.0);
     key
 }
 
 pub(crate) fn seen_from(created_at: Timestamp) -> Vec<u8> {
     let hour = u32::try_from(created_at.as_millis().div_euclid(HOUR_MS)).unwrap_or(0);
-    let mut key = vec![b'd'];
+    // With room for a digest.
+    let mut key = Vec::with_capacity(KEY_BYTES);
+    key.push(b'd');
     key.extend(hour.to_be_bytes());
     key
 }

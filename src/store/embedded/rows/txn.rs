@@ -134,22 +134,12 @@ impl<'a> Txn<'a> {
 
     /// Up to `limit` keys that begin with `prefix`, in order.
     pub(crate) fn keys(&self, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
-        self.keys_from(prefix, prefix, limit)
-    }
-
-    /// The same, from a key on.
-    pub(crate) fn keys_from(
-        &self,
-        from: &[u8],
-        prefix: &[u8],
-        limit: usize,
-    ) -> Result<Vec<Vec<u8>>, StoreError> {
         let end = keys::after(prefix);
         let patches =
-            [self.group, &self.own].into_iter().flat_map(|layer| layer.range(from.to_vec()..end.clone()));
+            [self.group, &self.own].into_iter().flat_map(|layer| layer.range(prefix.to_vec()..end.clone()));
         let patch: BTreeMap<_, _> = patches.map(|(key, value)| (key.clone(), value.is_some())).collect();
         let mut found: BTreeMap<Vec<u8>, bool> = BTreeMap::new();
-        for row in self.snapshot.range(from, &end).take(limit + patch.len()) {
+        for row in self.snapshot.range(prefix, &end).take(limit + patch.len()) {
             found.insert(row.map_err(failed)?.0, true);
         }
         found.extend(patch);
