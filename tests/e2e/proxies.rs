@@ -108,6 +108,7 @@ async fn ends_slow_requests(proxy: &Proxy, world: &World, open_max: Option<usize
     let attacker = Address::Attacker.ip();
     let line = format!("POST /callback/brand?msg_signature={}&timestamp=1&nonce=n", "a".repeat(40));
     let head = format!("{line} HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 60000\r\n");
+    let unannounced = format!("{line} HTTP/1.1\r\nHost: {HOST}\r\nTransfer-Encoding: chunked\r\n\r\n");
     let mut slow = Vec::new();
     for opened in 0.. {
         let mut stream = proxy.connect(attacker, &TLS13).await.unwrap();
@@ -122,7 +123,7 @@ async fn ends_slow_requests(proxy: &Proxy, world: &World, open_max: Option<usize
         slow.push(("a body", trickle(stream)));
         match open_max {
             Some(_) => assert!(opened < 15, "more connections than the limit"),
-            None if opened == 2 => break,
+            None if opened == 50 => break,
             None => {}
         }
     }
@@ -132,10 +133,17 @@ async fn ends_slow_requests(proxy: &Proxy, world: &World, open_max: Option<usize
     for (what, sent) in [
         ("a head", head.clone()),
         ("a body for nobody", format!("{head}\r\n").replace("/callback/brand", "/elsewhere")),
-    ] {
+        ("a body for an unknown app", format!("{head}\r\n").replace("/brand", "/nobody")),
+        ("an unannounced body", format!("{unannounced}fff0\r\n")),
+        ("too large an unannounced body", format!("{unannounced}ffff0\r\n{}", "x".repeat(70_000))),
+    ]
+    .iter()
+    .cycle()
+    .take(50)
+    {
         let mut stream = proxy.connect(attacker, &TLS13).await.unwrap();
         stream.write_all(sent.as_bytes()).await.unwrap();
-        slow.push((what, trickle(stream)));
+        slow.push((*what, trickle(stream)));
     }
     let mut stream = proxy.tcp(attacker, proxy.http).await.unwrap();
     stream.write_all(head.as_bytes()).await.unwrap();
