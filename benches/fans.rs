@@ -10,7 +10,8 @@
 #![expect(clippy::print_stdout, reason = "prints its results")]
 #![expect(clippy::cast_precision_loss, reason = "rates")]
 
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use unionlink::domain::event::{ContactChange, ContactEvent, Event};
@@ -94,9 +95,15 @@ fn resident() -> (u64, u64) {
     (value("VmRSS") >> 10, value("VmHWM") >> 10)
 }
 
-fn disk_mb(folder: &std::path::Path) -> u64 {
-    let file = folder.join("sled").join("db");
-    std::fs::metadata(file).map_or(0, |meta| meta.len() >> 20)
+/// What the files of a folder occupy, in bytes.
+fn disk(folder: &Path) -> u64 {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let occupied = |entry: std::fs::DirEntry| match entry.metadata() {
+        Ok(meta) if meta.is_dir() => disk(&entry.path()),
+        // A file may go meanwhile.
+        metadata => metadata.map_or(0, |meta| meta.blocks() * 512),
+    };
+    entries.map(occupied).sum()
 }
 
 fn quantiles(mut samples: Vec<Duration>) -> String {
@@ -166,14 +173,14 @@ async fn main() {
             println!(
                 "  loaded {next:>9}  {:>7.0}/s  resident {now} MiB (peak {peak})  disk {} MiB",
                 step as f64 / last.elapsed().as_secs_f64(),
-                disk_mb(&folder)
+                disk(&folder) >> 20
             );
             last = Instant::now();
         }
         loaded = next;
     }
     let rate = fans as f64 / began.elapsed().as_secs_f64();
-    let per_fan = (disk_mb(&folder) << 20) / fans.max(1);
+    let per_fan = disk(&folder) / fans.max(1);
     println!("  load                     {rate:.0} fans/s, {per_fan} bytes of disk per fan");
     measure(&store, fans, 1).await;
     store.close().await;
@@ -193,7 +200,7 @@ async fn main() {
         if name == "open again" {
             measure(&store, fans, 2).await;
             let (now, peak) = resident();
-            println!("  resident                 {now} MiB (peak {peak}); disk {} MiB", disk_mb(&folder));
+            println!("  resident                 {now} MiB (peak {peak}); disk {} MiB", disk(&folder) >> 20);
         }
         store.close().await;
     }

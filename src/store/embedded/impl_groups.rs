@@ -9,52 +9,11 @@ use async_trait::async_trait;
 use super::EmbeddedStore;
 use super::business::customer_groups::{self, DueChats};
 use super::business::{chat_members, chats};
-use super::rows::txn::Txn;
-use super::small_commits::CUSTOMERS_PER_TRANSACTION;
-use crate::domain::chat::{ChatEvent, MemberVersion};
-use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId};
+use crate::domain::chat::MemberVersion;
+use crate::domain::ids::{AppName, CorpId};
 use crate::domain::sighting::Sighting;
 use crate::domain::time::Timestamp;
 use crate::store::{ChatToRead, CustomerGroups, PageFound, StoreError};
-
-impl EmbeddedStore {
-    /// Applies the joins in an event that names more customers than one transaction takes, a few in each. The
-    /// event is to be applied afterwards: to these customers it then makes no difference, and after a crash
-    /// in between it is received again. Each transaction is skipped if the event `was_applied`.
-    pub(super) async fn join_ahead(
-        &self,
-        app: &AppName,
-        event: &ChatEvent,
-        received_at: Timestamp,
-        was_applied: impl Fn(&Txn<'_>) -> Result<bool, StoreError> + Clone + Send + Sync + 'static,
-    ) -> Result<(), StoreError> {
-        let customers = event.change.customers_joined();
-        if customers.len() <= CUSTOMERS_PER_TRANSACTION {
-            return Ok(());
-        }
-        let _held_back = self.hold_back(app, &event.corp_id, received_at);
-        let (app, event) = (app.clone(), event.clone());
-        let joined = self.in_parts(customers, move |txn, part| {
-            if was_applied(txn)? {
-                return Ok(());
-            }
-            chats::join(txn, &app, &event, part, received_at)
-        });
-        joined.await.map(drop)
-    }
-
-    /// Takes all contacts out of a group that has ended. To be called after every transaction on such a
-    /// message, also on a repeated one: the first may have been interrupted before this.
-    pub(super) async fn leave_ended(&self, ended: Option<(CorpId, ChatId)>) -> Result<(), StoreError> {
-        let Some((corp_id, chat_id)) = ended else { return Ok(()) };
-        let mut members = chat_members::of_all_apps(&self.view(), &chat_id)?;
-        members.retain(|contact| contact.corp_id == corp_id);
-        let leave = move |txn: &mut Txn<'_>, part: Vec<ContactKey>| {
-            part.iter().try_for_each(|key| chat_members::leave(txn, key, &chat_id))
-        };
-        self.in_parts(members, leave).await.map(drop)
-    }
-}
 
 #[async_trait]
 impl CustomerGroups for EmbeddedStore {
@@ -88,7 +47,6 @@ impl CustomerGroups for EmbeddedStore {
     ) -> Result<PageFound, StoreError> {
         let (of, ChatToRead { app, corp_id, chat_id, chat }) = (group.clone(), group);
         let listed: BTreeSet<_> = customers.iter().map(|row| row.external_userid.clone()).collect();
-        let _held_back = self.hold_back(app, corp_id, began_at);
         let found =
             self.in_parts(customers, move |txn, part| chats::see_all(txn, &of, part, began_at)).await?;
         if chat.clone().read(version.clone(), began_at) {

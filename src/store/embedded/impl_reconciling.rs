@@ -9,8 +9,6 @@ use async_trait::async_trait;
 use super::EmbeddedStore;
 use super::business::{clock, dealers, reconcile, tasks};
 use super::rows::txn::Txn;
-use super::small_commits::CUSTOMERS_PER_TRANSACTION;
-use super::writer::Patience;
 use crate::domain::contact::Contact;
 use crate::domain::dealer_activity::{DealerActivity, DealerTrouble, NewActivity};
 use crate::domain::event::AppAlarm;
@@ -58,17 +56,12 @@ impl Reconciling for EmbeddedStore {
         corps: Vec<(AppName, CorpId)>,
         now: Timestamp,
     ) -> Result<ReconcileRun, StoreError> {
-        const CORPS_PER_TRANSACTION: usize = 80;
-        // Without any dealer the run begins too, and ends at once.
-        let parts = if corps.is_empty() {
-            vec![Vec::new()]
-        } else {
-            corps.chunks(CORPS_PER_TRANSACTION).map(<[_]>::to_vec).collect()
+        let begin = move |txn: &mut Txn<'_>| {
+            tasks::begin(txn, corps, now)?;
+            // Without any dealer the run begins too, and ends at once.
+            tasks::end_if_done(txn, now)
         };
-        for part in parts {
-            self.writer.run(move |txn| tasks::begin(txn, part, now)).await?;
-        }
-        self.writer.run(move |txn| tasks::end_if_done(txn, now)).await?;
+        self.writer.run(begin).await?;
         Ok(self.reconcile_run().await?.unwrap_or_else(|| ReconcileRun::new(now)))
     }
 
@@ -185,24 +178,14 @@ impl Reconciling for EmbeddedStore {
         new: Vec<(AppName, CorpId, NewActivity)>,
         moment: Option<Moment>,
     ) -> Result<Vec<CorpId>, StoreError> {
-        let parts = new.chunks(CUSTOMERS_PER_TRANSACTION).map(|part| (part.to_vec(), None));
-        let mut parts: Vec<_> = parts.collect();
-        match parts.last_mut() {
-            Some((_, with)) => *with = moment,
-            None => parts.push((Vec::new(), moment)),
-        }
-        let transactions = parts.into_iter().map(|(part, moment)| {
-            move |txn: &mut Txn<'_>| {
-                let back = dealers::add_activity(txn, part)?;
-                if let Some(moment) = moment {
-                    clock::put(txn, &moment)?;
-                }
-                Ok(back)
+        let record = move |txn: &mut Txn<'_>| {
+            let back = dealers::add_activity(txn, new)?;
+            if let Some(moment) = moment {
+                clock::put(txn, &moment)?;
             }
-        });
-        let back: Result<Vec<_>, _> =
-            self.run_all(transactions, Patience::InTime).await.into_iter().collect();
-        Ok(back?.concat())
+            Ok(back)
+        };
+        self.writer.run(record).await
     }
 
     async fn set_silent(&self, app: &AppName, corp_id: &CorpId, since: Timestamp) -> Result<(), StoreError> {

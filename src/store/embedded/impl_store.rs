@@ -4,16 +4,14 @@
 
 use async_trait::async_trait;
 
-use super::business::inbox::SetAside;
 use super::business::{
-    arrivals, chat_members, clock, dealers, events, fans, ledgers, links, listing, queues, roll, set_aside,
-    work,
+    arrivals, clock, dealers, events, fans, ledgers, links, listing, queues, roll, set_aside, work,
 };
-use super::leases::{fan_lease, lease_key};
+use super::leasing::{fan_lease, lease_key};
 use super::rows::keys;
 use super::rows::txn::Txn;
 use super::writer::Patience;
-use super::{AHEAD, AHEAD_IN_BACKGROUND, EmbeddedStore};
+use super::{EmbeddedStore, ROWS_PER_TRANSACTION};
 use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
 use crate::domain::ids::{AppName, CorpId, FanKey, Unionid};
@@ -24,21 +22,14 @@ use crate::domain::time::{Moment, Timestamp};
 use crate::store::embedded::rows::ids::FanNumber;
 use crate::store::{
     Appended, Arrival, Counts, EventId, EventRow, EventState, FanFilter, FanOutcome, FanPage, FanWork,
-    LinkQuery, LogStatus, NewFan, Outcome, Payload, Quarantined, Registered, Store, StoreError, Work, WorkId,
+    LinkQuery, LogStatus, NewFan, Outcome, Payload, Registered, Store, StoreError, Work, WorkId,
 };
 
 #[async_trait]
 impl Store for EmbeddedStore {
     async fn append(&self, arrival: Arrival) -> Result<Appended, StoreError> {
         let events_max = self.settings.inbox_events_max;
-        if let Payload::Chat(event) = &arrival.payload {
-            let seen = arrivals::seen_key(&arrival);
-            self.join_ahead(&arrival.app, event, arrival.received_at, move |txn| txn.has(&seen)).await?;
-        }
-        let ended = chat_members::ended(&arrival.payload);
-        let appended = self.writer.run(move |txn| arrivals::append(txn, arrival, events_max)).await?;
-        self.leave_ended(ended).await?;
-        Ok(appended)
+        self.writer.run(move |txn| arrivals::append(txn, arrival, events_max)).await
     }
 
     async fn lease(&self, now: Timestamp, limit: usize, background: usize) -> Result<Vec<Work>, StoreError> {
@@ -46,7 +37,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn put_off(&self, work: &[WorkId]) {
-        self.leases.put_off(work.iter().map(lease_key));
+        self.queues.put_off(work.iter().map(lease_key));
     }
 
     async fn take_up(&self, work: &[WorkId]) {
@@ -63,14 +54,12 @@ impl Store for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Vec<Timestamp>, StoreError> {
         self.indexed().await?;
-        let is_background = outcomes.iter().all(|(work, _)| work.is_background());
-        let ahead = if is_background { AHEAD_IN_BACKGROUND } else { AHEAD };
         let outcomes =
             outcomes.into_iter().map(|(work, outcome)| (lease_key(&work.id), (work, outcome, now))).collect();
         let settle = |txn: &mut Txn<'_>, (work, outcome, now): (Work, Outcome, Timestamp)| {
             work::settle(txn, &work, outcome, now)
         };
-        Ok(self.settle_all(outcomes, settle, ahead).await?.into_iter().flatten().collect())
+        Ok(self.settle_all(outcomes, settle).await?.into_iter().flatten().collect())
     }
 
     async fn bring_forward(&self, due_at: Timestamp, now: Timestamp) -> Result<u64, StoreError> {
@@ -83,7 +72,7 @@ impl Store for EmbeddedStore {
         after: EventId,
         limit: usize,
     ) -> Result<Vec<EventRow>, StoreError> {
-        let leased = self.leases().clone();
+        let leased = self.queues.inbox.leased();
         events::list(&self.view(), &leased, state, after, limit)
     }
 
@@ -101,16 +90,7 @@ impl Store for EmbeddedStore {
         becomes: Option<Payload>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        let aside = keys::set_aside(id);
-        if let Some(Payload::Chat(event)) = &becomes
-            && let Some(SetAside::Quarantined(Quarantined { app, .. })) = self.read(&aside)?
-        {
-            self.join_ahead(&app, event, now, move |txn| txn.has(&aside).map(|is_there| !is_there)).await?;
-        }
-        let ended = becomes.as_ref().and_then(chat_members::ended);
-        let redriven = self.writer.run(move |txn| arrivals::redrive(txn, id, becomes, now)).await?;
-        self.leave_ended(ended).await?;
-        Ok(redriven)
+        self.writer.run(move |txn| arrivals::redrive(txn, id, becomes, now)).await
     }
 
     async fn discard(&self, ids: Vec<EventId>) -> Vec<Result<Option<EventState>, StoreError>> {
@@ -119,16 +99,9 @@ impl Store for EmbeddedStore {
     }
 
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {
-        // A group of transactions has at most 99 keys. Each fan may be on a sheet of its own; one with a
-        // pending id also has a review and may be linked to contacts.
-        const PLAIN_PER_TRANSACTION: usize = 80;
-        const MINTED_PER_TRANSACTION: usize = 32;
         self.indexed().await?;
-        let alike = fans.chunk_by(|a, b| a.key.app == b.key.app && a.minted.is_some() == b.minted.is_some());
-        let chunks = alike.flat_map(|fans| {
-            let minted = fans.first().is_some_and(|fan| fan.minted.is_some());
-            fans.chunks(if minted { MINTED_PER_TRANSACTION } else { PLAIN_PER_TRANSACTION })
-        });
+        let of_apps = fans.chunk_by(|a, b| a.key.app == b.key.app);
+        let chunks = of_apps.flat_map(|fans| fans.chunks(ROWS_PER_TRANSACTION));
         let transactions = chunks.map(|chunk| {
             let (chunk, app) = (chunk.to_vec(), chunk.first().map(|fan| fan.key.app.clone()));
             move |txn: &mut Txn<'_>| match &app {
@@ -195,20 +168,17 @@ impl Store for EmbeddedStore {
         let settle = |txn: &mut Txn<'_>, (work, outcome, now): (FanWork, FanOutcome, Timestamp)| {
             fans::settle(txn, &work, outcome, now)
         };
-        self.settle_all(keyed, settle, AHEAD).await?;
+        self.settle_all(keyed, settle).await?;
         Ok(())
     }
 
     async fn review_fans(&self, app: &AppName, renew: Renew, now: Timestamp) -> Result<usize, StoreError> {
-        // Each fan may be on a sheet of its own.
-        const FANS_PER_TRANSACTION: usize = 32;
         self.writer.health.ready()?;
         self.indexed().await?;
         // A record of the timeline that turns out to be damaged is not the first one any more.
         while let Some(key) = fans::first_review(&self.view(), app, now)? {
             let (app, of) = (app.clone(), key.clone());
-            let review =
-                move |txn: &mut Txn<'_>| fans::review(txn, &app, of, FANS_PER_TRANSACTION, renew, now);
+            let review = move |txn: &mut Txn<'_>| fans::review(txn, &app, of, renew, now);
             if let Some(reviewed) = self.damaged.skip(&key, self.writer.run(review).await)? {
                 return Ok(reviewed);
             }

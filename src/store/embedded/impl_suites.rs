@@ -16,9 +16,6 @@ use crate::domain::suite::{CodeId, Exchange, ExchangeEnd, ExchangeFailure, Excha
 use crate::domain::time::Timestamp;
 use crate::store::{Resealed, StoreError, SuiteRecords, Suites};
 
-/// Records that are changed in one transaction: a group of transactions has at most 99 keys.
-const ROWS_PER_TRANSACTION: usize = 32;
-
 #[async_trait]
 impl Suites for EmbeddedStore {
     async fn suite(&self, suite: &AppName) -> Result<SuiteRecords, StoreError> {
@@ -65,17 +62,13 @@ impl Suites for EmbeddedStore {
     async fn drop_ended_exchanges(&self, suite: &AppName, before: Timestamp) -> Result<u64, StoreError> {
         // An end is final, so none of these can go on meanwhile.
         let ended = exchanges::ended_before(&self.view(), suite, before)?;
-        for page in ended.chunks(ROWS_PER_TRANSACTION) {
-            let page = page.to_vec();
-            let delete = move |txn: &mut Txn<'_>| {
-                for key in page {
-                    txn.delete(key);
-                }
-                Ok(())
-            };
-            self.writer.run(delete).await?;
-        }
-        Ok(ended.len() as u64)
+        let deleted = ended.len() as u64;
+        let delete = move |txn: &mut Txn<'_>, part: Vec<_>| {
+            part.into_iter().for_each(|key| txn.delete(key));
+            Ok(())
+        };
+        self.in_parts(ended, delete).await?;
+        Ok(deleted)
     }
 
     async fn grant(
@@ -114,11 +107,8 @@ impl Suites for EmbeddedStore {
     }
 
     async fn reseal(&self, suite: &AppName, fresh: Vec<Resealed>) -> Result<u64, StoreError> {
-        let mut replaced = 0;
-        for page in fresh.chunks(ROWS_PER_TRANSACTION) {
-            let (suite, page) = (suite.clone(), page.to_vec());
-            replaced += self.writer.run(move |txn| suites::reseal_all(txn, &suite, page)).await?;
-        }
-        Ok(replaced)
+        let suite = suite.clone();
+        let replaced = self.in_parts(fresh, move |txn, part| suites::reseal_all(txn, &suite, part)).await?;
+        Ok(replaced.into_iter().sum())
     }
 }

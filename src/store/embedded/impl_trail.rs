@@ -5,8 +5,8 @@
 use async_trait::async_trait;
 
 use super::super::{StoreError, Trail};
-use super::EmbeddedStore;
 use super::business::trail;
+use super::{EmbeddedStore, ROWS_PER_TRANSACTION};
 use crate::domain::audit::AuditEntry;
 use crate::domain::time::Timestamp;
 
@@ -21,13 +21,11 @@ impl Trail for EmbeddedStore {
     }
 
     async fn prune_trail(&self, cutoff: Timestamp) -> Result<u64, StoreError> {
-        const ENTRIES_PER_TRANSACTION: usize = 80;
         let mut deleted = 0;
         loop {
-            let pruned =
-                self.writer.run(move |txn| trail::prune(txn, cutoff, ENTRIES_PER_TRANSACTION)).await?;
+            let pruned = self.writer.run(move |txn| trail::prune(txn, cutoff, ROWS_PER_TRANSACTION)).await?;
             deleted += pruned;
-            if pruned < ENTRIES_PER_TRANSACTION as u64 {
+            if pruned < ROWS_PER_TRANSACTION as u64 {
                 return Ok(deleted);
             }
         }

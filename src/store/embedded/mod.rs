@@ -38,7 +38,6 @@ mod impl_store;
 mod impl_suites;
 mod impl_trail;
 mod indexing;
-mod leases;
 mod leasing;
 mod on_disk;
 mod opening;
@@ -49,7 +48,6 @@ mod records;
 mod rig;
 mod rows;
 mod slices;
-mod small_commits;
 mod sweeping;
 mod upgrade;
 mod waits;
@@ -68,24 +66,24 @@ use database::Database;
 pub use database::Recovery;
 pub use folder::OpenError;
 use indexing::Indexing;
-use leases::Leases;
+use leasing::FanLeases;
 use on_disk::OnDisk;
 use records::Record;
 use rows::expiry::Expiries;
-use rows::frontier::Frontiers;
 use rows::ids::FanNumber;
 use rows::index::{Clue, Index};
 use rows::txn::Txn;
 use rows::view::{Damaged, Read, View};
 use rows::watch::Watches;
+use rows::work_queue::WorkQueues;
 pub use writer::ManualWriter;
 use writer::{Patience, Writer};
 
-/// Transactions submitted ahead of their results: a few groups of them.
+/// Transactions submitted ahead of their results.
 const AHEAD: usize = 32;
-/// The same for results of background lookups: less than one group, so that a transaction of live work that
-/// comes in between waits for no other.
-const AHEAD_IN_BACKGROUND: usize = 4;
+/// Rows in each transaction of a change of many: even if none of them is in the page cache, the writer is back
+/// within tens of milliseconds.
+const ROWS_PER_TRANSACTION: usize = 256;
 
 /// The settings of an embedded store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -121,10 +119,8 @@ pub struct EmbeddedStore {
     settings: Settings,
     index: Arc<Index>,
     indexing: Indexing,
-    /// Of events and lookups.
-    leases: Leases,
-    fan_leases: Leases,
-    frontiers: Arc<Frontiers>,
+    queues: Arc<WorkQueues>,
+    fan_leases: FanLeases,
     watches: Arc<Watches>,
     expiries: Expiries,
     /// Keys of records that failed their checksum.
@@ -146,10 +142,6 @@ impl EmbeddedStore {
         View::new(self.database.snapshot(), &self.index, &self.damaged)
     }
 
-    fn read<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
-        self.view().read(key)
-    }
-
     /// Runs `settle` for each outcome in a transaction of its own, and ends the leases. Work on a damaged
     /// record stays leased and is counted, so that its call is not made again and again. However slow the
     /// disk is, work stays leased until its transaction is decided: leased again before that, it would be
@@ -158,11 +150,10 @@ impl EmbeddedStore {
         &self,
         outcomes: Vec<(Vec<u8>, O)>,
         settle: fn(&mut Txn<'_>, O) -> Result<T, StoreError>,
-        ahead: usize,
     ) -> Result<Vec<T>, StoreError> {
         let (lease_keys, outcomes): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
         let transactions = outcomes.into_iter().map(|outcome| move |txn: &mut Txn<'_>| settle(txn, outcome));
-        let settled = self.run_ahead(transactions, Patience::UntilDecided, ahead).await;
+        let settled = self.run_all(transactions, Patience::UntilDecided).await;
         let (mut results, mut first_error) = (Vec::new(), Ok(()));
         for (key, settled) in lease_keys.iter().zip(settled) {
             match self.damaged.skip(key, settled) {
@@ -180,6 +171,21 @@ impl EmbeddedStore {
         first_error.map(|()| results)
     }
 
+    /// Runs `change` on all items, [`ROWS_PER_TRANSACTION`] in each transaction, one after the other. Returns the
+    /// result of each transaction.
+    async fn in_parts<T: Clone + Send + 'static, R: Send + 'static>(
+        &self,
+        items: Vec<T>,
+        change: impl Fn(&mut Txn<'_>, Vec<T>) -> Result<R, StoreError> + Clone + Send + Sync + 'static,
+    ) -> Result<Vec<R>, StoreError> {
+        let mut results = Vec::new();
+        for part in items.chunks(ROWS_PER_TRANSACTION) {
+            let (change, part) = (change.clone(), part.to_vec());
+            results.push(self.writer.run(move |txn| change(txn, part)).await?);
+        }
+        Ok(results)
+    }
+
     /// Runs transactions, all of them even after an error. Several are submitted ahead of their results, so
     /// that the writer can group them; not all of them, so that other transactions get in between. The
     /// results are in the same order.
@@ -192,23 +198,9 @@ impl EmbeddedStore {
         F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
         T: Send + 'static,
     {
-        self.run_ahead(transactions, patience, AHEAD).await
-    }
-
-    /// The same with at most `ahead` transactions submitted ahead of their results.
-    async fn run_ahead<T, F>(
-        &self,
-        transactions: impl Iterator<Item = F> + Send,
-        patience: Patience,
-        ahead: usize,
-    ) -> Vec<Result<T, StoreError>>
-    where
-        F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
-        T: Send + 'static,
-    {
         let (mut submitted, mut results) = (VecDeque::new(), Vec::new());
         for transaction in transactions {
-            if submitted.len() == ahead
+            if submitted.len() == AHEAD
                 && let Some(first) = submitted.pop_front()
             {
                 results.push(self.answer(first, patience).await);

@@ -9,15 +9,15 @@ use super::engine::{Engine, Memory};
 use super::failure::Failure;
 use super::folder::{Folder, OpenError};
 use super::indexing::Indexing;
-use super::leases::Leases;
+use super::leasing::FanLeases;
 use super::on_disk::OnDisk;
 use super::records::decode;
 use super::rows::expiry::Expiries;
-use super::rows::frontier::Frontiers;
 use super::rows::index::Index;
 use super::rows::keys;
 use super::rows::txn::Meta;
 use super::rows::view::{Damaged, failed};
+use super::rows::work_queue::WorkQueues;
 use super::upgrade::{self, Commits};
 use super::wal::{Lineage, Log, LogWriter};
 use super::writer::{Disk, InMemory, ManualWriter, Parts, Writer};
@@ -166,8 +166,7 @@ impl EmbeddedStore {
         let mut parts = Self::of_memory(memory, log)?;
         let meta = upgraded(&mut parts, store_id)?;
         let (damaged, database) = (Damaged::default(), parts.database.clone());
-        let (index, frontiers, watches) =
-            (parts.index.clone(), parts.frontiers.clone(), parts.watches.clone());
+        let (index, queues, watches) = (parts.index.clone(), parts.queues.clone(), parts.watches.clone());
         let (writer, manual) = Writer::manual(parts, meta, Box::new(NoDisk));
         let indexing =
             Indexing::here(&database, &index, meta.sheets, &damaged).map_err(OpenError::Content)?;
@@ -177,9 +176,8 @@ impl EmbeddedStore {
             settings,
             index,
             indexing,
-            leases: Leases::default(),
-            fan_leases: Leases::default(),
-            frontiers,
+            queues,
+            fan_leases: FanLeases::default(),
             watches,
             expiries: Expiries::default(),
             damaged,
@@ -208,7 +206,7 @@ impl EmbeddedStore {
             log,
             progress,
             index: Arc::new(Index::default()),
-            frontiers: Arc::new(Frontiers::default()),
+            queues: Arc::new(WorkQueues::default()),
             watches: Arc::default(),
             in_memory,
         }
@@ -228,7 +226,7 @@ impl EmbeddedStore {
             source,
         };
         let (database, index) = (parts.database.clone(), parts.index.clone());
-        let (frontiers, watches) = (parts.frontiers.clone(), parts.watches.clone());
+        let (queues, watches) = (parts.queues.clone(), parts.watches.clone());
         if let (Some(on_disk), Some(forgotten_at)) = (&on_disk, meta.forgotten_at) {
             on_disk.person_was_forgotten(forgotten_at, parts.database.seq());
         }
@@ -240,9 +238,8 @@ impl EmbeddedStore {
             settings,
             index,
             indexing,
-            leases: Leases::default(),
-            fan_leases: Leases::default(),
-            frontiers,
+            queues,
+            fan_leases: FanLeases::default(),
             watches,
             expiries: Expiries::default(),
             damaged,

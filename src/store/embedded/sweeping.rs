@@ -9,11 +9,8 @@ use super::rows::expiry::Expiries;
 use super::rows::keys;
 use super::rows::txn::Txn;
 use super::writer::Patience;
-use super::{AHEAD_IN_BACKGROUND, EmbeddedStore};
+use super::{EmbeddedStore, ROWS_PER_TRANSACTION};
 use crate::domain::time::{DAY_MS, Timestamp};
-
-/// Rows read in one view, and records deleted in one transaction.
-const ROWS_AT_ONCE: usize = 80;
 
 /// How often the deduplication records of messages without a `CreateTime` are read at most: they are not in
 /// the order in which they expire, so finding the expired ones means reading all of them.
@@ -54,7 +51,7 @@ impl EmbeddedStore {
     ) -> Result<(u64, Option<Timestamp>), StoreError> {
         let (mut deleted, mut oldest_kept) = (0, None::<Timestamp>);
         loop {
-            let page = arrivals::seen_page(&self.view(), &from, to, ROWS_AT_ONCE)?;
+            let page = arrivals::seen_page(&self.view(), &from, to, ROWS_PER_TRANSACTION)?;
             let Some((last, _)) = page.last() else { return Ok((deleted, oldest_kept)) };
             // The first key after the last one of the page.
             from = [last.as_slice(), &[0]].concat();
@@ -91,7 +88,7 @@ impl EmbeddedStore {
         }
         let (mut after, mut deleted, mut oldest_kept) = (EventId(0), 0, None::<Timestamp>);
         while deleted < BATCH_MESSAGES {
-            let page = match set_aside::swept_page(&self.view(), after, cutoff, ROWS_AT_ONCE) {
+            let page = match set_aside::swept_page(&self.view(), after, cutoff, ROWS_PER_TRANSACTION) {
                 Ok(page) => page,
                 Err(error) => return (deleted, Err(error)),
             };
@@ -99,7 +96,7 @@ impl EmbeddedStore {
                 .expired
                 .into_iter()
                 .map(|id| move |txn: &mut Txn<'_>| set_aside::expire(txn, id, cutoff));
-            let results = self.run_ahead(transactions, Patience::UntilDecided, AHEAD_IN_BACKGROUND).await;
+            let results = self.run_all(transactions, Patience::UntilDecided).await;
             deleted += results.iter().filter(|result| matches!(result, Ok(true))).count() as u64;
             if let Some(error) = results.into_iter().find_map(Result::err) {
                 return (deleted, Err(error));

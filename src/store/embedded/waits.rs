@@ -27,7 +27,7 @@ impl EmbeddedStore {
             let rows = self.keys_between(&from, &keys::after(&[kind]), |_| Ok(true)).await?;
             for page in rows.chunks(ROWS_AT_ONCE) {
                 let page = page.to_vec();
-                let free = if by_ms < 0 { page } else { self.leases.not_leased(page) };
+                let free = if by_ms < 0 { page } else { self.queues.not_leased(page) };
                 let transactions = free.iter().cloned().map(|key| {
                     move |txn: &mut Txn<'_>| match kind {
                         b'j' => chats::move_reading(txn, &key, by_ms),
@@ -99,7 +99,7 @@ impl EmbeddedStore {
                 let page = self.view().rows(&from, &to, ROWS_AT_ONCE, |key, _| Ok(Some(key.to_vec())))?;
                 let Some(last) = page.last() else { break };
                 from = [last.as_slice(), &[0]].concat();
-                let free = self.leases.not_leased(page);
+                let free = self.queues.not_leased(page);
                 let transactions = free
                     .iter()
                     .cloned()

@@ -2,14 +2,13 @@
 //!
 //! The index has the groups in [`Contact::chats`], no others, and changes with it.
 
-use crate::domain::chat::{ChatChange, ChatEvent};
 use crate::domain::contact::Contact;
 use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId};
+use crate::store::StoreError;
 use crate::store::embedded::records::readable;
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
 use crate::store::embedded::rows::view::View;
-use crate::store::{Payload, StoreError};
 
 /// Follows a change of a contact's groups.
 pub(crate) fn follow(txn: &mut Txn<'_>, key: &ContactKey, before: &[ChatId], after: &[ChatId]) {
@@ -35,12 +34,12 @@ pub(crate) fn leave(txn: &mut Txn<'_>, key: &ContactKey, chat_id: &ChatId) -> Re
     Ok(())
 }
 
-/// The group whose end a message reports, if it does.
-pub(crate) fn ended(payload: &Payload) -> Option<(CorpId, ChatId)> {
-    let Payload::Chat(ChatEvent { corp_id, chat_id, change: ChatChange::Dismissed, .. }) = payload else {
-        return None;
-    };
-    Some((corp_id.clone(), chat_id.clone()))
+/// Takes all contacts of a corp out of a group that has ended, for every app that sees it.
+pub(crate) fn leave_ended(txn: &mut Txn<'_>, corp_id: &CorpId, chat_id: &ChatId) -> Result<(), StoreError> {
+    let prefix = keys::chat_members(chat_id);
+    let contacts = txn.keys(&prefix, usize::MAX >> 1)?;
+    let contacts = contacts.iter().filter_map(|key| keys::Parts(&key[prefix.len()..]).contact().ok());
+    contacts.filter(|contact| contact.corp_id == *corp_id).try_for_each(|key| leave(txn, &key, chat_id))
 }
 
 /// The contacts held to be in a group of a corp, as one app sees it.
@@ -50,15 +49,9 @@ pub(crate) fn of_group(
     corp_id: &CorpId,
     chat_id: &ChatId,
 ) -> Result<Vec<ContactKey>, StoreError> {
-    let mut members = of_all_apps(view, chat_id)?;
-    members.retain(|contact| contact.app == *app && contact.corp_id == *corp_id);
-    Ok(members)
-}
-
-/// The contacts held to be in a group, for every app that sees it.
-pub(crate) fn of_all_apps(view: &View<'_>, chat_id: &ChatId) -> Result<Vec<ContactKey>, StoreError> {
     let prefix = keys::chat_members(chat_id);
     view.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, _| {
-        view.undamaged(key, keys::Parts(&key[prefix.len()..]).contact())
+        let contact = view.undamaged(key, keys::Parts(&key[prefix.len()..]).contact())?;
+        Ok(contact.filter(|contact| contact.app == *app && contact.corp_id == *corp_id))
     })
 }

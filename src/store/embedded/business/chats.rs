@@ -36,6 +36,9 @@ pub(crate) fn apply(
         effects = chat.apply(change, received_at);
         !effects.is_gone
     })?;
+    if effects.is_gone {
+        chat_members::leave_ended(txn, corp_id, chat_id)?;
+    }
     for external_userid in effects.left {
         let key = ContactKey { app: app.clone(), corp_id: corp_id.clone(), external_userid };
         chat_members::leave(txn, &key, chat_id)?;
@@ -43,9 +46,8 @@ pub(crate) fn apply(
     join(txn, app, event, effects.joined, received_at)
 }
 
-/// Puts customers who are named in a join into the group, and queues their lookups. Done again, it changes
-/// nothing.
-pub(crate) fn join(
+/// Puts customers who are named in a join into the group, and queues their lookups.
+fn join(
     txn: &mut Txn<'_>,
     app: &AppName,
     event: &ChatEvent,

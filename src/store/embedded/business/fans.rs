@@ -222,17 +222,15 @@ pub(crate) fn first_review(
     Ok(first.into_iter().next())
 }
 
-/// Reviews the first `limit` fans of one record of the timeline. Returns their number.
+/// Reviews the fans of one record of the timeline. Returns their number.
 pub(crate) fn review(
     txn: &mut Txn<'_>,
     app: &AppName,
     key: Vec<u8>,
-    limit: usize,
     renew: Renew,
     now: Timestamp,
 ) -> Result<usize, StoreError> {
-    let Some(waiting) = txn.get::<Waiting>(&key)? else { return Ok(0) };
-    let due: Vec<FanNumber> = waiting.0.into_iter().take(limit).collect();
+    let Some(Waiting(due)) = txn.get::<Waiting>(&key)? else { return Ok(0) };
     leave(txn, key, &due)?;
     let mut books = OpenBooks::open(txn, app, now)?;
     for number in &due {

@@ -14,28 +14,9 @@ pub struct Memory(Arc<Mutex<Kept>>);
 struct Kept {
     index: BTreeMap<Vec<u8>, Vec<u8>>,
     log: BTreeMap<u64, Batch>,
+    /// Rows of the index that were read, by the name of the thread.
     #[cfg(test)]
-    watched: Watched,
-}
-
-#[cfg(test)]
-type Hook = Box<dyn FnOnce() + Send>;
-
-/// What tests want to know of the reads of an index.
-#[cfg(test)]
-#[derive(Default)]
-struct Watched {
-    /// Rows that were read, by the name of the thread.
-    rows: BTreeMap<String, u64>,
-    /// What is done once after a key was read, before the reader has its value.
-    after_get: Option<(Vec<u8>, Hook)>,
-}
-
-#[cfg(test)]
-impl std::fmt::Debug for Watched {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        self.rows.fmt(f)
-    }
+    rows_read: BTreeMap<String, u64>,
 }
 
 impl Memory {
@@ -61,25 +42,19 @@ impl Memory {
     /// How many rows of the index a thread has read.
     #[cfg(test)]
     pub(crate) fn rows_read_by(&self, thread: &str) -> u64 {
-        self.kept().watched.rows.get(thread).copied().unwrap_or_default()
+        self.kept().rows_read.get(thread).copied().unwrap_or_default()
     }
 
     /// How many rows of the index have been read.
     #[cfg(test)]
     pub(crate) fn rows_read(&self) -> u64 {
-        self.kept().watched.rows.values().sum()
-    }
-
-    /// Has something done once, after this key was read the next time.
-    #[cfg(test)]
-    pub(crate) fn after_get(&self, key: &[u8], what: impl FnOnce() + Send + 'static) {
-        self.kept().watched.after_get = Some((key.to_vec(), Box::new(what)));
+        self.kept().rows_read.values().sum()
     }
 
     #[cfg(test)]
     fn count_read(kept: &mut Kept) {
         let thread = std::thread::current().name().unwrap_or_default().to_owned();
-        *kept.watched.rows.entry(thread).or_default() += 1;
+        *kept.rows_read.entry(thread).or_default() += 1;
     }
 
     /// Overwrites what is stored. Not while a store is open.
@@ -112,13 +87,7 @@ impl Engine for Memory {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         let value = self.kept().index.get(key).cloned();
         #[cfg(test)]
-        {
-            Self::count_read(&mut self.kept());
-            let what = self.kept().watched.after_get.take_if(|(after, _)| after == key);
-            if let Some((_, what)) = what {
-                what();
-            }
-        }
+        Self::count_read(&mut self.kept());
         Ok(value)
     }
 

@@ -1,19 +1,16 @@
-//! Damaged records of groups, and joins of more customers than one transaction takes.
+//! Damaged records of groups, and changes of many customers.
 
 use std::sync::Arc;
 
 use super::*;
-use crate::domain::chat::{CHAT_ITEMS_MAX, CHAT_LAG_MS, ChatChange};
-use crate::domain::event::QuarantineReason;
+use crate::domain::chat::{CHAT_ITEMS_MAX, CHAT_LAG_MS, ChatChange, ChatEvent};
 use crate::domain::ids::{ChatId, ExternalUserid};
 use crate::domain::sighting::SightingPlace;
 use crate::domain::time::HOUR_MS;
 use crate::store::embedded::Settings;
 use crate::store::embedded::engine::Memory;
-use crate::store::embedded::opening::NoDisk;
 use crate::store::embedded::rows::keys;
-use crate::store::embedded::wal::Limited;
-use crate::store::{Appended, Arrival, MessageDigest, Payload, Store as _};
+use crate::store::{Arrival, MessageDigest, Payload, Store as _};
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
 const LAG: Timestamp = T0.plus_ms(CHAT_LAG_MS);
@@ -69,54 +66,17 @@ async fn a_group_whose_record_is_damaged_is_read_all_the_same() {
     assert_eq!(store.audit(), Ok(vec![]));
 }
 
-fn open(memory: &Memory, commits_left: usize) -> (EmbeddedStore, Limited) {
-    let log = Limited::new(memory, commits_left);
-    let store =
-        EmbeddedStore::over(memory.clone(), Box::new(log.clone()), Box::new(NoDisk), Settings::default());
-    (store.unwrap(), log)
-}
-
 #[tokio::test]
-async fn a_join_of_many_is_applied_in_small_commits_and_again_after_a_crash_in_between() {
+async fn a_group_that_ends_leaves_no_members() {
+    let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
     let customers = (0..CHAT_ITEMS_MAX).map(|n| ExternalUserid::new(format!("wm{n}")).unwrap());
     let join = ChatChange::Joined { items: customers.collect(), is_complete: true, versions: None };
-    let quarantine = Payload::Quarantine {
-        reason: QuarantineReason::ReceiveId,
-        receive_id: "wwOTHER".to_owned(),
-        created_at: None,
-        message: vec![1],
-        event: None,
-    };
-    for is_redriven in [false, true] {
-        let memory = Memory::default();
-        let (store, _) = open(&memory, 5);
-        let mut id = None;
-        if is_redriven {
-            let quarantined = Arrival { payload: quarantine.clone(), ..arrival(join.clone(), T0) };
-            let Ok(Appended::New(new)) = store.append(quarantined).await else { panic!("not appended") };
-            id = Some(new);
-        }
-        let apply = async |store: &EmbeddedStore| match id {
-            Some(id) => {
-                let Payload::Chat(event) = arrival(join.clone(), T0).payload else { unreachable!() };
-                store.redrive(id, Some(Payload::Chat(event)), T0).await
-            }
-            None => store.append(arrival(join.clone(), T0)).await.map(|done| done != Appended::Duplicate),
-        };
-        assert!(apply(&store).await.is_err());
-        store.close().await;
-        let (store, log) = open(&memory, usize::MAX);
-        let waiting = store.counts().waiting;
-        assert!((1..100).contains(&waiting), "{waiting}");
-        assert_eq!(store.audit(), Ok(vec![]));
-        assert_eq!(apply(&store).await, Ok(true));
-        assert_eq!((store.counts().contacts, store.counts().waiting), (100, 100));
-        assert_eq!(store.lease(T0, 1_000, 0).await.unwrap().len(), 100);
-        assert!(log.largest() <= 100, "{}", log.largest());
-        assert_eq!(apply(&store).await, Ok(false));
-        assert_eq!(chat_members::of_group(&store.view(), &app(), &corp(), &chat_id()).unwrap().len(), 100);
-        assert_eq!(store.audit(), Ok(vec![]));
-    }
+    store.append(arrival(join, T0)).await.unwrap();
+    let members = || chat_members::of_group(&store.view(), &app(), &corp(), &chat_id()).unwrap().len();
+    assert_eq!((members(), store.counts().contacts, store.counts().waiting), (100, 100, 100));
+    store.append(arrival(ChatChange::Dismissed, T0)).await.unwrap();
+    assert_eq!((members(), store.counts().contacts), (0, 100));
+    assert_eq!(store.audit(), Ok(vec![]));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

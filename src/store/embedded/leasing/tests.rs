@@ -9,7 +9,7 @@ use super::super::records::encode;
 use super::*;
 use crate::domain::event::{ContactChange, ContactEvent, Event};
 use crate::domain::fan::Minted;
-use crate::domain::ids::{ExternalUserid, FanKey, Openid, PendingId, Unionid, UserId};
+use crate::domain::ids::{CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid, UserId};
 use crate::store::{
     Arrival, EventId, FailureReason, FanOutcome, InboxEvent, MessageDigest, NewFan, Outcome, Payload,
     Store as _, WorkId,
@@ -85,31 +85,27 @@ async fn with_many_events_leased_a_lease_reads_few_rows_wherever_the_next_event_
     }
 }
 
-/// Runs until it is done, on a thread of its own.
-fn elsewhere<T: Send>(work: impl Future<Output = T> + Send) -> T {
-    let run = || tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(work);
-    std::thread::scope(|scope| scope.spawn(run).join().unwrap())
-}
-
 #[tokio::test]
-async fn an_event_that_is_settled_after_a_lease_has_read_it_is_not_leased_again() {
+async fn an_event_that_is_settled_after_the_queue_was_read_is_not_leased_again() {
     let (now, key) = (T0, keys::inbox(T0, EventId(1)));
     let reason = FailureReason { errcode: None, text: String::new() };
     let again = Outcome::Retry { due_at: now, reason, spent: true };
     for (outcome, leased_again) in [(Outcome::Applied, 0), (again, 1)] {
-        let memory = with_events(1);
-        let store = open(&memory);
+        let store = open(&with_events(1));
         let work = store.lease(now, 9, 0).await.unwrap();
-        // The next lease looks at the row.
-        store.frontiers.inbox.appeared(&key);
-        let (settling, outcomes) =
-            (store.clone(), work.into_iter().map(|work| (work, outcome.clone())).collect());
-        memory.after_get(&key, move || drop(elsewhere(settling.settle(outcomes, now)).unwrap()));
-        assert_eq!(store.lease(now, 9, 0).await.unwrap(), []);
+        let queue = &store.queues.inbox;
+        queue.read_again(in_a_minute());
+        let from = queue.to_read(&queue.end()).unwrap();
+        store.settle(vec![(work[0].clone(), outcome)], now).await.unwrap();
+        queue.read(&from, vec![key.clone()], true);
+        assert_eq!(store.lease(now, 9, 0).await.unwrap().len() as u64, leased_again);
         assert_eq!(store.counts().inbox, leased_again);
-        let again = store.lease(now, 9, 0).await.unwrap();
-        assert_eq!(again.len() as u64, leased_again, "put off, it is leased by the next call");
+        assert_eq!(store.next_due().await, Ok(None));
     }
+}
+
+fn in_a_minute() -> Instant {
+    Instant::now() + std::time::Duration::from_mins(1)
 }
 
 #[tokio::test]
@@ -119,17 +115,10 @@ async fn a_free_row_that_nobody_reported_is_found_nevertheless() {
     let now = T0.plus_ms(10_000);
     assert_eq!(store.lease(now, 2_000, 0).await.unwrap().len(), 1_000);
     let missed = keys::inbox(T0.plus_ms(50), EventId(501));
-    store.leases.release(&missed);
-    let began = std::time::Instant::now();
-    loop {
-        let found = store.lease(now, 2_000, 0).await.unwrap();
-        if !found.is_empty() {
-            assert_eq!(ids(&found), [501]);
-            break;
-        }
-        assert!(began.elapsed() < std::time::Duration::from_mins(1), "not found");
-        tokio::task::yield_now().await;
-    }
+    store.queues.inbox.release(&missed);
+    assert_eq!(store.lease(now, 2_000, 0).await.unwrap(), []);
+    store.queues.inbox.read_again(in_a_minute());
+    assert_eq!(ids(&store.lease(now, 2_000, 0).await.unwrap()), [501]);
 }
 
 #[tokio::test]
@@ -144,7 +133,7 @@ async fn a_caller_that_waits_no_longer_leaves_nothing_leased() {
             assert!(poll.await.is_pending(), "it reads more than one slice between two other tasks");
         }
         drop(lease);
-        assert!(store.leases().is_empty());
+        assert!(store.queues.inbox.leased().is_empty());
     }
     let all = store.lease(now, 2_000, 0).await.unwrap();
     assert_eq!(ids(&all), (1..=1_000).collect::<Vec<_>>());

@@ -176,17 +176,6 @@ pub(crate) fn lookup(haste: Haste, due_at: Timestamp, key: &ContactKey) -> Vec<u
     Key::kind(lookups(haste)).instant(due_at).contact(key).done()
 }
 
-/// What the keys of the lookups that are due at an instant begin with, and those of a corp end with.
-pub(crate) fn lookups_at(
-    haste: Haste,
-    due_at: Timestamp,
-    app: &AppName,
-    corp: &CorpId,
-) -> (Vec<u8>, Vec<u8>) {
-    let begin = Key::kind(lookups(haste)).instant(due_at).done();
-    (begin, Key(vec![0]).id(app.as_str()).id(corp.as_str()).done())
-}
-
 pub(crate) fn lookups_until(haste: Haste, due_at: Timestamp) -> Vec<u8> {
     Key::kind(lookups(haste)).instant(due_at.plus_ms(1)).done()
 }

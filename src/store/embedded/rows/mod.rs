@@ -1,10 +1,11 @@
 //! The layout of the store's records, and how a transaction reads and writes them.
 
 pub(crate) mod expiry;
-pub(crate) mod frontier;
+
 pub(crate) mod ids;
 pub(crate) mod index;
 pub(crate) mod keys;
 pub(crate) mod txn;
 pub(crate) mod view;
 pub(crate) mod watch;
+pub(crate) mod work_queue;

@@ -1,4 +1,4 @@
-//! For tests: a log in memory that fails after a number of commits, as a killed process would, and measures them.
+//! For tests: a log in memory that fails after a number of commits, as a killed process would.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -11,18 +11,11 @@ use crate::store::embedded::engine::{Batch, Memory};
 pub(crate) struct Limited {
     memory: Memory,
     commits_left: Arc<AtomicUsize>,
-    largest: Arc<AtomicUsize>,
 }
 
 impl Limited {
     pub(crate) fn new(memory: &Memory, commits_left: usize) -> Self {
-        let (memory, largest) = (memory.clone(), Arc::default());
-        Self { memory, commits_left: Arc::new(AtomicUsize::new(commits_left)), largest }
-    }
-
-    /// The number of keys of the largest commit.
-    pub(crate) fn largest(&self) -> usize {
-        self.largest.load(Relaxed)
+        Self { memory: memory.clone(), commits_left: Arc::new(AtomicUsize::new(commits_left)) }
     }
 }
 
@@ -30,7 +23,6 @@ impl Log for Limited {
     fn append(&mut self, seq: u64, writes: &Batch) -> Result<(), AppendError> {
         let left = self.commits_left.load(Relaxed).checked_sub(1).ok_or(AppendError::failed("killed"))?;
         self.commits_left.store(left, Relaxed);
-        self.largest.fetch_max(writes.len(), Relaxed);
         self.memory.log(seq, writes.clone());
         Ok(())
     }

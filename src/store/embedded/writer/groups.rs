@@ -16,12 +16,12 @@ use crate::store::embedded::checkpoint::Progress;
 use crate::store::embedded::database::{Database, Snapshot};
 use crate::store::embedded::engine::{Batch, Memory};
 use crate::store::embedded::records::encode;
-use crate::store::embedded::rows::frontier::Frontiers;
 use crate::store::embedded::rows::ids::FanNumber;
 use crate::store::embedded::rows::index::{Index, Print};
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::{Decided, Meta, Txn};
 use crate::store::embedded::rows::watch::Watches;
+use crate::store::embedded::rows::work_queue::WorkQueues;
 use crate::store::embedded::wal::{AppendError, Lineage, Log};
 use crate::store::embedded::watchdog::Step;
 
@@ -42,7 +42,7 @@ pub(crate) struct Parts {
     pub(crate) log: Box<dyn Log>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) index: Arc<Index>,
-    pub(crate) frontiers: Arc<Frontiers>,
+    pub(crate) queues: Arc<WorkQueues>,
     pub(crate) watches: Arc<Watches>,
     /// For a store in memory, which is drained by its writer.
     pub(crate) in_memory: Option<InMemory>,
@@ -196,9 +196,9 @@ impl Groups {
         let Group { writes, erases, unanswered, .. } = group;
         if !writes.is_empty() {
             self.parts.watches.show(&writes);
-            let rows = self.parts.frontiers.rows_of(&writes);
+            let rows = self.parts.queues.rows_of(&writes);
             self.parts.database.publish(seq, writes);
-            self.parts.frontiers.appeared(rows);
+            self.parts.queues.add(rows);
             self.published = self.meta;
             self.health.committed(self.meta.counts);
             if erases {
