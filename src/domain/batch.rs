@@ -62,9 +62,9 @@ pub struct Search<T> {
 }
 
 impl<T> Search<T> {
-    /// A search that begins with a call for the whole of `batch`. `choice`, random in `0.0..1.0`, decides
-    /// which ids are called alone if everything else is refused: different ones each time, so that a good id
-    /// is not refused again and again because of the same bad one.
+    /// A search that begins with a call for the whole of `batch`. `choice`, random in `0.0..1.0` or
+    /// [in turn](choice_in_turn), decides which ids are called alone if everything else is refused: different
+    /// ones each time, so that a good id is not refused again and again because of the same bad one.
     #[must_use]
     pub fn new(batch: Vec<T>, choice: f64) -> Self {
         let todo = [batch].into_iter().filter(|batch| !batch.is_empty()).collect();
@@ -159,6 +159,16 @@ impl<T> Search<T> {
         let tail = batch.split_off(batch.len() / 2);
         self.todo.extend([batch, tail].into_iter().filter(|half| !half.is_empty()));
     }
+}
+
+/// The choice for a [`Search`] among `len` ids that were searched among `before` times: each of them has its turn
+/// to be called alone, within `len` searches or one more, even if only every other search is among the same ids.
+#[must_use]
+pub fn choice_in_turn(before: u32, len: usize) -> f64 {
+    let len = u32::try_from(len).unwrap_or(u32::MAX).max(1);
+    // Of an odd number, every other one comes round to all.
+    let turn = (before % (len | 1)).min(len - 1);
+    (f64::from(turn) + 0.5) / f64::from(len)
 }
 
 /// The index below `count` that `choice` in `0.0..1.0` selects.
@@ -258,6 +268,17 @@ mod tests {
             let ended = search(100, &bad, choice);
             prop_assert_eq!(ended.alone.into_iter().collect::<BTreeSet<_>>(), bad.keys().copied().collect());
             prop_assert!(ended.whole.is_empty());
+        }
+
+        #[test]
+        fn the_only_good_id_is_found_when_each_has_had_its_turn(
+            len in 1_usize..=20, good: usize, before in 0_u32..100, step in 1_u32..=2
+        ) {
+            let good = good % len;
+            let bad = (0..len).filter(|id| *id != good).map(|id| (id, Refusal::NotVisible)).collect();
+            let mut searches = (0..=u32::try_from(len).unwrap()).map(|n| before + n * step);
+            let is_found = |before| search(len, &bad, choice_in_turn(before, len)).accepted == [good];
+            prop_assert!(searches.any(is_found));
         }
 
         #[test]

@@ -14,7 +14,7 @@ use super::outcome::{defer, not_visible, refused_alone, soon};
 use super::routing::open_breaker;
 use super::settling::store_outcomes;
 use crate::domain::backoff::Backoff;
-use crate::domain::batch::{Search, Verdict};
+use crate::domain::batch::{Search, Verdict, choice_in_turn};
 use crate::domain::ids::ContactKey;
 use crate::store::{FailureReason, Outcome, Work};
 
@@ -53,7 +53,12 @@ pub(super) async fn resolve(
 ) -> Outcomes {
     let now = context.now();
     let (customers, outcomes) = callable(context, lane, work);
-    let search = Search::new(customers, context.jitter.of((&lane.owner, now), 0));
+    let asked = customers.iter().flat_map(|customer| &customer.work).filter_map(asked).max();
+    let choice = match asked {
+        Some(asked) if lane.class == LaneClass::Suspect => choice_in_turn(asked, customers.len()),
+        Some(_) | None => context.jitter.of((&lane.owner, now), 0),
+    };
+    let search = Search::new(customers, choice);
     let mut batch = Batch { context, lane, search, outcomes };
     let mut conversion = Conversion::new(context, lane, permit);
     let mut searching = false;
@@ -89,6 +94,11 @@ pub(super) async fn resolve(
         }
     }
     batch.outcomes
+}
+
+/// How often WeCom was asked about the customer of this work.
+fn asked(work: &Work) -> Option<u32> {
+    Some(work.known.as_ref()?.lookup?.asked)
 }
 
 /// The customers of a batch, those of one dealer together, and the outcomes for those whose dealer a circuit
