@@ -32,11 +32,6 @@ use serde::{Deserialize, Serialize};
 use super::ids::{ChatId, CorpId, ExternalUserid};
 use super::time::{MINUTE_MS, SECOND_MS, Timestamp};
 
-mod version1;
-
-pub use version1::ChatVersion1;
-use version1::ReadingVersion1;
-
 /// How long after an event the list may lack the change, in milliseconds (document 92122).
 pub const CHAT_LAG_MS: i64 = 2 * SECOND_MS;
 /// Maximum number of ids kept of an event. With more, the list is read.
@@ -296,19 +291,6 @@ impl Chat {
     pub const fn put_off(&mut self, until: Timestamp) {
         if let Some(reading) = &mut self.reading {
             reading.due_at = until;
-        }
-    }
-}
-
-impl From<ChatVersion1> for Chat {
-    fn from(old: ChatVersion1) -> Self {
-        let replaced = old.reading.as_ref().and_then(|reading| reading.older_than.clone());
-        let due = |ReadingVersion1 { due_at, complete_at, tries, .. }| Reading { due_at, complete_at, tries };
-        Self {
-            // Without a version the next event has the list read: some of the customers held may have left.
-            version: None,
-            reading: old.reading.map(due),
-            replaced: replaced.map(MemberVersion).into_iter().collect(),
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use super::contacts::{self, FoundBy};
 use super::{chat_members, forgotten};
-use crate::domain::chat::{Chat, ChatChange, ChatEffects, ChatEvent, ChatVersion1, MemberVersion};
+use crate::domain::chat::{Chat, ChatChange, ChatEffects, ChatEvent, MemberVersion};
 use crate::domain::far_off::{FarOff, far_off};
 use crate::domain::ids::{AppName, ChatId, ContactKey, CorpId, ExternalUserid};
 use crate::domain::link::Source;
@@ -15,11 +15,8 @@ use crate::store::embedded::rows::txn::Txn;
 use crate::store::{ChatToRead, PageFound, StoreError};
 
 impl Record for Chat {
+    /// No released version has written version 1.
     const VERSION: u8 = 2;
-
-    fn of_version(version: u8, body: &[u8]) -> Option<Result<Self, postcard::Error>> {
-        (version == 1).then(|| postcard::from_bytes::<ChatVersion1>(body).map(Self::from))
-    }
 }
 
 /// Applies an event that was received at `received_at`: queues the lookups of customers who joined, takes
@@ -282,25 +279,4 @@ fn change_chat(
         txn.mark(place);
     }
     txn.put(key, &chat)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::embedded::records::{checked, decode};
-
-    #[test]
-    fn a_group_of_version_1_is_read_with_the_next_event() {
-        let at = |secs: i64| Timestamp::from_secs(secs);
-        let old = |version: &str| MemberVersion(version.to_owned());
-        // The version; of the reading, when it is due and complete, what it must not have, tries.
-        let due = Some((at(5), at(6), Some(old("v1")), 1_u32));
-        let body = postcard::to_allocvec(&(Some(old("v1")), due)).unwrap();
-        let chat: Chat = decode(b"G", &checked(b"G", [&[1][..], &body].concat())).unwrap();
-        let reading = chat.reading.clone().unwrap();
-        assert_eq!((reading.due_at, reading.complete_at, reading.tries), (at(5), at(6), 1));
-        assert_eq!(chat.version, None);
-        assert!(!chat.clone().read(Some(old("v1")), at(6)), "it must not have that version");
-        assert!(chat.clone().read(Some(old("v2")), at(6)));
-    }
 }
