@@ -229,6 +229,7 @@ impl From<QuarantineReason> for RedriveError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::Arc;
 
     use super::*;
@@ -280,7 +281,7 @@ mod tests {
             assert_eq!(redrive.event(id, now).await, Ok(true), "{event}");
             assert_eq!(redrive.event(id, now).await, Ok(false), "{event}");
         }
-        let chats = store.due_chats(now.plus_ms(CHAT_LAG_MS), 10).await.unwrap();
+        let chats = store.due_chats(&BTreeSet::new(), now.plus_ms(CHAT_LAG_MS), 10).await.unwrap();
         assert_eq!(chats.iter().map(|chat| chat.chat_id.as_str()).collect::<Vec<_>>(), ["wrINVENTED"]);
         assert!(store.visibility_changes().await.unwrap().into_keys().eq([(name, dealer)]));
         assert_eq!(store.alarms().await.unwrap().len(), 1);

@@ -27,15 +27,11 @@ pub struct ChatToRead {
 /// The readings of customer groups.
 #[async_trait]
 pub trait CustomerGroups: Send + Sync {
-    /// Up to `limit` groups whose reading is due at `now`, the longest due first.
-    async fn due_chats(&self, now: Timestamp, limit: usize) -> Result<Vec<ChatToRead>, StoreError> {
-        self.due_chats_except(&BTreeSet::new(), now, limit).await
-    }
-
-    /// The same without the groups of some corps. Removes outdated places from the queue of readings.
-    async fn due_chats_except(
+    /// Up to `limit` groups whose reading is due at `now`, the longest due first, without the groups of `except`.
+    /// Removes outdated places from the queue of readings.
+    async fn due_chats(
         &self,
-        corps: &BTreeSet<(AppName, CorpId)>,
+        except: &BTreeSet<(AppName, CorpId)>,
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<ChatToRead>, StoreError>;

@@ -86,7 +86,7 @@ impl Groups {
         corps: &BTreeSet<(AppName, CorpId)>,
     ) -> Result<Option<ChatToRead>, StoreError> {
         let store = &self.context.store;
-        Ok(store.due_chats_except(corps, self.context.now(), 1).await?.pop())
+        Ok(store.due_chats(corps, self.context.now(), 1).await?.pop())
     }
 
     /// Starts calls for the groups that are due, as far as there are slots. Returns after what time to look

@@ -1,6 +1,6 @@
 //! Customer groups: events applied as they arrive, readings of member lists, lookups through a group.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
 use crate::domain::audit::AuditBy;
@@ -60,7 +60,7 @@ async fn read_chat(
     read: Option<MemberVersion>,
     now: Timestamp,
 ) -> PageFound {
-    let group = store.due_chats(now, 10).await.unwrap().pop().expect("a group is due");
+    let group = store.due_chats(&BTreeSet::new(), now, 10).await.unwrap().pop().expect("a group is due");
     let customers = people.iter().map(|n| in_chat(*n, 1)).collect();
     store.chat_read(&group, customers, read, now).await.unwrap()
 }
@@ -73,7 +73,7 @@ async fn a_group_is_read_after_its_creation_and_its_customers_are_looked_up_thro
     let store = reopen(place, store).await;
     let due_at = T0.plus_ms(CHAT_LAG_MS);
     assert_eq!(store.next_chat_due().await, Ok(Some(due_at)));
-    assert_eq!(store.due_chats(due_at.plus_ms(-1), 10).await.unwrap(), []);
+    assert_eq!(store.due_chats(&BTreeSet::new(), due_at.plus_ms(-1), 10).await.unwrap(), []);
     mint(&store, 1, 1, T0).await;
     let found = read_chat(&store, &[1, 2], Some(version(1)), due_at).await;
     assert_eq!(found, PageFound { new: 2, queued: 2 });
@@ -199,7 +199,7 @@ async fn nobody_is_in_a_group_that_has_ended(place: &dyn Place) {
     // The end of one group is reported; that of the other is found when it is read.
     for chat in [1, 2] {
         store.append(chat_arrival(chat, ChatChange::Created)).await.unwrap();
-        let group = store.due_chats(due_at, 10).await.unwrap().pop().unwrap();
+        let group = store.due_chats(&BTreeSet::new(), due_at, 10).await.unwrap().pop().unwrap();
         let rows = everybody.iter().map(|person| in_chat(*person, chat)).collect();
         store.chat_read(&group, rows, Some(version(1)), due_at).await.unwrap();
     }
@@ -209,7 +209,7 @@ async fn nobody_is_in_a_group_that_has_ended(place: &dyn Place) {
         assert_eq!(chats_of(&store, *person).await, [chat_id(2)], "{person}");
     }
     store.append(chat_arrival(2, joined(&[1], 5))).await.unwrap();
-    let group = store.due_chats(due_at, 10).await.unwrap().pop().unwrap();
+    let group = store.due_chats(&BTreeSet::new(), due_at, 10).await.unwrap().pop().unwrap();
     store.chat_not_found(&group, due_at).await.unwrap();
     for person in &everybody {
         assert_eq!(chats_of(&store, *person).await, [], "{person}");
@@ -218,7 +218,7 @@ async fn nobody_is_in_a_group_that_has_ended(place: &dyn Place) {
     store.append(chat_arrival(1, joined(&[3], 2))).await.unwrap();
     assert_eq!(chats_of(&store, 3).await, [chat_id(1)]);
     while let Some(due_at) = store.next_chat_due().await.unwrap() {
-        let group = store.due_chats(due_at, 10).await.unwrap().pop().unwrap();
+        let group = store.due_chats(&BTreeSet::new(), due_at, 10).await.unwrap().pop().unwrap();
         store.chat_not_found(&group, due_at).await.unwrap();
     }
     assert_eq!(chats_of(&store, 3).await, []);
@@ -230,7 +230,7 @@ async fn a_list_replaces_the_customers_held_once_it_is_up_to_date(place: &dyn Pl
     store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
     store.append(chat_arrival(2, joined(&[1], 1))).await.unwrap();
     let first = T0.plus_ms(CHAT_LAG_MS);
-    for group in store.due_chats(first, 10).await.unwrap() {
+    for group in store.due_chats(&BTreeSet::new(), first, 10).await.unwrap() {
         let customers = (1..=25).map(|person| Sighting {
             place: SightingPlace::Chat(group.chat_id.clone()),
             ..in_chat(person, 1)
@@ -239,7 +239,7 @@ async fn a_list_replaces_the_customers_held_once_it_is_up_to_date(place: &dyn Pl
     }
     // All but two customers leave and a new one joins; only the event of the join arrives.
     store.append(chat_arrival(1, joined(&[26], 3))).await.unwrap();
-    let group = store.due_chats(first, 10).await.unwrap().pop().unwrap();
+    let group = store.due_chats(&BTreeSet::new(), first, 10).await.unwrap().pop().unwrap();
     // The list is still the one of before the join.
     let rows = |people: &[u8]| people.iter().map(|person| in_chat(*person, 1)).collect::<Vec<_>>();
     store.chat_read(&group, rows(&[1, 2, 25]), Some(version(3)), first).await.unwrap();
@@ -262,7 +262,7 @@ async fn an_event_during_a_reading_makes_its_list_provisional(place: &dyn Place)
     for chat in [1, 2] {
         store.append(chat_arrival(chat, joined(&[chat], 1))).await.unwrap();
     }
-    let groups = store.due_chats(began_at, 10).await.unwrap();
+    let groups = store.due_chats(&BTreeSet::new(), began_at, 10).await.unwrap();
     // One group is joined by a second customer while its list is read, the other one is dismissed.
     let mut late = chat_arrival(1, joined(&[3], 2));
     late.received_at = began_at;
@@ -295,7 +295,7 @@ async fn a_list_requested_before_a_comparison_found_a_customer_does_not_take_the
     let store = place.open();
     store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
     let began_at = T0.plus_ms(CHAT_LAG_MS);
-    let group = store.due_chats(began_at, 1).await.unwrap().pop().unwrap();
+    let group = store.due_chats(&BTreeSet::new(), began_at, 1).await.unwrap().pop().unwrap();
     // The second customer joins, and the event is lost.
     let found_at = began_at.plus_ms(300);
     compare(&store, 2, &[1], found_at).await;
@@ -480,12 +480,13 @@ async fn readings_of_one_corp_that_were_put_off_are_brought_forward(place: &dyn 
         store.append(chat_arrival(chat, ChatChange::Created)).await.unwrap();
     }
     let complete_at = T0.plus_ms(CHAT_LAG_MS);
-    for (group, hours) in store.due_chats(complete_at, 2).await.unwrap().iter().zip([1, 2]) {
+    for (group, hours) in store.due_chats(&BTreeSet::new(), complete_at, 2).await.unwrap().iter().zip([1, 2])
+    {
         store.chat_unread(group, Some(T0.plus_ms(hours * HOUR_MS))).await.unwrap();
     }
     let store = reopen(place, store).await;
     assert_eq!(store.read_chats_again(&app(), &corp(2), T0).await, Ok(0), "those of another corp are not");
-    let due = async |now: Timestamp| store.due_chats(now, 10).await.unwrap().len();
+    let due = async |now: Timestamp| store.due_chats(&BTreeSet::new(), now, 10).await.unwrap().len();
     assert_eq!(due(complete_at).await, 1);
     assert_eq!(store.read_chats_again(&app(), &corp(1), T0).await, Ok(2));
     let too_early = complete_at.plus_ms(-1);

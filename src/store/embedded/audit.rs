@@ -125,8 +125,7 @@ impl Audit<'_> {
 
     /// Checks that the audit trail has no gap and ends with the newest entry.
     fn trail(&mut self) -> Result<(), StoreError> {
-        let numbers =
-            self.keys(b"D")?.iter().map(|key| keys::audit_number(key)).collect::<Result<Vec<_>, _>>()?;
+        let numbers = self.keys(b"D")?.iter().map(|key| keys::number(key)).collect::<Result<Vec<_>, _>>()?;
         let has_gap = numbers.windows(2).any(|pair| pair[0] + 1 != pair[1]);
         let head = trail::head(&self.store.view())?;
         self.expect(!has_gap && numbers.last().is_none_or(|last| *last == head), || {
@@ -187,8 +186,7 @@ impl Audit<'_> {
 
     fn feed(&mut self) -> Result<(), StoreError> {
         let Counts { feed_head, feed_pruned, .. } = self.store.writer.health.counts();
-        let there: Vec<_> =
-            self.keys(b"f")?.iter().map(|key| keys::feed_seq(key)).collect::<Result<_, _>>()?;
+        let there: Vec<_> = self.keys(b"f")?.iter().map(|key| keys::number(key)).collect::<Result<_, _>>()?;
         let expected = feed_pruned + 1..=feed_head;
         self.expect(there.iter().copied().eq(expected.clone()), || {
             format!("the feed should hold {expected:?}, and holds {there:?}")

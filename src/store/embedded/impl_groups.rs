@@ -17,7 +17,7 @@ use crate::store::{ChatToRead, CustomerGroups, PageFound, StoreError};
 
 #[async_trait]
 impl CustomerGroups for EmbeddedStore {
-    async fn due_chats_except(
+    async fn due_chats(
         &self,
         corps: &BTreeSet<(AppName, CorpId)>,
         now: Timestamp,

@@ -68,12 +68,10 @@ pub use folder::OpenError;
 use indexing::Indexing;
 use leasing::FanLeases;
 use on_disk::OnDisk;
-use records::Record;
 use rows::expiry::Expiries;
-use rows::ids::FanNumber;
-use rows::index::{Clue, Index};
+use rows::index::Index;
 use rows::txn::Txn;
-use rows::view::{Damaged, Read, View};
+use rows::view::{Damaged, View};
 use rows::watch::Watches;
 use rows::work_queue::WorkQueues;
 pub use writer::ManualWriter;
@@ -219,20 +217,6 @@ impl EmbeddedStore {
         patience: Patience,
     ) -> Result<T, StoreError> {
         self.writer.answer(submitted?, patience).await
-    }
-}
-
-impl Read for EmbeddedStore {
-    fn record<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
-        self.view().record(key)
-    }
-
-    fn under(&self, prefix: &[u8], limit: usize) -> Result<Vec<Vec<u8>>, StoreError> {
-        self.view().under(prefix, limit)
-    }
-
-    fn candidates(&self, clue: &Clue<'_>) -> Vec<FanNumber> {
-        self.view().candidates(clue)
     }
 }
 

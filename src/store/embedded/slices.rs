@@ -3,8 +3,7 @@
 
 use std::ops::ControlFlow;
 
-use super::rows::txn::failed;
-use super::rows::view::View;
+use super::rows::view::{View, failed};
 use super::{EmbeddedStore, StoreError};
 
 /// Rows of one slice.

@@ -284,7 +284,7 @@ async fn work_that_waited_for_the_authorisation_is_due_at_once() {
     let (chat_id, change) = (ChatId::new("wrGROUP").unwrap(), ChatChange::Created);
     let event = ChatEvent { corp_id: brand(), created_at, chat_id, change };
     agency.world.append(Payload::Chat(event)).await;
-    for group in store.due_chats(later, 9).await.unwrap() {
+    for group in store.due_chats(&BTreeSet::new(), later, 9).await.unwrap() {
         store.chat_unread(&group, Some(later)).await.unwrap();
     }
     assert_eq!(store.next_chat_due().await.unwrap(), Some(later));

@@ -209,7 +209,7 @@ async fn the_groups_of_a_dealer_that_is_listed_again_are_read_at_once() {
     let event = ChatEvent { corp_id: corp(2), created_at: now, chat_id, change: ChatChange::Created };
     worker.world.append(Payload::Chat(event)).await;
     let Context { store, wake, .. } = worker.world.context.clone();
-    for group in store.due_chats(now.plus_ms(DAY_MS), 9).await.unwrap() {
+    for group in store.due_chats(&BTreeSet::new(), now.plus_ms(DAY_MS), 9).await.unwrap() {
         store.chat_unread(&group, Some(now.plus_ms(DAY_MS))).await.unwrap();
     }
     worker.script(|wecom| wecom.listed.push(corp(2)));

@@ -185,7 +185,7 @@ async fn a_reading_that_is_put_off_while_calls_are_resumed_is_repeated() {
     world.wecom.script().refused.insert("chat", 60_020);
     world.advance(LAG).await;
     let (context, now) = (&world.context, world.context.now());
-    let group = context.store.due_chats(now, 1).await.unwrap().remove(0);
+    let group = context.store.due_chats(&BTreeSet::new(), now, 1).await.unwrap().remove(0);
     // It waits for a permit.
     let live = |_| context.parallelism.try_acquire(&app(), &dealer(), Purpose::Live);
     let permits: Vec<_> = (0..4).filter_map(live).collect();

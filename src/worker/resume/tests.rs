@@ -1,5 +1,7 @@
 //! What goes on when something is resumed, and what is still to be done if the store takes no writes then.
 
+use std::collections::BTreeSet;
+
 use super::super::scripted::{Script, app, contact_event, customer, dealer, member};
 use super::super::world::World;
 use super::*;
@@ -33,7 +35,7 @@ async fn paused() -> (World, Timestamp) {
     let (chat_id, change) = (ChatId::new("wrGROUP").unwrap(), ChatChange::Created);
     world.append(Payload::Chat(ChatEvent { corp_id: dealer(), created_at: now, chat_id, change })).await;
     let later = now.plus_ms(DAY_MS);
-    for group in store.due_chats(later, 9).await.unwrap() {
+    for group in store.due_chats(&BTreeSet::new(), later, 9).await.unwrap() {
         store.chat_unread(&group, Some(later)).await.unwrap();
     }
     // A group is not read before its event is a few seconds old.
@@ -50,7 +52,10 @@ async fn resume(world: &World) -> Result<Resumed, StoreError> {
 /// The work that is due now: events and lookups, and groups.
 async fn due(world: &World) -> (usize, usize) {
     let (store, now) = (&world.context.store, world.clock.now());
-    (store.lease(now, 9, 9).await.unwrap().len(), store.due_chats(now, 9).await.unwrap().len())
+    (
+        store.lease(now, 9, 9).await.unwrap().len(),
+        store.due_chats(&BTreeSet::new(), now, 9).await.unwrap().len(),
+    )
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ fn join(
         // behind ours.
         let since = Some(if is_late { *created_at } else { received_at.plus_ms(1) });
         let sighting = Sighting { external_userid: key.external_userid.clone(), place, since };
-        contacts::see(txn, &key, &sighting, member_list(received_at), received_at)?;
+        contacts::see(txn, &key, &sighting, member_list(received_at))?;
     }
     Ok(())
 }
@@ -86,7 +86,7 @@ pub(crate) fn see_all(
             corp_id: group.corp_id.clone(),
             external_userid: sighting.external_userid.clone(),
         };
-        found += contacts::see(txn, &key, &sighting, member_list(began_at), began_at)?;
+        found += contacts::see(txn, &key, &sighting, member_list(began_at))?;
     }
     Ok(found)
 }

@@ -76,8 +76,8 @@ pub(crate) fn see(
     key: &ContactKey,
     sighting: &Sighting,
     list: FoundBy,
-    now: Timestamp,
 ) -> Result<PageFound, StoreError> {
+    let now = list.read_at;
     let known = match read(txn, key) {
         // The other rows of the list are still applied.
         Err(StoreError::Damaged(reason)) => {
@@ -86,7 +86,7 @@ pub(crate) fn see(
         }
         known => known?,
     };
-    let since = sighting.since.unwrap_or(list.read_at);
+    let since = sighting.since.unwrap_or(now);
     // `contact_list` has the time of the first add: it confirms a member who has added the customer again
     // since the erasure, which has left no record of anybody.
     let is_confirmed = || known.as_ref().is_some_and(|contact| contact.knows_follower(&sighting.place));
@@ -107,7 +107,7 @@ pub(crate) fn see(
         new
     });
     let chats = before.as_ref().map_or(&[][..], Contact::chats);
-    let news = contact.see(sighting, list.read_at);
+    let news = contact.see(sighting, now);
     chat_members::follow(txn, key, chats, contact.chats());
     // A comparison lists every group of a customer in more than CHATS_MAX of them, and each takes another's
     // place: none of these is news.

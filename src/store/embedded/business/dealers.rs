@@ -185,21 +185,19 @@ pub(crate) fn alarm(txn: &mut Txn<'_>, app: &AppName, alarm: AppAlarm) -> Result
 
 /// All dealers of an app.
 pub(crate) fn of_app(view: &View<'_>, app: &AppName) -> Result<Vec<Dealer>, StoreError> {
-    let prefix = keys::dealers(app);
-    view.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, value| {
-        view.undamaged(key, decode::<Dealer>(key, value))
-    })
+    let records = view.records_under(&keys::of_app(b'h', app))?;
+    Ok(records.into_iter().map(|(_, dealer)| dealer).collect())
 }
 
 /// All dealers of an app, with their activity and counts.
 pub(crate) fn rows(view: &View<'_>, app: &AppName) -> Result<Vec<DealerRow>, StoreError> {
-    let prefix = keys::dealers(app);
-    view.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, value| {
-        let Some(dealer) = view.undamaged(key, decode::<Dealer>(key, value))? else { return Ok(None) };
-        let activity = record_of_corp::<DealerActivity>(view, b'a', app, &dealer.corp_id)?;
-        let counts = record_of_corp::<DealerCounts>(view, b'b', app, &dealer.corp_id)?;
-        Ok(Some(DealerRow { dealer, activity, counts }))
-    })
+    let dealers = of_app(view, app)?.into_iter();
+    let row = |dealer: Dealer| {
+        let activity = record_of_corp(view, b'a', app, &dealer.corp_id)?;
+        let counts = record_of_corp(view, b'b', app, &dealer.corp_id)?;
+        Ok(DealerRow { dealer, activity, counts })
+    };
+    dealers.map(row).collect()
 }
 
 /// The record of this kind about a corp; an empty one if there is none, or it is damaged.

@@ -9,8 +9,8 @@ use crate::domain::link::{ChangeType, EntryData, ErasedLink, FeedEntry, Follower
 use crate::domain::time::Timestamp;
 use crate::store::embedded::records::{Record, decode};
 use crate::store::embedded::rows::keys;
-use crate::store::embedded::rows::txn::{Meta, Txn, failed};
-use crate::store::embedded::rows::view::View;
+use crate::store::embedded::rows::txn::{Meta, Txn};
+use crate::store::embedded::rows::view::{View, failed};
 use crate::store::{Cursor, CursorState, Seek, Start, StoreError};
 
 /// A feed entry as stored; its sequence number is in the key.
@@ -275,7 +275,7 @@ pub(crate) fn page(
             break;
         };
         let (key, value) = row.map_err(failed)?;
-        let seq = keys::feed_seq(&key)?;
+        let seq = keys::number(&key)?;
         missing.push(expected..seq);
         expected = seq + 1;
         let stored = view.undamaged(&key, decode::<StoredEntry>(&key, &value))?;

@@ -71,8 +71,8 @@ impl Found {
     /// Adds the key of a row about the person.
     fn add(&mut self, key: &[u8]) -> Result<(), StoreError> {
         match key.first() {
-            Some(b'x') => drop(self.aside.insert(EventId(keys::Parts::of(key).number()?))),
-            Some(b'f') => drop(self.feed.insert(keys::feed_seq(key)?)),
+            Some(b'x') => drop(self.aside.insert(EventId(keys::number(key)?))),
+            Some(b'f') => drop(self.feed.insert(keys::number(key)?)),
             _ => self.inbox.push(key.to_vec()),
         }
         Ok(())

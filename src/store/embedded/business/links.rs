@@ -13,8 +13,8 @@ use crate::domain::link::{ChangeType, Claim, LinkData, Source};
 use crate::domain::time::Timestamp;
 use crate::store::embedded::records::decode;
 use crate::store::embedded::rows::keys;
-use crate::store::embedded::rows::txn::{Txn, failed};
-use crate::store::embedded::rows::view::View;
+use crate::store::embedded::rows::txn::Txn;
+use crate::store::embedded::rows::view::{View, failed};
 use crate::store::{LINKS_MAX, LinkBy, LinkQuery, StoreError};
 
 /// Maximum number of contacts that are joined with one fan when its pending id arrives. A person has one

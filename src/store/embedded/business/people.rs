@@ -6,16 +6,12 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 
 use super::inbox::SetAside;
-use super::roll::{self, Entry};
-use super::{events, forgotten, links, words};
+use super::{events, forgotten, links, roll, words};
 use crate::domain::audit::{AuditAction, AuditBy, AuditEntry};
-use crate::domain::fan::Fan;
-use crate::domain::ids::{ExternalUserid, FanKey, Unionid};
+use crate::domain::ids::{ExternalUserid, Unionid};
 use crate::store::embedded::records::decode;
-use crate::store::embedded::rows::ids::PackedId;
-use crate::store::embedded::rows::index::Clue;
 use crate::store::embedded::rows::keys;
-use crate::store::embedded::rows::view::{Read, View};
+use crate::store::embedded::rows::view::View;
 use crate::store::{Erased, EventRow, InboxEvent, PersonData, Quarantined, Receipt, ReceiptId, StoreError};
 
 /// Maximum number of rows of the inbox, and of dead letters and quarantine, that are read for one person.
@@ -62,21 +58,10 @@ pub(crate) fn data(view: &View<'_>, salt: [u8; 16], id: &str) -> Result<PersonDa
     unionids.sort_unstable();
     unionids.dedup();
     for unionid in &unionids {
-        data.fans.extend(fans(view, unionid)?);
+        data.fans
+            .extend(roll::undamaged_fans_of(view, unionid)?.into_iter().map(|entry| (entry.key, entry.fan)));
     }
     Ok(data)
-}
-
-/// The fans with this unionid, as far as their records can be read.
-fn fans(view: &View<'_>, unionid: &Unionid) -> Result<Vec<(FanKey, Fan)>, StoreError> {
-    let mut found = Vec::new();
-    let packed = PackedId::of(unionid.as_str());
-    for number in view.candidates(&Clue::unionid(packed.borrowed())) {
-        let entry = view.undamaged(&keys::sheet(number.sheet()), roll::fan_at(view, number))?.flatten();
-        found.extend(entry.filter(|e| e.key.unionid == *unionid).map(|Entry { key, fan, .. }| (key, fan)));
-    }
-    found.sort_by(|(a, _), (b, _)| a.app.cmp(&b.app));
-    Ok(found)
 }
 
 /// A search for events about a person: those of their customers, and quarantined messages that contain the

@@ -89,7 +89,7 @@ pub(crate) fn see_all(
         if let SightingPlace::Chat(chat_id) = &sighting.place {
             chats::note_found(txn, &key, chat_id, read_at)?;
         }
-        found += contacts::see(txn, &key, &sighting, list, read_at)?;
+        found += contacts::see(txn, &key, &sighting, list)?;
     }
     Ok(found)
 }

@@ -8,8 +8,8 @@ use super::inbox::SetAside;
 use crate::domain::time::Timestamp;
 use crate::store::embedded::records::decode;
 use crate::store::embedded::rows::keys;
-use crate::store::embedded::rows::txn::{Txn, failed};
-use crate::store::embedded::rows::view::View;
+use crate::store::embedded::rows::txn::Txn;
+use crate::store::embedded::rows::view::{View, failed};
 use crate::store::{EventId, EventState, Quarantined, StoreError};
 
 /// Removes a dead letter, or a quarantined message with its text. `None` if there is none with this number.
@@ -71,7 +71,7 @@ pub(crate) fn swept_page(
     let mut page = SweptPage::default();
     for row in view.range(&from, &keys::after(b"x")).take(limit) {
         let (key, value) = row.map_err(failed)?;
-        let id = EventId(keys::Parts::of(&key).number()?);
+        let id = EventId(keys::number(&key)?);
         page.last = Some(id);
         match view.undamaged(&key, decode::<SetAside>(&key, &value))? {
             aside if is_expired(aside.as_ref(), cutoff) => page.expired.push(id),

@@ -25,7 +25,7 @@ pub(crate) fn head(read: &impl Read) -> Result<u64, StoreError> {
         return Ok(head);
     }
     // There is no entry yet, or the record is damaged.
-    read.under(b"D", usize::MAX >> 1)?.last().map_or(Ok(0), |key| keys::audit_number(key))
+    read.under(b"D", usize::MAX >> 1)?.last().map_or(Ok(0), |key| keys::number(key))
 }
 
 /// Appends an entry. Returns its number.
@@ -40,7 +40,7 @@ pub(crate) fn record(txn: &mut Txn<'_>, entry: &AuditEntry) -> Result<u64, Store
 pub(crate) fn page(view: &View<'_>, after: u64, limit: usize) -> Result<Vec<(u64, AuditEntry)>, StoreError> {
     let from = keys::audit_entry(after.saturating_add(1));
     let read = |key: &[u8], value: &[u8]| {
-        let entry = decode::<AuditEntry>(key, value).and_then(|entry| Ok((keys::audit_number(key)?, entry)));
+        let entry = decode::<AuditEntry>(key, value).and_then(|entry| Ok((keys::number(key)?, entry)));
         view.undamaged(key, entry)
     };
     view.rows(&from, &keys::after(b"D"), limit, read)
@@ -52,7 +52,7 @@ pub(crate) fn prune(txn: &mut Txn<'_>, cutoff: Timestamp, limit: usize) -> Resul
     let head = head(txn)?;
     let mut pruned = 0;
     for key in txn.keys(b"D", limit)? {
-        let is_surplus = keys::audit_number(&key)? + AUDIT_ENTRIES_MAX <= head;
+        let is_surplus = keys::number(&key)? + AUDIT_ENTRIES_MAX <= head;
         // A damaged entry goes with those around it.
         let entry = readable(txn.get::<AuditEntry>(&key))?;
         if !is_surplus && entry.is_some_and(|entry| entry.at >= cutoff) {

@@ -47,10 +47,10 @@ async fn a_group_whose_record_was_damaged_and_replaced_by_an_event_is_read_once(
     // The outdated place in the queue does not move the reading a second time.
     store.shift_waits(-HOUR_MS, T0).await.unwrap();
     let now = LAG.plus_ms(1 - HOUR_MS);
-    let due = store.due_chats(LAG, 10).await.unwrap();
+    let due = store.due_chats(&BTreeSet::new(), LAG, 10).await.unwrap();
     assert_eq!(due.iter().map(|group| group.chat.is_due_at(now)).collect::<Vec<_>>(), [true]);
     store.chat_read(&due[0], Vec::new(), None, now).await.unwrap();
-    assert_eq!(store.due_chats(LAG, 10).await, Ok(vec![]));
+    assert_eq!(store.due_chats(&BTreeSet::new(), LAG, 10).await, Ok(vec![]));
     assert_eq!((store.next_chat_due().await, store.audit()), (Ok(None), Ok(vec![])));
 }
 
@@ -59,10 +59,10 @@ async fn a_group_whose_record_is_damaged_is_read_all_the_same() {
     let store = EmbeddedStore::in_memory(Memory::default(), Settings::default()).unwrap();
     store.append(arrival(ChatChange::Created, T0)).await.unwrap();
     store.corrupt(&keys::chat(&app(), &corp(), &chat_id()));
-    assert_eq!(store.due_chats(LAG, 10).await, Ok(vec![]));
+    assert_eq!(store.due_chats(&BTreeSet::new(), LAG, 10).await, Ok(vec![]));
     let due_at = LAG.plus_ms(CHAT_LAG_MS);
     assert_eq!(store.next_chat_due().await, Ok(Some(due_at)));
-    assert_eq!(store.due_chats(due_at, 10).await.unwrap().len(), 1);
+    assert_eq!(store.due_chats(&BTreeSet::new(), due_at, 10).await.unwrap().len(), 1);
     assert_eq!(store.audit(), Ok(vec![]));
 }
 
@@ -91,7 +91,7 @@ async fn the_customers_of_one_event_or_list_are_leased_together() {
                 return storing.append(arrival(join, T0)).await.map(drop);
             }
             storing.append(arrival(unnamed(), T0)).await?;
-            let group = storing.due_chats(LAG, 1).await?.remove(0);
+            let group = storing.due_chats(&BTreeSet::new(), LAG, 1).await?.remove(0);
             let place = SightingPlace::Chat(chat_id());
             let rows = customers.into_iter().map(|external_userid| Sighting {
                 external_userid,

@@ -320,7 +320,7 @@ pub(crate) fn ledger(account: &str, api: &str) -> Vec<u8> {
 }
 
 pub(crate) fn dealer(app: &AppName, corp: &CorpId) -> Vec<u8> {
-    Key::kind(b'h').id(app.as_str()).id(corp.as_str()).done()
+    of_corp(b'h', app, corp)
 }
 
 pub(crate) fn cursor(sink: &SinkName) -> Vec<u8> {
@@ -337,10 +337,6 @@ pub(crate) fn receipt(id: ReceiptId) -> Vec<u8> {
 
 pub(crate) fn audit_entry(number: u64) -> Vec<u8> {
     Key::kind(b'D').number(number).done()
-}
-
-pub(crate) fn audit_number(key: &[u8]) -> Result<u64, StoreError> {
-    Parts::of(key).number()
 }
 
 pub(crate) fn to_forget(unionid: &Unionid) -> Vec<u8> {
@@ -376,13 +372,9 @@ pub(crate) fn binding(app: &AppName) -> Vec<u8> {
     of_app(b'B', app)
 }
 
-/// The number in the key of a feed entry.
-pub(crate) fn feed_seq(key: &[u8]) -> Result<u64, StoreError> {
+/// The number in the key of a feed entry, an entry of the audit trail, or an event that is set aside.
+pub(crate) fn number(key: &[u8]) -> Result<u64, StoreError> {
     Parts::of(key).number()
-}
-
-pub(crate) fn dealers(app: &AppName) -> Vec<u8> {
-    Key::kind(b'h').id(app.as_str()).done()
 }
 
 #[cfg(test)]

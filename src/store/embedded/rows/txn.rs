@@ -15,8 +15,7 @@ use crate::store::embedded::database::Snapshot;
 use crate::store::embedded::engine::Batch;
 use crate::store::embedded::records::{Record, decode, encode};
 use crate::store::embedded::rows::ids::FanNumber;
-use crate::store::embedded::rows::view::Read;
-pub(crate) use crate::store::embedded::rows::view::failed;
+use crate::store::embedded::rows::view::{Read, failed};
 use crate::store::{Counts, StoreError};
 
 /// The counters of the store, in the one record that every commit rewrites.

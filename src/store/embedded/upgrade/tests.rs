@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::*;
@@ -188,7 +189,7 @@ async fn assert_fans_and_dealers_of_0_2_0(store: &EmbeddedStore, now: Timestamp)
     let members = chat_members::of_group(&store.view(), &app, &dealer(1), &chat_id(1)).unwrap();
     let members = members.iter().map(|contact| contact.external_userid.as_str());
     assert_eq!(members.collect::<Vec<_>>(), [2, 11, 12].map(customer));
-    assert_eq!(store.due_chats(now, 10).await.unwrap()[0].chat_id, chat_id(2));
+    assert_eq!(store.due_chats(&BTreeSet::new(), now, 10).await.unwrap()[0].chat_id, chat_id(2));
     assert_eq!(store.alarms().await.unwrap()[0].1.corp_id, dealer(2));
     assert!(store.visibility_changes().await.unwrap().contains_key(&(app.clone(), dealer(2))));
     assert_eq!(store.reconcile_tasks(&app).await.unwrap()[0].0, dealer(3));
