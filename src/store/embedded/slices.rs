@@ -3,6 +3,7 @@
 
 use std::ops::ControlFlow;
 
+use super::rows::keys;
 use super::rows::view::{View, failed};
 use super::{EmbeddedStore, StoreError};
 
@@ -39,7 +40,7 @@ impl EmbeddedStore {
                 return Ok(None);
             }
             if number == SLICE_ROWS {
-                return Ok(Some([key.as_slice(), &[0]].concat()));
+                return Ok(Some(keys::next(&key)));
             }
         }
         Ok(None)

@@ -53,8 +53,7 @@ impl EmbeddedStore {
         loop {
             let page = arrivals::seen_page(&self.view(), &from, to, ROWS_PER_TRANSACTION)?;
             let Some((last, _)) = page.last() else { return Ok((deleted, oldest_kept)) };
-            // The first key after the last one of the page.
-            from = [last.as_slice(), &[0]].concat();
+            from = keys::next(last);
             let mut old = Vec::new();
             for (key, received_at) in page {
                 match received_at {

@@ -140,7 +140,7 @@ fn build_indexes(rows: usize, commits: &mut Commits<'_>) -> Result<u64, StoreErr
     loop {
         let page = commits.rows(&from, &keys::after(b"c"), rows)?;
         let Some((last, _)) = page.last() else { break };
-        from = [last.as_slice(), &[0]].concat();
+        from = keys::next(last);
         for (key, value) in page {
             let contact_key = keys::Parts::of(&key).contact()?;
             let contact = readable(decode::<Contact>(&key, &value).map(Some))?;

@@ -74,7 +74,7 @@ impl EmbeddedStore {
         loop {
             let page = self.view().rows(&from, to, ROWS_AT_ONCE, |key, _| Ok(Some(key.to_vec())))?;
             let Some(last) = page.last() else { return Ok(found) };
-            from = [last.as_slice(), &[0]].concat();
+            from = keys::next(last);
             for key in page {
                 if self.damaged.skip(&key, is_wanted(&key))?.unwrap_or(false) {
                     found.push(key);
@@ -98,7 +98,7 @@ impl EmbeddedStore {
             loop {
                 let page = self.view().rows(&from, &to, ROWS_AT_ONCE, |key, _| Ok(Some(key.to_vec())))?;
                 let Some(last) = page.last() else { break };
-                from = [last.as_slice(), &[0]].concat();
+                from = keys::next(last);
                 let free = self.queues.not_leased(page);
                 let transactions = free
                     .iter()

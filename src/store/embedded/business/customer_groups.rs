@@ -77,6 +77,6 @@ pub(crate) fn put_off(
         let put_off = view.undamaged(key, read)?.filter(|(_, chat)| chats::is_put_off(chat, now));
         Ok(Some((key.to_vec(), put_off.map(|(chat_id, _)| chat_id))))
     })?;
-    let next = rows.last().map(|(last, _)| [last.as_slice(), &[0]].concat());
+    let next = rows.last().map(|(last, _)| keys::next(last));
     Ok(PutOffPage { put_off: rows.into_iter().filter_map(|(_, put_off)| put_off).collect(), next })
 }

@@ -178,6 +178,6 @@ pub(crate) fn page(
         last = Some(key);
     }
     // A full page may have been the last one; then the next is empty.
-    let next = last.filter(|_| customers == limit).map(|last| [last.as_slice(), &[0]].concat());
+    let next = last.filter(|_| customers == limit).map(|last| keys::next(&last));
     Ok((links, next))
 }

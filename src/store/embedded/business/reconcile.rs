@@ -69,7 +69,7 @@ pub(crate) fn customers(
         let contact = view.undamaged(&record, view.read::<Contact>(&record))?.flatten();
         page.customers.extend(contact.map(|contact| (key, contact)));
     }
-    page.next = rows.last().map(|last| [last.as_slice(), &[0]].concat());
+    page.next = rows.last().map(|last| keys::next(last));
     Ok(page)
 }
 

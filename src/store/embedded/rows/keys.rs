@@ -111,6 +111,11 @@ pub(crate) fn after(prefix: &[u8]) -> Vec<u8> {
     vec![u8::MAX; 9]
 }
 
+/// The smallest key after `key`.
+pub(crate) fn next(key: &[u8]) -> Vec<u8> {
+    [key, &[0]].concat()
+}
+
 pub(crate) fn meta() -> Vec<u8> {
     b"mcounters".to_vec()
 }
