@@ -1,16 +1,19 @@
 //! Moving stored waits to another instant: all of them when the wall clock was set, or those that a circuit
 //! breaker deferred to its next probe.
 
+use std::ops::ControlFlow;
+
 use super::EmbeddedStore;
 use super::business::{chats, exchanges, fans, suites, work};
 use super::rows::keys;
 use super::rows::txn::Txn;
+use super::rows::view::View;
 use super::writer::Patience;
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
 
-/// Rows that are read, or moved, before other work has its turn.
+/// Rows that are moved before an error among them ends the rest.
 const ROWS_AT_ONCE: usize = 1_000;
 
 impl EmbeddedStore {
@@ -23,65 +26,25 @@ impl EmbeddedStore {
             (keys::lookups_until(Haste::Background, after), b'w'),
             (keys::readings_until(after), b'j'),
         ];
+        let leased_too = by_ms < 0;
         for (from, kind) in queues {
             let rows = self.keys_between(&from, &keys::after(&[kind]), |_| Ok(true)).await?;
-            for page in rows.chunks(ROWS_AT_ONCE) {
-                let page = page.to_vec();
-                let free = if by_ms < 0 { page } else { self.queues.not_leased(page) };
-                let transactions = free.iter().cloned().map(|key| {
-                    move |txn: &mut Txn<'_>| match kind {
-                        b'j' => chats::move_reading(txn, &key, by_ms),
-                        _ => work::move_to(txn, &key, |due_at| due_at.plus_ms(by_ms)).map(drop),
-                    }
-                });
-                let results = self.run_all(transactions, Patience::InTime).await;
-                for (key, result) in free.iter().zip(results) {
-                    self.damaged.skip(key, result)?;
-                }
-            }
+            let shift = move |txn: &mut Txn<'_>, key: &[u8]| match kind {
+                b'j' => chats::move_reading(txn, key, by_ms),
+                _ => work::move_to(txn, key, |due_at| due_at.plus_ms(by_ms)).map(drop),
+            };
+            self.move_each(&rows, leased_too, shift).await?;
         }
         let exchanges = exchanges::to_shift(&self.view(), by_ms, after)?;
-        for key in exchanges {
-            let exchange = key.clone();
-            let moved = self.writer.run(move |txn| exchanges::shift(txn, key, by_ms)).await;
-            self.damaged.skip(&exchange, moved)?;
-        }
+        self.move_each(&exchanges, leased_too, move |txn, key| exchanges::shift(txn, key, by_ms)).await?;
         let tickets = suites::tickets(&self.view())?;
-        for key in tickets {
-            let ticket = key.clone();
-            let moved = self.writer.run(move |txn| suites::shift_ticket(txn, key, by_ms, after)).await;
-            self.damaged.skip(&ticket, moved)?;
-        }
+        self.move_each(&tickets, leased_too, move |txn, key| suites::shift_ticket(txn, key, by_ms, after))
+            .await?;
         self.indexed().await?;
         let is_later = |key: &[u8]| Ok(keys::due_of_fan_place(key)? > after);
         let places = self.keys_between(b"t", &keys::after(b"t"), is_later).await?;
-        for place in places {
-            let key = place.clone();
-            let moved = self.writer.run(move |txn| fans::move_place(txn, &key, by_ms)).await;
-            self.damaged.skip(&place, moved)?;
-        }
+        self.move_each(&places, leased_too, move |txn, key| fans::move_place(txn, key, by_ms)).await?;
         Ok(())
-    }
-
-    /// The keys of a range that are wanted, read page by page.
-    async fn keys_between(
-        &self,
-        from: &[u8],
-        to: &[u8],
-        is_wanted: impl Fn(&[u8]) -> Result<bool, StoreError> + Send + Sync,
-    ) -> Result<Vec<Vec<u8>>, StoreError> {
-        let (mut from, mut found) = (from.to_vec(), Vec::new());
-        loop {
-            let page = self.view().rows(&from, to, ROWS_AT_ONCE, |key, _| Ok(Some(key.to_vec())))?;
-            let Some(last) = page.last() else { return Ok(found) };
-            from = keys::next(last);
-            for key in page {
-                if self.damaged.skip(&key, is_wanted(&key))?.unwrap_or(false) {
-                    found.push(key);
-                }
-            }
-            tokio::task::yield_now().await;
-        }
     }
 
     /// Makes the work that is due exactly at `due_at` due at `now`, except leased work. Returns the number of
@@ -94,20 +57,47 @@ impl EmbeddedStore {
         let (just_before, mut moved) = (due_at.plus_ms(-1), 0);
         let lookups = |haste| (keys::lookups_until(haste, just_before), keys::lookups_until(haste, due_at));
         let events = (keys::inbox_until(just_before), keys::inbox_until(due_at));
-        for (mut from, to) in [events, lookups(Haste::Live), lookups(Haste::Background)] {
-            loop {
-                let page = self.view().rows(&from, &to, ROWS_AT_ONCE, |key, _| Ok(Some(key.to_vec())))?;
-                let Some(last) = page.last() else { break };
-                from = keys::next(last);
-                let free = self.queues.not_leased(page);
-                let transactions = free
-                    .iter()
-                    .cloned()
-                    .map(|key| move |txn: &mut Txn<'_>| work::move_to(txn, &key, |_| now));
-                let results = self.run_all(transactions, Patience::InTime).await;
-                for (key, result) in free.iter().zip(results) {
-                    moved += u64::from(self.damaged.skip(key, result)?.unwrap_or(false));
-                }
+        for (from, to) in [events, lookups(Haste::Live), lookups(Haste::Background)] {
+            let rows = self.keys_between(&from, &to, |_| Ok(true)).await?;
+            let were_waiting = self.move_each(&rows, false, move |txn, key| work::move_to(txn, key, |_| now));
+            moved += were_waiting.await?.into_iter().map(u64::from).sum::<u64>();
+        }
+        Ok(moved)
+    }
+
+    /// The keys of a range that are wanted; a damaged one is not.
+    async fn keys_between(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        is_wanted: impl Fn(&[u8]) -> Result<bool, StoreError> + Send + Sync,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let mut found = Vec::new();
+        let look = |view: &View<'_>, key: &[u8], _: &[u8]| {
+            let is_wanted = view.undamaged(key, is_wanted(key))?.unwrap_or(false);
+            found.extend(is_wanted.then(|| key.to_vec()));
+            Ok(ControlFlow::Continue(()))
+        };
+        self.in_slices(from, to, look).await?;
+        Ok(found)
+    }
+
+    /// Moves rows with `change`, each in a transaction of its own; leased ones only if `leased_too`. Damaged
+    /// ones are skipped. Returns the results of the others.
+    async fn move_each<T: Send + 'static>(
+        &self,
+        rows: &[Vec<u8>],
+        leased_too: bool,
+        change: impl Fn(&mut Txn<'_>, &[u8]) -> Result<T, StoreError> + Copy + Send + Sync + 'static,
+    ) -> Result<Vec<T>, StoreError> {
+        let mut moved = Vec::new();
+        for page in rows.chunks(ROWS_AT_ONCE) {
+            let page = page.to_vec();
+            let page = if leased_too { page } else { self.queues.not_leased(page) };
+            let transactions = page.iter().cloned().map(|key| move |txn: &mut Txn<'_>| change(txn, &key));
+            let results = self.run_all(transactions, Patience::InTime).await;
+            for (key, result) in page.iter().zip(results) {
+                moved.extend(self.damaged.skip(key, result)?);
             }
         }
         Ok(moved)

@@ -75,10 +75,10 @@ pub(crate) fn end(txn: &mut Txn<'_>, key: Vec<u8>, end: ExchangeEnd) -> Result<(
 }
 
 /// Moves the waits of an exchange when the wall clock was set.
-pub(crate) fn shift(txn: &mut Txn<'_>, key: Vec<u8>, by_ms: i64) -> Result<(), StoreError> {
-    let Some(mut exchange) = txn.get::<Exchange>(&key)? else { return Ok(()) };
+pub(crate) fn shift(txn: &mut Txn<'_>, key: &[u8], by_ms: i64) -> Result<(), StoreError> {
+    let Some(mut exchange) = txn.get::<Exchange>(key)? else { return Ok(()) };
     exchange.shift(by_ms);
-    txn.put(key, &exchange)
+    txn.put(key.to_vec(), &exchange)
 }
 
 /// The exchanges of a suite.

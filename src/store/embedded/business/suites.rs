@@ -119,16 +119,16 @@ fn reseal(txn: &mut Txn<'_>, suite: &AppName, fresh: Resealed) -> Result<bool, S
 /// ([`Ticket::is_to_be_moved`]).
 pub(crate) fn shift_ticket(
     txn: &mut Txn<'_>,
-    key: Vec<u8>,
+    key: &[u8],
     by_ms: i64,
     after: Timestamp,
 ) -> Result<(), StoreError> {
-    let Some(mut ticket) = txn.get::<Ticket>(&key)? else { return Ok(()) };
+    let Some(mut ticket) = txn.get::<Ticket>(key)? else { return Ok(()) };
     if !ticket.is_to_be_moved(by_ms, after) {
         return Ok(());
     }
     ticket.received_at = ticket.received_at.plus_ms(by_ms);
-    txn.put(key, &ticket)
+    txn.put(key.to_vec(), &ticket)
 }
 
 /// The keys of the tickets of all suites.
