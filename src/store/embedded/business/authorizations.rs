@@ -23,11 +23,7 @@ pub(crate) fn change(
     corp_id: &CorpId,
     change: impl FnOnce(&mut Authorization) -> bool,
 ) -> Result<bool, StoreError> {
-    let key = keys::authorization(suite, corp_id);
-    let Some(mut known) = readable(txn.get::<Authorization>(&key))? else { return Ok(false) };
-    let has_effect = change(&mut known);
-    txn.put(key, &known)?;
-    Ok(has_effect)
+    Ok(readable(txn.change(keys::authorization(suite, corp_id), change))?.unwrap_or(false))
 }
 
 /// Stores what a corp has granted, and removes the exchange of the code that it came with.

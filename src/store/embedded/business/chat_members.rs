@@ -22,16 +22,12 @@ pub(crate) fn follow(txn: &mut Txn<'_>, key: &ContactKey, before: &[ChatId], aft
 
 /// Takes a contact out of a group. Does nothing if it is not held to be in it.
 pub(crate) fn leave(txn: &mut Txn<'_>, key: &ContactKey, chat_id: &ChatId) -> Result<(), StoreError> {
-    let (member, record) = (keys::chat_member(chat_id, key), keys::contact(key));
+    let member = keys::chat_member(chat_id, key);
     if !txn.has(&member)? {
         return Ok(());
     }
     txn.delete(member);
-    if let Some(mut contact) = readable(txn.get::<Contact>(&record))? {
-        contact.leave(chat_id);
-        txn.put(record, &contact)?;
-    }
-    Ok(())
+    readable(txn.change(keys::contact(key), |contact: &mut Contact| contact.leave(chat_id))).map(drop)
 }
 
 /// Takes all contacts of a corp out of a group that has ended, for every app that sees it.

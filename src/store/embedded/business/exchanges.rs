@@ -61,24 +61,17 @@ pub(crate) fn fail(
     jitter: f64,
     now: Timestamp,
 ) -> Result<Option<ExchangeNext>, StoreError> {
-    let Some(mut exchange) = txn.get::<Exchange>(&key)? else { return Ok(None) };
-    let next = exchange.failed(failure, jitter, now);
-    txn.put(key, &exchange)?;
-    Ok(Some(next))
+    txn.change(key, |exchange: &mut Exchange| exchange.failed(failure, jitter, now))
 }
 
 /// Ends an exchange, unless it has ended.
 pub(crate) fn end(txn: &mut Txn<'_>, key: Vec<u8>, end: ExchangeEnd) -> Result<(), StoreError> {
-    let Some(mut exchange) = txn.get::<Exchange>(&key)? else { return Ok(()) };
-    exchange.end = exchange.end.or(Some(end));
-    txn.put(key, &exchange)
+    txn.change(key, |exchange: &mut Exchange| exchange.end = exchange.end.or(Some(end))).map(drop)
 }
 
 /// Moves the waits of an exchange when the wall clock was set.
 pub(crate) fn shift(txn: &mut Txn<'_>, key: &[u8], by_ms: i64) -> Result<(), StoreError> {
-    let Some(mut exchange) = txn.get::<Exchange>(key)? else { return Ok(()) };
-    exchange.shift(by_ms);
-    txn.put(key.to_vec(), &exchange)
+    txn.change(key.to_vec(), |exchange: &mut Exchange| exchange.shift(by_ms)).map(drop)
 }
 
 /// The exchanges of a suite.

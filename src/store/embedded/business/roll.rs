@@ -163,13 +163,11 @@ pub(crate) fn write(
 
 /// Takes a fan off the roll. Its line stays empty: numbers left behind in queues must not lead to anybody else.
 pub(crate) fn erase(txn: &mut Txn<'_>, number: FanNumber, key: &FanKey, fan: &Fan) -> Result<(), StoreError> {
-    let sheet_key = keys::sheet(number.sheet());
-    if let Some(mut sheet) = txn.get::<Sheet>(&sheet_key)? {
+    txn.change(keys::sheet(number.sheet()), |sheet: &mut Sheet| {
         if let Some(line) = sheet.fans.get_mut(number.line()) {
             *line = None;
         }
-        txn.put(sheet_key, &sheet)?;
-    }
+    })?;
     txn.index(&Clue::unionid(PackedId::of(key.unionid.as_str()).borrowed()), number, false);
     for id in &fan.ids {
         txn.index(&Clue::pending_id(PackedId::of(id.pending_id.as_str()).borrowed()), number, false);

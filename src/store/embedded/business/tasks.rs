@@ -20,9 +20,7 @@ pub(crate) fn change_run(
     txn: &mut Txn<'_>,
     change: impl FnOnce(&mut ReconcileRun),
 ) -> Result<(), StoreError> {
-    let Some(mut run) = readable(txn.get::<ReconcileRun>(&run_key()))? else { return Ok(()) };
-    change(&mut run);
-    txn.put(run_key(), &run)
+    readable(txn.change(run_key(), change)).map(drop)
 }
 
 /// Counts a link of a customer that a reconcile run found, if a run is under way.
@@ -57,10 +55,7 @@ pub(crate) fn change_task(
     corp_id: &CorpId,
     change: impl FnOnce(&mut ReconcileTask),
 ) -> Result<(), StoreError> {
-    let key = keys::of_corp(b'T', app, corp_id);
-    let Some(mut task) = readable(txn.get::<ReconcileTask>(&key))? else { return Ok(()) };
-    change(&mut task);
-    txn.put(key, &task)
+    readable(txn.change(keys::of_corp(b'T', app, corp_id), change)).map(drop)
 }
 
 pub(crate) fn begin(

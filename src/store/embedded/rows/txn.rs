@@ -116,6 +116,18 @@ impl<'a> Txn<'a> {
         Ok(())
     }
 
+    /// Changes the record with this key. Returns what `change` returns; `None` if there is no such record.
+    pub(crate) fn change<R: Record, T>(
+        &mut self,
+        key: Vec<u8>,
+        change: impl FnOnce(&mut R) -> T,
+    ) -> Result<Option<T>, StoreError> {
+        let Some(mut record) = self.get::<R>(&key)? else { return Ok(None) };
+        let changed = change(&mut record);
+        self.put(key, &record)?;
+        Ok(Some(changed))
+    }
+
     /// Writes a key without a value.
     pub(crate) fn mark(&mut self, key: Vec<u8>) {
         self.own.insert(key, Some(Vec::new()));
