@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use memchr::memmem;
+
 use crate::domain::ids::ExternalUserid;
 
 /// The longest id of a person, in bytes; a unionid is no longer.
@@ -17,11 +19,9 @@ const fn is_part_of_an_id(byte: u8) -> bool {
 /// Whether a message contains this id, and not only as a part of another.
 pub(crate) fn names(message: &[u8], id: &str) -> bool {
     let is_part = |byte: Option<&u8>| byte.is_some_and(|byte| is_part_of_an_id(*byte));
-    message.windows(id.len()).enumerate().any(|(at, window)| {
-        window == id.as_bytes()
-            && !is_part(at.checked_sub(1).and_then(|before| message.get(before)))
-            && !is_part(message.get(at + id.len()))
-    })
+    // It skips occurrences that overlap another: they begin within an id, so they are only a part of one.
+    memmem::find_iter(message, id)
+        .any(|at| !is_part(message[..at].last()) && !is_part(message.get(at + id.len())))
 }
 
 /// The words of a message that may be ids: every id that it [`names`] is among them, unless the id has a byte
