@@ -127,8 +127,8 @@ pub trait Feed: Send + Sync {
 }
 
 /// A scan of all links. A link is shown as it was at [`feed_head`](Self::feed_head) or later, never as it was
-/// before; one that is made during the scan may be missing. So whoever applies the feed's entries after that
-/// number to what was read ends with the links as they are.
+/// before; one that is made during the scan may be missing. Applying the feed's entries after that number to
+/// the links that were read makes them complete and current.
 #[async_trait]
 pub trait LinksScan: Send {
     /// The feed's newest sequence number when the scan began: the feed continues after it.

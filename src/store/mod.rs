@@ -113,7 +113,7 @@ pub struct LogStatus {
     pub checkpoints_failed: u64,
     /// Why the last one failed; `None` if it succeeded.
     pub checkpoint_failure: Option<String>,
-    /// Whether the index was missing or damaged at the start, and was built anew.
+    /// Whether the index was missing or damaged at the start, and was rebuilt.
     pub index_rebuilt: bool,
 }
 

@@ -152,7 +152,7 @@ impl People for EmbeddedStore {
         let mut forgotten = 0;
         for unionid in unionids {
             let request = Some("found to be a customer who was forgotten before".to_owned());
-            // Registered again meanwhile, the person is a fan anew.
+            // Registered again meanwhile, the person is a fan again.
             let to_forget = keys::to_forget(&unionid);
             let key = to_forget.clone();
             let is_wanted = move |txn: &Txn<'_>| txn.has(&to_forget);

@@ -1,4 +1,5 @@
-//! Reads the index from the roll when a store is opened, beside everything that does not need it.
+//! Loads the index of fans from their records when a store is opened, in threads of its own: only operations
+//! on fans wait for it.
 
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -9,7 +9,7 @@
 //! One thread decides transactions in order and commits them in groups (`writer`). A group is durable once it
 //! is in the write-ahead log (`wal`), and visible once it is in the memtable (`database`), from where it is drained
 //! into the index, which is sled (`engine`). A `checkpoint` of what is live lets the log be cut. Log and
-//! checkpoint are the truth: the index can be built anew from them, and is, unattended.
+//! checkpoint are the truth: the index can be rebuilt from them, and is, unattended.
 //!
 //! Above that, `rows` is the layout of the records, and `business` what each transaction does with them.
 //! Millions of fans are stored in the order of their registration (`roll`) and wait in `queues`; an `index` in memory
@@ -123,7 +123,7 @@ pub struct EmbeddedStore {
     expiries: Expiries,
     /// Keys of records that failed their checksum.
     damaged: Damaged,
-    /// A random secret of this store, for hashes that nobody else can make.
+    /// A random secret of this store, for hashes that cannot be made without it.
     salt: [u8; 16],
     /// Beside the database, for a store on disk.
     on_disk: Option<Arc<OnDisk>>,
@@ -257,7 +257,7 @@ impl EmbeddedStore {
         self.overwrite(key, Some(value));
     }
 
-    /// Overwrites the value of a key, whatever it is.
+    /// Overwrites the value of a key, or deletes it.
     pub(in crate::store) fn overwrite(&self, key: &[u8], value: Option<Vec<u8>>) {
         let key = key.to_vec();
         self.damaged.trust();

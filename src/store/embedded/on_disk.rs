@@ -1,4 +1,4 @@
-//! What a store on disk has beside its database and its writer.
+//! What a store on disk has in addition to its database and its writer.
 
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
@@ -10,14 +10,14 @@ use super::folder::{Folder, Lock};
 use crate::domain::time::{DAY_MS, Timestamp};
 use crate::store::LogStatus;
 
-/// What a store on disk has beside its database and its writer.
+/// What a store on disk has in addition to its database and its writer.
 pub(super) struct OnDisk {
     pub(super) folder: Folder,
     pub(super) drainer: Drainer,
     pub(super) checkpointer: Checkpointer,
     pub(super) failure: Failure,
     pub(super) progress: Arc<Progress>,
-    /// Whether the index was built anew when the store was opened.
+    /// Whether the index was rebuilt when the store was opened.
     pub(super) index_rebuilt: bool,
     pub(super) _lock: Lock,
 }

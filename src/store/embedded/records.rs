@@ -82,7 +82,7 @@ fn content<'a>(key: &[u8], bytes: &'a [u8]) -> Result<&'a [u8], StoreError> {
     Ok(content)
 }
 
-/// Whether a value is as it was written. Values without a body, of keys that say everything, have no checksum.
+/// Whether a value is as it was written. A key without a value has no checksum.
 pub(crate) fn is_intact(key: &[u8], bytes: &[u8]) -> bool {
     bytes.is_empty() || content(key, bytes).is_ok()
 }

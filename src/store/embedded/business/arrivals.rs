@@ -121,7 +121,7 @@ pub(crate) fn redrive(
     Ok(true)
 }
 
-/// The key of a deduplication record, and when its message was received, which a damaged record does not say.
+/// The key of a deduplication record, and when its message was received; `None` if the record is damaged.
 pub(crate) type ReceivedAt = (Vec<u8>, Option<Timestamp>);
 
 /// Up to `limit` deduplication records from `from` on and before `to`.

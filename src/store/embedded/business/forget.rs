@@ -1,7 +1,7 @@
 //! Erasing a person, in one transaction.
 //!
 //! Finding everything about a person means reading the whole inbox and feed, which would hold up the writer.
-//! So it is done beside the transaction, in slices, with a
+//! So it is done outside of the transaction, in slices, with a
 //! [`Watch`](crate::store::embedded::rows::watch::Watch) on what is written meanwhile; the transaction reads
 //! the person's own rows and nothing else. If the set of the person's ids has changed since the search, it
 //! changes nothing, and the caller begins again.

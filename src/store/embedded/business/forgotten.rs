@@ -72,7 +72,7 @@ pub(crate) fn is_named(
     message: &[u8],
     created_at: Option<Timestamp>,
 ) -> Result<bool, StoreError> {
-    // Nobody ever was.
+    // No person was ever forgotten.
     if txn.meta.forgotten_at.is_none() {
         return Ok(false);
     }

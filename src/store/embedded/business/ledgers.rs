@@ -30,7 +30,7 @@ pub(crate) fn reserve(
     Ok(grant)
 }
 
-/// Notes a 45009. Returns for how long calls stop, in milliseconds.
+/// Records a 45009. Returns for how long calls stop, in milliseconds.
 pub(crate) fn rate_limited(
     txn: &mut Txn<'_>,
     key: Vec<u8>,

@@ -25,7 +25,7 @@ pub(crate) fn fans_from(
     for (records_read, row) in rows.enumerate() {
         let (key, value) = row.map_err(failed)?;
         if records_read >= RECORDS_READ_MAX {
-            // A key that does not parse is no place to go on from; the next one is.
+            // A key that does not parse cannot be where the next page begins; the key after it can.
             let Some(sheet) = view.undamaged(&key, keys::sheet_number(&key))? else { continue };
             page.next = Some(FanNumber::first_on(sheet).0.into());
             break;

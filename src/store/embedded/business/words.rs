@@ -1,6 +1,6 @@
 //! Which ids the text of a message contains.
 //!
-//! Deliberately absent: what a message means. The text may be unreadable, or of a kind that nobody knows.
+//! Deliberately absent: what a message means. The text may be unreadable, or of an unknown kind.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::domain::ids::ExternalUserid;
 /// The longest id of a person, in bytes; a unionid is no longer.
 const ID_BYTES_MAX: usize = ExternalUserid::BYTES_MAX;
 
-/// Whether a byte is one of those that ids consist of. The others separate the words of a message.
+/// Whether ids contain such a byte. The others separate the words of a message.
 const fn is_part_of_an_id(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'=' | b'@' | b'.')
 }

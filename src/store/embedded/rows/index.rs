@@ -1,12 +1,12 @@
 //! Which fan has a unionid or a pending id: a table in memory of eight bytes an id, read from the
 //! [`roll`](crate::store::embedded::business::roll) when the store is opened.
 //!
-//! It says who may be meant; the roll then says who is. So an entry can be small (four bytes of a hash, four of the
-//! fan's number), and two ids that share them harm nobody. The hash has random keys of this process, so
-//! that nobody outside can aim ids at one place.
+//! A hash index without the keys: it returns candidates, which are compared with their records. So an entry
+//! can be small (four bytes of a hash, four of the fan's number), and a collision costs one read. The hash
+//! has random keys of this process, so that ids cannot be chosen to collide.
 //!
 //! Deliberately absent: any form of it on disk. It is read in seconds (`benches/fans.rs`), callbacks are accepted
-//! meanwhile, and what does not exist cannot be at odds with the roll after a power cut.
+//! meanwhile, and after a power cut there is nothing that could disagree with the records.
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::{Mutex, PoisonError};
@@ -70,7 +70,7 @@ impl Index {
         same.map(|(_, fan)| *fan).collect()
     }
 
-    /// Notes that a clue leads, or no longer leads, to a fan.
+    /// Records that a clue leads, or no longer leads, to a fan.
     pub(crate) fn set(&self, print: Print, fan: FanNumber, leads: bool) {
         let Some(shard) = self.shards.get(print.shard) else { return };
         let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);

@@ -27,7 +27,7 @@ pub(crate) struct Meta {
     pub(crate) counts: Counts,
     /// The number of sheets with fans.
     pub(crate) sheets: u32,
-    /// When a person was last forgotten. A fan that is registered again after it counts as registered anew.
+    /// When a person was last forgotten. Registering a fan again after that counts as a new registration.
     pub(crate) forgotten_at: Option<Timestamp>,
 }
 
@@ -137,7 +137,7 @@ impl<'a> Txn<'a> {
         self.own.insert(key, None);
     }
 
-    /// Writes whatever it is given.
+    /// Writes these bytes, or deletes the key.
     #[cfg(test)]
     pub(crate) fn overwrite(&mut self, key: Vec<u8>, value: Option<Vec<u8>>) {
         self.own.insert(key, value);
@@ -162,7 +162,7 @@ impl<'a> Txn<'a> {
         self.group
     }
 
-    /// A random secret of this store, for hashes that nobody else can make.
+    /// A random secret of this store, for hashes that cannot be made without it.
     pub(crate) fn salt(&self) -> [u8; 16] {
         self.meta.store_id
     }

@@ -1,4 +1,4 @@
-//! Reading the store beside its transactions.
+//! Reading the store outside of its transactions.
 
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,30 +27,30 @@ pub(crate) fn failed(error: EngineError) -> StoreError {
     StoreError::Failed(error.0)
 }
 
-/// Called with the reason when a damaged record is found that the log has whole.
+/// Called with the reason when a damaged record is found that is intact in the log.
 type OnDamage = dyn Fn(&str) + Send + Sync;
 
-/// Called with the key of a damaged record that the log has no better.
+/// Called with the key of a record that is damaged in the log too.
 type OnFound = dyn Fn(&[u8]) + Send + Sync;
 
 /// The damaged records found since the start.
 #[derive(Clone, Default)]
 pub(crate) struct Damaged {
     keys: Arc<Mutex<HashSet<Vec<u8>>>>,
-    /// `None` if the log has them no better: then they are skipped.
+    /// `None` if they are damaged in the log too: then they are skipped.
     in_the_index: Arc<Mutex<Option<Box<OnDamage>>>>,
     found: Option<Arc<OnFound>>,
 }
 
 impl Damaged {
-    /// Of a store whose index is known to be as the log says. `found` is called with the key of each damaged record
-    /// that is found.
+    /// For a store whose index is known to agree with the log. `found` is called with the key of each damaged
+    /// record that is found.
     pub(crate) fn in_the_log(keys: Vec<Vec<u8>>, found: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
         let (keys, found) = (Arc::new(Mutex::new(keys.into_iter().collect())), Some(Arc::new(found) as _));
         Self { keys, in_the_index: Arc::default(), found }
     }
 
-    /// Of a store whose log has whole what the index has damaged: it is built anew.
+    /// For a store whose log has intact what is damaged in the index: the index is rebuilt.
     pub(crate) fn in_the_index(found: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self { in_the_index: Arc::new(Mutex::new(Some(Box::new(found)))), ..Self::default() }
     }
@@ -71,7 +71,7 @@ impl Damaged {
     /// Counts a damaged record and logs it, the first time.
     ///
     /// # Errors
-    /// [`StoreError::Failed`] if the index has to be built anew: then nothing may be skipped.
+    /// [`StoreError::Failed`] if the index has to be rebuilt: then nothing may be skipped.
     pub(crate) fn add(&self, key: &[u8], reason: &str) -> Result<(), StoreError> {
         if let Some(found) = &*self.in_the_index.lock().unwrap_or_else(PoisonError::into_inner) {
             found(reason);

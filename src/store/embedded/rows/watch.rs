@@ -1,9 +1,9 @@
-//! What is written while somebody reads in slices: a search that takes seconds cannot be part of a
-//! transaction, and a row may be written or moved behind the place where the search is. So the writer shows
-//! each batch to the watches before it applies it, and the transaction that acts upon the search also acts
-//! upon what its watch has seen.
+//! What is written while a search reads in slices: a search that takes seconds cannot be part of a
+//! transaction, and a row may be written or moved behind the place that it has reached. So the writer shows
+//! each batch to the watches before it applies it, and the transaction that uses the result of the search
+//! also uses what its watch has seen.
 //!
-//! Deliberately absent: what is looked for, which whoever begins a watch decides.
+//! Deliberately absent: which rows are looked for, which the caller decides.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -23,8 +23,8 @@ pub(crate) struct Watch {
 }
 
 impl Watches {
-    /// Begins a watch. A batch that is being applied at this moment may not be seen, so whoever begins it
-    /// waits for a transaction before reading.
+    /// Begins a watch. A batch that is being applied at this moment may not be seen, so the caller waits for
+    /// a transaction before reading.
     pub(crate) fn begin(
         &self,
         wanted: impl Fn(&Batch) -> Vec<Vec<u8>> + Send + Sync + 'static,
