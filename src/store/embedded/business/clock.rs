@@ -15,8 +15,7 @@ fn key() -> Vec<u8> {
 
 /// The reading that was stored last; `None` if its record is damaged.
 pub(crate) fn last_moment(view: &View<'_>) -> Result<Option<Moment>, StoreError> {
-    let key = key();
-    Ok(view.undamaged(&key, view.read(&key))?.flatten())
+    view.read_undamaged(&key())
 }
 
 /// Stores a reading.

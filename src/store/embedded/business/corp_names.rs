@@ -28,7 +28,7 @@ impl<'a> CorpNames<'a> {
             Entry::Occupied(known) => known.get().clone(),
             Entry::Vacant(place) => {
                 let key = keys::dealer(&link.app, &link.corp_id);
-                let dealer = self.view.undamaged(&key, self.view.read::<Dealer>(&key))?.flatten();
+                let dealer = self.view.read_undamaged::<Dealer>(&key)?;
                 place.insert(dealer.map(|dealer| dealer.name).filter(|name| !name.is_empty())).clone()
             }
         };

@@ -47,8 +47,7 @@ pub(crate) fn due_except(
 
 /// When the next reading is due.
 pub(crate) fn next_due(view: &View<'_>) -> Result<Option<Timestamp>, StoreError> {
-    let first =
-        view.rows(b"j", &keys::after(b"j"), 1, |key, _| view.undamaged(key, keys::Parts::of(key).instant()))?;
+    let first = view.undamaged_under(b"j", 1, |key, _| keys::Parts::of(key).instant())?;
     Ok(first.into_iter().next())
 }
 

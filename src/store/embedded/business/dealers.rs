@@ -207,15 +207,14 @@ fn record_of_corp<R: Record + Default>(
     app: &AppName,
     corp_id: &CorpId,
 ) -> Result<R, StoreError> {
-    let key = keys::of_corp(kind, app, corp_id);
-    Ok(view.undamaged(&key, view.read::<R>(&key))?.flatten().unwrap_or_default())
+    Ok(view.read_undamaged(&keys::of_corp(kind, app, corp_id))?.unwrap_or_default())
 }
 
 /// The alarms that are still on, of all apps, oldest first.
 pub(crate) fn alarms(view: &View<'_>) -> Result<Vec<(AppName, AppAlarm)>, StoreError> {
-    let all = view.rows(b"A", &keys::after(b"A"), CORPS_MAX, |key, value| {
-        let read = keys::Parts::of(key).corp().and_then(|(app, _)| Ok((app, decode::<Alarms>(key, value)?)));
-        Ok(view.undamaged(key, read)?.map(|(app, Alarms(alarms))| (app, alarms)))
+    let all = view.undamaged_under(b"A", CORPS_MAX, |key, value| {
+        let ((app, _), Alarms(alarms)) = (keys::Parts::of(key).corp()?, decode(key, value)?);
+        Ok((app, alarms))
     })?;
     let mut alarms: Vec<_> = all
         .into_iter()
@@ -230,9 +229,8 @@ pub(crate) fn alarms(view: &View<'_>) -> Result<Vec<(AppName, AppAlarm)>, StoreE
 pub(crate) fn visibility_changes(
     view: &View<'_>,
 ) -> Result<BTreeMap<(AppName, CorpId), EventId>, StoreError> {
-    let reports = view.rows(b"v", &keys::after(b"v"), CORPS_MAX, |key, value| {
-        let Some(corp) = view.undamaged(key, keys::Parts::of(key).corp())? else { return Ok(None) };
-        Ok(Some((corp, report_number(decode(key, value).map(Some))?)))
+    let reports = view.undamaged_under(b"v", CORPS_MAX, |key, value| {
+        Ok((keys::Parts::of(key).corp()?, report_number(decode(key, value).map(Some))?))
     })?;
     Ok(reports.into_iter().collect())
 }

@@ -35,8 +35,7 @@ pub(crate) fn list(
                 if events.len() >= limit {
                     break;
                 }
-                let event = view.undamaged(key, view.read::<InboxEvent>(key))?.flatten();
-                events.extend(event.map(EventRow::Inbox));
+                events.extend(view.read_undamaged(key)?.map(EventRow::Inbox));
             }
             Ok(events)
         }
@@ -69,19 +68,14 @@ pub(crate) fn message(view: &View<'_>, id: EventId) -> Result<Option<Vec<u8>>, S
 
 /// What can be read of the text of a quarantined message; empty if there is none with this number.
 pub(crate) fn readable_text(view: &View<'_>, id: EventId) -> Result<Vec<u8>, StoreError> {
-    let prefix = keys::message_parts(id);
-    let part = |key: &[u8], value: &[u8]| {
-        Ok(view.undamaged(key, decode::<MessagePart>(key, value))?.map(|part| part.0))
-    };
-    Ok(view.rows(&prefix, &keys::after(&prefix), usize::MAX, part)?.concat())
+    let part = |key: &[u8], value: &[u8]| decode(key, value).map(|MessagePart(text)| text);
+    Ok(view.undamaged_under(&keys::message_parts(id), usize::MAX, part)?.concat())
 }
 
 /// When the oldest of the first events in the inbox was received.
 pub(crate) fn oldest(view: &View<'_>) -> Result<Option<Timestamp>, StoreError> {
     const EVENTS_LOOKED_AT: usize = 1_000;
-    let received = |key: &[u8], value: &[u8]| {
-        Ok(view.undamaged(key, decode::<InboxEvent>(key, value))?.map(|event| event.received_at))
-    };
+    let received = |key: &[u8], value: &[u8]| decode::<InboxEvent>(key, value).map(|event| event.received_at);
     // The queue is ordered by due instant, so a retried event is behind younger ones.
-    Ok(view.rows(b"i", &keys::after(b"i"), EVENTS_LOOKED_AT, received)?.into_iter().min())
+    Ok(view.undamaged_under(b"i", EVENTS_LOOKED_AT, received)?.into_iter().min())
 }

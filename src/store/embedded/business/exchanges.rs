@@ -4,7 +4,7 @@
 use crate::domain::ids::AppName;
 use crate::domain::suite::{CodeId, Exchange, ExchangeEnd, ExchangeFailure, ExchangeNext};
 use crate::domain::time::Timestamp;
-use crate::store::embedded::records::{Record, readable};
+use crate::store::embedded::records::{Record, decode, readable};
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
 use crate::store::embedded::rows::view::View;
@@ -76,12 +76,8 @@ pub(crate) fn shift(txn: &mut Txn<'_>, key: &[u8], by_ms: i64) -> Result<(), Sto
 
 /// The exchanges of a suite.
 pub(crate) fn of_suite(view: &View<'_>, suite: &AppName) -> Result<Vec<(CodeId, Exchange)>, StoreError> {
-    let exchanges = view.records_under::<Exchange>(&keys::exchanges(suite))?.into_iter();
-    let with_id = |(key, exchange): (Vec<u8>, Exchange)| {
-        let id = view.undamaged(&key, keys::code_id(&key)).transpose()?;
-        Some(id.map(|id| (id, exchange)))
-    };
-    exchanges.filter_map(with_id).collect()
+    let exchange = |key: &[u8], value: &[u8]| Ok((keys::code_id(key)?, decode(key, value)?));
+    view.undamaged_under(&keys::exchanges(suite), usize::MAX, exchange)
 }
 
 /// The keys of the exchanges of a suite that ended before an instant.

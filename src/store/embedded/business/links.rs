@@ -124,9 +124,8 @@ pub(crate) fn find(view: &View<'_>, query: &LinkQuery, now: Timestamp) -> Result
         LinkBy::Unionid(unionid) => view.contacts_in(&keys::linked_to(unionid))?,
         LinkBy::PendingId(pending_id) => view.contacts_in(&keys::contacts_at(pending_id, None))?,
         LinkBy::ExternalUserid(external_userid) => {
-            let prefix = keys::contacts_of(external_userid);
-            let key = |key: &[u8], _: &[u8]| view.undamaged(key, keys::Parts::of(key).contact());
-            view.rows(&prefix, &keys::after(&prefix), LINKS_MAX, key)?
+            let contact = |key: &[u8], _: &[u8]| keys::Parts::of(key).contact();
+            view.undamaged_under(&keys::contacts_of(external_userid), LINKS_MAX, contact)?
         }
     };
     let is_wanted = |key: &ContactKey| {
@@ -146,8 +145,7 @@ pub(crate) fn find(view: &View<'_>, query: &LinkQuery, now: Timestamp) -> Result
 
 /// The record of a contact; `None` if it is not known, or damaged.
 pub(crate) fn contact(view: &View<'_>, key: &ContactKey) -> Result<Option<Contact>, StoreError> {
-    let record = keys::contact(key);
-    Ok(view.undamaged(&record, view.read(&record))?.flatten())
+    view.read_undamaged(&keys::contact(key))
 }
 
 /// Where a scan of all links begins.

@@ -46,9 +46,8 @@ pub(crate) fn data(view: &View<'_>, salt: [u8; 16], id: &str) -> Result<PersonDa
         unionids.push(unionid);
     }
     if let Ok(customer) = ExternalUserid::new(id) {
-        let prefix = keys::contacts_of(&customer);
-        let of_key = |key: &[u8], _: &[u8]| view.undamaged(key, keys::Parts::of(key).contact());
-        contacts.extend(view.rows(&prefix, &keys::after(&prefix), EVENTS_MAX, of_key)?);
+        let contact = |key: &[u8], _: &[u8]| keys::Parts::of(key).contact();
+        contacts.extend(view.undamaged_under(&keys::contacts_of(&customer), EVENTS_MAX, contact)?);
     }
     for key in contacts {
         let Some(contact) = links::contact(view, &key)? else { continue };

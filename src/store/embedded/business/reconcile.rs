@@ -22,24 +22,22 @@ const ROWS_AT_ONCE: usize = 1_000;
 
 /// The run that is under way, or was last.
 pub(crate) fn run(view: &View<'_>) -> Result<Option<ReconcileRun>, StoreError> {
-    let key = tasks::run_key();
-    Ok(view.undamaged(&key, view.read(&key))?.flatten())
+    view.read_undamaged(&tasks::run_key())
 }
 
 /// The dealers of an app that are still to be compared.
 pub(crate) fn tasks_of(view: &View<'_>, app: &AppName) -> Result<Vec<(CorpId, ReconcileTask)>, StoreError> {
-    let prefix = keys::of_app(b'T', app);
-    view.rows(&prefix, &keys::after(&prefix), usize::MAX, |key, value| {
-        let Some((_, corp_id)) = view.undamaged(key, keys::Parts::of(key).corp())? else { return Ok(None) };
+    view.undamaged_under(&keys::of_app(b'T', app), usize::MAX, |key, value| {
+        let (_, corp_id) = keys::Parts::of(key).corp()?;
         // A task whose record is damaged begins again.
         let task = readable(decode::<ReconcileTask>(key, value).map(Some))?.unwrap_or_default();
-        Ok(Some((corp_id, task)))
+        Ok((corp_id, task))
     })
 }
 
 /// The dealers of all apps that are still to be compared.
 pub(crate) fn corps_with_tasks(view: &View<'_>) -> Result<Vec<(AppName, CorpId)>, StoreError> {
-    view.rows(b"T", &keys::after(b"T"), usize::MAX, |key, _| view.undamaged(key, keys::Parts::of(key).corp()))
+    view.undamaged_under(b"T", usize::MAX, |key, _| keys::Parts::of(key).corp())
 }
 
 /// A page of a dealer's customers.
@@ -65,8 +63,7 @@ pub(crate) fn customers(
         let parsed = keys::Parts(&row[prefix.len()..]).external_userid();
         let Some(external_userid) = view.undamaged(row, parsed)? else { continue };
         let key = ContactKey { app: app.clone(), corp_id: corp_id.clone(), external_userid };
-        let record = keys::contact(&key);
-        let contact = view.undamaged(&record, view.read::<Contact>(&record))?.flatten();
+        let contact = view.read_undamaged(&keys::contact(&key))?;
         page.customers.extend(contact.map(|contact| (key, contact)));
     }
     page.next = rows.last().map(|last| keys::next(last));

@@ -85,22 +85,25 @@ pub(crate) fn entries(key: &[u8], value: &[u8]) -> Result<Vec<Entry>, StoreError
 
 /// A fan in every app that knows it.
 pub(crate) fn fans_of(read: &impl Read, unionid: &Unionid) -> Result<Vec<Entry>, StoreError> {
-    let mut found = Vec::new();
-    let packed = PackedId::of(unionid.as_str());
-    for number in read.candidates(&Clue::unionid(packed.borrowed())) {
-        found.extend(fan_at(read, number)?.filter(|entry| entry.key.unionid == *unionid));
-    }
-    found.sort_by(|a, b| a.key.app.cmp(&b.key.app));
-    Ok(found)
+    fans_by(read, unionid, |number| fan_at(read, number))
 }
 
 /// The same without the apps in which the fan's record is damaged.
 pub(crate) fn undamaged_fans_of(view: &View<'_>, unionid: &Unionid) -> Result<Vec<Entry>, StoreError> {
+    fans_by(view, unionid, |number| {
+        Ok(view.undamaged(&keys::sheet(number.sheet()), fan_at(view, number))?.flatten())
+    })
+}
+
+fn fans_by(
+    read: &impl Read,
+    unionid: &Unionid,
+    fan_at: impl Fn(FanNumber) -> Result<Option<Entry>, StoreError>,
+) -> Result<Vec<Entry>, StoreError> {
     let mut found = Vec::new();
     let packed = PackedId::of(unionid.as_str());
-    for number in view.candidates(&Clue::unionid(packed.borrowed())) {
-        let entry = view.undamaged(&keys::sheet(number.sheet()), fan_at(view, number))?.flatten();
-        found.extend(entry.filter(|entry| entry.key.unionid == *unionid));
+    for number in read.candidates(&Clue::unionid(packed.borrowed())) {
+        found.extend(fan_at(number)?.filter(|entry| entry.key.unionid == *unionid));
     }
     found.sort_by(|a, b| a.key.app.cmp(&b.key.app));
     Ok(found)
@@ -137,10 +140,8 @@ pub(crate) fn write(
     after: &Fan,
 ) -> Result<(), StoreError> {
     let sheet_key = keys::sheet(number.sheet());
-    let mut sheet = match txn.get::<Sheet>(&sheet_key)? {
-        Some(sheet) => sheet,
-        None => Sheet { app: key.app.clone(), fans: Vec::new() },
-    };
+    let known = txn.get::<Sheet>(&sheet_key)?;
+    let mut sheet = known.unwrap_or_else(|| Sheet { app: key.app.clone(), fans: Vec::new() });
     if sheet.fans.len() <= number.line() {
         sheet.fans.resize_with(number.line() + 1, || None);
     }

@@ -11,7 +11,7 @@ use crate::domain::ids::{AppName, CorpId};
 use crate::domain::sealed::Sealed;
 use crate::domain::suite::{Exchange, SuiteChange, SuiteEvent, Ticket};
 use crate::domain::time::Timestamp;
-use crate::store::embedded::records::{Record, readable};
+use crate::store::embedded::records::{Record, decode, readable};
 use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::txn::Txn;
 use crate::store::embedded::rows::view::View;
@@ -139,8 +139,7 @@ pub(crate) fn tickets(view: &View<'_>) -> Result<Vec<Vec<u8>>, StoreError> {
 
 /// What is stored about a suite.
 pub(crate) fn records(view: &View<'_>, suite: &AppName) -> Result<SuiteRecords, StoreError> {
-    let key = keys::ticket(suite);
-    let ticket = view.undamaged(&key, view.read::<Ticket>(&key))?.flatten();
+    let ticket = view.read_undamaged(&keys::ticket(suite))?;
     let exchanges = exchanges::of_suite(view, suite)?;
     let authorizations = authorizations::of_suite(view, suite)?;
     Ok(SuiteRecords { ticket, exchanges, authorizations })
@@ -148,10 +147,6 @@ pub(crate) fn records(view: &View<'_>, suite: &AppName) -> Result<SuiteRecords, 
 
 /// The corps that agency-developed apps serve.
 pub(crate) fn bindings(view: &View<'_>) -> Result<BTreeMap<AppName, CorpId>, StoreError> {
-    let bindings = view.records_under::<CorpId>(b"B")?.into_iter();
-    let of_app = |(key, corp_id): (Vec<u8>, CorpId)| {
-        let app = view.undamaged(&key, keys::Parts::of(&key).app()).transpose()?;
-        Some(app.map(|app| (app, corp_id)))
-    };
-    bindings.filter_map(of_app).collect()
+    let binding = |key: &[u8], value: &[u8]| Ok((keys::Parts::of(key).app()?, decode(key, value)?));
+    Ok(view.undamaged_under(b"B", usize::MAX, binding)?.into_iter().collect())
 }

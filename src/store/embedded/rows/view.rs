@@ -159,18 +159,32 @@ impl<'a> View<'a> {
         self.damaged.keys().contains(key)
     }
 
+    /// The record with this key; `None` if there is none, or it is damaged.
+    pub(crate) fn read_undamaged<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
+        Ok(self.undamaged(key, self.read(key))?.flatten())
+    }
+
+    /// The undamaged rows under a prefix, converted by `row`; at most `limit`.
+    pub(crate) fn undamaged_under<T>(
+        &self,
+        prefix: &[u8],
+        limit: usize,
+        row: impl Fn(&[u8], &[u8]) -> Result<T, StoreError>,
+    ) -> Result<Vec<T>, StoreError> {
+        self.rows(prefix, &keys::after(prefix), limit, |key, value| self.undamaged(key, row(key, value)))
+    }
+
     /// The undamaged records under a prefix, with their keys.
     pub(crate) fn records_under<R: Record>(&self, prefix: &[u8]) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
-        self.rows(prefix, &keys::after(prefix), usize::MAX, |key, value| {
-            Ok(self.undamaged(key, decode::<R>(key, value))?.map(|record| (key.to_vec(), record)))
-        })
+        self.undamaged_under(prefix, usize::MAX, |key, value| Ok((key.to_vec(), decode(key, value)?)))
     }
 
     /// The contacts in the keys that begin with `prefix` and go on with an app and a contact.
     pub(crate) fn contacts_in(&self, prefix: &[u8]) -> Result<Vec<ContactKey>, StoreError> {
-        self.rows(prefix, &keys::after(prefix), LINKS_MAX, |key, _| {
+        self.undamaged_under(prefix, LINKS_MAX, |key, _| {
             let mut parts = keys::Parts(&key[prefix.len()..]);
-            self.undamaged(key, parts.id().and_then(|_| parts.contact()))
+            parts.id()?;
+            parts.contact()
         })
     }
 }
