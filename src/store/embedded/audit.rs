@@ -10,7 +10,7 @@ use super::business::inbox::SetAside;
 use super::business::queues::{Books, Waiting};
 use super::business::roll::{self, Entry};
 use super::business::trail;
-use super::records::decode;
+use super::records::{Record, decode};
 use super::rows::index::Clue;
 use super::rows::keys;
 use crate::domain::authorization::Authorization;
@@ -26,7 +26,7 @@ use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
 use crate::store::embedded::rows::ids::{FanNumber, PackedId};
 use crate::store::embedded::rows::view::{Read, failed};
-use crate::store::{Counts, EventRow, StoreError};
+use crate::store::{Counts, StoreError};
 
 /// An upper bound of the sheets of any store that is audited.
 const FANS_MAX: u32 = 1 << 20;
@@ -74,15 +74,19 @@ impl Audit<'_> {
         Ok(self.store.view().under(kind, usize::MAX >> 1)?.into_iter().collect())
     }
 
+    /// The records of a kind, with their keys.
+    fn records<R: Record>(&self, kind: &[u8]) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
+        let record = |key: &[u8], value: &[u8]| Ok(Some((key.to_vec(), decode(key, value)?)));
+        self.store.view().rows(kind, &keys::after(kind), usize::MAX, record)
+    }
+
     /// Checks contacts against every index of them. Returns their counts.
     fn contacts(&mut self) -> Result<Counts, StoreError> {
         let (mut linked, mut met, mut of_corps) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut live, mut background, mut in_chats) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
         let (mut contacts, mut waiting) = (0, 0);
         let (mut of_dealers, mut unresolved) = (BTreeMap::new(), BTreeMap::new());
-        for row in self.store.view().range(b"c", &keys::after(b"c")) {
-            let (key, value) = row.map_err(failed)?;
-            let contact: Contact = decode(&key, &value)?;
+        for (key, contact) in self.records::<Contact>(b"c")? {
             let contact_key = keys::Parts::of(&key).contact()?;
             contacts += 1;
             linked.extend(contact.link.iter().map(|link| keys::linked(&link.unionid, &contact_key)));
@@ -136,10 +140,8 @@ impl Audit<'_> {
 
     /// Checks the numbers of customers and links of each dealer. A dealer that has neither may have a record.
     fn dealers(&mut self, mut counted: BTreeMap<Vec<u8>, DealerCounts>) -> Result<(), StoreError> {
-        for row in self.store.view().range(b"b", &keys::after(b"b")) {
-            let (key, value) = row.map_err(failed)?;
-            let (noted, counted) =
-                (decode::<DealerCounts>(&key, &value)?, counted.remove(&key).unwrap_or_default());
+        for (key, noted) in self.records::<DealerCounts>(b"b")? {
+            let counted = counted.remove(&key).unwrap_or_default();
             self.expect(noted == counted, || format!("of a dealer, counted {counted:?}, noted {noted:?}"));
         }
         self.expect(counted.is_empty(), || format!("the counts of {} dealers are missing", counted.len()));
@@ -148,9 +150,7 @@ impl Audit<'_> {
 
     /// Checks how many lookups the comparison of each dealer waits for.
     fn tasks(&mut self, unresolved: &BTreeMap<(Vec<u8>, u64), u64>) -> Result<(), StoreError> {
-        for row in self.store.view().range(b"T", &keys::after(b"T")) {
-            let (key, value) = row.map_err(failed)?;
-            let task: ReconcileTask = decode(&key, &value)?;
+        for (key, task) in self.records::<ReconcileTask>(b"T")? {
             let waiting = unresolved.get(&(key, task.number)).copied().unwrap_or_default();
             self.expect(task.unresolved == waiting, || {
                 format!("a comparison waits for {} lookups, and there are {waiting}", task.unresolved)
@@ -162,9 +162,7 @@ impl Audit<'_> {
     /// Checks the queue of readings against the groups.
     fn groups(&mut self) -> Result<(), StoreError> {
         let mut due = BTreeSet::new();
-        for row in self.store.view().range(b"G", &keys::after(b"G")) {
-            let (key, value) = row.map_err(failed)?;
-            let chat: Chat = decode(&key, &value)?;
+        for (key, chat) in self.records::<Chat>(b"G")? {
             let mut parts = keys::Parts::of(&key);
             let ((app, corp_id), chat_id) = (parts.corp()?, parts.chat_id()?);
             due.extend(chat.reading.map(|reading| keys::reading(reading.due_at, &app, &corp_id, &chat_id)));
@@ -174,11 +172,10 @@ impl Audit<'_> {
 
     fn events(&mut self, counted: Counts) -> Result<Counts, StoreError> {
         let (mut dead, mut quarantined) = (0, 0);
-        for row in self.store.view().range(b"x", &keys::after(b"x")) {
-            let (key, value) = row.map_err(failed)?;
-            match EventRow::from(decode::<SetAside>(&key, &value)?) {
-                EventRow::Quarantined(_) => quarantined += 1,
-                EventRow::Dead { .. } | EventRow::Inbox(_) => dead += 1,
+        for (_, aside) in self.records(b"x")? {
+            match aside {
+                SetAside::Quarantined(_) => quarantined += 1,
+                SetAside::Dead { .. } => dead += 1,
             }
         }
         Ok(Counts { inbox: self.keys(b"i")?.len() as u64, dead, quarantined, ..counted })
@@ -196,28 +193,18 @@ impl Audit<'_> {
 
     /// Checks that every record of a suite can be read, and that its key agrees with it.
     fn suites(&mut self) -> Result<(), StoreError> {
-        for row in self.store.view().range(b"B", &keys::after(b"B")) {
-            let (key, value) = row.map_err(failed)?;
-            decode::<CorpId>(&key, &value)?;
+        for (key, _) in self.records::<CorpId>(b"B")? {
             keys::Parts::of(&key).app()?;
         }
-        for row in self.store.view().range(b"E", &keys::after(b"E")) {
-            let (key, value) = row.map_err(failed)?;
-            let exchange: Exchange = decode(&key, &value)?;
+        for (key, exchange) in self.records::<Exchange>(b"E")? {
             let id = keys::code_id(&key)?;
             self.expect(exchange.answered <= exchange.asked, || format!("exchange {id} has more answers"));
         }
-        for row in self.store.view().range(b"P", &keys::after(b"P")) {
-            let (key, value) = row.map_err(failed)?;
-            let authorization: Authorization = decode(&key, &value)?;
+        for (key, authorization) in self.records::<Authorization>(b"P")? {
             let (_, corp_id) = keys::Parts::of(&key).corp()?;
             self.expect(authorization.corp_id == corp_id, || format!("{corp_id} has another's record"));
         }
-        for row in self.store.view().range(b"S", &keys::after(b"S")) {
-            let (key, value) = row.map_err(failed)?;
-            decode::<Ticket>(&key, &value)?;
-        }
-        Ok(())
+        self.records::<Ticket>(b"S").map(drop)
     }
 
     /// Checks that every fan is found by its ids, counted, in the queue in which it waits, and on the
