@@ -3,12 +3,15 @@
 //! Deliberately absent: the transactions (see `chats`) and the reads (see `customer_groups`).
 
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 
 use async_trait::async_trait;
 
 use super::EmbeddedStore;
 use super::business::customer_groups::{self, DueChats};
 use super::business::{chat_members, chats};
+use super::rows::keys;
+use super::rows::view::View;
 use crate::domain::chat::MemberVersion;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::sighting::Sighting;
@@ -81,16 +84,12 @@ impl CustomerGroups for EmbeddedStore {
         corp_id: &CorpId,
         now: Timestamp,
     ) -> Result<u64, StoreError> {
-        let (mut put_off, mut from) = (Vec::new(), None);
-        loop {
-            let page = customer_groups::put_off(&self.view(), app, corp_id, from, now)?;
-            put_off.extend(page.put_off);
-            from = page.next;
-            if from.is_none() {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
+        let (mut put_off, prefix) = (Vec::new(), keys::of_corp(b'G', app, corp_id));
+        let look = |view: &View<'_>, key: &[u8], value: &[u8]| {
+            put_off.extend(customer_groups::put_off(view, key, value, now)?);
+            Ok(ControlFlow::Continue(()))
+        };
+        self.in_slices(&prefix, &keys::after(&prefix), look).await?;
         let (app, corp_id) = (app.clone(), corp_id.clone());
         let moved = self.in_parts(put_off, move |txn, part| {
             let mut moved = 0;

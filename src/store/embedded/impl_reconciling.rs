@@ -3,12 +3,15 @@
 //! Deliberately absent: the transactions and the reads (see `reconcile`, `tasks` and `dealers`).
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 use async_trait::async_trait;
 
 use super::EmbeddedStore;
 use super::business::{clock, dealers, reconcile, tasks};
+use super::rows::keys;
 use super::rows::txn::Txn;
+use super::rows::view::View;
 use crate::domain::contact::Contact;
 use crate::domain::dealer_activity::{DealerActivity, DealerTrouble, NewActivity};
 use crate::domain::event::AppAlarm;
@@ -19,23 +22,21 @@ use crate::domain::time::{Moment, Timestamp};
 use crate::store::{DealerRow, EventId, PageFound, Reconciling, StoreError};
 
 impl EmbeddedStore {
-    /// Calls `look` for every customer of a dealer, and yields to other tasks in between.
+    /// Calls `look` for every customer of a dealer.
     async fn each_customer(
         &self,
         app: &AppName,
         corp_id: &CorpId,
         mut look: impl FnMut(ContactKey, Contact) + Send,
     ) -> Result<(), StoreError> {
-        let mut from = None;
-        loop {
-            let page = reconcile::customers(&self.view(), app, corp_id, from)?;
-            page.customers.into_iter().for_each(|(key, contact)| look(key, contact));
-            from = page.next;
-            if from.is_none() {
-                return Ok(());
+        let prefix = keys::of_corp(b'o', app, corp_id);
+        let each = |view: &View<'_>, row: &[u8], _: &[u8]| {
+            if let Some((key, contact)) = reconcile::customer(view, row)? {
+                look(key, contact);
             }
-            tokio::task::yield_now().await;
-        }
+            Ok(ControlFlow::Continue(()))
+        };
+        self.in_slices(&prefix, &keys::after(&prefix), each).await
     }
 
     async fn change_activity(

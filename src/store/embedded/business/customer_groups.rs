@@ -13,9 +13,6 @@ use crate::store::embedded::rows::keys;
 use crate::store::embedded::rows::view::View;
 use crate::store::{ChatToRead, StoreError};
 
-/// Groups that one page reads.
-const ROWS_AT_ONCE: usize = 1_000;
-
 /// The groups whose reading is due, and the outdated places found among them.
 pub(crate) struct DueChats {
     pub(crate) due: Vec<ChatToRead>,
@@ -51,31 +48,15 @@ pub(crate) fn next_due(view: &View<'_>) -> Result<Option<Timestamp>, StoreError>
     Ok(first.into_iter().next())
 }
 
-/// One page of a corp's groups.
-pub(crate) struct PutOffPage {
-    /// Those whose reading was put off and can be made earlier.
-    pub(crate) put_off: Vec<ChatId>,
-    /// Where the next page begins; `None` after the last one.
-    pub(crate) next: Option<Vec<u8>>,
-}
-
-/// A page of a corp's groups, from the key `from` on, or from the first.
+/// The group in a row, if its reading was put off and can be made earlier.
 pub(crate) fn put_off(
     view: &View<'_>,
-    app: &AppName,
-    corp_id: &CorpId,
-    from: Option<Vec<u8>>,
+    key: &[u8],
+    value: &[u8],
     now: Timestamp,
-) -> Result<PutOffPage, StoreError> {
-    let prefix = keys::of_corp(b'G', app, corp_id);
-    let from = from.unwrap_or_else(|| prefix.clone());
-    let rows = view.rows(&from, &keys::after(&prefix), ROWS_AT_ONCE, |key, value| {
-        let read = keys::Parts(&key[prefix.len()..])
-            .chat_id()
-            .and_then(|chat_id| Ok((chat_id, decode::<Chat>(key, value)?)));
-        let put_off = view.undamaged(key, read)?.filter(|(_, chat)| chats::is_put_off(chat, now));
-        Ok(Some((key.to_vec(), put_off.map(|(chat_id, _)| chat_id))))
-    })?;
-    let next = rows.last().map(|(last, _)| keys::next(last));
-    Ok(PutOffPage { put_off: rows.into_iter().filter_map(|(_, put_off)| put_off).collect(), next })
+) -> Result<Option<ChatId>, StoreError> {
+    let mut parts = keys::Parts::of(key);
+    let read = parts.corp().and_then(|_| Ok((parts.chat_id()?, decode::<Chat>(key, value)?)));
+    let put_off = view.undamaged(key, read)?.filter(|(_, chat)| chats::is_put_off(chat, now));
+    Ok(put_off.map(|(chat_id, _)| chat_id))
 }

@@ -17,9 +17,6 @@ use crate::store::embedded::rows::txn::Txn;
 use crate::store::embedded::rows::view::View;
 use crate::store::{PageFound, StoreError};
 
-/// Customers that one page reads.
-const ROWS_AT_ONCE: usize = 1_000;
-
 /// The run that is under way, or was last.
 pub(crate) fn run(view: &View<'_>) -> Result<Option<ReconcileRun>, StoreError> {
     view.read_undamaged(&tasks::run_key())
@@ -40,34 +37,14 @@ pub(crate) fn corps_with_tasks(view: &View<'_>) -> Result<Vec<(AppName, CorpId)>
     view.undamaged_under(b"T", usize::MAX, |key, _| keys::Parts::of(key).corp())
 }
 
-/// A page of a dealer's customers.
-#[derive(Default)]
-pub(crate) struct CustomersPage {
-    pub(crate) customers: Vec<(ContactKey, Contact)>,
-    /// Where the next page begins; `None` after the last one.
-    pub(crate) next: Option<Vec<u8>>,
-}
-
-/// A page of the customers of a dealer, from the key `from` on, or from the first.
-pub(crate) fn customers(
-    view: &View<'_>,
-    app: &AppName,
-    corp_id: &CorpId,
-    from: Option<Vec<u8>>,
-) -> Result<CustomersPage, StoreError> {
-    let prefix = keys::of_corp(b'o', app, corp_id);
-    let (from, to) = (from.unwrap_or_else(|| prefix.clone()), keys::after(&prefix));
-    let rows = view.rows(&from, &to, ROWS_AT_ONCE, |key, _| Ok(Some(key.to_vec())))?;
-    let mut page = CustomersPage::default();
-    for row in &rows {
-        let parsed = keys::Parts(&row[prefix.len()..]).external_userid();
-        let Some(external_userid) = view.undamaged(row, parsed)? else { continue };
-        let key = ContactKey { app: app.clone(), corp_id: corp_id.clone(), external_userid };
-        let contact = view.read_undamaged(&keys::contact(&key))?;
-        page.customers.extend(contact.map(|contact| (key, contact)));
-    }
-    page.next = rows.last().map(|last| keys::next(last));
-    Ok(page)
+/// The customer in a row of the index of contacts by corp; `None` if the row or the record is damaged.
+pub(crate) fn customer(view: &View<'_>, row: &[u8]) -> Result<Option<(ContactKey, Contact)>, StoreError> {
+    let mut parts = keys::Parts::of(row);
+    let parsed = parts.corp().and_then(|(app, corp_id)| {
+        Ok(ContactKey { app, corp_id, external_userid: parts.external_userid()? })
+    });
+    let Some(key) = view.undamaged(row, parsed)? else { return Ok(None) };
+    Ok(view.read_undamaged(&keys::contact(&key))?.map(|contact| (key, contact)))
 }
 
 /// Applies rows of a list of a dealer's customers that was requested at `read_at`.
