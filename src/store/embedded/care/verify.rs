@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use crate::store::embedded::checkpoint::{self, Checkpoint, CompareError, SideBySide, live, merged};
+use crate::store::embedded::checkpoint::{self, Checkpoint, CompareError, live, merged, side_by_side};
 use crate::store::embedded::database::{Quiet, Recovered, recover};
 use crate::store::embedded::engine::{Engine, EngineError, records};
 use crate::store::embedded::folder::{Folder, OpenError, folder_error, replacement};
@@ -92,7 +92,7 @@ fn compare(
         Ok(live(merged(&folder.checkpoint(), lineage, found.as_ref(), &segments, last)?))
     };
     let log = log().map_err(folder_error("read", folder.path()))?;
-    for row in SideBySide::of(log, records(engine)) {
+    for row in side_by_side(log, records(engine)) {
         let (key, log, index) = row.map_err(|error| match error {
             CompareError::Log(error) => folder_error("read", folder.path())(error),
             CompareError::Index(error) => unreadable(folder, &error),

@@ -6,7 +6,7 @@ use std::io;
 use std::time::Duration;
 
 use super::file::find;
-use super::merge::{CompareError, SideBySide, live, merged};
+use super::merge::{CompareError, live, merged, side_by_side};
 use crate::store::embedded::engine::{Engine, records};
 use crate::store::embedded::folder::Folder;
 use crate::store::embedded::wal::{self, Lineage};
@@ -41,7 +41,7 @@ pub(super) fn compare(
     let segments = wal::list(&folder.wal())?;
     let log = live(merged(&folder.checkpoint(), lineage, checkpoint.as_ref(), &segments, to)?);
     let (mut suspects, mut equal) = (HashSet::new(), 0);
-    for (n, row) in SideBySide::of(log, records(engine)).enumerate() {
+    for (n, row) in side_by_side(log, records(engine)).enumerate() {
         if n % ROWS_BETWEEN_PAUSES == 0 {
             if stop() {
                 return Ok(Compared::Stopped);

@@ -1,11 +1,10 @@
 //! Checkpoint and segments as one sorted source; and two sorted sources compared key by key.
 
-use std::cmp::Reverse;
+use std::cmp::{Ordering, Reverse};
 use std::io;
-use std::iter::Peekable;
 use std::path::Path;
 
-use itertools::Itertools as _;
+use itertools::{EitherOrBoth, Itertools as _};
 
 use super::file::{Checkpoint, Entries, SortedWriter};
 use crate::store::embedded::engine::{EngineError, Write};
@@ -138,49 +137,31 @@ pub(crate) enum CompareError {
     Index(EngineError),
 }
 
-/// Two sources in the order of their keys as one. The first error ends it.
-pub(crate) struct SideBySide<A: Iterator, B: Iterator> {
-    log: Peekable<A>,
-    index: Peekable<B>,
-}
-
-impl<A, B> SideBySide<A, B>
-where
-    A: Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>>,
-    B: Iterator<Item = Result<(Vec<u8>, Vec<u8>), EngineError>>,
-{
-    pub(crate) fn of(log: A, index: B) -> Self {
-        Self { log: log.peekable(), index: index.peekable() }
-    }
-
-    fn row(&mut self) -> Result<Option<Row>, CompareError> {
-        if let Some(Err(error)) = self.log.next_if(Result::is_err) {
-            return Err(CompareError::Log(error));
-        }
-        if let Some(Err(error)) = self.index.next_if(Result::is_err) {
-            return Err(CompareError::Index(error));
-        }
-        let key = match (self.log.peek(), self.index.peek()) {
-            (Some(Ok((log, _))), Some(Ok((index, _)))) => log.min(index),
-            (Some(Ok((key, _))), _) | (_, Some(Ok((key, _)))) => key,
-            _ => return Ok(None),
-        };
-        let key = key.clone();
-        let log = self.log.next_if(|row| row.as_ref().is_ok_and(|(k, _)| *k == key));
-        let index = self.index.next_if(|row| row.as_ref().is_ok_and(|(k, _)| *k == key));
-        let value = |row: (Vec<u8>, Vec<u8>)| row.1;
-        Ok(Some((key, log.and_then(Result::ok).map(value), index.and_then(Result::ok).map(value))))
-    }
-}
-
-impl<A, B> Iterator for SideBySide<A, B>
-where
-    A: Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>>,
-    B: Iterator<Item = Result<(Vec<u8>, Vec<u8>), EngineError>>,
-{
-    type Item = Result<Row, CompareError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        self.row().transpose()
-    }
+/// Log and index side by side, in the order of the keys. The first error ends it.
+pub(crate) fn side_by_side(
+    log: impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>>,
+    index: impl Iterator<Item = Result<(Vec<u8>, Vec<u8>), EngineError>>,
+) -> impl Iterator<Item = Result<Row, CompareError>> {
+    let rows = log.merge_join_by(index, |log, index| match (log, index) {
+        (Ok((log, _)), Ok((index, _))) => log.cmp(index),
+        // An error comes first.
+        (Err(_), _) => Ordering::Less,
+        (_, Err(_)) => Ordering::Greater,
+    });
+    rows.map(|row| {
+        Ok(match row {
+            EitherOrBoth::Left(log) => {
+                let (key, log) = log.map_err(CompareError::Log)?;
+                (key, Some(log), None)
+            }
+            EitherOrBoth::Right(index) => {
+                let (key, index) = index.map_err(CompareError::Index)?;
+                (key, None, Some(index))
+            }
+            EitherOrBoth::Both(log, index) => {
+                let (key, log) = log.map_err(CompareError::Log)?;
+                (key, Some(log), Some(index.map_err(CompareError::Index)?.1))
+            }
+        })
+    })
 }

@@ -12,5 +12,5 @@ mod merge;
 mod write;
 
 pub(crate) use file::{Checkpoint, CheckpointWriter, Entries, SortedReader, clear_unfinished, find, verify};
-pub(crate) use merge::{CompareError, SideBySide, live, merged, newest};
+pub(crate) use merge::{CompareError, live, merged, newest, side_by_side};
 pub(crate) use write::{Checkpointer, Progress, Room, Suspect, from_index, make};
