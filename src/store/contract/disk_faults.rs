@@ -86,10 +86,6 @@ impl Disk for OfTest {
     fn free_bytes(&self) -> Option<u64> {
         Some(self.0.free_mb.load(SeqCst) << 20)
     }
-
-    fn refuses(&self) -> Option<StoreError> {
-        None
-    }
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use super::checkpoint::{Checkpointer, Progress, Room, Suspect};
+use super::checkpoint::{Checkpointer, Progress, Suspect};
 use super::database::{Database, Drainer, Mark, Quiet, Recovered, Recovery, recover};
 use super::engine::{Engine, Memory};
 use super::failure::Failure;
@@ -46,15 +46,7 @@ impl Disk for StoreDisk {
 /// No disk.
 pub(super) struct NoDisk;
 
-impl Disk for NoDisk {
-    fn free_bytes(&self) -> Option<u64> {
-        None
-    }
-
-    fn refuses(&self) -> Option<StoreError> {
-        None
-    }
-}
+impl Disk for NoDisk {}
 
 impl EmbeddedStore {
     /// Opens or creates the store in `folder`. An index that is missing or damaged is built anew meanwhile.
@@ -102,7 +94,6 @@ impl EmbeddedStore {
         let log: Box<dyn Log> =
             Box::new(log.map_err(super::folder::folder_error("begin a segment in", &wal))?);
         let spare_bytes = (settings.free_mb_min << 20).saturating_add(CHECKPOINT_SPARES_BYTES);
-        let room = Room { spare_bytes };
         let suspect = database.clone();
         let index = Suspect {
             engine,
@@ -112,7 +103,7 @@ impl EmbeddedStore {
         let on_disk = || -> std::io::Result<OnDisk> {
             Ok(OnDisk {
                 drainer: Drainer::start(&database, lineage, progress.clone())?,
-                checkpointer: Checkpointer::start(&folder, lineage, room, index, progress.clone())?,
+                checkpointer: Checkpointer::start(&folder, lineage, spare_bytes, index, progress.clone())?,
                 folder: folder.clone(),
                 failure,
                 progress: progress.clone(),

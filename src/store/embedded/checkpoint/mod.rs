@@ -13,4 +13,4 @@ mod write;
 
 pub(crate) use file::{Checkpoint, CheckpointWriter, Entries, SortedReader, clear_unfinished, find, verify};
 pub(crate) use merge::{CompareError, live, merged, newest, side_by_side};
-pub(crate) use write::{Checkpointer, Progress, Room, Suspect, from_index, make};
+pub(crate) use write::{Checkpointer, Progress, Suspect, from_index, make};

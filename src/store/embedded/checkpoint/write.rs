@@ -31,23 +31,6 @@ const FORGOTTEN_EVERY: Duration = if cfg!(test) { Duration::ZERO } else { Durati
 /// A checkpoint, and how many records it has.
 pub(crate) type WrittenAt = (Checkpoint, u64);
 
-/// What must stay free on the disk while a checkpoint is written: it must not be what stops the service.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Room {
-    pub(crate) spare_bytes: u64,
-}
-
-impl Room {
-    fn check(self, folder: &Folder, bytes: u64) -> io::Result<()> {
-        let wanted = bytes.saturating_add(self.spare_bytes);
-        if folder.free_bytes().is_none_or(|free| free >= wanted) {
-            return Ok(());
-        }
-        let text = format!("a checkpoint needs {} MiB of free disk space", wanted >> 20);
-        Err(io::Error::new(io::ErrorKind::StorageFull, text))
-    }
-}
-
 /// How far log and index are, for whoever writes checkpoints.
 #[derive(Default)]
 pub(crate) struct Progress {
@@ -168,7 +151,8 @@ struct Work {
     index: Suspect,
     folder: Folder,
     lineage: Lineage,
-    room: Room,
+    /// What must stay free on the disk: a checkpoint must not be what stops the service.
+    spare_bytes: u64,
     progress: Arc<Progress>,
     written_at: Option<Instant>,
 }
@@ -177,12 +161,12 @@ impl Checkpointer {
     pub(crate) fn start(
         folder: &Folder,
         lineage: Lineage,
-        room: Room,
+        spare_bytes: u64,
         index: Suspect,
         progress: Arc<Progress>,
     ) -> io::Result<Self> {
         let shared = progress.clone();
-        let mut work = Work { index, folder: folder.clone(), lineage, room, progress, written_at: None };
+        let mut work = Work { index, folder: folder.clone(), lineage, spare_bytes, progress, written_at: None };
         // What an earlier process left is done now.
         shared.wake();
         let waiting = shared.clone();
@@ -255,7 +239,7 @@ impl Work {
         let mut again = None;
         if seq < closed && needs <= closed && (is_long || is_lost || holds_forgotten && wait.is_none()) {
             // The new one, and the runs that it is merged from.
-            self.room.check(&self.folder, checkpoint_bytes + 2 * log_bytes)?;
+            self.check_room(checkpoint_bytes + 2 * log_bytes)?;
             let (written, records) = self.write(closed)?;
             self.written_at = Some(Instant::now());
             let (log_bytes, bytes) = (bytes_after(&segments, written.seq)?, written.bytes()?);
@@ -275,6 +259,15 @@ impl Work {
             }
         }
         Ok(again)
+    }
+
+    fn check_room(&self, bytes: u64) -> io::Result<()> {
+        let wanted = bytes.saturating_add(self.spare_bytes);
+        if self.folder.free_bytes().is_none_or(|free| free >= wanted) {
+            return Ok(());
+        }
+        let text = format!("a checkpoint needs {} MiB of free disk space", wanted >> 20);
+        Err(io::Error::new(io::ErrorKind::StorageFull, text))
     }
 
     /// Makes the comparison, if there is one to be made. Before anything else: no segment may be deleted meanwhile.

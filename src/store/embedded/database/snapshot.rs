@@ -17,7 +17,13 @@ impl Database {
     /// A view of the store as it is now.
     pub(crate) fn snapshot(&self) -> Snapshot<'_> {
         let state = self.state();
-        Snapshot::new(self, state.seq, state.active.clone(), state.frozen.clone(), state.epoch.clone())
+        Snapshot {
+            database: self,
+            seq: state.seq,
+            active: state.active.clone(),
+            frozen: state.frozen.clone(),
+            _epoch: state.epoch.clone(),
+        }
     }
 }
 
@@ -31,17 +37,7 @@ pub(crate) struct Snapshot<'a> {
     _epoch: Arc<Epoch>,
 }
 
-impl<'a> Snapshot<'a> {
-    fn new(
-        database: &'a Database,
-        seq: u64,
-        active: Arc<Memtable>,
-        frozen: Option<Arc<Memtable>>,
-        epoch: Arc<Epoch>,
-    ) -> Self {
-        Self { database, seq, active, frozen, _epoch: epoch }
-    }
-
+impl Snapshot<'_> {
     /// The value of a key.
     pub(crate) fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, EngineError> {
         let known = match self.active.get(key, self.seq) {

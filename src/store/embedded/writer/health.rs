@@ -18,10 +18,14 @@ const LOOKS_EVERY: Duration = Duration::from_secs(1);
 /// What is asked of the disk.
 pub(crate) trait Disk: Send + Sync + 'static {
     /// Bytes free where the store writes; `None` if that is not a disk.
-    fn free_bytes(&self) -> Option<u64>;
+    fn free_bytes(&self) -> Option<u64> {
+        None
+    }
 
     /// Why nothing more should be accepted, if there is a reason.
-    fn refuses(&self) -> Option<StoreError>;
+    fn refuses(&self) -> Option<StoreError> {
+        None
+    }
 }
 
 /// The health of a store.

@@ -8,7 +8,7 @@ use crate::store::embedded::engine::{Batch, EngineError, Memory, Rows, Write};
 use crate::store::embedded::rig::{Model, Rig, apply, files, flip, nth_commit, write_log};
 
 const LINEAGE: Lineage = [7; 16];
-const ANY_ROOM: Room = Room { spare_bytes: 0 };
+const ANY_ROOM: u64 = 0;
 
 fn any_commits() -> impl Strategy<Value = Vec<Batch>> {
     let value = proptest::option::weighted(0.7, vec(any::<u8>(), 0..400));
@@ -166,12 +166,12 @@ impl Store {
         Self { _place: place, folder, engine, expected, last, damaged: Arc::default() }
     }
 
-    fn start(&self, room: Room, applied: u64) -> (Checkpointer, Arc<Progress>) {
+    fn start(&self, spare_bytes: u64, applied: u64) -> (Checkpointer, Arc<Progress>) {
         let progress = Arc::new(Progress::starting_at(applied, self.last));
         let damaged = self.damaged.clone();
         let is_damaged = Box::new(move |reason: &str| damaged.lock().unwrap().push(reason.to_owned()));
         let index = Suspect { engine: self.engine.clone(), compare_to: None, is_damaged };
-        (Checkpointer::start(&self.folder, LINEAGE, room, index, progress.clone()).unwrap(), progress)
+        (Checkpointer::start(&self.folder, LINEAGE, spare_bytes, index, progress.clone()).unwrap(), progress)
     }
 
     /// The checkpoint; none for the moment in which one is replaced.
@@ -213,7 +213,7 @@ fn a_long_log_is_replaced_by_a_checkpoint_once_the_index_has_it_too() {
 #[test]
 fn without_room_there_is_no_checkpoint_and_one_is_written_once_there_is() {
     let store = Store::new();
-    let (checkpointer, progress) = store.start(Room { spare_bytes: u64::MAX / 2 }, store.last);
+    let (checkpointer, progress) = store.start(u64::MAX / 2, store.last);
     wait_until(|| progress.status().failed == 1);
     let failure = progress.status().failure.unwrap();
     assert!(
