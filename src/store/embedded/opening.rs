@@ -7,7 +7,7 @@ use super::checkpoint::{Checkpointer, Progress, Suspect};
 use super::database::{Database, Drainer, Mark, Quiet, Recovered, Recovery, recover};
 use super::engine::{Engine, Memory};
 use super::failure::Failure;
-use super::folder::{Folder, OpenError};
+use super::folder::{Folder, OpenError, folder_error};
 use super::indexing::Indexing;
 use super::leasing::FanLeases;
 use super::on_disk::OnDisk;
@@ -89,10 +89,9 @@ impl EmbeddedStore {
         let progress = Arc::new(Progress::starting_at(applied, last));
         let (closing, wal) = (progress.clone(), folder.wal());
         let rotated = Box::new(move |last| closing.closed(last));
-        let not_started = super::folder::folder_error("start the threads of", folder.path());
+        let not_started = folder_error("start the threads of", folder.path());
         let log = LogWriter::begin(&wal, lineage, last + 1, rotated);
-        let log: Box<dyn Log> =
-            Box::new(log.map_err(super::folder::folder_error("begin a segment in", &wal))?);
+        let log: Box<dyn Log> = Box::new(log.map_err(folder_error("begin a segment in", &wal))?);
         let spare_bytes = (settings.free_mb_min << 20).saturating_add(CHECKPOINT_SPARES_BYTES);
         let suspect = database.clone();
         let index = Suspect {

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 
 use super::verify::existing;
 use crate::store::embedded::checkpoint;
-use crate::store::embedded::folder::files::{at, files_in};
-use crate::store::embedded::folder::private::{create_file, create_folder};
+use crate::store::embedded::folder::files::{
+    at, entries, files_in, is_unfinished, remove_file, remove_unfinished, sync, unfinished,
+};
+use crate::store::embedded::folder::private::{copy_file, create_folder};
 use crate::store::embedded::folder::{Folder, OpenError, folder_error};
 use crate::store::embedded::wal::{self, SegmentFile};
 
@@ -30,7 +32,6 @@ pub struct BackedUp {
 
 /// Files are replaced while they are copied; a list of them may be out of date by the time they are opened.
 const ATTEMPTS: usize = 20;
-const UNFINISHED: &str = ".unfinished";
 
 /// Copies checkpoint and log of the store in `folder` to `to`, whether or not it is being served. A copy made there
 /// earlier is brought up to date. What is copied is read back.
@@ -61,13 +62,23 @@ pub fn backup(folder: &Path, to: &Path) -> Result<BackedUp, OpenError> {
 fn check_and_copy(store: &Folder, to: &Path) -> Result<BackedUp, OpenError> {
     check_source(store)?;
     check_target(store, to)?;
-    copy(store, to).map_err(|error| match error {
-        CopyError::Io(error) => folder_error("copy the store to", to)(error),
-        CopyError::Older { commits, there } => {
-            let reason = format!("the copy in it has {there} commits, and the store only {commits}");
-            refused(to, &reason, "if an older store was restored, name a new folder")
-        }
-    })
+    let (target, cannot_copy) = (Folder::new(to), folder_error("copy the store to", to));
+    let folders = [target.checkpoint(), target.wal()];
+    folders.iter().try_for_each(|folder| create_folder(folder))?;
+    let clear = || folders.iter().try_for_each(|folder| remove_unfinished(folder));
+    clear()?;
+    let there = commits_in(&target).map_err(cannot_copy)?;
+    let files = copy_what_differs(store, to).map_err(cannot_copy)?;
+    let commits = read_back(&files).inspect_err(|_| drop(clear())).map_err(cannot_copy)?;
+    if commits < there {
+        clear()?;
+        let reason = format!("the copy in it has {there} commits, and the store only {commits}");
+        return Err(refused(to, &reason, "if an older store was restored, name a new folder"));
+    }
+    give_names(&files, &folders).map_err(cannot_copy)?;
+    let bytes = files.iter().map(|file| fs::metadata(&file.path).map_or(0, |meta| meta.len())).sum();
+    let copied = files.iter().filter(|file| file.unfinished.is_some()).count() as u64;
+    Ok(BackedUp { commits, files: files.len() as u64, copied, bytes })
 }
 
 fn refused(path: &Path, reason: &str, hint: &'static str) -> OpenError {
@@ -83,8 +94,7 @@ fn is_inside(path: &Path, folder: &Path) -> io::Result<bool> {
 
 /// Refuses a store that has nothing to copy: a copy of nothing would look like a success.
 fn check_source(store: &Folder) -> Result<(), OpenError> {
-    let cannot_read = folder_error("read", store.path());
-    if files_of(store).map_err(cannot_read)?.is_empty() {
+    if files_of(store).map_err(folder_error("read", store.path()))?.is_empty() {
         let hint = "start the service once: it brings the folder to the layout of this version";
         return Err(refused(store.path(), "there is neither a log nor a checkpoint in it", hint));
     }
@@ -101,12 +111,8 @@ fn check_target(store: &Folder, to: &Path) -> Result<(), OpenError> {
             None => wal::lineage(&wal::list(&folder.wal())?),
         }
     };
-    let cannot_read = |folder: &Folder| {
-        let path = folder.path().to_owned();
-        move |source| OpenError::Folder { attempted: "read", path, source }
-    };
-    let (own, there) =
-        (lineage(store).map_err(cannot_read(store))?, lineage(&copy).map_err(cannot_read(&copy))?);
+    let own = lineage(store).map_err(folder_error("read", store.path()))?;
+    let there = lineage(&copy).map_err(folder_error("read", to))?;
     if there.is_some() && there != own {
         return Err(refused(to, "the copy in that folder is of another store", "name a new folder"));
     }
@@ -134,21 +140,6 @@ fn files_of(store: &Folder) -> io::Result<Vec<PathBuf>> {
         .collect())
 }
 
-enum CopyError {
-    Io(io::Error),
-    /// The copy that is there is of a later state.
-    Older {
-        commits: u64,
-        there: u64,
-    },
-}
-
-impl From<io::Error> for CopyError {
-    fn from(error: io::Error) -> Self {
-        Self::Io(error)
-    }
-}
-
 /// A file of the copy.
 struct Copied {
     /// Where it is, or will be.
@@ -167,41 +158,22 @@ impl Copied {
     }
 }
 
-fn copy(store: &Folder, to: &Path) -> Result<BackedUp, CopyError> {
-    let target = Folder::new(to);
-    let folders = [target.checkpoint(), target.wal()];
-    for folder in &folders {
-        create_folder(folder).map_err(io::Error::other)?;
-        clear_unfinished(folder)?;
-    }
-    let there = commits_in(&target)?;
-    let files = copy_what_differs(store, to)?;
-    let commits = read_back(&files).inspect_err(|_| {
-        for folder in &folders {
-            let _ = clear_unfinished(folder);
-        }
-    })?;
-    if commits < there {
-        folders.iter().try_for_each(|folder| clear_unfinished(folder))?;
-        return Err(CopyError::Older { commits, there });
-    }
-    for Copied { path, unfinished } in &files {
+/// Gives the files of the copy their names, and deletes those that the store has no longer.
+fn give_names(files: &[Copied], folders: &[PathBuf]) -> io::Result<()> {
+    for Copied { path, unfinished } in files {
         if let Some(unfinished) = unfinished {
             fs::rename(unfinished, path).map_err(at(path))?;
         }
     }
-    for folder in &folders {
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))?;
-        for entry in fs::read_dir(folder).map_err(at(folder))? {
-            let path = entry.map_err(at(folder))?.path();
-            if !files.iter().any(|file| file.path == path) && is_ours(&path) {
-                fs::remove_file(&path).map_err(at(&path))?;
+    for folder in folders {
+        sync(folder)?;
+        for path in entries(folder)?.iter().filter(|path| is_ours(path)) {
+            if !files.iter().any(|file| file.path == *path) {
+                remove_file(path)?;
             }
         }
     }
-    let bytes = files.iter().map(|file| fs::metadata(&file.path).map_or(0, |meta| meta.len())).sum();
-    let copied = files.iter().filter(|file| file.unfinished.is_some()).count() as u64;
-    Ok(BackedUp { commits, files: files.len() as u64, copied, bytes })
+    Ok(())
 }
 
 fn copy_what_differs(store: &Folder, to: &Path) -> io::Result<Vec<Copied>> {
@@ -217,15 +189,9 @@ fn copy_what_differs(store: &Folder, to: &Path) -> io::Result<Vec<Copied>> {
             files.push(Copied { path, unfinished: None });
             continue;
         }
-        let mut name = path.clone().into_os_string();
-        name.push(UNFINISHED);
-        let unfinished = PathBuf::from(name);
-        let mut file = create_file(&unfinished).map_err(at(&unfinished))?;
+        let unfinished = unfinished(&path);
         io::Seek::rewind(&mut from).map_err(at(&source))?;
-        // When a checkpoint was written tells who may be in it.
-        let modified = from.metadata().and_then(|metadata| metadata.modified()).map_err(at(&source))?;
-        let copied = io::copy(&mut from, &mut file).and_then(|_| file.set_modified(modified));
-        copied.and_then(|()| file.sync_all()).map_err(at(&path))?;
+        copy_file(&mut from, &unfinished)?;
         files.push(Copied { path, unfinished: Some(unfinished) });
     }
     Ok(files)
@@ -259,20 +225,6 @@ fn is_equal(file: &mut File, copy: &Path) -> io::Result<bool> {
 fn is_ours(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| ["wal", "log", "checkpoint"].iter().any(|ours| extension == *ours))
-}
-
-fn is_unfinished(path: &Path) -> bool {
-    path.to_string_lossy().ends_with(UNFINISHED)
-}
-
-fn clear_unfinished(folder: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(folder).map_err(at(folder))? {
-        let path = entry.map_err(at(folder))?.path();
-        if is_unfinished(&path) {
-            fs::remove_file(&path).map_err(at(&path))?;
-        }
-    }
-    Ok(())
 }
 
 /// The number of the last commit of the copy that is there; of one that is damaged, the last before the damage.

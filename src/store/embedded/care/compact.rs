@@ -10,7 +10,7 @@ use super::verify::{existing, unreadable};
 use crate::store::embedded::checkpoint;
 use crate::store::embedded::database::{FillError, Mark, Quiet, Recovered, fill, recover};
 use crate::store::embedded::engine::Engine;
-use crate::store::embedded::folder::files::{bytes_in, remove_folder, rename, sync};
+use crate::store::embedded::folder::files::{bytes_in, entries, remove_file, remove_folder, rename, sync};
 use crate::store::embedded::folder::{OpenError, folder_error};
 use crate::store::embedded::wal;
 
@@ -40,8 +40,7 @@ pub fn compact(folder: &Path, cache_bytes: u64, mut told: impl FnMut(u64)) -> Re
         engine.apply(&writes).and_then(|()| engine.flush()).map_err(|error| unreadable(&store, &error))?;
     }
     let path = store.checkpoint();
-    let cannot_write =
-        |source| OpenError::Folder { attempted: "write a checkpoint in", path: path.clone(), source };
+    let cannot_write = folder_error("write a checkpoint in", &path);
     let made = match checkpoint::make(&store, lineage, last, &|| false) {
         // The index has everything.
         Err(error) if error.kind() == io::ErrorKind::InvalidData => {
@@ -67,12 +66,12 @@ pub fn compact(folder: &Path, cache_bytes: u64, mut told: impl FnMut(u64)) -> Re
         }
     })?;
     remove_folder(&store.set_aside())?;
-    rename(folder, &store.index(), &store.set_aside())?;
-    rename(folder, &building, &store.index())?;
+    rename(&store.index(), &store.set_aside())?;
+    rename(&building, &store.index())?;
     remove_folder(&store.set_aside())?;
     checkpoint::clear_unfinished(&store.checkpoint()).map_err(cannot_write)?;
     for segment in wal::list(&store.wal()).map_err(folder_error("read", &store.wal()))? {
-        std::fs::remove_file(&segment.path).map_err(folder_error("delete", &segment.path))?;
+        remove_file(&segment.path)?;
     }
     sync(&store.wal())?;
     sync(&store.checkpoint())?;
@@ -83,8 +82,7 @@ pub fn compact(folder: &Path, cache_bytes: u64, mut told: impl FnMut(u64)) -> Re
 
 /// Deletes what earlier restorations and versions have set aside.
 fn remove_set_aside(folder: &Path) -> Result<(), OpenError> {
-    for entry in std::fs::read_dir(folder).map_err(folder_error("read", folder))? {
-        let path = entry.map_err(folder_error("read", folder))?.path();
+    for path in entries(folder)? {
         let is_aside = path.file_name().is_some_and(|name| name.to_string_lossy().contains("set-aside"));
         if is_aside && path.is_dir() {
             remove_folder(&path)?;

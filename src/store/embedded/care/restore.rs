@@ -1,14 +1,14 @@
 //! Restoring a store from a copy that [`backup`](super::backup) made.
 
 use std::fs;
-use std::io::{self, Write as _};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::store::embedded::checkpoint;
 use crate::store::embedded::database::{Quiet, Recovered, Recovery, recover, upgrade_layout};
 use crate::store::embedded::engine::{Batch, records};
-use crate::store::embedded::folder::files::at;
-use crate::store::embedded::folder::private::{create_file, create_folder};
+use crate::store::embedded::folder::files::{at, entries, remove_file};
+use crate::store::embedded::folder::private::{copy_file, create_folder, write_durably};
 use crate::store::embedded::folder::{Folder, OpenError, folder_error, replacement};
 use crate::store::embedded::wal::record::{self, Header, Kind};
 use crate::store::embedded::wal::{self, Content, Gap, Lineage};
@@ -88,8 +88,8 @@ impl<F: FnMut(u64) + Send> Recovery for Telling<F> {
 /// Copies checkpoint and log of the copy to `target`, and what the store has behind them. What of either cannot be had.
 fn assemble(store: &Folder, from: &Path, target: &Folder) -> Result<Option<String>, OpenError> {
     let copy = Folder::new(from);
-    let cannot_copy = |error| folder_error("copy", from)(error);
-    if is_of_an_earlier_version(from).map_err(folder_error("read", from))? {
+    let cannot_copy = folder_error("copy", from);
+    if is_of_an_earlier_version(from)? {
         // A copy of a journal: the folder that is converted.
         copy_folder(from, &target.path().join("journal")).map_err(cannot_copy)?;
         upgrade_layout(target)?;
@@ -115,38 +115,18 @@ fn lineage(folder: &Folder) -> io::Result<Option<Lineage>> {
     }
 }
 
-fn is_of_an_earlier_version(folder: &Path) -> io::Result<bool> {
-    for entry in fs::read_dir(folder).map_err(at(folder))? {
-        let path = entry.map_err(at(folder))?.path();
-        if path.extension().is_some_and(|extension| extension == "sorted" || extension == "log") {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+fn is_of_an_earlier_version(folder: &Path) -> Result<bool, OpenError> {
+    let is_of_one = |path: &PathBuf| path.extension().is_some_and(|name| name == "sorted" || name == "log");
+    Ok(entries(folder)?.iter().any(is_of_one))
 }
 
 fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
-    create_folder(to).map_err(io::Error::other)?;
-    let entries = match fs::read_dir(from) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(at(from))?,
-    };
-    for entry in entries {
-        let path = entry.map_err(at(from))?.path();
-        if path.is_file() {
-            copy_file(&path, &to.join(path.file_name().unwrap_or_default()))?;
-        }
+    create_folder(to)?;
+    for path in entries(from)?.into_iter().filter(|path| path.is_file()) {
+        let mut file = fs::File::open(&path).map_err(at(&path))?;
+        copy_file(&mut file, &to.join(path.file_name().unwrap_or_default()))?;
     }
     Ok(())
-}
-
-fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
-    let mut source = fs::File::open(from).map_err(at(from))?;
-    let mut target = create_file(to).map_err(at(to))?;
-    // When a checkpoint was written tells who may be in it.
-    let modified = source.metadata().and_then(|metadata| metadata.modified()).map_err(at(from))?;
-    let copied = io::copy(&mut source, &mut target).and_then(|_| target.set_modified(modified));
-    copied.and_then(|()| target.sync_all()).map_err(at(to))
 }
 
 /// Deletes what comes behind a gap in the log, or is damaged. The last record before it; and the gap, if there is one.
@@ -167,7 +147,7 @@ fn cut_at_a_gap(target: &Folder) -> io::Result<(u64, Option<Gap>)> {
                 file.set_len(length).and_then(|()| file.sync_all()).map_err(at(&segment.path))?;
             }
             Some(_) => {}
-            None => fs::remove_file(&segment.path).map_err(at(&segment.path))?,
+            None => remove_file(&segment.path)?,
         }
     }
     Ok((replayed.last, replayed.gap))
@@ -213,9 +193,7 @@ impl Later {
         }
         let path = self.folder.join(wal::segment_name(self.from));
         let header = Header { kind: Kind::Segment, lineage: self.lineage, from: self.from, to: 0 };
-        let mut file = create_file(&path).map_err(at(&path))?;
-        let written = file.write_all(&header.encode()).and_then(|()| file.write_all(&self.segment));
-        written.and_then(|()| file.sync_all()).map_err(at(&path))?;
+        write_durably(&path, &[header.encode().as_slice(), &self.segment].concat())?;
         (self.from, self.segment) = (next, Vec::new());
         Ok(())
     }

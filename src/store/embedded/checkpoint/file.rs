@@ -7,7 +7,9 @@ use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use crate::store::embedded::engine::Write;
-use crate::store::embedded::folder::files::at;
+use crate::store::embedded::folder::files::{
+    at, entries, is_unfinished, parent, remove_file, sync, unfinished,
+};
 use crate::store::embedded::folder::private::create_file;
 use crate::store::embedded::wal::record::{self, BLOCK_HEAD_BYTES, Entry, Header, Kind};
 use crate::store::embedded::wal::{Lineage, damaged};
@@ -16,7 +18,6 @@ const BLOCK_BYTES: usize = 64 << 10;
 /// Written in small portions, so that the commits of the moment do not wait behind gigabytes.
 const SYNC_EVERY_BYTES: usize = 4 << 20;
 const SUFFIX: &str = ".checkpoint";
-const UNFINISHED: &str = ".unfinished";
 /// A folder is looked through again if a file of it goes while it is.
 const LOOKS_MAX: u32 = 20;
 
@@ -63,12 +64,7 @@ pub(crate) fn find(folder: &Path) -> io::Result<(Option<Checkpoint>, Option<Path
 
 fn look(folder: &Path) -> io::Result<(Option<Checkpoint>, Option<PathBuf>)> {
     let (mut newest, mut unreadable) = (None::<Checkpoint>, None);
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok((None, None)),
-        entries => entries.map_err(at(folder))?,
-    };
-    for entry in entries {
-        let path = entry.map_err(at(folder))?.path();
+    for path in entries(folder)? {
         if !path.to_string_lossy().ends_with(SUFFIX) {
             continue;
         }
@@ -102,16 +98,11 @@ pub(crate) fn verify(path: &Path) -> io::Result<u64> {
 /// Deletes what a crash left unfinished, and checkpoints that a newer one replaces.
 pub(crate) fn clear_unfinished(folder: &Path) -> io::Result<()> {
     let (newest, _) = find(folder)?;
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        entries => entries.map_err(at(folder))?,
-    };
-    for entry in entries {
-        let path = entry.map_err(at(folder))?.path();
-        let name = path.to_string_lossy();
-        let is_replaced = name.ends_with(SUFFIX) && newest.as_ref().is_some_and(|newest| newest.path != path);
-        if name.ends_with(UNFINISHED) || is_replaced {
-            std::fs::remove_file(&path).map_err(at(&path))?;
+    for path in entries(folder)? {
+        let is_checkpoint = path.to_string_lossy().ends_with(SUFFIX);
+        let is_replaced = is_checkpoint && newest.as_ref().is_some_and(|newest| newest.path != path);
+        if is_unfinished(&path) || is_replaced {
+            remove_file(&path)?;
         }
     }
     Ok(())
@@ -139,8 +130,8 @@ impl Drop for SortedWriter {
 impl SortedWriter {
     /// Begins a run that covers some records.
     pub(crate) fn run(folder: &Path, lineage: Lineage, from: u64, to: u64) -> io::Result<Self> {
-        let path = folder.join(format!("{from:020}-{to:020}.run{UNFINISHED}"));
-        Self::create(path, Header { kind: Kind::Run, lineage, from, to })
+        let path = folder.join(format!("{from:020}-{to:020}.run"));
+        Self::create(unfinished(&path), Header { kind: Kind::Run, lineage, from, to })
     }
 
     fn create(path: PathBuf, header: Header) -> io::Result<Self> {
@@ -224,16 +215,9 @@ impl CheckpointWriter {
         let path = &self.checkpoint.path;
         std::fs::rename(&self.sorted.path, path).map_err(at(path))?;
         self.sorted.finished = true;
-        let folder = path.parent().unwrap_or(Path::new("."));
-        File::open(folder).and_then(|folder| folder.sync_all()).map_err(at(folder))?;
+        sync(parent(path))?;
         Ok((self.checkpoint.clone(), self.sorted.entries))
     }
-}
-
-fn unfinished(path: &Path) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(UNFINISHED);
-    name.into()
 }
 
 fn read_through(path: &Path) -> io::Result<u64> {

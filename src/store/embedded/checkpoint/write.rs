@@ -166,7 +166,8 @@ impl Checkpointer {
         progress: Arc<Progress>,
     ) -> io::Result<Self> {
         let shared = progress.clone();
-        let mut work = Work { index, folder: folder.clone(), lineage, spare_bytes, progress, written_at: None };
+        let mut work =
+            Work { index, folder: folder.clone(), lineage, spare_bytes, progress, written_at: None };
         // What an earlier process left is done now.
         shared.wake();
         let waiting = shared.clone();
@@ -255,7 +256,7 @@ impl Work {
             wal::delete_up_to(&self.folder.wal(), checkpoint.seq.min(applied))?;
             if forgotten > 0 && checkpoint.seq >= forgotten {
                 // An index that was replaced may hold the person too.
-                remove_folder(&self.folder.set_aside()).map_err(io::Error::other)?;
+                remove_folder(&self.folder.set_aside())?;
             }
         }
         Ok(again)

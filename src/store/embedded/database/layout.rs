@@ -11,8 +11,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::store::embedded::checkpoint::{self, CheckpointWriter, Entries, SortedReader};
-use crate::store::embedded::folder::files::{files_in, remove_file, remove_folder, rename, sync};
-use crate::store::embedded::folder::private::create_folder;
+use crate::store::embedded::folder::files::{entries, files_in, remove_file, remove_folder, rename};
+use crate::store::embedded::folder::private::{create_folder, write_durably};
 use crate::store::embedded::folder::{Folder, OpenError, folder_error};
 
 /// Takes the place of `sled/`, so that a version before 0.3 does not begin an empty store beside this one.
@@ -28,7 +28,7 @@ pub(crate) fn upgrade(folder: &Folder) -> Result<(), OpenError> {
         create_folder(&folder.checkpoint())?;
         convert(&journal, &folder.checkpoint())?;
         remove_folder(&folder.wal())?;
-        rename(folder.path(), &journal, &folder.wal())?;
+        rename(&journal, &folder.wal())?;
     } else if journal.is_dir() {
         // Somebody else's: an earlier version has begun one anew, or an operator has put one there.
         tracing::warn!(folder = %journal.display(), "this folder is left alone: the store has a log already");
@@ -39,7 +39,7 @@ pub(crate) fn upgrade(folder: &Folder) -> Result<(), OpenError> {
         }
     }
     if sled.is_dir() {
-        rename(folder.path(), &sled, &folder.index())?;
+        rename(&sled, &folder.index())?;
     }
     Ok(())
 }
@@ -51,11 +51,7 @@ fn is_absent_or_empty(path: &Path) -> Result<bool, OpenError> {
 /// Keeps versions before 0.3 from opening the folder.
 pub(super) fn keep_earlier_versions_out(folder: &Folder) -> Result<(), OpenError> {
     let path = folder.path().join("sled");
-    if !path.exists() {
-        std::fs::write(&path, NOTICE).map_err(folder_error("write", &path))?;
-        sync(folder.path())?;
-    }
-    Ok(())
+    if path.exists() { Ok(()) } else { write_durably(&path, NOTICE.as_bytes()) }
 }
 
 /// Ends a compaction that was interrupted: forwards once the copy was complete, backwards before.
@@ -63,7 +59,7 @@ fn end_compaction(folder: &Folder, sled: &Path) -> Result<(), OpenError> {
     let (copy, old) =
         (folder.path().join("sled.being-compacted"), folder.path().join("sled.before-compaction"));
     if old.is_dir() && !sled.exists() {
-        rename(folder.path(), if copy.is_dir() { &copy } else { &old }, sled)?;
+        rename(if copy.is_dir() { &copy } else { &old }, sled)?;
     }
     [copy, old, folder.path().join("sled.being-rebuilt")].iter().try_for_each(|path| remove_folder(path))
 }
@@ -111,17 +107,12 @@ fn write(runs: &[(u64, u64, PathBuf)], to: &Path, last: u64) -> io::Result<()> {
 
 /// The sorted files of a journal, by the numbers of their first and last records.
 fn runs(journal: &Path) -> Result<Vec<(u64, u64, PathBuf)>, OpenError> {
-    let mut runs = Vec::new();
-    for entry in std::fs::read_dir(journal).map_err(folder_error("read", journal))? {
-        let path = entry.map_err(folder_error("read", journal))?.path();
-        let numbers =
-            path.file_name().and_then(|name| name.to_str()?.strip_suffix(".sorted")?.split_once('-'));
-        if let Some((from, to)) = numbers
-            && let (Ok(from), Ok(to)) = (from.parse(), to.parse())
-        {
-            runs.push((from, to, path));
-        }
-    }
+    let run = |path: PathBuf| {
+        let (from, to) = path.file_name()?.to_str()?.strip_suffix(".sorted")?.split_once('-')?;
+        let (from, to) = (from.parse().ok()?, to.parse().ok()?);
+        Some((from, to, path))
+    };
+    let mut runs: Vec<_> = entries(journal)?.into_iter().filter_map(run).collect();
     runs.sort_unstable();
     Ok(runs)
 }

@@ -14,7 +14,7 @@ use super::{layout, sums};
 use crate::store::embedded::checkpoint::{self, Checkpoint};
 use crate::store::embedded::engine::sled::SledEngine;
 use crate::store::embedded::engine::{Batch, EngineError, records};
-use crate::store::embedded::folder::files::{remove_folder, rename, sync, sync_all};
+use crate::store::embedded::folder::files::{remove_file, remove_folder, rename, sync, sync_all};
 use crate::store::embedded::folder::private::create_folder;
 use crate::store::embedded::folder::{Folder, OpenError, folder_error, replacement};
 use crate::store::embedded::wal::{self, Lineage, SegmentFile};
@@ -238,7 +238,7 @@ impl Opening<'_> {
         set_mark(&engine, Mark { lineage, seq: 0 }).map_err(|EngineError(reason)| self.unusable(reason))?;
         drop(engine);
         sync_all(&building)?;
-        rename(self.folder.path(), &building, &self.folder.index())?;
+        rename(&building, &self.folder.index())?;
         let engine = SledEngine::open(&self.folder.index(), self.cache_bytes)?;
         Ok(recovered(engine, lineage, 0))
     }
@@ -326,10 +326,10 @@ impl Opening<'_> {
         checkpoint::from_index(&engine, &folder, mark.lineage, mark.seq, &|| mark.seq, &|| false)
             .map_err(cannot)?;
         for SegmentFile { path, .. } in &self.log.segments {
-            std::fs::remove_file(path).map_err(folder_error("delete", path))?;
+            remove_file(path)?;
         }
-        if let Some(path) = self.log.unreadable.as_ref().filter(|path| path.exists()) {
-            std::fs::remove_file(path).map_err(folder_error("delete", path))?;
+        if let Some(path) = &self.log.unreadable {
+            remove_file(path)?;
         }
         let cannot = folder_error("clear", &folder);
         checkpoint::clear_unfinished(&folder).map_err(cannot)?;
@@ -385,9 +385,9 @@ impl Opening<'_> {
         };
         remove_folder(&self.folder.set_aside())?;
         if self.folder.index().exists() {
-            rename(self.folder.path(), &self.folder.index(), &self.folder.set_aside())?;
+            rename(&self.folder.index(), &self.folder.set_aside())?;
         }
-        rename(self.folder.path(), &building, &self.folder.index())?;
+        rename(&building, &self.folder.index())?;
         self.folder.unmark_damaged()?;
         sums::forget(self.folder)?;
         tracing::info!(records, "the index has been built anew; the previous one is in index.set-aside");

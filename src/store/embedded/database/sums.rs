@@ -6,18 +6,14 @@ use std::io::{self, Read as _};
 use std::path::Path;
 
 use crate::store::embedded::folder::files::{at, files_in, remove_file, sync};
-use crate::store::embedded::folder::private::create_file;
+use crate::store::embedded::folder::private::write_durably;
 use crate::store::embedded::folder::{Folder, OpenError, folder_error};
 
 const BUFFER_BYTES: usize = 1 << 20;
 
 /// Records the checksums of an index that nobody writes any more.
 pub(crate) fn write_sums(folder: &Folder) -> Result<(), OpenError> {
-    let (sums, path) = (sums_of(&folder.index())?, folder.sums());
-    let mut file = create_file(&path).map_err(folder_error("create", &path))?;
-    io::Write::write_all(&mut file, sums.as_bytes()).map_err(folder_error("write", &path))?;
-    file.sync_all().map_err(folder_error("sync", &path))?;
-    sync(folder.path())
+    write_durably(&folder.sums(), sums_of(&folder.index())?.as_bytes())
 }
 
 /// What has changed since the checksums were recorded: the name of a file, or nothing; nothing either if none were.

@@ -19,15 +19,15 @@
 //! `sync_file_range` returned (`iobuf.rs:729-753`), which in this program is `fdatasync`. A write that fails is
 //! remembered for good and returned by every later flush (`iobuf.rs:916-925`).
 
-use std::fs::File;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::durable_sync;
 use super::interface::{Engine, EngineError, Rows, Write};
+use crate::store::embedded::folder::OpenError;
+use crate::store::embedded::folder::files::{entries, parent, remove_file, sync};
 use crate::store::embedded::folder::private::create_folder;
-use crate::store::embedded::folder::{OpenError, folder_error};
 use crate::store::embedded::watchdog::{panic_text, step};
 
 /// A database closed a moment ago in this process may still hold its lock.
@@ -44,9 +44,8 @@ impl SledEngine {
         delete_unfinished_snapshots(path)?;
         let engine = Self(open_database(path, cache_bytes)?);
         // What was just created: sled's own files, then the folders that got a new entry.
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        for synced in [&path.join("conf"), &path.join("db"), path, parent] {
-            File::open(synced).and_then(|file| file.sync_all()).map_err(folder_error("sync", synced))?;
+        for synced in [&path.join("conf"), &path.join("db"), path, parent(path)] {
+            sync(synced)?;
         }
         let probe = || {
             step("the first write of the index", || {
@@ -64,13 +63,11 @@ impl SledEngine {
 }
 
 fn delete_unfinished_snapshots(path: &Path) -> Result<(), OpenError> {
-    for entry in std::fs::read_dir(path).map_err(folder_error("read", path))? {
-        let entry = entry.map_err(folder_error("read", path))?;
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
+    for file in entries(path)? {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
         if name.starts_with("snap.") && name.ends_with(".generating") {
             tracing::warn!(file = %name, "deleting a snapshot that an earlier start did not finish");
-            std::fs::remove_file(entry.path()).map_err(folder_error("delete", &entry.path()))?;
+            remove_file(&file)?;
         }
     }
     Ok(())

@@ -65,10 +65,23 @@ pub enum OpenError {
     Content(StoreError),
 }
 
-/// Adds to an error of the operating system what was attempted.
+impl From<OpenError> for io::Error {
+    /// The same, for what can fail of nothing but I/O.
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Folder { attempted, path, source } => {
+                let text = format!("cannot {attempted} {}: {source}", path.display());
+                Self::new(source.kind(), text)
+            }
+            other => Self::other(other),
+        }
+    }
+}
+
+/// Adds to errors of the operating system what was attempted.
 pub(crate) fn folder_error<'a>(
     attempted: &'static str,
     path: &'a Path,
-) -> impl FnOnce(io::Error) -> OpenError + 'a {
+) -> impl Fn(io::Error) -> OpenError + Copy + 'a {
     move |source| OpenError::Folder { attempted, path: path.to_owned(), source }
 }

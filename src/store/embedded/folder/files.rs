@@ -1,4 +1,5 @@
-//! Operations on files, each with an error that names the file.
+//! Operations on files and folders, each with an error that names the path. What makes files is beside this, in
+//! [`private`](super::private).
 
 use std::fs::File;
 use std::io;
@@ -6,9 +7,14 @@ use std::path::{Path, PathBuf};
 
 use super::error::{OpenError, folder_error};
 
-/// Adds the path to an error.
-pub(crate) fn at(path: &Path) -> impl FnOnce(io::Error) -> io::Error + '_ {
+/// Adds the path to errors.
+pub(crate) fn at(path: &Path) -> impl Fn(io::Error) -> io::Error + Copy + '_ {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
+}
+
+/// The folder that a file is in.
+pub(crate) fn parent(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Makes a file or a folder's entries durable.
@@ -16,10 +22,10 @@ pub(crate) fn sync(path: &Path) -> Result<(), OpenError> {
     File::open(path).and_then(|file| file.sync_all()).map_err(folder_error("sync", path))
 }
 
-/// Renames, durably. Both are in `folder`.
-pub(crate) fn rename(folder: &Path, from: &Path, to: &Path) -> Result<(), OpenError> {
+/// Renames; durable in the folder of the new name, which mostly is that of the old one.
+pub(crate) fn rename(from: &Path, to: &Path) -> Result<(), OpenError> {
     std::fs::rename(from, to).map_err(folder_error("rename", from))?;
-    sync(folder)
+    sync(parent(to))
 }
 
 /// Deletes a folder with everything in it, if it is there.
@@ -32,11 +38,25 @@ pub(crate) fn remove_file(path: &Path) -> Result<(), OpenError> {
     ignore_missing(std::fs::remove_file(path)).map_err(folder_error("delete", path))
 }
 
-fn ignore_missing(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+fn ignore_missing<T: Default>(result: io::Result<T>) -> io::Result<T> {
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(T::default()),
         other => other,
     }
+}
+
+/// The name of a file while it is written.
+pub(crate) fn unfinished(path: &Path) -> PathBuf {
+    path.with_added_extension("unfinished")
+}
+
+pub(crate) fn is_unfinished(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "unfinished")
+}
+
+/// Deletes the files in a folder that were not finished.
+pub(crate) fn remove_unfinished(folder: &Path) -> Result<(), OpenError> {
+    entries(folder)?.iter().filter(|path| is_unfinished(path)).try_for_each(|path| remove_file(path))
 }
 
 /// Makes every file below a folder durable, then the folders.
@@ -51,18 +71,20 @@ pub(crate) fn sync_all(folder: &Path) -> Result<(), OpenError> {
     folders.iter().try_for_each(|folder| sync(folder))
 }
 
+/// The files and folders in a folder; none if there is no such folder.
+pub(crate) fn entries(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
+    let paths =
+        std::fs::read_dir(folder).and_then(|entries| entries.map(|entry| Ok(entry?.path())).collect());
+    ignore_missing(paths).map_err(folder_error("read", folder))
+}
+
 /// Every file below a folder; none if there is no such folder.
 pub(crate) fn files_in(folder: &Path) -> Result<Vec<PathBuf>, OpenError> {
     let (mut files, mut folders) = (Vec::new(), vec![folder.to_owned()]);
     while let Some(folder) = folders.pop() {
-        let entries = match std::fs::read_dir(&folder) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-            entries => entries.map_err(folder_error("read", &folder))?,
-        };
-        for entry in entries {
-            let path = entry.map_err(folder_error("read", &folder))?.path();
-            if path.is_dir() { folders.push(path) } else { files.push(path) }
-        }
+        let (inner, found): (Vec<_>, Vec<_>) = entries(&folder)?.into_iter().partition(|path| path.is_dir());
+        folders.extend(inner);
+        files.extend(found);
     }
     files.sort_unstable();
     Ok(files)

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 pub use error::OpenError;
 pub(crate) use error::folder_error;
 use files::{remove_file, sync};
-use private::{check_owner, create_file, create_folder, narrow, open_lock};
+use private::{check_owner, create_file, create_folder, narrow, open_lock, write_durably};
 
 const BALLAST_BYTES: u64 = 64 << 20;
 
@@ -99,11 +99,7 @@ impl Folder {
 
     /// Has the index built anew at the next start. Durable when it returns `Ok`.
     pub(crate) fn mark_damaged(&self, reason: &str) -> Result<(), OpenError> {
-        let path = self.damage_marker();
-        let mut file = create_file(&path).map_err(folder_error("create", &path))?;
-        std::io::Write::write_all(&mut file, reason.as_bytes()).map_err(folder_error("write", &path))?;
-        sync(&path)?;
-        sync(&self.0)
+        write_durably(&self.damage_marker(), reason.as_bytes())
     }
 
     /// Why the index has to be built anew, if it has to.

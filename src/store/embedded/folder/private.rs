@@ -5,17 +5,20 @@
 //! store's own is touched: whoever names the wrong folder must not find its files changed.
 
 use std::fs::{DirBuilder, File, Metadata, OpenOptions, Permissions};
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use super::error::{OpenError, folder_error};
+use super::files::{at, entries, parent, sync};
 
 const FOLDER_MODE: u32 = 0o700;
 const FILE_MODE: u32 = 0o600;
 
-/// What is in the folder of a store, beside names that begin with `index.`; `sled` and `journal` are of earlier versions.
+/// What is in the folder of a store; `sled` and `journal` are of earlier versions.
 const OURS: [&str; 7] = ["ballast", "checkpoint", "index", "journal", "lock", "sled", "wal"];
+/// The beginnings of the names of whatever else is.
+const BEGINNINGS: [&str; 5] = ["index.", "sled.", "journal.", "set-aside-", "restoring"];
 
 /// Makes a folder, and those above it, unless they are there.
 pub(crate) fn create_folder(path: &Path) -> Result<(), OpenError> {
@@ -30,6 +33,26 @@ pub(crate) fn create_file(path: &Path) -> io::Result<File> {
         Ok(()) | Err(_) => {}
     }
     OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(path)
+}
+
+/// Writes a file, in place of one that is there. Durable when it returns.
+pub(crate) fn write_durably(path: &Path, content: &[u8]) -> Result<(), OpenError> {
+    let written =
+        create_file(path).and_then(|mut file| file.write_all(content).and_then(|()| file.sync_all()));
+    written.map_err(folder_error("write", path))?;
+    sync(parent(path))
+}
+
+/// Copies a file to another, in place of one that is there, with the time of its last change: that of a checkpoint tells
+/// who may be in it. The content is durable when it returns.
+pub(crate) fn copy_file(from: &mut File, to: &Path) -> io::Result<()> {
+    let copied = create_file(to).and_then(|mut copy| {
+        let modified = from.metadata()?.modified()?;
+        io::copy(from, &mut copy)?;
+        copy.set_modified(modified)?;
+        copy.sync_all()
+    });
+    copied.map_err(at(to))
 }
 
 /// Opens a file to lock it, and makes it if need be. Its content is left alone.
@@ -57,28 +80,12 @@ const fn may_use(owner: u32, user: u32) -> bool {
 
 /// Narrows what others can get at. A folder that cannot be narrowed, because it belongs to somebody else, is told of.
 pub(crate) fn narrow(folder: &Path) {
-    let mut narrowed = 0_u64;
-    let mut inside = Vec::new();
-    let mut only_ours = true;
-    let found = std::fs::read_dir(folder).and_then(|entries| {
-        for entry in entries {
-            let entry = entry?;
-            let name = entry.file_name();
-            let ours = OURS.iter().any(|ours| name == **ours);
-            let text = name.to_string_lossy();
-            if ours
-                || ["index.", "sled.", "journal.", "set-aside-", "restoring"]
-                    .iter()
-                    .any(|prefix| text.starts_with(prefix))
-            {
-                inside.push(entry.path());
-            } else if name != "lost+found" {
-                only_ours = false;
-            }
-        }
-        Ok(())
+    let (mut narrowed, mut only_ours) = (0_u64, true);
+    let mut done = entries(folder).map_err(io::Error::from).and_then(|paths| {
+        let (ours, others): (Vec<_>, Vec<_>) = paths.iter().partition(|path| is_ours(path));
+        only_ours = others.iter().all(|path| path.ends_with("lost+found"));
+        ours.into_iter().try_for_each(|path| narrow_all(path, &mut narrowed))
     });
-    let mut done = found.and_then(|()| inside.iter().try_for_each(|path| narrow_all(path, &mut narrowed)));
     if only_ours {
         let metadata = std::fs::metadata(folder);
         done = done.and(metadata.and_then(|metadata| narrow_one(folder, &metadata, &mut narrowed)));
@@ -93,6 +100,11 @@ pub(crate) fn narrow(folder: &Path) {
     }
 }
 
+fn is_ours(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    OURS.contains(&&*name) || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+}
+
 fn narrow_all(path: &Path, narrowed: &mut u64) -> io::Result<()> {
     let metadata = std::fs::symlink_metadata(path)?;
     // What a link leads to is not in the folder.
@@ -100,9 +112,7 @@ fn narrow_all(path: &Path, narrowed: &mut u64) -> io::Result<()> {
         return Ok(());
     }
     if metadata.is_dir() {
-        for entry in std::fs::read_dir(path)? {
-            narrow_all(&entry?.path(), narrowed)?;
-        }
+        entries(path)?.iter().try_for_each(|path| narrow_all(path, narrowed))?;
     }
     narrow_one(path, &metadata, narrowed)
 }

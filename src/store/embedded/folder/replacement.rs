@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{OpenError, folder_error};
 use super::files::{remove_folder, rename, sync};
-use super::private::{create_file, create_folder};
+use super::private::{create_folder, write_durably};
 
 /// What a store's folder has of a store.
 const PARTS: [&str; 7] = ["checkpoint", "wal", "index", "index.damaged", "index.sums", "sled", "journal"];
@@ -23,12 +23,8 @@ const ASIDE: &str = "set-aside";
 pub(crate) fn begin(folder: &Path, new: &Path) -> Result<Option<PathBuf>, OpenError> {
     let mut names = (1_u32..).map(|n| format!("set-aside-{n}"));
     let name = names.find(|name| !folder.join(name).exists()).unwrap_or_default();
-    let path = new.join(ASIDE);
-    let mut file = create_file(&path).map_err(folder_error("create", &path))?;
-    std::io::Write::write_all(&mut file, name.as_bytes()).map_err(folder_error("write", &path))?;
-    sync(&path)?;
-    sync(new)?;
-    rename(folder, new, &folder.join(READY))?;
+    write_durably(&new.join(ASIDE), name.as_bytes())?;
+    rename(new, &folder.join(READY))?;
     finish(folder)?;
     let aside = folder.join(name);
     Ok(aside.exists().then_some(aside))
@@ -41,7 +37,7 @@ pub(crate) fn finish(folder: &Path) -> Result<(), OpenError> {
         let path = ready.join(ASIDE);
         let name = std::fs::read_to_string(&path).map_err(folder_error("read", &path))?;
         move_parts(folder, &folder.join(name))?;
-        rename(folder, &ready, &placing)?;
+        rename(&ready, &placing)?;
     }
     if placing.is_dir() {
         move_parts(&placing, folder)?;
@@ -59,7 +55,7 @@ pub(crate) fn is_begun(folder: &Path) -> bool {
 fn move_parts(from: &Path, to: &Path) -> Result<(), OpenError> {
     for name in PARTS.iter().filter(|name| from.join(name).exists()) {
         create_folder(to)?;
-        rename(to, &from.join(name), &to.join(name))?;
+        rename(&from.join(name), &to.join(name))?;
         sync(from)?;
     }
     Ok(())

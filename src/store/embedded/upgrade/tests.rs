@@ -14,6 +14,7 @@ use crate::store::embedded::database::{Recovered, recover};
 use crate::store::embedded::engine::{Engine as _, Memory, Write, records};
 use crate::store::embedded::folder::Folder;
 use crate::store::embedded::records::checked;
+use crate::store::embedded::rig::copy;
 use crate::store::embedded::wal::Limited;
 use crate::store::embedded::{EmbeddedStore, Settings};
 use crate::store::{
@@ -21,19 +22,6 @@ use crate::store::{
     LinkQuery, Outcome, People as _, Reconciling as _, Store as _, Trail as _,
 };
 use ids_of_0_2_0::{RECEIPT, chat_id, customer, dealer, pending_id, unionid};
-
-fn copy(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let to = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy(&entry.path(), &to);
-        } else {
-            std::fs::copy(entry.path(), to).unwrap();
-        }
-    }
-}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_store_of_version_0_1_0_is_upgraded_in_place() {

@@ -3,7 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::store::embedded::folder::files::at;
+use crate::store::embedded::folder::files::{at, entries, remove_file};
 
 const SUFFIX: &str = ".wal";
 /// That of versions before 0.3.
@@ -36,14 +36,7 @@ pub(crate) fn segment_name(from: u64) -> String {
 
 /// The segments in a folder, oldest first; none if there is no such folder.
 pub(crate) fn list(folder: &Path) -> io::Result<Vec<SegmentFile>> {
-    let mut segments = Vec::new();
-    let entries = match std::fs::read_dir(folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(segments),
-        entries => entries.map_err(at(folder))?,
-    };
-    for entry in entries {
-        segments.extend(SegmentFile::parse(entry.map_err(at(folder))?.path()));
-    }
+    let mut segments: Vec<_> = entries(folder)?.into_iter().filter_map(SegmentFile::parse).collect();
     segments.sort_unstable();
     Ok(segments)
 }
@@ -54,7 +47,7 @@ pub(crate) fn delete_up_to(folder: &Path, seq: u64) -> io::Result<()> {
         if next.from > seq.saturating_add(1) {
             break;
         }
-        std::fs::remove_file(&segment.path).map_err(at(&segment.path))?;
+        remove_file(&segment.path)?;
     }
     Ok(())
 }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::files::segment_name;
 use super::record::{Header, Kind, Lineage};
-use crate::store::embedded::folder::files::at;
+use crate::store::embedded::folder::files::{at, sync};
 use crate::store::embedded::folder::private::create_file;
 
 /// Why a record was not appended.
@@ -38,7 +38,7 @@ impl Segment {
         let mut file = create_file(&path).map_err(at(&path))?;
         let header = Header { kind: Kind::Segment, lineage, from, to: 0 }.encode();
         let begun = file.write_all(&header).and_then(|()| file.sync_all()).map_err(at(&path));
-        let begun = begun.and_then(|()| File::open(folder).and_then(|folder| folder.sync_all()));
+        let begun = begun.and_then(|()| Ok(sync(folder)?));
         begun.inspect_err(|_| {
             // The segment before it may grow past this one's number.
             let _ = std::fs::remove_file(&path);

@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::super::write_sums;
 use super::*;
-use crate::store::embedded::rig::{Model, Rig, apply, copy, flip, some_commits};
+use crate::store::embedded::rig::{Model, Rig, apply, copy, files, flip, nth_commit, some_commits};
 use crate::store::embedded::wal::Log as _;
 
 mod damage;
@@ -148,7 +148,7 @@ proptest! {
                 }
                 Step::FlipIndex(file, at) => {
                     rig.close();
-                    let files = crate::store::embedded::rig::files(&place.file("index"));
+                    let files = files(&place.file("index"));
                     let files: Vec<_> =
                         files.into_iter().filter(|path| std::fs::metadata(path).unwrap().len() > 0).collect();
                     let path = &files[file % files.len()];

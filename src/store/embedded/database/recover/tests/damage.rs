@@ -38,7 +38,7 @@ fn lose_index(place: &Place) {
 }
 
 fn checkpoint(place: &Place) -> PathBuf {
-    crate::store::embedded::rig::files(&place.file("checkpoint")).pop().unwrap()
+    files(&place.file("checkpoint")).pop().unwrap()
 }
 
 /// It opens without a rebuild, goes on, and log and checkpoint alone hold everything again.
@@ -47,7 +47,7 @@ fn assert_healed(place: &Place, mut expected: Model) {
     assert!(!rig.is_rebuilt);
     assert_eq!(rig.content(), expected);
     some_commits(&mut rig, 200..210);
-    (200..210).for_each(|n| apply(&mut expected, &crate::store::embedded::rig::nth_commit(n)));
+    (200..210).for_each(|n| apply(&mut expected, &nth_commit(n)));
     rig.close();
     lose_index(place);
     let rig = place.open();

@@ -33,8 +33,7 @@ fn log_and_checkpoint_are_for_their_owner_alone() {
     rig.folder.mark_damaged("for a test").unwrap();
     rig.close();
     let folders = ["wal", "checkpoint", "index"].map(|name| place.file(name));
-    let files =
-        ["wal", "checkpoint"].map(|name| crate::store::embedded::rig::files(&place.file(name))).concat();
+    let files = ["wal", "checkpoint"].map(|name| files(&place.file(name))).concat();
     for path in folders.iter().chain(&files).chain(&[place.file("index.damaged"), place.file("index.sums")]) {
         let mode = std::fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode & 0o077, 0, "{}", path.display());
@@ -129,7 +128,7 @@ fn any_bit_that_flips_in_the_index_after_a_clean_stop_is_found_and_nothing_is_lo
     rig.close();
     let folder = Folder::new(place.path());
     assert_eq!(sums::changed(&folder).unwrap(), None);
-    for path in crate::store::embedded::rig::files(&place.file("index")) {
+    for path in files(&place.file("index")) {
         let length = usize::try_from(std::fs::metadata(&path).unwrap().len()).unwrap();
         for at in (0..length).step_by((length / 16).max(1)).chain(length.checked_sub(1)) {
             flip(&path, at);

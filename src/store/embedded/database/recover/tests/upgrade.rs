@@ -31,7 +31,7 @@ fn an_upgrade_that_was_interrupted_after_any_step_is_completed() {
             // The log has its name, and still the sorted files beside it.
             |place, _| std::fs::rename(place.file("journal"), place.file("wal")).unwrap(),
             |place, _| {
-                let sorted = crate::store::embedded::rig::files(&place.file("wal"));
+                let sorted = files(&place.file("wal"));
                 sorted.iter().filter(|path| path.extension().unwrap() == "sorted").for_each(|path| {
                     std::fs::remove_file(path).unwrap();
                 });
@@ -74,7 +74,7 @@ fn sorted_files_with_a_hole_or_damage_are_made_up_for_by_the_index() {
     for damage in [0, 1] {
         let place = old("store-0.2.0");
         let expected = old("store-0.2.0").open().content();
-        let sorted = crate::store::embedded::rig::files(&place.file("journal")).remove(0);
+        let sorted = files(&place.file("journal")).remove(0);
         if damage == 0 {
             std::fs::remove_file(sorted).unwrap();
         } else {
