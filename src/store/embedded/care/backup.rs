@@ -9,7 +9,7 @@ use std::io::{self, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
 use super::verify::existing;
-use crate::store::embedded::checkpoint;
+use crate::store::embedded::checkpoint::{self, Inventory};
 use crate::store::embedded::folder::files::{
     at, entries, files_in, is_unfinished, remove_file, remove_unfinished, sync, unfinished,
 };
@@ -67,7 +67,8 @@ fn check_and_copy(store: &Folder, to: &Path) -> Result<BackedUp, OpenError> {
     folders.iter().try_for_each(|folder| create_folder(folder))?;
     let clear = || folders.iter().try_for_each(|folder| remove_unfinished(folder));
     clear()?;
-    let there = commits_in(&target).map_err(cannot_copy)?;
+    // Of a copy that is damaged, the last commit before the damage.
+    let there = Inventory::read(&target).and_then(|found| found.replay()).map_err(cannot_copy)?.last;
     let files = copy_what_differs(store, to).map_err(cannot_copy)?;
     let commits = read_back(&files).inspect_err(|_| drop(clear())).map_err(cannot_copy)?;
     if commits < there {
@@ -104,13 +105,7 @@ fn check_source(store: &Folder) -> Result<(), OpenError> {
 /// Refuses a folder that holds something else.
 fn check_target(store: &Folder, to: &Path) -> Result<(), OpenError> {
     let copy = Folder::new(to);
-    let lineage = |folder: &Folder| -> io::Result<_> {
-        let (found, _) = checkpoint::find(&folder.checkpoint())?;
-        match found {
-            Some(found) => Ok(Some(found.lineage)),
-            None => wal::lineage(&wal::list(&folder.wal())?),
-        }
-    };
+    let lineage = |folder: &Folder| Inventory::read(folder)?.lineage();
     let own = lineage(store).map_err(folder_error("read", store.path()))?;
     let there = lineage(&copy).map_err(folder_error("read", to))?;
     if there.is_some() && there != own {
@@ -130,14 +125,9 @@ fn check_target(store: &Folder, to: &Path) -> Result<(), OpenError> {
 
 /// The files of checkpoint and log, as they are at this moment.
 fn files_of(store: &Folder) -> io::Result<Vec<PathBuf>> {
-    // The checkpoint first: of the segments only those go that one covers.
-    let (found, _) = checkpoint::find(&store.checkpoint())?;
-    let segments = wal::list(&store.wal())?;
-    Ok(found
-        .map(|found| found.path)
-        .into_iter()
-        .chain(segments.into_iter().map(|segment| segment.path))
-        .collect())
+    let Inventory { checkpoint, segments, .. } = Inventory::read(store)?;
+    let segments = segments.into_iter().map(|segment| segment.path);
+    Ok(checkpoint.map(|checkpoint| checkpoint.path).into_iter().chain(segments).collect())
 }
 
 /// A file of the copy.
@@ -225,12 +215,6 @@ fn is_equal(file: &mut File, copy: &Path) -> io::Result<bool> {
 fn is_ours(path: &Path) -> bool {
     path.extension()
         .is_some_and(|extension| ["wal", "log", "checkpoint"].iter().any(|ours| extension == *ours))
-}
-
-/// The number of the last commit of the copy that is there; of one that is damaged, the last before the damage.
-fn commits_in(copy: &Folder) -> io::Result<u64> {
-    let seq = checkpoint::find(&copy.checkpoint())?.0.map_or(0, |found| found.seq);
-    Ok(wal::replay::<io::Error>(&wal::list(&copy.wal())?, seq, |_, _| Ok(()))?.last)
 }
 
 /// Reads copied files from front to back. The number of the last record.

@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::store::embedded::checkpoint;
+use crate::store::embedded::checkpoint::Inventory;
 use crate::store::embedded::database::{Quiet, Recovered, Recovery, recover, upgrade_layout};
 use crate::store::embedded::engine::{Batch, records};
 use crate::store::embedded::folder::files::{at, entries, remove_file};
@@ -108,10 +108,10 @@ fn assemble(store: &Folder, from: &Path, target: &Folder) -> Result<Option<Strin
 }
 
 fn lineage(folder: &Folder) -> io::Result<Option<Lineage>> {
-    match checkpoint::find(&folder.checkpoint())? {
-        (Some(found), _) => Ok(Some(found.lineage)),
-        (None, Some(unreadable)) => Err(wal::damaged(&unreadable)),
-        (None, None) => wal::lineage(&wal::list(&folder.wal())?),
+    let found = Inventory::read(folder)?;
+    match (&found.checkpoint, &found.unreadable) {
+        (None, Some(unreadable)) => Err(wal::damaged(unreadable)),
+        _ => found.lineage(),
     }
 }
 
@@ -131,13 +131,12 @@ fn copy_folder(from: &Path, to: &Path) -> io::Result<()> {
 
 /// Deletes what comes behind a gap in the log, or is damaged. The last record before it; and the gap, if there is one.
 fn cut_at_a_gap(target: &Folder) -> io::Result<(u64, Option<Gap>)> {
-    let (found, _) = checkpoint::find(&target.checkpoint())?;
-    let segments = wal::list(&target.wal())?;
-    let replayed = wal::replay::<io::Error>(&segments, found.map_or(0, |found| found.seq), |_, _| Ok(()))?;
+    let found = Inventory::read(target)?;
+    let replayed = found.replay()?;
     if replayed.gap.is_none() {
         return Ok((replayed.last, None));
     }
-    for segment in &segments {
+    for segment in &found.segments {
         let content = Content::read(segment).ok().flatten().filter(|_| segment.from <= replayed.last);
         match content {
             Some(content) if content.end() > replayed.last => {

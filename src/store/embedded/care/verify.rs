@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
 
-use crate::store::embedded::checkpoint::{self, Checkpoint, CompareError, live, merged, side_by_side};
+use crate::store::embedded::checkpoint::{CompareError, Inventory, side_by_side};
 use crate::store::embedded::database::{Quiet, Recovered, recover};
 use crate::store::embedded::engine::{Engine, EngineError, records};
 use crate::store::embedded::folder::{Folder, OpenError, folder_error, replacement};
-use crate::store::embedded::wal;
 
 /// What comparing came to.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
@@ -85,16 +84,11 @@ fn compare(
     last: u64,
     verified: &mut Verified,
 ) -> Result<(), OpenError> {
-    let log = || -> io::Result<_> {
-        let (found, _) = checkpoint::find(&folder.checkpoint())?;
-        let segments = wal::list(&folder.wal())?;
-        let lineage = found.as_ref().map_or([0; 16], |Checkpoint { lineage, .. }| *lineage);
-        Ok(live(merged(&folder.checkpoint(), lineage, found.as_ref(), &segments, last)?))
-    };
-    let log = log().map_err(folder_error("read", folder.path()))?;
+    let cannot_read = folder_error("read", folder.path());
+    let log = Inventory::read(folder).and_then(|found| found.rows(last)).map_err(cannot_read)?;
     for row in side_by_side(log, records(engine)) {
         let (key, log, index) = row.map_err(|error| match error {
-            CompareError::Log(error) => folder_error("read", folder.path())(error),
+            CompareError::Log(error) => cannot_read(error),
             CompareError::Index(error) => unreadable(folder, &error),
         })?;
         if log == index {

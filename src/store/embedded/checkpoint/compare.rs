@@ -5,11 +5,11 @@ use std::collections::HashSet;
 use std::io;
 use std::time::Duration;
 
-use super::file::find;
-use super::merge::{CompareError, live, merged, side_by_side};
+use super::inventory::Inventory;
+use super::merge::{CompareError, side_by_side};
 use crate::store::embedded::engine::{Engine, records};
 use crate::store::embedded::folder::Folder;
-use crate::store::embedded::wal::{self, Lineage};
+use crate::store::embedded::wal;
 
 /// Rows between two pauses, which leave the disk and the processor to whoever is waiting.
 const ROWS_BETWEEN_PAUSES: usize = 1_000;
@@ -32,14 +32,11 @@ pub(super) enum Compared {
 /// the log has written since is left alone. Segments must not be deleted meanwhile.
 pub(super) fn compare(
     folder: &Folder,
-    lineage: Lineage,
     engine: &dyn Engine,
     to: u64,
     stop: &dyn Fn() -> bool,
 ) -> io::Result<Compared> {
-    let (checkpoint, _) = find(&folder.checkpoint())?;
-    let segments = wal::list(&folder.wal())?;
-    let log = live(merged(&folder.checkpoint(), lineage, checkpoint.as_ref(), &segments, to)?);
+    let log = Inventory::read(folder)?.rows(to)?;
     let (mut suspects, mut equal) = (HashSet::new(), 0);
     for (n, row) in side_by_side(log, records(engine)).enumerate() {
         if n % ROWS_BETWEEN_PAUSES == 0 {

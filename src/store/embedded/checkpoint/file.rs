@@ -128,10 +128,10 @@ impl Drop for SortedWriter {
 }
 
 impl SortedWriter {
-    /// Begins a run that covers some records.
-    pub(crate) fn run(folder: &Path, lineage: Lineage, from: u64, to: u64) -> io::Result<Self> {
+    /// Begins a run that covers some records. Nobody asks which store a run is of: it does not outlive the merge.
+    pub(crate) fn run(folder: &Path, from: u64, to: u64) -> io::Result<Self> {
         let path = folder.join(format!("{from:020}-{to:020}.run"));
-        Self::create(unfinished(&path), Header { kind: Kind::Run, lineage, from, to })
+        Self::create(unfinished(&path), Header { kind: Kind::Run, lineage: Lineage::default(), from, to })
     }
 
     fn create(path: PathBuf, header: Header) -> io::Result<Self> {

@@ -9,7 +9,7 @@ use itertools::{EitherOrBoth, Itertools as _};
 use super::file::{Checkpoint, Entries, SortedWriter};
 use crate::store::embedded::engine::{EngineError, Write};
 use crate::store::embedded::wal::record::Entry;
-use crate::store::embedded::wal::{Content, Lineage, SegmentFile, damaged};
+use crate::store::embedded::wal::{Content, SegmentFile, damaged};
 
 /// Bytes of segments that are sorted in memory at a time. Small in tests, to have several runs.
 const RUN_BYTES: u64 = if cfg!(test) { 8 << 10 } else { 64 << 20 };
@@ -20,9 +20,8 @@ const RUN_BYTES: u64 = if cfg!(test) { 8 << 10 } else { 64 << 20 };
 ///
 /// # Errors
 /// Those of reading and writing; [`damaged`] names a segment that lacks a record up to `to`.
-pub(crate) fn merged(
+pub(super) fn merged(
     folder: &Path,
-    lineage: Lineage,
     checkpoint: Option<&Checkpoint>,
     segments: &[SegmentFile],
     to: u64,
@@ -51,8 +50,7 @@ pub(crate) fn merged(
                 .collect();
             sources.push(Box::new(owned.into_iter()));
         } else {
-            let (first, last) = (some[0].0.from, some[count - 1].1);
-            let mut run = SortedWriter::run(folder, lineage, first, last)?;
+            let mut run = SortedWriter::run(folder, some[0].0.from, some[count - 1].1)?;
             entries.into_iter().try_for_each(|entry| run.push(entry))?;
             run.end()?;
             sources.push(Box::new(run.reader()?));
@@ -64,7 +62,7 @@ pub(crate) fn merged(
 }
 
 /// What [`merged`] returns. The runs that it is read from are deleted with it.
-pub(crate) struct Merged {
+pub(super) struct Merged {
     entries: Entries,
     _runs: Vec<SortedWriter>,
 }

@@ -8,9 +8,11 @@
 
 mod compare;
 mod file;
+mod inventory;
 mod merge;
 mod write;
 
-pub(crate) use file::{Checkpoint, CheckpointWriter, Entries, SortedReader, clear_unfinished, find, verify};
-pub(crate) use merge::{CompareError, live, merged, newest, side_by_side};
+pub(crate) use file::{CheckpointWriter, Entries, SortedReader, clear_unfinished, find, verify};
+pub(crate) use inventory::Inventory;
+pub(crate) use merge::{CompareError, live, newest, side_by_side};
 pub(crate) use write::{Checkpointer, Progress, Suspect, from_index, make};

@@ -9,8 +9,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::compare::{Compared, compare};
-use super::file::{Checkpoint, CheckpointWriter, clear_unfinished, find};
-use super::merge::{live, merged};
+use super::file::{Checkpoint, CheckpointWriter, clear_unfinished};
+use super::inventory::Inventory;
 use crate::store::embedded::engine::{Engine, EngineError, records};
 use crate::store::embedded::folder::Folder;
 use crate::store::embedded::folder::files::remove_folder;
@@ -223,10 +223,9 @@ impl Work {
             return Ok(None);
         }
         let (folder, progress) = (self.folder.checkpoint(), self.progress.clone());
-        let (mut checkpoint, unreadable) = find(&folder)?;
-        let segments = wal::list(&self.folder.wal())?;
-        let (seq, needs) =
-            checkpoint.as_ref().map_or((0, 0), |checkpoint| (checkpoint.seq, checkpoint.needs));
+        let found = Inventory::read(&self.folder)?;
+        let (seq, needs) = (found.checkpointed(), found.needs());
+        let Inventory { mut checkpoint, unreadable, segments, .. } = found;
         let closed = progress.closed.load(SeqCst);
         let checkpoint_bytes = checkpoint.as_ref().map_or(Ok(0), Checkpoint::bytes)?;
         let log_bytes = bytes_after(&segments, seq)?;
@@ -280,7 +279,7 @@ impl Work {
         }
         let stopped = || self.progress.stopped();
         self.index.compare_to = None;
-        match compare(&self.folder, self.lineage, &*self.index.engine, to, &stopped) {
+        match compare(&self.folder, &*self.index.engine, to, &stopped) {
             Ok(Compared::Differs(reason)) => (self.index.is_damaged)(&reason),
             Ok(Compared::Equal(rows)) => tracing::info!(rows, "the index is as checkpoint and log say"),
             Ok(Compared::Stopped) => {}
@@ -336,16 +335,15 @@ pub(crate) fn make(
     to: u64,
     stop: &dyn Fn() -> bool,
 ) -> io::Result<WrittenAt> {
-    let (previous, unreadable) = find(&folder.checkpoint())?;
-    if let (None, Some(unreadable)) = (&previous, unreadable) {
-        return Err(wal::damaged(&unreadable));
+    let found = Inventory::read(folder)?;
+    if let (None, Some(unreadable)) = (&found.checkpoint, &found.unreadable) {
+        return Err(wal::damaged(unreadable));
     }
-    if previous.as_ref().is_some_and(|previous| previous.needs > to) {
+    if found.needs() > to {
         // Consistent only together with more of the log.
         return Err(io::Error::other("the log does not reach what the checkpoint needs"));
     }
-    let segments = wal::list(&folder.wal())?;
-    let rows = live(merged(&folder.checkpoint(), lineage, previous.as_ref(), &segments, to)?);
+    let rows = found.rows(to)?;
     let mut writer = CheckpointWriter::create(&folder.checkpoint(), lineage, to)?;
     for row in rows {
         let (key, value) = row?;

@@ -5,13 +5,12 @@
 //! checkpoint lack something that the index still has do they get it from there.
 
 use std::io;
-use std::path::PathBuf;
 
 use super::backlog::{Backlog, ReplayError, apply_all};
 use super::filling::{FillError, damaged_keys, fill};
 use super::mark::{Mark, set_mark};
 use super::{layout, sums};
-use crate::store::embedded::checkpoint::{self, Checkpoint};
+use crate::store::embedded::checkpoint::{self, Inventory};
 use crate::store::embedded::engine::sled::SledEngine;
 use crate::store::embedded::engine::{Batch, EngineError, records};
 use crate::store::embedded::folder::files::{remove_file, remove_folder, rename, sync, sync_all};
@@ -21,7 +20,6 @@ use crate::store::embedded::wal::{self, Lineage, SegmentFile};
 
 /// Opening sled needs space: with less than this, that it does not open says nothing.
 const OPENING_BYTES: u64 = 16 << 20;
-const HEADER_BYTES: u64 = wal::record::Header::BYTES as u64;
 
 /// How a recovery goes on: the records written so far of an index that is built anew.
 pub trait Recovery: Send {
@@ -63,60 +61,6 @@ pub(crate) struct Recovered {
     pub(crate) damaged: Vec<Vec<u8>>,
 }
 
-/// What the log and its checkpoint are.
-struct Log {
-    checkpoint: Option<Checkpoint>,
-    /// A checkpoint that cannot be read.
-    unreadable: Option<PathBuf>,
-    segments: Vec<SegmentFile>,
-    lineage: Option<Lineage>,
-}
-
-impl Log {
-    fn read(folder: &Folder) -> Result<Self, OpenError> {
-        let read = || -> io::Result<Self> {
-            let (checkpoint, unreadable) = checkpoint::find(&folder.checkpoint())?;
-            let segments = wal::list(&folder.wal())?;
-            let lineage = match &checkpoint {
-                Some(checkpoint) => Some(checkpoint.lineage),
-                None => wal::lineage(&segments)?,
-            };
-            Ok(Self { checkpoint, unreadable, segments, lineage })
-        };
-        read().map_err(folder_error("read", folder.path()))
-    }
-
-    fn checkpointed(&self) -> u64 {
-        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.seq)
-    }
-
-    /// Whether there is neither a checkpoint nor a record, readable or not.
-    fn is_empty(&self) -> bool {
-        // A crash may have come while the first segment was begun.
-        let holds_nothing = |segment: &SegmentFile| segment.bytes().is_ok_and(|bytes| bytes <= HEADER_BYTES);
-        self.checkpoint.is_none() && self.unreadable.is_none() && self.segments.iter().all(holds_nothing)
-    }
-
-    /// The last record that is known to have been in it.
-    fn end(&self) -> io::Result<u64> {
-        let replayed = wal::replay::<io::Error>(&self.segments, 0, |_, _| Ok(()))?;
-        let of_segments = replayed.gap.map_or(replayed.last, |gap| gap.end);
-        let of_checkpoint = self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.needs);
-        Ok(of_segments.max(of_checkpoint).max(self.segments.last().map_or(0, |segment| segment.from)))
-    }
-
-    /// Makes what a killed process wrote last durable: the index must not be the only one to have it.
-    fn sync(&self) -> Result<(), OpenError> {
-        self.segments.last().map_or(Ok(()), |segment| sync(&segment.path))
-    }
-
-    /// Whether something of it is lost that came before its first readable record.
-    fn lacks_its_beginning(&self) -> bool {
-        let begins_at = self.segments.first().map_or(1, |segment| segment.from);
-        self.unreadable.is_some() && self.checkpoint.is_none() || begins_at > self.checkpointed() + 1
-    }
-}
-
 /// How the index was found.
 enum Index {
     Missing,
@@ -141,7 +85,10 @@ pub(crate) fn recover(
     }
     checkpoint::clear_unfinished(&folder.checkpoint())
         .map_err(folder_error("clear", &folder.checkpoint()))?;
-    let opening = Opening { folder, cache_bytes, log: Log::read(folder)? };
+    let cannot_read = folder_error("read", folder.path());
+    let log = Inventory::read(folder).map_err(cannot_read)?;
+    let lineage = log.lineage().map_err(cannot_read)?;
+    let opening = Opening { folder, cache_bytes, log, lineage };
     let was_killed = !folder.sums().exists() && folder.index().exists();
     let recovered = opening.recover(recovery)?;
     sync(folder.path())?;
@@ -152,12 +99,13 @@ pub(crate) fn recover(
 struct Opening<'a> {
     folder: &'a Folder,
     cache_bytes: u64,
-    log: Log,
+    log: Inventory,
+    lineage: Option<Lineage>,
 }
 
 impl Opening<'_> {
     fn recover(self, recovery: &mut dyn Recovery) -> Result<Recovered, OpenError> {
-        match (self.index()?, self.log.lineage) {
+        match (self.index()?, self.lineage) {
             (Index::Missing, None) if self.log.is_empty() => self.begin(),
             (Index::Missing, None) => Err(self.unreadable_log("it is missing")),
             (Index::Missing, Some(lineage)) => self.rebuild("it is missing", lineage, recovery),
@@ -205,6 +153,18 @@ impl Opening<'_> {
             }
             opened => opened,
         }
+    }
+
+    /// The last record that is known to have been in the log.
+    fn end_of_log(&self) -> io::Result<u64> {
+        let replayed = wal::replay::<io::Error>(&self.log.segments, 0, |_, _| Ok(()))?;
+        let of_segments = replayed.gap.map_or(replayed.last, |gap| gap.end);
+        Ok(of_segments.max(self.log.needs()).max(self.log.segments.last().map_or(0, |segment| segment.from)))
+    }
+
+    /// Makes what a killed process wrote last durable: the index must not be the only one to have it.
+    fn sync_log(&self) -> Result<(), OpenError> {
+        self.log.segments.last().map_or(Ok(()), |segment| sync(&segment.path))
     }
 
     fn unusable(&self, reason: String) -> OpenError {
@@ -283,8 +243,8 @@ impl Opening<'_> {
             );
         }
         let last = replayed.last;
-        self.log.sync()?;
-        let needs = self.log.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.needs);
+        self.sync_log()?;
+        let needs = self.log.needs();
         let is_incomplete = replayed.seen.max(checkpointed) < applied || self.log.lacks_its_beginning();
         if is_incomplete || replayed.damaged.is_some() || needs > last {
             if needs > last {
@@ -300,14 +260,14 @@ impl Opening<'_> {
 
     /// The index is all there is of the store: a log is begun, behind whatever is left of another one.
     fn take_over(self, engine: SledEngine) -> Result<Recovered, OpenError> {
-        let end = self.log.end().map_err(folder_error("read", &self.folder.wal()))?;
+        let end = self.end_of_log().map_err(folder_error("read", &self.folder.wal()))?;
         self.heal(engine, Mark { lineage: rand::random(), seq: end + 1 })
     }
 
     /// Log or checkpoint lack something that the index has: a checkpoint is written from it. The index has everything up
     /// to `mark`, and there is nothing behind that.
     fn heal(self, engine: SledEngine, mark: Mark) -> Result<Recovered, OpenError> {
-        let is_new = self.log.lineage != Some(mark.lineage);
+        let is_new = self.lineage != Some(mark.lineage);
         if !self.log.is_empty() || mark.seq > 1 {
             tracing::error!(
                 seq = mark.seq,
@@ -317,7 +277,7 @@ impl Opening<'_> {
         let set_mark = || set_mark(&engine, mark).map_err(|EngineError(reason)| self.unusable(reason));
         // Where it is interrupted it begins again: so an index that belongs to no log yet belongs to this one first, and
         // one that has to leave another log does so last.
-        let marks_first = !is_new || self.log.lineage.is_none();
+        let marks_first = !is_new || self.lineage.is_none();
         if marks_first {
             set_mark()?;
         }
@@ -348,31 +308,25 @@ impl Opening<'_> {
         lineage: Lineage,
         recovery: &mut dyn Recovery,
     ) -> Result<Recovered, OpenError> {
-        let checkpointed = self.log.checkpointed();
         if let (Some(path), None) = (&self.log.unreadable, &self.log.checkpoint) {
             return Err(self.incomplete(format!("{} is damaged, and the index: {reason}", path.display())));
         }
-        let replayed = wal::replay::<io::Error>(&self.log.segments, checkpointed, |_, _| Ok(()));
-        let replayed = replayed.map_err(folder_error("read", &self.folder.wal()))?;
+        let replayed = self.log.replay().map_err(folder_error("read", &self.folder.wal()))?;
         if let Some(gap) = replayed.gap {
             return Err(self.incomplete(format!("{gap}, and the index: {reason}")));
         }
-        let (last, needs) =
-            (replayed.last, self.log.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.needs));
+        let (last, needs) = (replayed.last, self.log.needs());
         if needs > last {
             return Err(self.incomplete(format!("the log ends with record {last}, and had {needs}")));
         }
-        self.log.sync()?;
+        self.sync_log()?;
         tracing::warn!(reason, "the index is built anew from checkpoint and log");
         recovery.rebuilding(reason);
         let cannot_read = |error: io::Error| match error.kind() {
             io::ErrorKind::InvalidData => self.incomplete(format!("{error}, and the index: {reason}")),
             _ => folder_error("read", self.folder.path())(error),
         };
-        let Log { checkpoint, segments, .. } = &self.log;
-        let rows =
-            checkpoint::merged(&self.folder.checkpoint(), lineage, checkpoint.as_ref(), segments, last);
-        let rows = checkpoint::live(rows.map_err(cannot_read)?);
+        let rows = self.log.rows(last).map_err(cannot_read)?;
         let building = self.folder.building();
         let filled = fill(&building, Mark { lineage, seq: last }, rows, &mut |records| {
             recovery.written(records);

@@ -20,7 +20,7 @@ mod write;
 pub(crate) use files::{SegmentFile, delete_up_to, list, segment_name};
 #[cfg(test)]
 pub(crate) use limited::Limited;
-pub(crate) use read::{Content, Gap, damaged, lineage, replay};
+pub(crate) use read::{Content, Gap, Replayed, damaged, lineage, replay};
 pub(crate) use record::Lineage;
 pub(crate) use segment::AppendError;
 pub(crate) use write::{Log, LogWriter};

@@ -3,6 +3,8 @@ use std::path::Path;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
 
+use super::super::file::find;
+use super::super::merge::{live, merged};
 use super::*;
 use crate::store::embedded::engine::{Batch, EngineError, Memory, Rows, Write};
 use crate::store::embedded::rig::{Model, Rig, apply, files, flip, nth_commit, write_log};
@@ -26,7 +28,7 @@ fn model_of(commits: &[Batch]) -> Model {
 /// What checkpoint and segments come to; of one key there is one row, and none is a tombstone.
 fn content(folder: &Folder, checkpoint: Option<&Checkpoint>, to: u64) -> Model {
     let segments = wal::list(&folder.wal()).unwrap();
-    let rows: Vec<_> = live(merged(&folder.checkpoint(), LINEAGE, checkpoint, &segments, to).unwrap())
+    let rows: Vec<_> = live(merged(&folder.checkpoint(), checkpoint, &segments, to).unwrap())
         .collect::<io::Result<_>>()
         .unwrap();
     assert!(rows.is_sorted_by(|(a, _), (b, _)| a < b));

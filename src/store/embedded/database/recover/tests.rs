@@ -1,4 +1,4 @@
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use proptest::collection::btree_map;
 use proptest::collection::vec;
