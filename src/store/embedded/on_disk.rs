@@ -24,14 +24,7 @@ pub(super) struct OnDisk {
 
 impl OnDisk {
     pub(super) fn log_status(&self) -> LogStatus {
-        let status = self.progress.status();
-        LogStatus {
-            log_bytes: status.log_bytes,
-            checkpoint_bytes: status.checkpoint_bytes,
-            checkpoints_failed: status.failed,
-            checkpoint_failure: status.failure,
-            index_rebuilt: self.index_rebuilt,
-        }
+        LogStatus { index_rebuilt: self.index_rebuilt, ..self.progress.status() }
     }
 
     /// Drains what is left, and records that the store was closed.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::compare::{Compared, compare};
 use super::file::{Checkpoint, CheckpointWriter, clear_unfinished};
 use super::inventory::Inventory;
+use crate::store::LogStatus;
 use crate::store::embedded::engine::{Engine, EngineError, records};
 use crate::store::embedded::folder::Folder;
 use crate::store::embedded::folder::files::remove_folder;
@@ -45,20 +46,7 @@ pub(crate) struct Progress {
     stop: AtomicBool,
     woken: Mutex<bool>,
     wake: Condvar,
-    status: Mutex<Status>,
-}
-
-/// How the log and its checkpoints are.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Status {
-    /// Bytes of the log behind the last checkpoint.
-    pub(crate) log_bytes: u64,
-    /// Bytes of the last checkpoint.
-    pub(crate) checkpoint_bytes: u64,
-    /// Checkpoints that failed since the start.
-    pub(crate) failed: u64,
-    /// Why the last one failed.
-    pub(crate) failure: Option<String>,
+    status: Mutex<LogStatus>,
 }
 
 impl Progress {
@@ -93,7 +81,8 @@ impl Progress {
         self.wake();
     }
 
-    pub(crate) fn status(&self) -> Status {
+    /// How log and checkpoints are; whether the index was built anew is not known here.
+    pub(crate) fn status(&self) -> LogStatus {
         self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -101,7 +90,7 @@ impl Progress {
     pub(crate) fn log_is_too_long(&self) -> Option<String> {
         let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
         let max = LOG_BYTES_MAX.max(status.checkpoint_bytes.saturating_mul(2));
-        status.failure.clone().filter(|_| status.log_bytes > max)
+        status.checkpoint_failure.clone().filter(|_| status.log_bytes > max)
     }
 
     fn wake(&self) {
@@ -127,7 +116,7 @@ impl Progress {
         !self.stopped()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Status)) {
+    fn change(&self, change: impl FnOnce(&mut LogStatus)) {
         change(&mut self.status.lock().unwrap_or_else(PoisonError::into_inner));
     }
 }
@@ -204,7 +193,7 @@ impl Work {
             done.unwrap_or_else(|panic| Err(io::Error::other(format!("panicked: {}", panic_text(&*panic)))));
         let failure = match done {
             Ok(again) => {
-                self.progress.change(|status| status.failure = None);
+                self.progress.change(|status| status.checkpoint_failure = None);
                 return again;
             }
             Err(_) if self.progress.stopped() => return None,
@@ -212,8 +201,8 @@ impl Work {
         };
         tracing::error!(error = failure, "no checkpoint could be written; the log grows meanwhile");
         self.progress.change(|status| {
-            status.failed += 1;
-            status.failure = Some(failure);
+            status.checkpoints_failed += 1;
+            status.checkpoint_failure = Some(failure);
         });
         Some(AGAIN_AFTER)
     }

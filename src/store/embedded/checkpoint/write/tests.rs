@@ -209,15 +209,15 @@ fn a_long_log_is_replaced_by_a_checkpoint_once_the_index_has_it_too() {
     wait_until(|| files(&store.folder.wal()).len() == 1);
     checkpointer.stop();
     store.assert_written();
-    assert_eq!(progress.status().failure, None);
+    assert_eq!(progress.status().checkpoint_failure, None);
 }
 
 #[test]
 fn without_room_there_is_no_checkpoint_and_one_is_written_once_there_is() {
     let store = Store::new();
     let (checkpointer, progress) = store.start(u64::MAX / 2, store.last);
-    wait_until(|| progress.status().failed == 1);
-    let failure = progress.status().failure.unwrap();
+    wait_until(|| progress.status().checkpoints_failed == 1);
+    let failure = progress.status().checkpoint_failure.unwrap();
     assert!(
         failure.contains("a checkpoint needs") && failure.contains("MiB of free disk space"),
         "{failure}"
@@ -229,7 +229,7 @@ fn without_room_there_is_no_checkpoint_and_one_is_written_once_there_is() {
     let header = std::fs::read(&filler).unwrap();
     std::fs::write(&filler, vec![0; 65 << 10]).unwrap();
     progress.closed(store.last);
-    wait_until(|| progress.status().failed == 2);
+    wait_until(|| progress.status().checkpoints_failed == 2);
     assert!(progress.log_is_too_long().unwrap().contains("MiB of free disk space"));
     std::fs::write(&filler, header).unwrap();
     checkpointer.stop();
@@ -245,20 +245,23 @@ fn a_damaged_segment_is_healed_from_the_index_once_that_has_it_and_a_panic_is_su
     let store = Store::new();
     flip(&files(&store.folder.wal())[3], 300);
     let (checkpointer, progress) = store.start(ANY_ROOM, store.last - 1);
-    wait_until(|| progress.status().failed == 1);
-    assert!(progress.status().failure.unwrap().contains("is damaged"), "the index does not have it yet");
+    wait_until(|| progress.status().checkpoints_failed == 1);
+    assert!(
+        progress.status().checkpoint_failure.unwrap().contains("is damaged"),
+        "the index does not have it yet"
+    );
     assert_eq!(files(&store.folder.checkpoint()).len(), 0);
     store.engine.1.store(true, SeqCst);
     progress.applied(store.last);
-    wait_until(|| progress.status().failed == 2);
-    assert!(progress.status().failure.unwrap().contains("panicked: the index panics"));
+    wait_until(|| progress.status().checkpoints_failed == 2);
+    assert!(progress.status().checkpoint_failure.unwrap().contains("panicked: the index panics"));
     assert_eq!(files(&store.folder.checkpoint()).len(), 0);
     store.engine.1.store(false, SeqCst);
     progress.closed(store.last);
     wait_until(|| files(&store.folder.wal()).len() == 1);
     checkpointer.stop();
     store.assert_written();
-    assert_eq!(progress.status().failure, None);
+    assert_eq!(progress.status().checkpoint_failure, None);
 }
 
 #[test]
@@ -267,7 +270,7 @@ fn an_index_that_cannot_be_read_while_it_heals_the_log_is_reported_as_damaged() 
     flip(&files(&store.folder.wal())[3], 300);
     store.engine.2.store(true, SeqCst);
     let (checkpointer, progress) = store.start(ANY_ROOM, store.last);
-    wait_until(|| progress.status().failed == 1);
+    wait_until(|| progress.status().checkpoints_failed == 1);
     checkpointer.stop();
     assert_eq!(*store.damaged.lock().unwrap(), ["input/output error"]);
     assert_eq!(files(&store.folder.checkpoint()).len(), 0);
