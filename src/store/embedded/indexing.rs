@@ -2,7 +2,7 @@
 //! on fans wait for it.
 
 use std::ops::Range;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -15,7 +15,7 @@ use super::database::Database;
 use super::rows::index::Index;
 use super::rows::keys;
 use super::rows::view::{Damaged, View, failed};
-use super::watchdog::panic_text;
+use super::watchdog::caught;
 use crate::store::StoreError;
 
 /// Sheets that are read in one view.
@@ -41,7 +41,7 @@ impl Indexing {
             (database.clone(), index.clone(), damaged.clone(), cancel.clone());
         let thread = std::thread::Builder::new().name("store-index".to_owned()).spawn(move || {
             let began = Instant::now();
-            let reading = AssertUnwindSafe(|| {
+            let result = caught(|| {
                 let readers = u32::try_from(std::thread::available_parallelism().map_or(1, usize::from));
                 let part = sheets.div_ceil(readers.unwrap_or(1).min(4)).max(1);
                 // Each reader takes a part of the roll.
@@ -53,14 +53,13 @@ impl Indexing {
                         scope.spawn(move || read_index(database, index, sheets, damaged, cancelled))
                     });
                     let parts: Vec<_> = parts.collect();
-                    parts.into_iter().try_for_each(|part| {
-                        part.join()
-                            .unwrap_or_else(|panic| Err(StoreError::Failed(panic_text(&*panic).to_owned())))
-                    })
+                    parts
+                        .into_iter()
+                        .try_for_each(|part| part.join().unwrap_or_else(|panic| resume_unwind(panic)))
                 })
             });
-            let result = catch_unwind(reading).unwrap_or_else(|panic| {
-                Err(StoreError::Failed(format!("reading the roll panicked: {}", panic_text(&*panic))))
+            let result = result.unwrap_or_else(|panic| {
+                Err(StoreError::Failed(format!("reading the roll panicked: {panic}")))
             });
             match &result {
                 Ok(()) if sheets > 0 => {

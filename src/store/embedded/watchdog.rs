@@ -2,6 +2,7 @@
 //! (`pagecache/logger.rs:438-446`), and a process that neither serves nor ends helps nobody: one thread looks
 //! at every step that has begun, and aborts the process when one makes no progress in its time.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -86,11 +87,10 @@ fn watch() {
     }
 }
 
-/// The message of a panic that was caught.
-pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
-    panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message")
+/// Does what may panic. The error is the message of the panic.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(|panic| match panic.downcast::<String>() {
+        Ok(message) => *message,
+        Err(panic) => (*panic.downcast_ref::<&str>().unwrap_or(&"no message")).to_owned(),
+    })
 }

@@ -1,7 +1,6 @@
 //! When a checkpoint is written, and how; and which segments are deleted then.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -16,7 +15,7 @@ use crate::store::embedded::engine::{Engine, EngineError, records};
 use crate::store::embedded::folder::Folder;
 use crate::store::embedded::folder::files::remove_folder;
 use crate::store::embedded::wal::{self, Lineage, SegmentFile};
-use crate::store::embedded::watchdog::panic_text;
+use crate::store::embedded::watchdog::caught;
 
 /// A checkpoint is written when the log is longer than this, and than half of the last checkpoint. Small in tests,
 /// to have many.
@@ -188,9 +187,8 @@ impl Drop for Checkpointer {
 impl Work {
     /// Does what is due. When to look again without being woken.
     fn turn(&mut self) -> Option<Duration> {
-        let done = catch_unwind(AssertUnwindSafe(|| self.write_if_due()));
-        let done =
-            done.unwrap_or_else(|panic| Err(io::Error::other(format!("panicked: {}", panic_text(&*panic)))));
+        let done = caught(|| self.write_if_due());
+        let done = done.unwrap_or_else(|panic| Err(io::Error::other(format!("panicked: {panic}"))));
         let failure = match done {
             Ok(again) => {
                 self.progress.change(|status| status.checkpoint_failure = None);

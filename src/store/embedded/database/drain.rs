@@ -4,7 +4,6 @@
 //! look-up and no write; one that an earlier drain has included, finished or not, is deleted there.
 
 use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -16,7 +15,7 @@ use super::tables::{DRAIN_BYTES, Database, Epoch, State};
 use crate::store::embedded::checkpoint::Progress;
 use crate::store::embedded::engine::EngineError;
 use crate::store::embedded::wal::Lineage;
-use crate::store::embedded::watchdog::{Step, panic_text, step};
+use crate::store::embedded::watchdog::{Step, caught, step};
 
 /// How long a group stays in the memtable if little else comes.
 const DRAIN_AFTER: Duration = Duration::from_millis(if cfg!(test) { 2 } else { 5_000 });
@@ -103,11 +102,10 @@ impl Drainer {
         let drained = database.clone();
         let thread = std::thread::Builder::new().name("store-drain".to_owned()).spawn(move || {
             while !drained.failure.is_final() && drained.wait_for_work() {
-                let done = catch_unwind(AssertUnwindSafe(|| drained.drain(lineage, &progress)));
-                let failure = match done {
+                let failure = match caught(|| drained.drain(lineage, &progress)) {
                     Ok(Ok(_)) => continue,
                     Ok(Err(error)) => error.0,
-                    Err(panic) => format!("panicked: {}", panic_text(&*panic)),
+                    Err(panic) => format!("panicked: {panic}"),
                 };
                 drained.failure.fail(&format!("the index cannot be written: {failure}"));
                 drained.changed.notify_all();

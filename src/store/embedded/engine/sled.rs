@@ -5,7 +5,7 @@
 //! * the blocking `flush()` from one thread: seven concurrent `flush_async` deadlock the database for good;
 //! * leftover `snap.*.generating` files deleted before opening: a kill during an earlier open leaves one, and
 //!   sled then calls the database corrupt;
-//! * every call inside `catch_unwind`: sled panics on most damage that it notices;
+//! * every call inside [`caught`]: sled panics on most damage that it notices;
 //! * a new database made under another name and renamed once it is durable: interrupted while it writes its
 //!   settings, sled never opens what it left;
 //! * the folder synced after creation; sled never does;
@@ -19,7 +19,6 @@
 //! `sync_file_range` returned (`iobuf.rs:729-753`), which in this program is `fdatasync`. A write that fails is
 //! remembered for good and returned by every later flush (`iobuf.rs:916-925`).
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -28,7 +27,7 @@ use super::interface::{Engine, EngineError, Rows, Write};
 use crate::store::embedded::folder::OpenError;
 use crate::store::embedded::folder::files::{entries, parent, remove_file, sync};
 use crate::store::embedded::folder::private::create_folder;
-use crate::store::embedded::watchdog::{panic_text, step};
+use crate::store::embedded::watchdog::{caught, step};
 
 /// A database closed a moment ago in this process may still hold its lock.
 const REOPEN_WITHIN: Duration = Duration::from_secs(2);
@@ -77,14 +76,14 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, OpenError> {
     let config = sled::Config::new().path(path).cache_capacity(cache_bytes).flush_every_ms(None);
     let until = Instant::now() + REOPEN_WITHIN;
     loop {
-        let reason = match catch_unwind(AssertUnwindSafe(|| config.open())) {
+        let reason = match caught(|| config.open()) {
             Ok(Ok(db)) => return Ok(db),
             Ok(Err(sled::Error::Io(e))) if e.to_string().contains("lock") && Instant::now() < until => {
                 std::thread::park_timeout(Duration::from_millis(20));
                 continue;
             }
             Ok(Err(error)) => error.to_string(),
-            Err(panic) => format!("sled panicked: {}", panic_text(&*panic)),
+            Err(panic) => format!("sled panicked: {panic}"),
         };
         return Err(OpenError::Index { path: path.to_owned(), reason });
     }
@@ -92,9 +91,9 @@ fn open_database(path: &Path, cache_bytes: u64) -> Result<sled::Db, OpenError> {
 
 /// Calls sled, which tells of some damage by panicking.
 fn calling<T>(call: impl FnOnce() -> Result<T, sled::Error>) -> Result<T, EngineError> {
-    match catch_unwind(AssertUnwindSafe(call)) {
+    match caught(call) {
         Ok(result) => result.map_err(|error| EngineError(error.to_string())),
-        Err(panic) => Err(EngineError(format!("sled panicked: {}", panic_text(&*panic)))),
+        Err(panic) => Err(EngineError(format!("sled panicked: {panic}"))),
     }
 }
 

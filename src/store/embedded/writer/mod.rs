@@ -13,7 +13,6 @@ mod groups;
 mod health;
 mod job;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -21,7 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::store::StoreError;
 use crate::store::embedded::rows::txn::{Meta, Txn};
-use crate::store::embedded::watchdog::panic_text;
+use crate::store::embedded::watchdog::caught;
 use groups::{Groups, Inbox};
 pub(crate) use groups::{InMemory, Parts};
 pub(crate) use health::{Disk, Health};
@@ -48,10 +47,10 @@ impl Writer {
         let (writer, mut groups, inbox) = Self::idle(parts, meta, disk, min_free_mb);
         let health = writer.health.clone();
         let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(move || {
-            if let Err(panic) = catch_unwind(AssertUnwindSafe(|| groups.serve(inbox))) {
+            if let Err(panic) = caught(|| groups.serve(inbox)) {
                 let health = groups.health();
                 health.set_busy(false);
-                health.failure().fail(&format!("the writer panicked: {}", panic_text(&*panic)));
+                health.failure().fail(&format!("the writer panicked: {panic}"));
             }
         })?;
         let watched = Arc::downgrade(&health);
