@@ -13,13 +13,14 @@ use super::leasing::FanLeases;
 use super::on_disk::OnDisk;
 use super::records::decode;
 use super::rows::expiry::Expiries;
+
 use super::rows::index::Index;
 use super::rows::keys;
 use super::rows::txn::Meta;
 use super::rows::view::{Damaged, failed};
 use super::rows::work_queue::WorkQueues;
 use super::upgrade::{self, Commits};
-use super::wal::{Lineage, Log, LogWriter};
+use super::wal::{Log, LogWriter};
 use super::writer::{Disk, InMemory, ManualWriter, Parts, Writer};
 use super::{EmbeddedStore, Settings};
 use crate::store::{Counts, StoreError};
@@ -153,44 +154,27 @@ impl EmbeddedStore {
         store_id: [u8; 16],
     ) -> Result<(Self, ManualWriter), OpenError> {
         let log = Box::new(memory.clone());
-        let mut parts = Self::of_memory(memory, log)?;
-        let meta = upgraded(&mut parts, store_id)?;
-        let (damaged, database) = (Damaged::default(), parts.database.clone());
-        let (index, queues, watches) = (parts.index.clone(), parts.queues.clone(), parts.watches.clone());
-        let (writer, manual) = Writer::manual(parts, meta, Box::new(NoDisk));
-        let indexing =
-            Indexing::here(&database, &index, meta.sheets, &damaged).map_err(OpenError::Content)?;
-        let store = Self {
-            database,
-            writer,
-            settings,
-            index,
-            indexing,
-            queues,
-            fan_leases: FanLeases::default(),
-            watches,
-            expiries: Expiries::default(),
-            damaged,
-            salt: meta.store_id,
-            on_disk: None,
-        };
-        Ok((store, manual))
+        let parts = Self::of_memory(memory, log)?;
+        Self::started(parts, settings, store_id, Damaged::default(), None, |parts, meta, damaged| {
+            let indexing = Indexing::here(&parts.database, &parts.index, meta.sheets, damaged);
+            let (writer, manual) = Writer::manual(parts, meta, Box::new(NoDisk));
+            Ok((indexing.map_err(OpenError::Content)?, writer, manual))
+        })
     }
 
     fn of_memory(memory: Memory, log: Box<dyn Log>) -> Result<Parts, OpenError> {
         let unreadable = |error| OpenError::Content(failed(error));
         let lineage = Mark::read(&memory).map_err(unreadable)?.map_or([1; 16], |mark| mark.lineage);
         let database = Database::of_memory(&memory).map_err(unreadable)?;
-        Ok(Self::parts(Arc::new(database), log, Arc::default(), Some((memory, lineage))))
+        Ok(Self::parts(Arc::new(database), log, Arc::default(), Some(InMemory { memory, lineage })))
     }
 
     fn parts(
         database: Arc<Database>,
         log: Box<dyn Log>,
         progress: Arc<Progress>,
-        in_memory: Option<(Memory, Lineage)>,
+        in_memory: Option<InMemory>,
     ) -> Parts {
-        let in_memory = in_memory.map(|(memory, lineage)| InMemory { memory, lineage });
         Parts {
             database,
             log,
@@ -203,39 +187,55 @@ impl EmbeddedStore {
     }
 
     fn serve(
-        mut parts: Parts,
+        parts: Parts,
         settings: Settings,
         disk: Box<dyn Disk>,
         damaged: Damaged,
         on_disk: Option<OnDisk>,
     ) -> Result<Self, OpenError> {
-        let meta = upgraded(&mut parts, rand::random())?;
-        let not_started = |source| OpenError::Folder {
-            attempted: "start the threads of",
-            path: "the store".into(),
-            source,
-        };
-        let (database, index) = (parts.database.clone(), parts.index.clone());
-        let (queues, watches) = (parts.queues.clone(), parts.watches.clone());
+        let not_started = folder_error("start the threads of", Path::new("the store"));
+        let started =
+            Self::started(parts, settings, rand::random(), damaged, on_disk, |parts, meta, damaged| {
+                let indexing = Indexing::start(&parts.database, &parts.index, meta.sheets, damaged);
+                let writer = Writer::start(parts, meta, disk, settings.free_mb_min);
+                Ok((indexing.map_err(not_started)?, writer.map_err(not_started)?, ()))
+            });
+        started.map(|(store, ())| store)
+    }
+
+    /// Brings the rows to the current version, and has `start` begin what reads and writes them.
+    fn started<T>(
+        mut parts: Parts,
+        settings: Settings,
+        store_id: [u8; 16],
+        damaged: Damaged,
+        on_disk: Option<OnDisk>,
+        start: impl FnOnce(Parts, Meta, &Damaged) -> Result<(Indexing, Writer, T), OpenError>,
+    ) -> Result<(Self, T), OpenError> {
+        let meta = upgraded(&mut parts, store_id)?;
         if let (Some(on_disk), Some(forgotten_at)) = (&on_disk, meta.forgotten_at) {
             on_disk.person_was_forgotten(forgotten_at, parts.database.seq());
         }
-        let writer = Writer::start(parts, meta, disk, settings.free_mb_min).map_err(not_started)?;
-        let indexing = Indexing::start(&database, &index, meta.sheets, &damaged).map_err(not_started)?;
-        Ok(Self {
+        let (database, index) = (parts.database.clone(), parts.index.clone());
+        let (queues, watches) = (parts.queues.clone(), parts.watches.clone());
+        let (indexing, writer, started) = start(parts, meta, &damaged)?;
+        let store = Self {
             database,
             writer,
             settings,
             index,
             indexing,
+
             queues,
             fan_leases: FanLeases::default(),
+
             watches,
             expiries: Expiries::default(),
             damaged,
             salt: meta.store_id,
             on_disk: on_disk.map(Arc::new),
-        })
+        };
+        Ok((store, started))
     }
 }
 
