@@ -10,7 +10,7 @@ use super::StartError;
 use crate::config::Config;
 use crate::http::{self, Limits, Listener, StartProgress, TrustedProxies, starting, starting_in_public};
 use crate::store::Store;
-use crate::store::embedded::{EmbeddedStore, OpenError, Recovery, Settings};
+use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
 use crate::telemetry::metrics::Metrics;
 
 /// Most stores are open by then.
@@ -18,28 +18,6 @@ const LONG: Duration = Duration::from_millis(300);
 
 /// A listener, and what bounds it.
 pub(super) type Bounded = (Arc<Listener>, Limits);
-
-/// How a recovery goes on, for the listeners; and whether it is still wanted.
-struct Reported {
-    progress: StartProgress,
-    reason: String,
-    stop: CancellationToken,
-}
-
-impl Recovery for Reported {
-    fn rebuilding(&mut self, reason: &str) {
-        reason.clone_into(&mut self.reason);
-        self.progress.rebuilding(reason, 0);
-    }
-
-    fn written(&mut self, records: u64) {
-        self.progress.rebuilding(&self.reason, records);
-    }
-
-    fn is_stopped(&self) -> bool {
-        self.stop.is_cancelled()
-    }
-}
 
 /// Opens the store of a configuration. `listeners` are the public one and that of the admin API.
 pub(super) async fn open_store(
@@ -56,9 +34,13 @@ pub(super) async fn open_store(
         quarantine_days: u32::try_from(config.store.quarantine_days).unwrap_or(u32::MAX),
     };
     let (path, progress) = (config.store.path.clone(), StartProgress::default());
-    let mut reported = Reported { progress: progress.clone(), reason: String::new(), stop: stop.clone() };
+    let (reported, stop) = (progress.clone(), stop.clone());
     let opening = async move {
-        let open = move || EmbeddedStore::open_with(&path, settings, &mut reported);
+        let mut rebuilding = move |reason: &str, records| {
+            reported.rebuilding(reason, records);
+            !stop.is_cancelled()
+        };
+        let open = move || EmbeddedStore::open_with(&path, settings, &mut rebuilding);
         match tokio::task::spawn_blocking(open).await {
             Ok(opened) => opened,
             Err(panic) => {

@@ -63,7 +63,7 @@ pub use care::{
     BackedUp, Compacted, Differences, Restore, Restored, Verified, backup, compact, restore, verify,
 };
 use database::Database;
-pub use database::Recovery;
+pub use database::Rebuilding;
 pub use folder::OpenError;
 use indexing::Indexing;
 use leasing::FanLeases;

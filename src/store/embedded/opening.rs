@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::checkpoint::{Checkpointer, Progress, Suspect};
-use super::database::{Database, Drainer, Mark, Quiet, Recovered, Recovery, recover};
+use super::database::{Database, Drainer, Mark, Rebuilding, Recovered, recover};
 use super::engine::{Engine, Memory};
 use super::failure::Failure;
 use super::folder::{Folder, OpenError, folder_error};
@@ -55,22 +55,22 @@ impl EmbeddedStore {
     /// # Errors
     /// [`OpenError`] says what is wrong with the folder or its content.
     pub fn open(folder: &Path, settings: Settings) -> Result<Self, OpenError> {
-        Self::open_with(folder, settings, &mut Quiet)
+        Self::open_with(folder, settings, &mut |_, _| true)
     }
 
-    /// As [`open`](Self::open); `recovery` is told how it goes on.
+    /// As [`open`](Self::open); `rebuilding` is called while the index is built anew.
     ///
     /// # Errors
     /// As [`open`](Self::open).
     pub fn open_with(
         folder: &Path,
         settings: Settings,
-        recovery: &mut dyn Recovery,
+        rebuilding: Rebuilding<'_>,
     ) -> Result<Self, OpenError> {
         let folder = Folder::new(folder);
         let lock = folder.take()?;
         folder.make_room();
-        let recovered = recover(&folder, settings.cache_mb << 20, recovery)?;
+        let recovered = recover(&folder, settings.cache_mb << 20, rebuilding)?;
         folder.keep_ballast();
         let Recovered { engine, lineage, applied, last, backlog, is_rebuilt, damaged, was_killed } =
             recovered;

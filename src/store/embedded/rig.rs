@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::checkpoint::{self, Progress};
-use super::database::{Database, Quiet, Recovered, recover, write_sums};
+use super::database::{Database, Recovered, recover, write_sums};
 use super::engine::sled::SledEngine;
 use super::engine::{Batch, Engine, EngineError, PRIVATE, Rows, Write, records};
 use super::failure::Failure;
@@ -92,7 +92,7 @@ impl Rig {
             }
         };
         let Recovered { engine, lineage, applied, last, backlog, is_rebuilt, .. } =
-            recover(&folder, 8 << 20, &mut Quiet)?;
+            recover(&folder, 8 << 20, &mut |_, _| true)?;
         let engine = Cutting { sled: engine, rows_left: usize::MAX.into(), copy: Mutex::default() };
         let engine = Arc::new(engine);
         let database = Database::new(engine.clone(), applied, Failure::default(), Box::new(|_| {}));

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::verify::{existing, unreadable};
 use crate::store::embedded::checkpoint;
-use crate::store::embedded::database::{FillError, Mark, Quiet, Recovered, fill, recover};
+use crate::store::embedded::database::{FillError, Mark, Recovered, fill, recover};
 use crate::store::embedded::engine::Engine;
 use crate::store::embedded::folder::files::{bytes_in, entries, remove_file, remove_folder, rename, sync};
 use crate::store::embedded::folder::{OpenError, folder_error};
@@ -34,7 +34,7 @@ pub fn compact(folder: &Path, cache_bytes: u64, mut told: impl FnMut(u64)) -> Re
     let store = existing(folder)?;
     let _lock = store.take()?;
     let bytes_before = bytes_in(folder)?;
-    let Recovered { engine, lineage, last, backlog, .. } = recover(&store, cache_bytes, &mut Quiet)?;
+    let Recovered { engine, lineage, last, backlog, .. } = recover(&store, cache_bytes, &mut |_, _| true)?;
     for (_, batch) in backlog {
         let writes: Vec<_> = batch.into_iter().collect();
         engine.apply(&writes).and_then(|()| engine.flush()).map_err(|error| unreadable(&store, &error))?;

@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::store::embedded::checkpoint::Inventory;
-use crate::store::embedded::database::{Quiet, Recovered, Recovery, recover, upgrade_layout};
+use crate::store::embedded::database::{Recovered, recover, upgrade_layout};
 use crate::store::embedded::engine::{Batch, records};
 use crate::store::embedded::folder::files::{at, entries, remove_file};
 use crate::store::embedded::folder::private::{copy_file, create_folder, write_durably};
@@ -44,7 +44,7 @@ pub fn restore(
     folder: &Path,
     from: &Path,
     how: Restore,
-    told: impl FnMut(u64) + Send,
+    mut told: impl FnMut(u64),
 ) -> Result<Restored, OpenError> {
     let store = Folder::new(folder);
     create_folder(folder)?;
@@ -57,8 +57,11 @@ pub fn restore(
             let hint = "add --partial to do without what comes behind it";
             return Err(OpenError::Incomplete { path: from.to_owned(), reason: lost.clone(), hint });
         }
-        let mut telling = Telling(told);
-        let Recovered { engine, last, .. } = recover(&target, BUILDING_CACHE_BYTES, &mut telling)?;
+        let mut written = |_: &str, records| {
+            told(records);
+            true
+        };
+        let Recovered { engine, last, .. } = recover(&target, BUILDING_CACHE_BYTES, &mut written)?;
         let live = records(&engine).count() as u64;
         Ok((last, live, lost))
     });
@@ -72,18 +75,6 @@ pub fn restore(
 const BUILDING_CACHE_BYTES: u64 = 64 << 20;
 /// A segment with later commits that has become longer is followed by another.
 const SEGMENT_BYTES_MAX: usize = 16 << 20;
-
-struct Telling<F>(F);
-
-impl<F: FnMut(u64) + Send> Recovery for Telling<F> {
-    fn rebuilding(&mut self, reason: &str) {
-        Quiet.rebuilding(reason);
-    }
-
-    fn written(&mut self, records: u64) {
-        (self.0)(records);
-    }
-}
 
 /// Copies checkpoint and log of the copy to `target`, and what the store has behind them. What of either cannot be had.
 fn assemble(store: &Folder, from: &Path, target: &Folder) -> Result<Option<String>, OpenError> {

@@ -21,27 +21,9 @@ use crate::store::embedded::wal::{self, Lineage, SegmentFile};
 /// Opening sled needs space: with less than this, that it does not open says nothing.
 const OPENING_BYTES: u64 = 16 << 20;
 
-/// How a recovery goes on: the records written so far of an index that is built anew.
-pub trait Recovery: Send {
-    /// An index is built anew, for this reason.
-    fn rebuilding(&mut self, reason: &str);
-    /// So many records have been written to it.
-    fn written(&mut self, records: u64);
-
-    /// Whether the recovery is not wanted any more: it can be begun again later.
-    fn is_stopped(&self) -> bool {
-        false
-    }
-}
-
-/// Ignores the progress of a recovery.
-pub(crate) struct Quiet;
-
-impl Recovery for Quiet {
-    fn rebuilding(&mut self, _reason: &str) {}
-
-    fn written(&mut self, _records: u64) {}
-}
+/// Called while an index is built anew, with the reason and how many records have been written. Returns whether to go
+/// on; if not, it can be begun again later.
+pub type Rebuilding<'a> = &'a mut dyn FnMut(&str, u64) -> bool;
 
 /// A store that can be served.
 pub(crate) struct Recovered {
@@ -75,7 +57,7 @@ enum Index {
 pub(crate) fn recover(
     folder: &Folder,
     cache_bytes: u64,
-    recovery: &mut dyn Recovery,
+    rebuilding: Rebuilding<'_>,
 ) -> Result<Recovered, OpenError> {
     replacement::finish(folder.path())?;
     layout::upgrade(folder)?;
@@ -90,7 +72,7 @@ pub(crate) fn recover(
     let lineage = log.lineage().map_err(cannot_read)?;
     let opening = Opening { folder, cache_bytes, log, lineage };
     let was_killed = !folder.sums().exists() && folder.index().exists();
-    let recovered = opening.recover(recovery)?;
+    let recovered = opening.recover(rebuilding)?;
     sync(folder.path())?;
     layout::keep_earlier_versions_out(folder)?;
     Ok(Recovered { was_killed, ..recovered })
@@ -104,14 +86,14 @@ struct Opening<'a> {
 }
 
 impl Opening<'_> {
-    fn recover(self, recovery: &mut dyn Recovery) -> Result<Recovered, OpenError> {
+    fn recover(self, rebuilding: Rebuilding<'_>) -> Result<Recovered, OpenError> {
         match (self.index()?, self.lineage) {
             (Index::Missing, None) if self.log.is_empty() => self.begin(),
             (Index::Missing, None) => Err(self.unreadable_log("it is missing")),
-            (Index::Missing, Some(lineage)) => self.rebuild("it is missing", lineage, recovery),
+            (Index::Missing, Some(lineage)) => self.rebuild("it is missing", lineage, rebuilding),
             (Index::Unusable(reason), None) if self.log.is_empty() => Err(self.unusable(reason)),
             (Index::Unusable(reason), None) => Err(self.unreadable_log(&reason)),
-            (Index::Unusable(reason), Some(lineage)) => self.rebuild(&reason, lineage, recovery),
+            (Index::Unusable(reason), Some(lineage)) => self.rebuild(&reason, lineage, rebuilding),
             // Written by a version before 0.3 without a log: what is left of one is out of date.
             (Index::Open(engine, Some(Mark::OFF)), _) => self.take_over(engine),
             (Index::Open(engine, None), None) if self.log.is_empty() => self.take_over(engine),
@@ -120,10 +102,10 @@ impl Opening<'_> {
             (Index::Open(engine, None), Some(lineage)) => {
                 let is_empty = records(&engine).next().is_none();
                 drop(engine);
-                if is_empty { self.rebuild("it is empty", lineage, recovery) } else { Err(self.foreign()) }
+                if is_empty { self.rebuild("it is empty", lineage, rebuilding) } else { Err(self.foreign()) }
             }
             (Index::Open(_, Some(mark)), Some(lineage)) if mark.lineage != lineage => Err(self.foreign()),
-            (Index::Open(engine, Some(mark)), _) => self.catch_up(engine, mark, recovery),
+            (Index::Open(engine, Some(mark)), _) => self.catch_up(engine, mark, rebuilding),
         }
     }
 
@@ -208,14 +190,14 @@ impl Opening<'_> {
         self,
         engine: SledEngine,
         mark: Mark,
-        recovery: &mut dyn Recovery,
+        rebuilding: Rebuilding<'_>,
     ) -> Result<Recovered, OpenError> {
         let Mark { lineage, seq: applied } = mark;
         let (checkpointed, segments) = (self.log.checkpointed(), &self.log.segments);
         let begins_at = segments.first().map_or(checkpointed + 1, |segment| segment.from);
         if applied + 1 < begins_at && applied < checkpointed {
             drop(engine);
-            return self.rebuild("it has fallen behind the log", lineage, recovery);
+            return self.rebuild("it has fallen behind the log", lineage, rebuilding);
         }
         let mut backlog = Backlog::new(&engine, lineage, applied);
         let replayed = wal::replay(segments, applied, |seq, entries| {
@@ -232,7 +214,7 @@ impl Opening<'_> {
             // Where the checkpoint has what is missing.
             let is_covered = gap.have < checkpointed;
             return if is_covered {
-                self.rebuild("it has fallen behind the log", lineage, recovery)
+                self.rebuild("it has fallen behind the log", lineage, rebuilding)
             } else {
                 Err(self.incomplete(gap.to_string()))
             };
@@ -306,7 +288,7 @@ impl Opening<'_> {
         self,
         reason: &str,
         lineage: Lineage,
-        recovery: &mut dyn Recovery,
+        rebuilding: Rebuilding<'_>,
     ) -> Result<Recovered, OpenError> {
         if let (Some(path), None) = (&self.log.unreadable, &self.log.checkpoint) {
             return Err(self.incomplete(format!("{} is damaged, and the index: {reason}", path.display())));
@@ -321,17 +303,17 @@ impl Opening<'_> {
         }
         self.sync_log()?;
         tracing::warn!(reason, "the index is built anew from checkpoint and log");
-        recovery.rebuilding(reason);
+        if !rebuilding(reason, 0) {
+            return Err(OpenError::Interrupted);
+        }
         let cannot_read = |error: io::Error| match error.kind() {
             io::ErrorKind::InvalidData => self.incomplete(format!("{error}, and the index: {reason}")),
             _ => folder_error("read", self.folder.path())(error),
         };
         let rows = self.log.rows(last).map_err(cannot_read)?;
         let building = self.folder.building();
-        let filled = fill(&building, Mark { lineage, seq: last }, rows, &mut |records| {
-            recovery.written(records);
-            !recovery.is_stopped()
-        });
+        let filled =
+            fill(&building, Mark { lineage, seq: last }, rows, &mut |records| rebuilding(reason, records));
         let (records, damaged) = match filled {
             Ok(filled) => filled,
             Err(FillError::Source(error)) => return Err(cannot_read(error)),

@@ -9,7 +9,6 @@ use crate::domain::ids::{AppName, CorpId, SinkName};
 use crate::domain::link::ChangeType;
 use crate::domain::time::Timestamp;
 use crate::store::embedded::business::chat_members;
-use crate::store::embedded::database::Quiet;
 use crate::store::embedded::database::{Recovered, recover};
 use crate::store::embedded::engine::{Engine as _, Memory, Write, records};
 use crate::store::embedded::folder::Folder;
@@ -207,7 +206,7 @@ fn content_of_0_1_0() -> Vec<Write> {
     let folder = tempfile::tempdir().unwrap();
     copy(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/store-0.1.0"), folder.path());
     let folder = Folder::new(folder.path());
-    let Recovered { engine, backlog, .. } = recover(&folder, 8 << 20, &mut Quiet).unwrap();
+    let Recovered { engine, backlog, .. } = recover(&folder, 8 << 20, &mut |_, _| true).unwrap();
     for (_, batch) in backlog {
         engine.apply(&batch.into_iter().collect::<Vec<_>>()).unwrap();
     }
