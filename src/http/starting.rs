@@ -100,8 +100,8 @@ mod tests {
             let (status, text) = answer(&progress, path).await;
             assert!(status == 503 && text.contains("is being opened"), "{path}: {status} {text}");
         }
-        progress.rebuilding("its file db has changed since it was closed", 4_096);
+        progress.rebuilding("its files have changed since it was closed", 4_096);
         let (status, text) = answer(&progress, "/readyz").await;
-        assert!(status == 503 && text.contains("4096 records so far: its file db"), "{status} {text}");
+        assert!(status == 503 && text.contains("4096 records so far: its files"), "{status} {text}");
     }
 }

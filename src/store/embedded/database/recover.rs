@@ -118,8 +118,8 @@ impl Opening<'_> {
         if let Some(reason) = self.folder.damage() {
             return Ok(Index::Unusable(reason));
         }
-        if let Some(name) = sums::changed(self.folder)? {
-            return Ok(Index::Unusable(format!("its file {name} has changed since it was closed")));
+        if sums::have_changed(self.folder)? {
+            return Ok(Index::Unusable("its files have changed since it was closed".to_owned()));
         }
         sums::forget(self.folder)?;
         let opened = SledEngine::open(&path, self.cache_bytes).and_then(|engine| {

@@ -8,7 +8,7 @@
 //! | `index.building/` | an index that is being built |
 //! | `index.set-aside/` | the last index that was replaced because it was damaged |
 //! | `index.damaged` | says that the index has to be built anew at the next start |
-//! | `index.sums` | checksums of the index's files at the last clean stop |
+//! | `index.sums` | a checksum of the index's files at the last clean stop |
 //! | `restoring`, `restoring.ready`, `restoring.placing` | a store that is being [put in the place](replacement) of this one |
 //! | `set-aside-1` and so on | stores that were replaced by a restored one |
 //! | `lock` | locked by the process that has the store open |
@@ -71,7 +71,7 @@ impl Folder {
         self.0.join("index.damaged")
     }
 
-    /// The checksums of the index's files.
+    /// The checksum of the index's files.
     pub(crate) fn sums(&self) -> PathBuf {
         self.0.join("index.sums")
     }
