@@ -8,9 +8,8 @@ use std::path::Path;
 
 use super::verify::{existing, unreadable};
 use crate::store::embedded::checkpoint;
-use crate::store::embedded::database::{FillError, Mark, Recovered, fill, recover};
-use crate::store::embedded::engine::Engine;
-use crate::store::embedded::folder::files::{bytes_in, entries, remove_file, remove_folder, rename, sync};
+use crate::store::embedded::database::{Mark, Recovered, apply_all, recover, replace_index};
+use crate::store::embedded::folder::files::{bytes_in, entries, remove_file, remove_folder, sync};
 use crate::store::embedded::folder::{OpenError, folder_error};
 use crate::store::embedded::wal;
 
@@ -35,10 +34,7 @@ pub fn compact(folder: &Path, cache_bytes: u64, mut told: impl FnMut(u64)) -> Re
     let _lock = store.take()?;
     let bytes_before = bytes_in(folder)?;
     let Recovered { engine, lineage, last, backlog, .. } = recover(&store, cache_bytes, &mut |_, _| true)?;
-    for (_, batch) in backlog {
-        let writes: Vec<_> = batch.into_iter().collect();
-        engine.apply(&writes).and_then(|()| engine.flush()).map_err(|error| unreadable(&store, &error))?;
-    }
+    apply_all(&engine, &backlog).map_err(|error| unreadable(&store, &error))?;
     let path = store.checkpoint();
     let cannot_write = folder_error("write a checkpoint in", &path);
     let made = match checkpoint::make(&store, lineage, last, &|| false) {
@@ -52,31 +48,18 @@ pub fn compact(folder: &Path, cache_bytes: u64, mut told: impl FnMut(u64)) -> Re
     let (made, _) = made.map_err(cannot_write)?;
     drop(engine);
     let rows = checkpoint::live(made.entries().map_err(cannot_write)?);
-    let building = store.building();
-    let (records, _) = fill(&building, Mark { lineage, seq: last }, rows, &mut |records| {
+    let rows = rows.map(|row| row.map_err(cannot_write));
+    let (records, _) = replace_index(&store, Mark { lineage, seq: last }, rows, &mut |records| {
         told(records);
         true
-    })
-    .map_err(|error| {
-        // A full disk would keep everybody else from writing.
-        let _ = remove_folder(&building);
-        match error {
-            FillError::Source(error) => cannot_write(error),
-            FillError::Index(error) => error,
-        }
     })?;
-    remove_folder(&store.set_aside())?;
-    rename(&store.index(), &store.set_aside())?;
-    rename(&building, &store.index())?;
-    remove_folder(&store.set_aside())?;
     checkpoint::clear_unfinished(&store.checkpoint()).map_err(cannot_write)?;
-    for segment in wal::list(&store.wal()).map_err(folder_error("read", &store.wal()))? {
+    for segment in wal::list(&store.wal())? {
         remove_file(&segment.path)?;
     }
     sync(&store.wal())?;
     sync(&store.checkpoint())?;
     remove_set_aside(folder)?;
-    store.unmark_damaged()?;
     Ok(Compacted { records, bytes_before, bytes_after: bytes_in(folder)? })
 }
 

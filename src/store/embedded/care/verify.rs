@@ -5,7 +5,7 @@ use std::io;
 use std::path::Path;
 
 use crate::store::embedded::checkpoint::{CompareError, Inventory, side_by_side};
-use crate::store::embedded::database::{Recovered, recover};
+use crate::store::embedded::database::{Recovered, apply_all, recover};
 use crate::store::embedded::engine::{Engine, EngineError, records};
 use crate::store::embedded::folder::{Folder, OpenError, folder_error, replacement};
 
@@ -45,10 +45,7 @@ pub fn verify(folder: &Path, cache_bytes: u64) -> Result<Verified, OpenError> {
     let _lock = folder.take()?;
     let Recovered { engine, last, backlog, applied, is_rebuilt, .. } =
         recover(&folder, cache_bytes, &mut |_, _| true)?;
-    for (_, batch) in backlog {
-        let writes: Vec<_> = batch.into_iter().collect();
-        engine.apply(&writes).map_err(|error| unreadable(&folder, &error))?;
-    }
+    apply_all(&engine, &backlog).map_err(|error| unreadable(&folder, &error))?;
     let mut verified = Verified {
         commits: last,
         records: 0,

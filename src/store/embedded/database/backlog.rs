@@ -59,7 +59,7 @@ impl<'a> Backlog<'a> {
 }
 
 /// Writes records to an index.
-pub(super) fn apply_all(engine: &dyn Engine, backlog: &[(u64, Batch)]) -> Result<(), EngineError> {
+pub(crate) fn apply_all(engine: &dyn Engine, backlog: &[(u64, Batch)]) -> Result<(), EngineError> {
     for (_, batch) in backlog {
         let writes: Vec<Write> = batch.iter().map(|(key, value)| (key.clone(), value.clone())).collect();
         step("replaying the log", || writes.chunks(ROWS_AT_A_TIME).try_for_each(|rows| engine.apply(rows)))?;

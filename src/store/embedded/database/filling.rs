@@ -1,12 +1,13 @@
 //! Filling a new index.
 
-use std::io;
+use std::path::Path;
 
 use super::mark::{Mark, set_mark};
+use super::sums;
 use crate::store::embedded::engine::sled::SledEngine;
-use crate::store::embedded::engine::{Engine, EngineError, PRIVATE, Write};
-use crate::store::embedded::folder::OpenError;
-use crate::store::embedded::folder::files::{remove_folder, sync_all};
+use crate::store::embedded::engine::{Engine, EngineError, PRIVATE, Row, Write};
+use crate::store::embedded::folder::files::{remove_folder, rename, sync_all};
+use crate::store::embedded::folder::{Folder, OpenError};
 use crate::store::embedded::records::is_intact;
 use crate::store::embedded::watchdog::step;
 
@@ -32,29 +33,41 @@ pub(super) fn damaged_keys(engine: &dyn Engine) -> Result<Vec<Vec<u8>>, EngineEr
     rows.map(|row| row.map(|(key, _)| key[DAMAGED.len()..].to_vec())).collect()
 }
 
-/// Why an index could not be filled.
-pub(crate) enum FillError {
-    /// The source cannot be read.
-    Source(io::Error),
-    /// The index cannot be written.
-    Index(OpenError),
+/// Fills a new index, and puts it in the place of the one that is there, which is set aside; `written` returns whether to
+/// go on. How many records there were, and the keys of those that were damaged already.
+pub(crate) fn replace(
+    folder: &Folder,
+    mark: Mark,
+    rows: impl Iterator<Item = Result<Row, OpenError>>,
+    written: &mut dyn FnMut(u64) -> bool,
+) -> Result<(u64, Vec<Vec<u8>>), OpenError> {
+    let building = folder.building();
+    // What is left of one that failed would keep everybody else from writing where the disk is full.
+    let filled = fill(&building, mark, rows, written).inspect_err(|_| drop(remove_folder(&building)))?;
+    remove_folder(&folder.set_aside())?;
+    if folder.index().exists() {
+        rename(&folder.index(), &folder.set_aside())?;
+    }
+    rename(&building, &folder.index())?;
+    folder.unmark_damaged()?;
+    sums::forget(folder)?;
+    Ok(filled)
 }
 
-/// Fills a new index in `path`, and makes it durable; `written` returns whether to go on. How many records there were,
-/// and the keys of those that were damaged already.
-pub(crate) fn fill(
-    path: &std::path::Path,
+/// Fills a new index in `path`, and makes it durable.
+fn fill(
+    path: &Path,
     mark: Mark,
-    rows: impl Iterator<Item = io::Result<(Vec<u8>, Vec<u8>)>>,
+    rows: impl Iterator<Item = Result<Row, OpenError>>,
     written: &mut dyn FnMut(u64) -> bool,
-) -> Result<(u64, Vec<Vec<u8>>), FillError> {
-    remove_folder(path).map_err(FillError::Index)?;
-    let engine = SledEngine::open(path, BUILDING_CACHE_BYTES).map_err(FillError::Index)?;
-    let unusable = |EngineError(reason)| FillError::Index(OpenError::Index { path: path.to_owned(), reason });
+) -> Result<(u64, Vec<Vec<u8>>), OpenError> {
+    remove_folder(path)?;
+    let engine = SledEngine::open(path, BUILDING_CACHE_BYTES)?;
+    let unusable = |EngineError(reason)| OpenError::Index { path: path.to_owned(), reason };
     let (mut records, mut unflushed, mut portion) = (0, 0, Vec::new());
     let mut damaged = Vec::new();
     for row in rows {
-        let (key, value) = row.map_err(FillError::Source)?;
+        let (key, value) = row?;
         if !is_intact(&key, &value) {
             damaged.push(key.clone());
         }
@@ -65,7 +78,7 @@ pub(crate) fn fill(
             step("filling an index", || engine.apply(&portion)).map_err(unusable)?;
             portion.clear();
             if !written(records) {
-                return Err(FillError::Index(OpenError::Interrupted));
+                return Err(OpenError::Interrupted);
             }
             if unflushed >= FLUSH_EVERY_BYTES {
                 step("the flush of an index", || engine.flush()).map_err(unusable)?;
@@ -77,6 +90,6 @@ pub(crate) fn fill(
     step("filling an index", || engine.apply(&portion)).map_err(unusable)?;
     set_mark(&engine, mark).map_err(unusable)?;
     drop(engine);
-    sync_all(path).map_err(FillError::Index)?;
+    sync_all(path)?;
     Ok((records, damaged))
 }

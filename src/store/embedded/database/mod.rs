@@ -22,8 +22,9 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use backlog::apply_all;
 pub(crate) use drain::Drainer;
-pub(crate) use filling::{FillError, fill};
+pub(crate) use filling::replace as replace_index;
 pub(crate) use layout::upgrade as upgrade_layout;
 pub(crate) use mark::Mark;
 pub use recover::Rebuilding;

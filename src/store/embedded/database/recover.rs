@@ -7,7 +7,7 @@
 use std::io;
 
 use super::backlog::{Backlog, ReplayError, apply_all};
-use super::filling::{FillError, damaged_keys, fill};
+use super::filling::{damaged_keys, replace};
 use super::mark::{Mark, set_mark};
 use super::{layout, sums};
 use crate::store::embedded::checkpoint::{self, Inventory};
@@ -310,22 +310,10 @@ impl Opening<'_> {
             io::ErrorKind::InvalidData => self.incomplete(format!("{error}, and the index: {reason}")),
             _ => folder_error("read", self.folder.path())(error),
         };
-        let rows = self.log.rows(last).map_err(cannot_read)?;
-        let building = self.folder.building();
-        let filled =
-            fill(&building, Mark { lineage, seq: last }, rows, &mut |records| rebuilding(reason, records));
-        let (records, damaged) = match filled {
-            Ok(filled) => filled,
-            Err(FillError::Source(error)) => return Err(cannot_read(error)),
-            Err(FillError::Index(error)) => return Err(error),
-        };
-        remove_folder(&self.folder.set_aside())?;
-        if self.folder.index().exists() {
-            rename(&self.folder.index(), &self.folder.set_aside())?;
-        }
-        rename(&building, &self.folder.index())?;
-        self.folder.unmark_damaged()?;
-        sums::forget(self.folder)?;
+        let rows = self.log.rows(last).map_err(cannot_read)?.map(|row| row.map_err(cannot_read));
+        let mark = Mark { lineage, seq: last };
+        let (records, damaged) =
+            replace(self.folder, mark, rows, &mut |records| rebuilding(reason, records))?;
         tracing::info!(records, "the index has been built anew; the previous one is in index.set-aside");
         let engine = SledEngine::open(&self.folder.index(), self.cache_bytes)?;
         Ok(Recovered { is_rebuilt: true, damaged, ..recovered(engine, lineage, last) })

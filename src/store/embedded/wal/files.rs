@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::store::embedded::folder::OpenError;
 use crate::store::embedded::folder::files::{at, entries, remove_file};
 
 const SUFFIX: &str = ".wal";
@@ -35,7 +36,7 @@ pub(crate) fn segment_name(from: u64) -> String {
 }
 
 /// The segments in a folder, oldest first; none if there is no such folder.
-pub(crate) fn list(folder: &Path) -> io::Result<Vec<SegmentFile>> {
+pub(crate) fn list(folder: &Path) -> Result<Vec<SegmentFile>, OpenError> {
     let mut segments: Vec<_> = entries(folder)?.into_iter().filter_map(SegmentFile::parse).collect();
     segments.sort_unstable();
     Ok(segments)
