@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use crate::store::embedded::checkpoint::Inventory;
 use crate::store::embedded::database::{Recovered, recover, upgrade_layout};
-use crate::store::embedded::engine::{Batch, records};
+use crate::store::embedded::engine::records;
 use crate::store::embedded::folder::files::{at, entries, remove_file};
 use crate::store::embedded::folder::private::{copy_file, create_folder, write_durably};
 use crate::store::embedded::folder::{Folder, OpenError, folder_error, replacement};
@@ -153,38 +153,22 @@ fn add_later(store: &Folder, copy: &Folder, lineage: Lineage, copied: u64) -> io
     if wal::lineage(&own)?.is_some_and(|own| own != lineage) {
         return Ok((copied, None));
     }
-    let mut later = Later { folder: copy.wal(), lineage, segment: Vec::new(), from: copied + 1 };
+    // Gathered to segments of the usual length.
+    let (mut from, mut records) = (copied + 1, Vec::new());
+    let write = |from: u64, records: &[u8]| {
+        let header = Header { kind: Kind::Segment, lineage, from, to: 0 }.encode();
+        write_durably(&copy.wal().join(wal::segment_name(from)), &[&header, records].concat())
+    };
     let replayed = wal::replay::<io::Error>(&own, copied, |seq, entries| {
-        let owned = |(key, value): (&[u8], Option<&[u8]>)| (key.to_vec(), value.map(<[u8]>::to_vec));
-        later.add(seq, &entries.into_iter().map(owned).collect())
-    })?;
-    later.write(replayed.last + 1)?;
-    Ok((replayed.last, replayed.gap))
-}
-
-/// Segments with commits that are added to a copy.
-struct Later {
-    folder: PathBuf,
-    lineage: Lineage,
-    segment: Vec<u8>,
-    from: u64,
-}
-
-impl Later {
-    fn add(&mut self, seq: u64, batch: &Batch) -> io::Result<()> {
-        self.segment.extend(record::record(seq, batch)?);
-        if self.segment.len() >= SEGMENT_BYTES_MAX { self.write(seq + 1) } else { Ok(()) }
-    }
-
-    /// Writes what has been added, and begins another segment with the record `next`.
-    fn write(&mut self, next: u64) -> io::Result<()> {
-        if self.segment.is_empty() {
-            return Ok(());
+        records.extend(record::record(seq, &entries.into_iter().map(record::owned).collect())?);
+        if records.len() >= SEGMENT_BYTES_MAX {
+            write(from, &records)?;
+            (from, records) = (seq + 1, Vec::new());
         }
-        let path = self.folder.join(wal::segment_name(self.from));
-        let header = Header { kind: Kind::Segment, lineage: self.lineage, from: self.from, to: 0 };
-        write_durably(&path, &[header.encode().as_slice(), &self.segment].concat())?;
-        (self.from, self.segment) = (next, Vec::new());
         Ok(())
+    })?;
+    if !records.is_empty() {
+        write(from, &records)?;
     }
+    Ok((replayed.last, replayed.gap))
 }

@@ -261,9 +261,7 @@ impl SortedReader {
             return if entries == self.entries { Ok(()) } else { Err(damaged(&self.path)) };
         }
         let mut rest = payload.as_slice();
-        while let Some((key, value)) = record::take_entry(&mut rest) {
-            self.block.push((key.to_vec(), value.map(<[u8]>::to_vec)));
-        }
+        self.block.extend(std::iter::from_fn(|| record::take_entry(&mut rest)).map(record::owned));
         self.entries += self.block.len() as u64;
         self.block.reverse();
         if rest.is_empty() { Ok(()) } else { Err(damaged(&self.path)) }

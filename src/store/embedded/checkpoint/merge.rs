@@ -8,7 +8,7 @@ use itertools::{EitherOrBoth, Itertools as _};
 
 use super::file::{Checkpoint, Entries, SortedWriter};
 use crate::store::embedded::engine::{EngineError, Write};
-use crate::store::embedded::wal::record::Entry;
+use crate::store::embedded::wal::record::{Entry, owned};
 use crate::store::embedded::wal::{Content, SegmentFile, damaged};
 
 /// Bytes of segments that are sorted in memory at a time. Small in tests, to have several runs.
@@ -44,11 +44,8 @@ pub(super) fn merged(
             some.iter().map(|(segment, end)| whole(segment, after, *end)).collect::<io::Result<Vec<_>>>()?;
         let entries = sorted(&contents, after, to);
         if rest.is_empty() {
-            let owned: Vec<io::Result<Write>> = entries
-                .into_iter()
-                .map(|(key, value)| Ok((key.to_vec(), value.map(<[u8]>::to_vec))))
-                .collect();
-            sources.push(Box::new(owned.into_iter()));
+            let entries: Vec<Write> = entries.into_iter().map(owned).collect();
+            sources.push(Box::new(entries.into_iter().map(Ok)));
         } else {
             let mut run = SortedWriter::run(folder, some[0].0.from, some[count - 1].1)?;
             entries.into_iter().try_for_each(|entry| run.push(entry))?;

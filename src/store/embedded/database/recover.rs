@@ -201,8 +201,7 @@ impl Opening<'_> {
         }
         let mut backlog = Backlog::new(&engine, lineage, applied);
         let replayed = wal::replay(segments, applied, |seq, entries| {
-            let owned = |(key, value): (&[u8], Option<&[u8]>)| (key.to_vec(), value.map(<[u8]>::to_vec));
-            backlog.add(seq, entries.into_iter().map(owned).collect())
+            backlog.add(seq, entries.into_iter().map(wal::record::owned).collect())
         });
         let replayed = replayed.map_err(|error| match error {
             ReplayError::Io(source) => folder_error("read", &self.folder.wal())(source),

@@ -4,7 +4,7 @@
 
 use std::io;
 
-use crate::store::embedded::engine::Batch;
+use crate::store::embedded::engine::{Batch, Write};
 
 /// Names the history that a file belongs to: made at random when the log was begun.
 pub(crate) type Lineage = [u8; 16];
@@ -141,6 +141,11 @@ pub(crate) fn take_entry<'a>(bytes: &mut &'a [u8]) -> Option<Entry<'a>> {
     Some((key, value))
 }
 
+/// An entry that does not borrow.
+pub(crate) fn owned((key, value): Entry<'_>) -> Write {
+    (key.to_vec(), value.map(<[u8]>::to_vec))
+}
+
 /// A commit group as a record: its number, then its writes.
 pub(crate) fn record(seq: u64, writes: &Batch) -> io::Result<Vec<u8>> {
     let mut block = begin();
@@ -186,7 +191,7 @@ mod tests {
             let block = record(seq, &writes).unwrap();
             let mut rest = block.as_slice();
             let (read_seq, entries) = take_record(&mut rest).unwrap();
-            let read: Batch = entries.iter().map(|(k, v)| (k.to_vec(), v.map(<[u8]>::to_vec))).collect();
+            let read: Batch = entries.iter().copied().map(owned).collect();
             prop_assert_eq!((read_seq, read, rest.len()), (seq, writes, 0));
             let mut flipped = block.clone();
             flipped[at % block.len()] ^= 1 << bit;

@@ -16,8 +16,7 @@ const LINEAGE: Lineage = [9; 16];
 fn read(folder: &Path, after: u64) -> (Vec<(u64, Batch)>, read::Replayed) {
     let mut records = Vec::new();
     let replayed = replay::<io::Error>(&list(folder).unwrap(), after, |seq, entries| {
-        let owned = |(key, value): record::Entry<'_>| (key.to_vec(), value.map(<[u8]>::to_vec));
-        records.push((seq, entries.into_iter().map(owned).collect()));
+        records.push((seq, entries.into_iter().map(record::owned).collect()));
         Ok(())
     });
     (records, replayed.unwrap())
