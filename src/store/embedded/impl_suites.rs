@@ -64,7 +64,9 @@ impl Suites for EmbeddedStore {
         let ended = exchanges::ended_before(&self.view(), suite, before)?;
         let deleted = ended.len() as u64;
         let delete = move |txn: &mut Txn<'_>, part: Vec<_>| {
-            part.into_iter().for_each(|key| txn.delete(key));
+            for key in part {
+                txn.delete(key);
+            }
             Ok(())
         };
         self.in_parts(ended, delete).await?;

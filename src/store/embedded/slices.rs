@@ -1,4 +1,4 @@
-//! Reads of many rows, in slices: each in a view of its own, and other tasks run in between. What is written
+//! Reads of many rows, in slices: each in a view of its own, and other tasks run after it. What is written
 //! meanwhile may be read or missed.
 
 use std::ops::ControlFlow;
@@ -20,9 +20,10 @@ impl EmbeddedStore {
     ) -> Result<(), StoreError> {
         let mut from = from.to_vec();
         loop {
-            let Some(next) = self.slice(&from, to, &mut each)? else { return Ok(()) };
-            from = next;
+            let next = self.slice(&from, to, &mut each)?;
             tokio::task::yield_now().await;
+            let Some(next) = next else { return Ok(()) };
+            from = next;
         }
     }
 

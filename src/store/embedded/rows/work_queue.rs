@@ -190,7 +190,9 @@ impl WorkQueues {
     pub(crate) fn add(&self, rows: [Vec<Vec<u8>>; 3]) {
         for (queue, rows) in self.all().into_iter().zip(rows).filter(|(_, rows)| !rows.is_empty()) {
             let mut state = queue.state();
-            rows.into_iter().for_each(|key| state.add(key));
+            for key in rows {
+                state.add(key);
+            }
         }
     }
 
