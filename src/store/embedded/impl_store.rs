@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use super::business::{
     arrivals, clock, dealers, events, fans, ledgers, links, listing, queues, roll, set_aside, work,
 };
-use super::leasing::{fan_lease, lease_key};
+use super::leases::{fan_lease, lease_key};
 use super::rows::keys;
 use super::rows::txn::Txn;
 use super::writer::Patience;

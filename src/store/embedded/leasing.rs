@@ -3,17 +3,15 @@
 //! Work is leased first and read afterwards: from then on nobody else settles it. Queues are read in slices, and
 //! other tasks have their turn after each, so a read of any length delays nobody for long.
 //!
-//! Leases are in memory: one process owns the folder, so a crash ends them all. Which customers' rows are leased is
-//! in `work_queue`.
+//! Leases are in memory: one process owns the folder, so a crash ends them all.
 
-use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use super::EmbeddedStore;
 use super::business::queues::{self, FanQueue, Strays};
 use super::business::roll::{self, Entry};
 use super::business::{fans, work};
+use super::leases::{fan_lease, lease_key};
 use super::rows::ids::FanNumber;
 use super::rows::keys;
 use super::rows::view::View;
@@ -30,41 +28,6 @@ const SLICE_ROWS: usize = 256;
 const SLICE_PLACES: usize = 4;
 /// Fans that one lease looks at in one queue.
 const LOOKED_AT_MAX: usize = 2_048;
-
-/// The key under which work is leased: that of its row in its queue.
-pub(super) fn lease_key(id: &WorkId) -> Vec<u8> {
-    match id {
-        WorkId::Event(due_at, id) => keys::inbox(*due_at, *id),
-        WorkId::Lookup(haste, due_at, contact) => keys::lookup(*haste, *due_at, contact),
-    }
-}
-
-/// The key under which work on a fan is leased. Shorter than any key of a queue, so that the two differ.
-pub(super) fn fan_lease(step: FanStep, number: FanNumber) -> Vec<u8> {
-    let mut key = vec![b't', step as u8];
-    key.extend(number.0.to_be_bytes());
-    key
-}
-
-/// The fans on which work is leased.
-#[derive(Default)]
-pub(super) struct FanLeases(Mutex<HashSet<Vec<u8>>>);
-
-impl FanLeases {
-    /// Leases work on a fan. False if it is leased already.
-    fn lease(&self, key: &[u8]) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_vec())
-    }
-
-    fn release(&self, key: &[u8]) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
-    }
-
-    fn are_all_leased(&self, mut keys: impl Iterator<Item = Vec<u8>>) -> bool {
-        let leased = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        keys.all(|key| leased.contains(&key))
-    }
-}
 
 /// Work that is being leased. Dropped before it is [kept](Self::keep), it ends the leases: nobody would settle them.
 struct Leasing<'a, W> {

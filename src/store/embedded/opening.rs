@@ -9,7 +9,7 @@ use super::engine::{Engine, Memory};
 use super::failure::Failure;
 use super::folder::{Folder, OpenError, folder_error};
 use super::indexing::Indexing;
-use super::leasing::FanLeases;
+use super::leases::FanLeases;
 use super::on_disk::OnDisk;
 use super::records::decode;
 use super::rows::expiry::Expiries;
