@@ -129,8 +129,7 @@ pub trait Store:
     CustomerGroups + Feed + People + Reconciling + Suites + Trail + Send + Sync + 'static
 {
     /// Appends a verified message to the inbox or the quarantine, or applies it at once, unless its digest is
-    /// known. A group's join of many customers is applied in several transactions, the one with the digest
-    /// last; the end of a group is applied again where the digest is known.
+    /// known.
     ///
     /// # Errors
     /// [`StoreError::InboxFull`]: nothing was stored, and the same message may be appended later.

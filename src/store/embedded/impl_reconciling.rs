@@ -7,11 +7,11 @@ use std::ops::ControlFlow;
 
 use async_trait::async_trait;
 
-use super::EmbeddedStore;
 use super::business::{clock, dealers, reconcile, tasks};
 use super::rows::keys;
 use super::rows::txn::Txn;
 use super::rows::view::View;
+use super::{EmbeddedStore, ROWS_PER_TRANSACTION};
 use crate::domain::contact::Contact;
 use crate::domain::dealer_activity::{DealerActivity, DealerTrouble, NewActivity};
 use crate::domain::event::AppAlarm;
@@ -57,12 +57,13 @@ impl Reconciling for EmbeddedStore {
         corps: Vec<(AppName, CorpId)>,
         now: Timestamp,
     ) -> Result<ReconcileRun, StoreError> {
-        let begin = move |txn: &mut Txn<'_>| {
-            tasks::begin(txn, corps, now)?;
+        self.in_parts(corps, move |txn, part| tasks::begin(txn, part, now)).await?;
+        let end = move |txn: &mut Txn<'_>| {
             // Without any dealer the run begins too, and ends at once.
+            tasks::begin(txn, Vec::new(), now)?;
             tasks::end_if_done(txn, now)
         };
-        self.writer.run(begin).await?;
+        self.writer.run(end).await?;
         Ok(self.reconcile_run().await?.unwrap_or_else(|| ReconcileRun::new(now)))
     }
 
@@ -176,17 +177,20 @@ impl Reconciling for EmbeddedStore {
 
     async fn record_activity(
         &self,
-        new: Vec<(AppName, CorpId, NewActivity)>,
+        mut new: Vec<(AppName, CorpId, NewActivity)>,
         moment: Option<Moment>,
     ) -> Result<Vec<CorpId>, StoreError> {
+        let last = new.split_off(new.len().saturating_sub(ROWS_PER_TRANSACTION));
+        let mut all = self.in_parts(new, dealers::add_activity).await?.concat();
         let record = move |txn: &mut Txn<'_>| {
-            let back = dealers::add_activity(txn, new)?;
+            let back = dealers::add_activity(txn, last)?;
             if let Some(moment) = moment {
                 clock::put(txn, &moment)?;
             }
             Ok(back)
         };
-        self.writer.run(record).await
+        all.extend(self.writer.run(record).await?);
+        Ok(all)
     }
 
     async fn set_silent(&self, app: &AppName, corp_id: &CorpId, since: Timestamp) -> Result<(), StoreError> {

@@ -108,10 +108,16 @@ impl EmbeddedStore {
         let view = self.view();
         let mut keys = keys.into_iter();
         while let Some(key) = keys.next() {
-            let value = view.get(&key);
-            match value.and_then(|value| value.map_or(Ok(None), |value| read_work(&view, &key, &value))) {
-                Ok(Some(work)) => all.push(work),
-                Ok(None) => queue.release(&key),
+            let work = view.get(&key).and_then(|value| match value {
+                Some(value) => read_work(&view, &key, &value).map(Some),
+                None => Ok(None),
+            });
+            match work {
+                Ok(Some(Some(work))) => all.push(work),
+                // Damaged: it is not leased again.
+                Ok(Some(None)) => queue.release(&key),
+                // Gone, unless it was written again meanwhile.
+                Ok(None) => self.release(&key),
                 Err(error) => {
                     for key in std::iter::once(key).chain(keys) {
                         queue.release(&key);
@@ -247,7 +253,12 @@ impl EmbeddedStore {
             }
             looked_at += 1;
             let view = self.view();
-            let entry = view.undamaged(&lease, roll::fan_at(&view, number));
+            let entry = match queues::is_in(&view, &place.key, number) {
+                Ok(true) => view.undamaged(&lease, roll::fan_at(&view, number)),
+                // Its work was settled after the place was read.
+                Ok(false) => Ok(None),
+                Err(error) => Err(error),
+            };
             // A fan that waits for the second time may still be in an old place of the same queue.
             match entry.map(|entry| {
                 entry.map(|entry| entry.filter(|entry| entry.fan.queued_for(step) == Some(priority)))

@@ -13,7 +13,6 @@ use super::leases::FanLeases;
 use super::on_disk::OnDisk;
 use super::records::decode;
 use super::rows::expiry::Expiries;
-
 use super::rows::index::Index;
 use super::rows::keys;
 use super::rows::txn::Meta;
@@ -225,10 +224,8 @@ impl EmbeddedStore {
             settings,
             index,
             indexing,
-
             queues,
             fan_leases: FanLeases::default(),
-
             watches,
             expiries: Expiries::default(),
             damaged,

@@ -1,4 +1,4 @@
-//! Deleting what has expired: deduplication records and quarantined messages, a few in each transaction.
+//! Deleting what has expired: deduplication records and quarantined messages, some in each transaction.
 //!
 //! Deliberately absent: when that is done, which is the housekeeping worker's, and how a record is recognised
 //! as expired (see `arrivals` and `set_aside`).

@@ -258,6 +258,11 @@ pub(crate) struct PlacesPage {
     pub(crate) next: Option<Vec<u8>>,
 }
 
+/// Whether a fan is in the place with this key.
+pub(crate) fn is_in(view: &View<'_>, place: &[u8], number: FanNumber) -> Result<bool, StoreError> {
+    Ok(view.read_undamaged::<Waiting>(place)?.is_some_and(|Waiting(numbers)| numbers.contains(&number)))
+}
+
 /// Up to `limit` undamaged places of a queue, with keys from `from` on and before `to`.
 pub(crate) fn places(
     view: &View<'_>,

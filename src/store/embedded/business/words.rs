@@ -19,8 +19,10 @@ const fn is_part_of_an_id(byte: u8) -> bool {
 /// Whether a message contains this id, and not only as a part of another.
 pub(crate) fn names(message: &[u8], id: &str) -> bool {
     let is_part = |byte: Option<&u8>| byte.is_some_and(|byte| is_part_of_an_id(*byte));
-    // It skips occurrences that overlap another: they begin within an id, so they are only a part of one.
-    memmem::find_iter(message, id)
+    let finder = memmem::Finder::new(id);
+    // Also occurrences that overlap another.
+    let next = |from: usize| Some(from + finder.find(message.get(from..)?)?);
+    std::iter::successors(next(0), |at| next(at + 1))
         .any(|at| !is_part(message[..at].last()) && !is_part(message.get(at + id.len())))
 }
 

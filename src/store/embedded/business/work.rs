@@ -1,7 +1,7 @@
 //! Work about customers: reading it from its queue, and transactions on it, such as the outcome of an event
 //! or a lookup, and moving one to another instant.
 //!
-//! Deliberately absent: leases, which are in memory (see `leases`).
+//! Deliberately absent: leases, which are in memory (see `work_queue`).
 
 use super::contacts::{self, set_lookup};
 use super::{forgotten, inbox, links};

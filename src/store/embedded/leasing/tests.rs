@@ -282,3 +282,20 @@ async fn leasing_fans_lets_other_tasks_have_their_turn() {
     drop(lease);
     assert_eq!(store.lease_fans(&app, FanStep::Mint, &Priority::ALL, T0, all).await.unwrap().len(), all);
 }
+
+#[tokio::test]
+async fn a_fan_whose_call_was_put_off_after_its_place_was_read_is_not_leased_from_there() {
+    let store = open(&Memory::default());
+    store.put_fans(vec![fan(1)], T0).await.unwrap();
+    let app = app();
+    let queue = FanQueue { app: &app, step: FanStep::Mint, priority: Priority::Live };
+    let page = queues::places(&store.view(), &queue, &queue.begin(), &queue.until(T0), 9).unwrap();
+    let place = page.places.into_iter().next().unwrap();
+    let leased = store.lease_fans(&app, FanStep::Mint, &Priority::ALL, T0, 9).await.unwrap();
+    let later = FanOutcome::Retry { due_at: T0.plus_ms(60_000), spent: true };
+    store.settle_fans(leased.into_iter().map(|work| (work, later.clone())).collect(), T0).await.unwrap();
+    let (mut work, mut strays) = (Vec::new(), Vec::new());
+    store.lease_of_place(&queue, place, 9, &mut work, &mut strays).unwrap();
+    assert_eq!((work.len(), strays.len()), (0, 0));
+    assert_eq!(store.lease_fans(&app, FanStep::Mint, &Priority::ALL, T0, 9).await.unwrap(), []);
+}

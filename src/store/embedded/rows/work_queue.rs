@@ -31,6 +31,8 @@ struct State {
     read_to: Vec<u8>,
     /// Free rows: those before `read_to`, and some behind it.
     free: BTreeSet<Vec<u8>>,
+    /// The first row that was forgotten, and is to be read again.
+    forgotten: Option<Vec<u8>>,
     held: HashMap<Vec<u8>, Held>,
     /// When it was last read from its front.
     began_at: Instant,
@@ -46,9 +48,12 @@ impl State {
     fn add(&mut self, key: Vec<u8>) {
         self.free.insert(key);
         if self.free.len() > FREE_MAX
-            && let Some(last) = self.free.pop_last().filter(|last| *last < self.read_to)
+            && let Some(last) = self.free.pop_last()
         {
-            self.read_to = last;
+            if last < self.read_to {
+                self.read_to.clone_from(&last);
+            }
+            self.forgotten = self.forgotten.take().into_iter().chain([last]).min();
         }
     }
 
@@ -63,6 +68,7 @@ impl WorkQueue {
         let state = State {
             read_to: vec![prefix],
             free: BTreeSet::new(),
+            forgotten: None,
             held: HashMap::new(),
             began_at: Instant::now(),
         };
@@ -118,9 +124,11 @@ impl WorkQueue {
             Some(_) | None => self.end(),
         };
         let mut state = self.state();
-        // Otherwise rows were forgotten meanwhile.
+        // Otherwise rows before it were forgotten meanwhile.
         if state.read_to == from {
-            state.read_to = read_to;
+            // A row behind it may have been, too, after these were read.
+            let forgotten = state.forgotten.take_if(|forgotten| *forgotten < read_to);
+            state.read_to = forgotten.unwrap_or(read_to);
         }
         for key in rows {
             if !state.held.contains_key(&key) {
@@ -290,6 +298,20 @@ mod tests {
         (0..=FREE_MAX).rev().for_each(|n| queue.add(format!("h{n:05}").into_bytes()));
         queue.read(&key(FREE_MAX), vec![key(FREE_MAX)], true);
         assert!(queue.to_read(&queue.end()).is_some_and(|from| from < key(0)));
+    }
+
+    #[test]
+    fn a_row_that_is_forgotten_while_the_queue_is_read_is_read_again() {
+        let queue = WorkQueue::new(b'i');
+        let from = queue.to_read(&queue.end()).unwrap();
+        // They are written after the reader has looked, and before it says what it has seen.
+        (0..=FREE_MAX).for_each(|n| queue.add(key(n)));
+        queue.read(&from, vec![], true);
+        assert_eq!(queue.to_read(&queue.end()), Some(key(FREE_MAX)));
+        assert_eq!(lease_all(&queue).len(), FREE_MAX);
+        queue.read(&key(FREE_MAX), vec![key(FREE_MAX)], true);
+        assert_eq!(lease_all(&queue), [key(FREE_MAX)]);
+        assert_eq!(queue.to_read(&queue.end()), None);
     }
 
     #[test]
