@@ -43,7 +43,7 @@ pub(crate) fn apply(
     join(txn, app, event, effects.joined, received_at)
 }
 
-/// Puts customers who are named in a join into the group, and queues their lookups.
+/// Adds the customers whom a join event names to the group, and queues their lookups.
 fn join(
     txn: &mut Txn<'_>,
     app: &AppName,

@@ -281,6 +281,6 @@ pub(crate) fn places(
         });
         Ok(Some((key.to_vec(), view.undamaged(key, read)?)))
     })?;
-    let next = rows.last().filter(|_| rows.len() == limit).map(|(last, _)| [last.as_slice(), &[0]].concat());
+    let next = rows.last().filter(|_| rows.len() == limit).map(|(last, _)| keys::next(last));
     Ok(PlacesPage { places: rows.into_iter().filter_map(|(_, place)| place).collect(), next })
 }

@@ -96,7 +96,7 @@ fn write(runs: &[(u64, u64, PathBuf)], to: &Path, last: u64) -> io::Result<()> {
         writer.push(&key, &value)?;
     }
     let (checkpoint, _) = writer.finish()?;
-    // When it was written tells who may be in it.
+    // It may contain persons who were erased after its oldest source was written.
     let oldest = runs
         .iter()
         .map(|(_, _, path)| std::fs::metadata(path)?.modified())

@@ -43,8 +43,8 @@ pub(crate) fn write_durably(path: &Path, content: &[u8]) -> Result<(), OpenError
     sync(parent(path))
 }
 
-/// Copies a file to another, in place of one that is there, with the time of its last change: that of a checkpoint tells
-/// who may be in it. The content is durable when it returns.
+/// Copies a file, replacing one that is there, and keeps the time of its last change: a checkpoint that is older than an
+/// erasure may still contain the erased person. The content is durable when it returns.
 pub(crate) fn copy_file(from: &mut File, to: &Path) -> io::Result<()> {
     let copied = create_file(to).and_then(|mut copy| {
         let modified = from.metadata()?.modified()?;

@@ -120,7 +120,7 @@ impl WorkQueue {
     /// these are the last.
     pub(crate) fn read(&self, from: &[u8], rows: Vec<Vec<u8>>, are_last: bool) {
         let read_to = match rows.last() {
-            Some(last) if !are_last => [last, &[0][..]].concat(),
+            Some(last) if !are_last => keys::next(last),
             Some(_) | None => self.end(),
         };
         let mut state = self.state();
