@@ -100,6 +100,12 @@ impl Pool {
     }
 }
 
+/// Until when work waits for room in its lane, if it cannot be put off.
+fn backlog(now: Timestamp) -> HeldBack {
+    let text = "this dealer has a backlog".to_owned();
+    (now.plus_ms(BACKLOG_WAIT_MS), FailureReason { errcode: None, text })
+}
+
 /// What a call needs.
 struct Permits {
     slot: OwnedSemaphorePermit,
@@ -228,58 +234,57 @@ impl Resolver {
     /// Puts work into lanes, and off where they take none now. Returns the outcomes of work that needs no call, or
     /// cannot be put off.
     async fn route(&self, work: Vec<Work>, now: Timestamp) -> Vec<(Work, Outcome)> {
-        let (mut outcomes, mut waiting) = (Vec::new(), Vec::new());
+        let (mut outcomes, mut put_off) = (Vec::new(), Vec::new());
         let mut router = Router::new(&self.context, now);
         for work in work {
             match router.destination(&work).await {
-                Ok(Destination { lane, held_back }) => {
-                    let refused =
-                        if held_back.is_some() { Some(work) } else { self.lanes().push(lane.clone(), work) };
-                    waiting.extend(refused.map(|work| (lane, work, held_back)));
+                Ok(Destination { lane, held_back: None }) => {
+                    let refused = self.lanes().push(lane.clone(), work);
+                    outcomes
+                        .extend(refused.and_then(|work| self.wait(lane, work, &backlog(now), &mut put_off)));
+                }
+                Ok(Destination { lane, held_back: Some(held_back) }) => {
+                    outcomes.extend(self.wait(lane, work, held_back, &mut put_off));
                 }
                 Err(outcome) => outcomes.push((work, outcome)),
             }
         }
-        outcomes.extend(self.wait(waiting, now).await);
+        self.context.store.put_off(&put_off).await;
         outcomes
     }
 
-    /// Puts work off. Returns that for which there is no room, with an outcome that defers it: until the probe of the
-    /// breaker that holds it back, if one does.
-    async fn wait(
+    /// Adds work to what is put off, here and, by its id, for the store. If there are too many it is returned, with
+    /// an outcome that defers it.
+    fn wait(
         &self,
-        waiting: Vec<(LaneKey, Work, Option<HeldBack>)>,
-        now: Timestamp,
-    ) -> Vec<(Work, Outcome)> {
-        let (mut ids, mut others) = (Vec::new(), Vec::new());
-        for (lane, work, held_back) in waiting {
-            if self.put_off().add(lane, work.contact.corp_id.clone(), work.id.clone()) {
-                ids.push(work.id);
-                continue;
-            }
-            let (due_at, reason) = held_back.unwrap_or_else(|| {
-                let text = "this dealer has a backlog".to_owned();
-                (now.plus_ms(BACKLOG_WAIT_MS), FailureReason { errcode: None, text })
-            });
-            others.push((work, defer(due_at, reason)));
+        lane: LaneKey,
+        work: Work,
+        held_back: &HeldBack,
+        put_off: &mut Vec<WorkId>,
+    ) -> Option<(Work, Outcome)> {
+        if self.put_off().add(lane, work.contact.corp_id.clone(), work.id.clone()) {
+            put_off.push(work.id);
+            return None;
         }
-        if !ids.is_empty() {
-            self.context.store.put_off(&ids).await;
-        }
-        others
+        let (due_at, reason) = held_back.clone();
+        Some((work, defer(due_at, reason)))
     }
 
     /// Empties the lanes whose breaker has opened. Returns work that cannot be put off, with outcomes that defer it.
     async fn drain_blocked_lanes(&self, now: Timestamp) -> Vec<(Work, Outcome)> {
-        let mut waiting = Vec::new();
+        let (mut outcomes, mut put_off) = (Vec::new(), Vec::new());
         for (key, lane) in &mut self.lanes().0 {
             let LaneKey { app, owner, .. } = key;
             if let Some(breaker) = open_breaker(&self.context, app, [owner, owner], now) {
-                let held_back = Some((breaker.probe_at, breaker.reason));
-                waiting.extend(lane.waiting.drain(..).map(|work| (key.clone(), work, held_back.clone())));
+                let held_back = (breaker.probe_at, breaker.reason);
+                let waiting = lane.waiting.drain(..);
+                outcomes.extend(
+                    waiting.filter_map(|work| self.wait(key.clone(), work, &held_back, &mut put_off)),
+                );
             }
         }
-        self.wait(waiting, now).await
+        self.context.store.put_off(&put_off).await;
+        outcomes
     }
 
     /// Starts a call in each lane that is ready, as far as there are permits.

@@ -19,53 +19,44 @@ use crate::store::{FailureReason, Outcome, Work};
 pub(super) struct Router<'a> {
     context: &'a Context,
     now: Timestamp,
-    /// The dealers read from the store so far.
-    dealers: HashMap<(AppName, CorpId), KnownDealer>,
+    /// The routes of the dealers so far.
+    routes: HashMap<AppName, HashMap<CorpId, Route>>,
 }
 
 /// Where a work item goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Destination {
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Destination<'r> {
     pub(super) lane: LaneKey,
-    pub(super) held_back: Option<HeldBack>,
+    pub(super) held_back: Option<&'r HeldBack>,
 }
 
 /// Until when a circuit breaker holds back calls, and why.
 pub(super) type HeldBack = (Timestamp, FailureReason);
 
-/// What decides about a dealer's lane.
-#[derive(Debug, Clone, Copy, Default)]
-struct KnownDealer {
-    token: Option<TokenOwner>,
-    has_left: bool,
+/// What the work about all customers of a dealer has in common.
+struct Route {
+    /// Whose token converts them.
+    owner: CorpId,
+    held_back: Option<HeldBack>,
 }
 
 impl<'a> Router<'a> {
     pub(super) fn new(context: &'a Context, now: Timestamp) -> Self {
-        Self { context, now, dealers: HashMap::new() }
+        Self { context, now, routes: HashMap::new() }
     }
 
     /// The lane of a work item, or its outcome if it needs no call.
-    pub(super) async fn destination(&mut self, work: &Work) -> Result<Destination, Outcome> {
-        let (context, now) = (self.context, self.now);
+    pub(super) async fn destination(&mut self, work: &Work) -> Result<Destination<'_>, Outcome> {
         let is_removal = work.event.as_ref().is_some_and(|event| !event.event.contact.change.is_add());
         if is_removal || work.known.as_ref().is_some_and(Contact::is_identified) {
             return Err(Outcome::Applied);
         }
         let ContactKey { app, corp_id, .. } = &work.contact;
-        let Some(rules) = context.apps.get(app) else {
-            let text = format!("app {app} is not in the configuration; add it again");
-            return Err(defer(now.plus_ms(5 * MINUTE_MS), FailureReason { errcode: None, text }));
-        };
-        let dealer = self.dealer(app, corp_id).await;
-        let with_brand_token = match rules.conversion_token {
-            ConversionToken::Upstream => true,
-            ConversionToken::Downstream => false,
-            ConversionToken::Auto => dealer.token == Some(TokenOwner::Upstream),
-        };
-        // An app that serves no corp makes no call: which token does not matter.
-        let brand = rules.corp_id.as_ref().filter(|_| with_brand_token);
-        let owner = brand.unwrap_or(corp_id);
+        if !self.routes.get(app).is_some_and(|routes| routes.contains_key(corp_id)) {
+            let route = self.route(app, corp_id).await?;
+            self.routes.entry(app.clone()).or_default().insert(corp_id.clone(), route);
+        }
+        let Route { owner, held_back } = &self.routes[app][corp_id];
         // An event is about somebody whom a member has added.
         let known = work.known.as_ref().filter(|_| work.event.is_none());
         let lane = LaneKey {
@@ -74,31 +65,37 @@ impl<'a> Router<'a> {
             chat_id: known.and_then(Contact::lookup_chat).cloned(),
             class: LaneClass::of(work),
         };
-        if let Some(breaker) = open_breaker(context, app, [corp_id, owner], now) {
-            return Ok(Destination { lane, held_back: Some((breaker.probe_at, breaker.reason)) });
-        }
-        if dealer.has_left {
-            let (scope, reason) = (Scope::Corp(app.clone(), corp_id.clone()), has_left());
-            let probe_at = context.breakers.failed(&scope, reason.clone(), Backoff::CONFIGURATION, now);
-            return Ok(Destination { lane, held_back: Some((probe_at, reason)) });
-        }
-        Ok(Destination { lane, held_back: None })
+        Ok(Destination { lane, held_back: held_back.as_ref() })
     }
 
-    /// The dealer as the store knows it. If it cannot be read now, the call of the lane reads it again.
-    async fn dealer(&mut self, app: &AppName, corp_id: &CorpId) -> KnownDealer {
-        let key = (app.clone(), corp_id.clone());
-        if let Some(dealer) = self.dealers.get(&key) {
-            return *dealer;
-        }
-        let dealer = match self.context.store.dealer(app, corp_id).await {
-            Ok(Some(dealer)) => {
-                KnownDealer { token: dealer.token, has_left: dealer.state() == DealerState::Left }
-            }
-            Ok(None) | Err(_) => KnownDealer::default(),
+    /// The route of a dealer, or the outcome of work about its customers if there is none.
+    async fn route(&self, app: &AppName, corp_id: &CorpId) -> Result<Route, Outcome> {
+        let Self { context, now, .. } = *self;
+        let Some(rules) = context.apps.get(app) else {
+            let text = format!("app {app} is not in the configuration; add it again");
+            return Err(defer(now.plus_ms(5 * MINUTE_MS), FailureReason { errcode: None, text }));
         };
-        self.dealers.insert(key, dealer);
-        dealer
+        // If the dealer cannot be read now, the call of the lane reads it again.
+        let dealer = context.store.dealer(app, corp_id).await.ok().flatten();
+        let token = dealer.as_ref().and_then(|dealer| dealer.token);
+        let with_brand_token = match rules.conversion_token {
+            ConversionToken::Upstream => true,
+            ConversionToken::Downstream => false,
+            ConversionToken::Auto => token == Some(TokenOwner::Upstream),
+        };
+        // An app that serves no corp makes no call: which token does not matter.
+        let brand = rules.corp_id.as_ref().filter(|_| with_brand_token);
+        let owner = brand.unwrap_or(corp_id).clone();
+        let held_back = if let Some(breaker) = open_breaker(context, app, [corp_id, &owner], now) {
+            Some((breaker.probe_at, breaker.reason))
+        } else if dealer.is_some_and(|dealer| dealer.state() == DealerState::Left) {
+            let (scope, reason) = (Scope::Corp(app.clone(), corp_id.clone()), has_left());
+            let probe_at = context.breakers.failed(&scope, reason.clone(), Backoff::CONFIGURATION, now);
+            Some((probe_at, reason))
+        } else {
+            None
+        };
+        Ok(Route { owner, held_back })
     }
 }
 
