@@ -12,6 +12,7 @@
 //! Deliberately absent: calls to WeCom, HTTP, and decisions. When to try again, and what an event means, is
 //! decided by the callers and the domain.
 
+mod business;
 mod customer_groups;
 pub mod embedded;
 mod error;
@@ -20,6 +21,7 @@ mod feed;
 mod inbox;
 mod people;
 mod reconcile;
+mod rows;
 mod suites;
 mod trail;
 mod work;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 
-use super::super::embedded::engine::{Batch, Memory};
+use super::super::embedded::engine::Memory;
 use super::super::embedded::{AppendError, Disk, Log};
 use super::*;
+use crate::store::rows::source::Batch;
 
 #[test]
 fn a_folder_cannot_be_opened_twice() {

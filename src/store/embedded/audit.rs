@@ -6,13 +6,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::EmbeddedStore;
-use super::business::inbox::SetAside;
-use super::business::queues::{Books, Waiting};
-use super::business::roll::{self, Entry};
-use super::business::trail;
-use super::records::{Record, decode};
-use super::rows::index::Clue;
-use super::rows::keys;
 use crate::domain::authorization::Authorization;
 use crate::domain::chat::Chat;
 use crate::domain::contact::Contact;
@@ -24,8 +17,15 @@ use crate::domain::reconcile::ReconcileTask;
 use crate::domain::suite::{Exchange, Ticket};
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
-use crate::store::embedded::rows::ids::{FanNumber, PackedId};
-use crate::store::embedded::rows::view::{Read, failed};
+use crate::store::business::inbox::SetAside;
+use crate::store::business::queues::{Books, Waiting};
+use crate::store::business::roll::{self, Entry};
+use crate::store::business::trail;
+use crate::store::rows::clue::Clue;
+use crate::store::rows::ids::{FanNumber, PackedId};
+use crate::store::rows::keys;
+use crate::store::rows::records::{Record, decode};
+use crate::store::rows::view::Read;
 use crate::store::{Counts, StoreError};
 
 /// An upper bound of the sheets of any store that is audited.
@@ -220,11 +220,11 @@ impl Audit<'_> {
             let Some(Entry { key, fan, .. }) = roll::fan_at(&self.store.view(), number)? else { continue };
             tallies.entry(key.app.clone()).or_default().replace(None, Some(&fan));
             let unionid = PackedId::of(key.unionid.as_str());
-            let found = self.store.view().candidates(&Clue::unionid(unionid.borrowed())).contains(&number);
+            let found = self.store.view().candidates(&Clue::unionid(unionid.borrowed()))?.contains(&number);
             self.expect(found, || format!("fan {} is not found by unionid", number.0));
             for minted in &fan.ids {
                 let id = PackedId::of(minted.pending_id.as_str());
-                let found = self.store.view().candidates(&Clue::pending_id(id.borrowed())).contains(&number);
+                let found = self.store.view().candidates(&Clue::pending_id(id.borrowed()))?.contains(&number);
                 self.expect(found, || format!("fan {} is not found by a pending id", number.0));
             }
             for (step, priority) in &queues {
@@ -252,7 +252,7 @@ impl Audit<'_> {
     /// Whether a fan is in one of the records under `prefix` that are due at `from` or later.
     fn listed(&self, prefix: &[u8], number: FanNumber, from: Timestamp) -> Result<bool, StoreError> {
         for row in self.store.view().range(prefix, &keys::after(prefix)) {
-            let (key, value) = row.map_err(failed)?;
+            let (key, value) = row?;
             let due_at = keys::Parts(&key[prefix.len()..]).instant()?;
             if due_at >= from && decode::<Waiting>(&key, &value)?.0.contains(&number) {
                 return Ok(true);
@@ -266,11 +266,11 @@ impl Audit<'_> {
 mod tests {
     use super::super::Settings;
     use super::super::engine::Memory;
-    use super::super::records::encode;
     use super::*;
     use crate::domain::chat::{ChatChange, ChatEvent};
     use crate::domain::ids::{ChatId, ExternalUserid};
     use crate::domain::sighting::{Sighting, SightingPlace};
+    use crate::store::rows::records::encode;
     use crate::store::{Arrival, MessageDigest, Payload, Reconciling as _, Store as _};
 
     #[tokio::test]

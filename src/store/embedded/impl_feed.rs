@@ -9,13 +9,14 @@ use tokio::sync::watch;
 
 use super::super::{Counts, Cursor, CursorState, Feed, LinksScan, Seek, Start, StoreError};
 use super::EmbeddedStore;
-use super::business::{feed, links};
 use super::database::Database;
-use super::rows::index::Index;
-use super::rows::view::{Damaged, View};
+use super::fan_index::Index;
+use super::published::Published;
 use crate::domain::ids::SinkName;
 use crate::domain::link::{FeedEntry, LinkData};
 use crate::domain::time::Timestamp;
+use crate::store::business::{feed, links};
+use crate::store::rows::view::{Damaged, View};
 
 /// Customers, linked or not, that a page of a scan reads. Few in tests, so that they have several pages.
 const CUSTOMERS_AT_ONCE: usize = if cfg!(test) { 8 } else { 512 };
@@ -92,7 +93,7 @@ impl LinksScan for Scan {
 
     async fn next(&mut self, now: Timestamp) -> Result<Option<Vec<LinkData>>, StoreError> {
         let Some(from) = &self.next else { return Ok(None) };
-        let view = View::new(self.database.snapshot(), &self.index, &self.damaged);
+        let view = View::new(Published::new(&self.database, &self.index), &self.damaged);
         let (links, next) = links::page(&view, from, CUSTOMERS_AT_ONCE, now)?;
         self.next = next;
         Ok(Some(links))

@@ -8,14 +8,14 @@ use std::ops::ControlFlow;
 use async_trait::async_trait;
 
 use super::EmbeddedStore;
-use super::business::customer_groups::{self, DueChats};
-use super::business::{chat_members, chats};
-use super::rows::keys;
-use super::rows::view::View;
 use crate::domain::chat::MemberVersion;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::sighting::Sighting;
 use crate::domain::time::Timestamp;
+use crate::store::business::customer_groups::{self, DueChats};
+use crate::store::business::{chat_members, chats};
+use crate::store::rows::keys;
+use crate::store::rows::view::View;
 use crate::store::{ChatToRead, CustomerGroups, PageFound, StoreError};
 
 #[async_trait]

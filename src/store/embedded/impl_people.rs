@@ -11,16 +11,16 @@ use async_trait::async_trait;
 
 use super::super::{People, PersonData, PersonId, Receipt, ReceiptId, StoreError};
 use super::EmbeddedStore;
-use super::business::forget::{self, Found, INDEXES_OF_CONTACTS, Ids};
-use super::business::people::{self, EventsAbout};
-use super::business::trail;
-use super::rows::keys;
-use super::rows::txn::Txn;
-use super::rows::view::View;
-use super::rows::watch::Watch;
 use crate::domain::audit::AuditBy;
 use crate::domain::ids::Unionid;
 use crate::domain::time::Timestamp;
+use crate::store::business::forget::{self, Found, INDEXES_OF_CONTACTS, Ids};
+use crate::store::business::people::{self, EventsAbout};
+use crate::store::business::trail;
+use crate::store::rows::keys;
+use crate::store::rows::txn::Txn;
+use crate::store::rows::view::View;
+use crate::store::rows::watch::Watch;
 
 /// Attempts of an erasure: the set of a person's ids can change during the search, but hardly ever twice.
 const TRIES_MAX: usize = 10;

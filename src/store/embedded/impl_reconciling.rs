@@ -7,10 +7,6 @@ use std::ops::ControlFlow;
 
 use async_trait::async_trait;
 
-use super::business::{clock, dealers, reconcile, tasks};
-use super::rows::keys;
-use super::rows::txn::Txn;
-use super::rows::view::View;
 use super::{EmbeddedStore, ROWS_PER_TRANSACTION};
 use crate::domain::contact::Contact;
 use crate::domain::dealer_activity::{DealerActivity, DealerTrouble, NewActivity};
@@ -19,6 +15,10 @@ use crate::domain::ids::{AppName, ContactKey, CorpId, ExternalUserid, UserId};
 use crate::domain::reconcile::{ReconcileRun, ReconcileTask};
 use crate::domain::sighting::Sighting;
 use crate::domain::time::{Moment, Timestamp};
+use crate::store::business::{clock, dealers, reconcile, tasks};
+use crate::store::rows::keys;
+use crate::store::rows::txn::Txn;
+use crate::store::rows::view::View;
 use crate::store::{DealerRow, EventId, PageFound, Reconciling, StoreError};
 
 impl EmbeddedStore {

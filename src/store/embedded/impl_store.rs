@@ -4,12 +4,7 @@
 
 use async_trait::async_trait;
 
-use super::business::{
-    arrivals, clock, dealers, events, fans, ledgers, links, listing, queues, roll, set_aside, work,
-};
 use super::leases::{fan_lease, lease_key};
-use super::rows::keys;
-use super::rows::txn::Txn;
 use super::writer::Patience;
 use super::{EmbeddedStore, ROWS_PER_TRANSACTION};
 use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
@@ -19,7 +14,12 @@ use crate::domain::link::LinkData;
 use crate::domain::quota::{Budget, Grant, Ledger, Share};
 use crate::domain::tally::Tally;
 use crate::domain::time::{Moment, Timestamp};
-use crate::store::embedded::rows::ids::FanNumber;
+use crate::store::business::{
+    arrivals, clock, dealers, events, fans, ledgers, links, listing, queues, roll, set_aside, work,
+};
+use crate::store::rows::ids::FanNumber;
+use crate::store::rows::keys;
+use crate::store::rows::txn::Txn;
 use crate::store::{
     Appended, Arrival, Counts, EventId, EventRow, EventState, FanFilter, FanOutcome, FanPage, FanWork,
     LinkQuery, LogStatus, NewFan, Outcome, Payload, Registered, Store, StoreError, Work, WorkId,

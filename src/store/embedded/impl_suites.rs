@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use async_trait::async_trait;
 
 use super::EmbeddedStore;
-use super::business::{authorizations, exchanges, suites};
-use super::rows::keys;
-use super::rows::txn::Txn;
 use crate::domain::authorization::{Agent, Authorization, Granted};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::suite::{CodeId, Exchange, ExchangeEnd, ExchangeFailure, ExchangeNext};
 use crate::domain::time::Timestamp;
+use crate::store::business::{authorizations, exchanges, suites};
+use crate::store::rows::keys;
+use crate::store::rows::txn::Txn;
 use crate::store::{Resealed, StoreError, SuiteRecords, Suites};
 
 #[async_trait]

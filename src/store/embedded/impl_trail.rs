@@ -5,10 +5,10 @@
 use async_trait::async_trait;
 
 use super::super::{StoreError, Trail};
-use super::business::trail;
 use super::{EmbeddedStore, ROWS_PER_TRANSACTION};
 use crate::domain::audit::AuditEntry;
 use crate::domain::time::Timestamp;
+use crate::store::business::trail;
 
 #[async_trait]
 impl Trail for EmbeddedStore {

@@ -10,13 +10,14 @@ use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::business::roll::Clues;
 use super::database::Database;
-use super::rows::index::Index;
-use super::rows::keys;
-use super::rows::view::{Damaged, View, failed};
+use super::published::Published;
 use super::watchdog::caught;
 use crate::store::StoreError;
+use crate::store::business::roll::Clues;
+use crate::store::embedded::fan_index::Index;
+use crate::store::rows::keys;
+use crate::store::rows::view::{Damaged, View};
 
 /// Sheets that are read in one view.
 const SHEETS_AT_ONCE: u32 = 2_048;
@@ -115,7 +116,7 @@ fn read_index(
 ) -> Result<(), StoreError> {
     for first in sheets.clone().step_by(SHEETS_AT_ONCE as usize) {
         let page = first..first.saturating_add(SHEETS_AT_ONCE).min(sheets.end);
-        read_page(&View::new(database.snapshot(), index, damaged), index, &page, cancelled)?;
+        read_page(&View::new(Published::new(database, index), damaged), index, &page, cancelled)?;
     }
     Ok(())
 }
@@ -130,7 +131,7 @@ fn read_page(
         if cancelled.load(Ordering::Relaxed) {
             return Err(StoreError::Closed);
         }
-        let (key, value) = row.map_err(failed)?;
+        let (key, value) = row?;
         let read = keys::sheet_number(&key).and_then(|number| {
             Clues::read(&key, &value)?.for_each(number, |clue, fan| index.set(index.print(clue), fan, true));
             Ok(())
@@ -143,14 +144,14 @@ fn read_page(
 #[cfg(test)]
 mod tests {
     use super::super::engine::Memory;
-    use super::super::records::checked;
-    use super::super::rows::ids::{FanNumber, PackedId};
-    use super::super::rows::index::Clue;
     use super::super::{EmbeddedStore, Settings};
     use super::*;
     use crate::domain::fan::Priority;
     use crate::domain::ids::{AppName, FanKey, Openid, Unionid};
     use crate::domain::time::Timestamp;
+    use crate::store::rows::clue::Clue;
+    use crate::store::rows::ids::{FanNumber, PackedId};
+    use crate::store::rows::records::checked;
     use crate::store::{NewFan, Store as _};
 
     #[tokio::test]

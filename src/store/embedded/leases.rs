@@ -4,10 +4,10 @@
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
-use super::rows::ids::FanNumber;
-use super::rows::keys;
 use crate::domain::fan::FanStep;
 use crate::store::WorkId;
+use crate::store::rows::ids::FanNumber;
+use crate::store::rows::keys;
 
 /// The key under which work is leased: that of its row in its queue.
 pub(super) fn lease_key(id: &WorkId) -> Vec<u8> {

@@ -8,18 +8,18 @@
 use std::time::Instant;
 
 use super::EmbeddedStore;
-use super::business::queues::{self, FanQueue, Strays};
-use super::business::roll::{self, Entry};
-use super::business::{fans, work};
 use super::leases::{fan_lease, lease_key};
-use super::rows::ids::FanNumber;
-use super::rows::keys;
-use super::rows::view::View;
-use super::rows::work_queue::{WorkQueue, WorkQueues};
 use crate::domain::fan::{FanStep, Priority};
 use crate::domain::ids::AppName;
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
+use crate::store::business::queues::{self, FanQueue, Strays};
+use crate::store::business::roll::{self, Entry};
+use crate::store::business::{fans, work};
+use crate::store::rows::ids::FanNumber;
+use crate::store::rows::keys;
+use crate::store::rows::view::View;
+use crate::store::rows::work_queue::{WorkQueue, WorkQueues};
 use crate::store::{FanWork, StoreError, Work, WorkId};
 
 /// Rows of a queue that are read before other tasks have their turn.

@@ -11,24 +11,22 @@
 //! into the index, which is sled (`engine`). A `checkpoint` of what is live lets the log be cut. Log and
 //! checkpoint are the truth: the index can be rebuilt from them, and is, unattended.
 //!
-//! Above that, `rows` is the layout of the records, and `business` what each transaction does with them.
-//! Millions of fans are stored in the order of their registration (`roll`) and wait in `queues`; an `index` in memory
-//! finds them by their ids. It is read after the start, while callbacks are accepted already; an operation on
-//! fans waits for it.
+//! The layout of the records and what each transaction does with them are not particular to it (`rows` and `business`
+//! beside this folder). Millions of fans are found by their ids through an index in memory (`fan_index`). It is read
+//! after the start, while callbacks are accepted already; an operation on fans waits for it.
 //!
 //! One process owns the folder, so leases are in memory: a crash ends them, and taking one costs no write.
 //!
-//! The order of the files, each of which imports only from those before it: `watchdog`, `failure`, `records`,
-//! `folder`, `engine`, `wal`, `checkpoint`, `database`, `care`, `rows`, `writer`, `business`, and the files beside
-//! this one.
+//! The order of the files, each of which imports only from those before it: `watchdog`, `failure`, `folder`,
+//! `engine`, `wal`, `checkpoint`, `database`, `care`, `fan_index`, `published`, `writer`, and the files beside this one.
 
 mod audit;
-mod business;
 mod care;
 mod checkpoint;
 mod database;
 pub mod engine;
 mod failure;
+mod fan_index;
 mod folder;
 mod impl_feed;
 mod impl_groups;
@@ -44,10 +42,9 @@ mod on_disk;
 mod opening;
 #[cfg(any(test, fuzzing))]
 pub(crate) mod properties;
-mod records;
+mod published;
 #[cfg(test)]
 mod rig;
-mod rows;
 mod slices;
 mod sweeping;
 mod upgrade;
@@ -60,21 +57,22 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::StoreError;
+use crate::store::rows::expiry::Expiries;
+use crate::store::rows::txn::Txn;
+use crate::store::rows::view::{Damaged, View};
+use crate::store::rows::watch::Watches;
+use crate::store::rows::work_queue::WorkQueues;
 pub use care::{
     BackedUp, Compacted, Differences, Restore, Restored, Verified, backup, compact, restore, verify,
 };
 use database::Database;
 pub use database::Rebuilding;
+use fan_index::Index;
 pub use folder::OpenError;
 use indexing::Indexing;
 use leases::FanLeases;
 use on_disk::OnDisk;
-use rows::expiry::Expiries;
-use rows::index::Index;
-use rows::txn::Txn;
-use rows::view::{Damaged, View};
-use rows::watch::Watches;
-use rows::work_queue::WorkQueues;
+use published::Published;
 pub use writer::ManualWriter;
 use writer::{Patience, Writer};
 
@@ -138,7 +136,7 @@ impl EmbeddedStore {
 
     /// A view of the store as it is now.
     fn view(&self) -> View<'_> {
-        View::new(self.database.snapshot(), &self.index, &self.damaged)
+        View::new(Published::new(&self.database, &self.index), &self.damaged)
     }
 
     /// Runs `settle` for each outcome in a transaction of its own, and ends the leases. Work on a damaged
@@ -223,8 +221,8 @@ impl EmbeddedStore {
 
 #[cfg(test)]
 pub(in crate::store) use {
-    records::checked,
-    rows::keys as row_keys,
+    crate::store::rows::keys as row_keys,
+    crate::store::rows::records::checked,
     wal::{AppendError, Log},
     writer::Disk,
 };

@@ -11,17 +11,17 @@ use super::folder::{Folder, OpenError, folder_error};
 use super::indexing::Indexing;
 use super::leases::FanLeases;
 use super::on_disk::OnDisk;
-use super::records::decode;
-use super::rows::expiry::Expiries;
-use super::rows::index::Index;
-use super::rows::keys;
-use super::rows::txn::Meta;
-use super::rows::view::{Damaged, failed};
-use super::rows::work_queue::WorkQueues;
 use super::upgrade::{self, Commits};
 use super::wal::{Log, LogWriter};
 use super::writer::{Disk, InMemory, ManualWriter, Parts, Writer};
 use super::{EmbeddedStore, Settings};
+use crate::store::embedded::fan_index::Index;
+use crate::store::rows::expiry::Expiries;
+use crate::store::rows::keys;
+use crate::store::rows::records::decode;
+use crate::store::rows::txn::Meta;
+use crate::store::rows::view::Damaged;
+use crate::store::rows::work_queue::WorkQueues;
 use crate::store::{Counts, StoreError};
 
 /// Disk space, on top of `free_mb_min`, that writing a checkpoint leaves free.
@@ -162,7 +162,7 @@ impl EmbeddedStore {
     }
 
     fn of_memory(memory: Memory, log: Box<dyn Log>) -> Result<Parts, OpenError> {
-        let unreadable = |error| OpenError::Content(failed(error));
+        let unreadable = |error| OpenError::Content(StoreError::from(error));
         let lineage = Mark::read(&memory).map_err(unreadable)?.map_or([1; 16], |mark| mark.lineage);
         let database = Database::of_memory(&memory).map_err(unreadable)?;
         Ok(Self::parts(Arc::new(database), log, Arc::default(), Some(InMemory { memory, lineage })))
@@ -239,7 +239,7 @@ impl EmbeddedStore {
 /// The counters of a store, whose rows are brought to the current version; those of a new one if it is empty.
 fn upgraded(parts: &mut Parts, store_id: [u8; 16]) -> Result<Meta, OpenError> {
     let key = keys::meta();
-    let stored = parts.database.snapshot().get(&key).map_err(|e| OpenError::Content(failed(e)))?;
+    let stored = parts.database.snapshot().get(&key).map_err(|e| OpenError::Content(e.into()))?;
     let new = Meta { store_id, counts: Counts::default(), sheets: 0, forgotten_at: None };
     let meta = stored.map_or(Ok(new), |bytes| decode(&key, &bytes).map_err(OpenError::Content))?;
     let mut commits = Commits { database: &parts.database, log: &mut *parts.log };

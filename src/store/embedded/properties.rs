@@ -2,20 +2,20 @@
 
 use std::collections::BTreeSet;
 
-use super::business::feed::StoredEntry;
-use super::business::forgotten::Forgotten;
-use super::business::inbox::{MessagePart, Seen, SetAside};
-use super::business::queues::{Books, Waiting};
-use super::business::roll::{self, Clues, Entry, Sheet};
-use super::records::{Record, checked, decode, encode};
-use super::rows::index::Clue;
-use super::rows::keys::Parts;
-use super::rows::txn::Meta;
 use crate::domain::contact::Contact;
 use crate::domain::dealer::Dealer;
 use crate::domain::quota::Ledger;
-use crate::store::embedded::rows::ids::FanNumber;
-use crate::store::embedded::rows::view::Read;
+use crate::store::business::feed::StoredEntry;
+use crate::store::business::forgotten::Forgotten;
+use crate::store::business::inbox::{MessagePart, Seen, SetAside};
+use crate::store::business::queues::{Books, Waiting};
+use crate::store::business::roll::{self, Clues, Entry, Sheet};
+use crate::store::rows::clue::Clue;
+use crate::store::rows::ids::FanNumber;
+use crate::store::rows::keys::Parts;
+use crate::store::rows::records::{Record, checked, decode, encode};
+use crate::store::rows::txn::Meta;
+use crate::store::rows::view::Read;
 use crate::store::{Cursor, InboxEvent, Receipt, StoreError};
 
 const KEY: &[u8] = b"kind and key";
@@ -87,8 +87,8 @@ impl Read for OneSheet {
         Ok(Vec::new())
     }
 
-    fn candidates(&self, _: &Clue<'_>) -> Vec<FanNumber> {
-        (0..16).map(FanNumber).collect()
+    fn candidates(&self, _: &Clue<'_>) -> Result<Vec<FanNumber>, StoreError> {
+        Ok((0..16).map(FanNumber).collect())
     }
 }
 

@@ -10,10 +10,11 @@ use std::time::{Duration, Instant};
 use super::checkpoint::{self, Progress};
 use super::database::{Database, Recovered, recover, write_sums};
 use super::engine::sled::SledEngine;
-use super::engine::{Batch, Engine, EngineError, PRIVATE, Rows, Write, records};
+use super::engine::{Engine, EngineError, PRIVATE, Rows, Write, records};
 use super::failure::Failure;
 use super::folder::{Folder, Lock, OpenError};
 use super::wal::{self, Lineage, Log as _, LogWriter};
+use crate::store::rows::source::Batch;
 
 /// What a store holds.
 pub(crate) type Model = BTreeMap<Vec<u8>, Vec<u8>>;

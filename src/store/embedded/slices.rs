@@ -3,9 +3,9 @@
 
 use std::ops::ControlFlow;
 
-use super::rows::keys;
-use super::rows::view::{View, failed};
 use super::{EmbeddedStore, StoreError};
+use crate::store::rows::keys;
+use crate::store::rows::view::View;
 
 /// Rows of one slice.
 const SLICE_ROWS: usize = 256;
@@ -36,7 +36,7 @@ impl EmbeddedStore {
     ) -> Result<Option<Vec<u8>>, StoreError> {
         let view = self.view();
         for (row, number) in view.range(from, to).zip(1..) {
-            let (key, value) = row.map_err(failed)?;
+            let (key, value) = row?;
             if each(&view, &key, &value)?.is_break() {
                 return Ok(None);
             }

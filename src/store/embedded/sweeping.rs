@@ -4,13 +4,13 @@
 //! as expired (see `arrivals` and `set_aside`).
 
 use super::super::{EventId, StoreError};
-use super::business::{arrivals, set_aside};
-use super::rows::expiry::Expiries;
-use super::rows::keys;
-use super::rows::txn::Txn;
 use super::writer::Patience;
 use super::{EmbeddedStore, ROWS_PER_TRANSACTION};
 use crate::domain::time::{DAY_MS, Timestamp};
+use crate::store::business::{arrivals, set_aside};
+use crate::store::rows::expiry::Expiries;
+use crate::store::rows::keys;
+use crate::store::rows::txn::Txn;
 
 /// How often the deduplication records of messages without a `CreateTime` are read at most: they are not in
 /// the order in which they expire, so finding the expired ones means reading all of them.
@@ -118,10 +118,10 @@ mod tests {
     use crate::domain::event::{ContactChange, ContactEvent, Event, QuarantineReason};
     use crate::domain::ids::{AppName, CorpId, ExternalUserid, UserId};
     use crate::domain::time::HOUR_MS;
+    use crate::store::business::inbox::{Seen, SetAside};
     use crate::store::embedded::Settings;
-    use crate::store::embedded::business::inbox::{Seen, SetAside};
     use crate::store::embedded::engine::Memory;
-    use crate::store::embedded::records::encode;
+    use crate::store::rows::records::encode;
     use crate::store::{
         Appended, Arrival, EventState, FailureReason, MessageDigest, Outcome, Payload, Quarantined, Store,
     };

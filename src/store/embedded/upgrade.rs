@@ -8,15 +8,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::database::Database;
-use super::engine::{Batch, EngineError, Row};
-use super::records::{Record, decode, encode, readable};
-use super::rows::keys;
-use super::rows::txn::Meta;
-use super::rows::view::failed;
+use super::engine::EngineError;
 use super::wal::{AppendError, Log};
 use crate::domain::contact::Contact;
 use crate::domain::dealer_activity::DealerCounts;
 use crate::store::StoreError;
+use crate::store::rows::keys;
+use crate::store::rows::records::{Record, decode, encode, readable};
+use crate::store::rows::source::{Batch, Row};
+use crate::store::rows::txn::Meta;
 
 /// The layout of a store's keys. A store without this record has layout 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,7 +40,7 @@ pub(super) struct Commits<'a> {
 
 impl Commits<'_> {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.database.snapshot().get(key).map_err(failed)
+        self.database.snapshot().get(key).map_err(StoreError::from)
     }
 
     /// Up to `limit` rows from `from` on and before `to`.
@@ -50,7 +50,7 @@ impl Commits<'_> {
             .range(from, to)
             .take(limit)
             .collect::<Result<_, EngineError>>()
-            .map_err(failed)
+            .map_err(StoreError::from)
     }
 
     fn commit(&mut self, batch: &mut Batch) -> Result<(), StoreError> {
@@ -58,7 +58,7 @@ impl Commits<'_> {
             return Ok(());
         }
         let (batch, seq) = (std::mem::take(batch), self.database.seq() + 1);
-        self.database.wait_for_room(&|| {}).map_err(failed)?;
+        self.database.wait_for_room(&|| {}).map_err(StoreError::from)?;
         match self.log.append(seq, &batch) {
             Ok(()) => self.database.publish(seq, batch),
             Err(AppendError::Full) => return Err(StoreError::NoSpace { min_mb: 1 }),

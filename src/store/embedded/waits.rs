@@ -4,14 +4,14 @@
 use std::ops::ControlFlow;
 
 use super::EmbeddedStore;
-use super::business::{chats, exchanges, fans, suites, work};
-use super::rows::keys;
-use super::rows::txn::Txn;
-use super::rows::view::View;
 use super::writer::Patience;
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
+use crate::store::business::{chats, exchanges, fans, suites, work};
+use crate::store::rows::keys;
+use crate::store::rows::txn::Txn;
+use crate::store::rows::view::View;
 
 /// Rows that are moved before an error among them ends the rest.
 const ROWS_AT_ONCE: usize = 1_000;

@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
 use super::*;
+use crate::store::embedded::engine::Engine as _;
 use crate::store::embedded::engine::sled::SledEngine;
-use crate::store::embedded::engine::{Batch, Engine as _};
 use crate::store::embedded::folder::{Folder, OpenError};
 use crate::store::embedded::rig::{
     Model, Rig, apply, copy, files, flip, last_segment, nth_commit, record_ends, some_commits,
 };
+use crate::store::rows::source::Batch;
 
 mod copies;
 mod restoring;

@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use super::file::{Checkpoint, find};
 use super::merge::{live, merged};
-use crate::store::embedded::engine::Row;
 use crate::store::embedded::folder::Folder;
 use crate::store::embedded::wal::record::Header;
 use crate::store::embedded::wal::{self, Lineage, Replayed, SegmentFile};
+use crate::store::rows::source::Row;
 
 /// Checkpoint and segments of a store, as they were found.
 pub(crate) struct Inventory {

@@ -3,9 +3,10 @@
 use std::io;
 
 use super::mark::{Mark, set_mark};
-use crate::store::embedded::engine::{Batch, Engine, EngineError, Write};
+use crate::store::embedded::engine::{Engine, EngineError, Write};
 use crate::store::embedded::wal::Lineage;
 use crate::store::embedded::watchdog::step;
+use crate::store::rows::source::Batch;
 
 /// What of the log is replayed into memory; more is written to the index at once.
 const BACKLOG_BYTES_MAX: usize = if cfg!(test) { 8 << 10 } else { 128 << 20 };

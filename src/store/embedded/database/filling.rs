@@ -5,11 +5,12 @@ use std::path::Path;
 use super::mark::{Mark, set_mark};
 use super::sums;
 use crate::store::embedded::engine::sled::SledEngine;
-use crate::store::embedded::engine::{Engine, EngineError, PRIVATE, Row, Write};
+use crate::store::embedded::engine::{Engine, EngineError, PRIVATE, Write};
 use crate::store::embedded::folder::files::{remove_folder, rename, sync_all};
 use crate::store::embedded::folder::{Folder, OpenError};
-use crate::store::embedded::records::is_intact;
 use crate::store::embedded::watchdog::step;
+use crate::store::rows::records::is_intact;
+use crate::store::rows::source::Row;
 
 /// Bytes between two flushes while much is written.
 const FLUSH_EVERY_BYTES: usize = 32 << 20;

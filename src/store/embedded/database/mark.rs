@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::store::StoreError;
 use crate::store::embedded::engine::{Engine, EngineError, Write};
-use crate::store::embedded::records::{Record, decode, encode};
 use crate::store::embedded::wal::Lineage;
 use crate::store::embedded::watchdog::step;
+use crate::store::rows::records::{Record, decode, encode};
 
 const MARK_KEY: &[u8] = b"\0journal";
 

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 
-use crate::store::embedded::engine::{Batch, Write};
+use crate::store::embedded::engine::Write;
+use crate::store::rows::source::Batch;
 
 /// What a key costs beside its bytes, roughly: two allocations and a place in a tree.
 const ENTRY_BYTES: usize = 128;

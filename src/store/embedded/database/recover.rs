@@ -12,11 +12,12 @@ use super::mark::{Mark, set_mark};
 use super::{layout, sums};
 use crate::store::embedded::checkpoint::{self, Inventory};
 use crate::store::embedded::engine::sled::SledEngine;
-use crate::store::embedded::engine::{Batch, EngineError, records};
+use crate::store::embedded::engine::{EngineError, records};
 use crate::store::embedded::folder::files::{remove_file, remove_folder, rename, sync, sync_all};
 use crate::store::embedded::folder::private::create_folder;
 use crate::store::embedded::folder::{Folder, OpenError, folder_error, replacement};
 use crate::store::embedded::wal::{self, Lineage, SegmentFile};
+use crate::store::rows::source::Batch;
 
 /// Opening sled needs space: with less than this, that it does not open says nothing.
 const OPENING_BYTES: u64 = 16 << 20;

@@ -7,7 +7,8 @@ use itertools::{EitherOrBoth, Itertools as _};
 
 use super::memtable::{Known, Memtable};
 use super::tables::{Database, Epoch};
-use crate::store::embedded::engine::{EngineError, Row, Rows, Write};
+use crate::store::embedded::engine::{EngineError, Rows, Write};
+use crate::store::rows::source::Row;
 
 /// Rows read at a time: few at first, since most readers want only one.
 const ROWS_AT_FIRST: usize = 8;

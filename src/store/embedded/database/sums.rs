@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::store::embedded::folder::files::{files_in, remove_file, sync};
 use crate::store::embedded::folder::private::write_durably;
 use crate::store::embedded::folder::{Folder, OpenError, folder_error};
-use crate::store::embedded::records::{Record, decode, encode};
+use crate::store::rows::records::{Record, decode, encode};
 
 const BUFFER_BYTES: usize = 1 << 20;
 const NAME: &[u8] = b"index.sums";

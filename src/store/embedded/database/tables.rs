@@ -8,8 +8,9 @@ use std::time::Duration;
 use super::filling::damaged_row;
 use super::mark::Mark;
 use super::memtable::Memtable;
-use crate::store::embedded::engine::{Batch, Engine, EngineError, Memory};
+use crate::store::embedded::engine::{Engine, EngineError, Memory};
 use crate::store::embedded::failure::Failure;
+use crate::store::rows::source::Batch;
 
 /// A memtable that has become larger is drained at once. Small in tests, to have many drains.
 pub(super) const DRAIN_BYTES: usize = if cfg!(test) { 16 << 10 } else { 128 << 20 };

@@ -12,10 +12,11 @@ use super::tables::MEMTABLE_BYTES_MAX;
 use super::*;
 use crate::store::embedded::checkpoint::Progress;
 use crate::store::embedded::engine::sled::SledEngine;
-use crate::store::embedded::engine::{Batch, Engine, EngineError, Memory};
+use crate::store::embedded::engine::{Engine, EngineError, Memory};
 use crate::store::embedded::engine::{Rows, Write};
 use crate::store::embedded::failure::Failure;
 use crate::store::embedded::rig::{Model, apply};
+use crate::store::rows::source::Batch;
 
 const LINEAGE: [u8; 16] = [1; 16];
 

@@ -1,12 +1,10 @@
 //! What an engine has to do.
 
-use std::collections::BTreeMap;
+use crate::store::StoreError;
+use crate::store::rows::source::Row;
 
 /// A key with its value, or with `None` to delete it.
 pub(crate) type Write = (Vec<u8>, Option<Vec<u8>>);
-
-/// The writes of a commit, each key once.
-pub(crate) type Batch = BTreeMap<Vec<u8>, Option<Vec<u8>>>;
 
 /// Keys that begin with this byte are the engine's own: they are in neither log nor checkpoint.
 pub(crate) const PRIVATE: u8 = 0;
@@ -16,8 +14,11 @@ pub(crate) const PRIVATE: u8 = 0;
 #[error("{0}")]
 pub struct EngineError(pub String);
 
-/// A key with its value.
-pub(crate) type Row = (Vec<u8>, Vec<u8>);
+impl From<EngineError> for StoreError {
+    fn from(error: EngineError) -> Self {
+        Self::Failed(error.0)
+    }
+}
 
 /// Rows of a range, in key order. The first error ends it.
 pub(crate) type Rows<'a> = Box<dyn Iterator<Item = Result<Row, EngineError>> + 'a>;

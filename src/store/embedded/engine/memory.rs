@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::interface::{Batch, Engine, EngineError, PRIVATE, Rows, Write};
+use super::interface::{Engine, EngineError, PRIVATE, Rows, Write};
+use crate::store::rows::source::Batch;
 
 /// The index, and the records of the write-ahead log that it does not have yet. Clones share it, so that one
 /// kept aside survives "closing" the store.

@@ -9,5 +9,5 @@ mod memory;
 pub(crate) mod sled;
 
 pub use interface::EngineError;
-pub(crate) use interface::{Batch, Engine, PRIVATE, Row, Rows, Write, records};
+pub(crate) use interface::{Engine, PRIVATE, Rows, Write, records};
 pub use memory::Memory;

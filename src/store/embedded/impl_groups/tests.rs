@@ -9,7 +9,7 @@ use crate::domain::sighting::SightingPlace;
 use crate::domain::time::HOUR_MS;
 use crate::store::embedded::Settings;
 use crate::store::embedded::engine::Memory;
-use crate::store::embedded::rows::keys;
+use crate::store::rows::keys;
 use crate::store::{Arrival, MessageDigest, Payload, Store as _};
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);

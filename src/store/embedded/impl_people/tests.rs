@@ -5,7 +5,7 @@ use crate::domain::event::{ContactChange, ContactEvent, Event, QuarantineReason}
 use crate::domain::ids::{AppName, CorpId, ExternalUserid, UserId};
 use crate::store::embedded::Settings;
 use crate::store::embedded::engine::Memory;
-use crate::store::embedded::records::{decode, encode};
+use crate::store::rows::records::{decode, encode};
 use crate::store::{
     Arrival, Counts, EventId, FailureReason, InboxEvent, MessageDigest, Outcome, Payload, Store,
 };

@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use super::super::Settings;
 use super::super::engine::Memory;
-use super::super::records::encode;
 use super::*;
 use crate::domain::event::{ContactChange, ContactEvent, Event};
 use crate::domain::fan::Minted;
 use crate::domain::ids::{CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid, UserId};
+use crate::store::rows::records::encode;
 use crate::store::{
     Arrival, EventId, FailureReason, FanOutcome, InboxEvent, MessageDigest, NewFan, Outcome, Payload,
     Store as _, WorkId,

@@ -8,14 +8,14 @@ use crate::domain::fan::{FanState, FanStep, Priority};
 use crate::domain::ids::{AppName, CorpId, SinkName};
 use crate::domain::link::ChangeType;
 use crate::domain::time::Timestamp;
-use crate::store::embedded::business::chat_members;
+use crate::store::business::chat_members;
 use crate::store::embedded::database::{Recovered, recover};
 use crate::store::embedded::engine::{Engine as _, Memory, Write, records};
 use crate::store::embedded::folder::Folder;
-use crate::store::embedded::records::checked;
 use crate::store::embedded::rig::copy;
 use crate::store::embedded::wal::Limited;
 use crate::store::embedded::{EmbeddedStore, Settings};
+use crate::store::rows::records::checked;
 use crate::store::{
     Counts, CursorState, CustomerGroups as _, Erased, EventId, EventState, FanFilter, Feed as _, LinkBy,
     LinkQuery, Outcome, People as _, Reconciling as _, Store as _, Trail as _,

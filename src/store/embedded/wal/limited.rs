@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use super::{AppendError, Log};
-use crate::store::embedded::engine::{Batch, Memory};
+use crate::store::embedded::engine::Memory;
+use crate::store::rows::source::Batch;
 
 /// Shared: the log of a store and the test's own hold of it.
 #[derive(Clone)]

@@ -4,7 +4,8 @@
 
 use std::io;
 
-use crate::store::embedded::engine::{Batch, Write};
+use crate::store::embedded::engine::Write;
+use crate::store::rows::source::Batch;
 
 /// Names the history that a file belongs to: made at random when the log was begun.
 pub(crate) type Lineage = [u8; 16];

@@ -7,8 +7,8 @@ use proptest::prelude::*;
 
 use super::record::Header;
 use super::*;
-use crate::store::embedded::engine::Batch;
 use crate::store::embedded::rig::{files, flip, nth_commit, record_ends, write_log};
+use crate::store::rows::source::Batch;
 
 const LINEAGE: Lineage = [9; 16];
 

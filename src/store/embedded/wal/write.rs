@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::record::{Lineage, record};
 use super::segment::{AppendError, Segment};
-use crate::store::embedded::engine::{Batch, Memory};
+use crate::store::embedded::engine::Memory;
+use crate::store::rows::source::Batch;
 
 /// A segment that has become longer is followed by another. Small in tests, to have many.
 const SEGMENT_BYTES_MAX: u64 = if cfg!(test) { 2 << 10 } else { 16 << 20 };

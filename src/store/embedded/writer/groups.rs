@@ -13,17 +13,20 @@ use super::health::Health;
 use super::job::Job;
 use crate::store::StoreError;
 use crate::store::embedded::checkpoint::Progress;
-use crate::store::embedded::database::{Database, Snapshot};
-use crate::store::embedded::engine::{Batch, Memory};
-use crate::store::embedded::records::encode;
-use crate::store::embedded::rows::ids::FanNumber;
-use crate::store::embedded::rows::index::{Index, Print};
-use crate::store::embedded::rows::keys;
-use crate::store::embedded::rows::txn::{Decided, Meta, Txn};
-use crate::store::embedded::rows::watch::Watches;
-use crate::store::embedded::rows::work_queue::WorkQueues;
+use crate::store::embedded::database::Database;
+use crate::store::embedded::engine::Memory;
+use crate::store::embedded::fan_index::Index;
+use crate::store::embedded::published::Published;
 use crate::store::embedded::wal::{AppendError, Lineage, Log};
 use crate::store::embedded::watchdog::Step;
+use crate::store::rows::clue::Print;
+use crate::store::rows::ids::FanNumber;
+use crate::store::rows::keys;
+use crate::store::rows::records::encode;
+use crate::store::rows::source::Batch;
+use crate::store::rows::txn::{Decided, Meta, Txn};
+use crate::store::rows::watch::Watches;
+use crate::store::rows::work_queue::WorkQueues;
 
 /// A group takes no further transaction once its writes have this many bytes,
 const GROUP_BYTES: usize = 1 << 20;
@@ -131,11 +134,13 @@ impl Groups {
         }
         // One view and one look at the store's health for all of them: nothing is published meanwhile.
         let database = self.parts.database.clone();
-        let (snapshot, began_at, ready) = (database.snapshot(), Instant::now(), self.health.ready());
+        let index = self.parts.index.clone();
+        let published = Published::new(&database, &index);
+        let (began_at, ready) = (Instant::now(), self.health.ready());
         let mut next = Some(first);
         while let Some(job) = next {
             match &ready {
-                Ok(()) => self.decide(job, &snapshot),
+                Ok(()) => self.decide(job, &published),
                 Err(refusal) => job.finish(Err(refusal.clone())),
             }
             let has_room = self.group.bytes < GROUP_BYTES && began_at.elapsed() < self.group_time;
@@ -143,8 +148,8 @@ impl Groups {
         }
     }
 
-    fn decide(&mut self, mut job: Box<dyn Job>, snapshot: &Snapshot<'_>) {
-        let mut txn = Txn::new(snapshot, &self.parts.index, &self.group.writes, self.meta);
+    fn decide(&mut self, mut job: Box<dyn Job>, published: &Published<'_>) {
+        let mut txn = Txn::new(published, &self.group.writes, self.meta);
         if !job.run(&mut txn) {
             drop(txn);
             return job.finish(Ok(()));

@@ -3,7 +3,7 @@
 use tokio::sync::oneshot;
 
 use crate::store::StoreError;
-use crate::store::embedded::rows::txn::Txn;
+use crate::store::rows::txn::Txn;
 
 /// A transaction on its way to the thread.
 pub(super) trait Job: Send {

@@ -19,8 +19,8 @@ use std::thread::JoinHandle;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::store::StoreError;
-use crate::store::embedded::rows::txn::{Meta, Txn};
 use crate::store::embedded::watchdog::caught;
+use crate::store::rows::txn::{Meta, Txn};
 use groups::{Groups, Inbox};
 pub(crate) use groups::{InMemory, Parts};
 pub(crate) use health::{Disk, Health};

@@ -6,8 +6,9 @@ use proptest::prelude::*;
 use super::super::file::find;
 use super::super::merge::{live, merged};
 use super::*;
-use crate::store::embedded::engine::{Batch, EngineError, Memory, Rows, Write};
+use crate::store::embedded::engine::{EngineError, Memory, Rows, Write};
 use crate::store::embedded::rig::{Model, Rig, apply, files, flip, nth_commit, write_log};
+use crate::store::rows::source::Batch;
 
 const LINEAGE: Lineage = [7; 16];
 const ANY_ROOM: u64 = 0;
