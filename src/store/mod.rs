@@ -21,6 +21,7 @@ mod feed;
 mod inbox;
 mod people;
 mod reconcile;
+mod row_store;
 mod rows;
 mod suites;
 mod trail;

@@ -12,11 +12,12 @@ use crate::source::{Source, Written};
 
 /// The layers of `src/store`, the uppermost first. A file belongs to the layer with the longest beginning of
 /// its path. Not every one of them has to exist.
-const LAYERS: [&[&str]; 13] = [
+const LAYERS: [&[&str]; 14] = [
     // The traits and their types.
     &[""],
     &["rows/"],
     &["business/"],
+    &["row_store/"],
     &["embedded/failure.rs", "embedded/watchdog.rs"],
     &["embedded/folder/", "embedded/folder.rs"],
     &["embedded/engine/", "embedded/engine.rs"],

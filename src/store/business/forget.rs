@@ -32,7 +32,7 @@ pub(crate) use ids::Ids;
 impl Record for Receipt {}
 
 /// Where something about a person was found.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Found {
     inbox: Vec<Vec<u8>>,
     aside: BTreeSet<EventId>,
@@ -42,34 +42,8 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// Adds the row with this key if it is about the person, and of a kind that is not indexed by ids.
-    pub(crate) fn look_at(
-        &mut self,
-        view: &View<'_>,
-        ids: &Ids,
-        key: &[u8],
-        value: &[u8],
-    ) -> Result<(), StoreError> {
-        let about = match key.first() {
-            Some(b'i') => decode(key, value).map(|event| ids.has_event(&event)),
-            Some(b'f') => decode(key, value).map(|entry| ids.in_entry(&entry)),
-            Some(b'x') => match decode(key, value) {
-                Ok(SetAside::Dead { event, .. }) => Ok(ids.has_event(&event)),
-                Ok(SetAside::Quarantined(Quarantined { id, .. })) => {
-                    Ok(ids.in_message(&events::readable_text(view, id)?))
-                }
-                Err(error) => Err(error),
-            },
-            _ => Ok(false),
-        };
-        if view.undamaged(key, about)? == Some(true) {
-            self.add(key)?;
-        }
-        Ok(())
-    }
-
     /// Adds the key of a row about the person.
-    fn add(&mut self, key: &[u8]) -> Result<(), StoreError> {
+    pub(crate) fn add(&mut self, key: &[u8]) -> Result<(), StoreError> {
         match key.first() {
             Some(b'x') => drop(self.aside.insert(EventId(keys::number(key)?))),
             Some(b'f') => drop(self.feed.insert(keys::number(key)?)),
@@ -78,13 +52,33 @@ impl Found {
         Ok(())
     }
 
-    /// Adds an index key that leads to one of these `contacts`, whose records are damaged.
-    pub(crate) fn look_at_index(&mut self, contacts: &[Vec<u8>], key: &[u8]) {
-        // Without its kind a contact's key is the end of its key in every index.
-        if contacts.iter().any(|contact| key.ends_with(&contact[1..])) {
-            self.leftover.push(key.to_vec());
-        }
+    /// Adds an index key that leads to a contact whose record is damaged.
+    pub(crate) fn add_leftover(&mut self, key: Vec<u8>) {
+        self.leftover.push(key);
     }
+}
+
+/// Whether a row is about the person, and of a kind that is not indexed by ids.
+pub(crate) fn is_about(view: &View<'_>, ids: &Ids, key: &[u8], value: &[u8]) -> Result<bool, StoreError> {
+    let about = match key.first() {
+        Some(b'i') => decode(key, value).map(|event| ids.has_event(&event)),
+        Some(b'f') => decode(key, value).map(|entry| ids.in_entry(&entry)),
+        Some(b'x') => match decode(key, value) {
+            Ok(SetAside::Dead { event, .. }) => Ok(ids.has_event(&event)),
+            Ok(SetAside::Quarantined(Quarantined { id, .. })) => {
+                Ok(ids.in_message(&events::readable_text(view, id)?))
+            }
+            Err(error) => Err(error),
+        },
+        _ => Ok(false),
+    };
+    Ok(view.undamaged(key, about)?.unwrap_or(false))
+}
+
+/// Whether an index key leads to one of these `contacts`.
+pub(crate) fn leads_to(contacts: &[Vec<u8>], key: &[u8]) -> bool {
+    // Without its kind a contact's key is the end of its key in every index.
+    contacts.iter().any(|contact| key.ends_with(&contact[1..]))
 }
 
 /// The keys of the rows in a batch that a search would find.

@@ -68,9 +68,6 @@ pub(crate) fn data(view: &View<'_>, salt: [u8; 16], id: &str) -> Result<PersonDa
 pub(crate) struct EventsAbout<'a> {
     id: &'a str,
     customers: BTreeSet<ExternalUserid>,
-    found: Vec<EventRow>,
-    /// Rows of the inbox, and others.
-    looked_at: [usize; 2],
 }
 
 impl<'a> EventsAbout<'a> {
@@ -79,19 +76,17 @@ impl<'a> EventsAbout<'a> {
         let mut customers: BTreeSet<_> =
             data.contacts.iter().map(|(key, _)| key.external_userid.clone()).collect();
         customers.extend(ExternalUserid::new(id));
-        Self { id, customers, found: Vec::new(), looked_at: [0; 2] }
+        Self { id, customers }
     }
 
-    /// Looks at a row of the inbox, or at a dead letter or quarantined message. Breaks once enough events are
-    /// found, or enough rows looked at.
+    /// Looks at a row of the inbox, or at a dead letter or quarantined message. `None` if it is not about them.
     pub(crate) fn look_at(
-        &mut self,
+        &self,
         view: &View<'_>,
         key: &[u8],
         value: &[u8],
-    ) -> Result<ControlFlow<()>, StoreError> {
-        let is_waiting = key.starts_with(b"i");
-        let row = if is_waiting {
+    ) -> Result<Option<EventRow>, StoreError> {
+        let row = if key.starts_with(b"i") {
             view.undamaged(key, decode(key, value))?.map(EventRow::Inbox)
         } else {
             view.undamaged(key, decode::<SetAside>(key, value))?.map(EventRow::from)
@@ -104,20 +99,30 @@ impl<'a> EventsAbout<'a> {
                 words::names(&events::readable_text(view, *id)?, self.id)
             }
         };
-        self.found.extend(row.filter(|_| is_wanted));
-        let looked_at = &mut self.looked_at[usize::from(!is_waiting)];
-        *looked_at += 1;
-        let is_enough = *looked_at >= EVENTS_LOOKED_AT_MAX || self.is_enough();
-        Ok(if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })
+        Ok(row.filter(|_| is_wanted))
+    }
+}
+
+/// The events found by a search.
+#[derive(Default)]
+pub(crate) struct EventsFound {
+    pub(crate) found: Vec<EventRow>,
+    /// Rows of the present kind.
+    looked_at: usize,
+}
+
+impl EventsFound {
+    /// Begins with the rows of another kind. False if enough events are found.
+    pub(crate) fn begin(&mut self) -> bool {
+        self.looked_at = 0;
+        self.found.len() < EVENTS_MAX
     }
 
-    /// Whether enough events are found.
-    pub(crate) fn is_enough(&self) -> bool {
-        self.found.len() >= EVENTS_MAX
-    }
-
-    /// The events found.
-    pub(crate) fn into_found(self) -> Vec<EventRow> {
-        self.found
+    /// Adds what a row turned out to be. Breaks once enough events are found, or enough rows looked at.
+    pub(crate) fn add(&mut self, row: Option<EventRow>) -> ControlFlow<()> {
+        self.found.extend(row);
+        self.looked_at += 1;
+        let is_enough = self.looked_at >= EVENTS_LOOKED_AT_MAX || self.found.len() >= EVENTS_MAX;
+        if is_enough { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 }

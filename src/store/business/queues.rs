@@ -31,6 +31,7 @@ pub(crate) struct Waiting(pub(crate) Vec<FanNumber>);
 impl Record for Waiting {}
 
 /// Fans found in a place of a queue in which they did not wait when it was read.
+#[derive(Clone)]
 pub(crate) struct Strays {
     pub(crate) place: Vec<u8>,
     pub(crate) step: FanStep,
@@ -258,9 +259,9 @@ pub(crate) struct PlacesPage {
     pub(crate) next: Option<Vec<u8>>,
 }
 
-/// Whether a fan is in the place with this key.
-pub(crate) fn is_in(view: &View<'_>, place: &[u8], number: FanNumber) -> Result<bool, StoreError> {
-    Ok(view.read_undamaged::<Waiting>(place)?.is_some_and(|Waiting(numbers)| numbers.contains(&number)))
+/// The fans in the place with this key.
+pub(crate) fn in_place(view: &View<'_>, place: &[u8]) -> Result<Vec<FanNumber>, StoreError> {
+    Ok(view.read_undamaged::<Waiting>(place)?.map_or_else(Vec::new, |Waiting(numbers)| numbers))
 }
 
 /// Up to `limit` undamaged places of a queue, with keys from `from` on and before `to`.

@@ -17,6 +17,7 @@ use crate::domain::reconcile::ReconcileTask;
 use crate::domain::suite::{Exchange, Ticket};
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
+use crate::store::Store as _;
 use crate::store::business::inbox::SetAside;
 use crate::store::business::queues::{Books, Waiting};
 use crate::store::business::roll::{self, Entry};
@@ -51,7 +52,7 @@ impl EmbeddedStore {
         audit.fans()?;
         audit.suites()?;
         audit.trail()?;
-        let known = self.writer.health.counts();
+        let known = self.counts();
         let expected = Counts {
             feed_head: known.feed_head,
             feed_pruned: known.feed_pruned,
@@ -182,7 +183,7 @@ impl Audit<'_> {
     }
 
     fn feed(&mut self) -> Result<(), StoreError> {
-        let Counts { feed_head, feed_pruned, .. } = self.store.writer.health.counts();
+        let Counts { feed_head, feed_pruned, .. } = self.store.counts();
         let there: Vec<_> = self.keys(b"f")?.iter().map(|key| keys::number(key)).collect::<Result<_, _>>()?;
         let expected = feed_pruned + 1..=feed_head;
         self.expect(there.iter().copied().eq(expected.clone()), || {
@@ -271,7 +272,7 @@ mod tests {
     use crate::domain::ids::{ChatId, ExternalUserid};
     use crate::domain::sighting::{Sighting, SightingPlace};
     use crate::store::rows::records::encode;
-    use crate::store::{Arrival, MessageDigest, Payload, Reconciling as _, Store as _};
+    use crate::store::{Arrival, MessageDigest, Payload, Reconciling as _};
 
     #[tokio::test]
     async fn a_wrong_reading_number_of_customers_or_of_lookups_is_noticed() {

@@ -28,16 +28,7 @@ pub mod engine;
 mod failure;
 mod fan_index;
 mod folder;
-mod impl_feed;
-mod impl_groups;
-mod impl_people;
-mod impl_reconciling;
-mod impl_store;
-mod impl_suites;
-mod impl_trail;
 mod indexing;
-mod leases;
-mod leasing;
 mod on_disk;
 mod opening;
 #[cfg(any(test, fuzzing))]
@@ -45,23 +36,19 @@ pub(crate) mod properties;
 mod published;
 #[cfg(test)]
 mod rig;
-mod slices;
-mod sweeping;
 mod upgrade;
-mod waits;
 mod wal;
 mod watchdog;
 mod writer;
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::StoreError;
-use crate::store::rows::expiry::Expiries;
-use crate::store::rows::txn::Txn;
+use tokio::sync::watch;
+
+use super::row_store::{Answer, Backend, Limits, Patience, ReadOnce, RowStore, Transaction};
+use super::{Counts, LogStatus, StoreError};
 use crate::store::rows::view::{Damaged, View};
 use crate::store::rows::watch::Watches;
-use crate::store::rows::work_queue::WorkQueues;
 pub use care::{
     BackedUp, Compacted, Differences, Restore, Restored, Verified, backup, compact, restore, verify,
 };
@@ -70,17 +57,10 @@ pub use database::Rebuilding;
 use fan_index::Index;
 pub use folder::OpenError;
 use indexing::Indexing;
-use leases::FanLeases;
 use on_disk::OnDisk;
 use published::Published;
 pub use writer::ManualWriter;
-use writer::{Patience, Writer};
-
-/// Transactions submitted ahead of their results.
-const AHEAD: usize = 32;
-/// Rows in each transaction of a change of many: even if none of them is in the page cache, the writer is back
-/// within tens of milliseconds.
-const ROWS_PER_TRANSACTION: usize = 256;
+use writer::Writer;
 
 /// The settings of an embedded store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,17 +89,23 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    const fn limits(&self) -> Limits {
+        let Self { inbox_events_max, dedupe_days, quarantine_days, .. } = *self;
+        Limits { inbox_events_max, dedupe_days, quarantine_days }
+    }
+}
+
 /// The store of a single machine.
-pub struct EmbeddedStore {
+pub type EmbeddedStore = RowStore<Embedded>;
+
+/// What the store of a single machine keeps its rows in.
+pub struct Embedded {
     database: Arc<Database>,
     writer: Writer,
-    settings: Settings,
     index: Arc<Index>,
     indexing: Indexing,
-    queues: Arc<WorkQueues>,
-    fan_leases: FanLeases,
     watches: Arc<Watches>,
-    expiries: Expiries,
     /// Keys of records that failed their checksum.
     damaged: Damaged,
     /// A random secret of this store, for hashes that cannot be made without it.
@@ -128,94 +114,85 @@ pub struct EmbeddedStore {
     on_disk: Option<Arc<OnDisk>>,
 }
 
-impl EmbeddedStore {
-    /// Waits until the index of fans is complete.
-    async fn indexed(&self) -> Result<(), StoreError> {
-        self.indexing.finished().await
-    }
-
+impl Embedded {
     /// A view of the store as it is now.
     fn view(&self) -> View<'_> {
         View::new(Published::new(&self.database, &self.index), &self.damaged)
     }
+}
 
-    /// Runs `settle` for each outcome in a transaction of its own, and ends the leases. Work on a damaged
-    /// record stays leased and is counted, so that its call is not made again and again. However slow the
-    /// disk is, work stays leased until its transaction is decided: leased again before that, it would be
-    /// done twice.
-    async fn settle_all<O: Send + 'static, T: Send + 'static>(
-        &self,
-        outcomes: Vec<(Vec<u8>, O)>,
-        settle: fn(&mut Txn<'_>, O) -> Result<T, StoreError>,
-    ) -> Result<Vec<T>, StoreError> {
-        let (lease_keys, outcomes): (Vec<_>, Vec<_>) = outcomes.into_iter().unzip();
-        let transactions = outcomes.into_iter().map(|outcome| move |txn: &mut Txn<'_>| settle(txn, outcome));
-        let settled = self.run_all(transactions, Patience::UntilDecided).await;
-        let (mut results, mut first_error) = (Vec::new(), Ok(()));
-        for (key, settled) in lease_keys.iter().zip(settled) {
-            match self.damaged.skip(key, settled) {
-                Ok(None) => {}
-                Ok(Some(result)) => {
-                    self.release(key);
-                    results.push(result);
-                }
-                Err(error) => {
-                    self.release(key);
-                    first_error = first_error.and(Err(error));
-                }
-            }
-        }
-        first_error.map(|()| results)
+impl Backend for Embedded {
+    async fn read<T: Send>(&self, read: impl ReadOnce<T>) -> Result<T, StoreError> {
+        read(&self.view())
     }
 
-    /// Runs `change` on all items, [`ROWS_PER_TRANSACTION`] in each transaction, one after the other. Returns the
-    /// result of each transaction.
-    async fn in_parts<T: Clone + Send + 'static, R: Send + 'static>(
-        &self,
-        items: Vec<T>,
-        change: impl Fn(&mut Txn<'_>, Vec<T>) -> Result<R, StoreError> + Clone + Send + Sync + 'static,
-    ) -> Result<Vec<R>, StoreError> {
-        let mut results = Vec::new();
-        for part in items.chunks(ROWS_PER_TRANSACTION) {
-            let (change, part) = (change.clone(), part.to_vec());
-            results.push(self.writer.run(move |txn| change(txn, part)).await?);
-        }
-        Ok(results)
+    async fn submit<T: Send + 'static>(&self, work: impl Transaction<T>) -> Result<Answer<T>, StoreError> {
+        self.writer.submit(work).await
     }
 
-    /// Runs transactions, all of them even after an error. Several are submitted ahead of their results, so
-    /// that the writer can group them; not all of them, so that other transactions get in between. The
-    /// results are in the same order.
-    async fn run_all<T, F>(
+    async fn answer<T: Send + 'static>(
         &self,
-        transactions: impl Iterator<Item = F> + Send,
-        patience: Patience,
-    ) -> Vec<Result<T, StoreError>>
-    where
-        F: FnOnce(&mut Txn<'_>) -> Result<T, StoreError> + Send + 'static,
-        T: Send + 'static,
-    {
-        let (mut submitted, mut results) = (VecDeque::new(), Vec::new());
-        for transaction in transactions {
-            if submitted.len() == AHEAD
-                && let Some(first) = submitted.pop_front()
-            {
-                results.push(self.answer(first, patience).await);
-            }
-            submitted.push_back(self.writer.submit(transaction).await);
-        }
-        for submitted in submitted {
-            results.push(self.answer(submitted, patience).await);
-        }
-        results
-    }
-
-    async fn answer<T>(
-        &self,
-        submitted: Result<tokio::sync::oneshot::Receiver<Result<T, StoreError>>, StoreError>,
+        answer: Answer<T>,
         patience: Patience,
     ) -> Result<T, StoreError> {
-        self.writer.answer(submitted?, patience).await
+        self.writer.answer(answer, patience).await
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl Transaction<T>) -> Result<T, StoreError> {
+        self.writer.run(work).await
+    }
+
+    async fn indexed(&self) -> Result<(), StoreError> {
+        self.indexing.finished().await
+    }
+
+    fn ready(&self) -> Result<(), StoreError> {
+        self.writer.health.ready()
+    }
+
+    fn counts(&self) -> Counts {
+        self.writer.health.counts()
+    }
+
+    fn feed_head(&self) -> watch::Receiver<u64> {
+        self.writer.health.feed_head()
+    }
+
+    fn damaged(&self) -> &Damaged {
+        &self.damaged
+    }
+
+    fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
+    fn salt(&self) -> [u8; 16] {
+        self.salt
+    }
+
+    fn free_disk_bytes(&self) -> Option<u64> {
+        self.writer.health.free_bytes()
+    }
+
+    fn log_status(&self) -> Option<LogStatus> {
+        self.on_disk.as_ref().map(|on_disk| on_disk.log_status())
+    }
+
+    async fn failed(&self) -> String {
+        let mut failure = self.writer.health.failure().watch();
+        let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        match reason {
+            Some(reason) => reason,
+            None => std::future::pending().await,
+        }
+    }
+
+    async fn close(&self) {
+        self.indexing.stop().await;
+        self.writer.close().await;
+        if let Some(on_disk) = self.on_disk.clone() {
+            let _ = tokio::task::spawn_blocking(move || on_disk.close()).await;
+        }
     }
 }
 
@@ -227,11 +204,18 @@ pub(in crate::store) use {
     writer::Disk,
 };
 
+impl EmbeddedStore {
+    /// A view of the store as it is now.
+    pub(crate) fn view(&self) -> View<'_> {
+        self.backend().view()
+    }
+}
+
 #[cfg(test)]
 impl EmbeddedStore {
     /// Has the store refuse every write, or take them again.
     pub(crate) fn fill_disk(&self, is_full: bool) {
-        self.writer.health.is_full.store(is_full, std::sync::atomic::Ordering::Relaxed);
+        self.backend().writer.health.is_full.store(is_full, std::sync::atomic::Ordering::Relaxed);
     }
 
     /// The keys of all records of a kind.
@@ -259,12 +243,12 @@ impl EmbeddedStore {
     /// Overwrites the value of a key, or deletes it.
     pub(in crate::store) fn overwrite(&self, key: &[u8], value: Option<Vec<u8>>) {
         let key = key.to_vec();
-        self.damaged.trust();
-        self.database.remember_damaged(&key);
-        let write = move |txn: &mut Txn<'_>| {
+        self.backend().damaged.trust();
+        self.backend().database.remember_damaged(&key);
+        let write = move |txn: &mut crate::store::rows::txn::Txn<'_>| {
             txn.overwrite(key, value);
             Ok(())
         };
-        self.writer.run_here(write).unwrap();
+        self.backend().writer.run_here(write).unwrap();
     }
 }

@@ -9,14 +9,12 @@ use super::engine::{Engine, Memory};
 use super::failure::Failure;
 use super::folder::{Folder, OpenError, folder_error};
 use super::indexing::Indexing;
-use super::leases::FanLeases;
 use super::on_disk::OnDisk;
 use super::upgrade::{self, Commits};
 use super::wal::{Log, LogWriter};
 use super::writer::{Disk, InMemory, ManualWriter, Parts, Writer};
-use super::{EmbeddedStore, Settings};
+use super::{Embedded, EmbeddedStore, Settings};
 use crate::store::embedded::fan_index::Index;
-use crate::store::rows::expiry::Expiries;
 use crate::store::rows::keys;
 use crate::store::rows::records::decode;
 use crate::store::rows::txn::Meta;
@@ -218,20 +216,17 @@ impl EmbeddedStore {
         let (database, index) = (parts.database.clone(), parts.index.clone());
         let (queues, watches) = (parts.queues.clone(), parts.watches.clone());
         let (indexing, writer, started) = start(parts, meta, &damaged)?;
-        let store = Self {
+        let backend = Embedded {
             database,
             writer,
-            settings,
             index,
             indexing,
-            queues,
-            fan_leases: FanLeases::default(),
             watches,
-            expiries: Expiries::default(),
             damaged,
             salt: meta.store_id,
             on_disk: on_disk.map(Arc::new),
         };
+        let store = Self::new(backend, settings.limits(), queues);
         Ok((store, started))
     }
 }

@@ -6,7 +6,8 @@
 //! every row that it commits. What does not fit is forgotten, and read again.
 //!
 //! What is here may be out of date, because nothing is locked while a queue is read. So a row is leased first and
-//! read afterwards: from then on nobody else settles it, and it is there or it is gone.
+//! read afterwards: from then on nobody else settles it, and it is there or it is gone. One that is reported while it
+//! is leased was written again, or the report came late: it is free once the lease ends, and read again.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -29,7 +30,7 @@ pub(crate) struct WorkQueue {
 struct State {
     /// Every row before this key is free and known, held or damaged.
     read_to: Vec<u8>,
-    /// Free rows: those before `read_to`, and some behind it.
+    /// Free rows, none of which is held: those before `read_to`, and some behind it.
     free: BTreeSet<Vec<u8>>,
     /// The first row that was forgotten, and is to be read again.
     forgotten: Option<Vec<u8>>,
@@ -38,14 +39,20 @@ struct State {
     began_at: Instant,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Held {
-    Leased,
-    PutOff,
+/// A row that is leased, or put off.
+#[derive(Clone, Copy, Default)]
+struct Held {
+    is_put_off: bool,
+    /// Whether it was reported since it is held.
+    is_reported: bool,
 }
 
 impl State {
     fn add(&mut self, key: Vec<u8>) {
+        if let Some(held) = self.held.get_mut(&key) {
+            held.is_reported = true;
+            return;
+        }
         self.free.insert(key);
         if self.free.len() > FREE_MAX
             && let Some(last) = self.free.pop_last()
@@ -90,11 +97,8 @@ impl WorkQueue {
         let (mut state, mut leased) = (self.state(), Vec::new());
         while leased.len() < limit && state.first().is_some_and(|first| first.as_slice() < to) {
             let Some(key) = state.free.pop_first() else { break };
-            // Reported again while it is held. If it is still there then, it is free when it is released.
-            if !state.held.contains_key(&key) {
-                state.held.insert(key.clone(), Held::Leased);
-                leased.push(key);
-            }
+            state.held.insert(key.clone(), Held::default());
+            leased.push(key);
         }
         leased
     }
@@ -102,13 +106,8 @@ impl WorkQueue {
     /// Takes the first free row out of the free ones; it is to be [added](Self::add) again if it is there.
     pub(crate) fn pop_free(&self) -> Option<Vec<u8>> {
         let mut state = self.state();
-        while state.first().is_some() {
-            let key = state.free.pop_first().filter(|key| !state.held.contains_key(key));
-            if key.is_some() {
-                return key;
-            }
-        }
-        None
+        state.first()?;
+        state.free.pop_first()
     }
 
     /// Where the queue is to be read on, to know all rows before `to`.
@@ -151,19 +150,23 @@ impl WorkQueue {
         self.state().add(key);
     }
 
-    /// Ends that a row is held. If it is still there it is to be [added](Self::add) after that.
-    pub(crate) fn release(&self, key: &[u8]) {
-        self.state().held.remove(key);
+    /// Ends that a row is held. It is free again if it `is_there`, or was reported meanwhile.
+    pub(crate) fn release(&self, key: &[u8], is_there: bool) {
+        let mut state = self.state();
+        let held = state.held.remove(key);
+        if is_there || held.is_some_and(|held| held.is_reported) {
+            state.add(key.to_vec());
+        }
     }
 
     fn is_leased(&self, key: &[u8]) -> bool {
-        self.state().held.get(key) == Some(&Held::Leased)
+        self.state().held.get(key).is_some_and(|held| !held.is_put_off)
     }
 
     /// The keys of all leased rows.
     pub(crate) fn leased(&self) -> HashSet<Vec<u8>> {
         let state = self.state();
-        let leased = state.held.iter().filter(|(_, held)| **held == Held::Leased);
+        let leased = state.held.iter().filter(|(_, held)| !held.is_put_off);
         leased.map(|(key, _)| key.clone()).collect()
     }
 }
@@ -208,7 +211,7 @@ impl WorkQueues {
     pub(crate) fn put_off(&self, keys: impl Iterator<Item = Vec<u8>>) {
         for key in keys {
             if let Some(queue) = self.of(&key) {
-                queue.state().held.insert(key, Held::PutOff);
+                queue.state().held.entry(key).or_default().is_put_off = true;
             }
         }
     }
@@ -282,10 +285,11 @@ mod tests {
         assert_eq!(lease_all(queue), [[0_u8; 0]; 0]);
         assert_eq!(queues.not_leased(vec![key(1), key(2)]), [key(2)]);
         for n in [1, 2] {
-            queue.release(&key(n));
-            queue.add(key(n));
+            queue.release(&key(n), n == 2);
         }
-        assert_eq!(lease_all(queue), [key(1), key(2)]);
+        assert_eq!(lease_all(queue), [key(1), key(2)], "the first was reported meanwhile");
+        queue.release(&key(1), false);
+        assert_eq!(lease_all(queue), [[0_u8; 0]; 0]);
     }
 
     #[test]

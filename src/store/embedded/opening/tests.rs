@@ -34,7 +34,7 @@ async fn a_forgotten_person_leaves_log_and_checkpoint_of_a_running_store_and_the
     let aside = place.path().join("index.set-aside");
     copy(&vector.join("sled"), &aside);
     let store = EmbeddedStore::open(place.path(), SETTINGS).unwrap();
-    store.indexed().await.unwrap();
+    store.backend().indexing.finished().await.unwrap();
     let unionid = Unionid::new("oFANunionlink000000000000001").unwrap();
     let person = store.person_data(unionid.as_str()).await.unwrap();
     let (_, fan) = &person.fans[0];
@@ -64,7 +64,7 @@ async fn a_forgotten_person_leaves_log_and_checkpoint_of_a_running_store_and_the
     compact(place.path(), 8 << 20, |_| {}).unwrap();
     assert_eq!(found_in(place.path(), &ids), [] as [String; 0]);
     let store = EmbeddedStore::open(place.path(), SETTINGS).unwrap();
-    store.indexed().await.unwrap();
+    store.backend().indexing.finished().await.unwrap();
     assert_eq!(store.audit(), Ok(vec![]));
     store.close().await;
 }

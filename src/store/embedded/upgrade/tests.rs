@@ -96,7 +96,7 @@ async fn a_store_of_version_0_2_0_that_was_killed_has_all_that_it_acknowledged()
     // Opened twice: the second time there is nothing left to replay or to upgrade.
     for _ in 0..2 {
         let store = EmbeddedStore::open(&data, settings).unwrap();
-        store.indexed().await.unwrap();
+        store.backend().indexing.finished().await.unwrap();
         assert_eq!(store.audit(), Ok(vec![]));
         assert_links_and_feed_of_0_2_0(&store, now).await;
         assert_fans_and_dealers_of_0_2_0(&store, now).await;
@@ -256,7 +256,7 @@ async fn an_upgrade_that_was_killed_at_any_point_is_repeated_whatever_an_older_p
         let meta = (keys::meta(), Some(checked(&keys::meta(), older)));
         memory.overwrite(&[(key, None), (place, None), meta]);
         let store = EmbeddedStore::in_memory(memory, Settings::default()).unwrap();
-        store.indexed().await.unwrap();
+        store.backend().indexing.finished().await.unwrap();
         assert_eq!(store.audit(), Ok(vec![]), "killed after {after} commits");
         store.close().await;
     }

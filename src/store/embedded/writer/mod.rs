@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::store::StoreError;
 use crate::store::embedded::watchdog::caught;
+use crate::store::row_store::{Answer, Patience};
 use crate::store::rows::txn::{Meta, Txn};
 use groups::{Groups, Inbox};
 pub(crate) use groups::{InMemory, Parts};
@@ -152,18 +153,6 @@ impl Writer {
         }
     }
 }
-
-/// How long is waited for the answer to a transaction handed in.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Patience {
-    /// Until a caller has to be told [`StoreError::Stalled`], and does not know what becomes of it.
-    InTime,
-    /// Until it is durable or refused; the watchdog bounds what hangs.
-    UntilDecided,
-}
-
-/// Where the answer to a transaction arrives.
-type Answer<T> = oneshot::Receiver<Result<T, StoreError>>;
 
 async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
     tokio::time::timeout(STALLED_AFTER, work).await.unwrap_or(Err(StoreError::Stalled))

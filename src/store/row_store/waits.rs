@@ -3,8 +3,8 @@
 
 use std::ops::ControlFlow;
 
-use super::EmbeddedStore;
-use super::writer::Patience;
+use super::Patience;
+use super::{Backend, RowStore};
 use crate::domain::lookup::Haste;
 use crate::domain::time::Timestamp;
 use crate::store::StoreError;
@@ -16,7 +16,7 @@ use crate::store::rows::view::View;
 /// Rows that are moved before an error among them ends the rest.
 const ROWS_AT_ONCE: usize = 1_000;
 
-impl EmbeddedStore {
+impl<B: Backend> RowStore<B> {
     /// Moves every wait that is due after `after` by `by_ms`. The rows are read before the first is moved, so
     /// that none is moved twice.
     pub(super) async fn shift_stored_waits(&self, by_ms: i64, after: Timestamp) -> Result<(), StoreError> {
@@ -35,12 +35,12 @@ impl EmbeddedStore {
             };
             self.move_each(&rows, leased_too, shift).await?;
         }
-        let exchanges = exchanges::to_shift(&self.view(), by_ms, after)?;
+        let exchanges = self.backend.read(|view| exchanges::to_shift(view, by_ms, after)).await?;
         self.move_each(&exchanges, leased_too, move |txn, key| exchanges::shift(txn, key, by_ms)).await?;
-        let tickets = suites::tickets(&self.view())?;
+        let tickets = self.backend.read(|view| suites::tickets(view)).await?;
         self.move_each(&tickets, leased_too, move |txn, key| suites::shift_ticket(txn, key, by_ms, after))
             .await?;
-        self.indexed().await?;
+        self.backend.indexed().await?;
         let is_later = |key: &[u8]| Ok(keys::due_of_fan_place(key)? > after);
         let places = self.keys_between(b"t", &keys::after(b"t"), is_later).await?;
         self.move_each(&places, leased_too, move |txn, key| fans::move_place(txn, key, by_ms)).await?;
@@ -75,10 +75,13 @@ impl EmbeddedStore {
         let mut found = Vec::new();
         let look = |view: &View<'_>, key: &[u8], _: &[u8]| {
             let is_wanted = view.undamaged(key, is_wanted(key))?.unwrap_or(false);
-            found.extend(is_wanted.then(|| key.to_vec()));
-            Ok(ControlFlow::Continue(()))
+            Ok(is_wanted.then(|| key.to_vec()))
         };
-        self.in_slices(from, to, look).await?;
+        let add = |key: Option<_>| {
+            found.extend(key);
+            ControlFlow::Continue(())
+        };
+        self.in_slices(from, to, look, add).await?;
         Ok(found)
     }
 
@@ -97,7 +100,7 @@ impl EmbeddedStore {
             let transactions = page.iter().cloned().map(|key| move |txn: &mut Txn<'_>| change(txn, &key));
             let results = self.run_all(transactions, Patience::InTime).await;
             for (key, result) in page.iter().zip(results) {
-                moved.extend(self.damaged.skip(key, result)?);
+                moved.extend(self.backend.damaged().skip(key, result)?);
             }
         }
         Ok(moved)

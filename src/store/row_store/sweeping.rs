@@ -4,8 +4,8 @@
 //! as expired (see `arrivals` and `set_aside`).
 
 use super::super::{EventId, StoreError};
-use super::writer::Patience;
-use super::{EmbeddedStore, ROWS_PER_TRANSACTION};
+use super::Patience;
+use super::{Backend, ROWS_PER_TRANSACTION, RowStore};
 use crate::domain::time::{DAY_MS, Timestamp};
 use crate::store::business::{arrivals, set_aside};
 use crate::store::rows::expiry::Expiries;
@@ -16,11 +16,11 @@ use crate::store::rows::txn::Txn;
 /// the order in which they expire, so finding the expired ones means reading all of them.
 const UNDATED_EVERY_MS: i64 = DAY_MS;
 
-impl EmbeddedStore {
+impl<B: Backend> RowStore<B> {
     /// Deletes the deduplication records that have expired at `now`, those of messages without a `CreateTime`
     /// up to [`UNDATED_EVERY_MS`] later. Returns how many.
     pub(super) async fn sweep_seen(&self, now: Timestamp) -> Result<u64, StoreError> {
-        let cutoff = now.plus_ms(-DAY_MS * i64::from(self.settings.dedupe_days));
+        let cutoff = now.plus_ms(-DAY_MS * i64::from(self.limits.dedupe_days));
         let Expiries { dated, undated, .. } = &self.expiries;
         let (first, first_dated) = keys::seen_undated();
         let mut deleted = 0;
@@ -35,7 +35,7 @@ impl EmbeddedStore {
             let (count, oldest_kept) = self.sweep_seen_in(first_dated, &end, cutoff).await?;
             deleted += count;
             // The next ones are looked at when their hour is over.
-            let next_hour = arrivals::next_seen_hour(&self.view(), &end)?;
+            let next_hour = self.backend.read(|view| arrivals::next_seen_hour(view, &end)).await?;
             dated.swept(now, oldest_kept.into_iter().chain(next_hour.map(|end| end.plus_ms(-1))));
         }
         Ok(deleted)
@@ -51,7 +51,8 @@ impl EmbeddedStore {
     ) -> Result<(u64, Option<Timestamp>), StoreError> {
         let (mut deleted, mut oldest_kept) = (0, None::<Timestamp>);
         loop {
-            let page = arrivals::seen_page(&self.view(), &from, to, ROWS_PER_TRANSACTION)?;
+            let page =
+                self.backend.read(|view| arrivals::seen_page(view, &from, to, ROWS_PER_TRANSACTION)).await?;
             let Some((last, _)) = page.last() else { return Ok((deleted, oldest_kept)) };
             from = keys::next(last);
             let mut old = Vec::new();
@@ -66,7 +67,7 @@ impl EmbeddedStore {
                 continue;
             }
             deleted += old.len() as u64;
-            self.writer
+            self.backend
                 .run(move |txn| {
                     for key in old {
                         txn.delete(key);
@@ -81,13 +82,17 @@ impl EmbeddedStore {
     /// message has many records. Returns how many, also after an error.
     pub(super) async fn delete_expired_messages(&self, now: Timestamp) -> (u64, Result<(), StoreError>) {
         const BATCH_MESSAGES: u64 = 1_000;
-        let cutoff = now.plus_ms(-DAY_MS * i64::from(self.settings.quarantine_days));
+        let cutoff = now.plus_ms(-DAY_MS * i64::from(self.limits.quarantine_days));
         if !self.expiries.quarantined.is_due(cutoff, now) {
             return (0, Ok(()));
         }
         let (mut after, mut deleted, mut oldest_kept) = (EventId(0), 0, None::<Timestamp>);
         while deleted < BATCH_MESSAGES {
-            let page = match set_aside::swept_page(&self.view(), after, cutoff, ROWS_PER_TRANSACTION) {
+            let page = match self
+                .backend
+                .read(|view| set_aside::swept_page(view, after, cutoff, ROWS_PER_TRANSACTION))
+                .await
+            {
                 Ok(page) => page,
                 Err(error) => return (deleted, Err(error)),
             };
@@ -119,8 +124,8 @@ mod tests {
     use crate::domain::ids::{AppName, CorpId, ExternalUserid, UserId};
     use crate::domain::time::HOUR_MS;
     use crate::store::business::inbox::{Seen, SetAside};
-    use crate::store::embedded::Settings;
     use crate::store::embedded::engine::Memory;
+    use crate::store::embedded::{EmbeddedStore, Settings};
     use crate::store::rows::records::encode;
     use crate::store::{
         Appended, Arrival, EventState, FailureReason, MessageDigest, Outcome, Payload, Quarantined, Store,
@@ -186,7 +191,7 @@ mod tests {
         let reason = FailureReason { errcode: None, text: String::new() };
         store.settle(vec![(work, Outcome::Dead(reason))], T0).await.unwrap();
         let cutoff = T0.plus_ms(1);
-        assert_eq!(store.writer.run(move |txn| set_aside::expire(txn, id, cutoff)).await, Ok(false));
+        assert_eq!(store.backend().run(move |txn| set_aside::expire(txn, id, cutoff)).await, Ok(false));
         assert_eq!((store.counts().dead, store.counts().quarantined), (1, 0));
     }
 

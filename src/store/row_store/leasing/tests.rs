@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::super::Settings;
-use super::super::engine::Memory;
 use super::*;
 use crate::domain::event::{ContactChange, ContactEvent, Event};
 use crate::domain::fan::Minted;
 use crate::domain::ids::{CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid, UserId};
+use crate::store::embedded::engine::Memory;
+use crate::store::embedded::{EmbeddedStore, Settings};
 use crate::store::rows::records::encode;
 use crate::store::{
     Arrival, EventId, FailureReason, FanOutcome, InboxEvent, MessageDigest, NewFan, Outcome, Payload,
@@ -115,7 +115,7 @@ async fn a_free_row_that_nobody_reported_is_found_nevertheless() {
     let now = T0.plus_ms(10_000);
     assert_eq!(store.lease(now, 2_000, 0).await.unwrap().len(), 1_000);
     let missed = keys::inbox(T0.plus_ms(50), EventId(501));
-    store.queues.inbox.release(&missed);
+    store.queues.inbox.release(&missed, false);
     assert_eq!(store.lease(now, 2_000, 0).await.unwrap(), []);
     store.queues.inbox.read_again(in_a_minute());
     assert_eq!(ids(&store.lease(now, 2_000, 0).await.unwrap()), [501]);
@@ -265,7 +265,7 @@ async fn strays_are_removed_from_a_place_beside_a_damaged_fan() {
     store.corrupt(&keys::sheet(1));
     let strays =
         Strays { place: place_key, step: queue.step, priority: queue.priority, numbers: numbers.clone() };
-    store.writer.run(move |txn| fans::remove_strays(txn, strays)).await.unwrap();
+    store.backend().run(move |txn| fans::remove_strays(txn, strays)).await.unwrap();
     assert_eq!(place().unwrap().1, numbers[16..]);
 }
 
@@ -295,7 +295,8 @@ async fn a_fan_whose_call_was_put_off_after_its_place_was_read_is_not_leased_fro
     let later = FanOutcome::Retry { due_at: T0.plus_ms(60_000), spent: true };
     store.settle_fans(leased.into_iter().map(|work| (work, later.clone())).collect(), T0).await.unwrap();
     let (mut work, mut strays) = (Vec::new(), Vec::new());
-    store.lease_of_place(&queue, place, 9, &mut work, &mut strays).unwrap();
+    let mut leasing = Leasing::new(&*store);
+    store.lease_of_place(&queue, place, 9, &mut leasing, &mut work, &mut strays).await.unwrap();
     assert_eq!((work.len(), strays.len()), (0, 0));
     assert_eq!(store.lease_fans(&app, FanStep::Mint, &Priority::ALL, T0, 9).await.unwrap(), []);
 }

@@ -1,4 +1,4 @@
-//! [`CustomerGroups`] as the embedded store implements it: what takes several transactions.
+//! [`CustomerGroups`] over rows: what takes several transactions.
 //!
 //! Deliberately absent: the transactions (see `chats`) and the reads (see `customer_groups`).
 
@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use async_trait::async_trait;
 
-use super::EmbeddedStore;
+use super::{Backend, RowStore};
 use crate::domain::chat::MemberVersion;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::sighting::Sighting;
@@ -19,17 +19,18 @@ use crate::store::rows::view::View;
 use crate::store::{ChatToRead, CustomerGroups, PageFound, StoreError};
 
 #[async_trait]
-impl CustomerGroups for EmbeddedStore {
+impl<B: Backend> CustomerGroups for RowStore<B> {
     async fn due_chats(
         &self,
         corps: &BTreeSet<(AppName, CorpId)>,
         now: Timestamp,
         limit: usize,
     ) -> Result<Vec<ChatToRead>, StoreError> {
-        let DueChats { due, outdated } = customer_groups::due_except(&self.view(), corps, now, limit)?;
+        let DueChats { due, outdated } =
+            self.backend.read(|view| customer_groups::due_except(view, corps, now, limit)).await?;
         for place in outdated {
             // The next call that finds it corrects it just as well.
-            if let Err(error) = self.writer.run(move |txn| chats::correct_place(txn, &place, now)).await {
+            if let Err(error) = self.backend.run(move |txn| chats::correct_place(txn, &place, now)).await {
                 tracing::debug!(%error, "an outdated place in the queue of readings was not corrected");
                 break;
             }
@@ -38,7 +39,7 @@ impl CustomerGroups for EmbeddedStore {
     }
 
     async fn next_chat_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        customer_groups::next_due(&self.view())
+        self.backend.read(|view| customer_groups::next_due(view)).await
     }
 
     async fn chat_read(
@@ -53,29 +54,33 @@ impl CustomerGroups for EmbeddedStore {
         let found =
             self.in_parts(customers, move |txn, part| chats::see_all(txn, &of, part, began_at)).await?;
         if chat.clone().read(version.clone(), began_at) {
-            let mut left = chat_members::of_group(&self.view(), app, corp_id, chat_id)?;
+            let mut left =
+                self.backend.read(|view| chat_members::of_group(view, app, corp_id, chat_id)).await?;
             left.retain(|key| !listed.contains(&key.external_userid));
             let of = group.clone();
             self.in_parts(left, move |txn, part| chats::leave_all(txn, &of, part)).await?;
         }
         let group = group.clone();
-        self.writer.run(move |txn| chats::read(txn, &group, version, began_at)).await?;
+        self.backend.run(move |txn| chats::read(txn, &group, version, began_at)).await?;
         Ok(found.into_iter().sum())
     }
 
     async fn chat_not_found(&self, group: &ChatToRead, began_at: Timestamp) -> Result<(), StoreError> {
         if group.chat.clone().not_found(began_at) {
-            let left = chat_members::of_group(&self.view(), &group.app, &group.corp_id, &group.chat_id)?;
+            let left = self
+                .backend
+                .read(|view| chat_members::of_group(view, &group.app, &group.corp_id, &group.chat_id))
+                .await?;
             let of = group.clone();
             self.in_parts(left, move |txn, part| chats::leave_all(txn, &of, part)).await?;
         }
         let group = group.clone();
-        self.writer.run(move |txn| chats::not_found(txn, &group, began_at)).await
+        self.backend.run(move |txn| chats::not_found(txn, &group, began_at)).await
     }
 
     async fn chat_unread(&self, group: &ChatToRead, until: Option<Timestamp>) -> Result<(), StoreError> {
         let group = group.clone();
-        self.writer.run(move |txn| chats::unread(txn, &group, until)).await
+        self.backend.run(move |txn| chats::unread(txn, &group, until)).await
     }
 
     async fn read_chats_again(
@@ -85,11 +90,13 @@ impl CustomerGroups for EmbeddedStore {
         now: Timestamp,
     ) -> Result<u64, StoreError> {
         let (mut put_off, prefix) = (Vec::new(), keys::of_corp(b'G', app, corp_id));
-        let look = |view: &View<'_>, key: &[u8], value: &[u8]| {
-            put_off.extend(customer_groups::put_off(view, key, value, now)?);
-            Ok(ControlFlow::Continue(()))
+        let look =
+            |view: &View<'_>, key: &[u8], value: &[u8]| customer_groups::put_off(view, key, value, now);
+        let add = |chat_id: Option<_>| {
+            put_off.extend(chat_id);
+            ControlFlow::Continue(())
         };
-        self.in_slices(&prefix, &keys::after(&prefix), look).await?;
+        self.in_slices(&prefix, &keys::after(&prefix), look, add).await?;
         let (app, corp_id) = (app.clone(), corp_id.clone());
         let moved = self.in_parts(put_off, move |txn, part| {
             let mut moved = 0;

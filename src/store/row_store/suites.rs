@@ -1,4 +1,4 @@
-//! [`Suites`] as the embedded store implements it.
+//! [`Suites`] over rows.
 //!
 //! Deliberately absent: the transactions and the reads (see `suites`, `exchanges` and `authorizations`).
 
@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 
-use super::EmbeddedStore;
+use super::{Backend, RowStore};
 use crate::domain::authorization::{Agent, Authorization, Granted};
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::suite::{CodeId, Exchange, ExchangeEnd, ExchangeFailure, ExchangeNext};
@@ -17,18 +17,18 @@ use crate::store::rows::txn::Txn;
 use crate::store::{Resealed, StoreError, SuiteRecords, Suites};
 
 #[async_trait]
-impl Suites for EmbeddedStore {
+impl<B: Backend> Suites for RowStore<B> {
     async fn suite(&self, suite: &AppName) -> Result<SuiteRecords, StoreError> {
-        suites::records(&self.view(), suite)
+        self.backend.read(|view| suites::records(view, suite)).await
     }
 
     async fn bindings(&self) -> Result<BTreeMap<AppName, CorpId>, StoreError> {
-        suites::bindings(&self.view())
+        self.backend.read(|view| suites::bindings(view)).await
     }
 
     async fn bind(&self, app: &AppName, corp_id: &CorpId) -> Result<CorpId, StoreError> {
         let (app, corp_id) = (app.clone(), corp_id.clone());
-        self.writer.run(move |txn| suites::bind(txn, &app, corp_id)).await
+        self.backend.run(move |txn| suites::bind(txn, &app, corp_id)).await
     }
 
     async fn begin_exchange(
@@ -39,7 +39,7 @@ impl Suites for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Option<(Exchange, ExchangeNext)>, StoreError> {
         let key = keys::exchange(suite, id);
-        self.writer.run(move |txn| exchanges::begin(txn, key, can_ask, now)).await
+        self.backend.run(move |txn| exchanges::begin(txn, key, can_ask, now)).await
     }
 
     async fn fail_exchange(
@@ -51,17 +51,17 @@ impl Suites for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Option<ExchangeNext>, StoreError> {
         let key = keys::exchange(suite, id);
-        self.writer.run(move |txn| exchanges::fail(txn, key, failure, jitter, now)).await
+        self.backend.run(move |txn| exchanges::fail(txn, key, failure, jitter, now)).await
     }
 
     async fn end_exchange(&self, suite: &AppName, id: &CodeId, end: ExchangeEnd) -> Result<(), StoreError> {
         let key = keys::exchange(suite, id);
-        self.writer.run(move |txn| exchanges::end(txn, key, end)).await
+        self.backend.run(move |txn| exchanges::end(txn, key, end)).await
     }
 
     async fn drop_ended_exchanges(&self, suite: &AppName, before: Timestamp) -> Result<u64, StoreError> {
         // An end is final, so none of these can go on meanwhile.
-        let ended = exchanges::ended_before(&self.view(), suite, before)?;
+        let ended = self.backend.read(|view| exchanges::ended_before(view, suite, before)).await?;
         let deleted = ended.len() as u64;
         let delete = move |txn: &mut Txn<'_>, part: Vec<_>| {
             for key in part {
@@ -81,7 +81,7 @@ impl Suites for EmbeddedStore {
         now: Timestamp,
     ) -> Result<Authorization, StoreError> {
         let (suite, id) = (suite.clone(), *id);
-        self.writer.run(move |txn| authorizations::grant(txn, &suite, &id, granted, now)).await
+        self.backend.run(move |txn| authorizations::grant(txn, &suite, &id, granted, now)).await
     }
 
     async fn put_agent(
@@ -94,7 +94,7 @@ impl Suites for EmbeddedStore {
         let (suite, corp_id) = (suite.clone(), read.corp_id.clone());
         let (codes, changes) = (read.codes, read.changes);
         let change = move |known: &mut Authorization| known.read(codes, changes, name, agent);
-        self.writer.run(move |txn| authorizations::change(txn, &suite, &corp_id, change)).await
+        self.backend.run(move |txn| authorizations::change(txn, &suite, &corp_id, change)).await
     }
 
     async fn put_cancelled(
@@ -105,7 +105,7 @@ impl Suites for EmbeddedStore {
     ) -> Result<bool, StoreError> {
         let (suite, corp_id, codes) = (suite.clone(), read.corp_id.clone(), read.codes);
         let change = move |known: &mut Authorization| known.refused(codes, now);
-        self.writer.run(move |txn| authorizations::change(txn, &suite, &corp_id, change)).await
+        self.backend.run(move |txn| authorizations::change(txn, &suite, &corp_id, change)).await
     }
 
     async fn reseal(&self, suite: &AppName, fresh: Vec<Resealed>) -> Result<u64, StoreError> {

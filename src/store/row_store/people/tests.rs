@@ -3,8 +3,8 @@
 use super::*;
 use crate::domain::event::{ContactChange, ContactEvent, Event, QuarantineReason};
 use crate::domain::ids::{AppName, CorpId, ExternalUserid, UserId};
-use crate::store::embedded::Settings;
 use crate::store::embedded::engine::Memory;
+use crate::store::embedded::{EmbeddedStore, Settings};
 use crate::store::rows::records::{decode, encode};
 use crate::store::{
     Arrival, Counts, EventId, FailureReason, InboxEvent, MessageDigest, Outcome, Payload, Store,
@@ -86,7 +86,7 @@ async fn what_comes_in_or_is_given_up_during_the_search_is_found_all_the_same() 
     store.append(quarantined(4)).await.unwrap();
     let id = ReceiptId([0; 12]);
     let receipt = store
-        .writer
+        .backend()
         .run(move |txn| forget::forget(txn, &person, &ids, (found, &watch), (id, None), T0))
         .await;
     let erased = receipt.unwrap().unwrap().erased;

@@ -1,4 +1,4 @@
-//! [`Reconciling`] as the embedded store implements it: what takes several transactions or pages.
+//! [`Reconciling`] over rows: what takes several transactions or pages.
 //!
 //! Deliberately absent: the transactions and the reads (see `reconcile`, `tasks` and `dealers`).
 
@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 
 use async_trait::async_trait;
 
-use super::{EmbeddedStore, ROWS_PER_TRANSACTION};
+use super::{Backend, ROWS_PER_TRANSACTION, RowStore};
 use crate::domain::contact::Contact;
 use crate::domain::dealer_activity::{DealerActivity, DealerTrouble, NewActivity};
 use crate::domain::event::AppAlarm;
@@ -21,7 +21,7 @@ use crate::store::rows::txn::Txn;
 use crate::store::rows::view::View;
 use crate::store::{DealerRow, EventId, PageFound, Reconciling, StoreError};
 
-impl EmbeddedStore {
+impl<B: Backend> RowStore<B> {
     /// Calls `look` for every customer of a dealer.
     async fn each_customer(
         &self,
@@ -30,28 +30,27 @@ impl EmbeddedStore {
         mut look: impl FnMut(ContactKey, Contact) + Send,
     ) -> Result<(), StoreError> {
         let prefix = keys::of_corp(b'o', app, corp_id);
-        let each = |view: &View<'_>, row: &[u8], _: &[u8]| {
-            if let Some((key, contact)) = reconcile::customer(view, row)? {
-                look(key, contact);
-            }
-            Ok(ControlFlow::Continue(()))
+        let read = |view: &View<'_>, row: &[u8], _: &[u8]| reconcile::customer(view, row);
+        let each = |customer: Option<_>| {
+            customer.into_iter().for_each(|(key, contact)| look(key, contact));
+            ControlFlow::Continue(())
         };
-        self.in_slices(&prefix, &keys::after(&prefix), each).await
+        self.in_slices(&prefix, &keys::after(&prefix), read, each).await
     }
 
     async fn change_activity(
         &self,
         app: &AppName,
         corp_id: &CorpId,
-        change: impl FnOnce(&mut DealerActivity) + Send + 'static,
+        change: impl FnOnce(&mut DealerActivity) + Clone + Send + 'static,
     ) -> Result<(), StoreError> {
         let (app, corp_id) = (app.clone(), corp_id.clone());
-        self.writer.run(move |txn| dealers::change_activity(txn, &app, &corp_id, change)).await
+        self.backend.run(move |txn| dealers::change_activity(txn, &app, &corp_id, change)).await
     }
 }
 
 #[async_trait]
-impl Reconciling for EmbeddedStore {
+impl<B: Backend> Reconciling for RowStore<B> {
     async fn begin_reconcile(
         &self,
         corps: Vec<(AppName, CorpId)>,
@@ -63,16 +62,16 @@ impl Reconciling for EmbeddedStore {
             tasks::begin(txn, Vec::new(), now)?;
             tasks::end_if_done(txn, now)
         };
-        self.writer.run(end).await?;
+        self.backend.run(end).await?;
         Ok(self.reconcile_run().await?.unwrap_or_else(|| ReconcileRun::new(now)))
     }
 
     async fn reconcile_run(&self) -> Result<Option<ReconcileRun>, StoreError> {
-        reconcile::run(&self.view())
+        self.backend.read(|view| reconcile::run(view)).await
     }
 
     async fn reconcile_tasks(&self, app: &AppName) -> Result<Vec<(CorpId, ReconcileTask)>, StoreError> {
-        reconcile::tasks_of(&self.view(), app)
+        self.backend.read(|view| reconcile::tasks_of(view, app)).await
     }
 
     async fn page_read(
@@ -89,7 +88,7 @@ impl Reconciling for EmbeddedStore {
             self.in_parts(page, move |txn, part| reconcile::see_all(txn, (&of_app, &of_corp), part, read_at));
         let found: PageFound = found.await?.into_iter().sum();
         let (app, corp_id, counts) = (app.clone(), corp_id.clone(), (rows, found.new));
-        self.writer.run(move |txn| reconcile::page_applied(txn, (&app, &corp_id), counts, next)).await?;
+        self.backend.run(move |txn| reconcile::page_applied(txn, (&app, &corp_id), counts, next)).await?;
         Ok(found)
     }
 
@@ -132,11 +131,11 @@ impl Reconciling for EmbeddedStore {
         now: Timestamp,
     ) -> Result<(), StoreError> {
         let (app, corp_id) = (app.clone(), corp_id.clone());
-        self.writer.run(move |txn| reconcile::end_task(txn, (&app, &corp_id), is_complete, now)).await
+        self.backend.run(move |txn| reconcile::end_task(txn, (&app, &corp_id), is_complete, now)).await
     }
 
     async fn end_tasks_of_others(&self, apps: &[AppName], now: Timestamp) -> Result<(), StoreError> {
-        let all = reconcile::corps_with_tasks(&self.view())?;
+        let all = self.backend.read(|view| reconcile::corps_with_tasks(view)).await?;
         for (app, corp_id) in all.into_iter().filter(|(app, _)| !apps.contains(app)) {
             self.end_task(&app, &corp_id, false, now).await?;
         }
@@ -162,7 +161,7 @@ impl Reconciling for EmbeddedStore {
     }
 
     async fn visibility_changes(&self) -> Result<BTreeMap<(AppName, CorpId), EventId>, StoreError> {
-        dealers::visibility_changes(&self.view())
+        self.backend.read(|view| dealers::visibility_changes(view)).await
     }
 
     async fn visibility_seen(
@@ -172,7 +171,7 @@ impl Reconciling for EmbeddedStore {
         report: EventId,
     ) -> Result<(), StoreError> {
         let (app, corp_id) = (app.clone(), corp_id.clone());
-        self.writer.run(move |txn| dealers::visibility_seen(txn, &app, &corp_id, report)).await
+        self.backend.run(move |txn| dealers::visibility_seen(txn, &app, &corp_id, report)).await
     }
 
     async fn record_activity(
@@ -189,7 +188,7 @@ impl Reconciling for EmbeddedStore {
             }
             Ok(back)
         };
-        all.extend(self.writer.run(record).await?);
+        all.extend(self.backend.run(record).await?);
         Ok(all)
     }
 
@@ -207,10 +206,10 @@ impl Reconciling for EmbeddedStore {
     }
 
     async fn dealer_rows(&self, app: &AppName) -> Result<Vec<DealerRow>, StoreError> {
-        dealers::rows(&self.view(), app)
+        self.backend.read(|view| dealers::rows(view, app)).await
     }
 
     async fn alarms(&self) -> Result<Vec<(AppName, AppAlarm)>, StoreError> {
-        dealers::alarms(&self.view())
+        self.backend.read(|view| dealers::alarms(view)).await
     }
 }

@@ -1,4 +1,4 @@
-//! [`People`] as the embedded store implements it: the search for everything about a person, and the
+//! [`People`] over rows: the search for everything about a person, and the
 //! transaction that erases it.
 //!
 //! Deliberately absent: what is about a person, and what an erasure changes (see `business/forget.rs`).
@@ -10,12 +10,12 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use super::super::{People, PersonData, PersonId, Receipt, ReceiptId, StoreError};
-use super::EmbeddedStore;
+use super::{Backend, RowStore};
 use crate::domain::audit::AuditBy;
 use crate::domain::ids::Unionid;
 use crate::domain::time::Timestamp;
 use crate::store::business::forget::{self, Found, INDEXES_OF_CONTACTS, Ids};
-use crate::store::business::people::{self, EventsAbout};
+use crate::store::business::people::{self, EventsAbout, EventsFound};
 use crate::store::business::trail;
 use crate::store::rows::keys;
 use crate::store::rows::txn::Txn;
@@ -38,29 +38,38 @@ struct Searched {
     watch: Arc<Watch>,
 }
 
-impl EmbeddedStore {
+impl<B: Backend> RowStore<B> {
     /// Finds what is about a person and not indexed by their ids, by reading all of it.
     async fn search(&self, person: &PersonId) -> Result<Searched, StoreError> {
-        let ids = Arc::new(Ids::of(&self.view(), person)?);
+        let ids = Arc::new(self.backend.read(|view| Ids::of(view, person)).await?);
         let of_watch = ids.clone();
-        let watch = self.watches.begin(move |batch| forget::written_about(&of_watch, batch));
+        let watch = self.backend.watches().begin(move |batch| forget::written_about(&of_watch, batch));
         // What was being applied when the watch began can be read after this.
-        self.writer.run(|_| Ok(())).await?;
-        let mut found = Found::default();
+        self.backend.run(|_| Ok(())).await?;
+        let mut about = Vec::new();
         for kind in [b"i", b"x", b"f"] {
             let look = |view: &View<'_>, key: &[u8], value: &[u8]| {
-                found.look_at(view, &ids, key, value).map(ControlFlow::Continue)
+                Ok(forget::is_about(view, &ids, key, value)?.then(|| key.to_vec()))
             };
-            self.in_slices(kind, &keys::after(kind), look).await?;
+            let add = |key| {
+                about.extend(key);
+                ControlFlow::Continue(())
+            };
+            self.in_slices(kind, &keys::after(kind), look, add).await?;
         }
-        let damaged = forget::damaged_contacts(&self.view(), &ids)?;
+        let mut found = Found::default();
+        about.iter().try_for_each(|key| found.add(key))?;
+        let damaged = self.backend.read(|view| forget::damaged_contacts(view, &ids)).await?;
         if !damaged.is_empty() {
             for kind in INDEXES_OF_CONTACTS {
                 let look = |_: &View<'_>, key: &[u8], _: &[u8]| {
-                    found.look_at_index(&damaged, key);
-                    Ok(ControlFlow::Continue(()))
+                    Ok(forget::leads_to(&damaged, key).then(|| key.to_vec()))
                 };
-                self.in_slices(kind, &keys::after(kind), look).await?;
+                let add = |key: Option<_>| {
+                    key.into_iter().for_each(|key| found.add_leftover(key));
+                    ControlFlow::Continue(())
+                };
+                self.in_slices(kind, &keys::after(kind), look, add).await?;
             }
         }
         Ok(Searched { ids, found, watch })
@@ -79,7 +88,7 @@ impl EmbeddedStore {
             IdsChanged,
             Unwanted,
         }
-        self.indexed().await?;
+        self.backend.indexed().await?;
         let id = ReceiptId(rand::random());
         for _ in 0..TRIES_MAX {
             let Searched { ids, found, watch } = self.search(person).await?;
@@ -94,7 +103,7 @@ impl EmbeddedStore {
                 trail::record(txn, &people::audit_entry(&receipt, by))?;
                 Ok(Attempt::Done(receipt))
             };
-            match self.writer.run(erase).await {
+            match self.backend.run(erase).await {
                 Ok(Attempt::IdsChanged) => {}
                 Ok(Attempt::Done(receipt)) => return Ok(Some(receipt)),
                 Ok(Attempt::Unwanted) => return Ok(None),
@@ -109,7 +118,7 @@ impl EmbeddedStore {
     async fn late_receipt(&self, id: ReceiptId) -> Result<Receipt, StoreError> {
         for _ in 0..LATE_LOOKS_MAX {
             tokio::time::sleep(LATE_LOOK_EVERY).await;
-            if let Some(receipt) = people::receipt(&self.view(), id)? {
+            if let Some(receipt) = self.backend.read(|view| people::receipt(view, id)).await? {
                 return Ok(receipt);
             }
         }
@@ -118,19 +127,18 @@ impl EmbeddedStore {
 }
 
 #[async_trait]
-impl People for EmbeddedStore {
+impl<B: Backend> People for RowStore<B> {
     async fn person_data(&self, id: &str) -> Result<PersonData, StoreError> {
-        self.indexed().await?;
-        let mut data = people::data(&self.view(), self.salt, id)?;
-        let mut events = EventsAbout::new(id, &data);
+        self.backend.indexed().await?;
+        let mut data = self.backend.read(|view| people::data(view, self.backend.salt(), id)).await?;
+        let (about, mut events) = (EventsAbout::new(id, &data), EventsFound::default());
         for kind in [b"i", b"x"] {
-            if events.is_enough() {
-                break;
+            if events.begin() {
+                let look = |view: &View<'_>, key: &[u8], value: &[u8]| about.look_at(view, key, value);
+                self.in_slices(kind, &keys::after(kind), look, |row| events.add(row)).await?;
             }
-            self.in_slices(kind, &keys::after(kind), |view, key, value| events.look_at(view, key, value))
-                .await?;
         }
-        data.events = events.into_found();
+        data.events = events.found;
         Ok(data)
     }
 
@@ -146,9 +154,12 @@ impl People for EmbeddedStore {
 
     async fn finish_forgetting(&self, now: Timestamp) -> Result<u64, StoreError> {
         const AT_ONCE: usize = 100;
-        let unionids = self.view().rows(b"k", &keys::after(b"k"), AT_ONCE, |key, _| {
-            Ok(keys::Parts::of(key).id().ok().and_then(|id| Unionid::new(id).ok()))
-        })?;
+        let to_forget = |view: &View<'_>| {
+            view.rows(b"k", &keys::after(b"k"), AT_ONCE, |key, _| {
+                Ok(keys::Parts::of(key).id().ok().and_then(|id| Unionid::new(id).ok()))
+            })
+        };
+        let unionids = self.backend.read(to_forget).await?;
         let mut forgotten = 0;
         for unionid in unionids {
             let request = Some("found to be a customer who was forgotten before".to_owned());
@@ -159,7 +170,7 @@ impl People for EmbeddedStore {
             let person = PersonId::Unionid(unionid);
             let why = (request, AuditBy::service());
             // One that damage prevents delays no other.
-            let erased = self.damaged.skip(&key, self.erase(&person, why, is_wanted, now).await)?;
+            let erased = self.backend.damaged().skip(&key, self.erase(&person, why, is_wanted, now).await)?;
             if let Some(receipt) = erased.flatten() {
                 tracing::info!(receipt = %receipt.id, "a person was forgotten");
                 forgotten += 1;
@@ -169,7 +180,7 @@ impl People for EmbeddedStore {
     }
 
     async fn receipt(&self, id: ReceiptId) -> Result<Option<Receipt>, StoreError> {
-        people::receipt(&self.view(), id)
+        self.backend.read(|view| people::receipt(view, id)).await
     }
 }
 

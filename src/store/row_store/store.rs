@@ -1,12 +1,12 @@
-//! [`Store`] as the embedded store implements it: each method submits a transaction to the writer, or reads.
+//! [`Store`] over rows: each method submits a transaction to the writer, or reads.
 //!
 //! Deliberately absent: the transactions and the reads, each in the file of its subject in `business`.
 
 use async_trait::async_trait;
 
+use super::Patience;
 use super::leases::{fan_lease, lease_key};
-use super::writer::Patience;
-use super::{EmbeddedStore, ROWS_PER_TRANSACTION};
+use super::{Backend, ROWS_PER_TRANSACTION, RowStore};
 use crate::domain::dealer::{Dealer, Qualification, TokenOwner};
 use crate::domain::fan::{Fan, FanStep, Priority, Renew};
 use crate::domain::ids::{AppName, CorpId, FanKey, Unionid};
@@ -26,10 +26,10 @@ use crate::store::{
 };
 
 #[async_trait]
-impl Store for EmbeddedStore {
+impl<B: Backend> Store for RowStore<B> {
     async fn append(&self, arrival: Arrival) -> Result<Appended, StoreError> {
-        let events_max = self.settings.inbox_events_max;
-        self.writer.run(move |txn| arrivals::append(txn, arrival, events_max)).await
+        let events_max = self.limits.inbox_events_max;
+        self.backend.run(move |txn| arrivals::append(txn, arrival, events_max)).await
     }
 
     async fn lease(&self, now: Timestamp, limit: usize, background: usize) -> Result<Vec<Work>, StoreError> {
@@ -53,7 +53,7 @@ impl Store for EmbeddedStore {
         outcomes: Vec<(Work, Outcome)>,
         now: Timestamp,
     ) -> Result<Vec<Timestamp>, StoreError> {
-        self.indexed().await?;
+        self.backend.indexed().await?;
         let outcomes =
             outcomes.into_iter().map(|(work, outcome)| (lease_key(&work.id), (work, outcome, now))).collect();
         let settle = |txn: &mut Txn<'_>, (work, outcome, now): (Work, Outcome, Timestamp)| {
@@ -73,15 +73,15 @@ impl Store for EmbeddedStore {
         limit: usize,
     ) -> Result<Vec<EventRow>, StoreError> {
         let leased = self.queues.inbox.leased();
-        events::list(&self.view(), &leased, state, after, limit)
+        self.backend.read(|view| events::list(view, &leased, state, after, limit)).await
     }
 
     async fn event(&self, id: EventId) -> Result<Option<EventRow>, StoreError> {
-        Ok(events::set_aside(&self.view(), id)?.map(EventRow::from))
+        Ok(self.backend.read(|view| events::set_aside(view, id)).await?.map(EventRow::from))
     }
 
     async fn quarantined_message(&self, id: EventId) -> Result<Option<Vec<u8>>, StoreError> {
-        events::message(&self.view(), id)
+        self.backend.read(|view| events::message(view, id)).await
     }
 
     async fn redrive(
@@ -90,7 +90,7 @@ impl Store for EmbeddedStore {
         becomes: Option<Payload>,
         now: Timestamp,
     ) -> Result<bool, StoreError> {
-        self.writer.run(move |txn| arrivals::redrive(txn, id, becomes, now)).await
+        self.backend.run(move |txn| arrivals::redrive(txn, id, becomes, now)).await
     }
 
     async fn discard(&self, ids: Vec<EventId>) -> Vec<Result<Option<EventState>, StoreError>> {
@@ -99,7 +99,7 @@ impl Store for EmbeddedStore {
     }
 
     async fn put_fans(&self, fans: Vec<NewFan>, now: Timestamp) -> Result<Vec<Registered>, StoreError> {
-        self.indexed().await?;
+        self.backend.indexed().await?;
         let of_apps = fans.chunk_by(|a, b| a.key.app == b.key.app);
         let chunks = of_apps.flat_map(|fans| fans.chunks(ROWS_PER_TRANSACTION));
         let transactions = chunks.map(|chunk| {
@@ -115,8 +115,11 @@ impl Store for EmbeddedStore {
     }
 
     async fn fans(&self, unionid: &Unionid) -> Result<Vec<(FanKey, Fan)>, StoreError> {
-        self.indexed().await?;
-        Ok(roll::undamaged_fans_of(&self.view(), unionid)?
+        self.backend.indexed().await?;
+        Ok(self
+            .backend
+            .read(|view| roll::undamaged_fans_of(view, unionid))
+            .await?
             .into_iter()
             .map(|entry| (entry.key, entry.fan))
             .collect())
@@ -129,11 +132,11 @@ impl Store for EmbeddedStore {
         limit: usize,
         now: Timestamp,
     ) -> Result<FanPage, StoreError> {
-        listing::fans_from(&self.view(), filter, from, limit, now)
+        self.backend.read(|view| listing::fans_from(view, filter, from, limit, now)).await
     }
 
     async fn fan_tallies(&self) -> Result<Vec<(AppName, Tally)>, StoreError> {
-        queues::tallies(&self.view())
+        self.backend.read(|view| queues::tallies(view)).await
     }
 
     async fn lease_fans(
@@ -161,7 +164,7 @@ impl Store for EmbeddedStore {
         outcomes: Vec<(FanWork, FanOutcome)>,
         now: Timestamp,
     ) -> Result<(), StoreError> {
-        self.indexed().await?;
+        self.backend.indexed().await?;
         let leased = |work: &FanWork| fan_lease(work.step, FanNumber(work.number));
         let keyed =
             outcomes.into_iter().map(|(work, outcome)| (leased(&work), (work, outcome, now))).collect();
@@ -173,13 +176,13 @@ impl Store for EmbeddedStore {
     }
 
     async fn review_fans(&self, app: &AppName, renew: Renew, now: Timestamp) -> Result<usize, StoreError> {
-        self.writer.health.ready()?;
-        self.indexed().await?;
+        self.backend.ready()?;
+        self.backend.indexed().await?;
         // A record of the timeline that turns out to be damaged is not the first one any more.
-        while let Some(key) = fans::first_review(&self.view(), app, now)? {
+        while let Some(key) = self.backend.read(|view| fans::first_review(view, app, now)).await? {
             let (app, of) = (app.clone(), key.clone());
             let review = move |txn: &mut Txn<'_>| fans::review(txn, &app, of, renew, now);
-            if let Some(reviewed) = self.damaged.skip(&key, self.writer.run(review).await)? {
+            if let Some(reviewed) = self.backend.damaged().skip(&key, self.backend.run(review).await)? {
                 return Ok(reviewed);
             }
         }
@@ -196,7 +199,7 @@ impl Store for EmbeddedStore {
     ) -> Result<Grant, StoreError> {
         let accounts: Vec<_> =
             accounts.iter().map(|(account, budget)| (keys::ledger(account, api), *budget)).collect();
-        self.writer.run(move |txn| ledgers::reserve(txn, accounts, share, want, now)).await
+        self.backend.run(move |txn| ledgers::reserve(txn, accounts, share, want, now)).await
     }
 
     async fn rate_limited(
@@ -207,11 +210,11 @@ impl Store for EmbeddedStore {
         now: Moment,
     ) -> Result<i64, StoreError> {
         let key = keys::ledger(account, api);
-        self.writer.run(move |txn| ledgers::rate_limited(txn, key, budget, now)).await
+        self.backend.run(move |txn| ledgers::rate_limited(txn, key, budget, now)).await
     }
 
     async fn ledger(&self, account: &str, api: &'static str) -> Result<Ledger, StoreError> {
-        ledgers::ledger(&self.view(), account, api)
+        self.backend.read(|view| ledgers::ledger(view, account, api)).await
     }
 
     async fn put_dealers(&self, app: &AppName, listed: Vec<Dealer>) -> Result<Vec<CorpId>, StoreError> {
@@ -227,7 +230,7 @@ impl Store for EmbeddedStore {
 
     async fn dealer_left(&self, app: &AppName, corp_id: &CorpId, now: Timestamp) -> Result<bool, StoreError> {
         let (app, corp_id) = (app.clone(), corp_id.clone());
-        self.writer
+        self.backend
             .run(move |txn| {
                 dealers::change(txn, &app, &corp_id, |dealer| {
                     dealer.left_at.get_or_insert(now);
@@ -243,7 +246,7 @@ impl Store for EmbeddedStore {
         qualification: Qualification,
     ) -> Result<(), StoreError> {
         let (app, corp_id) = (app.clone(), corp_id.clone());
-        self.writer
+        self.backend
             .run(move |txn| {
                 dealers::change(txn, &app, &corp_id, |dealer| dealer.qualification = Some(qualification))
             })
@@ -252,11 +255,11 @@ impl Store for EmbeddedStore {
     }
 
     async fn dealer(&self, app: &AppName, corp_id: &CorpId) -> Result<Option<Dealer>, StoreError> {
-        self.view().read(&keys::dealer(app, corp_id))
+        self.backend.read(|view| view.read(&keys::dealer(app, corp_id))).await
     }
 
     async fn dealers(&self, app: &AppName) -> Result<Vec<Dealer>, StoreError> {
-        dealers::of_app(&self.view(), app)
+        self.backend.read(|view| dealers::of_app(view, app)).await
     }
 
     async fn set_token_owner(
@@ -266,49 +269,44 @@ impl Store for EmbeddedStore {
         owner: TokenOwner,
     ) -> Result<(), StoreError> {
         let (app, corp_id) = (app.clone(), corp_id.clone());
-        self.writer
+        self.backend
             .run(move |txn| dealers::change(txn, &app, &corp_id, |dealer| dealer.token = Some(owner)))
             .await?;
         Ok(())
     }
 
     async fn links(&self, query: &LinkQuery, now: Timestamp) -> Result<Vec<LinkData>, StoreError> {
-        links::find(&self.view(), query, now)
+        self.backend.read(|view| links::find(view, query, now)).await
     }
 
     fn counts(&self) -> Counts {
-        self.writer.health.counts()
+        self.backend.counts()
     }
 
     async fn oldest_event(&self) -> Result<Option<Timestamp>, StoreError> {
-        events::oldest(&self.view())
+        self.backend.read(|view| events::oldest(view)).await
     }
 
     fn ready(&self) -> Result<(), StoreError> {
-        self.writer.health.ready()?;
-        let limit = self.settings.inbox_events_max;
+        self.backend.ready()?;
+        let limit = self.limits.inbox_events_max;
         if self.counts().inbox >= limit { Err(StoreError::InboxFull { limit }) } else { Ok(()) }
     }
 
     fn damaged_records(&self) -> usize {
-        self.damaged.keys().len()
+        self.backend.damaged().keys().len()
     }
 
     fn free_disk_bytes(&self) -> Option<u64> {
-        self.writer.health.free_bytes()
+        self.backend.free_disk_bytes()
     }
 
     fn log_status(&self) -> Option<LogStatus> {
-        self.on_disk.as_ref().map(|on_disk| on_disk.log_status())
+        self.backend.log_status()
     }
 
     async fn failed(&self) -> String {
-        let mut failure = self.writer.health.failure().watch();
-        let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
-        match reason {
-            Some(reason) => reason,
-            None => std::future::pending().await,
-        }
+        self.backend.failed().await
     }
 
     async fn shift_waits(&self, by_ms: i64, after: Timestamp) -> Result<(), StoreError> {
@@ -316,11 +314,11 @@ impl Store for EmbeddedStore {
     }
 
     async fn last_moment(&self) -> Result<Option<Moment>, StoreError> {
-        clock::last_moment(&self.view())
+        self.backend.read(|view| clock::last_moment(view)).await
     }
 
     async fn put_moment(&self, now: Moment) -> Result<(), StoreError> {
-        self.writer.run(move |txn| clock::put(txn, &now)).await
+        self.backend.run(move |txn| clock::put(txn, &now)).await
     }
 
     async fn sweep(&self, now: Timestamp) -> Result<u64, StoreError> {
@@ -332,10 +330,6 @@ impl Store for EmbeddedStore {
     }
 
     async fn close(&self) {
-        self.indexing.stop().await;
-        self.writer.close().await;
-        if let Some(on_disk) = self.on_disk.clone() {
-            let _ = tokio::task::spawn_blocking(move || on_disk.close()).await;
-        }
+        self.backend.close().await;
     }
 }

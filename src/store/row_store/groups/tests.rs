@@ -7,8 +7,8 @@ use crate::domain::chat::{CHAT_ITEMS_MAX, CHAT_LAG_MS, ChatChange, ChatEvent};
 use crate::domain::ids::{ChatId, ExternalUserid};
 use crate::domain::sighting::SightingPlace;
 use crate::domain::time::HOUR_MS;
-use crate::store::embedded::Settings;
 use crate::store::embedded::engine::Memory;
+use crate::store::embedded::{EmbeddedStore, Settings};
 use crate::store::rows::keys;
 use crate::store::{Arrival, MessageDigest, Payload, Store as _};
 
