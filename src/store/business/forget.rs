@@ -52,9 +52,9 @@ impl Found {
         Ok(())
     }
 
-    /// Adds an index key that leads to a contact whose record is damaged.
-    pub(crate) fn add_leftover(&mut self, key: Vec<u8>) {
-        self.leftover.push(key);
+    /// Adds index keys that lead to contacts whose records are damaged.
+    pub(crate) fn add_leftovers(&mut self, keys: impl IntoIterator<Item = Vec<u8>>) {
+        self.leftover.extend(keys);
     }
 }
 

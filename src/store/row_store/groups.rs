@@ -39,7 +39,7 @@ impl<B: Backend> CustomerGroups for RowStore<B> {
     }
 
     async fn next_chat_due(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.backend.read(|view| customer_groups::next_due(view)).await
+        self.backend.read(customer_groups::next_due).await
     }
 
     async fn chat_read(

@@ -66,7 +66,7 @@ impl<B: Backend> RowStore<B> {
                     Ok(forget::leads_to(&damaged, key).then(|| key.to_vec()))
                 };
                 let add = |key: Option<_>| {
-                    key.into_iter().for_each(|key| found.add_leftover(key));
+                    found.add_leftovers(key);
                     ControlFlow::Continue(())
                 };
                 self.in_slices(kind, &keys::after(kind), look, add).await?;

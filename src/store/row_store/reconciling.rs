@@ -32,7 +32,9 @@ impl<B: Backend> RowStore<B> {
         let prefix = keys::of_corp(b'o', app, corp_id);
         let read = |view: &View<'_>, row: &[u8], _: &[u8]| reconcile::customer(view, row);
         let each = |customer: Option<_>| {
-            customer.into_iter().for_each(|(key, contact)| look(key, contact));
+            if let Some((key, contact)) = customer {
+                look(key, contact);
+            }
             ControlFlow::Continue(())
         };
         self.in_slices(&prefix, &keys::after(&prefix), read, each).await
@@ -67,7 +69,7 @@ impl<B: Backend> Reconciling for RowStore<B> {
     }
 
     async fn reconcile_run(&self) -> Result<Option<ReconcileRun>, StoreError> {
-        self.backend.read(|view| reconcile::run(view)).await
+        self.backend.read(reconcile::run).await
     }
 
     async fn reconcile_tasks(&self, app: &AppName) -> Result<Vec<(CorpId, ReconcileTask)>, StoreError> {
@@ -135,7 +137,7 @@ impl<B: Backend> Reconciling for RowStore<B> {
     }
 
     async fn end_tasks_of_others(&self, apps: &[AppName], now: Timestamp) -> Result<(), StoreError> {
-        let all = self.backend.read(|view| reconcile::corps_with_tasks(view)).await?;
+        let all = self.backend.read(reconcile::corps_with_tasks).await?;
         for (app, corp_id) in all.into_iter().filter(|(app, _)| !apps.contains(app)) {
             self.end_task(&app, &corp_id, false, now).await?;
         }
@@ -161,7 +163,7 @@ impl<B: Backend> Reconciling for RowStore<B> {
     }
 
     async fn visibility_changes(&self) -> Result<BTreeMap<(AppName, CorpId), EventId>, StoreError> {
-        self.backend.read(|view| dealers::visibility_changes(view)).await
+        self.backend.read(dealers::visibility_changes).await
     }
 
     async fn visibility_seen(
@@ -210,6 +212,6 @@ impl<B: Backend> Reconciling for RowStore<B> {
     }
 
     async fn alarms(&self) -> Result<Vec<(AppName, AppAlarm)>, StoreError> {
-        self.backend.read(|view| dealers::alarms(view)).await
+        self.backend.read(dealers::alarms).await
     }
 }

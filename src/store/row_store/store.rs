@@ -136,7 +136,7 @@ impl<B: Backend> Store for RowStore<B> {
     }
 
     async fn fan_tallies(&self) -> Result<Vec<(AppName, Tally)>, StoreError> {
-        self.backend.read(|view| queues::tallies(view)).await
+        self.backend.read(queues::tallies).await
     }
 
     async fn lease_fans(
@@ -284,7 +284,7 @@ impl<B: Backend> Store for RowStore<B> {
     }
 
     async fn oldest_event(&self) -> Result<Option<Timestamp>, StoreError> {
-        self.backend.read(|view| events::oldest(view)).await
+        self.backend.read(events::oldest).await
     }
 
     fn ready(&self) -> Result<(), StoreError> {
@@ -314,7 +314,7 @@ impl<B: Backend> Store for RowStore<B> {
     }
 
     async fn last_moment(&self) -> Result<Option<Moment>, StoreError> {
-        self.backend.read(|view| clock::last_moment(view)).await
+        self.backend.read(clock::last_moment).await
     }
 
     async fn put_moment(&self, now: Moment) -> Result<(), StoreError> {

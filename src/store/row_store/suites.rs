@@ -23,7 +23,7 @@ impl<B: Backend> Suites for RowStore<B> {
     }
 
     async fn bindings(&self) -> Result<BTreeMap<AppName, CorpId>, StoreError> {
-        self.backend.read(|view| suites::bindings(view)).await
+        self.backend.read(suites::bindings).await
     }
 
     async fn bind(&self, app: &AppName, corp_id: &CorpId) -> Result<CorpId, StoreError> {

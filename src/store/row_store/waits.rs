@@ -37,7 +37,7 @@ impl<B: Backend> RowStore<B> {
         }
         let exchanges = self.backend.read(|view| exchanges::to_shift(view, by_ms, after)).await?;
         self.move_each(&exchanges, leased_too, move |txn, key| exchanges::shift(txn, key, by_ms)).await?;
-        let tickets = self.backend.read(|view| suites::tickets(view)).await?;
+        let tickets = self.backend.read(suites::tickets).await?;
         self.move_each(&tickets, leased_too, move |txn, key| suites::shift_ticket(txn, key, by_ms, after))
             .await?;
         self.backend.indexed().await?;
