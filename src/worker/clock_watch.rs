@@ -37,9 +37,9 @@ use crate::domain::clock_step::{is_step, step_since};
 use crate::domain::time::{Moment, SECOND_MS};
 use crate::store::{Store, StoreError};
 
-/// How long after a step something that was begun before it may still be stored: longer than WeCom waits for
-/// the answer to a callback.
-const IN_FLIGHT: Duration = Duration::from_secs(6);
+/// Looks after a step during which something that was begun before it may still be stored: more seconds than WeCom
+/// waits for the answer to a callback. Looks, because no time is long enough if the machine is suspended meanwhile.
+const IN_FLIGHT_LOOKS: u32 = 6;
 /// How often the reading of the clocks is stored.
 const STORE_EVERY: Duration = Duration::from_mins(1);
 
@@ -52,9 +52,9 @@ pub struct ClockWatch {
     activity: Arc<Activity>,
     wake: Arc<Wake>,
     store_failures: Arc<StoreFailureLog>,
-    /// The steps back that stored waits have yet to follow, the oldest first: when, and the negative
+    /// The steps back that stored waits have yet to follow, the oldest first: after how many looks, and the negative
     /// milliseconds.
-    steps_back: VecDeque<(Moment, i64)>,
+    steps_back: VecDeque<(u32, i64)>,
     /// When the reading of the clocks was stored; `None` if that is to be done now.
     stored_at: Option<Moment>,
 }
@@ -112,6 +112,9 @@ impl ClockWatch {
 
     /// Follows the wall clock.
     async fn look(&mut self) {
+        for (looks, _) in &mut self.steps_back {
+            *looks = looks.saturating_sub(1);
+        }
         match self.clock.pending_step() {
             drift_ms if !is_step(drift_ms) => self.clock.step(drift_ms),
             by_ms => {
@@ -123,12 +126,11 @@ impl ClockWatch {
                 } else {
                     self.clock.step(by_ms);
                     self.move_waits_in_memory(by_ms);
-                    self.steps_back.push_back((self.clock.moment(), by_ms));
+                    self.steps_back.push_back((IN_FLIGHT_LOOKS, by_ms));
                 }
             }
         }
-        let now = self.clock.moment();
-        if self.steps_back.front().is_some_and(|(at, _)| overdue(Some(*at), IN_FLIGHT, now)) {
+        if self.steps_back.front().is_some_and(|(looks, _)| *looks == 0) {
             self.move_stored_waits_back().await;
         }
     }
