@@ -18,8 +18,15 @@ mod reconcile;
 mod suites;
 mod trail;
 
+use std::sync::Arc;
+
+use super::business::audit;
 use super::embedded::engine::Memory;
 use super::embedded::{EmbeddedStore, Settings};
+use super::postgres::PostgresStore;
+use super::row_store::Backend as _;
+use super::rows::txn::Txn;
+use super::rows::view::Read as _;
 use super::*;
 use crate::domain::event::{ContactChange, ContactEvent, Event, QuarantineReason};
 use crate::domain::fan::Minted;
@@ -30,31 +37,144 @@ use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS};
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
 
-/// Where a store keeps its data. It outlives the store, so that a test can restart it.
-trait Place {
-    fn open_with(&self, settings: Settings) -> EmbeddedStore;
+/// A store that is tested, and what tests do to it behind its back.
+#[async_trait]
+trait TestStore: Store {
+    /// The disagreements between its rows, as text.
+    async fn audit(&self) -> Result<Vec<String>, StoreError>;
+    /// The keys of all records of a kind.
+    async fn keys_of(&self, kind: u8) -> Vec<Vec<u8>>;
+    /// The value of a key.
+    async fn value_of(&self, key: &[u8]) -> Vec<u8>;
+    /// Overwrites the value of a key, or deletes it, wherever it is kept.
+    async fn overwrite(&self, key: &[u8], value: Option<Vec<u8>>);
+    /// Loses a record.
+    async fn lose(&self, key: &[u8]) {
+        self.overwrite(key, None).await;
+    }
 
-    fn open(&self) -> EmbeddedStore {
-        self.open_with(Settings { cache_mb: 8, free_mb_min: 1, ..Settings::default() })
+    /// Flips a bit of a record.
+    async fn corrupt(&self, key: &[u8]) {
+        let mut value = self.value_of(key).await;
+        value[1] ^= 4;
+        self.overwrite(key, Some(value)).await;
     }
 }
 
-impl Place for Memory {
-    fn open_with(&self, settings: Settings) -> EmbeddedStore {
+#[async_trait]
+impl TestStore for EmbeddedStore {
+    async fn audit(&self) -> Result<Vec<String>, StoreError> {
+        Self::audit(self)
+    }
+
+    async fn keys_of(&self, kind: u8) -> Vec<Vec<u8>> {
+        Self::keys_of(self, kind)
+    }
+
+    async fn value_of(&self, key: &[u8]) -> Vec<u8> {
+        Self::value_of(self, key)
+    }
+
+    async fn overwrite(&self, key: &[u8], value: Option<Vec<u8>>) {
+        Self::overwrite(self, key, value);
+    }
+}
+
+type Tested = Arc<dyn TestStore>;
+
+/// Where a store keeps its data. It outlives the store, so that a test can restart it.
+#[async_trait]
+trait Place: Sync {
+    async fn open_with(&self, settings: Settings) -> Tested;
+
+    async fn open(&self) -> Tested {
+        self.open_with(small()).await
+    }
+}
+
+fn small() -> Settings {
+    Settings { cache_mb: 8, free_mb_min: 1, ..Settings::default() }
+}
+
+/// A place of an embedded store.
+trait EmbeddedPlace: Sync {
+    fn open_embedded_with(&self, settings: Settings) -> EmbeddedStore;
+
+    fn open_embedded(&self) -> EmbeddedStore {
+        self.open_embedded_with(small())
+    }
+}
+
+#[async_trait]
+impl<P: EmbeddedPlace> Place for P {
+    async fn open_with(&self, settings: Settings) -> Tested {
+        Arc::new(self.open_embedded_with(settings))
+    }
+}
+
+impl EmbeddedPlace for Memory {
+    fn open_embedded_with(&self, settings: Settings) -> EmbeddedStore {
         EmbeddedStore::in_memory(self.clone(), settings).unwrap()
     }
 }
 
-impl Place for tempfile::TempDir {
-    fn open_with(&self, settings: Settings) -> EmbeddedStore {
+impl EmbeddedPlace for tempfile::TempDir {
+    fn open_embedded_with(&self, settings: Settings) -> EmbeddedStore {
         EmbeddedStore::open(&self.path().join("data"), settings).unwrap()
     }
 }
 
-async fn reopen(place: &dyn Place, store: EmbeddedStore) -> EmbeddedStore {
+/// A schema of a database on PostgreSQL.
+struct Schema {
+    url: &'static str,
+    name: String,
+}
+
+impl Schema {
+    /// A new one; `None` if there is no server.
+    fn new(test: &str) -> Option<Self> {
+        let url = crate::store::postgres::server::required(test)?;
+        Some(Self { url, name: format!("test_{:016x}", rand::random::<u64>()) })
+    }
+}
+
+#[async_trait]
+impl Place for Schema {
+    async fn open_with(&self, settings: Settings) -> Tested {
+        let opened = PostgresStore::open_postgres(self.url, &self.name, settings.limits()).await;
+        Arc::new(opened.unwrap())
+    }
+}
+
+#[async_trait]
+impl TestStore for PostgresStore {
+    async fn audit(&self) -> Result<Vec<String>, StoreError> {
+        let counts = self.counts();
+        self.backend().read(|view| audit::complaints(view, counts)).await
+    }
+
+    async fn keys_of(&self, kind: u8) -> Vec<Vec<u8>> {
+        self.backend().read(|view| view.under(&[kind], usize::MAX >> 1)).await.unwrap()
+    }
+
+    async fn value_of(&self, key: &[u8]) -> Vec<u8> {
+        self.backend().read(|view| view.get(key)).await.unwrap().unwrap()
+    }
+
+    async fn overwrite(&self, key: &[u8], value: Option<Vec<u8>>) {
+        let key = key.to_vec();
+        let write = move |txn: &mut Txn<'_>| {
+            txn.overwrite(key, value);
+            Ok(())
+        };
+        self.backend().run(write).await.unwrap();
+    }
+}
+
+async fn reopen(place: &dyn Place, store: Tested) -> Tested {
     store.close().await;
     drop(store);
-    place.open()
+    place.open().await
 }
 
 fn app() -> AppName {
@@ -121,7 +241,7 @@ fn new_fan(n: u8) -> NewFan {
 }
 
 /// Leases one piece of work and settles it with this outcome.
-async fn settle_next(store: &EmbeddedStore, now: Timestamp, outcome: Outcome) {
+async fn settle_next(store: &Tested, now: Timestamp, outcome: Outcome) {
     let work = store.lease(now, 1, 1).await.unwrap().pop().expect("work is due");
     store.settle(vec![(work, outcome)], now).await.unwrap();
 }
@@ -130,32 +250,32 @@ fn minted(pending_id: u8, now: Timestamp) -> FanOutcome {
     FanOutcome::Minted { minted: Minted::new(pending(pending_id), now), same_id_extends: false }
 }
 
-async fn lease_fans(store: &EmbeddedStore, step: FanStep, now: Timestamp, limit: usize) -> Vec<FanWork> {
+async fn lease_fans(store: &Tested, step: FanStep, now: Timestamp, limit: usize) -> Vec<FanWork> {
     store.lease_fans(&app(), step, &Priority::ALL, now, limit).await.unwrap()
 }
 
 /// The counters of the app's fans.
-async fn tally(store: &EmbeddedStore) -> Tally {
+async fn tally(store: &Tested) -> Tally {
     store.fan_tallies().await.unwrap().pop().map(|(_, tally)| tally).unwrap_or_default()
 }
 
-async fn mint(store: &EmbeddedStore, fan: u8, pending_id: u8, now: Timestamp) {
+async fn mint(store: &Tested, fan: u8, pending_id: u8, now: Timestamp) {
     store.put_fans(vec![new_fan(fan)], now).await.unwrap();
     let work = lease_fans(store, FanStep::Mint, now, 1).await.pop().expect("a fan is due");
     store.settle_fans(vec![(work, minted(pending_id, now))], now).await.unwrap();
 }
 
-async fn links_of(store: &EmbeddedStore, by: LinkBy) -> Vec<LinkData> {
+async fn links_of(store: &Tested, by: LinkBy) -> Vec<LinkData> {
     store.links(&LinkQuery { by, corp_id: None, app: None }, T0).await.unwrap()
 }
 
 async fn reserved_calls_survive_a_restart(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let limits = Limits { per_hour: 10, per_day: 100, per_month: 1_000 };
     let accounts =
         [(corp(1).as_str().to_owned(), Budget::Conversion(limits)), ("address".to_owned(), Budget::Address)];
     let now = Moment::on_the_wall(T0, None);
-    let reserve = async |store: &EmbeddedStore, api, want| {
+    let reserve = async |store: &Tested, api, want| {
         store.reserve(&accounts, api, Share::Whole, want, now).await.unwrap()
     };
     assert_eq!(reserve(&store, "mint", 7).await, Grant::Permits(7));
@@ -172,7 +292,7 @@ async fn reserved_calls_survive_a_restart(place: &dyn Place) {
 }
 
 async fn a_dealers_token_owner_survives_a_new_list_of_dealers(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let dealer = |n, name: &str| Dealer::listed(corp(n), 1_000_000 + i64::from(n), name.to_owned(), T0);
     store.put_dealers(&app(), vec![dealer(1, "first"), dealer(2, "second")]).await.unwrap();
     store.set_token_owner(&app(), &corp(1), TokenOwner::Upstream).await.unwrap();
@@ -185,7 +305,7 @@ async fn a_dealers_token_owner_survives_a_new_list_of_dealers(place: &dyn Place)
 }
 
 async fn deduplication_records_expire(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     for person in 0..200 {
         store.append(added(person, 1)).await.unwrap();
     }
@@ -195,7 +315,7 @@ async fn deduplication_records_expire(place: &dyn Place) {
 }
 
 async fn quarantined_messages_expire_with_their_text_and_dead_letters_do_not(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let quarantine = async |n: u8, received_at| {
         let payload = Payload::Quarantine {
             reason: QuarantineReason::ReceiveId,
@@ -230,7 +350,7 @@ async fn quarantined_messages_expire_with_their_text_and_dead_letters_do_not(pla
 }
 
 async fn concurrent_appends_are_all_stored(place: &dyn Place) {
-    let store = std::sync::Arc::new(place.open());
+    let store = Arc::new(place.open().await);
     let mut tasks = tokio::task::JoinSet::new();
     for person in 0..200_u8 {
         let store = store.clone();
@@ -244,19 +364,27 @@ async fn concurrent_appends_are_all_stored(place: &dyn Place) {
 }
 
 async fn a_closed_store_refuses_to_write(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(added(1, 1)).await.unwrap();
     store.close().await;
     assert_eq!(store.append(added(2, 1)).await, Err(StoreError::Closed));
 }
 
-/// Makes two tests of each behaviour: in memory and on a disk.
+/// Makes three tests of each behaviour: in memory, on a disk, and on PostgreSQL.
 macro_rules! contract {
     ($($behaviour:ident),* $(,)?) => {
         mod in_memory {
             $(#[tokio::test]
             async fn $behaviour() {
                 super::$behaviour(&crate::store::embedded::engine::Memory::default()).await;
+            })*
+        }
+        mod on_postgres {
+            $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+            async fn $behaviour() {
+                if let Some(schema) = super::Schema::new(stringify!($behaviour)) {
+                    super::$behaviour(&schema).await;
+                }
             })*
         }
         mod on_disk {

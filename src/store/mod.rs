@@ -20,6 +20,7 @@ mod fans;
 mod feed;
 mod inbox;
 mod people;
+pub mod postgres;
 mod reconcile;
 mod row_store;
 mod rows;

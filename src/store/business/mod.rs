@@ -3,6 +3,7 @@
 //! Deliberately absent: threads, disks and sled. A transaction works on a [`Txn`](super::rows::txn::Txn).
 
 pub(crate) mod arrivals;
+pub(crate) mod audit;
 pub(crate) mod authorizations;
 pub(crate) mod chat_members;
 pub(crate) mod chats;

@@ -4,7 +4,7 @@
 use super::*;
 
 async fn a_repeated_message_is_stored_once(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     assert!(matches!(store.append(added(1, 1)).await, Ok(Appended::New(_))));
     assert_eq!(store.append(added(1, 1)).await, Ok(Appended::Duplicate));
     let store = reopen(place, store).await;
@@ -16,7 +16,7 @@ async fn a_repeated_message_is_stored_once(place: &dyn Place) {
 }
 
 async fn leased_work_is_not_leased_again_until_a_restart(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(added(1, 1)).await.unwrap();
     assert_eq!(store.next_due().await, Ok(Some(T0)));
     assert_eq!(store.lease(T0, 10, 10).await.unwrap().len(), 1);
@@ -29,7 +29,7 @@ async fn leased_work_is_not_leased_again_until_a_restart(place: &dyn Place) {
 }
 
 async fn work_that_was_put_off_waits_until_it_is_taken_up_or_a_restart(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     for n in [1, 2] {
         store.append(added(n, 1)).await.unwrap();
     }
@@ -52,7 +52,7 @@ async fn work_that_was_put_off_waits_until_it_is_taken_up_or_a_restart(place: &d
 }
 
 async fn customer_and_fan_are_linked_in_either_order(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
@@ -94,7 +94,7 @@ async fn customer_and_fan_are_linked_in_either_order(place: &dyn Place) {
 }
 
 async fn one_person_at_two_dealers_is_two_links(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     for dealer in [1, 2] {
         store.append(added(dealer, dealer)).await.unwrap();
         settle_next(&store, T0, Outcome::Resolved(pending(7))).await;
@@ -109,7 +109,7 @@ async fn one_person_at_two_dealers_is_two_links(place: &dyn Place) {
 }
 
 async fn work_settled_twice_is_applied_once(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
     let work = store.lease(T0, 1, 1).await.unwrap().pop().unwrap();
@@ -121,7 +121,7 @@ async fn work_settled_twice_is_applied_once(place: &dyn Place) {
 }
 
 async fn a_customer_without_a_pending_id_is_asked_about_again_on_schedule(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Missed).await;
@@ -146,7 +146,7 @@ async fn a_customer_without_a_pending_id_is_asked_about_again_on_schedule(place:
 }
 
 async fn added_and_removed_followers_of_a_link_are_on_the_feed(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
@@ -167,7 +167,7 @@ async fn added_and_removed_followers_of_a_link_are_on_the_feed(place: &dyn Place
 }
 
 async fn a_retry_is_leased_when_due_with_its_reason(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(added(1, 1)).await.unwrap();
     let reason = FailureReason { errcode: Some(-1), text: "busy".to_owned() };
     let later = T0.plus_ms(HOUR_MS);
@@ -186,7 +186,7 @@ async fn a_retry_is_leased_when_due_with_its_reason(place: &dyn Place) {
 }
 
 async fn work_deferred_until_an_instant_can_be_brought_forward(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let reason = FailureReason { errcode: Some(60_020), text: "not trusted".to_owned() };
     let (probe, later) = (T0.plus_ms(HOUR_MS), T0.plus_ms(2 * HOUR_MS));
     let until = |due_at| Outcome::Retry { due_at, reason: reason.clone(), spent: false };
@@ -217,7 +217,7 @@ async fn work_deferred_until_an_instant_can_be_brought_forward(place: &dyn Place
 }
 
 async fn settling_returns_when_the_events_that_led_to_a_link_were_received(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     let received = |seconds| T0.plus_ms(seconds * SECOND_MS);
     for (person, seconds) in [(1, 5), (2, 6)] {
@@ -243,7 +243,7 @@ async fn settling_returns_when_the_events_that_led_to_a_link_were_received(place
 }
 
 async fn a_dead_letter_is_kept_and_can_be_redriven(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(added(1, 1)).await.unwrap();
     let reason = FailureReason { errcode: Some(40_096), text: "not a customer".to_owned() };
     settle_next(&store, T0, Outcome::Dead(reason)).await;
@@ -259,7 +259,7 @@ async fn a_dead_letter_is_kept_and_can_be_redriven(place: &dyn Place) {
 }
 
 async fn a_quarantined_message_is_kept_whole_and_can_be_redriven(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let message: Vec<u8> = (0..60_000_u32).map(|n| u8::try_from(n % 251).unwrap()).collect();
     let quarantine = Arrival {
         app: app(),
@@ -289,7 +289,7 @@ async fn a_quarantined_message_is_kept_whole_and_can_be_redriven(place: &dyn Pla
 }
 
 async fn discarded_events_are_gone_for_good_and_those_in_the_inbox_are_not_discarded(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Dead(FailureReason { errcode: None, text: String::new() })).await;
     let quarantine = Arrival {
@@ -321,7 +321,7 @@ async fn discarded_events_are_gone_for_good_and_those_in_the_inbox_are_not_disca
 
 async fn a_full_inbox_refuses_events_until_there_is_room(place: &dyn Place) {
     let settings = Settings { inbox_events_max: 2, cache_mb: 8, free_mb_min: 1, ..Settings::default() };
-    let store = place.open_with(settings);
+    let store = place.open_with(settings).await;
     store.append(added(1, 1)).await.unwrap();
     store.append(added(2, 1)).await.unwrap();
     assert_eq!(store.append(added(3, 1)).await, Err(StoreError::InboxFull { limit: 2 }));
@@ -342,7 +342,7 @@ async fn a_full_inbox_refuses_events_until_there_is_room(place: &dyn Place) {
 
 async fn messages_of_unserved_corps_leave_half_of_the_quarantine_to_others(place: &dyn Place) {
     let settings = Settings { inbox_events_max: 4, cache_mb: 8, free_mb_min: 1, ..Settings::default() };
-    let store = place.open_with(settings);
+    let store = place.open_with(settings).await;
     let quarantine = |n: u8, reason| {
         let payload = Payload::Quarantine {
             reason,

@@ -12,7 +12,7 @@ use crate::store::rows::source::Batch;
 fn a_folder_cannot_be_opened_twice() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let store = folder.open();
+    let store = folder.open_embedded();
     let second = EmbeddedStore::open(&folder.path().join("data"), Settings::default());
     assert!(matches!(second, Err(crate::store::embedded::OpenError::InUse(_))));
     runtime.block_on(store.close());
@@ -23,12 +23,12 @@ fn a_half_written_sled_snapshot_does_not_prevent_a_start() {
     let folder = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let store = folder.open();
+        let store = folder.open_embedded();
         store.append(added(1, 1)).await.unwrap();
         store.close().await;
         drop(store);
         std::fs::write(folder.path().join("data/index/snap.0000000000000001.generating"), b"half").unwrap();
-        assert_eq!(folder.open().counts().inbox, 1);
+        assert_eq!(folder.open_embedded().counts().inbox, 1);
     });
 }
 
@@ -258,7 +258,7 @@ async fn writes_are_refused_below_the_free_space_minimum_and_accepted_again_abov
 
 #[tokio::test]
 async fn a_damaged_record_is_skipped() {
-    let store = Memory::default().open();
+    let store = Memory::default().open_embedded();
     for person in 1..=3 {
         store.append(added(person, 1)).await.unwrap();
     }

@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::domain::fan::{Existing, FanState, Mint, QuotaClass, Renew};
 
-async fn the_fan(store: &EmbeddedStore, n: u8) -> Fan {
+async fn the_fan(store: &Tested, n: u8) -> Fan {
     store.fans(&fan_key(n).unionid).await.unwrap().pop().expect("the fan is registered").1
 }
 
@@ -20,12 +20,12 @@ fn with_id(n: u8, minted_at: Timestamp) -> NewFan {
     NewFan { minted: Some(Minted::new(pending(n), minted_at)), ..bulk(n) }
 }
 
-async fn review_all(store: &EmbeddedStore, now: Timestamp) {
+async fn review_all(store: &Tested, now: Timestamp) {
     while store.review_fans(&app(), Renew::All, now).await.unwrap() > 0 {}
 }
 
 async fn a_fan_is_registered_once_minted_and_then_asked_about(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let asking = NewFan { ask_existing: true, ..new_fan(1) };
     let twice = store.put_fans(vec![asking.clone(), asking.clone()], T0).await.unwrap();
     assert_eq!(twice, [Registered::New, Registered::Known]);
@@ -63,7 +63,7 @@ async fn a_fan_is_registered_once_minted_and_then_asked_about(place: &dyn Place)
 async fn existing_customers_are_asked_for_again_if_another_pending_id_was_added_during_the_call(
     place: &dyn Place,
 ) {
-    let store = place.open();
+    let store = place.open().await;
     let asking = NewFan { ask_existing: true, ..with_id(1, T0) };
     store.put_fans(vec![asking], T0).await.unwrap();
     let first = lease_fans(&store, FanStep::AskExisting, T0, 9).await.pop().unwrap();
@@ -84,7 +84,7 @@ async fn existing_customers_are_asked_for_again_if_another_pending_id_was_added_
 }
 
 /// Leases the first `count` fans and settles them as rejected.
-async fn reject(store: &EmbeddedStore, count: usize, errcode: i64) {
+async fn reject(store: &Tested, count: usize, errcode: i64) {
     let work = lease_fans(store, FanStep::Mint, T0, count).await;
     assert_eq!(work.len(), count);
     let outcomes = work.into_iter().map(|work| (work, FanOutcome::Rejected { errcode }));
@@ -92,7 +92,7 @@ async fn reject(store: &EmbeddedStore, count: usize, errcode: i64) {
 }
 
 async fn a_rejected_fan_is_queued_again_only_with_another_openid_or_on_request(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
     let retry = NewFan { retry_rejected: true, ..new_fan(1) };
     let other = NewFan { openid: Openid::new("oANOTHER").unwrap(), ..new_fan(1) };
@@ -111,7 +111,7 @@ async fn a_rejected_fan_is_queued_again_only_with_another_openid_or_on_request(p
 }
 
 /// Reads all pages of a list: the fans on each.
-async fn listed(store: &EmbeddedStore, filter: &FanFilter, limit: usize) -> Vec<Vec<FanKey>> {
+async fn listed(store: &Tested, filter: &FanFilter, limit: usize) -> Vec<Vec<FanKey>> {
     let (mut pages, mut from) = (Vec::new(), Some(0));
     while let Some(position) = from {
         let page = store.list_fans(filter, position, limit, T0).await.unwrap();
@@ -123,7 +123,7 @@ async fn listed(store: &EmbeddedStore, filter: &FanFilter, limit: usize) -> Vec<
 }
 
 async fn fans_are_listed_by_app_state_and_errcode_page_by_page(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let elsewhere = |n| FanKey { app: AppName::new("other").unwrap(), ..fan_key(n) };
     mint(&store, 50, 50, T0).await;
     store.put_fans((0..40).map(new_fan).collect(), T0).await.unwrap();
@@ -151,7 +151,7 @@ async fn fans_are_listed_by_app_state_and_errcode_page_by_page(place: &dyn Place
 }
 
 async fn one_page_of_a_list_reads_a_bounded_number_of_records(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let unionid = |n: u32| Unionid::new(format!("oMANY{n}")).unwrap();
     let many = |n| NewFan { key: FanKey { app: app(), unionid: unionid(n) }, ..bulk(0) };
     store.put_fans((0..5_000).map(many).collect(), T0).await.unwrap();
@@ -165,7 +165,7 @@ async fn one_page_of_a_list_reads_a_bounded_number_of_records(place: &dyn Place)
 }
 
 async fn a_fan_that_registers_is_minted_before_imported_ones(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.put_fans((0..200).map(bulk).collect(), T0).await.unwrap();
     store.put_fans(vec![new_fan(250)], T0.plus_ms(1)).await.unwrap();
     // An imported fan registers: it moves to the live queue and leaves a stale position behind.
@@ -195,7 +195,7 @@ async fn a_fan_that_registers_is_minted_before_imported_ones(place: &dyn Place) 
 }
 
 async fn a_fan_put_back_at_its_position_is_the_first_again(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.put_fans((1..=3).map(bulk).collect(), T0).await.unwrap();
     let work = lease_fans(&store, FanStep::Mint, T0, 1).await.pop().unwrap();
     let again = FanOutcome::Retry { due_at: work.position.due_at, spent: false };
@@ -204,7 +204,7 @@ async fn a_fan_put_back_at_its_position_is_the_first_again(place: &dyn Place) {
 }
 
 async fn an_imported_pending_id_is_not_minted_again_and_links_waiting_customers(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
     let minted_at = T0.plus_ms(-10 * DAY_MS);
@@ -226,7 +226,7 @@ async fn an_imported_pending_id_is_not_minted_again_and_links_waiting_customers(
 }
 
 async fn a_fan_is_renewed_expires_and_is_minted_again_over_200_days(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     let day = |n: i64| T0.plus_ms(n * DAY_MS);
     review_all(&store, day(84)).await;
@@ -266,7 +266,7 @@ async fn a_fan_is_renewed_expires_and_is_minted_again_over_200_days(place: &dyn 
 }
 
 async fn many_reviews_due_at_one_instant_are_all_done(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.put_fans((0..250).map(|n| with_id(n, T0)).collect(), T0).await.unwrap();
     let store = reopen(place, store).await;
     let due = T0.plus_ms(86 * DAY_MS);
@@ -317,7 +317,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// Runs the steps and checks that counters, queues and reviews agree with the fans' own records.
 async fn run(steps: Vec<Step>) {
     let place = Memory::default();
-    let (mut store, mut now) = (place.open(), T0);
+    let (mut store, mut now) = (place.open().await, T0);
     for step in steps {
         match step {
             Step::Register(n, priority) => {

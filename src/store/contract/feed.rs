@@ -11,19 +11,19 @@ fn sink(name: &str) -> SinkName {
 }
 
 /// Creates a link, and with it a feed entry, at `now`.
-async fn link(store: &EmbeddedStore, person: u8, now: Timestamp) {
+async fn link(store: &Tested, person: u8, now: Timestamp) {
     mint(store, person, person, now).await;
     let arrival = Arrival { received_at: now, ..added(person, 1) };
     store.append(arrival).await.unwrap();
     settle_next(store, now, Outcome::Resolved(pending(person))).await;
 }
 
-async fn seqs(store: &EmbeddedStore, after: u64) -> Result<Vec<u64>, StoreError> {
+async fn seqs(store: &Tested, after: u64) -> Result<Vec<u64>, StoreError> {
     Ok(store.feed(after, 1_000, T0).await?.iter().map(|entry| entry.seq).collect())
 }
 
 async fn the_feed_is_pruned_by_age_up_to_the_slowest_cursor(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     for person in 1..=6 {
         link(&store, person, T0.plus_ms(i64::from(person) * DAY_MS)).await;
     }
@@ -58,7 +58,7 @@ async fn the_feed_is_pruned_by_age_up_to_the_slowest_cursor(place: &dyn Place) {
 }
 
 async fn a_cursor_is_durable_and_a_seek_fences_off_older_deliveries(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     for person in 1..=4 {
         link(&store, person, T0).await;
     }
@@ -94,7 +94,7 @@ async fn a_cursor_is_durable_and_a_seek_fences_off_older_deliveries(place: &dyn 
 }
 
 async fn a_seek_beyond_the_newest_entry_is_refused_and_changes_nothing(place: &dyn Place) {
-    let (store, crm) = (place.open(), sink("crm"));
+    let (store, crm) = (place.open().await, sink("crm"));
     let (before, _) = store.open_cursor(&crm, Start::Beginning).await.unwrap();
     assert_eq!(store.seek(&crm, Seek::After(1)).await, Err(StoreError::BeyondHead { head: 0 }));
     link(&store, 1, T0).await;
@@ -106,7 +106,7 @@ async fn a_seek_beyond_the_newest_entry_is_refused_and_changes_nothing(place: &d
 }
 
 async fn a_sink_that_is_paused_again_stays_paused_since_the_first_time(place: &dyn Place) {
-    let (store, crm) = (place.open(), sink("crm"));
+    let (store, crm) = (place.open().await, sink("crm"));
     store.open_cursor(&crm, Start::Beginning).await.unwrap();
     let at = |minute: i64| T0.plus_ms(minute * MINUTE_MS);
     let paused = |minute| CursorState::Paused { since: at(minute) };
@@ -128,25 +128,25 @@ async fn a_sink_that_is_paused_again_stays_paused_since_the_first_time(place: &d
 }
 
 async fn a_damaged_feed_entry_is_skipped(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     for person in 1..=3 {
         link(&store, person, T0).await;
     }
-    store.corrupt(&crate::store::embedded::row_keys::feed(2));
+    store.corrupt(&crate::store::embedded::row_keys::feed(2)).await;
     assert_eq!(seqs(&store, 0).await, Ok(vec![1, 3]));
     assert_eq!(store.damaged_records(), 1);
     assert_eq!(store.prune_feed(T0.plus_ms(DAY_MS), &[]).await, Ok(3));
 }
 
 async fn a_missing_feed_entry_is_damaged_and_only_what_was_pruned_is_gone(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     for person in 1..=6 {
         link(&store, person, T0.plus_ms(i64::from(person) * DAY_MS)).await;
     }
     assert_eq!(store.prune_feed(T0.plus_ms(2 * DAY_MS), &[]).await, Ok(1));
     // The first entry that is kept, one in the middle and the newest.
     for seq in [2, 4, 6] {
-        store.lose(&crate::store::embedded::row_keys::feed(seq));
+        store.lose(&crate::store::embedded::row_keys::feed(seq)).await;
     }
     for _ in 0..2 {
         assert_eq!(seqs(&store, 1).await, Ok(vec![3, 5]));
@@ -166,7 +166,7 @@ async fn a_missing_feed_entry_is_damaged_and_only_what_was_pruned_is_gone(place:
 }
 
 async fn a_sink_that_reads_while_entries_are_pruned_is_told_so_and_counts_no_damage(place: &dyn Place) {
-    let store = std::sync::Arc::new(place.open());
+    let store = std::sync::Arc::new(place.open().await);
     for person in 0..200 {
         link(&store, person, T0).await;
     }
@@ -186,9 +186,9 @@ async fn a_sink_that_reads_while_entries_are_pruned_is_told_so_and_counts_no_dam
 }
 
 async fn links_are_read_with_the_name_the_dealer_has_now(place: &dyn Place) {
-    let mut store = place.open();
+    let mut store = place.open().await;
     link(&store, 1, T0).await;
-    let names = async |store: &EmbeddedStore| {
+    let names = async |store: &Tested| {
         let entry = store.feed(0, 9, T0).await.unwrap().pop().unwrap();
         let found = links_of(store, LinkBy::Unionid(fan_key(1).unionid)).await.pop().unwrap();
         let exported = store.scan_links().await.unwrap().next(T0).await.unwrap().unwrap().pop().unwrap();
@@ -218,7 +218,7 @@ fn hold(page: Vec<LinkData>, held: &mut Held) {
 }
 
 /// Applies the feed's entries after `after`.
-async fn follow(store: &EmbeddedStore, after: u64, held: &mut Held) {
+async fn follow(store: &Tested, after: u64, held: &mut Held) {
     for entry in store.feed(after, usize::MAX, T0).await.unwrap() {
         match entry.data.link() {
             Some(link) => hold(vec![link.clone()], held),
@@ -228,7 +228,7 @@ async fn follow(store: &EmbeddedStore, after: u64, held: &mut Held) {
 }
 
 /// Everything there is, read while nothing changes.
-async fn links_now(store: &EmbeddedStore) -> Held {
+async fn links_now(store: &Tested) -> Held {
     let mut held = Held::new();
     read_to_the_end(&mut store.scan_links().await.unwrap(), &mut held).await;
     assert_eq!(held.len() as u64, store.counts().links);
@@ -243,7 +243,7 @@ fn people(held: &Held) -> Vec<(&str, &str, &str)> {
 }
 
 async fn a_reader_of_a_scan_who_follows_the_feed_ends_with_the_links_there_are(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     for person in 10..50 {
         link(&store, person, T0).await;
     }
@@ -301,7 +301,7 @@ proptest! {
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
-            let store = Memory::default().open();
+            let store = Memory::default().open().await;
             for person in 0..first {
                 link(&store, person, T0).await;
             }

@@ -43,7 +43,7 @@ fn left(people: &[u8], before: u8) -> ChatChange {
 }
 
 /// The groups that a customer is held to be in.
-async fn chats_of(store: &EmbeddedStore, person: u8) -> Vec<ChatId> {
+async fn chats_of(store: &Tested, person: u8) -> Vec<ChatId> {
     let data = store.person_data(customer(person).as_str()).await.unwrap();
     data.contacts.iter().flat_map(|(_, contact)| contact.chats().to_vec()).collect()
 }
@@ -54,19 +54,14 @@ fn in_chat(person: u8, chat: u8) -> Sighting {
 }
 
 /// Reads the one group that is due at `now`.
-async fn read_chat(
-    store: &EmbeddedStore,
-    people: &[u8],
-    read: Option<MemberVersion>,
-    now: Timestamp,
-) -> PageFound {
+async fn read_chat(store: &Tested, people: &[u8], read: Option<MemberVersion>, now: Timestamp) -> PageFound {
     let group = store.due_chats(&BTreeSet::new(), now, 10).await.unwrap().pop().expect("a group is due");
     let customers = people.iter().map(|n| in_chat(*n, 1)).collect();
     store.chat_read(&group, customers, read, now).await.unwrap()
 }
 
 async fn a_group_is_read_after_its_creation_and_its_customers_are_looked_up_through_it(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     assert!(matches!(store.append(chat_arrival(1, ChatChange::Created)).await, Ok(Appended::New(_))));
     assert_eq!(store.append(chat_arrival(1, ChatChange::Created)).await, Ok(Appended::Duplicate));
     assert_eq!(store.counts().inbox, 0, "it is applied at once");
@@ -93,11 +88,11 @@ async fn a_group_is_read_after_its_creation_and_its_customers_are_looked_up_thro
     let entry = store.feed(0, 10, T0).await.unwrap().pop().unwrap();
     assert_eq!(entry.data.link().unwrap().chat_id, Some(chat_id(1)));
     assert_eq!(store.counts().waiting, 1);
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn an_event_after_the_known_version_needs_no_reading(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
     read_chat(&store, &[], Some(version(1)), T0.plus_ms(CHAT_LAG_MS)).await;
     store.append(chat_arrival(1, joined(&[1, 2], 1))).await.unwrap();
@@ -113,7 +108,7 @@ async fn an_event_after_the_known_version_needs_no_reading(place: &dyn Place) {
 }
 
 async fn one_who_is_friend_and_member_is_one_contact_whichever_comes_first(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     for (person, chat_first) in [(1, true), (2, false)] {
         let events = [chat_arrival(person, joined(&[person], 1)), added(person, 1)];
         for index in if chat_first { [0, 1] } else { [1, 0] } {
@@ -132,11 +127,11 @@ async fn one_who_is_friend_and_member_is_one_contact_whichever_comes_first(place
         assert_eq!(link.source, Source::Chat, "the group's event is applied as it arrives");
     }
     assert_eq!((store.counts().contacts, store.counts().links), (2, 2));
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn one_who_is_not_in_the_group_any_more_is_looked_up_as_a_friend(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(chat_arrival(1, joined(&[1], 1))).await.unwrap();
     let not_in_chat = || Outcome::NotInChat(chat_id(1));
     settle_next(&store, T0, not_in_chat()).await;
@@ -154,13 +149,13 @@ async fn one_who_is_not_in_the_group_any_more_is_looked_up_as_a_friend(place: &d
     let work = store.lease(T0.plus_ms(MINUTE_MS), 10, 10).await.unwrap();
     let friend = work.iter().find(|work| work.contact.external_userid == customer(2)).unwrap();
     assert_eq!(friend.known.as_ref().unwrap().lookup_chat(), None);
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn a_customer_who_leaves_a_group_keeps_the_link_and_one_who_joins_again_is_looked_up(
     place: &dyn Place,
 ) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
     mint(&store, 1, 1, T0).await;
     let mut now = T0.plus_ms(CHAT_LAG_MS);
@@ -189,11 +184,11 @@ async fn a_customer_who_leaves_a_group_keeps_the_link_and_one_who_joins_again_is
     store.settle(work.into_iter().map(|work| (work, Outcome::Missed)).collect(), now).await.unwrap();
     let next_due = store.next_due().await.unwrap().expect("WeCom may need time after a join");
     assert_eq!(next_due.millis_since(now), REASK_AFTER_MS[1]);
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn nobody_is_in_a_group_that_has_ended(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let due_at = T0.plus_ms(CHAT_LAG_MS);
     let everybody: Vec<u8> = (1..=20).collect();
     // The end of one group is reported; that of the other is found when it is read.
@@ -222,11 +217,11 @@ async fn nobody_is_in_a_group_that_has_ended(place: &dyn Place) {
         store.chat_not_found(&group, due_at).await.unwrap();
     }
     assert_eq!(chats_of(&store, 3).await, []);
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn a_list_replaces_the_customers_held_once_it_is_up_to_date(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
     store.append(chat_arrival(2, joined(&[1], 1))).await.unwrap();
     let first = T0.plus_ms(CHAT_LAG_MS);
@@ -253,11 +248,11 @@ async fn a_list_replaces_the_customers_held_once_it_is_up_to_date(place: &dyn Pl
         assert_eq!(chats_of(&store, person).await.contains(&chat_id(1)), is_in, "{person}");
         assert_eq!(chats_of(&store, person).await.contains(&chat_id(2)), person != 26, "{person}");
     }
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn an_event_during_a_reading_makes_its_list_provisional(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let began_at = T0.plus_ms(CHAT_LAG_MS);
     for chat in [1, 2] {
         store.append(chat_arrival(chat, joined(&[chat], 1))).await.unwrap();
@@ -279,11 +274,11 @@ async fn an_event_during_a_reading_makes_its_list_provisional(place: &dyn Place)
     assert_eq!(store.person_data(customer(4).as_str()).await.unwrap().contacts.len(), 0);
     read_chat(&store, &[1], Some(version(4)), began_at.plus_ms(CHAT_LAG_MS)).await;
     assert_eq!(chats_of(&store, 3).await, [], "the customer has left since");
-    assert_eq!((store.next_chat_due().await, store.audit()), (Ok(None), Ok(vec![])));
+    assert_eq!((store.next_chat_due().await, store.audit().await), (Ok(None), Ok(vec![])));
 }
 
 /// Records a comparison's list, requested at `read_at`, with one customer in these groups.
-async fn compare(store: &EmbeddedStore, person: u8, chats: &[u8], read_at: Timestamp) -> PageFound {
+async fn compare(store: &Tested, person: u8, chats: &[u8], read_at: Timestamp) -> PageFound {
     store.begin_reconcile(vec![(app(), corp(1))], read_at).await.unwrap();
     let page = chats.iter().map(|chat| in_chat(person, *chat)).collect();
     store.page_read(&app(), &corp(1), page, ReconcileTask::new(), read_at).await.unwrap()
@@ -292,7 +287,7 @@ async fn compare(store: &EmbeddedStore, person: u8, chats: &[u8], read_at: Times
 async fn a_list_requested_before_a_comparison_found_a_customer_does_not_take_the_customer_out(
     place: &dyn Place,
 ) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
     let began_at = T0.plus_ms(CHAT_LAG_MS);
     let group = store.due_chats(&BTreeSet::new(), began_at, 1).await.unwrap().pop().unwrap();
@@ -308,13 +303,13 @@ async fn a_list_requested_before_a_comparison_found_a_customer_does_not_take_the
     compare(&store, 2, &[1], due_at).await;
     read_chat(&store, &[1], Some(version(3)), due_at).await;
     assert_eq!(chats_of(&store, 2).await, [], "the customer has left since");
-    assert_eq!((store.next_chat_due().await, store.audit()), (Ok(None), Ok(vec![])));
+    assert_eq!((store.next_chat_due().await, store.audit().await), (Ok(None), Ok(vec![])));
 }
 
 async fn joining_a_ninth_group_is_a_reason_to_look_a_customer_up_and_being_listed_in_nine_is_none(
     place: &dyn Place,
 ) {
-    let store = place.open();
+    let store = place.open().await;
     for chat in 1..=8 {
         store.append(chat_arrival(chat, joined(&[1], 1))).await.unwrap();
     }
@@ -327,11 +322,11 @@ async fn joining_a_ninth_group_is_a_reason_to_look_a_customer_up_and_being_liste
     let found = compare(&store, 1, &[1, 2, 3, 4, 5, 6, 7, 8, 9], T0).await;
     assert_eq!(found, PageFound::default());
     assert_eq!(chats_of(&store, 1).await.len(), CHATS_MAX);
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn a_group_joined_while_a_lookup_is_in_flight_is_the_way_of_the_next_one(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let user_id = UserId::new("member1").unwrap();
     let friend = |person: u8| {
         let follower = SightingPlace::Follower { user_id: user_id.clone(), state: None };
@@ -369,11 +364,11 @@ async fn a_group_joined_while_a_lookup_is_in_flight_is_the_way_of_the_next_one(p
     let (again, way) = ways(T0).await;
     assert_eq!(way, [Some(chat_id(3))]);
     store.settle(again.into_iter().map(|work| (work, Outcome::Missed)).collect(), T0).await.unwrap();
-    assert_eq!((ways(T0).await.1, store.audit()), (vec![], Ok(vec![])));
+    assert_eq!((ways(T0).await.1, store.audit().await), (vec![], Ok(vec![])));
 }
 
 async fn the_first_follower_in_a_list_is_a_reason_to_look_up_one_who_was_only_in_a_group(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(chat_arrival(1, joined(&[1], 1))).await.unwrap();
     let mut now = T0;
     while let Some(due_at) = store.next_due().await.unwrap() {
@@ -393,11 +388,11 @@ async fn the_first_follower_in_a_list_is_a_reason_to_look_up_one_who_was_only_in
             store.settle(vec![(work, Outcome::Missed)], now).await.unwrap();
         }
     }
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_reason(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(added(1, 1)).await.unwrap();
     store.append(added(2, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::NotVisible(60_011)).await;
@@ -430,11 +425,11 @@ async fn a_customer_who_is_not_visible_keeps_waiting_and_is_brought_back_by_a_re
     assert_eq!(store.visibility_changes().await, last(reports[1]), "there is a newer one");
     store.visibility_seen(&app(), &corp(1), reports[1]).await.unwrap();
     assert_eq!(store.visibility_changes().await, Ok(BTreeMap::new()));
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn an_erased_person_does_not_come_back_with_a_list(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(chat_arrival(1, ChatChange::Created)).await.unwrap();
     let person = PersonId::ExternalUserid(customer(1));
     store.forget(&person, None, AuditBy::service(), T0.plus_ms(1_000)).await.unwrap();
@@ -444,12 +439,12 @@ async fn an_erased_person_does_not_come_back_with_a_list(place: &dyn Place) {
     // Erasing a customer who waits for a lookup through a group leaves nothing.
     store.forget(&PersonId::ExternalUserid(customer(2)), None, AuditBy::service(), due_at).await.unwrap();
     assert_eq!((store.counts().contacts, store.counts().waiting), (0, 0));
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn waits_follow_the_clock_when_it_is_set(place: &dyn Place) {
     const HOURS: i64 = 8 * HOUR_MS;
-    let store = place.open();
+    let store = place.open().await;
     store.append(added(1, 1)).await.unwrap();
     store.append(added(2, 1)).await.unwrap();
     let reason = || FailureReason { errcode: None, text: String::new() };
@@ -466,7 +461,7 @@ async fn waits_follow_the_clock_when_it_is_set(place: &dyn Place) {
     assert_eq!(store.next_chat_due().await, Ok(Some(now.plus_ms(CHAT_LAG_MS))));
     assert_eq!(lease_fans(&store, FanStep::Mint, now, 10).await.len(), 1);
     assert_eq!(store.lease(now.plus_ms(HOUR_MS), 10, 10).await.unwrap().len(), 2);
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
     let first = Moment::on_the_wall(T0, None);
     assert_eq!(store.last_moment().await, Ok(None));
     store.put_moment(first).await.unwrap();
@@ -475,7 +470,7 @@ async fn waits_follow_the_clock_when_it_is_set(place: &dyn Place) {
 }
 
 async fn readings_of_one_corp_that_were_put_off_are_brought_forward(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     for chat in 1..=3 {
         store.append(chat_arrival(chat, ChatChange::Created)).await.unwrap();
     }
@@ -492,7 +487,7 @@ async fn readings_of_one_corp_that_were_put_off_are_brought_forward(place: &dyn 
     let too_early = complete_at.plus_ms(-1);
     assert_eq!([due(too_early).await, due(complete_at).await], [0, 3], "but not before a list is complete");
     assert_eq!(store.read_chats_again(&app(), &corp(1), complete_at).await, Ok(0));
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 contract!(

@@ -7,8 +7,10 @@ use std::time::Duration;
 use super::*;
 use crate::store::embedded::ManualWriter;
 
-fn manual_store() -> (EmbeddedStore, ManualWriter) {
-    EmbeddedStore::with_manual_writer(Memory::default(), Settings::default(), [7; 16]).unwrap()
+fn manual_store() -> (Tested, ManualWriter) {
+    let opened = EmbeddedStore::with_manual_writer(Memory::default(), Settings::default(), [7; 16]);
+    let (store, writer) = opened.unwrap();
+    (Arc::new(store), writer)
 }
 
 /// Commits whatever is submitted until `work` is done.

@@ -60,14 +60,14 @@ fn stray(n: u8, created_at: Option<Timestamp>, received_at: Timestamp) -> Arriva
     }
 }
 
-async fn quarantine(store: &EmbeddedStore, n: u8) {
+async fn quarantine(store: &Tested, n: u8) {
     store.append(stray(n, Some(T0), T0)).await.unwrap();
 }
 
 #[tokio::test]
 async fn an_erasure_removes_everything_about_one_person_and_nothing_else() {
     let memory = Memory::default();
-    let store = memory.open();
+    let store = memory.open().await;
     let reason = || FailureReason { errcode: Some(40_096), text: "no such customer".to_owned() };
     for n in 1..=3 {
         mint(&store, n, n, T0).await;
@@ -122,7 +122,7 @@ async fn an_erasure_removes_everything_about_one_person_and_nothing_else() {
 }
 
 async fn an_erased_person_is_not_linked_until_registered_again(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
@@ -147,7 +147,7 @@ async fn an_erased_person_is_not_linked_until_registered_again(place: &dyn Place
 }
 
 async fn an_old_event_that_is_repeated_does_not_restore_an_erased_person(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Missed).await;
     let at = T0.plus_ms(HOUR_MS);
@@ -188,7 +188,7 @@ async fn an_old_event_that_is_repeated_does_not_restore_an_erased_person(place: 
 async fn a_message_about_an_erased_person_is_quarantined_only_if_it_is_from_after_the_erasure(
     place: &dyn Place,
 ) {
-    let store = place.open();
+    let store = place.open().await;
     quarantine(&store, 1).await;
     quarantine(&store, 2).await;
     let at = T0.plus_ms(HOUR_MS);
@@ -211,7 +211,7 @@ async fn a_message_about_an_erased_person_is_quarantined_only_if_it_is_from_afte
 }
 
 async fn a_fan_is_erased_when_it_turns_out_to_be_an_erased_customer(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     // Three fans registered before, each of which turns out to be an erased customer in another way.
     mint(&store, 1, 1, T0).await;
     let asking = NewFan { ask_existing: true, ..new_fan(3) };
@@ -242,7 +242,7 @@ async fn a_fan_is_erased_when_it_turns_out_to_be_an_erased_customer(place: &dyn 
 }
 
 async fn a_fan_registered_again_after_the_customer_was_erased_is_linked(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     let at = T0.plus_ms(HOUR_MS);
     store.forget(&PersonId::ExternalUserid(customer(1)), None, AuditBy::service(), at).await.unwrap();
@@ -259,7 +259,7 @@ async fn a_fan_registered_again_after_the_customer_was_erased_is_linked(place: &
 }
 
 async fn finishing_an_erasure_leaves_a_fan_who_registers_meanwhile(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     let at = T0.plus_ms(HOUR_MS);
     store.forget(&PersonId::ExternalUserid(customer(1)), None, AuditBy::service(), at).await.unwrap();
@@ -275,7 +275,7 @@ async fn finishing_an_erasure_leaves_a_fan_who_registers_meanwhile(place: &dyn P
 }
 
 async fn finishing_an_erasure_removes_the_links_at_other_dealers_too(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     // Linked at one dealer, erased under the id of another dealer.
     store.append(added(1, 1)).await.unwrap();
@@ -296,7 +296,7 @@ async fn finishing_an_erasure_removes_the_links_at_other_dealers_too(place: &dyn
 #[tokio::test]
 async fn damaged_records_are_erased_as_far_as_possible() {
     let memory = Memory::default();
-    let store = memory.open();
+    let store = memory.open().await;
     mint(&store, 1, 1, T0).await;
     for dealer in 1..=2 {
         store.append(added(1, dealer)).await.unwrap();
@@ -307,8 +307,8 @@ async fn damaged_records_are_erased_as_far_as_possible() {
     }
     // A customer's record, and a part of a message about another person.
     for kind in [b"c", b"z"] {
-        let key = store.keys_of(kind[0]).pop().unwrap();
-        store.corrupt(&key);
+        let key = store.keys_of(kind[0]).await.pop().unwrap();
+        store.corrupt(&key).await;
     }
     assert!(store.person_data(customer(1).as_str()).await.is_ok());
     let receipt =
@@ -319,7 +319,7 @@ async fn damaged_records_are_erased_as_far_as_possible() {
 }
 
 async fn an_outcome_for_a_fan_erased_during_the_call_has_no_effect(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
     let before = lease_fans(&store, FanStep::Mint, T0, 9).await;
     store.forget(&PersonId::Unionid(fan_key(1).unionid), None, AuditBy::service(), T0).await.unwrap();
@@ -334,7 +334,7 @@ async fn an_outcome_for_a_fan_erased_during_the_call_has_no_effect(place: &dyn P
 }
 
 async fn everything_stored_about_an_id_is_found_by_it(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
@@ -399,7 +399,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 async fn run(steps: &[Step], by_unionid: bool) {
     let memory = Memory::default();
-    let mut store = memory.open();
+    let mut store = memory.open().await;
     for (step, at) in steps.iter().zip(1..) {
         let outcome = match step {
             Step::Mint(n) => {
@@ -456,7 +456,7 @@ async fn run(steps: &[Step], by_unionid: bool) {
     assert_eq!(all_links(&store).await, store.counts().links);
 }
 
-async fn all_links(store: &EmbeddedStore) -> u64 {
+async fn all_links(store: &Tested) -> u64 {
     let mut scan = store.scan_links().await.unwrap();
     let mut all = 0;
     while let Some(some) = scan.next(T0).await.unwrap() {

@@ -36,7 +36,7 @@ fn inputs() -> impl Strategy<Value = Vec<Input>> {
 /// The links after these inputs and all the work that follows from them. Person n has pending id n.
 async fn final_links(inputs: &[Input]) -> BTreeMap<ContactKey, (Unionid, Vec<String>)> {
     let place = Memory::default();
-    let mut store = place.open();
+    let mut store = place.open().await;
     for input in inputs {
         match input {
             Input::Fan(n) => {
@@ -118,7 +118,7 @@ fn past() -> impl Strategy<Value = Vec<Past>> {
     proptest::collection::vec(one, 0..16)
 }
 
-async fn settle_due(store: &EmbeddedStore, now: Timestamp) {
+async fn settle_due(store: &Tested, now: Timestamp) {
     for work in store.lease(now, 9, 9).await.unwrap() {
         let known = work.known.as_ref().is_some_and(|contact| contact.pending_id.is_some());
         let removes = work.event.as_ref().is_some_and(|event| !event.event.contact.change.is_add());
@@ -131,7 +131,7 @@ async fn settle_due(store: &EmbeddedStore, now: Timestamp) {
 }
 
 /// The observable state: feed, customers and counters.
-async fn observable(store: &EmbeddedStore, now: Timestamp) -> String {
+async fn observable(store: &Tested, now: Timestamp) -> String {
     let feed = store.feed(0, 1_000, now).await.unwrap();
     let mut contacts = Vec::new();
     for person in 0..3 {
@@ -145,7 +145,7 @@ async fn observable(store: &EmbeddedStore, now: Timestamp) -> String {
 }
 
 async fn replayed(past: &[Past], order: &[usize]) {
-    let store = Memory::default().open();
+    let store = Memory::default().open().await;
     let (mut now, mut events) = (T0, Vec::new());
     for past in past {
         now = now.plus_ms(HOUR_MS);

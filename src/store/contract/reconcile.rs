@@ -20,12 +20,12 @@ fn at_page(cursor: &str) -> ReconcileTask {
     ReconcileTask { begun_at: Some(T0), place, ..ReconcileTask::new() }
 }
 
-async fn task(store: &EmbeddedStore) -> ReconcileTask {
+async fn task(store: &Tested) -> ReconcileTask {
     store.reconcile_tasks(&app()).await.unwrap().pop().expect("a task").1
 }
 
 async fn a_run_goes_on_where_it_was_and_counts_what_it_finds(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     store.append(added(3, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Missed).await;
@@ -64,13 +64,13 @@ async fn a_run_goes_on_where_it_was_and_counts_what_it_finds(place: &dyn Place) 
     assert_eq!((run.dealers_done, run.customers_new, run.links_made), (2, 2, 1));
     let link = links_of(&store, LinkBy::Unionid(fan_key(1).unionid)).await.pop().unwrap();
     assert_eq!((link.source, link.followers[0].added_at), (Source::Reconcile, long_ago));
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
     // Without any dealer it ends at once.
     assert!(!store.begin_reconcile(Vec::new(), T0).await.unwrap().is_running());
 }
 
 async fn a_lookup_that_has_to_wait_does_not_hold_up_the_run(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.begin_reconcile(vec![(app(), corp(1))], T0).await.unwrap();
     store.page_read(&app(), &corp(1), vec![followed(1, 1, T0)], at_page(""), T0).await.unwrap();
     assert_eq!(task(&store).await.unresolved, 1);
@@ -82,10 +82,9 @@ async fn a_lookup_that_has_to_wait_does_not_hold_up_the_run(place: &dyn Place) {
 }
 
 async fn a_comparison_waits_for_no_lookup_of_an_earlier_one(place: &dyn Place) {
-    let store = place.open();
-    let unresolved = async |store: &EmbeddedStore| {
-        store.reconcile_tasks(&app()).await.unwrap().swap_remove(0).1.unresolved
-    };
+    let store = place.open().await;
+    let unresolved =
+        async |store: &Tested| store.reconcile_tasks(&app()).await.unwrap().swap_remove(0).1.unresolved;
     // The other dealer is still compared meanwhile: the second comparison is of the same run.
     store.begin_reconcile(vec![(app(), corp(2))], T0).await.unwrap();
     for person in [1, 2] {
@@ -106,7 +105,7 @@ async fn a_comparison_waits_for_no_lookup_of_an_earlier_one(place: &dyn Place) {
 }
 
 async fn followers_who_are_missing_leave_and_an_older_list_does_not_bring_them_back(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     mint(&store, 1, 1, T0).await;
     store.append(added(1, 1)).await.unwrap();
     settle_next(&store, T0, Outcome::Resolved(pending(1))).await;
@@ -117,7 +116,7 @@ async fn followers_who_are_missing_leave_and_an_older_list_does_not_bring_them_b
     let missing = store.missing_followers(&app(), &corp(1), begun_at).await.unwrap();
     assert_eq!(missing, (2, vec![(customer(1), UserId::new("member1").unwrap())]));
     store.remove_followers(&app(), &corp(1), missing.1, begun_at, begun_at).await.unwrap();
-    let followers = async |store: &EmbeddedStore| {
+    let followers = async |store: &Tested| {
         let link = links_of(store, LinkBy::Unionid(fan_key(1).unionid)).await.pop().unwrap();
         link.followers.iter().map(|follower| follower.user_id.as_str().to_owned()).collect::<Vec<_>>()
     };
@@ -135,7 +134,7 @@ async fn followers_who_are_missing_leave_and_an_older_list_does_not_bring_them_b
 }
 
 async fn a_list_with_the_first_add_confirms_a_customer_who_was_erased_and_added_again(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let person = PersonId::ExternalUserid(customer(1));
     store.forget(&person, None, AuditBy::service(), T0.plus_ms(-60_000)).await.unwrap();
     store.append(added(1, 1)).await.unwrap();
@@ -158,7 +157,7 @@ async fn a_list_with_the_first_add_confirms_a_customer_who_was_erased_and_added_
 }
 
 async fn a_removal_after_an_erasure_lets_no_list_bring_the_customer_back(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let person = PersonId::ExternalUserid(customer(1));
     store.forget(&person, None, AuditBy::service(), T0.plus_ms(-60_000)).await.unwrap();
     store.append(arrival(event(1, 1, 1, ContactChange::DeletedByCustomer, 0))).await.unwrap();
@@ -171,9 +170,9 @@ async fn a_removal_after_an_erasure_lets_no_list_bring_the_customer_back(place: 
 }
 
 async fn a_dealer_leaves_and_takes_up_where_it_was(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let dealer = |n: u8| Dealer::listed(corp(n), i64::from(n), format!("Dealer {n}"), T0);
-    let put = async |store: &EmbeddedStore, ns: &[u8]| {
+    let put = async |store: &Tested, ns: &[u8]| {
         store.put_dealers(&app(), ns.iter().map(|n| dealer(*n)).collect()).await.unwrap()
     };
     assert_eq!(put(&store, &[1, 2]).await, [corp(1), corp(2)]);
@@ -183,7 +182,7 @@ async fn a_dealer_leaves_and_takes_up_where_it_was(place: &dyn Place) {
     assert_eq!(store.dealer_left(&app(), &corp(1), T0.plus_ms(1)).await, Ok(false));
     assert_eq!(store.dealer_left(&app(), &corp(3), T0).await, Ok(false));
     let store = reopen(place, store).await;
-    let states = async |store: &EmbeddedStore| {
+    let states = async |store: &Tested| {
         let rows = store.dealer_rows(&app()).await.unwrap();
         rows.iter().map(|row| row.dealer.state()).collect::<Vec<_>>()
     };
@@ -216,14 +215,14 @@ async fn a_dealer_leaves_and_takes_up_where_it_was(place: &dyn Place) {
 }
 
 async fn an_alarm_lasts_until_its_end_whatever_the_order(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let alarm = |kind, secs: i64| {
         let created_at = T0.plus_ms(secs * SECOND_MS);
         let alarm = AppAlarm { corp_id: corp(1), kind, created_at, effect_at: None };
         let digest = MessageDigest::of(&app(), format!("{alarm:?}").as_bytes());
         Arrival { digest, payload: Payload::Alarm(alarm), ..added(1, 1) }
     };
-    let kinds = async |store: &EmbeddedStore| {
+    let kinds = async |store: &Tested| {
         store.alarms().await.unwrap().into_iter().map(|(_, alarm)| alarm.kind).collect::<Vec<_>>()
     };
     store.append(alarm(AppAlarmKind::LowActiveAlert, 1)).await.unwrap();

@@ -32,7 +32,7 @@ fn at(secs: i64) -> Timestamp {
 }
 
 /// Appends an event that WeCom sent then; each in a message of its own.
-async fn append(store: &EmbeddedStore, secs: i64, change: SuiteChange) -> Result<Appended, StoreError> {
+async fn append(store: &Tested, secs: i64, change: SuiteChange) -> Result<Appended, StoreError> {
     let event = SuiteEvent { sent_at: at(secs), change };
     let digest = MessageDigest::of(&suite(), format!("{event:?} {}", rand::random::<u64>()).as_bytes());
     store.append(Arrival { app: suite(), digest, received_at: T0, payload: Payload::Suite(event) }).await
@@ -42,19 +42,19 @@ fn create(n: u8) -> SuiteChange {
     SuiteChange::Code { kind: CodeKind::Create, id: code(n), code: sealed(n) }
 }
 
-async fn exchange(store: &EmbeddedStore, n: u8) -> Option<Exchange> {
+async fn exchange(store: &Tested, n: u8) -> Option<Exchange> {
     let records = store.suite(&suite()).await.unwrap();
     records.exchanges.into_iter().find(|(id, _)| *id == code(n)).map(|(_, exchange)| exchange)
 }
 
 /// The authorisation of corp 1 after a code sent then was exchanged.
-async fn authorize(store: &EmbeddedStore, secs: u8) -> Authorization {
+async fn authorize(store: &Tested, secs: u8) -> Authorization {
     let granted =
         Granted { corp_id: corp(1), name: "甲品牌".into(), code: sealed(secs), sent_at: at(secs.into()) };
     store.grant(&suite(), &code(secs), granted, T0).await.unwrap()
 }
 
-async fn authorization(store: &EmbeddedStore) -> Authorization {
+async fn authorization(store: &Tested) -> Authorization {
     store.suite(&suite()).await.unwrap().authorizations.pop().expect("an authorisation")
 }
 
@@ -71,7 +71,7 @@ fn is_new(appended: Result<Appended, StoreError>) -> bool {
 }
 
 async fn the_ticket_that_was_sent_last_is_kept(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let ticket = |n: u8| SuiteChange::Ticket(sealed(n));
     assert!(is_new(append(&store, 600, ticket(1)).await));
     assert!(!is_new(append(&store, 0, ticket(2)).await));
@@ -85,14 +85,14 @@ async fn the_ticket_that_was_sent_last_is_kept(place: &dyn Place) {
     let records = store.suite(&suite()).await.unwrap();
     assert_eq!(records.ticket.map(|ticket| (ticket.sealed, ticket.sent_at)), Some((sealed(3), at(1_200))));
     assert_eq!(store.suite(&other_suite()).await, Ok(SuiteRecords::default()));
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn a_code_is_one_exchange_whose_tries_are_counted_before_the_call(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     assert!(is_new(append(&store, 0, create(1)).await));
     assert!(!is_new(append(&store, 1, create(1)).await), "the code in another message");
-    let begin = async |store: &EmbeddedStore, ms: i64| {
+    let begin = async |store: &Tested, ms: i64| {
         store.begin_exchange(&suite(), &code(1), true, T0.plus_ms(ms)).await.unwrap()
     };
     let tries = |begun: Option<(Exchange, ExchangeNext)>| {
@@ -116,11 +116,11 @@ async fn a_code_is_one_exchange_whose_tries_are_counted_before_the_call(place: &
     let store = reopen(place, store).await;
     assert_eq!(exchange(&store, 1).await.unwrap().end, Some(lost));
     assert_eq!(store.begin_exchange(&other_suite(), &code(1), true, T0).await, Ok(None));
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn an_exchange_ends_at_its_deadline_and_is_deleted_later(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     for n in 1..=3 {
         append(&store, 0, create(n)).await.unwrap();
     }
@@ -146,7 +146,7 @@ async fn an_exchange_ends_at_its_deadline_and_is_deleted_later(place: &dyn Place
 }
 
 async fn a_replayed_code_is_not_exchanged(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     append(&store, 0, SuiteChange::Ticket(sealed(1))).await.unwrap();
     assert!(!is_new(append(&store, -70 * 60 - 1, create(1)).await));
     assert!(is_new(append(&store, -70 * 60, create(2)).await));
@@ -154,7 +154,7 @@ async fn a_replayed_code_is_not_exchanged(place: &dyn Place) {
 }
 
 async fn an_exchange_becomes_an_authorization_at_once(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     append(&store, 1, create(1)).await.unwrap();
     let granted = authorize(&store, 1).await;
     assert_eq!(exchange(&store, 1).await, None);
@@ -166,11 +166,11 @@ async fn an_exchange_becomes_an_authorization_at_once(place: &dyn Place) {
     assert_eq!(authorize(&store, 1).await, reset, "an older answer");
     assert_eq!(store.suite(&suite()).await.unwrap().authorizations.len(), 1);
     assert_eq!(store.suite(&other_suite()).await, Ok(SuiteRecords::default()));
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn a_cancellation_counts_unless_it_is_older_than_the_grant(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let cancel = |secs| append(&store, secs, SuiteChange::Cancelled(corp(1)));
     assert!(!is_new(cancel(9).await), "the corp has not authorised");
     assert!(!is_new(append(&store, 9, SuiteChange::Changed(corp(1))).await));
@@ -189,7 +189,7 @@ async fn a_cancellation_counts_unless_it_is_older_than_the_grant(place: &dyn Pla
 }
 
 async fn what_was_read_with_an_older_code_is_ignored(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     let older = authorize(&store, 1).await;
     let newer = authorize(&store, 2).await;
     assert_eq!(store.put_agent(&suite(), &older, "x".into(), agent()).await, Ok(false));
@@ -206,16 +206,16 @@ async fn what_was_read_with_an_older_code_is_ignored(place: &dyn Place) {
 }
 
 async fn an_app_is_bound_once(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     assert_eq!(store.bind(&app(), &corp(1)).await, Ok(corp(1)));
     assert_eq!(store.bind(&app(), &corp(2)).await, Ok(corp(1)));
     let store = reopen(place, store).await;
     assert_eq!(store.bindings().await.unwrap().into_iter().collect::<Vec<_>>(), [(app(), corp(1))]);
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 async fn secrets_are_sealed_again_unless_they_have_changed(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     append(&store, 0, SuiteChange::Ticket(sealed(1))).await.unwrap();
     append(&store, 0, create(2)).await.unwrap();
     let granted = authorize(&store, 3).await;
@@ -241,7 +241,7 @@ async fn secrets_are_sealed_again_unless_they_have_changed(place: &dyn Place) {
 }
 
 async fn exchanges_follow_the_clock_when_it_is_set(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     append(&store, 0, create(1)).await.unwrap();
     append(&store, 0, create(2)).await.unwrap();
     let end = ExchangeEnd::Unreadable { at: T0 };
@@ -259,11 +259,10 @@ async fn exchanges_follow_the_clock_when_it_is_set(place: &dyn Place) {
 }
 
 async fn tickets_follow_the_clock_when_it_is_set(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     append(&store, 0, SuiteChange::Ticket(sealed(1))).await.unwrap();
-    let received_at = async |store: &EmbeddedStore| {
-        store.suite(&suite()).await.unwrap().ticket.map(|ticket| ticket.received_at)
-    };
+    let received_at =
+        async |store: &Tested| store.suite(&suite()).await.unwrap().ticket.map(|ticket| ticket.received_at);
     let received = received_at(&store).await.unwrap();
     store.shift_waits(HOUR_MS, received.plus_ms(1)).await.unwrap();
     let store = reopen(place, store).await;
@@ -277,24 +276,24 @@ async fn tickets_follow_the_clock_when_it_is_set(place: &dyn Place) {
 }
 
 async fn a_damaged_record_is_left_out_and_replaced(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     authorize(&store, 1).await;
     append(&store, 0, SuiteChange::Ticket(sealed(1))).await.unwrap();
     let store = reopen(place, store).await;
-    store.corrupt(&[b"Pagency\0", corp(1).as_str().as_bytes(), b"\0"].concat());
-    store.corrupt(b"Sagency\0");
+    store.corrupt(&[b"Pagency\0", corp(1).as_str().as_bytes(), b"\0"].concat()).await;
+    store.corrupt(b"Sagency\0").await;
     assert_eq!(store.suite(&suite()).await, Ok(SuiteRecords::default()));
     assert!(!is_new(append(&store, 2, SuiteChange::Cancelled(corp(1))).await));
     assert!(is_new(append(&store, 1, SuiteChange::Ticket(sealed(2))).await));
     authorize(&store, 3).await;
     let records = store.suite(&suite()).await.unwrap();
     assert_eq!((records.ticket.unwrap().sealed, records.authorizations.len()), (sealed(2), 1));
-    assert_eq!(store.audit(), Ok(vec![]));
+    assert_eq!(store.audit().await, Ok(vec![]));
 }
 
 #[tokio::test]
 async fn the_exchanges_of_a_suite_are_bounded() {
-    let store = Memory::default().open();
+    let store = Memory::default().open().await;
     for n in 0..EXCHANGES_MAX {
         let id = CodeId::of(&suite(), &format!("another{n}"));
         let change = SuiteChange::Code { kind: CodeKind::Reset, id, code: sealed(1) };

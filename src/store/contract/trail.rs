@@ -9,7 +9,7 @@ fn entry(at: Timestamp) -> AuditEntry {
 }
 
 async fn entries_are_numbered_in_their_order_and_survive_a_restart(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     assert_eq!(store.trail(0, 9).await, Ok(Vec::new()));
     for n in 1..=3 {
         assert_eq!(store.record(entry(T0.plus_ms(n))).await, Ok(n.cast_unsigned()));
@@ -26,7 +26,7 @@ async fn entries_are_numbered_in_their_order_and_survive_a_restart(place: &dyn P
 }
 
 async fn old_entries_are_deleted_and_numbers_go_on(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     for n in 0..200 {
         store.record(entry(T0.plus_ms(n))).await.unwrap();
     }
@@ -39,7 +39,7 @@ async fn old_entries_are_deleted_and_numbers_go_on(place: &dyn Place) {
 }
 
 async fn an_erasure_is_in_the_trail_with_its_receipt(place: &dyn Place) {
-    let store = place.open();
+    let store = place.open().await;
     store.put_fans(vec![new_fan(1)], T0).await.unwrap();
     let by = AuditBy { token: "privacy".to_owned(), source: None };
     let person = PersonId::Unionid(fan_key(1).unionid);
@@ -59,13 +59,13 @@ contract!(
 #[tokio::test]
 async fn numbers_go_on_after_the_newest_entry_if_their_record_is_lost() {
     let memory = Memory::default();
-    let store = memory.open();
+    let store = memory.open().await;
     for _ in 0..3 {
         store.record(entry(T0)).await.unwrap();
     }
     store.close().await;
     let head = memory.rows().into_iter().find(|(key, _)| key.starts_with(b"mtrail")).unwrap().0;
     memory.overwrite(&[(head, Some(b"damaged".to_vec()))]);
-    let store = memory.open();
+    let store = memory.open().await;
     assert_eq!(store.record(entry(T0)).await, Ok(4));
 }

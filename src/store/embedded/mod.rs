@@ -20,7 +20,6 @@
 //! The order of the files, each of which imports only from those before it: `watchdog`, `failure`, `folder`,
 //! `engine`, `wal`, `checkpoint`, `database`, `care`, `fan_index`, `published`, `writer`, and the files beside this one.
 
-mod audit;
 mod care;
 mod checkpoint;
 mod database;
@@ -45,6 +44,7 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
+use super::business::audit;
 use super::row_store::{Answer, Backend, Limits, Patience, ReadOnce, RowStore, Transaction};
 use super::{Counts, LogStatus, StoreError};
 use crate::store::rows::view::{Damaged, View};
@@ -90,7 +90,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    const fn limits(&self) -> Limits {
+    pub(in crate::store) const fn limits(&self) -> Limits {
         let Self { inbox_events_max, dedupe_days, quarantine_days, .. } = *self;
         Limits { inbox_events_max, dedupe_days, quarantine_days }
     }
@@ -208,6 +208,14 @@ impl EmbeddedStore {
     /// A view of the store as it is now.
     pub(crate) fn view(&self) -> View<'_> {
         self.backend().view()
+    }
+
+    /// The disagreements in this store, as text; empty if there are none.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub fn audit(&self) -> Result<Vec<String>, StoreError> {
+        audit::complaints(&self.view(), self.backend().counts())
     }
 }
 

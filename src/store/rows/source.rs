@@ -31,3 +31,21 @@ pub(crate) trait Source: Send + Sync {
     /// The fans that the index has under a print.
     fn find(&self, print: Print) -> Result<Vec<FanNumber>, StoreError>;
 }
+
+impl<S: Source + ?Sized> Source for &S {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        (**self).get(key)
+    }
+
+    fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
+        (**self).range(from, to)
+    }
+
+    fn print(&self, clue: &Clue<'_>) -> Print {
+        (**self).print(clue)
+    }
+
+    fn find(&self, print: Print) -> Result<Vec<FanNumber>, StoreError> {
+        (**self).find(print)
+    }
+}

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::EmbeddedStore;
 use crate::domain::authorization::Authorization;
 use crate::domain::chat::Chat;
 use crate::domain::contact::Contact;
@@ -17,7 +16,6 @@ use crate::domain::reconcile::ReconcileTask;
 use crate::domain::suite::{Exchange, Ticket};
 use crate::domain::tally::Tally;
 use crate::domain::time::Timestamp;
-use crate::store::Store as _;
 use crate::store::business::inbox::SetAside;
 use crate::store::business::queues::{Books, Waiting};
 use crate::store::business::roll::{self, Entry};
@@ -26,7 +24,7 @@ use crate::store::rows::clue::Clue;
 use crate::store::rows::ids::{FanNumber, PackedId};
 use crate::store::rows::keys;
 use crate::store::rows::records::{Record, decode};
-use crate::store::rows::view::Read;
+use crate::store::rows::view::{Read, View};
 use crate::store::{Counts, StoreError};
 
 /// An upper bound of the sheets of any store that is audited.
@@ -34,34 +32,25 @@ const FANS_MAX: u32 = 1 << 20;
 
 /// A check under way, and the disagreements found so far, as text.
 struct Audit<'a> {
-    store: &'a EmbeddedStore,
+    view: &'a View<'a>,
+    known: Counts,
     complaints: Vec<String>,
 }
 
-impl EmbeddedStore {
-    /// The disagreements in this store, as text; empty if there are none.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub fn audit(&self) -> Result<Vec<String>, StoreError> {
-        let mut audit = Audit { store: self, complaints: Vec::new() };
-        let counted = audit.contacts()?;
-        audit.groups()?;
-        let counted = audit.events(counted)?;
-        audit.feed()?;
-        audit.fans()?;
-        audit.suites()?;
-        audit.trail()?;
-        let known = self.counts();
-        let expected = Counts {
-            feed_head: known.feed_head,
-            feed_pruned: known.feed_pruned,
-            event_head: known.event_head,
-            ..counted
-        };
-        audit.expect(known == expected, || format!("counted {expected:?}, noted {known:?}"));
-        Ok(audit.complaints)
-    }
+/// The disagreements in a store with these counters, as text; empty if there are none.
+pub(crate) fn complaints(view: &View<'_>, known: Counts) -> Result<Vec<String>, StoreError> {
+    let mut audit = Audit { view, known, complaints: Vec::new() };
+    let counted = audit.contacts()?;
+    audit.groups()?;
+    let counted = audit.events(counted)?;
+    audit.feed()?;
+    audit.fans()?;
+    audit.suites()?;
+    audit.trail()?;
+    let Counts { feed_head, feed_pruned, event_head, .. } = known;
+    let expected = Counts { feed_head, feed_pruned, event_head, ..counted };
+    audit.expect(known == expected, || format!("counted {expected:?}, noted {known:?}"));
+    Ok(audit.complaints)
 }
 
 impl Audit<'_> {
@@ -72,13 +61,13 @@ impl Audit<'_> {
     }
 
     fn keys(&self, kind: &[u8]) -> Result<BTreeSet<Vec<u8>>, StoreError> {
-        Ok(self.store.view().under(kind, usize::MAX >> 1)?.into_iter().collect())
+        Ok(self.view.under(kind, usize::MAX >> 1)?.into_iter().collect())
     }
 
     /// The records of a kind, with their keys.
     fn records<R: Record>(&self, kind: &[u8]) -> Result<Vec<(Vec<u8>, R)>, StoreError> {
         let record = |key: &[u8], value: &[u8]| Ok(Some((key.to_vec(), decode(key, value)?)));
-        self.store.view().rows(kind, &keys::after(kind), usize::MAX, record)
+        self.view.rows(kind, &keys::after(kind), usize::MAX, record)
     }
 
     /// Checks contacts against every index of them. Returns their counts.
@@ -132,7 +121,7 @@ impl Audit<'_> {
     fn trail(&mut self) -> Result<(), StoreError> {
         let numbers = self.keys(b"D")?.iter().map(|key| keys::number(key)).collect::<Result<Vec<_>, _>>()?;
         let has_gap = numbers.windows(2).any(|pair| pair[0] + 1 != pair[1]);
-        let head = trail::head(&self.store.view())?;
+        let head = trail::head(self.view)?;
         self.expect(!has_gap && numbers.last().is_none_or(|last| *last == head), || {
             format!("the audit trail is {numbers:?}, its head {head}")
         });
@@ -183,7 +172,7 @@ impl Audit<'_> {
     }
 
     fn feed(&mut self) -> Result<(), StoreError> {
-        let Counts { feed_head, feed_pruned, .. } = self.store.counts();
+        let Counts { feed_head, feed_pruned, .. } = self.known;
         let there: Vec<_> = self.keys(b"f")?.iter().map(|key| keys::number(key)).collect::<Result<_, _>>()?;
         let expected = feed_pruned + 1..=feed_head;
         self.expect(there.iter().copied().eq(expected.clone()), || {
@@ -218,14 +207,14 @@ impl Audit<'_> {
             .collect();
         let sheets = u32::try_from(self.keys(b"n")?.len()).unwrap_or(FANS_MAX);
         for number in (0..FanNumber::first_on(sheets).0).map(FanNumber) {
-            let Some(Entry { key, fan, .. }) = roll::fan_at(&self.store.view(), number)? else { continue };
+            let Some(Entry { key, fan, .. }) = roll::fan_at(self.view, number)? else { continue };
             tallies.entry(key.app.clone()).or_default().replace(None, Some(&fan));
             let unionid = PackedId::of(key.unionid.as_str());
-            let found = self.store.view().candidates(&Clue::unionid(unionid.borrowed()))?.contains(&number);
+            let found = self.view.candidates(&Clue::unionid(unionid.borrowed()))?.contains(&number);
             self.expect(found, || format!("fan {} is not found by unionid", number.0));
             for minted in &fan.ids {
                 let id = PackedId::of(minted.pending_id.as_str());
-                let found = self.store.view().candidates(&Clue::pending_id(id.borrowed()))?.contains(&number);
+                let found = self.view.candidates(&Clue::pending_id(id.borrowed()))?.contains(&number);
                 self.expect(found, || format!("fan {} is not found by a pending id", number.0));
             }
             for (step, priority) in &queues {
@@ -244,7 +233,7 @@ impl Audit<'_> {
         }
         for (app, tally) in tallies {
             let key = keys::books(&app);
-            let books = self.store.view().read::<Books>(&key)?.unwrap_or_default();
+            let books = self.view.read::<Books>(&key)?.unwrap_or_default();
             self.expect(books.tally == tally, || format!("tallied {tally:?}, noted {:?}", books.tally));
         }
         Ok(())
@@ -252,7 +241,7 @@ impl Audit<'_> {
 
     /// Whether a fan is in one of the records under `prefix` that are due at `from` or later.
     fn listed(&self, prefix: &[u8], number: FanNumber, from: Timestamp) -> Result<bool, StoreError> {
-        for row in self.store.view().range(prefix, &keys::after(prefix)) {
+        for row in self.view.range(prefix, &keys::after(prefix)) {
             let (key, value) = row?;
             let due_at = keys::Parts(&key[prefix.len()..]).instant()?;
             if due_at >= from && decode::<Waiting>(&key, &value)?.0.contains(&number) {
@@ -265,14 +254,14 @@ impl Audit<'_> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Settings;
-    use super::super::engine::Memory;
     use super::*;
     use crate::domain::chat::{ChatChange, ChatEvent};
     use crate::domain::ids::{ChatId, ExternalUserid};
     use crate::domain::sighting::{Sighting, SightingPlace};
+    use crate::store::embedded::engine::Memory;
+    use crate::store::embedded::{EmbeddedStore, Settings};
     use crate::store::rows::records::encode;
-    use crate::store::{Arrival, MessageDigest, Payload, Reconciling as _};
+    use crate::store::{Arrival, MessageDigest, Payload, Reconciling as _, Store as _};
 
     #[tokio::test]
     async fn a_wrong_reading_number_of_customers_or_of_lookups_is_noticed() {

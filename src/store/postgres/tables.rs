@@ -1,0 +1,104 @@
+//! The tables and the statements on them.
+//!
+//! A row of the store is a row of one of these tables, with the same key and value as in any other store (see
+//! [`keys`](crate::store::rows::keys) and [`records`](crate::store::rows::records)). They are apart by how they change, so
+//! that one which changes all the time is small, and vacuumed soon:
+//!
+//! | table | rows |
+//! | --- | --- |
+//! | `record` | everything that is not in another one: customers and their indexes, dealers, groups, authorisations … |
+//! | `queue` | work that waits: inserted once, deleted soon |
+//! | `seen` | received messages, for deduplication: deleted in the order of their keys |
+//! | `feed` | entries of the feed: likewise |
+//! | `fan` | fans, and what they are found by |
+//! | `commit` | one row for each of the last commits, with the counters after it |
+
+/// A table of rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::EnumIter, strum::IntoStaticStr)]
+#[strum(serialize_all = "snake_case")]
+pub(super) enum Table {
+    Record,
+    Queue,
+    Seen,
+    Feed,
+    Fan,
+}
+
+impl Table {
+    pub(super) const COUNT: usize = 5;
+
+    /// The table of the rows whose keys begin with this byte.
+    pub(super) const fn of(kind: u8) -> Self {
+        match kind {
+            b'i' | b'y' | b'w' | b'j' | b't' | b'r' => Self::Queue,
+            b'd' => Self::Seen,
+            b'f' => Self::Feed,
+            b'n' | b'N' => Self::Fan,
+            _ => Self::Record,
+        }
+    }
+
+    /// The table of a key.
+    pub(super) fn of_key(key: &[u8]) -> Self {
+        key.first().map_or(Self::Record, |kind| Self::of(*kind))
+    }
+
+    /// Rows by their keys: `bytea[]`.
+    pub(super) fn get(self) -> String {
+        let table: &str = self.into();
+        format!("SELECT key, value FROM {table} WHERE key = ANY($1)")
+    }
+
+    /// The first rows of some ranges, in order, with the number of the range: begins `bytea[]`, ends `bytea[]`, rows of
+    /// each `bigint`.
+    pub(super) fn ranges(self) -> String {
+        let table: &str = self.into();
+        format!(
+            "SELECT n, key, value FROM unnest($1::bytea[], $2::bytea[]) WITH ORDINALITY AS range (f, t, n) \
+             CROSS JOIN LATERAL (SELECT key, value FROM {table} WHERE key >= f AND key < t ORDER BY key LIMIT $3) AS found \
+             ORDER BY n, key"
+        )
+    }
+
+    /// Writes rows: keys `bytea[]`, values `bytea[]`.
+    pub(super) fn put(self) -> String {
+        let table: &str = self.into();
+        format!(
+            "INSERT INTO {table} (key, value) SELECT k, v FROM unnest($1::bytea[], $2::bytea[]) AS put (k, v) \
+             ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
+        )
+    }
+
+    /// Deletes rows by their keys: `bytea[]`.
+    pub(super) fn delete(self) -> String {
+        let table: &str = self.into();
+        format!("DELETE FROM {table} WHERE key = ANY($1)")
+    }
+}
+
+/// Waits for the commits of others, and keeps them waiting until the transaction ends.
+pub(super) const LOCK: &str = "SELECT 1 FROM cluster FOR UPDATE";
+
+/// The newest commit. In a statement of its own behind [`LOCK`], so that it sees what that has waited for.
+pub(super) const HEAD: &str = "SELECT seq, meta FROM commit ORDER BY seq DESC LIMIT 1";
+
+/// Records a commit: its number `bigint`, its id `bytea`, the counters `bytea`. No two can have one number.
+pub(super) const COMMIT: &str = "INSERT INTO commit (seq, id, meta) VALUES ($1, $2, $3)";
+
+/// Deletes all commits up to this number, `bigint`.
+pub(super) const FORGET_COMMITS: &str = "DELETE FROM commit WHERE seq <= $1";
+
+/// Whether there is a commit with this id, `bytea`.
+pub(super) const FIND_COMMIT: &str = "SELECT 1 FROM commit WHERE id = $1";
+
+/// The first version of the schema.
+pub(super) const SCHEMA: &str = "
+CREATE TABLE cluster (one bool PRIMARY KEY CHECK (one), schema_version int NOT NULL);
+INSERT INTO cluster VALUES (true, 1);
+CREATE TABLE commit (seq bigint PRIMARY KEY, id bytea NOT NULL, meta bytea NOT NULL);
+CREATE TABLE record (key bytea PRIMARY KEY, value bytea NOT NULL);
+CREATE TABLE queue (key bytea PRIMARY KEY, value bytea NOT NULL);
+CREATE TABLE seen (key bytea PRIMARY KEY, value bytea NOT NULL);
+CREATE TABLE feed (key bytea PRIMARY KEY, value bytea NOT NULL);
+CREATE TABLE fan (key bytea PRIMARY KEY, value bytea NOT NULL);
+";
