@@ -113,6 +113,9 @@ pub mod domain;
 pub mod http;
 pub mod intake;
 pub mod lifecycle;
+#[cfg(test)]
+#[path = "../tests/peers/mod.rs"]
+mod peers;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 pub mod reach;

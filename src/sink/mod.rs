@@ -9,9 +9,6 @@
 pub mod file;
 pub mod nats;
 #[cfg(test)]
-#[path = "../../tests/peers/mod.rs"]
-mod peers;
-#[cfg(test)]
 pub(crate) mod sample;
 pub mod webhook;
 

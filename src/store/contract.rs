@@ -23,7 +23,7 @@ use std::sync::Arc;
 use super::business::audit;
 use super::embedded::engine::Memory;
 use super::embedded::{EmbeddedStore, Settings};
-use super::postgres::PostgresStore;
+use super::postgres::{self, PostgresStore};
 use super::row_store::Backend as _;
 use super::rows::txn::Txn;
 use super::rows::view::Read as _;
@@ -132,16 +132,25 @@ struct Schema {
 
 impl Schema {
     /// A new one; `None` if there is no server.
-    fn new(test: &str) -> Option<Self> {
-        let url = crate::store::postgres::server::required(test)?;
+    fn new() -> Option<Self> {
+        let url = postgres::server::address()?;
         Some(Self { url, name: format!("test_{:016x}", rand::random::<u64>()) })
+    }
+}
+
+impl Drop for Schema {
+    fn drop(&mut self) {
+        postgres::server::execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.name));
     }
 }
 
 #[async_trait]
 impl Place for Schema {
     async fn open_with(&self, settings: Settings) -> Tested {
-        let opened = PostgresStore::open_postgres(self.url, &self.name, settings.limits()).await;
+        let Settings { inbox_events_max, dedupe_days, quarantine_days, .. } = settings;
+        let (url, schema) = (self.url.to_owned(), self.name.clone());
+        let settings = postgres::Settings { url, schema, inbox_events_max, dedupe_days, quarantine_days };
+        let opened = PostgresStore::open(&settings).await;
         Arc::new(opened.unwrap())
     }
 }
@@ -382,7 +391,7 @@ macro_rules! contract {
         mod on_postgres {
             $(#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
             async fn $behaviour() {
-                if let Some(schema) = super::Schema::new(stringify!($behaviour)) {
+                if let Some(schema) = super::Schema::new() {
                     super::$behaviour(&schema).await;
                 }
             })*

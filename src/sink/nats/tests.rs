@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
 use super::*;
-use crate::sink::peers::peer;
+use crate::peers::peer;
 use crate::sink::sample::entries;
 use crate::telemetry::address::Address;
 

@@ -18,7 +18,7 @@ use tokio::net::TcpListener;
 use super::*;
 use crate::clock::{ManualClock, SystemClock};
 use crate::domain::time::Timestamp;
-use crate::sink::peers::peer;
+use crate::peers::peer;
 use crate::sink::sample::entries;
 
 const SECRET: &str = "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY=";

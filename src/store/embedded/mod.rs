@@ -90,7 +90,7 @@ impl Default for Settings {
 }
 
 impl Settings {
-    pub(in crate::store) const fn limits(&self) -> Limits {
+    const fn limits(&self) -> Limits {
         let Self { inbox_events_max, dedupe_days, quarantine_days, .. } = *self;
         Limits { inbox_events_max, dedupe_days, quarantine_days }
     }
@@ -234,11 +234,6 @@ impl EmbeddedStore {
     /// The value of a key.
     pub(in crate::store) fn value_of(&self, key: &[u8]) -> Vec<u8> {
         self.view().get(key).unwrap().unwrap()
-    }
-
-    /// Loses a record.
-    pub(in crate::store) fn lose(&self, key: &[u8]) {
-        self.overwrite(key, None);
     }
 
     /// Flips a bit of a record, in log and index.

@@ -4,6 +4,7 @@
 //! Statements that do not depend on each other's results are sent at once, so that they cost one round trip together.
 
 use futures_util::future::try_join_all;
+use strum::IntoEnumIterator as _;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Config, Error, NoTls, Statement};
 
@@ -30,6 +31,14 @@ pub(super) struct Connection {
     find_commit: Statement,
 }
 
+/// What is written to one table.
+#[derive(Default)]
+struct Writes<'a> {
+    keys: Vec<&'a [u8]>,
+    values: Vec<&'a [u8]>,
+    deleted: Vec<&'a [u8]>,
+}
+
 /// The statements on one table.
 struct Statements {
     get: Statement,
@@ -42,7 +51,6 @@ impl Connection {
     /// Connects, and prepares every statement.
     pub(super) async fn open(config: &Config, schema: &str) -> Result<Self, Error> {
         let client = connect(config, schema).await?;
-        use strum::IntoEnumIterator as _;
         let prepare = |text: String| {
             let client = &client;
             async move { client.prepare(&text).await }
@@ -63,7 +71,7 @@ impl Connection {
             client.prepare(tables::FORGET_COMMITS),
             client.prepare(tables::FIND_COMMIT),
         )?;
-        Ok(Self { tables, head, commit, forget_commits, find_commit, client })
+        Ok(Self { client, tables, head, commit, forget_commits, find_commit })
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -86,15 +94,11 @@ impl Connection {
     /// Begins a transaction once those of all others are committed, and adds what is wanted to what is known. Returns the
     /// newest commit.
     pub(super) async fn begin_commit(&self, wanted: Wanted, known: &mut Known) -> Result<Head, Error> {
-        let lock = async {
-            self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED").await?;
-            Ok(())
-        };
-        let locked = self.client.batch_execute(tables::LOCK);
-        let (_, (), head, fetched) =
-            tokio::try_join!(lock, locked, self.client.query_opt(&self.head, &[]), self.fetch(wanted))?;
+        let begin = self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED");
+        let lock = self.client.batch_execute(tables::LOCK);
+        let ((), (), head, fetched) = tokio::try_join!(begin, lock, self.head(), self.fetch(wanted))?;
         fetched.add_to(known);
-        Ok(head.map(|row| (row.get(0), row.get(1))))
+        Ok(head)
     }
 
     /// Adds what is wanted to what is known.
@@ -110,28 +114,27 @@ impl Connection {
         meta: &[u8],
         writes: &Batch,
     ) -> Result<(), Error> {
-        let mut puts: [(Vec<&[u8]>, Vec<&[u8]>); Table::COUNT] = Default::default();
-        let mut deletes: [Vec<&[u8]>; Table::COUNT] = Default::default();
+        let mut of_tables: [Writes<'_>; Table::COUNT] = Default::default();
         for (key, value) in writes {
-            let table = Table::of_key(key) as usize;
+            let Writes { keys, values, deleted } = &mut of_tables[Table::of_key(key) as usize];
             match value {
                 Some(value) => {
-                    puts[table].0.push(key);
-                    puts[table].1.push(value);
+                    keys.push(key);
+                    values.push(value);
                 }
-                None => deletes[table].push(key),
+                None => deleted.push(key),
             }
         }
         let (id, forgotten) = (id.as_slice(), seq - COMMITS_KEPT);
-        let seq: &(dyn ToSql + Sync) = &seq;
         let mut statements: Vec<(&Statement, Vec<&(dyn ToSql + Sync)>)> =
-            vec![(&self.commit, vec![seq, &id, &meta]), (&self.forget_commits, vec![&forgotten])];
-        for (table, (keys, values)) in self.tables.iter().zip(&puts).filter(|(_, (keys, _))| !keys.is_empty())
-        {
-            statements.push((&table.put, vec![keys, values]));
-        }
-        for (table, keys) in self.tables.iter().zip(&deletes).filter(|(_, keys)| !keys.is_empty()) {
-            statements.push((&table.delete, vec![keys]));
+            vec![(&self.commit, vec![&seq, &id, &meta]), (&self.forget_commits, vec![&forgotten])];
+        for (table, Writes { keys, values, deleted }) in self.tables.iter().zip(&of_tables) {
+            if !keys.is_empty() {
+                statements.push((&table.put, vec![keys, values]));
+            }
+            if !deleted.is_empty() {
+                statements.push((&table.delete, vec![deleted]));
+            }
         }
         let execute = try_join_all(
             statements.iter().map(|(statement, values)| self.client.execute(*statement, values)),
@@ -157,81 +160,71 @@ impl Connection {
         Ok(head.map(|row| (row.get(0), row.get(1))))
     }
 
-    async fn fetch(&self, wanted: Wanted) -> Result<Fetched, Error> {
-        let mut of_tables: [(Vec<Vec<u8>>, Vec<Vec<u8>>, Vec<Vec<u8>>); Table::COUNT] = Default::default();
+    async fn fetch(&self, mut wanted: Wanted) -> Result<Fetched, Error> {
+        // The counters are with the commits.
+        let meta = if wanted.keys.remove(&keys::meta()) { self.head().await? } else { None };
+        let mut of_tables: [Wanted; Table::COUNT] = Default::default();
         for key in wanted.keys {
-            of_tables[Table::of_key(&key) as usize].0.push(key);
+            of_tables[Table::of_key(&key) as usize].keys.insert(key);
         }
-        for (from, to) in wanted.ranges {
-            let (_, begins, ends) = &mut of_tables[Table::of_key(&from) as usize];
-            begins.push(from);
-            ends.push(to);
+        for range in wanted.ranges {
+            of_tables[Table::of_key(&range.0) as usize].ranges.insert(range);
         }
-        let limit = i64::try_from(RANGE_ROWS).unwrap_or(i64::MAX);
-        let fetches =
-            self.tables.iter().zip(of_tables).map(|(statements, (keys, begins, ends))| async move {
-                let get = async {
-                    if keys.is_empty() {
-                        return Ok(Vec::new());
-                    }
-                    self.client.query(&statements.get, &[&keys]).await
-                };
-                let ranges = async {
-                    if begins.is_empty() {
-                        return Ok(Vec::new());
-                    }
-                    self.client.query(&statements.ranges, &[&begins, &ends, &limit]).await
-                };
-                let (got, ranged) = tokio::try_join!(get, ranges)?;
-                let got = got.iter().map(|row| (row.get(0), row.get(1))).collect();
-                let mut ranges: Vec<_> =
-                    begins.into_iter().zip(ends).map(|range| (range, Vec::new())).collect();
-                for row in &ranged {
-                    let number: i64 = row.get(0);
-                    if let Some((_, rows)) = usize::try_from(number - 1).ok().and_then(|n| ranges.get_mut(n))
-                    {
-                        rows.push((row.get(1), row.get(2)));
-                    }
-                }
-                Ok::<_, Error>(Fetched { keys, got, ranges })
-            });
-        let mut all = Fetched::default();
-        for Fetched { keys, got, ranges } in try_join_all(fetches).await? {
-            all.keys.extend(keys);
-            all.got.extend(got);
-            all.ranges.extend(ranges);
+        let fetches = self.tables.iter().zip(of_tables);
+        let fetches = fetches.map(|(statements, wanted)| self.fetch_of_table(statements, wanted));
+        let mut all =
+            Fetched(meta.map(|(_, meta)| (keys::meta(), Some(meta))).into_iter().collect(), Vec::new());
+        for Fetched(rows, ranges) in try_join_all(fetches).await? {
+            all.0.extend(rows);
+            all.1.extend(ranges);
         }
         Ok(all)
     }
+
+    async fn fetch_of_table(&self, statements: &Statements, wanted: Wanted) -> Result<Fetched, Error> {
+        let Wanted { keys, ranges } = wanted;
+        let keys: Vec<_> = keys.into_iter().collect();
+        let (begins, ends): (Vec<_>, Vec<_>) = ranges.into_iter().unzip();
+        let by_key = async {
+            if keys.is_empty() { Ok(Vec::new()) } else { self.client.query(&statements.get, &[&keys]).await }
+        };
+        let limit = i64::try_from(RANGE_ROWS).unwrap_or(i64::MAX);
+        let by_range = async {
+            if begins.is_empty() {
+                return Ok(Vec::new());
+            }
+            self.client.query(&statements.ranges, &[&begins, &ends, &limit]).await
+        };
+        let (by_key, by_range) = tokio::try_join!(by_key, by_range)?;
+        let mut rows: Vec<(Vec<u8>, Option<Vec<u8>>)> = keys.into_iter().map(|key| (key, None)).collect();
+        rows.extend(by_key.iter().map(|row| (row.get(0), Some(row.get(1)))));
+        // How many rows each range has, and the last.
+        let mut found: Vec<(usize, Option<Vec<u8>>)> = vec![(0, None); begins.len()];
+        for row in &by_range {
+            let (number, key): (i64, Vec<u8>) = (row.get(0), row.get(1));
+            if let Some((count, last)) = usize::try_from(number - 1).ok().and_then(|n| found.get_mut(n)) {
+                *count += 1;
+                *last = Some(key.clone());
+            }
+            rows.push((key, Some(row.get(2))));
+        }
+        let ranges = begins.into_iter().zip(ends).zip(found).map(|((from, to), (count, last))| {
+            let known_to = last.filter(|_| count == RANGE_ROWS).map(|last| keys::next(&last));
+            (from, known_to.unwrap_or(to))
+        });
+        Ok(Fetched(rows, ranges.collect()))
+    }
 }
 
-/// What was fetched.
-#[derive(Default)]
-struct Fetched {
-    /// The keys that were asked for.
-    keys: Vec<Vec<u8>>,
-    /// The rows with these keys.
-    got: Vec<(Vec<u8>, Vec<u8>)>,
-    /// The first rows of the ranges that were asked for.
-    ranges: Vec<((Vec<u8>, Vec<u8>), Vec<(Vec<u8>, Vec<u8>)>)>,
-}
+/// What was fetched: rows, or that there are none with these keys; and the ranges of which that is all.
+struct Fetched(Vec<(Vec<u8>, Option<Vec<u8>>)>, Vec<(Vec<u8>, Vec<u8>)>);
 
 impl Fetched {
     fn add_to(self, known: &mut Known) {
-        for key in self.keys {
-            known.add(key, None);
+        for (key, value) in self.0 {
+            known.add(key, value);
         }
-        for (key, value) in self.got {
-            known.add(key, Some(value));
-        }
-        for ((from, to), rows) in self.ranges {
-            let to = match rows.last() {
-                Some((last, _)) if rows.len() == RANGE_ROWS => keys::next(last),
-                _ => to,
-            };
-            for (key, value) in rows {
-                known.add(key, Some(value));
-            }
+        for (from, to) in self.1 {
             known.add_range(from, to);
         }
     }

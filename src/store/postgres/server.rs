@@ -1,84 +1,100 @@
-//! A PostgreSQL server for tests: the one of `UNIONLINK_TEST_POSTGRES`, a URL, or else Debian's, started in a folder of
-//! its own. Without either, tests say that they are skipped; with `UNIONLINK_REQUIRE_POSTGRES` they fail.
+//! A PostgreSQL server for tests: the one of `UNIONLINK_TEST_POSTGRES`, which is an address, or else one that is started
+//! in a folder of its own and ends with this process.
 
-use std::path::Path;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
+use std::thread;
+use std::time::Duration;
 
-use tempfile::TempDir;
+use tokio_postgres::NoTls;
 
-/// Where Debian keeps the programs of the server.
-const PROGRAMS: [&str; 4] = [
-    "/usr/lib/postgresql/18/bin",
-    "/usr/lib/postgresql/17/bin",
-    "/usr/lib/postgresql/16/bin",
-    "/usr/lib/postgresql/15/bin",
-];
+use crate::peers::peer;
 
-/// The address of the server; `None` if there is none.
-pub(crate) fn address() -> Option<&'static str> {
-    static ADDRESS: OnceLock<Option<String>> = OnceLock::new();
-    ADDRESS.get_or_init(|| std::env::var("UNIONLINK_TEST_POSTGRES").ok().or_else(start)).as_deref()
-}
+static SERVER: OnceLock<Option<Server>> = OnceLock::new();
 
-/// The address of the server, or says that a test is skipped.
-pub(crate) fn required(test: &str) -> Option<&'static str> {
-    let address = address();
-    if address.is_none() {
-        let is_required = std::env::var_os("UNIONLINK_REQUIRE_POSTGRES").is_some();
-        assert!(!is_required, "{test} needs PostgreSQL: install it, or set UNIONLINK_TEST_POSTGRES");
-        eprintln!("SKIPPED: {test}: PostgreSQL is missing; install it, or set UNIONLINK_TEST_POSTGRES");
-    }
-    address
-}
+/// Where Debian keeps the programs of each version.
+const VERSIONS: &str = "/usr/lib/postgresql";
+/// Starts the server, and stops it and removes its folder when this process is gone: its standard input ends then.
+const RUN: &str = r#"
+"$1" -D "$2/data" -k "$2" -c listen_addresses= -c max_connections=400 -c fsync=off > "$2/log" 2>&1 & server=$!
+cat > /dev/null
+kill -INT $server; wait $server; rm -rf "$2"
+"#;
 
-/// A server that stops with this process.
 struct Server {
-    folder: TempDir,
-    process: std::process::Child,
+    address: String,
+    /// Runs until its standard input ends.
+    _process: Option<Child>,
 }
 
-fn start() -> Option<String> {
-    let programs = PROGRAMS.into_iter().map(Path::new).find(|programs| programs.join("postgres").exists())?;
-    // The server does not run as root.
+/// The address of the server; `None` where PostgreSQL is not installed, and the test is to be skipped.
+#[expect(clippy::disallowed_methods, reason = "a setting of the tests, not of the service")]
+pub(crate) fn address() -> Option<&'static str> {
+    let server = SERVER.get_or_init(|| match std::env::var("UNIONLINK_TEST_POSTGRES") {
+        Ok(address) => Some(Server { address, _process: None }),
+        Err(_) => Some(start(&program("initdb")?, &program("postgres")?)),
+    });
+    match server {
+        Some(server) => Some(&server.address),
+        // Says so for each test.
+        None => peer("initdb").and(None),
+    }
+}
+
+/// Executes a statement.
+pub(crate) fn execute(statement: &str) {
+    let (Some(address), statement) = (address(), statement.to_owned()) else { return };
+    // Whoever calls may be inside a runtime.
+    let executed = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (client, connection) = tokio_postgres::connect(address, NoTls).await.unwrap();
+            tokio::spawn(connection);
+            client.batch_execute(&statement).await.unwrap();
+        });
+    });
+    executed.join().unwrap();
+}
+
+/// A program of PostgreSQL: Debian's newest, or a peer.
+fn program(name: &str) -> Option<PathBuf> {
+    let versions = Path::new(VERSIONS).read_dir().into_iter().flatten().filter_map(Result::ok);
+    let programs = versions.map(|version| version.path().join("bin").join(name));
+    programs.filter(|program| program.is_file()).max().or_else(|| peer(name))
+}
+
+fn start(initdb: &Path, postgres: &Path) -> Server {
+    let folder = tempfile::Builder::new().prefix("unionlink-pg-").tempdir().unwrap().keep();
+    // It does not run as root.
     let user = rustix::process::geteuid().is_root().then_some("postgres");
-    let command = |program: &str| match user {
+    if let Some(user) = user {
+        assert!(Command::new("chown").arg(user).arg(&folder).status().unwrap().success());
+    }
+    let command = |program: &Path| match user {
         Some(user) => {
             let mut command = Command::new("runuser");
-            command.args(["-u", user, "--"]).arg(programs.join(program));
+            command.args(["-u", user, "--"]).arg(program);
             command
         }
-        None => Command::new(programs.join(program)),
+        None => Command::new(program),
     };
-    let folder = tempfile::Builder::new().prefix("unionlink-pg-").tempdir().ok()?;
-    if let Some(user) = user {
-        let chown = Command::new("chown").arg(user).arg(folder.path()).status().ok()?;
-        chown.success().then_some(())?;
-    }
-    let data = folder.path().join("data");
-    let made = command("initdb")
-        .args(["-A", "trust", "-U", "unionlink", "-E", "UTF8", "--locale=C", "-N", "-D"])
-        .arg(&data)
-        .output()
-        .ok()?;
+    let options = ["-A", "trust", "-U", "unionlink", "-E", "UTF8", "--locale=C", "-N", "-D"];
+    let made = command(initdb).args(options).arg(folder.join("data")).current_dir(&folder).output().unwrap();
     assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-    let socket = folder.path().to_str()?.to_owned();
-    let process = command("postgres")
-        .arg("-D")
-        .arg(&data)
-        .args(["-k", &socket, "-c", "listen_addresses=", "-c", "max_connections=400", "-c", "fsync=off"])
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .ok()?;
-    static RUNNING: OnceLock<Server> = OnceLock::new();
-    let server = RUNNING.get_or_init(|| Server { folder, process });
-    let _ = (server.process.id(), server.folder.path());
-    for _ in 0..600 {
-        if std::os::unix::net::UnixStream::connect(format!("{socket}/.s.PGSQL.5432")).is_ok() {
-            return Some(format!("host={socket} user=unionlink dbname=postgres"));
-        }
-        std::thread::sleep(std::time::Duration::from_millis(50));
+    let mut run = command(Path::new("sh"));
+    run.args(["-c", RUN, "run"]).arg(postgres).arg(&folder).current_dir(&folder).stdin(Stdio::piped());
+    let process = run.spawn().unwrap();
+    let address = format!("host={} user=unionlink dbname=postgres", folder.display());
+    let mut tries = 0;
+    let is_ready = || {
+        let status = std::fs::read_to_string(folder.join("data/postmaster.pid"));
+        status.is_ok_and(|status| status.lines().any(|line| line.trim() == "ready"))
+    };
+    while !is_ready() {
+        tries += 1;
+        assert!(tries < 600, "PostgreSQL does not start in {}", folder.display());
+        thread::park_timeout(Duration::from_millis(50));
     }
-    panic!("PostgreSQL does not start in {socket}");
+    Server { address, _process: Some(process) }
 }

@@ -17,8 +17,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_postgres::Error;
 
 use super::connection::Connection;
+use super::database::{Database, State};
 use super::known::{Known, fan_entry};
-use super::{Database, State};
 use crate::store::StoreError;
 use crate::store::row_store::Transaction;
 use crate::store::rows::keys;

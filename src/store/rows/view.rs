@@ -34,6 +34,8 @@ pub(crate) struct Damaged {
     /// `None` if they are damaged in the log too: then they are skipped.
     in_the_index: Arc<Mutex<Option<Box<OnDamage>>>>,
     found: Option<Arc<OnFound>>,
+    /// Whether what is found is only tried out: then nobody is told of it.
+    is_trial: bool,
 }
 
 impl Damaged {
@@ -41,12 +43,18 @@ impl Damaged {
     /// record that is found.
     pub(crate) fn in_the_log(keys: Vec<Vec<u8>>, found: impl Fn(&[u8]) + Send + Sync + 'static) -> Self {
         let (keys, found) = (Arc::new(Mutex::new(keys.into_iter().collect())), Some(Arc::new(found) as _));
-        Self { keys, in_the_index: Arc::default(), found }
+        Self { keys, in_the_index: Arc::default(), found, is_trial: false }
     }
 
     /// For a store whose log has intact what is damaged in the index: the index is rebuilt.
     pub(crate) fn in_the_index(found: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self { in_the_index: Arc::new(Mutex::new(Some(Box::new(found)))), ..Self::default() }
+    }
+
+    /// A copy for a read of which nobody knows yet whether it has all its rows: what it finds is forgotten.
+    pub(crate) fn trial(&self) -> Self {
+        let keys = Arc::new(Mutex::new(self.keys().clone()));
+        Self { keys, is_trial: true, ..Self::default() }
     }
 
     /// The result of a read, or `None` for a damaged record, which is logged once and counted: it delays
@@ -71,7 +79,7 @@ impl Damaged {
             found(reason);
             return Err(StoreError::Failed(reason.to_owned()));
         }
-        if self.keys().insert(key.to_vec()) {
+        if self.keys().insert(key.to_vec()) && !self.is_trial {
             tracing::error!(reason, "a damaged record is skipped");
             if let Some(found) = &self.found {
                 found(key);

@@ -1,0 +1,176 @@
+//! What the store on PostgreSQL keeps its rows in: reads, each on a connection of its own, and the way to the writer.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
+use tokio_postgres::Error;
+
+use super::connection::Connection;
+use super::database::{Database, State};
+use super::known::Known;
+use super::writer::{Job, Repeatable};
+use crate::store::row_store::{Answer, Backend, Patience, ReadOnce, Transaction};
+use crate::store::rows::view::{Damaged, View};
+use crate::store::rows::watch::Watches;
+use crate::store::{Counts, LogStatus, StoreError};
+
+/// A caller is told [`StoreError::Stalled`] after this long without an answer.
+const STALLED_AFTER: Duration = Duration::from_secs(3);
+/// Reads at the same time, each on a connection of its own.
+pub(super) const READS_MAX: usize = 4;
+
+/// What the store on PostgreSQL keeps its rows in.
+pub struct Postgres {
+    pub(super) database: Arc<Database>,
+    pub(super) state: Arc<State>,
+    pub(super) jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
+    pub(super) writing: tokio::sync::Mutex<Option<JoinHandle<()>>>,
+    pub(super) reading: Mutex<Vec<Connection>>,
+    pub(super) reads: Semaphore,
+    pub(super) damaged: Damaged,
+    pub(super) watches: Watches,
+}
+
+impl Postgres {
+    async fn hand_in<T: Send + 'static>(&self, work: impl Transaction<T>) -> Result<Answer<T>, StoreError> {
+        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let jobs = jobs.ok_or(StoreError::Closed)?;
+        let (reply, answer) = oneshot::channel();
+        let job = Box::new(Repeatable { work, result: None, reply });
+        jobs.send(job).await.map_err(|_| StoreError::Closed)?;
+        Ok(answer)
+    }
+
+    async fn read_with<T>(
+        connection: &Connection,
+        known: &mut Known,
+        damaged: &Damaged,
+        read: &impl ReadOnce<T>,
+    ) -> Result<Result<T, StoreError>, Error> {
+        let mut is_open = false;
+        loop {
+            let trial = damaged.trial();
+            let mut result = read(&View::new(&*known, &trial));
+            let wanted = known.take_wanted();
+            if wanted.is_empty() {
+                if trial.keys().len() > damaged.keys().len() {
+                    result = read(&View::new(&*known, damaged));
+                }
+                if is_open {
+                    connection.end_read().await?;
+                }
+                return Ok(result);
+            }
+            if is_open {
+                connection.read_on(wanted, known).await?;
+            } else {
+                connection.begin_read(wanted, known).await?;
+                is_open = true;
+            }
+        }
+    }
+}
+
+async fn answered<T>(answer: Answer<T>) -> Result<T, StoreError> {
+    answer.await.unwrap_or(Err(StoreError::Closed))
+}
+
+async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
+    tokio::time::timeout(STALLED_AFTER, work).await.unwrap_or(Err(StoreError::Stalled))
+}
+
+impl Backend for Postgres {
+    async fn read<T: Send>(&self, read: impl ReadOnce<T>) -> Result<T, StoreError> {
+        let _permit = self.reads.acquire().await.map_err(|_| StoreError::Closed)?;
+        let mut idle = self.reading.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        loop {
+            let connection = match idle.take().filter(|connection| !connection.is_closed()) {
+                Some(connection) => connection,
+                None => self.database.open().await.map_err(|error| unavailable(&error))?,
+            };
+            let mut known = Known::nothing(self.state.salt);
+            match Self::read_with(&connection, &mut known, &self.damaged, &read).await {
+                Ok(result) => {
+                    self.reading.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+                    return result;
+                }
+                // It may have ended while it was idle.
+                Err(_) if connection.is_closed() => {}
+                Err(error) => return Err(unavailable(&error)),
+            }
+        }
+    }
+
+    async fn submit<T: Send + 'static>(&self, work: impl Transaction<T>) -> Result<Answer<T>, StoreError> {
+        in_time(self.hand_in(work)).await
+    }
+
+    async fn answer<T: Send + 'static>(
+        &self,
+        answer: Answer<T>,
+        patience: Patience,
+    ) -> Result<T, StoreError> {
+        match patience {
+            Patience::InTime => in_time(answered(answer)).await,
+            Patience::UntilDecided => answered(answer).await,
+        }
+    }
+
+    async fn run<T: Send + 'static>(&self, work: impl Transaction<T>) -> Result<T, StoreError> {
+        in_time(async { answered(self.hand_in(work).await?).await }).await
+    }
+
+    async fn indexed(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn ready(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn counts(&self) -> Counts {
+        *self.state.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn feed_head(&self) -> watch::Receiver<u64> {
+        self.state.feed_head.subscribe()
+    }
+
+    fn damaged(&self) -> &Damaged {
+        &self.damaged
+    }
+
+    fn watches(&self) -> &Watches {
+        &self.watches
+    }
+
+    fn salt(&self) -> [u8; 16] {
+        self.state.salt
+    }
+
+    fn free_disk_bytes(&self) -> Option<u64> {
+        None
+    }
+
+    fn log_status(&self) -> Option<LogStatus> {
+        None
+    }
+
+    async fn failed(&self) -> String {
+        std::future::pending().await
+    }
+
+    async fn close(&self) {
+        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        if let Some(writing) = self.writing.lock().await.take() {
+            let _ = writing.await;
+        }
+    }
+}
+
+fn unavailable(error: &Error) -> StoreError {
+    tracing::warn!(%error, "the database cannot be read");
+    StoreError::Stalled
+}
