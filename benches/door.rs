@@ -10,6 +10,12 @@
 //!    machine is faster, so it is what the others are compared with;
 //! 5. the durable service.
 //!
+//! With `--postgres ADDRESS` also, on that database, which is best on a machine of its own:
+//!
+//! 6. the *bare insert*: as 4, but each record is inserted into a table, in a transaction of its own, from as many
+//!    connections as there are clients;
+//! 7. the callback handler over the store on PostgreSQL, without workers.
+//!
 //! The callbacks are genuine, all different, and sealed beforehand; only servers that do not notice
 //! repetitions (1, 2 and 4) may be sent the same ones again. In each round each server is loaded once, in an
 //! order that moves on by one from round to round. A server is started for its burst, with an empty store,
@@ -17,11 +23,11 @@
 //! figures are medians of the rounds.
 //!
 //! ```text
-//! cargo bench --bench door [-- --seconds S] [--rounds N] [--connections N] [--server N] [--platform P]
+//! cargo bench --bench door [-- --seconds S] [--rounds N] [--connections N] [--server N] [--platform P] [--postgres ADDRESS]
 //! ```
 //!
 //! `--seconds` is the time of each burst, `--connections` replaces the usual numbers of connections by one,
-//! and `--server` loads one of the five alone, to profile it. `--platform` is what WeCom does meanwhile:
+//! and `--server` loads one of them alone, to profile it. `--platform` is what WeCom does meanwhile:
 //!
 //! * `hangs`: it never answers. The workers have calls in flight that do not end, and no results to store. A
 //!   call is given up after ten seconds, which only longer bursts see.
@@ -47,7 +53,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use common::handlers::{Log, answering, bare_durable, parsing, storing};
+use common::handlers::{Inserts, Log, answering, bare_durable, bare_insert, parsing, storing};
 use common::load::{Burst, Measured, Requests, load};
 use common::{Brand, INBOX_EVENTS_MAX, argument, median};
 use tempfile::TempDir;
@@ -57,14 +63,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use unionlink::http::{Limits, Listener, TrustedProxies, serve};
 use unionlink::simulator::{Fault, Options, Target};
-use unionlink::store::Store as _;
+use unionlink::store::Store;
 use unionlink::store::embedded::engine::Memory;
 use unionlink::store::embedded::{EmbeddedStore, Settings};
+use unionlink::store::postgres::{self, PostgresStore};
 use unionlink::telemetry::metrics::Metrics;
 
 const CONNECTIONS: [usize; 4] = [1, 16, 64, 256];
-const SERVERS: [Server; 5] =
-    [Server::Answers, Server::Parses, Server::InMemory, Server::BareDurable, Server::Durable];
+const SERVERS: [Server; 7] = [
+    Server::Answers,
+    Server::Parses,
+    Server::InMemory,
+    Server::BareDurable,
+    Server::Durable,
+    Server::BareInsert,
+    Server::Postgres,
+];
 /// How long each server is loaded before it is measured.
 const WARM_UP: Duration = Duration::from_millis(300);
 /// How much faster than in earlier rounds a server may be before it runs out of requests.
@@ -83,6 +97,8 @@ enum Server {
     InMemory,
     BareDurable,
     Durable,
+    BareInsert,
+    Postgres,
 }
 
 impl Server {
@@ -93,12 +109,18 @@ impl Server {
             Self::InMemory => "stores in memory",
             Self::BareDurable => "bare durable",
             Self::Durable => "durable",
+            Self::BareInsert => "bare insert",
+            Self::Postgres => "on PostgreSQL",
         }
     }
 
     /// Whether it drops a callback that it has had before.
     const fn notices_repetitions(self) -> bool {
-        matches!(self, Self::InMemory | Self::Durable)
+        matches!(self, Self::InMemory | Self::Durable | Self::Postgres)
+    }
+
+    const fn needs_postgres(self) -> bool {
+        matches!(self, Self::BareInsert | Self::Postgres)
     }
 }
 
@@ -129,6 +151,7 @@ type Round = [Option<Measured>; SERVERS.len()];
 fn main() -> ExitCode {
     let (seconds, rounds) = (argument("--seconds", 3.0), argument("--rounds", 5));
     let (only, alone) = (argument("--connections", 0), argument("--server", 0));
+    let postgres: String = argument("--postgres", String::new());
     let bench = Bench {
         brand: Brand::new(8, &Options::default()),
         runtime: Runtime::new().unwrap(),
@@ -136,7 +159,9 @@ fn main() -> ExitCode {
         servers: SERVERS
             .into_iter()
             .filter(|server| alone == 0 || SERVERS.get(alone - 1) == Some(server))
+            .filter(|server| !postgres.is_empty() || !server.needs_postgres())
             .collect(),
+        postgres,
         time: Duration::from_secs_f64(seconds),
     };
     println!("medians of {rounds} rounds of {seconds} s each; WeCom: {:?}", bench.platform);
@@ -207,6 +232,8 @@ struct Bench {
     platform: Platform,
     /// The servers to be measured.
     servers: Vec<Server>,
+    /// The address of a database.
+    postgres: String,
     /// The time of a burst.
     time: Duration,
 }
@@ -239,7 +266,7 @@ impl Bench {
         let mut round = Round::default();
         for server in (0..SERVERS.len()).map(|turn| SERVERS[(n + turn) % SERVERS.len()]) {
             if self.servers.contains(&server) {
-                let Running { address, end } = self.runtime.block_on(self.start(server));
+                let Running { address, end } = self.runtime.block_on(self.start(server, connections));
                 let may_repeat = !server.notices_repetitions();
                 let burst = Burst { connections, warm_up: WARM_UP, time, may_repeat };
                 round[server as usize] = Some(load(address, burst, requests));
@@ -249,7 +276,7 @@ impl Bench {
         round
     }
 
-    async fn start(&self, server: Server) -> Running<'_> {
+    async fn start(&self, server: Server, connections: usize) -> Running<'_> {
         let brand = &self.brand;
         let (folder, free_mb_min) = (tempfile::tempdir().unwrap(), 1);
         let settings = Settings { free_mb_min, inbox_events_max: INBOX_EVENTS_MAX, ..Settings::default() };
@@ -258,7 +285,26 @@ impl Bench {
             (Server::Parses, _) => Running::of(parsing(brand)).await,
             (Server::InMemory, _) => {
                 let store = EmbeddedStore::in_memory(Memory::default(), settings).unwrap();
-                self.start_storing(store, folder).await
+                self.start_storing(Arc::new(store), folder).await
+            }
+            (Server::BareInsert, _) => {
+                let schema = new_schema();
+                let inserts = Inserts::begin(&self.postgres, &schema, connections).await;
+                let running = Running::of(bare_insert(brand, Arc::new(inserts))).await;
+                running.then(async move { self.drop(&schema).await })
+            }
+            (Server::Postgres, _) => {
+                let (url, schema) = (self.postgres.clone(), new_schema());
+                let settings = postgres::Settings {
+                    url,
+                    schema: schema.clone(),
+                    inbox_events_max: INBOX_EVENTS_MAX,
+                    dedupe_days: 7,
+                    quarantine_days: 30,
+                };
+                let store = PostgresStore::open(&settings).await.unwrap();
+                let running = self.start_storing(Arc::new(store), folder).await;
+                running.then(async move { self.drop(&schema).await })
             }
             (Server::BareDurable, _) => {
                 let log = Log::begin(File::create(folder.path().join("log")).unwrap());
@@ -266,15 +312,21 @@ impl Bench {
             }
             (Server::Durable, Platform::None) => {
                 let store = EmbeddedStore::open(&folder.path().join("data"), settings).unwrap();
-                self.start_storing(store, folder).await
+                self.start_storing(Arc::new(store), folder).await
             }
             (Server::Durable, Platform::Hangs) => self.start_service(Fault::Hang, folder).await,
             (Server::Durable, Platform::Errors) => self.start_service(Fault::HttpStatus(502), folder).await,
         }
     }
 
-    async fn start_storing(&self, store: EmbeddedStore, folder: TempDir) -> Running<'_> {
-        let store = Arc::new(store);
+    async fn drop(&self, schema: &str) {
+        let (client, connection) =
+            tokio_postgres::connect(&self.postgres, tokio_postgres::NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client.batch_execute(&format!("DROP SCHEMA {schema} CASCADE")).await.unwrap();
+    }
+
+    async fn start_storing(&self, store: Arc<dyn Store>, folder: TempDir) -> Running<'_> {
         let running = Running::of(storing(&self.brand, store.clone())).await;
         running.then(async move {
             store.close().await;
@@ -293,6 +345,11 @@ impl Bench {
         };
         Running { address, end: Box::pin(end) }
     }
+}
+
+/// The name of a new schema.
+fn new_schema() -> String {
+    format!("bench_{:016x}", rand::random::<u64>())
 }
 
 /// A server that is running, and the work that stops it.

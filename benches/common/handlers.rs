@@ -3,7 +3,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,15 +11,15 @@ use axum::body::Bytes;
 use axum::extract::RawQuery;
 use axum::http::StatusCode;
 use axum::routing::post;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
+use tokio_postgres::{Client, NoTls, Statement};
 use unionlink::callback::{AesKey, Keys, Query, VerifiedMessage, verify};
 use unionlink::clock::SystemClock;
 use unionlink::domain::ids::{AppName, CorpId};
 use unionlink::http::doors::{AppDoor, AppRecipients, Door};
 use unionlink::http::{CallbackLog, CallbackState, DoorSet, UnservedCorps, public};
 use unionlink::intake::{Recipients, classify};
-use unionlink::store::MessageDigest;
-use unionlink::store::embedded::EmbeddedStore;
+use unionlink::store::{MessageDigest, Store};
 use unionlink::telemetry::metrics::Metrics;
 use unionlink::worker::Wake;
 
@@ -114,8 +114,54 @@ impl Log {
     }
 }
 
+/// As [`bare_durable`], but the record is inserted into a table.
+pub fn bare_insert(brand: &Brand, inserts: Arc<Inserts>) -> Router {
+    let (opener, app) = (Opener::new(brand), AppName::new("brand").unwrap());
+    let answer = async move |RawQuery(query): RawQuery, body: Bytes| {
+        let message = opener.open(query, &body).await?;
+        let MessageDigest(digest) = MessageDigest::of(&app, message.text());
+        inserts.insert(&[&digest, message.text()].concat()).await;
+        Ok::<_, StatusCode>("success")
+    };
+    Router::new().route("/callback/brand", post(answer))
+}
+
+/// A table of a schema that records are inserted into, each in a transaction of its own.
+pub struct Inserts {
+    idle: Mutex<Vec<(Client, Statement)>>,
+    permits: Semaphore,
+}
+
+impl Inserts {
+    pub async fn begin(url: &str, schema: &str, connections: usize) -> Self {
+        let mut idle = Vec::new();
+        for n in 0..connections {
+            let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+            tokio::spawn(connection);
+            if n == 0 {
+                let table = format!(
+                    "CREATE SCHEMA {schema}; CREATE TABLE {schema}.bare (id bigserial PRIMARY KEY, record bytea)"
+                );
+                client.batch_execute(&table).await.unwrap();
+            }
+            let insert =
+                client.prepare(&format!("INSERT INTO {schema}.bare (record) VALUES ($1)")).await.unwrap();
+            idle.push((client, insert));
+        }
+        Self { idle: Mutex::new(idle), permits: Semaphore::new(connections) }
+    }
+
+    /// Durable when it returns.
+    async fn insert(&self, record: &[u8]) {
+        let _permit = self.permits.acquire().await.unwrap();
+        let connection = self.idle.lock().unwrap().pop().unwrap();
+        connection.0.execute(&connection.1, &[&record]).await.unwrap();
+        self.idle.lock().unwrap().push(connection);
+    }
+}
+
 /// The callback handler over a store, without workers.
-pub fn storing(brand: &Brand, store: Arc<EmbeddedStore>) -> Router {
+pub fn storing(brand: &Brand, store: Arc<dyn Store>) -> Router {
     let name = AppName::new("brand").unwrap();
     let (keys, recipients) = (keys(brand), AppRecipients::SelfBuilt(recipients(brand)));
     let door = Door::App(AppDoor { name: name.clone(), keys, recipients, customer_groups: true });

@@ -5,9 +5,9 @@
 //! deduplication record, [`Store::settle`] an outcome, the links it leads to and their feed entries. Methods
 //! that take many items run one transaction per item or chunk; their docs say so.
 //!
-//! [`embedded`] is the implementation for a single machine: one writer thread over sled. The trait demands
-//! nothing that only an embedded engine can do, so that it can be implemented over a database server too. The
-//! suite in `contract` is what every implementation has to pass.
+//! All implementations are one, `row_store`: a method is a transaction, or a read, on rows (`rows` is their layout,
+//! `business` what is done with them). They differ in what keeps the rows: [`embedded`], a folder of a single machine,
+//! or [`postgres`], a database that several replicas share. The suite in `contract` is what each has to pass.
 //!
 //! Deliberately absent: calls to WeCom, HTTP, and decisions. When to try again, and what an event means, is
 //! decided by the callers and the domain.
