@@ -237,7 +237,8 @@ pub(super) async fn connect(config: &Config, schema: &str) -> Result<Client, Err
         "-c search_path={schema} -c synchronous_commit=on -c statement_timeout=10s -c lock_timeout=10s \
          -c idle_in_transaction_session_timeout=2s -c jit=off -c timezone=UTC"
     );
-    config.application_name("unionlink").options(session);
+    // Shows a DBA which store it is.
+    config.application_name(format!("unionlink/{schema}")).options(session);
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {

@@ -17,6 +17,8 @@ mod opening;
 #[cfg(test)]
 pub(crate) mod server;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 pub use backend::Postgres;
