@@ -256,6 +256,9 @@ pub(crate) fn set_state(
     })
 }
 
+/// Missing entries that one page notes at most.
+const MISSING_NOTED_MAX: usize = 1_000;
+
 /// Up to `limit` entries after `after` and up to `head`, as of `now`. An entry that is missing but was not
 /// pruned is a damaged record.
 pub(crate) fn page(
@@ -294,7 +297,7 @@ pub(crate) fn page(
             return Err(StoreError::Gone { oldest: pruned + 1 });
         }
     }
-    for seq in missing.into_iter().flatten() {
+    for seq in missing.into_iter().flatten().take(MISSING_NOTED_MAX) {
         let lost = StoreError::Damaged(format!("feed entry {seq} is missing"));
         view.undamaged(&keys::feed(seq), Err::<(), _>(lost))?;
     }

@@ -1,6 +1,6 @@
 //! The business of the store: what each transaction reads and writes, by subject.
 //!
-//! Deliberately absent: threads, disks and sled. A transaction works on a [`Txn`](super::rows::txn::Txn).
+//! Deliberately absent: what keeps the rows, be it a folder or a database. A transaction works on a [`Txn`](super::rows::txn::Txn).
 
 pub(crate) mod arrivals;
 pub(crate) mod audit;

@@ -1,5 +1,6 @@
 //! What the store on PostgreSQL keeps its rows in: reads, each on a connection of its own, and the way to the writer.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ pub struct Postgres {
     pub(super) reading: Mutex<Vec<Connection>>,
     pub(super) reads: Semaphore,
     pub(super) damaged: Damaged,
-    pub(super) watches: Watches,
+    pub(super) watches: Arc<Watches>,
 }
 
 impl Postgres {
@@ -41,6 +42,31 @@ impl Postgres {
         let job = Box::new(Repeatable { work, result: None, reply });
         jobs.send(job).await.map_err(|_| StoreError::Closed)?;
         Ok(answer)
+    }
+
+    async fn read_once<T>(&self, read: impl ReadOnce<T>) -> Result<T, StoreError> {
+        let _permit = self.reads.acquire().await.map_err(|_| StoreError::Closed)?;
+        let idle = self.reading.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(connection) = idle.filter(|connection| !connection.is_closed()) {
+            // It may have ended while it was idle.
+            if let Ok(result) = self.read_over(connection, &read).await {
+                return result;
+            }
+        }
+        let opened = async { self.read_over(self.database.open().await?, &read).await };
+        opened.await.unwrap_or_else(|error| Err(unavailable(&error)))
+    }
+
+    /// Reads over a connection, which is idle again afterwards.
+    async fn read_over<T>(
+        &self,
+        connection: Connection,
+        read: &impl ReadOnce<T>,
+    ) -> Result<Result<T, StoreError>, Error> {
+        let mut known = Known::nothing(self.state.salt);
+        let result = Self::read_with(&connection, &mut known, &self.damaged, read).await?;
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        Ok(result)
     }
 
     async fn read_with<T>(
@@ -83,24 +109,7 @@ async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result
 
 impl Backend for Postgres {
     async fn read<T: Send>(&self, read: impl ReadOnce<T>) -> Result<T, StoreError> {
-        let _permit = self.reads.acquire().await.map_err(|_| StoreError::Closed)?;
-        let mut idle = self.reading.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        loop {
-            let connection = match idle.take().filter(|connection| !connection.is_closed()) {
-                Some(connection) => connection,
-                None => self.database.open().await.map_err(|error| unavailable(&error))?,
-            };
-            let mut known = Known::nothing(self.state.salt);
-            match Self::read_with(&connection, &mut known, &self.damaged, &read).await {
-                Ok(result) => {
-                    self.reading.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
-                    return result;
-                }
-                // It may have ended while it was idle.
-                Err(_) if connection.is_closed() => {}
-                Err(error) => return Err(unavailable(&error)),
-            }
-        }
+        in_time(self.read_once(read)).await
     }
 
     async fn submit<T: Send + 'static>(&self, work: impl Transaction<T>) -> Result<Answer<T>, StoreError> {
@@ -164,6 +173,8 @@ impl Backend for Postgres {
 
     async fn close(&self) {
         drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        // What cannot be committed now is given up.
+        self.state.is_closing.store(true, Relaxed);
         if let Some(writing) = self.writing.lock().await.take() {
             let _ = writing.await;
         }

@@ -3,6 +3,8 @@
 //!
 //! Statements that do not depend on each other's results are sent at once, so that they cost one round trip together.
 
+use std::time::Duration;
+
 use futures_util::future::try_join_all;
 use strum::IntoEnumIterator as _;
 use tokio_postgres::types::ToSql;
@@ -15,8 +17,14 @@ use crate::store::rows::source::Batch;
 
 /// Rows of a range that are fetched at a time.
 const RANGE_ROWS: usize = 256;
-/// Commits whose number and id are kept, so that one whose answer was lost can be looked up.
-const COMMITS_KEPT: i64 = 1_000;
+/// Commits whose number and id are kept, so that one whose answer was lost can be looked up: for half an hour under
+/// full load.
+const COMMITS_KEPT: i64 = 500_000;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// After this long without an answer of the other machine a connection is given up.
+const SILENT_MAX: Duration = Duration::from_secs(8);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 
 /// A newest commit: its number and the encoded counters after it.
 pub(super) type Head = Option<(i64, Vec<u8>)>;
@@ -27,7 +35,7 @@ pub(super) struct Connection {
     tables: Vec<Statements>,
     head: Statement,
     commit: Statement,
-    forget_commits: Statement,
+    forget_commit: Statement,
     find_commit: Statement,
 }
 
@@ -64,14 +72,14 @@ impl Connection {
             )?;
             Ok::<_, Error>(Statements { get, ranges, put, delete })
         }));
-        let (tables, head, commit, forget_commits, find_commit) = tokio::try_join!(
+        let (tables, head, commit, forget_commit, find_commit) = tokio::try_join!(
             tables,
             client.prepare(tables::HEAD),
             client.prepare(tables::COMMIT),
-            client.prepare(tables::FORGET_COMMITS),
+            client.prepare(tables::FORGET_COMMIT),
             client.prepare(tables::FIND_COMMIT),
         )?;
-        Ok(Self { client, tables, head, commit, forget_commits, find_commit })
+        Ok(Self { client, tables, head, commit, forget_commit, find_commit })
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -81,7 +89,8 @@ impl Connection {
     /// Begins a transaction that sees the rows as of one instant, and adds what is wanted to what is known.
     pub(super) async fn begin_read(&self, wanted: Wanted, known: &mut Known) -> Result<(), Error> {
         let begin = self.client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
-        let ((), fetched) = tokio::try_join!(begin, self.fetch(wanted))?;
+        // In this order.
+        let ((), fetched) = tokio::try_join!(biased; begin, self.fetch(wanted))?;
         fetched.add_to(known);
         Ok(())
     }
@@ -92,13 +101,20 @@ impl Connection {
     }
 
     /// Begins a transaction once those of all others are committed, and adds what is wanted to what is known. Returns the
-    /// newest commit.
-    pub(super) async fn begin_commit(&self, wanted: Wanted, known: &mut Known) -> Result<Head, Error> {
+    /// newest commit, and whether there is one with this id: whichever connection it came over, it has ended by now.
+    pub(super) async fn begin_commit(
+        &self,
+        id: Option<[u8; 16]>,
+        wanted: Wanted,
+        known: &mut Known,
+    ) -> Result<(Head, bool), Error> {
         let begin = self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED");
         let lock = self.client.batch_execute(tables::LOCK);
-        let ((), (), head, fetched) = tokio::try_join!(begin, lock, self.head(), self.fetch(wanted))?;
+        // In this order: what is read before the lock is held would be out of date.
+        let ((), (), head, is_committed, fetched) =
+            tokio::try_join!(biased; begin, lock, self.head(), self.has_committed(id), self.fetch(wanted))?;
         fetched.add_to(known);
-        Ok(head)
+        Ok((head, is_committed))
     }
 
     /// Adds what is wanted to what is known.
@@ -127,7 +143,7 @@ impl Connection {
         }
         let (id, forgotten) = (id.as_slice(), seq - COMMITS_KEPT);
         let mut statements: Vec<(&Statement, Vec<&(dyn ToSql + Sync)>)> =
-            vec![(&self.commit, vec![&seq, &id, &meta]), (&self.forget_commits, vec![&forgotten])];
+            vec![(&self.commit, vec![&seq, &id, &meta]), (&self.forget_commit, vec![&forgotten])];
         for (table, Writes { keys, values, deleted }) in self.tables.iter().zip(&of_tables) {
             if !keys.is_empty() {
                 statements.push((&table.put, vec![keys, values]));
@@ -140,7 +156,7 @@ impl Connection {
             statements.iter().map(|(statement, values)| self.client.execute(*statement, values)),
         );
         // Last, and sent at once with the others: if one of them fails, it does nothing.
-        let (_, ()) = tokio::try_join!(execute, self.client.batch_execute("COMMIT"))?;
+        let (_, ()) = tokio::try_join!(biased; execute, self.client.batch_execute("COMMIT"))?;
         Ok(())
     }
 
@@ -149,8 +165,8 @@ impl Connection {
         self.client.batch_execute("ROLLBACK").await
     }
 
-    /// Whether the commit with this id took place.
-    pub(super) async fn has_committed(&self, id: [u8; 16]) -> Result<bool, Error> {
+    async fn has_committed(&self, id: Option<[u8; 16]>) -> Result<bool, Error> {
+        let Some(id) = id else { return Ok(false) };
         Ok(self.client.query_opt(&self.find_commit, &[&id.as_slice()]).await?.is_some())
     }
 
@@ -238,7 +254,10 @@ pub(super) async fn connect(config: &Config, schema: &str) -> Result<Client, Err
          -c idle_in_transaction_session_timeout=2s -c jit=off -c timezone=UTC"
     );
     // Shows a DBA which store it is.
-    config.application_name(format!("unionlink/{schema}")).options(session);
+    config.application_name(format!("unionlink/{schema}"));
+    let session = format!("{} {session}", config.get_options().unwrap_or_default());
+    config.options(session).connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(SILENT_MAX);
+    config.keepalives_idle(KEEPALIVE_EVERY).keepalives_interval(KEEPALIVE_EVERY);
     let (client, connection) = config.connect(NoTls).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {

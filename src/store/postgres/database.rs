@@ -1,5 +1,6 @@
 //! Which database the store is in, and what every replica knows of the store without asking it.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Mutex, PoisonError};
 
 use tokio::sync::watch;
@@ -25,6 +26,7 @@ pub(crate) struct State {
     pub(super) salt: [u8; 16],
     pub(super) counts: Mutex<Counts>,
     pub(super) feed_head: watch::Sender<u64>,
+    pub(super) is_closing: AtomicBool,
 }
 
 impl State {

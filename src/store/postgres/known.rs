@@ -79,6 +79,37 @@ impl Known {
     }
 }
 
+/// What the transactions of a group see: the rows at hand, and the index of fans as those before them have changed it.
+pub(super) struct InGroup<'a> {
+    pub(super) known: &'a Known,
+    /// By print and fan: whether it leads there.
+    pub(super) index: &'a BTreeMap<(u64, FanNumber), bool>,
+}
+
+impl Source for InGroup<'_> {
+    fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.known.get(key)
+    }
+
+    fn range<'a>(&'a self, from: &[u8], to: &[u8]) -> Rows<'a> {
+        self.known.range(from, to)
+    }
+
+    fn print(&self, clue: &Clue<'_>) -> Print {
+        self.known.print(clue)
+    }
+
+    fn find(&self, print: Print) -> Result<Vec<FanNumber>, StoreError> {
+        let mut found = self.known.find(print)?;
+        let changed = self.index.range((print.0, FanNumber(0))..=(print.0, FanNumber(u32::MAX)));
+        for ((_, fan), leads) in changed {
+            found.retain(|known| known != fan);
+            found.extend(leads.then_some(*fan));
+        }
+        Ok(found)
+    }
+}
+
 /// The key of an entry of the index of fans.
 pub(super) fn fan_entry(print: Print, fan: FanNumber) -> Vec<u8> {
     [fan_entries(print), fan.0.to_be_bytes().to_vec()].concat()

@@ -1,6 +1,7 @@
 //! Opening the store: its schema is made if it does not exist, and the writer is started.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, mpsc, watch};
@@ -93,13 +94,15 @@ impl RowStore<Postgres> {
             salt: meta.store_id,
             counts: Mutex::new(meta.counts),
             feed_head: watch::Sender::new(meta.counts.feed_head),
+            is_closing: AtomicBool::new(false),
         });
-        let queues = Arc::new(WorkQueues::default());
+        let (queues, watches) = (Arc::new(WorkQueues::default()), Arc::new(Watches::default()));
         let (jobs, inbox) = mpsc::channel(WAITING_MAX);
         let writer = Writer {
             database: database.clone(),
             state: state.clone(),
             queues: queues.clone(),
+            watches: watches.clone(),
             connection: Some(connection),
             meta,
         };
@@ -112,7 +115,7 @@ impl RowStore<Postgres> {
             reading: Mutex::default(),
             reads: Semaphore::new(READS_MAX),
             damaged: Damaged::default(),
-            watches: Watches::default(),
+            watches,
         };
         Ok(Self::new(backend, settings.limits(), queues))
     }
@@ -143,7 +146,7 @@ async fn make_schema(database: &Database) -> Result<(), Error> {
 /// The counters after the newest commit, encoded; makes the first commit of a new store.
 async fn first_counters(connection: &Connection) -> Result<Vec<u8>, Error> {
     let mut nothing = Known::nothing([0; 16]);
-    if let Some((_, meta)) = connection.begin_commit(nothing.take_wanted(), &mut nothing).await? {
+    if let (Some((_, meta)), _) = connection.begin_commit(None, nothing.take_wanted(), &mut nothing).await? {
         connection.roll_back().await?;
         return Ok(meta);
     }

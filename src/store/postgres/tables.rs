@@ -85,8 +85,9 @@ pub(super) const HEAD: &str = "SELECT seq, meta FROM commit ORDER BY seq DESC LI
 /// Records a commit: its number `bigint`, its id `bytea`, the counters `bytea`. No two can have one number.
 pub(super) const COMMIT: &str = "INSERT INTO commit (seq, id, meta) VALUES ($1, $2, $3)";
 
-/// Deletes all commits up to this number, `bigint`.
-pub(super) const FORGET_COMMITS: &str = "DELETE FROM commit WHERE seq <= $1";
+/// Deletes the commit with this number, `bigint`. One, and not a range, which may have to pass by many that are deleted and
+/// not vacuumed.
+pub(super) const FORGET_COMMIT: &str = "DELETE FROM commit WHERE seq = $1";
 
 /// Whether there is a commit with this id, `bytea`.
 pub(super) const FIND_COMMIT: &str = "SELECT 1 FROM commit WHERE id = $1";

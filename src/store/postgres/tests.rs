@@ -90,9 +90,22 @@ async fn disagreements(store: &PostgresStore) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_stores_on_one_database_store_every_message_once_and_number_the_feed_without_gaps() {
-    const PEOPLE: usize = 60;
     let Some(schema) = Schema::new() else { return };
     let (one, other) = tokio::join!(schema.open(), schema.open());
+    everybody_is_linked_once(one, other).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn transactions_of_one_group_see_what_those_before_them_write() {
+    let Some(schema) = Schema::new() else { return };
+    let store = schema.open().await;
+    everybody_is_linked_once(store.clone(), store).await;
+}
+
+/// Sends the same fans and messages to both stores at once, and then has one work on the fans and the other on the
+/// customers, at once again: either may come second.
+async fn everybody_is_linked_once(one: Arc<PostgresStore>, other: Arc<PostgresStore>) {
+    const PEOPLE: usize = 60;
     let mut tasks = JoinSet::new();
     for n in 0..PEOPLE {
         for store in [&one, &other] {
@@ -105,7 +118,6 @@ async fn two_stores_on_one_database_store_every_message_once_and_number_the_feed
     }
     let new = tasks.join_all().await.into_iter().filter(|is_new| *is_new).count();
     assert_eq!(new, PEOPLE);
-    // One works on the fans, the other on the customers, at the same time: either may come second.
     let fans = one.lease_fans(&app(), FanStep::Mint, &Priority::ALL, T0, PEOPLE).await.unwrap();
     let events = other.lease(T0, PEOPLE, 0).await.unwrap();
     assert_eq!((fans.len(), events.len()), (PEOPLE, PEOPLE));

@@ -10,7 +10,9 @@
 //!
 //! A commit whose answer is lost is looked up by its id, and repeated if it did not take place.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
@@ -18,21 +20,27 @@ use tokio_postgres::Error;
 
 use super::connection::Connection;
 use super::database::{Database, State};
-use super::known::{Known, fan_entry};
+use super::known::{InGroup, Known, Wanted, fan_entry};
 use crate::store::StoreError;
 use crate::store::row_store::Transaction;
 use crate::store::rows::keys;
 use crate::store::rows::records::{decode, encode};
 use crate::store::rows::source::Batch;
 use crate::store::rows::txn::{Decided, Meta, Txn};
+use crate::store::rows::watch::Watches;
 use crate::store::rows::work_queue::WorkQueues;
 
 /// Transactions of one group.
 const GROUP_MAX: usize = 256;
+/// A group takes no further transaction once its writes have this many bytes.
+const GROUP_BYTES: usize = 1 << 20;
 /// Times that more rows are fetched for one group.
 const FETCHES_MAX: usize = 1_000;
 /// The wait before a connection is opened again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(250);
+
+/// Times that the database refuses a group before its callers are told.
+const REFUSALS_MAX: u32 = 20;
 
 /// A transaction handed in.
 pub(super) trait Job: Send {
@@ -73,6 +81,7 @@ pub(super) struct Writer {
     pub(super) database: Arc<Database>,
     pub(super) state: Arc<State>,
     pub(super) queues: Arc<WorkQueues>,
+    pub(super) watches: Arc<Watches>,
     pub(super) connection: Option<Connection>,
     pub(super) meta: Meta,
 }
@@ -81,66 +90,122 @@ pub(super) struct Writer {
 struct Outcome {
     writes: Batch,
     meta: Meta,
+    /// How many transactions were decided; those behind them wait for the next group.
+    decided: usize,
+}
+
+/// Why a group was not committed.
+enum Failure {
+    Database(Error),
+    /// It never will be.
+    Refused(StoreError),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Database(error)
+    }
 }
 
 impl Writer {
     /// Serves until nobody can hand in anything any more.
     pub(super) async fn serve(mut self, mut inbox: mpsc::Receiver<Box<dyn Job>>) {
         let mut group = Vec::new();
-        while inbox.recv_many(&mut group, GROUP_MAX).await > 0 {
-            self.commit(&mut group).await;
-            for job in group.drain(..) {
-                job.finish(Ok(()));
+        loop {
+            if group.is_empty() && inbox.recv_many(&mut group, GROUP_MAX).await == 0 {
+                return;
+            }
+            let (decided, committed) = match self.commit(&mut group).await {
+                Ok(decided) => (decided, Ok(())),
+                Err(error) => (group.len(), Err(error)),
+            };
+            for job in group.drain(..decided) {
+                job.finish(committed.clone());
             }
         }
     }
 
-    /// Commits a group, however often that has to be tried.
-    async fn commit(&mut self, group: &mut [Box<dyn Job>]) {
+    /// Commits a group, or the first part of a large one, however long the database is away. Returns how many of its
+    /// transactions.
+    async fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<usize, StoreError> {
         let id: [u8; 16] = rand::random();
-        let mut may_be_committed = None;
+        let (mut may_be_committed, mut refusals) = (None, 0);
         loop {
             let Some(connection) = self.connected().await else {
-                tokio::time::sleep(RECONNECT_AFTER).await;
+                self.pause().await?;
                 continue;
             };
-            let tried = async {
-                if let Some(outcome) = may_be_committed.take()
-                    && connection.has_committed(id).await?
-                {
-                    return Ok(outcome);
-                }
-                let decided = decide(&connection, group, self.state.salt, self.meta).await?;
-                let Decision { seq, outcome } = decided;
-                if outcome.writes.is_empty() {
-                    connection.roll_back().await?;
-                    return Ok(outcome);
-                }
-                let meta = encode(&keys::meta(), &outcome.meta).unwrap_or_default();
-                match connection.commit((seq, id), &meta, &outcome.writes).await {
-                    Ok(()) => Ok(outcome),
-                    Err(error) => {
-                        may_be_committed = Some(outcome);
-                        Err(error)
-                    }
-                }
-            };
-            let tried: Result<Outcome, Error> = tried.await;
-            match tried {
-                Ok(Outcome { writes, meta }) => {
+            match self.attempt(&connection, group, id, &mut may_be_committed).await {
+                Ok(Outcome { writes, meta, decided }) => {
                     self.connection = Some(connection);
                     self.meta = meta;
                     let rows = self.queues.rows_of(&writes);
                     self.state.committed(meta.counts);
                     self.queues.add(rows);
-                    return;
+                    return Ok(decided);
                 }
-                Err(error) => {
+                Err(Failure::Refused(error)) => return Err(error),
+                Err(Failure::Database(error)) => {
                     tracing::warn!(%error, "a group of transactions could not be committed yet");
-                    tokio::time::sleep(RECONNECT_AFTER).await;
+                    // A refusal that does not pass must not keep up everybody behind it.
+                    refusals += u32::from(may_be_committed.is_none() && is_refusal(&error));
+                    if refusals >= REFUSALS_MAX {
+                        return Err(StoreError::Failed(error.to_string()));
+                    }
+                    self.pause().await?;
                 }
             }
         }
+    }
+
+    /// Waits before the next attempt, unless the store is being closed.
+    async fn pause(&self) -> Result<(), StoreError> {
+        if self.state.is_closing.load(Relaxed) {
+            return Err(StoreError::Stalled);
+        }
+        tokio::time::sleep(RECONNECT_AFTER).await;
+        Ok(())
+    }
+
+    /// Tries to commit a group once. An outcome that `may_be_committed` under this id is looked up before it is tried
+    /// again.
+    async fn attempt(
+        &self,
+        connection: &Connection,
+        group: &mut [Box<dyn Job>],
+        id: [u8; 16],
+        may_be_committed: &mut Option<Outcome>,
+    ) -> Result<Outcome, Failure> {
+        let mut known = Known::nothing(self.state.salt);
+        let wanted = if may_be_committed.is_none() {
+            run_all(group, &known, self.meta);
+            known.take_wanted()
+        } else {
+            Wanted::default()
+        };
+        let looked_up = may_be_committed.is_some().then_some(id);
+        let (head, is_committed) = connection.begin_commit(looked_up, wanted, &mut known).await?;
+        if let Some(outcome) = may_be_committed.take().filter(|_| is_committed) {
+            connection.roll_back().await?;
+            return Ok(outcome);
+        }
+        let Some((seq, meta)) = head else {
+            return Err(Failure::Refused(StoreError::Damaged("the counters are missing".to_owned())));
+        };
+        let outcome = decide(connection, group, known, &meta).await?;
+        if outcome.writes.is_empty() {
+            connection.roll_back().await?;
+            return Ok(outcome);
+        }
+        let meta = encode(&keys::meta(), &outcome.meta).map_err(Failure::Refused)?;
+        // Before it can be read; what other replicas write is not seen.
+        self.watches.show(&outcome.writes);
+        let committed = connection.commit((seq + 1, id), &meta, &outcome.writes).await;
+        if let Err(error) = committed {
+            *may_be_committed = Some(outcome).filter(|_| !is_refusal(&error));
+            return Err(error.into());
+        }
+        Ok(outcome)
     }
 
     async fn connected(&mut self) -> Option<Connection> {
@@ -157,50 +222,54 @@ impl Writer {
     }
 }
 
-/// A decided group, in a transaction that is still open.
-struct Decision {
-    seq: i64,
-    outcome: Outcome,
+/// Whether the database has refused a statement, and may do so again: nothing was committed, neither was the connection
+/// lost nor the database stopped, and it is no wait for others that took too long.
+fn is_refusal(error: &Error) -> bool {
+    let passes = ["40", "55P03", "57P"];
+    error.code().is_some_and(|code| !passes.iter().any(|passing| code.code().starts_with(passing)))
 }
 
 /// Decides a group in a transaction of the database, with what all commits before have written at hand.
 async fn decide(
     connection: &Connection,
     group: &mut [Box<dyn Job>],
-    salt: [u8; 16],
-    last_meta: Meta,
-) -> Result<Decision, Error> {
-    let mut known = Known::nothing(salt);
-    run_all(group, &known, last_meta);
-    let head = connection.begin_commit(known.take_wanted(), &mut known).await?;
-    let (seq, meta) = head.map_or((0, None), |(seq, meta)| (seq, decode(&keys::meta(), &meta).ok()));
-    let meta = meta.unwrap_or(last_meta);
-    let mut outcome = run_all(group, &known, meta);
+    mut known: Known,
+    meta: &[u8],
+) -> Result<Outcome, Failure> {
+    // Those of a newer program, say.
+    let meta: Meta = decode(&keys::meta(), meta).map_err(Failure::Refused)?;
     for _ in 0..FETCHES_MAX {
+        let outcome = run_all(group, &known, meta);
         let wanted = known.take_wanted();
         if wanted.is_empty() {
-            break;
+            return Ok(outcome);
         }
         connection.read_on(wanted, &mut known).await?;
-        outcome = run_all(group, &known, meta);
     }
-    Ok(Decision { seq: seq + 1, outcome })
+    Err(Failure::Refused(StoreError::Failed("a transaction reads too much".to_owned())))
 }
 
 /// Runs the transactions of a group one after the other, each of which sees what those before it write.
 fn run_all(group: &mut [Box<dyn Job>], known: &Known, mut meta: Meta) -> Outcome {
-    let mut all = Batch::new();
+    let (mut all, mut index, mut bytes, mut decided) = (Batch::new(), BTreeMap::new(), 0, 0);
     for job in group {
-        let mut txn = Txn::new(known, &all, meta);
+        if bytes >= GROUP_BYTES {
+            break;
+        }
+        decided += 1;
+        let in_group = InGroup { known, index: &index };
+        let mut txn = Txn::new(&in_group, &all, meta);
         if !job.run(&mut txn) {
             continue;
         }
-        let Decided { writes, index, meta: after, .. } = txn.into_decided();
+        let Decided { writes, index: changed, meta: after, .. } = txn.into_decided();
         meta = after;
+        bytes += writes.values().flatten().map(Vec::len).sum::<usize>();
         all.extend(writes);
-        all.extend(
-            index.into_iter().map(|(print, fan, leads)| (fan_entry(print, fan), leads.then(Vec::new))),
-        );
+        for (print, fan, leads) in changed {
+            index.insert((print.0, fan), leads);
+            all.insert(fan_entry(print, fan), leads.then(Vec::new));
+        }
     }
-    Outcome { writes: all, meta }
+    Outcome { writes: all, meta, decided }
 }

@@ -3,7 +3,7 @@
 //! Work is leased first and read afterwards: from then on nobody else settles it. Queues are read in slices, and
 //! other tasks have their turn after each, so a read of any length delays nobody for long.
 //!
-//! Leases are in memory: one process owns the folder, so a crash ends them all.
+//! Leases are in memory: one process works, so a crash ends them all.
 
 use std::time::Instant;
 

@@ -1,4 +1,4 @@
-//! [`Store`] over rows: each method submits a transaction to the writer, or reads.
+//! [`Store`] over rows: each method hands in a transaction, or reads.
 //!
 //! Deliberately absent: the transactions and the reads, each in the file of its subject in `business`.
 

@@ -135,11 +135,11 @@ impl<'a> View<'a> {
         limit: usize,
         mut row: impl FnMut(&[u8], &[u8]) -> Result<Option<T>, StoreError>,
     ) -> Result<Vec<T>, StoreError> {
-        let mut found = Vec::new();
-        for entry in self.range(from, to) {
-            if found.len() >= limit {
-                break;
-            }
+        let (mut found, mut rows) = (Vec::new(), self.range(from, to));
+        // None is asked for that is not wanted: it may have to be fetched.
+        while found.len() < limit
+            && let Some(entry) = rows.next()
+        {
             let (key, value) = entry?;
             found.extend(row(&key, &value)?);
         }

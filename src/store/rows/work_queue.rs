@@ -211,7 +211,9 @@ impl WorkQueues {
     pub(crate) fn put_off(&self, keys: impl Iterator<Item = Vec<u8>>) {
         for key in keys {
             if let Some(queue) = self.of(&key) {
-                queue.state().held.entry(key).or_default().is_put_off = true;
+                let mut state = queue.state();
+                state.free.remove(&key);
+                state.held.entry(key).or_default().is_put_off = true;
             }
         }
     }
