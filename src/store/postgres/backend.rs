@@ -2,23 +2,20 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_postgres::Error;
 
 use super::connection::Connection;
 use super::database::{Database, State};
 use super::known::Known;
-use super::writer::{Job, Repeatable};
-use crate::store::row_store::{Answer, Backend, Patience, ReadOnce, Transaction};
+use super::writer::Repeatable;
+use crate::store::row_store::{Answer, Backend, Job, Patience, ReadOnce, Reply, Transaction, in_time};
 use crate::store::rows::view::{Damaged, View};
 use crate::store::rows::watch::Watches;
 use crate::store::{Counts, LogStatus, StoreError};
 
-/// A caller is told [`StoreError::Stalled`] after this long without an answer.
-const STALLED_AFTER: Duration = Duration::from_secs(3);
 /// Reads at the same time, each on a connection of its own.
 pub(super) const READS_MAX: usize = 4;
 
@@ -38,8 +35,8 @@ impl Postgres {
     async fn hand_in<T: Send + 'static>(&self, work: impl Transaction<T>) -> Result<Answer<T>, StoreError> {
         let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let jobs = jobs.ok_or(StoreError::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        let job = Box::new(Repeatable { work, result: None, reply });
+        let (reply, answer) = Reply::new();
+        let job = Box::new(Repeatable { work, reply });
         jobs.send(job).await.map_err(|_| StoreError::Closed)?;
         Ok(answer)
     }
@@ -101,10 +98,6 @@ impl Postgres {
 
 async fn answered<T>(answer: Answer<T>) -> Result<T, StoreError> {
     answer.await.unwrap_or(Err(StoreError::Closed))
-}
-
-async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    tokio::time::timeout(STALLED_AFTER, work).await.unwrap_or(Err(StoreError::Stalled))
 }
 
 impl Backend for Postgres {

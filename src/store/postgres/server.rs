@@ -45,7 +45,7 @@ pub(crate) fn address() -> Option<&'static str> {
 /// Executes a statement.
 pub(crate) fn execute(statement: &str) {
     let (Some(address), statement) = (address(), statement.to_owned()) else { return };
-    // Whoever calls may be inside a runtime.
+    // On a thread of its own: a test inside a runtime cannot block on a second one.
     let executed = thread::spawn(move || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {

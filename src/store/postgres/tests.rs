@@ -161,7 +161,7 @@ async fn whenever_connections_are_lost_what_was_acknowledged_is_stored_and_nothi
                 let n = next.fetch_add(1, Relaxed);
                 match store.append(added(n)).await {
                     Ok(Appended::New(_)) => acknowledged.push(n),
-                    // Whoever is told so may send it again.
+                    // Not acknowledged: it may be stored or not.
                     Err(StoreError::Stalled) => {}
                     other => panic!("{other:?}"),
                 }

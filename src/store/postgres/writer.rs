@@ -15,14 +15,14 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio_postgres::Error;
 
 use super::connection::Connection;
 use super::database::{Database, State};
 use super::known::{InGroup, Known, Wanted, fan_entry};
 use crate::store::StoreError;
-use crate::store::row_store::Transaction;
+use crate::store::row_store::{Job, Reply, Transaction};
 use crate::store::rows::keys;
 use crate::store::rows::records::{decode, encode};
 use crate::store::rows::source::Batch;
@@ -39,40 +39,22 @@ const FETCHES_MAX: usize = 1_000;
 /// The wait before a connection is opened again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(250);
 
-/// Times that the database refuses a group before its callers are told.
+/// Attempts that the database may refuse before a group fails.
 const REFUSALS_MAX: u32 = 20;
-
-/// A transaction handed in.
-pub(super) trait Job: Send {
-    /// Runs it. Whether there is something to commit.
-    fn run(&mut self, txn: &mut Txn<'_>) -> bool;
-    /// Answers the caller.
-    fn finish(self: Box<Self>, durable: Result<(), StoreError>);
-}
 
 /// A transaction that may run several times.
 pub(super) struct Repeatable<F, T> {
     pub(super) work: F,
-    pub(super) result: Option<Result<T, StoreError>>,
-    pub(super) reply: oneshot::Sender<Result<T, StoreError>>,
+    pub(super) reply: Reply<T>,
 }
 
 impl<F: Transaction<T>, T: Send> Job for Repeatable<F, T> {
     fn run(&mut self, txn: &mut Txn<'_>) -> bool {
-        let result = self.work.clone()(txn);
-        let is_ok = result.is_ok();
-        self.result = Some(result);
-        is_ok
+        self.reply.set(self.work.clone()(txn))
     }
 
     fn finish(self: Box<Self>, durable: Result<(), StoreError>) {
-        let answer = match (durable, self.result) {
-            (Ok(()), Some(result)) => result,
-            (Ok(()), None) => Err(StoreError::Closed),
-            (Err(error), _) => Err(error),
-        };
-        // The caller may have stopped waiting; the transaction stands all the same.
-        let _ = self.reply.send(answer);
+        self.reply.send(durable);
     }
 }
 

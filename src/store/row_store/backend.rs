@@ -1,14 +1,12 @@
 //! What a store keeps its rows in.
 
-use tokio::sync::{oneshot, watch};
+use tokio::sync::watch;
 
+use super::job::Answer;
 use crate::store::rows::txn::Txn;
 use crate::store::rows::view::{Damaged, View};
 use crate::store::rows::watch::Watches;
 use crate::store::{Counts, LogStatus, StoreError};
-
-/// Where the answer to a transaction arrives.
-pub(crate) type Answer<T> = oneshot::Receiver<Result<T, StoreError>>;
 
 /// How long is waited for the answer to a transaction handed in.
 #[derive(Debug, Clone, Copy)]

@@ -8,6 +8,7 @@
 mod backend;
 mod feed;
 mod groups;
+mod job;
 mod leases;
 mod leasing;
 mod people;
@@ -22,7 +23,8 @@ mod waits;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub(crate) use backend::{Answer, Backend, Patience, ReadOnce, Transaction};
+pub(crate) use backend::{Backend, Patience, ReadOnce, Transaction};
+pub(crate) use job::{Answer, Job, Reply, STALLED_AFTER, in_time};
 use leases::FanLeases;
 
 use super::StoreError;

@@ -34,7 +34,7 @@ pub(crate) struct Damaged {
     /// `None` if they are damaged in the log too: then they are skipped.
     in_the_index: Arc<Mutex<Option<Box<OnDamage>>>>,
     found: Option<Arc<OnFound>>,
-    /// Whether what is found is only tried out: then nobody is told of it.
+    /// Whether this is a trial, which logs nothing and reports nothing.
     is_trial: bool,
 }
 

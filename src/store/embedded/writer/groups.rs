@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 
 use super::health::Health;
-use super::job::Job;
 use crate::store::StoreError;
 use crate::store::embedded::checkpoint::Progress;
 use crate::store::embedded::database::Database;
@@ -19,6 +18,7 @@ use crate::store::embedded::fan_index::Index;
 use crate::store::embedded::published::Published;
 use crate::store::embedded::wal::{AppendError, Lineage, Log};
 use crate::store::embedded::watchdog::Step;
+use crate::store::row_store::Job;
 use crate::store::rows::clue::Print;
 use crate::store::rows::ids::FanNumber;
 use crate::store::rows::keys;

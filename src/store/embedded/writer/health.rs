@@ -9,10 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 use crate::store::embedded::failure::Failure;
+use crate::store::row_store::STALLED_AFTER;
 use crate::store::{Counts, StoreError};
 
-/// A caller is told [`StoreError::Stalled`] after this long without an answer.
-pub(super) const STALLED_AFTER: Duration = Duration::from_secs(3);
 const LOOKS_EVERY: Duration = Duration::from_secs(1);
 
 /// What is asked of the disk.

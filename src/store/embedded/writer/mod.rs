@@ -16,17 +16,17 @@ mod job;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::store::StoreError;
 use crate::store::embedded::watchdog::caught;
-use crate::store::row_store::{Answer, Patience};
+use crate::store::row_store::{Answer, Job, Patience, Reply, in_time};
 use crate::store::rows::txn::{Meta, Txn};
 use groups::{Groups, Inbox};
 pub(crate) use groups::{InMemory, Parts};
+use health::watch_disk;
 pub(crate) use health::{Disk, Health};
-use health::{STALLED_AFTER, watch_disk};
-use job::{Job, Transaction};
+use job::Transaction;
 
 const WAITING_MAX: usize = 4_096;
 
@@ -110,8 +110,8 @@ impl Writer {
         self.health.ready()?;
         let jobs =
             self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone().ok_or(StoreError::Closed)?;
-        let (reply, answer) = oneshot::channel();
-        let job = Box::new(Transaction { work: Some(work), result: None, reply });
+        let (reply, answer) = Reply::new();
+        let job = Box::new(Transaction { work: Some(work), reply });
         jobs.send(job).await.map_err(|_| self.gone())?;
         Ok(answer)
     }
@@ -132,14 +132,14 @@ impl Writer {
         T: Send + 'static,
     {
         let jobs = self.jobs.lock().unwrap().clone().ok_or(StoreError::Closed)?;
-        let (reply, mut answer) = oneshot::channel();
-        let job = Box::new(Transaction { work: Some(work), result: None, reply });
+        let (reply, mut answer) = Reply::new();
+        let job = Box::new(Transaction { work: Some(work), reply });
         jobs.try_send(job).map_err(|_| StoreError::Closed)?;
         loop {
             match answer.try_recv() {
                 Ok(result) => return result,
-                Err(oneshot::error::TryRecvError::Empty) => std::thread::yield_now(),
-                Err(oneshot::error::TryRecvError::Closed) => return Err(self.gone()),
+                Err(tokio::sync::oneshot::error::TryRecvError::Empty) => std::thread::yield_now(),
+                Err(tokio::sync::oneshot::error::TryRecvError::Closed) => return Err(self.gone()),
             }
         }
     }
@@ -152,10 +152,6 @@ impl Writer {
             let _ = tokio::task::spawn_blocking(move || thread.join()).await;
         }
     }
-}
-
-async fn in_time<T>(work: impl Future<Output = Result<T, StoreError>>) -> Result<T, StoreError> {
-    tokio::time::timeout(STALLED_AFTER, work).await.unwrap_or(Err(StoreError::Stalled))
 }
 
 /// The writer of a store without threads: a simulation calls it, and so decides what happens before and after
