@@ -294,13 +294,10 @@ impl Bench {
                 running.then(async move { self.drop(&schema).await })
             }
             (Server::Postgres, _) => {
-                let (url, schema) = (self.postgres.clone(), new_schema());
+                let schema = new_schema();
                 let settings = postgres::Settings {
-                    url,
-                    schema: schema.clone(),
                     inbox_events_max: INBOX_EVENTS_MAX,
-                    dedupe_days: 7,
-                    quarantine_days: 30,
+                    ..postgres::Settings::of(&self.postgres, &schema)
                 };
                 let store = PostgresStore::open(&settings).await.unwrap();
                 let running = self.start_storing(Arc::new(store), folder).await;

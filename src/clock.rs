@@ -6,7 +6,7 @@
 //! The service runs on a [`ServiceClock`]: a wait is an instant, and on a clock that jumps it would end at
 //! the wrong time. Deliberately absent: moving the waits (see [`crate::worker::clock_watch`]).
 
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock};
 
 use crate::domain::time::{Moment, Steady, Timestamp};
@@ -118,6 +118,52 @@ impl Clock for ServiceClock {
     }
 }
 
+/// The clock of a server, as far as this machine knows it: read now and then, and counted on by the boot clock in
+/// between. Several machines that read the same server agree to within a round trip, however their own clocks are set.
+///
+/// Until it is read for the first time it shows the wall clock.
+#[derive(Debug, Default)]
+pub struct ServerClock {
+    /// The server's clock minus this machine's, in milliseconds.
+    offset_ms: AtomicI64,
+    is_read: AtomicBool,
+}
+
+impl ServerClock {
+    /// This machine's clock that nobody can set, in milliseconds.
+    #[must_use]
+    pub fn local_ms() -> i64 {
+        steady().map_or_else(|| SystemClock.now().as_millis(), |steady| steady.uptime_ms)
+    }
+
+    /// Takes a reading of the server's clock, for which it was asked and has answered at these times of
+    /// [`local_ms`](Self::local_ms). What is known is changed by no more than the reading contradicts it.
+    pub fn read(&self, server: Timestamp, asked_ms: i64, answered_ms: i64) {
+        let (least, most) = (server.as_millis() - answered_ms, server.as_millis() - asked_ms);
+        let known = self.offset_ms.load(Ordering::SeqCst);
+        let is_read = self.is_read.swap(true, Ordering::SeqCst);
+        let offset = if is_read { known.clamp(least, most.max(least)) } else { i64::midpoint(least, most) };
+        self.offset_ms.store(offset, Ordering::SeqCst);
+    }
+}
+
+impl Clock for ServerClock {
+    fn now(&self) -> Timestamp {
+        if self.is_read.load(Ordering::SeqCst) {
+            Timestamp::from_millis(Self::local_ms() + self.offset_ms.load(Ordering::SeqCst))
+        } else {
+            SystemClock.now()
+        }
+    }
+
+    /// The server's clock is that of a machine which never boots: intervals between readings on different machines are
+    /// exact.
+    fn moment(&self) -> Moment {
+        let now = self.now();
+        Moment::on_the_wall(now, Some(Steady { boot: 0, uptime_ms: now.as_millis() }))
+    }
+}
+
 /// A clock that moves only by calls, for tests and simulations. It is that of one boot of one machine.
 #[derive(Debug)]
 pub struct ManualClock {
@@ -190,6 +236,24 @@ mod tests {
         assert_eq!(clock.moment(), machine.moment(), "the ledgers see the clocks of the machine");
         clock.step(-9 * HOUR_MS);
         assert_eq!((clock.now(), clock.pending_step()), (machine.now(), 0));
+    }
+
+    #[test]
+    fn a_servers_clock_is_changed_by_no_more_than_a_reading_contradicts_it() {
+        let clock = ServerClock::default();
+        let ahead = |clock: &ServerClock| clock.offset_ms.load(Ordering::SeqCst);
+        let server = |offset: i64, at: i64| Timestamp::from_millis(offset + at);
+        clock.read(server(5_000, 110), 100, 120);
+        assert_eq!(ahead(&clock), 5_000);
+        // The answer came late, and says little.
+        clock.read(server(5_000, 200), 200, 900);
+        assert_eq!(ahead(&clock), 5_000);
+        clock.read(server(5_100, 1_005), 1_000, 1_010);
+        assert_eq!(ahead(&clock), 5_095);
+        clock.read(server(4_000, 2_000), 2_000, 2_000);
+        assert_eq!(ahead(&clock), 4_000);
+        let (one, other) = (clock.moment(), clock.moment());
+        assert!((0..1_000).contains(&other.millis_since(one)));
     }
 
     #[test]

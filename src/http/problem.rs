@@ -244,6 +244,10 @@ impl From<StoreError> for Problem {
                 ("inbox_full", Some("see /v1/status for the open circuit breakers"))
             }
             StoreError::Stalled => ("store_stalled", Some("try again; if it persists, check the disk")),
+            StoreError::Unavailable(_) => (
+                "store_unavailable",
+                Some("see whether the database of [store] url runs; the service resumes by itself"),
+            ),
             StoreError::Failed(_) => {
                 ("store_failed", Some("restart the service; nothing that was acknowledged is lost"))
             }

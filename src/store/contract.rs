@@ -148,8 +148,14 @@ impl Drop for Schema {
 impl Place for Schema {
     async fn open_with(&self, settings: Settings) -> Tested {
         let Settings { inbox_events_max, dedupe_days, quarantine_days, .. } = settings;
-        let (url, schema) = (self.url.to_owned(), self.name.clone());
-        let settings = postgres::Settings { url, schema, inbox_events_max, dedupe_days, quarantine_days };
+        // The server of the tests does not sync.
+        let settings = postgres::Settings {
+            allow_unsafe: true,
+            inbox_events_max,
+            dedupe_days,
+            quarantine_days,
+            ..postgres::Settings::of(self.url, &self.name)
+        };
         let opened = PostgresStore::open(&settings).await;
         Arc::new(opened.unwrap())
     }

@@ -37,6 +37,9 @@ pub enum StoreError {
     /// The writer made no progress within the time limit. The transaction may still be committed.
     #[error("the store's writer makes no progress")]
     Stalled,
+    /// The database cannot be reached, or does not answer. Nothing is broken, and a later call may succeed.
+    #[error("the database does not answer: {0}")]
+    Unavailable(String),
     /// An I/O error, or a bug. Final for this process: after a failed write only a restart can tell what is
     /// on the disk.
     #[error("the store has failed and needs a restart: {0}")]

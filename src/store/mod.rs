@@ -22,6 +22,7 @@ mod inbox;
 mod people;
 pub mod postgres;
 mod reconcile;
+mod replicas;
 mod row_store;
 mod rows;
 mod suites;
@@ -41,6 +42,7 @@ pub use inbox::{
 };
 pub use people::{Erased, People, PersonData, PersonId, Receipt, ReceiptId};
 pub use reconcile::{DealerRow, PageFound, Reconciling};
+pub use replicas::{Duty, Heard, Heartbeat, Replica, Replicas, Signal};
 pub use suites::{EXCHANGES_MAX, Resealed, SealedPlace, SuiteRecords, Suites};
 pub use trail::{AUDIT_ENTRIES_MAX, Trail};
 pub use work::{Outcome, Work, WorkId};
@@ -360,6 +362,12 @@ pub trait Store:
     /// number in several transactions. Returns how many, also if it fails meanwhile; to be repeated until it
     /// returns 0. Dead letters do not expire.
     async fn sweep_quarantine(&self, now: Timestamp) -> (u64, Result<(), StoreError>);
+
+    /// What replicas of the service have in common through this store; `None` if only one process can use it.
+    fn replicas(&self) -> Option<&dyn Replicas>;
+
+    /// Ends all leases. Whoever holds one has ended, or will not settle.
+    fn end_leases(&self);
 
     /// Completes the submitted transactions and closes the store. Later calls return [`StoreError::Closed`].
     async fn close(&self);

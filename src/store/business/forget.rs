@@ -118,7 +118,7 @@ pub(crate) fn damaged_contacts(view: &View<'_>, ids: &Ids) -> Result<Vec<Vec<u8>
 pub(crate) const INDEXES_OF_CONTACTS: [&[u8]; 5] = [b"w", b"y", b"q", b"u", b"M"];
 
 /// Erases a person: what was `found`, and what the watch of the search has seen since. `None` if the set of
-/// the person's ids has changed since `ids` was read.
+/// the person's ids has changed since `ids` was read, or the watch has missed something.
 pub(crate) fn forget(
     txn: &mut Txn<'_>,
     person: &PersonId,
@@ -127,7 +127,7 @@ pub(crate) fn forget(
     (id, request): (ReceiptId, Option<String>),
     now: Timestamp,
 ) -> Result<Option<Receipt>, StoreError> {
-    if Ids::of(txn, person)? != *ids {
+    if Ids::of(txn, person)? != *ids || watch.has_missed() {
         return Ok(None);
     }
     let mut erased = Erased::default();

@@ -46,7 +46,7 @@ use tokio::sync::watch;
 
 use super::business::audit;
 use super::row_store::{Answer, Backend, Limits, Patience, ReadOnce, RowStore, Transaction};
-use super::{Counts, LogStatus, StoreError};
+use super::{Counts, LogStatus, Replicas, StoreError};
 use crate::store::rows::view::{Damaged, View};
 use crate::store::rows::watch::Watches;
 pub use care::{
@@ -168,6 +168,10 @@ impl Backend for Embedded {
 
     fn salt(&self) -> [u8; 16] {
         self.salt
+    }
+
+    fn replicas(&self) -> Option<&dyn Replicas> {
+        None
     }
 
     fn free_disk_bytes(&self) -> Option<u64> {

@@ -1,39 +1,42 @@
 //! What the store on PostgreSQL keeps its rows in: reads, each on a connection of its own, and the way to the writer.
 
 use std::sync::atomic::Ordering::Relaxed;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{Semaphore, mpsc, watch};
-use tokio::task::JoinHandle;
+use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::Error;
 
 use super::connection::Connection;
-use super::database::{Database, State};
+use super::database::{Database, State, lock};
 use super::known::Known;
+use super::leases::Leases;
 use super::writer::Repeatable;
 use crate::store::row_store::{Answer, Backend, Job, Patience, ReadOnce, Reply, Transaction, in_time};
 use crate::store::rows::view::{Damaged, View};
 use crate::store::rows::watch::Watches;
-use crate::store::{Counts, LogStatus, StoreError};
+use crate::store::{Counts, LogStatus, Replicas, StoreError};
 
-/// Reads at the same time, each on a connection of its own.
-pub(super) const READS_MAX: usize = 4;
+/// Why there is no answer in time.
+const SILENT: &str = "it has not answered for some seconds";
 
 /// What the store on PostgreSQL keeps its rows in.
 pub struct Postgres {
-    pub(super) database: Arc<Database>,
+    pub(super) database: Database,
     pub(super) state: Arc<State>,
     pub(super) jobs: Mutex<Option<mpsc::Sender<Box<dyn Job>>>>,
     pub(super) writing: tokio::sync::Mutex<Option<JoinHandle<()>>>,
     pub(super) reading: Mutex<Vec<Connection>>,
     pub(super) reads: Semaphore,
     pub(super) damaged: Damaged,
-    pub(super) watches: Arc<Watches>,
+    pub(super) leases: Leases,
+    /// Follows the other replicas, and notifies them.
+    pub(super) following: Mutex<Vec<AbortHandle>>,
 }
 
 impl Postgres {
     async fn hand_in<T: Send + 'static>(&self, work: impl Transaction<T>) -> Result<Answer<T>, StoreError> {
-        let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let jobs = lock(&self.jobs).clone();
         let jobs = jobs.ok_or(StoreError::Closed)?;
         let (reply, answer) = Reply::new();
         let job = Box::new(Repeatable { work, reply });
@@ -43,15 +46,15 @@ impl Postgres {
 
     async fn read_once<T>(&self, read: impl ReadOnce<T>) -> Result<T, StoreError> {
         let _permit = self.reads.acquire().await.map_err(|_| StoreError::Closed)?;
-        let idle = self.reading.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let idle = lock(&self.reading).pop();
         if let Some(connection) = idle.filter(|connection| !connection.is_closed()) {
             // It may have ended while it was idle.
             if let Ok(result) = self.read_over(connection, &read).await {
                 return result;
             }
         }
-        let opened = async { self.read_over(self.database.open().await?, &read).await };
-        opened.await.unwrap_or_else(|error| Err(unavailable(&error)))
+        let connection = self.database.open().await.map_err(|error| unavailable(&error))?;
+        self.read_over(connection, &read).await.unwrap_or_else(|error| Err(unavailable(&error)))
     }
 
     /// Reads over a connection, which is idle again afterwards.
@@ -62,7 +65,8 @@ impl Postgres {
     ) -> Result<Result<T, StoreError>, Error> {
         let mut known = Known::nothing(self.state.salt);
         let result = Self::read_with(&connection, &mut known, &self.damaged, read).await?;
-        self.reading.lock().unwrap_or_else(PoisonError::into_inner).push(connection);
+        self.state.answered();
+        lock(&self.reading).push(connection);
         Ok(result)
     }
 
@@ -102,7 +106,11 @@ async fn answered<T>(answer: Answer<T>) -> Result<T, StoreError> {
 
 impl Backend for Postgres {
     async fn read<T: Send>(&self, read: impl ReadOnce<T>) -> Result<T, StoreError> {
-        in_time(self.read_once(read)).await
+        // Nothing is written here: whatever takes too long is the database's, or the way to it.
+        match in_time(self.read_once(read)).await {
+            Err(StoreError::Stalled) => Err(StoreError::Unavailable(SILENT.to_owned())),
+            answered => answered,
+        }
     }
 
     async fn submit<T: Send + 'static>(&self, work: impl Transaction<T>) -> Result<Answer<T>, StoreError> {
@@ -129,11 +137,14 @@ impl Backend for Postgres {
     }
 
     fn ready(&self) -> Result<(), StoreError> {
+        if self.state.is_away() {
+            return Err(StoreError::Unavailable(SILENT.to_owned()));
+        }
         Ok(())
     }
 
     fn counts(&self) -> Counts {
-        *self.state.counts.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.counts_now()
     }
 
     fn feed_head(&self) -> watch::Receiver<u64> {
@@ -145,11 +156,15 @@ impl Backend for Postgres {
     }
 
     fn watches(&self) -> &Watches {
-        &self.watches
+        &self.state.watches
     }
 
     fn salt(&self) -> [u8; 16] {
         self.state.salt
+    }
+
+    fn replicas(&self) -> Option<&dyn Replicas> {
+        Some(self)
     }
 
     fn free_disk_bytes(&self) -> Option<u64> {
@@ -161,20 +176,34 @@ impl Backend for Postgres {
     }
 
     async fn failed(&self) -> String {
-        std::future::pending().await
+        let mut failure = self.state.failure.subscribe();
+        // The state, which has the sender, lives as long as this.
+        let reason = failure.wait_for(Option::is_some).await.ok().and_then(|reason| reason.clone());
+        reason.unwrap_or_default()
     }
 
     async fn close(&self) {
-        drop(self.jobs.lock().unwrap_or_else(PoisonError::into_inner).take());
+        drop(lock(&self.jobs).take());
         // What cannot be committed now is given up.
         self.state.is_closing.store(true, Relaxed);
         if let Some(writing) = self.writing.lock().await.take() {
             let _ = writing.await;
         }
+        lock(&self.following).drain(..).for_each(|task| task.abort());
+        if let Err(error) = self.leave().await {
+            tracing::debug!(%error, "the other replicas will notice later that this one has stopped");
+        }
     }
 }
 
-fn unavailable(error: &Error) -> StoreError {
-    tracing::warn!(%error, "the database cannot be read");
-    StoreError::Stalled
+impl Drop for Postgres {
+    /// As if the process were killed: what was handed in may still be committed.
+    fn drop(&mut self) {
+        lock(&self.following).drain(..).for_each(|task| task.abort());
+    }
+}
+
+fn unavailable(error: &(impl std::error::Error + ?Sized)) -> StoreError {
+    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    StoreError::Unavailable(format!("{error}{source}"))
 }

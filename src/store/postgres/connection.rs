@@ -3,13 +3,18 @@
 //!
 //! Statements that do not depend on each other's results are sent at once, so that they cost one round trip together.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{poll_fn, try_join_all};
 use strum::IntoEnumIterator as _;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Config, Error, NoTls, Statement};
+use tokio::sync::Notify;
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{AsyncMessage, Client, Error, Row, Statement};
 
+use super::database::Database;
 use super::known::{Known, Wanted};
 use super::tables::{self, Table};
 use crate::store::rows::keys;
@@ -20,23 +25,117 @@ const RANGE_ROWS: usize = 256;
 /// Commits whose number and id are kept, so that one whose answer was lost can be looked up: for half an hour under
 /// full load.
 const COMMITS_KEPT: i64 = 500_000;
+/// Commits of which is kept what they wrote, for the other replicas.
+const WRITTEN_KEPT: i64 = 20_000;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// After this long without an answer of the other machine a connection is given up.
 const SILENT_MAX: Duration = Duration::from_secs(8);
 const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 
+/// What a session is set to. Statements take far less; a transaction that waits for its client is in the way of all others.
+const SESSION: [(&str, &str); 6] = [
+    ("synchronous_commit", "on"),
+    ("statement_timeout", "10s"),
+    ("lock_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "2s"),
+    ("jit", "off"),
+    ("timezone", "UTC"),
+];
+
 /// A newest commit: its number and the encoded counters after it.
 pub(super) type Head = Option<(i64, Vec<u8>)>;
+
+/// A statement, prepared or with its text.
+struct Sql {
+    text: String,
+    types: Vec<Type>,
+    prepared: Option<Statement>,
+}
+
+impl Sql {
+    async fn new(client: &Client, prepared: bool, text: String, types: &[Type]) -> Result<Self, Error> {
+        let prepared = if prepared { Some(client.prepare_typed(&text, types).await?) } else { None };
+        Ok(Self { text, types: types.to_vec(), prepared })
+    }
+
+    async fn query(&self, client: &Client, values: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
+        match &self.prepared {
+            Some(statement) => client.query(statement, values).await,
+            None => client.query_typed(&self.text, &self.typed(values)).await,
+        }
+    }
+
+    async fn execute(&self, client: &Client, values: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
+        match &self.prepared {
+            Some(statement) => client.execute(statement, values).await,
+            None => client.execute_typed(&self.text, &self.typed(values)).await,
+        }
+    }
+
+    fn typed<'a>(&self, values: &[&'a (dyn ToSql + Sync)]) -> Vec<(&'a (dyn ToSql + Sync), Type)> {
+        values.iter().copied().zip(self.types.iter().cloned()).collect()
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreachable {
+    /// The server, or the way to it, refuses.
+    #[error(transparent)]
+    Refused(#[from] Error),
+    /// It accepts the connection, and says nothing.
+    #[error("the server accepts connections but does not answer")]
+    Silent,
+}
+
+/// What a server says on a connection without being asked.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    /// Whether it warned. A commit may have been answered although it is not where it was to be.
+    warned: AtomicBool,
+    /// Notified by `NOTIFY` on another connection, and when this one ends.
+    pub(super) notified: Notify,
+    /// Whether a replica has released a lease.
+    pub(super) released: AtomicBool,
+}
+
+/// What is notified when a replica releases a lease.
+pub(super) const RELEASED: &str = "released";
 
 /// A connection.
 pub(super) struct Connection {
     client: Client,
+    notices: Arc<Notices>,
+    /// Begins a transaction that reads, and one that writes.
+    begins: [String; 2],
     tables: Vec<Statements>,
-    head: Statement,
-    commit: Statement,
-    forget_commit: Statement,
-    find_commit: Statement,
+    lock: String,
+    head: Sql,
+    commit: Sql,
+    forget_commit: Sql,
+    find_commit: Sql,
+    tell: Sql,
+    forget_told: Sql,
+    told: Sql,
+}
+
+/// What a commit tells other replicas.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// The keys of rows that wait for work, and of those that a search may look for.
+    pub(super) keys: Vec<Vec<u8>>,
+    /// Signals, each as JSON.
+    pub(super) signals: Vec<String>,
+}
+
+/// A commit: its number, its id, and the encoded counters after it.
+pub(super) struct NewCommit<'a> {
+    pub(super) seq: i64,
+    pub(super) id: [u8; 16],
+    pub(super) meta: &'a [u8],
+    /// What other replicas are told, if there are any.
+    pub(super) told: Option<&'a Told>,
 }
 
 /// What is written to one table.
@@ -49,37 +148,65 @@ struct Writes<'a> {
 
 /// The statements on one table.
 struct Statements {
-    get: Statement,
-    ranges: Statement,
-    put: Statement,
-    delete: Statement,
+    get: Sql,
+    ranges: Sql,
+    put: Sql,
+    delete: Sql,
 }
 
 impl Connection {
     /// Connects, and prepares every statement.
-    pub(super) async fn open(config: &Config, schema: &str) -> Result<Self, Error> {
-        let client = connect(config, schema).await?;
-        let prepare = |text: String| {
-            let client = &client;
-            async move { client.prepare(&text).await }
-        };
+    pub(super) async fn open(database: &Database) -> Result<Self, Unreachable> {
+        let (client, notices) = connect(database).await?;
+        let schema = &database.schema;
+        let sql = |text: String, types: &'static [Type]| Sql::new(&client, database.prepared, text, types);
         let tables = try_join_all(Table::iter().map(|table| async move {
             let (get, ranges, put, delete) = tokio::try_join!(
-                prepare(table.get()),
-                prepare(table.ranges()),
-                prepare(table.put()),
-                prepare(table.delete())
+                sql(table.get(schema), &[Type::BYTEA_ARRAY]),
+                sql(table.ranges(schema), &[Type::BYTEA_ARRAY, Type::BYTEA_ARRAY, Type::INT8]),
+                sql(table.put(schema), &[Type::BYTEA_ARRAY, Type::BYTEA_ARRAY]),
+                sql(table.delete(schema), &[Type::BYTEA_ARRAY])
             )?;
             Ok::<_, Error>(Statements { get, ranges, put, delete })
         }));
-        let (tables, head, commit, forget_commit, find_commit) = tokio::try_join!(
+        let (tables, head, commit, forget_commit, find_commit, tell, forget_told, told) = tokio::try_join!(
             tables,
-            client.prepare(tables::HEAD),
-            client.prepare(tables::COMMIT),
-            client.prepare(tables::FORGET_COMMIT),
-            client.prepare(tables::FIND_COMMIT),
+            sql(tables::head(schema), &[]),
+            sql(tables::commit(schema), &[Type::INT8, Type::BYTEA, Type::BYTEA]),
+            sql(tables::forget_commit(schema), &[Type::INT8]),
+            sql(tables::find_commit(schema), &[Type::BYTEA]),
+            sql(tables::tell(schema), &[Type::INT8, Type::BYTEA_ARRAY, Type::TEXT_ARRAY]),
+            sql(tables::forget_told(schema), &[Type::INT8]),
+            sql(tables::told(schema), &[Type::INT8, Type::INT8]),
         )?;
-        Ok(Self { client, tables, head, commit, forget_commit, find_commit })
+        // What a pooler does not keep is said each time.
+        let settings = if database.prepared {
+            String::new()
+        } else {
+            SESSION.map(|(name, value)| format!("; SET LOCAL {name} = '{value}'")).concat()
+        };
+        let begins = ["REPEATABLE READ READ ONLY", "READ COMMITTED"]
+            .map(|level| format!("BEGIN ISOLATION LEVEL {level}{settings}"));
+        let lock = tables::lock(schema);
+        Ok(Self {
+            client,
+            notices,
+            begins,
+            tables,
+            lock,
+            head,
+            commit,
+            forget_commit,
+            find_commit,
+            tell,
+            forget_told,
+            told,
+        })
+    }
+
+    /// Whether the server has warned since the last call.
+    pub(super) fn take_warning(&self) -> bool {
+        self.notices.warned.swap(false, Relaxed)
     }
 
     pub(super) fn is_closed(&self) -> bool {
@@ -88,7 +215,7 @@ impl Connection {
 
     /// Begins a transaction that sees the rows as of one instant, and adds what is wanted to what is known.
     pub(super) async fn begin_read(&self, wanted: Wanted, known: &mut Known) -> Result<(), Error> {
-        let begin = self.client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY");
+        let begin = self.client.batch_execute(&self.begins[0]);
         // In this order.
         let ((), fetched) = tokio::try_join!(biased; begin, self.fetch(wanted))?;
         fetched.add_to(known);
@@ -108,8 +235,8 @@ impl Connection {
         wanted: Wanted,
         known: &mut Known,
     ) -> Result<(Head, bool), Error> {
-        let begin = self.client.batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED");
-        let lock = self.client.batch_execute(tables::LOCK);
+        let begin = self.client.batch_execute(&self.begins[1]);
+        let lock = self.client.batch_execute(&self.lock);
         // In this order: what is read before the lock is held would be out of date.
         let ((), (), head, is_committed, fetched) =
             tokio::try_join!(biased; begin, lock, self.head(), self.has_committed(id), self.fetch(wanted))?;
@@ -123,13 +250,8 @@ impl Connection {
         Ok(())
     }
 
-    /// Writes these rows as the commit with this number and id, with the counters after it, and commits.
-    pub(super) async fn commit(
-        &self,
-        (seq, id): (i64, [u8; 16]),
-        meta: &[u8],
-        writes: &Batch,
-    ) -> Result<(), Error> {
+    /// Writes these rows as a commit, and commits.
+    pub(super) async fn commit(&self, commit: NewCommit<'_>, writes: &Batch) -> Result<(), Error> {
         let mut of_tables: [Writes<'_>; Table::COUNT] = Default::default();
         for (key, value) in writes {
             let Writes { keys, values, deleted } = &mut of_tables[Table::of_key(key) as usize];
@@ -141,9 +263,14 @@ impl Connection {
                 None => deleted.push(key),
             }
         }
-        let (id, forgotten) = (id.as_slice(), seq - COMMITS_KEPT);
-        let mut statements: Vec<(&Statement, Vec<&(dyn ToSql + Sync)>)> =
+        let NewCommit { seq, id, meta, told } = commit;
+        let (id, forgotten, forgotten_told) = (id.as_slice(), seq - COMMITS_KEPT, seq - WRITTEN_KEPT);
+        let mut statements: Vec<(&Sql, Vec<&(dyn ToSql + Sync)>)> =
             vec![(&self.commit, vec![&seq, &id, &meta]), (&self.forget_commit, vec![&forgotten])];
+        if let Some(Told { keys, signals }) = told {
+            statements.push((&self.tell, vec![&seq, keys, signals]));
+            statements.push((&self.forget_told, vec![&forgotten_told]));
+        }
         for (table, Writes { keys, values, deleted }) in self.tables.iter().zip(&of_tables) {
             if !keys.is_empty() {
                 statements.push((&table.put, vec![keys, values]));
@@ -153,7 +280,7 @@ impl Connection {
             }
         }
         let execute = try_join_all(
-            statements.iter().map(|(statement, values)| self.client.execute(*statement, values)),
+            statements.iter().map(|(statement, values)| statement.execute(&self.client, values)),
         );
         // Last, and sent at once with the others: if one of them fails, it does nothing.
         let (_, ()) = tokio::try_join!(biased; execute, self.client.batch_execute("COMMIT"))?;
@@ -167,13 +294,27 @@ impl Connection {
 
     async fn has_committed(&self, id: Option<[u8; 16]>) -> Result<bool, Error> {
         let Some(id) = id else { return Ok(false) };
-        Ok(self.client.query_opt(&self.find_commit, &[&id.as_slice()]).await?.is_some())
+        Ok(!self.find_commit.query(&self.client, &[&id.as_slice()]).await?.is_empty())
     }
 
     /// The newest commit.
     pub(super) async fn head(&self) -> Result<Head, Error> {
-        let head = self.client.query_opt(&self.head, &[]).await?;
-        Ok(head.map(|row| (row.get(0), row.get(1))))
+        let head = self.head.query(&self.client, &[]).await?;
+        Ok(head.first().map(|row| (row.get(0), row.get(1))))
+    }
+
+    /// What the commits after `after` and up to `to` have told, in their order: the number of each, and what.
+    pub(super) async fn told(&self, after: i64, to: i64) -> Result<Vec<(i64, Told)>, Error> {
+        let rows = self.told.query(&self.client, &[&after, &to]).await?;
+        let told = |row: &Row| (row.get(0), Told { keys: row.get(1), signals: row.get(2) });
+        Ok(rows.iter().map(told).collect())
+    }
+
+    /// Those of these rows that there are.
+    pub(super) async fn rows(&self, keys: impl Iterator<Item = Vec<u8>>) -> Result<Batch, Error> {
+        let wanted = Wanted { keys: keys.collect(), ..Wanted::default() };
+        let Fetched(rows, _) = self.fetch(wanted).await?;
+        Ok(rows.into_iter().filter(|(_, value)| value.is_some()).collect())
     }
 
     async fn fetch(&self, mut wanted: Wanted) -> Result<Fetched, Error> {
@@ -202,14 +343,14 @@ impl Connection {
         let keys: Vec<_> = keys.into_iter().collect();
         let (begins, ends): (Vec<_>, Vec<_>) = ranges.into_iter().unzip();
         let by_key = async {
-            if keys.is_empty() { Ok(Vec::new()) } else { self.client.query(&statements.get, &[&keys]).await }
+            if keys.is_empty() { Ok(Vec::new()) } else { statements.get.query(&self.client, &[&keys]).await }
         };
         let limit = i64::try_from(RANGE_ROWS).unwrap_or(i64::MAX);
         let by_range = async {
             if begins.is_empty() {
                 return Ok(Vec::new());
             }
-            self.client.query(&statements.ranges, &[&begins, &ends, &limit]).await
+            statements.ranges.query(&self.client, &[&begins, &ends, &limit]).await
         };
         let (by_key, by_range) = tokio::try_join!(by_key, by_range)?;
         let mut rows: Vec<(Vec<u8>, Option<Vec<u8>>)> = keys.into_iter().map(|key| (key, None)).collect();
@@ -247,22 +388,44 @@ impl Fetched {
 }
 
 /// Connects, and sets up the session.
-pub(super) async fn connect(config: &Config, schema: &str) -> Result<Client, Error> {
+pub(super) async fn connect(database: &Database) -> Result<(Client, Arc<Notices>), Unreachable> {
+    let Database { config, tls, schema, prepared, replica } = database;
     let mut config = config.clone();
-    let session = format!(
-        "-c search_path={schema} -c synchronous_commit=on -c statement_timeout=10s -c lock_timeout=10s \
-         -c idle_in_transaction_session_timeout=2s -c jit=off -c timezone=UTC"
-    );
-    // Shows a DBA which store it is.
-    config.application_name(format!("unionlink/{schema}"));
-    let session = format!("{} {session}", config.get_options().unwrap_or_default());
-    config.options(session).connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(SILENT_MAX);
+    if *prepared {
+        let session = SESSION.map(|(name, value)| format!(" -c {name}={value}")).concat();
+        config.options(format!("{}{session}", config.get_options().unwrap_or_default()));
+    }
+    // Shows a DBA which store and which replica it is.
+    config.application_name(format!("unionlink/{schema}/{replica}"));
+    config.connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(SILENT_MAX);
     config.keepalives_idle(KEEPALIVE_EVERY).keepalives_interval(KEEPALIVE_EVERY);
-    let (client, connection) = config.connect(NoTls).await?;
+    config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    let connected = config.connect(tls.clone());
+    let connected = tokio::time::timeout(SILENT_MAX, connected).await;
+    let (client, mut connection) = connected.map_err(|_| Unreachable::Silent)??;
+    let notices = Arc::new(Notices::default());
+    let heard = notices.clone();
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a connection to the database ended");
+        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+            match message {
+                Ok(AsyncMessage::Notification(notification)) => {
+                    heard.released.fetch_or(notification.payload() == RELEASED, Relaxed);
+                    heard.notified.notify_one();
+                }
+                Ok(AsyncMessage::Notice(notice)) => {
+                    if notice.severity() == "WARNING" {
+                        tracing::warn!(warning = notice.message(), "the database warns");
+                        heard.warned.store(true, Relaxed);
+                    }
+                }
+                Ok(_) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "a connection to the database ended");
+                    break;
+                }
+            }
         }
+        heard.notified.notify_one();
     });
-    Ok(client)
+    Ok((client, notices))
 }

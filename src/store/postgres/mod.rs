@@ -10,19 +10,29 @@
 //! - A table is a part of the rows (`tables`), which are private to the program.
 
 mod backend;
+mod checks;
 mod connection;
 mod database;
+mod following;
 mod known;
+mod leases;
+mod migrations;
 mod opening;
 #[cfg(test)]
 pub(crate) mod server;
 mod tables;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod writer;
 
 pub use backend::Postgres;
-pub use opening::{OpenError, Settings};
+pub use checks::UnsafeServer;
+pub use connection::Unreachable;
+pub use following::Notify;
+pub use migrations::SchemaError;
+pub use opening::{OpenError, Settings, migrate};
+pub use tls::TlsError;
 
 use super::row_store::RowStore;
 

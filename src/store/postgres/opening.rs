@@ -1,39 +1,59 @@
-//! Opening the store: its schema is made if it does not exist, and the writer is started.
+//! Opening the store: its schema is brought up to date, and the writer is started.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
-use tokio::sync::{Semaphore, mpsc, watch};
-use tokio_postgres::{Config, Error};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode};
 
-use super::backend::{Postgres, READS_MAX};
-use super::connection::{Connection, connect};
+use super::backend::Postgres;
+use super::checks::{self, UnsafeServer};
+use super::connection::{Connection, NewCommit, Unreachable};
 use super::database::{Database, State};
+use super::following::{self, Notify};
 use super::known::Known;
-use super::tables;
+use super::leases::Leases;
+use super::migrations::{self, SchemaError};
+use super::tls::{self, TlsError};
 use super::writer::Writer;
 use crate::store::row_store::{Limits, RowStore};
 use crate::store::rows::keys;
 use crate::store::rows::records::{decode, encode};
 use crate::store::rows::txn::Meta;
 use crate::store::rows::view::Damaged;
-use crate::store::rows::watch::Watches;
 use crate::store::rows::work_queue::WorkQueues;
 use crate::store::{Counts, StoreError};
 
 /// Transactions that wait for the writer.
 const WAITING_MAX: usize = 4_096;
-/// The longest name of a schema.
-const NAME_BYTES_MAX: usize = 63;
+/// The longest name of a schema: it is a part of other names, which PostgreSQL cuts at 63.
+const NAME_BYTES_MAX: usize = 48;
+/// Connections that are not for reads: the writer's, that for leases, and two for notifications.
+const OTHER_CONNECTIONS: usize = 4;
 
 /// The settings of a store on PostgreSQL.
 #[derive(Clone)]
 pub struct Settings {
     /// The address of the database, as libpq has it: `postgres://user:password@host/database`.
     pub url: String,
+    /// The address on which notifications are heard, if not the same.
+    pub listen_url: Option<String>,
     /// The schema that is the store's.
     pub schema: String,
+    /// The maximum number of connections.
+    pub pool_max: usize,
+    /// Whether the schema is made and brought up to date.
+    pub migrate: bool,
+    /// How replicas learn of each other's commits.
+    pub notify: Notify,
+    /// Whether statements are prepared.
+    pub prepared: bool,
+    /// The certificate of the authority that the server's has to be from; `None`: those that the system trusts.
+    pub tls_ca_file: Option<PathBuf>,
+    /// Whether a server that loses what it has committed is put up with.
+    pub allow_unsafe: bool,
     /// The maximum number of events in the inbox, and of messages in quarantine.
     pub inbox_events_max: u64,
     /// How many days messages are remembered for deduplication.
@@ -43,9 +63,61 @@ pub struct Settings {
 }
 
 impl Settings {
+    /// The usual settings of a store in this schema of a database.
+    #[must_use]
+    pub fn of(url: &str, schema: &str) -> Self {
+        Self {
+            url: url.to_owned(),
+            listen_url: None,
+            schema: schema.to_owned(),
+            pool_max: 16,
+            migrate: true,
+            notify: Notify::Listen,
+            prepared: true,
+            tls_ca_file: None,
+            allow_unsafe: false,
+            inbox_events_max: 1_000_000,
+            dedupe_days: 7,
+            quarantine_days: 30,
+        }
+    }
+
     const fn limits(&self) -> Limits {
         let Self { inbox_events_max, dedupe_days, quarantine_days, .. } = *self;
         Limits { inbox_events_max, dedupe_days, quarantine_days }
+    }
+
+    /// The database at this address.
+    fn database(&self, url: &str, replica: &str) -> Result<Database, OpenError> {
+        let mut config: Config = url.parse().map_err(OpenError::Address)?;
+        // Unless it says otherwise, what leaves this machine is encrypted.
+        if config.get_ssl_mode() == SslMode::Prefer {
+            let is_local = |host: &Host| match host {
+                Host::Unix(_) => true,
+                Host::Tcp(host) => {
+                    host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback())
+                }
+            };
+            let are_local = config.get_hosts().iter().all(is_local);
+            config.ssl_mode(if are_local { SslMode::Disable } else { SslMode::Require });
+        }
+        if config.get_user().is_none() {
+            return Err(OpenError::User);
+        }
+        let Self { schema, prepared, tls_ca_file, .. } = self;
+        let is_name = schema.starts_with(|first: char| first.is_ascii_lowercase())
+            && schema.len() <= NAME_BYTES_MAX
+            && schema.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+        if !is_name {
+            return Err(OpenError::Schema(schema.clone()));
+        }
+        Ok(Database {
+            config,
+            tls: tls::connector(tls_ca_file.as_deref())?,
+            schema: schema.clone(),
+            prepared: *prepared,
+            replica: replica.to_owned(),
+        })
     }
 }
 
@@ -54,13 +126,27 @@ impl Settings {
 pub enum OpenError {
     /// The address of the database cannot be read.
     #[error("the address of the database cannot be read")]
-    Address(#[source] Error),
+    Address(#[source] tokio_postgres::Error),
+    /// The address names no user.
+    #[error("the address of the database names no user: write postgres://user:password@host/database")]
+    User,
     /// The name of the schema is none that needs no quotes.
-    #[error("the schema {0:?} is not a name: up to 63 of a-z, 0-9 and _, beginning with a letter")]
+    #[error(
+        "the schema {0:?} is not a name: up to {NAME_BYTES_MAX} of a-z, 0-9 and _, beginning with a letter"
+    )]
     Schema(String),
+    /// TLS cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The database cannot be reached, or refused a statement.
     #[error("the database cannot be used")]
-    Database(#[from] Error),
+    Database(#[from] Unreachable),
+    /// The schema cannot be used.
+    #[error(transparent)]
+    Migrations(#[from] SchemaError),
+    /// The server may lose what it has committed.
+    #[error(transparent)]
+    Unsafe(#[from] UnsafeServer),
     /// The counters of the store cannot be read.
     #[error("the schema {schema} holds something that this program cannot read")]
     Content {
@@ -71,87 +157,83 @@ pub enum OpenError {
     },
 }
 
+impl From<tokio_postgres::Error> for OpenError {
+    fn from(error: tokio_postgres::Error) -> Self {
+        Self::Database(error.into())
+    }
+}
+
+/// Brings the schema up to date. Returns the version that it had, and the version that it has.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn migrate(settings: &Settings) -> Result<(i32, i32), OpenError> {
+    let database = settings.database(&settings.url, "migrate")?;
+    Ok(migrations::prepare(&database, true).await?)
+}
+
 impl RowStore<Postgres> {
-    /// Opens the store; makes its schema if it does not exist.
+    /// Opens the store; makes its schema if it does not exist, and may be made.
     ///
     /// # Errors
     /// See [`OpenError`].
     pub async fn open(settings: &Settings) -> Result<Self, OpenError> {
-        let Settings { url, schema, .. } = settings;
-        let config: Config = url.parse().map_err(OpenError::Address)?;
-        let is_name = schema.starts_with(|first: char| first.is_ascii_lowercase())
-            && schema.len() <= NAME_BYTES_MAX
-            && schema.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-        if !is_name {
-            return Err(OpenError::Schema(schema.clone()));
-        }
-        let database = Arc::new(Database { config, schema: schema.clone() });
-        make_schema(&database).await?;
+        let Settings { url, listen_url, schema, .. } = settings;
+        let replica = format!("{:012x}", rand::random::<u64>() >> 16);
+        let database = settings.database(url, &replica)?;
+        let listening = settings.database(listen_url.as_ref().unwrap_or(url), &replica)?;
+        migrations::prepare(&database, settings.migrate).await?;
+        checks::check(&database, settings.allow_unsafe).await?;
         let connection = database.open().await?;
         let unreadable = |source| OpenError::Content { schema: schema.clone(), source };
-        let meta: Meta = decode(&keys::meta(), &first_counters(&connection).await?).map_err(unreadable)?;
-        let state = Arc::new(State {
-            salt: meta.store_id,
-            counts: Mutex::new(meta.counts),
-            feed_head: watch::Sender::new(meta.counts.feed_head),
-            is_closing: AtomicBool::new(false),
-        });
-        let (queues, watches) = (Arc::new(WorkQueues::default()), Arc::new(Watches::default()));
+        let (seq, meta) = first_commit(&connection).await?;
+        let meta: Meta = decode(&keys::meta(), &meta).map_err(unreadable)?;
+        let queues = Arc::new(WorkQueues::default());
+        let state = Arc::new(State::new(meta.store_id, queues.clone()));
+        state.set_counts(meta.counts);
+        *state.followed.lock().await = seq;
         let (jobs, inbox) = mpsc::channel(WAITING_MAX);
-        let writer = Writer {
-            database: database.clone(),
-            state: state.clone(),
-            queues: queues.clone(),
-            watches: watches.clone(),
-            connection: Some(connection),
-            meta,
-        };
+        let writer =
+            Writer { database: database.clone(), state: state.clone(), connection: Some(connection), meta };
         let writing = tokio::spawn(writer.serve(inbox));
+        let follow = following::follow(database.clone(), listening.clone(), state.clone(), settings.notify);
+        let notify = following::notify(listening, state.clone());
+        let following = vec![tokio::spawn(follow).abort_handle(), tokio::spawn(notify).abort_handle()];
         let backend = Postgres {
-            database,
             state,
             jobs: Mutex::new(Some(jobs)),
             writing: tokio::sync::Mutex::new(Some(writing)),
             reading: Mutex::default(),
-            reads: Semaphore::new(READS_MAX),
+            reads: Semaphore::new(settings.pool_max.saturating_sub(OTHER_CONNECTIONS).max(1)),
             damaged: Damaged::default(),
-            watches,
+            leases: Leases {
+                database: database.clone(),
+                client: tokio::sync::Mutex::default(),
+                name: name(),
+            },
+            following: Mutex::new(following),
+            database,
         };
         Ok(Self::new(backend, settings.limits(), queues))
     }
 }
 
-/// Makes the schema and its tables, if they do not exist.
-async fn make_schema(database: &Database) -> Result<(), Error> {
-    let Database { config, schema } = database;
-    let client = connect(config, schema).await?;
-    let is_made = async || {
-        let tables = "SELECT 1 FROM pg_tables WHERE schemaname = $1 AND tablename = 'cluster'";
-        Ok::<_, Error>(client.query_opt(tables, &[schema]).await?.is_some())
-    };
-    if is_made().await? {
-        return Ok(());
-    }
-    let make = format!("BEGIN; CREATE SCHEMA IF NOT EXISTS {schema}; {} COMMIT", tables::SCHEMA);
-    match client.batch_execute(&make).await {
-        Ok(()) => Ok(()),
-        // Another replica may have made it at this moment.
-        Err(error) => {
-            client.batch_execute("ROLLBACK").await?;
-            if is_made().await? { Ok(()) } else { Err(error) }
-        }
-    }
+/// The name of this machine, and the number of this process.
+fn name() -> String {
+    let system = rustix::system::uname();
+    format!("{}:{}", system.nodename().to_string_lossy(), std::process::id())
 }
 
-/// The counters after the newest commit, encoded; makes the first commit of a new store.
-async fn first_counters(connection: &Connection) -> Result<Vec<u8>, Error> {
+/// The number of the newest commit and the counters after it, encoded; makes the first commit of a new store.
+async fn first_commit(connection: &Connection) -> Result<(i64, Vec<u8>), tokio_postgres::Error> {
     let mut nothing = Known::nothing([0; 16]);
-    if let (Some((_, meta)), _) = connection.begin_commit(None, nothing.take_wanted(), &mut nothing).await? {
+    if let (Some(head), _) = connection.begin_commit(None, nothing.take_wanted(), &mut nothing).await? {
         connection.roll_back().await?;
-        return Ok(meta);
+        return Ok(head);
     }
     let meta = Meta { store_id: rand::random(), counts: Counts::default(), sheets: 0, forgotten_at: None };
     let encoded = encode(&keys::meta(), &meta).unwrap_or_default();
-    connection.commit((1, rand::random()), &encoded, &BTreeMap::new()).await?;
-    Ok(encoded)
+    let first = NewCommit { seq: 1, id: rand::random(), meta: &encoded, told: None };
+    connection.commit(first, &BTreeMap::new()).await?;
+    Ok((1, encoded))
 }

@@ -42,6 +42,13 @@ pub(crate) fn address() -> Option<&'static str> {
     }
 }
 
+/// The first value that a statement returns.
+pub(crate) async fn ask(statement: &str) -> String {
+    let (client, connection) = tokio_postgres::connect(address().unwrap(), NoTls).await.unwrap();
+    tokio::spawn(connection);
+    client.query_one(statement, &[]).await.unwrap().get(0)
+}
+
 /// Executes a statement.
 pub(crate) fn execute(statement: &str) {
     let (Some(address), statement) = (address(), statement.to_owned()) else { return };

@@ -12,6 +12,9 @@
 //! | `feed` | entries of the feed: likewise |
 //! | `fan` | fans, and what they are found by |
 //! | `commit` | one row for each of the last commits, with the counters after it |
+//! | `told` | what each of them tells other replicas, if there are any |
+//! | `replica`, `lease` | the replicas that live, and which of them has which duty |
+//! | `cluster` | one row: the version of the schema, and the lock of those who write |
 
 /// A table of rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, strum::EnumIter, strum::IntoStaticStr)]
@@ -44,62 +47,75 @@ impl Table {
     }
 
     /// Rows by their keys: `bytea[]`.
-    pub(super) fn get(self) -> String {
+    pub(super) fn get(self, schema: &str) -> String {
         let table: &str = self.into();
-        format!("SELECT key, value FROM {table} WHERE key = ANY($1)")
+        format!("SELECT key, value FROM {schema}.{table} WHERE key = ANY($1)")
     }
 
     /// The first rows of some ranges, in order, with the number of the range: begins `bytea[]`, ends `bytea[]`, rows of
     /// each `bigint`.
-    pub(super) fn ranges(self) -> String {
+    pub(super) fn ranges(self, schema: &str) -> String {
         let table: &str = self.into();
         format!(
             "SELECT n, key, value FROM unnest($1::bytea[], $2::bytea[]) WITH ORDINALITY AS range (f, t, n) \
-             CROSS JOIN LATERAL (SELECT key, value FROM {table} WHERE key >= f AND key < t ORDER BY key LIMIT $3) AS found \
+             CROSS JOIN LATERAL (SELECT key, value FROM {schema}.{table} WHERE key >= f AND key < t ORDER BY key LIMIT $3) AS found \
              ORDER BY n, key"
         )
     }
 
     /// Writes rows: keys `bytea[]`, values `bytea[]`.
-    pub(super) fn put(self) -> String {
+    pub(super) fn put(self, schema: &str) -> String {
         let table: &str = self.into();
         format!(
-            "INSERT INTO {table} (key, value) SELECT k, v FROM unnest($1::bytea[], $2::bytea[]) AS put (k, v) \
+            "INSERT INTO {schema}.{table} (key, value) SELECT k, v FROM unnest($1::bytea[], $2::bytea[]) AS put (k, v) \
              ON CONFLICT (key) DO UPDATE SET value = EXCLUDED.value"
         )
     }
 
     /// Deletes rows by their keys: `bytea[]`.
-    pub(super) fn delete(self) -> String {
+    pub(super) fn delete(self, schema: &str) -> String {
         let table: &str = self.into();
-        format!("DELETE FROM {table} WHERE key = ANY($1)")
+        format!("DELETE FROM {schema}.{table} WHERE key = ANY($1)")
     }
 }
 
 /// Waits for the commits of others, and keeps them waiting until the transaction ends.
-pub(super) const LOCK: &str = "SELECT 1 FROM cluster FOR UPDATE";
+pub(super) fn lock(schema: &str) -> String {
+    format!("SELECT 1 FROM {schema}.cluster FOR UPDATE")
+}
 
-/// The newest commit. In a statement of its own behind [`LOCK`], so that it sees what that has waited for.
-pub(super) const HEAD: &str = "SELECT seq, meta FROM commit ORDER BY seq DESC LIMIT 1";
+/// The newest commit. In a statement of its own behind [`lock`], so that it sees what that has waited for.
+pub(super) fn head(schema: &str) -> String {
+    format!("SELECT seq, meta FROM {schema}.commit ORDER BY seq DESC LIMIT 1")
+}
 
 /// Records a commit: its number `bigint`, its id `bytea`, the counters `bytea`. No two can have one number.
-pub(super) const COMMIT: &str = "INSERT INTO commit (seq, id, meta) VALUES ($1, $2, $3)";
+pub(super) fn commit(schema: &str) -> String {
+    format!("INSERT INTO {schema}.commit (seq, id, meta) VALUES ($1, $2, $3)")
+}
 
 /// Deletes the commit with this number, `bigint`. One, and not a range, which may have to pass by many that are deleted and
 /// not vacuumed.
-pub(super) const FORGET_COMMIT: &str = "DELETE FROM commit WHERE seq = $1";
+pub(super) fn forget_commit(schema: &str) -> String {
+    format!("DELETE FROM {schema}.commit WHERE seq = $1")
+}
 
 /// Whether there is a commit with this id, `bytea`.
-pub(super) const FIND_COMMIT: &str = "SELECT 1 FROM commit WHERE id = $1";
+pub(super) fn find_commit(schema: &str) -> String {
+    format!("SELECT 1 FROM {schema}.commit WHERE id = $1")
+}
 
-/// The first version of the schema.
-pub(super) const SCHEMA: &str = "
-CREATE TABLE cluster (one bool PRIMARY KEY CHECK (one), schema_version int NOT NULL);
-INSERT INTO cluster VALUES (true, 1);
-CREATE TABLE commit (seq bigint PRIMARY KEY, id bytea NOT NULL, meta bytea NOT NULL);
-CREATE TABLE record (key bytea PRIMARY KEY, value bytea NOT NULL);
-CREATE TABLE queue (key bytea PRIMARY KEY, value bytea NOT NULL);
-CREATE TABLE seen (key bytea PRIMARY KEY, value bytea NOT NULL);
-CREATE TABLE feed (key bytea PRIMARY KEY, value bytea NOT NULL);
-CREATE TABLE fan (key bytea PRIMARY KEY, value bytea NOT NULL);
-";
+/// Records what a commit tells other replicas: its number `bigint`, keys `bytea[]`, signals `text[]`.
+pub(super) fn tell(schema: &str) -> String {
+    format!("INSERT INTO {schema}.told (seq, keys, signals) VALUES ($1, $2, $3)")
+}
+
+/// Deletes what the commit with this number, `bigint`, has told.
+pub(super) fn forget_told(schema: &str) -> String {
+    format!("DELETE FROM {schema}.told WHERE seq = $1")
+}
+
+/// What the commits after one number, `bigint`, and up to another have told.
+pub(super) fn told(schema: &str) -> String {
+    format!("SELECT seq, keys, signals FROM {schema}.told WHERE seq > $1 AND seq <= $2 ORDER BY seq")
+}

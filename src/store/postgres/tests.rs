@@ -1,6 +1,7 @@
 //! Two stores on one database, and connections that are lost at any instant.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -8,16 +9,20 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::task::JoinSet;
 
-use super::server::{address, execute};
-use super::{PostgresStore, Settings};
+use super::server::{address, ask, execute};
+use super::{Notify, OpenError, PostgresStore, SchemaError, Settings};
+use crate::domain::audit::AuditBy;
 use crate::domain::event::{ContactChange, ContactEvent, Event};
 use crate::domain::fan::{FanStep, Minted, Priority};
-use crate::domain::ids::{AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, Unionid, UserId};
+use crate::domain::ids::{
+    AppName, CorpId, ExternalUserid, FanKey, Openid, PendingId, SinkName, Unionid, UserId,
+};
 use crate::domain::time::Timestamp;
 use crate::store::business::audit;
 use crate::store::row_store::Backend as _;
 use crate::store::{
-    Appended, Arrival, FanOutcome, Feed as _, MessageDigest, NewFan, Outcome, Payload, Store as _, StoreError,
+    Appended, Arrival, Duty, EventId, EventState, FanOutcome, Feed as _, Heard, Heartbeat, MessageDigest,
+    NewFan, Outcome, Payload, People as _, PersonId, Signal, Store as _, StoreError,
 };
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
@@ -29,7 +34,8 @@ impl Schema {
     fn new() -> Option<Self> {
         let schema = format!("test_{:016x}", rand::random::<u64>());
         let url = address()?.to_owned();
-        Some(Self(Settings { url, schema, inbox_events_max: 100_000, dedupe_days: 7, quarantine_days: 30 }))
+        // The server of the tests does not sync.
+        Some(Self(Settings { allow_unsafe: true, ..Settings::of(&url, &schema) }))
     }
 
     async fn open(&self) -> Arc<PostgresStore> {
@@ -38,9 +44,9 @@ impl Schema {
 
     /// Ends all connections of the store.
     fn cut(&self) {
-        let name = format!("unionlink/{}", self.0.schema);
         execute(&format!(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = left('{name}', 63)"
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name LIKE 'unionlink/{}/%'",
+            self.0.schema
         ));
     }
 }
@@ -56,6 +62,10 @@ fn app() -> AppName {
 }
 
 fn added(n: usize) -> Arrival {
+    added_at(n, T0)
+}
+
+fn added_at(n: usize, created_at: Timestamp) -> Arrival {
     let contact = ContactEvent {
         change: ContactChange::Added,
         user_id: UserId::new("member").unwrap(),
@@ -63,7 +73,7 @@ fn added(n: usize) -> Arrival {
         state: None,
         welcome_code: None,
     };
-    let event = Event { corp_id: CorpId::new("wpDEALER").unwrap(), created_at: T0, contact };
+    let event = Event { corp_id: CorpId::new("wpDEALER").unwrap(), created_at, contact };
     let digest = MessageDigest::of(&app(), format!("{event:?}").as_bytes());
     Arrival { app: app(), digest, received_at: T0, payload: Payload::Event(event) }
 }
@@ -193,4 +203,157 @@ async fn whenever_connections_are_lost_what_was_acknowledged_is_stored_and_nothi
     assert_eq!(store.counts().inbox, sent as u64);
     assert_eq!(disagreements(&store).await, [""; 0]);
     store.close().await;
+}
+
+const SHORT: Duration = Duration::from_secs(60);
+
+fn duties(held_for: Duration) -> BTreeMap<Duty, Duration> {
+    [Duty::Work, Duty::Sink(SinkName::new("crm").unwrap())].map(|duty| (duty, held_for)).into()
+}
+
+async fn beat(store: &PostgresStore, held_for: Duration) -> Heartbeat {
+    store.replicas().unwrap().beat(&duties(held_for), None).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_duty_is_one_replicas_until_it_expires_or_is_released_and_each_term_has_its_number() {
+    let Some(schema) = Schema::new() else { return };
+    let (one, other) = (schema.open().await, schema.open().await);
+    let term = |number: i64| duties(SHORT).into_keys().map(|duty| (duty, number)).collect::<BTreeMap<_, _>>();
+    assert_eq!(beat(&one, SHORT).await.held, term(1));
+    let heartbeat = beat(&other, SHORT).await;
+    assert_eq!((heartbeat.held, heartbeat.replicas), (BTreeMap::new(), 2));
+    assert_eq!(beat(&one, SHORT).await.held, term(1), "renewed");
+    one.replicas().unwrap().release(&[Duty::Work]).await.unwrap();
+    assert_eq!(beat(&other, SHORT).await.held, [(Duty::Work, 2)].into());
+    let holds = other.replicas().unwrap().replicas().await.unwrap().into_iter().map(|replica| replica.holds);
+    let mut holds: Vec<_> = holds.collect();
+    holds.sort();
+    assert_eq!(holds, [["sink/crm"], ["work"]]);
+    // A replica that is killed: its leases expire on the clock of the database.
+    beat(&other, Duration::ZERO).await;
+    while beat(&one, SHORT).await.held.len() < 2 {}
+    assert_eq!(beat(&one, SHORT).await.held[&Duty::Work], 3);
+    one.close().await;
+    let heartbeat = beat(&other, SHORT).await;
+    assert_eq!((heartbeat.held.len(), heartbeat.replicas), (2, 1), "one that stops takes leave");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clocks_of_two_replicas_are_that_of_the_database() {
+    let Some(schema) = Schema::new() else { return };
+    let (one, other) = (schema.open().await, schema.open().await);
+    let now = |store: &PostgresStore| store.replicas().unwrap().clock().now();
+    for store in [&one, &other] {
+        beat(store, SHORT).await;
+    }
+    assert!(now(&one).millis_since(now(&other)).abs() < 1_000);
+    let moment = |store: &PostgresStore| store.replicas().unwrap().clock().moment();
+    let first = moment(&one);
+    assert!(moment(&other).millis_since(first) < 1_000);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_finds_at_once_the_work_and_the_feed_of_another_and_hears_what_it_tells() {
+    for notify in [Notify::Listen, Notify::Poll] {
+        let Some(mut schema) = Schema::new() else { return };
+        schema.0.notify = notify;
+        let (one, other) = (schema.open().await, schema.open().await);
+        for store in [&one, &other, &one] {
+            beat(store, SHORT).await;
+        }
+        assert_eq!(one.lease(T0, 10, 0).await.unwrap().len(), 0, "the queue is read to its end");
+        let mut heard = one.replicas().unwrap().heard();
+        other.append(added(1)).await.unwrap();
+        while heard.recv().await.unwrap() != Heard::Written {}
+        let work = one.lease(T0, 10, 0).await.unwrap();
+        assert_eq!(work.len(), 1);
+        assert_eq!(one.counts().inbox, 1);
+        one.settle(vec![(work[0].clone(), Outcome::Resolved(pending("1")))], T0).await.unwrap();
+        let mut head = other.feed_head();
+        let fan = NewFan { minted: Some(Minted::new(pending("1"), T0)), ..new_fan(1) };
+        one.put_fans(vec![fan], T0).await.unwrap();
+        head.wait_for(|head| *head == 1).await.unwrap();
+        let signal = Signal::DealersChanged { app: app() };
+        other.replicas().unwrap().tell(signal.clone()).await.unwrap();
+        while heard.recv().await.unwrap() != Heard::Signal(signal.clone()) {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_that_was_told_too_little_reads_the_queues_again() {
+    let Some(schema) = Schema::new() else { return };
+    let (one, other) = (schema.open().await, schema.open().await);
+    assert_eq!(one.lease(T0, 10, 0).await.unwrap().len(), 0, "the queue is read to its end");
+    let mut heard = one.replicas().unwrap().heard();
+    // It does not know yet that it is not alone.
+    other.append(added(1)).await.unwrap();
+    while heard.recv().await.unwrap() != Heard::Missed {}
+    assert_eq!(one.lease(T0, 10, 0).await.unwrap().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_erasure_finds_what_another_replica_stores_about_the_person_meanwhile() {
+    const PEOPLE: usize = 20;
+    let Some(schema) = Schema::new() else { return };
+    let (one, other) = (schema.open().await, schema.open().await);
+    for store in [&one, &other, &one] {
+        beat(store, SHORT).await;
+    }
+    for n in 0..PEOPLE {
+        let (mut created, person) =
+            (0, PersonId::ExternalUserid(ExternalUserid::new(format!("wm{n}")).unwrap()));
+        let mut erasing = pin!(one.forget(&person, None, AuditBy::service(), T0));
+        loop {
+            let (store, arrival) = (&other, added_at(n, T0.plus_ms(created)));
+            tokio::select! {
+                receipt = &mut erasing => {
+                    receipt.unwrap();
+                    break;
+                }
+                appended = store.append(arrival) => drop(appended.unwrap()),
+            }
+            created += 1;
+        }
+    }
+    // Those that came after the erasure are ignored when they are settled; none from before may be left.
+    let marks = one.events(EventState::Waiting, EventId(0), 1_000).await.unwrap();
+    assert!(marks.len() <= PEOPLE, "{} events are left", marks.len());
+    assert_eq!(disagreements(&one).await, [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_prepared_statements_nothing_is_kept_in_a_session() {
+    let Some(mut schema) = Schema::new() else { return };
+    schema.0.prepared = false;
+    let (one, other) = tokio::join!(schema.open(), schema.open());
+    everybody_is_linked_once(one, other).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_start_at_once_make_one_schema_and_a_program_that_is_too_old_refuses_it() {
+    let Some(schema) = Schema::new() else { return };
+    let refused = Settings { migrate: false, ..schema.0.clone() };
+    assert!(matches!(
+        PostgresStore::open(&refused).await.err().unwrap(),
+        OpenError::Migrations(SchemaError::ToMigrate { found: 0, .. })
+    ));
+    let stores = join_all((0..6).map(|_| schema.open())).await;
+    assert!(stores.iter().all(|store| store.backend().salt() == stores[0].backend().salt()));
+    assert!(PostgresStore::open(&refused).await.is_ok(), "it is up to date");
+    execute(&format!("UPDATE {}.cluster SET oldest_binary = 1000", schema.0.schema));
+    let error = PostgresStore::open(&schema.0).await.err().unwrap();
+    assert!(matches!(error, OpenError::Migrations(SchemaError::TooNew { oldest: 1000, .. })), "{error}");
+    beat(&stores[0], SHORT).await;
+    let failure = tokio::time::timeout(SHORT, stores[0].failed()).await.unwrap();
+    assert!(failure.contains("1000"), "{failure}");
+}
+
+#[tokio::test]
+async fn a_server_that_loses_commits_is_refused_unless_that_is_allowed() {
+    let Some(schema) = Schema::new() else { return };
+    let careful = Settings { allow_unsafe: false, ..schema.0.clone() };
+    let fsync: String = ask("SHOW fsync").await;
+    let opened = PostgresStore::open(&careful).await;
+    assert_eq!(opened.is_ok(), fsync == "on", "{:?}", opened.err());
 }

@@ -18,17 +18,16 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_postgres::Error;
 
-use super::connection::Connection;
-use super::database::{Database, State};
+use super::connection::{Connection, NewCommit, Told};
+use super::database::{Database, State, lock};
+use super::following::told_keys;
 use super::known::{InGroup, Known, Wanted, fan_entry};
-use crate::store::StoreError;
 use crate::store::row_store::{Job, Reply, Transaction};
 use crate::store::rows::keys;
 use crate::store::rows::records::{decode, encode};
 use crate::store::rows::source::Batch;
 use crate::store::rows::txn::{Decided, Meta, Txn};
-use crate::store::rows::watch::Watches;
-use crate::store::rows::work_queue::WorkQueues;
+use crate::store::{Counts, StoreError};
 
 /// Transactions of one group.
 const GROUP_MAX: usize = 256;
@@ -39,6 +38,8 @@ const FETCHES_MAX: usize = 1_000;
 /// The wait before a connection is opened again.
 const RECONNECT_AFTER: Duration = Duration::from_millis(250);
 
+/// The longest that an attempt may take. A database that is silent for so long may be another one by now.
+const ATTEMPT_MAX: Duration = Duration::from_secs(15);
 /// Attempts that the database may refuse before a group fails.
 const REFUSALS_MAX: u32 = 20;
 
@@ -60,10 +61,8 @@ impl<F: Transaction<T>, T: Send> Job for Repeatable<F, T> {
 
 /// The writer of one replica.
 pub(super) struct Writer {
-    pub(super) database: Arc<Database>,
+    pub(super) database: Database,
     pub(super) state: Arc<State>,
-    pub(super) queues: Arc<WorkQueues>,
-    pub(super) watches: Arc<Watches>,
     pub(super) connection: Option<Connection>,
     pub(super) meta: Meta,
 }
@@ -79,6 +78,8 @@ struct Outcome {
 /// Why a group was not committed.
 enum Failure {
     Database(Error),
+    /// The answer cannot be relied on.
+    Warned,
     /// It never will be.
     Refused(StoreError),
 }
@@ -117,26 +118,28 @@ impl Writer {
                 self.pause().await?;
                 continue;
             };
-            match self.attempt(&connection, group, id, &mut may_be_committed).await {
-                Ok(Outcome { writes, meta, decided }) => {
+            let attempt = self.attempt(&connection, group, id, &mut may_be_committed);
+            let error = match tokio::time::timeout(ATTEMPT_MAX, attempt).await {
+                Ok(Ok(Outcome { meta, decided, .. })) => {
                     self.connection = Some(connection);
                     self.meta = meta;
-                    let rows = self.queues.rows_of(&writes);
-                    self.state.committed(meta.counts);
-                    self.queues.add(rows);
+                    self.state.answered();
                     return Ok(decided);
                 }
-                Err(Failure::Refused(error)) => return Err(error),
-                Err(Failure::Database(error)) => {
-                    tracing::warn!(%error, "a group of transactions could not be committed yet");
+                Ok(Err(Failure::Refused(error))) => return Err(error),
+                Ok(Err(Failure::Database(error))) => {
                     // A refusal that does not pass must not keep up everybody behind it.
                     refusals += u32::from(may_be_committed.is_none() && is_refusal(&error));
-                    if refusals >= REFUSALS_MAX {
-                        return Err(StoreError::Failed(error.to_string()));
-                    }
-                    self.pause().await?;
+                    error.to_string()
                 }
+                Ok(Err(Failure::Warned)) => "the database has warned".to_owned(),
+                Err(_) => "the database does not answer".to_owned(),
+            };
+            tracing::warn!(error, "a group of transactions could not be committed yet");
+            if refusals >= REFUSALS_MAX {
+                return Err(StoreError::Failed(error));
             }
+            self.pause().await?;
         }
     }
 
@@ -167,27 +170,72 @@ impl Writer {
         };
         let looked_up = may_be_committed.is_some().then_some(id);
         let (head, is_committed) = connection.begin_commit(looked_up, wanted, &mut known).await?;
-        if let Some(outcome) = may_be_committed.take().filter(|_| is_committed) {
-            connection.roll_back().await?;
-            return Ok(outcome);
-        }
-        let Some((seq, meta)) = head else {
+        let Some((head, meta)) = head else {
             return Err(Failure::Refused(StoreError::Damaged("the counters are missing".to_owned())));
         };
+        let mut followed = self.state.followed.lock().await;
+        self.state.catch_up(connection, &mut followed, head).await?;
+        if let Some(outcome) = may_be_committed.as_ref().filter(|_| is_committed) {
+            // It counts once it is where every commit has to be, on a standby that is waited for, say. So one that is
+            // made after it must get there.
+            let new = NewCommit { seq: head + 1, id: rand::random(), meta: &meta, told: None };
+            self.commit_all(connection, new, &outcome.writes, &Batch::new()).await?;
+            self.committed(&mut followed, head + 1, outcome.meta.counts, &outcome.writes);
+            return may_be_committed.take().ok_or(Failure::Warned);
+        }
+        *may_be_committed = None;
         let outcome = decide(connection, group, known, &meta).await?;
-        if outcome.writes.is_empty() {
+        if outcome.writes.is_empty() && lock(&self.state.signals).is_empty() {
             connection.roll_back().await?;
             return Ok(outcome);
         }
         let meta = encode(&keys::meta(), &outcome.meta).map_err(Failure::Refused)?;
-        // Before it can be read; what other replicas write is not seen.
-        self.watches.show(&outcome.writes);
-        let committed = connection.commit((seq + 1, id), &meta, &outcome.writes).await;
-        if let Err(error) = committed {
-            *may_be_committed = Some(outcome).filter(|_| !is_refusal(&error));
-            return Err(error.into());
+        // Before it can be read.
+        self.state.watches.show(&outcome.writes);
+        let outcome = may_be_committed.insert(outcome);
+        let new = NewCommit { seq: head + 1, id, meta: &meta, told: None };
+        if let Err(error) = self.commit_all(connection, new, &outcome.writes, &outcome.writes).await {
+            if matches!(&error, Failure::Database(error) if is_refusal(error)) {
+                *may_be_committed = None;
+            }
+            return Err(error);
         }
-        Ok(outcome)
+        self.committed(&mut followed, head + 1, outcome.meta.counts, &outcome.writes);
+        may_be_committed.take().ok_or(Failure::Warned)
+    }
+
+    /// Commits these writes, and tells the other replicas of what was `written`.
+    ///
+    /// A database that warns may have given up waiting for a standby: the commit stands on this server, and may be lost
+    /// with it.
+    async fn commit_all(
+        &self,
+        connection: &Connection,
+        new: NewCommit<'_>,
+        written: &Batch,
+        writes: &Batch,
+    ) -> Result<(), Failure> {
+        let signals = std::mem::take(&mut *lock(&self.state.signals));
+        let told = self.state.has_others().then(|| Told { keys: told_keys(written), signals });
+        // What it said before is about something else.
+        connection.take_warning();
+        let committed = connection.commit(NewCommit { told: told.as_ref(), ..new }, writes).await;
+        let result = match committed {
+            Ok(()) if connection.take_warning() => Err(Failure::Warned),
+            committed => committed.map_err(Failure::Database),
+        };
+        if let (Err(_), Some(told)) = (&result, told) {
+            lock(&self.state.signals).extend(told.signals);
+        }
+        result
+    }
+
+    /// Makes known what was committed.
+    fn committed(&self, followed: &mut i64, seq: i64, counts: Counts, writes: &Batch) {
+        *followed = seq;
+        self.state.set_counts(counts);
+        self.state.queues.add(self.state.queues.rows_of(writes));
+        self.state.committed.notify_one();
     }
 
     async fn connected(&mut self) -> Option<Connection> {

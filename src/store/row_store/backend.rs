@@ -6,7 +6,7 @@ use super::job::Answer;
 use crate::store::rows::txn::Txn;
 use crate::store::rows::view::{Damaged, View};
 use crate::store::rows::watch::Watches;
-use crate::store::{Counts, LogStatus, StoreError};
+use crate::store::{Counts, LogStatus, Replicas, StoreError};
 
 /// How long is waited for the answer to a transaction handed in.
 #[derive(Debug, Clone, Copy)]
@@ -75,6 +75,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// A random secret of this store, for hashes that cannot be made without it.
     fn salt(&self) -> [u8; 16];
+
+    /// See [`Store::replicas`](crate::store::Store::replicas).
+    fn replicas(&self) -> Option<&dyn Replicas>;
 
     /// See [`Store::free_disk_bytes`](crate::store::Store::free_disk_bytes).
     fn free_disk_bytes(&self) -> Option<u64>;

@@ -34,6 +34,10 @@ impl FanLeases {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(key.to_vec())
     }
 
+    pub(super) fn end_all(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+
     pub(super) fn release(&self, key: &[u8]) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
     }

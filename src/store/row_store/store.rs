@@ -22,7 +22,7 @@ use crate::store::rows::keys;
 use crate::store::rows::txn::Txn;
 use crate::store::{
     Appended, Arrival, Counts, EventId, EventRow, EventState, FanFilter, FanOutcome, FanPage, FanWork,
-    LinkQuery, LogStatus, NewFan, Outcome, Payload, Registered, Store, StoreError, Work, WorkId,
+    LinkQuery, LogStatus, NewFan, Outcome, Payload, Registered, Replicas, Store, StoreError, Work, WorkId,
 };
 
 #[async_trait]
@@ -327,6 +327,15 @@ impl<B: Backend> Store for RowStore<B> {
 
     async fn sweep_quarantine(&self, now: Timestamp) -> (u64, Result<(), StoreError>) {
         self.delete_expired_messages(now).await
+    }
+
+    fn replicas(&self) -> Option<&dyn Replicas> {
+        self.backend.replicas()
+    }
+
+    fn end_leases(&self) {
+        self.queues.end_leases();
+        self.fan_leases.end_all();
     }
 
     async fn close(&self) {

@@ -5,6 +5,7 @@
 //!
 //! Deliberately absent: which rows are looked for, which the caller decides.
 
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::store::rows::source::Batch;
@@ -20,6 +21,7 @@ pub(crate) struct Watches(Mutex<Vec<Weak<Watch>>>);
 pub(crate) struct Watch {
     wanted: Wanted,
     seen: Mutex<Vec<Vec<u8>>>,
+    has_missed: AtomicBool,
 }
 
 impl Watches {
@@ -29,9 +31,25 @@ impl Watches {
         &self,
         wanted: impl Fn(&Batch) -> Vec<Vec<u8>> + Send + Sync + 'static,
     ) -> Arc<Watch> {
-        let watch = Arc::new(Watch { wanted: Box::new(wanted), seen: Mutex::default() });
+        let watch = Arc::new(Watch {
+            wanted: Box::new(wanted),
+            seen: Mutex::default(),
+            has_missed: AtomicBool::new(false),
+        });
         self.watches().push(Arc::downgrade(&watch));
         watch
+    }
+
+    /// Whether there are any.
+    pub(crate) fn are_any(&self) -> bool {
+        self.watches().iter().any(|watch| watch.strong_count() > 0)
+    }
+
+    /// Records that a batch cannot be shown any more.
+    pub(crate) fn miss(&self) {
+        for watch in self.watches().iter().filter_map(Weak::upgrade) {
+            watch.has_missed.store(true, Relaxed);
+        }
     }
 
     /// Called by the writer with each batch before it is applied.
@@ -53,6 +71,11 @@ impl Watch {
     /// The keys of the rows in this batch that are looked for.
     pub(crate) fn wanted(&self, batch: &Batch) -> Vec<Vec<u8>> {
         (self.wanted)(batch)
+    }
+
+    /// Whether a batch was not shown: the search has to be made again.
+    pub(crate) fn has_missed(&self) -> bool {
+        self.has_missed.load(Relaxed)
     }
 
     /// The keys of the rows looked for in all batches applied since the watch began.
@@ -82,5 +105,10 @@ mod tests {
         watches.show(&batch(7));
         assert_eq!(small.seen(), [vec![0], vec![2], vec![0]]);
         assert_eq!(watches.watches().len(), 1, "the one that was dropped costs nothing");
+        assert!(!small.has_missed());
+        watches.miss();
+        assert!(small.has_missed() && watches.are_any());
+        drop(small);
+        assert!(!watches.are_any());
     }
 }

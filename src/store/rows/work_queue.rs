@@ -145,6 +145,13 @@ impl WorkQueue {
         }
     }
 
+    /// Ends that rows are held, and has the queue read from its front.
+    fn begin_again(&self) {
+        let mut state = self.state();
+        state.held.clear();
+        state.read_to = vec![self.prefix];
+    }
+
     /// Records that this row is there, and free unless it is held.
     pub(crate) fn add(&self, key: Vec<u8>) {
         self.state().add(key);
@@ -205,6 +212,18 @@ impl WorkQueues {
                 state.add(key);
             }
         }
+    }
+
+    /// Has all queues read from their fronts: rows may have been written that were not reported.
+    pub(crate) fn read_all_again(&self) {
+        for queue in self.all() {
+            queue.state().read_to = vec![queue.prefix];
+        }
+    }
+
+    /// Ends that rows are leased or put off, whoever holds them.
+    pub(crate) fn end_leases(&self) {
+        self.all().into_iter().for_each(WorkQueue::begin_again);
     }
 
     /// Holds leased rows back from being leased again.
@@ -328,6 +347,20 @@ mod tests {
         assert_eq!(queue.to_read(&queue.end()), None);
         queue.read_again(now + READ_AGAIN_EVERY);
         assert_eq!(queue.to_read(&queue.end()), Some(b"i".to_vec()));
+    }
+
+    #[test]
+    fn when_all_leases_end_what_was_leased_or_put_off_is_read_and_leased_again() {
+        let queues = WorkQueues { inbox: queue_of([1, 2]), ..WorkQueues::default() };
+        lease_all(&queues.inbox);
+        queues.put_off([key(2)].into_iter());
+        queues.end_leases();
+        assert_eq!(lease_all(&queues.inbox), [[0_u8; 0]; 0]);
+        let from = queues.inbox.to_read(&queues.inbox.end()).unwrap();
+        queues.inbox.read(&from, vec![key(1), key(2)], true);
+        assert_eq!(lease_all(&queues.inbox), [key(1), key(2)]);
+        queues.read_all_again();
+        assert_eq!(queues.inbox.to_read(&queues.inbox.end()), Some(b"i".to_vec()));
     }
 
     #[test]

@@ -1,0 +1,184 @@
+//! The replicas that live, and their leases, on the clock of the database.
+//!
+//! Each statement is a transaction of its own, on a connection that nothing else uses: what waits for the writer's lock
+//! must not cost a lease.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio::sync::{Mutex, broadcast};
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+
+use super::backend::Postgres;
+use super::connection::{RELEASED, Unreachable};
+use super::database::{Database, State, lock};
+use super::following::channel;
+use super::migrations;
+use crate::clock::{Clock, ServerClock};
+use crate::domain::time::Timestamp;
+use crate::store::row_store::{Backend as _, in_time};
+use crate::store::{Duty, Heard, Heartbeat, Replica, Replicas, Signal, StoreError};
+
+/// A replica that was not heard of for so long does not count.
+const LIVES: &str = "interval '10 seconds'";
+/// One that was not heard of for so long is forgotten.
+const FORGOTTEN: &str = "interval '1 day'";
+
+/// The connection for heartbeats.
+pub(super) struct Leases {
+    pub(super) database: Database,
+    pub(super) client: Mutex<Option<Client>>,
+    /// The name of the machine, and the number of the process.
+    pub(super) name: String,
+}
+
+type Values<'a> = [(&'a (dyn ToSql + Sync), Type)];
+
+impl Leases {
+    /// Sends statements one after the other, without waiting in between. The connection is given up after an error.
+    async fn send(&self, statements: &[(String, &Values<'_>)]) -> Result<Vec<Vec<Row>>, StoreError> {
+        let sent = async {
+            let mut client = self.client.lock().await;
+            let connected = match client.take().filter(|client| !client.is_closed()) {
+                Some(connected) => connected,
+                None => self.database.connect().await?.0,
+            };
+            let queries = statements.iter().map(|(text, values)| connected.query_typed(text, values));
+            let results = futures_util::future::try_join_all(queries).await?;
+            *client = Some(connected);
+            Ok::<_, Unreachable>(results)
+        };
+        in_time(async { sent.await.map_err(|error| StoreError::Unavailable(error.to_string())) }).await
+    }
+}
+
+impl Postgres {
+    /// Releases all leases, and takes leave of the other replicas.
+    pub(super) async fn leave(&self) -> Result<(), StoreError> {
+        let schema = &self.leases.database.schema;
+        let id: &Values<'_> = &[(&self.id(), Type::TEXT)];
+        let release = format!("UPDATE {schema}.lease SET expires_at = to_timestamp(0) WHERE holder = $1");
+        let leave = format!("DELETE FROM {schema}.replica WHERE id = $1");
+        let channel = channel(&self.leases.database);
+        let notified: &Values<'_> = &[(&channel, Type::TEXT), (&RELEASED, Type::TEXT)];
+        let notify = "SELECT pg_notify($1, $2)".to_owned();
+        self.leases.send(&[(release, id), (leave, id), (notify, notified)]).await.map(drop)
+    }
+}
+
+#[async_trait]
+impl Replicas for Postgres {
+    fn id(&self) -> &str {
+        &self.database.replica
+    }
+
+    fn clock(&self) -> Arc<dyn Clock> {
+        self.state.clock.clone()
+    }
+
+    async fn beat(
+        &self,
+        duties: &BTreeMap<Duty, Duration>,
+        status: Option<String>,
+    ) -> Result<Heartbeat, StoreError> {
+        let (Leases { database, name, .. }, State { clock, .. }) = (&self.leases, &*self.state);
+        let schema = &database.schema;
+        let asked_ms = ServerClock::local_ms();
+        let seen = format!(
+            "INSERT INTO {schema}.replica AS r (id, name, version, seen_at, status) \
+             VALUES ($1, $2, $3, clock_timestamp(), $4) \
+             ON CONFLICT (id) DO UPDATE SET seen_at = EXCLUDED.seen_at, status = COALESCE($4, r.status)"
+        );
+        let version = env!("CARGO_PKG_VERSION");
+        let seen_values: &Values<'_> =
+            &[(&self.id(), Type::TEXT), (name, Type::TEXT), (&version, Type::TEXT), (&status, Type::TEXT)];
+        // In the order of the names: two replicas wait for each other's rows, never in a circle.
+        let by_name: BTreeMap<String, (&Duty, f64)> = duties
+            .iter()
+            .map(|(duty, held_for)| (duty.to_string(), (duty, held_for.as_secs_f64())))
+            .collect();
+        let names: Vec<_> = by_name.keys().collect();
+        let seconds: Vec<_> = by_name.values().map(|(_, seconds)| *seconds).collect();
+        let claim = format!(
+            "INSERT INTO {schema}.lease AS l (name, holder, epoch, expires_at) \
+             SELECT n, $1, 1, clock_timestamp() + s * interval '1 second' FROM unnest($2, $3) AS d (n, s) ORDER BY n \
+             ON CONFLICT (name) DO UPDATE SET holder = EXCLUDED.holder, expires_at = EXCLUDED.expires_at, \
+             epoch = l.epoch + (l.holder <> EXCLUDED.holder OR l.expires_at < clock_timestamp())::int \
+             WHERE l.holder = EXCLUDED.holder OR l.expires_at < clock_timestamp() RETURNING name, epoch"
+        );
+        let claim_values: &Values<'_> =
+            &[(&self.id(), Type::TEXT), (&names, Type::TEXT_ARRAY), (&seconds, Type::FLOAT8_ARRAY)];
+        let look = format!(
+            "SELECT (SELECT count(*) FROM {schema}.replica WHERE seen_at > clock_timestamp() - {LIVES}), \
+             oldest_binary, (extract(epoch FROM clock_timestamp()) * 1000)::bigint FROM {schema}.cluster"
+        );
+        let forget = format!("DELETE FROM {schema}.replica WHERE seen_at < clock_timestamp() - {FORGOTTEN}");
+        let statements = [(seen, seen_values), (claim, claim_values), (look, &[]), (forget, &[])];
+        let results = self.leases.send(&statements).await?;
+        let [_, claimed, look, _] = &results[..] else { return Err(StoreError::Closed) };
+        let look =
+            look.first().ok_or_else(|| StoreError::Damaged("the cluster's row is missing".to_owned()))?;
+        let (live, oldest_binary, now): (i64, i32, i64) = (look.get(0), look.get(1), look.get(2));
+        clock.read(Timestamp::from_millis(now), asked_ms, ServerClock::local_ms());
+        self.state.answered();
+        if oldest_binary > migrations::NEWEST {
+            let newer = format!("the schema needs a newer unionlink: it has become version {oldest_binary}");
+            self.state.failure.send_replace(Some(newer));
+        }
+        let replicas = usize::try_from(live).unwrap_or_default();
+        self.state.others.store(replicas.saturating_sub(1), Relaxed);
+        let duty = |row: &Row| Some(((*by_name.get(row.get::<_, &str>(0))?).0.clone(), row.get(1)));
+        Ok(Heartbeat { held: claimed.iter().filter_map(duty).collect(), replicas })
+    }
+
+    async fn release(&self, duties: &[Duty]) -> Result<(), StoreError> {
+        let schema = &self.leases.database.schema;
+        let names: Vec<_> = duties.iter().map(ToString::to_string).collect();
+        let release = format!(
+            "UPDATE {schema}.lease SET expires_at = to_timestamp(0) WHERE holder = $1 AND name = ANY($2)"
+        );
+        let values: &Values<'_> = &[(&self.id(), Type::TEXT), (&names, Type::TEXT_ARRAY)];
+        // Those that listen claim them at once.
+        let channel = channel(&self.leases.database);
+        let notified: &Values<'_> = &[(&channel, Type::TEXT), (&RELEASED, Type::TEXT)];
+        let notify = "SELECT pg_notify($1, $2)".to_owned();
+        self.leases.send(&[(release, values), (notify, notified)]).await.map(drop)
+    }
+
+    async fn replicas(&self) -> Result<Vec<Replica>, StoreError> {
+        let schema = &self.leases.database.schema;
+        let list = format!(
+            "SELECT id, name, version, (extract(epoch FROM seen_at) * 1000)::bigint, status, \
+             ARRAY(SELECT l.name FROM {schema}.lease l WHERE l.holder = r.id AND l.expires_at > clock_timestamp() ORDER BY 1) \
+             FROM {schema}.replica r WHERE seen_at > clock_timestamp() - {LIVES} ORDER BY name, id"
+        );
+        let results = self.leases.send(&[(list, &[])]).await?;
+        let replica = |row: &Row| Replica {
+            id: row.get(0),
+            name: row.get(1),
+            version: row.get(2),
+            seen_at: Timestamp::from_millis(row.get(3)),
+            status: row.get(4),
+            holds: row.get(5),
+        };
+        Ok(results.first().into_iter().flatten().map(replica).collect())
+    }
+
+    async fn tell(&self, signal: Signal) -> Result<(), StoreError> {
+        if !self.state.has_others() {
+            return Ok(());
+        }
+        let signal = serde_json::to_string(&signal).map_err(|error| StoreError::Failed(error.to_string()))?;
+        lock(&self.state.signals).push(signal);
+        // The next commit takes it along; this one, if there is no other.
+        self.run(|_| Ok(())).await
+    }
+
+    fn heard(&self) -> broadcast::Receiver<Heard> {
+        self.state.heard.subscribe()
+    }
+}
