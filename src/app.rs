@@ -7,13 +7,15 @@ mod apps;
 mod assemble;
 mod deliveries;
 mod descriptors;
+mod duties;
 mod opening;
 mod reload;
+mod replicas;
 mod sinks;
 mod start_error;
 mod tokens;
 
-pub use assemble::{Assembled, Parts, SinkPart, StoredLedgers, Task, assemble};
+pub use assemble::{Assembled, Parts, SinkPart, StoredLedgers, Task, Workers, assemble};
 pub use reload::ConfigSource;
 pub use sinks::BuildError;
 pub use start_error::StartError;
@@ -32,12 +34,13 @@ use crate::domain::backoff::Jitter;
 use crate::http::api::{self, AdminState, Guard, ImportLog, LateAnswers, Permits, RefusedTokens};
 use crate::http::{self, BoundPath, CallbackState, Listener, Reload, TrustedProxies, public};
 use crate::lifecycle::{Failure, Lifecycle};
-use crate::store::{Store, StoreError};
+use crate::store::{Replicas, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{ClientSettings, Https, SuitePlatform};
 use crate::worker::Context;
 use crate::worker::activity::Activity;
 use deliveries::{Deliveries, sink_part};
+use duties::Duties;
 use reload::{Reloader, Replaceable};
 
 /// The longest life of a connection: keep-alive pays off within it, and no client holds one for ever.
@@ -103,14 +106,18 @@ impl App {
         let (private, admin_address) = listen_private(&config.admin.listen)?;
         let (public, private) = (Arc::new(Listener::Tcp(public)), Arc::new(private));
         let (public_limits, admin_limits) = limits(&config.server);
-        let (lifecycle, clock) = (Lifecycle::new(stop), Arc::new(ServiceClock::new(clock)));
-        let parts_of_sinks =
-            config.sinks.iter().map(|sink| sink_part(sink, clock.clone())).collect::<Result<_, _>>();
+        let lifecycle = Lifecycle::new(stop);
         let metrics = Arc::new(Metrics::default());
         let listeners = [(public.clone(), public_limits), (private.clone(), admin_limits)];
+        let store = opening::open_store(config, listeners, &metrics, &lifecycle.soft()).await?;
+        // One clock for all replicas.
+        let clock = store.replicas().map_or(clock, Replicas::clock);
+        let clock = Arc::new(ServiceClock::new(clock));
+        let parts_of_sinks =
+            config.sinks.iter().map(|sink| sink_part(sink, clock.clone())).collect::<Result<_, _>>();
         let parts = Parts {
             nonces: Arc::new(rand::random),
-            store: opening::open_store(config, listeners, &metrics, &lifecycle.soft()).await?,
+            store,
             wire: Arc::new(Https::new(&client_settings(config)).map_err(StartError::Client)?),
             clock: clock.clone(),
             jitter: Jitter::new(rand::random()),
@@ -119,7 +126,7 @@ impl App {
             panicked: CancellationToken::new(),
         };
         let assembled = assemble(config, parts, lifecycle.soft()).await?;
-        let Assembled { context, callbacks, suite_platform, workers, sinks } = assembled;
+        let Assembled { context, callbacks, suite_platform, workers, tasks, sinks } = assembled;
         let app = Self {
             public_address,
             admin_address,
@@ -132,7 +139,8 @@ impl App {
             grace: Duration::from_millis(config.server.grace_ms),
             lifecycle,
         };
-        let deliveries = Deliveries::new(context.clone(), app.lifecycle.clone());
+        let duties = Arc::new(Duties::new(&*context.store, app.lifecycle.soft()));
+        let deliveries = Deliveries::new(context.clone(), app.lifecycle.clone(), duties.clone());
         for sink in sinks {
             deliveries.start(sink);
         }
@@ -149,11 +157,13 @@ impl App {
         let proxies = TrustedProxies::new(&config.server.trusted_proxies);
         app.serve("public listener", public, public::router(callbacks), public_limits, proxies.clone());
         app.serve("admin listener", private, api::router(admin_state.clone()), admin_limits, proxies);
+        let admin_for_others = admin_state.clone();
         app.lifecycle
             .supervise("refused tokens", api::record_refused_tokens(admin_state, app.lifecycle.soft()));
-        for (name, worker) in workers {
-            app.lifecycle.supervise(name, worker);
+        for (name, task) in tasks {
+            app.lifecycle.supervise(name, task);
         }
+        app.work(workers, &context, &duties, admin_for_others).await?;
         app.watch(&context);
         let (callbacks, admin) = (app.public_address, &app.admin_address);
         if config.admin.open && matches!(config.admin.listen, config::Listen::Tcp(_)) {
@@ -161,6 +171,27 @@ impl App {
         }
         tracing::info!(%callbacks, %admin, apps = config.apps.len(), "serving");
         Ok(app)
+    }
+
+    /// Begins to work; where the store is shared, once this process has the duty to.
+    async fn work(
+        &self,
+        workers: Workers,
+        context: &Context,
+        duties: &Arc<Duties>,
+        admin: Arc<AdminState>,
+    ) -> Result<(), StartError> {
+        let (lifecycle, soft) = (&self.lifecycle, self.lifecycle.soft());
+        if context.store.replicas().is_none() {
+            for (name, task) in workers.begin(&soft).await.map_err(StartError::Clocks)? {
+                lifecycle.supervise(name, task);
+            }
+            return Ok(());
+        }
+        for (name, task) in replicas::tasks(workers, (context, &admin), duties, lifecycle) {
+            lifecycle.supervise(name, task);
+        }
+        Ok(())
     }
 
     /// Stops the service when a call to WeCom panics or the store fails.

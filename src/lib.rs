@@ -116,6 +116,9 @@ pub mod lifecycle;
 #[cfg(test)]
 #[path = "../tests/peers/mod.rs"]
 mod peers;
+#[cfg(test)]
+#[path = "../tests/peers/postgres.rs"]
+mod postgres_server;
 #[cfg(any(test, fuzzing))]
 pub mod properties;
 pub mod reach;

@@ -26,7 +26,7 @@ use crate::http::{
     CallbackLog, CallbackState, DoorSet, SourceCheck, TrustedProxies, UnservedCorps, unrouted,
 };
 use crate::sink::Sink;
-use crate::store::{Start, Store};
+use crate::store::{Start, Store, StoreError};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::{Api, Client, Ledgers, Limiter, Platform, SuitePlatform, Wire};
 use crate::worker::breaker::Breakers;
@@ -68,6 +68,8 @@ pub struct SinkPart {
     pub start: Start,
     /// The receiver.
     pub sink: Box<dyn Sink>,
+    /// How long a delivery may take.
+    pub takes: Duration,
 }
 
 /// A task that lasts as long as the service.
@@ -81,16 +83,59 @@ pub struct Assembled {
     pub callbacks: Arc<CallbackState>,
     /// WeCom, as a suite's calls see it.
     pub suite_platform: Arc<dyn SuitePlatform>,
-    /// The workers, by name; without those that deliver.
-    pub workers: Vec<(Cow<'static, str>, Task)>,
+    /// What one replica at a time does, without the deliveries.
+    pub workers: Workers,
+    /// What each replica does, by name.
+    pub tasks: Vec<(Cow<'static, str>, Task)>,
     /// What is delivered to. The caller runs [`deliver::run`](crate::worker::deliver::run) for each.
     pub sinks: Vec<SinkPart>,
 }
 
-/// Assembles a service. Its workers end when `stop` is cancelled.
+/// The workers, which begin and end with the duty to work.
+pub struct Workers {
+    context: Context,
+    clock: Arc<ServiceClock>,
+    callbacks: Arc<CallbackState>,
+    suite_platform: Arc<dyn SuitePlatform>,
+    nonces: Nonces,
+    has_suites: bool,
+}
+
+impl Workers {
+    /// The workers, by name, which have not begun before. They end when `stop` is cancelled.
+    ///
+    /// # Errors
+    /// The last reading of the clocks cannot be read.
+    pub async fn begin(
+        &self,
+        stop: &CancellationToken,
+    ) -> Result<Vec<(Cow<'static, str>, Task)>, StoreError> {
+        let Self { context, clock, callbacks, suite_platform, nonces, has_suites } = self;
+        let clock_watch = ClockWatch::begin(context, clock.clone()).await?;
+        let (of, stop) = (|| context.clone(), || stop.clone());
+        let mut workers: Vec<(Cow<'static, str>, Task)> = vec![
+            ("resolve".into(), Box::pin(resolve::run(of(), stop()))),
+            ("mint".into(), Box::pin(mint::run(of(), stop()))),
+            ("renew".into(), Box::pin(renew::run(of(), stop()))),
+            ("groups".into(), Box::pin(groups::run(of(), stop()))),
+            ("reconcile".into(), Box::pin(reconcile::run(of(), stop()))),
+            ("dealers".into(), Box::pin(dealers::run(of(), stop()))),
+            ("sweep".into(), Box::pin(sweep::run(of(), stop()))),
+            ("clock watch".into(), Box::pin(clock_watch.run(stop()))),
+        ];
+        if *has_suites {
+            let authorize = authorize::run(of(), suite_platform.clone(), nonces.clone(), stop());
+            workers.push(("authorize".into(), Box::pin(authorize)));
+            workers.push(("unrouted".into(), Box::pin(unrouted::run(callbacks.clone(), stop()))));
+        }
+        Ok(workers)
+    }
+}
+
+/// Assembles a service. The tasks of each replica end when `stop` is cancelled.
 ///
 /// # Errors
-/// [`StartError::Key`] when an AES key is malformed, [`StartError::Clocks`] when the store cannot be read.
+/// [`StartError::Key`] when an AES key is malformed, [`StartError::Suites`] when the store cannot be read.
 pub async fn assemble(
     config: &Config,
     parts: Parts,
@@ -102,7 +147,8 @@ pub async fn assemble(
     let doors = apps::doors(config, &registry, (&Doors::new(), &BTreeSet::new()))?;
     // Before the limiter, which has to know the brands.
     authorize::load(&*store, &registry, clock.now()).await.map_err(StartError::Suites)?;
-    let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), registry.clone());
+    let limiter = Limiter::new(Arc::new(StoredLedgers(store.clone())), clock.clone(), registry.clone())
+        .at_address(config.wecom.address.as_deref());
     limiter.begin().await;
     let client = Client::over(wire, registry.clone(), limiter, clock.clone(), metrics.clone());
     let client = Arc::new(client);
@@ -162,19 +208,21 @@ pub async fn assemble(
         body_bytes_max: size(config.server.body_bytes_max),
         body_timeout: Duration::from_millis(config.server.body_timeout_ms),
     });
-    let clock_watch = ClockWatch::begin(&context, service_clock).await.map_err(StartError::Clocks)?;
-    let mut workers = workers(&context, clock_watch, &stop);
+    let mut tasks: Vec<(Cow<'static, str>, Task)> = Vec::new();
     if let Some(SourceCheck { ips, .. }) = &callbacks.source_check {
         context.metrics.callbacks.sources_compared();
-        let reading = callback_ips::run(context.clone(), ips.clone(), stop.clone());
-        workers.push(("callback addresses".into(), Box::pin(reading)));
+        let reading = callback_ips::run(context.clone(), ips.clone(), stop);
+        tasks.push(("callback addresses".into(), Box::pin(reading)));
     }
-    if !config.suites.is_empty() {
-        let authorize = authorize::run(context.clone(), client.clone(), nonces, stop.clone());
-        workers.push(("authorize".into(), Box::pin(authorize)));
-        workers.push(("unrouted".into(), Box::pin(unrouted::run(callbacks.clone(), stop.clone()))));
-    }
-    Ok(Assembled { context, callbacks, suite_platform: client, workers, sinks })
+    let workers = Workers {
+        context: context.clone(),
+        clock: service_clock,
+        callbacks: callbacks.clone(),
+        suite_platform: client.clone(),
+        nonces,
+        has_suites: !config.suites.is_empty(),
+    };
+    Ok(Assembled { context, callbacks, suite_platform: client, workers, tasks, sinks })
 }
 
 /// The comparison of callbacks' sources with WeCom's list, if it is configured.
@@ -186,23 +234,6 @@ fn source_check(server: &config::Server) -> Option<SourceCheck> {
     };
     let proxies = TrustedProxies::new(&server.trusted_proxies);
     Some(SourceCheck { ips: Arc::default(), proxies, is_enforced })
-}
-
-fn workers(
-    context: &Context,
-    clock_watch: ClockWatch,
-    stop: &CancellationToken,
-) -> Vec<(Cow<'static, str>, Task)> {
-    vec![
-        ("resolve".into(), Box::pin(resolve::run(context.clone(), stop.clone()))),
-        ("mint".into(), Box::pin(mint::run(context.clone(), stop.clone()))),
-        ("renew".into(), Box::pin(renew::run(context.clone(), stop.clone()))),
-        ("groups".into(), Box::pin(groups::run(context.clone(), stop.clone()))),
-        ("reconcile".into(), Box::pin(reconcile::run(context.clone(), stop.clone()))),
-        ("dealers".into(), Box::pin(dealers::run(context.clone(), stop.clone()))),
-        ("sweep".into(), Box::pin(sweep::run(context.clone(), stop.clone()))),
-        ("clock watch".into(), Box::pin(clock_watch.run(stop.clone()))),
-    ]
 }
 
 /// The limiter's ledgers, kept in the store.

@@ -11,23 +11,27 @@ use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
 use super::assemble::SinkPart;
+use super::duties::Duties;
 use super::sinks::{self, BuildError};
 use crate::clock::Clock;
 use crate::config;
 use crate::domain::ids::SinkName;
 use crate::lifecycle::Lifecycle;
+use crate::store::Duty;
 use crate::worker::{Context, deliver};
 
 /// A sink, ready to deliver to.
 pub(super) fn sink_part(sink: &config::Sink, clock: Arc<dyn Clock>) -> Result<SinkPart, BuildError> {
     let (name, kind) = (sink.name.clone(), sink.target.kind());
-    Ok(SinkPart { name, kind, start: sink.start, sink: sinks::build(sink, clock)? })
+    let takes = sinks::longest_delivery(&sink.target);
+    Ok(SinkPart { name, kind, start: sink.start, sink: sinks::build(sink, clock)?, takes })
 }
 
 /// The delivery tasks.
 pub(super) struct Deliveries {
     context: Context,
     lifecycle: Lifecycle,
+    duties: Arc<Duties>,
     /// The newest task of each sink that was ever in the configuration.
     newest: Mutex<BTreeMap<SinkName, Delivery>>,
 }
@@ -40,13 +44,13 @@ struct Delivery {
 }
 
 impl Deliveries {
-    pub(super) fn new(context: Context, lifecycle: Lifecycle) -> Self {
-        Self { context, lifecycle, newest: Mutex::default() }
+    pub(super) fn new(context: Context, lifecycle: Lifecycle, duties: Arc<Duties>) -> Self {
+        Self { context, lifecycle, duties, newest: Mutex::default() }
     }
 
     /// Delivers to a sink from now on; in place of the one with the same name, if there is one.
     pub(super) fn start(&self, part: SinkPart) {
-        let SinkPart { name, kind, start, sink } = part;
+        let SinkPart { name, kind, start, sink, takes } = part;
         self.context.sinks.insert(name.clone(), kind);
         self.context.metrics.sink_configured(&name);
         let stop = self.lifecycle.soft().child_token();
@@ -57,10 +61,22 @@ impl Deliveries {
             newest.insert(name.clone(), Delivery { stop: stop.clone(), turn: turn.clone() });
             turn
         };
-        let (context, ended) = (self.context.clone(), stop.clone());
+        let (context, duties, ended) = (self.context.clone(), self.duties.clone(), stop.clone());
         self.lifecycle.supervise_until(format!("sink {name}"), ended, async move {
             let Some(_turn) = stop.run_until_cancelled(turn.lock_owned()).await else { return };
-            deliver::run(context.clone(), name.clone(), sink, start, stop).await;
+            let sink = AsyncMutex::new(Some(sink));
+            let deliver = |term| async {
+                // It is given back at the end of each term.
+                if let Some(given) = sink.lock().await.take() {
+                    let given = deliver::run(context.clone(), name.clone(), given, start, term).await;
+                    *sink.lock().await = Some(given);
+                }
+            };
+            let duty = Duty::Sink(name.clone());
+            duties.perform(duty.clone(), takes, &stop, deliver).await;
+            if !context.sinks.contains(&name) {
+                duties.give_up(&*context.store, duty).await;
+            }
             if !context.sinks.contains(&name) {
                 // The delivery that was in progress when the sink was removed has been counted.
                 context.metrics.sink_removed(&name);

@@ -1,5 +1,6 @@
 //! Opens the store; if that takes long, the listeners meanwhile answer that it does.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,10 +8,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::StartError;
-use crate::config::Config;
+use crate::config::{Config, Place};
 use crate::http::{self, Limits, Listener, StartProgress, TrustedProxies, starting, starting_in_public};
 use crate::store::Store;
 use crate::store::embedded::{EmbeddedStore, OpenError, Settings};
+use crate::store::postgres::{self, PostgresStore};
 use crate::telemetry::metrics::Metrics;
 
 /// Most stores are open by then.
@@ -26,31 +28,41 @@ pub(super) async fn open_store(
     metrics: &Arc<Metrics>,
     stop: &CancellationToken,
 ) -> Result<Arc<dyn Store>, StartError> {
-    let settings = Settings {
-        cache_mb: config.store.cache_mb,
-        free_mb_min: config.store.free_mb_min,
-        inbox_events_max: config.store.inbox_events_max,
-        dedupe_days: u32::try_from(config.store.dedupe_days).unwrap_or(u32::MAX),
-        quarantine_days: u32::try_from(config.store.quarantine_days).unwrap_or(u32::MAX),
-    };
-    let (path, progress) = (config.store.path.clone(), StartProgress::default());
-    let (reported, stop) = (progress.clone(), stop.clone());
-    let opening = async move {
-        let mut rebuilding = move |reason: &str, records| {
-            reported.rebuilding(reason, records);
-            !stop.is_cancelled()
-        };
-        let open = move || EmbeddedStore::open_with(&path, settings, &mut rebuilding);
-        match tokio::task::spawn_blocking(open).await {
-            Ok(opened) => opened,
-            Err(panic) => {
-                Err(OpenError::Index { path: config.store.path.clone(), reason: panic.to_string() })
-            }
-        }
-    };
+    let (progress, stop) = (StartProgress::default(), stop.clone());
     let proxies = TrustedProxies::new(&config.server.trusted_proxies);
-    let opened = answering_meanwhile(opening, listeners, &progress, proxies, metrics).await;
-    Ok(Arc::new(opened.map_err(StartError::Store)?))
+    match &config.store.place {
+        Place::Folder(folder) => {
+            let opening =
+                open_folder(config.store.settings(folder), folder.path.clone(), progress.clone(), stop);
+            let opened = answering_meanwhile(opening, listeners, &progress, proxies, metrics).await;
+            Ok(Arc::new(opened.map_err(StartError::Store)?))
+        }
+        Place::Database(database) => {
+            let settings = database.settings(&config.store);
+            let opening = Box::pin(stop.run_until_cancelled(PostgresStore::open(&settings)));
+            let opened = answering_meanwhile(opening, listeners, &progress, proxies, metrics).await;
+            let opened = opened.unwrap_or(Err(postgres::OpenError::Interrupted));
+            Ok(Arc::new(opened.map_err(StartError::Database)?))
+        }
+    }
+}
+
+async fn open_folder(
+    settings: Settings,
+    path: PathBuf,
+    progress: StartProgress,
+    stop: CancellationToken,
+) -> Result<EmbeddedStore, OpenError> {
+    let folder = path.clone();
+    let mut rebuilding = move |reason: &str, records| {
+        progress.rebuilding(reason, records);
+        !stop.is_cancelled()
+    };
+    let open = move || EmbeddedStore::open_with(&folder, settings, &mut rebuilding);
+    match tokio::task::spawn_blocking(open).await {
+        Ok(opened) => opened,
+        Err(panic) => Err(OpenError::Index { path, reason: panic.to_string() }),
+    }
 }
 
 /// Waits for something; while it takes long, the listeners answer how far it is. They are free again afterwards.

@@ -59,6 +59,15 @@ pub(super) fn build(sink: &config::Sink, clock: Arc<dyn Clock>) -> Result<Box<dy
     })
 }
 
+/// How long a delivery to this sink may take.
+pub(super) fn longest_delivery(target: &SinkTarget) -> Duration {
+    match target {
+        SinkTarget::Webhook(target) => Duration::from_millis(target.timeout_ms),
+        // It connects, and waits for an acknowledgement; a disk may take as long.
+        SinkTarget::Nats(_) | SinkTarget::File(_) => Duration::from_secs(10),
+    }
+}
+
 fn webhook_settings(sink: &SinkName, target: &WebhookTarget) -> Result<webhook::Settings, BuildError> {
     let key = |secret: &Secret| {
         let parsed = SigningKey::parse(secret.value.expose_secret());

@@ -7,6 +7,7 @@ use crate::callback::AesKeyError;
 use crate::domain::ids::AppName;
 use crate::store::StoreError;
 use crate::store::embedded::OpenError;
+use crate::store::postgres;
 use crate::wecom::ClientError;
 
 /// Why a service cannot start.
@@ -15,6 +16,9 @@ pub enum StartError {
     /// The store cannot be opened.
     #[error("the store cannot be opened")]
     Store(#[source] OpenError),
+    /// The store on PostgreSQL cannot be opened.
+    #[error("the store on PostgreSQL cannot be opened ([store] url)")]
+    Database(#[source] postgres::OpenError),
     /// The store is open, but the last reading of the clocks cannot be read.
     #[error("the store cannot tell when it was last in use")]
     Clocks(#[source] StoreError),

@@ -12,6 +12,7 @@ use crate::clock::SystemClock;
 use crate::config::{self, Environment};
 use crate::lifecycle;
 use crate::store::embedded::OpenError;
+use crate::store::postgres;
 use crate::telemetry::logs;
 
 pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
@@ -36,6 +37,7 @@ pub(super) async fn run(path: &Path) -> anyhow::Result<ExitCode> {
             tracing::info!("stopped while the store's index was built anew; the next start begins again");
             return Ok(ExitCode::SUCCESS);
         }
+        Err(StartError::Database(postgres::OpenError::Interrupted)) => return Ok(ExitCode::SUCCESS),
         started => started?,
     };
     // The store is leaked so that sled does not close: it would write and sync once more, and on a failing

@@ -170,7 +170,13 @@ impl StoreArgs {
     /// Where the store is, and the size of its page cache in bytes.
     fn place(&self) -> anyhow::Result<(PathBuf, u64)> {
         let store = config::load_store(&self.config.path, &Environment::of_process())?;
-        Ok((store.path, store.cache_mb << 20))
+        match store.folder() {
+            Some(folder) => Ok((folder.path.clone(), folder.cache_mb << 20)),
+            None => anyhow::bail!(
+                "this store is in a database: it is backed up, verified and compacted with the means of the database\n\
+                 hint: for a backup pg_dump, or what your provider has; the schema is the one of [store] schema"
+            ),
+        }
     }
 }
 

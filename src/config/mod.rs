@@ -16,6 +16,7 @@ mod secret;
 mod sections;
 mod shared_keys;
 mod sinks;
+mod store;
 mod suites;
 #[cfg(test)]
 mod tests;
@@ -38,9 +39,11 @@ use reader::{Reading, Section};
 pub(crate) use reload::{Changes, Values};
 pub use secret::Secret;
 pub(crate) use sections::CallbackIps;
-pub use sections::{Log, Server, Store, Wecom};
+pub use sections::{Log, Server, Wecom};
 pub use sinks::Sink;
 pub(crate) use sinks::{FileTarget, NatsTarget, SinkTarget, WebhookTarget};
+pub(crate) use store::Place;
+pub use store::Store;
 pub use suites::Suite;
 
 /// The configuration file if no other is named.

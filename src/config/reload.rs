@@ -17,8 +17,9 @@ use super::admin::{Admin, AdminToken};
 use super::apps::{Access, App};
 use super::checks::PreviousKeys;
 use super::secret::Secret;
-use super::sections::{Log, Server, Store, Wecom};
+use super::sections::{Log, Server, Wecom};
 use super::sinks::{Sink, SinkTarget};
+use super::store::{Place, Store};
 use super::suites::Suite;
 use crate::domain::ids::{AppName, SinkName, TokenName};
 
@@ -87,6 +88,10 @@ impl Values {
         let mut admin_values = digests(admin);
         admin_values.remove("tokens");
         add_secrets(&mut admin_values, [("token", admin.token.as_ref())]);
+        let mut store_values = digests(store);
+        if let Place::Database(database) = &store.place {
+            add_secrets(&mut store_values, database.secrets());
+        }
         let mut wecom_values = digests(wecom);
         // Printed without their logins and queries.
         add(&mut wecom_values, "api_base", wecom.api_base.0.as_str());
@@ -96,7 +101,7 @@ impl Values {
         let sections = [
             ("server", digests(server)),
             ("admin", admin_values),
-            ("store", digests(store)),
+            ("store", store_values),
             ("wecom", wecom_values),
             ("log", digests(log)),
         ];

@@ -3,12 +3,10 @@
 //! Deliberately absent: the keys' meanings and defaults, which are in `config/default.toml`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::checks::check_unencrypted;
-use super::folder;
 use super::reader::{Invalid, Section, Severity};
 use super::secret;
 use crate::domain::network::Network;
@@ -101,63 +99,6 @@ pub(super) fn parse_address(text: &str) -> Result<SocketAddr, Invalid> {
     text.parse().map_err(|_| (format!("{text:?} is not an address and port"), hint))
 }
 
-/// `[store]`: where state is kept.
-#[derive(Debug, Clone, Serialize)]
-pub struct Store {
-    pub(crate) kind: StoreKind,
-    pub(crate) path: PathBuf,
-    pub(crate) cache_mb: u64,
-    pub(crate) free_mb_min: u64,
-    pub(crate) inbox_events_max: u64,
-    pub(crate) dedupe_days: u64,
-    pub(crate) quarantine_days: u64,
-    pub(crate) feed_days: u64,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum StoreKind {
-    Sled,
-}
-
-impl Store {
-    pub(super) fn read(section: &mut Section<'_>) -> Option<Self> {
-        let path: PathBuf = section.text("path")?;
-        if let Some(obstacle) = folder::obstacle(&path) {
-            // `serve` finds out for certain, by opening the store.
-            let hint =
-                "run check as the user that runs unionlink; create the folder for that user, or name another";
-            section.report(Severity::Suspect, "path", obstacle, Some(hint));
-        }
-        // Until 0.3 it could be turned off.
-        if section.has("journal") {
-            let hint = Some("delete the line");
-            match section.flag("journal") {
-                Some(true) => {
-                    let reason = "no longer has a meaning: the write-ahead log is always written";
-                    section.report(Severity::Warning, "journal", reason, hint);
-                }
-                Some(false) => {
-                    let reason =
-                        "cannot be turned off any more: the write-ahead log is what makes a callback durable";
-                    section.problem("journal", reason, hint);
-                }
-                None => {}
-            }
-        }
-        Some(Self {
-            kind: section.text("kind")?,
-            path,
-            cache_mb: section.number("cache_mb", 8..=1 << 20)?,
-            free_mb_min: section.number("free_mb_min", 1..=1 << 30)?,
-            inbox_events_max: section.number("inbox_events_max", 1..=1_000_000_000)?,
-            dedupe_days: section.number("dedupe_days", 1..=365)?,
-            quarantine_days: section.number("quarantine_days", 1..=3_650)?,
-            feed_days: section.number("feed_days", 1..=3_650)?,
-        })
-    }
-}
-
 /// `[wecom]`: how WeCom is reached.
 #[derive(Debug, Clone, Serialize)]
 pub struct Wecom {
@@ -167,6 +108,9 @@ pub struct Wecom {
     pub(crate) connect_timeout_ms: u64,
     pub(crate) timeout_ms: u64,
     pub(crate) calls_max: u64,
+    /// The name of the address that calls come from, in quotas.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) address: Option<String>,
 }
 
 impl Wecom {
@@ -189,6 +133,16 @@ impl Wecom {
             // At most `quota::FLIGHT_MS`: the ledger relies on WeCom having counted every call by then.
             timeout_ms: section.number("timeout_ms", 10..=10_000)?,
             calls_max: section.number("calls_max", 1..=1_000)?,
+            address: section.parse("address", |text: String| {
+                let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | ':');
+                if !text.is_empty() && text.len() <= 64 && text.chars().all(is_plain) {
+                    return Ok(text);
+                }
+                Err((
+                    format!("{text:?} is not a name"),
+                    Some("write an address, or a name for it".to_owned()),
+                ))
+            }),
         })
     }
 }

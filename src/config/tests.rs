@@ -113,6 +113,8 @@ fn every_key() -> (String, Environment) {
         ("UNIONLINK_ADMIN_TOKEN", "an-admin-token-of-32-characters-1"),
         ("UNIONLINK_FANS_TOKEN", "a-token-for-fans-of-32-characters"),
         ("UNIONLINK_FANS_PREVIOUS_TOKEN", "its-previous-one-of-32-characters"),
+        ("UNIONLINK_DATABASE_URL", "postgres://unionlink:CANARY@db.example.com/brand"),
+        ("UNIONLINK_LISTEN_URL", "postgres://unionlink:CANARY@db2.example.com/brand"),
         ("UNIONLINK_BRAND_SECRET", "s"),
         ("UNIONLINK_BRAND_CALLBACK_TOKEN", "t"),
         ("UNIONLINK_BRAND_AES_KEY", KEY),
@@ -224,7 +226,7 @@ fn the_environment_overrides_the_file() {
     assert_eq!(self_built(&config.apps[0]).secret.value.expose_secret(), "12345");
     assert_eq!(config.apps[0].accept_receive_ids, ["wpX"]);
     assert_eq!(self_built(&config.apps[0]).corp_id.as_str(), "007");
-    assert_eq!(config.store.path, Path::new("2026"));
+    assert_eq!(config.store.folder().unwrap().path, Path::new("2026"));
     let wrong = problems(&minimal(), &super::tests::environment(&[("UNIONLINK__SERVER__PORT", "1")]));
     assert_eq!(wrong, ["server.port is not a known key"]);
 }
@@ -392,4 +394,44 @@ fn a_printed_configuration_shows_no_secret() {
     let printed = format!("{}{config:?}", toml::to_string(&config).unwrap());
     assert!(!printed.contains("CANARY") && !printed.contains(KEY), "{printed}");
     assert!(printed.contains("[redacted, from environment variable T]"));
+}
+
+#[test]
+fn a_database_is_configured_by_its_address_which_is_never_shown() {
+    let text = |keys: &str| format!("[store]\nkind = \"postgres\"\n{keys}\n{}", minimal());
+    let of = |keys: &str| problems(&text(keys), &Environment::default());
+    assert_eq!(of(""), ["store.url is missing"]);
+    let ours = "url = { value = \"postgres://unionlink:CANARY@10.0.0.1/brand\" }";
+    let config = config(&text(ours), &Environment::default());
+    let shown = toml::to_string(&config).unwrap();
+    assert!(
+        shown.contains("schema = \"unionlink\"") && !shown.contains("CANARY") && !shown.contains("path"),
+        "{shown}"
+    );
+    let Place::Database(database) = &config.store.place else { panic!("{shown}") };
+    let settings = database.settings(&config.store);
+    assert!(settings.url.contains("CANARY") && settings.migrate && settings.prepared);
+    assert_eq!((settings.pool_max, settings.dedupe_days), (16, 7));
+    assert_eq!(
+        of("url = { value = \"postgres://10.0.0.1/CANARY\" }\nschema = \"Union-Link\"\nnotify = \"often\""),
+        [
+            "store.notify \"often\" is not one of listen, poll",
+            "store.schema \"Union-Link\" is not the name of a schema: up to 48 of a-z, 0-9 and _, beginning with a letter",
+            "store.url the address of the database names no user: write postgres://user:password@host/database",
+        ]
+    );
+    let of_both = |keys: &str| listing(&refused(Severity::Warning, &text(keys), &Environment::default()));
+    assert_eq!(
+        of_both(&format!("{ours}\npath = \"data\"\nprepared = false")),
+        [
+            "store.notify passes no notifications on, if a pooler makes prepared = false necessary",
+            "store.path has a meaning only with kind = \"sled\"",
+        ]
+    );
+    let folder = format!("[store]\nurl = {{ env = \"NOT_SET\" }}\n{}", minimal());
+    let warnings = listing(&refused(Severity::Warning, &folder, &Environment::default()));
+    assert!(
+        warnings.contains(&"store.url has a meaning only with kind = \"postgres\"".to_owned()),
+        "{warnings:?}"
+    );
 }

@@ -60,7 +60,7 @@ impl Concern {
             Self::Groups => wake.groups_changed(),
             Self::Visibility(corp_id) => wake.visibility_changed(app, &corp_id),
             Self::Alarms => wake.alarms_changed(),
-            Self::Suites => wake.suites.notify_one(),
+            Self::Suites => wake.suites_changed(),
         }
     }
 }

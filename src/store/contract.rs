@@ -34,6 +34,7 @@ use crate::domain::ids::{ContactKey, Openid, UserId};
 use crate::domain::link::{ChangeType, FeedEntry};
 use crate::domain::quota::Limits;
 use crate::domain::time::{DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS};
+use crate::postgres_server::Schema;
 
 const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
 
@@ -121,26 +122,6 @@ impl EmbeddedPlace for Memory {
 impl EmbeddedPlace for tempfile::TempDir {
     fn open_embedded_with(&self, settings: Settings) -> EmbeddedStore {
         EmbeddedStore::open(&self.path().join("data"), settings).unwrap()
-    }
-}
-
-/// A schema of a database on PostgreSQL.
-struct Schema {
-    url: &'static str,
-    name: String,
-}
-
-impl Schema {
-    /// A new one; `None` if there is no server.
-    fn new() -> Option<Self> {
-        let url = postgres::server::address()?;
-        Some(Self { url, name: format!("test_{:016x}", rand::random::<u64>()) })
-    }
-}
-
-impl Drop for Schema {
-    fn drop(&mut self) {
-        postgres::server::execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.name));
     }
 }
 

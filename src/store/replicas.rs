@@ -79,22 +79,34 @@ pub enum Signal {
         /// The dealer.
         corp_id: CorpId,
     },
-    /// An operator asks that what is paused goes on.
-    Resume {
-        /// The app or suite; `None`: all.
+    /// An operator asks that the comparison of a dealer's customers goes on.
+    ComparisonResumed {
+        /// The app.
+        app: AppName,
+        /// The dealer.
+        corp_id: CorpId,
+    },
+    /// An operator asks that what failures put off of a suite goes on.
+    SuiteResumed {
+        /// The suite.
+        suite: AppName,
+    },
+    /// An operator asks that paused calls are tried.
+    CallsResumed {
+        /// Only those of this app or suite.
         app: Option<AppName>,
-        /// Only the calls for this corp's customers.
+        /// Only those for this corp's customers.
         corp_id: Option<CorpId>,
     },
-    /// The authorisations of suites have changed.
-    AuthorizationsChanged,
+    /// An event of a suite was stored, or its authorisations have changed.
+    SuitesChanged,
 }
 
 /// What a replica hears of the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
-    /// One of them has committed something.
-    Written,
+    /// One of them has stored work.
+    Work,
     /// One of them tells something.
     Signal(Signal),
     /// Signals may have been missed.

@@ -62,6 +62,8 @@ pub struct Limiter {
     ledgers: Arc<dyn Ledgers>,
     clock: Arc<dyn Clock>,
     limits: Arc<dyn QuotaLimits>,
+    /// The account of our own IP address.
+    address: String,
     /// Reserved permits by corp, API and the share from which they were reserved.
     reserved: Mutex<BTreeMap<(CorpId, Api, ShareKey), Arc<Reserve>>>,
     limit_log: LogThrottle<(CorpId, Api)>,
@@ -94,7 +96,21 @@ impl Limiter {
     /// A limiter with these limits for the conversions of each corp.
     #[must_use]
     pub fn new(ledgers: Arc<dyn Ledgers>, clock: Arc<dyn Clock>, limits: Arc<dyn QuotaLimits>) -> Self {
-        Self { ledgers, clock, limits, reserved: Mutex::default(), limit_log: LogThrottle::default() }
+        Self {
+            ledgers,
+            clock,
+            limits,
+            address: ADDRESS.to_owned(),
+            reserved: Mutex::default(),
+            limit_log: LogThrottle::default(),
+        }
+    }
+
+    /// A limiter for calls from the address of this name, where several processes have several.
+    #[must_use]
+    pub fn at_address(self, name: Option<&str>) -> Self {
+        let address = name.map_or_else(|| ADDRESS.to_owned(), |name| format!("{ADDRESS}/{name}"));
+        Self { address, ..self }
     }
 
     /// Records the current time in the ledgers. To be called at the start: after a reboot they can only derive
@@ -114,7 +130,7 @@ impl Limiter {
     }
 
     fn accounts(&self, corp: &CorpId, api: Api) -> [(String, Budget); 2] {
-        [(corp.as_str().to_owned(), self.budget(corp, api)), (ADDRESS.to_owned(), Budget::Address)]
+        [(corp.as_str().to_owned(), self.budget(corp, api)), (self.address.clone(), Budget::Address)]
     }
 
     fn budget(&self, corp: &CorpId, api: Api) -> Budget {

@@ -223,6 +223,12 @@ impl Breakers {
         resumed
     }
 
+    /// Closes all breakers, as at a start.
+    pub fn forget(&self) {
+        self.lock().clear();
+        self.probes().clear();
+    }
+
     /// Ends the waits of fans for a quota, whose limits were changed. Where one is still needed, it begins
     /// again with the next call.
     pub fn quotas_changed(&self, now: Timestamp) {

@@ -31,15 +31,15 @@ const PERSIST_EVERY: Duration = Duration::from_millis(250);
 /// The longest time that a task waits for a wake-up.
 const POLL_EVERY: Duration = Duration::from_secs(1);
 
-/// Delivers to one sink until `stop`. A sink without a cursor begins at `start`.
+/// Delivers to one sink until `stop`, and returns it. A sink without a cursor begins at `start`.
 pub async fn run(
     context: Context,
     name: SinkName,
     sink: Box<dyn Sink>,
     start: Start,
     stop: CancellationToken,
-) {
-    let Some(handle) = context.sinks.handle(&name) else { return };
+) -> Box<dyn Sink> {
+    let Some(handle) = context.sinks.handle(&name) else { return sink };
     // Those with other settings, before the configuration was reloaded, do not count.
     handle.with_status(SinkStatus::forget_failures);
     let Context { store, clock, jitter, metrics, .. } = context;
@@ -75,6 +75,7 @@ pub async fn run(
         }
     }
     task.persist_cursor().await;
+    task.sink
 }
 
 /// The delivery to one sink.

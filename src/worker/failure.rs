@@ -19,7 +19,7 @@ impl StoreFailureLog {
     }
 
     /// Logs a failure, unless the same was logged within the last minute.
-    pub(super) fn warn(&self, message: &'static str, error: &StoreError) {
+    pub fn warn(&self, message: &'static str, error: &StoreError) {
         if let Some(failures) = self.count(message, error) {
             tracing::warn!(failures, error = error.to_string(), "{message}");
         }

@@ -53,10 +53,10 @@ mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -64,7 +64,7 @@ use crate::clock::Clock;
 use crate::domain::backoff::Jitter;
 use crate::domain::ids::{AppName, CorpId};
 use crate::domain::time::{Moment, Timestamp};
-use crate::store::Store;
+use crate::store::{Signal, Store};
 use crate::telemetry::metrics::Metrics;
 use crate::wecom::Platform;
 use activity::Activity;
@@ -77,7 +77,7 @@ use optional_calls::OptionalCalls;
 use parallelism::Parallelism;
 use sink_status::SinkRegistry;
 
-/// Wake-up signals of the workers.
+/// Wake-up signals of the workers. What another replica's workers have to know is [forwarded](Wake::forward_to) to it.
 #[derive(Debug, Default)]
 pub struct Wake {
     /// An event was appended or redriven.
@@ -88,8 +88,8 @@ pub struct Wake {
     pub groups: Notify,
     /// A reconcile run was asked for, or there may be dealers that are due.
     pub reconcile: Notify,
-    /// An event of a suite was appended.
-    pub suites: Notify,
+    /// An event of a suite was appended, or what is known of one has changed.
+    pub(crate) suites: Notify,
     /// An app may serve a corp, or have a dealer, that it did not: messages about it can be redriven.
     pub unrouted: Notify,
     /// WeCom reported a change of dealers, or at one. Several loops wait for it, and all are to be woken.
@@ -103,11 +103,58 @@ pub struct Wake {
     resumed: Mutex<BTreeMap<AppName, BTreeSet<CorpId>>>,
     /// Suites whose corps are to be read now, also if failures put that off.
     resumed_suites: Mutex<BTreeSet<AppName>>,
+    forward: OnceLock<mpsc::Sender<Signal>>,
 }
 
+/// Signals that wait to be forwarded.
+const FORWARDED_MAX: usize = 1_024;
+
 impl Wake {
+    /// What is to be told to other replicas from now on. Signals beyond a limit are dropped: they look for themselves.
+    pub fn forward(&self) -> mpsc::Receiver<Signal> {
+        let (sender, receiver) = mpsc::channel(FORWARDED_MAX);
+        // Forwarding begins once.
+        let _ = self.forward.set(sender);
+        receiver
+    }
+
+    fn tell(&self, signal: impl FnOnce() -> Signal) {
+        if let Some(forward) = self.forward.get() {
+            let _ = forward.try_send(signal());
+        }
+    }
+
+    /// Takes up what another replica tells.
+    pub fn hear(&self, signal: Signal) {
+        match signal {
+            Signal::DealersChanged { app } => self.note_changed(&app),
+            Signal::DealerUnknown { app, corp_id } => self.note_unknown(&app, &corp_id),
+            Signal::VisibilityChanged { app, corp_id } => self.note_visibility(&app, &corp_id),
+            Signal::ComparisonResumed { app, corp_id } => self.note_resumed(&app, &corp_id),
+            Signal::SuiteResumed { suite } => self.note_suite_resumed(&suite),
+            Signal::SuitesChanged => self.suites.notify_one(),
+            Signal::CallsResumed { .. } => self.calls_resumed(),
+        }
+    }
+
+    /// Signals that an event of a suite was stored, or that what is known of one has changed.
+    pub fn suites_changed(&self) {
+        self.suites.notify_one();
+        self.tell(|| Signal::SuitesChanged);
+    }
+
+    /// Tells other replicas that an operator wants paused calls to be tried now.
+    pub fn tell_resumed(&self, app: Option<&AppName>, corp_id: Option<&CorpId>) {
+        self.tell(|| Signal::CallsResumed { app: app.cloned(), corp_id: corp_id.cloned() });
+    }
+
     /// Signals that WeCom reported a change of this app's dealers.
     pub fn dealers_changed(&self, app: &AppName) {
+        self.note_changed(app);
+        self.tell(|| Signal::DealersChanged { app: app.clone() });
+    }
+
+    fn note_changed(&self, app: &AppName) {
         self.changed().insert(app.clone());
         self.dealers.notify_waiters();
     }
@@ -115,6 +162,11 @@ impl Wake {
     /// Signals that a message is about a corp that this app does not know as a dealer: WeCom is asked about it
     /// at once, and its list is read again.
     pub fn dealer_unknown(&self, app: &AppName, corp_id: &CorpId) {
+        self.note_unknown(app, corp_id);
+        self.tell(|| Signal::DealerUnknown { app: app.clone(), corp_id: corp_id.clone() });
+    }
+
+    fn note_unknown(&self, app: &AppName, corp_id: &CorpId) {
         // The list has the corps that are one too many.
         const CORPS_MAX: usize = 100;
         let mut unknown = self.unknown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -123,7 +175,7 @@ impl Wake {
             corps.insert(corp_id.clone());
         }
         drop(unknown);
-        self.dealers_changed(app);
+        self.note_changed(app);
     }
 
     /// Takes the corps that may be dealers of this app.
@@ -140,6 +192,11 @@ impl Wake {
 
     /// Signals that [`Payload::Visibility`](crate::store::Payload::Visibility) was appended for this dealer.
     pub fn visibility_changed(&self, app: &AppName, corp_id: &CorpId) {
+        self.note_visibility(app, corp_id);
+        self.tell(|| Signal::VisibilityChanged { app: app.clone(), corp_id: corp_id.clone() });
+    }
+
+    fn note_visibility(&self, app: &AppName, corp_id: &CorpId) {
         self.visibility().insert((app.clone(), corp_id.clone()));
         self.dealers.notify_waiters();
     }
@@ -151,12 +208,22 @@ impl Wake {
 
     /// Signals that the comparison of a dealer's customers may be tried now, also if failures put it off.
     pub fn comparison_resumed(&self, app: &AppName, corp_id: &CorpId) {
+        self.note_resumed(app, corp_id);
+        self.tell(|| Signal::ComparisonResumed { app: app.clone(), corp_id: corp_id.clone() });
+    }
+
+    fn note_resumed(&self, app: &AppName, corp_id: &CorpId) {
         self.resumed().entry(app.clone()).or_default().insert(corp_id.clone());
         self.reconcile.notify_one();
     }
 
     /// Signals that what failures put off of a suite may be tried now.
     pub fn suite_resumed(&self, suite: &AppName) {
+        self.note_suite_resumed(suite);
+        self.tell(|| Signal::SuiteResumed { suite: suite.clone() });
+    }
+
+    fn note_suite_resumed(&self, suite: &AppName) {
         self.resumed_suites().insert(suite.clone());
         self.suites.notify_one();
     }
@@ -251,6 +318,18 @@ pub struct Context {
 }
 
 impl Context {
+    /// Begins anew what the workers know of WeCom and hold of the store: another replica has worked meanwhile. None of
+    /// them may run.
+    pub async fn begin_again(&self) {
+        self.calls.close();
+        self.calls.wait().await;
+        self.calls.reopen();
+        self.store.end_leases();
+        self.breakers.forget();
+        self.directory.forget_failures(None);
+        self.optional_calls.forget(None, None);
+    }
+
     fn now(&self) -> Timestamp {
         self.clock.now()
     }

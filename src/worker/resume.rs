@@ -59,6 +59,31 @@ pub enum Lookups {
     All,
 }
 
+/// Whether a circuit breaker is of this app or suite and this corp, where they are given.
+pub fn is_of<'a>(app: Option<&'a AppName>, corp_id: Option<&'a CorpId>) -> impl Fn(&Scope) -> bool + 'a {
+    move |scope| {
+        app.is_none_or(|app| scope.app() == app)
+            && corp_id.is_none_or(|wanted| {
+                scope.corp_id().is_some_and(|corp_id| corp_id.same_corp(wanted.as_str()))
+            })
+    }
+}
+
+/// Tries paused calls now because an operator has asked another replica for it, which has seen to the rest.
+///
+/// # Errors
+/// As [`Resumer::run`].
+pub async fn resume_calls(
+    context: &Context,
+    app: Option<&AppName>,
+    corp_id: Option<&CorpId>,
+) -> Result<(), StoreError> {
+    context.optional_calls.forget(app, corp_id);
+    context.directory.forget_refused_codes(app);
+    let paused = Paused { app, corps: &[], lookups: Lookups::None };
+    Resumer::of(context).run(paused, is_of(app, corp_id)).await.map(drop)
+}
+
 /// How much was resumed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Resumed {

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
 use crate::domain::ids::SinkName;
@@ -13,7 +14,7 @@ use crate::domain::time::Timestamp;
 use crate::store::Cursor;
 
 /// The status of a sink.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct SinkStatus {
     /// The sequence number of the last delivered entry, or the one that a seek moved to.
     pub after: u64,

@@ -38,6 +38,8 @@ mod metrics;
 mod openapi;
 #[path = "../peers/mod.rs"]
 mod peers;
+#[path = "../peers/postgres.rs"]
+mod postgres_server;
 mod process;
 mod proxies;
 mod receivers;
@@ -46,6 +48,7 @@ mod reconcile;
 mod recovery;
 mod reload;
 mod replay;
+mod replicas;
 mod resume;
 mod sigkill;
 mod sinks;

@@ -203,6 +203,7 @@ impl Machine {
             kind: "webhook",
             start: Start::Beginning,
             sink: receiver.sink(dead.clone()),
+            takes: Duration::ZERO,
         };
         let clock = Arc::new(ServiceClock::new(self.clock.clone()));
         let parts = Parts {
@@ -223,9 +224,13 @@ impl Machine {
         let assembled = tokio::select! {
             biased;
             () = dead.cancelled() => return,
-            assembled = assemble(&self.setup.config, parts, stop.clone()) => assembled,
+            assembled = async {
+                let assembled = assemble(&self.setup.config, parts, stop.clone()).await?;
+                let begun = assembled.workers.begin(&stop).await.map_err(StartError::Clocks)?;
+                Ok((assembled, begun))
+            } => assembled,
         };
-        let assembled = match assembled {
+        let (assembled, workers) = match assembled {
             Ok(assembled) => assembled,
             // The disk does not answer: the process ends, and is started again later.
             Err(error @ (StartError::Suites(_) | StartError::Clocks(_))) => {
@@ -235,11 +240,12 @@ impl Machine {
             Err(error) => panic!("{error}"),
         };
         self.clock.noted();
-        let Assembled { context, callbacks, workers, sinks, .. } = assembled;
+        let Assembled { context, callbacks, tasks: of_each, sinks, .. } = assembled;
         for SinkPart { name, start, sink, .. } in sinks {
-            self.run(&dead, &tasks, deliver::run(context.clone(), name, sink, start, stop.clone()));
+            let delivering = deliver::run(context.clone(), name, sink, start, stop.clone());
+            self.run(&dead, &tasks, async { drop(delivering.await) });
         }
-        for (_, worker) in workers {
+        for (_, worker) in workers.into_iter().chain(of_each) {
             self.run(&dead, &tasks, worker);
         }
         let (doors, apps) = (callbacks.doors.clone(), callbacks.apps.clone());

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use toml::Value;
 
 use super::*;
+use crate::config::store::OF_DATABASE;
 use crate::domain::ids::{AppName, SinkName};
 
 fn changes(before: &Config, after: &Config) -> Changes {
@@ -51,6 +52,7 @@ fn others(key: &str, value: &Value) -> Vec<Value> {
         (_, Value::Table(_)) => vec![
             "another-value-of-more-than-32-characters".into(),
             "whsec_YW5vdGhlci1hbm90aGVyLWFub3RoZXItYW5vdGhlcjE=".into(),
+            "postgres://other:password@db.example.com/brand".into(),
         ],
         ("listen", _) => text("127.0.0.1:9999"),
         ("corp_id" | "provider_corp_id", _) => text("ww9999999999999999"),
@@ -60,6 +62,8 @@ fn others(key: &str, value: &Value) -> Vec<Value> {
         ("renew", _) => text("never"),
         ("callback_ips", _) => text("report"),
         ("start", _) => text("now"),
+        ("migrate", _) => text("manual"),
+        ("notify", _) => text("poll"),
         ("url", url) => text(&url.as_str().unwrap().replace(".com", ".org")),
         // Only the password.
         ("proxy", _) => text("http://user:password@proxy.example.com:3128"),
@@ -74,13 +78,20 @@ fn a_reload_takes_over_or_names_every_key() {
     const ONE_OF_A_KIND: [&str; 6] =
         ["/store/kind", "/sinks/0/kind", "/sinks/1/kind", "/sinks/2/kind", "/suites/0/name", "/apps/1/suite"];
     let (text, environment) = every_key();
-    let before = config(&text, &environment);
-    let table: Table = text.parse().unwrap();
+    let of_kind = |kind: &str| {
+        let mut table: Table = text.parse().unwrap();
+        *at(&mut table, "/store/kind") = Value::String(kind.to_owned());
+        (config(&table.to_string(), &environment), table)
+    };
+    let [folder, database] = ["sled", "postgres"].map(of_kind);
+    let table = &folder.1;
     let (mut reloaded, mut restarted) = (BTreeSet::new(), BTreeSet::new());
     // A token and an open listener exclude each other: see below.
     let is_tested = |path: &&String| !ONE_OF_A_KIND.contains(&path.as_str()) && *path != "/admin/open";
-    for path in paths(&table, "").iter().filter(is_tested) {
+    for path in paths(table, "").iter().filter(is_tested) {
         let key = path.rsplit('/').next().unwrap();
+        let is_of_database = path.starts_with("/store/") && OF_DATABASE.iter().any(|of| path.contains(of));
+        let (before, table) = if is_of_database { &database } else { &folder };
         let mut changed = table.clone();
         let value = at(&mut changed, path).clone();
         let after = others(key, &value).into_iter().find_map(|other| {
@@ -88,7 +99,7 @@ fn a_reload_takes_over_or_names_every_key() {
             parse(&changed.to_string(), Path::new("test.toml"), &environment).ok()
         });
         let after = after.unwrap_or_else(|| panic!("{path} has no other value"));
-        let found = changes(&before, &after);
+        let found = changes(before, &after);
         let named: Vec<_> = found.changed.union(&found.needs_restart).collect();
         assert!(!named.is_empty(), "{path} is not noticed");
         if key != "name" {
@@ -98,7 +109,7 @@ fn a_reload_takes_over_or_names_every_key() {
         }
         reloaded.extend(found.changed);
         restarted.extend(found.needs_restart);
-        assert!(changes(&before, &before).changed.is_empty());
+        assert!(changes(before, before).changed.is_empty());
     }
     assert_eq!(
         names(&reloaded),

@@ -48,6 +48,7 @@ pub use late_answers::LateAnswers;
 pub use pages::Pages;
 pub use refused_tokens::RefusedTokens;
 pub use state::{AdminState, Permits};
+pub use status::published;
 
 /// How often runs of refused tokens are added to the audit trail.
 const REFUSALS_RECORDED_EVERY: Duration = Duration::from_mins(1);

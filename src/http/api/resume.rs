@@ -17,8 +17,7 @@ use crate::domain::audit::AuditAction;
 use crate::domain::ids::{AppName, CorpId};
 use crate::http::problem::Problem;
 use crate::store::StoreError;
-use crate::worker::breaker::Scope;
-use crate::worker::resume::{Lookups, Paused, Resumed, Resumer};
+use crate::worker::resume::{Lookups, Paused, Resumed, Resumer, is_of};
 
 /// What to resume; an empty object means everything that is paused.
 #[derive(Deserialize, Default, ToSchema)]
@@ -90,17 +89,13 @@ pub(super) async fn resume(State(state): Shared, by: By, body: Body) -> Result<J
 impl AdminState {
     /// Resumes what is paused of an app, or of all apps and suites. Returns the number of paused things.
     async fn resume(&self, app: Option<AppName>, corp_id: Option<CorpId>) -> Result<usize, StoreError> {
-        let concerns = |scope: &Scope| {
-            app.as_ref().is_none_or(|app| scope.app() == app)
-                && corp_id.as_ref().is_none_or(|wanted| {
-                    scope.corp_id().is_some_and(|corp_id| corp_id.same_corp(wanted.as_str()))
-                })
-        };
         let corps = self.corps(app.as_ref(), corp_id.as_ref()).await?;
         self.optional_calls.forget(app.as_ref(), corp_id.as_ref());
         self.directory.forget_refused_codes(app.as_ref());
         let paused = Paused { app: app.as_ref(), corps: &corps, lookups: Lookups::All };
-        let resumed = self.resumer().run(paused, concerns).await;
+        let resumed = self.resumer().run(paused, is_of(app.as_ref(), corp_id.as_ref())).await;
+        let elsewhere = self.paused_elsewhere(app.as_ref(), corp_id.as_ref()).await;
+        self.wake.tell_resumed(app.as_ref(), corp_id.as_ref());
         if app.is_none() && corp_id.is_none() {
             for suite in self.apps.suites().keys() {
                 self.wake.suite_resumed(suite);
@@ -109,14 +104,21 @@ impl AdminState {
         if let Ok(Resumed { breakers, lookups, groups, .. }) = resumed {
             tracing::info!(resumed = breakers, lookups, groups, "an operator resumed paused calls to WeCom");
         }
-        Ok(resumed?.breakers)
+        Ok(resumed?.breakers + elsewhere)
     }
 
     /// Resumes a suite. Returns the number of paused things.
     async fn resume_suite(&self, suite: &AppName) -> Result<usize, StoreError> {
         let Resumed { breakers, exchanges, .. } = self.resumer().run_suite(suite).await?;
+        let elsewhere = self.paused_elsewhere(Some(suite), None).await;
+        self.wake.tell_resumed(Some(suite), None);
         tracing::info!(%suite, resumed = breakers, exchanges, "an operator resumed a suite");
-        Ok(breakers)
+        Ok(breakers + elsewhere)
+    }
+
+    /// How much of this the other replicas hold back, as far as they have published it.
+    async fn paused_elsewhere(&self, app: Option<&AppName>, corp_id: Option<&CorpId>) -> usize {
+        self.replicas().await.map_or(0, |replicas| replicas.paused_of(app, corp_id))
     }
 
     fn resumer(&self) -> Resumer<'_> {

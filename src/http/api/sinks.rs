@@ -1,5 +1,7 @@
 //! `/v1/sinks`: sink status, and operating sinks: pause, resume, rewind.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -110,12 +112,15 @@ impl SinkView {
 }
 
 impl AdminState {
-    /// All sinks with their status.
-    pub(super) async fn sink_views(&self) -> Result<Vec<SinkView>, Problem> {
+    /// All sinks with their status, `elsewhere` of those that another replica delivers to.
+    pub(super) async fn sink_views(
+        &self,
+        mut elsewhere: BTreeMap<SinkName, SinkStatus>,
+    ) -> Result<Vec<SinkView>, Problem> {
         let (head, now) = (self.store.counts().feed_head, self.clock.now());
         let mut views = Vec::new();
         for (name, kind) in self.sinks.all() {
-            let status = self.sinks.status(&name).unwrap_or_default();
+            let status = elsewhere.remove(&name).or_else(|| self.sinks.status(&name)).unwrap_or_default();
             views.push(SinkView::new(&name, kind, self.cursor(&name).await?, status, head, now));
         }
         Ok(views)
@@ -130,7 +135,7 @@ impl AdminState {
     }
 
     async fn sink_view(&self, name: &SinkName) -> Result<Json<SinkView>, Problem> {
-        let views = self.sink_views().await?;
+        let views = self.sink_views(self.replicas().await?.sinks).await?;
         let view = views.into_iter().find(|view| view.name == name.as_str());
         view.map(Json).ok_or_else(sink_not_found)
     }
@@ -159,7 +164,7 @@ pub(super) struct List {
     super::openapi::Errors,
 ))]
 pub(super) async fn list(State(state): Shared) -> Result<Json<List>, Problem> {
-    Ok(Json(List { sinks: state.sink_views().await? }))
+    Ok(Json(List { sinks: state.sink_views(state.replicas().await?.sinks).await? }))
 }
 
 /// Show one sink with its status

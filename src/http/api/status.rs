@@ -2,6 +2,7 @@
 //! load balancers.
 
 mod quotas;
+mod replicas;
 mod suites;
 mod url_checks;
 mod view;
@@ -32,6 +33,8 @@ use view::{
     SuiteStatus,
 };
 
+pub use replicas::published;
+
 /// Show the status of the service
 ///
 /// Counts from callback to link, ages of queues, calls held back after failures (`paused`) with the reasons,
@@ -55,8 +58,10 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
     let (suites, findings) = suites_and_findings(&state, now);
     let queues = quotas::queues(&state, &tallies, now).await?;
     let quotas = quotas::quotas(&state, &tallies).await?;
-    let held_back = state.breakers.all(now).into_iter();
-    let (pacing, paused): (Vec<_>, Vec<_>) = held_back.partition(|(_, breaker)| breaker.is_pacing());
+    let others = state.replicas().await?;
+    let (mut paused, mut pacing) = state.held_back();
+    paused.extend(others.paused);
+    pacing.extend(others.pacing);
     let ready = state.store.ready();
     let oldest = state.store.oldest_event().await?;
     // Read after the fans: where no fan is queued and no event waits, all links there will be are counted.
@@ -96,10 +101,11 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
         links,
         feed_head,
         feed_oldest: feed_pruned + 1,
-        sinks: state.sink_views().await?,
+        sinks: state.sink_views(others.sinks).await?,
         tasks: state.lifecycle.tasks(),
-        paused: paused.into_iter().map(|held_back| state.view_of(held_back)).collect(),
-        pacing: pacing.into_iter().map(|held_back| state.view_of(held_back)).collect(),
+        paused,
+        pacing,
+        replicas: others.views,
         quotas,
         dealers,
         alarms,
@@ -112,10 +118,18 @@ pub(super) async fn show(State(state): Shared) -> Result<Json<Status>, Problem> 
 }
 
 impl AdminState {
+    /// The calls that this process holds back: after failures, and for a quota.
+    fn held_back(&self) -> (Vec<HeldBack>, Vec<HeldBack>) {
+        let held_back = self.breakers.all(self.clock.now()).into_iter();
+        let (pacing, paused): (Vec<_>, Vec<_>) = held_back.partition(|(_, breaker)| breaker.is_pacing());
+        let viewed = |held_back: Vec<_>| held_back.into_iter().map(|one| self.view_of(one)).collect();
+        (viewed(paused), viewed(pacing))
+    }
+
     fn view_of(&self, (scope, breaker): (Scope, Breaker)) -> HeldBack {
         let (app, corp_id) = (scope.app(), scope.corp_id());
         HeldBack {
-            scope: scope.kind(),
+            scope: scope.kind().into(),
             app: app.clone(),
             corp_id: corp_id.cloned(),
             corp_name: corp_id.and_then(|corp_id| self.dealer_names.of(app, corp_id)),
@@ -158,7 +172,7 @@ fn total<'a>(tallies: impl Iterator<Item = &'a Tally>) -> Tally {
 pub(super) async fn metrics(State(state): Shared) -> Result<Response, Problem> {
     let tallies = state.store.fan_tallies().await?;
     quotas::update_metrics(&state).await?;
-    for sink in state.sink_views().await? {
+    for sink in state.sink_views(state.replicas().await?.sinks).await? {
         let lag = (sink.lag_entries, sink.lag_seconds);
         state.metrics.sink(&sink.name, lag, sink.state.into(), SinkState::VARIANTS);
     }

@@ -8,9 +8,10 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::Error;
 
 use super::connection::Connection;
-use super::database::{Database, State, lock};
+use super::database::Database;
 use super::known::Known;
 use super::leases::Leases;
+use super::state::{State, lock};
 use super::writer::Repeatable;
 use crate::store::row_store::{Answer, Backend, Job, Patience, ReadOnce, Reply, Transaction, in_time};
 use crate::store::rows::view::{Damaged, View};
@@ -53,7 +54,7 @@ impl Postgres {
                 return result;
             }
         }
-        let connection = self.database.open().await.map_err(|error| unavailable(&error))?;
+        let connection = Connection::open(&self.database).await.map_err(|error| unavailable(&error))?;
         self.read_over(connection, &read).await.unwrap_or_else(|error| Err(unavailable(&error)))
     }
 
@@ -164,7 +165,7 @@ impl Backend for Postgres {
     }
 
     fn replicas(&self) -> Option<&dyn Replicas> {
-        Some(self)
+        Some(&self.leases)
     }
 
     fn free_disk_bytes(&self) -> Option<u64> {
@@ -190,7 +191,7 @@ impl Backend for Postgres {
             let _ = writing.await;
         }
         lock(&self.following).drain(..).for_each(|task| task.abort());
-        if let Err(error) = self.leave().await {
+        if let Err(error) = self.leases.leave().await {
             tracing::debug!(%error, "the other replicas will notice later that this one has stopped");
         }
     }

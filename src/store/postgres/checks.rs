@@ -2,8 +2,7 @@
 
 use tokio_postgres::{Client, Error};
 
-use super::connection::Unreachable;
-use super::database::Database;
+use super::database::{Database, Unreachable};
 
 /// The oldest version that is supported.
 const VERSION_MIN: i32 = 150_000;

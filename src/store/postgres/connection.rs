@@ -4,17 +4,14 @@
 //! Statements that do not depend on each other's results are sent at once, so that they cost one round trip together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::Ordering::Relaxed;
 
-use futures_util::future::{poll_fn, try_join_all};
+use futures_util::future::try_join_all;
 use strum::IntoEnumIterator as _;
-use tokio::sync::Notify;
-use tokio_postgres::config::TargetSessionAttrs;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{AsyncMessage, Client, Error, Row, Statement};
+use tokio_postgres::{Client, Error, Row, Statement};
 
-use super::database::Database;
+use super::database::{Database, Notices, SESSION, Unreachable};
 use super::known::{Known, Wanted};
 use super::tables::{self, Table};
 use crate::store::rows::keys;
@@ -27,21 +24,6 @@ const RANGE_ROWS: usize = 256;
 const COMMITS_KEPT: i64 = 500_000;
 /// Commits of which is kept what they wrote, for the other replicas.
 const WRITTEN_KEPT: i64 = 20_000;
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// After this long without an answer of the other machine a connection is given up.
-const SILENT_MAX: Duration = Duration::from_secs(8);
-const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
-
-/// What a session is set to. Statements take far less; a transaction that waits for its client is in the way of all others.
-const SESSION: [(&str, &str); 6] = [
-    ("synchronous_commit", "on"),
-    ("statement_timeout", "10s"),
-    ("lock_timeout", "10s"),
-    ("idle_in_transaction_session_timeout", "2s"),
-    ("jit", "off"),
-    ("timezone", "UTC"),
-];
 
 /// A newest commit: its number and the encoded counters after it.
 pub(super) type Head = Option<(i64, Vec<u8>)>;
@@ -77,31 +59,6 @@ impl Sql {
         values.iter().copied().zip(self.types.iter().cloned()).collect()
     }
 }
-
-/// Why there is no connection.
-#[derive(Debug, thiserror::Error)]
-pub enum Unreachable {
-    /// The server, or the way to it, refuses.
-    #[error(transparent)]
-    Refused(#[from] Error),
-    /// It accepts the connection, and says nothing.
-    #[error("the server accepts connections but does not answer")]
-    Silent,
-}
-
-/// What a server says on a connection without being asked.
-#[derive(Debug, Default)]
-pub(super) struct Notices {
-    /// Whether it warned. A commit may have been answered although it is not where it was to be.
-    warned: AtomicBool,
-    /// Notified by `NOTIFY` on another connection, and when this one ends.
-    pub(super) notified: Notify,
-    /// Whether a replica has released a lease.
-    pub(super) released: AtomicBool,
-}
-
-/// What is notified when a replica releases a lease.
-pub(super) const RELEASED: &str = "released";
 
 /// A connection.
 pub(super) struct Connection {
@@ -157,7 +114,11 @@ struct Statements {
 impl Connection {
     /// Connects, and prepares every statement.
     pub(super) async fn open(database: &Database) -> Result<Self, Unreachable> {
-        let (client, notices) = connect(database).await?;
+        Box::pin(Self::prepare(database)).await
+    }
+
+    async fn prepare(database: &Database) -> Result<Self, Unreachable> {
+        let (client, notices) = database.connect().await?;
         let schema = &database.schema;
         let sql = |text: String, types: &'static [Type]| Sql::new(&client, database.prepared, text, types);
         let tables = try_join_all(Table::iter().map(|table| async move {
@@ -385,47 +346,4 @@ impl Fetched {
             known.add_range(from, to);
         }
     }
-}
-
-/// Connects, and sets up the session.
-pub(super) async fn connect(database: &Database) -> Result<(Client, Arc<Notices>), Unreachable> {
-    let Database { config, tls, schema, prepared, replica } = database;
-    let mut config = config.clone();
-    if *prepared {
-        let session = SESSION.map(|(name, value)| format!(" -c {name}={value}")).concat();
-        config.options(format!("{}{session}", config.get_options().unwrap_or_default()));
-    }
-    // Shows a DBA which store and which replica it is.
-    config.application_name(format!("unionlink/{schema}/{replica}"));
-    config.connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(SILENT_MAX);
-    config.keepalives_idle(KEEPALIVE_EVERY).keepalives_interval(KEEPALIVE_EVERY);
-    config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-    let connected = config.connect(tls.clone());
-    let connected = tokio::time::timeout(SILENT_MAX, connected).await;
-    let (client, mut connection) = connected.map_err(|_| Unreachable::Silent)??;
-    let notices = Arc::new(Notices::default());
-    let heard = notices.clone();
-    tokio::spawn(async move {
-        while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
-            match message {
-                Ok(AsyncMessage::Notification(notification)) => {
-                    heard.released.fetch_or(notification.payload() == RELEASED, Relaxed);
-                    heard.notified.notify_one();
-                }
-                Ok(AsyncMessage::Notice(notice)) => {
-                    if notice.severity() == "WARNING" {
-                        tracing::warn!(warning = notice.message(), "the database warns");
-                        heard.warned.store(true, Relaxed);
-                    }
-                }
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::debug!(%error, "a connection to the database ended");
-                    break;
-                }
-            }
-        }
-        heard.notified.notify_one();
-    });
-    Ok((client, notices))
 }

@@ -1,23 +1,29 @@
-//! Which database the store is in, how it is connected to, and what every replica knows of the store without asking it.
+//! Which database the store is in, and how it is connected to.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::time::Duration;
 
-use tokio::sync::{Notify, broadcast, watch};
-use tokio_postgres::{Client, Config};
+use futures_util::future::poll_fn;
+use tokio::sync::Notify;
+use tokio_postgres::config::TargetSessionAttrs;
+use tokio_postgres::{AsyncMessage, Client, Config, Error};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use super::connection::{Connection, Notices, Unreachable, connect};
-use crate::clock::ServerClock;
-use crate::store::rows::watch::Watches;
-use crate::store::rows::work_queue::WorkQueues;
-use crate::store::{Counts, Heard};
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// After this long without an answer of the other machine a connection is given up.
+const SILENT_MAX: Duration = Duration::from_secs(8);
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
 
-/// Longer than this without an answer, the database counts as away: each replica asks it for something every second.
-const AWAY_AFTER: Duration = Duration::from_secs(4);
-/// What other replicas told and nobody has listened to yet.
-const HEARD_MAX: usize = 256;
+/// What a session is set to. Statements take far less; a transaction that waits for its client is in the way of all others.
+pub(super) const SESSION: [(&str, &str); 6] = [
+    ("synchronous_commit", "on"),
+    ("statement_timeout", "10s"),
+    ("lock_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "2s"),
+    ("jit", "off"),
+    ("timezone", "UTC"),
+];
 
 /// Which database, and which schema in it.
 #[derive(Clone)]
@@ -32,87 +38,72 @@ pub(crate) struct Database {
     pub(super) replica: String,
 }
 
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum Unreachable {
+    /// The server, or the way to it, refuses.
+    #[error(transparent)]
+    Refused(#[from] Error),
+    /// It accepts the connection, and says nothing.
+    #[error("the server accepts connections but does not answer")]
+    Silent,
+}
+
+/// What a server says on a connection without being asked.
+#[derive(Debug, Default)]
+pub(super) struct Notices {
+    /// Whether it warned. A commit may have been answered although it is not where it was to be.
+    pub(super) warned: AtomicBool,
+    /// Notified by `NOTIFY` on another connection, and when this one ends.
+    pub(super) notified: Notify,
+    /// Whether a replica has released a lease.
+    pub(super) released: AtomicBool,
+}
+
+/// What is notified when a replica releases a lease.
+pub(super) const RELEASED: &str = "released";
+
 impl Database {
-    pub(super) async fn open(&self) -> Result<Connection, Unreachable> {
-        Connection::open(self).await
-    }
-
-    /// Opens a connection without prepared statements.
+    /// Connects, and sets up the session.
     pub(super) async fn connect(&self) -> Result<(Client, Arc<Notices>), Unreachable> {
-        connect(self).await
-    }
-}
-
-/// What is known of the store without asking the database.
-pub(crate) struct State {
-    pub(super) salt: [u8; 16],
-    pub(super) counts: Mutex<Counts>,
-    pub(super) feed_head: watch::Sender<u64>,
-    pub(super) is_closing: AtomicBool,
-    /// The newest commit whose rows this replica knows of.
-    pub(super) followed: tokio::sync::Mutex<i64>,
-    /// How many other replicas live.
-    pub(super) others: AtomicUsize,
-    /// What is told to them with the next commit: signals, each as JSON.
-    pub(super) signals: Mutex<Vec<String>>,
-    /// Notified when something was committed of which they do not know yet.
-    pub(super) committed: Notify,
-    pub(super) heard: broadcast::Sender<Heard>,
-    pub(super) clock: Arc<ServerClock>,
-    /// When the database answered last.
-    answered_at: Mutex<Instant>,
-    /// Why this program must not go on.
-    pub(super) failure: watch::Sender<Option<String>>,
-    pub(super) queues: Arc<WorkQueues>,
-    pub(super) watches: Arc<Watches>,
-}
-
-impl State {
-    pub(super) fn new(salt: [u8; 16], queues: Arc<WorkQueues>) -> Self {
-        Self {
-            salt,
-            counts: Mutex::default(),
-            feed_head: watch::Sender::new(0),
-            is_closing: AtomicBool::new(false),
-            followed: tokio::sync::Mutex::new(0),
-            others: AtomicUsize::new(0),
-            signals: Mutex::default(),
-            committed: Notify::new(),
-            heard: broadcast::Sender::new(HEARD_MAX),
-            clock: Arc::default(),
-            answered_at: Mutex::new(Instant::now()),
-            failure: watch::Sender::new(None),
-            queues,
-            watches: Arc::default(),
+        let Self { config, tls, schema, prepared, replica } = self;
+        let mut config = config.clone();
+        if *prepared {
+            let session = SESSION.map(|(name, value)| format!(" -c {name}={value}")).concat();
+            config.options(format!("{}{session}", config.get_options().unwrap_or_default()));
         }
+        // Shows a DBA which store and which replica it is.
+        config.application_name(format!("unionlink/{schema}/{replica}"));
+        config.connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(SILENT_MAX);
+        config.keepalives_idle(KEEPALIVE_EVERY).keepalives_interval(KEEPALIVE_EVERY);
+        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+        let connected = Box::pin(config.connect(tls.clone()));
+        let connected = tokio::time::timeout(SILENT_MAX, connected).await;
+        let (client, mut connection) = connected.map_err(|_| Unreachable::Silent)??;
+        let notices = Arc::new(Notices::default());
+        let heard = notices.clone();
+        tokio::spawn(async move {
+            while let Some(message) = poll_fn(|context| connection.poll_message(context)).await {
+                match message {
+                    Ok(AsyncMessage::Notification(notification)) => {
+                        heard.released.fetch_or(notification.payload() == RELEASED, Relaxed);
+                        heard.notified.notify_one();
+                    }
+                    Ok(AsyncMessage::Notice(notice)) => {
+                        if notice.severity() == "WARNING" {
+                            tracing::warn!(warning = notice.message(), "the database warns");
+                            heard.warned.store(true, Relaxed);
+                        }
+                    }
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::debug!(%error, "a connection to the database ended");
+                        break;
+                    }
+                }
+            }
+            heard.notified.notify_one();
+        });
+        Ok((client, notices))
     }
-
-    /// The counters as of the newest commit that is known.
-    pub(super) fn set_counts(&self, counts: Counts) {
-        *lock(&self.counts) = counts;
-        self.feed_head.send_if_modified(|head| std::mem::replace(head, counts.feed_head) != counts.feed_head);
-    }
-
-    pub(super) fn has_others(&self) -> bool {
-        self.others.load(Relaxed) > 0
-    }
-
-    /// Records that the database has answered.
-    pub(super) fn answered(&self) {
-        *lock(&self.answered_at) = Instant::now();
-    }
-
-    /// Whether the database has not answered for a while.
-    pub(super) fn is_away(&self) -> bool {
-        lock(&self.answered_at).elapsed() > AWAY_AFTER
-    }
-
-    pub(super) fn hear(&self, heard: Heard) {
-        // Without a receiver there is nobody who has to know.
-        let _ = self.heard.send(heard);
-    }
-}
-
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

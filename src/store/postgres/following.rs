@@ -12,7 +12,8 @@ use std::time::Duration;
 use tokio_postgres::Error;
 
 use super::connection::Connection;
-use super::database::{Database, State, lock};
+use super::database::Database;
+use super::state::{State, lock};
 use crate::store::rows::keys;
 use crate::store::rows::records::decode;
 use crate::store::rows::source::Batch;
@@ -66,9 +67,13 @@ impl State {
             self.watches.show(&connection.rows(searched).await?);
         }
         let reported: Batch = keys.into_iter().map(|key| (key, Some(Vec::new()))).collect();
-        self.queues.add(self.queues.rows_of(&reported));
+        let rows = self.queues.rows_of(&reported);
+        let has_work = rows.iter().any(|rows| !rows.is_empty());
+        self.queues.add(rows);
         *followed = to;
-        self.hear(Heard::Written);
+        if has_work {
+            self.hear(Heard::Work);
+        }
         for signal in signals.iter().filter_map(|signal| serde_json::from_str(signal).ok()) {
             self.hear(Heard::Signal(signal));
         }
@@ -121,7 +126,7 @@ async fn follow_over(
     state: &State,
     notify: Notify,
 ) -> Result<(), anyhow::Error> {
-    let connection = database.open().await?;
+    let connection = Connection::open(database).await?;
     let listener = match notify {
         Notify::Listen => {
             let (client, notices) = listening.connect().await?;

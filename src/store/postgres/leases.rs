@@ -9,18 +9,19 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::{Mutex, broadcast, mpsc};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::backend::Postgres;
-use super::connection::{RELEASED, Unreachable};
-use super::database::{Database, State, lock};
+use super::database::{Database, RELEASED, Unreachable};
 use super::following::channel;
 use super::migrations;
+use super::state::{State, lock};
+use super::writer::Repeatable;
 use crate::clock::{Clock, ServerClock};
 use crate::domain::time::Timestamp;
-use crate::store::row_store::{Backend as _, in_time};
+use crate::store::row_store::{Job, Reply, in_time};
+use crate::store::rows::txn::Txn;
 use crate::store::{Duty, Heard, Heartbeat, Replica, Replicas, Signal, StoreError};
 
 /// A replica that was not heard of for so long does not count.
@@ -28,9 +29,12 @@ const LIVES: &str = "interval '10 seconds'";
 /// One that was not heard of for so long is forgotten.
 const FORGOTTEN: &str = "interval '1 day'";
 
-/// The connection for heartbeats.
+/// The replicas and their leases, as one of them sees them; and its connection for that.
 pub(super) struct Leases {
     pub(super) database: Database,
+    pub(super) state: Arc<State>,
+    /// The way to the writer.
+    pub(super) jobs: mpsc::WeakSender<Box<dyn Job>>,
     pub(super) client: Mutex<Option<Client>>,
     /// The name of the machine, and the number of the process.
     pub(super) name: String,
@@ -56,22 +60,22 @@ impl Leases {
     }
 }
 
-impl Postgres {
+impl Leases {
     /// Releases all leases, and takes leave of the other replicas.
     pub(super) async fn leave(&self) -> Result<(), StoreError> {
-        let schema = &self.leases.database.schema;
+        let schema = &self.database.schema;
         let id: &Values<'_> = &[(&self.id(), Type::TEXT)];
         let release = format!("UPDATE {schema}.lease SET expires_at = to_timestamp(0) WHERE holder = $1");
         let leave = format!("DELETE FROM {schema}.replica WHERE id = $1");
-        let channel = channel(&self.leases.database);
+        let channel = channel(&self.database);
         let notified: &Values<'_> = &[(&channel, Type::TEXT), (&RELEASED, Type::TEXT)];
         let notify = "SELECT pg_notify($1, $2)".to_owned();
-        self.leases.send(&[(release, id), (leave, id), (notify, notified)]).await.map(drop)
+        self.send(&[(release, id), (leave, id), (notify, notified)]).await.map(drop)
     }
 }
 
 #[async_trait]
-impl Replicas for Postgres {
+impl Replicas for Leases {
     fn id(&self) -> &str {
         &self.database.replica
     }
@@ -85,8 +89,8 @@ impl Replicas for Postgres {
         duties: &BTreeMap<Duty, Duration>,
         status: Option<String>,
     ) -> Result<Heartbeat, StoreError> {
-        let (Leases { database, name, .. }, State { clock, .. }) = (&self.leases, &*self.state);
-        let schema = &database.schema;
+        let Self { database: Database { schema, .. }, name, state, .. } = self;
+        let clock = &state.clock;
         let asked_ms = ServerClock::local_ms();
         let seen = format!(
             "INSERT INTO {schema}.replica AS r (id, name, version, seen_at, status) \
@@ -118,7 +122,7 @@ impl Replicas for Postgres {
         );
         let forget = format!("DELETE FROM {schema}.replica WHERE seen_at < clock_timestamp() - {FORGOTTEN}");
         let statements = [(seen, seen_values), (claim, claim_values), (look, &[]), (forget, &[])];
-        let results = self.leases.send(&statements).await?;
+        let results = self.send(&statements).await?;
         let [_, claimed, look, _] = &results[..] else { return Err(StoreError::Closed) };
         let look =
             look.first().ok_or_else(|| StoreError::Damaged("the cluster's row is missing".to_owned()))?;
@@ -131,32 +135,32 @@ impl Replicas for Postgres {
         }
         let replicas = usize::try_from(live).unwrap_or_default();
         self.state.others.store(replicas.saturating_sub(1), Relaxed);
-        let duty = |row: &Row| Some(((*by_name.get(row.get::<_, &str>(0))?).0.clone(), row.get(1)));
+        let duty = |row: &Row| Some((by_name.get(row.get::<_, &str>(0))?.0.clone(), row.get(1)));
         Ok(Heartbeat { held: claimed.iter().filter_map(duty).collect(), replicas })
     }
 
     async fn release(&self, duties: &[Duty]) -> Result<(), StoreError> {
-        let schema = &self.leases.database.schema;
+        let schema = &self.database.schema;
         let names: Vec<_> = duties.iter().map(ToString::to_string).collect();
         let release = format!(
             "UPDATE {schema}.lease SET expires_at = to_timestamp(0) WHERE holder = $1 AND name = ANY($2)"
         );
         let values: &Values<'_> = &[(&self.id(), Type::TEXT), (&names, Type::TEXT_ARRAY)];
         // Those that listen claim them at once.
-        let channel = channel(&self.leases.database);
+        let channel = channel(&self.database);
         let notified: &Values<'_> = &[(&channel, Type::TEXT), (&RELEASED, Type::TEXT)];
         let notify = "SELECT pg_notify($1, $2)".to_owned();
-        self.leases.send(&[(release, values), (notify, notified)]).await.map(drop)
+        self.send(&[(release, values), (notify, notified)]).await.map(drop)
     }
 
     async fn replicas(&self) -> Result<Vec<Replica>, StoreError> {
-        let schema = &self.leases.database.schema;
+        let schema = &self.database.schema;
         let list = format!(
             "SELECT id, name, version, (extract(epoch FROM seen_at) * 1000)::bigint, status, \
              ARRAY(SELECT l.name FROM {schema}.lease l WHERE l.holder = r.id AND l.expires_at > clock_timestamp() ORDER BY 1) \
              FROM {schema}.replica r WHERE seen_at > clock_timestamp() - {LIVES} ORDER BY name, id"
         );
-        let results = self.leases.send(&[(list, &[])]).await?;
+        let results = self.send(&[(list, &[])]).await?;
         let replica = |row: &Row| Replica {
             id: row.get(0),
             name: row.get(1),
@@ -175,7 +179,14 @@ impl Replicas for Postgres {
         let signal = serde_json::to_string(&signal).map_err(|error| StoreError::Failed(error.to_string()))?;
         lock(&self.state.signals).push(signal);
         // The next commit takes it along; this one, if there is no other.
-        self.run(|_| Ok(())).await
+        let jobs = self.jobs.upgrade().ok_or(StoreError::Closed)?;
+        let (reply, answer) = Reply::new();
+        let nothing = Box::new(Repeatable { work: |_: &mut Txn<'_>| Ok(()), reply });
+        in_time(async {
+            jobs.send(nothing).await.map_err(|_| StoreError::Closed)?;
+            answer.await.unwrap_or(Err(StoreError::Closed))
+        })
+        .await
     }
 
     fn heard(&self) -> broadcast::Receiver<Heard> {

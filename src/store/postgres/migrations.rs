@@ -11,8 +11,7 @@
 
 use tokio_postgres::Client;
 
-use super::connection::Unreachable;
-use super::database::Database;
+use super::database::{Database, Unreachable};
 
 /// A version of the schema.
 struct Migration {

@@ -18,8 +18,7 @@ mod known;
 mod leases;
 mod migrations;
 mod opening;
-#[cfg(test)]
-pub(crate) mod server;
+mod state;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -28,10 +27,10 @@ mod writer;
 
 pub use backend::Postgres;
 pub use checks::UnsafeServer;
-pub use connection::Unreachable;
+pub use database::Unreachable;
 pub use following::Notify;
 pub use migrations::SchemaError;
-pub use opening::{OpenError, Settings, migrate};
+pub use opening::{OpenError, Settings, check_schema, check_url, migrate};
 pub use tls::TlsError;
 
 use super::row_store::RowStore;

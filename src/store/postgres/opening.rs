@@ -10,12 +10,13 @@ use tokio_postgres::config::{Host, SslMode};
 
 use super::backend::Postgres;
 use super::checks::{self, UnsafeServer};
-use super::connection::{Connection, NewCommit, Unreachable};
-use super::database::{Database, State};
+use super::connection::{Connection, NewCommit};
+use super::database::{Database, Unreachable};
 use super::following::{self, Notify};
 use super::known::Known;
 use super::leases::Leases;
 use super::migrations::{self, SchemaError};
+use super::state::State;
 use super::tls::{self, TlsError};
 use super::writer::Writer;
 use crate::store::row_store::{Limits, RowStore};
@@ -89,7 +90,7 @@ impl Settings {
 
     /// The database at this address.
     fn database(&self, url: &str, replica: &str) -> Result<Database, OpenError> {
-        let mut config: Config = url.parse().map_err(OpenError::Address)?;
+        let mut config = parse(url)?;
         // Unless it says otherwise, what leaves this machine is encrypted.
         if config.get_ssl_mode() == SslMode::Prefer {
             let is_local = |host: &Host| match host {
@@ -101,16 +102,8 @@ impl Settings {
             let are_local = config.get_hosts().iter().all(is_local);
             config.ssl_mode(if are_local { SslMode::Disable } else { SslMode::Require });
         }
-        if config.get_user().is_none() {
-            return Err(OpenError::User);
-        }
         let Self { schema, prepared, tls_ca_file, .. } = self;
-        let is_name = schema.starts_with(|first: char| first.is_ascii_lowercase())
-            && schema.len() <= NAME_BYTES_MAX
-            && schema.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
-        if !is_name {
-            return Err(OpenError::Schema(schema.clone()));
-        }
+        check_schema(schema)?;
         Ok(Database {
             config,
             tls: tls::connector(tls_ca_file.as_deref())?,
@@ -121,18 +114,48 @@ impl Settings {
     }
 }
 
+fn parse(url: &str) -> Result<Config, OpenError> {
+    let config: Config = url.parse().map_err(OpenError::Address)?;
+    if config.get_hosts().is_empty() {
+        return Err(OpenError::Incomplete("host"));
+    }
+    if config.get_user().is_none() {
+        return Err(OpenError::Incomplete("user"));
+    }
+    Ok(config)
+}
+
+/// Whether this can be the address of a database.
+///
+/// # Errors
+/// What is wrong with it; the address is not repeated.
+pub fn check_url(url: &str) -> Result<(), OpenError> {
+    parse(url).map(drop)
+}
+
+/// Whether this can be the name of a schema.
+///
+/// # Errors
+/// [`OpenError::Schema`].
+pub fn check_schema(name: &str) -> Result<(), OpenError> {
+    let is_name = name.starts_with(|first: char| first.is_ascii_lowercase())
+        && name.len() <= NAME_BYTES_MAX
+        && name.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_');
+    if is_name { Ok(()) } else { Err(OpenError::Schema(name.to_owned())) }
+}
+
 /// Why the store could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The address of the database cannot be read.
     #[error("the address of the database cannot be read")]
     Address(#[source] tokio_postgres::Error),
-    /// The address names no user.
-    #[error("the address of the database names no user: write postgres://user:password@host/database")]
-    User,
+    /// Something is missing in the address.
+    #[error("the address of the database names no {0}: write postgres://user:password@host/database")]
+    Incomplete(&'static str),
     /// The name of the schema is none that needs no quotes.
     #[error(
-        "the schema {0:?} is not a name: up to {NAME_BYTES_MAX} of a-z, 0-9 and _, beginning with a letter"
+        "{0:?} is not the name of a schema: up to {NAME_BYTES_MAX} of a-z, 0-9 and _, beginning with a letter"
     )]
     Schema(String),
     /// TLS cannot be used.
@@ -147,6 +170,9 @@ pub enum OpenError {
     /// The server may lose what it has committed.
     #[error(transparent)]
     Unsafe(#[from] UnsafeServer),
+    /// The program was stopped meanwhile.
+    #[error("stopped while the database was being opened")]
+    Interrupted,
     /// The counters of the store cannot be read.
     #[error("the schema {schema} holds something that this program cannot read")]
     Content {
@@ -184,7 +210,7 @@ impl RowStore<Postgres> {
         let listening = settings.database(listen_url.as_ref().unwrap_or(url), &replica)?;
         migrations::prepare(&database, settings.migrate).await?;
         checks::check(&database, settings.allow_unsafe).await?;
-        let connection = database.open().await?;
+        let connection = Connection::open(&database).await?;
         let unreadable = |source| OpenError::Content { schema: schema.clone(), source };
         let (seq, meta) = first_commit(&connection).await?;
         let meta: Meta = decode(&keys::meta(), &meta).map_err(unreadable)?;
@@ -199,6 +225,13 @@ impl RowStore<Postgres> {
         let follow = following::follow(database.clone(), listening.clone(), state.clone(), settings.notify);
         let notify = following::notify(listening, state.clone());
         let following = vec![tokio::spawn(follow).abort_handle(), tokio::spawn(notify).abort_handle()];
+        let leases = Leases {
+            database: database.clone(),
+            state: state.clone(),
+            jobs: jobs.downgrade(),
+            client: tokio::sync::Mutex::default(),
+            name: name(),
+        };
         let backend = Postgres {
             state,
             jobs: Mutex::new(Some(jobs)),
@@ -206,11 +239,7 @@ impl RowStore<Postgres> {
             reading: Mutex::default(),
             reads: Semaphore::new(settings.pool_max.saturating_sub(OTHER_CONNECTIONS).max(1)),
             damaged: Damaged::default(),
-            leases: Leases {
-                database: database.clone(),
-                client: tokio::sync::Mutex::default(),
-                name: name(),
-            },
+            leases,
             following: Mutex::new(following),
             database,
         };

@@ -19,9 +19,10 @@ use tokio::sync::mpsc;
 use tokio_postgres::Error;
 
 use super::connection::{Connection, NewCommit, Told};
-use super::database::{Database, State, lock};
+use super::database::Database;
 use super::following::told_keys;
 use super::known::{InGroup, Known, Wanted, fan_entry};
+use super::state::{State, lock};
 use crate::store::row_store::{Job, Reply, Transaction};
 use crate::store::rows::keys;
 use crate::store::rows::records::{decode, encode};
@@ -241,7 +242,7 @@ impl Writer {
     async fn connected(&mut self) -> Option<Connection> {
         match self.connection.take() {
             Some(connection) if !connection.is_closed() => Some(connection),
-            _ => match self.database.open().await {
+            _ => match Connection::open(&self.database).await {
                 Ok(connection) => Some(connection),
                 Err(error) => {
                     tracing::warn!(%error, "the database cannot be reached");

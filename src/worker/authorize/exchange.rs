@@ -91,7 +91,7 @@ impl Exchanges {
         match store.begin_exchange(suite, id, false, self.calls.context.now()).await {
             Ok(Some((exchange, ExchangeNext::End(end)))) => {
                 self.ended(suite, exchange.kind, end, None);
-                wake.suites.notify_one();
+                wake.suites_changed();
             }
             Ok(Some((_, ExchangeNext::Ask | ExchangeNext::Wait(_))) | None) => {}
             Err(error) => store_failures.warn("the end of an exchange could not be stored", &error),
@@ -105,7 +105,7 @@ impl Exchanges {
             this.in_flight().remove(&(suite, id));
             let Context { wake, store_failures, .. } = &this.calls.context;
             match exchanged {
-                Ok(true) => wake.suites.notify_one(),
+                Ok(true) => wake.suites_changed(),
                 // What the worker knows is older than the store; it is loaded again in time.
                 Ok(false) => {}
                 // The next activation, within a second, tries again.
@@ -197,7 +197,7 @@ impl Exchanges {
         match store.end_exchange(suite, id, end).await {
             Ok(()) => {
                 self.ended(suite, kind, end, None);
-                wake.suites.notify_one();
+                wake.suites_changed();
             }
             Err(error) => store_failures.warn("the end of an exchange could not be stored", &error),
         }

@@ -134,7 +134,7 @@ impl Reviews {
             }
             this.in_flight().remove(&key);
             if stored.is_ok() {
-                this.calls.context.wake.suites.notify_one();
+                this.calls.context.wake.suites_changed();
             }
         });
     }

@@ -2,13 +2,15 @@
 //!
 //! Deliberately absent: where the values come from.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::super::reconcile::RunView;
 use super::super::sinks::SinkView;
+use super::replicas::ReplicaView;
 use crate::domain::dealer::DealerState;
 use crate::domain::event::AppAlarmKind;
 use crate::domain::finding::Finding;
@@ -88,6 +90,9 @@ pub(in super::super) struct Status {
     pub(super) findings: Vec<Finding>,
     /// The comparison of dealers' customers that is under way, or else the last one.
     pub(super) reconcile: RunView,
+    /// The replicas that share the store, this one included; absent if the store is one machine's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) replicas: Vec<ReplicaView>,
     /// Calls to each API of WeCom.
     pub(super) calls: BTreeMap<&'static str, u64>,
     /// Customers sent to WeCom for conversion.
@@ -159,13 +164,13 @@ pub(super) struct QueueStatus {
 }
 
 /// Calls that are held back.
-#[derive(Serialize, ToSchema)]
-pub(super) struct HeldBack {
+#[derive(Serialize, Deserialize, ToSchema)]
+pub(in super::super) struct HeldBack {
     /// `app`: every call; `suite`: exchanging auth codes, and reading the apps at corps; `dealers`: reading
     /// the list of dealers; `corp`: conversions of one corp's customers; `fans`: calls for fans; `renewals`
     /// or `bulk`: those of one class.
-    #[schema(example = "corp")]
-    pub(super) scope: &'static str,
+    #[schema(value_type = String, example = "corp")]
+    pub(super) scope: Cow<'static, str>,
     #[schema(value_type = String, example = "brand")]
     pub(super) app: AppName,
     #[schema(value_type = Option<String>)]

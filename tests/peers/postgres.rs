@@ -42,11 +42,24 @@ pub(crate) fn address() -> Option<&'static str> {
     }
 }
 
-/// The first value that a statement returns.
-pub(crate) async fn ask(statement: &str) -> String {
-    let (client, connection) = tokio_postgres::connect(address().unwrap(), NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client.query_one(statement, &[]).await.unwrap().get(0)
+/// A schema for one test, dropped at the end.
+pub(crate) struct Schema {
+    /// The address of the server.
+    pub(crate) url: &'static str,
+    pub(crate) name: String,
+}
+
+impl Schema {
+    /// `None` where there is no server.
+    pub(crate) fn new() -> Option<Self> {
+        Some(Self { url: address()?, name: format!("test_{:016x}", rand::random::<u64>()) })
+    }
+}
+
+impl Drop for Schema {
+    fn drop(&mut self) {
+        execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", self.name));
+    }
 }
 
 /// Executes a statement.

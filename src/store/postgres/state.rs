@@ -1,0 +1,91 @@
+//! What every replica knows of the store without asking the database.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Notify, broadcast, watch};
+
+use crate::clock::ServerClock;
+use crate::store::rows::watch::Watches;
+use crate::store::rows::work_queue::WorkQueues;
+use crate::store::{Counts, Heard};
+
+/// Longer than this without an answer, the database counts as away: each replica asks it for something every second.
+const AWAY_AFTER: Duration = Duration::from_secs(4);
+/// What other replicas told and nobody has listened to yet.
+const HEARD_MAX: usize = 256;
+
+/// What is known of the store without asking the database.
+pub(crate) struct State {
+    pub(super) salt: [u8; 16],
+    pub(super) counts: Mutex<Counts>,
+    pub(super) feed_head: watch::Sender<u64>,
+    pub(super) is_closing: AtomicBool,
+    /// The newest commit whose rows this replica knows of.
+    pub(super) followed: tokio::sync::Mutex<i64>,
+    /// How many other replicas live.
+    pub(super) others: AtomicUsize,
+    /// What is told to them with the next commit: signals, each as JSON.
+    pub(super) signals: Mutex<Vec<String>>,
+    /// Notified when something was committed of which they do not know yet.
+    pub(super) committed: Notify,
+    pub(super) heard: broadcast::Sender<Heard>,
+    pub(super) clock: Arc<ServerClock>,
+    /// When the database answered last.
+    answered_at: Mutex<Instant>,
+    /// Why this program must not go on.
+    pub(super) failure: watch::Sender<Option<String>>,
+    pub(super) queues: Arc<WorkQueues>,
+    pub(super) watches: Arc<Watches>,
+}
+
+impl State {
+    pub(super) fn new(salt: [u8; 16], queues: Arc<WorkQueues>) -> Self {
+        Self {
+            salt,
+            counts: Mutex::default(),
+            feed_head: watch::Sender::new(0),
+            is_closing: AtomicBool::new(false),
+            followed: tokio::sync::Mutex::new(0),
+            others: AtomicUsize::new(0),
+            signals: Mutex::default(),
+            committed: Notify::new(),
+            heard: broadcast::Sender::new(HEARD_MAX),
+            clock: Arc::default(),
+            answered_at: Mutex::new(Instant::now()),
+            failure: watch::Sender::new(None),
+            queues,
+            watches: Arc::default(),
+        }
+    }
+
+    /// The counters as of the newest commit that is known.
+    pub(super) fn set_counts(&self, counts: Counts) {
+        *lock(&self.counts) = counts;
+        self.feed_head.send_if_modified(|head| std::mem::replace(head, counts.feed_head) != counts.feed_head);
+    }
+
+    pub(super) fn has_others(&self) -> bool {
+        self.others.load(Relaxed) > 0
+    }
+
+    /// Records that the database has answered.
+    pub(super) fn answered(&self) {
+        *lock(&self.answered_at) = Instant::now();
+    }
+
+    /// Whether the database has not answered for a while.
+    pub(super) fn is_away(&self) -> bool {
+        lock(&self.answered_at).elapsed() > AWAY_AFTER
+    }
+
+    pub(super) fn hear(&self, heard: Heard) {
+        // Without a receiver there is nobody who has to know.
+        let _ = self.heard.send(heard);
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
