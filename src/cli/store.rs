@@ -1,6 +1,6 @@
-//! `unionlink store`: maintenance of the embedded store's folder.
+//! `unionlink store`: maintenance of the embedded store's folder, and what a store on PostgreSQL needs instead.
 //!
-//! Deliberately absent: the operations themselves, which are in `store::embedded`.
+//! Deliberately absent: the operations themselves, which are in `store`.
 
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
@@ -13,10 +13,12 @@ use serde::Serialize;
 
 use super::config_file::ConfigFile;
 use super::output::{counted, print, say};
-use crate::config::{self, Environment};
+use crate::config::{self, Environment, Place};
 use crate::store::embedded::{
-    BackedUp, Compacted, Restore, Restored, Verified, backup, compact, restore, verify,
+    BackedUp, Compacted, EmbeddedStore, Restore, Restored, Verified, backup, compact, restore, verify,
 };
+use crate::store::postgres::{self, PostgresStore};
+use crate::store::{Movable, Moved, move_store};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Store {
@@ -26,6 +28,18 @@ pub(super) struct Store {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    #[command(flatten)]
+    OfFolder(OfFolder),
+    /// Copy everything into the store of another configuration; the service must be stopped
+    #[command(name = "move")]
+    Move(MoveArgs),
+    /// Bring the schema of a store on PostgreSQL up to date
+    Migrate(StoreArgs),
+}
+
+/// What is done with the embedded store's folder.
+#[derive(Debug, clap::Subcommand)]
+enum OfFolder {
     /// Compare every record of the index with checkpoint and log; the service must be stopped
     #[command(after_help = VERIFY_HELP)]
     Verify(StoreArgs),
@@ -105,6 +119,22 @@ time.
 It removes the records of forgotten people from every file of the store, and what was set aside. Copies of the
 folder, and blocks that the file system or the disk keeps of deleted files, are out of its reach.";
 
+const MOVE_HELP: &str = "\
+From a folder to PostgreSQL, or back, or to another of the same kind. The target must be empty. Everything is kept:
+links, fans, the feed with its numbers, the positions of sinks, quotas, what waits. The copy is read again and
+compared before it counts; a copy that was interrupted does not open, and has to be deleted before the next try.
+The store that was copied stays as it is: delete it once you do not need it any more.";
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = MOVE_HELP)]
+struct MoveArgs {
+    #[command(flatten)]
+    store: StoreArgs,
+    /// The configuration file whose [store] everything is copied to
+    #[arg(long, value_name = "FILE")]
+    to: PathBuf,
+}
+
 /// How often a long operation prints its progress.
 const PROGRESS_EVERY: Duration = Duration::from_secs(2);
 const RECORDS: [&str; 2] = ["record", "records"];
@@ -112,18 +142,24 @@ const COMMITS: [&str; 2] = ["commit", "commits"];
 
 impl Store {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        tokio::task::spawn_blocking(|| self.run_blocking()).await?
-    }
-
-    fn run_blocking(self) -> anyhow::Result<ExitCode> {
-        let cannot = |what: &str, folder: &Path| format!("cannot {what} the store in {}", folder.display());
         match self.command {
-            Command::Verify(args) => {
+            Command::Move(args) => args.run().await,
+            Command::Migrate(args) => migrate(&args).await,
+            Command::OfFolder(command) => tokio::task::spawn_blocking(|| command.run()).await?,
+        }
+    }
+}
+
+impl OfFolder {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let cannot = |what: &str, folder: &Path| format!("cannot {what} the store in {}", folder.display());
+        match self {
+            Self::Verify(args) => {
                 let (folder, cache_bytes) = args.place()?;
                 let done = verify(&folder, cache_bytes).with_context(|| cannot("verify", &folder))?;
                 report_verified(&done, args.json)
             }
-            Command::Backup(BackupArgs { store, to }) => {
+            Self::Backup(BackupArgs { store, to }) => {
                 let (folder, _) = store.place()?;
                 let done = backup(&folder, &to).with_context(|| cannot("back up", &folder))?;
                 let BackedUp { commits, files, copied, bytes } = done;
@@ -137,14 +173,14 @@ impl Store {
                 ));
                 finish(&done, store.json)
             }
-            Command::Restore(RestoreArgs { store, from, partial }) => {
+            Self::Restore(RestoreArgs { store, from, partial }) => {
                 let (folder, _) = store.place()?;
                 let done = restore(&folder, &from, Restore { partial }, progress("written"));
                 let done = done.with_context(|| cannot("restore", &folder))?;
                 report_restored(&done, &folder);
                 finish(&done, store.json)
             }
-            Command::Compact(args) => {
+            Self::Compact(args) => {
                 let (folder, cache_bytes) = args.place()?;
                 let done = compact(&folder, cache_bytes, progress("copied"));
                 let done = done.with_context(|| cannot("compact", &folder))?;
@@ -158,7 +194,7 @@ impl Store {
                 ));
                 finish(&done, args.json)
             }
-            Command::Rebuild(_) => anyhow::bail!(
+            Self::Rebuild(_) => anyhow::bail!(
                 "store rebuild is gone: a damaged or missing index is built anew when the service starts\n\
                  hint: start the service; for what its log lacks: unionlink store restore FOLDER"
             ),
@@ -169,7 +205,7 @@ impl Store {
 impl StoreArgs {
     /// Where the store is, and the size of its page cache in bytes.
     fn place(&self) -> anyhow::Result<(PathBuf, u64)> {
-        let store = config::load_store(&self.config.path, &Environment::of_process())?;
+        let store = store_of(&self.config.path)?;
         match store.folder() {
             Some(folder) => Ok((folder.path.clone(), folder.cache_mb << 20)),
             None => anyhow::bail!(
@@ -178,6 +214,91 @@ impl StoreArgs {
             ),
         }
     }
+}
+
+/// Reads the `[store]` of a configuration.
+fn store_of(path: &Path) -> anyhow::Result<config::Store> {
+    Ok(config::load_store(path, &Environment::of_process())?)
+}
+
+/// What a store is called.
+fn place_of(store: &config::Store) -> String {
+    match &store.place {
+        Place::Folder(folder) => folder.path.display().to_string(),
+        Place::Database(database) => format!("the schema {} of the database", database.schema),
+    }
+}
+
+async fn open(store: &config::Store) -> anyhow::Result<Box<dyn Movable>> {
+    Ok(match &store.place {
+        Place::Folder(folder) => {
+            let (path, settings) = (folder.path.clone(), store.settings(folder));
+            Box::new(tokio::task::spawn_blocking(move || EmbeddedStore::open(&path, settings)).await??)
+        }
+        Place::Database(database) => {
+            Box::new(Box::pin(PostgresStore::open(&database.settings(store))).await?)
+        }
+    })
+}
+
+impl MoveArgs {
+    async fn run(self) -> anyhow::Result<ExitCode> {
+        let (from, to) = (store_of(&self.store.config.path)?, store_of(&self.to)?);
+        let (here, there) = (place_of(&from), place_of(&to));
+        if let Some(folder) = from.folder() {
+            // A typing error would be an empty store.
+            let is_there = folder.path.is_dir();
+            anyhow::ensure!(
+                is_there,
+                "there is no store in {here}\nhint: name the configuration of the service as --config"
+            );
+        }
+        let source = open(&from).await.with_context(|| format!("cannot open the store in {here}"))?;
+        let alone = "stop the service first: all replicas of it";
+        if let Some(replicas) = source.replicas() {
+            let others = replicas.replicas().await?.len();
+            anyhow::ensure!(others == 0, "the store in {here} is in use\nhint: {alone}");
+        }
+        let target = open(&to).await.with_context(|| format!("cannot open the store in {there}"))?;
+        let mut show = [progress("copied"), progress("compared")];
+        let moved =
+            move_store(&*source, &*target, |what, rows| show[usize::from(what == "compared")](rows)).await;
+        let closed = tokio::join!(source.close(), target.close());
+        let ((), ()) = closed;
+        let done = moved.with_context(|| format!("the store in {here} could not be moved to {there}"))?;
+        let Moved { rows, links, feed_head } = &done;
+        say(&format!(
+            "{} copied to {there} and compared: {} links, the feed up to {}",
+            counted(rows.values().sum(), RECORDS),
+            HumanCount(*links),
+            HumanCount(*feed_head)
+        ));
+        say(&format!("hint: start the service with {}; {here} is as it was", self.to.display()));
+        finish(&done, self.store.json)
+    }
+}
+
+/// What a migration came to.
+#[derive(Serialize)]
+struct Migrated {
+    /// The version of the schema before; 0: there was none.
+    from: i32,
+    to: i32,
+}
+
+async fn migrate(args: &StoreArgs) -> anyhow::Result<ExitCode> {
+    let store = store_of(&args.config.path)?;
+    let Place::Database(database) = &store.place else {
+        anyhow::bail!("a store in a folder is brought up to date when the service starts");
+    };
+    let (from, to) = Box::pin(postgres::migrate(&database.settings(&store))).await?;
+    let schema = &database.schema;
+    match from {
+        0 => say(&format!("the schema {schema} was made, version {to}")),
+        _ if from == to => say(&format!("the schema {schema} is up to date, version {to}")),
+        _ => say(&format!("the schema {schema} was brought from version {from} to {to}")),
+    }
+    finish(&Migrated { from, to }, args.json)
 }
 
 fn finish(done: &impl Serialize, json: bool) -> anyhow::Result<ExitCode> {

@@ -10,6 +10,7 @@ mod disk_faults;
 mod fans;
 mod feed;
 mod groups;
+mod moving;
 mod neighbours;
 mod pending_writes;
 mod people;
@@ -40,7 +41,7 @@ const T0: Timestamp = Timestamp::from_secs(1_795_309_323);
 
 /// A store that is tested, and what tests do to it behind its back.
 #[async_trait]
-trait TestStore: Store {
+trait TestStore: Movable {
     /// The disagreements between its rows, as text.
     async fn audit(&self) -> Result<Vec<String>, StoreError>;
     /// The keys of all records of a kind.

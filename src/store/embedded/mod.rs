@@ -47,6 +47,8 @@ use tokio::sync::watch;
 use super::business::audit;
 use super::row_store::{Answer, Backend, Limits, Patience, ReadOnce, RowStore, Transaction};
 use super::{Counts, LogStatus, Replicas, StoreError};
+use crate::store::rows::clue::Print;
+use crate::store::rows::ids::FanNumber;
 use crate::store::rows::view::{Damaged, View};
 use crate::store::rows::watch::Watches;
 pub use care::{
@@ -168,6 +170,10 @@ impl Backend for Embedded {
 
     fn salt(&self) -> [u8; 16] {
         self.salt
+    }
+
+    fn index_entry(_: Print, _: FanNumber) -> Option<Vec<u8>> {
+        None
     }
 
     fn replicas(&self) -> Option<&dyn Replicas> {

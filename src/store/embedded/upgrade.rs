@@ -78,7 +78,7 @@ pub(super) fn upgrade(commits: &mut Commits<'_>, meta: &Meta) -> Result<(), Stor
 }
 
 fn in_commits_of(rows: usize, commits: &mut Commits<'_>, meta: &Meta) -> Result<(), StoreError> {
-    let key = keys::only("layout");
+    let key = keys::layout();
     let stored = commits.get(&key)?;
     let layout = stored.map(|bytes| decode::<Layout>(&key, &bytes)).transpose()?;
     match layout {

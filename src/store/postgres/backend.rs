@@ -9,11 +9,13 @@ use tokio_postgres::Error;
 
 use super::connection::Connection;
 use super::database::Database;
-use super::known::Known;
+use super::known::{Known, fan_entry};
 use super::leases::Leases;
 use super::state::{State, lock};
 use super::writer::Repeatable;
 use crate::store::row_store::{Answer, Backend, Job, Patience, ReadOnce, Reply, Transaction, in_time};
+use crate::store::rows::clue::Print;
+use crate::store::rows::ids::FanNumber;
 use crate::store::rows::view::{Damaged, View};
 use crate::store::rows::watch::Watches;
 use crate::store::{Counts, LogStatus, Replicas, StoreError};
@@ -162,6 +164,10 @@ impl Backend for Postgres {
 
     fn salt(&self) -> [u8; 16] {
         self.state.salt
+    }
+
+    fn index_entry(print: Print, fan: FanNumber) -> Option<Vec<u8>> {
+        Some(fan_entry(print, fan))
     }
 
     fn replicas(&self) -> Option<&dyn Replicas> {

@@ -19,7 +19,7 @@ use super::migrations::{self, SchemaError};
 use super::state::State;
 use super::tls::{self, TlsError};
 use super::writer::Writer;
-use crate::store::row_store::{Limits, RowStore};
+use crate::store::row_store::{Limits, RowStore, UNFINISHED_MOVE};
 use crate::store::rows::keys;
 use crate::store::rows::records::{decode, encode};
 use crate::store::rows::txn::Meta;
@@ -214,6 +214,9 @@ impl RowStore<Postgres> {
         let unreadable = |source| OpenError::Content { schema: schema.clone(), source };
         let (seq, meta) = first_commit(&connection).await?;
         let meta: Meta = decode(&keys::meta(), &meta).map_err(unreadable)?;
+        if !connection.rows([keys::moving()].into_iter()).await?.is_empty() {
+            return Err(unreadable(StoreError::Damaged(UNFINISHED_MOVE.to_owned())));
+        }
         let queues = Arc::new(WorkQueues::default());
         let state = Arc::new(State::new(meta.store_id, queues.clone()));
         state.set_counts(meta.counts);

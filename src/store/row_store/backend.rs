@@ -3,6 +3,8 @@
 use tokio::sync::watch;
 
 use super::job::Answer;
+use crate::store::rows::clue::Print;
+use crate::store::rows::ids::FanNumber;
 use crate::store::rows::txn::Txn;
 use crate::store::rows::view::{Damaged, View};
 use crate::store::rows::watch::Watches;
@@ -75,6 +77,9 @@ pub(crate) trait Backend: Send + Sync + 'static {
 
     /// A random secret of this store, for hashes that cannot be made without it.
     fn salt(&self) -> [u8; 16];
+
+    /// The row by which a fan is found, where it is a row.
+    fn index_entry(print: Print, fan: FanNumber) -> Option<Vec<u8>>;
 
     /// See [`Store::replicas`](crate::store::Store::replicas).
     fn replicas(&self) -> Option<&dyn Replicas>;

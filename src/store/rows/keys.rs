@@ -55,6 +55,9 @@ mod parts;
 pub(crate) use parts::Parts;
 use parts::damaged;
 
+/// The kinds of all keys, in order.
+pub(crate) const KINDS: &[u8] = b"ABDEGMPSTabcdefghijklmnopqrstuvwxyz";
+
 /// Room for the keys that every event has.
 const KEY_BYTES: usize = 24;
 
@@ -118,6 +121,16 @@ pub(crate) fn next(key: &[u8]) -> Vec<u8> {
 
 pub(crate) fn meta() -> Vec<u8> {
     b"mcounters".to_vec()
+}
+
+/// The version of the layout of an embedded store.
+pub(crate) fn layout() -> Vec<u8> {
+    only("layout")
+}
+
+/// There while a store is being copied into this one.
+pub(crate) fn moving() -> Vec<u8> {
+    b"mmoving".to_vec()
 }
 
 pub(crate) fn inbox(due_at: Timestamp, id: EventId) -> Vec<u8> {

@@ -100,6 +100,11 @@ impl<'a> Txn<'a> {
         }
     }
 
+    /// Writes a row as it is.
+    pub(crate) fn put_row(&mut self, key: Vec<u8>, value: Vec<u8>) {
+        self.own.insert(key, Some(value));
+    }
+
     pub(crate) fn get<R: Record>(&self, key: &[u8]) -> Result<Option<R>, StoreError> {
         self.bytes(key)?.map(|bytes| decode(key, &bytes)).transpose()
     }
