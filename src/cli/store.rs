@@ -13,6 +13,7 @@ use serde::Serialize;
 
 use super::config_file::ConfigFile;
 use super::output::{counted, print, say};
+use super::progress_display::ProgressDisplay;
 use crate::config::{self, Environment, Place};
 use crate::store::embedded::{
     BackedUp, Compacted, EmbeddedStore, Restore, Restored, Verified, backup, compact, restore, verify,
@@ -260,11 +261,22 @@ impl MoveArgs {
             anyhow::ensure!(others == 0, "the store in {here} is in use\nhint: {alone}");
         }
         let target = open(&to).await.with_context(|| format!("cannot open the store in {there}"))?;
-        let mut show = [progress("copied"), progress("compared")];
-        let moved =
-            move_store(&*source, &*target, |what, rows| show[usize::from(what == "compared")](rows)).await;
-        let closed = tokio::join!(source.close(), target.close());
-        let ((), ()) = closed;
+        let terminal = std::io::stderr().is_terminal();
+        // How many records there are is known once they are copied.
+        let copying = ProgressDisplay::new(terminal, None, 0);
+        let comparing = ProgressDisplay::new(terminal, Some(0), 0);
+        let mut copied = 0;
+        let told = |what: &str, rows| {
+            if what == "copied" {
+                copied = rows;
+                copying.advance(rows, rows);
+            } else {
+                comparing.advance_to(rows, copied, &format!("{} compared", counted(rows, RECORDS)));
+            }
+        };
+        let moved = move_store(&*source, &*target, told).await;
+        [copying, comparing].iter().for_each(ProgressDisplay::finish);
+        tokio::join!(source.close(), target.close());
         let done = moved.with_context(|| format!("the store in {here} could not be moved to {there}"))?;
         let Moved { rows, links, feed_head } = &done;
         say(&format!(

@@ -243,7 +243,10 @@ impl From<StoreError> for Problem {
             StoreError::InboxFull { .. } | StoreError::AuthCodesFull { .. } => {
                 ("inbox_full", Some("see /v1/status for the open circuit breakers"))
             }
-            StoreError::Stalled => ("store_stalled", Some("try again; if it persists, check the disk")),
+            StoreError::Stalled => (
+                "store_stalled",
+                Some("try again; if it persists, check the disk, or the database and its standby"),
+            ),
             StoreError::Unavailable(_) => (
                 "store_unavailable",
                 Some("see whether the database of [store] url runs; the service resumes by itself"),

@@ -147,7 +147,9 @@ impl Place for Schema {
 impl TestStore for PostgresStore {
     async fn audit(&self) -> Result<Vec<String>, StoreError> {
         let counts = self.counts();
-        self.backend().read(|view| audit::complaints(view, counts)).await
+        let mut complaints = self.backend().read(|view| audit::complaints(view, counts)).await?;
+        complaints.extend(self.shown_wrongly().await);
+        Ok(complaints)
     }
 
     async fn keys_of(&self, kind: u8) -> Vec<Vec<u8>> {

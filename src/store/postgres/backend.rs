@@ -8,7 +8,7 @@ use tokio::task::{AbortHandle, JoinHandle};
 use tokio_postgres::Error;
 
 use super::connection::Connection;
-use super::database::Database;
+use super::database::{Database, in_words};
 use super::known::{Known, fan_entry};
 use super::leases::Leases;
 use super::state::{State, lock};
@@ -38,6 +38,11 @@ pub struct Postgres {
 }
 
 impl Postgres {
+    #[cfg(test)]
+    pub(super) const fn database(&self) -> &Database {
+        &self.database
+    }
+
     async fn hand_in<T: Send + 'static>(&self, work: impl Transaction<T>) -> Result<Answer<T>, StoreError> {
         let jobs = lock(&self.jobs).clone();
         let jobs = jobs.ok_or(StoreError::Closed)?;
@@ -143,6 +148,9 @@ impl Backend for Postgres {
         if self.state.is_away() {
             return Err(StoreError::Unavailable(SILENT.to_owned()));
         }
+        if self.state.is_stuck() {
+            return Err(StoreError::Stalled);
+        }
         Ok(())
     }
 
@@ -210,7 +218,6 @@ impl Drop for Postgres {
     }
 }
 
-fn unavailable(error: &(impl std::error::Error + ?Sized)) -> StoreError {
-    let source = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-    StoreError::Unavailable(format!("{error}{source}"))
+fn unavailable(error: &dyn std::error::Error) -> StoreError {
+    StoreError::Unavailable(in_words(error))
 }

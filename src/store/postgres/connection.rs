@@ -13,6 +13,7 @@ use tokio_postgres::{Client, Error, Row, Statement};
 
 use super::database::{Database, Notices, SESSION, Unreachable};
 use super::known::{Known, Wanted};
+use super::shown::{self, Changes};
 use super::tables::{self, Table};
 use crate::store::rows::keys;
 use crate::store::rows::source::Batch;
@@ -74,7 +75,10 @@ pub(super) struct Connection {
     find_commit: Sql,
     tell: Sql,
     forget_told: Sql,
+    erase_told: Sql,
     told: Sql,
+    /// Of each table that is shown: how rows are written, and deleted.
+    shown: Vec<(Sql, Sql)>,
 }
 
 /// What a commit tells other replicas.
@@ -93,6 +97,8 @@ pub(super) struct NewCommit<'a> {
     pub(super) meta: &'a [u8],
     /// What other replicas are told, if there are any.
     pub(super) told: Option<&'a Told>,
+    /// Whether a person is erased: nothing that was told before may stay. Who has not heard it looks for itself.
+    pub(super) erases: bool,
 }
 
 /// What is written to one table.
@@ -130,7 +136,7 @@ impl Connection {
             )?;
             Ok::<_, Error>(Statements { get, ranges, put, delete })
         }));
-        let (tables, head, commit, forget_commit, find_commit, tell, forget_told, told) = tokio::try_join!(
+        let (tables, head, commit, forget_commit, find_commit, tell, forget_told, erase_told, told) = tokio::try_join!(
             tables,
             sql(tables::head(schema), &[]),
             sql(tables::commit(schema), &[Type::INT8, Type::BYTEA, Type::BYTEA]),
@@ -138,8 +144,17 @@ impl Connection {
             sql(tables::find_commit(schema), &[Type::BYTEA]),
             sql(tables::tell(schema), &[Type::INT8, Type::BYTEA_ARRAY, Type::TEXT_ARRAY]),
             sql(tables::forget_told(schema), &[Type::INT8]),
+            sql(tables::erase_told(schema), &[Type::INT8]),
             sql(tables::told(schema), &[Type::INT8, Type::INT8]),
         )?;
+        let shown = shown::TABLES.iter().map(|table| async move {
+            let (put, delete) = tokio::try_join!(
+                sql(table.put(schema), &[Type::TEXT]),
+                sql(table.delete(schema), &[Type::TEXT])
+            )?;
+            Ok::<_, Error>((put, delete))
+        });
+        let shown = try_join_all(shown).await?;
         // What a pooler does not keep is said each time.
         let settings = if database.prepared {
             String::new()
@@ -161,7 +176,9 @@ impl Connection {
             find_commit,
             tell,
             forget_told,
+            erase_told,
             told,
+            shown,
         })
     }
 
@@ -212,7 +229,12 @@ impl Connection {
     }
 
     /// Writes these rows as a commit, and commits.
-    pub(super) async fn commit(&self, commit: NewCommit<'_>, writes: &Batch) -> Result<(), Error> {
+    pub(super) async fn commit(
+        &self,
+        commit: NewCommit<'_>,
+        writes: &Batch,
+        shown: &Changes,
+    ) -> Result<(), Error> {
         let mut of_tables: [Writes<'_>; Table::COUNT] = Default::default();
         for (key, value) in writes {
             let Writes { keys, values, deleted } = &mut of_tables[Table::of_key(key) as usize];
@@ -224,7 +246,7 @@ impl Connection {
                 None => deleted.push(key),
             }
         }
-        let NewCommit { seq, id, meta, told } = commit;
+        let NewCommit { seq, id, meta, told, erases } = commit;
         let (id, forgotten, forgotten_told) = (id.as_slice(), seq - COMMITS_KEPT, seq - WRITTEN_KEPT);
         let mut statements: Vec<(&Sql, Vec<&(dyn ToSql + Sync)>)> =
             vec![(&self.commit, vec![&seq, &id, &meta]), (&self.forget_commit, vec![&forgotten])];
@@ -232,12 +254,24 @@ impl Connection {
             statements.push((&self.tell, vec![&seq, keys, signals]));
             statements.push((&self.forget_told, vec![&forgotten_told]));
         }
+        if erases {
+            statements.push((&self.erase_told, vec![&seq]));
+        }
         for (table, Writes { keys, values, deleted }) in self.tables.iter().zip(&of_tables) {
             if !keys.is_empty() {
                 statements.push((&table.put, vec![keys, values]));
             }
             if !deleted.is_empty() {
                 statements.push((&table.delete, vec![deleted]));
+            }
+        }
+        for ((put, delete), change) in self.shown.iter().zip(shown) {
+            // First, so that a row whose key stays is not deleted.
+            if let Some(deleted) = &change.deleted {
+                statements.push((delete, vec![deleted]));
+            }
+            if let Some(rows) = &change.put {
+                statements.push((put, vec![rows]));
             }
         }
         let execute = try_join_all(

@@ -38,6 +38,17 @@ pub(crate) struct Database {
     pub(super) replica: String,
 }
 
+/// An error with its cause, in which the server says what is wrong.
+pub(super) fn in_words(error: &dyn std::error::Error) -> String {
+    let mut words = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        words = format!("{words}: {error}");
+        cause = error.source();
+    }
+    words
+}
+
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreachable {
@@ -68,10 +79,6 @@ impl Database {
     pub(super) async fn connect(&self) -> Result<(Client, Arc<Notices>), Unreachable> {
         let Self { config, tls, schema, prepared, replica } = self;
         let mut config = config.clone();
-        if *prepared {
-            let session = SESSION.map(|(name, value)| format!(" -c {name}={value}")).concat();
-            config.options(format!("{}{session}", config.get_options().unwrap_or_default()));
-        }
         // Shows a DBA which store and which replica it is.
         config.application_name(format!("unionlink/{schema}/{replica}"));
         config.connect_timeout(CONNECT_TIMEOUT).tcp_user_timeout(SILENT_MAX);
@@ -104,6 +111,12 @@ impl Database {
             }
             heard.notified.notify_one();
         });
+        if *prepared {
+            // Not with the connection: poolers refuse that.
+            let session = SESSION.map(|(name, value)| format!("SET {name} = '{value}';")).concat();
+            let set = tokio::time::timeout(SILENT_MAX, client.batch_execute(&session)).await;
+            set.map_err(|_| Unreachable::Silent)??;
+        }
         Ok((client, notices))
     }
 }

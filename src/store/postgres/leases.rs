@@ -4,16 +4,17 @@
 //! must not cost a lease.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{Mutex, broadcast, mpsc};
+use futures_util::future::try_join_all;
+use tokio::sync::{Semaphore, broadcast, mpsc};
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
-use super::database::{Database, RELEASED, Unreachable};
+use super::database::{Database, RELEASED, Unreachable, in_words};
 use super::following::channel;
 use super::migrations;
 use super::state::{State, lock};
@@ -35,42 +36,62 @@ pub(super) struct Leases {
     pub(super) state: Arc<State>,
     /// The way to the writer.
     pub(super) jobs: mpsc::WeakSender<Box<dyn Job>>,
-    pub(super) client: Mutex<Option<Client>>,
+    pub(super) client: Arc<Mutex<Option<Client>>>,
+    /// Bounds the questions that are not answered yet.
+    pub(super) pending: Arc<Semaphore>,
     /// The name of the machine, and the number of the process.
     pub(super) name: String,
 }
 
-type Values<'a> = [(&'a (dyn ToSql + Sync), Type)];
+/// The values of a statement, with their types.
+type Values = Vec<(Box<dyn ToSql + Sync + Send>, Type)>;
 
-impl Leases {
-    /// Sends statements one after the other, without waiting in between. The connection is given up after an error.
-    async fn send(&self, statements: &[(String, &Values<'_>)]) -> Result<Vec<Vec<Row>>, StoreError> {
-        let sent = async {
-            let mut client = self.client.lock().await;
-            let connected = match client.take().filter(|client| !client.is_closed()) {
-                Some(connected) => connected,
-                None => self.database.connect().await?.0,
-            };
-            let queries = statements.iter().map(|(text, values)| connected.query_typed(text, values));
-            let results = futures_util::future::try_join_all(queries).await?;
-            *client = Some(connected);
-            Ok::<_, Unreachable>(results)
-        };
-        in_time(async { sent.await.map_err(|error| StoreError::Unavailable(error.to_string())) }).await
-    }
+fn text(value: impl Into<String>) -> (Box<dyn ToSql + Sync + Send>, Type) {
+    (Box::new(value.into()), Type::TEXT)
 }
 
 impl Leases {
+    /// Sends statements one after the other, without waiting in between. What takes too long goes on without its caller,
+    /// and with its connection: while the server holds it up, there are not more and more.
+    async fn send(&self, statements: Vec<(String, Values)>) -> Result<Vec<Vec<Row>>, StoreError> {
+        let Ok(permit) = self.pending.clone().try_acquire_owned() else {
+            return Err(StoreError::Unavailable("it has not answered earlier questions".to_owned()));
+        };
+        let (database, client) = (self.database.clone(), self.client.clone());
+        let sent = tokio::spawn(async move {
+            let _permit = permit;
+            let connected = lock(&client).take().filter(|client| !client.is_closed());
+            let connected = match connected {
+                Some(connected) => connected,
+                None => database.connect().await?.0,
+            };
+            let queries = statements.iter().map(|(text, values)| {
+                let values: Vec<_> =
+                    values.iter().map(|(value, of)| (&**value as &(dyn ToSql + Sync), of.clone())).collect();
+                let connected = &connected;
+                async move { connected.query_typed(text, &values).await }
+            });
+            let results = try_join_all(queries).await?;
+            *lock(&client) = Some(connected);
+            Ok::<_, Unreachable>(results)
+        });
+        in_time(async {
+            let sent = sent.await.map_err(|error| StoreError::Failed(error.to_string()))?;
+            sent.map_err(|error| StoreError::Unavailable(in_words(&error)))
+        })
+        .await
+    }
+
     /// Releases all leases, and takes leave of the other replicas.
     pub(super) async fn leave(&self) -> Result<(), StoreError> {
         let schema = &self.database.schema;
-        let id: &Values<'_> = &[(&self.id(), Type::TEXT)];
+        let id = || vec![text(self.id())];
         let release = format!("UPDATE {schema}.lease SET expires_at = to_timestamp(0) WHERE holder = $1");
         let leave = format!("DELETE FROM {schema}.replica WHERE id = $1");
         let channel = channel(&self.database);
-        let notified: &Values<'_> = &[(&channel, Type::TEXT), (&RELEASED, Type::TEXT)];
+        let notified = vec![text(channel), text(RELEASED)];
         let notify = "SELECT pg_notify($1, $2)".to_owned();
-        self.send(&[(release, id), (leave, id), (notify, notified)]).await.map(drop)
+        self.send(vec![(release, id()), (leave, id()), (notify, notified)]).await.map(drop)
     }
 }
 
@@ -98,14 +119,14 @@ impl Replicas for Leases {
              ON CONFLICT (id) DO UPDATE SET seen_at = EXCLUDED.seen_at, status = COALESCE($4, r.status)"
         );
         let version = env!("CARGO_PKG_VERSION");
-        let seen_values: &Values<'_> =
-            &[(&self.id(), Type::TEXT), (name, Type::TEXT), (&version, Type::TEXT), (&status, Type::TEXT)];
+        let seen_values =
+            vec![text(self.id()), text(name), text(version), (Box::new(status) as Box<_>, Type::TEXT)];
         // In the order of the names: two replicas wait for each other's rows, never in a circle.
         let by_name: BTreeMap<String, (&Duty, f64)> = duties
             .iter()
             .map(|(duty, held_for)| (duty.to_string(), (duty, held_for.as_secs_f64())))
             .collect();
-        let names: Vec<_> = by_name.keys().collect();
+        let names: Vec<_> = by_name.keys().cloned().collect();
         let seconds: Vec<_> = by_name.values().map(|(_, seconds)| *seconds).collect();
         let claim = format!(
             "INSERT INTO {schema}.lease AS l (name, holder, epoch, expires_at) \
@@ -114,15 +135,18 @@ impl Replicas for Leases {
              epoch = l.epoch + (l.holder <> EXCLUDED.holder OR l.expires_at < clock_timestamp())::int \
              WHERE l.holder = EXCLUDED.holder OR l.expires_at < clock_timestamp() RETURNING name, epoch"
         );
-        let claim_values: &Values<'_> =
-            &[(&self.id(), Type::TEXT), (&names, Type::TEXT_ARRAY), (&seconds, Type::FLOAT8_ARRAY)];
+        let claim_values: Values = vec![
+            text(self.id()),
+            (Box::new(names), Type::TEXT_ARRAY),
+            (Box::new(seconds), Type::FLOAT8_ARRAY),
+        ];
         let look = format!(
             "SELECT (SELECT count(*) FROM {schema}.replica WHERE seen_at > clock_timestamp() - {LIVES}), \
              oldest_binary, (extract(epoch FROM clock_timestamp()) * 1000)::bigint FROM {schema}.cluster"
         );
         let forget = format!("DELETE FROM {schema}.replica WHERE seen_at < clock_timestamp() - {FORGOTTEN}");
-        let statements = [(seen, seen_values), (claim, claim_values), (look, &[]), (forget, &[])];
-        let results = self.send(&statements).await?;
+        let statements = [(seen, seen_values), (claim, claim_values), (look, vec![]), (forget, vec![])];
+        let results = self.send(statements.into()).await?;
         let [_, claimed, look, _] = &results[..] else { return Err(StoreError::Closed) };
         let look =
             look.first().ok_or_else(|| StoreError::Damaged("the cluster's row is missing".to_owned()))?;
@@ -145,12 +169,12 @@ impl Replicas for Leases {
         let release = format!(
             "UPDATE {schema}.lease SET expires_at = to_timestamp(0) WHERE holder = $1 AND name = ANY($2)"
         );
-        let values: &Values<'_> = &[(&self.id(), Type::TEXT), (&names, Type::TEXT_ARRAY)];
+        let values = vec![text(self.id()), (Box::new(names) as Box<_>, Type::TEXT_ARRAY)];
         // Those that listen claim them at once.
         let channel = channel(&self.database);
-        let notified: &Values<'_> = &[(&channel, Type::TEXT), (&RELEASED, Type::TEXT)];
+        let notified = vec![text(channel), text(RELEASED)];
         let notify = "SELECT pg_notify($1, $2)".to_owned();
-        self.send(&[(release, values), (notify, notified)]).await.map(drop)
+        self.send(vec![(release, values), (notify, notified)]).await.map(drop)
     }
 
     async fn replicas(&self) -> Result<Vec<Replica>, StoreError> {
@@ -160,7 +184,7 @@ impl Replicas for Leases {
              ARRAY(SELECT l.name FROM {schema}.lease l WHERE l.holder = r.id AND l.expires_at > clock_timestamp() ORDER BY 1) \
              FROM {schema}.replica r WHERE seen_at > clock_timestamp() - {LIVES} ORDER BY name, id"
         );
-        let results = self.send(&[(list, &[])]).await?;
+        let results = self.send(vec![(list, vec![])]).await?;
         let replica = |row: &Row| Replica {
             id: row.get(0),
             name: row.get(1),

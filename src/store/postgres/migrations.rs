@@ -10,6 +10,7 @@
 //! `oldest_binary`. Whoever migrates locks the cluster's row, so that nobody else does, and nobody writes meanwhile.
 
 use tokio_postgres::Client;
+use tokio_postgres::types::Type;
 
 use super::database::{Database, Unreachable};
 
@@ -84,9 +85,14 @@ pub(super) async fn prepare(database: &Database, may_migrate: bool) -> Result<(i
         return Err(SchemaError::ToMigrate { schema: schema.clone(), found });
     }
     // One of several replicas that start makes it; the others wait here.
+    // A schema that somebody has made for us needs no right to make one.
+    let named: &str = schema;
+    let is_there = "SELECT to_regnamespace($1) IS NOT NULL";
+    let is_there: bool = client.query_typed_one(is_there, &[(&named, Type::TEXT)]).await?.get(0);
+    let make_schema =
+        if is_there { String::new() } else { format!("CREATE SCHEMA IF NOT EXISTS {schema}; ") };
     let make = format!(
-        "CREATE SCHEMA IF NOT EXISTS {schema}; \
-         CREATE TABLE IF NOT EXISTS {schema}.cluster \
+        "{make_schema}CREATE TABLE IF NOT EXISTS {schema}.cluster \
          (one bool PRIMARY KEY CHECK (one), schema_version int NOT NULL, oldest_binary int NOT NULL); \
          INSERT INTO {schema}.cluster VALUES (true, 0, 0) ON CONFLICT DO NOTHING"
     );
@@ -141,7 +147,7 @@ async fn migrate(client: &Client, schema: &str) -> Result<(), tokio_postgres::Er
 async fn version(client: &Client, schema: &str) -> Result<(i32, i32), tokio_postgres::Error> {
     let is_made = "SELECT to_regclass($1)::text IS NOT NULL";
     let name = format!("{schema}.cluster");
-    let row = client.query_typed_one(is_made, &[(&name, tokio_postgres::types::Type::TEXT)]).await?;
+    let row = client.query_typed_one(is_made, &[(&name, Type::TEXT)]).await?;
     if !row.get::<_, bool>(0) {
         return Ok((0, 0));
     }

@@ -18,6 +18,7 @@ mod known;
 mod leases;
 mod migrations;
 mod opening;
+mod shown;
 mod state;
 mod tables;
 #[cfg(test)]

@@ -11,11 +11,12 @@ use tokio_postgres::config::{Host, SslMode};
 use super::backend::Postgres;
 use super::checks::{self, UnsafeServer};
 use super::connection::{Connection, NewCommit};
-use super::database::{Database, Unreachable};
+use super::database::{Database, Unreachable, in_words};
 use super::following::{self, Notify};
 use super::known::Known;
 use super::leases::Leases;
 use super::migrations::{self, SchemaError};
+use super::shown::Changes;
 use super::state::State;
 use super::tls::{self, TlsError};
 use super::writer::Writer;
@@ -31,8 +32,11 @@ use crate::store::{Counts, StoreError};
 const WAITING_MAX: usize = 4_096;
 /// The longest name of a schema: it is a part of other names, which PostgreSQL cuts at 63.
 const NAME_BYTES_MAX: usize = 48;
-/// Connections that are not for reads: the writer's, that for leases, and two for notifications.
-const OTHER_CONNECTIONS: usize = 4;
+/// Questions about leases that the server may leave unanswered.
+const PENDING_MAX: usize = 3;
+/// Connections that are not for reads: the writer's, that for leases, that which follows other replicas, and two for
+/// notifications.
+const OTHER_CONNECTIONS: usize = 5;
 
 /// The settings of a store on PostgreSQL.
 #[derive(Clone)]
@@ -115,7 +119,11 @@ impl Settings {
 }
 
 fn parse(url: &str) -> Result<Config, OpenError> {
-    let config: Config = url.parse().map_err(OpenError::Address)?;
+    // Here every certificate is verified, and its name as well.
+    let url =
+        url.replace("sslmode=verify-full", "sslmode=require").replace("sslmode=verify-ca", "sslmode=require");
+    let config: Config =
+        url.parse().map_err(|error: tokio_postgres::Error| OpenError::Address(in_words(&error)))?;
     if config.get_hosts().is_empty() {
         return Err(OpenError::Incomplete("host"));
     }
@@ -148,8 +156,8 @@ pub fn check_schema(name: &str) -> Result<(), OpenError> {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The address of the database cannot be read.
-    #[error("the address of the database cannot be read")]
-    Address(#[source] tokio_postgres::Error),
+    #[error("the address of the database cannot be read: {0}")]
+    Address(String),
     /// Something is missing in the address.
     #[error("the address of the database names no {0}: write postgres://user:password@host/database")]
     Incomplete(&'static str),
@@ -232,7 +240,8 @@ impl RowStore<Postgres> {
             database: database.clone(),
             state: state.clone(),
             jobs: jobs.downgrade(),
-            client: tokio::sync::Mutex::default(),
+            client: Arc::default(),
+            pending: Arc::new(Semaphore::new(PENDING_MAX)),
             name: name(),
         };
         let backend = Postgres {
@@ -265,7 +274,7 @@ async fn first_commit(connection: &Connection) -> Result<(i64, Vec<u8>), tokio_p
     }
     let meta = Meta { store_id: rand::random(), counts: Counts::default(), sheets: 0, forgotten_at: None };
     let encoded = encode(&keys::meta(), &meta).unwrap_or_default();
-    let first = NewCommit { seq: 1, id: rand::random(), meta: &encoded, told: None };
-    connection.commit(first, &BTreeMap::new()).await?;
+    let first = NewCommit { seq: 1, id: rand::random(), meta: &encoded, told: None, erases: false };
+    connection.commit(first, &BTreeMap::new(), &Changes::default()).await?;
     Ok((1, encoded))
 }

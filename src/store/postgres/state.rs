@@ -34,6 +34,9 @@ pub(crate) struct State {
     pub(super) clock: Arc<ServerClock>,
     /// When the database answered last.
     answered_at: Mutex<Instant>,
+    /// Since when the writer tries to commit a group.
+    committing_since: Mutex<Option<Instant>>,
+    is_in_trouble: AtomicBool,
     /// Why this program must not go on.
     pub(super) failure: watch::Sender<Option<String>>,
     pub(super) queues: Arc<WorkQueues>,
@@ -54,6 +57,8 @@ impl State {
             heard: broadcast::Sender::new(HEARD_MAX),
             clock: Arc::default(),
             answered_at: Mutex::new(Instant::now()),
+            committing_since: Mutex::default(),
+            is_in_trouble: AtomicBool::new(false),
             failure: watch::Sender::new(None),
             queues,
             watches: Arc::default(),
@@ -78,6 +83,33 @@ impl State {
     /// Whether the database has not answered for a while.
     pub(super) fn is_away(&self) -> bool {
         lock(&self.answered_at).elapsed() > AWAY_AFTER
+    }
+
+    /// Records that the writer tries to commit a group, or has ended to.
+    pub(super) fn commits(&self, does: bool) {
+        *lock(&self.committing_since) = does.then(Instant::now);
+    }
+
+    /// Whether a commit takes too long: its standby is gone, say.
+    pub(super) fn is_stuck(&self) -> bool {
+        lock(&self.committing_since).is_some_and(|since| since.elapsed() > AWAY_AFTER)
+    }
+
+    /// Logs trouble with the database when it begins.
+    pub(super) fn trouble(&self, reason: &str) {
+        if !self.is_in_trouble.swap(true, Relaxed) {
+            tracing::warn!(
+                reason,
+                "the database does not do what it is asked; this is tried again until it does"
+            );
+        }
+    }
+
+    /// Logs that it has ended.
+    pub(super) fn no_trouble(&self) {
+        if self.is_in_trouble.swap(false, Relaxed) {
+            tracing::info!("the database works again");
+        }
     }
 
     pub(super) fn hear(&self, heard: Heard) {

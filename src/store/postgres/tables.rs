@@ -115,6 +115,11 @@ pub(super) fn forget_told(schema: &str) -> String {
     format!("DELETE FROM {schema}.told WHERE seq = $1")
 }
 
+/// Deletes what the commits before this number, `bigint`, have told.
+pub(super) fn erase_told(schema: &str) -> String {
+    format!("DELETE FROM {schema}.told WHERE seq < $1")
+}
+
 /// What the commits after one number, `bigint`, and up to another have told.
 pub(super) fn told(schema: &str) -> String {
     format!("SELECT seq, keys, signals FROM {schema}.told WHERE seq > $1 AND seq <= $2 ORDER BY seq")

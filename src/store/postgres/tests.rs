@@ -1,4 +1,6 @@
-//! Two stores on one database, and connections that are lost at any instant.
+//! Several stores on one database, and connections that are lost at any instant.
+
+mod failover;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -11,6 +13,7 @@ use tokio::task::JoinSet;
 
 use super::{Notify, OpenError, PostgresStore, SchemaError, Settings};
 use crate::domain::audit::AuditBy;
+use crate::domain::dealer::Dealer;
 use crate::domain::event::{ContactChange, ContactEvent, Event};
 use crate::domain::fan::{FanStep, Minted, Priority};
 use crate::domain::ids::{
@@ -100,7 +103,9 @@ fn pending(n: &str) -> PendingId {
 
 async fn disagreements(store: &PostgresStore) -> Vec<String> {
     let counts = store.counts();
-    store.backend().read(|view| audit::complaints(view, counts)).await.unwrap()
+    let mut complaints = store.backend().read(|view| audit::complaints(view, counts)).await.unwrap();
+    complaints.extend(store.shown_wrongly().await);
+    complaints
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -367,4 +372,43 @@ async fn a_server_that_loses_commits_is_refused_unless_that_is_allowed() {
     let fsync: String = ask("SHOW fsync").await;
     let opened = PostgresStore::open(&careful).await;
     assert_eq!(opened.is_ok(), fsync == "on", "{:?}", opened.err());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn links_fans_and_dealers_can_be_read_with_sql() {
+    let Some(place) = Place::new() else { return };
+    let store = place.open().await;
+    let schema = &place.settings.schema;
+    let now = Timestamp::from_millis(store_now().await);
+    let minted = NewFan { minted: Some(Minted::new(pending("1"), now)), ..new_fan(1) };
+    store.put_fans(vec![minted, new_fan(2)], now).await.unwrap();
+    store.append(added(1)).await.unwrap();
+    let work = store.lease(now, 9, 0).await.unwrap().remove(0);
+    store.settle(vec![(work, Outcome::Resolved(pending("1")))], now).await.unwrap();
+    let dealer = Dealer::listed(CorpId::new("wpDEALER").unwrap(), 1, "上海一店".to_owned(), now);
+    store.put_dealers(&app(), vec![dealer]).await.unwrap();
+    for (select, wanted) in [
+        (
+            "unionid || ' ' || external_userid || ' ' || source || ' ' || (followers->0->>'user_id') FROM %.link",
+            "oFAN1 wm1 callback member",
+        ),
+        (
+            "string_agg(unionid || ' ' || state, ', ' ORDER BY unionid) FROM %.fan_state",
+            "oFAN1 minted, oFAN2 queued",
+        ),
+        ("corp_id || ' ' || name || ' ' || state FROM %.dealer_state", "wpDEALER 上海一店 shared"),
+        ("(now() - linked_at < interval '1 hour')::text FROM %.link", "true"),
+    ] {
+        assert_eq!(ask(&format!("SELECT {}", select.replace('%', schema))).await, wanted);
+    }
+    store.forget(&PersonId::Unionid(new_fan(1).key.unionid), None, AuditBy::service(), now).await.unwrap();
+    let left =
+        format!("SELECT count(*)::text || (SELECT count(*) FROM {schema}.fan_state) FROM {schema}.link");
+    assert_eq!(ask(&left).await, "01");
+    assert_eq!(disagreements(&store).await, [""; 0]);
+}
+
+/// The clock of the database, in milliseconds.
+async fn store_now() -> i64 {
+    ask("SELECT (extract(epoch FROM now()) * 1000)::bigint::text").await.parse().unwrap()
 }

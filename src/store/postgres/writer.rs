@@ -19,9 +19,10 @@ use tokio::sync::mpsc;
 use tokio_postgres::Error;
 
 use super::connection::{Connection, NewCommit, Told};
-use super::database::Database;
+use super::database::{Database, in_words};
 use super::following::told_keys;
 use super::known::{InGroup, Known, Wanted, fan_entry};
+use super::shown::{self, Changes};
 use super::state::{State, lock};
 use crate::store::row_store::{Job, Reply, Transaction};
 use crate::store::rows::keys;
@@ -74,6 +75,10 @@ struct Outcome {
     meta: Meta,
     /// How many transactions were decided; those behind them wait for the next group.
     decided: usize,
+    /// Whether a person is erased.
+    erases: bool,
+    /// How it changes what is shown to SQL.
+    shown: Changes,
 }
 
 /// Why a group was not committed.
@@ -114,6 +119,7 @@ impl Writer {
     async fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<usize, StoreError> {
         let id: [u8; 16] = rand::random();
         let (mut may_be_committed, mut refusals) = (None, 0);
+        self.state.commits(true);
         loop {
             let Some(connection) = self.connected().await else {
                 self.pause().await?;
@@ -125,19 +131,25 @@ impl Writer {
                     self.connection = Some(connection);
                     self.meta = meta;
                     self.state.answered();
+                    self.state.commits(false);
+                    self.state.no_trouble();
                     return Ok(decided);
                 }
-                Ok(Err(Failure::Refused(error))) => return Err(error),
+                Ok(Err(Failure::Refused(error))) => {
+                    self.state.commits(false);
+                    return Err(error);
+                }
                 Ok(Err(Failure::Database(error))) => {
                     // A refusal that does not pass must not keep up everybody behind it.
                     refusals += u32::from(may_be_committed.is_none() && is_refusal(&error));
-                    error.to_string()
+                    in_words(&error)
                 }
                 Ok(Err(Failure::Warned)) => "the database has warned".to_owned(),
                 Err(_) => "the database does not answer".to_owned(),
             };
-            tracing::warn!(error, "a group of transactions could not be committed yet");
+            self.state.trouble(&error);
             if refusals >= REFUSALS_MAX {
+                self.state.commits(false);
                 return Err(StoreError::Failed(error));
             }
             self.pause().await?;
@@ -179,8 +191,14 @@ impl Writer {
         if let Some(outcome) = may_be_committed.as_ref().filter(|_| is_committed) {
             // It counts once it is where every commit has to be, on a standby that is waited for, say. So one that is
             // made after it must get there.
-            let new = NewCommit { seq: head + 1, id: rand::random(), meta: &meta, told: None };
-            self.commit_all(connection, new, &outcome.writes, &Batch::new()).await?;
+            let new = NewCommit {
+                seq: head + 1,
+                id: rand::random(),
+                meta: &meta,
+                told: None,
+                erases: outcome.erases,
+            };
+            self.commit_all(connection, new, &outcome.writes, (&Batch::new(), &Changes::default())).await?;
             self.committed(&mut followed, head + 1, outcome.meta.counts, &outcome.writes);
             return may_be_committed.take().ok_or(Failure::Warned);
         }
@@ -194,8 +212,10 @@ impl Writer {
         // Before it can be read.
         self.state.watches.show(&outcome.writes);
         let outcome = may_be_committed.insert(outcome);
-        let new = NewCommit { seq: head + 1, id, meta: &meta, told: None };
-        if let Err(error) = self.commit_all(connection, new, &outcome.writes, &outcome.writes).await {
+        let new = NewCommit { seq: head + 1, id, meta: &meta, told: None, erases: outcome.erases };
+        if let Err(error) =
+            self.commit_all(connection, new, &outcome.writes, (&outcome.writes, &outcome.shown)).await
+        {
             if matches!(&error, Failure::Database(error) if is_refusal(error)) {
                 *may_be_committed = None;
             }
@@ -214,13 +234,13 @@ impl Writer {
         connection: &Connection,
         new: NewCommit<'_>,
         written: &Batch,
-        writes: &Batch,
+        (writes, shown): (&Batch, &Changes),
     ) -> Result<(), Failure> {
         let signals = std::mem::take(&mut *lock(&self.state.signals));
         let told = self.state.has_others().then(|| Told { keys: told_keys(written), signals });
         // What it said before is about something else.
         connection.take_warning();
-        let committed = connection.commit(NewCommit { told: told.as_ref(), ..new }, writes).await;
+        let committed = connection.commit(NewCommit { told: told.as_ref(), ..new }, writes, shown).await;
         let result = match committed {
             Ok(()) if connection.take_warning() => Err(Failure::Warned),
             committed => committed.map_err(Failure::Database),
@@ -245,7 +265,7 @@ impl Writer {
             _ => match Connection::open(&self.database).await {
                 Ok(connection) => Some(connection),
                 Err(error) => {
-                    tracing::warn!(%error, "the database cannot be reached");
+                    self.state.trouble(&in_words(&error));
                     None
                 }
             },
@@ -273,7 +293,8 @@ async fn decide(
         let outcome = run_all(group, &known, meta);
         let wanted = known.take_wanted();
         if wanted.is_empty() {
-            return Ok(outcome);
+            let shown = shown::changes(&outcome.writes, &known);
+            return Ok(Outcome { shown, ..outcome });
         }
         connection.read_on(wanted, &mut known).await?;
     }
@@ -282,7 +303,8 @@ async fn decide(
 
 /// Runs the transactions of a group one after the other, each of which sees what those before it write.
 fn run_all(group: &mut [Box<dyn Job>], known: &Known, mut meta: Meta) -> Outcome {
-    let (mut all, mut index, mut bytes, mut decided) = (Batch::new(), BTreeMap::new(), 0, 0);
+    let (mut all, mut index, mut bytes, mut decided, mut erases) =
+        (Batch::new(), BTreeMap::new(), 0, 0, false);
     for job in group {
         if bytes >= GROUP_BYTES {
             break;
@@ -293,8 +315,9 @@ fn run_all(group: &mut [Box<dyn Job>], known: &Known, mut meta: Meta) -> Outcome
         if !job.run(&mut txn) {
             continue;
         }
-        let Decided { writes, index: changed, meta: after, .. } = txn.into_decided();
+        let Decided { writes, index: changed, meta: after, erases: this_one } = txn.into_decided();
         meta = after;
+        erases |= this_one;
         bytes += writes.values().flatten().map(Vec::len).sum::<usize>();
         all.extend(writes);
         for (print, fan, leads) in changed {
@@ -302,5 +325,5 @@ fn run_all(group: &mut [Box<dyn Job>], known: &Known, mut meta: Meta) -> Outcome
             all.insert(fan_entry(print, fan), leads.then(Vec::new));
         }
     }
-    Outcome { writes: all, meta, decided }
+    Outcome { writes: all, meta, decided, erases, shown: Changes::default() }
 }

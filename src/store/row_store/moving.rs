@@ -111,7 +111,9 @@ pub async fn move_store(
     let (mut sums, mut next, mut copied) = (Sums::default(), Some(Vec::new()), 0);
     while let Some(begin) = next {
         let (rows, then) = from.page(begin).await.map_err(MoveError::Source)?;
-        rows.iter().for_each(|row| sums.add(row));
+        for row in &rows {
+            sums.add(row);
+        }
         copied += rows.len() as u64;
         to.take_in(rows, &meta).await.map_err(MoveError::Target)?;
         told("copied", copied);
@@ -120,7 +122,9 @@ pub async fn move_store(
     let (mut found, mut next, mut compared) = (Sums::default(), Some(Vec::new()), 0);
     while let Some(begin) = next {
         let (rows, then) = to.page(begin).await.map_err(MoveError::Target)?;
-        rows.iter().for_each(|row| found.add(row));
+        for row in &rows {
+            found.add(row);
+        }
         compared += rows.len() as u64;
         told("compared", compared);
         next = then;
@@ -165,16 +169,12 @@ impl<B: Backend> Movable for RowStore<B> {
     async fn meta(&self) -> Result<Vec<u8>, StoreError> {
         let meta = self.backend.read(|view| view.get(&keys::meta())).await?;
         // A store in which nothing was ever written has none yet.
-        match meta {
-            Some(meta) => Ok(meta),
-            None => {
-                let counts = self.counts();
-                encode(
-                    &keys::meta(),
-                    &Meta { store_id: self.backend.salt(), counts, sheets: 0, forgotten_at: None },
-                )
-            }
+        if let Some(meta) = meta {
+            return Ok(meta);
         }
+        let counts = self.counts();
+        let none_yet = Meta { store_id: self.backend.salt(), counts, sheets: 0, forgotten_at: None };
+        encode(&keys::meta(), &none_yet)
     }
 
     async fn take_in(&self, rows: Vec<Row>, meta: &[u8]) -> Result<(), StoreError> {
@@ -190,7 +190,9 @@ impl<B: Backend> Movable for RowStore<B> {
         let transactions = all.chunks(ROWS_PER_TRANSACTION).map(|rows| {
             let rows = rows.to_vec();
             move |txn: &mut Txn<'_>| {
-                rows.into_iter().for_each(|(key, value)| txn.put_row(key, value));
+                for (key, value) in rows {
+                    txn.put_row(key, value);
+                }
                 Ok(())
             }
         });
