@@ -8,12 +8,14 @@
 //! | --- | --- |
 //! | here | the command |
 //! | `stage` | the simulated platform, the service, a client of its API |
+//! | `replica` | a second replica, with a database |
 //! | `story` | what happens, and the check of its result |
 //! | `agency` | what happens besides with an agency-developed app (代开发) |
 //! | `watcher` | a reader of the feed, for the latencies |
 //! | `summary` | the result as text and as JSON |
 
 mod agency;
+mod replica;
 mod stage;
 mod story;
 mod summary;
@@ -34,6 +36,9 @@ pub(super) struct Demo {
     /// Play it with an app that a service provider has developed (代开发)
     #[arg(long)]
     agency: bool,
+    /// Play it with two replicas on this database, one of which is killed in the middle
+    #[arg(long, value_name = "URL", conflicts_with = "agency")]
+    postgres: Option<String>,
     /// Keep everything running afterwards, to explore it
     #[arg(long)]
     stay: bool,
@@ -45,7 +50,7 @@ pub(super) struct Demo {
 impl Demo {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
         let started = Instant::now();
-        let stage = Stage::start(self.agency).await?;
+        let stage = Box::pin(Stage::start(self.agency, self.postgres.as_deref())).await?;
         let summary = stage.play(started).await?;
         if self.json {
             print(&summary.json().to_string())?;

@@ -18,8 +18,8 @@ use crate::config::{self, Environment, Place};
 use crate::store::embedded::{
     BackedUp, Compacted, EmbeddedStore, Restore, Restored, Verified, backup, compact, restore, verify,
 };
+use crate::store::moving::{Movable, Moved, move_store};
 use crate::store::postgres::{self, PostgresStore};
-use crate::store::{Movable, Moved, move_store};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Store {

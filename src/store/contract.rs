@@ -24,6 +24,7 @@ use std::sync::Arc;
 use super::business::audit;
 use super::embedded::engine::Memory;
 use super::embedded::{EmbeddedStore, Settings};
+use super::moving::Movable;
 use super::postgres::{self, PostgresStore};
 use super::row_store::Backend as _;
 use super::rows::txn::Txn;

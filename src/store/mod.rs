@@ -19,6 +19,7 @@ mod error;
 mod fans;
 mod feed;
 mod inbox;
+pub mod moving;
 mod people;
 pub mod postgres;
 mod reconcile;
@@ -43,7 +44,6 @@ pub use inbox::{
 pub use people::{Erased, People, PersonData, PersonId, Receipt, ReceiptId};
 pub use reconcile::{DealerRow, PageFound, Reconciling};
 pub use replicas::{Duty, Heard, Heartbeat, Replica, Replicas, Signal};
-pub use row_store::{Movable, MoveError, Moved, move_store};
 pub use suites::{EXCHANGES_MAX, Resealed, SealedPlace, SuiteRecords, Suites};
 pub use trail::{AUDIT_ENTRIES_MAX, Trail};
 pub use work::{Outcome, Work, WorkId};

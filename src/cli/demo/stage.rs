@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use serde_json::{Value, json};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio_util::sync::CancellationToken;
 
+use super::replica::Replica;
 use super::template::Agency;
 use crate::app::App;
 use crate::cli::output::say;
@@ -17,13 +19,14 @@ use crate::clock::SystemClock;
 use crate::config::{self, Environment};
 use crate::lifecycle;
 use crate::simulator::{CallbackSpec, Dealer, Event, Options, Person, Simulator};
+use crate::store::postgres::{self, Settings};
 
 /// Number of dealers.
 const DEALERS: usize = 5;
 /// The simulated latency of a call to WeCom, typical of a data centre in China.
 pub(super) const LATENCY_MS: u64 = 30;
-/// Time-out of one step of the story.
-const STEP_TIMEOUT: Duration = Duration::from_secs(15);
+/// Time-out of one step of the story. A replica that is killed is replaced within ten seconds.
+const STEP_TIMEOUT: Duration = Duration::from_secs(25);
 
 /// The simulated platform, the service, and a client of its API.
 pub(super) struct Stage {
@@ -37,6 +40,12 @@ pub(super) struct Stage {
     pub(super) api: String,
     stop: CancellationToken,
     service: tokio::task::JoinHandle<Result<(), lifecycle::Failure>>,
+    /// The second replica, where the store is a database.
+    pub(super) replica: Option<AsyncMutex<Replica>>,
+    /// The brand's callback, and the URL of the service in this process.
+    callback: CallbackSpec,
+    /// The schema that is removed at the end.
+    schema: Option<Settings>,
     _folder: tempfile::TempDir,
 }
 
@@ -79,19 +88,41 @@ fn agency_developed(wecom: &Simulator) -> Installed {
 }
 
 impl Stage {
-    pub(super) async fn start(is_agency: bool) -> anyhow::Result<Self> {
+    /// Starts everything; with the address of a database two replicas on it, one of which is a process of its own.
+    pub(super) async fn start(is_agency: bool, database: Option<&str>) -> anyhow::Result<Self> {
         let options = Options { latency_ms: LATENCY_MS, seed: rand::random(), ..Options::default() };
         let wecom = Simulator::start(options, Arc::new(SystemClock)).await?;
         let folder = tempfile::tempdir().context("cannot create a temporary folder")?;
         let installed = if is_agency { agency_developed(&wecom) } else { self_built(&wecom) };
         let Installed { brand, callback, door, sections, mut agency } = installed;
-        let text = format!(
-            "[server]\nlisten = \"127.0.0.1:0\"\n[admin]\nlisten = \"127.0.0.1:0\"\nopen = true\n[store]\npath = {:?}\ncache_mb = 32\n\
-             free_mb_min = 1\n[wecom]\napi_base = \"{}\"\n{sections}",
-            folder.path().join("data").display().to_string(),
-            wecom.base_url(),
-        );
-        let config = config::parse(&text, "demo".as_ref(), &Environment::default())?;
+        let schema = database.map(|url| Settings {
+            // It is thrown away.
+            allow_unsafe: true,
+            ..Settings::of(url, &format!("unionlink_demo_{:08x}", rand::random::<u32>()))
+        });
+        let store = match &schema {
+            None => format!(
+                "path = {:?}\ncache_mb = 32\nfree_mb_min = 1",
+                folder.path().join("data").display().to_string()
+            ),
+            Some(Settings { url, schema, .. }) => format!(
+                "kind = \"postgres\"\nurl = {{ value = {url:?} }}\nschema = {schema:?}\nallow_unsafe = true"
+            ),
+        };
+        let text = |public: &str, admin: &str| {
+            format!(
+                "[server]\nlisten = {public:?}\n[admin]\nlisten = {admin:?}\nopen = true\n[store]\n{store}\n\
+                 [wecom]\napi_base = \"{}\"\n{sections}",
+                wecom.base_url(),
+            )
+        };
+        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
+        let mut replica = None;
+        if schema.is_some() {
+            replica = Some(Replica::start(folder.path(), http.clone(), &text).await?);
+        }
+        let any = "127.0.0.1:0";
+        let config = config::parse(&text(any, any), "demo".as_ref(), &Environment::default())?;
         let dealers: Vec<_> =
             (1..=DEALERS).map(|n| wecom.add_dealer(&brand, &format!("Dealer {n}"))).collect();
         let stop = CancellationToken::new();
@@ -99,25 +130,55 @@ impl Stage {
         let callback =
             CallbackSpec { url: format!("http://{}/callback/{door}", app.public_address), ..callback };
         if let Some(agency) = &mut agency {
-            agency.prepare(&wecom, callback, &dealers);
+            agency.prepare(&wecom, callback.clone(), &dealers);
         } else {
-            wecom.set_callback(&brand, callback);
+            let at = replica.as_ref().map(|replica| format!("{}/callback/{door}", replica.public));
+            let url = at.unwrap_or_else(|| callback.url.clone());
+            wecom.set_callback(&brand, CallbackSpec { url, ..callback.clone() });
         }
         let api = format!("http://{}", app.admin_address);
-        let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build()?;
         let service = tokio::spawn(app.run());
-        say(&format!(
-            "simulated WeCom on {}, unionlink on {api}, sled in {}",
-            wecom.base_url(),
-            folder.path().display()
-        ));
-        Ok(Self { wecom, brand, dealers, agency, http, api, stop, service, _folder: folder })
+        let store = match &schema {
+            None => format!("unionlink on {api}, sled in {}", folder.path().display()),
+            Some(settings) => format!(
+                "two replicas of unionlink, one on {api}, on PostgreSQL in the schema {}",
+                settings.schema
+            ),
+        };
+        say(&format!("simulated WeCom on {}, {store}", wecom.base_url()));
+        let replica = replica.map(AsyncMutex::new);
+        Ok(Self {
+            wecom,
+            brand,
+            dealers,
+            agency,
+            http,
+            api,
+            stop,
+            service,
+            replica,
+            callback,
+            schema,
+            _folder: folder,
+        })
+    }
+
+    /// Kills the second replica, if there is one; callbacks are sent to the first from then on, as a load balancer does it.
+    pub(super) async fn kill_replica(&self) -> anyhow::Result<()> {
+        if let Some(replica) = &self.replica {
+            replica.lock().await.kill().await?;
+            self.wecom.set_callback(&self.brand, self.callback.clone());
+        }
+        Ok(())
     }
 
     pub(super) async fn stop(self) -> anyhow::Result<()> {
         self.stop.cancel();
         self.service.await??;
         self.wecom.stop().await;
+        if let Some(settings) = &self.schema {
+            postgres::remove(settings).await.context("the schema of the demo cannot be removed")?;
+        }
         Ok(())
     }
 

@@ -107,7 +107,10 @@ impl Stage {
 
         let links = links + LOST;
         self.lose_callbacks(cast.unreported()).await?;
-        let status = self.until("the customers of lost callbacks", |s| s["links"] == links).await?;
+        let mut status = self.until("the customers of lost callbacks", |s| s["links"] == links).await?;
+        if let Some(replica) = &self.replica {
+            replica.lock().await.add_counts(&mut status);
+        }
         say(&format!("✓ {LOST} callbacks lost on the way; the comparison with WeCom's lists found them"));
 
         let seen = watcher.finish(links).await?;
@@ -178,9 +181,14 @@ impl Stage {
         let mut sent = BTreeMap::new();
         let mut adds: Vec<_> = cast.added().iter().chain(cast.strangers()).enumerate().collect();
         let mut reset_at = self.agency.as_ref().map(|agency| (adds.len() / 2, agency));
+        let mut kill_at = self.replica.as_ref().map(|_| adds.len() / 2);
         let forging = self.forge();
         let mut duplicates = 0;
         while !adds.is_empty() {
+            if kill_at.take_if(|left| adds.len() <= *left).is_some() {
+                self.kill_replica().await?;
+                say("✓ meanwhile the replica that works was killed; the other one receives, and takes over");
+            }
             if let Some((_, agency)) = reset_at.take_if(|(left, _)| adds.len() <= *left) {
                 agency.reset(self).await?;
             }

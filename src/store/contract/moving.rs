@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::domain::ids::SinkName;
+use crate::store::moving::{MoveError, move_store};
 
 /// Fills a store with some of everything. The fans 1 and 2 have pending ids, the customer 1 is linked.
 async fn fill(store: &Tested) {

@@ -15,7 +15,6 @@ use super::wal::{Log, LogWriter};
 use super::writer::{Disk, InMemory, ManualWriter, Parts, Writer};
 use super::{Embedded, EmbeddedStore, Settings};
 use crate::store::embedded::fan_index::Index;
-use crate::store::row_store::UNFINISHED_MOVE;
 use crate::store::rows::keys;
 use crate::store::rows::records::decode;
 use crate::store::rows::txn::Meta;
@@ -237,7 +236,7 @@ fn upgraded(parts: &mut Parts, store_id: [u8; 16]) -> Result<Meta, OpenError> {
     let key = keys::meta();
     let moving = parts.database.snapshot().get(&keys::moving()).map_err(|e| OpenError::Content(e.into()))?;
     if moving.is_some() {
-        return Err(OpenError::Content(StoreError::Damaged(UNFINISHED_MOVE.to_owned())));
+        return Err(OpenError::Content(StoreError::Damaged(keys::UNFINISHED_MOVE.to_owned())));
     }
     let stored = parts.database.snapshot().get(&key).map_err(|e| OpenError::Content(e.into()))?;
     let new = Meta { store_id, counts: Counts::default(), sheets: 0, forgotten_at: None };

@@ -31,7 +31,7 @@ pub use checks::UnsafeServer;
 pub use database::Unreachable;
 pub use following::Notify;
 pub use migrations::SchemaError;
-pub use opening::{OpenError, Settings, check_schema, check_url, migrate};
+pub use opening::{OpenError, Settings, check_schema, check_url, migrate, remove};
 pub use tls::TlsError;
 
 use super::row_store::RowStore;

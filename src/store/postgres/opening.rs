@@ -20,7 +20,7 @@ use super::shown::Changes;
 use super::state::State;
 use super::tls::{self, TlsError};
 use super::writer::Writer;
-use crate::store::row_store::{Limits, RowStore, UNFINISHED_MOVE};
+use crate::store::row_store::{Limits, RowStore};
 use crate::store::rows::keys;
 use crate::store::rows::records::{decode, encode};
 use crate::store::rows::txn::Meta;
@@ -206,6 +206,15 @@ pub async fn migrate(settings: &Settings) -> Result<(i32, i32), OpenError> {
     Ok(migrations::prepare(&database, true).await?)
 }
 
+/// Removes the schema with everything in it.
+///
+/// # Errors
+/// See [`OpenError`].
+pub async fn remove(settings: &Settings) -> Result<(), OpenError> {
+    let (client, _) = settings.database(&settings.url, "remove")?.connect().await?;
+    Ok(client.batch_execute(&format!("DROP SCHEMA IF EXISTS {} CASCADE", settings.schema)).await?)
+}
+
 impl RowStore<Postgres> {
     /// Opens the store; makes its schema if it does not exist, and may be made.
     ///
@@ -223,7 +232,7 @@ impl RowStore<Postgres> {
         let (seq, meta) = first_commit(&connection).await?;
         let meta: Meta = decode(&keys::meta(), &meta).map_err(unreadable)?;
         if !connection.rows([keys::moving()].into_iter()).await?.is_empty() {
-            return Err(unreadable(StoreError::Damaged(UNFINISHED_MOVE.to_owned())));
+            return Err(unreadable(StoreError::Damaged(keys::UNFINISHED_MOVE.to_owned())));
         }
         let queues = Arc::new(WorkQueues::default());
         let state = Arc::new(State::new(meta.store_id, queues.clone()));

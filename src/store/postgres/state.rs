@@ -34,7 +34,7 @@ pub(crate) struct State {
     pub(super) clock: Arc<ServerClock>,
     /// When the database answered last.
     answered_at: Mutex<Instant>,
-    /// Since when the writer tries to commit a group.
+    /// Since when the writer tries in vain to commit a group.
     committing_since: Mutex<Option<Instant>>,
     is_in_trouble: AtomicBool,
     /// Why this program must not go on.
@@ -85,9 +85,14 @@ impl State {
         lock(&self.answered_at).elapsed() > AWAY_AFTER
     }
 
-    /// Records that the writer tries to commit a group, or has ended to.
-    pub(super) fn commits(&self, does: bool) {
-        *lock(&self.committing_since) = does.then(Instant::now);
+    /// Records that the writer tries to commit a group.
+    pub(super) fn begins_to_commit(&self) {
+        lock(&self.committing_since).get_or_insert_with(Instant::now);
+    }
+
+    /// Records that a group was committed.
+    pub(super) fn has_committed(&self) {
+        *lock(&self.committing_since) = None;
     }
 
     /// Whether a commit takes too long: its standby is gone, say.

@@ -119,7 +119,7 @@ impl Writer {
     async fn commit(&mut self, group: &mut [Box<dyn Job>]) -> Result<usize, StoreError> {
         let id: [u8; 16] = rand::random();
         let (mut may_be_committed, mut refusals) = (None, 0);
-        self.state.commits(true);
+        self.state.begins_to_commit();
         loop {
             let Some(connection) = self.connected().await else {
                 self.pause().await?;
@@ -131,14 +131,11 @@ impl Writer {
                     self.connection = Some(connection);
                     self.meta = meta;
                     self.state.answered();
-                    self.state.commits(false);
+                    self.state.has_committed();
                     self.state.no_trouble();
                     return Ok(decided);
                 }
-                Ok(Err(Failure::Refused(error))) => {
-                    self.state.commits(false);
-                    return Err(error);
-                }
+                Ok(Err(Failure::Refused(error))) => return Err(error),
                 Ok(Err(Failure::Database(error))) => {
                     // A refusal that does not pass must not keep up everybody behind it.
                     refusals += u32::from(may_be_committed.is_none() && is_refusal(&error));
@@ -149,8 +146,7 @@ impl Writer {
             };
             self.state.trouble(&error);
             if refusals >= REFUSALS_MAX {
-                self.state.commits(false);
-                return Err(StoreError::Failed(error));
+                return Err(StoreError::Unavailable(error));
             }
             self.pause().await?;
         }

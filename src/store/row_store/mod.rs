@@ -27,8 +27,6 @@ use std::sync::Arc;
 pub(crate) use backend::{Backend, Patience, ReadOnce, Transaction};
 pub(crate) use job::{Answer, Job, Reply, STALLED_AFTER, in_time};
 use leases::FanLeases;
-pub(crate) use moving::UNFINISHED_MOVE;
-pub use moving::{Movable, MoveError, Moved, move_store};
 
 use super::StoreError;
 use super::rows::expiry::Expiries;

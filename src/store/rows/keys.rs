@@ -133,6 +133,10 @@ pub(crate) fn moving() -> Vec<u8> {
     b"mmoving".to_vec()
 }
 
+/// What is wrong with a store that has the row [`moving`].
+pub(crate) const UNFINISHED_MOVE: &str =
+    "a store move to this store was not finished: empty it, and move again";
+
 pub(crate) fn inbox(due_at: Timestamp, id: EventId) -> Vec<u8> {
     Key::kind(b'i').instant(due_at).number(id.0).done()
 }
