@@ -64,12 +64,14 @@ impl Deliveries {
         let (context, duties, ended) = (self.context.clone(), self.duties.clone(), stop.clone());
         self.lifecycle.supervise_until(format!("sink {name}"), ended, async move {
             let Some(_turn) = stop.run_until_cancelled(turn.lock_owned()).await else { return };
-            let sink = AsyncMutex::new(Some(sink));
+            let sink = Mutex::new(Some(sink));
+            let lend = || sink.lock().unwrap_or_else(PoisonError::into_inner);
             let deliver = |term| async {
                 // It is given back at the end of each term.
-                if let Some(given) = sink.lock().await.take() {
-                    let given = deliver::run(context.clone(), name.clone(), given, start, term).await;
-                    *sink.lock().await = Some(given);
+                let lent = lend().take();
+                if let Some(lent) = lent {
+                    let given_back = deliver::run(context.clone(), name.clone(), lent, start, term).await;
+                    *lend() = Some(given_back);
                 }
             };
             let duty = Duty::Sink(name.clone());

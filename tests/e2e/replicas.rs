@@ -1,7 +1,7 @@
 //! Two replicas, each a process, on one database: one works at a time, both accept callbacks, and either may be killed or
 //! restarted at any instant.
 //!
-//! `UNIONLINK_REPLICA_KILLS` is the number of rounds (default 3), `UNIONLINK_SEED` repeats the choices of an earlier run.
+//! `UNIONLINK_REPLICA_KILLS` is the number of rounds (default 5), `UNIONLINK_SEED` repeats the choices of an earlier run.
 
 #![expect(clippy::print_stdout, reason = "the seed, and what was measured")]
 
@@ -299,7 +299,7 @@ async fn either_replica_accepts_callbacks_one_works_and_the_other_takes_over() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whichever_replica_is_killed_or_restarted_nothing_acknowledged_is_lost_or_linked_twice() {
-    let rounds = number_in_environment("UNIONLINK_REPLICA_KILLS").unwrap_or(3);
+    let rounds = number_in_environment("UNIONLINK_REPLICA_KILLS").unwrap_or(5);
     let seed = number_in_environment("UNIONLINK_SEED").unwrap_or_else(rand::random);
     println!("UNIONLINK_REPLICA_KILLS={rounds} UNIONLINK_SEED={seed}");
     let mut rng = StdRng::seed_from_u64(seed);

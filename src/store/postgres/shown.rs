@@ -236,6 +236,11 @@ impl<R: Keyed> Rows<R> {
     }
 }
 
+/// Text that the database takes: it refuses a NUL, which ids do not have.
+fn readable(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
 fn record<R: Record>(key: &[u8], value: &[u8]) -> Result<R, StoreError> {
     decode(key, value)
 }
@@ -243,7 +248,10 @@ fn record<R: Record>(key: &[u8], value: &[u8]) -> Result<R, StoreError> {
 fn link(key: &[u8], value: &[u8]) -> Result<Vec<LinkRow>, StoreError> {
     let contact: Contact = record(key, value)?;
     let ContactKey { app, corp_id, external_userid } = Parts::of(key).contact()?;
-    let followers = contact.followers_now();
+    let mut followers = contact.followers_now();
+    for state in followers.iter_mut().filter_map(|follower| follower.state.as_mut()) {
+        *state = readable(state);
+    }
     let row = contact.link.map(|link| {
         let Link { link_id, unionid, pending_id, source, linked_at, .. } = link;
         let linked_at_ms = linked_at.as_millis();
@@ -295,7 +303,7 @@ fn dealer(key: &[u8], value: &[u8]) -> Result<Vec<DealerRow>, StoreError> {
         DealerState::Unverified => "unverified",
     };
     let (listed_at_ms, left_at_ms) = (dealer.listed_at.as_millis(), dealer.left_at.map(Timestamp::as_millis));
-    Ok(vec![DealerRow { app, corp_id, name: dealer.name, state, listed_at_ms, left_at_ms }])
+    Ok(vec![DealerRow { app, corp_id, name: readable(&dealer.name), state, listed_at_ms, left_at_ms }])
 }
 
 #[cfg(test)]

@@ -385,7 +385,7 @@ async fn links_fans_and_dealers_can_be_read_with_sql() {
     store.append(added(1)).await.unwrap();
     let work = store.lease(now, 9, 0).await.unwrap().remove(0);
     store.settle(vec![(work, Outcome::Resolved(pending("1")))], now).await.unwrap();
-    let dealer = Dealer::listed(CorpId::new("wpDEALER").unwrap(), 1, "上海一店".to_owned(), now);
+    let dealer = Dealer::listed(CorpId::new("wpDEALER").unwrap(), 1, "上海\0一店".to_owned(), now);
     store.put_dealers(&app(), vec![dealer]).await.unwrap();
     for (select, wanted) in [
         (
@@ -396,7 +396,7 @@ async fn links_fans_and_dealers_can_be_read_with_sql() {
             "string_agg(unionid || ' ' || state, ', ' ORDER BY unionid) FROM %.fan_state",
             "oFAN1 minted, oFAN2 queued",
         ),
-        ("corp_id || ' ' || name || ' ' || state FROM %.dealer_state", "wpDEALER 上海一店 shared"),
+        ("corp_id || ' ' || name || ' ' || state FROM %.dealer_state", "wpDEALER 上海\u{fffd}一店 shared"),
         ("(now() - linked_at < interval '1 hour')::text FROM %.link", "true"),
     ] {
         assert_eq!(ask(&format!("SELECT {}", select.replace('%', schema))).await, wanted);

@@ -1,6 +1,6 @@
 //! The server fails, and a standby takes its place; or the standby fails, and nothing may be acknowledged.
 //!
-//! `UNIONLINK_FAILOVERS` is the number of rounds (default 1).
+//! `UNIONLINK_FAILOVERS` is the number of rounds (default 2).
 
 use std::process::Command;
 
@@ -70,7 +70,7 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
 
 #[expect(clippy::disallowed_methods, reason = "a setting of the tests, not of the service")]
 fn rounds() -> usize {
-    std::env::var("UNIONLINK_FAILOVERS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1)
+    std::env::var("UNIONLINK_FAILOVERS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(2)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
